@@ -70,7 +70,7 @@ function countKernels(plan: Plan, workload: Workload) {
   const kernels = new Map<string, KernelWork>();
   for (const step of context.program.steps) {
     if (step.op !== "launch") continue;
-    const counted = meter.launch(step, { rank: 0, fullness: "most" });
+    const counted = meter.launch(step, { rank: 0, fullness: "max" });
     if (counted === undefined) continue;
     const all = kernels.get(step.kernel) ??
       { launches: 0, multiplyAdds: 0, bytes: 0 };

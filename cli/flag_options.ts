@@ -81,7 +81,7 @@ function strategyOption(
   if (kind === "flag") return new Option(flag, about);
   if (kind === "count") {
     return new Option(`${flag} <n>`, about)
-      .argParser(integer(flag, 1, option.most));
+      .argParser(integer(flag, 1, option.max));
   }
   const { words } = option;
   const named = oneOf(flag, words.map((word) => word.toLowerCase()));

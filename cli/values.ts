@@ -76,17 +76,17 @@ export function parseTokens(text: string): number[] {
 /** A parser of whole numbers from `least` up. */
 export function integer(
   flag: string,
-  least: number,
-  most = 2 ** 32 - 1,
+  min: number,
+  max = 2 ** 32 - 1,
 ): (text: string) => number {
   return (text) => {
     const value = Number(text);
     if (
-      !/^\d+$/.test(text) || !Number.isSafeInteger(value) || value < least ||
-      value > most
+      !/^\d+$/.test(text) || !Number.isSafeInteger(value) || value < min ||
+      value > max
     ) {
       throw new UsageError(
-        `Cannot use ${flag} '${text}'. Give a whole number from ${least} to ${most}`,
+        `Cannot use ${flag} '${text}'. Give a whole number from ${min} to ${max}`,
       );
     }
     return value;
@@ -109,13 +109,13 @@ export function notNegative(flag: string): (text: string) => number {
 /** A parser of numbers above 0, and at most `most`. */
 export function positive(
   flag: string,
-  most: number,
+  max: number,
 ): (text: string) => number {
   return (text) => {
     const value = Number(text);
-    if (text.trim() === "" || !(value > 0 && value <= most)) {
+    if (text.trim() === "" || !(value > 0 && value <= max)) {
       throw new UsageError(
-        `Cannot use ${flag} '${text}'. Give a number above 0, at most ${most}`,
+        `Cannot use ${flag} '${text}'. Give a number above 0, at most ${max}`,
       );
     }
     return value;

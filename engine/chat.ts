@@ -33,7 +33,7 @@ const LONGEST = 2 ** 18;
 const TOKENS = ["bos", "eos", "unk", "sep", "pad", "cls", "mask"];
 
 /**
- * The chat template of a checkpoint folder, in a sandbox, since a stranger may have written it: chat_template.jinja, else `chat_template` of tokenizer_config.json, a text or
+ * The chat template of a checkpoint folder, in a sandbox, since it is untrusted input: chat_template.jinja, else `chat_template` of tokenizer_config.json, a text or
  * a list of named ones, of which the one named "default" is for conversations. Throws DataError where there is none.
  */
 export async function openChatTemplate(

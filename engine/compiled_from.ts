@@ -49,7 +49,7 @@ export interface CompileBounds {
 
 /**
  * Throws PlanError unless a plan is what the model in it compiles to: its kernels, what is launched with which buffers and
- * how often, and where those are. The model is a stranger's: it is compiled in a sandbox, with bounds of time and memory.
+ * how often, and where those are. The model is untrusted: it is compiled in a sandbox, with bounds of time and memory.
  */
 export async function assertCompiled(
   plan: Plan,
@@ -81,7 +81,7 @@ export function whyNotCompiled(plan: Plan): string | undefined {
   try {
     again = compileDocument(compiledFrom);
   } catch (error) {
-    // Whatever goes wrong: the document is a stranger's, and the compiler is written for models that are not.
+    // Whatever goes wrong: the document is untrusted, and the compiler is written for models that are not.
     const why = error instanceof Error ? error.message : String(error);
     return `the model in it does not compile, ${shown(why)}`;
   }

@@ -120,7 +120,7 @@ export interface SelectDevicesOptions {
   readonly threads?: number;
   /** Milliseconds that what is started at once, at most a run, may take on a device. */
   readonly deadlineMs?: number;
-  /** The plan is a file, so that its kernels may be a stranger's. */
+  /** The plan is a file, so that its kernels may be untrusted. */
   readonly strange?: boolean;
 }
 

@@ -97,13 +97,13 @@ export function logprobsOf(
   token: number,
   count: number,
 ): Logprobs {
-  const most = logits[greedy(logits)]!;
+  const max = logits[greedy(logits)]!;
   const total = Math.log(
-    sum(Float64Array.from(logits, (x) => Math.exp(x - most))),
+    sum(Float64Array.from(logits, (x) => Math.exp(x - max))),
   );
   const of = (token: number): Logprob => ({
     token,
-    logprob: logits[token]! - most - total,
+    logprob: logits[token]! - max - total,
   });
   const top = [...byLogit(logits).subarray(0, count)].map(of);
   return { ...of(token), top };

@@ -70,15 +70,15 @@ export function requireAbsent(
 export function integerField(
   config: Config,
   key: string,
-  options: { readonly default?: number; readonly least?: number } = {},
+  options: { readonly default?: number; readonly min?: number } = {},
 ): number {
   const value = fieldValue(config, key) ?? options.default;
-  const least = options.least ?? 1, most = mostOf(key);
+  const min = options.min ?? 1, max = mostOf(key);
   if (
-    typeof value !== "number" || !Number.isInteger(value) || value < least ||
-    value > most
+    typeof value !== "number" || !Number.isInteger(value) || value < min ||
+    value > max
   ) {
-    throw fieldError(key, value, `an integer from ${least} to ${most}`);
+    throw fieldError(key, value, `an integer from ${min} to ${max}`);
   }
   return value;
 }

@@ -46,7 +46,7 @@ export function deepseekFields(
   const count = field("n_group", defaults.groups);
   const firstSparse = integerField(config, "first_k_dense_replace", {
     default: defaults.firstSparse,
-    least: 0,
+    min: 0,
   });
   return {
     ...latentFields(config, defaults),

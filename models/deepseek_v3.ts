@@ -39,7 +39,7 @@ export function deepseekV3Config(config: Config): DeepseekV3Config {
     }),
     normalize: booleanField(config, "norm_topk_prob", true),
     predictors: integerField(config, "num_nextn_predict_layers", {
-      ...{ default: 0, least: 0 },
+      ...{ default: 0, min: 0 },
     }),
   };
 }

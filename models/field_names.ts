@@ -1,5 +1,5 @@
 /**
- * What the fields of a config.json are called, and how large each may be. A file of a stranger is refused here, by the
+ * What the fields of a config.json are called, and how large each may be. An untrusted file is refused here, by the
  * name of the field, before anything is built of it.
  */
 

@@ -25,16 +25,16 @@ const identifier: Schema = {
 const yes: Schema = { const: true };
 
 /** A list; short ones have at most `SHORT` items, so that looking for one among them is always cheap. */
-function list(items: Schema, least = 0): Schema {
-  return least > 0
-    ? { type: "array", items, minItems: least }
+function list(items: Schema, min = 0): Schema {
+  return min > 0
+    ? { type: "array", items, minItems: min }
     : { type: "array", items };
 }
 
 const SHORT = 64;
 
-function short(items: Schema, least = 0): Schema {
-  return { ...list(items, least), maxItems: SHORT };
+function short(items: Schema, min = 0): Schema {
+  return { ...list(items, min), maxItems: SHORT };
 }
 
 function oneOf(...values: readonly (string | number)[]): Schema {

@@ -1,4 +1,4 @@
-/** Text of a stranger inside a message: on one line, without codes that a terminal obeys, and not longer than a line. */
+/** Untrusted text inside a message: on one line, without codes that a terminal obeys, and not longer than a line. */
 
 /** Longest text that a message repeats in full, in UTF-16 units. */
 const LONGEST = 200;

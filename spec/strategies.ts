@@ -57,7 +57,7 @@ type StrategyOption =
     text(value: never): string;
   }
   & (
-    | { readonly kind: "count"; readonly most: number }
+    | { readonly kind: "count"; readonly max: number }
     | { readonly kind: "flag" }
     | { readonly kind: "word"; readonly words: readonly string[] }
   );
@@ -72,7 +72,7 @@ export const STRATEGY_OPTIONS = {
    * it. Default: 1, an exchange at a time.
    */
   chunks: {
-    ...{ kind: "count", most: MAX_CHUNKS, tries: [2] },
+    ...{ kind: "count", max: MAX_CHUNKS, tries: [2] },
     about:
       "parts in which a dispatch is sent, one in flight while another is computed (1)",
     text: (chunks: number) => `in ${chunks} chunks`,

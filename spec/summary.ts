@@ -23,10 +23,8 @@ import {
 /** `12.3 MiB`, or the least and the most. */
 function rangeText(value: PerRank): string {
   const values = valuesOf(value);
-  const [least, most] = [Math.min(...values), Math.max(...values)];
-  return least === most
-    ? sizeText(most)
-    : `${sizeText(least)} to ${sizeText(most)}`;
+  const [min, max] = [Math.min(...values), Math.max(...values)];
+  return min === max ? sizeText(max) : `${sizeText(min)} to ${sizeText(max)}`;
 }
 
 /** Ranks, experts, memory, bytes per token and steps of a plan, in a few lines. */
@@ -99,7 +97,7 @@ function trafficLines(facts: Facts): string[] {
     if (routings.length === 0) continue;
     const where = facts.programs.length > 1 ? ` in ${program.name}` : "";
     for (const op of ["dispatch", "combine"] as const) {
-      let most = 0;
+      let max = 0;
       let others = 0;
       let saved = 0;
       for (const routing of routings) {
@@ -116,17 +114,17 @@ function trafficLines(facts: Facts): string[] {
           const rows = once ? Math.min(choices, ends.length - 1) : choices;
           const usual = once ? expectedDestinations(ends, choices) : choices;
           const bytes = step.rowBytes * shareOfExperts(step);
-          most += rows * bytes;
+          max += rows * bytes;
           others += usual * bytes * (groupSize - 1) / groupSize;
           const plain = step.part!.part === "exchange" ? choices : 0;
           saved += (plain - usual) * bytes * (groupSize - 1) / groupSize;
         }
       }
       lines.push(
-        most === 0
+        max === 0
           ? `${op} per token${where}: 0 bytes, all experts are on each rank`
           : `${op} per token${where}: at most ${
-            Math.round(most)
+            Math.round(max)
           } bytes over ${routings.length} ${
             routings.length === 1 ? "layer" : "layers"
           }, ${

@@ -1,4 +1,4 @@
-// Files of strangers: what is no file is not waited for, long and odd names are shown in part, and nothing odd vanishes.
+// Untrusted files: what is no file is not waited for, long and odd names are shown in part, and nothing odd vanishes.
 // needs: cpu
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";

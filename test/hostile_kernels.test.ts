@@ -1,4 +1,4 @@
-// Kernels that a stranger could write: they are printed in little time, end, and do on WebAssembly what the tree says.
+// Untrusted kernels: they are printed in little time, end, and do on WebAssembly what the tree says.
 // needs: cpu
 import t from "tap";
 import {

@@ -1,4 +1,4 @@
-// Plans that a stranger could have written: what takes for ever is refused, or ended and named.
+// Untrusted plans: what takes for ever is refused, or ended and named.
 // needs: cpu, gpu
 import { spawnSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";

@@ -1,4 +1,4 @@
-// Chat templates and tokenizers of strangers: they get so much time and memory, and then there is a sentence.
+// Untrusted chat templates and tokenizers: they get so much time and memory, and then there is a sentence.
 // needs: cpu
 import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";

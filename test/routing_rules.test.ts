@@ -124,7 +124,7 @@ const ROUTERS: fc.Arbitrary<Router> = fc.record({
     score: fc.constantFrom("softmax", "chosenSoftmax", "sigmoid", "none"),
     normalize: fc.constantFrom("none", "chosen", "kept"),
     epsilon: fc.constantFrom(0, 1e-9),
-    least: fc.option(fc.constant(0.5), { nil: undefined }),
+    minSum: fc.option(fc.constant(0.5), { nil: undefined }),
     scale: fc.constantFrom(1, 2.5),
     noisy: fc.constantFrom("all", "second"),
     expertGroups: fc.option(
@@ -148,7 +148,7 @@ const ROUTERS: fc.Arbitrary<Router> = fc.record({
     ...[{}, {}, { ep: 2 }, { ep: 3 }, { dp: 2, ep: 2 }],
   ),
 }).map(
-  ({ choices: { expertGroups, least, ...choices }, ...router }): Router => {
+  ({ choices: { expertGroups, minSum, ...choices }, ...router }): Router => {
     const { capacity } = choices;
     const random = capacity !== "dropless" && capacity.drop === "random";
     return {
@@ -156,7 +156,7 @@ const ROUTERS: fc.Arbitrary<Router> = fc.record({
       choices: {
         ...choices,
         ...expertGroups ? { expertGroups } : {},
-        ...least === undefined ? {} : { least },
+        ...minSum === undefined ? {} : { minSum },
       },
       operands: [
         ...router.operands.filter((name) =>

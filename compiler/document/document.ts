@@ -1,4 +1,4 @@
-/** The document of a model: what a plan is compiled from, as JSON. It holds no program text, so it may be a stranger's. */
+/** The document of a model: what a plan is compiled from, as JSON. It holds no program text, so it may be untrusted input. */
 
 import type { Collective } from "../graph/collectives.ts";
 import type { DType } from "../../spec/dtype.ts";

@@ -1,4 +1,4 @@
-/** From a document, which may be a stranger's, back to a model; and from there to its plan. */
+/** From a document, which may be untrusted, back to a model; and from there to its plan. */
 
 import { PlanError } from "../../spec/errors.ts";
 import type { Holds } from "../../spec/hold.ts";

@@ -49,8 +49,8 @@ function oneOf(...values: readonly (string | number)[]): Schema {
   return { enum: values };
 }
 
-function list(items: Schema, most: number): Schema {
-  return { type: "array", items, maxItems: most };
+function list(items: Schema, max: number): Schema {
+  return { type: "array", items, maxItems: max };
 }
 
 function upTo(maximum: number, minimum = 0): Schema {
@@ -93,7 +93,7 @@ const rule = closed({
   expertGroups: closed({ count: few, keep: few, best: few }),
   noisy: oneOf("all", "second"),
   epsilon: number,
-  least: number,
+  min: number,
   scale: number,
   weighs: oneOf("input", "output"),
   capacity,
@@ -206,9 +206,7 @@ function strategySchema(
   option: typeof STRATEGY_ENTRIES[number][1],
 ): Schema {
   if (option.kind === "flag") return flag;
-  return option.kind === "count"
-    ? upTo(option.most, 1)
-    : oneOf(...option.words);
+  return option.kind === "count" ? upTo(option.max, 1) : oneOf(...option.words);
 }
 
 const options = closed({}, {

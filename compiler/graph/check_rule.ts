@@ -48,7 +48,7 @@ export function ruleProblem(
 
 function capacityProblem(by: string, capacity: CapacityRule) {
   const { slots, factor, per, minimum = 0, alignment = 1 } = capacity;
-  const whole = (n: number, least: number) => Number.isInteger(n) && n >= least;
+  const whole = (n: number, min: number) => Number.isInteger(n) && n >= min;
   if (typeof slots === "number" && !whole(slots, 0)) {
     return `${by} with ${slots} slots: expected a whole number`;
   }

@@ -85,10 +85,10 @@ export function routeWeights(node: NodeOf<"route">, b: NodeBuilder): Node {
     );
   }
   const summed = rule.normalize === "kept" ? masked(raw) : raw;
-  const { epsilon = 0, least } = rule;
+  const { epsilon = 0, minSum } = rule;
   const divisor = (total: Expr) => {
     const sum = expr`${total} + ${epsilon}`;
-    return least === undefined ? sum : expr`max(${sum}, ${least})`;
+    return minSum === undefined ? sum : expr`max(${sum}, ${minSum})`;
   };
   const sum = b.make("reduce", [summed], {
     kind: "sum",

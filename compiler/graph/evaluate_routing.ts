@@ -204,8 +204,8 @@ function weigh(rule: RoutingRule, scores: readonly number[]): number[] {
 
 /** What weights are divided by. */
 function divisor(rule: RoutingRule, scores: readonly number[]): number {
-  const { epsilon = 0, least = -Infinity } = rule;
-  return Math.max(scores.reduce((a, b) => a + b, 0) + epsilon, least);
+  const { epsilon = 0, minSum = -Infinity } = rule;
+  return Math.max(scores.reduce((a, b) => a + b, 0) + epsilon, minSum);
 }
 
 /** The weights after dropping: 0 for what is dropped; perhaps divided by the sum of those kept. */

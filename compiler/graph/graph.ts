@@ -49,7 +49,7 @@ export interface RoutingRule {
   /** Added to the sum that weights are divided by; default 0. */
   readonly epsilon?: number;
   /** That sum is at least this. */
-  readonly least?: number;
+  readonly minSum?: number;
   /** Multiplies the weights; default 1. */
   readonly scale?: number;
   /** What a weight multiplies: the expert's result (the default), or the row that it is given. */
@@ -75,7 +75,7 @@ export interface CapacityRule {
   readonly minimum?: number;
   /** Rounded up to a multiple of this. */
   readonly alignment?: number;
-  /** Which choices are dropped where there are too many: the last in order, those of least weight, those of the least random number. */
+  /** Which choices are dropped where there are too many: the last in order, those of minimum weight, those of the minimum random number. */
   readonly drop: "position" | "score" | "random";
   /** Slots go to all first choices, then to all second ones, …; or token by token. */
   readonly order: "choice" | "token";

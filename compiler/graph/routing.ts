@@ -37,7 +37,7 @@ export type PresetRule =
     readonly dropless?: true;
   };
 
-/** The least sum that fairscale, DeepSpeed and Tutel divide by: the f32 epsilon. */
+/** The minimum sum that fairscale, DeepSpeed and Tutel divide by: the f32 epsilon. */
 const F32_EPSILON = 2 ** -23;
 
 const MEGATRON: Pick<PresetRule, "capacity" | "dropless"> = {
@@ -48,7 +48,7 @@ const MEGATRON: Pick<PresetRule, "capacity" | "dropless"> = {
 const TUTEL = {
   score: "softmax",
   normalize: "several",
-  least: F32_EPSILON,
+  minSum: F32_EPSILON,
   capacity: {
     slots: "floorOfCeil",
     factor: 1,
@@ -83,7 +83,7 @@ export const ROUTING_PRESETS = {
   "fairscale.top2": {
     score: "softmax",
     normalize: "kept",
-    least: F32_EPSILON,
+    minSum: F32_EPSILON,
     chooses: 2,
     noisy: "second",
     capacity: { slots: "floor", factor: 1, drop: "position", order: "choice" },
@@ -103,7 +103,7 @@ export const ROUTING_PRESETS = {
   "deepspeed.top2": {
     score: "softmax",
     normalize: "kept",
-    least: F32_EPSILON,
+    minSum: F32_EPSILON,
     chooses: 2,
     noisy: "second",
     capacity: {
@@ -117,7 +117,7 @@ export const ROUTING_PRESETS = {
   "deepspeed.topk": {
     score: "softmax",
     normalize: "kept",
-    least: F32_EPSILON,
+    minSum: F32_EPSILON,
     capacity: {
       slots: "ceilF32",
       factor: 1,
@@ -210,7 +210,7 @@ export interface RuleChoices {
   /** Instead of the preset's: added to that sum. */
   readonly epsilon?: number;
   /** Instead of the preset's: what that sum is at least. */
-  readonly least?: number;
+  readonly minSum?: number;
   /** Instead of the preset's: whether a weight multiplies what an expert makes or what it is given. */
   readonly weighs?: "input" | "output";
   /** Multiplies the weights; default 1. */
@@ -249,7 +249,7 @@ export function routingRule(
     ? undefined
     : capacityOf(capacity, choices.capacity);
   const set = Object.fromEntries(
-    (["score", "epsilon", "least", "weighs", "scale", "noisy"] as const)
+    (["score", "epsilon", "minSum", "weighs", "scale", "noisy"] as const)
       .flatMap((name) =>
         choices[name] === undefined ? [] : [[name, choices[name]]]
       ),

@@ -48,7 +48,7 @@ export function storeWide(expressions: Expressions, stored: Set<Node>): void {
       needs.set(node, leafBindings(known, node));
       continue;
     }
-    const needed = ownBindings(known, node);
+    const needed = resultBindings(known, node);
     const inner = node.inputs.map((input) => needs.get(input)!);
     let all = union([needed, ...inner]);
     while (count(all) > MOST) {
@@ -94,7 +94,7 @@ function union(sets: readonly Bindings[]): Bindings {
 }
 
 /** What a kernel binds besides what it reads: its result, and lengths, or who is in which row. */
-function ownBindings(
+function resultBindings(
   { dispatched, placed }: Expressions,
   node: Node,
 ): Bindings {

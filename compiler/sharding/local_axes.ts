@@ -195,8 +195,8 @@ export function localAxis(
     : experts.has(of)
     ? evenly(size, groupSize)
     : "block";
-  const most = Math.max(...tableLengths({ size, table }, groupSize));
-  return { ...common, size: most, dynamic: false, table, ...numbered };
+  const max = Math.max(...tableLengths({ size, table }, groupSize));
+  return { ...common, size: max, dynamic: false, table, ...numbered };
 }
 
 /** Contiguous ids, as evenly as can be. */

@@ -64,7 +64,7 @@ export function partitionOf(
   );
   const share = (axis: string) =>
     Math.ceil(size(axis) / groupSize) / size(axis);
-  const least = Math.min(...free.map(share));
-  const axis = free.find((axis) => share(axis) === least);
+  const min = Math.min(...free.map(share));
+  const axis = free.find((axis) => share(axis) === min);
   return axis === undefined ? undefined : { axis, over: unreduced };
 }

@@ -79,8 +79,8 @@ export async function openLinkMeter(
   { now, repetitions = REPETITIONS }: MeasureOptions,
 ): Promise<LinkMeter> {
   const { world } = selected;
-  const most = Math.max(2, Math.floor(ALL_ROWS / ranks ** 2));
-  const rows = forSizes((size) => Math.min(ROWS[size], most));
+  const max = Math.max(2, Math.floor(ALL_ROWS / ranks ** 2));
+  const rows = forSizes((size) => Math.min(ROWS[size], max));
   const plan = await compile(exchangeModel(ranks, rows.many), {
     mesh: { ep: ranks },
     limits: selected.limits,

@@ -62,8 +62,8 @@ function countLaunch(
   const looked = Math.max(1, Math.min(groups, x));
   const across = Math.min(isMerged(kernel) ? MERGED : 1, y);
   const load = (binding: string, index: number) => data.get(binding)?.(index);
-  const worksOf = (most: number) => {
-    const lanes = Math.min(most, workgroupSize);
+  const worksOf = (max: number) => {
+    const lanes = Math.min(max, workgroupSize);
     return Array.from({ length: looked * across * lanes }, (_, n) => {
       const lane = n % lanes;
       const place = Math.floor(n / lanes);
@@ -124,7 +124,7 @@ export function typicalOf(
   const { kind, data, assignment, axes, name } = buffer;
   const { workload, lengths, rank, rows, tileRows } = options;
   if (kind === "counts") {
-    const values = plan.counts.map((axis) => lengths.most(axis));
+    const values = plan.counts.map((axis) => lengths.max(axis));
     // Inputs may be stored behind them.
     const inputs = options.inputs
       .filter(({ allocation }) => allocation === buffer.allocation)
@@ -143,7 +143,7 @@ export function typicalOf(
   }
   if (assignment) {
     return assignment.holds === "counts"
-      ? constant(lengths.most(assignment.axis))
+      ? constant(lengths.max(assignment.axis))
       : { at: (i) => i, key: "i" };
   }
   if (kind === "input" && buffer.dtype === "i32") {
@@ -157,7 +157,7 @@ export function typicalOf(
   }
   if (buffer.dtype !== "u32" || rows === undefined) return undefined;
   if (buffer.routing === "tiles") {
-    const full = Math.max(1, Math.min(tileRows, rows.most / rows.localExperts));
+    const full = Math.max(1, Math.min(tileRows, rows.max / rows.localExperts));
     // A number of tiles, then for each its expert, its first row and its rows.
     return {
       at: (i) => i === 0 ? 2 ** 31 : i % 3 === 0 ? Math.round(full) : 0,

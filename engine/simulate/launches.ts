@@ -62,7 +62,7 @@ export interface CountedLaunch {
 }
 
 /** How full the group rank is whose launches are counted. */
-export type Fullness = "most" | "mean";
+export type Fullness = "max" | "mean";
 
 /** Counts the launches of a program. */
 export interface LaunchMeter {
@@ -82,11 +82,11 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
   const routed = routedBuffers(context);
   const dispatched = Math.max(
     0,
-    ...[...routings.values()].map((r) => Math.max(r.most, r.tokens * r.topK)),
+    ...[...routings.values()].map((r) => Math.max(r.max, r.tokens * r.topK)),
   );
   const locals = localLaunches(plan.mesh);
   const count = (axis: string, over: readonly string[]) =>
-    over.length > 0 ? lengths.over(axis, over) : lengths.most(axis);
+    over.length > 0 ? lengths.over(axis, over) : lengths.max(axis);
   const made = new Map<string, CountedLaunch>();
   const inputs = Object.values(plan.buffers)
     .filter(({ kind }) => kind === "input");
@@ -99,7 +99,7 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
         .find((found) => found !== undefined);
       const given = of && routings.get(of.routing);
       const rows = given && of.chunks > 1 ? chunkOf(given, of.chunks) : given;
-      const here = rows && { ...rows, most: rows[fullness] };
+      const here = rows && { ...rows, max: rows[fullness] };
       const grouped = here !== undefined && step.part?.part !== "regroup" &&
         names.some((name) => routed.get(name)?.afterwards);
       const tile = grouped ? tileOf(step.workgroups) : undefined;
@@ -110,7 +110,7 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
         if (tile && size === tile.size) {
           return expectedTiles(here, tile.rows, workload);
         }
-        const share = here.most / (here.groupTokens * here.topK);
+        const share = here.max / (here.groupTokens * here.topK);
         return Math.ceil(
           evaluateSize(size, (axis, over) => count(axis, over) * share),
         );
@@ -168,8 +168,8 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
       }
       if (!dynamic) return part;
       const length = plan.axes[axis]
-        ? lengths.most(axis)
-        : rows?.most ?? dispatched;
+        ? lengths.max(axis)
+        : rows?.max ?? dispatched;
       return part * Math.min(1, length / bound);
     }, 1);
     const bytes = buffer.kind === "weight" && context.held
@@ -179,7 +179,7 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
     // Of a chunk, its experts; and those that nobody chose are not read.
     const held = onRank(buffer.axes[0]!.size, rank);
     const there = Math.min(1, rows.localExperts / held);
-    const each = rows.most / rows.localExperts;
+    const each = rows.max / rows.localExperts;
     const chosen = workload.experts === undefined ||
         workload.experts.kind === "even"
       ? Math.min(1, each)
@@ -231,7 +231,7 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
       ? step.splits.at(-1)! - step.splits[0]!
       : 1;
     const each = step.op === "allGather"
-      ? step.rows ? lengths.most(step.rows.axis) : 0
+      ? step.rows ? lengths.max(step.rows.axis) : 0
       : rows
       ? rows.tokens * (movesTokens(step) ? rows.destinations : rows.topK) /
         experts
@@ -319,7 +319,7 @@ function chunkOf(rows: RoutingRows, chunks: number): RoutingRows {
   return {
     ...rows,
     localExperts: rows.localExperts / chunks,
-    most: rows.most / chunks,
+    max: rows.max / chunks,
     mean: rows.mean / chunks,
   };
 }
@@ -351,14 +351,14 @@ function divisorOf(size: Size): number | undefined {
 
 /** Tiles of the experts of a rank: of even loads exactly, of others each expert's last one half full. */
 function expectedTiles(
-  { most, localExperts }: RoutingRows,
+  { max, localExperts }: RoutingRows,
   tile: number,
   { experts }: Workload,
 ): number {
   const tiles = experts === undefined || experts.kind === "even"
-    ? localExperts * Math.ceil(most / localExperts / tile)
-    : most / tile + localExperts * (tile - 1) / (2 * tile);
-  return Math.max(most > 0 ? 1 : 0, Math.ceil(Math.min(most, tiles)));
+    ? localExperts * Math.ceil(max / localExperts / tile)
+    : max / tile + localExperts * (tile - 1) / (2 * tile);
+  return Math.max(max > 0 ? 1 : 0, Math.ceil(Math.min(max, tiles)));
 }
 
 /** Seconds of a launch, or of one that moves rows between ranks of a device. */

@@ -17,7 +17,7 @@ export type ExpertLoad =
 /** Rows that group ranks receive of `tokens` tokens. */
 export interface RowShares {
   /** Part of all choices on the group rank that has most, expected. */
-  readonly most: number;
+  readonly max: number;
   readonly mean: number;
 }
 
@@ -84,17 +84,17 @@ export function rowShares(
   );
   const mean = 1 / parts.length;
   if (load.kind !== "zipf" || parts.length === 1) {
-    return { most: Math.max(...parts), mean };
+    return { max: Math.max(...parts), mean };
   }
   const rows = Math.max(1, tokens * topK);
   const random = normalsFrom(parts.length);
-  let most = 0;
+  let max = 0;
   for (let draw = 0; draw < DRAWS; draw++) {
-    most += Math.max(
+    max += Math.max(
       ...parts.map((p) => p + Math.sqrt(p * (1 - p) / rows) * random()),
     );
   }
-  return { most: Math.min(1, most / DRAWS), mean };
+  return { max: Math.min(1, max / DRAWS), mean };
 }
 
 /** Repeatable standard normal numbers (mulberry32, Box-Muller). */

@@ -22,7 +22,7 @@ export interface RoutingRows {
   readonly tokens: number;
   readonly groupTokens: number;
   /** Rows of choices for the experts of a group rank: of the one with most, and of the mean one. */
-  readonly most: number;
+  readonly max: number;
   readonly mean: number;
   /** Whether dispatch sends a token once to each group rank, and to how many it then goes. */
   readonly once: boolean;
@@ -68,7 +68,7 @@ export function routingRows(
     const experts = exchange?.splits.at(-1) ??
       onRank(counts.axes.at(-1)!.size, 0);
     const { axis, dynamic, size } = choices.axes[0]!;
-    const tokens = dynamic ? lengths.most(axis) : onRank(size, 0);
+    const tokens = dynamic ? lengths.max(axis) : onRank(size, 0);
     const facts = {
       topK: onRank(choices.axes.at(-1)!.size, 0),
       experts,
@@ -125,7 +125,7 @@ function rowsOf(
   load: ExpertLoad,
 ): RoutingRows {
   const shares = expertShares(load, { experts, topK, routing: number });
-  const { most, mean } = rowShares(load, shares, {
+  const { max, mean } = rowShares(load, shares, {
     splits,
     tokens: groupTokens,
   });
@@ -134,7 +134,7 @@ function rowsOf(
     localExperts: Math.max(
       ...splits.slice(1).map((end, p) => end - splits[p]!),
     ),
-    most: groupTokens * topK * most,
+    max: groupTokens * topK * max,
     mean: groupTokens * topK * mean,
     destinations: once ? expectedDestinations(splits, topK) : topK,
   };

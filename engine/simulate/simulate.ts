@@ -192,26 +192,26 @@ export function simulate(
     { rank, device, sharing, slower, oneAtATime, cached }: RankGroup,
     i: number,
   ): void {
-    const seconds = (fullness: "most" | "mean") => {
+    const seconds = (fullness: "max" | "mean") => {
       const counted = meter.launch(step, { rank, fullness });
       return counted && { counted, ...secondsOf(device, counted, cached) };
     };
-    const most = seconds("most");
-    if (most === undefined) return;
+    const max = seconds("max");
+    if (max === undefined) return;
     // Devices of their own wait for the fullest; ranks of one device add up.
-    const mean = seconds("mean") ?? most;
+    const mean = seconds("mean") ?? max;
     const times = sharing * slower;
     spendLaunch(i, mean, times, false);
     if (sharing === 1) {
       // Devices that take turns with all cores of a host leave them to the fullest; processes wait on their own.
-      const longest = total(most) * (oneAtATime ? 1 : slower);
+      const longest = total(max) * (oneAtATime ? 1 : slower);
       spend(i, "waiting", Math.max(0, longest - total(mean) * slower));
     }
     clocks[i]!.busy = true;
     if (i > 0) return;
     launches += sharing * equal[layer]!;
     multiplyAdds += mean.counted.work.multiplyAdds * sharing * equal[layer]!;
-    exact &&= most.counted.work.exact;
+    exact &&= max.counted.work.exact;
     expertBytes += mean.counted.experts * equal[layer]!;
   }
 
@@ -348,11 +348,11 @@ function peerBytes(
   },
 ): { readonly each: number; readonly mean: number } {
   if (step.op === "allGather") {
-    const each = step.bytes * (step.rows ? lengths.most(step.rows.axis) : 1);
+    const each = step.bytes * (step.rows ? lengths.max(step.rows.axis) : 1);
     return { each, mean: each };
   }
   if (rows === undefined) return { each: 0, mean: 0 };
-  const { tokens, topK, most } = rows;
+  const { tokens, topK, max } = rows;
   const isRows = step.part?.part === "exchange";
   const share = movesTokens(step) ? rows.destinations / topK : 1;
   const element = wire && isRows && step.part
@@ -363,7 +363,7 @@ function peerBytes(
     step.rowBytes * element * choices / groupSize * share *
     shareOfExperts(step);
   return {
-    each: ofChoices(Math.max(tokens * topK, most)),
+    each: ofChoices(Math.max(tokens * topK, max)),
     mean: ofChoices(tokens * topK),
   };
 }

@@ -26,7 +26,7 @@ export function countStep(plan: Plan, workload: Workload): StepWork {
   };
   for (const step of context.program.steps) {
     if (step.op !== "launch") continue;
-    const counted = meter.launch(step, { rank: 0, fullness: "most" });
+    const counted = meter.launch(step, { rank: 0, fullness: "max" });
     if (counted === undefined) continue;
     const { work, weights, states } = counted;
     total.launches++;

@@ -21,7 +21,7 @@ export interface Workload {
 /** Lengths of dynamic axes in a workload. */
 export interface Lengths {
   /** Items of an axis on the rank that has most. */
-  most(axis: string): number;
+  max(axis: string): number;
   /** Items of an axis on all ranks of a group over these mesh axes. */
   over(axis: string, over: readonly string[]): number;
 }
@@ -55,7 +55,7 @@ export function lengthsOf(
       : tokens;
     return Math.min(size, wanted);
   };
-  const most = (axis: string): number => {
+  const max = (axis: string): number => {
     const known = plan.axes[axis]!;
     const { over, assignment } = known;
     if (!known.dynamic) return known.size;
@@ -68,7 +68,7 @@ export function lengthsOf(
       const outer = plan.axes[assignment.within]!.over ?? [];
       const inner = over.filter((name) => !outer.includes(name));
       return Math.ceil(
-        most(assignment.within) / groupSizeOf(plan.mesh, inner),
+        max(assignment.within) / groupSizeOf(plan.mesh, inner),
       );
     }
     if (assignment?.by === "group") {
@@ -76,7 +76,7 @@ export function lengthsOf(
       const inner = apart.filter((name) => !over.includes(name));
       return Math.min(
         total(axis),
-        most(assignment.of) * groupSizeOf(plan.mesh, inner),
+        max(assignment.of) * groupSizeOf(plan.mesh, inner),
       );
     }
     // Whole sequences stay on one rank.
@@ -84,7 +84,7 @@ export function lengthsOf(
     return Math.ceil(total(axis) / parts * Math.ceil(parts / groupSize));
   };
   return {
-    most,
+    max,
     over: (axis, over) => {
       const sharded = plan.axes[axis]!.over ?? [];
       const copies = over.filter((name) => !sharded.includes(name));

@@ -140,9 +140,9 @@ function meshOf(
   machine: Machine,
   params: ModelWeights["params"],
 ): PlanOptions["mesh"] {
-  const most = Math.max(
+  const max = Math.max(
     1,
     ...params.map(({ expert, matrix }) => expert ? matrix.count : 1),
   );
-  return [{ name: "ep", size: Math.min(machineRanks(machine), most) }];
+  return [{ name: "ep", size: Math.min(machineRanks(machine), max) }];
 }

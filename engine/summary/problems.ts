@@ -55,11 +55,11 @@ export function largestHeld(
 ): (buffer: PlanBuffer) => number {
   return (buffer) => {
     const ranks = ranksGiven(buffer.bytes);
-    let most = 0;
+    let max = 0;
     for (let rank = 0; rank < ranks; rank++) {
-      most = Math.max(most, held(buffer, rank));
+      max = Math.max(max, held(buffer, rank));
     }
-    return most;
+    return max;
   };
 }
 

@@ -134,7 +134,7 @@ function isTile(value: unknown): value is MatmulTile {
     ["scalar", "vector", "workgroup"].includes(right as string);
 }
 
-function isCount(value: unknown, most: number): value is number {
+function isCount(value: unknown, max: number): value is number {
   return Number.isInteger(value) && (value as number) >= 1 &&
-    (value as number) <= most;
+    (value as number) <= max;
 }

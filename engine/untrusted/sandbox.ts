@@ -1,5 +1,5 @@
 /**
- * A process with little memory, and little time for each call, for what strangers wrote. A thread would not do: V8 ends
+ * A process with little memory, and little time for each call, for untrusted input. A thread would not do: V8 ends
  * the whole process where an array of a thread grows beyond the memory that it may have.
  */
 

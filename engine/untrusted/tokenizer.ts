@@ -1,4 +1,4 @@
-/** Tokenizers that a stranger may have written: they work in a sandbox. */
+/** Tokenizers of untrusted files: they work in a sandbox. */
 
 import { DataError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
@@ -18,7 +18,7 @@ const TOKENS_A_SECOND = 10_000;
 const OPENED_A_SECOND = 500_000;
 
 /**
- * Make a tokenizer from the texts of `tokenizer.json` and `tokenizer_config.json`, which a stranger may have written: it
+ * Make a tokenizer from the texts of `tokenizer.json` and `tokenizer_config.json`, which are untrusted: it
  * works in a sandbox. Throws DataError where it fails or takes too much time or memory, here and whenever it is used.
  *
  * @param folder where they came from, for messages

@@ -8,7 +8,7 @@ import {
 } from "./web_assembly.ts";
 
 /** Milliseconds of a handover before one was measured, and the limits of what is believed of it. */
-const HANDOVER = { first: 0.075, least: 0.02, most: 0.3 } as const;
+const HANDOVER = { first: 0.075, min: 0.02, max: 0.3 } as const;
 
 /** By how much a handover that took longer, or less long, moves what is expected: expected is the middle of many. */
 const TOWARDS = 1.1;
@@ -62,8 +62,8 @@ export class ShortBatches {
     const handover = this.#handover *
       (elapsed - TIME_UNIT * end > this.#handover ? TOWARDS : 1 / TOWARDS);
     this.#handover = Math.min(
-      Math.max(handover, HANDOVER.least),
-      HANDOVER.most,
+      Math.max(handover, HANDOVER.min),
+      HANDOVER.max,
     );
   }
 

@@ -73,7 +73,7 @@ export interface CpuPoolOptions {
    * them. Default: ten minutes.
    */
   readonly deadlineMs?: number;
-  /** Kernels are a stranger's: none runs on the thread that waits, where nothing could end it. */
+  /** Kernels are untrusted: none runs on the thread that waits, where nothing could end it. */
   readonly strange?: boolean;
 }
 

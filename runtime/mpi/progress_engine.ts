@@ -29,7 +29,7 @@ const EAGER_MS = { ownCore: 0.5, sharedCore: 0.05 };
  * Pauses between tests, in microseconds: a hundredth of what was waited already, within these. Without them, ranks that
  * wait keep those from the cores that they wait for; Node's timers cannot be so short.
  */
-const PAUSE = { least: 20, most: 1000 };
+const PAUSE = { min: 20, max: 1000 };
 
 /** A round of tests that took so long has moved bytes: MPI moves them only while it is called. */
 const PROGRESS_MS = 0.01;
@@ -102,7 +102,7 @@ export class ProgressEngine {
       this.#giveUp(now);
       const waited = now - moved;
       if (waited > this.#eagerMs) {
-        const pause = Math.min(PAUSE.most, Math.max(PAUSE.least, 10 * waited));
+        const pause = Math.min(PAUSE.max, Math.max(PAUSE.min, 10 * waited));
         this.#mpi.sleep(Math.round(pause));
       }
       await new Promise((resolve) => setImmediate(resolve));

@@ -46,7 +46,7 @@ export const NATIVE_LIMITS = {
 export interface NativePoolOptions {
   /** Milliseconds for what is started at once, which is at most a run. Then the pool is of no more use. Default: ten minutes. */
   readonly deadlineMs?: number;
-  /** Kernels are a stranger's: none runs on the thread that waits, where nothing could end it. */
+  /** Kernels are untrusted: none runs on the thread that waits, where nothing could end it. */
   readonly strange?: boolean;
 }
 

@@ -21,7 +21,7 @@ export class Writer {
   }
 
   /**
-   * A name that begins with `stem`, of which only letters and digits stay: names in a plan may be a stranger's, and the text
+   * A name that begins with `stem`, of which only letters and digits stay: names in a plan may be untrusted, and the text
    * is compiled.
    */
   name(stem: string): string {

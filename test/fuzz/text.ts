@@ -1,4 +1,4 @@
-/** Classes `tokenizer` and `template`: what a stranger's tokenizer or chat template does, it does in its time and memory. */
+/** Classes `tokenizer` and `template`: what an untrusted tokenizer or chat template does, it does in its time and memory. */
 
 import { readFileSync } from "node:fs";
 import path from "node:path";

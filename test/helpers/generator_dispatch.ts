@@ -44,14 +44,18 @@ export interface Choices {
 /** All that up to three tokens can choose of up to three experts; of more, one of each kind. */
 export function* allChoices(): Generator<Choices> {
   for (
-    const [experts, k, most] of [[1, 1, 2], [2, 1, 3], [2, 2, 2], [3, 2, 2]]
+    const [experts, k, maxChoices] of [[1, 1, 2], [2, 1, 3], [2, 2, 2], [
+      3,
+      2,
+      2,
+    ]]
   ) {
     const each = k === 1
       ? range(experts!).map((e) => [e])
       : range(experts!).flatMap((a) =>
         range(experts!).filter((b) => b !== a).map((b) => [a, b])
       );
-    for (const tokens of range(most! + 1)) {
+    for (const tokens of range(maxChoices! + 1)) {
       for (const n of range(each.length ** tokens)) {
         const index = range(tokens).flatMap((t) =>
           each[Math.floor(n / each.length ** t) % each.length]!
@@ -236,14 +240,14 @@ export function* ofListRows(): Generator<Launch> {
     const names = launch.kernel.bindings.map((b) => b.name);
     if (!names.includes("tokenRow") || names.includes("order")) continue;
     const got = resultsOf(launch);
-    const most = Math.min(k, experts - 1);
+    const maxChoices = Math.min(k, experts - 1);
     const own = [...got["counts"]!.slice(0, experts + 2)];
     const sent = total(own.slice(experts));
     for (const me of [0, 1]) {
       const other = range(experts + 2).map((e) => e + 1);
       yield {
         kernel: listRows({
-          ...{ name, splits: [0, 1, experts], k, tokens, most },
+          ...{ name, splits: [0, 1, experts], k, tokens, maxChoices },
         }),
         grid: elementwiseGrid(index.length),
         reads: {
@@ -253,7 +257,7 @@ export function* ofListRows(): Generator<Launch> {
           counts: me === 0 ? [...own, ...other] : [...other, ...own],
           ...{ groupRank: [me], lengths: [count] },
         },
-        stores: { rows: sent * 2 * most },
+        stores: { rows: sent * 2 * maxChoices },
       };
     }
   }
@@ -332,7 +336,7 @@ const rowsOf = (sendRow: readonly number[]): number[] =>
 export function* ofSendIds(): Generator<Launch> {
   for (const { k, count, sendRow } of SENT) {
     yield {
-      kernel: sendIds({ k, tokens, most: MOST_CHOICES }),
+      kernel: sendIds({ k, tokens, maxChoices: MOST_CHOICES }),
       grid: elementwiseGrid(count * k),
       reads: { sendRow, groupRank: [1], lengths: [count] },
       stores: { ids: rowsOf(sendRow) },
@@ -348,7 +352,7 @@ export function* ofCompareIds(): Generator<Launch> {
       if (row !== DROPPED) ids[row] = MOST_CHOICES + i;
     });
     yield {
-      kernel: compareIds({ k, tokens, most: MOST_CHOICES }),
+      kernel: compareIds({ k, tokens, maxChoices: MOST_CHOICES }),
       grid: [1, 1, 1],
       reads: { sendRow, ids, groupRank: [1], lengths: [count] },
       stores: { wrong: 1 },

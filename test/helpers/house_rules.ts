@@ -54,6 +54,7 @@ const WORDS: readonly (readonly [gives: RegExp, way: string])[] = [
   [/\b(pump|meeting)\b/i, "progress engine, rendezvous"],
   [/\bresidences?\b/i, "rank of a sequence"],
   [/\btold\b/i, "reported, known, asked"],
+  [/\bstrangers?\b/i, "untrusted"],
   [/\balike\b/i, "equal"],
   [/\bunder way\b|\bflies off\b/i, "in flight"],
   [/\bcarr(y|ies|ied|ying) ((it|them|a \w+( or a \w+)?) )?out\b/i, "execute"],

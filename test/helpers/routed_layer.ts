@@ -74,6 +74,6 @@ export const ROUTERS: readonly { readonly [option: string]: unknown }[] = [
   { capacity: { slots: "largest" } },
   { expertGroups: { count: 4, keep: 2 } },
   { expertGroups: { count: 4, keep: 2, best: 1 }, scale: 2.5 },
-  { normalize: "kept", least: 1e-3 },
+  { normalize: "kept", minSum: 1e-3 },
   { normalize: "chosen", epsilon: 1e-6, scale: 1.5 },
 ];

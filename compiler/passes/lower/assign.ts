@@ -59,7 +59,7 @@ export interface SentTokens {
   /** For each row of a choice, its token among those for its unit. */
   readonly places: string;
   /** Where rows are added up before they return: those of each token, and how many at most. */
-  readonly lists?: { readonly rows: string; readonly most: number };
+  readonly lists?: { readonly rows: string; readonly maxChoices: number };
 }
 
 /** The routing whose choices have these rows. */
@@ -142,7 +142,10 @@ export function lowerGatherCounts(
   const { rule: { topK }, tokens: axes } = route.params;
   const list = listRows({
     ...{ name: `list_rows_${units.length - 1}`, splits: units, k: topK },
-    ...{ most: tokens.lists.most, tokens: tokenCount(lowering, axes) },
+    ...{
+      maxChoices: tokens.lists.maxChoices,
+      tokens: tokenCount(lowering, axes),
+    },
   });
   addLaunch(lowering, node, list, {
     bindings: {
@@ -207,7 +210,7 @@ function sentRows(
 
   function sentTokens(): SentTokens {
     const held = heldExperts(unitSplits(chunks));
-    const most = Math.min(topK, Math.max(...held));
+    const maxChoices = Math.min(topK, Math.max(...held));
     const tokenBound = mapRanks(
       [bound],
       ([rows]) => rows! / topK * Math.min(topK, held.length),
@@ -217,8 +220,8 @@ function sentRows(
       ...node.params.sums
         ? {
           lists: {
-            rows: listBuffer(lowering, tokenBound, most),
-            most,
+            rows: listBuffer(lowering, tokenBound, maxChoices),
+            maxChoices,
           },
         }
         : {},
@@ -246,11 +249,11 @@ export function routingScratch(
 export function listBuffer(
   lowering: Lowering,
   tokens: PerRank,
-  most: number,
+  maxChoices: number,
 ): string {
   return addScratch(lowering, "rowsOfTokens", "u32", [
     { axis: "token for unit", size: tokens, dynamic: true },
-    { axis: "row or weight", size: 2 * most },
+    { axis: "row or weight", size: 2 * maxChoices },
   ]);
 }
 

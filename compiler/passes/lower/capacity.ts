@@ -121,8 +121,8 @@ function orderOf(
     bindings: { ...known, order },
     workgroups,
   });
-  const most = bound(lowering, tokens);
-  for (let run = SORTED_RUN; run < most; run *= 2) {
+  const max = bound(lowering, tokens);
+  for (let run = SORTED_RUN; run < max; run *= 2) {
     const next = scratch();
     const merged = mergeRuns({ name: `merge_tokens_${run}`, ...common, run });
     addLaunch(lowering, node, merged, {
@@ -149,18 +149,18 @@ function roomOf(
   const of = (tokens: number) =>
     slotsOf(capacity, { tokens, experts, topK: rule.topK });
   const axes = groupAxes(node);
-  const most = bound(lowering, axes);
+  const max = bound(lowering, axes);
   const varies = operands.includes("group") ||
     axes.some((axis) => lowering.placed.axes[axis]!.dynamic);
-  if (typeof capacity.slots === "number" || !varies) return of(most);
+  if (typeof capacity.slots === "number" || !varies) return of(max);
   const { slots, factor, per, minimum, alignment } = capacity;
   const formula = [
     ...[slots, factor, per, minimum, alignment],
-    ...[rule.topK, experts, most],
+    ...[rule.topK, experts, max],
   ];
   const table = addConst(lowering, `slots by ${formula.join(" ")}`, () => ({
-    ...{ axis: "tokens of a group", size: most + 1 },
-    data: { all: Array.from({ length: most + 1 }, (_, n) => of(n)) },
+    ...{ axis: "tokens of a group", size: max + 1 },
+    data: { all: Array.from({ length: max + 1 }, (_, n) => of(n)) },
   }));
   return { table };
 }

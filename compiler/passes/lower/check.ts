@@ -34,8 +34,8 @@ export function lowerCheckIds(
   const ids = (name: string, size: PerRank) =>
     addScratch(lowering, name, "u32", [{ axis: "ids", size }]);
   const sent = ids("sentIds", bound);
-  const most = maxOverRanks(bound);
-  const options = { k, tokens: tokenCount(lowering, tokens), most };
+  const maxChoices = maxOverRanks(bound);
+  const options = { k, tokens: tokenCount(lowering, tokens), maxChoices };
   addLaunch(lowering, node, sendIds(options), {
     bindings: { sendRow, groupRank, ids: sent },
     workgroups: elementwiseGrid(rows.size),

@@ -91,7 +91,7 @@ function exchangePlaces(
   const here = rows.tokens!;
   if (lists) {
     emitExchange(lowering, node, received, {
-      ...{ from: lists.rows, to: here.rows!, words: 2 * lists.most },
+      ...{ from: lists.rows, to: here.rows!, words: 2 * lists.maxChoices },
       ...{ direction: "forward", once: true },
       part: partOf(sent, "exchange rows"),
     });
@@ -109,7 +109,7 @@ function groupedRows(
   const sent = sentBy(lowering, node.inputs[0]!);
   const { chunk, expert, slot } = node.params;
   const received = receivedRows(lowering, sent, chunk);
-  const { bound, size, experts, most } = received;
+  const { bound, size, experts, maxExperts } = received;
   const lists = sent.tokens?.lists;
   const tileRows = tileHeight(lowering.options.tile);
   const tilesBound = mapRanks(
@@ -120,7 +120,7 @@ function groupedRows(
     routingScratch(lowering, name, { size });
   return {
     ...{ received, expert, axis: `${expert} ${slot}` },
-    tileSize: tileBound(size, most, tileRows),
+    tileSize: tileBound(size, maxExperts, tileRows),
     tiles: routingScratch(lowering, "tiles", {
       ...{ size: tilesBound, routing: "tiles" },
     }),
@@ -135,7 +135,9 @@ function groupedRows(
           places: scratch("placesHere", bound),
           tokenOf: scratch("tokenOf", bound),
           ...lists
-            ? { rows: listBuffer(lowering, received.tokenBound, lists.most) }
+            ? {
+              rows: listBuffer(lowering, received.tokenBound, lists.maxChoices),
+            }
             : {},
         },
       }

@@ -31,11 +31,11 @@ export function heldIndex(
     return add(heldStart(scope, { from, to }), index);
   }
   const held = heldItems(lowering, { from, to });
-  const most = Math.max(1, ...held.map((items) => items.length));
+  const max = Math.max(1, ...held.map((items) => items.length));
   const table = addTable(lowering, `items of ${to} in ${from}`, {
     axis: "item",
     data: held.map((items) =>
-      Array.from({ length: most }, (_, i) => items[i] ?? 0)
+      Array.from({ length: max }, (_, i) => items[i] ?? 0)
     ),
   });
   return load(scope.read(table), index, "u32");

@@ -35,7 +35,7 @@ export function lowerLocalCombine(
     ...rest,
   ]);
   const kernel = combine({
-    ...{ name: `local_combine_${width}`, row: width, k: lists.most },
+    ...{ name: `local_combine_${width}`, row: width, k: lists.maxChoices },
     tokens: load("rowCount", u32(1), "u32"),
     ...{ listed: true, weighed: node.params.weighted },
     bindings: bindings(

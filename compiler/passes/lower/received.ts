@@ -13,7 +13,7 @@ export interface ReceivedRows {
   readonly chunk: number;
   /** Experts of the chunk, and the most that a rank has. */
   readonly experts: PerRank;
-  readonly most: number;
+  readonly maxExperts: number;
   /** Rows at most, and the host's bound at run time. */
   readonly bound: PerRank;
   readonly size: Size;
@@ -35,18 +35,18 @@ export function receivedRows(
   const ranges = sent.chunks[chunk]!;
   const held = ranges.map(([first, end]) => end - first);
   const experts = heldPerRank(placed.mesh, sent.over, held);
-  const most = Math.max(...held);
+  const maxExperts = Math.max(...held);
   const tokenBound = tokens.reduce(
     (n, axis) => n * groupBound(placed, axis, over),
     1,
   );
   const tokenSize = sizeOf(lowering, tokens, over);
   return {
-    ...{ sent, chunk, experts, most, tokenBound, tokenSize },
+    ...{ sent, chunk, experts, maxExperts, tokenBound, tokenSize },
     bound: ranges.length === 1
       ? sent.bound
       : mapRanks([experts], ([n]) => tokenBound * Math.min(topK, n!)),
-    size: { mul: [tokenSize, Math.min(topK, most)] },
+    size: { mul: [tokenSize, Math.min(topK, maxExperts)] },
   };
 }
 
