@@ -1,7 +1,7 @@
 /**
  * The grouped matmul of the compiler against products written by hand in WGSL, on one adapter: 1,024 rows over 8 experts,
  * evenly and skewed, times 512 x 1024. `--adapter NUMBER` (default 0), `--runs N`, `--out FILE`,
- * `--tiles 8x4x8,…` tries tiles; `--search` first looks for the best variant, over all that a tuner tries, and any height.
+ * `--tiles 8x4x8,8x4x8_vector,…` tries tiles; `--search` first looks for the best variant, over all that a tuner tries, and any height.
  */
 
 import { parseArgs } from "node:util";
@@ -17,7 +17,6 @@ import { tileOf } from "../engine/tuning.ts";
 import { createGpuDevice, type DeviceBuffer, openGpu } from "../runtime/mod.ts";
 import { add, load, mul, store, u32 } from "../spec/kernel/build.ts";
 import type { Binding, Kernel } from "../spec/kernel/tree.ts";
-import { printWgsl } from "../spec/kernel/wgsl.ts";
 import { evaluateSize } from "../spec/size.ts";
 import { interleaved, median } from "./measure.ts";
 import { checkClose } from "./peers/run.ts";
@@ -60,7 +59,8 @@ const BINDINGS: { readonly [name: string]: Binding } = {
 /** A kernel, where it runs and on what. */
 interface Candidate {
   readonly tree: Kernel;
-  readonly wgsl: string;
+  /** What is written by hand. */
+  readonly wgsl?: string;
   readonly grid: readonly [number, number, number];
   readonly buffers: readonly DeviceBuffer[];
 }
@@ -114,7 +114,7 @@ function ours(tile: MatmulTile, rows: readonly number[]): Candidate {
   const grid = matmulGrid(shape, list.length / 3).map((size) =>
     evaluateSize(size, () => NaN)
   ) as [number, number, number];
-  return { tree, wgsl: printWgsl(tree), grid, buffers: [x, stacked, tiles, y] };
+  return { tree, grid, buffers: [x, stacked, tiles, y] };
 }
 
 function theirs(variant: HandWritten): Candidate {
@@ -134,8 +134,11 @@ function theirs(variant: HandWritten): Candidate {
 }
 
 const given = flags.tiles?.split(",").map((text): MatmulTile => {
-  const [rows, columns, lanes] = text.split("x").map(Number);
-  return { rows: rows!, columns: columns!, lanes: lanes! };
+  const [rows, columns, lanes] = text.split(/[x_]/).map(Number);
+  return {
+    ...{ rows: rows!, columns: columns!, lanes: lanes! },
+    right: text.endsWith("vector") ? "vector" : "scalar",
+  };
 });
 const kind = adapter.type === "software" ? "software" : "gpu";
 
@@ -144,7 +147,7 @@ async function ready(
   side: string,
   { tree, wgsl, grid, buffers }: Candidate,
 ): Promise<() => Promise<void>> {
-  await device.prepare({ [side]: { tree, wgsl } });
+  await device.prepare({ [side]: { tree, ...wgsl ? { wgsl } : {} } });
   const once = async () => {
     device.launch(side, buffers, grid);
     await device.idle();

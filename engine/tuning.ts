@@ -25,7 +25,7 @@ const PANELS: MatmulTile = {
 /**
  * Tuning where no tuner ran. CPU devices keep a tile of rows and vectors of columns in registers, and load weights once for
  * many such tiles. C also turns weights around while it loads them, so they can be stored as in their files. Software
- * adapters load a column's weights one by one, and so want many rows for each.
+ * adapters load for one invocation after the other, and so want vectors of weights and many rows for each.
  */
 export const TUNING: { readonly [K in Computer]: TuningTable } = {
   cpu: { matmul: SHARED, pair: { ...SHARED, columns: 2 }, attention: 4 },
@@ -36,7 +36,7 @@ export const TUNING: { readonly [K in Computer]: TuningTable } = {
     attention: 8,
   },
   gpu: {},
-  software: { matmul: { rows: 8, columns: 4, lanes: 8 } },
+  software: { matmul: { rows: 8, columns: 4, lanes: 8, right: "vector" } },
 };
 
 /** What computes on selected devices. */

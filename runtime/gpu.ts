@@ -15,6 +15,8 @@ export interface GpuAdapter {
   readonly type: "hardware" | "software";
   readonly limits: { readonly [limit: string]: number };
   readonly features: readonly string[];
+  /** Invocations of a subgroup, where it has them and all are of that size. */
+  readonly subgroup?: number;
   /** What tells it from others of its name: `PCI 0000:65:00.0`, or the file of its driver. */
   readonly place?: string;
   /** How many adapters have its name and cannot be distinguished from it; any of them may be the one that is opened. */
@@ -70,8 +72,18 @@ export function describeAdapter(
     type: software ? "software" : "hardware",
     limits,
     features: [...adapter.features].sort(),
+    ...subgroupOf(adapter),
     request,
   };
+}
+
+function subgroupOf(
+  { features, info }: GPUAdapter,
+): Pick<GpuAdapter, "subgroup"> {
+  const { subgroupMinSize: least, subgroupMaxSize: most } = info;
+  return features.has("subgroups") && least !== undefined && least === most
+    ? { subgroup: least }
+    : {};
 }
 
 /** A fresh adapter. Throws MachineError where there is none any more. */

@@ -61,19 +61,28 @@ export async function createGpuDevice(
   const name = "request" in source ? source.name : adapterName(adapter.info);
   checkAdapter(name, adapter, limits, features);
   const timed = timestamps && adapter.features.has("timestamp-query");
+  const subgroup = subgroupOf(source);
   const device = await politely(adapter.requestDevice({
     ...(label ? { label } : {}),
     requiredLimits: { ...limits },
     requiredFeatures: [
       ...features,
       ...(timed ? ["timestamp-query"] : []),
+      ...(subgroup ? ["subgroups"] : []),
     ] as GPUFeatureName[],
   })).catch((error: unknown) => {
     throw new MachineError(
       `Cannot open a device on adapter '${name}': ${textOf(error)}`,
     );
   });
-  return new GpuDevice(device, { name, label, timed, deadlineMs });
+  return new GpuDevice(device, { name, label, timed, deadlineMs, subgroup });
+}
+
+/** Invocations that load for each other: software adapters load for each one by itself, and GPUs what all need but once. */
+function subgroupOf(source: GpuAdapter | GPU): number | undefined {
+  return "request" in source && source.type === "software"
+    ? source.subgroup
+    : undefined;
 }
 
 function checkAdapter(
@@ -139,6 +148,7 @@ class GpuDevice implements Device {
   #failure: MachineError | undefined;
   #destroyed = false;
   readonly #deadlineMs: number;
+  readonly #subgroup: number | undefined;
   /** The kernels of what is not submitted yet, and of each submission that is not done. */
   #recorded = new Set<string>();
   readonly #unfinished = new Set<ReadonlySet<string>>();
@@ -147,13 +157,15 @@ class GpuDevice implements Device {
 
   constructor(
     device: GPUDevice,
-    { name, label, timed, deadlineMs }: {
+    { name, label, timed, deadlineMs, subgroup }: {
       readonly name: string;
       readonly label: string | undefined;
       readonly timed: boolean;
       readonly deadlineMs: number;
+      readonly subgroup: number | undefined;
     },
   ) {
+    this.#subgroup = subgroup;
     this.#deadlineMs = deadlineMs;
     this.#device = device;
     this.name = name;
@@ -185,7 +197,10 @@ class GpuDevice implements Device {
       .filter(([name]) => !this.#pipelines.has(name));
     const made = await this.#wait(Promise.all(
       wanted.map(([name, kernel]) =>
-        GpuPipeline.create(this.#device, name, kernel, this.name)
+        GpuPipeline.create(this.#device, name, kernel, {
+          deviceName: this.name,
+          subgroup: this.#subgroup,
+        })
       ),
     ));
     // Software adapters compile at the first launch; this is where the user sees it happen.

@@ -34,7 +34,10 @@ export class GpuPipeline {
     device: GPUDevice,
     name: string,
     kernel: DeviceKernel,
-    deviceName: string,
+    { deviceName, subgroup }: {
+      readonly deviceName: string;
+      readonly subgroup: number | undefined;
+    },
   ): Promise<GpuPipeline> {
     const entries = kernel.tree.bindings.map((
       declared,
@@ -47,7 +50,7 @@ export class GpuPipeline {
     device.pushErrorScope("validation");
     const layout = device.createBindGroupLayout({ entries, label: name });
     const module = device.createShaderModule({
-      code: kernel.wgsl ?? printWgsl(kernel.tree),
+      code: kernel.wgsl ?? printWgsl(kernel.tree, { subgroup }),
       label: name,
     });
     const compiled = device.createComputePipelineAsync({

@@ -1,6 +1,7 @@
 /** Reads a kernel tree: is it well formed, and what does it do with its bindings? Knows nothing of plans. */
 
 import {
+  type Binding,
   type Expr,
   isReadOnly,
   type Kernel,
@@ -29,6 +30,10 @@ export interface KernelFacts {
   readonly faults: readonly string[];
   /** Barriers that some invocation may not reach. */
   readonly divergent: ReadonlySet<Stmt>;
+  /** Loops that some invocation may run otherwise than others. */
+  readonly scattered: ReadonlySet<Stmt>;
+  /** Declarations whose value may differ between invocations of a workgroup. */
+  readonly varying: ReadonlySet<Stmt>;
 }
 
 interface Local {
@@ -50,6 +55,7 @@ class Reader {
   readonly words = new Set<number>();
   readonly faults = new Set<string>();
   readonly divergent = new Set<Stmt>();
+  readonly scattered = new Set<Stmt>();
   /** Declarations whose value may differ between invocations of a workgroup. */
   readonly varying = new Set<Stmt>();
   hasBarrier = false;
@@ -66,7 +72,7 @@ class Reader {
   readonly #loaded = new Set<string>();
   #inVector = false;
 
-  constructor(readonly kernel: Kernel) {
+  constructor(readonly kernel: Kernel, readonly isFixed: typeof isReadOnly) {
     this.#bindings = new Map(kernel.bindings.map((b) => [b.name, b]));
     this.#shared = new Map(kernel.shared.map((s) => [s.name, s]));
     const names = [...kernel.bindings, ...kernel.shared].map((x) => x.name);
@@ -79,6 +85,7 @@ class Reader {
 
   round(): void {
     this.divergent.clear();
+    this.scattered.clear();
     this.#scopes = [];
     this.#block(this.kernel.body, true);
     for (const [name, width] of this.#widths) {
@@ -201,6 +208,7 @@ class Reader {
         for (const fault of loopFaults(stmt)) this.faults.add(fault);
         const same = from! && to! && step!;
         if (!same) this.varying.add(stmt);
+        if (!same || !uniform) this.scattered.add(stmt);
         this.#block(stmt.body, uniform && same, () => {
           this.#declare(stmt.name, stmt.from, "loop", stmt);
         });
@@ -290,7 +298,7 @@ class Reader {
         // An index into a vector's binding that is a load may be of another.
         if (!this.#inVector) this.#loaded.add(expr.binding);
         if (!this.stores.has(expr.binding)) this.needs.add(expr.binding);
-        return same && isReadOnly(binding);
+        return same && this.isFixed(binding);
       }
       case "shared": {
         this.#sharedIndex(expr.array, expr.index);
@@ -356,9 +364,15 @@ class Reader {
   }
 }
 
-/** Read a kernel tree. Never throws on a tree that the schema admits. */
-export function readTree(kernel: Kernel): KernelFacts {
-  const reader = new Reader(kernel);
+/**
+ * Read a kernel tree. Never throws on a tree that the schema admits. `isFixed`: from which bindings all invocations load the
+ * same at one index. Default: as in WGSL.
+ */
+export function readTree(
+  kernel: Kernel,
+  isFixed: (binding: Binding) => boolean = isReadOnly,
+): KernelFacts {
+  const reader = new Reader(kernel, isFixed);
   const nodes = treeNodes(kernel);
   if (nodes > MAX_NODES) {
     reader.faults.add(
@@ -372,8 +386,8 @@ export function readTree(kernel: Kernel): KernelFacts {
     reader.round();
     if (reader.pessimistic || !reader.hasBarrier) break;
   }
-  const { loads, stores, needs, indices, bases, words, faults, divergent } =
-    reader;
+  const { loads, stores, needs, indices, bases, words, faults } = reader;
+  const { divergent, scattered, varying } = reader;
   return {
     loads,
     stores,
@@ -383,5 +397,7 @@ export function readTree(kernel: Kernel): KernelFacts {
     words,
     faults: [...faults],
     divergent,
+    scattered,
+    varying,
   };
 }

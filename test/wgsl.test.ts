@@ -12,6 +12,7 @@ import {
   f32,
   for_,
   i32,
+  id,
   if_,
   let_,
   load,
@@ -124,6 +125,50 @@ t.test("printWgsl() of variants of a matmul", (t) => {
   };
   for (const [file, tile] of Object.entries(variants)) {
     t.equal(printWgsl(product(tile, 96)), golden(file), file);
+  }
+  t.end();
+});
+
+t.test("printWgsl() has invocations of a subgroup load rows for each other", (t) => {
+  const row = (n: string) => load("x", add(local(n, "u32"), local("k", "u32")));
+  const kernel = (by: Expr, workgroupSize = 8): Kernel =>
+    kernelOf({
+      ...{ name: "rows", workgroupSize },
+      bindings: [reads("x"), writes("y")],
+      body: [
+        let_("p", mul(by, u32(3))),
+        let_("q", add(by, u32(5))),
+        var_("sum", f32(0)),
+        for_("k", u32(0), u32(9), [
+          let_("a", row("p")),
+          let_("b", row("q")),
+          set(
+            "sum",
+            call(
+              "fma",
+              local("a", "f32"),
+              local("b", "f32"),
+              local("sum", "f32"),
+            ),
+          ),
+        ]),
+        store("y", id("local"), local("sum", "f32")),
+      ],
+    });
+  const text = printWgsl(kernel(id("group.x")), { subgroup: 4 });
+  t.match(text, "let p_of_a = select(p, q, subgroup_lane == 1u);");
+  t.match(text, "let a_of_lanes = x[p_of_a + k];");
+  t.match(text, "let b = subgroupBroadcast(a_of_lanes, 1u);");
+  for (
+    const [what, printed] of Object.entries({
+      "none was asked for": printWgsl(kernel(id("group.x"))),
+      "rows differ": printWgsl(kernel(id("local")), { subgroup: 4 }),
+      "subgroups are not full": printWgsl(kernel(id("group.x"), 6), {
+        subgroup: 4,
+      }),
+    })
+  ) {
+    t.notMatch(printed, "subgroup", what);
   }
   t.end();
 });

@@ -1,6 +1,7 @@
 /** Prints a kernel tree as WGSL. Only this file knows that language. */
 
 import { endOf } from "./build.ts";
+import { type LaneLoads, laneLoads } from "./lane_loads.ts";
 import { vectorWidths } from "./vectors.ts";
 import { vectorName, wgslNames } from "./wgsl_names.ts";
 import {
@@ -130,9 +131,21 @@ function constantRight(fn: BinaryOp, b: Expr): Expr {
   return divides && Number(b.value) === 0 ? { ...b, value: 1 } : b;
 }
 
+const NO_LANES: ReturnType<typeof laneLoads> = new Map();
+
+/** What a device offers to a kernel's text. */
+export interface WgslOptions {
+  /** Invocations of each subgroup: where they load for each other what all of them need. Default: they do not. */
+  readonly subgroup?: number | undefined;
+}
+
 /** The WGSL of a kernel: the same tree always gives the same text. */
-export function printWgsl(kernel: Kernel): string {
-  const names = wgslNames(kernel);
+export function printWgsl(
+  kernel: Kernel,
+  { subgroup }: WgslOptions = {},
+): string {
+  const lanes = subgroup ? laneLoads(kernel, subgroup) : NO_LANES;
+  const names = wgslNames(kernel, [...lanes.values()].flat());
   const widths = vectorWidths(kernel);
   const elementOf = ({ name, type }: Binding) => {
     const width = widths.get(name);
@@ -227,6 +240,32 @@ export function printWgsl(kernel: Kernel): string {
     return statements.flatMap((s) => statement(s, indent));
   }
 
+  /** What differs between loads of lanes, before the loop that they are in. */
+  function laneVariables({ variables }: LaneLoads): string[] {
+    return variables.map(({ name, of: [first, ...others] }) => {
+      const chosen = others.reduce(
+        (text, other, i) =>
+          `select(${text}, ${names.local(other)}, subgroup_lane == ${i + 1}u)`,
+        names.local(first!),
+      );
+      return `let ${names.local(name)} = ${chosen};`;
+    });
+  }
+
+  /** A statement that lanes load for each other, if it is one. */
+  function fromLane(s: Stmt, all: readonly LaneLoads[]): string[] | undefined {
+    for (const { lets, name, value } of all) {
+      const lane = lets.findIndex((one) => one === s);
+      if (lane < 0) continue;
+      const broadcast = `subgroupBroadcast(${names.local(name)}, ${lane}u)`;
+      return [
+        ...lane === 0 ? [`let ${names.local(name)} = ${print(value)};`] : [],
+        `let ${names.local(lets[lane]!.name)} = ${broadcast};`,
+      ];
+    }
+    return undefined;
+  }
+
   function statement(s: Stmt, indent: string): string[] {
     const line = (text: string) => [indent + text];
     switch (s.op) {
@@ -257,9 +296,14 @@ export function printWgsl(kernel: Kernel): string {
         const name = names.local(s.name);
         const head = `var ${name} = ${print(s.from)}; ` +
           `${name} < ${inner(endOf(s))}; ${name} += ${print(s.step)}`;
+        const loads = lanes.get(s) ?? [];
         return [
+          ...loads.flatMap(laneVariables).flatMap(line),
           `${indent}for (${head}) {`,
-          ...block(s.body, indent + "  "),
+          ...s.body.flatMap((one) =>
+            fromLane(one, loads)?.map((text) => `${indent}  ${text}`) ??
+              statement(one, indent + "  ")
+          ),
           `${indent}}`,
         ];
       }
@@ -283,7 +327,12 @@ export function printWgsl(kernel: Kernel): string {
     ...(/\b(special_bits|round_f16)\b/.test(text) ? [SPECIAL_BITS, ""] : []),
     ...(/\bround_f16\b/.test(text) ? [ROUND_F16, ""] : []),
   ];
+  const broadcasts = lanes.size > 0;
   return [
+    // The tree's own rules say where all invocations arrive.
+    ...broadcasts
+      ? ["enable subgroups;", "diagnostic(off, subgroup_uniformity);", ""]
+      : [],
     ...kernel.bindings.map((b, i) =>
       `@group(0) @binding(${i}) var<storage, ${
         isReadOnly(b) ? "read" : "read_write"
@@ -295,7 +344,9 @@ export function printWgsl(kernel: Kernel): string {
     "",
     ...helpers,
     `@compute @workgroup_size(${kernel.workgroupSize})`,
-    "fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {",
+    `fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32${
+      broadcasts ? ", @builtin(subgroup_invocation_id) subgroup_lane: u32" : ""
+    }) {`,
     ...body,
     "}",
     "",

@@ -1,5 +1,6 @@
 /** Names of a kernel as WGSL identifiers: legal, not reserved, and distinct. */
 
+import type { LaneLoads } from "./lane_loads.ts";
 import type { Kernel, LoadsStmt, Stmt } from "./tree.ts";
 
 /** WGSL keywords and reserved words, predeclared types and functions that the printer uses, and its own names. */
@@ -21,7 +22,9 @@ const TAKEN = new Set(
   vec4i vec2u vec3u vec4u read write read_write storage uniform private workgroup function
   abs bitcast ceil cos exp floor fma inverseSqrt log max min pow quantizeToF16 round select sign sin sqrt tanh trunc
   unpack2x16float workgroupBarrier
-  main group lane special_bits round_f16`.split(/\s+/),
+  main group lane special_bits round_f16 subgroup_lane subgroupBroadcast`.split(
+    /\s+/,
+  ),
 );
 
 /** Printed names of a kernel's bindings and workgroup arrays, and of its locals. */
@@ -50,8 +53,11 @@ function localsOf(statements: readonly Stmt[], into: Set<string>): Set<string> {
   return into;
 }
 
-/** Choose the printed names of a kernel, in the order of its declarations. */
-export function wgslNames(kernel: Kernel): WgslNames {
+/** Choose the printed names of a kernel, in the order of its declarations, and of the locals of loads by lanes. */
+export function wgslNames(
+  kernel: Kernel,
+  lanes: readonly LaneLoads[],
+): WgslNames {
   const used = new Set(TAKEN);
   const choose = (name: string): string => {
     let text = name.replace(/[^A-Za-z0-9_]/g, "_");
@@ -65,7 +71,12 @@ export function wgslNames(kernel: Kernel): WgslNames {
     globals.set(name, choose(name));
   }
   const locals = new Map<string, string>();
-  for (const name of localsOf(kernel.body, new Set())) {
+  const own = localsOf(kernel.body, new Set());
+  const added = lanes.flatMap(({ name, variables }) => [
+    name,
+    ...variables.map((one) => one.name),
+  ]);
+  for (const name of new Set([...own, ...added])) {
     locals.set(name, choose(name));
   }
   const find = (map: Map<string, string>, name: string): string => {

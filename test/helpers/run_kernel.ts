@@ -5,6 +5,7 @@ import t, { type Test } from "tap";
 import { create, globals } from "webgpu";
 import type { Grid } from "../../compiler/kernels/mod.ts";
 import { createCpuDevice, openCpuPool } from "../../runtime/cpu/mod.ts";
+import { describeAdapter, requestAdapter } from "../../runtime/gpu.ts";
 import { politely } from "../../runtime/politely.ts";
 import { evaluateSize } from "../../spec/size.ts";
 import { add, load, mul, u32 } from "../../spec/kernel/build.ts";
@@ -53,11 +54,18 @@ export async function gpuTarget(): Promise<KernelTarget | undefined> {
   Object.assign(globalThis, { keptGpu: gpu });
   const adapter = await politely(gpu.requestAdapter());
   if (!adapter) return undefined;
-  const device = await politely(adapter.requestDevice());
+  const { type, subgroup: size } = describeAdapter(adapter, {
+    number: 0,
+    request: () => requestAdapter(gpu),
+  });
+  const subgroup = type === "software" ? size : undefined;
+  const device = await politely(adapter.requestDevice({
+    requiredFeatures: subgroup ? ["subgroups"] : [],
+  }));
   const pipelines = new Map<string, GPUComputePipeline>();
 
   async function pipelineOf(kernel: Kernel): Promise<GPUComputePipeline> {
-    const code = printWgsl(kernel);
+    const code = printWgsl(kernel, { subgroup });
     const known = pipelines.get(code);
     if (known) return known;
     const layout = device.createBindGroupLayout({
@@ -128,7 +136,7 @@ export async function gpuTarget(): Promise<KernelTarget | undefined> {
       device.queue.submit([encoder.finish()]);
       const error = await politely(device.popErrorScope());
       if (error) {
-        throw new Error(`${error.message}\n${printWgsl(kernel)}`);
+        throw new Error(`${error.message}\n${printWgsl(kernel, { subgroup })}`);
       }
       const results: { [binding: string]: Words } = {};
       for (const { binding, buffer } of written) {

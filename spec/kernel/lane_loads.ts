@@ -1,0 +1,126 @@
+/**
+ * Loads in loops that are uniform over a workgroup, as those of a left operand's rows: each invocation of a subgroup may do one of
+ * them and tell the others, where a device loads for every invocation by itself.
+ */
+
+import { readTree } from "../verify_tree.ts";
+import { exactJson } from "./exact_json.ts";
+import { replaceInValue } from "./replace.ts";
+import type { Expr, Kernel, Stmt } from "./tree.ts";
+
+type Let = Extract<Stmt, { readonly op: "let" }>;
+
+/** Statements of a loop whose values differ in variables from around it alone. */
+export interface LaneLoads {
+  /** One for each invocation, up to those of a subgroup. */
+  readonly lets: readonly Let[];
+  /** A name for what an invocation loads, and its value. */
+  readonly name: string;
+  readonly value: Expr;
+  /** Variables of that value, each of them one of others: that of the invocation, or for want of one the first. */
+  readonly variables: readonly {
+    readonly name: string;
+    readonly of: readonly string[];
+  }[];
+}
+
+/** The loads by the loop that they are in. None where subgroups of that size may not be full. */
+export function laneLoads(
+  kernel: Kernel,
+  subgroup: number,
+): ReadonlyMap<Stmt, readonly LaneLoads[]> {
+  const found = new Map<Stmt, LaneLoads[]>();
+  if (kernel.workgroupSize % subgroup !== 0) return found;
+  // What a launch only reads it does not write under another name either.
+  const { varying, scattered } = readTree(
+    kernel,
+    ({ access }) => access === "read",
+  );
+  const visit = (body: readonly Stmt[], around: ReadonlySet<string>): void => {
+    const bound = new Set(around);
+    for (const s of body) {
+      if (s.op === "let") bound.add(s.name);
+      else if (s.op === "if") {
+        for (const part of [s.then, s.else ?? []]) visit(part, bound);
+      } else if (s.op === "for") {
+        const uniform = scattered.has(s)
+          ? []
+          : s.body.filter((one): one is Let =>
+            one.op === "let" && one.value.type !== "bool" && !varying.has(one)
+          );
+        const loads = groupsOf(uniform, {
+          around: bound,
+          loop: s.name,
+          subgroup,
+        });
+        if (loads.length > 0) found.set(s, loads);
+        visit(s.body, new Set([...bound, s.name]));
+      }
+    }
+  };
+  visit(kernel.body, new Set());
+  return found;
+}
+
+/** Groups of two and more of those that load. */
+function groupsOf(
+  lets: readonly Let[],
+  { around, loop, subgroup }: {
+    readonly around: ReadonlySet<string>;
+    readonly loop: string;
+    readonly subgroup: number;
+  },
+): LaneLoads[] {
+  const constant = new Set([...around, loop]);
+  const groups = new Map<string, { let: Let; names: readonly string[] }[]>();
+  for (const one of lets) {
+    const names = new Set<string>();
+    let fixed = true;
+    let loads = false;
+    const shape = replaceInValue(one.value, {
+      variable: (name) => {
+        fixed &&= constant.has(name);
+        if (!around.has(name)) return name;
+        return `#${[...names.add(name)].indexOf(name)}`;
+      },
+      load: () => {
+        loads = true;
+        return undefined;
+      },
+    });
+    constant.add(one.name);
+    if (!fixed || !loads) continue;
+    const key = exactJson(shape);
+    const group = groups.get(key) ?? [];
+    if (group.length === 0) groups.set(key, group);
+    group.push({ let: one, names: [...names] });
+  }
+  return [...groups.values()].flatMap((group) =>
+    Array.from(
+      { length: Math.ceil(group.length / subgroup) },
+      (_, i) => laneLoadsOf(group.slice(i * subgroup, (i + 1) * subgroup)),
+    )
+  ).filter(({ lets, variables }) => lets.length > 1 && variables.length > 0);
+}
+
+function laneLoadsOf(
+  group: readonly { readonly let: Let; readonly names: readonly string[] }[],
+): LaneLoads {
+  const [first] = group;
+  const { name, value } = first!.let;
+  const ofLanes = new Map(
+    first!.names.map((one, i) =>
+      [one, group.map(({ names }) => names[i]!)] as const
+    )
+      .filter(([one, all]) => all.some((other) => other !== one))
+      .map(([one, of]) => [one, { name: `${one} of ${name}`, of }]),
+  );
+  return {
+    lets: group.map((one) => one.let),
+    name: `${name} of lanes`,
+    value: replaceInValue(value, {
+      variable: (one) => ofLanes.get(one)?.name ?? one,
+    }),
+    variables: [...ofLanes.values()],
+  };
+}
