@@ -70,20 +70,46 @@ export function choosePages(
     Math.ceil(Math.min(length, maxContext) / size)
   );
   const each = Math.ceil(maxSequences / groupSize);
-  const together = pages.slice(0, Math.max(1, pages.length - maxSequences + 1))
-    .map((_, i) =>
-      sum(
-        pages.slice(i, i + maxSequences).sort((a, b) => b - a).slice(0, each),
-      )
-    );
+  const most = mostTogether(pages, { window: maxSequences, each });
   // A sequence may have as many positions as there are, whatever is known of it.
   return {
-    count: together.reduce(
-      (a, b) => Math.max(a, b),
-      Math.ceil(maxContext / size),
-    ),
+    count: Math.max(most, Math.ceil(maxContext / size)),
     size,
   };
+}
+
+/** The largest sum of the `each` longest of `window` neighbours, by a Fenwick tree over lengths, the longest first. */
+function mostTogether(
+  lengths: readonly number[],
+  { window, each }: { readonly window: number; readonly each: number },
+): number {
+  const longest = lengths.reduce((a, b) => Math.max(a, b), 0);
+  const size = powerOfTwo(longest + 1);
+  const counts = new Float64Array(size + 1);
+  const sums = new Float64Array(size + 1);
+  const add = (length: number, count: number) => {
+    for (let i = longest - length + 1; i <= size; i += i & -i) {
+      counts[i]! += count;
+      sums[i]! += count * length;
+    }
+  };
+  const ofLongest = () => {
+    let [at, left, total] = [0, each, 0];
+    for (let step = size; step >= 1; step /= 2) {
+      if (at + step > size || counts[at + step]! > left) continue;
+      at += step;
+      left -= counts[at]!;
+      total += sums[at]!;
+    }
+    return at < size ? total + left * (longest - at) : total;
+  };
+  let most = 0;
+  lengths.forEach((length, i) => {
+    add(length, 1);
+    if (i >= window) add(lengths[i - window]!, -1);
+    most = Math.max(most, ofLongest());
+  });
+  return most;
 }
 
 function pageSize(lengths: readonly number[]): number {

@@ -1,7 +1,8 @@
 // Parts of the engine that need no device: sampling, tokenizer, packing, bounds, stop tokens.
 import { readFileSync } from "node:fs";
 import t from "tap";
-import { chooseBounds } from "../engine/bounds.ts";
+import fc from "fast-check";
+import { chooseBounds, choosePages } from "../engine/bounds.ts";
 import { openTokenizer } from "../engine/checkpoint.ts";
 import { checkSharing, chooseAdapter } from "../engine/devices.ts";
 import type { Decoder } from "../engine/decoder.ts";
@@ -22,6 +23,30 @@ import { stopTokens } from "../engine/stop_tokens.ts";
 import { TextStream } from "../engine/tokenizer.ts";
 import type { GpuAdapter } from "../runtime/mod.ts";
 import { checkpointFolder, files } from "./helpers/checkpoints.ts";
+import "./helpers/seed.ts";
+
+t.test("pages are as many as the longest neighbours of any need", (t) => {
+  const few = fc.integer({ min: 1, max: 9 });
+  const lengths = fc.array(fc.integer({ min: 1, max: 300 }), { minLength: 1 });
+  fc.assert(
+    fc.property(lengths, few, few, (lengths, maxSequences, groupSize) => {
+      const maxContext = 256;
+      const { count, size } = choosePages(lengths, {
+        ...{ maxTokens: 8, maxSequences, maxContext },
+      }, groupSize);
+      const pages = lengths.map((n) =>
+        Math.ceil(Math.min(n, maxContext) / size)
+      );
+      const each = Math.ceil(maxSequences / groupSize);
+      const needs = pages.map((_, i) =>
+        pages.slice(i, i + maxSequences).sort((a, b) => b - a).slice(0, each)
+          .reduce((a, b) => a + b)
+      );
+      return count === Math.max(...needs, Math.ceil(maxContext / size));
+    }),
+  );
+  t.end();
+});
 
 t.test("greedy() takes the lowest id among equals", (t) => {
   t.equal(greedy(new Float32Array([1, 3, 2, 3])), 1);
