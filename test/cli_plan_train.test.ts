@@ -86,6 +86,14 @@ t.test("a declared training is planned as it is executed", async (t) => {
   t.equal(texts.size, 3, "each is another");
 });
 
+t.test("limits that it is to fit in", async (t) => {
+  const plan = ["plan", MIXTRAL, "--train", ...MESH];
+  const limits = ["--limits", "maxBufferSize=1000"];
+  const { code, out } = await switchyard([...plan, ...limits]);
+  t.equal(code, 3);
+  t.match(out, /needs maxBufferSize = \d+, and 1000 is allowed\n {4}mend: /);
+});
+
 t.test("flags that say nothing without it", async (t) => {
   const { code, err } = await switchyard(["plan", MIXTRAL, "--clip", "1"]);
   t.equal(code, 2);

@@ -137,6 +137,7 @@ async function trainingPlan(
   return await planTraining(what, io.files, {
     ...planOptions(of, flags),
     ...{ machine, check: flags.check ?? false },
+    ...flags.limits ? { limits: flags.limits } : {},
     ...optimizer === undefined
       ? {}
       : { optimizer: optimizer === "sgd" ? sgd() : adamw() },

@@ -78,7 +78,7 @@ function howOf(
 
 /** How a step of training is compiled. */
 export interface PlanTrainingOptions extends PlanOptions {
-  /** Compile for this machine, whatever its limits. */
+  /** Compile for this machine. Limits are exceeded where they have to be: what a plan needs is in it. */
   readonly machine?: Machine | undefined;
   /** Default: as declared, else AdamW. */
   readonly optimizer?: StepSettings["optimizer"];
@@ -116,7 +116,7 @@ export async function planTraining(
     howOf({ ...step, settings: chosen }, {
       ...isTraining(what) ? placesOf(what) : {},
       ...options,
-      ...machine ? forMachine(machine, options) : {},
+      ...forMachine(machine, options),
     }),
   );
 }
