@@ -15,14 +15,15 @@ const ROOT = fileURLToPath(new URL("..", import.meta.url));
 
 /**
  * Modules of the program, each with a file of its own; what they share is in `chunks`. Most are loaded by name. `models` has
- * a source map of its own, which every command reads whose model is one of them; the printer of C is kept apart because
- * what it printed is kept for as long as no file that it is made of changes.
+ * a source map of its own, which every command reads whose model is one of them; printers are, because what
+ * they printed is kept for as long as no file that they are made of changes.
  */
 const ENTRIES = [
   ...["cli/main.ts", "cli/start.ts", "cli/files.ts"],
   ...["compiler/mod.ts", "spec/mod.ts", "runtime/mod.ts"],
   ...["engine/mod.ts", "engine/compiled_from.ts"],
-  ...["compiler/editor/tracer.ts", "models/mod.ts", "runtime/native/print.ts"],
+  ...["compiler/editor/tracer.ts", "models/mod.ts"],
+  ...["runtime/cpu/print.ts", "runtime/native/print.ts"],
 ];
 
 /** esbuild comes with tsx. */

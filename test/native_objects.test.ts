@@ -1,10 +1,11 @@
-// The cache of compiled C: functions are printed and compiled once, and what is not used goes first.
+// What devices keep: functions of C and modules of WebAssembly are made once, and what is not used goes first.
 // needs: cpu
 import { createHash } from "node:crypto";
 import {
   existsSync,
   mkdirSync,
   readdirSync,
+  readFileSync,
   rmSync,
   symlinkSync,
   utimesSync,
@@ -15,7 +16,8 @@ import process from "node:process";
 import t from "tap";
 import { findCompiler } from "../runtime/native/mod.ts";
 import { type CFunction, ObjectCache } from "../runtime/native/objects.ts";
-import { isThere, removeOldest } from "../runtime/native/used_files.ts";
+import { KeptModules } from "../runtime/cpu/kept_modules.ts";
+import { isThere, removeOldest } from "../runtime/cpu/used_files.ts";
 import { skipUnasked } from "./helpers/needs.ts";
 
 const compiler = await findCompiler();
@@ -137,4 +139,31 @@ t.test("options of CC decide no value", { skip }, async (t) => {
     ),
   ).func("float times(float x, float y)");
   t.equal(times(2 ** -149, 1), 2 ** -149, "a subnormal number stays");
+});
+
+t.test("modules are printed once, and again where a file is not whole", async (t) => {
+  const folder = path.join(t.testdir(), "wasm");
+  let printed = 0;
+  const find = (texts: string) =>
+    new KeptModules(folder).module(texts, () => {
+      printed++;
+      return { bytes: Uint8Array.of(10, ...Buffer.from(texts)), scratch: [4] };
+    });
+  const first = await find("a");
+  t.strictSame(await find("a"), first);
+  t.equal(printed, 1);
+  t.notSame(await find("b"), first, "others by other texts");
+  t.equal(printed, 2);
+  for (const name of readdirSync(folder)) {
+    if (!name.endsWith(".kernels")) continue;
+    const file = path.join(folder, name);
+    writeFileSync(file, readFileSync(file).subarray(0, -1));
+  }
+  t.strictSame(await find("a"), first);
+  t.equal(printed, 3, "a file was cut off");
+  t.strictSame(await find("a"), first);
+  t.equal(printed, 3);
+  const nowhere = new KeptModules("/dev/null/wasm");
+  const made = () => ({ bytes: Uint8Array.of(1), scratch: [] });
+  t.strictSame(await nowhere.module("a", made), made(), "without a folder");
 });

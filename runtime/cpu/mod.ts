@@ -11,6 +11,7 @@ import { availableParallelism } from "node:os";
 import type { Device } from "../device.ts";
 import { HostDevice } from "../host_device.ts";
 import { MAX_THREADS } from "./control.ts";
+import { KeptModules } from "./kept_modules.ts";
 import { startNodeWorkers } from "./node_worker.ts";
 import { CpuPool, type CpuPoolOptions } from "./pool.ts";
 
@@ -32,9 +33,12 @@ export interface CpuDeviceOptions {
 /** Open a pool of worker threads of Node or Deno. */
 export function openCpuPool(
   threads: number,
-  options?: CpuPoolOptions,
+  options?: Omit<CpuPoolOptions, "store">,
 ): Promise<CpuPool> {
-  return CpuPool.open(threads, startNodeWorkers(threads), options);
+  return CpuPool.open(threads, startNodeWorkers(threads), {
+    ...options,
+    store: new KeptModules(),
+  });
 }
 
 /** Open the CPU as a device. Devices that share a pool run their launches one after another, on the same threads. */

@@ -11,7 +11,7 @@ import {
 } from "../device.ts";
 import type { HostKernel, HostPool } from "../host_device.ts";
 import { type Batch, HostRecords, type Kept } from "../host_records.ts";
-import { compileKernels } from "./compiled.ts";
+import { compileKernels, type ModuleStore } from "./compiled.ts";
 import {
   ARENA_ADDRESS,
   ARENA_BYTES,
@@ -21,16 +21,10 @@ import {
 } from "./control.ts";
 import { CPU_LIMITS, Heap, type Span } from "./heap.ts";
 import { ShortBatches } from "./here.ts";
+import { COPY, COPY_BLOCK, printMoves, WRITE } from "./moves.ts";
 import { RECORD, RECORD_BYTES } from "./print.ts";
-import { WasmFunction, WasmModule } from "./wasm.ts";
 import { type CompiledModule, webAssembly } from "./web_assembly.ts";
 import { WORKER_SOURCE } from "./worker.ts";
-
-/** Functions that every pool has, before any kernel. */
-const COPY = 0;
-const WRITE = 1;
-/** Bytes that one workgroup of a copy moves. */
-const COPY_BLOCK = 1 << 16;
 
 type Message =
   | { readonly done: true }
@@ -75,6 +69,8 @@ export interface CpuPoolOptions {
   readonly deadlineMs?: number;
   /** Kernels are untrusted: none runs on the thread that waits, where nothing could end it. */
   readonly strange?: boolean;
+  /** Where printed modules are kept. Default: nowhere. */
+  readonly store?: ModuleStore;
 }
 
 /** One pool for all ranks of a process. */
@@ -84,6 +80,7 @@ export class CpuPool implements HostPool<Int32Array> {
   readonly threads: number;
   readonly #deadlineMs: number;
   readonly #strange: boolean;
+  readonly #store: ModuleStore | undefined;
   readonly heap = new Heap();
   #workers: PoolWorker[];
   #control: Int32Array;
@@ -109,6 +106,7 @@ export class CpuPool implements HostPool<Int32Array> {
   ) {
     this.#deadlineMs = options.deadlineMs ?? DEADLINE_MS;
     this.#strange = options.strange ?? false;
+    this.#store = options.store;
     const least = start ? 1 : 0, most = start ? MAX_THREADS : 0;
     if (!Number.isInteger(threads) || threads < least || threads > most) {
       throw new RangeError(
@@ -160,7 +158,10 @@ export class CpuPool implements HostPool<Int32Array> {
       if (!this.#kernels.has(texts[i]!)) fresh.set(texts[i]!, tree);
     });
     if (fresh.size > 0) {
-      const { module, scratch } = await compileKernels(fresh);
+      const { module, scratch } = await compileKernels(
+        fresh,
+        this.#store,
+      );
       const first = this.#count;
       this.#count += fresh.size;
       await this.#install(module, first, fresh.size);
@@ -447,52 +448,4 @@ export class CpuPool implements HostPool<Int32Array> {
     );
     await Promise.all(this.#workers.map((worker) => worker.terminate()));
   }
-}
-
-/** Functions like kernels that copy memory, and that write the bytes that follow their record. */
-function printMoves(): Uint8Array<ArrayBuffer> {
-  const module = new WasmModule();
-  const copy = new WasmFunction(["i32", "i32", "i32", "i32"], []);
-  const start = copy.local("i32");
-  const end = copy.local("i32");
-  const bytes = () => {
-    copy.get(0);
-    copy.load("i32.load", 4 * RECORD.x);
-  };
-  copy.get(1);
-  copy.i32(COPY_BLOCK);
-  copy.op("i32.mul");
-  copy.set(start);
-  copy.get(2);
-  copy.i32(COPY_BLOCK);
-  copy.op("i32.mul");
-  copy.tee(end);
-  bytes();
-  copy.get(end);
-  bytes();
-  copy.op("i32.lt_u", "select");
-  copy.set(end);
-  for (const word of [0, 4]) {
-    copy.get(0);
-    copy.load("i32.load", RECORD_BYTES + word);
-    copy.get(start);
-    copy.op("i32.add");
-  }
-  copy.get(end);
-  copy.get(start);
-  copy.op("i32.sub");
-  copy.copy();
-  module.add(copy, `run${COPY}`);
-
-  const write = new WasmFunction(["i32", "i32", "i32", "i32"], []);
-  write.get(0);
-  write.load("i32.load", RECORD_BYTES);
-  write.get(0);
-  write.i32(RECORD_BYTES + 4);
-  write.op("i32.add");
-  write.get(0);
-  write.load("i32.load", 4 * RECORD.x);
-  write.copy();
-  module.add(write, `run${WRITE}`);
-  return module.encode();
 }

@@ -36,6 +36,9 @@ export const RECORD = {
 /** Bytes around every array in memory that may be read by vectors that touch its ends. */
 export const GUARD_BYTES = 16;
 
+/** This module, whose hash is part of what printed modules are kept by. */
+export const PRINTER = import.meta.url;
+
 /** A module of kernels: exports `run0`, `run1`, … take a record, first and last group, and scratch memory. */
 export interface PrintedModule {
   readonly bytes: Uint8Array<ArrayBuffer>;

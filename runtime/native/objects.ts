@@ -1,21 +1,18 @@
 /** Shared objects of C, kept in a cache folder by what they are made of. */
 
 import { createHash } from "node:crypto";
-import {
-  mkdir,
-  readFile,
-  readlink,
-  rename,
-  rm,
-  symlink,
-  writeFile,
-} from "node:fs/promises";
-import { availableParallelism, homedir } from "node:os";
+import { readFile, readlink, symlink, writeFile } from "node:fs/promises";
+import { availableParallelism } from "node:os";
 import path from "node:path";
 import process from "node:process";
 import { sum } from "../../spec/sum.ts";
 import { compileObject, type Compiler } from "./compiler.ts";
-import { isThere, removeOldest } from "./used_files.ts";
+import {
+  cacheFolder,
+  isThere,
+  putFile,
+  removeOldest,
+} from "../cpu/used_files.ts";
 
 /** A kernel as a function in C that has no name yet. */
 export interface CFunction {
@@ -47,12 +44,6 @@ export interface FunctionsOptions {
 /** Characters of functions that one process of the compiler is given at most, unless one function has more. */
 const MOST_CHARACTERS = 1 << 16;
 
-/** Where compiled objects are kept. */
-export function defaultCache(): string {
-  const base = process.env["XDG_CACHE_HOME"] || path.join(homedir(), ".cache");
-  return path.join(base, "switchyard", "native");
-}
-
 /**
  * Compiles C, each text once. In the folder are objects (`HASH.so`), links to them by the names of functions that they
  * have, and notes of where the functions of a program are (`HASH.json`). What was not used for longest is removed when
@@ -62,7 +53,7 @@ export class ObjectCache {
   readonly compiler: Compiler;
   readonly #folder: string;
 
-  constructor(compiler: Compiler, folder: string = defaultCache()) {
+  constructor(compiler: Compiler, folder: string = cacheFolder("native")) {
     this.compiler = compiler;
     this.#folder = folder;
   }
@@ -72,7 +63,7 @@ export class ObjectCache {
     const hash = this.#hash(text);
     const file = this.#at(`${hash}.so`);
     if (await isThere(file)) return file;
-    await this.#put(file, (part) =>
+    await putFile(file, (part) =>
       compileObject(this.compiler, text, {
         to: part,
         failed: this.#at(`${hash}.c`),
@@ -102,7 +93,7 @@ export class ObjectCache {
         found.map((one) => ({ ...one, path: path.basename(one.path) })),
       );
       // Without the note, functions are printed again.
-      await this.#put(note, (part) => writeFile(part, text)).catch(() => {});
+      await putFile(note, (part) => writeFile(part, text)).catch(() => {});
     }
     return found;
   }
@@ -200,25 +191,12 @@ export class ObjectCache {
     );
     const object = await this.library([prelude, ...texts].join("\n"));
     await Promise.all(names.map((name) =>
-      this.#put(
+      putFile(
         this.#at(name),
         (part) => symlink(path.basename(object), part),
       )
     ));
     return object;
-  }
-
-  /** Have a file made under another name beside it, so that no other process meets half of one. */
-  async #put(file: string, make: (part: string) => Promise<void>) {
-    await mkdir(this.#folder, { recursive: true, mode: 0o700 });
-    // Processes in containers that share a folder may have the same number.
-    const part = `${file}.${crypto.randomUUID()}`;
-    try {
-      await make(part);
-      await rename(part, file);
-    } finally {
-      await rm(part, { force: true });
-    }
   }
 
   #at(name: string): string {

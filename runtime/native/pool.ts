@@ -13,12 +13,14 @@ import {
 } from "../device.ts";
 import type { HostKernel, HostPool } from "../host_device.ts";
 import { type Batch, HostRecords, type Kept } from "../host_records.ts";
+import { moduleHash } from "../cpu/module_hash.ts";
 import { NativeHeap } from "./heap.ts";
 import { loadNative, type NativeLibrary } from "./library.ts";
-import { printerVersion } from "./printer_version.ts";
-import { printKernel } from "./print.ts";
+import { PRINTER, printKernel } from "./print.ts";
 import { BINDING_WORDS, RECORD, RECORD_WORDS } from "./records.ts";
 import { COPY, COPY_BLOCK, WRITE } from "./threads.ts";
+
+const printer = moduleHash(PRINTER);
 
 /** Most threads of a pool. */
 export const MAX_NATIVE_THREADS = 256;
@@ -132,7 +134,7 @@ export class NativePool implements HostPool<Uint32Array> {
     }
     const { lanes } = objects.compiler;
     const ready = kernels.length - fresh.size;
-    const version = await printerVersion();
+    const version = await printer;
     const found = await objects.functions(
       () =>
         Array.from(

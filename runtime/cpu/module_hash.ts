@@ -1,14 +1,16 @@
-/** What tells printers of C from each other: their own text. */
+/** What tells printers of kernels from each other: their own text. */
 
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
-import { PRINTER } from "./print.ts";
 
 /** Imports of a module from files beside it. */
 const IMPORTS = /\b(?:from|import)\s*["'](\.[^"'\n]+)["']/g;
 
-/** A hash of the text of a module, and of all that it imports from files beside it. */
-async function moduleHash(module: string): Promise<string | undefined> {
+/**
+ * A hash of the text of a module, by its URL, and of all that it imports from files beside it; undefined where they cannot be
+ * read. To be called when the caller is imported, as the files that run may be replaced later.
+ */
+export async function moduleHash(module: string): Promise<string | undefined> {
   const hash = createHash("sha256");
   const modules = new Set([module]);
   try {
@@ -24,12 +26,4 @@ async function moduleHash(module: string): Promise<string | undefined> {
     return undefined;
   }
   return hash.digest("hex");
-}
-
-/** Read when this module is imported, as the files that run may be replaced later. */
-const version = moduleHash(PRINTER);
-
-/** A hash of the printer's modules; undefined where they cannot be read. */
-export function printerVersion(): Promise<string | undefined> {
-  return version;
 }

@@ -1,7 +1,18 @@
 /** Files of a cache folder: their times of change say when they were used last, and the oldest are removed. */
 
-import { lstat, readdir, rm, stat, utimes, writeFile } from "node:fs/promises";
+import {
+  lstat,
+  mkdir,
+  readdir,
+  rename,
+  rm,
+  stat,
+  utimes,
+  writeFile,
+} from "node:fs/promises";
+import { homedir } from "node:os";
 import path from "node:path";
+import process from "node:process";
 
 /** Bytes that a folder keeps. */
 const MOST_BYTES = 1 << 28;
@@ -11,6 +22,28 @@ const AGAIN_MS = 3_600_000;
 const IN_USE_MS = 2 * AGAIN_MS;
 /** The file that changes when a folder is looked through. */
 const LOOKED = "looked";
+
+/** Where a device keeps what it can make again. */
+export function cacheFolder(device: "native" | "wasm"): string {
+  const base = process.env["XDG_CACHE_HOME"] || path.join(homedir(), ".cache");
+  return path.join(base, "switchyard", device);
+}
+
+/** Have a file made under another name beside it, so that no other process meets half of one. */
+export async function putFile(
+  file: string,
+  make: (part: string) => Promise<void>,
+): Promise<void> {
+  await mkdir(path.dirname(file), { recursive: true, mode: 0o700 });
+  // Processes in containers that share a folder may have the same number.
+  const part = `${file}.${crypto.randomUUID()}`;
+  try {
+    await make(part);
+    await rename(part, file);
+  } finally {
+    await rm(part, { force: true });
+  }
+}
 
 /** Whether a file is there, which is then used. Where its time cannot be changed, as in a folder of others, it stays. */
 export async function isThere(file: string): Promise<boolean> {
