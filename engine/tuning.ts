@@ -10,11 +10,12 @@ export type Computer = HostKind | "gpu" | "software";
 /** Good everywhere: the compiler's default. */
 const PLAIN: MatmulTile = { rows: 4, columns: 4, lanes: 32 };
 
-/** For vectors of 4 lanes in 16 registers: a line of memory of weights for 16 vectors of rows. */
+/** For vectors of 4 lanes in 16 registers: 8 sums and what one index loads; weights are loaded once for 64 rows. */
 const SHARED: MatmulTile = {
-  ...{ rows: 4, columns: 4, lanes: 64, split: 16 },
+  ...{ rows: 4, columns: 2, lanes: 64, split: 16 },
   right: "workgroup",
 };
+const SHARED_PAIR: MatmulTile = { ...SHARED, rows: 2, lanes: 128, split: 32 };
 
 /** For vectors of 16 lanes in 32 registers: weights are loaded along k and transposed once for the rows of 16 vectors. */
 const PANELS: MatmulTile = {
@@ -28,7 +29,7 @@ const PANELS: MatmulTile = {
  * adapters load for one invocation after the other, and so want vectors of weights and many rows for each.
  */
 export const TUNING: { readonly [K in Computer]: TuningTable } = {
-  cpu: { matmul: SHARED, pair: { ...SHARED, columns: 2 }, attention: 4 },
+  cpu: { matmul: SHARED, pair: SHARED_PAIR, attention: 4 },
   native: {
     matmul: PANELS,
     pair: { ...PANELS, columns: 1 },

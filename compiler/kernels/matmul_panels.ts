@@ -81,46 +81,43 @@ export function sumsByPanels(
         let b${i}[c] = panel[${place(i, wgsl`at_turn`)}];
       }`
   );
-  const blocksFrom = (first: KernelText, n: number) =>
-    wgsl`
-      for (var block = ${first}; block < ${first} + ${n}; block++) {
-        ${declareEach(sums, "_block")}
-        let block_turn = block * ${length};
-        let block_k = k_start + block_turn;
-        for (var turn = 0u; turn < ${length}; turn++) {
-          let at_k = block_k + turn;
-          let at_turn = block_turn + turn;
-          ${add(wgsl`${right}`)}
-        }
-        ${setEach(sums, "_part", (of) => plus(of("_part"), of("_block")))}
-      }`;
-  const results = (isLast: KernelText) =>
-    wgsl`
-      if (${isLast}) {
-        ${
-      sums.map(({ base, indices }) =>
-        letRegister(base, indices, register(`${base}_part`, indices))
-      )
+  const oneBlock = wgsl`
+    ${declareEach(sums, "_block")}
+    let block_turn = block * ${length};
+    let block_k = k_start + block_turn;
+    for (var turn = 0u; turn < ${length}; turn++) {
+      let at_k = block_k + turn;
+      let at_turn = block_turn + turn;
+      ${add(wgsl`${right}`)}
     }
-        ${finish}
+    ${setEach(sums, "_part", (of) => plus(of("_part"), of("_block")))}`;
+  const blocksFrom = (first: KernelText, n: number) =>
+    n === 1 ? wgsl`let block = ${first}; ${oneBlock}` : wgsl`
+      for (var block = ${first}; block < ${first} + ${n}; block++) {
+        ${oneBlock}
       }`;
+  const results = wgsl`
+    ${
+    sums.map(({ base, indices }) =>
+      letRegister(base, indices, register(`${base}_part`, indices))
+    )
+  }
+    ${finish}`;
   const ofPart = wgsl`
     if (k_start % ${ofLength} == 0) {
       ${setEach(sums, "_part", () => f32(0))}
     }
     ${blocksFrom(wgsl`0u`, inPanel)}
     if ((k_start + ${step}) % ${ofLength} == 0) {
-      ${tree.add(expr`${local("k_start", "u32")} / ${ofLength}`)}
-    }
-    ${results(wgsl`k_start + ${step} == ${length * count}`)}`;
+      ${tree.add(expr`${local("k_start", "u32")} / ${ofLength}`, results)}
+    }`;
   const ofSegments = wgsl`
     for (var segment = 0u; segment < ${inPanel / ofSegment}; segment++) {
       ${declareEach(sums, "_part")}
       let first_block = segment * ${ofSegment};
       ${blocksFrom(wgsl`first_block`, ofSegment)}
       let at_segment = k_start / ${ofLength} + segment;
-      ${tree.add(local("at_segment", "u32"))}
-      ${results(wgsl`at_segment + 1 == ${segments}`)}
+      ${tree.add(local("at_segment", "u32"), results)}
     }`;
   const panel = wgsl`
     ${inPanel < count && wgsl`workgroupBarrier();`}

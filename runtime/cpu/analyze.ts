@@ -136,6 +136,38 @@ export function namesIn(body: readonly Stmt[]): Set<string> {
   return names;
 }
 
+/** Whether a loop stands in a statement, which may be one. */
+function hasLoop(s: Stmt): boolean {
+  return s.op === "for" || bodiesOf(s).some((body) => body.some(hasLoop));
+}
+
+/**
+ * Variables that outlive iterations of a loop around others, which sets them, and that innermost loops leave alone: sums of sums. In
+ * memory these cost a load and a store where they change; in locals an engine moves them wherever branches meet.
+ */
+export function restingVariables(
+  body: readonly Stmt[],
+  { variables }: Shapes,
+): Set<string> {
+  const [set, busy] = [new Set<string>(), new Set<string>()];
+  walkStatements(body, (s) => {
+    if (s.op !== "for") return;
+    if (!s.body.some(hasLoop)) {
+      for (const name of namesIn(s.body)) busy.add(name);
+    } else {
+      const own = new Set<string>();
+      walkStatements(s.body, (inner) => {
+        if (inner.op === "var") own.add(inner.name);
+        if (inner.op === "set" && !own.has(inner.name)) set.add(inner.name);
+      });
+    }
+  });
+  return new Set([...set].filter((name) => {
+    const { type, kind, shape } = variables.get(name)!;
+    return !busy.has(name) && kind === "var" && type === "f32" && !shape.group;
+  }));
+}
+
 /** Give every declaration a name of its own, so that later steps need not know scopes. */
 export function uniqueNames(body: readonly Stmt[]): readonly Stmt[] {
   const taken = new Set<string>();

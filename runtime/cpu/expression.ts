@@ -39,6 +39,12 @@ const INT_OPS: { readonly [O in BinaryOp]?: string } = {
 /** Operations that differ for signed and unsigned. */
 const SIGNED_OPS = new Set<BinaryOp>(["shr", "lt", "le", "gt", "ge"]);
 
+/** An offset behind the address in a local. */
+export interface Place {
+  readonly base: number;
+  readonly offset: number;
+}
+
 /** Prints expressions into one function. */
 export class Expressions {
   readonly f: WasmFunction;
@@ -46,6 +52,8 @@ export class Expressions {
   readonly code: VectorCode;
   /** Wasm locals of the kernel's variables. */
   readonly locals = new Map<string, number>();
+  /** Where variables are that have memory and no local. */
+  readonly resting = new Map<string, Place>();
   readonly views = new Map<string, MemoryView>();
   /** Locals of `group.x/y/z` and `local` (its first lane). */
   readonly ids = new Map<string, number>();
@@ -157,6 +165,14 @@ export class Expressions {
     }
   }
 
+  /** Push a variable that is kept as a vector. */
+  variable(name: string): void {
+    const place = this.resting.get(name);
+    if (!place) return this.f.get(this.#localOf(name));
+    this.f.get(place.base);
+    this.f.load("v128.load", place.offset);
+  }
+
   #localOf(name: string): number {
     const local = this.locals.get(name);
     invariant(local !== undefined, `variable '${name}' is not declared`);
@@ -245,7 +261,7 @@ export class Expressions {
       case "const":
         return f.f32x4(Number(e.value));
       case "local":
-        return f.get(this.#localOf(e.name));
+        return this.variable(e.name);
       case "load":
         return this.#vectorLoad(e, e.binding);
       case "shared":

@@ -8,7 +8,7 @@ import { endOf } from "../../spec/kernel/build.ts";
 import { mergedParts } from "../../spec/kernel/merge.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import { withScalarLoads } from "../../spec/kernel/vectors.ts";
-import { analyzeShapes, uniqueNames } from "./analyze.ts";
+import { analyzeShapes, restingVariables, uniqueNames } from "./analyze.ts";
 import { Expressions } from "./expression.ts";
 import { MathLibrary } from "./math.ts";
 import { cutPhases, type Outer, type Phase } from "./phases.ts";
@@ -33,6 +33,8 @@ export const RECORD = {
   /** What a workgroup takes one thread, in picoseconds. */
   cost: 10,
 } as const;
+/** The parameter of functions that is the address of their scratch memory. */
+const SCRATCH = 3;
 /** Bytes around every array in memory that may be read by vectors that touch its ends. */
 export const GUARD_BYTES = 16;
 
@@ -178,6 +180,8 @@ class KernelPrinter {
   readonly #slots = new Map<string, number>();
   /** Local that counts invocations, by vectors. */
   readonly #first: number;
+  /** Local of where this vector's parts of slots are, less their offsets. */
+  readonly #own: number;
   #sharedBytes = 0;
 
   constructor(
@@ -199,16 +203,30 @@ class KernelPrinter {
       ),
     });
     this.#first = f.local("i32");
+    this.#own = f.local("i32");
     this.#bind();
     const { outer, crossing } = cutPhases(kernel, body, shapes);
     this.#outer = outer;
+    const resting = restingVariables(body, shapes);
     if (!this.#isSingle) {
       for (const name of crossing) {
-        this.#slots.set(name, this.scratchBytes);
-        this.scratchBytes += 16 * kernel.workgroupSize / lanes;
+        const offset = this.#take(16 * kernel.workgroupSize / lanes);
+        if (resting.delete(name)) {
+          this.#x.resting.set(name, { base: this.#own, offset });
+        } else this.#slots.set(name, offset);
       }
     }
+    for (const name of resting) {
+      this.#x.resting.set(name, { base: SCRATCH, offset: this.#take(16) });
+    }
     this.#groups();
+  }
+
+  /** Take bytes of scratch memory; says where they begin. */
+  #take(bytes: number): number {
+    const offset = this.scratchBytes;
+    this.scratchBytes += bytes;
+    return offset;
   }
 
   /** The workgroup is one vector, so phases need no loops and variables no memory. */
@@ -347,6 +365,7 @@ class KernelPrinter {
     if (this.#slots.size === 0) return;
     this.f.i32(0);
     this.f.set(this.#first);
+    this.#findOwn();
     for (const name of this.#slots.keys()) {
       if (this.#x.shapes.variables.get(name)!.shape.group) this.#load(name);
     }
@@ -368,6 +387,7 @@ class KernelPrinter {
       start++;
     }
     f.loop();
+    this.#findOwn();
     for (const name of phase.reads) this.#load(name);
     this.#statements.list(phase.body.slice(start));
     for (const name of phase.writes) this.#save(name);
@@ -381,18 +401,19 @@ class KernelPrinter {
     f.op("end");
   }
 
-  /** Push the address, less the slot's offset, of this vector's part of a slot. */
-  #slotBase(): void {
+  #findOwn(): void {
     const { f } = this;
     f.get(this.#first);
     f.i32(this.#lanes === 4 ? 2 : 4);
     f.op("i32.shl");
-    f.get(3);
+    f.get(SCRATCH);
     f.op("i32.add");
+    f.set(this.#own);
   }
 
   #load(name: string): void {
-    this.#slotBase();
+    if (!this.#slots.has(name)) return;
+    this.f.get(this.#own);
     this.f.load(
       this.#statements.isScalar(name) ? "i32.load" : "v128.load",
       this.#slots.get(name)!,
@@ -401,7 +422,8 @@ class KernelPrinter {
   }
 
   #save(name: string): void {
-    this.#slotBase();
+    if (!this.#slots.has(name)) return;
+    this.f.get(this.#own);
     this.f.get(this.#statements.localOf(name));
     this.f.load(
       this.#statements.isScalar(name) ? "i32.store" : "v128.store",

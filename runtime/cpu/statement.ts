@@ -1,28 +1,15 @@
 /** Statements of the kernel tree to WebAssembly, for the invocations of one vector. Divergent conditions become masks. */
 
 import { invariant } from "../../spec/errors.ts";
-import { endOf, mul } from "../../spec/kernel/build.ts";
+import { endOf } from "../../spec/kernel/build.ts";
 import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
-import {
-  expressionsOf,
-  hasUniformTrip,
-  spanOf,
-  walkExpression,
-  walkStatements,
-} from "./analyze.ts";
+import { hasUniformTrip } from "./analyze.ts";
 import type { MemoryView } from "./array_access.ts";
 import type { Expressions } from "./expression.ts";
-import { findPointers, type PointerGroup } from "./pointers.ts";
+import { printFastLoop } from "./fast_loop.ts";
 import type { WasmFunction } from "./wasm.ts";
 
 type ForStmt = Extract<Stmt, { op: "for" }>;
-
-/** Expressions of a loop body up to which it is unrolled four times, and twice. */
-const UNROLL_FOUR = 220;
-const UNROLL_TWO = 700;
-
-/** Elements that a pointer may advance in one turn of an unrolled loop. */
-const MAX_LEAP = 2 ** 26;
 
 /** Prints statements into one function. */
 export class Statements {
@@ -72,8 +59,7 @@ export class Statements {
       case "var":
         this.x.begin([s.value]);
         this.#declaredAt.set(s.name, this.#maskDepth);
-        this.#push(s.name, s.value);
-        return this.f.set(this.localOf(s.name));
+        return this.#assign(s.name, () => this.#push(s.name, s.value));
       case "set":
         return this.#set(s.name, s.value);
       case "store":
@@ -100,17 +86,25 @@ export class Statements {
   #set(name: string, value: Expr): void {
     const { f } = this;
     this.x.begin([value]);
-    const local = this.localOf(name);
-    this.#push(name, value);
     const declared = this.#declaredAt.get(name);
     invariant(declared !== undefined, `variable '${name}' is not declared`);
-    if (declared < this.#maskDepth) {
+    this.#assign(name, () => {
+      this.#push(name, value);
+      if (declared >= this.#maskDepth) return;
       // Lanes that are not active keep the value that they have.
-      f.get(local);
+      this.x.variable(name);
       f.get(this.#mask!);
       f.op("v128.bitselect");
-    }
-    f.set(local);
+    });
+  }
+
+  /** Give a variable what `push` pushes. */
+  #assign(name: string, push: () => void): void {
+    const place = this.x.resting.get(name);
+    if (place) this.f.get(place.base);
+    push();
+    if (place) this.f.load("v128.store", place.offset);
+    else this.f.set(this.localOf(name));
   }
 
   #if(s: Extract<Stmt, { op: "if" }>): void {
@@ -182,7 +176,12 @@ export class Statements {
     f.get(from);
     f.set(counter);
     f.block();
-    if (constant) this.#fastFor(s, { counter, from, to, step: constant });
+    if (constant) {
+      printFastLoop(s, { counter, from, to, step: constant }, {
+        ...{ x: this.x, writable: this.#writable },
+        printBody: () => this.list(s.body),
+      });
+    }
     f.loop();
     f.get(counter);
     f.get(to);
@@ -196,154 +195,6 @@ export class Statements {
     f.set(counter);
     f.branch(0);
     f.op("end", "end");
-  }
-
-  /** An innermost loop whose loads go through pointers: unrolled, unchecked, for as many whole rounds as there are. */
-  #fastFor(
-    s: ForStmt,
-    loop: { counter: number; from: number; to: number; step: number },
-  ): void {
-    const { f, x } = this;
-    let nested = false;
-    let size = 0;
-    const seen = new Set<Expr>();
-    walkStatements(s.body, (inner) => {
-      nested ||= inner.op === "for" || inner.op === "if";
-      for (const e of expressionsOf(inner)) {
-        walkExpression(e, () => size++, seen);
-      }
-    });
-    if (nested || !x.shapes.isUniform(s.from)) return;
-    const groups = findPointers(s, x.shapes, {
-      writable: this.#writable,
-    });
-    if (groups.length === 0) return;
-    // Steps and strides so large that offsets of an unrolled round would not fit 32 bits are not unrolled.
-    const far = groups.some(({ stride }) =>
-      loop.step * (typeof stride === "number" ? Math.max(1, stride) : 1) >=
-        MAX_LEAP
-    );
-    const unroll = far || size > UNROLL_TWO ? 1 : size > UNROLL_FOUR ? 2 : 4;
-    const round = loop.step * unroll;
-
-    // end = from + whole rounds, if from < to.
-    const end = f.local("i32");
-    f.get(loop.to);
-    f.get(loop.from);
-    f.op("i32.sub");
-    f.i32(round);
-    f.op("i32.div_u");
-    f.i32(round);
-    f.op("i32.mul");
-    f.get(loop.from);
-    f.op("i32.add");
-    f.set(end);
-    f.get(loop.from);
-    f.get(loop.to);
-    f.op("i32.lt_u");
-    f.get(loop.from);
-    f.get(end);
-    f.op("i32.ne", "i32.and");
-    f.if();
-    const pointers = groups.map((group) => this.#pointer(group, loop, end));
-    for (let i = 1; i < pointers.length; i++) f.op("i32.and");
-    f.if();
-    f.loop();
-    for (let copy = 0; copy < unroll; copy++) {
-      groups.forEach((group, i) => {
-        const { pointer } = pointers[i]!;
-        for (const [load, constant] of group.loads) {
-          const steps = typeof group.stride === "number"
-            ? constant + copy * loop.step * group.stride
-            : constant;
-          x.pointed.set(load, { pointer, offset: 4 * steps });
-        }
-      });
-      this.list(s.body);
-      groups.forEach((group, i) => {
-        const last = copy === unroll - 1;
-        if (typeof group.stride === "number" && (!last || !group.stride)) {
-          return;
-        }
-        const { pointer, bytes } = pointers[i]!;
-        f.get(pointer);
-        if (typeof group.stride === "number") f.i32(4 * round * group.stride);
-        else f.get(bytes!);
-        f.op("i32.add");
-        f.set(pointer);
-      });
-      f.get(loop.counter);
-      f.i32(loop.step);
-      f.op("i32.add");
-      f.set(loop.counter);
-    }
-    for (const group of groups) {
-      for (const load of group.loads.keys()) x.pointed.delete(load);
-    }
-    f.get(loop.counter);
-    f.get(end);
-    f.op("i32.ne");
-    f.branchIf(0);
-    f.op("end");
-    // Nothing is left for the loop that checks every access.
-    if (spanOf(s) % round === 0) f.branch(2);
-    f.op("end", "end");
-  }
-
-  /** Set a group's pointer to its first element, and push whether all of its elements are in the array. */
-  #pointer(
-    group: PointerGroup,
-    loop: { counter: number; from: number; step: number },
-    end: number,
-  ): { pointer: number; bytes?: number } {
-    const { f, x } = this;
-    const view = x.views.get(group.array)!;
-    const pointer = f.local("i32");
-    const base = f.local("i32");
-    f.i32(0);
-    for (const term of group.terms) {
-      x.begin([term]);
-      x.scalar(term);
-      f.op("i32.add");
-    }
-    f.set(base);
-    const stride = f.local("i32");
-    if (typeof group.stride === "number") f.i32(group.stride);
-    else {
-      x.begin(group.stride);
-      x.scalar(group.stride.reduce((a, b) => mul(a, b)));
-    }
-    f.set(stride);
-    f.get(base);
-    f.get(stride);
-    f.get(loop.from);
-    f.op("i32.mul", "i32.add");
-    f.i32(2);
-    f.op("i32.shl");
-    f.get(view.address);
-    f.op("i32.add");
-    f.set(pointer);
-    let bytes: number | undefined;
-    if (typeof group.stride !== "number") {
-      bytes = f.local("i32");
-      f.get(stride);
-      f.i32(4 * loop.step);
-      f.op("i32.mul");
-      f.set(bytes);
-    }
-    // In 64 bits nothing wraps: base + constant + stride * last counter < length.
-    f.get(end);
-    f.i32(1);
-    f.op("i32.sub", "i64.extend_i32_u");
-    f.get(stride);
-    f.op("i64.extend_i32_u", "i64.mul");
-    f.get(base);
-    f.op("i64.extend_i32_u", "i64.add");
-    f.i64(Math.max(...group.loads.values()));
-    f.op("i64.add");
-    f.get(view.length);
-    f.op("i64.extend_i32_u", "i64.lt_u");
-    return bytes === undefined ? { pointer } : { pointer, bytes };
   }
 
   #maskedFor(s: ForStmt): void {

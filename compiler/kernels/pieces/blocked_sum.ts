@@ -10,7 +10,7 @@ import {
   type Statements,
   wgsl,
 } from "../../../spec/kernel/text.ts";
-import { add as plus, f32 } from "../../../spec/kernel/build.ts";
+import { add as plus } from "../../../spec/kernel/build.ts";
 import { EXACT } from "../../../spec/numerics.ts";
 import { local } from "../kernel.ts";
 import {
@@ -52,21 +52,28 @@ export function blockedSum(
   const declared = declareEach(totals);
   if (length === 0) return wgsl`${declared}`;
   if (segments === 1) return wgsl`${declared} ${oneSegment(totals, o, add)}`;
-  const tree = sumTree(totals, segments);
+  const tree = sumTree(
+    totals.map(({ base, indices }) => ({ base: `${base}_part`, indices })),
+    segments,
+  );
   const segment = {
     ...{ ...o, length: segmentLength(length, segments) },
-    first: wgsl`${k}_first`,
+    ...{ first: wgsl`${k}_first`, sum: "_part" },
   };
   return wgsl`
     ${declared}
     ${tree.declare}
     for (var ${k}_segment = 0u; ${k}_segment < ${segments}; ${k}_segment++) {
       let ${k}_first = ${k}_segment * ${segment.length};
-      ${setEach(totals, "", () => f32(0))}
+      ${declareEach(totals, "_part")}
       ${oneSegment(totals, segment, add)}
-      ${tree.add(local(`${k}_segment`, "u32"))}
-    }
-    ${tree.finish}`;
+      ${
+    tree.add(
+      local(`${k}_segment`, "u32"),
+      setEach(totals, "", (of) => of("_part")),
+    )
+  }
+    }`;
 }
 
 /** Indices of one of several segments. */
@@ -78,12 +85,12 @@ function segmentLength(length: Hole, segments: number): number {
   return length / segments;
 }
 
-/** Adds to totals of 0 the blocks of `length` indices from `first` on; without it, from 0. */
+/** Adds to totals of 0, or to `sum` of them, the blocks of `length` indices from `first` on; without it, from 0. */
 function oneSegment(
   totals: readonly Register[],
-  { length, over: k = "k", pairs, first, before }: BlockedSumOptions & {
-    readonly first?: KernelText;
-  },
+  { length, over: k = "k", pairs, first, before, sum = "" }:
+    & BlockedSumOptions
+    & { readonly first?: KernelText; readonly sum?: string },
   add: Statements,
 ): KernelText {
   const last = first ? wgsl`${first} + ${length}` : length;
@@ -107,7 +114,7 @@ function oneSegment(
         }`
     }
       // Also for a single block: 0 + block is the contract's, and differs from block where that is -0.
-      ${setEach(totals, "", (of) => plus(of(""), of("_block")))}`;
+      ${setEach(totals, sum, (of) => plus(of(sum), of("_block")))}`;
   const known = typeof length === "number";
   if (known && length <= SUM_BLOCK) return block(first ?? wgsl`0u`, last);
   const next = wgsl`${k}_block + ${SUM_BLOCK}`;

@@ -1,7 +1,8 @@
 /** A balanced binary tree of sums, whose items come one after another. See spec/numerics.md. */
 
-import { add, if_ } from "../../../spec/kernel/build.ts";
+import { add } from "../../../spec/kernel/build.ts";
 import { bitClear } from "../../../spec/kernel/guards.ts";
+import { type Statements, wgsl } from "../../../spec/kernel/text.ts";
 import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
 import {
   declareEach,
@@ -13,8 +14,8 @@ import {
 export interface SumTree {
   /** Declares what waits beside the totals. */
   readonly declare: readonly Stmt[];
-  /** Adds item `index`, which is in the totals; the last item completes them where there is a power of two. */
-  add(index: Expr): readonly Stmt[];
+  /** Adds item `index`, which is in the totals; where items are a power of two, the last completes them, and `then` follows. */
+  add(index: Expr, then?: Statements): Statements;
   /** After the last item: the totals are complete. */
   readonly finish: readonly Stmt[];
 }
@@ -28,16 +29,18 @@ export function sumTree(totals: readonly Register[], count: number): SumTree {
   const all = Array.from({ length: levels }, (_, level) => level);
   const addWaiting = (level: number) =>
     setEach(totals, "", (of) => add(of(`_${level}`), of("")));
-  const carry = (index: Expr, level: number): readonly Stmt[] =>
-    level === levels ? [] : [if_(
-      bitClear(index, level),
-      setEach(totals, `_${level}`, (of) => of("")),
-      [...addWaiting(level), ...carry(index, level + 1)],
-    )];
+  const carry = (index: Expr, level: number, then: Statements): Statements =>
+    level === levels ? then : wgsl`
+      if (${bitClear(index, level)}) {
+        ${setEach(totals, `_${level}`, (of) => of(""))}
+      } else {
+        ${addWaiting(level)}
+        ${carry(index, level + 1, then)}
+      }`;
   const rest = all.filter((level) => (count >> level) & 1);
   return {
     declare: all.flatMap((level) => declareEach(totals, `_${level}`)),
-    add: (index) => carry(index, 0),
+    add: (index, then = []) => carry(index, 0, then),
     // The last item that waits is still in the totals.
     finish: rest.slice(1).flatMap(addWaiting),
   };
