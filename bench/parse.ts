@@ -1,76 +1,98 @@
 /**
  * The share of parsing kernel text in compiling the bundled checkpoint for four ranks, from its files to the verified plan
- * (`switchyard plan`): of samples of a CPU profile, those whose stack has a function of the parser. Each run is a process
- * of its own, which compiles three times: in code that has not run before; again, with the kernels that were put together
- * lately; and another checkpoint, whose kernels are new, in code that has run.
+ * (`switchyard plan`): the time in the functions through which all text is read, of the time in which the event loop was busy, each of
+ * the fastest run, since what other processes take only adds. No profiler runs: one makes code slower that runs for the
+ * first time, as most of the parser does. Each run is a process of its own, which compiles three times: in code that has not run before; again, with the kernels that
+ * were put together lately; and another checkpoint, whose kernels are new, in code that has run.
  */
 
 import { execFileSync } from "node:child_process";
-import { type Profiler, Session } from "node:inspector/promises";
+import { register } from "node:module";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
-import { loadTarget, planTarget } from "../engine/mod.ts";
-import {
-  checkpointFolder,
-  files,
-  meshOf,
-} from "../test/helpers/checkpoints.ts";
-import { machine, median } from "./measure.ts";
+import { machine } from "./measure.ts";
 import { timingOf, writeDocument } from "./results.ts";
 
-const RUNS = 7;
+const RUNS = 15;
 
-/** Files of the parser: from the cutting of templates into tokens to keys of equal text. */
-const PARSER =
-  /spec\/kernel\/(text|text_key|text_scope|scanner|parse|parse_expression|resolve|resolve_expression|resolve_name|resolve_target)\.[jt]s$/;
+/** Files of spec/kernel, and what others call of them to read text: cut, compare and resolve it. */
+const ENTRIES = {
+  text: ["wgsl"],
+  text_key: ["textKey"],
+  resolve: ["expr", "resolveStatements"],
+};
+
+/** A hook for loading modules: what they export of `ENTRIES` runs in `globalThis.timed`. */
+const HOOK = `
+export async function load(url, context, next) {
+  const loaded = await next(url, context);
+  const file = /spec\\/kernel\\/(\\w+)\\.js$/.exec(url)?.[1];
+  const names = ${JSON.stringify(ENTRIES)}[file] ?? [];
+  if (names.length === 0) return loaded;
+  const [before, exported] = String(loaded.source).split(/^(?=export \\{$)/m);
+  const renamed = names.reduce((text, name) =>
+    text.replace(new RegExp("^  " + name + "\\\\b", "m"), "  timed_" + name + " as " + name), exported);
+  const timed = names.map((name) =>
+    "function timed_" + name + "(...args) { return globalThis.timed(" + name + ", args); }");
+  return { ...loaded, source: [before, ...timed, renamed].join("\\n") };
+}`;
+
+/** What compiles, loaded behind the hook. */
+type Compiler =
+  & typeof import("../engine/mod.ts")
+  & typeof import("../test/helpers/checkpoints.ts");
 
 /** One compilation. */
 interface Compilation {
-  readonly ms: number;
-  readonly share: number;
+  /** Milliseconds. */
+  readonly busy: number;
+  readonly parsing: number;
 }
 
-/** Samples below a function of the parser, of all in which the process was busy. */
-function shareOf({ nodes, samples = [] }: Profiler.Profile): number {
-  const byId = new Map(nodes.map((node) => [node.id, node]));
-  const inside = new Set<number>();
-  const idle = new Set<number>();
-  const visit = (id: number, parsing: boolean): void => {
-    const { callFrame: { url, functionName }, children } = byId.get(id)!;
-    const here = parsing || PARSER.test(url);
-    if (here) inside.add(id);
-    if (functionName === "(idle)") idle.add(id);
-    children?.forEach((child) => visit(child, here));
-  };
-  visit(nodes[0]!.id, false);
-  const busy = samples.filter((id) => !idle.has(id));
-  return busy.filter((id) => inside.has(id)).length / busy.length;
-}
+/** Milliseconds in `ENTRIES`, and whether one of them is running. */
+const parsing = { ms: 0, inside: false };
 
-async function compileOnce(checkpoint: string): Promise<Compilation> {
-  const session = new Session();
-  session.connect();
-  await session.post("Profiler.enable");
-  await session.post("Profiler.setSamplingInterval", { interval: 100 });
-  await session.post("Profiler.start");
+function timed(entry: (...args: unknown[]) => unknown, args: unknown[]) {
+  if (parsing.inside) return entry(...args);
+  parsing.inside = true;
   const start = performance.now();
+  const result = entry(...args);
+  parsing.ms += performance.now() - start;
+  parsing.inside = false;
+  return result;
+}
+
+async function compileOnce(
+  checkpoint: string,
+  { loadTarget, planTarget, checkpointFolder, files, meshOf }: Compiler,
+): Promise<Compilation> {
+  const before = performance.eventLoopUtilization();
+  const start = parsing.ms;
   const target = await loadTarget(checkpointFolder(checkpoint), files);
   await planTarget(target, files, {
     mesh: meshOf("ep=4"),
     bounds: { maxTokens: 256, maxSequences: 4, maxContext: 256 },
   });
-  const ms = performance.now() - start;
-  const { profile } = await session.post("Profiler.stop");
-  session.disconnect();
-  return { ms, share: shareOf(profile) };
+  // Busy time is counted from turn to turn of the event loop.
+  await new Promise((resolve) => setImmediate(resolve));
+  const { active } = performance.eventLoopUtilization(before);
+  return { busy: active, parsing: parsing.ms - start };
 }
 
 if (process.argv[2] === "--once") {
-  // Loading the TypeScript compiler is no part of the figure.
+  Object.assign(globalThis, { timed });
+  register(`data:text/javascript,${encodeURIComponent(HOOK)}`);
+  // The event loop counts from its first turn on.
+  await new Promise((resolve) => setImmediate(resolve));
+  // Loading modules is no part of the figure, and neither is the TypeScript compiler.
   await import("@ts-morph/common");
+  const compiler: Compiler = {
+    ...await import("../engine/mod.ts"),
+    ...await import("../test/helpers/checkpoints.ts"),
+  };
   const compilations: Compilation[] = [];
   for (const checkpoint of ["demo-lm", "demo-lm", "deepseekv3-16e"]) {
-    compilations.push(await compileOnce(checkpoint));
+    compilations.push(await compileOnce(checkpoint, compiler));
   }
   console.log(JSON.stringify(compilations));
 } else {
@@ -84,23 +106,19 @@ if (process.argv[2] === "--once") {
     ) as Compilation[]);
   const rows = ["first", "again", "another checkpoint"].map(
     (compilation, i) => {
-      const shares = runs.map((run) => run[i]!.share * 100);
-      const percent = (value: number) => Number(value.toFixed(2));
-      return {
-        compilation,
-        percent: {
-          median: percent(median(shares)),
-          least: percent(Math.min(...shares)),
-          most: percent(Math.max(...shares)),
-        },
-        ms: timingOf(runs.map((run) => run[i]!.ms)),
-      };
+      const all = runs.map((run) => run[i]!);
+      const [parsing, busy] = [
+        timingOf(all.map((run) => run.parsing)),
+        timingOf(all.map((run) => run.busy)),
+      ];
+      const percent = Number((100 * parsing.least / busy.least).toFixed(1));
+      return { compilation, percent, parsing, busy };
     },
   );
   console.log(machine());
-  for (const { compilation, percent, ms } of rows) {
+  for (const { compilation, percent, parsing, busy } of rows) {
     console.log(
-      `${compilation}: parsing ${percent.median} % (${percent.least} to ${percent.most}, ${RUNS} runs) of ${ms.median} ms`,
+      `${compilation}: parsing ${percent} %, ${parsing.least} of ${busy.least} ms; medians ${parsing.median} of ${busy.median} ms (${RUNS} runs)`,
     );
   }
   if (process.argv.includes("--keep")) {
