@@ -91,6 +91,7 @@ class KernelPrinter {
     if (this.#kernel.shared.length > 0) {
       writer.line("struct ahead later = { 0 };");
     }
+    writer.line("struct along along = { 0 };");
     const { ids } = this.#x;
     for (const name of ["group.x", "group.y", "group.z"]) {
       ids.set(name, writer.name(name));

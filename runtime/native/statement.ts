@@ -254,7 +254,7 @@ export class Statements {
           const tile = writer.name("tile");
           writer.line(`vu ${tile}[LANES];`);
           writer.line(
-            `turn(${tile}, ${array}, ${group.name} - ${array} + ${constant}, ${group.apart}, ${later});`,
+            `turn(${tile}, ${array}, ${group.name} - ${array} + ${constant}, ${group.apart}, ${later}, &along);`,
           );
           pointed.set(load, `${tile}[${counter} - ${start}]`);
         }

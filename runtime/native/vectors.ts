@@ -10,10 +10,7 @@ import { LAUNCH_STRUCT } from "./records.ts";
 /** Bytes before and after every array that vectors may read: one vector of the widest kind. */
 export const GUARD_BYTES = 64;
 
-/**
- * Elements ahead of a transposed load that are asked for beside it: what lanes load next, and at the end of their rows that of
- * the rows behind those of all lanes.
- */
+/** Elements ahead of a transposed load that are asked for beside it. */
 const AHEAD = 128;
 
 /** Addresses that are prefetched later; of those that do not fit, the oldest are left out. */
@@ -45,6 +42,26 @@ INLINE void prefetch_ahead(struct ahead *a) {
 `;
 
 /**
+ * What transposed loads ask for beside them: two lines of memory for half of the lanes, and the next time for the other half, as
+ * processors fetch lines in pairs. At the end of the rows of all lanes it is the beginning of those behind them or, where arrays
+ * take turns, of the rows of the other one that come next.
+ */
+const ALONG_IN_C = `
+struct along { const word *array, *next, *other; };
+INLINE void prefetch_along(const word *array, const word *from, uint64_t at, uint64_t apart, struct along *s) {
+  const word *next = from - at + LANES * apart;
+  if (at == 0) s->other = s->array == array ? 0 : s->next, s->array = array, s->next = next;
+  uint64_t odd = at / LANES % 2, ahead = at - odd * LANES + ${AHEAD};
+  const word *row = ahead < apart ? from - at + ahead : (s->other ? s->other : next) + ahead - apart;
+  row += odd * (LANES / 2) * apart;
+  for (u i = 0; i < LANES / 2; i++) {
+    __builtin_prefetch(row + i * apart);
+    __builtin_prefetch(row + i * apart + LANES);
+  }
+}
+`;
+
+/**
  * `turn` loads a vector for each lane, `apart` elements from each other, and transposes them: vector i has element i of
  * each. What it loads is `at` elements behind the beginning of an array whose rows are `apart`. In each of log2 steps pairs of vectors exchange halves, quarters, … of theirs.
  */
@@ -52,16 +69,14 @@ function turnInC(lanes: number): string {
   const all = Array.from({ length: lanes }, (_, i) => i);
   const text = [
     AHEAD_IN_C,
-    "INLINE void turn(vu *tile, const word *array, uint64_t at, uint64_t apart, struct ahead *later) {",
+    ALONG_IN_C,
+    "INLINE void turn(vu *tile, const word *array, uint64_t at, uint64_t apart, struct ahead *later, struct along *along) {",
     "  const word *from = array + at;",
-    `  const word *ahead = from + ${AHEAD} + (at % apart + ${AHEAD}) / apart * (LANES - 1) * apart;`,
     ...all.map((i) =>
       `  vu v${i} = *(const run_of_words *)(from + ${i} * apart);`
     ),
-    "  if (later) add_ahead(later, ahead, apart);",
-    "  else {",
-    ...all.map((i) => `    __builtin_prefetch(ahead + ${i} * apart);`),
-    "  }",
+    `  if (later) add_ahead(later, from + ${AHEAD} + (at % apart + ${AHEAD}) / apart * (LANES - 1) * apart, apart);`,
+    "  else prefetch_along(array, from, at % apart, apart, along);",
     "  vu a, b;",
   ];
   for (let step = 1; step < lanes; step *= 2) {
