@@ -3,7 +3,7 @@
 import { readFileSync, rmSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import path from "node:path";
-import t from "tap";
+import t, { type Test } from "tap";
 import { launcherArguments } from "../../cli/mpi_launcher.ts";
 import {
   loadTarget,
@@ -169,6 +169,26 @@ function figures(value: unknown): [predicted: number[], actual: number[]] {
   return all;
 }
 
+/** A trace has the events of every rank, and the same exchanges on each. */
+function hasEveryRank(t: Test, trace: string, ranks: number): void {
+  const { traceEvents } = JSON.parse(readFileSync(trace, "utf8")) as Trace;
+  const of = (pid: number, cat: string) =>
+    traceEvents.filter((event) => event.pid === pid && event.cat === cat)
+      .map(({ name }) => name);
+  const first = of(0, "allToAll");
+  t.ok(first.length > 0);
+  for (let rank = 0; rank < ranks; rank++) {
+    t.match(
+      traceEvents.find(({ pid, name }) =>
+        pid === rank && name === "process_name"
+      )?.args,
+      { name: new RegExp(`^rank ${rank} on \\S+$`) },
+    );
+    t.ok(of(rank, "launch").length > 0);
+    t.strictSame(of(rank, "allToAll"), first);
+  }
+}
+
 /** How many ranks a mesh has. */
 function ranksOf(mesh: string): number {
   return [...mesh.matchAll(/\d+/g)].reduce((n, [size]) => n * Number(size), 1);
@@ -238,6 +258,7 @@ for (const launcher of LAUNCHERS) {
           const wanted = await writeShared(run);
           const { code, out, err } = await launch(ranks, [
             ...[...run, "--json", "--outputs", file("mpi")],
+            ...["--trace", file("trace")],
           ]).ended;
           t.strictSame([code, withoutMpi(err)], [0, ""]);
           t.ok(readFileSync(file("mpi")).equals(wanted), "the same bytes");
@@ -249,6 +270,7 @@ for (const launcher of LAUNCHERS) {
           const [predicted, actual] = figures(report);
           t.ok(actual.length >= 5 * ranks);
           t.strictSame(actual, predicted, "memory and bytes as predicted");
+          hasEveryRank(t, file("trace"), ranks);
         },
       );
     }
@@ -300,34 +322,6 @@ for (const launcher of LAUNCHERS) {
     const shared = await switchyard([...GENERATE, "--mesh", "ep=2"]);
     const { code, out, err } = await launch(2, GENERATE).ended;
     t.strictSame([code, withoutMpi(err), out], [0, "", shared.out]);
-  });
-
-  t.test(`${name}: a trace has the events of every rank`, {
-    skip,
-  }, async (t) => {
-    const { code, err } = await launch(2, [
-      ...["run", MIXTRAL, "--inputs", file("ids"), "--outputs", file("mpi")],
-      ...["--adapter", "cpu", "--trace", file("trace")],
-    ]).ended;
-    t.strictSame([code, withoutMpi(err)], [0, ""]);
-    const { traceEvents } = JSON.parse(
-      readFileSync(file("trace"), "utf8"),
-    ) as Trace;
-    const of = (pid: number, cat: string) =>
-      traceEvents.filter((event) => event.pid === pid && event.cat === cat);
-    for (const rank of [0, 1]) {
-      t.match(
-        of(rank, "").find((event) => event.name === "process_name")?.args,
-        { name: new RegExp(`^rank ${rank} on \\S+$`) },
-      );
-      t.ok(of(rank, "launch").length > 0);
-    }
-    const [first, second] = [of(0, "allToAll"), of(1, "allToAll")];
-    t.ok(first.length > 0);
-    t.strictSame(
-      first.map((event) => event.name),
-      second.map((event) => event.name),
-    );
   });
 
   t.test(
