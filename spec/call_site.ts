@@ -30,7 +30,12 @@ export function laterCallSite(op: AnyFunction): () => Span | undefined {
 
 /** Where this file is, as call sites name it. */
 export function ownFile(): string {
-  return callSite(ownFile)?.file ?? "";
+  return here()?.file ?? "";
+}
+
+/** Where it is called, which is here. */
+function here(): Span | undefined {
+  return callSite(here);
 }
 
 /** The span in the last line of a stack. */
