@@ -103,6 +103,9 @@ function countWaiting(
     write: (buffer, offset, data) => device.write(buffer, offset, data),
     launch: (kernel, buffers, workgroups, label) =>
       device.launch(kernel, buffers, workgroups, label),
+    ...device.launchAll
+      ? { launchAll: (launches) => device.launchAll!(launches) }
+      : {},
     copy: (from, fromOffset, to, toOffset, bytes) =>
       device.copy(from, fromOffset, to, toOffset, bytes),
     read: (buffer, offset, bytes) => wait(device.read(buffer, offset, bytes)),

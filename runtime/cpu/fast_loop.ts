@@ -12,7 +12,7 @@ import {
   walkStatements,
 } from "./analyze.ts";
 import type { Expressions } from "./expression.ts";
-import { findPointers, type PointerGroup } from "./pointers.ts";
+import { coursesIn, findPointers, type PointerGroup } from "./pointers.ts";
 
 type ForStmt = Extract<Stmt, { op: "for" }>;
 
@@ -22,6 +22,9 @@ const UNROLL_TWO = 700;
 
 /** Vector registers of a processor with the fewest. */
 const REGISTERS = 16;
+
+/** Iterations of a loop whose addresses are found ahead. */
+const MAX_SPAN = 2 ** 24;
 
 /** Elements that a pointer may advance in one iteration of an unrolled loop. */
 const MAX_LEAP = 2 ** 26;
@@ -39,6 +42,8 @@ export interface LoopPrinter {
   readonly x: Expressions;
   /** Bindings that the kernel writes. */
   readonly writable: ReadonlySet<string>;
+  /** What was found before the loop around. */
+  readonly ahead?: Ahead | undefined;
   printBody(): void;
 }
 
@@ -87,6 +92,82 @@ function isStraight(s: ForStmt): boolean {
   return s.body.every(({ op }) => op !== "for" && op !== "if");
 }
 
+/** A pointer of a group: a local; and bytes from one iteration to the next where these are known only when it runs. */
+interface Pointer {
+  readonly pointer: number;
+  readonly bytes?: number;
+}
+
+/** Addresses of the loads of a loop for all iterations of one around, and whether they are in their arrays, in locals. */
+export interface Ahead {
+  readonly groups: readonly PointerGroup[];
+  readonly inRange: number;
+  /** Where each group would begin at 0 of the counter around, and how many elements later for each of that. */
+  readonly starts: readonly {
+    readonly address: number;
+    readonly stride: number;
+  }[];
+  /** Local of the counter around. */
+  readonly counter: number;
+}
+
+/** What is known of loops inside before a loop of known length starts. */
+export function lookAhead(
+  outer: ForStmt,
+  counter: number,
+  { x, writable }: Omit<LoopPrinter, "printBody" | "ahead">,
+): ReadonlyMap<ForStmt, Ahead> {
+  const found = new Map<ForStmt, Ahead>();
+  const { f, shapes } = x;
+  const { from, to } = outer;
+  if (from.op !== "const" || to.op !== "const") return found;
+  const most = Number(to.value) - 1;
+  if (most >= MAX_SPAN) return found;
+  for (const inner of outer.body) {
+    if (inner.op !== "for" || !isStraight(inner)) continue;
+    const span = spanOf(inner);
+    if (!(span > 0 && span < MAX_SPAN)) continue;
+    const groups = findPointers(inner, shapes, { writable });
+    const on = { groups, shapes, writable, most };
+    const courses = coursesIn(outer, inner, on);
+    if (!courses || groups.length === 0) continue;
+    const starts = courses.map(({ terms, constant, stride }, i) => {
+      const { array, loads, stride: along } = groups[i]!;
+      const view = x.views.get(array)!;
+      const [base, address] = [f.local("i32"), f.local("i32")];
+      f.i32(0);
+      for (const term of terms) {
+        x.begin([term]);
+        x.scalar(term);
+        f.op("i32.add");
+      }
+      f.tee(base);
+      f.i32(constant);
+      f.op("i32.add");
+      f.i32(2);
+      f.op("i32.shl");
+      f.get(view.address);
+      f.op("i32.add");
+      f.set(address);
+      // In 64 bits nothing wraps.
+      const last = constant + Math.max(...loads.values()) +
+        stride * most + Number(along) * (span - 1);
+      f.get(base);
+      f.op("i64.extend_i32_u");
+      f.i64(last);
+      f.op("i64.add");
+      f.get(view.length);
+      f.op("i64.extend_i32_u", "i64.lt_u");
+      if (i > 0) f.op("i32.and");
+      return { address, stride };
+    });
+    const inRange = f.local("i32");
+    f.set(inRange);
+    found.set(inner, { groups, inRange, starts, counter });
+  }
+  return found;
+}
+
 /**
  * Print as many whole rounds as there are, unrolled and unchecked, in front of the loop that checks every access, in a block
  * that is left where nothing remains.
@@ -94,36 +175,44 @@ function isStraight(s: ForStmt): boolean {
 export function printFastLoop(
   s: ForStmt,
   loop: CountedLoop,
-  { x, writable, printBody }: LoopPrinter,
+  { x, writable, printBody, ahead }: LoopPrinter,
 ): void {
   const { f } = x;
   if (!isStraight(s) || !x.shapes.isUniform(s.from)) return;
-  const groups = findPointers(s, x.shapes, { writable });
+  const groups = ahead?.groups ?? findPointers(s, x.shapes, { writable });
   if (groups.length === 0) return;
   const unrolled = iterationsOf(s, loop.step, groups);
   const round = loop.step * unrolled;
-
+  const span = spanOf(s);
   // end = from + whole rounds, if from < to.
   const end = f.local("i32");
-  f.get(loop.to);
   f.get(loop.from);
-  f.op("i32.sub");
-  f.i32(round);
-  f.op("i32.div_u");
-  f.i32(round);
-  f.op("i32.mul");
-  f.get(loop.from);
+  if (ahead) f.i32(span - span % round);
+  else {
+    f.get(loop.to);
+    f.get(loop.from);
+    f.op("i32.sub");
+    f.i32(round);
+    f.op("i32.div_u");
+    f.i32(round);
+    f.op("i32.mul");
+  }
   f.op("i32.add");
   f.set(end);
-  f.get(loop.from);
-  f.get(loop.to);
-  f.op("i32.lt_u");
-  f.get(loop.from);
-  f.get(end);
-  f.op("i32.ne", "i32.and");
+  if (ahead) f.i32(span < round ? 0 : 1);
+  else {
+    f.get(loop.from);
+    f.get(loop.to);
+    f.op("i32.lt_u");
+    f.get(loop.from);
+    f.get(end);
+    f.op("i32.ne", "i32.and");
+  }
   f.if();
-  const pointers = groups.map((group) => setPointer(group, loop, { x, end }));
-  for (let i = 1; i < pointers.length; i++) f.op("i32.and");
+  const pointers = ahead
+    ? setPointers(ahead, x)
+    : groups.map((group) => setPointer(group, loop, { x, end }));
+  for (let i = 1; i < pointers.length && !ahead; i++) f.op("i32.and");
   f.if();
   f.loop();
   for (let copy = 0; copy < unrolled; copy++) {
@@ -161,8 +250,26 @@ export function printFastLoop(
   f.branchIf(0);
   f.op("end");
   // Nothing is left for the loop that checks every access.
-  if (spanOf(s) % round === 0) f.branch(2);
+  if (span % round === 0) f.branch(2);
   f.op("end", "end");
+}
+
+/** Set pointers to their first elements by what was found before the loop around, and push whether all are in the arrays. */
+function setPointers(
+  { starts, inRange, counter }: Ahead,
+  { f }: Expressions,
+): Pointer[] {
+  const pointers = starts.map(({ address, stride }) => {
+    const pointer = f.local("i32");
+    f.get(address);
+    f.get(counter);
+    f.i32(4 * stride);
+    f.op("i32.mul", "i32.add");
+    f.set(pointer);
+    return { pointer };
+  });
+  f.get(inRange);
+  return pointers;
 }
 
 /** Set a group's pointer to its first element, and push whether all of its elements, up to `end`, are in the array. */
@@ -170,7 +277,7 @@ function setPointer(
   group: PointerGroup,
   loop: CountedLoop,
   { x, end }: { readonly x: Expressions; readonly end: number },
-): { pointer: number; bytes?: number } {
+): Pointer {
   const { f } = x;
   const view = x.views.get(group.array)!;
   const pointer = f.local("i32");

@@ -13,6 +13,8 @@ import {
 } from "./analyze.ts";
 import type { Shapes } from "./shape.ts";
 
+type ForStmt = Extract<Stmt, { op: "for" }>;
+
 /** Loads that share an invariant part and a stride. */
 export interface PointerGroup {
   readonly array: string;
@@ -51,7 +53,7 @@ class Invariants {
   readonly shapes: Shapes;
 
   constructor(
-    loop: Extract<Stmt, { op: "for" }>,
+    loop: ForStmt,
     shapes: Shapes,
     writable: ReadonlySet<string>,
   ) {
@@ -227,7 +229,7 @@ export interface PointerOptions {
 
 /** The loads of an innermost loop that can go through pointers, grouped by what they share. */
 export function findPointers(
-  loop: Extract<Stmt, { op: "for" }>,
+  loop: ForStmt,
   shapes: Shapes,
   { writable, apart = false }: PointerOptions,
 ): PointerGroup[] {
@@ -273,4 +275,48 @@ export function findPointers(
     }
   }
   return [...groups.values()];
+}
+
+/** Where the loads of a group are in all iterations of a loop around: index = sum of terms + constant + stride * counter. */
+export interface Course {
+  readonly terms: readonly Expr[];
+  readonly constant: number;
+  /** Elements per step of the counter around, at which the group's loop starts. */
+  readonly stride: number;
+}
+
+/** The courses of groups of a loop that stands in another; undefined where one has none, or where it starts is not known. */
+export function coursesIn(
+  outer: ForStmt,
+  inner: ForStmt,
+  { groups, shapes, writable, most }: {
+    readonly groups: readonly PointerGroup[];
+    readonly shapes: Shapes;
+    readonly writable: ReadonlySet<string>;
+    /** What the counter around is at most. */
+    readonly most: number;
+  },
+): readonly Course[] | undefined {
+  const known = new Invariants(outer, shapes, writable);
+  const from = linear(inner.from, known);
+  if (!from || from.terms.length + from.factors.length > 0) return undefined;
+  if (from.constant + from.stride * most >= 2 ** 28) return undefined;
+  const courses = groups.map(({ terms, stride }): Course | undefined => {
+    if (typeof stride !== "number") return undefined;
+    const parts = terms.map((term) => linear(term, known));
+    const whole = parts.filter((part) => part && part.factors.length === 0);
+    if (whole.length < parts.length) return undefined;
+    const sum = (of: (part: Linear) => number) =>
+      whole.reduce((n, part) => n + of(part!), stride * of(from));
+    const course = {
+      terms: whole.flatMap((part) => part!.terms),
+      ...{ constant: sum((part) => part.constant) },
+      ...{ stride: sum((part) => part.stride) },
+    };
+    return course.constant < 2 ** 28 && course.stride < 2 ** 24
+      ? course
+      : undefined;
+  });
+  const found = courses.filter((course) => course !== undefined);
+  return found.length < courses.length ? undefined : found;
 }

@@ -6,7 +6,7 @@ import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
 import { hasUniformTrip } from "./analyze.ts";
 import type { MemoryView } from "./array_access.ts";
 import type { Expressions } from "./expression.ts";
-import { printFastLoop } from "./fast_loop.ts";
+import { type Ahead, lookAhead, printFastLoop } from "./fast_loop.ts";
 import type { WasmFunction } from "./wasm.ts";
 
 type ForStmt = Extract<Stmt, { op: "for" }>;
@@ -22,6 +22,7 @@ export class Statements {
   #mask: number | undefined;
   #maskDepth = 0;
   readonly #declaredAt = new Map<string, number>();
+  readonly #ahead = new Map<ForStmt, Ahead>();
 
   constructor(x: Expressions, options: {
     readonly writable: ReadonlySet<string>;
@@ -173,12 +174,17 @@ export class Statements {
     const to = this.#keep(endOf(s));
     const constant = s.step.op === "const" ? Number(s.step.value) : undefined;
     const step = constant === undefined ? this.#keep(s.step) : undefined;
+    const on = { x: this.x, writable: this.#writable };
+    for (const [loop, ahead] of lookAhead(s, counter, on)) {
+      this.#ahead.set(loop, ahead);
+    }
     f.get(from);
     f.set(counter);
     f.block();
     if (constant) {
       printFastLoop(s, { counter, from, to, step: constant }, {
-        ...{ x: this.x, writable: this.#writable },
+        ...on,
+        ahead: this.#ahead.get(s),
         printBody: () => this.list(s.body),
       });
     }
