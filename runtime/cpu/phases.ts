@@ -17,7 +17,7 @@ import type { Shapes } from "./shape.ts";
 /** A run of statements without barriers. */
 export interface Phase {
   readonly op: "phase";
-  readonly body: readonly Stmt[];
+  body: readonly Stmt[];
   /** Variables that live longer than one phase, kept in memory for each invocation: read at the start, written at the end. */
   readonly reads: Set<string>;
   readonly writes: Set<string>;
@@ -133,6 +133,7 @@ export function cutPhases(
     if (declared.has(name) && needsMemory(name, shapes)) crossing.add(name);
   }
   if (kernel.workgroupSize !== shapes.lanes) {
+    repeatDefinitions(phases, crossing, { declared, shapes });
     for (const name of crossing) shapes.variables.get(name)!.inMemory = true;
   }
   for (const { phase, names } of used) {
@@ -146,6 +147,95 @@ export function cutPhases(
     }
   }
   return { outer: zeroedWhereUsed(outer), crossing };
+}
+
+/** Instead of memory, phases compute again what is arithmetic of invocations' numbers. `crossing` loses those names. */
+function repeatDefinitions(
+  phases: readonly Phase[],
+  crossing: Set<string>,
+  { declared, shapes }: {
+    readonly declared: ReadonlyMap<string, Phase>;
+    readonly shapes: Shapes;
+  },
+): void {
+  const again = new Map<string, Extract<Stmt, { op: "let" }>>();
+  for (const { body } of phases) {
+    for (const s of body) {
+      if (s.op !== "let" || shapes.variables.get(s.name)!.shape.group) continue;
+      if (isArithmetic(s.value, (name) => again.has(name), shapes)) {
+        again.set(s.name, s);
+      }
+    }
+  }
+  for (const phase of phases) {
+    const needed = namesIn(phase.body);
+    for (const [name, { value }] of [...again].reverse()) {
+      if (needed.has(name)) addNames(value, needed);
+    }
+    const missing = [...again.values()].filter(({ name }) =>
+      needed.has(name) && declared.get(name) !== phase
+    );
+    const at = phase.body.findIndex((s) => !isForAll(s, shapes));
+    const split = at < 0 ? phase.body.length : at;
+    phase.body = [
+      ...phase.body.slice(0, split),
+      ...missing,
+      ...phase.body.slice(split),
+    ];
+  }
+  for (const name of again.keys()) crossing.delete(name);
+}
+
+/** Whether a value is integer arithmetic of what a phase has: numbers of invocations, what a workgroup shares, and `known` names. */
+function isArithmetic(
+  value: Expr,
+  known: (name: string) => boolean,
+  shapes: Shapes,
+): boolean {
+  let pure = true;
+  walkExpression(value, (e) => {
+    const plain = e.op === "const" || e.op === "id" || e.op === "unary" ||
+      e.op === "binary" || e.op === "select";
+    const variable = e.op === "local" && shapes.variables.get(e.name);
+    const held = variable && variable.kind === "let" &&
+      (variable.shape.group || known(variable.name));
+    pure &&= e.type !== "f32" && (plain || held === true);
+  });
+  return pure;
+}
+
+/** Whether a statement declares what is the same for the whole workgroup. */
+export function isForAll(s: Stmt, { variables }: Shapes): boolean {
+  return s.op === "let" && variables.get(s.name)!.shape.group;
+}
+
+/** The first so many invocations of a workgroup are all that a phase needs: others fail its only condition. */
+export function invocationsOf(
+  { body, writes }: Phase,
+  workgroupSize: number,
+): number {
+  const last = body.at(-1);
+  if (writes.size > 0 || last?.op !== "if" || last.else) return workgroupSize;
+  const definitions = new Map<string, Expr>();
+  for (const s of body.slice(0, -1)) {
+    if (s.op !== "let") return workgroupSize;
+    definitions.set(s.name, s.value);
+  }
+  const { condition } = last;
+  if (condition.op !== "binary" || condition.fn !== "lt") return workgroupSize;
+  const { a, b } = condition;
+  const number = a.op === "local" ? definitions.get(a.name) : a;
+  if (b.op !== "const" || b.type !== "u32" || !number) return workgroupSize;
+  const each = invocationsOfOne(number);
+  return Math.min(workgroupSize, each * Number(b.value));
+}
+
+/** How many invocations in a row have one value: 1 of their number, n of that over n; Infinity where nothing is known. */
+function invocationsOfOne(e: Expr): number {
+  if (e.op === "id" && e.name === "local") return 1;
+  const known = e.op === "binary" && e.fn === "div" && e.a.op === "id" &&
+    e.a.name === "local" && e.b.op === "const";
+  return known ? Number(e.b.value) : Infinity;
 }
 
 /** Zero workgroup memory before its first use, in a branch if no other uses it: few rows of a matmul, as in decoding, do not. */

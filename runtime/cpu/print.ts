@@ -11,7 +11,13 @@ import { withScalarLoads } from "../../spec/kernel/vectors.ts";
 import { analyzeShapes, restingVariables, uniqueNames } from "./analyze.ts";
 import { Expressions } from "./expression.ts";
 import { MathLibrary } from "./math.ts";
-import { cutPhases, type Outer, type Phase } from "./phases.ts";
+import {
+  cutPhases,
+  invocationsOf,
+  isForAll,
+  type Outer,
+  type Phase,
+} from "./phases.ts";
 import { Statements } from "./statement.ts";
 import { WasmFunction, WasmModule } from "./wasm.ts";
 
@@ -379,10 +385,7 @@ class KernelPrinter {
     if (this.#isSingle) return this.#statements.list(phase.body);
     // What the whole workgroup shares is computed once.
     for (const s of phase.body) {
-      const { shape } = s.op === "let"
-        ? this.#x.shapes.variables.get(s.name)!
-        : { shape: undefined };
-      if (!shape?.group) break;
+      if (!isForAll(s, this.#x.shapes)) break;
       this.#statements.statement(s);
       start++;
     }
@@ -395,7 +398,7 @@ class KernelPrinter {
     f.i32(this.#lanes);
     f.op("i32.add");
     f.tee(this.#first);
-    f.i32(this.#kernel.workgroupSize);
+    f.i32(invocationsOf(phase, this.#kernel.workgroupSize));
     f.op("i32.lt_u");
     f.branchIf(0);
     f.op("end");
