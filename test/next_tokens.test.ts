@@ -100,7 +100,7 @@ function holdAgainst(
 
 /** Which rows a rank has does not depend on what a family makes of them. */
 const MESHES: { readonly [name: string]: readonly string[] } = {
-  "demo-lm": ["ep=1", "ep=3", "dp=2,ep=2"],
+  "demo-lm": ["ep=1", "dp=2,ep=2"],
   "deepseekv3-16e": ["ep=3"],
   "llama4-8e": ["dp=2,ep=2"],
   "granitemoe-8e": ["ep=3"],

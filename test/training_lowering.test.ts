@@ -296,8 +296,11 @@ t.test("steps on every mesh are those on one rank", async (t) => {
   for (const options of SPREAD) {
     const title = JSON.stringify(options);
     const spread = await runCase(of, "cpu", options);
-    const again = await runCase(of, "cpu", options);
-    t.equal(digest(spread), digest(again), `run to run, ${title}`);
+    // A second run of the mesh that has most: uneven parts, and what it sends in a table.
+    if (options === SPREAD.at(-1)) {
+      const again = await runCase(of, "cpu", options);
+      t.equal(digest(spread), digest(again), `run to run, ${title}`);
+    }
     const far = spread.flatMap((outputs, call) =>
       Object.entries(outputs).flatMap(([name, { data }]) => {
         const want = [...alone[call]![name]!.data];

@@ -22,7 +22,7 @@ t.test("verifyPlan() accepts what the compiler makes", async (t) => {
   const meshes = [{}, { ep: 1 }, { ep: 2 }, { ep: 3 }, { dp: 2, ep: 2 }];
   for (const what of ["layer", "decoder"] as const) {
     for (const mesh of meshes) {
-      for (const chunks of [1, 2, 3]) {
+      for (const chunks of [1, 3]) {
         const plan = await goodPlan(what, mesh, chunks);
         const title = `${what} ${JSON.stringify(mesh)} in ${chunks}`;
         t.same(verifyPlan(plan), [], title);
@@ -137,9 +137,9 @@ t.test("verifyPlanText() never throws", async (t) => {
         ? 1
         : 0;
     }),
-    { numRuns: 300, seed: 7 },
+    { numRuns: 150, seed: 7 },
   );
-  t.ok(reported > 200, `${reported} of 300 were rejected`);
+  t.ok(reported > 100, `${reported} of 150 were rejected`);
 });
 
 t.test("verifyPlan() takes deep and wide documents in its stride", async (t) => {
