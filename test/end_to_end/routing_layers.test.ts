@@ -30,7 +30,10 @@ import {
   runModel,
   TOLERANCE,
 } from "../helpers/routing_vectors.ts";
+import { closeDevices } from "../helpers/run_model.ts";
 import { TARGETS } from "../helpers/sessions.ts";
+
+t.teardown(closeDevices);
 
 /** What a layer makes of a row must be this close; its sums are long. */
 const OUTPUT_TOLERANCE = 1e-5;

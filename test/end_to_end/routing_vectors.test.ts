@@ -23,7 +23,10 @@ import {
   runModel,
   TOLERANCE,
 } from "../helpers/routing_vectors.ts";
+import { closeDevices } from "../helpers/run_model.ts";
 import { TARGETS } from "../helpers/sessions.ts";
+
+t.teardown(closeDevices);
 
 interface Matrix {
   readonly shape: readonly number[];

@@ -20,8 +20,9 @@ import {
   routingRule,
   slotsOf,
 } from "../../compiler/graph/routing.ts";
-import { openSafetensors } from "../../runtime/mod.ts";
+import { type Device, openSafetensors } from "../../runtime/mod.ts";
 import { readTensors } from "./read_tensors.ts";
+import { deviceOf } from "./run_model.ts";
 import { fileSource, openSession, type Target } from "./sessions.ts";
 
 /** Options of a router over these axes. */
@@ -134,7 +135,7 @@ export interface RunOptions {
   readonly weights?: string;
 }
 
-/** Run a model once. */
+/** Run a model once; on the devices of run_model.ts, which the file closes. */
 export async function runModel(
   model: Model,
   inputs: { readonly [name: string]: readonly number[] },
@@ -149,8 +150,9 @@ export async function runModel(
     );
   }
   const plan = await compile(model, { mesh });
+  const device = await deviceOf(target);
   const session = await openSession(plan, {
-    target,
+    devices: new Array<Device>(plan.ranks).fill(device),
     ...weights === undefined ? {} : {
       tensors: await openSafetensors([
         fileSource(`test/references/${weights}`),
@@ -171,14 +173,10 @@ export async function runModel(
       ]];
     }),
   );
-  try {
-    const outputs = await session.run("main", given);
-    return Object.fromEntries(
-      Object.entries(outputs).map(([name, { data }]) => [name, data]),
-    );
-  } finally {
-    session.close();
-  }
+  const outputs = await session.run("main", given);
+  return Object.fromEntries(
+    Object.entries(outputs).map(([name, { data }]) => [name, data]),
+  );
 }
 
 /** The largest difference, relative where numbers are larger than 1; Infinity where one is missing. */

@@ -84,20 +84,14 @@ export async function openDevices(
   );
 }
 
-/** CPU devices on the threads of one pool, which ends with the last of them. */
+let pool: ReturnType<typeof openCpuPool> | undefined;
+
+/** CPU devices on the threads of one pool for all sessions of the process, which do not keep it alive. */
 async function openCpu(count: number): Promise<Device[]> {
-  const pool = await openCpuPool(2);
-  let open = count;
-  return await Promise.all(Array.from({ length: count }, async () => {
-    const device = await createCpuDevice({ pool });
-    return watchDevice(device, {
-      destroy() {
-        device.destroy();
-        open--;
-        if (open === 0) void pool.close();
-      },
-    });
-  }));
+  const threads = await (pool ??= openCpuPool(2));
+  return await Promise.all(
+    Array.from({ length: count }, () => createCpuDevice({ pool: threads })),
+  );
 }
 
 /** Load a verified plan. */
