@@ -57,9 +57,12 @@ export async function exitCodeOf(
 }
 
 function usageError(error: CommanderError): UsageError {
-  const text = error.message.replace(/^error: /, "").trim().split("\n")[0]!;
-  const state = text.replace(/\.$/, "");
+  const [text, hint = ""] = error.message.replace(/^error: /, "").trim()
+    .split("\n");
+  const state = text!.replace(/\.$/, "");
+  const [, meant] = /^\(Did you mean (.*)\?\)$/.exec(hint) ?? [];
+  const remedy = meant === undefined ? "See" : `Give ${meant}, or see`;
   return new UsageError(
-    `Cannot run the command: ${state}. See 'switchyard --help'`,
+    `Cannot run the command: ${state}. ${remedy} 'switchyard --help'`,
   );
 }

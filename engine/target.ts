@@ -49,7 +49,14 @@ export async function resolveTarget(
     return { kind: "model", model: await options.loadModel(path) };
   }
   if (path.endsWith(".json")) {
-    return { kind: "plan", plan: await readPlan(path, files) };
+    try {
+      return { kind: "plan", plan: await readPlan(path, files) };
+    } catch (error) {
+      if (!await findConfiguration(path, files)) throw error;
+      throw new DataError(
+        `Cannot use '${path}': it is a configuration, without weights. Give the folder of its checkpoint`,
+      );
+    }
   }
   throw new DataError(
     `Cannot use '${path}': it is no model file, checkpoint folder or plan. Give a .ts file, a folder with config.json, or a .json plan`,

@@ -209,6 +209,11 @@ export function readDocument(document: unknown): ReadPlan {
   const refused = (message: string): ReadPlan => ({
     problem: { path: "", step: null, message },
   });
+  if (version === undefined) {
+    return refused(
+      "Cannot read the plan: it says no version, as plans do. Give a document that 'switchyard plan --out' wrote",
+    );
+  }
   if (typeof version === "number" && version !== 2) {
     return refused(
       `Cannot read the plan: it has version ${version}, and this program reads version 2. Compile the model again`,

@@ -26,6 +26,10 @@ const USAGE: readonly (readonly [string, string])[] = [
     "Cannot run the command: unknown option '--fast'. See 'switchyard --help'",
   ],
   [
+    "plan x.ts --mush ep=2",
+    "Cannot run the command: unknown option '--mush'. Give --mesh, or see 'switchyard --help'",
+  ],
+  [
     "plan x.ts --mesh",
     "Cannot run the command: option '--mesh <axes>' argument missing. See 'switchyard --help'",
   ],

@@ -277,7 +277,13 @@ const COMMANDS: readonly BadCommand[] = [
     line: `verify ${MIXTRAL}/config.json`,
     code: 1,
     message:
-      `Cannot read '${MIXTRAL}/config.json': '/' has no field 'version'. Compile it again`,
+      `Cannot read '${MIXTRAL}/config.json': it says no version, as plans do. Give a document that 'switchyard plan --out' wrote`,
+  },
+  {
+    line: `generate ${MIXTRAL}/config.json -p a`,
+    code: 1,
+    message:
+      `Cannot use '${MIXTRAL}/config.json': it is a configuration, without weights. Give the folder of its checkpoint`,
   },
   {
     line: `plan ${MIXTRAL} --place foo=ep`,
