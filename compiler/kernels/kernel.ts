@@ -10,10 +10,4 @@ export {
   type Statements,
   wgsl,
 } from "../../spec/kernel/text.ts";
-export type {
-  Binding,
-  Expr,
-  Kernel,
-  SharedArray,
-  Stmt,
-} from "../../spec/kernel/tree.ts";
+export type { Binding, Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";

@@ -52,19 +52,18 @@ export function sumsByPanels(
     sums.map(({ base, indices }) => ({ base: `${base}_part`, indices })),
     segments,
   );
-  const place = (i: number, k: KernelText) =>
-    wgsl`(${k}) * ${row} + (${
-      i * columns * lanes
-    } + c * ${lanes} + lane_column)`;
+  const place = (i: number, k: KernelText) => {
+    const ofWeight = i * columns * lanes;
+    return wgsl`(${k}) * ${row} + (${ofWeight} + c * ${lanes} + lane_column)`;
+  };
   const terms = termsOf(o);
   const first = wgsl`k_start + team * ${length}`;
   const stored = terms.flatMap(({ prefix }, n) =>
     o.weights.map((_, i) => {
       const k = wgsl`team * ${length} + turn * ${terms.length} + ${n}`;
+      const to = place(i, k);
       return wgsl`
-        @unroll (c < ${columns}) { panel[${
-        place(i, k)
-      }] = ${prefix}b${i}[c]; }`;
+        @unroll (c < ${columns}) { panel[${to}] = ${prefix}b${i}[c]; }`;
     })
   );
   const loaded = wgsl`

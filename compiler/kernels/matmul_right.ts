@@ -4,7 +4,6 @@ import { type HalfDType, isHalf } from "../../spec/dtype.ts";
 import { type PackedDType, packingOf } from "../../spec/packed.ts";
 import { invariant } from "../../spec/errors.ts";
 import { add, mul, u32 } from "../../spec/kernel/build.ts";
-import { elementCount } from "../../spec/kernel/element_count.ts";
 import type { Expr, KernelText, Stmt } from "./kernel.ts";
 import { bindingsOf, expr, local, wgsl } from "./kernel.ts";
 import type { MatmulOptions, MatmulWeight } from "./matmul_options.ts";
@@ -78,56 +77,51 @@ export function columnsAndWeights(
 ): KernelText {
   const { columns } = o.tile;
   const unit = unitOf(o);
-  const units = range(columns / unit).flatMap((u) => [
-    letRegister("unit", [u], add(local("lane_unit", "u32"), u32(u * lanes))),
-    ...range(unit).map((n) => {
-      const first = mul(register("unit", [u], "u32"), u32(unit));
-      return letRegister("column", [u * unit + n], add(first, u32(n)));
-    }),
-  ]);
   return wgsl`
     let lane_unit = group.y * ${columns * lanes / unit} + lane % ${lanes};
-    ${units}
-    ${o.weights.flatMap((_, i) => weightStarts(o, i))}`;
+    @unroll (u < ${columns / unit}) {
+      let unit[u] = lane_unit + u * ${lanes};
+      @unroll (n < ${unit}) { let column[u * ${unit} + n] = unit[u] * ${unit} + n; }
+    }
+    ${o.weights.map((_, i) => weightStarts(o, i))}`;
 }
 
 /** Declares at<i>[c], and scale<i>[c] where weight i has scales. */
-function weightStarts(o: MatmulOptions, i: number): readonly Stmt[] {
+function weightStarts(o: MatmulOptions, i: number): KernelText {
   const { columns } = o.tile;
   const { stored, scales, inside, rowStride } = o.weights[i]!;
   const [unit, width] = [unitOf(o), widthOf(o)];
   const rowWords = rowStride / perWord(stored);
-  const column = (c: number) => register("column", [c], "u32");
   if (inside === "k") {
     const first = ofExpert(o, o.columns * rowWords);
-    return range(columns).map((c) => {
-      const start = mul(column(c), elementCount(rowWords));
-      return letRegister(`at${i}`, [c], add(first, start));
-    });
+    return wgsl`
+      @unroll (c < ${columns}) {
+        let at${i}[c] = ${first} + column[c] * ${rowWords};
+      }`;
   }
   // Without a number of elements that share a scale, all along k do.
   const scaleWords = rowStride / (packingOf(stored)?.perScale ?? Number(o.k));
   const packed = isHalf(stored);
   invariant(!packed || rowStride % 2 === 0, "packed rows are even");
   const apart = packed || width > 1 ? unit : 1;
-  const starts = (name: string, words: number) => {
+  const place = apart > 1 ? "unit[n]" : "column[n]";
+  const starts = (base: string, words: number) => {
     const first = ofExpert(o, Number(o.k) * words / width);
-    return range(columns / apart).map((n) => {
-      const place = apart > 1 ? register("unit", [n], "u32") : column(n);
-      return letRegister(name, [n * apart], add(first, place));
-    });
+    return wgsl`
+      @unroll (n < ${columns / apart}) {
+        let ${base}[n * ${apart}] = ${first} + ${place};
+      }`;
   };
-  return [
-    ...starts(`at${i}`, rowWords),
-    ...scales === undefined ? [] : starts(`scale${i}`, scaleWords),
-  ];
+  return wgsl`
+    ${starts(`at${i}`, rowWords)}
+    ${scales !== undefined && starts(`scale${i}`, scaleWords)}`;
 }
 
 /** Where the weights of the tile's expert start, of which each has so many words. */
-function ofExpert({ grouped }: MatmulOptions, words: number): Expr {
-  if (!grouped) return u32(0);
+function ofExpert({ grouped }: MatmulOptions, words: number): KernelText {
+  if (!grouped) return wgsl`0u`;
   invariant(!Number.isNaN(words), "experts' weights have one size");
-  return mul(local("expert", "u32"), elementCount(words));
+  return wgsl`expert * ${words}`;
 }
 
 /** Loads of a binding, of so many words at once, by an index for each column. */

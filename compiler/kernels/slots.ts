@@ -71,18 +71,14 @@ function eachGroup(o: SlotsOptions): KernelText {
 function slotsOfGroup(o: SlotsOptions): KernelText {
   const { rule, room } = o;
   const { order, drop } = rule.capacity!;
+  const places = order === "token" ? wgsl`size` : wgsl`size * ${rule.topK}`;
+  const tabled = room === "table" ? wgsl`room[size]` : wgsl`${room}u`;
   const cut = drop !== "position" && room !== "largest";
   return wgsl`
     let row = group.x * ${o.tokens};
-    let places = ${order === "token" ? wgsl`size` : wgsl`size * ${rule.topK}`};
+    let places = ${places};
     ${laneShare(wgsl`places`, LANES)}
-    let slots = ${
-    room === "table"
-      ? wgsl`room[size]`
-      : room === "largest"
-      ? "places"
-      : wgsl`${room}u`
-  };
+    let slots = ${room === "largest" ? "places" : tabled};
     ${cut ? cutByValue(o) : cutByPlace(o)}`;
 }
 

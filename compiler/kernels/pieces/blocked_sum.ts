@@ -60,6 +60,7 @@ export function blockedSum(
     ...{ ...o, length: segmentLength(length, segments) },
     ...{ first: wgsl`${k}_first`, sum: "_part" },
   };
+  const results = setEach(totals, "", (of) => of("_part"));
   return wgsl`
     ${declared}
     ${tree.declare}
@@ -67,12 +68,7 @@ export function blockedSum(
       let ${k}_first = ${k}_segment * ${segment.length};
       ${declareEach(totals, "_part")}
       ${oneSegment(totals, segment, add)}
-      ${
-    tree.add(
-      local(`${k}_segment`, "u32"),
-      setEach(totals, "", (of) => of("_part")),
-    )
-  }
+      ${tree.add(local(`${k}_segment`, "u32"), results)}
     }`;
 }
 
@@ -93,6 +89,7 @@ function oneSegment(
     & { readonly first?: KernelText; readonly sum?: string },
   add: Statements,
 ): KernelText {
+  const from = first ?? wgsl`0u`;
   const last = first ? wgsl`${first} + ${length}` : length;
   const inPairs = (start: KernelText) => {
     invariant(typeof length === "number", "pairs are counted");
@@ -103,28 +100,23 @@ function oneSegment(
         ${add}
       }`;
   };
+  const each = (start: KernelText, end: Hole) =>
+    wgsl`for (var ${k} = ${start}; ${k} < ${end}; ${k}++) { ${add} }`;
   const block = (start: KernelText, end: Hole) =>
     wgsl`
       ${before?.(start)}
       ${declareEach(totals, "_block")}
-      ${
-      pairs ? inPairs(start) : wgsl`
-        for (var ${k} = ${start}; ${k} < ${end}; ${k}++) {
-          ${add}
-        }`
-    }
+      ${pairs ? inPairs(start) : each(start, end)}
       // Also for a single block: 0 + block is the contract's, and differs from block where that is -0.
       ${setEach(totals, sum, (of) => plus(of(sum), of("_block")))}`;
   const known = typeof length === "number";
-  if (known && length <= SUM_BLOCK) return block(first ?? wgsl`0u`, last);
+  if (known && length <= SUM_BLOCK) return block(from, last);
   const next = wgsl`${k}_block + ${SUM_BLOCK}`;
   const end = known && length % SUM_BLOCK === 0
     ? next
     : wgsl`min(${next}, ${last})`;
   return wgsl`
-    for (var ${k}_block = ${
-    first ?? wgsl`0u`
-  }; ${k}_block < ${last}; ${k}_block += ${SUM_BLOCK}) {
+    for (var ${k}_block = ${from}; ${k}_block < ${last}; ${k}_block += ${SUM_BLOCK}) {
       ${block(wgsl`${k}_block`, end)}
     }`;
 }
