@@ -2,8 +2,9 @@
  * A checkpoint of 3 GB in bf16, of OLMoE's shape with fewer layers: the command `generate` until its first token, the memory
  * of its processes, and how it ends; then decode steps in this process, behind a prompt of `--prompt N` tokens, by what the
  * cache is stored as, interleaved with a loop in C that reads as many bytes. Makes the checkpoint at first, in `--folder`.
- * `--adapter native|cpu`, `--layers N`, `--runs N`, `--only load|decode`, `--ranks N` has processes of `launch` instead,
+ * `--adapter native|cpu`, `--layers N`, `--runs N`, `--only load|decode|prefill`, `--ranks N` has processes of `launch` instead,
  * `--tokens N` a longer prompt for them: some sixty tokens use every expert.
+ * `--only prefill` compares a prefill of `--tokens N` with llama.cpp's.
  * `--check` compares logits of every device and mesh (`--only WORD`: of those) with llama.cpp's. `--out FILE` keeps what is
  * found.
  */
@@ -19,6 +20,7 @@ import { checkLarge } from "./large/check.ts";
 import { LOOPS } from "./large/bandwidth.ts";
 import { measureDecode } from "./large/decode.ts";
 import { writeOlmoe } from "./large/olmoe.ts";
+import { measurePrefill } from "./large/prefill.ts";
 import { type Ran, runCommand } from "./large/process.ts";
 import { describe, machine, median } from "./measure.ts";
 import { timingOf, writeDocument } from "./results.ts";
@@ -66,7 +68,7 @@ const found: { [what: string]: unknown } = {
   ...{ program: "large", machine: machine(), adapter, ranks, bytes: size },
   tokens: tokens.length,
 };
-if (only !== "decode") {
+if (only === undefined || only === "load") {
   const all: Ran[] = [];
   for (let run = 0; run < runs; run++) {
     const generate = ["generate", folder, "--adapter", adapter];
@@ -103,11 +105,18 @@ most memory of each process: ${peaks.map(gb).join(", ")}; ${
     peaks,
   };
 }
-if (only !== "load") {
-  const target = await resolveTarget(folder, nodeFiles(), {
-    loadModel: () => Promise.reject(new Error("Cannot load: no model file")),
+const target = await resolveTarget(folder, nodeFiles(), {
+  loadModel: () => Promise.reject(new Error("Cannot load: no model file")),
+});
+if (target.kind !== "checkpoint") throw new Error("no checkpoint");
+if (only === "prefill") {
+  const measured = await measurePrefill(folder, target, {
+    ...{ tokens: tokens.length, runs },
   });
-  if (target.kind !== "checkpoint") throw new Error("no checkpoint");
+  console.log(JSON.stringify(measured, null, 2));
+  found["prefill"] = measured;
+}
+if (only === undefined || only === "decode") {
   const prompt = Number(flags.prompt);
   const steps = await measureDecode(target, { adapter, prompt, runs });
   const rate = ({ bytes, stepsMs }: typeof steps[string]) =>
@@ -120,6 +129,9 @@ if (only !== "load") {
         ...{ prompt, bytes: one.bytes, gbPerSecond: rate(one) },
         ofLoops: LOOPS.map((loop) => rate(one) / rate(steps[loop]!)),
         gbPerSecondOfCore: coresRate(one),
+        ofLoopsByCore: LOOPS.map((loop) =>
+          coresRate(one) / coresRate(steps[loop]!)
+        ),
         ...{ prefillMs: one.prefillMs, step: timingOf(one.stepsMs) },
       };
       console.log(
@@ -127,15 +139,17 @@ if (only !== "load") {
           kept.gbPerSecond.toFixed(1)
         } GB/s, ${
           kept.ofLoops.map((part) => part.toFixed(2)).join(" and ")
-        } of the loops; of a core ${
-          kept.gbPerSecondOfCore.toFixed(1)
-        } GB/s; prefill ${one.prefillMs.toFixed(0)} ms`,
+        } of the loops; of a core ${kept.gbPerSecondOfCore.toFixed(1)} GB/s, ${
+          kept.ofLoopsByCore.map((part) => part.toFixed(2)).join(" and ")
+        } of the loops; prefill ${one.prefillMs.toFixed(0)} ms`,
       );
       return [what, kept];
     }),
   );
 }
 if (out !== undefined) writeDocument(out, found);
+// The peer keeps threads of its own.
+if (only === "prefill") process.exit();
 
 function gb(bytes: number): string {
   return `${(bytes / 1e9).toFixed(2)} GB`;

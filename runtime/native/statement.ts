@@ -188,10 +188,10 @@ export class Statements {
             this.#x.pointed.set(load, `(${pointers[n]!.name} + ${constant})`);
           }
         });
-        const iterations = (head: string) => {
+        const iterations = (head: string, unroll: number) => {
           // Of what loads lanes one by one, an iteration is long enough.
           if (!this.#gathers(s.body)) {
-            writer.line(`#pragma GCC unroll ${UNROLL}`);
+            writer.line(`#pragma GCC unroll ${unroll}`);
           }
           writer.block(head, () => {
             this.#look(s);
@@ -204,7 +204,7 @@ export class Statements {
         };
         if (!transposed) {
           if (this.#prefetchesLater) writer.line("prefetch_ahead(&later);");
-          iterations(head);
+          iterations(head, UNROLL);
         } else {
           // What fills workgroup memory is followed by loops that compute with it.
           const later = s.body.some(({ op }) => op === "sharedStore");
@@ -238,7 +238,7 @@ export class Statements {
     groups: readonly (PointerGroup & { readonly name: string })[],
     { later, iterations }: {
       readonly later: string;
-      iterations(head: string): void;
+      iterations(head: string, unroll: number): void;
     },
   ): void {
     const { writer, pointed } = this.#x;
@@ -260,8 +260,10 @@ export class Statements {
         }
         writer.line(`${group.name} += LANES;`);
       }
+      // As many together as were transposed.
       iterations(
         `for (u ${counter} = ${start}; ${counter} < ${start} + LANES; ${counter}++)`,
+        this.#x.shapes.lanes,
       );
     });
   }
