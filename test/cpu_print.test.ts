@@ -61,10 +61,10 @@ function kernel(
 
 const LENGTH = 203;
 function data(): { [name: string]: Uint32Array } {
-  const a = new Float32Array(LENGTH).map((_, i) => Math.sin(i * 1.7) * 3);
+  const a = new Float32Array(LENGTH).map((_, i) => Math.sin((i + 1) * 1.7) * 3);
   return {
     a: new Uint32Array(a.buffer),
-    n: new Uint32Array(LENGTH).map((_, i) => (i * 7919) % 31),
+    n: new Uint32Array(LENGTH).map((_, i) => ((i + 1) * 7919) % 31),
     y: new Uint32Array(LENGTH),
   };
 }
@@ -239,6 +239,28 @@ const BODIES: { readonly [name: string]: Stmt[] } = {
       add(loadStored("n", "f16", i), loadStored("a", "bf16", i)),
     ),
   ],
+  "loops in a loop, within arrays and beyond; what only the outer one sets": [
+    at,
+    var_("total", f32(0.5)),
+    for_("segment", u32(0), u32(4), [
+      let_("first", mul(local("segment", "u32"), u32(16))),
+      var_("part", f32(0)),
+      for_("k", local("first", "u32"), add(local("first", "u32"), u32(16)), [
+        set(
+          "part",
+          fma(
+            load("a", add(mul(g, u32(70)), local("k", "u32"))),
+            load("a", add(i, mul(local("segment", "u32"), u32(40)))),
+            local("part", "f32"),
+          ),
+        ),
+      ]),
+      if_(lt(load("n", i, "u32"), u32(20)), [
+        set("total", add(local("total", "f32"), local("part", "f32"))),
+      ]),
+    ]),
+    store("y", i, local("total", "f32")),
+  ],
   "the same name twice": [
     at,
     for_("k", u32(0), u32(2), [
@@ -321,6 +343,34 @@ t.test("printKernels(): barriers, shared memory and what lives across them", (te
       }),
     );
   }
+  test.end();
+});
+
+t.test("printKernels(): phases of the first invocations of a workgroup", (test) => {
+  const workgroupSize = 16;
+  const place = local("place", "u32");
+  check(
+    test,
+    kernel([
+      let_("team", div(l, u32(4))),
+      let_(
+        "place",
+        add(mul(g, u32(40)), add(l, mul(local("team", "u32"), u32(2)))),
+      ),
+      sharedStore("s", l, load("a", place)),
+      barrier(),
+      if_(lt(l, u32(5)), [store("y", place, shared("s", sub(u32(15), l)))]),
+      barrier(),
+      if_(lt(local("team", "u32"), u32(3)), [
+        store("y", add(place, u32(20)), shared("s", add(l, u32(4)))),
+      ]),
+      barrier(),
+      if_(lt(u32(5), l), [store("y", add(place, u32(10)), f32(7))]),
+    ], {
+      workgroupSize,
+      shared: [{ name: "s", type: "f32", length: workgroupSize }],
+    }),
+  );
   test.end();
 });
 
