@@ -26,7 +26,7 @@ const PANELS: MatmulTile = {
 /**
  * Tuning where no tuner ran. CPU devices keep a tile of rows and vectors of columns in registers, and load weights once for
  * many such tiles. C also turns weights around while it loads them, so they can be stored as in their files. Software
- * adapters load for one invocation after the other, and so want vectors of weights and many rows for each.
+ * adapters load for one invocation after the other, and so want vectors of weights and many rows for each; their compilers are slow.
  */
 export const TUNING: { readonly [K in Computer]: TuningTable } = {
   cpu: { matmul: SHARED, pair: SHARED_PAIR, attention: 4 },
@@ -37,7 +37,13 @@ export const TUNING: { readonly [K in Computer]: TuningTable } = {
     attention: 8,
   },
   gpu: {},
-  software: { matmul: { rows: 8, columns: 4, lanes: 8, right: "vector" } },
+  software: {
+    matmul: {
+      ...{ rows: 8, columns: 4, lanes: 8 },
+      right: "vector",
+      code: "small",
+    },
+  },
 };
 
 /** What computes on selected devices. */

@@ -53,7 +53,7 @@ const TILES: readonly MatmulTile[] = [
   { rows: 4, columns: 4, lanes: 32 },
   { rows: 1, columns: 2, lanes: 8 },
   { rows: 3, columns: 2, lanes: 16 },
-  { rows: 8, columns: 4, lanes: 8 },
+  { rows: 8, columns: 4, lanes: 8, right: "vector", code: "small" },
 ];
 
 function dense(k: number, columns: number, tile: MatmulTile): MatmulOptions {

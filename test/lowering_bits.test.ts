@@ -106,7 +106,7 @@ const PLACES: readonly CompileOptions[] = [
   { mesh: { ep: 2 }, tuning: { matmul: { rows: 1, columns: 4, lanes: 16 } } },
   {
     tuning: {
-      matmul: { rows: 8, columns: 4, lanes: 8 },
+      matmul: { rows: 8, columns: 4, lanes: 8, code: "small" },
       matmuls: {
         "grouped bf16 64x64": { rows: 4, columns: 2, lanes: 16 },
         "plain bf16 64x64": { rows: 16, columns: 2, lanes: 4 },

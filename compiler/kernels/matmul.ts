@@ -9,7 +9,7 @@ import { invariant } from "../../spec/errors.ts";
 import { fma, u32 } from "../../spec/kernel/build.ts";
 import { whereBelow } from "../../spec/kernel/guards.ts";
 import type { Kernel, KernelText, Stmt } from "./kernel.ts";
-import { GROUP_XZ, local, madeOnce, makeKernel, wgsl } from "./kernel.ts";
+import { expr, GROUP_XZ, local, madeOnce, makeKernel, wgsl } from "./kernel.ts";
 import { type Place, sumsOfTeams } from "./matmul_blocks.ts";
 import { type Left, leftOf, u } from "./matmul_left.ts";
 import {
@@ -136,7 +136,8 @@ function rowsOfTile(o: Matmul): KernelText {
 /** The loops for fewer rows than a tile has, each with the number of its rows. */
 function partsOfTile(o: Matmul): (readonly [height: number, KernelText])[] {
   const { rows, right } = o.tile;
-  const heights = [1, Math.floor(rows / 4)].filter((n, i) => i === 0 || n > 1);
+  const quarter = isSmall(o) ? 1 : Math.floor(rows / 4);
+  const heights = quarter > 1 ? [1, quarter] : [1];
   if (teamsOf(o).teams === 1) {
     return rows === 1 ? [] : heights.map((n) => [n, rowsTimesColumns(o, n)]);
   }
@@ -206,7 +207,7 @@ function rowsTimesColumns(
       }, products(o, left, { rows, sums }))
     )
   }
-    ${finishAll(o, rows)}`;
+    ${isSmall(o) && rows > 1 ? finishRows(o, rows) : finishAll(o, rows)}`;
   if (teams === 1) return body;
   return wgsl`
     let team_first = first + ${rowOfTeam(o)};
@@ -329,6 +330,32 @@ function finishAll(o: Matmul, rows: number): readonly Stmt[] {
       sums: o.weights.map((_, i) => register(`sum${i}`, [r!, c!])),
     })
   );
+}
+
+function isSmall({ tile }: Matmul): boolean {
+  return tile.code === "small";
+}
+
+/** The same in a loop over rows that exist: of how many drivers do not know, which would unroll it. */
+function finishRows(o: Matmul, rows: number): KernelText {
+  const place = u("result_place");
+  const sumOf = (weight: number, c: number) =>
+    range(rows).map((r) => register(`sum${weight}`, [r, c])).reduce(
+      (sum, other, r) => expr`select(${sum}, ${other}, ${place} == ${r})`,
+    );
+  return wgsl`
+    for (var result_row = row[0]; result_row < min(end, row[0] + ${rows}); result_row++) {
+      let result_place = result_row - row[0];
+      ${
+    range(o.tile.columns).map((c) =>
+      finish(o, {
+        row: u("result_row"),
+        column: register("column", [c], "u32"),
+        sums: o.weights.map((_, weight) => sumOf(weight, c)),
+      })
+    )
+  }
+    }`;
 }
 
 /** What becomes of the results of one place, if that is in the matrix. */

@@ -84,11 +84,12 @@ export function ofHeight(tile: MatmulTile, height: number): MatmulTile {
 /** `4x4x32`, and what else tells a tile from others: `4x4x32_split8_workgroup`. */
 export function tileName(tile: MatmulTile): string {
   const { rows, columns, lanes, split = 1, left = "registers" } = tile;
-  const { right = "scalar" } = tile;
+  const { right = "scalar", code = "large" } = tile;
   return [
     `${rows}x${columns}x${lanes}`,
     ...split === 1 ? [] : [`split${split}`],
     ...left === "registers" ? [] : [left],
     ...right === "scalar" ? [] : [right],
+    ...code === "large" ? [] : [code],
   ].join("_");
 }

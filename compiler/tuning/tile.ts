@@ -27,6 +27,11 @@ export interface MatmulTile {
    * suits vectors that load along k. Default: scalar.
    */
   readonly right?: "scalar" | "vector" | "workgroup";
+  /**
+   * `small`: what becomes of results is written once for all rows, in a loop, and a few rows have no text of their own, for
+   * drivers that take long to compile. Default: large.
+   */
+  readonly code?: "large" | "small";
 }
 
 /** A good tile without a tuner. */
@@ -120,8 +125,11 @@ function powerFrom(n: number): number {
 
 /** The plain tile of a tile's size. */
 function plainTile(tile: MatmulTile, grouped: boolean): MatmulTile {
-  const { rows, columns, lanes } = tile;
-  return { rows: grouped ? tileHeight(tile) : rows, columns, lanes };
+  const { rows, columns, lanes, code } = tile;
+  return {
+    ...{ rows: grouped ? tileHeight(tile) : rows, columns, lanes },
+    ...code ? { code } : {},
+  };
 }
 
 /** Whether weights may have k inside: two 16-bit ones in a word are of one block. */

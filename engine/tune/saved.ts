@@ -127,11 +127,12 @@ function tilesOf(
 function isTile(value: unknown): value is MatmulTile {
   if (!isRecord(value)) return false;
   const { rows, columns, lanes, split = 1, left = "registers" } = value;
-  const { right = "scalar" } = value;
+  const { right = "scalar", code = "large" } = value;
   return isCount(rows, 64) && isCount(columns, 64) && columns % 2 === 0 &&
     isCount(lanes, 256) && isCount(split, 64) && lanes % split === 0 &&
     (left === "registers" || left === "workgroup") &&
-    ["scalar", "vector", "workgroup"].includes(right as string);
+    ["scalar", "vector", "workgroup"].includes(right as string) &&
+    ["large", "small"].includes(code as string);
 }
 
 function isCount(value: unknown, max: number): value is number {

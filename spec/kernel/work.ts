@@ -1,6 +1,7 @@
 /** What invocations of a kernel do, read off its tree, with as much of its data as is known. */
 
 import { STORED_BYTES } from "../dtype.ts";
+import { exactJson } from "./exact_json.ts";
 import type { Expr, Kernel, ScalarType, Stmt } from "./tree.ts";
 import { scalarLoads } from "./vectors.ts";
 
@@ -13,7 +14,7 @@ export interface KernelWork {
   /** Bytes loaded from and stored to each binding, in the order of the kernel's bindings. */
   readonly loads: readonly number[];
   readonly stores: readonly number[];
-  /** False where the bounds of a loop are not known; its body is then counted once. */
+  /** False where the bounds of a loop are not known, nor how many iterations there are at most; its body is then counted once. */
   readonly exact: boolean;
 }
 
@@ -141,10 +142,11 @@ class Walk {
     const [from, to, step] = this.#all(times, s.from, s.to, s.step);
     this.#mark(s.name, this.#varies);
     if (from === undefined || to === undefined || !step) {
-      this.exact = false;
+      const most = mostIterations(s);
+      this.exact &&= most !== undefined;
       this.#forget(s.body);
       this.#known.set(s.name, undefined);
-      this.block(s.body, times);
+      this.block(s.body, times * (most ?? 1));
       return this.#forget(s.body);
     }
     const iterations = Math.max(0, Math.ceil((to - from) / step));
@@ -275,6 +277,19 @@ function isSteady(body: readonly Stmt[]): boolean {
       ? isSteady(s.body)
       : s.op !== "if" || isSteady([...s.then, ...s.else ?? []])
   );
+}
+
+/** Iterations of a loop that ends where something does, or so many after its start: at most. */
+function mostIterations(
+  { from, to, step }: Stmt & { readonly op: "for" },
+): number | undefined {
+  if (to.op !== "binary" || to.fn !== "min") return undefined;
+  const { b } = to;
+  if (b.op !== "binary" || b.fn !== "add" || step.op !== "const") {
+    return undefined;
+  }
+  const same = exactJson(b.a) === exactJson(from) && b.b.op === "const";
+  return same ? Math.ceil(Number(b.b.value) / Number(step.value)) : undefined;
 }
 
 function wrap(value: Value, type: ScalarType): Value {
