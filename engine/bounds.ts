@@ -70,10 +70,10 @@ export function choosePages(
     Math.ceil(Math.min(length, maxContext) / size)
   );
   const each = Math.ceil(maxSequences / groupSize);
-  const most = mostTogether(pages, { window: maxSequences, each });
+  const max = mostTogether(pages, { window: maxSequences, each });
   // A sequence may have as many positions as there are, whatever is known of it.
   return {
-    count: Math.max(most, Math.ceil(maxContext / size)),
+    count: Math.max(max, Math.ceil(maxContext / size)),
     size,
   };
 }
@@ -103,13 +103,13 @@ function mostTogether(
     }
     return at < size ? total + left * (longest - at) : total;
   };
-  let most = 0;
+  let max = 0;
   lengths.forEach((length, i) => {
     add(length, 1);
     if (i >= window) add(lengths[i - window]!, -1);
-    most = Math.max(most, ofLongest());
+    max = Math.max(max, ofLongest());
   });
-  return most;
+  return max;
 }
 
 function pageSize(lengths: readonly number[]): number {
@@ -119,12 +119,12 @@ function pageSize(lengths: readonly number[]): number {
     : SHORT_PAGE;
 }
 
-function powerOfTwo(least: number): number {
-  return 2 ** Math.ceil(Math.log2(Math.max(1, least)));
+function powerOfTwo(min: number): number {
+  return 2 ** Math.ceil(Math.log2(Math.max(1, min)));
 }
 
 /** The next multiple of an eighth of the power of two below. */
-function eighthsOfPower(least: number): number {
-  const eighth = 2 ** (Math.floor(Math.log2(least)) - 3);
-  return Math.ceil(least / eighth) * eighth;
+function eighthsOfPower(min: number): number {
+  const eighth = 2 ** (Math.floor(Math.log2(min)) - 3);
+  return Math.ceil(min / eighth) * eighth;
 }

@@ -52,13 +52,13 @@ function hasPages(
 }
 
 /**
- * The next step, of at most `most` tokens: the last token of every sequence that grows, so that none waits for the prompt of
+ * The next step, of at most `max` tokens: the last token of every sequence that grows, so that none waits for the prompt of
  * another, then as much of prompts as there is room for. Where a step has two tokens, one is left to prompts in any case.
  * Where pages run out, the last of the sequences gives its own back, and waits to be fed again.
  */
 export function nextStep<S extends Scheduled>(
   places: Places<S>,
-  most: number,
+  max: number,
 ): StepTokens {
   const step: Step = { taken: [], ends: [] };
   const live = liveOf(places);
@@ -66,7 +66,7 @@ export function nextStep<S extends Scheduled>(
     places.pages?.advance(slot, sequence.fed);
   }
   const fresh = live.filter(isFresh);
-  const room = fresh.length > 0 ? Math.max(1, most - 1) : most;
+  const room = fresh.length > 0 ? Math.max(1, max - 1) : max;
   const grown = live.filter((one) => !isFresh(one))
     .sort((a, b) => a.sequence.tokens.length - b.sequence.tokens.length)
     .slice(0, room)
@@ -78,7 +78,7 @@ export function nextStep<S extends Scheduled>(
   }
   const before = step.taken.length;
   for (const one of fresh.filter((one) => isPlaced(places, one))) {
-    while (isUnfed(one) && step.taken.length < most) {
+    while (isUnfed(one) && step.taken.length < max) {
       if (!share(places, one) && !take(places, one, step)) break;
     }
   }
@@ -86,7 +86,7 @@ export function nextStep<S extends Scheduled>(
   if (taken.length === 0 && live.length > 1) {
     // Prompts have all pages, and none has enough.
     giveBack(places, lastOf(places, live[0]!.slot));
-    return nextStep(places, most);
+    return nextStep(places, max);
   }
   return {
     ends,

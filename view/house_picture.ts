@@ -34,7 +34,7 @@ const FEW = 16;
 export function housePicture(view: PlanView): Scene {
   const { plan, summary } = view;
   const classes = classOfRanks(plan, summary.ranks);
-  const most = Math.max(
+  const max = Math.max(
     ...summary.ranks.map(({ bytes, limit }) => limit ?? bytes.total),
   );
   const few = plan.ranks <= FEW;
@@ -50,7 +50,7 @@ export function housePicture(view: PlanView): Scene {
     }));
   const shapes = cards.flatMap((card, i) =>
     cardShapes(view, {
-      ...{ ...card, most },
+      ...{ ...card, max },
       at: [
         (i % COLUMNS) * (CARD[0] + GAP),
         Math.floor(i / COLUMNS) * (CARD[1] + GAP),
@@ -93,11 +93,11 @@ export function expertsOn(plan: Plan, rank: number): readonly number[] {
 
 function cardShapes(
   view: PlanView,
-  { of, rank, title, most, at: [x, y] }: {
+  { of, rank, title, max, at: [x, y] }: {
     readonly of: RankClass;
     readonly rank: number;
     readonly title: string;
-    readonly most: number;
+    readonly max: number;
     readonly at: readonly [number, number];
   },
 ): Shape[] {
@@ -108,7 +108,7 @@ function cardShapes(
   const bars = MEMORY_KINDS.flatMap(({ kind, name }): Shape[] => {
     if (bytes[kind] <= 0) return [];
     // What hardly fills a device is still seen.
-    const long = Math.max(1.5, inner * bytes[kind] / most);
+    const long = Math.max(1.5, inner * bytes[kind] / max);
     const bar: Shape = {
       ...{ kind: "rect", at: [from, y + 34], size: [long, 14] },
       ...{ ink: kind, title: `${name}: ${sizeText(bytes[kind])}` },
@@ -187,7 +187,7 @@ function gridShapes(
   const columns = last > 64 ? 32 : Math.max(last, Math.min(32, plan.ranks));
   const size = Math.min(34, (WIDTH - 2) / columns);
   const rows = Math.ceil(plan.ranks / columns);
-  const most = Math.max(...summary.ranks.map(({ bytes }) => bytes.total));
+  const max = Math.max(...summary.ranks.map(({ bytes }) => bytes.total));
   const shapes = classes.flatMap((of, rank): Shape[] => {
     const x = (rank % columns) * size;
     const y = top + 22 + Math.floor(rank / columns) * size;
@@ -195,7 +195,7 @@ function gridShapes(
     return [{
       ...{ kind: "rect", at: [x + 1, y + 1], size: [size - 2, size - 2] },
       ...{ ink: "weights", radius: 3 },
-      opacity: Number((0.5 + 0.4 * of.bytes.total / most).toFixed(2)),
+      opacity: Number((0.5 + 0.4 * of.bytes.total / max).toFixed(2)),
       title: `rank ${rank} (${placeText(plan, rank)})\n${
         sizeText(of.bytes.total)
       }${experts.length > 0 ? `\nexperts ${idsText(experts)}` : ""}`,

@@ -37,24 +37,24 @@ const MOST = { decode: 256, prefill: 2048, train: 1 } as const;
 export async function findCrossover(
   task: SearchTask,
   found: readonly Found[],
-  { most = Math.min(MOST[task.phase], task.context) } = {},
+  { max = Math.min(MOST[task.phase], task.context) } = {},
 ): Promise<Crossover | undefined> {
-  const least = Math.min(...found.map(({ mesh }) => replicaRanks(mesh)));
-  const small = found.find(({ mesh }) => replicaRanks(mesh) === least);
+  const min = Math.min(...found.map(({ mesh }) => replicaRanks(mesh)));
+  const small = found.find(({ mesh }) => replicaRanks(mesh) === min);
   const large = found.find(({ mesh }) =>
     mesh.ep > (small?.mesh.ep ?? 0) && mesh.tp === small?.mesh.tp
   );
   if (!small || !large) return undefined;
   const [a, b] = [
-    await compileReplica(task, small.mesh, { load: most }),
-    await compileReplica(task, large.mesh, { load: most }),
+    await compileReplica(task, small.mesh, { load: max }),
+    await compileReplica(task, large.mesh, { load: max }),
   ];
   if ("why" in a || "why" in b) {
-    return most > 1
-      ? await findCrossover(task, found, { most: Math.floor(most / 2) })
+    return max > 1
+      ? await findCrossover(task, found, { max: Math.floor(max / 2) })
       : undefined;
   }
-  const from = task.phase === "decode" ? 1 : Math.min(16, most);
+  const from = task.phase === "decode" ? 1 : Math.min(16, max);
   const known = new Map<string, number>();
   const each = (of: ReplicaPlan, load: number) => {
     const key = `${of.ranks} ${load}`;
@@ -65,11 +65,11 @@ export async function findCrossover(
   };
   const isFaster = (load: number) => each(a, load) <= each(b, load);
   const first = isFaster(from);
-  const at = firstOther(isFaster, from, most);
-  const load = Math.min(most, Math.max(1, small.step.of.load));
+  const at = firstOther(isFaster, from, max);
+  const load = Math.min(max, Math.max(1, small.step.of.load));
   const [x, y] = [a, b].map((of) => stepReplica(task, of, load).step);
   return {
-    ...{ replicas: small.mesh, experts: large.mesh, from, to: most },
+    ...{ replicas: small.mesh, experts: large.mesh, from, to: max },
     ...{ first: first ? "replicas" : "experts", at, load },
     exchanged: (y!.parts.exchange - x!.parts.exchange) / load,
     saved: (x!.parts.memory - y!.parts.memory) / load,

@@ -38,11 +38,11 @@ const NEAREST = 2;
 export async function trainingCurve(
   task: SearchTask,
   found: readonly Found[],
-  { sizes, better, known, most }: {
+  { sizes, better, known, max }: {
     readonly sizes: { readonly host: number; readonly experts: number };
     readonly better: (a: Found, b: Found) => number;
     readonly known: Known;
-    readonly most: number;
+    readonly max: number;
   },
 ): Promise<CurvePoint[]> {
   const [best] = found;
@@ -51,7 +51,7 @@ export async function trainingCurve(
     Math.abs(Math.log2(ep / best.mesh.ep)) +
     Math.abs(Math.log2(tp / best.mesh.tp));
   const points: CurvePoint[] = [];
-  for (let devices = 1; devices <= most; devices *= 2) {
+  for (let devices = 1; devices <= max; devices *= 2) {
     const meshes = trainingMeshes({ ...sizes, ranks: devices })
       .sort((a, b) => far(a) - far(b)).slice(0, NEAREST);
     const steps: Found[] = [];

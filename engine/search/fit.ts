@@ -63,15 +63,15 @@ export async function firstThatFits(
 ): Promise<ReplicaStep[] | ThrownOut> {
   let why = "";
   for (const strategy of FITTED[task.phase]) {
-    const least = task.phase === "train"
+    const min = task.phase === "train"
       ? leastTrained(weights, mesh, strategy)
       : leastWeights(weights, mesh);
-    if (least > limit) {
+    if (min > limit) {
       why = `${
         task.phase === "train"
           ? "weights and optimizer state alone are"
           : "weights alone are"
-      } ${sizeText(least)} a rank${sharedText(" with ", strategy)}, of ${
+      } ${sizeText(min)} a rank${sharedText(" with ", strategy)}, of ${
         sizeText(limit)
       }`;
       continue;
@@ -144,13 +144,13 @@ async function largestThatFits(
 ): Promise<ReplicaPlan | undefined> {
   const { mesh, strategy } = one;
   const { bytes, limit = Infinity } = one.fullest;
-  const most = Math.min(
+  const max = Math.min(
     MOST_LOAD[task.phase],
     task.phase === "prefill" ? task.context : Infinity,
   );
   const fixed = bytes.weights + (task.phase === "train" ? bytes.state : 0);
   const times = (limit - fixed) / (bytes.total - fixed);
-  const enough = Math.min(most, one.load * times);
+  const enough = Math.min(max, one.load * times);
   for (let load = rounded(enough); load > one.load; load = rounded(load - 1)) {
     const plan = await compileReplica(task, mesh, { strategy, load });
     if (!("why" in plan) && fits(plan)) return plan;

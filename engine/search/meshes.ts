@@ -49,12 +49,12 @@ export function replicaMeshes(
     readonly experts: number;
   },
 ): ReplicaMesh[] {
-  const most = Math.min(ranks, Math.max(1, experts));
+  const max = Math.min(ranks, Math.max(1, experts));
   const meshes: ReplicaMesh[] = [];
   for (let tp = 1; tp <= Math.min(host, ranks); tp *= 2) {
-    for (let ep = 1; ep * tp <= most; ep *= 2) meshes.push({ ep, tp });
+    for (let ep = 1; ep * tp <= max; ep *= 2) meshes.push({ ep, tp });
   }
-  if (most === ranks && !meshes.some(({ ep }) => ep === ranks)) {
+  if (max === ranks && !meshes.some(({ ep }) => ep === ranks)) {
     meshes.push({ ep: ranks, tp: 1 });
   }
   return meshes;

@@ -119,7 +119,7 @@ export async function search(
         sizes,
         better,
         known,
-        most: places.length,
+        max: places.length,
       })
       : [],
   };

@@ -71,19 +71,19 @@ export function matmulModel(shape: MatmulShape): Timed {
   };
 }
 
-/** Attention of some heads over a cache. `most`: sequences, and tokens of a step and of a sequence. */
+/** Attention of some heads over a cache. `max`: sequences, and tokens of a step and of a sequence. */
 export function attentionModel(
   { heads, kvHeads, dim }: {
     readonly heads: number;
     readonly kvHeads: number;
     readonly dim: number;
   },
-  most = { tokens: MOST_TOKENS, sequences: 4 },
+  max = { tokens: MOST_TOKENS, sequences: 4 },
 ): Timed {
   const axes = {
-    token: upTo(most.tokens),
-    sequence: most.sequences,
-    context: most.tokens,
+    token: upTo(max.tokens),
+    sequence: max.sequences,
+    context: max.tokens,
     head: heads,
     kvHead: kvHeads,
     headDim: dim,

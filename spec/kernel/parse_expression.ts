@@ -17,14 +17,14 @@ export function expression(s: Scanner): ExprSyntax {
 }
 
 /** Operands and operators of at least a level. */
-function operand(s: Scanner, least: number): Operand {
+function operand(s: Scanner, min: number): Operand {
   let left = prefixed(s);
   for (;;) {
     const at = s.peek();
     const operator = at.kind === "operator"
       ? OPERATORS.get(at.text)
       : undefined;
-    if (!operator || operator.level < least) return left;
+    if (!operator || operator.level < min) return left;
     s.next();
     const right = operand(s, operator.level + 1);
     const mixed = unranked(operator, left.outer) ??
