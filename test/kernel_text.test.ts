@@ -398,6 +398,22 @@ const MISTAKES: readonly (readonly [
     "Cannot declare 'cells': its length is not a positive constant. Give a number",
   ],
   [
+    () =>
+      wgsl`
+        if (lane == 0) { var<workgroup> cells: array<u32, 4>; }
+        if (lane == 1) { var<workgroup> cells: array<f32, 4>; }`,
+    [3, 54],
+    "Cannot declare 'cells' as f32: another block has it as u32. Rename it",
+  ],
+  [
+    () =>
+      wgsl`
+        if (lane == 0) { var<workgroup> cells: array<u32, 4>; }
+        cells[0] = 1;`,
+    [3, 9],
+    "Cannot index 'cells': it is neither a binding nor a workgroup array. Declare it as one of them",
+  ],
+  [
     () => wgsl`if (lane) { counts[0] = 1; }`,
     [1, 5],
     "Cannot use u32 for a condition: it must be bool. Convert it with bool()",
@@ -619,6 +635,21 @@ t.test("mistakes are reported with their place", (t) => {
       );
     }
   }
+  t.end();
+});
+
+t.test("blocks share workgroup memory that they declare by one name", (t) => {
+  const declared = (length: number) =>
+    wgsl`
+      var<workgroup> cells: array<u32, ${length}>;
+      cells[${length - 1}] = lane;`;
+  const { shared: arrays } = resolveStatements(
+    wgsl`
+      if (group.x == 0) { ${declared(4)} } else { ${declared(9)} }
+      if (group.x == 1) { ${declared(8)} }`,
+    BINDINGS,
+  );
+  t.strictSame(arrays, [{ name: "cells", type: "u32", length: 9 }]);
   t.end();
 });
 
