@@ -11,7 +11,7 @@ import {
   walkExpression,
   walkStatements,
 } from "./analyze.ts";
-import type { Expressions } from "./expression.ts";
+import type { Expressions, Place } from "./expression.ts";
 import { coursesIn, findPointers, type PointerGroup } from "./pointers.ts";
 
 type ForStmt = Extract<Stmt, { op: "for" }>;
@@ -42,6 +42,8 @@ export interface LoopPrinter {
   readonly x: Expressions;
   /** Bindings that the kernel writes. */
   readonly writable: ReadonlySet<string>;
+  /** Memory for a word. */
+  take(): Place;
   /** What was found before the loop around. */
   readonly ahead?: Ahead | undefined;
   printBody(): void;
@@ -98,10 +100,11 @@ interface Pointer {
   readonly bytes?: number;
 }
 
-/** Addresses of the loads of a loop for all iterations of one around, and whether they are in their arrays, in locals. */
+/** Addresses of the loads of a loop for all iterations of one around, in locals, and whether they are in their arrays. */
 export interface Ahead {
   readonly groups: readonly PointerGroup[];
-  readonly inRange: number;
+  /** A word that is not 0 where they are: engines would find a local's value again in each iteration. */
+  readonly inRange: Place;
   /** Where each group would begin at 0 of the counter around, and how many elements later for each of that. */
   readonly starts: readonly {
     readonly address: number;
@@ -115,7 +118,7 @@ export interface Ahead {
 export function lookAhead(
   outer: ForStmt,
   counter: number,
-  { x, writable }: Omit<LoopPrinter, "printBody" | "ahead">,
+  { x, writable, take }: Omit<LoopPrinter, "printBody" | "ahead">,
 ): ReadonlyMap<ForStmt, Ahead> {
   const found = new Map<ForStmt, Ahead>();
   const { f, shapes } = x;
@@ -131,6 +134,8 @@ export function lookAhead(
     const on = { groups, shapes, writable, most };
     const courses = coursesIn(outer, inner, on);
     if (!courses || groups.length === 0) continue;
+    const inRange = take();
+    f.get(inRange.base);
     const starts = courses.map(({ terms, constant, stride }, i) => {
       const { array, loads, stride: along } = groups[i]!;
       const view = x.views.get(array)!;
@@ -161,8 +166,7 @@ export function lookAhead(
       if (i > 0) f.op("i32.and");
       return { address, stride };
     });
-    const inRange = f.local("i32");
-    f.set(inRange);
+    f.load("i32.store", inRange.offset);
     found.set(inner, { groups, inRange, starts, counter });
   }
   return found;
@@ -268,7 +272,8 @@ function setPointers(
     f.set(pointer);
     return { pointer };
   });
-  f.get(inRange);
+  f.get(inRange.base);
+  f.load("i32.load", inRange.offset);
   return pointers;
 }
 

@@ -204,6 +204,7 @@ class KernelPrinter {
     this.#x = new Expressions(f, shapes, math);
     this.#statements = new Statements(this.#x, {
       storeLanes,
+      take: () => ({ base: SCRATCH, offset: this.#take(16) }),
       writable: new Set(
         kernel.bindings.filter((b) => b.access !== "read").map((b) => b.name),
       ),

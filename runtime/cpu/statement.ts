@@ -5,7 +5,7 @@ import { endOf } from "../../spec/kernel/build.ts";
 import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
 import { hasUniformTrip } from "./analyze.ts";
 import type { MemoryView } from "./array_access.ts";
-import type { Expressions } from "./expression.ts";
+import type { Expressions, Place } from "./expression.ts";
 import { type Ahead, lookAhead, printFastLoop } from "./fast_loop.ts";
 import type { WasmFunction } from "./wasm.ts";
 
@@ -18,6 +18,7 @@ export class Statements {
   readonly #writable: ReadonlySet<string>;
   /** Index of the function that stores lanes one by one. */
   readonly #storeLanes: () => number;
+  readonly #take: () => Place;
   /** Local of the mask of active lanes; undefined: all are. */
   #mask: number | undefined;
   #maskDepth = 0;
@@ -27,11 +28,14 @@ export class Statements {
   constructor(x: Expressions, options: {
     readonly writable: ReadonlySet<string>;
     readonly storeLanes: () => number;
+    /** Memory for a word. */
+    readonly take: () => Place;
   }) {
     this.x = x;
     this.f = x.f;
     this.#writable = options.writable;
     this.#storeLanes = options.storeLanes;
+    this.#take = options.take;
   }
 
   /** Whether a variable is kept as an i32. */
@@ -174,7 +178,7 @@ export class Statements {
     const to = this.#keep(endOf(s));
     const constant = s.step.op === "const" ? Number(s.step.value) : undefined;
     const step = constant === undefined ? this.#keep(s.step) : undefined;
-    const on = { x: this.x, writable: this.#writable };
+    const on = { x: this.x, writable: this.#writable, take: this.#take };
     for (const [loop, ahead] of lookAhead(s, counter, on)) {
       this.#ahead.set(loop, ahead);
     }
