@@ -27,7 +27,8 @@ interface Compile {
 const ENTRIES = [
   ...["cli/main.ts", "cli/start.ts", "cli/files.ts", "compiler/mod.ts"],
   ...["spec/mod.ts", "runtime/mod.ts", "engine/mod.ts"],
-  ...["engine/compiled_from.ts", "compiler/editor/tracer.ts"],
+  ...["engine/compiled_from.ts", "compiler/editor/tracer.ts", "models/mod.ts"],
+  ...["runtime/cpu/print.ts", "runtime/native/print.ts"],
 ];
 
 /** A clone with nothing but what compiles it. */
