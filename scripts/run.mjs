@@ -5,6 +5,7 @@ import process from "node:process";
 import { pathToFileURL } from "node:url";
 import {
   bundleStarted,
+  bundleTap,
   compile,
   compiledFile,
   LIBRARY,
@@ -22,6 +23,7 @@ const mistakes = await compile([...LIBRARY, ...PROGRAMS, source]);
 for (const text of mistakes.values()) console.error(text);
 // Some start others.
 await bundleStarted();
+await bundleTap();
 process.argv[1] = compiledFile(source);
 process.setSourceMapsEnabled(true);
 await import(pathToFileURL(process.argv[1]).href);

@@ -13,6 +13,7 @@ import process from "node:process";
 import {
   bundle,
   bundleStarted,
+  bundleTap,
   compile,
   compiledFile,
   declare,
@@ -270,6 +271,7 @@ const mistakes = new Map([
   ...await compile([...LIBRARY, ...PROGRAMS, ...files]),
   ...await bundle(),
   ...await bundleStarted(),
+  ...await bundleTap(),
 ]);
 // A file alone waits longer for declarations than it checks models without.
 if (files.length > 1) declare();
