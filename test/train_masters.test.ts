@@ -100,7 +100,7 @@ async function dtypesIn(folder: string): Promise<string[]> {
   return [...found];
 }
 
-/** What a mesh does to a step does not depend on how it rounds, nor does a stop. */
+/** What a mesh does to a step does not depend on how it rounds, nor does a stop or who has the optimizer state. */
 const MESHES = { bf16: "dp=2,ep=2", f16: "ep=2" };
 
 for (const dtype of ["bf16", "f16"] as const) {

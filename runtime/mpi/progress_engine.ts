@@ -34,9 +34,15 @@ const PAUSE = { min: 20, max: 1000 };
 /** A round of tests that took so long has moved bytes: MPI moves them only while it is called. */
 const PROGRESS_MS = 0.01;
 
-/** Rounds without progress, and time, after which the event loop has its turn. */
-const IDLE_ROUNDS = 100;
+/**
+ * Rounds without progress, and time, after which the event loop has its turn. Who waits for long looks less often: all that
+ * it does then is keep others from their cores.
+ */
+const IDLE_ROUNDS = { soon: 100, long: 8 };
 const TURN_MS = 0.5;
+
+/** How long nothing has moved where a rank waits for long. */
+const LONG_MS = 10;
 
 /** A function that starts a request, and what is done when that is complete. */
 export interface Call {
@@ -96,11 +102,13 @@ export class ProgressEngine {
     // What else starts now starts before anything waits.
     await undefined;
     let moved = performance.now();
+    let waited = 0;
     while (this.#started.size > 0) {
-      if (this.#turn()) moved = performance.now();
+      const rounds = IDLE_ROUNDS[waited > LONG_MS ? "long" : "soon"];
+      if (this.#turn(rounds)) moved = performance.now();
       const now = performance.now();
       this.#giveUp(now);
-      const waited = now - moved;
+      waited = now - moved;
       if (waited > this.#eagerMs) {
         const pause = Math.min(PAUSE.max, Math.max(PAUSE.min, 10 * waited));
         this.#mpi.sleep(Math.round(pause));
@@ -111,11 +119,11 @@ export class ProgressEngine {
   }
 
   /** Test all requests, several times where bytes move; whether any did. */
-  #turn(): boolean {
+  #turn(rounds: number): boolean {
     const begun = performance.now();
     const open = this.#started.size;
     let [moved, idle, before] = [false, 0, begun];
-    while (idle < IDLE_ROUNDS && before - begun < TURN_MS) {
+    while (idle < rounds && before - begun < TURN_MS) {
       for (const started of this.#started) {
         // Any test moves the bytes of all; at first each is looked at.
         if (this.#test(started)) this.#started.delete(started);

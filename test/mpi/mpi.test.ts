@@ -94,7 +94,7 @@ const CASES: readonly Case[] = [
     inputs: file("layer.in"),
     weights: file("layer.weights"),
     launched: ["ep=4"],
-    together: ["ep=2", "dp=2,ep=2"],
+    together: ["ep=2", "dp=2,ep=2", "dp=2,ep=4"],
   },
   {
     name: "the bundled checkpoint",
@@ -108,7 +108,7 @@ const CASES: readonly Case[] = [
     model: DEEPSEEK,
     inputs: file("ids"),
     launched: [],
-    together: ["ep=2", "ep=4", "dp=2,ep=4"],
+    together: ["ep=2", "ep=4"],
   },
   {
     name: "a gpt-oss",
