@@ -1,7 +1,7 @@
 /**
  * The grouped matmul of the compiler against products written by hand in WGSL, on one adapter: 1,024 rows over 8 experts,
  * evenly and skewed, times 512 x 1024. `--adapter NUMBER` (default 0), `--runs N`, `--out FILE`,
- * `--tiles 8x4x8,8x4x8_vector,…` tries tiles; `--search` first looks for the best variant, over all that a tuner tries, and any height.
+ * `--tiles 8x4x8,8x4x8_vector_small,…` tries tiles; `--search` first looks for the best variant, over all that a tuner tries, and any height.
  */
 
 import { parseArgs } from "node:util";
@@ -137,7 +137,8 @@ const given = flags.tiles?.split(",").map((text): MatmulTile => {
   const [rows, columns, lanes] = text.split(/[x_]/).map(Number);
   return {
     ...{ rows: rows!, columns: columns!, lanes: lanes! },
-    right: text.endsWith("vector") ? "vector" : "scalar",
+    right: text.includes("vector") ? "vector" : "scalar",
+    code: text.includes("small") ? "small" : "large",
   };
 });
 const kind = adapter.type === "software" ? "software" : "gpu";
