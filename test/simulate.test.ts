@@ -28,7 +28,7 @@ import { layer } from "../examples/layer.ts";
 import { CPU_LIMITS } from "../runtime/cpu/mod.ts";
 import { expectedDestinations } from "../spec/bytes.ts";
 import { kernelWork } from "../spec/kernel/work.ts";
-import type { Machine, MachineDevice, MachineLink } from "../spec/mod.ts";
+import type { Machine, MachineDevice, MachineLink, Plan } from "../spec/mod.ts";
 import { sum } from "../spec/sum.ts";
 
 /** A device for which nothing takes time but what is said. */
@@ -382,7 +382,8 @@ t.test("the order of configurations that was measured on four ranks", async (t) 
   const { measured } = JSON.parse(
     readFileSync(keptPath("order_mpi"), "utf8"),
   ) as OrderDocument;
-  const { prefill, decode } = await orderOf(order, measured);
+  const plans = new Map<string, Plan>();
+  const { prefill, decode } = await orderOf(order, measured, { plans });
   t.equal(decode.length, 15);
   // Three launches of a layer that sends tokens once are gone since it was measured.
   t.ok(kendall(decode).tau >= 0.75, `decode: ${kendall(decode).tau}`);
@@ -395,6 +396,6 @@ t.test("the order of configurations that was measured on four ranks", async (t) 
   }
   const machine = structuredClone(measured.machine);
   Object.assign(machine.links.sameHost!, { latency: 0, peer: 0 });
-  const free = await orderOf(order, { ...measured, machine });
+  const free = await orderOf(order, { ...measured, machine }, { plans });
   t.ok(kendall(free.decode).tau < 0.3, "messages that take no time");
 });

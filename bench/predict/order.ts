@@ -193,16 +193,18 @@ export interface OrderDocument {
   readonly measured: Measured;
 }
 
-/** Predict every configuration that was measured, and sort them by what was. */
+/** Predict every configuration that was measured, and sort them by what was. `plans` keeps theirs, for another machine. */
 export async function orderOf(
   order: Order,
   { tuning, machine, experts, times }: Measured,
+  { plans = new Map() }: { readonly plans?: Map<string, Plan> } = {},
 ): Promise<{ readonly [S in Step]: readonly Ordered[] }> {
   const found: { [S in Step]: Ordered[] } = { prefill: [], decode: [] };
   for (const [name, rounds] of Object.entries(times)) {
-    const plan = await compileOrdered({
+    const plan = plans.get(name) ?? await compileOrdered({
       ...{ order, configuration: order.configurations[name]!, tuning },
     });
+    plans.set(name, plan);
     for (const step of ["prefill", "decode"] as const) {
       const workload = { ...workloadOf(order, step), experts: experts[step] };
       found[step].push({
