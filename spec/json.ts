@@ -147,37 +147,15 @@ function stepAt(document: unknown, path: string): string | null {
   return `${name}[${match[2]}]`;
 }
 
-/** A list or an object of a document, and where it is. */
-interface Nested {
-  readonly value: object;
-  readonly within: Nested | undefined;
-  readonly key: string;
-  readonly depth: number;
-}
-
-/** The path of a place that is nested too deeply, found without recursion. */
-function tooDeep(document: unknown): string | undefined {
-  const stack: Nested[] = [];
-  const push = (value: unknown, key: string, within: Nested | undefined) => {
-    if (typeof value === "object" && value !== null) {
-      stack.push({ value, within, key, depth: (within?.depth ?? -1) + 1 });
-    }
-  };
-  push(document, "", undefined);
-  for (let at = stack.pop(); at; at = stack.pop()) {
-    if (at.depth > MAX_DEPTH) return pathOf(at);
-    const { value } = at;
-    for (const key in value) push(value[key as keyof object], key, at);
+/** The path of a place that is nested too deeply; `depth` is how deep `value` is. */
+function tooDeep(value: unknown, depth = 0): string | undefined {
+  if (typeof value !== "object" || value === null) return undefined;
+  if (depth > MAX_DEPTH) return "";
+  for (const key in value) {
+    const path = tooDeep(value[key as keyof object], depth + 1);
+    if (path !== undefined) return `/${key}${path}`;
   }
   return undefined;
-}
-
-function pathOf(place: Nested): string {
-  const keys: string[] = [];
-  for (let at: Nested | undefined = place; at; at = at.within) {
-    keys.unshift(at.key);
-  }
-  return keys.join("/");
 }
 
 /** Where JSON.parse gave up, in words. */
