@@ -18,7 +18,6 @@ import {
 } from "../compiler/mod.ts";
 import { kernelsByKey } from "../runtime/kernel_key.ts";
 import { DISPATCHER_NAMES, dispatcherWords } from "../spec/strategies.ts";
-import { verifyPlan } from "../spec/verify.ts";
 import { countedRun } from "./helpers/counted_run.ts";
 import {
   type Case,
@@ -28,6 +27,7 @@ import {
   EXPERT_MESHES,
   matches,
   runCase,
+  runPlan,
   waves,
 } from "./helpers/run_model.ts";
 import { stepCase } from "./helpers/training_layer.ts";
@@ -103,7 +103,7 @@ async function statisticsOf(of: Case, options: CompileOptions) {
   return { results: digest(results), bytes };
 }
 
-/** The plan of a case; undefined where its experts are not in equal blocks, and their weights cannot be gathered. */
+/** The legal plan of a case; undefined where its experts are not in equal blocks, and their weights cannot be gathered. */
 async function compiled(of: Case, options: CompileOptions) {
   const even = 8 % options.mesh!["ep"]! === 0;
   try {
@@ -145,14 +145,12 @@ t.test("no bit depends on the strategy", async (t) => {
         const options = { ...mesh, ...strategy };
         const plan = await compiled(made, options);
         if (plan === undefined) return true;
-        const problems = verifyPlan(plan);
-        if (problems.length > 0) throw new Error(JSON.stringify(problems));
         const steps = plan.programs.flatMap(({ steps }) => steps);
         const inChunks = steps.some(({ op }) => op === "wait");
         const once = steps.some(({ part }) => part?.part === "exchange places");
         if (inChunks) cut++;
         if (inChunks && once) both++;
-        const found = await runCase(made, "cpu", options);
+        const found = await runPlan(made, "cpu", plan);
         const values = found.map((outputs) =>
           Object.fromEntries(
             Object.entries(outputs).filter(([name, { data }]) => {
@@ -192,8 +190,6 @@ t.test("fast numerics: rows are added up before they return", async (t) => {
         };
         const plan = await compiled(made, options);
         if (plan === undefined) return true;
-        const problems = verifyPlan(plan);
-        if (problems.length > 0) throw new Error(JSON.stringify(problems));
         if (Object.values(kernelsByKey(plan)).some(({ fused }) => !fused)) {
           throw new Error("products are rounded");
         }
@@ -207,7 +203,7 @@ t.test("fast numerics: rows are added up before they return", async (t) => {
         }
         const [wanted] = await runCase(made, "cpu");
         const twice = { ...made, calls: [...made.calls!, ...made.calls!] };
-        const [found, again] = await runCase(twice, "cpu", options);
+        const [found, again] = await runPlan(twice, "cpu", plan);
         // A sum of two terms has one order only.
         if (dispatcher === "allGather" && router.topK <= 2) {
           const same = digest([{ y: found!.y! }]) === digest([wanted!]);

@@ -324,7 +324,15 @@ export async function runCase(
   kind: "cpu" | "gpu",
   options: CompileOptions = {},
 ): Promise<Results> {
-  const plan = await compileCase(of, options);
+  return await runPlan(of, kind, await compileCase(of, options));
+}
+
+/** As `runCase`, of a plan that was compiled before. */
+export async function runPlan(
+  of: Case,
+  kind: "cpu" | "gpu",
+  plan: Plan,
+): Promise<Results> {
   const device = withGarbage(await deviceOf(kind), plan);
   const session = await createSession(plan, {
     devices: new Array<Device>(plan.ranks).fill(device),
