@@ -93,7 +93,7 @@ const rule = closed({
   expertGroups: closed({ count: few, keep: few, best: few }),
   noisy: oneOf("all", "second"),
   epsilon: number,
-  min: number,
+  minSum: number,
   scale: number,
   weighs: oneOf("input", "output"),
   capacity,
