@@ -6,7 +6,7 @@ import type { LaunchWork } from "./launch_work.ts";
 
 /** Operations that go along with each multiply-add of a matmul with a device's tiles, and are in its measured rate already. */
 export const OPERATIONS_PER_MULTIPLY_ADD: { readonly [C in Computer]: number } =
-  { cpu: 2.9, native: 3.9, gpu: 2.25, software: 2.25 };
+  { cpu: 4.3, native: 3.9, gpu: 2.25, software: 2.25 };
 
 /** Seconds of a launch, and what for. */
 export interface LaunchSeconds {
