@@ -3,6 +3,7 @@
 
 import t from "tap";
 import type { DeviceKernel } from "../runtime/device.ts";
+import { u32 } from "../spec/kernel/build.ts";
 import type { Plan } from "../spec/plan.ts";
 import { kernelKey, kernelsByKey } from "../runtime/kernel_key.ts";
 import {
@@ -29,7 +30,7 @@ function double(rounds = 1): DeviceKernel {
         { name: "b", type: "f32", access: "write" },
       ],
       shared: [],
-      body: [],
+      body: [{ op: "let", name: "rounds", value: u32(rounds) }],
     },
     wgsl: `
 @group(0) @binding(0) var<storage, read> a: array<f32>;
