@@ -261,6 +261,27 @@ const BODIES: { readonly [name: string]: Stmt[] } = {
     ]),
     store("y", i, local("total", "f32")),
   ],
+  "loops in a loop far beyond arrays, and where 32 bits end": [
+    at,
+    var_("total", f32(0.5)),
+    for_("segment", u32(0), u32(4), [
+      for_("k", u32(0), u32(16), [
+        let_(
+          "c",
+          add(mul(local("segment", "u32"), u32(16)), local("k", "u32")),
+        ),
+        set(
+          "total",
+          add(
+            local("total", "f32"),
+            load("a", add(mul(g, u32(2 ** 16 + 8)), local("c", "u32"))),
+            load("a", add(mul(g, u32(2 ** 32 - 20)), local("c", "u32"))),
+          ),
+        ),
+      ]),
+    ]),
+    store("y", i, local("total", "f32")),
+  ],
   "the same name twice": [
     at,
     for_("k", u32(0), u32(2), [
@@ -370,6 +391,19 @@ t.test("printKernels(): phases of the first invocations of a workgroup", (test) 
       workgroupSize,
       shared: [{ name: "s", type: "f32", length: workgroupSize }],
     }),
+  );
+  test.end();
+});
+
+t.test("printKernels(): phases of the first invocations by a divisor of 0", (test) => {
+  const workgroupSize = 64;
+  check(
+    test,
+    kernel([
+      if_(lt(div(l, u32(0)), u32(40)), [
+        store("y", add(mul(g, u32(64)), l), f32(7)),
+      ]),
+    ], { workgroupSize }),
   );
   test.end();
 });

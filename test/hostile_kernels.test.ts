@@ -117,6 +117,13 @@ const HOSTILE: { readonly [what: string]: readonly Stmt[] } = {
       u32(2 ** 12),
     ),
   ],
+  "strides that fill 32 bits in the loop around": [
+    for_("s", u32(0), u32(513), [
+      for_("q", u32(0), u32(16), [
+        sumOf(add(mul(u("s"), u32(2 ** 23)), u("q"))),
+      ]),
+    ]),
+  ],
   "a constant end from which the step leads past 32 bits": [
     for_("q", u32(2 ** 32 - 64), u32(2 ** 32 - 1), [sumOf(u("i"))], u32(7)),
   ],

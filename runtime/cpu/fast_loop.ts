@@ -1,6 +1,6 @@
 /**
- * Innermost loops whose loads go through pointers: addresses that advance, in locals, of which a loop checks the range once, before
- * it starts.
+ * Innermost loops whose loads go through pointers: addresses that advance, in locals, of which a loop, or
+ * the one around it (`Ahead`), checks the range once, before it starts.
  */
 
 import { mul } from "../../spec/kernel/build.ts";
@@ -134,11 +134,17 @@ export function lookAhead(
     const on = { groups, shapes, writable, most };
     const courses = coursesIn(outer, inner, on);
     if (!courses || groups.length === 0) continue;
+    const lasts = courses.map(({ constant, stride }, i) => {
+      const { loads, stride: along } = groups[i]!;
+      return constant + Math.max(...loads.values()) + stride * most +
+        Number(along) * (span - 1);
+    });
+    // No array is as long, and constants of i64 are below 2^31.
+    if (lasts.some((last) => last >= 2 ** 31)) continue;
     const inRange = take();
     f.get(inRange.base);
     const starts = courses.map(({ terms, constant, stride }, i) => {
-      const { array, loads, stride: along } = groups[i]!;
-      const view = x.views.get(array)!;
+      const view = x.views.get(groups[i]!.array)!;
       const [base, address] = [f.local("i32"), f.local("i32")];
       f.i32(0);
       for (const term of terms) {
@@ -155,11 +161,9 @@ export function lookAhead(
       f.op("i32.add");
       f.set(address);
       // In 64 bits nothing wraps.
-      const last = constant + Math.max(...loads.values()) +
-        stride * most + Number(along) * (span - 1);
       f.get(base);
       f.op("i64.extend_i32_u");
-      f.i64(last);
+      f.i64(lasts[i]!);
       f.op("i64.add");
       f.get(view.length);
       f.op("i64.extend_i32_u", "i64.lt_u");

@@ -227,6 +227,7 @@ export function invocationsOf(
   const number = a.op === "local" ? definitions.get(a.name) : a;
   if (b.op !== "const" || b.type !== "u32" || !number) return workgroupSize;
   const each = invocationsOfOne(number);
+  if (each === Infinity) return workgroupSize;
   return Math.min(workgroupSize, each * Number(b.value));
 }
 
@@ -235,7 +236,8 @@ function invocationsOfOne(e: Expr): number {
   if (e.op === "id" && e.name === "local") return 1;
   const known = e.op === "binary" && e.fn === "div" && e.a.op === "id" &&
     e.a.name === "local" && e.b.op === "const";
-  return known ? Number(e.b.value) : Infinity;
+  // A divisor of 0 is 1.
+  return known ? Number(e.b.value) || 1 : Infinity;
 }
 
 /** Zero workgroup memory before its first use, in a branch if no other uses it: few rows of a matmul, as in decoding, do not. */

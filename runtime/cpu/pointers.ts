@@ -1,6 +1,6 @@
 /**
  * Loads whose index is linear in a loop's counter: `invariant + counter * stride + constant`. The loop keeps their
- * addresses in locals and checks their range once, before it starts.
+ * addresses in locals; their range is checked once, before it or the loop around it starts.
  */
 
 import type { Expr, Stmt } from "../../spec/kernel/tree.ts";

@@ -4,6 +4,8 @@
  * kernels of a model ready is 300 ms; what we need of the format fits on this page.
  */
 
+import { invariant } from "../../spec/errors.ts";
+
 /** Types of WebAssembly values. */
 export type WasmType = "i32" | "i64" | "v128";
 
@@ -208,6 +210,7 @@ export class WasmFunction {
   }
   /** An i64 constant below 2^31. */
   i64(value: number): void {
+    invariant(value === (value | 0), "a constant of i64 has 32 bits");
     this.#code.push(0x42);
     pushSigned(this.#code, value);
   }
