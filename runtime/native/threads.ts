@@ -80,13 +80,17 @@ static void write_bytes(const struct launch *l, uint32_t first, uint32_t end, ch
   memcpy(l->bindings[0].address, &l->bindings[1], l->bindings[0].length);
 }
 
-// Take workgroups of the shared launch until none is left; says how many.
+// Take workgroups of the shared launch until none is left; says how many. Each time a part of what is left, at least a chunk:
+// long runs of memory at first, and threads that are done at nearly the same time (guided self-scheduling).
 static uint32_t take(struct pool *p, const struct launch *l, uint32_t index) {
   uint32_t taken = 0;
   for (;;) {
-    uint32_t first = atomic_fetch_add(&p->next, p->chunk);
-    if (first >= p->groups) return taken;
-    uint32_t end = first + p->chunk < p->groups ? first + p->chunk : p->groups;
+    uint32_t first = atomic_load(&p->next), end;
+    do {
+      if (first >= p->groups) return taken;
+      uint32_t left = p->groups - first, part = left / (p->threads * 2);
+      end = first + (part > p->chunk ? part : p->chunk < left ? p->chunk : left);
+    } while (!atomic_compare_exchange_weak(&p->next, &first, end));
     p->run(l, first, end, p->scratch[index], &p->stop);
     taken += end - first;
   }
@@ -126,11 +130,11 @@ static void wake_all(struct pool *p) {
 }
 
 static void share(struct pool *p, const struct launch *l, struct kernel *kernel) {
-  uint32_t chunk = l->groups / (p->threads * 8);
-  uint32_t least = kernel->cost > 0 ? ${SHARE_FROM_NS} / kernel->cost : 1;
-  uint32_t most = (l->groups + p->threads - 1) / p->threads;
-  if (chunk < least) chunk = least;
-  if (chunk > most) chunk = most;
+  uint32_t chunk = l->groups / (p->threads * 32);
+  uint32_t min = kernel->cost > 0 ? ${SHARE_FROM_NS} / kernel->cost : 1;
+  uint32_t max = (l->groups + p->threads - 1) / p->threads;
+  if (chunk < min) chunk = min;
+  if (chunk > max) chunk = max;
   p->chunk = chunk ? chunk : 1;
   p->groups = l->groups;
   p->run = kernel->run;
