@@ -62,6 +62,11 @@ const MATHX = `export function exp(x: number): number {
 
 t.test("hooks that fail to start are started again", async (t) => {
   const { register } = module;
+  const restore = () => {
+    module.register = register;
+    syncBuiltinESMExports();
+  };
+  t.teardown(restore);
   module.register = () => {
     throw new Error("no thread");
   };
@@ -69,9 +74,6 @@ t.test("hooks that fail to start are started again", async (t) => {
   const texts = new Map<string, string>();
   await t.rejects(loadUnsaved(texts), { message: "no thread" });
   await t.rejects(loadUnsaved(texts), { message: "no thread" });
-  // What follows loads models by them.
-  module.register = register;
-  syncBuiltinESMExports();
 });
 
 t.test("a TypeScript model in an empty folder", async (t) => {

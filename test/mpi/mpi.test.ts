@@ -256,6 +256,10 @@ for (const launcher of LAUNCHERS) {
           const ranks = ranksOf(mesh);
           const run = runOf(one, mesh);
           const wanted = await writeShared(run);
+          // What a case before left is no result of this one.
+          for (const name of ["mpi", "trace"]) {
+            rmSync(file(name), { force: true });
+          }
           const { code, out, err } = await launch(ranks, [
             ...[...run, "--json", "--outputs", file("mpi")],
             ...["--trace", file("trace")],
