@@ -73,7 +73,7 @@ export function parseTokens(text: string): number[] {
   return text.split(",").map(Number);
 }
 
-/** A parser of whole numbers from `least` up. */
+/** A parser of whole numbers from `min` to `max`. */
 export function integer(
   flag: string,
   min: number,
@@ -106,7 +106,7 @@ export function notNegative(flag: string): (text: string) => number {
   };
 }
 
-/** A parser of numbers above 0, and at most `most`. */
+/** A parser of numbers above 0, and at most `max`. */
 export function positive(
   flag: string,
   max: number,

@@ -44,7 +44,7 @@ export interface RouterRow {
   /** Tokens of which nothing is kept. */
   readonly droppedTokens: number;
   /** Least and largest sum of the weights of a token of which something is kept. */
-  readonly weightSum: readonly [min: number, largest: number];
+  readonly weightSum: readonly [min: number, max: number];
   /** Kept choices of each expert. */
   readonly load: readonly number[];
   /** By the preset's formula; balanced at 1 where it has none of its own. */

@@ -66,7 +66,7 @@ export function requireAbsent(
   );
 }
 
-/** An integer field of at least `least`, and at most what a field of that name may be. */
+/** An integer field of at least `min`, and at most what a field of that name may be. */
 export function integerField(
   config: Config,
   key: string,
