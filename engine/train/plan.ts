@@ -78,7 +78,7 @@ function howOf(
 
 /** How a step of training is compiled. */
 export interface PlanTrainingOptions extends PlanOptions {
-  /** Compile for this machine. Limits are exceeded where they have to be: what a plan needs is in it. */
+  /** Compile for this machine, whatever its limits. */
   readonly machine?: Machine | undefined;
   /** Default: as declared, else AdamW. */
   readonly optimizer?: StepSettings["optimizer"];
@@ -94,7 +94,8 @@ export interface PlanTrainingOptions extends PlanOptions {
 
 /**
  * Compile a step of training what is given: a config.json, a checkpoint folder, of whose weights only the headers are read, or what a model file declares
- * or exports; a model has its loss as the output `loss`.
+ * or exports; a model has its loss as the output `loss`. Limits are no reason to refuse: `planSummary` says what a plan needs
+ * beyond them.
  *
  * Throws ModelError where the model cannot be trained, and what `compile` throws.
  */
