@@ -296,7 +296,7 @@ t.test("steps on every mesh are those on one rank", async (t) => {
   for (const options of SPREAD) {
     const title = JSON.stringify(options);
     const spread = await runCase(of, "cpu", options);
-    // A second run of the mesh that has most: uneven parts, and what it sends in a table.
+    // A second run where parts are uneven and a table says who has them; test/training_mesh.test.ts has one with dp.
     if (options === SPREAD.at(-1)) {
       const again = await runCase(of, "cpu", options);
       t.equal(digest(spread), digest(again), `run to run, ${title}`);
