@@ -19,6 +19,7 @@ import {
 } from "./checkpoints.ts";
 import { gpuIsSoftware, skipUnasked, skipWithoutGpu } from "./needs.ts";
 import { checkPredictions } from "./predictions.ts";
+import { repeatWith, SEED } from "./seed.ts";
 
 const TOLERANCE = 1e-4;
 
@@ -142,13 +143,14 @@ export const TENSOR_PARALLEL: readonly string[] = [
 /**
  * Those of published families: each axis, and all of them together; two of them at a time for the batch.
  * test/end_to_end/references.test.ts has other meshes of these axes for four checkpoints, compiled C on half of them, and
- * devices of their own for ranks of tp too. A C compiler takes ten seconds for the kernels of a mesh that nobody has run.
+ * devices of their own for ranks of tp too. A C compiler takes ten seconds for the kernels of a mesh that nobody has run,
+ * so in each run of the tests one runs compiled C: that of unequal shares of the experts, or one of tp.
  */
 export const FAMILY_MESHES: Meshes = {
   shared: ["ep=1", "ep=3", "tp=4", "tp=2", "dp=2,tp=2,ep=2"],
   separate: ["ep=4"],
   batch: ["tp=2,ep=2", "dp=2,tp=2"],
-  native: ["ep=3"],
+  native: [["ep=3", "tp=2", "tp=4"][Math.abs(SEED) % 3]!],
 };
 
 /**
@@ -209,7 +211,7 @@ function testReference(
         ),
       ]
     ) {
-      const on = adapter === "native" ? ", compiled C" : "";
+      const on = adapter === "native" ? `, compiled C (${repeatWith()})` : "";
       await t.test(`${mesh}, ${sharing} devices${on}`, async (t) => {
         const loaded = await loadCheckpoint(name, {
           ...{ mesh, sharing, adapter },
