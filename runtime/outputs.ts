@@ -1,6 +1,6 @@
 /** Outputs of a run: whole tensors or some rows of them, joined from the ranks in the caller's order. */
 
-import { DataError } from "../spec/errors.ts";
+import { DataError, invariant } from "../spec/errors.ts";
 import type { Plan, Port } from "../spec/plan.ts";
 import type { RemoteRanks } from "./communicator.ts";
 import {
@@ -8,6 +8,7 @@ import {
   type HostTensor,
   tensorOf,
   words,
+  wordsOf,
   zeros,
 } from "./host_tensor.ts";
 import { speaksFor, splitAxes } from "./inputs.ts";
@@ -89,6 +90,7 @@ export async function readRows(
   }
   const split = splitOnRanks(port, from);
   const { dtype } = plan.buffers[port.buffer]!;
+  invariant(dtype === port.dtype, "an output has its buffer's dtype");
   // By rank, the rows that it gives: where each is stored there, and where it goes.
   const held = split.map(([outer], rank) =>
     !speaksFor(plan, rank, port) ? [] : rows.flatMap((row, to) => {
@@ -97,7 +99,7 @@ export async function readRows(
     })
   );
   const rowBytes = split.map(([, ...inner]) =>
-    spanBytes(dtype, inner.reduce((n, axis) => n * axis.room, 1))
+    4 * inner.reduce((n, axis) => n * axis.room, 1)
   );
   const lengths = held.map((list, rank) => list.length * rowBytes[rank]!);
   const parts = await readParts(lengths, from, async (memory) => {
@@ -120,7 +122,7 @@ export async function readRows(
     const [outer, ...inner] = split[rank]!;
     const local = Int32Array.from(list, ({ to }) => to);
     const picked = [{ ...outer!, length: rows.length, local }, ...inner];
-    copyPart(target, storedWords(dtype, parts[rank]!), picked);
+    copyPart(target, wordsOf(parts[rank]!), picked);
   }
   return result;
 }

@@ -281,12 +281,22 @@ export function forEachRun(
     inner--;
   }
   if (count === 0) return;
+  if (inner === 0) return run(0, 0, count);
   const visit = (i: number, global: number, local: number): void => {
-    if (i === inner) return run(global * count, local * count, count);
     const { length, local: items, room } = axes[i]!;
     const n = items ? items.length : length;
-    for (let j = 0; j < n; j++) {
-      visit(i + 1, global * length + (items ? items[j]! : j), local * room + j);
+    for (let j = 0, next = 0; j < n; j = next) {
+      next = j + 1;
+      const g = global * length + (items ? items[j]! : j);
+      const l = local * room + j;
+      if (i < inner - 1) visit(i + 1, g, l);
+      else {
+        // Items that follow one another do so on both sides.
+        while (next < n && (!items || items[next] === items[next - 1]! + 1)) {
+          next++;
+        }
+        run(g * count, l * count, (next - j) * count);
+      }
     }
   };
   visit(0, 0, 0);

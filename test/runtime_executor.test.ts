@@ -1,7 +1,7 @@
 /** Needs a null device only: order of steps, bytes, exchanges, weights and the messages of bad input. */
 // needs: cpu
 
-import t from "tap";
+import t, { type Test } from "tap";
 import fc from "fast-check";
 import { compile, dot, model, upTo } from "../compiler/mod.ts";
 import { createCpuDevice } from "../runtime/cpu/mod.ts";
@@ -211,38 +211,51 @@ t.test("a run writes counts and inputs, launches, exchanges, reads", async (t) =
   t.same([...rows["y"]!.data], [9, 10, 1, 2]);
 });
 
-t.test("outputs of which ranks have columns are joined, whole or some rows", async (t) => {
-  const net = model({ token: upTo(4), vocab: 6, embed: 2 }, (m) => ({
+const joinsColumns = (table: readonly number[][]) => async (t: Test) => {
+  const vocab = table.flat().length;
+  const net = model({ token: upTo(4), vocab, embed: 2 }, (m) => ({
     y: dot(m.input("x", "token embed"), m.param("w", "vocab embed"), "embed"),
   }));
   const plan = await compile(net, {
     mesh: { ep: 2, tp: 2 },
-    place: { token: "ep", vocab: "tp" },
+    place: { token: "ep", vocab: { over: "tp", table } },
   });
   const { axes } = plan.programs[0]!.outputs["y"]!;
   t.same(axes, ["token/ep", "vocab/tp"], "no rank has all of it");
-  const w = Float32Array.from({ length: 12 }, (_, i) => i);
+  const w = Float32Array.from({ length: 2 * vocab }, (_, i) => i);
   const device = await createCpuDevice({ threads: 1 });
   t.teardown(() => device.destroy());
   const session = await createSession(plan, {
     devices: Array<Device>(4).fill(device),
     tensors: tensorsInMemory(
-      { w: { dtype: "f32", shape: [6, 2], data: w } },
+      { w: { dtype: "f32", shape: [vocab, 2], data: w } },
       "w",
     ),
   });
   const x = tensor(3);
   const row = (i: number) =>
     Array.from(
-      { length: 6 },
+      { length: vocab },
       (_, o) => x.data[2 * i]! * w[2 * o]! + x.data[2 * i + 1]! * w[2 * o + 1]!,
     );
   const { y } = await session.run("main", { x });
   t.same([...y!.data], [0, 1, 2].flatMap(row));
   const some = await session.run("main", { x }, { rows: { y: [2, 0, 2] } });
-  t.same(some["y"]!.shape, [3, 6]);
+  t.same(some["y"]!.shape, [3, vocab]);
   t.same([...some["y"]!.data], [2, 0, 2].flatMap(row));
-});
+};
+
+const COLUMNS = {
+  "in order": [[0, 1, 2], [3, 4, 5]],
+  "in another order": [[1, 2, 5], [0, 3, 4]],
+  "on one rank": [[0], []],
+};
+for (const [which, table] of Object.entries(COLUMNS)) {
+  t.test(
+    `outputs of which ranks have columns are joined, whole or some rows: ${which}`,
+    joinsColumns(table),
+  );
+}
 
 t.test("a rank without items launches nothing and sends nothing", async (t) => {
   const device = createNullDevice("null", emulate);

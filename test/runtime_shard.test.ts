@@ -152,3 +152,15 @@ t.test("forEachRun() splits and joins a tensor without loss", (t) => {
   );
   t.end();
 });
+
+t.test("forEachRun() joins items that follow one another", (t) => {
+  const runs: number[][] = [];
+  const axes = [
+    { length: 2, local: undefined, room: 2 },
+    { length: 5, local: Int32Array.of(0, 1, 3), room: 4 },
+    { length: 2, local: undefined, room: 2 },
+  ];
+  forEachRun(axes, (...run) => runs.push(run));
+  t.strictSame(runs, [[0, 0, 4], [6, 4, 2], [10, 8, 4], [16, 12, 2]]);
+  t.end();
+});
