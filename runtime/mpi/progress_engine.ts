@@ -76,6 +76,8 @@ export class ProgressEngine {
   readonly #done = new Int32Array(1);
   readonly #eagerMs: number;
   #running = false;
+  /** When something moved last, or was started. */
+  #moved = 0;
 
   constructor(mpi: Binding, place: keyof typeof EAGER_MS) {
     this.#mpi = mpi;
@@ -87,6 +89,7 @@ export class ProgressEngine {
     return new Promise((resolve, reject) => {
       const batch = { purpose, open: calls.length, resolve, reject };
       const mpi = this.#mpi;
+      this.#moved = performance.now();
       for (const call of calls) {
         const request = mpi.newHandle(mpi.constants.requestNull);
         const problem = mpi.attempt(call.name, ...call.args, request);
@@ -101,14 +104,14 @@ export class ProgressEngine {
     this.#running = true;
     // What else starts now starts before anything waits.
     await undefined;
-    let moved = performance.now();
-    let waited = 0;
     while (this.#started.size > 0) {
-      const rounds = IDLE_ROUNDS[waited > LONG_MS ? "long" : "soon"];
-      if (this.#turn(rounds)) moved = performance.now();
+      const long = performance.now() - this.#moved > LONG_MS;
+      if (this.#turn(IDLE_ROUNDS[long ? "long" : "soon"])) {
+        this.#moved = performance.now();
+      }
       const now = performance.now();
       this.#giveUp(now);
-      waited = now - moved;
+      const waited = now - this.#moved;
       if (waited > this.#eagerMs) {
         const pause = Math.min(PAUSE.max, Math.max(PAUSE.min, 10 * waited));
         this.#mpi.sleep(Math.round(pause));
