@@ -42,7 +42,7 @@ interface HostRule {
   readonly grain: number;
   open(
     threads: number,
-    options: { readonly deadlineMs?: number; readonly strange?: boolean },
+    options: { readonly deadlineMs?: number; readonly untrusted?: boolean },
   ): Promise<HostPool>;
   /** Why there is none on this machine; undefined where there is. */
   whyNot(): Promise<string | undefined>;
@@ -121,7 +121,7 @@ export interface SelectDevicesOptions {
   /** Milliseconds that what is started at once, at most a run, may take on a device. */
   readonly deadlineMs?: number;
   /** The plan is a file, so that its kernels may be untrusted. */
-  readonly strange?: boolean;
+  readonly untrusted?: boolean;
 }
 
 /** Adapters that were chosen, before a plan says what it needs of them. */
@@ -218,7 +218,7 @@ async function selectHost(
   options: SelectDevicesOptions & { readonly world: MpiWorld | undefined },
 ): Promise<SelectedDevices> {
   const { sharing, threads = 1, timestamps = false, world } = options;
-  const { deadlineMs, strange = false } = options;
+  const { deadlineMs, untrusted = false } = options;
   const rule = HOSTS[kind];
   const why = await rule.whyNot();
   if (why !== undefined) {
@@ -244,7 +244,7 @@ async function selectHost(
       checkMemory(plan, { ranks, rule });
       const pool = await rule.open(share, {
         ...deadlineMs === undefined ? {} : { deadlineMs },
-        strange,
+        untrusted,
       });
       const one = new HostDevice(pool, { timestamps });
       const devices = ranks.map((_, n) =>

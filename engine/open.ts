@@ -189,7 +189,7 @@ export async function openTarget(
         where: options.weights ?? folderOf(target) ??
           (options.random === undefined ? undefined : "random numbers"),
         unused: unusedOf(target),
-      }, { ...options, strange: target.kind === "plan" }),
+      }, { ...options, untrusted: target.kind === "plan" }),
   );
 }
 

@@ -15,8 +15,8 @@ const ROOT = fileURLToPath(new URL("..", import.meta.url));
 
 /**
  * Modules of the program, each with a file of its own; what they share is in `chunks`. Most are loaded by name. `models` has
- * a source map of its own, which every command reads whose model is one of them; printers are, because what
- * they printed is kept for as long as no file that they are made of changes.
+ * a source map of its own, which every command reads whose model is one of them; printers
+ * have files of their own, because what they printed is kept for as long as no file that they are made of changes.
  */
 const ENTRIES = [
   ...["cli/main.ts", "cli/start.ts", "cli/files.ts"],

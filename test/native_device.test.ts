@@ -259,7 +259,7 @@ t.test("workgroups begin anew, and turns see those before", {
 });
 
 t.test("a kernel that takes too long is ended", { skip }, async (t) => {
-  const own = await NativePool.open(1, { deadlineMs: 50, strange: true });
+  const own = await NativePool.open(1, { deadlineMs: 50, untrusted: true });
   const bindings = { x: Uint32Array.of(2 ** 32 - 1), y: new Uint32Array(1) };
   await t.rejects(
     runNative(own, long, { bindings, groups: [1, 1, 1] }),

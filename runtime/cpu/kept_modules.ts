@@ -3,8 +3,8 @@
 import { createHash } from "node:crypto";
 import { readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
-import { moduleHash } from "./module_hash.ts";
-import { cacheFolder, isThere, putFile, removeOldest } from "./used_files.ts";
+import { moduleHash } from "../cache/module_hash.ts";
+import { cacheFolder, isThere, putFile, tidy } from "../cache/used_files.ts";
 import { type PrintedModule, PRINTER } from "./print.ts";
 
 const printer = moduleHash(PRINTER);
@@ -31,8 +31,8 @@ export class KeptModules {
     if (kept) return kept;
     const module = print();
     if (file) {
-      await putFile(file, (part) => writeFile(part, encode(module)))
-        .then(() => removeOldest(path.dirname(file))).catch(() => {});
+      const put = putFile(file, (part) => writeFile(part, encode(module)));
+      await put.then(() => void tidy(path.dirname(file))).catch(() => {});
     }
     return module;
   }

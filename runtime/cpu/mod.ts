@@ -30,14 +30,14 @@ export interface CpuDeviceOptions {
   readonly timestamps?: boolean;
 }
 
-/** Open a pool of worker threads of Node or Deno. */
+/** Open a pool of worker threads of Node or Deno. Printed modules are kept in the user's cache folder unless `store` says where. */
 export function openCpuPool(
   threads: number,
-  options?: Omit<CpuPoolOptions, "store">,
+  options?: CpuPoolOptions,
 ): Promise<CpuPool> {
   return CpuPool.open(threads, startNodeWorkers(threads), {
-    ...options,
     store: new KeptModules(),
+    ...options,
   });
 }
 

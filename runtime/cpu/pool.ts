@@ -68,9 +68,9 @@ export interface CpuPoolOptions {
    */
   readonly deadlineMs?: number;
   /** Kernels are untrusted: none runs on the thread that waits, where nothing could end it. */
-  readonly strange?: boolean;
+  readonly untrusted?: boolean;
   /** Where printed modules are kept. Default: nowhere. */
-  readonly store?: ModuleStore;
+  readonly store?: ModuleStore | undefined;
 }
 
 /** One pool for all ranks of a process. */
@@ -79,7 +79,7 @@ export class CpuPool implements HostPool<Int32Array> {
   readonly limits = CPU_LIMITS;
   readonly threads: number;
   readonly #deadlineMs: number;
-  readonly #strange: boolean;
+  readonly #untrusted: boolean;
   readonly #store: ModuleStore | undefined;
   readonly heap = new Heap();
   #workers: PoolWorker[];
@@ -105,7 +105,7 @@ export class CpuPool implements HostPool<Int32Array> {
     options: CpuPoolOptions = {},
   ) {
     this.#deadlineMs = options.deadlineMs ?? DEADLINE_MS;
-    this.#strange = options.strange ?? false;
+    this.#untrusted = options.untrusted ?? false;
     this.#store = options.store;
     const least = start ? 1 : 0, most = start ? MAX_THREADS : 0;
     if (!Number.isInteger(threads) || threads < least || threads > most) {
@@ -388,7 +388,7 @@ export class CpuPool implements HostPool<Int32Array> {
   /** Whether this thread executes what is stored in the arena. */
   #isForHere(to: number, waited: boolean): boolean {
     if (this.threads === 0) return true;
-    return waited && !this.#strange &&
+    return waited && !this.#untrusted &&
       this.#here.areShort(ARENA_ADDRESS / 4, to);
   }
 

@@ -7,12 +7,7 @@ import path from "node:path";
 import process from "node:process";
 import { sum } from "../../spec/sum.ts";
 import { compileObject, type Compiler } from "./compiler.ts";
-import {
-  cacheFolder,
-  isThere,
-  putFile,
-  removeOldest,
-} from "../cpu/used_files.ts";
+import { cacheFolder, isThere, putFile, tidy } from "../cache/used_files.ts";
 
 /** A kernel as a function in C that has no name yet. */
 export interface CFunction {
@@ -68,8 +63,7 @@ export class ObjectCache {
         to: part,
         failed: this.#at(`${hash}.c`),
       }));
-    // The object is there, whether or not others can be removed.
-    await removeOldest(this.#folder).catch(() => {});
+    void tidy(this.#folder);
     return file;
   }
 

@@ -13,7 +13,7 @@ import {
 } from "../device.ts";
 import type { HostKernel, HostPool } from "../host_device.ts";
 import { type Batch, HostRecords, type Kept } from "../host_records.ts";
-import { moduleHash } from "../cpu/module_hash.ts";
+import { moduleHash } from "../cache/module_hash.ts";
 import { NativeHeap } from "./heap.ts";
 import { loadNative, type NativeLibrary } from "./library.ts";
 import { PRINTER, printKernel } from "./print.ts";
@@ -49,7 +49,7 @@ export interface NativePoolOptions {
   /** Milliseconds for what is started at once, which is at most a run. Then the pool is of no more use. Default: ten minutes. */
   readonly deadlineMs?: number;
   /** Kernels are untrusted: none runs on the thread that waits, where nothing could end it. */
-  readonly strange?: boolean;
+  readonly untrusted?: boolean;
 }
 
 /** One pool for all ranks of a process. */
@@ -61,7 +61,7 @@ export class NativePool implements HostPool<Uint32Array> {
   readonly #library: NativeLibrary;
   readonly #pool: bigint;
   readonly #deadlineMs: number;
-  readonly #strange: boolean;
+  readonly #untrusted: boolean;
   readonly #kernels = new Map<string, HostKernel>();
   /** Names of kernels by their number. */
   readonly #names: (string | undefined)[] = [];
@@ -84,7 +84,7 @@ export class NativePool implements HostPool<Uint32Array> {
     this.#pool = pool;
     this.threads = threads;
     this.#deadlineMs = options.deadlineMs ?? DEADLINE_MS;
-    this.#strange = options.strange ?? false;
+    this.#untrusted = options.untrusted ?? false;
     this.heap = new NativeHeap(library.runtime);
     this.name =
       `CPU (native, ${library.objects.compiler.version}, ${threads} thread${
@@ -249,7 +249,7 @@ export class NativePool implements HostPool<Uint32Array> {
     this.#check();
     const { runtime } = this.#library;
     let from = 0;
-    if (waited && !this.#strange) {
+    if (waited && !this.#untrusted) {
       from = runtime.run(this.#pool, words, { from, to, budget: HERE_BUDGET });
       if (from > 0) {
         const last = runtime.position(this.#pool);

@@ -10,6 +10,9 @@ import { LAUNCH_STRUCT } from "./records.ts";
 /** Bytes before and after every array that vectors may read: one vector of the widest kind. */
 export const GUARD_BYTES = 64;
 
+/** Bytes of a line of memory. */
+const LINE_BYTES = 64;
+
 /** Elements ahead of a transposed load that are asked for beside it. */
 const AHEAD = 128;
 
@@ -42,11 +45,16 @@ INLINE void prefetch_ahead(struct ahead *a) {
 `;
 
 /**
- * What transposed loads ask for beside them: two lines of memory for half of the lanes, and the next time for the other half, as
- * processors fetch lines in pairs. At the end of the rows of all lanes it is the beginning of those behind them or, where arrays
- * take turns, of the rows of the other one that come next.
+ * What transposed loads ask for beside them: two vectors for half of the lanes, and the next time for the other half, as
+ * processors fetch lines of memory in pairs. At the end of the rows of all lanes it is the beginning of those behind them or,
+ * where arrays take turns, of the rows of the other one that come next.
  */
-const ALONG_IN_C = `
+function alongInC(lanes: number): string {
+  // One line has two short vectors.
+  const prefetches = (4 * lanes < LINE_BYTES ? [""] : ["", " + LANES"]).map(
+    (vector) => `    __builtin_prefetch(row + i * apart${vector});`,
+  );
+  return `
 struct along { const word *array, *next, *other; };
 INLINE void prefetch_along(const word *array, const word *from, uint64_t at, uint64_t apart, struct along *s) {
   const word *next = from - at + LANES * apart;
@@ -55,11 +63,11 @@ INLINE void prefetch_along(const word *array, const word *from, uint64_t at, uin
   const word *row = ahead < apart ? from - at + ahead : (s->other ? s->other : next) + ahead - apart;
   row += odd * (LANES / 2) * apart;
   for (u i = 0; i < LANES / 2; i++) {
-    __builtin_prefetch(row + i * apart);
-    __builtin_prefetch(row + i * apart + LANES);
+${prefetches.join("\n")}
   }
 }
 `;
+}
 
 /**
  * `turn` loads a vector for each lane, `apart` elements from each other, and transposes them: vector i has element i of
@@ -69,7 +77,7 @@ function turnInC(lanes: number): string {
   const all = Array.from({ length: lanes }, (_, i) => i);
   const text = [
     AHEAD_IN_C,
-    ALONG_IN_C,
+    alongInC(lanes),
     "INLINE void turn(vu *tile, const word *array, uint64_t at, uint64_t apart, struct ahead *later, struct along *along) {",
     "  const word *from = array + at;",
     ...all.map((i) =>

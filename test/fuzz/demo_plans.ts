@@ -73,7 +73,9 @@ export interface Subject {
 
 /** The plans of a checkpoint, and a CPU device for them. */
 export class DemoPlans {
-  readonly #pool: Promise<CpuPool> = openCpuPool(1);
+  readonly #pool: Promise<CpuPool> = openCpuPool(1, {
+    store: undefined,
+  });
   readonly #opened = new Map<string, Promise<Subject>>();
   #read: Promise<Checkpoint> | undefined;
 

@@ -43,7 +43,7 @@ const PACKAGES: { readonly [name: string]: RegExp } = {
 
 /** Files that may touch the machine: read files, see the process. */
 const AT_THE_EDGE =
-  /^(cli\/|compiler\/(source|editor)\/|runtime\/adapters\.ts$|runtime\/cpu\/|runtime\/mpi\/|runtime\/native\/|engine\/untrusted\/|examples\/|test\/|bench\/)/;
+  /^(cli\/|compiler\/(source|editor)\/|runtime\/adapters\.ts$|runtime\/(cache|cpu|mpi|native)\/|engine\/untrusted\/|examples\/|test\/|bench\/)/;
 
 /** What gives way to the field's words, in code, comments, messages and docs. */
 const WORDS: readonly (readonly [gives: RegExp, way: string])[] = [

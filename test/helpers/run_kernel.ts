@@ -154,7 +154,7 @@ export async function gpuTarget(): Promise<KernelTarget | undefined> {
 
 /** The CPU engine as a target. */
 export async function cpuTarget(): Promise<KernelTarget> {
-  const pool = await openCpuPool(2);
+  const pool = await openCpuPool(2, { store: undefined });
   return {
     name: "cpu",
     software: false,

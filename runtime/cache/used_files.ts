@@ -18,8 +18,8 @@ import process from "node:process";
 const MOST_BYTES = 1 << 28;
 /** Milliseconds after which a use is noted again, and after which a folder is looked through again. */
 const AGAIN_MS = 3_600_000;
-/** Milliseconds for which a file stays that was used: a process may be about to load it. */
-const IN_USE_MS = 2 * AGAIN_MS;
+/** Milliseconds for which a file stays that was used, as a process may be about to load it, and what such files may take at most. */
+const IN_USE = { ms: 2 * AGAIN_MS, times: 4 };
 /** The file that changes when a folder is looked through. */
 const LOOKED = "looked";
 
@@ -83,7 +83,8 @@ export async function removeOldest(
     )
   ) {
     bytes += info.size;
-    if (bytes <= most || now - info.mtimeMs <= IN_USE_MS) continue;
+    const inUse = now - info.mtimeMs <= IN_USE.ms;
+    if (bytes <= (inUse ? IN_USE.times * most : most)) continue;
     // Another process may have used it meanwhile.
     const again = await lstat(file).catch(() => undefined);
     if (again?.mtimeMs === info.mtimeMs) await rm(file, { force: true });
@@ -93,4 +94,9 @@ export async function removeOldest(
       await rm(file, { force: true });
     }
   }
+}
+
+/** The same beside what the caller does, whether or not anything can be removed. */
+export async function tidy(folder: string): Promise<void> {
+  await removeOldest(folder).catch(() => {});
 }
