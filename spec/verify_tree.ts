@@ -30,10 +30,18 @@ export interface KernelFacts {
   readonly faults: readonly string[];
   /** Barriers that some invocation may not reach. */
   readonly divergent: ReadonlySet<Stmt>;
-  /** Loops that some invocation may run otherwise than others. */
+  /** Loops that some invocation may run otherwise than others: all of them, where rounds repeat. */
   readonly scattered: ReadonlySet<Stmt>;
-  /** Declarations whose value may differ between invocations of a workgroup. */
+  /** Declarations whose value may differ between invocations of a workgroup: all of them, where rounds repeat. */
   readonly varying: ReadonlySet<Stmt>;
+}
+
+/** Which values all invocations of a workgroup agree on. */
+export interface TreeOptions {
+  /** From which bindings all load the same at one index. Default: as in WGSL, and rounds repeat only for barriers. */
+  readonly isFixed?: (binding: Binding) => boolean;
+  /** Declarations whose value differs, whatever they say. Default: none. */
+  readonly varying?: readonly Stmt[];
 }
 
 interface Local {
@@ -43,8 +51,8 @@ interface Local {
 }
 
 /**
- * Walks the tree once per round; where there are barriers, rounds repeat until no further variable turns out to differ
- * between invocations.
+ * Walks the tree once per round; where there are barriers, or somebody asks which values differ, rounds repeat until no
+ * further variable turns out to differ between invocations.
  */
 class Reader {
   readonly loads = new Set<string>();
@@ -57,10 +65,11 @@ class Reader {
   readonly divergent = new Set<Stmt>();
   readonly scattered = new Set<Stmt>();
   /** Declarations whose value may differ between invocations of a workgroup. */
-  readonly varying = new Set<Stmt>();
+  readonly varying;
   hasBarrier = false;
   /** Take every variable for one that differs. */
   pessimistic = false;
+  readonly isFixed;
   readonly #bindings;
   readonly #shared;
   #scopes: Map<string, Local>[] = [];
@@ -72,7 +81,12 @@ class Reader {
   readonly #loaded = new Set<string>();
   #inVector = false;
 
-  constructor(readonly kernel: Kernel, readonly isFixed: typeof isReadOnly) {
+  constructor(
+    readonly kernel: Kernel,
+    { isFixed = isReadOnly, varying = [] }: TreeOptions,
+  ) {
+    this.isFixed = isFixed;
+    this.varying = new Set(varying);
     this.#bindings = new Map(kernel.bindings.map((b) => [b.name, b]));
     this.#shared = new Map(kernel.shared.map((s) => [s.name, s]));
     const names = [...kernel.bindings, ...kernel.shared].map((x) => x.name);
@@ -364,15 +378,12 @@ class Reader {
   }
 }
 
-/**
- * Read a kernel tree. Never throws on a tree that the schema admits. `isFixed`: from which bindings all invocations load the
- * same at one index. Default: as in WGSL.
- */
+/** Read a kernel tree. Never throws on a tree that the schema admits. */
 export function readTree(
   kernel: Kernel,
-  isFixed: (binding: Binding) => boolean = isReadOnly,
+  options: TreeOptions = {},
 ): KernelFacts {
-  const reader = new Reader(kernel, isFixed);
+  const reader = new Reader(kernel, options);
   const nodes = treeNodes(kernel);
   if (nodes > MAX_NODES) {
     reader.faults.add(
@@ -384,7 +395,9 @@ export function readTree(
     // A hostile tree may need as many rounds as it has variables.
     reader.pessimistic = rounds >= 8;
     reader.round();
-    if (reader.pessimistic || !reader.hasBarrier) break;
+    // Who says what is fixed asks which values differ, for which later iterations of a loop count without barriers too.
+    const asksValues = options.isFixed !== undefined;
+    if (reader.pessimistic || !reader.hasBarrier && !asksValues) break;
   }
   const { loads, stores, needs, indices, bases, words, faults } = reader;
   const { divergent, scattered, varying } = reader;

@@ -29,6 +29,7 @@ import {
 } from "../spec/kernel/build.ts";
 import { kernelCost } from "../spec/kernel/cost.ts";
 import type { BinaryOp, Binding, Expr, Kernel } from "../spec/kernel/tree.ts";
+import { type KernelText, wgsl } from "../spec/kernel/text.ts";
 import { printWgsl } from "../spec/kernel/wgsl.ts";
 import {
   elementwise,
@@ -39,8 +40,10 @@ import {
   rmsNorm,
   writes,
 } from "../compiler/kernels/mod.ts";
+import { blockedSum } from "../compiler/kernels/pieces/blocked_sum.ts";
 import { type MatmulTile } from "../compiler/tuning/mod.ts";
-import { rowMajor, testKernels } from "./helpers/run_kernel.ts";
+import { interpretKernel } from "./helpers/interpret_kernel.ts";
+import { bits, rowMajor, testKernels } from "./helpers/run_kernel.ts";
 
 /** A kernel's text as it was when it was last looked at. */
 function golden(name: string): string {
@@ -124,7 +127,7 @@ t.test("printWgsl() of variants of a matmul", (t) => {
     matmul_split: { rows: 1, columns: 2, lanes: 8, split: 2 },
   };
   for (const [file, tile] of Object.entries(variants)) {
-    t.equal(printWgsl(product(tile, 96)), golden(file), file);
+    t.equal(printWgsl(product(tile, { k: 96 })), golden(file), file);
   }
   t.end();
 });
@@ -173,11 +176,125 @@ t.test("printWgsl() has invocations of a subgroup load rows for each other", (t)
   t.end();
 });
 
+/** Sums of products of rows that load for each other, and that must not where `shared` is false. */
+const ROWS: {
+  readonly [what: string]: {
+    readonly shared: boolean;
+    readonly body: KernelText;
+  };
+} = {
+  "two loops side by side": {
+    shared: true,
+    body: wgsl`
+      for (var k = 0u; k < 4; k++) {
+        let a = x[p + k];
+        let b = x[q + k];
+        s = fma(a, b, s);
+      }
+      for (var k = 0u; k < 4; k++) {
+        let a = x[p + k];
+        let b = x[r + k];
+        s = fma(a, b, s);
+      }`,
+  },
+  "a loop inside with equal names": {
+    shared: true,
+    body: wgsl`
+      for (var i = 0u; i < 3; i++) {
+        for (var k = 0u; k < 2; k++) {
+          let a = x[p + k];
+          let b = x[q + k];
+          s = fma(a, b, s);
+        }
+        let a = x[p + i];
+        let c = x[r + i];
+        s = fma(a, c, s);
+      }`,
+  },
+  "an end that invocations set for the next iteration": {
+    shared: false,
+    body: wgsl`
+      var n = 1u;
+      for (var i = 0u; i < 2; i++) {
+        let stop = n;
+        for (var k = 0u; k < stop; k++) {
+          let a = x[p + k];
+          let b = x[q + k];
+          s = fma(a, b, s);
+        }
+        n = lane + 1;
+      }`,
+  },
+  "a barrier that depends on loads": {
+    shared: false,
+    body: wgsl`
+      for (var k = 0u; k < 4; k++) {
+        let a = x[p + k];
+        let b = x[q + k];
+        if (a < b) {
+          workgroupBarrier();
+          s = fma(a, b, s);
+        }
+      }`,
+  },
+  "a barrier that does not": {
+    shared: true,
+    body: wgsl`
+      for (var k = 0u; k < 4; k++) {
+        let a = x[p + k];
+        let b = x[q + k];
+        workgroupBarrier();
+        s = fma(a, b, s);
+      }`,
+  },
+};
+
+for (const [what, { shared, body }] of Object.entries(ROWS)) {
+  testKernels(
+    `printWgsl() has rows loaded where that is right: ${what}`,
+    async (t, target) => {
+      const kernel = kernelOf({
+        ...{ name: "rows", workgroupSize: 32 },
+        bindings: [reads("x"), writes("y")],
+        body: wgsl`
+          let p = group.x * 3;
+          let q = group.x + 5;
+          let r = 20 - group.x;
+          var s = 0.0;
+          ${body}
+          y[group.x * 32 + lane] = s;`,
+      });
+      const text = printWgsl(kernel, { subgroup: 8 });
+      t.equal(/subgroupBroadcast/.test(text), shared);
+      const x = Float32Array.from({ length: 64 }, (_, i) => (i * 5) % 11 + 1);
+      const wanted = { x: Uint32Array.from(bits(x)), y: new Uint32Array(64) };
+      interpretKernel(kernel, wanted, [2, 1, 1]);
+      const y = new Float32Array(64);
+      const found = await target.run(kernel, { x, y }, [2, 1, 1]);
+      t.notOk(wanted.y.includes(0), "sums are not empty");
+      t.strictSame(bits(found["y"]!), bits(wanted.y));
+    },
+  );
+}
+
+t.test("matmul() and blockedSum() refuse segments that are no power of two", (t) => {
+  const refused = { message: /segments are a power of two/ };
+  const tile = { rows: 1, columns: 2, lanes: 4 };
+  t.throws(() => product(tile, { k: 96, segments: 3 }), refused);
+  t.throws(() => blockedSum("sum", { length: 96, segments: 3 }, []), refused);
+  t.end();
+});
+
 /** A product with bf16 weights. */
-function product(tile: MatmulTile, k = 40): Kernel {
+function product(
+  tile: MatmulTile,
+  { k = 40, segments = 1 }: {
+    readonly k?: number;
+    readonly segments?: number;
+  } = {},
+): Kernel {
   return matmul({
-    name: "matmul",
-    k,
+    ...{ name: "matmul", k, segments },
     columns: 6,
     tile,
     rows: lengthAt(0),

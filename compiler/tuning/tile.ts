@@ -28,8 +28,8 @@ export interface MatmulTile {
    */
   readonly right?: "scalar" | "vector" | "workgroup";
   /**
-   * `small`: what becomes of results is written once for all rows, in a loop, and a few rows have no text of their own, for
-   * drivers that take long to compile. Default: large.
+   * `small`: what becomes of results is written once for all rows, in a loop, unless they come from panels or teams; and the
+   * quarter of a tile has no text of its own. For drivers that take long to compile. Default: large.
    */
   readonly code?: "large" | "small";
 }
@@ -67,6 +67,7 @@ export function equalBlocks(
   if (typeof k !== "number" || k === 0) return undefined;
   const ofSegment = k / segments;
   invariant(Number.isInteger(ofSegment), "segments are equally long");
+  invariant((segments & (segments - 1)) === 0, "segments are a power of two");
   const length = EXACT.block;
   if (ofSegment % length === 0) {
     return { length, count: k / length, ofSegment: ofSegment / length };
@@ -118,7 +119,7 @@ export function tileOfWeights(
     : tile;
 }
 
-/** The least power of two that is no less. */
+/** The minimum power of two that is no less. */
 function powerFrom(n: number): number {
   return 2 ** Math.ceil(Math.log2(n));
 }

@@ -24,7 +24,10 @@ export interface LaneLoads {
   }[];
 }
 
-/** The loads by the loop that they are in. None where subgroups of that size may not be full. */
+/**
+ * The loads by the loop that they are in. None where subgroups of that size may not be full, or where whether a barrier is
+ * reached depends on them: WGSL takes what a lane tells others for a value that differs.
+ */
 export function laneLoads(
   kernel: Kernel,
   subgroup: number,
@@ -32,10 +35,9 @@ export function laneLoads(
   const found = new Map<Stmt, LaneLoads[]>();
   if (kernel.workgroupSize % subgroup !== 0) return found;
   // What a launch only reads it does not write under another name either.
-  const { varying, scattered } = readTree(
-    kernel,
-    ({ access }) => access === "read",
-  );
+  const { varying, scattered } = readTree(kernel, {
+    isFixed: ({ access }) => access === "read",
+  });
   const visit = (body: readonly Stmt[], around: ReadonlySet<string>): void => {
     const bound = new Set(around);
     for (const s of body) {
@@ -59,7 +61,10 @@ export function laneLoads(
     }
   };
   visit(kernel.body, new Set());
-  return found;
+  const shared = [...found.values()].flat().flatMap(({ lets }) => lets);
+  const decides = shared.length > 0 &&
+    readTree(kernel, { varying: shared }).divergent.size > 0;
+  return decides ? new Map() : found;
 }
 
 /** Groups of two and more of those that load. */

@@ -296,14 +296,24 @@ export function printWgsl(
         const name = names.local(s.name);
         const head = `var ${name} = ${print(s.from)}; ` +
           `${name} < ${inner(endOf(s))}; ${name} += ${print(s.step)}`;
-        const loads = lanes.get(s) ?? [];
+        const loads = lanes.get(s);
+        if (!loads) {
+          return [
+            `${indent}for (${head}) {`,
+            ...block(s.body, indent + "  "),
+            `${indent}}`,
+          ];
+        }
+        // In a block of their own: other loops beside and around it may have variables of the same names.
         return [
-          ...loads.flatMap(laneVariables).flatMap(line),
-          `${indent}for (${head}) {`,
+          `${indent}{`,
+          ...loads.flatMap(laneVariables).map((text) => `${indent}  ${text}`),
+          `${indent}  for (${head}) {`,
           ...s.body.flatMap((one) =>
-            fromLane(one, loads)?.map((text) => `${indent}  ${text}`) ??
-              statement(one, indent + "  ")
+            fromLane(one, loads)?.map((text) => `${indent}    ${text}`) ??
+              statement(one, indent + "    ")
           ),
+          `${indent}  }`,
           `${indent}}`,
         ];
       }

@@ -78,6 +78,7 @@ function segmentLength(length: Hole, segments: number): number {
     typeof length === "number" && length % segments === 0,
     "segments are equally long",
   );
+  invariant((segments & (segments - 1)) === 0, "segments are a power of two");
   return length / segments;
 }
 
