@@ -80,9 +80,9 @@ export function describeAdapter(
 function subgroupOf(
   { features, info }: GPUAdapter,
 ): Pick<GpuAdapter, "subgroup"> {
-  const { subgroupMinSize: least, subgroupMaxSize: most } = info;
-  return features.has("subgroups") && least !== undefined && least === most
-    ? { subgroup: least }
+  const { subgroupMinSize: min, subgroupMaxSize: max } = info;
+  return features.has("subgroups") && min !== undefined && min === max
+    ? { subgroup: min }
     : {};
 }
 

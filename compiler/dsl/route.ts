@@ -107,7 +107,7 @@ export interface RouteOptions<
   readonly mask?: Tensor<Without<NoInfer<A>, NoInfer<E>>, "i32">;
   /** Added to what experts are chosen by; weights do not have it. */
   readonly noise?: Tensor<NoInfer<A>, "f32">;
-  /** Where choices are dropped at random, those with the minimum of these numbers are. */
+  /** Where choices are dropped at random, those with the lowest of these numbers are. */
   readonly random?: Tensor<NoInfer<A>, "f32">;
   /** The experts of each token, instead of the best. */
   readonly choices?: Tensor<
@@ -220,7 +220,7 @@ type RoutingBy<
 
 /**
  * Choose experts for each token from the router's logits. Presets, such as "mixtral" (softmax, weights divided by their
- * sum) and "deepspeed.topk" (capacity per expert, those of minimum weight dropped), are in spec/routing.md; each of their
+ * sum) and "deepspeed.topk" (capacity per expert, those of the lowest weights dropped), are in spec/routing.md; each of their
  * choices can be set by itself.
  *
  * Axes: `logits` has the token axes and `over`; `index`, `weight` and `slot` have the token axes and `choice`, the

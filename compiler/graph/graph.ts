@@ -75,7 +75,7 @@ export interface CapacityRule {
   readonly minimum?: number;
   /** Rounded up to a multiple of this. */
   readonly alignment?: number;
-  /** Which choices are dropped where there are too many: the last in order, those of minimum weight, those of the minimum random number. */
+  /** Which choices are dropped where there are too many: the last in order, those of the lowest weights, those of the lowest random numbers. */
   readonly drop: "position" | "score" | "random";
   /** Slots go to all first choices, then to all second ones, …; or token by token. */
   readonly order: "choice" | "token";

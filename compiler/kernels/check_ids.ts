@@ -9,7 +9,7 @@ const LANES = 64;
 
 const CHOICES = { sendRow: "u32 [token, k]", groupRank: "u32 [1]" } as const;
 
-/** Ids: groupRank * most + the number of the choice, which no other choice of the group has. */
+/** Ids: groupRank * maxChoices + the number of the choice, which no other choice of the group has. */
 export interface CheckIdsOptions {
   readonly k: number;
   readonly tokens: Expr;

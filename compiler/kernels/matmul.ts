@@ -336,7 +336,7 @@ function isSmall({ tile }: Matmul): boolean {
   return tile.code === "small";
 }
 
-/** The same in a loop over rows that exist: of how many drivers do not know, which would unroll it. */
+/** The same in a loop over rows that exist: drivers do not know how many, and so do not unroll it. */
 function finishRows(o: Matmul, rows: number): KernelText {
   const place = u("result_place");
   const sumOf = (weight: number, c: number) =>

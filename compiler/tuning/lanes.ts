@@ -21,11 +21,11 @@ export interface Teams {
 export function teamsOf(o: Omit<TiledMatmul, "k">): Teams {
   const { split = 1, columns } = o.tile;
   invariant(o.tile.lanes % split === 0, "teams have equally many lanes");
-  const most = o.tile.lanes / split;
-  if (o.grouped) return { lanes: most, teams: split };
+  const max = o.tile.lanes / split;
+  if (o.grouped) return { lanes: max, teams: split };
   let lanes = 1;
-  while (lanes < most && lanes * columns < o.columns) lanes *= 2;
-  if (lanes > most || o.tile.lanes % lanes !== 0) lanes = most;
+  while (lanes < max && lanes * columns < o.columns) lanes *= 2;
+  if (lanes > max || o.tile.lanes % lanes !== 0) lanes = max;
   return { lanes, teams: o.tile.lanes / lanes };
 }
 
@@ -69,9 +69,9 @@ export function blocksInPanel(
   const blocks = equalBlocks(o);
   if (o.tile.right !== "workgroup" || !blocks) return 0;
   const words = o.weights.length * o.tile.columns * lanes * blocks.length;
-  const most = Math.min(Math.floor(SHARED_WORDS / words), teams);
+  const max = Math.min(Math.floor(SHARED_WORDS / words), teams);
   const { count, ofSegment } = blocks;
-  for (let n = Math.min(most, count); n > 0; n--) {
+  for (let n = Math.min(max, count); n > 0; n--) {
     const segments = n % ofSegment === 0 && count % n === 0;
     if (segments || ofSegment % n === 0) return n;
   }

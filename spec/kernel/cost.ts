@@ -11,7 +11,7 @@ export interface KernelCost {
   /** Bytes loaded from and stored to bindings. */
   readonly loadBytes: number;
   readonly storeBytes: number;
-  /** False where the bounds of a loop are known only at run time; its body is then counted once. */
+  /** False where neither a loop's bounds nor how many iterations at most are known; its body is then counted once. */
   readonly exact: boolean;
 }
 

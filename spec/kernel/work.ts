@@ -142,11 +142,11 @@ class Walk {
     const [from, to, step] = this.#all(times, s.from, s.to, s.step);
     this.#mark(s.name, this.#varies);
     if (from === undefined || to === undefined || !step) {
-      const most = mostIterations(s);
-      this.exact &&= most !== undefined;
+      const max = maxIterations(s);
+      this.exact &&= max !== undefined;
       this.#forget(s.body);
       this.#known.set(s.name, undefined);
-      this.block(s.body, times * (most ?? 1));
+      this.block(s.body, times * (max ?? 1));
       return this.#forget(s.body);
     }
     const iterations = Math.max(0, Math.ceil((to - from) / step));
@@ -280,7 +280,7 @@ function isSteady(body: readonly Stmt[]): boolean {
 }
 
 /** Iterations of a loop that ends where something does, or so many after its start: at most. */
-function mostIterations(
+function maxIterations(
   { from, to, step }: Stmt & { readonly op: "for" },
 ): number | undefined {
   if (to.op !== "binary" || to.fn !== "min") return undefined;

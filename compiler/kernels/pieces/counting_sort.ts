@@ -55,9 +55,9 @@ export function laneShare(
   lanes: number,
   together = 1,
 ): KernelText {
-  const most = wgsl`(${items} + ${lanes * together - 1}) / ${lanes * together}`;
+  const max = wgsl`(${items} + ${lanes * together - 1}) / ${lanes * together}`;
   return wgsl`
-    let share = ${together === 1 ? most : wgsl`${most} * ${together}`};
+    let share = ${together === 1 ? max : wgsl`${max} * ${together}`};
     let from = min(lane * share, ${items});
     let to = min(from + share, ${items});`;
 }
