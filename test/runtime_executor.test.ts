@@ -248,7 +248,6 @@ const joinsColumns = (table: readonly number[][]) => async (t: Test) => {
 const COLUMNS = {
   "in order": [[0, 1, 2], [3, 4, 5]],
   "in another order": [[1, 2, 5], [0, 3, 4]],
-  "on one rank": [[0], []],
 };
 for (const [which, table] of Object.entries(COLUMNS)) {
   t.test(

@@ -162,5 +162,9 @@ t.test("forEachRun() joins items that follow one another", (t) => {
   ];
   forEachRun(axes, (...run) => runs.push(run));
   t.strictSame(runs, [[0, 0, 4], [6, 4, 2], [10, 8, 4], [16, 12, 2]]);
+  runs.length = 0;
+  const none = { length: 5, local: new Int32Array(), room: 0 };
+  forEachRun([axes[0]!, none], (...run) => runs.push(run));
+  t.strictSame(runs, []);
   t.end();
 });

@@ -178,6 +178,18 @@ compileRefused(
   "Cannot shard axis 'head' over 'tp': its size, 4, is no multiple of 3. Use tp=1, tp=2, or place it otherwise",
 );
 
+const numbers = (from: number, to: number) =>
+  Array.from({ length: to - from }, (_, i) => from + i);
+compileRefused(
+  "columns of which ranks have different numbers",
+  block(4, 2),
+  {
+    mesh: { tp: 2 },
+    place: { vocab: { over: "tp", table: [numbers(0, 9), numbers(9, 16)] } },
+  },
+  "Cannot dot 'token embed': ranks have different numbers of items of 'vocab/tp'. Place equally many on each of them",
+);
+
 sameBits("caches where their sequences are", {
   ...{ model: block(4, 2), calls, tolerance: 1e-5 },
 }, [

@@ -256,11 +256,14 @@ export function fixedProduct(
 ): number {
   return axes.reduce((product, axis) => {
     const { dynamic, size } = lowering.placed.axes[axis]!;
-    if (dynamic) {
+    const why = dynamic
+      ? `the length of '${axis}' on a rank is known only at run time. Give the axis a fixed size, and do not place it`
+      : isUneven(lowering.placed, lowering.placed.axes[axis])
+      ? `ranks have different numbers of items of '${axis}'. Place equally many on each of them`
+      : undefined;
+    if (why) {
       throw new ModelError(
-        `Cannot ${opOf(node)} '${
-          node.inputs[0]!.axes.join(" ")
-        }': the length of '${axis}' on a rank is known only at run time. Give the axis a fixed size, and do not place it`,
+        `Cannot ${opOf(node)} '${node.inputs[0]!.axes.join(" ")}': ${why}`,
         node.span,
       );
     }
