@@ -4,7 +4,7 @@
  * cache is stored as, interleaved with a loop in C that reads as many bytes. Makes the checkpoint at first, in `--folder`.
  * `--adapter native|cpu`, `--layers N`, `--runs N`, `--only load|decode|prefill`, `--ranks N` has processes of `launch` instead,
  * `--tokens N` a longer prompt for them: some sixty tokens use every expert.
- * `--only prefill` compares a prefill of `--tokens N` with llama.cpp's.
+ * `--only prefill` compares a prefill of `--tokens N` on the native device with llama.cpp's.
  * `--check` compares logits of every device and mesh (`--only WORD`: of those) with llama.cpp's. `--out FILE` keeps what is
  * found.
  */
@@ -42,6 +42,11 @@ const { values: flags } = parseArgs({
 const { only, out } = flags;
 const adapter = flags.adapter === "cpu" ? "cpu" : "native";
 const [ranks, runs] = [Number(flags.ranks), Number(flags.runs)];
+if (only === "prefill" && (flags.adapter !== "native" || ranks !== 1)) {
+  throw new Error(
+    "Cannot compare prefills with --adapter or --ranks: they are of the native device and one rank. Leave both out",
+  );
+}
 const tokens = Array.from(
   { length: Number(flags.tokens) },
   (_, i) => i * 7919 % 50304,

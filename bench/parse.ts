@@ -1,16 +1,16 @@
 /**
  * The share of parsing kernel text in compiling the bundled checkpoint for four ranks, from its files to the verified plan
- * (`switchyard plan`): the time in the functions through which all text is read, of the time in which the event loop was busy, each of
- * the fastest run, since what other processes take only adds. No profiler runs: one makes code slower that runs for the
- * first time, as most of the parser does. Each run is a process of its own, which compiles three times: in code that has not run before; again, with the kernels that
- * were put together lately; and another checkpoint, whose kernels are new, in code that has run.
+ * (`switchyard plan`): the time in the functions through which all text is read, of the time in which the event loop was
+ * busy in the same run; the median over runs. No profiler runs: one makes code slower that runs for the first time, as most
+ * of the parser does. Each run is a process of its own, which compiles three times: in code that has not run before; again,
+ * with the kernels that were put together lately; and another checkpoint, whose kernels are new, in code that has run.
  */
 
 import { execFileSync } from "node:child_process";
 import { register } from "node:module";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
-import { machine } from "./measure.ts";
+import { machine, median } from "./measure.ts";
 import { timingOf, writeDocument } from "./results.ts";
 
 const RUNS = 15;
@@ -29,9 +29,12 @@ export async function load(url, context, next) {
   const file = /spec\\/kernel\\/(\\w+)\\.js$/.exec(url)?.[1];
   const names = ${JSON.stringify(ENTRIES)}[file] ?? [];
   if (names.length === 0) return loaded;
-  const [before, exported] = String(loaded.source).split(/^(?=export \\{$)/m);
-  const renamed = names.reduce((text, name) =>
-    text.replace(new RegExp("^  " + name + "\\\\b", "m"), "  timed_" + name + " as " + name), exported);
+  const [before, exported = ""] = String(loaded.source).split(/^(?=export \\{$)/m);
+  const renamed = names.reduce((text, name) => {
+    const entry = new RegExp("^  " + name + "\\\\b", "m");
+    if (!entry.test(text)) throw new Error("no export " + name + " in " + url);
+    return text.replace(entry, "  timed_" + name + " as " + name);
+  }, exported);
   const timed = names.map((name) =>
     "function timed_" + name + "(...args) { return globalThis.timed(" + name + ", args); }");
   return { ...loaded, source: [before, ...timed, renamed].join("\\n") };
@@ -56,10 +59,12 @@ function timed(entry: (...args: unknown[]) => unknown, args: unknown[]) {
   if (parsing.inside) return entry(...args);
   parsing.inside = true;
   const start = performance.now();
-  const result = entry(...args);
-  parsing.ms += performance.now() - start;
-  parsing.inside = false;
-  return result;
+  try {
+    return entry(...args);
+  } finally {
+    parsing.ms += performance.now() - start;
+    parsing.inside = false;
+  }
 }
 
 async function compileOnce(
@@ -111,14 +116,16 @@ if (process.argv[2] === "--once") {
         timingOf(all.map((run) => run.parsing)),
         timingOf(all.map((run) => run.busy)),
       ];
-      const percent = Number((100 * parsing.least / busy.least).toFixed(1));
+      const percent = Number(
+        median(all.map((run) => 100 * run.parsing / run.busy)).toFixed(1),
+      );
       return { compilation, percent, parsing, busy };
     },
   );
   console.log(machine());
   for (const { compilation, percent, parsing, busy } of rows) {
     console.log(
-      `${compilation}: parsing ${percent} %, ${parsing.least} of ${busy.least} ms; medians ${parsing.median} of ${busy.median} ms (${RUNS} runs)`,
+      `${compilation}: parsing ${percent} %; ${parsing.median} of ${busy.median} ms, at best ${parsing.least} of ${busy.least} (medians of ${RUNS} runs)`,
     );
   }
   if (process.argv.includes("--keep")) {

@@ -4,13 +4,8 @@ import { existsSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
-import {
-  Decoder,
-  decoderShape,
-  packPrompts,
-  type Target,
-} from "../../engine/mod.ts";
-import { openOurs, pause } from "../peers/engine.ts";
+import { Decoder, decoderShape, type Target } from "../../engine/mod.ts";
+import { openOurs, pause, readPrompt } from "../peers/engine.ts";
 import { installPeers } from "../peers/install.ts";
 import { openLlama } from "../peers/llama.ts";
 import { writeOlmoeGguf } from "../peers/olmoe_gguf.ts";
@@ -49,24 +44,38 @@ export async function measurePrefill(
     need: { tokens, sequences: 1, context: tokens + 1 },
   });
   const decoder = new Decoder(opened.session, decoderShape(opened.plan)!);
-  const sides: { readonly [side: string]: () => Promise<unknown> } = {
-    [OURS]: () => {
+  /** Each gives the token that follows. */
+  const sides: {
+    readonly [side: string]: () => Promise<number | undefined>;
+  } = {
+    [OURS]: async () => {
       opened.session.reset();
-      return decoder.next(packPrompts([prompt]), [tokens - 1]);
+      return (await readPrompt(decoder, prompt)).ids![0];
     },
-    "llama.cpp": () => context.generate(),
+    "llama.cpp": async () => (await context.generate()).tokens[0],
   };
   const times: { [side: string]: Times } = {};
+  const followed: { [side: string]: number | undefined } = {};
   for (let run = -1; run < runs; run++) {
     for (const [side, once] of Object.entries(sides)) {
       await pause();
       const [start, before] = [performance.now(), process.cpuUsage()];
-      await once();
+      const next = await once();
       const { user, system } = process.cpuUsage(before);
       const of = times[side] ??= { clock: [], cores: [] };
-      if (run < 0) continue;
+      if (run < 0) {
+        followed[side] = next;
+        continue;
+      }
       of.clock.push(performance.now() - start);
       of.cores.push((user + system) / 1e3);
+    }
+    if (new Set(Object.values(followed)).size > 1) {
+      throw new Error(
+        `Cannot compare prefills: their next tokens are ${
+          JSON.stringify(followed)
+        }. llama.cpp rounds activations to bf16, which may decide between two that are close: try another --tokens`,
+      );
     }
   }
   await opened.close();

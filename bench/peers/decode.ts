@@ -7,10 +7,8 @@ import {
   Decoder,
   decoderShape,
   generate,
-  packPrompts,
   resolveTarget,
 } from "../../engine/mod.ts";
-import { slicePacked } from "../../engine/packing.ts";
 import { median } from "../measure.ts";
 import { OURS, speedOf, timingOf } from "../results.ts";
 import { DECODER, decoderFiles } from "./decoder_files.ts";
@@ -19,6 +17,7 @@ import {
   openOurs as openTargetHere,
   OUR_SIDES,
   pause,
+  readPrompt,
   WASM,
 } from "./engine.ts";
 import { openLlama, type Timed } from "./llama.ts";
@@ -170,14 +169,7 @@ async function openOurs(
   const decoder = new Decoder(opened.session, decoderShape(opened.plan)!);
   const feed = async () => {
     opened.session.reset();
-    const tokens = packPrompts([prompt]);
-    const step = decoder.maxTokens;
-    let next;
-    for (let from = 0; from < prompt.length; from += step) {
-      const part = slicePacked(tokens, from, from + step);
-      [next] = await decoder.next(part, [part.ids.length - 1]);
-    }
-    return next!;
+    return await readPrompt(decoder, prompt);
   };
   return {
     logits: async () => (await feed()).logits.slice(),

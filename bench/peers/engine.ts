@@ -3,12 +3,16 @@
 import { nodeFiles } from "../../cli/files.ts";
 import type { AdapterChoice } from "../../engine/devices.ts";
 import {
+  type Candidates,
+  type Decoder,
   type Need,
   type Opened,
   type OpenOptions,
   openTarget,
+  packPrompts,
   type Target,
 } from "../../engine/mod.ts";
+import { slicePacked } from "../../engine/packing.ts";
 import { OURS } from "../results.ts";
 
 /** How a target is opened. */
@@ -52,6 +56,22 @@ export async function openOurs(
     ...options,
     sharing: "shared",
   });
+}
+
+/** What follows a prompt, which is read in as few steps as it takes. States have to be new. */
+export async function readPrompt(
+  decoder: Decoder,
+  prompt: readonly number[],
+): Promise<Candidates> {
+  const tokens = packPrompts([prompt]);
+  const step = decoder.maxTokens;
+  let next: Candidates | undefined;
+  for (let from = 0; from < prompt.length; from += step) {
+    const part = slicePacked(tokens, from, from + step);
+    const isLast = from + step >= prompt.length;
+    [next] = await decoder.next(part, isLast ? [part.ids.length - 1] : []);
+  }
+  return next!;
 }
 
 /** Let threads of the other side that wait in a loop for more work fall asleep. */
