@@ -137,7 +137,8 @@ if (only === undefined || only === "decode") {
         ofLoopsByCore: LOOPS.map((loop) =>
           coresRate(one) / coresRate(steps[loop]!)
         ),
-        ...{ prefillMs: one.prefillMs, step: timingOf(one.stepsMs) },
+        ...{ prefillMs: one.prefillMs, hostShare: one.hostShare },
+        step: timingOf(one.stepsMs),
       };
       console.log(
         `${what}: ${describe(one.stepsMs)}, ${
@@ -146,7 +147,13 @@ if (only === undefined || only === "decode") {
           kept.ofLoops.map((part) => part.toFixed(2)).join(" and ")
         } of the loops; of a core ${kept.gbPerSecondOfCore.toFixed(1)} GB/s, ${
           kept.ofLoopsByCore.map((part) => part.toFixed(2)).join(" and ")
-        } of the loops; prefill ${one.prefillMs.toFixed(0)} ms`,
+        } of the loops${
+          one.hostShare === undefined
+            ? ""
+            : `; prefill ${one.prefillMs.toFixed(0)} ms, the host's share ${
+              (100 * one.hostShare).toFixed(1)
+            } %`
+        }`,
       );
       return [what, kept];
     }),

@@ -10,7 +10,8 @@ import {
 } from "../../engine/mod.ts";
 import type { HostKind } from "../../engine/devices.ts";
 import type { PackedTokens } from "../../engine/packing.ts";
-import { interleaved, milliseconds } from "../measure.ts";
+import { sum } from "../../spec/sum.ts";
+import { interleaved, median, milliseconds } from "../measure.ts";
 import { openOurs } from "../peers/engine.ts";
 import { readLoops } from "./bandwidth.ts";
 import { cacheBytes, stepBytes } from "./olmoe.ts";
@@ -25,10 +26,15 @@ export interface Decoded {
   /** Bytes that a step reads: weights that it uses, keys and values. */
   readonly bytes: number;
   readonly prefillMs: number;
+  /** The part of a step in which no launch runs. */
+  readonly hostShare?: number;
   readonly stepsMs: readonly number[];
   /** Of all cores: other work on the machine disturbs it less. */
   readonly stepsCoresMs: readonly number[];
 }
+
+/** Steps for the host's share. */
+const SHARE_STEPS = 16;
 
 /** Measure steps behind a prompt of so many tokens. */
 export async function measureDecode(
@@ -41,15 +47,22 @@ export async function measureDecode(
 ): Promise<{ [what: string]: Decoded }> {
   const { vocabulary, layers } = target.checkpoint.published.decoder;
   const weights = stepBytes(layers);
-  const read: { [what: string]: Pick<Decoded, "bytes" | "prefillMs"> } = {};
+  const read: {
+    [what: string]: Pick<Decoded, "bytes" | "prefillMs" | "hostShare">;
+  } = {};
+  const shares: { [what: string]: () => Promise<number> } = {};
   const work: { [what: string]: () => Promise<void> | void } = {};
   const all: Opened[] = [];
   for (const dtype of DTYPES) {
     const opened = await openOurs(target, {
-      ...{ adapter, threads: availableParallelism() },
+      ...{ adapter, threads: availableParallelism(), timestamps: true },
       next: { candidates: 1 },
       kvCacheDtype: dtype,
-      need: { tokens: 512, sequences: 1, context: prompt + runs + 2 },
+      need: {
+        tokens: 512,
+        sequences: 1,
+        context: prompt + runs + SHARE_STEPS + 2,
+      },
     });
     all.push(opened);
     const decoder = new Decoder(opened.session, decoderShape(opened.plan)!);
@@ -62,6 +75,17 @@ export async function measureDecode(
       while (position < prompt) await feed(Math.min(512, prompt - position));
     });
     work[dtype] = () => feed(1);
+    shares[dtype] = async () => {
+      const all: number[] = [];
+      for (let i = 0; i < SHARE_STEPS; i++) {
+        await opened.timings();
+        const ms = await milliseconds(() => feed(1));
+        const launches = (await opened.timings())
+          .map(({ start, end }) => end - start);
+        all.push(1 - sum(launches) / 1e6 / ms);
+      }
+      return median(all);
+    };
     const bytes = weights + prompt * cacheBytes(layers, WIDTH[dtype]);
     read[dtype] = { bytes, prefillMs };
   }
@@ -81,6 +105,9 @@ export async function measureDecode(
   const times = await interleaved(Object.fromEntries(counted), {
     repetitions: runs,
   });
+  for (const [what, share] of Object.entries(shares)) {
+    read[what] = { ...read[what]!, hostShare: await share() };
+  }
   for (const opened of all) await opened.close();
   for (const loop of Object.keys(loops)) {
     read[loop] = { bytes: weights, prefillMs: 0 };
