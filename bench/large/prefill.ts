@@ -1,23 +1,32 @@
-/** Prefill of a large checkpoint in this process, interleaved with llama.cpp on the same bf16 weights. */
+/** Prefill of a large checkpoint in this process, and tokens after it, interleaved with llama.cpp on the same bf16 weights. */
 
 import { existsSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
-import { Decoder, decoderShape, type Target } from "../../engine/mod.ts";
-import { openOurs, pause, readPrompt } from "../peers/engine.ts";
+import {
+  Decoder,
+  decoderShape,
+  generate,
+  type Target,
+} from "../../engine/mod.ts";
+import { openOurs, pause } from "../peers/engine.ts";
 import { installPeers } from "../peers/install.ts";
-import { openLlama } from "../peers/llama.ts";
+import { openLlama, type Timed } from "../peers/llama.ts";
 import { writeOlmoeGguf } from "../peers/olmoe_gguf.ts";
 import { OURS, speedOf, timingOf } from "../results.ts";
 
-/** Milliseconds of runs of a side, by the clock and of all cores. */
+/** Tokens that follow, the first of which the prefill gives. */
+const NEW_TOKENS = 17;
+
+/** Milliseconds of runs of a side: by the clock for the prefill and for a token after it, and of all cores for the whole. */
 interface Times {
-  readonly clock: number[];
+  readonly prefill: number[];
+  readonly decode: number[];
   readonly cores: number[];
 }
 
-/** Measure prefills of so many tokens: what to keep of each side, and how many times as fast this project is. */
+/** Measure prefills of so many tokens and what follows: what to keep of each side, and how many times as fast this project is. */
 export async function measurePrefill(
   folder: string,
   target: Extract<Target, { readonly kind: "checkpoint" }>,
@@ -35,39 +44,49 @@ export async function measurePrefill(
     await writeOlmoeGguf(folder, { file, matrices: "bf16" });
   }
   const llama = await openLlama({
-    ...{ file, vocabulary, prompt, context: tokens + 1, newTokens: 1 },
+    ...{
+      file,
+      vocabulary,
+      prompt,
+      context: tokens + NEW_TOKENS,
+      newTokens: NEW_TOKENS,
+    },
     threads,
   });
   const context = await llama.context(threads);
   const opened = await openOurs(target, {
     ...{ adapter: "native", threads, next: { candidates: 1 } },
-    need: { tokens, sequences: 1, context: tokens + 1 },
+    need: { tokens, sequences: 1, context: tokens + NEW_TOKENS },
   });
   const decoder = new Decoder(opened.session, decoderShape(opened.plan)!);
-  /** Each gives the token that follows. */
-  const sides: {
-    readonly [side: string]: () => Promise<number | undefined>;
-  } = {
+  const now = () => performance.now();
+  const sides: { readonly [side: string]: () => Promise<Timed> } = {
     [OURS]: async () => {
       opened.session.reset();
-      return (await readPrompt(decoder, prompt)).ids![0];
+      const { sequences, prefillMs, decodeMs } = await generate(
+        decoder,
+        [prompt],
+        { maxNewTokens: NEW_TOKENS, stop: new Set(), temperature: 0, now },
+      );
+      return { prefillMs, decodeMs, tokens: sequences[0]!.tokens };
     },
-    "llama.cpp": async () => (await context.generate()).tokens[0],
+    "llama.cpp": () => context.generate(),
   };
   const times: { [side: string]: Times } = {};
   const followed: { [side: string]: number | undefined } = {};
   for (let run = -1; run < runs; run++) {
     for (const [side, once] of Object.entries(sides)) {
       await pause();
-      const [start, before] = [performance.now(), process.cpuUsage()];
-      const next = await once();
+      const before = process.cpuUsage();
+      const { prefillMs, decodeMs, tokens: [next] } = await once();
       const { user, system } = process.cpuUsage(before);
-      const of = times[side] ??= { clock: [], cores: [] };
+      const of = times[side] ??= { prefill: [], decode: [], cores: [] };
       if (run < 0) {
         followed[side] = next;
         continue;
       }
-      of.clock.push(performance.now() - start);
+      of.prefill.push(prefillMs);
+      of.decode.push(decodeMs / (NEW_TOKENS - 1));
       of.cores.push((user + system) / 1e3);
     }
     if (new Set(Object.values(followed)).size > 1) {
@@ -85,11 +104,19 @@ export async function measurePrefill(
   return {
     tokens,
     sides: Object.fromEntries(
-      Object.entries(times).map(([side, { clock, cores }]) => [
+      Object.entries(times).map(([side, { prefill, decode, cores }]) => [
         side,
-        { clock: timingOf(clock), cores: timingOf(cores) },
+        {
+          prefill: timingOf(prefill),
+          decode: timingOf(decode),
+          cores: timingOf(cores),
+        },
       ]),
     ),
-    ratios: { clock: ratio("clock"), cores: ratio("cores") },
+    ratios: {
+      prefill: ratio("prefill"),
+      decode: ratio("decode"),
+      cores: ratio("cores"),
+    },
   };
 }
