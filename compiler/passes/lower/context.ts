@@ -238,12 +238,9 @@ export function addTable(
 }
 
 /** The product of lengths inside a kernel. */
-export function productOf(
-  scope: KernelScope,
-  axes: readonly string[],
-): Expr {
-  return axes.map((axis) => lengthOf(scope, axis)).reduce(
-    (a, b) => mul(a, b),
+export function productOf(scope: KernelScope, axes: readonly string[]): Expr {
+  return axes.reduce<Expr>(
+    (product, axis) => mul(product, lengthOf(scope, axis)),
     u32(1),
   );
 }
