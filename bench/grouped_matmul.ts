@@ -136,7 +136,9 @@ function theirs(variant: HandWritten): Candidate {
 const given = flags.tiles?.split(",").map((text): MatmulTile => {
   const [rows, columns, lanes] = text.split(/[x_]/).map(Number);
   return {
-    ...{ rows: rows!, columns: columns!, lanes: lanes! },
+    rows: rows!,
+    columns: columns!,
+    lanes: lanes!,
     right: text.includes("vector") ? "vector" : "scalar",
     code: text.includes("small") ? "small" : "large",
   };

@@ -70,7 +70,11 @@ if (flags.check) {
 const { size } = statSync(join(folder, "model.safetensors"));
 console.log(`${machine()}, ${adapter}, weights of ${gb(size)}`);
 const found: { [what: string]: unknown } = {
-  ...{ program: "large", machine: machine(), adapter, ranks, bytes: size },
+  program: "large",
+  machine: machine(),
+  adapter,
+  ranks,
+  bytes: size,
   tokens: tokens.length,
 };
 if (only === undefined || only === "load") {
@@ -116,7 +120,8 @@ const target = await resolveTarget(folder, nodeFiles(), {
 if (target.kind !== "checkpoint") throw new Error("no checkpoint");
 if (only === "prefill") {
   const measured = await measurePrefill(folder, target, {
-    ...{ tokens: tokens.length, runs },
+    tokens: tokens.length,
+    runs,
   });
   console.log(JSON.stringify(measured, null, 2));
   found["prefill"] = measured;
@@ -131,13 +136,16 @@ if (only === undefined || only === "decode") {
   found["decode"] = Object.fromEntries(
     Object.entries(steps).map(([what, one]) => {
       const kept = {
-        ...{ prompt, bytes: one.bytes, gbPerSecond: rate(one) },
+        prompt,
+        bytes: one.bytes,
+        gbPerSecond: rate(one),
         ofLoops: LOOPS.map((loop) => rate(one) / rate(steps[loop]!)),
         gbPerSecondOfCore: coresRate(one),
         ofLoopsByCore: LOOPS.map((loop) =>
           coresRate(one) / coresRate(steps[loop]!)
         ),
-        ...{ prefillMs: one.prefillMs, hostShare: one.hostShare },
+        prefillMs: one.prefillMs,
+        hostShare: one.hostShare,
         step: timingOf(one.stepsMs),
       };
       console.log(

@@ -26,7 +26,10 @@ export function barsSvg(result: Result): string {
       parts.push(
         label(side, [LEFT - 8, y], { "text-anchor": "end" }),
         element("rect", {
-          ...{ x: LEFT, y: y - 12, width, height: 14 },
+          x: LEFT,
+          y: y - 12,
+          width,
+          height: 14,
           fill: i === 0 ? "#1a6faf" : "#b9c4cf",
         }),
         label(written, [LEFT + width + 6, y]),

@@ -91,7 +91,9 @@ function decoderOf(layers: number): Model {
   const file = new URL("../examples/demo-lm/config.json", import.meta.url);
   const config = JSON.parse(readFileSync(file, "utf8")) as object;
   return publishedModel({ ...config, num_hidden_layers: layers }).build({
-    ...{ maxTokens: 64, maxSequences: 4, maxContext: 128 },
+    maxTokens: 64,
+    maxSequences: 4,
+    maxContext: 128,
     next: { candidates: 1 },
   });
 }

@@ -87,7 +87,9 @@ const { plan, session, close } = await openOurs(target, {
   adapter: options.adapter as "native" | "cpu",
   threads: availableParallelism(),
   need: {
-    ...{ tokens, sequences: slots, context: PROMPT + NEW },
+    tokens,
+    sequences: slots,
+    context: PROMPT + NEW,
     // How many tokens follow is known at the end only.
     lengths: mixed.map(({ prompt }) => prompt.length + NEW),
   },
@@ -121,7 +123,9 @@ async function run(sequences: readonly Sequence[]) {
     decoder,
     sequences.map(({ prompt }) => prompt),
     {
-      ...{ maxNewTokens: NEW + 1, stop: new Set<number>(), temperature: 0 },
+      maxNewTokens: NEW + 1,
+      stop: new Set<number>(),
+      temperature: 0,
       now: () => performance.now(),
       onToken: (sequence, token) => {
         made[sequence]!.push(token);
@@ -135,7 +139,8 @@ async function run(sequences: readonly Sequence[]) {
   const { user, system } = process.cpuUsage(before);
   const count = sum(sequences.map((s) => s.prompt.length + s.length));
   return {
-    ...{ made, prefillTokens },
+    made,
+    prefillTokens,
     clock: count / (performance.now() - began) * 1e3,
     cpu: count / (user + system) * 1e6,
   };

@@ -69,7 +69,9 @@ try {
         problems.push(...result.problems);
       }
       const row = {
-        ...{ mpi: launcher.name, fault: fault.name, runs: Number(runs) },
+        mpi: launcher.name,
+        fault: fault.name,
+        runs: Number(runs),
         passed,
         ...seconds.length > 0
           ? { seconds: { median: median(seconds), most: Math.max(...seconds) } }

@@ -97,8 +97,11 @@ try {
   }
   times["check --watch, a change"] = await secondsOfChanges(layer);
   const figures = Object.entries(times).map(([name, seconds]) => ({
-    ...{ name, median: median(seconds), runs: seconds.length },
-    ...{ least: Math.min(...seconds), most: Math.max(...seconds) },
+    name,
+    median: median(seconds),
+    runs: seconds.length,
+    least: Math.min(...seconds),
+    most: Math.max(...seconds),
   }));
   console.log(machine());
   for (const { name, median, least, most, runs } of figures) {
@@ -109,7 +112,9 @@ try {
   }
   if (flags.out) {
     writeDocument(flags.out, {
-      ...{ program: "startup", machine: machine(), unit: "seconds of CPU" },
+      program: "startup",
+      machine: machine(),
+      unit: "seconds of CPU",
       figures,
     });
   }

@@ -88,7 +88,9 @@ async function shareOfExchange(ep: number): Promise<void> {
   );
   await plain.close();
   const traced = await loadTraining(config, {
-    ...{ adapter, mesh: { ep }, traced: true },
+    adapter,
+    mesh: { ep },
+    traced: true,
   });
   for (let i = 0; i < 3; i++) await traced.step();
   const times = traced.times();
@@ -111,7 +113,8 @@ async function memory(
   place: Partial<Parameters<typeof loadTraining>[1]>,
 ): Promise<void> {
   const loaded = await loadTraining(config, {
-    ...{ adapter, mesh: { dp: 2, ep: 2 } },
+    adapter,
+    mesh: { dp: 2, ep: 2 },
     ...place,
   });
   await loaded.step();

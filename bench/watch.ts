@@ -154,7 +154,9 @@ async function measure(): Promise<void> {
   }).values;
   const browser = await openBrowser();
   const runs: { readonly [S in Side]: Run[] } = {
-    ...{ plain: [], watched: [], page: [] },
+    plain: [],
+    watched: [],
+    page: [],
   };
   for (let round = 0; round < Number(rounds); round++) {
     for (const side of SIDES) runs[side].push(await run(side, browser));
@@ -169,7 +171,8 @@ async function measure(): Promise<void> {
       const middle = (read: (held: Held) => number | undefined) =>
         Math.round(median(of.map((held) => read(held) ?? 0)));
       return {
-        ...{ step, processBytes: middle(({ process }) => process) },
+        step,
+        processBytes: middle(({ process }) => process),
         ...side === "page"
           ? {
             pageBytes: middle(({ page }) => page),
@@ -182,7 +185,8 @@ async function measure(): Promise<void> {
   for (const row of rows) console.log(JSON.stringify(row));
   writeDocument(out, {
     machine: `${machine()}, other programs beside it`,
-    ...{ steps: STEPS, rows },
+    steps: STEPS,
+    rows,
   });
 }
 

@@ -83,7 +83,9 @@ export async function demoModel(
       Promise.resolve(bytes.subarray(offset, offset + length)),
   };
   const model = publishedModel(JSON.parse(config)).build({
-    ...{ maxTokens: 256, maxSequences: 4, maxContext: 256 },
+    maxTokens: 256,
+    maxSequences: 4,
+    maxContext: 256,
     ...next ? { next } : {},
   });
   const weights = storedDTypes(await openSafetensors([file]));

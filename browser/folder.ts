@@ -92,7 +92,8 @@ function inBlocks(
     return bytes;
   };
   return {
-    ...{ name, size },
+    name,
+    size,
     async read(offset, length) {
       if (length === 0) return new Uint8Array();
       if (length > longest) return await fetched(offset, length);
@@ -146,7 +147,8 @@ function sourceOf(
   read: (from: number, to: number) => Promise<Uint8Array>,
 ): FileSource {
   return {
-    ...{ name, size },
+    name,
+    size,
     read: (offset, length) => read(offset, offset + length),
   };
 }

@@ -97,7 +97,9 @@ export async function openModel(
   });
   const decoder = new Decoder(session, shape);
   return {
-    ...{ plan, device, session },
+    plan,
+    device,
+    session,
     async generate(prompt, { maxNewTokens = 64, onText, ...sampling } = {}) {
       session.reset();
       const stream = new TextStream(tokenizer);
@@ -107,7 +109,10 @@ export async function openModel(
         if (piece !== "") onText?.(piece);
       };
       await generate(decoder, [await tokenizer.encode(prompt)], {
-        ...{ temperature: 0, ...sampling, maxNewTokens, stop },
+        temperature: 0,
+        ...sampling,
+        maxNewTokens,
+        stop,
         onToken: async (_, token) => {
           push(await stream.push(token));
           await nextTask();

@@ -55,7 +55,8 @@ export class GeneratedTexts {
     const growing: Growing = {
       stream: this.#tokenizer && new TextStream(this.#tokenizer),
       stop: new StopText(this.#stops),
-      ...{ text: "", count: 0 },
+      text: "",
+      count: 0,
     };
     this.#growing.set(sequence, growing);
     return growing;

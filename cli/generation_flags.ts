@@ -77,7 +77,9 @@ export function samplingOf(
 export function checkSampling(flags: SamplingFlags): void {
   const { topK, topP, minP } = flags;
   const [useless] = Object.entries({
-    ...{ "--top-k": topK, "--top-p": topP, "--min-p": minP },
+    "--top-k": topK,
+    "--top-p": topP,
+    "--min-p": minP,
   }).flatMap(([flag, value]) => value === undefined ? [] : [flag]);
   if (useless && flags.temperature === undefined) {
     throw new UsageError(

@@ -20,7 +20,8 @@ export function statsOf(generated: Generated): GenerationStats {
   const rate = (tokens: number, ms: number) =>
     ms > 0 ? Math.round(tokens / ms * 1e5) / 100 : 0;
   return {
-    ...{ promptTokens: prefillTokens, newTokens },
+    promptTokens: prefillTokens,
+    newTokens,
     ttftMs: Math.round(firstMs * 100) / 100,
     prefillTokensPerSecond: rate(prefillTokens, prefillMs),
     decodeTokensPerSecond: rate(newTokens - sequences.length, decodeMs),

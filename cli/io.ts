@@ -99,7 +99,8 @@ const OPENERS: { readonly [platform: string]: readonly string[] } = {
 function browse(address: string): void {
   const [command, ...argv] = OPENERS[process.platform] ?? ["xdg-open"];
   const child = spawn(command!, [...argv, address], {
-    ...{ stdio: "ignore", detached: true },
+    stdio: "ignore",
+    detached: true,
   });
   child.on("error", () => {
     process.stderr.write(

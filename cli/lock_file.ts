@@ -31,7 +31,8 @@ const ATTEMPTS = 10;
 /** Take a lock, or say who has it. Errors are those of the file system. */
 export async function takeLock(path: string, disk: Disk): Promise<Lock> {
   const holder: Owner = {
-    ...{ pid: process.pid, host: hostname() },
+    pid: process.pid,
+    host: hostname(),
     start: await startOf(process.pid),
     since: new Date().toISOString(),
   };

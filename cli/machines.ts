@@ -59,7 +59,10 @@ export async function findMachine(
 async function measureThis(io: CliIo, ranks: number): Promise<Machine> {
   const { measure, close } = await openMachineMeter({
     ...deviceOptions(io, { devices: "shared", adapter: "auto" }),
-    ...{ ranks, repetitions: REPETITIONS, host: hostname(), now: io.now },
+    ranks,
+    repetitions: REPETITIONS,
+    host: hostname(),
+    now: io.now,
   });
   try {
     return await measure();

@@ -157,7 +157,11 @@ export async function runJob(
   if (left !== "") text.push(`${left}\n`);
   text.end();
   return {
-    ...{ code, signal, finished: output.finished, late, cause: text.cause() },
+    code,
+    signal,
+    finished: output.finished,
+    late,
+    cause: text.cause(),
     failure: describeEnd(failures, started),
   };
 }

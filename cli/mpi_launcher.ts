@@ -32,10 +32,13 @@ export function launcherArguments(
   return [
     ...root ? ["--allow-run-as-root"] : [],
     // More ranks than cores are slow, not wrong; and a rank has threads, so it is not bound to one core.
-    ...["--oversubscribe", "--bind-to", "none"],
+    "--oversubscribe",
+    "--bind-to",
+    "none",
     // On one host nothing goes over a network, and without one Open MPI would complain.
     ...list === undefined ? ["--mca", "btl", "^tcp"] : ["--host", list],
-    ...["-n", String(ranks)],
+    "-n",
+    String(ranks),
   ];
 }
 

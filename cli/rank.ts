@@ -39,7 +39,9 @@ const UNNOTICED = [0, 13];
 /** Say that this process ends before its job does. There is no time to wait for others. */
 function sayLeft(io: CliIo, launched: boolean): void {
   const failure = {
-    ...{ ...launchedPlace(), ...rankPlace(), code: 1 },
+    ...launchedPlace(),
+    ...rankPlace(),
+    code: 1,
     message:
       "Cannot go on: the program ended before its job did. Report this as a bug, with the command",
   };

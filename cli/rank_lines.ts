@@ -62,8 +62,10 @@ export function parseRankLine(line: string): RankLine | undefined {
       return {
         kind: "failed",
         failure: {
-          ...{ rank: Number(rank), host: host! },
-          ...{ code: Number(code), step: step.join(" ") },
+          rank: Number(rank),
+          host: host!,
+          code: Number(code),
+          step: step.join(" "),
         },
       };
     }

@@ -208,7 +208,11 @@ export function searchDocument(
   { machine, phase, objective, context, experts }: SearchTerms,
 ): SearchResult & { readonly [more: string]: unknown } {
   return {
-    ...{ machine: machine.name, phase, objective, context, experts },
+    machine: machine.name,
+    phase,
+    objective,
+    context,
+    experts,
     found: found.map(documentOf),
     pareto: pareto.map(documentOf),
     thrownOut: thrownOut.map((one) => ({ name: meshName(one.mesh), ...one })),

@@ -90,7 +90,8 @@ export async function readChoices(
     // Padding chooses nothing, which a run records as -1.
     const isToken = (_: unknown, i: number) => all[i]!.every((e) => e >= 0);
     return [{
-      ...{ layer: Number(layer), chosen: all.filter(isToken) },
+      layer: Number(layer),
+      chosen: all.filter(isToken),
       ...weights === undefined
         ? {}
         : { weights: rowsOf(weights).filter(isToken) },

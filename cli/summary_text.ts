@@ -69,7 +69,13 @@ export function formatSummary(summary: PlanSummary): string {
 function rankHeader(ranks: readonly RankClass[]): string[] {
   const limited = ranks.some(({ limit }) => limit !== undefined);
   return [
-    ...["ranks", "experts", "weights", "state", "scratch", "staging", "total"],
+    "ranks",
+    "experts",
+    "weights",
+    "state",
+    "scratch",
+    "staging",
+    "total",
     ...limited ? ["of", "headroom"] : [],
   ];
 }

@@ -26,11 +26,15 @@ const zstd = (zlib as {
 
 const PACKINGS: readonly Packing[] = [
   {
-    ...{ name: "gzip", first: [0x1f, 0x8b], tool: "gzip" },
+    name: "gzip",
+    first: [0x1f, 0x8b],
+    tool: "gzip",
     unpack: promisify(zlib.gunzip),
   },
   {
-    ...{ name: "zstd", first: [0x28, 0xb5, 0x2f, 0xfd], tool: "zstd" },
+    name: "zstd",
+    first: [0x28, 0xb5, 0x2f, 0xfd],
+    tool: "zstd",
     ...zstd ? { unpack: promisify(zstd) } : {},
   },
   { name: "xz", first: [0xfd, 0x37, 0x7a, 0x58, 0x5a], tool: "xz" },

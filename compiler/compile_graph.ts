@@ -124,7 +124,10 @@ export function compileLowered(
     : localized;
   const { check = false, deduplicate, numerics = "exact" } = options;
   const expanded = expand(local, {
-    ...{ placed, check, deduplicate, numerics },
+    placed,
+    check,
+    deduplicate,
+    numerics,
     chunks: chunksOf(options),
   });
   const layouts = layoutParams(expanded, placed, {
@@ -140,7 +143,12 @@ export function compileLowered(
   );
   const lowering = startLowering({
     model: {
-      ...{ graph, scalars, fusion, dispatched, buckets, layouts },
+      graph,
+      scalars,
+      fusion,
+      dispatched,
+      buckets,
+      layouts,
       returning: returningNodes(graph),
     },
     placed,

@@ -83,9 +83,12 @@ async function createTemplate(
       await call(
         "render",
         {
-          ...{ ...tokens, messages, add_generation_prompt: true },
+          ...tokens,
+          messages,
+          add_generation_prompt: true,
           // What a template asks for even where a conversation has none.
-          ...{ tools: null, documents: null },
+          tools: null,
+          documents: null,
         },
         "Leave out --system if it takes none, or give the whole text without --chat",
       ) as string,

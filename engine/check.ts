@@ -36,7 +36,9 @@ export async function loadTarget(
 export async function loadTrainingFile(reference: string): Promise<Training> {
   const { resolveExport } = await import("../compiler/source/load.ts");
   return await resolveExport(reference, {
-    ...{ noun: "training", op: "train(…)", is: isTraining },
+    noun: "training",
+    op: "train(…)",
+    is: isTraining,
   });
 }
 

@@ -63,8 +63,14 @@ export function decoderShape(plan: Plan): DecoderShape | undefined {
   const candidates = size(best?.axes[1]);
   const width = (port: Port): number => size(port.axes[1]) ?? 1;
   return {
-    ...{ program, vocabulary, maxTokens, maxSequences, maxContext },
-    ...{ experts: size("expert") ?? 0, choices, width },
+    program,
+    vocabulary,
+    maxTokens,
+    maxSequences,
+    maxContext,
+    experts: size("expert") ?? 0,
+    choices,
+    width,
     pagesShape: pagesShape(plan, program),
     modelAxis: (axis) => modelAxis(plan, axis),
     gives: candidates !== undefined

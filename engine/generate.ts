@@ -80,7 +80,12 @@ export async function generate(
   checkSampling(decoder, options);
   const now = options.now ?? (() => 0);
   const sequences = prompts.map((prompt, index): Growing => ({
-    ...{ index, prompt, tokens: [], logprobs: [], fed: 0, ending: undefined },
+    index,
+    prompt,
+    tokens: [],
+    logprobs: [],
+    fed: 0,
+    ending: undefined,
     random: randomNumbers(options.seed ?? 0, index),
   }));
   const waiting = [...sequences];
@@ -103,7 +108,11 @@ export async function generate(
     for (let slot = 1; slot < slots.length; slot++) decoder.pages.keep(slot, 0);
   }
   let [firstMs, prefillMs, prefillTokens, decodeMs, decodeSteps] = [
-    ...[0, 0, 0, 0, 0],
+    0,
+    0,
+    0,
+    0,
+    0,
   ] as [number, number, number, number, number];
   const started = now();
   for (;;) {
@@ -127,10 +136,16 @@ export async function generate(
   }
   return {
     sequences: sequences.map(({ prompt, tokens, ending, logprobs }) => ({
-      ...{ prompt, tokens, ending: ending! },
+      prompt,
+      tokens,
+      ending: ending!,
       ...options.logprobs === undefined ? {} : { logprobs },
     })),
-    ...{ firstMs, prefillMs, prefillTokens, decodeMs, decodeSteps },
+    firstMs,
+    prefillMs,
+    prefillTokens,
+    decodeMs,
+    decodeSteps,
   };
 }
 

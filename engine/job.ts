@@ -151,7 +151,12 @@ export async function gatherTrace(
 
 function nameOf(pid: number, name: string): TraceEvent {
   return {
-    ...{ name: "process_name", cat: "", ph: "M", pid, tid: 0, ts: 0 },
+    name: "process_name",
+    cat: "",
+    ph: "M",
+    pid,
+    tid: 0,
+    ts: 0,
     args: { name },
   };
 }

@@ -63,9 +63,12 @@ export function pagesShape(
   return {
     size: plan.axes[WITHIN]!.size,
     groups: ports.map(({ input, seen, port }) => ({
-      ...{ input, seen, count: port.below! },
+      input,
+      seen,
+      count: port.below!,
     })),
-    ...{ blocks: block.size, owners },
+    blocks: block.size,
+    owners,
   };
 }
 
@@ -128,7 +131,9 @@ export class PageTable {
       full: new Map(),
     }));
     this.#sequences = owners.map(() => ({
-      ...{ tokens: [], blocks: [], pages: groups.map(() => []) },
+      tokens: [],
+      blocks: [],
+      pages: groups.map(() => []),
     }));
   }
 
@@ -190,7 +195,8 @@ export class PageTable {
     while (blocks.length <= block) {
       if (free.some((numbers) => numbers.length === 0)) return false;
       this.#add(sequence, {
-        ...{ id: this.#blocks++, users: 0 },
+        id: this.#blocks++,
+        users: 0,
         pages: free.map((numbers) => ({ number: numbers.pop()!, users: 0 })),
       }, () => true);
     }

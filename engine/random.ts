@@ -50,9 +50,14 @@ export function randomWeights(plan: Plan, seed: number): TensorDirectory {
     for (const name of sourceNames(plan, weight)) {
       const bytes = elementCount(shape) * STORED_BYTES[stored];
       tensors.set(name, {
-        ...{ name, dtype: stored.toUpperCase(), shape, offset: 0, bytes },
+        name,
+        dtype: stored.toUpperCase(),
+        shape,
+        offset: 0,
+        bytes,
         source: {
-          ...{ name: `random numbers of seed ${seed}`, size: bytes },
+          name: `random numbers of seed ${seed}`,
+          size: bytes,
           read: (offset, length) =>
             Promise.resolve(
               draw(stored, { name, shape, seed, offset, length }),
@@ -79,7 +84,9 @@ function draw(
   const first = Math.floor(offset / width);
   const end = Math.ceil((offset + length) / width);
   const numbers = uniformNoise(end - first, {
-    ...{ seed, first, stream: streamOf(name) },
+    seed,
+    first,
+    stream: streamOf(name),
     ...rangeOf(shape),
   });
   const { buffer } = stored === "f32" ? numbers : narrow(stored, numbers);
@@ -100,7 +107,8 @@ export function randomBatch(
   } as const;
   return {
     input_ids: randomTensor("input_ids", port, {
-      ...{ seed, shape: [SEQUENCES, columns] },
+      seed,
+      shape: [SEQUENCES, columns],
     }),
   };
 }

@@ -95,7 +95,9 @@ export function compareRouters(
   const routed = names.filter((name) => LEFT_OUT[name] === undefined)
     .map((name) => routeBy(name, logits, { ...options, topK }));
   return {
-    ...{ tokens, experts, zLoss: zLossOf(logits) },
+    tokens,
+    experts,
+    zLoss: zLossOf(logits),
     rows: routed.map(({ row }) => row),
     equalWeights: equalWeights(routed),
     leftOut: names.flatMap((preset) => {
@@ -134,8 +136,10 @@ function routeBy(
   const choices = choicesOf(preset, experts, options);
   const rule = routingRule({ preset, ...choices });
   const routed = routeTokens(rule, {
-    ...{ axes: ["token", "expert"], shape: [tokens, experts] },
-    ...{ dtype: "f32", data },
+    axes: ["token", "expert"],
+    shape: [tokens, experts],
+    dtype: "f32",
+    data,
   });
   const k = rule.topK;
   const weights = new Float64Array(tokens * experts);
@@ -156,8 +160,11 @@ function routeBy(
   return {
     weights,
     row: {
-      ...{ preset, topK: k, capacity: routed.capacity[0] ?? null },
-      ...{ keptChoices, droppedChoices: tokens * k - keptChoices },
+      preset,
+      topK: k,
+      capacity: routed.capacity[0] ?? null,
+      keptChoices,
+      droppedChoices: tokens * k - keptChoices,
       droppedTokens: ofToken.filter((n) => n === 0).length,
       weightSum: [
         sums.reduce((a, b) => Math.min(a, b), Infinity),
@@ -312,7 +319,8 @@ function rowsOfJson(path: string, text: string): RouterLogits {
     );
   }
   return {
-    ...{ tokens: list.length, experts: first.length },
+    tokens: list.length,
+    experts: first.length,
     data: Float32Array.from((list as number[][]).flat()),
   };
 }

@@ -12,14 +12,20 @@ const PLAIN: MatmulTile = { rows: 4, columns: 4, lanes: 32 };
 
 /** For vectors of 4 lanes in 16 registers: 8 sums and what one index loads; weights are loaded once for 64 rows. */
 const SHARED: MatmulTile = {
-  ...{ rows: 4, columns: 2, lanes: 64, split: 16 },
+  rows: 4,
+  columns: 2,
+  lanes: 64,
+  split: 16,
   right: "workgroup",
 };
 const SHARED_PAIR: MatmulTile = { ...SHARED, rows: 2, lanes: 128, split: 32 };
 
 /** For vectors of 16 lanes in 32 registers: weights are loaded along k and transposed once for the rows of 16 vectors. */
 const PANELS: MatmulTile = {
-  ...{ rows: 8, columns: 2, lanes: 256, split: 16 },
+  rows: 8,
+  columns: 2,
+  lanes: 256,
+  split: 16,
   right: "workgroup",
 };
 
@@ -39,7 +45,9 @@ export const TUNING: { readonly [K in Computer]: TuningTable } = {
   gpu: {},
   software: {
     matmul: {
-      ...{ rows: 8, columns: 4, lanes: 8 },
+      rows: 8,
+      columns: 4,
+      lanes: 8,
       right: "vector",
       code: "small",
     },

@@ -163,7 +163,13 @@ export function decoderModel<Axes extends AxisSizes>(
         all.push({ logits, routing });
       };
       const layer = {
-        ...{ kind, name, sequence, position, keep, choices, routed },
+        kind,
+        name,
+        sequence,
+        position,
+        keep,
+        choices,
+        routed,
       };
       x = own.block(name, {}, (own) => {
         const m: DecoderScope = own;
@@ -199,7 +205,9 @@ export function decoderModel<Axes extends AxisSizes>(
     );
     if (candidates) {
       const best = topK(logits, {
-        ...{ over: "vocab", k: candidates, axis: "candidate" },
+        over: "vocab",
+        k: candidates,
+        axis: "candidate",
       });
       kept["candidates.logits"] = best.values;
       kept["candidates.ids"] = best.indices;

@@ -29,10 +29,21 @@ export function deepseekV2Config(config: Config): DeepseekConfig {
     );
   }
   const fields = deepseekFields(config, {
-    ...{ layers: 32, vocabulary: 32000, embed: 4096, heads: 32 },
-    ...{ denseFfn: 11008, ffn: 1407, experts: 64, sharedExperts: 2 },
-    ...{ expertsPerToken: 6, firstSparse: 0, routedScale: 1 },
-    ...{ groups: 1, topGroups: 1, maxPositions: 2048, epsilon: 1e-6 },
+    layers: 32,
+    vocabulary: 32000,
+    embed: 4096,
+    heads: 32,
+    denseFfn: 11008,
+    ffn: 1407,
+    experts: 64,
+    sharedExperts: 2,
+    expertsPerToken: 6,
+    firstSparse: 0,
+    routedScale: 1,
+    groups: 1,
+    topGroups: 1,
+    maxPositions: 2048,
+    epsilon: 1e-6,
     interleaved: true,
   });
   return method === "greedy" ? { ...fields, expertGroups: undefined } : fields;

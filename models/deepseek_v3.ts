@@ -31,15 +31,27 @@ export function deepseekV3Config(config: Config): DeepseekV3Config {
   requireField(config, "moe_layer_freq", 1);
   return {
     ...deepseekFields(config, {
-      ...{ layers: 61, vocabulary: 129280, embed: 7168, heads: 128 },
-      ...{ denseFfn: 18432, ffn: 2048, experts: 256, sharedExperts: 1 },
-      ...{ expertsPerToken: 8, firstSparse: 3, routedScale: 2.5 },
-      ...{ groups: 8, topGroups: 4, maxPositions: 4096, epsilon: 1e-6 },
+      layers: 61,
+      vocabulary: 129280,
+      embed: 7168,
+      heads: 128,
+      denseFfn: 18432,
+      ffn: 2048,
+      experts: 256,
+      sharedExperts: 1,
+      expertsPerToken: 8,
+      firstSparse: 3,
+      routedScale: 2.5,
+      groups: 8,
+      topGroups: 4,
+      maxPositions: 4096,
+      epsilon: 1e-6,
       interleaved: booleanField(config, "rope_interleave", true),
     }),
     normalize: booleanField(config, "norm_topk_prob", true),
     predictors: integerField(config, "num_nextn_predict_layers", {
-      ...{ default: 0, min: 0 },
+      default: 0,
+      min: 0,
     }),
   };
 }

@@ -73,7 +73,8 @@ export function routeLayer(
     ? add(products, m.param(`${router}.bias`, "expert"))
     : products;
   const routing: TokenRouting = route(logits, {
-    ...{ over: "expert", ...options },
+    over: "expert",
+    ...options,
     ...layer.choices ? { choices: layer.choices() } : {},
   });
   layer.routed({ logits, routing });

@@ -39,8 +39,12 @@ export function mostOf(key: string): number {
 const SYNONYMS: readonly (readonly string[])[] = [
   ["num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"],
   [
-    ...["num_experts_per_tok", "num_experts_per_token", "experts_per_token"],
-    ...["moe_top_k", "moe_topk", "num_selected_experts"],
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "experts_per_token",
+    "moe_top_k",
+    "moe_topk",
+    "num_selected_experts",
   ],
   ["num_hidden_layers", "num_layers", "n_layers", "n_layer"],
   ["hidden_size", "d_model", "n_embd"],

@@ -34,8 +34,12 @@ export interface GptOssConfig extends GroupedDecoder {
 
 /** The rotary scaling of the published checkpoints, where a config.json has none. */
 const YARN = {
-  ...{ rope_type: "yarn", factor: 32, beta_fast: 32, beta_slow: 1 },
-  ...{ truncate: false, original_max_position_embeddings: 4096 },
+  rope_type: "yarn",
+  factor: 32,
+  beta_fast: 32,
+  beta_slow: 1,
+  truncate: false,
+  original_max_position_embeddings: 4096,
 };
 
 /** Read a config.json of `GptOssForCausalLM`. What it leaves out has transformers' defaults. */
@@ -51,9 +55,18 @@ export function gptOssConfig(config: Config): GptOssConfig {
     : plain;
   return {
     ...groupedFields(scaled, {
-      ...{ layers: 36, vocabulary: 201088, embed: 2880, heads: 64, kvHeads: 8 },
-      ...{ headDim: 64, experts: 128, expertsPerToken: 4, ffn: 2880 },
-      ...{ epsilon: 1e-5, theta: 150000, maxPositions: 131072 },
+      layers: 36,
+      vocabulary: 201088,
+      embed: 2880,
+      heads: 64,
+      kvHeads: 8,
+      headDim: 64,
+      experts: 128,
+      expertsPerToken: 4,
+      ffn: 2880,
+      epsilon: 1e-5,
+      theta: 150000,
+      maxPositions: 131072,
     }, { experts: "num_local_experts", ffn: "intermediate_size" }),
     kindOf: readKinds(config),
     limit: positiveField(config, "swiglu_limit", 7),

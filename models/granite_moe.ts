@@ -36,9 +36,16 @@ export function graniteMoeConfig(config: Config): GraniteMoeConfig {
   const { head_dim: _, ...rest } = config;
   return {
     ...groupedFields(rest, {
-      ...{ layers: 32, vocabulary: 32000, embed: 4096, heads: 32 },
-      ...{ experts: 8, expertsPerToken: 2, ffn: 11008 },
-      ...{ epsilon: 1e-6, theta: 10000, maxPositions: 2048 },
+      layers: 32,
+      vocabulary: 32000,
+      embed: 4096,
+      heads: 32,
+      experts: 8,
+      expertsPerToken: 2,
+      ffn: 11008,
+      epsilon: 1e-6,
+      theta: 10000,
+      maxPositions: 2048,
     }, { experts: "num_local_experts", ffn: "intermediate_size" }),
     multipliers: {
       embedding: positiveField(config, "embedding_multiplier", 1),

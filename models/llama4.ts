@@ -57,9 +57,18 @@ export interface Llama4Config extends GroupedDecoder {
 export function llama4Config(config: Config): Llama4Config {
   requireField(config, "attention_bias", false);
   const fields = groupedFields(config, {
-    ...{ layers: 48, vocabulary: 202048, embed: 5120, heads: 40, kvHeads: 8 },
-    ...{ headDim: 128, experts: 16, expertsPerToken: 1, ffn: 8192 },
-    ...{ epsilon: 1e-5, theta: 500000, maxPositions: 131072 },
+    layers: 48,
+    vocabulary: 202048,
+    embed: 5120,
+    heads: 40,
+    kvHeads: 8,
+    headDim: 128,
+    experts: 16,
+    expertsPerToken: 1,
+    ffn: 8192,
+    epsilon: 1e-5,
+    theta: 500000,
+    maxPositions: 131072,
     interleaved: true,
   }, { experts: "num_local_experts", ffn: "intermediate_size" });
   const step = integerField(config, "interleave_moe_layer_step", {

@@ -21,9 +21,17 @@ export interface MixtralConfig extends GroupedDecoder {
 export function mixtralConfig(config: Config): MixtralConfig {
   return {
     ...groupedFields(config, {
-      ...{ layers: 32, vocabulary: 32000, embed: 4096, heads: 32, kvHeads: 8 },
-      ...{ experts: 8, expertsPerToken: 2, ffn: 14336 },
-      ...{ epsilon: 1e-5, theta: 1e6, maxPositions: 131072 },
+      layers: 32,
+      vocabulary: 32000,
+      embed: 4096,
+      heads: 32,
+      kvHeads: 8,
+      experts: 8,
+      expertsPerToken: 2,
+      ffn: 14336,
+      epsilon: 1e-5,
+      theta: 1e6,
+      maxPositions: 131072,
     }, { experts: "num_local_experts", ffn: "intermediate_size" }),
     window: optionalIntegerField(config, "sliding_window"),
   };

@@ -33,9 +33,16 @@ export function olmoeConfig(config: Config): OlmoeConfig {
   const { head_dim: _, ...rest } = config;
   return {
     ...groupedFields(rest, {
-      ...{ layers: 16, vocabulary: 50304, embed: 2048, heads: 16 },
-      ...{ experts: 64, expertsPerToken: 8, ffn: 2048 },
-      ...{ epsilon: 1e-5, theta: 10000, maxPositions: 4096 },
+      layers: 16,
+      vocabulary: 50304,
+      embed: 2048,
+      heads: 16,
+      experts: 64,
+      expertsPerToken: 8,
+      ffn: 2048,
+      epsilon: 1e-5,
+      theta: 10000,
+      maxPositions: 4096,
     }, { experts: "num_experts", ffn: "intermediate_size" }),
     normalize: booleanField(config, "norm_topk_prob", false),
     clip: optionalField(config, "clip_qkv"),

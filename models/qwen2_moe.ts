@@ -24,10 +24,18 @@ export interface Qwen2MoeConfig extends QwenConfig {
 export function qwen2MoeConfig(config: Config): Qwen2MoeConfig {
   return {
     ...qwenFields(config, {
-      ...{ layers: 24, vocabulary: 151936, embed: 2048, heads: 16 },
-      ...{ kvHeads: 16, experts: 60, expertsPerToken: 4 },
-      ...{ ffn: 1408, denseFfn: 5632 },
-      ...{ epsilon: 1e-6, theta: 10000, maxPositions: 32768 },
+      layers: 24,
+      vocabulary: 151936,
+      embed: 2048,
+      heads: 16,
+      kvHeads: 16,
+      experts: 60,
+      expertsPerToken: 4,
+      ffn: 1408,
+      denseFfn: 5632,
+      epsilon: 1e-6,
+      theta: 10000,
+      maxPositions: 32768,
     }),
     sharedFfn: integerField(config, "shared_expert_intermediate_size", {
       default: 5632,

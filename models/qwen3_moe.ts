@@ -14,9 +14,18 @@ export type Qwen3MoeConfig = QwenConfig;
 export function qwen3MoeConfig(config: Config): Qwen3MoeConfig {
   requireField(config, "attention_bias", false);
   return qwenFields(config, {
-    ...{ layers: 24, vocabulary: 151936, embed: 2048, heads: 32, kvHeads: 4 },
-    ...{ experts: 128, expertsPerToken: 8, ffn: 768, denseFfn: 6144 },
-    ...{ epsilon: 1e-6, theta: 10000, maxPositions: 32768 },
+    layers: 24,
+    vocabulary: 151936,
+    embed: 2048,
+    heads: 32,
+    kvHeads: 4,
+    experts: 128,
+    expertsPerToken: 8,
+    ffn: 768,
+    denseFfn: 6144,
+    epsilon: 1e-6,
+    theta: 10000,
+    maxPositions: 32768,
   });
 }
 

@@ -54,7 +54,8 @@ export function readRotary(
   if (type === "llama3") {
     return {
       inverseFrequencies: llama3(scaling, plain),
-      ...{ scale: 1, interleaved },
+      scale: 1,
+      interleaved,
     };
   }
   if (type !== "yarn") {

@@ -83,7 +83,9 @@ export async function listAdapters(
     const { place, twins } = named;
     list.push({
       ...describeAdapter(adapter, {
-        ...{ number: list.length, name: named.name, request },
+        number: list.length,
+        name: named.name,
+        request,
       }),
       ...place === undefined ? {} : { place },
       ...twins === undefined ? {} : { twins },

@@ -91,7 +91,8 @@ export class LocalBinder {
         made(step).map(({ kernel, sources, workgroups }) => ({
           key: keyOf(kernel.name, this.#kernelOf(kernel)),
           bindings: kernel.bindings,
-          ...{ sources, workgroups },
+          sources,
+          workgroups,
         }));
       this.#launches.set(plan, launches);
     }

@@ -235,8 +235,12 @@ export function tensorsInMemory(
           Promise.resolve(bytes.subarray(offset, offset + length)),
       };
       return [name, {
-        ...{ name, dtype: dtype.toUpperCase(), shape, source },
-        ...{ offset: 0, bytes: bytes.length },
+        name,
+        dtype: dtype.toUpperCase(),
+        shape,
+        source,
+        offset: 0,
+        bytes: bytes.length,
       }];
     }),
   );

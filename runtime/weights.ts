@@ -73,7 +73,10 @@ export async function loadWeights(
   const { pieceBytes = PIECE_BYTES, readBytes = READ_BYTES } = options;
   const images = new Images();
   const loading = {
-    ...{ tensors, pieceBytes, readBytes, images },
+    tensors,
+    pieceBytes,
+    readBytes,
+    images,
     wrote: (bytes: number) => {
       done += bytes;
       onProgress?.(done, total);

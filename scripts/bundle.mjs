@@ -34,13 +34,23 @@ export function loadEsbuild() {
 
 /** How esbuild bundles programs. */
 export const PROGRAM = {
-  ...{ absWorkingDir: ROOT, outbase: ROOT, write: false, metafile: true },
-  ...{ bundle: true, packages: "external", tsconfigRaw: "{}" },
+  absWorkingDir: ROOT,
+  outbase: ROOT,
+  write: false,
+  metafile: true,
+  bundle: true,
+  packages: "external",
+  tsconfigRaw: "{}",
   plugins: [VALIDATORS],
-  ...{ splitting: true, chunkNames: "chunks/[name]-[hash]" },
-  ...{ format: "esm", platform: "node", target: "node20" },
+  splitting: true,
+  chunkNames: "chunks/[name]-[hash]",
+  format: "esm",
+  platform: "node",
+  target: "node20",
   // Nodes of a graph have the names of the functions that are mapped.
-  ...{ keepNames: true, sourcemap: "linked", sourcesContent: false },
+  keepNames: true,
+  sourcemap: "linked",
+  sourcesContent: false,
   logLevel: "silent",
 };
 
@@ -48,35 +58,46 @@ export const PROGRAM = {
 export async function bundleProgram(folder) {
   return await loadEsbuild().build({
     ...PROGRAM,
-    ...{ entryPoints: ENTRIES, outdir: folder },
+    entryPoints: ENTRIES,
+    outdir: folder,
   });
 }
 
 const BROWSER = {
-  ...{ absWorkingDir: ROOT, logLevel: "silent", tsconfigRaw: "{}" },
-  ...{ bundle: true, minify: true, charset: "utf8", write: false },
-  ...{ platform: "browser", target: "es2022", legalComments: "inline" },
-  ...{ metafile: true, plugins: [VALIDATORS] },
+  absWorkingDir: ROOT,
+  logLevel: "silent",
+  tsconfigRaw: "{}",
+  bundle: true,
+  minify: true,
+  charset: "utf8",
+  write: false,
+  platform: "browser",
+  target: "es2022",
+  legalComments: "inline",
+  metafile: true,
+  plugins: [VALIDATORS],
 };
 
 /** As `bundleProgram`, of the page: one script and one style sheet. */
 export async function bundlePage(folder) {
   return await loadEsbuild().build({
-    ...{ ...BROWSER, outdir: folder, format: "iife" },
-    ...{ entryPoints: ["view/page/main.tsx"] },
-    ...{ jsx: "automatic", jsxImportSource: "preact" },
+    ...BROWSER,
+    outdir: folder,
+    format: "iife",
+    entryPoints: ["view/page/main.tsx"],
+    jsx: "automatic",
+    jsxImportSource: "preact",
   });
 }
 
 /** As `bundleProgram`, of what pages import: one module. Rejects where it reaches a built-in module of Node. */
 export async function bundleBrowser(folder) {
   return await loadEsbuild().build({
-    ...{
-      ...BROWSER,
-      outfile: resolve(folder, "browser/mod.js"),
-      format: "esm",
-    },
-    ...{ entryPoints: ["browser/mod.ts"], keepNames: true },
+    ...BROWSER,
+    outfile: resolve(folder, "browser/mod.js"),
+    format: "esm",
+    entryPoints: ["browser/mod.ts"],
+    keepNames: true,
   });
 }
 
@@ -84,7 +105,9 @@ export async function bundleBrowser(folder) {
 export async function bundleEditor(folder) {
   return await loadEsbuild().build({
     ...PROGRAM,
-    ...{ splitting: false, format: "cjs", sourcemap: false },
+    splitting: false,
+    format: "cjs",
+    sourcemap: false,
     outfile: resolve(folder, "compiler/editor/plugin.cjs"),
     entryPoints: ["compiler/editor/mod.ts"],
     define: { "import.meta.url": "pluginUrl" },

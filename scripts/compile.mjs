@@ -124,8 +124,10 @@ export async function bundleStarted() {
   return await bundleStale(STARTED, () => [
     loadEsbuild().build({
       ...PROGRAM,
-      ...{ entryPoints: STARTED_PROGRAMS, outdir: STARTED },
-      ...{ plugins: [...PROGRAM.plugins, PLACED], define: SOURCE_META },
+      entryPoints: STARTED_PROGRAMS,
+      outdir: STARTED,
+      plugins: [...PROGRAM.plugins, PLACED],
+      define: SOURCE_META,
     }),
   ]);
 }
@@ -139,8 +141,11 @@ export async function bundleTap() {
   ];
   return await bundleStale(TAP, () => [
     loadEsbuild().build({
-      ...{ ...PROGRAM, packages: "bundle", sourcemap: false },
-      ...{ entryPoints: [{ in: "tap", out: "mod" }], outdir: TAP },
+      ...PROGRAM,
+      packages: "bundle",
+      sourcemap: false,
+      entryPoints: [{ in: "tap", out: "mod" }],
+      outdir: TAP,
       banner: { js: require.join(" ") },
     }),
   ]);
@@ -316,11 +321,20 @@ function isProgram(file) {
 
 async function build(esbuild, files) {
   const options = {
-    ...{ absWorkingDir: ROOT, outdir: COMPILED, outbase: ROOT, write: false },
-    ...{ format: "esm", platform: "node", target: "node20" },
-    ...{ sourcemap: "linked", sourcesContent: false, logLevel: "silent" },
+    absWorkingDir: ROOT,
+    outdir: COMPILED,
+    outbase: ROOT,
+    write: false,
+    format: "esm",
+    platform: "node",
+    target: "node20",
+    sourcemap: "linked",
+    sourcesContent: false,
+    logLevel: "silent",
     // Each file by itself: all that it imports stays outside.
-    ...{ bundle: true, packages: "external", tsconfigRaw: "{}" },
+    bundle: true,
+    packages: "external",
+    tsconfigRaw: "{}",
   };
   const results = await Promise.allSettled([
     esbuild.build({

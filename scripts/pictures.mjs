@@ -116,7 +116,9 @@ async function takeScreenshots(addressOf) {
       path: join(ROOT, "docs/views", file),
       fullPage: true,
       clip: {
-        ...{ x: x - MARGIN, y: y - MARGIN, width: width + 2 * MARGIN },
+        x: x - MARGIN,
+        y: y - MARGIN,
+        width: width + 2 * MARGIN,
         height: Math.min(height, VIEWPORT.height) + 2 * MARGIN,
       },
     });

@@ -37,9 +37,13 @@ const HEADINGS = {
 /** The text of each page, by its name: `add.md`. */
 export function referencePages() {
   const program = ts.createProgram([join(ROOT, "compiler/dsl/mod.ts")], {
-    ...{ noLib: true, types: [], target: ts.ScriptTarget.ES2022 },
-    ...{ module: ts.ModuleKind.ESNext, allowImportingTsExtensions: true },
-    ...{ moduleResolution: ts.ModuleResolutionKind.Bundler, noEmit: true },
+    noLib: true,
+    types: [],
+    target: ts.ScriptTarget.ES2022,
+    module: ts.ModuleKind.ESNext,
+    allowImportingTsExtensions: true,
+    moduleResolution: ts.ModuleResolutionKind.Bundler,
+    noEmit: true,
   });
   const checker = program.getTypeChecker();
   const entry = program.getSourceFile(join(ROOT, "compiler/dsl/mod.ts"));

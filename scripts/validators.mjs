@@ -24,8 +24,13 @@ export const VALIDATORS = {
             export { OPTIONS } from ${JSON.stringify(HOLD)};`,
           resolveDir: ROOT,
         },
-        ...{ absWorkingDir: ROOT, bundle: true, write: false, metafile: true },
-        ...{ format: "esm", platform: "node", tsconfigRaw: "{}" },
+        absWorkingDir: ROOT,
+        bundle: true,
+        write: false,
+        metafile: true,
+        format: "esm",
+        platform: "node",
+        tsconfigRaw: "{}",
         logLevel: "silent",
       });
       for (const file of Object.keys(metafile.inputs)) {

@@ -31,18 +31,26 @@ export interface Packing {
 export const PACKINGS = {
   // Four-bit floats (E2M1), and a power of two (E8M0) for each 32.
   mxfp4: {
-    ...{ title: "MXFP4", perWord: 8, perScale: 32, scale: "u32" },
+    title: "MXFP4",
+    perWord: 8,
+    perScale: 32,
+    scale: "u32",
     file: { dtype: "U8", elements: "_blocks", scales: "_scales" },
     config: { quant_method: "mxfp4" },
     expertsOnly: true,
   },
   // compressed-tensors, `int-quantized`: a factor for each output channel.
   int8: {
-    ...{ title: "int8", perWord: 4, scale: "f32" },
+    title: "int8",
+    perWord: 4,
+    scale: "f32",
     file: { dtype: "I8", elements: "", scales: "_scale" },
     config: {
-      ...{ quant_method: "compressed-tensors", format: "int-quantized" },
-      ...{ type: "int", num_bits: 8, strategy: "channel" },
+      quant_method: "compressed-tensors",
+      format: "int-quantized",
+      type: "int",
+      num_bits: 8,
+      strategy: "channel",
     },
   },
 } as const satisfies { readonly [name: string]: Packing };

@@ -14,7 +14,8 @@ export interface Seen {
 /** The first position that a token at `position` sees. */
 export function firstSeen({ window, chunk }: Seen, position: number): number {
   return Math.max(
-    ...[0, window === undefined ? 0 : position - window + 1],
+    0,
+    window === undefined ? 0 : position - window + 1,
     chunk === undefined ? 0 : position - position % chunk,
   );
 }

@@ -59,7 +59,9 @@ export function withPartProgram(
     }),
   );
   return {
-    ...{ ...plan, programs, buffers },
+    ...plan,
+    programs,
+    buffers,
     staging: predictStaging({ ...plan, programs }),
   };
 }

@@ -63,8 +63,12 @@ export const planSummarySchema: Schema = {
   }, {
     target: text,
     predicted: byPhase(closed({
-      ...{ tokens: count, sequences: count, past: count },
-      ...{ seconds: amount, tokensPerSecond: amount, bound },
+      tokens: count,
+      sequences: count,
+      past: count,
+      seconds: amount,
+      tokensPerSecond: amount,
+      bound,
       parts: closed(
         Object.fromEntries(BOTTLENECKS.map((name) => [name, amount])),
       ),

@@ -7,7 +7,15 @@ import type { Kernel } from "./kernel/tree.ts";
 
 /** Fields that hold an expression; `args` holds several. */
 const EXPRESSIONS: ReadonlySet<string> = new Set([
-  ...["value", "index", "from", "to", "step", "condition", "a", "b", "args"],
+  "value",
+  "index",
+  "from",
+  "to",
+  "step",
+  "condition",
+  "a",
+  "b",
+  "args",
 ]);
 
 /** The strings that stand for expressions, as a schema has them. */

@@ -72,7 +72,9 @@ export const STRATEGY_OPTIONS = {
    * it. Default: 1, an exchange at a time.
    */
   chunks: {
-    ...{ kind: "count", max: MAX_CHUNKS, tries: [2] },
+    kind: "count",
+    max: MAX_CHUNKS,
+    tries: [2],
     about:
       "parts in which a dispatch is sent, one in flight while another is computed (1)",
     text: (chunks: number) => `in ${chunks} chunks`,
@@ -83,7 +85,8 @@ export const STRATEGY_OPTIONS = {
    * Default: where it saves a quarter of the bytes, and 1 KiB a token, if experts are chosen evenly.
    */
   deduplicate: {
-    ...{ kind: "flag", tries: [true] },
+    kind: "flag",
+    tries: [true],
     about:
       "send a token once to each rank, however many of its experts are there",
     text: () => "deduplicated",
@@ -94,7 +97,8 @@ export const STRATEGY_OPTIONS = {
    * exact. See spec/numerics.md.
    */
   numerics: {
-    ...{ kind: "word", words: CLASSES },
+    kind: "word",
+    words: CLASSES,
     about:
       "exact: the same bits on every mesh; fast: the mesh may change the order of sums, and compiled C rounds a product and a sum at once",
     text: (numerics: NumericsClass) => `${numerics} numerics`,
@@ -104,7 +108,9 @@ export const STRATEGY_OPTIONS = {
    * rows, which only `allToAll` has. Default: allToAll.
    */
   dispatcher: {
-    ...{ kind: "word", words: DISPATCHER_NAMES, alone: true },
+    kind: "word",
+    words: DISPATCHER_NAMES,
+    alone: true,
     tries: DISPATCHER_NAMES.slice(1).filter((name) =>
       !dispatcherWords(name).reorders
     ),

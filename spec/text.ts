@@ -275,7 +275,9 @@ function formatTraffic(facts: Facts): string[] {
         step.blocks
           ? `reduce-scatter of ${step.rows.axis}`
           : `all-gather of ${step.rows.axis}`,
-        ...[at.name, step.blocks ? "reduce" : "gather", where],
+        at.name,
+        step.blocks ? "reduce" : "gather",
+        where,
         step.blocks
           ? `rows(${step.rows.axis} of others) x ${step.bytes} B`
           : `rows(${step.rows.axis}) x ${step.bytes} B x ${others} others`,
@@ -283,7 +285,10 @@ function formatTraffic(facts: Facts): string[] {
       continue;
     }
     rows.push([
-      ...[sumText(step, plan), at.name, "reduce", where],
+      sumText(step, plan),
+      at.name,
+      "reduce",
+      where,
       `${step.bytes * others} B = ${step.bytes} B x ${others} others`,
     ]);
   }

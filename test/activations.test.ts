@@ -184,7 +184,8 @@ t.test("layerNorm, whatever the offset, and on ranks", async (t) => {
     Array.from({ length: 8 }, (_, i) => Math.sin(k * i + 1))
   );
   const { outputs } = evaluate(trace(net), {
-    ...{ inputs: { x }, params: { gain: gain!, bias: bias! } },
+    inputs: { x },
+    params: { gain: gain!, bias: bias! },
   });
   for (let row = 0; row < 6; row++) {
     const xs = x.slice(8 * row, 8 * row + 8).map(Math.fround);

@@ -89,7 +89,9 @@ async function inNode(text: string, inputs: Tensors): Promise<Tensors> {
 /** Inputs as a page takes them. */
 function plainInputs(inputs: Tensors) {
   return Object.entries(inputs).map(([name, { shape, data }]) => ({
-    ...{ name, shape, data: [...data] },
+    name,
+    shape,
+    data: [...data],
   }));
 }
 
@@ -115,7 +117,10 @@ async function inPage(
       ),
     );
     const model = await openModel({
-      ...{ plan, checkpoint, mesh: { ep: ranks }, device: "cpu" },
+      plan,
+      checkpoint,
+      mesh: { ep: ranks },
+      device: "cpu",
     });
     const { logits } = await model.session.run(
       "main",
@@ -132,7 +137,9 @@ async function inPage(
       found: [...logits.data as Float32Array],
     };
   }, {
-    ...{ module: "/dist/browser/mod.js", plan, ranks },
+    module: "/dist/browser/mod.js",
+    plan,
+    ranks,
     inputs: plainInputs(inputs),
   });
 }

@@ -135,7 +135,9 @@ for (const kind of ["cpu", "gpu"] as const) {
       for (const chunks of kind === "gpu" ? [2] : [1, 2, 3]) {
         const plan = await compileCase(layer, { ...mesh, chunks });
         const session = await openSession(plan, {
-          ...{ target: kind, sharing: "separate", statistics: true },
+          target: kind,
+          sharing: "separate",
+          statistics: true,
           tensors: await tensorsOf(layer),
         });
         const title = `${JSON.stringify(mesh)} ${chunks}`;
@@ -173,7 +175,8 @@ t.test("several values by one routing, and token ids that are sent along", async
     t.equal(digest(found), wanted, title);
     const [checked] = await runCase(several, "cpu", {
       ...mesh,
-      ...{ chunks: 3, check: true },
+      chunks: 3,
+      check: true,
     });
     const { "check.0": first, "check.1": second, ...rest } = checked!;
     t.equal(digest([rest]), wanted, `${title}, checked`);
@@ -293,7 +296,9 @@ t.test("experts compute on a chunk while the next one is in flight", async (t) =
   let time = 0;
   const tracer = new Tracer(() => time++);
   const session = await openSession(plan, {
-    ...{ devices, tracer, tensors: await tensorsOf(layer) },
+    devices,
+    tracer,
+    tensors: await tensorsOf(layer),
     communicator: heldUp(async (handle, done) => {
       if (handle === "dispatch 0 chunk 2 of 2") await computing;
       await done;
@@ -322,7 +327,8 @@ t.test("an exchange that fails in flight fails the run, and only that one", asyn
   const plan = await compileCase(layer, { mesh: { ep: 2 }, chunks: 2 });
   let failing = true;
   const session = await openSession(plan, {
-    ...{ target: "cpu", sharing: "separate" },
+    target: "cpu",
+    sharing: "separate",
     tensors: await tensorsOf(layer),
     communicator: heldUp(async (handle, done) => {
       await done;

@@ -92,7 +92,9 @@ t.test("a first token that template and tokenizer both give is there once", asyn
       pair: [],
       special_tokens: {
         "<|endoftext|>": {
-          ...{ id: "<|endoftext|>", ids: [0], tokens: ["<|endoftext|>"] },
+          id: "<|endoftext|>",
+          ids: [0],
+          tokens: ["<|endoftext|>"],
         },
       },
     },
@@ -110,7 +112,8 @@ t.test("a first token that template and tokenizer both give is there once", asyn
 
 t.test("the template is the one of chat_template.jinja, else the default of a list", async (t) => {
   const named = (name: string) => ({
-    ...{ name, template: `${name} {{ messages[0].content }}` },
+    name,
+    template: `${name} {{ messages[0].content }}`,
   });
   const list = [named("tool_use"), named("default")];
   writeJson("tokenizer_config.json", { ...config, chat_template: list });

@@ -57,8 +57,10 @@ t.test("a declared training is planned as it is executed", async (t) => {
     return { miss: mean(mul(y, y), "row") };
   });
   const declared = {
-    ...{ loss: "miss" as const, optimizer: sgd() },
-    ...{ mesh: { dp: 2 }, place: { row: "dp" } },
+    loss: "miss" as const,
+    optimizer: sgd(),
+    mesh: { dp: 2 },
+    place: { row: "dp" },
   };
   const texts = new Set<string>();
   const own: readonly { clipNorm?: number; accumulate?: number }[] = [
@@ -68,7 +70,10 @@ t.test("a declared training is planned as it is executed", async (t) => {
   ];
   for (const more of own) {
     const training = train(line, {
-      ...{ ...declared, ...more, schedule: { rate: 1 }, data: () => ({}) },
+      ...declared,
+      ...more,
+      schedule: { rate: 1 },
+      data: () => ({}),
     });
     const { compiledFrom, ...plan } = await planTraining(
       training,
@@ -78,7 +83,9 @@ t.test("a declared training is planned as it is executed", async (t) => {
     t.ok(compiledFrom);
     const text = stringifyPlan(plan);
     const wanted = await compileTraining(line, {
-      ...{ ...declared, ...more, accumulate: "accumulate" in more },
+      ...declared,
+      ...more,
+      accumulate: "accumulate" in more,
     });
     t.equal(text, stringifyPlan(wanted), JSON.stringify(more));
     texts.add(text);

@@ -91,7 +91,8 @@ for (
     const other = moved(own, experts);
     await writeRaw(at("other"), other);
     t.match(await run(checkpoint, "forced", "--replay", at("other")), {
-      ...{ code: 0, err: "" },
+      code: 0,
+      err: "",
     });
     const forced = await readRaw(at("forced"));
     for (const [name, tensor] of Object.entries(other)) {
@@ -116,7 +117,8 @@ t.test("weights are those of the present logits at the given experts", async (t)
   );
   await writeRaw(at("turned"), turned);
   t.match(await run("mixtral-6e", "same", "--replay", at("turned")), {
-    ...{ code: 0, err: "" },
+    code: 0,
+    err: "",
   });
   const same = await readRaw(at("same"));
   const floats = ({ data }: RawTensor) =>

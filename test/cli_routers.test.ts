@@ -112,7 +112,8 @@ t.test("equal weights are found, and only those", async (t) => {
 t.test("logits of a safetensors file, by the tensor's name", async (t) => {
   const rows = JSON.parse(readFileSync(LOGITS, "utf8")) as number[][];
   const tensor = (shape: number[]): RawTensor => ({
-    ...{ dtype: "F32", shape },
+    dtype: "F32",
+    shape,
     data: new Uint8Array(Float32Array.from(rows.flat()).buffer),
   });
   const file = path.join(folder, "run.safetensors");

@@ -66,7 +66,8 @@ for (const [dtype, cut] of Object.entries(CUT)) {
       const values = Float32Array.from(cells, ([, value]) => value);
       const short = { dtype, shape, data: new Uint8Array(bits.buffer) };
       const long = {
-        ...{ dtype: "F32", shape },
+        dtype: "F32",
+        shape,
         data: new Uint8Array(values.buffer),
       };
       return { name, short, long };

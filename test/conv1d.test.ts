@@ -19,7 +19,10 @@ import { skipUnasked } from "./helpers/needs.ts";
 t.teardown(closeDevices);
 
 const SIZES = {
-  ...{ token: upTo(5), channel: 4, embed: 3, tap: 4 },
+  token: upTo(5),
+  channel: 4,
+  embed: 3,
+  tap: 4,
   sequence: 3,
 };
 
@@ -33,7 +36,8 @@ const netOf = (slot: number, more: { readonly context?: number } = {}) =>
     );
     const { y, state } = conv1d(x, m.param("weight", "channel tap"), "tap", {
       state: m.state("state", "sequence slot channel"),
-      ...{ sequence: at("sequence"), position: at("position") },
+      sequence: at("sequence"),
+      position: at("position"),
     });
     const loss = sum(sum(mul(y, x), "channel"), "token");
     return { y: add(y, x), state, loss };
@@ -58,10 +62,12 @@ t.test("a sequence in pieces is the sequence", (t) => {
     const position = Array.from({ length: to - from }, (_, i) => from + i);
     return evaluate(graph, {
       inputs: {
-        ...{ x: inputs.x.slice(3 * from, 3 * to), position },
+        x: inputs.x.slice(3 * from, 3 * to),
+        position,
         sequence: position.map(() => 0),
       },
-      ...{ params, states },
+      params,
+      states,
     });
   };
   const states = (of: ReturnType<typeof run>) => ({

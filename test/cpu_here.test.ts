@@ -8,7 +8,9 @@ const LENGTH = RECORD_BYTES / 4;
 /** A batch of one launch, of workgroups that take 0.1 ms each, and that workers were done with after 0.2 ms. */
 function batchOf(groups: number, threads: number) {
   const memory = new webAssembly.Memory({
-    ...{ initial: 1, maximum: 1, shared: true },
+    initial: 1,
+    maximum: 1,
+    shared: true,
   });
   const words = new Int32Array(memory.buffer);
   words[RECORD.words] = LENGTH;

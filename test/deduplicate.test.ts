@@ -43,11 +43,18 @@ const layers: Case = {
     const over = { over: "expert" } as const;
     const routing = route(logits, { ...over, topK: 3, preset: "mixtral" });
     const dropping = route(logits, {
-      ...{ over: "expert", topK: 2, preset: "gshard.top2", choice: "two" },
-      ...{ capacity: { slots: 7 }, slot: "place" },
+      over: "expert",
+      topK: 2,
+      preset: "gshard.top2",
+      choice: "two",
+      capacity: { slots: 7 },
+      slot: "place",
     });
     const weighed = route(logits, {
-      ...{ over: "expert", topK: 2, preset: "llama4", choice: "two" },
+      over: "expert",
+      topK: 2,
+      preset: "llama4",
+      choice: "two",
       slot: "input",
     });
     const up = m.param("experts.{expert}.up", "expert ffn embed");
@@ -77,7 +84,8 @@ for (const kind of ["cpu", "gpu"] as const) {
     ) {
       for (const check of [false, true]) {
         const found = await runCase(layers, kind, {
-          ...{ ...mesh, check },
+          ...mesh,
+          check,
           deduplicate: true,
         });
         const checks = found.flatMap((outputs) =>
@@ -115,7 +123,8 @@ t.test("bytes between devices are as predicted, and fewer", async (t) => {
       ] as const
     ) {
       const { results: found, ranks } = await countedRun(t, layers, {
-        ...{ ...mesh, ...strategy },
+        ...mesh,
+        ...strategy,
       });
       if ("numerics" in strategy) {
         for (const [call, outputs] of found.entries()) {
@@ -168,7 +177,9 @@ t.test("tokens are sent once by themselves where that saves much", async (t) => 
       const x = m.input("x", "token embed");
       const router = m.param("router", "expert embed");
       const routing = route(dot(x, router, "embed"), {
-        ...{ over: "expert", topK: 4, preset: "olmoe" },
+        over: "expert",
+        topK: 4,
+        preset: "olmoe",
       });
       return { y: combine(mul(dispatch(x, routing), 2), routing) };
     });
@@ -231,7 +242,9 @@ function partIn(plan: Draft, part: string): StepOf<"launch"> {
 
 testRefused(
   await compileCase(one, {
-    ...{ mesh: { ep: 2 }, deduplicate: true, numerics: "fast" },
+    mesh: { ep: 2 },
+    deduplicate: true,
+    numerics: "fast",
   }),
   [["under exact numerics", "parts", /numerics are 'exact'/, (p) => {
     Object.assign(p.numerics, { class: "exact" });
@@ -243,7 +256,9 @@ testRefused(
 
 testRefused(
   await compileCase(one, {
-    ...{ mesh: { dp: 2, ep: 2 }, dispatcher: "allGather", numerics: "fast" },
+    mesh: { dp: 2, ep: 2 },
+    dispatcher: "allGather",
+    numerics: "fast",
   }),
   [[
     "of tokens that no group has",

@@ -189,9 +189,18 @@ export const m = model({ a: 4, b: 3 }, (m) =>
 
 /** Of a step. */
 const METRICS = {
-  ...{ loss: 1, crossEntropy: 1, auxiliary: undefined, gradientNorm: 1 },
-  ...{ rate: 1, tokens: 1, tokensPerSecond: 1, experts: [[0.5, 0.5]] },
-  ...{ sentBytes: 0, memoryBytes: 0, validation: undefined, saved: true },
+  loss: 1,
+  crossEntropy: 1,
+  auxiliary: undefined,
+  gradientNorm: 1,
+  rate: 1,
+  tokens: 1,
+  tokensPerSecond: 1,
+  experts: [[0.5, 0.5]],
+  sentBytes: 0,
+  memoryBytes: 0,
+  validation: undefined,
+  saved: true,
 };
 
 t.test("a save", async (t) => {
@@ -211,11 +220,13 @@ t.test("a save", async (t) => {
   );
   const device = await createCpuDevice();
   const weight = (shape: number[]) => ({
-    ...{ dtype: "f32" as const, shape },
+    dtype: "f32" as const,
+    shape,
     data: new Float32Array(shape[0] ?? 1).fill(0.5),
   });
   const session = await createSession(plan, {
-    ...{ devices: [device], verify: assertLegal },
+    devices: [device],
+    verify: assertLegal,
     tensors: tensorsInMemory({ w: weight([3]), c: weight([]) }, "weights"),
   });
   t.teardown(() => session.close());
@@ -225,7 +236,11 @@ t.test("a save", async (t) => {
     try {
       await prepareFolder(out, files, from, plan);
       await saveTraining(out, files, {
-        ...{ plan, session, ranks: [0], rank: 0, optimizer },
+        plan,
+        session,
+        ranks: [0],
+        rank: 0,
+        optimizer,
         gatherTexts: (text) => Promise.resolve([text]),
       }, { step, position: step, text: "", settings });
     } finally {

@@ -48,7 +48,9 @@ function layer({ tokens, experts, topK }: Sizes): Model {
     (m) => {
       const x = m.input("x", "token embed");
       const routing = route(m.input("logits", "token expert"), {
-        ...{ over: "expert", topK, preset: "mixtral" },
+        over: "expert",
+        topK,
+        preset: "mixtral",
       });
       const up = m.param("experts.{expert}.up", "expert ffn embed");
       const down = m.param("experts.{expert}.down", "expert embed ffn");

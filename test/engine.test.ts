@@ -32,7 +32,9 @@ t.test("pages are as many as the longest neighbours of any need", (t) => {
     fc.property(lengths, few, few, (lengths, maxSequences, groupSize) => {
       const maxContext = 256;
       const { count, size } = choosePages(lengths, {
-        ...{ maxTokens: 8, maxSequences, maxContext },
+        maxTokens: 8,
+        maxSequences,
+        maxContext,
       }, groupSize);
       const pages = lengths.map((n) =>
         Math.ceil(Math.min(n, maxContext) / size)
@@ -170,8 +172,12 @@ t.test("generate() gives prompts the room that growing sequences leave", async (
     return Promise.resolve(ends.map(() => ({ logits: Float32Array.of(0, 1) })));
   };
   const decoder = {
-    ...{ maxTokens: 3, maxSequences: 2, maxContext: 16, vocabulary: 9 },
-    ...{ gives: "logits", next },
+    maxTokens: 3,
+    maxSequences: 2,
+    maxContext: 16,
+    vocabulary: 9,
+    gives: "logits",
+    next,
   } as unknown as Decoder;
   const prompts = [[2], [3, 4, 5, 6, 7], [8]];
   const { sequences, prefillTokens, decodeSteps } = await generate(
@@ -271,8 +277,14 @@ function adapter(
   twins?: number,
 ): GpuAdapter {
   return {
-    ...{ number, type, name: `a${number}`, vendor: "", architecture: "" },
-    ...{ description: "", limits: {}, features: [] },
+    number,
+    type,
+    name: `a${number}`,
+    vendor: "",
+    architecture: "",
+    description: "",
+    limits: {},
+    features: [],
     ...twins === undefined ? {} : { twins },
     request: () => Promise.reject(new Error("not asked for")),
   };

@@ -116,7 +116,9 @@ t.test("a rank has room for MaxText's worst case", async (t) => {
     const layer = model({ token, expert: E, embed: 1 }, (m) => {
       const logits = m.input("logits", "token expert");
       const routing = route(logits, {
-        ...{ over: "expert", topK: k, preset: "mixtral" },
+        over: "expert",
+        topK: k,
+        preset: "mixtral",
       });
       const sent = dispatch(m.input("x", "token embed"), routing);
       return { y: combine(sent, routing) };

@@ -153,7 +153,8 @@ function withHeader(text: string, data = 0): Uint8Array {
 
 async function open(bytes: Uint8Array) {
   return await openSafetensors([{
-    ...{ name: "f", size: bytes.length },
+    name: "f",
+    size: bytes.length,
     read: (from, n) => Promise.resolve(bytes.subarray(from, from + n)),
   }]);
 }
@@ -229,7 +230,8 @@ export const m = model({ a: 2, b: 3 }, (m) => ({ y: add(m.input("x", "a b"), 1) 
   const values = new Float32Array([0, 1, Infinity, 3, NaN, 5]);
   const bad = { ...x, data: new Uint8Array(values.buffer) };
   t.strictSame(await run({ x: bad }), {
-    ...{ code: 1, out: "" },
+    code: 1,
+    out: "",
     err:
       "Cannot run program 'main': the input 'x' is NaN at [1, 1]. Give it numbers\n",
   });
@@ -237,12 +239,14 @@ export const m = model({ a: 2, b: 3 }, (m) => ({ y: add(m.input("x", "a b"), 1) 
   t.equal((await run({ x: bad })).code, 0, "masks are made of infinities");
   for (const name of ["__proto__", "constructor", "toString"]) {
     t.strictSame(await run(Object.fromEntries([["x", x], [name, x]])), {
-      ...{ code: 1, out: "" },
+      code: 1,
+      out: "",
       err:
         `Cannot run program 'main': it has no input '${name}'. Its inputs are 'x'\n`,
     });
     const written = writeSafetensors(Object.fromEntries([[name, {
-      ...{ dtype: "f32" as const, shape: [1] },
+      dtype: "f32" as const,
+      shape: [1],
       data: new Float32Array(1),
     }]]));
     t.strictSame([...(await open(written)).keys()], [name]);
@@ -267,7 +271,8 @@ for (const signal of ["SIGTERM", "SIGINT"] as const) {
     child.kill(signal);
     const [code, by] = await once(child, "close");
     t.strictSame({ code, by, err }, {
-      ...{ code: 0, by: null },
+      code: 0,
+      by: null,
       err: "Stopping after this step; once more to stop at once\n",
     });
     const { step } = await readOnDisk(out);

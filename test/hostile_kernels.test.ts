@@ -25,7 +25,9 @@ import { runWasm } from "./helpers/run_wasm.ts";
 
 function kernel(body: readonly Stmt[]): Kernel {
   return {
-    ...{ name: "hostile", workgroupSize: 16, shared: [] },
+    name: "hostile",
+    workgroupSize: 16,
+    shared: [],
     bindings: [
       { name: "a", type: "f32", access: "read" },
       { name: "n", type: "u32", access: "read" },

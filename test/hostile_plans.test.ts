@@ -199,7 +199,9 @@ for (const [what, [file, state]] of Object.entries(OTHERS)) {
     const path = file();
     t.equal((await switchyard(["verify", path])).err, "");
     t.strictSame(await run(path), {
-      ...{ code: 1, out: "", left: "what was there" },
+      code: 1,
+      out: "",
+      left: "what was there",
       err: `Cannot run the plan: ${state}. ${REMEDY}`,
     });
   });
@@ -236,7 +238,9 @@ t.test("axes that are assigned within each other, and so on, are refused", (t) =
   const count = 12_000;
   for (let i = 0; i < count; i++) {
     draft.axes[`c${i}`] = {
-      ...{ size: 64, dynamic: true, over: ["ep"] },
+      size: 64,
+      dynamic: true,
+      over: ["ep"],
       assignment: {
         by: "blocks",
         ...i + 1 < count ? { within: `c${i + 1}` } : {},
@@ -284,7 +288,9 @@ for (const [what, file] of Object.entries(LONG)) {
     const path = file();
     t.equal((await switchyard(["verify", path])).err, "");
     t.strictSame(await run(path, "--deadline", "1", ...ALLOWED), {
-      ...{ code: 3, out: "", left: "what was there" },
+      code: 3,
+      out: "",
+      left: "what was there",
       err:
         `Cannot finish kernel '${kernel}' in main[0]: it has not ended within 1 s. Allow more with --deadline if it needs that\n`,
     });
@@ -355,7 +361,8 @@ t.test("loops and grids that no machine ends are refused", async (t) => {
     }),
   ]);
   t.strictSame(grid, {
-    ...{ code: 1, out: "" },
+    code: 1,
+    out: "",
     err:
       `Cannot launch kernel '${kernel}' in main[0] (model.ts:2:55): it takes 4.29e+9 workgroups, and 1.07e+9 are allowed\n`,
   });
@@ -364,7 +371,8 @@ t.test("loops and grids that no machine ends are refused", async (t) => {
     withFirst(for_("q", u32(0), u32(10), [], sub(group, group))),
   ]);
   t.strictSame(endless, {
-    ...{ code: 1, out: "" },
+    code: 1,
+    out: "",
     err: `Cannot use kernel '${kernel}': the step of loop 'q' is no constant\n`,
   });
 });
@@ -377,7 +385,9 @@ t.test("the CPU device has the limits that a plan asks for, or says which not", 
     };
   });
   t.strictSame(await run(file, ...ALLOWED), {
-    ...{ code: 3, out: "", left: "what was there" },
+    code: 3,
+    out: "",
+    left: "what was there",
     err:
       "Cannot run the plan on 'CPU (WebAssembly SIMD, 2 threads)': it needs maxComputeWorkgroupsPerDimension = 1000000, and the device has 65535. Compile the model for this device\n",
   });

@@ -54,7 +54,8 @@ for (const [what, template, state, remedy] of TEMPLATES) {
   t.test(`a chat template: ${what}`, async (t) => {
     writeFileSync(file("chat_template.jinja"), template);
     t.strictSame(await generate("--chat", "--prompt", "Hello"), {
-      ...{ code: 1, out: "" },
+      code: 1,
+      out: "",
       err: `Cannot apply the chat template of 'FOLDER': ${state}. ${remedy}\n`,
     });
   });
@@ -69,15 +70,18 @@ function withTokenizer(change: object): void {
 
 const split = (pattern: string) => ({
   pre_tokenizer: {
-    ...{ type: "Split", pattern: { Regex: pattern } },
-    ...{ behavior: "Isolated", invert: false },
+    type: "Split",
+    pattern: { Regex: pattern },
+    behavior: "Isolated",
+    invert: false,
   },
 });
 
 t.test("a pattern that takes exponential time", async (t) => {
   withTokenizer(split("(a+)+$"));
   t.strictSame(await generate("--prompt", `${"a".repeat(40)}!`), {
-    ...{ code: 1, out: "" },
+    code: 1,
+    out: "",
     err:
       "Cannot use the tokenizer of 'FOLDER': it takes more than 3 s. Check tokenizer.json\n",
   });

@@ -25,7 +25,8 @@ import { skipUnasked } from "./helpers/needs.ts";
 const MODEL = checkpointFolder("mixtral-8e");
 const QUANTIZED = /(_proj|w[123])\.weight$/;
 const QUANTIZATION = {
-  ...{ quant_method: "compressed-tensors", format: "int-quantized" },
+  quant_method: "compressed-tensors",
+  format: "int-quantized",
   config_groups: {
     group_0: { weights: { num_bits: 8, type: "int", strategy: "channel" } },
   },
@@ -110,7 +111,9 @@ async function outputsOf(
   adapter: "cpu" | "native" = "cpu",
 ): Promise<string> {
   const opened = await openTarget(await loadTarget(folder, files), files, {
-    ...{ sharing: "shared", adapter, mesh: meshOf(mesh) },
+    sharing: "shared",
+    adapter,
+    mesh: meshOf(mesh),
     need: { tokens: 16, sequences: 2, context: 16 },
   });
   try {

@@ -43,7 +43,9 @@ async function compare(other: Rank): Promise<string[]> {
   const all = new Promise<string[]>((resolve) => tell = resolve);
   const join = async (rank: number, facts: Rank): Promise<string> => {
     const world: Partial<MpiWorld> = {
-      ...{ size: 2, rank, hosts: ["near", "far"] },
+      size: 2,
+      rank,
+      hosts: ["near", "far"],
       gatherTexts: async (text) => {
         const { version = VERSION } = facts;
         reported[rank] = text.replace(`"${VERSION}"`, `"${version}"`);
@@ -52,7 +54,9 @@ async function compare(other: Rank): Promise<string[]> {
       },
     };
     const checked = checkJob(world as MpiWorld, facts.plan ?? plan, {
-      ...{ tensors, kind: "cpu", equal: { "set of inputs": "x" } },
+      tensors,
+      kind: "cpu",
+      equal: { "set of inputs": "x" },
       ...facts,
     });
     return await checked.then(
@@ -140,7 +144,9 @@ t.test("a trace has the events of every rank on the clock of rank 0", async (t) 
     tracer.begin("main");
     tracer.end();
     const world: Partial<MpiWorld> = {
-      ...{ size: 2, rank, hosts: ["near", "far"] },
+      size: 2,
+      rank,
+      hosts: ["near", "far"],
       barrier: () => {
         met = true;
         return Promise.resolve();

@@ -163,7 +163,9 @@ testKernels(
           writes("y"),
         ],
         weights: [{
-          ...{ binding: "w", stored: stored as FileDType, rowStride },
+          binding: "w",
+          stored: stored as FileDType,
+          rowStride,
           ...scales ? { scales: "s" } : {},
         }],
       };

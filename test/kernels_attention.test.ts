@@ -74,7 +74,9 @@ testKernels(
             kernel(queries),
             {
               q,
-              ...{ keys, values, sinks },
+              keys,
+              values,
+              sinks,
               sequence: Int32Array.from(tokens, (t) => t.sequence),
               position: Int32Array.from(tokens, (t) => t.position),
               y: new Float32Array(q.length / dim * valueDim),
@@ -146,10 +148,13 @@ testKernels(
         const { y } = await target.run(
           attention({
             ...shape,
-            ...{ name: "attention", stored, tokens: lengthAt(0) },
+            name: "attention",
+            stored,
+            tokens: lengthAt(0),
           }),
           {
-            ...{ q, ...cache },
+            q,
+            ...cache,
             sequence: Int32Array.from(tokens, ([sequence]) => sequence),
             position: Int32Array.from(tokens, ([, position]) => position),
             y: new Float32Array(tokens.length * heads * how.valueDim),

@@ -152,7 +152,9 @@ testKernels("permute() and combine() meet in send order", async (t, target) => {
     t.same([...sent["send"]!], expected.flat());
     const combined = await target.run(
       combine({
-        ...{ name: "combine", ...shape, weighed: true },
+        name: "combine",
+        ...shape,
+        weighed: true,
         bindings: bindings(
           { returned: "f32", sendRow: "u32", weight: "f32" },
           { y: "f32" },

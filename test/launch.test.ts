@@ -31,9 +31,14 @@ async function run(
     err: (line) => {
       err += line;
     },
-    ...{ terminal: false, errorStream: new Writable(), files, cache: CACHE },
+    terminal: false,
+    errorStream: new Writable(),
+    files,
+    cache: CACHE,
     input: Readable.from([]),
-    ...{ threads: 1, graphics: false, places: adapterPlaces },
+    threads: 1,
+    graphics: false,
+    places: adapterPlaces,
     now: () => performance.now(),
     browse: () => {},
     onInterrupt: () => () => {},
@@ -41,7 +46,9 @@ async function run(
   try {
     const job = jobFolder();
     const ended = await runJob(io, {
-      ...{ argv: [job], family: "openMpi", folder: job },
+      argv: [job],
+      family: "openMpi",
+      folder: job,
     }, freeingMs === undefined ? {} : { freeingMs });
     const { code, finished, late } = ended;
     return { code, finished, late, failure: ended.failure, out, err };
@@ -56,13 +63,20 @@ t.test("ranks that are done may take long to free their memory", {
   skip: process.platform === "win32" && "Windows has no shell scripts",
 }, async (t) => {
   t.strictSame(await run(t, `${DONE}; sleep 4`), {
-    ...{ code: 0, finished: true, late: false, failure: undefined },
-    ...{ out: "result\n", err: "" },
+    code: 0,
+    finished: true,
+    late: false,
+    failure: undefined,
+    out: "result\n",
+    err: "",
   });
   const { code: _, ...ended } = await run(t, `${DONE}; sleep 60`, 300);
   t.strictSame(ended, {
-    ...{ finished: true, late: true, failure: undefined },
-    ...{ out: "result\n", err: "" },
+    finished: true,
+    late: true,
+    failure: undefined,
+    out: "result\n",
+    err: "",
   }, "but not for ever");
 });
 
@@ -70,7 +84,11 @@ t.test("a job that is not done is not taken for one", {
   skip: process.platform === "win32" && "Windows has no shell scripts",
 }, async (t) => {
   t.strictSame(await run(t, `printf 'half'; exit 0`), {
-    ...{ code: 0, finished: false, late: false, failure: undefined },
-    ...{ out: "half", err: "" },
+    code: 0,
+    finished: false,
+    late: false,
+    failure: undefined,
+    out: "half",
+    err: "",
   });
 });

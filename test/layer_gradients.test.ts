@@ -135,7 +135,9 @@ for (const layer of LAYERS) {
       group: groups,
       token: x.length / groups / embed,
       row: x.length / embed,
-      ...{ embed, hidden, expert: experts },
+      embed,
+      hidden,
+      expert: experts,
     };
     const net = model(sizes, (m) => {
       // A parameter is whole on every rank; its rows are not.
@@ -150,7 +152,9 @@ for (const layer of LAYERS) {
         m.input(name, "group token expert"),
       ]);
       const routing = route(logits, {
-        ...{ over: "expert", topK: layer.topK, group: "group" },
+        over: "expert",
+        topK: layer.topK,
+        group: "group",
         ...layer.options,
         ...Object.fromEntries(drawn) as typeof layer.options,
       });

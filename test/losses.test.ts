@@ -64,7 +64,9 @@ function losses(
   const net = model(sizes, (m) => {
     const logits = m.input("logits", "batch token expert");
     const routing = route(logits, {
-      ...{ over: "expert", topK: 2, preset: "mixtral" },
+      over: "expert",
+      topK: 2,
+      preset: "mixtral",
     });
     return build(m as Net, logits, routing);
   });
@@ -265,7 +267,10 @@ t.test("biasUpdate() raises experts that few tokens chose", (t) => {
   const net = model({ token: 4, expert: EXPERTS, choice: 1 }, (m) => {
     const bias = m.input("bias", "expert");
     const routing = route(m.input("logits", "token expert"), {
-      ...{ over: "expert", topK: 1, preset: "deepseekV3", bias },
+      over: "expert",
+      topK: 1,
+      preset: "deepseekV3",
+      bias,
       choices: m.input("choices", "token choice", { dtype: "i32" }),
     });
     return {
@@ -274,7 +279,8 @@ t.test("biasUpdate() raises experts that few tokens chose", (t) => {
     };
   });
   const { plain, centred } = run(net, {
-    ...{ bias: [1, 2, 3, 4], choices: [0, 0, 0, 2] },
+    bias: [1, 2, 3, 4],
+    choices: [0, 0, 0, 2],
     logits: LOGITS.slice(0, 4 * EXPERTS),
   });
   t.same(plain, [0.75, 2.25, 3, 4.25]);
@@ -302,7 +308,8 @@ t.test("losses of what is not there are refused", (t) => {
   const grouped = (per: string | undefined, axes = "batch token") =>
     losses(1, (m, logits) => ({
       y: zLoss(logits, {
-        ...{ over, ...per ? { per } : {} },
+        over,
+        ...per ? { per } : {},
         group: m.input("g", axes as "batch token", { dtype: "i32" }),
       }),
     }));
@@ -337,7 +344,9 @@ t.test("gradients of losses of groups", async (t) => {
     const group = m.input("sequence", "token", { dtype: "i32" });
     const per = { over: "expert", per: "sequence", group } as const;
     const routing = route(logits, {
-      ...{ over: "expert", topK: 2, preset: "deepseekV3" },
+      over: "expert",
+      topK: 2,
+      preset: "deepseekV3",
     });
     const losses = [
       balancingLoss(logits, routing, per),

@@ -35,8 +35,10 @@ t.test("what differs in the sign of a zero, or in an infinity, is two values", a
     model: model({ token: 2 }, (m) => {
       const x = m.input("x", "token");
       return {
-        ...{ plus: add(x, 0), minus: add(x, -0) },
-        ...{ top: maximum(x, -Infinity), low: maximum(x, Infinity) },
+        plus: add(x, 0),
+        minus: add(x, -0),
+        top: maximum(x, -Infinity),
+        low: maximum(x, Infinity),
       };
     }),
   };

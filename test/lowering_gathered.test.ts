@@ -218,7 +218,11 @@ whole("every preset, all tokens in one group", {
     const random = m.input("random", "token expert");
     return Object.fromEntries(PRESETS.flatMap(([preset, topK], i) => {
       const routing = route(logits, {
-        ...{ over: "expert", topK, preset, mask, choice: `choice${topK}` },
+        over: "expert",
+        topK,
+        preset,
+        mask,
+        choice: `choice${topK}`,
         ...preset === "deepspeed.top1" ? { random } : {},
         ...preset === "megatron.preSoftmax" ? { capacity: { factor: 1 } } : {},
       });
@@ -337,7 +341,8 @@ t.test("the plan shows what is gathered", async (t) => {
 t.test("as many bytes as the plan says, between devices and on one", async (t) => {
   for (const sharing of ["shared", "separate"] as const) {
     const { results, ranks } = await countedRun(t, routed, {
-      ...{ mesh: { ep: 3 }, sharing },
+      mesh: { ep: 3 },
+      sharing,
     });
     const wanted = digest(await runCase(routed, "cpu"));
     t.equal(digest(results), wanted, "the same bits");

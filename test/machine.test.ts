@@ -125,11 +125,18 @@ t.test("mistakes in machine files are named with their place", (t) => {
 t.test("the time of a launch", (t) => {
   const device = {
     ...FREE,
-    ...{ multiplyAdds: 100, operations: 10, bandwidth: 1, launch: 2 },
+    multiplyAdds: 100,
+    operations: 10,
+    bandwidth: 1,
+    launch: 2,
   };
   const work = {
-    ...{ workgroups: 8, multiplyAdds: 1000, operations: 2250 },
-    ...{ loads: [], stores: [], exact: true },
+    workgroups: 8,
+    multiplyAdds: 1000,
+    operations: 2250,
+    loads: [],
+    stores: [],
+    exact: true,
   };
   const seconds = (
     change: Partial<MachineDevice>,
@@ -137,7 +144,10 @@ t.test("the time of a launch", (t) => {
     more: object = {},
   ) =>
     launchSeconds({ ...device, ...change }, { ...work, ...more }, {
-      ...{ bytes, weights: bytes / 2, states: bytes / 3, cached: true },
+      bytes,
+      weights: bytes / 2,
+      states: bytes / 3,
+      cached: true,
     });
   t.same(seconds({}), { launch: 2, arithmetic: 10, memory: 0 });
   t.equal(
@@ -163,7 +173,9 @@ t.test("the time of an exchange", (t) => {
   const three = { peers: 2, bytes: 200, pairBytes: 100, hostBytes: 600 };
   const seconds = (machine: Machine, gathers = false) =>
     exchangeSeconds(machine, {
-      ...{ levels: { sameHost: three }, gathers, staged: 400 },
+      levels: { sameHost: three },
+      gathers,
+      staged: 400,
     }, "d");
   const by = (per: "pair" | "rank" | "host", more: object = {}) =>
     machineOf({}, { links: { sameHost: { ...link, per, ...more } } });

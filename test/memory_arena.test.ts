@@ -137,11 +137,17 @@ function factsOf(
   placed: readonly (LiveRange & { allocation: number; offset: number })[],
 ): Facts {
   const buffers = placed.map((range, i) => ({
-    ...{ name: `b${i}`, kind: "scratch", dtype: "u32", axes: [] },
+    name: `b${i}`,
+    kind: "scratch",
+    dtype: "u32",
+    axes: [],
     ...range,
   }));
   const steps = Array.from({ length: STEPS }, (_, index) => ({
-    ...{ index, name: `main[${index}]`, ranks: [0], step: { op: "copy" } },
+    index,
+    name: `main[${index}]`,
+    ranks: [0],
+    step: { op: "copy" },
     reads: buffers.filter(({ last }) => last === index).map((b) => b.name),
     writes: buffers.filter(({ first }) => first === index).map((b) => b.name),
   }));
@@ -162,7 +168,9 @@ t.test("checkOverlap() finds what a comparison of all pairs finds", (t) => {
   fc.assert(
     fc.property(fc.array(buffer, { maxLength: 8 }), (all) => {
       const placed = all.map(({ range, allocation, place }) => ({
-        ...{ ...range, allocation, offset: STORAGE_ALIGNMENT * place },
+        ...range,
+        allocation,
+        offset: STORAGE_ALIGNMENT * place,
       }));
       const overlaps = placed.some((a, i) =>
         placed.slice(0, i).some((b) =>

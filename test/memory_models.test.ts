@@ -45,10 +45,16 @@ function qwen(layers: number): Model {
 function deepseek(layers: number): Model {
   return deepseekV3(
     deepseekV3Config({
-      ...{ num_hidden_layers: layers, topk_method: "noaux_tc" },
-      ...{ scoring_func: "sigmoid", n_group: 8, topk_group: 4 },
-      ...{ q_lora_rank: 1536, kv_lora_rank: 512, v_head_dim: 128 },
-      ...{ qk_nope_head_dim: 128, qk_rope_head_dim: 64 },
+      num_hidden_layers: layers,
+      topk_method: "noaux_tc",
+      scoring_func: "sigmoid",
+      n_group: 8,
+      topk_group: 4,
+      q_lora_rank: 1536,
+      kv_lora_rank: 512,
+      v_head_dim: 128,
+      qk_nope_head_dim: 128,
+      qk_rope_head_dim: 64,
     }),
     BOUNDS,
   );
@@ -68,31 +74,45 @@ interface Shape {
 
 const SHAPES: readonly Shape[] = [
   {
-    ...{ name: "Qwen3-30B-A3B, ep=8", model: qwen, layers: [4, 48] },
+    name: "Qwen3-30B-A3B, ep=8",
+    model: qwen,
+    layers: [4, 48],
     options: { mesh: { ep: 8 } },
   },
   {
-    ...{ name: "Qwen3-30B-A3B, dp=2, ep=3", model: qwen, layers: [4, 12] },
+    name: "Qwen3-30B-A3B, dp=2, ep=3",
+    model: qwen,
+    layers: [4, 12],
     options: { mesh: { dp: 2, ep: 3 } },
   },
   {
-    ...{ name: "Qwen3-30B-A3B, tp=2, ep=4", model: qwen, layers: [4, 48] },
+    name: "Qwen3-30B-A3B, tp=2, ep=4",
+    model: qwen,
+    layers: [4, 48],
     options: { mesh: { tp: 2, ep: 4 } },
   },
   {
-    ...{ name: "Qwen3-30B-A3B in chunks", model: qwen, layers: [4, 12] },
+    name: "Qwen3-30B-A3B in chunks",
+    model: qwen,
+    layers: [4, 12],
     options: { mesh: { ep: 8 }, chunks: 4 },
   },
   {
-    ...{ name: "DeepSeek-V3, ep=8", model: deepseek, layers: [6, 61] },
+    name: "DeepSeek-V3, ep=8",
+    model: deepseek,
+    layers: [6, 61],
     options: { mesh: { ep: 8 } },
   },
   {
-    ...{ name: "DeepSeek-V3, tp=2, ep=4", model: deepseek, layers: [6, 12] },
+    name: "DeepSeek-V3, tp=2, ep=4",
+    model: deepseek,
+    layers: [6, 12],
     options: { mesh: { tp: 2, ep: 4 } },
   },
   {
-    ...{ name: "DeepSeek-V3 in chunks", model: deepseek, layers: [6, 12] },
+    name: "DeepSeek-V3 in chunks",
+    model: deepseek,
+    layers: [6, 12],
     options: { mesh: { ep: 8 }, chunks: 2 },
   },
 ];
@@ -163,19 +183,30 @@ for (const recompute of [false, true]) {
   t.test(`a step of training, recompute ${recompute}`, async (t) => {
     const model = qwen3Moe(
       qwen3MoeConfig({
-        ...{ num_hidden_layers: 4, norm_topk_prob: true, vocab_size: 4096 },
-        ...{ hidden_size: 512, num_attention_heads: 8, head_dim: 64 },
-        ...{ num_key_value_heads: 4, num_experts: 16, num_experts_per_tok: 2 },
+        num_hidden_layers: 4,
+        norm_topk_prob: true,
+        vocab_size: 4096,
+        hidden_size: 512,
+        num_attention_heads: 8,
+        head_dim: 64,
+        num_key_value_heads: 4,
+        num_experts: 16,
+        num_experts_per_tok: 2,
         moe_intermediate_size: 256,
       }),
       {
-        ...{ maxTokens: 1024, maxSequences: 4, maxContext: 512 },
+        maxTokens: 1024,
+        maxSequences: 4,
+        maxContext: 512,
         training: { auxiliary: 0.01, recompute },
       },
     );
     for (const mesh of [{ tp: 2, ep: 2 }, { dp: 2, ep: 2 }, { ep: 3 }]) {
       const plan = await compileTraining(model, {
-        ...{ mesh, limits: LIMITS, loss: "loss", optimizer: adamw() },
+        mesh,
+        limits: LIMITS,
+        loss: "loss",
+        optimizer: adamw(),
       });
       const { live, allocated } = scratchOf(plan);
       t.ok(

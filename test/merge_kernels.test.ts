@@ -67,7 +67,9 @@ function run(
 ): { readonly [buffer: string]: Words } {
   const memory: { readonly [buffer: string]: Words } = {
     x: Uint32Array.from({ length: 24 }, (_, i) => 2 ** (i % 12) + i),
-    ...{ y: new Uint32Array(6), z: new Uint32Array(6), w: new Uint32Array(6) },
+    y: new Uint32Array(6),
+    z: new Uint32Array(6),
+    w: new Uint32Array(6),
     [PLACE.buffer]: Uint32Array.of(3),
   };
   for (const { kernel, bindings, workgroups } of launches) {
@@ -130,14 +132,21 @@ t.test("lengths and inputs behind them are one binding", (t) => {
   const [from, ids] = [[-5, 7, 1], [2, 0, 1]];
   const memory = (lengths: readonly number[]): { [buffer: string]: Words } => ({
     [LENGTHS]: Uint32Array.from(lengths),
-    ...{ from: Uint32Array.from(from), ids: Uint32Array.from(ids) },
-    ...{ x: Uint32Array.of(10, 20, 30), y: new Uint32Array(4) },
+    from: Uint32Array.from(from),
+    ids: Uint32Array.from(ids),
+    x: Uint32Array.of(10, 20, 30),
+    y: new Uint32Array(4),
   });
   const bind = lengthsBinder(new Map([["from", 8], ["ids", 20]]));
   const apart: Launched = {
-    ...{ kernel, workgroups: [1, 1, 1] },
+    kernel,
+    workgroups: [1, 1, 1],
     bindings: {
-      ...{ from: "from", x: "x", ids: "ids", y: "y", lengths: LENGTHS },
+      from: "from",
+      x: "x",
+      ids: "ids",
+      y: "y",
+      lengths: LENGTHS,
     },
   };
   const packed = bind(apart);
@@ -169,13 +178,19 @@ t.test("what does not go together stays apart", (t) => {
     "a buffer that one writes": sums(2, { x: "y", y: "z", grid }),
     "other workgroups": sums(2, { x: "x", y: "z", grid, lanes: 8 }),
     "a grid with a third axis": sums(2, {
-      ...{ x: "x", y: "z", grid: [TOKENS, 1, 2] },
+      x: "x",
+      y: "z",
+      grid: [TOKENS, 1, 2],
     }),
     "a height that is known in a run": sums(2, {
-      ...{ x: "x", y: "z", grid: [2, TOKENS, 1] },
+      x: "x",
+      y: "z",
+      grid: [2, TOKENS, 1],
     }),
     "widths that nobody can compare": sums(2, {
-      ...{ x: "x", y: "z", grid: [{ count: "row" }, 1, 1] },
+      x: "x",
+      y: "z",
+      grid: [{ count: "row" }, 1, 1],
     }),
   };
   for (const [why, next] of Object.entries(others)) {

@@ -290,7 +290,10 @@ function product(
   tile: MatmulTile = { rows: 3, columns: 2, lanes: 16 },
 ): { kernel: Kernel; groups: [number, number, number] } {
   const shape = {
-    ...{ name: "product", k: K, segments: 8, columns: COLUMNS },
+    name: "product",
+    k: K,
+    segments: 8,
+    columns: COLUMNS,
     bindings: [
       { name: "x", type: "f32", access: "read" },
       {
@@ -301,7 +304,9 @@ function product(
       { name: "y", type: "f32", access: "write" },
     ] as const,
     weights: [{
-      ...{ binding: "w", stored, inside },
+      binding: "w",
+      stored,
+      inside,
       rowStride: inside === "k" ? K : COLUMNS,
     }],
     tile,
@@ -331,7 +336,8 @@ t.test("sums of products keep to the bound of both classes", {
   const { kernel, groups } = product("f32", "n");
   const sums = async (fused: boolean) => {
     const bindings = {
-      ...{ x: new Uint32Array(x.buffer), w: new Uint32Array(w.buffer) },
+      x: new Uint32Array(x.buffer),
+      w: new Uint32Array(w.buffer),
       y: new Uint32Array(ROWS * COLUMNS),
     };
     await runNative(pool!, kernel, { bindings, groups, fused });

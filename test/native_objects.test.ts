@@ -77,7 +77,8 @@ t.test("a cache that takes no notes is used", { skip }, async (t) => {
   let printed = 0;
   const find = () =>
     cache.functions(() => [stores(++printed && 1)], {
-      ...{ of: "a", progress: () => {} },
+      of: "a",
+      progress: () => {},
     });
   const [first] = await find();
   t.strictSame(await find(), [first]);

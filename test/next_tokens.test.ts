@@ -24,7 +24,8 @@ async function take({ decoder, session }: Loaded): Promise<{
   const grow = async (options: object) => {
     session.reset();
     const { sequences } = await generate(decoder, PROMPTS, {
-      ...{ maxNewTokens: 6, stop: new Set() },
+      maxNewTokens: 6,
+      stop: new Set(),
       ...options,
     });
     return sequences.map(({ tokens }) => tokens);
@@ -84,8 +85,10 @@ function holdAgainst(
           );
           await t.rejects(
             generate(loaded.decoder, PROMPTS, {
-              ...{ maxNewTokens: 1, stop: new Set<number>() },
-              ...{ temperature: 1, topK: 13 },
+              maxNewTokens: 1,
+              stop: new Set<number>(),
+              temperature: 1,
+              topK: 13,
             }),
             {
               message:
@@ -110,5 +113,7 @@ for (const [name, meshes] of Object.entries(MESHES)) {
   holdAgainst(name, { adapter: "cpu", meshes });
 }
 holdAgainst("demo-lm", {
-  ...{ adapter: "auto", skip: skipWithoutGpu, meshes: ["ep=1", "dp=2,ep=2"] },
+  adapter: "auto",
+  skip: skipWithoutGpu,
+  meshes: ["ep=1", "dp=2,ep=2"],
 });

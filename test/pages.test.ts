@@ -38,7 +38,10 @@ async function follow(name: string, place: Place, prompts = PROMPTS) {
   const { decoder, plan, close } = await loadCheckpoint(name, place);
   try {
     const { sequences, prefillTokens } = await generate(decoder, prompts, {
-      ...{ maxNewTokens: 9, stop: new Set([0]), temperature: 0, logprobs: 2 },
+      maxNewTokens: 9,
+      stop: new Set([0]),
+      temperature: 0,
+      logprobs: 2,
     });
     return {
       sequences: sequences.map(({ tokens, logprobs }) => ({
@@ -60,7 +63,9 @@ async function follow(name: string, place: Place, prompts = PROMPTS) {
 
 t.test("pages are taken, shared and given back", (t) => {
   const pages = new PageTable({
-    ...{ size: 2, blocks: 3, owners: [0, 1, 0] },
+    size: 2,
+    blocks: 3,
+    owners: [0, 1, 0],
     groups: [{ input: "pages", seen: {}, count: 4 }],
   });
   const place = (sequence: number, tokens: readonly number[]) =>
@@ -95,7 +100,9 @@ t.test("pages that no token sees any more are given back", (t) => {
   // A window of 3: two pages of 2, or three where it does not begin with one.
   const seen = { window: 3 };
   const pages = new PageTable({
-    ...{ size: 2, blocks: 8, owners: [0, 0] },
+    size: 2,
+    blocks: 8,
+    owners: [0, 0],
     groups: [
       { input: "pages", seen: {}, count: 12 },
       { input: "pages_window_3", seen, count: 4 },
@@ -135,7 +142,9 @@ t.test("every page of a window that a step needs is there", (t) => {
     { input: "pages_window_3", seen: { window: 3 }, count: 2 * 2 + 2 },
   ];
   const pages = new PageTable({
-    ...{ size: 2, blocks: 16, owners: [0, 0, 0] },
+    size: 2,
+    blocks: 16,
+    owners: [0, 0, 0],
     groups,
   });
   const step = (...spans: readonly (readonly [number, number, number])[]) => {
@@ -166,7 +175,9 @@ t.test("every page of a window that a step needs is there", (t) => {
 t.test("a full block takes the place of one that has given pages back", (t) => {
   const seen = { window: 2 };
   const pages = new PageTable({
-    ...{ size: 2, blocks: 8, owners: [0, 0, 0] },
+    size: 2,
+    blocks: 8,
+    owners: [0, 0, 0],
     groups: [{ input: "pages_window_2", seen, count: 12 }],
   });
   const feed = (sequence: number, tokens: number) => {
@@ -183,7 +194,9 @@ t.test("a full block takes the place of one that has given pages back", (t) => {
 t.test("long beginnings are shared", (t) => {
   const size = 150_000;
   const pages = new PageTable({
-    ...{ size, blocks: 1, owners: [0, 0] },
+    size,
+    blocks: 1,
+    owners: [0, 0],
     groups: [{ input: "pages", seen: {}, count: 2 }],
   });
   const tokens = new Array<number>(size).fill(1);
@@ -246,7 +259,10 @@ for (
       for (const pages of [MANY, FEW, LONG]) {
         if (pages === MANY && mesh !== "ep=1") continue;
         const { sequences, used, prefillTokens } = await follow(name, {
-          ...{ mesh, adapter: "cpu", pages, bounds: { maxContext: 24 } },
+          mesh,
+          adapter: "cpu",
+          pages,
+          bounds: { maxContext: 24 },
         });
         const title = `${mesh}, ${pages.count} pages of ${pages.size}`;
         t.strictSame(sequences, alone.sequences, title);
@@ -314,7 +330,9 @@ t.test("caches in 16 bits", async (t) => {
     const place = { adapter, kvCacheDtype };
     const one = await follow(name, { ...place, mesh: "ep=1" });
     const many = await follow(name, {
-      ...{ ...place, mesh: "dp=2,ep=2", pages: FEW },
+      ...place,
+      mesh: "dp=2,ep=2",
+      pages: FEW,
       bounds: { maxContext: 24 },
     });
     t.strictSame(many.sequences, one.sequences, `${kvCacheDtype}: same bits`);

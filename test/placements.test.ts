@@ -91,7 +91,9 @@ function modelOf(s: Shape): Model {
     // Normed again, so that what follows does not make much of the last bits.
     const rows = rmsNorm(y, m.param("gain2", "embed"), "embed");
     const results = {
-      ...{ y, index: routing.index, weight: routing.weight },
+      y,
+      index: routing.index,
+      weight: routing.weight,
       shares: softmax(mul(rows, 2), "embed"),
     };
     if (!s.attends) return results;
@@ -145,7 +147,9 @@ function caseOf(s: Shape, drawn: Steps): Case {
     };
   });
   return {
-    ...{ model: modelOf(s), calls, stored: s.stored },
+    model: modelOf(s),
+    calls,
+    stored: s.stored,
     tolerance: s.sent === "f16" ? 2e-3 : 2e-5,
   };
 }

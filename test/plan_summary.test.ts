@@ -67,7 +67,11 @@ function machineFile(
     name: "made up",
     devices: {
       d: {
-        ...{ multiplyAdds: 1, operations: 1, bandwidth: 1, launch: 0, memory },
+        multiplyAdds: 1,
+        operations: 1,
+        bandwidth: 1,
+        launch: 0,
+        memory,
         limits: {
           maxBufferSize: 2 ** 40,
           maxStorageBufferBindingSize: 2 ** 40,
@@ -110,10 +114,17 @@ t.test("every machine of the library is described whole, with its sources", asyn
     );
   }
   t.strictSame(ranks, {
-    ...{ "1x24gb": 1, "2x24gb": 2, "4x24gb": 4, "8x24gb": 8 },
-    ...{ "64x8xh100": 512, "64x8xh800": 512 },
-    ...{ "8xh100": 8, "8xh800": 8, "8xmi300x": 8 },
-    ...{ "gb200-nvl72": 72, "laptop-16gb": 1 },
+    "1x24gb": 1,
+    "2x24gb": 2,
+    "4x24gb": 4,
+    "8x24gb": 8,
+    "64x8xh100": 512,
+    "64x8xh800": 512,
+    "8xh100": 8,
+    "8xh800": 8,
+    "8xmi300x": 8,
+    "gb200-nvl72": 72,
+    "laptop-16gb": 1,
   });
   const unknown = await switchyard(["plan", OLMOE, "--target", "9xh100"]);
   t.equal(unknown.code, 1);
@@ -227,7 +238,8 @@ t.test("layers that stand for others hold what all layers do, scratch within 0.5
       { name: "tp", size: 2 },
     ];
     const { plan, summary } = await summarizeTarget(target, nodeFiles(), {
-      ...{ machine, mesh },
+      machine,
+      mesh,
     });
     const whole = planSummary(await plan(), { machine });
     const [held, all] = [summary, whole].map(({ ranks }) =>
@@ -383,7 +395,8 @@ t.test("more ranks mend what too many experts break, and all problems are report
   );
   const { total, weights } = ranks[0]!.bytes;
   const target = machineFile(t, {
-    ...{ ranks: 8, memory: total - 0.3 * weights },
+    ranks: 8,
+    memory: total - 0.3 * weights,
   });
   const argv = [
     OLMOE,
@@ -401,7 +414,8 @@ t.test("more ranks mend what too many experts break, and all problems are report
   t.strictSame((await mended(t, argv, problem!.mend)).problems, []);
 
   const tight = machineFile(t, {
-    ...{ ranks: 2, memory: 1e6 },
+    ranks: 2,
+    memory: 1e6,
     limits: { maxBufferSize: 2 ** 16, maxStorageBufferBindingSize: 2 ** 16 },
   });
   const all = await summaryOf(t, OLMOE, "--target", tight, "--mesh", "ep=4");

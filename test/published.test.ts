@@ -27,7 +27,9 @@ function factsOf(name: string): ParamFacts[] {
   return paramFacts(
     trace(
       configurationOf(read(name), name).published.build({
-        ...{ maxTokens: 16, maxSequences: 1, maxContext: 64 },
+        maxTokens: 16,
+        maxSequences: 1,
+        maxContext: 64,
       }),
     ),
   );
@@ -151,12 +153,18 @@ t.test("a quantization says what it packs, and what it skips", (t) => {
   const awq = readStoredAs({
     torch_dtype: "float16",
     quantization_config: {
-      ...{ quant_method: "awq", bits: 4, group_size: 64, zero_point: true },
+      quant_method: "awq",
+      bits: 4,
+      group_size: 64,
+      zero_point: true,
       modules_to_not_convert: ["model.layers.*.self_attn"],
     },
   }, undefined);
   t.strictSame(awq.of(param("layers.0.mlp.experts.{expert}.up_proj.weight")), {
-    ...{ name: "awq", bits: 4, group: 64, zeros: true },
+    name: "awq",
+    bits: 4,
+    group: 64,
+    zeros: true,
   });
   for (
     const kept of [
@@ -184,7 +192,10 @@ t.test("a quantization says what it packs, and what it skips", (t) => {
     },
   }, undefined);
   t.strictSame(packed.of(param("0.mlp.experts.{expert}.up_proj.weight")), {
-    ...{ name: "int4", bits: 4, group: 32, zeros: false },
+    name: "int4",
+    bits: 4,
+    group: 32,
+    zeros: false,
   });
   t.strictSame(packed.of(param("0.self_attn.q_proj.weight")), { name: "bf16" });
   t.throws(
@@ -213,8 +224,10 @@ t.test("Llama 3 scaling slows long wavelengths only", (t) => {
       ...text as { readonly [key: string]: unknown },
       architectures: ["Llama4ForCausalLM"],
       rope_scaling: {
-        ...{ rope_type: "llama3", factor: 16 },
-        ...{ original_max_position_embeddings: 8192, ...factors },
+        rope_type: "llama3",
+        factor: 16,
+        original_max_position_embeddings: 8192,
+        ...factors,
       },
     });
     return (decoder as unknown as {

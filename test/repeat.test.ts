@@ -48,7 +48,9 @@ t.test("findRepeats() loses nothing", (t) => {
               : (layer * 7919) % 13;
             list.push({
               name: name.replaceAll("#", `${number}`),
-              ...{ text, value, other },
+              text,
+              value,
+              other,
             });
           }
         }
@@ -71,7 +73,9 @@ t.test("numbers of a part are expressions of its layer", (t) => {
     { name: `layers.${layer}.dot.2`, allocation: [7, 9, 4, 1][layer - 3]! },
   ]);
   t.same(findRepeats(list), [{
-    ...{ repeat: "layer", from: 3, to: 6 },
+    repeat: "layer",
+    from: 3,
+    to: 6,
     body: [
       { name: "layers.{layer}.norm", allocation: "=20*layer+2" },
       {
@@ -102,8 +106,12 @@ t.test("a plan is read as it was written, and more layers cost nothing", async (
     t.equal(stringifyPlan(parsePlan(text)), text);
     const document = JSON.parse(text) as object;
     const ajv = new Ajv({
-      ...{ discriminator: true, strictNumbers: false, allowUnionTypes: true },
-      ...{ strictTuples: false, meta: false, validateSchema: false },
+      discriminator: true,
+      strictNumbers: false,
+      allowUnionTypes: true,
+      strictTuples: false,
+      meta: false,
+      validateSchema: false,
     });
     t.ok(ajv.validate(planSchema, document), ajv.errorsText());
     sizes.push(text.length);
@@ -152,7 +160,11 @@ t.test("a plan says nothing of where its sources are", async (t) => {
   t.ok(files.length > 0);
   t.ok(files.every((file) => /^models\/\w+\.ts$/.test(file)), files.join());
   const at = (file: string): Step => ({
-    ...{ op: "copy", ranks: "all", from: "a", to: "b", bytes: 4 },
+    op: "copy",
+    ranks: "all",
+    from: "a",
+    to: "b",
+    bytes: 4,
     span: { file, line: 1, column: 2 },
   });
   const steps = ["/home/me/moe/layer.ts", "/home/me/moe/lib/glu.ts"].map(at);

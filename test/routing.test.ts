@@ -66,7 +66,9 @@ function routed(
         ];
       });
       const routing = route(m.input("logits", "token expert"), {
-        ...{ over: "expert", topK, preset: "olmoe" },
+        over: "expert",
+        topK,
+        preset: "olmoe",
         ...options,
         ...Object.fromEntries(made) as Options,
       });
@@ -74,7 +76,11 @@ function routed(
       const slotted = "slot" in routing &&
         routingRule({ ...options, topK }).capacity;
       return {
-        ...{ index, weight, chosen, first, kept },
+        index,
+        weight,
+        chosen,
+        first,
+        kept,
         ...slotted ? { slot: routing.slot as Tensor } : {},
       };
     },
@@ -128,7 +134,9 @@ t.test("slots follow each system's formula", (t) => {
   const f32 = { slots: "ceilF32", factor: 0.7 } as const;
   t.equal(
     slotsOf({ ...f32, drop: "score", order: "token" }, {
-      ...{ tokens: 80, experts: 8, topK: 1 },
+      tokens: 80,
+      experts: 8,
+      topK: 1,
     }),
     7,
   );
@@ -141,7 +149,9 @@ t.test("capacity has a factor for training and one for evaluation", async (t) =>
       const x = m.input("x", "token embed");
       const logits = dot(x, m.param("router", "expert embed"), "embed");
       const { kept, weight } = route(logits, {
-        ...{ over: "expert", topK: 2, preset: "gshard.top2" },
+        over: "expert",
+        topK: 2,
+        preset: "gshard.top2",
         ...capacity ? { capacity } : {},
       });
       return { kept, loss: sum(sum(weight, "choice"), "token") };
@@ -214,14 +224,17 @@ t.test("hash: a table says the expert of each token id", (t) => {
       const table = m.input("table", "vocab choice", { dtype: "i32" });
       const ids = m.input("ids", "token", { dtype: "i32" });
       const { index, weight } = route(m.input("logits", "token expert"), {
-        ...{ over: "expert", topK: 1, preset: "hash" },
+        over: "expert",
+        topK: 1,
+        preset: "hash",
         choices: embedding(table, ids, "vocab"),
       });
       return { index, weight };
     },
   );
   const { index, weight } = run(net, {
-    ...{ table: [3, 1, 2, 0, 1], ids: [4, 0, 3] },
+    table: [3, 1, 2, 0, 1],
+    ids: [4, 0, 3],
     logits: LOGITS.slice(0, 3 * EXPERTS),
   });
   t.same(index, [1, 3, 0]);
@@ -239,7 +252,10 @@ t.test("forced: every expert gets as many, in each group", (t) => {
   );
   const net = model({ group: 2, token: 6, expert: EXPERTS }, (m) => ({
     index: route(m.input("logits", "group token expert"), {
-      ...{ over: "expert", topK: 1, preset: "forced", group: "group" },
+      over: "expert",
+      topK: 1,
+      preset: "forced",
+      group: "group",
     }).index,
   }));
   t.same(run(net)["index"], [0, 1, 2, 3, 0, 1, 0, 1, 2, 3, 0, 1]);
@@ -253,7 +269,8 @@ t.test("choices that are given are replayed by any rule", (t) => {
     t.same(again, first, preset);
     const weights = first["weight"]!.map((w) => w / 2);
     const given = routed(2, { preset: "olmoe", scale: 2 }, {
-      ...{ choices: first["index"]!, weights },
+      choices: first["index"]!,
+      weights,
     });
     t.same(given["weight"], first["weight"], "weights are given too");
   }
@@ -274,7 +291,8 @@ t.test("padding chooses nothing and takes no slot", (t) => {
     "dropless",
     { slots: "largest" },
     ...["position", "score"].map((drop) => ({
-      ...{ slots: 2, drop: drop as "score" },
+      slots: 2,
+      drop: drop as "score",
     })),
   ];
   for (const capacity of capacities) {
@@ -282,7 +300,9 @@ t.test("padding chooses nothing and takes no slot", (t) => {
     const alone = routeTokens(
       routingRule({ preset: "mixtral", topK: 2, capacity }),
       {
-        ...{ axes: [], dtype: "f32", shape: [real.length, EXPERTS] },
+        axes: [],
+        dtype: "f32",
+        shape: [real.length, EXPERTS],
         data: Float32Array.from(real.flatMap((s) => ROWS[s]!)),
       },
     );

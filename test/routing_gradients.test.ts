@@ -126,7 +126,9 @@ for (const { S, E, logits, R, results } of executed) {
       const { noise, expert_bias: bias, k } = result;
       const routerOf = (m: Net) =>
         route(logitsOf(m), {
-          ...{ over: "expert", topK: k!, preset: "olmoe" },
+          over: "expert",
+          topK: k!,
+          preset: "olmoe",
           ...options,
           ...noise ? { noise: m.input("noise", "token expert") } : {},
           ...bias ? { bias: m.input("bias", "expert") } : {},

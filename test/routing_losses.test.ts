@@ -48,7 +48,9 @@ function lossesOf(preset: RoutingPreset, topK: number): Case {
       const z = zLoss(logits, { over });
       return {
         y: combine(dot(inner, down, "ffn"), routing),
-        ...{ balanced, z, both: add(balanced, z) },
+        balanced,
+        z,
+        both: add(balanced, z),
         masked: balancingLoss(logits, routing, { over, mask }),
         zMasked: zLoss(logits, { over, mask }),
         importance: importanceLoss(scores, { over }),
@@ -77,12 +79,17 @@ holds("losses by sequence", {
   model: model({ sequence: 6, token: 7, expert: 4 }, (m) => {
     const logits = m.input("logits", "sequence token expert");
     const routing = route(logits, {
-      ...{ over, topK: 1, preset: "switch.top1", group: "sequence" },
+      over,
+      topK: 1,
+      preset: "switch.top1",
+      group: "sequence",
       capacity: { slots: 2 },
     });
     const each = balancingLoss(logits, routing, { over, per: "sequence" });
     return {
-      ...{ each, average: mean(each, "sequence"), slot: routing.slot },
+      each,
+      average: mean(each, "sequence"),
+      slot: routing.slot,
       z: zLoss(logits, { over, per: "sequence" }),
     };
   }),
@@ -106,7 +113,8 @@ function packed(preset: "deepspeed.top2" | "deepseekV3"): Case & {
       const per = { over, per: "sequence", group } as const;
       const each = balancingLoss(logits, routing, per);
       return {
-        ...{ each, loss: mean(each, "sequence") },
+        each,
+        loss: mean(each, "sequence"),
         masked: balancingLoss(logits, routing, { ...per, mask }),
         z: zLoss(logits, per),
         importance: importanceLoss(softmax(logits, over), per),

@@ -34,14 +34,20 @@ type Options = Partial<
 /** A layer of experts behind a router. */
 function layer(topK: number, options: (m: Net) => Options): Model {
   const axes = {
-    ...{ token: upTo(BOUND), embed: 6, ffn: 4, expert: EXPERTS },
-    ...{ choice: topK, vocab: 9 },
+    token: upTo(BOUND),
+    embed: 6,
+    ffn: 4,
+    expert: EXPERTS,
+    choice: topK,
+    vocab: 9,
   };
   return model(axes, (m) => {
     const x = m.input("x", "token embed");
     const logits = dot(x, m.param("router", "expert embed"), "embed");
     const routing = route(logits, {
-      ...{ over: "expert", topK, preset: "olmoe" },
+      over: "expert",
+      topK,
+      preset: "olmoe",
       ...options(m),
     });
     const up = m.param("up.{expert}", "expert ffn embed");
@@ -50,7 +56,11 @@ function layer(topK: number, options: (m: Net) => Options): Model {
     const { index, weight, chosen, first, kept } = routing;
     return {
       y: combine(dot(inner, down, "ffn"), routing),
-      ...{ index, weight, chosen, first, kept },
+      index,
+      weight,
+      chosen,
+      first,
+      kept,
     };
   });
 }

@@ -40,15 +40,20 @@ function routerModel(
 ): Case["model"] {
   const axes = {
     ...leading ? { group: leading } : {},
-    ...{ token: upTo(Math.max(1, tokens)), expert: experts },
+    token: upTo(Math.max(1, tokens)),
+    expert: experts,
     choice: choices.topK,
   };
   return model(axes, (m) => {
     const names = leading ? "group token" : "token";
     const of = {
-      ...{ group: names, mask: names, bias: "expert" },
-      ...{ noise: `${names} expert`, random: `${names} expert` },
-      ...{ choices: `${names} choice`, weights: `${names} choice` },
+      group: names,
+      mask: names,
+      bias: "expert",
+      noise: `${names} expert`,
+      random: `${names} expert`,
+      choices: `${names} choice`,
+      weights: `${names} choice`,
     };
     const whole = ["group", "mask", "choices"];
     const given = operands.map((name) => [
@@ -58,7 +63,8 @@ function routerModel(
       }),
     ]);
     const options = {
-      ...{ over: "expert", ...choices },
+      over: "expert",
+      ...choices,
       ...leading ? { group: "group" } : {},
       ...Object.fromEntries(given),
     } as RouteOptions<string, string, RoutingPreset, "slot", "choice">;
@@ -67,7 +73,11 @@ function routerModel(
     const { index, weight, chosen, first, kept } = routing;
     const slots = "capacity" in choices && choices.capacity !== "dropless";
     return {
-      ...{ index, weight, chosen, first, kept },
+      index,
+      weight,
+      chosen,
+      first,
+      kept,
       ...slots && "slot" in routing ? { slot: routing.slot } : {},
     };
   });
@@ -210,7 +220,8 @@ async function hold(
   const check = async (router: Router) => {
     const calls: Inputs = [inputsOf(router)];
     const of: Case = {
-      ...{ model: routerModel(router), calls },
+      model: routerModel(router),
+      calls,
       lengths: { token: router.tokens },
     };
     fc.pre(router.coarse || await isClear(of, calls));

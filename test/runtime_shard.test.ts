@@ -40,11 +40,15 @@ t.test("assignAxes() sends items where those are that they number", (t) => {
     mesh: [{ name: "ep", size: 2 }],
     axes: {
       row: {
-        ...{ size: 4, dynamic: true, over: ["ep"] },
+        size: 4,
+        dynamic: true,
+        over: ["ep"],
         assignment: { by: "items", input: "rows", of: "token" },
       },
       token: {
-        ...{ size: 8, dynamic: true, over: ["ep"] },
+        size: 8,
+        dynamic: true,
+        over: ["ep"],
         assignment: { by: "sequence", input: "sequence" },
       },
     },
@@ -74,7 +78,10 @@ t.test("tokens follow the table of their sequences, in every run anew", (t) => {
       sequence: { size: 3 },
       "sequence/ep": { size: 3, of: "sequence", over: ["ep"], table: "cyclic" },
       "token/ep": {
-        ...{ size: 4, dynamic: true, of: "token", over: ["ep"] },
+        size: 4,
+        dynamic: true,
+        of: "token",
+        over: ["ep"],
         assignment: { by: "items", input: "sequence", of: "sequence/ep" },
       },
     },

@@ -88,7 +88,9 @@ t.test("loadWeights() gives the same bytes for any pieces", async (t) => {
         };
         const axis = sliced === null ? {} : {
           [names[sliced]!]: {
-            ...{ size: sizes[sliced]!, over: [], table: [taken[sliced]!] },
+            size: sizes[sliced]!,
+            over: [],
+            table: [taken[sliced]!],
           },
         };
         const plan = {
@@ -237,8 +239,13 @@ for (
       allocations: [{ bytes }],
       buffers: {
         w: {
-          ...{ name: "w", kind: "weight", dtype: "bf16", bytes },
-          ...{ allocation: 0, offset: 0, ...given },
+          name: "w",
+          kind: "weight",
+          dtype: "bf16",
+          bytes,
+          allocation: 0,
+          offset: 0,
+          ...given,
           axes: order.map((axis) => ({
             axis,
             size: perRank([0, 1].map((rank) => held(axis, rank))),
@@ -246,8 +253,12 @@ for (
         },
       },
       weights: [{
-        ...{ buffer: "w", source: stack ? "w{e}" : "w", stored: "bf16" },
-        ...{ axes: source, shape, ...stack ? { stack: "e" } : {} },
+        buffer: "w",
+        source: stack ? "w{e}" : "w",
+        stored: "bf16",
+        axes: source,
+        shape,
+        ...stack ? { stack: "e" } : {},
       }],
     } as unknown as Plan;
     const tensors = new Map(
@@ -255,10 +266,15 @@ for (
         const file = CONTENTS.get(descriptor)!;
         const offset = 8 * descriptor;
         const entry = {
-          ...{ name, dtype: "BF16", shape, offset },
+          name,
+          dtype: "BF16",
+          shape,
+          offset,
           bytes: 2 * shape.reduce((n, size) => n * size),
           source: {
-            ...{ name, size: file.length, descriptor },
+            name,
+            size: file.length,
+            descriptor,
             read: (from: number, length: number) =>
               Promise.resolve(file.subarray(from, from + length)),
           },

@@ -19,10 +19,13 @@ const GRANITE = path.join(CONFIGS, "granite-3.0-1b-a400m.json");
 
 /** Four devices of one host. */
 const NODE: Machine = {
-  ...{ version: 1, name: "node" },
+  version: 1,
+  name: "node",
   devices: {
     d: {
-      ...{ multiplyAdds: 1e14, operations: 1e14, bandwidth: 1e12 },
+      multiplyAdds: 1e14,
+      operations: 1e14,
+      bandwidth: 1e12,
       launch: 1e-6,
     },
   },
@@ -34,11 +37,15 @@ const NODE: Machine = {
 function machineFile(t: Test, link: MachineLink, memory: number): string {
   const file = path.join(temporaryFolder(t), "machine.json");
   const machine: Machine = {
-    ...{ version: 1, name: "two devices" },
+    version: 1,
+    name: "two devices",
     devices: {
       d: {
-        ...{ multiplyAdds: 1e18, operations: 1e18, bandwidth: 1e11 },
-        ...{ launch: 1e-6, memory },
+        multiplyAdds: 1e18,
+        operations: 1e18,
+        bandwidth: 1e11,
+        launch: 1e-6,
+        memory,
         limits: {
           maxBufferSize: 2 ** 40,
           maxStorageBufferBindingSize: 2 ** 40,
@@ -240,14 +247,20 @@ t.test("bytes of a step of training by kinds of layers are those of all layers",
   const mesh = [{ name: "dp", size: 2 }, { name: "ep", size: 2 }];
   const bounds = { maxTokens: 256, maxSequences: 4, maxContext: 64 };
   const how = {
-    ...{ mesh, bounds, limits: {}, recompute: true },
+    mesh,
+    bounds,
+    limits: {},
+    recompute: true,
     zero: 1 as const,
   };
   const made = await compileTrainingStandIns(target, {
-    ...{ ...how, machine: undefined },
+    ...how,
+    machine: undefined,
   });
   const whole = await planTraining(file, nodeFiles(), {
-    ...{ ...how, dtype: "bf16", overLimits: true },
+    ...how,
+    dtype: "bf16",
+    overLimits: true,
   });
   const [all] = planSummary(whole).ranks;
   const ratio = (of: "weights" | "state" | "total") =>

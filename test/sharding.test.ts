@@ -59,7 +59,9 @@ sameBits("experts over ranks that hold the same tokens", {
   model: model({ token, embed: 4, expert: 4 }, (m) => {
     const x = m.input("x", "token embed");
     const routing = route(m.input("logits", "token expert"), {
-      ...{ over: "expert", topK: 2, preset: "mixtral" },
+      over: "expert",
+      topK: 2,
+      preset: "mixtral",
     });
     const w = m.param("w", "expert embed");
     return { y: add(x, combine(mul(dispatch(x, routing), w), routing)) };
@@ -77,7 +79,9 @@ sameBits("a parameter of experts that a router shares", {
     const x = m.input("x", "token embed");
     const w = m.param("w", "expert embed");
     const routing = route(dot(x, w, "embed"), {
-      ...{ over: "expert", topK: 2, preset: "mixtral" },
+      over: "expert",
+      topK: 2,
+      preset: "mixtral",
     });
     return { y: combine(mul(dispatch(x, routing), w), routing) };
   }),
@@ -115,9 +119,16 @@ function block(
   const dim = 8;
   return model({
     token,
-    ...{ vocab: 16, embed: 32, head: heads, kvHead: kvHeads, dim, ffn: 64 },
-    ...{ query: heads * dim, keyValue: kvHeads * dim },
-    ...{ sequence: 2, context: 8 },
+    vocab: 16,
+    embed: 32,
+    head: heads,
+    kvHead: kvHeads,
+    dim,
+    ffn: 64,
+    query: heads * dim,
+    keyValue: kvHeads * dim,
+    sequence: 2,
+    context: 8,
   }, (m) => {
     const table = m.param("table", "vocab embed");
     const ids = m.input("ids", "token", { dtype: "i32" });
@@ -191,7 +202,9 @@ compileRefused(
 );
 
 sameBits("caches where their sequences are", {
-  ...{ model: block(4, 2), calls, tolerance: 1e-5 },
+  model: block(4, 2),
+  calls,
+  tolerance: 1e-5,
 }, [
   { mesh: { a: 2 }, place: { sequence: "a" } },
   { mesh: { a: 4 }, place: { token: "a" } },
@@ -200,9 +213,10 @@ sameBits("caches where their sequences are", {
 
 sameBits("caches that an output has", {
   model: block(4, 2, (keys) => ({ seen: map((x) => x + 1, keys) })),
-  ...{ calls, tolerance: 1e-5 },
+  calls,
+  tolerance: 1e-5,
 }, [{ mesh: { a: 2 }, place: { token: "a" } }, {
-  ...{ mesh: { a: 2 } },
+  mesh: { a: 2 },
   place: { sequence: { over: "a", table: [[1], [0]] } },
 }]);
 

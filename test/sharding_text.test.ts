@@ -32,7 +32,9 @@ const layer = model(
     const h = add(x, dot(mul(up, up), m.param("down", "embed ffn"), "ffn"));
     const logits = dot(h, m.param("router", "expert embed"), "embed");
     const routing = route(logits, {
-      ...{ over: "expert", topK: 2, preset: "mixtral" },
+      over: "expert",
+      topK: 2,
+      preset: "mixtral",
     });
     const w = m.param("w", "expert embed");
     return { y: add(h, combine(mul(dispatch(h, routing), w), routing)) };

@@ -33,7 +33,10 @@ import { sum } from "../spec/sum.ts";
 
 /** A device for which nothing takes time but what is said. */
 const FREE: MachineDevice = {
-  ...{ multiplyAdds: 1e30, operations: 1e30, bandwidth: 1e30, launch: 0 },
+  multiplyAdds: 1e30,
+  operations: 1e30,
+  bandwidth: 1e30,
+  launch: 0,
 };
 
 /** Devices of one rank on one host. */
@@ -42,7 +45,8 @@ function machineOf(
   rest: Partial<Machine> = {},
 ): Machine {
   return {
-    ...{ version: 1, name: "made up" },
+    version: 1,
+    name: "made up",
     devices: { d: { ...FREE, ...device } },
     hosts: [{ devices: [{ kind: "d", count: 4 }] }],
     links: { sameHost: { latency: 0, bandwidth: 1e30, per: "rank" } },
@@ -133,7 +137,9 @@ t.test("of gathered tokens, ranks compute the rows of their own experts", async 
   const at = async (dispatcher: "allToAll" | "allGather") =>
     simulate(
       await compile(layer, {
-        ...{ mesh: { ep: 4 }, dispatcher, numerics: "fast" },
+        mesh: { ep: 4 },
+        dispatcher,
+        numerics: "fast",
       }),
       machineOf({ multiplyAdds: 1e9 }),
       { tokens: 64, experts: { kind: "zipf", exponent: 2 } },
@@ -178,7 +184,10 @@ t.test("expert loads", (t) => {
 
 /** DeepSeek-V3's settings in DeepEP's tables: FP8 rows with a scale per 128 elements one way, BF16 rows back. */
 const DEEPEP = {
-  ...{ hidden: 7168, experts: 256, topK: 8, ranksPerNode: 8 },
+  hidden: 7168,
+  experts: 256,
+  topK: 8,
+  ranksPerNode: 8,
   bytes: { dispatch: 7168 + 4 * 7168 / 128, combine: 2 * 7168 },
 };
 
@@ -280,8 +289,11 @@ t.test("DeepSeek's published deployment on H800, tokens a second of a node", asy
   const rate = 0.7 * 1979e12 / 2;
   const machine: Machine = {
     ...machineOf({
-      ...{ multiplyAdds: rate, operations: 4 * rate, parallel: 1056 },
-      ...{ bandwidth: 0.9 * 3.35e12, launch: 2e-6 },
+      multiplyAdds: rate,
+      operations: 4 * rate,
+      parallel: 1056,
+      bandwidth: 0.9 * 3.35e12,
+      launch: 2e-6,
     }),
     hosts: [{ count: 18, devices: [{ kind: "d", count: 8 }] }],
     links: {
@@ -297,12 +309,22 @@ t.test("DeepSeek's published deployment on H800, tokens a second of a node", asy
   const stages = [
     // 73.7k tokens came in, and 56.3 % of those were found in a cache.
     {
-      ...{ name: "prefill", ranks: 32, tokens: 4096, sequences: 1, past: 0 },
-      ...{ deduplicate: true, published: 73_700 * (1 - 0.563) },
+      name: "prefill",
+      ranks: 32,
+      tokens: 4096,
+      sequences: 1,
+      past: 0,
+      deduplicate: true,
+      published: 73_700 * (1 - 0.563),
     },
     {
-      ...{ name: "decode", ranks: 144, tokens: 128, sequences: 128 },
-      ...{ past: 4989, deduplicate: false, published: 14_800 },
+      name: "decode",
+      ranks: 144,
+      tokens: 128,
+      sequences: 128,
+      past: 4989,
+      deduplicate: false,
+      published: 14_800,
     },
   ];
   for (const { name, ranks, published, deduplicate, ...each } of stages) {
@@ -315,7 +337,10 @@ t.test("DeepSeek's published deployment on H800, tokens a second of a node", asy
       { kind: "configuration", configuration },
       nodeFiles(),
       {
-        ...{ machine, deduplicate, chunks: 2, next: {} },
+        machine,
+        deduplicate,
+        chunks: 2,
+        next: {},
         mesh: [{ name: "ep", size: ranks }],
         bounds: {
           maxTokens: workload.tokens,
@@ -339,7 +364,9 @@ t.test("what goes along with a multiply-add of a matmul follows from the tile", 
   const load = (_: string, i: number) => i === 0 ? 1e6 : i % 3 === 0 ? rows : 0;
   for (const computer of ["cpu", "native", "gpu", "software"] as const) {
     const { kernels } = await compile(expertLayer(FFN.tokens), {
-      ...{ mesh: {}, limits: CPU_LIMITS, tuning: TUNING[computer] },
+      mesh: {},
+      limits: CPU_LIMITS,
+      tuning: TUNING[computer],
     });
     const grouped = Object.entries(kernels)
       .filter(([name]) => name.startsWith("grouped_matmul"));

@@ -108,7 +108,8 @@ t.test("of axes that are longer than memory no list is made", async (t) => {
   const plan = await goodPlan("layer", { ep: 2 });
   const long = { size: 1e15, of: "long", over: ["ep"] };
   const axes = {
-    ...{ ...plan.axes, long: { size: 1e15 } },
+    ...plan.axes,
+    long: { size: 1e15 },
     "long/block": { ...long, table: "block" as const },
     "long/cyclic": { ...long, table: "cyclic" as const },
   };

@@ -73,7 +73,8 @@ function layer(
       const x = m.input("x", "token embed");
       const logits = dot(x, m.param("router", "expert embed"), "embed");
       const routing = route(logits, {
-        ...{ over: "expert", ...router },
+        over: "expert",
+        ...router,
         ...capacity === undefined ? {} : { capacity },
       });
       const rows = cast(dispatch(x, routing), dtype);
@@ -185,7 +186,11 @@ t.test("fast numerics: rows are added up before they return", async (t) => {
       async ({ router, mesh, chunks, dispatcher, ...rest }) => {
         const made = layer(router, rest);
         const options = {
-          ...{ ...mesh, chunks, deduplicate: true, check: true, dispatcher },
+          ...mesh,
+          chunks,
+          deduplicate: true,
+          check: true,
+          dispatcher,
           numerics: "fast" as const,
         };
         const plan = await compiled(made, options);
@@ -234,7 +239,9 @@ t.test("fast numerics: rows are added up before they return", async (t) => {
 
 t.test("tokens are gathered over the mesh axes of their experts only", async (t) => {
   const made = layer(ROUTERS[0], {
-    ...{ capacity: undefined, dtype: "f32", tokens: 40 },
+    capacity: undefined,
+    dtype: "f32",
+    tokens: 40,
   });
   const gather = { dispatcher: "allGather", numerics: "fast" } as const;
   const wanted = digest(await runCase(made, "cpu"));
@@ -254,7 +261,9 @@ t.test("tokens are gathered over the mesh axes of their experts only", async (t)
     t.strictSame(
       bytes,
       {
-        ...{ counts: 0, dispatch: 0, combine: 0 },
+        counts: 0,
+        dispatch: 0,
+        combine: 0,
         // Each token once to the other rank of its group, with its choices; along tp, sums of half of its tokens.
         gather: 40 * words * 4 * copies + (copies - 1) * sums,
         // Of each token, terms of all other ranks of its group, each of a part of the tokens.
@@ -273,7 +282,10 @@ t.test("weights of experts are gathered as they are stored, and no row is sent",
   };
   for (const stored of ["f32", "bf16"] as const) {
     const made = layer(ROUTERS[1], {
-      ...{ capacity: undefined, dtype: "f32", tokens: 40, stored },
+      capacity: undefined,
+      dtype: "f32",
+      tokens: 40,
+      stored,
     });
     const wanted = digest(await runCase(made, "cpu"));
     const { results, bytes } = await statisticsOf(made, {
@@ -283,12 +295,16 @@ t.test("weights of experts are gathered as they are stored, and no row is sent",
     t.equal(results, wanted);
     // Half of them to the other rank of the group, by each of four ranks.
     t.strictSame(bytes, {
-      ...{ counts: 0, dispatch: 0, combine: 0, gather: 0 },
+      counts: 0,
+      dispatch: 0,
+      combine: 0,
+      gather: 0,
       reduce: 4 * bytesOf[stored] / 2,
     });
     // Two scales of 16 bits on a rank have room for four, which are not gathered.
     const apart = await statisticsOf(made, {
-      ...{ mesh: { ep: 4 }, dispatcher: "gatherWeights" },
+      mesh: { ep: 4 },
+      dispatcher: "gatherWeights",
     });
     t.equal(apart.results, wanted);
   }
@@ -308,7 +324,9 @@ t.test("training by every dispatcher", async (t) => {
 
 t.test("no token is sent twice where experts are over ep and tp", async (t) => {
   const made = layer(ROUTERS[1], {
-    ...{ capacity: undefined, dtype: "f32", tokens: 40 },
+    capacity: undefined,
+    dtype: "f32",
+    tokens: 40,
   });
   const bytes = async (options: CompileOptions) => {
     const { results, bytes } = await statisticsOf(made, options);

@@ -57,11 +57,14 @@ async function reload(
   const { batch, length, optimizer, dtype } = saved.settings;
   const plan = await compileTraining(
     publishedModel(await tinyConfig()).build({
-      ...{ maxTokens: batch! * length!, maxSequences: batch! },
-      ...{ maxContext: length!, training: { auxiliary: 0.01 } },
+      maxTokens: batch! * length!,
+      maxSequences: batch!,
+      maxContext: length!,
+      training: { auxiliary: 0.01 },
     }),
     {
-      ...{ loss: "loss", optimizer },
+      loss: "loss",
+      optimizer,
       ...dtype === undefined ? {} : { dtype },
       mesh: Object.fromEntries(
         meshOf(mesh).map(({ name, size }) => [name, size]),
@@ -76,10 +79,15 @@ async function reload(
     async (tensors) => {
       const session = await createSession(plan, {
         devices: ranks.map(() => device),
-        ...{ tensors, verify: assertLegal },
+        tensors,
+        verify: assertLegal,
       });
       const opened = {
-        ...{ plan, session, ranks, rank: 0, optimizer },
+        plan,
+        session,
+        ranks,
+        rank: 0,
+        optimizer,
         gatherTexts: (text: string) => Promise.resolve([text]),
       };
       try {
@@ -88,7 +96,10 @@ async function reload(
         const { step, position, text, settings } = saved;
         await files.makeFolder(out);
         await saveTraining(out, files, opened, {
-          ...{ step, position, text, settings },
+          step,
+          position,
+          text,
+          settings,
         });
       } finally {
         session.close();
@@ -175,7 +186,9 @@ t.test("weights in 16 bits and their masters on other meshes", async (t) => {
   const folder = temporaryFolder(t);
   const out = path.join(folder, "out");
   const options = tinyOptions("dp=2,ep=2", 2, {
-    ...{ out, dtype: "bf16", zero: 1 },
+    out,
+    dtype: "bf16",
+    zero: 1,
   });
   await steps(model, options);
   const { shards: _, ...wanted } = await readOnDisk(out);
@@ -222,7 +235,12 @@ t.test("killed at any moment, a training leaves a checkpoint", async (t) => {
     const child = spawn(process.execPath, [
       ...startedProgram("test/helpers/train_child.ts"),
       JSON.stringify({
-        ...{ model, text: TEXT, out, mesh: "ep=2", steps: 1e6, resume },
+        model,
+        text: TEXT,
+        out,
+        mesh: "ep=2",
+        steps: 1e6,
+        resume,
         ...inside ? { killAt } : {},
       }),
     ], { stdio: ["ignore", "pipe", "inherit"] });
@@ -323,6 +341,8 @@ t.test("batches of one step have the gradient of all their labels together", asy
   }
   const { step, position, settings } = await readTraining(out, files);
   t.match({ step, position, settings }, {
-    ...{ step: 3, position: 12, settings: { accumulate: 2, batch: 2 } },
+    step: 3,
+    position: 12,
+    settings: { accumulate: 2, batch: 2 },
   });
 });

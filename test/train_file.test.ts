@@ -94,7 +94,10 @@ t.test("the same through the engine", async (t) => {
         { ...training, mesh, validation, validationBatches: 2 },
         nodeFiles(),
         {
-          ...{ steps: 3, sharing: "shared", adapter: "cpu", validateEvery: 2 },
+          steps: 3,
+          sharing: "shared",
+          adapter: "cpu",
+          validateEvery: 2,
           now: () => performance.now(),
         },
       )
@@ -121,15 +124,19 @@ t.test("the same through the engine", async (t) => {
 
 t.test("plots of a training", (t) => {
   const records = Array.from({ length: 500 }, (_, i): StepRecord => ({
-    ...{ step: i + 1, loss: 6 - i / 250, ceLoss: 6 - i / 250, auxLoss: 1 },
+    step: i + 1,
+    loss: 6 - i / 250,
+    ceLoss: 6 - i / 250,
+    auxLoss: 1,
     validationLoss: i % 100 === 99 ? 5 : null,
-    ...{ learningRate: 1, gradientNorm: 1, tokens: 1, tokensPerSecond: 1 },
-    ...{
-      expertLoad: [[0.5, 0.5], [1, 0]],
-      sentBytes: 0,
-      memoryBytes: 0,
-      saved: false,
-    },
+    learningRate: 1,
+    gradientNorm: 1,
+    tokens: 1,
+    tokensPerSecond: 1,
+    expertLoad: [[0.5, 0.5], [1, 0]],
+    sentBytes: 0,
+    memoryBytes: 0,
+    saved: false,
   }));
   const curve = lossCurve(records);
   t.match(curve, /^<svg .*<\/svg>\n$/s);
@@ -162,10 +169,17 @@ t.test("plots of a training", (t) => {
 t.test("experts balanced by layer, or all layers together", (t) => {
   const config = {
     architectures: ["OlmoeForCausalLM"],
-    ...{ vocab_size: 32, hidden_size: 16, intermediate_size: 8 },
-    ...{ num_hidden_layers: 3, num_experts: 4, num_experts_per_tok: 2 },
-    ...{ num_attention_heads: 2, num_key_value_heads: 2, rms_norm_eps: 1e-5 },
-    ...{ max_position_embeddings: 64, tie_word_embeddings: true },
+    vocab_size: 32,
+    hidden_size: 16,
+    intermediate_size: 8,
+    num_hidden_layers: 3,
+    num_experts: 4,
+    num_experts_per_tok: 2,
+    num_attention_heads: 2,
+    num_key_value_heads: 2,
+    rms_norm_eps: 1e-5,
+    max_position_embeddings: 64,
+    tie_word_embeddings: true,
   };
   const [tokens, experts, layers] = [24, 4, 3];
   const row = (of: (i: number) => number) =>
@@ -173,7 +187,9 @@ t.test("experts balanced by layer, or all layers together", (t) => {
   const lossesOf = (balance: "layer" | "together") => {
     const graph = trace(
       publishedModel(config).build({
-        ...{ maxTokens: tokens, maxSequences: 1, maxContext: tokens },
+        maxTokens: tokens,
+        maxSequences: 1,
+        maxContext: tokens,
         training: { auxiliary: 0.5, balance },
       }),
     );

@@ -55,7 +55,8 @@ t.test("a folder has one training at a time", async (t) => {
   t.strictSame(
     await switchyard(training(out, out, ["--resume", "--steps", "9"])),
     {
-      ...{ code: 1, out: "" },
+      code: 1,
+      out: "",
       err:
         `Cannot train into '${out}': another training does, process ${child.pid} on ${hostname()}, since ${since}. Wait until it ends, or give another folder\n`,
     },
@@ -93,7 +94,8 @@ t.test("a lock of another host, or of nobody known, stands", async (t) => {
     t.strictSame(
       await switchyard(training(model, out, [...BEGIN, "--steps", "1"])),
       {
-        ...{ code: 1, out: "" },
+        code: 1,
+        out: "",
         err:
           `Cannot train into '${out}': another training does, ${owner}. Wait until it ends, or remove '${lock}' if it has\n`,
       },

@@ -232,8 +232,14 @@ t.test("killed while it writes", async (t) => {
     const child = spawn(process.execPath, [
       ...startedProgram("test/helpers/train_child.ts"),
       JSON.stringify({
-        ...{ model: tiny, text: TEXT, out, mesh: "ep=2", steps: 1e6 },
-        ...{ resume, killAt, more },
+        model: tiny,
+        text: TEXT,
+        out,
+        mesh: "ep=2",
+        steps: 1e6,
+        resume,
+        killAt,
+        more,
       }),
     ], { stdio: ["ignore", "ignore", "inherit"] });
     const [, signal] = await once(child, "exit") as [unknown, string | null];
@@ -318,14 +324,20 @@ async function trained(
   const out = path.join(temporaryFolder(t), "out");
   const { rate, optimizer, dtype } = how;
   const training = train(line, {
-    ...{ optimizer, dtype, schedule: { rate }, deviation: 0.5 },
+    optimizer,
+    dtype,
+    schedule: { rate },
+    deviation: 0.5,
     data: () => ({
       x: tensor([ROWS, INPUTS], X),
       wanted: tensor([ROWS, OUTPUTS], WANTED),
     }),
   });
   const run = runTraining(training, files, {
-    ...{ steps: count, out, sharing: "shared", adapter: "cpu" },
+    steps: count,
+    out,
+    sharing: "shared",
+    adapter: "cpu",
     now: () => 0,
   });
   for await (const { step } of run) t.ok(step > 0);
@@ -355,7 +367,9 @@ t.test("what 16 bits lose adds up in the master", async (t) => {
   const saved = await trained(t, 300, how);
   const start = [...masterOf(first, "w")];
   const alone = byHand(start, 300, {
-    ...{ rate: how.rate, stored: "bf16", masters: false },
+    rate: how.rate,
+    stored: "bf16",
+    masters: false,
   });
   const values = halves("bf16");
   const value = (bits: number) =>
@@ -385,14 +399,20 @@ t.test("one step, to the last bit", async (t) => {
   const out = path.join(temporaryFolder(t), "out");
   const rate = 2 ** -12;
   const training = train(ones, {
-    ...{ optimizer: sgd({ momentum: 0 }), dtype: "bf16", schedule: { rate } },
+    optimizer: sgd({ momentum: 0 }),
+    dtype: "bf16",
+    schedule: { rate },
     data: () => ({ x: tensor([2, 3], [1, 1, 1, 1, 1, 1]) }),
   });
   const found: number[][] = [];
   for (let count = 1; count <= 10; count++) {
     const run = runTraining(training, files, {
-      ...{ steps: count, out, resume: count > 1 },
-      ...{ sharing: "shared", adapter: "cpu", now: () => 0 },
+      steps: count,
+      out,
+      resume: count > 1,
+      sharing: "shared",
+      adapter: "cpu",
+      now: () => 0,
     });
     for await (const { step } of run) t.equal(step, count);
     const saved = await readOnDisk(out);
@@ -408,8 +428,12 @@ t.test("memory is what the plan says", async (t) => {
   const optimizer = adamw();
   for (const zero of [0, 1] as const) {
     const plan = await compileTraining(layer("mixtral", 2), {
-      ...{ loss: "loss", optimizer, clipNorm: 1, dtype: "bf16" },
-      ...{ mesh: { dp: 2, ep: 2 }, zero },
+      loss: "loss",
+      optimizer,
+      clipNorm: 1,
+      dtype: "bf16",
+      mesh: { dp: 2, ep: 2 },
+      zero,
     });
     t.same(verifyPlan(plan), []);
     const bytesOf = (name: string) =>
@@ -432,14 +456,16 @@ t.test("memory is what the plan says", async (t) => {
         Array.from({ length: stack === undefined ? 1 : 8 }, (_, i) => [
           source.replace("{expert}", String(i)),
           {
-            ...{ dtype: "bf16" as const, shape },
+            dtype: "bf16" as const,
+            shape,
             data: new Uint16Array(shape.reduce((n, size) => n * size, 1)),
           },
         ])
       ),
     );
     const session = await createSession(plan, {
-      ...{ devices: Array(4).fill(device), statistics: true },
+      devices: Array(4).fill(device),
+      statistics: true,
       tensors: tensorsInMemory(zeros, "zeros"),
     });
     for (const { rank, peakBytes } of session.statistics().ranks) {
@@ -473,7 +499,9 @@ t.test("the plan of a step says it", async (t) => {
 
 t.test("weights that 16 bits have no number for", async (t) => {
   const training = train(line, {
-    ...{ optimizer: sgd(), dtype: "f16", schedule: { rate: 0 } },
+    optimizer: sgd(),
+    dtype: "f16",
+    schedule: { rate: 0 },
     deviation: 1e6,
     data: () => ({
       x: tensor([ROWS, INPUTS], X),
@@ -481,7 +509,10 @@ t.test("weights that 16 bits have no number for", async (t) => {
     }),
   });
   const run = runTraining(training, files, {
-    ...{ steps: 1, sharing: "shared", adapter: "cpu", now: () => 0 },
+    steps: 1,
+    sharing: "shared",
+    adapter: "cpu",
+    now: () => 0,
   });
   await t.rejects(run.next(), {
     message:

@@ -38,7 +38,9 @@ async function steps(options: Partial<TrainStepOptions> = {}): Promise<Case> {
       await lowerScalars(graph),
     ),
     calls: CALLS.map((call, i) => ({
-      ...{ ...call, learning_rate: [0.1], step: [i + 1] },
+      ...call,
+      learning_rate: [0.1],
+      step: [i + 1],
     })),
   };
 }

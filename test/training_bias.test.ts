@@ -39,7 +39,9 @@ function layer(biased: boolean): Model {
     const x = m.input("x", "token embed");
     const logits = dot(x, m.param("router", "expert embed"), "embed");
     const routing = route(logits, {
-      ...{ over: "expert", topK: TOP, preset: "deepseekV3" },
+      over: "expert",
+      topK: TOP,
+      preset: "deepseekV3",
       ...biased ? { bias: m.param("bias", "expert") } : {},
     });
     const sent = dispatch(x, routing);
@@ -96,7 +98,8 @@ async function train(
   batches = 1,
 ): Promise<{ readonly biases: number[][]; readonly chosen: number[][] }> {
   const plan = await compileTraining(net, {
-    ...{ ...options, accumulate: batches > 1 },
+    ...options,
+    accumulate: batches > 1,
     ...more,
   });
   // It verifies the plan.
@@ -113,8 +116,10 @@ async function train(
       const program = last ? plan.programs[0]! : plan.programs[1]!;
       const all: { readonly [name: string]: HostTensor } = {
         x: batch(step * batches + i),
-        ...{ learning_rate: scalar(0.01), step: scalar(step) },
-        ...{ share: scalar(1 / batches), keep: scalar(i === 0 ? 0 : 1) },
+        learning_rate: scalar(0.01),
+        step: scalar(step),
+        share: scalar(1 / batches),
+        keep: scalar(i === 0 ? 0 : 1),
       };
       const given = Object.fromEntries(
         Object.entries(all).filter(([name]) => name in program.inputs),
@@ -181,11 +186,17 @@ t.test("the rate is saved, and stays", async (t) => {
   const files = nodeFiles();
   const run = async (biasUpdate: number, steps: number, resume: boolean) => {
     const training = declare(net, {
-      ...{ optimizer: options.optimizer, schedule: { rate: 0.01 } },
-      ...{ biasUpdate, data: (step) => ({ x: batch(step) }) },
+      optimizer: options.optimizer,
+      schedule: { rate: 0.01 },
+      biasUpdate,
+      data: (step) => ({ x: batch(step) }),
     });
     const metrics = runTraining(training, files, {
-      ...{ steps, out, resume, sharing: "shared", adapter: "cpu" },
+      steps,
+      out,
+      resume,
+      sharing: "shared",
+      adapter: "cpu",
       now: () => 0,
     });
     for await (const _ of metrics);

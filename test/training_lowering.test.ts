@@ -113,8 +113,14 @@ gradientsHold("what moves elements", {
 gradientsHold("attention, rotary positions and the loss of next tokens", {
   model: model(
     {
-      ...{ token: upTo(12), sequence: 2, context: 8, vocab: 9, embed: 6 },
-      ...{ head: 4, kvHead: 2, dim: 4 },
+      token: upTo(12),
+      sequence: 2,
+      context: 8,
+      vocab: 9,
+      embed: 6,
+      head: 4,
+      kvHead: 2,
+      dim: 4,
     },
     (m) => {
       const at = (name: string) => m.input(name, "token", token);
@@ -219,11 +225,17 @@ for (
 async function smallMixtral() {
   const small = publishedModel({
     ...readJson("mixtral-8e/config.json"),
-    ...{ hidden_size: 16, intermediate_size: 12, num_hidden_layers: 2 },
-    ...{ num_attention_heads: 2, num_key_value_heads: 1, vocab_size: 20 },
+    hidden_size: 16,
+    intermediate_size: 12,
+    num_hidden_layers: 2,
+    num_attention_heads: 2,
+    num_key_value_heads: 1,
+    vocab_size: 20,
     head_dim: 8,
   }).build({
-    ...{ maxTokens: 16, maxSequences: 3, maxContext: 8 },
+    maxTokens: 16,
+    maxSequences: 3,
+    maxContext: 8,
     training: { auxiliary: 0.02 },
   });
   const graph = trace(small);
@@ -234,7 +246,9 @@ async function smallMixtral() {
     labels: [7, 7, 1, 0, -100, 4, 4, 5, -100, -100],
   };
   const calls = [1, 2, 3].map((step) => ({
-    ...{ ...inputs, learning_rate: [0.01], step: [step] },
+    ...inputs,
+    learning_rate: [0.01],
+    step: [step],
   }));
   return { small, graph, calls, scalars: await lowerScalars(graph) };
 }

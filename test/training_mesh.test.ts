@@ -119,7 +119,8 @@ t.test("bytes of sums are those predicted, and the plan says them", async (t) =>
     calls: CALLS,
   };
   const { plan, ranks } = await countedRun(t, of, {
-    ...{ mesh: { dp: 2, ep: 2 }, sharing: "shared" },
+    mesh: { dp: 2, ep: 2 },
+    sharing: "shared",
   });
   const text = formatPlan(plan);
   t.match(text, /f32\[embed:6\]\{unreduced:dp\+ep\}/, "of all ranks");

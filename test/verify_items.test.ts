@@ -17,8 +17,12 @@ import type { Draft } from "./helpers/break_plan.ts";
 import { type Mistake, testRefused } from "./helpers/refused.ts";
 
 const sizes = {
-  ...{ token: upTo(8), row: upTo(3), head: 2, dim: 4 },
-  ...{ sequence: 3, context: 8 },
+  token: upTo(8),
+  row: upTo(3),
+  head: 2,
+  dim: 4,
+  sequence: 3,
+  context: 8,
 };
 
 /** The last tokens of sequences, whose tokens are assigned together. */
@@ -36,7 +40,8 @@ const picked = model(sizes, (m) => {
   return { last: embedding(y, rows, "token"), keys, values };
 });
 const plan: Plan = await compile(picked, {
-  ...{ mesh: { dp: 2 }, place: { token: "dp" } },
+  mesh: { dp: 2 },
+  place: { token: "dp" },
 });
 
 t.test("what the compiler makes is legal, also read back, and says where rows lie", (t) => {
@@ -62,7 +67,8 @@ t.test("rows that are computed are picked of all tokens", async (t) => {
     ),
   }));
   const plan = await compile(computed, {
-    ...{ mesh: { dp: 2 }, place: { token: "dp" } },
+    mesh: { dp: 2 },
+    place: { token: "dp" },
   });
   t.same(verifyPlan(plan), []);
   t.match(formatPlan(plan), /token\/dp dim\] -> f32\[token dim\]/);

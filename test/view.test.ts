@@ -125,12 +125,17 @@ t.test("only ranks of a group are joined", (t) => {
 
 t.test("the critical path is on the rank that others wait for", (t) => {
   const event = (rank: number, name: string, times: [number, number]) => ({
-    ...{ rank, name, role: "dense" as const },
-    ...{ start: times[0], duration: times[1] - times[0] },
+    rank,
+    name,
+    role: "dense" as const,
+    start: times[0],
+    duration: times[1] - times[0],
     exchange: name === "exchange" ? 1 : undefined,
   });
   const run = {
-    ...{ name: "a step", predicted: true, microseconds: 12 },
+    name: "a step",
+    predicted: true,
+    microseconds: 12,
     events: [
       event(0, "long", [0, 5]),
       event(0, "exchange", [5, 7]),
@@ -205,7 +210,8 @@ t.test("many ranks are bundles, one of which opens", (t) => {
 
 t.test("what a plan says cannot leave its text", (t) => {
   const svg = sceneSvg({
-    ...{ size: [1, 1], label: `"><script>` },
+    size: [1, 1],
+    label: `"><script>`,
     shapes: [{ kind: "text", at: [0, 0], text: "<a>\u0000&", link: `"x` }],
   });
   t.notMatch(svg, /<script|<a>|\0/);
@@ -234,8 +240,12 @@ t.test("the pictures of docs/ are what is drawn today", async (t) => {
 
 t.test("a run is followed by what its process says", (t) => {
   const step = (number: number, share: number): LiveStep => ({
-    ...{ step: number, loss: 1 / number, sentBytes: 0, memoryBytes: 0 },
-    ...{ gradientNorm: 1, tokensPerSecond: 1 },
+    step: number,
+    loss: 1 / number,
+    sentBytes: 0,
+    memoryBytes: 0,
+    gradientNorm: 1,
+    tokensPerSecond: 1,
     validationLoss: number % 1000 === 0 ? 2 / number : null,
     expertLoad: [[share, 1 - share]],
   });
@@ -269,8 +279,14 @@ t.test("a run that is watched keeps its state, not its events", async (t) => {
       { watch: true },
     );
     const one = {
-      ...{ step: 0, loss: 1, validationLoss: null, gradientNorm: 1 },
-      ...{ tokensPerSecond: 1, expertLoad, sentBytes: 0, memoryBytes: 0 },
+      step: 0,
+      loss: 1,
+      validationLoss: null,
+      gradientNorm: 1,
+      tokensPerSecond: 1,
+      expertLoad,
+      sentBytes: 0,
+      memoryBytes: 0,
     };
     for (let step = 1; step <= steps; step++) {
       watch.send("step", { ...one, step });
@@ -295,7 +311,13 @@ t.test("ranks of tokens are those that the program of their choices names", (t) 
   const name = "scores";
   const programs = [{ ...main!, name, outputs: {} }, main!];
   const run = (name: string, sourceRanks: string) => ({
-    ...{ name, cat: "program", ph: "X", pid: 0, tid: 0, ts: 0, dur: 1 },
+    name,
+    cat: "program",
+    ph: "X",
+    pid: 0,
+    tid: 0,
+    ts: 0,
+    dur: 1,
     args: { "rank of each token": sourceRanks },
   });
   const trace = [run(name, "3 3 3"), run("main", "0 2"), run("main", "1")];

@@ -73,7 +73,9 @@ async function drop(page: Page, file: string): Promise<void> {
   const client = await page.context().newCDPSession(page);
   for (const type of ["dragEnter", "dragOver", "drop"] as const) {
     await client.send("Input.dispatchDragEvent", {
-      ...{ type, x: 200, y: 200 },
+      type,
+      x: 200,
+      y: 200,
       data: { items: [], files: [file], dragOperationsMask: 1 },
     });
   }
@@ -196,11 +198,19 @@ t.test(
           { ...event, name: "main", tid: 0, ts: 1000, dur: 4000 },
           ...[0, 1, 2, 3].flatMap((rank) => [
             {
-              ...{ ...event, name: "map", tid: rank + 1, ts: 1500, dur: 1000 },
+              ...event,
+              name: "map",
+              tid: rank + 1,
+              ts: 1500,
+              dur: 1000,
               args: { kernel: "grouped_matmul_pair_128x192" },
             },
             {
-              ...{ ...event, name: "x", tid: rank + 1, ts: 2600, dur: 500 },
+              ...event,
+              name: "x",
+              tid: rank + 1,
+              ts: 2600,
+              dur: 500,
               args: { op: "combine", part: "exchange" },
             },
           ]),
@@ -318,11 +328,16 @@ t.test(
     writeFileSync(
       machine,
       JSON.stringify({
-        ...{ version: 1, name: "two devices" },
+        version: 1,
+        name: "two devices",
         devices: {
           d: {
-            ...{ multiplyAdds: 1e18, operations: 1e18, bandwidth: 1e11 },
-            ...{ launch: 1e-6, memory: 1.9e9, limits },
+            multiplyAdds: 1e18,
+            operations: 1e18,
+            bandwidth: 1e11,
+            launch: 1e-6,
+            memory: 1.9e9,
+            limits,
           },
         },
         hosts: [{ devices: [{ kind: "d", count: 2 }] }],

@@ -136,7 +136,8 @@ t.test("printWgsl() has invocations of a subgroup load rows for each other", (t)
   const row = (n: string) => load("x", add(local(n, "u32"), local("k", "u32")));
   const kernel = (by: Expr, workgroupSize = 8): Kernel =>
     kernelOf({
-      ...{ name: "rows", workgroupSize },
+      name: "rows",
+      workgroupSize,
       bindings: [reads("x"), writes("y")],
       body: [
         let_("p", mul(by, u32(3))),
@@ -254,7 +255,8 @@ for (const [what, { shared, body }] of Object.entries(ROWS)) {
     `printWgsl() has rows loaded where that is right: ${what}`,
     async (t, target) => {
       const kernel = kernelOf({
-        ...{ name: "rows", workgroupSize: 32 },
+        name: "rows",
+        workgroupSize: 32,
         bindings: [reads("x"), writes("y")],
         body: wgsl`
           let p = group.x * 3;
@@ -294,7 +296,9 @@ function product(
   } = {},
 ): Kernel {
   return matmul({
-    ...{ name: "matmul", k, segments },
+    name: "matmul",
+    k,
+    segments,
     columns: 6,
     tile,
     rows: lengthAt(0),
@@ -321,7 +325,11 @@ t.test("printWgsl() prints constants that read back as the same value", (t) => {
 t.test("printWgsl() prints no constant expressions, which WGSL refuses where they wrap", (t) => {
   const x = convert("u32", load("x", u32(0)));
   const plain = (fn: BinaryOp, a: Expr, b: Expr): Expr => ({
-    ...{ op: "binary", type: "u32", fn, a, b },
+    op: "binary",
+    type: "u32",
+    fn,
+    a,
+    b,
   });
   const word = (e: Expr) => printed(convert("f32", e)).slice(4, -1);
   t.equal(word(plain("shl", x, u32(40))), "u32(x[0u]) << 8u");

@@ -41,7 +41,8 @@ export function housePicture(view: PlanView): Scene {
   const cards = few
     ? classes.map((of, rank) => ({ of, rank, title: `rank ${rank}` }))
     : summary.ranks.slice(0, FEW).map((of) => ({
-      ...{ of, rank: of.first },
+      of,
+      rank: of.first,
       title: of.count === 1
         ? `rank ${of.first}`
         : of.count === plan.ranks
@@ -50,7 +51,8 @@ export function housePicture(view: PlanView): Scene {
     }));
   const shapes = cards.flatMap((card, i) =>
     cardShapes(view, {
-      ...{ ...card, max },
+      ...card,
+      max,
       at: [
         (i % COLUMNS) * (CARD[0] + GAP),
         Math.floor(i / COLUMNS) * (CARD[1] + GAP),
@@ -110,8 +112,11 @@ function cardShapes(
     // What hardly fills a device is still seen.
     const long = Math.max(1.5, inner * bytes[kind] / max);
     const bar: Shape = {
-      ...{ kind: "rect", at: [from, y + 34], size: [long, 14] },
-      ...{ ink: kind, title: `${name}: ${sizeText(bytes[kind])}` },
+      kind: "rect",
+      at: [from, y + 34],
+      size: [long, 14],
+      ink: kind,
+      title: `${name}: ${sizeText(bytes[kind])}`,
     };
     from += long;
     return [bar];
@@ -121,22 +126,28 @@ function cardShapes(
   const many = held > 8 || view.plan.ranks > FEW;
   return [
     {
-      ...{ kind: "rect", at: [x + 0.5, y + 0.5], ink: "card", radius: 9 },
-      ...{ size: [width - 1, height - 1] as const },
+      kind: "rect",
+      at: [x + 0.5, y + 0.5],
+      ink: "card",
+      radius: 9,
+      size: [width - 1, height - 1] as const,
       border: "line" as const,
       title: placeText(view.plan, rank),
     },
     {
-      ...{ kind: "text", at: [x + 13, y + 24], text: title, size: 13.5 },
+      kind: "text",
+      at: [x + 13, y + 24],
+      text: title,
+      size: 13.5,
       bold: true,
     },
     {
       // Beside a long title there is no room.
-      ...{
-        kind: "text",
-        at: [x + width - 13, y + (title.length < 10 ? 24 : 70)],
-      },
-      ...{ anchor: "end", size: 12.5, ink: "soft" },
+      kind: "text",
+      at: [x + width - 13, y + (title.length < 10 ? 24 : 70)],
+      anchor: "end",
+      size: 12.5,
+      ink: "soft",
       text: limit === undefined
         ? sizeText(bytes.total)
         : `${sizeText(bytes.total)} of ${sizeText(limit)}${
@@ -144,13 +155,18 @@ function cardShapes(
         }`,
     },
     {
-      ...{ kind: "rect", at: [x + 13, y + 34], size: [inner, 14] },
-      ...{ ink: "line", radius: 2 },
+      kind: "rect",
+      at: [x + 13, y + 34],
+      size: [inner, 14],
+      ink: "line",
+      radius: 2,
     },
     ...bars,
     ...held === 0 ? [] : many || experts.length === 0
       ? [{
-        ...{ kind: "text" as const, at: [x + 13, y + 70] as const, size: 12 },
+        kind: "text" as const,
+        at: [x + 13, y + 70] as const,
+        size: 12,
         text: view.plan.ranks > FEW || experts.length === 0
           ? `${held} ${held === 1 ? "expert" : "experts"} of a layer`
           : `experts ${idsText(experts)}`,
@@ -165,12 +181,22 @@ function cardShapes(
 function chip(text: string, [x, y]: readonly [number, number]): Shape[] {
   return [
     {
-      ...{ kind: "rect", at: [x, y], size: [28, 19], ink: "card" },
-      ...{ border: "experts" as Ink, radius: 5, title: `expert ${text}` },
+      kind: "rect",
+      at: [x, y],
+      size: [28, 19],
+      ink: "card",
+      border: "experts" as Ink,
+      radius: 5,
+      title: `expert ${text}`,
     },
     {
-      ...{ kind: "text", at: [x + 14, y + 14], anchor: "middle", size: 12 },
-      ...{ text, bold: true, ink: "ink" },
+      kind: "text",
+      at: [x + 14, y + 14],
+      anchor: "middle",
+      size: 12,
+      text,
+      bold: true,
+      ink: "ink",
     },
   ];
 }
@@ -193,21 +219,31 @@ function gridShapes(
     const y = top + 22 + Math.floor(rank / columns) * size;
     const experts = expertsOn(plan, rank);
     return [{
-      ...{ kind: "rect", at: [x + 1, y + 1], size: [size - 2, size - 2] },
-      ...{ ink: "weights", radius: 3 },
+      kind: "rect",
+      at: [x + 1, y + 1],
+      size: [size - 2, size - 2],
+      ink: "weights",
+      radius: 3,
       opacity: Number((0.5 + 0.4 * of.bytes.total / max).toFixed(2)),
       title: `rank ${rank} (${placeText(plan, rank)})\n${
         sizeText(of.bytes.total)
       }${experts.length > 0 ? `\nexperts ${idsText(experts)}` : ""}`,
     }, {
-      ...{ kind: "text", at: [x + size / 2, y + size / 2 + 4], size: 10 },
-      ...{ anchor: "middle", text: `${rank}`, ink: "deep" },
+      kind: "text",
+      at: [x + size / 2, y + size / 2 + 4],
+      size: 10,
+      anchor: "middle",
+      text: `${rank}`,
+      ink: "deep",
     }];
   });
   return {
     shapes: [
       {
-        ...{ kind: "text", at: [0, top + 12], size: 12.5, ink: "soft" },
+        kind: "text",
+        at: [0, top + 12],
+        size: 12.5,
+        ink: "soft",
         text: `The mesh, ${
           meshText(summary)
         }, rank by rank: the fuller, the stronger the color`,

@@ -70,7 +70,12 @@ const MEAN_OF = 20;
 
 /** Before anything is known. */
 export const NOTHING: LiveState = {
-  ...{ losses: [], validations: [], texts: [], tokens: 0, ms: 0, ranks: [] },
+  losses: [],
+  validations: [],
+  texts: [],
+  tokens: 0,
+  ms: 0,
+  ranks: [],
 };
 
 type Followers = {

@@ -28,12 +28,18 @@ export function lossPicture(
     const loss = low + part * (high - low);
     return [
       {
-        ...{ kind: "path", ink: "line", width: 1 },
+        kind: "path",
+        ink: "line",
+        width: 1,
         d: `M${LEFT} ${y(loss).toFixed(1)} H${WIDTH - 16}`,
       },
       {
-        ...{ kind: "text", anchor: "end", size: 11, ink: "soft" },
-        ...{ at: [LEFT - 8, y(loss) + 4], text: loss.toFixed(3) },
+        kind: "text",
+        anchor: "end",
+        size: 11,
+        ink: "soft",
+        at: [LEFT - 8, y(loss) + 4],
+        text: loss.toFixed(3),
       },
     ];
   });
@@ -45,18 +51,26 @@ export function lossPicture(
     shapes: [
       ...marks,
       {
-        ...{ kind: "path", ink: "attention", width: 1.6 },
+        kind: "path",
+        ink: "attention",
+        width: 1.6,
         d: `M${points.join(" L")}`,
       },
       ...validations.map(([step, loss]): Shape => ({
-        ...{ kind: "rect", ink: "combine", radius: 4 },
+        kind: "rect",
+        ink: "combine",
+        radius: 4,
         size: [8, 8] as const,
         at: [x(step) - 4, y(loss) - 4] as const,
         title: `step ${step}: ${loss.toFixed(4)} on what is not trained on`,
       })),
       ...[first, last].map((step, i): Shape => ({
-        ...{ kind: "text", size: 11, ink: "soft", text: `step ${step}` },
-        ...{ at: [x(step), HEIGHT - 12], anchor: i === 0 ? "start" : "end" },
+        kind: "text",
+        size: 11,
+        ink: "soft",
+        text: `step ${step}`,
+        at: [x(step), HEIGHT - 12],
+        anchor: i === 0 ? "start" : "end",
       })),
     ],
   };
@@ -72,11 +86,17 @@ export function loadPicture(load: readonly (readonly number[])[]): Scene {
     label: `the load of ${experts} experts in ${load.length} layers`,
     shapes: load.flatMap((layer, l): Shape[] => [
       {
-        ...{ kind: "text", anchor: "end", size: 11, ink: "soft" },
-        ...{ at: [LEFT - 8, TOP + l * height + 15], text: `layer ${l}` },
+        kind: "text",
+        anchor: "end",
+        size: 11,
+        ink: "soft",
+        at: [LEFT - 8, TOP + l * height + 15],
+        text: `layer ${l}`,
       },
       ...layer.map((share, e): Shape => ({
-        ...{ kind: "rect", ink: "experts", radius: 3 },
+        kind: "rect",
+        ink: "experts",
+        radius: 3,
         at: [LEFT + e * cell + 1, TOP + l * height + 1] as const,
         size: [cell - 2, height - 2] as const,
         // A fair share is a third of the way.

@@ -47,11 +47,16 @@ export function memoryPicture(
     shapes: [
       ...[0, 0.25, 0.5, 0.75, 1].flatMap((part): Shape[] => [
         {
-          ...{ kind: "path", ink: "line", width: 1 },
+          kind: "path",
+          ink: "line",
+          width: 1,
           d: `M${LEFT} ${scaleY(top * part)} H${WIDTH - 8}`,
         },
         {
-          ...{ kind: "text", anchor: "end", size: 11, ink: "soft" },
+          kind: "text",
+          anchor: "end",
+          size: 11,
+          ink: "soft",
           at: [LEFT - 8, scaleY(top * part) + 4],
           text: sizeText(Math.round(top * part)),
         },
@@ -62,20 +67,29 @@ export function memoryPicture(
         const { allocation, offset } = one.buffer;
         const low = below(bases.get(allocation)! + offset);
         return bufferShapes(view, program, {
-          ...{ one, from, to },
-          ...{ high: scaleY(low + one.bytes), low: scaleY(low) },
+          one,
+          from,
+          to,
+          high: scaleY(low + one.bytes),
+          low: scaleY(low),
         });
       }),
       ...stepsOf(program.steps, section).flatMap(({ index }, i): Shape[] =>
         length > 40 && i % 5 > 0 ? [] : [{
-          ...{ kind: "text", anchor: "middle", size: 10.5, ink: "soft" },
+          kind: "text",
+          anchor: "middle",
+          size: 10.5,
+          ink: "soft",
           at: [scaleX(index + 0.5), TOP + HEIGHT + 18],
           text: `${index}`,
         }]
       ),
       {
-        ...{ kind: "text", at: [LEFT, TOP + HEIGHT + 35], size: 11 },
-        ...{ ink: "soft", text: "step of the program →" },
+        kind: "text",
+        at: [LEFT, TOP + HEIGHT + 35],
+        size: 11,
+        ink: "soft",
+        text: "step of the program →",
       },
     ],
   };
@@ -142,9 +156,12 @@ function bufferShapes(
   const tall = low - high;
   return [
     {
-      ...{ kind: "rect", at: [from + 1, high], radius: 2 },
+      kind: "rect",
+      at: [from + 1, high],
+      radius: 2,
       size: [Math.max(2, to - from - 2), Math.max(1, tall - 1)] as const,
-      ...{ ink: program.roles[first] ?? "dense", opacity: 0.42 },
+      ink: program.roles[first] ?? "dense",
+      opacity: 0.42,
       border: program.roles[first] ?? "dense",
       link: stepLink(program, first),
       title: `${buffer.name}: ${sizeText(bytes)}\n${
@@ -152,7 +169,9 @@ function bufferShapes(
       }\nsteps ${first} to ${Math.min(last, program.steps.length - 1)}`,
     },
     ...shown === undefined || tall < 13 ? [] : [{
-      ...{ kind: "text" as const, size: 11, text: shown },
+      kind: "text" as const,
+      size: 11,
+      text: shown,
       at: [from + 6, high + Math.min(15, tall / 2 + 4)] as const,
     }],
   ];

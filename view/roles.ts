@@ -15,8 +15,12 @@ export type Role =
 
 /** What people call them. */
 export const ROLE_NAMES: { readonly [R in Role]: string } = {
-  ...{ attention: "attention", router: "router", dispatch: "dispatch" },
-  ...{ experts: "experts", combine: "combine", update: "optimizer" },
+  attention: "attention",
+  router: "router",
+  dispatch: "dispatch",
+  experts: "experts",
+  combine: "combine",
+  update: "optimizer",
   dense: "embedding, dense layers and output",
 };
 

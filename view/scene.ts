@@ -77,16 +77,21 @@ export function sceneSvg(scene: Scene, options: SceneSvgOptions = {}): string {
     "svg",
     {
       ...palette ? { xmlns: "http://www.w3.org/2000/svg" } : {},
-      ...{ viewBox: `0 0 ${round(width)} ${round(height)}` },
-      ...{ width: round(width), height: round(height) },
+      viewBox: `0 0 ${round(width)} ${round(height)}`,
+      width: round(width),
+      height: round(height),
       // Of a picture, all is one image; what can be clicked stays a group.
-      ...{ role: links ? "group" : "img", "aria-label": scene.label },
+      role: links ? "group" : "img",
+      "aria-label": scene.label,
       "font-family": "system-ui, sans-serif",
     },
     [
       ...palette
         ? [shapeSvg({
-          ...{ kind: "rect", at: [0, 0], size: scene.size, ink: "card" },
+          kind: "rect",
+          at: [0, 0],
+          size: scene.size,
+          ink: "card",
           radius: 9,
         }, colorOf)]
         : [],
@@ -112,8 +117,10 @@ function shapeSvg(shape: Shape, colorOf: (ink: Ink) => string): string {
       const { at: [x, y], size: [width, height], radius, opacity, border } =
         shape;
       return element("rect", {
-        ...{ x: round(x), y: round(y) },
-        ...{ width: round(width), height: round(height) },
+        x: round(x),
+        y: round(y),
+        width: round(width),
+        height: round(height),
         ...radius === undefined ? {} : { rx: radius },
         ...opacity === undefined ? {} : { opacity },
         ...border === undefined ? {} : { stroke: colorOf(border) },
@@ -122,14 +129,19 @@ function shapeSvg(shape: Shape, colorOf: (ink: Ink) => string): string {
     }
     case "path":
       return element("path", {
-        ...{ d: shape.d, fill: "none", stroke: colorOf(shape.ink) },
+        d: shape.d,
+        fill: "none",
+        stroke: colorOf(shape.ink),
         "stroke-width": round(shape.width),
         ...shape.opacity === undefined ? {} : { opacity: shape.opacity },
       }, title);
     case "text": {
       const { at: [x, y], text, ink = "ink", size = 12, bold, anchor } = shape;
       return element("text", {
-        ...{ x: round(x), y: round(y), "font-size": size, fill: colorOf(ink) },
+        x: round(x),
+        y: round(y),
+        "font-size": size,
+        fill: colorOf(ink),
         ...bold ? { "font-weight": 600 } : {},
         ...anchor === undefined ? {} : { "text-anchor": anchor },
       }, title + escaped(text));

@@ -31,7 +31,9 @@ export function searchPicture({ found, pareto }: SearchResult): Scene {
     const radius = LEAST + (MOST - LEAST) * Math.sqrt(one.bytes / most);
     const [cx, cy] = [x.at(one.seconds), y.at(one.tokensPerSecond)];
     return {
-      ...{ kind: "rect", radius, at: [cx - radius, cy - radius] },
+      kind: "rect",
+      radius,
+      at: [cx - radius, cy - radius],
       size: [2 * radius, 2 * radius] as const,
       ink: slower.includes(one) ? "dense" : "experts",
       opacity: 0.75,
@@ -50,31 +52,48 @@ export function searchPicture({ found, pareto }: SearchResult): Scene {
     shapes: [
       ...y.ticks.flatMap((value): Shape[] => [
         {
-          ...{ kind: "path", ink: "line", width: 1 },
+          kind: "path",
+          ink: "line",
+          width: 1,
           d: `M${LEFT} ${y.at(value)} H${WIDTH - RIGHT}`,
         },
         {
-          ...{ kind: "text", anchor: "end", size: 11, ink: "soft" },
-          ...{ at: [LEFT - 8, y.at(value) + 4], text: countText(value) },
+          kind: "text",
+          anchor: "end",
+          size: 11,
+          ink: "soft",
+          at: [LEFT - 8, y.at(value) + 4],
+          text: countText(value),
         },
       ]),
       ...x.ticks.flatMap((value): Shape[] => [
         {
-          ...{ kind: "path", ink: "line", width: 1 },
+          kind: "path",
+          ink: "line",
+          width: 1,
           d: `M${x.at(value)} ${TOP} V${HEIGHT - BOTTOM}`,
         },
         {
-          ...{ kind: "text", anchor: "middle", size: 11, ink: "soft" },
+          kind: "text",
+          anchor: "middle",
+          size: 11,
+          ink: "soft",
           at: [x.at(value), HEIGHT - BOTTOM + 18],
           text: timeText(value),
         },
       ]),
       {
-        ...{ kind: "text", at: [LEFT, HEIGHT - 18], size: 11, ink: "soft" },
+        kind: "text",
+        at: [LEFT, HEIGHT - 18],
+        size: 11,
+        ink: "soft",
         text: "time of a step →",
       },
       {
-        ...{ kind: "text", at: [12, TOP - 20], size: 11, ink: "soft" },
+        kind: "text",
+        at: [12, TOP - 20],
+        size: 11,
+        ink: "soft",
         text: "tokens/s ↑",
       },
       ...[...all].sort((a, b) => b.bytes - a.bytes).map(dot),
@@ -121,7 +140,11 @@ function placed(labels: readonly Label[]): Shape[] {
     boxes.push({ at: [x, top], text });
   }
   return boxes.map(({ at, text }) => ({
-    ...{ kind: "text", anchor: "middle", size: 11.5, at, text },
+    kind: "text",
+    anchor: "middle",
+    size: 11.5,
+    at,
+    text,
   }));
 }
 

@@ -49,7 +49,9 @@ function stationOf(
   const base = { role, steps };
   if (step.op === "allToAll") {
     return {
-      ...{ ...base, kind: "switch", over: step.over },
+      ...base,
+      kind: "switch",
+      over: step.over,
       title: step.part?.part === "exchange places"
         ? partName(step.part.part)
         : role,
@@ -58,14 +60,18 @@ function stationOf(
   }
   if (step.op === "allGather") {
     return {
-      ...{ ...base, kind: "tie", over: step.over },
+      ...base,
+      kind: "tie",
+      over: step.over,
       title: step.part ? partName(step.part.part) : "all-gather",
       details: [],
     };
   }
   const count = steps.length;
   return {
-    ...{ ...base, kind: "station", over: [] },
+    ...base,
+    kind: "station",
+    over: [],
     title: titleOf(role, steps, section),
     details: [count === 1 ? "1 step" : `${count} steps`],
   };

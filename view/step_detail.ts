@@ -74,7 +74,9 @@ function nameOfStep({ step }: StepFacts): string {
 function usedBuffer({ plan, facts }: PlanView, name: string): UsedBuffer {
   const buffer = facts.buffers.get(name)!;
   return {
-    ...{ name, kind: buffer.kind, type: typeText(plan, buffer) },
+    name,
+    kind: buffer.kind,
+    type: typeText(plan, buffer),
     size: sizeText(onRank(buffer.bytes, 0)),
   };
 }

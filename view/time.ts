@@ -46,10 +46,14 @@ export function predictedRuns(
     name: `${PHASES[phase]} of ${tokens.toLocaleString("en")} ${
       tokens === 1 ? "token" : "tokens"
     }`,
-    ...{ predicted: true, microseconds },
+    predicted: true,
+    microseconds,
     events: lanes.flatMap(({ rank, steps }) =>
       steps.map(([index, start, duration]): Timed => ({
-        ...{ rank, start, duration, role: program!.roles[index]! },
+        rank,
+        start,
+        duration,
+        role: program!.roles[index]!,
         name: `${index}. ${traceName(program!.steps[index]!.step)}`,
         exchange: isCollective(program!.steps[index]!.step) ? index : undefined,
       }))
@@ -86,7 +90,10 @@ export function runsOf(
     const events = timed.filter(({ tid, ts }) =>
       tid > 0 && ts >= start && ts <= start + microseconds
     ).map(({ tid, name, ts, dur = 0, args }): Timed => ({
-      ...{ rank: tid - 1, name, start: ts - start, duration: dur },
+      rank: tid - 1,
+      name,
+      start: ts - start,
+      duration: dur,
       role: opOfPart(args) ?? roles.get(name) ??
         roles.get(`${args["kernel"]}`) ?? "dense",
     }));

@@ -31,13 +31,18 @@ export function timePicture(
     const x = xOf(time);
     return [
       {
-        ...{ kind: "path", ink: "line", width: 1 },
+        kind: "path",
+        ink: "line",
+        width: 1,
         d: `M${x.toFixed(1)} ${TOP - 6} V${bottom}`,
       },
       {
-        ...{ kind: "text", size: 11, ink: "soft" },
-        ...{ anchor: part === 1 ? "end" : part === 0 ? "start" : "middle" },
-        ...{ at: [x, TOP - 11], text: durationText(time) },
+        kind: "text",
+        size: 11,
+        ink: "soft",
+        anchor: part === 1 ? "end" : part === 0 ? "start" : "middle",
+        at: [x, TOP - 11],
+        text: durationText(time),
       },
     ];
   });
@@ -47,11 +52,17 @@ export function timePicture(
     const y = TOP + i * GAP + GAP / 2;
     return [
       {
-        ...{ kind: "text", anchor: "end", size: 12.5, ink: "soft" },
-        ...{ at: [LEFT - 12, y + 4], text: names?.get(rank) ?? `rank ${rank}` },
+        kind: "text",
+        anchor: "end",
+        size: 12.5,
+        ink: "soft",
+        at: [LEFT - 12, y + 4],
+        text: names?.get(rank) ?? `rank ${rank}`,
       },
       {
-        ...{ kind: "rect", at: [LEFT, y - 2.5], ink: "line" },
+        kind: "rect",
+        at: [LEFT, y - 2.5],
+        ink: "line",
         size: [width, 5] as const,
       },
       ...events.filter(({ rank: of, start, duration }) =>
@@ -65,13 +76,18 @@ export function timePicture(
         }`;
         return [
           {
-            ...{ kind: "rect", at: [x, y - 10], size: [long, 20] },
-            ...{ ink: role, title },
+            kind: "rect",
+            at: [x, y - 10],
+            size: [long, 20],
+            ink: role,
+            title,
           },
           ...critical.has(event)
             ? [{
-              ...{ kind: "rect" as const, ink: "ink" as const },
-              ...{ at: [x, y + 12] as const, size: [long, 3] as const },
+              kind: "rect" as const,
+              ink: "ink" as const,
+              at: [x, y + 12] as const,
+              size: [long, 3] as const,
             }]
             : [],
         ];

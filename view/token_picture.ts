@@ -39,7 +39,8 @@ export function tokenPicture(
     rows.map(({ expert, rank }, row): Shape => {
       const load = loads[column]!.get(expert) ?? 0;
       return {
-        ...{ kind: "rect", ink: "experts" },
+        kind: "rect",
+        ink: "experts",
         at: [LEFT + column * width + inset, TOP + row * height + 0.5] as const,
         size: [width - 2 * inset, height - 1] as const,
         opacity: Number((0.06 + 0.6 * load / most).toFixed(2)),
@@ -66,16 +67,23 @@ export function tokenPicture(
       const text = weight === undefined ? "" : weightText(weight);
       return [
         {
-          ...{ kind: "rect", ink: "card", border: "ink", radius: 3 },
-          ...{ at, size },
+          kind: "rect",
+          ink: "card",
+          border: "ink",
+          radius: 3,
+          at,
+          size,
           title: `token ${token} in layer ${of.layer}: expert ${expert}${
             ranks.length === 0 ? "" : ` on rank ${ranks.join("/")}`
           }${text === "" ? "" : `, weight ${text}`}`,
         },
         ...roomy && height >= 14
           ? [{
-            ...{ kind: "text" as const, anchor: "middle" as const, size: 11 },
-            ...{ text, at: [at[0] + size[0] / 2, yOf(row) + 4] as const },
+            kind: "text" as const,
+            anchor: "middle" as const,
+            size: 11,
+            text,
+            at: [at[0] + size[0] / 2, yOf(row) + 4] as const,
           }]
           : [],
       ];
@@ -98,22 +106,31 @@ export function tokenPicture(
     return [
       ...few
         ? [{
-          ...{ kind: "text" as const, anchor: "end" as const, size: 11 },
-          ...{ ink: "soft" as const, text: `${expert}` },
+          kind: "text" as const,
+          anchor: "end" as const,
+          size: 11,
+          ink: "soft" as const,
+          text: `${expert}`,
           at: [LEFT - 8, yOf(row) + 4] as const,
         }]
         : [],
       ...opens && rank !== undefined && (few || row % 16 === 0)
         ? [{
-          ...{ kind: "text" as const, anchor: "end" as const, size: 11.5 },
-          ...{ text: `rank ${rank}`, bold: rank === sourceRank },
+          kind: "text" as const,
+          anchor: "end" as const,
+          size: 11.5,
+          text: `rank ${rank}`,
+          bold: rank === sourceRank,
           at: [LEFT - 36, yOf(row) + 4] as const,
         }]
         : [],
     ];
   });
   const heads = choices.map(({ layer }, column): Shape => ({
-    ...{ kind: "text", anchor: "middle", size: 11, ink: "soft" },
+    kind: "text",
+    anchor: "middle",
+    size: 11,
+    ink: "soft",
     at: [LEFT + (column + 0.5) * width, TOP - 8],
     text: choices.length > 20 && column % 5 > 0 ? "" : `layer ${layer}`,
   }));
@@ -132,7 +149,10 @@ function curve(
 ): Shape {
   const bend = (x + endX) / 2;
   return {
-    ...{ kind: "path", ink, width, opacity: 0.9 },
+    kind: "path",
+    ink,
+    width,
+    opacity: 0.9,
     d: `M${[x, y].map(text).join(" ")} C${
       [bend, y, bend, endY, endX, endY].map(text).join(" ")
     }`,

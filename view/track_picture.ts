@@ -102,12 +102,18 @@ function railShapes(
   const bundle = track.count > 1;
   return [
     {
-      ...{ kind: "path", ink: "line", width: bundle ? 9 : 5 },
+      kind: "path",
+      ink: "line",
+      width: bundle ? 9 : 5,
       d: line([LEFT - 14, y(i)], [width - 18, y(i)]),
     },
     {
-      ...{ kind: "text", text: trackName(track), anchor: "end", size: 12.5 },
-      ...{ at: [LEFT - 24, y(i) + 4], ink: "soft" },
+      kind: "text",
+      text: trackName(track),
+      anchor: "end",
+      size: 12.5,
+      at: [LEFT - 24, y(i) + 4],
+      ink: "soft",
       ...bundle
         ? {
           link: `open/${track.first}`,
@@ -128,8 +134,11 @@ const DRAWN: {
 } = {
   station: (station, { tracks, y, from, to, options: { program } }) =>
     tracks.map((track, i): Shape => ({
-      ...{ kind: "rect", radius: 5, ink: station.role },
-      ...{ at: [from + 3, y(i) - 11], size: [to - from - 6, 22] as const },
+      kind: "rect",
+      radius: 5,
+      ink: station.role,
+      at: [from + 3, y(i) - 11],
+      size: [to - from - 6, 22] as const,
       title: `${trackName(track)}: ${station.title}\n${
         station.steps.map(stepLine).join("\n")
       }`,
@@ -139,17 +148,18 @@ const DRAWN: {
   switch: (station, { view, tracks, y, from, to }) => {
     const pairs = pairsOver(view.plan, tracks, station.over);
     const gap: Shape = {
-      ...{ kind: "rect", ink: "card" },
-      ...{
-        at: [from, y(0) - 14],
-        size: [to - from, y(tracks.length - 1) - y(0) + 28] as const,
-      },
+      kind: "rect",
+      ink: "card",
+      at: [from, y(0) - 14],
+      size: [to - from, y(tracks.length - 1) - y(0) + 28] as const,
     };
     const many = pairs.length > 80;
     return [
       gap,
       ...pairs.map(([a, b]): Shape => ({
-        ...{ kind: "path", ink: station.role, width: many ? 1.2 : 2.6 },
+        kind: "path",
+        ink: station.role,
+        width: many ? 1.2 : 2.6,
         d: curve([from, y(a)], [to, y(b)]),
         opacity: a === b ? 0.3 : many ? 0.45 : 0.75,
         title: `${trackName(tracks[a]!)} to ${trackName(tracks[b]!)}: ${
@@ -173,7 +183,9 @@ const DRAWN: {
     const apart = Math.min(4, 20 / Math.max(1, lines.length));
     return [
       ...lines.slice(0, 16).map(([a, b], i): Shape => ({
-        ...{ kind: "path", ink: station.role, width: 2.2 },
+        kind: "path",
+        ink: station.role,
+        width: 2.2,
         d: line(
           [x + (i - (lines.length - 1) / 2) * apart, y(a) - 9],
           [x + (i - (lines.length - 1) / 2) * apart, y(b) + 9],
@@ -181,8 +193,11 @@ const DRAWN: {
         title: station.steps.map(stepLine).join("\n"),
       })),
       ...tracks.map((track, i): Shape => ({
-        ...{ kind: "rect", ink: station.role, radius: 4 },
-        ...{ at: [x - 4, y(i) - 4], size: [8, 8] as const },
+        kind: "rect",
+        ink: station.role,
+        radius: 4,
+        at: [x - 4, y(i) - 4],
+        size: [8, 8] as const,
         title: `${trackName(track)}: ${station.steps.map(stepLine).join("\n")}`,
       })),
     ];
@@ -194,8 +209,13 @@ function stationShapes(station: Station, span: Span): Shape[] {
   const { from, to, bottom } = span;
   const x = (from + to) / 2;
   const words = (text: string, y: number, rest: Partial<Shape>): Shape => ({
-    ...{ kind: "text", text, at: [x, y], anchor: "middle", size: 11.5 },
-    ...{ ink: "soft" as Ink, ...rest },
+    kind: "text",
+    text,
+    at: [x, y],
+    anchor: "middle",
+    size: 11.5,
+    ink: "soft" as Ink,
+    ...rest,
   } as Shape);
   const below = details.map((detail, i) =>
     words(detail, bottom + (kind === "switch" ? 33 : 44) + i * 15, {})

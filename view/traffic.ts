@@ -67,7 +67,9 @@ function exchanged(
   const ranks = groupRanks(plan.mesh, over);
   const others = toOthers(plan, exchange);
   return {
-    ...{ at, over, tokens },
+    at,
+    over,
+    tokens,
     name: part === "exchange" ? op : `${op}: ${partName(part)}`,
     perToken: others,
     perRank: others * count,
@@ -88,7 +90,8 @@ function gathered(plan: Plan, at: StepFacts, step: AllGatherStep): Traffic {
   const others = groupSizeOf(plan.mesh, over) - 1;
   const joined = joinedBy(plan, over);
   return {
-    ...{ at, over },
+    at,
+    over,
     name: step.part
       ? `${step.part.op}: ${partName(step.part.part)}`
       : blocks

@@ -39,8 +39,11 @@ export function trafficPicture(
       const share = value / most;
       return [
         {
-          ...{ kind: "rect", at: [x + 1, y + 1], size: [cell - 2, height - 2] },
-          ...{ ink: stays ? "line" : roleOf(traffic), radius: 3 },
+          kind: "rect",
+          at: [x + 1, y + 1],
+          size: [cell - 2, height - 2],
+          ink: stays ? "line" : roleOf(traffic),
+          radius: 3,
           opacity: Number(
             (stays ? 0.7 : value === 0 ? 0.06 : 0.15 + 0.6 * share).toFixed(2),
           ),
@@ -49,21 +52,29 @@ export function trafficPicture(
           }${stays && value > 0 ? ", which stay on the rank" : ""}`,
         },
         ...cell < 40 ? [] : [{
-          ...{ kind: "text" as const, anchor: "middle" as const, size: 10.5 },
+          kind: "text" as const,
+          anchor: "middle" as const,
+          size: 10.5,
           at: [x + cell / 2, y + height / 2 + 4] as const,
-          ...{ ink: !stays && share > 0.4 ? "deep" as const : "ink" as const },
+          ink: !stays && share > 0.4 ? "deep" as const : "ink" as const,
           text: value === 0 ? "–" : shortSize(value),
         }],
       ];
     })
   );
   const side = tracks.map((track, i): Shape => ({
-    ...{ kind: "text", anchor: "end", ink: "soft", size: 11.5 },
+    kind: "text",
+    anchor: "end",
+    ink: "soft",
+    size: 11.5,
     at: [LEFT - 8, TOP + i * height + height / 2 + 4],
     text: trackName(track),
   }));
   const top = tracks.map((track, j): Shape => ({
-    ...{ kind: "text", anchor: "middle", ink: "soft", size: 11 },
+    kind: "text",
+    anchor: "middle",
+    ink: "soft",
+    size: 11,
     at: [LEFT + j * cell + cell / 2, TOP - 8],
     text: track.count === 1 ? `${track.first}` : `${track.first}–`,
   }));
@@ -74,12 +85,19 @@ export function trafficPicture(
     } of ${traffic.name} from rank to rank`,
     shapes: [
       {
-        ...{ kind: "text", at: [LEFT, 20], size: 12, ink: "soft" },
+        kind: "text",
+        at: [LEFT, 20],
+        size: 12,
+        ink: "soft",
         text: "to rank →",
       },
       {
-        ...{ kind: "text", at: [LEFT - 8, TOP - 8], size: 12, ink: "soft" },
-        ...{ text: "from ↓", anchor: "end" },
+        kind: "text",
+        at: [LEFT - 8, TOP - 8],
+        size: 12,
+        ink: "soft",
+        text: "from ↓",
+        anchor: "end",
       },
       ...side,
       ...top,

@@ -46,7 +46,9 @@ const PLACES: { readonly [name: string]: Place } = {
   "WebAssembly, ep=1": { adapter: "cpu", ranks: 1 },
   "WebAssembly, ep=4": { adapter: "cpu", ranks: 4 },
   "WebAssembly, ep=4, vocab=ep": {
-    ...{ adapter: "cpu", ranks: 4, vocabulary: true },
+    adapter: "cpu",
+    ranks: 4,
+    vocabulary: true,
   },
   "adapter 0, ep=1": { adapter: [0], ranks: 1 },
   "adapter 0, ep=2, vocab=ep": { adapter: [0], ranks: 2, vocabulary: true },
@@ -129,8 +131,11 @@ export async function checkLarge(
   if (out !== undefined) {
     const { [LLAMA]: llama } = versions;
     writeDocument(out, {
-      ...{ program: "large --check", machine: machine() },
-      ...{ versions: { [LLAMA]: llama }, tokens: TOKENS, results },
+      program: "large --check",
+      machine: machine(),
+      versions: { [LLAMA]: llama },
+      tokens: TOKENS,
+      results,
     });
   }
   return good;
@@ -150,7 +155,11 @@ async function theirLogits(
   const file = join(folder, `${matrices}.gguf`);
   if (!existsSync(file)) await writeOlmoeGguf(folder, { file, matrices });
   const llama = await openLlama({
-    ...{ file, vocabulary, prompt, context: 256, newTokens: 1 },
+    file,
+    vocabulary,
+    prompt,
+    context: 256,
+    newTokens: 1,
     threads: availableParallelism(),
   });
   const context = await llama.context(availableParallelism());

@@ -55,7 +55,9 @@ export async function measureDecode(
   const all: Opened[] = [];
   for (const dtype of DTYPES) {
     const opened = await openOurs(target, {
-      ...{ adapter, threads: availableParallelism(), timestamps: true },
+      adapter,
+      threads: availableParallelism(),
+      timestamps: true,
       next: { candidates: 1 },
       kvCacheDtype: dtype,
       need: {
@@ -90,7 +92,8 @@ export async function measureDecode(
     read[dtype] = { bytes, prefillMs };
   }
   const loops = await readLoops(target.checkpoint.weightFiles[0]!, {
-    ...{ bytes: weights, threads: availableParallelism() },
+    bytes: weights,
+    threads: availableParallelism(),
   });
   Object.assign(work, loops);
   const cores: { [what: string]: number[] } = {};

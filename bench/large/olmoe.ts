@@ -38,19 +38,28 @@ export function writeOlmoe(
   const tensors = tensorsOf(layers);
   write("model.safetensors", partsOf(tensors));
   const config = {
-    ...{ architectures: ["OlmoeForCausalLM"], model_type: "olmoe" },
-    ...{ hidden_act: "silu", hidden_size: EMBED, intermediate_size: FFN },
-    ...{ num_attention_heads: HEADS, num_key_value_heads: HEADS },
-    ...{
-      num_experts: EXPERTS,
-      num_experts_per_tok: CHOICES,
-      norm_topk_prob: false,
-    },
-    ...{ num_hidden_layers: layers, vocab_size: VOCABULARY },
-    ...{ max_position_embeddings: 4096, rms_norm_eps: 1e-5 },
-    ...{ rope_theta: 10000, rope_scaling: null, clip_qkv: null },
-    ...{ attention_bias: false, tie_word_embeddings: false },
-    ...{ bos_token_id: null, eos_token_id: 50279, torch_dtype: "bfloat16" },
+    architectures: ["OlmoeForCausalLM"],
+    model_type: "olmoe",
+    hidden_act: "silu",
+    hidden_size: EMBED,
+    intermediate_size: FFN,
+    num_attention_heads: HEADS,
+    num_key_value_heads: HEADS,
+    num_experts: EXPERTS,
+    num_experts_per_tok: CHOICES,
+    norm_topk_prob: false,
+    num_hidden_layers: layers,
+    vocab_size: VOCABULARY,
+    max_position_embeddings: 4096,
+    rms_norm_eps: 1e-5,
+    rope_theta: 10000,
+    rope_scaling: null,
+    clip_qkv: null,
+    attention_bias: false,
+    tie_word_embeddings: false,
+    bos_token_id: null,
+    eos_token_id: 50279,
+    torch_dtype: "bfloat16",
   };
   write("config.json", [Buffer.from(JSON.stringify(config))]);
 }

@@ -44,18 +44,18 @@ export async function measurePrefill(
     await writeOlmoeGguf(folder, { file, matrices: "bf16" });
   }
   const llama = await openLlama({
-    ...{
-      file,
-      vocabulary,
-      prompt,
-      context: tokens + NEW_TOKENS,
-      newTokens: NEW_TOKENS,
-    },
+    file,
+    vocabulary,
+    prompt,
+    context: tokens + NEW_TOKENS,
+    newTokens: NEW_TOKENS,
     threads,
   });
   const context = await llama.context(threads);
   const opened = await openOurs(target, {
-    ...{ adapter: "native", threads, next: { candidates: 1 } },
+    adapter: "native",
+    threads,
+    next: { candidates: 1 },
     need: { tokens, sequences: 1, context: tokens + NEW_TOKENS },
   });
   const decoder = new Decoder(opened.session, decoderShape(opened.plan)!);

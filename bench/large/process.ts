@@ -58,7 +58,9 @@ export async function runCommand(argv: readonly string[]): Promise<Ran> {
   // Of a launcher, ranks may live on.
   while (left.some((pid) => looked(pid).name !== "")) await pause();
   return {
-    ...{ code, firstMs: first - start, firstCores },
+    code,
+    firstMs: first - start,
+    firstCores,
     endMs: performance.now() - last,
     peaks: [...peaks.values()].sort((a, b) => b - a),
   };

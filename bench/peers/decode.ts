@@ -157,7 +157,8 @@ async function openOurs(
   });
   const opened = await openTargetHere(target, {
     ...OUR_SIDES[side],
-    ...{ threads: run.threads, timestamps: true },
+    threads: run.threads,
+    timestamps: true,
     // As llama.cpp, what nobody asks for is not computed: rows of the last layer, and their logits.
     next: {},
     need: {

@@ -71,7 +71,9 @@ export async function compareExpertFfn(run: Run): Promise<Compared> {
     works: [{
       work:
         `${name}: ${tokens} tokens, ${experts} experts, top-${topK}, ${embed}x${ffn}, f32`,
-      ...{ amount: LAYER_FLOPS, unit: "GFLOP/s", difference },
+      amount: LAYER_FLOPS,
+      unit: "GFLOP/s",
+      difference,
       sides: Object.fromEntries(
         Object.entries(times).map(([side, of]) => [side, timingOf(of)]),
       ),

@@ -76,10 +76,16 @@ const WRITTEN: Order["configurations"] = {
 export const ORDERS: { readonly [name: string]: Order } = {
   order: {
     config: {
-      ...{ num_hidden_layers: 4, hidden_size: 256, vocab_size: 1024 },
-      ...{ num_attention_heads: 8, num_key_value_heads: 4, head_dim: 32 },
-      ...{ num_experts: 16, num_experts_per_tok: 4 },
-      ...{ moe_intermediate_size: 256, intermediate_size: 256 },
+      num_hidden_layers: 4,
+      hidden_size: 256,
+      vocab_size: 1024,
+      num_attention_heads: 8,
+      num_key_value_heads: 4,
+      head_dim: 32,
+      num_experts: 16,
+      num_experts_per_tok: 4,
+      moe_intermediate_size: 256,
+      intermediate_size: 256,
     },
     steps: {
       prefill: { sequences: 16, length: 16, position: 0 },
@@ -89,10 +95,16 @@ export const ORDERS: { readonly [name: string]: Order } = {
   },
   order_mpi: {
     config: {
-      ...{ num_hidden_layers: 4, hidden_size: 256, vocab_size: 1024 },
-      ...{ num_attention_heads: 4, num_key_value_heads: 4, head_dim: 32 },
-      ...{ num_experts: 64, num_experts_per_tok: 4 },
-      ...{ moe_intermediate_size: 64, intermediate_size: 64 },
+      num_hidden_layers: 4,
+      hidden_size: 256,
+      vocab_size: 1024,
+      num_attention_heads: 4,
+      num_key_value_heads: 4,
+      head_dim: 32,
+      num_experts: 64,
+      num_experts_per_tok: 4,
+      moe_intermediate_size: 64,
+      intermediate_size: 64,
     },
     steps: {
       prefill: { sequences: 16, length: 8, position: 0 },
@@ -141,13 +153,20 @@ export function orderNamed(name: string): Order {
 function orderedModel({ config, steps: { prefill } }: Order): Model {
   const { sequences, length } = prefill;
   return publishedModel({
-    ...{ model_type: "qwen3_moe", hidden_act: "silu", rms_norm_eps: 1e-6 },
-    ...{ architectures: ["Qwen3MoeForCausalLM"], norm_topk_prob: true },
-    ...{ rope_theta: 10000, tie_word_embeddings: false },
-    ...{ max_position_embeddings: 64, ...config },
+    model_type: "qwen3_moe",
+    hidden_act: "silu",
+    rms_norm_eps: 1e-6,
+    architectures: ["Qwen3MoeForCausalLM"],
+    norm_topk_prob: true,
+    rope_theta: 10000,
+    tie_word_embeddings: false,
+    max_position_embeddings: 64,
+    ...config,
   }).build({
-    ...{ maxTokens: sequences * length, maxSequences: sequences },
-    ...{ maxContext: 64, next: { candidates: 1 } },
+    maxTokens: sequences * length,
+    maxSequences: sequences,
+    maxContext: 64,
+    next: { candidates: 1 },
   });
 }
 
@@ -161,7 +180,9 @@ export async function compileOrdered(
   },
 ): Promise<Plan> {
   return await compile(orderedModel(order), {
-    ...{ ...configuration, limits, tuning },
+    ...configuration,
+    limits,
+    tuning,
   });
 }
 
@@ -202,13 +223,17 @@ export async function orderOf(
   const found: { [S in Step]: Ordered[] } = { prefill: [], decode: [] };
   for (const [name, rounds] of Object.entries(times)) {
     const plan = plans.get(name) ?? await compileOrdered({
-      ...{ order, configuration: order.configurations[name]!, tuning },
+      order,
+      configuration: order.configurations[name]!,
+      tuning,
     });
     plans.set(name, plan);
     for (const step of ["prefill", "decode"] as const) {
       const workload = { ...workloadOf(order, step), experts: experts[step] };
       found[step].push({
-        ...{ name, measured: median(rounds[step]), rounds: rounds[step] },
+        name,
+        measured: median(rounds[step]),
+        rounds: rounds[step],
         predicted: 1000 * simulate(plan, machine, workload).seconds,
       });
     }

@@ -49,7 +49,9 @@ const tuning = TUNING[computerOf(selected)];
 
 async function load(name: string) {
   const plan = await compileOrdered({
-    ...{ order, configuration: order.configurations[name]!, tuning },
+    order,
+    configuration: order.configurations[name]!,
+    tuning,
     limits: selected.limits,
   });
   const { devices } = await selected.open(plan);
@@ -105,7 +107,9 @@ const experts = {
 const meter = await openMachineMeter({
   ...select,
   ...sharing === "mpi" ? {} : { ranks: 4 },
-  ...{ host: "here", now, repetitions: 5 },
+  host: "here",
+  now,
+  repetitions: 5,
 });
 const machine = await meter.measure();
 const times = Object.fromEntries(

@@ -77,8 +77,11 @@ export async function replay(file: string): Promise<Replayed[]> {
     const computer = device!.computer ?? "gpu";
     const key = `${work} ${ranks} ${computer}`;
     const plan = plans.get(key) ?? compile(model, {
-      ...{ mesh: { ep: ranks }, limits: CPU_LIMITS, check: false },
-      ...{ weights, tuning: tunings[computer] ?? {} },
+      mesh: { ep: ranks },
+      limits: CPU_LIMITS,
+      check: false,
+      weights,
+      tuning: tunings[computer] ?? {},
     });
     plans.set(key, plan);
     const compiled = await plan;
@@ -91,7 +94,9 @@ export async function replay(file: string): Promise<Replayed[]> {
       seconds: readonly number[],
     ) =>
       found.push({
-        ...{ what, name: `${where}, ${work}, ep=${ranks}`, then: ratio },
+        what,
+        name: `${where}, ${work}, ep=${ranks}`,
+        then: ratio,
         now: 1000 * median(seconds) / measured,
       });
     add("step", step, steps.map(({ seconds }) => seconds));
@@ -132,7 +137,10 @@ async function recordedWorks(): Promise<
 > {
   const { model, weights, files } = await demoModel();
   const demo = await load(model, {
-    ...{ adapter: "cpu", mesh: {}, weights, files },
+    adapter: "cpu",
+    mesh: {},
+    weights,
+    files,
   });
   const chosen = async (what: typeof PROMPT) => {
     const outputs = Object.keys(demo.plan.programs[0]!.outputs).filter((name) =>
@@ -149,15 +157,20 @@ async function recordedWorks(): Promise<
   return [
     {
       name: "expert layer",
-      ...{ model: expertLayer(FFN.tokens), weights: {} },
+      model: expertLayer(FFN.tokens),
+      weights: {},
       workload: { tokens: FFN.tokens, experts: { kind: "zipf", exponent: 0 } },
     },
     {
-      ...{ name: "prefill", model, weights },
+      name: "prefill",
+      model,
+      weights,
       workload: { tokens: sequences * length, sequences, experts: prefill },
     },
     {
-      ...{ name: "decode", model, weights },
+      name: "decode",
+      model,
+      weights,
       workload: { tokens: sequences, sequences, past: length, experts: decode },
     },
   ];

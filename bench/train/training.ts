@@ -72,18 +72,25 @@ export async function loadTraining(
   const { batch, length, rate } = STEP;
   const tokens = batch * length;
   const selected = await selectDevices({
-    ...{ sharing: "shared", adapter, threads: availableParallelism() },
+    sharing: "shared",
+    adapter,
+    threads: availableParallelism(),
     timestamps: traced,
   });
   const model = publishedModel(config).build({
-    ...{ maxTokens: tokens, maxSequences: batch, maxContext: length },
+    maxTokens: tokens,
+    maxSequences: batch,
+    maxContext: length,
     training: {
       auxiliary: Number(config["router_aux_loss_coef"]),
       recompute: again,
     },
   });
   const plan = await compileTraining(model, {
-    ...{ mesh, loss: "loss", clipNorm: 1, limits: selected.limits },
+    mesh,
+    loss: "loss",
+    clipNorm: 1,
+    limits: selected.limits,
     optimizer: adamw({ betas: [0.9, 0.95], weightDecay: 0.1 }),
     tuning: TUNING[selected.kind],
     ...more,
@@ -97,10 +104,14 @@ export async function loadTraining(
   });
   const { ids, labels } = batchOf(config);
   const row = (data: Int32Array): HostTensor => ({
-    ...{ dtype: "i32", shape: [tokens], data },
+    dtype: "i32",
+    shape: [tokens],
+    data,
   });
   const scalar = (value: number): HostTensor => ({
-    ...{ dtype: "f32", shape: [], data: Float32Array.of(value) },
+    dtype: "f32",
+    shape: [],
+    data: Float32Array.of(value),
   });
   const each = (of: (i: number) => number) =>
     row(Int32Array.from({ length: tokens }, (_, i) => of(i)));
@@ -109,10 +120,12 @@ export async function loadTraining(
     plan,
     step: async () => {
       const { loss } = await session.run(plan.programs[0]!.name, {
-        ...{ ids: row(ids), labels: row(labels) },
+        ids: row(ids),
+        labels: row(labels),
         sequence: each((i) => Math.floor(i / length)),
         position: each((i) => i % length),
-        ...{ learning_rate: scalar(rate), step: scalar(++taken) },
+        learning_rate: scalar(rate),
+        step: scalar(++taken),
       }, { outputs: ["loss"] });
       return loss!.data[0]!;
     },

@@ -94,7 +94,10 @@ export async function chatCommand(
         let interrupted = false;
         const release = io.onInterrupt(() => interrupted = true);
         const result = await generate(decoder, [prompt], {
-          ...{ ...samplingOf(flags), stop, cached, now: io.now },
+          ...samplingOf(flags),
+          stop,
+          cached,
+          now: io.now,
           maxNewTokens: flags.maxNewTokens ?? maxNewTokens,
           onToken: async (sequence, token) => {
             const { piece, stopped } = await texts.push(sequence, token);

@@ -52,9 +52,16 @@ export async function devicesCommand(
     const document = {
       adapters: adapters.map(
         ({ number, name, vendor, architecture, description, ...rest }) => ({
-          ...{ number, name, vendor, architecture, description },
-          ...{ type: rest.type, place: rest.place, twins: rest.twins },
-          ...{ limits: rest.limits, features: rest.features },
+          number,
+          name,
+          vendor,
+          architecture,
+          description,
+          type: rest.type,
+          place: rest.place,
+          twins: rest.twins,
+          limits: rest.limits,
+          features: rest.features,
         }),
       ),
       cpu: { limits: CPU_LIMITS },

@@ -124,7 +124,9 @@ export async function generateCommand(
       new Decoder(session, decoderShape(plan)!),
       prompts,
       {
-        ...{ ...sampling, maxNewTokens, stop: target.checkpoint.stop },
+        ...sampling,
+        maxNewTokens,
+        stop: target.checkpoint.stop,
         now: io.now,
         ...follows ? { onToken } : {},
       },

@@ -44,16 +44,27 @@ export async function launchCommand(
   });
   const ranks = [
     // Exit codes of launchers prove nothing: rank 0 says itself that it got to the end.
-    ...[command!, "--devices", "mpi", "--job", folder],
+    command!,
+    "--devices",
+    "mpi",
+    "--job",
+    folder,
     ...flags.json ? ["--json"] : [],
     ...rest,
   ];
   const ended = await runJob(io, {
     argv: [
-      ...[...launcher, "sh", packageFile("bin/rank.sh"), folder],
-      ...[process.execPath, packageFile("bin/switchyard.mjs"), ...ranks],
+      ...launcher,
+      "sh",
+      packageFile("bin/rank.sh"),
+      folder,
+      process.execPath,
+      packageFile("bin/switchyard.mjs"),
+      ...ranks,
     ],
-    ...{ family, folder, stops: command === "train" },
+    family,
+    folder,
+    stops: command === "train",
   });
   if (ended.signal !== undefined) return 128 + ended.signal;
   // Asked to end, its launcher and ranks may say so.

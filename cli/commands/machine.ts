@@ -91,7 +91,11 @@ function formatMachine(machine: Machine): string {
     "",
     ...formatTable([
       [
-        ...["device", "matmul", "other operations", "memory", "launch"],
+        "device",
+        "matmul",
+        "other operations",
+        "memory",
+        "launch",
         "workgroups at once",
       ],
       ...Object.entries(machine.devices).map(deviceRow),

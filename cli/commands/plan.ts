@@ -40,7 +40,8 @@ export async function planCommand(
   const made = await summarized(io, model, flags, { machine: found });
   if (flags.other !== undefined) {
     const other = await summarized(io, flags.other, flags, {
-      ...{ machine: found, asIs: true },
+      machine: found,
+      asIs: true,
     });
     await io.out(await diffPlans(made, other));
     return 0;

@@ -125,7 +125,8 @@ export async function runCommand(
     const checked = flags.check ? checkedRoutings(opened.plan) : undefined;
     const document = {
       ranks: ranks.map(toJson),
-      ...{ timing, ...times },
+      timing,
+      ...times,
       ...checked === undefined ? {} : { checkedRoutings: checked },
       ...random === undefined ? {} : { seed: random },
     };
@@ -207,7 +208,8 @@ function describeTimes(times: readonly RankTimes[] | undefined): string {
 /** What those who watch see of a rank. */
 function liveRank({ rank, peakBytes, sentBytes }: RankStatistics) {
   return {
-    ...{ rank, peakBytes: peakBytes.actual },
+    rank,
+    peakBytes: peakBytes.actual,
     dispatchBytes: sentBytes.dispatch.actual,
     combineBytes: sentBytes.combine.actual,
   };

@@ -58,7 +58,10 @@ export async function searchCommand(
     ? target.checkpoint.published
     : target.configuration.published;
   const task = {
-    ...{ target, machine, phase, files: io.files },
+    target,
+    machine,
+    phase,
+    files: io.files,
     context: flags.maxContext ?? Math.min(CONTEXT, decoder.maxPositions),
     experts: await expertLoad(io, flags.experts),
     compile: {
@@ -67,10 +70,14 @@ export async function searchCommand(
     },
   };
   const searched = await search(task, {
-    ...{ objective, ranks, curve: flags.svg !== undefined },
+    objective,
+    ranks,
+    curve: flags.svg !== undefined,
   });
   const terms = {
-    ...{ ...task, objective, experts: flags.experts ?? "even" },
+    ...task,
+    objective,
+    experts: flags.experts ?? "even",
     ...dtype === undefined ? {} : { dtype },
   };
   if (flags.svg !== undefined) {
@@ -82,7 +89,8 @@ export async function searchCommand(
   if (flags.out !== undefined && best) {
     await writePage(io, model, {
       ...planFlags(best, task.context, flags),
-      ...{ out: flags.out, search: document },
+      out: flags.out,
+      search: document,
     });
   }
   await io.out(
@@ -102,8 +110,13 @@ function planFlags(
   const { zero, recompute, ...sent } = strategy;
   const axes = replicaMesh(mesh);
   return {
-    ...{ meshes: [axes], mesh: axes, target, maxContext, ...sent },
-    ...{ maxTokens: step.tokens, maxSequences: step.sequences },
+    meshes: [axes],
+    mesh: axes,
+    target,
+    maxContext,
+    ...sent,
+    maxTokens: step.tokens,
+    maxSequences: step.sequences,
     ...experts === undefined ? {} : { experts },
     ...phase === "train" ? { train: true, dtype: "bf16" } : {},
     ...zero === undefined ? {} : { zero },

@@ -136,7 +136,8 @@ async function trainingPlan(
     : { kind: "model" as const };
   return await planTraining(what, io.files, {
     ...planOptions(of, flags),
-    ...{ machine, check: flags.check ?? false },
+    machine,
+    check: flags.check ?? false,
     ...flags.limits ? { limits: flags.limits } : {},
     ...optimizer === undefined
       ? {}

@@ -148,7 +148,11 @@ async function startTraining(
   const { zero } = flags;
   const options = {
     ...deviceOptions(io, flags),
-    ...{ steps, out, now: io.now, resume, signal },
+    steps,
+    out,
+    now: io.now,
+    resume,
+    signal,
     ...saveEvery === undefined ? {} : { saveEvery },
     ...zero === undefined ? {} : { zero },
     ...validateEvery === undefined ? {} : { validateEvery },
@@ -162,7 +166,8 @@ async function startTraining(
   if (await io.files.stat(what) !== "folder") {
     const { data, validate, tokenizer } = flags;
     const on = {
-      ...{ "--data": data, "--validate": validate },
+      "--data": data,
+      "--validate": validate,
       "--tokenizer": tokenizer,
     };
     refuseSettings(flags, {

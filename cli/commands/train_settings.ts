@@ -36,13 +36,25 @@ export interface SettingFlags {
 }
 
 const SETTINGS: { readonly [K in keyof Required<SettingFlags>]: string } = {
-  ...{ batch: "--batch", length: "--length", optimizer: "--optimizer" },
-  ...{ beta1: "--beta1", beta2: "--beta2", momentum: "--momentum" },
-  ...{ weightDecay: "--weight-decay", lr: "--lr", warmup: "--warmup" },
-  ...{ decay: "--decay", floor: "--floor", clip: "--clip", aux: "--aux" },
-  ...{ balance: "--balance", recompute: "--recompute" },
-  ...{ biasUpdate: "--bias-update", dtype: "--dtype" },
-  ...{ accumulate: "--accumulate", seed: "--seed" },
+  batch: "--batch",
+  length: "--length",
+  optimizer: "--optimizer",
+  beta1: "--beta1",
+  beta2: "--beta2",
+  momentum: "--momentum",
+  weightDecay: "--weight-decay",
+  lr: "--lr",
+  warmup: "--warmup",
+  decay: "--decay",
+  floor: "--floor",
+  clip: "--clip",
+  aux: "--aux",
+  balance: "--balance",
+  recompute: "--recompute",
+  biasUpdate: "--bias-update",
+  dtype: "--dtype",
+  accumulate: "--accumulate",
+  seed: "--seed",
 };
 
 /** Throw a UsageError where a flag says how to train and something else does already. */
@@ -69,7 +81,10 @@ export function settingsOf(flags: SettingFlags, steps: number): TrainSettings {
     ...floor === undefined ? {} : { floor },
   };
   return {
-    ...{ schedule, batch: batch ?? 8, length: length ?? 128, seed: seed ?? 0 },
+    schedule,
+    batch: batch ?? 8,
+    length: length ?? 128,
+    seed: seed ?? 0,
     optimizer: optimizerOf(flags),
     clipNorm: clip ?? 1,
     ...aux === undefined ? {} : { auxiliary: aux },

@@ -26,8 +26,10 @@ export function expertLoad(
   const row = Math.max(2, Math.min(14, Math.floor(480 / (layers * experts))));
   const bottom = TOP + layers * (experts * row + GAP) - GAP;
   const x: Scale = {
-    ...{ from: records[0]!.step - 1, to: records.at(-1)!.step },
-    ...{ start: LEFT, end: WIDTH - RIGHT },
+    from: records[0]!.step - 1,
+    to: records.at(-1)!.step,
+    start: LEFT,
+    end: WIDTH - RIGHT,
   };
   const width = (x.end - x.start) / columns;
   const parts: string[] = [];
@@ -67,13 +69,18 @@ export function expertLoad(
 function legend(): string[] {
   const steps = 60;
   const scale: Scale = {
-    ...{ from: 0, to: MOST },
-    ...{ start: WIDTH - 260, end: WIDTH - 60 },
+    from: 0,
+    to: MOST,
+    start: WIDTH - 260,
+    end: WIDTH - 60,
   };
   const bar = Array.from({ length: steps }, (_, i) => {
     const value = MOST * i / (steps - 1);
     return element("rect", {
-      ...{ x: placeAt(scale, value), y: 8, width: 4, height: 12 },
+      x: placeAt(scale, value),
+      y: 8,
+      width: 4,
+      height: 12,
       fill: colour(value),
     });
   });

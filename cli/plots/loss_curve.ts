@@ -28,12 +28,16 @@ export function lossCurve(records: readonly StepRecord[]): string {
   );
   const all = [...losses, ...validated].map(([, loss]) => loss);
   const x: Scale = {
-    ...{ from: 0, to: records.at(-1)?.step ?? 1 },
-    ...{ start: LEFT, end: WIDTH - RIGHT },
+    from: 0,
+    to: records.at(-1)?.step ?? 1,
+    start: LEFT,
+    end: WIDTH - RIGHT,
   };
   const y: Scale = {
-    ...{ from: Math.floor(least(all)), to: Math.ceil(most(all)) },
-    ...{ start: HEIGHT - BOTTOM, end: TOP },
+    from: Math.floor(least(all)),
+    to: Math.ceil(most(all)),
+    start: HEIGHT - BOTTOM,
+    end: TOP,
   };
   const drawn = (points: readonly Point[]) =>
     thinned(points).map(([step, loss]): Point => [
@@ -61,7 +65,11 @@ function leftAxis(y: Scale): string[] {
     const at = placeAt(y, value);
     return [
       element("line", {
-        ...{ x1: LEFT, x2: WIDTH - RIGHT, y1: at, y2: at, stroke: "#ddd" },
+        x1: LEFT,
+        x2: WIDTH - RIGHT,
+        y1: at,
+        y2: at,
+        stroke: "#ddd",
       }),
       label(String(value), [LEFT - 8, at + 4], { "text-anchor": "end" }),
     ];
@@ -80,7 +88,11 @@ function legend(last: Point | undefined, window: number): string[] {
     const [x, y] = [WIDTH - 220, TOP + 14 + 18 * i];
     return [
       element("line", {
-        ...{ x1: x, x2: x + 22, y1: y - 4, y2: y - 4, stroke },
+        x1: x,
+        x2: x + 22,
+        y1: y - 4,
+        y2: y - 4,
+        stroke,
         "stroke-width": 2,
       }),
       label(text, [x + 28, y]),

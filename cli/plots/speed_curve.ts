@@ -31,11 +31,16 @@ export function speedCurve(
     : [];
   const speeds = [...best, ...single, ...even].map(([, speed]) => speed);
   const x: Scale = {
-    ...{ from: 0, to: last, start: LEFT, end: WIDTH - RIGHT },
+    from: 0,
+    to: last,
+    start: LEFT,
+    end: WIDTH - RIGHT,
   };
   const y: Scale = {
-    ...{ from: Math.floor(least(speeds)), to: Math.ceil(most(speeds)) },
-    ...{ start: HEIGHT - BOTTOM, end: TOP },
+    from: Math.floor(least(speeds)),
+    to: Math.ceil(most(speeds)),
+    start: HEIGHT - BOTTOM,
+    end: TOP,
   };
   const drawn = (line: readonly Point[]) =>
     line.map(([devices, speed]): Point => [
@@ -102,7 +107,11 @@ function legend(
     const [x, y] = [LEFT + 16, TOP + 14 + 18 * i];
     return [
       element("line", {
-        ...{ x1: x, x2: x + 22, y1: y - 4, y2: y - 4, stroke },
+        x1: x,
+        x2: x + 22,
+        y1: y - 4,
+        y2: y - 4,
+        stroke,
         "stroke-width": 2,
       }),
       label(text, [x + 28, y]),

@@ -73,8 +73,12 @@ export function svg(
       "svg",
       {
         xmlns: "http://www.w3.org/2000/svg",
-        ...{ width, height, viewBox: `0 0 ${width} ${height}` },
-        ...{ "font-family": "sans-serif", "font-size": 12, fill: "#333" },
+        width,
+        height,
+        viewBox: `0 0 ${width} ${height}`,
+        "font-family": "sans-serif",
+        "font-size": 12,
+        fill: "#333",
       },
       ["", element("rect", { width, height, fill: "#fff" }), ...content, ""]
         .join("\n"),

@@ -42,7 +42,8 @@ export function compileDocument(
   };
   return training
     ? compileTrainingLowered(trace(model, { training: true }), LOWERED, {
-      ...{ ...options, ...training },
+      ...options,
+      ...training,
     })
     : compileLowered(trace(model), LOWERED, options);
 }

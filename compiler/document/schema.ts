@@ -146,8 +146,15 @@ const PARAMS: { readonly [P in ModelPrimitive]: Schema } = {
   choices: closed({ ...routing, slotted: flag }),
   tupleElement: closed({
     field: oneOf(
-      ...["values", "indices", "index", "weight", "slot"],
-      ...["chosen", "first", "kept", "settled"],
+      "values",
+      "indices",
+      "index",
+      "weight",
+      "slot",
+      "chosen",
+      "first",
+      "kept",
+      "settled",
     ),
   }),
   dispatch: closed({}, { weighted: flag }),
@@ -158,8 +165,14 @@ const PARAMS: { readonly [P in ModelPrimitive]: Schema } = {
   }),
   cacheWrite: closed({}),
   attention: closed({
-    ...{ scale: number, token: axis, head: axis, dim: axis, valueDim: axis },
-    ...{ context: axis, sinks: flag, shared: flag },
+    scale: number,
+    token: axis,
+    head: axis,
+    dim: axis,
+    valueDim: axis,
+    context: axis,
+    sinks: flag,
+    shared: flag,
   }, { kvHead: axis, window: upTo(2 ** 31, 1), chunk: upTo(2 ** 31, 1) }),
 };
 
@@ -213,7 +226,8 @@ const options = closed({}, {
   mesh: { ...record(upTo(MAX_RANKS, 1)), maxProperties: FEW },
   place: record({
     anyOf: [
-      ...[text, list(text, FEW)],
+      text,
+      list(text, FEW),
       closed({ over: meshAxes }, {
         table: list(list(length, 1 << 16), 1 << 12),
       }),
@@ -248,10 +262,13 @@ const training = closed({
   optimizer: {
     anyOf: [
       closed({ kind: { const: "adamW" } }, {
-        ...{ betas, epsilon: number, weightDecay: number },
+        betas,
+        epsilon: number,
+        weightDecay: number,
       }),
       closed({ kind: { const: "sgd" } }, {
-        ...{ momentum: number, weightDecay: number },
+        momentum: number,
+        weightDecay: number,
       }),
     ],
   },

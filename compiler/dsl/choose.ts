@@ -100,7 +100,8 @@ export function where<
   const test = condition.dtype === yes.dtype
     ? condition
     : apply<"cast", string, DType>(where, "cast", [isNonzero(condition)], {}, {
-      ...{ axes: [], dtype: yes.dtype },
+      axes: [],
+      dtype: yes.dtype,
     });
   return scalarMap(where, [test, yes, no], {
     parameters: [type, type, type],

@@ -85,7 +85,12 @@ function begin(
   const counted = mask ? mask.node : group && b.constant(1, group.node);
   const counts = counted && b.cast(counted, "f32");
   return {
-    ...{ b, trace, span, over, tokens, counts },
+    b,
+    trace,
+    span,
+    over,
+    tokens,
+    counts,
     groups: group && { ids: group.node, over: per! },
   };
 }
@@ -141,7 +146,8 @@ function sumOf({ b, tokens, groups }: Sums, x: Node): Node {
     const { ids, over } = groups;
     const axes = [over, ...without(x.axes, tokens)];
     return b.make("scatterAdd", [x, ids], { over, replicated: true }, {
-      ...{ axes, dtype: "f32" },
+      axes,
+      dtype: "f32",
     });
   }
   return tokens.reduceRight(

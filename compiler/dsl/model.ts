@@ -189,7 +189,10 @@ export function model<const Sizes extends AxisSizes, const R extends Outputs>(
     build: ({ training = false, problems } = {}) =>
       run(
         {
-          ...{ axes: { ...sizes }, training, dispatched: [], blocks: [] },
+          axes: { ...sizes },
+          training,
+          dispatched: [],
+          blocks: [],
           problems,
           block: {
             path: "",
@@ -317,7 +320,9 @@ function makeScope(
         ? { name: full }
         : { name: full, stack: block.names.get(stack) ?? stack },
       {
-        ...{ span, block: block.path, problems },
+        span,
+        block: block.path,
+        problems,
         given: { axes: list.map((axis) => block.names.get(axis)!), dtype },
       },
     );

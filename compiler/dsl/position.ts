@@ -206,7 +206,8 @@ export function conv1d<
   const [, slots] = state.node.axes;
   const { size } = x.trace.axes[slots ?? ""] ?? { size: 1 };
   const slot = scalarMap(conv1d, [position], {
-    ...{ parameters: ["i32"], lets: [] },
+    parameters: ["i32"],
+    lets: [],
     result: expr`((${local("p0", "i32")} % ${size}) + ${size}) % ${size}`,
   });
   const next: Tensor<S, "f32"> = apply(
@@ -316,7 +317,8 @@ export function attention<
   const span = callSite(attention);
   const fail = (message: string): Attention<Q, S, D> => ({
     y: refuse(new ModelError(message, span), [query, key]),
-    ...{ keys, values: values as Tensor<S, D> },
+    keys,
+    values: values as Tensor<S, D>,
   });
   const [token, head, dim] = query.node.axes;
   const kvHead = key.node.axes[1];
@@ -337,7 +339,11 @@ export function attention<
     apply(attention, "cacheWrite", [state, rows, sequence, position], {});
   const next = { keys: write(keys, key), values: write(values, value) };
   const y: Tensor<Q, D> = attend(attention, [query, next.keys, next.values], {
-    ...{ options, token: token!, head: head!, dim: dim!, valueDim: dim! },
+    options,
+    token: token!,
+    head: head!,
+    dim: dim!,
+    valueDim: dim!,
     kvHead: kvHead!,
   });
   return { y, ...next };

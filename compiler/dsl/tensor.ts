@@ -169,7 +169,9 @@ export function refuse<A extends string, D extends DType>(
   const { problems } = trace;
   report(problems, error, operands.map(({ node }) => node));
   const node = makeNode("input", [], { name: "" }, {
-    ...{ span: error.span, problems, given: { axes, dtype } },
+    span: error.span,
+    problems,
+    given: { axes, dtype },
   });
   problems?.wrong.add(node);
   return wrap(node, trace);

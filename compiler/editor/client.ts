@@ -79,7 +79,8 @@ export class TraceClient {
     this.#timer = setTimeout(() => {
       this.#end();
       this.#answer({
-        ...{ id, values: [] },
+        id,
+        values: [],
         mistakes: [{
           message:
             `Cannot trace the model: it takes more than ${seconds} seconds. Make axes or loops smaller`,

@@ -44,7 +44,8 @@ export function axisCompletions(
     }`.split(" "),
   );
   return {
-    ...{ axes, typed: soFar },
+    axes,
+    typed: soFar,
     names: axes.filter((axis) => !others.has(axis)),
     start: position - typed.length,
     length: typed.length + rest.length,
@@ -81,7 +82,8 @@ function inBraces(
   if (typed === undefined) return undefined;
   const rest = /^[^{}.]*\}?/.exec(after)![0];
   return {
-    ...{ axes, typed: before + after },
+    axes,
+    typed: before + after,
     names: axes.map((axis) => `${axis}}`),
     start: position - typed.length,
     length: typed.length + rest.length,

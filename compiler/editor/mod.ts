@@ -48,7 +48,8 @@ function decorate(
   const service = info.languageService;
   const options = info.config as EditorOptions;
   const client = new TraceClient({
-    ...{ program: tracer, seconds: options.seconds ?? 10 },
+    program: tracer,
+    seconds: options.seconds ?? 10,
     onFound: () => info.project.refreshDiagnostics(),
   });
 
@@ -127,10 +128,13 @@ function decorate(
         if (!names) return said;
         const { start, length } = found;
         return {
-          ...{ isGlobalCompletion: false, isMemberCompletion: false },
+          isGlobalCompletion: false,
+          isMemberCompletion: false,
           isNewIdentifierLocation: true,
           entries: names.map((name) => ({
-            ...{ name, kindModifiers: "", sortText: "0" },
+            name,
+            kindModifiers: "",
+            sortText: "0",
             kind: ts.ScriptElementKind.string,
             replacementSpan: { start, length },
           })),
@@ -188,7 +192,12 @@ function shown(
   ) + column - 1;
   const category = ts.DiagnosticCategory.Error;
   return {
-    ...{ file, start, length: width, code, category, messageText: message },
+    file,
+    start,
+    length: width,
+    code,
+    category,
+    messageText: message,
     source: "switchyard",
     ...folded.length > 0
       ? {

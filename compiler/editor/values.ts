@@ -44,7 +44,10 @@ export function shownValues(
     const text = [valueText(node, graph), sharded?.(node) ?? ""]
       .filter((part) => part !== "").join("\n");
     values.set(`${file}:${line}:${column}`, {
-      ...{ file: pathOf(file), line, column, text },
+      file: pathOf(file),
+      line,
+      column,
+      text,
     });
   }
   return [...values.values()];

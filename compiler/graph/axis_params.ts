@@ -2,9 +2,21 @@
 
 /** Parameters that name axes of operands or of the result. */
 const AXIS_PARAMETERS: ReadonlySet<string> = new Set([
-  ...["over", "from", "to", "axis", "axes", "into"],
-  ...["tokens", "leadingGroup", "choice"],
-  ...["token", "head", "dim", "valueDim", "kvHead", "context"],
+  "over",
+  "from",
+  "to",
+  "axis",
+  "axes",
+  "into",
+  "tokens",
+  "leadingGroup",
+  "choice",
+  "token",
+  "head",
+  "dim",
+  "valueDim",
+  "kvHead",
+  "context",
 ]);
 
 /** The same parameters with every axis that they name renamed. */

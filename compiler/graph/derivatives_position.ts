@@ -67,7 +67,9 @@ export function attentionDerivative(
   // The two numbers of a head beside each other, so that ranks that have some of the heads have theirs.
   const beside = (x: Node, start: number) =>
     b.make("dilate", [x], {
-      ...{ axis: params.head, start, step: 2 },
+      axis: params.head,
+      start,
+      step: 2,
       to: `${params.head}_statistics`,
     });
   const statistics = b.add(beside(sum, 0), beside(product, 1));

@@ -111,11 +111,19 @@ export function routeTokens(
       typeof group === "object" ? group.data[t]! : Math.floor(t / perGroup),
   );
   const { slot, capacity } = giveSlots(rule.capacity, {
-    ...{ groups, index, weight, experts, k, padding, firstScore },
+    groups,
+    index,
+    weight,
+    experts,
+    k,
+    padding,
+    firstScore,
     random: operands.random?.data,
   });
   return {
-    ...{ ...base, slot, capacity },
+    ...base,
+    slot,
+    capacity,
     weight: keep(rule, weight, slot).map(round),
     ...arrivals(index, slot, experts),
   };
@@ -246,8 +254,14 @@ export function givenRouting(
   const slots = slot ? [...slot.data] : [];
   const chosen = given([...index!.data], experts);
   return {
-    ...{ shape, experts, k, index: chosen, slot: slots },
-    ...{ weight: [...weight!.data], capacity: [], padding: [] },
+    shape,
+    experts,
+    k,
+    index: chosen,
+    slot: slots,
+    weight: [...weight!.data],
+    capacity: [],
+    padding: [],
     ...arrivals(chosen, slots, experts),
   };
 }

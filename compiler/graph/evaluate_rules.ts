@@ -300,9 +300,13 @@ export const REFERENCE: {
     const { rule, tokens, expert, choice, leadingGroup, operands: names } =
       node.params;
     const axes = {
-      ...{ group: tokens, mask: tokens, bias: [expert] },
-      ...{ noise: [...tokens, expert], random: [...tokens, expert] },
-      ...{ choices: [...tokens, choice], weights: [...tokens, choice] },
+      group: tokens,
+      mask: tokens,
+      bias: [expert],
+      noise: [...tokens, expert],
+      random: [...tokens, expert],
+      choices: [...tokens, choice],
+      weights: [...tokens, choice],
     };
     const [logits, ...rest] = operands(node, context);
     const given = names.map((name, i) =>

@@ -62,7 +62,8 @@ export function gradients(
   }
   const derivation = {
     context: builderContext(axes, nodes, "backward"),
-    ...{ scalars, repeats },
+    scalars,
+    repeats,
   };
   const b = new NodeBuilder(derivation.context, loss);
   const found = pullBack(derivation, loss, {

@@ -27,7 +27,12 @@ export function makeNode<P extends Primitive>(
 ): NodeOf<P> {
   const made = ({ axes, dtype }: TensorType, wrong: boolean): NodeOf<P> => {
     const node = {
-      ...{ primitive, inputs, params, axes, dtype, span },
+      primitive,
+      inputs,
+      params,
+      axes,
+      dtype,
+      span,
       ...block ? { block } : {},
     } as NodeOf<P>;
     noteNode(problems, node as Node, wrong);

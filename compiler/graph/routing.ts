@@ -257,7 +257,10 @@ export function routingRule(
   const several = topK > 1 ? "chosen" : "none";
   const share = (keep: number) => best === "share" ? topK / keep : best;
   return {
-    ...{ ...rule, ...set, preset: preset ?? "none", topK },
+    ...rule,
+    ...set,
+    preset: preset ?? "none",
+    topK,
     normalize: choices.normalize ??
       (normalize === "several" ? several : normalize),
     ...groups ? { expertGroups: { best: share(groups.keep), ...groups } } : {},
@@ -301,8 +304,11 @@ function capacityOf(
   }
   const { drop, order, prioritised } = base;
   return {
-    ...{ drop, order, ...prioritised ? { prioritised } : {} },
-    ...{ ...set, slots: set.slots },
+    drop,
+    order,
+    ...prioritised ? { prioritised } : {},
+    ...set,
+    slots: set.slots,
   };
 }
 

@@ -242,9 +242,13 @@ export const RULES: {
     const problem = ruleProblem(rule, operands);
     if (problem) fail(problem);
     const given = {
-      ...{ group: tokens, mask: tokens, bias: [expert] },
-      ...{ noise: logits.axes, random: logits.axes },
-      ...{ choices: [...tokens, choice], weights: [...tokens, choice] },
+      group: tokens,
+      mask: tokens,
+      bias: [expert],
+      noise: logits.axes,
+      random: logits.axes,
+      choices: [...tokens, choice],
+      weights: [...tokens, choice],
     };
     for (const [i, name] of operands.entries()) {
       const value = operand(inputs, i + 1);

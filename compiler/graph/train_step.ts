@@ -166,7 +166,9 @@ export function trainStep(
   ]);
   return {
     axes: deriveSizes(graph.axes, nodes),
-    ...{ nodes, outputs: all, states: next },
+    nodes,
+    outputs: all,
+    states: next,
   };
 }
 
@@ -200,7 +202,8 @@ function nextBiases(
         (sum, keep, n) => expr`${sum} * ${keep} + ${n}`,
         b.make("state", [], { name: countedName(name) }, bias),
         b.make("input", [], { name: STEP_INPUTS.keep }, {
-          ...{ axes: [], dtype: "f32" },
+          axes: [],
+          dtype: "f32",
         }),
         local,
       )

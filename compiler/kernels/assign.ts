@@ -34,7 +34,8 @@ export function assign(o: AssignOptions): Kernel {
   const { experts, k, tokens } = o;
   const units = (o.units?.length ?? 1) - 1;
   const lanes = lanesFor(experts + units, {
-    ...{ words: SHARED_WORDS, others: o.units ? 2 : 1 },
+    words: SHARED_WORDS,
+    others: o.units ? 2 : 1,
   });
   const sent = o.units && tokensSent(o, { lanes, units: o.units });
   const counted = wgsl`
@@ -50,8 +51,11 @@ export function assign(o: AssignOptions): Kernel {
     sendRow[a] = ${DROPPED};
     ${sent && wgsl`tokenRow[a] = ${DROPPED};`}`;
   const scan = scanCells({
-    ...{ lanes, buckets: experts, bucket: "e" },
-    ...{ counts: "counts", totals: "experts" },
+    lanes,
+    buckets: experts,
+    bucket: "e",
+    counts: "counts",
+    totals: "experts",
   });
   return kernelOf({
     name: o.name,
@@ -65,14 +69,17 @@ export function assign(o: AssignOptions): Kernel {
       groupRank: "u32 [1]",
     }, {
       // Behind those of experts, the tokens for each unit.
-      ...{ counts: "u32 [expert, then unit]", sendRow: "u32 [token, k]" },
+      counts: "u32 [expert, then unit]",
+      sendRow: "u32 [token, k]",
       // The row in which a token is sent to the unit of this choice: at its first choice there, else DROPPED.
       tokenRow: "u32 [token, k]",
       // Of the choice of a send row, its token among those sent to the same unit.
       places: "u32 [row]",
       // What `regroup` writes, where rows stay.
-      ...{ tiles: "u32 [1 + 3 * tile bound]", tokenOf: "u32 [row]" },
-      ...{ expertOf: "u32 [row]", rowCount: "u32 [1]" },
+      tiles: "u32 [1 + 3 * tile bound]",
+      tokenOf: "u32 [row]",
+      expertOf: "u32 [row]",
+      rowCount: "u32 [1]",
     }),
     body: wgsl`
       var<workgroup> cells: array<u32, ${lanes * experts}>;
@@ -145,8 +152,13 @@ function tokensSent(
       ${found}
       if (fresh == 1) { reached[cell]++; }`,
     scan: scanCells({
-      ...{ lanes, buckets: count, bucket: "u", cells: "reached" },
-      ...{ counts: "counts", first: experts, totals: "sent" },
+      lanes,
+      buckets: count,
+      bucket: "u",
+      cells: "reached",
+      counts: "counts",
+      first: experts,
+      totals: "sent",
     }),
     numbered: wgsl`
       ${found}

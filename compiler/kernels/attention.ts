@@ -52,8 +52,10 @@ export function attention(o: AttentionOptions): Kernel {
       q: "f32 [token, head, dim]",
       keys: `${cached} [sequence, context, kvHead, dim]`,
       values: `${cached} [sequence, context, kvHead, valueDim]`,
-      ...{ sequence: "i32 [token]", position: "i32 [token]" },
-      ...{ sinks: "f32 [head]", pages: "i32 [sequence, block]" },
+      sequence: "i32 [token]",
+      position: "i32 [token]",
+      sinks: "f32 [head]",
+      pages: "i32 [sequence, block]",
     }, { y: "f32 [token, head, valueDim]" }),
     body: wgsl`
       var<workgroup> scores: array<f32, ${room}>;
@@ -110,7 +112,12 @@ function attend(
   const { valueDim: width = o.dim } = o;
   const kvHead = wgsl`group.x / ${o.heads / o.kvHeads / heads}`;
   const of: Queries = {
-    ...{ o, token, heads, tokens, width, parts: Math.ceil(width / KEY_BLOCK) },
+    o,
+    token,
+    heads,
+    tokens,
+    width,
+    parts: Math.ceil(width / KEY_BLOCK),
     cache: cacheOf(o, token, kvHead),
     each: wgsl`t < ${tokens}, h < ${heads}`,
     firstSeen: firstSeenText(o, {

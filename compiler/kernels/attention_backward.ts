@@ -45,8 +45,10 @@ export function attentionSum(o: BackwardOptions): Kernel {
     name: o.name,
     count: wgsl`${o.tokens} * ${heads}`,
     bindings: bindings({
-      ...{ ...CACHE, sinks: "f32 [head]" },
-      ...{ sequence: "i32 [token]", position: "i32 [token]" },
+      ...CACHE,
+      sinks: "f32 [head]",
+      sequence: "i32 [token]",
+      position: "i32 [token]",
     }, { y: "f32 [token, head]" }),
     body: wgsl`
       let query = i;
@@ -130,9 +132,11 @@ const CACHE = {
 
 /** Bindings of the cotangents' kernels. */
 const GRAD_BINDINGS = bindings({
-  ...{ ...CACHE, values: "f32 [sequence, context, valueDim, kvHead]" },
+  ...CACHE,
+  values: "f32 [sequence, context, valueDim, kvHead]",
   // Sequence * context + position.
-  ...{ place: "i32 [token]", dy: "f32 [token, valueDim, head]" },
+  place: "i32 [token]",
+  dy: "f32 [token, valueDim, head]",
   // The logarithms of sums, then the products of cotangents and results.
   statistics: "f32 [token, head, 2]",
 }, { y: "f32" });

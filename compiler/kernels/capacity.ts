@@ -96,7 +96,8 @@ export function marks(o: MarksOptions): Kernel {
     name: o.name,
     count: o.tokens,
     bindings: bindings({
-      ...{ index: "i32 [token, k]", slot: "i32 [token, k]" },
+      index: "i32 [token, k]",
+      slot: "i32 [token, k]",
       mask: "i32 [token]",
     }, { marks: "f32 [token, expert]" }),
     body: wgsl`

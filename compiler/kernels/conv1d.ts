@@ -26,7 +26,8 @@ export function conv1d(o: Conv1dOptions): Kernel {
     bindings: bindings({
       ring: "f32 [sequence, slot, channel]",
       weight: "f32 [channel, tap]",
-      ...{ sequence: "i32 [token]", position: "i32 [token]" },
+      sequence: "i32 [token]",
+      position: "i32 [token]",
     }, { y: "f32 [token, channel]" }),
     body: wgsl`
       let token = i / ${channels};

@@ -27,7 +27,8 @@ export function listRows(o: ListRowsOptions): Kernel {
     name: o.name,
     count: wgsl`${o.tokens} * ${k}`,
     bindings: bindings({
-      ...{ weight: "f32 [token, k]", sendRow: "u32 [token, k]" },
+      weight: "f32 [token, k]",
+      sendRow: "u32 [token, k]",
       tokenRow: "u32 [token, k]",
       counts: "u32 [group rank, expert, then unit]",
       groupRank: "u32 [1]",

@@ -50,7 +50,8 @@ export function matmul(options: MatmulOptions): Kernel {
   const left = [options.leftRow(u("row")), options.left(u("base"), u("k"))];
   const used = options.epilogue(
     {
-      ...{ row: u("row"), column: u("column") },
+      row: u("row"),
+      column: u("column"),
       expert: options.grouped ? u("expert") : u32(0),
     },
     options.weights.map((_, i) => local(`result${i}`, "f32")),
@@ -193,7 +194,8 @@ function rowsTimesColumns(
   const teams = joint ? teamsOf(o).teams : 1;
   const blocks = equalBlocks(o);
   const left = leftOf(o, {
-    ...{ rows, ofGroup: rows * teams },
+    rows,
+    ofGroup: rows * teams,
     stretch: blocks?.length ?? SUM_BLOCK,
     waits: blocks?.count === 1,
   });
@@ -202,7 +204,9 @@ function rowsTimesColumns(
     ${
     inOrder.map((sums) =>
       blockedSum(registersOf(rows, sums), {
-        ...{ length: o.k, segments: o.segments, pairs: takesPairs(o) },
+        length: o.k,
+        segments: o.segments,
+        pairs: takesPairs(o),
         before: left.before,
       }, products(o, left, { rows, sums }))
     )
@@ -220,8 +224,10 @@ function rowsTimesColumns(
 function rowsByPanels(o: Matmul): KernelText {
   const { rows } = o.tile;
   const { prepare, at } = leftOf(o, {
-    ...{ rows, ofGroup: rows * teamsOf(o).teams },
-    ...{ stretch: SUM_BLOCK, waits: false },
+    rows,
+    ofGroup: rows * teamsOf(o).teams,
+    stretch: SUM_BLOCK,
+    waits: false,
   });
   return wgsl`
     let team = ${teamOf(o)};
@@ -247,15 +253,21 @@ function fewRows(o: Matmul, rows: number): KernelText {
   const each = blocksInRound(o, rows);
   const inRound = Math.min(teamsOf(o).teams * each, blocks.count);
   const left = leftOf(o, {
-    ...{ rows, ofGroup: rows },
-    ...{ stretch: blocks.length * inRound, waits: true },
+    rows,
+    ofGroup: rows,
+    stretch: blocks.length * inRound,
+    waits: true,
   });
   return wgsl`
     let team = ${teamOf(o)};
     ${left.prepare}
     ${
     sumsOfTeams(o, {
-      ...{ rows, blocks, each, left, add: products(o, left, { rows }) },
+      rows,
+      blocks,
+      each,
+      left,
+      add: products(o, left, { rows }),
       finish: (place) => finish(o, place),
     })
   }`;

@@ -136,7 +136,9 @@ function loadsOf(
   const { type } = o.bindings.find(({ name }) => name === binding)!;
   return (base: string, column: number, apart = 1): Stmt =>
     loadRegisters(base, range(width).map((n) => column + n * apart), {
-      ...{ binding, type, index: index(column) },
+      binding,
+      type,
+      index: index(column),
     });
 }
 
@@ -154,7 +156,8 @@ export function rightAt(
   const width = inside === "k" ? 1 : widthOf(o);
   const apart = inside === "k" ? 1 : rowStride / perWord(stored) / width;
   const load = loadsOf(o, {
-    ...{ binding, width },
+    binding,
+    width,
     index: (c) => add(register(`at${i}`, [c], "u32"), mul(K, u32(apart))),
   });
   if (!isHalf(stored)) {
@@ -194,10 +197,13 @@ function packedRow(o: MatmulOptions, i: number): readonly KernelText[] {
       rowStride / width
     }`;
   const codes = loadsOf(o, {
-    ...{ binding, width, index: along(`at${i}`, perWord) },
+    binding,
+    width,
+    index: along(`at${i}`, perWord),
   });
   const scale = loadsOf(o, {
-    ...{ binding: scales!, width },
+    binding: scales!,
+    width,
     index: perScale
       ? along(`scale${i}`, perScale)
       : (c) => register(`scale${i}`, [c], "u32"),
@@ -229,7 +235,8 @@ function pairsAlongK(
   invariant(inside === "k", "all weights of a matmul are laid out equally");
   const load = (k: Expr) =>
     loadsOf(o, {
-      ...{ binding, width: 1 },
+      binding,
+      width: 1,
       index: (c) => add(register(`at${i}`, [c], "u32"), k),
     });
   return columns.flatMap((c) =>
@@ -237,7 +244,9 @@ function pairsAlongK(
       ? [
         load(K)(`word${i}`, c),
         ...unpacked(stored, {
-          ...{ i, column: c, to: [[`b${i}`, c], [`next_b${i}`, c]] },
+          i,
+          column: c,
+          to: [[`b${i}`, c], [`next_b${i}`, c]],
         }),
       ]
       : termsOf(o).map(({ prefix, k }) =>

@@ -78,15 +78,15 @@ export function regroup(o: RegroupOptions): Kernel {
     workgroupSize: LANES,
     bindings: bindings({
       // Behind those of experts, where tokens are received once, the tokens for each unit.
-      ...{
-        counts: "u32 [group rank, expert, then unit]",
-        groupRank: "u32 [1]",
-      },
+      counts: "u32 [group rank, expert, then unit]",
+      groupRank: "u32 [1]",
       // The places of choices as they were received.
       places: "u32 [row]",
     }, {
-      ...{ tiles: "u32 [1 + 3 * tile bound]", rowOf: "u32 [row]" },
-      ...{ expertOf: "u32 [row]", rowCount: "u32 [rows, tokens]" },
+      tiles: "u32 [1 + 3 * tile bound]",
+      rowOf: "u32 [row]",
+      expertOf: "u32 [row]",
+      rowCount: "u32 [rows, tokens]",
       tokenOf: "u32 [row]",
     }),
     body: wgsl`

@@ -46,14 +46,18 @@ export function router(o: RouterOptions): Kernel {
     name: o.name,
     count: o.tokens,
     bindings: bindings({
-      ...{ logits: "f32 [token, expert]", noise: "f32 [token, expert]" },
-      ...{ bias: "f32 [expert]", weights: "f32 [token, k]" },
-      ...{ mask: "i32 [token]", choices: "i32 [token, k]" },
+      logits: "f32 [token, expert]",
+      noise: "f32 [token, expert]",
+      bias: "f32 [expert]",
+      weights: "f32 [token, k]",
+      mask: "i32 [token]",
+      choices: "i32 [token, k]",
     }, {
       // 0 or -1, where padding is all that is dropped.
       slot: "i32 [token, k]",
       first: "f32 [token]",
-      ...{ index: "i32 [token, k]", weight: "f32 [token, k]" },
+      index: "i32 [token, k]",
+      weight: "f32 [token, k]",
     }),
     body: wgsl`
       let row = i * ${experts};
@@ -124,7 +128,9 @@ function choose(o: RouterOptions): KernelText {
   // The best without noise, then the best others with it.
   const other = wgsl`e != best_one`;
   const others = {
-    ...{ k: k - 1, count: experts, value: noisy("e") },
+    k: k - 1,
+    count: experts,
+    value: noisy("e"),
     allowed: allowed ? wgsl`${allowed} && ${other}` : other,
   };
   return wgsl`
@@ -223,7 +229,8 @@ function keepGroups(o: RouterOptions): KernelText | undefined {
     return wgsl`member_${n} = max(member_${n}, ${fallen});`;
   });
   const groups = {
-    ...{ k: keep, count },
+    k: keep,
+    count,
     prepare: wgsl`
       let start = e * ${size};
       ${members.map((n) => wgsl`var member_${n} = f32(${LOWEST});`)}

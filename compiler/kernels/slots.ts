@@ -35,10 +35,13 @@ export function slots(o: SlotsOptions): Kernel {
     name: o.name,
     workgroupSize: LANES,
     bindings: bindings({
-      ...{ mark: "u32 [expert, token]", order: "u32 [token]" },
+      mark: "u32 [expert, token]",
+      order: "u32 [token]",
       // The slots by the number of tokens in a group.
-      ...{ room: "u32 [tokens]", group: "i32 [token]" },
-      ...{ weight: "f32 [token, k]", random: "f32 [token, expert]" },
+      room: "u32 [tokens]",
+      group: "i32 [token]",
+      weight: "f32 [token, k]",
+      random: "f32 [token, expert]",
     }, { slot: "i32 [token, k]" }),
     body: wgsl`
       var<workgroup> counts: array<u32, ${LANES}>;

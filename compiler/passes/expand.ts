@@ -54,8 +54,10 @@ export function expand(graph: Graph, options: ExpandOptions): Graph {
       Object.entries(named).map(([name, node]) => [name, expansion.now(node)]),
     );
   return {
-    ...{ axes: graph.axes, nodes: expansion.nodes },
-    ...{ outputs: now(graph.outputs), states: now(graph.states) },
+    axes: graph.axes,
+    nodes: expansion.nodes,
+    outputs: now(graph.outputs),
+    states: now(graph.states),
   };
 }
 
@@ -152,7 +154,11 @@ class Expansion {
   ): NodeOf<P> {
     const { axes, dtype } = of;
     const node = {
-      ...{ primitive, axes, dtype, ...originOf(of), ...made },
+      primitive,
+      axes,
+      dtype,
+      ...originOf(of),
+      ...made,
     } as NodeOf<P>;
     this.nodes.push(node as unknown as Node);
     return node;
@@ -184,7 +190,8 @@ class Expansion {
     else this.#now.set(node, received);
     if (known || assign.params.localOnly || !this.#options.check) return;
     this.#make(node, "checkIds", {
-      ...{ inputs: [assign, ...groups] as Node[], params: {} },
+      inputs: [assign, ...groups] as Node[],
+      params: {},
     });
   }
 
@@ -200,7 +207,10 @@ class Expansion {
     const localOnly = several && !far;
     const chunks = chunkExperts(splits, far ? this.#options.chunks : 1).length;
     const once = !localOnly && deduplicates(this.#graph, route, {
-      ...{ placed, splits, chunks, asked: deduplicate },
+      placed,
+      splits,
+      chunks,
+      asked: deduplicate,
     });
     const assign = this.#make(node, "assign", {
       inputs: [this.now(route)],
@@ -215,8 +225,14 @@ class Expansion {
       },
     });
     const routed: Routed = {
-      ...{ assign, over: far ? over : [], chunks, counts: assign as Node },
-      ...{ groups: [], inFlight: [], deferred: [], returned: new Map() },
+      assign,
+      over: far ? over : [],
+      chunks,
+      counts: assign as Node,
+      groups: [],
+      inFlight: [],
+      deferred: [],
+      returned: new Map(),
       values: Array.from({ length: chunks }, () => new Map<Node, Node>()),
     };
     this.#routed.set(route, routed);
@@ -230,7 +246,8 @@ class Expansion {
     const { assign, over } = routed;
     if (over.length === 0) return;
     routed.counts = this.#make(node, "gatherCounts", {
-      ...{ inputs: [assign as Node], params: { over } },
+      inputs: [assign as Node],
+      params: { over },
     }) as Node;
   }
 
@@ -240,7 +257,8 @@ class Expansion {
     for (let chunk = 0; chunk < chunks; chunk++) {
       groups.push(
         this.#make(node, "group", {
-          ...{ inputs: [counts], params: { expert, slot, chunk } },
+          inputs: [counts],
+          params: { expert, slot, chunk },
         }) as Node,
       );
     }
@@ -311,7 +329,8 @@ class Expansion {
     if (chunks === 1) {
       const value = this.now(y);
       return over.length === 0 ? value : this.#sendBack(node, y, routed, {
-        ...{ value, chunk: 0 },
+        value,
+        chunk: 0,
       });
     }
     const inFlight = routed.inFlight.splice(0);
@@ -334,7 +353,8 @@ class Expansion {
         );
       }
       before = this.#sendBack(node, y, routed, {
-        ...{ value: made.get(y)!, chunk },
+        value: made.get(y)!,
+        chunk,
         ...before ? { before } : {},
       });
     }
@@ -357,13 +377,17 @@ class Expansion {
     const rows = once
       ? this.#make(node, "localCombine", {
         inputs: [value, groups[chunk]!],
-        ...{ params: { weighted: isWeighted(node) }, axes, dtype },
+        params: { weighted: isWeighted(node) },
+        axes,
+        dtype,
         ...chunkName(chunk, chunks),
       }) as Node
       : value;
     return this.#make(node, "allToAll", {
       inputs: [rows, counts, ...before ? [before] : []],
-      ...{ params: { direction: "back", chunk, once }, axes, dtype },
+      params: { direction: "back", chunk, once },
+      axes,
+      dtype,
       ...chunkName(chunk, chunks),
     }) as Node;
   }

@@ -107,8 +107,9 @@ function takeMerged(
   const { bindings, workgroups } = merged;
   return {
     ...first,
-    ...{ kernel: kernelOf(lowering, { steps, merged, known }) },
-    ...{ bindings, workgroups },
+    kernel: kernelOf(lowering, { steps, merged, known }),
+    bindings,
+    workgroups,
     label: steps.map(({ label }) => label ?? "").join("; "),
   };
 }

@@ -41,7 +41,9 @@ export function waitForExchanges(
 function waitFor(exchange: AllToAllStep): Step {
   const { handle, label, span, block, part, phase } = exchange;
   return {
-    ...{ op: "wait", ranks: "all", handle: handle! },
+    op: "wait",
+    ranks: "all",
+    handle: handle!,
     ...label === undefined ? {} : { label },
     ...span ? { span } : {},
     ...block === undefined ? {} : { block },

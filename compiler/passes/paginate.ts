@@ -186,7 +186,9 @@ function pageAxes(
     ...over.length === 0 ? {} : {
       [localName(axis, over)]: {
         ...whole,
-        ...{ over, size: count, table: "block" },
+        over,
+        size: count,
+        table: "block",
       },
     },
   };
@@ -198,8 +200,12 @@ function wholeAxis(of: string, size: number): LocalAxis {
 
 function tableNode(name: string, sequence: string): Node {
   return {
-    ...{ primitive: "input", inputs: [], params: { name } },
-    ...{ axes: [sequence, BLOCK], dtype: "i32", span: undefined },
+    primitive: "input",
+    inputs: [],
+    params: { name },
+    axes: [sequence, BLOCK],
+    dtype: "i32",
+    span: undefined,
   } as NodeOf<"input">;
 }
 

@@ -54,7 +54,12 @@ export function axisFacts(
     all.set(name, { over: all.get(of)!.over });
   }
   return {
-    ...{ graph, mesh, requests: all, experts, followers, given },
+    graph,
+    mesh,
+    requests: all,
+    experts,
+    followers,
+    given,
     assigning: assigningInputs(graph),
   };
 }
@@ -183,7 +188,8 @@ export function localAxis(
   if (over.length === 0) return { ...common, dynamic, ...numbered };
   if (isRagged(facts, of)) {
     return {
-      ...{ ...common, dynamic: true },
+      ...common,
+      dynamic: true,
       ...dynamic ? {} : { exact: true },
       ...assignmentOf(facts, of, over),
     };

@@ -66,13 +66,17 @@ export function localize(facts: AxisFacts, sharded: Graph): Localized {
   );
   return {
     graph: {
-      ...{ axes, nodes },
+      axes,
+      nodes,
       outputs: of(sharded.outputs),
       states: of(sharded.states),
     },
     placed: {
-      ...{ mesh: facts.mesh, ranks: rankCount(facts.mesh) },
-      ...{ axes: local, counts, aliases: Object.fromEntries(counted) },
+      mesh: facts.mesh,
+      ranks: rankCount(facts.mesh),
+      axes: local,
+      counts,
+      aliases: Object.fromEntries(counted),
     },
   };
 }

@@ -41,7 +41,9 @@ export function recomputeViews(graph: Graph): Graph {
       Object.entries(named).map(([name, node]) => [name, now.get(node)!]),
     );
   return {
-    ...{ axes: graph.axes, nodes },
-    ...{ outputs: of(graph.outputs), states: of(graph.states) },
+    axes: graph.axes,
+    nodes,
+    outputs: of(graph.outputs),
+    states: of(graph.states),
   };
 }

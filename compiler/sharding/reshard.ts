@@ -202,12 +202,10 @@ export class Resharding {
     const part = (field: "index" | "weight" | "slot") =>
       this.to(
         this.#once(route, field, {
-          ...{
-            primitive: "tupleElement",
-            inputs: [route],
-            params: { field },
-            axes,
-          },
+          primitive: "tupleElement",
+          inputs: [route],
+          params: { field },
+          axes,
           dtype: field === "weight" ? "f32" : "i32",
         }, route.sharding!),
         { over, unreduced: [] },
@@ -220,7 +218,11 @@ export class Resharding {
     const params = { rule, expert, slot, choice, tokens, slotted };
     const key = JSON.stringify(tokens.map((axis) => overOf({ over }, axis)));
     return this.#once(route, `choices ${key}`, {
-      ...{ primitive: "choices", inputs, params, axes, dtype: "f32" },
+      primitive: "choices",
+      inputs,
+      params,
+      axes,
+      dtype: "f32",
     }, {
       over: tidyOver(
         Object.fromEntries(

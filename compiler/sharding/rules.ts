@@ -166,11 +166,15 @@ export const RULES: { readonly [P in Primitive]: Rule<P> } = {
     linear: LINEAR.never,
   },
   combine: {
-    ...{ role: returnsRows, result: returnedOver, terms: returnedTerms },
+    role: returnsRows,
+    result: returnedOver,
+    terms: returnedTerms,
     linear: LINEAR.never,
   },
   combineTranspose: {
-    ...{ role: returnsRows, result: returnedOver, terms: returnedTerms },
+    role: returnsRows,
+    result: returnedOver,
+    terms: returnedTerms,
     linear: LINEAR.never,
   },
   ...ofExpanded({ role: pass, linear: LINEAR.never }),

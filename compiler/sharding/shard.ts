@@ -285,8 +285,11 @@ class Shards {
     if (before) return before;
     const { axis, over } = partition;
     const gathered = {
-      ...{ primitive: "allGather", params: { over, axis, to: axis } },
-      ...{ inputs: [this.#of(input)], axes: input.axes, dtype: input.dtype },
+      primitive: "allGather",
+      params: { over, axis, to: axis },
+      inputs: [this.#of(input)],
+      axes: input.axes,
+      dtype: input.dtype,
       ...originOf(user),
     } as unknown as Node;
     this.#gathered.set(key, gathered);

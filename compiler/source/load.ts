@@ -73,7 +73,9 @@ export interface ExportKind<T> {
 }
 
 const MODEL: ExportKind<Model> = {
-  ...{ noun: "model", op: "model(…)", is: isModel },
+  noun: "model",
+  op: "model(…)",
+  is: isModel,
 };
 
 function choose<T>(

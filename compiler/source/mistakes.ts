@@ -118,7 +118,9 @@ function typeMistake(
   }
   const name = nameOf(checked.ts, call);
   return {
-    ...{ ...said, message, folded: [said] },
+    ...said,
+    message,
+    folded: [said],
     span: spanOf(checked.file, name.getStart(checked.file)),
     width: name.getWidth(checked.file),
   };

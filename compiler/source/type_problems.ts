@@ -86,7 +86,9 @@ function openPrograms(path: string, typeRoot?: string): () => ts.Program {
   let program: ts.Program | undefined;
   return () => {
     program = ts.createProgram({
-      ...{ rootNames, options, host },
+      rootNames,
+      options,
+      host,
       ...program ? { oldProgram: program } : {},
     });
     return program;

@@ -128,7 +128,9 @@ function powerFrom(n: number): number {
 function plainTile(tile: MatmulTile, grouped: boolean): MatmulTile {
   const { rows, columns, lanes, code } = tile;
   return {
-    ...{ rows: grouped ? tileHeight(tile) : rows, columns, lanes },
+    rows: grouped ? tileHeight(tile) : rows,
+    columns,
+    lanes,
     ...code ? { code } : {},
   };
 }

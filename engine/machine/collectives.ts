@@ -53,7 +53,8 @@ export async function bindCollectives(
   );
   staging.allocate(exchangesAtOnce(plan));
   return {
-    ...{ memories, execute },
+    memories,
+    execute,
     idle: async () => {
       for (const device of unique) await device.idle();
     },

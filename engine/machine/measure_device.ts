@@ -68,7 +68,9 @@ export async function openDeviceMeter(
     weights: CompileOptions["weights"] = {},
   ) => {
     const small = await openSmallModel(selected, model, {
-      ...{ ...options, ranks: 1, weights },
+      ...options,
+      ranks: 1,
+      weights,
     });
     opened.push(small);
     return small;
@@ -148,7 +150,9 @@ function describe(
     return multiplyAdds / Math.max(seconds / 8, seconds - rest / operations);
   };
   const rates = {
-    ...{ multiplyAdds: rate(experts!), operations, launch },
+    multiplyAdds: rate(experts!),
+    operations,
+    launch,
     reading: few!.work.weightBytes / net(few!),
     ...attendingRate(first!, attends!),
     run,
@@ -156,7 +160,10 @@ function describe(
   if (computer === "software") {
     // A workgroup is on one core, and the drivers' threads take the next as they become free.
     return {
-      ...{ ...copies, computer, limits: limitsOf(selected), ...rates },
+      ...copies,
+      computer,
+      limits: limitsOf(selected),
+      ...rates,
       parallel: selected.threads ?? 1,
     };
   }
@@ -172,8 +179,12 @@ function describe(
   const part = some!.work.multiplyAdds / many!.work.multiplyAdds;
   const join = (net(some!) - part * net(many!)) / some!.work.launches;
   return {
-    ...{ ...copies, computer, memory: HOSTS[computer].limits.memory },
-    ...{ ...rates, parallel, grain: HOSTS[computer].grain },
+    ...copies,
+    computer,
+    memory: HOSTS[computer].limits.memory,
+    ...rates,
+    parallel,
+    grain: HOSTS[computer].grain,
     ...parallel > 1 ? { join: Math.max(0, join) } : {},
   };
 }

@@ -44,7 +44,11 @@ export interface LinkTimes {
 
 /** Rows of each size: as many as libraries send in one piece, as stay in a core's cache, as stay in a larger one, and as do not. */
 const ROWS: Sized<number> = {
-  ...{ one: 1, few: 16, some: 128, more: 512, many: 2048 },
+  one: 1,
+  few: 16,
+  some: 128,
+  more: 512,
+  many: 2048,
 };
 
 /** Rows of all ranks together, at most. */
@@ -55,7 +59,11 @@ const ALL_ROWS = 1 << 17;
  * may take a millisecond, which is long against a short one.
  */
 const TOGETHER: Sized<number> = {
-  ...{ one: 256, few: 64, some: 64, more: 32, many: 8 },
+  one: 256,
+  few: 64,
+  some: 64,
+  more: 32,
+  many: 8,
 };
 
 /** Exchanges in a row and repetitions for each pair: there may be many pairs, and a run uses the middle of all. */
@@ -96,7 +104,8 @@ export async function openLinkMeter(
   );
   invariant(gather && exchange, "a dispatch without an exchange");
   const bound = await bindCollectives(plan, [gather, exchange], {
-    ...{ devices, world },
+    devices,
+    world,
   });
   const [gatherCounts, execute] = bound.execute;
   type Rows = (from: number, to: number) => number;
@@ -175,7 +184,9 @@ export async function openLinkMeter(
     return forSizes((size) => times.get(size)!);
   };
   return {
-    ...{ plan, exchange, rows },
+    plan,
+    exchange,
+    rows,
     measure: async () => {
       await exchangeRows(everyRank(1), {
         together: Math.ceil(warmUpFor(WARM_UP, repetitions)),
@@ -186,7 +197,9 @@ export async function openLinkMeter(
         together: TOGETHER.one,
       });
       return {
-        ...{ rows, rowBytes: exchange.rowBytes, gather },
+        rows,
+        rowBytes: exchange.rowBytes,
+        gather,
         all: await sized((n, together) =>
           exchangeRows(everyRank(n), { together })
         ),

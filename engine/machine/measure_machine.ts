@@ -104,7 +104,8 @@ export async function openMachineMeter(
     ? adapters
     : undefined;
   return {
-    ...{ first: (world?.rank ?? 0) === 0, world },
+    first: (world?.rank ?? 0) === 0,
+    world,
     measure: async () => {
       const local = await devices.measure();
       const all = await links?.measure();
@@ -114,7 +115,8 @@ export async function openMachineMeter(
         sync: await sync?.measure(),
       };
       const here = local.map((measured): RankReport => ({
-        ...{ host, ...times },
+        host,
+        ...times,
         ...measured === undefined
           ? {}
           : { name: measured.name ?? kind, measured },
@@ -275,7 +277,9 @@ function describe(
     source: `Measured with ${reports.length} rank${
       reports.length === 1 ? "" : "s"
     } by 'switchyard devices --all'.`,
-    ...{ devices, hosts, links: {} },
+    devices,
+    hosts,
+    links: {},
   };
   if (!times) return machine;
   const { pairs, rows, rowBytes } = times;
@@ -351,7 +355,10 @@ function linksOf(
     };
     const size = oneClass ? (n: keyof LinkTimes["all"]) => times.all[n] : pair;
     links[name] = {
-      ...{ latency, gather, per, peer },
+      latency,
+      gather,
+      per,
+      peer,
       ...rates(
         SIZES.slice(1).map((n) => ({
           bytes: volume * (times.rows[n] - 1) * times.rowBytes,

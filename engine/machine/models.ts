@@ -22,8 +22,12 @@ export const MOST_TOKENS = 4096, SEQUENCE = 64;
 /** `launches` kernels with next to nothing to do, one after the other, of tokens whose states are looked up. */
 export function chainModel(launches: number): Model {
   const sizes = {
-    ...{ token: upTo(64), sequence: 64, context: SEQUENCE },
-    ...{ head: 1, kvHead: 1, headDim: 64 },
+    token: upTo(64),
+    sequence: 64,
+    context: SEQUENCE,
+    head: 1,
+    kvHead: 1,
+    headDim: 64,
   };
   return model(sizes, (m) => {
     const scale = m.param("scale", "headDim");
@@ -31,7 +35,8 @@ export function chainModel(launches: number): Model {
     const key = m.input("key", "token kvHead headDim");
     const cache = "sequence context kvHead headDim";
     const { y, keys, values } = attention(query, {
-      ...{ key, value: key },
+      key,
+      value: key,
       sequence: m.input("sequence", "token", { dtype: "i32" }),
       position: m.input("position", "token", { dtype: "i32" }),
       keys: m.state("keys", cache),
@@ -64,7 +69,10 @@ export function operationsModel(layers: number): Model {
       for (let i = 0; i < layers; i++) {
         const cache = "sequence context kvHead headDim";
         const { y, keys, values } = attention(x, {
-          ...{ key, value: key, sequence, position },
+          key,
+          value: key,
+          sequence,
+          position,
           keys: m.state(`${i}.keys`, cache),
           values: m.state(`${i}.values`, cache),
         });
@@ -134,14 +142,17 @@ export function dispatchesModel(
   },
 ): Model {
   const sizes = {
-    ...{ token: upTo(rows * ranks * ranks), embed: 256 },
+    token: upTo(rows * ranks * ranks),
+    embed: 256,
     expert: EXPERTS_OF_RANK * ranks,
   };
   return model(sizes, (m) => {
     const scale = m.param("scale", "embed");
     const logits = m.input("logits", "token expert");
     const routing = route(logits, {
-      ...{ over: "expert", topK: 1, preset: "mixtral" },
+      over: "expert",
+      topK: 1,
+      preset: "mixtral",
     });
     let x: Tensor<string, "f32"> = m.input("x", "token embed");
     for (let i = 0; i < dispatches; i++) {

@@ -60,7 +60,8 @@ export async function openSmallModel(
     rows: { [output]: [0, 1, 2, 3].filter((row) => row < tokens) },
   });
   const session = await createSession(plan, {
-    ...{ devices, tensors: blankWeights(plan) },
+    devices,
+    tensors: blankWeights(plan),
     ...world ? { communicator: await createMpiCommunicator(world, plan) } : {},
   });
   // Made once: what collects their garbage would run beside the next step.

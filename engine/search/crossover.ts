@@ -69,8 +69,13 @@ export async function findCrossover(
   const load = Math.min(max, Math.max(1, small.step.of.load));
   const [x, y] = [a, b].map((of) => stepReplica(task, of, load).step);
   return {
-    ...{ replicas: small.mesh, experts: large.mesh, from, to: max },
-    ...{ first: first ? "replicas" : "experts", at, load },
+    replicas: small.mesh,
+    experts: large.mesh,
+    from,
+    to: max,
+    first: first ? "replicas" : "experts",
+    at,
+    load,
     exchanged: (y!.parts.exchange - x!.parts.exchange) / load,
     saved: (x!.parts.memory - y!.parts.memory) / load,
     speed: y!.seconds / x!.seconds,

@@ -62,7 +62,8 @@ export async function trainingCurve(
     }
     const sorted = steps.sort(better);
     points.push({
-      ...{ devices, best: sorted[0] },
+      devices,
+      best: sorted[0],
       single: sorted.find(({ mesh }) => mesh.dp === 1),
     });
   }

@@ -123,7 +123,10 @@ async function compileLoad(
   const { tokens, sequences } = stepOf(task, mesh, load);
   if (task.phase === "train") {
     const compiled = await compileTrainingStandIns(target, {
-      ...{ ...strategy, machine, mesh: meshOf(mesh), ...task.compile },
+      ...strategy,
+      machine,
+      mesh: meshOf(mesh),
+      ...task.compile,
       bounds: {
         maxTokens: tokens,
         maxSequences: sequences,
@@ -133,14 +136,20 @@ async function compileLoad(
     return { mesh, ranks: replicaRanks(mesh), strategy, load, ...compiled };
   }
   const { plan, weights } = await compileStandIns(target, files, {
-    ...{ ...task.compile, ...strategy, machine, mesh: meshOf(mesh) },
+    ...task.compile,
+    ...strategy,
+    machine,
+    mesh: meshOf(mesh),
     bounds: {
-      ...{ maxTokens: tokens, maxSequences: sequences },
+      maxTokens: tokens,
+      maxSequences: sequences,
       maxContext: task.context,
     },
     // Caches are in pages, of which sequences have as many as their tokens are in.
     need: {
-      ...{ tokens, sequences, context: task.context },
+      tokens,
+      sequences,
+      context: task.context,
       lengths: new Array<number>(sequences).fill(
         task.phase === "decode" ? task.context : Math.ceil(tokens / sequences),
       ),
@@ -152,7 +161,12 @@ async function compileLoad(
   const { times } = weights.stands;
   const ranks = summarizeRanks(plan, { machine, held, times, experts: [] });
   return {
-    ...{ mesh, ranks: replicaRanks(mesh), strategy, load, plan, weights },
+    mesh,
+    ranks: replicaRanks(mesh),
+    strategy,
+    load,
+    plan,
+    weights,
     fullest: ranks.reduce((a, b) => b.bytes.total > a.bytes.total ? b : a),
   };
 }
@@ -194,8 +208,11 @@ export function stepReplica(
     return { of, ...known, step: all };
   }
   const predicted = predictSteps(plan, {
-    ...{ machine, experts, stands: weights.stands },
-    ...{ held: heldOf(plan, weights), workloads: [step] },
+    machine,
+    experts,
+    stands: weights.stands,
+    held: heldOf(plan, weights),
+    workloads: [step],
   });
   return { of, ...known, step: predicted.get(phase)!.step };
 }
@@ -212,9 +229,12 @@ function withLayers(
   return {
     ...step,
     parts: {
-      ...{ launch: part("launch"), arithmetic: part("arithmetic") },
-      ...{ memory: part("memory"), exchange: part("exchange") },
-      ...{ waiting: part("waiting"), run: part("run") },
+      launch: part("launch"),
+      arithmetic: part("arithmetic"),
+      memory: part("memory"),
+      exchange: part("exchange"),
+      waiting: part("waiting"),
+      run: part("run"),
     },
     seconds: grown(({ seconds }) => seconds),
     launches: grown(({ launches }) => launches),

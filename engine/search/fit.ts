@@ -40,7 +40,8 @@ const FITTED: { readonly [P in SearchPhase]: readonly SearchStrategy[] } = {
 };
 
 const SENT: readonly SearchStrategy[] = triedStrategies().map((strategy) => ({
-  ...{ chunks: 1, ...strategy },
+  chunks: 1,
+  ...strategy,
 }));
 
 /** Strategies of the best meshes that are tried besides. */

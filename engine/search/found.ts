@@ -35,11 +35,18 @@ export function foundOf(step: ReplicaStep, ranks: number): Found {
   const replicas = Math.floor(ranks / of.ranks);
   const { seconds } = step.step;
   return {
-    ...{ mesh, replicas, strategy, step, seconds },
-    ...{ tokens: replicas * tokens, sequences: replicas * sequences },
-    ...{ bytes: fullest.bytes.total, limit: fullest.limit },
+    mesh,
+    replicas,
+    strategy,
+    step,
+    seconds,
+    tokens: replicas * tokens,
+    sequences: replicas * sequences,
+    bytes: fullest.bytes.total,
+    limit: fullest.limit,
     tokensPerSecond: replicas * tokens / seconds,
-    ...{ pareto: false, why: "" },
+    pareto: false,
+    why: "",
   };
 }
 

@@ -119,13 +119,19 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
       const { tree } = plan.kernels[step.kernel]!;
       const typical = names.map((name) =>
         typicalOf(plan, plan.buffers[name]!, {
-          ...{ workload, lengths, rank, rows: here, inputs },
+          workload,
+          lengths,
+          rank,
+          rows: here,
+          inputs,
           tileRows: tile?.rows ?? 1,
         })
       );
       const room = names.map((name) => roomOf(name, rank, here));
       const key = [
-        ...[step.kernel, workgroups, room],
+        step.kernel,
+        workgroups,
+        room,
         ...typical.map((known) => known?.key),
       ].join(";");
       const known = made.get(key);
@@ -242,7 +248,8 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
       groupRank: () => groupRank,
     };
     return counter.count(kernel, {
-      ...{ workgroups, groups: LOCAL_GROUPS },
+      workgroups,
+      groups: LOCAL_GROUPS,
       typical: kernel.bindings.map(({ name }) => named[name]),
       key: `${each} ${groupRank}`,
     });

@@ -130,7 +130,11 @@ function rowsOf(
     tokens: groupTokens,
   });
   return {
-    ...{ topK, experts, tokens, groupTokens, once },
+    topK,
+    experts,
+    tokens,
+    groupTokens,
+    once,
     localExperts: Math.max(
       ...splits.slice(1).map((end, p) => end - splits[p]!),
     ),

@@ -94,7 +94,12 @@ export interface SimulateOptions {
 
 /** Parts of which none took any time. */
 export const NO_PARTS: Parts = {
-  ...{ launch: 0, arithmetic: 0, memory: 0, exchange: 0, waiting: 0, run: 0 },
+  launch: 0,
+  arithmetic: 0,
+  memory: 0,
+  exchange: 0,
+  waiting: 0,
+  run: 0,
 };
 
 /** Ranks that hold as much, and whose devices are equal: one stands for all. */
@@ -160,10 +165,16 @@ export function simulate(
   spend(0, "run", groups[0]!.device.run ?? 0);
   const parts = addUp(layers, equal);
   return {
-    ...{ seconds: sum(Object.values(parts)), parts },
-    ...{ launches, multiplyAdds, expertBytes, sentBytes },
+    seconds: sum(Object.values(parts)),
+    parts,
+    launches,
+    multiplyAdds,
+    expertBytes,
+    sentBytes,
     layers: names.map((name, i) => ({
-      ...{ name, number: numbers[i], ...layers[i]! },
+      name,
+      number: numbers[i],
+      ...layers[i]!,
     })),
     devices: new Set(places.map(({ device }) => device)).size,
     exact,
@@ -231,7 +242,8 @@ export function simulate(
     const group = groupOf(plan.mesh, rank, step.over);
     if (group.length === 1) return;
     const { each, mean } = peerBytes(plan, step, {
-      ...{ lengths, rows: step.part && routings.get(step.part.routing) },
+      lengths,
+      rows: step.part && routings.get(step.part.routing),
       groupSize: group.length,
       wire: options.wire,
     });
@@ -245,7 +257,10 @@ export function simulate(
       for (const work of meter.local(step)) {
         const bytes = sum(work.loads) + sum(work.stores);
         const seconds = launchSeconds({ ...device, ...moves }, work, {
-          ...{ bytes, weights: 0, states: 0, cached: groups[0]!.cached },
+          bytes,
+          weights: 0,
+          states: 0,
+          cached: groups[0]!.cached,
         });
         spendLaunch(0, seconds, times * slower, true);
         launches += times * equal[layer]!;
@@ -328,7 +343,11 @@ function rankGroups(
     const device = machine.devices[place.kind]!;
     const held = shared * onRank(plan.peakBytes, rank);
     groups.set(key, {
-      ...{ rank, place, device, sharing: shared, slower },
+      rank,
+      place,
+      device,
+      sharing: shared,
+      slower,
       oneAtATime: atOnce[place.host] === 1,
       cached: held <= (device.cache?.bytes ?? 0),
     });
@@ -391,7 +410,9 @@ function levelsOf(
       // What a rank keeps is moved within its host, too.
       const kept = link === "sameHost" ? 1 : 0;
       return [link, {
-        ...{ peers: count, bytes: count * each, pairBytes: each },
+        peers: count,
+        bytes: count * each,
+        pairBytes: each,
         hostBytes: beside * (count + kept) * mean,
       }];
     }),

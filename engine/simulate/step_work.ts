@@ -21,8 +21,12 @@ export function countStep(plan: Plan, workload: Workload): StepWork {
   const context = launchContext(plan, workload);
   const meter = openLaunchMeter(context);
   const total = {
-    ...{ launches: 0, workgroups: 0, multiplyAdds: 0, operations: 0 },
-    ...{ weightBytes: 0, stateBytes: 0 },
+    launches: 0,
+    workgroups: 0,
+    multiplyAdds: 0,
+    operations: 0,
+    weightBytes: 0,
+    stateBytes: 0,
   };
   for (const step of context.program.steps) {
     if (step.op !== "launch") continue;

@@ -70,7 +70,8 @@ export async function compileStandIns(
     ? target.configuration
     : undefined;
   return {
-    ...{ plan, weights },
+    plan,
+    weights,
     notes: [...configuration?.notes ?? [], ...declared?.notes ?? []],
     full: () => compileToSave(target, full(), how),
   };
@@ -102,7 +103,8 @@ async function buildStandIns(
     ? compiledAs(declared, params)
     : await storedWeights(target, files);
   const weights: ModelWeights = {
-    ...{ params, stands },
+    params,
+    stands,
     storedAs: (param) =>
       declared?.of(param) ?? { name: stored[param.tensor] ?? param.dtype },
   };

@@ -84,7 +84,8 @@ export async function summarizeTarget(
     const { plan } = target;
     const summary = planSummary(plan, options);
     return {
-      ...{ plan: () => Promise.resolve(plan), summary },
+      plan: () => Promise.resolve(plan),
+      summary,
       timelines: () => Promise.resolve(timelinesOf(plan, summary, options)),
     };
   }
@@ -93,11 +94,17 @@ export async function summarizeTarget(
   const compiled = await compileStandIns(target, files, given);
   const { plan, weights, notes, full } = compiled;
   const summary = planSummary(plan, {
-    ...{ machine, limits, weights, rank, experts, flags },
+    machine,
+    limits,
+    weights,
+    rank,
+    experts,
+    flags,
     notes: [...notes, ...boundNotes(plan, flags, given.bounds)],
   });
   return {
-    ...{ plan: full, summary },
+    plan: full,
+    summary,
     timelines: async () =>
       timelinesOf(await full(), summary, { machine, weights, experts }),
   };
@@ -131,10 +138,13 @@ export function planSummary(
   const held = heldOf(plan, weights);
   const experts = expertAxes(plan, weights);
   const isExperts = expertBuffers(plan, weights);
-  const holding = { ...{ machine, held, experts }, times };
+  const holding = { machine, held, experts, times };
   const ranks = summarizeRanks(plan, holding);
   const predicted = predictSteps(plan, {
-    ...{ machine, stands, held, experts: options.experts },
+    machine,
+    stands,
+    held,
+    experts: options.experts,
   });
   return {
     model: weights ? summarizeModel(weights) : summarizeWeights(plan),
@@ -146,7 +156,10 @@ export function planSummary(
       : summarizeRanks(plan, { ...holding, only: [rank] }),
     layers: weights ? layerClasses(plan, { ...weights, predicted }) : [],
     problems: problemsOf(plan, ranks, {
-      ...{ ...holding, limits, isExperts, bounds: flags },
+      ...holding,
+      limits,
+      isExperts,
+      bounds: flags,
     }),
     ...predictedSteps(predicted),
     notes: [

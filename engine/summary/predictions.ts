@@ -81,7 +81,8 @@ function workloadsOf(plan: Plan): PhaseWorkload[] {
   const sequences = Math.min(size("sequence", 1), room);
   const full = {
     tokens: Math.min(room, sequences * context),
-    ...{ sequences, past: 0 },
+    sequences,
+    past: 0,
   };
   if (program.inputs["labels"]) return [["train", full]];
   const next = { tokens: sequences, sequences, past: context - 1 };
@@ -105,9 +106,14 @@ export function predictedSteps(
     const { tokens, sequences, past } = workload;
     const { seconds, parts, exact } = step;
     const predicted: PredictedStep = {
-      ...{ tokens, sequences, past, seconds },
+      tokens,
+      sequences,
+      past,
+      seconds,
       tokensPerSecond: tokens / seconds,
-      ...{ bound: boundOf(parts), parts, exact },
+      bound: boundOf(parts),
+      parts,
+      exact,
     };
     return [phase, predicted] as const;
   });
@@ -126,8 +132,12 @@ export function layerSeconds(
   const all = sum(built.map(times));
   const entries = [...predictions].map(([phase, { step }]) => {
     const parts: { -readonly [P in keyof Parts]: number } = {
-      ...{ launch: 0, arithmetic: 0, memory: 0, exchange: 0 },
-      ...{ waiting: 0, run: 0 },
+      launch: 0,
+      arithmetic: 0,
+      memory: 0,
+      exchange: 0,
+      waiting: 0,
+      run: 0,
     };
     for (const layer of step.layers) {
       if (!built.includes(layer.number)) continue;
@@ -137,7 +147,8 @@ export function layerSeconds(
     }
     const seconds: LayerSeconds = {
       total: sum(Object.values(parts)),
-      ...{ exchange: parts.exchange, bound: boundOf(parts) },
+      exchange: parts.exchange,
+      bound: boundOf(parts),
     };
     return [phase, seconds] as const;
   });

@@ -43,7 +43,8 @@ export function problemsOf(
     ...placeProblems(plan, machine),
     ...ranks.flatMap((ranks) => memoryProblem(plan, ranks, options)),
     ...limitProblems(plan, limits, {
-      ...{ bounds, times: options.times },
+      bounds,
+      times: options.times,
       bytesOf: largestHeld(options.held),
     }),
   ];

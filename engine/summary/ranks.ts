@@ -47,7 +47,9 @@ export function summarizeRanks(plan: Plan, options: RankOptions): RankClass[] {
       staging: onRank(staged, rank),
     });
     classes.set(key, {
-      ...{ count: 1, first: rank, bytes },
+      count: 1,
+      first: rank,
+      bytes,
       ...limit === undefined ? {} : { limit, headroom: limit - bytes.total },
       experts: heldExperts(plan, options.experts, rank),
     });

@@ -35,7 +35,9 @@ export function standIns({ layers, kindOf }: Decoder): StandIns {
 
 /** Every layer stands for itself. */
 export const EACH_ITSELF: StandIns = {
-  ...{ layers: [], of: (layer) => [layer], times: () => 1 },
+  layers: [],
+  of: (layer) => [layer],
+  times: () => 1,
 };
 
 function withStands(stands: ReadonlyMap<number, readonly number[]>): StandIns {

@@ -44,9 +44,13 @@ export function predictTimelines(
     });
     const counts = countOf(plan, [...lanes.keys()]);
     return {
-      ...{ phase, tokens, sequences, microseconds: seconds * 1e6 },
+      phase,
+      tokens,
+      sequences,
+      microseconds: seconds * 1e6,
       lanes: [...lanes].map(([rank, steps]) => ({
-        ...{ rank, count: counts.get(rank)! },
+        rank,
+        count: counts.get(rank)!,
         steps: steps.map(([step, start, duration]): TimedStep => [
           ...[step, rounded(start), rounded(duration)] as const,
         ]),

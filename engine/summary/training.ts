@@ -63,7 +63,8 @@ export async function compileTrainingStandIns(
   const stands = standInsOf(target);
   const built = (layers: readonly number[]) =>
     published.build({
-      ...{ ...bounds, layers },
+      ...bounds,
+      layers,
       training: { auxiliary: 0.01, recompute },
     });
   const compiled = (layers: readonly number[]) =>
@@ -72,13 +73,18 @@ export async function compileTrainingStandIns(
         ...given,
         ...forMachine(machine, { limits, tuning: given.tuning }),
       }),
-      ...{ zero, dtype, loss: "loss", optimizer: adamw(), clipNorm: 1 },
+      zero,
+      dtype,
+      loss: "loss",
+      optimizer: adamw(),
+      clipNorm: 1,
     });
   const plan = await compiled(stands.layers);
   const holding = { machine, times: () => 1, experts: [] };
   const ranksOf = (plan: Plan, only?: readonly number[]) =>
     summarizeRanks(plan, {
-      ...{ ...holding, held: heldOf(plan, undefined) },
+      ...holding,
+      held: heldOf(plan, undefined),
       ...only ? { only } : {},
     });
   const fullest = ranksOf(plan)
@@ -102,9 +108,11 @@ export async function compileTrainingStandIns(
     });
   }
   return {
-    ...{ plan, grown: all },
+    plan,
+    grown: all,
     weights: {
-      ...{ stands, params: paramFacts(trace(built(stands.layers))) },
+      stands,
+      params: paramFacts(trace(built(stands.layers))),
       storedAs: () => ({ name: dtype }),
     },
     fullest: {
@@ -124,8 +132,10 @@ function grownBy(
   const grown = (of: keyof RankBytes) =>
     bytes[of] + layers * (to[of] - from[of]);
   return {
-    ...{ weights: grown("weights"), state: grown("state") },
-    ...{ scratch: grown("scratch"), staging: grown("staging") },
+    weights: grown("weights"),
+    state: grown("state"),
+    scratch: grown("scratch"),
+    staging: grown("staging"),
     total: grown("total"),
   };
 }

@@ -36,7 +36,8 @@ export function summarizeModel(
     activeParameters += times * param.active;
   }
   return {
-    ...{ parameters, activeParameters },
+    parameters,
+    activeParameters,
     ...bytesOf(stored),
   };
 }

@@ -70,7 +70,8 @@ export async function checkpointTask(
   }
   const tokensOf = async (texts: Texts) =>
     await openTokens(texts, {
-      ...{ tokenizer, between: [...stop][0] },
+      tokenizer,
+      between: [...stop][0],
       tokenizerText: await files.readText(
         files.join(from.tokenizer, "tokenizer.json"),
       ),
@@ -87,12 +88,19 @@ export async function checkpointTask(
     Number(config["router_aux_loss_coef"] ?? 0.01);
   return {
     model: published.build({
-      ...{ maxTokens: batch * length, maxSequences: batch, maxContext: length },
+      maxTokens: batch * length,
+      maxSequences: batch,
+      maxContext: length,
       training: { auxiliary, balance, recompute },
     }),
     loss: "loss",
     settings: {
-      ...{ optimizer, schedule, batch, length, seed, auxiliary },
+      optimizer,
+      schedule,
+      batch,
+      length,
+      seed,
+      auxiliary,
       ...accumulate === 1 ? {} : { accumulate },
       ...balance === undefined ? {} : { balance },
       ...biasUpdate === undefined ? {} : { biasUpdate },

@@ -18,10 +18,13 @@ export async function declaredTask(
   const { accumulate = 1, biasUpdate, dtype } = training;
   const first = data(1);
   return {
-    ...{ model, loss },
+    model,
+    loss,
     ...placesOf(training),
     settings: {
-      ...{ optimizer, schedule, seed },
+      optimizer,
+      schedule,
+      seed,
       ...clipNorm === undefined ? {} : { clipNorm },
       ...accumulate === 1 ? {} : { accumulate },
       ...biasUpdate === undefined ? {} : { biasUpdate },

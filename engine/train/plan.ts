@@ -67,7 +67,9 @@ function howOf(
       ...zero === undefined ? {} : { zero },
     },
     training: {
-      ...{ loss, optimizer, accumulate: accumulate > 1 },
+      loss,
+      optimizer,
+      accumulate: accumulate > 1,
       ...clipNorm === undefined ? {} : { clipNorm },
       ...biasUpdate === undefined ? {} : { biasUpdate },
       ...dtype === undefined ? {} : { dtype },
@@ -131,8 +133,10 @@ async function stepOf(
   const settings = { optimizer: adamw(), clipNorm: 1 };
   if (typeof what === "string") {
     return {
-      ...{ model: await decoderOf(what, files, options), loss: "loss" },
-      ...{ weights: await storedIn(what, files), settings },
+      model: await decoderOf(what, files, options),
+      loss: "loss",
+      weights: await storedIn(what, files),
+      settings,
     };
   }
   if (!isTraining(what)) return { model: what, loss: "loss", settings };

@@ -69,8 +69,12 @@ const UNFINISHED = /^\.model\.safetensors\.index\.json\.\d+$/;
 
 /** Files of a checkpoint that are taken over as they are, where they are there. */
 const COMPANIONS = [
-  ...["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"],
-  ...["generation_config.json", "chat_template.jinja", "chat_template.json"],
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "generation_config.json",
+  "chat_template.jinja",
+  "chat_template.json",
 ];
 
 /** Where the configuration and the tokenizer of a training come from. */
@@ -160,7 +164,9 @@ export async function prepareFolder(
 
 /** What configurations call dtypes. */
 const TORCH_DTYPES: { readonly [dtype: string]: string } = {
-  ...{ f32: "float32", f16: "float16", bf16: "bfloat16" },
+  f32: "float32",
+  f16: "float16",
+  bf16: "bfloat16",
 };
 
 /** What most elements of a plan's parameters are stored as. */
@@ -303,12 +309,17 @@ function indexOf(
       const { state, start } = of!;
       optimizerState[state] ??= { shape: shapeOf(plan, state), slices: [] };
       optimizerState[state].slices.push({
-        ...{ file, tensor: name, start, shape, sha256 },
+        file,
+        tensor: name,
+        start,
+        shape,
+        sha256,
       });
     }
   }
   const training: SavedTraining & { readonly format: number } = {
-    ...{ format: FORMAT, ...state },
+    format: FORMAT,
+    ...state,
     sha256: byName(parameters, ({ sha256 }) => sha256),
     optimizerState,
   };

@@ -100,7 +100,11 @@ export async function takeStep(
     );
   }
   return {
-    ...{ step, rate, loss, gradientNorm, tokens: task.tokens },
+    step,
+    rate,
+    loss,
+    gradientNorm,
+    tokens: task.tokens,
     crossEntropy: meanOf(results, "ce_loss") ?? loss,
     auxiliary: meanOf(results, "aux_loss"),
     tokensPerSecond: task.tokens / seconds,

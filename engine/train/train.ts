@@ -250,7 +250,8 @@ async function openWith(
     : task;
   return await openPlan({
     plan: (chosen) => compileStep(step, { ...options, ...chosen }),
-    ...{ tensors, where },
+    tensors,
+    where,
   }, {
     ...mesh ? { mesh } : {},
     ...place ? { place } : {},

@@ -64,8 +64,12 @@ export class Sandbox {
     this.#memory = memory;
     const { resolve } = createRequire(import.meta.url);
     const child = spawn(process.execPath, [
-      ...[`--max-old-space-size=${memory}`, "-e", PROGRAM, "--"],
-      ...[resolve("@huggingface/tokenizers"), resolve("@huggingface/jinja")],
+      `--max-old-space-size=${memory}`,
+      "-e",
+      PROGRAM,
+      "--",
+      resolve("@huggingface/tokenizers"),
+      resolve("@huggingface/jinja"),
       new URL("engine/compiled_from.js", RUNNING_ROOT).href,
     ], {
       stdio: ["ignore", "ignore", "ignore", "ipc"],

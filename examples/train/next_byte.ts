@@ -23,8 +23,13 @@ import {
 const WINDOW = 8, BATCH = 256;
 
 const sizes = {
-  ...{ token: upTo(BATCH), window: WINDOW, byte: 256 },
-  ...{ part: 16, embed: 64, ffn: 64, expert: 8 },
+  token: upTo(BATCH),
+  window: WINDOW,
+  byte: 256,
+  part: 16,
+  embed: 64,
+  ffn: 64,
+  expert: 8,
 };
 
 export const nextByte = model(sizes, (m) => {
@@ -59,7 +64,9 @@ export const nextByte = model(sizes, (m) => {
   const ce_loss = crossEntropy(guess, next, { over: "byte" });
   const aux_loss = balancingLoss(logits, routing, { over: "expert" });
   return {
-    ...{ ce_loss, aux_loss, loss: add(ce_loss, mul(aux_loss, 0.1)) },
+    ce_loss,
+    aux_loss,
+    loss: add(ce_loss, mul(aux_loss, 0.1)),
     // Which experts were chosen: 'switchyard train' shows their load.
     "layer0.topk_idx": routing.index,
   };

@@ -310,8 +310,8 @@ export function coursesIn(
       whole.reduce((n, part) => n + of(part!), stride * of(from));
     const course = {
       terms: whole.flatMap((part) => part!.terms),
-      ...{ constant: sum((part) => part.constant) },
-      ...{ stride: sum((part) => part.stride) },
+      constant: sum((part) => part.constant),
+      stride: sum((part) => part.stride),
     };
     return course.constant < 2 ** 28 && course.stride < 2 ** 24
       ? course

@@ -51,7 +51,10 @@ export async function createMpiCommunicator(
     bind(step, [memory], context) {
       reserveStaging(step, memory!, context);
       const bound: Bound = {
-        ...{ world, context, known, memory: memory! },
+        world,
+        context,
+        known,
+        memory: memory!,
         group: groups.get(step.over.join())!,
         counts: bringsCounts(step, plan),
         what: `step '${step.label ?? step.op}'`,

@@ -43,7 +43,12 @@ export class Rendezvous {
     );
     const { byte } = mpi.constants;
     const message = (header: Uint32Array, other: number) => [
-      ...[header, HEADER_BYTES, byte, other, TAG, place.handle],
+      header,
+      HEADER_BYTES,
+      byte,
+      other,
+      TAG,
+      place.handle,
     ];
     this.#sending = this.#theirs.map((_, rank) => message(this.#local, rank));
     this.#receiving = this.#theirs.map(message);

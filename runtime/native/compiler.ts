@@ -150,8 +150,15 @@ export async function compileObject(
   const { code, err } = await run(
     first!,
     [
-      ...[...flags(rest), "-shared", "-pthread"],
-      ...["-x", "c", "-", "-o", to, "-lm"],
+      ...flags(rest),
+      "-shared",
+      "-pthread",
+      "-x",
+      "c",
+      "-",
+      "-o",
+      to,
+      "-lm",
     ],
     text,
   );

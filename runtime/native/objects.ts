@@ -155,7 +155,8 @@ export class ObjectCache {
       ),
     );
     return names.map((name, i) => ({
-      ...{ path: paths.get(name)!, name },
+      path: paths.get(name)!,
+      name,
       scratch: functions[i]!.scratch,
     }));
   }

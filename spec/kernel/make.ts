@@ -194,7 +194,9 @@ export function bindings(
 ): Binding[] {
   const declared = (types: BindingTypes, access: Binding["access"]) =>
     Object.entries(types).map(([name, type]): Binding => ({
-      ...{ name, type: type.slice(0, 3) as Binding["type"], access },
+      name,
+      type: type.slice(0, 3) as Binding["type"],
+      access,
     }));
   return [...declared(read, "read"), ...declared(written, "write")];
 }

@@ -139,19 +139,23 @@ function statementOf(
       return {
         ...s,
         binding: by.binding?.(s.binding) ?? s.binding,
-        ...{ index: value(s.index), value: value(s.value) },
+        index: value(s.index),
+        value: value(s.value),
       };
     case "sharedStore":
       return {
         ...s,
         array: by.shared?.(s.array) ?? s.array,
-        ...{ index: value(s.index), value: value(s.value) },
+        index: value(s.index),
+        value: value(s.value),
       };
     case "for":
       return {
         ...s,
         name: variable(s.name),
-        ...{ from: value(s.from), to: value(s.to), step: value(s.step) },
+        from: value(s.from),
+        to: value(s.to),
+        step: value(s.step),
         body: list(s.body),
       };
     case "if":

@@ -78,8 +78,10 @@ export function resolveStatements(
 ): ResolvedText {
   const barriers: Resolver["barriers"] = new Map();
   const p: Resolver = {
-    ...{ ...resolving(bindings), barriers },
-    ...{ depth: 0, iterations: [] },
+    ...resolving(bindings),
+    barriers,
+    depth: 0,
+    iterations: [],
   };
   const body: Stmt[] = [];
   include(p, text, { to: body });

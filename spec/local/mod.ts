@@ -72,7 +72,11 @@ function exchangeOf(step: AllToAllStep): Form {
     key: JSON.stringify([name, splits, experts, countsPerRank]),
     make: (sources) =>
       exchange({
-        ...{ name, direction, splits, rowWords, sources },
+        name,
+        direction,
+        splits,
+        rowWords,
+        sources,
         ...experts ? { experts } : {},
         ...countsPerRank === undefined ? {} : { countsPerRank },
       }),

@@ -11,9 +11,10 @@ const MESHES = {
 };
 
 testReferences(["mixtral-6e"], MESHES, {
-  ...{ shared: ["ep=1", "dp=2,ep=2", "tp=2,ep=2"] },
+  shared: ["ep=1", "dp=2,ep=2", "tp=2,ep=2"],
   separate: ["ep=4", "tp=2,ep=2"],
 });
 testReferences(["olmoe-16e", "mixtral-8e", "demo-lm"], MESHES, {
-  ...{ shared: ["ep=1", "dp=2,ep=2"], separate: [] },
+  shared: ["ep=1", "dp=2,ep=2"],
+  separate: [],
 });

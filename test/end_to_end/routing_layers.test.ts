@@ -157,7 +157,9 @@ function recordedGate({ name, fn, kwargs, S, E, capacity }: Gate) {
       ...[token, expert],
       of("route_locations")![i]!,
     ]),
-    ...{ capacity, loss: of("l_aux")![0]!, counts: of("exp_counts")! },
+    capacity,
+    loss: of("l_aux")![0]!,
+    counts: of("exp_counts")!,
   };
   return router;
 }
@@ -203,7 +205,8 @@ for (let at = 0; at < GATES.length; at += AT_ONCE) {
     const run: Run = {
       model: gatesModel(gates[0]!, routers),
       inputs: { ...Object.fromEntries(data), ...operandsOf(routers) },
-      ...{ weights: GATE_WEIGHTS, meshes: [{}, { ep: 2 }, { ep: 4 }] },
+      weights: GATE_WEIGHTS,
+      meshes: [{}, { ep: 2 }, { ep: 4 }],
       // On a GPU, every kernel of every gate is a pipeline of its own: some are enough.
       ...at % 30 === 0 ? {} : { targets: ["cpu"] },
     };
@@ -250,7 +253,8 @@ function deepspeed(
 
 const fairscale = (name: string): Layer => ({
   file: `fairscale/${name}.safetensors`,
-  ...{ topK: 2, options: { preset: "fairscale.top2" } },
+  topK: 2,
+  options: { preset: "fairscale.top2" },
   drawn: { noise: "gumbel" },
 });
 
@@ -293,7 +297,10 @@ function layerModel(
       m.input(operand, "group token expert"),
     ]);
     const routing = route(logits, {
-      ...{ over: "expert", topK, group: "group", preset: "deepspeed.topk" },
+      over: "expert",
+      topK,
+      group: "group",
+      preset: "deepspeed.topk",
       ...options as unknown as LayerOptions,
       ...Object.fromEntries(given) as LayerOptions,
     });
@@ -305,7 +312,9 @@ function layerModel(
     const { index, weight } = routing;
     return {
       output: combine(done as typeof sent, routing),
-      ...{ index, weight, slot: (routing as { slot: Tensor }).slot },
+      index,
+      weight,
+      slot: (routing as { slot: Tensor }).slot,
       loss: balancingLoss(logits, routing, { over: "expert", per: "group" }),
       counts: sum(routing.chosen, "token"),
     };

@@ -251,9 +251,14 @@ t.test("fairscale's own test, seed 3", async (t) => {
       combine.data.slice(i * slots, (i + 1) * slots).reduce((a, b) => a + b),
   );
   const router: RecordedRouter = {
-    ...{ name: "seed 3", topK: 2, options: { preset: "fairscale.top2" } },
+    name: "seed 3",
+    topK: 2,
+    options: { preset: "fairscale.top2" },
     operands: { noise: noise.data },
-    ...{ combine: weights, slots: places, capacity: slots, loss },
+    combine: weights,
+    slots: places,
+    capacity: slots,
+    loss,
   };
   await everywhere(t, {
     model: modelOf({ S, E }, [router]),
@@ -269,14 +274,17 @@ t.test("DeepSpeed's own tables of top-k gating", async (t) => {
     const { k, cf: factor, min_capacity: minimum = 1 } = golden;
     const drop = golden.policy === "probs" ? "score" : "position";
     const router: RecordedRouter = {
-      ...{ name: `case ${i}`, topK: k, operands: {} },
+      name: `case ${i}`,
+      topK: k,
+      operands: {},
       options: {
         preset: "deepspeed.topk",
         capacity: golden.drop_tokens === false
           ? { slots: "largest" }
           : { factor, minimum, drop },
       },
-      ...{ slots: golden.slots, capacity: golden.cap },
+      slots: golden.slots,
+      capacity: golden.cap,
     };
     await everywhere(t, {
       model: modelOf({ S, E }, [router]),
@@ -291,7 +299,10 @@ t.test("MaxText's own choice of groups, with a tie", async (t) => {
   const [S, E] = [biased_scores.length, biased_scores[0]!.length];
   const choose = model({ token: S, expert: E, choice: k }, (m) => {
     const { index } = route(m.input("scores", "token expert"), {
-      ...{ over: "expert", topK: k, preset: "deepseekV3", score: "none" },
+      over: "expert",
+      topK: k,
+      preset: "deepseekV3",
+      score: "none",
       expertGroups: { count: groups, keep },
     });
     return { index };
@@ -310,12 +321,15 @@ t.test("MaxText's own update of a bias", async (t) => {
   const { rate, topk, updates } = goldens.maxtext_bias_update;
   const choices = topk.flat();
   const sizes = {
-    ...{ token: choices.length, expert: updates.length },
+    token: choices.length,
+    expert: updates.length,
     choice: choices[0]!.length,
   };
   const update = model(sizes, (m) => {
     const routing = route(m.input("logits", "token expert"), {
-      ...{ over: "expert", topK: choices[0]!.length, preset: "deepseekV3" },
+      over: "expert",
+      topK: choices[0]!.length,
+      preset: "deepseekV3",
       choices: m.input("choices", "token choice", { dtype: "i32" }),
     });
     const bias = m.input("bias", "expert");

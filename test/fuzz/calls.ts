@@ -6,21 +6,25 @@ import type { Call } from "./runs.ts";
 /** Two sequences of three and two tokens, then one more token each. */
 const INFERENCE: readonly Call[] = [
   ["main", {
-    ...{ ids: [7, 300, 11, 12, 900], position: [0, 1, 2, 0, 1] },
+    ids: [7, 300, 11, 12, 900],
+    position: [0, 1, 2, 0, 1],
     sequence: [0, 0, 0, 1, 1],
   }],
   ["main", { ids: [45, 46], position: [3, 2], sequence: [0, 1] }],
 ];
 
 const BATCHES = [0, 1].map((n) => ({
-  ...{ ids: [7 + n, 300, 11, 12, 900, 5], position: [0, 1, 2, 0, 1, 2] },
-  ...{ sequence: [0, 0, 0, 1, 1, 1], labels: [300, 11 + n, 2, 900, 5, -1] },
+  ids: [7 + n, 300, 11, 12, 900, 5],
+  position: [0, 1, 2, 0, 1, 2],
+  sequence: [0, 0, 0, 1, 1, 1],
+  labels: [300, 11 + n, 2, 900, 5, -1],
 }));
 
 /** Two steps of two batches each, with a look at the loss after each. */
 const TRAINING: readonly Call[] = [1, 2].flatMap((step) => {
   const numbers = {
-    ...{ [STEP_INPUTS.rate]: 0.01, [STEP_INPUTS.step]: step },
+    [STEP_INPUTS.rate]: 0.01,
+    [STEP_INPUTS.step]: step,
     [STEP_INPUTS.share]: 0.5,
   };
   return [

@@ -33,7 +33,8 @@ export async function demoCheckpoint(layers?: number): Promise<Checkpoint> {
   if (layers !== undefined) config["num_hidden_layers"] = layers;
   const bytes = await readFile(path.join(folder, "model.safetensors"));
   const tensors = await openSafetensors([{
-    ...{ name: "model.safetensors", size: bytes.length },
+    name: "model.safetensors",
+    size: bytes.length,
     read: (at, length) =>
       Promise.resolve(new Uint8Array(bytes.subarray(at, at + length))),
   }]);
@@ -49,8 +50,11 @@ export async function smallCheckpoint(): Promise<Checkpoint> {
 
 async function smallConfig(): Promise<{ readonly [key: string]: unknown }> {
   return {
-    ...{ ...await tinyConfig(), num_hidden_layers: 1, vocab_size: 64 },
-    ...{ hidden_size: 16, intermediate_size: 8 },
+    ...await tinyConfig(),
+    num_hidden_layers: 1,
+    vocab_size: 64,
+    hidden_size: 16,
+    intermediate_size: 8,
   };
 }
 

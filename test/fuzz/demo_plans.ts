@@ -42,23 +42,29 @@ function meshName(mesh: Mesh): string {
 export const SOURCES: readonly PlanSource[] = [
   ...MESHES.flatMap((mesh) =>
     (["inference", "training"] as const).map((what) => ({
-      ...{ name: `${what} ${meshName(mesh)}`, what, options: { mesh } },
+      name: `${what} ${meshName(mesh)}`,
+      what,
+      options: { mesh },
     }))
   ),
   {
-    ...{ name: "inference ep=2 in chunks", what: "inference" },
+    name: "inference ep=2 in chunks",
+    what: "inference",
     options: { mesh: { ep: 2 }, chunks: 2 },
   },
   {
-    ...{ name: "inference ep=2, tokens sent once", what: "inference" },
+    name: "inference ep=2, tokens sent once",
+    what: "inference",
     options: { mesh: { ep: 2 }, deduplicate: true },
   },
   ...DISPATCHER_NAMES.slice(1).map((dispatcher): PlanSource => ({
-    ...{ name: `inference dp=2,ep=2 by ${dispatcher}`, what: "inference" },
+    name: `inference dp=2,ep=2 by ${dispatcher}`,
+    what: "inference",
     options: { mesh: { dp: 2, ep: 2 }, dispatcher, numerics: "fast" },
   })),
   {
-    ...{ name: "training dp=2,ep=2, sharded states", what: "training" },
+    name: "training dp=2,ep=2, sharded states",
+    what: "training",
     options: { mesh: { dp: 2, ep: 2 }, zero: 1 },
   },
 ];
@@ -101,8 +107,12 @@ export class DemoPlans {
     const plan = what === "inference"
       ? await compile(modelFor(), given)
       : await compileTraining(modelFor({ training: { auxiliary: 0.01 } }), {
-        ...{ ...given, loss: "loss", optimizer: adamw(), clipNorm: 1 },
-        ...{ accumulate: true, validate: ["ce_loss"] },
+        ...given,
+        loss: "loss",
+        optimizer: adamw(),
+        clipNorm: 1,
+        accumulate: true,
+        validate: ["ce_loss"],
       });
     const pool = await this.#pool;
     const calls = callsOf(what, vocabulary);
@@ -111,7 +121,9 @@ export class DemoPlans {
       calls,
       run: async (changed) =>
         await runOn(await createCpuDevice({ pool }), {
-          ...{ plan: changed, tensors, calls },
+          plan: changed,
+          tensors,
+          calls,
         }),
     };
   }

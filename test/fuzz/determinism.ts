@@ -41,7 +41,8 @@ const TUNED: readonly PlanSource[] = [
   { rows: 8, columns: 4, lanes: 8 },
   { rows: 3, columns: 2, lanes: 16 },
 ].map((matmul, i): PlanSource => ({
-  ...{ name: `inference ep=2, tuned ${i}`, what: "inference" },
+  name: `inference ep=2, tuned ${i}`,
+  what: "inference",
   options: { mesh: { ep: 2 }, tuning: { matmul, attention: i + 1 } },
 }));
 

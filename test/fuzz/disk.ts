@@ -86,7 +86,9 @@ export function diskClass(): FuzzClass<Case> {
     const { code, err } = await run({ before, argv }, faulty);
     if (code !== 0) throw new Error(err);
     return {
-      ...{ before, argv, calls: faulty.calls.map(kindOf) },
+      before,
+      argv,
+      calls: faulty.calls.map(kindOf),
       good: await contentsOf(here),
       old: await contentsOf(before),
     };

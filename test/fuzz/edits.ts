@@ -321,7 +321,8 @@ function ownAllocation(plan: Plan, at: number): Plan {
       ...plan.buffers,
       [buffer.name]: {
         ...buffer,
-        ...{ allocation: plan.allocations.length, offset: 0 },
+        allocation: plan.allocations.length,
+        offset: 0,
       },
     },
     peakBytes: mapRanks([plan.peakBytes, bytes], ([n, more]) => n! + more!),
@@ -337,7 +338,8 @@ export function unaliased(plan: Plan): Plan {
     .map(({ bytes }) => bytes);
   const alone = apart.map((buffer, i) => ({
     ...buffer,
-    ...{ allocation: i + 1, offset: 0 },
+    allocation: i + 1,
+    offset: 0,
   }));
   const together = all.filter(({ allocation }) => allocation === lengths)
     .map((buffer) => ({ ...buffer, allocation: 0 }));

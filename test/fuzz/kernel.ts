@@ -74,7 +74,8 @@ interface Place {
 
 /** Kernels as WebAssembly, by vectors and by single invocations. */
 export const WASM: Place = {
-  ...{ name: "kernel", equal: "equal in WebAssembly" },
+  name: "kernel",
+  equal: "equal in WebAssembly",
   open: () =>
     Promise.resolve([{}, { lanes: 1 } as const].map((options) => ({
       run: (kernel, { bindings, groups }) =>
@@ -84,7 +85,8 @@ export const WASM: Place = {
 
 /** Kernels as C. */
 export const NATIVE: Place = {
-  ...{ name: "kernel-native", equal: "equal in C" },
+  name: "kernel-native",
+  equal: "equal in C",
   open: async () => {
     const why = await whyNotNative();
     if (why !== undefined) return why;
@@ -101,7 +103,8 @@ const KERNELS_A_DEVICE = 50;
 
 /** Kernels as WGSL on the first adapter. */
 export const GPU: Place = {
-  ...{ name: "kernel-gpu", equal: "equal on an adapter" },
+  name: "kernel-gpu",
+  equal: "equal on an adapter",
   options: { portable: true },
   open: async () => {
     const [adapter] = await listAdapters();

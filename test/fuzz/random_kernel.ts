@@ -146,7 +146,9 @@ class Grower {
     body.push(store("y", local("i", "u32"), this.#expr("f32", 3)));
     body.push(store("z", local("i", "u32"), this.#expr("u32", 3)));
     return {
-      ...{ name: "random", workgroupSize, body },
+      name: "random",
+      workgroupSize,
+      body,
       bindings: [
         { name: "a", type: "f32", access: "read" },
         { name: "n", type: "u32", access: "read" },

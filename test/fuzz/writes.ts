@@ -58,12 +58,23 @@ const VOCABULARY = 32;
 
 /** Sizes of families, where they have them. */
 const SMALL: { readonly [field: string]: unknown } = {
-  ...{ vocab_size: VOCABULARY, hidden_size: 16, intermediate_size: 8 },
-  ...{ moe_intermediate_size: 8, intermediate_size_mlp: 8, head_dim: 8 },
-  ...{ shared_expert_intermediate_size: 8, num_attention_heads: 2 },
-  ...{ num_key_value_heads: 2, q_lora_rank: 6, kv_lora_rank: 8 },
-  ...{ qk_nope_head_dim: 4, qk_rope_head_dim: 4, v_head_dim: 4 },
-  ...{ qk_head_dim: 8, num_hidden_layers: 2, moe_layers: [1] },
+  vocab_size: VOCABULARY,
+  hidden_size: 16,
+  intermediate_size: 8,
+  moe_intermediate_size: 8,
+  intermediate_size_mlp: 8,
+  head_dim: 8,
+  shared_expert_intermediate_size: 8,
+  num_attention_heads: 2,
+  num_key_value_heads: 2,
+  q_lora_rank: 6,
+  kv_lora_rank: 8,
+  qk_nope_head_dim: 4,
+  qk_rope_head_dim: 4,
+  v_head_dim: 4,
+  qk_head_dim: 8,
+  num_hidden_layers: 2,
+  moe_layers: [1],
   no_rope_layers: [1, 0],
 };
 
@@ -105,8 +116,13 @@ export function writesClass(): FuzzClass<Case> {
         fc.constant(FAMILIES.length),
         fc.constant(FAMILIES.length),
       ),
-      ...{ preset: small, topK: small, router: small, extra: small },
-      ...{ options: small, tuning: small, training: fc.boolean() },
+      preset: small,
+      topK: small,
+      router: small,
+      extra: small,
+      options: small,
+      tuning: small,
+      training: fc.boolean(),
       tokens: fc.integer({ min: 1, max: 7 }),
     }),
     async judge(drawn) {
@@ -150,7 +166,9 @@ function modelOf(drawn: Case): Model {
         : {},
       pad_token_id: null,
     }).build({
-      ...{ maxTokens: 8, maxSequences: 2, maxContext: 8 },
+      maxTokens: 8,
+      maxSequences: 2,
+      maxContext: 8,
       ...drawn.training ? { training: { auxiliary: 0.01 } } : {},
     });
   }
@@ -159,7 +177,9 @@ function modelOf(drawn: Case): Model {
   const topK = chooses ?? of([1, 2, 3, 8], drawn.topK);
   const extra = of(EXTRAS, drawn.extra);
   return routedLayer(preset, topK, {
-    ...{ extra, tokens: 7, ...of(ROUTERS, drawn.router) },
+    extra,
+    tokens: 7,
+    ...of(ROUTERS, drawn.router),
   });
 }
 
@@ -172,7 +192,10 @@ async function planOf(drawn: Case): Promise<Plan> {
   return unaliased(
     drawn.training
       ? await compileTraining(model, {
-        ...{ ...options, loss: "loss", clipNorm: 1, accumulate: true },
+        ...options,
+        loss: "loss",
+        clipNorm: 1,
+        accumulate: true,
         optimizer: drawn.topK % 2 === 0
           ? { kind: "adamW" }
           : { kind: "sgd", momentum: 0.5 },

@@ -114,11 +114,17 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
     (p) => {
       const kernel = kernelOf(p, ROUTE);
       const word = (value: number) => ({
-        ...{ op: "const" as const, type: "u32" as const, value },
+        op: "const" as const,
+        type: "u32" as const,
+        value,
       });
       kernel.tree.body.push({
-        ...{ op: "for", name: "long", from: word(0), to: word(2 ** 32 - 1) },
-        ...{ step: word(1), body: [] },
+        op: "for",
+        name: "long",
+        from: word(0),
+        to: word(2 ** 32 - 1),
+        step: word(1),
+        body: [],
       });
     },
   ),
@@ -229,9 +235,12 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
       lengths.axes[0]!.size = 256;
       p.allocations[lengths.allocation]!.bytes = 1024;
       kernelOf(p, COUNT).tree.body.push({
-        ...{ op: "let", name: "far" },
+        op: "let",
+        name: "far",
         value: {
-          ...{ op: "load", type: "u32", binding: "lengths" },
+          op: "load",
+          type: "u32",
+          binding: "lengths",
           index: { op: "const", type: "u32", value: 70 },
         },
       });

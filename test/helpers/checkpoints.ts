@@ -70,7 +70,8 @@ export async function loadCheckpoint(
 ): Promise<Loaded> {
   const target = await loadTarget(checkpointFolder(name), files);
   const opened = await openTarget(target, files, {
-    ...{ sharing, adapter },
+    sharing,
+    adapter,
     mesh: meshOf(mesh),
     need: { tokens: 128, sequences: 8, context: 128 },
     statistics: true,

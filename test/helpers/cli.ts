@@ -98,7 +98,8 @@ export async function readRaw(
   return Object.fromEntries(
     Object.entries(header).filter(([name]) => name !== "__metadata__").map(
       ([name, { dtype, shape, data_offsets: [from, to] }]) => [name, {
-        ...{ dtype, shape },
+        dtype,
+        shape,
         data: bytes.subarray(8 + length + from, 8 + length + to),
       }],
     ),
@@ -130,7 +131,8 @@ export function integers(
   values: readonly number[],
 ): RawTensor {
   return {
-    ...{ dtype: "I32", shape },
+    dtype: "I32",
+    shape,
     data: new Uint8Array(Int32Array.from(values).buffer),
   };
 }

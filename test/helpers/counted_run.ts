@@ -25,7 +25,9 @@ export async function countedRun(
 ): Promise<CountedRun> {
   const plan = await compileCase(of, options);
   const session = await openSession(plan, {
-    ...{ target: "cpu", sharing, statistics: true },
+    target: "cpu",
+    sharing,
+    statistics: true,
     tensors: await tensorsOf(of),
   });
   const results = await runCalls(of, session);

@@ -38,8 +38,12 @@ export function openEditor(
         : ts.ScriptSnapshot.fromString(text);
     },
     getCompilationSettings: () => ({
-      ...{ strict: true, noEmit: true, skipLibCheck: true, types: [] },
-      ...{ target: ts.ScriptTarget.ES2022, module: ts.ModuleKind.ESNext },
+      strict: true,
+      noEmit: true,
+      skipLibCheck: true,
+      types: [],
+      target: ts.ScriptTarget.ES2022,
+      module: ts.ModuleKind.ESNext,
       moduleResolution: ts.ModuleResolutionKind.Bundler,
       allowImportingTsExtensions: true,
       paths: { "switchyard-moe": [`${ROOT}/compiler/mod.ts`] },
@@ -51,10 +55,8 @@ export function openEditor(
     directoryExists: ts.sys.directoryExists,
   };
   const service = init({ typescript: ts as never }).create({
-    ...{
-      languageService: ts.createLanguageService(host, parsed),
-      config: { seconds: 3600, ...plugin },
-    },
+    languageService: ts.createLanguageService(host, parsed),
+    config: { seconds: 3600, ...plugin },
     languageServiceHost: host,
     project: {
       refreshDiagnostics: () => changed(),

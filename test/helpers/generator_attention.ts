@@ -79,8 +79,17 @@ export function* ofAttention(): Generator<Launch> {
       const queries = some[(c + Math.floor(n / 2)) % some.length]!;
       const paged = (c + n) % 2 === 1;
       const options = {
-        ...{ name, heads, kvHeads, dim, valueDim, ...sees, ...o },
-        ...{ context: CONTEXT, scale: 0.5, tokens: lengthAt(0), queries },
+        name,
+        heads,
+        kvHeads,
+        dim,
+        valueDim,
+        ...sees,
+        ...o,
+        context: CONTEXT,
+        scale: 0.5,
+        tokens: lengthAt(0),
+        queries,
       };
       const pages = [3, 1, 0, 2];
       const place = (width: number) => (entry: number) =>
@@ -97,7 +106,9 @@ export function* ofAttention(): Generator<Launch> {
           q: waves(batch.length * heads * dim),
           keys: cache(batch, keys, place(keys)),
           values: cache(batch, values, place(values)),
-          ...{ pages, sinks: waves(heads), lengths: [batch.length] },
+          pages,
+          sinks: waves(heads),
+          lengths: [batch.length],
           sequence: batch.map(([sequence]) => sequence),
           position: batch.map(([, position]) => position),
         },
@@ -121,8 +132,16 @@ function* backward(
     ) {
       if (dim > 3 && (o.sinks || heads === 2 || sees.chunk)) continue;
       const options: BackwardOptions = {
-        ...{ name, heads, kvHeads, dim, valueDim, ...sees, ...o },
-        ...{ context: CONTEXT, scale: 0.5, tokens: lengthAt(0) },
+        name,
+        heads,
+        kvHeads,
+        dim,
+        valueDim,
+        ...sees,
+        ...o,
+        context: CONTEXT,
+        scale: 0.5,
+        tokens: lengthAt(0),
       };
       const place = batch.map(([s, p]) => s * CONTEXT + p);
       const { threads, y } = storedOf(options, place);
@@ -135,7 +154,9 @@ function* backward(
           values: cache(batch, kvHeads * valueDim),
           dy: waves(batch.length * heads * valueDim),
           statistics: waves(batch.length * heads * 2),
-          ...{ place, sinks: waves(heads), lengths: [batch.length] },
+          place,
+          sinks: waves(heads),
+          lengths: [batch.length],
           sequence: batch.map(([sequence]) => sequence),
           position: batch.map(([, position]) => position),
         },
@@ -182,12 +203,17 @@ export function* ofConv1d(): Generator<Launch> {
         const ring = cache(batch, channels);
         yield {
           kernel: conv1d({
-            ...{ name, width, channels, slots: CONTEXT, tokens: lengthAt(0) },
+            name,
+            width,
+            channels,
+            slots: CONTEXT,
+            tokens: lengthAt(0),
           }),
           grid: elementwiseGrid(batch.length * channels),
           reads: {
-            ...{ ring, weight: waves(channels * width) },
-            ...{ lengths: [batch.length] },
+            ring,
+            weight: waves(channels * width),
+            lengths: [batch.length],
             sequence: batch.map(([sequence]) => sequence),
             position: batch.map(([, position]) => position),
           },

@@ -122,7 +122,11 @@ function* assigned(): Generator<Assigned> {
               kept,
               launch: {
                 kernel: assign({
-                  ...{ name, experts, k, tokens, ordered },
+                  name,
+                  experts,
+                  k,
+                  tokens,
+                  ordered,
                   dropping: dropped !== undefined,
                   ...own === undefined ? {} : { splits },
                   ...tileRows === undefined ? {} : { grouped: { tileRows } },
@@ -130,18 +134,20 @@ function* assigned(): Generator<Assigned> {
                 }),
                 grid: [1, 1, 1],
                 reads: {
-                  ...{ index, slot, order, groupRank: [own ?? 0] },
+                  index,
+                  slot,
+                  order,
+                  groupRank: [own ?? 0],
                   lengths: [choices.tokens],
                 },
                 stores: {
                   counts: experts + (units ? 2 : 0),
-                  ...{ sendRow: index.length, tokenRow: index.length },
-                  ...{
-                    places: rows,
-                    tokenOf: rows,
-                    expertOf: rows,
-                    rowCount: 1,
-                  },
+                  sendRow: index.length,
+                  tokenRow: index.length,
+                  places: rows,
+                  tokenOf: rows,
+                  expertOf: rows,
+                  rowCount: 1,
                   tiles: 1 + 3 * tiles,
                 },
               },
@@ -178,7 +184,8 @@ export function* ofPermute(): Generator<Launch> {
         kernel: permute({ name, row, k, tokens }),
         grid: elementwiseGrid(count * k * row),
         reads: {
-          ...{ x: waves(count * row), sendRow: got["sendRow"]! },
+          x: waves(count * row),
+          sendRow: got["sendRow"]!,
           lengths: [count],
         },
         stores: { send: kept.filter(Boolean).length * row },
@@ -192,7 +199,11 @@ export function* ofCombine(): Generator<Launch> {
     for (const [row, weighed] of [[1, true], [3, false]] as const) {
       yield {
         kernel: combine({
-          ...{ name, row, k, tokens, weighed },
+          name,
+          row,
+          k,
+          tokens,
+          weighed,
           bindings: bindings(
             { returned: "f32", sendRow: "u32", weight: "f32" },
             { y: "f32" },
@@ -202,7 +213,8 @@ export function* ofCombine(): Generator<Launch> {
         grid: elementwiseGrid(count * row),
         reads: {
           returned: waves(kept.filter(Boolean).length * row),
-          ...{ sendRow: got["sendRow"]!, weight: waves(count * k) },
+          sendRow: got["sendRow"]!,
+          weight: waves(count * k),
           lengths: [count],
         },
         stores: { y: count * row },
@@ -216,7 +228,9 @@ export function* ofCombineTranspose(): Generator<Launch> {
     for (const width of [1, 3]) {
       yield {
         kernel: combineTranspose({
-          ...{ name, width, count: lengthAt(0) },
+          name,
+          width,
+          count: lengthAt(0),
           bindings: bindings(
             { returned: "f32", sendRow: "u32" },
             { y: "f32" },
@@ -226,7 +240,8 @@ export function* ofCombineTranspose(): Generator<Launch> {
         grid: elementwiseGrid(index.length * width),
         reads: {
           returned: waves(kept.filter(Boolean).length * width),
-          ...{ sendRow: got["sendRow"]!, lengths: [index.length * width] },
+          sendRow: got["sendRow"]!,
+          lengths: [index.length * width],
         },
         stores: { y: index.length * width },
       };
@@ -247,7 +262,11 @@ export function* ofListRows(): Generator<Launch> {
       const other = range(experts + 2).map((e) => e + 1);
       yield {
         kernel: listRows({
-          ...{ name, splits: [0, 1, experts], k, tokens, maxChoices },
+          name,
+          splits: [0, 1, experts],
+          k,
+          tokens,
+          maxChoices,
         }),
         grid: elementwiseGrid(index.length),
         reads: {
@@ -255,7 +274,8 @@ export function* ofListRows(): Generator<Launch> {
           sendRow: got["sendRow"]!.slice(0, index.length),
           tokenRow: got["tokenRow"]!.slice(0, index.length),
           counts: me === 0 ? [...own, ...other] : [...other, ...own],
-          ...{ groupRank: [me], lengths: [count] },
+          groupRank: [me],
+          lengths: [count],
         },
         stores: { rows: sent * 2 * maxChoices },
       };
@@ -272,7 +292,9 @@ export function* ofRegroup(): Generator<Launch> {
       { splits: [0, 1, 3], below: 2, once: { chunk: 0, chunks: 1 } },
       { splits: [0, 2, 4], experts: [[1, 2], [3, 4]] as const, below: 2 },
       {
-        ...{ splits: [0, 2, 4], experts: [[1, 2], [3, 4]] as const, below: 2 },
+        splits: [0, 2, 4],
+        experts: [[1, 2], [3, 4]] as const,
+        below: 2,
         once: { chunk: 1, chunks: 2 },
       },
       { splits: [0, 3], below: 4 },
@@ -295,7 +317,10 @@ export function* ofRegroup(): Generator<Launch> {
         const tileRows = 1 + n % 3;
         yield {
           kernel: regroup({
-            ...{ name, splits, tileRows, ...experts ? { experts } : {} },
+            name,
+            splits,
+            tileRows,
+            ...experts ? { experts } : {},
             ...once ? { once } : {},
           }),
           grid: regroupGrid(rows),
@@ -304,10 +329,13 @@ export function* ofRegroup(): Generator<Launch> {
               ...counts.slice(s * all, (s + 1) * all),
               ...units,
             ]),
-            ...{ groupRank: [me], places: range(rows) },
+            groupRank: [me],
+            places: range(rows),
           },
           stores: {
-            ...{ rowOf: rows, expertOf: rows, tokenOf: rows },
+            rowOf: rows,
+            expertOf: rows,
+            tokenOf: rows,
             rowCount: once ? 2 : 1,
             tiles: 1 + 3 * total(ofExpert.map((n) => Math.ceil(n / tileRows))),
           },

@@ -43,7 +43,8 @@ function* sorted(): Generator<
       for (const count of [0, 1, 2, 3, 64, 65, 130]) {
         const o = { name, tokens, group, prioritised };
         yield {
-          ...{ ...o, count },
+          ...o,
+          count,
           launch: {
             kernel: sortRuns(o),
             grid: elementwiseGrid(count),
@@ -81,7 +82,10 @@ export function* ofMergeRuns(): Generator<Launch> {
 }
 
 const RULE: RoutingRule = {
-  ...{ preset: "case", topK: 1, score: "softmax", normalize: "none" },
+  preset: "case",
+  topK: 1,
+  score: "softmax",
+  normalize: "none",
 };
 
 function capacityOf({ experts, k }: Choices): CapacityOptions {
@@ -96,7 +100,8 @@ export function* ofMark(): Generator<Launch> {
         kernel: mark({ ...capacityOf(choices), masked }),
         grid: elementwiseGrid(count),
         reads: {
-          ...{ index, mask: range(count).map((t) => t % 2) },
+          index,
+          mask: range(count).map((t) => t % 2),
           lengths: [count],
         },
         stores: { mark: experts * count, slot: index.length },
@@ -112,12 +117,16 @@ export function* ofMarks(): Generator<Launch> {
       yield {
         kernel: marks({
           ...capacityOf(choices),
-          ...{ dropped, choices: k, masked: dropped !== "others" },
+          dropped,
+          choices: k,
+          masked: dropped !== "others",
         }),
         grid: elementwiseGrid(count),
         reads: {
-          ...{ index, mask: range(count).map((t) => t % 2) },
-          ...{ slot: index.map((_, a) => a % 2 - 1), lengths: [count] },
+          index,
+          mask: range(count).map((t) => t % 2),
+          slot: index.map((_, a) => a % 2 - 1),
+          lengths: [count],
         },
         stores: { marks: experts * count },
       };
@@ -133,13 +142,16 @@ export function* ofKeep(): Generator<Launch> {
           const rule = { ...RULE, topK: k, normalize };
           yield {
             kernel: keep({
-              ...{ name, experts: 2, tokens },
+              name,
+              experts: 2,
+              tokens,
               rule: scale === undefined ? rule : { ...rule, scale },
             }),
             grid: elementwiseGrid(count),
             reads: {
               slot: range(count * k).map((a) => a % 3 - 1),
-              ...{ weight: waves(count * k), lengths: [count] },
+              weight: waves(count * k),
+              lengths: [count],
             },
             stores: { kept: count * k },
           };
@@ -193,7 +205,8 @@ function slotsLaunch(
     : Number((group as { value: unknown }).value);
   const groups = Math.ceil(count / size);
   const rule: RoutingRule = {
-    ...{ ...RULE, topK: k },
+    ...RULE,
+    topK: k,
     capacity: { slots: 1, drop, order },
   };
   const free = (n: number) =>
@@ -212,12 +225,19 @@ function slotsLaunch(
   );
   return {
     kernel: slots({
-      ...{ name, experts, rule, tokens, group, ordered: group === "tensor" },
+      name,
+      experts,
+      rule,
+      tokens,
+      group,
+      ordered: group === "tensor",
       room,
     }),
     grid: slotsGrid(experts, group === "tensor" ? 1 : groups),
     reads: {
-      ...{ mark: marked, order: range(count).reverse(), lengths: [count] },
+      mark: marked,
+      order: range(count).reverse(),
+      lengths: [count],
       group: range(count).map(groupOf),
       weight: waves(index.length).map((x) => Math.round(2 * x)),
       random: waves(count * experts),
@@ -235,7 +255,9 @@ function* routers(): Generator<RouterOptions> {
     const { score, normalize, experts, topK } of product<
       Pick<RoutingRule, "score" | "normalize" | "topK"> & { experts: number }
     >({
-      ...{ score: SCORES, normalize: NORMALIZED, experts: [1, 2, 4] },
+      score: SCORES,
+      normalize: NORMALIZED,
+      experts: [1, 2, 4],
       topK: [1, 2],
     })
   ) {
@@ -246,16 +268,22 @@ function* routers(): Generator<RouterOptions> {
     yield { ...o, operands: ["bias", "noise"] };
     yield { ...o, operands: ["mask"], rule: { ...rule, scale: 2 } };
     yield {
-      ...{ ...o, operands: ["choices", "weights"] },
+      ...o,
+      operands: ["choices", "weights"],
       rule: { ...rule, choose: "given" },
     };
     yield { ...o, rule: { ...rule, choose: "balanced" }, group: u32(2) };
     yield {
-      ...{ ...o, operands: ["noise", "mask"] },
+      ...o,
+      operands: ["noise", "mask"],
       rule: {
-        ...{ ...rule, noisy: "second", epsilon: 1e-9 },
+        ...rule,
+        noisy: "second",
+        epsilon: 1e-9,
         capacity: {
-          ...{ slots: 1, drop: "position", order: "choice" },
+          slots: 1,
+          drop: "position",
+          order: "choice",
           prioritised: true,
         },
       },
@@ -279,13 +307,16 @@ export function* ofRouter(): Generator<Launch> {
         reads: {
           // Some are equal.
           logits: waves(count * experts).map((x) => Math.round(2 * x)),
-          ...{ noise: waves(count * experts), bias: waves(experts) },
+          noise: waves(count * experts),
+          bias: waves(experts),
           mask: range(count).map((t) => t % 2),
           choices: range(count * k).map((a) => a % experts),
-          ...{ weights: waves(count * k), lengths: [count] },
+          weights: waves(count * k),
+          lengths: [count],
         },
         stores: {
-          ...{ index: count * k, weight: count * k },
+          index: count * k,
+          weight: count * k,
           ...capacity?.prioritised ? { first: count } : {},
           ...o.operands?.includes("mask") && !capacity
             ? { slot: count * k }

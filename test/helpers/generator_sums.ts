@@ -65,7 +65,10 @@ export function* ofAddParts(): Generator<Launch> {
     for (const count of COUNTS) {
       yield {
         kernel: addParts({
-          ...{ name, parts, count: lengthAt(0), epilogue: stored },
+          name,
+          parts,
+          count: lengthAt(0),
+          epilogue: stored,
           bindings: bindings({ x: "f32" }, { y: "f32" }),
           load: (i, rank) => load("x", add(mul(rank, lengthAt(0)), i)),
         }),
@@ -90,7 +93,10 @@ export function* ofReduce(): Generator<Launch> {
         const rows = Array.from({ length: count }, (_, i) => i);
         yield {
           kernel: reduce({
-            ...{ name, kind, count: lengthAt(0), length: given },
+            name,
+            kind,
+            count: lengthAt(0),
+            length: given,
             ...how === 0 && kind === "sum" && length % 2 === 0 && length > 0
               ? { segments: 2 }
               : {},
@@ -105,7 +111,8 @@ export function* ofReduce(): Generator<Launch> {
           }),
           grid: elementwiseGrid(count),
           reads: {
-            ...{ x: waves(count * length), lengths: [count, length] },
+            x: waves(count * length),
+            lengths: [count, length],
             begin: rows.map((i) => i * length),
             end: rows.map((i) => (i + 1) * length),
           },
@@ -123,7 +130,9 @@ function* ofRows(make: typeof softmax): Generator<Launch> {
         const width = actual ?? length;
         yield {
           kernel: make({
-            ...{ name, rows: lengthAt(0), length },
+            name,
+            rows: lengthAt(0),
+            length,
             actual: actual === undefined ? undefined : lengthAt(1),
             bindings: bindings({ x: "f32" }, { y: "f32" }),
             load: (row, i) => at("x", row, width, i),
@@ -170,22 +179,33 @@ export function* ofSegmentSum(): Generator<Launch> {
         const count = segments * width;
         yield {
           kernel: segmentSum({
-            ...{ name, width, count: lengthAt(0), length: lengthAt(1) },
+            name,
+            width,
+            count: lengthAt(0),
+            length: lengthAt(1),
             bindings: bindings({ of: "i32", x: "f32" }, { y: "f32" }),
             index: (_, k) => load("of", k, "i32"),
             wanted: (i) => ({
-              ...{ op: "binary", type: "u32", fn: "div", a: i, b: u32(width) },
+              op: "binary",
+              type: "u32",
+              fn: "div",
+              a: i,
+              b: u32(width),
             }),
             value: (i, k) =>
               at("x", k, width, {
-                ...{ op: "binary", type: "u32", fn: "rem" },
-                ...{ a: i, b: u32(width) },
+                op: "binary",
+                type: "u32",
+                fn: "rem",
+                a: i,
+                b: u32(width),
               }),
             epilogue: stored,
           }),
           grid: elementwiseGrid(count / segmentCells(width)),
           reads: {
-            ...{ x: waves(length * width), lengths: [count, length] },
+            x: waves(length * width),
+            lengths: [count, length],
             of: Array.from({ length }, (_, k) => k % 3),
           },
           stores: { y: count },
@@ -226,7 +246,9 @@ export function* ofExpertOuter(): Generator<Launch> {
       localExperts: number;
     }>({
       counts: ROWS_OF_EXPERTS,
-      ...{ tile: OUTER_TILES, rows: [1, 2, 3, 4], columns: [1, 4, 5] },
+      tile: OUTER_TILES,
+      rows: [1, 2, 3, 4],
+      columns: [1, 4, 5],
       localExperts: [0, 1, 3],
     })
   ) {
@@ -235,7 +257,12 @@ export function* ofExpertOuter(): Generator<Launch> {
     );
     yield {
       kernel: expertOuter({
-        ...{ name, experts: 3, localExperts: lengthAt(0), rows, columns, tile },
+        name,
+        experts: 3,
+        localExperts: lengthAt(0),
+        rows,
+        columns,
+        tile,
         bindings: bindings(
           { down: "f32", across: "f32", starts: "u32" },
           { y: "f32" },
@@ -260,7 +287,8 @@ export function* ofExpertOuter(): Generator<Launch> {
       reads: {
         down: waves(starts[localExperts]! * rows),
         across: waves(starts[localExperts]! * columns),
-        ...{ starts, lengths: [localExperts] },
+        starts,
+        lengths: [localExperts],
       },
       stores: { y: localExperts * rows * columns },
     };
@@ -305,7 +333,11 @@ function productLaunch(
   const all = counts.reduce((a, b) => a + b, 0);
   const rowStride = columns % 2 === 1 ? columns : Math.ceil(columns / 4) * 4;
   const options = {
-    ...{ name, k, segments: k % 2 === 0 ? 2 : 1, columns, tile },
+    name,
+    k,
+    segments: k % 2 === 0 ? 2 : 1,
+    columns,
+    tile,
     bindings: bindings(
       { x: "f32", w: "f32", tiles: "u32" },
       { y: "f32" },
@@ -334,7 +366,8 @@ function productLaunch(
     // A tile more than there are.
     grid: matmulGrid(options, grouped ? tiles.length / 3 + 1 : all),
     reads: {
-      ...{ x: waves(all * k), lengths: [all] },
+      x: waves(all * k),
+      lengths: [all],
       w: waves(counts.length * k * rowStride),
       tiles: [tiles.length / 3, ...tiles],
     },

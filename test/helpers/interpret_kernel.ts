@@ -377,7 +377,8 @@ export function interpretKernel(
       (_, local) =>
         execute(body, {
           number: g * kernel.workgroupSize + local,
-          ...{ watch, waiting },
+          watch,
+          waiting,
           ids: {
             "group.x": g % gx,
             "group.y": Math.floor(g / gx) % gy,

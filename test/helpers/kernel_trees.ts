@@ -65,7 +65,8 @@ function numbered(kernel: Kernel): unknown {
         }
         case "if":
           return {
-            ...{ ...s, condition: within(s.condition, names) },
+            ...s,
+            condition: within(s.condition, names),
             then: block(s.then, names),
             else: s.else?.length ? block(s.else, names) : undefined,
           };
@@ -131,7 +132,9 @@ async function checkpoints(): Promise<void> {
             `${name} ${mesh} bounds ${b} tuning ${i}`,
             () =>
               planTarget(target, files, {
-                ...{ mesh: meshOf(mesh), bounds, tuning },
+                mesh: meshOf(mesh),
+                bounds,
+                tuning,
                 ...b === 0 ? { next: { candidates: 8 } } : { check: true },
               }),
           );

@@ -82,7 +82,8 @@ export function createNetwork(
   writeFileSync(agent, AGENT);
   chmodSync(agent, 0o755);
   return {
-    ...{ hosts, agent },
+    hosts,
+    agent,
     received: (host) => {
       const { out } = ip("-n", host, "-s", "-j", "link", "show", "eth0");
       const [link] = JSON.parse(out) as {

@@ -11,7 +11,8 @@ export function checkPredictions(t: Test, session: Session): void {
     const { peakBytes, stagingBytes, sentBytes } = figures;
     for (
       const [what, { predicted, actual }] of Object.entries({
-        ...{ peakBytes, stagingBytes },
+        peakBytes,
+        stagingBytes,
         ...sentBytes,
       })
     ) {

@@ -125,7 +125,8 @@ export function optionsOf(product: Product, tile: MatmulTile): MatmulOptions {
       writes("y"),
     ],
     weights: names.map((binding, i) => ({
-      ...{ binding, stored: product.stored },
+      binding,
+      stored: product.stored,
       rowStride: weights[i]!.rowStride,
       ...weights[i]!.scales ? { scales: `scales_${binding}` } : {},
     })),

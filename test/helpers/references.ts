@@ -214,7 +214,9 @@ function testReference(
       const on = adapter === "native" ? `, compiled C (${repeatWith()})` : "";
       await t.test(`${mesh}, ${sharing} devices${on}`, async (t) => {
         const loaded = await loadCheckpoint(name, {
-          ...{ mesh, sharing, adapter },
+          mesh,
+          sharing,
+          adapter,
         });
         try {
           const uneven = loaded.decoder.experts % 3 === 0 ? "ep=4" : "ep=3";

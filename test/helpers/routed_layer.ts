@@ -42,7 +42,10 @@ export function routedLayer(
       choices: () => m.input("choices", "token choice", { dtype: "i32" }),
     };
     const routing = route(logits, {
-      ...{ over: "expert", topK, preset, ...options },
+      over: "expert",
+      topK,
+      preset,
+      ...options,
       ...Object.fromEntries(extra.map((name) => [name, operands[name]()])),
     } as never) as never;
     const sent = dispatch(x as never, routing);

@@ -87,7 +87,9 @@ export function declareRouter(
     ];
   });
   const routing = route(logits, {
-    ...{ over: "expert", topK, choice: `choice${topK}` },
+    over: "expert",
+    topK,
+    choice: `choice${topK}`,
     ...options as RouterOptions & { readonly choice?: "choice" },
     ...Object.fromEntries(given) as RouterOptions,
   });

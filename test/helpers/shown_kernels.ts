@@ -14,13 +14,21 @@ import { add, load, local, mul, store, u32 } from "../../spec/kernel/build.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 
 const ATTENTION = {
-  ...{ name: "attention", heads: 4, kvHeads: 2, dim: 32, context: 1024 },
-  ...{ scale: 0.125, tokens: lengthAt(0) },
+  name: "attention",
+  heads: 4,
+  kvHeads: 2,
+  dim: 32,
+  context: 1024,
+  scale: 0.125,
+  tokens: lengthAt(0),
 };
 
 const MATMUL: MatmulOptions = {
   name: "matmul",
-  ...{ k: 64, columns: 128, rows: u32(0), grouped: { tiles: "tiles" } },
+  k: 64,
+  columns: 128,
+  rows: u32(0),
+  grouped: { tiles: "tiles" },
   bindings: [reads("tiles", "u32"), reads("x"), reads("w"), writes("y")],
   weights: [{ binding: "w", stored: "f32", rowStride: 128 }],
   tile: { rows: 2, columns: 1, lanes: 32 },
@@ -34,8 +42,12 @@ const MATMUL: MatmulOptions = {
 /** Kernels by name. */
 export const SHOWN: { readonly [name: string]: Kernel } = {
   assign: assign({
-    ...{ name: "assign", experts: 8, k: 2, tokens: lengthAt(0) },
-    ...{ dropping: true, ordered: false },
+    name: "assign",
+    experts: 8,
+    k: 2,
+    tokens: lengthAt(0),
+    dropping: true,
+    ordered: false,
   }),
   decode: attention(ATTENTION),
   prefill: attention({ ...ATTENTION, kvHeads: 4, queries: 2 }),
@@ -50,13 +62,11 @@ export const SHOWN: { readonly [name: string]: Kernel } = {
     tile: { rows: 1, columns: 2, lanes: 64, split: 2 },
   }),
   segments: reduce({
-    ...{
-      name: "contract",
-      kind: "sum",
-      count: lengthAt(0),
-      length: 256,
-      segments: 4,
-    },
+    name: "contract",
+    kind: "sum",
+    count: lengthAt(0),
+    length: 256,
+    segments: 4,
     bindings: [reads("x"), reads("w"), writes("y")],
     terms: (i, k) => [load("x", add(mul(i, u32(256)), k)), load("w", k)],
     epilogue: (i, sum) => [store("y", i, sum)],

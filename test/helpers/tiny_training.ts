@@ -15,8 +15,12 @@ export const TEXT = fileURLToPath(
 
 /** What a small OLMoE has otherwise than the demo. */
 const SIZES = {
-  ...{ hidden_size: 32, intermediate_size: 24, num_hidden_layers: 2 },
-  ...{ num_experts: 4, num_attention_heads: 2, num_key_value_heads: 2 },
+  hidden_size: 32,
+  intermediate_size: 24,
+  num_hidden_layers: 2,
+  num_experts: 4,
+  num_attention_heads: 2,
+  num_key_value_heads: 2,
 };
 
 /** The configuration of a small OLMoE of the demo's vocabulary. */
@@ -51,8 +55,13 @@ export function tinyOptions(
   more: Partial<TrainOptions> = {},
 ): TrainOptions {
   return {
-    ...{ steps, batch: 4, length: 16, schedule: { rate: 0.01, warmup: 2 } },
-    ...{ sharing: "shared", adapter: "cpu", mesh: meshOf(mesh) },
+    steps,
+    batch: 4,
+    length: 16,
+    schedule: { rate: 0.01, warmup: 2 },
+    sharing: "shared",
+    adapter: "cpu",
+    mesh: meshOf(mesh),
     optimizer: adamw({ betas: [0.9, 0.95] }),
     data: async () => [await readFile(TEXT, "utf8")],
     statistics: true,

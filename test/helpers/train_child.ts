@@ -58,7 +58,10 @@ const touched: FileSystem = {
 };
 
 const options = tinyOptions(mesh, steps, {
-  ...{ out, resume, saveEvery: 1, ...more },
+  out,
+  resume,
+  saveEvery: 1,
+  ...more,
   data: async () => [await readFile(text, "utf8")],
 });
 const run = trainCheckpoint(resume ? out : model, touched, options);

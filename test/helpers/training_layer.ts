@@ -71,7 +71,9 @@ export async function stepCase(): Promise<Case> {
       outputs: { ...step.outputs, ...Object.fromEntries(next) },
     },
     calls: CALLS.map((call, i) => ({
-      ...{ ...call, learning_rate: [0.1], step: [i + 1] },
+      ...call,
+      learning_rate: [0.1],
+      step: [i + 1],
     })),
     tolerance: 1e-5,
   };

@@ -139,7 +139,10 @@ t.test("LauncherText takes what ranks tell out of the text of MPICH's launcher",
 
 t.test("lines of ranks are read as they were written", (t) => {
   const failure = {
-    ...{ rank: 2, host: "far", code: 1, step: "in step 'x'" },
+    rank: 2,
+    host: "far",
+    code: 1,
+    step: "in step 'x'",
     message: "Cannot read 'a\nb': no. Do",
   };
   t.strictSame(parseRankLine(failedLine(failure)), { kind: "failed", failure });
@@ -153,7 +156,10 @@ t.test("lines of ranks are read as they were written", (t) => {
 
 t.test("the end of a job is laid to the rank that the others follow", (t) => {
   const of = (rank: number, some: Partial<RankFailure>): RankFailure => ({
-    ...{ rank, host: "far", code: 3, step: "in step 'x'" },
+    rank,
+    host: "far",
+    code: 3,
+    step: "in step 'x'",
     ...some,
   });
   const started = [0, 1, 2].map((rank) => ({ rank, host: "far", pid: rank }));

@@ -214,13 +214,17 @@ async function runPlan(one: Case, mesh: string, i: number): Promise<Known> {
   const { inputs, weights = path.join(one.model, "model.safetensors") } = one;
   const target = await loadTarget(one.model, files);
   const plan = await planTarget(target, files, {
-    ...{ mesh: meshOf(mesh), check: true, weights },
+    mesh: meshOf(mesh),
+    check: true,
+    weights,
     ...target.kind === "checkpoint"
       ? { need: needOf(readBatch(await readTensors(inputs, files))) }
       : {},
   });
   const ranks = {
-    ...{ plan: file(`plan.${i}.json`), weights, inputs },
+    plan: file(`plan.${i}.json`),
+    weights,
+    inputs,
     outputs: file(`mpi.${i}`),
   };
   await writeFile(ranks.plan, stringifyPlan(plan));

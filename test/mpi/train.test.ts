@@ -44,7 +44,8 @@ t.test("checkpoints of dp=2 in bf16, the optimizer state in parts", {
     path.join(scratch, name)
   ) as [string, string];
   const job = {
-    ...{ mesh: "dp=2", steps: 2 },
+    mesh: "dp=2",
+    steps: 2,
     more: ["--dtype", "bf16", "--zero", "1"],
   };
   await trainHere(training(model, here, job));

@@ -133,7 +133,10 @@ async function layerCase(): Promise<Case> {
     blocks(experts, experts).sort((a, b) => row[b]! - row[a]!).slice(0, 2)
   );
   return {
-    ...{ name: "the example layer", experts, embed, tensors },
+    name: "the example layer",
+    experts,
+    embed,
+    tensors,
     inputs: { x: f32([tokens, embed], x) },
     compile: (mesh) => compile(layer, { mesh: { ...mesh } }),
     sources: (ranks) => blocks(tokens, ranks),

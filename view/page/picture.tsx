@@ -37,7 +37,8 @@ export function Picture({ scene }: { readonly scene: Scene }): VNode {
           event.preventDefault();
           show(to);
           titles()[to]?.parentElement?.scrollIntoView({
-            ...{ block: "nearest", inline: "nearest" },
+            block: "nearest",
+            inline: "nearest",
           });
         }}
         onPointerOver={({ target }) => {

@@ -89,7 +89,8 @@ export function RunView({ plan, record }: Pick<PageData, "plan"> & {
       ? new browser.Tracer(() => performance.now())
       : undefined;
     const model = await browser.openModel({
-      ...{ plan: JSON.stringify(plan), device },
+      plan: JSON.stringify(plan),
+      device,
       checkpoint: files ? browser.fileFolder(files) : CHECKPOINT,
       ...tracer ? { tracer } : {},
       onProgress: ({ stage, done, total }) =>

@@ -57,8 +57,10 @@ export function blockedSum(
     segments,
   );
   const segment = {
-    ...{ ...o, length: segmentLength(length, segments) },
-    ...{ first: wgsl`${k}_first`, sum: "_part" },
+    ...o,
+    length: segmentLength(length, segments),
+    first: wgsl`${k}_first`,
+    sum: "_part",
   };
   const results = setEach(totals, "", (of) => of("_part"));
   return wgsl`

@@ -112,14 +112,17 @@ export function launchAssign(
   });
   const bindings = {
     ...grouped?.bindings,
-    ...{ index: results.index, sendRow },
+    index: results.index,
+    sendRow,
     ...results.slot ? { slot: results.slot } : {},
     ...order ? { order } : {},
-    ...{ groupRank: rows.groupRank, counts: rows.counts },
+    groupRank: rows.groupRank,
+    counts: rows.counts,
     ...tokens ? { tokenRow: tokens.tokenRow, places: tokens.places } : {},
   };
   addLaunch(lowering, node, kernel, {
-    ...{ bindings, workgroups: [1, 1, 1] },
+    bindings,
+    workgroups: [1, 1, 1],
     part: grouped ? { ...part, lists: true } : part,
   });
 }
@@ -132,7 +135,10 @@ export function lowerGatherCounts(
   const rows = sentBy(lowering, node);
   const { over, counts, countsAll, tokens } = rows;
   addAllGather(lowering, node, {
-    ...{ over, from: counts, to: countsAll, words: countsPerRankOf(rows) },
+    over,
+    from: counts,
+    to: countsAll,
+    words: countsPerRankOf(rows),
     part: partOf(rows, "exchange counts"),
   });
   if (!tokens?.lists) return;
@@ -141,17 +147,20 @@ export function lowerGatherCounts(
   const { weight } = routeResults(lowering, route);
   const { rule: { topK }, tokens: axes } = route.params;
   const list = listRows({
-    ...{ name: `list_rows_${units.length - 1}`, splits: units, k: topK },
-    ...{
-      maxChoices: tokens.lists.maxChoices,
-      tokens: tokenCount(lowering, axes),
-    },
+    name: `list_rows_${units.length - 1}`,
+    splits: units,
+    k: topK,
+    maxChoices: tokens.lists.maxChoices,
+    tokens: tokenCount(lowering, axes),
   });
   addLaunch(lowering, node, list, {
     bindings: {
-      ...{ weight, sendRow: rows.sendRow },
-      ...{ tokenRow: tokens.tokenRow, counts: countsAll },
-      ...{ groupRank: rows.groupRank, rows: tokens.lists.rows },
+      weight,
+      sendRow: rows.sendRow,
+      tokenRow: tokens.tokenRow,
+      counts: countsAll,
+      groupRank: rows.groupRank,
+      rows: tokens.lists.rows,
     },
     workgroups: elementwiseGrid(rows.size),
     part: partOf(rows, "list rows"),
@@ -190,11 +199,18 @@ function sentRows(
     addScratch(lowering, name, "u32", [...tokens, choice]);
   const countsPerRank = countsPerRankOf({ node, splits, chunks });
   const counts = routingScratch(lowering, "counts", {
-    ...{ size: countsPerRank, routing: "counts" },
+    size: countsPerRank,
+    routing: "counts",
   });
   return {
-    ...{ number: lowering.values.sent.size, node, over, splits, chunks },
-    ...{ bound, size: sizeOf(lowering, [...tokens, choice]), counts },
+    number: lowering.values.sent.size,
+    node,
+    over,
+    splits,
+    chunks,
+    bound,
+    size: sizeOf(lowering, [...tokens, choice]),
+    counts,
     sendRow: choices("sendRow"),
     countsAll: groupSize === 1 || localOnly ? counts : amendBuffer(
       lowering,
@@ -263,7 +279,9 @@ export function groupRankBuffer(
   over: readonly string[],
 ): string {
   return addConst(lowering, `groupRank@${over.join("+") || "one"}`, () => ({
-    ...{ axis: "groupRank", size: 1, data: { groupRank: over } },
+    axis: "groupRank",
+    size: 1,
+    data: { groupRank: over },
   }));
 }
 
@@ -272,7 +290,8 @@ function orderBuffer(lowering: Lowering, expert: string): string | undefined {
   const ids = expertTable(lowering.placed, expert).flat();
   if (ids.every((id, i) => id === i)) return undefined;
   return addConst(lowering, `order of ${expert}`, () => ({
-    ...{ axis: lowering.placed.axes[expert]!.of, size: ids.length },
+    axis: lowering.placed.axes[expert]!.of,
+    size: ids.length,
     data: { all: ids.map((_, id) => ids.indexOf(id)) },
   }));
 }

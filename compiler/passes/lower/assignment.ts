@@ -32,7 +32,10 @@ export function assignmentBuffer(
       size: groupSizeOf(placed.mesh, assignment.over!),
     }];
   return addBuffer(lowering, {
-    ...{ name, kind: "assignment", dtype: "u32", axes },
+    name,
+    kind: "assignment",
+    dtype: "u32",
+    axes,
     assignment: { axis: planAxis(placed, axis), ...assignment },
   });
 }

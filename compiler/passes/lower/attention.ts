@@ -28,8 +28,12 @@ function attentionOptions(
     name: `${node.primitive}${what}_${size(head)}x${size(dim)}`,
     heads: size(head),
     kvHeads: kvHead === undefined ? 1 : size(kvHead),
-    ...{ dim: size(dim), valueDim: size(valueDim), context: size(context) },
-    ...{ shared, scale, sinks },
+    dim: size(dim),
+    valueDim: size(valueDim),
+    context: size(context),
+    shared,
+    scale,
+    sinks,
     ...(window === undefined ? {} : { window }),
     ...(chunk === undefined ? {} : { chunk }),
     tokens: tokenCount(lowering, [token]),
@@ -85,7 +89,8 @@ export function lowerAttention(
     });
   const bindings = operandBuffers(lowering, {
     q: [q, [token, head, dim]],
-    ...{ sequence: [sequence, [token]], position: [position, [token]] },
+    sequence: [sequence, [token]],
+    position: [position, [token]],
     sinks: sinks && [sinks, [head]],
     pages: pages && [pages, pages.axes],
   });
@@ -117,7 +122,8 @@ export function lowerAttentionSum(
   const bindings = operandBuffers(lowering, {
     q: [q, [token, dim, head]],
     keys: [keys, headsInnermost(keys, kvHead)],
-    ...{ sequence: [sequence, [token]], position: [position, [token]] },
+    sequence: [sequence, [token]],
+    position: [position, [token]],
     sinks: sinks && [sinks, [head]],
   });
   addLaunch(lowering, node, attentionSum(options), {
@@ -140,7 +146,8 @@ export function lowerAttentionGrad(
     q: [q, [token, dim, head]],
     keys: [keys, headsInnermost(keys, kvHead)],
     values: !shared && [values, headsInnermost(values, kvHead)],
-    ...{ place: [place, [token]], dy: [dy, [token, valueDim, head]] },
+    place: [place, [token]],
+    dy: [dy, [token, valueDim, head]],
     statistics: [statistics, statistics.axes],
   });
   const heads = of === "query" ? head : kvHead;

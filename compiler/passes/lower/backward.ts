@@ -45,9 +45,12 @@ export function lowerReduceSum(
   if (y && isOuter(lowering, node, x, y)) return lowerOuter(lowering, node);
   const { scope, places, epilogue, launch } = resultOf(lowering, node);
   launch(reduce({
-    ...{ name: `reduce_sum_${over.join("_")}`, kind: "sum" },
-    ...{ count: places.count, length: productOf(scope, over) },
-    ...{ bindings: scope.bindings, epilogue },
+    name: `reduce_sum_${over.join("_")}`,
+    kind: "sum",
+    count: places.count,
+    length: productOf(scope, over),
+    bindings: scope.bindings,
+    epilogue,
     terms: (i, k) => {
       const at = atJoined(over, atFlat(scope, over, k), places.at(i));
       return node.inputs.map((input) => emitValue(scope, input, at));
@@ -128,8 +131,11 @@ function lowerSumRows(
     );
   }
   launch(reduce({
-    ...{ name: `sum_rows_${node.axes.join("_")}`, kind: "sum" },
-    ...{ count: places.count, bindings: scope.bindings, epilogue },
+    name: `sum_rows_${node.axes.join("_")}`,
+    kind: "sum",
+    count: places.count,
+    bindings: scope.bindings,
+    epilogue,
     length: (i) => {
       if (starts === undefined) {
         return [u32(0), load(scope.read(grouped.rowCount), u32(0), "u32")];
@@ -194,7 +200,8 @@ export function lowerScatterAdd(
   const width = together ? fixedProduct(lowering, node, inner) : 1;
   const kernel = segmentSum({
     name: `scatter_${over}`,
-    ...{ count: places.count, width },
+    count: places.count,
+    width,
     length: productOf(scope, summed),
     bindings: scope.bindings,
     index: value(ids),

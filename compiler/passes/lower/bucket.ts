@@ -66,7 +66,9 @@ function localPlace(
 ): Storage {
   const part = partOf(members[i]!);
   return {
-    ...{ buffer, dtype: "f32", axes: part.axes },
+    buffer,
+    dtype: "f32",
+    axes: part.axes,
     bucket: { offset: offsets[i]! },
   };
 }
@@ -84,7 +86,9 @@ function gatheredPlace(
   const { axis, to } = member.params;
   const [sharded, local] = scatters ? [axis, to] : [to, axis];
   return {
-    ...{ buffer, dtype: "f32", axes: all.axes },
+    buffer,
+    dtype: "f32",
+    axes: all.axes,
     bucket: {
       offset: offsets[i]!,
       blocks: {
@@ -186,7 +190,9 @@ export function lowerBucket(lowering: Lowering, bucket: Bucket): void {
   lowering.draft.steps.push({
     op: "allGather",
     ranks: "all",
-    ...{ over, from, to },
+    over,
+    from,
+    to,
     bytes: words * 4,
     ...groupRank === undefined ? {} : { blocks: { groupRank } },
     ...aboutBucket(lowering, layout),
@@ -215,7 +221,9 @@ export function lowerBucket(lowering: Lowering, bucket: Bucket): void {
     epilogue: (i, value) => [store(sum, i, value)],
   });
   lowering.draft.steps.push({
-    ...{ op: "launch", ranks: "all", bindings: scope.buffers },
+    op: "launch",
+    ranks: "all",
+    bindings: scope.buffers,
     kernel: addKernel(lowering, kernel),
     workgroups: elementwiseGrid(words),
     ...aboutBucket(lowering, layout),

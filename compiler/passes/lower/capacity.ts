@@ -63,7 +63,9 @@ export function lowerCapacity(
   // Marking sets every slot to -1; what then finds room, by the marks, gets its slot.
   amendBuffer(lowering, slot, { writers: 2 });
   const marking = mark({
-    ...{ name: `mark_${experts}`, ...common, masked: mask !== undefined },
+    name: `mark_${experts}`,
+    ...common,
+    masked: mask !== undefined,
   });
   addLaunch(lowering, node, marking, {
     bindings: { index, slot, mark: marked, ...mask ? { mask } : {} },
@@ -75,14 +77,18 @@ export function lowerCapacity(
     ? 1
     : sizeOf(lowering, [leadingGroup]);
   const giving = slots({
-    ...{ name: `slots_${experts}`, ...common },
+    name: `slots_${experts}`,
+    ...common,
     group: operands.group ? "tensor" : groupLength(lowering, node),
-    ...{ ordered: order !== undefined },
+    ordered: order !== undefined,
     room: typeof room === "object" ? "table" : room,
   });
   addLaunch(lowering, node, giving, {
     bindings: {
-      ...{ ...operands, mark: marked, weight, slot },
+      ...operands,
+      mark: marked,
+      weight,
+      slot,
       ...order ? { order } : {},
       ...typeof room === "object" ? { room: room.table } : {},
     },
@@ -155,11 +161,18 @@ function roomOf(
   if (typeof capacity.slots === "number" || !varies) return of(max);
   const { slots, factor, per, minimum, alignment } = capacity;
   const formula = [
-    ...[slots, factor, per, minimum, alignment],
-    ...[rule.topK, experts, max],
+    slots,
+    factor,
+    per,
+    minimum,
+    alignment,
+    rule.topK,
+    experts,
+    max,
   ];
   const table = addConst(lowering, `slots by ${formula.join(" ")}`, () => ({
-    ...{ axis: "tokens of a group", size: max + 1 },
+    axis: "tokens of a group",
+    size: max + 1,
     data: { all: Array.from({ length: max + 1 }, (_, n) => of(n)) },
   }));
   return { table };

@@ -60,7 +60,9 @@ export function lowerCheckIds(
   }
   const name = `check.${rows.number}`;
   const wrong = addBuffer(lowering, {
-    ...{ name, kind: "output", dtype: "u32" },
+    name,
+    kind: "output",
+    dtype: "u32",
     axes: [{ axis: CHECK_AXIS, size: 1 }],
   });
   lowering.draft.checks.push({ name, buffer: wrong });

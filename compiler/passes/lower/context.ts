@@ -219,7 +219,11 @@ export function addConst(
   if (lowering.draft.buffers.has(name)) return name;
   const { data, ...axis } = make();
   return addBuffer(lowering, {
-    ...{ name, kind: "const", dtype: "u32", axes: [axis], data },
+    name,
+    kind: "const",
+    dtype: "u32",
+    axes: [axis],
+    data,
   });
 }
 
@@ -233,7 +237,9 @@ export function addTable(
   },
 ): string {
   return addConst(lowering, name, () => ({
-    ...{ axis, size: data[0]!.length, data: dataPerRank(data) },
+    axis,
+    size: data[0]!.length,
+    data: dataPerRank(data),
   }));
 }
 
@@ -355,7 +361,10 @@ export function addAllGather(
     & { readonly words: number; readonly part?: StepPart },
 ): void {
   lowering.draft.steps.push({
-    ...{ op: "allGather", ranks: "all", ...step, bytes: words * 4 },
+    op: "allGather",
+    ranks: "all",
+    ...step,
+    bytes: words * 4,
     ...about(lowering, node, part),
   });
 }

@@ -151,7 +151,8 @@ export function lowerMatmul(
     name: `${grouped ? "grouped_" : ""}matmul${
       dots.length > 1 ? "_pair" : ""
     }_${k}x${width}${suffix}`,
-    ...{ k, segments: first!.params.segments ?? segmentsOf(k) },
+    k,
+    segments: first!.params.segments ?? segmentsOf(k),
     columns: width,
     weights,
     tile: tileOfWeights(tile, weights, {
@@ -213,9 +214,12 @@ export function lowerContract(lowering: Lowering, node: NodeOf<"dot">): void {
   const { over } = node.params;
   const { scope, places, epilogue, launch } = resultOf(lowering, node);
   launch(reduce({
-    ...{ name: `contract_${over.join("_")}`, kind: "sum" },
-    ...{ count: places.count, ...contracted(scope, node.params) },
-    ...{ bindings: scope.bindings, epilogue },
+    name: `contract_${over.join("_")}`,
+    kind: "sum",
+    count: places.count,
+    ...contracted(scope, node.params),
+    bindings: scope.bindings,
+    epilogue,
     terms: (i, k) => {
       const at = atJoined(over, atFlat(scope, over, k), places.at(i));
       return node.inputs.map((input) => emitValue(scope, input, at));

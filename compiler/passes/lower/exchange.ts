@@ -66,13 +66,17 @@ export function emitExchange(
   lowering.draft.steps.push({
     op: "allToAll",
     ranks: "all",
-    ...{ over, direction, from, to },
+    over,
+    direction,
+    from,
+    to,
     rowBytes: words * 4,
     counts: countsAll,
     splits: once ? ends : splits,
     ...countsPerRank === splits.at(-1) ? {} : { countsPerRank },
     ...count > 1 ? { experts } : {},
-    ...{ groupRank, receivedCounts },
+    groupRank,
+    receivedCounts,
     pairRows: once ? rows.tokenSize : rows.size,
     ...handle === undefined ? {} : { handle },
     ...about(lowering, node, part),
@@ -114,8 +118,12 @@ export function lowerAllToAll(
   }
   const op = forward ? "dispatch" : "combine";
   emitExchange(lowering, node, rows, {
-    ...{ from: lowering.values.storages.get(value)!.buffer, to: buffer },
-    ...{ words, direction, once, part: partOf(sent, "exchange", op) },
+    from: lowering.values.storages.get(value)!.buffer,
+    to: buffer,
+    words,
+    direction,
+    once,
+    part: partOf(sent, "exchange", op),
     ...count > 1
       ? {
         handle: freshName(
@@ -147,7 +155,8 @@ export function lowerReceived(
   // Rows have the axes of one token.
   const axes = inPlace ? restAxes(node) : found.axes;
   lowering.values.storages.set(node, {
-    ...{ ...found, axes },
+    ...found,
+    axes,
     rows: { rows, through },
   });
 }

@@ -87,8 +87,11 @@ export function gatherRowsOf(
   markUnreduced(lowering, node, buffer);
   const counts = assignmentBuffer(lowering, rows, { holds: "counts", over });
   addAllGather(lowering, node, {
-    ...{ over, from: rowMajorBuffer(lowering, x, [rows, ...rest]), to: buffer },
-    ...{ words, rows: { axis: planAxis(placed, rows), counts } },
+    over,
+    from: rowMajorBuffer(lowering, x, [rows, ...rest]),
+    to: buffer,
+    words,
+    rows: { axis: planAxis(placed, rows), counts },
   });
   return { buffer, rows, rest };
 }
@@ -123,7 +126,10 @@ export function localRowsOf(
   ]);
   markUnreduced(lowering, node, buffer);
   addAllGather(lowering, node, {
-    ...{ over, from: rowsByRank(lowering, node, rest), to: buffer, words },
+    over,
+    from: rowsByRank(lowering, node, rest),
+    to: buffer,
+    words,
     rows: {
       axis: planAxis(placed, to),
       counts: assignmentBuffer(lowering, to, { holds: "counts", over }),
@@ -150,7 +156,8 @@ function rowsByRank(
       rowsOfRanks(lowering, to, over, `${axis} by rank`),
       ...rest,
     ]),
-    ...{ dtype, axes: [axis, ...rest] },
+    dtype,
+    axes: [axis, ...rest],
   };
   markUnreduced(lowering, x, packed.buffer);
   const order = assignmentBuffer(lowering, to, { holds: "rows" });

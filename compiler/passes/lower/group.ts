@@ -63,15 +63,20 @@ export function lowerGroup(lowering: Lowering, node: NodeOf<"group">): void {
   if (tokens) exchangePlaces(lowering, node, rows);
   const kernel = regroup({
     name: `regroup_${splits.at(-1)!}`,
-    ...{ splits, tileRows },
+    splits,
+    tileRows,
     ...chunks.length === 1 ? {} : { experts: chunks[chunk]! },
     ...sent.node.params.localOnly ? { sources: 1 } : {},
     ...tokens ? { once: { chunk, chunks: chunks.length } } : {},
   });
   addLaunch(lowering, node, kernel, {
     bindings: {
-      ...{ counts: sent.countsAll, groupRank },
-      ...{ tiles, rowOf: rowOf!, expertOf, rowCount },
+      counts: sent.countsAll,
+      groupRank,
+      tiles,
+      rowOf: rowOf!,
+      expertOf,
+      rowCount,
       ...tokens ? { places: tokens.places, tokenOf: tokens.tokenOf } : {},
     },
     workgroups: regroupGrid(received.size),
@@ -91,14 +96,20 @@ function exchangePlaces(
   const here = rows.tokens!;
   if (lists) {
     emitExchange(lowering, node, received, {
-      ...{ from: lists.rows, to: here.rows!, words: 2 * lists.maxChoices },
-      ...{ direction: "forward", once: true },
+      from: lists.rows,
+      to: here.rows!,
+      words: 2 * lists.maxChoices,
+      direction: "forward",
+      once: true,
       part: partOf(sent, "exchange rows"),
     });
   }
   emitExchange(lowering, node, received, {
-    ...{ from: places, to: here.places, words: 1 },
-    ...{ direction: "forward", part: partOf(sent, "exchange places") },
+    from: places,
+    to: here.places,
+    words: 1,
+    direction: "forward",
+    part: partOf(sent, "exchange places"),
   });
 }
 
@@ -119,10 +130,13 @@ function groupedRows(
   const scratch = (name: string, size: PerRank) =>
     routingScratch(lowering, name, { size });
   return {
-    ...{ received, expert, axis: `${expert} ${slot}` },
+    received,
+    expert,
+    axis: `${expert} ${slot}`,
     tileSize: tileBound(size, maxExperts, tileRows),
     tiles: routingScratch(lowering, "tiles", {
-      ...{ size: tilesBound, routing: "tiles" },
+      size: tilesBound,
+      routing: "tiles",
     }),
     ...sent.node.params.local
       ? { tokenOf: scratch("tokenOf", bound) }

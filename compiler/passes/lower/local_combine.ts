@@ -35,9 +35,12 @@ export function lowerLocalCombine(
     ...rest,
   ]);
   const kernel = combine({
-    ...{ name: `local_combine_${width}`, row: width, k: lists.maxChoices },
+    name: `local_combine_${width}`,
+    row: width,
+    k: lists.maxChoices,
     tokens: load("rowCount", u32(1), "u32"),
-    ...{ listed: true, weighed: node.params.weighted },
+    listed: true,
+    weighed: node.params.weighted,
     bindings: bindings(
       { rowCount: "u32", sendRow: "u32", returned: "f32" },
       { y: "f32" },
@@ -46,7 +49,9 @@ export function lowerLocalCombine(
   });
   addLaunch(lowering, node, kernel, {
     bindings: {
-      ...{ rowCount, sendRow: rows, y: buffer },
+      rowCount,
+      sendRow: rows,
+      y: buffer,
       returned: lowering.values.storages.get(y)!.buffer,
     },
     workgroups: elementwiseGrid({ mul: [tokenSize, width] }),

@@ -173,7 +173,9 @@ function addSource(
   const dtype = (node.primitive === "state" ? node.params.stored : undefined) ??
     storedDType(node.dtype);
   addBuffer(lowering, {
-    ...{ name, kind, dtype },
+    name,
+    kind,
+    dtype,
     axes: node.axes,
   });
   lowering.values.storages.set(node, { buffer: name, dtype, axes: node.axes });

@@ -44,8 +44,11 @@ export function packedStorage(
   const { axes: bufferAxes, bytes } = lowering.draft.buffers.get(like.buffer)!;
   const padded = rowStride === undefined ? {} : { rowStride };
   const buffer = addBuffer(lowering, {
-    ...{ name: freshName(lowering, "rounded"), kind: "scratch", dtype },
-    ...{ axes: bufferAxes, ...padded },
+    name: freshName(lowering, "rounded"),
+    kind: "scratch",
+    dtype,
+    axes: bufferAxes,
+    ...padded,
   });
   const scope = new KernelScope(lowering);
   const places = placesOf(scope, node, axes);

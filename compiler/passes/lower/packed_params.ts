@@ -61,7 +61,9 @@ function groupAxis(
   lowering.draft.blockAxes.set(groups, { size: total / per });
   if (over.length > 0) {
     lowering.draft.blockAxes.set(local, {
-      ...{ size: total / per, of: groups, over },
+      size: total / per,
+      of: groups,
+      over,
       table: typeof table === "object"
         ? table.map((ids) =>
           ids.filter((id) => id % per === 0).map((id) => id / per)
@@ -99,7 +101,9 @@ export function addPacked(
   ) => {
     const buffer = `${name}${ending}`;
     addBuffer(lowering, {
-      ...{ name: buffer, kind: "weight", dtype },
+      name: buffer,
+      kind: "weight",
+      dtype,
       axes: [
         ...batch,
         ...blocks.map(({ axis, size }) => ({ axis, size })),
@@ -109,7 +113,9 @@ export function addPacked(
     const all = [...batch, ...columns];
     const filed = stack === undefined ? all : all.slice(1);
     lowering.draft.weights.push({
-      ...{ buffer, source: buffer, stored: dtype },
+      buffer,
+      source: buffer,
+      stored: dtype,
       axes: [...filed, ...blocks.map(({ axis }) => axis)],
       shape: [
         ...filed.map((axis) => placed.axes[axis]!.total),

@@ -150,17 +150,24 @@ export function addParam(lowering: Lowering, node: NodeOf<"param">): void {
     ? {}
     : { rowStride: layout.rowStride };
   addBuffer(lowering, {
-    ...{ name, kind: "weight", dtype: stored },
-    ...{ axes, ...padded },
+    name,
+    kind: "weight",
+    dtype: stored,
+    axes,
+    ...padded,
   });
   lowering.values.storages.set(node, {
-    ...{ buffer: name, dtype: stored, axes },
+    buffer: name,
+    dtype: stored,
+    axes,
     ...padded,
   });
   // The stacked axis is the first one, under the name that the rank has it by.
   const fileAxes = stack === undefined ? node.axes : node.axes.slice(1);
   lowering.draft.weights.push({
-    ...{ buffer: name, source: name, stored },
+    buffer: name,
+    source: name,
+    stored,
     axes: fileAxes,
     shape: fileAxes.map((axis) => placed.axes[axis]!.total),
     ...stack === undefined ? {} : { stack: node.axes[0]! },

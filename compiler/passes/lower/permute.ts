@@ -60,7 +60,7 @@ export function lowerPermute(
   });
   addLaunch(lowering, node, kernel, {
     bindings: {
-      ...{ send },
+      send,
       x: rowMajorBuffer(lowering, x, x.axes),
       ...weighted
         ? { weight: routeResults(lowering, routeOf(rows)).weight }

@@ -42,7 +42,12 @@ export function receivedRows(
   );
   const tokenSize = sizeOf(lowering, tokens, over);
   return {
-    ...{ sent, chunk, experts, maxExperts, tokenBound, tokenSize },
+    sent,
+    chunk,
+    experts,
+    maxExperts,
+    tokenBound,
+    tokenSize,
     bound: ranges.length === 1
       ? sent.bound
       : mapRanks([experts], ([n]) => tokenBound * Math.min(topK, n!)),

@@ -47,8 +47,11 @@ export function lowerAllReduce(
   const { scope, places, epilogue, launch } = resultOf(lowering, node);
   const binding = scope.read(parts);
   launch(addParts({
-    ...{ name: `add_parts_${groupSize}`, parts: groupSize },
-    ...{ count: places.count, bindings: scope.bindings, epilogue },
+    name: `add_parts_${groupSize}`,
+    parts: groupSize,
+    count: places.count,
+    bindings: scope.bindings,
+    epilogue,
     load: (i, k) => load(binding, add(mul(k, u32(words)), i)),
   }));
 }

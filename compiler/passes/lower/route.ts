@@ -47,16 +47,20 @@ export function lowerRoute(lowering: Lowering, node: NodeOf<"route">): void {
     lowering,
     node,
     router({
-      ...{ name: `router_${experts}`, experts, rule },
-      ...{ tokens: tokenCount(lowering, tokens) },
-      ...{ group: groupLength(lowering, node) },
+      name: `router_${experts}`,
+      experts,
+      rule,
+      tokens: tokenCount(lowering, tokens),
+      group: groupLength(lowering, node),
       operands: node.params.operands.filter((name) =>
         name !== "group" && name !== "random"
       ),
     }),
     {
       bindings: {
-        ...{ ...operands, index, weight },
+        ...operands,
+        index,
+        weight,
         logits: rowMajorBuffer(lowering, logits, [...tokens, expert]),
         ...slot ? { slot } : {},
         ...first ? { first } : {},
@@ -69,7 +73,10 @@ export function lowerRoute(lowering: Lowering, node: NodeOf<"route">): void {
     node,
     rule.capacity
       ? lowerCapacity(lowering, node, {
-        ...{ index, weight, slot: slot!, operands },
+        index,
+        weight,
+        slot: slot!,
+        operands,
         ...first ? { first } : {},
       })
       : results,
@@ -83,9 +90,13 @@ function operandBuffers(
 ): { readonly [O in RouteOperand]?: string } {
   const { expert, tokens, choice, operands } = node.params;
   const axes = {
-    ...{ group: tokens, mask: tokens, bias: [expert] },
-    ...{ noise: [...tokens, expert], random: [...tokens, expert] },
-    ...{ choices: [...tokens, choice], weights: [...tokens, choice] },
+    group: tokens,
+    mask: tokens,
+    bias: [expert],
+    noise: [...tokens, expert],
+    random: [...tokens, expert],
+    choices: [...tokens, choice],
+    weights: [...tokens, choice],
   };
   return Object.fromEntries(
     operands.map((name, i) => [
@@ -114,7 +125,9 @@ export function lowerTopK(lowering: Lowering, node: NodeOf<"topK">): void {
   const count = lowering.placed.axes[over]!.size;
   const options = {
     name: `topk_${k}`,
-    ...{ count, k, rows: tokenCount(lowering, rows) },
+    count,
+    k,
+    rows: tokenCount(lowering, rows),
   };
   addLaunch(
     lowering,
@@ -176,14 +189,18 @@ function lowerMarks(
     lowering,
     node,
     marks({
-      ...{ name: `marks_${experts}`, experts, rule },
+      name: `marks_${experts}`,
+      experts,
+      rule,
       tokens: tokenCount(lowering, tokens),
       choices: field === "first" ? 1 : rule.topK,
-      ...{ dropped, masked: dropped !== "nothing" && mask !== undefined },
+      dropped,
+      masked: dropped !== "nothing" && mask !== undefined,
     }),
     {
       bindings: {
-        ...{ index, marks: result },
+        index,
+        marks: result,
         ...slot ? { slot } : {},
         ...mask ? { mask } : {},
       },

@@ -113,7 +113,12 @@ export function lowerReduce(
     return [loadFrom(scope, source, alongRow(x.axes, over, place))];
   };
   launch(reduce({
-    ...{ name: kind, kind, count: places.count, length },
-    ...{ bindings: scope.bindings, terms, epilogue },
+    name: kind,
+    kind,
+    count: places.count,
+    length,
+    bindings: scope.bindings,
+    terms,
+    epilogue,
   }));
 }

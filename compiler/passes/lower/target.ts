@@ -40,7 +40,8 @@ export function resultOf(lowering: Lowering, node: Node): Result {
   const target = { scope, node, storage: storageFor(lowering, node) };
   const places = placesOf(scope, node);
   return {
-    ...{ scope, places },
+    scope,
+    places,
     epilogue: (i, value) => writeTarget(target, places.at(i), [value]),
     launch: (kernel, cells) =>
       scope.launch(node, kernel, placesGrid(places, cells)),

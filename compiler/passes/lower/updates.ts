@@ -79,7 +79,11 @@ function emitUpdate(lowering: Lowering, { leaf, next }: Update): void {
   });
   const { bytes } = lowering.draft.buffers.get(old.buffer)!;
   lowering.draft.steps.push({
-    ...{ op: "copy", ranks: "all", from: made.buffer, to: old.buffer, bytes },
+    op: "copy",
+    ranks: "all",
+    from: made.buffer,
+    to: old.buffer,
+    bytes,
     ...about(lowering, next),
   });
 }
