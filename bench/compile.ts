@@ -1,7 +1,7 @@
 /** What compiling costs: a decoder of 48 layers and 128 experts, from the model call to the verified plan of 16 ranks. */
 
 import { compile } from "../compiler/mod.ts";
-import { verifyPlan } from "../spec/verify.ts";
+import { verifyPlan } from "../spec/verify/mod.ts";
 import { describe, machine, milliseconds } from "./measure.ts";
 import { decoderModel } from "./models.ts";
 

@@ -11,15 +11,18 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { nodeFiles } from "../cli/files.ts";
 import { openTarget, resolveTarget, type Target } from "../engine/mod.ts";
-import { launchContext, openLaunchMeter } from "../engine/simulate/launches.ts";
-import type { Workload } from "../engine/simulate/mod.ts";
+import {
+  launchContext,
+  openLaunchMeter,
+} from "../engine/planner/simulate/launches.ts";
+import type { Workload } from "../engine/planner/simulate/mod.ts";
 import {
   createGpuDevice,
   type HostTensor,
   openGpu,
   Tracer,
 } from "../runtime/mod.ts";
-import type { Plan } from "../spec/plan.ts";
+import type { Plan } from "../spec/plan/plan.ts";
 import { machine, median } from "./measure.ts";
 import { expertLayer } from "./models.ts";
 import { DEMO_FOLDER } from "./peers/demo.ts";

@@ -10,9 +10,9 @@ import process from "node:process";
 import { parseArgs } from "node:util";
 import { compile } from "../compiler/mod.ts";
 import { publishedModel } from "../models/mod.ts";
-import { parsePlan, stringifyPlan } from "../spec/json.ts";
-import { formatPlan } from "../spec/text.ts";
-import { verifyPlan } from "../spec/verify.ts";
+import { parsePlan, stringifyPlan } from "../spec/document/json.ts";
+import { formatPlan } from "../spec/text/plan.ts";
+import { verifyPlan } from "../spec/verify/mod.ts";
 import { machine } from "./measure.ts";
 
 const MESHES = ["ep=1", "ep=8", "ep=256", "dp=64,ep=64", "ep=1024"];

@@ -14,7 +14,7 @@ import {
   writeSafetensors,
 } from "../runtime/mod.ts";
 import { sourceNames } from "../spec/axis_parts.ts";
-import type { Plan } from "../spec/plan.ts";
+import type { Plan } from "../spec/plan/plan.ts";
 
 /** A loaded plan, its devices, and how long the host has waited for them. */
 export interface Bench {

@@ -7,7 +7,7 @@ import { adapterOf } from "../runtime/gpu.ts";
 import { createGpuDevice } from "../runtime/gpu_device.ts";
 import { HostDevice } from "../runtime/host_device.ts";
 import { MachineError } from "../spec/errors.ts";
-import type { Plan } from "../spec/plan.ts";
+import type { Plan } from "../spec/plan/plan.ts";
 import { startWebWorker } from "./web_worker.ts";
 
 /** `gpu` is WebGPU, `cpu` WebAssembly; `auto` takes a hardware GPU where there is one. */

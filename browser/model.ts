@@ -19,8 +19,8 @@ import type { FileSource } from "../runtime/file_source.ts";
 import type { Tracer } from "../runtime/profiler.ts";
 import { openSafetensors } from "../runtime/safetensors.ts";
 import { DataError, PlanError } from "../spec/errors.ts";
-import type { Plan } from "../spec/plan.ts";
-import { assertLegal, verifyPlanText } from "../spec/verify.ts";
+import type { Plan } from "../spec/plan/plan.ts";
+import { assertLegal, verifyPlanText } from "../spec/verify/mod.ts";
 import { type BrowserDevice, openDevice } from "./device.ts";
 import { type Folder, readText, webFolder } from "./folder.ts";
 

@@ -9,7 +9,7 @@ import {
 } from "../engine/mod.ts";
 import { heldAxis, partLengths } from "../spec/axis_parts.ts";
 import { isPageAxis, WITHIN } from "../spec/pages.ts";
-import type { Plan } from "../spec/plan.ts";
+import type { Plan } from "../spec/plan/plan.ts";
 import { sizeText } from "../spec/size_text.ts";
 import { strategyFlags } from "../spec/strategies.ts";
 import { rateText, timeText } from "../spec/time_text.ts";

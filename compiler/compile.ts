@@ -1,6 +1,6 @@
 /** The main flow: a model and a mesh become a plan. */
 
-import type { Plan } from "../spec/plan.ts";
+import type { Plan } from "../spec/plan/plan.ts";
 import { compileLowered, type CompileOptions } from "./compile_graph.ts";
 import {
   compileTrainingLowered,

@@ -3,7 +3,7 @@
 import { type FileDType, isHalf } from "../spec/dtype.ts";
 import { ModelError } from "../spec/errors.ts";
 import { GUARANTEED_LIMITS, MAX_CHUNKS } from "../spec/limits.ts";
-import type { Plan } from "../spec/plan.ts";
+import type { Plan } from "../spec/plan/plan.ts";
 import {
   type Dispatcher,
   dispatcherWords,

@@ -1,7 +1,7 @@
 /** From the graph of a model to the plan of a step of training it. */
 
-import { withPartProgram } from "../spec/part_program.ts";
-import type { Plan } from "../spec/plan.ts";
+import { withPartProgram } from "../spec/plan/part_program.ts";
+import type { Plan } from "../spec/plan/plan.ts";
 import { compileLowered, type CompileOptions } from "./compile_graph.ts";
 import type { Scalars } from "./graph/gradients.ts";
 import type { Graph } from "./graph/graph.ts";

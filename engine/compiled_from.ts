@@ -12,7 +12,7 @@ import {
 } from "../compiler/mod.ts";
 import { PlanError } from "../spec/errors.ts";
 import { assertLegal, type LegalPlan } from "../spec/mod.ts";
-import type { Plan } from "../spec/plan.ts";
+import type { Plan } from "../spec/plan/plan.ts";
 import { shown } from "../spec/shown.ts";
 import { Sandbox, UntrustedError } from "./untrusted/sandbox.ts";
 

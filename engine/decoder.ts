@@ -4,7 +4,7 @@ import { modelAxis } from "../spec/axis_parts.ts";
 import type { HostTensor, Session } from "../runtime/mod.ts";
 import { DataError } from "../spec/errors.ts";
 import { seenThrough } from "../spec/pages.ts";
-import type { Plan, Port, Program } from "../spec/plan.ts";
+import type { Plan, Port, Program } from "../spec/plan/plan.ts";
 import type { PackedTokens } from "./packing.ts";
 import {
   type PagesShape,

@@ -21,7 +21,7 @@ import { HostDevice, type HostPool } from "../runtime/host_device.ts";
 import { type MpiWorld, openWorld } from "../runtime/mpi/mod.ts";
 import { MachineError } from "../spec/errors.ts";
 import type { MachineDevice } from "../spec/machine.ts";
-import { onRank, type Plan } from "../spec/plan.ts";
+import { onRank, type Plan } from "../spec/plan/plan.ts";
 
 /** What computes: the best there is, the CPU by WebAssembly or by compiled C, or adapters by number. */
 export type AdapterChoice = "auto" | HostKind | readonly number[];

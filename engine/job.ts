@@ -16,7 +16,7 @@ import {
 } from "../runtime/mpi/mod.ts";
 import { MachineError } from "../spec/errors.ts";
 import { stringifyPlan } from "../spec/mod.ts";
-import type { Plan } from "../spec/plan.ts";
+import type { Plan } from "../spec/plan/plan.ts";
 import { sha256 } from "./digest.ts";
 import { VERSION } from "./version.ts";
 

@@ -57,23 +57,28 @@ export {
 } from "./tune/mod.ts";
 export { given } from "./given.ts";
 export { joinJob, RankCountError } from "./job.ts";
-export {
-  type MachineMeter,
-  type MeasureMachineOptions,
-  openMachineMeter,
-} from "./machine/measure_machine.ts";
-export { type Layers, layersOf } from "../spec/layers.ts";
-export { type ExpertLoad, recordedLoad } from "./simulate/mod.ts";
+export { type Layers, layersOf } from "../spec/plan/layers.ts";
 export {
   type CurvePoint,
+  type ExpertLoad,
   type Found,
+  type MachineMeter,
+  type MeasureMachineOptions,
   meshName,
   meshOf as replicaMesh,
   type Objective,
+  openMachineMeter,
+  planSummary,
+  recordedLoad,
   search,
   type Searched,
   type SearchPhase,
-} from "./search/mod.ts";
+  type Summarized,
+  summarizeTarget,
+  type SummarizeTargetOptions,
+  type SummaryOptions,
+  trainedDType,
+} from "./planner/mod.ts";
 export {
   planTraining,
   type PlanTrainingOptions,
@@ -134,14 +139,6 @@ export {
 } from "./sampling.ts";
 export { StopText } from "./stop_text.ts";
 export { resolveTarget, type Target } from "./target.ts";
-export {
-  planSummary,
-  type Summarized,
-  summarizeTarget,
-  type SummarizeTargetOptions,
-  type SummaryOptions,
-} from "./summary/mod.ts";
-export { trainedDType } from "./summary/training.ts";
 export { readTensors } from "./tensors.ts";
 export { TextStream, type Tokenizer } from "./tokenizer.ts";
 export {

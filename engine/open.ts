@@ -23,7 +23,7 @@ import { createMpiCommunicator } from "../runtime/mpi/mod.ts";
 import { assertLegal, type LegalPlan } from "../spec/mod.ts";
 import type { FileDType } from "../spec/dtype.ts";
 import { type Mesh, rankCount } from "../spec/mesh.ts";
-import type { Plan } from "../spec/plan.ts";
+import type { Plan } from "../spec/plan/plan.ts";
 import { STRATEGY_NAMES } from "../spec/strategies.ts";
 import { MAX_RANKS } from "../spec/limits.ts";
 import {

@@ -13,7 +13,7 @@ import {
   seenThrough,
   WITHIN,
 } from "../spec/pages.ts";
-import type { Plan, Program } from "../spec/plan.ts";
+import type { Plan, Program } from "../spec/plan/plan.ts";
 import { sum } from "../spec/sum.ts";
 import { tableIds } from "../spec/table.ts";
 

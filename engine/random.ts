@@ -13,7 +13,7 @@ import {
 import { modelAxis, sourceNames } from "../spec/axis_parts.ts";
 import { STORED_BYTES, type StoredDType } from "../spec/dtype.ts";
 import { DataError } from "../spec/errors.ts";
-import type { Plan, Port } from "../spec/plan.ts";
+import type { Plan, Port } from "../spec/plan/plan.ts";
 import { uniformNoise } from "./noise.ts";
 import type { Tensors } from "./run.ts";
 

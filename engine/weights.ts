@@ -7,7 +7,7 @@ import type { FileDType, StoredDType } from "../spec/dtype.ts";
 import { DataError } from "../spec/errors.ts";
 import { packedParts } from "../spec/packed.ts";
 import { shown } from "../spec/shown.ts";
-import type { Plan, PlanWeight } from "../spec/plan.ts";
+import type { Plan, PlanWeight } from "../spec/plan/plan.ts";
 
 /** Names in safetensors files of the dtypes that weights can be stored in. */
 const STORED: { readonly [dtype: string]: StoredDType } = {

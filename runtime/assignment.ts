@@ -1,7 +1,7 @@
 /** Tables of how placed axes are sharded over the ranks in one run, for kernels that bring them together and apart again. */
 
 import { groupOf } from "../spec/mesh.ts";
-import type { Plan, PlanBuffer } from "../spec/plan.ts";
+import type { Plan, PlanBuffer } from "../spec/plan/plan.ts";
 import { bytesOf } from "./host_tensor.ts";
 import type { RankMemory } from "./memory.ts";
 import type { Assigned, RunAxes } from "./shard.ts";

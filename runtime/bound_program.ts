@@ -1,7 +1,7 @@
 /** A program made ready: every step with its devices, buffers and sizes, so that a run looks nothing up by name. */
 
 import { invariant } from "../spec/errors.ts";
-import { startedBy } from "../spec/handles.ts";
+import { startedBy } from "../spec/plan/handles.ts";
 import { groupOf } from "../spec/mesh.ts";
 import { onRank } from "../spec/per_rank.ts";
 import type {
@@ -10,7 +10,7 @@ import type {
   Plan,
   Program,
   Step,
-} from "../spec/plan.ts";
+} from "../spec/plan/plan.ts";
 import type {
   CollectiveStep,
   Communicator,

@@ -5,7 +5,7 @@ import type {
   AllToAllStep,
   Plan,
   PlanKernel,
-} from "../spec/plan.ts";
+} from "../spec/plan/plan.ts";
 import { invariant } from "../spec/errors.ts";
 import type { Device, Staging, StagingUse } from "./device.ts";
 import { createHostBinder } from "./host_communicator.ts";

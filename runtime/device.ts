@@ -1,7 +1,7 @@
 /** What computes for a rank: a GPU, or the CPU engine. The executor knows only this interface. */
 
 import { MachineError } from "../spec/errors.ts";
-import type { PlanKernel } from "../spec/plan.ts";
+import type { PlanKernel } from "../spec/plan/plan.ts";
 
 /** Milliseconds for what a device is handed at once, which is at most a run, where nothing else is said. */
 export const DEADLINE_MS = 600_000;

@@ -5,9 +5,9 @@ import {
   blocksOf,
   countsPerRank,
   type ExchangeBlocks,
-} from "../spec/bytes.ts";
-import { onRank } from "../spec/plan.ts";
-import type { AllGatherStep, AllToAllStep, Plan } from "../spec/plan.ts";
+} from "../spec/plan/bytes.ts";
+import { onRank } from "../spec/plan/plan.ts";
+import type { AllGatherStep, AllToAllStep, Plan } from "../spec/plan/plan.ts";
 import type {
   CollectiveStep,
   CommunicatorContext,

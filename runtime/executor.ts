@@ -1,8 +1,8 @@
 /** Executes a plan: outer loop over steps, inner loop over ranks. The plan is its only source of work. */
 
 import { DataError, invariant, MachineError } from "../spec/errors.ts";
-import { exchangesAtOnce } from "../spec/bytes.ts";
-import type { Plan, Program } from "../spec/plan.ts";
+import { exchangesAtOnce } from "../spec/plan/bytes.ts";
+import type { Plan, Program } from "../spec/plan/plan.ts";
 import { bindProgram, type BoundProgram } from "./bound_program.ts";
 import {
   type Communicator,

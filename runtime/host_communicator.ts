@@ -1,6 +1,6 @@
 /** Exchanges between devices of one process: out of the memory that one device lends, into that of another. */
 
-import type { AllGatherStep, AllToAllStep } from "../spec/plan.ts";
+import type { AllGatherStep, AllToAllStep } from "../spec/plan/plan.ts";
 import type {
   CollectiveStep,
   CommunicatorContext,

@@ -10,7 +10,7 @@ import {
   type PlanBuffer,
   type Port,
   type Program,
-} from "../spec/plan.ts";
+} from "../spec/plan/plan.ts";
 import {
   bytesOf,
   elementCount,

@@ -2,7 +2,7 @@
 
 import { invariant } from "../spec/errors.ts";
 import { kernelText } from "../spec/kernel/exact_json.ts";
-import type { Plan, PlanKernel } from "../spec/plan.ts";
+import type { Plan, PlanKernel } from "../spec/plan/plan.ts";
 import type { DeviceKernel } from "./device.ts";
 
 const keys = new WeakMap<PlanKernel, string>();

@@ -4,7 +4,7 @@ import type { Grid } from "../spec/kernel/make.ts";
 import type { Binding, Kernel } from "../spec/kernel/tree.ts";
 import { localLaunches } from "../spec/local/mod.ts";
 import { groupOf } from "../spec/mesh.ts";
-import type { Plan, PlanKernel } from "../spec/plan.ts";
+import type { Plan, PlanKernel } from "../spec/plan/plan.ts";
 import type {
   CollectiveStep,
   CommunicatorContext,

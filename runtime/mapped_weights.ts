@@ -1,7 +1,7 @@
 /** Weights that are laid out in memory as in their files: devices that can have the files' own pages for memory. */
 
 import { indicesOn, sourceName, stackedOn } from "../spec/axis_parts.ts";
-import type { Plan, PlanWeight } from "../spec/plan.ts";
+import type { Plan, PlanWeight } from "../spec/plan/plan.ts";
 import type { FileRun } from "./device.ts";
 import type { RankMemory } from "./memory.ts";
 import type { TensorDirectory } from "./safetensors.ts";

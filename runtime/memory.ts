@@ -1,7 +1,7 @@
 /** The memory of one rank: its allocations, and the ranges of them that the buffers of the plan are. */
 
 import { invariant } from "../spec/errors.ts";
-import { onRank, type Plan, type PlanBuffer } from "../spec/plan.ts";
+import { onRank, type Plan, type PlanBuffer } from "../spec/plan/plan.ts";
 import type { Device, DeviceBuffer } from "./device.ts";
 
 /** What buffers are cleared with: states are cleared for every prompt, and garbage of their size is collected beside the run. */

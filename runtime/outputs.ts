@@ -1,7 +1,7 @@
 /** Outputs of a run: whole tensors or some rows of them, joined from the ranks in the caller's order. */
 
 import { DataError, invariant } from "../spec/errors.ts";
-import type { Plan, Port } from "../spec/plan.ts";
+import type { Plan, Port } from "../spec/plan/plan.ts";
 import type { RemoteRanks } from "./communicator.ts";
 import {
   elementCount,

@@ -2,7 +2,7 @@
 
 import { isHalf } from "../spec/dtype.ts";
 import { DataError, invariant } from "../spec/errors.ts";
-import type { Plan, Port } from "../spec/plan.ts";
+import type { Plan, Port } from "../spec/plan/plan.ts";
 import { bytesOf, type HostTensor, words, zeros } from "./host_tensor.ts";
 import { splitAxes } from "./inputs.ts";
 import type { RankMemory } from "./memory.ts";

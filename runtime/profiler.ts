@@ -1,7 +1,7 @@
 /** A trace of runs in Chrome's and Perfetto's form: one row for each rank. */
 
-import type { Step } from "../spec/plan.ts";
-import { traceName } from "../spec/text_parts.ts";
+import type { Step } from "../spec/plan/plan.ts";
+import { traceName } from "../spec/text/parts.ts";
 import { type BoundPart, isAsynchronous } from "./bound_program.ts";
 import type { CollectiveStep, SentAccount } from "./communicator.ts";
 import type { LaunchTiming } from "./device.ts";

@@ -1,6 +1,6 @@
 /** Which items of an input reach which rank, so that a process need not have the others. */
 
-import type { Plan, Program } from "../spec/plan.ts";
+import type { Plan, Program } from "../spec/plan/plan.ts";
 import { type Inputs, splitAxes } from "./inputs.ts";
 import { assignAxes } from "./shard.ts";
 

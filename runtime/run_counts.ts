@@ -1,7 +1,7 @@
 /** The dynamic lengths of one run, as launches read them. */
 
 import { groupOf } from "../spec/mesh.ts";
-import type { AllGatherStep, Plan } from "../spec/plan.ts";
+import type { AllGatherStep, Plan } from "../spec/plan/plan.ts";
 import type { Size } from "../spec/size.ts";
 
 /** Lengths by rank, then in the order of `plan.counts`. */

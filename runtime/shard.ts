@@ -8,7 +8,7 @@ import {
   groupRanks,
   groupSizeOf,
 } from "../spec/mesh.ts";
-import type { Plan, PlanAxis, PlanBuffer, Program } from "../spec/plan.ts";
+import type { Plan, PlanAxis, PlanBuffer, Program } from "../spec/plan/plan.ts";
 import { tableIds } from "../spec/table.ts";
 import type { HostTensor } from "./host_tensor.ts";
 

@@ -4,8 +4,8 @@ import {
   predictPeakBytes,
   predictSentBytes,
   rowsBetween,
-} from "../spec/bytes.ts";
-import { onRank, type Plan } from "../spec/plan.ts";
+} from "../spec/plan/bytes.ts";
+import { onRank, type Plan } from "../spec/plan/plan.ts";
 import type {
   CollectiveStep,
   Sent,

@@ -1,7 +1,7 @@
 /** Buffers whose contents the plan itself gives: constants and tables of the rotary embedding. */
 
 import { wordsOn } from "../spec/per_rank.ts";
-import { onRank, type Plan, type PlanBuffer } from "../spec/plan.ts";
+import { onRank, type Plan, type PlanBuffer } from "../spec/plan/plan.ts";
 import { bytesOf } from "./host_tensor.ts";
 import type { RankMemory } from "./memory.ts";
 

@@ -1,6 +1,6 @@
 /** How the bytes of a file's tensor become the elements of a weight. */
 
-import type { PlanWeight } from "../spec/plan.ts";
+import type { PlanWeight } from "../spec/plan/plan.ts";
 import type { TensorEntry } from "./safetensors.ts";
 
 /** `elements`: they are what is stored; `words`: four bytes are one u32; `bytes`: each byte becomes a u32. */

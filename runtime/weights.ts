@@ -4,7 +4,7 @@ import { STORED_BYTES } from "../spec/dtype.ts";
 import { DataError, invariant } from "../spec/errors.ts";
 import { indicesOn, sourceName, stackedOn } from "../spec/axis_parts.ts";
 import { groupRankOf } from "../spec/mesh.ts";
-import { onRank, type Plan, type PlanWeight } from "../spec/plan.ts";
+import { onRank, type Plan, type PlanWeight } from "../spec/plan/plan.ts";
 import { mapWeight } from "./mapped_weights.ts";
 import type { RankMemory } from "./memory.ts";
 import { readExactly } from "./file_source.ts";

@@ -1,7 +1,7 @@
 /**
  * Writes what Ajv makes of JSON Schemas into bundles: a process then neither loads Ajv nor compiles a schema, and a page may
  * forbid code that is made at run time. Modules whose names end in `_validator.ts` export nothing but what `holdsOf` of
- * `spec/hold.ts` returns.
+ * `spec/document/hold.ts` returns.
  */
 
 import { createRequire } from "node:module";
@@ -9,7 +9,9 @@ import { dirname, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
-const HOLD = fileURLToPath(new URL("../spec/hold.ts", import.meta.url));
+const HOLD = fileURLToPath(
+  new URL("../spec/document/hold.ts", import.meta.url),
+);
 
 /** The plugin of esbuild. */
 export const VALIDATORS = {

@@ -3,7 +3,7 @@
 import { shortAxis } from "./axis_name.ts";
 import { blockSizes, groupRankOf, groupSizeOf, type Mesh } from "./mesh.ts";
 import { tableIds, tableLengths } from "./table.ts";
-import type { Plan, PlanAxis, PlanBuffer, PlanWeight } from "./plan.ts";
+import type { Plan, PlanAxis, PlanBuffer, PlanWeight } from "./plan/plan.ts";
 
 type Axes = Pick<Plan, "axes" | "mesh">;
 

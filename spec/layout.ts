@@ -3,7 +3,7 @@
 import { STORED_BYTES } from "./dtype.ts";
 import { STORAGE_ALIGNMENT } from "./limits.ts";
 import { mapRanks, onRank, type PerRank } from "./per_rank.ts";
-import type { PlanBuffer } from "./plan.ts";
+import type { PlanBuffer } from "./plan/plan.ts";
 
 /** The layout of a buffer, as far as its length depends on it. */
 export type BufferLayout = Pick<PlanBuffer, "dtype" | "axes" | "rowStride">;

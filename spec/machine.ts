@@ -4,7 +4,7 @@
  */
 
 import { DataError } from "./errors.ts";
-import { machineErrors } from "./machine_validator.ts";
+import { machineErrors } from "./document/machine_validator.ts";
 import { MAX_RANKS } from "./limits.ts";
 
 /** What a device does in a second, and what it takes besides. Times are seconds. */

@@ -17,18 +17,18 @@ export * from "./limits.ts";
 export { blockSizes, coordinates, groupSizeOf, rankCount } from "./mesh.ts";
 export type { Mesh, MeshAxis } from "./mesh.ts";
 export * from "./numerics.ts";
-export * from "./plan.ts";
+export * from "./plan/plan.ts";
 export * from "./shown.ts";
 export * from "./size.ts";
-export * from "./bytes.ts";
+export * from "./plan/bytes.ts";
 export * from "./machine.ts";
-export * from "./machine_schema.ts";
-export { parsePlan, schemaProblem, stringifyPlan } from "./json.ts";
-export type { SchemaProblem } from "./json.ts";
-export { planSchema } from "./schema.ts";
-export type { Schema } from "./schema.ts";
-export { formatPlan } from "./text.ts";
-export type { FormatPlanOptions } from "./text.ts";
+export * from "./document/machine_schema.ts";
+export { parsePlan, schemaProblem, stringifyPlan } from "./document/json.ts";
+export type { SchemaProblem } from "./document/json.ts";
+export { planSchema } from "./document/plan_schema.ts";
+export type { Schema } from "./document/plan_schema.ts";
+export { formatPlan } from "./text/plan.ts";
+export type { FormatPlanOptions } from "./text/plan.ts";
 export {
   type ExchangeSummary,
   type LayerClass,
@@ -40,18 +40,18 @@ export {
   type RankBytes,
   type RankClass,
 } from "./plan_summary.ts";
-export { planSummarySchema } from "./plan_summary_schema.ts";
+export { planSummarySchema } from "./document/plan_summary_schema.ts";
 export type { Problem } from "./problems.ts";
-export { summarizePlan } from "./summary.ts";
+export { summarizePlan } from "./text/summary.ts";
 export {
   assertLegal,
   RULE_NAMES,
   verifyPlan,
   verifyPlanText,
-} from "./verify.ts";
+} from "./verify/mod.ts";
 export type {
   LegalPlan,
   RuleName,
   VerifyError,
   VerifyPlanOptions,
-} from "./verify.ts";
+} from "./verify/mod.ts";

@@ -139,3 +139,21 @@ export function wordsOn(
   if ("groupRank" in data) return [groupRankOf(mesh, rank, data.groupRank)];
   return data.lists[Math.floor(rank / data.every) % data.lists.length]!;
 }
+
+/** `1,234,567` */
+export function digits(n: number): string {
+  return String(n).replace(/\B(?=(\d{3})+$)/g, ",");
+}
+
+/** One number, or those of the ranks until they repeat: `4`, `4/4/3`; more than eight equal ones as `29 x 256/4 x 768`. */
+export function perRankText(value: PerRank): string {
+  if (typeof value === "number") return digits(value);
+  const { every, runs } = value;
+  return runs.flatMap(([count, number]) => {
+    const times = count * every;
+    const one = digits(number);
+    return times > 8
+      ? [`${one} x ${times}`]
+      : new Array<string>(times).fill(one);
+  }).join("/");
+}

@@ -4,7 +4,7 @@ import { modelAxis } from "./axis_parts.ts";
 import { sizeText } from "./size_text.ts";
 import { STORED_BYTES } from "./dtype.ts";
 import { GUARANTEED_LIMITS, type LimitName, MAX_ELEMENTS } from "./limits.ts";
-import { maxOverRanks, type Plan, type PlanBuffer } from "./plan.ts";
+import { maxOverRanks, type Plan, type PlanBuffer } from "./plan/plan.ts";
 
 /** One thing that does not fit, and the smallest change found that mends it. */
 export interface Problem {

@@ -18,7 +18,7 @@ import {
 import { compileDocument, modelDocument } from "../compiler/document/mod.ts";
 import { evaluate } from "../compiler/graph/evaluate.ts";
 import { twoMoe } from "../examples/two_moe.ts";
-import { layersOf } from "../spec/layers.ts";
+import { layersOf } from "../spec/plan/layers.ts";
 import { formatPlan } from "../spec/mod.ts";
 import { messageOf } from "./helpers/mistakes.ts";
 import {

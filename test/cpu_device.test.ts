@@ -14,7 +14,7 @@ import {
   u32,
 } from "../spec/kernel/build.ts";
 import type { Kernel } from "../spec/kernel/tree.ts";
-import type { PlanKernel } from "../spec/plan.ts";
+import type { PlanKernel } from "../spec/plan/plan.ts";
 
 /** y[i] = y[i] * factor + i, in u32, so that order shows. */
 function step(factor: number): PlanKernel {

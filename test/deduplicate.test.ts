@@ -15,7 +15,7 @@ import {
   upTo,
 } from "../compiler/mod.ts";
 import { formatPlan, type Plan, summarizePlan } from "../spec/mod.ts";
-import { verifyPlan } from "../spec/verify.ts";
+import { verifyPlan } from "../spec/verify/mod.ts";
 import { type Draft, stepAt, type StepOf } from "./helpers/break_plan.ts";
 import { relativeError } from "./helpers/checkpoints.ts";
 import { type Mistake, testRefused } from "./helpers/refused.ts";

@@ -13,7 +13,7 @@ import {
   route,
   upTo,
 } from "../compiler/mod.ts";
-import type { Plan } from "../spec/plan.ts";
+import type { Plan } from "../spec/plan/plan.ts";
 import {
   type Case,
   closeDevices,

@@ -8,7 +8,7 @@ import {
   regroupGrid,
 } from "../compiler/kernels/mod.ts";
 import { combine, compile, dispatch, model, route } from "../compiler/mod.ts";
-import { blocksOf } from "../spec/bytes.ts";
+import { blocksOf } from "../spec/plan/bytes.ts";
 import { gatherRows } from "../spec/local/gather_rows.ts";
 import { readJson } from "./helpers/read_tensors.ts";
 import { testKernels, workgroups } from "./helpers/run_kernel.ts";

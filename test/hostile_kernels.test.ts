@@ -19,7 +19,7 @@ import {
 } from "../spec/kernel/build.ts";
 import type { Expr, Kernel, Stmt } from "../spec/kernel/tree.ts";
 import { printWgsl } from "../spec/kernel/wgsl.ts";
-import { readTree } from "../spec/verify_tree.ts";
+import { readTree } from "../spec/kernel/verify_tree.ts";
 import { interpretKernel } from "./helpers/interpret_kernel.ts";
 import { runWasm } from "./helpers/run_wasm.ts";
 

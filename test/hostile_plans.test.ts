@@ -24,8 +24,8 @@ import {
 } from "../spec/kernel/build.ts";
 import type { Stmt } from "../spec/kernel/tree.ts";
 import { parsePlan, stringifyPlan } from "../spec/mod.ts";
-import type { LaunchStep, Plan } from "../spec/plan.ts";
-import { verifyPlan } from "../spec/verify.ts";
+import type { LaunchStep, Plan } from "../spec/plan/plan.ts";
+import { verifyPlan } from "../spec/verify/mod.ts";
 import {
   floats,
   switchyard,

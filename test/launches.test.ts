@@ -5,7 +5,7 @@ import { compile, type CompileOptions, type Model } from "../compiler/mod.ts";
 import { TUNING } from "../engine/tuning.ts";
 import { olmoe, olmoeConfig, qwen3Moe, qwen3MoeConfig } from "../models/mod.ts";
 import { UNLIMITED } from "../spec/limits.ts";
-import type { Step } from "../spec/plan.ts";
+import type { Step } from "../spec/plan/plan.ts";
 
 const BOUNDS = { maxTokens: 512, maxSequences: 16, maxContext: 2048 };
 const LAYERS = { num_hidden_layers: 3 };

@@ -7,13 +7,13 @@ import { compile, dot, model, upTo } from "../compiler/mod.ts";
 import {
   exchangeRates,
   exchangeWorks,
-} from "../engine/machine/exchange_rates.ts";
-import { forSizes } from "../engine/machine/measure_links.ts";
-import { exchangeModel } from "../engine/machine/models.ts";
-import { launchSeconds } from "../engine/simulate/device_time.ts";
-import { exchangeSeconds } from "../engine/simulate/exchange_time.ts";
-import { simulate } from "../engine/simulate/mod.ts";
-import type { AllToAllStep } from "../spec/plan.ts";
+} from "../engine/planner/machine/exchange_rates.ts";
+import { forSizes } from "../engine/planner/machine/measure_links.ts";
+import { exchangeModel } from "../engine/planner/machine/models.ts";
+import { launchSeconds } from "../engine/planner/simulate/device_time.ts";
+import { exchangeSeconds } from "../engine/planner/simulate/exchange_time.ts";
+import { simulate } from "../engine/planner/simulate/mod.ts";
+import type { AllToAllStep } from "../spec/plan/plan.ts";
 import {
   DataError,
   type Machine,

@@ -4,8 +4,8 @@ import fc from "fast-check";
 import t from "tap";
 import { type LiveRange, packArenas } from "../compiler/passes/arena.ts";
 import { STORAGE_ALIGNMENT } from "../spec/limits.ts";
-import type { Facts } from "../spec/verify_facts.ts";
-import { checkOverlap } from "../spec/verify_overlap.ts";
+import type { Facts } from "../spec/plan/facts.ts";
+import { checkOverlap } from "../spec/verify/overlap.ts";
 
 const STEPS = 40;
 const LIMIT = 2 ** 14;

@@ -15,8 +15,8 @@ import {
   qwen3Moe,
   qwen3MoeConfig,
 } from "../models/mod.ts";
-import type { Plan, Step } from "../spec/plan.ts";
-import { verifyPlan } from "../spec/verify.ts";
+import type { Plan, Step } from "../spec/plan/plan.ts";
+import { verifyPlan } from "../spec/verify/mod.ts";
 import { smallDecoder } from "./helpers/plans.ts";
 import { scratchOf } from "./helpers/scratch.ts";
 

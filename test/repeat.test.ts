@@ -6,7 +6,7 @@ import fc from "fast-check";
 import t from "tap";
 import { compile } from "../compiler/mod.ts";
 import { withSourceNames } from "../compiler/source_names.ts";
-import { findRepeats } from "../spec/find_repeats.ts";
+import { findRepeats } from "../spec/document/find_repeats.ts";
 import {
   formatPlan,
   parsePlan,
@@ -15,7 +15,7 @@ import {
   stringifyPlan,
   verifyPlanText,
 } from "../spec/mod.ts";
-import { expandRepeats, isRepeat, type Json } from "../spec/repeat.ts";
+import { expandRepeats, isRepeat, type Json } from "../spec/document/repeat.ts";
 import { smallDecoder } from "./helpers/plans.ts";
 
 /** What repeats in layers, some of it not quite. */

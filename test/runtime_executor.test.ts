@@ -8,7 +8,7 @@ import { createCpuDevice } from "../runtime/cpu/mod.ts";
 import type { Kernel } from "../spec/kernel/tree.ts";
 import { EXACT } from "../spec/numerics.ts";
 import { dataPerRank, perRank } from "../spec/per_rank.ts";
-import type { Plan, PlanBuffer, PlanWeight } from "../spec/plan.ts";
+import type { Plan, PlanBuffer, PlanWeight } from "../spec/plan/plan.ts";
 import {
   createNullDevice,
   createSession,

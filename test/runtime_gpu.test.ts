@@ -4,7 +4,7 @@
 import t from "tap";
 import type { DeviceKernel } from "../runtime/device.ts";
 import { u32 } from "../spec/kernel/build.ts";
-import type { Plan } from "../spec/plan.ts";
+import type { Plan } from "../spec/plan/plan.ts";
 import { kernelKey, kernelsByKey } from "../runtime/kernel_key.ts";
 import {
   createGpuDevice,

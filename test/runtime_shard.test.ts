@@ -10,7 +10,7 @@ import {
   lastingAxes,
   localSpan,
 } from "../runtime/shard.ts";
-import type { Plan } from "../spec/plan.ts";
+import type { Plan } from "../spec/plan/plan.ts";
 import "./helpers/seed.ts";
 
 t.test("assignBlocks() gives the first blocks one more", (t) => {

@@ -3,7 +3,7 @@
 import t from "tap";
 import fc from "fast-check";
 import { perRank } from "../spec/per_rank.ts";
-import type { Plan, PlanBuffer, PlanWeight } from "../spec/plan.ts";
+import type { Plan, PlanBuffer, PlanWeight } from "../spec/plan/plan.ts";
 import {
   createNullDevice,
   type Device,

@@ -7,10 +7,10 @@ import t, { type Test } from "tap";
 import { nodeFiles } from "../cli/files.ts";
 import { configurationOf } from "../engine/configuration.ts";
 import { planSummary, planTraining } from "../engine/mod.ts";
-import type { Crossover } from "../engine/search/mod.ts";
-import { simulate } from "../engine/simulate/mod.ts";
-import { replicaMeshes } from "../engine/search/meshes.ts";
-import { compileTrainingStandIns } from "../engine/summary/training.ts";
+import type { Crossover } from "../engine/planner/search/mod.ts";
+import { simulate } from "../engine/planner/simulate/mod.ts";
+import { replicaMeshes } from "../engine/planner/search/meshes.ts";
+import { compileTrainingStandIns } from "../engine/planner/summary/training.ts";
 import type { Machine, MachineLink, Plan } from "../spec/mod.ts";
 import { switchyard, temporaryFolder } from "./helpers/cli.ts";
 

@@ -12,7 +12,7 @@ import { lowerScalars } from "../compiler/scalars.ts";
 import { createCpuDevice } from "../runtime/cpu/mod.ts";
 import { createSession, type Device, type HostTensor } from "../runtime/mod.ts";
 import { onRank } from "../spec/mod.ts";
-import type { Plan } from "../spec/plan.ts";
+import type { Plan } from "../spec/plan/plan.ts";
 import {
   type Case,
   closeDevices,

@@ -2,15 +2,15 @@
 
 import fc from "fast-check";
 import t from "tap";
-import { stringifyPlan } from "../spec/json.ts";
-import type { Plan } from "../spec/plan.ts";
+import { stringifyPlan } from "../spec/document/json.ts";
+import type { Plan } from "../spec/plan/plan.ts";
 import type { Target } from "../engine/mod.ts";
 import {
   assertLegal,
   RULE_NAMES,
   verifyPlan,
   verifyPlanText,
-} from "../spec/verify.ts";
+} from "../spec/verify/mod.ts";
 import { BROKEN_DOCUMENTS } from "./helpers/broken_documents.ts";
 import { BROKEN_FLIGHTS } from "./helpers/broken_flights.ts";
 import { BROKEN_PROGRAMS } from "./helpers/broken_programs.ts";

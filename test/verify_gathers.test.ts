@@ -2,9 +2,9 @@
 
 import t from "tap";
 import { attention, compile, model, sum, upTo } from "../compiler/mod.ts";
-import { stringifyPlan } from "../spec/json.ts";
-import type { Plan } from "../spec/plan.ts";
-import { verifyPlan, verifyPlanText } from "../spec/verify.ts";
+import { stringifyPlan } from "../spec/document/json.ts";
+import type { Plan } from "../spec/plan/plan.ts";
+import { verifyPlan, verifyPlanText } from "../spec/verify/mod.ts";
 import { type Draft, stepAt, steps } from "./helpers/break_plan.ts";
 import { type Mistake, testRefused } from "./helpers/refused.ts";
 

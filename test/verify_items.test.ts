@@ -9,10 +9,10 @@ import {
   model,
   upTo,
 } from "../compiler/mod.ts";
-import { formatPlan } from "../spec/text.ts";
-import { stringifyPlan } from "../spec/json.ts";
-import type { Plan } from "../spec/plan.ts";
-import { verifyPlan, verifyPlanText } from "../spec/verify.ts";
+import { formatPlan } from "../spec/text/plan.ts";
+import { stringifyPlan } from "../spec/document/json.ts";
+import type { Plan } from "../spec/plan/plan.ts";
+import { verifyPlan, verifyPlanText } from "../spec/verify/mod.ts";
 import type { Draft } from "./helpers/break_plan.ts";
 import { type Mistake, testRefused } from "./helpers/refused.ts";
 

@@ -18,9 +18,9 @@ import { trainStep } from "../compiler/graph/train_step.ts";
 import { lowerScalars } from "../compiler/scalars.ts";
 import { add, f32, max } from "../spec/kernel/build.ts";
 import type { Expr } from "../spec/kernel/tree.ts";
-import { stringifyPlan } from "../spec/json.ts";
-import type { LaunchStep, Plan } from "../spec/plan.ts";
-import { verifyPlan, verifyPlanText } from "../spec/verify.ts";
+import { stringifyPlan } from "../spec/document/json.ts";
+import type { LaunchStep, Plan } from "../spec/plan/plan.ts";
+import { verifyPlan, verifyPlanText } from "../spec/verify/mod.ts";
 import { type Draft, stepAt, steps } from "./helpers/break_plan.ts";
 import { type Mistake, testRefused } from "./helpers/refused.ts";
 

@@ -2,9 +2,9 @@
 
 import t from "tap";
 import { compileTraining, dot, map, mean, model } from "../compiler/mod.ts";
-import type { Step } from "../spec/plan.ts";
-import { formatPlan } from "../spec/text.ts";
-import { verifyPlan } from "../spec/verify.ts";
+import type { Step } from "../spec/plan/plan.ts";
+import { formatPlan } from "../spec/text/plan.ts";
+import { verifyPlan } from "../spec/verify/mod.ts";
 import { type Draft, steps } from "./helpers/break_plan.ts";
 import { goodPlan } from "./helpers/plans.ts";
 import { type Mistake, testRefused } from "./helpers/refused.ts";

@@ -7,7 +7,7 @@ import t from "tap";
 import { startWatch } from "../cli/watch.ts";
 import { planSummary } from "../engine/mod.ts";
 import { formatPlan, parsePlan } from "../spec/mod.ts";
-import type { AllToAllStep } from "../spec/plan.ts";
+import type { AllToAllStep } from "../spec/plan/plan.ts";
 import { follow, type LiveStep, NOTHING } from "../view/live.ts";
 import { LIGHT } from "../view/palette.ts";
 import { provedOf } from "../view/proved.ts";

@@ -11,7 +11,7 @@ import { fileURLToPath, pathToFileURL } from "node:url";
 import type { Page } from "playwright-core";
 import t from "tap";
 import { parsePlan, type Plan, type PlanSummary } from "../spec/mod.ts";
-import { onRank } from "../spec/plan.ts";
+import { onRank } from "../spec/plan/plan.ts";
 import { sizeText } from "../spec/size_text.ts";
 import { rateText } from "../spec/time_text.ts";
 import type { SearchResult } from "../view/mod.ts";

@@ -1,11 +1,11 @@
 /** The picture of the ranks: what each of them holds, by kind, and its experts. */
 
 import { indicesOn } from "../spec/axis_parts.ts";
-import type { Plan } from "../spec/plan.ts";
+import type { Plan } from "../spec/plan/plan.ts";
 import type { RankBytes, RankClass } from "../spec/plan_summary.ts";
-import { rankClasses } from "../spec/rank_classes.ts";
+import { rankClasses } from "../spec/plan/rank_classes.ts";
 import { sizeText } from "../spec/size_text.ts";
-import { idsText } from "../spec/text_parts.ts";
+import { idsText } from "../spec/text/parts.ts";
 import type { Ink } from "./palette.ts";
 import type { PlanView } from "./plan_view.ts";
 import type { Scene, Shape } from "./scene.ts";

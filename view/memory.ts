@@ -1,7 +1,7 @@
 /** Which buffers a rank needs when: scratch over the steps of a program. */
 
-import { onRank, type PlanBuffer } from "../spec/plan.ts";
-import { livesOf } from "../spec/verify_dataflow.ts";
+import { onRank, type PlanBuffer } from "../spec/plan/plan.ts";
+import { livesOf } from "../spec/plan/lives.ts";
 import type { PlanView, ProgramView } from "./plan_view.ts";
 
 /** A scratch buffer over a program. */

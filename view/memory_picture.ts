@@ -4,7 +4,7 @@
  */
 
 import { sizeText } from "../spec/size_text.ts";
-import { typeText } from "../spec/text_parts.ts";
+import { typeText } from "../spec/text/parts.ts";
 import { stepLink } from "./links.ts";
 import { type LiveBuffer, liveBuffers } from "./memory.ts";
 import { type PlanView, type ProgramView, stepsOf } from "./plan_view.ts";

@@ -1,8 +1,8 @@
 /** What a page is made of: the document of a plan and what else is known of it, inside one HTML file. */
 
-import { documentOf } from "../spec/document.ts";
+import { documentOf } from "../spec/document/document.ts";
 import type { RankPlacement } from "../spec/machine.ts";
-import type { Plan } from "../spec/plan.ts";
+import type { Plan } from "../spec/plan/plan.ts";
 import type { PlanSummary, PredictedTimeline } from "../spec/plan_summary.ts";
 import { DARK, LIGHT, paletteStyle } from "./palette.ts";
 import { escaped } from "./scene.ts";

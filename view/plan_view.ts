@@ -1,12 +1,12 @@
 /** A plan as pictures need it: what each step reads and writes, the sections of programs, and what each step is for. */
 
-import type { Plan } from "../spec/plan.ts";
+import type { Plan } from "../spec/plan/plan.ts";
 import type { PlanSummary } from "../spec/plan_summary.ts";
 import {
   collectFacts,
   type Facts,
   type ProgramFacts,
-} from "../spec/verify_facts.ts";
+} from "../spec/plan/facts.ts";
 import { type Role, rolesOf } from "./roles.ts";
 import { type Section, sectionsOf } from "./sections.ts";
 

@@ -1,8 +1,8 @@
 /** What the verifier proved of a step of a legal plan, in the step's own names and numbers; `plan.md` has the rules. */
 
-import { onRank } from "../spec/plan.ts";
-import type { RuleName } from "../spec/verify.ts";
-import { isCollective, type StepFacts, width } from "../spec/verify_facts.ts";
+import { onRank } from "../spec/plan/plan.ts";
+import type { RuleName } from "../spec/verify/mod.ts";
+import { isCollective, type StepFacts, width } from "../spec/plan/facts.ts";
 import type { PlanView, ProgramView } from "./plan_view.ts";
 
 /** A rule, and what it says of a step. */

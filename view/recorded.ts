@@ -1,7 +1,7 @@
 /** What recorded runs say of tokens and exchanges: the rank of each token, and what went from rank to rank. */
 
-import { traceName } from "../spec/text_parts.ts";
-import type { Program, Step } from "../spec/plan.ts";
+import { traceName } from "../spec/text/parts.ts";
+import type { Program, Step } from "../spec/plan/plan.ts";
 import type { TraceEvent } from "./page_data.ts";
 
 /** Bytes that a step sent, all recorded runs together. */

@@ -1,6 +1,6 @@
 /** What each step is for, which is the color that it has in every picture. */
 
-import type { Program, Step } from "../spec/plan.ts";
+import type { Program, Step } from "../spec/plan/plan.ts";
 import type { Section } from "./sections.ts";
 
 /** What a step is for. `dense`: everything that none of the others is. */

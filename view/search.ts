@@ -1,6 +1,6 @@
 /** Finding things of a plan by typing: steps, layers, buffers, kernels, ranks, experts. */
 
-import type { StepFacts } from "../spec/verify_facts.ts";
+import type { StepFacts } from "../spec/plan/facts.ts";
 import { expertsOn } from "./house_picture.ts";
 import { stepLink } from "./links.ts";
 import { type PlanView, type ProgramView, stepsOf } from "./plan_view.ts";

@@ -1,7 +1,7 @@
 /** A program in sections: layers that take the same steps are one, with how often they come. */
 
-import { layersOf } from "../spec/layers.ts";
-import type { Plan, Program, Step } from "../spec/plan.ts";
+import { layersOf } from "../spec/plan/layers.ts";
+import type { Plan, Program, Step } from "../spec/plan/plan.ts";
 
 /** Steps that follow each other and belong together. */
 export interface Section {

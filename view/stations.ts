@@ -1,8 +1,8 @@
 /** What a section looks like on the tracks: work at stations, exchanges of rows as switches, gathers as ties. */
 
-import type { AllToAllStep, Step } from "../spec/plan.ts";
+import type { AllToAllStep, Step } from "../spec/plan/plan.ts";
 import { sizeText } from "../spec/size_text.ts";
-import type { StepFacts } from "../spec/verify_facts.ts";
+import type { StepFacts } from "../spec/plan/facts.ts";
 import { type ProgramView, stepsOf } from "./plan_view.ts";
 import { opOf, partName, type Role } from "./roles.ts";
 import type { Section } from "./sections.ts";

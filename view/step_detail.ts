@@ -1,10 +1,10 @@
 /** All that is known of a step, in words and numbers. */
 
-import { onRank } from "../spec/plan.ts";
+import { onRank } from "../spec/plan/plan.ts";
 import { formatSize } from "../spec/size.ts";
 import { sizeText } from "../spec/size_text.ts";
-import { typeText } from "../spec/text_parts.ts";
-import type { StepFacts } from "../spec/verify_facts.ts";
+import { typeText } from "../spec/text/parts.ts";
+import type { StepFacts } from "../spec/plan/facts.ts";
 import type { PlanView } from "./plan_view.ts";
 import { opOf, partName } from "./roles.ts";
 

@@ -1,7 +1,7 @@
 /** A recorded run: what each rank did when, by what it was for. */
 
-import { traceName } from "../spec/text_parts.ts";
-import { isCollective } from "../spec/verify_facts.ts";
+import { traceName } from "../spec/text/parts.ts";
+import { isCollective } from "../spec/plan/facts.ts";
 import type { PredictedTimeline } from "../spec/plan_summary.ts";
 import type { TraceEvent } from "./page_data.ts";
 import type { ProgramView } from "./plan_view.ts";

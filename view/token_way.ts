@@ -1,7 +1,7 @@
 /** The way of a token through a layer of a recorded run: from its rank to those of its experts. */
 
 import { modelAxis } from "../spec/axis_parts.ts";
-import type { Plan } from "../spec/plan.ts";
+import type { Plan } from "../spec/plan/plan.ts";
 import { expertsOn } from "./house_picture.ts";
 import type { LayerChoices, TraceEvent } from "./page_data.ts";
 import type { PlanView } from "./plan_view.ts";

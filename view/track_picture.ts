@@ -1,7 +1,7 @@
 /** The picture of a layer: ranks are tracks, work stands on them, and dispatch and combine are the switches. */
 
-import type { StepFacts } from "../spec/verify_facts.ts";
-import { spanText } from "../spec/text_parts.ts";
+import type { StepFacts } from "../spec/plan/facts.ts";
+import { spanText } from "../spec/text/parts.ts";
 import type { Ink } from "./palette.ts";
 import type { PlanView, ProgramView } from "./plan_view.ts";
 import { curve, line, type Scene, type Shape } from "./scene.ts";

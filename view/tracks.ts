@@ -1,7 +1,7 @@
 /** The tracks of a picture: a rank each, or of many ranks a bundle of neighbours, one of which may be open. */
 
 import { coordinates, groupRanks, type Mesh } from "../spec/mesh.ts";
-import type { Plan } from "../spec/plan.ts";
+import type { Plan } from "../spec/plan/plan.ts";
 import type { PlanSummary } from "../spec/plan_summary.ts";
 
 /** Neighbouring ranks on one track. */

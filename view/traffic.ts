@@ -1,16 +1,16 @@
 /** What moves between ranks in a section: each exchange, with its bytes for a token and for a full step. */
 
 import { modelAxis } from "../spec/axis_parts.ts";
-import { boundOf } from "../spec/bytes.ts";
+import { boundOf } from "../spec/plan/bytes.ts";
 import {
   type ExpectedExchange,
   expectedExchanges,
   toOthers,
-} from "../spec/exchanges.ts";
+} from "../spec/plan/exchanges.ts";
 import { LINK_CLASSES, type LinkClass, linkClass } from "../spec/machine.ts";
 import { groupRanks, groupSizeOf } from "../spec/mesh.ts";
-import type { AllGatherStep, Plan, StepPart } from "../spec/plan.ts";
-import type { StepFacts } from "../spec/verify_facts.ts";
+import type { AllGatherStep, Plan, StepPart } from "../spec/plan/plan.ts";
+import type { StepFacts } from "../spec/plan/facts.ts";
 import type { Place } from "./page_data.ts";
 import { type PlanView, type ProgramView, stepsOf } from "./plan_view.ts";
 import type { Measured, Recorded } from "./recorded.ts";

@@ -10,7 +10,7 @@ import {
   type ExpertLoad,
   simulate,
   type Workload,
-} from "../../engine/simulate/mod.ts";
+} from "../../engine/planner/simulate/mod.ts";
 import { publishedModel } from "../../models/mod.ts";
 import { CPU_LIMITS } from "../../runtime/cpu/mod.ts";
 import type { Machine, Plan } from "../../spec/mod.ts";

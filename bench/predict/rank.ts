@@ -6,9 +6,12 @@
 import { availableParallelism } from "node:os";
 import process from "node:process";
 import { type DeviceSharing, selectDevices } from "../../engine/devices.ts";
-import { openMachineMeter } from "../../engine/machine/measure_machine.ts";
+import { openMachineMeter } from "../../engine/planner/machine/measure_machine.ts";
 import { CHOICES } from "../../engine/replay.ts";
-import { type ExpertLoad, recordedLoad } from "../../engine/simulate/mod.ts";
+import {
+  type ExpertLoad,
+  recordedLoad,
+} from "../../engine/planner/simulate/mod.ts";
 import { computerOf, TUNING } from "../../engine/tuning.ts";
 import { createSession, openSafetensors } from "../../runtime/mod.ts";
 import { createMpiCommunicator } from "../../runtime/mpi/mod.ts";

@@ -12,7 +12,7 @@ import {
   recordedLoad,
   simulate,
   type Workload,
-} from "../../engine/simulate/mod.ts";
+} from "../../engine/planner/simulate/mod.ts";
 import type { Computer } from "../../engine/tuning.ts";
 import { CPU_LIMITS } from "../../runtime/cpu/mod.ts";
 import type { Machine } from "../../spec/mod.ts";

@@ -17,7 +17,7 @@ import {
   tensorsInMemory,
   Tracer,
 } from "../../runtime/mod.ts";
-import type { Plan } from "../../spec/plan.ts";
+import type { Plan } from "../../spec/plan/plan.ts";
 import { randomValues } from "../session.ts";
 
 /** Sequences of a step, tokens of one, and the learning rate. */

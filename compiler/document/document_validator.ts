@@ -1,6 +1,6 @@
 /** What of a document does not fit its schema. Bundled programs have this as scripts/validators.mjs writes it. */
 
-import { holdsOf } from "../../spec/hold.ts";
+import { holdsOf } from "../../spec/document/hold.ts";
 import { documentSchema, nodesSchema } from "./schema.ts";
 
 /** Of a document, whose nodes may repeat. */

@@ -1,9 +1,9 @@
 /** From a document, which may be untrusted, back to a model; and from there to its plan. */
 
 import { PlanError } from "../../spec/errors.ts";
-import type { Holds } from "../../spec/hold.ts";
-import type { Plan } from "../../spec/plan.ts";
-import { expandRepeats, type Json } from "../../spec/repeat.ts";
+import type { Holds } from "../../spec/document/hold.ts";
+import type { Plan } from "../../spec/plan/plan.ts";
+import { expandRepeats, type Json } from "../../spec/document/repeat.ts";
 import { compileLowered } from "../compile_graph.ts";
 import { compileTrainingLowered } from "../compile_training.ts";
 import type { Scalars } from "../graph/gradients.ts";

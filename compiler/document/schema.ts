@@ -6,7 +6,7 @@ import {
   record,
   type Schema,
   union,
-} from "../../spec/schema.ts";
+} from "../../spec/document/plan_schema.ts";
 import { definedRows } from "../graph/primitives/mod.ts";
 import { axis, number } from "../graph/primitives/fields.ts";
 import { STORED_BYTES } from "../../spec/dtype.ts";

@@ -1,8 +1,8 @@
 /** From a model and how it is compiled to their document. */
 
 import { invariant } from "../../spec/errors.ts";
-import { findRepeats } from "../../spec/find_repeats.ts";
-import type { Json } from "../../spec/repeat.ts";
+import { findRepeats } from "../../spec/document/find_repeats.ts";
+import type { Json } from "../../spec/document/repeat.ts";
 import type { CompileOptions } from "../compile_graph.ts";
 import type { Graph, Lambda, Node, ScalarFunction } from "../graph/graph.ts";
 import { tensorOf } from "../graph/stored.ts";

@@ -3,7 +3,7 @@
  * data moves: rows are found by walking the counts, one invocation for each grouped row.
  */
 
-import { expertRanges } from "../../spec/bytes.ts";
+import { expertRanges } from "../../spec/plan/bytes.ts";
 import { pick } from "../../spec/kernel/pick.ts";
 import { listTiles } from "./pieces/list_tiles.ts";
 import type { Size } from "../../spec/size.ts";

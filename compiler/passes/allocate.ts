@@ -4,9 +4,9 @@
  * stored apart, so that it pins nothing. Holds after it: no two buffers that are live at once overlap.
  */
 
-import { buffersOf } from "../../spec/accesses.ts";
-import { barrierBindings } from "../../spec/barrier_bindings.ts";
-import { startedBy } from "../../spec/handles.ts";
+import { buffersOf } from "../../spec/plan/accesses.ts";
+import { barrierBindings } from "../../spec/plan/barrier_bindings.ts";
+import { startedBy } from "../../spec/plan/handles.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import {
   type Allocation,
@@ -15,7 +15,7 @@ import {
   perRank,
   type PlanBuffer,
   type Step,
-} from "../../spec/plan.ts";
+} from "../../spec/plan/plan.ts";
 import { packArenas } from "./arena.ts";
 import { type BufferDraft, LENGTHS } from "./lower/context.ts";
 

@@ -1,9 +1,9 @@
 /** Assemble: the document from its parts, with the totals it states about itself. Holds after it: the plan is complete. */
 
-import { predictStaging } from "../../spec/bytes.ts";
+import { predictStaging } from "../../spec/plan/bytes.ts";
 import { EXACT } from "../../spec/numerics.ts";
 import { sumPerRank } from "../../spec/per_rank.ts";
-import type { Plan, PlanAxis, Port, Step } from "../../spec/plan.ts";
+import type { Plan, PlanAxis, Port, Step } from "../../spec/plan/plan.ts";
 import type { Allocated } from "./allocate.ts";
 import type { LocalAxis } from "../sharding/local_axes.ts";
 import type { Placed } from "../sharding/placed.ts";

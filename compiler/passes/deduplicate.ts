@@ -1,6 +1,6 @@
 /** When a token is sent once to each rank, however many of its experts are there. */
 
-import { expectedDestinations } from "../../spec/bytes.ts";
+import { expectedDestinations } from "../../spec/plan/bytes.ts";
 import { type Graph, isWeighted, type RoutingNode } from "../graph/graph.ts";
 import type { Placed } from "../sharding/placed.ts";
 import { chunkExperts, heldExperts, unitSplits } from "./expert_ranges.ts";

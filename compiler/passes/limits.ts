@@ -1,11 +1,15 @@
 /** What a plan needs of a device, and whether that is allowed. */
 
-import { boundOf } from "../../spec/bytes.ts";
+import { boundOf } from "../../spec/plan/bytes.ts";
 import { STORED_BYTES } from "../../spec/dtype.ts";
 import { MachineError } from "../../spec/errors.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import type { LimitName } from "../../spec/limits.ts";
-import { type Allocation, maxOverRanks, type Plan } from "../../spec/plan.ts";
+import {
+  type Allocation,
+  maxOverRanks,
+  type Plan,
+} from "../../spec/plan/plan.ts";
 import { limitProblems } from "../../spec/problems.ts";
 import { sum } from "../../spec/sum.ts";
 

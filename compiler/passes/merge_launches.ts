@@ -11,7 +11,7 @@ import {
 } from "../../spec/kernel/merge.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import { limitOf } from "../../spec/limits.ts";
-import type { LaunchStep, Step } from "../../spec/plan.ts";
+import type { LaunchStep, Step } from "../../spec/plan/plan.ts";
 import { sharedBytes } from "./limits.ts";
 import { addKernel, LENGTHS, type Lowering } from "./lower/context.ts";
 import { passed } from "./overlap.ts";

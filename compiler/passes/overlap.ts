@@ -4,10 +4,10 @@
  * after both: every step finds what it reads as it was in the order given.
  */
 
-import { type Accesses, accessesOf } from "../../spec/accesses.ts";
-import { startedBy } from "../../spec/handles.ts";
+import { type Accesses, accessesOf } from "../../spec/plan/accesses.ts";
+import { startedBy } from "../../spec/plan/handles.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
-import type { AllToAllStep, Step } from "../../spec/plan.ts";
+import type { AllToAllStep, Step } from "../../spec/plan/plan.ts";
 
 /** What is needed to know what steps touch. */
 interface Known {

@@ -9,7 +9,7 @@ import { replaceIn } from "../../spec/kernel/replace.ts";
 import type { Binding, Stmt } from "../../spec/kernel/tree.ts";
 import { vectorWidths } from "../../spec/kernel/vectors.ts";
 import { alignedOffset, storedBytes } from "../../spec/layout.ts";
-import { maxOverRanks } from "../../spec/plan.ts";
+import { maxOverRanks } from "../../spec/plan/plan.ts";
 import { type BufferDraft, LENGTHS, type Lowering } from "./lower/context.ts";
 
 /** Bytes of lengths and inputs, at most: longer inputs stay apart, as devices limit the length of a binding. */

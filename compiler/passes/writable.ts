@@ -4,7 +4,7 @@
  */
 
 import type { Kernel } from "../../spec/kernel/tree.ts";
-import type { PlanBuffer, Step } from "../../spec/plan.ts";
+import type { PlanBuffer, Step } from "../../spec/plan/plan.ts";
 
 /** A kernel and the allocation that each of its bindings is given. */
 interface Use {

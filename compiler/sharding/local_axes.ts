@@ -4,7 +4,7 @@
  */
 
 import { blockSizes, groupSizeOf, type Mesh } from "../../spec/mesh.ts";
-import type { PlanAxis } from "../../spec/plan.ts";
+import type { PlanAxis } from "../../spec/plan/plan.ts";
 import { type Table, tableLengths } from "../../spec/table.ts";
 import { type Graph, isRouting, type Node } from "../graph/graph.ts";
 import { looksAtGroup, routeOperand } from "../graph/routing.ts";

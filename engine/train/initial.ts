@@ -1,7 +1,7 @@
 /** Weights before the first step: random ones from a seed, as published implementations begin. */
 
 import type { HostTensor } from "../../runtime/mod.ts";
-import type { Plan } from "../../spec/plan.ts";
+import type { Plan } from "../../spec/plan/plan.ts";
 import { randomNumbers } from "../sampling.ts";
 import type { Tensors } from "../run.ts";
 import { sourceNames } from "../../spec/axis_parts.ts";

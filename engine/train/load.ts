@@ -9,7 +9,7 @@ import {
   type TensorEntry,
 } from "../../runtime/mod.ts";
 import { DataError } from "../../spec/errors.ts";
-import type { Plan } from "../../spec/plan.ts";
+import type { Plan } from "../../spec/plan/plan.ts";
 import { sha256 } from "../digest.ts";
 import type { FileSystem } from "../files.ts";
 import { withTensors } from "../tensors.ts";

@@ -19,7 +19,7 @@ import {
   type Session,
 } from "../../runtime/mod.ts";
 import { isHalf } from "../../spec/dtype.ts";
-import type { Plan, PlanWeight } from "../../spec/plan.ts";
+import type { Plan, PlanWeight } from "../../spec/plan/plan.ts";
 import { type Block, blocksOf, cutBlock, writersOf } from "./parts.ts";
 
 /** Tensors of a file that are read together. */

@@ -1,7 +1,7 @@
 /** Which rank writes which part of a training, and how parts are cut out of tensors and put together again. */
 
 import { heldIndices, type HostTensor, zeros } from "../../runtime/mod.ts";
-import type { Plan } from "../../spec/plan.ts";
+import type { Plan } from "../../spec/plan/plan.ts";
 
 /** Along each axis of a tensor, the global indices that a part of it has, in order; undefined: all. */
 export type Held = readonly (Int32Array | undefined)[];

@@ -19,7 +19,7 @@ import { compileDocumented } from "../compiled_from.ts";
 import { findConfiguration } from "../configuration.ts";
 import type { FileSystem } from "../files.ts";
 import { compileOptions, type PlanOptions } from "../open.ts";
-import { forMachine } from "../summary/compiled.ts";
+import { forMachine } from "../planner/mod.ts";
 import { placesOf } from "./declared_task.ts";
 import type { StepSettings } from "./settings.ts";
 import { storedIn } from "./stored.ts";

@@ -9,7 +9,7 @@ import type { Optimizer } from "../../compiler/mod.ts";
 import { bytesOf, safetensorsHead } from "../../runtime/mod.ts";
 import type { StoredDType } from "../../spec/dtype.ts";
 import { DataError, MachineError } from "../../spec/errors.ts";
-import type { Plan } from "../../spec/plan.ts";
+import type { Plan } from "../../spec/plan/plan.ts";
 import { sha256 } from "../digest.ts";
 import type { FileSystem } from "../files.ts";
 import { readJsonObject } from "../json_file.ts";

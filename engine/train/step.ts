@@ -9,7 +9,7 @@ import {
 } from "../../compiler/mod.ts";
 import type { HostTensor } from "../../runtime/mod.ts";
 import { DataError } from "../../spec/errors.ts";
-import type { Plan, Program } from "../../spec/plan.ts";
+import type { Plan, Program } from "../../spec/plan/plan.ts";
 import type { Opened } from "../open.ts";
 import { CHOICES } from "../replay.ts";
 import type { Tensors } from "../run.ts";

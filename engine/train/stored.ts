@@ -11,7 +11,7 @@ import {
 } from "../../runtime/mod.ts";
 import { type FileDType, isHalf, type StoredDType } from "../../spec/dtype.ts";
 import { DataError } from "../../spec/errors.ts";
-import type { Plan, PlanWeight } from "../../spec/plan.ts";
+import type { Plan, PlanWeight } from "../../spec/plan/plan.ts";
 import { listWeightFiles } from "../checkpoint.ts";
 import type { FileSystem } from "../files.ts";
 import type { Tensors } from "../run.ts";

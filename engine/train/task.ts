@@ -2,7 +2,7 @@
 
 import type { Model } from "../../compiler/mod.ts";
 import type { FileDType } from "../../spec/dtype.ts";
-import type { Plan, Program } from "../../spec/plan.ts";
+import type { Plan, Program } from "../../spec/plan/plan.ts";
 import type { PlanOptions } from "../open.ts";
 import type { Tensors } from "../run.ts";
 import type { SavedSettings } from "./settings.ts";

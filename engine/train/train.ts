@@ -3,7 +3,7 @@
 import type { CompileTrainingOptions, Training } from "../../compiler/mod.ts";
 import { type TensorDirectory, tensorsInMemory } from "../../runtime/mod.ts";
 import { openWorld } from "../../runtime/mpi/mod.ts";
-import type { Plan } from "../../spec/plan.ts";
+import type { Plan } from "../../spec/plan/plan.ts";
 import { listWeightFiles } from "../checkpoint.ts";
 import type { SelectDevicesOptions } from "../devices.ts";
 import type { FileSystem } from "../files.ts";

@@ -2,7 +2,7 @@
 
 import { compile, type Tuning } from "../../compiler/mod.ts";
 import { createSession, type HostTensor } from "../../runtime/mod.ts";
-import type { Plan } from "../../spec/plan.ts";
+import type { Plan } from "../../spec/plan/plan.ts";
 import type { SelectedDevices } from "../devices.ts";
 import { EXPERTS, type Timed } from "./models.ts";
 

@@ -9,7 +9,7 @@ import {
   type Tuning,
   type TuningTable,
 } from "../../compiler/mod.ts";
-import type { Plan } from "../../spec/plan.ts";
+import type { Plan } from "../../spec/plan/plan.ts";
 import type { SelectedDevices } from "../devices.ts";
 import { computerOf, tileOf, TUNING } from "../tuning.ts";
 import { attentionModel, matmulModel, type Timed } from "./models.ts";

@@ -1,7 +1,11 @@
 /** Exchanges between ranks that live in a process each: MPI reads and writes the memory that their devices lend. */
 
 import { groupOf, groupRankOf } from "../../spec/mesh.ts";
-import type { AllGatherStep, AllToAllStep, Plan } from "../../spec/plan.ts";
+import type {
+  AllGatherStep,
+  AllToAllStep,
+  Plan,
+} from "../../spec/plan/plan.ts";
 import type {
   CollectiveStep,
   Communicator,

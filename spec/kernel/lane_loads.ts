@@ -3,7 +3,7 @@
  * them and tell the others, where a device loads for every invocation by itself.
  */
 
-import { readTree } from "../verify_tree.ts";
+import { readTree } from "./verify_tree.ts";
 import { exactJson } from "./exact_json.ts";
 import { replaceInValue } from "./replace.ts";
 import type { Expr, Kernel, Stmt } from "./tree.ts";

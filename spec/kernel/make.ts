@@ -9,7 +9,7 @@ import { KernelText, type Statements } from "./text.ts";
 import { textKey } from "./text_key.ts";
 import type { Binding, Expr, IdName, Kernel, Stmt } from "./tree.ts";
 import type { Size } from "../size.ts";
-import { readTree } from "../verify_tree.ts";
+import { readTree } from "./verify_tree.ts";
 
 /** The most workgroups in one dimension that every WebGPU device allows. */
 export const GRID_LIMIT = GUARANTEED_LIMITS.maxComputeWorkgroupsPerDimension;

@@ -46,7 +46,7 @@ import type {
   Stmt,
 } from "./tree.ts";
 import { binaryType } from "./types.ts";
-import { loopFaults } from "../verify_loops.ts";
+import { loopFaults } from "./verify_loops.ts";
 
 /** What kernel text says. */
 export interface ResolvedText {

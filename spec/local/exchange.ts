@@ -1,6 +1,6 @@
 /** An all-to-all between ranks that share a device: launches that read the rows of up to four ranks each. */
 
-import { countsPerRank, expertRanges } from "../bytes.ts";
+import { countsPerRank, expertRanges } from "../plan/bytes.ts";
 import { invariant } from "../errors.ts";
 import { local } from "../kernel/build.ts";
 import { bindings, type Grid, kernelOf } from "../kernel/make.ts";

@@ -7,7 +7,7 @@ import { elementwiseGrid } from "../kernel/elementwise.ts";
 import type { Grid } from "../kernel/make.ts";
 import type { Kernel } from "../kernel/tree.ts";
 import { groupSizeOf, type Mesh } from "../mesh.ts";
-import type { AllGatherStep, AllToAllStep } from "../plan.ts";
+import type { AllGatherStep, AllToAllStep } from "../plan/plan.ts";
 import { exchange, exchangeGrid, SOURCES } from "./exchange.ts";
 import { gather } from "./gather.ts";
 import { gatherRows, swapRows } from "./gather_rows.ts";

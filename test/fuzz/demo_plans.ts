@@ -11,7 +11,7 @@ import {
   createCpuDevice,
   openCpuPool,
 } from "../../runtime/cpu/mod.ts";
-import type { Plan } from "../../spec/plan.ts";
+import type { Plan } from "../../spec/plan/plan.ts";
 import { DISPATCHER_NAMES } from "../../spec/strategies.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import { callsOf } from "./calls.ts";

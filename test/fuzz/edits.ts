@@ -1,10 +1,15 @@
 /** Changes of a plan that leave what it computes as it is: the order of independent steps, names, and where buffers are. */
 
 import fc from "fast-check";
-import { startedBy } from "../../spec/handles.ts";
+import { startedBy } from "../../spec/plan/handles.ts";
 import { type Expr, isReadOnly, type Kernel } from "../../spec/kernel/tree.ts";
 import { mapRanks, maxOverRanks, type PerRank } from "../../spec/per_rank.ts";
-import type { AllToAllStep, Plan, PlanBuffer, Step } from "../../spec/plan.ts";
+import type {
+  AllToAllStep,
+  Plan,
+  PlanBuffer,
+  Step,
+} from "../../spec/plan/plan.ts";
 
 /** A change of a plan. Numbers are taken modulo what there is, so that all edits fit all plans. */
 export interface Edit {

@@ -6,7 +6,7 @@
 import { readFile } from "node:fs/promises";
 import process from "node:process";
 import { createCpuDevice } from "../../runtime/cpu/mod.ts";
-import type { Plan } from "../../spec/plan.ts";
+import type { Plan } from "../../spec/plan/plan.ts";
 import { type Call, digestOf, randomWeights, runOn } from "./runs.ts";
 
 /** Legal plans, to be run with random weights. */

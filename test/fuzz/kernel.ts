@@ -3,7 +3,7 @@
 import fc from "fast-check";
 import { printWgsl } from "../../spec/kernel/wgsl.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
-import { readTree } from "../../spec/verify_tree.ts";
+import { readTree } from "../../spec/kernel/verify_tree.ts";
 import { interpretKernel } from "../helpers/interpret_kernel.ts";
 import { runNative, type RunOn, runOnDevice } from "../helpers/run_native.ts";
 import { runWasm } from "../helpers/run_wasm.ts";

@@ -1,7 +1,7 @@
 /** Mutants of a plan: steps that are dropped, doubled, swapped or moved. */
 
 import fc from "fast-check";
-import type { Plan, Step } from "../../spec/plan.ts";
+import type { Plan, Step } from "../../spec/plan/plan.ts";
 
 /** A change of one program. Numbers are taken modulo what there is, so that all cases fit all plans. */
 export interface Change {

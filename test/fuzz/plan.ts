@@ -1,7 +1,7 @@
 /** Class `plan`: a plan in which steps are dropped, doubled, swapped or moved is refused, or gives the same bytes. */
 
-import { stringifyPlan } from "../../spec/json.ts";
-import { verifyPlan } from "../../spec/verify.ts";
+import { stringifyPlan } from "../../spec/document/json.ts";
+import { verifyPlan } from "../../spec/verify/mod.ts";
 import { type Checkpoint, demoCheckpoint } from "./checkpoint.ts";
 import { DemoPlans, type PlanSource, SOURCES } from "./demo_plans.ts";
 import { Finding, type FuzzClass } from "./fuzz.ts";

@@ -12,7 +12,7 @@ import {
 } from "../../runtime/mod.ts";
 import { sourceNames } from "../../spec/axis_parts.ts";
 import { waves } from "../helpers/waves.ts";
-import type { Plan } from "../../spec/plan.ts";
+import type { Plan } from "../../spec/plan/plan.ts";
 
 /** A program and what it is given. */
 export type Call = readonly [

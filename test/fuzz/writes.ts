@@ -24,7 +24,7 @@ import {
   ModelError,
   PlacementError,
 } from "../../spec/errors.ts";
-import type { Plan } from "../../spec/plan.ts";
+import type { Plan } from "../../spec/plan/plan.ts";
 import { checkpointFolder } from "../helpers/checkpoints.ts";
 import { EXTRAS, routedLayer, ROUTERS } from "../helpers/routed_layer.ts";
 import { WatchedPool } from "../helpers/watched_pool.ts";

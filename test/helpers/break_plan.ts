@@ -1,7 +1,7 @@
 /** The means to break a plan: its steps by name, and small changes. */
 
-import type { Plan, PlanBuffer, Step } from "../../spec/plan.ts";
-import type { RuleName } from "../../spec/verify.ts";
+import type { Plan, PlanBuffer, Step } from "../../spec/plan/plan.ts";
+import type { RuleName } from "../../spec/verify/mod.ts";
 import type { Mutable } from "./plans.ts";
 
 export type Draft = Mutable<Plan>;

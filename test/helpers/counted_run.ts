@@ -3,7 +3,7 @@
 import type { Test } from "tap";
 import type { CompileOptions } from "../../compiler/mod.ts";
 import type { RankStatistics } from "../../runtime/mod.ts";
-import type { Plan } from "../../spec/plan.ts";
+import type { Plan } from "../../spec/plan/plan.ts";
 import { checkPredictions } from "./predictions.ts";
 import { type Case, compileCase, runCalls, tensorsOf } from "./run_model.ts";
 import { openSession, type Sharing } from "./sessions.ts";

@@ -10,7 +10,7 @@ import type {
   Plan,
   PlanBuffer,
   Step,
-} from "../../spec/plan.ts";
+} from "../../spec/plan/plan.ts";
 
 /** A device, and how many bytes the host has copied out of and into it. */
 export interface CountedDevice {

@@ -171,7 +171,9 @@ export function publishedNames(
 ): Map<string, Published> {
   const published = new Map<string, Published>();
   for (const { path, file } of files) {
-    if (!/^[a-z]+\/mod\.ts$/.test(path)) continue;
+    if (!/^[a-z]+\/(planner\/((search|summary)\/)?)?mod\.ts$/.test(path)) {
+      continue;
+    }
     for (const node of file.getExportDeclarations()) {
       const from = resolvePath(path, node.getModuleSpecifierValue() ?? "");
       const names = node.getNamedExports().map((name) => name.getName());
@@ -198,6 +200,11 @@ function checkFile(file: SourceFile, { path, say }: Check): void {
     say(file, "file name is not snake_case");
   }
   if (name === "index.ts") say(file, "an entry file is mod.ts, not index.ts");
+  for (const spread of file.getDescendantsOfKind(SyntaxKind.SpreadAssignment)) {
+    if (Node.isObjectLiteralExpression(spread.getExpression())) {
+      say(spread, "spread of an object literal: write its fields");
+    }
+  }
   if (!path.startsWith("test/") && file.getEndLineNumber() > MAX_LINES) {
     say(file, `${file.getEndLineNumber()} lines; the limit is ${MAX_LINES}`);
   }

@@ -20,7 +20,7 @@ import { ROUTING_PRESETS } from "../../compiler/graph/routing.ts";
 import { loadTarget, planTarget } from "../../engine/mod.ts";
 import { type Config, publishedModel } from "../../models/mod.ts";
 import type { Kernel, Stmt } from "../../spec/kernel/tree.ts";
-import type { Plan } from "../../spec/plan.ts";
+import type { Plan } from "../../spec/plan/plan.ts";
 import { checkpointFolder, files, meshOf } from "./checkpoints.ts";
 import { EXTRAS, routedLayer, ROUTERS } from "./routed_layer.ts";
 

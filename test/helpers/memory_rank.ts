@@ -8,7 +8,7 @@ import process from "node:process";
 import { nodeFiles } from "../../cli/files.ts";
 import { loadTarget, openTarget, planTarget } from "../../engine/mod.ts";
 import { selectDevices } from "../../engine/devices.ts";
-import { onRank } from "../../spec/plan.ts";
+import { onRank } from "../../spec/plan/plan.ts";
 
 const [folder, mode, adapter] = process.argv.slice(2) as [
   ...[string, "open" | "load", string],

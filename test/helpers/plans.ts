@@ -14,7 +14,7 @@ import {
   upTo,
 } from "../../compiler/mod.ts";
 import { olmoe, olmoeConfig } from "../../models/olmoe.ts";
-import type { Plan } from "../../spec/plan.ts";
+import type { Plan } from "../../spec/plan/plan.ts";
 
 /** The same type with nothing read-only, for breaking plans. */
 export type Mutable<T> = T extends object

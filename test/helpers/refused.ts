@@ -1,8 +1,8 @@
 /** Tests that the verifier refuses plans that are broken in one place. */
 
 import t from "tap";
-import type { Plan } from "../../spec/plan.ts";
-import { type RuleName, verifyPlan } from "../../spec/verify.ts";
+import type { Plan } from "../../spec/plan/plan.ts";
+import { type RuleName, verifyPlan } from "../../spec/verify/mod.ts";
 import type { Draft } from "./break_plan.ts";
 import { copyPlan } from "./plans.ts";
 

@@ -22,7 +22,7 @@ import {
 import { type StoredDType, storedDType } from "../../spec/dtype.ts";
 import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
 import { verifyPlan } from "../../spec/mod.ts";
-import type { Plan } from "../../spec/plan.ts";
+import type { Plan } from "../../spec/plan/plan.ts";
 
 import { skipUnasked, skipWithoutGpu } from "./needs.ts";
 

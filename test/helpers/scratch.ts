@@ -1,8 +1,8 @@
 /** What the scratch buffers of a plan need, and what they are given. */
 
-import { maxOverRanks, type Plan } from "../../spec/plan.ts";
-import { livesOf } from "../../spec/verify_dataflow.ts";
-import { collectFacts } from "../../spec/verify_facts.ts";
+import { maxOverRanks, type Plan } from "../../spec/plan/plan.ts";
+import { livesOf } from "../../spec/plan/lives.ts";
+import { collectFacts } from "../../spec/plan/facts.ts";
 
 /** Bytes on the rank that has most. */
 export interface Scratch {

@@ -30,7 +30,7 @@ import {
 } from "../../runtime/mod.ts";
 import { createCpuDevice, openCpuPool } from "../../runtime/cpu/mod.ts";
 import type { StoredDType } from "../../spec/dtype.ts";
-import type { Plan } from "../../spec/plan.ts";
+import type { Plan } from "../../spec/plan/plan.ts";
 import { assertLegal } from "../../spec/mod.ts";
 import { skipUnasked, skipWithoutGpu } from "./needs.ts";
 

@@ -15,7 +15,7 @@ import {
   writeSafetensors,
 } from "../../runtime/mod.ts";
 import { loadWeights } from "../../runtime/weights.ts";
-import type { Plan } from "../../spec/plan.ts";
+import type { Plan } from "../../spec/plan/plan.ts";
 import {
   bytesOf,
   compileCheckpoint,

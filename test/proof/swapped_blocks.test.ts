@@ -6,7 +6,7 @@ import {
   createCommunicator,
   type RankMemory,
 } from "../../runtime/mod.ts";
-import { onRank } from "../../spec/plan.ts";
+import { onRank } from "../../spec/plan/plan.ts";
 import {
   bytesOf,
   compileCheckpoint,

@@ -1,8 +1,8 @@
 /** The page: reads what it knows out of its own file, and shows it. */
 
 import { render } from "preact";
-import { expandDocument } from "../../spec/document.ts";
-import type { Plan } from "../../spec/plan.ts";
+import { expandDocument } from "../../spec/document/document.ts";
+import type { Plan } from "../../spec/plan/plan.ts";
 import type { LiveData, PageData } from "../page_data.ts";
 import { viewPlan } from "../plan_view.ts";
 import { App } from "./app.tsx";

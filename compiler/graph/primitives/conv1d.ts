@@ -2,7 +2,7 @@
 
 import { ModelError } from "../../../spec/errors.ts";
 import { expr } from "../../../spec/kernel/resolve.ts";
-import { closed } from "../../../spec/schema.ts";
+import { closed } from "../../../spec/document/plan_schema.ts";
 import { operands } from "../evaluate_rows.ts";
 import { LINEAR } from "../linear.ts";
 import { fail, operand, sameAxes, wantType } from "../operands.ts";

@@ -2,7 +2,7 @@
 
 import { groupSizeOf } from "../../../spec/mesh.ts";
 import { mapRanks, type PerRank, perRank } from "../../../spec/per_rank.ts";
-import type { PlanBuffer, StepPart } from "../../../spec/plan.ts";
+import type { PlanBuffer, StepPart } from "../../../spec/plan/plan.ts";
 import type { Size } from "../../../spec/size.ts";
 import type { Node, NodeOf, RoutingNode } from "../../graph/graph.ts";
 import { assign } from "../../kernels/assign.ts";

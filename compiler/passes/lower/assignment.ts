@@ -1,7 +1,7 @@
 /** Tables of how ragged axes are assigned to the ranks; the runtime fills them for every run. */
 
 import { groupSizeOf } from "../../../spec/mesh.ts";
-import type { PlanBuffer } from "../../../spec/plan.ts";
+import type { PlanBuffer } from "../../../spec/plan/plan.ts";
 import { planAxis } from "../../sharding/lengths.ts";
 import { addBuffer, type Lowering } from "./context.ts";
 

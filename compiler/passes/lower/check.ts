@@ -4,7 +4,7 @@ import {
   maxOverRanks,
   type PerRank,
   type PlanAxis,
-} from "../../../spec/plan.ts";
+} from "../../../spec/plan/plan.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { compareIds, sendIds } from "../../kernels/check_ids.ts";
 import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";

@@ -16,7 +16,7 @@ import {
   perRank,
   type StepBase,
   type StepPart,
-} from "../../../spec/plan.ts";
+} from "../../../spec/plan/plan.ts";
 import type { Size } from "../../../spec/size.ts";
 import type { Graph, Node } from "../../graph/graph.ts";
 import {

@@ -2,7 +2,7 @@
 
 import { storedDType } from "../../../spec/dtype.ts";
 import { groupSizeOf } from "../../../spec/mesh.ts";
-import type { StepPart } from "../../../spec/plan.ts";
+import type { StepPart } from "../../../spec/plan/plan.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { countsPerRankOf, partOf, sentBy } from "./assign.ts";
 import {

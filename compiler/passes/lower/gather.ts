@@ -1,6 +1,6 @@
 /** What ranks hold, one rank's after another's, on every rank of a group: for values whose rows are counted at run time. */
 
-import { boundOf } from "../../../spec/bytes.ts";
+import { boundOf } from "../../../spec/plan/bytes.ts";
 import { storedDType } from "../../../spec/dtype.ts";
 import { PlacementError } from "../../../spec/errors.ts";
 import {
@@ -15,7 +15,7 @@ import {
 import type { Expr } from "../../../spec/kernel/tree.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { groupSizeOf } from "../../../spec/mesh.ts";
-import { type BufferAxis, maxOverRanks } from "../../../spec/plan.ts";
+import { type BufferAxis, maxOverRanks } from "../../../spec/plan/plan.ts";
 import { planAxis } from "../../sharding/lengths.ts";
 import { groupRankBuffer } from "./assign.ts";
 import { type At, atWith, flatIndex } from "./at.ts";

@@ -1,6 +1,6 @@
 /** Launch grids without what can never matter: a fold over two dimensions where one suffices for the longest input. */
 
-import { boundOf } from "../../../spec/bytes.ts";
+import { boundOf } from "../../../spec/plan/bytes.ts";
 import type { Size } from "../../../spec/size.ts";
 import { type Grid, GRID_LIMIT } from "../../kernels/kernel.ts";
 import type { Placed } from "../../sharding/placed.ts";

@@ -9,7 +9,7 @@ import type {
   PlanBuffer,
   PlanWeight,
   Step,
-} from "../../../spec/plan.ts";
+} from "../../../spec/plan/plan.ts";
 import type {
   Graph,
   Lambda,

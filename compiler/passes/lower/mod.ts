@@ -5,7 +5,7 @@
 
 import { invariant } from "../../../spec/errors.ts";
 import { storedDType } from "../../../spec/dtype.ts";
-import type { Port } from "../../../spec/plan.ts";
+import type { Port } from "../../../spec/plan/plan.ts";
 import type { Node, NodeOf, Primitive } from "../../graph/graph.ts";
 import { routeOperand } from "../../graph/routing.ts";
 import { planAxis } from "../../sharding/lengths.ts";

@@ -15,7 +15,7 @@ import {
   u32,
 } from "../../../spec/kernel/build.ts";
 import type { Expr } from "../../../spec/kernel/tree.ts";
-import { maxOverRanks } from "../../../spec/plan.ts";
+import { maxOverRanks } from "../../../spec/plan/plan.ts";
 import type { Node } from "../../graph/graph.ts";
 import {
   elementwise,

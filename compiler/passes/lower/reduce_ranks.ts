@@ -5,7 +5,7 @@
 
 import { groupSizeOf } from "../../../spec/mesh.ts";
 import { addAsTree } from "../../../spec/numerics.ts";
-import { maxOverRanks } from "../../../spec/plan.ts";
+import { maxOverRanks } from "../../../spec/plan/plan.ts";
 import { invariant } from "../../../spec/errors.ts";
 import { add, binary, load, mul, u32 } from "../../../spec/kernel/build.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";

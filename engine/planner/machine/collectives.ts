@@ -1,0 +1,65 @@
+/** Collectives of a plan by themselves, as a run would execute them. */
+
+import {
+  type CollectiveStep,
+  createCommunicator,
+  type Device,
+  RankMemory,
+  type RunCounts,
+  StagingAccount,
+} from "../../../runtime/mod.ts";
+import { kernelsByKey } from "../../../runtime/kernel_key.ts";
+import {
+  createMpiCommunicator,
+  type MpiWorld,
+} from "../../../runtime/mpi/mod.ts";
+import { writeTables } from "../../../runtime/tables.ts";
+import { exchangesAtOnce } from "../../../spec/plan/bytes.ts";
+import type { Plan } from "../../../spec/plan/plan.ts";
+
+/** Collectives that are ready, and the memory that they are between. */
+export interface BoundCollectives {
+  /** Of the ranks of this process. */
+  readonly memories: readonly RankMemory[];
+  /** Execute that of the same place in the list of steps. */
+  readonly execute: readonly ((counts: RunCounts) => void | Promise<void>)[];
+  /** Wait for all devices of this process. */
+  idle(): Promise<void>;
+}
+
+/** Make collectives of a plan ready on devices of their own. Ranks that are processes must all call it. */
+export async function bindCollectives(
+  plan: Plan,
+  steps: readonly CollectiveStep[],
+  { devices, world }: {
+    readonly devices: readonly Device[];
+    readonly world: MpiWorld | undefined;
+  },
+): Promise<BoundCollectives> {
+  const unique = [...new Set(devices)];
+  const memories = devices.map((device, i) =>
+    new RankMemory(plan, device, world?.rank ?? i)
+  );
+  for (const memory of memories) writeTables(plan, memory);
+  const communicator = world
+    ? await createMpiCommunicator(world, plan)
+    : createCommunicator();
+  const kernels = {
+    ...kernelsByKey(plan),
+    ...communicator.kernels?.(plan, devices),
+  };
+  for (const device of unique) await device.prepare(kernels);
+  const staging = new StagingAccount();
+  const context = { plan, staging, sent: undefined };
+  const execute = steps.map((step) =>
+    communicator.bind(step, memories, context)
+  );
+  staging.allocate(exchangesAtOnce(plan));
+  return {
+    memories,
+    execute,
+    idle: async () => {
+      for (const device of unique) await device.idle();
+    },
+  };
+}

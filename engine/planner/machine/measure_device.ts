@@ -1,0 +1,300 @@
+/** What a device can do, measured by small models on it: the same kernels, launches and waits as in a real run. */
+
+import type { CompileOptions, Model } from "../../../compiler/mod.ts";
+import { GUARANTEED_LIMITS } from "../../../spec/limits.ts";
+import type { MachineDevice } from "../../../spec/machine.ts";
+import type { Plan } from "../../../spec/plan/plan.ts";
+import { HOSTS, type SelectedDevices } from "../../devices.ts";
+import { OPERATIONS_PER_MULTIPLY_ADD } from "../simulate/device_time.ts";
+import { countStep, type StepWork } from "../simulate/step_work.ts";
+import { computerOf } from "../../tuning.ts";
+import { type MemoryRates, openMemoryMeter } from "./measure_memory.ts";
+import {
+  type MeasureOptions,
+  median,
+  type Meter,
+  REPETITIONS,
+  warmUpFor,
+} from "./meter.ts";
+import {
+  chainModel,
+  expertsModel,
+  MOST_TOKENS,
+  narrowModel,
+  operationsModel,
+  SEQUENCE,
+} from "./models.ts";
+import {
+  openSmallModel,
+  type SmallModel,
+  type StepInputs,
+} from "./small_model.ts";
+
+/** Launches of chains: the difference of the last two is the time of a launch, that of the first two tells what a run takes besides. */
+const CHAINS = [64, 256, 1024] as const;
+
+/** Tokens of chains that keep a device busy for long enough that who waits for it falls asleep, as in a step of a model. */
+const BUSY_TOKENS = 32;
+
+/** Tokens of steps that are tried until one takes long enough: long against its launches, and against a wait. */
+const LONGER = [256, 1024, MOST_TOKENS], ENOUGH = 1e-2;
+
+/** Tokens of a step that attends, of as many sequences. */
+const ATTENDING = 16;
+
+/**
+ * Sizes of models that wait for their weights, which are stored in 16 bits, as most are; and tokens that give each expert a
+ * row: with two, a core computes about as long as it waits.
+ */
+const READING = [512, 1024, 2048, 4096], READING_TOKENS = 2;
+
+/** Seconds that a step is repeated before any counts: engines compile code that is used often once more, and better. */
+const WARM_UP = 0.3;
+
+/** Seconds of a turn: the shorter a step, the more of them, but some at least. */
+const TURN = 1e-2, STEPS = 3;
+
+/** Matmuls in a step of the narrow model. */
+const NARROW = 32;
+
+/** Open the device that `selected` has for one rank, and make ready what measures it. */
+export async function openDeviceMeter(
+  selected: SelectedDevices,
+  options: MeasureOptions,
+): Promise<Meter<MachineDevice>> {
+  const opened: Pick<SmallModel, "close">[] = [];
+  const open = async (
+    model: Model,
+    weights: CompileOptions["weights"] = {},
+  ) => {
+    const small = await openSmallModel(selected, model, {
+      ...options,
+      ranks: 1,
+      weights,
+    });
+    opened.push(small);
+    return small;
+  };
+  const close = async () => {
+    for (const { close } of opened) await close();
+  };
+  try {
+    const memory = await openMemoryMeter(selected, options);
+    opened.push(memory);
+    const [short, middle, long] = [
+      await open(chainModel(CHAINS[0])),
+      await open(chainModel(CHAINS[1])),
+      await open(chainModel(CHAINS[2])),
+    ];
+    const operations = await open(operationsModel(2));
+    const experts = await open(expertsModel());
+    const steps: Step[] = [
+      [short, { tokens: BUSY_TOKENS, sequences: BUSY_TOKENS }],
+      [middle, { tokens: BUSY_TOKENS, sequences: BUSY_TOKENS }],
+      [middle, { tokens: 1 }],
+      [long, { tokens: 1 }],
+      [operations, await longEnough(operations)],
+      [experts, await longEnough(experts)],
+      [await openReading(open, short), { tokens: READING_TOKENS }],
+      ...[0, SEQUENCE - 1].map((past): Step => {
+        const workload = { tokens: ATTENDING, sequences: ATTENDING, past };
+        return [operations, workload];
+      }),
+      // On a software adapter a workgroup has a core to itself.
+      ...computerOf(selected) === "software"
+        ? []
+        : workgroupsOf(await open(narrowModel(NARROW))),
+    ];
+    await warmUp(steps, options);
+    const works = steps.map(([{ plan }, inputs]) => countStep(plan, inputs));
+    return {
+      measure: async () => {
+        const copies = await memory.measure();
+        const times = await interleaved(steps, options);
+        const measured = works.map((work, i) => ({ work, seconds: times[i]! }));
+        return describe(selected, copies, measured);
+      },
+      close,
+    };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+/** What copies and the times of the small models say of a device. */
+function describe(
+  selected: SelectedDevices,
+  copies: MemoryRates,
+  [short, middle, ...rest]: readonly Measured[],
+): MachineDevice {
+  const [fewer, more, other, experts, few] = rest;
+  const [first, attends, one, some, many] = rest.slice(5);
+  const perLaunch = (a: Measured, b: Measured) =>
+    Math.max(0, b.seconds - a.seconds) / (b.work.launches - a.work.launches);
+  const launch = perLaunch(fewer!, more!);
+  const run = Math.max(
+    0,
+    short!.seconds - short!.work.launches * perLaunch(short!, middle!),
+  );
+  // Where noise hides what a step does, a part of it is what it does.
+  const net = ({ seconds, work }: Measured) =>
+    Math.max(seconds / 8, seconds - run - work.launches * launch);
+  const computer = computerOf(selected);
+  const operations = other!.work.operations / net(other!);
+  const rate = (measured: Measured) => {
+    const { multiplyAdds, operations: all } = measured.work;
+    const along = OPERATIONS_PER_MULTIPLY_ADD[computer] * multiplyAdds;
+    const rest = Math.max(0, all - along);
+    const seconds = net(measured);
+    return multiplyAdds / Math.max(seconds / 8, seconds - rest / operations);
+  };
+  const rates = {
+    multiplyAdds: rate(experts!),
+    operations,
+    launch,
+    reading: few!.work.weightBytes / net(few!),
+    ...attendingRate(first!, attends!),
+    run,
+  };
+  if (computer === "software") {
+    // A workgroup is on one core, and the drivers' threads take the next as they become free.
+    return {
+      ...copies,
+      computer,
+      limits: limitsOf(selected),
+      ...rates,
+      parallel: selected.threads ?? 1,
+    };
+  }
+  // One workgroup leaves a part of the device idle: how large a part?
+  const parallel = Math.max(
+    1,
+    Math.min(selected.threads ?? Infinity, rate(many!) / rate(one!)),
+  );
+  if (computer === "gpu") {
+    return { ...copies, limits: limitsOf(selected), ...rates, parallel };
+  }
+  // Each of its workers has work in some workgroups, but not for long.
+  const part = some!.work.multiplyAdds / many!.work.multiplyAdds;
+  const join = (net(some!) - part * net(many!)) / some!.work.launches;
+  return {
+    ...copies,
+    computer,
+    memory: HOSTS[computer].limits.memory,
+    ...rates,
+    parallel,
+    grain: HOSTS[computer].grain,
+    ...parallel > 1 ? { join: Math.max(0, join) } : {},
+  };
+}
+
+/** What the same step takes longer with states to attend to; nothing where it takes about as long. */
+function attendingRate(
+  first: Measured,
+  attends: Measured,
+): Pick<MachineDevice, "attending"> {
+  const seconds = attends.seconds - first.seconds;
+  const bytes = attends.work.stateBytes - first.work.stateBytes;
+  return seconds > first.seconds / 4 ? { attending: bytes / seconds } : {};
+}
+
+/** The limits that plans may state. */
+function limitsOf({ limits }: SelectedDevices): { [limit: string]: number } {
+  return Object.fromEntries(
+    Object.keys(GUARANTEED_LIMITS).map((name) => [name, limits[name]!]),
+  );
+}
+
+/** Steps whose matmuls are one workgroup, some, and many: these take long, also where one has many tokens. */
+function workgroupsOf(narrow: SmallModel): Step[] {
+  const tokens = tokensOfAWorkgroup(narrow.plan);
+  const some = Math.max(4, Math.min(16, 512 / tokens));
+  const many = Math.max(1024, 4 * some * tokens);
+  return [tokens, some * tokens, many].map((n) => [narrow, { tokens: n }]);
+}
+
+/** The most tokens for which a narrow matmul is one workgroup. */
+function tokensOfAWorkgroup(plan: Plan): number {
+  let tokens = 1;
+  while (
+    tokens < 128 && countStep(plan, { tokens: 2 * tokens }).workgroups === 1
+  ) tokens *= 2;
+  return tokens;
+}
+
+/** The first model that reads its weights for longer than `short` takes, by far, or the largest. */
+async function openReading(
+  open: (
+    model: Model,
+    weights: CompileOptions["weights"],
+  ) => Promise<SmallModel>,
+  short: SmallModel,
+): Promise<SmallModel> {
+  const dtypes = { gate: "bf16", up: "bf16", down: "bf16" } as const;
+  const seconds = async (model: SmallModel, tokens: number) => {
+    for (let i = 0; i < 3; i++) await model.step({ tokens });
+    return await model.step({ tokens });
+  };
+  const enough = 3 * await seconds(short, 1);
+  let model: SmallModel | undefined;
+  for (const size of READING) {
+    model = await open(expertsModel({ embed: size, ffn: size }), dtypes);
+    if (await seconds(model, READING_TOKENS) > enough) break;
+  }
+  return model!;
+}
+
+/** A model and what it is given. */
+type Step = readonly [SmallModel, StepInputs];
+
+/** A step that was run again and again. */
+interface Measured {
+  /** The middle of the times, in seconds. */
+  readonly seconds: number;
+  readonly work: StepWork;
+}
+
+/** The first workload that takes long enough, or the last. */
+async function longEnough(model: SmallModel): Promise<StepInputs> {
+  const sequenced = Object.hasOwn(model.plan.programs[0]!.inputs, "sequence");
+  const workloads = LONGER.map((tokens): StepInputs => ({
+    tokens,
+    ...sequenced ? { sequences: tokens / SEQUENCE } : {},
+  }));
+  for (const workload of workloads) {
+    await model.step(workload);
+    if (await model.step(workload) >= ENOUGH) return workload;
+  }
+  return workloads.at(-1)!;
+}
+
+async function warmUp(
+  steps: readonly Step[],
+  { repetitions = REPETITIONS }: MeasureOptions,
+): Promise<void> {
+  const seconds = warmUpFor(WARM_UP, repetitions);
+  for (const [model, inputs] of steps) {
+    for (let spent = 0; spent < seconds;) spent += await model.step(inputs);
+  }
+}
+
+/** The middle of the times of steps, in seconds, interleaved so that a noisy moment touches all of them. */
+async function interleaved(
+  steps: readonly Step[],
+  { repetitions = REPETITIONS }: MeasureOptions,
+): Promise<number[]> {
+  const times = steps.map((): number[] => []);
+  for (let i = 0; i < repetitions; i++) {
+    for (const [n, [model, inputs]] of steps.entries()) {
+      // Memory that was idle for a while is slow at first.
+      await model.step(inputs);
+      for (let spent = 0, steps = 0; spent < TURN || steps < STEPS; steps++) {
+        const seconds = await model.step(inputs);
+        times[n]!.push(seconds);
+        spent += seconds;
+      }
+    }
+  }
+  return times.map(median);
+}

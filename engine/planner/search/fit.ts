@@ -1,0 +1,215 @@
+/** What of a mesh fits: the first strategy that does, with the largest load, and then others. */
+
+import { sizeText } from "../../../spec/size_text.ts";
+import { triedStrategies } from "../../../spec/strategies.ts";
+import type { ModelWeights } from "../summary/weights.ts";
+import {
+  compileReplica,
+  fits,
+  type ReplicaPlan,
+  type ReplicaStep,
+  type SearchPhase,
+  type SearchStrategy,
+  type SearchTask,
+  stepReplica,
+  type ThrownOut,
+} from "./evaluate.ts";
+import { leastTrained, leastWeights, type ReplicaMesh } from "./meshes.ts";
+
+/** What is known before anything is compiled: the weights, and bytes of a device. */
+export interface Known {
+  readonly weights: ModelWeights;
+  readonly limit: number;
+}
+
+/** Sequences of a rank (decode, train) and tokens (prefill), at most. */
+const MOST_LOAD = { decode: 512, prefill: 4096, train: 16 } as const;
+
+/** Loads that are tried besides the largest that fits, as parts of it. */
+const PARTS = [1, 1 / 8];
+
+/** Strategies that are tried in order until one fits. */
+const FITTED: { readonly [P in SearchPhase]: readonly SearchStrategy[] } = {
+  prefill: [{ chunks: 1 }],
+  decode: [{ chunks: 1 }],
+  train: [
+    { chunks: 1, zero: 1 },
+    { chunks: 1, zero: 1, recompute: true },
+    { chunks: 1, zero: 3, recompute: true },
+  ],
+};
+
+const SENT: readonly SearchStrategy[] = triedStrategies().map((strategy) => ({
+  chunks: 1,
+  ...strategy,
+}));
+
+/** Strategies of the best meshes that are tried besides. */
+const STRATEGIES: { readonly [P in SearchPhase]: readonly SearchStrategy[] } = {
+  prefill: SENT,
+  decode: SENT,
+  train: [
+    { chunks: 1, zero: 0 },
+    { chunks: 1, zero: 1, recompute: true },
+    { chunks: 1, zero: 3 },
+    { chunks: 1, zero: 3, recompute: true },
+  ],
+};
+
+/** Steps of a mesh by the first strategy that fits, or why none does. */
+export async function firstThatFits(
+  task: SearchTask,
+  mesh: ReplicaMesh,
+  { weights, limit }: Known,
+): Promise<ReplicaStep[] | ThrownOut> {
+  let why = "";
+  for (const strategy of FITTED[task.phase]) {
+    const min = task.phase === "train"
+      ? leastTrained(weights, mesh, strategy)
+      : leastWeights(weights, mesh);
+    if (min > limit) {
+      why = `${
+        task.phase === "train"
+          ? "weights and optimizer state alone are"
+          : "weights alone are"
+      } ${sizeText(min)} a rank${sharedText(" with ", strategy)}, of ${
+        sizeText(limit)
+      }`;
+      continue;
+    }
+    const one = await smallestLoad(task, mesh, strategy);
+    if ("why" in one) why = one.why;
+    else {
+      return [
+        ...stepsOf(task, one),
+        ...task.phase === "train" ? [] : await largerSteps(task, one),
+      ];
+    }
+  }
+  return { mesh, why };
+}
+
+/** Steps of the largest load that fits, where one that is larger than a plan's does. */
+export async function largerSteps(
+  task: SearchTask,
+  one: ReplicaPlan,
+): Promise<ReplicaStep[]> {
+  const larger = await largestThatFits(task, one);
+  return larger ? stepsOf(task, larger) : [];
+}
+
+/** `ZeRO-3 and recomputation` after what is given; empty for what shares nothing. */
+function sharedText(
+  before: string,
+  { zero = 0, recompute = false }: SearchStrategy,
+): string {
+  const words = [
+    ...zero > 0 ? [`ZeRO-${zero}`] : [],
+    ...recompute ? ["recomputation"] : [],
+  ];
+  return words.length > 0 ? before + words.join(" and ") : "";
+}
+
+/** The plan of the smallest load, or why there is none that fits. */
+async function smallestLoad(
+  task: SearchTask,
+  mesh: ReplicaMesh,
+  strategy: SearchStrategy,
+): Promise<ReplicaPlan | ThrownOut> {
+  const one = await compileReplica(task, mesh, {
+    strategy,
+    load: task.phase === "prefill" ? Math.min(128, task.context) : 1,
+  });
+  if ("why" in one) return one;
+  const { bytes, limit = Infinity } = one.fullest;
+  if (!fits(one)) {
+    const each = task.phase === "prefill"
+      ? `${one.load} tokens`
+      : task.phase === "train"
+      ? `a sequence of ${task.context} tokens`
+      : "a sequence";
+    const why = `needs ${task.phase === "train" ? "at least " : ""}${
+      sizeText(bytes.total)
+    } a rank with ${each} each${sharedText(", ", strategy)}, of ${
+      sizeText(limit)
+    }`;
+    return { mesh, why };
+  }
+  return one;
+}
+
+/** The plan with the largest load that fits; undefined where that is no larger. */
+async function largestThatFits(
+  task: SearchTask,
+  one: ReplicaPlan,
+): Promise<ReplicaPlan | undefined> {
+  const { mesh, strategy } = one;
+  const { bytes, limit = Infinity } = one.fullest;
+  const max = Math.min(
+    MOST_LOAD[task.phase],
+    task.phase === "prefill" ? task.context : Infinity,
+  );
+  const fixed = bytes.weights + (task.phase === "train" ? bytes.state : 0);
+  const times = (limit - fixed) / (bytes.total - fixed);
+  const enough = Math.min(max, one.load * times);
+  for (let load = rounded(enough); load > one.load; load = rounded(load - 1)) {
+    const plan = await compileReplica(task, mesh, { strategy, load });
+    if (!("why" in plan) && fits(plan)) return plan;
+  }
+  return undefined;
+}
+
+/** 1, 2, 3, 4, 6, 8, 12, …: the last that is not more. */
+function rounded(value: number): number {
+  const power = 2 ** Math.floor(Math.log2(value));
+  return value >= 1.5 * power && power > 1 ? 1.5 * power : power;
+}
+
+/** Steps of a mesh by other strategies than that of a plan, where they change anything and fit. */
+export async function otherStrategies(
+  task: SearchTask,
+  { mesh, load, strategy: first, ...of }: ReplicaPlan,
+): Promise<ReplicaStep[]> {
+  const steps: ReplicaStep[] = [];
+  for (const strategy of STRATEGIES[task.phase]) {
+    if (sameStrategy(strategy, first)) continue;
+    const plan = await compileReplica(task, mesh, { strategy, load });
+    if ("why" in plan || !fits(plan)) continue;
+    if (isOther(plan, of)) steps.push(...stepsOf(task, plan));
+  }
+  return steps;
+}
+
+function sameStrategy(a: SearchStrategy, b: SearchStrategy): boolean {
+  return JSON.stringify(a) === JSON.stringify(b);
+}
+
+/** Whether a strategy changes anything: where a row is sent for each choice anyway, it does not. */
+function isOther(
+  a: Pick<ReplicaPlan, "plan" | "fullest">,
+  b: Pick<ReplicaPlan, "plan" | "fullest">,
+): boolean {
+  const [x, y] = [a, b].map(({ plan: { programs }, fullest }) =>
+    programs[0]!.steps.map(({ op, part }) => `${op} ${part?.part}`).join() +
+    fullest.bytes.total
+  );
+  return x !== y;
+}
+
+/** Steps of several loads of one plan, and of a single sequence. */
+function stepsOf(task: SearchTask, plan: ReplicaPlan): ReplicaStep[] {
+  const loads = new Set(
+    PARTS.map((part) => Math.floor(plan.load * part)).filter((n) => n > 0),
+  );
+  const single = task.phase === "decode" ||
+    task.phase === "prefill" && plan.mesh.ep * plan.load >= task.context;
+  const steps = [...loads, ...single ? [0] : []]
+    .map((load) => stepReplica(task, plan, load));
+  // Of a mesh without `ep`, a single sequence is the least load.
+  return steps.filter((a, i) =>
+    i ===
+      steps.findIndex((b) =>
+        b.tokens === a.tokens && b.sequences === a.sequences
+      )
+  );
+}

@@ -1,0 +1,126 @@
+/** Which mesh, strategy and batch of a model are best on a machine: what does not fit is left out, the rest is simulated. */
+
+import { placeRanks } from "../../../spec/machine.ts";
+import { DataError } from "../../../spec/errors.ts";
+import { type Crossover, findCrossover } from "./crossover.ts";
+import { curveOf, type CurvePoint, trainingCurve } from "./curve.ts";
+import {
+  type ReplicaStep,
+  type SearchTask,
+  type ThrownOut,
+} from "./evaluate.ts";
+import { firstThatFits, largerSteps, otherStrategies } from "./fit.ts";
+import {
+  bestOfMeshes,
+  compareBy,
+  type Found,
+  foundOf,
+  type Objective,
+  paretoOf,
+} from "./found.ts";
+import { replicaMeshes, replicaRanks, trainingMeshes } from "./meshes.ts";
+import { standInWeights } from "../summary/compiled.ts";
+import { whySlower } from "./why.ts";
+
+/** What was found. */
+export interface Searched {
+  /** The best of each mesh, best first. */
+  readonly found: readonly Found[];
+  /** Other configurations that are not worse in everything. */
+  readonly pareto: readonly Found[];
+  readonly thrownOut: readonly ThrownOut[];
+  /** Replicas against expert parallelism, where both fit. */
+  readonly crossover: Crossover | undefined;
+  /** Most tokens a second of so many devices, and of one replica on all of them. */
+  readonly curve: readonly CurvePoint[];
+}
+
+/** Options of `search`. */
+export interface SearchOptions {
+  readonly objective: Objective;
+  /** Ranks to use. Default: all of the machine. */
+  readonly ranks?: number | undefined;
+  /** Of training: draw the curve too, which takes a search for each number of devices. */
+  readonly curve?: boolean;
+}
+
+/** Meshes whose strategies are tried. */
+const FINALISTS = 2;
+
+/** Search. Throws DataError where the machine has fewer ranks than are asked for. */
+export async function search(
+  task: SearchTask,
+  { objective, ranks: asked, curve = false }: SearchOptions,
+): Promise<Searched> {
+  const { machine } = task;
+  const places = placeRanks(machine);
+  const ranks = asked ?? places.length;
+  if (ranks > places.length) {
+    throw new DataError(
+      `Cannot search ${ranks} ranks: the machine '${machine.name}' has ${places.length}. Ask for fewer, or describe a larger machine`,
+    );
+  }
+  const trains = task.phase === "train";
+  const weights = await standInWeights(task.target, task.files, task.compile);
+  const { memory: limit = Infinity } = machine.devices[places[0]!.kind]!;
+  const known = { weights, limit };
+  const sizes = {
+    host: places.filter(({ host }) => host === places[0]!.host).length,
+    experts: Math.max(
+      0,
+      ...weights.params.map(({ expert, matrix }) =>
+        expert === undefined ? 0 : matrix.count
+      ),
+    ),
+  };
+  const meshes = trains
+    ? trainingMeshes({ ...sizes, ranks })
+    : replicaMeshes({ ...sizes, ranks: places.length });
+  const thrownOut: ThrownOut[] = [];
+  const steps: ReplicaStep[] = [];
+  for (const mesh of meshes) {
+    const found = await firstThatFits(task, mesh, known);
+    if ("why" in found) thrownOut.push(found);
+    else steps.push(...found);
+  }
+  const better = compareBy(objective);
+  const within = () =>
+    steps.filter(({ of }) => of.ranks <= ranks)
+      .map((step) => foundOf(step, ranks)).sort(better);
+  const finalists = () => bestOfMeshes(within()).slice(0, FINALISTS);
+  if (trains) {
+    for (const { step } of finalists()) {
+      steps.push(...await largerSteps(task, step.of));
+    }
+  }
+  for (const { mesh, step } of finalists()) {
+    if (replicaRanks(mesh) === 1) continue;
+    steps.push(...await otherStrategies(task, step.of));
+  }
+  const all = within();
+  const front = paretoOf(all);
+  const [best] = all;
+  const explained = (found: Found): Found => ({
+    ...found,
+    pareto: front.has(found),
+    why: best ? whySlower(found, best, machine) : "",
+  });
+  return {
+    found: bestOfMeshes(all).map(explained),
+    pareto: [...front].map(explained),
+    thrownOut,
+    crossover: trains
+      ? undefined
+      : await findCrossover(task, bestOfMeshes(all)),
+    curve: !trains
+      ? curveOf(steps, better)
+      : curve
+      ? await trainingCurve(task, all, {
+        sizes,
+        better,
+        known,
+        max: places.length,
+      })
+      : [],
+  };
+}

@@ -1,0 +1,85 @@
+/** How long an exchange takes, from the messages and bytes of a rank at each level of links. */
+
+import {
+  LINK_CLASSES,
+  type LinkClass,
+  type Machine,
+  type MachineLink,
+} from "../../../spec/machine.ts";
+import { DataError } from "../../../spec/errors.ts";
+
+/** What the busiest rank sends, or receives where that is more, at one level. */
+export interface LevelTraffic {
+  /** Ranks that it exchanges with. */
+  readonly peers: number;
+  /** Bytes to all of them. */
+  readonly bytes: number;
+  /** Bytes to the one that gets most. Default: an even share. */
+  readonly pairBytes?: number;
+  /** Bytes of all ranks that share a host's bandwidth, with what they keep. Default: `bytes`. */
+  readonly hostBytes?: number;
+}
+
+/** An exchange as the busiest rank sees it. */
+export interface Traffic {
+  readonly levels: { readonly [L in LinkClass]?: LevelTraffic };
+  /** Every rank sends all others the same few numbers. */
+  readonly gathers?: boolean;
+  /** Bytes sent and received, for copies between the device and its host. */
+  readonly staged?: number;
+}
+
+/** Predict the seconds of an exchange. Levels work at the same time. Throws DataError where a link is not described. */
+export function exchangeSeconds(
+  machine: Machine,
+  { levels, gathers = false, staged = 0 }: Traffic,
+  kind: string,
+): number {
+  let transfer = 0;
+  for (const level of LINK_CLASSES) {
+    const traffic = levels[level];
+    if (!traffic || traffic.peers <= 0) continue;
+    const link = linkOf(machine, level);
+    const further = Math.max(0, traffic.peers - 1);
+    const seconds = gathers && link.gather
+      ? link.gather.latency + link.gather.peer * further
+      : link.latency + (link.peer ?? 0) * further +
+        moveSeconds(link, movedBytes(link, traffic));
+    transfer = Math.max(transfer, seconds);
+  }
+  const { staging } = machine.devices[kind]!;
+  return staging === undefined
+    ? transfer
+    : transfer + 2 * staging.latency + staged / staging.bandwidth;
+}
+
+function movedBytes({ per }: MachineLink, traffic: LevelTraffic): number {
+  const { peers, bytes, pairBytes = bytes / peers, hostBytes = bytes } =
+    traffic;
+  return per === "pair" ? pairBytes : per === "rank" ? bytes : hostBytes;
+}
+
+/** Seconds that a link takes for a message of so many bytes, latency aside. */
+export function moveSeconds(
+  { bandwidth, oversubscription = 1, short = [] }: MachineLink,
+  bytes: number,
+): number {
+  let before = { bytes: 0, seconds: 0 };
+  for (const size of short) {
+    if (bytes < size.bytes) {
+      const part = (bytes - before.bytes) / (size.bytes - before.bytes);
+      return before.seconds + part * (size.seconds - before.seconds);
+    }
+    before = size;
+  }
+  return before.seconds +
+    (bytes - before.bytes) * oversubscription / bandwidth;
+}
+
+function linkOf(machine: Machine, level: LinkClass): MachineLink {
+  const link = machine.links[level];
+  if (link) return link;
+  throw new DataError(
+    `Cannot predict an exchange: the machine '${machine.name}' has no link '${level}'. Describe it in the machine file`,
+  );
+}

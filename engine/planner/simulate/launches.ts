@@ -1,0 +1,378 @@
+/** The seconds of launches on a rank: sizes from the workload, work from the kernel, bytes from what is in use. */
+
+import { modelAxis } from "../../../spec/axis_parts.ts";
+import { movesTokens } from "../../../spec/plan/bytes.ts";
+import type { Kernel } from "../../../spec/kernel/tree.ts";
+import type { MachineDevice } from "../../../spec/machine.ts";
+import { localLaunches } from "../../../spec/local/mod.ts";
+import {
+  type AllGatherStep,
+  type AllToAllStep,
+  type LaunchStep,
+  onRank,
+  type Plan,
+  type PlanBuffer,
+  type Program,
+  type Step,
+} from "../../../spec/plan/plan.ts";
+import { groupSizeOf } from "../../../spec/mesh.ts";
+import { evaluateSize, type Size } from "../../../spec/size.ts";
+import { type LaunchSeconds, launchSeconds } from "./device_time.ts";
+import {
+  LaunchCounter,
+  type LaunchWork,
+  type Typical,
+  typicalOf,
+} from "./launch_work.ts";
+import { type RoutingRows, routingRows } from "./routings.ts";
+import { type Lengths, lengthsOf, type Workload } from "./workload.ts";
+
+/** What launches are counted with. */
+export interface LaunchContext {
+  readonly plan: Plan;
+  readonly program: Program;
+  readonly workload: Workload;
+  readonly lengths: Lengths;
+  readonly routings: ReadonlyMap<number, RoutingRows>;
+  /** Bytes of a buffer on a rank. Default: what the plan allocates. */
+  readonly held?: ((buffer: PlanBuffer, rank: number) => number) | undefined;
+}
+
+/** What launches of a plan's first program are counted with in a workload. Throws DataError where the plan has no room for it. */
+export function launchContext(
+  plan: Plan,
+  workload: Workload,
+  held?: LaunchContext["held"],
+): LaunchContext {
+  const program = plan.programs[0]!;
+  const lengths = lengthsOf(plan, program, workload);
+  const { experts: load = { kind: "even" } } = workload;
+  const routings = routingRows(plan, program, { lengths, load });
+  return { plan, program, workload, lengths, routings, held };
+}
+
+/** A launch, counted. */
+export interface CountedLaunch {
+  readonly work: LaunchWork;
+  /** Different bytes that it touches: all, and what it reads of weights, of weights of experts, and of states. */
+  readonly bytes: number;
+  readonly weights: number;
+  readonly experts: number;
+  readonly states: number;
+}
+
+/** How full the group rank is whose launches are counted. */
+export type Fullness = "max" | "mean";
+
+/** Counts the launches of a program. */
+export interface LaunchMeter {
+  /** Undefined: nothing is started. */
+  launch(
+    step: LaunchStep,
+    at: { readonly rank: number; readonly fullness: Fullness },
+  ): CountedLaunch | undefined;
+  /** Kernels that move rows between ranks of one device, one after another: those of all ranks of a group. */
+  local(step: AllGatherStep | AllToAllStep): LaunchWork[];
+}
+
+/** Make ready what counts launches. */
+export function openLaunchMeter(context: LaunchContext): LaunchMeter {
+  const { plan, lengths, routings, workload } = context;
+  const counter = new LaunchCounter();
+  const routed = routedBuffers(context);
+  const dispatched = Math.max(
+    0,
+    ...[...routings.values()].map((r) => Math.max(r.max, r.tokens * r.topK)),
+  );
+  const locals = localLaunches(plan.mesh);
+  const count = (axis: string, over: readonly string[]) =>
+    over.length > 0 ? lengths.over(axis, over) : lengths.max(axis);
+  const made = new Map<string, CountedLaunch>();
+  const inputs = Object.values(plan.buffers)
+    .filter(({ kind }) => kind === "input");
+  const owners = sequenceOwners(plan);
+  return {
+    launch: (step, { rank, fullness }) => {
+      const names = plan.kernels[step.kernel]!.tree.bindings
+        .map(({ name }) => step.bindings[name]!);
+      const of = names.map((name) => routed.get(name))
+        .find((found) => found !== undefined);
+      const given = of && routings.get(of.routing);
+      const rows = given && of.chunks > 1 ? chunkOf(given, of.chunks) : given;
+      const here = rows && { ...rows, max: rows[fullness] };
+      const grouped = here !== undefined && step.part?.part !== "regroup" &&
+        names.some((name) => routed.get(name)?.afterwards);
+      const tile = grouped ? tileOf(step.workgroups) : undefined;
+      const workgroups = step.workgroups.map((size) => {
+        if (!grouped || typeof size === "number") {
+          return evaluateSize(size, count);
+        }
+        if (tile && size === tile.size) {
+          return expectedTiles(here, tile.rows, workload);
+        }
+        const share = here.max / (here.groupTokens * here.topK);
+        return Math.ceil(
+          evaluateSize(size, (axis, over) => count(axis, over) * share),
+        );
+      }) as [number, number, number];
+      if (workgroups.includes(0)) return undefined;
+      const { tree } = plan.kernels[step.kernel]!;
+      const typical = names.map((name) =>
+        typicalOf(plan, plan.buffers[name]!, {
+          workload,
+          lengths,
+          rank,
+          rows: here,
+          inputs,
+          tileRows: tile?.rows ?? 1,
+        })
+      );
+      const room = names.map((name) => roomOf(name, rank, here));
+      const key = [
+        step.kernel,
+        workgroups,
+        room,
+        ...typical.map((known) => known?.key),
+      ].join(";");
+      const known = made.get(key);
+      if (known) return known;
+      const work = counter.count(tree, {
+        workgroups,
+        typical: typical.map((known) => known?.at),
+        key: typical.map((known) => known?.key ?? "").join(";"),
+      });
+      const counted = { work, ...touched(names, room, work) };
+      made.set(key, counted);
+      return counted;
+    },
+    local: (step) => {
+      const rows = step.part && routings.get(step.part.routing);
+      const last = groupSizeOf(plan.mesh, step.over) - 1;
+      const launches = locals(step);
+      return Array.from({ length: last + 1 }, (_, p) => {
+        // Up to four stand for all.
+        const groupRank = Math.round(Math.round(3 * p / last) * last / 3);
+        return launches.map(({ kernel, workgroups }) =>
+          countLocal(kernel, workgroups, { step, groupRank, rows })
+        );
+      }).flat();
+    },
+  };
+
+  /** Bytes of a buffer that are in use. */
+  function roomOf(
+    name: string,
+    rank: number,
+    rows: RoutingRows | undefined,
+  ): number {
+    const buffer = plan.buffers[name]!;
+    const share = buffer.axes.reduce((part, { axis, size, dynamic }) => {
+      const bound = onRank(size, rank);
+      if (bound === 0) return part;
+      if (buffer.kind === "state") {
+        return part * Math.min(1, used(axis) / bound);
+      }
+      if (!dynamic) return part;
+      const length = plan.axes[axis]
+        ? lengths.max(axis)
+        : rows?.max ?? dispatched;
+      return part * Math.min(1, length / bound);
+    }, 1);
+    const bytes = buffer.kind === "weight" && context.held
+      ? context.held(buffer, rank)
+      : onRank(buffer.bytes, rank);
+    if (rows === undefined || !isExpert(plan, buffer)) return bytes * share;
+    // Of a chunk, its experts; and those that nobody chose are not read.
+    const held = onRank(buffer.axes[0]!.size, rank);
+    const there = Math.min(1, rows.localExperts / held);
+    const each = rows.max / rows.localExperts;
+    const chosen = workload.experts === undefined ||
+        workload.experts.kind === "even"
+      ? Math.min(1, each)
+      : 1 - Math.exp(-each);
+    return bytes * there * chosen;
+  }
+
+  /** Of an axis of a state, what is in use: the sequences of a rank, and their positions. */
+  function used(axis: string): number {
+    const { tokens, sequences = 1, past = 0 } = workload;
+    const name = modelAxis(plan, axis);
+    if (name === "context") return past + Math.ceil(tokens / sequences);
+    return name === "sequence" ? Math.ceil(sequences / owners) : Infinity;
+  }
+
+  function touched(
+    names: readonly string[],
+    room: readonly number[],
+    { loads, stores }: LaunchWork,
+  ): Omit<CountedLaunch, "work"> {
+    const sums = { bytes: 0, weights: 0, experts: 0, states: 0 };
+    for (const [i, name] of names.entries()) {
+      const buffer = plan.buffers[name]!;
+      // Weights that are planned by fewer bytes than they are compiled with are read once.
+      const read = Math.min(loads[i]!, room[i]!);
+      sums.bytes += read + Math.min(stores[i]!, room[i]!);
+      if (buffer.kind === "weight") sums.weights += read;
+      if (buffer.kind === "state") sums.states += read;
+      if (isExpert(plan, buffer)) sums.experts += read;
+    }
+    return sums;
+  }
+
+  function countLocal(
+    kernel: Kernel,
+    sizes: readonly [Size, Size, Size],
+    { step, groupRank, rows }: {
+      readonly step: AllGatherStep | AllToAllStep;
+      readonly groupRank: number;
+      readonly rows: RoutingRows | undefined;
+    },
+  ): LaunchWork {
+    const workgroups = sizes.map((size) => evaluateSize(size, count)) as [
+      number,
+      number,
+      number,
+    ];
+    const experts = step.op === "allToAll"
+      ? step.splits.at(-1)! - step.splits[0]!
+      : 1;
+    const each = step.op === "allGather"
+      ? step.rows ? lengths.max(step.rows.axis) : 0
+      : rows
+      ? rows.tokens * (movesTokens(step) ? rows.destinations : rows.topK) /
+        experts
+      : 0;
+    const named: { readonly [binding: string]: Typical } = {
+      // Whole numbers of which so many on average are as many in all.
+      counts: (i) => Math.floor((i + 1) * each) - Math.floor(i * each),
+      groupRank: () => groupRank,
+    };
+    return counter.count(kernel, {
+      workgroups,
+      groups: LOCAL_GROUPS,
+      typical: kernel.bindings.map(({ name }) => named[name]),
+      key: `${each} ${groupRank}`,
+    });
+  }
+}
+
+/** Workgroups of an exchange between ranks of a device that stand for all: the first have more rows than the last. */
+const LOCAL_GROUPS = 8;
+
+/** Group ranks that have sequences of their own. */
+function sequenceOwners({ axes, mesh }: Plan): number {
+  const owned = Object.values(axes).find(({ of, assignment }) =>
+    of === "sequence" || assignment?.by === "sequence"
+  );
+  return groupSizeOf(mesh, owned?.over ?? []);
+}
+
+function isExpert(plan: Plan, { kind, axes }: PlanBuffer): boolean {
+  return kind === "weight" && axes.length > 0 &&
+    plan.axes[axes[0]!.axis]?.experts === true;
+}
+
+/** Which routing a buffer is of, how many chunks it has, and whether the buffer says where rows are after the exchange. */
+interface Routed {
+  readonly routing: number;
+  readonly chunks: number;
+  readonly afterwards: boolean;
+}
+
+function routedBuffers({ plan, program }: LaunchContext): Map<string, Routed> {
+  const found = new Map<string, Routed>();
+  const chunks = new Map<number, Set<string>>();
+  const tilesOf = (step: Step) =>
+    step.op === "launch"
+      ? Object.values(step.bindings).filter((name) =>
+        plan.buffers[name]!.routing === "tiles"
+      )
+      : [];
+  // Where rows stay, what counts them lists them too.
+  const lists = (step: Step) =>
+    step.part?.part === "regroup" || step.part?.lists === true;
+  for (const step of program.steps) {
+    if (!lists(step) || !step.part) continue;
+    const tiles = tilesOf(step);
+    const known = chunks.get(step.part.routing) ?? new Set();
+    chunks.set(step.part.routing, known);
+    for (const name of tiles) known.add(name);
+  }
+  for (const step of program.steps) {
+    if (!step.part) continue;
+    const { routing } = step.part;
+    const afterwards = lists(step);
+    const names = step.op === "launch"
+      ? Object.values(step.bindings)
+      : step.op === "allGather" || step.op === "allToAll"
+      ? [step.op === "allGather" ? step.to : step.counts]
+      : [];
+    for (const name of names) {
+      const { kind, dtype, routing: says = "counts" } = plan.buffers[name]!;
+      if (kind !== "scratch" && kind !== "output" || dtype !== "u32") continue;
+      if (found.get(name)?.afterwards) continue;
+      found.set(name, {
+        routing,
+        chunks: Math.max(1, chunks.get(routing)?.size ?? 1),
+        afterwards: afterwards && says !== "counts",
+      });
+    }
+  }
+  return found;
+}
+
+/** A chunk has a part of the experts. */
+function chunkOf(rows: RoutingRows, chunks: number): RoutingRows {
+  return {
+    ...rows,
+    localExperts: rows.localExperts / chunks,
+    max: rows.max / chunks,
+    mean: rows.mean / chunks,
+  };
+}
+
+/** The size among a launch's that counts tiles of experts, `min(rows, ceil(rows / tile) + experts)`, and the rows of a tile. */
+function tileOf(
+  sizes: readonly Size[],
+): { readonly size: Size; readonly rows: number } | undefined {
+  for (const size of sizes) {
+    const rows = divisorOf(size);
+    if (rows !== undefined) return { size, rows };
+  }
+  return undefined;
+}
+
+function divisorOf(size: Size): number | undefined {
+  if (typeof size === "number" || "count" in size) return undefined;
+  if ("ceilDiv" in size) return undefined;
+  const terms = "mul" in size ? size.mul : "min" in size ? size.min : size.add;
+  for (const term of terms) {
+    if (typeof term !== "number" && "ceilDiv" in term && "add" in size) {
+      return term.ceilDiv[1];
+    }
+    const found = divisorOf(term);
+    if (found !== undefined) return found;
+  }
+  return undefined;
+}
+
+/** Tiles of the experts of a rank: of even loads exactly, of others each expert's last one half full. */
+function expectedTiles(
+  { max, localExperts }: RoutingRows,
+  tile: number,
+  { experts }: Workload,
+): number {
+  const tiles = experts === undefined || experts.kind === "even"
+    ? localExperts * Math.ceil(max / localExperts / tile)
+    : max / tile + localExperts * (tile - 1) / (2 * tile);
+  return Math.max(max > 0 ? 1 : 0, Math.ceil(Math.min(max, tiles)));
+}
+
+/** Seconds of a launch, or of one that moves rows between ranks of a device. */
+export function secondsOf(
+  device: MachineDevice,
+  { work, bytes, weights, states }: Omit<CountedLaunch, "experts">,
+  cached: boolean,
+): LaunchSeconds {
+  return launchSeconds(device, work, { bytes, weights, states, cached });
+}

@@ -1,0 +1,420 @@
+/** How long a step of a plan takes on a machine: every launch and exchange in order, by classes of equal ranks. */
+
+import { movesTokens, shareOfExperts } from "../../../spec/plan/bytes.ts";
+import { DataError } from "../../../spec/errors.ts";
+import {
+  type LinkClass,
+  linkClass,
+  type Machine,
+  type MachineDevice,
+  placeRanks,
+  type RankPlacement,
+} from "../../../spec/machine.ts";
+import { groupOf } from "../../../spec/mesh.ts";
+import {
+  type AllGatherStep,
+  type AllToAllStep,
+  onRank,
+  type Plan,
+  type PlanBuffer,
+  type Step,
+} from "../../../spec/plan/plan.ts";
+import { rankClasses } from "../../../spec/plan/rank_classes.ts";
+import { sum } from "../../../spec/sum.ts";
+import { type LaunchSeconds, launchSeconds } from "./device_time.ts";
+import { exchangeSeconds, type LevelTraffic } from "./exchange_time.ts";
+import { layersOf } from "../../../spec/plan/layers.ts";
+import { launchContext, openLaunchMeter, secondsOf } from "./launches.ts";
+import type { RoutingRows } from "./routings.ts";
+import type { Lengths, Workload } from "./workload.ts";
+
+/** Seconds of a device, and what for. */
+export interface Parts {
+  /** What every launch takes, however little it does. */
+  readonly launch: number;
+  readonly arithmetic: number;
+  readonly memory: number;
+  readonly exchange: number;
+  /** For ranks that have more to do. */
+  readonly waiting: number;
+  /** What the host takes besides: for a run, and at its exchanges. */
+  readonly run: number;
+}
+
+/** A layer of a predicted step. */
+export interface PredictedLayer extends Parts {
+  readonly name: string;
+  /** Its number in the model, where it has one. */
+  readonly number: number | undefined;
+}
+
+/** A predicted step. */
+export interface Prediction {
+  readonly seconds: number;
+  /** Seconds of a device with a mean share of the experts' work, by what they are for. */
+  readonly parts: Parts;
+  readonly layers: readonly PredictedLayer[];
+  /** Launches on a device. */
+  readonly launches: number;
+  /** Multiply-adds of a device with a mean share of the experts' work. */
+  readonly multiplyAdds: number;
+  /** Bytes of expert weights that a rank reads. */
+  readonly expertBytes: number;
+  /** Bytes that a rank sends to other ranks. */
+  readonly sentBytes: number;
+  /** Devices that the ranks live on. */
+  readonly devices: number;
+  /** False where the work of a kernel depends on data of which nothing is assumed; its time is then a lower bound. */
+  readonly exact: boolean;
+}
+
+/** Seconds that ranks of a class spend in a step. */
+export interface SpentTime {
+  /** The first rank of the class. */
+  readonly rank: number;
+  /** Index of the step. */
+  readonly step: number;
+  readonly what: keyof Parts;
+  /** Seconds since the program began. */
+  readonly start: number;
+  readonly seconds: number;
+}
+
+/** Settings of `simulate`. */
+export interface SimulateOptions {
+  /** Called with all that ranks do, in the order in which they do it. */
+  readonly onSpent?: (spent: SpentTime) => void;
+  /** Bytes of a weight buffer on a rank, where they are not what the plan allocates. */
+  readonly held?: ((buffer: PlanBuffer, rank: number) => number) | undefined;
+  /** Bytes of an element of rows that are exchanged, such as 1 of FP8. Default: what the plan sends. */
+  readonly wire?: { readonly dispatch: number; readonly combine: number };
+  /** How many layers a layer of the plan stands for. Default: itself. */
+  readonly times?: ((layer: number) => number) | undefined;
+}
+
+/** Parts of which none took any time. */
+export const NO_PARTS: Parts = {
+  launch: 0,
+  arithmetic: 0,
+  memory: 0,
+  exchange: 0,
+  waiting: 0,
+  run: 0,
+};
+
+/** Ranks that hold as much, and whose devices are equal: one stands for all. */
+interface RankGroup {
+  readonly rank: number;
+  readonly place: RankPlacement;
+  readonly device: MachineDevice;
+  /** Ranks of the plan on its device, and devices of its host that compute at once, for each that can. */
+  readonly sharing: number;
+  readonly slower: number;
+  /** Devices of its host compute one at a time. */
+  readonly oneAtATime: boolean;
+  /** Everything that its ranks hold fits the device's cache. */
+  readonly cached: boolean;
+}
+
+interface Clock {
+  now: number;
+  busy: boolean;
+}
+
+/** Predict one step of a plan's first program. Throws DataError where the machine has too few places for ranks. */
+export function simulate(
+  plan: Plan,
+  machine: Machine,
+  workload: Workload,
+  options: SimulateOptions = {},
+): Prediction {
+  const places = placesOf(plan, machine);
+  const groups = rankGroups(plan, machine, places);
+  const context = launchContext(plan, workload, options.held);
+  const { program, lengths, routings } = context;
+  const meter = openLaunchMeter(context);
+  const { names, numbers, of } = layersOf(plan, program);
+  const { times: timesOf = () => 1 } = options;
+  const equal = numbers.map((n) => n === undefined ? 1 : timesOf(n));
+  const layers = names.map(() => ({ ...NO_PARTS } as Mutable<Parts>));
+  const clocks = groups.map((): Clock => ({ now: 0, busy: false }));
+  const ends = new Map<string, number>();
+  let [launches, multiplyAdds, expertBytes, sentBytes] = [0, 0, 0, 0];
+  let linkFree = 0;
+  let exact = true;
+  let [layer, current] = [0, 0];
+  const spend = (i: number, what: keyof Parts, seconds: number) => {
+    const { rank } = groups[i]!;
+    const start = clocks[i]!.now;
+    options.onSpent?.({ rank, step: current, what, start, seconds });
+    clocks[i]!.now += seconds;
+    // The first class stands for the machine in what time is for.
+    if (i === 0) layers[layer]![what] += seconds;
+  };
+  const waitUntil = (time: number, what: keyof Parts) => {
+    for (const [i, clock] of clocks.entries()) {
+      if (time > clock.now) spend(i, what, time - clock.now);
+    }
+  };
+  for (const [n, step] of program.steps.entries()) {
+    [layer, current] = [of[n]!, n];
+    take(step);
+  }
+  const last = Math.max(...clocks.map(({ now }) => now), linkFree);
+  waitUntil(last, "waiting");
+  spend(0, "run", groups[0]!.device.run ?? 0);
+  const parts = addUp(layers, equal);
+  return {
+    seconds: sum(Object.values(parts)),
+    parts,
+    launches,
+    multiplyAdds,
+    expertBytes,
+    sentBytes,
+    layers: names.map((name, i) => ({
+      name,
+      number: numbers[i],
+      ...layers[i]!,
+    })),
+    devices: new Set(places.map(({ device }) => device)).size,
+    exact,
+  };
+
+  function take(step: Step): void {
+    if (step.op === "launch") {
+      for (const [i, group] of groups.entries()) {
+        if (step.ranks !== "all" && !step.ranks.includes(group.rank)) continue;
+        launch(step, group, i);
+      }
+    } else if (step.op === "copy") {
+      for (const [i, { rank, device, sharing, slower }] of groups.entries()) {
+        const times = sharing * slower;
+        spend(i, "launch", device.launch * times);
+        const seconds = 2 * onRank(step.bytes, rank) / device.bandwidth;
+        spend(i, "memory", seconds * times);
+      }
+    } else if (step.op === "wait") {
+      waitUntil(ends.get(step.handle) ?? 0, "exchange");
+    } else exchange(step);
+  }
+
+  function launch(
+    step: Step & { readonly op: "launch" },
+    { rank, device, sharing, slower, oneAtATime, cached }: RankGroup,
+    i: number,
+  ): void {
+    const seconds = (fullness: "max" | "mean") => {
+      const counted = meter.launch(step, { rank, fullness });
+      return counted && { counted, ...secondsOf(device, counted, cached) };
+    };
+    const max = seconds("max");
+    if (max === undefined) return;
+    // Devices of their own wait for the fullest; ranks of one device add up.
+    const mean = seconds("mean") ?? max;
+    const times = sharing * slower;
+    spendLaunch(i, mean, times, false);
+    if (sharing === 1) {
+      // Devices that take turns with all cores of a host leave them to the fullest; processes wait on their own.
+      const longest = total(max) * (oneAtATime ? 1 : slower);
+      spend(i, "waiting", Math.max(0, longest - total(mean) * slower));
+    }
+    clocks[i]!.busy = true;
+    if (i > 0) return;
+    launches += sharing * equal[layer]!;
+    multiplyAdds += mean.counted.work.multiplyAdds * sharing * equal[layer]!;
+    exact &&= max.counted.work.exact;
+    expertBytes += mean.counted.experts * equal[layer]!;
+  }
+
+  function spendLaunch(
+    i: number,
+    seconds: LaunchSeconds,
+    times: number,
+    exchanges: boolean,
+  ): void {
+    for (const part of ["launch", "arithmetic", "memory"] as const) {
+      spend(i, exchanges ? "exchange" : part, seconds[part] * times);
+    }
+  }
+
+  function exchange(step: AllGatherStep | AllToAllStep): void {
+    const { rank, place, device, sharing, slower } = groups[0]!;
+    const group = groupOf(plan.mesh, rank, step.over);
+    if (group.length === 1) return;
+    const { each, mean } = peerBytes(plan, step, {
+      lengths,
+      rows: step.part && routings.get(step.part.routing),
+      groupSize: group.length,
+      wire: options.wire,
+    });
+    sentBytes += each * (group.length - 1) * equal[layer]!;
+    if (group.every((other) => places[other]!.device === place.device)) {
+      // What it takes to share a launch is in the rate of those that move rows.
+      const moves = step.op === "allToAll" && device.exchange
+        ? { ...device.exchange, join: 0 }
+        : {};
+      const times = sharing / group.length;
+      for (const work of meter.local(step)) {
+        const bytes = sum(work.loads) + sum(work.stores);
+        const seconds = launchSeconds({ ...device, ...moves }, work, {
+          bytes,
+          weights: 0,
+          states: 0,
+          cached: groups[0]!.cached,
+        });
+        spendLaunch(0, seconds, times * slower, true);
+        launches += times * equal[layer]!;
+      }
+      waitUntil(clocks[0]!.now, "waiting");
+      return;
+    }
+    const seconds = exchangeSeconds(machine, {
+      levels: levelsOf(places, { rank, group, each, mean }),
+      // Gathers of counts; those of rows depend on their bytes.
+      gathers: step.op === "allGather" && !step.rows,
+      staged: 2 * group.length * each,
+    }, place.kind);
+    for (const [i, clock] of clocks.entries()) {
+      // Exchanges right after each other wait for the device once.
+      if (clock.busy) spend(i, "run", groups[i]!.device.sync ?? 0);
+      clock.busy = false;
+    }
+    const ready = Math.max(...clocks.map(({ now }) => now));
+    const start = Math.max(ready, linkFree);
+    linkFree = start + seconds;
+    if (step.op === "allToAll" && step.handle !== undefined) {
+      // Only started: what comes next goes on meanwhile.
+      ends.set(step.handle, linkFree);
+      return;
+    }
+    waitUntil(ready, "waiting");
+    waitUntil(linkFree, "exchange");
+  }
+}
+
+type Mutable<T> = { -readonly [K in keyof T]: T[K] };
+
+function total({ launch, arithmetic, memory }: LaunchSeconds): number {
+  return launch + arithmetic + memory;
+}
+
+function addUp(layers: readonly Parts[], equal: readonly number[]): Parts {
+  const all = { ...NO_PARTS } as Mutable<Parts>;
+  for (const [i, parts] of layers.entries()) {
+    for (const part of Object.keys(all) as (keyof Parts)[]) {
+      all[part] += parts[part] * equal[i]!;
+    }
+  }
+  return all;
+}
+
+function placesOf(plan: Plan, machine: Machine): RankPlacement[] {
+  const places = placeRanks(machine);
+  if (plan.ranks <= places.length) return places.slice(0, plan.ranks);
+  throw new DataError(
+    `Cannot predict ${plan.ranks} ranks: the machine '${machine.name}' has places for ${places.length}. Use a smaller mesh, or describe a larger machine`,
+  );
+}
+
+function rankGroups(
+  plan: Plan,
+  machine: Machine,
+  places: readonly RankPlacement[],
+): RankGroup[] {
+  const classes = rankClasses(plan);
+  const sharing = new Map<number, number>();
+  const devices = new Map<number, Set<number>>();
+  for (const { device, host } of places) {
+    sharing.set(device, (sharing.get(device) ?? 0) + 1);
+    devices.set(host, (devices.get(host) ?? new Set()).add(device));
+  }
+  const atOnce = machine.hosts.flatMap(({ count = 1, atOnce = Infinity }) =>
+    new Array<number>(count).fill(atOnce)
+  );
+  const groups = new Map<string, RankGroup>();
+  for (const [rank, place] of places.entries()) {
+    const shared = sharing.get(place.device)!;
+    const slower = Math.max(
+      1,
+      devices.get(place.host)!.size / atOnce[place.host]!,
+    );
+    const key = `${classes[rank]} ${place.kind} ${shared} ${slower}`;
+    if (groups.has(key)) continue;
+    const device = machine.devices[place.kind]!;
+    const held = shared * onRank(plan.peakBytes, rank);
+    groups.set(key, {
+      rank,
+      place,
+      device,
+      sharing: shared,
+      slower,
+      oneAtATime: atOnce[place.host] === 1,
+      cached: held <= (device.cache?.bytes ?? 0),
+    });
+  }
+  return [...groups.values()];
+}
+
+/** Bytes from a rank to each other rank of its group, in the busier direction: of the rank that has most, and of a mean one. */
+function peerBytes(
+  plan: Plan,
+  step: AllGatherStep | AllToAllStep,
+  { lengths, rows, groupSize, wire }: {
+    readonly lengths: Lengths;
+    readonly rows: RoutingRows | undefined;
+    readonly groupSize: number;
+    readonly wire: SimulateOptions["wire"];
+  },
+): { readonly each: number; readonly mean: number } {
+  if (step.op === "allGather") {
+    const each = step.bytes * (step.rows ? lengths.max(step.rows.axis) : 1);
+    return { each, mean: each };
+  }
+  if (rows === undefined) return { each: 0, mean: 0 };
+  const { tokens, topK, max } = rows;
+  const isRows = step.part?.part === "exchange";
+  const share = movesTokens(step) ? rows.destinations / topK : 1;
+  const element = wire && isRows && step.part
+    ? wire[step.part.op] /
+      (plan.buffers[step.from]!.dtype === "f32" ? 4 : 2)
+    : 1;
+  const ofChoices = (choices: number) =>
+    step.rowBytes * element * choices / groupSize * share *
+    shareOfExperts(step);
+  return {
+    each: ofChoices(Math.max(tokens * topK, max)),
+    mean: ofChoices(tokens * topK),
+  };
+}
+
+/** Other ranks of a group by the link to them, and the bytes to them. */
+function levelsOf(
+  places: readonly RankPlacement[],
+  { rank, group, each, mean }: {
+    readonly rank: number;
+    readonly group: readonly number[];
+    readonly each: number;
+    readonly mean: number;
+  },
+): { readonly [L in LinkClass]?: LevelTraffic } {
+  const place = places[rank]!;
+  const peers = new Map<LinkClass, number>();
+  for (const other of group) {
+    if (other === rank) continue;
+    const link = linkClass(place, places[other]!);
+    peers.set(link, (peers.get(link) ?? 0) + 1);
+  }
+  const beside = places.filter(({ host }) => host === place.host).length;
+  return Object.fromEntries(
+    [...peers].map(([link, count]) => {
+      // What a rank keeps is moved within its host, too.
+      const kept = link === "sameHost" ? 1 : 0;
+      return [link, {
+        peers: count,
+        bytes: count * each,
+        pairBytes: each,
+        hostBytes: beside * (count + kept) * mean,
+      }];
+    }),
+  );
+}

@@ -1,0 +1,44 @@
+/** What a step does on one rank, exchanges left out. */
+
+import { launchContext, openLaunchMeter } from "./launches.ts";
+import type { Plan } from "../../../spec/plan/plan.ts";
+import type { Workload } from "./workload.ts";
+
+/** The work of all launches of a step. */
+export interface StepWork {
+  readonly launches: number;
+  /** Workgroups of the launch that has most. */
+  readonly workgroups: number;
+  readonly multiplyAdds: number;
+  readonly operations: number;
+  /** Bytes of weights that are read, those of all experts among them. */
+  readonly weightBytes: number;
+  readonly stateBytes: number;
+}
+
+/** Count the launches of a step on rank 0. */
+export function countStep(plan: Plan, workload: Workload): StepWork {
+  const context = launchContext(plan, workload);
+  const meter = openLaunchMeter(context);
+  const total = {
+    launches: 0,
+    workgroups: 0,
+    multiplyAdds: 0,
+    operations: 0,
+    weightBytes: 0,
+    stateBytes: 0,
+  };
+  for (const step of context.program.steps) {
+    if (step.op !== "launch") continue;
+    const counted = meter.launch(step, { rank: 0, fullness: "max" });
+    if (counted === undefined) continue;
+    const { work, weights, states } = counted;
+    total.launches++;
+    total.workgroups = Math.max(total.workgroups, work.workgroups);
+    total.multiplyAdds += work.multiplyAdds;
+    total.operations += work.operations;
+    total.weightBytes += weights;
+    total.stateBytes += states;
+  }
+  return total;
+}

@@ -1,0 +1,97 @@
+/** What is assumed of a step that is predicted: how many tokens, of which sequences, and which experts they choose. */
+
+import { modelAxis } from "../../../spec/axis_parts.ts";
+import { DataError } from "../../../spec/errors.ts";
+import { groupSizeOf } from "../../../spec/mesh.ts";
+import type { Plan, Program } from "../../../spec/plan/plan.ts";
+import type { ExpertLoad } from "./loads.ts";
+
+/** A step of a program, as far as its time depends on it. */
+export interface Workload {
+  /** Items of every dynamic axis, such as tokens, over all ranks. */
+  readonly tokens: number;
+  /** Sequences that the tokens belong to, evenly. Default: 1. */
+  readonly sequences?: number;
+  /** Tokens of each sequence that came in earlier steps. Default: 0. */
+  readonly past?: number;
+  /** Default: even. */
+  readonly experts?: ExpertLoad;
+}
+
+/** Lengths of dynamic axes in a workload. */
+export interface Lengths {
+  /** Items of an axis on the rank that has most. */
+  max(axis: string): number;
+  /** Items of an axis on all ranks of a group over these mesh axes. */
+  over(axis: string, over: readonly string[]): number;
+}
+
+/** Shard a workload over the ranks of a plan. Throws DataError where the plan has no room for it. */
+export function lengthsOf(
+  plan: Plan,
+  program: Program,
+  { tokens, sequences = 1 }: Workload,
+): Lengths {
+  const rows = new Set(
+    Object.values(program.inputs).filter(({ indexes }) =>
+      indexes !== undefined && plan.axes[indexes]!.dynamic
+    ).map(({ axes }) => modelAxis(plan, axes[0]!)),
+  );
+  for (const { axes } of Object.values(program.inputs)) {
+    for (const axis of axes) {
+      const { dynamic, exact, size } = plan.axes[axis]!;
+      if (!dynamic || exact || rows.has(modelAxis(plan, axis))) continue;
+      if (tokens <= size) continue;
+      throw new DataError(
+        `Cannot predict a step of ${tokens} tokens: the plan has room for ${size}. Raise --max-tokens, or give fewer`,
+      );
+    }
+  }
+  const total = (axis: string): number => {
+    const { size, exact } = plan.axes[axis]!;
+    if (exact) return size;
+    const wanted = rows.has(modelAxis(plan, axis))
+      ? Math.min(sequences, tokens)
+      : tokens;
+    return Math.min(size, wanted);
+  };
+  const max = (axis: string): number => {
+    const known = plan.axes[axis]!;
+    const { over, assignment } = known;
+    if (!known.dynamic) return known.size;
+    if (!over) return total(axis);
+    const groupSize = groupSizeOf(plan.mesh, over);
+    if (assignment?.by === "blocks") {
+      if (assignment.within === undefined) {
+        return Math.ceil(total(axis) / groupSize);
+      }
+      const outer = plan.axes[assignment.within]!.over ?? [];
+      const inner = over.filter((name) => !outer.includes(name));
+      return Math.ceil(
+        max(assignment.within) / groupSizeOf(plan.mesh, inner),
+      );
+    }
+    if (assignment?.by === "group") {
+      const apart = plan.axes[assignment.of]!.over ?? [];
+      const inner = apart.filter((name) => !over.includes(name));
+      return Math.min(
+        total(axis),
+        max(assignment.of) * groupSizeOf(plan.mesh, inner),
+      );
+    }
+    // Whole sequences stay on one rank.
+    const parts = Math.min(sequences, total(axis));
+    return Math.ceil(total(axis) / parts * Math.ceil(parts / groupSize));
+  };
+  return {
+    max,
+    over: (axis, over) => {
+      const sharded = plan.axes[axis]!.over ?? [];
+      const copies = over.filter((name) => !sharded.includes(name));
+      const others = sharded.filter((name) => !over.includes(name));
+      const share = total(axis) / groupSizeOf(plan.mesh, others);
+      const held = sharded.length === 0 ? total(axis) : share;
+      return Math.ceil(held * groupSizeOf(plan.mesh, copies));
+    },
+  };
+}

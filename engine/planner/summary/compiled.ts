@@ -1,0 +1,154 @@
+/** A target compiled by layers that stand for others, on a machine that need not be here. */
+
+import { compile, paramFacts, trace } from "../../../compiler/mod.ts";
+import type { EncodingName } from "../../../spec/encoding.ts";
+import {
+  type Machine,
+  machineRanks,
+  placeRanks,
+} from "../../../spec/machine.ts";
+import type { Plan } from "../../../spec/plan/plan.ts";
+import type { FileSystem } from "../../files.ts";
+import {
+  compileToSave,
+  modelOf,
+  type PlanOptions,
+  storedWeights,
+  targetOptions,
+} from "../../open.ts";
+import { compiledAs } from "../../stored_as.ts";
+import type { Target } from "../../target.ts";
+import { TUNING } from "../../tuning.ts";
+import { machineLimits } from "./problems.ts";
+import { EACH_ITSELF, type StandIns, standIns } from "./stand_ins.ts";
+import type { ModelWeights } from "./weights.ts";
+
+/** A target with a model in it. */
+export type ModelTarget = Exclude<Target, { readonly kind: "plan" }>;
+
+/** How a target is compiled for a machine. */
+export interface CompileStandInsOptions extends Omit<PlanOptions, "limits"> {
+  readonly machine?: Machine | undefined;
+  /** Limits over those of the machine. */
+  readonly limits?: PlanOptions["limits"] | undefined;
+  /** What the weights of a configuration are stored as. Default: as it says. */
+  readonly dtype?: EncodingName | undefined;
+}
+
+/** A plan of the layers that stand for others. */
+export interface CompiledStandIns {
+  readonly plan: Plan;
+  readonly weights: ModelWeights;
+  /** What is to be said of the model. */
+  readonly notes: readonly string[];
+  /** The plan of all layers, compiled when it is asked for. */
+  full(): Promise<Plan>;
+}
+
+/** Compile a target, whatever it needs. Without a mesh it is on all ranks of the machine. */
+export async function compileStandIns(
+  target: ModelTarget,
+  files: FileSystem,
+  { machine, dtype, limits, ...given }: CompileStandInsOptions,
+): Promise<CompiledStandIns> {
+  const { model, stored, declared, weights } = await buildStandIns(
+    target,
+    files,
+    { ...given, dtype },
+  );
+  const mesh = given.mesh ?? (machine && meshOf(machine, weights.params));
+  const how: PlanOptions = {
+    ...given,
+    ...mesh ? { mesh } : {},
+    ...forMachine(machine, { limits, tuning: given.tuning }),
+  };
+  const plan = await compile(model, {
+    ...targetOptions(target, how),
+    weights: stored,
+  });
+  const full = () =>
+    declared
+      ? compiledAs(declared, paramFacts(trace(modelOf(target, given))))
+      : stored;
+  const configuration = target.kind === "configuration"
+    ? target.configuration
+    : undefined;
+  return {
+    plan,
+    weights,
+    notes: [...configuration?.notes ?? [], ...declared?.notes ?? []],
+    full: () => compileToSave(target, full(), how),
+  };
+}
+
+/** The weights of a target by layers that stand for others; nothing is compiled. */
+export async function standInWeights(
+  target: ModelTarget,
+  files: FileSystem,
+  options: Pick<CompileStandInsOptions, "dtype">,
+): Promise<ModelWeights> {
+  return (await buildStandIns(target, files, options)).weights;
+}
+
+/** The layers that stand for others, as a model, and what its weights are stored and compiled as. */
+async function buildStandIns(
+  target: ModelTarget,
+  files: FileSystem,
+  { dtype, ...given }: Omit<CompileStandInsOptions, "machine" | "limits">,
+) {
+  const stands = standInsOf(target);
+  const built = stands === EACH_ITSELF ? {} : { layers: stands.layers };
+  const model = modelOf(target, { ...given, ...built });
+  const params = paramFacts(trace(model));
+  const declared = target.kind === "configuration"
+    ? target.configuration.storedAs(dtype)
+    : undefined;
+  const stored = declared
+    ? compiledAs(declared, params)
+    : await storedWeights(target, files);
+  const weights: ModelWeights = {
+    params,
+    stands,
+    storedAs: (param) =>
+      declared?.of(param) ?? { name: stored[param.tensor] ?? param.dtype },
+  };
+  return { model, stored, declared, weights };
+}
+
+/** Compile for a machine, whatever its limits; what is given of limits and tuning goes before what the machine says. */
+export function forMachine(
+  machine: Machine | undefined,
+  { limits, tuning }: {
+    readonly limits?: PlanOptions["limits"] | undefined;
+    readonly tuning?: PlanOptions["tuning"] | undefined;
+  },
+): Pick<PlanOptions, "limits" | "tuning" | "overLimits"> {
+  const device = machine?.devices[placeRanks(machine)[0]!.kind];
+  const chosen = tuning ?? (device && TUNING[device.computer ?? "gpu"]);
+  return {
+    ...chosen ? { tuning: chosen } : {},
+    limits: { ...machine && machineLimits(machine), ...limits },
+    overLimits: true,
+  };
+}
+
+/** Layers that stand for others in a target: every layer for itself where it is no decoder. */
+export function standInsOf(target: ModelTarget): StandIns {
+  if (target.kind === "model") return EACH_ITSELF;
+  const { decoder } = target.kind === "checkpoint"
+    ? target.checkpoint.published
+    : target.configuration.published;
+  return standIns(decoder);
+}
+
+/** All ranks of a machine, but no more than there are experts. */
+function meshOf(
+  machine: Machine,
+  params: ModelWeights["params"],
+): PlanOptions["mesh"] {
+  const max = Math.max(
+    1,
+    ...params.map(({ expert, matrix }) => expert ? matrix.count : 1),
+  );
+  return [{ name: "ep", size: Math.min(machineRanks(machine), max) }];
+}

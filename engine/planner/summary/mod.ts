@@ -1,0 +1,278 @@
+/** Compile a target for a machine that need not be here, and say whether it fits, what moves and what it computes. */
+
+import { modelAxis } from "../../../spec/axis_parts.ts";
+import { type EncodingName, isFileDType } from "../../../spec/encoding.ts";
+import { partNames } from "../../../spec/packed.ts";
+import { DataError } from "../../../spec/errors.ts";
+import { GUARANTEED_LIMITS } from "../../../spec/limits.ts";
+import type { Machine } from "../../../spec/machine.ts";
+import { isPageAxis, WITHIN } from "../../../spec/pages.ts";
+import type { Plan, PlanBuffer, PlanWeight } from "../../../spec/plan/plan.ts";
+import { sizeText } from "../../../spec/size_text.ts";
+import type { FileSystem } from "../../files.ts";
+import type { PlanOptions } from "../../open.ts";
+import type { Target } from "../../target.ts";
+import type { ExpertLoad } from "../simulate/mod.ts";
+import { compileStandIns } from "./compiled.ts";
+import { layerClasses } from "./layers.ts";
+import { predictedSteps, predictSteps } from "./predictions.ts";
+import { EACH_ITSELF } from "./stand_ins.ts";
+import { problemsOf } from "./problems.ts";
+import { summarizeRanks } from "./ranks.ts";
+import type {
+  PlanSummary,
+  PredictedTimeline,
+} from "../../../spec/plan_summary.ts";
+import { predictTimelines } from "./timelines.ts";
+import {
+  heldOf,
+  type ModelWeights,
+  summarizeModel,
+  summarizeWeights,
+} from "./weights.ts";
+
+export type {
+  ExchangeSummary,
+  LayerClass,
+  ModelSummary,
+  Phase,
+  PlanSummary,
+  PredictedStep,
+  RankBytes,
+  RankClass,
+} from "../../../spec/plan_summary.ts";
+
+/** What a summary is held against. */
+export interface SummaryOptions {
+  readonly machine?: Machine | undefined;
+  /** Limits over those of the machine. Without a machine, only these are held against the plan. */
+  readonly limits?: { readonly [limit: string]: number } | undefined;
+  /** What people set to change a bound, by axis: `{ token: "--max-tokens" }`. Default: the axis of the model. */
+  readonly flags?: { readonly [axis: string]: string };
+  /** How experts are chosen in steps that are predicted. Default: evenly. */
+  readonly experts?: ExpertLoad | undefined;
+  /** List only this rank. Default: all, equal ones together. */
+  readonly rank?: number | undefined;
+}
+
+/** Options of `summarizeTarget`. */
+export interface SummarizeTargetOptions
+  extends Omit<PlanOptions, "limits">, SummaryOptions {
+  /** What the weights of a configuration are stored as. Default: as it says. */
+  readonly dtype?: EncodingName;
+}
+
+/** What is to be said of a plan, and the plan. */
+export interface Summarized {
+  /** All of it, compiled when it is asked for. */
+  plan(): Promise<Plan>;
+  readonly summary: PlanSummary;
+  /** What the summary predicts, over time; nothing where it predicts nothing. */
+  timelines(): Promise<readonly PredictedTimeline[]>;
+}
+
+/**
+ * Compile a target, whatever it needs, and summarize it: of a decoder, each kind of layer. Without a mesh it is on all
+ * ranks of the machine.
+ */
+export async function summarizeTarget(
+  target: Target,
+  files: FileSystem,
+  options: SummarizeTargetOptions = {},
+): Promise<Summarized> {
+  if (target.kind === "plan") {
+    const { plan } = target;
+    const summary = planSummary(plan, options);
+    return {
+      plan: () => Promise.resolve(plan),
+      summary,
+      timelines: () => Promise.resolve(timelinesOf(plan, summary, options)),
+    };
+  }
+  const { flags = {}, rank, experts, ...given } = options;
+  const { machine, limits } = options;
+  const compiled = await compileStandIns(target, files, given);
+  const { plan, weights, notes, full } = compiled;
+  const summary = planSummary(plan, {
+    machine,
+    limits,
+    weights,
+    rank,
+    experts,
+    flags,
+    notes: [...notes, ...boundNotes(plan, flags, given.bounds)],
+  });
+  return {
+    plan: full,
+    summary,
+    timelines: async () =>
+      timelinesOf(await full(), summary, { machine, weights, experts }),
+  };
+}
+
+function timelinesOf(
+  plan: Plan,
+  summary: PlanSummary,
+  { machine, weights, experts }: Pick<SummaryOptions, "machine" | "experts"> & {
+    readonly weights?: ModelWeights | undefined;
+  },
+): readonly PredictedTimeline[] {
+  const held = heldOf(plan, weights);
+  return machine
+    ? predictTimelines(plan, summary, { machine, held, experts })
+    : [];
+}
+
+/** Summarize a plan; `weights` are of its model, where that is there. */
+export function planSummary(
+  plan: Plan,
+  options: SummaryOptions & {
+    readonly weights?: ModelWeights;
+    readonly notes?: readonly string[];
+  } = {},
+): PlanSummary {
+  const { machine, limits, weights, rank, flags = {}, notes = [] } = options;
+  checkRank(plan, rank);
+  const stands = weights?.stands ?? EACH_ITSELF;
+  const { times } = stands;
+  const held = heldOf(plan, weights);
+  const experts = expertAxes(plan, weights);
+  const isExperts = expertBuffers(plan, weights);
+  const holding = { machine, held, experts, times };
+  const ranks = summarizeRanks(plan, holding);
+  const predicted = predictSteps(plan, {
+    machine,
+    stands,
+    held,
+    experts: options.experts,
+  });
+  return {
+    model: weights ? summarizeModel(weights) : summarizeWeights(plan),
+    mesh: Object.fromEntries(plan.mesh.map(({ name, size }) => [name, size])),
+    ...machine ? { target: machine.name } : {},
+    bounds: boundsOf(plan),
+    ranks: rank === undefined
+      ? ranks
+      : summarizeRanks(plan, { ...holding, only: [rank] }),
+    layers: weights ? layerClasses(plan, { ...weights, predicted }) : [],
+    problems: problemsOf(plan, ranks, {
+      ...holding,
+      limits,
+      isExperts,
+      bounds: flags,
+    }),
+    ...predictedSteps(predicted),
+    notes: [
+      ...notes,
+      ...machine || limits ? [] : limitNotes(plan, weights),
+    ],
+  };
+}
+
+function checkRank({ ranks }: Plan, rank: number | undefined): void {
+  if (rank === undefined || rank < ranks) return;
+  throw new DataError(
+    `Cannot show rank ${rank}: the plan has ${ranks}. Give a number from 0 to ${
+      ranks - 1
+    }`,
+  );
+}
+
+function expertAxes(
+  plan: Plan,
+  weights: ModelWeights | undefined,
+): readonly string[] {
+  const names = weights
+    ? weights.params.flatMap(({ expert }) => expert ?? [])
+    : plan.weights.flatMap((weight) => axesOf(weight))
+      .filter((axis) => plan.axes[axis]?.experts)
+      .map((axis) => modelAxis(plan, axis));
+  return [...new Set(names)];
+}
+
+function axesOf({ axes, stack }: PlanWeight): readonly string[] {
+  return stack === undefined ? axes : [stack, ...axes];
+}
+
+/** Which buffers hold weights of experts: those of the model, else what ranks hold parts of. */
+function expertBuffers(
+  plan: Plan,
+  weights: ModelWeights | undefined,
+): (buffer: PlanBuffer) => boolean {
+  const names = new Set(
+    weights
+      ? weights.params.filter(({ expert }) => expert !== undefined)
+        .flatMap(({ name }) => [name, ...partNames(name)])
+      : plan.weights.filter((weight) =>
+        axesOf(weight).some((axis) => plan.axes[axis]?.experts)
+      ).map(({ buffer }) => buffer),
+  );
+  return ({ name, kind }) => kind === "weight" && names.has(name);
+}
+
+/** Bounds that a run has to keep to, in the words of the model: lengths of inputs and of states. */
+function boundsOf(plan: Plan): { readonly [axis: string]: number } {
+  const named = Object.values(plan.buffers).flatMap(({ kind, axes }) =>
+    kind === "input" || kind === "state"
+      ? axes.map(({ axis }) => modelAxis(plan, axis))
+      : []
+  );
+  // Where caches are in pages, their axes do not say how long a sequence may be.
+  const paged = named.includes(WITHIN);
+  return Object.fromEntries(
+    Object.entries(plan.axes).flatMap(([name, { size, dynamic }]) =>
+      named.includes(name) &&
+          (dynamic || name === "sequence" || name === "context" ||
+            paged && (name === WITHIN || isPageAxis(name))) ||
+        paged && name === "context"
+        ? [[name, size]]
+        : []
+    ),
+  );
+}
+
+/** Bounds of a checkpoint's model that nobody gave. */
+function boundNotes(
+  plan: Plan,
+  flags: { readonly [axis: string]: string },
+  given: PlanOptions["bounds"] = {},
+): string[] {
+  const names = {
+    token: given.maxTokens,
+    sequence: given.maxSequences,
+    context: given.maxContext,
+  };
+  const defaults = Object.entries(names).flatMap(([axis, value]) =>
+    value === undefined && Object.hasOwn(flags, axis) && plan.axes[axis]
+      ? [`${flags[axis]} ${plan.axes[axis]!.size}`]
+      : []
+  );
+  return defaults.length === 0
+    ? []
+    : [`bounds by default: ${defaults.join(", ")}`];
+}
+
+/** What a plan needs that not every device has, where nobody says which device it is for. */
+function limitNotes(plan: Plan, weights: ModelWeights | undefined): string[] {
+  // What is planned by other bytes than it was compiled with says nothing of limits.
+  const known =
+    weights?.params.every((param) =>
+      isFileDType(weights.storedAs(param).name)
+    ) ?? true;
+  const over = Object.entries(GUARANTEED_LIMITS).flatMap(([name, allowed]) => {
+    const need = plan.requiredLimits[name] ?? 0;
+    if (need <= allowed) return [];
+    return [
+      name.startsWith("max") && name.includes("Size") && need > 1 << 20
+        ? `${name} ${sizeText(need)} (${sizeText(allowed)})`
+        : `${name} ${need} (${allowed})`,
+    ];
+  });
+  return known && over.length > 0
+    ? [
+      `needs more than every WebGPU device has: ${
+        over.join(", ")
+      }. Name a machine with --target, or limits with --limits`,
+    ]
+    : [];
+}

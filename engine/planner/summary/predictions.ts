@@ -1,0 +1,156 @@
+/** What steps of a plan take on a machine, as a summary has it. */
+
+import type { Machine } from "../../../spec/machine.ts";
+import { machineRanks } from "../../../spec/machine.ts";
+import type { Plan, PlanBuffer } from "../../../spec/plan/plan.ts";
+import type {
+  Bottleneck,
+  LayerSeconds,
+  Phase,
+  PlanSummary,
+  PredictedStep,
+} from "../../../spec/plan_summary.ts";
+import { sum } from "../../../spec/sum.ts";
+import {
+  type ExpertLoad,
+  type Parts,
+  type Prediction,
+  simulate,
+  type Workload,
+} from "../simulate/mod.ts";
+import type { StandIns } from "./stand_ins.ts";
+
+/** Predicted steps, by what they are. */
+export type Predictions = ReadonlyMap<
+  Phase,
+  { readonly workload: Required<Workload>; readonly step: Prediction }
+>;
+
+/** What is known besides the plan. */
+export interface PredictOptions {
+  readonly machine: Machine | undefined;
+  readonly stands: StandIns;
+  /** Bytes of a weight on a rank. */
+  readonly held: (buffer: PlanBuffer, rank: number) => number;
+  /** How experts are chosen. Default: evenly. */
+  readonly experts?: ExpertLoad | undefined;
+  /** Default: the largest steps that the plan has room for. */
+  readonly workloads?: readonly PhaseWorkload[];
+}
+
+/** A step of a phase. */
+export type PhaseWorkload = readonly [
+  Phase,
+  Required<Omit<Workload, "experts">>,
+];
+
+/** Predict the steps of a plan; none where no machine has places for its ranks. */
+export function predictSteps(
+  plan: Plan,
+  options: PredictOptions,
+): Predictions {
+  const { machine, stands, held, experts = { kind: "even" } } = options;
+  if (machine === undefined || plan.ranks > machineRanks(machine)) {
+    return new Map();
+  }
+  const times = (layer: number) => stands.of(layer).length;
+  return new Map(
+    (options.workloads ?? workloadsOf(plan)).map(([phase, known]) => {
+      const workload = { ...known, experts };
+      const step = simulate(plan, machine, workload, { held, times });
+      return [phase, { workload, step }];
+    }),
+  );
+}
+
+/** The largest steps that a plan has room for. */
+function workloadsOf(plan: Plan): PhaseWorkload[] {
+  const [program] = plan.programs;
+  if (!program) return [];
+  const lengths = Object.values(program.inputs).flatMap(({ axes }) =>
+    axes.filter((axis) => plan.axes[axis]!.dynamic)
+      .map((axis) => plan.axes[axis]!.size)
+  );
+  const room = Math.max(1, ...lengths);
+  if (program.inputs["ids"] === undefined) {
+    return [["step", { tokens: room, sequences: 1, past: 0 }]];
+  }
+  const size = (axis: string, otherwise: number) =>
+    plan.axes[axis]?.size ?? otherwise;
+  const context = size("context", room);
+  const sequences = Math.min(size("sequence", 1), room);
+  const full = {
+    tokens: Math.min(room, sequences * context),
+    sequences,
+    past: 0,
+  };
+  if (program.inputs["labels"]) return [["train", full]];
+  const next = { tokens: sequences, sequences, past: context - 1 };
+  return [["prefill", full], ["decode", next]];
+}
+
+/** What most of the time goes to. */
+export function boundOf(parts: Parts): Bottleneck {
+  const [[name]] = Object.entries(parts).sort(([, a], [, b]) => b - a) as [
+    [Bottleneck, number],
+  ];
+  return name;
+}
+
+/** The steps as a summary has them. */
+export function predictedSteps(
+  predictions: Predictions,
+): Pick<PlanSummary, "predicted"> {
+  if (predictions.size === 0) return {};
+  const entries = [...predictions].map(([phase, { workload, step }]) => {
+    const { tokens, sequences, past } = workload;
+    const { seconds, parts, exact } = step;
+    const predicted: PredictedStep = {
+      tokens,
+      sequences,
+      past,
+      seconds,
+      tokensPerSecond: tokens / seconds,
+      bound: boundOf(parts),
+      parts,
+      exact,
+    };
+    return [phase, predicted] as const;
+  });
+  return { predicted: Object.fromEntries(entries) };
+}
+
+/** What a layer of a class takes, of which these are built. */
+export function layerSeconds(
+  predictions: Predictions,
+  built: readonly (number | undefined)[],
+  stands: StandIns,
+): { readonly seconds?: { readonly [P in Phase]?: LayerSeconds } } {
+  if (predictions.size === 0) return {};
+  const times = (layer: number | undefined) =>
+    layer === undefined ? 1 : stands.of(layer).length;
+  const all = sum(built.map(times));
+  const entries = [...predictions].map(([phase, { step }]) => {
+    const parts: { -readonly [P in keyof Parts]: number } = {
+      launch: 0,
+      arithmetic: 0,
+      memory: 0,
+      exchange: 0,
+      waiting: 0,
+      run: 0,
+    };
+    for (const layer of step.layers) {
+      if (!built.includes(layer.number)) continue;
+      for (const part of Object.keys(parts) as (keyof Parts)[]) {
+        parts[part] += layer[part] * times(layer.number) / all;
+      }
+    }
+    const seconds: LayerSeconds = {
+      total: sum(Object.values(parts)),
+      exchange: parts.exchange,
+      bound: boundOf(parts),
+    };
+    return [phase, seconds] as const;
+  });
+  return { seconds: Object.fromEntries(entries) };
+}

@@ -1,0 +1,246 @@
+/** What does not fit a machine, all of it, with the smallest change found that mends each. */
+
+import { heldAxis, modelAxis, partLengths } from "../../../spec/axis_parts.ts";
+import { UNLIMITED } from "../../../spec/limits.ts";
+import {
+  type Machine,
+  machineRanks,
+  placeRanks,
+} from "../../../spec/machine.ts";
+import { maxOverRanks, ranksGiven } from "../../../spec/per_rank.ts";
+import type { Plan, PlanBuffer } from "../../../spec/plan/plan.ts";
+import {
+  boundMend,
+  limitProblems,
+  meshMend,
+  type Problem,
+} from "../../../spec/problems.ts";
+import { deviceLimits } from "../../devices.ts";
+import { sizeText } from "../../../spec/size_text.ts";
+import type { RankClass } from "../../../spec/plan_summary.ts";
+
+/** What a plan is held against. */
+export interface ProblemOptions {
+  readonly machine?: Machine | undefined;
+  /** Limits besides those of the machine. */
+  readonly limits?: { readonly [limit: string]: number } | undefined;
+  readonly held: (buffer: PlanBuffer, rank: number) => number;
+  /** How many buffers one with this name stands for. */
+  readonly times: (name: string) => number;
+  /** Axes of experts. */
+  readonly experts: readonly string[];
+  /** Whether a buffer holds weights of experts. */
+  readonly isExperts: (buffer: PlanBuffer) => boolean;
+  /** What people set to change a bound, by axis. */
+  readonly bounds: { readonly [axis: string]: string };
+}
+
+/** Everything that does not fit. */
+export function problemsOf(
+  plan: Plan,
+  ranks: readonly RankClass[],
+  options: ProblemOptions,
+): Problem[] {
+  const { machine, bounds } = options;
+  const limits = limitsOf(machine, options.limits);
+  return [
+    ...placeProblems(plan, machine),
+    ...ranks.flatMap((ranks) => memoryProblem(plan, ranks, options)),
+    ...limitProblems(plan, limits, {
+      bounds,
+      times: options.times,
+      bytesOf: largestHeld(options.held),
+    }),
+  ];
+}
+
+/** Bytes of a buffer on its largest rank. */
+export function largestHeld(
+  held: ProblemOptions["held"],
+): (buffer: PlanBuffer) => number {
+  return (buffer) => {
+    const ranks = ranksGiven(buffer.bytes);
+    let max = 0;
+    for (let rank = 0; rank < ranks; rank++) {
+      max = Math.max(max, held(buffer, rank));
+    }
+    return max;
+  };
+}
+
+/** The limits of the machine's first device, and over them those that are given. What nobody limits is not limited. */
+export function limitsOf(
+  machine: Machine | undefined,
+  given: ProblemOptions["limits"],
+): { readonly [limit: string]: number } {
+  return machine === undefined
+    ? { ...UNLIMITED, ...given }
+    : { ...machineLimits(machine), ...given };
+}
+
+/** The limits of a machine's first device. */
+export function machineLimits(
+  machine: Machine,
+): { readonly [limit: string]: number } {
+  return deviceLimits(machine.devices[placeRanks(machine)[0]!.kind]!) ?? {};
+}
+
+function placeProblems(plan: Plan, machine: Machine | undefined): Problem[] {
+  if (machine === undefined) return [];
+  const places = machineRanks(machine);
+  if (plan.ranks <= places) return [];
+  const last = plan.mesh.at(-1)!;
+  const others = plan.ranks / last.size;
+  const fewer = Math.floor(places / others);
+  return [{
+    what:
+      `the mesh has ${plan.ranks} ranks, and '${machine.name}' has ${places}`,
+    mend: fewer >= 1
+      ? `--mesh ${
+        plan.mesh.map(({ name, size }) =>
+          `${name}=${name === last.name ? fewer : size}`
+        ).join(",")
+      }`
+      : "make the mesh smaller",
+  }];
+}
+
+/** A way to make a rank hold less. */
+interface Change {
+  readonly mend: string;
+  /** How much of the present value remains: the nearer to 1, the smaller the change. */
+  readonly remains: number;
+}
+
+function memoryProblem(
+  plan: Plan,
+  { bytes, limit, first, count }: RankClass,
+  options: ProblemOptions,
+): Problem[] {
+  if (limit === undefined || bytes.total <= limit) return [];
+  const excess = bytes.total - limit;
+  const state = { bytes: bytes.state, axes: ["context", "sequence"] };
+  // A thousandth of what steps need, such as counts and what aligns buffers, does not depend on tokens either.
+  const steps = {
+    bytes: 0.999 * (bytes.scratch + bytes.staging - tableBytes(plan)),
+    axes: [tokenAxis(plan) ?? ""],
+  };
+  const changes = [
+    ...state.axes.flatMap((axis) =>
+      boundChange(plan, [{ ...state, axes: [axis] }], excess, options)
+    ),
+    ...boundChange(plan, [steps], excess, options),
+    ...boundChange(plan, [steps, state], excess, options)
+      .map((change) => ({ ...change, remains: change.remains / 2 })),
+    ...expertChanges(plan, first, excess, options),
+  ].sort((a, b) => b.remains - a.remains);
+  const who = count === 1 ? `rank ${first}` : `each of ${count} ranks`;
+  return [{
+    what: `${who} needs ${sizeText(bytes.total)}, and has ${sizeText(limit)}`,
+    mend: changes[0]?.mend ?? largerDevice(plan, { bytes, first }, options),
+  }];
+}
+
+/** Where nothing less will do: a device for what every rank holds and one expert of each layer. */
+function largerDevice(
+  plan: Plan,
+  { bytes, first }: Pick<RankClass, "bytes" | "first">,
+  options: ProblemOptions,
+): string {
+  const [name] = options.experts;
+  const experts = expertBytes(plan, first, options);
+  const equal = bytes.total - experts;
+  if (name === undefined || experts === 0) {
+    return `devices of ${sizeText(bytes.total)}`;
+  }
+  const axis = heldAxis(plan, name);
+  const one = experts / mostHeld(plan, axis);
+  return `${meshMend(plan, axis, axis.size)}, on devices of ${
+    sizeText(equal + one)
+  }: one expert of each layer is ${sizeText(one)}, and every rank holds ${
+    sizeText(equal)
+  } besides`;
+}
+
+/** Experts of the rank that has most. */
+function mostHeld(plan: Plan, axis: Plan["axes"][string]): number {
+  return Math.max(...partLengths(plan, axis) ?? [axis.size]);
+}
+
+/** Bytes that grow with the first of some axes that the plan has. */
+interface Growing {
+  readonly bytes: number;
+  readonly axes: readonly string[];
+}
+
+/** Shorter bounds, each by the same factor, so that what grows with them is less by `excess`. */
+function boundChange(
+  plan: Plan,
+  growing: readonly Growing[],
+  excess: number,
+  { bounds }: ProblemOptions,
+): Change[] {
+  const all = growing.reduce((n, { bytes }) => n + bytes, 0);
+  const remains = (all - excess) / all;
+  const mends = growing.flatMap(({ axes }) => {
+    const axis = axes.find((name) => Object.hasOwn(plan.axes, name));
+    const size = axis ? Math.floor(plan.axes[axis]!.size * remains) : 0;
+    return size >= 1 ? [boundMend(axis!, size, bounds)] : [];
+  });
+  return mends.length === growing.length
+    ? [{ mend: mends.join(" "), remains }]
+    : [];
+}
+
+/** The axis of tokens: the input axis whose length is known only at run time. */
+function tokenAxis(plan: Plan): string | undefined {
+  const found = Object.values(plan.buffers)
+    .filter(({ kind }) => kind === "input")
+    .flatMap(({ axes }) => axes)
+    .find(({ dynamic }) => dynamic);
+  return found && modelAxis(plan, found.axis);
+}
+
+/** Tables, whose length does not depend on tokens. */
+function tableBytes(plan: Plan): number {
+  return Object.values(plan.buffers)
+    .filter(({ kind }) => kind === "const" || kind === "rope")
+    .reduce((n, { bytes }) => n + maxOverRanks(bytes), 0);
+}
+
+/** More ranks for the experts. */
+function expertChanges(
+  plan: Plan,
+  rank: number,
+  excess: number,
+  options: ProblemOptions,
+): Change[] {
+  const held = expertBytes(plan, rank, options);
+  const remains = (held - excess) / held;
+  return options.experts.flatMap((name) => {
+    const axis = heldAxis(plan, name);
+    const fewer = Math.floor(mostHeld(plan, axis) * remains);
+    if (!(fewer >= 1)) return [];
+    const parts = Math.ceil(axis.size / fewer);
+    const mend = meshMend(plan, axis, parts);
+    const ranks = parts * plan.ranks / (partLengths(plan, axis)?.length ?? 1);
+    const places = options.machine ? machineRanks(options.machine) : Infinity;
+    return [{
+      mend: ranks > places
+        ? `${mend}, on a machine of ${ranks} ranks (this one has ${places})`
+        : mend,
+      // A machine that is not there is a larger change than any other.
+      remains: ranks > places ? 0 : remains / 2,
+    }];
+  });
+}
+
+/** Bytes of experts on a rank. */
+function expertBytes(
+  plan: Plan,
+  rank: number,
+  { held, times, isExperts }: ProblemOptions,
+): number {
+  return Object.values(plan.buffers).filter(isExperts)
+    .reduce((n, buffer) => n + times(buffer.name) * held(buffer, rank), 0);
+}

@@ -1,0 +1,147 @@
+/** What ranks hold, equal ones together, and of how much. */
+
+import { heldAxis, partLengths } from "../../../spec/axis_parts.ts";
+import { type Machine, placeRanks } from "../../../spec/machine.ts";
+import { groupRankOf } from "../../../spec/mesh.ts";
+import { alignedOffset } from "../../../spec/layout.ts";
+import {
+  maxOverRanks,
+  onRank,
+  type Plan,
+  type PlanBuffer,
+} from "../../../spec/plan/plan.ts";
+import { rankClasses } from "../../../spec/plan/rank_classes.ts";
+import type { RankBytes, RankClass } from "../../../spec/plan_summary.ts";
+
+/** What is known besides the plan. */
+export interface RankOptions {
+  readonly machine?: Machine | undefined;
+  /** Bytes of a buffer on a rank. */
+  readonly held: (buffer: PlanBuffer, rank: number) => number;
+  /** How many buffers one with this name stands for. */
+  readonly times: (name: string) => number;
+  /** Axes of experts. */
+  readonly experts: readonly string[];
+  /** Default: all ranks. */
+  readonly only?: readonly number[];
+}
+
+/** Ranks that hold the same, in the order of the lowest of each. */
+export function summarizeRanks(plan: Plan, options: RankOptions): RankClass[] {
+  const limitOf = shareOfDevice(plan, options.machine);
+  const staged = stagingOf(plan, options.machine);
+  const equal = rankClasses(plan);
+  const classes = new Map<string, RankClass>();
+  const { only = Array.from({ length: plan.ranks }, (_, rank) => rank) } =
+    options;
+  for (const rank of only) {
+    const limit = limitOf(rank);
+    const key = `${equal[rank]} ${limit}`;
+    const known = classes.get(key);
+    if (known) {
+      classes.set(key, { ...known, count: known.count + 1 });
+      continue;
+    }
+    const bytes = bytesOf(plan, rank, {
+      ...options,
+      staging: onRank(staged, rank),
+    });
+    classes.set(key, {
+      count: 1,
+      first: rank,
+      bytes,
+      ...limit === undefined ? {} : { limit, headroom: limit - bytes.total },
+      experts: heldExperts(plan, options.experts, rank),
+    });
+  }
+  return [...classes.values()];
+}
+
+function bytesOf(
+  plan: Plan,
+  rank: number,
+  { held, times, staging }: Pick<RankOptions, "held" | "times"> & {
+    readonly staging: number;
+  },
+): RankBytes {
+  let weights = 0, state = 0;
+  let scratch = onRank(plan.peakBytes, rank);
+  const read = readAfterwards(plan);
+  for (const buffer of Object.values(plan.buffers)) {
+    const bytes = onRank(buffer.bytes, rank);
+    const n = times(buffer.name);
+    if (buffer.kind === "scratch") {
+      // What a layer needs only while it works, the next one has after it.
+      if (!read.has(buffer.name)) continue;
+      scratch += (n - 1) * alignedOffset(maxOverRanks(buffer.bytes));
+      continue;
+    }
+    if (buffer.kind === "weight") weights += n * held(buffer, rank);
+    else if (buffer.kind === "state") state += n * bytes;
+    else {
+      scratch += (n - 1) * bytes;
+      continue;
+    }
+    scratch -= bytes;
+  }
+  const total = weights + state + scratch + staging;
+  return { weights, state, scratch, staging, total };
+}
+
+/** Scratch buffers that stay until a program has ended: how many rows each exchange received. */
+function readAfterwards({ programs }: Plan): Set<string> {
+  return new Set(
+    programs.flatMap(({ steps }) =>
+      steps.flatMap((step) =>
+        step.op === "allToAll" ? [step.receivedCounts] : []
+      )
+    ),
+  );
+}
+
+/** Ranks on one device exchange in place; others by way of their hosts. */
+function stagingOf(
+  { staging, ranks }: Plan,
+  machine: Machine | undefined,
+): Plan["peakBytes"] {
+  if (machine === undefined) return staging.local;
+  const devices = placeRanks(machine).slice(0, ranks)
+    .map(({ device }) => device);
+  return ranks > 1 && new Set(devices).size !== 1
+    ? staging.host
+    : staging.local;
+}
+
+/** Memory of a rank's device, divided by the ranks of the plan that share it. */
+function shareOfDevice(
+  { ranks }: Plan,
+  machine: Machine | undefined,
+): (rank: number) => number | undefined {
+  if (machine === undefined) return () => undefined;
+  const places = placeRanks(machine);
+  const sharing = new Map<number, number>();
+  for (const { device } of places.slice(0, ranks)) {
+    sharing.set(device, (sharing.get(device) ?? 0) + 1);
+  }
+  return (rank) => {
+    // Ranks that the machine has no place for are held against a device of its last kind.
+    const { kind, device } = places[Math.min(rank, places.length - 1)]!;
+    const { memory } = machine.devices[kind]!;
+    return memory === undefined
+      ? undefined
+      : Math.floor(memory / (sharing.get(device) ?? 1));
+  };
+}
+
+/** Experts of a layer that a rank holds. */
+function heldExperts(
+  plan: Plan,
+  axes: readonly string[],
+  rank: number,
+): number {
+  return axes.reduce((n, name) => {
+    const axis = heldAxis(plan, name);
+    const groupRank = groupRankOf(plan.mesh, rank, axis.over ?? []);
+    return n + (partLengths(plan, axis)?.[groupRank] ?? axis.size);
+  }, 0);
+}

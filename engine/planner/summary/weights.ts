@@ -1,0 +1,129 @@
+/** Parameters of a summary: counted, and as bytes of files and of ranks. */
+
+import type { ParamFacts } from "../../../compiler/mod.ts";
+import {
+  encodedBytes,
+  encodingTitle,
+  isFileDType,
+  type WeightEncoding,
+} from "../../../spec/encoding.ts";
+import { onRank, type Plan, type PlanBuffer } from "../../../spec/plan/plan.ts";
+import { packedParts, packingOf } from "../../../spec/packed.ts";
+import { STORED_BYTES } from "../../../spec/dtype.ts";
+import type { StandIns } from "./stand_ins.ts";
+import type { ModelSummary } from "../../../spec/plan_summary.ts";
+
+/** The parameters of a model, and how each is stored. */
+export interface ModelWeights {
+  /** Those of the layers that stand for others. */
+  readonly params: readonly ParamFacts[];
+  readonly stands: StandIns;
+  storedAs(param: ParamFacts): WeightEncoding;
+}
+
+/** Count the parameters of a model. */
+export function summarizeModel(
+  { params, stands, storedAs }: ModelWeights,
+): ModelSummary {
+  const stored = new Map<string, number>();
+  let [parameters, activeParameters] = [0, 0];
+  for (const param of params) {
+    const title = encodingTitle(storedAs(param));
+    const times = stands.times(param.name);
+    const bytes = times * fileBytes(param, storedAs);
+    stored.set(title, (stored.get(title) ?? 0) + bytes);
+    parameters += times * param.elements;
+    activeParameters += times * param.active;
+  }
+  return {
+    parameters,
+    activeParameters,
+    ...bytesOf(stored),
+  };
+}
+
+/** Count the weights of a plan whose model is not there. */
+export function summarizeWeights(plan: Plan): ModelSummary {
+  const stored = new Map<string, number>();
+  let parameters = 0;
+  const words = new Set(
+    plan.weights.flatMap(({ stored, source }) =>
+      stored === "u32" ? [source] : []
+    ),
+  );
+  const parts = packedParts(
+    plan.weights.map(({ source }) => source),
+    (_, name) => words.has(name),
+  );
+  for (const weight of plan.weights) {
+    const { shape, stack } = weight;
+    const copies = stack === undefined ? 1 : plan.axes[stack]!.size;
+    const elements = copies * shape.reduce((n, size) => n * size, 1);
+    const part = parts.get(weight.source);
+    // Several elements to a word; a scale belongs to the elements that it is for.
+    parameters += part?.part === "scales"
+      ? 0
+      : elements * (packingOf(part?.dtype)?.perWord ?? 1);
+    const title = part?.dtype ?? weight.stored;
+    const bytes = elements *
+      (part?.part === "scales" && weight.stored === "u32"
+        ? 1
+        : STORED_BYTES[weight.stored]);
+    stored.set(title, (stored.get(title) ?? 0) + bytes);
+  }
+  return { parameters, ...bytesOf(stored) };
+}
+
+function bytesOf(
+  stored: ReadonlyMap<string, number>,
+): Pick<ModelSummary, "bytes" | "stored"> {
+  return {
+    bytes: [...stored.values()].reduce((n, bytes) => n + bytes, 0),
+    stored: Object.fromEntries([...stored].sort(([, a], [, b]) => b - a)),
+  };
+}
+
+/** Bytes of a parameter in files. */
+export function fileBytes(
+  param: ParamFacts,
+  storedAs: ModelWeights["storedAs"],
+): number {
+  const { count, ...shape } = param.matrix;
+  return count * encodedBytes(storedAs(param), shape);
+}
+
+/**
+ * Bytes of a weight buffer on a rank: what the plan allocates, or for weights that no kernel reads yet as they are, what
+ * they take as they are stored.
+ */
+function heldBytes(
+  plan: Plan,
+  { params, storedAs }: ModelWeights,
+): (buffer: PlanBuffer, rank: number) => number {
+  const packed = new Map(
+    params.filter((param) => !isFileDType(storedAs(param).name))
+      .map((param) => [param.name, param]),
+  );
+  return (buffer, rank) => {
+    const param = buffer.kind === "weight"
+      ? packed.get(buffer.name)
+      : undefined;
+    if (param === undefined) return onRank(buffer.bytes, rank);
+    const held = buffer.axes.reduce(
+      (share, { axis, size }) =>
+        share * onRank(size, rank) / plan.axes[axis]!.size,
+      1,
+    );
+    return Math.round(fileBytes(param, storedAs) * held);
+  };
+}
+
+/** Bytes of a weight buffer on a rank, where the model may not be there. */
+export function heldOf(
+  plan: Plan,
+  weights: ModelWeights | undefined,
+): (buffer: PlanBuffer, rank: number) => number {
+  return weights
+    ? heldBytes(plan, weights)
+    : ({ bytes }, rank) => onRank(bytes, rank);
+}

@@ -1,0 +1,231 @@
+/** The JSON form of a plan. Reading treats the text as untrusted: it is parsed, then held against the schema. */
+
+import type { ErrorObject } from "ajv";
+import { PlanError } from "../errors.ts";
+import type { Plan } from "../plan/plan.ts";
+import { documentOf, expandDocument } from "./document.ts";
+import { isRepeat } from "./repeat.ts";
+import { planErrors } from "./plan_validator.ts";
+
+/** Documents nested deeper than this are refused, so that no walk over a tree runs out of stack. */
+const MAX_DEPTH = 500;
+
+/** Marks in front of numbers that JSON.stringify would lose, and what stands for them in the text. */
+const LOST_NUMBERS: { readonly [mark: string]: string } = {
+  "\u0000+": "1e999",
+  "\u0000-": "-1e999",
+  "\u0000z": "-0",
+};
+
+function keepNumber(_key: string, value: unknown): unknown {
+  if (typeof value !== "number") return value;
+  if (value === Infinity) return "\u0000+";
+  if (value === -Infinity) return "\u0000-";
+  return Object.is(value, -0) ? "\u0000z" : value;
+}
+
+/** How many levels of a field are spread over lines; what is deeper is one line, so that documents can be diffed. */
+const SPREAD: { readonly [field: string]: number } = {
+  axes: 1,
+  allocations: 1,
+  buffers: 1,
+  kernels: 2,
+  weights: 1,
+  programs: 4,
+  compiledFrom: 2,
+};
+
+function spread(value: unknown, given: number, indent: string): string {
+  // Each item of what repeats has a line of its own.
+  const levels = isRepeat(value) ? 2 : given;
+  if (levels === 0 || typeof value !== "object" || value === null) {
+    return JSON.stringify(value, keepNumber);
+  }
+  const isList = Array.isArray(value);
+  const inner = indent + " ";
+  const items = Object.entries(value)
+    .filter(([, item]) => item !== undefined)
+    .map(([key, item]) =>
+      inner + (isList ? "" : `${JSON.stringify(key)}: `) +
+      spread(item, levels - 1, inner)
+    );
+  const [open, close] = isList ? "[]" : "{}";
+  return items.length === 0
+    ? `${open}${close}`
+    : `${open}\n${items.join(",\n")}\n${indent}${close}`;
+}
+
+/** The JSON text of a plan. Infinities are written as `1e999`, which every JSON reader takes for one. */
+export function stringifyPlan(plan: Plan): string {
+  const fields = Object.entries(documentOf(plan)).map(([key, value]) =>
+    ` ${JSON.stringify(key)}: ${spread(value, SPREAD[key] ?? 0, " ")}`
+  );
+  const json = `{\n${fields.join(",\n")}\n}\n`;
+  return json.replace(
+    /"\\u0000([+\-z])"/g,
+    (_, mark: string) => LOST_NUMBERS["\u0000" + mark]!,
+  );
+}
+
+/** What is wrong with a document, before anything else is known about it. */
+export interface SchemaProblem {
+  /** JSON pointer into the document. */
+  readonly path: string;
+  /** `main[12]` where the place is in a step. */
+  readonly step: string | null;
+  readonly message: string;
+}
+
+/** The first difference between a plan, or what may be one, and the schema; undefined if there is none. */
+export function schemaProblem(document: unknown): SchemaProblem | undefined {
+  const deep = tooDeep(document);
+  if (deep !== undefined) {
+    return problemAt(document, deep, `is nested deeper than ${MAX_DEPTH}`);
+  }
+  const errors = planErrors(document);
+  if (errors.length === 0) return undefined;
+  // The failed branches of a union are all listed; the one that got furthest is the one that was meant.
+  const worst = errors.reduce<ErrorObject | undefined>(
+    (best, error) =>
+      !best || error.instancePath.length > best.instancePath.length
+        ? error
+        : best,
+    undefined,
+  );
+  return problemAt(document, worst?.instancePath ?? "", describe(worst));
+}
+
+function describe(error: ErrorObject | undefined): string {
+  if (!error) return "is not a plan";
+  const { params } = error;
+  if (error.keyword === "additionalProperties") {
+    return `has an unknown field '${params.additionalProperty}'`;
+  }
+  if (error.keyword === "required") {
+    return `has no field '${params.missingProperty}'`;
+  }
+  if (error.keyword === "discriminator") {
+    return `has an unknown '${params.tag}': ${JSON.stringify(params.tagValue)}`;
+  }
+  if (error.keyword === "enum") {
+    return `must be one of ${
+      (params.allowedValues as unknown[]).map((v) => `'${v}'`).join(", ")
+    }`;
+  }
+  if (error.keyword === "const") {
+    return `must be ${JSON.stringify(params.allowedValue)}`;
+  }
+  if (error.keyword === "pattern") return "is not a legal name";
+  return error.message ?? error.keyword;
+}
+
+function problemAt(
+  document: unknown,
+  path: string,
+  state: string,
+): SchemaProblem {
+  const step = stepAt(document, path);
+  const where = path.length > 100 ? `${path.slice(0, 100)}…` : path;
+  return {
+    path,
+    step,
+    message: `Cannot read the plan: ${step ? `${step} at ` : ""}'${
+      where || "/"
+    }' ${state}. Compile it again`,
+  };
+}
+
+/** `main[12]` for a path into step 12 of the program main. */
+function stepAt(document: unknown, path: string): string | null {
+  const match = /^\/programs\/(\d+)\/steps\/(\d+)/.exec(path);
+  if (!match) return null;
+  const program = (document as { programs: { name?: unknown }[] })
+    .programs[Number(match[1])];
+  const name = program && typeof program.name === "string"
+    ? program.name
+    : `programs[${match[1]}]`;
+  return `${name}[${match[2]}]`;
+}
+
+/** The path of a place that is nested too deeply; `depth` is how deep `value` is. */
+function tooDeep(value: unknown, depth = 0): string | undefined {
+  if (typeof value !== "object" || value === null) return undefined;
+  if (depth > MAX_DEPTH) return "";
+  for (const key in value) {
+    const path = tooDeep(value[key as keyof object], depth + 1);
+    if (path !== undefined) return `/${key}${path}`;
+  }
+  return undefined;
+}
+
+/** Where JSON.parse gave up, in words. */
+function describeSyntax(text: string, error: unknown): string {
+  const reason = error instanceof Error ? error.message : String(error);
+  const at = /position (\d+)/.exec(reason);
+  const ends = /end of JSON|Unterminated/.test(reason) ||
+    (at !== null && Number(at[1]) >= text.length);
+  const position = ends ? text.length : at ? Number(at[1]) : 0;
+  const before = text.slice(0, position).split("\n");
+  const place = `line ${before.length} column ${before.at(-1)!.length + 1}`;
+  if (ends) {
+    return `the JSON ends too early, at ${place}. Write the file again`;
+  }
+  const where = at ? `, at ${place}` : "";
+  return `it is not JSON${where}. Give a document that 'switchyard plan --out' wrote`;
+}
+
+/** A plan, or why a document is none. */
+export type ReadPlan =
+  | { readonly plan: Plan; readonly problem?: undefined }
+  | { readonly plan?: undefined; readonly problem: SchemaProblem };
+
+/** Expand a parsed document and hold it against the schema. */
+export function readDocument(document: unknown): ReadPlan {
+  const version = typeof document === "object" && document !== null
+    ? (document as { version?: unknown }).version
+    : undefined;
+  const refused = (message: string): ReadPlan => ({
+    problem: { path: "", step: null, message },
+  });
+  if (version === undefined) {
+    return refused(
+      "Cannot read the plan: it says no version, as plans do. Give a document that 'switchyard plan --out' wrote",
+    );
+  }
+  if (typeof version === "number" && version !== 2) {
+    return refused(
+      `Cannot read the plan: it has version ${version}, and this program reads version 2. Compile the model again`,
+    );
+  }
+  const deep = tooDeep(document);
+  if (deep !== undefined) {
+    return {
+      problem: problemAt(document, deep, `is nested deeper than ${MAX_DEPTH}`),
+    };
+  }
+  let plan: unknown;
+  try {
+    plan = expandDocument(document);
+  } catch (error) {
+    if (!(error instanceof PlanError)) throw error;
+    return refused(error.message);
+  }
+  const problem = schemaProblem(plan);
+  return problem ? { problem } : { plan: plan as Plan };
+}
+
+/** Parse the text of a document. Throws a PlanError that says where it is no JSON. */
+export function parseDocument(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new PlanError(`Cannot read the plan: ${describeSyntax(text, error)}`);
+  }
+}
+
+/** Parse a plan document and hold it against the schema. Throws a PlanError that names the place. */
+export function parsePlan(text: string): Plan {
+  const { plan, problem } = readDocument(parseDocument(text));
+  if (problem) throw new PlanError(problem.message);
+  return plan;
+}

@@ -1,0 +1,86 @@
+/** Rules of a kernel tree that bound what it takes to print and to run it: how large it is, and that its loops end. */
+
+import type { Expr, Kernel, Stmt } from "./tree.ts";
+
+/** Statements and expressions of a kernel tree, at most. The largest kernels of the compiler have a few thousand. */
+export const MAX_NODES = 32768;
+
+type ForStmt = Extract<Stmt, { readonly op: "for" }>;
+
+/** Statements and expressions of a tree; what occurs in several places of it counts once. */
+export function treeNodes({ body }: Kernel): number {
+  const seen = new Set<object>();
+  const rest: unknown[] = [...body];
+  while (rest.length > 0) {
+    const node = rest.pop();
+    if (typeof node !== "object" || node === null || seen.has(node)) continue;
+    if (Array.isArray(node)) { for (const part of node) rest.push(part); }
+    else {
+      seen.add(node);
+      for (const key in node) {
+        rest.push((node as { readonly [key: string]: unknown })[key]);
+      }
+    }
+  }
+  return seen.size;
+}
+
+/** Why a loop may not end, or not at the same iteration on every target. */
+export function loopFaults(loop: ForStmt): string[] {
+  const { name, step, to } = loop;
+  const faults: string[] = [];
+  if (step.op !== "const") {
+    faults.push(`the step of loop '${name}' is no constant`);
+  } else if (step.value === 0) {
+    faults.push(`loop '${name}' never ends: its step is 0`);
+  }
+  // Where the end is a constant nothing changes it.
+  if (to.op === "const") return faults;
+  const written = writtenIn(loop.body);
+  if (mentions(to, written)) {
+    faults.push(`the end of loop '${name}' changes inside of it`);
+  }
+  return faults;
+}
+
+/** Variables that are set, and arrays that are stored to. */
+function writtenIn(
+  body: readonly Stmt[],
+  written: Set<string> = new Set(),
+): Set<string> {
+  for (const s of body) {
+    if (s.op === "set") written.add(s.name);
+    else if (s.op === "store") written.add(s.binding);
+    else if (s.op === "sharedStore") written.add(s.array);
+    else if (s.op === "for") writtenIn(s.body, written);
+    else if (s.op === "if") {
+      writtenIn(s.then, written);
+      writtenIn(s.else ?? [], written);
+    }
+  }
+  return written;
+}
+
+function mentions(e: Expr, names: ReadonlySet<string>): boolean {
+  switch (e.op) {
+    case "const":
+    case "id":
+      return false;
+    case "local":
+      return names.has(e.name);
+    case "load":
+      return names.has(e.binding) || mentions(e.index, names);
+    case "shared":
+      return names.has(e.array) || mentions(e.index, names);
+    case "unary":
+    case "convert":
+    case "bitcast":
+      return mentions(e.a, names);
+    case "binary":
+      return mentions(e.a, names) || mentions(e.b, names);
+    case "call":
+      return e.args.some((arg) => mentions(arg, names));
+    case "select":
+      return [e.condition, e.a, e.b].some((part) => mentions(part, names));
+  }
+}

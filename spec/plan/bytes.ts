@@ -1,0 +1,263 @@
+/** Memory and traffic that a plan predicts. The runtime counts what really happens and never reads these. */
+
+import { storedBytes } from "../layout.ts";
+import { groupOf, groupRankOf, groupSizeOf, type Mesh } from "../mesh.ts";
+import { mapRanks, onRank, type PerRank, sumPerRank } from "../per_rank.ts";
+import type { AllToAllStep, Plan, Step } from "./plan.ts";
+import type { Size } from "../size.ts";
+import { sum } from "../sum.ts";
+
+/** How ranks are connected, as far as memory depends on it. */
+export type StagingKind = "local" | "host";
+
+/** Settings of `predictPeakBytes`. */
+export interface PredictPeakBytesOptions {
+  /** The communicator whose staging is counted too. Default: local. */
+  readonly communicator?: StagingKind;
+}
+
+/** Bytes that a rank allocates: its allocations and the staging of its communicator. */
+export function predictPeakBytes(
+  plan: Plan,
+  rank: number,
+  options: PredictPeakBytesOptions = {},
+): number {
+  const { communicator = "local" } = options;
+  return onRank(plan.peakBytes, rank) +
+    onRank(plan.staging[communicator], rank);
+}
+
+/**
+ * Staging bytes of each communicator. local: none, kernels move rows in place. host: through which collectives of ranks on
+ * devices of their own are read and written, in one process or in several: for each exchange that can be in flight at
+ * once, the longest buffer that any of them reads and the longest that any of them writes. Devices whose memory is host
+ * memory need none.
+ */
+export function predictStaging(
+  plan: Pick<Plan, "buffers" | "programs">,
+): { local: PerRank; host: PerRank } {
+  const longest: { from: PerRank; to: PerRank } = { from: 0, to: 0 };
+  for (const step of plan.programs.flatMap(({ steps }) => steps)) {
+    if (step.op !== "allGather" && step.op !== "allToAll") continue;
+    for (const side of ["from", "to"] as const) {
+      longest[side] = mapRanks(
+        [longest[side], plan.buffers[step[side]]!.bytes],
+        (bytes) => Math.max(...bytes),
+      );
+    }
+  }
+  const atOnce = exchangesAtOnce(plan);
+  return {
+    local: 0,
+    host: mapRanks(
+      [longest.from, longest.to],
+      ([from, to]) => atOnce * (from! + to!),
+    ),
+  };
+}
+
+/** How many exchanges of a program are in flight at once, at most. */
+export function exchangesAtOnce(plan: Pick<Plan, "programs">): number {
+  let most = 1;
+  for (const { steps } of plan.programs) {
+    let started = 0;
+    for (const step of steps) {
+      if (step.op === "wait") started--;
+      if (step.op !== "allToAll" && step.op !== "allGather") continue;
+      most = Math.max(most, started + 1);
+      if (step.op === "allToAll" && step.handle !== undefined) started++;
+    }
+  }
+  return most;
+}
+
+/** The experts of each group rank that an allToAll moves: all of them, or those of its chunk. */
+export function expertRanges(
+  { splits, experts }: Pick<AllToAllStep, "splits" | "experts">,
+): readonly (readonly [first: number, end: number])[] {
+  return experts ??
+    splits.slice(1).map((end, p) => [splits[p]!, end] as const);
+}
+
+/** Where the experts of each group rank and chunk end, of exchanges that are the chunks of one value: a token is sent once to each. */
+export function unitEnds(
+  chunks: readonly Pick<AllToAllStep, "splits" | "experts">[],
+): number[] {
+  const ends = chunks.flatMap((step) =>
+    expertRanges(step).map(([, end]) => end)
+  );
+  return [0, ...new Set(ends.sort((a, b) => a - b))];
+}
+
+/** The part of all experts that an allToAll moves: less than 1 for a chunk. */
+export function shareOfExperts(
+  step: Pick<AllToAllStep, "splits" | "experts">,
+): number {
+  return movedExperts(step) / (step.splits.at(-1)! - step.splits[0]!);
+}
+
+/** How many experts an allToAll moves. */
+export function movedExperts(
+  step: Pick<AllToAllStep, "splits" | "experts">,
+): number {
+  return sum(expertRanges(step).map(([first, end]) => end - first));
+}
+
+/** How many counts an allToAll has of each rank. */
+export function countsPerRank(
+  { splits, countsPerRank }: Pick<AllToAllStep, "splits" | "countsPerRank">,
+): number {
+  return countsPerRank ?? splits.at(-1)!;
+}
+
+/** Whether an allToAll moves tokens, each once for a rank, and not rows of choices: by counts behind those of experts. */
+export function movesTokens({ splits }: Pick<AllToAllStep, "splits">): boolean {
+  return splits[0]! > 0;
+}
+
+/** n(s, p) of an allToAll from its counts, `[group rank][expert]`: rows from group rank s to group rank p on the way forward. */
+export function rowsBetween(
+  counts: readonly (readonly number[])[],
+  step: Pick<AllToAllStep, "splits" | "experts">,
+): number[][] {
+  const experts = expertRanges(step);
+  return counts.map((row) =>
+    experts.map(([first, end]) => sum(row.slice(first, end)))
+  );
+}
+
+/** Rows that are together: the first one and their number. */
+export interface Block {
+  readonly offset: number;
+  readonly count: number;
+}
+
+/** Where the rows of an allToAll are on one rank: a block for each rank of the group that they go to or come from. */
+export interface ExchangeBlocks {
+  /** In the step's `from`. */
+  readonly send: readonly Block[];
+  /** In the step's `to`. */
+  readonly receive: readonly Block[];
+}
+
+/** Which rank's blocks. */
+export interface BlocksOfOptions {
+  /** Its index in the group of the exchange. */
+  readonly groupRank: number;
+}
+
+/** The blocks of a rank, from the counts of its group, `[group rank][expert]`, which every rank of it holds. */
+export function blocksOf(
+  counts: readonly (readonly number[])[],
+  step: Pick<AllToAllStep, "splits" | "experts" | "direction">,
+  { groupRank }: BlocksOfOptions,
+): ExchangeBlocks {
+  const experts = expertRanges(step);
+  const local = counts[groupRank]!;
+  const [mine, end] = experts[groupRank]!;
+  // By destination: where the whole has them. By source: packed.
+  const byDestination = experts.map(([first, end]) => ({
+    offset: sum(local.slice(step.splits[0], first)),
+    count: sum(local.slice(first, end)),
+  }));
+  let offset = 0;
+  const bySource = counts.map((row) => {
+    const block = { offset, count: sum(row.slice(mine, end)) };
+    offset += block.count;
+    return block;
+  });
+  return step.direction === "forward"
+    ? { send: byDestination, receive: bySource }
+    : { send: bySource, receive: byDestination };
+}
+
+/** Where bytes are counted. */
+export interface SentBytesOptions {
+  readonly mesh: Mesh;
+  readonly rank: number;
+  /** A rank's length of a dynamic axis; only gathers of rows ask. */
+  readonly length?: (axis: string, rank: number) => number;
+}
+
+/**
+ * Bytes that `rank` sends to *other* ranks in one step. `rows` is n(s, p) of the rank's group on the way forward (see
+ * `rowsBetween`); only an allToAll reads it. Steps that are no collectives send nothing.
+ */
+export function predictSentBytes(
+  step: Step,
+  rows: readonly (readonly number[])[],
+  options: SentBytesOptions,
+): number {
+  const { mesh, rank, length = () => 0 } = options;
+  if (step.ranks !== "all" && !step.ranks.includes(rank)) return 0;
+  if (step.op === "allGather") {
+    const { rows, blocks, bytes } = step;
+    const others = groupOf(mesh, rank, step.over).filter((r) => r !== rank);
+    if (!rows) return bytes * others.length;
+    // Each other rank gets this one's rows, or, of blocks, as many as it has itself.
+    return bytes * sum(
+      others.map((other) => length(rows.axis, blocks ? other : rank)),
+    );
+  }
+  if (step.op !== "allToAll") return 0;
+  const me = groupRankOf(mesh, rank, step.over);
+  const others = groupOf(mesh, rank, step.over).map((_, p) => p)
+    .filter((p) => p !== me);
+  return step.rowBytes *
+    others.reduce(
+      (n, p) =>
+        n + (step.direction === "forward" ? rows[me]![p]! : rows[p]![me]!),
+      0,
+    );
+}
+
+/** The largest value that a size can take: run-time counts at their bounds, sums over a group at the bound of the whole. */
+export function boundOf(
+  size: Size,
+  plan: Pick<Plan, "mesh"> & {
+    readonly axes: {
+      readonly [name: string]: Pick<Plan["axes"][string], "size" | "over">;
+    };
+  },
+): number {
+  if (typeof size === "number") return size;
+  if ("count" in size) {
+    const axis = Object.hasOwn(plan.axes, size.count)
+      ? plan.axes[size.count]
+      : undefined;
+    // Ranks along a mesh axis that the tensor axis is not sharded over all hold the same items.
+    const copies = (size.over ?? []).filter((m) => !axis?.over?.includes(m));
+    return (axis?.size ?? 0) * groupSizeOf(plan.mesh, copies);
+  }
+  if ("mul" in size) {
+    return size.mul.reduce<number>((n, s) => n * boundOf(s, plan), 1);
+  }
+  if ("add" in size) {
+    return size.add.reduce<number>((n, s) => n + boundOf(s, plan), 0);
+  }
+  if ("min" in size) return Math.min(...size.min.map((s) => boundOf(s, plan)));
+  return Math.ceil(boundOf(size.ceilDiv[0], plan) / size.ceilDiv[1]);
+}
+
+/** How many ranks of a group a token goes to, on average, if any `choices` experts are as likely as others: those that not all choices miss. */
+export function expectedDestinations(
+  splits: readonly number[],
+  choices: number,
+): number {
+  const experts = splits.at(-1)!;
+  return splits.slice(1).reduce((n, end, p) => {
+    const others = experts - (end - splits[p]!);
+    let missed = 1;
+    for (let j = 0; j < choices; j++) {
+      missed *= Math.max(0, others - j) / (experts - j);
+    }
+    return n + 1 - missed;
+  }, 0);
+}
+
+/** Bytes of buffers of some kinds. */
+export function bytesOfKinds(plan: Plan, kinds: readonly string[]): PerRank {
+  const bytes = Object.values(plan.buffers)
+    .filter((buffer) => kinds.includes(buffer.kind)).map(storedBytes);
+  return sumPerRank(bytes);
+}

@@ -1,0 +1,217 @@
+/** What the rules of the verifier look at: a plan with its references resolved and its steps' reads and writes known. */
+
+import { type Accesses, accessesOf } from "./accesses.ts";
+import { boundOf } from "./bytes.ts";
+import type { Span } from "../errors.ts";
+import { startedBy } from "./handles.ts";
+import type { KernelFacts } from "../kernel/verify_tree.ts";
+import { type RoutingFacts, routingsOf } from "./routing_parts.ts";
+import { rankClasses } from "./rank_classes.ts";
+import { readTree } from "../kernel/verify_tree.ts";
+import { groupRankOf, groupSizeOf, type Mesh } from "../mesh.ts";
+import type {
+  AllGatherStep,
+  AllToAllStep,
+  LaunchStep,
+  Plan,
+  PlanBuffer,
+  PlanKernel,
+  Program,
+  Step,
+} from "./plan.ts";
+
+import { oneLine } from "../shown.ts";
+import type { Size } from "../size.ts";
+
+/** Reports that a rule does not hold: `Cannot <cannot> in <step>: <because>`. */
+export type Report = (
+  cannot: string,
+  because: string,
+  step?: StepPlace,
+) => void;
+
+/** One rule: looks at the facts, reports what is wrong. */
+export type Check = (facts: Facts, report: Report) => void;
+
+/** A collective step. */
+export type Collective = AllGatherStep | AllToAllStep;
+
+/** A step and what messages call it. */
+export interface StepPlace {
+  readonly step: Step;
+  /** `main[12]` */
+  readonly name: string;
+}
+
+/** A step with its place, ranks, and the buffers it reads and writes. */
+export interface StepFacts extends StepPlace {
+  readonly index: number;
+  readonly ranks: readonly number[];
+  /** The classes of its ranks: indices into `Facts.classes`. */
+  readonly classes: readonly number[];
+  readonly reads: readonly string[];
+  readonly writes: readonly string[];
+}
+
+/** A program with its steps' facts. */
+export interface ProgramFacts {
+  readonly program: Program;
+  readonly steps: readonly StepFacts[];
+}
+
+/** A kernel of the plan and what its tree says. */
+export interface KernelEntry {
+  readonly name: string;
+  readonly kernel: PlanKernel;
+  readonly facts: KernelFacts;
+}
+
+/** A plan as the rules see it. Maps, so that no name of the plan finds a property of Object. */
+export interface Facts {
+  readonly plan: Plan;
+  /** One rank of each class of equal ranks: what holds on it holds on all of its class. */
+  readonly everyRank: readonly number[];
+  /** The ranks by class: those of one class hold as much of everything and take part in the same steps. */
+  readonly classes: readonly (readonly number[])[];
+  readonly buffers: ReadonlyMap<string, PlanBuffer>;
+  readonly kernels: ReadonlyMap<string, KernelEntry>;
+  readonly programs: readonly ProgramFacts[];
+  readonly routings: readonly RoutingFacts[];
+  /** The largest value that a size can take. */
+  bound(size: Size): number;
+  /** Groups of ranks over mesh axes, each in the order of group ranks; of groups of equal ranks only one. */
+  groups(over: readonly string[]): readonly (readonly number[])[];
+}
+
+/** `main[12] (layer.ts:9:16)` */
+export function placeOf(step: StepPlace): string {
+  const { span } = step.step;
+  return span ? `${step.name} (${formatSpan(span)})` : step.name;
+}
+
+/** `layer.ts:9:16`: the last part of the path is enough beside the name of the step. */
+export function formatSpan(span: Span): string {
+  const file = span.file.split(/[/\\]/).at(-1);
+  return oneLine(`${file}:${span.line}:${span.column}`);
+}
+
+/** Whether a step is a collective. */
+export function isCollective(step: Step): step is Collective {
+  return step.op === "allGather" || step.op === "allToAll";
+}
+
+/** The collectives among the steps of all programs. */
+export function* collectives(
+  facts: Facts,
+): Generator<{ step: Collective; at: StepFacts }> {
+  for (const { steps } of facts.programs) {
+    for (const at of steps) {
+      if (isCollective(at.step)) yield { step: at.step, at };
+    }
+  }
+}
+
+/** Groups of ranks over mesh axes, each in the order of group ranks. */
+export function groupsOver(
+  mesh: Mesh,
+  ranks: number,
+  over: readonly string[],
+): number[][] {
+  const groups = new Map<string, number[]>();
+  const rest = mesh.map((axis) => axis.name).filter((n) => !over.includes(n));
+  for (let rank = 0; rank < ranks; rank++) {
+    const key = String(groupRankOf(mesh, rank, rest));
+    const group = groups.get(key) ?? [];
+    group[groupRankOf(mesh, rank, over)] = rank;
+    groups.set(key, group);
+  }
+  return [...groups.values()];
+}
+
+/** The first of all groups in which the same classes of ranks follow each other. */
+function differentGroups(
+  groups: readonly number[][],
+  classOf: readonly number[],
+): number[][] {
+  const found = new Map<string, number[]>();
+  for (const group of groups) {
+    const key = group.map((rank) => classOf[rank]).join();
+    if (!found.has(key)) found.set(key, group);
+  }
+  return [...found.values()];
+}
+
+/** Collect the facts of a plan whose structure is sound. */
+export function collectFacts(plan: Plan): Facts {
+  const classOf = rankClasses(plan);
+  const classes: number[][] = [];
+  for (const [rank, of] of classOf.entries()) (classes[of] ??= []).push(rank);
+  const everyRank = classes.map(([first]) => first!);
+  const kernels = new Map(
+    Object.entries(plan.kernels).map(([name, kernel]) =>
+      [name, { name, kernel, facts: readTree(kernel.tree) }] as const
+    ),
+  );
+  const every = [...classes.keys()];
+  const programs: ProgramFacts[] = plan.programs.map((program) => {
+    const started = startedBy(program.steps);
+    return {
+      program,
+      steps: program.steps.map((step, index) => ({
+        step,
+        index,
+        name: `${program.name}[${index}]`,
+        ...step.ranks === "all"
+          ? { ranks: everyRank, classes: every }
+          : { ranks: step.ranks, classes: classesOf(step.ranks, classes) },
+        ...accessesOf(step, started, {
+          launched: (launch) => launched(launch, kernels),
+        }),
+      })),
+    };
+  });
+  const cache = new Map<string, number[][]>();
+  return {
+    plan,
+    everyRank,
+    classes,
+    buffers: new Map(Object.entries(plan.buffers)),
+    kernels,
+    programs,
+    routings: routingsOf(programs),
+    bound: (size) => boundOf(size, plan),
+    groups(over) {
+      const key = JSON.stringify(over);
+      const known = cache.get(key) ??
+        differentGroups(groupsOver(plan.mesh, plan.ranks, over), classOf);
+      cache.set(key, known);
+      return known;
+    },
+  };
+}
+
+/** The classes that a list of ranks is made of. */
+function classesOf(
+  ranks: readonly number[],
+  classes: readonly (readonly number[])[],
+): number[] {
+  const inside = new Set(ranks);
+  return [...classes.keys()].filter((c) => inside.has(classes[c]![0]!));
+}
+
+/** The buffers of a launch by what the kernel's tree does with its bindings. */
+function launched(
+  { kernel, bindings }: LaunchStep,
+  kernels: ReadonlyMap<string, KernelEntry>,
+): Accesses {
+  const { needs, stores } = kernels.get(kernel)!.facts;
+  const of = (names: { has(name: string): boolean }) =>
+    Object.keys(bindings).filter((name) => names.has(name))
+      .map((name) => bindings[name]!);
+  return { reads: of(needs), writes: of(stores) };
+}
+
+/** How many ranks a group over mesh axes of a plan has. */
+export function width(facts: Facts, over: readonly string[]): number {
+  return groupSizeOf(facts.plan.mesh, over);
+}

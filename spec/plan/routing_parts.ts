@@ -1,0 +1,137 @@
+/** The steps of each routing, sorted by the part of dispatch or combine that they are. */
+
+import { movedExperts, movesTokens, unitEnds } from "./bytes.ts";
+import type { AllGatherStep, AllToAllStep, Step, StepPart } from "./plan.ts";
+import { sum } from "../sum.ts";
+import type { ProgramFacts, StepFacts } from "./facts.ts";
+
+/** The facts of a step of one kind. */
+export interface StepOf<S extends Step> extends StepFacts {
+  readonly step: S;
+}
+
+/** The parts of one routing in one program, each in the order of steps. */
+export interface RoutingFacts {
+  readonly number: number;
+  readonly program: string;
+  /** Every step of the program. */
+  readonly steps: readonly StepFacts[];
+  readonly all: readonly StepFacts[];
+  readonly count: readonly StepFacts[];
+  readonly permute: readonly StepFacts[];
+  readonly gather: readonly StepOf<AllGatherStep>[];
+  /** Of a deduplicated dispatch: where choices find their tokens. */
+  readonly places: readonly StepOf<AllToAllStep>[];
+  /** Where ranks add up rows before they return: which rows are of one token, and the sums. */
+  readonly lists: readonly StepOf<AllToAllStep>[];
+  readonly sums: readonly StepFacts[];
+  readonly forward: readonly StepOf<AllToAllStep>[];
+  readonly regroup: readonly StepFacts[];
+  readonly back: readonly StepOf<AllToAllStep>[];
+  readonly combine: readonly StepFacts[];
+}
+
+function isPart(
+  at: StepFacts,
+  op: StepPart["op"],
+  part: StepPart["part"],
+): boolean {
+  return at.step.part?.op === op && at.step.part.part === part;
+}
+
+function isGather(at: StepFacts): at is StepOf<AllGatherStep> {
+  return at.step.op === "allGather";
+}
+
+function isExchange(at: StepFacts): at is StepOf<AllToAllStep> {
+  return at.step.op === "allToAll";
+}
+
+/** The routings of a plan by program. */
+export function routingsOf(
+  programs: readonly ProgramFacts[],
+): RoutingFacts[] {
+  const routings: RoutingFacts[] = [];
+  for (const { program, steps } of programs) {
+    const byNumber = new Map<number, StepFacts[]>();
+    for (const at of steps) {
+      const number = at.step.part?.routing;
+      if (number === undefined) continue;
+      const known = byNumber.get(number);
+      if (known) known.push(at);
+      else byNumber.set(number, [at]);
+    }
+    for (const [number, all] of byNumber) {
+      const of = (op: StepPart["op"], part: StepPart["part"]) =>
+        all.filter((at) => isPart(at, op, part));
+      routings.push({
+        number,
+        program: program.name,
+        steps,
+        all,
+        count: of("dispatch", "count"),
+        permute: of("dispatch", "permute"),
+        gather: of("dispatch", "exchange counts").filter(isGather),
+        places: of("dispatch", "exchange places").filter(isExchange),
+        lists: of("dispatch", "exchange rows").filter(isExchange),
+        sums: of("combine", "sum"),
+        forward: of("dispatch", "exchange").filter(isExchange),
+        regroup: of("dispatch", "regroup"),
+        back: of("combine", "exchange").filter(isExchange),
+        combine: of("combine", "combine"),
+      });
+    }
+  }
+  return routings;
+}
+
+/**
+ * The exchanges of each value that a routing carries one way: one, or one for each of its chunks. They share the buffer
+ * that holds its rows by destination, and together move every expert.
+ */
+export function valuesOf(
+  exchanges: readonly StepOf<AllToAllStep>[],
+): StepOf<AllToAllStep>[][] {
+  const values: StepOf<AllToAllStep>[][] = [];
+  const open = new Map<string, StepOf<AllToAllStep>[]>();
+  for (const at of exchanges) {
+    const { direction, from, to, splits } = at.step;
+    const unchunked = direction === "forward" ? from : to;
+    const chunks = open.get(unchunked) ?? [];
+    if (chunks.length === 0) values.push(chunks);
+    chunks.push(at);
+    open.set(unchunked, chunks);
+    const moved = sum(chunks.map(({ step }) => movedExperts(step)));
+    if (moved >= splits.at(-1)! - splits[0]!) open.delete(unchunked);
+  }
+  return values;
+}
+
+/**
+ * The buffers that say in which row each choice is sent: written by count, read by every combine and by every permute, but
+ * for those that are deduplicated, by other rows that count made, and those that add what ranks have added up.
+ */
+export function permutationsOf(routing: RoutingFacts): string[] {
+  const written = new Set(routing.count.flatMap((at) => at.writes));
+  const byTokens = (at: StepFacts) =>
+    routing.places.length > 0 && at.reads.some((name) => written.has(name));
+  const bySums = (at: StepFacts) =>
+    routing.back.some(({ step }) =>
+      movesTokens(step) && at.reads.includes(step.to)
+    );
+  return [...written].filter((name) =>
+    routing.combine.every((at) => at.reads.includes(name) || bySums(at)) &&
+    routing.permute.every((at) => at.reads.includes(name) || byTokens(at))
+  );
+}
+
+/** Where the experts of each group rank and chunk end: what goes by choices is cut so. */
+export function expertEnds({ places, back }: RoutingFacts): number[] {
+  const byChoices = places.length > 0 ? places : back;
+  return unitEnds(byChoices.map(({ step }) => step));
+}
+
+/** What a routing is called in a complaint. */
+export function titleOf(routing: RoutingFacts): string {
+  return `route by routing ${routing.number} of program '${routing.program}'`;
+}

@@ -1,0 +1,79 @@
+/** Rules of how much room dispatches have: send and receive buffers hold the most rows that can come. */
+
+import { expertRanges, movesTokens } from "../plan/bytes.ts";
+import { storedElementsOf } from "../layout.ts";
+import { type AllToAllStep, onRank, type PlanBuffer } from "../plan/plan.ts";
+import type { Facts, Report } from "../plan/facts.ts";
+import { permutationsOf, type StepOf, titleOf } from "../plan/routing_parts.ts";
+
+/** Receive and return buffers hold the most rows that can come: tokens of the group times min(choices, local experts). */
+export function checkCapacity(facts: Facts, report: Report): void {
+  for (const routing of facts.routings) {
+    const name = permutationsOf(routing).find((n) =>
+      facts.buffers.get(n)!.axes.length > 1
+    );
+    if (name === undefined) continue;
+    const permutation = facts.buffers.get(name)!;
+    const { forward, back, places } = routing;
+    for (const at of [...forward, ...back, ...places]) {
+      const once = movesTokens(at.step);
+      const fault = capacityFault(facts, at, { permutation, once });
+      if (fault !== undefined) report(titleOf(routing), fault, at);
+    }
+  }
+}
+
+function capacityFault(
+  facts: Facts,
+  at: StepOf<AllToAllStep>,
+  { permutation, once }: {
+    readonly permutation: PlanBuffer;
+    readonly once: boolean;
+  },
+): string | undefined {
+  const { step } = at;
+  const choices = permutation.axes.at(-1)!.size;
+  const [sentFrom, receivedIn] = step.direction === "forward"
+    ? [step.from, step.to]
+    : [step.to, step.from];
+  const rowsOf = (name: string, rank: number) =>
+    Math.floor(onRank(facts.buffers.get(name)!.bytes, rank) / step.rowBytes);
+  const ranges = expertRanges(step);
+  for (const group of facts.groups(step.over)) {
+    const tokens = groupTokens(facts, permutation, group);
+    for (const [groupRank, rank] of group.entries()) {
+      const [first, end] = ranges[groupRank] ?? [0, 0];
+      const experts = end - first;
+      const k = onRank(choices, rank);
+      const sent = storedElementsOf(permutation, rank);
+      const need = [
+        [sentFrom, once ? sent / k * Math.min(k, group.length) : sent],
+        [receivedIn, tokens * Math.min(k, experts)],
+      ] as const;
+      for (const [name, rows] of need) {
+        if (rowsOf(name, rank) < rows) {
+          return `up to ${rows} rows can be in '${name}' on rank ${rank}, which has room for ${
+            rowsOf(name, rank)
+          }`;
+        }
+      }
+    }
+  }
+  return undefined;
+}
+
+/** The most tokens that the ranks of a group can have together. */
+function groupTokens(
+  { plan }: Facts,
+  permutation: PlanBuffer,
+  group: readonly number[],
+): number {
+  return permutation.axes.slice(0, -1).reduce((product, { axis, size }) => {
+    const known = Object.hasOwn(plan.axes, axis) ? plan.axes[axis] : undefined;
+    const sum = group.reduce((n, rank) => n + onRank(size, rank), 0);
+    const most = known?.over
+      ? Math.min(known.size, sum)
+      : Math.max(...group.map((rank) => onRank(size, rank)));
+    return product * most;
+  }, 1);
+}

@@ -1,0 +1,247 @@
+/** Rules of collectives: whole groups meet them, and shapes match. */
+
+import { countsPerRank, expertRanges } from "../plan/bytes.ts";
+import { STORED_BYTES } from "../dtype.ts";
+import { storedElementsOf } from "../layout.ts";
+import {
+  type AllGatherStep,
+  type AllToAllStep,
+  onRank,
+  type PlanBuffer,
+} from "../plan/plan.ts";
+import { sameList } from "./axes.ts";
+import {
+  type Collective,
+  collectives,
+  type Facts,
+  type Report,
+  type StepFacts,
+  width,
+} from "../plan/facts.ts";
+
+function titleOf(step: Collective): string {
+  return step.op === "allGather"
+    ? `gather '${step.from}' into '${step.to}'`
+    : `exchange '${step.from}' into '${step.to}'`;
+}
+
+/** A collective is met by all ranks of its group or by none; steps are one list, so all meet them in one order. */
+export function checkGroups(facts: Facts, report: Report): void {
+  for (const { step, at } of collectives(facts)) {
+    if (step.ranks === "all") continue;
+    const present = new Set(at.ranks);
+    for (const group of facts.groups(step.over)) {
+      const missing = group.filter((rank) => !present.has(rank));
+      if (missing.length > 0 && missing.length < group.length) {
+        report(
+          titleOf(step),
+          `ranks [${missing.join(", ")}] of group [${
+            group.join(", ")
+          }] do not take part, and the others would wait for ever`,
+          at,
+        );
+      }
+    }
+  }
+}
+
+/** Buffers of collectives are long enough on every rank, and of one dtype. */
+export function checkShapes(facts: Facts, report: Report): void {
+  for (const { step, at } of collectives(facts)) {
+    const faults = step.op === "allGather"
+      ? gatherFaults(facts, step, at)
+      : exchangeFaults(facts, step, at);
+    for (const fault of faults) report(titleOf(step), fault, at);
+  }
+}
+
+function gatherFaults(
+  facts: Facts,
+  step: AllGatherStep,
+  at: StepFacts,
+): string[] {
+  if (step.rows) {
+    return [
+      ...rowFaults(facts, step, step.rows),
+      ...step.blocks
+        ? groupRankFaults(facts, step.over, step.blocks.groupRank)
+        : [],
+    ];
+  }
+  const faults: string[] = [];
+  const from = facts.buffers.get(step.from)!;
+  const to = facts.buffers.get(step.to)!;
+  const total = step.bytes * width(facts, step.over);
+  // With blocks, one for everyone.
+  const given = step.blocks ? total : step.bytes;
+  if (from.dtype !== to.dtype) {
+    faults.push(`one is ${from.dtype} and the other ${to.dtype}`);
+  }
+  if (step.bytes % 4 !== 0 || step.bytes === 0) {
+    faults.push(`${step.bytes} bytes are no whole words`);
+  }
+  for (const rank of at.ranks) {
+    const have = [from, to].map((buffer) => onRank(buffer.bytes, rank));
+    if (have[0] !== given || have[1] !== total) {
+      faults.push(
+        `on rank ${rank} the buffers have ${have[0]} and ${
+          have[1]
+        } bytes, and it moves ${step.bytes} from each of the group, ${total}`,
+      );
+      break;
+    }
+  }
+  if (step.blocks) {
+    faults.push(...groupRankFaults(facts, step.over, step.blocks.groupRank));
+  }
+  return faults;
+}
+
+/** A buffer that says where each rank is in its group. */
+function groupRankFaults(
+  facts: Facts,
+  over: readonly string[],
+  name: string,
+): string[] {
+  const { kind, data } = facts.buffers.get(name)!;
+  const real = over.filter((axis) => width(facts, [axis]) > 1);
+  const said = data && "groupRank" in data
+    ? data.groupRank.filter((axis) => width(facts, [axis]) > 1)
+    : undefined;
+  if (kind === "const" && said && sameList(said, real)) return [];
+  return [`'${name}' must hold the rank's number over ${over.join("+")}`];
+}
+
+/**
+ * A gather of rows: of the axis's own items, by their numbers, into room for all of them. With blocks, of the items of all
+ * ranks of the group, into room for the own ones of each.
+ */
+function rowFaults(
+  facts: Facts,
+  step: AllGatherStep,
+  rows: NonNullable<AllGatherStep["rows"]>,
+): string[] {
+  const faults: string[] = [];
+  const [from, to, counts] = [step.from, step.to, rows.counts]
+    .map((name) => facts.buffers.get(name)!) as [
+      PlanBuffer,
+      PlanBuffer,
+      PlanBuffer,
+    ];
+  const axis = facts.plan.axes[rows.axis]!;
+  if (from.dtype !== to.dtype) {
+    faults.push(`one is ${from.dtype} and the other ${to.dtype}`);
+  }
+  if (!axis.dynamic) faults.push(`'${rows.axis}' is no dynamic axis`);
+  const { assignment } = counts;
+  if (
+    assignment?.axis !== rows.axis || assignment.holds !== "counts" ||
+    !sameList(assignment.over ?? [], step.over)
+  ) {
+    faults.push(
+      `'${counts.name}' does not hold the counts of '${rows.axis}' over ${
+        step.over.join("+")
+      }`,
+    );
+  }
+  const groupSize = width(facts, step.over);
+  const [local, gathered] = step.blocks ? [to, from] : [from, to];
+  const axes = step.blocks ? local.axes.slice(1) : local.axes;
+  if (
+    axes[0]?.axis !== rows.axis ||
+    step.blocks && local.axes[0]?.size !== groupSize
+  ) faults.push(`'${local.name}' does not begin with '${rows.axis}'`);
+  const all = facts.bound({ count: rows.axis, over: step.over });
+  for (
+    const [buffer, [outer, ...inner], length] of [
+      [local, axes, undefined],
+      [gathered, gathered.axes, all],
+    ] as const
+  ) {
+    const bytes = inner.reduce(
+      (n, { size, dynamic }) => dynamic ? NaN : n * onRank(size, 0),
+      STORED_BYTES[buffer.dtype],
+    );
+    const short = length !== undefined && outer?.size !== length;
+    if (bytes !== step.bytes || bytes % 4 !== 0 || short) {
+      faults.push(
+        `'${buffer.name}' does not have rows of ${step.bytes} bytes${
+          length === undefined ? "" : `, ${length} of them`
+        }`,
+      );
+    }
+  }
+  return faults;
+}
+
+function exchangeFaults(
+  facts: Facts,
+  step: AllToAllStep,
+  at: StepFacts,
+): string[] {
+  const faults: string[] = [];
+  const groupSize = width(facts, step.over);
+  const { splits, rowBytes } = step;
+  const from = facts.buffers.get(step.from)!;
+  const to = facts.buffers.get(step.to)!;
+  if (from.dtype !== to.dtype) {
+    faults.push(`one is ${from.dtype} and the other ${to.dtype}`);
+  }
+  const ascending = splits.every((end, i) => i === 0 || end >= splits[i - 1]!);
+  const perRank = countsPerRank(step);
+  if (
+    splits.length !== groupSize + 1 || !ascending || splits.at(-1)! > perRank
+  ) {
+    faults.push(
+      `splits [${
+        splits.join(", ")
+      }] do not split experts for ${groupSize} ranks`,
+    );
+  }
+  const chunk = expertRanges(step);
+  if (
+    chunk.length !== groupSize ||
+    chunk.some(([first, end], p) =>
+      first > end || first < splits[p]! || end > splits[p + 1]!
+    )
+  ) {
+    faults.push(
+      `experts [${
+        chunk.map((pair) => pair.join(" to ")).join(", ")
+      }] are not of ${groupSize} ranks whose experts are split at [${
+        splits.join(", ")
+      }]`,
+    );
+  }
+  for (const buffer of [from, to]) {
+    if (!isRowOf(buffer, rowBytes)) {
+      faults.push(
+        `${rowBytes} bytes are no row of '${buffer.name}'`,
+      );
+    }
+  }
+  const holds = (name: string, words: number) => {
+    const buffer = facts.buffers.get(name)!;
+    const rank = at.ranks.find((r) => storedElementsOf(buffer, r) !== words);
+    if (buffer.dtype !== "u32" || rank !== undefined) {
+      faults.push(`'${name}' must hold ${words} u32`);
+    }
+  };
+  holds(step.counts, groupSize * perRank);
+  holds(step.receivedCounts, groupSize);
+  faults.push(...groupRankFaults(facts, step.over, step.groupRank));
+  return faults;
+}
+
+/** Whether the inner axes of a buffer make a row of so many bytes. */
+function isRowOf(buffer: PlanBuffer, rowBytes: number): boolean {
+  if (buffer.rowStride !== undefined || rowBytes % 4 !== 0) return false;
+  let bytes = STORED_BYTES[buffer.dtype];
+  for (let i = buffer.axes.length - 1; i >= 0; i--) {
+    if (bytes === rowBytes) return true;
+    const { size } = buffer.axes[i]!;
+    if (typeof size !== "number") return false;
+    bytes *= size;
+  }
+  return false;
+}

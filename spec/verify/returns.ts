@@ -1,0 +1,146 @@
+/** Rules of what returns by a routing: by the experts by which it came, and added up on the way only where sums may be. */
+
+import { expertRanges, movesTokens } from "../plan/bytes.ts";
+import type { AllToAllStep } from "../plan/plan.ts";
+import { sameList } from "./axes.ts";
+import type { Facts, Report, StepFacts } from "../plan/facts.ts";
+import {
+  type RoutingFacts,
+  type StepOf,
+  titleOf,
+  valuesOf,
+} from "../plan/routing_parts.ts";
+
+/** The chunks of a value move every expert once, and return by the experts by which they came. */
+export function checkChunks(facts: Facts, report: Report): void {
+  for (const routing of facts.routings) {
+    const title = titleOf(routing);
+    const { forward, back, places, lists } = routing;
+    const values = [forward, back, places, lists].flatMap(valuesOf);
+    for (const chunks of values) {
+      const { splits } = chunks[0]!.step;
+      const experts = chunks.map(({ step }) => expertRanges(step));
+      for (const [p, start] of splits.slice(0, -1).entries()) {
+        const local = experts.map((pairs) => pairs[p] ?? [0, 0] as const)
+          .filter(([first, end]) => first < end)
+          .sort(([a], [b]) => a - b);
+        const end = local.reduce(
+          (at, [first, end]) => first === at ? end : NaN,
+          start,
+        );
+        if (end === splits[p + 1]) continue;
+        report(
+          title,
+          `experts ${start} to ${
+            splits[p + 1]
+          } of group rank ${p} are sent as [${
+            local.map((pair) => pair.join(" to ")).join(", ")
+          }]`,
+          chunks.at(-1),
+        );
+        break;
+      }
+    }
+    for (const chunks of valuesOf(back)) {
+      const order = [...chunks].sort((a, b) => start(a.step) - start(b.step));
+      for (const at of chunks) {
+        if (!at.step.experts) continue;
+        if (!cameSo(routing, at, order.indexOf(at))) {
+          report(title, `'${at.step.from}' did not come by these experts`, at);
+        }
+      }
+    }
+  }
+}
+
+/** Chunks in order have experts that start later, at some group rank. */
+function start(step: AllToAllStep): number {
+  return expertRanges(step).reduce((sum, [first]) => sum + first, 0);
+}
+
+/** Whether rows that go back have come by the same experts; of tokens, as the same chunk, and the places of choices so. */
+function cameSo(
+  routing: RoutingFacts,
+  at: StepOf<AllToAllStep>,
+  chunk: number,
+): boolean {
+  const flows = (other: StepOf<AllToAllStep>) =>
+    reaches(routing.steps.slice(other.index + 1), [other.step.to], [at]);
+  const ofExperts = (other: StepOf<AllToAllStep>) =>
+    sameExperts(other.step, at.step) && flows(other);
+  if (movesTokens(at.step)) {
+    return routing.lists.some(ofExperts) && routing.forward.some(flows);
+  }
+  return routing.forward.some((other) =>
+    movesTokens(other.step)
+      ? expertRanges(other.step)[0]![0] === other.step.splits[0]! + chunk &&
+        flows(other) &&
+        routing.places.some(ofExperts)
+      : ofExperts(other)
+  );
+}
+
+function sameExperts(a: AllToAllStep, b: AllToAllStep): boolean {
+  return sameList(expertRanges(a).flat(), expertRanges(b).flat());
+}
+
+/** Rows are added up before they return only where sums may have another order, by lists that were sent once. */
+export function checkSums(
+  { plan }: Facts,
+  routing: RoutingFacts,
+  report: Report,
+): void {
+  const { places, lists, sums, back } = routing;
+  const title = titleOf(routing);
+  const [first] = [...lists, ...sums];
+  if (first && plan.numerics.class !== "fast") {
+    report(
+      title,
+      `it adds up rows before they return, and numerics are '${plan.numerics.class}'`,
+      first,
+    );
+  }
+  if (first && (places.length === 0 || valuesOf(lists).length !== 1)) {
+    report(
+      title,
+      `it says ${valuesOf(lists).length} times which rows are added up${
+        places.length === 0 ? ", of tokens that are not sent once" : ""
+      }`,
+      first,
+    );
+  }
+  for (const at of back) {
+    const { step, index } = at;
+    const summed = sums.some((sum) =>
+      sum.index < index && sum.writes.includes(step.from)
+    );
+    if (summed === movesTokens(step)) continue;
+    report(
+      title,
+      summed
+        ? `'${step.from}' has a row for each token and is returned by choices`
+        : `'${step.from}' is returned by tokens and nothing adds up its rows`,
+      at,
+    );
+  }
+}
+
+/** Whether data in some buffers flow into one of the steps `ends`. */
+export function reaches(
+  steps: readonly StepFacts[],
+  from: readonly string[],
+  ends: readonly StepFacts[],
+): boolean {
+  const touched = new Set(from);
+  for (const at of steps) {
+    const { step } = at;
+    // What a wait ends was followed where it began.
+    if (step.op === "wait") continue;
+    const sources = step.op === "allToAll" ? [step.from] : at.reads;
+    if (!sources.some((name) => touched.has(name))) continue;
+    if (ends.includes(at)) return true;
+    const results = step.op === "allToAll" ? [step.to] : at.writes;
+    for (const name of results) touched.add(name);
+  }
+  return false;
+}

@@ -1,0 +1,405 @@
+/** Rules of dispatch and combine: all parts are there and in order, on one permutation with transposed counts, and returned rows are combined. */
+
+import { expertsOfRows } from "../axis_parts.ts";
+import { countsPerRank, expertRanges, movesTokens } from "../plan/bytes.ts";
+import type { AllToAllStep, StepPart } from "../plan/plan.ts";
+import { checkSums, reaches } from "./returns.ts";
+import {
+  permutationsOf,
+  type RoutingFacts,
+  type StepOf,
+  titleOf,
+  valuesOf,
+} from "../plan/routing_parts.ts";
+import { heldOver, sameList } from "./axes.ts";
+import {
+  type Facts,
+  placeOf,
+  type Report,
+  type StepFacts,
+} from "../plan/facts.ts";
+
+/** The op that each part is. */
+const OPS: { readonly [part in StepPart["part"]]: StepFacts["step"]["op"] } = {
+  "count": "launch",
+  "permute": "launch",
+  "exchange counts": "allGather",
+  "exchange places": "allToAll",
+  "exchange": "allToAll",
+  "list rows": "launch",
+  "exchange rows": "allToAll",
+  "wait": "wait",
+  "regroup": "launch",
+  "combine": "launch",
+  "sum": "launch",
+};
+
+/** What belongs together, in the order of steps. */
+function pairs(
+  early: readonly StepFacts[],
+  late: readonly StepFacts[],
+): [StepFacts, StepFacts][] {
+  return early.slice(0, late.length).map((at, i) => [at, late[i]!]);
+}
+
+/** Every routing counts, permutes, exchanges, regroups and combines, in that order, on the same ranks. */
+export function checkParts(facts: Facts, report: Report): void {
+  for (const routing of facts.routings) {
+    const title = titleOf(routing);
+    const first = routing.all[0]!;
+    for (const at of routing.all) {
+      const { op, part } = at.step.part!;
+      const legal = part === "exchange" || part === "wait" ||
+        (part === "combine" || part === "sum") === (op === "combine");
+      if (at.step.op !== OPS[part] || !legal) {
+        report(title, `${at.step.op} is no '${part}' of a ${op}`, at);
+      }
+      if (!sameList(at.ranks, first.ranks)) {
+        report(title, `'${part}' is not on the ranks of ${first.name}`, at);
+      }
+      if (
+        at.step.op === "allToAll" &&
+        (at.step.direction === "forward") !== (op === "dispatch")
+      ) report(title, `a ${op} does not exchange ${at.step.direction}`, at);
+    }
+    const { count, permute, gather, forward, regroup, back, combine } = routing;
+    const far = gather.length + forward.length + back.length > 0;
+    const [gone, returned] = [valuesOf(forward), valuesOf(back)];
+    const stages: readonly (readonly [string, readonly StepFacts[]])[] = [
+      ["count", count],
+      ["combine", combine],
+      // A count that lists rows by expert: they stay where they are, and tokens are read where they are.
+      ...!far && count.some(({ step }) => step.part?.lists)
+        ? []
+        : [["permute", permute], ["regroup", regroup]] as const,
+      ...far
+        ? [
+          ["exchange counts", gather],
+          ["exchange", forward],
+          ["exchange back", back],
+        ] as const
+        : [],
+    ];
+    for (const [name, steps] of stages) {
+      if (steps.length === 0) report(title, `it has no '${name}'`, first);
+    }
+    if (stages.some(([, steps]) => steps.length === 0)) continue;
+    if (!far && !hasTerms(facts, routing)) {
+      report(
+        title,
+        "its experts are on several ranks and it has no 'exchange'",
+        first,
+      );
+    }
+    if (gather.length > 1) {
+      report(title, "its counts are exchanged twice", gather[1]);
+    }
+    const { places } = routing;
+    const times = valuesOf(places).length;
+    const once = forward.some(({ step }) => movesTokens(step));
+    if (times !== (once ? 1 : 0)) {
+      report(
+        title,
+        `it sends ${
+          once ? "tokens once" : "rows of choices"
+        } and says ${times} times where choices find tokens`,
+        places[0] ?? forward[0],
+      );
+      continue;
+    }
+    checkSums(facts, routing, report);
+    if (far && gone.length !== permute.length) {
+      report(
+        title,
+        `${permute.length} values are permuted and ${gone.length} exchanged`,
+        forward.at(-1),
+      );
+    }
+    if (far && returned.length !== combine.length) {
+      report(
+        title,
+        `${returned.length} values return and ${combine.length} are combined`,
+        combine.at(-1),
+      );
+    }
+    const order: readonly (readonly [StepFacts, StepFacts])[] = [
+      [count.at(-1)!, combine[0]!],
+      ...permute.slice(0, 1).map((at) => [count.at(-1)!, at] as const),
+      ...regroup.slice(0, 1).map((at) => [count.at(-1)!, at] as const),
+      ...regroup.slice(-1).map((at) => [at, combine[0]!] as const),
+      ...far
+        ? [
+          [count.at(-1)!, gather[0]!],
+          [gather.at(-1)!, forward[0]!],
+          [gather.at(-1)!, regroup[0]!],
+          [regroup.at(-1)!, back[0]!],
+          ...places.flatMap((at) =>
+            [
+              [gather.at(-1)!, at],
+              [at, regroup.at(-1)!],
+            ] as const
+          ),
+          // A routing may carry several values, one after another.
+          [forward[0]!, back[0]!],
+          ...pairs(permute, gone.map((chunks) => chunks[0]!)),
+          ...pairs(returned.map((chunks) => chunks.at(-1)!), combine),
+        ] as const
+        : [],
+    ];
+    for (const [early, late] of order) {
+      if (early.index >= late.index) {
+        report(
+          title,
+          `'${early.step.part!.part}' in ${placeOf(early)} must come first`,
+          late,
+        );
+      }
+    }
+  }
+}
+
+/** Exchanges outside a dispatch or combine move rows as one does: by counts that it has exchanged, cut as it cuts them. */
+export function checkOwned(facts: Facts, report: Report): void {
+  for (const { steps } of facts.programs) {
+    const splitsOf = new Map<string, (readonly number[])[]>();
+    for (const at of steps) {
+      const { step } = at;
+      if (step.op !== "allToAll") continue;
+      const known = splitsOf.get(step.counts) ?? [];
+      if (step.part) splitsOf.set(step.counts, [...known, step.splits]);
+      else if (!known.some((splits) => sameList(splits, step.splits))) {
+        report(
+          `exchange '${step.from}'`,
+          `no dispatch before it has exchanged rows by '${step.counts}' by such experts`,
+          at,
+        );
+      }
+    }
+  }
+}
+
+/**
+ * All exchanges of a routing use its one counts matrix with its splits; going back is going forth, transposed. Tokens that
+ * are sent once go by counts for each rank and chunk, behind those of experts.
+ */
+export function checkTransposed(facts: Facts, report: Report): void {
+  for (const routing of facts.routings) {
+    const title = titleOf(routing);
+    const { forward, back, places, lists } = routing;
+    const exchanges = [...forward, ...lists, ...places, ...back];
+    const gather = routing.gather[0];
+    const first = exchanges.find(({ step }) => !movesTokens(step));
+    if (!first || !gather) continue;
+    const model = first.step;
+    for (const at of exchanges) {
+      const step = at.step;
+      const fail = (because: string) => report(title, because, at);
+      if (step.counts !== gather.step.to) {
+        fail(
+          `its counts are '${gather.step.to}' and the exchange uses '${step.counts}'`,
+        );
+      }
+      if (!sameList(step.over, gather.step.over)) {
+        fail(
+          `its counts are exchanged over '${
+            gather.step.over.join("+")
+          }' and its rows over '${step.over.join("+")}'`,
+        );
+      }
+      if (countsPerRank(step) !== countsPerRank(model)) {
+        fail(
+          `its counts are ${countsPerRank(model)} of each rank, and here ${
+            countsPerRank(step)
+          }`,
+        );
+      }
+      if (movesTokens(step)) checkTokens(routing, at, model, report);
+      else if (!sameList(step.splits, model.splits)) {
+        fail(
+          `its dispatch splits experts at [${
+            model.splits.join(", ")
+          }] and here they are cut at [${step.splits.join(", ")}]`,
+        );
+      }
+    }
+    const lengths = model.splits.slice(1).map((end, p) =>
+      end - model.splits[p]!
+    );
+    const held = heldOver(facts, model.over);
+    if (!held.some((each) => sameList(each, lengths))) {
+      report(
+        title,
+        `its experts are split into [${
+          lengths.join(", ")
+        }], and no axis is placed so over '${model.over.join("+")}'`,
+        first,
+      );
+    }
+    const counted = routing.count.some((at) =>
+      at.writes.includes(gather.step.from)
+    );
+    if (!counted) {
+      report(title, "the counts that are exchanged are not its own", gather);
+    }
+    const last = exchanges.reduce((a, b) => a.index > b.index ? a : b);
+    onlyWriter(routing, gather.step.to, [gather], last, report);
+  }
+}
+
+/** Tokens that are sent once have counts behind those of experts: for each rank as many, one for each chunk. */
+function checkTokens(
+  routing: RoutingFacts,
+  at: StepOf<AllToAllStep>,
+  { splits: experts }: AllToAllStep,
+  report: Report,
+): void {
+  const { splits } = at.step;
+  const [start, second] = splits as [number, number];
+  if (
+    start === experts.at(-1) && splits.at(-1) === countsPerRank(at.step) &&
+    splits.every((end, p) => end === start + p * (second - start)) &&
+    expertRanges(at.step).every(([first, end]) => end === first + 1)
+  ) return;
+  report(
+    titleOf(routing),
+    `it sends tokens once by counts split at [${
+      splits.join(", ")
+    }], which is not one for each rank and chunk behind those of ${
+      experts.at(-1)
+    } experts`,
+    at,
+  );
+}
+
+/** No step but `writers` writes a buffer up to the last step that needs it. */
+function onlyWriter(
+  routing: RoutingFacts,
+  buffer: string,
+  writers: readonly StepFacts[],
+  last: StepFacts,
+  report: Report,
+): void {
+  for (const at of routing.steps.slice(writers[0]!.index, last.index)) {
+    if (at.writes.includes(buffer) && !writers.includes(at)) {
+      report(
+        titleOf(routing),
+        `it overwrites '${buffer}', which ${placeOf(last)} needs`,
+        at,
+      );
+    }
+  }
+}
+
+/** A dispatch and its combine use one permutation, which stays as it was made. */
+export function checkPermutation(facts: Facts, report: Report): void {
+  for (const routing of facts.routings) {
+    const { count, permute, combine } = routing;
+    if (!count.length || !combine.length) continue;
+    const shared = permutationsOf(routing);
+    if (shared.length === 0) {
+      const written = count.flatMap((at) => at.writes);
+      const lone = combine.find((at) =>
+        !at.reads.some((name) =>
+          written.includes(name)
+        )
+      ) ?? permute[0] ?? count[0];
+      report(
+        titleOf(routing),
+        "its dispatch and its combine do not read one permutation that its count makes",
+        lone,
+      );
+    }
+    for (const name of shared) {
+      onlyWriter(routing, name, count, combine.at(-1)!, report);
+    }
+  }
+}
+
+/** Every dispatched value is exchanged, and reaches a combine of its routing or a sum over its rows. */
+export function checkReturns(facts: Facts, report: Report): void {
+  for (const routing of facts.routings) {
+    const title = titleOf(routing);
+    const { permute, forward, back, combine } = routing;
+    const ends = [
+      ...combine,
+      ...routing.steps.filter((at) => sumsRows(facts, at)),
+    ];
+    for (const at of permute) {
+      const exchanges = valuesOf(forward).find(([other]) =>
+        other!.index > at.index &&
+        other!.reads.some((n) => at.writes.includes(n))
+      );
+      if (forward.length > 0 && !exchanges) {
+        report(title, "what it permutes is not exchanged", at);
+        continue;
+      }
+      for (const start of exchanges ?? [at]) {
+        const { step } = start;
+        const arrived = step.op === "allToAll" ? [step.to] : start.writes;
+        if (!reaches(routing.steps.slice(start.index + 1), arrived, ends)) {
+          report(title, `'${arrived.join("', '")}' reaches no combine`, start);
+        }
+      }
+    }
+    for (const at of back) {
+      const { to } = at.step;
+      if (!combine.some((c) => c.index > at.index && c.reads.includes(to))) {
+        report(title, `what returns in '${to}' is not combined`, at);
+      }
+    }
+  }
+}
+
+/** Whether what a step reads of rows has none when it is written: it is of a shape that the model has, f32, with no axis of tokens. */
+function sumsRows({ plan, buffers }: Facts, { step, writes }: StepFacts) {
+  return step.op === "launch" && !step.part && writes.every((name) => {
+    const { dtype, axes } = buffers.get(name)!;
+    return dtype === "f32" &&
+      axes.every(({ axis, dynamic }) =>
+        !dynamic && Object.hasOwn(plan.axes, axis)
+      );
+  });
+}
+
+/** A regroup reads the exchanged counts; without an exchange it reads the counts themselves. */
+export function checkRegroup(facts: Facts, report: Report): void {
+  for (const routing of facts.routings) {
+    const { count, gather, regroup, forward } = routing;
+    const made = gather.length > 0
+      ? gather.flatMap((at) => at.writes)
+      : count.flatMap((at) => at.writes);
+    for (const at of regroup) {
+      if (!at.reads.some((name) => made.includes(name))) {
+        report(titleOf(routing), "it groups rows by other counts", at);
+      }
+      const exchange = forward[0]?.step;
+      if (exchange && !at.reads.includes(exchange.groupRank)) {
+        report(titleOf(routing), "it groups rows of another group rank", at);
+      }
+    }
+  }
+}
+
+/**
+ * Whether what a routing without an exchange combines is all there: no experts are sharded, or what ranks combine are terms
+ * of a sum over the mesh axes of the experts, which only `fast` numerics allow.
+ */
+function hasTerms(
+  { plan, buffers }: Facts,
+  { permute, combine }: RoutingFacts,
+): boolean {
+  const rows = [
+    ...permute.flatMap(({ writes }) => writes),
+    ...combine.flatMap(({ reads }) => reads),
+  ];
+  const over = rows.flatMap((name) =>
+    expertsOfRows(plan, buffers.get(name))?.over ?? []
+  );
+  return over.length === 0 || plan.numerics.class === "fast" &&
+      combine.every(({ writes }) =>
+        writes.every((name) => {
+          const terms = buffers.get(name)!.unreduced ?? [];
+          return over.every((axis) => terms.includes(axis));
+        })
+      );
+}

@@ -1,0 +1,244 @@
+/** Rules that the other rules stand on: the mesh is a mesh, sums have an order, lists have one value per rank, and every name means something. */
+
+import { buffersOf } from "../plan/accesses.ts";
+import { type MeshAxis, rankCount } from "../mesh.ts";
+import { type PerRank, ranksGiven } from "../per_rank.ts";
+import type { Plan, Program } from "../plan/plan.ts";
+import { MAX_RANKS } from "../limits.ts";
+import type { Size } from "../size.ts";
+import { isCollective, type Report, type StepPlace } from "../plan/facts.ts";
+
+/** A rule over a plan whose references may not resolve yet. */
+export type StructureCheck = (plan: Plan, report: Report) => void;
+
+/** Every step of a plan with its name. */
+export function* stepsOf(
+  plan: Plan,
+): Generator<StepPlace & { program: Program }> {
+  for (const program of plan.programs) {
+    for (const [index, step] of program.steps.entries()) {
+      yield { step, program, name: `${program.name}[${index}]` };
+    }
+  }
+}
+
+function duplicates(names: readonly string[]): string[] {
+  const seen = new Set<string>();
+  return names.filter((name) => seen.size === seen.add(name).size);
+}
+
+/** The mesh has as many ranks as the plan, its axes have names of their own, and each is used. */
+export function checkMesh(plan: Plan, report: Report): void {
+  const count = rankCount(plan.mesh);
+  if (count !== plan.ranks || count > MAX_RANKS) {
+    report(
+      "use the mesh",
+      `it has ${count} ranks and the plan has ${plan.ranks}`,
+    );
+  }
+  for (const name of duplicates(plan.mesh.map((axis) => axis.name))) {
+    report("use the mesh", `two of its axes are named '${name}'`);
+  }
+  const used = new Set(
+    Object.values(plan.axes).flatMap((axis) => axis.over ?? []),
+  );
+  for (const { step } of stepsOf(plan)) {
+    if (isCollective(step)) { for (const name of step.over) used.add(name); }
+  }
+  const idle = (axis: MeshAxis) => axis.size > 1 && !used.has(axis.name);
+  for (const { name, size } of plan.mesh.filter(idle)) {
+    report(
+      `use mesh axis '${name}'`,
+      `it has ${size} ranks and nothing is placed over it. Place an axis over it or leave it out`,
+    );
+  }
+}
+
+/** Segments of a contraction are halved until they fit, and its halves are added as a tree. */
+export function checkNumerics(
+  { numerics: { segments } }: Plan,
+  report: Report,
+): void {
+  if (Number.isInteger(Math.log2(segments))) return;
+  report(
+    "use the numerics",
+    `contractions have up to ${segments} segments, which is no power of two`,
+  );
+}
+
+/** Values that differ by rank are given for a part of the ranks that repeats, and steps name ranks that exist, once, in order. */
+export function checkRanks(plan: Plan, report: Report): void {
+  const given = (what: string, ranks: number) => {
+    if (plan.ranks % ranks === 0) return;
+    report(`use ${what}`, `it is given for ${ranks} ranks of ${plan.ranks}`);
+  };
+  const perRank = (what: string, value: PerRank) =>
+    given(what, ranksGiven(value));
+  for (const [i, allocation] of plan.allocations.entries()) {
+    perRank(`the bytes of allocation ${i}`, allocation.bytes);
+  }
+  for (const [name, { bytes, axes, data }] of Object.entries(plan.buffers)) {
+    perRank(`the bytes of buffer '${name}'`, bytes);
+    for (const { axis, size } of axes) {
+      perRank(`the length of '${axis}' in buffer '${name}'`, size);
+    }
+    if (data && "lists" in data) {
+      const ranks = data.every * data.lists.length;
+      given(`the data of buffer '${name}'`, ranks);
+    }
+  }
+  perRank("the peak bytes", plan.peakBytes);
+  perRank("the local staging", plan.staging.local);
+  perRank("the host staging", plan.staging.host);
+  for (const { step, name } of stepsOf(plan)) {
+    if (step.op === "copy") perRank(`the bytes of ${name}`, step.bytes);
+  }
+  for (const place of stepsOf(plan)) {
+    const { ranks } = place.step;
+    if (ranks === "all") continue;
+    const ascending = ranks.every((rank, i) =>
+      rank < plan.ranks && (i === 0 || rank > ranks[i - 1]!)
+    );
+    if (!ascending || ranks.length === 0) {
+      report(
+        "use the ranks",
+        `[${ranks.join(", ")}] are not ranks of ${plan.ranks} in order`,
+        place,
+      );
+    }
+  }
+}
+
+/** Names are unique and every name that is used is declared. */
+export function checkReferences(plan: Plan, report: Report): void {
+  const buffers = new Map(Object.entries(plan.buffers));
+  const kernels = new Set(Object.keys(plan.kernels));
+  const mesh = new Set(plan.mesh.map((axis) => axis.name));
+  const counts = new Set(plan.counts);
+  const isMesh = (over: readonly string[], what: string, at?: StepPlace) => {
+    for (const name of over) {
+      if (!mesh.has(name)) {
+        report(
+          `place ${what} over '${name}'`,
+          `the mesh has no axis of that name`,
+          at,
+        );
+      }
+    }
+    for (const name of duplicates(over)) {
+      report(`place ${what} over '${name}'`, "it is named twice", at);
+    }
+  };
+  const isBuffer = (name: string, at: StepPlace) => {
+    if (!buffers.has(name)) {
+      report(`use buffer '${name}'`, "the plan has no such buffer", at);
+    }
+  };
+  const isKernel = (name: string, at: StepPlace) => {
+    if (!kernels.has(name)) {
+      report(`launch kernel '${name}'`, "the plan has no such kernel", at);
+    }
+  };
+  const isSize = (size: Size, at: StepPlace): void => {
+    if (typeof size === "number") return;
+    if ("count" in size) {
+      if (!counts.has(size.count)) {
+        report(
+          `use the length of '${size.count}'`,
+          "it is no dynamic axis of the plan",
+          at,
+        );
+      }
+      isMesh(size.over ?? [], `the length of '${size.count}'`, at);
+    } else if ("ceilDiv" in size) isSize(size.ceilDiv[0], at);
+    else {
+      const parts = "mul" in size
+        ? size.mul
+        : "add" in size
+        ? size.add
+        : size.min;
+      for (const part of parts) isSize(part, at);
+    }
+  };
+
+  const isAxis = (axis: string, op: string, at?: StepPlace) => {
+    if (!Object.hasOwn(plan.axes, axis)) {
+      report(`${op} '${axis}'`, "the plan has no such axis", at);
+    }
+  };
+
+  for (const [name, axis] of Object.entries(plan.axes)) {
+    isMesh(axis.over ?? [], `axis '${name}'`);
+    if (axis.of !== undefined) isAxis(axis.of, `let '${name}' be a part of`);
+    if (
+      axis.assignment?.by === "blocks" && axis.assignment.within !== undefined
+    ) {
+      isAxis(axis.assignment.within, `assignment '${name}' in blocks of`);
+    }
+    if (axis.assignment && "of" in axis.assignment) {
+      const { by, of } = axis.assignment;
+      isAxis(of, `assignment '${name}' by ${by} of`);
+    }
+  }
+  for (const [key, buffer] of buffers) {
+    if (buffer.name !== key) {
+      report(`use buffer '${key}'`, `it calls itself '${buffer.name}'`);
+    }
+    if (buffer.unreduced) isMesh(buffer.unreduced, `a sum in buffer '${key}'`);
+    if (buffer.assignment) {
+      const { axis, of, over } = buffer.assignment;
+      isAxis(axis, `let '${key}' say how to find`);
+      if (of !== undefined) isAxis(of, `let '${key}' say how to find in`);
+      if (over) isMesh(over, `buffer '${key}'`);
+    }
+    if (buffer.data && "groupRank" in buffer.data) {
+      isMesh(buffer.data.groupRank, `buffer '${key}'`);
+    }
+    if (buffer.allocation >= plan.allocations.length) {
+      report(
+        `use buffer '${key}'`,
+        `there is no allocation ${buffer.allocation}`,
+      );
+    }
+  }
+  for (const weight of plan.weights) {
+    if (!buffers.has(weight.buffer)) {
+      report(
+        `load weight '${weight.source}'`,
+        `the plan has no buffer '${weight.buffer}'`,
+      );
+    }
+  }
+  for (const name of duplicates(plan.programs.map((p) => p.name))) {
+    report("use the programs", `two are named '${name}'`);
+  }
+  for (const program of plan.programs) {
+    const ports = { ...program.inputs, ...program.outputs };
+    for (const [name, port] of Object.entries(ports)) {
+      if (!buffers.has(port.buffer)) {
+        report(
+          `use '${name}' of program '${program.name}'`,
+          `the plan has no buffer '${port.buffer}'`,
+        );
+      }
+      if (port.indexes !== undefined) {
+        isAxis(port.indexes, `let '${name}' number items of`);
+      }
+    }
+  }
+  for (const place of stepsOf(plan)) {
+    const { step } = place;
+    for (const name of buffersOf(step)) isBuffer(name, place);
+    if (step.op === "launch") {
+      isKernel(step.kernel, place);
+      for (const size of step.workgroups) isSize(size, place);
+    }
+    if (isCollective(step)) {
+      isMesh(step.over, "the exchange", place);
+      if (step.op === "allGather" && step.rows) {
+        isAxis(step.rows.axis, "gather rows of", place);
+      }
+      if (step.op === "allToAll") isSize(step.pairRows, place);
+    }
+  }
+}

@@ -1,0 +1,122 @@
+/** Rules of sums that ranks hold in parts: nothing takes a part for the whole. */
+
+import type { LaunchStep } from "../plan/plan.ts";
+import { sameList } from "./axes.ts";
+import { degreesOf } from "../kernel/verify_linear.ts";
+import type { Facts, Report, StepFacts } from "../plan/facts.ts";
+
+/**
+ * What is computed from parts of a sum is a part of a sum over the same mesh axes, and over those of sharded axes that it
+ * sums over, until a gather brings all parts together. Parts are scratch: no output, state or weight is one.
+ */
+export function checkUnreduced(facts: Facts, report: Report): void {
+  for (const [name, { kind, unreduced, dtype }] of facts.buffers) {
+    if (!unreduced) continue;
+    if (kind !== "scratch" || dtype !== "f32" || unreduced.length === 0) {
+      report(
+        `keep a part of a sum in buffer '${name}'`,
+        `it is ${dtype} of kind '${kind}', and parts over mesh axes are f32 scratch`,
+      );
+    }
+  }
+  const known = new Map<string, readonly string[]>();
+  for (const { steps } of facts.programs) {
+    for (const at of steps) {
+      checkStep(facts, at, report);
+      const { step } = at;
+      if (step.op !== "launch") continue;
+      for (const binding of nonLinear(facts, step, known)) {
+        report(
+          `launch kernel '${step.kernel}'`,
+          `what it stores to '${binding}' is not linear in what it reads of parts of sums, so it is no part of one`,
+          at,
+        );
+      }
+    }
+  }
+}
+
+/** Bindings with parts of a sum to which a launch stores what is not linear in the parts that it reads. */
+function nonLinear(
+  { buffers, kernels }: Facts,
+  { kernel, bindings }: LaunchStep,
+  known: Map<string, readonly string[]>,
+): readonly string[] {
+  const { facts: tree, kernel: { tree: { bindings: all } } } = kernels.get(
+    kernel,
+  )!;
+  const parts = all.map(({ name }) => name).filter((name) =>
+    Object.hasOwn(bindings, name) && buffers.get(bindings[name]!)!.unreduced
+  );
+  if (!parts.some((name) => tree.needs.has(name))) return [];
+  const key = JSON.stringify([kernel, parts]);
+  let found = known.get(key);
+  if (!found) {
+    const degrees = degreesOf(kernels.get(kernel)!.kernel.tree, new Set(parts));
+    found = parts.filter((name) => {
+      const degree = degrees.get(name) ?? "zero";
+      return degree !== "zero" && degree !== "linear";
+    });
+    known.set(key, found);
+  }
+  return found;
+}
+
+/** The mesh axes over which a buffer's axes are sharded that another one does not have: a sum over them is a part of one. */
+function summedOver(
+  { plan, buffers }: Facts,
+  from: string,
+  to: string,
+): readonly string[] {
+  const left = buffers.get(to)!.axes.map(({ axis }) => axis);
+  return buffers.get(from)!.axes.flatMap(({ axis }) =>
+    left.includes(axis) ? [] : plan.axes[axis]?.over ?? []
+  );
+}
+
+function checkStep(facts: Facts, at: StepFacts, report: Report): void {
+  const unreducedOver = (name: string) =>
+    facts.buffers.get(name)!.unreduced ?? [];
+  const { step } = at;
+  for (const name of new Set(at.reads)) {
+    const over = unreducedOver(name);
+    if (over.length === 0) continue;
+    if (step.op === "allGather") {
+      // Terms over the gathered axes are all there then; those over others stay terms.
+      const found = step.over.filter((axis) => over.includes(axis));
+      const remaining = over.filter((axis) => !found.includes(axis));
+      if (
+        found.length > 0 && found.length < step.over.length ||
+        !sameList(unreducedOver(step.to), remaining)
+      ) {
+        report(
+          `gather '${name}'`,
+          `it is a part of a sum over ${over.join("+")}, gathered over ${
+            step.over.join("+")
+          } into '${step.to}'`,
+          at,
+        );
+      }
+      continue;
+    }
+    const taken = at.writes.find((to) => {
+      const more = unreducedOver(to).filter((axis) => !over.includes(axis));
+      const less = over.some((axis) => !unreducedOver(to).includes(axis));
+      const summed = more.length > 0 ? summedOver(facts, name, to) : [];
+      return less || more.some((axis) => !summed.includes(axis));
+    });
+    if (taken !== undefined || at.writes.length === 0) {
+      report(
+        `read buffer '${name}'`,
+        `it is a part of a sum over ${over.join("+")}, and '${
+          taken ?? "what is read"
+        }' would take it for ${
+          taken && unreducedOver(taken).length > 0
+            ? `one over ${unreducedOver(taken).join("+")}`
+            : "all of it"
+        }`,
+        at,
+      );
+    }
+  }
+}
