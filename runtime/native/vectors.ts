@@ -10,11 +10,14 @@ import { LAUNCH_STRUCT } from "./records.ts";
 /** Bytes before and after every array that vectors may read: one vector of the widest kind. */
 export const GUARD_BYTES = 64;
 
-/** Bytes of a line of memory. */
-const LINE_BYTES = 64;
-
-/** Elements ahead of a transposed load that are asked for beside it. */
+/** Words between a load that fills workgroup memory and the prefetch that it queues. */
 const AHEAD = 128;
+
+/** Words of a cache line. */
+const LINE_WORDS = 16;
+
+/** Words between a transposed load and its prefetch. */
+const ALONG = 256;
 
 /** Addresses that are prefetched later; of those that do not fit, the oldest are left out. */
 const AHEAD_ENTRIES = 16;
@@ -45,29 +48,21 @@ INLINE void prefetch_ahead(struct ahead *a) {
 `;
 
 /**
- * What transposed loads ask for beside them: two vectors for half of the lanes, and the next time for the other half, as
- * processors fetch lines of memory in pairs. At the end of the rows of all lanes it is the beginning of those behind them or,
- * where arrays take turns, of the rows of the other one that come next.
+ * Prefetches a line of each lane's row beside a transposed load. Past the end of the rows it continues with the rows
+ * after them or, where two arrays alternate, with the next rows of the other one. Into the second-level cache: rows whose
+ * distance is a power of two share a set of the first and evict each other there.
  */
-function alongInC(lanes: number): string {
-  // One line has two short vectors.
-  const prefetches = (4 * lanes < LINE_BYTES ? [""] : ["", " + LANES"]).map(
-    (vector) => `    __builtin_prefetch(row + i * apart${vector});`,
-  );
-  return `
+const ALONG_IN_C = `
 struct along { const word *array, *next, *other; };
 INLINE void prefetch_along(const word *array, const word *from, uint64_t at, uint64_t apart, struct along *s) {
   const word *next = from - at + LANES * apart;
   if (at == 0) s->other = s->array == array ? 0 : s->next, s->array = array, s->next = next;
-  uint64_t odd = at / LANES % 2, ahead = at - odd * LANES + ${AHEAD};
-  const word *row = ahead < apart ? from - at + ahead : (s->other ? s->other : next) + ahead - apart;
-  row += odd * (LANES / 2) * apart;
-  for (u i = 0; i < LANES / 2; i++) {
-${prefetches.join("\n")}
-  }
+  uint64_t ahead = at + ${ALONG};
+  const word *row = ahead < apart ? from + ${ALONG} : (s->other ? s->other : next) + ahead - apart;
+  if (at / LANES % (${LINE_WORDS} / LANES)) return;
+  for (u i = 0; i < LANES; i++) __builtin_prefetch(row + i * apart, 0, 2);
 }
 `;
-}
 
 /**
  * `turn` loads a vector for each lane, `apart` elements from each other, and transposes them: vector i has element i of
@@ -77,7 +72,7 @@ function turnInC(lanes: number): string {
   const all = Array.from({ length: lanes }, (_, i) => i);
   const text = [
     AHEAD_IN_C,
-    alongInC(lanes),
+    ALONG_IN_C,
     "INLINE void turn(vu *tile, const word *array, uint64_t at, uint64_t apart, struct ahead *later, struct along *along) {",
     "  const word *from = array + at;",
     ...all.map((i) =>
