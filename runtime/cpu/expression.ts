@@ -2,7 +2,7 @@
 
 import { invariant } from "../../spec/errors.ts";
 import type { BinaryOp, Expr } from "../../spec/kernel/tree.ts";
-import { repeated } from "./analyze.ts";
+import { repeated } from "../vector/analyze.ts";
 import {
   gather,
   type MemoryView,
@@ -18,7 +18,7 @@ import {
   unpackF16,
   VectorCode,
 } from "./math.ts";
-import type { Shapes } from "./shape.ts";
+import type { Shapes } from "../vector/shape.ts";
 import { f32Bits, type WasmFunction, type WasmOp } from "./wasm.ts";
 
 type Binary = Extract<Expr, { op: "binary" }>;

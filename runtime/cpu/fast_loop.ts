@@ -10,9 +10,13 @@ import {
   spanOf,
   walkExpression,
   walkStatements,
-} from "./analyze.ts";
+} from "../vector/analyze.ts";
 import type { Expressions, Place } from "./expression.ts";
-import { coursesIn, findPointers, type PointerGroup } from "./pointers.ts";
+import {
+  coursesIn,
+  findPointers,
+  type PointerGroup,
+} from "../vector/pointers.ts";
 
 type ForStmt = Extract<Stmt, { op: "for" }>;
 

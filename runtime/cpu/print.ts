@@ -8,7 +8,11 @@ import { endOf } from "../../spec/kernel/build.ts";
 import { mergedParts } from "../../spec/kernel/merge.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import { withScalarLoads } from "../../spec/kernel/vectors.ts";
-import { analyzeShapes, restingVariables, uniqueNames } from "./analyze.ts";
+import {
+  analyzeShapes,
+  restingVariables,
+  uniqueNames,
+} from "../vector/analyze.ts";
 import { Expressions } from "./expression.ts";
 import { MathLibrary } from "./math.ts";
 import {
@@ -17,7 +21,7 @@ import {
   isForAll,
   type Outer,
   type Phase,
-} from "./phases.ts";
+} from "../vector/phases.ts";
 import { Statements } from "./statement.ts";
 import { WasmFunction, WasmModule } from "./wasm.ts";
 

@@ -3,7 +3,7 @@
 import { invariant } from "../../spec/errors.ts";
 import { endOf } from "../../spec/kernel/build.ts";
 import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
-import { hasUniformTrip } from "./analyze.ts";
+import { hasUniformTrip } from "../vector/analyze.ts";
 import type { MemoryView } from "./array_access.ts";
 import type { Expressions, Place } from "./expression.ts";
 import { type Ahead, lookAhead, printFastLoop } from "./fast_loop.ts";

@@ -11,8 +11,8 @@ import type {
   Expr,
   ScalarType,
 } from "../../spec/kernel/tree.ts";
-import { repeated } from "../cpu/analyze.ts";
-import type { Shapes } from "../cpu/shape.ts";
+import { repeated } from "../vector/analyze.ts";
+import type { Shapes } from "../vector/shape.ts";
 import type { Writer } from "./writer.ts";
 
 type Binary = Extract<Expr, { op: "binary" }>;

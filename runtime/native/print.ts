@@ -6,8 +6,8 @@
 import { endOf } from "../../spec/kernel/build.ts";
 import type { Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import { withScalarLoads } from "../../spec/kernel/vectors.ts";
-import { analyzeShapes, uniqueNames } from "../cpu/analyze.ts";
-import { cutPhases, type Outer, type Phase } from "../cpu/phases.ts";
+import { analyzeShapes, uniqueNames } from "../vector/analyze.ts";
+import { cutPhases, type Outer, type Phase } from "../vector/phases.ts";
 import { Expressions } from "./expression.ts";
 import type { CFunction } from "./objects.ts";
 import { Statements } from "./statement.ts";
