@@ -18,14 +18,14 @@ import {
 
 /** What `--experts` is. */
 const EXPERTS =
-  "how experts are chosen: even, zipf:S (expert n with weight 1/n^S), or the outputs of a run (even)";
+  "Expert load: even, zipf:S (weight 1/n^S for expert n), or the outputs of a run. Default: even.";
 
 /** `--zero` of a training. */
 export function zeroOption(): Option {
   const stage = oneOf("--zero", ["0", "1", "3"]);
   return new Option(
     "--zero <stage>",
-    "ZeRO stage, what replicas shard: 0, nothing; 1, the optimizer state; 3, parameters too (0)",
+    "ZeRO stage: 0 shards nothing over replicas, 1 the optimizer state, 3 parameters too. Default: 0.",
   ).argParser((text) => Number(stage(text)));
 }
 
@@ -33,7 +33,7 @@ export function zeroOption(): Option {
 export function dtypeOption(): Option {
   return new Option(
     "--dtype <dtype>",
-    "dtype of the trained weights: f32, or with f32 master weights bf16 or f16; default: the checkpoint's",
+    "Weight dtype: f32, or bf16 or f16 with f32 master weights. Default: the checkpoint's.",
   ).argParser(oneOf("--dtype", ["f32", "f16", "bf16"]));
 }
 
@@ -42,27 +42,27 @@ export function planFlags(command: Command, meshes: Mesh[] = []): Command {
   const placed = meshFlags(command, meshes)
     .option(
       "--max-tokens <n>",
-      "tokens of one step, at most",
+      "Maximum tokens per step.",
       integer("--max-tokens", 1, MAX_AXIS),
     )
     .option(
       "--max-sequences <n>",
-      "sequences with a KV cache, at most",
+      "Maximum concurrent sequences.",
       integer("--max-sequences", 1, MAX_AXIS),
     )
     .option(
       "--max-context <n>",
-      "tokens of a sequence with its prompt, at most",
+      "Maximum context length, prompt included.",
       integer("--max-context", 1, MAX_AXIS),
     )
     .option(
       "--pages <n>x<positions>",
-      "paged KV cache: pages on each rank, and the positions of one; sequences take pages as they grow (generate: as many as its prompts need)",
+      "Paged KV cache: N pages of M positions per rank, allocated on demand, with prefix sharing. Default in generate: as many as the prompts need.",
       parsePages,
     )
     .option(
       "--kv-cache-dtype <dtype>",
-      "dtype of the KV cache: f32, f16 or bf16 (f32)",
+      "KV cache dtype: f32, f16 or bf16. Default: f32.",
       oneOf("--kv-cache-dtype", ["f32", "f16", "bf16"]),
     );
   for (const [name, option] of STRATEGY_ENTRIES) {
@@ -87,7 +87,7 @@ function strategyOption(
   const named = oneOf(flag, words.map((word) => word.toLowerCase()));
   return new Option(
     `${flag} <${name}>`,
-    `${about} (${words[0]!.toLowerCase()})`,
+    `${about} Default: ${words[0]!.toLowerCase()}.`,
   )
     .argParser((text) => {
       const found = named(text);
@@ -98,14 +98,18 @@ function strategyOption(
 /** Flags that say where a model is placed. */
 export function meshFlags(command: Command, meshes: Mesh[] = []): Command {
   return command
-    .option("--mesh <axes>", "mesh axes, such as ep=4,dp=2", (text) => {
-      const mesh = parseMesh(text);
-      meshes.push(mesh);
-      return mesh;
-    })
+    .option(
+      "--mesh <axes>",
+      "Mesh axes and sizes, for example ep=4,dp=2.",
+      (text) => {
+        const mesh = parseMesh(text);
+        meshes.push(mesh);
+        return mesh;
+      },
+    )
     .option(
       "--place <axes>",
-      "how tensor axes are sharded, such as expert=ep,token=dp+ep",
+      "Mesh axes that shard each tensor axis, for example expert=ep,token=dp+ep.",
       parsePlace,
     );
 }
@@ -116,7 +120,7 @@ export function deviceFlags(command: Command): Command {
     .addOption(
       new Option(
         "--devices <where>",
-        "shared: all ranks on one device; separate: a device each; mpi: a process each",
+        "Placement of ranks: shared (one device), separate (one device each) or mpi (one process each). Default: shared.",
       )
         .default("shared")
         .argParser(oneOf("--devices", ["shared", "separate", "mpi"])),
@@ -124,14 +128,14 @@ export function deviceFlags(command: Command): Command {
     .addOption(
       new Option(
         "--adapter <which>",
-        "device: auto, cpu, native, or numbers of GPU adapters",
+        "Device: auto, cpu (WebAssembly), native (compiled C) or GPU adapter numbers. Default: auto.",
       )
         .default("auto")
         .argParser(parseAdapter),
     )
     .option(
       "--deadline <seconds>",
-      "how long a run may take (600), and how long processes wait for one another in a step (120)",
+      "Time limit of a run (default: 600) and of waiting for another process in a step (default: 120).",
       positive("--deadline", 86_400),
     )
     .addOption(new Option("--job <folder>").hideHelp());
@@ -142,33 +146,36 @@ export function summaryFlags(command: Command, meshes: Mesh[] = []): Command {
   return planFlags(command, meshes)
     .option(
       "--target <machine>",
-      "hold the plan against a machine: a name of machines/, a machine file, or 'this' to measure this one",
+      "Machine to check the plan against: a name from machines/, a machine file, or 'this' to measure this machine.",
     )
     .option(
       "--limits <limits>",
-      "limits of its devices, such as maxBufferSize=4294967296",
+      "Device limits that override the machine's, for example maxBufferSize=4294967296.",
       parseLimits,
     )
     .option("--experts <load>", EXPERTS)
-    .option("--train", "plan a training step instead")
+    .option("--train", "Plan a training step.")
     .addOption(
-      new Option("--optimizer <name>", "with --train: adamw or sgd (adamw)")
+      new Option(
+        "--optimizer <name>",
+        "With --train, optimizer: adamw or sgd. Default: adamw.",
+      )
         .argParser(oneOf("--optimizer", ["adamw", "sgd"])),
     )
     .option(
       "--clip <norm>",
-      "with --train, gradient clipping: maximum norm (1)",
+      "With --train, gradient clipping norm. Default: 1.",
       positive("--clip", 1e6),
     )
     .addOption(zeroOption())
     .option(
       "--recompute",
-      "with --train, activation checkpointing: compute attention and experts again in the backward pass",
+      "With --train, activation checkpointing: recompute attention and experts in the backward pass.",
     )
     .addOption(
       new Option(
         "--dtype <dtype>",
-        "dtype of the weights, of a config.json without weights or with --train; default: as it says",
+        "Weight dtype for a config.json without weights, or with --train. Default: the config's.",
       ).argParser(oneOf("--dtype", STORED_NAMES)),
     );
 }
@@ -178,48 +185,58 @@ export function searchFlags(command: Command): Command {
   return command
     .requiredOption(
       "--target <machine>",
-      "a name of machines/, or a machine file",
+      "Machine: a name from machines/, or a machine file.",
     )
     .addOption(
-      new Option("--phase <phase>", "prefill, decode or train (decode)")
+      new Option(
+        "--phase <phase>",
+        "Phase to optimize: prefill, decode or train. Default: decode.",
+      )
         .argParser(oneOf("--phase", ["prefill", "decode", "train"])),
     )
     .addOption(
       new Option(
         "--objective <what>",
-        "throughput, latency or memory (throughput)",
+        "Objective: throughput, latency or memory. Default: throughput.",
       ).argParser(oneOf("--objective", ["throughput", "latency", "memory"])),
     )
     .option(
       "--ranks <n>",
-      "ranks to use (all)",
+      "Number of ranks. Default: all.",
       integer("--ranks", 1, MAX_RANKS),
     )
     .option(
       "--max-context <n>",
-      "tokens of a sequence (4096)",
+      "Context length. Default: 4096.",
       integer("--max-context", 1, MAX_AXIS),
     )
     .option("--experts <load>", EXPERTS)
     .addOption(
       new Option(
         "--dtype <dtype>",
-        "dtype of the weights; default: as config.json says, of training bf16 with f32 master weights",
+        "Weight dtype. Default: the config's; in training bf16 with f32 master weights.",
       ).argParser(oneOf("--dtype", STORED_NAMES)),
     )
-    .option("--limits <limits>", "limits of its devices", parseLimits)
+    .option(
+      "--limits <limits>",
+      "Device limits that override the machine's.",
+      parseLimits,
+    )
     .option(
       "--svg <file>",
-      "draw throughput over 1 to 4096 devices; of training over those of the machine",
+      "Write a plot of throughput over 1 to 4096 devices; for training, over the machine's devices.",
     )
-    .option("--out <file>", "write a page about the best result and all others")
-    .option("--json", "machine-readable output");
+    .option(
+      "--out <file>",
+      "Write a page with the best configuration and all others.",
+    )
+    .option("--json", "Print JSON.");
 }
 
 /** Of commands that take a while. */
 export function watchOption(): Option {
   return new Option(
     "--watch",
-    "serve a page on this machine that follows it as it goes",
+    "Serve a live page on this machine.",
   );
 }

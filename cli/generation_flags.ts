@@ -22,41 +22,44 @@ export function samplingFlags(command: Command): Command {
   return command
     .option(
       "-n, --max-new-tokens <n>",
-      "new tokens of a sequence, at most",
+      "Maximum new tokens per sequence.",
       integer("--max-new-tokens", 1),
     )
     .option(
       "--stop <text>",
-      "end a sequence before this text; repeatable",
+      "Stop before this text. Repeatable.",
       (text: string, before: readonly string[] = []) => [...before, text],
     )
     .option(
       "--temperature <t>",
-      "sampling temperature; default 0, greedy",
+      "Sampling temperature. Default: 0 (greedy).",
       notNegative("--temperature"),
     )
     .option(
       "--top-k <k>",
-      "sample from the k likeliest tokens",
+      "Sample from the k most likely tokens.",
       integer("--top-k", 1),
     )
     .option(
       "--top-p <p>",
-      "sample from the fewest tokens that have probability p together",
+      "Nucleus sampling: sample from the smallest set with total probability p.",
       positive("--top-p", 1),
     )
     .option(
       "--min-p <p>",
-      "sample from tokens at least p times as likely as the likeliest",
+      "Sample from tokens with at least p times the maximum probability.",
       positive("--min-p", 1),
     )
     .option(
       "--repeat-penalty <x>",
-      "repetition penalty on the last 64 tokens (1)",
+      "Repetition penalty over the last 64 tokens. Default: 1.",
       positive("--repeat-penalty", 1e6),
     )
-    .option("--seed <s>", "seed of sampling", integer("--seed", 0))
-    .option("--stats", "time to first token (TTFT), tokens per second");
+    .option("--seed <s>", "Sampling seed.", integer("--seed", 0))
+    .option(
+      "--stats",
+      "Print time to first token (TTFT) and tokens per second.",
+    );
 }
 
 /** The flags as `generate` takes them. */

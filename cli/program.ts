@@ -59,6 +59,8 @@ export function createProgram(io: CliIo, hooks: ProgramHooks): Command {
     .description("Compile mixture-of-experts models to plans and run them")
     .version(VERSION)
     .exitOverride()
+    // Descriptions state defaults themselves.
+    .configureHelp({ optionDescription: ({ description }) => description })
     .configureOutput({
       writeOut: hooks.print,
       writeErr: () => {},
@@ -78,38 +80,38 @@ function addInspectCommands(
   deviceFlags(
     program.command("devices")
       .description(
-        "list devices and GPU adapters, and say which would be used and why",
+        "List devices and GPU adapters, and the one a run would use",
       ),
   )
     .option(
       "--all",
-      "measure what a run would use, and every link of its ranks",
+      "Measure the devices of a run and every link between its ranks.",
     )
     .option(
       "--ranks <n>",
-      "ranks in this process",
+      "Ranks in this process.",
       integer("--ranks", 1, MAX_RANKS),
     )
     .option(
       "--repetitions <n>",
-      "times that everything is measured; the median counts (default: 9)",
+      "Number of measurements; the median is reported. Default: 9.",
       integer("--repetitions", 1),
     )
-    .option("--out <file>", "write a machine file, for --target")
-    .option("--json", "machine-readable output")
+    .option("--out <file>", "Write a machine file for --target.")
+    .option("--json", "Print JSON.")
     .action(async (flags) =>
       finish(await (await COMMANDS.devices())(io, flags))
     );
   program.command("check")
-    .description("type errors and domain errors of a model")
-    .argument("<model>", "model file or checkpoint folder")
+    .description("Report type errors and domain errors of a model")
+    .argument("<model>", "Model file or checkpoint folder.")
     .option(
       "--watch",
-      "check again whenever the file, or one that it imports, changes",
+      "Check again when the file or one of its imports changes.",
     )
     .option(
       "--json",
-      "machine-readable output; with --watch, a line for each check",
+      "Print JSON; with --watch, one line per check.",
     )
     .action(async (model, flags) =>
       finish(await (await COMMANDS.check())(io, model, flags))
@@ -118,22 +120,22 @@ function addInspectCommands(
   summaryFlags(
     program.command("plan")
       .description(
-        "compile a model, and say what its plan holds and whether it fits",
+        "Compile a model; report memory, communication and predicted times",
       )
       .argument(
         "<model>",
-        "model file, checkpoint folder, config.json or plan document",
+        "Model file, checkpoint folder, config.json or plan file.",
       )
-      .argument("[other]", "with --diff, what to compare it with"),
+      .argument("[other]", "With --diff, the model or plan to compare with."),
     meshes,
   )
-    .option("--full", "print the whole plan")
-    .option("--layer <n>", "only this layer", integer("--layer", 0))
-    .option("--rank <n>", "only this rank", integer("--rank", 0))
-    .option("--diff", "how another model or plan differs")
-    .option("--out <file>", "write the document to a file")
-    .option("--check", "send token ids along, for 'run --check'")
-    .option("--json", "the summary as JSON; with --full, the document")
+    .option("--full", "Print the whole plan.")
+    .option("--layer <n>", "Show only this layer.", integer("--layer", 0))
+    .option("--rank <n>", "Show only this rank.", integer("--rank", 0))
+    .option("--diff", "Compare with another model or plan.")
+    .option("--out <file>", "Write the plan to a file.")
+    .option("--check", "Send token ids with the rows, for 'run --check'.")
+    .option("--json", "Print the summary as JSON; with --full, the plan.")
     .action(async (model, other, flags) => {
       const planCommand = await COMMANDS.plan();
       finish(await planCommand(io, model, { ...flags, other, meshes }));
@@ -142,33 +144,36 @@ function addInspectCommands(
   summaryFlags(
     program.command("view")
       .description(
-        "draw a plan: ranks as tracks, which tokens change at dispatch and combine",
+        "Write an interactive page about a plan",
       )
       .argument(
         "<model>",
-        "model file, checkpoint folder, config.json or plan document",
+        "Model file, checkpoint folder, config.json or plan file.",
       ),
     viewed,
   )
     .addOption(
       new Option(
         "--svg <picture>",
-        `only one picture, as SVG: ${PICTURE_NAMES.join(", ")}`,
+        `Write one picture as SVG: ${PICTURE_NAMES.join(", ")}.`,
       )
         .argParser(oneOf("--svg", PICTURE_NAMES)),
     )
-    .option("--dark", "with --svg, on a dark ground")
-    .option("--trace <file>", "show a run that 'run --trace' recorded")
+    .option("--dark", "With --svg, use a dark background.")
+    .option("--trace <file>", "Show a trace recorded by 'run --trace'.")
     .option(
       "--choices <file>",
-      "show the experts that tokens chose, as the outputs of a run have them",
+      "Show the chosen experts from the outputs of a run.",
     )
-    .option("--against <plan>", "show how another model or plan differs")
-    .option("--out <file>", "write to a file (plan.html; --svg: to the output)")
-    .option("--open", "show the page in the browser too")
+    .option("--against <plan>", "Show differences to another model or plan.")
+    .option(
+      "--out <file>",
+      "Output file. Default: plan.html; with --svg, standard output.",
+    )
+    .option("--open", "Open the page in the browser.")
     .option(
       "--run",
-      "serve the page of a checkpoint, which runs the plan itself",
+      "Serve a page that runs the checkpoint's plan in the browser.",
     )
     .action(async (model, flags) => {
       const viewCommand = await COMMANDS.view();
@@ -177,46 +182,53 @@ function addInspectCommands(
   searchFlags(
     program.command("search")
       .description(
-        "find the best mesh, strategy and batch of a model on a machine",
+        "Find the best mesh, strategy and batch size for a machine",
       )
-      .argument("<model>", "config.json, or checkpoint folder"),
+      .argument("<model>", "config.json or checkpoint folder."),
   )
     .action(async (model, flags) =>
       finish(await (await COMMANDS.search())(io, model, flags))
     );
   const presets: string[] = [];
   program.command("routers")
-    .description("what router presets make of the same logits, side by side")
+    .description("Compare router presets on the same logits")
     .requiredOption(
       "--logits <file>",
-      "JSON, a list of rows; or a safetensors file",
+      "Logits: a JSON list of rows, or a safetensors file.",
     )
-    .option("--tensor <name>", "tensor of that file (logits)")
-    .option("--top-k <k>", "experts per token (2)", integer("--top-k", 1))
+    .option(
+      "--tensor <name>",
+      "Tensor name in a safetensors file. Default: logits.",
+    )
+    .option(
+      "--top-k <k>",
+      "Experts per token. Default: 2.",
+      integer("--top-k", 1),
+    )
     .option(
       "--capacity-factor <f>",
-      "capacity factor: room of an expert over its even share; default: the preset's",
+      "Capacity factor. Default: the preset's.",
       positive("--capacity-factor", 1e6),
     )
     .addOption(
       new Option(
         "--drop <which>",
-        "which choices are dropped: by position or by score",
+        "Order of dropping: by position or by score.",
       )
         .argParser(oneOf("--drop", ["position", "score"])),
     )
-    .option("--preset <name>", "only this one; repeatable", (name) => {
+    .option("--preset <name>", "Show only this preset. Repeatable.", (name) => {
       presets.push(name);
       return presets;
     })
-    .option("--json", "machine-readable output")
+    .option("--json", "Print JSON.")
     .action(async (flags) =>
       finish(await (await COMMANDS.routers())(io, flags))
     );
   program.command("verify")
-    .description("say whether a saved plan is legal")
-    .argument("<plan>", "plan document")
-    .option("--json", "machine-readable output")
+    .description("Verify a plan file")
+    .argument("<plan>", "Plan file.")
+    .option("--json", "Print JSON.")
     .action(async (plan, flags) =>
       finish(await (await COMMANDS.verify())(io, plan, flags))
     );
@@ -229,28 +241,28 @@ function addRunCommands(
 ): void {
   deviceFlags(planFlags(
     program.command("run")
-      .description("run a model or a plan: tensors in, tensors out")
-      .argument("<model>", "model file, checkpoint folder or plan document"),
+      .description("Run a model or plan on tensors")
+      .argument("<model>", "Model file, checkpoint folder or plan file."),
   ))
-    .option("--inputs <file>", "safetensors file with the inputs")
-    .option("--weights <file>", "safetensors file or folder with the weights")
-    .option("--outputs <file>", "safetensors file to write")
+    .option("--inputs <file>", "Inputs, a safetensors file.")
+    .option("--weights <file>", "Weights, a safetensors file or a folder.")
+    .option("--outputs <file>", "Outputs, a safetensors file to write.")
     .option(
       "--random [seed]",
-      "draw inputs and weights that are not given; default seed: 0",
+      "Draw missing inputs and weights at random. Default seed: 0.",
     )
     .option(
       "--replay <file>",
-      "route as in a recorded run: its outputs, with the choices of experts",
+      "Route as in a recorded run: a file of its outputs.",
     )
-    .option("--trace <file>", "write a Chrome/Perfetto trace")
+    .option("--trace <file>", "Write a Chrome/Perfetto trace.")
     .addOption(watchOption())
-    .option("--check", "check that every choice returns to its token")
+    .option("--check", "Check that every row returns to its token.")
     .option(
       "--allow-kernels",
-      "run a plan that is not what the model in it compiles to: results may differ from run to run",
+      "Run a plan that differs from what its model compiles to.",
     )
-    .option("--json", "machine-readable output")
+    .option("--json", "Print JSON.")
     .action(async (model, flags) =>
       finish(
         await (await COMMANDS.run())(io, model, {
@@ -264,48 +276,48 @@ function addRunCommands(
   const prompts: Prompt[] = [];
   samplingFlags(deviceFlags(planFlags(
     program.command("generate")
-      .description("generate text from prompts, in batches")
-      .argument("<checkpoint>", "checkpoint folder"),
+      .description("Generate text with continuous batching")
+      .argument("<checkpoint>", "Checkpoint folder."),
   )))
     .option(
       "-p, --prompt <text>",
-      "a prompt, or '-' for standard input; repeatable",
+      "Prompt, or '-' for standard input. Repeatable.",
       (text) => {
         prompts.push({ text });
       },
     )
     .option(
       "--prompt-file <file>",
-      "a prompt in a file; repeatable",
+      "File that holds one prompt. Repeatable.",
       (file) => {
         prompts.push({ file });
       },
     )
     .option(
       "--prompts <file>",
-      "a prompt on each line of a file; those that find no room wait",
+      "File with one prompt per line. Prompts beyond capacity are queued.",
       (lines) => {
         prompts.push({ lines });
       },
     )
-    .option("--tokens <ids>", "a prompt as token ids; repeatable", (text) => {
+    .option("--tokens <ids>", "Prompt as token ids. Repeatable.", (text) => {
       prompts.push({ tokens: parseTokens(text) });
     })
     .option(
       "--chat",
-      "each prompt is a message, put into the checkpoint's chat template",
+      "Apply the checkpoint's chat template to each prompt.",
     )
-    .option("--system <text>", "a system message before each, with --chat")
+    .option("--system <text>", "With --chat, the system message.")
     .option(
       "--logprobs <n>",
-      "log-probabilities of tokens and of the n likeliest, with --json or --jsonl",
+      "With --json or --jsonl, log-probabilities of each token and of the n most likely ones.",
       integer("--logprobs", 0, 128),
     )
-    .option("--json", "machine-readable output")
+    .option("--json", "Print JSON.")
     .addOption(watchOption())
     .option(
       "--jsonl",
-      "machine-readable output, a line a token as it is chosen",
+      "Print one line of JSON per token as it is generated.",
     )
     .action(async (folder, flags) =>
       finish(
@@ -314,36 +326,36 @@ function addRunCommands(
     );
   samplingFlags(deviceFlags(planFlags(
     program.command("chat")
-      .description("talk with a checkpoint, a line a message")
-      .argument("<checkpoint>", "checkpoint folder"),
+      .description("Chat with a checkpoint in the terminal")
+      .argument("<checkpoint>", "Checkpoint folder."),
   )))
-    .option("--system <text>", "a system message before the conversation")
+    .option("--system <text>", "System message.")
     .action(async (folder, flags) =>
       finish(await (await COMMANDS.chat())(io, folder, flags))
     );
   deviceFlags(planFlags(
     program.command("tune")
-      .description("find the fastest kernels for a device, and save them")
-      .argument("<model>", "model file or checkpoint folder"),
+      .description("Measure kernel variants on a device and save the fastest")
+      .argument("<model>", "Model file or checkpoint folder."),
   ))
-    .option("--weights <file>", "safetensors file or folder with the weights")
+    .option("--weights <file>", "Weights, a safetensors file or a folder.")
     .option(
       "--budget <seconds>",
-      "time after which nothing new is tried (60)",
+      "Time budget. Default: 60.",
       positive("--budget", 1e6),
     )
-    .option("--json", "machine-readable output")
+    .option("--json", "Print JSON.")
     .action(async (model, flags) =>
       finish(await (await COMMANDS.tune())(io, model, flags))
     );
   program.command("launch")
-    .description("run a command with its ranks as processes, through MPI")
-    .requiredOption("-n <n>", "ranks", integer("-n", 1, MAX_RANKS))
-    .option("--hosts <file>", "machines, a line 'NAME slots=N' for each")
-    .option("--json", "machine-readable output of the command")
+    .description("Run a command with one process per rank, over MPI")
+    .requiredOption("-n <n>", "Number of ranks.", integer("-n", 1, MAX_RANKS))
+    .option("--hosts <file>", "Hosts, one line 'NAME slots=N' each.")
+    .option("--json", "Print the command's JSON.")
     .argument(
       "<args...>",
-      "'run', 'generate', 'train' or 'devices --all' with its arguments, behind --",
+      "After --: run, generate, train or devices --all, with arguments.",
     )
     .action(async (args, flags) =>
       finish(await (await COMMANDS.launch())(io, args, flags))
@@ -357,120 +369,137 @@ function addTrainCommand(
 ): void {
   deviceFlags(meshFlags(
     program.command("train")
-      .description("train a model on text; without weights, from random ones")
+      .description(
+        "Train a model or checkpoint; without weights, from random initialization",
+      )
       .argument(
         "<what>",
-        "folder with config.json and a tokenizer, or a file that exports a training",
+        "Checkpoint folder (config.json and tokenizer), or a file that exports a training.",
       ),
   ))
-    .option("--data <files...>", "texts, plain or compressed")
+    .option("--data <files...>", "Training texts, plain or compressed.")
     .option(
       "--validate <files...>",
-      "validation texts",
+      "Validation texts.",
     )
     .option(
       "--validate-every <n>",
-      "steps from one validation to the next; default: only at the end",
+      "Steps between validations. Default: only at the end.",
       integer("--validate-every", 1),
     )
     .option(
       "--validate-batches <n>",
-      "batches of a validation before the last (all)",
+      "Batches per validation before the last. Default: all.",
       integer("--validate-batches", 1),
     )
-    .requiredOption("--out <folder>", "where checkpoints go")
-    .requiredOption("--steps <n>", "steps in all", integer("--steps", 1))
+    .requiredOption("--out <folder>", "Folder for checkpoints.")
+    .requiredOption(
+      "--steps <n>",
+      "Total number of steps.",
+      integer("--steps", 1),
+    )
     .option(
       "--batch <n>",
-      "sequences of a micro-batch (8)",
+      "Sequences per micro-batch. Default: 8.",
       integer("--batch", 1, MAX_AXIS),
     )
     .option(
       "--accumulate <n>",
-      "gradient accumulation: micro-batches of a step (1)",
+      "Micro-batches per step (gradient accumulation). Default: 1.",
       integer("--accumulate", 1, MAX_MICRO_BATCHES),
     )
     .option(
       "--length <n>",
-      "tokens of a sequence (128)",
+      "Tokens per sequence. Default: 128.",
       integer("--length", 1, MAX_AXIS),
     )
     .addOption(
-      new Option("--optimizer <name>", "adamw or sgd (adamw)")
+      new Option(
+        "--optimizer <name>",
+        "Optimizer: adamw or sgd. Default: adamw.",
+      )
         .argParser(oneOf("--optimizer", ["adamw", "sgd"])),
     )
-    .option("--lr <rate>", "learning rate (0.001)", notNegative("--lr"))
+    .option(
+      "--lr <rate>",
+      "Learning rate. Default: 0.001.",
+      notNegative("--lr"),
+    )
     .option(
       "--warmup <n>",
-      "steps of linear warmup (0)",
+      "Steps of linear warmup. Default: 0.",
       integer("--warmup", 0),
     )
     .option(
       "--decay <n>",
-      "step at which the learning rate is lowest, along a cosine (--steps)",
+      "Step at which cosine decay ends. Default: --steps.",
       integer("--decay", 0),
     )
     .option(
       "--floor <share>",
-      "lowest learning rate, as a share of --lr (0.1)",
+      "Final learning rate as a fraction of --lr. Default: 0.1.",
       notNegative("--floor"),
     )
-    .option("--beta1 <b>", "beta1 of AdamW (0.9)", notNegative("--beta1"))
-    .option("--beta2 <b>", "beta2 of AdamW (0.95)", notNegative("--beta2"))
+    .option("--beta1 <b>", "AdamW beta1. Default: 0.9.", notNegative("--beta1"))
+    .option(
+      "--beta2 <b>",
+      "AdamW beta2. Default: 0.95.",
+      notNegative("--beta2"),
+    )
     .option(
       "--momentum <m>",
-      "momentum of SGD (0.9)",
+      "SGD momentum. Default: 0.9.",
       notNegative("--momentum"),
     )
     .option(
       "--weight-decay <w>",
-      "weight decay; default: the optimizer's own",
+      "Weight decay. Default: the optimizer's.",
       notNegative("--weight-decay"),
     )
     .option(
       "--clip <norm>",
-      "gradient clipping: maximum norm of all parameters together (1)",
+      "Gradient clipping by global norm. Default: 1.",
       positive("--clip", 1e30),
     )
     .option(
       "--aux <weight>",
-      "weight of the load balancing loss; default: config.json",
+      "Weight of the load-balancing loss. Default: from config.json.",
       notNegative("--aux"),
     )
     .addOption(
       new Option(
         "--balance <what>",
-        "load balancing loss of each 'layer', or of all 'together' as transformers has it (together)",
+        "Load-balancing loss per 'layer', or over all layers 'together' as in transformers. Default: together.",
       ).argParser(oneOf("--balance", ["layer", "together"])),
     )
     .option(
       "--bias-update <rate>",
-      "loss-free load balancing: how much selection biases of routers change in a step; default: not at all",
+      "Loss-free load balancing: change of the router's selection bias per step. Default: 0.",
       notNegative("--bias-update"),
     )
-    .option("--seed <s>", "same seed, same training (0)", integer("--seed", 0))
+    .option("--seed <s>", "Random seed. Default: 0.", integer("--seed", 0))
     .addOption(zeroOption())
     .addOption(dtypeOption())
     .option(
       "--save-every <n>",
-      "steps from checkpoint to checkpoint; default: only at the end",
+      "Steps between checkpoints. Default: only at the end.",
       integer("--save-every", 1),
     )
     .option(
       "--recompute",
-      "activation checkpointing: compute blocks again in the backward pass",
+      "Activation checkpointing: recompute blocks in the backward pass.",
     )
-    .option("--resume", "resume the training in --out")
+    .option("--resume", "Resume the training in --out.")
     .option(
       "--tokenizer <folder>",
-      "folder of the tokenizer; default: that of config.json",
+      "Tokenizer folder. Default: the checkpoint's.",
     )
     .option(
       "--metrics <file>",
-      "file for a line of JSON a step, with plots beside it at the end (OUT/metrics.jsonl)",
+      "Metrics file, one line of JSON per step; plots are written beside it. Default: OUT/metrics.jsonl.",
     )
     .addOption(watchOption())
-    .option("--json", "the lines of --metrics on standard output")
+    .option("--json", "Print the lines of --metrics.")
     .action(async (what, flags) =>
       finish(await (await COMMANDS.train())(io, what, flags))
     );

@@ -9,7 +9,7 @@ import type { NumericsClass } from "./numerics.ts";
 
 /** A way of bringing tokens and experts together. */
 interface DispatcherWords {
-  /** Completes "how tokens get to experts: ". */
+  /** Completes "Dispatcher: ". */
   readonly about: string;
   /** What a search calls it. */
   readonly text: string;
@@ -19,14 +19,14 @@ interface DispatcherWords {
 
 /** Dispatchers, the usual one first. */
 export const DISPATCHERS = {
-  allToAll: { about: "rows to the ranks of experts and back", text: "" },
+  allToAll: { about: "rows to expert ranks and back", text: "" },
   allGather: {
-    about: "all tokens to all ranks of a group, and sums back",
+    about: "tokens to all ranks of a group, sums back",
     text: "tokens gathered",
     reorders: true,
   },
   gatherWeights: {
-    about: "weights of experts to all ranks of a group, layer by layer",
+    about: "expert weights to all ranks of a group, layer by layer",
     text: "weights gathered",
   },
 } as const satisfies { readonly [name: string]: DispatcherWords };
@@ -76,7 +76,7 @@ export const STRATEGY_OPTIONS = {
     max: MAX_CHUNKS,
     tries: [2],
     about:
-      "parts in which a dispatch is sent, one in flight while another is computed (1)",
+      "Dispatch chunks: one is sent while another is computed. Default: 1.",
     text: (chunks: number) => `in ${chunks} chunks`,
   },
   /**
@@ -87,8 +87,7 @@ export const STRATEGY_OPTIONS = {
   deduplicate: {
     kind: "flag",
     tries: [true],
-    about:
-      "send a token once to each rank, however many of its experts are there",
+    about: "Send each token at most once per rank, even if it saves little.",
     text: () => "deduplicated",
   },
   /**
@@ -100,7 +99,7 @@ export const STRATEGY_OPTIONS = {
     kind: "word",
     words: CLASSES,
     about:
-      "exact: the same bits on every mesh; fast: the mesh may change the order of sums, and compiled C rounds a product and a sum at once",
+      "Numerics: exact gives the same bits on every mesh; fast lets the mesh reorder sums and compiled C fuse multiply-add.",
     text: (numerics: NumericsClass) => `${numerics} numerics`,
   },
   /**
@@ -114,14 +113,14 @@ export const STRATEGY_OPTIONS = {
     tries: DISPATCHER_NAMES.slice(1).filter((name) =>
       !dispatcherWords(name).reorders
     ),
-    about: `how tokens get to experts: ${
+    about: `Dispatcher: ${
       DISPATCHER_NAMES.map((name) => {
         const { about, reorders } = dispatcherWords(name);
         return `${name.toLowerCase()}, ${about}${
           reorders ? " (fast numerics)" : ""
         }`;
       }).join("; ")
-    }`,
+    }.`,
     text: (dispatcher: Dispatcher) => dispatcherWords(dispatcher).text,
   },
 } as const satisfies { readonly [option: string]: StrategyOption };

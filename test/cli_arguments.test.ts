@@ -200,7 +200,7 @@ t.test("help and version are exit code 0, on standard output", async (t) => {
     t.match(out, /Usage: switchyard|^\d+\.\d+\.\d+\n$/, line);
   }
   const { out } = await switchyard(["train", "--help"]);
-  t.match(out, /--clip <norm> +gradient clipping: maximum norm/);
+  t.match(out, /--clip <norm> +Gradient clipping by global norm/);
 });
 
 t.test("check prints nothing wrong of the examples", async (t) => {

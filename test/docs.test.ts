@@ -3,8 +3,11 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import type { Command } from "commander";
 import t from "tap";
 import ts from "typescript";
+import { createProgram } from "../cli/program.ts";
+import { processIo } from "../cli/io.ts";
 import * as dsl from "../compiler/dsl/mod.ts";
 import { evaluate } from "../compiler/graph/evaluate.ts";
 import { trace } from "../compiler/graph/trace.ts";
@@ -15,6 +18,10 @@ const ROOT = resolve(dirname(fileURLToPath(import.meta.url)), "..");
 const { referencePages } = await import(
   new URL("../scripts/reference.mjs", import.meta.url).href
 ) as { referencePages(): ReadonlyMap<string, string> };
+
+const { cliPage } = await import(
+  new URL("../scripts/cli_page.mjs", import.meta.url).href
+) as { cliPage(program: Command): string };
 
 interface Documented {
   readonly file: string;
@@ -45,6 +52,15 @@ const ops = readdirSync(resolve(ROOT, "compiler/dsl"))
 
 /** What examples may name. */
 const scope: { readonly [name: string]: unknown } = { ...dsl, evaluate, trace };
+
+t.test("docs/cli.md lists the commands of the program: npm run docs", (t) => {
+  const nothing = { finish: () => {}, print: () => {} };
+  t.equal(
+    cliPage(createProgram(processIo(), nothing)),
+    readFileSync(resolve(ROOT, "docs/cli.md"), "utf8"),
+  );
+  t.end();
+});
 
 t.test("the pages of docs/reference are what the doc comments say: npm run docs", (t) => {
   const folder = resolve(ROOT, "docs/reference");

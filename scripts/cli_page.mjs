@@ -1,0 +1,75 @@
+/**
+ * The page docs/cli.md: every command with its arguments and options, made from the program itself. `npm run docs`
+ * writes it; `test/docs.test.ts` compares.
+ */
+
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import process from "node:process";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { compile, compiledFile, LIBRARY } from "./compile.mjs";
+import { ROOT } from "./setup.mjs";
+
+const INTRODUCTION =
+  `In a clone, run \`npm run -s switchyard -- ARGS\`; with the package installed,
+\`npx switchyard ARGS\`. This page is made from the program by \`npm run docs\`.
+
+Exit codes: 0 success; 1 an error in the model, plan or data; 2 an error in the
+command line; 3 the machine cannot run it.`;
+
+/** A cell of a table: on one line, with nothing that ends it. */
+function cell(text) {
+  return text.replaceAll("|", "\\|").replaceAll("<", "&lt;");
+}
+
+function table(head, rows) {
+  if (rows.length === 0) return [];
+  return [[
+    `| ${head.join(" | ")} |`,
+    `| ${head.map(() => "---").join(" | ")} |`,
+    ...rows.map((row) => `| ${row.join(" | ")} |`),
+  ].join("\n")];
+}
+
+/** The section of one command of commander. */
+function section(command) {
+  const help = command.createHelp();
+  const options = help.visibleOptions(command)
+    .filter(({ long }) => long !== "--help");
+  return [
+    `## switchyard ${command.name()}`,
+    `${command.description()}.`,
+    `\`switchyard ${command.name()} ${command.usage()}\``,
+    ...table(
+      ["argument", "meaning"],
+      help.visibleArguments(command)
+        .map((a) => [`\`${a.name()}\``, cell(a.description)]),
+    ),
+    ...table(
+      ["option", "meaning"],
+      options.map((o) => [`\`${o.flags}\``, cell(o.description)]),
+    ),
+  ].join("\n\n");
+}
+
+/** The text of docs/cli.md, of the program that `createProgram` returns. */
+export function cliPage(program) {
+  return [
+    "# Command line",
+    INTRODUCTION,
+    ...program.commands.map(section),
+  ].join("\n\n") + "\n";
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  await compile(LIBRARY);
+  const { createProgram } = await import(
+    pathToFileURL(compiledFile("cli/program.ts")).href
+  );
+  const nothing = { finish: () => {}, print: () => {} };
+  writeFileSync(
+    join(ROOT, "docs/cli.md"),
+    cliPage(createProgram({}, nothing)),
+  );
+  console.log("docs/cli.md");
+}
