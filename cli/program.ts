@@ -4,28 +4,19 @@ import { Command, Option } from "commander";
 import type { CliIo } from "./io.ts";
 import {
   deviceFlags,
-  dtypeOption,
-  meshFlags,
   planFlags,
   searchFlags,
   summaryFlags,
   watchOption,
-  zeroOption,
 } from "./flag_options.ts";
 import type { Prompt } from "./flags.ts";
 import { samplingFlags } from "./generation_flags.ts";
+import { trainFlags } from "./train_flags.ts";
 import { VERSION } from "../engine/version.ts";
-import { MAX_AXIS, MAX_MICRO_BATCHES, MAX_RANKS } from "../spec/limits.ts";
+import { MAX_RANKS } from "../spec/limits.ts";
 import type { Mesh } from "../spec/mod.ts";
 import { PICTURE_NAMES } from "../view/picture_names.ts";
-import {
-  integer,
-  notNegative,
-  oneOf,
-  parseSeed,
-  parseTokens,
-  positive,
-} from "./values.ts";
+import { integer, oneOf, parseSeed, parseTokens, positive } from "./values.ts";
 
 /** What runs a command, loaded when it is called: to print help takes none of it. */
 const COMMANDS = {
@@ -367,7 +358,7 @@ function addTrainCommand(
   io: CliIo,
   { finish }: ProgramHooks,
 ): void {
-  deviceFlags(meshFlags(
+  trainFlags(
     program.command("train")
       .description(
         "Train a model or checkpoint; without weights, from random initialization",
@@ -376,130 +367,7 @@ function addTrainCommand(
         "<what>",
         "Checkpoint folder (config.json and tokenizer), or a file that exports a training.",
       ),
-  ))
-    .option("--data <files...>", "Training texts, plain or compressed.")
-    .option(
-      "--validate <files...>",
-      "Validation texts.",
-    )
-    .option(
-      "--validate-every <n>",
-      "Steps between validations. Default: only at the end.",
-      integer("--validate-every", 1),
-    )
-    .option(
-      "--validate-batches <n>",
-      "Batches per validation before the last. Default: all.",
-      integer("--validate-batches", 1),
-    )
-    .requiredOption("--out <folder>", "Folder for checkpoints.")
-    .requiredOption(
-      "--steps <n>",
-      "Total number of steps.",
-      integer("--steps", 1),
-    )
-    .option(
-      "--batch <n>",
-      "Sequences per micro-batch. Default: 8.",
-      integer("--batch", 1, MAX_AXIS),
-    )
-    .option(
-      "--accumulate <n>",
-      "Micro-batches per step (gradient accumulation). Default: 1.",
-      integer("--accumulate", 1, MAX_MICRO_BATCHES),
-    )
-    .option(
-      "--length <n>",
-      "Tokens per sequence. Default: 128.",
-      integer("--length", 1, MAX_AXIS),
-    )
-    .addOption(
-      new Option(
-        "--optimizer <name>",
-        "Optimizer: adamw or sgd. Default: adamw.",
-      )
-        .argParser(oneOf("--optimizer", ["adamw", "sgd"])),
-    )
-    .option(
-      "--lr <rate>",
-      "Learning rate. Default: 0.001.",
-      notNegative("--lr"),
-    )
-    .option(
-      "--warmup <n>",
-      "Steps of linear warmup. Default: 0.",
-      integer("--warmup", 0),
-    )
-    .option(
-      "--decay <n>",
-      "Step at which cosine decay ends. Default: --steps.",
-      integer("--decay", 0),
-    )
-    .option(
-      "--floor <share>",
-      "Final learning rate as a fraction of --lr. Default: 0.1.",
-      notNegative("--floor"),
-    )
-    .option("--beta1 <b>", "AdamW beta1. Default: 0.9.", notNegative("--beta1"))
-    .option(
-      "--beta2 <b>",
-      "AdamW beta2. Default: 0.95.",
-      notNegative("--beta2"),
-    )
-    .option(
-      "--momentum <m>",
-      "SGD momentum. Default: 0.9.",
-      notNegative("--momentum"),
-    )
-    .option(
-      "--weight-decay <w>",
-      "Weight decay. Default: the optimizer's.",
-      notNegative("--weight-decay"),
-    )
-    .option(
-      "--clip <norm>",
-      "Gradient clipping by global norm. Default: 1.",
-      positive("--clip", 1e30),
-    )
-    .option(
-      "--aux <weight>",
-      "Weight of the load-balancing loss. Default: from config.json.",
-      notNegative("--aux"),
-    )
-    .addOption(
-      new Option(
-        "--balance <what>",
-        "Load-balancing loss per 'layer', or over all layers 'together' as in transformers. Default: together.",
-      ).argParser(oneOf("--balance", ["layer", "together"])),
-    )
-    .option(
-      "--bias-update <rate>",
-      "Loss-free load balancing: change of the router's selection bias per step. Default: 0.",
-      notNegative("--bias-update"),
-    )
-    .option("--seed <s>", "Random seed. Default: 0.", integer("--seed", 0))
-    .addOption(zeroOption())
-    .addOption(dtypeOption())
-    .option(
-      "--save-every <n>",
-      "Steps between checkpoints. Default: only at the end.",
-      integer("--save-every", 1),
-    )
-    .option(
-      "--recompute",
-      "Activation checkpointing: recompute blocks in the backward pass.",
-    )
-    .option("--resume", "Resume the training in --out.")
-    .option(
-      "--tokenizer <folder>",
-      "Tokenizer folder. Default: the checkpoint's.",
-    )
-    .option(
-      "--metrics <file>",
-      "Metrics file, one line of JSON per step; plots are written beside it. Default: OUT/metrics.jsonl.",
-    )
-    .addOption(watchOption())
-    .option("--json", "Print the lines of --metrics.")
+  )
     .action(async (what, flags) =>
       finish(await (await COMMANDS.train())(io, what, flags))
     );
