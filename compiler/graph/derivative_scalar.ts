@@ -7,6 +7,7 @@
 import * as k from "../../spec/kernel/build.ts";
 import { expr } from "../../spec/kernel/resolve.ts";
 import type { CallName, Expr } from "../../spec/kernel/tree.ts";
+import { mapOperands, walkExpression } from "../../spec/kernel/walk.ts";
 import type { ScalarFunction } from "./graph.ts";
 
 /** A derivative that is zero everywhere. */
@@ -77,29 +78,11 @@ class Derivation {
   }
 
   #rebuild(e: Expr): Expr {
-    switch (e.op) {
-      case "local": {
-        const inner = this.#named.get(e.name);
-        return inner ? this.value(inner) : e;
-      }
-      case "unary":
-      case "convert":
-      case "bitcast":
-        return { ...e, a: this.value(e.a) };
-      case "binary":
-        return { ...e, a: this.value(e.a), b: this.value(e.b) };
-      case "call":
-        return { ...e, args: e.args.map((arg) => this.value(arg)) };
-      case "select":
-        return {
-          ...e,
-          condition: this.value(e.condition),
-          a: this.value(e.a),
-          b: this.value(e.b),
-        };
-      default:
-        return e;
+    if (e.op !== "local") {
+      return mapOperands(e, (operand) => this.value(operand));
     }
+    const inner = this.#named.get(e.name);
+    return inner ? this.value(inner) : e;
   }
 
   /** The derivative of an expression of the function by the parameter. */
@@ -195,13 +178,9 @@ class Derivation {
 
 /** The locals that an expression reads. */
 function readsOf(e: Expr, into: Set<string>): void {
-  if (e.op === "local") into.add(e.name);
-  else if (e.op === "call") e.args.forEach((arg) => readsOf(arg, into));
-  else if ("a" in e) {
-    readsOf(e.a, into);
-    if ("b" in e) readsOf(e.b, into);
-    if ("condition" in e) readsOf(e.condition, into);
-  }
+  walkExpression(e, (node) => {
+    if (node.op === "local") into.add(node.name);
+  });
 }
 
 /** A scalar function without the parameters and values that it does not need; its own are `used`, the last one first. */
@@ -225,16 +204,10 @@ function trim(fn: ScalarFunction): Trimmed {
   );
   const used = [last, ...others];
   const names = new Map(used.map((old, i) => [`p${old}`, `p${i}`]));
-  const renamed = (e: Expr): Expr => {
-    if (e.op === "local") return { ...e, name: names.get(e.name) ?? e.name };
-    if (e.op === "call") return { ...e, args: e.args.map(renamed) };
-    if (e.op === "select") {
-      const condition = renamed(e.condition);
-      return { ...e, condition, a: renamed(e.a), b: renamed(e.b) };
-    }
-    if (e.op === "binary") return { ...e, a: renamed(e.a), b: renamed(e.b) };
-    return "a" in e ? { ...e, a: renamed(e.a) } : e;
-  };
+  const renamed = (e: Expr): Expr =>
+    e.op === "local"
+      ? { ...e, name: names.get(e.name) ?? e.name }
+      : mapOperands(e, renamed);
   return {
     fn: {
       parameters: used.map((i) => fn.parameters[i]!),

@@ -4,13 +4,9 @@
  */
 
 import { mul } from "../../spec/kernel/build.ts";
-import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
-import {
-  expressionsOf,
-  spanOf,
-  walkExpression,
-  walkStatements,
-} from "../vector/analyze.ts";
+import type { Stmt } from "../../spec/kernel/tree.ts";
+import { walkExpressions, walkStatements } from "../../spec/kernel/walk.ts";
+import { spanOf } from "../vector/analyze.ts";
 import type { Expressions, Place } from "./expression.ts";
 import {
   coursesIn,
@@ -83,12 +79,7 @@ function iterationsOf(
   );
   if (far) return 1;
   let size = 0;
-  const seen = new Set<Expr>();
-  walkStatements(s.body, (inner) => {
-    for (const e of expressionsOf(inner)) {
-      walkExpression(e, () => size++, seen);
-    }
-  });
+  walkExpressions(s.body, () => size++);
   const bySize = size > UNROLL_TWO ? 1 : size > UNROLL_FOUR ? 2 : 4;
   return Math.min(bySize, iterationsInRegisters(s.body, groups));
 }

@@ -3,7 +3,8 @@
 import { invariant } from "../../spec/errors.ts";
 import { endOf, mul } from "../../spec/kernel/build.ts";
 import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
-import { hasUniformTrip, someExpression, spanOf } from "../vector/analyze.ts";
+import { someExpression } from "../../spec/kernel/walk.ts";
+import { hasUniformTrip, spanOf } from "../vector/analyze.ts";
 import { findPointers, type PointerGroup } from "../vector/pointers.ts";
 import type { ArrayNames, Expressions } from "./expression.ts";
 

@@ -1,7 +1,14 @@
 /** What the printer must know of a kernel before it prints: unique names, shapes of variables, where barriers stand. */
 
-import { mapOperands } from "../../spec/kernel/replace.ts";
 import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
+import {
+  mapOperands,
+  mapStatement,
+  operands,
+  someStatement,
+  walkExpressions,
+  walkStatements,
+} from "../../spec/kernel/walk.ts";
 import {
   join,
   sameShape,
@@ -12,27 +19,6 @@ import {
 } from "./shape.ts";
 
 type ForStmt = Extract<Stmt, { op: "for" }>;
-
-/** The direct operands of an expression. */
-export function operands(e: Expr): readonly Expr[] {
-  switch (e.op) {
-    case "load":
-    case "shared":
-      return [e.index];
-    case "unary":
-    case "convert":
-    case "bitcast":
-      return [e.a];
-    case "binary":
-      return [e.a, e.b];
-    case "call":
-      return e.args;
-    case "select":
-      return [e.condition, e.a, e.b];
-    default:
-      return [];
-  }
-}
 
 /** The expressions with operands that occur more than once in `expressions`, as one object each. */
 export function repeated(expressions: readonly Expr[]): Set<Expr> {
@@ -50,95 +36,21 @@ export function repeated(expressions: readonly Expr[]): Set<Expr> {
   return found;
 }
 
-/** The expressions of a statement itself, without those of statements inside it. */
-export function expressionsOf(s: Stmt): readonly Expr[] {
-  switch (s.op) {
-    case "let":
-    case "var":
-    case "set":
-      return [s.value];
-    case "store":
-    case "sharedStore":
-      return [s.index, s.value];
-    case "for":
-      return [s.from, s.to, s.step];
-    case "if":
-      return [s.condition];
-    case "loads":
-      return [s.index];
-    case "barrier":
-      return [];
-  }
-}
-
-/** The lists of statements inside a statement. */
-export function bodiesOf(s: Stmt): readonly (readonly Stmt[])[] {
-  if (s.op === "for") return [s.body];
-  if (s.op === "if") return s.else ? [s.then, s.else] : [s.then];
-  return [];
-}
-
-/** Call `visit` on every statement, outer ones first. */
-export function walkStatements(
-  body: readonly Stmt[],
-  visit: (s: Stmt) => void,
-): void {
-  for (const s of body) {
-    visit(s);
-    for (const inner of bodiesOf(s)) walkStatements(inner, visit);
-  }
-}
-
-/** Call `visit` on every distinct node of an expression. */
-export function walkExpression(
-  e: Expr,
-  visit: (e: Expr) => void,
-  seen: Set<Expr> = new Set(),
-): void {
-  if (seen.has(e)) return;
-  seen.add(e);
-  visit(e);
-  for (const operand of operands(e)) walkExpression(operand, visit, seen);
-}
-
-/** Whether some expression in statements passes a test. */
-export function someExpression(
-  body: readonly Stmt[],
-  test: (e: Expr) => boolean,
-): boolean {
-  let found = false;
-  const seen = new Set<Expr>();
-  walkStatements(body, (s) => {
-    for (const e of expressionsOf(s)) {
-      walkExpression(e, (node) => found ||= test(node), seen);
-    }
-  });
-  return found;
-}
-
 /** Whether a barrier stands in a statement. */
 export function hasBarrier(s: Stmt): boolean {
-  return s.op === "barrier" ||
-    bodiesOf(s).some((body) => body.some(hasBarrier));
+  return someStatement([s], ({ op }) => op === "barrier");
 }
 
 /** Names that statements read, set or declare. */
 export function namesIn(body: readonly Stmt[]): Set<string> {
   const names = new Set<string>();
-  const seen = new Set<Expr>();
-  const add = (e: Expr) => {
-    if (e.op === "local") names.add(e.name);
-  };
   walkStatements(body, (s) => {
     if ("name" in s) names.add(s.name);
-    for (const e of expressionsOf(s)) walkExpression(e, add, seen);
+  });
+  walkExpressions(body, (e) => {
+    if (e.op === "local") names.add(e.name);
   });
   return names;
-}
-
-/** Whether a loop stands in a statement, which may be one. */
-function hasLoop(s: Stmt): boolean {
-  return s.op === "for" || bodiesOf(s).some((body) => body.some(hasLoop));
 }
 
 /**
@@ -152,7 +64,7 @@ export function restingVariables(
   const [set, busy] = [new Set<string>(), new Set<string>()];
   walkStatements(body, (s) => {
     if (s.op !== "for") return;
-    if (!s.body.some(hasLoop)) {
+    if (!someStatement(s.body, ({ op }) => op === "for")) {
       for (const name of namesIn(s.body)) busy.add(name);
     } else {
       const own = new Set<string>();
@@ -196,51 +108,24 @@ function renameBody(
   const scope = new Map(outer);
   return body.map((s): Stmt => {
     const memo = new Map<Expr, Expr>();
-    const rename = (e: Expr) => renameExpression(e, scope, memo);
-    switch (s.op) {
-      case "let":
-      case "var": {
-        const value = rename(s.value);
-        const name = fresh(s.name);
-        scope.set(s.name, name);
-        return { ...s, name, value };
-      }
-      case "set":
-        return {
-          ...s,
-          name: scope.get(s.name) ?? s.name,
-          value: rename(s.value),
-        };
-      case "store":
-      case "sharedStore":
-        return { ...s, index: rename(s.index), value: rename(s.value) };
-      case "for": {
-        const bounds = {
-          from: rename(s.from),
-          to: rename(s.to),
-          step: rename(s.step),
-        };
-        const name = fresh(s.name);
-        const inside = new Map(scope).set(s.name, name);
-        return {
-          ...s,
-          ...bounds,
-          name,
-          body: renameBody(s.body, inside, fresh),
-        };
-      }
-      case "if":
-        return {
-          ...s,
-          condition: rename(s.condition),
-          then: renameBody(s.then, scope, fresh),
-          ...(s.else ? { else: renameBody(s.else, scope, fresh) } : {}),
-        };
-      // Taken apart before.
-      case "loads":
-      case "barrier":
-        return s;
+    const value = (e: Expr) => renameExpression(e, scope, memo);
+    if (s.op === "for") {
+      const name = fresh(s.name);
+      const inside = new Map(scope).set(s.name, name);
+      const body = (list: readonly Stmt[]) => renameBody(list, inside, fresh);
+      return { ...mapStatement(s, { value, body }), name } as Stmt;
     }
+    const renamed = mapStatement(s, {
+      value,
+      body: (list) => renameBody(list, scope, fresh),
+    });
+    if (renamed.op === "set") {
+      return { ...renamed, name: scope.get(renamed.name) ?? renamed.name };
+    }
+    if (renamed.op !== "let" && renamed.op !== "var") return renamed;
+    const name = fresh(renamed.name);
+    scope.set(renamed.name, name);
+    return { ...renamed, name };
   });
 }
 

@@ -5,13 +5,12 @@
 
 import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import {
-  bodiesOf,
   expressionsOf,
-  hasBarrier,
-  namesIn,
   someExpression,
+  someStatement,
   walkExpression,
-} from "./analyze.ts";
+} from "../../spec/kernel/walk.ts";
+import { hasBarrier, namesIn } from "./analyze.ts";
 import type { Shapes } from "./shape.ts";
 
 /** A run of statements without barriers. */
@@ -265,13 +264,8 @@ function usesShared(o: Outer): boolean {
   if (o.op === "for") {
     return expressionsOf(o.loop).some(readsShared) || o.body.some(usesShared);
   }
-  return o.body.some(storesShared) ||
+  return someStatement(o.body, ({ op }) => op === "sharedStore") ||
     someExpression(o.body, ({ op }) => op === "shared");
-}
-
-function storesShared(s: Stmt): boolean {
-  return s.op === "sharedStore" ||
-    bodiesOf(s).some((body) => body.some(storesShared));
 }
 
 function readsShared(e: Expr): boolean {
@@ -293,9 +287,5 @@ function needsMemory(name: string, shapes: Shapes): boolean {
 }
 
 function isSetIn(name: string, body: readonly Stmt[]): boolean {
-  return body.some((s) =>
-    (s.op === "set" && s.name === name) ||
-    (s.op === "for" && isSetIn(name, s.body)) ||
-    (s.op === "if" && (isSetIn(name, s.then) || isSetIn(name, s.else ?? [])))
-  );
+  return someStatement(body, (s) => s.op === "set" && s.name === name);
 }

@@ -10,7 +10,7 @@ import {
   operands,
   walkExpression,
   walkStatements,
-} from "./analyze.ts";
+} from "../../spec/kernel/walk.ts";
 import type { Shapes } from "./shape.ts";
 
 type ForStmt = Extract<Stmt, { op: "for" }>;

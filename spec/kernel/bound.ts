@@ -1,6 +1,7 @@
 /** How much work a kernel asks for, as far as its constants tell. Cheap on any tree: nothing is executed. */
 
 import type { Expr, Kernel, Stmt } from "./tree.ts";
+import { bodiesOf, expressionsOf, operands } from "./walk.ts";
 
 /**
  * Statements and expressions that an invocation evaluates where every condition holds. A loop whose end is no constant
@@ -15,23 +16,14 @@ function workOf(body: readonly Stmt[]): number {
 }
 
 function statementWork(s: Stmt): number {
-  switch (s.op) {
-    case "let":
-    case "var":
-    case "set":
-      return 1 + nodes(s.value);
-    case "store":
-    case "sharedStore":
-      return 1 + nodes(s.index) + nodes(s.value);
-    case "loads":
-      return 1 + nodes(s.index);
-    case "if":
-      return nodes(s.condition) + workOf(s.then) + workOf(s.else ?? []);
-    case "for":
-      return nodes(s.from) + nodes(s.to) + iterations(s) * (1 + workOf(s.body));
-    case "barrier":
-      return 1;
+  if (s.op === "for") {
+    return nodes(s.from) + nodes(s.to) + iterations(s) * (1 + workOf(s.body));
   }
+  const own = expressionsOf(s).reduce((n, e) => n + nodes(e), 0);
+  return bodiesOf(s).reduce(
+    (n, body) => n + workOf(body),
+    s.op === "if" ? own : 1 + own,
+  );
 }
 
 function iterations(s: Extract<Stmt, { readonly op: "for" }>): number {
@@ -42,23 +34,5 @@ function iterations(s: Extract<Stmt, { readonly op: "for" }>): number {
 }
 
 function nodes(e: Expr): number {
-  switch (e.op) {
-    case "const":
-    case "local":
-    case "id":
-      return 1;
-    case "load":
-    case "shared":
-      return 1 + nodes(e.index);
-    case "unary":
-    case "convert":
-    case "bitcast":
-      return 1 + nodes(e.a);
-    case "binary":
-      return 1 + nodes(e.a) + nodes(e.b);
-    case "call":
-      return e.args.reduce((n, arg) => n + nodes(arg), 1);
-    case "select":
-      return 1 + nodes(e.condition) + nodes(e.a) + nodes(e.b);
-  }
+  return operands(e).reduce((n, operand) => n + nodes(operand), 1);
 }

@@ -10,6 +10,7 @@ import { textKey } from "./text_key.ts";
 import type { Binding, Expr, IdName, Kernel, Stmt } from "./tree.ts";
 import type { Size } from "../size.ts";
 import { readTree } from "./verify_tree.ts";
+import { walkExpression, walkExpressions, walkStatements } from "./walk.ts";
 
 /** The most workgroups in one dimension that every WebGPU device allows. */
 export const GRID_LIMIT = GUARANTEED_LIMITS.maxComputeWorkgroupsPerDimension;
@@ -53,57 +54,27 @@ function folded(fast: IdName, slow: IdName): Expr {
   return add(id(fast), mul(id(slow), u32(GRID_LIMIT)));
 }
 
-/** Bindings that statements load from and store to. */
-interface Uses {
-  readonly loads: Set<string>;
-  readonly stores: Set<string>;
-}
-
-function visitExpr(e: Expr, loads: Set<string>): void {
-  switch (e.op) {
-    case "load":
-      loads.add(e.binding);
-      return visitExpr(e.index, loads);
-    case "shared":
-      return visitExpr(e.index, loads);
-    case "binary":
-      visitExpr(e.a, loads);
-      return visitExpr(e.b, loads);
-    case "call":
-      return e.args.forEach((a) => visitExpr(a, loads));
-    case "select":
-      return [e.condition, e.a, e.b].forEach((a) => visitExpr(a, loads));
-    case "unary":
-    case "convert":
-    case "bitcast":
-      return visitExpr(e.a, loads);
-  }
-}
-
 /** The bindings that an expression loads from. */
 export function bindingsOf(e: Expr): ReadonlySet<string> {
   const loads = new Set<string>();
-  visitExpr(e, loads);
+  walkExpression(e, (node) => {
+    if (node.op === "load") loads.add(node.binding);
+  });
   return loads;
 }
 
-function visit(body: readonly Stmt[], uses: Uses): void {
-  const { loads, stores } = uses;
-  for (const s of body) {
-    if ("value" in s) visitExpr(s.value, loads);
-    if ("index" in s) visitExpr(s.index, loads);
-    if (s.op === "store") stores.add(s.binding);
+/** Bindings that statements load from and store to. */
+function usesOf(body: readonly Stmt[]) {
+  const loads = new Set<string>();
+  const stores = new Set<string>();
+  walkExpressions(body, (e) => {
+    if (e.op === "load") loads.add(e.binding);
+  });
+  walkStatements(body, (s) => {
     if (s.op === "loads") loads.add(s.binding);
-    if (s.op === "if") {
-      visitExpr(s.condition, loads);
-      visit(s.then, uses);
-      if (s.else) visit(s.else, uses);
-    }
-    if (s.op === "for") {
-      [s.from, s.to, s.step].forEach((e) => visitExpr(e, loads));
-      visit(s.body, uses);
-    }
-  }
+    if (s.op === "store") stores.add(s.binding);
+  });
+  return { loads, stores };
 }
 
 /** Parts of a kernel; bindings may be more than it needs. */
@@ -147,8 +118,7 @@ export function makeKernel(parts: KernelParts): Kernel {
     ? parts.bindings
     : [...parts.bindings, LENGTHS];
   const { body, shared, nestedBarriers } = resolveStatements(parts.body, all);
-  const uses: Uses = { loads: new Set(), stores: new Set() };
-  visit(body, uses);
+  const uses = usesOf(body);
   const bindings = all.flatMap((b): Binding[] => {
     const loaded = uses.loads.has(b.name);
     if (!loaded && !uses.stores.has(b.name)) return [];

@@ -2,6 +2,7 @@
 
 import { binary } from "./build.ts";
 import type { Expr, Stmt } from "./tree.ts";
+import { mapOperands, mapStatement } from "./walk.ts";
 
 /** What stands for what. What nothing is said of stays. */
 export interface Replacements {
@@ -21,7 +22,7 @@ export interface Replacements {
 export function replaceIn(body: readonly Stmt[], by: Replacements): Stmt[] {
   const value = replaceWith(by);
   const list = (body: readonly Stmt[]): Stmt[] =>
-    body.map((s) => statementOf(s, { by, value, list }));
+    body.map((s) => renamed(mapStatement(s, { value, body: list }), by));
   return list(body);
 }
 
@@ -77,93 +78,28 @@ function valueOf(
   }
 }
 
-/** An expression with what stands for its operands; the same where they do. */
-export function mapOperands(e: Expr, of: (operand: Expr) => Expr): Expr {
-  switch (e.op) {
-    case "const":
-    case "local":
-    case "id":
-      return e;
-    case "load":
-    case "shared": {
-      const index = of(e.index);
-      return index === e.index ? e : { ...e, index };
-    }
-    case "unary":
-    case "convert":
-    case "bitcast": {
-      const a = of(e.a);
-      return a === e.a ? e : { ...e, a };
-    }
-    case "binary": {
-      const [a, b] = [of(e.a), of(e.b)];
-      return a === e.a && b === e.b ? e : { ...e, a, b };
-    }
-    case "call": {
-      const args = e.args.map(of);
-      return args.every((arg, i) => arg === e.args[i]) ? e : { ...e, args };
-    }
-    case "select": {
-      const [condition, a, b] = [of(e.condition), of(e.a), of(e.b)];
-      return condition === e.condition && a === e.a && b === e.b
-        ? e
-        : { ...e, condition, a, b };
-    }
-  }
-}
-
-function statementOf(
-  s: Stmt,
-  { by, value, list }: {
-    readonly by: Replacements;
-    value(e: Expr): Expr;
-    list(body: readonly Stmt[]): Stmt[];
-  },
-): Stmt {
+/** A statement with other names of what it declares, sets and accesses. */
+function renamed(s: Stmt, by: Replacements): Stmt {
   const variable = (name: string) => by.variable?.(name) ?? name;
+  const binding = (name: string) => by.binding?.(name) ?? name;
   switch (s.op) {
-    case "barrier":
-      return s;
     case "let":
     case "var":
     case "set":
-      return { ...s, name: variable(s.name), value: value(s.value) };
+    case "for":
+      return { ...s, name: variable(s.name) };
     case "loads":
       return {
         ...s,
         names: s.names.map(variable),
-        binding: by.binding?.(s.binding) ?? s.binding,
-        index: value(s.index),
+        binding: binding(s.binding),
       };
     case "store":
-      return {
-        ...s,
-        binding: by.binding?.(s.binding) ?? s.binding,
-        index: value(s.index),
-        value: value(s.value),
-      };
+      return { ...s, binding: binding(s.binding) };
     case "sharedStore":
-      return {
-        ...s,
-        array: by.shared?.(s.array) ?? s.array,
-        index: value(s.index),
-        value: value(s.value),
-      };
-    case "for":
-      return {
-        ...s,
-        name: variable(s.name),
-        from: value(s.from),
-        to: value(s.to),
-        step: value(s.step),
-        body: list(s.body),
-      };
+      return { ...s, array: by.shared?.(s.array) ?? s.array };
     case "if":
-      return {
-        ...s,
-        condition: value(s.condition),
-        then: list(s.then),
-        ...s.else ? { else: list(s.else) } : {},
-      };
+    case "barrier":
+      return s;
   }
 }

@@ -1,6 +1,7 @@
 /** Rules of a kernel tree that bound what it takes to print and to run it: how large it is, and that its loops end. */
 
 import type { Expr, Kernel, Stmt } from "./tree.ts";
+import { walkExpression, walkStatements } from "./walk.ts";
 
 /** Statements and expressions of a kernel tree, at most. The largest kernels of the compiler have a few thousand. */
 export const MAX_NODES = 32768;
@@ -44,43 +45,22 @@ export function loopFaults(loop: ForStmt): string[] {
 }
 
 /** Variables that are set, and arrays that are stored to. */
-function writtenIn(
-  body: readonly Stmt[],
-  written: Set<string> = new Set(),
-): Set<string> {
-  for (const s of body) {
+function writtenIn(body: readonly Stmt[]): Set<string> {
+  const written = new Set<string>();
+  walkStatements(body, (s) => {
     if (s.op === "set") written.add(s.name);
     else if (s.op === "store") written.add(s.binding);
     else if (s.op === "sharedStore") written.add(s.array);
-    else if (s.op === "for") writtenIn(s.body, written);
-    else if (s.op === "if") {
-      writtenIn(s.then, written);
-      writtenIn(s.else ?? [], written);
-    }
-  }
+  });
   return written;
 }
 
 function mentions(e: Expr, names: ReadonlySet<string>): boolean {
-  switch (e.op) {
-    case "const":
-    case "id":
-      return false;
-    case "local":
-      return names.has(e.name);
-    case "load":
-      return names.has(e.binding) || mentions(e.index, names);
-    case "shared":
-      return names.has(e.array) || mentions(e.index, names);
-    case "unary":
-    case "convert":
-    case "bitcast":
-      return mentions(e.a, names);
-    case "binary":
-      return mentions(e.a, names) || mentions(e.b, names);
-    case "call":
-      return e.args.some((arg) => mentions(arg, names));
-    case "select":
-      return [e.condition, e.a, e.b].some((part) => mentions(part, names));
-  }
+  let found = false;
+  walkExpression(e, (node) => {
+    if (node.op === "local") found ||= names.has(node.name);
+    else if (node.op === "load") found ||= names.has(node.binding);
+    else if (node.op === "shared") found ||= names.has(node.array);
+  });
+  return found;
 }

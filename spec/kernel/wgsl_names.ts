@@ -2,6 +2,7 @@
 
 import type { LaneLoads } from "./lane_loads.ts";
 import type { Kernel, LoadsStmt, Stmt } from "./tree.ts";
+import { walkStatements } from "./walk.ts";
 
 /** WGSL keywords and reserved words, predeclared types and functions that the printer uses, and its own names. */
 const TAKEN = new Set(
@@ -38,19 +39,15 @@ export function vectorName({ names }: LoadsStmt): string {
   return `${names[0]}_vector`;
 }
 
-function localsOf(statements: readonly Stmt[], into: Set<string>): Set<string> {
-  for (const s of statements) {
-    if (s.op === "let" || s.op === "var" || s.op === "for") into.add(s.name);
+function localsOf(statements: readonly Stmt[]): Set<string> {
+  const locals = new Set<string>();
+  walkStatements(statements, (s) => {
+    if (s.op === "let" || s.op === "var" || s.op === "for") locals.add(s.name);
     if (s.op === "loads") {
-      [vectorName(s), ...s.names].forEach((n) => into.add(n));
+      [vectorName(s), ...s.names].forEach((n) => locals.add(n));
     }
-    if (s.op === "for") localsOf(s.body, into);
-    if (s.op === "if") {
-      localsOf(s.then, into);
-      localsOf(s.else ?? [], into);
-    }
-  }
-  return into;
+  });
+  return locals;
 }
 
 /** Choose the printed names of a kernel, in the order of its declarations, and of the locals of loads by lanes. */
@@ -71,7 +68,7 @@ export function wgslNames(
     globals.set(name, choose(name));
   }
   const locals = new Map<string, string>();
-  const own = localsOf(kernel.body, new Set());
+  const own = localsOf(kernel.body);
   const added = lanes.flatMap(({ name, variables }) => [
     name,
     ...variables.map((one) => one.name),

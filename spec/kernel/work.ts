@@ -4,6 +4,7 @@ import { STORED_BYTES } from "../dtype.ts";
 import { exactJson } from "./exact_json.ts";
 import type { Expr, Kernel, ScalarType, Stmt } from "./tree.ts";
 import { scalarLoads } from "./vectors.ts";
+import { someStatement, walkStatements } from "./walk.ts";
 
 /** What an invocation does. Where a condition is not known, the dearer branch counts. */
 export interface KernelWork {
@@ -133,7 +134,7 @@ class Walk {
       this.totals = before;
       this.block(s.else ?? [], times);
       this.totals = this.totals.map((n, i) => Math.max(n, first[i]!));
-      this.#forget([...s.then, ...s.else ?? []]);
+      this.#forget([s]);
     }
     this.#diverged = outside;
   }
@@ -256,11 +257,9 @@ class Walk {
   }
 
   #forget(body: readonly Stmt[]): void {
-    for (const s of body) {
+    walkStatements(body, (s) => {
       if (s.op === "set") this.#known.set(s.name, undefined);
-      else if (s.op === "for") this.#forget(s.body);
-      else if (s.op === "if") this.#forget([...s.then, ...s.else ?? []]);
-    }
+    });
   }
 }
 
@@ -270,13 +269,7 @@ function bytesOf(type: ScalarType): number {
 
 /** Whether iterations of a loop do not hand integers on, so that they can be counted in any order. */
 function isSteady(body: readonly Stmt[]): boolean {
-  return body.every((s) =>
-    s.op === "set"
-      ? s.value.type === "f32"
-      : s.op === "for"
-      ? isSteady(s.body)
-      : s.op !== "if" || isSteady([...s.then, ...s.else ?? []])
-  );
+  return !someStatement(body, (s) => s.op === "set" && s.value.type !== "f32");
 }
 
 /** Iterations of a loop that ends where something does, or so many after its start: at most. */

@@ -2,6 +2,7 @@
 
 import { isReadOnly, type Kernel, type Stmt } from "../kernel/tree.ts";
 import { readTree } from "../kernel/verify_tree.ts";
+import { bodiesOf, someStatement } from "../kernel/walk.ts";
 
 /** Of some bindings, those that are read-only and whose elements decide on a loop or a branch around a barrier. */
 export function barrierBindings(
@@ -17,13 +18,8 @@ export function barrierBindings(
 }
 
 function surroundsBarrier(stmt: Stmt): boolean {
-  const bodies = stmt.op === "for"
-    ? [stmt.body]
-    : stmt.op === "if"
-    ? [stmt.then, stmt.else ?? []]
-    : [];
-  return bodies.some((body) =>
-    body.some((inner) => inner.op === "barrier" || surroundsBarrier(inner))
+  return bodiesOf(stmt).some((body) =>
+    someStatement(body, ({ op }) => op === "barrier")
   );
 }
 

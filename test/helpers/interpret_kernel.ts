@@ -3,6 +3,7 @@
 import { endOf } from "../../spec/kernel/build.ts";
 import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import { withScalarLoads } from "../../spec/kernel/vectors.ts";
+import { bodiesOf } from "../../spec/kernel/walk.ts";
 
 /** The contents of a binding, as u32 words. */
 export type Words = Uint32Array;
@@ -274,11 +275,7 @@ function newValue(e: Expr): Value {
 /** Statements in which an invocation waits for others. */
 function waitingIn(body: readonly Stmt[], found = new Set<Stmt>()): Set<Stmt> {
   for (const s of body) {
-    const inner = s.op === "for"
-      ? [s.body]
-      : s.op === "if"
-      ? [s.then, s.else ?? []]
-      : [];
+    const inner = bodiesOf(s);
     for (const list of inner) waitingIn(list, found);
     const waits = inner.flat().some((part) => found.has(part));
     if (s.op === "barrier" || waits) found.add(s);

@@ -21,6 +21,7 @@ import {
   u32,
 } from "../../../spec/kernel/build.ts";
 import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
+import { mapOperands } from "../../../spec/kernel/walk.ts";
 import type {
   Node,
   NodeOf,
@@ -166,33 +167,22 @@ function applyScalar(
 }
 
 function substitute(expr: Expr, locals: ReadonlyMap<string, Expr>): Expr {
-  const sub_ = (inner: Expr) => substitute(inner, locals);
-  switch (expr.op) {
+  const e = mapOperands(expr, (operand) => substitute(operand, locals));
+  switch (e.op) {
     case "local":
-      return locals.get(expr.name) ?? expr;
-    case "binary": {
-      const [a, b] = unify(sub_(expr.a), sub_(expr.b));
-      return binary(expr.fn, a, b);
-    }
-    case "unary": {
-      const a = sub_(expr.a);
-      return { ...expr, a, type: a.type };
-    }
+      return locals.get(e.name) ?? e;
+    case "binary":
+      return binary(e.fn, ...unify(e.a, e.b));
+    case "unary":
+      return { ...e, type: e.a.type };
     case "call":
-      return {
-        ...expr,
-        args: expr.args.map((arg) => convert("f32", sub_(arg))),
-      };
-    case "select": {
-      const [a, b] = unify(sub_(expr.a), sub_(expr.b));
-      return select(sub_(expr.condition), a, b);
-    }
+      return { ...e, args: e.args.map((arg) => convert("f32", arg)) };
+    case "select":
+      return select(e.condition, ...unify(e.a, e.b));
     case "convert":
-      return convert(expr.type, sub_(expr.a));
-    case "bitcast":
-      return { ...expr, a: sub_(expr.a) };
+      return convert(e.type, e.a);
     default:
-      return expr;
+      return e;
   }
 }
 
