@@ -1,11 +1,11 @@
 /** Load users' model files: TypeScript or JavaScript, wherever they are stored, with `switchyard-moe` meaning the code that runs. */
 
 import { statSync } from "node:fs";
-import { register } from "node:module";
+import module from "node:module";
 import { basename, dirname, extname, resolve, sep } from "node:path";
 import process from "node:process";
 import { pathToFileURL } from "node:url";
-import { MessageChannel, type MessagePort } from "node:worker_threads";
+import { MessageChannel } from "node:worker_threads";
 import {
   DataError,
   LowerError,
@@ -130,9 +130,7 @@ export async function loadModels(
 
 async function importFile(path: string, version = 0): Promise<object> {
   if (!isUnsaved(resolve(path))) requireModelFile(path);
-  useHooks();
-  // Nothing can be imported while the thread waits for an answer.
-  hooks.transpile ??= (await import("./transpile.ts")).transpile;
+  await useHooks();
   const { href } = pathToFileURL(resolve(path));
   const query = version === 0 ? "" : `?version=${version}`;
   try {
@@ -158,60 +156,76 @@ export function requireModelFile(path: string): void {
   }
 }
 
-/**
- * Node keeps hooks for the whole process, so they are registered once. `port` leads to their thread; `known` is called when
- * it knows texts that are not saved.
- */
-const hooks: {
-  port?: MessagePort;
-  transpile?: typeof import("./transpile.ts").transpile;
-  known(): void;
-} = { known() {} };
-
 /** From now on files that are loaded have these texts, by path; all others have what is on disk. */
 export async function loadUnsaved(
   texts: ReadonlyMap<string, string>,
 ): Promise<void> {
   useUnsaved(texts);
-  const port = useHooks();
-  await new Promise<void>((resolve) => {
-    hooks.known = resolve;
-    port.postMessage({ texts });
-  });
+  const { useTexts } = await useHooks();
+  await useTexts(texts);
 }
 
-function useHooks(): MessagePort {
-  if (hooks.port) return hooks.port;
-  const { port1, port2 } = new MessageChannel();
-  port1.on("message", (asked: TranspileRequest | { id?: never }) => {
-    if (asked.id === undefined) return hooks.known();
-    port1.postMessage({ id: asked.id, answer: hooks.transpile?.(asked) });
-  });
-  port1.unref();
+/** Hooks that are registered. `useTexts` tells them texts that are not saved. */
+interface Hooks {
+  useTexts(texts: ReadonlyMap<string, string>): void | Promise<void>;
+}
+
+/** What `model_hooks.mjs` exports. */
+interface ModelHooks extends Hooks {
+  readonly resolve: unknown;
+  readonly load: unknown;
+  usePlaces(places: object): void;
+}
+
+/** Node keeps hooks for the whole process, so they are registered once. */
+let registered: Promise<Hooks> | undefined;
+
+async function useHooks(): Promise<Hooks> {
+  registered ??= registerAll();
+  try {
+    return await registered;
+  } catch (error) {
+    registered = undefined;
+    throw error;
+  }
+}
+
+async function registerAll(): Promise<Hooks> {
+  const { href } = pathToFileURL(hooksFile());
+  const { registerHooks } = module as unknown as {
+    registerHooks?(hooks: object): void;
+  };
   const entries = [...runningModules()].map((
     [name, file],
   ) => [name, pathToFileURL(file).href]);
-  register(pathToFileURL(hooksFile()).href, {
-    data: {
-      entries: Object.fromEntries(entries),
-      importedAs: IMPORTED_AS,
-      own: ownFolders().map((folder) => pathToFileURL(folder).href),
-      port: port2,
-    },
-    transferList: [port2],
-  });
-  // Now somebody answers: where they fail to start, they are registered again.
-  hooks.port = port1;
+  const places = {
+    entries: Object.fromEntries(entries),
+    importedAs: IMPORTED_AS,
+    own: ownFolders().map((folder) => pathToFileURL(folder).href),
+  };
   // Call sites are read from stack traces, which must speak of the source and not of what was made of it.
   process.setSourceMapsEnabled(true);
-  return port1;
+  if (!registerHooks) return registerThread(href, places);
+  const hooks: ModelHooks = await import(href);
+  hooks.usePlaces(places);
+  registerHooks({ resolve: hooks.resolve, load: hooks.load });
+  return hooks;
 }
 
-/** What the thread of the hooks asks for. */
-interface TranspileRequest {
-  readonly id: number;
-  readonly path: string;
-  readonly text: string;
+/** Registers hooks on Node's loader thread: before 22.15, Node has no others. */
+function registerThread(href: string, places: object): Hooks {
+  const { port1, port2 } = new MessageChannel();
+  module.register(href, {
+    data: { ...places, port: port2 },
+    transferList: [port2],
+  });
+  return {
+    useTexts: (texts) =>
+      new Promise((resolve) => {
+        port1.once("message", resolve);
+        port1.postMessage(texts);
+      }),
+  };
 }
 
 /** An error of a file that could not be imported, in our words. */

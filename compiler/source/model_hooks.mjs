@@ -1,57 +1,66 @@
 // @ts-check
 /**
- * Node's module hooks for loading users' model files. They run on Node's own loader thread, before any TypeScript
- * loader that the process may have, so this file is plain JavaScript. See `load.ts` for the other side.
+ * Module hooks that load users' model files. They run on the thread that imports, or, before Node 22.15, on Node's loader
+ * thread, where no TypeScript can be loaded; so this file is plain JavaScript. Every hook returns at once: a hook that waits
+ * for the importing thread never ends. See `load.ts` for the other side.
  *
  * Only files that are reached from a model file by `MODEL_SCHEME` and relative imports are touched. They are ES
  * modules whatever the nearest package.json says, and `switchyard-moe` in them is the package that runs.
  */
 
-import { existsSync } from "node:fs";
-import { readFile } from "node:fs/promises";
+import { existsSync, readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import process from "node:process";
 import { fileURLToPath } from "node:url";
 
 /** What a model file is imported by: this, and its URL. */
 const MODEL_SCHEME = "switchyard-model:";
 
-/** @type {{ entries: Record<string, string>, importedAs: [RegExp, string][], own: string[] }} */
+const require = createRequire(import.meta.url);
+
+/**
+ * `entries`: URLs of the package's modules, by name. `importedAs`: what a relative import may mean. `own`: URLs of the folders with this package's own code.
+ * @type {{ entries: Record<string, string>, importedAs: [RegExp, string][], own: string[] }}
+ */
 let places = { entries: {}, importedAs: [], own: [] };
 
 /** URLs of users' files. @type {Set<string>} */
 const users = new Set();
 
-/** Texts that an editor has not saved, by path. @type {Map<string, string>} */
+/** Texts that an editor has not saved, by path. @type {ReadonlyMap<string, string>} */
 let unsaved = new Map();
 
-/** Leads to the side of `load.ts`. @type {import("node:worker_threads").MessagePort} */
-let side;
+/** @param {typeof places} given */
+export function usePlaces(given) {
+  places = given;
+}
 
-/** Who waits for a text of JavaScript, by the number of what was asked. @type {Map<number, (answer: any) => void>} */
-const waiting = new Map();
+/** @param {ReadonlyMap<string, string>} texts */
+export function useTexts(texts) {
+  unsaved = texts;
+}
 
 /**
- * `entries`: what the package's names resolve to. `importedAs`: what a relative import may mean. `own`: URLs of the folders with this package's own code. `port` brings
- * texts that are not saved, and is answered when they are known; and it brings JavaScript for the TypeScript that was sent.
+ * Called on Node's loader thread. `port` sends texts that are not saved, and is answered when they are known.
  * @param {typeof places & { port: import("node:worker_threads").MessagePort }} given
  */
 export function initialize({ port, ...given }) {
-  places = given;
-  side = port;
-  port.on("message", ({ texts, id, answer }) => {
-    if (texts) {
-      unsaved = texts;
-      port.postMessage({});
-      return;
-    }
-    waiting.get(id)?.(answer);
-    waiting.delete(id);
-    if (waiting.size === 0) port.unref();
+  usePlaces(given);
+  port.on("message", (texts) => {
+    useTexts(texts);
+    port.postMessage({});
   });
   port.unref();
 }
 
-/** @type {import("node:module").ResolveHook} */
-export async function resolve(specifier, context, nextResolve) {
+/**
+ * Hooks of both kinds: the next of a chain returns a promise on the loader thread, and a result elsewhere.
+ * @typedef {(specifier: string, context: { parentURL?: string }, next: (specifier: string, context: object) => any) => any} ResolveHook
+ * @typedef {(url: string, context: object, next: (url: string, context: object) => any) => any} LoadHook
+ */
+
+/** @type {ResolveHook} */
+export function resolve(specifier, context, nextResolve) {
   if (specifier.startsWith(MODEL_SCHEME)) {
     return claim(specifier.slice(MODEL_SCHEME.length));
   }
@@ -59,44 +68,62 @@ export async function resolve(specifier, context, nextResolve) {
     const entry = places.entries[specifier];
     // The rest of the chain knows how this package is loaded; from no parent, so that no query is inherited.
     if (entry !== undefined) {
-      return await nextResolve(entry, { ...context, parentURL: undefined });
+      return nextResolve(entry, { ...context, parentURL: undefined });
     }
     const url = relative(specifier, context.parentURL);
     // What a file of some version imports is of that version too.
     const { search } = new URL(context.parentURL);
     if (url !== undefined) return claim(url + search);
   }
-  return await nextResolve(specifier, context);
+  return nextResolve(specifier, context);
 }
 
-/** @type {import("node:module").LoadHook} */
-export async function load(url, context, nextLoad) {
-  if (!users.has(url)) return await nextLoad(url, context);
+/** @type {LoadHook} */
+export function load(url, context, nextLoad) {
+  if (!users.has(url)) return nextLoad(url, context);
   const path = fileURLToPath(url);
-  const text = unsaved.get(path) ?? await readFile(path, "utf8");
-  const { code, mistake } = await transpile(path, text);
-  // Errors cross the thread as text, so the place is sent in it.
-  if (mistake) {
-    throw new SyntaxError(`switchyard-syntax ${JSON.stringify(mistake)}`);
-  }
-  return { format: "module", source: code, shortCircuit: true };
+  const text = unsaved.get(path) ?? readFileSync(path, "utf8");
+  return {
+    format: "module",
+    source: transpile(path, text),
+    shortCircuit: true,
+  };
 }
-
-let asked = 0;
 
 /**
- * The JavaScript of a text of TypeScript. The other side has TypeScript loaded, or will have.
+ * The JavaScript of a text, with a map to its source. Types are left out, right or wrong. Throws a `SyntaxError` with the
+ * first mistake as JSON: errors cross threads as text.
  * @param {string} path
  * @param {string} text
- * @returns {Promise<{ code?: string, mistake?: object }>}
+ * @returns {string}
  */
 function transpile(path, text) {
-  const id = asked++;
-  side.ref();
-  return new Promise((resolve) => {
-    waiting.set(id, resolve);
-    side.postMessage({ id, path, text });
+  /** @type {typeof import("@ts-morph/common")} */
+  const { ts } = require("@ts-morph/common");
+  const { outputText, diagnostics = [] } = ts.transpileModule(text, {
+    fileName: path,
+    reportDiagnostics: true,
+    compilerOptions: {
+      target: ts.ScriptTarget.ES2022,
+      module: ts.ModuleKind.ESNext,
+      inlineSourceMap: true,
+      allowJs: true,
+    },
   });
+  const [first] = diagnostics;
+  if (first?.file) {
+    const { line, character } = first.file.getLineAndCharacterOfPosition(
+      first.start ?? 0,
+    );
+    const mistake = {
+      path,
+      line: line + 1,
+      column: character + 1,
+      text: ts.flattenDiagnosticMessageText(first.messageText, "\n"),
+    };
+    throw new SyntaxError(`switchyard-syntax ${JSON.stringify(mistake)}`);
+  }
+  return outputText;
 }
 
 /** @param {string} path */
