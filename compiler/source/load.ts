@@ -241,7 +241,7 @@ function loadError(error: unknown, path: string): Error {
     error instanceof ModelError || error instanceof DataError ||
     error instanceof LowerError
   ) return error;
-  const syntax = /^switchyard-syntax (.*)$/m.exec(error.message)?.[1];
+  const syntax = /\bswitchyard-syntax (.*)$/m.exec(error.message)?.[1];
   if (syntax !== undefined) {
     const { path: file, line, column, text } = JSON.parse(syntax);
     const span = { file, line, column };

@@ -10,7 +10,6 @@
 
 import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import process from "node:process";
 import { fileURLToPath } from "node:url";
 
 /** What a model file is imported by: this, and its URL. */
