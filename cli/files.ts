@@ -7,6 +7,7 @@ import path from "node:path";
 import process from "node:process";
 import type { FileSystem, OpenFile } from "../engine/files.ts";
 import { DataError, MachineError } from "../spec/errors.ts";
+import { codeOf, makeFolder } from "../runtime/cache/folders.ts";
 import { takeLock } from "./lock_file.ts";
 
 /** Calls of the operating system that files take; tests make them fail. */
@@ -36,9 +37,7 @@ export function nodeFiles(disk: Disk = fs): FileSystem {
     append: (file, bytes) =>
       guard("write", file, () => disk.appendFile(file, bytes)),
     makeFolder: (folder) =>
-      guard("write", folder, async () => {
-        await disk.mkdir(folder, { recursive: true });
-      }),
+      guard("write", folder, () => makeFolder(folder, { disk })),
     remove: (file) =>
       guard("write", file, () => disk.rm(file, { force: true })),
     lock: (file) => guard("write", file, () => takeLock(file, disk)),
@@ -52,8 +51,7 @@ export function fileError(
   op: "read" | "write",
   file: string,
 ): Error {
-  const code = error instanceof Error && "code" in error ? error.code : "";
-  const [state, remedy, machine] = SENTENCES[String(code)] ??
+  const [state, remedy, machine] = SENTENCES[codeOf(error) ?? ""] ??
     [error instanceof Error ? error.message : String(error), "Check it", false];
   const message = `Cannot ${op} '${file}': ${state}. ${remedy}`;
   return machine ? new MachineError(message) : new DataError(message);
@@ -103,9 +101,7 @@ async function kindOf(
     requireRegular(file, stats);
     return "file";
   } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "ENOENT") {
-      return undefined;
-    }
+    if (codeOf(error) === "ENOENT") return undefined;
     throw error;
   }
 }
@@ -142,6 +138,9 @@ async function openRegular(
   }
 }
 
+/** Bytes of a file that are read at once: Node.js ends the process where a call asks for 2 GiB. */
+const MOST_READ = 2 ** 30;
+
 /** Bytes of a file that is read as one text: what a string can hold. */
 const LONGEST_TEXT = buffer.MAX_STRING_LENGTH;
 
@@ -169,7 +168,7 @@ async function openFile(file: string, disk: Disk): Promise<OpenFile> {
           const { bytesRead } = await handle.read(
             bytes,
             done,
-            length - done,
+            Math.min(length - done, MOST_READ),
             offset + done,
           );
           if (bytesRead === 0) {
@@ -197,25 +196,37 @@ async function replaceFile(
   if (old?.isDirectory()) {
     throw new DataError(`Cannot write '${file}': it is a folder. Give a file`);
   }
-  const special = old !== undefined && !old.isFile();
-  const target = special
-    ? file
-    : path.join(path.dirname(file), `.${path.basename(file)}.${process.pid}`);
+  if (old && !old.isFile()) {
+    return await writeTo(await disk.open(file, constants.O_WRONLY), parts);
+  }
+  const folder = path.dirname(file);
+  const part = path.join(
+    folder,
+    `.${path.basename(file)}.${crypto.randomUUID()}`,
+  );
+  // Nothing that is there is written to, whatever a link of that name leads to.
+  const handle = await disk.open(part, "wx");
   try {
-    const handle = await disk.open(target, "w");
-    try {
-      for await (const part of parts) await handle.writeFile(part);
-      if (!special) await handle.sync();
-    } finally {
-      await handle.close();
-    }
-    if (!special) {
-      await disk.rename(target, file);
-      await syncFolder(path.dirname(file), disk);
-    }
+    await writeTo(handle, parts, { sync: true });
+    await disk.rename(part, file);
+    await syncFolder(folder, disk);
   } catch (error) {
-    if (!special) await disk.rm(target, { force: true });
+    await disk.rm(part, { force: true });
     throw error;
+  }
+}
+
+/** Write to an open file and close it. */
+async function writeTo(
+  handle: fs.FileHandle,
+  parts: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
+  { sync = false } = {},
+): Promise<void> {
+  try {
+    for await (const part of parts) await handle.writeFile(part);
+    if (sync) await handle.sync();
+  } finally {
+    await handle.close();
   }
 }
 

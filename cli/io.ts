@@ -1,11 +1,11 @@
 /** What the command line touches of the process: output, files, the clock. */
 
 import { spawn } from "node:child_process";
-import { availableParallelism, homedir } from "node:os";
-import path from "node:path";
+import { availableParallelism } from "node:os";
 import process from "node:process";
 import type { Readable, Writable } from "node:stream";
 import type { AdapterPlaces, FileSystem } from "../engine/mod.ts";
+import { userCache } from "../runtime/cache/folders.ts";
 import { adapterPlaces } from "./adapter_places.ts";
 import { fileError, hasGraphics, nodeFiles } from "./files.ts";
 
@@ -22,8 +22,8 @@ export interface CliIo {
   /** Standard error, for progress bars. */
   readonly errorStream: Writable;
   readonly files: FileSystem;
-  /** The folder in which programs of this user keep what can be made again. */
-  readonly cache: string;
+  /** The cache folder of this user; undefined for one without a home. */
+  readonly cache: string | undefined;
   /** Threads that this machine runs at once. */
   readonly threads: number;
   /** Whether the system has a graphics device at all, as far as is known without WebGPU. */
@@ -69,7 +69,7 @@ export function processIo(): CliIo {
     terminal: process.stderr.isTTY === true,
     errorStream: process.stderr,
     files: nodeFiles(),
-    cache: process.env["XDG_CACHE_HOME"] || path.join(homedir(), ".cache"),
+    cache: userCache(),
     threads: availableParallelism(),
     graphics: hasGraphics(),
     places: adapterPlaces,

@@ -286,7 +286,7 @@ function addRunCommands(
     )
     .option(
       "--prompts <file>",
-      "File with one prompt per line. Prompts beyond capacity are queued.",
+      "File with one prompt per line. Blank lines are skipped; prompts beyond capacity are queued.",
       (lines) => {
         prompts.push({ lines });
       },

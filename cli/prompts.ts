@@ -30,13 +30,25 @@ export async function readPrompts(
     if ("file" in prompt) {
       found.push({ text: withoutBreak(await io.files.readText(prompt.file)) });
     } else if ("lines" in prompt) {
-      const text = withoutBreak(await io.files.readText(prompt.lines));
-      for (const line of text.split(/\r?\n/)) found.push({ text: line });
+      found.push(...await readLines(io, prompt.lines));
     } else if (inputs.includes(prompt)) {
       found.push({ text: withoutBreak(await readAll(io.input)) });
     } else found.push(prompt);
   }
   return found;
+}
+
+/** A prompt on each line of a file; blank lines are skipped. */
+async function readLines(
+  { files }: Pick<CliIo, "files">,
+  file: string,
+): Promise<GivenPrompt[]> {
+  const lines = (await files.readText(file)).split(/\r?\n/)
+    .filter((line) => line.trim() !== "");
+  if (lines.length > 0) return lines.map((text) => ({ text }));
+  throw new DataError(
+    `Cannot read prompts from '${file}': all of its lines are blank. Give a prompt on each line`,
+  );
 }
 
 function withoutBreak(text: string): string {

@@ -42,7 +42,10 @@ interface HostRule {
   readonly grain: number;
   open(
     threads: number,
-    options: { readonly deadlineMs?: number; readonly untrusted?: boolean },
+    options: Pick<
+      SelectDevicesOptions,
+      "deadlineMs" | "untrusted" | "notice"
+    >,
   ): Promise<HostPool>;
   /** Why there is none on this machine; undefined where there is. */
   whyNot(): Promise<string | undefined>;
@@ -218,7 +221,7 @@ async function selectHost(
   options: SelectDevicesOptions & { readonly world: MpiWorld | undefined },
 ): Promise<SelectedDevices> {
   const { sharing, threads = 1, timestamps = false, world } = options;
-  const { deadlineMs, untrusted = false } = options;
+  const { deadlineMs, untrusted = false, notice } = options;
   const rule = HOSTS[kind];
   const why = await rule.whyNot();
   if (why !== undefined) {
@@ -245,6 +248,7 @@ async function selectHost(
       const pool = await rule.open(share, {
         ...deadlineMs === undefined ? {} : { deadlineMs },
         untrusted,
+        ...notice && (world?.localRank ?? 0) === 0 ? { notice } : {},
       });
       const one = new HostDevice(pool, { timestamps });
       const devices = ranks.map((_, n) =>

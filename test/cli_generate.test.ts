@@ -162,7 +162,8 @@ t.test("more prompts than there is room for wait, and get the same tokens", asyn
   // A file with a prompt on each line, whatever ends lines.
   const lines = path.join(folder, "prompts.txt");
   for (const [room, end] of [["1", "\n"], ["2", "\r\n"]] as const) {
-    writeFileSync(lines, prompts.join(end) + end);
+    const [first, ...rest] = prompts;
+    writeFileSync(lines, [first, "", "  ", ...rest, "", ""].join(end));
     const given = ["--prompts", lines, "--max-sequences", room];
     const few = await document(...given, ...draw);
     t.strictSame(few.sequences, all.sequences, `${room} at a time`);

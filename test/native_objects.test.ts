@@ -1,8 +1,9 @@
 // What devices keep: functions of C and modules of WebAssembly are made once, and what is not used goes first.
 // needs: cpu
-import { createHash } from "node:crypto";
+import { spawnSync } from "node:child_process";
 import {
   existsSync,
+  lstatSync,
   mkdirSync,
   readdirSync,
   readFileSync,
@@ -17,7 +18,7 @@ import t from "tap";
 import { findCompiler } from "../runtime/native/mod.ts";
 import { type CFunction, ObjectCache } from "../runtime/native/objects.ts";
 import { KeptModules } from "../runtime/cpu/kept_modules.ts";
-import { isThere, removeOldest } from "../runtime/cache/used_files.ts";
+import { readUsed, removeOldest } from "../runtime/cache/used_files.ts";
 import { skipUnasked } from "./helpers/needs.ts";
 
 const compiler = await findCompiler();
@@ -68,29 +69,93 @@ t.test("functions are printed and compiled once", { skip }, async (t) => {
   );
 });
 
-t.test("a cache that takes no notes is used", { skip }, async (t) => {
-  const folder = t.testdir();
-  const cache = new ObjectCache(compiler!, folder);
-  // A note cannot replace a folder.
-  const note = createHash("sha256").update(compiler!.identity).update("a");
-  mkdirSync(path.join(folder, `${note.digest("hex")}.json`));
-  let printed = 0;
-  const find = () =>
-    cache.functions(() => [stores(++printed && 1)], {
-      of: "a",
-      progress: () => {},
-    });
-  const [first] = await find();
-  t.strictSame(await find(), [first]);
-  t.equal(printed, 2);
+/** What may become of a file of a cache. */
+const DAMAGE: { readonly [what: string]: (file: string) => void } = {
+  "it is removed": (file) => rmSync(file),
+  "it is empty": (file) => put(file, Buffer.of()),
+  "it is cut off": (file) =>
+    put(file, readFileSync(file).subarray(0, -(lstatSync(file).size >> 1))),
+  "a byte differs": (file) => {
+    const bytes = readFileSync(file);
+    bytes[bytes.length >> 1]! ^= 1;
+    put(file, bytes);
+  },
+  "a folder has its name": (file) => {
+    rmSync(file);
+    mkdirSync(path.join(file, "inside"), { recursive: true });
+  },
+  "a pipe has its name": (file) => {
+    rmSync(file);
+    spawnSync("mkfifo", [file]);
+  },
+  "a link leads nowhere": (file) => {
+    rmSync(file);
+    symlinkSync(`${"0".repeat(64)}.so`, file);
+  },
+};
+
+/** Replace a file, which may be a link, or mapped. */
+function put(file: string, bytes: Uint8Array): void {
+  rmSync(file);
+  writeFileSync(file, bytes);
+}
+
+t.test("files that are damaged are made again", { skip }, async (t) => {
+  const koffi = await import("koffi");
+  const folder = path.join(t.testdir(), "native");
+  const stored = async () => {
+    const cache = new ObjectCache(compiler!, folder);
+    const find = (of?: string) =>
+      cache.functions(() => [stores(7)], { of, progress: () => {} });
+    // By the link, then by the note.
+    const [found] = await find();
+    t.strictSame(await find("a"), [found]);
+    t.equal(cache.unkept, undefined);
+    const word = new Uint32Array(1);
+    koffi.load(found!.path).func(`void ${found!.name}(void *x)`)(word);
+    return word[0];
+  };
+  await stored();
+  const files = readdirSync(folder).filter((name) => name !== "looked");
+  t.equal(files.length, 3, "an object, a link and a note");
+  for (const name of files) {
+    for (const [what, damage] of Object.entries(DAMAGE)) {
+      damage(path.join(folder, name));
+      t.equal(await stored(), 7, `${name}: ${what}`);
+    }
+  }
+  const made = readdirSync(folder);
+  await stored();
+  t.strictSame(readdirSync(folder), made, "nothing is made again");
 });
 
-t.test("a file whose time cannot be changed is there", {
+t.test("a folder that cannot be used is left", { skip }, async (t) => {
+  const scratch = t.testdir({ file: "" });
+  symlinkSync("nowhere", path.join(scratch, "link"));
+  const folders: { readonly [folder: string]: RegExp } = {
+    [path.join(scratch, "file")]: /^EEXIST: /,
+    [path.join(scratch, "file", "native")]: /^ENOTDIR: /,
+    [path.join(scratch, "link")]: /^EEXIST: /,
+    // Node's own recursive mkdir never returns here.
+    "/proc/x/native": /^ENOENT: /,
+  };
+  for (const [folder, reason] of Object.entries(folders)) {
+    const cache = new ObjectCache(compiler!, folder);
+    const find = () =>
+      cache.functions(() => [stores(1)], { of: "a", progress: () => {} });
+    const [first] = await find();
+    t.match(cache.unkept, reason);
+    t.ok(existsSync(first!.path));
+    t.strictSame(await find(), [first], "it is kept as long as the process");
+  }
+});
+
+t.test("a file whose time cannot be changed is read", {
   skip: process.getuid?.()
     ? false
     : "this user may change the time of any file",
 }, async (t) => {
-  t.ok(await isThere("/bin/sh"));
+  t.ok(await readUsed("/bin/sh"));
 });
 
 t.test("what was not used for longest is removed", async (t) => {
@@ -146,7 +211,7 @@ t.test("options of CC decide no value", { skip }, async (t) => {
   t.equal(times(2 ** -149, 1), 2 ** -149, "a subnormal number stays");
 });
 
-t.test("modules are printed once, and again where a file is not whole", async (t) => {
+t.test("modules are printed once, and again if a file is damaged", async (t) => {
   const folder = path.join(t.testdir(), "wasm");
   let printed = 0;
   const find = (texts: string) =>
@@ -159,16 +224,17 @@ t.test("modules are printed once, and again where a file is not whole", async (t
   t.equal(printed, 1);
   t.notSame(await find("b"), first, "others by other texts");
   t.equal(printed, 2);
-  for (const name of readdirSync(folder)) {
-    if (!name.endsWith(".kernels")) continue;
-    const file = path.join(folder, name);
-    writeFileSync(file, readFileSync(file).subarray(0, -1));
+  const [file] = readdirSync(folder).filter((n) => n.endsWith(".kernels"));
+  for (const [what, damage] of Object.entries(DAMAGE)) {
+    damage(path.join(folder, file!));
+    await find("b");
+    const before = printed;
+    t.strictSame([await find("a"), await find("a")], [first, first], what);
+    t.ok(printed <= before + 1, "it is kept again");
   }
-  t.strictSame(await find("a"), first);
-  t.equal(printed, 3, "a file was cut off");
-  t.strictSame(await find("a"), first);
-  t.equal(printed, 3);
   const nowhere = new KeptModules("/dev/null/wasm");
   const made = () => ({ bytes: Uint8Array.of(1), scratch: [] });
   t.strictSame(await nowhere.module("a", made), made(), "without a folder");
+  const endless = new KeptModules("/proc/x/wasm");
+  t.strictSame(await endless.module("a", made), made(), "without a folder");
 });

@@ -94,14 +94,17 @@ export async function openOptions(
   target: Target,
   flags: PlanFlags & DeviceFlags,
 ): Promise<OpenOptions> {
+  const tunings = tuningsPath(io);
   return {
     ...planOptions(target, flags),
     ...deviceOptions(io, flags),
-    tunings: await readTunings(io.files, tuningsPath(io), { notice: io.err }),
+    tunings: tunings === undefined
+      ? {}
+      : await readTunings(io.files, tunings, { notice: io.err }),
   };
 }
 
-/** Where tuners keep what they found. */
-export function tuningsPath({ files, cache }: CliIo): string {
-  return files.join(files.join(cache, "switchyard"), "tunings.json");
+/** Where tuners keep what they found; undefined for a user without a home. */
+export function tuningsPath({ files, cache }: CliIo): string | undefined {
+  return cache && files.join(files.join(cache, "switchyard"), "tunings.json");
 }

@@ -3,6 +3,7 @@
 import { keepTuning, loadTarget, tuneTarget } from "../../engine/mod.ts";
 import type { DeviceFlags, PlanFlags } from "../flags.ts";
 import type { CliIo } from "../io.ts";
+import { MachineError } from "../../spec/errors.ts";
 import { UsageError } from "../values.ts";
 import { openOptions, tuningsPath } from "./options.ts";
 
@@ -31,6 +32,13 @@ export async function tuneCommand(
       "Cannot tune with --devices mpi: a tuner works on one adapter. Leave --devices out",
     );
   }
+  const { files, cache } = io;
+  const file = tuningsPath(io);
+  if (cache === undefined || file === undefined) {
+    throw new MachineError(
+      "Cannot keep tunings: this user has no home. Name a folder in the environment variable XDG_CACHE_HOME",
+    );
+  }
   const { weights, budget = 60 } = flags;
   const { tunings: _, ...options } = await openOptions(io, target, flags);
   const { computer, ...tuned } = await tuneTarget(target, io.files, {
@@ -44,8 +52,6 @@ export async function tuneCommand(
       }
     },
   });
-  const file = tuningsPath(io);
-  const { files, cache } = io;
   await files.makeFolder(files.join(cache, "switchyard"));
   await keepTuning(files, file, { computer, tuning: tuned.tuning });
   if (flags.json) {

@@ -1,18 +1,13 @@
-/** Files of a cache folder: their times of change say when they were used last, and the oldest are removed. */
+/**
+ * Files of a cache folder. Whatever happens to them, a reader gets the bytes that were written or nothing. Their times of
+ * change say when they were last used; least recently used files are evicted first.
+ */
 
-import {
-  lstat,
-  mkdir,
-  readdir,
-  rename,
-  rm,
-  stat,
-  utimes,
-  writeFile,
-} from "node:fs/promises";
-import { homedir } from "node:os";
+import { createHash } from "node:crypto";
+import { constants } from "node:fs";
+import * as fs from "node:fs/promises";
 import path from "node:path";
-import process from "node:process";
+import { codeOf, makeFolder, userCache } from "./folders.ts";
 
 /** Bytes that a folder keeps. */
 const MOST_BYTES = 1 << 28;
@@ -22,57 +17,115 @@ const AGAIN_MS = 3_600_000;
 const IN_USE = { ms: 2 * AGAIN_MS, times: 4 };
 /** The file that changes when a folder is looked through. */
 const LOOKED = "looked";
+/** Bytes of a SHA-256 hash, which a sealed file begins with. */
+const HASH_BYTES = 32;
 
-/** Where a device keeps what it can make again. */
-export function cacheFolder(device: "native" | "wasm"): string {
-  const base = process.env["XDG_CACHE_HOME"] || path.join(homedir(), ".cache");
-  return path.join(base, "switchyard", device);
+/** The cache folder of a device; undefined for a user without a home. */
+export function cacheFolder(device: "native" | "wasm"): string | undefined {
+  const base = userCache();
+  return base && path.join(base, "switchyard", device);
 }
 
-/** Have a file made under another name beside it, so that no other process meets half of one. */
+/**
+ * Adds a file to a folder: `make` writes a part of its own name, synced to disk, and returns the final name. The part then
+ * replaces whatever has that name.
+ */
 export async function putFile(
-  file: string,
-  make: (part: string) => Promise<void>,
-): Promise<void> {
-  await mkdir(path.dirname(file), { recursive: true, mode: 0o700 });
+  folder: string,
+  make: (part: string) => Promise<string>,
+): Promise<string> {
+  await makeFolder(folder, { mode: 0o700 });
   // Processes in containers that share a folder may have the same number.
-  const part = `${file}.${crypto.randomUUID()}`;
+  const part = path.join(folder, `part.${crypto.randomUUID()}`);
   try {
-    await make(part);
-    await rename(part, file);
+    const file = path.join(folder, await make(part));
+    await fs.rename(part, file).catch(async (error) => {
+      if (codeOf(error) !== "EISDIR") throw error;
+      await fs.rm(file, { recursive: true });
+      await fs.rename(part, file);
+    });
+    return file;
   } finally {
-    await rm(part, { force: true });
+    await fs.rm(part, { force: true });
   }
 }
 
-/** Whether a file is there, which is then used. Where its time cannot be changed, as in a folder of others, it stays. */
-export async function isThere(file: string): Promise<boolean> {
+/** Writes a new file and syncs it to disk. */
+export async function writeSynced(
+  file: string,
+  bytes: Uint8Array,
+): Promise<void> {
+  const handle = await fs.open(file, "wx");
   try {
-    const now = Date.now();
-    const { mtimeMs } = await stat(file);
-    if (now - mtimeMs > AGAIN_MS) {
-      await utimes(file, now / 1e3, now / 1e3).catch(() => {});
-    }
-    return true;
-  } catch {
-    return false;
+    await handle.writeFile(bytes);
+    await handle.sync();
+  } finally {
+    await handle.close();
   }
 }
 
-/** Remove what was not used for longest from a folder that has become too large. It is looked through once an hour. */
+/** The bytes of a regular file, which is then used; undefined if it cannot be read. If its time cannot be changed, it stays. */
+export async function readUsed(file: string): Promise<Buffer | undefined> {
+  try {
+    // A pipe is not waited for. Windows has no such flag, and no pipes in its file system.
+    const handle = await fs.open(
+      file,
+      constants.O_RDONLY | (constants.O_NONBLOCK ?? 0),
+    );
+    try {
+      const now = Date.now();
+      const info = await handle.stat();
+      if (!info.isFile() || info.size > MOST_BYTES) return undefined;
+      const bytes = await handle.readFile();
+      if (now - info.mtimeMs > AGAIN_MS) {
+        await handle.utimes(now / 1e3, now / 1e3).catch(() => {});
+      }
+      return bytes;
+    } finally {
+      await handle.close();
+    }
+  } catch {
+    return undefined;
+  }
+}
+
+/** The SHA-256 of bytes. */
+export function hashOf(bytes: Uint8Array): Buffer {
+  return createHash("sha256").update(bytes).digest();
+}
+
+/** Bytes after their hash. */
+export function sealed(bytes: Uint8Array): Uint8Array {
+  return Buffer.concat([hashOf(bytes), bytes]);
+}
+
+/** What was sealed; undefined if it is not whole. */
+export function unsealed(all: Buffer | undefined): Buffer | undefined {
+  const bytes = all?.subarray(HASH_BYTES);
+  return bytes && hashOf(bytes).equals(all!.subarray(0, HASH_BYTES))
+    ? bytes
+    : undefined;
+}
+
+/** Evicts least recently used files of a folder that has become too large. It is looked through once an hour. */
 export async function removeOldest(
   folder: string,
   { most = MOST_BYTES, now = Date.now() } = {},
 ): Promise<void> {
   const looked = path.join(folder, LOOKED);
-  const last = await stat(looked).catch(() => undefined);
-  if (last && now - last.mtimeMs < AGAIN_MS) return;
-  await writeFile(looked, "");
-  const found = await Promise.all((await readdir(folder)).map(async (name) => {
-    const file = path.join(folder, name);
-    const info = await lstat(file).catch(() => undefined);
-    return info ? [{ file, info }] : [];
-  }));
+  const last = await fs.lstat(looked).catch(() => undefined);
+  if (last?.isFile() && now - last.mtimeMs < AGAIN_MS) return;
+  await putFile(folder, async (part) => {
+    await fs.writeFile(part, "");
+    return LOOKED;
+  });
+  const found = await Promise.all(
+    (await fs.readdir(folder)).map(async (name) => {
+      const file = path.join(folder, name);
+      const info = await fs.lstat(file).catch(() => undefined);
+      return info ? [{ file, info }] : [];
+    }),
+  );
   const [links, files] = [true, false].map((isLink) =>
     found.flat().filter(({ info }) => info.isSymbolicLink() === isLink)
   );
@@ -86,12 +139,13 @@ export async function removeOldest(
     const inUse = now - info.mtimeMs <= IN_USE.ms;
     if (bytes <= (inUse ? IN_USE.times * most : most)) continue;
     // Another process may have used it meanwhile.
-    const again = await lstat(file).catch(() => undefined);
-    if (again?.mtimeMs === info.mtimeMs) await rm(file, { force: true });
+    const again = await fs.lstat(file).catch(() => undefined);
+    if (again?.mtimeMs !== info.mtimeMs) continue;
+    await fs.rm(file, { force: true, recursive: true }).catch(() => {});
   }
   for (const { file } of links!) {
-    if (!await stat(file).catch(() => undefined)) {
-      await rm(file, { force: true });
+    if (!await fs.stat(file).catch(() => undefined)) {
+      await fs.rm(file, { force: true });
     }
   }
 }

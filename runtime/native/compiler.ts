@@ -2,7 +2,6 @@
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import { writeFile } from "node:fs/promises";
 import process from "node:process";
 import { MachineError } from "../../spec/errors.ts";
 
@@ -140,11 +139,27 @@ async function search(): Promise<Compiler | undefined> {
   return undefined;
 }
 
-/** Compile a text into a shared object. Throws MachineError where that fails, and leaves the text in the file `failed`. */
+/** The compiler failed. */
+export class CompileError extends MachineError {
+  override name = "CompileError";
+  /** What happened, without a remedy. */
+  readonly state: string;
+  /** Whether it is the text's fault: it fails in any folder. */
+  readonly ofText: boolean;
+  constructor(state: string, ofText: boolean) {
+    super(
+      `Cannot compile a kernel: ${state}. Name another compiler in the environment variable CC, or use --adapter cpu`,
+    );
+    this.state = state;
+    this.ofText = ofText;
+  }
+}
+
+/** Compile a text into a shared object. Throws CompileError where that fails. */
 export async function compileObject(
   { command }: Compiler,
   text: string,
-  { to, failed }: { readonly to: string; readonly failed: string },
+  to: string,
 ): Promise<void> {
   const [first, ...rest] = command.split(" ");
   const { code, err } = await run(
@@ -163,11 +178,10 @@ export async function compileObject(
     text,
   );
   if (code === 0) return;
-  await writeFile(failed, text);
-  throw new MachineError(
-    `Cannot compile a kernel: ${command} ended with ${code ?? "an error"} (${
-      err.split("\n").find((line) => line.includes("error")) ??
-        err.slice(0, 200)
-    }). Name another compiler in the environment variable CC, or use --adapter cpu`,
+  const line = err.split("\n").find((line) => line.includes("error")) ??
+    err.slice(0, 200);
+  throw new CompileError(
+    `${command} ended with ${code ?? "an error"} (${line})`,
+    /^<stdin>:\d/m.test(err),
   );
 }

@@ -82,9 +82,8 @@ async function load(): Promise<NativeLibrary> {
     );
   }
   const objects = new ObjectCache(compiler);
-  const path = await objects.library(THREADS_IN_C);
   const koffi = await import("koffi");
-  const library = koffi.load(path);
+  const library = await loadLibrary(objects, koffi.load);
   const bind = (text: string) => library.func(text);
   const open = bind("void *switchyard_open(uint32_t threads)");
   const close = bind("void switchyard_close(void *pool)");
@@ -120,6 +119,27 @@ async function load(): Promise<NativeLibrary> {
   };
   // A library is unloaded once its handle and functions are collected: the closures above keep them.
   return { objects, runtime };
+}
+
+/** Load the runtime; a second time from a private folder, as systems may refuse to load from the first. */
+async function loadLibrary(
+  objects: ObjectCache,
+  load: (path: string) => LibraryHandle,
+): Promise<LibraryHandle> {
+  try {
+    return load(await objects.library(THREADS_IN_C));
+  } catch (error) {
+    if (error instanceof MachineError) throw error;
+    objects.leave(String(error));
+  }
+  try {
+    return load(await objects.library(THREADS_IN_C));
+  } catch (error) {
+    if (error instanceof MachineError) throw error;
+    throw new MachineError(
+      `Cannot load the native runtime: ${String(error)}. Use --adapter cpu`,
+    );
+  }
 }
 
 function aside(call: Callable, ...args: unknown[]): Promise<number> {

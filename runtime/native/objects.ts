@@ -1,13 +1,24 @@
 /** Shared objects of C, kept in a cache folder by what they are made of. */
 
 import { createHash } from "node:crypto";
-import { readFile, readlink, symlink, writeFile } from "node:fs/promises";
-import { availableParallelism } from "node:os";
+import { rmSync } from "node:fs";
+import { mkdtemp, open, readFile, readlink, symlink } from "node:fs/promises";
+import { availableParallelism, tmpdir } from "node:os";
 import path from "node:path";
 import process from "node:process";
+import { MachineError } from "../../spec/errors.ts";
 import { sum } from "../../spec/sum.ts";
-import { compileObject, type Compiler } from "./compiler.ts";
-import { cacheFolder, isThere, putFile, tidy } from "../cache/used_files.ts";
+import { CompileError, compileObject, type Compiler } from "./compiler.ts";
+import {
+  cacheFolder,
+  hashOf,
+  putFile,
+  readUsed,
+  sealed,
+  tidy,
+  unsealed,
+  writeSynced,
+} from "../cache/used_files.ts";
 
 /** A kernel as a function in C that has no name yet. */
 export interface CFunction {
@@ -39,32 +50,41 @@ export interface FunctionsOptions {
 /** Characters of functions that one process of the compiler is given at most, unless one function has more. */
 const MOST_CHARACTERS = 1 << 16;
 
+/** The name of an object: the hash of its bytes. */
+const OBJECT = /^([0-9a-f]{64})\.so$/;
+
 /**
- * Compiles C, each text once. In the folder are objects (`HASH.so`), links to them by the names of functions that they
- * have, and notes of where the functions of a program are (`HASH.json`). What was not used for longest is removed when
- * there is too much.
+ * Compiles C, each text once. The folder has objects (`HASH.so`, by the hash of their bytes), links to them by the names of
+ * functions, and notes of where the functions of a program are (`HASH.json`). What is not whole is made again. A folder that
+ * cannot be used is left for a private one, which is removed at the end of the process.
  */
 export class ObjectCache {
   readonly compiler: Compiler;
-  readonly #folder: string;
+  #folder: string | undefined;
+  /** A private folder, once it is used. */
+  #private: Promise<string> | undefined;
+  #unkept: string | undefined;
+  /** Objects that were found whole. */
+  readonly #whole = new Set<string>();
 
-  constructor(compiler: Compiler, folder: string = cacheFolder("native")) {
+  constructor(compiler: Compiler, folder = cacheFolder("native")) {
     this.compiler = compiler;
     this.#folder = folder;
+    if (folder === undefined) this.#unkept = "this user has no home";
+  }
+
+  /** Why objects are not kept, if they are not. */
+  get unkept(): string | undefined {
+    return this.#unkept;
   }
 
   /** The path of the object of a whole text. Throws MachineError where it cannot be compiled. */
   async library(text: string): Promise<string> {
-    const hash = this.#hash(text);
-    const file = this.#at(`${hash}.so`);
-    if (await isThere(file)) return file;
-    await putFile(file, (part) =>
-      compileObject(this.compiler, text, {
-        to: part,
-        failed: this.#at(`${hash}.c`),
-      }));
-    void tidy(this.#folder);
-    return file;
+    const name = `l_${this.#hash(text)}`;
+    return await this.#inFolder(async (folder) => {
+      const [found] = await this.#linked(folder, [name]);
+      return found ? found[1] : await this.#compile(folder, text, [name]);
+    });
   }
 
   /**
@@ -75,40 +95,82 @@ export class ObjectCache {
     print: () => readonly CFunction[],
     { of, progress }: FunctionsOptions,
   ): Promise<CompiledFunction[]> {
-    const note = of && this.#at(`${this.#hash(of)}.json`);
-    const noted = note && await this.#noted(note);
-    if (noted) {
-      progress(noted.length);
-      return noted;
-    }
-    const found = await this.#compiled(print(), progress);
-    if (note) {
-      const text = JSON.stringify(
-        found.map((one) => ({ ...one, path: path.basename(one.path) })),
-      );
-      // Without the note, functions are printed again.
-      await putFile(note, (part) => writeFile(part, text)).catch(() => {});
-    }
-    return found;
+    const note = of && `${this.#hash(of)}.json`;
+    return await this.#inFolder(async (folder) => {
+      const noted = note && await this.#noted(folder, note);
+      if (noted) {
+        progress(noted.length);
+        return noted;
+      }
+      const found = await this.#compiled(folder, print(), progress);
+      if (note) {
+        const text = JSON.stringify(
+          found.map((one) => ({ ...one, path: path.basename(one.path) })),
+        );
+        await putFile(folder, async (part) => {
+          await writeSynced(part, sealed(Buffer.from(text)));
+          return note;
+        });
+      }
+      return found;
+    });
   }
 
-  /** What is noted in a file; undefined where there is none, or an object is gone. */
-  async #noted(file: string): Promise<CompiledFunction[] | undefined> {
-    try {
-      const found = JSON.parse(
-        await readFile(file, "utf8"),
-      ) as CompiledFunction[];
-      const objects = new Set(found.map(({ path }) => this.#at(path)));
-      const there = await Promise.all([file, ...objects].map(isThere));
-      return there.every(Boolean)
-        ? found.map((one) => ({ ...one, path: this.#at(one.path) }))
-        : undefined;
-    } catch {
-      return undefined;
+  /** Leave the folder for a private one: for a system that does not load what is in it, say. */
+  leave(reason: string): void {
+    this.#unkept ??= reason;
+    this.#folder = undefined;
+  }
+
+  /** Do something in the folder; what fails there for another reason than the text is done again in a private one. */
+  async #inFolder<T>(action: (folder: string) => Promise<T>): Promise<T> {
+    const folder = this.#folder;
+    if (folder !== undefined) {
+      try {
+        return await action(folder);
+      } catch (error) {
+        if (error instanceof CompileError && error.ofText) throw error;
+        this.leave(messageOf(error));
+      }
     }
+    try {
+      return await action(await (this.#private ??= privateFolder()));
+    } catch (error) {
+      if (error instanceof MachineError) throw error;
+      throw new MachineError(
+        `Cannot compile kernels: ${
+          messageOf(error)
+        }. Give the process a folder to write to (XDG_CACHE_HOME or TMPDIR), or use --adapter cpu`,
+      );
+    }
+  }
+
+  /** What is noted in a file; undefined where there is none, or an object is not whole. */
+  async #noted(
+    folder: string,
+    note: string,
+  ): Promise<CompiledFunction[] | undefined> {
+    const bytes = unsealed(await readUsed(path.join(folder, note)));
+    if (bytes === undefined) return undefined;
+    const found = (JSON.parse(bytes.toString()) as CompiledFunction[])
+      .map((one) => ({ ...one, path: path.join(folder, one.path) }));
+    const objects = [...new Set(found.map(({ path }) => path))];
+    const whole = await Promise.all(objects.map((each) => this.#isWhole(each)));
+    return whole.every(Boolean) ? found : undefined;
+  }
+
+  /** Whether an object has the bytes that its name says. */
+  async #isWhole(object: string): Promise<boolean> {
+    if (this.#whole.has(object)) return true;
+    const hash = OBJECT.exec(path.basename(object))?.[1];
+    const bytes = await readUsed(object);
+    if (!bytes || hashOf(bytes).toString("hex") !== hash) return false;
+    this.#whole.add(object);
+    return true;
   }
 
   async #compiled(
+    folder: string,
     functions: readonly CFunction[],
     progress: (done: number) => void,
   ): Promise<CompiledFunction[]> {
@@ -118,7 +180,7 @@ export class ObjectCache {
     const paths = new Map<string, string>();
     const missing = new Map(names.map((name, i) => [name, functions[i]!]));
     const look = async (wanted: readonly string[]) => {
-      for (const [name, object] of await this.#linked(wanted)) {
+      for (const [name, object] of await this.#linked(folder, wanted)) {
         paths.set(name, object);
         missing.delete(name);
       }
@@ -136,7 +198,12 @@ export class ObjectCache {
         await look(batch.filter((name) => missing.has(name)));
         const left = batch.filter((name) => missing.has(name));
         if (left.length === 0) continue;
-        const object = await this.#together(left, missing);
+        const { prelude } = missing.get(left[0]!)!;
+        const texts = left.map((name) =>
+          `void ${name}${missing.get(name)!.text}`
+        );
+        const text = [prelude, ...texts].join("\n");
+        const object = await this.#compile(folder, text, left);
         for (const name of left) {
           paths.set(name, object);
           missing.delete(name);
@@ -144,7 +211,7 @@ export class ObjectCache {
         progress(names.length - missing.size);
       }
     };
-    await Promise.all(
+    const ended = await Promise.allSettled(
       Array.from(
         { length: availableParallelism() },
         () =>
@@ -154,6 +221,7 @@ export class ObjectCache {
           }),
       ),
     );
+    for (const end of ended) if (end.status === "rejected") throw end.reason;
     return names.map((name, i) => ({
       path: paths.get(name)!,
       name,
@@ -161,41 +229,51 @@ export class ObjectCache {
     }));
   }
 
-  /** The objects that links lead to, where these are there. */
+  /** The objects that links lead to, where these are whole. */
   async #linked(
+    folder: string,
     names: readonly string[],
   ): Promise<(readonly [name: string, object: string])[]> {
     const links = await Promise.all(names.map(async (name) => {
-      const object = await readlink(this.#at(name)).catch(() => undefined);
-      return object === undefined ? [] : [[name, this.#at(object)] as const];
+      const object = await readlink(path.join(folder, name))
+        .catch(() => undefined);
+      return object === undefined
+        ? []
+        : [[name, path.join(folder, path.basename(object))] as const];
     }));
     const objects = [...new Set(links.flat().map(([, object]) => object))];
-    const there = await Promise.all(objects.map(isThere));
-    const gone = new Set(objects.filter((_, i) => !there[i]));
-    return links.flat().filter(([, object]) => !gone.has(object));
+    const whole = await Promise.all(objects.map((each) => this.#isWhole(each)));
+    const usable = new Set(objects.filter((_, i) => whole[i]));
+    return links.flat().filter(([, object]) => usable.has(object));
   }
 
-  /** The path of one object of several functions, and a link to it for each. */
-  async #together(
+  /** The path of the object of a text, and links to it by these names. */
+  async #compile(
+    folder: string,
+    text: string,
     names: readonly string[],
-    functions: ReadonlyMap<string, CFunction>,
   ): Promise<string> {
-    const { prelude } = functions.get(names[0]!)!;
-    const texts = names.map((name) =>
-      `void ${name}${functions.get(name)!.text}`
+    const object = await putFile(folder, async (part) => {
+      await compileObject(this.compiler, text, part);
+      const handle = await open(part, "r+");
+      try {
+        await handle.sync();
+      } finally {
+        await handle.close();
+      }
+      return `${hashOf(await readFile(part)).toString("hex")}.so`;
+    });
+    this.#whole.add(object);
+    await Promise.all(
+      names.map((name) =>
+        putFile(folder, async (part) => {
+          await symlink(path.basename(object), part);
+          return name;
+        })
+      ),
     );
-    const object = await this.library([prelude, ...texts].join("\n"));
-    await Promise.all(names.map((name) =>
-      putFile(
-        this.#at(name),
-        (part) => symlink(path.basename(object), part),
-      )
-    ));
+    if (folder === this.#folder) void tidy(folder);
     return object;
-  }
-
-  #at(name: string): string {
-    return path.join(this.#folder, name);
   }
 
   /** A hash of texts and of what makes objects of them. */
@@ -204,6 +282,18 @@ export class ObjectCache {
     for (const text of texts) hash.update(text);
     return hash.digest("hex");
   }
+}
+
+/** A folder of this process alone, which is removed at its end. */
+async function privateFolder(): Promise<string> {
+  const folder = await mkdtemp(path.join(tmpdir(), "switchyard-"));
+  process.on("exit", () => rmSync(folder, { recursive: true, force: true }));
+  return folder;
+}
+
+function messageOf(error: unknown): string {
+  if (error instanceof CompileError) return error.state;
+  return error instanceof Error ? error.message : String(error);
 }
 
 /** Names of functions that are compiled together: those with one prelude, of about equally long texts for all cores. */

@@ -16,6 +16,7 @@ import { type Batch, HostRecords, type Kept } from "../host_records.ts";
 import { moduleHash } from "../cache/module_hash.ts";
 import { NativeHeap } from "./heap.ts";
 import { loadNative, type NativeLibrary } from "./library.ts";
+import type { CompiledFunction } from "./objects.ts";
 import { PRINTER, printKernel } from "./print.ts";
 import { BINDING_WORDS, RECORD, RECORD_WORDS } from "./records.ts";
 import { COPY, COPY_BLOCK, WRITE } from "./threads.ts";
@@ -50,6 +51,8 @@ export interface NativePoolOptions {
   readonly deadlineMs?: number;
   /** Kernels are untrusted: none runs on the thread that waits, where nothing could end it. */
   readonly untrusted?: boolean;
+  /** Takes a remark for the user. */
+  readonly notice?: (text: string) => void;
 }
 
 /** One pool for all ranks of a process. */
@@ -62,6 +65,7 @@ export class NativePool implements HostPool<Uint32Array> {
   readonly #pool: bigint;
   readonly #deadlineMs: number;
   readonly #untrusted: boolean;
+  #notice: ((text: string) => void) | undefined;
   readonly #kernels = new Map<string, HostKernel>();
   /** Names of kernels by their number. */
   readonly #names: (string | undefined)[] = [];
@@ -85,6 +89,7 @@ export class NativePool implements HostPool<Uint32Array> {
     this.threads = threads;
     this.#deadlineMs = options.deadlineMs ?? DEADLINE_MS;
     this.#untrusted = options.untrusted ?? false;
+    this.#notice = options.notice;
     this.heap = new NativeHeap(library.runtime);
     this.name =
       `CPU (native, ${library.objects.compiler.version}, ${threads} thread${
@@ -135,25 +140,41 @@ export class NativePool implements HostPool<Uint32Array> {
     const { lanes } = objects.compiler;
     const ready = kernels.length - fresh.size;
     const version = await printer;
-    const found = await objects.functions(
-      () =>
-        Array.from(
-          fresh.values(),
-          ({ tree, fused = false }) => printKernel(tree, { lanes, fused }),
-        ),
-      {
-        of: version && [version, ...fresh.keys()].join("\n"),
-        progress: (done) => progress?.(ready + done, kernels.length),
-      },
-    );
+    const find = () =>
+      objects.functions(
+        () =>
+          Array.from(
+            fresh.values(),
+            ({ tree, fused = false }) => printKernel(tree, { lanes, fused }),
+          ),
+        {
+          of: version && [version, ...fresh.keys()].join("\n"),
+          progress: (done) => progress?.(ready + done, kernels.length),
+        },
+      );
+    const load = (found: readonly CompiledFunction[]) =>
+      found.map(({ path, name, scratch }) =>
+        runtime.load(this.#pool, path, name, scratch)
+      );
+    const first = await find();
     // What runs has no more use for the table of kernels and for scratch memory once it has ended.
     await this.settle();
+    let loaded = load(first);
+    if (loaded.includes(-1)) {
+      objects.leave("the system does not load what is in it");
+      loaded = load(await find());
+    }
+    if (objects.unkept !== undefined) {
+      this.#notice?.(
+        `Cannot keep compiled kernels: ${objects.unkept}. Each run compiles them again`,
+      );
+      this.#notice = undefined;
+    }
     [...fresh].forEach(([key, { tree }], i) => {
-      const { path, name, scratch } = found[i]!;
-      const index = runtime.load(this.#pool, path, name, scratch);
+      const index = loaded[i]!;
       if (index < 0) {
         throw new MachineError(
-          `Cannot load the compiled kernel '${tree.name}' from ${path}. Remove that file and start again`,
+          `Cannot load the compiled kernel '${tree.name}': the system refuses it. Use --adapter cpu`,
         );
       }
       this.#names[index] = tree.name;

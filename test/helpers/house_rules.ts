@@ -11,7 +11,7 @@ const MAY_IMPORT: { readonly [layer: string]: readonly string[] } = {
   engine: ["models", "compiler", "runtime", "spec"],
   view: ["spec"],
   browser: ["engine", "compiler", "runtime", "spec"],
-  cli: ["engine", "view", "spec"],
+  cli: ["engine", "view", "spec", "runtime/cache/folders.ts"],
   examples: [],
 };
 

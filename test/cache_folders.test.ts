@@ -1,0 +1,154 @@
+// Commands whose cache folder cannot be used, or has files that are damaged: they print what they print without a cache.
+// needs: cpu
+import { spawnSync } from "node:child_process";
+import {
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
+import path from "node:path";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import t, { type Test } from "tap";
+import { findCompiler } from "../runtime/native/mod.ts";
+import { temporaryFolder } from "./helpers/cli.ts";
+import { skipUnasked } from "./helpers/needs.ts";
+
+const skip = skipUnasked("cpu") ||
+  (await findCompiler() ? false : "there is no C compiler");
+const PROGRAM = fileURLToPath(
+  new URL("../bin/switchyard.mjs", import.meta.url),
+);
+const MODEL = `import { dot, model } from "switchyard-moe";
+export const m = model({ a: 4, b: 3 }, (m) =>
+  ({ y: dot(m.input("x", "a b"), m.param("w", "a b"), "b") }));
+`;
+
+/** A folder with a model, and a way to run it in an environment. */
+function modelIn(t: Test) {
+  const folder = temporaryFolder(t);
+  const file = path.join(folder, "m.ts");
+  writeFileSync(file, MODEL);
+  const run = (
+    adapter: "native" | "cpu",
+    environment: { readonly [name: string]: string },
+    before: readonly string[] = [],
+  ) => {
+    const argv = [
+      ...before,
+      ...[process.execPath, PROGRAM, "run", file, "--random"],
+      ...["--adapter", adapter],
+    ];
+    const { status, stdout, stderr } = spawnSync(argv[0]!, argv.slice(1), {
+      encoding: "utf8",
+      env: { ...process.env, ...environment },
+    });
+    return { status, stdout, stderr };
+  };
+  return { folder, run };
+}
+
+t.test("a cache folder that cannot be used", { skip }, (t) => {
+  const { folder, run } = modelIn(t);
+  const wanted = run("cpu", { XDG_CACHE_HOME: path.join(folder, "good") });
+  t.equal(wanted.status, 0);
+  const at = (name: string) => path.join(folder, name);
+  writeFileSync(at("file"), "");
+  const tunings = (file: string) =>
+    `Cannot read '${file}/switchyard/tunings.json': a part of the path is not a folder. Check the path. This run does without tunings\n`;
+  const unkept = (reason: string) =>
+    `Cannot keep compiled kernels: ${reason}. Each run compiles them again\n`;
+  const states: {
+    readonly [what: string]: readonly [
+      environment: { readonly [name: string]: string },
+      stderr: string,
+    ];
+  } = {
+    "no home": [
+      { XDG_CACHE_HOME: "", HOME: "" },
+      unkept("this user has no home"),
+    ],
+    "a file": [
+      { XDG_CACHE_HOME: at("file") },
+      tunings(at("file")) +
+      unkept(
+        `ENOTDIR: not a directory, mkdir '${at("file/switchyard/native")}'`,
+      ),
+    ],
+    "a folder that takes none": [
+      { XDG_CACHE_HOME: "/proc/x" },
+      unkept("ENOENT: no such file or directory, mkdir '/proc/x'"),
+    ],
+  };
+  for (const [what, [environment, stderr]] of Object.entries(states)) {
+    t.strictSame(run("native", environment), { ...wanted, stderr }, what);
+  }
+  t.strictSame(
+    run("cpu", { XDG_CACHE_HOME: "/proc/x" }),
+    wanted,
+    "modules of WebAssembly are printed again",
+  );
+  t.end();
+});
+
+const unshared = spawnSync("unshare", ["-rm", "true"]).status === 0;
+
+t.test("a full disk", {
+  skip: skip || !unshared && "this system has no namespaces of mounts",
+}, (t) => {
+  const { folder, run } = modelIn(t);
+  const full = path.join(folder, "full");
+  mkdirSync(full);
+  const mounted = [
+    ...["unshare", "-rm", "sh", "-c"],
+    `mount -t tmpfs -o size=16k none ${full}; exec "$@"`,
+    "sh",
+  ];
+  const good = { XDG_CACHE_HOME: path.join(folder, "good") };
+  const wanted = run("cpu", good, mounted);
+  t.equal(wanted.status, 0);
+  const { stderr, ...rest } = run("native", { XDG_CACHE_HOME: full }, mounted);
+  t.strictSame({ ...rest, stderr: "" }, wanted);
+  t.match(stderr, /^Cannot keep compiled kernels: .*\n$/);
+  const nowhere = { XDG_CACHE_HOME: full, TMPDIR: full };
+  const { status, stderr: sentence } = run("native", nowhere, mounted);
+  t.equal(status, 3);
+  t.match(
+    sentence,
+    /^Cannot keep .*\nCannot compile .*\n$|^Cannot compile .*\n$/,
+  );
+  t.end();
+});
+
+t.test("files that are damaged, all of them at once", { skip }, (t) => {
+  const { folder, run } = modelIn(t);
+  const cache = path.join(folder, "cache");
+  const wanted = run("cpu", { XDG_CACHE_HOME: cache });
+  t.strictSame(run("native", { XDG_CACHE_HOME: cache }), wanted);
+  const files = ["native", "wasm"].flatMap((device) => {
+    const inside = path.join(cache, "switchyard", device);
+    return readdirSync(inside).map((name) => path.join(inside, name));
+  });
+  t.ok(files.length > 5);
+  const damage: { readonly [what: string]: (file: string) => void } = {
+    "they are cut off": (file) => truncateSync(file, 5000),
+    "folders have their names": (file) => {
+      rmSync(file);
+      mkdirSync(file);
+    },
+  };
+  for (const [what, change] of Object.entries(damage)) {
+    for (const file of files) if (lstatSync(file).isFile()) change(file);
+    for (const adapter of ["native", "cpu"] as const) {
+      t.strictSame(
+        run(adapter, { XDG_CACHE_HOME: cache }),
+        wanted,
+        `${adapter}: ${what}`,
+      );
+    }
+  }
+  t.end();
+});
