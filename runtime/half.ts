@@ -1,6 +1,7 @@
 /** 16-bit floats in host memory: their values, and numbers rounded to them. */
 
 import { type HalfDType, QUIET_NAN } from "../spec/dtype.ts";
+import { widenF16 } from "../spec/half.ts";
 
 /** The f32 values of 16-bit floats: exact. */
 export function widen(
@@ -9,17 +10,6 @@ export function widen(
 ): Float32Array {
   if (stored === "f16") return Float32Array.from(halves, widenF16);
   return new Float32Array(Uint32Array.from(halves, (h) => h << 16).buffer);
-}
-
-/** The value of an f16's bits. */
-function widenF16(bits: number): number {
-  const sign = bits & 0x8000 ? -1 : 1;
-  const exponent = (bits >> 10) & 31;
-  const fraction = bits & 1023;
-  if (exponent === 31) return fraction ? NaN : sign * Infinity;
-  return exponent === 0
-    ? sign * fraction * 2 ** -24
-    : sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
 /**

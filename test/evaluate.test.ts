@@ -27,7 +27,7 @@ import {
 } from "../compiler/dsl/mod.ts";
 import { evaluate, type EvaluateOptions } from "../compiler/graph/evaluate.ts";
 import { trace, type Traceable } from "../compiler/graph/trace.ts";
-import { roundF16 } from "../compiler/graph/value.ts";
+import { roundF16 } from "../spec/half.ts";
 import { type Config, publishedModel } from "../models/mod.ts";
 import { readJson, readTensors } from "./helpers/read_tensors.ts";
 
@@ -62,6 +62,7 @@ t.test("evaluate() rounds to the dtype at every node", (t) => {
   t.equal(roundF16(-65520), -Infinity);
   t.equal(roundF16(2 ** -24), 2 ** -24);
   t.equal(roundF16(2 ** -26), 0);
+  t.ok(Object.is(roundF16(-(2 ** -26)), -0), "a zero keeps its sign");
   const third = model({ n: 1 }, (m) => ({
     y: cast(mul(cast(m.input("x", "n"), "f16"), 3), "f32"),
   }));

@@ -14,7 +14,7 @@ import {
   u32,
 } from "../../spec/kernel/build.ts";
 import type { Expr, ScalarType } from "../../spec/kernel/tree.ts";
-import { fitsType } from "../../spec/kernel/types.ts";
+import { fitsType } from "../../spec/kernel/semantics.ts";
 import { callSite } from "../../spec/call_site.ts";
 import { scalarType } from "../graph/evaluate_scalar.ts";
 import { scalarMap } from "./scalar_map.ts";

@@ -2,58 +2,16 @@
 
 import type { DType } from "../../spec/dtype.ts";
 import { invariant } from "../../spec/errors.ts";
-import type {
-  BinaryOp,
-  CallName,
-  Expr,
-  ScalarType,
-} from "../../spec/kernel/tree.ts";
+import {
+  BINARY,
+  floats,
+  FUNCTIONS,
+  UNARY,
+} from "../../spec/kernel/semantics.ts";
+import type { Expr, ScalarType } from "../../spec/kernel/tree.ts";
 import type { Lambda, ScalarFunction } from "./graph.ts";
 
 type Value = number | boolean;
-
-const BINARY: {
-  readonly [op in BinaryOp]?: (a: number, b: number) => Value;
-} = {
-  add: (a, b) => a + b,
-  sub: (a, b) => a - b,
-  mul: (a, b) => a * b,
-  div: (a, b) => a / b,
-  rem: (a, b) => a % b,
-  min: Math.min,
-  max: Math.max,
-  eq: (a, b) => a === b,
-  ne: (a, b) => a !== b,
-  lt: (a, b) => a < b,
-  le: (a, b) => a <= b,
-  gt: (a, b) => a > b,
-  ge: (a, b) => a >= b,
-};
-
-const CALLS: { readonly [fn in CallName]?: (...xs: number[]) => number } = {
-  fma: (a, b, c) => a! * b! + c!,
-  exp: Math.exp,
-  log: Math.log,
-  sqrt: Math.sqrt,
-  rsqrt: (x) => 1 / Math.sqrt(x!),
-  sin: Math.sin,
-  cos: Math.cos,
-  tanh: Math.tanh,
-  abs: Math.abs,
-  floor: Math.floor,
-  ceil: Math.ceil,
-  trunc: Math.trunc,
-  round: roundHalfEven,
-  sign: Math.sign,
-  pow: Math.pow,
-};
-
-/** To the nearest integer, halves to the even one, as kernels round. */
-function roundHalfEven(x: number): number {
-  const down = Math.floor(x);
-  const rest = x - down;
-  return rest < 0.5 || (rest === 0.5 && down % 2 === 0) ? down : down + 1;
-}
 
 /** How a dtype is computed with in a scalar function. */
 export function scalarType(dtype: DType): ScalarType {
@@ -71,7 +29,7 @@ export function builtInLambda(lowered: ScalarFunction): Lambda {
 export type Compiled = (args: readonly Value[]) => Value;
 
 /** An expression, given the values of parameters and lets. */
-type Compute = (slots: readonly Value[]) => Value;
+type Compute = (slots: readonly number[]) => number;
 
 /** Turn a scalar function of f32 and bool values into JavaScript. `precision` is that of every intermediate value. */
 function compileScalar(
@@ -79,7 +37,8 @@ function compileScalar(
   options: { readonly precision?: "f32" | "f64" } = {},
 ): Compiled {
   const round = options.precision === "f64" ? (x: number) => x : Math.fround;
-  const keep = (x: Value) => typeof x === "number" ? round(x) : x;
+  const numbers: typeof BINARY.f32 = floats(round);
+  const keep = (x: Value) => round(Number(x));
   const slots = new Map<string, number>(
     fn.parameters.map((_, i) => [`p${i}`, i]),
   );
@@ -100,35 +59,28 @@ function compileScalar(
       }
       case "unary": {
         const a = compile(e.a);
-        return e.fn === "not"
-          ? (values) => !a(values)
-          : (values) => -Number(a(values));
+        const f = UNARY[e.a.type === "bool" ? "bool" : "f32"][e.fn];
+        invariant(f, `'${e.fn}' has no meaning on ${e.a.type}`);
+        return (values) => f(a(values));
       }
-      case "binary":
-        return compileBinary(e);
+      case "binary": {
+        const [a, b] = [compile(e.a), compile(e.b)];
+        const f = (e.a.type === "bool" ? BINARY.bool : numbers)[e.fn];
+        invariant(f, `'${e.fn}' has no meaning on ${e.a.type}`);
+        return (values) => f(a(values), b(values));
+      }
       case "call": {
-        const f = CALLS[e.fn];
-        invariant(f, `'${e.fn}' is not a function of f32 values`);
+        const { of } = FUNCTIONS[e.fn];
         const args = e.args.map(compile);
-        return (values) => round(f(...args.map((arg) => Number(arg(values)))));
+        return (values) => round(of(round, ...args.map((arg) => arg(values))));
       }
       case "convert": {
         const a = compile(e.a);
-        return e.type === "bool"
-          ? (values) => Number(a(values)) !== 0
-          : (values) => Number(a(values));
+        return e.type === "bool" ? (values) => Number(a(values) !== 0) : a;
       }
       default:
         throw new Error(`internal: '${e.op}' in a scalar function`);
     }
-  }
-  function compileBinary(e: Extract<Expr, { op: "binary" }>): Compute {
-    const [a, b] = [compile(e.a), compile(e.b)];
-    if (e.fn === "land") return (values) => Boolean(a(values)) && b(values);
-    if (e.fn === "lor") return (values) => Boolean(a(values)) || b(values);
-    const f = BINARY[e.fn];
-    invariant(f, `'${e.fn}' has no meaning on f32`);
-    return (values) => keep(f(Number(a(values)), Number(b(values))));
   }
   const lets = fn.lets.map(({ name, value }, i) => {
     const compute = compile(value);
@@ -139,7 +91,8 @@ function compileScalar(
   return (args) => {
     const values = args.map(keep);
     for (const compute of lets) values.push(compute(values));
-    return result(values);
+    const value = result(values);
+    return fn.result.type === "bool" ? value !== 0 : value;
   };
 }
 

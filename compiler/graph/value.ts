@@ -1,6 +1,7 @@
 /** Values of the reference evaluator: row-major arrays with named axes. */
 
 import type { DType } from "../../spec/dtype.ts";
+import { roundF16 } from "../../spec/half.ts";
 import type { NodeOf, Primitive } from "./graph.ts";
 
 /** Numbers as the evaluator keeps them: one array element each. */
@@ -52,22 +53,6 @@ export function put(value: Value, index: number, x: number): void {
 /** How a number computed on the way from `value` is rounded: to f32, or not at all in double precision. */
 export function rounding(value: Value): (x: number) => number {
   return value.dtype === "f64" ? (x) => x : Math.fround;
-}
-
-/** The nearest f16, ties to even, as a number. */
-export function roundF16(x: number): number {
-  const single = Math.fround(x);
-  const size = Math.abs(single);
-  if (!Number.isFinite(single) || size === 0) return single;
-  if (size >= 65520) return Math.sign(single) * Infinity;
-  // The step between neighbours: 2^(exponent - 10), or 2^-24 for subnormal numbers.
-  const exponent = Math.max(Math.floor(Math.log2(size)), -14);
-  const step = 2 ** (exponent - 10);
-  const whole = single / step;
-  const floor = Math.floor(whole);
-  const rest = whole - floor;
-  const up = rest > 0.5 || (rest === 0.5 && floor % 2 !== 0);
-  return (up ? floor + 1 : floor) * step;
 }
 
 /** The distance in `data` between neighbours along each of `axes`; 0 along axes that the value does not have. */

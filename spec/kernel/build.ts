@@ -7,6 +7,7 @@ import {
   type StoredDType,
 } from "../dtype.ts";
 import { invariant } from "../errors.ts";
+import { BINARY, isPredicate } from "./semantics.ts";
 import type {
   BinaryOp,
   CallName,
@@ -58,40 +59,24 @@ export function shared(
   return { op: "shared", type, array, index };
 }
 
-const COMPARES = new Set<BinaryOp>([
-  "eq",
-  "ne",
-  "lt",
-  "le",
-  "gt",
-  "ge",
-  "land",
-  "lor",
-]);
+/** Operators that are folded; other kernels print the same with and without. */
+const FOLDED: ReadonlySet<BinaryOp> = new Set(["add", "mul", "div", "rem"]);
 
 /** Fold u32 arithmetic on constants and drop `+ 0`, `* 1`, `* 0`. Floats are never touched: bits matter. */
 function fold(fn: BinaryOp, a: Expr, b: Expr): Expr | undefined {
   if (a.type !== "u32") return undefined;
   const x = a.op === "const" ? a.value as number : undefined;
   const y = b.op === "const" ? b.value as number : undefined;
-  if (fn === "add") {
-    if (x !== undefined && y !== undefined) return u32(x + y);
-    return x === 0 ? b : y === 0 ? a : undefined;
+  if (x !== undefined && y !== undefined && FOLDED.has(fn)) {
+    return u32(BINARY.u32[fn]!(x, y));
   }
+  if (fn === "add") return x === 0 ? b : y === 0 ? a : undefined;
   if (fn === "mul") {
-    if (x !== undefined && y !== undefined) return u32(x * y);
     if (x === 0 || y === 0) return u32(0);
     return x === 1 ? b : y === 1 ? a : undefined;
   }
-  if (fn === "div") {
-    if (x !== undefined && y) return u32(Math.floor(x / y));
-    return y === 1 ? a : undefined;
-  }
-  if (fn === "rem") {
-    if (x !== undefined && y) return u32(x % y);
-    return y === 1 ? u32(0) : undefined;
-  }
-  return undefined;
+  if (fn === "div") return y === 1 ? a : undefined;
+  return fn === "rem" && y === 1 ? u32(0) : undefined;
 }
 
 /** A binary operation; operands have one type (a shift's right operand is u32). */
@@ -101,7 +86,7 @@ export function binary(fn: BinaryOp, a: Expr, b: Expr): Expr {
     invariant(shift, `'${fn}' of ${a.type} and ${b.type}`);
   }
   return fold(fn, a, b) ??
-    { op: "binary", type: COMPARES.has(fn) ? "bool" : a.type, fn, a, b };
+    { op: "binary", type: isPredicate(fn) ? "bool" : a.type, fn, a, b };
 }
 /** a + b + … */
 export function add(first: Expr, ...rest: Expr[]): Expr {

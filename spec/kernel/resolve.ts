@@ -45,7 +45,7 @@ import type {
   SharedArray,
   Stmt,
 } from "./tree.ts";
-import { binaryType } from "./types.ts";
+import { binaryType } from "./semantics.ts";
 import { loopFaults } from "./verify_loops.ts";
 
 /** What kernel text says. */

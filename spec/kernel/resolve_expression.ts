@@ -37,7 +37,7 @@ import type { ExprSyntax } from "./syntax.ts";
 import { KernelText, KernelTextError, type Token } from "./text.ts";
 import type { Variable } from "./text_scope.ts";
 import type { BinaryOp, CallName, Expr, ScalarType, Stmt } from "./tree.ts";
-import { ARGUMENTS, binaryType, fitsType } from "./types.ts";
+import { binaryType, fitsType, FUNCTIONS } from "./semantics.ts";
 
 /** An integer without a suffix: it takes the type that its place wants. */
 interface Literal {
@@ -419,18 +419,18 @@ function called(p: Resolving, s: Call): Expr {
   if (name === "select") return selected(p, s);
   const half = s.part && HALVES[nameOf(p, s.part)!];
   const fn = half ?? NAMED[name] ?? name as CallName;
-  if (!Object.hasOwn(ARGUMENTS, fn)) {
+  if (!Object.hasOwn(FUNCTIONS, fn)) {
     throw mistake(
       p,
       at,
       `Cannot call '${name}': there is no such function. Functions are ${
-        Object.keys(ARGUMENTS).filter((f) => !/^unpack|rsqrt/.test(f)).join(
+        Object.keys(FUNCTIONS).filter((f) => !/^unpack|rsqrt/.test(f)).join(
           ", ",
         )
       }, inverseSqrt, unpack2x16float, min, max, select and bitcast`,
     );
   }
-  const wanted = ARGUMENTS[fn];
+  const wanted = FUNCTIONS[fn].args;
   const args = operands(p, s, { name, count: wanted.length })
     .map((value, i) => typed(value, wanted[i]));
   if (args.every(({ type }, i) => type === wanted[i])) return call(fn, ...args);

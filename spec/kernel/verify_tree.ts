@@ -8,7 +8,7 @@ import {
   type ScalarType,
   type Stmt,
 } from "./tree.ts";
-import { ARGUMENTS, binaryType, fitsType } from "./types.ts";
+import { binaryType, fitsType, FUNCTIONS, UNARY } from "./semantics.ts";
 import { scalarLoads } from "./vectors.ts";
 import { loopFaults, MAX_NODES, treeNodes } from "./verify_loops.ts";
 
@@ -323,10 +323,9 @@ class Reader {
       case "unary": {
         const same = this.#expr(expr.a);
         const { type } = expr.a;
-        const fits = expr.fn === "not"
-          ? type === "bool"
-          : expr.fn === "neg" && (type === "f32" || type === "i32");
-        if (!fits) this.faults.add(`'${expr.fn}' does not take ${type}`);
+        if (!Object.hasOwn(UNARY[type], expr.fn)) {
+          this.faults.add(`'${expr.fn}' does not take ${type}`);
+        }
         this.#expect(expr, type, "the value of", expr.fn);
         return same;
       }
@@ -343,8 +342,8 @@ class Reader {
       }
       case "call": {
         const same = expr.args.map((a) => this.#expr(a)).every(Boolean);
-        const wanted = Object.hasOwn(ARGUMENTS, expr.fn)
-          ? ARGUMENTS[expr.fn]
+        const wanted = Object.hasOwn(FUNCTIONS, expr.fn)
+          ? FUNCTIONS[expr.fn].args
           : undefined;
         const given = expr.args.map((a) => a.type).join(", ");
         if (!wanted) this.faults.add(`'${expr.fn}' is no function`);

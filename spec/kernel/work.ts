@@ -2,6 +2,7 @@
 
 import { STORED_BYTES } from "../dtype.ts";
 import { exactJson } from "./exact_json.ts";
+import { BINARY, converted, FUNCTIONS, UNARY } from "./semantics.ts";
 import type { Expr, Kernel, ScalarType, Stmt } from "./tree.ts";
 import { scalarLoads } from "./vectors.ts";
 import { someStatement, walkStatements } from "./walk.ts";
@@ -19,15 +20,8 @@ export interface KernelWork {
   readonly exact: boolean;
 }
 
-/** Operations that `exp`, `log`, `sin`, `cos`, `tanh` and `pow` stand for. */
-const CALL_OPERATIONS = 16;
-
 /** Operations that a load or store stands for whose index differs between invocations: they do not share it. */
 const SCATTERED_OPERATIONS = 5;
-
-const CALLS: ReadonlySet<string> = new Set(
-  ["exp", "log", "sin", "cos", "tanh", "pow"],
-);
 
 /** Which invocation, and what is known of the data. Without it nothing is known but constants. */
 export interface Invocation {
@@ -221,12 +215,15 @@ class Walk {
       case "unary": {
         this.#add(OTHER, times);
         const a = this.#value(e.a, times);
-        if (a === undefined) return undefined;
-        return e.fn === "not" ? Number(!a) : wrap(-a, e.type);
+        return a === undefined ? undefined : UNARY[e.type][e.fn]?.(a);
       }
-      case "convert":
+      case "convert": {
         this.#add(OTHER, times);
-        return wrap(this.#value(e.a, times), e.type);
+        const a = this.#value(e.a, times);
+        return a === undefined || e.type === "f32"
+          ? undefined
+          : converted(a, e.a.type, e.type);
+      }
       case "select": {
         this.#add(OTHER, times);
         const [condition, a, b] = this.#all(times, e.condition, e.a, e.b);
@@ -234,7 +231,7 @@ class Walk {
       }
       case "call":
         if (e.fn === "fma") this.#add(FMA, times);
-        else this.#add(OTHER, times * (CALLS.has(e.fn) ? CALL_OPERATIONS : 1));
+        else this.#add(OTHER, times * FUNCTIONS[e.fn].operations);
         this.#all(times, ...e.args);
         return undefined;
       case "binary": {
@@ -285,58 +282,13 @@ function maxIterations(
   return same ? Math.ceil(Number(b.b.value) / Number(step.value)) : undefined;
 }
 
-function wrap(value: Value, type: ScalarType): Value {
-  if (value === undefined || type === "f32") return undefined;
-  return type === "u32" ? value >>> 0 : type === "i32" ? value | 0 : value;
-}
-
 function binaryValue(
-  e: Expr & { readonly op: "binary" },
+  { fn, a: { type } }: Expr & { readonly op: "binary" },
   a: Value,
   b: Value,
 ): Value {
-  if (e.fn === "land" && (a === 0 || b === 0)) return 0;
-  if (e.fn === "lor" && (a === 1 || b === 1)) return 1;
+  if (fn === "land" && (a === 0 || b === 0)) return 0;
+  if (fn === "lor" && (a === 1 || b === 1)) return 1;
   if (a === undefined || b === undefined) return undefined;
-  switch (e.fn) {
-    case "add":
-      return wrap(a + b, e.type);
-    case "sub":
-      return wrap(a - b, e.type);
-    case "mul":
-      return wrap(Math.imul(a, b), e.type);
-    case "div":
-      return b === 0 ? undefined : wrap(Math.trunc(a / b), e.type);
-    case "rem":
-      return b === 0 ? undefined : wrap(a % b, e.type);
-    case "min":
-      return Math.min(a, b);
-    case "max":
-      return Math.max(a, b);
-    case "and":
-      return wrap(a & b, e.type);
-    case "or":
-      return wrap(a | b, e.type);
-    case "xor":
-      return wrap(a ^ b, e.type);
-    case "shl":
-      return wrap(a << b, e.type);
-    case "shr":
-      return wrap(e.type === "u32" ? a >>> b : a >> b, e.type);
-    case "eq":
-      return Number(a === b);
-    case "ne":
-      return Number(a !== b);
-    case "lt":
-      return Number(a < b);
-    case "le":
-      return Number(a <= b);
-    case "gt":
-      return Number(a > b);
-    case "ge":
-      return Number(a >= b);
-    case "land":
-    case "lor":
-      return Number(e.fn === "land");
-  }
+  return BINARY[type][fn]?.(a, b);
 }

@@ -2,74 +2,19 @@
 
 import { endOf } from "../../spec/kernel/build.ts";
 import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
+import {
+  BINARY,
+  bitsOf,
+  converted,
+  FUNCTIONS,
+  ofBits,
+  UNARY,
+} from "../../spec/kernel/semantics.ts";
 import { withScalarLoads } from "../../spec/kernel/vectors.ts";
 import { bodiesOf } from "../../spec/kernel/walk.ts";
 
 /** The contents of a binding, as u32 words. */
 export type Words = Uint32Array;
-
-const word = new DataView(new ArrayBuffer(8));
-function toBits(type: string, value: number): number {
-  if (type !== "f32") return value >>> 0;
-  word.setFloat32(0, value);
-  return word.getUint32(0);
-}
-function fromBits(type: string, bits: number): number {
-  if (type !== "f32") return type === "i32" ? bits | 0 : bits;
-  word.setUint32(0, bits);
-  return word.getFloat32(0);
-}
-
-function unpackF16(half: number): number {
-  const exponent = (half >> 10) & 31;
-  const fraction = half & 1023;
-  const sign = half & 0x8000 ? -1 : 1;
-  if (exponent === 31) return fraction ? NaN : sign * Infinity;
-  return sign *
-    (exponent
-      ? (1 + fraction / 1024) * 2 ** (exponent - 15)
-      : fraction * 2 ** -24);
-}
-
-function roundF16(x: number): number {
-  if (!Number.isFinite(x) || x === 0) return x;
-  const exponent = Math.max(-14, Math.floor(Math.log2(Math.abs(x))));
-  const ulp = 2 ** (exponent - 10);
-  const scaled = x / ulp;
-  const floor = Math.floor(scaled);
-  const rest = scaled - floor;
-  const up = rest > 0.5 || (rest === 0.5 && floor % 2 !== 0);
-  const rounded = (up ? floor + 1 : floor) * ulp;
-  return Math.abs(rounded) > 65504 ? Math.sign(x) * Infinity : rounded || 0 * x;
-}
-
-function roundEven(x: number): number {
-  const floor = Math.floor(x);
-  const rest = x - floor;
-  const up = rest > 0.5 || (rest === 0.5 && floor % 2 !== 0);
-  return (up ? floor + 1 : floor) || 0 * x;
-}
-
-const CALLS: { readonly [name: string]: (...args: number[]) => number } = {
-  fma: (a, b, c) => Math.fround(a! * b!) + c!,
-  exp: (x) => Math.exp(x!),
-  log: (x) => Math.log(x!),
-  sqrt: (x) => Math.sqrt(x!),
-  rsqrt: (x) => 1 / Math.fround(Math.sqrt(x!)),
-  sin: (x) => Math.sin(x!),
-  cos: (x) => Math.cos(x!),
-  tanh: (x) => Math.tanh(x!),
-  abs: (x) => Math.abs(x!),
-  floor: (x) => Math.floor(x!),
-  ceil: (x) => Math.ceil(x!),
-  trunc: (x) => Math.trunc(x!),
-  round: (x) => roundEven(x!),
-  sign: (x) => x! > 0 ? 1 : x! < 0 ? -1 : 0,
-  pow: (x, y) => Math.pow(x!, y!),
-  roundF16: (x) => roundF16(x!),
-  unpackF16Lo: (x) => unpackF16(x! & 0xffff),
-  unpackF16Hi: (x) => unpackF16(x! >>> 16),
-};
 
 /** Is told what invocations do. */
 export interface Watch {
@@ -96,70 +41,6 @@ interface Invocation {
 
 /** What an invocation finds an expression to be. */
 type Value = (at: Invocation) => number;
-
-function divide(fn: string, type: string, a: number, b: number): number {
-  const safe = b === 0 || (type === "i32" && a === -(2 ** 31) && b === -1)
-    ? 1
-    : b;
-  return fn === "div" ? Math.trunc(a / safe) : a % safe;
-}
-
-function binary(fn: string, type: string): (a: number, b: number) => number {
-  const f = type === "f32";
-  switch (fn) {
-    case "add":
-      return (a, b) => a + b;
-    case "sub":
-      return (a, b) => a - b;
-    case "mul":
-      return f ? (a, b) => a * b : Math.imul;
-    case "div":
-      return f ? (a, b) => a / b : (a, b) => divide(fn, type, a, b);
-    case "rem":
-      return f
-        ? (a, b) => a - Math.fround(b * Math.trunc(Math.fround(a / b)))
-        : (a, b) => divide(fn, type, a, b);
-    case "min":
-      return (a, b) => b < a ? b : a;
-    case "max":
-      return (a, b) => a < b ? b : a;
-    case "and":
-    case "land":
-      return (a, b) => a & b;
-    case "or":
-    case "lor":
-      return (a, b) => a | b;
-    case "xor":
-      return (a, b) => a ^ b;
-    case "shl":
-      return (a, b) => a << (b & 31);
-    case "shr":
-      return type === "i32"
-        ? (a, b) => a >> (b & 31)
-        : (a, b) => a >>> (b & 31);
-    case "eq":
-      return (a, b) => +(a === b);
-    case "ne":
-      return (a, b) => +(a !== b);
-    case "lt":
-      return (a, b) => +(a < b);
-    case "le":
-      return (a, b) => +(a <= b);
-    case "gt":
-      return (a, b) => +(a > b);
-    case "ge":
-      return (a, b) => +(a >= b);
-    default:
-      throw new Error(fn);
-  }
-}
-
-const WRAP: { readonly [type: string]: (value: number) => number } = {
-  f32: Math.fround,
-  i32: (value) => value | 0,
-  u32: (value) => value >>> 0,
-  bool: (value) => +!!value,
-};
 
 function reported(type: string, value: Value): Value {
   if (type !== "f32") return value;
@@ -193,10 +74,9 @@ function evaluate(e: Expr, at: Invocation): number {
 }
 
 function newValue(e: Expr): Value {
-  const wrap = WRAP[e.type]!;
   switch (e.op) {
     case "const": {
-      const value = wrap(Number(e.value));
+      const value = converted(Number(e.value), e.type, e.type);
       return () => value;
     }
     case "local":
@@ -211,7 +91,7 @@ function newValue(e: Expr): Value {
         const inside = index < words.length ? index : 0;
         if (inside !== index) at.watch.outside?.(at.number, e.binding, index);
         at.watch.load?.(at.number, e.binding, inside);
-        return fromBits(e.type, words[inside]!);
+        return ofBits(e.type, words[inside]!);
       };
     }
     case "shared": {
@@ -219,25 +99,25 @@ function newValue(e: Expr): Value {
       return (at) => {
         const words = at.memory.get(e.array)!;
         const index = of(at) >>> 0;
-        return fromBits(e.type, words[index < words.length ? index : 0]!);
+        return ofBits(e.type, words[index < words.length ? index : 0]!);
       };
     }
     case "unary": {
       const a = valueOf(e.a);
-      if (e.fn === "neg") return (at) => wrap(-a(at));
-      return e.type === "bool" ? (at) => +!a(at) : (at) => wrap(~a(at));
+      const of = UNARY[e.type][e.fn]!;
+      return (at) => of(a(at));
     }
     case "binary": {
       const [a, b] = [valueOf(e.a), valueOf(e.b)];
-      const of = binary(e.fn, e.a.type);
-      return reported(e.type, (at) => wrap(of(a(at), b(at))));
+      const of = BINARY[e.a.type][e.fn]!;
+      return reported(e.type, (at) => of(a(at), b(at)));
     }
     case "call": {
       const args = e.args.map(valueOf);
-      const of = CALLS[e.fn]!;
+      const { of } = FUNCTIONS[e.fn];
       return reported(
         e.type,
-        (at) => Math.fround(of(...args.map((arg) => arg(at)))),
+        (at) => Math.fround(of(Math.fround, ...args.map((arg) => arg(at)))),
       );
     }
     case "select": {
@@ -250,24 +130,21 @@ function newValue(e: Expr): Value {
     }
     case "convert": {
       const a = valueOf(e.a);
-      // As WGSL says, what is no number is true.
-      if (e.type === "bool") return (at) => +(a(at) !== 0);
-      if (e.a.type !== "f32") return (at) => wrap(a(at));
-      const [low, high] = e.type === "i32"
-        ? [-(2 ** 31), 2 ** 31 - 1] as const
-        : [0, 2 ** 32 - 1] as const;
+      const { type, a: { type: from } } = e;
+      if (from !== "f32" || type === "f32" || type === "bool") {
+        return (at) => converted(a(at), from, type);
+      }
       return (at) => {
         const value = a(at);
-        if (value < low || value > high) at.watch.float?.(Infinity);
-        // An integer has no zero with a sign.
-        return Number.isNaN(value)
-          ? 0
-          : Math.trunc(Math.min(high, Math.max(low, value))) + 0;
+        const result = converted(value, from, type);
+        const outside = !Number.isNaN(value) && Math.trunc(value) !== result;
+        if (outside) at.watch.float?.(Infinity);
+        return result;
       };
     }
     case "bitcast": {
       const a = valueOf(e.a);
-      return (at) => fromBits(e.type, toBits(e.a.type, a(at)));
+      return (at) => ofBits(e.type, bitsOf(e.a.type, a(at)));
     }
   }
 }
@@ -315,7 +192,7 @@ function run(s: Stmt, at: Invocation): void {
     case "sharedStore": {
       const words = at.memory.get(s.op === "store" ? s.binding : s.array)!;
       const index = evaluate(s.index, at) >>> 0;
-      const bits = toBits(s.value.type, evaluate(s.value, at));
+      const bits = bitsOf(s.value.type, evaluate(s.value, at));
       if (index >= words.length) {
         if (s.op === "store") at.watch.outside?.(at.number, s.binding, index);
         return;

@@ -7,7 +7,8 @@ import { compileGraph } from "../../compiler/compile.ts";
 import { evaluate, type Tensors } from "../../compiler/graph/evaluate.ts";
 import type { Graph, Node } from "../../compiler/graph/graph.ts";
 import { trace } from "../../compiler/graph/trace.ts";
-import { roundF16, type Value } from "../../compiler/graph/value.ts";
+import { roundF16 } from "../../spec/half.ts";
+import type { Value } from "../../compiler/graph/value.ts";
 import { createCpuDevice } from "../../runtime/cpu/mod.ts";
 import {
   createGpuDevice,
