@@ -40,7 +40,7 @@ export function nodeFiles(disk: Disk = fs): FileSystem {
       guard("write", folder, () => makeFolder(folder, { disk })),
     remove: (file) =>
       guard("write", file, () => disk.rm(file, { force: true })),
-    lock: (file) => guard("write", file, () => takeLock(file, disk)),
+    lock: (file) => guard("write", file, () => takeLock(file, { disk })),
     join: (folder, name) => path.join(folder, name),
   };
 }

@@ -71,7 +71,8 @@ const STARTED_PROGRAMS = [
   ...["exchange", "memory", "run", "training"].map((name) =>
     `test/helpers/${name}_rank.ts`
   ),
-  ...["test/helpers/train_child.ts", "test/fuzz/fresh_runs.ts"],
+  ...["train_child", "lock_contender"].map((name) => `test/helpers/${name}.ts`),
+  "test/fuzz/fresh_runs.ts",
 ];
 
 /** What the package's names mean, as in tsconfig.json. */

