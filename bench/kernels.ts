@@ -5,7 +5,7 @@ import { readFileSync } from "node:fs";
 import { compile } from "../compiler/mod.ts";
 import { TUNING } from "../engine/tuning.ts";
 import { storedDTypes } from "../engine/weights.ts";
-import { publishedModel } from "../models/mod.ts";
+import { publishedModel } from "../models/published.ts";
 import { createCpuDevice, openCpuPool } from "../runtime/cpu/mod.ts";
 import { openSafetensors } from "../runtime/mod.ts";
 import { describe, machine, milliseconds } from "./measure.ts";

@@ -9,7 +9,7 @@ import { readFileSync } from "node:fs";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { compile } from "../compiler/mod.ts";
-import { publishedModel } from "../models/mod.ts";
+import { publishedModel } from "../models/published.ts";
 import { parsePlan, stringifyPlan } from "../spec/document/json.ts";
 import { formatPlan } from "../spec/text/plan.ts";
 import { verifyPlan } from "../spec/verify/mod.ts";

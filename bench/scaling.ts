@@ -8,7 +8,7 @@
 import { readFileSync } from "node:fs";
 import process from "node:process";
 import { compile, type Model } from "../compiler/mod.ts";
-import { publishedModel } from "../models/mod.ts";
+import { publishedModel } from "../models/published.ts";
 import { verifyPlan } from "../spec/verify/mod.ts";
 import { machine, median, milliseconds } from "./measure.ts";
 import { expertLayer } from "./models.ts";

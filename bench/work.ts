@@ -5,7 +5,7 @@ import { parseArgs } from "node:util";
 import type { CompileOptions, Model } from "../compiler/mod.ts";
 import type { AdapterChoice } from "../engine/devices.ts";
 import { storedDTypes } from "../engine/weights.ts";
-import { publishedModel } from "../models/mod.ts";
+import { publishedModel } from "../models/published.ts";
 import {
   type FileSource,
   type HostTensor,

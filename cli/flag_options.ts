@@ -95,9 +95,18 @@ function strategyOption(
     });
 }
 
+/** The family of a config.json. */
+export function familyOption(): Option {
+  return new Option(
+    "--family <file.ts>",
+    "File that exports the family of config.json, made by defineFamily. Its code runs. Default: a built-in family.",
+  );
+}
+
 /** Flags that say where a model is placed. */
 export function meshFlags(command: Command, meshes: Mesh[] = []): Command {
   return command
+    .addOption(familyOption())
     .option(
       "--mesh <axes>",
       "Mesh axes and sizes, for example ep=4,dp=2.",
@@ -183,6 +192,7 @@ export function summaryFlags(command: Command, meshes: Mesh[] = []): Command {
 /** Flags of `search`. */
 export function searchFlags(command: Command): Command {
   return command
+    .addOption(familyOption())
     .requiredOption(
       "--target <machine>",
       "Machine: a name from machines/, or a machine file.",

@@ -4,8 +4,14 @@ import type { AdapterChoice, CacheDType } from "../engine/mod.ts";
 import type { Mesh } from "../spec/mod.ts";
 import type { Strategy } from "../spec/strategies.ts";
 
+/** `--family`. */
+export interface FamilyFlag {
+  /** The file that exports the family of a config.json. */
+  readonly family?: string | undefined;
+}
+
 /** Flags that say how a model is compiled. */
-export interface PlanFlags extends Strategy {
+export interface PlanFlags extends Strategy, FamilyFlag {
   readonly mesh?: Mesh;
   readonly place?: { readonly [axis: string]: readonly string[] };
   readonly maxTokens?: number;

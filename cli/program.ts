@@ -4,6 +4,7 @@ import { Command, Option } from "commander";
 import type { CliIo } from "./io.ts";
 import {
   deviceFlags,
+  familyOption,
   planFlags,
   searchFlags,
   summaryFlags,
@@ -96,6 +97,7 @@ function addInspectCommands(
   program.command("check")
     .description("Report type errors and domain errors of a model")
     .argument("<model>", "Model file or checkpoint folder.")
+    .addOption(familyOption())
     .option(
       "--watch",
       "Check again when the file or one of its imports changes.",

@@ -1,6 +1,7 @@
 /** The public language and the compiler. */
 
 export * from "./dsl/mod.ts";
+export { setExample } from "./dsl/model.ts";
 export { compile, compileTraining } from "./compile.ts";
 export {
   ACCUMULATE,

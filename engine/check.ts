@@ -1,6 +1,7 @@
 /** The mistakes of a target: a model file's types and domain, or a checkpoint's configuration and tensors. */
 
 import { isTraining, type Model, type Training } from "../compiler/mod.ts";
+import { type Family, isFamily } from "../models/mod.ts";
 import type { Checked, Diagnostic } from "../compiler/source/check.ts";
 import { DataError, ModelError } from "../spec/errors.ts";
 import type { FileSystem } from "./files.ts";
@@ -21,37 +22,84 @@ export { parseReference } from "../compiler/source/load.ts";
 export async function loadTarget(
   path: string,
   files: FileSystem,
-  options: Pick<ResolveTargetOptions, "withoutWeights"> = {},
+  { family, withoutWeights = false }: LoadTargetOptions = {},
 ): Promise<Target> {
   return await resolveTarget(path, files, {
-    ...options,
-    loadModel: async (reference) => {
-      const { resolveModel } = await import("../compiler/source/load.ts");
-      return await resolveModel(reference);
-    },
+    withoutWeights,
+    family: await familyOf(family),
+    loadModel: loadModelFile,
   });
 }
+
+/** A family, or the file that exports it, which runs. */
+export type FamilyReference = string | Family | undefined;
+
+/** Options of `loadTarget`. */
+export interface LoadTargetOptions
+  extends Pick<ResolveTargetOptions, "withoutWeights"> {
+  /** The family of a config.json. Default: a built-in one. */
+  readonly family?: FamilyReference;
+}
+
+/** The family that is meant. */
+export async function familyOf(
+  family: FamilyReference,
+): Promise<Family | undefined> {
+  return typeof family === "string" ? await loadFamily(family) : family;
+}
+
+/** The model or the family that a file exports, `file.ts` or `file.ts#export`. */
+async function loadModelFile(reference: string): Promise<Model | Family> {
+  const { MODEL, resolveExport } = await import("../compiler/source/load.ts");
+  return await resolveExport(reference, {
+    ...MODEL,
+    is: (value): value is Model | Family => MODEL.is(value) || isFamily(value),
+  });
+}
+
+/** The family that a file exports, `file.ts` or `file.ts#export`. */
+async function loadFamily(reference: string): Promise<Family> {
+  const { resolveExport } = await import("../compiler/source/load.ts");
+  return await resolveExport(reference, {
+    noun: "family",
+    op: "defineFamily(…)",
+    is: isFamily,
+  });
+}
+
+const TRAINING = { noun: "training", op: "train(…)", is: isTraining };
 
 /** The training that a model file exports, `file.ts` or `file.ts#export`. */
 export async function loadTrainingFile(reference: string): Promise<Training> {
   const { resolveExport } = await import("../compiler/source/load.ts");
+  return await resolveExport(reference, TRAINING);
+}
+
+/** The training or the family that a file exports, `file.ts` or `file.ts#export`. */
+export async function loadTrainedFile(
+  reference: string,
+): Promise<Training | Family> {
+  const { resolveExport } = await import("../compiler/source/load.ts");
   return await resolveExport(reference, {
-    noun: "training",
-    op: "train(…)",
-    is: isTraining,
+    ...TRAINING,
+    is: (value): value is Training | Family =>
+      isTraining(value) || isFamily(value),
   });
 }
 
-/** What a path names that can be trained: a config.json, a checkpoint folder, or what a model file exports, a training before a model. */
+/**
+ * What a path names that can be trained: a config.json, a checkpoint folder, or what a model file exports, a training before
+ * a model or a family.
+ */
 export async function loadTrainable(
   path: string,
   files: FileSystem,
-): Promise<string | Model | Training> {
+): Promise<string | Model | Family | Training> {
   if (path.endsWith(".json") || await files.stat(path) === "folder") {
     return path;
   }
   try {
-    return await loadTrainingFile(path);
+    return await loadTrainedFile(path);
   } catch (error) {
     const none = error instanceof ModelError &&
       error.message.startsWith("Cannot find");
@@ -65,13 +113,14 @@ export async function loadTrainable(
 export async function checkTarget(
   path: string,
   files: FileSystem,
+  options: Pick<LoadTargetOptions, "family"> = {},
 ): Promise<Diagnostic[]> {
   if (await files.stat(path) !== "folder") {
     const { checkModel } = await import("../compiler/source/check.ts");
     return await checkModel(path);
   }
   try {
-    const target = await loadTarget(path, files);
+    const target = await loadTarget(path, files, options);
     const plan = await planTarget(target, files);
     if (target.kind === "checkpoint") {
       const { weightFiles, folder, published } = target.checkpoint;

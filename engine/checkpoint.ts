@@ -1,6 +1,7 @@
 /** A checkpoint folder: its configuration, its weight files, its tokenizer. */
 
-import { type PublishedModel, publishedModel } from "../models/mod.ts";
+import type { Family, PublishedModel } from "../models/mod.ts";
+import { publishedModel } from "../models/published.ts";
 import { DataError } from "../spec/errors.ts";
 import type { FileSystem } from "./files.ts";
 import { parseJsonObject, readJsonObject } from "./json_file.ts";
@@ -11,12 +12,20 @@ import { createTokenizer } from "./untrusted/tokenizer.ts";
 
 type JsonObject = { readonly [key: string]: unknown };
 
+/** Which family reads a config.json. */
+export interface FamilyOption {
+  /** A family that the user gives. Default: the built-in ones. */
+  readonly family?: Family | undefined;
+}
+
 /** What a folder holds, weights and tokenizer still unread. */
 export interface Checkpoint {
   readonly folder: string;
   readonly published: PublishedModel;
   /** Tokens that end a text. */
   readonly stop: ReadonlySet<number>;
+  /** config.json. */
+  readonly config: JsonObject;
   /** New tokens unless the caller says, from generation_config.json. */
   readonly maxNewTokens: number | undefined;
   /** Safetensors files. */
@@ -27,9 +36,10 @@ export interface Checkpoint {
 export async function openCheckpoint(
   folder: string,
   files: FileSystem,
+  options: FamilyOption = {},
 ): Promise<Checkpoint> {
   return {
-    ...await openConfiguration(folder, files),
+    ...await openConfiguration(folder, files, options),
     weightFiles: await listWeightFiles(folder, files),
   };
 }
@@ -38,6 +48,7 @@ export async function openCheckpoint(
 export async function openConfiguration(
   folder: string,
   files: FileSystem,
+  { family }: FamilyOption = {},
 ): Promise<Omit<Checkpoint, "weightFiles">> {
   const names = new Set(await files.list(folder));
   if (!names.has("config.json")) {
@@ -49,18 +60,28 @@ export async function openConfiguration(
     files.join(folder, "config.json"),
     files,
   );
-  const generation = names.has("generation_config.json")
-    ? await readJsonObject(files.join(folder, "generation_config.json"), files)
-    : {};
+  const generation = await readGeneration(folder, files);
   const maxNewTokens = generation["max_new_tokens"];
   return {
     folder,
-    published: publishedModel(withoutPacking(config)),
+    config,
+    published: publishedModel(withoutPacking(config), family),
     stop: stopTokens(config, generation),
     maxNewTokens: typeof maxNewTokens === "number" && maxNewTokens >= 1
       ? Math.floor(maxNewTokens)
       : undefined,
   };
+}
+
+/** generation_config.json; an empty object where the folder has none. */
+export async function readGeneration(
+  folder: string,
+  files: FileSystem,
+): Promise<JsonObject> {
+  const path = files.join(folder, "generation_config.json");
+  return await files.stat(path) === undefined
+    ? {}
+    : await readJsonObject(path, files);
 }
 
 /** A configuration without what it says of weights that kernels read as they are stored: their files say it too. */

@@ -1,7 +1,10 @@
 /** A config.json alone: what there is of a model before its weights are, for plans. */
 
-import { type PublishedModel, publishedModel } from "../models/mod.ts";
+import { readFamily } from "../models/family.ts";
+import type { Family, PublishedModel } from "../models/mod.ts";
+import { publishedModel } from "../models/published.ts";
 import { DataError } from "../spec/errors.ts";
+import type { FamilyOption } from "./checkpoint.ts";
 import type { FileSystem } from "./files.ts";
 import { readJsonObject } from "./json_file.ts";
 import { packedOf, readStoredAs, type StoredAs } from "./stored_as.ts";
@@ -24,16 +27,40 @@ const TEXT_PARTS: { readonly [architecture: string]: string } = {
 };
 
 /** What a parsed config.json describes. Throws DataError for a model that is not known. */
-export function configurationOf(config: Config, path: string): Configuration {
+export function configurationOf(
+  config: Config,
+  path: string,
+  { family }: FamilyOption = {},
+): Configuration {
   const { quantization_config: _, ...model } = textPart(config);
   return {
     path,
-    published: publishedModel(model),
+    published: publishedModel(model, family),
     storedAs: (dtype) => readStoredAs(config, dtype),
     notes: config === model || config["text_config"] === undefined ? [] : [
       "only the text part of the model is planned; images and what reads them are left out",
     ],
   };
+}
+
+/** The configuration of a family's own defaults, with f32 weights. */
+export function familyConfiguration(
+  family: Family,
+  path: string,
+): Configuration {
+  return {
+    path,
+    published: readFamily(family, family.architectures[0]!, {}),
+    storedAs: (dtype) => readStoredAs({ torch_dtype: "float32" }, dtype),
+    notes: [],
+  };
+}
+
+/** A complete config.json of a model. */
+export function completeConfig(
+  { architecture, fields }: PublishedModel,
+): Config {
+  return { architectures: [architecture], ...Object.fromEntries(fields) };
 }
 
 /**
@@ -43,6 +70,7 @@ export function configurationOf(config: Config, path: string): Configuration {
 export async function findConfiguration(
   path: string,
   files: FileSystem,
+  options: FamilyOption = {},
 ): Promise<Configuration | undefined> {
   if (await files.stat(path) === "folder") {
     const names = await files.list(path);
@@ -52,13 +80,13 @@ export async function findConfiguration(
     const found = names.some((name) => name.endsWith(".safetensors"));
     return found && !isPlannedOnly(config)
       ? undefined
-      : configurationOf(config, file);
+      : configurationOf(config, file, options);
   }
   if (!path.endsWith(".json")) return undefined;
   const document = await documentOf(path, files);
   return document?.["architectures"] === undefined
     ? undefined
-    : configurationOf(document, path);
+    : configurationOf(document, path, options);
 }
 
 /** The object in a JSON file; undefined where it is none, which is for others to complain of. */

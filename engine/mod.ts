@@ -5,10 +5,14 @@ export { type Need } from "./bounds.ts";
 export {
   checkTarget,
   type Diagnostic,
+  familyOf,
+  type FamilyReference,
   formatDiagnostic,
   formatError,
   loadTarget,
+  type LoadTargetOptions,
   loadTrainable,
+  loadTrainedFile,
   loadTrainingFile,
   openCheckFile,
   parseReference,
@@ -103,6 +107,7 @@ export {
   type TrainedDType,
   type Training,
 } from "../compiler/mod.ts";
+export { type Family, isFamily } from "../models/mod.ts";
 export { VERSION } from "./version.ts";
 export {
   gumbelNoise,

@@ -1,13 +1,22 @@
 /** What a path names: a checkpoint folder, a model file, or a saved plan. */
 
 import type { Model } from "../compiler/mod.ts";
+import { type Family, isFamily } from "../models/mod.ts";
 import { DataError, PlanError } from "../spec/errors.ts";
 import { type LegalPlan, verifyPlanText } from "../spec/mod.ts";
-import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
-import { type Configuration, findConfiguration } from "./configuration.ts";
+import {
+  type Checkpoint,
+  type FamilyOption,
+  openCheckpoint,
+} from "./checkpoint.ts";
+import {
+  type Configuration,
+  familyConfiguration,
+  findConfiguration,
+} from "./configuration.ts";
 import type { FileSystem } from "./files.ts";
 
-/** A thing that can be compiled, and but for a configuration run. */
+/** A thing that can be compiled and run; a configuration has no weights. */
 export type Target =
   | { readonly kind: "checkpoint"; readonly checkpoint: Checkpoint }
   | { readonly kind: "configuration"; readonly configuration: Configuration }
@@ -15,9 +24,9 @@ export type Target =
   | { readonly kind: "plan"; readonly plan: LegalPlan };
 
 /** Options of `resolveTarget`. */
-export interface ResolveTargetOptions {
-  /** Loads the model of a TypeScript file, `file.ts` or `file.ts#export`. */
-  readonly loadModel: (specifier: string) => Promise<Model>;
+export interface ResolveTargetOptions extends FamilyOption {
+  /** Loads the model or the family of a TypeScript file, `file.ts` or `file.ts#export`. */
+  readonly loadModel: (specifier: string) => Promise<Model | Family>;
   /** A config.json without weights will do, in a folder or as a file. Default: weights must be there. */
   readonly withoutWeights?: boolean;
 }
@@ -36,17 +45,23 @@ export async function resolveTarget(
     );
   }
   if (options.withoutWeights) {
-    const configuration = await findConfiguration(path, files);
+    const configuration = await findConfiguration(path, files, options);
     if (configuration) return { kind: "configuration", configuration };
   }
   if (kind === "folder") {
     return {
       kind: "checkpoint",
-      checkpoint: await openCheckpoint(path, files),
+      checkpoint: await openCheckpoint(path, files, options),
     };
   }
   if (/\.[cm]?[jt]sx?$/.test(file)) {
-    return { kind: "model", model: await options.loadModel(path) };
+    const model = await options.loadModel(path);
+    return isFamily(model)
+      ? {
+        kind: "configuration",
+        configuration: familyConfiguration(model, path),
+      }
+      : { kind: "model", model };
   }
   if (path.endsWith(".json")) {
     try {

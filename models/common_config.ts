@@ -49,9 +49,11 @@ export function decoderFields(
     experts: size(names.experts, defaults.experts),
     expertsPerToken: size("num_experts_per_tok", defaults.expertsPerToken),
     ffn: size(ffn, defaults.ffn),
-    epsilon: positiveField(config, "rms_norm_eps", defaults.epsilon),
+    epsilon: positiveField(config, "rms_norm_eps", {
+      default: defaults.epsilon,
+    }),
     maxPositions: size("max_position_embeddings", defaults.maxPositions),
-    tied: booleanField(config, "tie_word_embeddings", false),
+    tied: booleanField(config, "tie_word_embeddings", { default: false }),
     kindOf: () => ({ experts: true }),
   };
 }

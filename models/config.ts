@@ -3,8 +3,31 @@
 import { DataError, shown } from "../compiler/mod.ts";
 import { mostOf, otherSpelling } from "./field_names.ts";
 
+/** Values of fields by their keys: those of config.json, or the defaults of the family. */
+export type Fields = ReadonlyMap<string, unknown>;
+
+/** Key of the fields that were read. */
+export const READ: unique symbol = Symbol("fields that were read");
+
 /** A parsed config.json. */
-export type Config = { readonly [key: string]: unknown };
+export type Config = {
+  readonly [key: string]: unknown;
+  /** Present while a family reads it. Copies share it. */
+  readonly [READ]?: Map<string, unknown>;
+};
+
+/** A config.json that records in `fields` which fields are read from it, and their values. */
+export function recordFields(
+  json: Config,
+): { readonly config: Config; readonly fields: Fields } {
+  const fields = new Map<string, unknown>();
+  return { config: { ...json, [READ]: fields }, fields };
+}
+
+function record<T>(config: Config, key: string, value: T): T {
+  config[READ]?.set(key, value);
+  return value;
+}
 
 /** What a run needs room for. */
 export interface Bounds {
@@ -42,11 +65,24 @@ export interface DecoderOptions extends Bounds {
   };
 }
 
+/** The value of a field as config.json has it, for families that check it themselves. */
+export function anyField(config: Config, key: string): unknown {
+  return record(config, key, config[key]);
+}
+
+/** Declares fields that a family does not need: they change nothing, or repeat others. */
+export function ignoreFields(config: Config, keys: readonly string[]): void {
+  for (const key of keys) {
+    if (key in config) record(config, key, config[key]);
+  }
+}
+
 /**
  * The value of a field; undefined where it is missing or null. Throws DataError where it is missing and another key
  * stands in its place: the default would be taken without a word.
  */
-export function fieldValue(config: Config, key: string): unknown {
+function fieldValue(config: Config, key: string): unknown {
+  record(config, key, config[key]);
   const other = config[key] === undefined
     ? otherSpelling(key, Object.keys(config))
     : undefined;
@@ -80,20 +116,20 @@ export function integerField(
   ) {
     throw fieldError(key, value, `an integer from ${min} to ${max}`);
   }
-  return value;
+  return record(config, key, value);
 }
 
 /** A number above 0. */
 export function positiveField(
   config: Config,
   key: string,
-  fallback: number | undefined,
+  options: { readonly default?: number } = {},
 ): number {
-  const value = fieldValue(config, key) ?? fallback;
+  const value = fieldValue(config, key) ?? options.default;
   if (typeof value !== "number" || !Number.isFinite(value) || value <= 0) {
     throw fieldError(key, value, "a number above 0");
   }
-  return value;
+  return record(config, key, value);
 }
 
 /** A positive number, or nothing where the field is null or missing. */
@@ -103,7 +139,7 @@ export function optionalField(
 ): number | undefined {
   return fieldValue(config, key) === undefined
     ? undefined
-    : positiveField(config, key, 1);
+    : positiveField(config, key, { default: 1 });
 }
 
 /** An integer of at least 1, or nothing where the field is null or missing. */
@@ -120,13 +156,13 @@ export function optionalIntegerField(
 export function booleanField(
   config: Config,
   key: string,
-  fallback: boolean,
+  options: { readonly default?: boolean } = {},
 ): boolean {
-  const value = fieldValue(config, key) ?? fallback;
+  const value = fieldValue(config, key) ?? options.default;
   if (typeof value !== "boolean") {
     throw fieldError(key, value, "true or false");
   }
-  return value;
+  return record(config, key, value);
 }
 
 /** Refuse a field whose value changes the model in a way that is not built. */
@@ -146,7 +182,7 @@ export function requireLayerTypes(
   config: Config,
   kindOf: (layer: number) => string,
 ): void {
-  const kinds: unknown = config["layer_types"] ?? [];
+  const kinds: unknown = anyField(config, "layer_types") ?? [];
   if (
     Array.isArray(kinds) && kinds.every((kind, layer) => kind === kindOf(layer))
   ) return;

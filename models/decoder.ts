@@ -88,8 +88,8 @@ export function choicesName(layer: number): string {
   return `layer${layer}.topk_idx`;
 }
 
-/** What differs between families. Both parts take normed rows and the scope of the layer; the residual is added here. */
-export interface Family<Axes extends AxisSizes> {
+/** The blocks of a layer. Both take normed rows and the scope of the layer; the residual is added by `decoderModel`. */
+export interface DecoderBlocks<Axes extends AxisSizes> {
   /** Axes of attention, which are those of all layers. */
   readonly axes: Axes;
   readonly attend: (
@@ -104,15 +104,41 @@ export interface Family<Axes extends AxisSizes> {
     readonly residual: number;
     readonly logits: number;
   };
+  /** Names of tensors that differ from those of Llama. */
+  readonly names?: Partial<DecoderNames>;
 }
+
+/** Names of the tensors outside of attention and feed-forward blocks. */
+export interface DecoderNames {
+  readonly embedding: string;
+  /** The block of a layer, followed by its number. */
+  readonly layer: string;
+  /** Gains of the norms of a layer, inside its block. */
+  readonly attentionNorm: string;
+  readonly feedNorm: string;
+  /** Gain of the last norm, and the output matrix. */
+  readonly norm: string;
+  readonly output: string;
+}
+
+/** The names that Llama and most families use. */
+const NAMES: DecoderNames = {
+  embedding: "model.embed_tokens.weight",
+  layer: "model.layers",
+  attentionNorm: "input_layernorm.weight",
+  feedNorm: "post_attention_layernorm.weight",
+  norm: "model.norm.weight",
+  output: "lm_head.weight",
+};
 
 /** A decoder with a cache. Outputs `logits`, and what its layers keep. */
 export function decoderModel<Axes extends AxisSizes>(
   decoder: Decoder,
-  family: Family<Axes>,
+  blocks: DecoderBlocks<Axes>,
   options: DecoderOptions,
 ): Model {
   const { next } = options;
+  const names = { ...NAMES, ...blocks.names };
   const candidates = next?.candidates &&
     Math.min(next.candidates, decoder.vocabulary);
   const optional: { readonly row?: UpTo; readonly candidate?: number } = {
@@ -129,9 +155,9 @@ export function decoderModel<Axes extends AxisSizes>(
     expert: decoder.experts,
     choice: decoder.expertsPerToken,
     ...optional,
-    ...family.axes,
+    ...blocks.axes,
   };
-  const by = family.multipliers ?? { embedding: 1, residual: 1, logits: 1 };
+  const by = blocks.multipliers ?? { embedding: 1, residual: 1, logits: 1 };
   const part = (x: Rows, of: (x: Rows) => Rows) => {
     const added = (x: Rows) => times(of(x), by.residual);
     return options.training?.recompute ? recompute(x, added) : added(x);
@@ -141,7 +167,7 @@ export function decoderModel<Axes extends AxisSizes>(
     const ids = m.input("ids", "token", { dtype: "i32" });
     const sequence = m.input("sequence", "token", { dtype: "i32" });
     const position = m.input("position", "token", { dtype: "i32" });
-    const table = m.param("model.embed_tokens.weight", "vocab embed");
+    const table = m.param(names.embedding, "vocab embed");
     const kept: { [name: string]: Tensor } = {};
     const keep = (name: string, tensor: Tensor) => void (kept[name] = tensor);
     const all: Routed[] = [];
@@ -149,7 +175,7 @@ export function decoderModel<Axes extends AxisSizes>(
     const built = options.layers ??
       Array.from({ length: decoder.layers }, (_, index) => index);
     for (const index of built) {
-      const name = `model.layers.${index}`;
+      const name = `${names.layer}.${index}`;
       const kind = decoder.kindOf(index);
       const choices = options.replay
         ? () => m.input(choicesName(index), "token choice", { dtype: "i32" })
@@ -177,8 +203,7 @@ export function decoderModel<Axes extends AxisSizes>(
           x,
           part(
             x,
-            (x) =>
-              family.attend(own, norm(m, x, "input_layernorm.weight"), layer),
+            (x) => blocks.attend(own, norm(m, x, names.attentionNorm), layer),
           ),
         );
         // No token sees what the last layer makes of another one after attention.
@@ -188,19 +213,17 @@ export function decoderModel<Axes extends AxisSizes>(
         return add(
           rows,
           part(rows, (x) =>
-            family.feed(
+            blocks.feed(
               m,
-              norm(m, x, "post_attention_layernorm.weight"),
+              norm(m, x, names.feedNorm),
               layer,
             )),
         );
       });
     }
-    const output = decoder.tied
-      ? table
-      : m.param("lm_head.weight", "vocab embed");
+    const output = decoder.tied ? table : m.param(names.output, "vocab embed");
     const logits = times(
-      dot(norm(m, x, "model.norm.weight"), output, "embed"),
+      dot(norm(m, x, names.norm), output, "embed"),
       by.logits,
     );
     if (candidates) {

@@ -1,12 +1,16 @@
 /** What configurations of DeepSeek-V2 and V3 share. */
 
 import {
+  type Config,
   type DecoderDefaults,
   type DecoderFields,
   decoderFields,
-} from "./common_config.ts";
-import { type Config, integerField, positiveField } from "./config.ts";
-import { type LatentFields, latentFields } from "./latent_attention.ts";
+  ignoreFields,
+  integerField,
+  type LatentFields,
+  latentFields,
+  positiveField,
+} from "switchyard-moe/models";
 
 /** A DeepSeek configuration. */
 export interface DeepseekConfig extends DecoderFields, LatentFields {
@@ -43,6 +47,13 @@ export function deepseekFields(
     experts: "n_routed_experts",
     ffn: "moe_intermediate_size",
   });
+  // Latent attention has the sizes of 'qk_rope_head_dim' and the like.
+  ignoreFields(config, [
+    "head_dim",
+    "num_key_value_heads",
+    "qk_head_dim",
+    "topk_group",
+  ]);
   const count = field("n_group", defaults.groups);
   const firstSparse = integerField(config, "first_k_dense_replace", {
     default: defaults.firstSparse,
@@ -57,10 +68,8 @@ export function deepseekFields(
     expertGroups: count === 1
       ? undefined
       : { count, keep: field("topk_group", defaults.topGroups) },
-    routedScale: positiveField(
-      config,
-      "routed_scaling_factor",
-      defaults.routedScale,
-    ),
+    routedScale: positiveField(config, "routed_scaling_factor", {
+      default: defaults.routedScale,
+    }),
   };
 }

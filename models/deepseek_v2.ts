@@ -1,26 +1,40 @@
 /** DeepSeek-V2: latent attention; experts of the best groups only, beside experts that every token goes to. */
 
-import { add, type Model } from "../compiler/mod.ts";
+import { add, type Model } from "switchyard-moe";
 import {
+  anyField,
+  attendLatent,
   type Config,
+  decoderModel,
   type DecoderOptions,
+  defineFamily,
+  experts,
   fieldError,
+  latentAxes,
+  mlp,
   requireField,
-} from "./config.ts";
-import { decoderModel } from "./decoder.ts";
+  routeLayer,
+  sparseOrDense,
+} from "switchyard-moe/models";
 import { type DeepseekConfig, deepseekFields } from "./deepseek.ts";
-import { experts, mlp, routeLayer, sparseOrDense } from "./feed_forward.ts";
-import { attendLatent, latentAxes } from "./latent_attention.ts";
+
+/** The family of `DeepseekV2ForCausalLM`. */
+export const family = defineFamily({
+  architectures: ["DeepseekV2ForCausalLM"],
+  config: readConfig,
+  build,
+});
 
 /**
  * Read a config.json of `DeepseekV2ForCausalLM`. What it leaves out has transformers' defaults. Weights are never divided
  * by their sum: transformers reads no `norm_topk_prob`, so one that asks for it is refused.
  */
-export function deepseekV2Config(config: Config): DeepseekConfig {
+function readConfig(config: Config): DeepseekConfig {
   requireField(config, "norm_topk_prob", false);
   requireField(config, "moe_layer_freq", 1);
   requireField(config, "mlp_bias", false);
-  const method = config["topk_method"] ?? "greedy";
+  requireField(config, "scoring_func", "softmax");
+  const method = anyField(config, "topk_method") ?? "greedy";
   if (method !== "greedy" && method !== "group_limited_greedy") {
     throw fieldError(
       "topk_method",
@@ -50,7 +64,7 @@ export function deepseekV2Config(config: Config): DeepseekConfig {
 }
 
 /** The model of a configuration. */
-export function deepseekV2(
+function build(
   config: DeepseekConfig,
   options: DecoderOptions,
 ): Model {

@@ -3,21 +3,34 @@
  * every token goes to; first layers without experts.
  */
 
-import { add, type Model } from "../compiler/mod.ts";
+import { add, type Model } from "switchyard-moe";
 import {
+  attendLatent,
   booleanField,
   type Config,
+  decoderModel,
   type DecoderOptions,
+  defineFamily,
+  experts,
   integerField,
+  latentAxes,
+  mlp,
   requireField,
-} from "./config.ts";
-import { decoderModel } from "./decoder.ts";
+  routeLayer,
+  sparseOrDense,
+} from "switchyard-moe/models";
 import { type DeepseekConfig, deepseekFields } from "./deepseek.ts";
-import { experts, mlp, routeLayer, sparseOrDense } from "./feed_forward.ts";
-import { attendLatent, latentAxes } from "./latent_attention.ts";
+
+/** The family of `DeepseekV3ForCausalLM`. */
+export const family = defineFamily({
+  architectures: ["DeepseekV3ForCausalLM"],
+  config: readConfig,
+  build,
+  unused,
+});
 
 /** A DeepSeek-V3 configuration. */
-export interface DeepseekV3Config extends DeepseekConfig {
+interface DeepseekV3Config extends DeepseekConfig {
   /** Weights of a token's experts are divided by their sum. */
   readonly normalize: boolean;
   /** Layers behind the last one that predict further tokens. A checkpoint may hold them; the model does without. */
@@ -25,7 +38,7 @@ export interface DeepseekV3Config extends DeepseekConfig {
 }
 
 /** Read a config.json of `DeepseekV3ForCausalLM`. What it leaves out has transformers' defaults. */
-export function deepseekV3Config(config: Config): DeepseekV3Config {
+function readConfig(config: Config): DeepseekV3Config {
   requireField(config, "topk_method", "noaux_tc");
   requireField(config, "scoring_func", "sigmoid");
   requireField(config, "moe_layer_freq", 1);
@@ -46,9 +59,9 @@ export function deepseekV3Config(config: Config): DeepseekV3Config {
       topGroups: 4,
       maxPositions: 4096,
       epsilon: 1e-6,
-      interleaved: booleanField(config, "rope_interleave", true),
+      interleaved: booleanField(config, "rope_interleave", { default: true }),
     }),
-    normalize: booleanField(config, "norm_topk_prob", true),
+    normalize: booleanField(config, "norm_topk_prob", { default: true }),
     predictors: integerField(config, "num_nextn_predict_layers", {
       default: 0,
       min: 0,
@@ -57,7 +70,7 @@ export function deepseekV3Config(config: Config): DeepseekV3Config {
 }
 
 /** Starts of the names of tensors that are for predicting further tokens. */
-export function deepseekV3Unused(config: DeepseekV3Config): string[] {
+function unused(config: DeepseekV3Config): string[] {
   return Array.from(
     { length: config.predictors },
     (_, i) => `model.layers.${config.layers + i}.`,
@@ -65,7 +78,7 @@ export function deepseekV3Unused(config: DeepseekV3Config): string[] {
 }
 
 /** The model of a configuration. */
-export function deepseekV3(
+function build(
   config: DeepseekV3Config,
   options: DecoderOptions,
 ): Model {

@@ -81,3 +81,33 @@ function isOneSlip(a: string, b: string): boolean {
     (a[i] === b[i + 1] && a[i + 1] === b[i] &&
       a.slice(i + 2) === b.slice(i + 2));
 }
+
+/** Fields that change nothing of what the model computes without training. */
+const CHANGE_NOTHING: ReadonlySet<string> = new Set([
+  "architectures",
+  "attention_dropout",
+  "auto_map",
+  "seq_aux",
+  "router_jitter_noise",
+  "ep_size",
+  "aux_loss_alpha",
+  "bos_token_id",
+  "dtype",
+  "eos_token_id",
+  "initializer_range",
+  "model_type",
+  "name_or_path",
+  "_name_or_path",
+  "output_router_logits",
+  "pad_token_id",
+  "pretraining_tp",
+  "router_aux_loss_coef",
+  "torch_dtype",
+  "transformers_version",
+  "use_cache",
+]);
+
+/** Whether a field of config.json changes nothing of what the model computes. */
+export function changesNothing(key: string): boolean {
+  return CHANGE_NOTHING.has(key);
+}

@@ -11,23 +11,37 @@ import {
   type Model,
   slice,
   type Tensor,
-} from "../compiler/mod.ts";
-import { attendHeads, groupedAxes, projectHeads, rotate } from "./attention.ts";
-import { type GroupedDecoder, groupedFields } from "./common_config.ts";
+} from "switchyard-moe";
 import {
+  anyField,
+  attendHeads,
   type Config,
+  decoderModel,
   type DecoderOptions,
+  defineFamily,
   fieldError,
+  groupedAxes,
+  type GroupedDecoder,
+  groupedFields,
+  ignoreFields,
   integerField,
   objectField,
   positiveField,
+  projectHeads,
   requireField,
-} from "./config.ts";
-import { decoderModel } from "./decoder.ts";
-import { routeLayer } from "./feed_forward.ts";
+  rotate,
+  routeLayer,
+} from "switchyard-moe/models";
+
+/** The family of `GptOssForCausalLM`. */
+export const family = defineFamily({
+  architectures: ["GptOssForCausalLM"],
+  config: readConfig,
+  build,
+});
 
 /** A gpt-oss configuration. */
-export interface GptOssConfig extends GroupedDecoder {
+interface GptOssConfig extends GroupedDecoder {
   /** Gates are at most this, and what they multiply is within ± this. */
   readonly limit: number;
 }
@@ -43,9 +57,10 @@ const YARN = {
 };
 
 /** Read a config.json of `GptOssForCausalLM`. What it leaves out has transformers' defaults. */
-export function gptOssConfig(config: Config): GptOssConfig {
+function readConfig(config: Config): GptOssConfig {
   requireField(config, "attention_bias", true);
   requireField(config, "swiglu_alpha", 1.702);
+  ignoreFields(config, ["experts_per_token", "initial_context_length"]);
   const { quantization_config: _, ...plain } = config;
   const quantization = objectField(config, "quantization_config");
   if (quantization) requireField(quantization, "quant_method", "mxfp4");
@@ -69,14 +84,14 @@ export function gptOssConfig(config: Config): GptOssConfig {
       maxPositions: 131072,
     }, { experts: "num_local_experts", ffn: "intermediate_size" }),
     kindOf: readKinds(config),
-    limit: positiveField(config, "swiglu_limit", 7),
+    limit: positiveField(config, "swiglu_limit", { default: 7 }),
   };
 }
 
 /** Layers say which kind they are; by default the first slides, and every other one. */
 function readKinds(config: Config): GptOssConfig["kindOf"] {
   const window = integerField(config, "sliding_window", { default: 128 });
-  const kinds: unknown = config["layer_types"] ?? [];
+  const kinds: unknown = anyField(config, "layer_types") ?? [];
   const known = ["sliding_attention", "full_attention"];
   if (!Array.isArray(kinds) || kinds.some((kind) => !known.includes(kind))) {
     throw fieldError(
@@ -92,7 +107,7 @@ function readKinds(config: Config): GptOssConfig["kindOf"] {
 }
 
 /** The model of a configuration. */
-export function gptOss(config: GptOssConfig, options: DecoderOptions): Model {
+function build(config: GptOssConfig, options: DecoderOptions): Model {
   const { ffn, limit } = config;
   return decoderModel(config, {
     axes: groupedAxes(config),

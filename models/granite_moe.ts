@@ -7,20 +7,32 @@ import {
   type Model,
   slice,
   swiglu,
-} from "../compiler/mod.ts";
-import { attendHeads, groupedAxes, projectHeads, rotate } from "./attention.ts";
-import { type GroupedDecoder, groupedFields } from "./common_config.ts";
+} from "switchyard-moe";
 import {
+  attendHeads,
   type Config,
+  decoderModel,
   type DecoderOptions,
+  defineFamily,
+  groupedAxes,
+  type GroupedDecoder,
+  groupedFields,
   positiveField,
+  projectHeads,
   requireField,
-} from "./config.ts";
-import { decoderModel } from "./decoder.ts";
-import { routeLayer } from "./feed_forward.ts";
+  rotate,
+  routeLayer,
+} from "switchyard-moe/models";
+
+/** The family of `GraniteMoeForCausalLM`. */
+export const family = defineFamily({
+  architectures: ["GraniteMoeForCausalLM"],
+  config: readConfig,
+  build,
+});
 
 /** A GraniteMoe configuration. */
-export interface GraniteMoeConfig extends GroupedDecoder {
+interface GraniteMoeConfig extends GroupedDecoder {
   /** Scores are multiplied by `attention`, logits divided by `logits`. */
   readonly multipliers: {
     readonly embedding: number;
@@ -31,8 +43,9 @@ export interface GraniteMoeConfig extends GroupedDecoder {
 }
 
 /** Read a config.json of `GraniteMoeForCausalLM`. What it leaves out has transformers' defaults. */
-export function graniteMoeConfig(config: Config): GraniteMoeConfig {
+function readConfig(config: Config): GraniteMoeConfig {
   requireField(config, "attention_bias", false);
+  requireField(config, "position_embedding_type", "rope");
   const { head_dim: _, ...rest } = config;
   return {
     ...groupedFields(rest, {
@@ -48,16 +61,16 @@ export function graniteMoeConfig(config: Config): GraniteMoeConfig {
       maxPositions: 2048,
     }, { experts: "num_local_experts", ffn: "intermediate_size" }),
     multipliers: {
-      embedding: positiveField(config, "embedding_multiplier", 1),
-      attention: positiveField(config, "attention_multiplier", 1),
-      residual: positiveField(config, "residual_multiplier", 1),
-      logits: positiveField(config, "logits_scaling", 1),
+      embedding: positiveField(config, "embedding_multiplier", { default: 1 }),
+      attention: positiveField(config, "attention_multiplier", { default: 1 }),
+      residual: positiveField(config, "residual_multiplier", { default: 1 }),
+      logits: positiveField(config, "logits_scaling", { default: 1 }),
     },
   };
 }
 
 /** The model of a configuration. */
-export function graniteMoe(
+function build(
   config: GraniteMoeConfig,
   options: DecoderOptions,
 ): Model {

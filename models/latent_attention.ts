@@ -16,6 +16,7 @@ import {
   type Tensor,
 } from "../compiler/mod.ts";
 import {
+  anyField,
   type Config,
   integerField,
   optionalField,
@@ -66,7 +67,7 @@ export function latentFields(
     value: integerField(config, "v_head_dim", { default: 128 }),
     latent: integerField(config, "kv_lora_rank", { default: 512 }),
     // Where it is null, queries are not compressed.
-    queryLatent: config["q_lora_rank"] === null
+    queryLatent: anyField(config, "q_lora_rank") === null
       ? undefined
       : integerField(config, "q_lora_rank", { default: 1536 }),
     rotary: readRotary(config, { dim: headDim, theta: 10000, interleaved }),
@@ -79,7 +80,7 @@ function stretch(config: Config): number {
   const scaling = ropeScaling(config);
   const weight = optionalField(scaling, "mscale_all_dim");
   if (weight === undefined) return 1;
-  return yarnMagnitude(positiveField(scaling, "factor", undefined), weight);
+  return yarnMagnitude(positiveField(scaling, "factor"), weight);
 }
 
 /**

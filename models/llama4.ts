@@ -17,30 +17,40 @@ import {
   slice,
   sqrt,
   swiglu,
-} from "../compiler/mod.ts";
+} from "switchyard-moe";
 import {
   attendHeads,
-  groupedAxes,
-  type Heads,
-  projectHeads,
-  rotate,
-} from "./attention.ts";
-import { type GroupedDecoder, groupedFields } from "./common_config.ts";
-import {
   booleanField,
   type Config,
+  decoderModel,
   type DecoderOptions,
+  defineFamily,
+  groupedAxes,
+  type GroupedDecoder,
+  groupedFields,
+  type Heads,
   integerField,
   integersField,
+  type Layer,
+  mlp,
   positiveField,
+  projectHeads,
   requireField,
   requireLayerTypes,
-} from "./config.ts";
-import { decoderModel, type Layer, times } from "./decoder.ts";
-import { mlp, routeLayer } from "./feed_forward.ts";
+  rotate,
+  routeLayer,
+  times,
+} from "switchyard-moe/models";
+
+/** The family of `Llama4ForCausalLM`. */
+export const family = defineFamily({
+  architectures: ["Llama4ForCausalLM"],
+  config: readConfig,
+  build,
+});
 
 /** A Llama 4 text configuration. */
-export interface Llama4Config extends GroupedDecoder {
+interface Llama4Config extends GroupedDecoder {
   /** Hidden elements of a layer without experts. */
   readonly denseFfn: number;
   /** Tokens of layers with positions see their own block of so many. */
@@ -54,7 +64,7 @@ export interface Llama4Config extends GroupedDecoder {
 }
 
 /** Read a config.json of `Llama4ForCausalLM`. What it leaves out has transformers' defaults. */
-export function llama4Config(config: Config): Llama4Config {
+function readConfig(config: Config): Llama4Config {
   requireField(config, "attention_bias", false);
   const fields = groupedFields(config, {
     layers: 48,
@@ -96,18 +106,19 @@ export function llama4Config(config: Config): Llama4Config {
       rotated: hasPositions(layer),
     }),
     chunk: integerField(config, "attention_chunk_size", { default: 8192 }),
-    normed: booleanField(config, "use_qk_norm", true),
-    temperature: booleanField(config, "attn_temperature_tuning", true)
-      ? {
-        floor: positiveField(config, "floor_scale", 8192),
-        scale: positiveField(config, "attn_scale", 0.1),
-      }
-      : undefined,
+    normed: booleanField(config, "use_qk_norm", { default: true }),
+    temperature:
+      booleanField(config, "attn_temperature_tuning", { default: true })
+        ? {
+          floor: positiveField(config, "floor_scale", { default: 8192 }),
+          scale: positiveField(config, "attn_scale", { default: 0.1 }),
+        }
+        : undefined,
   };
 }
 
 /** The model of a configuration. */
-export function llama4(config: Llama4Config, options: DecoderOptions): Model {
+function build(config: Llama4Config, options: DecoderOptions): Model {
   const { ffn, denseFfn, rotary, chunk } = config;
   return decoderModel(config, {
     axes: groupedAxes(config),

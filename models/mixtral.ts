@@ -1,24 +1,37 @@
 /** Mixtral: grouped-query attention, an optional sliding window, weights of experts that sum to 1. */
 
-import type { Model } from "../compiler/mod.ts";
-import { attendHeads, groupedAxes, projectHeads, rotate } from "./attention.ts";
-import { type GroupedDecoder, groupedFields } from "./common_config.ts";
+import type { Model } from "switchyard-moe";
 import {
+  attendHeads,
   type Config,
+  decoderModel,
   type DecoderOptions,
+  defineFamily,
+  experts,
+  groupedAxes,
+  type GroupedDecoder,
+  groupedFields,
   optionalIntegerField,
-} from "./config.ts";
-import { decoderModel } from "./decoder.ts";
-import { experts, routeLayer } from "./feed_forward.ts";
+  projectHeads,
+  rotate,
+  routeLayer,
+} from "switchyard-moe/models";
+
+/** The family of `MixtralForCausalLM`. */
+export const family = defineFamily({
+  architectures: ["MixtralForCausalLM"],
+  config: readConfig,
+  build,
+});
 
 /** A Mixtral configuration. */
-export interface MixtralConfig extends GroupedDecoder {
+interface MixtralConfig extends GroupedDecoder {
   /** Tokens see this many positions; undefined: all. */
   readonly window: number | undefined;
 }
 
 /** Read a config.json of `MixtralForCausalLM`. What it leaves out has transformers' defaults. */
-export function mixtralConfig(config: Config): MixtralConfig {
+function readConfig(config: Config): MixtralConfig {
   return {
     ...groupedFields(config, {
       layers: 32,
@@ -38,7 +51,7 @@ export function mixtralConfig(config: Config): MixtralConfig {
 }
 
 /** The model of a configuration. */
-export function mixtral(config: MixtralConfig, options: DecoderOptions): Model {
+function build(config: MixtralConfig, options: DecoderOptions): Model {
   return decoderModel(config, {
     axes: groupedAxes(config),
     attend: (m, rows, layer) =>

@@ -1,26 +1,34 @@
 /** OLMoE: norms over whole queries and keys, optional clipping, weights of experts as the softmax gives them. */
 
-import { clamp, type Model, rmsNorm } from "../compiler/mod.ts";
+import { clamp, type Model, rmsNorm } from "switchyard-moe";
 import {
   attendHeads,
-  groupedAxes,
-  project,
-  rotate,
-  splitHeads,
-} from "./attention.ts";
-import { type GroupedDecoder, groupedFields } from "./common_config.ts";
-import {
   booleanField,
   type Config,
+  decoderModel,
   type DecoderOptions,
+  defineFamily,
+  experts,
+  groupedAxes,
+  type GroupedDecoder,
+  groupedFields,
   optionalField,
+  project,
   requireField,
-} from "./config.ts";
-import { decoderModel } from "./decoder.ts";
-import { experts, routeLayer } from "./feed_forward.ts";
+  rotate,
+  routeLayer,
+  splitHeads,
+} from "switchyard-moe/models";
+
+/** The family of `OlmoeForCausalLM`. */
+export const family = defineFamily({
+  architectures: ["OlmoeForCausalLM"],
+  config: readConfig,
+  build,
+});
 
 /** An OLMoE configuration. */
-export interface OlmoeConfig extends GroupedDecoder {
+interface OlmoeConfig extends GroupedDecoder {
   /** Weights of a token's experts are divided by their sum. */
   readonly normalize: boolean;
   /** Queries, keys and values are held within ± this; undefined: not. */
@@ -28,7 +36,7 @@ export interface OlmoeConfig extends GroupedDecoder {
 }
 
 /** Read a config.json of `OlmoeForCausalLM`. What it leaves out has transformers' defaults. */
-export function olmoeConfig(config: Config): OlmoeConfig {
+function readConfig(config: Config): OlmoeConfig {
   requireField(config, "attention_bias", false);
   const { head_dim: _, ...rest } = config;
   return {
@@ -44,13 +52,13 @@ export function olmoeConfig(config: Config): OlmoeConfig {
       theta: 10000,
       maxPositions: 4096,
     }, { experts: "num_experts", ffn: "intermediate_size" }),
-    normalize: booleanField(config, "norm_topk_prob", false),
+    normalize: booleanField(config, "norm_topk_prob", { default: false }),
     clip: optionalField(config, "clip_qkv"),
   };
 }
 
 /** The model of a configuration. */
-export function olmoe(config: OlmoeConfig, options: DecoderOptions): Model {
+function build(config: OlmoeConfig, options: DecoderOptions): Model {
   const { clip = Infinity, epsilon } = config;
   return decoderModel(config, {
     axes: groupedAxes(config),

@@ -1,18 +1,17 @@
 /** What configurations of Qwen2-MoE and Qwen3-MoE share. */
 
 import {
+  booleanField,
+  type Config,
   type GroupedDecoder,
   type GroupedDefaults,
   groupedFields,
-} from "./common_config.ts";
-import {
-  booleanField,
-  type Config,
+  ignoreFields,
   integerField,
   integersField,
   requireField,
   requireLayerTypes,
-} from "./config.ts";
+} from "switchyard-moe/models";
 
 /** A Qwen configuration. */
 export interface QwenConfig extends GroupedDecoder {
@@ -28,6 +27,7 @@ export function qwenFields(
   defaults: GroupedDefaults & { readonly denseFfn: number },
 ): QwenConfig {
   requireField(config, "use_sliding_window", false);
+  ignoreFields(config, ["sliding_window", "max_window_layers"]);
   requireLayerTypes(config, () => "full_attention");
   const dense = integersField(config, "mlp_only_layers") ?? [];
   const step = integerField(config, "decoder_sparse_step", { default: 1 });
@@ -43,7 +43,7 @@ export function qwenFields(
     denseFfn: integerField(config, "intermediate_size", {
       default: defaults.denseFfn,
     }),
-    normalize: booleanField(config, "norm_topk_prob", false),
+    normalize: booleanField(config, "norm_topk_prob", { default: false }),
     kindOf: (layer) => ({
       experts: !dense.includes(layer) && (layer + 1) % step === 0,
     }),

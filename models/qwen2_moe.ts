@@ -1,19 +1,33 @@
 /** Qwen2-MoE: biases on queries, keys and values, an expert that every token goes to behind a gate, layers without experts. */
 
-import { add, dot, type Model, mul, sigmoid, sum } from "../compiler/mod.ts";
-import { attendHeads, groupedAxes, projectHeads, rotate } from "./attention.ts";
+import { add, dot, type Model, mul, sigmoid, sum } from "switchyard-moe";
 import {
+  attendHeads,
   booleanField,
   type Config,
+  decoderModel,
   type DecoderOptions,
+  defineFamily,
+  experts,
+  groupedAxes,
   integerField,
-} from "./config.ts";
-import { decoderModel } from "./decoder.ts";
-import { experts, mlp, routeLayer, sparseOrDense } from "./feed_forward.ts";
+  mlp,
+  projectHeads,
+  rotate,
+  routeLayer,
+  sparseOrDense,
+} from "switchyard-moe/models";
 import { type QwenConfig, qwenFields } from "./qwen.ts";
 
+/** The family of `Qwen2MoeForCausalLM`. */
+export const family = defineFamily({
+  architectures: ["Qwen2MoeForCausalLM"],
+  config: readConfig,
+  build,
+});
+
 /** A Qwen2-MoE configuration. */
-export interface Qwen2MoeConfig extends QwenConfig {
+interface Qwen2MoeConfig extends QwenConfig {
   /** Hidden elements of the shared expert. */
   readonly sharedFfn: number;
   /** Queries, keys and values have biases. */
@@ -21,7 +35,7 @@ export interface Qwen2MoeConfig extends QwenConfig {
 }
 
 /** Read a config.json of `Qwen2MoeForCausalLM`. What it leaves out has transformers' defaults. */
-export function qwen2MoeConfig(config: Config): Qwen2MoeConfig {
+function readConfig(config: Config): Qwen2MoeConfig {
   return {
     ...qwenFields(config, {
       layers: 24,
@@ -40,12 +54,12 @@ export function qwen2MoeConfig(config: Config): Qwen2MoeConfig {
     sharedFfn: integerField(config, "shared_expert_intermediate_size", {
       default: 5632,
     }),
-    bias: booleanField(config, "qkv_bias", true),
+    bias: booleanField(config, "qkv_bias", { default: true }),
   };
 }
 
 /** The model of a configuration. */
-export function qwen2Moe(
+function build(
   config: Qwen2MoeConfig,
   options: DecoderOptions,
 ): Model {

@@ -1,17 +1,34 @@
 /** Qwen3-MoE: queries and keys normed head by head, optional layers without experts. */
 
-import { type Model, rmsNorm } from "../compiler/mod.ts";
-import { attendHeads, groupedAxes, projectHeads, rotate } from "./attention.ts";
-import { type Config, type DecoderOptions, requireField } from "./config.ts";
-import { decoderModel } from "./decoder.ts";
-import { experts, routeLayer, sparseOrDense } from "./feed_forward.ts";
+import { type Model, rmsNorm } from "switchyard-moe";
+import {
+  attendHeads,
+  type Config,
+  decoderModel,
+  type DecoderOptions,
+  defineFamily,
+  experts,
+  groupedAxes,
+  projectHeads,
+  requireField,
+  rotate,
+  routeLayer,
+  sparseOrDense,
+} from "switchyard-moe/models";
 import { type QwenConfig, qwenFields } from "./qwen.ts";
 
+/** The family of `Qwen3MoeForCausalLM`. */
+export const family = defineFamily({
+  architectures: ["Qwen3MoeForCausalLM"],
+  config: readConfig,
+  build,
+});
+
 /** A Qwen3-MoE configuration. */
-export type Qwen3MoeConfig = QwenConfig;
+type Qwen3MoeConfig = QwenConfig;
 
 /** Read a config.json of `Qwen3MoeForCausalLM`. What it leaves out has transformers' defaults. */
-export function qwen3MoeConfig(config: Config): Qwen3MoeConfig {
+function readConfig(config: Config): Qwen3MoeConfig {
   requireField(config, "attention_bias", false);
   return qwenFields(config, {
     layers: 24,
@@ -30,7 +47,7 @@ export function qwen3MoeConfig(config: Config): Qwen3MoeConfig {
 }
 
 /** The model of a configuration. */
-export function qwen3Moe(
+function build(
   config: Qwen3MoeConfig,
   options: DecoderOptions,
 ): Model {

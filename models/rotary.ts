@@ -41,7 +41,7 @@ export function readRotary(
   const base = positiveField(
     scaling["rope_theta"] === undefined ? config : scaling,
     "rope_theta",
-    theta,
+    { default: theta },
   );
   const plain = Array.from(
     { length: Math.floor(dim / 2) },
@@ -81,16 +81,16 @@ function yarn(
     readonly dim: number;
   },
 ): Omit<Rotary, "interleaved"> {
-  const factor = positiveField(scaling, "factor", undefined);
+  const factor = positiveField(scaling, "factor");
   const key = "original_max_position_embeddings";
   const original = (scaling[key] ?? undefined) === undefined
     ? integerField(config, "max_position_embeddings")
     : integerField(scaling, key);
   const pairOf = (turns: number) =>
     dim * Math.log(original / (2 * Math.PI * turns)) / (2 * Math.log(base));
-  const truncate = booleanField(scaling, "truncate", true);
-  const fast = pairOf(positiveField(scaling, "beta_fast", 32));
-  const slow = pairOf(positiveField(scaling, "beta_slow", 1));
+  const truncate = booleanField(scaling, "truncate", { default: true });
+  const fast = pairOf(positiveField(scaling, "beta_fast", { default: 32 }));
+  const slow = pairOf(positiveField(scaling, "beta_slow", { default: 1 }));
   const low = Math.max(0, truncate ? Math.floor(fast) : fast);
   const high = Math.min(dim - 1, truncate ? Math.ceil(slow) : slow);
   const span = high === low ? 0.001 : high - low;
@@ -109,9 +109,9 @@ function yarn(
  * in between the two are mixed, evenly in the number of turns over the original context.
  */
 function llama3(scaling: Config, plain: readonly number[]): number[] {
-  const factor = positiveField(scaling, "factor", undefined);
-  const low = positiveField(scaling, "low_freq_factor", undefined);
-  const high = positiveField(scaling, "high_freq_factor", undefined);
+  const factor = positiveField(scaling, "factor");
+  const low = positiveField(scaling, "low_freq_factor");
+  const high = positiveField(scaling, "high_freq_factor");
   const original = integerField(scaling, "original_max_position_embeddings");
   return plain.map((frequency) => {
     const turns = original * frequency / (2 * Math.PI);
@@ -125,7 +125,7 @@ function llama3(scaling: Config, plain: readonly number[]): number[] {
 
 /** What YaRN multiplies cosines and sines by, where the configuration does not say. */
 function magnitude(scaling: Config): number {
-  const factor = positiveField(scaling, "factor", undefined);
+  const factor = positiveField(scaling, "factor");
   const mscale = optionalField(scaling, "mscale");
   const all = optionalField(scaling, "mscale_all_dim");
   return mscale !== undefined && all !== undefined

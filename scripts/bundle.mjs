@@ -22,9 +22,19 @@ const ENTRIES = [
   ...["cli/main.ts", "cli/start.ts", "cli/files.ts"],
   ...["compiler/mod.ts", "spec/mod.ts", "runtime/mod.ts"],
   ...["engine/mod.ts", "engine/compiled_from.ts"],
-  ...["compiler/editor/tracer.ts", "models/mod.ts"],
+  ...["compiler/editor/tracer.ts", "models/mod.ts", "models/published.ts"],
   ...["runtime/cpu/print.ts", "runtime/native/print.ts"],
 ];
+
+/** What the package's names mean, as in tsconfig.json. */
+export const MODULES = {
+  "switchyard-moe": "compiler/mod.ts",
+  "switchyard-moe/models": "models/mod.ts",
+  "switchyard-moe/spec": "spec/mod.ts",
+  "switchyard-moe/runtime": "runtime/mod.ts",
+  "switchyard-moe/engine": "engine/mod.ts",
+  "switchyard-moe/files": "cli/files.ts",
+};
 
 /** esbuild comes with tsx. */
 export function loadEsbuild() {
@@ -40,6 +50,10 @@ export const PROGRAM = {
   metafile: true,
   bundle: true,
   packages: "external",
+  // Built-in families import the package by its names, as those of users do.
+  alias: Object.fromEntries(
+    Object.entries(MODULES).map(([name, file]) => [name, ROOT + file]),
+  ),
   tsconfigRaw: "{}",
   plugins: [VALIDATORS],
   splitting: true,

@@ -31,6 +31,7 @@ import {
   bundlePage,
   bundleProgram,
   loadEsbuild,
+  MODULES,
   PROGRAM,
 } from "./bundle.mjs";
 
@@ -74,15 +75,6 @@ const STARTED_PROGRAMS = [
   ...["train_child", "lock_contender"].map((name) => `test/helpers/${name}.ts`),
   "test/fuzz/fresh_runs.ts",
 ];
-
-/** What the package's names mean, as in tsconfig.json. */
-const MODULES = {
-  "switchyard-moe": "compiler/mod.ts",
-  "switchyard-moe/spec": "spec/mod.ts",
-  "switchyard-moe/runtime": "runtime/mod.ts",
-  "switchyard-moe/engine": "engine/mod.ts",
-  "switchyard-moe/files": "cli/files.ts",
-};
 
 /** The compiled file of a source, by its path in the clone. */
 export function compiledFile(source) {

@@ -137,7 +137,7 @@ const CHECKPOINTS: readonly BadCheckpoint[] = [
       (f) => writeFileSync(f, `{"architectures": ["GPT2LMHeadModel"]}`),
     ),
     message:
-      "Cannot build architecture 'GPT2LMHeadModel': it is unknown. Known ones are 'DeepseekV2ForCausalLM', 'DeepseekV3ForCausalLM', 'GptOssForCausalLM', 'GraniteMoeForCausalLM', 'Llama4ForCausalLM', 'MixtralForCausalLM', 'OlmoeForCausalLM', 'Qwen2MoeForCausalLM', 'Qwen3MoeForCausalLM'",
+      "Cannot build architecture 'GPT2LMHeadModel': it is not built in. Give the file that defines its family with --family FILE.ts, or use one of 'DeepseekV2ForCausalLM', 'DeepseekV3ForCausalLM', 'GptOssForCausalLM', 'GraniteMoeForCausalLM', 'Llama4ForCausalLM', 'MixtralForCausalLM', 'OlmoeForCausalLM', 'Qwen2MoeForCausalLM', 'Qwen3MoeForCausalLM'",
   },
   {
     what: "a size that is too large",

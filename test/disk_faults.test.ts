@@ -206,7 +206,7 @@ const METRICS = {
 t.test("a save", async (t) => {
   const folder = temporaryFolder(t);
   const [out, first] = [path.join(folder, "out"), path.join(folder, "first")];
-  const from = { folder, tokenizer: folder };
+  const from = { config: {}, tokenizer: folder, generation: folder };
   for (const name of ["config.json", "tokenizer.json"]) {
     writeFileSync(path.join(folder, name), "{}");
   }

@@ -27,8 +27,9 @@ import {
 } from "../compiler/dsl/mod.ts";
 import { evaluate, type EvaluateOptions } from "../compiler/graph/evaluate.ts";
 import { trace, type Traceable } from "../compiler/graph/trace.ts";
+import type { Config } from "../models/mod.ts";
+import { publishedModel } from "../models/published.ts";
 import { roundF16 } from "../spec/half.ts";
-import { type Config, publishedModel } from "../models/mod.ts";
 import { readJson, readTensors } from "./helpers/read_tensors.ts";
 
 /** The elements of output `y`. */

@@ -3,15 +3,22 @@
 import t from "tap";
 import { compile, type CompileOptions, type Model } from "../compiler/mod.ts";
 import { TUNING } from "../engine/tuning.ts";
-import { olmoe, olmoeConfig, qwen3Moe, qwen3MoeConfig } from "../models/mod.ts";
+import { publishedModel } from "../models/published.ts";
 import { UNLIMITED } from "../spec/limits.ts";
 import type { Step } from "../spec/plan/plan.ts";
 
 const BOUNDS = { maxTokens: 512, maxSequences: 16, maxContext: 2048 };
 const LAYERS = { num_hidden_layers: 3 };
 const MODELS: { readonly [name: string]: Model } = {
-  "OLMoE": olmoe(olmoeConfig(LAYERS), BOUNDS),
-  "Qwen3-MoE": qwen3Moe(qwen3MoeConfig({ ...LAYERS, head_dim: 128 }), BOUNDS),
+  "OLMoE": publishedModel({
+    ...LAYERS,
+    architectures: ["OlmoeForCausalLM"],
+  }).build(BOUNDS),
+  "Qwen3-MoE": publishedModel({
+    ...LAYERS,
+    architectures: ["Qwen3MoeForCausalLM"],
+    head_dim: 128,
+  }).build(BOUNDS),
 };
 /** Bindings of a kernel: as many as it likes, or what every WebGPU device has. */
 const BINDINGS = { many: Infinity, guaranteed: 8 };

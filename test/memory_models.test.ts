@@ -8,13 +8,8 @@ import {
   compileTraining,
   type Model,
 } from "../compiler/mod.ts";
-import {
-  type DecoderOptions,
-  deepseekV3,
-  deepseekV3Config,
-  qwen3Moe,
-  qwen3MoeConfig,
-} from "../models/mod.ts";
+import type { DecoderOptions } from "../models/mod.ts";
+import { publishedModel } from "../models/published.ts";
 import type { Plan, Step } from "../spec/plan/plan.ts";
 import { verifyPlan } from "../spec/verify/mod.ts";
 import { smallDecoder } from "./helpers/plans.ts";
@@ -37,27 +32,29 @@ const DEEPER = 1.02;
 
 /** Qwen3-30B-A3B, but for its number of layers. */
 function qwen(layers: number): Model {
-  const config = { num_hidden_layers: layers, norm_topk_prob: true };
-  return qwen3Moe(qwen3MoeConfig({ ...config, head_dim: 128 }), BOUNDS);
+  return publishedModel({
+    architectures: ["Qwen3MoeForCausalLM"],
+    num_hidden_layers: layers,
+    norm_topk_prob: true,
+    head_dim: 128,
+  }).build(BOUNDS);
 }
 
 /** DeepSeek-V3, but for its number of layers. */
 function deepseek(layers: number): Model {
-  return deepseekV3(
-    deepseekV3Config({
-      num_hidden_layers: layers,
-      topk_method: "noaux_tc",
-      scoring_func: "sigmoid",
-      n_group: 8,
-      topk_group: 4,
-      q_lora_rank: 1536,
-      kv_lora_rank: 512,
-      v_head_dim: 128,
-      qk_nope_head_dim: 128,
-      qk_rope_head_dim: 64,
-    }),
-    BOUNDS,
-  );
+  return publishedModel({
+    architectures: ["DeepseekV3ForCausalLM"],
+    num_hidden_layers: layers,
+    topk_method: "noaux_tc",
+    scoring_func: "sigmoid",
+    n_group: 8,
+    topk_group: 4,
+    q_lora_rank: 1536,
+    kv_lora_rank: 512,
+    v_head_dim: 128,
+    qk_nope_head_dim: 128,
+    qk_rope_head_dim: 64,
+  }).build(BOUNDS);
 }
 
 /** Compile for limits that ask for nothing. */
@@ -181,26 +178,24 @@ t.test("several arenas where a limit asks for them", async (t) => {
 
 for (const recompute of [false, true]) {
   t.test(`a step of training, recompute ${recompute}`, async (t) => {
-    const model = qwen3Moe(
-      qwen3MoeConfig({
-        num_hidden_layers: 4,
-        norm_topk_prob: true,
-        vocab_size: 4096,
-        hidden_size: 512,
-        num_attention_heads: 8,
-        head_dim: 64,
-        num_key_value_heads: 4,
-        num_experts: 16,
-        num_experts_per_tok: 2,
-        moe_intermediate_size: 256,
-      }),
-      {
-        maxTokens: 1024,
-        maxSequences: 4,
-        maxContext: 512,
-        training: { auxiliary: 0.01, recompute },
-      },
-    );
+    const model = publishedModel({
+      architectures: ["Qwen3MoeForCausalLM"],
+      num_hidden_layers: 4,
+      norm_topk_prob: true,
+      vocab_size: 4096,
+      hidden_size: 512,
+      num_attention_heads: 8,
+      head_dim: 64,
+      num_key_value_heads: 4,
+      num_experts: 16,
+      num_experts_per_tok: 2,
+      moe_intermediate_size: 256,
+    }).build({
+      maxTokens: 1024,
+      maxSequences: 4,
+      maxContext: 512,
+      training: { auxiliary: 0.01, recompute },
+    });
     for (const mesh of [{ tp: 2, ep: 2 }, { dp: 2, ep: 2 }, { ep: 3 }]) {
       const plan = await compileTraining(model, {
         mesh,

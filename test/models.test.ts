@@ -9,7 +9,8 @@ import {
   type Tensor,
   trace,
 } from "../compiler/mod.ts";
-import { type Config, publishedModel } from "../models/mod.ts";
+import type { Config } from "../models/mod.ts";
+import { publishedModel } from "../models/published.ts";
 
 const BOUNDS = { maxTokens: 8, maxSequences: 2, maxContext: 16 };
 
@@ -299,11 +300,11 @@ t.test("MXFP4 is for contractions over whole blocks", async (t) => {
 const WRONG: readonly (readonly [object, string])[] = [
   [
     { architectures: ["LlamaForCausalLM"] },
-    "Cannot build architecture 'LlamaForCausalLM': it is unknown. Known ones are 'DeepseekV2ForCausalLM', 'DeepseekV3ForCausalLM', 'GptOssForCausalLM', 'GraniteMoeForCausalLM', 'Llama4ForCausalLM', 'MixtralForCausalLM', 'OlmoeForCausalLM', 'Qwen2MoeForCausalLM', 'Qwen3MoeForCausalLM'",
+    "Cannot build architecture 'LlamaForCausalLM': it is not built in. Give the file that defines its family with --family FILE.ts, or use one of 'DeepseekV2ForCausalLM', 'DeepseekV3ForCausalLM', 'GptOssForCausalLM', 'GraniteMoeForCausalLM', 'Llama4ForCausalLM', 'MixtralForCausalLM', 'OlmoeForCausalLM', 'Qwen2MoeForCausalLM', 'Qwen3MoeForCausalLM'",
   ],
   [
     { architectures: ["SwitchTransformersForConditionalGeneration"] },
-    "Cannot build architecture 'SwitchTransformersForConditionalGeneration': it is unknown. Known ones are 'DeepseekV2ForCausalLM', 'DeepseekV3ForCausalLM', 'GptOssForCausalLM', 'GraniteMoeForCausalLM', 'Llama4ForCausalLM', 'MixtralForCausalLM', 'OlmoeForCausalLM', 'Qwen2MoeForCausalLM', 'Qwen3MoeForCausalLM'",
+    "Cannot build architecture 'SwitchTransformersForConditionalGeneration': it is not built in. Give the file that defines its family with --family FILE.ts, or use one of 'DeepseekV2ForCausalLM', 'DeepseekV3ForCausalLM', 'GptOssForCausalLM', 'GraniteMoeForCausalLM', 'Llama4ForCausalLM', 'MixtralForCausalLM', 'OlmoeForCausalLM', 'Qwen2MoeForCausalLM', 'Qwen3MoeForCausalLM'",
   ],
   [
     { architectures: [] },

@@ -5,7 +5,7 @@ import t from "tap";
 import { type ParamFacts, paramFacts, trace } from "../compiler/mod.ts";
 import { configurationOf } from "../engine/configuration.ts";
 import { readStoredAs } from "../engine/stored_as.ts";
-import { publishedModel } from "../models/mod.ts";
+import { publishedModel } from "../models/published.ts";
 import { encodedBytes, type WeightEncoding } from "../spec/encoding.ts";
 
 const CONFIGS = new URL("references/configs/", import.meta.url);

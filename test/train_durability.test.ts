@@ -18,7 +18,7 @@ import { listWeightFiles } from "../engine/checkpoint.ts";
 import { withTensors } from "../engine/tensors.ts";
 import { checkParameters, loadOptimizerState } from "../engine/train/load.ts";
 import { readTraining, saveTraining } from "../engine/train/saved.ts";
-import { publishedModel } from "../models/mod.ts";
+import { publishedModel } from "../models/published.ts";
 import { createCpuDevice } from "../runtime/cpu/mod.ts";
 import { createSession } from "../runtime/mod.ts";
 import { assertLegal } from "../spec/mod.ts";

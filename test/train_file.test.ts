@@ -18,7 +18,7 @@ import {
   runTraining,
   type StepMetrics,
 } from "../engine/mod.ts";
-import { publishedModel } from "../models/mod.ts";
+import { publishedModel } from "../models/published.ts";
 import { switchyard, temporaryFolder } from "./helpers/cli.ts";
 
 const FILE = path.resolve(

@@ -35,7 +35,7 @@ import { type CompileOptions, compileTraining } from "../compiler/mod.ts";
 import { trace } from "../compiler/graph/trace.ts";
 import { trainStep } from "../compiler/graph/train_step.ts";
 import { lowerScalars } from "../compiler/scalars.ts";
-import { publishedModel } from "../models/mod.ts";
+import { publishedModel } from "../models/published.ts";
 import { stringifyPlan } from "../spec/mod.ts";
 import { graphWithGradients } from "./helpers/gradients.ts";
 import {

@@ -15,7 +15,8 @@ import {
 } from "../compiler/graph/train_step.ts";
 import { lowerScalars } from "../compiler/scalars.ts";
 import { packBatch } from "../engine/packing.ts";
-import { type Config, publishedModel } from "../models/mod.ts";
+import type { Config } from "../models/mod.ts";
+import { publishedModel } from "../models/published.ts";
 import { createCpuDevice } from "../runtime/cpu/mod.ts";
 import { createSession, type Device, openSafetensors } from "../runtime/mod.ts";
 import { verifyPlan } from "../spec/mod.ts";

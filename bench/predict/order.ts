@@ -11,7 +11,7 @@ import {
   simulate,
   type Workload,
 } from "../../engine/planner/simulate/mod.ts";
-import { publishedModel } from "../../models/mod.ts";
+import { publishedModel } from "../../models/published.ts";
 import { CPU_LIMITS } from "../../runtime/cpu/mod.ts";
 import type { Machine, Plan } from "../../spec/mod.ts";
 import { median } from "../measure.ts";

@@ -9,7 +9,7 @@ import {
 import { type AdapterChoice, selectDevices } from "../../engine/devices.ts";
 import { initialWeights } from "../../engine/train/initial.ts";
 import { TUNING } from "../../engine/tuning.ts";
-import { publishedModel } from "../../models/mod.ts";
+import { publishedModel } from "../../models/published.ts";
 import {
   createSession,
   type HostTensor,

@@ -7,7 +7,6 @@ import {
   Decoder,
   decoderShape,
   generate,
-  loadTarget,
   openChatTemplate,
   openTarget,
   openTokenizer,
@@ -25,7 +24,7 @@ import type { CliIo } from "../io.ts";
 import { createProgressBar } from "../progress.ts";
 import { encodeMessages, requireTokenizer } from "../prompts.ts";
 import { UsageError } from "../values.ts";
-import { openOptions } from "./options.ts";
+import { openOptions, targetOf } from "./options.ts";
 
 /** New tokens of an answer where neither the flags nor generation_config.json say. */
 const NEW_TOKENS = 1024;
@@ -50,7 +49,7 @@ export async function chatCommand(
       "Cannot chat where ranks are processes: only one of them has standard input. Use --devices shared",
     );
   }
-  const target = await loadTarget(folder, io.files);
+  const target = await targetOf(io, folder, flags);
   if (target.kind !== "checkpoint") {
     throw new DataError(
       `Cannot chat with '${folder}': it is no checkpoint folder. Give a folder with config.json and safetensors files`,

@@ -12,10 +12,11 @@ import {
 } from "../../engine/mod.ts";
 import { DataError } from "../../spec/errors.ts";
 import { printable } from "../../spec/mod.ts";
+import type { FamilyFlag } from "../flags.ts";
 import type { CliIo } from "../io.ts";
 
 /** Flags of `check`. */
-export interface CheckFlags {
+export interface CheckFlags extends FamilyFlag {
   readonly json?: boolean;
   readonly watch?: boolean;
 }
@@ -30,7 +31,7 @@ export async function checkCommand(
   flags: CheckFlags,
 ): Promise<number> {
   if (flags.watch) return await watch(io, model, flags);
-  const found = await checkTarget(model, io.files);
+  const found = await checkTarget(model, io.files, flags);
   return await report(io, found, { ...flags, model });
 }
 

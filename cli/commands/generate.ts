@@ -7,7 +7,6 @@ import {
   generate,
   type Generated,
   type GeneratedSequence,
-  loadTarget,
   type Logprobs,
   openChatTemplate,
   openTarget,
@@ -34,7 +33,7 @@ import {
 import { finishLine, UsageError } from "../values.ts";
 import { startWatch } from "../watch.ts";
 import { joinAsRank } from "../rank.ts";
-import { openOptions } from "./options.ts";
+import { openOptions, targetOf } from "./options.ts";
 
 /** New tokens where neither the flags nor generation_config.json say. */
 const NEW_TOKENS = 128;
@@ -62,7 +61,7 @@ export async function generateCommand(
   checkFlags(flags);
   const started = io.now();
   if (flags.devices === "mpi") await joinAsRank(io, flags);
-  const target = await loadTarget(folder, io.files);
+  const target = await targetOf(io, folder, flags);
   if (target.kind !== "checkpoint") {
     throw new DataError(
       `Cannot generate from '${folder}': it is no checkpoint folder. Give a folder with config.json and safetensors files`,

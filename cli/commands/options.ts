@@ -2,6 +2,8 @@
 
 import {
   given,
+  loadTarget,
+  type LoadTargetOptions,
   type OpenOptions,
   type PlanOptions,
   readTunings,
@@ -9,8 +11,9 @@ import {
   type Target,
 } from "../../engine/mod.ts";
 import type { CliIo } from "../io.ts";
-import type { DeviceFlags, PlanFlags } from "../flags.ts";
+import type { DeviceFlags, FamilyFlag, PlanFlags } from "../flags.ts";
 import { UsageError } from "../values.ts";
+import { printable } from "../../spec/mod.ts";
 import { type Strategy, STRATEGY_NAMES } from "../../spec/strategies.ts";
 
 /** Flags that say how a model is compiled. */
@@ -34,6 +37,36 @@ const BOUNDS = {
 /** The keys of a table. */
 function keysOf<T extends object>(table: T): (keyof T)[] {
   return Object.keys(table) as (keyof T)[];
+}
+
+/** Load what a command line names, and report fields of config.json that its family does not read. */
+export async function targetOf(
+  io: CliIo,
+  path: string,
+  flags: FamilyFlag & Pick<LoadTargetOptions, "withoutWeights">,
+): Promise<Target> {
+  const { family, withoutWeights = false } = flags;
+  const target = await loadTarget(path, io.files, { family, withoutWeights });
+  if (
+    family !== undefined && (target.kind === "plan" || target.kind === "model")
+  ) {
+    throw new UsageError(
+      `Cannot use --family with a ${target.kind}: it is for a config.json. Leave it out`,
+    );
+  }
+  const { unread = [] } = target.kind === "checkpoint"
+    ? target.checkpoint.published
+    : target.kind === "configuration"
+    ? target.configuration.published
+    : {};
+  if (unread.length > 0) {
+    io.err(
+      `config.json has ${
+        unread.map((key) => `'${printable(key)}'`).join(", ")
+      }, which the family does not read`,
+    );
+  }
+  return target;
 }
 
 /** Where and how large a model is compiled. Throws UsageError for flags that the target has no use for. */

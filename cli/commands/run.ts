@@ -3,7 +3,6 @@
 import {
   decoderShape,
   type HostTensor,
-  loadTarget,
   needOf,
   openTarget,
   randomBatch,
@@ -28,7 +27,7 @@ import { formatTable } from "../table.ts";
 import { finishLine, UsageError } from "../values.ts";
 import { startWatch } from "../watch.ts";
 import { joinAsRank } from "../rank.ts";
-import { openOptions } from "./options.ts";
+import { openOptions, targetOf } from "./options.ts";
 
 /** Flags of `run`. */
 export interface RunFlags extends PlanFlags, DeviceFlags {
@@ -55,7 +54,8 @@ export async function runCommand(
   checkFlags(flags);
   if (flags.devices === "mpi") await joinAsRank(io, flags);
   const { random } = flags;
-  const target = await loadTarget(model, io.files, {
+  const target = await targetOf(io, model, {
+    family: flags.family,
     withoutWeights: random !== undefined && flags.weights === undefined,
   });
   const options = await openOptions(io, target, flags);

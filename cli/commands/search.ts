@@ -2,7 +2,6 @@
 
 import {
   type Found,
-  loadTarget,
   type Objective,
   replicaMesh,
   search,
@@ -10,16 +9,18 @@ import {
 } from "../../engine/mod.ts";
 import { DataError } from "../../spec/errors.ts";
 import type { EncodingName } from "../../spec/encoding.ts";
+import type { FamilyFlag } from "../flags.ts";
 import type { CliIo } from "../io.ts";
 import { findMachine } from "../machines.ts";
 import { speedCurve } from "../plots/speed_curve.ts";
 import { formatSearch, searchDocument } from "../search_text.ts";
 import { expertLoad } from "./experts.ts";
+import { targetOf } from "./options.ts";
 import { trainedFlag } from "./summarized.ts";
 import { type ViewCommandFlags, writePage } from "./view.ts";
 
 /** Flags of `search`. */
-export interface SearchFlags {
+export interface SearchFlags extends FamilyFlag {
   readonly target: string;
   readonly phase?: SearchPhase;
   readonly objective?: Objective;
@@ -46,7 +47,10 @@ export async function searchCommand(
   const machine = await findMachine(io, flags.target, {
     ...flags.ranks === undefined ? {} : { ranks: flags.ranks },
   });
-  const target = await loadTarget(model, io.files, { withoutWeights: true });
+  const target = await targetOf(io, model, {
+    family: flags.family,
+    withoutWeights: true,
+  });
   if (target.kind !== "configuration" && target.kind !== "checkpoint") {
     throw new DataError(
       `Cannot search with '${model}': it is no published model, so nothing is known of its sequences. Give a config.json, or a folder with one`,

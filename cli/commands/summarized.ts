@@ -2,7 +2,7 @@
 
 import {
   adamw,
-  loadTarget,
+  familyOf,
   loadTrainable,
   planTraining,
   type PlanTrainingOptions,
@@ -19,7 +19,7 @@ import type { PlanFlags } from "../flags.ts";
 import type { CliIo } from "../io.ts";
 import { UsageError } from "../values.ts";
 import { expertLoad } from "./experts.ts";
-import { planOptions } from "./options.ts";
+import { planOptions, targetOf } from "./options.ts";
 
 /** Flags of commands that look at a plan. */
 export interface SummaryFlags extends PlanFlags {
@@ -106,7 +106,10 @@ export async function summarized(
     const plan = await trainingPlan(io, model, flags, machine);
     return await summarizeTarget({ kind: "plan", plan }, io.files, against);
   }
-  const target = await loadTarget(model, io.files, { withoutWeights: true });
+  const target = await targetOf(io, model, {
+    family: flags.family,
+    withoutWeights: true,
+  });
   const { dtype } = flags;
   if (dtype !== undefined && target.kind !== "configuration") {
     throw new UsageError(
@@ -135,6 +138,7 @@ async function trainingPlan(
     ? { kind: "checkpoint" as const }
     : { kind: "model" as const };
   return await planTraining(what, io.files, {
+    family: await familyOf(flags.family),
     ...planOptions(of, flags),
     machine,
     check: flags.check ?? false,

@@ -1,7 +1,9 @@
 /** `switchyard train`: train a checkpoint's model on text, or what a model file declares. */
 
 import {
-  loadTrainingFile,
+  familyOf,
+  isFamily,
+  loadTrainedFile,
   type PlanTrainingOptions,
   rankPlace,
   runTraining,
@@ -33,7 +35,10 @@ import {
 
 /** Flags of `train`. */
 export interface TrainFlags
-  extends SettingFlags, DeviceFlags, Pick<PlanFlags, "mesh" | "place"> {
+  extends
+    SettingFlags,
+    DeviceFlags,
+    Pick<PlanFlags, "mesh" | "place" | "family"> {
   readonly data?: readonly string[];
   readonly validate?: readonly string[];
   readonly validateEvery?: number;
@@ -163,9 +168,13 @@ async function startTraining(
     ...place ? { place } : {},
     ...onProgress ? { onProgress } : {},
   };
-  if (await io.files.stat(what) !== "folder") {
+  const source = await io.files.stat(what) === "folder"
+    ? what
+    : await loadTrainedFile(what);
+  if (typeof source !== "string" && !isFamily(source)) {
     const { data, validate, tokenizer } = flags;
     const on = {
+      "--family": flags.family,
       "--data": data,
       "--validate": validate,
       "--tokenizer": tokenizer,
@@ -182,16 +191,17 @@ async function startTraining(
         `Cannot use ${flag} with a model file: the file says what is trained. Leave it out`,
       );
     }
-    const training = await loadTrainingFile(what);
-    const declared = Object.values(training.mesh ?? {});
-    return runTraining(training, io.files, {
+    const declared = Object.values(source.mesh ?? {});
+    return runTraining(source, io.files, {
       ...options,
       statistics: exchanges(flags, declared),
     });
   }
   if (flags.data === undefined) {
     throw new UsageError(
-      `Cannot train '${what}' on nothing: it is a checkpoint. Give texts with --data`,
+      `Cannot train '${what}' on nothing: it is a ${
+        isFamily(source) ? "family" : "checkpoint"
+      }. Give texts with --data`,
     );
   }
   if (resume) {
@@ -204,8 +214,10 @@ async function startTraining(
     ? await savedSettings(out, io.files)
     : settingsOf(flags, steps);
   const { tokenizer, validate } = flags;
-  return trainCheckpoint(resume ? out : what, io.files, {
+  const family = isFamily(source) ? source : await familyOf(flags.family);
+  return trainCheckpoint(resume ? out : source, io.files, {
     ...settings,
+    family,
     ...options,
     statistics: exchanges(flags, []),
     data: textsIn(io, flags.data),

@@ -1,11 +1,11 @@
 /** `switchyard tune`: the fastest variants of a target's kernels on an adapter, kept for later runs. */
 
-import { keepTuning, loadTarget, tuneTarget } from "../../engine/mod.ts";
+import { keepTuning, tuneTarget } from "../../engine/mod.ts";
 import type { DeviceFlags, PlanFlags } from "../flags.ts";
 import type { CliIo } from "../io.ts";
 import { MachineError } from "../../spec/errors.ts";
 import { UsageError } from "../values.ts";
-import { openOptions, tuningsPath } from "./options.ts";
+import { openOptions, targetOf, tuningsPath } from "./options.ts";
 
 /** Flags of `tune`. */
 export interface TuneFlags extends PlanFlags, DeviceFlags {
@@ -21,7 +21,7 @@ export async function tuneCommand(
   model: string,
   flags: TuneFlags,
 ): Promise<number> {
-  const target = await loadTarget(model, io.files);
+  const target = await targetOf(io, model, flags);
   if (target.kind === "plan") {
     throw new UsageError(
       "Cannot tune a plan: its kernels are chosen. Give the model that it was compiled from",

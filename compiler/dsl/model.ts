@@ -159,6 +159,27 @@ export function isModel(value: unknown): value is Model {
   return typeof value === "object" && value !== null && MODELS.has(value);
 }
 
+const EXAMPLES = new WeakMap<object, () => Model | undefined>();
+
+/** Declares the model that `check` and editors trace of a value that makes models; undefined: none. */
+export function setExample(
+  value: object,
+  example: () => Model | undefined,
+): void {
+  EXAMPLES.set(value, example);
+}
+
+/** Whether a value is a model, or makes models. */
+export function hasExample(value: unknown): value is object {
+  return isModel(value) ||
+    typeof value === "object" && value !== null && EXAMPLES.has(value);
+}
+
+/** The model to trace of an exported value: itself, or its example. */
+export function exampleOf(value: object): Model | undefined {
+  return isModel(value) ? value : EXAMPLES.get(value)?.();
+}
+
 /**
  * Declare a model. `axes` binds each axis name to one size, or to `upTo(n)`, for the whole model; `build` declares
  * inputs, parameters and states with its argument and returns the outputs by name. It runs when the model is traced:

@@ -12,7 +12,7 @@ import {
   ModelError,
   type Span,
 } from "../../spec/errors.ts";
-import { isModel, type Model } from "../dsl/model.ts";
+import { exampleOf, hasExample, isModel, type Model } from "../dsl/model.ts";
 import { codeFrame } from "./frame.ts";
 import {
   hooksFile,
@@ -72,7 +72,8 @@ export interface ExportKind<T> {
   readonly is: (value: unknown) => value is T;
 }
 
-const MODEL: ExportKind<Model> = {
+/** A model, as an export. */
+export const MODEL: ExportKind<Model> = {
   noun: "model",
   op: "model(…)",
   is: isModel,
@@ -126,6 +127,21 @@ export async function loadModels(
   version = 0,
 ): Promise<Record<string, Model>> {
   return only(await importFile(path, version), isModel);
+}
+
+/**
+ * As `loadModels`, or of the export that is named, with the example of each other export that makes models, such as a
+ * family. Throws as `resolveModel`.
+ */
+export async function loadExamples(
+  { path, name }: ModelReference,
+  version = 0,
+): Promise<Model[]> {
+  const found = only(await importFile(path, version), hasExample);
+  const chosen = name !== undefined || Object.keys(found).length === 0
+    ? [choose(found, { path, name }, MODEL)]
+    : Object.values(found);
+  return chosen.flatMap((value) => exampleOf(value) ?? []);
 }
 
 async function importFile(path: string, version = 0): Promise<object> {

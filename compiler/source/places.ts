@@ -26,6 +26,7 @@ const FOLDERS = ["compiler", "spec", "runtime", "engine", "cli", "chunks"];
 /** What a model file can import from this package, and the modules that those names mean. */
 const MODULES: { readonly [specifier: string]: string } = {
   "switchyard-moe": "compiler/mod",
+  "switchyard-moe/models": "models/mod",
   "switchyard-moe/spec": "spec/mod",
   "switchyard-moe/runtime": "runtime/mod",
   "switchyard-moe/engine": "engine/mod",

@@ -6,7 +6,7 @@ import type { Lambda, Node } from "../graph/graph.ts";
 import { noProblems } from "../graph/problems.ts";
 import { trace, type TracedGraph } from "../graph/trace.ts";
 import { type Diagnostic, diagnosticOf } from "./diagnostic.ts";
-import { chooseModel, loadModels, type ModelReference } from "./load.ts";
+import { loadExamples, type ModelReference } from "./load.ts";
 import { lowerLambdas } from "./lower_scalar.ts";
 
 /** A mistake that running a file shows. */
@@ -31,24 +31,30 @@ export interface Traced {
 
 /** Load a model file and trace what it exports, or the export that is named. `version` as for `loadModels`. */
 export async function traceFile(
-  { path, name }: ModelReference,
+  reference: ModelReference,
   version?: number,
 ): Promise<Traced> {
-  let models: Record<string, Model>;
+  const { path } = reference;
+  let models: Model[];
   try {
-    models = await loadModels(path, version);
-    const chosen = name !== undefined || Object.keys(models).length === 0;
-    if (chosen) models = { chosen: chooseModel(models, { path, name }) };
+    models = await loadExamples(reference, version);
   } catch (error) {
     const mistake = diagnosticOf(error, path);
     return { mistakes: [{ ...mistake, doubtful: true }], models: [] };
   }
   const mistakes: TracedMistake[] = [];
   const traced: TracedModel[] = [];
-  for (const model of Object.values(models)) {
+  for (const model of models) {
     traced.push(await traceModel(model, path, mistakes));
   }
-  return { mistakes, models: traced };
+  return { mistakes: unique(mistakes), models: traced };
+}
+
+/** Each mistake once: layers of a loop make the same one. */
+function unique(mistakes: readonly TracedMistake[]): TracedMistake[] {
+  const keyOf = ({ message, span }: TracedMistake) =>
+    JSON.stringify([message, span]);
+  return [...new Map(mistakes.map((one) => [keyOf(one), one])).values()];
 }
 
 async function traceModel(

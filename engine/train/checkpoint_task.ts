@@ -2,19 +2,24 @@
 
 import { type HostTensor, reachedItems } from "../../runtime/mod.ts";
 import { DataError } from "../../spec/errors.ts";
+import { type Family, isFamily } from "../../models/mod.ts";
 import {
+  type Checkpoint,
+  type FamilyOption,
   listWeightFiles,
   openConfiguration,
   openTokenizer,
+  readGeneration,
 } from "../checkpoint.ts";
+import { completeConfig, familyConfiguration } from "../configuration.ts";
 import { MAX_AXIS } from "../../spec/limits.ts";
 import type { FileSystem } from "../files.ts";
-import { readJsonObject } from "../json_file.ts";
 import type { Tensors } from "../run.ts";
 import type { DeviceSharing } from "../devices.ts";
 import { readTensors } from "../tensors.ts";
 import { initialWeights } from "./initial.ts";
 import { prepareFolder } from "./saved.ts";
+import { stopTokens } from "../stop_tokens.ts";
 import type { TrainSettings } from "./settings.ts";
 import { hasWeights, storedIn } from "./stored.ts";
 import type { BatchPlace, Task, WeighedBatch } from "./task.ts";
@@ -31,7 +36,7 @@ interface TokenPlace {
 }
 
 /** What a checkpoint's model is trained on, and how. */
-export interface TextOptions extends TrainSettings {
+export interface TextOptions extends TrainSettings, FamilyOption {
   /** Reads the texts, one document each. Of ranks that are processes only rank 0 does, where there is a folder. */
   readonly data: Texts;
   /** Reads texts by which the loss is measured without training on them. */
@@ -40,19 +45,53 @@ export interface TextOptions extends TrainSettings {
   readonly tokenizer?: string;
 }
 
-/** The task of a checkpoint folder; without weights in it, from random ones. */
+/** What is trained: a folder with config.json, or the defaults of a family. */
+interface Origin extends Pick<Checkpoint, "published" | "stop" | "config"> {
+  readonly folder: string | undefined;
+}
+
+async function originOf(
+  what: string | Family,
+  files: FileSystem,
+  { family, tokenizer }: Pick<TextOptions, "family" | "tokenizer">,
+): Promise<Origin> {
+  if (!isFamily(what)) return await openConfiguration(what, files, { family });
+  const { published } = familyConfiguration(what, "");
+  const generation = tokenizer === undefined
+    ? {}
+    : await readGeneration(tokenizer, files);
+  const eos = generation["eos_token_id"];
+  return {
+    folder: undefined,
+    published,
+    stop: stopTokens({}, generation),
+    config: {
+      ...completeConfig(published),
+      torch_dtype: "float32",
+      ...eos === undefined ? {} : { eos_token_id: eos },
+    },
+  };
+}
+
+/** The task of a checkpoint folder or a family; without weights, from random ones. */
 export async function checkpointTask(
-  folder: string,
+  what: string | Family,
   files: FileSystem,
   options: TextOptions & TokenPlace,
 ): Promise<Task> {
   const { batch, length, seed = 0, accumulate = 1 } = options;
-  const { published, stop } = await openConfiguration(folder, files);
-  const from = { folder, tokenizer: options.tokenizer ?? folder };
-  const tokenizer = await openTokenizer(from.tokenizer, files);
+  const origin = await originOf(what, files, options);
+  const { published, stop, config, folder } = origin;
+  const tokenizerFolder = options.tokenizer ?? folder;
+  if (tokenizerFolder === undefined) {
+    throw new DataError(
+      "Cannot train on text: a family has no tokenizer. Give the folder of one with --tokenizer",
+    );
+  }
+  const tokenizer = await openTokenizer(tokenizerFolder, files);
   if (tokenizer === undefined) {
     throw new DataError(
-      `Cannot train on text: '${from.tokenizer}' has no tokenizer.json. Copy one there, or give the folder of another with --tokenizer`,
+      `Cannot train on text: '${tokenizerFolder}' has no tokenizer.json. Copy one there, or give the folder of another with --tokenizer`,
     );
   }
   const { maxPositions } = published.decoder;
@@ -73,7 +112,7 @@ export async function checkpointTask(
       tokenizer,
       between: [...stop][0],
       tokenizerText: await files.readText(
-        files.join(from.tokenizer, "tokenizer.json"),
+        files.join(tokenizerFolder, "tokenizer.json"),
       ),
     }, { files, folder: options.out, sharing: options.sharing });
   const tokens = await tokensOf(options.data);
@@ -81,7 +120,6 @@ export async function checkpointTask(
   const held = options.validation && await tokensOf(options.validation);
   tokenizer.close();
   const validation = held && new TextRows(held.row, { length, seed });
-  const config = await readJsonObject(files.join(folder, "config.json"), files);
   const { optimizer, schedule, clipNorm, balance, recompute } = options;
   const { biasUpdate, dtype } = options;
   const auxiliary = options.auxiliary ??
@@ -108,7 +146,7 @@ export async function checkpointTask(
       ...dtype === undefined ? {} : { dtype },
       ...clipNorm === undefined ? {} : { clipNorm },
     },
-    weights: await storedIn(folder, files),
+    weights: folder === undefined ? {} : await storedIn(folder, files),
     text: tokens.digest,
     taken: batch * accumulate,
     tokens: batch * accumulate * length,
@@ -121,15 +159,21 @@ export async function checkpointTask(
           count: Math.min(batch, validation.rows - index * batch),
         }),
     },
-    where: folder,
+    where: folder ?? "the initial weights",
     initial: async (plan) =>
-      await storedWeights(folder, files) ?? initialWeights(plan, {
+      folder !== undefined && await storedWeights(folder, files) ||
+      initialWeights(plan, {
         seed,
         deviation: Number(config["initializer_range"] ?? 0.02),
       }),
     batch: (index, place) =>
       batchOf(rows, place, { first: index * batch, count: batch }),
-    prepare: (out, plan) => prepareFolder(out, files, from, plan),
+    prepare: (out, plan) =>
+      prepareFolder(out, files, {
+        config,
+        tokenizer: tokenizerFolder,
+        generation: folder ?? tokenizerFolder,
+      }, plan),
     close: async () => {
       await rows.close();
       await validation?.close();

@@ -14,9 +14,10 @@ import {
 } from "../../compiler/mod.ts";
 import { assertLegal, type LegalPlan, type Machine } from "../../spec/mod.ts";
 import { defaultBounds } from "../bounds.ts";
-import { openConfiguration } from "../checkpoint.ts";
+import { type Family, isFamily } from "../../models/mod.ts";
+import { type FamilyOption, openConfiguration } from "../checkpoint.ts";
 import { compileDocumented } from "../compiled_from.ts";
-import { findConfiguration } from "../configuration.ts";
+import { familyConfiguration, findConfiguration } from "../configuration.ts";
 import type { FileSystem } from "../files.ts";
 import { compileOptions, type PlanOptions } from "../open.ts";
 import { forMachine } from "../planner/mod.ts";
@@ -79,7 +80,7 @@ function howOf(
 }
 
 /** How a step of training is compiled. */
-export interface PlanTrainingOptions extends PlanOptions {
+export interface PlanTrainingOptions extends PlanOptions, FamilyOption {
   /** Compile for this machine, whatever its limits. */
   readonly machine?: Machine | undefined;
   /** Default: as declared, else AdamW. */
@@ -102,7 +103,7 @@ export interface PlanTrainingOptions extends PlanOptions {
  * Throws ModelError where the model cannot be trained, and what `compile` throws.
  */
 export async function planTraining(
-  what: string | Model | Training,
+  what: string | Model | Family | Training,
   files: FileSystem,
   options: PlanTrainingOptions,
 ): Promise<LegalPlan> {
@@ -126,16 +127,16 @@ export async function planTraining(
 
 /** How what is given is trained where nothing else is said. */
 async function stepOf(
-  what: string | Model | Training,
+  what: string | Model | Family | Training,
   files: FileSystem,
   options: PlanTrainingOptions,
 ): Promise<Step> {
   const settings = { optimizer: adamw(), clipNorm: 1 };
-  if (typeof what === "string") {
+  if (typeof what === "string" || isFamily(what)) {
     return {
       model: await decoderOf(what, files, options),
       loss: "loss",
-      weights: await storedIn(what, files),
+      weights: isFamily(what) ? {} : await storedIn(what, files),
       settings,
     };
   }
@@ -145,12 +146,14 @@ async function stepOf(
 
 /** The model of a checkpoint or a config.json, with its losses. */
 async function decoderOf(
-  folder: string,
+  what: string | Family,
   files: FileSystem,
-  { bounds = {}, recompute = false }: PlanTrainingOptions,
+  { bounds = {}, recompute = false, family }: PlanTrainingOptions,
 ): Promise<Model> {
-  const { published } = await findConfiguration(folder, files) ??
-    await openConfiguration(folder, files);
+  const { published } = isFamily(what)
+    ? familyConfiguration(what, "")
+    : await findConfiguration(what, files, { family }) ??
+      await openConfiguration(what, files, { family });
   const { maxPositions } = published.decoder;
   return published.build({
     ...defaultBounds(bounds, maxPositions),

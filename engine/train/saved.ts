@@ -79,8 +79,11 @@ const COMPANIONS = [
 
 /** Where the configuration and the tokenizer of a training come from. */
 export interface Sources {
-  readonly folder: string;
+  /** config.json. */
+  readonly config: { readonly [key: string]: unknown };
+  /** Folders of the tokenizer and of generation_config.json. */
   readonly tokenizer: string;
+  readonly generation: string;
 }
 
 /** Refuse a folder that has other weights, or a training that is not gone on with. */
@@ -136,7 +139,7 @@ export async function prepareFolder(
   await files.makeFolder(folder);
   for (const name of COMPANIONS) {
     const path = files.join(
-      name.startsWith("generation") ? from.folder : from.tokenizer,
+      name.startsWith("generation") ? from.generation : from.tokenizer,
       name,
     );
     if (await files.stat(path) === undefined) continue;
@@ -146,10 +149,7 @@ export async function prepareFolder(
       files,
     );
   }
-  const config = await readJsonObject(
-    files.join(from.folder, "config.json"),
-    files,
-  );
+  const { config } = from;
   const name = TORCH_DTYPES[commonDType(plan)];
   const dtype = { torch_dtype: name, dtype: name };
   const kept = Object.fromEntries(

@@ -2,6 +2,7 @@
 
 import type { CompileTrainingOptions, Training } from "../../compiler/mod.ts";
 import { type TensorDirectory, tensorsInMemory } from "../../runtime/mod.ts";
+import type { Family } from "../../models/mod.ts";
 import { openWorld } from "../../runtime/mpi/mod.ts";
 import type { Plan } from "../../spec/plan/plan.ts";
 import { listWeightFiles } from "../checkpoint.ts";
@@ -65,7 +66,7 @@ export interface RunTrainingOptions
 export interface TrainOptions extends TextOptions, RunTrainingOptions {}
 
 /**
- * Train the model of a checkpoint folder; without weights in it, from random ones. Gives the metrics of each step once it
+ * Train the model of a checkpoint folder, or of a family with its default sizes; without weights, from random ones. Gives the metrics of each step once it
  * is done, and a checkpoint has been written if one is due. What is saved is a checkpoint folder like any other, and holds
  * what is needed to go on as if training had never stopped.
  *
@@ -80,13 +81,13 @@ export interface TrainOptions extends TextOptions, RunTrainingOptions {}
  * ```
  */
 export async function* trainCheckpoint(
-  folder: string,
+  what: string | Family,
   files: FileSystem,
   options: TrainOptions,
 ): AsyncGenerator<StepMetrics, void, undefined> {
   checkSettings(options);
   yield* execute(
-    () => checkpointTask(folder, files, options),
+    () => checkpointTask(what, files, options),
     files,
     options,
   );

@@ -5,7 +5,7 @@ import {
   whyNotCompiled,
 } from "../../engine/compiled_from.ts";
 import { PlanError } from "../../spec/errors.ts";
-import { publishedModel } from "../../models/mod.ts";
+import { publishedModel } from "../../models/published.ts";
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import { checkpointFolder } from "../helpers/checkpoints.ts";

@@ -14,7 +14,8 @@ import {
   type RoutingPreset,
 } from "../../compiler/mod.ts";
 import { ROUTING_PRESETS } from "../../compiler/graph/routing.ts";
-import { type Config, publishedModel } from "../../models/mod.ts";
+import type { Config } from "../../models/mod.ts";
+import { publishedModel } from "../../models/published.ts";
 import { HostDevice } from "../../runtime/host_device.ts";
 import { createSession, type HostTensor } from "../../runtime/mod.ts";
 import {

@@ -38,7 +38,7 @@ const PACKAGES: { readonly [name: string]: RegExp } = {
   "commander": /^cli\//,
   "cli-progress": /^cli\//,
   "preact": /^view\/page\//,
-  "switchyard-moe": /^examples\//,
+  "switchyard-moe": /^(examples|models)\//,
 };
 
 /** Files that may touch the machine: read files, see the process. */
@@ -123,8 +123,8 @@ export function staleWords(text: string, path: string): string[] {
   });
 }
 
-/** Files whose ops read like mathematics and may take more than two arguments. */
-const OPS = /^(compiler\/dsl\/|spec\/kernel\/build\.ts$)/;
+/** Files whose ops and blocks read like the language and may take more than two arguments. */
+const OPS = /^(compiler\/dsl\/|models\/|spec\/kernel\/build\.ts$)/;
 
 /** Where words are held to the vocabulary: not where they are listed. */
 const WORDED =

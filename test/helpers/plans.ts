@@ -13,7 +13,7 @@ import {
   route,
   upTo,
 } from "../../compiler/mod.ts";
-import { olmoe, olmoeConfig } from "../../models/olmoe.ts";
+import { publishedModel } from "../../models/published.ts";
 import type { Plan } from "../../spec/plan/plan.ts";
 
 /** The same type with nothing read-only, for breaking plans. */
@@ -55,7 +55,8 @@ export const smallLayer = model(
 
 /** A small OLMoE decoder: attention, cache, rotary tables, integer inputs. */
 export function smallDecoder(layers: number, experts: number): Model {
-  const config = olmoeConfig({
+  const { build } = publishedModel({
+    architectures: ["OlmoeForCausalLM"],
     hidden_act: "silu",
     attention_bias: false,
     hidden_size: 64,
@@ -67,7 +68,7 @@ export function smallDecoder(layers: number, experts: number): Model {
     num_experts_per_tok: 2,
     intermediate_size: 32,
   });
-  return olmoe(config, { maxTokens: 32, maxSequences: 4, maxContext: 64 });
+  return build({ maxTokens: 32, maxSequences: 4, maxContext: 64 });
 }
 
 /** A copy of a plan that shares nothing with it. */

@@ -14,7 +14,8 @@ import {
   type CompileOptions,
   type Model,
 } from "../../compiler/mod.ts";
-import { type Bounds, publishedModel } from "../../models/mod.ts";
+import type { Bounds } from "../../models/mod.ts";
+import { publishedModel } from "../../models/published.ts";
 import {
   createGpuDevice,
   createSession,

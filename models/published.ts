@@ -1,0 +1,59 @@
+/** The built-in families, by the architectures that config.json names. */
+
+import { DataError, shown } from "../compiler/mod.ts";
+import type { Config } from "./config.ts";
+import { family as deepseekV2 } from "./deepseek_v2.ts";
+import { family as deepseekV3 } from "./deepseek_v3.ts";
+import { type Family, type PublishedModel, readFamily } from "./family.ts";
+import { family as gptOss } from "./gpt_oss.ts";
+import { family as graniteMoe } from "./granite_moe.ts";
+import { family as llama4 } from "./llama4.ts";
+import { family as mixtral } from "./mixtral.ts";
+import { family as olmoe } from "./olmoe.ts";
+import { family as qwen2Moe } from "./qwen2_moe.ts";
+import { family as qwen3Moe } from "./qwen3_moe.ts";
+
+const BUILT_IN: readonly Family[] = [
+  deepseekV2,
+  deepseekV3,
+  gptOss,
+  graniteMoe,
+  llama4,
+  mixtral,
+  olmoe,
+  qwen2Moe,
+  qwen3Moe,
+];
+
+/**
+ * Reads a config.json with its family: a built-in one, or only `family` if given. Throws DataError for an unknown
+ * architecture and for a field that the family does not accept.
+ */
+export function publishedModel(
+  config: Config,
+  family?: Family,
+): PublishedModel {
+  const families = family ? [family] : BUILT_IN;
+  const names: unknown = config["architectures"];
+  const architecture: unknown = Array.isArray(names) ? names[0] : undefined;
+  const known = families.flatMap(({ architectures }) => architectures)
+    .map((name) => `'${name}'`).join(", ");
+  if (typeof architecture !== "string") {
+    throw new DataError(
+      `Cannot read config.json: it names no architecture. Set 'architectures' to one of ${known}`,
+    );
+  }
+  const found = families.find(({ architectures }) =>
+    architectures.includes(architecture)
+  );
+  if (found) return readFamily(found, architecture, config);
+  throw new DataError(
+    family
+      ? `Cannot build architecture '${
+        shown(architecture)
+      }': the family of --family builds ${known}. Change 'architectures' of config.json or of the family`
+      : `Cannot build architecture '${
+        shown(architecture)
+      }': it is not built in. Give the file that defines its family with --family FILE.ts, or use one of ${known}`,
+  );
+}

@@ -1,0 +1,165 @@
+/** Families in files: copies of the built-in ones outside of the repository, one of a user's own, and what is never executed. */
+// needs: cpu
+
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  writeFileSync,
+} from "node:fs";
+import path from "node:path";
+import { pathToFileURL } from "node:url";
+import t from "tap";
+import { repositoryFile } from "./helpers/sessions.ts";
+import { switchyard, temporaryFolder } from "./helpers/cli.ts";
+
+const FOLDER = temporaryFolder(t);
+const MODELS = repositoryFile("models");
+const here = (name: string) => path.join(FOLDER, name);
+const reference = (name: string) => repositoryFile(`test/references/${name}`);
+
+/** A checkpoint of each family. */
+const CHECKPOINTS: { readonly [family: string]: string } = {
+  deepseek_v2: "deepseekv2-lite-8e",
+  deepseek_v3: "deepseekv3-16e",
+  gpt_oss: "gptoss-8e",
+  granite_moe: "granitemoe-8e",
+  llama4: "llama4-8e",
+  mixtral: "mixtral-6e",
+  olmoe: "olmoe-16e",
+  qwen2_moe: "qwen2moe-8e",
+  qwen3_moe: "qwen3moe-16e",
+};
+
+/** The sources of families, with what two of them share. */
+const SOURCES = readdirSync(MODELS).filter((name) =>
+  readFileSync(path.join(MODELS, name), "utf8").includes(
+    'from "switchyard-moe/models"',
+  )
+);
+for (const name of SOURCES) {
+  copyFileSync(path.join(MODELS, name), here(name));
+}
+
+async function ok(argv: readonly string[]): Promise<string> {
+  const { code, out, err } = await switchyard(argv);
+  t.equal(code, 0, `${argv[0]}: ${err}`);
+  return out;
+}
+
+t.test("every built-in family, copied out of the repository, makes the same plans", async (t) => {
+  const families = SOURCES.filter((name) =>
+    readFileSync(here(name), "utf8").includes("defineFamily(")
+  ).map((name) => name.replace(".ts", ""));
+  t.strictSame(families.sort(), Object.keys(CHECKPOINTS).sort());
+  for (const [family, checkpoint] of Object.entries(CHECKPOINTS)) {
+    const plan = [
+      ...["plan", reference(checkpoint), "--mesh", "ep=2", "--full"],
+    ];
+    const builtIn = await ok(plan);
+    const copied = await ok([...plan, "--family", here(`${family}.ts`)]);
+    // Steps name the source that they come from.
+    t.equal(
+      copied,
+      builtIn.replaceAll(`models/${family}.ts:`, `${family}.ts:`),
+    );
+  }
+});
+
+t.test("generate, run, train and check with a copied family", async (t) => {
+  const family = ["--family", here("mixtral.ts")];
+  const folder = reference("mixtral-6e");
+  const cpu = ["--adapter", "cpu", "--mesh", "ep=2"];
+  const generate = ["generate", folder, ...cpu, "--tokens", "1,2", "-n", "4"];
+  t.equal(await ok([...generate, ...family]), await ok(generate));
+  const outputs = ["a", "b"].map(here);
+  const run = ["run", folder, ...cpu, "--random", "--outputs"];
+  await ok([...run, outputs[0]!, ...family]);
+  await ok([...run, outputs[1]!]);
+  t.ok(readFileSync(outputs[0]!).equals(readFileSync(outputs[1]!)));
+  t.match(await ok(["check", here("mixtral.ts")]), /no mistakes/);
+  t.match(await ok(["check", folder, ...family]), /no mistakes/);
+});
+
+/** A family whose mistake is in a loop over layers. */
+const TEXT = readFileSync(here("mixtral.ts"), "utf8");
+
+t.test("a mistake in the layers of a family is reported once", async (t) => {
+  const broken = TEXT.replace("attendHeads(m, rotated", "attendHeads(m, rows");
+  writeFileSync(
+    here("broken.ts"),
+    broken.replace("rows, layer, {", "rows as never, layer, {"),
+  );
+  const { code, err } = await switchyard(["check", here("broken.ts")]);
+  t.equal(code, 1);
+  t.equal(err.match(/-->/g)?.length, 1, err);
+});
+
+t.test("code that a checkpoint names runs only with --family", async (t) => {
+  const folder = here("checkpoint");
+  const ran = here("ran");
+  mkdirSync(folder);
+  const config = JSON.parse(
+    readFileSync(path.join(reference("mixtral-6e"), "config.json"), "utf8"),
+  );
+  const source = path.join(folder, "mine.ts");
+  writeFileSync(
+    path.join(folder, "config.json"),
+    JSON.stringify({
+      ...config,
+      architectures: ["MineForCausalLM"],
+      auto_map: { AutoModelForCausalLM: "mine.ts" },
+      family: "mine.ts",
+    }),
+  );
+  writeFileSync(
+    source,
+    `import { writeFileSync } from "node:fs";
+writeFileSync(new URL(${JSON.stringify(pathToFileURL(ran).href)}), "");
+${TEXT.replaceAll("MixtralForCausalLM", "MineForCausalLM")}`,
+  );
+  const plan = ["plan", folder, "--mesh", "ep=2"];
+  const refused = await switchyard(plan);
+  t.equal(refused.code, 1);
+  t.match(
+    refused.err,
+    /Cannot build architecture 'MineForCausalLM': it is not built in\. Give the file that defines its family with --family FILE\.ts/,
+  );
+  t.notOk(existsSync(ran), "not executed");
+  const { code, err } = await switchyard([...plan, "--family", source]);
+  t.equal(code, 0, err);
+  t.ok(existsSync(ran), "executed");
+  t.equal(err, "config.json has 'family', which the family does not read\n");
+});
+
+t.test("a family is refused where it does not belong", async (t) => {
+  const refused = async (argv: readonly string[], message: RegExp) => {
+    const { code, err } = await switchyard(argv);
+    t.not(code, 0);
+    t.match(err, message);
+  };
+  const family = ["--family", here("mixtral.ts")];
+  await refused(
+    ["plan", reference("olmoe-16e"), ...family],
+    /Cannot build architecture 'OlmoeForCausalLM': the family of --family builds 'MixtralForCausalLM'/,
+  );
+  await refused(
+    ["plan", repositoryFile("examples/layer.ts"), ...family],
+    /Cannot use --family with a model/,
+  );
+  await refused(
+    ["plan", reference("mixtral-6e"), "--family", here("qwen.ts")],
+    /Cannot find a family in 'qwen\.ts': it exports none\. Export what 'defineFamily\(…\)' returns/,
+  );
+  writeFileSync(
+    here("empty.ts"),
+    `import { defineFamily } from "switchyard-moe/models";
+export const family = defineFamily({ architectures: [], config: null!, build: null! });`,
+  );
+  await refused(
+    ["plan", reference("mixtral-6e"), "--family", here("empty.ts")],
+    /Cannot define a family: 'architectures' has no name/,
+  );
+});
