@@ -6,6 +6,7 @@ import {
   compileTrainingLowered,
   type CompileTrainingOptions,
 } from "./compile_training.ts";
+import { markCompiled } from "./compiled.ts";
 import type { Model } from "./dsl/model.ts";
 import type { Graph } from "./graph/graph.ts";
 import { trace } from "./graph/trace.ts";
@@ -36,7 +37,9 @@ export async function compileTraining(
   options: CompileTrainingOptions,
 ): Promise<Plan> {
   const graph = trace(model, { training: true });
-  return compileTrainingLowered(graph, await lowerScalars(graph), options);
+  return markCompiled(
+    compileTrainingLowered(graph, await lowerScalars(graph), options),
+  );
 }
 
 /** Compile a traced graph. */
@@ -44,5 +47,7 @@ export async function compileGraph(
   traced: Graph,
   options: CompileOptions = {},
 ): Promise<Plan> {
-  return compileLowered(traced, await lowerScalars(traced), options);
+  return markCompiled(
+    compileLowered(traced, await lowerScalars(traced), options),
+  );
 }

@@ -10,6 +10,7 @@ import {
   type Model,
   modelDocument,
 } from "../compiler/mod.ts";
+import { markCompiled } from "../compiler/compiled.ts";
 import { PlanError } from "../spec/errors.ts";
 import { assertLegal, type LegalPlan } from "../spec/mod.ts";
 import type { Plan } from "../spec/plan/plan.ts";
@@ -25,7 +26,10 @@ export async function compileDocumented(
   },
 ): Promise<LegalPlan> {
   const compiledFrom = { ...await modelDocument(model, how) };
-  const plan: Plan = { ...compileDocument(compiledFrom), compiledFrom };
+  const plan = markCompiled({
+    ...compileDocument(compiledFrom),
+    compiledFrom,
+  });
   assertLegal(plan);
   return plan;
 }

@@ -8,6 +8,7 @@ import {
   PlacementError,
   trace,
 } from "../compiler/mod.ts";
+import { isCompiled } from "../compiler/compiled.ts";
 import type { Bounds, DecoderOptions, PublishedModel } from "../models/mod.ts";
 import {
   createSession,
@@ -90,7 +91,7 @@ export interface PlanOptions
 export interface OpenOptions extends PlanOptions, SelectDevicesOptions {
   /** Tunings by adapter, as 'switchyard tune' saves them; not used where ranks are processes. */
   readonly tunings?: SavedTunings;
-  /** Run a plan whose kernels and launches are not what the model in it compiles to. Default: it is refused. */
+  /** Run a plan that was read and is not what the model in it compiles to. Default: refused with an error. */
   readonly allowKernels?: boolean;
   /** Where weights come from: safetensors files or a checkpoint folder. Default: the target's own. */
   readonly weights?: string;
@@ -169,13 +170,14 @@ export async function openTarget(
   options: OpenOptions,
 ): Promise<Opened> {
   const paths = await weightFiles(target, files, options.weights);
+  const untrusted = target.kind === "plan" && !isCompiled(target.plan);
   return await withTensors(
     paths,
     files,
     (tensors) =>
       openPlan({
         plan: async (chosen) => {
-          if (target.kind === "plan" && !options.allowKernels) {
+          if (untrusted && !options.allowKernels) {
             await assertCompiled(target.plan);
           }
           return await planWith(target, tensors, chosen);
@@ -189,7 +191,7 @@ export async function openTarget(
         where: options.weights ?? folderOf(target) ??
           (options.random === undefined ? undefined : "random numbers"),
         unused: unusedOf(target),
-      }, { ...options, untrusted: target.kind === "plan" }),
+      }, { ...options, untrusted }),
   );
 }
 

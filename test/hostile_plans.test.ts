@@ -6,7 +6,9 @@ import path from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import t from "tap";
+import { add as add_, compile, model } from "../compiler/mod.ts";
 import { assertCompiled } from "../engine/compiled_from.ts";
+import { openTarget, runOpened } from "../engine/mod.ts";
 import {
   add,
   bitcast,
@@ -23,9 +25,10 @@ import {
   var_,
 } from "../spec/kernel/build.ts";
 import type { Stmt } from "../spec/kernel/tree.ts";
-import { parsePlan, stringifyPlan } from "../spec/mod.ts";
+import { assertLegal, parsePlan, stringifyPlan } from "../spec/mod.ts";
 import type { LaunchStep, Plan } from "../spec/plan/plan.ts";
 import { verifyPlan } from "../spec/verify/mod.ts";
+import { files } from "./helpers/checkpoints.ts";
 import {
   floats,
   switchyard,
@@ -108,6 +111,25 @@ t.test("a plan is run as it was compiled, and no other without leave", async (t)
   t.equal((await run(at("plan.json"))).code, 0);
   const raced = await run(groups(1), ...ALLOWED);
   t.equal(raced.code, 0, raced.err);
+});
+
+t.test("a plan of compile() is run in its process; a copy is not", async (t) => {
+  const own = await compile(
+    model({ a: 4, b: 2 }, (m) => ({ y: add_(m.input("x", "a b"), 1) })),
+  );
+  assertLegal(own);
+  const options = { sharing: "shared", adapter: "cpu" } as const;
+  const opened = await openTarget({ kind: "plan", plan: own }, files, options);
+  const x = Float32Array.of(1, 2, 3, 4, 5, 6, 7, 8);
+  const { y } = await runOpened(opened, {
+    x: { dtype: "f32", shape: [4, 2], data: x },
+  });
+  await opened.close();
+  t.same(y!.data, x.map((value) => value + 1));
+  const copy = { ...own };
+  await t.rejects(openTarget({ kind: "plan", plan: copy }, files, options), {
+    message: /^Cannot run the plan: it does not say which model/,
+  });
 });
 
 const OTHERS: { [what: string]: readonly [() => string, string] } = {
