@@ -1,6 +1,5 @@
-/** Reading arrays in memory by index, so that no index can reach beyond what may be read. */
+/** Accesses of arrays in memory by index, so that no index can reach beyond what may be read. */
 
-import type { Push } from "./math.ts";
 import type { WasmFunction } from "./wasm.ts";
 
 /** An array in memory: a binding or a shared array. Sixteen bytes before and after it may be read. */
@@ -13,39 +12,20 @@ export interface MemoryView {
   readonly reach: number;
 }
 
-/** A load whose address a loop keeps in a local, known to be in range. */
-export interface PointedLoad {
-  readonly pointer: number;
-  readonly offset: number;
-}
-
-/** Push the address of an element; an index outside the array becomes 0. */
-export function pushAddress(
-  f: WasmFunction,
-  view: MemoryView,
-  index: Push,
-): void {
+/** Turn the index on the stack into the address of an element; an index outside the array becomes 0. */
+export function checkAddress(f: WasmFunction, view: MemoryView): void {
   const i = f.local("i32");
-  f.get(view.address);
-  index();
   f.tee(i);
   f.i32(0);
   f.get(i);
   f.get(view.length);
   f.op("i32.lt_u", "select");
-  f.i32(2);
-  f.op("i32.shl", "i32.add");
+  scaleAddress(f, view);
 }
 
-/** Push the address of four consecutive elements, some of which may be outside of the array. */
-export function pushRunAddress(
-  f: WasmFunction,
-  view: MemoryView,
-  index: Push,
-): void {
+/** Turn the index on the stack into the address of four consecutive elements, some of which may be outside of the array. */
+export function checkRunAddress(f: WasmFunction, view: MemoryView): void {
   const i = f.local("i32");
-  f.get(view.address);
-  index();
   f.tee(i);
   f.i32(0);
   f.get(i);
@@ -53,18 +33,19 @@ export function pushRunAddress(
   f.op("i32.add");
   f.get(view.reach);
   f.op("i32.lt_u", "select");
-  f.i32(2);
-  f.op("i32.shl", "i32.add");
+  scaleAddress(f, view);
 }
 
-/** Push a vector of elements at the indices of a vector; an index outside the array becomes 0. */
-export function gather(
-  f: WasmFunction,
-  view: MemoryView,
-  indices: Push,
-): void {
+function scaleAddress(f: WasmFunction, view: MemoryView): void {
+  f.i32(2);
+  f.op("i32.shl");
+  f.get(view.address);
+  f.op("i32.add");
+}
+
+/** Turn the vector of indices on the stack into elements; an index outside the array becomes 0. */
+export function gather(f: WasmFunction, view: MemoryView): void {
   const i = f.local("v128");
-  indices();
   f.tee(i);
   f.get(i);
   f.get(view.length);
@@ -84,5 +65,88 @@ export function gather(
     f.extract(lane);
     f.get(value);
     f.loadLane(lane);
+  }
+}
+
+/** Store a word, in a local, at an index, in a local; outside of the array it is dropped. */
+export function storeOne(
+  f: WasmFunction,
+  view: MemoryView,
+  { index, value }: { readonly index: number; readonly value: number },
+): void {
+  f.get(index);
+  f.get(view.length);
+  f.op("i32.lt_u");
+  f.if();
+  f.get(index);
+  scaleAddress(f, view);
+  f.get(value);
+  f.load("i32.store");
+  f.op("end");
+}
+
+/**
+ * Store a vector, in a local, at consecutive elements: at once where all are in range, and all lanes of the mask active, if there
+ * is one, and else by the function `lanes`.
+ */
+export function storeRun(
+  f: WasmFunction,
+  view: MemoryView,
+  { index, value, mask, lanes }: {
+    readonly index: number;
+    readonly value: number;
+    readonly mask: (() => void) | undefined;
+    readonly lanes: number;
+  },
+): void {
+  f.get(index);
+  f.get(view.length);
+  f.op("i32.lt_u");
+  f.get(index);
+  f.i32(3);
+  f.op("i32.add");
+  f.get(view.length);
+  f.op("i32.lt_u", "i32.and");
+  if (mask) {
+    mask();
+    f.op("i32x4.all_true", "i32.and");
+  }
+  f.if();
+  f.get(index);
+  scaleAddress(f, view);
+  f.get(value);
+  f.load("v128.store");
+  f.op("else");
+  f.get(view.address);
+  f.get(view.length);
+  f.get(index);
+  f.op("i32x4.splat");
+  f.words(0, 1, 2, 3);
+  f.op("i32x4.add");
+  f.get(value);
+  if (mask) mask();
+  else f.words(-1, -1, -1, -1);
+  f.call(lanes);
+  f.op("end");
+}
+
+/** (address, length, index, value, mask): stores lanes that are active and in range, one by one. */
+export function printStoreLanes(f: WasmFunction): void {
+  for (let lane = 0; lane < 4; lane++) {
+    f.get(4);
+    f.extract(lane);
+    f.get(2);
+    f.extract(lane);
+    f.get(1);
+    f.op("i32.lt_u", "i32.and");
+    f.if();
+    f.get(0);
+    f.get(2);
+    f.extract(lane);
+    f.i32(2);
+    f.op("i32.shl", "i32.add");
+    f.get(3);
+    f.storeLane(lane);
+    f.op("end");
   }
 }

@@ -4,25 +4,10 @@
  * run one invocation at a time.
  */
 
-import { endOf } from "../../spec/kernel/build.ts";
 import { mergedParts } from "../../spec/kernel/merge.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
-import { withScalarLoads } from "../../spec/kernel/vectors.ts";
-import {
-  analyzeShapes,
-  restingVariables,
-  uniqueNames,
-} from "../vector/analyze.ts";
-import { Expressions } from "./expression.ts";
-import { MathLibrary } from "./math.ts";
-import {
-  cutPhases,
-  invocationsOf,
-  isForAll,
-  type Outer,
-  type Phase,
-} from "../vector/phases.ts";
-import { Statements } from "./statement.ts";
+import { lowerKernel } from "../vector/lower.ts";
+import { Emitter, Library, SCRATCH } from "./emit.ts";
 import { WasmFunction, WasmModule } from "./wasm.ts";
 
 /** Bytes of a launch record before its bindings; see `RECORD` for the words. */
@@ -43,8 +28,6 @@ export const RECORD = {
   /** What a workgroup takes one thread, in picoseconds. */
   cost: 10,
 } as const;
-/** The parameter of functions that is the address of their scratch memory. */
-const SCRATCH = 3;
 /** Bytes around every array in memory that may be read by vectors that touch its ends. */
 export const GUARD_BYTES = 16;
 
@@ -64,22 +47,17 @@ export function printKernels(
   options: { readonly lanes?: 1 } = {},
 ): PrintedModule {
   const module = new WasmModule();
-  const math = new MathLibrary(module);
-  let storeLanes: number | undefined;
+  const library = new Library(module);
   const scratch = kernels.map((kernel, i) => {
     const lanes = options.lanes === 1 || kernel.workgroupSize % 4 !== 0 ? 1 : 4;
     const parts = mergedParts(kernel).map(({ end, kernel }) => {
-      const { f, scratchBytes } = new KernelPrinter(kernel, lanes, math, () => {
-        storeLanes ??= module.add(printStoreLanes());
-        return storeLanes;
-      });
-      return { end, f, scratchBytes };
+      return { end, ...printPart(kernel, lanes, { library }) };
     });
     const whole = parts.length === 1 ? parts[0]!.f : printParts(
       parts.map(({ end, f }) => ({ end, index: module.add(f) })),
     );
     module.add(whole, `run${i}`);
-    return Math.max(...parts.map(({ scratchBytes }) => scratchBytes));
+    return Math.max(...parts.map(({ scratch }) => scratch));
   });
   return { bytes: module.encode(), scratch };
 }
@@ -154,288 +132,69 @@ function printParts(
   return f;
 }
 
-/** (address, length, index, value, mask): store lanes that are active and in range, one by one. */
-function printStoreLanes(): WasmFunction {
-  const f = new WasmFunction(["i32", "i32", "v128", "v128", "v128"], []);
-  for (let lane = 0; lane < 4; lane++) {
-    f.get(4);
-    f.extract(lane);
-    f.get(2);
-    f.extract(lane);
-    f.get(1);
-    f.op("i32.lt_u", "i32.and");
-    f.if();
-    f.get(0);
-    f.get(2);
-    f.extract(lane);
-    f.i32(2);
-    f.op("i32.shl", "i32.add");
-    f.get(3);
-    f.storeLane(lane);
-    f.op("end");
-  }
-  return f;
-}
-
-/** Prints one kernel into one function. */
-class KernelPrinter {
-  readonly f = new WasmFunction(["i32", "i32", "i32", "i32"], []);
-  scratchBytes = GUARD_BYTES;
-  readonly #kernel: Kernel;
-  readonly #lanes: 1 | 4;
-  readonly #x: Expressions;
-  readonly #statements: Statements;
-  readonly #outer: readonly Outer[];
-  /** Offsets in scratch memory of variables that outlive a phase. */
-  readonly #slots = new Map<string, number>();
-  /** Local that counts invocations, by vectors. */
-  readonly #first: number;
-  /** Local of where this vector's parts of slots are, less their offsets. */
-  readonly #own: number;
-  #sharedBytes = 0;
-
-  constructor(
-    kernel: Kernel,
-    lanes: 1 | 4,
-    math: MathLibrary,
-    storeLanes: () => number,
-  ) {
-    this.#kernel = kernel;
-    this.#lanes = lanes;
-    const { f } = this;
-    const body = uniqueNames(withScalarLoads(kernel.body));
-    const shapes = analyzeShapes(kernel, body, lanes);
-    this.#x = new Expressions(f, shapes, math);
-    this.#statements = new Statements(this.#x, {
-      storeLanes,
-      take: () => ({ base: SCRATCH, offset: this.#take(16) }),
-      writable: new Set(
-        kernel.bindings.filter((b) => b.access !== "read").map((b) => b.name),
-      ),
-    });
-    this.#first = f.local("i32");
-    this.#own = f.local("i32");
-    this.#bind();
-    const { outer, crossing } = cutPhases(kernel, body, shapes);
-    this.#outer = outer;
-    const resting = restingVariables(body, shapes);
-    if (!this.#isSingle) {
-      for (const name of crossing) {
-        const offset = this.#take(16 * kernel.workgroupSize / lanes);
-        if (resting.delete(name)) {
-          this.#x.resting.set(name, { base: this.#own, offset });
-        } else this.#slots.set(name, offset);
-      }
-    }
-    for (const name of resting) {
-      this.#x.resting.set(name, { base: SCRATCH, offset: this.#take(16) });
-    }
-    this.#groups();
-  }
-
-  /** Take bytes of scratch memory; says where they begin. */
-  #take(bytes: number): number {
-    const offset = this.scratchBytes;
-    this.scratchBytes += bytes;
-    return offset;
-  }
-
-  /** The workgroup is one vector, so phases need no loops and variables no memory. */
-  get #isSingle(): boolean {
-    return this.#kernel.workgroupSize === this.#lanes;
-  }
-
-  /** Addresses and lengths of bindings and shared arrays. */
-  #bind(): void {
-    const { f } = this;
-    const reach = (length: number) => {
-      const local = f.local("i32");
-      f.get(length);
-      f.i32(5);
-      f.op("i32.add");
-      f.set(local);
-      return local;
-    };
-    this.#kernel.bindings.forEach((binding, i) => {
-      const address = f.local("i32");
-      const length = f.local("i32");
+/** Print a kernel, or one part of a merged one, into a function. */
+function printPart(
+  kernel: Kernel,
+  lanes: 1 | 4,
+  { library }: { readonly library: Library },
+): { f: WasmFunction; scratch: number } {
+  const f = new WasmFunction(["i32", "i32", "i32", "i32"], []);
+  const program = lowerKernel(kernel, {
+    lanes,
+    vectorBytes: 16,
+    guardBytes: GUARD_BYTES,
+    loops: "unrolled",
+    inMemory: "resting",
+  });
+  const emitter = new Emitter(f, library);
+  for (const memory of program.memories) {
+    const [address, length] = [f.local("i32"), f.local("i32")];
+    const reach = f.local("i32");
+    if ("binding" in memory) {
+      const at = RECORD_BYTES + 8 * memory.binding;
       f.get(0);
-      f.load("i32.load", RECORD_BYTES + 8 * i);
+      f.load("i32.load", at);
       f.set(address);
       f.get(0);
-      f.load("i32.load", RECORD_BYTES + 8 * i + 4);
-      f.set(length);
-      this.#x.views.set(binding.name, {
-        address,
-        length,
-        reach: reach(length),
-      });
-    });
-    for (const array of this.#kernel.shared) {
-      const address = f.local("i32");
-      const length = f.local("i32");
-      f.get(3);
-      f.i32(this.scratchBytes);
+      f.load("i32.load", at + 4);
+    } else {
+      f.get(SCRATCH);
+      f.i32(memory.offset);
       f.op("i32.add");
       f.set(address);
-      f.i32(array.length);
-      f.set(length);
-      this.#x.views.set(array.name, { address, length, reach: reach(length) });
-      this.scratchBytes += Math.ceil(array.length / 4) * 16 + GUARD_BYTES;
+      f.i32(memory.length);
     }
-    this.#sharedBytes = this.scratchBytes - GUARD_BYTES;
+    f.set(length);
+    f.get(length);
+    f.i32(5);
+    f.op("i32.add");
+    f.set(reach);
+    emitter.views.set(memory, { address, length, reach });
   }
-
-  /** The loop over workgroups. */
-  #groups(): void {
-    const { f } = this;
-    const { ids } = this.#x;
-    for (const name of ["group.x", "group.y", "group.z"]) {
-      ids.set(name, f.local("i32"));
-    }
-    ids.set("local", this.#first);
-    const rest = f.local("i32");
-    eachGroup(f, () => {
-      // Along y first: a matmul's rows, which are more than columns, stay in the cache, and its weights follow each other.
-      pushAlongY(f, "i32.rem_u");
-      f.set(ids.get("group.y")!);
-      pushAlongY(f, "i32.div_u");
-      f.tee(rest);
-      f.get(0);
-      f.load("i32.load", 4 * RECORD.x);
-      f.op("i32.rem_u");
-      f.set(ids.get("group.x")!);
+  const first = emitter.localOf(program.first);
+  const { parts, partBytes } = program;
+  const own = f.local("i32");
+  emitter.own = { local: own, first, parts, bytes: partBytes / lanes };
+  const [x, y, z] = program.groups.map((local) => emitter.localOf(local));
+  const rest = f.local("i32");
+  eachGroup(f, () => {
+    // Along y first: a matmul's rows, which are more than columns, stay in the cache, and its weights follow each other.
+    pushAlongY(f, "i32.rem_u");
+    f.set(y!);
+    pushAlongY(f, "i32.div_u");
+    f.set(rest);
+    for (const [op, local] of [["i32.rem_u", x], ["i32.div_u", z]] as const) {
       f.get(rest);
       f.get(0);
       f.load("i32.load", 4 * RECORD.x);
-      f.op("i32.div_u");
-      f.set(ids.get("group.z")!);
-      for (const o of this.#outer) this.#print(o);
-      f.get(1);
-      f.i32(1);
-      f.op("i32.add");
-      f.set(1);
-    });
-  }
-
-  #print(o: Outer): void {
-    const { f } = this;
-    const x = this.#x;
-    if (o.op === "phase") return this.#phase(o);
-    if (o.op === "zero") {
-      f.get(3);
-      f.i32(GUARD_BYTES);
-      f.op("i32.add");
-      f.i32(0);
-      f.i32(this.#sharedBytes);
-      return f.fill();
+      f.op(op);
+      f.set(local!);
     }
-    if (o.op === "if") {
-      x.begin([o.condition]);
-      this.#recall();
-      x.scalar(o.condition);
-      f.if();
-      for (const inner of o.then) this.#print(inner);
-      f.op("else");
-      for (const inner of o.else) this.#print(inner);
-      return f.op("end");
-    }
-    const { loop } = o;
-    const end = endOf(loop);
-    const bounds = [loop.from, end, loop.step];
-    const [counter, to, step] = [
-      this.#statements.localOf(loop.name),
-      f.local("i32"),
-      f.local("i32"),
-    ];
-    x.begin(bounds);
-    this.#recall();
-    x.scalar(loop.from);
-    f.set(counter);
-    x.scalar(end);
-    f.set(to);
-    x.scalar(loop.step);
-    f.set(step);
-    f.block();
-    f.loop();
-    f.get(counter);
-    f.get(to);
-    f.op("i32.ge_u");
-    f.branchIf(1);
-    for (const inner of o.body) this.#print(inner);
-    f.get(counter);
-    f.get(step);
+    emitter.list(program.body);
+    f.get(1);
+    f.i32(1);
     f.op("i32.add");
-    f.set(counter);
-    f.branch(0);
-    f.op("end", "end");
-  }
-
-  /** Between phases, a uniform variable that lives in memory has the value that the first invocation sees. */
-  #recall(): void {
-    if (this.#slots.size === 0) return;
-    this.f.i32(0);
-    this.f.set(this.#first);
-    this.#findOwn();
-    for (const name of this.#slots.keys()) {
-      if (this.#x.shapes.variables.get(name)!.shape.group) this.#load(name);
-    }
-  }
-
-  #phase(phase: Phase): void {
-    const { f } = this;
-    let start = 0;
-    f.i32(0);
-    f.set(this.#first);
-    if (this.#isSingle) return this.#statements.list(phase.body);
-    // What the whole workgroup shares is computed once.
-    for (const s of phase.body) {
-      if (!isForAll(s, this.#x.shapes)) break;
-      this.#statements.statement(s);
-      start++;
-    }
-    f.loop();
-    this.#findOwn();
-    for (const name of phase.reads) this.#load(name);
-    this.#statements.list(phase.body.slice(start));
-    for (const name of phase.writes) this.#save(name);
-    f.get(this.#first);
-    f.i32(this.#lanes);
-    f.op("i32.add");
-    f.tee(this.#first);
-    f.i32(invocationsOf(phase, this.#kernel.workgroupSize));
-    f.op("i32.lt_u");
-    f.branchIf(0);
-    f.op("end");
-  }
-
-  #findOwn(): void {
-    const { f } = this;
-    f.get(this.#first);
-    f.i32(this.#lanes === 4 ? 2 : 4);
-    f.op("i32.shl");
-    f.get(SCRATCH);
-    f.op("i32.add");
-    f.set(this.#own);
-  }
-
-  #load(name: string): void {
-    if (!this.#slots.has(name)) return;
-    this.f.get(this.#own);
-    this.f.load(
-      this.#statements.isScalar(name) ? "i32.load" : "v128.load",
-      this.#slots.get(name)!,
-    );
-    this.f.set(this.#statements.localOf(name));
-  }
-
-  #save(name: string): void {
-    if (!this.#slots.has(name)) return;
-    this.f.get(this.#own);
-    this.f.get(this.#statements.localOf(name));
-    this.f.load(
-      this.#statements.isScalar(name) ? "i32.store" : "v128.store",
-      this.#slots.get(name)!,
-    );
-  }
+    f.set(1);
+  });
+  return { f, scratch: program.scratch };
 }

@@ -15,117 +15,76 @@ const TYPE_CODE: { readonly [T in WasmType]: number } = {
   v128: 0x7b,
 };
 
-/** Plain instructions, one byte each. */
-const PLAIN = {
-  else: 0x05,
-  end: 0x0b,
-  select: 0x1b,
-  "i32.eqz": 0x45,
-  "i32.eq": 0x46,
-  "i32.ne": 0x47,
-  "i32.lt_s": 0x48,
-  "i32.lt_u": 0x49,
-  "i32.gt_s": 0x4a,
-  "i32.gt_u": 0x4b,
-  "i32.le_s": 0x4c,
-  "i32.le_u": 0x4d,
-  "i32.ge_s": 0x4e,
-  "i32.ge_u": 0x4f,
-  "i64.lt_u": 0x54,
-  "i32.add": 0x6a,
-  "i32.sub": 0x6b,
-  "i32.mul": 0x6c,
-  "i32.div_s": 0x6d,
-  "i32.div_u": 0x6e,
-  "i32.rem_s": 0x6f,
-  "i32.rem_u": 0x70,
-  "i32.and": 0x71,
-  "i32.or": 0x72,
-  "i32.xor": 0x73,
-  "i32.shl": 0x74,
-  "i32.shr_s": 0x75,
-  "i32.shr_u": 0x76,
-  "i64.add": 0x7c,
-  "i64.mul": 0x7e,
-  "i64.extend_i32_u": 0xad,
-} as const;
+/** Instructions without immediates that have numbers in a row. Those of scalars are one byte; others follow the byte 0xfd. */
+const FAMILIES = [
+  ["i32", 0x45, "eqz eq ne lt_s lt_u gt_s gt_u le_s le_u ge_s ge_u"],
+  ["i64", 0x54, "lt_u"],
+  [
+    "i32",
+    0x6a,
+    "add sub mul div_s div_u rem_s rem_u and or xor shl shr_s shr_u",
+  ],
+  ["i64", 0x7c, "add"],
+  ["i64", 0x7e, "mul"],
+  ["i64", 0xad, "extend_i32_u"],
+  ["i32x4", 0x11, "splat"],
+  ["i32x4", 0x37, "eq ne lt_s lt_u gt_s gt_u le_s le_u ge_s ge_u"],
+  ["f32x4", 0x41, "eq ne lt gt le ge"],
+  ["f64x2", 0x49, "lt"],
+  ["v128", 0x4d, "not and andnot or xor bitselect any_true"],
+  ["f32x4", 0x5e, "demote_f64x2_zero"],
+  ["f64x2", 0x5f, "promote_low_f32x4"],
+  ["f32x4", 0x67, "ceil floor trunc nearest"],
+  ["f64x2", 0x94, "nearest"],
+  ["i32x4", 0xa1, "neg"],
+  ["i32x4", 0xa3, "all_true"],
+  ["i32x4", 0xab, "shl shr_s shr_u add"],
+  ["i32x4", 0xb1, "sub"],
+  ["i32x4", 0xb5, "mul min_s min_u max_s max_u"],
+  ["i64x2", 0xc7, "extend_low_i32x4_s"],
+  ["i64x2", 0xcb, "shl"],
+  ["i64x2", 0xcd, "shr_u add"],
+  ["i64x2", 0xd1, "sub"],
+  ["f32x4", 0xe0, "abs neg"],
+  ["f32x4", 0xe3, "sqrt add sub mul div"],
+  ["f32x4", 0xea, "pmin pmax"],
+  ["f64x2", 0xec, "abs neg"],
+  ["f64x2", 0xf0, "add sub mul div"],
+  ["f64x2", 0xf6, "pmin pmax"],
+  ["i32x4", 0xf8, "trunc_sat_f32x4_s trunc_sat_f32x4_u"],
+  ["f32x4", 0xfa, "convert_i32x4_s convert_i32x4_u"],
+  ["i32x4", 0xfc, "trunc_sat_f64x2_s_zero"],
+  ["f64x2", 0xfe, "convert_low_i32x4_s"],
+] as const;
 
-/** Vector instructions without immediates: the number after the 0xfd prefix. */
-const VECTOR = {
-  "i32x4.splat": 0x11,
-  "f32x4.eq": 0x41,
-  "f32x4.ne": 0x42,
-  "f32x4.lt": 0x43,
-  "f32x4.gt": 0x44,
-  "f32x4.le": 0x45,
-  "f32x4.ge": 0x46,
-  "i32x4.eq": 0x37,
-  "i32x4.ne": 0x38,
-  "i32x4.lt_s": 0x39,
-  "i32x4.lt_u": 0x3a,
-  "i32x4.gt_s": 0x3b,
-  "i32x4.gt_u": 0x3c,
-  "i32x4.le_s": 0x3d,
-  "i32x4.le_u": 0x3e,
-  "i32x4.ge_s": 0x3f,
-  "i32x4.ge_u": 0x40,
-  "v128.not": 0x4d,
-  "v128.and": 0x4e,
-  "v128.andnot": 0x4f,
-  "v128.or": 0x50,
-  "v128.xor": 0x51,
-  "v128.bitselect": 0x52,
-  "v128.any_true": 0x53,
-  "f64x2.promote_low_f32x4": 0x5f,
-  "f32x4.demote_f64x2_zero": 0x5e,
-  "f32x4.ceil": 0x67,
-  "f32x4.floor": 0x68,
-  "f32x4.trunc": 0x69,
-  "f32x4.nearest": 0x6a,
-  "f64x2.nearest": 0x94,
-  "i32x4.neg": 0xa1,
-  "i32x4.all_true": 0xa3,
-  "i32x4.bitmask": 0xa4,
-  "i32x4.shl": 0xab,
-  "i32x4.shr_s": 0xac,
-  "i32x4.shr_u": 0xad,
-  "i32x4.add": 0xae,
-  "i32x4.sub": 0xb1,
-  "i32x4.mul": 0xb5,
-  "i32x4.min_s": 0xb6,
-  "i32x4.min_u": 0xb7,
-  "i32x4.max_s": 0xb8,
-  "i32x4.max_u": 0xb9,
-  "i64x2.shl": 0xcb,
-  "i64x2.shr_u": 0xcd,
-  "i64x2.add": 0xce,
-  "i64x2.sub": 0xd1,
-  "i64x2.extend_low_i32x4_s": 0xc7,
-  "f32x4.abs": 0xe0,
-  "f32x4.neg": 0xe1,
-  "f32x4.sqrt": 0xe3,
-  "f32x4.add": 0xe4,
-  "f32x4.sub": 0xe5,
-  "f32x4.mul": 0xe6,
-  "f32x4.div": 0xe7,
-  "f32x4.pmin": 0xea,
-  "f32x4.pmax": 0xeb,
-  "f64x2.abs": 0xec,
-  "f64x2.neg": 0xed,
-  "f64x2.add": 0xf0,
-  "f64x2.sub": 0xf1,
-  "f64x2.mul": 0xf2,
-  "f64x2.div": 0xf3,
-  "f64x2.pmin": 0xf6,
-  "f64x2.pmax": 0xf7,
-  "f64x2.lt": 0x49,
-  "i32x4.trunc_sat_f32x4_s": 0xf8,
-  "i32x4.trunc_sat_f32x4_u": 0xf9,
-  "f32x4.convert_i32x4_s": 0xfa,
-  "f32x4.convert_i32x4_u": 0xfb,
-  "i32x4.trunc_sat_f64x2_s_zero": 0xfc,
-  "f64x2.convert_low_i32x4_s": 0xfe,
-} as const;
+type Words<S extends string> = S extends `${infer A} ${infer B}` ? A | Words<B>
+  : S;
+type Named<F> = F extends
+  readonly [infer P extends string, number, infer W extends string]
+  ? `${P}.${Words<W>}`
+  : never;
+
+/** Names of instructions without immediates. */
+export type WasmOp =
+  | "else"
+  | "end"
+  | "select"
+  | Named<(typeof FAMILIES)[number]>;
+
+const END = 0x0b;
+const OPCODES = new Map<string, readonly number[]>([
+  ["else", [0x05]],
+  ["end", [END]],
+  ["select", [0x1b]],
+  ...FAMILIES.flatMap(([type, first, names]) =>
+    names.split(" ").map((name, i) => {
+      const code: number[] = type === "i32" || type === "i64" ? [] : [0xfd];
+      if (code.length > 0) pushUnsigned(code, first + i);
+      else code.push(first + i);
+      return [`${type}.${name}`, code] as const;
+    })
+  ),
+]);
 
 /** Loads and stores: opcode bytes and the alignment exponent of their operand. */
 const MEMORY = {
@@ -137,8 +96,6 @@ const MEMORY = {
   "v128.store": [[0xfd, 0x0b], 2],
 } as const;
 
-/** Names of instructions without immediates. */
-export type WasmOp = keyof typeof PLAIN | keyof typeof VECTOR;
 /** Names of loads and stores. */
 export type WasmMemoryOp = keyof typeof MEMORY;
 
@@ -170,6 +127,8 @@ export class WasmFunction {
   readonly results: readonly WasmType[];
   #locals: WasmType[] = [];
   #code: number[] = [];
+  /** The last `set`, and where it is. */
+  #set = { local: -1, at: 0, end: 0 };
 
   constructor(params: readonly WasmType[], results: readonly WasmType[]) {
     this.params = params;
@@ -184,20 +143,27 @@ export class WasmFunction {
   /** Instructions without immediates, in order. */
   op(...ops: readonly WasmOp[]): void {
     for (const op of ops) {
-      if (op in PLAIN) this.#code.push(PLAIN[op as keyof typeof PLAIN]);
-      else {
-        this.#code.push(0xfd);
-        pushUnsigned(this.#code, VECTOR[op as keyof typeof VECTOR]);
-      }
+      const code = OPCODES.get(op);
+      invariant(code, `instruction '${op}'`);
+      this.#code.push(...code);
     }
   }
+  /** Push a local; one that was set just now is set by `tee`. */
   get(local: number): void {
+    const { at, end } = this.#set;
+    if (this.#set.local === local && end === this.#code.length) {
+      this.#code[at] = 0x22;
+      this.#set.end = -1;
+      return;
+    }
     this.#code.push(0x20);
     pushUnsigned(this.#code, local);
   }
   set(local: number): void {
+    const at = this.#code.length;
     this.#code.push(0x21);
     pushUnsigned(this.#code, local);
+    this.#set = { local, at, end: this.#code.length };
   }
   tee(local: number): void {
     this.#code.push(0x22);
@@ -304,7 +270,7 @@ export class WasmFunction {
       pushUnsigned(head, count);
       head.push(TYPE_CODE[type]);
     }
-    return [head, this.#code, [PLAIN.end]];
+    return [head, this.#code, [END]];
   }
 }
 

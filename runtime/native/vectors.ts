@@ -1,9 +1,11 @@
 /**
  * The C text that every printed kernel begins with: vectors of `LANES` lanes, array accesses that stay within bounds, and
- * the functions of the kernel tree. Each function takes the steps of its WebAssembly form (`../cpu/math.ts`), so that both
- * devices compute the same bits; compiled without contraction.
+ * operators and functions of the vector IR; compiled without contraction.
  */
 
+import { MATH } from "../vector/math.ts";
+import { Emitter } from "./emit.ts";
+import { Writer } from "./writer.ts";
 import { FUSED_MACROS } from "./compiler.ts";
 import { LAUNCH_STRUCT } from "./records.ts";
 
@@ -100,10 +102,10 @@ function turnInC(lanes: number): string {
 
 /** The product and sum of `fma` nodes: rounded twice, or, if `fused`, once where the processor has an instruction for that. */
 function fmaInC(fused: boolean): string {
-  const twice = "#define fma_of(a, b, c) ((a) * (b) + (c))\n";
+  const twice = "#define f_fma(a, b, c) ((a) * (b) + (c))\n";
   return fused
     ? `#if ${FUSED_MACROS.map((macro) => `defined ${macro}`).join(" || ")}
-INLINE vf fma_of(vf a, vf b, vf c) {
+INLINE vf f_fma(vf a, vf b, vf c) {
 #ifdef __clang__
 #pragma clang fp contract(on)
   return a * b + c;
@@ -137,10 +139,11 @@ typedef u vu __attribute__((vector_size(4 * LANES)));
 typedef i vi __attribute__((vector_size(4 * LANES)));
 typedef double vd __attribute__((vector_size(8 * LANES)));
 typedef int64_t vl __attribute__((vector_size(8 * LANES)));
+typedef uint64_t vul __attribute__((vector_size(8 * LANES)));
 typedef vu __attribute__((aligned(4), may_alias)) run_of_words;
 ${LAUNCH_STRUCT}
 static const vu IOTA = { ${numbers} };
-${BODY}${fmaInC(fused)}${turnInC(lanes)}`;
+${BODY}${fmaInC(fused)}${turnInC(lanes)}${MATH_IN_C}`;
 }
 
 const BODY = `
@@ -161,8 +164,8 @@ INLINE vu mask(u condition) { return splat(0u - condition); }
 INLINE vu pick(vu m, vu a, vu b) { return (a & m) | (b & ~m); }
 INLINE vf pickf(vu m, vf a, vf b) { return (vf)pick(m, (vu)a, (vu)b); }
 INLINE vd pickd(vl m, vd a, vd b) { return (vd)(((vl)a & m) | ((vl)b & ~m)); }
-INLINE u any(vu m) { u r = 0; for (int l = 0; l < LANES; l++) r |= m[l]; return r != 0; }
-INLINE u all(vu m) { u r = ~0u; for (int l = 0; l < LANES; l++) r &= m[l]; return r != 0; }
+INLINE u v_any(vu m) { u r = 0; for (int l = 0; l < LANES; l++) r |= m[l]; return r != 0; }
+INLINE u v_all(vu m) { u r = ~0u; for (int l = 0; l < LANES; l++) r &= m[l]; return r != 0; }
 
 // Arrays: an index outside becomes 0, a store outside is dropped. A run that touches the array may reach into the guard.
 INLINE u load(const word *a, u n, u at) { return a[at < n ? at : 0]; }
@@ -187,54 +190,40 @@ INLINE void store_run(word *a, u n, u at, vu value) {
   else scatter(a, n, at + IOTA, value, ~(vu){ 0 });
 }
 INLINE void store_run_masked(word *a, u n, u at, vu value, vu m) {
-  if (all(m)) store_run(a, n, at, value);
+  if (v_all(m)) store_run(a, n, at, value);
   else scatter(a, n, at + IOTA, value, m);
 }
 
-// Integers: nothing is undefined.
-INLINE u divide(u a, u b) { return a / (b ? b : 1); }
-INLINE u remain(u a, u b) { return a % (b ? b : 1); }
-INLINE u divisor(u a, u b) { return b == 0 || (a == 0x80000000u && b == ~0u) ? 1 : b; }
-INLINE u divide_signed(u a, u b) { return (u)((i)a / (i)divisor(a, b)); }
-INLINE u remain_signed(u a, u b) { return (u)((i)a % (i)divisor(a, b)); }
-INLINE vu divide_lanes(vu a, vu b) { return a / pick((vu)(b == 0), splat(1), b); }
-INLINE vu remain_lanes(vu a, vu b) { return a % pick((vu)(b == 0), splat(1), b); }
-INLINE vu divisor_lanes(vu a, vu b) {
-  return pick((vu)(b == 0) | ((vu)(a == 0x80000000u) & (vu)(b == ~0u)), splat(1), b);
-}
-INLINE vu divide_lanes_signed(vu a, vu b) { return (vu)((vi)a / (vi)divisor_lanes(a, b)); }
-INLINE vu remain_lanes_signed(vu a, vu b) { return (vu)((vi)a % (vi)divisor_lanes(a, b)); }
-INLINE vu min_lanes(vu a, vu b) { return pick((vu)(a < b), a, b); }
-INLINE vu max_lanes(vu a, vu b) { return pick((vu)(a > b), a, b); }
-INLINE vu min_lanes_signed(vu a, vu b) { return pick((vu)((vi)a < (vi)b), a, b); }
-INLINE vu max_lanes_signed(vu a, vu b) { return pick((vu)((vi)a > (vi)b), a, b); }
+// Integers.
+INLINE vu v_min_u(vu a, vu b) { return pick((vu)(a < b), a, b); }
+INLINE vu v_max_u(vu a, vu b) { return pick((vu)(a > b), a, b); }
+INLINE vu v_min_s(vu a, vu b) { return pick((vu)((vi)a < (vi)b), a, b); }
+INLINE vu v_max_s(vu a, vu b) { return pick((vu)((vi)a > (vi)b), a, b); }
 
 // f32.
 #define LANEWISE(name, type, fn) \\
   INLINE type name(type x) { type r; for (int l = 0; l < LANES; l++) r[l] = fn(x[l]); return r; }
-LANEWISE(nearest, vf, __builtin_rintf)
-LANEWISE(truncated, vf, __builtin_truncf)
-LANEWISE(floor_of, vf, __builtin_floorf)
-LANEWISE(ceil_of, vf, __builtin_ceilf)
-LANEWISE(root, vf, __builtin_sqrtf)
-LANEWISE(nearest64, vd, __builtin_rint)
-INLINE vf min_of(vf a, vf b) { vf r; for (int l = 0; l < LANES; l++) r[l] = b[l] < a[l] ? b[l] : a[l]; return r; }
-INLINE vf max_of(vf a, vf b) { vf r; for (int l = 0; l < LANES; l++) r[l] = a[l] < b[l] ? b[l] : a[l]; return r; }
-INLINE vf absolute(vf x) { return (vf)((vu)x & 0x7fffffffu); }
-INLINE vf remainder_of(vf a, vf b) { return a - b * truncated(a / b); }
-INLINE vf sign(vf x) {
-  return pickf((vu)(x == 0.0f), splatf(0), (vf)((vu)splatf(1) | ((vu)x & 0x80000000u)));
-}
-INLINE vf from_signed(vu x) { return __builtin_convertvector((vi)x, vf); }
-INLINE vf from_unsigned(vu x) { return __builtin_convertvector(x, vf); }
+LANEWISE(f_nearest, vf, __builtin_rintf)
+LANEWISE(f_trunc, vf, __builtin_truncf)
+LANEWISE(f_floor, vf, __builtin_floorf)
+LANEWISE(f_ceil, vf, __builtin_ceilf)
+LANEWISE(f_sqrt, vf, __builtin_sqrtf)
+LANEWISE(d_nearest, vd, __builtin_rint)
+INLINE vf f_min(vf a, vf b) { vf r; for (int l = 0; l < LANES; l++) r[l] = b[l] < a[l] ? b[l] : a[l]; return r; }
+INLINE vf f_max(vf a, vf b) { vf r; for (int l = 0; l < LANES; l++) r[l] = a[l] < b[l] ? b[l] : a[l]; return r; }
+INLINE vf f_abs(vf x) { return (vf)((vu)x & 0x7fffffffu); }
+INLINE vf f_from_s(vu x) { return __builtin_convertvector((vi)x, vf); }
+INLINE vf f_from_u(vu x) { return __builtin_convertvector(x, vf); }
 // What is too large or too small becomes the nearest there is; what is no number becomes 0.
-INLINE vu to_signed(vf x) {
+INLINE vu v_to_s(vf x) {
   vu below = (vu)(x < -2147483648.0f), above = (vu)(x >= 2147483648.0f);
   vf inside = (vf)((vu)x & (vu)(x == x) & ~(below | above));
   vu whole = (vu)__builtin_convertvector(inside, vi);
   return pick(below, splat(0x80000000u), pick(above, splat(0x7fffffffu), whole));
 }
-INLINE vu to_unsigned(vf x) {
+// Any bits where it is out of range.
+INLINE vu v_whole(vf x) { return (vu)__builtin_convertvector(x, vi); }
+INLINE vu v_to_u(vf x) {
   vu above = (vu)(x >= 4294967296.0f), half = (vu)(x >= 2147483648.0f) & ~above;
   vf inside = (vf)((vu)x & (vu)(x > 0.0f) & ~above);
   vf rest = inside - (vf)((vu)splatf(2147483648.0f) & half);
@@ -242,138 +231,32 @@ INLINE vu to_unsigned(vf x) {
   return pick(above, ~(vu){ 0 }, whole);
 }
 
-// f16 in the halves of words.
-INLINE vf widen(vu moved, vu top) {
-  vu magnitude = moved & 0x0fffe000u;
-  vf scaled = (vf)magnitude * 0x1p112f;
-  vu special = (vu)((vi)magnitude > 0x0f7fffff) & 0x7f800000u;
-  return (vf)((vu)scaled | special | (top & 0x80000000u));
-}
-INLINE vf unpack_low(vu packed) { return widen(packed << 13, packed << 16); }
-INLINE vf unpack_high(vu packed) { return widen(packed >> 3, packed); }
-CALLED vf round_f16(vf x) {
-  vu magnitude = (vu)x & 0x7fffffffu;
-  vu rounded = (magnitude + 0xfffu + ((magnitude >> 13) & 1u)) & 0xffffe000u;
-  vu normal = pick((vu)(rounded >= 0x47800000u), splat(0x7f800000u), rounded);
-  vu tiny = (vu)(((vf)magnitude + 0.5f) - 0.5f);
-  vu is_tiny = (vu)(magnitude < 0x38800000u), is_nan = (vu)(magnitude > 0x7f800000u);
-  return (vf)(pick(is_nan, magnitude, pick(is_tiny, tiny, normal)) | ((vu)x & 0x80000000u));
-}
-
-// exp in f32: x = n ln 2 + r, a polynomial of r, and 2^n in two factors.
-INLINE vf exp_of(vf value) {
-  vf x = max_of(min_of(value, splatf(100)), splatf(-110));
-  vf n = nearest(x * 1.4426950408889634f);
-  vf r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  vf p = splatf(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  vf y = ((p * r) * r + r) + 1.0f;
-  // Of what is no number, any factors are as good.
-  vi whole = __builtin_convertvector(n, vi), half = whole >> 1;
-  return (y * (vf)((half + 127) << 23)) * (vf)(((whole - half) + 127) << 23);
-}
-
-// The rest goes through f64 and is rounded once.
+// f64 and 64-bit integers.
+INLINE vd splatd(double x) { return x + (vd){ 0 }; }
+INLINE vl splatl(int64_t x) { return x + (vl){ 0 }; }
 INLINE vd widened(vf x) { return __builtin_convertvector(x, vd); }
 INLINE vf narrowed(vd x) { return __builtin_convertvector(x, vf); }
-INLINE vd min64(vd a, vd b) { return pickd(b < a, b, a); }
-INLINE vd max64(vd a, vd b) { return pickd(a < b, b, a); }
-INLINE vl whole64(vd n) {
+INLINE vd d_min(vd a, vd b) { return pickd(b < a, b, a); }
+INLINE vd d_max(vd a, vd b) { return pickd(a < b, b, a); }
+INLINE vd d_abs(vd x) { return (vd)((vl)x & INT64_MAX); }
+INLINE vd d_from_l(vl x) { return __builtin_convertvector(x, vd); }
+INLINE vl l_from_d(vd n) {
   vd known = (vd)((vl)n & (n == n));
-  known = max64(min64(known, 2147483647.0 + (vd){ 0 }), -2147483648.0 + (vd){ 0 });
+  known = d_max(d_min(known, splatd(2147483647.0)), splatd(-2147483648.0));
   return __builtin_convertvector(__builtin_convertvector(known, vi), vl);
 }
-INLINE vd exp64(vd value) {
-  vd x = max64(min64(value, 700.0 + (vd){ 0 }), -700.0 + (vd){ 0 });
-  vd n = nearest64(x * M_LOG2E);
-  vd r = (x - n * 6.93147180369123816490e-1) - n * 1.90821492927058770002e-10;
-  vd y = 1.0 / 3628800 + (vd){ 0 };
-  y = y * r + 1.0 / 362880;
-  y = y * r + 1.0 / 40320;
-  y = y * r + 1.0 / 5040;
-  y = y * r + 1.0 / 720;
-  y = y * r + 1.0 / 120;
-  y = y * r + 1.0 / 24;
-  y = y * r + 1.0 / 6;
-  y = y * r + 1.0 / 2;
-  y = y * r + 1.0;
-  y = y * r + 1.0;
-  return y * (vd)((whole64(n) + 1023) << 52);
-}
-INLINE vd log64(vd x) {
-  vd m1 = (vd)(((vl)x & 0x000fffffffffffff) | (vl)(1.0 + (vd){ 0 }));
-  vl high = M_SQRT2 < m1;
-  vd m = pickd(high, m1 * 0.5, m1);
-  vl power = (((vl)x >> 52) & 0xfff) - 1023;
-  vd e = __builtin_convertvector(power, vd) + (vd)(high & (vl)(1.0 + (vd){ 0 }));
-  vd s = (m - 1.0) / (m + 1.0), s2 = s * s;
-  vd series = 2.0 / 15 + (vd){ 0 };
-  series = series * s2 + 2.0 / 13;
-  series = series * s2 + 2.0 / 11;
-  series = series * s2 + 2.0 / 9;
-  series = series * s2 + 2.0 / 7;
-  series = series * s2 + 2.0 / 5;
-  series = series * s2 + 2.0 / 3;
-  series = series * s2 + 2.0;
-  return e * M_LN2 + series * s;
-}
-INLINE vd sin64(vd x, int quarter) {
-  vd n = nearest64(x * (2.0 / M_PI));
-  vd r = (x - n * 1.57079632673412561417) - n * 6.07710050650619224932e-11;
-  vd r2 = r * r;
-  vd sine = 1.0 / 6227020800 + (vd){ 0 };
-  sine = sine * r2 + 1.0 / -39916800;
-  sine = sine * r2 + 1.0 / 362880;
-  sine = sine * r2 + 1.0 / -5040;
-  sine = sine * r2 + 1.0 / 120;
-  sine = sine * r2 + 1.0 / -6;
-  sine = sine * r2 + 1.0;
-  sine = sine * r;
-  vd cosine = 1.0 / 479001600 + (vd){ 0 };
-  cosine = cosine * r2 + 1.0 / -3628800;
-  cosine = cosine * r2 + 1.0 / 40320;
-  cosine = cosine * r2 + 1.0 / -720;
-  cosine = cosine * r2 + 1.0 / 24;
-  cosine = cosine * r2 + 1.0 / -2;
-  cosine = cosine * r2 + 1.0;
-  vl q = whole64(n) + quarter;
-  vl flipped = (vl)pickd(0 - (q & 1), cosine, sine) ^ (vl)((q & 2) << 62);
-  return (vd)flipped;
-}
-INLINE vd tanh64(vd x) {
-  vd magnitude = (vd)((vl)x & INT64_MAX);
-  vd t = exp64(magnitude * -2.0);
-  vd y = (1.0 - t) / (1.0 + t);
-  return pickd(magnitude < 0x1p-12, x, (vd)((vl)y | ((vl)x & INT64_MIN)));
-}
-CALLED vf log_of(vf x) {
-  vf y = narrowed(log64(widened(x)));
-  vf edge = pickf((vu)(x == 0.0f), splatf(-INFINITY), pickf((vu)(x < 0.0f), splatf(NAN), x));
-  return pickf((vu)(x > 0.0f) & (vu)(x < INFINITY), y, edge);
-}
-INLINE vf trig(vf x, int quarter) {
-  return pickf((vu)(absolute(x) < INFINITY), narrowed(sin64(widened(x), quarter)), splatf(NAN));
-}
-CALLED vf sin_of(vf x) { return trig(x, 0); }
-CALLED vf cos_of(vf x) { return trig(x, 1); }
-CALLED vf tanh_of(vf x) { return narrowed(tanh64(widened(x))); }
-CALLED vf pow_of(vf x, vf y) {
-  vf magnitude = absolute(x);
-  vf finite = narrowed(exp64(widened(y) * log64(widened(magnitude))));
-  vu rising = (vu)(y > 0.0f);
-  vf at0 = pickf(rising, splatf(0), splatf(INFINITY));
-  vf at_infinity = pickf(rising, splatf(INFINITY), splatf(0));
-  vf positive = pickf((vu)(magnitude == 0.0f), at0, pickf((vu)(magnitude == INFINITY), at_infinity, finite));
-  vf half = y * 0.5f;
-  vu odd = (vu)(half != nearest(half));
-  vf negative = pickf((vu)(y == nearest(y)), (vf)((vu)positive ^ (odd & 0x80000000u)),
-    pickf((vu)(magnitude < INFINITY), splatf(NAN), positive));
-  vu nan = (vu)(x != x) | (vu)(y != y);
-  return pickf((vu)(y == 0.0f), splatf(1),
-    pickf(nan, splatf(NAN), pickf((vu)(x < 0.0f), negative, positive)));
-}
 `;
+
+/** The functions of `math.ts`. */
+const MATH_IN_C = Object.entries(MATH).map(
+  ([name, { params, body, called }]) => {
+    const writer = new Writer();
+    const emitter = new Emitter(writer);
+    const list = params.map((param) => `${param.type} ${emitter.name(param)}`);
+    writer.line(`return ${emitter.values(body)[0]!};`);
+    const how = called.includes("native") ? "CALLED" : "INLINE";
+    return `${how} vf math_${name}(${
+      list.join(", ")
+    }) {\n${writer.text()}\n}\n`;
+  },
+).join("");

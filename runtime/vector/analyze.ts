@@ -4,7 +4,6 @@ import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import {
   mapOperands,
   mapStatement,
-  operands,
   someStatement,
   walkExpressions,
   walkStatements,
@@ -19,22 +18,6 @@ import {
 } from "./shape.ts";
 
 type ForStmt = Extract<Stmt, { op: "for" }>;
-
-/** The expressions with operands that occur more than once in `expressions`, as one object each. */
-export function repeated(expressions: readonly Expr[]): Set<Expr> {
-  const found = new Set<Expr>();
-  const seen = new Set<Expr>();
-  const visit = (e: Expr) => {
-    if (seen.has(e)) {
-      if (operands(e).length > 0) found.add(e);
-      return;
-    }
-    seen.add(e);
-    for (const operand of operands(e)) visit(operand);
-  };
-  for (const e of expressions) visit(e);
-  return found;
-}
 
 /** Whether a barrier stands in a statement. */
 export function hasBarrier(s: Stmt): boolean {

@@ -1,0 +1,353 @@
+/** The vector IR to C: words are `u`, vectors those of `vectors.ts`, variables of the block that declares them. */
+
+import type {
+  Local,
+  Memory,
+  Op,
+  Program,
+  Statement,
+  Type,
+  Value,
+} from "../vector/ir.ts";
+import { repeatedIn } from "../vector/ir.ts";
+import { Writer } from "./writer.ts";
+
+/** An array in memory: its address and its length. */
+interface ArrayNames {
+  readonly address: string;
+  readonly length: string;
+}
+
+/** Brackets in brackets up to which a value is one text. */
+const MAX_NESTING = 16;
+
+/** C's operators, by the names of the IR's less their signs. */
+const OPERATORS: { readonly [name: string]: string } = {
+  add: "+",
+  sub: "-",
+  mul: "*",
+  div: "/",
+  rem: "%",
+  and: "&",
+  or: "|",
+  xor: "^",
+  shl: "<<",
+  shr: ">>",
+  eq: "==",
+  ne: "!=",
+  lt: "<",
+  le: "<=",
+  gt: ">",
+  ge: ">=",
+};
+const COMPARES: ReadonlySet<string> = new Set(
+  ["eq", "ne", "lt", "le", "gt", "ge"],
+);
+/** Types of signed operands, by their operator's family. */
+const SIGNED: { readonly [family: string]: string } = { u: "i", v: "vi" };
+
+/** Operators that are written in another way than a call of a function of their name. */
+const TEXTS: { readonly [O in Op]?: (...args: string[]) => string } = {
+  "u.eqz": (a) => `(u)(${a} == 0)`,
+  "u.select": (a, b, c) => `${c} ? ${a} : ${b}`,
+  "v.select": (a, b, c) => `${c} ? ${a} : ${b}`,
+  "f.select": (a, b, c) => `${c} ? ${a} : ${b}`,
+  "v.pick": (a, b, c) => `pick(${c}, ${a}, ${b})`,
+  "f.pick": (a, b, c) => `pickf(${c}, ${a}, ${b})`,
+  "d.pick": (a, b, c) => `pickd(${c}, ${a}, ${b})`,
+  "v.neg": (a) => `-${a}`,
+  "f.neg": (a) => `-${a}`,
+  "v.not": (a) => `~${a}`,
+  "v.andnot": (a, b) => `${a} & ~${b}`,
+  "v.splat": (a) => `splat(${a})`,
+  "v.bits": (a) => `(vu)${a}`,
+  "f.bits": (a) => `(vf)${a}`,
+  "d.bits": (a) => `(vd)${a}`,
+  "l.bits": (a) => `(vl)${a}`,
+  "l.shr_u": (a, b) => `(vl)((vul)${a} >> ${b})`,
+};
+
+/** An f32 or f64 constant in C, of the same bits. */
+function floatInC(value: number, type: "vf" | "vd"): string {
+  const x = type === "vf" ? Math.fround(value) : value;
+  if (Number.isNaN(x)) return "number(0x7fc00000u)";
+  if (!Number.isFinite(x)) return x > 0 ? "INFINITY" : "-INFINITY";
+  const digits = type === "vf"
+    ? `${Math.abs(x).toExponential(9)}f`
+    : Math.abs(x).toExponential();
+  return `${x < 0 || Object.is(x, -0) ? "-" : ""}${digits}`;
+}
+
+/** How deeply brackets are nested in a text. */
+function nesting(text: string): number {
+  let [depth, most] = [0, 0];
+  for (const character of text) {
+    if (character === "(") most = Math.max(most, ++depth);
+    else if (character === ")") depth--;
+  }
+  return most;
+}
+
+/** Emits into one function. */
+export class Emitter {
+  readonly writer: Writer;
+  readonly arrays = new Map<Memory, ArrayNames>();
+  readonly #names = new Map<object, string>();
+  #program: Program | undefined;
+  #repeated = new Set<Value>();
+  #kept = new Map<Value, string>();
+
+  constructor(writer: Writer) {
+    this.writer = writer;
+  }
+
+  /** The name of a variable or a label. */
+  name(of: { readonly name: string }): string {
+    let name = this.#names.get(of);
+    if (name === undefined) {
+      name = this.writer.name(of.name);
+      this.#names.set(of, name);
+    }
+    return name;
+  }
+
+  /** The texts of the values of a statement, after what they keep. */
+  values(...values: readonly Value[]): string[] {
+    const outer = [this.#repeated, this.#kept] as const;
+    this.#repeated = repeatedIn(values);
+    this.#kept = new Map();
+    const texts = values.map((value) => this.#value(value));
+    [this.#repeated, this.#kept] = outer;
+    return texts;
+  }
+
+  #value(value: Value): string {
+    const known = this.#kept.get(value);
+    if (known !== undefined) return known;
+    const text = this.#text(value);
+    if (!this.#repeated.has(value) && nesting(text) <= MAX_NESTING) return text;
+    const name = this.writer.name("t");
+    this.writer.line(`${declared(value.type, name)} = ${text};`);
+    this.#kept.set(value, name);
+    return name;
+  }
+
+  #text(value: Value): string {
+    const args = value.args;
+    const texts = value.op === "apply" || value.op === "wide"
+      ? []
+      : args.map((arg) => this.#value(arg));
+    const [a, b, c] = texts;
+    const cast = `(${value.type})`;
+    switch (value.op) {
+      case "const":
+        return constantInC(value, false);
+      case "iota":
+        return value.stride === 1 ? "IOTA" : `(IOTA * ${value.stride >>> 0}u)`;
+      case "get":
+        return this.#place(value.local);
+      case "apply":
+        return `(${this.#apply(value.fn, args)})`;
+      case "call":
+        return `math_${value.fn}(${texts.join(", ")})`;
+      case "wide": {
+        value.params.forEach((param, i) => {
+          const wide = `widened(${this.#value(args[i]!)})`;
+          this.writer.line(`vd ${this.name(param)} = ${wide};`);
+        });
+        return `narrowed(${this.values(value.body)[0]!})`;
+      }
+      case "lane":
+        return `(${a})[${value.lane}]`;
+      case "load": {
+        const { address, length } = this.arrays.get(value.from)!;
+        const at = `(${address}, ${length}, ${a})`;
+        if (value.form === "one") return `load${at}`;
+        if (value.form === "splat") return `(${cast}splat(load${at}))`;
+        if (value.form === "run") return `(${cast}load_run${at})`;
+        return `(${cast}gather${value.rare ? "_called" : ""}${at})`;
+      }
+      case "read": {
+        if (value.form === "one") return `${a}[${value.offset}]`;
+        return value.form === "splat"
+          ? `(${cast}splat(${a}[${value.offset}]))`
+          : `(${cast}*(const run_of_words *)(${a} + ${value.offset}))`;
+      }
+      case "address":
+        return value.of
+          ? `(${this.arrays.get(value.of)!.address} + ${a})`
+          : `(${a} + ${b})`;
+      case "within": {
+        // In 64 bits nothing wraps.
+        const last = c === undefined ? "" : ` + (uint64_t)${b} * ${c}`;
+        const { length } = this.arrays.get(value.of)!;
+        return `((uint64_t)${a} + ${value.constant}${last} < ${length})`;
+      }
+      case "tile":
+        return `(${cast}${this.name(value.tile)}[${a}])`;
+    }
+  }
+
+  #apply(fn: Op, args: readonly Value[]): string {
+    const write = TEXTS[fn];
+    const [family, full] = fn.split(".") as [string, string];
+    const name = full.replace(/(_each)?(_[su])?$/, "");
+    const operator = OPERATORS[name];
+    if (!operator || write) {
+      const texts = args.map((arg) => this.#value(arg));
+      return write ? write(...texts) : `${family}_${full}(${texts.join(", ")})`;
+    }
+    const [x, y] = args as [Value, Value];
+    const signed = full.endsWith("_s") ? SIGNED[family]! : undefined;
+    // A vector and a constant are written without a vector of it.
+    const [a, b] = [[x, y] as const, [y, x] as const].map(([one, other]) => {
+      const plain = one.op === "const" && other.op !== "const";
+      const text = plain ? constantInC(one, true) : this.#value(one);
+      if (!signed) return text;
+      return `(${plain || one.type === "u" ? "i" : signed})${text}`;
+    });
+    const by = name !== "shl" && name !== "shr" || family === "l"
+      ? b
+      : y.op === "const"
+      ? `${Number(y.value) & 31}`
+      : `(${b} & 31)`;
+    const result = family === "u" ? "u" : family === "d" ? "vl" : "vu";
+    const text = `${a} ${operator} ${by}`;
+    return signed || COMPARES.has(name) ? `(${result})(${text})` : text;
+  }
+
+  /** A variable, wherever it is. */
+  #place(local: Local): string {
+    const { place } = local;
+    if (!place) return this.name(local);
+    return `(*(${local.type} *)(${
+      place.own ? "own" : "scratch"
+    } + ${place.offset}))`;
+  }
+
+  /** Emit what a workgroup does. */
+  program(program: Program): void {
+    this.#program = program;
+    this.list(program.body);
+  }
+
+  /** Emit statements. */
+  list(body: readonly Statement[]): void {
+    for (const s of body) this.#statement(s);
+  }
+
+  #block(head: string, body: readonly Statement[], long = false): void {
+    this.writer.block(head, () => {
+      if (long) this.writer.line("if (*stop) return;");
+      this.list(body);
+    });
+  }
+
+  #statement(s: Statement): void {
+    const { writer } = this;
+    switch (s.op) {
+      case "declare":
+        return writer.line(
+          `${declared(s.local.type, this.name(s.local))} = { 0 };`,
+        );
+      case "set": {
+        const [value] = this.values(s.value);
+        const name = this.#place(s.local);
+        const declares = s.declares && !s.local.place;
+        return writer.line(
+          `${declares ? declared(s.local.type, name) : name} = ${value};`,
+        );
+      }
+      case "store":
+        return this.#store(s);
+      case "if": {
+        const [condition] = this.values(s.condition);
+        this.#block(`if (${condition})`, s.then);
+        if (s.else.length > 0) this.#block("else", s.else);
+        return;
+      }
+      case "count": {
+        const [from, to, step] = this.values(s.from, s.to, s.step);
+        const name = this.name(s.counter);
+        if (s.unroll > 1) writer.line(`#pragma GCC unroll ${s.unroll}`);
+        return this.#block(
+          `for (u ${name} = ${from}; ${name} < ${to}; ${name} += ${step})`,
+          s.body,
+          s.long,
+        );
+      }
+      case "while":
+        return writer.block("for (;;)", () => {
+          if (s.long) writer.line("if (*stop) return;");
+          this.list(s.head);
+          writer.line(`if (!${this.values(s.condition)[0]!}) break;`);
+          this.list(s.body);
+        });
+      case "repeat":
+        this.#block("do", s.body);
+        return writer.line(`while ${this.values(s.condition)[0]!};`);
+      case "block":
+        this.#block("", s.body);
+        return writer.line(`${this.name(s.label)}:;`);
+      case "leave":
+        return writer.line(`goto ${this.name(s.label)};`);
+      case "zero":
+        return writer.line(
+          `__builtin_memset(scratch + ${s.offset}, 0, ${s.bytes});`,
+        );
+      case "own": {
+        const { first, parts, partBytes } = this.#program!;
+        return writer.line(
+          `own = scratch + ${parts} + ${
+            this.name(first)
+          } / LANES * ${partBytes};`,
+        );
+      }
+      case "turn": {
+        const { address } = this.arrays.get(s.from)!;
+        const tile = this.name(s.tile);
+        writer.line(`vu ${tile}[LANES];`);
+        const at = `${this.name(s.pointer)} - ${address} + ${s.constant}`;
+        const later = s.later ? "&later" : "0";
+        return writer.line(
+          `turn(${tile}, ${address}, ${at}, ${s.apart}, ${later}, &along);`,
+        );
+      }
+      case "prefetch":
+        return writer.line("prefetch_ahead(&later);");
+    }
+  }
+
+  #store(s: Extract<Statement, { op: "store" }>): void {
+    const { address, length } = this.arrays.get(s.to)!;
+    const [index, value] = this.values(s.index, s.value);
+    const [mask] = s.mask ? this.values(s.mask) : [undefined];
+    const args = [address, length, index, value];
+    const names = { one: "store", run: "store_run", anywhere: "scatter" };
+    const masked = s.form === "run" && mask !== undefined ? "_masked" : "";
+    if (s.form === "anywhere") args.push(mask ?? "~(vu){ 0 }");
+    else if (masked) args.push(mask);
+    this.writer.line(`${names[s.form]}${masked}(${args.join(", ")});`);
+  }
+}
+
+function declared(type: Type, name: string): string {
+  return type === "pointer" ? `const word *${name}` : `${type} ${name}`;
+}
+
+/** A constant: one element where `plain`, or all lanes. */
+function constantInC(
+  { type, value }: Extract<Value, { op: "const" }>,
+  plain: boolean,
+): string {
+  if (type === "u" || type === "vu") {
+    const word = `${Number(value) >>> 0}u`;
+    return plain || type === "u" ? word : `splat(${word})`;
+  }
+  if (type === "vl") {
+    const long = `(int64_t)${BigInt.asUintN(64, BigInt(value))}u`;
+    return plain ? `(${long})` : `splatl(${long})`;
+  }
+  const float = floatInC(Number(value), type as "vf" | "vd");
+  return plain ? float : `splat${type[1]}(${float})`;
+}

@@ -1,0 +1,323 @@
+/**
+ * Expressions of the kernel tree to the vector IR: integers and bools that are the same in all lanes, or a first lane and a
+ * stride, are words; all else is vectors. Bools are 0 or 1 in a word and masks in a vector.
+ */
+
+import { invariant } from "../../spec/errors.ts";
+import type {
+  BinaryOp,
+  CallName,
+  Expr,
+  ScalarType,
+} from "../../spec/kernel/tree.ts";
+import {
+  apply,
+  constant,
+  get,
+  laneOf,
+  type Local,
+  type Memory,
+  type Op,
+  type Type,
+  type Value,
+  word,
+} from "./ir.ts";
+import type { Shapes } from "./shape.ts";
+
+type Binary = Extract<Expr, { op: "binary" }>;
+type Load = Extract<Expr, { op: "load" | "shared" }>;
+
+/** Operators that differ for signed and unsigned integers. */
+const SIGNED: ReadonlySet<BinaryOp> = new Set<BinaryOp>(
+  ["shr", "div", "rem", "min", "max", "lt", "le", "gt", "ge"],
+);
+
+/** Functions that are operators. */
+const OPERATORS: { readonly [F in CallName]?: Op } = {
+  fma: "f.fma",
+  sqrt: "f.sqrt",
+  abs: "f.abs",
+  floor: "f.floor",
+  ceil: "f.ceil",
+  trunc: "f.trunc",
+  round: "f.nearest",
+};
+
+/** Where a load is known to be in range: behind a pointer, or in a tile. */
+export type Pointed =
+  | { readonly pointer: Local; readonly offset: number }
+  | { readonly tile: Local; readonly index: Value };
+
+/** The type of vectors of a scalar type. */
+export function vectorType(type: ScalarType): "vf" | "vu" {
+  return type === "f32" ? "vf" : "vu";
+}
+
+/** Lowers expressions of one kernel. */
+export class Expressions {
+  readonly shapes: Shapes;
+  /** The kernel's variables, and `group.x/y/z` and `local` (its first lane). */
+  readonly locals = new Map<string, Local>();
+  readonly memories = new Map<string, Memory>();
+  readonly pointed = new Map<Expr, Pointed>();
+  /** In what hardly ever runs. */
+  rare = false;
+  readonly #words = new Map<Expr, Value>();
+  readonly #vectors = new Map<Expr, Value>();
+
+  constructor(shapes: Shapes) {
+    this.shapes = shapes;
+  }
+
+  /** Start a statement: an expression has one value in it. */
+  begin(): void {
+    this.#words.clear();
+    this.#vectors.clear();
+  }
+
+  /** Whether a value is a word: integers of known stride, uniform bools. */
+  isWord(e: Expr): boolean {
+    return e.type !== "f32" && this.shapes.of(e).stride !== null;
+  }
+
+  /** Lane 0 of what `isWord`. */
+  word(e: Expr): Value {
+    const value = this.#words.get(e) ?? this.#word(e);
+    this.#words.set(e, value);
+    return value;
+  }
+
+  /** All lanes. */
+  vector(e: Expr): Value {
+    const value = this.#vectors.get(e) ??
+      (this.isWord(e) ? this.#spread(e) : this.#vector(e));
+    this.#vectors.set(e, value);
+    return value;
+  }
+
+  /** All lanes as bits. */
+  bits(e: Expr): Value {
+    const value = this.vector(e);
+    return e.type === "f32" ? apply("v.bits", value) : value;
+  }
+
+  /** The variable of a name. */
+  local(name: string): Local {
+    const local = this.locals.get(name);
+    invariant(local, `variable '${name}' is not declared`);
+    return local;
+  }
+
+  /** The array of a name. */
+  memory(name: string): Memory {
+    const memory = this.memories.get(name);
+    invariant(memory, `array '${name}' is not declared`);
+    return memory;
+  }
+
+  #spread(e: Expr): Value {
+    if (e.op === "const") {
+      const value = Number(e.value);
+      return constant("vu", e.type === "bool" && value ? -1 : value);
+    }
+    const first = this.word(e);
+    if (e.type === "bool") {
+      return apply("v.splat", apply("u.sub", word(0), first));
+    }
+    const stride = this.shapes.of(e).stride!;
+    const splat = apply("v.splat", first);
+    if (stride === 0) return splat;
+    return apply("v.add", splat, { op: "iota", type: "vu", stride, args: [] });
+  }
+
+  #word(e: Expr): Value {
+    switch (e.op) {
+      case "const":
+        return word(Number(e.value));
+      case "local":
+      case "id":
+        return get(this.local(e.name));
+      case "load":
+      case "shared":
+        return this.#load(e, "u");
+      case "unary": {
+        const a = this.word(e.a);
+        if (e.fn === "neg") return apply("u.sub", word(0), a);
+        return e.type === "bool"
+          ? apply("u.eqz", a)
+          : apply("u.xor", a, word(-1));
+      }
+      case "binary":
+        return this.#wordBinary(e);
+      case "select":
+        return apply(
+          "u.select",
+          this.word(e.a),
+          this.word(e.b),
+          this.word(e.condition),
+        );
+      case "convert": {
+        if (e.a.type === "f32") {
+          const first = laneOf(this.#convert(e), 0);
+          return e.type === "bool" ? apply("u.and", first, word(1)) : first;
+        }
+        const a = this.word(e.a);
+        return e.type === "bool" && e.a.type !== "bool"
+          ? apply("u.ne", a, word(0))
+          : a;
+      }
+      case "bitcast":
+        return e.a.type === "f32" ? laneOf(this.bits(e.a), 0) : this.word(e.a);
+      case "call":
+        throw new Error(`internal: '${e.fn}' as an integer`);
+    }
+  }
+
+  #wordBinary(e: Binary): Value {
+    if (e.a.type === "f32") {
+      return apply("u.and", laneOf(this.#binary(e), 0), word(1));
+    }
+    const signed = e.a.type === "i32";
+    const [a, b] = [this.word(e.a), this.word(e.b)];
+    const name = nameOf(e.fn, signed);
+    if (e.fn === "min" || e.fn === "max") {
+      const order = e.fn === "min" ? "lt" : "gt";
+      const first = apply(`u.${order}${signed ? "_s" : "_u"}`, a, b);
+      return apply("u.select", a, b, first);
+    }
+    if (e.fn !== "div" && e.fn !== "rem") return apply(`u.${name}` as Op, a, b);
+    // A known value may be that of a u32: 4294967295 is -1.
+    const known = (this.shapes.of(e.b).value ?? 0) | 0;
+    if (known !== 0 && known !== -1) return apply(`u.${name}` as Op, a, b);
+    // As in WGSL, a division by zero gives a / 1, and nothing traps.
+    const zero = apply("u.eqz", b);
+    const least = apply("u.eq", a, word(2 ** 31));
+    const wraps = apply("u.and", least, apply("u.eq", b, word(-1)));
+    const bad = signed ? apply("u.or", zero, wraps) : zero;
+    return apply(`u.${name}` as Op, a, apply("u.select", word(1), b, bad));
+  }
+
+  #vector(e: Expr): Value {
+    switch (e.op) {
+      case "const":
+        return constant("vf", Number(e.value));
+      case "local":
+        return get(this.local(e.name));
+      case "load":
+      case "shared":
+        return this.#load(e, vectorType(e.type));
+      case "unary": {
+        const a = this.vector(e.a);
+        if (e.fn === "not") return apply("v.not", a);
+        return apply(e.type === "f32" ? "f.neg" : "v.neg", a);
+      }
+      case "binary":
+        return this.#binary(e);
+      case "call": {
+        const args = e.args.map((arg) => this.vector(arg));
+        const fn = OPERATORS[e.fn];
+        if (fn) return apply(fn, ...args);
+        if (e.fn === "rsqrt") {
+          return apply("f.div", constant("vf", 1), apply("f.sqrt", ...args));
+        }
+        return { op: "call", type: "vf", fn: e.fn, args };
+      }
+      case "select": {
+        const family = e.type === "f32" ? "f" : "v";
+        const [a, b] = [this.vector(e.a), this.vector(e.b)];
+        return this.isWord(e.condition)
+          ? apply(`${family}.select`, a, b, this.word(e.condition))
+          : apply(`${family}.pick`, a, b, this.vector(e.condition));
+      }
+      case "convert":
+        return this.#convert(e);
+      case "bitcast": {
+        const a = this.vector(e.a);
+        if (vectorType(e.type) === vectorType(e.a.type)) return a;
+        return apply(e.type === "f32" ? "f.bits" : "v.bits", a);
+      }
+      case "id":
+        throw new Error(`internal: '${e.name}' is not affine`);
+    }
+  }
+
+  #convert(e: Extract<Expr, { op: "convert" }>): Value {
+    const a = this.vector(e.a);
+    const from = e.a.type;
+    if (e.type === from) return a;
+    if (e.type === "bool") {
+      return from === "f32"
+        ? apply("f.ne", a, constant("vf", 0))
+        : apply("v.ne", a, constant("vu", 0));
+    }
+    if (from === "bool") {
+      const one = (bits: number) => apply("v.and", a, constant("vu", bits));
+      return e.type === "f32" ? apply("f.bits", one(0x3f800000)) : one(1);
+    }
+    if (e.type === "f32") {
+      return apply(from === "i32" ? "f.from_s" : "f.from_u", a);
+    }
+    return from === "f32"
+      ? apply(e.type === "i32" ? "v.to_s" : "v.to_u", a)
+      : a;
+  }
+
+  #binary(e: Binary): Value {
+    const a = this.vector(e.a);
+    const signed = e.a.type === "i32";
+    const name = nameOf(e.fn, signed);
+    if (e.fn === "shl" || e.fn === "shr") {
+      return this.shapes.isUniform(e.b)
+        ? apply(`v.${name}` as Op, a, this.word(e.b))
+        : apply(
+          `v.${name.replace(e.fn, `${e.fn}_each`)}` as Op,
+          a,
+          this.vector(e.b),
+        );
+    }
+    const b = this.vector(e.b);
+    if (e.a.type === "f32") {
+      if (e.fn !== "rem") return apply(`f.${e.fn}` as Op, a, b);
+      const whole = apply("f.trunc", apply("f.div", a, b));
+      return apply("f.sub", a, apply("f.mul", b, whole));
+    }
+    if (e.fn !== "div" && e.fn !== "rem") return apply(`v.${name}` as Op, a, b);
+    const is = (x: Value, value: number) =>
+      apply("v.eq", x, constant("vu", value));
+    const wraps = apply("v.and", is(a, -(2 ** 31)), is(b, -1));
+    const bad = signed ? apply("v.or", is(b, 0), wraps) : is(b, 0);
+    const divisor = apply("v.pick", constant("vu", 1), b, bad);
+    return apply(`v.${name}` as Op, a, divisor);
+  }
+
+  #load(e: Load, type: Type): Value {
+    const { stride } = this.shapes.of(e.index);
+    const form = type === "u"
+      ? "one"
+      : stride === 0
+      ? "splat"
+      : stride === 1
+      ? "run"
+      : "anywhere";
+    const pointed = this.pointed.get(e);
+    if (pointed && "tile" in pointed) {
+      return { op: "tile", type, tile: pointed.tile, args: [pointed.index] };
+    }
+    if (pointed) {
+      const { pointer, offset } = pointed;
+      return { op: "read", type, form, offset, args: [get(pointer)] };
+    }
+    const index = form === "anywhere"
+      ? this.vector(e.index)
+      : this.word(e.index);
+    const from = this.memory(e.op === "load" ? e.binding : e.array);
+    return { op: "load", type, from, form, rare: this.rare, args: [index] };
+  }
+}
+
+/** The IR's name of an operator of integers or bools. */
+function nameOf(fn: BinaryOp, signed: boolean): string {
+  if (fn === "land") return "and";
+  if (fn === "lor") return "or";
+  return SIGNED.has(fn) ? `${fn}${signed ? "_s" : "_u"}` : fn;
+}

@@ -1,0 +1,262 @@
+/**
+ * The vector IR: what a kernel does for one vector of invocations, in words, vectors, masks, pointers and loops. `lower.ts` makes
+ * it of a kernel tree; `runtime/cpu` prints it as WebAssembly, `runtime/native` as C.
+ */
+
+import type { CallName } from "../../spec/kernel/tree.ts";
+
+/** A word, lanes of words, of f32, of f64 and of 64-bit integers, and an address of words. */
+export type Type = "u" | "vu" | "vf" | "vd" | "vl" | "pointer";
+
+/** Where a variable is in the scratch memory of a thread, or in the part of it that each vector of a workgroup has. */
+export interface Place {
+  readonly own: boolean;
+  readonly offset: number;
+}
+
+/** A variable, known by its identity. Names are hints and may be equal. */
+export interface Local {
+  readonly name: string;
+  readonly type: Type;
+  /** Undefined: it is in a register. */
+  readonly place?: Place;
+}
+
+/** An array of words: a binding, by its number, or workgroup memory in the scratch memory of a thread. */
+export type Memory =
+  & { readonly name: string }
+  & (
+    | { readonly binding: number }
+    | { readonly offset: number; readonly length: number }
+  );
+
+type Orders = "lt" | "le" | "gt" | "ge";
+type Signed<O extends string> = `${O}_s` | `${O}_u`;
+type Arithmetic =
+  | "add"
+  | "sub"
+  | "mul"
+  | "and"
+  | "or"
+  | "xor"
+  | "shl"
+  | Signed<"shr" | "div" | "rem" | Orders>
+  | "eq"
+  | "ne";
+
+/**
+ * Operators, after the type of their operands: `u` words, `v` lanes of words, `f` lanes of f32, `d` of f64, `l` of 64-bit
+ * integers. Comparisons of words are 0 or 1; those of lanes are masks. Divisors are not 0, and quotients in range; shifts are modulo 32.
+ * - `select(a, b, word)`, `pick(a, b, mask)`: a where the condition holds.
+ * - `splat(word)`; `any`, `all` of a mask; `bits` is another type of the same bits, `v.bits` of f32, `l.bits` of f64.
+ * - `v.shl`, `v.shr_*`: by one word. `v.shl_each`, …: by a vector.
+ * - `v.to_s`, `v.to_u`: f32 to integers, saturating, 0 for NaN; `v.whole`: as `v.to_s`, any bits where it is out of range.
+ * - `f.from_s`, `f.from_u`: of integers. `l.from_d`: of whole f64, saturating to 32 bits; `d.from_l`: of integers of 32 bits.
+ * - `f.min(a, b)` is b < a ? b : a, `f.max(a, b)` is a < b ? b : a. `f.fma` is rounded twice, unless numerics are fast.
+ */
+export type Op =
+  | `u.${Arithmetic | "eqz" | "select"}`
+  | `v.${Arithmetic | Signed<"min" | "max"> | "neg" | "not" | "andnot"}`
+  | `v.${"any" | "all" | "splat" | "pick" | "select" | "bits" | "whole"}`
+  | `v.${"shl_each" | Signed<"shr_each"> | "to_s" | "to_u"}`
+  | `f.${"add" | "sub" | "mul" | "div" | "min" | "max" | "neg" | "abs"}`
+  | `f.${"floor" | "ceil" | "trunc" | "nearest" | "sqrt" | "fma" | "bits"}`
+  | `f.${Orders | "eq" | "ne" | "pick" | "select" | "from_s" | "from_u"}`
+  | `d.${"add" | "sub" | "mul" | "div" | "min" | "max" | "abs" | "lt"}`
+  | `d.${"nearest" | "pick" | "bits" | "from_l"}`
+  | `l.${"add" | "sub" | "and" | "or" | "xor" | "shl" | "shr_u"}`
+  | `l.${"bits" | "from_d"}`;
+
+/** How many elements a load or a store touches: one, one for all lanes, one after the other, or anywhere. */
+export type Form = "one" | "splat" | "run" | "anywhere";
+
+interface Node<O extends string, T extends Type = Type> {
+  readonly op: O;
+  readonly type: T;
+  readonly args: readonly Value[];
+}
+
+/** A value. Nodes that occur more than once in a statement are evaluated once. */
+export type Value =
+  | Node<"const"> & { readonly value: number | bigint }
+  /** 0, stride, 2 * stride, … */
+  | Node<"iota", "vu"> & { readonly stride: number }
+  | Node<"get"> & { readonly local: Local }
+  | Node<"apply"> & { readonly fn: Op }
+  /** A function of `math.ts`. */
+  | Node<"call", "vf"> & { readonly fn: CallName }
+  /** `body`, of f64, computed for lanes of f32 and rounded; `params` stand for the arguments. */
+  | Node<"wide", "vf"> & {
+    readonly params: readonly Local[];
+    readonly body: Value;
+  }
+  /** One lane's bits. */
+  | Node<"lane", "u"> & { readonly lane: number }
+  /** Elements at an index: one outside of the array is of some other element in it. `rare`: it hardly ever runs. */
+  | Node<"load"> & {
+    readonly from: Memory;
+    readonly form: Form;
+    readonly rare: boolean;
+  }
+  /** Elements at a pointer, known to be there. */
+  | Node<"read"> & { readonly form: Form; readonly offset: number }
+  /** The address of an element of an array, or behind a pointer: the last argument is the index. */
+  | Node<"address", "pointer"> & { readonly of?: Memory }
+  /** Whether base + constant, or base + constant + stride * last, is in the array, in 64 bits. */
+  | Node<"within", "u"> & { readonly of: Memory; readonly constant: number }
+  /** A vector of a transposed tile. */
+  | Node<"tile"> & { readonly tile: Local };
+
+/** A place that `leave` goes on after. */
+export interface Label {
+  readonly name: string;
+}
+
+/** A statement. */
+export type Statement =
+  /** `declares`: it is the first in its block, and nothing behind that block reads it. */
+  | {
+    readonly op: "set";
+    readonly local: Local;
+    readonly value: Value;
+    readonly declares: boolean;
+  }
+  | { readonly op: "declare"; readonly local: Local }
+  /** Elements outside of the array are dropped, as are lanes without a bit in the mask. */
+  | {
+    readonly op: "store";
+    readonly to: Memory;
+    readonly form: Exclude<Form, "splat">;
+    readonly index: Value;
+    readonly value: Value;
+    readonly mask: Value | undefined;
+  }
+  | {
+    readonly op: "if";
+    readonly condition: Value;
+    readonly then: readonly Statement[];
+    readonly else: readonly Statement[];
+  }
+  /** Counts from `from` while below `to`. `unroll`: iterations that a compiler may print as one. `long`: it looks whether it shall stop. */
+  | {
+    readonly op: "count";
+    readonly counter: Local;
+    readonly from: Value;
+    readonly to: Value;
+    readonly step: Value;
+    readonly body: readonly Statement[];
+    readonly unroll: number;
+    readonly long: boolean;
+  }
+  /** Runs `head`, and `body` if the condition holds, until it does not. */
+  | {
+    readonly op: "while";
+    readonly head: readonly Statement[];
+    readonly condition: Value;
+    readonly body: readonly Statement[];
+    readonly long: boolean;
+  }
+  /** Runs `body` until the condition does not hold. */
+  | {
+    readonly op: "repeat";
+    readonly body: readonly Statement[];
+    readonly condition: Value;
+  }
+  | {
+    readonly op: "block";
+    readonly label: Label;
+    readonly body: readonly Statement[];
+  }
+  | { readonly op: "leave"; readonly label: Label }
+  /** Workgroup memory becomes 0. */
+  | { readonly op: "zero"; readonly offset: number; readonly bytes: number }
+  /** The part of scratch memory that is a vector's own is that of the vector at hand. */
+  | { readonly op: "own" }
+  /** Loads a vector for each lane, `apart` elements from each other, and transposes them into a tile. */
+  | {
+    readonly op: "turn";
+    readonly tile: Local;
+    readonly from: Memory;
+    readonly pointer: Local;
+    readonly constant: number;
+    readonly apart: number;
+    readonly later: boolean;
+  }
+  /** Prefetches some of what tiles asked for that are computed with later. */
+  | { readonly op: "prefetch" };
+
+/** A kernel, or one part of a merged one: what a workgroup does. Emitters set `groups`, the numbers of the workgroup. */
+export interface Program {
+  readonly memories: readonly Memory[];
+  readonly groups: readonly Local[];
+  /** The number of the first invocation of the vector at hand. */
+  readonly first: Local;
+  readonly body: readonly Statement[];
+  /** Bytes of scratch memory, where in them the parts of vectors begin, and how long each is. */
+  readonly scratch: number;
+  readonly parts: number;
+  readonly partBytes: number;
+}
+
+/** Types of results that differ from those of operands. */
+const RESULTS: { readonly [O in Op]?: Type } = {
+  "v.any": "u",
+  "v.all": "u",
+  "f.eq": "vu",
+  "f.ne": "vu",
+  "f.lt": "vu",
+  "f.le": "vu",
+  "f.gt": "vu",
+  "f.ge": "vu",
+  "d.lt": "vl",
+};
+
+/** A variable. */
+export function newLocal(name: string, type: Type, place?: Place): Local {
+  return place ? { name, type, place } : { name, type };
+}
+/** A variable's value. */
+export function get(local: Local): Value {
+  return { op: "get", type: local.type, local, args: [] };
+}
+/** A constant: all lanes of a vector. */
+export function constant(type: Type, value: number | bigint): Value {
+  return { op: "const", type, value, args: [] };
+}
+/** A word. */
+export function word(value: number): Value {
+  return constant("u", value >>> 0);
+}
+/** An operator's result. */
+export function apply(fn: Op, ...args: readonly Value[]): Value {
+  const type = RESULTS[fn] ??
+    (fn[0] === "u" ? "u" : `v${fn[0] === "v" ? "u" : fn[0]}` as Type);
+  return { op: "apply", type, fn, args };
+}
+/** One lane's bits. */
+export function laneOf(value: Value, lane: number): Value {
+  return { op: "lane", type: "u", lane, args: [value] };
+}
+/** The address of an element. */
+export function addressOf(of: Memory | Value, index: Value): Value {
+  return "op" in of
+    ? { op: "address", type: "pointer", args: [of, index] }
+    : { op: "address", type: "pointer", of, args: [index] };
+}
+/** Whether all conditions hold. */
+export function allOf(first: Value, ...rest: readonly Value[]): Value {
+  return rest.reduce((a, b) => apply("u.and", a, b), first);
+}
+
+/** Nodes with operands that occur more than once in values. */
+export function repeatedIn(values: readonly Value[]): Set<Value> {
+  const [seen, found] = [new Set<Value>(), new Set<Value>()];
+  const visit = (value: Value) => {
+    if (value.args.length === 0) return;
+    if (seen.has(value)) return found.add(value);
+    seen.add(value);
+    value.args.forEach(visit);
+  };
+  values.forEach(visit);
+  return found;
+}

@@ -1,0 +1,418 @@
+/**
+ * Loops over uniform counters. Loads of innermost ones go through pointers, of which the loop, or the one around it (`Ahead`),
+ * checks the range once, before it starts; a second loop checks each access.
+ */
+
+import { endOf, mul } from "../../spec/kernel/build.ts";
+import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
+import {
+  someExpression,
+  walkExpressions,
+  walkStatements,
+} from "../../spec/kernel/walk.ts";
+import { spanOf } from "./analyze.ts";
+import {
+  addressOf,
+  allOf,
+  apply,
+  get,
+  type Local,
+  newLocal,
+  type Value,
+  word,
+} from "./ir.ts";
+import { coursesIn, findPointers, type PointerGroup } from "./pointers.ts";
+import type { Statements } from "./statement.ts";
+
+type ForStmt = Extract<Stmt, { op: "for" }>;
+
+/** Expressions of a loop body up to which it is unrolled four times, and twice. */
+const UNROLL_FOUR = 220;
+const UNROLL_TWO = 700;
+
+/** Iterations that a compiler unrolls. */
+const UNROLL = 4;
+
+/** Vector registers of a processor with the fewest. */
+const REGISTERS = 16;
+
+/** Iterations of a loop whose addresses are found ahead. */
+const MAX_SPAN = 2 ** 24;
+
+/** Elements that a pointer may advance in one iteration of an unrolled loop. */
+const MAX_LEAP = 2 ** 26;
+
+/** Addresses of the loads of a loop for all iterations of one around, and whether they are in their arrays. */
+export interface Ahead {
+  readonly groups: readonly PointerGroup[];
+  /** In memory: engines would find a local's value again in each iteration. */
+  readonly inRange: Local;
+  /** Where each group would begin at 0 of the counter around, and how many elements later for each of that. */
+  readonly starts: readonly {
+    readonly pointer: Local;
+    readonly stride: number;
+  }[];
+  readonly counter: Local;
+}
+
+/** Bounds of a loop, kept. */
+interface Bounds {
+  readonly counter: Local;
+  readonly from: Value;
+  readonly to: Value;
+  readonly step: Value;
+  readonly long: boolean;
+}
+
+/** A group's pointer, and elements from one step of the counter to the next. */
+interface Pointer {
+  readonly local: Local;
+  readonly base: Value;
+  readonly stride: Value;
+}
+
+/** Lower a loop that all lanes run equally often. */
+export function countedLoop(s: ForStmt, on: Statements): void {
+  const [from, to] = [on.keepWord(s.from), on.keepWord(endOf(s))];
+  const step = on.keepWord(s.step);
+  const counter = on.localOf(s.name);
+  const bounds = { counter, from, to, step, long: on.isLong(s) };
+  const groups = on.ahead.get(s)?.groups ?? pointersOf(s, on);
+  if (on.loops === "tiles") return tiledLoop(s, on, { bounds, groups });
+  lookAhead(s, counter, on);
+  on.set(counter, from);
+  const label = { name: s.name };
+  const body = on.listOf(() => {
+    if (groups.length > 0) unrolledLoop(s, on, { bounds, groups, label });
+    on.count({ ...bounds, from: get(counter) }, () => on.list(s.body));
+  });
+  on.emit({ op: "block", label, body });
+}
+
+/** The loads of an innermost loop whose range can be checked once, before it. */
+function pointersOf(s: ForStmt, on: Statements): readonly PointerGroup[] {
+  const { shapes } = on.x;
+  if (!isStraight(s) || s.step.op !== "const" || !shapes.isUniform(s.from)) {
+    return [];
+  }
+  const apart = on.loops === "tiles" && Number(s.step.value) === 1 &&
+    spanOf(s) % shapes.lanes === 0;
+  return findPointers(s, shapes, { writable: on.writable, apart });
+}
+
+/** Whether a loop has neither loops nor branches inside. */
+function isStraight(s: ForStmt): boolean {
+  return s.body.every(({ op }) => op !== "for" && op !== "if");
+}
+
+/** The sum of words. */
+function sumOf(terms: readonly Expr[], { x }: Statements): Value {
+  const [first = word(0), ...rest] = terms.map((term) => {
+    x.begin();
+    return x.word(term);
+  });
+  return rest.reduce((a, b) => apply("u.add", a, b), first);
+}
+
+/** Set a pointer to a group's first element. */
+function setPointer(
+  group: PointerGroup,
+  from: Value,
+  on: Statements,
+): Pointer {
+  const base = on.keep("base", sumOf(group.terms, on));
+  const stride = typeof group.stride === "number"
+    ? word(group.stride)
+    : on.keepWord(group.stride.reduce((a, b) => mul(a, b)));
+  const local = newLocal("p", "pointer");
+  const first = apply("u.add", base, apply("u.mul", stride, from));
+  on.set(local, addressOf(on.x.memory(group.array), first));
+  return { local, base, stride };
+}
+
+/** Whether the elements of a group are in its array, up to those of the last iteration. */
+function within(
+  group: PointerGroup,
+  { base, stride }: Pointer,
+  { last, on }: { readonly last: Value; readonly on: Statements },
+): Value {
+  const constant = Math.max(...group.loads.values()) +
+    (group.apart > 1 ? group.apart * (on.x.shapes.lanes - 1) : 0);
+  const of = on.x.memory(group.array);
+  const args = [base, stride, last];
+  return { op: "within", type: "u", of, constant, args };
+}
+
+function advance(pointer: Local, elements: Value, on: Statements): void {
+  on.set(pointer, addressOf(get(pointer), elements), false);
+}
+
+/** Forget pointers of loads. */
+function forget(groups: readonly PointerGroup[], on: Statements): void {
+  for (const { loads } of groups) {
+    for (const load of loads.keys()) on.x.pointed.delete(load);
+  }
+}
+
+/** A loop that a compiler unrolls, or one whose accesses are checked where its range is not. */
+function tiledLoop(
+  s: ForStmt,
+  on: Statements,
+  { bounds, groups }: {
+    readonly bounds: Bounds;
+    readonly groups: readonly PointerGroup[];
+  },
+): void {
+  const { x } = on;
+  const { from, to, step, long } = bounds;
+  const checked = () => on.count(bounds, () => on.list(s.body));
+  if (groups.length === 0) return checked();
+  const pointers = groups.map((group) => setPointer(group, from, on));
+  const last = apply("u.sub", to, word(1));
+  const inRange = groups.map((group, i) =>
+    within(group, pointers[i]!, { last, on })
+  );
+  const fast = () => {
+    groups.forEach(({ loads, apart }, i) => {
+      if (apart > 1) return;
+      const pointer = pointers[i]!.local;
+      for (const [load, offset] of loads) {
+        x.pointed.set(load, { pointer, offset });
+      }
+    });
+    const iterations = (some: Partial<Bounds>, unroll: number) =>
+      // Of what loads lanes one by one, an iteration is long enough.
+      on.count(
+        { ...bounds, ...some, long, unroll: gathers(s, on) ? 1 : unroll },
+        () => {
+          on.list(s.body);
+          groups.forEach(({ apart }, i) => {
+            if (apart > 1) return;
+            const { local, stride } = pointers[i]!;
+            advance(local, apply("u.mul", stride, step), on);
+          });
+        },
+      );
+    const apart = groups.flatMap((group, i) =>
+      group.apart > 1 ? [{ group, pointer: pointers[i]!.local }] : []
+    );
+    if (apart.length === 0) {
+      if (on.prefetchesLater) on.emit({ op: "prefetch" });
+      return iterations({}, UNROLL);
+    }
+    // What fills workgroup memory is followed by loops that compute with it.
+    const later = s.body.some(({ op }) => op === "sharedStore");
+    on.prefetchesLater ||= later;
+    // As many iterations at a time as there are lanes, along which vectors are loaded.
+    const start = newLocal("start", "u");
+    const lanes = word(x.shapes.lanes);
+    on.count({ counter: start, from, to, step: lanes, long: false }, () => {
+      for (const { group, pointer } of apart) {
+        const memory = x.memory(group.array);
+        for (const [load, constant] of group.loads) {
+          const tile = newLocal("tile", "vu");
+          on.emit({
+            op: "turn",
+            tile,
+            from: memory,
+            pointer,
+            constant,
+            apart: group.apart,
+            later,
+          });
+          const index = apply("u.sub", get(bounds.counter), get(start));
+          x.pointed.set(load, { tile, index });
+        }
+        advance(pointer, lanes, on);
+      }
+      const end = apply("u.add", get(start), lanes);
+      iterations({ from: get(start), to: end }, x.shapes.lanes);
+    });
+  };
+  on.if(allOf(apply("u.lt_u", from, to), ...inRange), () => {
+    fast();
+    forget(groups, on);
+  }, () => {
+    const outer = x.rare;
+    x.rare = true;
+    checked();
+    x.rare = outer;
+  });
+}
+
+/** Whether lanes are loaded one by one. */
+function gathers({ body }: ForStmt, { x }: Statements): boolean {
+  return someExpression(body, (node) => {
+    if (node.op !== "load" && node.op !== "shared") return false;
+    const { stride } = x.shapes.of(node.index);
+    return stride !== 0 && stride !== 1 && !x.pointed.has(node);
+  });
+}
+
+/**
+ * Lower as many whole rounds as there are, unrolled and unchecked, in front of the loop that checks every access, in a block
+ * that is left where nothing remains.
+ */
+function unrolledLoop(
+  s: ForStmt,
+  on: Statements,
+  { bounds, groups, label }: {
+    readonly bounds: Bounds;
+    readonly groups: readonly PointerGroup[];
+    readonly label: { readonly name: string };
+  },
+): void {
+  const { counter, from, to } = bounds;
+  const ahead = on.ahead.get(s);
+  const step = Number((s.step as Extract<Expr, { op: "const" }>).value);
+  const unrolled = iterationsOf(s, step, groups);
+  const round = step * unrolled;
+  const span = spanOf(s);
+  if (ahead && span < round) return;
+  // end = from + whole rounds, if from < to.
+  const rounds = apply(
+    "u.div_u",
+    apply("u.sub", to, from),
+    word(round),
+  );
+  const whole = ahead
+    ? word(span - span % round)
+    : apply("u.mul", rounds, word(round));
+  const end = on.keep("end", apply("u.add", from, whole));
+  const fast = (inRange: Value, pointers: readonly Local[]) =>
+    on.if(inRange, () => {
+      const body = on.listOf(() => {
+        for (let copy = 0; copy < unrolled; copy++) {
+          groups.forEach(({ loads, stride }, i) => {
+            for (const [load, constant] of loads) {
+              const steps = typeof stride === "number"
+                ? copy * step * stride
+                : 0;
+              const offset = constant + steps;
+              x.pointed.set(load, { pointer: pointers[i]!, offset });
+            }
+          });
+          on.list(s.body);
+          groups.forEach(({ stride }, i) => {
+            const last = copy === unrolled - 1;
+            if (typeof stride !== "number") {
+              advance(pointers[i]!, strides[i]!, on);
+            } else if (last && stride) {
+              advance(pointers[i]!, word(round * stride), on);
+            }
+          });
+          on.set(counter, apply("u.add", get(counter), word(step)), false);
+        }
+      });
+      forget(groups, on);
+      const condition = apply("u.ne", get(counter), end);
+      on.emit({ op: "repeat", body, condition });
+      // Nothing is left for the loop that checks every access.
+      if (span % round === 0) on.emit({ op: "leave", label });
+    });
+  const { x } = on;
+  const strides: Value[] = [];
+  if (ahead) {
+    const pointers = ahead.starts.map(({ pointer, stride }) => {
+      const local = newLocal("p", "pointer");
+      const index = apply("u.mul", get(ahead.counter), word(stride));
+      on.set(local, addressOf(get(pointer), index));
+      return local;
+    });
+    return fast(get(ahead.inRange), pointers);
+  }
+  const some = allOf(apply("u.lt_u", from, to), apply("u.ne", from, end));
+  on.if(some, () => {
+    const last = apply("u.sub", end, word(1));
+    const pointers = groups.map((group) => setPointer(group, from, on));
+    const inRange = groups.map((group, i) =>
+      within(group, pointers[i]!, { last, on })
+    );
+    for (const { stride } of pointers) {
+      const elements = apply("u.mul", stride, word(step));
+      strides.push(
+        stride.op === "const" ? stride : on.keep("stride", elements),
+      );
+    }
+    const [first, ...rest] = inRange;
+    fast(allOf(first!, ...rest), pointers.map(({ local }) => local));
+  });
+}
+
+/** Find addresses for loops inside before a loop of known length starts. */
+function lookAhead(outer: ForStmt, counter: Local, on: Statements): void {
+  const { x, writable } = on;
+  const { from, to } = outer;
+  if (from.op !== "const" || to.op !== "const") return;
+  const most = Number(to.value) - 1;
+  if (most >= MAX_SPAN) return;
+  for (const inner of outer.body) {
+    if (inner.op !== "for") continue;
+    const span = spanOf(inner);
+    if (!(span > 0 && span < MAX_SPAN)) continue;
+    const groups = pointersOf(inner, on);
+    const all = { groups, shapes: x.shapes, writable, most };
+    const courses = coursesIn(outer, inner, all);
+    if (!courses || groups.length === 0) continue;
+    const lasts = courses.map(({ constant, stride }, i) => {
+      const { loads, stride: along } = groups[i]!;
+      return constant + Math.max(...loads.values()) + stride * most +
+        Number(along) * (span - 1);
+    });
+    // No array is as long, and constants of i64 are below 2^31.
+    if (lasts.some((last) => last >= 2 ** 31)) continue;
+    const ranges: Value[] = [];
+    const starts = courses.map(({ terms, constant, stride }, i) => {
+      const of = x.memory(groups[i]!.array);
+      const base = on.keep("base", sumOf(terms, on));
+      const pointer = newLocal("start", "pointer");
+      const first = apply("u.add", base, word(constant));
+      on.set(pointer, addressOf(of, first));
+      const constantLast = lasts[i]!;
+      const args = [base];
+      ranges.push(
+        { op: "within", type: "u", of, constant: constantLast, args },
+      );
+      return { pointer, stride };
+    });
+    const inRange = newLocal("range", "u", on.take());
+    const [first, ...rest] = ranges;
+    on.set(inRange, allOf(first!, ...rest));
+    on.ahead.set(inner, { groups, inRange, starts, counter });
+  }
+}
+
+/**
+ * Iterations of a loop whose loads fit registers beside what the loop sums, as engines load all of an unrolled round before they
+ * compute. Infinity: not those of one, so sums are in memory, and the longer a round the less often they are loaded.
+ */
+function iterationsInRegisters(
+  body: readonly Stmt[],
+  groups: readonly PointerGroup[],
+): number {
+  const sums = new Set<string>();
+  walkStatements(body, (s) => {
+    if (s.op === "set" && s.value.type === "f32") sums.add(s.name);
+  });
+  const loads = groups.reduce((n, group) => n + group.loads.size, 0);
+  const room = REGISTERS - sums.size;
+  if (loads > room) return Infinity;
+  return [4, 2].find((unrolled) => unrolled * loads <= room) ?? 1;
+}
+
+/** Iterations in an unrolled round of a loop. */
+function iterationsOf(
+  s: ForStmt,
+  step: number,
+  groups: readonly PointerGroup[],
+): number {
+  // Steps and strides so large that offsets of an unrolled round would not fit 32 bits are not unrolled.
+  const far = groups.some(({ stride }) =>
+    step * (typeof stride === "number" ? Math.max(1, stride) : 1) >= MAX_LEAP
+  );
+  if (far) return 1;
+  let size = 0;
+  walkExpressions(s.body, () => size++);
+  const bySize = size > UNROLL_TWO ? 1 : size > UNROLL_FOUR ? 2 : 4;
+  return Math.min(bySize, iterationsInRegisters(s.body, groups));
+}

@@ -1,0 +1,256 @@
+/**
+ * Kernels to the vector IR. Consecutive invocations of a workgroup are the lanes of a vector; a loop runs over the vectors of
+ * a workgroup in each phase between barriers.
+ */
+
+import { endOf } from "../../spec/kernel/build.ts";
+import type { Kernel } from "../../spec/kernel/tree.ts";
+import { withScalarLoads } from "../../spec/kernel/vectors.ts";
+import { analyzeShapes, restingVariables, uniqueNames } from "./analyze.ts";
+import {
+  apply,
+  get,
+  type Local,
+  type Memory,
+  newLocal,
+  type Place,
+  type Program,
+  word,
+} from "./ir.ts";
+import {
+  cutPhases,
+  invocationsOf,
+  isForAll,
+  type Outer,
+  type Phase,
+} from "./phases.ts";
+import { type LoopOptions, Statements } from "./statement.ts";
+
+/** How a kernel is lowered. */
+export interface LowerOptions extends LoopOptions {
+  /** Lanes of a vector; a power of two that divides the workgroup size. */
+  readonly lanes: number;
+  /** Bytes of a vector in scratch memory. */
+  readonly vectorBytes: number;
+  /** Bytes around every array that may be read by vectors that touch its ends. */
+  readonly guardBytes: number;
+  /**
+   * Variables of f32 that are used where they are in memory: those that inner loops leave alone (`resting`), or all that
+   * outlive a phase.
+   */
+  readonly inMemory: "resting" | "outliving";
+}
+
+/** Lower a kernel. */
+export function lowerKernel(kernel: Kernel, options: LowerOptions): Program {
+  return new KernelLowering(kernel, options).program();
+}
+
+class KernelLowering {
+  readonly #kernel: Kernel;
+  readonly #options: LowerOptions;
+  readonly #on: Statements;
+  readonly #outer: readonly Outer[];
+  readonly #memories: Memory[] = [];
+  readonly #first = newLocal("first", "u");
+  readonly #groups: readonly Local[];
+  /** Where variables are that outlive a phase and have a register in it. */
+  readonly #slots = new Map<string, Local>();
+  readonly #crossing: ReadonlySet<string>;
+  #scratch: number;
+  #zero = { offset: 0, bytes: 0 };
+  #partBytes = 0;
+
+  constructor(kernel: Kernel, options: LowerOptions) {
+    this.#kernel = kernel;
+    this.#options = options;
+    this.#scratch = options.guardBytes;
+    const body = uniqueNames(withScalarLoads(kernel.body));
+    const shapes = analyzeShapes(kernel, body, options.lanes);
+    this.#on = new Statements(shapes, {
+      loops: options.loops,
+      writable: new Set(
+        kernel.bindings.filter((b) => b.access !== "read").map((b) => b.name),
+      ),
+      take: () => this.#take(false),
+    });
+    const { locals } = this.#on.x;
+    const names = ["group.x", "group.y", "group.z"];
+    this.#groups = names.map((name) => newLocal(name, "u"));
+    names.forEach((name, i) => locals.set(name, this.#groups[i]!));
+    locals.set("local", this.#first);
+    this.#addMemories();
+    const { outer, crossing } = cutPhases(kernel, body, shapes);
+    this.#outer = outer;
+    this.#crossing = crossing;
+    if (options.inMemory === "resting") {
+      for (const name of restingVariables(body, shapes)) {
+        if (!this.#isSingle && crossing.has(name)) continue;
+        locals.set(name, newLocal(name, "vf", this.#take(false)));
+      }
+    }
+    if (!this.#isSingle) this.#outlive(restingVariables(body, shapes));
+  }
+
+  program(): Program {
+    const body = this.#on.listOf(() => {
+      this.#declare();
+      this.#list(this.#outer);
+    });
+    const vectors = this.#kernel.workgroupSize / this.#options.lanes;
+    const parts = this.#aligned(this.#scratch);
+    return {
+      memories: this.#memories,
+      groups: this.#groups,
+      first: this.#first,
+      body,
+      scratch: parts + this.#aligned(this.#partBytes * vectors),
+      parts,
+      partBytes: this.#partBytes,
+    };
+  }
+
+  #aligned(bytes: number): number {
+    const { guardBytes } = this.#options;
+    return Math.ceil(bytes / guardBytes) * guardBytes;
+  }
+
+  /** Take scratch memory for a vector, of a thread or of each vector. */
+  #take(own: boolean): Place {
+    const { vectorBytes } = this.#options;
+    const offset = own ? this.#partBytes : this.#scratch;
+    if (own) this.#partBytes += vectorBytes;
+    else this.#scratch += vectorBytes;
+    return { own, offset };
+  }
+
+  /** The workgroup is one vector, so phases need no loops and variables no memory. */
+  get #isSingle(): boolean {
+    return this.#kernel.workgroupSize === this.#options.lanes;
+  }
+
+  /** Bindings, and workgroup memory. */
+  #addMemories(): void {
+    this.#kernel.bindings.forEach(({ name }, binding) =>
+      this.#memories.push({ name, binding })
+    );
+    const offset = this.#scratch;
+    for (const { name, length } of this.#kernel.shared) {
+      this.#memories.push({ name, offset: this.#scratch, length });
+      this.#scratch += this.#aligned(4 * length) + this.#options.guardBytes;
+    }
+    this.#zero = { offset, bytes: this.#scratch - offset };
+    for (const memory of this.#memories) {
+      this.#on.x.memories.set(memory.name, memory);
+    }
+  }
+
+  /** Memory for what each vector has of variables that outlive a phase. */
+  #outlive(resting: ReadonlySet<string>): void {
+    const { inMemory } = this.#options;
+    for (const name of this.#crossing) {
+      const type = this.#on.typeOf(name);
+      const memory = newLocal(name, type, this.#take(true));
+      const used = inMemory === "resting" ? resting.has(name) : type === "vf";
+      if (used) this.#on.x.locals.set(name, memory);
+      else this.#slots.set(name, memory);
+    }
+  }
+
+  /** Declare what is used beyond the phase that declares it. */
+  #declare(): void {
+    const phases = phasesOf(this.#outer);
+    if (phases.length === 1 && this.#outer.length === 1) return;
+    for (const s of phases.flatMap(({ body }) => body)) {
+      if (s.op !== "let" && s.op !== "var") continue;
+      if (this.#on.outlived.has(s.name)) continue;
+      this.#on.outlived.add(s.name);
+      const local = this.#on.localOf(s.name);
+      if (!local.place) this.#on.emit({ op: "declare", local });
+    }
+  }
+
+  #list(outer: readonly Outer[]): void {
+    for (const o of outer) this.#lower(o);
+  }
+
+  #lower(o: Outer): void {
+    const on = this.#on;
+    if (o.op === "phase") return this.#phase(o);
+    if (o.op === "zero") return on.emit({ op: "zero", ...this.#zero });
+    on.x.begin();
+    this.#recall();
+    if (o.op === "if") {
+      return on.if(
+        on.x.word(o.condition),
+        () => this.#list(o.then),
+        () => this.#list(o.else),
+      );
+    }
+    const { loop } = o;
+    const counter = on.localOf(loop.name);
+    const from = on.keep("from", on.x.word(loop.from));
+    const to = on.keep("to", on.x.word(endOf(loop)));
+    const step = on.keep("step", on.x.word(loop.step));
+    const bounds = { counter, from, to, step, long: true };
+    on.count(bounds, () => this.#list(o.body));
+  }
+
+  #findFirst(): void {
+    this.#on.set(this.#first, word(0), false);
+  }
+
+  #findOwn(): void {
+    if (this.#partBytes > 0) this.#on.emit({ op: "own" });
+  }
+
+  /** Between phases, a uniform variable that is in memory has the value that the first invocation sees. */
+  #recall(): void {
+    if (this.#crossing.size === 0 || this.#isSingle) return;
+    this.#findFirst();
+    this.#findOwn();
+    for (const name of this.#slots.keys()) {
+      if (this.#on.x.shapes.variables.get(name)!.shape.group) this.#load(name);
+    }
+  }
+
+  #phase(phase: Phase): void {
+    const on = this.#on;
+    this.#findFirst();
+    if (this.#isSingle) return on.list(phase.body);
+    // What the whole workgroup shares is computed once.
+    const at = phase.body.findIndex((s) => !isForAll(s, on.x.shapes));
+    const start = at < 0 ? phase.body.length : at;
+    on.list(phase.body.slice(0, start));
+    const next = apply("u.add", get(this.#first), word(this.#options.lanes));
+    const body = on.listOf(() => {
+      this.#findOwn();
+      for (const name of phase.reads) this.#load(name);
+      on.list(phase.body.slice(start));
+      for (const name of phase.writes) this.#save(name);
+      on.set(this.#first, next, false);
+    });
+    const all = invocationsOf(phase, this.#kernel.workgroupSize);
+    const condition = apply("u.lt_u", get(this.#first), word(all));
+    on.emit({ op: "repeat", body, condition });
+  }
+
+  #load(name: string): void {
+    const slot = this.#slots.get(name);
+    if (slot) this.#on.set(this.#on.localOf(name), get(slot), false);
+  }
+
+  #save(name: string): void {
+    const slot = this.#slots.get(name);
+    if (slot) this.#on.set(slot, get(this.#on.localOf(name)), false);
+  }
+}
+
+function phasesOf(outer: readonly Outer[]): Phase[] {
+  return outer.flatMap((o) => {
+    if (o.op === "phase") return [o];
+    if (o.op === "zero") return [];
+    if (o.op === "for") return phasesOf(o.body);
+    return [...phasesOf(o.then), ...phasesOf(o.else)];
+  });
+}

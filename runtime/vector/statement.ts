@@ -1,0 +1,290 @@
+/** Statements of the kernel tree to the vector IR, for the invocations of one vector. Conditions that differ between lanes become masks. */
+
+import { invariant } from "../../spec/errors.ts";
+import { endOf } from "../../spec/kernel/build.ts";
+import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
+import { hasUniformTrip, spanOf } from "./analyze.ts";
+import { Expressions, vectorType } from "./expression.ts";
+import {
+  apply,
+  constant,
+  get,
+  laneOf,
+  type Local,
+  newLocal,
+  type Place,
+  type Statement,
+  type Type,
+  type Value,
+} from "./ir.ts";
+import { type Ahead, countedLoop } from "./loops.ts";
+import type { Shapes } from "./shape.ts";
+
+type ForStmt = Extract<Stmt, { op: "for" }>;
+
+/** Iterations of a loop that are known and so few that it need not look whether it shall stop. */
+const SHORT_LOOP = 4096;
+
+/** How a device wants loops. */
+export interface LoopOptions {
+  /**
+   * `unrolled`: innermost loops are unrolled here, and pointers are found before the loop around; `tiles`: a compiler unrolls,
+   * and what lanes load far apart is transposed.
+   */
+  readonly loops: "unrolled" | "tiles";
+}
+
+/** Lowers statements of one kernel. */
+export class Statements {
+  readonly x: Expressions;
+  readonly loops: LoopOptions["loops"];
+  /** Bindings that the kernel writes. */
+  readonly writable: ReadonlySet<string>;
+  /** Memory for a vector. */
+  readonly take: () => Place;
+  readonly ahead = new Map<ForStmt, Ahead>();
+  /** Variables that are declared around phases. */
+  readonly outlived = new Set<string>();
+  /** A loop before this one has asked for prefetches. */
+  prefetchesLater = false;
+  #out: Statement[] = [];
+  /** Active lanes; undefined: all are. */
+  #mask: Value | undefined;
+  #maskDepth = 0;
+  readonly #declaredAt = new Map<string, number>();
+
+  constructor(
+    shapes: Shapes,
+    options: LoopOptions & {
+      readonly writable: ReadonlySet<string>;
+      readonly take: () => Place;
+    },
+  ) {
+    this.x = new Expressions(shapes);
+    this.loops = options.loops;
+    this.writable = options.writable;
+    this.take = options.take;
+  }
+
+  /** What `lower` emits. */
+  listOf(lower: () => void): readonly Statement[] {
+    const outer = this.#out;
+    const list: Statement[] = this.#out = [];
+    lower();
+    this.#out = outer;
+    return list;
+  }
+
+  emit(statement: Statement): void {
+    this.#out.push(statement);
+  }
+
+  /** Set a variable, which `declares` it in this block. */
+  set(local: Local, value: Value, declares = true): void {
+    this.emit({ op: "set", local, value, declares });
+  }
+
+  /** Give a value a name; a constant needs none. */
+  keep(name: string, value: Value): Value {
+    if (value.op === "const") return value;
+    const local = newLocal(name, value.type);
+    this.set(local, value);
+    return get(local);
+  }
+
+  /** Keep a uniform integer. */
+  keepWord(e: Expr): Value {
+    this.x.begin();
+    return this.keep("t", this.x.word(e));
+  }
+
+  /** Emit `if`. */
+  if(
+    condition: Value,
+    then: () => void,
+    otherwise: () => void = () => {},
+  ): void {
+    this.emit({
+      op: "if",
+      condition,
+      then: this.listOf(then),
+      else: this.listOf(otherwise),
+    });
+  }
+
+  /** Emit a loop over a counter. */
+  count(
+    bounds: {
+      readonly counter: Local;
+      readonly from: Value;
+      readonly to: Value;
+      readonly step: Value;
+      readonly long: boolean;
+      readonly unroll?: number;
+    },
+    body: () => void,
+  ): void {
+    const { counter, from, to, step, long, unroll = 1 } = bounds;
+    const list = this.listOf(body);
+    this.emit(
+      { op: "count", counter, from, to, step, body: list, unroll, long },
+    );
+  }
+
+  /** Whether a variable is a word. */
+  isWord(name: string): boolean {
+    const { type, shape } = this.x.shapes.variables.get(name)!;
+    return type !== "f32" && shape.stride !== null;
+  }
+
+  /** The type of a variable. */
+  typeOf(name: string): Type {
+    return this.isWord(name)
+      ? "u"
+      : vectorType(this.x.shapes.variables.get(name)!.type);
+  }
+
+  /** The local of a variable, made at its first mention. */
+  localOf(name: string): Local {
+    let local = this.x.locals.get(name);
+    if (!local) {
+      local = newLocal(name, this.typeOf(name));
+      this.x.locals.set(name, local);
+    }
+    return local;
+  }
+
+  /** Whether a loop may be so long that it looks whether it shall stop. */
+  isLong(s: ForStmt): boolean {
+    return !(spanOf(s) <= SHORT_LOOP);
+  }
+
+  list(body: readonly Stmt[]): void {
+    for (const s of body) this.statement(s);
+  }
+
+  statement(s: Stmt): void {
+    this.x.begin();
+    switch (s.op) {
+      case "let":
+      case "var": {
+        this.#declaredAt.set(s.name, this.#maskDepth);
+        const value = this.#valueOf(s.name, s.value);
+        const local = this.localOf(s.name);
+        return this.set(local, value, !this.outlived.has(s.name));
+      }
+      case "set":
+        return this.#set(s.name, s.value);
+      case "store":
+      case "sharedStore":
+        return this.#store(s);
+      case "if":
+        return this.#if(s);
+      case "for":
+        return hasUniformTrip(s, this.x.shapes)
+          ? countedLoop(s, this)
+          : this.#maskedFor(s);
+      case "loads":
+      case "barrier":
+        throw new Error("internal: '" + s.op + "' inside a phase");
+    }
+  }
+
+  #valueOf(name: string, e: Expr): Value {
+    return this.isWord(name) ? this.x.word(e) : this.x.vector(e);
+  }
+
+  #set(name: string, e: Expr): void {
+    const local = this.x.local(name);
+    const declared = this.#declaredAt.get(name);
+    invariant(declared !== undefined, `variable '${name}' is not declared`);
+    const value = this.#valueOf(name, e);
+    if (declared >= this.#maskDepth) return this.set(local, value, false);
+    // Lanes that are not active keep the value that they have.
+    const pick = local.type === "vf" ? "f.pick" : "v.pick";
+    this.set(local, apply(pick, value, get(local), this.#mask!), false);
+  }
+
+  #if(s: Extract<Stmt, { op: "if" }>): void {
+    const { x } = this;
+    if (x.isWord(s.condition)) {
+      return this.if(
+        x.word(s.condition),
+        () => this.list(s.then),
+        () => this.list(s.else ?? []),
+      );
+    }
+    const condition = this.keep("condition", x.vector(s.condition));
+    const outer = this.#mask;
+    const masked = (mask: Value, body: readonly Stmt[]) => {
+      const kept = this.keep("mask", mask);
+      this.if(apply("v.any", kept), () => this.#under(kept, body));
+    };
+    masked(outer ? apply("v.and", outer, condition) : condition, s.then);
+    if (!s.else) return;
+    masked(
+      outer ? apply("v.andnot", outer, condition) : apply("v.not", condition),
+      s.else,
+    );
+  }
+
+  #under(mask: Value, body: readonly Stmt[]): void {
+    const outer = this.#mask;
+    this.#mask = mask;
+    this.#maskDepth++;
+    this.list(body);
+    this.#maskDepth--;
+    this.#mask = outer;
+  }
+
+  #maskedFor(s: ForStmt): void {
+    const { x } = this;
+    const counter = this.localOf(s.name);
+    const scalar = this.isWord(s.name);
+    const value = (e: Expr) => scalar ? x.word(e) : x.vector(e);
+    this.set(counter, value(s.from));
+    const to = this.keep("to", x.vector(endOf(s)));
+    const step = this.keep("step", value(s.step));
+    const mask = newLocal("mask", "vu");
+    this.set(mask, this.#mask ?? constant("vu", -1));
+    const head = this.listOf(() => {
+      x.begin();
+      const now = x.vector({ op: "local", type: "u32", name: s.name });
+      const below = apply("v.lt_u", now, to);
+      this.set(mask, apply("v.and", below, get(mask)), false);
+    });
+    const body = this.listOf(() => {
+      this.#under(get(mask), s.body);
+      const add = scalar ? "u.add" : "v.add";
+      this.set(counter, apply(add, get(counter), step), false);
+    });
+    const condition = apply("v.any", get(mask));
+    this.emit({ op: "while", head, condition, body, long: this.isLong(s) });
+  }
+
+  #store(s: Extract<Stmt, { op: "store" | "sharedStore" }>): void {
+    const { x } = this;
+    const to = x.memory(s.op === "store" ? s.binding : s.array);
+    const { stride } = x.shapes.of(s.index);
+    const same = x.shapes.isUniform(s.value);
+    if (stride === 0 && (same || !this.#mask)) {
+      // All lanes store to one element; of different values the last stays.
+      const value = same && x.isWord(s.value)
+        ? x.word(s.value)
+        : laneOf(x.bits(s.value), same ? 0 : x.shapes.lanes - 1);
+      const index = x.word(s.index);
+      const mask = undefined;
+      return this.emit({ op: "store", to, form: "one", index, value, mask });
+    }
+    const run = stride === 1;
+    const value = x.bits(s.value);
+    this.emit({
+      op: "store",
+      to,
+      form: run ? "run" : "anywhere",
+      index: run ? x.word(s.index) : x.vector(s.index),
+      value,
+      mask: this.#mask,
+    });
+  }
+}
