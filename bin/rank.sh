@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs one rank of `switchyard launch`: rank.sh FOLDER PROGRAM ARGUMENT…
-# A process that is killed cannot say so, and a launcher of MPI does not always know which one it was: its parent does.
+# A process that is killed or stopped cannot say so, and a launcher of MPI does not always know which one it was: its parent does.
 # FOLDER is the job's place for shared memory on this host; it is removed at the end.
 job=$1
 shift
@@ -15,11 +15,38 @@ eval "exec $fd<>\"\$note\""
 rm -f "$note"
 eval "\"\$@\" <&$fd $fd<&- &"
 child=$!
+printf '\036started %s %s %s\n' "$rank" "$host" "$child" >&2
+# Reports each second for which a signal has stopped the rank, and 0 once it goes on. Ends with this shell.
+watch() {
+  trap 'kill $pause 2>/dev/null; exit' HUP INT TERM
+  seconds=0
+  while kill -0 $$ 2>/dev/null; do
+    sleep 1 >/dev/null 2>&1 &
+    pause=$!
+    # All of a job may be told to end at once.
+    { wait $pause; } 2>/dev/null
+    { read -r state <"/proc/$child/stat" || state=$(ps -o state= -p $child); } 2>/dev/null
+    # The name of the program, in parentheses, may have any characters.
+    case ${state##*) } in
+    T*) seconds=$((seconds + 1)) ;;
+    *)
+      [ $seconds != 0 ] || continue
+      seconds=0
+      ;;
+    esac
+    step=
+    { read -r step <"/proc/$child/fd/0"; } 2>/dev/null
+    printf '\036stopped %s %s %s %s\n' "$rank" "$host" "$seconds" "$step" >&2
+  done
+}
+watch &
+watcher=$!
 # Whoever ends a job may say so twice, and a shell says 'Terminated' of what it runs then: from the first time on nobody listens.
-trap 'trap "" HUP INT TERM; kill -9 $child 2>/dev/null; rm -rf "$job"; exit 143' HUP INT TERM
+trap 'trap "" HUP INT TERM; kill -9 $child 2>/dev/null; kill $watcher 2>/dev/null; rm -rf "$job"; exit 143' HUP INT TERM
 # A shell says 'Killed' of its own accord.
 { wait $child; } 2>/dev/null
 code=$?
+{ kill $watcher; wait $watcher; } 2>/dev/null
 if [ $code = 0 ]; then
   rmdir "$job" 2>/dev/null
   exit 0

@@ -1,16 +1,25 @@
 /** An MPI job as `launch` sees it: the launcher's process, what comes out of it, and its end, whatever happens. */
 
 import { spawn } from "node:child_process";
-import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { hostname, tmpdir } from "node:os";
 import path from "node:path";
 import process from "node:process";
+import { setTimeout as sleep } from "node:timers/promises";
 import { type CliIo, OutputClosed } from "./io.ts";
 import { LauncherText, type MpiFamily } from "./mpi_launcher.ts";
 import {
   describeEnd,
   type RankFailure,
   type RankProcess,
+  type StoppedRank,
 } from "./rank_lines.ts";
 import { finishLine } from "./values.ts";
 
@@ -29,8 +38,10 @@ export interface MpiJob {
   readonly family: MpiFamily;
   /** Where its ranks keep memory that they share; see `jobFolder`. */
   readonly folder: string;
-  /** Its ranks can stop by themselves, with what they have saved. */
+  /** Its ranks can stop by themselves once they have begun, with what they have saved. */
   readonly stops?: boolean;
+  /** Seconds for which a signal may stop a rank. */
+  readonly deadline: number;
 }
 
 /** A file that tells the ranks of a job on the launcher's host to stop. */
@@ -83,11 +94,16 @@ export async function runJob(
     },
   });
   const started: RankProcess[] = [];
+  const stopped = new Map<number, StoppedRank>();
+  let begun = false;
   const kill = (signal: NodeJS.Signals): void => {
     send(-child.pid!, signal);
   };
   let timer: NodeJS.Timeout | undefined;
+  let ending = false;
   const endNow = (): void => {
+    if (ending) return;
+    ending = true;
     clearTimeout(timer);
     kill("SIGTERM");
     timer = setTimeout(() => kill("SIGKILL"), GRACE_MS);
@@ -113,7 +129,7 @@ export async function runJob(
   let signal: number | undefined;
   let reported = false;
   const forward = (name: NodeJS.Signals, number: number): void => {
-    if (job.stops && name !== "SIGHUP" && !reported) {
+    if (job.stops && begun && name !== "SIGHUP" && !reported) {
       reported = true;
       mkdirSync(job.folder, { recursive: true });
       writeFileSync(stopFile(job.folder), "");
@@ -131,10 +147,19 @@ export async function runJob(
       if (signal === undefined) io.err(line);
     },
     reported: (line) => {
-      if (line.kind === "started") started.push(line.process);
-      else {
+      if (line.kind === "begun") begun = true;
+      else if (line.kind === "started") started.push(line.process);
+      else if (line.kind === "failed") {
         failures.push(line.failure);
         end();
+      } else {
+        const { rank, seconds } = line.stopped;
+        if (seconds > 0) stopped.set(rank, line.stopped);
+        else stopped.delete(rank);
+        if (seconds < job.deadline) return;
+        // It may have been done; if not, no other rank knows more.
+        late ||= freeing;
+        endNow();
       }
     },
     failed: end,
@@ -149,8 +174,8 @@ export async function runJob(
     child.on("error", reject);
     child.on("close", (code) => resolve(code ?? 1));
   });
-  if (timer !== undefined) await endRanks(started);
   clearTimeout(timer);
+  await endRanks(job.folder, started);
   for (const name of signals) process.off(name, forward);
   rmSync(job.folder, { recursive: true, force: true });
   const left = await output.end();
@@ -162,7 +187,11 @@ export async function runJob(
     finished: output.finished,
     late,
     cause: text.cause(),
-    failure: describeEnd(failures, started),
+    failure: describeEnd({
+      started,
+      failures,
+      stopped: output.finished ? new Map() : stopped,
+    }),
   };
 }
 
@@ -175,15 +204,46 @@ function send(pid: number, signal: NodeJS.Signals | 0): boolean {
   }
 }
 
-/** Make sure that no rank of this host outlives its launcher, which may have been killed, or not have waited. */
-async function endRanks(started: readonly RankProcess[]): Promise<void> {
-  const here = started.filter(({ host }) => host === hostname());
-  for (const { pid } of here) {
-    send(pid, "SIGKILL");
-    for (let i = 0; i < 100 && send(pid, 0); i++) {
-      await new Promise((resolve) => setTimeout(resolve, 20));
-    }
+/** How often it is looked whether a rank has ended, and when it is killed. */
+const LOOK_MS = 10, KILL_MS = 500, GIVE_UP_MS = 10_000;
+
+/** Make sure that nothing of the job on this host outlives its launcher, which may have been killed, or not have waited. */
+async function endRanks(
+  folder: string,
+  started: readonly RankProcess[],
+): Promise<void> {
+  for (let waited = 0; waited < GIVE_UP_MS; waited += LOOK_MS) {
+    const left = processesOf(folder, started);
+    if (left.length === 0) return;
+    for (const pid of left) send(pid, waited < KILL_MS ? "SIGTERM" : "SIGKILL");
+    await sleep(LOOK_MS);
   }
+}
+
+/** Processes that have the folder of a job as an argument; where nothing tells, those that were reported. */
+function processesOf(
+  folder: string,
+  started: readonly RankProcess[],
+): readonly number[] {
+  let names: readonly string[];
+  try {
+    names = readdirSync("/proc");
+  } catch {
+    return started.filter(({ host, pid }) =>
+      host === hostname() && send(pid, 0)
+    )
+      .map(({ pid }) => pid);
+  }
+  return names.filter((name) => {
+    try {
+      return /^\d+$/.test(name) &&
+        readFileSync(`/proc/${name}/cmdline`, "utf8").split("\0")
+          .includes(folder);
+    } catch {
+      // It has ended.
+      return false;
+    }
+  }).map(Number);
 }
 
 /** What happens to the output of a job. */

@@ -6,7 +6,7 @@ import process from "node:process";
 import { joinJob, type RankPlace, rankPlace } from "../engine/mod.ts";
 import type { DeviceFlags } from "./flags.ts";
 import type { CliIo } from "./io.ts";
-import { describeFailure, failedLine, startedLine } from "./rank_lines.ts";
+import { describeFailure, failedLine } from "./rank_lines.ts";
 
 /** How long the job waits for rank 0 to say what is wrong with every rank. */
 const AFTER_RANK_ZERO_MS = 500;
@@ -27,10 +27,6 @@ export async function joinAsRank(
       if (UNNOTICED.includes(code)) sayLeft(io, job !== undefined);
     },
   });
-  const place = rankPlace();
-  if (job === undefined || !place) return;
-  const { rank, host } = place;
-  io.err(startedLine({ rank, host, pid: process.pid }));
 }
 
 /** Exit codes of Node for a program that ended without an error, of its own accord or because nothing was left to wait for. */

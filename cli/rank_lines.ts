@@ -21,10 +21,22 @@ export interface RankProcess {
   readonly pid: number;
 }
 
+/** A rank that a signal has stopped, such as SIGSTOP. */
+export interface StoppedRank {
+  readonly rank: number;
+  readonly host: string;
+  /** For how long so far; 0: it goes on. */
+  readonly seconds: number;
+  /** Where it is, such as `in step 'dispatch'`; empty if unknown. */
+  readonly step: string;
+}
+
 /** What is in such a line. */
 export type RankLine =
-  | { readonly kind: "failed"; readonly failure: RankFailure }
-  | { readonly kind: "started"; readonly process: RankProcess };
+  | { readonly kind: "started"; readonly process: RankProcess }
+  | { readonly kind: "begun" }
+  | { readonly kind: "stopped"; readonly stopped: StoppedRank }
+  | { readonly kind: "failed"; readonly failure: RankFailure };
 
 /** What such a line begins with. */
 export const FIRST = "\x1e";
@@ -35,9 +47,9 @@ const MACHINE = 3;
 /** Longer lines may be mixed up with those of other ranks on their way. */
 const LONGEST = 3000;
 
-/** What a rank says of itself at its start. */
-export function startedLine(process: RankProcess): string {
-  return `${FIRST}started ${JSON.stringify(process)}`;
+/** What rank 0 says before its first step of training: from here on it can stop after a step. */
+export function begunLine(): string {
+  return `${FIRST}begun `;
 }
 
 /** What a rank says when it fails. */
@@ -48,27 +60,28 @@ export function failedLine(failure: RankFailure): string {
   }`;
 }
 
-/** Read a line of `startedLine`, of `failedLine` or of bin/rank.sh; undefined: it is other text. */
+/** Read a line of `begunLine`, of `failedLine` or of bin/rank.sh; undefined: it is other text. */
 export function parseRankLine(line: string): RankLine | undefined {
   if (!line.startsWith(FIRST)) return undefined;
   const [, kind, rest = ""] = /^(\w+) (.*)$/s.exec(line.slice(1)) ?? [];
+  if (kind === "failed") {
+    return { kind, failure: JSON.parse(rest) as RankFailure };
+  }
+  const [rank, host, number, ...words] = rest.trim().split(" ");
+  const place = { rank: Number(rank), host: host! };
+  const step = words.join(" ");
   switch (kind) {
+    case "begun":
+      return { kind };
     case "started":
-      return { kind, process: JSON.parse(rest) as RankProcess };
-    case "failed":
-      return { kind, failure: JSON.parse(rest) as RankFailure };
-    case "ended": {
-      const [rank, host, code, ...step] = rest.trim().split(" ");
+      return { kind, process: { ...place, pid: Number(number) } };
+    case "stopped":
+      return { kind, stopped: { ...place, seconds: Number(number), step } };
+    case "ended":
       return {
         kind: "failed",
-        failure: {
-          rank: Number(rank),
-          host: host!,
-          code: Number(code),
-          step: step.join(" "),
-        },
+        failure: { ...place, code: Number(number), step },
       };
-    }
     default:
       return undefined;
   }
@@ -123,12 +136,27 @@ export function describeFailure(failure: RankFailure): string {
   }. Start the command again`;
 }
 
+/** What ranks, and their shells, reported of a job. */
+export interface Reported {
+  readonly started: readonly RankProcess[];
+  readonly failures: readonly RankFailure[];
+  /** By rank. */
+  readonly stopped: ReadonlyMap<number, StoppedRank>;
+}
+
 /** Who is the cause of a job's end, in a sentence, as far as ranks reported. */
 export function describeEnd(
-  failures: readonly RankFailure[],
-  started: readonly RankProcess[],
+  { failures, started, stopped }: Reported,
 ): { readonly text: string; readonly code: number } | undefined {
   const failure = culprit(failures);
+  const [still] = [...stopped.values()].sort((a, b) => b.seconds - a.seconds);
+  // Others miss a rank that is stopped, and it is ended by whoever ends the job.
+  if (
+    still &&
+    (!failure || doubt(failure) > 0 || stopped.has(failure.rank))
+  ) {
+    return { text: describeStop(still), code: MACHINE };
+  }
   if (!failure) return undefined;
   const { message, code, consequence } = failure;
   const text = describeFailure(failure);
@@ -142,4 +170,10 @@ export function describeEnd(
       : text,
     code,
   };
+}
+
+function describeStop({ rank, host, step }: StoppedRank): string {
+  return `Cannot finish: a signal stopped rank ${rank} on ${host}${
+    step === "" ? "" : ` ${step}`
+  }, and nobody continued it. Start the command again`;
 }

@@ -31,6 +31,7 @@ export function createTrainingBar(io: CliIo, steps: number): TrainingBar {
       if (!bar) {
         bar = new SingleBar({
           format: "{bar} {text}, {eta_formatted} left",
+          formatTime: duration,
           stream: io.errorStream as NodeJS.WriteStream,
           clearOnComplete: true,
           hideCursor: true,
@@ -42,6 +43,19 @@ export function createTrainingBar(io: CliIo, steps: number): TrainingBar {
     },
     stop: () => bar?.stop(),
   };
+}
+
+/** A time in seconds, such as `45s`, `2m05s` or `1h30m`; `?` if it is unknown. */
+export function duration(time: number): string {
+  if (!Number.isFinite(time)) return "?";
+  const seconds = Math.round(time);
+  const minutes = Math.round(seconds / 60);
+  const two = (n: number): string => String(n).padStart(2, "0");
+  return seconds < 60
+    ? `${seconds}s`
+    : seconds < 3600
+    ? `${Math.floor(seconds / 60)}m${two(seconds % 60)}s`
+    : `${Math.floor(minutes / 60)}h${two(minutes % 60)}m`;
 }
 
 /** The figures of a step in words. */

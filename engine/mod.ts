@@ -161,6 +161,7 @@ export {
   writeSafetensors,
 } from "../runtime/mod.ts";
 export {
+  DEADLINE_MS,
   PeerError,
   type RankPlace,
   rankPlace,

@@ -14,6 +14,7 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 import t from "tap";
 import { openSafetensors, writeSafetensors } from "../runtime/mod.ts";
+import { whyNotNative } from "../runtime/native/mod.ts";
 import { printable, shown } from "../spec/mod.ts";
 import { checkpointFolder, files } from "./helpers/checkpoints.ts";
 import {
@@ -26,6 +27,7 @@ import {
   temporaryFolder,
   writeRaw,
 } from "./helpers/cli.ts";
+import { slowCompiler } from "./helpers/slow_compiler.ts";
 import { readOnDisk, TEXT, tinyModel } from "./helpers/tiny_training.ts";
 
 const MIXTRAL = checkpointFolder("mixtral-6e");
@@ -280,3 +282,30 @@ for (const signal of ["SIGTERM", "SIGINT"] as const) {
     t.equal(step, JSON.parse(lines.split("\n").at(-1)!).step, "the last step");
   });
 }
+
+t.test("Ctrl-C ends a training whose kernels are compiled, without a word", {
+  skip: await whyNotNative() ?? false,
+}, async (t) => {
+  const scratch = temporaryFolder(t);
+  const model = await tinyModel(t);
+  const compiler = slowCompiler(scratch);
+  const child = spawn(process.execPath, [
+    fileURLToPath(new URL("../bin/switchyard.mjs", import.meta.url)),
+    ...["train", model, "--data", TEXT, "--steps", "9", "--adapter", "native"],
+    ...["--out", path.join(scratch, "out"), "--batch", "2", "--length", "8"],
+  ], {
+    detached: true,
+    stdio: ["ignore", "pipe", "pipe"],
+    env: { ...process.env, ...compiler.env },
+  });
+  let said = "";
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding("utf8").on("data", (text) => said += text);
+  }
+  const ended = once(child, "close");
+  await compiler.started(() => child.exitCode !== null);
+  // A terminal sends it to all processes of a group, the compiler included.
+  process.kill(-child.pid!, "SIGINT");
+  const [code, by] = await ended;
+  t.strictSame({ code, by, said }, { code: null, by: "SIGINT", said: "" });
+});

@@ -1,24 +1,34 @@
 // How `launch` sees a job end, with a program in the place of mpirun.
-import { chmodSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, writeFileSync } from "node:fs";
+import { hostname } from "node:os";
 import path from "node:path";
 import process from "node:process";
 import { Readable, Writable } from "node:stream";
-import t from "tap";
+import t, { type Test } from "tap";
 import { adapterPlaces } from "../cli/adapter_places.ts";
 import type { CliIo } from "../cli/io.ts";
 import { jobFolder, runJob } from "../cli/mpi_job.ts";
+import { packageFile } from "../cli/places.ts";
 import { files } from "./helpers/checkpoints.ts";
 import { CACHE, temporaryFolder } from "./helpers/cli.ts";
+import { processesWith } from "./helpers/mpi.ts";
 
-/** Run a job whose launcher is a shell script; `$1` is the folder of the job. */
+/** Run a job whose launcher is a shell script; `$1` is the folder of the job, and `rank R PROGRAM…` runs a rank. */
 async function run(
-  t: { teardown(fn: () => void): unknown },
+  t: Test,
   script: string,
-  freeingMs?: number,
+  { freeingMs, deadline = 600 }: {
+    readonly freeingMs?: number;
+    readonly deadline?: number;
+  } = {},
 ) {
   const folder = temporaryFolder(t);
   const launcher = path.join(folder, "mpirun");
-  writeFileSync(launcher, `#!/bin/sh\n${script}\n`);
+  const rank = `rank() {
+  OMPI_COMM_WORLD_RANK=$1; export OMPI_COMM_WORLD_RANK; shift
+  exec sh "${packageFile("bin/rank.sh")}" "$job" "$@" "$job"
+}`;
+  writeFileSync(launcher, `#!/bin/sh\njob=$1\n${rank}\n${script}\n`);
   chmodSync(launcher, 0o755);
   const before = process.env["PATH"];
   process.env["PATH"] = `${folder}:${before}`;
@@ -49,7 +59,12 @@ async function run(
       argv: [job],
       family: "openMpi",
       folder: job,
+      deadline,
     }, freeingMs === undefined ? {} : { freeingMs });
+    if (process.platform === "linux") {
+      t.strictSame(processesWith(job), [], "no process is left");
+    }
+    t.notOk(existsSync(job), "no file is left");
     const { code, finished, late } = ended;
     return { code, finished, late, failure: ended.failure, out, err };
   } finally {
@@ -70,7 +85,9 @@ t.test("ranks that are done may take long to free their memory", {
     out: "result\n",
     err: "",
   });
-  const { code: _, ...ended } = await run(t, `${DONE}; sleep 60`, 300);
+  const { code: _, ...ended } = await run(t, `${DONE}; sleep 60`, {
+    freeingMs: 300,
+  });
   t.strictSame(ended, {
     finished: true,
     late: true,
@@ -91,4 +108,52 @@ t.test("a job that is not done is not taken for one", {
     out: "half",
     err: "",
   });
+});
+
+/** Why tests that stop ranks are skipped, or false. */
+const skip = process.platform === "win32" && "Windows has no signals";
+
+t.test("a rank that a signal has stopped is reported, whatever it does", {
+  skip,
+}, async (t) => {
+  const stop = `sh -c 'echo "in step x" >&0; kill -STOP $$'`;
+  const { failure } = await run(
+    t,
+    `(rank 0 sleep 1000) & (rank 1 ${stop}) & wait`,
+    { deadline: 1 },
+  );
+  t.strictSame(failure, {
+    text:
+      `Cannot finish: a signal stopped rank 1 on ${hostname()} in step x, and nobody continued it. Start the command again`,
+    code: 3,
+  });
+});
+
+t.test("a rank may be stopped for a while", { skip }, async (t) => {
+  const pause = `sh -c '(sleep 3; kill -CONT $$) & kill -STOP $$; wait'`;
+  t.match(await run(t, `(rank 0 ${pause}) && ${DONE}`), {
+    code: 0,
+    finished: true,
+    failure: undefined,
+  });
+});
+
+t.test("a rank that is stopped when all is done is ended", {
+  skip,
+}, async (t) => {
+  const script = `${DONE}; rank 0 sh -c 'kill -STOP $$'`;
+  t.match(await run(t, script, { deadline: 1 }), {
+    finished: true,
+    late: true,
+    out: "result\n",
+  });
+});
+
+t.test("ranks that the launcher leaves are ended before the job is", {
+  skip,
+}, async (t) => {
+  const ranks = [0, 1, 2].map((rank) =>
+    `(rank ${rank} sh -c 'sleep 1000; :' </dev/null >/dev/null 2>&1) &`
+  );
+  await run(t, `${ranks.join("\n")}\nexit 1`);
 });

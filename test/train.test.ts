@@ -6,6 +6,7 @@ import { readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { gzipSync } from "node:zlib";
 import t from "tap";
+import { duration } from "../cli/training_bar.ts";
 import { rateAt } from "../engine/mod.ts";
 import { switchyard, temporaryFolder } from "./helpers/cli.ts";
 import {
@@ -21,8 +22,8 @@ const FLAGS = [
   ...["--lr", "0.01", "--warmup", "2", "--decay", "8"],
 ];
 
-/** What continues a training takes no settings. */
-const RESUME = ["--resume", "--adapter", "cpu"];
+/** A training is resumed with the flags that it started with, or without them. */
+const RESUME = ["--resume", ...FLAGS];
 
 /** The text to train on. */
 const ON_TEXT = ["--data", TEXT];
@@ -120,6 +121,14 @@ t.test("training, stopping and going on", async (t) => {
   );
 });
 
+t.test("the time left is rounded before it is divided", (t) => {
+  t.strictSame(
+    [0, 59.4, 59.6, 119.7, 3599.6, 7170, 86_400, Infinity].map(duration),
+    ["0s", "59s", "1m00s", "2m00s", "1h00m", "2h00m", "24h00m", "?"],
+  );
+  t.end();
+});
+
 t.test("what cannot be gone on with", async (t) => {
   const model = await tinyModel(t);
   const out = path.join(temporaryFolder(t), "out");
@@ -152,9 +161,11 @@ t.test("what cannot be gone on with", async (t) => {
     code: 1,
     err: /has a checkpoint already\. Go on with it \(--resume\)/,
   });
-  t.match(await switchyard([...resume, "--lr", "1"]), {
+  t.strictSame(await switchyard([...resume, "--lr", "1"]), {
     code: 2,
-    err: /Cannot use --lr with --resume/,
+    out: "",
+    err:
+      "Cannot use --lr 1 with --resume: the training started with 0.01. Leave it out\n",
   });
   const other = path.join(path.dirname(out), "other.txt");
   await writeFile(other, "A fox and a crow. ".repeat(100));

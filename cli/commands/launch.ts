@@ -2,7 +2,7 @@
 
 import { spawn } from "node:child_process";
 import process from "node:process";
-import { requireKoffi } from "../../engine/mod.ts";
+import { DEADLINE_MS, requireKoffi } from "../../engine/mod.ts";
 import { MachineError } from "../../spec/mod.ts";
 import { type Host, hostsFor, parseHosts } from "../hosts_file.ts";
 import type { CliIo } from "../io.ts";
@@ -65,6 +65,7 @@ export async function launchCommand(
     family,
     folder,
     stops: command === "train",
+    deadline: Number(valueOf(rest, "--deadline")) || DEADLINE_MS / 1000,
   });
   if (ended.signal !== undefined) return 128 + ended.signal;
   // Asked to end, its launcher and ranks may say so.
@@ -93,13 +94,20 @@ function checkCommand(command: string, rest: readonly string[]): void {
       "Cannot launch 'devices' without --all: the list of adapters needs no ranks. Add --all to measure them",
     );
   }
-  const at = rest.findIndex((arg) => /^--devices(=|$)/.test(arg));
-  const devices = at < 0 ? "mpi" : rest[at]!.split("=")[1] ?? rest[at + 1];
+  const devices = valueOf(rest, "--devices") ?? "mpi";
   if (devices !== "mpi") {
     throw new UsageError(
       `Cannot launch ranks with --devices ${devices}: they are processes. Leave it out`,
     );
   }
+}
+
+/** The value of a flag that ranks are given. */
+function valueOf(args: readonly string[], flag: string): string | undefined {
+  const at = args.findIndex((arg) =>
+    arg === flag || arg.startsWith(`${flag}=`)
+  );
+  return at < 0 ? undefined : args[at]!.split("=")[1] ?? args[at + 1];
 }
 
 async function readHosts(

@@ -15,6 +15,7 @@ import type { CliIo } from "../io.ts";
 import { stopFile } from "../mpi_job.ts";
 import { createProgressBar } from "../progress.ts";
 import { joinAsRank } from "../rank.ts";
+import { begunLine } from "../rank_lines.ts";
 import { readTextFile } from "../text_files.ts";
 import {
   createTrainingBar,
@@ -54,7 +55,7 @@ export interface TrainFlags
   readonly json?: boolean;
 }
 
-/** Train and print metrics. Ctrl-C and SIGTERM end it after the current step, which is saved. */
+/** Train and print metrics. From the first step on, Ctrl-C and SIGTERM end it after the current step, which is saved. */
 export async function trainCommand(
   io: CliIo,
   what: string,
@@ -70,18 +71,22 @@ export async function trainCommand(
   );
   const interrupted = new AbortController();
   const loading = createProgressBar(io);
+  let release = () => {};
   const run = await startTraining(io, what, {
     ...flags,
     signal: interrupted.signal,
+    onBegin: () => {
+      if (flags.devices !== "mpi") {
+        release = io.onInterrupt(() => {
+          io.err("Stopping after this step; once more to stop at once");
+          interrupted.abort();
+        });
+      } else if (flags.job !== undefined && !quiet) io.err(begunLine());
+    },
     onProgress: (progress) => {
       loading.update(progress);
       watch.send("progress", progress);
     },
-  });
-  const mpi = flags.devices === "mpi";
-  const release = mpi ? () => {} : io.onInterrupt(() => {
-    io.err("Stopping after this step; once more to stop at once");
-    interrupted.abort();
   });
   const bar = createTrainingBar(io, steps);
   const metrics = quiet ? undefined : openMetrics(io, flags);
@@ -145,11 +150,13 @@ async function startTraining(
   what: string,
   flags: TrainFlags & {
     readonly signal: AbortSignal;
+    readonly onBegin: () => void;
     readonly onProgress: Parameters<typeof trainCheckpoint>[2]["onProgress"];
   },
 ): Promise<AsyncIterable<StepMetrics>> {
   const { out, steps, saveEvery, mesh, place, resume = false } = flags;
   const { validateEvery, validateBatches, signal, onProgress } = flags;
+  const { onBegin } = flags;
   const { zero } = flags;
   const options = {
     ...deviceOptions(io, flags),
@@ -158,6 +165,7 @@ async function startTraining(
     now: io.now,
     resume,
     signal,
+    onBegin,
     ...saveEvery === undefined ? {} : { saveEvery },
     ...zero === undefined ? {} : { zero },
     ...validateEvery === undefined ? {} : { validateEvery },
@@ -204,14 +212,8 @@ async function startTraining(
       }. Give texts with --data`,
     );
   }
-  if (resume) {
-    refuseSettings(flags, {
-      beside: "--resume",
-      because: "the training goes on as it was begun",
-    });
-  }
   const settings = resume
-    ? await savedSettings(out, io.files)
+    ? await savedSettings(out, io.files, flags)
     : settingsOf(flags, steps);
   const { tokenizer, validate } = flags;
   const family = isFamily(source) ? source : await familyOf(flags.family);

@@ -118,10 +118,11 @@ function optimizerOf(flags: SettingFlags): TrainSettings["optimizer"] {
     : adamw({ ...decay, betas: [beta1 ?? 0.9, beta2 ?? 0.95] });
 }
 
-/** The settings of a training on text that is gone on with. */
+/** The settings of a training on text that is resumed. Throws UsageError where a flag says otherwise. */
 export async function savedSettings(
   out: string,
   files: FileSystem,
+  flags: SettingFlags,
 ): Promise<TrainSettings> {
   const { batch, length, ...rest } = (await readTraining(out, files)).settings;
   if (batch === undefined || length === undefined) {
@@ -129,5 +130,47 @@ export async function savedSettings(
       `Cannot go on with '${out}' as with a checkpoint: a model file was trained. Give that file instead of the folder`,
     );
   }
-  return { batch, length, ...rest };
+  const settings = { batch, length, ...rest };
+  const saved = flagsOf(settings);
+  for (const [key, flag] of Object.entries(SETTINGS)) {
+    const name = key as keyof SettingFlags;
+    if (flags[name] === undefined || flags[name] === saved[name]) continue;
+    throw new UsageError(
+      `Cannot use ${flag} ${flags[name]} with --resume: the training started ${
+        saved[name] === undefined ? "without it" : `with ${saved[name]}`
+      }. Leave it out`,
+    );
+  }
+  return settings;
+}
+
+/** The flags that give some settings. */
+function flagsOf(
+  { optimizer, schedule, ...rest }: TrainSettings,
+): {
+  readonly [K in keyof Required<SettingFlags>]: SettingFlags[K] | undefined;
+} {
+  const adam = optimizer.kind === "adamW" ? optimizer : undefined;
+  const sgd = optimizer.kind === "sgd" ? optimizer : undefined;
+  return {
+    batch: rest.batch,
+    length: rest.length,
+    accumulate: rest.accumulate ?? 1,
+    optimizer: adam ? "adamw" : "sgd",
+    beta1: adam?.betas?.[0],
+    beta2: adam?.betas?.[1],
+    momentum: sgd?.momentum,
+    weightDecay: optimizer.weightDecay,
+    lr: schedule.rate,
+    warmup: schedule.warmup,
+    decay: schedule.decay,
+    floor: schedule.floor,
+    clip: rest.clipNorm,
+    aux: rest.auxiliary,
+    balance: rest.balance,
+    biasUpdate: rest.biasUpdate,
+    recompute: rest.recompute,
+    dtype: rest.dtype,
+    seed: rest.seed ?? 0,
+  };
 }

@@ -56,6 +56,8 @@ export interface RunTrainingOptions
   readonly validationBatches?: number;
   /** Go on with what was saved in `out`. */
   readonly resume?: boolean;
+  /** Called before the first step, when everything is loaded. */
+  readonly onBegin?: () => void;
   /** Ends training after the current step; it is saved. */
   readonly signal?: AbortSignal;
   /** A clock in milliseconds. */
@@ -164,6 +166,7 @@ async function* takeSteps(
       saved = step;
       await saveRun(run, step, { out, files });
     };
+    options.onBegin?.();
     for (let step = run.step + 1; step <= steps; step++) {
       if (await stopping()) break;
       const metrics = await takeStep(run, step, now);

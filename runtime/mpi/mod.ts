@@ -4,6 +4,7 @@ export { requireKoffi } from "./binding.ts";
 export { createMpiCommunicator } from "./communicator.ts";
 export { PeerError } from "./progress_engine.ts";
 export {
+  DEADLINE_MS,
   type ExchangedBlocks,
   LOADING_DEADLINE_MS,
   type MpiGroup,

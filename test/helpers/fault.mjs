@@ -3,6 +3,7 @@
  * the rank that SWITCHYARD_FAULT names, as JSON of `{ rank, kind, folder? }`:
  *
  *   kill, throw, stop   in the middle of its first dispatch, and it says when: it is killed, throws, stands still
+ *   early               as it starts, it is killed
  *   leave               the same, and it ends with exit code 0
  *   stray               it tells the others that it is in another step than a dispatch
  *   folder              it works in another folder, as on a host with other files
@@ -16,6 +17,7 @@ const rank = process.env.OMPI_COMM_WORLD_RANK ?? process.env.PMI_RANK;
 
 if (rank !== undefined && Number(rank) === fault.rank) {
   if (fault.kind === "folder") process.chdir(fault.folder);
+  else if (fault.kind === "early") process.kill(process.pid, "SIGKILL");
   else breakExchange(fault.kind);
 }
 

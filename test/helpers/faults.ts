@@ -8,7 +8,7 @@ import { floats, integers, switchyard, writeRaw } from "./cli.ts";
 import {
   jobOf,
   type Launcher,
-  processesLeft,
+  processesWith,
   startWith,
   withoutMpi,
 } from "./mpi.ts";
@@ -60,6 +60,14 @@ export const FAULTS: readonly Fault[] = [
     ),
   })),
   {
+    name: "a rank is killed as it starts",
+    ranks: 3,
+    made: { rank: 1, kind: "early" },
+    code: 3,
+    message:
+      /^Cannot finish: rank 1 on \S+ was killed by signal 9\. Start the command again\n$/,
+  },
+  {
     name: "a rank throws",
     ranks: 3,
     made: { rank: 1, kind: "throw" },
@@ -93,8 +101,9 @@ export const FAULTS: readonly Fault[] = [
     deadline: 30,
     argv: [...runOf(3), "--deadline", "30"],
     code: 3,
-    message:
-      /^rank [02] on \S+: Cannot go on with step '(dispatch|combine)[^']*': .* did not join within 30 s\. .* Nothing was heard from rank 1 on \S+\n$/,
+    message: new RegExp(
+      `^Cannot finish: a signal stopped rank 1 on \\S+ ${STEP}, and nobody continued it\\. Start the command again\\n$`,
+    ),
   },
   {
     name: "a rank has another plan",
@@ -200,10 +209,12 @@ export async function makeFault(
   const message = withoutMpi(err).replace(/^fault at \d+\n/gm, "");
   const seconds = begun === undefined ? undefined : (now - begun) / 1000;
   const job = jobOf(own);
+  // Nothing outlives 'launch', not even for a moment.
+  const left = processesWith(job);
   const problems = [
     code === fault.code ? "" : `the exit code is ${code}`,
     fault.message.test(message) ? "" : `it says '${message}'`,
-    ...(await processesLeft(job)).map((pid) => `process ${pid} is left`),
+    ...left.map((pid) => `process ${pid} is left`),
     existsSync(job) ? `'${job}' is left` : "",
   ].filter((problem) => problem !== "");
   return { problems, seconds, message };

@@ -7,11 +7,12 @@ import {
   mpiFamily,
 } from "../../cli/mpi_launcher.ts";
 import {
+  begunLine,
   describeEnd,
   failedLine,
   parseRankLine,
   type RankFailure,
-  startedLine,
+  type StoppedRank,
 } from "../../cli/rank_lines.ts";
 import { ABIS, detectAbi, libraryNames } from "../../runtime/mpi/abi.ts";
 
@@ -70,7 +71,7 @@ function read(family: "openMpi" | "mpich", text: string) {
 const RULE = "-".repeat(74);
 
 t.test("a rank's line in the midst of a library's", (t) => {
-  const line = startedLine({ rank: 2, host: "far", pid: 7 });
+  const line = "\x1estarted 2 far 7";
   t.match(
     read("openMpi", `[near][frag_send] ${line}\npeer: far writev failed\n`),
     {
@@ -118,7 +119,7 @@ t.test("LauncherText tells ranks from Open MPI's launcher", (t) => {
 });
 
 t.test("LauncherText takes what ranks tell out of the text of MPICH's launcher", (t) => {
-  const line = startedLine({ rank: 1, host: "far", pid: 71 });
+  const line = "\x1estarted 1 far 71";
   t.strictSame(
     read(
       "mpich",
@@ -150,6 +151,15 @@ t.test("lines of ranks are read as they were written", (t) => {
     kind: "failed",
     failure: { rank: 1, host: "far", code: 139, step: "after step 'x y'" },
   });
+  t.strictSame(parseRankLine("\x1estarted 1 far 71"), {
+    kind: "started",
+    process: { rank: 1, host: "far", pid: 71 },
+  });
+  t.strictSame(parseRankLine("\x1estopped 1 far 2 in step 'x y'"), {
+    kind: "stopped",
+    stopped: { rank: 1, host: "far", seconds: 2, step: "in step 'x y'" },
+  });
+  t.strictSame(parseRankLine(begunLine()), { kind: "begun" });
   t.equal(parseRankLine("ended 1 far 139"), undefined);
   t.end();
 });
@@ -163,7 +173,9 @@ t.test("the end of a job is laid to the rank that the others follow", (t) => {
     ...some,
   });
   const started = [0, 1, 2].map((rank) => ({ rank, host: "far", pid: rank }));
-  const end = (...failures: RankFailure[]) => describeEnd(failures, started);
+  const stopped = new Map<number, StoppedRank>();
+  const end = (...failures: RankFailure[]) =>
+    describeEnd({ failures, started, stopped });
   const wait = { message: "Cannot go on with step 'x': y", consequence: true };
   t.equal(end(), undefined);
   t.strictSame(
@@ -198,6 +210,19 @@ t.test("the end of a job is laid to the rank that the others follow", (t) => {
       code: 3,
     },
     "who is silent, where all others wait",
+  );
+  stopped.set(1, { rank: 1, host: "far", seconds: 2, step: "in step 'x'" });
+  const stop = {
+    text:
+      "Cannot finish: a signal stopped rank 1 on far in step 'x', and nobody continued it. Start the command again",
+    code: 3,
+  };
+  t.strictSame(end(), stop, "a rank that is stopped");
+  t.strictSame(end(of(0, wait), of(1, { code: 137 })), stop, "and is missed");
+  t.match(
+    end(of(2, { code: 139 })),
+    { text: /signal 11/ },
+    "another's failure",
   );
   t.end();
 });

@@ -1,9 +1,18 @@
 // `switchyard train` between processes of real MPI jobs: checkpoints have the bytes of one process, and Ctrl-C saves.
 // needs: cpu, mpi
+import { existsSync } from "node:fs";
 import path from "node:path";
 import t from "tap";
+import { whyNotNative } from "../../runtime/native/mod.ts";
 import { switchyard, temporaryFolder } from "../helpers/cli.ts";
-import { LAUNCHERS, skipWithoutMpi, startWith } from "../helpers/mpi.ts";
+import {
+  jobOf,
+  LAUNCHERS,
+  processesWith,
+  skipWithoutMpi,
+  startWith,
+} from "../helpers/mpi.ts";
+import { slowCompiler } from "../helpers/slow_compiler.ts";
 import {
   contents,
   readOnDisk,
@@ -83,4 +92,25 @@ t.test("Ctrl-C ends after a step that is saved", {
   const here = path.join(scratch, "here");
   await trainHere(training(model, here, { mesh: "ep=2", steps: step }));
   t.same(await contents(out), await contents(here), "the same bytes");
+});
+
+t.test("a signal before the first step ends the job", {
+  skip: skipWithoutMpi || await whyNotNative() || false,
+}, async (t) => {
+  const launcher = LAUNCHERS.findLast(({ skip }) => !skip)!;
+  const model = await tinyModel(t);
+  const scratch = temporaryFolder(t);
+  const compiler = slowCompiler(scratch);
+  const { child, ended } = startWith(launcher, scratch, [
+    ...["launch", "-n", "2", "--", "train", model, "--data", TEXT],
+    ...["--out", path.join(scratch, "out"), "--mesh", "ep=2", "--steps", "9"],
+    ...["--batch", "4", "--length", "16", "--adapter", "native"],
+  ], { env: compiler.env });
+  await compiler.started(() => child.exitCode !== null);
+  child.kill("SIGTERM");
+  const { code, out, err } = await ended;
+  t.strictSame({ code, out, err }, { code: 143, out: "", err: "" });
+  const job = jobOf(scratch);
+  t.strictSame(processesWith(job), [], "no process is left");
+  t.notOk(existsSync(job), "no file is left");
 });

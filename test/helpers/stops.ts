@@ -1,0 +1,138 @@
+/** SIGSTOP for a rank of a training at a random moment, and what must come of it. */
+
+import { existsSync, mkdtempSync, readdirSync, readFileSync } from "node:fs";
+import path from "node:path";
+import process from "node:process";
+import { setTimeout as sleep } from "node:timers/promises";
+import {
+  jobOf,
+  type Launcher,
+  processesWith,
+  startWith,
+  withoutMpi,
+} from "./mpi.ts";
+import { TEXT } from "./tiny_training.ts";
+
+/** When a rank is stopped: some milliseconds after something can be seen of the job. */
+export const MOMENTS = {
+  start: { after: "process", most: 600 },
+  load: { after: "folder", most: 1500 },
+  step: { after: "step", most: 600 },
+  save: { after: "save", most: 10 },
+  end: { after: "last step", most: 100 },
+} as const satisfies {
+  readonly [moment: string]: {
+    readonly after: "process" | "folder" | "step" | "save" | "last step";
+    readonly most: number;
+  };
+};
+
+export type Moment = keyof typeof MOMENTS;
+
+/** What is drawn. */
+export interface Stop {
+  readonly moment: Moment;
+  readonly rank: number;
+  /** Of the most milliseconds of that moment. */
+  readonly share: number;
+}
+
+/** How a stop went. */
+export interface StopResult {
+  /** What was not as it must be. */
+  readonly problems: readonly string[];
+  /** From the stop to the end of `launch`. */
+  readonly seconds: number;
+  readonly code: number | null;
+  readonly message: string;
+}
+
+const LAST = 3;
+
+/** Stop a rank of a training of two ranks once. Several may at a time. */
+export async function stopRank(
+  launcher: Launcher,
+  { scratch, model, deadline }: {
+    readonly scratch: string;
+    readonly model: string;
+    readonly deadline: number;
+  },
+  { moment, rank, share }: Stop,
+): Promise<StopResult> {
+  const own = mkdtempSync(path.join(scratch, "stop-"));
+  const out = path.join(own, "out");
+  const steps = moment === "end" ? LAST : 1e6;
+  const { child, ended } = startWith(launcher, own, [
+    ...["launch", "-n", "2", "--json", "--", "train", model],
+    ...["--data", TEXT, "--out", out, "--mesh", "ep=2"],
+    ...["--steps", String(steps), "--save-every", "1"],
+    ...["--batch", "2", "--length", "16", "--adapter", "cpu"],
+    ...["--deadline", String(deadline)],
+  ]);
+  let lines = 0;
+  child.stdout!.on("data", (text) => lines += `${text}`.split("\n").length - 1);
+  const isSaving = () =>
+    readdirSync(out).some((name) => /^\.(model|optimizer)/.test(name));
+  const seen: { readonly [after: string]: () => boolean } = {
+    process: () => true,
+    folder: () => existsSync(out),
+    step: () => lines > 0,
+    save: () => lines > 0 && isSaving(),
+    "last step": () => lines >= LAST,
+  };
+  const { after, most } = MOMENTS[moment];
+  let pid: number | undefined;
+  while (child.exitCode === null) {
+    pid = rankOf(launcher, own, rank);
+    if (pid !== undefined && seen[after]!()) break;
+    await sleep(moment === "save" ? 0 : 2);
+  }
+  await sleep(share * most);
+  let stopped = false;
+  try {
+    stopped = pid !== undefined && process.kill(pid, "SIGSTOP");
+  } catch {
+    // It has ended.
+  }
+  const begun = performance.now();
+  const { code, err } = await ended;
+  const seconds = (performance.now() - begun) / 1000;
+  const message = withoutMpi(err);
+  const job = jobOf(own);
+  const reported = new RegExp(
+    `^Cannot finish: a signal stopped rank ${rank} on \\S+( .*)?, and nobody continued it\\. Start the command again\\n$`,
+  );
+  const done = moment === "end" && code === 0 && message === "";
+  const problems = [
+    stopped || done ? "" : "no rank was stopped",
+    done || code === 3 && reported.test(message)
+      ? ""
+      : `it ends with ${code} and says '${message}'`,
+    ...processesWith(job).map((pid) => `process ${pid} is left`),
+    existsSync(job) ? `'${job}' is left` : "",
+  ].filter((problem) => problem !== "");
+  return { problems, seconds, code, message };
+}
+
+/** The process of a rank, as soon as it is there. */
+function rankOf(
+  { rankVariable }: Launcher,
+  scratch: string,
+  rank: number,
+): number | undefined {
+  const file = path.join(scratch, "bin", "arguments");
+  // Before it starts ranks, mpirun is asked for its version.
+  if (!existsSync(file) || !/ --job /.test(readFileSync(file, "utf8"))) {
+    return undefined;
+  }
+  return processesWith(jobOf(scratch), `${rankVariable}=${rank}`).find(
+    (pid) => {
+      try {
+        return readFileSync(`/proc/${pid}/cmdline`, "utf8")
+          .startsWith(`${process.execPath}\0`);
+      } catch {
+        return false;
+      }
+    },
+  );
+}
