@@ -31,8 +31,9 @@ export async function serveLoopback(
       const { pathname } = new URL(url ?? "/", "http://localhost");
       await answer(decodeURIComponent(pathname), response, headers);
     } catch {
-      // What cannot be read is not there for whoever asks.
-      response.writeHead(404).end();
+      // What cannot be read is not there for whoever asks; who was sent a part sees that the rest is missing.
+      if (response.headersSent) response.destroy();
+      else response.writeHead(404).end();
     }
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));

@@ -81,7 +81,11 @@ export async function readChoices(
   { files }: CliIo,
   path: string,
 ): Promise<LayerChoices[]> {
-  const tensors = await readTensors(path, files);
+  const tensors = await readTensors(
+    path,
+    files,
+    { wanted: (name) => /^layer\d+\.topk_(idx|weight)$/.test(name) },
+  );
   const layers = Object.keys(tensors).flatMap((name): LayerChoices[] => {
     const layer = /^layer(\d+)\.topk_idx$/.exec(name)?.[1];
     if (layer === undefined) return [];

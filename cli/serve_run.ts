@@ -1,6 +1,8 @@
 /** `view --run`: a page that runs its plan itself, and the files that it asks for. */
 
 import type { ServerResponse } from "node:http";
+import { pipeline } from "node:stream/promises";
+import type { OpenFile } from "../engine/mod.ts";
 import type { CliIo } from "./io.ts";
 import { serveLoopback } from "./loopback.ts";
 import { browserModule } from "./page_assets.ts";
@@ -40,25 +42,7 @@ export async function serveRun(
         response.writeHead(404).end();
         return;
       }
-      const opened = await files.open(file);
-      try {
-        const asked = /^bytes=(\d+)-(\d*)$/.exec(range ?? "");
-        const start = Number(asked?.[1] ?? 0);
-        const end = Math.min(opened.size, Number(asked?.[2] || Infinity) + 1);
-        if (asked && start >= end) {
-          const none = { "content-range": `bytes */${opened.size}` };
-          response.writeHead(416, none).end();
-          return;
-        }
-        response.writeHead(asked ? 206 : 200, {
-          "content-type": "application/octet-stream",
-          ...asked
-            ? { "content-range": `bytes ${start}-${end - 1}/${opened.size}` }
-            : {},
-        }).end(await opened.read(start, end - start));
-      } finally {
-        await opened.close();
-      }
+      await sendFile(response, await files.open(file), range);
     },
   );
   await io.out(`Open ${address} (Ctrl-C ends it)\n`);
@@ -66,4 +50,43 @@ export async function serveRun(
   await new Promise<void>((resolve) => io.onInterrupt(resolve));
   server.close();
   server.closeAllConnections();
+}
+
+/** Bytes that are read and sent at a time. */
+const CHUNK = 1 << 16;
+
+/** Send the part of a file that is asked for, as fast as it is read. */
+async function sendFile(
+  response: ServerResponse,
+  file: OpenFile,
+  range: string | undefined,
+): Promise<void> {
+  try {
+    const asked = /^bytes=(\d+)-(\d*)$/.exec(range ?? "");
+    const start = Number(asked?.[1] ?? 0);
+    const end = Math.min(file.size, Number(asked?.[2] || Infinity) + 1);
+    if (asked && start >= end) {
+      const none = { "content-range": `bytes */${file.size}` };
+      response.writeHead(416, none).end();
+      return;
+    }
+    const read = (from: number) => file.read(from, Math.min(CHUNK, end - from));
+    // Until something is read, the answer may be that nothing can be.
+    const first = await read(start);
+    response.writeHead(asked ? 206 : 200, {
+      "content-type": "application/octet-stream",
+      "content-length": end - start,
+      ...asked
+        ? { "content-range": `bytes ${start}-${end - 1}/${file.size}` }
+        : {},
+    });
+    await pipeline(async function* () {
+      yield first;
+      for (let from = start + CHUNK; from < end; from += CHUNK) {
+        yield await read(from);
+      }
+    }, response);
+  } finally {
+    await file.close();
+  }
 }

@@ -1,9 +1,11 @@
 /** Text files as training data: plain or compressed. */
 
 import { spawn } from "node:child_process";
-import { promisify } from "node:util";
+import { once } from "node:events";
+import type { Transform } from "node:stream";
+import { pipeline } from "node:stream/promises";
 import * as zlib from "node:zlib";
-import type { FileSystem } from "../engine/mod.ts";
+import type { FileSystem, OpenFile } from "../engine/mod.ts";
 import { DataError, MachineError } from "../spec/mod.ts";
 
 /** A way to compress: how its files begin, and what unpacks them. */
@@ -11,55 +13,60 @@ interface Packing {
   readonly name: string;
   readonly first: readonly number[];
   /** In this process, where Node.js can. */
-  readonly unpack?: (bytes: Uint8Array) => Promise<Uint8Array>;
+  readonly unpack?: () => Transform;
   /** A program that unpacks its standard input. */
   readonly tool: string;
 }
 
 /** Node.js has it from 22.15 on. */
-const zstd = (zlib as {
-  readonly zstdDecompress?: (
-    bytes: Uint8Array,
-    done: (error: Error | null, text: Uint8Array) => void,
-  ) => void;
-}).zstdDecompress;
+const unzstd = (zlib as { readonly createZstdDecompress?: () => Transform })
+  .createZstdDecompress;
 
 const PACKINGS: readonly Packing[] = [
   {
     name: "gzip",
     first: [0x1f, 0x8b],
     tool: "gzip",
-    unpack: promisify(zlib.gunzip),
+    unpack: () => zlib.createGunzip(),
   },
   {
     name: "zstd",
     first: [0x28, 0xb5, 0x2f, 0xfd],
     tool: "zstd",
-    ...zstd ? { unpack: promisify(zstd) } : {},
+    ...unzstd ? { unpack: unzstd } : {},
   },
   { name: "xz", first: [0xfd, 0x37, 0x7a, 0x58, 0x5a], tool: "xz" },
   { name: "bzip2", first: [0x42, 0x5a, 0x68], tool: "bzip2" },
 ];
 
-/** The text of a file. Throws DataError where it is no text in UTF-8, MachineError where what unpacks it is missing. */
-export async function readTextFile(
+/** Bytes of a file that are read at a time. */
+const CHUNK = 1 << 20;
+
+/**
+ * The text of a file in chunks. Throws DataError where it is no text in UTF-8, MachineError where what unpacks it is
+ * missing.
+ */
+export async function* readTextFile(
   path: string,
   files: FileSystem,
-): Promise<string> {
+): AsyncGenerator<string> {
   const file = await files.open(path);
-  let bytes: Uint8Array;
+  let packing: Packing | undefined;
   try {
-    bytes = await file.read(0, file.size);
-  } finally {
-    await file.close();
-  }
-  const packing = PACKINGS.find(({ first }) =>
-    first.every((byte, i) => bytes[i] === byte)
-  );
-  try {
-    if (packing) bytes = await unpack(bytes, packing);
-    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    const head = await file.read(0, Math.min(file.size, 8));
+    packing = PACKINGS.find(({ first }) =>
+      first.every((byte, i) => head[i] === byte)
+    );
+    const decoder = new TextDecoder("utf-8", { fatal: true });
+    const stored = chunksOf(file);
+    for await (const bytes of packing ? unpacked(stored, packing) : stored) {
+      yield decoder.decode(bytes, { stream: true });
+    }
+    yield decoder.decode();
   } catch (error) {
+    if (error instanceof DataError || error instanceof MachineError) {
+      throw error;
+    }
     if (isMissing(error)) {
       throw new MachineError(
         `Cannot read '${path}': it is compressed by ${
@@ -77,6 +84,8 @@ export async function readTextFile(
         )
       }. Convert it`,
     );
+  } finally {
+    await file.close();
   }
 }
 
@@ -84,26 +93,47 @@ function isMissing(error: unknown): boolean {
   return error instanceof Error && "code" in error && error.code === "ENOENT";
 }
 
-async function unpack(
-  bytes: Uint8Array,
+async function* chunksOf(file: OpenFile): AsyncGenerator<Uint8Array> {
+  for (let from = 0; from < file.size; from += CHUNK) {
+    yield await file.read(from, Math.min(CHUNK, file.size - from));
+  }
+}
+
+async function* unpacked(
+  stored: AsyncIterable<Uint8Array>,
   { unpack, tool }: Packing,
-): Promise<Uint8Array> {
-  if (unpack) return await unpack(bytes);
+): AsyncGenerator<Uint8Array> {
+  if (!unpack) return yield* unpackedBy(tool, stored);
+  const stream = unpack();
+  const fed = pipeline(stored, stream);
+  fed.catch(() => {});
+  yield* stream;
+  await fed;
+}
+
+/** What a program unpacks. */
+async function* unpackedBy(
+  tool: string,
+  stored: AsyncIterable<Uint8Array>,
+): AsyncGenerator<Uint8Array> {
   const child = spawn(tool, ["-dc"], { stdio: ["pipe", "pipe", "ignore"] });
-  const chunks: Uint8Array[] = [];
-  child.stdout.on("data", (chunk: Uint8Array) => chunks.push(chunk));
+  const ended = once(child, "close");
+  ended.catch(() => {});
   // A tool that is missing, or stops early, does not read all.
-  child.stdin.on("error", () => {});
-  child.stdin.end(bytes);
-  await new Promise<void>((resolve, reject) => {
-    child.on("error", reject);
-    child.on(
-      "close",
-      (code) =>
-        code === 0
-          ? resolve()
-          : reject(new Error(`Cannot unpack: '${tool}' ended with ${code}`)),
-    );
+  const fed = pipeline(stored, child.stdin).catch((error) => {
+    if (error instanceof DataError || error instanceof MachineError) {
+      throw error;
+    }
   });
-  return Buffer.concat(chunks);
+  fed.catch(() => child.kill());
+  try {
+    yield* child.stdout;
+    const [code] = await ended;
+    await fed;
+    if (code !== 0) {
+      throw new Error(`Cannot unpack: '${tool}' ended with ${code}`);
+    }
+  } finally {
+    child.kill();
+  }
 }

@@ -1,10 +1,23 @@
 /** What tells data from other data. */
 
-/** The SHA-256 of a text or of the bytes of an array, in hexadecimal digits. */
+/** Bytes that are hashed at once: WebCrypto takes less than 2 GiB. */
+const MOST_BYTES = 2 ** 30;
+
+/**
+ * The SHA-256 of a text or of the bytes of an array, in hexadecimal digits. Of more than 1 GiB it is that of the digits of
+ * its parts of 1 GiB.
+ */
 export async function sha256(data: string | ArrayBufferView): Promise<string> {
   const bytes = typeof data === "string"
     ? new TextEncoder().encode(data)
     : new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+  if (bytes.length > MOST_BYTES) {
+    let parts = "";
+    for (let from = 0; from < bytes.length; from += MOST_BYTES) {
+      parts += await sha256(bytes.subarray(from, from + MOST_BYTES));
+    }
+    return await sha256(parts);
+  }
   const hash = await crypto.subtle.digest(
     "SHA-256",
     bytes as Uint8Array<ArrayBuffer>,

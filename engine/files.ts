@@ -23,7 +23,7 @@ export interface FileSystem {
   list(folder: string): Promise<string[]>;
   readText(path: string): Promise<string>;
   open(path: string): Promise<OpenFile>;
-  /** Write a whole file or leave what was there untouched. */
+  /** Write a whole file or leave what was there untouched. Interrupted, it may leave a file `.NAME.UUID` beside it. */
   write(
     path: string,
     parts: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,

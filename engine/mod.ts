@@ -92,6 +92,7 @@ export {
   type SavedSettings,
   type StepMetrics,
   type StepSettings,
+  type Text,
   type TextOptions,
   trainCheckpoint,
   type TrainingState,
@@ -145,6 +146,8 @@ export {
 export { StopText } from "./stop_text.ts";
 export { resolveTarget, type Target } from "./target.ts";
 export { readTensors } from "./tensors.ts";
+export { readInputs } from "./inputs.ts";
+export { CHOICES } from "./replay.ts";
 export { TextStream, type Tokenizer } from "./tokenizer.ts";
 export {
   type AdapterPlaces,

@@ -9,10 +9,11 @@ import {
 import { evaluate } from "../compiler/graph/evaluate.ts";
 import { marks, routeTokens } from "../compiler/graph/evaluate_routing.ts";
 import { balancingLoss, model, route, trace, zLoss } from "../compiler/mod.ts";
+import { readTensor } from "../runtime/mod.ts";
 import { DataError } from "../spec/errors.ts";
 import { sum } from "../spec/sum.ts";
 import type { FileSystem } from "./files.ts";
-import { readTensors } from "./tensors.ts";
+import { withTensors } from "./tensors.ts";
 
 /** Logits of a router, row-major [token, expert]. */
 export interface RouterLogits {
@@ -277,16 +278,19 @@ async function rowsOfTensor(
   files: FileSystem,
   name: string,
 ): Promise<RouterLogits> {
-  const tensors = await readTensors(path, files);
-  const found = tensors[name];
-  if (found === undefined) {
-    throw new DataError(
-      `Cannot read logits of '${path}': it has no tensor '${name}'. Name one of its tensors with --tensor (${
-        Object.keys(tensors).map((one) => `'${one}'`).join(", ")
-      })`,
-    );
-  }
-  const { shape, dtype, data } = found;
+  const { shape, dtype, data } = await withTensors(
+    [path],
+    files,
+    (tensors) => {
+      const found = tensors.get(name);
+      if (found) return readTensor(found);
+      throw new DataError(
+        `Cannot read logits of '${path}': it has no tensor '${name}'. Name one of its tensors with --tensor (${
+          [...tensors.keys()].map((one) => `'${one}'`).join(", ")
+        })`,
+      );
+    },
+  );
   const experts = shape.at(-1) ?? 0;
   if (shape.length < 2 || experts === 0 || !(data instanceof Float32Array)) {
     throw new DataError(

@@ -34,16 +34,23 @@ export function needOf({ packed, rows }: PaddedBatch): Need {
   };
 }
 
+/** Names of a padded batch's tensors. */
+export const BATCH: readonly string[] = ["input_ids", "attention_mask"];
+
+/** Throws DataError for a tensor that a padded batch does not have. */
+export function checkBatchNames(names: readonly string[]): void {
+  const other = names.find((name) => !BATCH.includes(name));
+  if (other === undefined) return;
+  throw new DataError(
+    `Cannot use input '${
+      shown(other)
+    }': a checkpoint takes 'input_ids' and 'attention_mask'. Remove it`,
+  );
+}
+
 /** Read `input_ids` and `attention_mask`. Throws DataError for other tensors and other shapes. */
 export function readBatch(inputs: Tensors): PaddedBatch {
-  for (const name of Object.keys(inputs)) {
-    if (name === "input_ids" || name === "attention_mask") continue;
-    throw new DataError(
-      `Cannot use input '${
-        shown(name)
-      }': a checkpoint takes 'input_ids' and 'attention_mask'. Remove it`,
-    );
-  }
+  checkBatchNames(Object.keys(inputs));
   const ids = inputs["input_ids"];
   if (ids === undefined) {
     throw new DataError(

@@ -34,15 +34,22 @@ export async function withTensors<T>(
   }
 }
 
-/** Every tensor of a file, in memory. */
+/** Options of `readTensors`. */
+export interface ReadTensorsOptions {
+  /** Whether a tensor is read. Default: all are. */
+  readonly wanted?: (name: string) => boolean;
+}
+
+/** Tensors of a file, in memory. */
 export async function readTensors(
   path: string,
   files: FileSystem,
+  { wanted = () => true }: ReadTensorsOptions = {},
 ): Promise<{ [name: string]: HostTensor }> {
   return await withTensors([path], files, async (tensors) => {
     const read: [string, HostTensor][] = [];
-    for (const [name, entry] of tensors) {
-      read.push([name, await readTensor(entry)]);
+    for (const entry of [...tensors.values()].filter((e) => wanted(e.name))) {
+      read.push([entry.name, await readTensor(entry)]);
     }
     // A name such as __proto__ is one as any other here.
     return Object.fromEntries(read);

@@ -29,6 +29,22 @@ import {
 /** Inputs by name. */
 export type Inputs = { readonly [name: string]: HostTensor };
 
+/** Throws DataError for a name that no input of a program has. */
+export function checkInputNames(
+  { name, inputs }: { readonly name: string; readonly inputs: object },
+  names: readonly string[],
+): void {
+  const other = names.find((each) => !Object.hasOwn(inputs, each));
+  if (other === undefined) return;
+  throw new DataError(
+    `Cannot run program '${name}': it has no input '${
+      shown(other)
+    }'. Its inputs are ${
+      Object.keys(inputs).map((each) => `'${each}'`).join(", ")
+    }`,
+  );
+}
+
 /** Check names, dtypes, shapes and ranges; returns the length of every axis that the inputs settle. */
 export function checkInputs(
   plan: Plan,
@@ -36,15 +52,7 @@ export function checkInputs(
   inputs: Inputs,
 ): Map<string, number> {
   const cannot = `Cannot run program '${program.name}'`;
-  for (const name of Object.keys(inputs)) {
-    if (!Object.hasOwn(program.inputs, name)) {
-      throw new DataError(
-        `${cannot}: it has no input '${shown(name)}'. Its inputs are ${
-          Object.keys(program.inputs).map((n) => `'${n}'`).join(", ")
-        }`,
-      );
-    }
-  }
+  checkInputNames(program, Object.keys(inputs));
   const lengths = new Map<string, { length: number; input: string }>();
   for (const [name, port] of Object.entries(program.inputs)) {
     const tensor = Object.hasOwn(inputs, name) ? inputs[name] : undefined;

@@ -8,7 +8,7 @@ export { adapterOf, type GpuAdapter } from "./gpu.ts";
 export * from "./gpu_device.ts";
 export { narrow } from "./half.ts";
 export * from "./host_tensor.ts";
-export { type Inputs } from "./inputs.ts";
+export { checkInputNames, type Inputs } from "./inputs.ts";
 export { heldIndices } from "./persistent.ts";
 export { RankMemory } from "./memory.ts";
 export * from "./null_device.ts";

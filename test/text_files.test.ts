@@ -6,11 +6,17 @@ import path from "node:path";
 import process from "node:process";
 import { gzipSync } from "node:zlib";
 import t from "tap";
-import { readTextFile } from "../cli/text_files.ts";
+import * as textFiles from "../cli/text_files.ts";
 import { files } from "./helpers/checkpoints.ts";
 import { temporaryFolder } from "./helpers/cli.ts";
 
 const TEXT = "Es war einmal … a fox 🦊 and a crow.\n".repeat(2000);
+
+async function readTextFile(file: string, from = files): Promise<string> {
+  let text = "";
+  for await (const chunk of textFiles.readTextFile(file, from)) text += chunk;
+  return text;
+}
 
 /** The program that packs, if it is here. */
 function packed(tool: string): Uint8Array | undefined {

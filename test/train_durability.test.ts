@@ -291,7 +291,7 @@ t.test("only the tokens of its own sequences reach a process", async (t) => {
   const texts = [text.slice(0, 900), text.slice(900)];
   const several = tinyOptions("dp=2", 2, {
     out,
-    data: () => Promise.resolve(texts),
+    data: texts.map((text) => () => [text]),
   });
   const reads: number[] = [];
   const counted = {

@@ -1,6 +1,7 @@
 /** `--experts`: how tokens choose experts in steps that are predicted. */
 
 import {
+  CHOICES,
   type ExpertLoad,
   readTensors,
   recordedLoad,
@@ -15,6 +16,10 @@ export async function expertLoad(
   if (text === undefined || text === "even") return { kind: "even" };
   const exponent = /^zipf:(\d+(?:\.\d+)?)$/.exec(text)?.[1];
   return exponent === undefined
-    ? recordedLoad(await readTensors(text, io.files))
+    ? recordedLoad(
+      await readTensors(text, io.files, {
+        wanted: (name) => CHOICES.test(name),
+      }),
+    )
     : { kind: "zipf", exponent: Number(exponent) };
 }

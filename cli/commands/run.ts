@@ -1,6 +1,7 @@
 /** `switchyard run`: run a model or a plan on tensors from a file. */
 
 import {
+  CHOICES,
   decoderShape,
   type HostTensor,
   needOf,
@@ -11,6 +12,7 @@ import {
   type RankTimes,
   rankTimes,
   readBatch,
+  readInputs,
   readTensors,
   runOpened,
   type RunOptions,
@@ -61,7 +63,7 @@ export async function runCommand(
   const options = await openOptions(io, target, flags);
   const given = flags.inputs === undefined
     ? batchFor(target, random ?? 0)
-    : await readTensors(flags.inputs, io.files);
+    : await readInputs(flags.inputs, io.files, { target });
   const need = given && target.kind !== "model" && target.kind !== "plan"
     ? { need: needOf(readBatch(given)) }
     : {};
@@ -70,9 +72,13 @@ export async function runCommand(
       "Cannot use --replay with a model file: its inputs are its own. Give 'choices' to 'route' in the file",
     );
   }
-  const trace: RunOptions = flags.replay === undefined
-    ? {}
-    : { replay: await readTensors(flags.replay, io.files) };
+  const trace: RunOptions = flags.replay === undefined ? {} : {
+    replay: await readTensors(
+      flags.replay,
+      io.files,
+      { wanted: (name) => CHOICES.test(name) },
+    ),
+  };
   const bar = createProgressBar(io);
   const watch = await startWatch(io, `A run of ${model}`, flags);
   const tracer = flags.trace === undefined ? undefined : new Tracer(io.now);

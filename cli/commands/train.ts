@@ -8,6 +8,7 @@ import {
   rankPlace,
   runTraining,
   type StepMetrics,
+  type Text,
   trainCheckpoint,
 } from "../../engine/mod.ts";
 import type { DeviceFlags, PlanFlags } from "../flags.ts";
@@ -237,13 +238,6 @@ function exchanges(
   return devices === "mpi" || sizes.some((size) => size > 1);
 }
 
-function textsIn(
-  io: CliIo,
-  paths: readonly string[],
-): () => Promise<string[]> {
-  return async () => {
-    const texts: string[] = [];
-    for (const path of paths) texts.push(await readTextFile(path, io.files));
-    return texts;
-  };
+function textsIn(io: CliIo, paths: readonly string[]): Text[] {
+  return paths.map((path) => () => readTextFile(path, io.files));
 }

@@ -23,11 +23,8 @@ import { stopTokens } from "../stop_tokens.ts";
 import type { TrainSettings } from "./settings.ts";
 import { hasWeights, storedIn } from "./stored.ts";
 import type { BatchPlace, Task, WeighedBatch } from "./task.ts";
-import { type Sequence, TextRows } from "./text.ts";
+import { type Sequence, type Text, TextRows } from "./text.ts";
 import { openTokens } from "./tokens.ts";
-
-/** Texts that are read when they are needed. */
-export type Texts = () => Promise<readonly string[]>;
 
 /** Where tokens are kept, and who else reads them. */
 interface TokenPlace {
@@ -37,10 +34,10 @@ interface TokenPlace {
 
 /** What a checkpoint's model is trained on, and how. */
 export interface TextOptions extends TrainSettings, FamilyOption {
-  /** Reads the texts, one document each. Of ranks that are processes only rank 0 does, where there is a folder. */
-  readonly data: Texts;
-  /** Reads texts by which the loss is measured without training on them. */
-  readonly validation?: Texts;
+  /** The texts, one document each. Of ranks that are processes only rank 0 reads them, where there is a folder. */
+  readonly data: readonly Text[];
+  /** Texts by which the loss is measured without training on them. */
+  readonly validation?: readonly Text[];
   /** Folder of the tokenizer. Default: that of the model. */
   readonly tokenizer?: string;
 }
@@ -107,7 +104,7 @@ export async function checkpointTask(
       } tokens: a step has at most ${MAX_AXIS}. Use smaller ones, and more of them with --accumulate`,
     );
   }
-  const tokensOf = async (texts: Texts) =>
+  const tokensOf = async (texts: readonly Text[]) =>
     await openTokens(texts, {
       tokenizer,
       between: [...stop][0],

@@ -11,3 +11,4 @@ export { readTraining, type TrainingState } from "./saved.ts";
 export type { SavedSettings, StepSettings, TrainSettings } from "./settings.ts";
 export type { StepMetrics } from "./step.ts";
 export type { TextOptions } from "./checkpoint_task.ts";
+export type { Text } from "./text.ts";

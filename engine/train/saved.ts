@@ -63,9 +63,9 @@ const INDEX = "model.safetensors.index.json";
 /** The version of what is written. */
 const FORMAT = 2;
 
-/** Files of a training that an index may name, and those that were never finished. */
-const OURS = /^\.?(model|optimizer)-\d+-\d+-of-\d+\.safetensors(\.\d+)?$/;
-const UNFINISHED = /^\.model\.safetensors\.index\.json\.\d+$/;
+/** Files of a training that an index may name, and those whose write was interrupted. */
+const OURS = /^(model|optimizer)-\d+-\d+-of-\d+\.safetensors$/;
+const UNFINISHED = /^\..+\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
 /** Files of a checkpoint that are taken over as they are, where they are there. */
 const COMPANIONS = [

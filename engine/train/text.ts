@@ -4,32 +4,52 @@ import { DataError } from "../../spec/errors.ts";
 import { randomNumbers } from "../sampling.ts";
 import type { Tokenizer } from "../tokenizer.ts";
 
-/** Characters that are tokenised at a time, at least; pieces end before a paragraph. */
-const PIECE = 1 << 14;
+/** Reads a text in chunks, from its beginning in each call. */
+export type Text = () => AsyncIterable<string> | Iterable<string>;
 
-/** The tokens of some texts, one after another, with `between` behind each. */
-export async function tokenize(
-  tokenizer: Tokenizer,
-  texts: readonly string[],
-  between: number | undefined,
-): Promise<Int32Array> {
-  const parts: number[][] = [];
-  for (const text of texts) {
-    for (let from = 0; from < text.length;) {
-      const end = text.indexOf("\n\n", from + PIECE);
-      const to = end < 0 ? text.length : end;
-      parts.push(await tokenizer.encodeBare(text.slice(from, to)));
-      from = to;
+/** Characters of a piece, at least and at most: it ends before a paragraph, else after a line or a word. */
+const PIECE = 1 << 14, LONGEST_PIECE = 1 << 20;
+
+/** A text in pieces that are tokenised one by one. They do not depend on where chunks end. */
+export async function* piecesOf(text: Text): AsyncGenerator<string> {
+  let rest = "";
+  for await (const chunk of text()) {
+    rest += chunk;
+    for (let end = endOf(rest); end > 0; end = endOf(rest)) {
+      yield rest.slice(0, end);
+      rest = rest.slice(end);
     }
-    if (between !== undefined) parts.push([between]);
   }
-  const tokens = new Int32Array(parts.reduce((n, part) => n + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    tokens.set(part, at);
-    at += part.length;
+  if (rest !== "") yield rest;
+}
+
+/** Where the first piece of a text ends, whatever follows it; 0 if that is not known. */
+function endOf(text: string): number {
+  const end = text.indexOf("\n\n", PIECE);
+  if (end >= 0 && end <= LONGEST_PIECE) return end;
+  if (text.length < LONGEST_PIECE + 2) return 0;
+  for (const space of ["\n", " "]) {
+    const end = text.lastIndexOf(space, LONGEST_PIECE - 1) + 1;
+    if (end > PIECE) return end;
   }
-  return tokens;
+  // Not between the halves of a character.
+  return /[\ud800-\udbff]/.test(text[LONGEST_PIECE - 1]!)
+    ? LONGEST_PIECE - 1
+    : LONGEST_PIECE;
+}
+
+/** Tokens of texts in parts of some thousand, one text after another, with `between` after each. */
+export async function* tokenize(
+  tokenizer: Tokenizer,
+  texts: readonly Text[],
+  between: number | undefined,
+): AsyncGenerator<Int32Array> {
+  for (const text of texts) {
+    for await (const piece of piecesOf(text)) {
+      yield Int32Array.from(await tokenizer.encodeBare(piece));
+    }
+    if (between !== undefined) yield Int32Array.of(between);
+  }
 }
 
 /** Tokens one after another, in memory or in a file. */

@@ -10,7 +10,13 @@ import type { DeviceSharing } from "../devices.ts";
 import { sha256 } from "../digest.ts";
 import type { FileSystem, OpenFile } from "../files.ts";
 import type { Tokenizer } from "../tokenizer.ts";
-import { tokenize, type TokenRow, tokensInMemory } from "./text.ts";
+import {
+  piecesOf,
+  type Text,
+  tokenize,
+  type TokenRow,
+  tokensInMemory,
+} from "./text.ts";
 
 /** How tokens are made. */
 export interface Tokenizing {
@@ -35,32 +41,29 @@ export interface Tokens {
   readonly digest: string;
 }
 
-/** Bytes before the tokens: the hash of what follows, in hexadecimal digits. */
-const HEAD = 64;
+/** Bytes after the tokens: a hash of them, in hexadecimal digits. */
+const TAIL = 64;
+
+/** Tokens that are hashed and written together. */
+const BLOCK = 1 << 20;
 
 /** The tokens of some texts. Ranks that are processes must all ask; where there is a folder, only rank 0 reads the texts. */
 export async function openTokens(
-  texts: () => Promise<readonly string[]>,
+  texts: readonly Text[],
   how: Tokenizing,
   keeping: Keeping,
 ): Promise<Tokens> {
   const { files, folder, sharing } = keeping;
   if (folder === undefined) {
-    const all = await texts();
-    return {
-      row: tokensInMemory(
-        await tokenize(how.tokenizer, all, how.between),
-      ),
-      digest: await digestOf(all, how),
-    };
+    const digest = await digestOf(texts, how);
+    return { row: tokensInMemory(await tokensOf(texts, how)), digest };
   }
   const world = sharing === "mpi" ? await openWorld() : undefined;
   let digest = "";
   if (!world || world.rank === 0) {
-    const all = await texts();
-    digest = await digestOf(all, how);
+    digest = await digestOf(texts, how);
     await files.makeFolder(folder);
-    await makeFile(fileOf(folder, digest, files), all, how, files);
+    await makeFile(fileOf(folder, digest, files), texts, how, files);
   }
   if (world) {
     [digest] = await world.gatherTexts(digest, {
@@ -78,34 +81,92 @@ function fileOf(folder: string, digest: string, files: FileSystem): string {
   return files.join(folder, `tokens-${digest.slice(0, 16)}.bin`);
 }
 
+/** Each hash is of the one before it and what follows, as no text is held whole. */
 async function digestOf(
-  texts: readonly string[],
+  texts: readonly Text[],
   { tokenizerText, between }: Tokenizing,
 ): Promise<string> {
-  const parts: string[] = [];
-  for (const text of [tokenizerText, ...texts]) parts.push(await sha256(text));
-  return await sha256(JSON.stringify([between ?? null, ...parts]));
+  let digest = await sha256(JSON.stringify([between ?? null, tokenizerText]));
+  for (const text of texts) {
+    for await (const piece of piecesOf(text)) {
+      digest = await sha256(digest + piece);
+    }
+    digest = await sha256(digest);
+  }
+  return digest;
+}
+
+/** Tokens in blocks, each but the last as long. */
+async function* blocksOf(
+  texts: readonly Text[],
+  { tokenizer, between }: Tokenizing,
+): AsyncGenerator<Int32Array> {
+  let block = new Int32Array(BLOCK);
+  let used = 0;
+  for await (let part of tokenize(tokenizer, texts, between)) {
+    while (part.length > 0) {
+      const now = part.subarray(0, BLOCK - used);
+      block.set(now, used);
+      used += now.length;
+      part = part.subarray(now.length);
+      if (used < BLOCK) continue;
+      yield block;
+      block = new Int32Array(BLOCK);
+      used = 0;
+    }
+  }
+  if (used > 0) yield block.subarray(0, used);
+}
+
+async function tokensOf(
+  texts: readonly Text[],
+  how: Tokenizing,
+): Promise<Int32Array> {
+  const blocks: Int32Array[] = [];
+  for await (const block of blocksOf(texts, how)) blocks.push(block);
+  const tokens = new Int32Array(
+    blocks.reduce((n, { length }) => n + length, 0),
+  );
+  blocks.forEach((block, i) => tokens.set(block, i * BLOCK));
+  return tokens;
 }
 
 async function makeFile(
   path: string,
-  texts: readonly string[],
-  { tokenizer, between }: Tokenizing,
+  texts: readonly Text[],
+  how: Tokenizing,
   files: FileSystem,
 ): Promise<void> {
   if (await isWhole(path, files)) return;
-  const tokens = await tokenize(tokenizer, texts, between);
-  const head = new TextEncoder().encode(await sha256(tokens));
-  await files.write(path, [head, bytesOf(tokens)]);
+  async function* parts(): AsyncGenerator<Uint8Array, void, undefined> {
+    let hash = "";
+    for await (const block of blocksOf(texts, how)) {
+      const bytes = bytesOf(block);
+      hash = await nextHash(hash, bytes);
+      yield bytes;
+    }
+    yield new TextEncoder().encode(await sha256(hash));
+  }
+  await files.write(path, parts());
+}
+
+async function nextHash(before: string, block: Uint8Array): Promise<string> {
+  return await sha256(before + await sha256(block));
 }
 
 /** Whether a file has what was written. */
 async function isWhole(path: string, files: FileSystem): Promise<boolean> {
   if (await files.stat(path) === undefined) return false;
   return await withFile(path, files, async (file) => {
-    if (file.size < HEAD) return false;
-    const head = new TextDecoder().decode(await file.read(0, HEAD));
-    return head === await sha256(await file.read(HEAD, file.size - HEAD));
+    const end = file.size - TAIL;
+    if (end < 0) return false;
+    let hash = "";
+    for (let from = 0; from < end; from += 4 * BLOCK) {
+      const length = Math.min(4 * BLOCK, end - from);
+      hash = await nextHash(hash, await file.read(from, length));
+    }
+    const tail = new TextDecoder().decode(await file.read(end, TAIL));
+    return tail === await sha256(hash);
   });
 }
 
@@ -118,10 +179,10 @@ async function openFile(path: string, files: FileSystem): Promise<TokenRow> {
   const { size } = await withFile(path, files, (file) => Promise.resolve(file));
   let opened: Promise<OpenFile> | undefined;
   return {
-    count: (size - HEAD) / 4,
+    count: (size - TAIL) / 4,
     read: async (from, to) => {
       const file = await (opened ??= files.open(path));
-      const bytes = await file.read(HEAD + 4 * from, 4 * (to - from));
+      const bytes = await file.read(4 * from, 4 * (to - from));
       const { buffer, byteOffset, length } = wordsOf(bytes);
       return new Int32Array(buffer, byteOffset, length);
     },

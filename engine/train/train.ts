@@ -75,7 +75,7 @@ export interface TrainOptions extends TextOptions, RunTrainingOptions {}
  * @example
  * ```ts
  * const metrics = trainCheckpoint("examples/demo-lm", files, {
- *   data: [text], steps: 100, batch: 8, length: 128,
+ *   data: [() => [text]], steps: 100, batch: 8, length: 128,
  *   optimizer: adamw(), schedule: { rate: 1e-3, warmup: 10, decay: 100 },
  *   out: "trained", adapter: "auto", now: () => performance.now(),
  * });

@@ -1,6 +1,7 @@
 /** A small model to train on some prose, and what a training left on disk, read without the engine. */
 
 import { createHash } from "node:crypto";
+import { createReadStream } from "node:fs";
 import { cp, mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
@@ -63,7 +64,7 @@ export function tinyOptions(
     adapter: "cpu",
     mesh: meshOf(mesh),
     optimizer: adamw({ betas: [0.9, 0.95] }),
-    data: async () => [await readFile(TEXT, "utf8")],
+    data: [() => createReadStream(TEXT, "utf8")],
     statistics: true,
     now: () => performance.now(),
     ...more,

@@ -3,7 +3,7 @@
  * itself at some point of writing.
  */
 
-import { readFile } from "node:fs/promises";
+import { createReadStream } from "node:fs";
 import process from "node:process";
 import {
   type FileSystem,
@@ -62,7 +62,7 @@ const options = tinyOptions(mesh, steps, {
   resume,
   saveEvery: 1,
   ...more,
-  data: async () => [await readFile(text, "utf8")],
+  data: [() => createReadStream(text, "utf8")],
 });
 const run = trainCheckpoint(resume ? out : model, touched, options);
 for await (const { step } of run) console.log(step);
