@@ -5,7 +5,7 @@ import { publishedModel } from "../models/published.ts";
 import { DataError } from "../spec/errors.ts";
 import type { FileSystem } from "./files.ts";
 import { parseJsonObject, readJsonObject } from "./json_file.ts";
-import { packedOf } from "./stored_as.ts";
+import { readQuantization } from "./stored_as.ts";
 import { stopTokens } from "./stop_tokens.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 import { createTokenizer } from "./untrusted/tokenizer.ts";
@@ -65,7 +65,7 @@ export async function openConfiguration(
   return {
     folder,
     config,
-    published: publishedModel(withoutPacking(config), family),
+    published: publishedModel(withoutQuantization(config), family),
     stop: stopTokens(config, generation),
     maxNewTokens: typeof maxNewTokens === "number" && maxNewTokens >= 1
       ? Math.floor(maxNewTokens)
@@ -84,12 +84,13 @@ export async function readGeneration(
     : await readJsonObject(path, files);
 }
 
-/** A configuration without what it says of weights that kernels read as they are stored: their files say it too. */
-function withoutPacking(config: JsonObject): JsonObject {
+/** A configuration without what it says of how weights are stored: their files say it too. Throws DataError for a quantization that is not known. */
+function withoutQuantization(config: JsonObject): JsonObject {
   const { quantization_config: quantization, ...model } = config;
-  const packed = typeof quantization === "object" && quantization !== null &&
-    packedOf(quantization as JsonObject) !== undefined;
-  return packed ? model : config;
+  if (typeof quantization === "object" && quantization !== null) {
+    readQuantization(quantization as JsonObject);
+  }
+  return model;
 }
 
 /** The safetensors files of a folder: those of its index if it has one, else model.safetensors, else all there are. */

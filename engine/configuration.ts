@@ -7,7 +7,7 @@ import { DataError } from "../spec/errors.ts";
 import type { FamilyOption } from "./checkpoint.ts";
 import type { FileSystem } from "./files.ts";
 import { readJsonObject } from "./json_file.ts";
-import { packedOf, readStoredAs, type StoredAs } from "./stored_as.ts";
+import { readStoredAs, type StoredAs } from "./stored_as.ts";
 import type { EncodingName } from "../spec/encoding.ts";
 
 type Config = { readonly [key: string]: unknown };
@@ -64,8 +64,8 @@ export function completeConfig(
 }
 
 /**
- * The configuration that a path names: a config.json, or a folder with one whose weights are not there, or are stored in
- * a way that is planned only. Undefined for anything else.
+ * The configuration that a path names: a config.json, or a folder with one whose weights are not there. Undefined for anything
+ * else.
  */
 export async function findConfiguration(
   path: string,
@@ -78,9 +78,7 @@ export async function findConfiguration(
     const file = files.join(path, "config.json");
     const config = await readJsonObject(file, files);
     const found = names.some((name) => name.endsWith(".safetensors"));
-    return found && !isPlannedOnly(config)
-      ? undefined
-      : configurationOf(config, file, options);
+    return found ? undefined : configurationOf(config, file, options);
   }
   if (!path.endsWith(".json")) return undefined;
   const document = await documentOf(path, files);
@@ -100,13 +98,6 @@ async function documentOf(
     if (error instanceof DataError) return undefined;
     throw error;
   }
-}
-
-/** Whether weights are stored in a way that no kernel reads yet. */
-function isPlannedOnly(config: Config): boolean {
-  const quantization = config["quantization_config"] as Config | undefined;
-  return (quantization ?? undefined) !== undefined &&
-    packedOf(quantization!) === undefined;
 }
 
 function textPart(config: Config): Config {

@@ -3,13 +3,12 @@
 import type { ParamFacts } from "../compiler/mod.ts";
 import {
   type EncodingName,
-  encodingTitle,
   fileDTypeOf,
   isFileDType,
   type WeightEncoding,
 } from "../spec/encoding.ts";
 import {
-  PACKED_DTYPES,
+  FILED_DTYPES,
   packedBy,
   type PackedDType,
   packingOf,
@@ -67,22 +66,20 @@ export function readStoredAs(
   return {
     of: (param) =>
       isPacked(param, encoding, skipped) ? encoding : storedPlain(param, plain),
-    notes: isFileDType(encoding.name) ? notes : [
-      ...notes,
-      `weights stored as ${
-        encodingTitle(encoding)
-      } are planned by their bytes; they cannot be run yet`,
-    ],
+    notes,
   };
 }
 
-/** What parameters are compiled as, by source tensor: bf16 where no kernel reads them as they are stored. */
+/** What parameters are compiled as, by source tensor. */
 export function compiledAs(
   stored: StoredAs,
   params: readonly ParamFacts[],
 ): { readonly [tensor: string]: FileDType } {
   return Object.fromEntries(
-    params.map((param) => [param.tensor, fileDTypeOf(stored.of(param))]),
+    params.map((param) => [
+      param.tensor,
+      fileDTypeOf(stored.of(param), param.matrix.columns),
+    ]),
   );
 }
 
@@ -106,7 +103,7 @@ function isPacked(
 ): boolean {
   if (param.use !== "matrix") return false;
   const packing = isFileDType(name) ? packingOf(name) : undefined;
-  if (packing?.expertsOnly && param.expert === undefined) return false;
+  if (packing?.file?.expertsOnly && param.expert === undefined) return false;
   const module = param.tensor.replace(/\.weight$/, "");
   return !KEPT.test(module) &&
     !skipped.some((pattern) => matchesModule(pattern, module));
@@ -163,11 +160,14 @@ const METHODS: {
 const KNOWN = [
   ...new Set([
     ...Object.keys(METHODS),
-    ...PACKED_DTYPES.map((dtype) => PACKINGS[dtype].config.quant_method),
+    ...FILED_DTYPES.map((dtype) =>
+      PACKINGS[dtype].file!.config["quant_method"]
+    ),
   ]),
 ];
 
-function readQuantization(config: Config): Quantization {
+/** What a `quantization_config` says. Throws DataError for a method that is not known. */
+export function readQuantization(config: Config): Quantization {
   const method = config["quant_method"];
   const packed = packedOf(config);
   const read = packed
@@ -185,7 +185,7 @@ function readQuantization(config: Config): Quantization {
 }
 
 /** The encoding of a `quantization_config` that kernels read as it is. */
-export function packedOf(config: Config): PackedDType | undefined {
+function packedOf(config: Config): PackedDType | undefined {
   return packedBy({ ...weightsOf(config), ...config });
 }
 

@@ -6,6 +6,7 @@ import {
   type TensorDirectory,
 } from "../runtime/mod.ts";
 import type { HostTensor } from "../runtime/mod.ts";
+import { withViews } from "./encodings/mod.ts";
 import type { FileSystem, OpenFile } from "./files.ts";
 
 /** Run `use` with the tensors of some files; they are closed afterwards. */
@@ -27,7 +28,7 @@ export async function withTensors<T>(
         read: (offset: number, length: number) => file.read(offset, length),
       });
     }
-    return await use(await openSafetensors(sources));
+    return await use(withViews(await openSafetensors(sources)));
   } finally {
     // What was read has been read, whatever becomes of this; and who opened something meanwhile must be given it.
     for (const file of open) await file.close().catch(() => {});

@@ -27,10 +27,11 @@ export function storedDTypes(
 ): { readonly [tensor: string]: FileDType } {
   const parts = packedParts(
     tensors.keys(),
-    ({ file }, name) => tensors.get(name)!.dtype === file.dtype,
+    (file, name) => tensors.get(name)!.dtype === file.dtype,
   );
   return Object.fromEntries(
-    [...tensors].flatMap(([name, { dtype }]): [string, FileDType][] => {
+    [...tensors].flatMap(([name, { dtype, packed }]): [string, FileDType][] => {
+      if (packed) return [[name, packed]];
       const part = parts.get(name);
       if (part) return [[part.param, part.dtype]];
       return dtype === "F16" || dtype === "BF16"
@@ -54,14 +55,17 @@ export function checkTensors(
   },
 ): void {
   const wanted = new Set<string>();
+  const viewed = new Set<string>();
   for (const weight of plan.weights) {
     for (const name of sourceNames(plan, weight)) {
       wanted.add(name);
+      for (const of of tensors.get(name)?.of ?? []) viewed.add(of);
       checkTensor(weight, tensors, { name, where });
     }
   }
-  for (const name of tensors.keys()) {
+  for (const [name, { of = [name] }] of tensors) {
     if (wanted.has(name) || HARMLESS.test(name)) continue;
+    if (of.some((behind) => viewed.has(behind))) continue;
     if (unused.some((start) => name.startsWith(start))) continue;
     throw new DataError(
       `Cannot load '${where}': tensor '${

@@ -1,6 +1,7 @@
 /** Safetensors files: a directory of their tensors, checked against everything that a header can say wrongly; reading; writing. */
 
 import { DataError } from "../spec/errors.ts";
+import type { PackedDType } from "../spec/packed.ts";
 import { shown } from "../spec/shown.ts";
 import { bytesOf, elementCount, type HostTensor } from "./host_tensor.ts";
 import { type FileSource, readExactly } from "./file_source.ts";
@@ -19,6 +20,10 @@ export interface TensorEntry {
   /** First byte in the file. */
   readonly offset: number;
   readonly bytes: number;
+  /** Of a view: the tensors of the file that it is made from. */
+  readonly of?: readonly string[];
+  /** Of a view of a whole matrix: how its elements and scales are packed, which are views too. */
+  readonly packed?: PackedDType;
 }
 
 /** Tensors by name. */

@@ -1,11 +1,13 @@
 /**
- * How checkpoints store weights: one table. An entry says how many bytes a matrix takes, and whether kernels read it as
- * it is.
+ * How checkpoints store weights: one table. An entry says how many bytes a matrix takes.
  */
 
 import {
+  FILED_DTYPES,
   PACKED_DTYPES,
   type PackedDType,
+  packedDTypeOf,
+  type PackedElementName,
   type Packing,
   PACKINGS,
 } from "./packed.ts";
@@ -31,17 +33,14 @@ export interface EncodingForm {
 
 /** One way to store weights. */
 export interface EncodingEntry {
-  /** Whether kernels read it as it is; otherwise it can be planned only. */
-  readonly runs: boolean;
   /** What people call it. */
   readonly title: (form: EncodingForm) => string;
   /** Bytes of a matrix in a file, scales and zero points included. */
   readonly bytes: (shape: MatrixShape, form: EncodingForm) => number;
 }
 
-function plain(dtype: StoredDType): EncodingEntry & { readonly runs: true } {
+function plain(dtype: StoredDType): EncodingEntry {
   return {
-    runs: true,
     title: () => dtype,
     bytes: ({ rows, columns }) => rows * columns * STORED_BYTES[dtype],
   };
@@ -57,10 +56,9 @@ function groups(columns: number, group: number): number {
 }
 
 /** Words of elements, and scales. */
-function packed(dtype: PackedDType): EncodingEntry & { readonly runs: true } {
+function packed(dtype: PackedDType): EncodingEntry {
   const { perWord, perScale, scale }: Packing = PACKINGS[dtype];
   return {
-    runs: true,
     title: () => dtype,
     bytes: ({ rows, columns }) =>
       rows * (4 * groups(columns, perWord) +
@@ -77,10 +75,9 @@ export const WEIGHT_ENCODINGS = {
   u32: plain("u32"),
   ...Object.fromEntries(
     PACKED_DTYPES.map((dtype) => [dtype, packed(dtype)]),
-  ) as { readonly [D in PackedDType]: ReturnType<typeof packed> },
+  ) as { readonly [D in PackedDType]: EncodingEntry },
   // A byte (E4M3) an element, and an f32 for each block: `weight_scale_inv`.
   fp8: {
-    runs: false,
     title: ({ block }) => block ? `fp8 ${block.join("x")}` : "fp8",
     bytes: ({ rows, columns }, { block = [rows, columns] }) =>
       rows * columns +
@@ -88,7 +85,6 @@ export const WEIGHT_ENCODINGS = {
   },
   // compressed-tensors, `pack-quantized`: words along rows, a bf16 for each group, and the shape in two i32.
   int4: {
-    runs: false,
     title: ({ bits = 4, group = 32 }) => `int${bits} group ${group}`,
     bytes: ({ rows, columns }, { bits = 4, group = 32, zeros = false }) =>
       rows * words(columns, bits) * 4 +
@@ -98,7 +94,6 @@ export const WEIGHT_ENCODINGS = {
   },
   // Words along columns; an f16 and a zero point for each group and row; the group of each column in an i32.
   gptq: {
-    runs: false,
     title: ({ bits = 4, group = 128 }) => `gptq ${bits} bits, group ${group}`,
     bytes: ({ rows, columns }, { bits = 4, group = 128 }) =>
       rows * words(columns, bits) * 4 +
@@ -107,7 +102,6 @@ export const WEIGHT_ENCODINGS = {
   },
   // Words along rows; an f16 for each group and row, and a zero point.
   awq: {
-    runs: false,
     title: ({ bits = 4, group = 128 }) => `awq ${bits} bits, group ${group}`,
     bytes: (
       { rows, columns },
@@ -118,7 +112,7 @@ export const WEIGHT_ENCODINGS = {
   },
 } as const satisfies
   & { readonly [name: string]: EncodingEntry }
-  & { readonly [D in FileDType]: EncodingEntry & { readonly runs: true } };
+  & { readonly [D in FileDType]: EncodingEntry };
 
 /** A name in the table. */
 export type EncodingName = keyof typeof WEIGHT_ENCODINGS;
@@ -126,7 +120,7 @@ export type EncodingName = keyof typeof WEIGHT_ENCODINGS;
 /** What published weights are stored as, for people to say. */
 export const STORED_NAMES: readonly EncodingName[] = [
   ...["f32", "f16", "bf16", "fp8"] as const,
-  ...PACKED_DTYPES,
+  ...FILED_DTYPES,
   ...["int4", "gptq", "awq"] as const,
 ];
 
@@ -152,12 +146,33 @@ export function encodingTitle(encoding: WeightEncoding): string {
   return entryOf(encoding).title(encoding);
 }
 
-/** What a plan reads a weight as: the encoding where kernels read it as it is, else bf16. */
-export function fileDTypeOf({ name }: WeightEncoding): FileDType {
-  return isFileDType(name) ? name : "bf16";
+/** What a plan reads the rows of a weight as: as they are stored, or in the encoding that they are read as; else as f32. */
+export function fileDTypeOf(
+  encoding: WeightEncoding,
+  columns: number,
+): FileDType {
+  const { name } = encoding;
+  if (isFileDType(name)) return name;
+  const { element, group } = READ_AS[name](encoding);
+  return packedDTypeOf(element, { columns, group: group ?? columns }) ?? "f32";
 }
+
+/** Encodings that are read as others. */
+const READ_AS: {
+  readonly [N in Exclude<EncodingName, FileDType>]: (
+    form: EncodingForm,
+  ) => { readonly element: PackedElementName; readonly group?: number };
+} = {
+  fp8: ({ block = [128, 128] }) => ({ element: "fp8", group: block[1] }),
+  int4: ({ group = 32, zeros = false }) => ({
+    element: zeros ? "uint4" : "int4",
+    group,
+  }),
+  gptq: ({ group = 128 }) => ({ element: "uint4", group }),
+  awq: ({ group = 128 }) => ({ element: "uint4", group }),
+};
 
 /** Whether kernels read an encoding as it is. */
 export function isFileDType(name: EncodingName): name is FileDType {
-  return WEIGHT_ENCODINGS[name].runs;
+  return !Object.hasOwn(READ_AS, name);
 }

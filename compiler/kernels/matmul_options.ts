@@ -11,6 +11,8 @@ export interface MatmulWeight {
   readonly stored: FileDType;
   /** The binding of scales, [expert,] those of k, n. */
   readonly scales?: string;
+  /** The binding of offsets, which are stored as scales are. */
+  readonly offsets?: string;
   /** The innermost axis, `k` only where `readsAlongK`. Default: n. */
   readonly inside?: "n" | "k";
   /** Elements between rows, which are those of the axis outside; even for 16-bit weights. */

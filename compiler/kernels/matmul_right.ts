@@ -7,7 +7,7 @@ import { add, mul, u32 } from "../../spec/kernel/build.ts";
 import type { Expr, KernelText, Stmt } from "./kernel.ts";
 import { bindingsOf, expr, local, wgsl } from "./kernel.ts";
 import type { MatmulOptions, MatmulWeight } from "./matmul_options.ts";
-import { DECODERS, perWord, unpackHalves } from "./pieces/decode.ts";
+import { decoderOf, perWord, unpackHalves } from "./pieces/decode.ts";
 import { range } from "./pieces/numbers.ts";
 import {
   letRegister,
@@ -188,10 +188,10 @@ function unpacked(
 
 /** `rightAt` of elements that share words along k, with scales. */
 function packedRow(o: MatmulOptions, i: number): readonly KernelText[] {
-  const { binding, stored, rowStride, scales } = o.weights[i]!;
+  const { binding, stored, rowStride, scales, offsets } = o.weights[i]!;
   const width = widthOf(o);
   const { perWord, perScale } = packingOf(stored)!;
-  const decoder = DECODERS[stored as PackedDType];
+  const decoder = decoderOf(stored as PackedDType);
   const along = (name: string, per: number) => (c: number) =>
     expr`${register(name, [c], "u32")} + (${K} >> ${Math.log2(per)}u) * ${
       rowStride / width
@@ -208,9 +208,25 @@ function packedRow(o: MatmulOptions, i: number): readonly KernelText[] {
       ? along(`scale${i}`, perScale)
       : (c) => register(`scale${i}`, [c], "u32"),
   });
+  // An offset has the place of its scale.
+  const offset = offsets === undefined ? undefined : loadsOf(o, {
+    binding: offsets,
+    width,
+    index: along(`scale${i}`, perScale!),
+  });
+  const value = (c: number) => {
+    const scaled = wgsl`${
+      decoder.element(wgsl`bits${i}[${c} + n]`)
+    } * factor${i}[${c} + n]`;
+    return offset ? wgsl`${scaled} + offset${i}[${c} + n]` : scaled;
+  };
   return range(o.tile.columns / width).map((n) => n * width).map((c) =>
     wgsl`
-      ${[codes(`codes${i}`, c), scale(`stored_scale${i}`, c)]}
+      ${[
+      codes(`codes${i}`, c),
+      scale(`stored_scale${i}`, c),
+      ...offset ? [offset(`offset${i}`, c)] : [],
+    ]}
       @unroll (n < ${width}) {
         let bits${i}[${c} + n] = codes${i}[${c} + n] >> ((k & ${
       perWord - 1
@@ -218,9 +234,7 @@ function packedRow(o: MatmulOptions, i: number): readonly KernelText[] {
         let factor${i}[${c} + n] = ${
       decoder.scale(wgsl`stored_scale${i}[${c} + n]`)
     };
-        let b${i}[${c} + n] = ${
-      decoder.element(wgsl`bits${i}[${c} + n]`)
-    } * factor${i}[${c} + n];
+        let b${i}[${c} + n] = ${value(c)};
       }`
   );
 }

@@ -1,7 +1,13 @@
 /** Stored weights as f32: 16-bit floats, two to a u32, and elements that share words along the contracted axis. */
 
 import { type FileDType, isHalf } from "../../../spec/dtype.ts";
-import { type PackedDType, packingOf } from "../../../spec/packed.ts";
+import {
+  IQ4_VALUES,
+  type PackedDType,
+  type PackedElementName,
+  packingOf,
+  PACKINGS,
+} from "../../../spec/packed.ts";
 export { unpackHalves } from "../../../spec/kernel/build.ts";
 import { type Hole, type KernelText, wgsl } from "../../../spec/kernel/text.ts";
 
@@ -19,6 +25,47 @@ function fp4(bits: Hole): KernelText {
   return wgsl`bitcast<f32>(((${bits} & 8) << 28u) | select(${normal}, ${small}, ${magnitude} < 2))`;
 }
 
+/** The float in the lowest eight bits (E4M3): a normal one is moved to f32's exponent, a subnormal one is its mantissa times 2^-9. */
+function fp8(bits: Hole): KernelText {
+  const magnitude = wgsl`(${bits} & 127)`;
+  const normal = wgsl`bitcast<f32>((${magnitude} << 20u) + ${120 << 23}u)`;
+  const small = wgsl`f32(${magnitude}) * ${2 ** -9}`;
+  const value = wgsl`select(${normal}, ${small}, ${magnitude} < 8)`;
+  return wgsl`bitcast<f32>(((${bits} & 128) << 24u) | bitcast<u32>(${value}))`;
+}
+
+/** An entry of a table of 16 small integers, four to a word. */
+function iq4(bits: Hole): KernelText {
+  const words = [0, 1, 2, 3].map((word) =>
+    IQ4_VALUES.slice(4 * word, 4 * word + 4).reduce(
+      (n, value, i) => n + (value & 255) * 2 ** (8 * i),
+      0,
+    )
+  );
+  const [a, b, c, d] = words.map((word) => wgsl`${word}u`);
+  const low = wgsl`select(${a!}, ${b!}, (${bits} & 4) != 0)`;
+  const high = wgsl`select(${c!}, ${d!}, (${bits} & 4) != 0)`;
+  const word = wgsl`select(${low}, ${high}, (${bits} & 8) != 0)`;
+  return int8(wgsl`((${word}) >> ((${bits} & 3) * 8))`);
+}
+
+function int8(bits: Hole): KernelText {
+  return wgsl`f32(i32((${bits} & 255) ^ 128) - 128)`;
+}
+
+/** The element whose bits are the lowest of some, f32. */
+const ELEMENTS: {
+  readonly [E in PackedElementName]: (bits: Hole) => KernelText;
+} = {
+  fp4,
+  fp8,
+  int4: (bits) => wgsl`f32(i32(${bits} & 15) - 8)`,
+  int8,
+  uint4: (bits) => wgsl`f32(${bits} & 15)`,
+  uint8: (bits) => wgsl`f32(${bits} & 255)`,
+  iq4,
+};
+
 /** How a kernel decodes a weight. */
 interface Decoder {
   /** The element whose bits are the lowest of `bits`, f32. */
@@ -27,14 +74,14 @@ interface Decoder {
   scale(stored: Hole): KernelText;
 }
 
-/** The decoders. */
-export const DECODERS: { readonly [P in PackedDType]: Decoder } = {
-  mxfp4: { element: fp4, scale: powerOfTwo },
-  int8: {
-    element: (bits) => wgsl`f32(i32((${bits} & 255) ^ 128) - 128)`,
-    scale: (stored) => wgsl`${stored}`,
-  },
-};
+/** The decoder of an encoding. */
+export function decoderOf(stored: PackedDType): Decoder {
+  const { element, scale } = PACKINGS[stored];
+  return {
+    element: ELEMENTS[element],
+    scale: scale === "u32" ? powerOfTwo : (value) => wgsl`${value}`,
+  };
+}
 
 /** The power of two that an E8M0 scale stands for: its bits are the exponent of an f32. */
 function powerOfTwo(exponent: Hole): KernelText {

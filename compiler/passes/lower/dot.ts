@@ -126,6 +126,9 @@ export function lowerMatmul(
       binding: scope.read(param.buffer),
       stored: param.packed?.stored ?? param.dtype,
       ...param.packed ? { scales: scope.read(param.packed.scales) } : {},
+      ...param.packed?.offsets === undefined
+        ? {}
+        : { offsets: scope.read(param.packed.offsets) },
       rowStride: param.rowStride ?? (filed[i] ? k : width),
     };
   });

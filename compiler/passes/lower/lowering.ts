@@ -42,7 +42,11 @@ export interface Storage {
   readonly dtype: StoredDType;
   readonly axes: readonly string[];
   /** Elements share words along the contracted axis, and have scales in another buffer. */
-  readonly packed?: { readonly stored: PackedDType; readonly scales: string };
+  readonly packed?: {
+    readonly stored: PackedDType;
+    readonly scales: string;
+    readonly offsets?: string;
+  };
   readonly rowStride?: number;
   readonly rows?: {
     readonly rows: GroupedRows;

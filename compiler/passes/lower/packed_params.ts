@@ -28,21 +28,23 @@ function inGroups(placed: Placed, axis: LocalAxis, per: number): boolean {
 }
 
 /**
- * The contracted axis of a parameter whose elements share words: the matmul kernel decodes it word by word along that. Throws
- * ModelError where there is none.
+ * The contracted axis of a parameter whose elements share words: the matmul kernel decodes it word by word along that.
+ * Undefined where there is none and the parameter is there as f32 too. Throws ModelError where it is not.
  */
 export function packedAxis(
   node: NodeOf<"param">,
   dot: NodeOf<"dot"> | undefined,
   { placed, stored }: { readonly placed: Placed; readonly stored: PackedDType },
-): string {
-  const { title, perWord, perScale = perWord }: Packing = PACKINGS[stored];
+): string | undefined {
+  const { title, perWord, perScale = perWord, file }: Packing =
+    PACKINGS[stored];
   const over = dot?.params.over ?? [];
   const [along = ""] = over;
   const axis = placed.axes[along];
   if (over.length === 1 && axis && inGroups(placed, axis, perScale)) {
     return along;
   }
+  if (file === undefined) return undefined;
   throw new ModelError(
     `Cannot use parameter '${node.params.name}' stored as ${title}: it must be the right operand of a contraction over one axis of a multiple of ${perScale} on each rank. Store it in 16 bits`,
     node.span,
@@ -87,7 +89,7 @@ export function addPacked(
   const { placed } = lowering;
   const at = axes.indexOf(along);
   const [batch, columns] = [axes.slice(0, at), axes.slice(at + 1)];
-  const { file, perWord, perScale, scale }: Packing = PACKINGS[stored];
+  const { names, perWord, perScale, scale }: Packing = PACKINGS[stored];
   const group = (name: string, per: number) =>
     groupAxis(lowering, along, { name, per });
   const block = perScale === undefined ? undefined : group("block", perScale);
@@ -125,15 +127,14 @@ export function addPacked(
     });
     return buffer;
   };
+  const { elements, scales, offsets } = names;
+  const scaled = [block ?? word(lowering, `${along}_scale`, 1)];
   lowering.values.storages.set(node, {
-    buffer: add(file.elements, "u32", inner),
+    buffer: add(elements, "u32", inner),
     packed: {
       stored,
-      scales: add(
-        file.scales,
-        scale,
-        [block ?? word(lowering, `${along}_scale`, 1)],
-      ),
+      scales: add(scales, scale, scaled),
+      ...offsets === undefined ? {} : { offsets: add(offsets, scale, scaled) },
     },
     dtype: "u32",
     axes,

@@ -107,10 +107,16 @@ function layoutParam(
   placed: Placed,
   options: LayoutOptions,
 ): ParamLayout {
-  const stored = options.stored[tensorOf(node)] ?? storedDType(node.dtype);
+  const named = options.stored[tensorOf(node)] ?? storedDType(node.dtype);
   const dot = contractionWith(node, users);
   const right = dot?.inputs[1];
   const viewed = users.some((user) => FUSION_CLASS[user.primitive] === "view");
+  const known = viewed || right !== node ? undefined : dot;
+  const along = isPackedDType(named)
+    ? packedAxis(node, known, { placed, stored: named })
+    : undefined;
+  // What no kernel decodes is decoded when it is loaded.
+  const stored = isPackedDType(named) && along === undefined ? "f32" : named;
   const filed = options.asFiled.includes(stored) && dot !== undefined &&
     !viewed &&
     isFiled(dot, stored, placed);
@@ -119,10 +125,6 @@ function layoutParam(
     ? rightAxes(dotShape(dot))
       .map((axis) => node.axes[right!.axes.indexOf(axis)]!)
     : node.axes;
-  const known = viewed || right !== node ? undefined : dot;
-  const along = isPackedDType(stored)
-    ? packedAxis(node, known, { placed, stored })
-    : undefined;
   const last = placed.axes[axes.at(-1) ?? ""]?.size ?? 1;
   const packed = stored === "f16" || stored === "bf16";
   return {

@@ -30,7 +30,7 @@ import {
   compileTrainingStandIns,
   type TrainingStandIns,
 } from "../summary/training.ts";
-import { heldOf, type ModelWeights } from "../summary/weights.ts";
+import type { ModelWeights } from "../summary/weights.ts";
 import { meshOf, type ReplicaMesh, replicaRanks } from "./meshes.ts";
 
 /** What is searched for: many prompts at once, the next token of many sequences, or a step of training. */
@@ -101,10 +101,6 @@ export async function compileReplica(
     const limits = limitsOf(task.machine, task.compile.limits);
     const [problem] = limitProblems(plan, limits, {
       times: weights.stands.times,
-      // Training stores parameters as its plan says.
-      ...task.phase === "train"
-        ? {}
-        : { bytesOf: largestHeld(heldOf(plan, weights)) },
     });
     return problem ? { mesh, why: problem.what } : replica;
   } catch (error) {
@@ -161,9 +157,8 @@ async function compileLoad(
     // Logits of last tokens only, as those who serve a model want them.
     next: {},
   });
-  const held = heldOf(plan, weights);
   const { times } = weights.stands;
-  const ranks = summarizeRanks(plan, { machine, held, times, experts: [] });
+  const ranks = summarizeRanks(plan, { machine, times, experts: [] });
   return {
     mesh,
     ranks: replicaRanks(mesh),
@@ -215,7 +210,6 @@ export function stepReplica(
     machine,
     experts,
     stands: weights.stands,
-    held: heldOf(plan, weights),
     workloads: [step],
   });
   return { of, ...known, step: predicted.get(phase)!.step };

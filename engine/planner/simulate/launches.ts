@@ -34,21 +34,18 @@ export interface LaunchContext {
   readonly workload: Workload;
   readonly lengths: Lengths;
   readonly routings: ReadonlyMap<number, RoutingRows>;
-  /** Bytes of a buffer on a rank. Default: what the plan allocates. */
-  readonly held?: ((buffer: PlanBuffer, rank: number) => number) | undefined;
 }
 
 /** What launches of a plan's first program are counted with in a workload. Throws DataError where the plan has no room for it. */
 export function launchContext(
   plan: Plan,
   workload: Workload,
-  held?: LaunchContext["held"],
 ): LaunchContext {
   const program = plan.programs[0]!;
   const lengths = lengthsOf(plan, program, workload);
   const { experts: load = { kind: "even" } } = workload;
   const routings = routingRows(plan, program, { lengths, load });
-  return { plan, program, workload, lengths, routings, held };
+  return { plan, program, workload, lengths, routings };
 }
 
 /** A launch, counted. */
@@ -178,9 +175,7 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
         : rows?.max ?? dispatched;
       return part * Math.min(1, length / bound);
     }, 1);
-    const bytes = buffer.kind === "weight" && context.held
-      ? context.held(buffer, rank)
-      : onRank(buffer.bytes, rank);
+    const bytes = onRank(buffer.bytes, rank);
     if (rows === undefined || !isExpert(plan, buffer)) return bytes * share;
     // Of a chunk, its experts; and those that nobody chose are not read.
     const held = onRank(buffer.axes[0]!.size, rank);

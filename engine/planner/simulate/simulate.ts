@@ -84,8 +84,6 @@ export interface SpentTime {
 export interface SimulateOptions {
   /** Called with all that ranks do, in the order in which they do it. */
   readonly onSpent?: (spent: SpentTime) => void;
-  /** Bytes of a weight buffer on a rank, where they are not what the plan allocates. */
-  readonly held?: ((buffer: PlanBuffer, rank: number) => number) | undefined;
   /** Bytes of an element of rows that are exchanged, such as 1 of FP8. Default: what the plan sends. */
   readonly wire?: { readonly dispatch: number; readonly combine: number };
   /** How many layers a layer of the plan stands for. Default: itself. */
@@ -130,7 +128,7 @@ export function simulate(
 ): Prediction {
   const places = placesOf(plan, machine);
   const groups = rankGroups(plan, machine, places);
-  const context = launchContext(plan, workload, options.held);
+  const context = launchContext(plan, workload);
   const { program, lengths, routings } = context;
   const meter = openLaunchMeter(context);
   const { names, numbers, of } = layersOf(plan, program);

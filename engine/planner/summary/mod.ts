@@ -25,7 +25,6 @@ import type {
 } from "../../../spec/plan_summary.ts";
 import { predictTimelines } from "./timelines.ts";
 import {
-  heldOf,
   type ModelWeights,
   summarizeModel,
   summarizeWeights,
@@ -117,10 +116,7 @@ function timelinesOf(
     readonly weights?: ModelWeights | undefined;
   },
 ): readonly PredictedTimeline[] {
-  const held = heldOf(plan, weights);
-  return machine
-    ? predictTimelines(plan, summary, { machine, held, experts })
-    : [];
+  return machine ? predictTimelines(plan, summary, { machine, experts }) : [];
 }
 
 /** Summarize a plan; `weights` are of its model, where that is there. */
@@ -135,15 +131,13 @@ export function planSummary(
   checkRank(plan, rank);
   const stands = weights?.stands ?? EACH_ITSELF;
   const { times } = stands;
-  const held = heldOf(plan, weights);
   const experts = expertAxes(plan, weights);
   const isExperts = expertBuffers(plan, weights);
-  const holding = { machine, held, experts, times };
+  const holding = { machine, experts, times };
   const ranks = summarizeRanks(plan, holding);
   const predicted = predictSteps(plan, {
     machine,
     stands,
-    held,
     experts: options.experts,
   });
   return {

@@ -30,8 +30,6 @@ export type Predictions = ReadonlyMap<
 export interface PredictOptions {
   readonly machine: Machine | undefined;
   readonly stands: StandIns;
-  /** Bytes of a weight on a rank. */
-  readonly held: (buffer: PlanBuffer, rank: number) => number;
   /** How experts are chosen. Default: evenly. */
   readonly experts?: ExpertLoad | undefined;
   /** Default: the largest steps that the plan has room for. */
@@ -49,7 +47,7 @@ export function predictSteps(
   plan: Plan,
   options: PredictOptions,
 ): Predictions {
-  const { machine, stands, held, experts = { kind: "even" } } = options;
+  const { machine, stands, experts = { kind: "even" } } = options;
   if (machine === undefined || plan.ranks > machineRanks(machine)) {
     return new Map();
   }
@@ -57,7 +55,7 @@ export function predictSteps(
   return new Map(
     (options.workloads ?? workloadsOf(plan)).map(([phase, known]) => {
       const workload = { ...known, experts };
-      const step = simulate(plan, machine, workload, { held, times });
+      const step = simulate(plan, machine, workload, { times });
       return [phase, { workload, step }];
     }),
   );

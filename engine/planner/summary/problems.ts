@@ -24,7 +24,6 @@ export interface ProblemOptions {
   readonly machine?: Machine | undefined;
   /** Limits besides those of the machine. */
   readonly limits?: { readonly [limit: string]: number } | undefined;
-  readonly held: (buffer: PlanBuffer, rank: number) => number;
   /** How many buffers one with this name stands for. */
   readonly times: (name: string) => number;
   /** Axes of experts. */
@@ -49,7 +48,6 @@ export function problemsOf(
     ...limitProblems(plan, limits, {
       bounds,
       times: options.times,
-      bytesOf: largestHeld(options.held),
     }),
   ];
 }
@@ -239,8 +237,8 @@ function expertChanges(
 function expertBytes(
   plan: Plan,
   rank: number,
-  { held, times, isExperts }: ProblemOptions,
+  { times, isExperts }: ProblemOptions,
 ): number {
   return Object.values(plan.buffers).filter(isExperts)
-    .reduce((n, buffer) => n + times(buffer.name) * held(buffer, rank), 0);
+    .reduce((n, buffer) => n + times(buffer.name) * onRank(buffer.bytes, rank), 0);
 }

@@ -16,8 +16,6 @@ import type { RankBytes, RankClass } from "../../../spec/plan_summary.ts";
 /** What is known besides the plan. */
 export interface RankOptions {
   readonly machine?: Machine | undefined;
-  /** Bytes of a buffer on a rank. */
-  readonly held: (buffer: PlanBuffer, rank: number) => number;
   /** How many buffers one with this name stands for. */
   readonly times: (name: string) => number;
   /** Axes of experts. */
@@ -60,7 +58,7 @@ export function summarizeRanks(plan: Plan, options: RankOptions): RankClass[] {
 function bytesOf(
   plan: Plan,
   rank: number,
-  { held, times, staging }: Pick<RankOptions, "held" | "times"> & {
+  { times, staging }: Pick<RankOptions, "times"> & {
     readonly staging: number;
   },
 ): RankBytes {
@@ -76,7 +74,7 @@ function bytesOf(
       scratch += (n - 1) * alignedOffset(maxOverRanks(buffer.bytes));
       continue;
     }
-    if (buffer.kind === "weight") weights += n * held(buffer, rank);
+    if (buffer.kind === "weight") weights += n * onRank(buffer.bytes, rank);
     else if (buffer.kind === "state") state += n * bytes;
     else {
       scratch += (n - 1) * bytes;

@@ -15,8 +15,6 @@ import { type ExpertLoad, simulate } from "../simulate/mod.ts";
 /** What is known besides the plan. */
 export interface TimelineOptions {
   readonly machine: Machine;
-  /** Bytes of a weight on a rank. */
-  readonly held: (buffer: PlanBuffer, rank: number) => number;
   readonly experts?: ExpertLoad | undefined;
 }
 
@@ -28,11 +26,10 @@ export function predictTimelines(
 ): PredictedTimeline[] {
   const steps = Object.entries(predicted) as [Phase, PredictedStep][];
   return steps.map(([phase, { tokens, sequences, past }]) => {
-    const { machine, held, experts = { kind: "even" } } = options;
+    const { machine, experts = { kind: "even" } } = options;
     const lanes = new Map<number, [number, number, number][]>();
     const workload = { tokens, sequences, past, experts };
     const { seconds } = simulate(plan, machine, workload, {
-      held,
       onSpent({ rank, step, what, start, seconds }) {
         const lane = lanes.get(rank) ?? [];
         lanes.set(rank, lane);

@@ -19,7 +19,7 @@ import {
   standInsOf,
 } from "./compiled.ts";
 import { summarizeRanks } from "./ranks.ts";
-import { heldOf, type ModelWeights } from "./weights.ts";
+import type { ModelWeights } from "./weights.ts";
 import type { Bounds } from "../../../models/mod.ts";
 
 /** How a step of training is compiled for a machine. */
@@ -84,7 +84,6 @@ export async function compileTrainingStandIns(
   const ranksOf = (plan: Plan, only?: readonly number[]) =>
     summarizeRanks(plan, {
       ...holding,
-      held: heldOf(plan, undefined),
       ...only ? { only } : {},
     });
   const fullest = ranksOf(plan)

@@ -8,7 +8,7 @@ import {
   type WeightEncoding,
 } from "../../../spec/encoding.ts";
 import { onRank, type Plan, type PlanBuffer } from "../../../spec/plan/plan.ts";
-import { packedParts, packingOf } from "../../../spec/packed.ts";
+import { plannedParts } from "../../../spec/packed.ts";
 import { STORED_BYTES } from "../../../spec/dtype.ts";
 import type { StandIns } from "./stand_ins.ts";
 import type { ModelSummary } from "../../../spec/plan_summary.ts";
@@ -51,9 +51,9 @@ export function summarizeWeights(plan: Plan): ModelSummary {
       stored === "u32" ? [source] : []
     ),
   );
-  const parts = packedParts(
+  const parts = plannedParts(
     plan.weights.map(({ source }) => source),
-    (_, name) => words.has(name),
+    (name) => words.has(name),
   );
   for (const weight of plan.weights) {
     const { shape, stack } = weight;
@@ -61,12 +61,10 @@ export function summarizeWeights(plan: Plan): ModelSummary {
     const elements = copies * shape.reduce((n, size) => n * size, 1);
     const part = parts.get(weight.source);
     // Several elements to a word; a scale belongs to the elements that it is for.
-    parameters += part?.part === "scales"
-      ? 0
-      : elements * (packingOf(part?.dtype)?.perWord ?? 1);
-    const title = part?.dtype ?? weight.stored;
+    parameters += elements * (part?.perWord ?? 1);
+    const title = part?.title ?? weight.stored;
     const bytes = elements *
-      (part?.part === "scales" && weight.stored === "u32"
+      (part?.perWord === 0 && weight.stored === "u32"
         ? 1
         : STORED_BYTES[weight.stored]);
     stored.set(title, (stored.get(title) ?? 0) + bytes);

@@ -1,0 +1,110 @@
+/**
+ * compressed-tensors: `pack-quantized`, integers of 4 or 8 bits in i32 words along rows, with a scale and perhaps a zero
+ * point for each group; and NVFP4, floats of 4 bits two to a byte, with an E4M3 scale for each 16 and an f32 for all.
+ */
+
+import type { TensorDirectory, TensorEntry } from "../../runtime/mod.ts";
+import type { StoredMatrix } from "./matrix.ts";
+import { bytesIn, codesOf, floatsIn, rowsOf, wordsIn } from "./read.ts";
+import { unsupported } from "./refuse.ts";
+
+const PACKED = "_packed";
+
+/** The matrix whose codes a tensor has, if it is `pack-quantized`. */
+export function packQuantizedMatrix(
+  codes: TensorEntry,
+  tensors: TensorDirectory,
+): StoredMatrix | undefined {
+  if (codes.dtype !== "I32" || !codes.name.endsWith(PACKED)) return undefined;
+  const param = codes.name.slice(0, -PACKED.length);
+  const part = (ending: string) => tensors.get(param + ending);
+  const [scales, shape, zeros, order] = [
+    "_scale",
+    "_shape",
+    "_zero_point",
+    "_g_idx",
+  ].map(part);
+  if (!scales || !shape || scales.shape.length !== 2) return undefined;
+  if (order) throw unsupported(order, "its columns are reordered ('actorder')");
+  const [rows, words] = codes.shape as [number, number];
+  const groups = scales.shape[1]!;
+  // Rows of 8-bit codes would have half as many columns, and groups are powers of two.
+  const columns = 8 * words;
+  const group = columns / groups;
+  if (!Number.isInteger(Math.log2(group)) && groups > 1) {
+    throw unsupported(codes, `its groups have ${group} columns`);
+  }
+  const scalesOf = async (begin: number, end: number) =>
+    await floatsIn(rowsOf(scales, begin, end));
+  return {
+    param,
+    of: [codes, scales, shape, ...zeros ? [zeros] : []].map(({ name }) => name),
+    rows,
+    columns,
+    element: zeros ? "uint4" : "int4",
+    group,
+    codes,
+    read: async (part, begin, end) => {
+      if (part === "codes") {
+        return codesOf(await wordsIn(rowsOf(codes, begin, end)), 4);
+      }
+      const read = await scalesOf(begin, end);
+      if (part === "scales" || !zeros) return read;
+      // Zero points are packed along rows.
+      const points = await wordsIn(zeros);
+      return read.map((scale, i) => {
+        const row = begin + Math.floor(i / groups);
+        const word = points[Math.floor(row / 8) * groups + i % groups]!;
+        return -scale * ((word >>> (4 * (row % 8))) & 15);
+      });
+    },
+  };
+}
+
+/** What the name of the scales of all groups together ends in, and whether they are divided by it. */
+const GLOBAL_SCALES = [
+  { codes: PACKED, scale: "_global_scale", divides: true },
+  { codes: "", scale: "_scale_2", divides: false },
+];
+
+/** The matrix whose codes a tensor has, if it is NVFP4. */
+export function nvfp4Matrix(
+  codes: TensorEntry,
+  tensors: TensorDirectory,
+): StoredMatrix | undefined {
+  if (codes.dtype !== "U8" || codes.shape.length !== 2) return undefined;
+  for (const { codes: ending, scale, divides } of GLOBAL_SCALES) {
+    if (!codes.name.endsWith(ending)) continue;
+    const param = codes.name.slice(0, codes.name.length - ending.length);
+    const [scales, global] = [
+      tensors.get(`${param}_scale`),
+      tensors.get(param + scale),
+    ];
+    if (!global || scales?.dtype !== "F8_E4M3") continue;
+    const [rows, bytes] = codes.shape as [number, number];
+    const columns = 2 * bytes;
+    const [, groups] = scales.shape as [number, number];
+    return {
+      param,
+      of: [codes.name, scales.name, global.name],
+      rows,
+      columns,
+      element: "fp4",
+      group: columns / groups,
+      codes,
+      read: async (part, begin, end) => {
+        if (part === "codes") {
+          const read = await bytesIn(rowsOf(codes, begin, end));
+          return Uint8Array.from(
+            { length: 2 * read.length },
+            (_, i) => (read[i >> 1]! >> (4 * (i & 1))) & 15,
+          );
+        }
+        const [factor = 1] = await floatsIn(global);
+        const read = await floatsIn(rowsOf(scales, begin, end));
+        return read.map((value) => divides ? value / factor : value * factor);
+      },
+    };
+  }
+  return undefined;
+}

@@ -1,0 +1,182 @@
+/**
+ * A matrix of a checkpoint in any published layout, seen as kernels read it: codes, scales and offsets row by row, and as
+ * f32 for what no kernel decodes. Nothing is read before a view is.
+ */
+
+import {
+  PACKED_ELEMENTS,
+  packedDTypeOf,
+  type PackedElement,
+  type PackedElementName,
+  PACKINGS,
+} from "../../spec/packed.ts";
+import type { TensorEntry } from "../../runtime/mod.ts";
+
+/** Which part of a matrix. */
+export type Part = "codes" | "scales" | "offsets";
+
+/** A matrix: `rows` outputs of `columns` contracted elements. */
+export interface StoredMatrix {
+  /** The parameter, as a model names it. */
+  readonly param: string;
+  /** The tensors that it is stored in. */
+  readonly of: readonly string[];
+  readonly rows: number;
+  readonly columns: number;
+  readonly element: PackedElementName;
+  /** Columns that share a scale; the last group of a row may be shorter. */
+  readonly group: number;
+  /** Codes as they are in a file, where those are what kernels read: words along the columns. */
+  readonly codes?: TensorEntry;
+  /**
+   * Rows of a part: a byte for each code; an f32 for each scale or offset. Throws DataError for what is not finite.
+   */
+  read(
+    part: Part,
+    begin: number,
+    end: number,
+  ): Promise<Uint8Array | Float32Array>;
+}
+
+/** Rows of an entry that is computed: `read` gives the bytes of some. */
+function computed(
+  matrix: StoredMatrix,
+  { name, dtype, rowShape, rowBytes, read }: {
+    readonly name: string;
+    readonly dtype: string;
+    readonly rowShape: readonly number[];
+    readonly rowBytes: number;
+    read(begin: number, end: number): Promise<Uint8Array>;
+  },
+): TensorEntry {
+  const bytes = matrix.rows * rowBytes;
+  return {
+    name,
+    dtype,
+    shape: [matrix.rows, ...rowShape],
+    source: {
+      name: matrix.of[0]!,
+      size: bytes,
+      read: async (offset, length) => {
+        const begin = Math.floor(offset / rowBytes);
+        const end = Math.ceil((offset + length) / rowBytes);
+        const rows = await read(begin, end);
+        const from = offset - begin * rowBytes;
+        return rows.subarray(from, from + length);
+      },
+    },
+    offset: 0,
+    bytes,
+    of: matrix.of,
+  };
+}
+
+function bytesOf(
+  { buffer, byteOffset, byteLength }: ArrayBufferView,
+): Uint8Array {
+  return new Uint8Array(buffer, byteOffset, byteLength);
+}
+
+/** Four-bit codes two to a byte, the first in the low bits. */
+function halved(codes: Uint8Array): Uint8Array {
+  return Uint8Array.from(
+    { length: codes.length / 2 },
+    (_, i) => codes[2 * i]! | codes[2 * i + 1]! << 4,
+  );
+}
+
+/** One number of a row for each `size` columns, of those for each `group`. */
+function regrouped(
+  values: Float32Array,
+  { columns, group }: StoredMatrix,
+  size: number,
+): Float32Array {
+  if (size === group) return values;
+  const [from, to] = [Math.ceil(columns / group), columns / size];
+  const rows = values.length / from;
+  return Float32Array.from({ length: rows * to }, (_, i) => {
+    const row = Math.floor(i / to);
+    return values[row * from + Math.floor((i - row * to) * size / group)]!;
+  });
+}
+
+/** The matrix as f32, by the arithmetic of kernels: the element times its scale, then the offset added, each rounded. */
+export async function decodeRows(
+  matrix: StoredMatrix,
+  begin: number,
+  end: number,
+): Promise<Float32Array> {
+  const { columns, group, element } = matrix;
+  const { bits, value, offset }: PackedElement = PACKED_ELEMENTS[element];
+  const table = Float32Array.from(
+    { length: 1 << bits },
+    (_, code) => value(code),
+  );
+  const codes = await matrix.read("codes", begin, end);
+  const scales = await matrix.read("scales", begin, end);
+  const offsets = offset && await matrix.read("offsets", begin, end);
+  const groups = Math.ceil(columns / group);
+  return Float32Array.from(codes, (code, i) => {
+    const row = Math.floor(i / columns);
+    const at = row * groups + Math.floor((i - row * columns) / group);
+    const scaled = Math.fround(table[code]! * scales[at]!);
+    return offsets ? scaled + offsets[at]! : scaled;
+  });
+}
+
+/** The tensors under which kernels and loaders find a matrix. */
+export function viewsOf(matrix: StoredMatrix): TensorEntry[] {
+  const { param, columns, element, codes } = matrix;
+  const decoded = computed(matrix, {
+    name: param,
+    dtype: "F32",
+    rowShape: [columns],
+    rowBytes: 4 * columns,
+    read: async (begin, end) => bytesOf(await decodeRows(matrix, begin, end)),
+  });
+  const packed = packedDTypeOf(element, matrix);
+  if (packed === undefined) return [decoded];
+  const { names, perWord, perScale: size = columns } = PACKINGS[packed];
+  const numbers = (part: "scales" | "offsets", ending: string) =>
+    computed(matrix, {
+      name: param + ending,
+      dtype: "F32",
+      rowShape: [columns / size],
+      rowBytes: 4 * columns / size,
+      read: async (begin, end) =>
+        bytesOf(
+          regrouped(
+            await matrix.read(part, begin, end) as Float32Array,
+            matrix,
+            size,
+          ),
+        ),
+    });
+  // Words of a group are an axis of their own; bytes of a file are four to a word.
+  const inGroup = size / perWord;
+  const groups = columns / size;
+  const elements = codes
+    ? {
+      ...codes,
+      name: param + names.elements,
+      dtype: "U8",
+      shape: [matrix.rows, groups, 4 * inGroup],
+      of: matrix.of,
+    }
+    : computed(matrix, {
+      name: param + names.elements,
+      dtype: "U32",
+      rowShape: [groups, inGroup],
+      rowBytes: 4 * groups * inGroup,
+      read: async (begin, end) => {
+        const read = await matrix.read("codes", begin, end) as Uint8Array;
+        return perWord === 8 ? halved(read) : read;
+      },
+    });
+  return [
+    { ...decoded, packed },
+    elements,
+    numbers("scales", names.scales),
+    ...names.offsets === undefined ? [] : [numbers("offsets", names.offsets)],
+  ];
+}

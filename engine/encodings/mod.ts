@@ -1,0 +1,35 @@
+/** Published layouts of quantized weights: one row each. Kernels read none of them as it is; see `matrix.ts`. */
+
+import type { TensorDirectory, TensorEntry } from "../../runtime/mod.ts";
+import { nvfp4Matrix, packQuantizedMatrix } from "./compressed.ts";
+import { fp8Matrix } from "./fp8.ts";
+import { gptqMatrix } from "./gptq.ts";
+import { type StoredMatrix, viewsOf } from "./matrix.ts";
+
+/** The matrix that begins with a tensor, if it is stored so. */
+const LAYOUTS: readonly ((
+  entry: TensorEntry,
+  tensors: TensorDirectory,
+) => StoredMatrix | undefined)[] = [
+  fp8Matrix,
+  packQuantizedMatrix,
+  nvfp4Matrix,
+  gptqMatrix,
+];
+
+/**
+ * The tensors of a checkpoint with the views of its quantized matrices: codes, scales and offsets as kernels read them, and
+ * each matrix as f32 under the parameter's own name, for what only reads that. The tensors behind views are listed too.
+ */
+export function withViews(tensors: TensorDirectory): TensorDirectory {
+  const views = [...tensors.values()].flatMap((entry) => {
+    for (const layout of LAYOUTS) {
+      const matrix = layout(entry, tensors);
+      if (matrix) return viewsOf(matrix);
+    }
+    return [];
+  });
+  return views.length === 0
+    ? tensors
+    : new Map([...tensors, ...views.map((view) => [view.name, view] as const)]);
+}

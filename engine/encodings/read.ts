@@ -1,0 +1,73 @@
+/** Parts of tensors, as numbers. */
+
+import { readTensor, type TensorEntry } from "../../runtime/mod.ts";
+import { readExactly } from "../../runtime/file_source.ts";
+import { DataError } from "../../spec/errors.ts";
+import { PACKED_ELEMENTS } from "../../spec/packed.ts";
+import { shown } from "../../spec/shown.ts";
+
+/** Rows of the first axis, as a tensor of their own. */
+export function rowsOf(
+  entry: TensorEntry,
+  begin: number,
+  end: number,
+): TensorEntry {
+  const [rows = 1, ...rest] = entry.shape;
+  const each = entry.bytes / rows;
+  return {
+    ...entry,
+    shape: [end - begin, ...rest],
+    offset: entry.offset + begin * each,
+    bytes: (end - begin) * each,
+  };
+}
+
+/** The bytes of a tensor. */
+export async function bytesIn(entry: TensorEntry): Promise<Uint8Array> {
+  const { source, offset, bytes } = entry;
+  return await readExactly(source, offset, bytes);
+}
+
+/** The u32 words of a tensor. */
+export async function wordsIn(entry: TensorEntry): Promise<Uint32Array> {
+  const bytes = (await bytesIn(entry)).slice();
+  return new Uint32Array(bytes.buffer, 0, bytes.length / 4);
+}
+
+/** Floats of a tensor as f32: F32, F16, BF16, or F8_E4M3. Throws DataError for one that is not finite. */
+export async function floatsIn(entry: TensorEntry): Promise<Float32Array> {
+  const { value } = PACKED_ELEMENTS.fp8;
+  const values = entry.dtype === "F8_E4M3"
+    ? Float32Array.from(
+      await bytesIn(entry),
+      (code) => (code & 127) === 127 ? NaN : value(code),
+    )
+    : (await readTensor(entry)).data;
+  if (!(values instanceof Float32Array)) {
+    throw new DataError(
+      `Cannot read tensor '${
+        shown(entry.name)
+      }' of '${entry.source.name}': its dtype is ${entry.dtype}, and scales are F32, F16, BF16 or F8_E4M3. Get the file again`,
+    );
+  }
+  const bad = values.findIndex((x) => !Number.isFinite(x));
+  if (bad < 0) return values;
+  throw new DataError(
+    `Cannot read tensor '${
+      shown(entry.name)
+    }' of '${entry.source.name}': element ${bad} is not a finite number. Get the file again`,
+  );
+}
+
+/** Codes of `bits` bits of words, in the order of bits. */
+export function codesOf(words: Uint32Array, bits: 4 | 8): Uint8Array {
+  const each = 32 / bits;
+  const mask = (1 << bits) - 1;
+  const codes = new Uint8Array(words.length * each);
+  words.forEach((word, i) => {
+    for (let n = 0; n < each; n++) {
+      codes[i * each + n] = (word >>> (n * bits)) & mask;
+    }
+  });
+  return codes;
+}
