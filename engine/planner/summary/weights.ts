@@ -89,39 +89,3 @@ export function fileBytes(
   const { count, ...shape } = param.matrix;
   return count * encodedBytes(storedAs(param), shape);
 }
-
-/**
- * Bytes of a weight buffer on a rank: what the plan allocates, or for weights that no kernel reads yet as they are, what
- * they take as they are stored.
- */
-function heldBytes(
-  plan: Plan,
-  { params, storedAs }: ModelWeights,
-): (buffer: PlanBuffer, rank: number) => number {
-  const packed = new Map(
-    params.filter((param) => !isFileDType(storedAs(param).name))
-      .map((param) => [param.name, param]),
-  );
-  return (buffer, rank) => {
-    const param = buffer.kind === "weight"
-      ? packed.get(buffer.name)
-      : undefined;
-    if (param === undefined) return onRank(buffer.bytes, rank);
-    const held = buffer.axes.reduce(
-      (share, { axis, size }) =>
-        share * onRank(size, rank) / plan.axes[axis]!.size,
-      1,
-    );
-    return Math.round(fileBytes(param, storedAs) * held);
-  };
-}
-
-/** Bytes of a weight buffer on a rank, where the model may not be there. */
-export function heldOf(
-  plan: Plan,
-  weights: ModelWeights | undefined,
-): (buffer: PlanBuffer, rank: number) => number {
-  return weights
-    ? heldBytes(plan, weights)
-    : ({ bytes }, rank) => onRank(bytes, rank);
-}
