@@ -14,8 +14,6 @@ export interface Problem {
 
 /** Options of `limitProblems`. */
 export interface LimitProblemsOptions {
-  /** Bytes of a buffer on its largest rank, where they are not those of the plan. */
-  readonly bytesOf?: (buffer: PlanBuffer) => number;
   /** How many buffers one with this name stands for. Default: itself. */
   readonly times?: (name: string) => number;
   /** What people set to make an axis shorter: `--max-tokens` for `token`. Default: the axis of the model. */
@@ -50,20 +48,18 @@ interface OverLimit extends LimitProblemsOptions {
 
 /** One problem for each kind of buffer that a limit is too small for: what mends its largest one mends the others. */
 function bufferProblems(plan: Plan, options: OverLimit): Problem[] {
-  const { name, allowed, bytesOf = ({ bytes }) => maxOverRanks(bytes) } =
-    options;
-  const { times = () => 1 } = options;
+  const { name, allowed, times = () => 1 } = options;
   const kinds = new Map<string, { buffer: PlanBuffer; bytes: number }[]>();
   const room = (buffer: PlanBuffer) =>
     name === "maxBufferSize" ? allowed : Math.min(allowed, indexed(buffer));
   for (const buffer of Object.values(plan.buffers)) {
-    const bytes = bytesOf(buffer);
+    const bytes = maxOverRanks(buffer.bytes);
     if (bytes <= room(buffer)) continue;
     const kind = kindOf(plan, buffer);
     kinds.set(kind, [...kinds.get(kind) ?? [], { buffer, bytes }]);
   }
   const need = plan.requiredLimits[name] ?? 0;
-  if (kinds.size === 0 && need > allowed && options.bytesOf === undefined) {
+  if (kinds.size === 0 && need > allowed) {
     return [{
       what: `an allocation needs ${name} = ${need}, and ${allowed} is allowed`,
       mend: `allow ${name}=${need}`,

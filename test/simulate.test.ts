@@ -18,7 +18,6 @@ import { FFN } from "../bench/work.ts";
 import { nodeFiles } from "../cli/files.ts";
 import { configurationOf } from "../engine/configuration.ts";
 import { compileStandIns } from "../engine/planner/summary/compiled.ts";
-import { heldOf } from "../engine/planner/summary/weights.ts";
 import { OPERATIONS_PER_MULTIPLY_ADD } from "../engine/planner/simulate/device_time.ts";
 import { exchangeSeconds } from "../engine/planner/simulate/exchange_time.ts";
 import { expertShares, rowShares } from "../engine/planner/simulate/loads.ts";
@@ -350,7 +349,6 @@ t.test("DeepSeek's published deployment on H800, tokens a second of a node", asy
       },
     );
     const { seconds } = simulate(plan, machine, workload, {
-      held: heldOf(plan, weights),
       times: (layer) => weights.stands.of(layer).length,
       wire: { dispatch: 1 + 4 / 128, combine: 2 },
     });

@@ -24,7 +24,7 @@ import {
   type ModelTarget,
 } from "../summary/compiled.ts";
 import { type PhaseWorkload, predictSteps } from "../summary/predictions.ts";
-import { largestHeld, limitsOf } from "../summary/problems.ts";
+import { limitsOf } from "../summary/problems.ts";
 import { summarizeRanks } from "../summary/ranks.ts";
 import {
   compileTrainingStandIns,

@@ -16,7 +16,6 @@ import {
   type AllToAllStep,
   onRank,
   type Plan,
-  type PlanBuffer,
   type Step,
 } from "../../../spec/plan/plan.ts";
 import { rankClasses } from "../../../spec/plan/rank_classes.ts";

@@ -105,16 +105,14 @@ export async function summarizeTarget(
     plan: full,
     summary,
     timelines: async () =>
-      timelinesOf(await full(), summary, { machine, weights, experts }),
+      timelinesOf(await full(), summary, { machine, experts }),
   };
 }
 
 function timelinesOf(
   plan: Plan,
   summary: PlanSummary,
-  { machine, weights, experts }: Pick<SummaryOptions, "machine" | "experts"> & {
-    readonly weights?: ModelWeights | undefined;
-  },
+  { machine, experts }: Pick<SummaryOptions, "machine" | "experts">,
 ): readonly PredictedTimeline[] {
   return machine ? predictTimelines(plan, summary, { machine, experts }) : [];
 }

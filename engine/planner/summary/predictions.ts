@@ -2,7 +2,7 @@
 
 import type { Machine } from "../../../spec/machine.ts";
 import { machineRanks } from "../../../spec/machine.ts";
-import type { Plan, PlanBuffer } from "../../../spec/plan/plan.ts";
+import type { Plan } from "../../../spec/plan/plan.ts";
 import type {
   Bottleneck,
   LayerSeconds,

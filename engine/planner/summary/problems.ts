@@ -7,8 +7,8 @@ import {
   machineRanks,
   placeRanks,
 } from "../../../spec/machine.ts";
-import { maxOverRanks, ranksGiven } from "../../../spec/per_rank.ts";
-import type { Plan, PlanBuffer } from "../../../spec/plan/plan.ts";
+import { maxOverRanks } from "../../../spec/per_rank.ts";
+import { onRank, type Plan, type PlanBuffer } from "../../../spec/plan/plan.ts";
 import {
   boundMend,
   limitProblems,
@@ -50,20 +50,6 @@ export function problemsOf(
       times: options.times,
     }),
   ];
-}
-
-/** Bytes of a buffer on its largest rank. */
-export function largestHeld(
-  held: ProblemOptions["held"],
-): (buffer: PlanBuffer) => number {
-  return (buffer) => {
-    const ranks = ranksGiven(buffer.bytes);
-    let max = 0;
-    for (let rank = 0; rank < ranks; rank++) {
-      max = Math.max(max, held(buffer, rank));
-    }
-    return max;
-  };
 }
 
 /** The limits of the machine's first device, and over them those that are given. What nobody limits is not limited. */
@@ -240,5 +226,8 @@ function expertBytes(
   { times, isExperts }: ProblemOptions,
 ): number {
   return Object.values(plan.buffers).filter(isExperts)
-    .reduce((n, buffer) => n + times(buffer.name) * onRank(buffer.bytes, rank), 0);
+    .reduce(
+      (n, buffer) => n + times(buffer.name) * onRank(buffer.bytes, rank),
+      0,
+    );
 }

@@ -4,12 +4,7 @@ import { heldAxis, partLengths } from "../../../spec/axis_parts.ts";
 import { type Machine, placeRanks } from "../../../spec/machine.ts";
 import { groupRankOf } from "../../../spec/mesh.ts";
 import { alignedOffset } from "../../../spec/layout.ts";
-import {
-  maxOverRanks,
-  onRank,
-  type Plan,
-  type PlanBuffer,
-} from "../../../spec/plan/plan.ts";
+import { maxOverRanks, onRank, type Plan } from "../../../spec/plan/plan.ts";
 import { rankClasses } from "../../../spec/plan/rank_classes.ts";
 import type { RankBytes, RankClass } from "../../../spec/plan_summary.ts";
 

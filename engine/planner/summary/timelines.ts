@@ -1,7 +1,7 @@
 /** Steps that are predicted, over time: what ranks do from one moment to the next. */
 
 import type { Machine } from "../../../spec/machine.ts";
-import type { Plan, PlanBuffer } from "../../../spec/plan/plan.ts";
+import type { Plan } from "../../../spec/plan/plan.ts";
 import type {
   Phase,
   PlanSummary,

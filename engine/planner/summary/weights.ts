@@ -4,10 +4,9 @@ import type { ParamFacts } from "../../../compiler/mod.ts";
 import {
   encodedBytes,
   encodingTitle,
-  isFileDType,
   type WeightEncoding,
 } from "../../../spec/encoding.ts";
-import { onRank, type Plan, type PlanBuffer } from "../../../spec/plan/plan.ts";
+import type { Plan } from "../../../spec/plan/plan.ts";
 import { plannedParts } from "../../../spec/packed.ts";
 import { STORED_BYTES } from "../../../spec/dtype.ts";
 import type { StandIns } from "./stand_ins.ts";
