@@ -295,6 +295,12 @@ const stored = model(
         position,
         positions: 16,
       }),
+      first: rope(q, "dim", {
+        position,
+        positions: 16,
+        inverseFrequencies: [0.5],
+        scale: 3,
+      }),
       split: rope(
         split(dot(x, m.param("wq", "all embed"), "embed"), "all", "head dim"),
         "dim",

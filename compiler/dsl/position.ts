@@ -73,11 +73,11 @@ export interface RopeOptions<P> {
   readonly theta?: number;
   /** Positions are below this; default the size of the model's axis `context`. */
   readonly positions?: number;
-  /** Turns per position of each pair, instead of `theta`. */
+  /** Turns per position of each pair, instead of `theta`. Of fewer than d/2 pairs, only the first elements are rotated. */
   readonly inverseFrequencies?: readonly number[];
   /** Multiplies the result; default 1. */
   readonly scale?: number;
-  /** Pairs are (2j, 2j + 1) instead of (j, j + d/2). */
+  /** Pairs are (2j, 2j + 1) instead of (j, j + n), with n pairs. */
   readonly interleaved?: boolean;
 }
 

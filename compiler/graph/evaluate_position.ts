@@ -52,10 +52,11 @@ export function rotate(
   const { over, inverseFrequencies, scale, interleaved, positions } =
     node.params;
   const rest = x.axes.filter((axis) => axis !== over);
-  const half = lengthOf(x, over) / 2;
+  const half = inverseFrequencies.length;
   const round = rounding(x);
   const step = strides(x, [over])[0]!;
   const result = zeros(node.axes, x.shape, node.dtype);
+  result.data.set(x.data);
   const shape = rest.map((axis) => lengthOf(x, axis));
   visit(shape, [strides(x, rest), strides(position, rest)], ([start, at]) => {
     const p = within(position.data[at!]!, positions, "position");

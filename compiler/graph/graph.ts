@@ -112,7 +112,10 @@ export interface PrimitiveParams extends DefinedParams, CollectiveParams {
   reduce: { readonly kind: "sum" | "max" | "mean"; readonly over: string };
   /** x, or x and y: the sum over axes of x, or of their products as in `dot`, where only differentiation makes it: over tokens or slots, so that what a rank has is a part of the sum. */
   reduceSum: { readonly over: readonly string[] };
-  /** x, position: rotate pairs (j, j + d/2), or (2j, 2j + 1) if interleaved, by position * inverseFrequencies[j]. `positions` bounds position. */
+  /**
+   * x, position: rotate pairs (j, j + n), or (2j, 2j + 1) if interleaved, by position * inverseFrequencies[j], j < n. Elements
+   * from 2n on are copied. `positions` bounds position.
+   */
   rope: {
     readonly over: string;
     readonly inverseFrequencies: readonly number[];

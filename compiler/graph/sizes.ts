@@ -127,10 +127,11 @@ const SIZES: {
   rope: (node, sizes) => {
     const { over, inverseFrequencies, positions } = node.params;
     const size = fixed(sizes, node, over, "rope");
-    if (inverseFrequencies.length * 2 !== size) {
+    const { length } = inverseFrequencies;
+    if (length < 1 || length * 2 > size) {
       fail(
         node,
-        `Cannot rope over '${over}': there are ${inverseFrequencies.length} inverse frequencies, expected ${
+        `Cannot rope over '${over}': there are ${length} inverse frequencies, expected at most ${
           size / 2
         }, half its size`,
       );

@@ -328,20 +328,25 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
   rope(inline) {
     const { scope, node, at } = inline;
     const { over, interleaved } = node.params;
-    const half = scope.lowering.placed.axes[over]!.size / 2;
-    const j = scope.bindValue(at.get(over));
+    const half = node.params.inverseFrequencies.length;
+    const index = scope.bindValue(at.get(over));
+    const turns = 2 * half < scope.lowering.placed.axes[over]!.size
+      ? scope.bindValue(lt(index, u32(2 * half)))
+      : undefined;
+    // An element that is not turned reads the first row of the table, and its own pair.
+    const j = turns ? scope.bindValue(select(turns, index, u32(0))) : index;
     const pair = interleaved ? div(j, u32(2)) : rem(j, u32(half));
     const second = interleaved
       ? binary("eq", rem(j, u32(2)), u32(1))
       : binary("ge", j, u32(half));
     const step = interleaved ? 1 : half;
     const partner = select(second, sub(j, u32(step)), add(j, u32(step)));
+    const x = input(inline);
     const table = scope.lowering.values.ropeTables.get(ropeKey(node))!;
     const row = mul(convert("u32", input(inline, { i: 1 })), u32(half * 2));
     const binding = scope.read(table);
     const cos = load(binding, add(row, pair));
     const sin = load(binding, add(row, u32(half), pair));
-    const x = input(inline);
     const other = inputWith(inline, over, () => partner);
     // (x0 cos - x1 sin, x1 cos + x0 sin)
     const signed = select(second, other, {
@@ -350,7 +355,8 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
       fn: "neg",
       a: other,
     });
-    return call("fma", signed, sin, mul(x, cos));
+    const turned = call("fma", signed, sin, mul(x, cos));
+    return turns ? select(turns, turned, x) : turned;
   },
   allSlice(inline) {
     const { scope, node, at } = inline;
