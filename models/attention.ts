@@ -5,6 +5,7 @@ import {
   attention,
   dot,
   merge,
+  rmsNorm,
   rope,
   split,
   type Tensor,
@@ -87,6 +88,38 @@ export function projectHeads(
   options: { readonly bias?: boolean } = {},
 ): Heads {
   return splitHeads(project(m, rows, options));
+}
+
+/** Queries and keys normed over all heads, by gains `q_norm` and `k_norm`. */
+export function normWhole(
+  m: AttentionScope,
+  { q, k, v }: Projections,
+  options: { readonly epsilon: number },
+): Projections {
+  const qGain = m.param("q_norm.weight", "query");
+  const kGain = m.param("k_norm.weight", "keyValue");
+  return {
+    q: rmsNorm(q, qGain, "query", options),
+    k: rmsNorm(k, kGain, "keyValue", options),
+    v,
+  };
+}
+
+/** Queries and keys normed head by head; `names` of the gains. */
+export function normHeads(
+  m: AttentionScope,
+  { q, k, v }: Heads,
+  { epsilon, names = ["q_norm", "k_norm"] }: {
+    readonly epsilon: number;
+    readonly names?: readonly [q: string, k: string];
+  },
+): Heads {
+  const gain = (name: string) => m.param(`${name}.weight`, "headDim");
+  return {
+    q: rmsNorm(q, gain(names[0]), "headDim", { epsilon }),
+    k: rmsNorm(k, gain(names[1]), "headDim", { epsilon }),
+    v,
+  };
 }
 
 /** Turn queries and keys by their positions. */

@@ -17,13 +17,17 @@ export type DecoderFields =
   & Omit<Decoder, "heads" | "headDim">
   & { readonly ffn: number };
 
-/** A family's defaults. No family ties its embedding unless the file says so. */
-export type DecoderDefaults = Omit<DecoderFields, "tied" | "kindOf">;
+/** A family's defaults. Few families tie their embedding unless the file says so. */
+export type DecoderDefaults = Omit<DecoderFields, "tied" | "kindOf"> & {
+  readonly tied?: boolean;
+};
 
 /** What a family calls the fields that not all families call the same. */
 export interface FieldNames {
   readonly experts: string;
   readonly ffn: string;
+  /** Default "num_experts_per_tok". */
+  readonly expertsPerToken?: string;
 }
 
 /** Read what any decoder has but its heads; all layers are equal and have experts unless a family says otherwise. */
@@ -36,7 +40,7 @@ export function decoderFields(
   requireField(config, "quantization_config", null);
   const size = (key: string, value: number) =>
     integerField(config, key, { default: value });
-  const { ffn } = names;
+  const { ffn, expertsPerToken = "num_experts_per_tok" } = names;
   // Families with layers without experts have both, as two things; the others have one.
   const foreign = "moe_intermediate_size";
   if (ffn !== foreign && config[ffn] === undefined) {
@@ -47,13 +51,15 @@ export function decoderFields(
     vocabulary: size("vocab_size", defaults.vocabulary),
     embed: size("hidden_size", defaults.embed),
     experts: size(names.experts, defaults.experts),
-    expertsPerToken: size("num_experts_per_tok", defaults.expertsPerToken),
+    expertsPerToken: size(expertsPerToken, defaults.expertsPerToken),
     ffn: size(ffn, defaults.ffn),
     epsilon: positiveField(config, "rms_norm_eps", {
       default: defaults.epsilon,
     }),
     maxPositions: size("max_position_embeddings", defaults.maxPositions),
-    tied: booleanField(config, "tie_word_embeddings", { default: false }),
+    tied: booleanField(config, "tie_word_embeddings", {
+      default: defaults.tied ?? false,
+    }),
     kindOf: () => ({ experts: true }),
   };
 }
@@ -73,6 +79,8 @@ export interface GroupedDefaults extends DecoderDefaults {
   /** Base of the rotary frequencies. */
   readonly theta: number;
   readonly interleaved?: boolean;
+  /** Part of a head that is rotated; without it, all of a head. */
+  readonly part?: number;
 }
 
 /** Read what any decoder with grouped-query attention has. */
@@ -81,7 +89,6 @@ export function groupedFields(
   defaults: GroupedDefaults,
   names: FieldNames,
 ): GroupedDecoder {
-  const { theta, interleaved = false } = defaults;
   const fields = decoderFields(config, defaults, names);
   const heads = integerField(config, "num_attention_heads", {
     default: defaults.heads,
@@ -97,6 +104,6 @@ export function groupedFields(
   const headDim = integerField(config, "head_dim", {
     default: defaults.headDim ?? fields.embed / heads,
   });
-  const rotary = readRotary(config, { dim: headDim, theta, interleaved });
+  const rotary = readRotary(config, { ...defaults, dim: headDim });
   return { ...fields, heads, kvHeads, headDim, rotary };
 }

@@ -192,6 +192,22 @@ export function requireLayerTypes(
   throw fieldError("layer_types", kinds, wanted);
 }
 
+/** Kinds of attention by layer, from `layer_types`; `byDefault` of layers that it leaves out. */
+export function layerTypes<K extends string>(
+  config: Config,
+  known: readonly K[],
+  byDefault: (layer: number) => K,
+): (layer: number) => K {
+  const kinds: unknown = anyField(config, "layer_types") ?? [];
+  if (
+    !Array.isArray(kinds) || kinds.some((kind) => !known.includes(kind as K))
+  ) {
+    const names = known.map((kind) => `'${kind}'`).join(" and ");
+    throw fieldError("layer_types", kinds, `a list of ${names}`);
+  }
+  return (layer) => (kinds[layer] as K | undefined) ?? byDefault(layer);
+}
+
 /** An object, or nothing where the field is null or missing. */
 export function objectField(config: Config, key: string): Config | undefined {
   const value = fieldValue(config, key);

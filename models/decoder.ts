@@ -81,6 +81,12 @@ export interface Layer {
   readonly choices: (() => Tensor<"token choice", "i32">) | undefined;
   /** Takes what its router did. */
   readonly routed: (routed: Routed) => void;
+  /** Norms rows by a gain of the layer. */
+  readonly norm: (m: DecoderScope, x: Rows, gain: string) => Rows;
+  /** Rows plus the result of `part`. */
+  readonly residual: (x: Rows, part: (x: Rows) => Rows) => Rows;
+  /** After the last attention of a layer: the rows that logits are computed of, if those are not all. */
+  readonly pick: (m: DecoderScope, x: Rows) => Rows;
 }
 
 /** The name of what a layer's router chose, and of what it is given instead. */
@@ -88,16 +94,29 @@ export function choicesName(layer: number): string {
   return `layer${layer}.topk_idx`;
 }
 
+/** A part of a layer: takes the scope of the layer and rows. */
+export type Part<Own extends string = never> = (
+  m: DecoderScope<Own>,
+  rows: Rows,
+  layer: Layer,
+) => Rows;
+
 /** The blocks of a layer. Both take normed rows and the scope of the layer; the residual is added by `decoderModel`. */
-export interface DecoderBlocks<Axes extends AxisSizes> {
+export interface PreNorm<Own extends string> {
+  readonly attend: Part<Own>;
+  readonly feed: Part;
+}
+
+/** The layers of a decoder: two blocks, or all of a layer, residuals included. */
+export type DecoderBlocks<Axes extends AxisSizes> =
+  & DecoderParts<Axes>
+  & (PreNorm<keyof Axes & string> | {
+    readonly layer: Part<keyof Axes & string>;
+  });
+
+interface DecoderParts<Axes extends AxisSizes> {
   /** Axes of attention, which are those of all layers. */
   readonly axes: Axes;
-  readonly attend: (
-    m: DecoderScope<keyof Axes & string>,
-    rows: Rows,
-    layer: Layer,
-  ) => Rows;
-  readonly feed: (m: DecoderScope, rows: Rows, layer: Layer) => Rows;
   /** Multiply embeddings, what each block adds, and logits; default 1. */
   readonly multipliers?: {
     readonly embedding: number;
@@ -158,9 +177,13 @@ export function decoderModel<Axes extends AxisSizes>(
     ...blocks.axes,
   };
   const by = blocks.multipliers ?? { embedding: 1, residual: 1, logits: 1 };
-  const part = (x: Rows, of: (x: Rows) => Rows) => {
-    const added = (x: Rows) => times(of(x), by.residual);
-    return options.training?.recompute ? recompute(x, added) : added(x);
+  const make = "layer" in blocks ? blocks.layer : preNorm(blocks, names);
+  const residual = (x: Rows, part: (x: Rows) => Rows) => {
+    const added = (x: Rows) => times(part(x), by.residual);
+    return add(
+      x,
+      options.training?.recompute ? recompute(x, added) : added(x),
+    );
   };
   return model(sizes, (own) => {
     const m: DecoderScope = own;
@@ -196,30 +219,12 @@ export function decoderModel<Axes extends AxisSizes>(
         keep,
         choices,
         routed,
-      };
-      x = own.block(name, {}, (own) => {
-        const m: DecoderScope = own;
-        const attended = add(
-          x,
-          part(
-            x,
-            (x) => blocks.attend(own, norm(m, x, names.attentionNorm), layer),
-          ),
-        );
+        norm,
+        residual,
         // No token sees what the last layer makes of another one after attention.
-        const rows = next && index === built.at(-1)
-          ? pickRows(m, attended)
-          : attended;
-        return add(
-          rows,
-          part(rows, (x) =>
-            blocks.feed(
-              m,
-              norm(m, x, names.feedNorm),
-              layer,
-            )),
-        );
-      });
+        pick: next && index === built.at(-1) ? pickRows : same,
+      };
+      x = own.block(name, {}, (own) => make(own, x, layer));
     }
     const output = decoder.tied ? table : m.param(names.output, "vocab embed");
     const logits = times(
@@ -247,6 +252,27 @@ export function decoderModel<Axes extends AxisSizes>(
       epsilon: decoder.epsilon,
     });
   }
+}
+
+function preNorm<Own extends string>(
+  { attend, feed }: PreNorm<Own>,
+  { attentionNorm, feedNorm }: DecoderNames,
+): Part<Own> {
+  return (own, x, layer) => {
+    const m: DecoderScope = own;
+    const attended = layer.residual(
+      x,
+      (x) => attend(own, layer.norm(m, x, attentionNorm), layer),
+    );
+    return layer.residual(
+      layer.pick(m, attended),
+      (x) => feed(m, layer.norm(m, x, feedNorm), layer),
+    );
+  };
+}
+
+function same(_: DecoderScope, x: Rows): Rows {
+  return x;
 }
 
 /** The rows of the tokens that the input `rows` numbers. They go on under the types of all tokens, but on an axis of their own. */

@@ -54,6 +54,7 @@ function readConfig(config: Config): DeepseekConfig {
     expertsPerToken: 6,
     firstSparse: 0,
     routedScale: 1,
+    normalize: false,
     groups: 1,
     topGroups: 1,
     maxPositions: 2048,

@@ -95,6 +95,13 @@ const NAMES: ExpertNames = {
   down: "experts.{expert}.down_proj.weight",
 };
 
+/** Those of Mixtral and of families after it. */
+export const NUMBERED: ExpertNames = {
+  gate: "experts.{expert}.w1.weight",
+  up: "experts.{expert}.w3.weight",
+  down: "experts.{expert}.w2.weight",
+};
+
 /** Experts with matrices of their own. */
 export function experts(
   m: DecoderScope<"ffn">,

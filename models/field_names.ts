@@ -44,6 +44,7 @@ const SYNONYMS: readonly (readonly string[])[] = [
     "experts_per_token",
     "moe_top_k",
     "moe_topk",
+    "moe_k",
     "num_selected_experts",
   ],
   ["num_hidden_layers", "num_layers", "n_layers", "n_layer"],

@@ -13,18 +13,17 @@ import {
   type Tensor,
 } from "switchyard-moe";
 import {
-  anyField,
   attendHeads,
   type Config,
   decoderModel,
   type DecoderOptions,
   defineFamily,
-  fieldError,
   groupedAxes,
   type GroupedDecoder,
   groupedFields,
   ignoreFields,
   integerField,
+  layerTypes,
   objectField,
   positiveField,
   projectHeads,
@@ -88,22 +87,15 @@ function readConfig(config: Config): GptOssConfig {
   };
 }
 
-/** Layers say which kind they are; by default the first slides, and every other one. */
+/** By default the first layer slides, and every other one. */
 function readKinds(config: Config): GptOssConfig["kindOf"] {
   const window = integerField(config, "sliding_window", { default: 128 });
-  const kinds: unknown = anyField(config, "layer_types") ?? [];
-  const known = ["sliding_attention", "full_attention"];
-  if (!Array.isArray(kinds) || kinds.some((kind) => !known.includes(kind))) {
-    throw fieldError(
-      "layer_types",
-      kinds,
-      "a list of 'sliding_attention' and 'full_attention'",
-    );
-  }
-  return (layer) => {
-    const slides = (kinds[layer] ?? known[layer % 2]) === known[0];
-    return { experts: true, window: slides ? window : undefined };
-  };
+  const kinds = ["sliding_attention", "full_attention"] as const;
+  const typeOf = layerTypes(config, kinds, (layer) => kinds[layer % 2]!);
+  return (layer) => ({
+    experts: true,
+    window: typeOf(layer) === "sliding_attention" ? window : undefined,
+  });
 }
 
 /** The model of a configuration. */

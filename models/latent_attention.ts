@@ -49,27 +49,35 @@ export interface LatentFields {
   readonly scale: number;
 }
 
+/** A family's defaults; those of DeepSeek where it has none. */
+export interface LatentDefaults {
+  readonly heads: number;
+  readonly interleaved: boolean;
+  readonly nope?: number;
+  readonly value?: number;
+  readonly queryLatent?: number;
+}
+
 /** Read the fields of latent attention. */
 export function latentFields(
   config: Config,
-  { heads, interleaved }: {
-    readonly heads: number;
-    readonly interleaved: boolean;
-  },
+  { heads, interleaved, nope: plain, value, queryLatent }: LatentDefaults,
 ): LatentFields {
   requireField(config, "attention_bias", false);
   const headDim = integerField(config, "qk_rope_head_dim", { default: 64 });
-  const nope = integerField(config, "qk_nope_head_dim", { default: 128 });
+  const nope = integerField(config, "qk_nope_head_dim", {
+    default: plain ?? 128,
+  });
   return {
     heads: integerField(config, "num_attention_heads", { default: heads }),
     headDim,
     nope,
-    value: integerField(config, "v_head_dim", { default: 128 }),
+    value: integerField(config, "v_head_dim", { default: value ?? 128 }),
     latent: integerField(config, "kv_lora_rank", { default: 512 }),
     // Where it is null, queries are not compressed.
     queryLatent: anyField(config, "q_lora_rank") === null
       ? undefined
-      : integerField(config, "q_lora_rank", { default: 1536 }),
+      : integerField(config, "q_lora_rank", { default: queryLatent ?? 1536 }),
     rotary: readRotary(config, { dim: headDim, theta: 10000, interleaved }),
     scale: stretch(config) ** 2 / Math.sqrt(nope + headDim),
   };

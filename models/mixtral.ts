@@ -11,6 +11,7 @@ import {
   groupedAxes,
   type GroupedDecoder,
   groupedFields,
+  NUMBERED,
   optionalIntegerField,
   projectHeads,
   rotate,
@@ -65,11 +66,7 @@ function build(config: MixtralConfig, options: DecoderOptions): Model {
           topK: config.expertsPerToken,
           preset: "mixtral",
         });
-        return experts(m, rows, routing, {
-          gate: "experts.{expert}.w1.weight",
-          up: "experts.{expert}.w3.weight",
-          down: "experts.{expert}.w2.weight",
-        });
+        return experts(m, rows, routing, NUMBERED);
       }),
   }, options);
 }

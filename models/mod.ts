@@ -16,6 +16,8 @@ export {
   type GroupedAxes,
   groupedAxes,
   type Heads,
+  normHeads,
+  normWhole,
   project,
   projectHeads,
   type Projections,
@@ -43,6 +45,7 @@ export {
   ignoreFields,
   integerField,
   integersField,
+  layerTypes,
   objectField,
   optionalField,
   optionalIntegerField,
@@ -61,6 +64,7 @@ export {
   type DecoderScope,
   type Layer,
   type LayerKind,
+  type Part,
   type Rows,
   times,
 } from "./decoder.ts";
@@ -68,6 +72,7 @@ export {
   type ExpertNames,
   experts,
   mlp,
+  NUMBERED,
   routeLayer,
   type RouterOptions,
   sparseOrDense,
@@ -77,8 +82,16 @@ export {
   attendLatent,
   type LatentAxes,
   latentAxes,
+  type LatentDefaults,
   type LatentFields,
   latentFields,
 } from "./latent_attention.ts";
 export { type Routed } from "./losses.ts";
+export {
+  feedShared,
+  predictorTensors,
+  type SharedExpertDefaults,
+  type SharedExperts,
+  sharedExperts,
+} from "./shared_experts.ts";
 export { readRotary, ropeScaling, type Rotary } from "./rotary.ts";

@@ -1,6 +1,6 @@
 /** OLMoE: norms over whole queries and keys, optional clipping, weights of experts as the softmax gives them. */
 
-import { clamp, type Model, rmsNorm } from "switchyard-moe";
+import { clamp, type Model } from "switchyard-moe";
 import {
   attendHeads,
   booleanField,
@@ -12,6 +12,7 @@ import {
   groupedAxes,
   type GroupedDecoder,
   groupedFields,
+  normWhole,
   optionalField,
   project,
   requireField,
@@ -59,17 +60,15 @@ function readConfig(config: Config): OlmoeConfig {
 
 /** The model of a configuration. */
 function build(config: OlmoeConfig, options: DecoderOptions): Model {
-  const { clip = Infinity, epsilon } = config;
+  const { clip = Infinity } = config;
   return decoderModel(config, {
     axes: groupedAxes(config),
     attend: (m, rows, layer) =>
       m.block("self_attn", {}, (m) => {
-        const { q, k, v } = project(m, rows);
-        const qGain = m.param("q_norm.weight", "query");
-        const kGain = m.param("k_norm.weight", "keyValue");
+        const { q, k, v } = normWhole(m, project(m, rows), config);
         const heads = splitHeads({
-          q: clamp(rmsNorm(q, qGain, "query", { epsilon }), -clip, clip),
-          k: clamp(rmsNorm(k, kGain, "keyValue", { epsilon }), -clip, clip),
+          q: clamp(q, -clip, clip),
+          k: clamp(k, -clip, clip),
           v: clamp(v, -clip, clip),
         });
         return attendHeads(m, rotate(heads, config.rotary, layer), layer);

@@ -4,10 +4,17 @@ import { DataError, shown } from "../compiler/mod.ts";
 import type { Config } from "./config.ts";
 import { family as deepseekV2 } from "./deepseek_v2.ts";
 import { family as deepseekV3 } from "./deepseek_v3.ts";
+import { family as dots1 } from "./dots1.ts";
+import { family as ernie45Moe } from "./ernie4_5_moe.ts";
 import { type Family, type PublishedModel, readFamily } from "./family.ts";
+import { family as flexOlmo } from "./flex_olmo.ts";
+import { family as glm4Moe } from "./glm4_moe.ts";
+import { family as glm4MoeLite } from "./glm4_moe_lite.ts";
 import { family as gptOss } from "./gpt_oss.ts";
 import { family as graniteMoe } from "./granite_moe.ts";
+import { family as hunyuanMoe } from "./hunyuan_moe.ts";
 import { family as llama4 } from "./llama4.ts";
+import { family as miniMaxM2 } from "./minimax_m2.ts";
 import { family as mixtral } from "./mixtral.ts";
 import { family as olmoe } from "./olmoe.ts";
 import { family as qwen2Moe } from "./qwen2_moe.ts";
@@ -16,14 +23,26 @@ import { family as qwen3Moe } from "./qwen3_moe.ts";
 const BUILT_IN: readonly Family[] = [
   deepseekV2,
   deepseekV3,
+  dots1,
+  ernie45Moe,
+  flexOlmo,
+  glm4Moe,
+  glm4MoeLite,
   gptOss,
   graniteMoe,
+  hunyuanMoe,
   llama4,
+  miniMaxM2,
   mixtral,
   olmoe,
   qwen2Moe,
   qwen3Moe,
 ];
+
+/** The architectures that are built in. */
+export const ARCHITECTURES: readonly string[] = BUILT_IN.flatMap(
+  ({ architectures }) => architectures,
+);
 
 /**
  * Reads a config.json with its family: a built-in one, or only `family` if given. Throws DataError for an unknown

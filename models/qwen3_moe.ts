@@ -1,6 +1,6 @@
 /** Qwen3-MoE: queries and keys normed head by head, optional layers without experts. */
 
-import { type Model, rmsNorm } from "switchyard-moe";
+import type { Model } from "switchyard-moe";
 import {
   attendHeads,
   type Config,
@@ -9,6 +9,7 @@ import {
   defineFamily,
   experts,
   groupedAxes,
+  normHeads,
   projectHeads,
   requireField,
   rotate,
@@ -51,19 +52,11 @@ function build(
   config: Qwen3MoeConfig,
   options: DecoderOptions,
 ): Model {
-  const { epsilon } = config;
   return decoderModel(config, {
     axes: groupedAxes(config),
     attend: (m, rows, layer) =>
       m.block("self_attn", {}, (m) => {
-        const { q, k, v } = projectHeads(m, rows);
-        const qGain = m.param("q_norm.weight", "headDim");
-        const kGain = m.param("k_norm.weight", "headDim");
-        const heads = {
-          q: rmsNorm(q, qGain, "headDim", { epsilon }),
-          k: rmsNorm(k, kGain, "headDim", { epsilon }),
-          v,
-        };
+        const heads = normHeads(m, projectHeads(m, rows), config);
         return attendHeads(m, rotate(heads, config.rotary, layer), layer);
       }),
     feed: sparseOrDense(config, (m, rows, layer) => {

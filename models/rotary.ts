@@ -7,6 +7,7 @@ import {
   integerField,
   objectField,
   optionalField,
+  optionalIntegerField,
   positiveField,
   requireField,
 } from "./config.ts";
@@ -26,18 +27,28 @@ export function ropeScaling(config: Config): Config {
     objectField(config, "rope_parameters") ?? {};
 }
 
-/** Read the frequencies of `dim` elements. `theta`: the family's default base. Unknown kinds are refused. */
+/** Where frequencies are read for. */
+export interface RotaryDefaults {
+  /** Elements of a head. */
+  readonly dim: number;
+  /** The family's default base. */
+  readonly theta: number;
+  readonly interleaved?: boolean;
+  /** The family's default part of a head that is rotated, its first elements. Without it, no part but all is accepted. */
+  readonly part?: number;
+}
+
+/** Read the frequencies of a head. Unknown kinds are refused. */
 export function readRotary(
   config: Config,
-  { dim, theta, interleaved = false }: {
-    readonly dim: number;
-    readonly theta: number;
-    readonly interleaved?: boolean;
-  },
+  { dim: whole, theta, interleaved = false, part }: RotaryDefaults,
 ): Rotary {
   const scaling = ropeScaling(config);
-  requireField(config, "partial_rotary_factor", 1);
-  requireField(scaling, "partial_rotary_factor", 1);
+  const dim = part === undefined ? whole : rotatedPart(config, whole, part);
+  if (part === undefined) {
+    requireField(config, "partial_rotary_factor", 1);
+    requireField(scaling, "partial_rotary_factor", 1);
+  }
   const base = positiveField(
     scaling["rope_theta"] === undefined ? config : scaling,
     "rope_theta",
@@ -66,6 +77,21 @@ export function readRotary(
     );
   }
   return { ...yarn(scaling, config, { plain, base, dim }), interleaved };
+}
+
+/** Elements of a head that are rotated. Either place may hold a stale factor; that of the scaling counts. */
+function rotatedPart(config: Config, dim: number, part: number): number {
+  const elements = optionalIntegerField(config, "rotary_dim");
+  const key = "partial_rotary_factor";
+  const factor = optionalField(ropeScaling(config), key) ??
+    positiveField(config, key, { default: part });
+  const rotated = elements ?? Math.floor(dim * factor);
+  if (rotated <= dim && rotated % 2 === 0) return rotated;
+  throw fieldError(
+    elements === undefined ? key : "rotary_dim",
+    elements ?? factor,
+    `an even number of a head's ${dim} elements`,
+  );
 }
 
 /**

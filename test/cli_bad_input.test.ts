@@ -4,6 +4,7 @@ import { readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import t from "tap";
 import { fileError, nodeFiles } from "../cli/files.ts";
+import { ARCHITECTURES } from "../models/published.ts";
 import { MAX_AXIS } from "../spec/limits.ts";
 import { checkpointFolder } from "./helpers/checkpoints.ts";
 import {
@@ -17,6 +18,7 @@ import {
 } from "./helpers/cli.ts";
 import { skipWithoutGpu } from "./helpers/needs.ts";
 
+const KNOWN = ARCHITECTURES.map((name) => `'${name}'`).join(", ");
 const MIXTRAL = checkpointFolder("mixtral-6e");
 const W1 = "model.layers.1.block_sparse_moe.experts.3.w1.weight";
 
@@ -137,7 +139,7 @@ const CHECKPOINTS: readonly BadCheckpoint[] = [
       (f) => writeFileSync(f, `{"architectures": ["GPT2LMHeadModel"]}`),
     ),
     message:
-      "Cannot build architecture 'GPT2LMHeadModel': it is not built in. Give the file that defines its family with --family FILE.ts, or use one of 'DeepseekV2ForCausalLM', 'DeepseekV3ForCausalLM', 'GptOssForCausalLM', 'GraniteMoeForCausalLM', 'Llama4ForCausalLM', 'MixtralForCausalLM', 'OlmoeForCausalLM', 'Qwen2MoeForCausalLM', 'Qwen3MoeForCausalLM'",
+      `Cannot build architecture 'GPT2LMHeadModel': it is not built in. Give the file that defines its family with --family FILE.ts, or use one of ${KNOWN}`,
   },
   {
     what: "a size that is too large",

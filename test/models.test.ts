@@ -10,7 +10,7 @@ import {
   trace,
 } from "../compiler/mod.ts";
 import type { Config } from "../models/mod.ts";
-import { publishedModel } from "../models/published.ts";
+import { ARCHITECTURES, publishedModel } from "../models/published.ts";
 
 const BOUNDS = { maxTokens: 8, maxSequences: 2, maxContext: 16 };
 
@@ -34,6 +34,13 @@ const CHECKPOINTS = [
   "deepseekv3-16e",
   "gptoss-8e",
   "llama4-8e",
+  "glm4moe-16e",
+  "glm4moelite-16e",
+  "minimaxm2-16e",
+  "dots1-16e",
+  "hunyuanmoe-12e",
+  "ernie45moe-16e",
+  "flexolmo-10e",
 ];
 
 /** The tensors of a checkpoint, from the heads of its files. */
@@ -297,18 +304,20 @@ t.test("MXFP4 is for contractions over whole blocks", async (t) => {
   );
 });
 
+const KNOWN = ARCHITECTURES.map((name) => `'${name}'`).join(", ");
+
 const WRONG: readonly (readonly [object, string])[] = [
   [
     { architectures: ["LlamaForCausalLM"] },
-    "Cannot build architecture 'LlamaForCausalLM': it is not built in. Give the file that defines its family with --family FILE.ts, or use one of 'DeepseekV2ForCausalLM', 'DeepseekV3ForCausalLM', 'GptOssForCausalLM', 'GraniteMoeForCausalLM', 'Llama4ForCausalLM', 'MixtralForCausalLM', 'OlmoeForCausalLM', 'Qwen2MoeForCausalLM', 'Qwen3MoeForCausalLM'",
+    `Cannot build architecture 'LlamaForCausalLM': it is not built in. Give the file that defines its family with --family FILE.ts, or use one of ${KNOWN}`,
   ],
   [
     { architectures: ["SwitchTransformersForConditionalGeneration"] },
-    "Cannot build architecture 'SwitchTransformersForConditionalGeneration': it is not built in. Give the file that defines its family with --family FILE.ts, or use one of 'DeepseekV2ForCausalLM', 'DeepseekV3ForCausalLM', 'GptOssForCausalLM', 'GraniteMoeForCausalLM', 'Llama4ForCausalLM', 'MixtralForCausalLM', 'OlmoeForCausalLM', 'Qwen2MoeForCausalLM', 'Qwen3MoeForCausalLM'",
+    `Cannot build architecture 'SwitchTransformersForConditionalGeneration': it is not built in. Give the file that defines its family with --family FILE.ts, or use one of ${KNOWN}`,
   ],
   [
     { architectures: [] },
-    "Cannot read config.json: it names no architecture. Set 'architectures' to one of 'DeepseekV2ForCausalLM', 'DeepseekV3ForCausalLM', 'GptOssForCausalLM', 'GraniteMoeForCausalLM', 'Llama4ForCausalLM', 'MixtralForCausalLM', 'OlmoeForCausalLM', 'Qwen2MoeForCausalLM', 'Qwen3MoeForCausalLM'",
+    `Cannot read config.json: it names no architecture. Set 'architectures' to one of ${KNOWN}`,
   ],
   [
     { num_hidden_layers: 0 },

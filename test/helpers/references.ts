@@ -5,7 +5,9 @@ import t, { type Test } from "tap";
 import {
   type Decoder,
   generate,
+  packPrompts,
   runOpened,
+  slicePacked,
   type Tensors,
   writeSafetensors,
 } from "../../engine/mod.ts";
@@ -296,6 +298,7 @@ async function testOutputs(
       );
     }
   }
+  if (first) await testPieces(t, loaded, { batch, prompts });
   if (!("p0.generated_logits" in reference)) return;
   const whole = await runFresh(
     loaded,
@@ -304,6 +307,35 @@ async function testOutputs(
   bits.hold(t, "what follows", whole);
   for (const [i, { length }] of prompts.entries()) {
     if (first) compareLater(t, whole, { reference, i, length });
+  }
+}
+
+/** Prompts fed in pieces give the bits that they give at once. */
+async function testPieces(
+  t: Test,
+  { session, decoder }: Loaded,
+  { batch, prompts }: {
+    readonly batch: Tensors;
+    readonly prompts: readonly (readonly number[])[];
+  },
+): Promise<void> {
+  session.reset();
+  const packed = packPrompts(prompts);
+  const ends = [1, 4, 11, 12, 29, packed.ids.length];
+  let from = 0;
+  for (const to of ends) {
+    const piece = slicePacked(packed, from, to);
+    const outputs = await decoder.outputs(piece);
+    for (const [name, { shape, data }] of Object.entries(batch)) {
+      const width = shape[2] ?? 1;
+      const whole = Array.from(
+        piece.cell,
+        (cell) => [...data.subarray(cell * width, (cell + 1) * width)],
+      );
+      const at = firstDifference(outputs[name]!.data, whole.flat());
+      t.equal(at, undefined, `${name} of tokens ${from} to ${to}`);
+    }
+    from = to;
   }
 }
 

@@ -1,0 +1,114 @@
+/** ERNIE-4.5-MoE: pairs of neighbours rotated; experts chosen by a softmax and a bias, beside experts that every token goes to. */
+
+import { add, type Model, sum } from "switchyard-moe";
+import {
+  attendHeads,
+  type Config,
+  decoderModel,
+  type DecoderOptions,
+  defineFamily,
+  experts,
+  fieldError,
+  groupedAxes,
+  type GroupedDecoder,
+  groupedFields,
+  integerField,
+  mlp,
+  positiveField,
+  projectHeads,
+  requireField,
+  rotate,
+  routeLayer,
+  sparseOrDense,
+} from "switchyard-moe/models";
+
+/** The family of `Ernie4_5_MoeForCausalLM`. */
+export const family = defineFamily({
+  architectures: ["Ernie4_5_MoeForCausalLM"],
+  config: readConfig,
+  build,
+});
+
+/** An ERNIE-4.5 configuration. */
+interface Ernie45MoeConfig extends GroupedDecoder {
+  /** Hidden elements of all shared experts together, 0 without them, and of a layer without experts. */
+  readonly sharedFfn: number;
+  readonly denseFfn: number;
+  /** What the sum of a token's scores is at least. */
+  readonly minSum: number;
+}
+
+/** Read a config.json of `Ernie4_5_MoeForCausalLM`. What it leaves out has transformers' defaults. */
+function readConfig(config: Config): Ernie45MoeConfig {
+  requireField(config, "use_bias", false);
+  const field = (key: string, value: number, min = 1) =>
+    integerField(config, key, { default: value, min });
+  const fields = groupedFields(config, {
+    layers: 28,
+    vocabulary: 103424,
+    embed: 2560,
+    heads: 20,
+    kvHeads: 4,
+    experts: 64,
+    expertsPerToken: 6,
+    ffn: 1536,
+    epsilon: 1e-5,
+    theta: 500000,
+    maxPositions: 131072,
+    interleaved: true,
+    tied: true,
+  }, {
+    experts: "moe_num_experts",
+    expertsPerToken: "moe_k",
+    ffn: "moe_intermediate_size",
+  });
+  const every = field("moe_layer_interval", 1);
+  const first = field("moe_layer_start_index", 1, 0);
+  const last = field("moe_layer_end_index", -1, -1);
+  const end = last < 0 ? fields.layers : last + 1;
+  if (first >= end) {
+    throw fieldError("moe_layer_start_index", first, `less than ${end}`);
+  }
+  return {
+    ...fields,
+    sharedFfn: fields.ffn * field("moe_num_shared_experts", 2, 0),
+    denseFfn: field("intermediate_size", 12288),
+    minSum: positiveField(config, "moe_norm_min", { default: 1e-12 }),
+    kindOf: (layer) => ({
+      experts: (layer + 1) % every === 0 && layer >= first && layer < end,
+    }),
+  };
+}
+
+/** The model of a configuration. */
+function build(
+  config: Ernie45MoeConfig,
+  options: DecoderOptions,
+): Model {
+  const { sharedFfn, minSum, rotary } = config;
+  return decoderModel(config, {
+    axes: groupedAxes(config),
+    attend: (m, rows, layer) =>
+      m.block("self_attn", {}, (m) => {
+        const rotated = rotate(projectHeads(m, rows), rotary, layer);
+        return attendHeads(m, rotated, layer);
+      }),
+    feed: sparseOrDense(config, (m, rows, layer) => {
+      const bias = m.block("moe_statics", { row: 1 }, (m) => {
+        const rows = m.param("e_score_correction_bias", "row expert");
+        return sum(rows, "row");
+      });
+      const routing = routeLayer(m, rows, layer, {
+        topK: config.expertsPerToken,
+        score: "softmax",
+        bias,
+        normalize: "chosen",
+        minSum,
+      });
+      const routed = experts(m, rows, routing);
+      if (sharedFfn === 0) return routed;
+      const shared = { name: "shared_experts", ffn: sharedFfn };
+      return add(routed, mlp(m, rows, shared));
+    }),
+  }, options);
+}

@@ -1,0 +1,86 @@
+/** FlexOlmo: what a block makes is normed instead of what it is given; queries and keys normed over all heads. */
+
+import type { Model } from "switchyard-moe";
+import {
+  attendHeads,
+  booleanField,
+  type Config,
+  decoderModel,
+  type DecoderOptions,
+  type DecoderScope,
+  defineFamily,
+  experts,
+  groupedAxes,
+  type GroupedDecoder,
+  groupedFields,
+  normWhole,
+  project,
+  requireField,
+  rotate,
+  routeLayer,
+  splitHeads,
+} from "switchyard-moe/models";
+
+/** The family of `FlexOlmoForCausalLM`. */
+export const family = defineFamily({
+  architectures: ["FlexOlmoForCausalLM"],
+  config: readConfig,
+  build,
+});
+
+/** A FlexOlmo configuration. */
+interface FlexOlmoConfig extends GroupedDecoder {
+  /** Weights of a token's experts are divided by their sum. */
+  readonly normalize: boolean;
+}
+
+/** Read a config.json of `FlexOlmoForCausalLM`. What it leaves out has transformers' defaults. */
+function readConfig(config: Config): FlexOlmoConfig {
+  requireField(config, "attention_bias", false);
+  return {
+    ...groupedFields(config, {
+      layers: 32,
+      vocabulary: 100352,
+      embed: 4096,
+      heads: 32,
+      experts: 7,
+      expertsPerToken: 5,
+      ffn: 11008,
+      epsilon: 1e-6,
+      theta: 500000,
+      maxPositions: 4096,
+    }, { experts: "num_experts", ffn: "intermediate_size" }),
+    normalize: booleanField(config, "norm_topk_prob", { default: false }),
+  };
+}
+
+/** The model of a configuration. */
+function build(
+  config: FlexOlmoConfig,
+  options: DecoderOptions,
+): Model {
+  return decoderModel(config, {
+    axes: groupedAxes(config),
+    layer(own, x, layer) {
+      const m: DecoderScope = own;
+      const attended = layer.residual(x, (rows) => {
+        const done = own.block("self_attn", {}, (m) => {
+          const heads = splitHeads(normWhole(m, project(m, rows), config));
+          return attendHeads(m, rotate(heads, config.rotary, layer), layer);
+        });
+        return layer.norm(m, done, "post_attention_layernorm.weight");
+      });
+      return layer.residual(layer.pick(m, attended), (rows) => {
+        const done = m.block("mlp", { ffn: config.ffn }, (m) => {
+          const routing = routeLayer(m, rows, layer, {
+            topK: config.expertsPerToken,
+            preset: "olmoe",
+            normalize: config.normalize ? "chosen" : "none",
+          });
+          return experts(m, rows, routing);
+        });
+        return layer.norm(m, done, "post_feedforward_layernorm.weight");
+      });
+    },
+  }, options);
+}

@@ -1,0 +1,77 @@
+/** MiniMax-M2: norms over whole queries and keys, the first elements of a head rotated, experts chosen by sigmoids and a bias. */
+
+import type { Model } from "switchyard-moe";
+import {
+  attendHeads,
+  type Config,
+  decoderModel,
+  type DecoderOptions,
+  defineFamily,
+  experts,
+  groupedAxes,
+  type GroupedDecoder,
+  groupedFields,
+  normWhole,
+  NUMBERED,
+  project,
+  requireField,
+  rotate,
+  routeLayer,
+  splitHeads,
+} from "switchyard-moe/models";
+
+/** The family of `MiniMaxM2ForCausalLM`. */
+export const family = defineFamily({
+  architectures: ["MiniMaxM2ForCausalLM"],
+  config: readConfig,
+  build,
+});
+
+/** Read a config.json of `MiniMaxM2ForCausalLM`. What it leaves out has transformers' defaults. */
+function readConfig(config: Config): GroupedDecoder {
+  requireField(config, "scoring_func", "sigmoid");
+  requireField(config, "use_qk_norm", true);
+  requireField(config, "qk_norm_type", "per_layer");
+  requireField(config, "use_routing_bias", true);
+  requireField(config, "shared_intermediate_size", 0);
+  return groupedFields(config, {
+    layers: 62,
+    vocabulary: 200064,
+    embed: 3072,
+    heads: 48,
+    kvHeads: 8,
+    headDim: 128,
+    experts: 256,
+    expertsPerToken: 8,
+    ffn: 1536,
+    epsilon: 1e-6,
+    theta: 5e6,
+    part: 1,
+    maxPositions: 196608,
+  }, { experts: "num_local_experts", ffn: "intermediate_size" });
+}
+
+/** The model of a configuration. */
+function build(
+  config: GroupedDecoder,
+  options: DecoderOptions,
+): Model {
+  return decoderModel(config, {
+    axes: groupedAxes(config),
+    attend: (m, rows, layer) =>
+      m.block("self_attn", {}, (m) => {
+        const heads = splitHeads(normWhole(m, project(m, rows), config));
+        return attendHeads(m, rotate(heads, config.rotary, layer), layer);
+      }),
+    feed: (m, rows, layer) =>
+      m.block("block_sparse_moe", { ffn: config.ffn }, (m) => {
+        const routing = routeLayer(m, rows, layer, {
+          topK: config.expertsPerToken,
+          score: "sigmoid",
+          bias: m.param("e_score_correction_bias", "expert"),
+          normalize: "chosen",
+        });
+        return experts(m, rows, routing, NUMBERED);
+      }),
+  }, options);
+}

@@ -1,0 +1,126 @@
+/**
+ * Experts as DeepSeek-V3 has them, and families after it: chosen by sigmoids and a bias, out of the best groups only,
+ * beside experts that every token goes to; some layers have none.
+ */
+
+import { add } from "../compiler/mod.ts";
+import {
+  anyField,
+  booleanField,
+  type Config,
+  fieldError,
+  ignoreFields,
+  integerField,
+  positiveField,
+} from "./config.ts";
+import type { Decoder, LayerKind, Part } from "./decoder.ts";
+import { experts, mlp, routeLayer, sparseOrDense } from "./feed_forward.ts";
+
+/** What a config.json says of such experts. */
+export interface SharedExperts {
+  /** Hidden elements of all shared experts together, and of a layer without experts. */
+  readonly sharedFfn: number;
+  readonly denseFfn: number;
+  readonly kindOf: (layer: number) => LayerKind;
+  readonly expertGroups:
+    | { readonly count: number; readonly keep: number }
+    | undefined;
+  /** Multiplies the weights of experts. */
+  readonly routedScale: number;
+  /** Weights of a token's experts are divided by their sum. */
+  readonly normalize: boolean;
+  /** Layers after the last one that predict further tokens. A checkpoint may hold them; the model does without. */
+  readonly predictors: number;
+}
+
+/** A family's defaults. */
+export interface SharedExpertDefaults {
+  readonly denseFfn: number;
+  readonly sharedExperts: number;
+  readonly firstSparse: number;
+  readonly routedScale: number;
+  readonly normalize: boolean;
+  readonly groups?: number;
+  readonly topGroups?: number;
+}
+
+/** Read them. `ffn`: hidden elements of an expert. */
+export function sharedExperts(
+  config: Config,
+  ffn: number,
+  defaults: SharedExpertDefaults,
+): SharedExperts {
+  const field = (key: string, value: number, min = 1) =>
+    integerField(config, key, { default: value, min });
+  const count = field("n_group", defaults.groups ?? 1);
+  if (count === 1) ignoreFields(config, ["topk_group"]);
+  const sparse = sparseLayers(config, defaults.firstSparse);
+  return {
+    sharedFfn: ffn * field("n_shared_experts", defaults.sharedExperts),
+    denseFfn: field("intermediate_size", defaults.denseFfn),
+    kindOf: (layer) => ({ experts: sparse(layer) }),
+    expertGroups: count === 1
+      ? undefined
+      : { count, keep: field("topk_group", defaults.topGroups ?? 1) },
+    routedScale: positiveField(
+      config,
+      "routed_scaling_factor",
+      { default: defaults.routedScale },
+    ),
+    normalize: booleanField(config, "norm_topk_prob", {
+      default: defaults.normalize,
+    }),
+    predictors: field("num_nextn_predict_layers", 0, 0),
+  };
+}
+
+/** Which layers have experts: those that `mlp_layer_types` says, or all from `first_k_dense_replace` on. */
+function sparseLayers(
+  config: Config,
+  byDefault: number,
+): (layer: number) => boolean {
+  const first = integerField(config, "first_k_dense_replace", {
+    default: byDefault,
+    min: 0,
+  });
+  const key = "mlp_layer_types";
+  const types: unknown = anyField(config, key) ?? [];
+  const known = ["dense", "sparse"];
+  if (!Array.isArray(types) || types.some((type) => !known.includes(type))) {
+    throw fieldError(key, types, "a list of 'dense' and 'sparse'");
+  }
+  return (layer) =>
+    types[layer] === undefined ? layer >= first : types[layer] === "sparse";
+}
+
+/** Starts of the names of tensors that are for predicting further tokens. */
+export function predictorTensors(
+  { layers, predictors }: SharedExperts & Decoder,
+): string[] {
+  return Array.from(
+    { length: predictors },
+    (_, i) => `model.layers.${layers + i}.`,
+  );
+}
+
+/** `feed` of a configuration: the block `mlp`. */
+export function feedShared(
+  config: SharedExperts & Decoder & { readonly ffn: number },
+): Part {
+  const { sharedFfn, expertGroups } = config;
+  return sparseOrDense(config, (m, rows, layer) => {
+    const routing = routeLayer(m, rows, layer, {
+      topK: config.expertsPerToken,
+      preset: "deepseekV3",
+      // Which experts are chosen depends on it, their weights do not.
+      bias: m.param("gate.e_score_correction_bias", "expert"),
+      ...expertGroups ? { expertGroups } : {},
+      normalize: config.normalize ? "chosen" : "none",
+      scale: config.routedScale,
+    });
+    return add(
+      experts(m, rows, routing),
+      mlp(m, rows, { name: "shared_experts", ffn: sharedFfn }),
+    );
+  });
+}
