@@ -2,12 +2,9 @@
 
 import type { DType } from "../../spec/dtype.ts";
 import { ModelError } from "../../spec/errors.ts";
-import { local } from "../../spec/kernel/build.ts";
-import { expr } from "../../spec/kernel/resolve.ts";
 import { messages as say } from "../graph/messages.ts";
 import { sameAxes } from "../graph/operands.ts";
 import { callSite } from "../../spec/call_site.ts";
-import { scalarMap } from "./scalar_map.ts";
 import {
   apply,
   axisOf,
@@ -146,82 +143,6 @@ export function rope<
     interleaved: options.interleaved ?? false,
     positions,
   });
-}
-
-/** Options of `conv1d`. */
-export interface Conv1dOptions<State, At> {
-  /** State: the last inputs of each sequence, `sequence slot channel`. */
-  readonly state: State;
-  /** Which sequence each token belongs to, "i32". */
-  readonly sequence: At;
-  /** Each token's position in its sequence, "i32". */
-  readonly position: At;
-}
-
-/** What `conv1d` makes: its result, and the next value of the state. */
-export type Conv1d<X extends string, S extends string> = {
-  readonly y: Tensor<X, "f32">;
-  readonly state: Tensor<S, "f32">;
-};
-
-/**
- * Causal depthwise convolution, as in Mamba: along the tokens of each sequence, of every channel by itself. With w taps,
- * token (s, p) is the sum over j of `weight[j] · x[s, p - (w - 1) + j]`, in the order of taps; what is before a sequence
- * is 0. Inputs of earlier runs are read from the state, where position p is in slot `p % slots`: it needs as many slots as
- * a run has tokens and w - 1 more, or as many as the model's axis `context` has positions.
- *
- * Axes: `x` is `token channel`, `weight` is `channel axis`, `state` is `sequence slot channel`; `y` has the axes of
- * `x`. Dtype: "f32"; `sequence` and `position` are "i32". Errors: other axes or dtypes; fewer slots than that; a
- * state that is not returned. Gradient: by `x` and `weight`, in a run in which every sequence begins. Sharding: along
- * the channels, and along the tokens if those of a sequence are on one rank.
- *
- * @example
- * ```ts
- * const conv = model({ token: 3, channel: 1, tap: 2, sequence: 1, slot: 4 }, (m) =>
- *   conv1d(m.input("x", "token channel"), m.param("weight", "channel tap"), "tap", {
- *     state: m.state("state", "sequence slot channel"),
- *     sequence: m.input("sequence", "token", { dtype: "i32" }),
- *     position: m.input("position", "token", { dtype: "i32" }),
- *   }));
- * const { outputs } = evaluate(trace(conv), {
- *   inputs: { x: [1, 2, 3], sequence: [0, 0, 0], position: [0, 1, 2] },
- *   params: { weight: [10, 1] },
- * });
- * console.assert(String(outputs.y?.data) === "1,12,23");
- * ```
- */
-export function conv1d<
-  X extends string,
-  W extends string,
-  S extends string,
-  const K extends Axis<W>,
->(
-  x: Tensor<X, "f32">,
-  weight: Tensor<W, "f32">,
-  axis: K,
-  options: Conv1dOptions<Tensor<S, "f32">, Tensor<First<NoInfer<X>>, "i32">>,
-): Conv1d<X, S> {
-  const { state, sequence, position } = options;
-  traceOf([x, weight, state, sequence, position], conv1d);
-  const [, slots] = state.node.axes;
-  const { size } = x.trace.axes[slots ?? ""] ?? { size: 1 };
-  const slot = scalarMap(conv1d, [position], {
-    parameters: ["i32"],
-    lets: [],
-    result: expr`((${local("p0", "i32")} % ${size}) + ${size}) % ${size}`,
-  });
-  const next: Tensor<S, "f32"> = apply(
-    conv1d,
-    "cacheWrite",
-    [state, x, sequence, slot],
-    {},
-  );
-  return {
-    y: apply(conv1d, "conv1d", [next, weight, sequence, position], {
-      over: axis,
-    }),
-    state: next,
-  };
 }
 
 /** What every attention can be given. */

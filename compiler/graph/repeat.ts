@@ -11,6 +11,9 @@ const KEPT: readonly Primitive[] = [
   "choices",
   "tupleElement",
   "cacheWrite",
+  "conv1d",
+  "linearRecurrence",
+  "nextState",
 ];
 
 /** Values that are kept, and from which what follows is computed again. */

@@ -3,6 +3,7 @@
 import { atPlace, ModelError, type Span } from "../../spec/errors.ts";
 import { checkDispatched } from "./dispatched.ts";
 import type { AxisSize, Graph, Node } from "./graph.ts";
+import { updatedState } from "./in_place.ts";
 import { type Problems, report } from "./problems.ts";
 import { deriveSizes } from "./sizes.ts";
 
@@ -112,13 +113,6 @@ export function inOrder(results: readonly Node[]): Node[] {
   return nodes;
 }
 
-/** The state that a chain of cache writes starts from. */
-function rootOf(node: Node): Node {
-  let root = node;
-  while (root.primitive === "cacheWrite") root = root.inputs[0]!;
-  return root;
-}
-
 function checkUpdate(
   name: string,
   leaf: Node,
@@ -127,7 +121,7 @@ function checkUpdate(
     readonly problems: Problems | undefined;
   },
 ): void {
-  if (rootOf(node) === leaf) return;
+  if (updatedState(node) === leaf) return;
   report(
     problems,
     new ModelError(

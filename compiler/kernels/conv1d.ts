@@ -1,47 +1,71 @@
-/** Causal depthwise convolution: an invocation for each channel of each token. */
+/** Causal depthwise convolution: a lane has a channel, and takes the tokens of a block of sequences one after another. */
 
-import type { Expr, Kernel } from "./kernel.ts";
-import { bindings, elementwise, wgsl } from "./kernel.ts";
+import type { Expr, Grid, Kernel } from "./kernel.ts";
+import { bindings, foldGrid, GROUP_XZ, kernelOf, wgsl } from "./kernel.ts";
+import { eachRun, sequenceBlocks, type Sequences } from "./pieces/sequences.ts";
 
-/** A convolution. Its grid is `elementwiseGrid(tokens * channels)`. */
-export interface Conv1dOptions {
+/** Channels of a workgroup. */
+const LANES = 64;
+
+/** A convolution. Its grid is `conv1dGrid`. */
+export interface Conv1dOptions extends Sequences {
   readonly name: string;
   readonly tokens: Expr;
   readonly channels: number;
   /** Taps of a channel. */
   readonly width: number;
-  /** Slots of a sequence in the ring: the input at position p is in slot p % slots. */
-  readonly slots: number;
+}
+
+/** One workgroup for each group of channels, in each block of sequences. */
+export function conv1dGrid(o: Conv1dOptions): Grid {
+  const [x, z] = foldGrid(Math.ceil(o.channels / LANES));
+  return [x, sequenceBlocks(o), z];
 }
 
 /**
- * y[token, channel] = sum of weight[channel, tap] * ring[sequence, position - (width - 1) + tap, channel], in the order of
- * taps.
+ * y[token, channel] = sum of weight[channel, tap] * the channel's input width - 1 - tap tokens before, in the order of taps;
+ * the state has the inputs before the first token of a run.
  */
 export function conv1d(o: Conv1dOptions): Kernel {
-  const { channels, slots, width } = o;
-  return elementwise({
+  const { channels, width } = o;
+  const slots = width - 1;
+  const slotOf = (slot: string) =>
+    wgsl`(u32(sequence[t]) * ${slots} + ${slot}) * ${channels} + channel`;
+  return kernelOf({
     name: o.name,
-    count: wgsl`${o.tokens} * ${channels}`,
+    workgroupSize: LANES,
     bindings: bindings({
-      ring: "f32 [sequence, slot, channel]",
+      x: "f32 [token, channel]",
       weight: "f32 [channel, tap]",
       sequence: "i32 [token]",
       position: "i32 [token]",
-    }, { y: "f32 [token, channel]" }),
+    }, {
+      y: "f32 [token, channel]",
+      state: "f32 [sequence, slot, channel]",
+    }),
     body: wgsl`
-      let token = i / ${channels};
-      let channel = i % ${channels};
-      let first = u32(sequence[token]) * ${slots};
-      let last = u32(position[token]);
-      var sum = 0.0;
-      for (var tap = 0u; tap < ${width}; tap++) {
-        let end = last + tap;
-        if (end >= ${width - 1}) {
-          let row = first + (end - ${width - 1}) % ${slots};
-          sum = fma(weight[channel * ${width} + tap], ring[row * ${channels} + channel], sum);
+      let channel = ${GROUP_XZ} * ${LANES} + lane;
+      if (channel < ${channels}) {
+        @unroll (j < ${width}) {
+          let tap[j] = weight[channel * ${width} + j];
+          var input[j] = 0.0;
         }
-      }
-      y[i] = sum;`,
+        ${
+      eachRun(o, {
+        begin: wgsl`
+          @unroll (j < ${slots}) {
+            input[j + 1] = select(state[${slotOf("j")}], 0.0, position[t] == 0);
+          }`,
+        token: wgsl`
+          @unroll (j < ${slots}) { input[j] = input[j + 1]; }
+          input[${slots}] = x[t * ${channels} + channel];
+          var sum = 0.0;
+          @unroll (j < ${width}) { sum = fma(tap[j], input[j], sum); }
+          y[t * ${channels} + channel] = sum;`,
+        end: wgsl`
+          @unroll (j < ${slots}) { state[${slotOf("j")}] = input[j + 1]; }`,
+      })
+    }
+      }`,
   });
 }

@@ -5,6 +5,7 @@
 
 import { PlacementError } from "../../spec/errors.ts";
 import type { Graph, Node } from "../graph/graph.ts";
+import { updatedBy } from "../graph/in_place.ts";
 import { usersOf } from "../graph/users.ts";
 import { sameOver } from "../graph/sharding.ts";
 import { RULES } from "./rules.ts";
@@ -23,9 +24,9 @@ export function cachedSequences(graph: Graph): CachedSequences[] {
   const found = new Map<string, CachedSequences>();
   const other = new Set<string>();
   for (const node of graph.nodes) {
-    if (node.primitive !== "cacheWrite") continue;
-    const by = node.inputs[2]!;
-    const [sequence] = node.axes as [string];
+    const by = updatedBy(node);
+    if (by === undefined) continue;
+    const [sequence] = node.inputs[0]!.axes as [string];
     const known = found.get(sequence);
     const [token, second] = by.axes;
     if (
@@ -65,6 +66,10 @@ export function placeCaches(
 /** The axes along which a node writes a cache by index, or contracts it. */
 function indexedAxes({ primitive, params, inputs, axes }: Node): string[] {
   if (primitive === "cacheWrite") return axes.slice(0, 2);
+  if (primitive === "conv1d") return inputs[0]!.axes.slice(0, 2);
+  if (primitive === "linearRecurrence") {
+    return [inputs[0]!.axes[0]!, params.dim];
+  }
   if (primitive !== "attention") return [];
   const { token, head, kvHead } = params;
   return inputs.slice(1, 3).flatMap(({ axes }) => axes)

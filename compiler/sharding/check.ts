@@ -3,6 +3,7 @@
 import { ModelError, PlacementError } from "../../spec/errors.ts";
 import { groupSizeOf } from "../../spec/mesh.ts";
 import type { Graph, Node } from "../graph/graph.ts";
+import { updatedBy } from "../graph/in_place.ts";
 import { segmentsOf } from "../../spec/numerics.ts";
 import { usersOf } from "../graph/users.ts";
 import { type AxisFacts, isRagged } from "./local_axes.ts";
@@ -92,9 +93,13 @@ export function checkStates(graph: Graph): void {
       );
     }
     const uses = new Set(users.get(state));
-    const writes = [...uses].filter(isWrite);
+    const writes = [...uses].filter((user) =>
+      isWrite(user) && user.inputs[0] === state
+    );
     const again = writes.flatMap((write) =>
-      (users.get(write) ?? []).filter(isWrite)
+      (users.get(write) ?? []).filter((user) =>
+        isWrite(user) && user.inputs[0] === write
+      )
     );
     const second = writes[1] ?? again[0];
     if (second) {
@@ -103,7 +108,7 @@ export function checkStates(graph: Graph): void {
         second.span,
       );
     }
-    const reader = [...uses].find((user) => !isWrite(user)) ??
+    const reader = [...uses].find((user) => !writes.includes(user)) ??
       Object.values(graph.outputs).find((output) => output === state);
     if (writes.length && reader) {
       throw new ModelError(
@@ -115,7 +120,7 @@ export function checkStates(graph: Graph): void {
 }
 
 function isWrite(node: Node): boolean {
-  return node.primitive === "cacheWrite";
+  return updatedBy(node) !== undefined;
 }
 
 /** Experts whose parameters are gathered are placed in blocks of one size. Throws PlacementError. */

@@ -48,7 +48,9 @@ function rolesOf(graph: Graph): Map<MeshRole, readonly string[]> {
   const routes = graph.nodes.filter(isRouting);
   const experts = routes.map(({ params }) => params.expert);
   const attentions = graph.nodes.flatMap((node) =>
-    node.primitive === "attention" ? [node.params] : []
+    node.primitive === "attention" || node.primitive === "linearRecurrence"
+      ? [node.params]
+      : []
   );
   const tokens = [
     ...routes.map(({ params }) => params.tokens[0]!),

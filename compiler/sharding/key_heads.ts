@@ -12,7 +12,9 @@ import type { PlacedMesh, Request } from "./placement.ts";
 export function placeKeyHeads(graph: Graph, placed: PlacedMesh): PlacedMesh {
   let now = placed;
   for (const node of graph.nodes) {
-    if (node.primitive !== "attention") continue;
+    if (
+      node.primitive !== "attention" && node.primitive !== "linearRecurrence"
+    ) continue;
     const { head, kvHead } = node.params;
     const over = now.requests.get(head)?.over ?? [];
     if (kvHead === undefined) continue;

@@ -7,6 +7,7 @@ import { blockSizes, groupSizeOf, type Mesh } from "../../spec/mesh.ts";
 import type { PlanAxis } from "../../spec/plan/plan.ts";
 import { type Table, tableLengths } from "../../spec/table.ts";
 import { type Graph, isRouting, type Node } from "../graph/graph.ts";
+import { updatedBy } from "../graph/in_place.ts";
 import { looksAtGroup, routeOperand } from "../graph/routing.ts";
 import { cachedSequences } from "./caches.ts";
 import type { Requests } from "./placement.ts";
@@ -67,7 +68,10 @@ export function axisFacts(
 /** Axes of tokens: those that are routed, and those that attend. */
 function tokensOf(node: Node): readonly string[] {
   if (isRouting(node)) return node.params.tokens;
-  return node.primitive === "attention" ? [node.params.token] : [];
+  return node.primitive === "attention" ||
+      node.primitive === "linearRecurrence"
+    ? [node.params.token]
+    : [];
 }
 
 /** Whether the length of an axis on a rank is known at run time only. */
@@ -132,11 +136,7 @@ function follows(
 /** By axis, the input by whose values its items are assigned to ranks: that of a sequence, else that of a routing group. */
 function assigningInputs({ nodes }: Graph): Map<string, string> {
   const sequences = nodes.map((node) =>
-    node.primitive === "attention"
-      ? node.inputs[3]
-      : node.primitive === "cacheWrite"
-      ? node.inputs[2]
-      : undefined
+    node.primitive === "attention" ? node.inputs[3] : updatedBy(node)
   );
   const groups = nodes.map((node) =>
     node.primitive === "route" && looksAtGroup(node.params.rule)

@@ -37,7 +37,7 @@ function short(items: Schema, min = 0): Schema {
   return { ...list(items, min), maxItems: SHORT };
 }
 
-function oneOf(...values: readonly (string | number)[]): Schema {
+export function oneOf(...values: readonly (string | number)[]): Schema {
   return { enum: values };
 }
 

@@ -1,4 +1,4 @@
-/** Small launches of the generators of attention, of its derivative and of convolutions: all sizes around those at which they differ. */
+/** Small launches of the generators of attention and of its derivative: all sizes around those at which they differ. */
 
 import { attention } from "../../compiler/kernels/attention.ts";
 import { attentionGrid } from "../../compiler/tuning/mod.ts";
@@ -8,7 +8,6 @@ import {
   keyGrad,
   queryGrad,
 } from "../../compiler/kernels/attention_backward.ts";
-import { conv1d } from "../../compiler/kernels/conv1d.ts";
 import { elementwiseGrid } from "../../spec/kernel/elementwise.ts";
 import { lengthAt } from "../../compiler/kernels/kernel.ts";
 import { product } from "./generator_sums.ts";
@@ -18,7 +17,7 @@ import { waves } from "./waves.ts";
 const name = "kernel";
 
 /** Tokens of two sequences, of all positions of a cache of four that a step may have. */
-const BATCHES: readonly (readonly (readonly [number, number])[])[] = [
+export const BATCHES: readonly (readonly (readonly [number, number])[])[] = [
   [],
   [[0, 0]],
   [[1, 3]],
@@ -43,7 +42,7 @@ function cache(
   return x;
 }
 
-const CONTEXT = 4;
+export const CONTEXT = 4;
 
 /** What attention differs by: heads and those of keys, widths of keys and values, what a query sees, and the rest. */
 interface Variant {
@@ -193,33 +192,5 @@ export function* ofKeyGrad(): Generator<Launch> {
         };
       },
     );
-  }
-}
-
-export function* ofConv1d(): Generator<Launch> {
-  for (const batch of BATCHES) {
-    for (const width of [1, 2, 4]) {
-      for (const channels of [1, 3, 65]) {
-        const ring = cache(batch, channels);
-        yield {
-          kernel: conv1d({
-            name,
-            width,
-            channels,
-            slots: CONTEXT,
-            tokens: lengthAt(0),
-          }),
-          grid: elementwiseGrid(batch.length * channels),
-          reads: {
-            ring,
-            weight: waves(channels * width),
-            lengths: [batch.length],
-            sequence: batch.map(([sequence]) => sequence),
-            position: batch.map(([, position]) => position),
-          },
-          stores: { y: batch.length * channels },
-        };
-      }
-    }
   }
 }

@@ -155,6 +155,30 @@ export const FAMILY_MESHES: Meshes = {
   native: [["ep=3", "tp=2", "tp=4"][Math.abs(SEED) % 3]!],
 };
 
+/** Meshes of which families that take turns have one besides `ep=1` in each run of the tests. */
+const TURNS = ["ep=2", "ep=3", "ep=4", "dp=2,ep=2", "tp=2,ep=2"];
+
+/**
+ * As `testReferences`, of families that are made of parts that others have: in each run of the tests a family has one rank
+ * and one more mesh, and of six families one runs compiled C there, and one on a software GPU, by `SEED`. A GPU has all.
+ */
+export function testInTurns(names: readonly string[]): void {
+  for (const [i, name] of names.entries()) {
+    const turn = Math.abs(SEED) + i;
+    const mesh = TURNS[turn % TURNS.length]!;
+    const native = turn % 6 === 0 ? [mesh] : [];
+    const meshes = { shared: ["ep=1", mesh], separate: [], native };
+    for (const device of DEVICES) {
+      if (!device.software) testReference(name, meshes, device);
+      else if (turn % 6 === 1) {
+        testReference(name, { shared: [mesh], separate: [] }, device);
+      } else {t.comment(
+          `${name} does not run on a software GPU: ${repeatWith()}`,
+        );}
+    }
+  }
+}
+
 /**
  * Hold checkpoints against what was recorded of them, on every mesh and kind of device; on four ranks also on devices of
  * their own.

@@ -6,6 +6,7 @@ import t from "tap";
 import * as heads from "../helpers/generator_attention.ts";
 import * as dispatch from "../helpers/generator_dispatch.ts";
 import * as routing from "../helpers/generator_routing.ts";
+import * as sequences from "../helpers/generator_sequences.ts";
 import * as sums from "../helpers/generator_sums.ts";
 import { faultsOf, type Launch } from "../helpers/launch_faults.ts";
 
@@ -18,10 +19,11 @@ const CASES: { readonly [generator: string]: () => Iterable<Launch> } = {
   combine: dispatch.ofCombine,
   combineTranspose: dispatch.ofCombineTranspose,
   compareIds: dispatch.ofCompareIds,
-  conv1d: heads.ofConv1d,
+  conv1d: sequences.ofConv1d,
   expertOuter: sums.ofExpertOuter,
   keep: routing.ofKeep,
   keyGrad: heads.ofKeyGrad,
+  linearRecurrence: sequences.ofLinearRecurrence,
   listRows: dispatch.ofListRows,
   mark: routing.ofMark,
   marks: routing.ofMarks,
@@ -36,6 +38,7 @@ const CASES: { readonly [generator: string]: () => Iterable<Launch> } = {
   rowStarts: sums.ofRowStarts,
   sendIds: dispatch.ofSendIds,
   segmentSum: sums.ofSegmentSum,
+  shift: sequences.ofShift,
   slots: routing.ofSlots,
   softmax: sums.ofSoftmax,
   sortRuns: routing.ofSortRuns,

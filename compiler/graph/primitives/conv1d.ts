@@ -1,21 +1,30 @@
-/** Causal depthwise convolution along the tokens of a sequence, over a ring of its last inputs. */
+/** Causal depthwise convolution along the tokens of a sequence, over the last inputs of each. */
 
 import { ModelError } from "../../../spec/errors.ts";
 import { expr } from "../../../spec/kernel/resolve.ts";
 import { closed } from "../../../spec/document/plan_schema.ts";
 import { operands } from "../evaluate_rows.ts";
+import type { Context } from "../evaluate_rules.ts";
+import type { Node } from "../graph.ts";
 import { LINEAR } from "../linear.ts";
 import { fail, operand, sameAxes, wantType } from "../operands.ts";
 import { ofCache } from "../sharding_rule.ts";
-import { fixed, sizeOf } from "../size_of.ts";
-import { lengthOf, put, zeros } from "../value.ts";
+import { fixed } from "../size_of.ts";
+import {
+  lengthOf,
+  put,
+  rounding,
+  type Shown,
+  type Value,
+  zeros,
+} from "../value.ts";
 import type { Definition } from "./definition.ts";
 import { axis } from "./fields.ts";
 
 /**
- * ring [sequence, slot, channel] after writing, weight [channel, over], sequence and position [token] -> [token, channel]:
- * the sum over taps j of weight[j] * the input at position - (width - 1) + j, if there is one. The input at position p is
- * in slot p % slots.
+ * state [sequence, slot, channel], x [token, channel], weight [channel, over], sequence and position [token] -> [token,
+ * channel]: the sum over taps j of weight[j] * the input at position - (width - 1) + j, 0 before position 0. The state
+ * has the last width - 1 inputs, oldest first.
  */
 export const conv1d: Definition<"conv1d"> = {
   params: closed({ over: axis }),
@@ -23,23 +32,26 @@ export const conv1d: Definition<"conv1d"> = {
   mixes: "no",
 
   type({ inputs, params: { over } }) {
-    const [ring, weight, ...at] = [0, 1, 2, 3].map((i) => operand(inputs, i));
-    const [token] = at[0]!.axes;
-    const channel = ring!.axes[2];
+    const [state, x, weight, ...at] = [0, 1, 2, 3, 4].map((i) =>
+      operand(inputs, i)
+    );
+    const [token, channel] = x!.axes;
     if (
-      ring!.axes.length !== 3 || !sameAxes(weight!.axes, [channel!, over]) ||
+      x!.axes.length !== 2 || state!.axes.length !== 3 ||
+      state!.axes[2] !== channel ||
+      !sameAxes(weight!.axes, [channel!, over]) ||
       at.some(({ axes }) => !sameAxes(axes, [token!]))
     ) {
       fail(
-        `Cannot conv1d by '${
+        `Cannot conv1d '${x!.axes.join(" ")}' by '${
           weight!.axes.join(" ")
         }' over '${over}' from state '${
-          ring!.axes.join(" ")
-        }': expected weights 'channel ${over}', a state 'sequence slot channel', and the sequence and position of each token`,
+          state!.axes.join(" ")
+        }': expected values 'token channel', weights 'channel ${over}', a state 'sequence slot channel', and the sequence and position of each token`,
       );
     }
-    for (const x of [ring!, weight!]) wantType("conv1d", x, "f32");
-    for (const x of at) wantType("conv1d", x, "i32");
+    for (const  of of[state!, x!, weight!]) wantType("conv1d", of, "f32");
+    for (const of of at) wantType("conv1d", of, "i32");
     return { axes: [token!, channel!], dtype: "f32" };
   },
 
@@ -47,91 +59,59 @@ export const conv1d: Definition<"conv1d"> = {
     const width = fixed(sizes, node, node.params.over, "conv1d over");
     const [, slot] = node.inputs[0]!.axes;
     const slots = fixed(sizes, node, slot!, "conv1d from");
-    const [token] = node.axes;
-    const { size: tokens } = sizeOf(sizes, node, token!);
-    // All tokens of a run may be of one sequence, and each reads what was there before the first of them.
-    const enough = tokens + width - 1;
-    const positions = sizes.get("context")?.size ?? Infinity;
-    if (slots >= Math.min(enough, Math.max(positions, width))) return;
+    if (width > 1 && slots === width - 1) return;
     throw new ModelError(
-      `Cannot conv1d over '${node.params.over}' of ${width}: the state has ${slots} slots '${slot}', and a run has up to ${tokens} tokens. Give it ${enough} slots, or as many as the model's axis 'context' has positions`,
+      `Cannot conv1d over '${node.params.over}' of ${width}: the state has ${slots} slots '${slot}'. It must have one less than there are taps`,
       node.span,
     );
   },
 
-  reference(node, context) {
-    const [ring, weight, sequence, position] = operands(node, context);
-    const [, slots, channels] = ring!.shape as [number, number, number];
-    const width = lengthOf(weight!, node.params.over);
-    const tokens = sequence!.data.length;
-    const result = zeros(node.axes, [tokens, channels], node.dtype);
-    for (let i = 0; i < tokens * channels; i++) {
-      const [token, channel] = [Math.floor(i / channels), i % channels];
-      let sum = 0;
-      for (let tap = 0; tap < width; tap++) {
-        const at = position!.data[token]! - (width - 1) + tap;
-        if (at < 0) continue;
-        const row = sequence!.data[token]! * slots + at % slots;
-        sum += ring!.data[row * channels + channel]! *
-          weight!.data[channel * width + tap]!;
-      }
-      put(result, i, sum);
-    }
-    return result;
-  },
+  reference: (node, context) => convolve(node, context).y,
 
-  // Each tap is a row of the ring for each token, times the tap's weights.
+  // Each tap is the input of an earlier token, times the tap's weights.
   derivative({ node, dy, b }) {
-    const [ring, weight, sequence, position] = node.inputs;
+    const [, x, weight, sequence, position] = node.inputs as [
+      Node,
+      Node,
+      Node,
+      Node,
+      Node,
+    ];
     const { over } = node.params;
-    const [sequences, slot] = ring!.axes as [string, string];
-    const sizes = b.context.axes;
-    const [slots, width] = [sizes[slot]!.size, sizes[over]!.size];
-    const entry = `${sequences}_${slot}`;
-    const taps = Array.from({ length: width }, (_, tap) => {
-      const back = width - 1 - tap;
-      const there = b.cast(
-        b.map((p) => expr`select(0i, 1i, ${p} >= ${back})`, position!),
-        "f32",
-      );
-      return {
-        ids: b.constant(tap, position!),
-        entry: b.map(
-          (s, p) => expr`${s} * ${slots} + (${p} + ${slots - back}) % ${slots}`,
-          sequence!,
-          position!,
-        ),
-        dy: b.map((d, is) => expr`${d} * ${is}`, dy, there),
-      };
-    });
-    const entries = b.make("merge", [ring!], {
-      axes: [sequences, slot],
-      to: entry,
-    });
+    const width = b.context.axes[over]!.size;
+    const shifted = (rows: Node, by: number) =>
+      by === 0 ? rows : b.make("shift", [rows, sequence, position], { by });
+    const taps = Array.from({ length: width }, (_, tap) => ({
+      ids: b.constant(tap, position),
+      back: width - 1 - tap,
+    }));
+    const sum = (parts: readonly Node[]) => parts.reduce((x, y) => b.add(x, y));
     return [
-      () => {
-        const parts = taps.map(({ ids, entry: at, dy }) => {
-          const row = b.make("embedding", [weight!, ids], { over });
-          const change = b.map((d, w) => expr`${d} * ${w}`, dy, row);
-          return b.make("scatterAdd", [change, at], { over: entry }, entries);
-        });
-        return b.make("split", [parts.reduce((x, y) => b.add(x, y))], {
-          axis: entry,
-          into: [sequences, slot],
-        });
-      },
+      undefined,
       () =>
-        taps.map(({ ids, entry: at, dy }) => {
-          const row = b.make("embedding", [entries, at], { over: entry });
-          const change = b.map((d, x) => expr`${d} * ${x}`, dy, row);
-          return b.make("scatterAdd", [change, ids], { over }, weight!);
-        }).reduce((x, y) => b.add(x, y)),
+        sum(taps.map(({ ids, back }) => {
+          const row = b.make("embedding", [weight, ids], { over });
+          return b.map(
+            (d, w) => expr`${d} * ${w}`,
+            shifted(dy, -back),
+            row,
+          );
+        })),
+      () =>
+        sum(taps.map(({ ids, back }) => {
+          const change = b.map(
+            (d, v) => expr`${d} * ${v}`,
+            dy,
+            shifted(x, back),
+          );
+          return b.make("scatterAdd", [change, ids], { over }, weight);
+        })),
     ];
   },
 
   sharding: {
     role(node, { operand, axis }, known) {
-      const sequence = node.inputs[2]!;
+      const sequence = node.inputs[3]!;
       if (sequence.axes.includes(axis)) {
         return known.sequenceOver(node, sequence, axis);
       }
@@ -140,7 +120,46 @@ export const conv1d: Definition<"conv1d"> = {
         ? ofCache(axis, known)
         : "pass";
     },
-    sequence: 2,
+    sequence: 3,
     linear: LINEAR.never,
   },
 };
+
+/** Its result and the next value of its state. */
+export function convolve(
+  node: Shown<"conv1d">,
+  context: Context,
+): { readonly y: Value; readonly state: Value } {
+  const [state, x, weight, sequence, position] = operands(node, context) as [
+    Value,
+    Value,
+    Value,
+    Value,
+    Value,
+  ];
+  const round = rounding(state);
+  const [, slots, channels] = state.shape as [number, number, number];
+  const width = lengthOf(weight, node.params.over);
+  const y = zeros(node.axes, x.shape, node.dtype);
+  const next = { ...state, data: state.data.slice() };
+  for (let i = 0; i < x.data.length; i++) {
+    const [token, channel] = [Math.floor(i / channels), i % channels];
+    const first = sequence.data[token]! * slots * channels + channel;
+    const places = Array.from(
+      { length: slots },
+      (_, slot) => first + slot * channels,
+    );
+    const seen = places.map((place) =>
+      position.data[token] === 0 ? 0 : next.data[place]!
+    );
+    seen.push(x.data[i]!);
+    const sum = seen.reduce(
+      (sum, v, tap) =>
+        round(round(weight.data[channel * width + tap]! * v) + sum),
+      0,
+    );
+    put(y, i, sum);
+    places.forEach((place, slot) => next.data[place] = seen[slot + 1]!);
+  }
+  return { y, state: next };
+}

@@ -2,8 +2,11 @@
 
 import { conv1d } from "./conv1d.ts";
 import type { Definition } from "./definition.ts";
+import { linearRecurrence } from "./linear_recurrence.ts";
 import { logSumExp } from "./log_sum_exp.ts";
+import { nextState } from "./next_state.ts";
 import { rmsNorm } from "./rms_norm.ts";
+import { shift } from "./shift.ts";
 import { softmax } from "./softmax.ts";
 
 /** Their parameters; operands are named in the comment, in order. */
@@ -14,8 +17,21 @@ export interface DefinedParams {
   logSumExp: { readonly over: string };
   /** x, gain: gain * x / sqrt(mean(x^2) + epsilon) */
   rmsNorm: { readonly over: string; readonly epsilon: number };
-  /** ring [sequence, slot, channel], weight [channel, over], sequence, position: causal, of each channel by itself */
+  /** state [sequence, slot, channel], x, weight [channel, over], sequence, position: causal, of each channel by itself */
   conv1d: { readonly over: string };
+  /** state [sequence, head, dim, valueDim], query, key, value, decay, rate, sequence, position */
+  linearRecurrence: {
+    readonly rule: "delta" | "add";
+    readonly token: string;
+    readonly head: string;
+    readonly kvHead: string;
+    readonly dim: string;
+    readonly valueDim: string;
+  };
+  /** y of a node that updates its first operand, a state, in place: its next value */
+  nextState: Record<never, never>;
+  /** x, sequence, position: rows of the tokens `by` places before */
+  shift: { readonly by: number };
 }
 
 type Defined = keyof DefinedParams;
@@ -26,6 +42,9 @@ const DEFINITIONS: { readonly [P in Defined]: Definition<P> } = {
   logSumExp,
   rmsNorm,
   conv1d,
+  linearRecurrence,
+  nextState,
+  shift,
 };
 
 /** One field of every definition: rows of a table by primitive. */

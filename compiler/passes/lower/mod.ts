@@ -7,6 +7,7 @@ import { invariant } from "../../../spec/errors.ts";
 import { storedDType } from "../../../spec/dtype.ts";
 import type { Port } from "../../../spec/plan/plan.ts";
 import type { Node, NodeOf, Primitive } from "../../graph/graph.ts";
+import { updatedBy } from "../../graph/in_place.ts";
 import { routeOperand } from "../../graph/routing.ts";
 import { planAxis } from "../../sharding/lengths.ts";
 import { blocksOf } from "./blocks.ts";
@@ -19,12 +20,17 @@ import {
   lowerAttentionGrad,
   lowerAttentionSum,
 } from "./attention.ts";
-import { lowerConv1d } from "./conv1d.ts";
 import {
   lowerCombineTranspose,
   lowerReduceSum,
   lowerScatterAdd,
 } from "./backward.ts";
+import {
+  lowerConv1d,
+  lowerLinearRecurrence,
+  lowerNextState,
+  lowerShift,
+} from "./sequences.ts";
 import { addBuffer, freshName, LENGTHS, type Lowering } from "./context.ts";
 import { isMatmul, lowerContract, lowerMatmul, reorderedRight } from "./dot.ts";
 import {
@@ -71,6 +77,9 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   logSumExp: lowerReduce,
   rmsNorm: lowerRmsNorm,
   conv1d: lowerConv1d,
+  linearRecurrence: lowerLinearRecurrence,
+  nextState: lowerNextState,
+  shift: lowerShift,
   topK: lowerTopK,
   route: lowerRoute,
   choices: lowerChoices,
@@ -263,9 +272,10 @@ function indexedAxis(
   user: Node,
   index: Node,
 ): string | undefined {
-  const [first, second, third, , pages] = user.inputs;
-  if (user.primitive === "cacheWrite" && third === index) {
-    const [sequence] = (pages ?? first!).axes as [string];
+  const [first, second, , , pages] = user.inputs;
+  if (updatedBy(user) === index) {
+    const paged = user.primitive === "cacheWrite" ? pages : undefined;
+    const [sequence] = (paged ?? first!).axes as [string];
     return placed.axes[sequence]!.over.length > 0 ? sequence : undefined;
   }
   if (user.primitive !== "embedding" || second !== index) return;
@@ -288,6 +298,9 @@ function indexBound(lowering: Lowering, user: Node, index: Node): number[] {
       if (third === index) return [size((fifth ?? first!).axes[0])];
       if (fifth === index) return [lowering.placed.axes[first!.axes[0]!]!.size];
       return fourth === index && !fifth ? [size(first!.axes[1])] : [];
+    case "conv1d":
+    case "linearRecurrence":
+      return updatedBy(user) === index ? [size(first!.axes[0])] : [];
     case "attention":
       // Where caches are in pages, their axes do not say how long a sequence is.
       return user.inputs[4] === index ? [size(user.params.context)] : [];

@@ -1,0 +1,54 @@
+/** Rows of the tokens that stand so many places before in a sequence: what the derivative of a convolution is made of. */
+
+import { closed } from "../../../spec/document/plan_schema.ts";
+import { operands } from "../evaluate_rows.ts";
+import { LINEAR } from "../linear.ts";
+import { operand } from "../operands.ts";
+import { zeros } from "../value.ts";
+import type { Definition } from "./definition.ts";
+import { number } from "./fields.ts";
+
+/**
+ * x [token, channel], sequence and position [token] -> the row of the token `by` places before each in the run, or 0 where
+ * that is of another sequence or not `by` positions before. A negative `by` counts forward.
+ */
+export const shift: Definition<"shift"> = {
+  params: closed({ by: number }),
+  fusion: "kernel",
+  mixes: "no",
+  type: ({ inputs }) => operand(inputs, 0),
+  sizes: () => {},
+
+  reference(node, context) {
+    const [x, sequence, position] = operands(node, context);
+    const { by } = node.params;
+    const [tokens, width] = x!.shape as [number, number];
+    const result = zeros(node.axes, x!.shape, node.dtype);
+    for (let t = 0; t < tokens; t++) {
+      const from = t - by;
+      if (
+        sequence!.data[from] !== sequence!.data[t] ||
+        position!.data[from] !== position!.data[t]! - by
+      ) continue;
+      const row = x!.data.subarray(from * width, (from + 1) * width);
+      result.data.set(row, t * width);
+    }
+    return result;
+  },
+
+  derivative: ({ node, dy, b }) => [
+    () =>
+      b.make("shift", [dy, ...node.inputs.slice(1)], { by: -node.params.by }),
+  ],
+
+  sharding: {
+    role(node, { axis }, known) {
+      const sequence = node.inputs[1]!;
+      return sequence.axes.includes(axis)
+        ? known.sequenceOver(node, sequence, axis)
+        : "pass";
+    },
+    sequence: 1,
+    linear: LINEAR.first,
+  },
+};

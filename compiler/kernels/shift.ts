@@ -1,0 +1,33 @@
+/** Rows of tokens that stand so many places before in their sequence: an invocation for each element. */
+
+import type { Expr, Kernel } from "./kernel.ts";
+import { bindings, elementwise, wgsl } from "./kernel.ts";
+
+/** Rows to shift. Its grid is `elementwiseGrid(tokens * width)`. */
+export interface ShiftOptions {
+  readonly name: string;
+  readonly tokens: Expr;
+  /** Elements of a row. */
+  readonly width: number;
+  /** Places before; negative: after. */
+  readonly by: number;
+}
+
+/** y[token] = x[token - by], or 0 where that is not `by` positions before in the same sequence. */
+export function shift({ name, tokens, width, by }: ShiftOptions): Kernel {
+  return elementwise({
+    name,
+    count: wgsl`${tokens} * ${width}`,
+    bindings: bindings({
+      x: "f32 [token, channel]",
+      sequence: "i32 [token]",
+      position: "i32 [token]",
+    }, { y: "f32 [token, channel]" }),
+    body: wgsl`
+      let token = i / ${width};
+      let from = i32(token) - (${by});
+      let there = u32(min(max(from, 0i), i32(${tokens}) - 1i));
+      let is_there = i32(there) == from && sequence[there] == sequence[token] && position[there] == position[token] - (${by});
+      y[i] = select(0.0, x[there * ${width} + i % ${width}], is_there);`,
+  });
+}

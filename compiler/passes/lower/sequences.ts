@@ -1,0 +1,136 @@
+/** What keeps the last tokens of a sequence: convolution, recurrence, and rows of earlier tokens. */
+
+import type { Node, NodeOf } from "../../graph/graph.ts";
+import { conv1d, conv1dGrid } from "../../kernels/conv1d.ts";
+import {
+  linearRecurrence,
+  recurrenceGrid,
+} from "../../kernels/linear_recurrence.ts";
+import { shift } from "../../kernels/shift.ts";
+import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";
+import {
+  addLaunch,
+  amendBuffer,
+  type Lowering,
+  MAIN,
+  sizeOf,
+} from "./context.ts";
+import { rowMajorBuffer } from "./elementwise.ts";
+import { storageFor } from "./storage.ts";
+import { tokenCount } from "./tokens.ts";
+
+function lengthsOf(lowering: Lowering, axes: readonly string[]): number[] {
+  return axes.map((axis) => lowering.placed.axes[axis]!.size);
+}
+
+/** Buffers of operands by binding. The first operand, `state`, is updated in place. */
+function operandBuffers(
+  lowering: Lowering,
+  { inputs: [state, ...rest] }: Node,
+  names: readonly string[],
+): { readonly [binding: string]: string } {
+  const { buffer } = lowering.values.storages.get(state!)!;
+  amendBuffer(lowering, buffer, { written: { [MAIN]: "before reads" } });
+  return {
+    state: buffer,
+    ...Object.fromEntries(
+      rest.map((input, i) => [
+        names[i]!,
+        rowMajorBuffer(lowering, input, input.axes),
+      ]),
+    ),
+  };
+}
+
+/** One launch. */
+export function lowerConv1d(lowering: Lowering, node: NodeOf<"conv1d">): void {
+  const [state, x] = node.inputs as [Node, Node];
+  const [sequences, slots, channels] = lengthsOf(lowering, state.axes) as [
+    number,
+    number,
+    number,
+  ];
+  const options = {
+    name: `conv1d_${channels}x${slots + 1}`,
+    channels,
+    width: slots + 1,
+    sequences,
+    tokens: tokenCount(lowering, [x.axes[0]!]),
+  };
+  const names = ["x", "weight", "sequence", "position"];
+  addLaunch(lowering, node, conv1d(options), {
+    bindings: {
+      ...operandBuffers(lowering, node, names),
+      y: storageFor(lowering, node).buffer,
+    },
+    workgroups: conv1dGrid(options),
+  });
+}
+
+/** One launch. */
+export function lowerLinearRecurrence(
+  lowering: Lowering,
+  node: NodeOf<"linearRecurrence">,
+): void {
+  const { rule, token, kvHead } = node.params;
+  const [state, , , , decay] = node.inputs as [Node, Node, Node, Node, Node];
+  const [sequences, heads, dim, valueDim] = lengthsOf(
+    lowering,
+    state.axes,
+  ) as [number, number, number, number];
+  const [kvHeads] = lengthsOf(lowering, [kvHead]) as [number];
+  const options = {
+    name: `linearRecurrence_${rule}_${heads}x${dim}x${valueDim}`,
+    rule,
+    perKey: decay.axes.length === 3,
+    heads,
+    kvHeads,
+    dim,
+    valueDim,
+    sequences,
+    tokens: tokenCount(lowering, [token]),
+  };
+  const names = [
+    ...["query", "keys", "values", "decay", "rate"],
+    ...["sequence", "position"],
+  ];
+  addLaunch(lowering, node, linearRecurrence(options), {
+    bindings: {
+      ...operandBuffers(lowering, node, names),
+      y: storageFor(lowering, node).buffer,
+    },
+    workgroups: recurrenceGrid(options),
+  });
+}
+
+/** The state is where its update has written it. */
+export function lowerNextState(
+  lowering: Lowering,
+  node: NodeOf<"nextState">,
+): void {
+  const { storages } = lowering.values;
+  storages.set(node, storages.get(node.inputs[0]!.inputs[0]!)!);
+}
+
+/** One launch. */
+export function lowerShift(lowering: Lowering, node: NodeOf<"shift">): void {
+  const [x, sequence, position] = node.inputs as [Node, Node, Node];
+  const [token, ...rest] = x.axes as [string, ...string[]];
+  const { by } = node.params;
+  const width = lengthsOf(lowering, rest).reduce((n, size) => n * size, 1);
+  const kernel = shift({
+    name: `shift_${by}_${width}`,
+    width,
+    by,
+    tokens: tokenCount(lowering, [token]),
+  });
+  addLaunch(lowering, node, kernel, {
+    bindings: {
+      x: rowMajorBuffer(lowering, x, x.axes),
+      sequence: rowMajorBuffer(lowering, sequence, sequence.axes),
+      position: rowMajorBuffer(lowering, position, position.axes),
+      y: storageFor(lowering, node).buffer,
+    },
+    workgroups: elementwiseGrid(sizeOf(lowering, node.axes)),
+  });
+}

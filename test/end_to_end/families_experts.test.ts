@@ -1,0 +1,13 @@
+// Published families with plain attention and other experts, or other orders of norms, in turns.
+// needs: cpu, gpu
+import { testInTurns } from "../helpers/references.ts";
+
+testInTurns([
+  "glm4moe-16e",
+  "glm4moelite-16e",
+  "minimaxm2-16e",
+  "dots1-16e",
+  "hunyuanmoe-12e",
+  "ernie45moe-16e",
+  "flexolmo-10e",
+]);

@@ -1,0 +1,123 @@
+/** Small launches of the generators that keep the last tokens of sequences. */
+
+import { conv1d, conv1dGrid } from "../../compiler/kernels/conv1d.ts";
+import { lengthAt } from "../../compiler/kernels/kernel.ts";
+import {
+  linearRecurrence,
+  recurrenceGrid,
+} from "../../compiler/kernels/linear_recurrence.ts";
+import { shift } from "../../compiler/kernels/shift.ts";
+import { elementwiseGrid } from "../../spec/kernel/elementwise.ts";
+import { BATCHES } from "./generator_attention.ts";
+import { product } from "./generator_sums.ts";
+import type { Launch } from "./launch_faults.ts";
+import { waves } from "./waves.ts";
+
+const name = "kernel";
+const tokens = lengthAt(0);
+
+/** What all of these read of tokens. */
+function ofTokens(batch: (typeof BATCHES)[number]) {
+  return {
+    lengths: [batch.length],
+    sequence: batch.map(([sequence]) => sequence),
+    position: batch.map(([, position]) => position),
+  };
+}
+
+/** The elements of a state of two sequences that tokens of a batch leave another value of. */
+function updated(batch: (typeof BATCHES)[number], each: number): number[] {
+  const sequences = new Set(batch.map(([sequence]) => sequence));
+  return [...sequences].flatMap((sequence) =>
+    Array.from({ length: each }, (_, i) => sequence * each + i)
+  );
+}
+
+export function* ofConv1d(): Generator<Launch> {
+  for (const batch of BATCHES) {
+    for (const width of [2, 4]) {
+      for (const channels of [1, 3, 65]) {
+        const options = { name, width, channels, sequences: 2, tokens };
+        const each = channels * (width - 1);
+        yield {
+          kernel: conv1d(options),
+          grid: conv1dGrid(options),
+          reads: {
+            ...ofTokens(batch),
+            x: waves(batch.length * channels),
+            weight: waves(channels * width),
+            state: waves(2 * each),
+          },
+          stores: {
+            y: batch.length * channels,
+            state: updated(batch, each),
+          },
+        };
+      }
+    }
+  }
+}
+
+const RECURRENCES: {
+  readonly rule: readonly ("delta" | "add")[];
+  readonly perKey: readonly boolean[];
+  readonly heads: readonly (readonly [heads: number, kvHeads: number])[];
+  readonly dims: readonly (readonly [dim: number, valueDim: number])[];
+  readonly sequences: readonly number[];
+} = {
+  rule: ["delta", "add"],
+  perKey: [false, true],
+  heads: [[1, 1], [4, 2]],
+  dims: [[1, 1], [8, 3], [33, 2], [36, 33]],
+  // Two sequences are together, of 200 some.
+  sequences: [2, 200],
+};
+
+export function* ofLinearRecurrence(): Generator<Launch> {
+  for (const [n, batch] of BATCHES.entries()) {
+    for (
+      const { heads: [heads, kvHeads], dims: [dim, valueDim], ...o } of product(
+        RECURRENCES,
+      )
+    ) {
+      // Large ones of one batch only.
+      if ((dim > 8 || o.sequences > 2) && n !== 4) continue;
+      const options = { ...o, name, tokens, heads, kvHeads, dim, valueDim };
+      const each = heads * dim * valueDim;
+      const { length } = batch;
+      yield {
+        kernel: linearRecurrence(options),
+        grid: recurrenceGrid(options),
+        reads: {
+          ...ofTokens(batch),
+          query: waves(length * kvHeads * dim),
+          keys: waves(length * kvHeads * dim),
+          values: waves(length * heads * valueDim),
+          decay: waves(length * heads * (o.perKey ? dim : 1)),
+          rate: waves(length * heads),
+          state: waves(o.sequences * each),
+        },
+        stores: {
+          y: length * heads * valueDim,
+          state: updated(batch, each),
+        },
+      };
+    }
+  }
+}
+
+export function* ofShift(): Generator<Launch> {
+  for (const batch of BATCHES) {
+    for (const by of [-2, -1, 1, 3]) {
+      for (const width of [1, 3, 65]) {
+        const { length } = batch;
+        yield {
+          kernel: shift({ name, tokens, width, by }),
+          grid: elementwiseGrid(length * width),
+          reads: { ...ofTokens(batch), x: waves(length * width) },
+          stores: { y: length * width },
+        };
+      }
+    }
+  }
+}

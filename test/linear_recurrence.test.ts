@@ -1,0 +1,153 @@
+/** Linear recurrences, compiled and run on meshes, against the reference evaluator; cuts of a sequence. */
+// needs: cpu, gpu
+
+import t from "tap";
+import { evaluate } from "../compiler/graph/evaluate.ts";
+import { trace } from "../compiler/graph/trace.ts";
+import {
+  dot,
+  linearRecurrence,
+  type Model,
+  model,
+  mul,
+  sigmoid,
+  sum,
+  upTo,
+} from "../compiler/mod.ts";
+import { skipUnasked } from "./helpers/needs.ts";
+import {
+  closeDevices,
+  digest,
+  holds,
+  runCase,
+  waves,
+} from "./helpers/run_model.ts";
+
+t.teardown(closeDevices);
+
+interface Sizes {
+  readonly head: number;
+  readonly kvHead: number;
+  readonly dim: number;
+  readonly value: number;
+}
+
+const SMALL: Sizes = { head: 4, kvHead: 2, dim: 6, value: 5 };
+/** More than a block of keys, and more columns than a workgroup has lanes. */
+const LARGE: Sizes = { head: 2, kvHead: 2, dim: 36, value: 34 };
+
+function netOf(
+  rule: "delta" | "add",
+  { perKey = false, ...sizes }: Sizes & { readonly perKey?: boolean },
+): Model {
+  return model({ ...sizes, token: upTo(6), sequence: 10, embed: 3 }, (m) => {
+    const at = (name: string) => m.input(name, "token", { dtype: "i32" });
+    const x = m.input("x", "token embed");
+    const value = dot(x, m.param("value", "head value embed"), "embed");
+    const { y, state } = linearRecurrence(
+      dot(x, m.param("query", "kvHead dim embed"), "embed"),
+      mul(dot(x, m.param("key", "kvHead dim embed"), "embed"), 0.5),
+      value,
+      {
+        rule,
+        decay: perKey
+          ? sigmoid(dot(x, m.param("decays", "head dim embed"), "embed"))
+          : sigmoid(dot(x, m.param("decay", "head embed"), "embed")),
+        rate: dot(x, m.param("rate", "head embed"), "embed"),
+        state: m.state("state", "sequence head dim value"),
+        sequence: at("sequence"),
+        position: at("position"),
+      },
+    );
+    const loss = sum(sum(sum(mul(y, value), "value"), "head"), "token");
+    return { y, state, loss };
+  });
+}
+
+/** Two sequences, packed, of two blocks; a token of each; then one alone, and one that begins anew. */
+const CALLS = [
+  { sequence: [0, 0, 0, 9, 9], position: [0, 1, 2, 0, 1] },
+  { sequence: [9, 0], position: [2, 3] },
+  { sequence: [0, 0, 0, 0, 9, 9], position: [4, 5, 6, 7, 0, 1] },
+];
+
+const MESHES = [
+  {},
+  { mesh: { tp: 2 }, place: { head: "tp" } },
+  { mesh: { tp: 2 }, place: { value: "tp" } },
+  { mesh: { dp: 2, tp: 2 }, place: { token: "dp", head: "tp" } },
+] as const;
+
+for (const rule of ["delta", "add"] as const) {
+  for (const perKey of [false, true]) {
+    const small = netOf(rule, { ...SMALL, perKey });
+    const title = `"${rule}", a decay of each ${perKey ? "element" : "head"}`;
+    holds(
+      title,
+      { model: small, calls: CALLS },
+      perKey ? [{}] : [
+        {},
+        MESHES[3],
+      ],
+    );
+  }
+}
+holds("more than a block", { model: netOf("delta", LARGE), calls: CALLS }, [
+  {},
+]);
+
+t.test("bits of one rank", { skip: skipUnasked("cpu") }, async (t) => {
+  const sizes = { ...SMALL, value: 6 };
+  const of = { model: netOf("delta", sizes), calls: CALLS };
+  const [one, ...others] = await Promise.all(
+    MESHES.map(async (options) => digest(await runCase(of, "cpu", options))),
+  );
+  for (const [i, found] of others.entries()) {
+    t.equal(found, one, JSON.stringify(MESHES[i + 1]));
+  }
+});
+
+t.test("a sequence in pieces is the sequence", (t) => {
+  const graph = trace(netOf("delta", SMALL));
+  const x = waves(6 * 3);
+  const params = Object.fromEntries(
+    graph.nodes.flatMap((node, i) =>
+      node.primitive === "param"
+        ? [[
+          node.params.name,
+          waves(node.axes.reduce((n, a) => n * graph.axes[a]!.size, 1), i),
+        ]]
+        : []
+    ),
+  );
+  const run = (from: number, to: number, states = {}) => {
+    const position = Array.from({ length: to - from }, (_, i) => from + i);
+    const { outputs, states: next } = evaluate(graph, {
+      inputs: {
+        x: x.slice(from * 3, to * 3),
+        position,
+        sequence: position.map(() => 3),
+      },
+      params,
+      states,
+    });
+    return { y: [...outputs["y"]!.data], state: next["state"]!.data };
+  };
+  const whole = run(0, 6);
+  const first = run(0, 1);
+  const second = run(1, 4, { state: first.state });
+  const third = run(4, 6, { state: second.state });
+  t.strictSame([...first.y, ...second.y, ...third.y], whole.y);
+  t.strictSame(third.state, whole.state);
+  t.end();
+});
+
+t.test("operands that do not fit", (t) => {
+  const wrong = netOf("delta", { ...SMALL, kvHead: 3 });
+  t.throws(() => trace(wrong), {
+    name: "ModelError",
+    message:
+      "Cannot compute a recurrence: 'head' has 4, which is no multiple of the 3 of 'kvHead'",
+  });
+  t.end();
+});
