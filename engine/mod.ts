@@ -116,7 +116,7 @@ export {
   uniformNoise,
   type UniformOptions,
 } from "./noise.ts";
-export { packPrompts, slicePacked } from "./packing.ts";
+export { packPrompts } from "./packing.ts";
 export { PageTable } from "./pages.ts";
 export {
   needOf,

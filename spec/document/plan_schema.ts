@@ -37,6 +37,7 @@ function short(items: Schema, min = 0): Schema {
   return { ...list(items, min), maxItems: SHORT };
 }
 
+/** One of some words or numbers. */
 export function oneOf(...values: readonly (string | number)[]): Schema {
   return { enum: values };
 }

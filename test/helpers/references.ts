@@ -7,10 +7,10 @@ import {
   generate,
   packPrompts,
   runOpened,
-  slicePacked,
   type Tensors,
   writeSafetensors,
 } from "../../engine/mod.ts";
+import { slicePacked } from "../../engine/packing.ts";
 import { whyNotNative } from "../../runtime/native/mod.ts";
 import {
   loadCheckpoint,

@@ -330,11 +330,11 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
     const { over, interleaved } = node.params;
     const half = node.params.inverseFrequencies.length;
     const index = scope.bindValue(at.get(over));
-    const turns = 2 * half < scope.lowering.placed.axes[over]!.size
+    const partial = 2 * half < scope.lowering.placed.axes[over]!.size
       ? scope.bindValue(lt(index, u32(2 * half)))
       : undefined;
-    // An element that is not turned reads the first row of the table, and its own pair.
-    const j = turns ? scope.bindValue(select(turns, index, u32(0))) : index;
+    // An element that is not rotated reads the first row of the table, and its own pair.
+    const j = partial ? scope.bindValue(select(partial, index, u32(0))) : index;
     const pair = interleaved ? div(j, u32(2)) : rem(j, u32(half));
     const second = interleaved
       ? binary("eq", rem(j, u32(2)), u32(1))
@@ -355,8 +355,8 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
       fn: "neg",
       a: other,
     });
-    const turned = call("fma", signed, sin, mul(x, cos));
-    return turns ? select(turns, turned, x) : turned;
+    const rotated = call("fma", signed, sin, mul(x, cos));
+    return partial ? select(partial, rotated, x) : rotated;
   },
   allSlice(inline) {
     const { scope, node, at } = inline;
