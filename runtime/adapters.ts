@@ -11,6 +11,7 @@ import {
   requestAdapter,
 } from "./gpu.ts";
 import { keepInstance, politely } from "./politely.ts";
+import { openQuietly } from "./quietly.ts";
 
 /** Options of `listAdapters`. */
 export interface ListAdaptersOptions {
@@ -141,6 +142,9 @@ async function createInstance(name: string): Promise<GPU> {
   const { create } = await import("webgpu");
   const gpu = create([`adapter=${name}`]);
   keepInstance(gpu);
+  const request = gpu.requestAdapter.bind(gpu);
+  const quietly = await openQuietly();
+  gpu.requestAdapter = (options) => quietly(() => request(options));
   return gpu;
 }
 
