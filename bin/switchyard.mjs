@@ -8,6 +8,7 @@ import "./v8.mjs";
 import { closeSync, existsSync, openSync, readFileSync } from "node:fs";
 import process from "node:process";
 import { fileURLToPath, pathToFileURL } from "node:url";
+import { cacheFolder, keepCode } from "./code_cache.mjs";
 
 const installed = new URL("../dist/cli/main.js", import.meta.url);
 const compiler = new URL("../scripts/compile.mjs", import.meta.url);
@@ -18,19 +19,23 @@ process.on("uncaughtException", fail);
 if (addressSpace() < 2 ** 31) await fail(new Error("too little memory"));
 // Errors and the places of calls speak of the source.
 process.setSourceMapsEnabled(true);
-const { main } = await import(
-  existsSync(compiler) ? await bundleClone() : installed.href
-).catch(fail);
+const { main } = await import(await locate()).catch(fail);
 process.off("uncaughtException", fail);
 // It fails where not even what says so can be loaded.
 process.exitCode = await main(process.argv.slice(2)).catch(fail);
 // Where the machine is at fault, a GPU may never end what it was given, and its threads would keep the process.
 if (process.exitCode === 3) process.exit();
 
-async function bundleClone() {
+/** The program's URL. */
+async function locate() {
+  if (!existsSync(compiler)) {
+    keepCode(cacheFolder(), "switchyard");
+    return installed.href;
+  }
   const { bundledFile, bundleOrExit, declare } = await import(compiler.href);
   await bundleOrExit();
   if (process.argv[2] === "check") declare();
+  keepCode(fileURLToPath(new URL("../.compiled", import.meta.url)));
   return pathToFileURL(bundledFile("cli/main.ts")).href;
 }
 
@@ -44,7 +49,12 @@ function fail(error) {
       "there is too little memory",
       "Free some, or raise the limit (ulimit -v)",
     ]
-    : [`'${text.split("\n")[0]}'`, "Install the package again (npm ci)"];
+    : [
+      `'${text.split("\n")[0]}'`,
+      text.includes("--allow-")
+        ? "Start it by 'deno run --allow-all'"
+        : "Install the package again (npm ci)",
+    ];
   process.stderr.write(
     `Cannot start switchyard: ${state}. ${remedy}\n`,
     () => process.exit(3),
@@ -61,8 +71,8 @@ function hasFiles() {
       open.push(openSync(fileURLToPath(import.meta.url)));
     }
     return true;
-  } catch {
-    return false;
+  } catch ({ code }) {
+    return !["EMFILE", "ENFILE"].includes(code);
   } finally {
     open.forEach((file) => closeSync(file));
   }

@@ -41,6 +41,8 @@ const COMPILED = join(ROOT, ".compiled");
 const DIST = join(COMPILED, "dist");
 /** The declarations of the public language, as in a package. */
 const DECLARED = join(COMPILED, "declared");
+/** What V8 made of it: see bin/code_cache.mjs. */
+const CODE = join(COMPILED, "code");
 /** The bundled programs that tests start, by their paths in the clone. */
 const STARTED = join(COMPILED, "started");
 
@@ -67,8 +69,9 @@ const IMPORTED = [
   join("test", "fixtures", "types", "negative.ts"),
 ];
 
-/** Programs that tests start as processes of their own. */
+/** Programs that tests start as processes of their own, and those that these start. */
 const STARTED_PROGRAMS = [
+  "engine/untrusted/program.ts",
   ...["exchange", "memory", "run", "training"].map((name) =>
     `test/helpers/${name}_rank.ts`
   ),
@@ -105,11 +108,14 @@ export function bundledFile(source) {
  * by file. Only 'view' needs the page, and says so where it could not be made.
  */
 export async function bundle() {
-  return await bundleStale(DIST, () => [
-    bundleProgram(DIST),
-    bundlePage(join(DIST, "page")).catch(() => undefined),
-    bundleBrowser(DIST).catch(() => undefined),
-  ]);
+  return await bundleStale(DIST, () => {
+    removeFolder(CODE);
+    return [
+      bundleProgram(DIST),
+      bundlePage(join(DIST, "page")).catch(() => undefined),
+      bundleBrowser(DIST).catch(() => undefined),
+    ];
+  });
 }
 
 /** As `bundle`, of the programs that tests start. */

@@ -1,0 +1,39 @@
+/**
+ * Keeps the machine code that V8 makes of this program, where Node.js can (22.1 and later): a third of the processor time of
+ * a short command. Node.js checks each file against its source, and goes without one that does not fit.
+ */
+
+import { mkdirSync } from "node:fs";
+import module from "node:module";
+import { homedir } from "node:os";
+import { join } from "node:path";
+import process from "node:process";
+
+/** Keeps the code of modules that are loaded from now on in the folder `code`, below others that are made where they are not. */
+export function keepCode(...folders) {
+  if (module.enableCompileCache === undefined) return;
+  let folder = "";
+  try {
+    // Where nothing can be made, as in /proc, 'recursive' never ends.
+    for (const name of [...folders, "code"]) {
+      folder = join(folder, name);
+      makeFolder(folder);
+    }
+  } catch {
+    return;
+  }
+  module.enableCompileCache(folder);
+}
+
+/** The folder of the user in which programs keep what they can make again. */
+export function cacheFolder() {
+  return process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache");
+}
+
+function makeFolder(folder) {
+  try {
+    mkdirSync(folder, { mode: 0o700 });
+  } catch (error) {
+    if (error.code !== "EEXIST") throw error;
+  }
+}
