@@ -1,6 +1,6 @@
 /** A process as a rank of an MPI job: it joins, notes its step for the shell it runs under, and fails so that others learn why. */
 
-import { fstatSync, writeSync } from "node:fs";
+import { fstatSync, openSync, writeSync } from "node:fs";
 import { hostname } from "node:os";
 import process from "node:process";
 import { joinJob, type RankPlace, rankPlace } from "../engine/mod.ts";
@@ -21,8 +21,7 @@ export async function joinAsRank(
 ): Promise<void> {
   await joinJob({
     ...deadline === undefined ? {} : { deadlineMs: 1000 * deadline },
-    // Under rank.sh the standard input is a file for notes.
-    ...job !== undefined && fstatSync(0).isFile() ? { note } : {},
+    ...job === undefined ? {} : noteSteps(),
     left: (code) => {
       if (UNNOTICED.includes(code)) sayLeft(io, job !== undefined);
     },
@@ -44,9 +43,12 @@ function sayLeft(io: CliIo, launched: boolean): void {
   io.err(launched ? failedLine(failure) : describeFailure(failure));
 }
 
-/** Note where this rank is, for whoever survives it. */
-function note(step: string): void {
-  writeSync(0, `${step}\n`, 0);
+/** Notes where this rank is, for whoever survives it: under rank.sh the standard input is a file for notes. */
+function noteSteps(): { note?(step: string): void } {
+  if (!fstatSync(0).isFile()) return {};
+  // Deno opens its standard input to be read only.
+  const file = "deno" in process.versions ? openSync("/dev/fd/0", "r+") : 0;
+  return { note: (step) => void writeSync(file, `${step}\n`, 0) };
 }
 
 /** Which rank the launcher says that this process is, before it has joined. */

@@ -27,8 +27,8 @@ interface Compile {
 const ENTRIES = [
   ...["cli/main.ts", "cli/start.ts", "cli/files.ts", "compiler/mod.ts"],
   ...["spec/mod.ts", "runtime/mod.ts", "engine/mod.ts"],
-  ...["engine/compiled_from.ts", "compiler/editor/tracer.ts", "models/mod.ts"],
-  "models/published.ts",
+  ...["engine/untrusted/program.ts", "compiler/editor/tracer.ts"],
+  ...["models/mod.ts", "models/published.ts"],
   ...["runtime/cpu/print.ts", "runtime/native/print.ts"],
 ];
 

@@ -10,6 +10,7 @@
 
 import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
+import process from "node:process";
 import { fileURLToPath } from "node:url";
 
 /** What a model file is imported by: this, and its URL. */
@@ -79,6 +80,12 @@ export function resolve(specifier, context, nextResolve) {
 
 /** @type {LoadHook} */
 export function load(url, context, nextLoad) {
+  // Where there are hooks, Deno reads addons as text.
+  if ("deno" in process.versions && url.endsWith(".node")) {
+    const path = JSON.stringify(fileURLToPath(url));
+    const source = `process.dlopen(module, ${path})`;
+    return { format: "commonjs", source, shortCircuit: true };
+  }
   if (!users.has(url)) return nextLoad(url, context);
   const path = fileURLToPath(url);
   const text = unsaved.get(path) ?? readFileSync(path, "utf8");

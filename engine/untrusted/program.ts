@@ -1,33 +1,59 @@
 /**
  * The program of a process that runs untrusted text: chat templates, the regular expressions of tokenizers, and models in
- * plans. As text: it starts without the loaders of this process, so it is plain JavaScript. It takes
- * `{ task, args }` and answers with `{ value }` or `{ error }`.
+ * plans. It answers `{ task, args }` with `{ value }` or `{ error }`.
  */
-export const PROGRAM = `
-"use strict";
-const [, tokenizers, jinja, compiled] = process.argv;
-let opened;
+
+import type { Template } from "@huggingface/jinja";
+import type { Tokenizer } from "@huggingface/tokenizers";
+import process from "node:process";
+import type { Plan } from "../../spec/plan/plan.ts";
+
+/** What it can do. */
+export type Task = keyof typeof TASKS;
+
+/** An answer. */
+export interface Answer {
+  readonly value?: unknown;
+  readonly error?: string;
+}
+
+let tokenizer: Tokenizer | undefined;
+let template: Template | undefined;
+
 const TASKS = {
-  openTokenizer: (tokenizer, config) => {
-    const { Tokenizer } = require(tokenizers);
-    opened = new Tokenizer(tokenizer, config);
+  async openTokenizer(file: object, config: object) {
+    const { Tokenizer } = await import("@huggingface/tokenizers");
+    tokenizer = new Tokenizer(file, config);
   },
-  encode: (text, special) => opened.encode(text, { add_special_tokens: special }).ids,
-  decode: (ids, skip) => ids.length === 0 ? "" : opened.decode(ids, { skip_special_tokens: skip }),
-  openTemplate: (source) => {
-    const { Template } = require(jinja);
-    opened = new Template(source);
+  encode: (text: string, special: boolean) =>
+    tokenizer!.encode(text, { add_special_tokens: special }).ids,
+  decode: (ids: number[], skip: boolean) =>
+    ids.length === 0
+      ? ""
+      : tokenizer!.decode(ids, { skip_special_tokens: skip }),
+  async openTemplate(source: string) {
+    const { Template } = await import("@huggingface/jinja");
+    template = new Template(source);
   },
-  render: (values) => opened.render(values),
-  whyNotCompiled: async (plan) => (await import(compiled)).whyNotCompiled(plan),
+  render: (values: Record<string, unknown>) => template!.render(values),
+  async whyNotCompiled(plan: Plan) {
+    const { whyNotCompiled } = await import("../compiled_from.ts");
+    return await whyNotCompiled(plan);
+  },
 };
-process.on("message", async ({ task, args }) => {
-  let answer;
+
+interface Call {
+  readonly task: Task;
+  readonly args: readonly never[];
+}
+
+process.on("message", async ({ task, args }: Call) => {
+  let answer: Answer;
   try {
-    answer = { value: await TASKS[task](...args) };
+    const run: (...args: readonly never[]) => unknown = TASKS[task];
+    answer = { value: await run(...args) };
   } catch (error) {
     answer = { error: String(error instanceof Error ? error.message : error) };
   }
-  process.send(answer);
+  process.send!(answer);
 });
-`;

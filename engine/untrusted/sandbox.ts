@@ -5,11 +5,11 @@
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
 import process from "node:process";
+import { fileURLToPath } from "node:url";
 import { MachineError } from "../../spec/errors.ts";
 import { RUNNING_ROOT } from "../../spec/running.ts";
-import { PROGRAM } from "./program.ts";
+import type { Answer, Task } from "./program.ts";
 
 /** Seconds of CPU time for a call, where it is not said. */
 export const SECONDS = 2;
@@ -23,14 +23,7 @@ const LOOK_MS = 100;
 /** Linux counts CPU time in ticks of so many milliseconds. */
 const TICK_MS = 10;
 
-/** What the process can do. */
-export type Task =
-  | "openTokenizer"
-  | "encode"
-  | "decode"
-  | "openTemplate"
-  | "render"
-  | "whyNotCompiled";
+export type { Task } from "./program.ts";
 
 /** What was called failed, or took too much. */
 export class UntrustedError extends Error {
@@ -41,12 +34,6 @@ export class UntrustedError extends Error {
     super(`Cannot run untrusted text: ${state}`);
     this.state = state;
   }
-}
-
-/** An answer of the process. */
-interface Answer {
-  readonly value?: unknown;
-  readonly error?: string;
 }
 
 /** Executes calls, one after another. */
@@ -62,15 +49,9 @@ export class Sandbox {
   /** `memory`: MiB that it may take. */
   constructor({ memory }: { readonly memory: number }) {
     this.#memory = memory;
-    const { resolve } = createRequire(import.meta.url);
     const child = spawn(process.execPath, [
       `--max-old-space-size=${memory}`,
-      "-e",
-      PROGRAM,
-      "--",
-      resolve("@huggingface/tokenizers"),
-      resolve("@huggingface/jinja"),
-      new URL("engine/compiled_from.js", RUNNING_ROOT).href,
+      fileURLToPath(new URL("engine/untrusted/program.js", RUNNING_ROOT)),
     ], {
       stdio: ["ignore", "ignore", "ignore", "ipc"],
       serialization: "advanced",
