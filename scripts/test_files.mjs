@@ -16,6 +16,7 @@ const LONG = [
   "end_to_end/references",
   "mpi/faults",
   "end_to_end/families",
+  "nodes",
   "train_durability",
   "train_masters",
   "mpi/network",

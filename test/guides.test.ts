@@ -7,7 +7,6 @@ import {
   mkdirSync,
   readFileSync,
   symlinkSync,
-  writeFileSync,
 } from "node:fs";
 import path from "node:path";
 import process from "node:process";
@@ -19,6 +18,7 @@ import {
   temporaryFolder,
   withOutput,
 } from "./helpers/cli.ts";
+import { commandsOf, readPage, writeShownFile } from "./helpers/guide.ts";
 
 const ROOT = path.resolve(import.meta.dirname, "..");
 /** As `cd` in the empty folder: commands name what is in it. */
@@ -52,17 +52,6 @@ const PROGRAMS: {
   },
 };
 
-/** Lines of the blocks of shell of a page, as words. */
-function commandsOf(page: string): string[][] {
-  return [...page.matchAll(/```sh\n(.*?)```/gs)].flatMap(([, block]) =>
-    block!.trim().split("\n").map((line) =>
-      [...line.matchAll(/"([^"]*)"|(\S+)/g)].map(([, text, word]) =>
-        text ?? word!
-      )
-    )
-  );
-}
-
 /** Run every command of a page; what those of switchyard left, by the words that call them. */
 async function runGuide(page: string): Promise<Map<string, Finished>> {
   const left = new Map<string, Finished>();
@@ -75,13 +64,9 @@ async function runGuide(page: string): Promise<Map<string, Finished>> {
   return left;
 }
 
-const read = (name: string) =>
-  readFileSync(path.join(ROOT, "docs", name), "utf8");
-
 t.test("docs/own_model.md, from file to text", async (t) => {
-  const page = read("own_model.md");
-  const [, name, text] = /^`(\w+\.ts)`:\n\n```ts\n(.*?)```/ms.exec(page)!;
-  writeFileSync(name!, text!);
+  const page = readPage("own_model.md");
+  writeShownFile(page, ".");
   const [, settings] = /```json\n(.*?)```/s.exec(page)!;
   const [plugin] = JSON.parse(settings!).compilerOptions.plugins;
   const { exports } = JSON.parse(
@@ -113,7 +98,7 @@ t.test("docs/own_model.md, from file to text", async (t) => {
 
 t.test("docs/fits.md, of a model that fits and one that does not", async (t) => {
   copyFileSync(path.join(ROOT, "examples/demo-lm/config.json"), "config.json");
-  const page = read("fits.md");
+  const page = readPage("fits.md");
   const left = await runGuide(page);
   t.equal(left.size, 3);
   for (const [command, { code, err }] of left) t.equal(code, 0, command + err);

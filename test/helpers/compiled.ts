@@ -13,6 +13,7 @@ export function startedProgram(source: string): readonly string[] {
   ];
 }
 
-function clonePath(path: string): string {
+/** A path in the clone. */
+export function clonePath(path: string): string {
   return fileURLToPath(new URL(`../../${path}`, import.meta.url));
 }

@@ -1,0 +1,46 @@
+/** Programs that run the command: the newest release of each supported major of Node.js, and Deno. */
+
+import { existsSync } from "node:fs";
+import { clonePath, COMMAND } from "./compiled.ts";
+
+interface Installed {
+  supportedMajors(): number[];
+  programOf(major: number): string | undefined;
+}
+
+/** A program, the arguments with which it runs a script, and why its tests are skipped here, or false. */
+export interface Runtime {
+  readonly name: string;
+  readonly program: string;
+  readonly argv: readonly string[];
+  readonly skip: false | string;
+}
+
+const { href } = new URL("../../scripts/nodes.mjs", import.meta.url);
+const { supportedMajors, programOf } = await import(href) as Installed;
+
+/** Every supported major of Node.js. */
+export const NODES: readonly Runtime[] = supportedMajors().map((major) => {
+  const program = programOf(major);
+  return {
+    name: `Node.js ${major}`,
+    program: program ?? "",
+    argv: [],
+    skip: program ? false : `it is not installed: run 'npm run nodes'`,
+  };
+});
+
+const DENO = clonePath("node_modules/.bin/deno");
+
+/** These and Deno. */
+export const RUNTIMES: readonly Runtime[] = [...NODES, {
+  name: "Deno",
+  program: DENO,
+  argv: ["run", "--allow-all", "--no-check"],
+  skip: existsSync(DENO) ? false : "it is not installed",
+}];
+
+/** The arguments that run the command. */
+export function commandOf({ argv }: Runtime): string[] {
+  return [...argv, COMMAND];
+}

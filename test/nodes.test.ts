@@ -1,0 +1,238 @@
+// Each command as a process of every supported major of Node.js and of Deno: those of the guides, and the others once.
+// One runtime also has a second guide and a search, in turns.
+// needs: cpu, gpu, mpi
+import { type ChildProcess, spawn } from "node:child_process";
+import {
+  copyFileSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import path from "node:path";
+import process from "node:process";
+import { text } from "node:stream/consumers";
+import t, { type Test } from "tap";
+import { floats, temporaryFolder, writeRaw } from "./helpers/cli.ts";
+import { clonePath } from "./helpers/compiled.ts";
+import { commandsOf, readPage, writeShownFile } from "./helpers/guide.ts";
+import { skipWithoutMpi } from "./helpers/mpi.ts";
+import { skipWithoutGpu } from "./helpers/needs.ts";
+import { commandOf, type Runtime, RUNTIMES } from "./helpers/nodes.ts";
+import { SEED } from "./helpers/seed.ts";
+
+/** A command, and why it is skipped here, or false. */
+interface Case {
+  readonly argv: readonly string[];
+  readonly skip?: false | string;
+  readonly input?: string;
+}
+
+const DEMO = "node_modules/switchyard-moe/examples/demo-lm";
+
+/** What the guides have not. Files are those that the guides leave. */
+const OTHERS: readonly Case[] = [
+  { argv: ["devices"] },
+  { argv: ["plan", "layer.ts", "--mesh", "ep=2", "--out", "plan.json"] },
+  { argv: ["verify", "plan.json"] },
+  { argv: ["view", "layer.ts", "--mesh", "ep=2"] },
+  { argv: ["routers", "--logits", "logits"] },
+  { argv: ["run", "plan.json", "--random", "--adapter", "native"] },
+  {
+    argv: ["run", "layer.ts", "--random", "--adapter", "0"],
+    skip: skipWithoutGpu,
+  },
+  {
+    argv: ["generate", DEMO, "-p", "One", "-n", "2", "--adapter", "native"],
+  },
+  { argv: ["chat", "taught", "-n", "2", "--adapter", "cpu"], input: "Hello\n" },
+  {
+    argv: [
+      ...["launch", "-n", "2", "--", "run", "layer.ts", "--random"],
+      ...["--mesh", "ep=2", "--adapter", "cpu", "--outputs", "launched"],
+    ],
+    skip: skipWithoutMpi,
+  },
+];
+
+/** Lines of a guide that are no commands of the program. */
+const SHELL: {
+  readonly [program: string]: (folder: string, argv: readonly string[]) => void;
+} = {
+  mkdir: (folder, [name]) => void mkdirSync(path.join(folder, name!)),
+  cp: (folder, argv) => {
+    for (const from of argv.slice(0, -1)) {
+      copyFileSync(
+        path.join(folder, from),
+        path.join(folder, argv.at(-1)!, path.basename(from)),
+      );
+    }
+  },
+};
+
+/** Commands that compute: here on the CPU, wherever a guide does. */
+const COMPUTES = new Set(["run", "train", "generate"]);
+
+interface Ended {
+  readonly code: number | null;
+  readonly out: string;
+  readonly err: string;
+}
+
+function start(runtime: Runtime, folder: string, argv: readonly string[]) {
+  return spawn(runtime.program, [...commandOf(runtime), ...argv], {
+    cwd: folder,
+    // Ranks of a job are this program too.
+    env: {
+      ...process.env,
+      PATH: `${path.dirname(runtime.program)}:${process.env["PATH"]}`,
+    },
+  });
+}
+
+async function run(
+  runtime: Runtime,
+  folder: string,
+  { argv, input = "" }: Case,
+): Promise<Ended> {
+  const child = start(runtime, folder, argv);
+  child.stdin.end(input);
+  const ended = new Promise<number | null>((resolve) =>
+    child.on("close", resolve)
+  );
+  const [out, err] = await Promise.all([
+    text(child.stdout),
+    text(child.stderr),
+  ]);
+  return { code: await ended, out, err };
+}
+
+/** Fewer steps and tokens than a guide asks for. */
+function shortened(argv: readonly string[]): string[] {
+  return argv.map((word, i) =>
+    argv[i - 1] === "--steps" ? "1" : argv[i - 1] === "-n" ? "2" : word
+  );
+}
+
+/** Runs each line of a guide. Returns names of the commands. */
+async function runGuide(
+  t: Test,
+  runtime: Runtime,
+  { page, folder }: { readonly page: string; readonly folder: string },
+): Promise<string[]> {
+  const names: string[] = [];
+  for (const [program, ...words] of commandsOf(page)) {
+    if (program !== "npx") {
+      SHELL[program!]!(folder, words);
+      continue;
+    }
+    const [, name, ...rest] = shortened(words);
+    const where = COMPUTES.has(name!) ? ["--adapter", "cpu"] : [];
+    const argv = [name!, ...rest, ...where];
+    const { code, err } = await run(runtime, folder, { argv });
+    t.equal(code, 0, `${argv.join(" ")}: ${err}`);
+    names.push(name!);
+  }
+  return names;
+}
+
+/** The next line that a process prints. */
+async function nextLine(child: ChildProcess): Promise<string> {
+  let said = "";
+  for await (const part of child.stdout!.iterator({ destroyOnReturn: false })) {
+    said += part;
+    if (said.endsWith("\n")) break;
+  }
+  return said;
+}
+
+/** What the first runtime made, by the names of files: others make the same bytes. */
+const made = new Map<string, Buffer>();
+
+function compare(t: Test, folder: string, name: string): void {
+  const bytes = readFileSync(path.join(folder, name));
+  const first = made.get(name);
+  if (first) t.ok(first.equals(bytes), `the same bytes in ${name}`);
+  else made.set(name, bytes);
+}
+
+/** The runtime that also runs the commands of the second guide, in turns. */
+const SECOND_GUIDE = Math.abs(SEED) % RUNTIMES.length;
+
+t.jobs = 2;
+for (const [i, runtime] of RUNTIMES.entries()) {
+  const { name, skip } = runtime;
+  t.test(name, { skip, buffered: true }, async (t) => {
+    const folder = temporaryFolder(t);
+    mkdirSync(path.join(folder, "node_modules"));
+    symlinkSync(
+      clonePath("."),
+      path.join(folder, "node_modules/switchyard-moe"),
+      "junction",
+    );
+    const started = new Set<string>();
+
+    await t.test("the guides", async (t) => {
+      const own = readPage("own_model.md");
+      const second = i === SECOND_GUIDE ? [readPage("fits.md")] : [];
+      writeShownFile(own, folder);
+      copyFileSync(
+        clonePath("examples/demo-lm/config.json"),
+        path.join(folder, "config.json"),
+      );
+      for (const page of [own, ...second]) {
+        const names = await runGuide(t, runtime, { page, folder });
+        names.forEach((name) => started.add(name));
+      }
+      compare(t, folder, "y.safetensors");
+      const weights = readdirSync(path.join(folder, "trained"))
+        .filter((name) => /^model-.*safetensors$/.test(name));
+      t.ok(weights.length > 0);
+      for (const name of weights) compare(t, folder, `trained/${name}`);
+    });
+
+    writeFileSync(
+      path.join(folder, "taught/chat_template.jinja"),
+      "{% for message in messages %}{{ message.content }}{% endfor %}",
+    );
+    await writeRaw(path.join(folder, "logits"), {
+      logits: floats([4, 8], 1),
+    });
+    for (const each of OTHERS) {
+      const { argv, skip = false } = each;
+      started.add(argv[0]!);
+      await t.test(argv.join(" "), { skip }, async (t) => {
+        const { code, err } = await run(runtime, folder, each);
+        t.equal(code, 0, err);
+        t.notMatch(err, /^Warning/m);
+      });
+    }
+    compare(t, folder, "plan.json");
+    if (!skipWithoutMpi) compare(t, folder, "launched");
+
+    await t.test("check --watch", async (t) => {
+      const file = path.join(folder, "layer.ts");
+      const good = readFileSync(file, "utf8");
+      const child = start(runtime, folder, [
+        ...["check", "layer.ts", "--watch", "--json"],
+      ]);
+      t.teardown(() => child.kill("SIGKILL"));
+      const first = await nextLine(child);
+      writeFileSync(file, good.replace("topK: 2", "topK: 99"));
+      const second = await nextLine(child);
+      t.match(first, /"errors":\[\]/);
+      t.match(second, /Cannot choose 99/);
+    });
+
+    const { out } = await run(runtime, folder, { argv: ["--help"] });
+    const commands = [...out.matchAll(/^ {2}(\w+) .*(?:\[options\]|<)/gm)]
+      .map(([, name]) => name!);
+    t.ok(commands.length > 10);
+    t.strictSame(
+      commands.filter((name) => !started.has(name)),
+      i === SECOND_GUIDE ? ["tune"] : ["search", "tune"],
+      "all but what takes long",
+    );
+  });
+}
