@@ -30,11 +30,11 @@ const COMPILER_MAY_IMPORT: { readonly [part: string]: readonly string[] } = {
 const PACKAGES: { readonly [name: string]: RegExp } = {
   "@ts-morph/common": /^compiler\/source\/typescript\.ts$/,
   "webgpu": /^runtime\/adapters\.ts$/,
-  "koffi": /^runtime\/(mpi|native)\//,
+  "koffi": /^runtime\/((mpi|native)\/|quietly\.ts$)/,
   "ajv": /^spec\//,
   "binaryen": /^runtime\/cpu\//,
   "@huggingface/jinja": /^engine\//,
-  "@huggingface/tokenizers": /^browser\//,
+  "@huggingface/tokenizers": /^(browser|engine\/untrusted)\//,
   "commander": /^cli\//,
   "cli-progress": /^cli\//,
   "preact": /^view\/page\//,
@@ -43,7 +43,7 @@ const PACKAGES: { readonly [name: string]: RegExp } = {
 
 /** Files that may touch the machine: read files, see the process. */
 const AT_THE_EDGE =
-  /^(cli\/|compiler\/(source|editor)\/|runtime\/adapters\.ts$|runtime\/(cache|cpu|mpi|native)\/|engine\/untrusted\/|examples\/|test\/|bench\/)/;
+  /^(cli\/|compiler\/(source|editor)\/|runtime\/(adapters|quietly)\.ts$|runtime\/(cache|cpu|mpi|native)\/|engine\/untrusted\/|examples\/|test\/|bench\/)/;
 
 /** What gives way to the field's words, in code, comments, messages and docs. */
 const WORDS: readonly (readonly [gives: RegExp, way: string])[] = [
