@@ -73,18 +73,19 @@ export async function listAdapters(
   const adapters = await adapterNames(options.places);
   const names = adapters.map(({ name }) => name);
   for (const named of adapters) {
-    const adapter = await openInstance(named, names);
+    const { adapter, gpu } = await openInstance(named, names);
     // The adapter that is described is as good as any for the first device.
     let unused: GPUAdapter | undefined = adapter;
     const request = async () => {
       const first = unused;
       unused = undefined;
-      return first ?? await openInstance(named, names);
+      return first ?? (await openInstance(named, names)).adapter;
     };
     const { place, twins } = named;
     list.push({
       ...describeAdapter(adapter, {
         number: list.length,
+        gpu,
         name: named.name,
         request,
       }),
@@ -116,18 +117,19 @@ export async function openGpu(
 async function openInstance(
   named: NamedAdapter,
   names: readonly string[],
-): Promise<GPUAdapter> {
+): Promise<{ readonly gpu: GPU; readonly adapter: GPUAdapter }> {
   const { name, environment, place } = named;
   const title = place === undefined ? name : `${name}' at '${place}`;
-  const adapter = await withEnvironment(
-    environment,
-    async () => await requestAdapter(await createInstance(name), title),
-  );
+  const opened = await withEnvironment(environment, async () => {
+    const gpu = await createInstance(name);
+    return { gpu, adapter: await requestAdapter(gpu, title) };
+  });
+  const { info } = opened.adapter;
   // The binding takes the first adapter whose name contains the one that is asked for, so what came is read back.
   const given = names.find((other) =>
-    other !== name && plain(other) === plain(adapter.info.device)
+    other !== name && plain(other) === plain(info.device)
   );
-  if (given === undefined) return adapter;
+  if (given === undefined) return opened;
   throw new MachineError(
     `Cannot open adapter '${title}': the driver gives '${given}' in its place. Hide that one with VK_DRIVER_FILES or DRI_PRIME`,
   );

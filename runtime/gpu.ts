@@ -17,6 +17,8 @@ export interface GpuAdapter {
   readonly features: readonly string[];
   /** Invocations of a subgroup, where it has them and all are of that size. */
   readonly subgroup?: number;
+  /** Whether WGSL has dot products of packed bytes. */
+  readonly packedDot: boolean;
   /** What tells it from others of its name: `PCI 0000:65:00.0`, or the file of its driver. */
   readonly place?: string;
   /** How many adapters have its name and cannot be distinguished from it; any of them may be the one that is opened. */
@@ -33,6 +35,7 @@ export async function adapterOf(gpu: GPU): Promise<GpuAdapter | undefined> {
   return adapter
     ? describeAdapter(adapter, {
       number: 0,
+      gpu,
       request: () => requestAdapter(gpu),
     })
     : undefined;
@@ -48,8 +51,9 @@ export function adapterName(info: GPUAdapterInfo): string {
 /** An adapter for the list; `name` is the system's name for it, where that is known. */
 export function describeAdapter(
   adapter: GPUAdapter,
-  { number, name, request }: {
+  { number, gpu, name, request }: {
     readonly number: number;
+    readonly gpu: GPU;
     readonly name?: string;
     readonly request: () => Promise<GPUAdapter>;
   },
@@ -73,8 +77,14 @@ export function describeAdapter(
     limits,
     features: [...adapter.features].sort(),
     ...subgroupOf(adapter),
+    packedDot: hasPackedDot(gpu),
     request,
   };
+}
+
+/** Whether WGSL has dot products of packed bytes. */
+export function hasPackedDot({ wgslLanguageFeatures }: GPU): boolean {
+  return wgslLanguageFeatures.has("packed_4x8_integer_dot_product");
 }
 
 function subgroupOf(

@@ -11,7 +11,8 @@ import {
   type Staging,
   type StagingUse,
 } from "./device.ts";
-import { adapterName, type GpuAdapter } from "./gpu.ts";
+import type { WgslOptions } from "../spec/kernel/wgsl.ts";
+import { adapterName, type GpuAdapter, hasPackedDot } from "./gpu.ts";
 import { GpuPipeline } from "./gpu_pipeline.ts";
 import { GpuMapping, GpuStaging } from "./gpu_staging.ts";
 import { GpuTimer } from "./gpu_timer.ts";
@@ -62,6 +63,9 @@ export async function createGpuDevice(
   checkAdapter(name, adapter, limits, features);
   const timed = timestamps && adapter.features.has("timestamp-query");
   const subgroup = subgroupOf(source);
+  const packedDot = "request" in source
+    ? source.packedDot
+    : hasPackedDot(source);
   const device = await politely(adapter.requestDevice({
     ...(label ? { label } : {}),
     requiredLimits: { ...limits },
@@ -75,7 +79,8 @@ export async function createGpuDevice(
       `Cannot open a device on adapter '${name}': ${textOf(error)}`,
     );
   });
-  return new GpuDevice(device, { name, label, timed, deadlineMs, subgroup });
+  const wgsl = { subgroup, packedDot };
+  return new GpuDevice(device, { name, label, timed, deadlineMs, wgsl });
 }
 
 /** Invocations that load for each other: software adapters load for each one by itself, and GPUs what all need but once. */
@@ -148,7 +153,7 @@ class GpuDevice implements Device {
   #failure: MachineError | undefined;
   #destroyed = false;
   readonly #deadlineMs: number;
-  readonly #subgroup: number | undefined;
+  readonly #wgsl: WgslOptions;
   /** The kernels of what is not submitted yet, and of each submission that is not done. */
   #recorded = new Set<string>();
   readonly #unfinished = new Set<ReadonlySet<string>>();
@@ -157,15 +162,15 @@ class GpuDevice implements Device {
 
   constructor(
     device: GPUDevice,
-    { name, label, timed, deadlineMs, subgroup }: {
+    { name, label, timed, deadlineMs, wgsl }: {
       readonly name: string;
       readonly label: string | undefined;
       readonly timed: boolean;
       readonly deadlineMs: number;
-      readonly subgroup: number | undefined;
+      readonly wgsl: WgslOptions;
     },
   ) {
-    this.#subgroup = subgroup;
+    this.#wgsl = wgsl;
     this.#deadlineMs = deadlineMs;
     this.#device = device;
     this.name = name;
@@ -199,7 +204,7 @@ class GpuDevice implements Device {
       wanted.map(([name, kernel]) =>
         GpuPipeline.create(this.#device, name, kernel, {
           deviceName: this.name,
-          subgroup: this.#subgroup,
+          wgsl: this.#wgsl,
         })
       ),
     ));

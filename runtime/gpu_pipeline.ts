@@ -2,7 +2,7 @@
 
 import { MachineError } from "../spec/errors.ts";
 import { isReadOnly } from "../spec/kernel/tree.ts";
-import { printWgsl } from "../spec/kernel/wgsl.ts";
+import { printWgsl, type WgslOptions } from "../spec/kernel/wgsl.ts";
 import type { DeviceKernel } from "./device.ts";
 import type { DeviceBuffer } from "./device.ts";
 
@@ -34,9 +34,9 @@ export class GpuPipeline {
     device: GPUDevice,
     name: string,
     kernel: DeviceKernel,
-    { deviceName, subgroup }: {
+    { deviceName, wgsl }: {
       readonly deviceName: string;
-      readonly subgroup: number | undefined;
+      readonly wgsl: WgslOptions;
     },
   ): Promise<GpuPipeline> {
     const entries = kernel.tree.bindings.map((
@@ -50,7 +50,7 @@ export class GpuPipeline {
     device.pushErrorScope("validation");
     const layout = device.createBindGroupLayout({ entries, label: name });
     const module = device.createShaderModule({
-      code: kernel.wgsl ?? printWgsl(kernel.tree, { subgroup }),
+      code: kernel.wgsl ?? printWgsl(kernel.tree, wgsl),
       label: name,
     });
     const compiled = device.createComputePipelineAsync({

@@ -279,6 +279,7 @@ function adapter(
   return {
     number,
     type,
+    packedDot: false,
     name: `a${number}`,
     vendor: "",
     architecture: "",

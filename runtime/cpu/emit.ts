@@ -185,6 +185,11 @@ export class Emitter {
         return this.#call(value.fn, value.args);
       case "wide":
         return this.#wide(value);
+      case "lookup":
+        f.words(...value.table as [number, number, number, number]);
+        this.#value(a);
+        f.words(0x0f0f0f0f, 0x0f0f0f0f, 0x0f0f0f0f, 0x0f0f0f0f);
+        return f.op("v128.and", "i8x16.swizzle");
       case "lane":
         this.#value(a);
         return f.extract(value.lane);
@@ -266,6 +271,7 @@ export class Emitter {
     }
     for (const arg of args) this.#value(arg);
     if (each) return this.#eachLane(each);
+    if (fn === "v.dot4") return this.#dot4();
     if (fn === "d.from_l") {
       const value = f.local("v128");
       f.tee(value);
@@ -275,6 +281,27 @@ export class Emitter {
     }
     const [type, name] = fn.split(".") as [keyof typeof TYPES, string];
     f.op(...INSTRUCTIONS[fn] ?? [`${TYPES[type]}.${name}` as WasmOp]);
+  }
+
+  /** Four products of bytes in each lane: those of even bytes, and of odd ones, as 16-bit integers. */
+  #dot4(): void {
+    const { f } = this;
+    const vectors = [f.local("v128"), f.local("v128")];
+    for (const vector of vectors.toReversed()) f.set(vector);
+    for (const vector of vectors) {
+      f.get(vector);
+      f.i32(8);
+      f.op("i16x8.shl");
+      f.i32(8);
+      f.op("i16x8.shr_s");
+    }
+    f.op("i32x4.dot_i16x8_s");
+    for (const vector of vectors) {
+      f.get(vector);
+      f.i32(8);
+      f.op("i16x8.shr_s");
+    }
+    f.op("i32x4.dot_i16x8_s", "i32x4.add");
   }
 
   /** Apply an instruction to each lane of the two vectors on the stack. */

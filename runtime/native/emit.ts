@@ -157,6 +157,10 @@ export class Emitter {
         });
         return `narrowed(${this.values(value.body)[0]!})`;
       }
+      case "lookup": {
+        const table = value.table.map((word) => `${word}u`).join(", ");
+        return `v_lookup(${a}, ${table})`;
+      }
       case "lane":
         return `(${a})[${value.lane}]`;
       case "load": {

@@ -32,11 +32,13 @@ export function printKernel(
     loops: "tiles",
     inMemory: "outliving",
   });
+  const body = bodyInC(program);
+  const bytes = /\bv_(dot4|lookup)\(/.test(body);
   return {
-    prelude: vectorsInC(lanes, fused),
+    prelude: vectorsInC({ lanes, fused, bytes }),
     text:
       `(const struct launch *launch, uint32_t first_group, uint32_t end_group, char *scratch, const volatile uint32_t *stop) {
-${bodyInC(program)}
+${body}
 }
 `,
     scratch: program.scratch,

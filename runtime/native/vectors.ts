@@ -121,8 +121,92 @@ ${twice}#endif
     : twice;
 }
 
-/** The text for vectors of a number of lanes. `fused`: `fma` nodes are rounded once, if the processor can. */
-export function vectorsInC(lanes: number, fused: boolean): string {
+/**
+ * Products and tables of bytes: by instructions, where the processor has them for so many lanes. `dpbusd` multiplies unsigned bytes by
+ * signed ones: 128 times the signed ones is too much.
+ */
+const BYTES_IN_C = `
+#if defined __SSE2__
+#include <immintrin.h>
+#elif defined __ARM_NEON
+#include <arm_neon.h>
+#endif
+#if LANES == 16 && defined __AVX512BW__
+#define WIDE(name) _mm512_##name
+typedef __m512i wide;
+#elif LANES == 8 && defined __AVX2__
+#define WIDE(name) _mm256_##name
+typedef __m256i wide;
+#elif LANES == 4 && defined __SSSE3__
+#define WIDE(name) _mm_##name
+typedef __m128i wide;
+#endif
+#if defined WIDE && defined __AVX512VNNI__ && defined __AVX512VL__
+INLINE vu dot_unsigned(vu a, vu b) {
+  return (vu)WIDE(dpbusd_epi32)((wide)(vu){ 0 }, (wide)a, (wide)b);
+}
+INLINE vu v_dot4(vu a, vu b) {
+  return dot_unsigned(a ^ 0x80808080u, b) - dot_unsigned(splat(0x80808080u), b);
+}
+#elif defined WIDE
+typedef int16_t shorts __attribute__((vector_size(4 * LANES)));
+INLINE vu v_dot4(vu a, vu b) {
+  shorts x = (shorts)a, y = (shorts)b;
+  return (vu)WIDE(madd_epi16)((wide)(x << 8 >> 8), (wide)(y << 8 >> 8)) + (vu)WIDE(madd_epi16)((wide)(x >> 8), (wide)(y >> 8));
+}
+#elif LANES == 4 && defined __ARM_FEATURE_DOTPROD
+INLINE vu v_dot4(vu a, vu b) { return (vu)vdotq_s32((int32x4_t){ 0 }, (int8x16_t)a, (int8x16_t)b); }
+#else
+INLINE vi byte_of(vu x, int i) { return (vi)(x << (24 - 8 * i)) >> 24; }
+INLINE vu v_dot4(vu a, vu b) {
+  vi sum = { 0 };
+  for (int i = 0; i < 4; i++) sum += byte_of(a, i) * byte_of(b, i);
+  return (vu)sum;
+}
+#endif
+#if defined WIDE
+#if LANES == 4
+#define TABLE(x) (x)
+#elif LANES == 8
+#define TABLE(x) WIDE(broadcastsi128_si256)(x)
+#else
+#define TABLE(x) WIDE(broadcast_i32x4)(x)
+#endif
+INLINE vu v_lookup(vu at, u a, u b, u c, u d) {
+  __m128i table = _mm_setr_epi32(a, b, c, d);
+  return (vu)WIDE(shuffle_epi8)(TABLE(table), (wide)(at & 0x0f0f0f0fu));
+}
+#elif LANES == 4 && defined __aarch64__
+INLINE vu v_lookup(vu at, u a, u b, u c, u d) {
+  uint32x4_t table = { a, b, c, d };
+  return (vu)vqtbl1q_u8((uint8x16_t)table, (uint8x16_t)(at & 0x0f0f0f0fu));
+}
+#else
+INLINE vu v_lookup(vu at, u a, u b, u c, u d) {
+  const u table[4] = { a, b, c, d };
+  vu r = { 0 };
+  for (int l = 0; l < LANES; l++) {
+    for (int shift = 0; shift < 32; shift += 8) {
+      u n = at[l] >> shift & 15;
+      r[l] |= (table[n / 4] >> n % 4 * 8 & 255) << shift;
+    }
+  }
+  return r;
+}
+#endif
+`;
+
+/** The text for functions of vectors of a number of lanes. */
+export interface VectorsOptions {
+  readonly lanes: number;
+  /** `fma` nodes are rounded once, if the processor can. */
+  readonly fused: boolean;
+  /** They compute with packed bytes: headers of intrinsics take a compiler longer than a kernel. */
+  readonly bytes: boolean;
+}
+
+/** The text before functions. */
+export function vectorsInC({ lanes, fused, bytes }: VectorsOptions): string {
   const numbers = Array.from({ length: lanes }, (_, i) => i).join(", ");
   return `#include <stdint.h>
 #include <math.h>
@@ -143,7 +227,7 @@ typedef uint64_t vul __attribute__((vector_size(8 * LANES)));
 typedef vu __attribute__((aligned(4), may_alias)) run_of_words;
 ${LAUNCH_STRUCT}
 static const vu IOTA = { ${numbers} };
-${BODY}${fmaInC(fused)}${turnInC(lanes)}${MATH_IN_C}`;
+${BODY}${fmaInC(fused)}${turnInC(lanes)}${MATH_IN_C}${bytes ? BYTES_IN_C : ""}`;
 }
 
 const BODY = `

@@ -41,6 +41,7 @@ const OPERATORS: { readonly [F in CallName]?: Op } = {
   ceil: "f.ceil",
   trunc: "f.trunc",
   round: "f.nearest",
+  dot4I8: "v.dot4",
 };
 
 /** Where a load is known to be in range: behind a pointer, or in a tile. */
@@ -169,7 +170,7 @@ export class Expressions {
       case "bitcast":
         return e.a.type === "f32" ? laneOf(this.bits(e.a), 0) : this.word(e.a);
       case "call":
-        throw new Error(`internal: '${e.fn}' as an integer`);
+        return laneOf(this.#vector(e), 0);
     }
   }
 
@@ -220,6 +221,7 @@ export class Expressions {
         if (e.fn === "rsqrt") {
           return apply("f.div", constant("vf", 1), apply("f.sqrt", ...args));
         }
+        if (e.fn === "lookup16") return lookup(args[0]!, e.args.slice(1));
         return { op: "call", type: "vf", fn: e.fn, args };
       }
       case "select": {
@@ -313,6 +315,11 @@ export class Expressions {
     const from = this.memory(e.op === "load" ? e.binding : e.array);
     return { op: "load", type, from, form, rare: this.rare, args: [index] };
   }
+}
+
+function lookup(indices: Value, words: readonly Expr[]): Value {
+  const table = words.map((e) => Number((e as { value: number }).value));
+  return { op: "lookup", type: "vu", table, args: [indices] };
 }
 
 /** The IR's name of an operator of integers or bools. */

@@ -52,13 +52,14 @@ type Arithmetic =
  * - `v.shl`, `v.shr_*`: by one word. `v.shl_each`, …: by a vector.
  * - `v.to_s`, `v.to_u`: f32 to integers, saturating, 0 for NaN; `v.whole`: as `v.to_s`, any bits where it is out of range.
  * - `f.from_s`, `f.from_u`: of integers. `l.from_d`: of whole f64, saturating to 32 bits; `d.from_l`: of integers of 32 bits.
+ * - `v.dot4`: of each lane, the dot product of four i8.
  * - `f.min(a, b)` is b < a ? b : a, `f.max(a, b)` is a < b ? b : a. `f.fma` is rounded twice, unless numerics are fast.
  */
 export type Op =
   | `u.${Arithmetic | "eqz" | "select"}`
   | `v.${Arithmetic | Signed<"min" | "max"> | "neg" | "not" | "andnot"}`
   | `v.${"any" | "all" | "splat" | "pick" | "select" | "bits" | "whole"}`
-  | `v.${"shl_each" | Signed<"shr_each"> | "to_s" | "to_u"}`
+  | `v.${"shl_each" | Signed<"shr_each"> | "to_s" | "to_u" | "dot4"}`
   | `f.${"add" | "sub" | "mul" | "div" | "min" | "max" | "neg" | "abs"}`
   | `f.${"floor" | "ceil" | "trunc" | "nearest" | "sqrt" | "fma" | "bits"}`
   | `f.${Orders | "eq" | "ne" | "pick" | "select" | "from_s" | "from_u"}`
@@ -90,6 +91,8 @@ export type Value =
     readonly params: readonly Local[];
     readonly body: Value;
   }
+  /** Bytes of a table of 16 by the lower halves of bytes. */
+  | Node<"lookup", "vu"> & { readonly table: readonly number[] }
   /** One lane's bits. */
   | Node<"lane", "u"> & { readonly lane: number }
   /** Elements at an index: one outside of the array is of some other element in it. `rare`: it hardly ever runs. */

@@ -7,7 +7,7 @@ import {
   type StoredDType,
 } from "../dtype.ts";
 import { invariant } from "../errors.ts";
-import { BINARY, isPredicate } from "./semantics.ts";
+import { BINARY, FUNCTIONS, isPredicate } from "./semantics.ts";
 import type {
   BinaryOp,
   CallName,
@@ -136,9 +136,9 @@ export function max(a: Expr, b: Expr): Expr {
 export function neg(a: Expr): Expr {
   return { op: "unary", type: a.type, fn: "neg", a };
 }
-/** A function of f32 values. */
+/** A function's value. */
 export function call(fn: CallName, ...args: Expr[]): Expr {
-  return { op: "call", type: "f32", fn, args };
+  return { op: "call", type: FUNCTIONS[fn].type, fn, args };
 }
 /** a * b + c in one node. */
 export function fma(a: Expr, b: Expr, c: Expr): Expr {

@@ -91,7 +91,9 @@ function primary(s: Scanner): ExprSyntax {
   }
   if (type || s.is("(")) {
     const args = args_(s);
-    const part = word === "unpack2x16float" ? half(s) : undefined;
+    const parts = word !== undefined && Object.hasOwn(PARTS, word) &&
+      PARTS[word as keyof typeof PARTS];
+    const part = parts ? partOf(s, parts) : undefined;
     return { kind: "call", args, type, part, ...place };
   }
   const indices = indicesOf(s);
@@ -100,10 +102,15 @@ function primary(s: Scanner): ExprSyntax {
     : { kind: "word", ...place };
 }
 
-/** `.x` or `.y` */
-function half(s: Scanner) {
+/** Functions that give vectors, of which a part is named. */
+const PARTS = { unpack2x16float: "xy", unpack4xI8: "xyzw" } as const;
+
+/** `.x` or another part. */
+function partOf(s: Scanner, parts: string) {
   s.skip(".");
-  if (!s.is("x") && !s.is("y")) throw s.expected("x or y");
+  if (![...parts].some((part) => s.is(part))) {
+    throw s.expected([...parts].join(", ").replace(/, (\w)$/, " or $1"));
+  }
   return s.next();
 }
 

@@ -53,7 +53,10 @@ const SCALARS: ReadonlySet<string> = new Set(["f32", "i32", "u32", "bool"]);
 const CONSTANT = { f32, i32, u32 };
 
 /** Functions whose WGSL name differs from the tree's. */
-const NAMED: { readonly [wgsl: string]: CallName } = { inverseSqrt: "rsqrt" };
+const NAMED: { readonly [wgsl: string]: CallName } = {
+  inverseSqrt: "rsqrt",
+  dot4I8Packed: "dot4I8",
+};
 
 /** An expression; an integer without a suffix becomes one of type `wanted`. Throws KernelTextError, as the others do. */
 export function expression(
@@ -417,6 +420,7 @@ function called(p: Resolving, s: Call): Expr {
     return checked(p, name, { a, b, at, text: name });
   }
   if (name === "select") return selected(p, s);
+  if (name === "unpack4xI8") return unpackedByte(p, s);
   const half = s.part && HALVES[nameOf(p, s.part)!];
   const fn = half ?? NAMED[name] ?? name as CallName;
   if (!Object.hasOwn(FUNCTIONS, fn)) {
@@ -424,15 +428,23 @@ function called(p: Resolving, s: Call): Expr {
       p,
       at,
       `Cannot call '${name}': there is no such function. Functions are ${
-        Object.keys(FUNCTIONS).filter((f) => !/^unpack|rsqrt/.test(f)).join(
+        Object.keys(FUNCTIONS).filter((f) => !/^unpack|rsqrt|I8/.test(f)).join(
           ", ",
         )
-      }, inverseSqrt, unpack2x16float, min, max, select and bitcast`,
+      }, inverseSqrt, dot4I8Packed, unpack2x16float, unpack4xI8, min, max, select and bitcast`,
     );
   }
   const wanted = FUNCTIONS[fn].args;
   const args = operands(p, s, { name, count: wanted.length })
     .map((value, i) => typed(value, wanted[i]));
+  const { constantFrom = args.length } = FUNCTIONS[fn];
+  if (args.slice(constantFrom).some(({ op }) => op !== "const")) {
+    throw mistake(
+      p,
+      at,
+      `Cannot call '${name}' with a table that is not constant: a kernel has it in its instructions. Give numbers`,
+    );
+  }
   if (args.every(({ type }, i) => type === wanted[i])) return call(fn, ...args);
   const given = args.map(({ type }) => type).join(", ");
   throw mistake(
@@ -442,6 +454,20 @@ function called(p: Resolving, s: Call): Expr {
       wanted.join(", ")
     }. Convert the arguments`,
   );
+}
+
+/** `unpack4xI8(word).x`: a byte of a word as an i32. */
+function unpackedByte(p: Resolving, s: Call): Expr {
+  const [value] = operands(p, s, { name: "unpack4xI8", count: 1 });
+  const word = typed(value!, "u32");
+  const left = 24 - 8 * "xyzw".indexOf(nameOf(p, s.part!)!);
+  const top = checked(p, "shl", {
+    a: word,
+    b: u32(left),
+    at: s.at,
+    text: "<<",
+  });
+  return binary("shr", bitcast("i32", top), u32(24));
 }
 
 /** `select(ifFalse, ifTrue, condition)` */

@@ -94,9 +94,12 @@ export const UNARY: {
   bool: { not: (a) => Number(!a) },
 };
 
-/** A function of a kernel; it returns an f32. */
+/** A function of a kernel. */
 export interface FunctionRow {
   readonly args: readonly ScalarType[];
+  readonly type: ScalarType;
+  /** The arguments from this one on are constants. Default: none. */
+  readonly constantFrom?: number;
   /** Operations that the cost model counts. */
   readonly operations: number;
   /** The result before its last rounding. */
@@ -111,11 +114,18 @@ function ofFloats(
   of: FunctionRow["of"],
   operations = 1,
 ): FunctionRow {
-  return { args: new Array<ScalarType>(args).fill("f32"), operations, of };
+  const types = new Array<ScalarType>(args).fill("f32");
+  return { args: types, type: "f32", operations, of };
 }
 
 function ofWord(of: (word: number) => number): FunctionRow {
-  return { args: ["u32"], operations: 1, of: (_, word) => of(word!) };
+  const args = ["u32"] as const;
+  return { args, type: "f32", operations: 1, of: (_, word) => of(word!) };
+}
+
+/** The four bytes of a word, the lowest first. */
+function bytesOf(word: number): number[] {
+  return [0, 8, 16, 24].map((shift) => word >>> shift & 255);
 }
 
 /** Functions of kernels. */
@@ -138,6 +148,29 @@ export const FUNCTIONS: { readonly [F in CallName]: FunctionRow } = {
   roundF16: ofFloats(1, (_, x) => roundF16(x!)),
   unpackF16Lo: ofWord((word) => widenF16(word & 0xffff)),
   unpackF16Hi: ofWord((word) => widenF16(word >>> 16)),
+  dot4I8: {
+    args: ["u32", "u32"],
+    type: "i32",
+    operations: 1,
+    of: (_, a, b) => {
+      const right = bytesOf(b!);
+      return bytesOf(a!).reduce(
+        (sum, byte, i) => sum + (byte << 24 >> 24) * (right[i]! << 24 >> 24),
+        0,
+      );
+    },
+  },
+  lookup16: {
+    args: ["u32", "u32", "u32", "u32", "u32"],
+    type: "u32",
+    constantFrom: 1,
+    operations: 1,
+    of: (_, indices, ...words) => {
+      const table = words.flatMap(bytesOf);
+      return bytesOf(indices!)
+        .reduceRight((word, byte) => (word << 8 | table[byte & 15]!) >>> 0, 0);
+    },
+  },
 };
 
 /** The type of a binary operation; undefined if the operands do not fit. */

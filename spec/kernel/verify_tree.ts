@@ -342,17 +342,24 @@ class Reader {
       }
       case "call": {
         const same = expr.args.map((a) => this.#expr(a)).every(Boolean);
-        const wanted = Object.hasOwn(FUNCTIONS, expr.fn)
-          ? FUNCTIONS[expr.fn].args
+        const row = Object.hasOwn(FUNCTIONS, expr.fn)
+          ? FUNCTIONS[expr.fn]
           : undefined;
+        if (!row) {
+          this.faults.add(`'${expr.fn}' is no function`);
+          return same;
+        }
         const given = expr.args.map((a) => a.type).join(", ");
-        if (!wanted) this.faults.add(`'${expr.fn}' is no function`);
-        else if (wanted.join(", ") !== given) {
+        if (row.args.join(", ") !== given) {
           this.faults.add(
-            `'${expr.fn}' takes ${wanted.join(", ")} and is given ${given}`,
+            `'${expr.fn}' takes ${row.args.join(", ")} and is given ${given}`,
           );
         }
-        this.#expect(expr, "f32", "the value of", expr.fn);
+        const table = expr.args.slice(row.constantFrom ?? expr.args.length);
+        if (table.some(({ op }) => op !== "const")) {
+          this.faults.add(`the table of '${expr.fn}' is not constant`);
+        }
+        this.#expect(expr, row.type, "the value of", expr.fn);
         return same;
       }
       case "select": {

@@ -39,7 +39,26 @@ const OPERATORS: { readonly [fn in BinaryOp]?: string } = {
 const RENAMED: { readonly [fn in CallName]?: string } = {
   rsqrt: "inverseSqrt",
   roundF16: "round_f16",
+  dot4I8: "dot4_i8",
 };
+
+/** WGSL's own dot product of bytes, where a device has it. */
+const DOT4_PACKED = "dot4I8Packed";
+
+const DOT4_I8 = `fn dot4_i8(a: u32, b: u32) -> i32 {
+  let left = vec4i(vec4u(a) << vec4u(24u, 16u, 8u, 0u)) >> vec4u(24u);
+  let right = vec4i(vec4u(b) << vec4u(24u, 16u, 8u, 0u)) >> vec4u(24u);
+  return dot(left, right);
+}`;
+
+const LOOKUP16 =
+  `fn lookup16(indices: u32, a: u32, b: u32, c: u32, d: u32) -> u32 {
+  var table = vec4u(a, b, c, d);
+  let at = (vec4u(indices) >> vec4u(0u, 8u, 16u, 24u)) & vec4u(15u);
+  let words = vec4u(table[at.x >> 2u], table[at.y >> 2u], table[at.z >> 2u], table[at.w >> 2u]);
+  let bytes = (words >> ((at & vec4u(3u)) << vec4u(3u))) & vec4u(255u);
+  return bytes.x | (bytes.y << 8u) | (bytes.z << 16u) | (bytes.w << 24u);
+}`;
 
 /**
  * `quantizeToF16` may flush subnormal halves and leaves overflow undefined, so rounding (to nearest, ties to even,
@@ -137,12 +156,14 @@ const NO_LANES: ReturnType<typeof laneLoads> = new Map();
 export interface WgslOptions {
   /** Invocations of each subgroup: where they load for each other what all of them need. Default: they do not. */
   readonly subgroup?: number | undefined;
+  /** Whether it has WGSL's `packed_4x8_integer_dot_product`. Default: false. */
+  readonly packedDot?: boolean;
 }
 
 /** The WGSL of a kernel: the same tree always gives the same text. */
 export function printWgsl(
   kernel: Kernel,
-  { subgroup }: WgslOptions = {},
+  { subgroup, packedDot = false }: WgslOptions = {},
 ): string {
   const lanes = subgroup ? laneLoads(kernel, subgroup) : NO_LANES;
   const names = wgslNames(kernel, [...lanes.values()].flat());
@@ -217,7 +238,10 @@ export function printWgsl(
           return `unpack2x16float(${argument(a!, e)}).${half}`;
         }
         const args = [argument(a!, e), ...others.map(print)];
-        return `${RENAMED[e.fn] ?? e.fn}(${args.join(", ")})`;
+        const name = packedDot && e.fn === "dot4I8"
+          ? DOT4_PACKED
+          : RENAMED[e.fn] ?? e.fn;
+        return `${name}(${args.join(", ")})`;
       }
       case "select":
         return `select(${early(e.b)}, ${early(e.a)}, ${
@@ -336,9 +360,14 @@ export function printWgsl(
   const helpers = [
     ...(/\b(special_bits|round_f16)\b/.test(text) ? [SPECIAL_BITS, ""] : []),
     ...(/\bround_f16\b/.test(text) ? [ROUND_F16, ""] : []),
+    ...(/\bdot4_i8\b/.test(text) ? [DOT4_I8, ""] : []),
+    ...(/\blookup16\b/.test(text) ? [LOOKUP16, ""] : []),
   ];
   const broadcasts = lanes.size > 0;
   return [
+    ...text.includes(DOT4_PACKED)
+      ? ["requires packed_4x8_integer_dot_product;", ""]
+      : [],
     // The tree's own rules say where all invocations arrive.
     ...broadcasts
       ? ["enable subgroups;", "diagnostic(off, subgroup_uniformity);", ""]

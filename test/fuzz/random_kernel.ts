@@ -86,6 +86,9 @@ const CALLS: readonly CallName[] = [
   "round",
 ];
 
+/** Sixteen bytes. */
+const TABLE = [0x03020100, 0x0c080604, 0xfdfeff00, 0xf4f8fafc].map(u32);
+
 /** As `binary` of build.ts, which computes with constants as the compiler may: sums that wrap are none there. */
 function binary(fn: BinaryOp, a: Expr, b: Expr): Expr {
   const bool = COMPARE.includes(fn) || fn === "land" || fn === "lor";
@@ -279,6 +282,11 @@ class Grower {
         : call("fma", sub("f32"), sub("f32"), sub("f32"));
     }
     if (type !== "f32" && pick === 5) {
+      if (this.#of([false, false, true])) {
+        return type === "i32"
+          ? call("dot4I8", sub("u32"), sub("u32"))
+          : call("lookup16", sub("u32"), ...TABLE);
+      }
       return this.#of([true, false])
         ? binary(this.#of(BITS), sub(type), sub(type))
         : binary(this.#of<BinaryOp>(["shl", "shr"]), sub(type), sub("u32"));

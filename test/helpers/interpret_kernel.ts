@@ -115,10 +115,10 @@ function newValue(e: Expr): Value {
     case "call": {
       const args = e.args.map(valueOf);
       const { of } = FUNCTIONS[e.fn];
-      return reported(
-        e.type,
-        (at) => Math.fround(of(Math.fround, ...args.map((arg) => arg(at)))),
-      );
+      return reported(e.type, (at) => {
+        const result = of(Math.fround, ...args.map((arg) => arg(at)));
+        return converted(result, e.type, e.type);
+      });
     }
     case "select": {
       const [a, b] = [valueOf(e.a), valueOf(e.b)];

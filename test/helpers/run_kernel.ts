@@ -54,8 +54,9 @@ export async function gpuTarget(): Promise<KernelTarget | undefined> {
   Object.assign(globalThis, { keptGpu: gpu });
   const adapter = await politely(gpu.requestAdapter());
   if (!adapter) return undefined;
-  const { type, subgroup: size } = describeAdapter(adapter, {
+  const { type, subgroup: size, packedDot } = describeAdapter(adapter, {
     number: 0,
+    gpu,
     request: () => requestAdapter(gpu),
   });
   const subgroup = type === "software" ? size : undefined;
@@ -65,7 +66,7 @@ export async function gpuTarget(): Promise<KernelTarget | undefined> {
   const pipelines = new Map<string, GPUComputePipeline>();
 
   async function pipelineOf(kernel: Kernel): Promise<GPUComputePipeline> {
-    const code = printWgsl(kernel, { subgroup });
+    const code = printWgsl(kernel, { subgroup, packedDot });
     const known = pipelines.get(code);
     if (known) return known;
     const layout = device.createBindGroupLayout({
@@ -136,7 +137,9 @@ export async function gpuTarget(): Promise<KernelTarget | undefined> {
       device.queue.submit([encoder.finish()]);
       const error = await politely(device.popErrorScope());
       if (error) {
-        throw new Error(`${error.message}\n${printWgsl(kernel, { subgroup })}`);
+        throw new Error(
+          `${error.message}\n${printWgsl(kernel, { subgroup, packedDot })}`,
+        );
       }
       const results: { [binding: string]: Words } = {};
       for (const { binding, buffer } of written) {

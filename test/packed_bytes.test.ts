@@ -1,0 +1,156 @@
+/** Products and tables of packed bytes: the bits of the interpreter on every target. */
+// needs: cpu, gpu
+
+import t from "tap";
+import { bindings, kernelOf } from "../compiler/kernels/mod.ts";
+import { NativePool, whyNotNative } from "../runtime/native/mod.ts";
+import { call, load, store, u32 } from "../spec/kernel/build.ts";
+import { wgsl } from "../spec/kernel/text.ts";
+import type { Kernel } from "../spec/kernel/tree.ts";
+import { readTree } from "../spec/kernel/verify_tree.ts";
+import { printWgsl } from "../spec/kernel/wgsl.ts";
+import { interpretKernel } from "./helpers/interpret_kernel.ts";
+import { skipUnasked } from "./helpers/needs.ts";
+import { testKernels } from "./helpers/run_kernel.ts";
+import { runNative } from "./helpers/run_native.ts";
+import { runWasm } from "./helpers/run_wasm.ts";
+
+const LENGTH = 48;
+
+/** Every operator, of words that differ between invocations and of one that does not. */
+function bytesKernel(workgroupSize: number): Kernel {
+  return kernelOf({
+    name: "bytes",
+    workgroupSize,
+    bindings: bindings({ a: "u32", b: "u32" }, { y: "i32", z: "u32" }),
+    body: wgsl`
+      let i = group.x * ${workgroupSize} + lane;
+      let word = a[i];
+      y[i] = dot4I8Packed(word, b[i]) + dot4I8Packed(a[group.x], b[group.x]);
+      z[i] = lookup16(word, 0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu) ^ lookup16(b[0] >> 4, 1, 2, 3, 0xff00ff00u);
+      var sum = 0i;
+      for (var k = 0u; k < 8; k++) {
+        let nibbles = lookup16(a[i * 0 + k], 0xfbfaf9f8u, 0xfffefdfcu, 0x03020100u, 0x07060504u);
+        sum += dot4I8Packed(nibbles, b[k * 4 + lane % 4]);
+      }
+      y[i] += sum * 3 + unpack4xI8(word).x - unpack4xI8(word).y * unpack4xI8(word).z * 5 - unpack4xI8(word).w;`,
+  });
+}
+
+function data(): { [name: string]: Uint32Array } {
+  // The least i8 by itself has the largest products.
+  const word = (i: number) =>
+    i % 5 === 0 ? 0x80808080 : Math.imul(i + 1, 0x9e3779b1) >>> 0;
+  return {
+    a: Uint32Array.from({ length: LENGTH }, (_, i) => word(i)),
+    b: Uint32Array.from({ length: LENGTH }, (_, i) => word(i * 3)),
+    y: new Uint32Array(LENGTH),
+    z: new Uint32Array(LENGTH),
+  };
+}
+
+function interpreted(kernel: Kernel): { [name: string]: Uint32Array } {
+  const words = data();
+  interpretKernel(kernel, words, [LENGTH / kernel.workgroupSize, 1, 1]);
+  return words;
+}
+
+t.test("dot4I8 and lookup16 mean what they say", (t) => {
+  const words = {
+    a: Uint32Array.of(0x80ff017f),
+    b: Uint32Array.of(0x8002ff7f),
+    y: new Uint32Array(1),
+  };
+  const [a, b] = [load("a", u32(0), "u32"), load("b", u32(0), "u32")];
+  const result = (value: Parameters<typeof store>[2]) => {
+    interpretKernel(
+      {
+        name: "one",
+        workgroupSize: 1,
+        bindings: [
+          { name: "a", type: "u32", access: "read" },
+          { name: "b", type: "u32", access: "read" },
+          { name: "y", type: value.type as "u32", access: "write" },
+        ],
+        shared: [],
+        body: [store("y", u32(0), value)],
+      },
+      words,
+      [1, 1, 1],
+    );
+    return words.y[0]! | 0;
+  };
+  t.equal(result(call("dot4I8", a, b)), 127 * 127 - 1 - 2 + 128 * 128);
+  const table = [0x03020100, 0x07060504, 0x0b0a0908, 0x4f0e0d0c].map(u32);
+  t.equal(result(call("lookup16", a, ...table)) >>> 0, 0x004f014f);
+  t.end();
+});
+
+testKernels("packed bytes are those of the interpreter", async (t, target) => {
+  const kernel = bytesKernel(16);
+  const found = await target.run(kernel, data(), [LENGTH / 16, 1, 1]);
+  const { y, z } = interpreted(kernel);
+  t.strictSame(new Uint32Array(found["y"]!.buffer), y);
+  t.strictSame(found["z"], z);
+});
+
+t.test("packed bytes one invocation at a time", (t) => {
+  for (const size of [6, 16]) {
+    const kernel = bytesKernel(size);
+    const found = data();
+    runWasm(kernel, found, [LENGTH / size, 1, 1], { lanes: 1 });
+    t.strictSame(found, interpreted(kernel));
+  }
+  t.end();
+});
+
+const why = await whyNotNative();
+const skip = skipUnasked("cpu") || (why ?? false);
+
+t.test("packed bytes in C, of vectors of every length", { skip }, async (t) => {
+  const pool = await NativePool.open(1);
+  for (const size of [1, 6, 4, 8, 16]) {
+    const kernel = { ...bytesKernel(size), name: `bytes${size}` };
+    const found = data();
+    const groups = [LENGTH / size, 1, 1] as const;
+    await runNative(pool, kernel, { bindings: found, groups });
+    t.strictSame(found, interpreted(kernel), `workgroups of ${size}`);
+  }
+  await pool.close();
+});
+
+t.test("WGSL has its own dot product where a device does", (t) => {
+  const kernel = bytesKernel(16);
+  const packed = printWgsl(kernel, { packedDot: true });
+  t.match(packed, /^requires packed_4x8_integer_dot_product;/);
+  t.match(packed, "dot4I8Packed(");
+  t.notMatch(packed, "fn dot4_i8");
+  const plain = printWgsl(kernel);
+  t.notMatch(plain, "dot4I8Packed");
+  t.match(plain, "fn dot4_i8");
+  t.end();
+});
+
+t.test("a table that is not constant is refused", (t) => {
+  const write = (value: ReturnType<typeof wgsl>) =>
+    kernelOf({
+      name: "table",
+      workgroupSize: 4,
+      bindings: bindings({ a: "u32" }, { z: "u32" }),
+      body: wgsl`z[lane] = ${value};`,
+    });
+  t.throws(
+    () => write(wgsl`lookup16(a[0], a[1], 2, 3, 4)`),
+    /Cannot call 'lookup16' with a table that is not constant/,
+  );
+  const kernel = write(wgsl`lookup16(a[0], 1, 2, 3, 4)`);
+  const word = load("a", u32(0), "u32");
+  const body = [
+    store("z", u32(0), call("lookup16", word, ...new Array(4).fill(word))),
+  ];
+  t.match(
+    readTree({ ...kernel, body }).faults.join(),
+    "the table of 'lookup16' is not constant",
+  );
+  t.end();
+});
