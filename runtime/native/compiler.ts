@@ -28,7 +28,6 @@ const COMMANDS = ["cc", "clang", "gcc"] as const;
  */
 const FLAGS = [
   "-std=gnu11",
-  "-march=native",
   "-fno-fast-math",
   "-fno-unsafe-math-optimizations",
   "-ffp-contract=off",
@@ -41,12 +40,15 @@ const FLAGS = [
 ] as const;
 
 /**
- * All options. What `CC` has may say how much is optimized; ours, on which values depend, come after it and win. With `-Ofast`
+ * All options for a processor. What `CC` has may say how much is optimized; ours, on which values depend, come after it and win. With `-Ofast`
  * an object would have the process that loads it flush subnormal numbers to 0, whatever comes after.
  */
-function flags(given: readonly string[]): readonly string[] {
+export function compilerFlags(
+  given: readonly string[],
+  processor = "native",
+): readonly string[] {
   const optimized = given.map((flag) => flag === "-Ofast" ? "-O3" : flag);
-  return ["-O2", ...optimized, ...FLAGS];
+  return ["-O2", ...optimized, `-march=${processor}`, ...FLAGS];
 }
 
 /** Macros of compilers for processors with an instruction for a product and a sum. */
@@ -111,7 +113,7 @@ async function search(): Promise<Compiler | undefined> {
     // All macros of the compiler: its version, and what the processor has.
     const { code, out } = await run(
       command!,
-      [...flags(args), "-dM", "-E", "-x", "c", "-"],
+      [...compilerFlags(args), "-dM", "-E", "-x", "c", "-"],
       "",
     );
     if (code !== 0) continue;
@@ -133,7 +135,7 @@ async function search(): Promise<Compiler | undefined> {
       lanes: macros.has("__AVX512F__") ? 16 : macros.has("__AVX__") ? 8 : 4,
       fused: FUSED_MACROS.some((macro) => macros.has(macro)),
       identity: createHash("sha256").update(out)
-        .update(flags(args).join(" ")).digest("hex"),
+        .update(compilerFlags(args).join(" ")).digest("hex"),
     };
   }
   return undefined;
@@ -165,7 +167,7 @@ export async function compileObject(
   const { code, err } = await run(
     first!,
     [
-      ...flags(rest),
+      ...compilerFlags(rest),
       "-shared",
       "-pthread",
       "-x",
