@@ -273,7 +273,7 @@ export class Emitter {
       case "count": {
         const [from, to, step] = this.values(s.from, s.to, s.step);
         const name = this.name(s.counter);
-        if (s.unroll > 1) writer.line(`#pragma GCC unroll ${s.unroll}`);
+        if (s.unroll > 1) writer.line(`UNROLL(${s.unroll})`);
         return this.#block(
           `for (u ${name} = ${from}; ${name} < ${to}; ${name} += ${step})`,
           s.body,

@@ -237,6 +237,12 @@ const BODY = `
 #else
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (vu){ __VA_ARGS__ })
 #endif
+#define PRAGMA(...) _Pragma(#__VA_ARGS__)
+#ifdef __clang__
+#define UNROLL(n) PRAGMA(clang loop unroll_count(n))
+#else
+#define UNROLL(n) PRAGMA(GCC unroll n)
+#endif
 #define CALLED static __attribute__((noinline))
 
 // Values.
@@ -267,6 +273,7 @@ INLINE vu gather(const word *a, u n, vu at) {
 CALLED vu gather_called(const word *a, u n, vu at) { return gather(a, n, at); }
 INLINE void store(word *a, u n, u at, u value) { if (at < n) a[at] = value; }
 CALLED void scatter(word *a, u n, vu at, vu value, vu m) {
+  UNROLL(LANES)
   for (int l = 0; l < LANES; l++) if (m[l] && at[l] < n) a[at[l]] = value[l];
 }
 INLINE void store_run(word *a, u n, u at, vu value) {

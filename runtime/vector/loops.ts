@@ -180,25 +180,22 @@ function tiledLoop(
         x.pointed.set(load, { pointer, offset });
       }
     });
-    const iterations = (some: Partial<Bounds>, unroll: number) =>
-      // Of what loads lanes one by one, an iteration is long enough.
-      on.count(
-        { ...bounds, ...some, long, unroll: gathers(s, on) ? 1 : unroll },
-        () => {
-          on.list(s.body);
-          groups.forEach(({ apart }, i) => {
-            if (apart > 1) return;
-            const { local, stride } = pointers[i]!;
-            advance(local, apply("u.mul", stride, step), on);
-          });
-        },
-      );
+    const iteration = () => {
+      on.list(s.body);
+      groups.forEach(({ apart }, i) => {
+        if (apart > 1) return;
+        const { local, stride } = pointers[i]!;
+        advance(local, apply("u.mul", stride, step), on);
+      });
+    };
+    // Of what loads lanes one by one, an iteration is long enough.
+    const unrolled = (most: number) => gathers(s, on) ? 1 : most;
     const apart = groups.flatMap((group, i) =>
       group.apart > 1 ? [{ group, pointer: pointers[i]!.local }] : []
     );
     if (apart.length === 0) {
       if (on.prefetchesLater) on.emit({ op: "prefetch" });
-      return iterations({}, UNROLL);
+      return on.count({ ...bounds, unroll: unrolled(UNROLL) }, iteration);
     }
     // What fills workgroup memory is followed by loops that compute with it.
     const later = s.body.some(({ op }) => op === "sharedStore");
@@ -206,7 +203,8 @@ function tiledLoop(
     // As many iterations at a time as there are lanes, along which vectors are loaded.
     const start = newLocal("start", "u");
     const lanes = word(x.shapes.lanes);
-    on.count({ counter: start, from, to, step: lanes, long: false }, () => {
+    const index = newLocal("i", "u");
+    on.count({ counter: start, from, to, step: lanes, long }, () => {
       for (const { group, pointer } of apart) {
         const memory = x.memory(group.array);
         for (const [load, constant] of group.loads) {
@@ -220,13 +218,17 @@ function tiledLoop(
             apart: group.apart,
             later,
           });
-          const index = apply("u.sub", get(bounds.counter), get(start));
-          x.pointed.set(load, { tile, index });
+          x.pointed.set(load, { tile, index: get(index) });
         }
         advance(pointer, lanes, on);
       }
-      const end = apply("u.add", get(start), lanes);
-      iterations({ from: get(start), to: end }, x.shapes.lanes);
+      // So many iterations that compilers see it, unroll all and have no tile in memory.
+      const tile = { counter: index, from: word(0), to: lanes, step: word(1) };
+      const unroll = unrolled(x.shapes.lanes);
+      on.count({ ...tile, long: false, unroll }, () => {
+        on.set(bounds.counter, apply("u.add", get(start), get(index)));
+        iteration();
+      });
     });
   };
   on.if(allOf(apply("u.lt_u", from, to), ...inRange), () => {
