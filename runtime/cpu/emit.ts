@@ -16,11 +16,11 @@ import {
   checkRunAddress,
   gather,
   type MemoryView,
-  printStoreLanes,
   storeOne,
   storeRun,
 } from "./array_access.ts";
-import { WasmFunction, type WasmModule, type WasmOp } from "./wasm.ts";
+import type { Library } from "./library.ts";
+import type { WasmFunction, WasmOp } from "./wasm.ts";
 
 /** The parameter of functions that is the address of their scratch memory. */
 export const SCRATCH = 3;
@@ -71,43 +71,6 @@ const EACH: { readonly [O in Op]?: WasmOp } = {
   "v.rem_s": "i32.rem_s",
   "v.rem_u": "i32.rem_u",
 };
-
-/** Functions that kernels of a module call, added at their first use. */
-export class Library {
-  readonly #module: WasmModule;
-  readonly #functions = new Map<CallName | "store", number>();
-
-  constructor(module: WasmModule) {
-    this.#module = module;
-  }
-
-  /** The index of a function of `math.ts`: of v128, to v128. */
-  math(name: CallName): number {
-    return this.#index(name, () => {
-      const { params, body } = MATH[name]!;
-      const f = new WasmFunction(params.map(() => "v128"), ["v128"]);
-      const emitter = new Emitter(f, this);
-      params.forEach((param, i) => emitter.locals.set(param, i));
-      emitter.values(body);
-      return f;
-    });
-  }
-
-  /** The index of the function that stores lanes one by one. */
-  storeLanes(): number {
-    return this.#index("store", () => {
-      const f = new WasmFunction(["i32", "i32", "v128", "v128", "v128"], []);
-      printStoreLanes(f);
-      return f;
-    });
-  }
-
-  #index(name: CallName | "store", make: () => WasmFunction): number {
-    const index = this.#functions.get(name) ?? this.#module.add(make());
-    this.#functions.set(name, index);
-    return index;
-  }
-}
 
 /** Emits into one function. */
 export class Emitter {

@@ -7,7 +7,8 @@
 import { mergedParts } from "../../spec/kernel/merge.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import { lowerKernel } from "../vector/lower.ts";
-import { Emitter, Library, SCRATCH } from "./emit.ts";
+import { Emitter, SCRATCH } from "./emit.ts";
+import { Library } from "./library.ts";
 import { WasmFunction, WasmModule } from "./wasm.ts";
 
 /** Bytes of a launch record before its bindings; see `RECORD` for the words. */
