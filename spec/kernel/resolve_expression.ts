@@ -1,14 +1,11 @@
 /** Resolves expressions of kernel text to the kernel tree. Types are checked on the way. */
 
-import { MAX_ELEMENTS } from "../limits.ts";
 import {
   binary,
   bitcast,
   bool,
   call,
   convert,
-  f32,
-  i32,
   id,
   load,
   local,
@@ -17,7 +14,7 @@ import {
   shared,
   u32,
 } from "./build.ts";
-import { elementCount } from "./element_count.ts";
+import { CONSTANT, constant, type Literal, typed, typeOf } from "./literal.ts";
 import { expressionOf as syntaxOf } from "./parse.ts";
 import { registerName } from "./register_name.ts";
 import { replaceInValue, type Replacements } from "./replace.ts";
@@ -34,24 +31,14 @@ import {
   suffixed,
 } from "./resolve_name.ts";
 import type { ExprSyntax } from "./syntax.ts";
-import { KernelText, KernelTextError, type Token } from "./text.ts";
+import { KernelText, type Token } from "./text.ts";
 import type { Variable } from "./text_scope.ts";
 import type { BinaryOp, CallName, Expr, ScalarType, Stmt } from "./tree.ts";
-import { binaryType, fitsType, FUNCTIONS } from "./semantics.ts";
-
-/** An integer without a suffix: it takes the type that its place wants. */
-interface Literal {
-  readonly op: "literal";
-  readonly value: number;
-  readonly token: Token;
-  readonly text: KernelText;
-}
+import { binaryType, FUNCTIONS } from "./semantics.ts";
 
 type Call = Extract<ExprSyntax, { readonly kind: "call" }>;
 
 const SCALARS: ReadonlySet<string> = new Set(["f32", "i32", "u32", "bool"]);
-const CONSTANT = { f32, i32, u32 };
-
 /** Functions whose WGSL name differs from the tree's. */
 const NAMED: { readonly [wgsl: string]: CallName } = {
   inverseSqrt: "rsqrt",
@@ -83,34 +70,6 @@ export function expressionOf(
 }
 
 const INDEX = { type: "u32", what: "an index" } as const;
-
-/** The value of an operand, which takes type `wanted` if it is an integer without a suffix. */
-function typed(value: Expr | Literal, wanted: ScalarType | undefined): Expr {
-  if (value.op !== "literal") return value;
-  if (wanted !== undefined && wanted !== "bool") return constant(value, wanted);
-  throw new KernelTextError(
-    `Cannot tell the type of ${value.value}: nothing beside it has one. Write ${value.value}u, ${value.value}i or ${value.value}.0`,
-    value.text.template,
-    value.token,
-  );
-}
-
-function constant(
-  { value, token, text }: Omit<Literal, "op">,
-  type: "f32" | "i32" | "u32",
-): Expr {
-  if (fitsType(type, value)) return CONSTANT[type](value);
-  if (token.kind === "hole" && value > MAX_ELEMENTS) elementCount(value);
-  throw new KernelTextError(
-    `Cannot use ${value} as ${type}: ${type} does not have it. Give a value in its range`,
-    text.template,
-    token,
-  );
-}
-
-function typeOf(value: Expr | Literal): ScalarType | undefined {
-  return value.op === "literal" ? undefined : value.type;
-}
 
 function operand(p: Resolving, s: ExprSyntax): Expr | Literal {
   switch (s.kind) {
