@@ -5,8 +5,10 @@ import {
   attention,
   dot,
   merge,
+  mul,
   rmsNorm,
   rope,
+  sigmoid,
   split,
   type Tensor,
 } from "../compiler/mod.ts";
@@ -105,16 +107,20 @@ export function normWhole(
   };
 }
 
-/** Queries and keys normed head by head; `names` of the gains. */
+/** Queries and keys normed head by head; `names` of the gains, `centred` if they are stored less 1. */
 export function normHeads(
   m: AttentionScope,
   { q, k, v }: Heads,
-  { epsilon, names = ["q_norm", "k_norm"] }: {
+  { epsilon, names = ["q_norm", "k_norm"], centred = false }: {
     readonly epsilon: number;
     readonly names?: readonly [q: string, k: string];
+    readonly centred?: boolean;
   },
 ): Heads {
-  const gain = (name: string) => m.param(`${name}.weight`, "headDim");
+  const gain = (name: string) => {
+    const stored = m.param(`${name}.weight`, "headDim");
+    return centred ? add(stored, 1) : stored;
+  };
   return {
     q: rmsNorm(q, gain(names[0]), "headDim", { epsilon }),
     k: rmsNorm(k, gain(names[1]), "headDim", { epsilon }),
@@ -132,7 +138,7 @@ export function rotate(heads: Heads, rotary: Rotary, layer: Layer): Heads {
   };
 }
 
-/** Attend over the cache of the layer's block `self_attn`, and bring all heads back to a row by `o_proj`. */
+/** Attend over the cache of the layer's block, and bring all heads back to a row by `o_proj`. */
 export function attendHeads(
   m: AttentionScope,
   { q, k, v }: Heads,
@@ -143,9 +149,16 @@ export function attendHeads(
     readonly sinks?: Tensor<"head", "f32">;
     readonly scale?: number;
     readonly bias?: boolean;
+    /** The sigmoid of this multiplies what heads make. */
+    readonly gate?: Tensor<"token head headDim", "f32">;
+    /** What the output matrix is called; default "o_proj". */
+    readonly output?: string;
+    /** The block that it is in; default "self_attn". */
+    readonly block?: string;
   } = {},
 ): Rows {
-  const { window, bias = false, ...rest } = options;
+  const { window, bias = false, gate, output = "o_proj", ...more } = options;
+  const { block = "self_attn", ...rest } = more;
   const cache = "sequence context kvHead headDim";
   const { y, keys, values } = attention(q, {
     key: k,
@@ -157,12 +170,13 @@ export function attendHeads(
     ...window === undefined ? {} : { window },
     ...rest,
   });
-  layer.keep(`${layer.name}.self_attn.keys`, keys);
-  layer.keep(`${layer.name}.self_attn.values`, values);
+  layer.keep(`${layer.name}.${block}.keys`, keys);
+  layer.keep(`${layer.name}.${block}.values`, values);
+  const made = gate ? mul(y, sigmoid(gate)) : y;
   const rows = dot(
-    merge(y, "head headDim", "query"),
-    m.param("o_proj.weight", "embed query"),
+    merge(made, "head headDim", "query"),
+    m.param(`${output}.weight`, "embed query"),
     "query",
   );
-  return bias ? add(rows, m.param("o_proj.bias", "embed")) : rows;
+  return bias ? add(rows, m.param(`${output}.bias`, "embed")) : rows;
 }

@@ -28,6 +28,8 @@ export interface FieldNames {
   readonly ffn: string;
   /** Default "num_experts_per_tok". */
   readonly expertsPerToken?: string;
+  /** Default "rms_norm_eps". */
+  readonly epsilon?: string;
 }
 
 /** Read what any decoder has but its heads; all layers are equal and have experts unless a family says otherwise. */
@@ -40,7 +42,11 @@ export function decoderFields(
   requireField(config, "quantization_config", null);
   const size = (key: string, value: number) =>
     integerField(config, key, { default: value });
-  const { ffn, expertsPerToken = "num_experts_per_tok" } = names;
+  const {
+    ffn,
+    expertsPerToken = "num_experts_per_tok",
+    epsilon = "rms_norm_eps",
+  } = names;
   // Families with layers without experts have both, as two things; the others have one.
   const foreign = "moe_intermediate_size";
   if (ffn !== foreign && config[ffn] === undefined) {
@@ -53,9 +59,7 @@ export function decoderFields(
     experts: size(names.experts, defaults.experts),
     expertsPerToken: size(expertsPerToken, defaults.expertsPerToken),
     ffn: size(ffn, defaults.ffn),
-    epsilon: positiveField(config, "rms_norm_eps", {
-      default: defaults.epsilon,
-    }),
+    epsilon: positiveField(config, epsilon, { default: defaults.epsilon }),
     maxPositions: size("max_position_embeddings", defaults.maxPositions),
     tied: booleanField(config, "tie_word_embeddings", {
       default: defaults.tied ?? false,

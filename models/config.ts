@@ -216,6 +216,16 @@ export function objectField(config: Config, key: string): Config | undefined {
   return value as Config;
 }
 
+/** The configuration of the text model, which a model of text and images has in a field of its own. */
+export function textConfig(
+  config: Config,
+): { readonly config: Config; readonly wrapped: boolean } {
+  const text = objectField(config, "text_config");
+  if (text === undefined) return { config, wrapped: false };
+  const { tie_word_embeddings = config["tie_word_embeddings"] } = text;
+  return { config: { ...text, tie_word_embeddings }, wrapped: true };
+}
+
 /** A list of whole numbers, or nothing where the field is null or missing. */
 export function integersField(
   config: Config,

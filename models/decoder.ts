@@ -45,6 +45,8 @@ export interface LayerKind {
   readonly window?: number | undefined;
   /** Queries and keys are rotated by their positions, where only some layers do that. */
   readonly rotated?: boolean;
+  /** What mixes tokens, where layers differ in that. */
+  readonly mixer?: string;
 }
 
 /** Axes of a decoder. */
@@ -123,6 +125,8 @@ interface DecoderParts<Axes extends AxisSizes> {
     readonly residual: number;
     readonly logits: number;
   };
+  /** Gains of norms are stored less 1. */
+  readonly centred?: boolean;
   /** Names of tensors that differ from those of Llama. */
   readonly names?: Partial<DecoderNames>;
 }
@@ -148,6 +152,13 @@ const NAMES: DecoderNames = {
   feedNorm: "post_attention_layernorm.weight",
   norm: "model.norm.weight",
   output: "lm_head.weight",
+};
+
+/** Names of the text model in a model of text and images. */
+export const WRAPPED: Partial<DecoderNames> = {
+  embedding: "model.language_model.embed_tokens.weight",
+  layer: "model.language_model.layers",
+  norm: "model.language_model.norm.weight",
 };
 
 /** A decoder with a cache. Outputs `logits`, and what its layers keep. */
@@ -248,8 +259,10 @@ export function decoderModel<Axes extends AxisSizes>(
   });
 
   function norm(m: DecoderScope, x: Rows, name: string): Rows {
-    return rmsNorm(x, m.param(name, "embed"), "embed", {
-      epsilon: decoder.epsilon,
+    const { epsilon } = decoder;
+    const gain = m.param(name, "embed");
+    return rmsNorm(x, blocks.centred ? add(gain, 1) : gain, "embed", {
+      epsilon,
     });
   }
 }

@@ -9,9 +9,10 @@ import {
   type RouteOptions,
   type Routing,
   type RoutingPreset,
+  slice,
   swiglu,
 } from "../compiler/mod.ts";
-import type { DecoderScope, Layer, Rows } from "./decoder.ts";
+import type { DecoderScope, Layer, Part, Rows } from "./decoder.ts";
 
 /** A routing of a decoder's tokens. */
 export type TokenRouting = Routing<"token", "expert", "slot", "choice">;
@@ -20,27 +21,54 @@ export type TokenRouting = Routing<"token", "expert", "slot", "choice">;
 export function mlp(
   m: DecoderScope,
   rows: Rows,
-  { name, ffn }: { readonly name: string; readonly ffn: number },
+  {
+    name,
+    ffn,
+    names: [gate, up, down] = ["gate_proj", "up_proj", "down_proj"],
+  }: {
+    readonly name: string;
+    readonly ffn: number;
+    /** Names of the matrices, in this order. */
+    readonly names?: readonly [gate: string, up: string, down: string];
+  },
 ): Rows {
   return m.block(name, { ffn }, (m) => {
-    const gate = m.param("gate_proj.weight", "ffn embed");
-    const up = m.param("up_proj.weight", "ffn embed");
+    const inward = (name: string) =>
+      dot(rows, m.param(`${name}.weight`, "ffn embed"), "embed");
+    const hidden = swiglu(inward(gate), inward(up));
+    return dot(hidden, m.param(`${down}.weight`, "embed ffn"), "ffn");
+  });
+}
+
+/** `input_linear`, gates first, and `output_linear` of a block that every token goes through. */
+export function fusedMlp(
+  m: DecoderScope,
+  rows: Rows,
+  { name, ffn }: { readonly name: string; readonly ffn: number },
+): Rows {
+  return m.block(name, { ffn, gateUp: 2 * ffn }, (m) => {
+    const inward = m.param("input_linear.weight", "gateUp embed");
+    const both = dot(rows, inward, "embed");
     const hidden = swiglu(
-      dot(rows, gate, "embed"),
-      dot(rows, up, "embed"),
+      slice(both, "gateUp", 0, "ffn"),
+      slice(both, "gateUp", ffn, "ffn"),
     );
-    return dot(hidden, m.param("down_proj.weight", "embed ffn"), "ffn");
+    return dot(hidden, m.param("output_linear.weight", "embed ffn"), "ffn");
   });
 }
 
 /** `feed` of families where some layers have no experts: the block `mlp` has those of `sparse`, or is dense. */
 export function sparseOrDense(
   { ffn, denseFfn }: { readonly ffn: number; readonly denseFfn: number },
-  sparse: (m: DecoderScope<"ffn">, rows: Rows, layer: Layer) => Rows,
-): (m: DecoderScope, rows: Rows, layer: Layer) => Rows {
+  sparse: Part<"ffn" | "gateUp">,
+): Part {
   return (m, rows, layer) =>
     layer.kind.experts
-      ? m.block("mlp", { ffn }, (m) => sparse(m, rows, layer))
+      ? m.block(
+        "mlp",
+        { ffn, gateUp: 2 * ffn },
+        (m) => sparse(m, rows, layer),
+      )
       : mlp(m, rows, { name: "mlp", ffn: denseFfn });
 }
 
@@ -115,5 +143,30 @@ export function experts(
     dot(sent, m.param(names.up, "expert ffn embed"), "embed"),
   );
   const done = dot(hidden, m.param(names.down, "expert embed ffn"), "ffn");
+  return combine(done, routing);
+}
+
+/** Experts whose matrices of gates and of what they multiply are one tensor for all experts, gates first. */
+export function fusedExperts(
+  m: DecoderScope<"ffn" | "gateUp">,
+  rows: Rows,
+  routing: TokenRouting,
+  { ffn, inward, outward }: {
+    readonly ffn: number;
+    /** Names of tensors, `expert gateUp embed` and `expert embed ffn`. */
+    readonly inward: string;
+    readonly outward: string;
+  },
+): Rows {
+  const both = dot(
+    dispatch(rows, routing),
+    m.param(inward, "expert gateUp embed"),
+    "embed",
+  );
+  const hidden = swiglu(
+    slice(both, "gateUp", 0, "ffn"),
+    slice(both, "gateUp", ffn, "ffn"),
+  );
+  const done = dot(hidden, m.param(outward, "expert embed ffn"), "ffn");
   return combine(done, routing);
 }

@@ -1,22 +1,17 @@
 /** GraniteMoe: the softmax is over the chosen experts only, fused expert matrices, and four multipliers. */
 
-import {
-  combine,
-  dispatch,
-  dot,
-  type Model,
-  slice,
-  swiglu,
-} from "switchyard-moe";
+import type { Model } from "switchyard-moe";
 import {
   attendHeads,
   type Config,
   decoderModel,
   type DecoderOptions,
   defineFamily,
+  fusedExperts,
   groupedAxes,
   type GroupedDecoder,
   groupedFields,
+  type Part,
   positiveField,
   projectHeads,
   requireField,
@@ -32,7 +27,7 @@ export const family = defineFamily({
 });
 
 /** A GraniteMoe configuration. */
-interface GraniteMoeConfig extends GroupedDecoder {
+export interface GraniteMoeConfig extends GroupedDecoder {
   /** Scores are multiplied by `attention`, logits divided by `logits`. */
   readonly multipliers: {
     readonly embedding: number;
@@ -44,8 +39,13 @@ interface GraniteMoeConfig extends GroupedDecoder {
 
 /** Read a config.json of `GraniteMoeForCausalLM`. What it leaves out has transformers' defaults. */
 function readConfig(config: Config): GraniteMoeConfig {
-  requireField(config, "attention_bias", false);
   requireField(config, "position_embedding_type", "rope");
+  return graniteFields(config);
+}
+
+/** Read what Granite 4 has too. */
+export function graniteFields(config: Config): GraniteMoeConfig {
+  requireField(config, "attention_bias", false);
   const { head_dim: _, ...rest } = config;
   return {
     ...groupedFields(rest, {
@@ -74,7 +74,7 @@ function build(
   config: GraniteMoeConfig,
   options: DecoderOptions,
 ): Model {
-  const { ffn, multipliers } = config;
+  const { multipliers } = config;
   return decoderModel(config, {
     axes: groupedAxes(config),
     multipliers: { ...multipliers, logits: 1 / multipliers.logits },
@@ -83,27 +83,25 @@ function build(
         const rotated = rotate(projectHeads(m, rows), config.rotary, layer);
         return attendHeads(m, rotated, layer, { scale: multipliers.attention });
       }),
-    feed: (m, rows, layer) =>
-      m.block("block_sparse_moe", { ffn, gateUp: 2 * ffn }, (m) => {
-        const routing = routeLayer(m, rows, layer, {
-          router: "router.layer",
-          topK: config.expertsPerToken,
-          preset: "graniteMoe",
-        });
-        const inward = m.param(
-          "input_linear.weight",
-          "expert gateUp embed",
-        );
-        const both = dot(dispatch(rows, routing), inward, "embed");
-        const hidden = swiglu(
-          slice(both, "gateUp", 0, "ffn"),
-          slice(both, "gateUp", ffn, "ffn"),
-        );
-        const outward = m.param(
-          "output_linear.weight",
-          "expert embed ffn",
-        );
-        return combine(dot(hidden, outward, "ffn"), routing);
-      }),
+    feed: feedGranite(config),
   }, options);
+}
+
+/** The block `block_sparse_moe`. */
+export function feedGranite(
+  { ffn, expertsPerToken: topK }: GraniteMoeConfig,
+): Part {
+  return (m, rows, layer) =>
+    m.block("block_sparse_moe", { ffn, gateUp: 2 * ffn }, (m) => {
+      const routing = routeLayer(m, rows, layer, {
+        router: "router.layer",
+        topK,
+        preset: "graniteMoe",
+      });
+      return fusedExperts(m, rows, routing, {
+        ffn,
+        inward: "input_linear.weight",
+        outward: "output_linear.weight",
+      });
+    });
 }

@@ -54,6 +54,7 @@ export {
   requireField,
   requireLayerTypes,
   requireMultiple,
+  textConfig,
 } from "./config.ts";
 export {
   type Decoder,
@@ -67,10 +68,20 @@ export {
   type Part,
   type Rows,
   times,
+  WRAPPED,
 } from "./decoder.ts";
+export {
+  type DeltaNet,
+  deltaNet,
+  deltaNetFields,
+  projectFlat,
+  projectGrouped,
+} from "./delta_net.ts";
 export {
   type ExpertNames,
   experts,
+  fusedExperts,
+  fusedMlp,
   mlp,
   NUMBERED,
   routeLayer,
@@ -86,10 +97,13 @@ export {
   type LatentFields,
   latentFields,
 } from "./latent_attention.ts";
+export { checkMamba, type Mamba, mamba } from "./mamba.ts";
+export { plainNorm } from "./norms.ts";
 export { type Routed } from "./losses.ts";
 export {
   feedShared,
   predictorTensors,
+  routeShared,
   type SharedExpertDefaults,
   type SharedExperts,
   sharedExperts,

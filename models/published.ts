@@ -12,13 +12,17 @@ import { family as glm4Moe } from "./glm4_moe.ts";
 import { family as glm4MoeLite } from "./glm4_moe_lite.ts";
 import { family as gptOss } from "./gpt_oss.ts";
 import { family as graniteMoe } from "./granite_moe.ts";
+import { family as graniteMoeHybrid } from "./granite_moe_hybrid.ts";
 import { family as hunyuanMoe } from "./hunyuan_moe.ts";
+import { family as lfm2Moe } from "./lfm2_moe.ts";
 import { family as llama4 } from "./llama4.ts";
 import { family as miniMaxM2 } from "./minimax_m2.ts";
 import { family as mixtral } from "./mixtral.ts";
+import { family as nemotronH } from "./nemotron_h.ts";
 import { family as olmoe } from "./olmoe.ts";
 import { family as qwen2Moe } from "./qwen2_moe.ts";
 import { family as qwen3Moe } from "./qwen3_moe.ts";
+import { family as qwen3Next } from "./qwen3_next.ts";
 
 const BUILT_IN: readonly Family[] = [
   deepseekV2,
@@ -30,13 +34,17 @@ const BUILT_IN: readonly Family[] = [
   glm4MoeLite,
   gptOss,
   graniteMoe,
+  graniteMoeHybrid,
   hunyuanMoe,
+  lfm2Moe,
   llama4,
   miniMaxM2,
   mixtral,
+  nemotronH,
   olmoe,
   qwen2Moe,
   qwen3Moe,
+  qwen3Next,
 ];
 
 /** The architectures that are built in. */

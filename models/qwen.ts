@@ -1,16 +1,22 @@
-/** What configurations of Qwen2-MoE and Qwen3-MoE share. */
+/** What Qwen's families share. */
 
+import { add, dot, mul, sigmoid, sum } from "switchyard-moe";
 import {
   booleanField,
   type Config,
+  type DecoderScope,
   type GroupedDecoder,
   type GroupedDefaults,
   groupedFields,
   ignoreFields,
   integerField,
   integersField,
+  type Layer,
+  mlp,
   requireField,
-  requireLayerTypes,
+  routeLayer,
+  type Rows,
+  type TokenRouting,
 } from "switchyard-moe/models";
 
 /** A Qwen configuration. */
@@ -24,11 +30,13 @@ export interface QwenConfig extends GroupedDecoder {
 /** Read what both have. Every `decoder_sparse_step`-th layer has experts, but those of `mlp_only_layers`. */
 export function qwenFields(
   config: Config,
-  defaults: GroupedDefaults & { readonly denseFfn: number },
+  defaults: GroupedDefaults & {
+    readonly denseFfn: number;
+    readonly normalize?: boolean;
+  },
 ): QwenConfig {
   requireField(config, "use_sliding_window", false);
   ignoreFields(config, ["sliding_window", "max_window_layers"]);
-  requireLayerTypes(config, () => "full_attention");
   const dense = integersField(config, "mlp_only_layers") ?? [];
   const step = integerField(config, "decoder_sparse_step", { default: 1 });
   return {
@@ -43,9 +51,40 @@ export function qwenFields(
     denseFfn: integerField(config, "intermediate_size", {
       default: defaults.denseFfn,
     }),
-    normalize: booleanField(config, "norm_topk_prob", { default: false }),
+    normalize: booleanField(
+      config,
+      "norm_topk_prob",
+      { default: defaults.normalize ?? false },
+    ),
     kindOf: (layer) => ({
       experts: !dense.includes(layer) && (layer + 1) % step === 0,
     }),
   };
+}
+
+/** Experts beside one that every token goes to behind a gate. */
+export function feedGated(
+  m: DecoderScope<"ffn" | "gateUp">,
+  rows: Rows,
+  layer: Layer,
+  { topK, normalize, sharedFfn, experts }: {
+    readonly topK: number;
+    readonly normalize: boolean;
+    readonly sharedFfn: number;
+    readonly experts: (routing: TokenRouting) => Rows;
+  },
+): Rows {
+  const routing = routeLayer(m, rows, layer, {
+    topK,
+    preset: "qwen2Moe",
+    normalize: normalize ? "chosen" : "none",
+  });
+  const open = m.block(
+    "shared_expert_gate",
+    { gate: 1 },
+    (m) =>
+      sigmoid(sum(dot(rows, m.param("weight", "gate embed"), "embed"), "gate")),
+  );
+  const shared = { name: "shared_expert", ffn: sharedFfn };
+  return add(experts(routing), mul(mlp(m, rows, shared), open));
 }

@@ -1,6 +1,6 @@
 /** Qwen2-MoE: biases on queries, keys and values, an expert that every token goes to behind a gate, layers without experts. */
 
-import { add, dot, type Model, mul, sigmoid, sum } from "switchyard-moe";
+import type { Model } from "switchyard-moe";
 import {
   attendHeads,
   booleanField,
@@ -11,13 +11,12 @@ import {
   experts,
   groupedAxes,
   integerField,
-  mlp,
   projectHeads,
+  requireLayerTypes,
   rotate,
-  routeLayer,
   sparseOrDense,
 } from "switchyard-moe/models";
-import { type QwenConfig, qwenFields } from "./qwen.ts";
+import { feedGated, type QwenConfig, qwenFields } from "./qwen.ts";
 
 /** The family of `Qwen2MoeForCausalLM`. */
 export const family = defineFamily({
@@ -36,6 +35,7 @@ interface Qwen2MoeConfig extends QwenConfig {
 
 /** Read a config.json of `Qwen2MoeForCausalLM`. What it leaves out has transformers' defaults. */
 function readConfig(config: Config): Qwen2MoeConfig {
+  requireLayerTypes(config, () => "full_attention");
   return {
     ...qwenFields(config, {
       layers: 24,
@@ -71,21 +71,12 @@ function build(
         const heads = projectHeads(m, rows, { bias });
         return attendHeads(m, rotate(heads, config.rotary, layer), layer);
       }),
-    feed: sparseOrDense(config, (m, rows, layer) => {
-      const routing = routeLayer(m, rows, layer, {
+    feed: sparseOrDense(config, (m, rows, layer) =>
+      feedGated(m, rows, layer, {
         topK: config.expertsPerToken,
-        preset: "qwen2Moe",
-        normalize: config.normalize ? "chosen" : "none",
-      });
-      const open = m.block("shared_expert_gate", { gate: 1 }, (m) =>
-        sigmoid(
-          sum(dot(rows, m.param("weight", "gate embed"), "embed"), "gate"),
-        ));
-      const shared = { name: "shared_expert", ffn: sharedFfn };
-      return add(
-        experts(m, rows, routing),
-        mul(mlp(m, rows, shared), open),
-      );
-    }),
+        normalize: config.normalize,
+        sharedFfn,
+        experts: (routing) => experts(m, rows, routing),
+      })),
   }, options);
 }

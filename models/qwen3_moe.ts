@@ -12,6 +12,7 @@ import {
   normHeads,
   projectHeads,
   requireField,
+  requireLayerTypes,
   rotate,
   routeLayer,
   sparseOrDense,
@@ -31,6 +32,7 @@ type Qwen3MoeConfig = QwenConfig;
 /** Read a config.json of `Qwen3MoeForCausalLM`. What it leaves out has transformers' defaults. */
 function readConfig(config: Config): Qwen3MoeConfig {
   requireField(config, "attention_bias", false);
+  requireLayerTypes(config, () => "full_attention");
   return qwenFields(config, {
     layers: 24,
     vocabulary: 151936,

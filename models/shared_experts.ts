@@ -13,8 +13,21 @@ import {
   integerField,
   positiveField,
 } from "./config.ts";
-import type { Decoder, LayerKind, Part } from "./decoder.ts";
-import { experts, mlp, routeLayer, sparseOrDense } from "./feed_forward.ts";
+import type {
+  Decoder,
+  DecoderScope,
+  Layer,
+  LayerKind,
+  Part,
+  Rows,
+} from "./decoder.ts";
+import {
+  experts,
+  mlp,
+  routeLayer,
+  sparseOrDense,
+  type TokenRouting,
+} from "./feed_forward.ts";
 
 /** What a config.json says of such experts. */
 export interface SharedExperts {
@@ -103,21 +116,32 @@ export function predictorTensors(
   );
 }
 
+/** Route the tokens of a layer; the router is `gate`. */
+export function routeShared(
+  m: DecoderScope,
+  rows: Rows,
+  layer: Layer,
+  config: SharedExperts & Decoder,
+): TokenRouting {
+  const { expertGroups } = config;
+  return routeLayer(m, rows, layer, {
+    topK: config.expertsPerToken,
+    preset: "deepseekV3",
+    // Which experts are chosen depends on it, their weights do not.
+    bias: m.param("gate.e_score_correction_bias", "expert"),
+    ...expertGroups ? { expertGroups } : {},
+    normalize: config.normalize ? "chosen" : "none",
+    scale: config.routedScale,
+  });
+}
+
 /** `feed` of a configuration: the block `mlp`. */
 export function feedShared(
   config: SharedExperts & Decoder & { readonly ffn: number },
 ): Part {
-  const { sharedFfn, expertGroups } = config;
+  const { sharedFfn } = config;
   return sparseOrDense(config, (m, rows, layer) => {
-    const routing = routeLayer(m, rows, layer, {
-      topK: config.expertsPerToken,
-      preset: "deepseekV3",
-      // Which experts are chosen depends on it, their weights do not.
-      bias: m.param("gate.e_score_correction_bias", "expert"),
-      ...expertGroups ? { expertGroups } : {},
-      normalize: config.normalize ? "chosen" : "none",
-      scale: config.routedScale,
-    });
+    const routing = routeShared(m, rows, layer, config);
     return add(
       experts(m, rows, routing),
       mlp(m, rows, { name: "shared_experts", ffn: sharedFfn }),

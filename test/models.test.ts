@@ -41,6 +41,12 @@ const CHECKPOINTS = [
   "hunyuanmoe-12e",
   "ernie45moe-16e",
   "flexolmo-10e",
+  "qwen3next-16e",
+  "qwen35moe-16e",
+  "qwen35moe-8e-wrapped",
+  "granitemoehybrid-12e",
+  "nemotronh-16e",
+  "lfm2moe-16e",
 ];
 
 /** The tensors of a checkpoint, from the heads of its files. */

@@ -1,0 +1,252 @@
+/**
+ * Gated delta net (Yang et al., "Gated Delta Networks", arXiv 2412.06464): a layer that keeps a matrix for each head instead of
+ * keys and values. Equation 10 is `linearRecurrence` by the rule "delta": `decay` is α, `rate` is β.
+ */
+
+import {
+  add,
+  concat,
+  conv1d,
+  div,
+  dot,
+  exp,
+  linearRecurrence,
+  merge,
+  mul,
+  neg,
+  rmsNorm,
+  sigmoid,
+  silu,
+  slice,
+  softplus,
+  split,
+  sqrt,
+  sum,
+  type Tensor,
+} from "../compiler/mod.ts";
+import { type Config, integerField, requireMultiple } from "./config.ts";
+import type { DecoderScope, Layer, Rows } from "./decoder.ts";
+
+/** Sizes of a gated delta net. */
+export interface DeltaNet {
+  readonly keyHeads: number;
+  readonly valueHeads: number;
+  readonly keyDim: number;
+  readonly valueDim: number;
+  /** Taps of the convolution. */
+  readonly taps: number;
+}
+
+/** Read the fields of a gated delta net. */
+export function deltaNetFields(config: Config): DeltaNet {
+  const field = (key: string, value: number) =>
+    integerField(config, `linear_${key}`, { default: value });
+  const keyHeads = field("num_key_heads", 16);
+  const valueHeads = field("num_value_heads", 32);
+  requireMultiple(
+    { name: "linear_num_value_heads", value: valueHeads },
+    { name: "linear_num_key_heads", value: keyHeads },
+  );
+  return {
+    keyHeads,
+    valueHeads,
+    keyDim: field("key_head_dim", 128),
+    valueDim: field("value_head_dim", 128),
+    taps: integerField(config, "linear_conv_kernel_dim", {
+      default: 4,
+      min: 2,
+    }),
+  };
+}
+
+/**
+ * Axes of the block: `head` and `kvHead` are heads of values and of keys; all keys, values and convolved channels; what the
+ * projections of Qwen3-Next make for a head of keys.
+ */
+type DeltaAxis =
+  | "kvHead"
+  | "keyDim"
+  | "valueDim"
+  | "keys"
+  | "values"
+  | "bothKeys"
+  | "channels"
+  | "perKey"
+  | "perKeyValues"
+  | "grouped"
+  | "groupedPair"
+  | "allGrouped"
+  | "pairs"
+  | "tap"
+  | "slot"
+  | "one";
+
+type DeltaScope = DecoderScope<DeltaAxis>;
+
+/** What the projections of a row make. */
+export interface DeltaRows {
+  /** Queries, keys and values, before the convolution. */
+  readonly mixed: Tensor<"token channels", "f32">;
+  /** The gate of the result. */
+  readonly gate: Tensor<"token values", "f32">;
+  /** What the rate and the decay are made of. */
+  readonly rate: Tensor<"token head", "f32">;
+  readonly decay: Tensor<"token head", "f32">;
+}
+
+/** The block `linear_attn` of a layer, by projections of its rows. */
+export function deltaNet(
+  m: DecoderScope,
+  rows: Rows,
+  { layer, c, epsilon, project }: {
+    readonly layer: Layer;
+    readonly c: DeltaNet;
+    readonly epsilon: number;
+    readonly project: (m: DeltaScope, rows: Rows, c: DeltaNet) => DeltaRows;
+  },
+): Rows {
+  const keys = c.keyHeads * c.keyDim;
+  const values = c.valueHeads * c.valueDim;
+  const perKey = c.valueHeads / c.keyHeads;
+  return m.block("linear_attn", {
+    head: c.valueHeads,
+    kvHead: c.keyHeads,
+    keyDim: c.keyDim,
+    valueDim: c.valueDim,
+    keys,
+    values,
+    bothKeys: 2 * keys,
+    channels: 2 * keys + values,
+    perKey,
+    perKeyValues: perKey * c.valueDim,
+    grouped: 2 * c.keyDim + 2 * perKey * c.valueDim,
+    groupedPair: 2 * perKey,
+    allGrouped: 2 * keys + 2 * values,
+    pairs: 2 * c.valueHeads,
+    tap: c.taps,
+    slot: c.taps - 1,
+    one: 1,
+  }, (m) => attend(m, project(m, rows, c), { layer, c, epsilon }));
+}
+
+function attend(
+  m: DeltaScope,
+  made: DeltaRows,
+  { layer, c, epsilon }: {
+    readonly layer: Layer;
+    readonly c: DeltaNet;
+    readonly epsilon: number;
+  },
+): Rows {
+  const { sequence, position } = layer;
+  const at = { sequence, position };
+  const name = `${layer.name}.linear_attn`;
+  const keys = c.keyHeads * c.keyDim;
+  const weights = sum(m.param("conv1d.weight", "channels one tap"), "one");
+  const { y: mixed, state: inputs } = conv1d(made.mixed, weights, "tap", {
+    state: m.state("inputs", "sequence slot channels"),
+    ...at,
+  });
+  layer.keep(`${name}.inputs`, inputs);
+  const convolved = silu(mixed);
+  const unit = (x: Tensor<"token keys", "f32">) => {
+    const heads = split(x, "keys", "kvHead keyDim");
+    return div(heads, sqrt(add(sum(mul(heads, heads), "keyDim"), 1e-6)));
+  };
+  const { y, state } = linearRecurrence(
+    mul(unit(slice(convolved, "channels", 0, "keys")), c.keyDim ** -0.5),
+    unit(slice(convolved, "channels", keys, "keys")),
+    split(
+      slice(convolved, "channels", 2 * keys, "values"),
+      "values",
+      "head valueDim",
+    ),
+    {
+      rule: "delta",
+      decay: decayOf(m, made.decay),
+      rate: sigmoid(made.rate),
+      state: m.state("state", "sequence head keyDim valueDim"),
+      ...at,
+    },
+  );
+  layer.keep(`${name}.state`, state);
+  const normed = rmsNorm(y, m.param("norm.weight", "valueDim"), "valueDim", {
+    epsilon,
+  });
+  const gate = split(made.gate, "values", "head valueDim");
+  return dot(
+    merge(mul(normed, silu(gate)), "head valueDim", "values"),
+    m.param("out_proj.weight", "embed values"),
+    "values",
+  );
+}
+
+/** exp(-exp(A_log) · softplus(x + dt_bias)) of each head. */
+export function decayOf(
+  m: DecoderScope,
+  x: Tensor<"token head", "f32">,
+): Tensor<"token head", "f32"> {
+  const step = softplus(add(x, m.param("dt_bias", "head")));
+  return exp(mul(step, neg(exp(m.param("A_log", "head")))));
+}
+
+/** Projections of queries, keys and values together, and one each of the gate, the rate and the decay: Qwen3.5. */
+export function projectFlat(
+  m: DeltaScope,
+  rows: Rows,
+): DeltaRows {
+  const heads = (name: string) =>
+    dot(rows, m.param(`${name}.weight`, "head embed"), "embed");
+  const mixed = m.param("in_proj_qkv.weight", "channels embed");
+  return {
+    mixed: dot(rows, mixed, "embed"),
+    gate: dot(rows, m.param("in_proj_z.weight", "values embed"), "embed"),
+    rate: heads("in_proj_b"),
+    decay: heads("in_proj_a"),
+  };
+}
+
+/** Projections in groups, one for each head of keys with the heads of values that read it: Qwen3-Next. */
+export function projectGrouped(
+  m: DeltaScope,
+  rows: Rows,
+  c: DeltaNet,
+): DeltaRows {
+  const { keyDim } = c;
+  const values = c.valueHeads / c.keyHeads * c.valueDim;
+  const all = split(
+    dot(rows, m.param("in_proj_qkvz.weight", "allGrouped embed"), "embed"),
+    "allGrouped",
+    "kvHead grouped",
+  );
+  const pairs = split(
+    dot(rows, m.param("in_proj_ba.weight", "pairs embed"), "embed"),
+    "pairs",
+    "kvHead groupedPair",
+  );
+  const keysAt = (start: number) =>
+    merge(slice(all, "grouped", start, "keyDim"), "kvHead keyDim", "keys");
+  const valuesAt = (start: number) =>
+    merge(
+      slice(all, "grouped", start, "perKeyValues"),
+      "kvHead perKeyValues",
+      "values",
+    );
+  const headsAt = (start: number) =>
+    merge(
+      slice(pairs, "groupedPair", start, "perKey"),
+      "kvHead perKey",
+      "head",
+    );
+  return {
+    mixed: concat(
+      concat(keysAt(0), keysAt(keyDim), "keys", "bothKeys"),
+      valuesAt(2 * keyDim),
+      "bothKeys",
+      "channels",
+    ),
+    gate: valuesAt(2 * keyDim + values),
+    rate: headsAt(0),
+    decay: headsAt(c.valueHeads / c.keyHeads),
+  };
+}

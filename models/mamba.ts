@@ -1,0 +1,167 @@
+/**
+ * Mamba-2 (Dao and Gu, "Transformers are SSMs", arXiv 2405.21060): a layer that keeps a matrix for each head instead of keys and
+ * values. The recurrence of section 3 is `linearRecurrence` by the rule "add": queries are C, keys are B, values are x, the
+ * rate is the step Δ, and the decay is exp(Δ A).
+ */
+
+import {
+  add,
+  conv1d,
+  dot,
+  exp,
+  linearRecurrence,
+  merge,
+  mul,
+  neg,
+  silu,
+  slice,
+  softplus,
+  split,
+  sum,
+} from "../compiler/mod.ts";
+import {
+  anyField,
+  booleanField,
+  type Config,
+  fieldError,
+  requireField,
+  requireMultiple,
+} from "./config.ts";
+import type { DecoderScope, Layer, Rows } from "./decoder.ts";
+import { plainNorm } from "./norms.ts";
+
+/** Sizes of a Mamba-2 layer. */
+export interface Mamba {
+  readonly mambaHeads: number;
+  /** Heads of keys and queries. */
+  readonly groups: number;
+  /** Elements of a key, and of a value. */
+  readonly stateDim: number;
+  readonly mambaDim: number;
+  /** Taps of the convolution. */
+  readonly taps: number;
+  readonly convBias: boolean;
+}
+
+/** Check what families call the same, and sizes. */
+export function checkMamba(
+  config: Config,
+  c: Omit<Mamba, "convBias">,
+  names: {
+    readonly bias: string;
+    readonly heads: string;
+    readonly groups: string;
+  },
+): Mamba {
+  requireField(config, "mamba_proj_bias", false);
+  requireMultiple(
+    { name: names.heads, value: c.mambaHeads },
+    { name: names.groups, value: c.groups },
+  );
+  const limit: unknown = anyField(config, "time_step_limit") ?? [0, Infinity];
+  const [low, high]: readonly unknown[] = Array.isArray(limit) ? limit : [];
+  const infinite = typeof high === "object" && high !== null &&
+    "__float__" in high && high.__float__ === "Infinity";
+  if (low !== 0 || !(infinite || high === Infinity)) {
+    throw fieldError(
+      "time_step_limit",
+      limit,
+      "from 0 to infinity, the only one built",
+    );
+  }
+  return {
+    ...c,
+    convBias: booleanField(config, names.bias, { default: true }),
+  };
+}
+
+/** A Mamba-2 block. `groupNorm`: results are normed in the groups of their heads, else over all heads. */
+export function mamba(
+  m: DecoderScope,
+  rows: Rows,
+  { name, layer, c, epsilon, groupNorm }: {
+    readonly name: string;
+    readonly layer: Layer;
+    readonly c: Mamba;
+    readonly epsilon: number;
+    readonly groupNorm: boolean;
+  },
+): Rows {
+  const values = c.mambaHeads * c.mambaDim;
+  const keys = c.groups * c.stateDim;
+  const { sequence, position } = layer;
+  const at = { sequence, position };
+  return m.block(name, {
+    head: c.mambaHeads,
+    kvHead: c.groups,
+    keyDim: c.stateDim,
+    valueDim: c.mambaDim,
+    keys,
+    values,
+    channels: values + 2 * keys,
+    all: 2 * values + 2 * keys + c.mambaHeads,
+    normGroup: groupNorm ? c.groups : 1,
+    normed: groupNorm ? values / c.groups : values,
+    tap: c.taps,
+    slot: c.taps - 1,
+    one: 1,
+  }, (m) => {
+    const all = dot(rows, m.param("in_proj.weight", "all embed"), "embed");
+    const gate = slice(all, "all", 0, "values");
+    const weights = sum(m.param("conv1d.weight", "channels one tap"), "one");
+    const { y: mixed, state: inputs } = conv1d(
+      slice(all, "all", values, "channels"),
+      weights,
+      "tap",
+      { state: m.state("inputs", "sequence slot channels"), ...at },
+    );
+    layer.keep(`${layer.name}.${name}.inputs`, inputs);
+    const convolved = silu(
+      c.convBias ? add(mixed, m.param("conv1d.bias", "channels")) : mixed,
+    );
+    const x = split(
+      slice(convolved, "channels", 0, "values"),
+      "values",
+      "head valueDim",
+    );
+    const keysAt = (start: number) =>
+      split(
+        slice(convolved, "channels", start, "keys"),
+        "keys",
+        "kvHead keyDim",
+      );
+    const step = softplus(
+      add(
+        slice(all, "all", 2 * values + 2 * keys, "head"),
+        m.param("dt_bias", "head"),
+      ),
+    );
+    const { y, state } = linearRecurrence(
+      keysAt(values + keys),
+      keysAt(values),
+      x,
+      {
+        rule: "add",
+        decay: exp(mul(step, neg(exp(m.param("A_log", "head"))))),
+        rate: step,
+        state: m.state("state", "sequence head keyDim valueDim"),
+        ...at,
+      },
+    );
+    layer.keep(`${layer.name}.${name}.state`, state);
+    const passed = add(y, mul(x, m.param("D", "head")));
+    const gated = mul(merge(passed, "head valueDim", "values"), silu(gate));
+    const gain = m.param("norm.weight", "values");
+    const parts = split(gated, "values", "normGroup normed");
+    const normed = merge(
+      plainNorm(parts, "normed", epsilon),
+      "normGroup normed",
+      "values",
+    );
+    return dot(
+      mul(normed, gain),
+      m.param("out_proj.weight", "embed values"),
+      "values",
+    );
+  });
+}

@@ -1,0 +1,235 @@
+/**
+ * Nemotron-H: each layer is one block, of Mamba-2, of attention without positions, of experts or of a feed-forward network,
+ * whose hidden elements are squares of those above 0.
+ */
+
+import {
+  add,
+  combine,
+  dispatch,
+  dot,
+  type Model,
+  mul,
+  relu,
+  type Tensor,
+} from "switchyard-moe";
+import {
+  anyField,
+  attendHeads,
+  checkMamba,
+  type Config,
+  decoderModel,
+  type DecoderOptions,
+  type DecoderScope,
+  defineFamily,
+  fieldError,
+  groupedAxes,
+  type GroupedDecoder,
+  groupedFields,
+  integerField,
+  type Mamba,
+  mamba,
+  projectHeads,
+  requireField,
+  routeShared,
+  type Rows,
+  type SharedExperts,
+  sharedExperts,
+} from "switchyard-moe/models";
+
+/** The family of `NemotronHForCausalLM`. */
+export const family = defineFamily({
+  architectures: ["NemotronHForCausalLM"],
+  config: readConfig,
+  build,
+  unused: () => ["mtp."],
+});
+
+/** A Nemotron-H configuration. */
+interface NemotronHConfig extends GroupedDecoder, Mamba, SharedExperts {
+  readonly kindOf: GroupedDecoder["kindOf"];
+  /** The name of the embedding. */
+  readonly embedding: string;
+}
+
+/** Kinds of layers by their names, old ones too, and in `hybrid_override_pattern`. */
+const KINDS: { readonly [name: string]: string } = {
+  "M": "mamba",
+  "*": "attention",
+  "E": "moe",
+  "-": "mlp",
+  mamba: "mamba",
+  linear_attention: "mamba",
+  attention: "attention",
+  full_attention: "attention",
+  moe: "moe",
+  mlp: "mlp",
+};
+
+/** Read a config.json of `NemotronHForCausalLM`. What it leaves out has transformers' defaults. */
+function readConfig(config: Config): NemotronHConfig {
+  requireField(config, "attention_bias", false);
+  requireField(config, "mlp_bias", false);
+  requireField(config, "use_bias", false);
+  requireField(config, "mlp_hidden_act", "relu2");
+  requireField(config, "mamba_hidden_act", "silu");
+  requireField(config, "moe_latent_size", null);
+  requireField(config, "sliding_window", null);
+  const field = (key: string, value: number) =>
+    integerField(config, key, { default: value });
+  const kinds = readKinds(config);
+  const { num_hidden_layers: _, ...rest } = config;
+  const fields = groupedFields({ ...rest, num_hidden_layers: kinds.length }, {
+    layers: kinds.length,
+    vocabulary: 131072,
+    embed: 4096,
+    heads: 32,
+    kvHeads: 8,
+    headDim: 128,
+    experts: 8,
+    expertsPerToken: 2,
+    ffn: 7688,
+    epsilon: 1e-5,
+    theta: 10000,
+    maxPositions: 4096,
+  }, {
+    experts: "n_routed_experts",
+    ffn: "moe_intermediate_size",
+    epsilon: "layer_norm_epsilon",
+  });
+  const sizes = {
+    mambaHeads: field("mamba_num_heads", 128),
+    mambaDim: field("mamba_head_dim", 64),
+    groups: field("n_groups", 8),
+    stateDim: field("ssm_state_size", 128),
+    taps: field("conv_kernel", 4),
+  };
+  const sharedFfn = field("moe_shared_expert_intermediate_size", 7688);
+  return {
+    ...fields,
+    ...checkMamba(config, sizes, {
+      bias: "use_conv_bias",
+      heads: "mamba_num_heads",
+      groups: "n_groups",
+    }),
+    ...sharedExperts(config, sharedFfn, {
+      denseFfn: 21504,
+      sharedExperts: 1,
+      firstSparse: 0,
+      routedScale: 1,
+      normalize: true,
+    }),
+    // Transformers 5 writes another name than published checkpoints have.
+    embedding: /^5\./.test(String(anyField(config, "transformers_version")))
+      ? "backbone.embedding.weight"
+      : "backbone.embeddings.weight",
+    kindOf: (layer) => ({
+      experts: kinds[layer] === "moe",
+      mixer: kinds[layer]!,
+    }),
+  };
+}
+
+function readKinds(config: Config): readonly string[] {
+  const key = "layers_block_type";
+  const list: unknown = anyField(config, key);
+  const pattern: unknown = anyField(config, "hybrid_override_pattern");
+  if (list === undefined && typeof pattern !== "string") {
+    throw fieldError(key, list, "a list of kinds of layers");
+  }
+  const names: unknown = list ?? [...pattern as string];
+  if (Array.isArray(names)) {
+    const kinds = names.map((name: unknown) => KINDS[String(name)]);
+    if (kinds.length > 0 && kinds.every((kind) => kind !== undefined)) {
+      return kinds;
+    }
+  }
+  throw fieldError(
+    list === undefined ? "hybrid_override_pattern" : key,
+    list ?? pattern,
+    "of 'M', '*', 'E' and '-', or a list of 'mamba', 'attention', 'moe' and 'mlp'",
+  );
+}
+
+/** The model of a configuration. */
+function build(config: NemotronHConfig, options: DecoderOptions): Model {
+  const { epsilon, ffn, denseFfn, sharedFfn } = config;
+  return decoderModel(config, {
+    axes: groupedAxes(config),
+    names: {
+      embedding: config.embedding,
+      layer: "backbone.layers",
+      norm: "backbone.norm_f.weight",
+    },
+    layer(own, x, layer) {
+      const m: DecoderScope = own;
+      const { mixer } = layer.kind;
+      const normed = (rows: Rows) => layer.norm(m, rows, "norm.weight");
+      if (mixer === "mamba") {
+        const name = "mixer";
+        const made = layer.residual(x, (rows) =>
+          mamba(m, normed(rows), {
+            name,
+            layer,
+            c: config,
+            epsilon,
+            groupNorm: true,
+          }));
+        return layer.pick(m, made);
+      }
+      if (mixer === "attention") {
+        const made = layer.residual(x, (rows) => {
+          const ready = normed(rows);
+          return own.block(
+            "mixer",
+            {},
+            (m) =>
+              attendHeads(m, projectHeads(m, ready), layer, { block: "mixer" }),
+          );
+        });
+        return layer.pick(m, made);
+      }
+      return layer.residual(layer.pick(m, x), (rows) => {
+        const ready = normed(rows);
+        if (mixer === "mlp") {
+          return squared(m, ready, { name: "mixer", ffn: denseFfn });
+        }
+        return m.block("mixer", { ffn }, (m) => {
+          const routing = routeShared(m, ready, layer, config);
+          const up = m.param(
+            "experts.{expert}.up_proj.weight",
+            "expert ffn embed",
+          );
+          const down = m.param(
+            "experts.{expert}.down_proj.weight",
+            "expert embed ffn",
+          );
+          const hidden = square(dot(dispatch(ready, routing), up, "embed"));
+          const shared = { name: "shared_experts", ffn: sharedFfn };
+          return add(
+            combine(dot(hidden, down, "ffn"), routing),
+            squared(m, ready, shared),
+          );
+        });
+      });
+    },
+  }, options);
+}
+
+/** `up_proj` and `down_proj` of a block that every token goes through. */
+function squared(
+  m: DecoderScope,
+  rows: Rows,
+  { name, ffn }: { readonly name: string; readonly ffn: number },
+): Rows {
+  return m.block(name, { ffn }, (m) => {
+    const up = m.param("up_proj.weight", "ffn embed");
+    const hidden = square(dot(rows, up, "embed"));
+    return dot(hidden, m.param("down_proj.weight", "embed ffn"), "ffn");
+  });
+}
+
+/** max(x, 0)² */
+function square<A extends string>(x: Tensor<A, "f32">): Tensor<A, "f32"> {
+  return mul(relu(x), relu(x)) as Tensor<A, "f32">;
+}
