@@ -7,6 +7,7 @@ import { seenThrough } from "../spec/pages.ts";
 import type { Plan, Port, Program } from "../spec/plan/plan.ts";
 import type { PackedTokens } from "./packing.ts";
 import {
+  isRecurrent,
   type PagesShape,
   pagesShape,
   PageTable,
@@ -28,6 +29,8 @@ export interface DecoderShape {
   readonly choices: readonly (readonly [name: string, port: Port])[];
   /** Where caches are in pages, which. */
   readonly pagesShape: PagesShape | undefined;
+  /** Sequences have states of their last token: they go on from it only. */
+  readonly recurrent: boolean;
   /** What it gives: logits of every token, of some, or so many of the best tokens to follow each of these. */
   readonly gives: "logits" | "next logits" | { readonly candidates: number };
   /** The axis of the model that an axis of a port is a part of. */
@@ -72,6 +75,7 @@ export function decoderShape(plan: Plan): DecoderShape | undefined {
     choices,
     width,
     pagesShape: pagesShape(plan, program),
+    recurrent: isRecurrent(plan),
     modelAxis: (axis) => modelAxis(plan, axis),
     gives: candidates !== undefined
       ? { candidates }
@@ -93,6 +97,7 @@ export class Decoder implements DecoderShape {
   readonly maxContext: number;
   readonly experts: number;
   readonly choices: DecoderShape["choices"];
+  readonly recurrent: boolean;
   readonly gives: DecoderShape["gives"];
   readonly width: (port: Port) => number;
   /** The axis of the model that an axis of a port is a part of. */
@@ -112,6 +117,7 @@ export class Decoder implements DecoderShape {
     this.maxContext = shape.maxContext;
     this.experts = shape.experts;
     this.choices = shape.choices;
+    this.recurrent = shape.recurrent;
     this.gives = shape.gives;
     this.width = shape.width;
     this.pagesShape = shape.pagesShape;

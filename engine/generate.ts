@@ -102,9 +102,11 @@ export async function generate(
     }
   };
   const [first] = sequences;
-  if (first) first.fed = sharedLength(first.prompt, options.cached ?? []);
+  if (first) first.fed = keptLength(decoder, first.prompt, options);
   if (first && decoder.pages) {
-    first.fed = decoder.pages.keep(0, first.fed);
+    const kept = decoder.pages.keep(0, first.fed);
+    const whole = kept === first.fed || !decoder.recurrent;
+    first.fed = whole ? kept : decoder.pages.keep(0, 0);
     for (let slot = 1; slot < slots.length; slot++) decoder.pages.keep(slot, 0);
   }
   let [firstMs, prefillMs, prefillTokens, decodeMs, decodeSteps] = [
@@ -177,6 +179,16 @@ function sharedLength(
 ): number {
   const differs = prompt.findIndex((token, i) => token !== cached[i]);
   return differs < 0 ? prompt.length - 1 : differs;
+}
+
+/** The same of a decoder; one with recurrent states goes on from the last token that it has, or begins anew. */
+function keptLength(
+  { recurrent }: Decoder,
+  prompt: readonly number[],
+  { cached = [] }: GenerateOptions,
+): number {
+  const length = sharedLength(prompt, cached);
+  return recurrent && length < cached.length ? 0 : length;
 }
 
 function endingOf(

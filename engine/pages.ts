@@ -35,6 +35,16 @@ export interface PagesShape {
   readonly blocks: number;
   /** For each sequence, the group rank whose pages it has. */
   readonly owners: readonly number[];
+  /** Sequences have states of their last token too, so that none goes on from pages of another. */
+  readonly recurrent?: boolean;
+}
+
+/** Whether sequences have states besides caches: matrices of recurrences, inputs of convolutions. They hold the last token only. */
+export function isRecurrent({ buffers }: Plan): boolean {
+  return Object.values(buffers).some(({ kind, axes }) =>
+    kind === "state" &&
+    !axes.some(({ axis }) => axis === "context" || axis === WITHIN)
+  );
 }
 
 /** The pages of a decoder's plan; undefined where every sequence has room for itself. */
@@ -69,6 +79,7 @@ export function pagesShape(
     })),
     blocks: block.size,
     owners,
+    recurrent: isRecurrent(plan),
   };
 }
 
@@ -210,6 +221,7 @@ export class PageTable {
    * and have the pages that a token behind them sees. Returns how many positions these are.
    */
   share(sequence: number, coming: Iterable<readonly number[]>): number {
+    if (this.#shape.recurrent) return 0;
     const { tokens, blocks } = this.#sequences[sequence]!;
     const { full } = this.#poolOf(sequence);
     const found: Block[] = [];

@@ -91,6 +91,15 @@ t.test("publishedModel() names tensors as the checkpoints do", (t) => {
   t.end();
 });
 
+t.test("docs/families.md has every architecture", (t) => {
+  const page = readFileSync(
+    new URL("../docs/families.md", import.meta.url),
+    "utf8",
+  );
+  for (const name of ARCHITECTURES) t.match(page, `\`${name}\``);
+  t.end();
+});
+
 t.test("a tied checkpoint uses its embedding twice", (t) => {
   const config = { ...configOf("olmoe-16e"), tie_word_embeddings: true };
   const graph = trace(publishedModel(config).build(BOUNDS));

@@ -319,6 +319,43 @@ for (
   });
 }
 
+t.test("sequences with states of their last token share no pages", async (t) => {
+  const name = "lfm2moe-16e";
+  const alone = await follow(name, { mesh: "ep=1", adapter: "cpu" });
+  const place = { mesh: "ep=1", adapter: "cpu" } as const;
+  for (const pages of [MANY, FEW]) {
+    const bounds = { maxContext: 24 };
+    const paged = await follow(name, { ...place, pages, bounds });
+    t.strictSame(paged.sequences, alone.sequences, `${pages.count} pages`);
+    t.ok(paged.prefillTokens >= FED, "all prompts are fed");
+  }
+  const { decoder, close } = await loadCheckpoint(name, place);
+  try {
+    const reply = async (
+      prompt: readonly number[],
+      cached: readonly number[],
+    ) => {
+      const { sequences: [one], prefillTokens } = await generate(
+        decoder,
+        [prompt],
+        { maxNewTokens: 4, stop: new Set(), temperature: 0, cached },
+      );
+      return { tokens: one!.tokens, prefillTokens };
+    };
+    const first = await reply(COMMON, []);
+    const cached = [...COMMON, ...first.tokens.slice(0, -1)];
+    const longer = [...COMMON, ...first.tokens, 7, 5];
+    const next = await reply(longer, cached);
+    t.equal(next.prefillTokens, longer.length - cached.length);
+    const fed = [...longer, ...next.tokens.slice(0, -1)];
+    const again = await reply(longer, fed);
+    t.strictSame(again.tokens, next.tokens);
+    t.equal(again.prefillTokens, longer.length, "it does not go back");
+  } finally {
+    await close();
+  }
+});
+
 t.test("caches in 16 bits", async (t) => {
   await t.rejects(compile(layer, { kvCacheDtype: "f16" }), {
     message:

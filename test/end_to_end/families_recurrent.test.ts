@@ -1,0 +1,12 @@
+// Published families with recurrences and convolutions besides attention, in turns.
+// needs: cpu, gpu
+import { testInTurns } from "../helpers/references.ts";
+
+testInTurns([
+  "qwen3next-16e",
+  "qwen35moe-16e",
+  "qwen35moe-8e-wrapped",
+  "granitemoehybrid-12e",
+  "nemotronh-16e",
+  "lfm2moe-16e",
+]);
