@@ -3,6 +3,7 @@
 import * as fs from "node:fs/promises";
 import { hostname } from "node:os";
 import process from "node:process";
+import { parseJson } from "../spec/parse_json.ts";
 
 /** The owner of a lock. */
 export interface Owner {
@@ -44,7 +45,7 @@ const ENDED = ["Z", "X", "x"];
 export function parseOwner(text: string): Owner | undefined {
   let parsed: Partial<Owner>;
   try {
-    parsed = (JSON.parse(text) ?? {}) as Partial<Owner>;
+    parsed = (parseJson(text) ?? {}) as Partial<Owner>;
   } catch {
     return undefined;
   }

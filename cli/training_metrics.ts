@@ -1,6 +1,7 @@
 /** Metrics of a training as a file: a line of JSON for each step; at its end the loss and the experts' load as plots. */
 
 import type { FileSystem } from "../engine/mod.ts";
+import { parseJson } from "../spec/parse_json.ts";
 import type { CliIo } from "./io.ts";
 import { expertLoad } from "./plots/expert_load.ts";
 import { lossCurve } from "./plots/loss_curve.ts";
@@ -64,7 +65,7 @@ async function readRecords(
   if (await files.stat(file) === undefined) return [];
   return (await files.readText(file)).split("\n").flatMap((line) => {
     try {
-      return [JSON.parse(line) as StepRecord];
+      return [parseJson(line) as StepRecord];
     } catch {
       // The last one may have been broken off.
       return [];

@@ -1,6 +1,7 @@
 /** JSON objects from files. */
 
 import { DataError } from "../spec/errors.ts";
+import { JsonError, parseJson } from "../spec/parse_json.ts";
 import type { FileSystem } from "./files.ts";
 
 /** The object in a JSON file. Throws DataError where it is none. */
@@ -18,9 +19,12 @@ export function parseJsonObject(
 ): { readonly [key: string]: unknown } {
   let value: unknown;
   try {
-    value = JSON.parse(text);
-  } catch {
-    throw new DataError(`Cannot read '${path}': it is no JSON. Copy it again`);
+    value = parseJson(text);
+  } catch (error) {
+    if (!(error instanceof JsonError)) throw error;
+    throw new DataError(
+      `Cannot read '${path}': it ${error.state}. Copy it again`,
+    );
   }
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     throw new DataError(

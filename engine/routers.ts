@@ -11,6 +11,7 @@ import { marks, routeTokens } from "../compiler/graph/evaluate_routing.ts";
 import { balancingLoss, model, route, trace, zLoss } from "../compiler/mod.ts";
 import { readTensor } from "../runtime/mod.ts";
 import { DataError } from "../spec/errors.ts";
+import { JsonError, parseJson } from "../spec/parse_json.ts";
 import { sum } from "../spec/sum.ts";
 import type { FileSystem } from "./files.ts";
 import { withTensors } from "./tensors.ts";
@@ -305,9 +306,12 @@ async function rowsOfTensor(
 function rowsOfJson(path: string, text: string): RouterLogits {
   let rows: unknown;
   try {
-    rows = JSON.parse(text);
-  } catch {
-    throw new DataError(`Cannot read '${path}': it is no JSON. Copy it again`);
+    rows = parseJson(text);
+  } catch (error) {
+    if (!(error instanceof JsonError)) throw error;
+    throw new DataError(
+      `Cannot read '${path}': it ${error.state}. Copy it again`,
+    );
   }
   const isRow = (row: unknown): row is number[] =>
     Array.isArray(row) && row.length > 0 &&

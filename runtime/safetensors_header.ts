@@ -1,5 +1,6 @@
 /** The JSON header of a safetensors file, believed only where it agrees with itself and with the file. */
 
+import { JsonError, parseJson } from "../spec/parse_json.ts";
 import { shown } from "../spec/shown.ts";
 
 /** A tensor as the header describes it; `begin` counts from the end of the header. */
@@ -45,9 +46,10 @@ export function parseHeader(
   let parsed: unknown;
   try {
     text = new TextDecoder("utf-8", { fatal: true }).decode(header);
-    parsed = JSON.parse(text);
-  } catch {
-    return refuse("its header is not JSON");
+    parsed = parseJson(text);
+  } catch (error) {
+    const state = error instanceof JsonError ? error.state : "is not JSON";
+    return refuse(`its header ${state}`);
   }
   if (!isRecord(parsed)) return refuse("its header is not a JSON object");
   const twice = duplicateKey(text);

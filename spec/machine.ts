@@ -6,6 +6,7 @@
 import { DataError } from "./errors.ts";
 import { machineErrors } from "./document/machine_validator.ts";
 import { MAX_RANKS } from "./limits.ts";
+import { JsonError, parseJson } from "./parse_json.ts";
 
 /** What a device does in a second, and what it takes besides. Times are seconds. */
 export interface MachineDevice {
@@ -139,11 +140,13 @@ export function parseMachine(json: string, file = "machine"): Machine {
   const cannot = `Cannot read the machine file '${file}'`;
   let document: unknown;
   try {
-    document = JSON.parse(json);
+    document = parseJson(json);
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
+    if (!(error instanceof JsonError)) throw error;
+    const { state, cause } = error;
+    const reason = cause instanceof Error ? ` (${cause.message})` : "";
     throw new DataError(
-      `${cannot}: it is not JSON (${reason}). Write it as spec/machine.md says`,
+      `${cannot}: it ${state}${reason}. Write it as spec/machine.md says`,
     );
   }
   const version = (document as { version?: unknown } | null)?.version;

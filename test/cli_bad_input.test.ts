@@ -130,7 +130,7 @@ const CHECKPOINTS: readonly BadCheckpoint[] = [
   {
     what: "a configuration that is no JSON",
     spoil: file("config.json", (f) => writeFileSync(f, "{")),
-    message: "Cannot read 'FOLDER/config.json': it is no JSON. Copy it again",
+    message: "Cannot read 'FOLDER/config.json': it is not JSON. Copy it again",
   },
   {
     what: "an unknown architecture",

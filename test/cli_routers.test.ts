@@ -157,7 +157,7 @@ t.test("what cannot be routed is refused", async (t) => {
       [],
       "Cannot read logits of 'FILE': it is no list of rows",
     ],
-    [file("words.json", "[[1"), [], "Cannot read 'FILE': it is no JSON."],
+    [file("words.json", "[[1"), [], "Cannot read 'FILE': it is not JSON."],
     [
       file("large.json", "[[1, 2], [3, 1e400]]"),
       [],

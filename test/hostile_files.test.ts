@@ -4,6 +4,8 @@ import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import {
   copyFileSync,
+  cpSync,
+  existsSync,
   mkdirSync,
   readFileSync,
   rmSync,
@@ -16,6 +18,7 @@ import t from "tap";
 import { openSafetensors, writeSafetensors } from "../runtime/mod.ts";
 import { whyNotNative } from "../runtime/native/mod.ts";
 import { printable, shown } from "../spec/mod.ts";
+import { parseJson } from "../spec/parse_json.ts";
 import { checkpointFolder, files } from "./helpers/checkpoints.ts";
 import {
   CACHE,
@@ -116,7 +119,7 @@ t.test("a tuner's cache that cannot be read is done without", async (t) => {
     t.equal(code, 0, what);
   };
   const wrong =
-    `Cannot read tunings from '${file}': it is no JSON. Remove the file, or run 'switchyard tune' again`;
+    `Cannot read tunings from '${file}': it is not JSON. Remove the file, or run 'switchyard tune' again`;
   for (const text of ["{", ""]) {
     await run(`'${text}'`, wrong, () => {
       mkdirSync(folder);
@@ -308,4 +311,97 @@ t.test("Ctrl-C ends a training whose kernels are compiled, without a word", {
   process.kill(-child.pid!, "SIGINT");
   const [code, by] = await ended;
   t.strictSame({ code, by, said }, { code: null, by: "SIGINT", said: "" });
+});
+
+t.test("JSON is at most 500 levels deep, in whatever file it is", async (t) => {
+  const deep = (levels: number) => "[".repeat(levels) + "]".repeat(levels);
+  t.same(parseJson(deep(500)), JSON.parse(deep(500)));
+  const scratch = temporaryFolder(t);
+  const text = deep(100_000);
+  const file = path.join(scratch, "deep.json");
+  writeFileSync(file, text);
+  const header = path.join(scratch, "deep.safetensors");
+  writeFileSync(header, withHeader(`{"x":${text}}`));
+  const folders = await copyCheckpoint("demo-lm", scratch);
+  const inFolder = (name: string) => {
+    const folder = path.join(scratch, name);
+    cpSync(folders, folder, { recursive: true });
+    const at = path.join(folder, name);
+    const before = existsSync(at) ? readFileSync(at, "utf8") : "{}";
+    writeFileSync(
+      at,
+      before.replace("{", `{"deep":${text},`).replace(",}", "}"),
+    );
+    return folder;
+  };
+  const INDEX = "model.safetensors.index.json";
+  const says: { readonly [what: string]: readonly [string[], string] } = {
+    "a plan": [
+      ["verify", path.join(scratch, "plan.json")],
+      `Cannot read '${path.join(scratch, "plan.json")}': '/deep/0/`,
+    ],
+    "a machine": [
+      ["plan", LAYER, "--target", file],
+      `Cannot read the machine file '${file}': it is`,
+    ],
+    "logits": [
+      ["routers", "--logits", file],
+      `Cannot read '${file}': it is`,
+    ],
+    "a trace": [
+      ["view", LAYER, "--trace", file, "--out", path.join(scratch, "out")],
+      `Cannot show trace '${file}': it is`,
+    ],
+    "inputs": [
+      [
+        "run",
+        LAYER,
+        "--inputs",
+        header,
+        "--outputs",
+        path.join(scratch, "out"),
+      ],
+      `Cannot open '${header}': its header is`,
+    ],
+    ...Object.fromEntries(
+      [
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        INDEX,
+      ]
+        .map((name) => {
+          const folder = inFolder(name);
+          const argv = [
+            "generate",
+            folder,
+            "--prompt",
+            "Once",
+            "--adapter",
+            "cpu",
+          ];
+          return [
+            name,
+            [
+              [...argv, "--max-new-tokens", "1"],
+              `Cannot read '${path.join(folder, name)}': it is`,
+            ] as const,
+          ];
+        }),
+    ),
+  };
+  writeFileSync(
+    path.join(scratch, "plan.json"),
+    `{"version":2,"deep":${text}}`,
+  );
+  for (const [what, [argv, begin]] of Object.entries(says)) {
+    const { code, err } = await switchyard(argv);
+    t.equal(code, 1, what);
+    t.ok(
+      err.startsWith(begin) &&
+        /is nested deeper than 500( levels)?\. /.test(err),
+      `${what}: ${err.slice(0, 300)}`,
+    );
+  }
 });

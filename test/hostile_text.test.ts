@@ -1,8 +1,9 @@
 // Untrusted chat templates and tokenizers: they get so much time and memory, and then there is a sentence.
 // needs: cpu
-import { readFileSync, writeFileSync } from "node:fs";
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import t from "tap";
+import { createTokenizer } from "../engine/untrusted/tokenizer.ts";
 import { copyCheckpoint, switchyard, temporaryFolder } from "./helpers/cli.ts";
 
 const checkpoint = await copyCheckpoint("demo-lm", temporaryFolder(t));
@@ -102,4 +103,30 @@ t.test("a tokenizer that names nothing known", async (t) => {
   t.equal(code, 1);
   t.match(err, /^Cannot read the tokenizer of 'FOLDER': /);
   t.notMatch(err.trimEnd(), /\p{Cc}/u, "nothing for a terminal to obey");
+});
+
+t.test("a chat template that is too long is not the tokenizer's", async (t) => {
+  withTokenizer({});
+  rmSync(file("chat_template.jinja"), { force: true });
+  const config = readFileSync(file("tokenizer_config.json"), "utf8");
+  const chat_template = "{{ a }}".repeat(50_000);
+  writeFileSync(
+    file("tokenizer_config.json"),
+    JSON.stringify({ ...JSON.parse(config), chat_template }),
+  );
+  t.match(await generate("--prompt", "Hello"), { code: 0, err: "" });
+  t.strictSame(await generate("--chat", "--prompt", "Hello"), {
+    code: 1,
+    out: "",
+    err:
+      `Cannot apply the chat template of 'FOLDER': it has ${chat_template.length} characters, and at most 262144 are read. Check the template\n`,
+  });
+  writeFileSync(file("tokenizer_config.json"), config);
+  // It is not even sent: one of some hundred megabytes took the tokenizer's time and memory.
+  const unsent = { chat_template: () => {} };
+  const tokenizer = await createTokenizer(
+    { tokenizer: TOKENIZER, config: unsent },
+    { folder: checkpoint, size: 0 },
+  );
+  tokenizer.close();
 });

@@ -193,8 +193,8 @@ t.test("tables are kept by what computes", async (t) => {
       `Cannot read tunings from '${path}': ${state}. Remove the file, or run 'switchyard tune' again. This run does without tunings`,
     ]);
   };
-  await broken("{", "it is no JSON");
-  await broken("", "it is no JSON");
+  await broken("{", "it is not JSON");
+  await broken("", "it is not JSON");
   const tables = "its tables are not tables of tiles";
   await broken(
     '{"version":2,"tunings":{"one":{"matmul":{"rows":-1}}}}',

@@ -9,6 +9,7 @@ import {
   tileName,
   type TuningTable,
 } from "../../compiler/mod.ts";
+import { JsonError, parseJson } from "../../spec/parse_json.ts";
 import type { FileSystem } from "../files.ts";
 
 /** Tables by adapter and driver. */
@@ -48,10 +49,10 @@ async function parseTunings(
     );
   let document: unknown;
   try {
-    document = JSON.parse(await files.readText(path));
+    document = parseJson(await files.readText(path));
   } catch (error) {
-    if (!(error instanceof SyntaxError)) throw error;
-    throw refuse("it is no JSON");
+    if (!(error instanceof JsonError)) throw error;
+    throw refuse(`it ${error.state}`);
   }
   const { version, tunings } = (document ?? {}) as {
     version?: unknown;

@@ -24,7 +24,10 @@ const OPENED_A_SECOND = 500_000;
  * @param folder where they came from, for messages
  */
 export async function createTokenizer(
-  files: { readonly tokenizer: object; readonly config: object },
+  files: {
+    readonly tokenizer: object;
+    readonly config: { readonly [key: string]: unknown };
+  },
   { folder, size }: {
     readonly folder: string;
     /** Characters of tokenizer.json. */
@@ -58,9 +61,11 @@ export async function createTokenizer(
       ["decode", [...tokens], skip],
       tokens.length / TOKENS_A_SECOND,
     ) as string;
+  // Only conversations need the chat template, which may be too long.
+  const { chat_template: _, ...config } = files.config;
   await call(
     "read",
-    ["openTokenizer", files.tokenizer, files.config],
+    ["openTokenizer", files.tokenizer, config],
     size / OPENED_A_SECOND,
   );
   return {

@@ -4,11 +4,9 @@ import type { ErrorObject } from "ajv";
 import { PlanError } from "../errors.ts";
 import type { Plan } from "../plan/plan.ts";
 import { documentOf, expandDocument } from "./document.ts";
+import { MAX_DEPTH, pathOfDeep } from "../parse_json.ts";
 import { isRepeat } from "./repeat.ts";
 import { planErrors } from "./plan_validator.ts";
-
-/** Documents nested deeper than this are refused, so that no walk over a tree runs out of stack. */
-const MAX_DEPTH = 500;
 
 /** Marks in front of numbers that JSON.stringify would lose, and what stands for them in the text. */
 const LOST_NUMBERS: { readonly [mark: string]: string } = {
@@ -78,7 +76,7 @@ export interface SchemaProblem {
 
 /** The first difference between a plan, or what may be one, and the schema; undefined if there is none. */
 export function schemaProblem(document: unknown): SchemaProblem | undefined {
-  const deep = tooDeep(document);
+  const deep = pathOfDeep(document);
   if (deep !== undefined) {
     return problemAt(document, deep, `is nested deeper than ${MAX_DEPTH}`);
   }
@@ -147,17 +145,6 @@ function stepAt(document: unknown, path: string): string | null {
   return `${name}[${match[2]}]`;
 }
 
-/** The path of a place that is nested too deeply; `depth` is how deep `value` is. */
-function tooDeep(value: unknown, depth = 0): string | undefined {
-  if (typeof value !== "object" || value === null) return undefined;
-  if (depth > MAX_DEPTH) return "";
-  for (const key in value) {
-    const path = tooDeep(value[key as keyof object], depth + 1);
-    if (path !== undefined) return `/${key}${path}`;
-  }
-  return undefined;
-}
-
 /** Where JSON.parse gave up, in words. */
 function describeSyntax(text: string, error: unknown): string {
   const reason = error instanceof Error ? error.message : String(error);
@@ -197,7 +184,7 @@ export function readDocument(document: unknown): ReadPlan {
       `Cannot read the plan: it has version ${version}, and this program reads version 2. Compile the model again`,
     );
   }
-  const deep = tooDeep(document);
+  const deep = pathOfDeep(document);
   if (deep !== undefined) {
     return {
       problem: problemAt(document, deep, `is nested deeper than ${MAX_DEPTH}`),
@@ -214,7 +201,7 @@ export function readDocument(document: unknown): ReadPlan {
   return problem ? { problem } : { plan: plan as Plan };
 }
 
-/** Parse the text of a document. Throws a PlanError that says where it is no JSON. */
+/** Parse the text of a document. Throws a PlanError that says where it is not JSON. */
 export function parseDocument(text: string): unknown {
   try {
     return JSON.parse(text);

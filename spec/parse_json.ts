@@ -1,0 +1,47 @@
+/** JSON from outside: its nesting is bounded, so that no walk over it runs out of stack. */
+
+/** Levels of nesting. */
+export const MAX_DEPTH = 500;
+
+/** Text that is no JSON, or is nested too deeply. */
+export class JsonError extends SyntaxError {
+  override name = "JsonError";
+  /** What is wrong, as a predicate: `is not JSON`. */
+  readonly state: string;
+  constructor(
+    { state, ...options }: ErrorOptions & { readonly state: string },
+  ) {
+    super(`Cannot parse JSON: it ${state}`, options);
+    this.state = state;
+  }
+}
+
+/** Parse JSON. Throws JsonError. */
+export function parseJson(text: string): unknown {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    throw new JsonError({ state: "is not JSON", cause: error });
+  }
+  if (pathOfDeep(value) === undefined) return value;
+  throw new JsonError({ state: `is nested deeper than ${MAX_DEPTH} levels` });
+}
+
+/** The JSON pointer to a value that is nested too deeply; `depth` is how deep `value` is. */
+export function pathOfDeep(value: unknown, depth = 0): string | undefined {
+  if (typeof value !== "object" || value === null) return undefined;
+  if (depth > MAX_DEPTH) return "";
+  if (Array.isArray(value)) {
+    for (let i = 0; i < value.length; i++) {
+      const path = pathOfDeep(value[i], depth + 1);
+      if (path !== undefined) return `/${i}${path}`;
+    }
+    return undefined;
+  }
+  for (const key in value) {
+    const path = pathOfDeep(value[key as keyof object], depth + 1);
+    if (path !== undefined) return `/${key}${path}`;
+  }
+  return undefined;
+}
