@@ -19,6 +19,7 @@ export type Disk = Pick<
   | "open"
   | "readFile"
   | "readdir"
+  | "realpath"
   | "rename"
   | "rm"
   | "stat"
@@ -29,6 +30,7 @@ export type Disk = Pick<
 export function nodeFiles(disk: Disk = fs): FileSystem {
   return {
     stat: (file) => guard("read", file, () => kindOf(file, disk)),
+    resolve: (file) => disk.realpath(file).catch(() => undefined),
     list: (folder) => guard("read", folder, () => disk.readdir(folder)),
     readText: (file) => guard("read", file, () => readText(file, disk)),
     open: (file) => guard("read", file, () => openFile(file, disk)),

@@ -1,16 +1,26 @@
 /** Files that a page shows beside a plan: source lines, traces, recorded choices. */
 
-import { type HostTensor, readTensors } from "../engine/mod.ts";
+import path from "node:path";
+import {
+  type FileSystem,
+  type HostTensor,
+  readTensors,
+} from "../engine/mod.ts";
 import { DataError } from "../spec/errors.ts";
 import type { Plan } from "../spec/mod.ts";
+import { JsonError, parseJson } from "../spec/parse_json.ts";
 import type { LayerChoices, TraceEvent } from "../view/mod.ts";
 import type { CliIo } from "./io.ts";
 import { packageFile } from "./places.ts";
 
-/** The lines of source that steps come from, by `file:line`, as far as their files are here. */
+/**
+ * The lines of source that steps come from, by `file:line`, as far as their files are here. A plan that is `untrusted` gets
+ * lines of the package's models and of files in the working directory that it names by relative paths, and no others.
+ */
 export async function readSources(
   { files }: CliIo,
   plan: Plan,
+  { untrusted }: { readonly untrusted: boolean },
 ): Promise<{ readonly [place: string]: string }> {
   const wanted = new Map<string, Set<number>>();
   for (const { span } of plan.programs.flatMap(({ steps }) => steps)) {
@@ -18,18 +28,47 @@ export async function readSources(
     const lines = wanted.get(span.file) ?? new Set();
     wanted.set(span.file, lines.add(span.line));
   }
+  const sourceOf = async (file: string): Promise<string | undefined> => {
+    if (!untrusted) {
+      return await readSource(file, files) ??
+        await readSource(packageFile(file), files);
+    }
+    if (path.isAbsolute(file)) return undefined;
+    return await readSource(file, files, ".") ??
+      await readSource(packageFile(file), files, packageFile("models"));
+  };
   const found: [string, string][] = [];
   for (const [file, lines] of wanted) {
-    for (const path of [file, packageFile(file)]) {
-      if (await files.stat(path) === undefined) continue;
-      const text = (await files.readText(path)).split("\n");
-      for (const line of lines) {
-        found.push([`${file}:${line}`, text[line - 1] ?? ""]);
-      }
-      break;
+    const text = (await sourceOf(file))?.split("\n");
+    for (const line of text ? lines : []) {
+      found.push([`${file}:${line}`, text![line - 1] ?? ""]);
     }
   }
   return Object.fromEntries(found);
+}
+
+/** The text of a regular file, inside a folder if one is given, wherever symbolic links lead; undefined for anything else. */
+async function readSource(
+  file: string,
+  files: FileSystem,
+  inside?: string,
+): Promise<string | undefined> {
+  const resolved = await files.resolve(file);
+  if (resolved === undefined) return undefined;
+  if (inside !== undefined) {
+    const folder = await files.resolve(inside);
+    const way = folder && path.relative(folder, resolved);
+    if (!way || /^\.\.(?=[/\\]|$)/.test(way) || path.isAbsolute(way)) {
+      return undefined;
+    }
+  }
+  try {
+    return await files.readText(resolved);
+  } catch (error) {
+    // A page does without the source of a folder, a pipe or what is not readable.
+    if (error instanceof DataError) return undefined;
+    throw error;
+  }
 }
 
 /** A row for each item of the last axis but one. */
@@ -44,17 +83,17 @@ function rowsOf({ shape, data }: HostTensor): number[][] {
 /** The events of a trace that `run --trace` wrote. Throws DataError where a file is no such trace. */
 export async function readTrace(
   { files }: CliIo,
-  path: string,
+  file: string,
 ): Promise<TraceEvent[]> {
   const refuse = (state: string) =>
     new DataError(
-      `Cannot show trace '${path}': ${state}. Give a file that 'run --trace' wrote`,
+      `Cannot show trace '${file}': ${state}. Give a file that 'run --trace' wrote`,
     );
   let document: unknown;
   try {
-    document = JSON.parse(await files.readText(path));
+    document = parseJson(await files.readText(file));
   } catch (error) {
-    if (error instanceof SyntaxError) throw refuse("it is no JSON");
+    if (error instanceof JsonError) throw refuse(`it ${error.state}`);
     throw error;
   }
   const { traceEvents } = (document ?? {}) as { traceEvents?: unknown };
@@ -79,10 +118,10 @@ function isEvent(event: unknown): event is TraceEvent {
  */
 export async function readChoices(
   { files }: CliIo,
-  path: string,
+  file: string,
 ): Promise<LayerChoices[]> {
   const tensors = await readTensors(
-    path,
+    file,
     files,
     { wanted: (name) => /^layer\d+\.topk_(idx|weight)$/.test(name) },
   );
@@ -103,6 +142,6 @@ export async function readChoices(
   }).sort((a, b) => a.layer - b.layer);
   if (layers.length > 0) return layers;
   throw new DataError(
-    `Cannot show choices of '${path}': it has no tensor 'layer{N}.topk_idx'. Give one that 'run --outputs' wrote`,
+    `Cannot show choices of '${file}': it has no tensor 'layer{N}.topk_idx'. Give one that 'run --outputs' wrote`,
   );
 }

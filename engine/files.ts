@@ -19,6 +19,8 @@ export type Lock =
 export interface FileSystem {
   /** What is at a path; undefined where there is nothing. */
   stat(path: string): Promise<"file" | "folder" | undefined>;
+  /** The path of a file or folder without symbolic links; undefined where there is nothing that can be read. */
+  resolve(path: string): Promise<string | undefined>;
   /** Names in a folder. */
   list(folder: string): Promise<string[]>;
   readText(path: string): Promise<string>;

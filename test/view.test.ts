@@ -1,7 +1,8 @@
 // Pictures of plans: what stands on the tracks, what changes them, and that those of docs/ are what is drawn today.
 
-import { readFileSync } from "node:fs";
+import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";
+import process from "node:process";
 import { fileURLToPath } from "node:url";
 import t from "tap";
 import { startWatch } from "../cli/watch.ts";
@@ -326,4 +327,65 @@ t.test("ranks of tokens are those that the program of their choices names", (t) 
   t.strictSame(sourceRanksOf(plan, choices, trace), [0, 2, 1]);
   t.equal(sourceRanksOf(plan, choices, trace.slice(1, 2)), undefined);
   t.end();
+});
+
+t.test("a page of a plan document has lines of files in the working directory, and no others", async (t) => {
+  const scratch = temporaryFolder(t);
+  const here = path.join(scratch, "here");
+  mkdirSync(path.join(here, "models"), { recursive: true });
+  const secret = "export const secret = 'open sesame';";
+  const line = "export const line = 'for the page';";
+  writeFileSync(path.join(scratch, "secret.ts"), secret);
+  writeFileSync(path.join(here, "models", "own.ts"), line);
+  mkdirSync(path.join(here, "folder.ts"));
+  symlinkSync(path.join(scratch, "secret.ts"), path.join(here, "link.ts"));
+  symlinkSync(scratch, path.join(here, "up"));
+  const document = path.join(here, "plan.json");
+  const { code } = await switchyard([
+    ...["plan", path.join(ROOT, "examples/layer.ts"), "--out", document],
+  ]);
+  t.equal(code, 0);
+  const hidden = [
+    path.join(scratch, "secret.ts"),
+    path.join(here, "models", "own.ts"),
+    "../secret.ts",
+    "models/../../secret.ts",
+    "up/secret.ts",
+    "link.ts",
+    "folder.ts",
+    "missing.ts",
+  ];
+  const before = process.cwd();
+  process.chdir(here);
+  t.teardown(() => process.chdir(before));
+  const text = readFileSync(document, "utf8");
+  const sourcesWith = async (file: string) => {
+    const changed = text.replace(
+      /"file": ?"[^"]*", ?"line": ?\d+/g,
+      () => `"file":${JSON.stringify(file)},"line":1`,
+    );
+    t.not(changed, text);
+    writeFileSync(document, changed);
+    const page = await switchyard(["view", document, "--out", "page.html"]);
+    t.strictSame([page.code, page.err], [0, ""], file);
+    return readFileSync("page.html", "utf8");
+  };
+  for (const file of hidden) {
+    const page = await sourcesWith(file);
+    t.notOk(
+      page.includes("open sesame") || page.includes("for the page"),
+      file,
+    );
+  }
+  t.ok((await sourcesWith("models/own.ts")).includes("for the page"));
+  t.ok(
+    (await sourcesWith("models/mixtral.ts")).includes(
+      JSON.stringify(
+        readFileSync(path.join(ROOT, "models/mixtral.ts"), "utf8").split(
+          "\n",
+        )[0],
+      ),
+    ),
+    "the package's own",
+  );
 });

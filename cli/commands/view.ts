@@ -156,7 +156,7 @@ async function pageOf(
       flags.train ? ", a step of training" : ""
     }`,
     summary,
-    sources: await readSources(io, plan),
+    sources: await readSources(io, plan, made),
     predicted: await made.timelines(),
     ...places.length >= plan.ranks
       ? { places: places.slice(0, plan.ranks) }

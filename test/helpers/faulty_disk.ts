@@ -25,7 +25,7 @@ export interface FaultyDisk {
 
 const CALLS = [
   ...["appendFile", "link", "mkdir", "open", "readFile", "readdir"],
-  ...["rename", "rm", "stat", "writeFile"],
+  ...["realpath", "rename", "rm", "stat", "writeFile"],
 ] as const;
 
 const HANDLE = ["close", "read", "readFile", "stat", "sync", "writeFile"];

@@ -1,5 +1,6 @@
 /** Compile a target for a machine that need not be here, and say whether it fits, what moves and what it computes. */
 
+import { isCompiled } from "../../../compiler/compiled.ts";
 import { modelAxis } from "../../../spec/axis_parts.ts";
 import { type EncodingName, isFileDType } from "../../../spec/encoding.ts";
 import { partNames } from "../../../spec/packed.ts";
@@ -66,6 +67,8 @@ export interface Summarized {
   /** All of it, compiled when it is asked for. */
   plan(): Promise<Plan>;
   readonly summary: PlanSummary;
+  /** It was read from a file. */
+  readonly untrusted: boolean;
   /** What the summary predicts, over time; nothing where it predicts nothing. */
   timelines(): Promise<readonly PredictedTimeline[]>;
 }
@@ -85,6 +88,7 @@ export async function summarizeTarget(
     return {
       plan: () => Promise.resolve(plan),
       summary,
+      untrusted: !isCompiled(plan),
       timelines: () => Promise.resolve(timelinesOf(plan, summary, options)),
     };
   }
@@ -104,6 +108,7 @@ export async function summarizeTarget(
   return {
     plan: full,
     summary,
+    untrusted: false,
     timelines: async () =>
       timelinesOf(await full(), summary, { machine, experts }),
   };
