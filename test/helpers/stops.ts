@@ -1,9 +1,16 @@
-/** SIGSTOP for a rank of a training at a random moment, and what must come of it. */
+/** SIGSTOP for a rank of a job at a random moment, and what must come of it. */
 
-import { existsSync, mkdtempSync, readdirSync, readFileSync } from "node:fs";
+import {
+  existsSync,
+  type FSWatcher,
+  mkdtempSync,
+  readFileSync,
+  watch,
+} from "node:fs";
 import path from "node:path";
 import process from "node:process";
 import { setTimeout as sleep } from "node:timers/promises";
+import { checkpointFolder } from "./checkpoints.ts";
 import {
   jobOf,
   type Launcher,
@@ -15,6 +22,7 @@ import { TEXT } from "./tiny_training.ts";
 
 /** When a rank is stopped: some milliseconds after something can be seen of the job. */
 export const MOMENTS = {
+  generate: { after: "process", most: 600 },
   start: { after: "process", most: 600 },
   load: { after: "folder", most: 1500 },
   step: { after: "step", most: 600 },
@@ -49,7 +57,7 @@ export interface StopResult {
 
 const LAST = 3;
 
-/** Stop a rank of a training of two ranks once. Several may at a time. */
+/** Stop a rank of a job of two ranks once, of a training but for one moment. Several may at a time. */
 export async function stopRank(
   launcher: Launcher,
   { scratch, model, deadline }: {
@@ -62,17 +70,30 @@ export async function stopRank(
   const own = mkdtempSync(path.join(scratch, "stop-"));
   const out = path.join(own, "out");
   const steps = moment === "end" ? LAST : 1e6;
+  const command = moment === "generate"
+    ? [
+      ...["generate", checkpointFolder("demo-lm"), "--prompt", "Once"],
+      ...["--max-new-tokens", "500", "--max-context", "510"],
+    ]
+    : [
+      ...["train", model, "--data", TEXT, "--out", out, "--mesh", "ep=2"],
+      ...["--steps", String(steps), "--save-every", "1"],
+      ...["--batch", "2", "--length", "16"],
+    ];
   const { child, ended } = startWith(launcher, own, [
-    ...["launch", "-n", "2", "--json", "--", "train", model],
-    ...["--data", TEXT, "--out", out, "--mesh", "ep=2"],
-    ...["--steps", String(steps), "--save-every", "1"],
-    ...["--batch", "2", "--length", "16", "--adapter", "cpu"],
-    ...["--deadline", String(deadline)],
+    ...["launch", "-n", "2", "--json", "--", ...command],
+    ...["--adapter", "cpu", "--deadline", String(deadline)],
   ]);
   let lines = 0;
   child.stdout!.on("data", (text) => lines += `${text}`.split("\n").length - 1);
-  const isSaving = () =>
-    readdirSync(out).some((name) => /^\.(model|optimizer)/.test(name));
+  // A file that is being written is seen by its event; it may be gone by the next look.
+  let saving = false, watcher: FSWatcher | undefined;
+  const isSaving = () => {
+    watcher ??= watch(out, (_, name) => {
+      saving ||= /^\.(model|optimizer)/.test(name ?? "");
+    });
+    return saving;
+  };
   const seen: { readonly [after: string]: () => boolean } = {
     process: () => true,
     folder: () => existsSync(out),
@@ -83,10 +104,11 @@ export async function stopRank(
   const { after, most } = MOMENTS[moment];
   let pid: number | undefined;
   while (child.exitCode === null) {
-    pid = rankOf(launcher, own, rank);
+    pid ??= rankOf(launcher, own, rank);
     if (pid !== undefined && seen[after]!()) break;
-    await sleep(moment === "save" ? 0 : 2);
+    await sleep(2);
   }
+  watcher?.close();
   await sleep(share * most);
   let stopped = false;
   try {

@@ -1,5 +1,5 @@
 /**
- * A rank of a training that a signal stops is reported, at whatever moment: as it starts, loads, steps, saves or ends.
+ * A rank that a signal stops is reported, at whatever moment: as it starts, loads, steps, saves or ends.
  * `STOPS=20 npm test -- mpi/stops` stops as many ranks on each MPI.
  */
 // needs: cpu, mpi
