@@ -23,11 +23,18 @@ export function keyOf(name: string, kernel: PlanKernel): string {
   return key;
 }
 
-/** The kernels of a plan by key, as devices prepare them. */
+/** The kernels that a plan launches by key, as devices prepare them. */
 export function kernelsByKey(plan: Plan): { [key: string]: DeviceKernel } {
   const fused = isFused(plan);
+  const launched = new Set(
+    plan.programs.flatMap(({ steps }) =>
+      steps.flatMap((step) => step.op === "launch" ? [step.kernel] : [])
+    ),
+  );
   return Object.fromEntries(
-    Object.entries(plan.kernels).map(([name, kernel]) => [
+    Object.entries(plan.kernels).filter(([name]) => launched.has(name)).map((
+      [name, kernel],
+    ) => [
       kernelKey(plan, name),
       fused ? { ...kernel, fused } : kernel,
     ]),

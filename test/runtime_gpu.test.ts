@@ -209,6 +209,7 @@ t.test(
     const keys = [double(1), double(2)].map((kernel) => {
       const plan = {
         kernels: { double: kernel },
+        programs: [{ steps: [{ op: "launch", kernel: "double" }] }],
         numerics: { class: "exact" },
       } as unknown as Plan;
       return { key: kernelKey(plan, "double"), kernels: kernelsByKey(plan) };

@@ -26,7 +26,8 @@ export async function makeFolder(
     disk.mkdir(folder, { mode }).catch(async (error) => {
       if (codeOf(error) === "ENOENT") throw error;
       const found = await disk.stat(folder).catch((failure) => {
-        throw codeOf(failure) === "ENOENT" ? error : failure;
+        const same = ["ENOENT", codeOf(error)].includes(codeOf(failure));
+        throw same ? error : failure;
       });
       if (!found.isDirectory()) throw error;
     });

@@ -63,20 +63,52 @@ interface Finished {
   readonly err: string;
 }
 
+/** What bounds a process of the compiler. */
+export interface RunLimits {
+  /** Ends it, and all that it started. */
+  readonly signal?: AbortSignal;
+  /** What it may use, and each that it starts. Default: a minute and 4 GiB. */
+  readonly limits?: { readonly cpuSeconds: number; readonly kibibytes: number };
+}
+
+const LIMITS = { cpuSeconds: 60, kibibytes: 4 << 20 };
+
+/** Runs a command within limits; where the system has none of a kind, without. */
+const LIMITED =
+  'ulimit -t "$1" 2>/dev/null; ulimit -v "$2" 2>/dev/null; shift 2; exec "$@"';
+
 function run(
   command: string,
   args: readonly string[],
   input: string,
+  { signal, limits = LIMITS }: RunLimits = {},
 ): Promise<Finished> {
   return new Promise((resolve) => {
     let child: ChildProcess;
     let out = "";
     let err = "";
     try {
-      child = spawn(command, args, { stdio: "pipe" });
+      child = spawn(
+        "sh",
+        [
+          ...["-c", LIMITED, "sh"],
+          ...[`${limits.cpuSeconds}`, `${limits.kibibytes}`, command, ...args],
+        ],
+        // A group of its own is ended whole.
+        { stdio: "pipe", detached: signal !== undefined },
+      );
     } catch (error) {
       return resolve({ code: null, out, err: String(error) });
     }
+    const end = () => {
+      try {
+        if (child.pid) process.kill(-child.pid, "SIGKILL");
+      } catch {
+        // It has ended.
+      }
+    };
+    if (signal?.aborted) end();
+    signal?.addEventListener("abort", end);
     child.on(
       "error",
       (error) => resolve({ code: null, out, err: error.message }),
@@ -87,7 +119,10 @@ function run(
     child.stderr!.on("data", (data) => {
       if (err.length < MAX_OUTPUT) err += data;
     });
-    child.on("close", (code) => resolve({ code, out, err }));
+    child.on("close", (code) => {
+      signal?.removeEventListener("abort", end);
+      resolve({ code, out, err });
+    });
     child.stdin!.on("error", () => {});
     child.stdin!.end(input);
   });
@@ -146,44 +181,48 @@ export class CompileError extends MachineError {
   override name = "CompileError";
   /** What happened, without a remedy. */
   readonly state: string;
-  /** Whether it is the text's fault: it fails in any folder. */
-  readonly ofText: boolean;
-  constructor(state: string, ofText: boolean) {
+  constructor(state: string) {
     super(
       `Cannot compile a kernel: ${state}. Name another compiler in the environment variable CC, or use --adapter cpu`,
     );
     this.state = state;
-    this.ofText = ofText;
   }
 }
 
-/** Compile a text into a shared object. Throws CompileError where that fails. */
+/** Characters of a text that is optimized, at most: what optimizing takes grows faster than texts do. */
+const MOST_OPTIMIZED = 1 << 19;
+
+/**
+ * Compile a text into a shared object, without optimization if that takes more than a process may use. Throws CompileError
+ * where it fails.
+ */
 export async function compileObject(
   { command }: Compiler,
   text: string,
-  to: string,
+  { to, ...within }: { readonly to: string } & RunLimits,
 ): Promise<void> {
   const [first, ...rest] = command.split(" ");
-  const { code, err } = await run(
-    first!,
-    [
-      ...compilerFlags(rest),
-      "-shared",
-      "-pthread",
-      "-x",
-      "c",
-      "-",
-      "-o",
-      to,
-      "-lm",
-    ],
-    text,
-  );
+  const compile = (more: readonly string[]) =>
+    run(
+      first!,
+      [
+        ...compilerFlags(rest),
+        ...more,
+        ...["-shared", "-pthread", "-x", "c", "-", "-o", to, "-lm"],
+      ],
+      text,
+      within,
+    );
+  let ended = text.length > MOST_OPTIMIZED ? undefined : await compile([]);
+  // The compiler has nothing to say of the text.
+  if (!ended || ended.code !== 0 && !/^<stdin>:\d/m.test(ended.err)) {
+    ended = await compile(["-O0"]);
+  }
+  const { code, err } = ended;
   if (code === 0) return;
   const line = err.split("\n").find((line) => line.includes("error")) ??
     err.slice(0, 200);
   throw new CompileError(
     `${command} ended with ${code ?? "an error"} (${line})`,
-    /^<stdin>:\d/m.test(err),
   );
 }

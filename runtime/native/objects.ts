@@ -2,13 +2,21 @@
 
 import { createHash } from "node:crypto";
 import { rmSync } from "node:fs";
-import { mkdtemp, open, readFile, readlink, symlink } from "node:fs/promises";
+import {
+  mkdtemp,
+  open,
+  readFile,
+  readlink,
+  rm,
+  symlink,
+} from "node:fs/promises";
 import { availableParallelism, tmpdir } from "node:os";
 import path from "node:path";
 import process from "node:process";
 import { MachineError } from "../../spec/errors.ts";
 import { sum } from "../../spec/sum.ts";
 import { CompileError, compileObject, type Compiler } from "./compiler.ts";
+import { codeOf } from "../cache/folders.ts";
 import {
   cacheFolder,
   hashOf,
@@ -45,10 +53,15 @@ export interface FunctionsOptions {
   readonly of: string | undefined;
   /** Called when some are there. */
   readonly progress: (done: number) => void;
+  /** Ends what compiles. */
+  readonly signal?: AbortSignal;
 }
 
 /** Characters of functions that one process of the compiler is given at most, unless one function has more. */
 const MOST_CHARACTERS = 1 << 16;
+
+/** Bytes of a large object. */
+const OBJECT_BYTES = 1 << 18;
 
 /** The name of an object: the hash of its bytes. */
 const OBJECT = /^([0-9a-f]{64})\.so$/;
@@ -83,7 +96,9 @@ export class ObjectCache {
     const name = `l_${this.#hash(text)}`;
     return await this.#inFolder(async (folder) => {
       const [found] = await this.#linked(folder, [name]);
-      return found ? found[1] : await this.#compile(folder, text, [name]);
+      return found
+        ? found[1]
+        : await this.#compile(folder, text, { names: [name] });
     });
   }
 
@@ -93,16 +108,16 @@ export class ObjectCache {
    */
   async functions(
     print: () => readonly CFunction[],
-    { of, progress }: FunctionsOptions,
+    { of, ...options }: FunctionsOptions,
   ): Promise<CompiledFunction[]> {
     const note = of && `${this.#hash(of)}.json`;
     return await this.#inFolder(async (folder) => {
       const noted = note && await this.#noted(folder, note);
       if (noted) {
-        progress(noted.length);
+        options.progress(noted.length);
         return noted;
       }
-      const found = await this.#compiled(folder, print(), progress);
+      const found = await this.#compiled(folder, print(), options);
       if (note) {
         const text = JSON.stringify(
           found.map((one) => ({ ...one, path: path.basename(one.path) })),
@@ -122,21 +137,24 @@ export class ObjectCache {
     this.#folder = undefined;
   }
 
-  /** Do something in the folder; what fails there for another reason than the text is done again in a private one. */
+  /** Do something in the folder; what fails because of the folder is done again in a private one. */
   async #inFolder<T>(action: (folder: string) => Promise<T>): Promise<T> {
     const folder = this.#folder;
     if (folder !== undefined) {
       try {
         return await action(folder);
       } catch (error) {
-        if (error instanceof CompileError && error.ofText) throw error;
+        const ofFolder = error instanceof CompileError
+          ? !await isUsable(folder)
+          : codeOf(error) !== undefined;
+        if (!ofFolder) throw error;
         this.leave(messageOf(error));
       }
     }
     try {
       return await action(await (this.#private ??= privateFolder()));
     } catch (error) {
-      if (error instanceof MachineError) throw error;
+      if (codeOf(error) === undefined) throw error;
       throw new MachineError(
         `Cannot compile kernels: ${
           messageOf(error)
@@ -172,7 +190,7 @@ export class ObjectCache {
   async #compiled(
     folder: string,
     functions: readonly CFunction[],
-    progress: (done: number) => void,
+    { progress, ...options }: Omit<FunctionsOptions, "of">,
   ): Promise<CompiledFunction[]> {
     const names = functions.map(({ prelude, text }) =>
       `f_${this.#hash(prelude, text)}`
@@ -203,7 +221,10 @@ export class ObjectCache {
           `void ${name}${missing.get(name)!.text}`
         );
         const text = [prelude, ...texts].join("\n");
-        const object = await this.#compile(folder, text, left);
+        const object = await this.#compile(folder, text, {
+          names: left,
+          ...options,
+        });
         for (const name of left) {
           paths.set(name, object);
           missing.delete(name);
@@ -251,10 +272,13 @@ export class ObjectCache {
   async #compile(
     folder: string,
     text: string,
-    names: readonly string[],
+    { names, ...options }: {
+      readonly names: readonly string[];
+      readonly signal?: AbortSignal;
+    },
   ): Promise<string> {
     const object = await putFile(folder, async (part) => {
-      await compileObject(this.compiler, text, part);
+      await compileObject(this.compiler, text, { to: part, ...options });
       const handle = await open(part, "r+");
       try {
         await handle.sync();
@@ -289,6 +313,20 @@ async function privateFolder(): Promise<string> {
   const folder = await mkdtemp(path.join(tmpdir(), "switchyard-"));
   process.on("exit", () => rmSync(folder, { recursive: true, force: true }));
   return folder;
+}
+
+/** Whether a folder takes a file of the size of an object. */
+async function isUsable(folder: string): Promise<boolean> {
+  try {
+    const file = await putFile(folder, async (part) => {
+      await writeSynced(part, new Uint8Array(OBJECT_BYTES));
+      return `probe.${crypto.randomUUID()}`;
+    });
+    await rm(file);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 function messageOf(error: unknown): string {

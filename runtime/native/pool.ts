@@ -140,6 +140,9 @@ export class NativePool implements HostPool<Uint32Array> {
     const { lanes } = objects.compiler;
     const ready = kernels.length - fresh.size;
     const version = await printer;
+    const limit = this.#untrusted
+      ? AbortSignal.timeout(this.#deadlineMs)
+      : undefined;
     const find = () =>
       objects.functions(
         () =>
@@ -150,13 +153,22 @@ export class NativePool implements HostPool<Uint32Array> {
         {
           of: version && [version, ...fresh.keys()].join("\n"),
           progress: (done) => progress?.(ready + done, kernels.length),
+          ...limit ? { signal: limit } : {},
         },
       );
     const load = (found: readonly CompiledFunction[]) =>
       found.map(({ path, name, scratch }) =>
         runtime.load(this.#pool, path, name, scratch)
       );
-    const first = await find();
+    const first = await find().catch((error) => {
+      throw limit?.aborted
+        ? new MachineError(
+          `Cannot compile the kernels of the plan: ${objects.compiler.command} has not ended within ${
+            this.#deadlineMs / 1000
+          } s. Allow more with --deadline if they need that`,
+        )
+        : error;
+    });
     // What runs has no more use for the table of kernels and for scratch memory once it has ended.
     await this.settle();
     let loaded = load(first);
