@@ -77,6 +77,8 @@ export interface Span {
 
 /** Bytes of an open file. */
 export interface FileRun {
+  /** For people. */
+  readonly name: string;
   readonly descriptor: number;
   readonly offset: number;
   readonly bytes: number;

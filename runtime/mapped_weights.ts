@@ -59,7 +59,7 @@ function fileRuns(
   const runs: FileRun[] = [];
   for (const index of indices) {
     const entry = tensors.get(sourceName(plan, weight, index))!;
-    const { descriptor } = entry.source;
+    const { descriptor, name } = entry.source;
     if (descriptor === undefined || weightForm(weight, entry) !== "elements") {
       return undefined;
     }
@@ -71,7 +71,7 @@ function fileRuns(
       last?.descriptor === descriptor && last.offset + last.bytes === offset
     ) {
       runs[runs.length - 1] = { ...last, bytes: last.bytes + bytes };
-    } else runs.push({ descriptor, offset, bytes });
+    } else runs.push({ name, descriptor, offset, bytes });
   }
   return runs;
 }

@@ -48,6 +48,8 @@ const SHORT: {
     count: 6,
   },
   writes: { make: CLASSES["writes"]!, count: 3 },
+  cache: { make: CLASSES["cache"]!, count: 20 },
+  large: { make: CLASSES["large"]!, count: 6 },
   disk: { make: CLASSES["disk"]!, count: 6 },
   locks: { make: CLASSES["locks"]!, count: 200 },
   model: { make: CLASSES["model"]!, count: 60 },

@@ -453,8 +453,8 @@ t.test(
     const descriptor = handle.fd;
     const device = await createNativeDevice({ pool: pool! });
     const runs = [
-      { descriptor, offset: 4 * page + 12, bytes: 2 * page },
-      { descriptor, offset: 12, bytes: page },
+      { name: file, descriptor, offset: 4 * page + 12, bytes: 2 * page },
+      { name: file, descriptor, offset: 12, bytes: page },
     ];
     const buffer = device.map!(runs)!;
     const wanted = runs.flatMap(({ offset, bytes: n }) => [
@@ -470,11 +470,11 @@ t.test(
     );
     t.equal(device.map!([runs[0]!, { ...runs[1]!, offset: 16 }]), undefined);
     const large = [
-      [{ descriptor, offset: 12, bytes: bytes.length - 12 }],
+      [{ name: file, descriptor, offset: 12, bytes: bytes.length - 12 }],
       [
-        { descriptor, offset: 3 * page + 8, bytes: page },
-        { descriptor, offset: 8 * page + 8, bytes: 40 * page },
-        { descriptor, offset: 4 * page + 8, bytes: 36 * page },
+        { name: file, descriptor, offset: 3 * page + 8, bytes: page },
+        { name: file, descriptor, offset: 8 * page + 8, bytes: 40 * page },
+        { name: file, descriptor, offset: 4 * page + 8, bytes: 36 * page },
       ],
     ];
     for (const runs of large) {

@@ -14,6 +14,66 @@ const LARGE_PAGE = 1 << 21;
 export const FILES_IN_C = `
 struct part { uint64_t descriptor, offset, bytes; };
 
+// Pages of files. Nodes are used again and never freed, as a signal may come at any time.
+struct mapping { _Atomic(char *) start, end; struct mapping *next; };
+static _Atomic(struct mapping *) mappings;
+static pthread_mutex_t mapping_mutex = PTHREAD_MUTEX_INITIALIZER;
+static struct sigaction other_handler;
+
+// A page that its file no longer has, as the file became shorter, or that cannot be read: it and those after it become zeros
+// so that the launch ends, and no other begins.
+static void on_bus_error(int number, siginfo_t *info, void *context) {
+  char *at = info->si_addr;
+  for (struct mapping *m = atomic_load(&mappings); m; m = m->next) {
+    char *start = atomic_load(&m->start), *end = atomic_load(&m->end);
+    if (at < start || at >= end) continue;
+    char *page = at - (uintptr_t)at % sysconf(_SC_PAGESIZE);
+    if (mmap(page, end - page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED) break;
+    atomic_store(&lost, at);
+    return;
+  }
+  if (other_handler.sa_flags & SA_SIGINFO) other_handler.sa_sigaction(number, info, context);
+  else if (other_handler.sa_handler == SIG_DFL || other_handler.sa_handler == SIG_IGN) signal(number, SIG_DFL);
+  else other_handler.sa_handler(number);
+}
+
+static void install_handler(void) {
+  struct sigaction mine = { .sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO | SA_ONSTACK };
+  sigemptyset(&mine.sa_mask);
+  sigaction(SIGBUS, &mine, &other_handler);
+}
+
+static int add_mapping(char *start, char *end) {
+  pthread_mutex_lock(&mapping_mutex);
+  struct mapping *m = atomic_load(&mappings);
+  while (m && atomic_load(&m->start)) m = m->next;
+  int fresh = !m;
+  if (fresh && (m = calloc(1, sizeof *m))) m->next = atomic_load(&mappings);
+  if (m) {
+    atomic_store(&m->end, end);
+    atomic_store(&m->start, start);
+    if (fresh) atomic_store(&mappings, m);
+  }
+  pthread_mutex_unlock(&mapping_mutex);
+  return m != 0;
+}
+
+static void remove_mappings(char *base, uint64_t size) {
+  pthread_mutex_lock(&mapping_mutex);
+  char *at = atomic_load(&lost);
+  if (at >= base && at < base + size) atomic_store(&lost, 0);
+  for (struct mapping *m = atomic_load(&mappings); m; m = m->next) {
+    char *start = atomic_load(&m->start);
+    if (start < base || start >= base + size) continue;
+    atomic_store(&m->end, 0);
+    atomic_store(&m->start, 0);
+  }
+  pthread_mutex_unlock(&mapping_mutex);
+}
+
+// An address in pages of a file that are gone, or 0.
+char *switchyard_lost(void) { return atomic_load(&lost); }
+
 static uint64_t page_bytes(void) { return sysconf(_SC_PAGESIZE); }
 
 static int read_part(char *to, uint64_t bytes, const struct part *part, uint64_t from) {
@@ -32,7 +92,7 @@ static int map_part(char *to, const struct part *part, uint64_t page, char *low,
   char *last = high >= end ? high : (char *)((uintptr_t)end / page * page);
   if (last <= first) return read_part(to, part->bytes, part, 0);
   void *whole = mmap(first, last - first, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, part->descriptor, part->offset - (to - first));
-  if (whole == MAP_FAILED) return 0;
+  if (whole == MAP_FAILED || !add_mapping(first, last)) return 0;
   madvise(first, last - first, MADV_WILLNEED);
   if (first > to && !read_part(to, first - to, part, 0)) return 0;
   return last >= end || read_part(last, end - last, part, last - to);
@@ -49,6 +109,7 @@ static char *pages_of(char *start, uint64_t bytes, uint64_t page, uint64_t *size
 void switchyard_unmap(char *start, uint64_t bytes) {
   uint64_t size;
   char *base = pages_of(start, bytes, page_bytes(), &size);
+  remove_mappings(base, size);
   munmap(base, size);
 }
 
@@ -68,6 +129,8 @@ static char *end_of(char *to, const struct part *part, uint64_t page) {
 
 // Parts of files as memory, or 0 where pages do not fit them.
 char *switchyard_map(uint64_t count, const struct part *parts) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, install_handler);
   uint64_t page = page_bytes(), bytes = 0, skew = parts[0].offset % page, place = skew, largest = 0, size;
   if (skew % 4) return 0;
   for (uint64_t i = 0; i < count; i++) {
@@ -87,6 +150,7 @@ char *switchyard_map(uint64_t count, const struct part *parts) {
     char *low = i == 0 ? start_of(to, &parts[i], page) : to + 1, *end = to + parts[i].bytes;
     char *high = i == count - 1 ? end_of(to, &parts[i], page) : end - 1;
     if (map_part(to, &parts[i], page, low, high)) continue;
+    remove_mappings(base, size);
     munmap(base, size);
     return 0;
   }

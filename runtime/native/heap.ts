@@ -1,7 +1,7 @@
 /** Memory outside of JavaScript for the buffers of native devices. */
 
 import { totalmem } from "node:os";
-import { MachineError } from "../../spec/errors.ts";
+import { DataError, MachineError } from "../../spec/errors.ts";
 import type { FileRun } from "../device.ts";
 import type { HostSpan } from "../host_device.ts";
 import type { Runtime } from "./library.ts";
@@ -19,8 +19,8 @@ export class NativeHeap {
   readonly #sizes = new Map<number, number>();
   /** Views of few bytes by their address, as a run asks for them again. */
   readonly #views = new Map<number, Uint8Array>();
-  /** Bytes of mapped files by their address. */
-  readonly #maps = new Map<number, number>();
+  /** Parts of files by the address that they are mapped at. */
+  readonly #maps = new Map<number, readonly FileRun[]>();
 
   constructor(runtime: Runtime, limit = totalmem()) {
     this.#runtime = runtime;
@@ -56,9 +56,22 @@ export class NativeHeap {
       ),
     );
     if (address === 0) return undefined;
-    const size = runs.reduce((n, { bytes }) => n + bytes, 0);
-    this.#maps.set(address, size);
+    const size = sizeOf(runs);
+    this.#maps.set(address, runs);
     return { address, size };
+  }
+
+  /** Throws DataError if a file became shorter than what is mapped of it. */
+  checkFiles(): void {
+    const lost = this.#maps.size > 0 ? this.#runtime.lost() : 0;
+    if (lost === 0) return;
+    for (let [at, runs] of this.#maps) {
+      for (const { name, bytes } of runs) {
+        if (lost >= at && lost < at + bytes) throw fileLost(name);
+        at += bytes;
+      }
+    }
+    throw fileLost();
   }
 
   /** Give memory back; of a heap that was closed, it has been. */
@@ -76,7 +89,9 @@ export class NativeHeap {
   /** Give everything back; no view may be used any more. */
   close(): void {
     for (const [address, size] of this.#sizes) this.release({ address, size });
-    for (const [address, size] of this.#maps) this.release({ address, size });
+    for (const [address, runs] of this.#maps) {
+      this.release({ address, size: sizeOf(runs) });
+    }
   }
 
   /** Bytes of an allocation. */
@@ -88,4 +103,14 @@ export class NativeHeap {
     if (bytes <= SMALL_VIEW) this.#views.set(address, view);
     return view;
   }
+}
+
+function sizeOf(runs: readonly FileRun[]): number {
+  return runs.reduce((n, { bytes }) => n + bytes, 0);
+}
+
+function fileLost(name = "a file of weights"): DataError {
+  return new DataError(
+    `Cannot go on with '${name}': it became shorter during the run, or cannot be read. Copy it again`,
+  );
 }

@@ -43,6 +43,8 @@ export interface Runtime {
   /** Parts of files, each a descriptor, an offset and a number of bytes, as memory; 0 where that cannot be. */
   map(parts: BigUint64Array): number;
   unmap(address: number, bytes: number): void;
+  /** An address in mapped pages that their file no longer has; 0 where there is none. Then nothing runs any more. */
+  lost(): number;
   /** Memory as an ArrayBuffer, valid until it is freed. */
   view(address: number, bytes: number): ArrayBuffer;
 }
@@ -100,6 +102,7 @@ async function load(): Promise<NativeLibrary> {
   const free = bind("void switchyard_free(void *address, uint64_t bytes)");
   const map = bind("void *switchyard_map(uint64_t count, void *parts)");
   const unmap = bind("void switchyard_unmap(void *address, uint64_t bytes)");
+  const lost = bind("void *switchyard_lost()");
   const runtime: Runtime = {
     open: (threads) => open(threads) ?? 0n,
     close: (pool) => close(pool),
@@ -115,6 +118,7 @@ async function load(): Promise<NativeLibrary> {
     free: (address, bytes) => free(BigInt(address), bytes),
     map: (parts) => Number(map(parts.length / 3, parts) ?? 0n),
     unmap: (address, bytes) => unmap(BigInt(address), bytes),
+    lost: () => Number(lost() ?? 0n),
     view: (address, bytes) => koffi.view(BigInt(address), bytes),
   };
   // A library is unloaded once its handle and functions are collected: the closures above keep them.

@@ -77,8 +77,8 @@ export class ObjectCache {
   /** A private folder, once it is used. */
   #private: Promise<string> | undefined;
   #unkept: string | undefined;
-  /** Objects that were found whole. */
-  readonly #whole = new Set<string>();
+  /** Bytes of objects that are whole. */
+  readonly #whole = new Map<string, Buffer>();
 
   constructor(compiler: Compiler, folder = cacheFolder("native")) {
     this.compiler = compiler;
@@ -172,19 +172,28 @@ export class ObjectCache {
     if (bytes === undefined) return undefined;
     const found = (JSON.parse(bytes.toString()) as CompiledFunction[])
       .map((one) => ({ ...one, path: path.join(folder, one.path) }));
-    const objects = [...new Set(found.map(({ path }) => path))];
-    const whole = await Promise.all(objects.map((each) => this.#isWhole(each)));
-    return whole.every(Boolean) ? found : undefined;
+    const there = await this.#haveAll(found);
+    return there.every(Boolean) ? found : undefined;
   }
 
-  /** Whether an object has the bytes that its name says. */
-  async #isWhole(object: string): Promise<boolean> {
-    if (this.#whole.has(object)) return true;
+  /** Whether objects have the bytes that their names say, and functions of these names. */
+  async #haveAll(
+    wanted: readonly Pick<CompiledFunction, "path" | "name">[],
+  ): Promise<boolean[]> {
+    const objects = new Set(wanted.map(({ path }) => path));
+    await Promise.all(Array.from(objects, (object) => this.#open(object)));
+    return wanted.map(({ path, name }) =>
+      this.#whole.get(path)?.includes(`${name}\0`) ?? false
+    );
+  }
+
+  async #open(object: string): Promise<void> {
+    if (this.#whole.has(object)) return;
     const hash = OBJECT.exec(path.basename(object))?.[1];
     const bytes = await readUsed(object);
-    if (!bytes || hashOf(bytes).toString("hex") !== hash) return false;
-    this.#whole.add(object);
-    return true;
+    if (bytes && hashOf(bytes).toString("hex") === hash) {
+      this.#whole.set(object, bytes);
+    }
   }
 
   async #compiled(
@@ -262,10 +271,10 @@ export class ObjectCache {
         ? []
         : [[name, path.join(folder, path.basename(object))] as const];
     }));
-    const objects = [...new Set(links.flat().map(([, object]) => object))];
-    const whole = await Promise.all(objects.map((each) => this.#isWhole(each)));
-    const usable = new Set(objects.filter((_, i) => whole[i]));
-    return links.flat().filter(([, object]) => usable.has(object));
+    const there = await this.#haveAll(
+      links.flat().map(([name, path]) => ({ name, path })),
+    );
+    return links.flat().filter((_, i) => there[i]);
   }
 
   /** The path of the object of a text, and links to it by these names. */
@@ -277,6 +286,7 @@ export class ObjectCache {
       readonly signal?: AbortSignal;
     },
   ): Promise<string> {
+    let bytes = Buffer.of();
     const object = await putFile(folder, async (part) => {
       await compileObject(this.compiler, text, { to: part, ...options });
       const handle = await open(part, "r+");
@@ -285,9 +295,10 @@ export class ObjectCache {
       } finally {
         await handle.close();
       }
-      return `${hashOf(await readFile(part)).toString("hex")}.so`;
+      bytes = await readFile(part);
+      return `${hashOf(bytes).toString("hex")}.so`;
     });
-    this.#whole.add(object);
+    this.#whole.set(object, bytes);
     await Promise.all(
       names.map((name) =>
         putFile(folder, async (part) => {

@@ -294,6 +294,7 @@ export class NativePool implements HostPool<Uint32Array> {
       this.#here = 0;
       await (from < to ? this.#aside(words, { from, to }) : setImmediate());
     }
+    this.#checkFiles();
     for (const { at, times } of timed) {
       times.push({
         start: whole(words, at + RECORD.start),
@@ -326,6 +327,16 @@ export class NativePool implements HostPool<Uint32Array> {
 
   #check(): void {
     if (this.#failure) throw this.#failure;
+  }
+
+  /** Results are of no use once a mapped file is not whole. */
+  #checkFiles(): void {
+    try {
+      this.heap.checkFiles();
+    } catch (error) {
+      this.#failure ??= error as Error;
+      throw error;
+    }
   }
 
   /** End the threads and give all memory back; what runs is ended early. */

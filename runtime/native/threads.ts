@@ -28,6 +28,7 @@ export const THREADS_IN_C = `
 #include <dlfcn.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -55,6 +56,9 @@ struct pool {
   pthread_cond_t wake;
 };
 struct start { struct pool *pool; uint32_t index; };
+
+// Where a page of a mapped file is gone: nothing runs any more.
+static _Atomic(char *) lost;
 
 static inline void pause_briefly(void) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -214,7 +218,7 @@ int32_t switchyard_load(struct pool *p, const char *path, const char *name, uint
 uint64_t switchyard_run(struct pool *p, uint32_t *words, uint64_t from, uint64_t to, double budget) {
   uint64_t begin = now(), last = begin;
   atomic_store(&p->in_batch, 1);
-  for (; from < to && !p->stop; from += words[from]) {
+  for (; from < to && !p->stop && !atomic_load(&lost); from += words[from]) {
     struct launch *l = (struct launch *)(words + from);
     struct kernel *kernel = &p->kernels[l->kernel];
     double predicted = kernel->cost * l->groups;

@@ -3,9 +3,11 @@
 import type { FuzzClass } from "./fuzz.ts";
 import { GPU, kernelClass, NATIVE } from "./kernel.ts";
 import { diskClass } from "./disk.ts";
+import { cacheClass } from "./cache.ts";
 import { configClass } from "./config.ts";
 import { determinismClass } from "./determinism.ts";
 import { locksClass } from "./locks.ts";
+import { largeClass } from "./large.ts";
 import { modelClass } from "./model.ts";
 import { planClass } from "./plan.ts";
 import { safetensorsClass } from "./safetensors.ts";
@@ -22,6 +24,8 @@ export const CLASSES: {
   plan: () => planClass() as FuzzClass<unknown>,
   determinism: () => determinismClass() as FuzzClass<unknown>,
   writes: () => writesClass() as FuzzClass<unknown>,
+  cache: () => cacheClass() as FuzzClass<unknown>,
+  large: () => largeClass() as FuzzClass<unknown>,
   disk: () => diskClass() as FuzzClass<unknown>,
   locks: () => locksClass() as FuzzClass<unknown>,
   model: () => modelClass() as FuzzClass<unknown>,
