@@ -13,12 +13,15 @@ import type {
 import {
   apply,
   constant,
+  f,
   get,
   laneOf,
   type Local,
   type Memory,
   type Op,
   type Type,
+  u,
+  v,
   type Value,
   word,
 } from "./ir.ts";
@@ -99,7 +102,7 @@ export class Expressions {
   /** All lanes as bits. */
   bits(e: Expr): Value {
     const value = this.vector(e);
-    return e.type === "f32" ? apply("v.bits", value) : value;
+    return e.type === "f32" ? v.bits(value) : value;
   }
 
   /** The variable of a name. */
@@ -123,12 +126,12 @@ export class Expressions {
     }
     const first = this.word(e);
     if (e.type === "bool") {
-      return apply("v.splat", apply("u.sub", word(0), first));
+      return v.splat(u.sub(0, first));
     }
     const stride = this.shapes.of(e).stride!;
-    const splat = apply("v.splat", first);
+    const splat = v.splat(first);
     if (stride === 0) return splat;
-    return apply("v.add", splat, { op: "iota", type: "vu", stride, args: [] });
+    return v.add(splat, { op: "iota", type: "vu", stride, args: [] });
   }
 
   #word(e: Expr): Value {
@@ -143,29 +146,20 @@ export class Expressions {
         return this.#load(e, "u");
       case "unary": {
         const a = this.word(e.a);
-        if (e.fn === "neg") return apply("u.sub", word(0), a);
-        return e.type === "bool"
-          ? apply("u.eqz", a)
-          : apply("u.xor", a, word(-1));
+        if (e.fn === "neg") return u.sub(0, a);
+        return e.type === "bool" ? u.eqz(a) : u.xor(a, -1);
       }
       case "binary":
         return this.#wordBinary(e);
       case "select":
-        return apply(
-          "u.select",
-          this.word(e.a),
-          this.word(e.b),
-          this.word(e.condition),
-        );
+        return u.select(this.word(e.a), this.word(e.b), this.word(e.condition));
       case "convert": {
         if (e.a.type === "f32") {
           const first = laneOf(this.#convert(e), 0);
-          return e.type === "bool" ? apply("u.and", first, word(1)) : first;
+          return e.type === "bool" ? u.and(first, 1) : first;
         }
         const a = this.word(e.a);
-        return e.type === "bool" && e.a.type !== "bool"
-          ? apply("u.ne", a, word(0))
-          : a;
+        return e.type === "bool" && e.a.type !== "bool" ? u.ne(a, 0) : a;
       }
       case "bitcast":
         return e.a.type === "f32" ? laneOf(this.bits(e.a), 0) : this.word(e.a);
@@ -176,7 +170,7 @@ export class Expressions {
 
   #wordBinary(e: Binary): Value {
     if (e.a.type === "f32") {
-      return apply("u.and", laneOf(this.#binary(e), 0), word(1));
+      return u.and(laneOf(this.#binary(e), 0), 1);
     }
     const signed = e.a.type === "i32";
     const [a, b] = [this.word(e.a), this.word(e.b)];
@@ -184,18 +178,18 @@ export class Expressions {
     if (e.fn === "min" || e.fn === "max") {
       const order = e.fn === "min" ? "lt" : "gt";
       const first = apply(`u.${order}${signed ? "_s" : "_u"}`, a, b);
-      return apply("u.select", a, b, first);
+      return u.select(a, b, first);
     }
     if (e.fn !== "div" && e.fn !== "rem") return apply(`u.${name}` as Op, a, b);
     // A known value may be that of a u32: 4294967295 is -1.
     const known = (this.shapes.of(e.b).value ?? 0) | 0;
     if (known !== 0 && known !== -1) return apply(`u.${name}` as Op, a, b);
     // As in WGSL, a division by zero gives a / 1, and nothing traps.
-    const zero = apply("u.eqz", b);
-    const least = apply("u.eq", a, word(2 ** 31));
-    const wraps = apply("u.and", least, apply("u.eq", b, word(-1)));
-    const bad = signed ? apply("u.or", zero, wraps) : zero;
-    return apply(`u.${name}` as Op, a, apply("u.select", word(1), b, bad));
+    const zero = u.eqz(b);
+    const least = u.eq(a, 2 ** 31);
+    const wraps = u.and(least, u.eq(b, -1));
+    const bad = signed ? u.or(zero, wraps) : zero;
+    return apply(`u.${name}` as Op, a, u.select(1, b, bad));
   }
 
   #vector(e: Expr): Value {
@@ -209,7 +203,7 @@ export class Expressions {
         return this.#load(e, vectorType(e.type));
       case "unary": {
         const a = this.vector(e.a);
-        if (e.fn === "not") return apply("v.not", a);
+        if (e.fn === "not") return v.not(a);
         return apply(e.type === "f32" ? "f.neg" : "v.neg", a);
       }
       case "binary":
@@ -219,7 +213,7 @@ export class Expressions {
         const fn = OPERATORS[e.fn];
         if (fn) return apply(fn, ...args);
         if (e.fn === "rsqrt") {
-          return apply("f.div", constant("vf", 1), apply("f.sqrt", ...args));
+          return f.div(1, f.sqrt(...args));
         }
         if (e.fn === "lookup16") return lookup(args[0]!, e.args.slice(1));
         return { op: "call", type: "vf", fn: e.fn, args };
@@ -248,13 +242,11 @@ export class Expressions {
     const from = e.a.type;
     if (e.type === from) return a;
     if (e.type === "bool") {
-      return from === "f32"
-        ? apply("f.ne", a, constant("vf", 0))
-        : apply("v.ne", a, constant("vu", 0));
+      return from === "f32" ? f.ne(a, 0) : v.ne(a, 0);
     }
     if (from === "bool") {
-      const one = (bits: number) => apply("v.and", a, constant("vu", bits));
-      return e.type === "f32" ? apply("f.bits", one(0x3f800000)) : one(1);
+      const one = (bits: number) => v.and(a, bits);
+      return e.type === "f32" ? f.bits(one(0x3f800000)) : one(1);
     }
     if (e.type === "f32") {
       return apply(from === "i32" ? "f.from_s" : "f.from_u", a);
@@ -280,15 +272,14 @@ export class Expressions {
     const b = this.vector(e.b);
     if (e.a.type === "f32") {
       if (e.fn !== "rem") return apply(`f.${e.fn}` as Op, a, b);
-      const whole = apply("f.trunc", apply("f.div", a, b));
-      return apply("f.sub", a, apply("f.mul", b, whole));
+      const whole = f.trunc(f.div(a, b));
+      return f.sub(a, f.mul(b, whole));
     }
     if (e.fn !== "div" && e.fn !== "rem") return apply(`v.${name}` as Op, a, b);
-    const is = (x: Value, value: number) =>
-      apply("v.eq", x, constant("vu", value));
-    const wraps = apply("v.and", is(a, -(2 ** 31)), is(b, -1));
-    const bad = signed ? apply("v.or", is(b, 0), wraps) : is(b, 0);
-    const divisor = apply("v.pick", constant("vu", 1), b, bad);
+    const is = (x: Value, value: number) => v.eq(x, value);
+    const wraps = v.and(is(a, -(2 ** 31)), is(b, -1));
+    const bad = signed ? v.or(is(b, 0), wraps) : is(b, 0);
+    const divisor = v.pick(1, b, bad);
     return apply(`v.${name}` as Op, a, divisor);
   }
 

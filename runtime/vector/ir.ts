@@ -30,23 +30,9 @@ export type Memory =
     | { readonly offset: number; readonly length: number }
   );
 
-type Orders = "lt" | "le" | "gt" | "ge";
-type Signed<O extends string> = `${O}_s` | `${O}_u`;
-type Arithmetic =
-  | "add"
-  | "sub"
-  | "mul"
-  | "and"
-  | "or"
-  | "xor"
-  | "shl"
-  | Signed<"shr" | "div" | "rem" | Orders>
-  | "eq"
-  | "ne";
-
 /**
- * Operators, after the type of their operands: `u` words, `v` lanes of words, `f` lanes of f32, `d` of f64, `l` of 64-bit
- * integers. Comparisons of words are 0 or 1; those of lanes are masks. Divisors are not 0, and quotients in range; shifts are modulo 32.
+ * Operators, by the type of their operands: `u` words, `v` lanes of words, `f` lanes of f32, `d` of f64, `l` of 64-bit integers.
+ * Comparisons of words are 0 or 1; those of lanes are masks. Divisors are not 0, and quotients in range; shifts are modulo 32.
  * - `select(a, b, word)`, `pick(a, b, mask)`: a where the condition holds.
  * - `splat(word)`; `any`, `all` of a mask; `bits` is another type of the same bits, `v.bits` of f32, `l.bits` of f64.
  * - `v.shl`, `v.shr_*`: by one word. `v.shl_each`, …: by a vector.
@@ -55,18 +41,25 @@ type Arithmetic =
  * - `v.dot4`: of each lane, the dot product of four i8.
  * - `f.min(a, b)` is b < a ? b : a, `f.max(a, b)` is a < b ? b : a. `f.fma` is rounded twice, unless numerics are fast.
  */
-export type Op =
-  | `u.${Arithmetic | "eqz" | "select"}`
-  | `v.${Arithmetic | Signed<"min" | "max"> | "neg" | "not" | "andnot"}`
-  | `v.${"any" | "all" | "splat" | "pick" | "select" | "bits" | "whole"}`
-  | `v.${"shl_each" | Signed<"shr_each"> | "to_s" | "to_u" | "dot4"}`
-  | `f.${"add" | "sub" | "mul" | "div" | "min" | "max" | "neg" | "abs"}`
-  | `f.${"floor" | "ceil" | "trunc" | "nearest" | "sqrt" | "fma" | "bits"}`
-  | `f.${Orders | "eq" | "ne" | "pick" | "select" | "from_s" | "from_u"}`
-  | `d.${"add" | "sub" | "mul" | "div" | "min" | "max" | "abs" | "lt"}`
-  | `d.${"nearest" | "pick" | "bits" | "from_l"}`
-  | `l.${"add" | "sub" | "and" | "or" | "xor" | "shl" | "shr_u"}`
-  | `l.${"bits" | "from_d"}`;
+const OPERATORS = {
+  u: "add sub mul and or xor shl shr_s shr_u div_s div_u rem_s rem_u eq ne lt_s lt_u le_s le_u gt_s gt_u ge_s ge_u eqz select",
+  v: "add sub mul and or xor shl shr_s shr_u div_s div_u rem_s rem_u eq ne lt_s lt_u le_s le_u gt_s gt_u ge_s ge_u min_s min_u max_s max_u neg not andnot any all splat pick select bits whole shl_each shr_each_s shr_each_u to_s to_u dot4",
+  f: "add sub mul div min max neg abs floor ceil trunc nearest sqrt fma bits lt le gt ge eq ne pick select from_s from_u",
+  d: "add sub mul div min max abs lt nearest pick bits from_l",
+  l: "add sub and or xor shl shr_u bits from_d",
+} as const;
+
+type Words<S extends string> = S extends `${infer A} ${infer B}` ? A | Words<B>
+  : S;
+type Family = keyof typeof OPERATORS;
+
+/** An operator. */
+export type Op = {
+  [F in Family]: `${F}.${Words<(typeof OPERATORS)[F]>}`;
+}[Family];
+
+/** Types of the operands of a family. */
+const OPERANDS = { u: "u", v: "vu", f: "vf", d: "vd", l: "vl" } as const;
 
 /** How many elements a load or a store touches: one, one for all lanes, one after the other, or anywhere. */
 export type Form = "one" | "splat" | "run" | "anywhere";
@@ -232,10 +225,44 @@ export function word(value: number): Value {
 }
 /** An operator's result. */
 export function apply(fn: Op, ...args: readonly Value[]): Value {
-  const type = RESULTS[fn] ??
-    (fn[0] === "u" ? "u" : `v${fn[0] === "v" ? "u" : fn[0]}` as Type);
+  const type = RESULTS[fn] ?? OPERANDS[fn[0] as Family];
   return { op: "apply", type, fn, args };
 }
+
+/** An operand: a number is a constant. */
+export type Operand = Value | number | bigint;
+
+/** The operators of a family, as functions. */
+function operators<F extends Family>(
+  family: F,
+): { readonly [N in Words<(typeof OPERATORS)[F]>]: Operator } {
+  const functions = OPERATORS[family].split(" ").map((name) => {
+    const shift = /^sh[lr](_[su])?$/.test(name);
+    const of: Operator = (...operands) => {
+      const args = operands.map((operand, i) =>
+        typeof operand === "object"
+          ? operand
+          : constant(shift && i === 1 ? "u" : OPERANDS[family], operand)
+      );
+      return apply(`${family}.${name}` as Op, ...args);
+    };
+    return [name, of] as const;
+  });
+  return Object.fromEntries(functions) as ReturnType<typeof operators<F>>;
+}
+type Operator = (...operands: readonly Operand[]) => Value;
+
+/** Operators of words. */
+export const u = operators("u");
+/** Operators of lanes of words. */
+export const v = operators("v");
+/** Operators of lanes of f32. */
+export const f = operators("f");
+/** Operators of lanes of f64. */
+export const d = operators("d");
+/** Operators of lanes of 64-bit integers. */
+export const l = operators("l");
+
 /** One lane's bits. */
 export function laneOf(value: Value, lane: number): Value {
   return { op: "lane", type: "u", lane, args: [value] };
@@ -248,7 +275,7 @@ export function addressOf(of: Memory | Value, index: Value): Value {
 }
 /** Whether all conditions hold. */
 export function allOf(first: Value, ...rest: readonly Value[]): Value {
-  return rest.reduce((a, b) => apply("u.and", a, b), first);
+  return rest.reduce((a, b) => u.and(a, b), first);
 }
 
 /** Nodes with operands that occur more than once in values. */

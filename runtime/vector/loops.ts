@@ -14,10 +14,10 @@ import { spanOf } from "./analyze.ts";
 import {
   addressOf,
   allOf,
-  apply,
   get,
   type Local,
   newLocal,
+  u,
   type Value,
   word,
 } from "./ir.ts";
@@ -111,7 +111,7 @@ function sumOf(terms: readonly Expr[], { x }: Statements): Value {
     x.begin();
     return x.word(term);
   });
-  return rest.reduce((a, b) => apply("u.add", a, b), first);
+  return rest.reduce((a, b) => u.add(a, b), first);
 }
 
 /** Set a pointer to a group's first element. */
@@ -125,7 +125,7 @@ function setPointer(
     ? word(group.stride)
     : on.keepWord(group.stride.reduce((a, b) => mul(a, b)));
   const local = newLocal("p", "pointer");
-  const first = apply("u.add", base, apply("u.mul", stride, from));
+  const first = u.add(base, u.mul(stride, from));
   on.set(local, addressOf(on.x.memory(group.array), first));
   return { local, base, stride };
 }
@@ -168,7 +168,7 @@ function tiledLoop(
   const checked = () => on.count(bounds, () => on.list(s.body));
   if (groups.length === 0) return checked();
   const pointers = groups.map((group) => setPointer(group, from, on));
-  const last = apply("u.sub", to, word(1));
+  const last = u.sub(to, 1);
   const inRange = groups.map((group, i) =>
     within(group, pointers[i]!, { last, on })
   );
@@ -185,7 +185,7 @@ function tiledLoop(
       groups.forEach(({ apart }, i) => {
         if (apart > 1) return;
         const { local, stride } = pointers[i]!;
-        advance(local, apply("u.mul", stride, step), on);
+        advance(local, u.mul(stride, step), on);
       });
     };
     // Of what loads lanes one by one, an iteration is long enough.
@@ -226,12 +226,12 @@ function tiledLoop(
       const tile = { counter: index, from: word(0), to: lanes, step: word(1) };
       const unroll = unrolled(x.shapes.lanes);
       on.count({ ...tile, long: false, unroll }, () => {
-        on.set(bounds.counter, apply("u.add", get(start), get(index)));
+        on.set(bounds.counter, u.add(get(start), get(index)));
         iteration();
       });
     });
   };
-  on.if(allOf(apply("u.lt_u", from, to), ...inRange), () => {
+  on.if(allOf(u.lt_u(from, to), ...inRange), () => {
     fast();
     forget(groups, on);
   }, () => {
@@ -272,15 +272,9 @@ function unrolledLoop(
   const span = spanOf(s);
   if (ahead && span < round) return;
   // end = from + whole rounds, if from < to.
-  const rounds = apply(
-    "u.div_u",
-    apply("u.sub", to, from),
-    word(round),
-  );
-  const whole = ahead
-    ? word(span - span % round)
-    : apply("u.mul", rounds, word(round));
-  const end = on.keep("end", apply("u.add", from, whole));
+  const rounds = u.div_u(u.sub(to, from), round);
+  const whole = ahead ? word(span - span % round) : u.mul(rounds, round);
+  const end = on.keep("end", u.add(from, whole));
   const fast = (inRange: Value, pointers: readonly Local[]) =>
     on.if(inRange, () => {
       const body = on.listOf(() => {
@@ -303,11 +297,11 @@ function unrolledLoop(
               advance(pointers[i]!, word(round * stride), on);
             }
           });
-          on.set(counter, apply("u.add", get(counter), word(step)), false);
+          on.set(counter, u.add(get(counter), step), false);
         }
       });
       forget(groups, on);
-      const condition = apply("u.ne", get(counter), end);
+      const condition = u.ne(get(counter), end);
       on.emit({ op: "repeat", body, condition });
       // Nothing is left for the loop that checks every access.
       if (span % round === 0) on.emit({ op: "leave", label });
@@ -317,21 +311,21 @@ function unrolledLoop(
   if (ahead) {
     const pointers = ahead.starts.map(({ pointer, stride }) => {
       const local = newLocal("p", "pointer");
-      const index = apply("u.mul", get(ahead.counter), word(stride));
+      const index = u.mul(get(ahead.counter), stride);
       on.set(local, addressOf(get(pointer), index));
       return local;
     });
     return fast(get(ahead.inRange), pointers);
   }
-  const some = allOf(apply("u.lt_u", from, to), apply("u.ne", from, end));
+  const some = allOf(u.lt_u(from, to), u.ne(from, end));
   on.if(some, () => {
-    const last = apply("u.sub", end, word(1));
+    const last = u.sub(end, 1);
     const pointers = groups.map((group) => setPointer(group, from, on));
     const inRange = groups.map((group, i) =>
       within(group, pointers[i]!, { last, on })
     );
     for (const { stride } of pointers) {
-      const elements = apply("u.mul", stride, word(step));
+      const elements = u.mul(stride, step);
       strides.push(
         stride.op === "const" ? stride : on.keep("stride", elements),
       );
@@ -368,7 +362,7 @@ function lookAhead(outer: ForStmt, counter: Local, on: Statements): void {
       const of = x.memory(groups[i]!.array);
       const base = on.keep("base", sumOf(terms, on));
       const pointer = newLocal("start", "pointer");
-      const first = apply("u.add", base, word(constant));
+      const first = u.add(base, constant);
       on.set(pointer, addressOf(of, first));
       const constantLast = lasts[i]!;
       const args = [base];

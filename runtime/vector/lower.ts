@@ -8,13 +8,13 @@ import type { Kernel } from "../../spec/kernel/tree.ts";
 import { withScalarLoads } from "../../spec/kernel/vectors.ts";
 import { analyzeShapes, restingVariables, uniqueNames } from "./analyze.ts";
 import {
-  apply,
   get,
   type Local,
   type Memory,
   newLocal,
   type Place,
   type Program,
+  u,
   word,
 } from "./ir.ts";
 import {
@@ -222,7 +222,7 @@ class KernelLowering {
     const at = phase.body.findIndex((s) => !isForAll(s, on.x.shapes));
     const start = at < 0 ? phase.body.length : at;
     on.list(phase.body.slice(0, start));
-    const next = apply("u.add", get(this.#first), word(this.#options.lanes));
+    const next = u.add(get(this.#first), this.#options.lanes);
     const body = on.listOf(() => {
       this.#findOwn();
       for (const name of phase.reads) this.#load(name);
@@ -231,7 +231,7 @@ class KernelLowering {
       on.set(this.#first, next, false);
     });
     const all = invocationsOf(phase, this.#kernel.workgroupSize);
-    const condition = apply("u.lt_u", get(this.#first), word(all));
+    const condition = u.lt_u(get(this.#first), all);
     on.emit({ op: "repeat", body, condition });
   }
 

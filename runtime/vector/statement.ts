@@ -15,6 +15,7 @@ import {
   type Place,
   type Statement,
   type Type,
+  v,
   type Value,
 } from "./ir.ts";
 import { type Ahead, countedLoop } from "./loops.ts";
@@ -218,12 +219,12 @@ export class Statements {
     const outer = this.#mask;
     const masked = (mask: Value, body: readonly Stmt[]) => {
       const kept = this.keep("mask", mask);
-      this.if(apply("v.any", kept), () => this.#under(kept, body));
+      this.if(v.any(kept), () => this.#under(kept, body));
     };
-    masked(outer ? apply("v.and", outer, condition) : condition, s.then);
+    masked(outer ? v.and(outer, condition) : condition, s.then);
     if (!s.else) return;
     masked(
-      outer ? apply("v.andnot", outer, condition) : apply("v.not", condition),
+      outer ? v.andnot(outer, condition) : v.not(condition),
       s.else,
     );
   }
@@ -250,15 +251,15 @@ export class Statements {
     const head = this.listOf(() => {
       x.begin();
       const now = x.vector({ op: "local", type: "u32", name: s.name });
-      const below = apply("v.lt_u", now, to);
-      this.set(mask, apply("v.and", below, get(mask)), false);
+      const below = v.lt_u(now, to);
+      this.set(mask, v.and(below, get(mask)), false);
     });
     const body = this.listOf(() => {
       this.#under(get(mask), s.body);
       const add = scalar ? "u.add" : "v.add";
       this.set(counter, apply(add, get(counter), step), false);
     });
-    const condition = apply("v.any", get(mask));
+    const condition = v.any(get(mask));
     this.emit({ op: "while", head, condition, body, long: this.isLong(s) });
   }
 
