@@ -89,6 +89,7 @@ export function mamba(
 ): Rows {
   const values = c.mambaHeads * c.mambaDim;
   const keys = c.groups * c.stateDim;
+  const norms = groupNorm ? c.groups : 1;
   const { sequence, position } = layer;
   const at = { sequence, position };
   return m.block(name, {
@@ -100,8 +101,8 @@ export function mamba(
     values,
     channels: values + 2 * keys,
     all: 2 * values + 2 * keys + c.mambaHeads,
-    normGroup: groupNorm ? c.groups : 1,
-    normed: groupNorm ? values / c.groups : values,
+    normGroup: norms,
+    normed: values / norms,
     tap: c.taps,
     slot: c.taps - 1,
     one: 1,
@@ -151,15 +152,17 @@ export function mamba(
     layer.keep(`${layer.name}.${name}.state`, state);
     const passed = add(y, mul(x, m.param("D", "head")));
     const gated = mul(merge(passed, "head valueDim", "values"), silu(gate));
-    const gain = m.param("norm.weight", "values");
-    const parts = split(gated, "values", "normGroup normed");
-    const normed = merge(
-      plainNorm(parts, "normed", epsilon),
+    const normed = norms === 1 ? plainNorm(gated, "values", epsilon) : merge(
+      plainNorm(
+        split(gated, "values", "normGroup normed"),
+        "normed",
+        epsilon,
+      ),
       "normGroup normed",
       "values",
     );
     return dot(
-      mul(normed, gain),
+      mul(normed, m.param("norm.weight", "values")),
       m.param("out_proj.weight", "embed values"),
       "values",
     );
