@@ -14,11 +14,13 @@ import {
   sum,
   upTo,
 } from "../compiler/mod.ts";
+import { gradientsHold, graphWithGradients } from "./helpers/gradients.ts";
 import { skipUnasked } from "./helpers/needs.ts";
 import {
   closeDevices,
   digest,
   holds,
+  matches,
   runCase,
   waves,
 } from "./helpers/run_model.ts";
@@ -140,6 +142,32 @@ t.test("a sequence in pieces is the sequence", (t) => {
   t.strictSame([...first.y, ...second.y, ...third.y], whole.y);
   t.strictSame(third.state, whole.state);
   t.end();
+});
+
+t.test("derivative", { skip: skipUnasked("cpu") }, async (t) => {
+  for (const rule of ["delta", "add"] as const) {
+    for (const sizes of [SMALL, { ...SMALL, kvHead: 4, dim: 3 }]) {
+      const net = netOf(rule, sizes);
+      const params = Object.fromEntries(
+        trace(net).nodes.flatMap((node, i) => {
+          if (node.primitive !== "param") return [];
+          const lengths = { ...sizes, embed: 3 };
+          const count = node.axes.reduce(
+            (n, axis) => n * lengths[axis as keyof typeof lengths],
+            1,
+          );
+          return [[node.params.name, waves(count, i)]];
+        }),
+      );
+      const inputs = { x: waves(15), ...CALLS[0] };
+      await gradientsHold(t, { model: net, inputs, params });
+      const model = await graphWithGradients(net);
+      await matches(t, { model, calls: [inputs] }, "cpu", [
+        {},
+        MESHES[3],
+      ]);
+    }
+  }
 });
 
 t.test("operands that do not fit", (t) => {

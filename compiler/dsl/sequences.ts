@@ -106,7 +106,8 @@ export type LinearRecurrence<V extends string, S extends string> = {
  *
  * Axes: `query` and `key` are `token keyHead dim`, `value` is `token head valueDim`; `y` has the axes of `value`. Dtype:
  * "f32"; `sequence` and `position` are "i32". Errors: other axes or dtypes; heads that are no multiple of the key heads;
- * a state that is not returned. Gradient: not built. Sharding: along the heads with their key heads, along
+ * a state that is not returned. Gradient: by `query`, `key`,
+ * `value`, `rate`, and a `decay` of each head, in a run in which every sequence begins. Sharding: along the heads with their key heads, along
  * `valueDim`, and along the tokens if those of a sequence are on one rank.
  *
  * @example

@@ -167,6 +167,11 @@ const SIZES: {
   split: (node, sizes) => {
     const { axis, into } = node.params;
     const size = fixed(sizes, node, axis, "split");
+    const [first, last, more] = into as [string, string?, string?];
+    // A derivative names the part that one of another name leaves.
+    if (node.phase && last !== undefined && !more && !sizes.has(last)) {
+      bind(sizes, node, last, size / fixed(sizes, node, first, "split into"));
+    }
     const parts = into.map((part) => fixed(sizes, node, part, "split into"));
     if (parts.reduce((a, b) => a * b, 1) !== size) {
       fail(

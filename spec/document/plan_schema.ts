@@ -22,7 +22,8 @@ const identifier: Schema = {
   type: "string",
   pattern: "^[A-Za-z][A-Za-z0-9_]*$",
 };
-const yes: Schema = { const: true };
+/** A flag that is left out where it does not hold. */
+export const yes: Schema = { const: true };
 
 /** A list; short ones have at most `SHORT` items, so that looking for one among them is always cheap. */
 function list(items: Schema, min = 0): Schema {

@@ -59,18 +59,30 @@ export function* ofConv1d(): Generator<Launch> {
 }
 
 const RECURRENCES: {
-  readonly rule: readonly ("delta" | "add")[];
+  readonly rule: readonly ("delta" | "add" | "seen" | "erase")[];
+  readonly stateful: readonly boolean[];
+  readonly reverse: readonly boolean[];
   readonly perKey: readonly boolean[];
   readonly heads: readonly (readonly [heads: number, kvHeads: number])[];
   readonly dims: readonly (readonly [dim: number, valueDim: number])[];
   readonly sequences: readonly number[];
 } = {
-  rule: ["delta", "add"],
+  rule: ["delta", "add", "seen", "erase"],
+  stateful: [true, false],
+  reverse: [false, true],
   perKey: [false, true],
   heads: [[1, 1], [4, 2]],
   dims: [[1, 1], [8, 3], [33, 2], [36, 33]],
   // Two sequences are together, of 200 some.
   sequences: [2, 200],
+};
+
+const NAMES = {
+  query: "query",
+  keys: "keys",
+  values: "values",
+  decay: "decay",
+  rate: "rate",
 };
 
 export function* ofLinearRecurrence(): Generator<Launch> {
@@ -80,11 +92,25 @@ export function* ofLinearRecurrence(): Generator<Launch> {
         RECURRENCES,
       )
     ) {
-      // Large ones of one batch only.
+      // Large ones of one batch only; scans have no state, and begin all sequences; only they go backwards.
       if ((dim > 8 || o.sequences > 2) && n !== 4) continue;
-      const options = { ...o, name, tokens, heads, kvHeads, dim, valueDim };
+      const scans = o.rule === "seen" || o.rule === "erase";
+      if (o.stateful && (scans || o.reverse)) continue;
+      if (!o.stateful && (o.sequences > 2 || o.rule === "delta")) continue;
+      const of = { query: kvHeads, key: kvHeads, value: heads };
+      const options = {
+        ...o,
+        name,
+        names: NAMES,
+        tokens,
+        heads,
+        of,
+        dim,
+        valueDim,
+      };
       const each = heads * dim * valueDim;
       const { length } = batch;
+      const state = o.stateful;
       yield {
         kernel: linearRecurrence(options),
         grid: recurrenceGrid(options),
@@ -95,11 +121,11 @@ export function* ofLinearRecurrence(): Generator<Launch> {
           values: waves(length * heads * valueDim),
           decay: waves(length * heads * (o.perKey ? dim : 1)),
           rate: waves(length * heads),
-          state: waves(o.sequences * each),
+          ...state ? { state: waves(o.sequences * each) } : {},
         },
         stores: {
           y: length * heads * valueDim,
-          state: updated(batch, each),
+          ...state ? { state: updated(batch, each) } : {},
         },
       };
     }

@@ -3,6 +3,7 @@
 import { ModelError } from "../../../spec/errors.ts";
 import { EXACT } from "../../../spec/numerics.ts";
 import { closed, oneOf } from "../../../spec/document/plan_schema.ts";
+import { recurrenceDerivative } from "../derivatives_recurrence.ts";
 import { operands } from "../evaluate_rows.ts";
 import type { Context } from "../evaluate_rules.ts";
 import type { Node } from "../graph.ts";
@@ -81,12 +82,7 @@ export const linearRecurrence: Definition<"linearRecurrence"> = {
 
   reference: (node, context) => recur(node, context).y,
 
-  derivative({ node }) {
-    throw new ModelError(
-      "Cannot differentiate linearRecurrence: its derivative is not built",
-      node.span,
-    );
-  },
+  derivative: recurrenceDerivative,
 
   sharding: {
     role(node, { operand, axis }, known) {

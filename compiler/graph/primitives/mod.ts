@@ -3,6 +3,7 @@
 import { conv1d } from "./conv1d.ts";
 import type { Definition } from "./definition.ts";
 import { linearRecurrence } from "./linear_recurrence.ts";
+import { linearScan } from "./linear_scan.ts";
 import { logSumExp } from "./log_sum_exp.ts";
 import { nextState } from "./next_state.ts";
 import { rmsNorm } from "./rms_norm.ts";
@@ -28,6 +29,15 @@ export interface DefinedParams {
     readonly dim: string;
     readonly valueDim: string;
   };
+  /** query, key, value, decay, rate, sequence, position: of a run in which every sequence begins */
+  linearScan: {
+    readonly rule: "add" | "seen" | "erase";
+    readonly token: string;
+    readonly head: string;
+    readonly dim: string;
+    readonly valueDim: string;
+    readonly reverse?: true;
+  };
   /** y of a node that updates its first operand, a state, in place: its next value */
   nextState: Record<never, never>;
   /** x, sequence, position: rows of the tokens `by` places before */
@@ -43,6 +53,7 @@ const DEFINITIONS: { readonly [P in Defined]: Definition<P> } = {
   rmsNorm,
   conv1d,
   linearRecurrence,
+  linearScan,
   nextState,
   shift,
 };

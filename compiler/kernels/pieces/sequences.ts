@@ -8,6 +8,8 @@ export interface Sequences {
   readonly tokens: Expr;
   /** Sequences of a rank. */
   readonly sequences: number;
+  /** From the last token to the first. */
+  readonly reverse?: boolean;
 }
 
 /** Sequences of a workgroup: few, so that many go on at a time, but not so few that many workgroups look at all tokens. */
@@ -32,16 +34,22 @@ export interface RunParts {
 
 /** The tokens of the sequences of block `group.y`, in order; `sequence` and `position` are bindings. */
 export function eachRun(
-  { tokens, sequences }: Sequences,
+  { tokens, sequences, reverse = false }: Sequences,
   { begin, token, end }: RunParts,
 ): KernelText {
   const blocks = sequenceBlocks({ tokens, sequences });
+  const [after, before] = [
+    wgsl`min(t + 1, ${tokens} - 1)`,
+    wgsl`max(t, 1u) - 1`,
+  ];
+  const later = reverse ? wgsl`t` : wgsl`coming`;
+  const earlier = reverse ? wgsl`previous` : wgsl`t`;
   const body = wgsl`
-    let next_token = min(t + 1, ${tokens} - 1);
-    let previous = max(t, 1u) - 1;
-    let goes_on = next_token != t && sequence[next_token] == sequence[t] && position[next_token] != 0;
-    let next = select(t, next_token, goes_on);
-    if (t == 0 || sequence[previous] != sequence[t] || position[t] == 0) {
+    let coming = ${reverse ? before : after};
+    let previous = ${reverse ? after : before};
+    let goes_on = coming != t && sequence[coming] == sequence[t] && position[${later}] != 0;
+    let next = select(t, coming, goes_on);
+    if (previous == t || sequence[previous] != sequence[t] || position[${earlier}] == 0) {
       ${begin}
     }
     ${token}
@@ -49,7 +57,8 @@ export function eachRun(
       ${end}
     }`;
   return wgsl`
-    for (var t = 0u; t < ${tokens}; t++) {
+    for (var n = 0u; n < ${tokens}; n++) {
+      let t = ${reverse ? wgsl`${tokens} - 1 - n` : wgsl`n`};
       ${
     blocks === 1 ? body : wgsl`
       if (u32(sequence[t]) / ${together(sequences)} == group.y) {

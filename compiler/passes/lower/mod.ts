@@ -28,6 +28,7 @@ import {
 import {
   lowerConv1d,
   lowerLinearRecurrence,
+  lowerLinearScan,
   lowerNextState,
   lowerShift,
 } from "./sequences.ts";
@@ -78,6 +79,7 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   rmsNorm: lowerRmsNorm,
   conv1d: lowerConv1d,
   linearRecurrence: lowerLinearRecurrence,
+  linearScan: lowerLinearScan,
   nextState: lowerNextState,
   shift: lowerShift,
   topK: lowerTopK,

@@ -5,6 +5,8 @@ import { conv1d, conv1dGrid } from "../../kernels/conv1d.ts";
 import {
   linearRecurrence,
   recurrenceGrid,
+  type RecurrenceOperand,
+  type RecurrenceOptions,
 } from "../../kernels/linear_recurrence.ts";
 import { shift } from "../../kernels/shift.ts";
 import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";
@@ -67,6 +69,23 @@ export function lowerConv1d(lowering: Lowering, node: NodeOf<"conv1d">): void {
   });
 }
 
+/** The first operand in each buffer stands for others there. */
+function namesOf(
+  buffers: { readonly [O in RecurrenceOperand]: string },
+): RecurrenceOptions["names"] {
+  const first = (operand: RecurrenceOperand) =>
+    OPERANDS.find((other) => buffers[other] === buffers[operand])!;
+  return {
+    query: first("query"),
+    keys: first("keys"),
+    values: first("values"),
+    decay: first("decay"),
+    rate: first("rate"),
+  };
+}
+
+const OPERANDS = ["query", "keys", "values", "decay", "rate"] as const;
+
 /** One launch. */
 export function lowerLinearRecurrence(
   lowering: Lowering,
@@ -79,24 +98,76 @@ export function lowerLinearRecurrence(
     state.axes,
   ) as [number, number, number, number];
   const [kvHeads] = lengthsOf(lowering, [kvHead]) as [number];
+  const of = { query: kvHeads, key: kvHeads, value: heads };
+  const buffers = operandBuffers(lowering, node, [
+    ...OPERANDS,
+    "sequence",
+    "position",
+  ]) as { readonly [O in RecurrenceOperand]: string };
   const options = {
     name: `linearRecurrence_${rule}_${heads}x${dim}x${valueDim}`,
     rule,
+    stateful: true,
     perKey: decay.axes.length === 3,
     heads,
-    kvHeads,
+    of,
+    names: namesOf(buffers),
     dim,
     valueDim,
     sequences,
     tokens: tokenCount(lowering, [token]),
   };
-  const names = [
-    ...["query", "keys", "values", "decay", "rate"],
-    ...["sequence", "position"],
-  ];
   addLaunch(lowering, node, linearRecurrence(options), {
     bindings: {
-      ...operandBuffers(lowering, node, names),
+      ...buffers,
+      y: storageFor(lowering, node).buffer,
+    },
+    workgroups: recurrenceGrid(options),
+  });
+}
+
+/** One launch. */
+export function lowerLinearScan(
+  lowering: Lowering,
+  node: NodeOf<"linearScan">,
+): void {
+  const { rule, token, head, dim, valueDim, reverse } = node.params;
+  const [query, key, value, decay, rate, sequence, position] = node.inputs as [
+    ...[Node, Node, Node, Node, Node, Node, Node],
+  ];
+  const [heads, width, valueWidth] = lengthsOf(lowering, [
+    head,
+    dim,
+    valueDim,
+  ]) as [number, number, number];
+  const headsOf = ({ axes }: Node) => lengthsOf(lowering, [axes[1]!])[0]!;
+  const buffer = (x: Node) => rowMajorBuffer(lowering, x, x.axes);
+  const buffers = {
+    query: buffer(query),
+    keys: buffer(key),
+    values: buffer(value),
+    decay: buffer(decay),
+    rate: buffer(rate),
+  };
+  const options = {
+    names: namesOf(buffers),
+    name: `linearScan_${rule}_${heads}x${width}x${valueWidth}`,
+    rule,
+    stateful: false,
+    ...reverse ? { reverse } : {},
+    perKey: decay.axes.length === 3,
+    heads,
+    of: { query: headsOf(query), key: headsOf(key), value: headsOf(value) },
+    dim: width,
+    valueDim: valueWidth,
+    sequences: 1,
+    tokens: tokenCount(lowering, [token]),
+  };
+  addLaunch(lowering, node, linearRecurrence(options), {
+    bindings: {
+      ...buffers,
+      sequence: buffer(sequence),
+      position: buffer(position),
       y: storageFor(lowering, node).buffer,
     },
     workgroups: recurrenceGrid(options),
