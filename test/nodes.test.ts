@@ -16,7 +16,7 @@ import { text } from "node:stream/consumers";
 import t, { type Test } from "tap";
 import { floats, temporaryFolder, writeRaw } from "./helpers/cli.ts";
 import { clonePath } from "./helpers/compiled.ts";
-import { commandsOf, readPage, writeShownFile } from "./helpers/guide.ts";
+import { commandsOf, readPage, writeShownFiles } from "./helpers/guide.ts";
 import { skipWithoutMpi } from "./helpers/mpi.ts";
 import { skipWithoutGpu } from "./helpers/needs.ts";
 import { commandOf, type Runtime, RUNTIMES } from "./helpers/nodes.ts";
@@ -46,7 +46,13 @@ const OTHERS: readonly Case[] = [
   {
     argv: ["generate", DEMO, "-p", "One", "-n", "2", "--adapter", "native"],
   },
-  { argv: ["chat", "taught", "-n", "2", "--adapter", "cpu"], input: "Hello\n" },
+  {
+    argv: [
+      ...["chat", "taught", "--family", "./twins.ts", "-n", "2"],
+      ...["--adapter", "cpu"],
+    ],
+    input: "Hello\n",
+  },
   {
     argv: [
       ...["launch", "-n", "2", "--", "run", "layer.ts", "--random"],
@@ -176,7 +182,7 @@ for (const [i, runtime] of RUNTIMES.entries()) {
     await t.test("the guides", async (t) => {
       const own = readPage("own_model.md");
       const second = i === SECOND_GUIDE ? [readPage("fits.md")] : [];
-      writeShownFile(own, folder);
+      writeShownFiles(own, folder);
       copyFileSync(
         clonePath("examples/demo-lm/config.json"),
         path.join(folder, "config.json"),

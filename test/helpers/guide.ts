@@ -1,6 +1,7 @@
 /** Commands of the guides in `docs/`. */
 
-import { readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import path from "node:path";
 import { clonePath } from "./compiled.ts";
 
 /** A page of `docs/`. */
@@ -19,8 +20,12 @@ export function commandsOf(page: string): string[][] {
   );
 }
 
-/** Writes the file that a page shows first, into a folder. */
-export function writeShownFile(page: string, folder: string): void {
-  const [, name, text] = /^`(\w+\.ts)`:\n\n```ts\n(.*?)```/ms.exec(page)!;
-  writeFileSync(`${folder}/${name}`, text!);
+/** Writes the files that a page shows into a folder: blocks of code after "`name`:". */
+export function writeShownFiles(page: string, folder: string): void {
+  const shown = page.matchAll(/^`([\w./]+\.\w+)`:\n\n```\w+\n(.*?)```/gms);
+  for (const [, name, text] of shown) {
+    const file = path.join(folder, name!);
+    mkdirSync(path.dirname(file), { recursive: true });
+    writeFileSync(file, text!);
+  }
 }
