@@ -22,7 +22,7 @@ export function samplingFlags(command: Command): Command {
   return command
     .option(
       "-n, --max-new-tokens <n>",
-      "Maximum new tokens per sequence.",
+      "Maximum new tokens per sequence. Default: generation_config.json, else 128 (chat: 1024).",
       integer("--max-new-tokens", 1),
     )
     .option(
@@ -55,7 +55,7 @@ export function samplingFlags(command: Command): Command {
       "Repetition penalty over the last 64 tokens. Default: 1.",
       positive("--repeat-penalty", 1e6),
     )
-    .option("--seed <s>", "Sampling seed.", integer("--seed", 0))
+    .option("--seed <s>", "Sampling seed. Default: 0.", integer("--seed", 0))
     .option(
       "--stats",
       "Print time to first token (TTFT) and tokens per second.",

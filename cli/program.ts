@@ -245,6 +245,10 @@ function addRunCommands(
       "Draw missing inputs and weights at random. Default seed: 0.",
     )
     .option(
+      "--save-weights <file>",
+      "With --random, write the drawn weights to a safetensors file.",
+    )
+    .option(
       "--replay <file>",
       "Route as in a recorded run: a file of its outputs.",
     )

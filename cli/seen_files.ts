@@ -6,6 +6,8 @@ import {
   type HostTensor,
   readTensors,
 } from "../engine/mod.ts";
+import { modelAxis } from "../spec/axis_parts.ts";
+import { layerOf } from "../spec/plan/layers.ts";
 import { DataError } from "../spec/errors.ts";
 import type { Plan } from "../spec/mod.ts";
 import { JsonError, parseJson } from "../spec/parse_json.ts";
@@ -113,35 +115,55 @@ function isEvent(event: unknown): event is TraceEvent {
 }
 
 /**
- * The experts that the tokens of a run chose, of the tensors `layer{N}.topk_idx` among its outputs, and with what weights,
- * of `layer{N}.topk_weight` where they are there. Padding is left out.
+ * The experts that the tokens of a run chose, and their weights if the run has them: `layer{N}.topk_idx` and
+ * `layer{N}.topk_weight`, or the outputs of the plan that are choices. Padding is left out.
  */
 export async function readChoices(
   { files }: CliIo,
   file: string,
+  plan: Plan,
 ): Promise<LayerChoices[]> {
-  const tensors = await readTensors(
-    file,
-    files,
-    { wanted: (name) => /^layer\d+\.topk_(idx|weight)$/.test(name) },
-  );
-  const layers = Object.keys(tensors).flatMap((name): LayerChoices[] => {
+  const own = ownChoices(plan);
+  const tensors = await readTensors(file, files, {
+    wanted: (name) => NAMED_CHOICES.test(name) || own.has(name),
+  });
+  const named = Object.keys(tensors).flatMap((name) => {
     const layer = /^layer(\d+)\.topk_idx$/.exec(name)?.[1];
-    if (layer === undefined) return [];
+    return layer === undefined ? [] : [[name, Number(layer)] as const];
+  });
+  const found = named.length > 0
+    ? named
+    : Object.keys(tensors).map((name) => [name, own.get(name)!] as const);
+  const layers = found.flatMap(([name, layer]): LayerChoices[] => {
     const all = rowsOf(tensors[name]!);
-    const weights = tensors[`layer${layer}.topk_weight`];
+    const weights = tensors[name.replace(/idx$/, "weight")];
     // Padding chooses nothing, which a run records as -1.
     const isToken = (_: unknown, i: number) => all[i]!.every((e) => e >= 0);
     return [{
-      layer: Number(layer),
+      layer,
+      output: name,
       chosen: all.filter(isToken),
-      ...weights === undefined
+      ...weights?.dtype !== "f32"
         ? {}
         : { weights: rowsOf(weights).filter(isToken) },
     }];
   }).sort((a, b) => a.layer - b.layer);
   if (layers.length > 0) return layers;
   throw new DataError(
-    `Cannot show choices of '${file}': it has no tensor 'layer{N}.topk_idx'. Give one that 'run --outputs' wrote`,
+    `Cannot show choices of '${file}': it has no output of the model with the experts of each token. Return 'routing.index' from the model, and give a file that 'run --outputs' wrote`,
   );
+}
+
+/** Choices of experts, and their weights, as built-in families name them. */
+const NAMED_CHOICES = /^layer\d+\.topk_(idx|weight)$/;
+
+/** Outputs of a plan that are choices of experts, and their layers: i32 along the axis of choices. */
+function ownChoices(plan: Plan): Map<string, number> {
+  const outputs = plan.programs.flatMap(({ outputs }) =>
+    Object.entries(outputs)
+  ).filter(([, { dtype, axes }]) =>
+    dtype === "i32" && axes.length > 1 &&
+    modelAxis(plan, axes.at(-1)!) === "choice"
+  );
+  return new Map(outputs.map(([name], i) => [name, layerOf(name) ?? i]));
 }

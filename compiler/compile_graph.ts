@@ -9,6 +9,7 @@ import {
   dispatcherWords,
   type Strategy,
 } from "../spec/strategies.ts";
+import { countDropped } from "./graph/count_dropped.ts";
 import { dispatchedNodes } from "./graph/dispatched_nodes.ts";
 import type { Scalars } from "./graph/gradients.ts";
 import type { Graph } from "./graph/graph.ts";
@@ -69,6 +70,8 @@ export interface CompileOptions extends Strategy {
   readonly overLimits?: boolean;
   /** Send token ids with every routing; outputs `check.0`, `check.1`, … count choices that did not return. */
   readonly check?: boolean;
+  /** Output `chosen.N` and `dropped.N`: choices of experts of each routing with a capacity, and those that it dropped. */
+  readonly countDropped?: boolean;
   /**
    * Keep caches of keys and values in pages: `count` of them on every rank, each of `size` positions. The input `pages`, i32
    * [sequence, block], says in which page of its rank each block of `size` positions of a sequence is. Layers with a window have
@@ -101,9 +104,10 @@ export function compileLowered(
     size,
   }));
   const { zero = 0 } = options;
+  const counted = options.countDropped ? countDropped(traced) : traced;
   const simple = zero === 3
-    ? recomputeViews(simplify(traced))
-    : simplify(traced);
+    ? recomputeViews(simplify(counted))
+    : simplify(counted);
   checkStates(simple);
   const place = readPlacement(simple, mesh, options.place);
   const facts = axisFacts(simple, place.mesh, place.requests);

@@ -63,4 +63,6 @@ export {
   PlanError,
   type Span,
 } from "../spec/errors.ts";
+export { DROPPED } from "./graph/count_dropped.ts";
 export { shown } from "../spec/shown.ts";
+export { isOneSlip } from "../spec/near_name.ts";

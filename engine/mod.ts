@@ -51,7 +51,7 @@ export {
   planTarget,
   tuneTarget,
 } from "./open.ts";
-export { randomBatch, randomInputs } from "./random.ts";
+export { randomBatch, randomInputs, randomWeightParts } from "./random.ts";
 export {
   keepTuning,
   readTunings,
@@ -119,10 +119,12 @@ export {
 export { packPrompts } from "./packing.ts";
 export { PageTable } from "./pages.ts";
 export {
+  type Dropped,
   needOf,
   readBatch,
   runOpened,
   type RunOptions,
+  takeDropped,
   type Tensors,
 } from "./run.ts";
 export {

@@ -66,6 +66,7 @@ const COMPILED = [
   "tuning",
   ...STRATEGY_NAMES,
   "check",
+  "countDropped",
   "pages",
   "kvCacheDtype",
 ] as const satisfies readonly (keyof CompileOptions)[];

@@ -5,8 +5,10 @@
 
 import {
   elementCount,
+  type FileTensor,
   type HostTensor,
   narrow,
+  safetensorsHead,
   type TensorDirectory,
   type TensorEntry,
 } from "../runtime/mod.ts";
@@ -67,6 +69,19 @@ export function randomWeights(plan: Plan, seed: number): TensorDirectory {
     }
   }
   return tensors;
+}
+
+/** The parts of a safetensors file with the random weights of a plan. */
+export async function* randomWeightParts(
+  plan: Plan,
+  seed: number,
+): AsyncGenerator<Uint8Array, void, undefined> {
+  const entries = [...randomWeights(plan, seed).values()];
+  yield safetensorsHead(entries.map(({ name, dtype, shape }) => [name, {
+    dtype: dtype.toLowerCase() as StoredDType & FileTensor["dtype"],
+    shape,
+  }]));
+  for (const { source, bytes } of entries) yield await source.read(0, bytes);
 }
 
 /** Bytes of a random tensor. */

@@ -5,6 +5,7 @@ import { DataError, PlanError } from "../spec/errors.ts";
 import { shown } from "../spec/shown.ts";
 import { checkRoom, Decoder, decoderShape } from "./decoder.ts";
 import type { Need } from "./bounds.ts";
+import { DROPPED } from "../compiler/mod.ts";
 import { CHECK, type Opened } from "./open.ts";
 import {
   checkTokens,
@@ -92,6 +93,9 @@ export interface RunOptions {
   readonly replay?: Tensors;
 }
 
+/** Outputs that count choices of experts. */
+const DROP_COUNT = /^(?:chosen|dropped)\.(\d+)$/;
+
 /** Run a loaded target on its inputs. */
 export async function runOpened(
   { plan, session }: Opened,
@@ -142,6 +146,7 @@ export async function runBatch(
     );
     const choices = replay ? traceRows(replay, decoder, tokens) : {};
     const outputs = takeChecks(await decoder.outputs(tokens, choices));
+    addCounts(results, outputs);
     for (const [name, padded] of Object.entries(results)) {
       // Where ranks are processes, only that of rank 0 has outputs.
       if (!outputs[name]) continue;
@@ -153,6 +158,51 @@ export async function runBatch(
     }
   }
   return results;
+}
+
+/** Add counts of choices, and of dropped ones, to those of earlier steps. */
+function addCounts(
+  results: { [name: string]: HostTensor },
+  outputs: Tensors,
+): void {
+  for (const [name, tensor] of Object.entries(outputs)) {
+    if (!DROP_COUNT.test(name)) continue;
+    const before = results[name]?.data[0] ?? 0;
+    results[name] = {
+      ...tensor,
+      data: Float32Array.of(before + tensor.data[0]!),
+    };
+  }
+}
+
+/** Choices that routings with a capacity dropped, out of those that were made. */
+export interface Dropped {
+  readonly routing: number;
+  readonly chosen: number;
+  readonly dropped: number;
+}
+
+/** The outputs of a model, apart from counts of what it dropped. */
+export function takeDropped(
+  outputs: Tensors,
+): { readonly outputs: Tensors; readonly dropped: readonly Dropped[] } {
+  const of = (prefix: string, routing: number) =>
+    outputs[`${prefix}${routing}`]?.data[0] ?? 0;
+  return {
+    outputs: Object.fromEntries(
+      Object.entries(outputs).filter(([name]) => !DROP_COUNT.test(name)),
+    ),
+    dropped: Object.keys(outputs).flatMap((name) => {
+      const routing = Number(DROP_COUNT.exec(name)?.[1] ?? NaN);
+      return name === `${DROPPED.dropped}${routing}`
+        ? [{
+          routing,
+          chosen: of(DROPPED.chosen, routing),
+          dropped: of(DROPPED.dropped, routing),
+        }]
+        : [];
+    }),
+  };
 }
 
 /** Outputs without the counters of `--check`, which must all be 0. */

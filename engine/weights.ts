@@ -4,6 +4,7 @@ import { sourceNames } from "../spec/axis_parts.ts";
 import type { TensorDirectory } from "../runtime/mod.ts";
 import { weightForm } from "../runtime/weight_form.ts";
 import type { FileDType, StoredDType } from "../spec/dtype.ts";
+import { nearName } from "../spec/near_name.ts";
 import { DataError } from "../spec/errors.ts";
 import { packedParts } from "../spec/packed.ts";
 import { shown } from "../spec/shown.ts";
@@ -54,13 +55,15 @@ export function checkTensors(
     readonly unused?: readonly string[];
   },
 ): void {
-  const wanted = new Set<string>();
+  const wanted = new Set(
+    plan.weights.flatMap((weight) => sourceNames(plan, weight)),
+  );
+  const spare = () => [...tensors.keys()].filter((name) => !wanted.has(name));
   const viewed = new Set<string>();
   for (const weight of plan.weights) {
     for (const name of sourceNames(plan, weight)) {
-      wanted.add(name);
       for (const of of tensors.get(name)?.of ?? []) viewed.add(of);
-      checkTensor(weight, tensors, { name, where });
+      checkTensor(weight, tensors, { name, where, spare });
     }
   }
   for (const [name, { of = [name] }] of tensors) {
@@ -78,12 +81,22 @@ export function checkTensors(
 function checkTensor(
   weight: PlanWeight,
   tensors: TensorDirectory,
-  { name, where }: { readonly name: string; readonly where: string },
+  { name, where, spare }: {
+    readonly name: string;
+    readonly where: string;
+    /** Tensors that the model does not use. */
+    readonly spare: () => readonly string[];
+  },
 ): void {
   const found = tensors.get(name);
   if (found === undefined) {
+    const near = nearName(name, spare());
     throw new DataError(
-      `Cannot load '${where}': tensor '${name}' is missing. Copy the file again, or check that the model is the right one`,
+      near !== undefined
+        ? `Cannot load '${where}': tensor '${name}' is missing. Its tensor '${
+          shown(near)
+        }' is not used: correct one of the names`
+        : `Cannot load '${where}': tensor '${name}' is missing. Copy the file again, or check that the model is the right one`,
     );
   }
   if (weightForm(weight, found) !== undefined) return;

@@ -3,6 +3,8 @@
  * name of the field, before anything is built of it.
  */
 
+import { isOneSlip } from "../compiler/mod.ts";
+
 /** Largest value of each integer field. What is not listed may be any 32-bit integer. */
 const MOST: { readonly [key: string]: number } = {
   num_hidden_layers: 512,
@@ -69,18 +71,6 @@ export function otherSpelling(
   const names = SYNONYMS.find((group) => group.includes(key)) ?? [];
   return keys.find((other) => names.includes(other)) ??
     keys.find((other) => isOneSlip(other, key));
-}
-
-/** Whether one letter left out, added, replaced or swapped with its neighbour makes `b` of `a`. */
-function isOneSlip(a: string, b: string): boolean {
-  if (a.length > b.length) return isOneSlip(b, a);
-  if (b.length - a.length > 1 || a === b) return false;
-  let i = 0;
-  while (i < a.length && a[i] === b[i]) i++;
-  if (a.length < b.length) return a.slice(i) === b.slice(i + 1);
-  return a.slice(i + 1) === b.slice(i + 1) ||
-    (a[i] === b[i + 1] && a[i + 1] === b[i] &&
-      a.slice(i + 2) === b.slice(i + 2));
 }
 
 /** Fields that change nothing of what the model computes without training. */

@@ -17,10 +17,7 @@ export type MeshRole =
   | "hidden"
   | "vocabulary";
 
-/**
- * The usual names of mesh axes, and what is sharded over them if nobody says otherwise: data, expert and tensor
- * parallelism. Any other name means what `dp` does.
- */
+/** Mesh axes with a default placement, and what is sharded over them: data, expert and tensor parallelism. */
 export const MESH_AXES: {
   readonly [name: string]: readonly MeshRole[] | undefined;
 } = {
@@ -29,9 +26,9 @@ export const MESH_AXES: {
   tp: ["heads", "hidden", "vocabulary", "experts"],
 };
 
-/** What is usually sharded over the mesh axis of this name. */
+/** What is sharded over a mesh axis by default; nothing over one without a default placement. */
 export function meshRoles(name: string): readonly MeshRole[] {
-  return MESH_AXES[name] ?? MESH_AXES["dp"]!;
+  return MESH_AXES[name] ?? [];
 }
 
 /** How many ranks a mesh has. */

@@ -322,7 +322,11 @@ t.test("ranks of tokens are those that the program of their choices names", (t) 
     args: { "rank of each token": sourceRanks },
   });
   const trace = [run(name, "3 3 3"), run("main", "0 2"), run("main", "1")];
-  const choices = [{ layer: 0, chosen: [[0, 1], [2, 3], [4, 5]] }];
+  const choices = [{
+    layer: 0,
+    output: "layer0.topk_idx",
+    chosen: [[0, 1], [2, 3], [4, 5]],
+  }];
   const plan = { ...demo.plan, programs };
   t.strictSame(sourceRanksOf(plan, choices, trace), [0, 2, 1]);
   t.equal(sourceRanksOf(plan, choices, trace.slice(1, 2)), undefined);

@@ -24,6 +24,8 @@ export interface TraceEvent {
 /** Experts that tokens of a recorded run chose. */
 export interface LayerChoices {
   readonly layer: number;
+  /** The output of the model that they are. */
+  readonly output: string;
   /** Of each token, its experts. */
   readonly chosen: readonly (readonly number[])[];
   /** Of each token, what each of its experts counts for; where the run recorded that. */

@@ -28,7 +28,7 @@ export function sourceRanksOf(
 ): readonly number[] | undefined {
   for (const program of plan.programs) {
     const axis = first &&
-      program.outputs[`layer${first.layer}.topk_idx`]?.axes[0];
+      program.outputs[first.output]?.axes[0];
     if (axis === undefined) continue;
     const sourceRanks = recordedOf(trace, program).sourceRanks(
       modelAxis(plan, axis),

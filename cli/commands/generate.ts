@@ -275,7 +275,7 @@ async function jsonText(
       promptTokens: sequence.prompt,
       tokens: sequence.tokens,
       text: tokenizer ? await textOf(i) : null,
-      ...flags.stop ? { ending: sequence.ending } : {},
+      ending: sequence.ending,
       ...flags.logprobs === undefined ? {} : { logprobs },
     });
   }

@@ -3,11 +3,13 @@
 import {
   CHOICES,
   decoderShape,
+  type Dropped,
   type HostTensor,
   needOf,
   openTarget,
   randomBatch,
   randomInputs,
+  randomWeightParts,
   type RankStatistics,
   type RankTimes,
   rankTimes,
@@ -16,6 +18,7 @@ import {
   readTensors,
   runOpened,
   type RunOptions,
+  takeDropped,
   type Target,
   type Tensors,
   Tracer,
@@ -40,6 +43,7 @@ export interface RunFlags extends PlanFlags, DeviceFlags {
   readonly random?: number;
   readonly replay?: string;
   readonly trace?: string;
+  readonly saveWeights?: string;
   readonly check?: boolean;
   readonly allowKernels?: boolean;
   readonly watch?: boolean;
@@ -60,6 +64,7 @@ export async function runCommand(
     family: flags.family,
     withoutWeights: random !== undefined && flags.weights === undefined,
   });
+  checkSaved(target, flags);
   const options = await openOptions(io, target, flags);
   const given = flags.inputs === undefined
     ? batchFor(target, random ?? 0)
@@ -99,6 +104,7 @@ export async function runCommand(
     ...random === undefined ? {} : { random },
     ...tracer ? { tracer } : {},
     check: flags.check ?? false,
+    ...target.kind === "plan" ? {} : { countDropped: true },
     allowKernels: flags.allowKernels ?? false,
     replay: flags.replay !== undefined,
     timestamps: tracer !== undefined,
@@ -111,7 +117,8 @@ export async function runCommand(
   try {
     const loaded = io.now();
     const inputs = given ?? randomInputs(opened.plan, random ?? 0);
-    const outputs = await runOpened(opened, inputs, trace);
+    const ranOutputs = await runOpened(opened, inputs, trace);
+    const { outputs, dropped } = takeDropped(ranOutputs);
     const ran = io.now();
     const ranks = await opened.statistics();
     const events = await opened.trace();
@@ -121,6 +128,12 @@ export async function runCommand(
     }
     if (flags.outputs !== undefined) {
       await io.files.write(flags.outputs, [writeSafetensors(outputs)]);
+    }
+    if (flags.saveWeights !== undefined) {
+      await io.files.write(
+        flags.saveWeights,
+        randomWeightParts(opened.plan, random ?? 0),
+      );
     }
     if (events && flags.trace !== undefined) {
       const text = JSON.stringify(events);
@@ -133,13 +146,15 @@ export async function runCommand(
       ranks: ranks.map(toJson),
       timing,
       ...times,
+      ...dropped.length > 0 ? { dropped } : {},
       ...checked === undefined ? {} : { checkedRoutings: checked },
       ...random === undefined ? {} : { seed: random },
     };
     await io.out(
       flags.json
         ? `${JSON.stringify(document, null, 2)}\n`
-        : describe(flags, outputs, ranks) + describeChecked(checked) +
+        : describe(flags, outputs, ranks) + describeDropped(dropped) +
+          describeChecked(checked) +
           describeTimes(times.traced),
     );
     await opened.finish();
@@ -167,6 +182,22 @@ function checkFlags({ inputs, outputs, random }: RunFlags): void {
   }
 }
 
+/** Refuse to save weights that are not drawn. */
+function checkSaved(
+  target: Target,
+  { saveWeights, random, weights }: RunFlags,
+): void {
+  if (saveWeights === undefined) return;
+  if (
+    random === undefined || weights !== undefined ||
+    target.kind === "checkpoint"
+  ) {
+    throw new UsageError(
+      "Cannot use --save-weights: the weights are not drawn. Give --random and no --weights, or leave it out",
+    );
+  }
+}
+
 /** Random token ids for a checkpoint or its configuration; undefined for what has inputs of its own. */
 function batchFor(target: Target, seed: number): Tensors | undefined {
   if (target.kind === "plan") {
@@ -186,6 +217,12 @@ function batchFor(target: Target, seed: number): Tensors | undefined {
 function checkedRoutings(plan: Plan): number {
   return plan.programs.flatMap(({ outputs }) => Object.keys(outputs))
     .filter((name) => /^check\.\d+$/.test(name)).length;
+}
+
+function describeDropped(dropped: readonly Dropped[]): string {
+  return dropped.map((one) =>
+    `routing ${one.routing}: dropped ${one.dropped} of ${one.chosen} choices of experts\n`
+  ).join("");
 }
 
 function describeChecked(routings: number | undefined): string {

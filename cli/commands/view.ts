@@ -162,7 +162,9 @@ async function pageOf(
       ? { places: places.slice(0, plan.ranks) }
       : {},
     ...trace === undefined ? {} : { trace: await readTrace(io, trace) },
-    ...choices === undefined ? {} : { choices: await readChoices(io, choices) },
+    ...choices === undefined
+      ? {}
+      : { choices: await readChoices(io, choices, plan) },
     ...other === undefined ? {} : {
       against: {
         name: nameOf(against!),

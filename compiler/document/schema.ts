@@ -237,6 +237,7 @@ const options = closed({}, {
   limits: record(upTo(Number.MAX_SAFE_INTEGER)),
   overLimits: flag,
   check: flag,
+  countDropped: flag,
   ...Object.fromEntries(
     STRATEGY_ENTRIES.map(([name, option]) => [name, strategySchema(option)]),
   ),

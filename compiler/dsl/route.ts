@@ -1,6 +1,8 @@
 /** Routers: which experts each token goes to, and with what weight. */
 
 import { ModelError, type Span } from "../../spec/errors.ts";
+import { nearName } from "../../spec/near_name.ts";
+import { shown } from "../../spec/shown.ts";
 import type {
   NodeOf,
   RouteOperand,
@@ -186,6 +188,55 @@ const OPERANDS: readonly RouteOperand[] = [
   ] as const,
 ];
 
+/** Names of the options of `route`, besides its operands. */
+const OPTIONS: {
+  readonly [
+    N in Exclude<
+      keyof RouteOptions<string, string, RoutingPreset, string, string>,
+      RouteOperand
+    >
+  ]: true;
+} = {
+  over: true,
+  preset: true,
+  slot: true,
+  choice: true,
+  topK: true,
+  score: true,
+  normalize: true,
+  epsilon: true,
+  minSum: true,
+  weighs: true,
+  scale: true,
+  noisy: true,
+  expertGroups: true,
+  capacity: true,
+};
+
+/** Report options that `route` does not have. */
+function checkOptions(
+  options: object,
+  problems: Trace["problems"],
+  span: Span | undefined,
+): void {
+  const known = [...Object.keys(OPTIONS), ...OPERANDS];
+  for (const name of Object.keys(options)) {
+    if (known.includes(name)) continue;
+    const near = nearName(name, known);
+    const remedy = near === undefined
+      ? `Options are ${known.join(", ")}`
+      : `Write '${near}'`;
+    report(
+      problems,
+      new ModelError(
+        `Cannot route with option '${shown(name)}': it is unknown. ${remedy}`,
+        span,
+      ),
+      [],
+    );
+  }
+}
+
 /** The rule of a preset and choices; a plain one, where mistakes are collected and those make none. */
 function ruleOf(
   options: RuleChoices & {
@@ -263,6 +314,7 @@ export function route<
   const trace = traceOf([logits, ...tensors], route);
   const site = siteOf(trace, route);
   const { span } = site;
+  checkOptions(options, trace.problems, span);
   const named = (name: string) => axisOf(name, [logits], trace);
   const over = named(options.over);
   const group = typeof options.group === "string"

@@ -22,6 +22,9 @@ export function ruleProblem(
   const { preset, topK, choose, capacity, normalize } = rule;
   const has = (name: RouteOperand) => operands.includes(name);
   const by = `Cannot route by preset '${preset}'`;
+  if (topK === undefined) {
+    return "Cannot route: 'topK' is missing. Give the number of experts of a token, such as topK: 2";
+  }
   if (!Number.isInteger(topK) || topK < 1) {
     return `Cannot route to ${topK} experts: topK must be a whole number of at least 1`;
   }

@@ -6,7 +6,8 @@
 import { shortAxis } from "../../spec/axis_name.ts";
 import { PlacementError } from "../../spec/errors.ts";
 import type { Table } from "../../spec/table.ts";
-import { groupSizeOf, type Mesh } from "../../spec/mesh.ts";
+import { groupSizeOf, type Mesh, MESH_AXES } from "../../spec/mesh.ts";
+import { shown } from "../../spec/shown.ts";
 import { type Graph, isRouting, type Node } from "../graph/graph.ts";
 import { cachedSequences, checkCaches, placeCaches } from "./caches.ts";
 import { conventionalPlacement } from "./conventions.ts";
@@ -52,6 +53,7 @@ export function readPlacement(
   requested?: Placement,
 ): PlacedMesh {
   checkMesh(mesh);
+  if (!requested) checkNames(mesh);
   const given = requested
     ? readRequests(graph, mesh, requested)
     : conventionalPlacement(graph, mesh);
@@ -92,6 +94,39 @@ function checkMesh(mesh: Mesh): void {
       `Cannot make the mesh: it has two axes '${twice}'. Name each once`,
     );
   }
+}
+
+/** What other systems call axes with a default placement. */
+const SYNONYMS: { readonly [name: string]: string } = {
+  data: "dp",
+  fsdp: "dp",
+  expert: "ep",
+  experts: "ep",
+  model: "tp",
+  mp: "tp",
+  tensor: "tp",
+};
+
+/** Refuse mesh axes without a default placement where no placement is given. */
+function checkNames(mesh: Mesh): void {
+  const known = Object.keys(MESH_AXES);
+  const unknown = mesh.find(({ name }) => !known.includes(name));
+  if (!unknown) return;
+  const { name, size } = unknown;
+  const letters = (text: string) => [...text.toLowerCase()].sort().join("");
+  const meant = SYNONYMS[name.toLowerCase()] ??
+    known.find((other) => letters(other) === letters(name));
+  throw new PlacementError(
+    name === "pp"
+      ? `Cannot use mesh axis 'pp': pipeline parallelism is not implemented. Use dp, ep or tp`
+      : `Cannot use mesh axis '${
+        shown(name)
+      }': only dp, ep and tp have a default placement. ${
+        meant ? `Write ${meant}=${size}` : "Use one of them"
+      }, or name the tensor axes to shard over it with --place, for example --place expert=${
+        shown(name)
+      },token=${shown(name)}`,
+  );
 }
 
 function readRequests(
