@@ -134,9 +134,8 @@ export class Emitter {
 
   #text(value: Value): string {
     const args = value.args;
-    const texts = value.op === "apply" || value.op === "wide"
-      ? []
-      : args.map((arg) => this.#value(arg));
+    const own = ["apply", "wide", "address"].includes(value.op);
+    const texts = own ? [] : args.map((arg) => this.#value(arg));
     const [a, b, c] = texts;
     const cast = `(${value.type})`;
     switch (value.op) {
@@ -177,10 +176,12 @@ export class Emitter {
           ? `(${cast}splat(${a}[${value.offset}]))`
           : `(${cast}*(const run_of_words *)(${a} + ${value.offset}))`;
       }
-      case "address":
-        return value.of
-          ? `(${this.arrays.get(value.of)!.address} + ${a})`
-          : `(${a} + ${b})`;
+      case "address": {
+        const from = value.of
+          ? this.arrays.get(value.of)!.address
+          : this.#value(args[0]!);
+        return `(${from} + ${this.#long(args.at(-1)!)})`;
+      }
       case "within": {
         // In 64 bits nothing wraps.
         const last = c === undefined ? "" : ` + (uint64_t)${b} * ${c}`;
@@ -190,6 +191,18 @@ export class Emitter {
       case "tile":
         return `(${cast}${this.name(value.tile)}[${a}])`;
     }
+  }
+
+  /** An index in 64 bits: compilers find pointers that advance where nothing wraps. */
+  #long(index: Value): string {
+    const [a, b] = index.args;
+    if (index.op === "apply" && index.fn === "u.add") {
+      return `(${this.#long(a!)} + ${this.#long(b!)})`;
+    }
+    if (index.op === "apply" && index.fn === "u.mul") {
+      return `${this.#long(a!)} * ${this.#value(b!)}`;
+    }
+    return `(uint64_t)${this.#value(index)}`;
   }
 
   #apply(fn: Op, args: readonly Value[]): string {
