@@ -83,8 +83,10 @@ export function describeAdapter(
 }
 
 /** Whether WGSL has dot products of packed bytes. */
-export function hasPackedDot({ wgslLanguageFeatures }: GPU): boolean {
-  return wgslLanguageFeatures.has("packed_4x8_integer_dot_product");
+export function hasPackedDot(gpu: Partial<GPU>): boolean {
+  // Some implementations do not list features of the language.
+  const { wgslLanguageFeatures: features } = gpu;
+  return features?.has("packed_4x8_integer_dot_product") ?? false;
 }
 
 function subgroupOf(
