@@ -6,6 +6,7 @@ import * as fs from "node:fs/promises";
 import path from "node:path";
 import process from "node:process";
 import type { FileSystem, OpenFile } from "../engine/files.ts";
+import { withGguf } from "../engine/gguf/folder.ts";
 import { DataError, MachineError } from "../spec/errors.ts";
 import { codeOf, makeFolder } from "../runtime/cache/folders.ts";
 import { takeLock } from "./lock_file.ts";
@@ -26,9 +27,9 @@ export type Disk = Pick<
   | "writeFile"
 >;
 
-/** Files of this machine. */
+/** Files of this machine. A GGUF file is a checkpoint folder. */
 export function nodeFiles(disk: Disk = fs): FileSystem {
-  return {
+  return withGguf({
     stat: (file) => guard("read", file, () => kindOf(file, disk)),
     resolve: (file) => disk.realpath(file).catch(() => undefined),
     list: (folder) => guard("read", folder, () => disk.readdir(folder)),
@@ -44,7 +45,7 @@ export function nodeFiles(disk: Disk = fs): FileSystem {
       guard("write", file, () => disk.rm(file, { force: true })),
     lock: (file) => guard("write", file, () => takeLock(file, { disk })),
     join: (folder, name) => path.join(folder, name),
-  };
+  });
 }
 
 /** Turn an error of the operating system into a sentence; the class says whose it is to mend. */

@@ -2,6 +2,7 @@
 
 import type { Family, PublishedModel } from "../models/mod.ts";
 import { publishedModel } from "../models/published.ts";
+import { ggufParts, isGguf } from "./gguf/folder.ts";
 import { DataError } from "../spec/errors.ts";
 import type { FileSystem } from "./files.ts";
 import { parseJsonObject, readJsonObject } from "./json_file.ts";
@@ -93,11 +94,12 @@ function withoutQuantization(config: JsonObject): JsonObject {
   return model;
 }
 
-/** The safetensors files of a folder: those of its index if it has one, else model.safetensors, else all there are. */
+/** The weight files of a checkpoint: a GGUF file with its further parts, or the safetensors files of a folder: those of its index if it has one, else model.safetensors, else all there are. */
 export async function listWeightFiles(
   folder: string,
   files: FileSystem,
 ): Promise<string[]> {
+  if (isGguf(folder)) return ggufParts(folder);
   const names = new Set(await files.list(folder));
   const index = "model.safetensors.index.json";
   if (names.has(index)) {

@@ -1,12 +1,17 @@
 /** Safetensors files, opened through the files that were passed in. */
 
 import {
+  type FileSource,
   openSafetensors,
   readTensor,
   type TensorDirectory,
+  type TensorEntry,
 } from "../runtime/mod.ts";
 import type { HostTensor } from "../runtime/mod.ts";
 import { withViews } from "./encodings/mod.ts";
+import { isGguf } from "./gguf/folder.ts";
+import { type GgufHeader, readGguf } from "./gguf/header.ts";
+import { ggufTensors } from "./gguf/tensors.ts";
 import type { FileSystem, OpenFile } from "./files.ts";
 
 /** Run `use` with the tensors of some files; they are closed afterwards. */
@@ -17,18 +22,34 @@ export async function withTensors<T>(
 ): Promise<T> {
   const open: OpenFile[] = [];
   try {
-    const sources = [];
+    const sources: FileSource[] = [];
+    const entries: TensorEntry[] = [];
+    // Keys are those of the first file.
+    let first: GgufHeader | undefined;
     for (const name of paths) {
       const file = await files.open(name);
       open.push(file);
-      sources.push({
+      const source = {
         name,
         size: file.size,
         ...file.descriptor === undefined ? {} : { descriptor: file.descriptor },
         read: (offset: number, length: number) => file.read(offset, length),
-      });
+      };
+      if (isGguf(name)) {
+        const header = await readGguf(name, file);
+        first ??= header;
+        const { tensors } = header;
+        entries.push(
+          ...ggufTensors(name, source, { keys: first.keys, tensors }),
+        );
+      } else sources.push(source);
     }
-    return await use(withViews(await openSafetensors(sources)));
+    const tensors = withViews(await openSafetensors(sources));
+    return await use(
+      entries.length === 0
+        ? tensors
+        : new Map([...tensors, ...entries.map((e) => [e.name, e] as const)]),
+    );
   } finally {
     // What was read has been read, whatever becomes of this; and who opened something meanwhile must be given it.
     for (const file of open) await file.close().catch(() => {});

@@ -6,6 +6,7 @@ export type GgufValue =
   | { readonly f32: number }
   | { readonly text: string }
   | { readonly texts: readonly string[] }
+  | { readonly bool: boolean }
   | { readonly f32s: readonly number[] }
   | { readonly i32s: readonly number[] };
 
@@ -16,16 +17,23 @@ export interface GgufTensor<Data = Float32Array> {
 }
 
 /** What a tensor is written from: elements, or bytes that are made as they are written. */
-export type GgufData = Float32Array | {
-  readonly dtype: keyof typeof STORED;
-  parts(): Iterable<Uint8Array>;
-};
+export type GgufData =
+  | Float32Array
+  | {
+    readonly dtype: keyof typeof STORED;
+    parts(): Iterable<Uint8Array>;
+  }
+  | {
+    /** The number of a type in blocks, and the bytes of all blocks. */
+    readonly type: number;
+    readonly blocks: Uint8Array;
+  };
 
 const VERSION = 3;
 const ALIGNMENT = 32;
 // Codes of types of tensors, and of values.
 const STORED = { f32: 0, bf16: 30 };
-const CODE = { u32: 4, i32: 5, f32: 6, text: 8, array: 9 };
+const CODE = { u32: 4, i32: 5, f32: 6, bool: 7, text: 8, array: 9 };
 
 /** The parts of a file. */
 export function* writeGguf(
@@ -45,10 +53,9 @@ export function* writeGguf(
   let offset = 0;
   for (const name of names) {
     const { shape, data } = tensors[name]!;
-    const dtype = "dtype" in data ? data.dtype : "f32";
     // The innermost axis comes first.
     head.push(...text(name), u32(shape.length), ...shape.map(u64).reverse());
-    head.push(u32(STORED[dtype]), u64(offset));
+    head.push(u32(typeOf(data)), u64(offset));
     const bytes = bytesOf(tensors[name]!);
     offset += bytes + padding(bytes).length;
   }
@@ -57,6 +64,7 @@ export function* writeGguf(
   for (const name of names) {
     const { data } = tensors[name]!;
     if ("dtype" in data) yield* data.parts();
+    else if ("type" in data) yield data.blocks;
     else yield new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
     yield padding(bytesOf(tensors[name]!));
   }
@@ -93,7 +101,14 @@ export function vocabularyKeys(
   };
 }
 
+function typeOf(data: GgufData): number {
+  return "type" in data
+    ? data.type
+    : STORED["dtype" in data ? data.dtype : "f32"];
+}
+
 function bytesOf({ shape, data }: GgufTensor<GgufData>): number {
+  if ("type" in data) return data.blocks.length;
   const width = "dtype" in data && data.dtype === "bf16" ? 2 : 4;
   return shape.reduce((n, size) => n * size, width);
 }
@@ -101,6 +116,7 @@ function bytesOf({ shape, data }: GgufTensor<GgufData>): number {
 function encode(value: GgufValue): Uint8Array[] {
   if ("u32" in value) return [u32(CODE.u32), u32(value.u32)];
   if ("f32" in value) return [u32(CODE.f32), f32(value.f32)];
+  if ("bool" in value) return [u32(CODE.bool), Uint8Array.of(+value.bool)];
   if ("text" in value) return [u32(CODE.text), ...text(value.text)];
   if ("texts" in value) {
     return [...array(CODE.text, value.texts), ...value.texts.flatMap(text)];

@@ -42,9 +42,11 @@ const LAYER = [
  */
 export async function writeOlmoeGguf(
   folder: string,
-  { file, matrices }: {
+  { file, matrices, vocabulary }: {
     readonly file: string;
     readonly matrices: "f32" | "bf16";
+    /** Keys of the tokenizer. Default: a vocabulary that tokenizes nothing. */
+    readonly vocabulary?: { readonly [key: string]: GgufValue };
   },
 ): Promise<void> {
   const config = JSON.parse(
@@ -80,7 +82,7 @@ export async function writeOlmoeGguf(
     put("output", own ? "lm_head" : "model.embed_tokens");
     const descriptor = openSync(file, "w");
     try {
-      for (const part of writeGguf(keysOf(config), tensors)) {
+      for (const part of writeGguf(keysOf(config, vocabulary), tensors)) {
         writeSync(descriptor, part);
       }
     } finally {
@@ -105,7 +107,10 @@ function* partsOf(
 }
 
 // What llama.cpp wants to know.
-function keysOf(config: DemoConfig): { readonly [key: string]: GgufValue } {
+function keysOf(
+  config: DemoConfig,
+  vocabulary = vocabularyKeys(config.vocab_size),
+): { readonly [key: string]: GgufValue } {
   const own: { [key: string]: GgufValue } = {
     block_count: { u32: config.num_hidden_layers },
     context_length: { u32: config.max_position_embeddings },
@@ -126,6 +131,6 @@ function keysOf(config: DemoConfig): { readonly [key: string]: GgufValue } {
     ...Object.fromEntries(
       Object.entries(own).map(([key, value]) => [`olmoe.${key}`, value]),
     ),
-    ...vocabularyKeys(config.vocab_size),
+    ...vocabulary,
   };
 }

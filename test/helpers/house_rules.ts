@@ -35,6 +35,7 @@ const PACKAGES: { readonly [name: string]: RegExp } = {
   "binaryen": /^runtime\/cpu\//,
   "@huggingface/jinja": /^engine\//,
   "@huggingface/tokenizers": /^(browser|engine\/untrusted)\//,
+  "@huggingface/gguf": /^engine\/gguf\//,
   "commander": /^cli\//,
   "cli-progress": /^cli\//,
   "preact": /^view\/page\//,

@@ -58,7 +58,8 @@ function groupAxis(
   { name, per }: { readonly name: string; readonly per: number },
 ): { readonly axis: string; readonly size: number; readonly total: number } {
   const { of, over, size, total, table } = lowering.placed.axes[axis]!;
-  const groups = `${over.length > 0 ? of : axis}_${name}`;
+  // Parameters of other encodings have groups of other sizes.
+  const groups = `${over.length > 0 ? of : axis}_${name}${per}`;
   const local = localName(groups, over);
   lowering.draft.blockAxes.set(groups, { size: total / per });
   if (over.length > 0) {
@@ -147,6 +148,7 @@ function word(
   axis: string,
   size: number,
 ): ReturnType<typeof groupAxis> {
-  lowering.draft.blockAxes.set(axis, { size });
-  return { axis, size, total: size };
+  const named = `${axis}${size}`;
+  lowering.draft.blockAxes.set(named, { size });
+  return { axis: named, size, total: size };
 }

@@ -1,0 +1,112 @@
+/** The header of a GGUF file: its keys, and where its tensors are. */
+
+import { DataError } from "../../spec/errors.ts";
+import { shown } from "../../spec/shown.ts";
+import type { OpenFile } from "../files.ts";
+import {
+  type BlockType,
+  GGUF_TYPES,
+  isBlockType,
+  type PlainType,
+} from "./blocks.ts";
+
+/** Keys of a file; numbers of 64 bits are bigints. */
+export type GgufKeys = { readonly [key: string]: unknown };
+
+/** A tensor of a file, its outermost axis first. */
+export interface GgufTensor {
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly type: PlainType | BlockType;
+  /** First byte in the file. */
+  readonly offset: number;
+  readonly bytes: number;
+}
+
+/** What a file begins with. */
+export interface GgufHeader {
+  readonly keys: GgufKeys;
+  readonly tensors: readonly GgufTensor[];
+}
+
+/** Largest piece of a header that is read at once, in bytes. */
+const PIECE = 64 << 20;
+
+/** Bytes of a file as the answer to a request for a range, which is how the parser asks for them. */
+function rangesOf(file: OpenFile): typeof fetch {
+  return async (_, init) => {
+    const range = new Headers(init?.headers).get("range") ?? "";
+    const [, from = "0", to] = /^bytes=(\d+)-(\d+)?$/.exec(range) ?? [];
+    const begin = Math.min(Number(from), file.size);
+    const last = Math.min(Number(to ?? Infinity), begin + PIECE, file.size - 1);
+    const bytes = await file.read(begin, Math.max(0, last + 1 - begin));
+    return new Response(bytes.slice(), { status: 206 });
+  };
+}
+
+/** Read a header. Throws DataError for one that is damaged, and for a type of tensor that is not read. */
+export async function readGguf(
+  path: string,
+  file: OpenFile,
+): Promise<GgufHeader> {
+  let parsed;
+  // Loaded where it is needed: no other command waits for it.
+  const { gguf } = await import("@huggingface/gguf");
+  try {
+    parsed = await gguf("https://file/model.gguf", { fetch: rangesOf(file) });
+  } catch (error) {
+    throw new DataError(
+      `Cannot open '${path}': its header is damaged, ${
+        shown(error instanceof Error ? error.message : String(error))
+          .replace(/[.\s]+$/, "")
+      }. Get the file again`,
+    );
+  }
+  const start = Number(parsed.tensorDataOffset);
+  // The parser reads zeros where a file has ended.
+  if (parsed.tensorInfoByteRange[1] > file.size) {
+    throw new DataError(
+      `Cannot open '${path}': its header is damaged, it ends at byte ${
+        parsed.tensorInfoByteRange[1]
+      } and the file has ${file.size}. Get the file again`,
+    );
+  }
+  const tensors = parsed.tensorInfos.map((info): GgufTensor => {
+    const type = GGUF_TYPES[info.dtype];
+    if (type === undefined) {
+      throw new DataError(
+        `Cannot open '${path}': tensor '${
+          shown(info.name)
+        }' has type ${info.dtype}, which is not read. Known types are ${
+          Object.values(GGUF_TYPES).map(({ name }) => name).join(", ")
+        }`,
+      );
+    }
+    const shape = info.shape.map(Number).reverse();
+    const elements = shape.reduce((n, size) => n * size, 1);
+    const bytes = isBlockType(type)
+      ? elements / type.elements * type.bytes
+      : elements * type.bytes;
+    const offset = start + Number(info.offset);
+    const whole = !isBlockType(type) || shape.at(-1)! % type.elements === 0;
+    if (
+      !whole || !Number.isSafeInteger(bytes) || offset + bytes > file.size
+    ) {
+      throw new DataError(
+        `Cannot open '${path}': tensor '${
+          shown(info.name)
+        }' does not fit in the file of ${file.size} bytes. Get the file again`,
+      );
+    }
+    return { name: info.name, shape, type, offset, bytes };
+  });
+  return { keys: { ...parsed.metadata }, tensors };
+}
+
+/** A whole number of a key; undefined where there is none. */
+export function numberOf(keys: GgufKeys, key: string): number | undefined {
+  const value = keys[key];
+  return typeof value === "number" || typeof value === "bigint"
+    ? Number(value)
+    : undefined;
+}

@@ -1,0 +1,243 @@
+/** The tokenizer of a GGUF file as tokenizer.json and tokenizer_config.json. */
+
+import { DataError } from "../../spec/errors.ts";
+import { shown } from "../../spec/shown.ts";
+import { type GgufHeader, type GgufKeys, numberOf } from "./header.ts";
+
+/** Types of tokens. */
+const NORMAL = 1, UNKNOWN = 2, CONTROL = 3, USER = 4;
+
+/** GPT-2's split of a text. */
+const GPT2 =
+  "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+
+/** Llama-3's, with `numbers` digits at a time. */
+function llama3(numbers: string): string {
+  return `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|${numbers}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`;
+}
+
+/** Splits before merges, by `tokenizer.ggml.pre`: patterns that are applied one after the other. */
+const SPLITS: { readonly [name: string]: readonly string[] } = {
+  default: [GPT2],
+  "gpt-2": [GPT2],
+  olmo: [GPT2],
+  dbrx: [llama3("\\p{N}{1,3}")],
+  "llama-bpe": [llama3("\\p{N}{1,3}")],
+  qwen2: [llama3("\\p{N}")],
+  refact: ["\\p{N}", GPT2],
+  starcoder: ["\\p{N}", GPT2],
+  "granite-docling": ["\\p{N}", GPT2],
+};
+
+interface Token {
+  readonly content: string;
+  readonly type: number;
+  readonly id: number;
+}
+
+function listOf(keys: GgufKeys, key: string): readonly unknown[] | undefined {
+  const value = keys[key];
+  return Array.isArray(value) ? value : undefined;
+}
+
+/** The files; undefined where a file has no vocabulary. */
+export function tokenizerOf(
+  path: string,
+  { keys }: GgufHeader,
+):
+  | { readonly tokenizer: object; readonly config: object }
+  | undefined {
+  const texts = listOf(keys, "tokenizer.ggml.tokens");
+  if (texts === undefined) return undefined;
+  const types = listOf(keys, "tokenizer.ggml.token_type");
+  const tokens = texts.map((content, id): Token => ({
+    content: String(content),
+    type: Number(types?.[id] ?? NORMAL),
+    id,
+  }));
+  const model = keys["tokenizer.ggml.model"];
+  const make = model === "gpt2"
+    ? byteLevel
+    : model === "llama"
+    ? sentencePiece
+    : undefined;
+  if (make === undefined) {
+    throw new DataError(
+      `Cannot read the tokenizer of '${path}': its model is '${
+        shown(String(model))
+      }', and known ones are gpt2 and llama. Use '--tokens'`,
+    );
+  }
+  const nameOf = (key: string) => {
+    const id = numberOf(keys, `tokenizer.ggml.${key}_token_id`);
+    return id === undefined ? null : tokens[id]?.content ?? null;
+  };
+  const bos = nameOf("bos");
+  const first = keys["tokenizer.ggml.add_bos_token"] ?? model === "llama";
+  const template = keys["tokenizer.chat_template"];
+  return {
+    tokenizer: {
+      version: "1.0",
+      truncation: null,
+      padding: null,
+      added_tokens: tokens
+        .filter(({ type }) =>
+          type === CONTROL || type === USER || type === UNKNOWN
+        )
+        .map(({ id, content, type }) => ({
+          id,
+          content,
+          single_word: false,
+          lstrip: false,
+          rstrip: false,
+          normalized: false,
+          special: type !== USER,
+        })),
+      ...make(path, keys, tokens),
+      post_processor: first === true && bos !== null
+        ? afterFirst(bos, tokens.findIndex(({ content }) => content === bos))
+        : null,
+    },
+    config: {
+      tokenizer_class: "PreTrainedTokenizerFast",
+      bos_token: bos,
+      eos_token: nameOf("eos"),
+      unk_token: nameOf("unknown"),
+      pad_token: nameOf("padding"),
+      clean_up_tokenization_spaces: false,
+      ...typeof template === "string" ? { chat_template: template } : {},
+    },
+  };
+}
+
+/** A first token before every text. */
+function afterFirst(bos: string, id: number): object {
+  const special = { SpecialToken: { id: bos, type_id: 0 } };
+  const sequence = (which: string) => ({ Sequence: { id: which, type_id: 0 } });
+  return {
+    type: "TemplateProcessing",
+    single: [special, sequence("A")],
+    pair: [special, sequence("A"), sequence("B")],
+    special_tokens: { [bos]: { id: bos, ids: [id], tokens: [bos] } },
+  };
+}
+
+function vocabularyOf(tokens: readonly Token[]): { [token: string]: number } {
+  return Object.fromEntries(tokens.map(({ content, id }) => [content, id]));
+}
+
+/** BPE over bytes. */
+function byteLevel(
+  path: string,
+  keys: GgufKeys,
+  tokens: readonly Token[],
+): object {
+  const name = String(keys["tokenizer.ggml.pre"] ?? "default");
+  const splits = Object.hasOwn(SPLITS, name) ? SPLITS[name] : undefined;
+  if (splits === undefined) {
+    throw new DataError(
+      `Cannot read the tokenizer of '${path}': its pre-tokenizer is '${
+        shown(name)
+      }', and known ones are ${Object.keys(SPLITS).join(", ")}. Use '--tokens'`,
+    );
+  }
+  return {
+    normalizer: null,
+    pre_tokenizer: {
+      type: "Sequence",
+      pretokenizers: [
+        ...splits.map((Regex) => ({
+          type: "Split",
+          pattern: { Regex },
+          behavior: "Isolated",
+          invert: false,
+        })),
+        {
+          type: "ByteLevel",
+          add_prefix_space: false,
+          trim_offsets: true,
+          use_regex: false,
+        },
+      ],
+    },
+    decoder: {
+      type: "ByteLevel",
+      add_prefix_space: true,
+      trim_offsets: true,
+      use_regex: true,
+    },
+    model: {
+      type: "BPE",
+      dropout: null,
+      unk_token: null,
+      continuing_subword_prefix: null,
+      end_of_word_suffix: null,
+      fuse_unk: false,
+      byte_fallback: false,
+      ignore_merges: name === "llama-bpe",
+      vocab: vocabularyOf(tokens),
+      merges: (listOf(keys, "tokenizer.ggml.merges") ?? []).map(String),
+    },
+  };
+}
+
+/** SentencePiece BPE: merges follow from the scores of tokens, the best first. */
+function sentencePiece(
+  _: string,
+  keys: GgufKeys,
+  tokens: readonly Token[],
+): object {
+  const vocab = vocabularyOf(tokens);
+  const scores = listOf(keys, "tokenizer.ggml.scores") ?? [];
+  const scored = tokens.filter(({ type, content }) =>
+    (type === NORMAL || type === USER) && [...content].length > 1
+  ).map((token) => ({ ...token, score: Number(scores[token.id] ?? 0) }));
+  scored.sort((a, b) => b.score - a.score || a.id - b.id);
+  const merges = scored.flatMap(({ content }) => {
+    const characters = [...content];
+    const pairs: [string, string][] = [];
+    for (let i = 1; i < characters.length; i++) {
+      const left = characters.slice(0, i).join("");
+      const right = characters.slice(i).join("");
+      if (left in vocab && right in vocab) pairs.push([left, right]);
+    }
+    pairs.sort((a, b) =>
+      vocab[a[0]]! - vocab[b[0]]! || vocab[a[1]]! - vocab[b[1]]!
+    );
+    return pairs;
+  });
+  const unknown = tokens.find(({ type }) => type === UNKNOWN);
+  return {
+    normalizer: {
+      type: "Sequence",
+      normalizers: [
+        ...keys["tokenizer.ggml.add_space_prefix"] === false
+          ? []
+          : [{ type: "Prepend", prepend: "\u2581" }],
+        { type: "Replace", pattern: { String: " " }, content: "\u2581" },
+      ],
+    },
+    pre_tokenizer: null,
+    decoder: {
+      type: "Sequence",
+      decoders: [
+        { type: "Replace", pattern: { String: "\u2581" }, content: " " },
+        { type: "ByteFallback" },
+        { type: "Fuse" },
+        { type: "Strip", content: " ", start: 1, stop: 0 },
+      ],
+    },
+    model: {
+      type: "BPE",
+      dropout: null,
+      unk_token: unknown?.content ?? null,
+      continuing_subword_prefix: null,
+      end_of_word_suffix: null,
+      fuse_unk: true,
+      byte_fallback: true,
+      ignore_merges: false,
+      vocab,
+      merges,
+    },
+  };
+}

@@ -1,0 +1,391 @@
+/** GGUF files: types of tensors, names, keys and tokenizers. */
+// needs: cpu
+
+import { createHash } from "node:crypto";
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import t from "tap";
+import {
+  type GgufData,
+  type GgufTensor,
+  type GgufValue,
+  vocabularyKeys,
+  writeGguf,
+} from "../bench/peers/gguf.ts";
+import { writeOlmoeGguf } from "../bench/peers/olmoe_gguf.ts";
+import {
+  BLOCK_TYPES,
+  blocksOf,
+  bytesFrom,
+  digestOf,
+  valuesOf,
+} from "../bench/peers/gguf_blocks.ts";
+import {
+  loadTarget,
+  openTarget,
+  readTensors,
+  runOpened,
+  writeSafetensors,
+} from "../engine/mod.ts";
+import { whyNotNative } from "../runtime/native/mod.ts";
+import {
+  checkpointFolder,
+  files,
+  meshOf,
+  padBatch,
+} from "./helpers/checkpoints.ts";
+import { switchyard, temporaryFolder } from "./helpers/cli.ts";
+import { skipUnasked } from "./helpers/needs.ts";
+
+const skip = skipUnasked("cpu");
+
+/** SHA-256 of what ggml's own `dequantize_row_*` makes of 64 blocks, recorded by `bench/ggml_blocks.ts --record`. */
+const RECORDED: { readonly [type: string]: string } = JSON.parse(
+  readFileSync(
+    new URL("references/ggml_blocks.json", import.meta.url),
+    "utf8",
+  ),
+) as { [type: string]: string };
+
+t.test("blocks are decoded as ggml decodes them", (t) => {
+  for (const type of BLOCK_TYPES) {
+    const values = valuesOf(type, blocksOf(type, 64, type.number));
+    t.equal(digestOf(values), RECORDED[type.name], type.name);
+  }
+  t.end();
+});
+
+const [LAYERS, EMBED, FFN, EXPERTS, VOCABULARY] = [2, 256, 256, 4, 320];
+
+const KEYS: { readonly [key: string]: GgufValue } = {
+  "general.architecture": { text: "olmoe" },
+  "olmoe.block_count": { u32: LAYERS },
+  "olmoe.context_length": { u32: 64 },
+  "olmoe.embedding_length": { u32: EMBED },
+  "olmoe.feed_forward_length": { u32: FFN },
+  "olmoe.expert_count": { u32: EXPERTS },
+  "olmoe.expert_used_count": { u32: 2 },
+  "olmoe.attention.head_count": { u32: 4 },
+  "olmoe.attention.head_count_kv": { u32: 4 },
+  "olmoe.attention.layer_norm_rms_epsilon": { f32: 1e-5 },
+  "olmoe.rope.freq_base": { f32: 10000 },
+};
+
+/** The matrices of a layer, and of its experts. */
+const MATRICES = ["attn_q", "attn_k", "attn_v", "attn_output"];
+const STACKED = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"];
+
+/** A file whose matrices have types in turn; and one of the same numbers in f32. */
+function writeBoth(blocks: string, plain: string): void {
+  const stored: { [name: string]: GgufTensor<GgufData> } = {};
+  const decoded: { [name: string]: GgufTensor<GgufData> } = {};
+  let count = 0;
+  const put = (name: string, ...shape: number[]) => {
+    const type = BLOCK_TYPES[count++ % BLOCK_TYPES.length]!;
+    const elements = shape.reduce((n, size) => n * size, 1);
+    const raw = blocksOf(type, elements / type.elements, count);
+    stored[name] = { shape, data: { type: type.number, blocks: raw } };
+    decoded[name] = { shape, data: valuesOf(type, raw) };
+  };
+  const float = (name: string, ...shape: number[]) => {
+    const elements = shape.reduce((n, size) => n * size, 1);
+    const bytes = bytesFrom(++count, elements);
+    const data = Float32Array.from(
+      bytes,
+      (byte) => shape.length === 1 ? 1 + byte / 1000 : (byte - 128) / 500,
+    );
+    stored[name] = decoded[name] = { shape, data };
+  };
+  put("token_embd.weight", VOCABULARY, EMBED);
+  for (let i = 0; i < LAYERS; i++) {
+    for (const name of MATRICES) put(`blk.${i}.${name}.weight`, EMBED, EMBED);
+    for (const name of STACKED) {
+      put(`blk.${i}.${name}.weight`, EXPERTS, FFN, EMBED);
+    }
+    float(`blk.${i}.ffn_gate_inp.weight`, EXPERTS, EMBED);
+    for (
+      const name of ["attn_norm", "ffn_norm", "attn_q_norm", "attn_k_norm"]
+    ) {
+      float(`blk.${i}.${name}.weight`, EMBED);
+    }
+  }
+  float("output_norm.weight", EMBED);
+  put("output.weight", VOCABULARY, EMBED);
+  const keys = { ...KEYS, ...vocabularyKeys(VOCABULARY) };
+  writeFileSync(blocks, Buffer.concat([...writeGguf(keys, stored)]));
+  writeFileSync(plain, Buffer.concat([...writeGguf(keys, decoded)]));
+}
+
+async function outputsOf(
+  path: string,
+  mesh: string,
+  adapter: "cpu" | "native",
+): Promise<string> {
+  const opened = await openTarget(await loadTarget(path, files), files, {
+    sharing: "shared",
+    adapter,
+    mesh: meshOf(mesh),
+    need: { tokens: 16, sequences: 2, context: 16 },
+  });
+  try {
+    const outputs = await runOpened(opened, padBatch([[5, 100, 7, 3], [9, 2]]));
+    t.ok(outputs["logits"]!.data.every((x: number) => Number.isFinite(x)));
+    return createHash("sha256").update(writeSafetensors(outputs)).digest("hex");
+  } finally {
+    await opened.close();
+  }
+}
+
+t.test(
+  "every type of blocks has the bits of its numbers in f32",
+  { skip },
+  async (t) => {
+    const folder = temporaryFolder(t);
+    const [blocks, plain] = [join(folder, "q.gguf"), join(folder, "f32.gguf")];
+    writeBoth(blocks, plain);
+    const wanted = await outputsOf(plain, "ep=1", "cpu");
+    const native = await whyNotNative() === undefined ? "native" : "cpu";
+    t.equal(await outputsOf(blocks, "ep=1", "cpu"), wanted, "ep=1");
+    t.equal(await outputsOf(blocks, "ep=2", native), wanted, "ep=2");
+    t.equal(await outputsOf(blocks, "tp=2,ep=2", "cpu"), wanted, "tp=2,ep=2");
+  },
+);
+
+/** A checkpoint with references as llama.cpp names it: its keys, and its tensors by its names of theirs. */
+interface Converted {
+  readonly checkpoint: string;
+  readonly architecture: string;
+  readonly keys: (config: Config) => { readonly [key: string]: number };
+  readonly names: { readonly [ours: string]: string };
+  /** Queries and keys have rotated pairs beside each other. */
+  readonly interleaved?: true;
+}
+
+type Config = { readonly [field: string]: number };
+
+const LAYER_NAMES = {
+  "input_layernorm": "attn_norm",
+  "self_attn.q_proj": "attn_q",
+  "self_attn.k_proj": "attn_k",
+  "self_attn.v_proj": "attn_v",
+  "self_attn.o_proj": "attn_output",
+  "self_attn.q_norm": "attn_q_norm",
+  "self_attn.k_norm": "attn_k_norm",
+  "post_attention_layernorm": "ffn_norm",
+  "mlp.gate": "ffn_gate_inp",
+  "mlp.experts.*.gate_proj": "ffn_gate_exps",
+  "mlp.experts.*.up_proj": "ffn_up_exps",
+  "mlp.experts.*.down_proj": "ffn_down_exps",
+  "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+  "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
+  "mlp.shared_expert.up_proj": "ffn_up_shexp",
+  "mlp.shared_expert.down_proj": "ffn_down_shexp",
+  "mlp.gate_proj": "ffn_gate",
+  "mlp.up_proj": "ffn_up",
+  "mlp.down_proj": "ffn_down",
+  "block_sparse_moe.gate": "ffn_gate_inp",
+  "block_sparse_moe.experts.*.w1": "ffn_gate_exps",
+  "block_sparse_moe.experts.*.w3": "ffn_up_exps",
+  "block_sparse_moe.experts.*.w2": "ffn_down_exps",
+};
+
+const CONVERTED: readonly Converted[] = [
+  {
+    checkpoint: "mixtral-8e",
+    architecture: "llama",
+    keys: (c) => ({
+      feed_forward_length: c["intermediate_size"]!,
+      expert_count: c["num_local_experts"]!,
+    }),
+    names: LAYER_NAMES,
+    interleaved: true,
+  },
+  {
+    checkpoint: "qwen3moe-16e",
+    architecture: "qwen3moe",
+    keys: (c) => ({
+      feed_forward_length: c["intermediate_size"]!,
+      expert_feed_forward_length: c["moe_intermediate_size"]!,
+      expert_count: c["num_experts"]!,
+      "attention.key_length": c["head_dim"]!,
+    }),
+    names: LAYER_NAMES,
+  },
+];
+
+/** Rows of rotated pairs beside each other, from those of first halves before second halves. */
+function interleave(data: Float32Array, rows: number, heads: number) {
+  const [width, columns] = [rows / heads, data.length / rows];
+  const moved = new Float32Array(data.length);
+  for (let row = 0; row < rows; row++) {
+    const [head, at] = [Math.floor(row / width), row % width];
+    const from = head * width + (at >> 1) + (at & 1) * width / 2;
+    moved.set(
+      data.subarray(from * columns, (from + 1) * columns),
+      row * columns,
+    );
+  }
+  return moved;
+}
+
+async function convert(
+  { checkpoint, architecture, keys, names, interleaved }: Converted,
+  [first, second]: readonly [string, string],
+): Promise<void> {
+  const folder = checkpointFolder(checkpoint);
+  const config = JSON.parse(
+    readFileSync(join(folder, "config.json"), "utf8"),
+  ) as Config;
+  const tensors: { [name: string]: GgufTensor } = {};
+  const outer: { readonly [name: string]: string } = {
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+  };
+  const read = await readTensors(join(folder, "model.safetensors"), files);
+  for (const [name, { shape, data }] of Object.entries(read)) {
+    const floats = Float32Array.from(data);
+    const [, layer, of = "", ending] =
+      /^model\.layers\.(\d+)\.(.*)\.(weight|bias)$/.exec(name) ?? [];
+    const expert = /\.experts\.(\d+)\./.exec(of)?.[1];
+    const theirs = outer[name] ??
+      `blk.${layer}.${
+        names[of.replace(/\.experts\.\d+\./, ".experts.*.")]
+      }.${ending}`;
+    const heads = /attn_([qk])\.weight$/.exec(theirs)?.[1];
+    const moved = interleaved && heads
+      ? interleave(
+        floats,
+        shape[0]!,
+        config[heads === "q" ? "num_attention_heads" : "num_key_value_heads"]!,
+      )
+      : floats;
+    if (expert === undefined) {
+      const row = theirs.includes("inp_shexp");
+      tensors[theirs] = { shape: row ? shape.slice(1) : shape, data: moved };
+      continue;
+    }
+    const experts = config["num_local_experts"] ?? config["num_experts"]!;
+    const stack = tensors[theirs] ??= {
+      shape: [experts, ...shape],
+      data: new Float32Array(experts * moved.length),
+    };
+    stack.data.set(moved, Number(expert) * moved.length);
+  }
+  const common = {
+    block_count: config["num_hidden_layers"]!,
+    context_length: config["max_position_embeddings"]!,
+    embedding_length: config["hidden_size"]!,
+    expert_used_count: config["num_experts_per_tok"]!,
+    "attention.head_count": config["num_attention_heads"]!,
+    "attention.head_count_kv": config["num_key_value_heads"]!,
+    ...keys(config),
+  };
+  const theta =
+    (config["rope_parameters"] as unknown as Config)?.["rope_theta"] ??
+      config["rope_theta"]!;
+  const all: { [key: string]: GgufValue } = {
+    "general.architecture": { text: architecture },
+    ...Object.fromEntries(
+      Object.entries(common).map((
+        [key, u32],
+      ) => [`${architecture}.${key}`, { u32 }]),
+    ),
+    [`${architecture}.attention.layer_norm_rms_epsilon`]: {
+      f32: config["rms_norm_eps"]!,
+    },
+    [`${architecture}.rope.freq_base`]: { f32: theta },
+    [`${architecture}.vocab_size`]: { u32: config["vocab_size"]! },
+  };
+  const half = Object.entries(tensors);
+  const parts = [half.slice(0, 9), half.slice(9)].map((part) =>
+    Object.fromEntries(part)
+  );
+  writeFileSync(first, Buffer.concat([...writeGguf(all, parts[0]!)]));
+  writeFileSync(second, Buffer.concat([...writeGguf({}, parts[1]!)]));
+}
+
+for (const converted of CONVERTED) {
+  const { checkpoint } = converted;
+  t.test(
+    `${checkpoint} in two parts has the bits of its folder`,
+    { skip },
+    async (t) => {
+      const folder = temporaryFolder(t);
+      const part = (n: number) => join(folder, `m-0000${n}-of-00002.gguf`);
+      await convert(converted, [part(1), part(2)]);
+      t.equal(
+        await outputsOf(part(1), "ep=2", "cpu"),
+        await outputsOf(checkpointFolder(checkpoint), "ep=1", "cpu"),
+      );
+    },
+  );
+}
+
+t.test(
+  "text of a file with a tokenizer is that of the folder",
+  { skip },
+  async (t) => {
+    const [folder, demo] = [temporaryFolder(t), checkpointFolder("demo-lm")];
+    const file = join(folder, "demo.gguf");
+    const { model } = JSON.parse(
+      readFileSync(join(demo, "tokenizer.json"), "utf8"),
+    ) as { model: { vocab: { [token: string]: number }; merges: string[] } };
+    const tokens = Object.entries(model.vocab).sort(([, a], [, b]) => a - b)
+      .map(([token]) => token);
+    await writeOlmoeGguf(demo, {
+      file,
+      matrices: "bf16",
+      vocabulary: {
+        "tokenizer.ggml.model": { text: "gpt2" },
+        "tokenizer.ggml.pre": { text: "gpt-2" },
+        "tokenizer.ggml.tokens": { texts: tokens },
+        "tokenizer.ggml.merges": { texts: model.merges },
+        "tokenizer.ggml.token_type": {
+          i32s: tokens.map((token) => token === "<|endoftext|>" ? 3 : 1),
+        },
+        "tokenizer.ggml.eos_token_id": { u32: 0 },
+      },
+    });
+    const argv = ["-p", "It was a dark night, and 12 o'clock", "-n", "12"];
+    const adapter = ["--adapter", "cpu", "--mesh", "ep=2"];
+    const found = await switchyard(["generate", file, ...argv, ...adapter]);
+    const wanted = await switchyard(["generate", demo, ...argv, ...adapter]);
+    t.equal(found.code, 0, found.err);
+    t.equal(found.out, wanted.out);
+    const planned = await switchyard([
+      "plan",
+      file,
+      "--mesh",
+      "ep=2",
+      "--json",
+    ]);
+    t.equal(planned.code, 0, planned.err);
+    t.match(JSON.parse(planned.out), { model: { parameters: Number } });
+  },
+);
+
+t.test("damaged files are refused in one sentence", async (t) => {
+  const folder = temporaryFolder(t);
+  const whole = Buffer.concat([
+    ...writeGguf({ ...KEYS, ...vocabularyKeys(VOCABULARY) }, {
+      "token_embd.weight": { shape: [4, 8], data: new Float32Array(32) },
+    }),
+  ]);
+  const file = join(folder, "bad.gguf");
+  const refused = async (bytes: Uint8Array, pattern: RegExp) => {
+    writeFileSync(file, bytes);
+    const { code, err } = await switchyard(["plan", file]);
+    t.equal(code, 1, err);
+    t.match(err, pattern);
+    t.equal(err.trim().split("\n").length, 1, err);
+  };
+  await refused(Buffer.from("not a model"), /^Cannot open .*header is damaged/);
+  await refused(
+    whole.subarray(0, whole.length - 64),
+    /does not fit in the file/,
+  );
+  for (let cut = 8; cut < 400; cut += 37) {
+    await refused(whole.subarray(0, cut), /^Cannot open .*header is damaged/);
+  }
+});
