@@ -1,10 +1,12 @@
 /** Where something was written, and the error classes that carry it. */
 
+import type { Count } from "./document/values.ts";
+
 /** A place in a source file. Lines and columns count from 1. */
 export interface Span {
   readonly file: string;
-  readonly line: number;
-  readonly column: number;
+  readonly line: Count;
+  readonly column: Count;
 }
 
 /** ` at layer.ts:9:16`, for a message that points at a second place; nothing where the place is not known. */

@@ -4,90 +4,117 @@
  */
 
 import { DataError } from "./errors.ts";
+import type {
+  Line,
+  NonEmpty,
+  NonNegative,
+  PositiveNumber,
+} from "./document/values.ts";
 import { machineErrors } from "./document/machine_validator.ts";
 import { MAX_RANKS } from "./limits.ts";
 import { JsonError, parseJson } from "./parse_json.ts";
 
+/**
+ * A number of hosts, devices or ranks.
+ *
+ * @integer
+ * @minimum 1
+ * @maximum 1 << 20
+ */
+export type MachineCount = number;
+
 /** What a device does in a second, and what it takes besides. Times are seconds. */
 export interface MachineDevice {
   /** Name for people. */
-  readonly name?: string;
+  readonly name?: Line;
   /** A CPU device, or an adapter that computes on the CPU: plans have the kernel variants for it. Default: a GPU. */
   readonly computer?: "cpu" | "native" | "software";
   /** WebGPU limits that a plan for it may use. Default: those that every device has. */
-  readonly limits?: { readonly [limit: string]: number };
+  readonly limits?: { readonly [limit: string]: NonNegative };
   /** Bytes of memory. Absent: nobody counted. */
-  readonly memory?: number;
+  readonly memory?: PositiveNumber;
   /** Multiply-adds a second in a matmul (half of what is called FLOP/s). */
-  readonly multiplyAdds: number;
+  readonly multiplyAdds: PositiveNumber;
   /** Other operations a second: arithmetic, loads and stores of kernels that are no matmul. */
-  readonly operations: number;
+  readonly operations: PositiveNumber;
   /** Bytes a second between its memory and its kernels. */
-  readonly bandwidth: number;
+  readonly bandwidth: PositiveNumber;
   /** Where everything that its ranks hold fits into so many bytes, this bandwidth holds instead. */
-  readonly cache?: { readonly bytes: number; readonly bandwidth: number };
+  readonly cache?: {
+    readonly bytes: PositiveNumber;
+    readonly bandwidth: PositiveNumber;
+  };
   /** Bytes a second of weights that a kernel reads and hardly uses again, as a matmul of a few rows does. Default: `bandwidth`. */
-  readonly reading?: number;
+  readonly reading?: PositiveNumber;
   /** Bytes a second of states, as attention of a few tokens reads their keys and values. Default: `bandwidth`. */
-  readonly attending?: number;
+  readonly attending?: PositiveNumber;
   /** Time that every launch takes, however little it does. */
-  readonly launch: number;
+  readonly launch: NonNegative;
   /** Time that every run of a program takes besides its steps: inputs written, outputs read. Default: 0. */
-  readonly run?: number;
+  readonly run?: NonNegative;
   /** Workgroups that it works on at a time; fewer leave a part of it idle. Default: 1. */
-  readonly parallel?: number;
+  readonly parallel?: PositiveNumber;
   /** What a launch has to take on one workgroup's share of the device before the rest joins in. Default: 0. */
-  readonly grain?: number;
+  readonly grain?: NonNegative;
   /** What a launch takes besides where the rest does join in. Default: 0. */
-  readonly join?: number;
+  readonly join?: NonNegative;
   /** What the host takes at an exchange that comes after launches, to learn that they are done and to start the next. Default: 0. */
-  readonly sync?: number;
+  readonly sync?: NonNegative;
   /** What kernels take that move rows between ranks of this device, for a launch and in a second. Default: as others do. */
-  readonly exchange?: { readonly launch: number; readonly operations: number };
+  readonly exchange?: {
+    readonly launch: NonNegative;
+    readonly operations: PositiveNumber;
+  };
   /** Copies between the device and its host, where an exchange goes through the host. Absent: links include them. */
-  readonly staging?: { readonly latency: number; readonly bandwidth: number };
+  readonly staging?: {
+    readonly latency: NonNegative;
+    readonly bandwidth: PositiveNumber;
+  };
 }
 
 /** Devices of one kind on a host. */
 export interface MachinePlace {
   /** A name in `devices`. */
-  readonly kind: string;
+  readonly kind: Line;
   /** Devices. Default: 1. */
-  readonly count?: number;
+  readonly count?: MachineCount;
   /** Ranks that share each of them. Default: 1. */
-  readonly ranks?: number;
+  readonly ranks?: MachineCount;
 }
 
 /** A host, or several equal ones. */
 export interface MachineHost {
   /** Name for people; a number is appended where there are several. */
-  readonly name?: string;
+  readonly name?: Line;
   /** Hosts of this kind. Default: 1. */
-  readonly count?: number;
-  readonly devices: readonly MachinePlace[];
+  readonly count?: MachineCount;
+  readonly devices: NonEmpty<MachinePlace>;
   /** Devices of a host that can run at full rate at once, such as cores. Default: all. */
-  readonly atOnce?: number;
+  readonly atOnce?: PositiveNumber;
 }
 
 /** How bytes get from one rank to another. */
 export interface MachineLink {
   /** Seconds until the first byte is there. */
-  readonly latency: number;
+  readonly latency: NonNegative;
   /** Seconds of a gather of some numbers of two ranks, and what each further one adds. Default: as an exchange of so many bytes. */
-  readonly gather?: { readonly latency: number; readonly peer: number };
+  readonly gather?: {
+    readonly latency: NonNegative;
+    readonly peer: NonNegative;
+  };
   /** Bytes a second, in each direction. */
-  readonly bandwidth: number;
+  readonly bandwidth: PositiveNumber;
   /** What has that bandwidth: each pair of ranks, each rank (its port), or each host, all its ranks together. */
   readonly per: "pair" | "rank" | "host";
   /** How long so many bytes take beyond the latency, the fewest first: between them time grows evenly, and after them by `bandwidth`. Default: none. */
   readonly short?: readonly {
-    readonly bytes: number;
-    readonly seconds: number;
+    readonly bytes: PositiveNumber;
+    readonly seconds: NonNegative;
   }[];
   /** Seconds that each further rank of an exchange adds to the latency. Default: 0. */
-  readonly peer?: number;
+  readonly peer?: NonNegative;
   /** How many times its bandwidth the ranks below a switch can ask for at once. Default: 1. */
-  readonly oversubscription?: number;
+  readonly oversubscription?: PositiveNumber;
 }
 
 /** Which link two ranks use: inside of a node, of a rack, or across the spine. */
@@ -102,23 +129,23 @@ export type MachineLinks = { readonly [C in LinkClass]?: MachineLink };
 /** What was measured between all ranks, in the order of ranks, [from][to]; 0 from a rank to itself. */
 export interface MeasuredLinks {
   /** `local`, `host` or `mpi`. */
-  readonly communicator: string;
+  readonly communicator: Line;
   /** Seconds of the shortest exchange between two ranks. */
-  readonly latency: readonly (readonly number[])[];
+  readonly latency: readonly (readonly NonNegative[])[];
   /** Bytes a second of a long one, in each direction. */
-  readonly bandwidth: readonly (readonly number[])[];
+  readonly bandwidth: readonly (readonly NonNegative[])[];
 }
 
 /** The document. */
 export interface Machine {
   readonly version: 1;
-  readonly name: string;
+  readonly name: Line;
   /** Where the numbers come from. */
-  readonly source?: string;
+  readonly source?: Line;
   readonly devices: { readonly [kind: string]: MachineDevice };
-  readonly hosts: readonly MachineHost[];
+  readonly hosts: NonEmpty<MachineHost>;
   /** Hosts of a rack, in order. Default: all are in one. */
-  readonly rack?: number;
+  readonly rack?: MachineCount;
   readonly links: MachineLinks;
   readonly measured?: MeasuredLinks;
 }

@@ -1,13 +1,15 @@
 /** The logical grid of ranks, and where an axis is on it. */
 
+import type { Name, RankCount, Short } from "./document/values.ts";
+
 /** One axis of the mesh. */
 export interface MeshAxis {
-  readonly name: string;
-  readonly size: number;
+  readonly name: Name;
+  readonly size: RankCount;
 }
 
 /** Mesh axes in order; rank numbers are row-major over them. */
-export type Mesh = readonly MeshAxis[];
+export type Mesh = Short<MeshAxis>;
 
 /** What the field shards over a mesh axis. */
 export type MeshRole =

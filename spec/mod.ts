@@ -22,11 +22,11 @@ export * from "./shown.ts";
 export * from "./size.ts";
 export * from "./plan/bytes.ts";
 export * from "./machine.ts";
-export * from "./document/machine_schema.ts";
 export { parsePlan, schemaProblem, stringifyPlan } from "./document/json.ts";
 export type { SchemaProblem } from "./document/json.ts";
 export { planSchema } from "./document/plan_schema.ts";
-export type { Schema } from "./document/plan_schema.ts";
+export type { Schema } from "./document/schema.ts";
+export type * from "./document/values.ts";
 export { formatPlan } from "./text/plan.ts";
 export type { FormatPlanOptions } from "./text/plan.ts";
 export {
@@ -40,7 +40,7 @@ export {
   type RankBytes,
   type RankClass,
 } from "./plan_summary.ts";
-export { planSummarySchema } from "./document/plan_summary_schema.ts";
+export { machineSchema, planSummarySchema } from "./document/schemas.ts";
 export type { Problem } from "./problems.ts";
 export { summarizePlan } from "./text/summary.ts";
 export {

@@ -3,6 +3,7 @@
  * `numerics.md` explains it.
  */
 
+import type { Count } from "./document/values.ts";
 import { invariant } from "./errors.ts";
 
 /** The order of sums, and whether the mesh may change it. Its parameters belong to the kind of device. */
@@ -14,11 +15,11 @@ export interface Numerics {
    */
   readonly class: NumericsClass;
   /** The most segments of a contraction; a power of two. */
-  readonly segments: number;
+  readonly segments: Count;
   /** The fewest terms of a segment, where there are several. */
-  readonly minSegment: number;
+  readonly minSegment: Count;
   /** Terms of a block, which are added one after the other. */
-  readonly block: number;
+  readonly block: Count;
 }
 
 /** Whether the mesh may change the order of sums. */

@@ -1,15 +1,23 @@
 /** Values that differ by rank, as formulas of the rank's number: their length does not depend on how many ranks there are. */
 
+import type {
+  Count,
+  Name,
+  Natural,
+  Several,
+  Short,
+  Word,
+} from "./document/values.ts";
 import { groupRankOf, type Mesh } from "./mesh.ts";
 
 /** Rank r has entry `floor(r / every)`, modulo the number of entries; entries are given as runs of equal ones. */
 export interface RankRuns {
-  readonly every: number;
-  readonly runs: readonly (readonly [count: number, value: number])[];
+  readonly every: Count;
+  readonly runs: Several<readonly [count: Count, value: Natural]>;
 }
 
 /** A number that is the same on every rank, or one for each. */
-export type PerRank = number | RankRuns;
+export type PerRank = Natural | RankRuns;
 
 /** How many ranks a value is given for, before it repeats: 1 where all have the same. */
 export function ranksGiven(value: PerRank): number {
@@ -115,9 +123,9 @@ export function sumPerRank(values: readonly PerRank[]): PerRank {
  * `floor(r / every)`, modulo their number; or the rank's number in its group over mesh axes.
  */
 export type ConstData =
-  | { readonly all: readonly number[] }
-  | { readonly every: number; readonly lists: readonly (readonly number[])[] }
-  | { readonly groupRank: readonly string[] };
+  | { readonly all: readonly Word[] }
+  | { readonly every: Count; readonly lists: Several<readonly Word[]> }
+  | { readonly groupRank: Short<Name> };
 
 /** The words of all ranks, in order, in as few words as possible. */
 export function dataPerRank(lists: readonly (readonly number[])[]): ConstData {

@@ -1,61 +1,62 @@
 /** The summary of a plan: whether it fits, what moves, what it computes. One screen at any size, and a JSON document. */
 
+import type { Integer, Natural, NonNegative } from "./document/values.ts";
 import type { Problem } from "./problems.ts";
 
 /** The model, before it is anywhere. */
 export interface ModelSummary {
-  readonly parameters: number;
+  readonly parameters: Natural;
   /** Those that one token needs: of the experts it chooses, and one row of the embedding. Absent for a saved plan. */
-  readonly activeParameters?: number;
+  readonly activeParameters?: Natural;
   /** Bytes of weights in files. */
-  readonly bytes: number;
+  readonly bytes: Natural;
   /** The same by encoding, largest first. */
-  readonly stored: { readonly [encoding: string]: number };
+  readonly stored: { readonly [encoding: string]: Natural };
 }
 
 /** Bytes that a rank holds. */
 export interface RankBytes {
-  readonly weights: number;
-  readonly state: number;
+  readonly weights: Natural;
+  readonly state: Natural;
   /** All else: inputs, outputs, tables, and what steps need. */
-  readonly scratch: number;
+  readonly scratch: Natural;
   /** What exchanges through the host take besides. */
-  readonly staging: number;
-  readonly total: number;
+  readonly staging: Natural;
+  readonly total: Natural;
 }
 
 /** Ranks that hold the same. */
 export interface RankClass {
-  readonly count: number;
+  readonly count: Natural;
   /** The lowest of them. */
-  readonly first: number;
+  readonly first: Natural;
   readonly bytes: RankBytes;
   /** Bytes of its share of a device; absent where no machine says. */
-  readonly limit?: number;
+  readonly limit?: Natural;
   /** `limit` less the total; negative: it does not fit. */
-  readonly headroom?: number;
+  readonly headroom?: Integer;
   /** Experts of each layer that it holds. */
-  readonly experts: number;
+  readonly experts: Natural;
 }
 
 /** What a layer sends for each token. */
 export interface ExchangeSummary {
   readonly name: "dispatch" | "combine";
   /** Bytes to other ranks, if experts are chosen evenly. */
-  readonly bytesPerToken: number;
+  readonly bytesPerToken: Natural;
   /** Mesh axes. */
   readonly over: readonly string[];
 }
 
 /** Layers that are equal. */
 export interface LayerClass {
-  readonly count: number;
+  readonly count: Natural;
   /** `vocabulary`: embedding, last norm and output. */
   readonly kind: "experts" | "dense" | "vocabulary";
   /** Numbers of the layers, as ranges: `3-60`. */
   readonly layers: string;
   /** Twice the parameters that a token is multiplied by; attention to earlier tokens comes on top. */
-  readonly flopsPerToken: number;
+  readonly flopsPerToken: Natural;
   readonly exchanges: readonly ExchangeSummary[];
   /** Predicted of one of them, where a machine is given. */
   readonly seconds?: { readonly [P in Phase]?: LayerSeconds };
@@ -78,25 +79,25 @@ export type Bottleneck =
 
 /** What one layer takes in a step. */
 export interface LayerSeconds {
-  readonly total: number;
+  readonly total: NonNegative;
   /** Of it, with nothing else going on. */
-  readonly exchange: number;
+  readonly exchange: NonNegative;
   readonly bound: Bottleneck;
 }
 
 /** A predicted step. */
 export interface PredictedStep {
   /** Over all ranks. */
-  readonly tokens: number;
-  readonly sequences: number;
+  readonly tokens: Natural;
+  readonly sequences: Natural;
   /** Tokens of each sequence that came in earlier steps. */
-  readonly past: number;
-  readonly seconds: number;
-  readonly tokensPerSecond: number;
+  readonly past: Natural;
+  readonly seconds: NonNegative;
+  readonly tokensPerSecond: NonNegative;
   /** What most of the time goes to. */
   readonly bound: Bottleneck;
   /** Seconds by what they are for; `waiting`: for ranks that have more to do. */
-  readonly parts: { readonly [B in Bottleneck]: number };
+  readonly parts: { readonly [B in Bottleneck]: NonNegative };
   /** False: a lower bound, as some work depends on data of which nothing is assumed. */
   readonly exact: boolean;
 }
@@ -104,11 +105,11 @@ export interface PredictedStep {
 /** The document that `plan --json` prints. */
 export interface PlanSummary {
   readonly model: ModelSummary;
-  readonly mesh: { readonly [axis: string]: number };
+  readonly mesh: { readonly [axis: string]: Natural };
   /** The machine that it is held against. */
   readonly target?: string;
   /** How much there is room for: tokens of a step, sequences, positions. */
-  readonly bounds: { readonly [axis: string]: number };
+  readonly bounds: { readonly [axis: string]: Natural };
   readonly ranks: readonly RankClass[];
   readonly layers: readonly LayerClass[];
   /** What does not fit. */

@@ -1,13 +1,15 @@
 /** Sizes known when a program starts: numbers, run-time counts of axes, and sums and products of them. */
 
+import type { Count, Name, Natural, ShortNonEmpty } from "./document/values.ts";
+
 /** A size expression. `count` is this rank's length of a dynamic axis; with `over`, the sum over the group. */
 export type Size =
-  | number
-  | { readonly count: string; readonly over?: readonly string[] }
-  | { readonly mul: readonly Size[] }
-  | { readonly add: readonly Size[] }
-  | { readonly min: readonly Size[] }
-  | { readonly ceilDiv: readonly [Size, number] };
+  | Natural
+  | { readonly count: Name; readonly over?: ShortNonEmpty<Name> }
+  | { readonly mul: ShortNonEmpty<Size> }
+  | { readonly add: ShortNonEmpty<Size> }
+  | { readonly min: ShortNonEmpty<Size> }
+  | { readonly ceilDiv: readonly [Size, Count] };
 
 /** Evaluate a size; `count` looks up a run-time count. */
 export function evaluateSize(

@@ -1,10 +1,12 @@
 /** Tables of placed axes: which global ids each group rank over the mesh axes holds. */
 
+import type { Natural } from "./document/values.ts";
+
 /**
  * Which ids each of n group ranks holds, in local order: `block`, contiguous ones, ⌈size / n⌉ each, of which the last
  * group ranks may have fewer; `cyclic`, id i at group rank i mod n; or a list for each group rank.
  */
-export type Table = "block" | "cyclic" | readonly (readonly number[])[];
+export type Table = "block" | "cyclic" | readonly (readonly Natural[])[];
 
 /** An axis with a table. */
 export interface TabledAxis {

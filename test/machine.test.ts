@@ -51,8 +51,7 @@ function machineOf(
   };
 }
 
-t.test("machine.schema.json is the exported schema, and a schema", (t) => {
-  t.same(JSON.parse(read("../spec/machine.schema.json")), machineSchema);
+t.test("the schema of machine files is a schema", (t) => {
   t.ok(new Ajv().validateSchema(machineSchema));
   t.end();
 });

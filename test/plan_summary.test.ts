@@ -86,9 +86,7 @@ function machineFile(
   return file;
 }
 
-t.test("the summary's schema is a schema, and the file of it", (t) => {
-  const file = path.join(ROOT, "spec/plan_summary.schema.json");
-  t.same(JSON.parse(readFileSync(file, "utf8")), planSummarySchema);
+t.test("the summary's schema is a schema", (t) => {
   t.ok(new Ajv().validateSchema(planSummarySchema));
   t.end();
 });

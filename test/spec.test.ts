@@ -25,6 +25,10 @@ import {
 import { countReads } from "./helpers/count_reads.ts";
 import { goodPlan, smallDecoder } from "./helpers/plans.ts";
 
+const { schemaFiles } = await import(
+  new URL("../scripts/schemas.mjs", import.meta.url).href
+) as { schemaFiles(): Promise<readonly (readonly [string, string])[]> };
+
 const read = (path: string) =>
   readFileSync(new URL(path, import.meta.url), "utf8");
 
@@ -97,8 +101,18 @@ t.test("documents have variables and counts of kernels as strings", async (t) =>
   t.same(parsePlan(document), plan);
 });
 
-t.test("plan.schema.json is the exported schema, and a schema", (t) => {
-  t.same(JSON.parse(read("../spec/plan.schema.json")), planSchema);
+t.test("schemas of documents are written from their types", async (t) => {
+  const files = await schemaFiles();
+  t.equal(files.length, 4);
+  for (const [path, text] of files) {
+    const [found, wanted] = path.endsWith(".json")
+      ? [JSON.parse(read(`../${path}`)), JSON.parse(text)]
+      : [read(`../${path}`), text];
+    t.same(found, wanted, `${path} is what 'npm run docs' writes`);
+  }
+});
+
+t.test("the schema of plans is a schema", (t) => {
   const ajv = new Ajv({ allowUnionTypes: true, discriminator: true });
   t.ok(ajv.validateSchema(planSchema), ajv.errorsText());
   t.end();

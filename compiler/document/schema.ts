@@ -2,11 +2,13 @@
 
 import {
   closed,
-  definitions,
+  oneOf,
   record,
   type Schema,
   union,
-} from "../../spec/document/plan_schema.ts";
+  yes,
+} from "../../spec/document/schema.ts";
+import { definitions } from "../../spec/document/plan_schema.ts";
 import { definedRows } from "../graph/primitives/mod.ts";
 import { axis, number } from "../graph/primitives/fields.ts";
 import { STORED_BYTES } from "../../spec/dtype.ts";
@@ -25,7 +27,6 @@ const FEW = 64;
 const MAX_TILE = 64;
 
 const text: Schema = { type: "string", maxLength: 1 << 10 };
-const yes: Schema = { const: true };
 const flag: Schema = { type: "boolean" };
 const block: Schema = { type: "string", pattern: "^[A-Za-z0-9_.-]{1,200}$" };
 const axes: Schema = {
@@ -34,7 +35,7 @@ const axes: Schema = {
   maxItems: FEW,
   uniqueItems: true,
 };
-const expr: Schema = { $ref: "#/definitions/expr" };
+const expr: Schema = { $ref: "#/definitions/Expr" };
 const scalars: Schema = {
   type: "array",
   items: { enum: ["f32", "i32", "u32", "bool"] },
@@ -44,10 +45,6 @@ const dtype: Schema = { enum: ["f32", "f16", "i32"] };
 const stored: Schema = {
   enum: [...Object.keys(STORED_BYTES), ...PACKED_DTYPES],
 };
-
-function oneOf(...values: readonly (string | number)[]): Schema {
-  return { enum: values };
-}
 
 function list(items: Schema, max: number): Schema {
   return { type: "array", items, maxItems: max };

@@ -6,7 +6,7 @@ import {
   type Options,
   type ValidateFunction,
 } from "ajv";
-import type { Schema } from "./plan_schema.ts";
+import type { Schema } from "./schema.ts";
 
 /** What does not fit a schema; empty if all does. */
 export interface Holds {

@@ -4,6 +4,8 @@
  * `workgroupSize` invocations in one dimension; groups are numbered in three.
  */
 
+import type { Count, Identifier, Short } from "../document/values.ts";
+
 /** Types of values inside a kernel. */
 export type ScalarType = "f32" | "i32" | "u32" | "bool";
 
@@ -70,18 +72,22 @@ export type Expr =
     readonly type: ScalarType;
     readonly value: number | boolean;
   }
-  | { readonly op: "local"; readonly type: ScalarType; readonly name: string }
+  | {
+    readonly op: "local";
+    readonly type: ScalarType;
+    readonly name: Identifier;
+  }
   | { readonly op: "id"; readonly type: "u32"; readonly name: IdName }
   | {
     readonly op: "load";
     readonly type: ScalarType;
-    readonly binding: string;
+    readonly binding: Identifier;
     readonly index: Expr;
   }
   | {
     readonly op: "shared";
     readonly type: ScalarType;
-    readonly array: string;
+    readonly array: Identifier;
     readonly index: Expr;
   }
   | {
@@ -119,9 +125,13 @@ export type Expr =
  */
 export interface LoadsStmt {
   readonly op: "loads";
-  readonly names: readonly string[];
+  /**
+   * @minItems 2
+   * @maxItems 4
+   */
+  readonly names: readonly Identifier[];
   readonly type: "f32" | "i32" | "u32";
-  readonly binding: string;
+  readonly binding: Identifier;
   readonly index: Expr;
 }
 
@@ -130,25 +140,25 @@ export interface LoadsStmt {
  * least 1, and ends before its counter would pass 2^32 (`endOf` in build.ts). Nothing inside of it changes `to`.
  */
 export type Stmt =
-  | { readonly op: "let"; readonly name: string; readonly value: Expr }
-  | { readonly op: "var"; readonly name: string; readonly value: Expr }
+  | { readonly op: "let"; readonly name: Identifier; readonly value: Expr }
+  | { readonly op: "var"; readonly name: Identifier; readonly value: Expr }
   | LoadsStmt
-  | { readonly op: "set"; readonly name: string; readonly value: Expr }
+  | { readonly op: "set"; readonly name: Identifier; readonly value: Expr }
   | {
     readonly op: "store";
-    readonly binding: string;
+    readonly binding: Identifier;
     readonly index: Expr;
     readonly value: Expr;
   }
   | {
     readonly op: "sharedStore";
-    readonly array: string;
+    readonly array: Identifier;
     readonly index: Expr;
     readonly value: Expr;
   }
   | {
     readonly op: "for";
-    readonly name: string;
+    readonly name: Identifier;
     readonly from: Expr;
     readonly to: Expr;
     readonly step: Expr;
@@ -164,7 +174,7 @@ export type Stmt =
 
 /** A storage buffer that a kernel sees as an array of one scalar type. Packed 16-bit floats are seen as u32 pairs. */
 export interface Binding {
-  readonly name: string;
+  readonly name: Identifier;
   readonly type: "f32" | "i32" | "u32";
   readonly access: "read" | "write" | "read_write";
   /**
@@ -181,9 +191,9 @@ export function isReadOnly({ access, writable }: Binding): boolean {
 
 /** Workgroup memory. */
 export interface SharedArray {
-  readonly name: string;
+  readonly name: Identifier;
   readonly type: "f32" | "i32" | "u32";
-  readonly length: number;
+  readonly length: Count;
 }
 
 /**
@@ -191,9 +201,9 @@ export interface SharedArray {
  * and `if` whose bounds and conditions are uniform over the workgroup (made of constants, group ids and loads at uniform indices).
  */
 export interface Kernel {
-  readonly name: string;
-  readonly workgroupSize: number;
-  readonly bindings: readonly Binding[];
-  readonly shared: readonly SharedArray[];
+  readonly name: Identifier;
+  readonly workgroupSize: Count;
+  readonly bindings: Short<Binding>;
+  readonly shared: Short<SharedArray>;
   readonly body: readonly Stmt[];
 }

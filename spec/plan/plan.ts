@@ -11,6 +11,17 @@ import type { Mesh } from "../mesh.ts";
 import type { Numerics } from "../numerics.ts";
 import type { ConstData, PerRank } from "../per_rank.ts";
 import type { Size } from "../size.ts";
+import type {
+  Count,
+  Name,
+  Natural,
+  NonEmpty,
+  RankCount,
+  Several,
+  Short,
+  ShortNonEmpty,
+  ShortRecord,
+} from "../document/values.ts";
 
 export { maxOverRanks, onRank, perRank } from "../per_rank.ts";
 export type { ConstData, PerRank } from "../per_rank.ts";
@@ -18,15 +29,15 @@ export type { ConstData, PerRank } from "../per_rank.ts";
 /** An axis of the model as the plan sees it. */
 export interface PlanAxis {
   /** Length, or the bound of a dynamic length, over all ranks. */
-  readonly size: number;
+  readonly size: Natural;
   /** Its length is known only at run time, or differs by rank at run time. */
   readonly dynamic?: true;
   /** Dynamic axes whose length over all ranks is always `size`: only their parts on the ranks differ. */
   readonly exact?: true;
   /** The mesh axes it is placed over; absent: every rank has all of it. */
-  readonly over?: readonly string[];
+  readonly over?: Short<Name>;
   /** The axis of the model that ranks hold parts of; absent: it is that axis. */
-  readonly of?: string;
+  readonly of?: Name;
   /** Experts are numbered on it. */
   readonly experts?: true;
   /** Placed fixed axes: the global ids at each group rank over the mesh axes. */
@@ -38,15 +49,15 @@ export interface PlanAxis {
    * `group`: those of axis `of` that ranks with the same coordinates along these mesh axes have, one rank's after another's.
    */
   readonly assignment?:
-    | { readonly by: "blocks"; readonly within?: string }
-    | { readonly by: "sequence"; readonly input: string }
-    | { readonly by: "items"; readonly input: string; readonly of: string }
-    | { readonly by: "group"; readonly of: string };
+    | { readonly by: "blocks"; readonly within?: Name }
+    | { readonly by: "sequence"; readonly input: Name }
+    | { readonly by: "items"; readonly input: Name; readonly of: Name }
+    | { readonly by: "group"; readonly of: Name };
 }
 
 /** One axis of a buffer, in memory order. `size` is the bound where the axis is dynamic. Axis "expert slot" means rows of a dispatch. */
 export interface BufferAxis {
-  readonly axis: string;
+  readonly axis: Name;
   readonly size: PerRank;
   readonly dynamic?: true;
 }
@@ -73,18 +84,18 @@ export type WriteOrder = "before reads" | "after reads";
 
 /** A buffer of every rank. Row-major over `axes`; `rowStride` is the padded length of the last axis, in elements. */
 export interface PlanBuffer {
-  readonly name: string;
+  readonly name: Name;
   readonly kind: BufferKind;
   readonly dtype: StoredDType;
-  readonly axes: readonly BufferAxis[];
-  readonly rowStride?: number;
+  readonly axes: Short<BufferAxis>;
+  readonly rowStride?: Natural;
   /** What it holds is, on each rank, a part of a sum: added up over the ranks along these mesh axes they are the value. */
-  readonly unreduced?: readonly string[];
+  readonly unreduced?: Short<Name>;
   /**
    * Kinds scratch and output: the steps of a program that write it on a rank, each a part of it. A step that reads it comes
    * after all of them. Default: 1.
    */
-  readonly writers?: number;
+  readonly writers?: Count;
   /**
    * Kinds state and weight: the programs that write it, in one step on every rank, and on which side of the steps that read
    * it that step is. A program that is not named here does not write it.
@@ -93,12 +104,12 @@ export interface PlanBuffer {
   /** Bytes on each rank: the product of sizes (with padding) times the element, rounded up to 4, at least 4. */
   readonly bytes: PerRank;
   /** Index into `plan.allocations`. */
-  readonly allocation: number;
+  readonly allocation: Natural;
   /**
    * Where it begins in its allocation, in bytes, on every rank: a multiple of `STORAGE_ALIGNMENT`. Buffers that overlap
    * there are never live at once.
    */
-  readonly offset: number;
+  readonly offset: Natural;
   /** What it says of a routing: how many rows are of each expert, tiles of them, or something of each row. */
   readonly routing?: "counts" | "tiles" | "rows";
   /** kind const: the u32 values. */
@@ -114,10 +125,10 @@ export interface PlanBuffer {
    * another. counts: how many items each rank of the group over the mesh axes `over` has.
    */
   readonly assignment?: {
-    readonly axis: string;
+    readonly axis: Name;
     readonly holds: "items" | "rows" | "counts";
-    readonly of?: string;
-    readonly over?: readonly string[];
+    readonly of?: Name;
+    readonly over?: readonly Name[];
   };
 }
 
@@ -136,22 +147,22 @@ export interface PlanKernel {
  * buffer has them by: along an axis that is sharded, each rank takes its own indices, which the axis says.
  */
 export interface PlanWeight {
-  readonly buffer: string;
+  readonly buffer: Name;
   /** The safetensors key; `{axis}` stands for an index of the stacked axis. */
-  readonly source: string;
+  readonly source: Name;
   readonly stored: StoredDType;
   /** Axes and shape of one source tensor, as it is stored in the file. */
-  readonly axes: readonly string[];
-  readonly shape: readonly number[];
+  readonly axes: Short<Name>;
+  readonly shape: readonly Natural[];
   /** The axis of the buffer for each index of which there is a source tensor of its own. */
-  readonly stack?: string;
+  readonly stack?: Name;
 }
 
 /** Which dispatch or combine of the model a step is a part of. */
 export interface StepPart {
   readonly op: "dispatch" | "combine";
   /** The routing's number in the plan; a dispatch and its combine share it. */
-  readonly routing: number;
+  readonly routing: Natural;
   readonly part:
     | "count"
     | "permute"
@@ -170,12 +181,12 @@ export interface StepPart {
 
 /** What all steps have. */
 export interface StepBase {
-  readonly ranks: "all" | readonly number[];
+  readonly ranks: "all" | NonEmpty<Natural>;
   /** What it computes, in the model's words: `add(x, combine(…))`, and where. */
   readonly label?: string;
   readonly span?: Span;
   /** The block of the model that it is of, such as `layers.3.moe`; absent: of none. */
-  readonly block?: string;
+  readonly block?: Name;
   readonly part?: StepPart;
   /** Of training: whether it is for gradients or for next values; absent: for the forward pass. */
   readonly phase?: "backward" | "update";
@@ -184,16 +195,16 @@ export interface StepBase {
 /** Start a kernel. `bindings` maps the kernel's binding names to buffers. Zero workgroups: nothing is started. */
 export interface LaunchStep extends StepBase {
   readonly op: "launch";
-  readonly kernel: string;
-  readonly bindings: { readonly [binding: string]: string };
+  readonly kernel: Name;
+  readonly bindings: ShortRecord<Name>;
   readonly workgroups: readonly [Size, Size, Size];
 }
 
 /** Copy `bytes` bytes from the start of one buffer to the start of another on the same rank. */
 export interface CopyStep extends StepBase {
   readonly op: "copy";
-  readonly from: string;
-  readonly to: string;
+  readonly from: Name;
+  readonly to: Name;
   readonly bytes: PerRank;
 }
 
@@ -205,12 +216,12 @@ export interface CopyStep extends StepBase {
  */
 export interface AllGatherStep extends StepBase {
   readonly op: "allGather";
-  readonly over: readonly string[];
-  readonly from: string;
-  readonly to: string;
-  readonly bytes: number;
-  readonly rows?: { readonly axis: string; readonly counts: string };
-  readonly blocks?: { readonly groupRank: string };
+  readonly over: ShortNonEmpty<Name>;
+  readonly from: Name;
+  readonly to: Name;
+  readonly bytes: Natural;
+  readonly rows?: { readonly axis: Name; readonly counts: Name };
+  readonly blocks?: { readonly groupRank: Name };
 }
 
 /**
@@ -229,27 +240,27 @@ export interface AllGatherStep extends StepBase {
  */
 export interface AllToAllStep extends StepBase {
   readonly op: "allToAll";
-  readonly over: readonly string[];
+  readonly over: ShortNonEmpty<Name>;
   readonly direction: "forward" | "back";
-  readonly from: string;
-  readonly to: string;
-  readonly rowBytes: number;
-  readonly counts: string;
-  readonly splits: readonly number[];
+  readonly from: Name;
+  readonly to: Name;
+  readonly rowBytes: Count;
+  readonly counts: Name;
+  readonly splits: Several<Natural>;
   /** Counts of each rank. Default: up to the last split. */
-  readonly countsPerRank?: number;
-  readonly experts?: readonly (readonly [first: number, end: number])[];
-  readonly groupRank: string;
-  readonly receivedCounts: string;
+  readonly countsPerRank?: Count;
+  readonly experts?: NonEmpty<readonly [first: Natural, end: Natural]>;
+  readonly groupRank: Name;
+  readonly receivedCounts: Name;
   /** The most rows from one rank to another. */
   readonly pairRows: Size;
-  readonly handle?: string;
+  readonly handle?: Name;
 }
 
 /** Wait for the exchange that an earlier step started under this name. Until then nothing touches what it moves. */
 export interface WaitStep extends StepBase {
   readonly op: "wait";
-  readonly handle: string;
+  readonly handle: Name;
 }
 
 /** One step of a program. The union is closed. */
@@ -262,18 +273,18 @@ export type Step =
 
 /** An input or output as the caller sees it: a global row-major tensor. */
 export interface Port {
-  readonly buffer: string;
+  readonly buffer: Name;
   readonly dtype: "f32" | "i32" | "u32";
-  readonly axes: readonly string[];
+  readonly axes: Short<Name>;
   /** Integer inputs that index something: every value is at least 0 and less than this. */
-  readonly below?: number;
+  readonly below?: Count;
   /** Integer inputs whose values number items of this axis: each is less than its length in the run. Ranks get their own numbers. */
-  readonly indexes?: string;
+  readonly indexes?: Name;
 }
 
 /** A list of steps with its inputs and outputs; programs share buffers. */
 export interface Program {
-  readonly name: string;
+  readonly name: Name;
   readonly inputs: { readonly [name: string]: Port };
   readonly outputs: { readonly [name: string]: Port };
   readonly steps: readonly Step[];
@@ -284,18 +295,18 @@ export interface Plan {
   readonly version: 2;
   /** In which order sums are taken; see `numerics.md`. */
   readonly numerics: Numerics;
-  readonly requiredLimits: { readonly [limit: string]: number };
-  readonly requiredFeatures: readonly string[];
+  readonly requiredLimits: { readonly [limit: string]: Natural };
+  readonly requiredFeatures: readonly Name[];
   readonly mesh: Mesh;
-  readonly ranks: number;
+  readonly ranks: RankCount;
   readonly axes: { readonly [name: string]: PlanAxis };
   /** Dynamic axes, in the order of the counts buffer. */
-  readonly counts: readonly string[];
+  readonly counts: Short<Name>;
   readonly allocations: readonly Allocation[];
   readonly buffers: { readonly [name: string]: PlanBuffer };
   readonly kernels: { readonly [name: string]: PlanKernel };
   readonly weights: readonly PlanWeight[];
-  readonly programs: readonly Program[];
+  readonly programs: NonEmpty<Program>;
   /** Sum of the allocations. */
   readonly peakBytes: PerRank;
   /** Bytes of staging that a communicator adds on each rank, where it is used. */

@@ -2,7 +2,7 @@
 
 import { ModelError } from "../../../spec/errors.ts";
 import { expr } from "../../../spec/kernel/resolve.ts";
-import { closed } from "../../../spec/document/plan_schema.ts";
+import { closed } from "../../../spec/document/schema.ts";
 import { operands } from "../evaluate_rows.ts";
 import type { Context } from "../evaluate_rules.ts";
 import type { Node } from "../graph.ts";

@@ -1,6 +1,6 @@
 /** What a primitive is, in one file: everything but its kernel, and how that is launched. */
 
-import type { Schema } from "../../../spec/document/plan_schema.ts";
+import type { Schema } from "../../../spec/document/schema.ts";
 import type { Derivative } from "../derivatives.ts";
 import type { Context, Result } from "../evaluate_rules.ts";
 import type { NodeOf, Primitive } from "../graph.ts";

@@ -1,6 +1,6 @@
 /** Fields of parameters, as documents of models have them. */
 
-import type { Schema } from "../../../spec/document/plan_schema.ts";
+import type { Schema } from "../../../spec/document/schema.ts";
 
 /** A number. */
 export const number: Schema = { type: "number" };

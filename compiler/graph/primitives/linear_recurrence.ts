@@ -2,7 +2,7 @@
 
 import { ModelError } from "../../../spec/errors.ts";
 import { EXACT } from "../../../spec/numerics.ts";
-import { closed, oneOf } from "../../../spec/document/plan_schema.ts";
+import { closed, oneOf } from "../../../spec/document/schema.ts";
 import { recurrenceDerivative } from "../derivatives_recurrence.ts";
 import { operands } from "../evaluate_rows.ts";
 import type { Context } from "../evaluate_rules.ts";

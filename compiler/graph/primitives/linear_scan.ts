@@ -1,7 +1,7 @@
 /** Recurrences of a run in which every sequence begins, forwards or backwards: what the derivative of `linearRecurrence` is made of. */
 
 import { EXACT } from "../../../spec/numerics.ts";
-import { closed, oneOf, yes } from "../../../spec/document/plan_schema.ts";
+import { closed, oneOf, yes } from "../../../spec/document/schema.ts";
 import { operands } from "../evaluate_rows.ts";
 import { LINEAR } from "../linear.ts";
 import { fail, operand, sameAxes } from "../operands.ts";

@@ -1,6 +1,6 @@
 /** The logarithm of the sum of exponentials along an axis. */
 
-import { closed } from "../../../spec/document/plan_schema.ts";
+import { closed } from "../../../spec/document/schema.ts";
 import { expr } from "../../../spec/kernel/resolve.ts";
 import { alongRows, operands, shapeFrom } from "../evaluate_rows.ts";
 import { logSumExpRow } from "../evaluate_routing.ts";

@@ -1,6 +1,6 @@
 /** The state that a node has updated in place. */
 
-import { closed } from "../../../spec/document/plan_schema.ts";
+import { closed } from "../../../spec/document/schema.ts";
 import { convolve } from "./conv1d.ts";
 import type { Definition } from "./definition.ts";
 import { recur } from "./linear_recurrence.ts";

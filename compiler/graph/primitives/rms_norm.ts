@@ -1,6 +1,6 @@
 /** RMS norms along an axis. */
 
-import { closed } from "../../../spec/document/plan_schema.ts";
+import { closed } from "../../../spec/document/schema.ts";
 import { expr } from "../../../spec/kernel/resolve.ts";
 import { mapRows, operands, total } from "../evaluate_rows.ts";
 import { messages as say } from "../messages.ts";

@@ -1,6 +1,6 @@
 /** Rows of the tokens that stand so many places before in a sequence: what the derivative of a convolution is made of. */
 
-import { closed } from "../../../spec/document/plan_schema.ts";
+import { closed } from "../../../spec/document/schema.ts";
 import { operands } from "../evaluate_rows.ts";
 import { LINEAR } from "../linear.ts";
 import { operand } from "../operands.ts";

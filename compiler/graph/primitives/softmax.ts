@@ -1,6 +1,6 @@
 /** The softmax along an axis. */
 
-import { closed } from "../../../spec/document/plan_schema.ts";
+import { closed } from "../../../spec/document/schema.ts";
 import { expr } from "../../../spec/kernel/resolve.ts";
 import { mapRows, operands } from "../evaluate_rows.ts";
 import { softmaxRow } from "../evaluate_routing.ts";

@@ -1,0 +1,463 @@
+/**
+ * Writes JSON Schemas of documents from their TypeScript types: a type is the one declaration of its document. Interfaces
+ * become closed objects, tags of doc comments keywords (`spec/document/values.ts`). Types are read as they are written,
+ * without a type checker: references, unions, tuples, records, mapped types over literals, `Omit`, `Pick` and `Partial`.
+ *
+ *     node scripts/schemas.mjs
+ */
+
+import { readFileSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import ts from "typescript";
+import { loadEsbuild } from "./bundle.mjs";
+
+const ROOT = fileURLToPath(new URL("..", import.meta.url));
+
+/** Modules that are written, with a type for each schema. */
+export const MODULES = {
+  "spec/document/schemas.ts": {
+    expandedSchema: ["spec/plan/plan.ts", "Plan", "Switchyard plan, expanded"],
+    machineSchema: [
+      ...["spec/machine.ts", "Machine", "Switchyard machine, version 1"],
+    ],
+    planSummarySchema: [
+      ...["spec/plan_summary.ts", "PlanSummary"],
+      "Summary of a Switchyard plan",
+    ],
+  },
+};
+
+/** Numbers that tags name. */
+const LIMITS = Object.fromEntries(
+  [
+    ...readFileSync(join(ROOT, "spec/limits.ts"), "utf8")
+      .matchAll(/^export const (\w+) = ([\d* <]+);/gm),
+  ]
+    .map(([, name, value]) => [name, evaluate(value, {})]),
+);
+
+function evaluate(text, scope) {
+  return new Function(...Object.keys(scope), `return ${text};`)(
+    ...Object.values(scope),
+  );
+}
+
+const NAME = "^(?!__proto__$)[^\\u0000-\\u001f\\u007f]+$";
+
+/** Keywords that tags may say. */
+const KEYWORDS = new Set([
+  ...["minimum", "maximum", "exclusiveMinimum", "pattern", "minLength"],
+  ...["maxLength", "minItems", "maxItems", "maxProperties", "uniqueItems"],
+]);
+
+/** What tags of a declaration add to its schema. */
+function keywordsOf(node) {
+  const found = {};
+  for (const { tagName, comment } of ts.getJSDocTags(node)) {
+    const name = tagName.text;
+    const text = ts.getTextOfJSDocComment(comment)?.trim() ?? "";
+    if (name === "integer") found.type = "integer";
+    else if (name === "pattern") {
+      found.pattern = text;
+    } else if (name === "uniqueItems") found.uniqueItems = true;
+    else if (KEYWORDS.has(name)) found[name] = evaluate(text, LIMITS);
+  }
+  return found;
+}
+
+const files = new Map();
+
+/** Declarations of a source file by name, and what it imports. */
+function load(path) {
+  const known = files.get(path);
+  if (known) return known;
+  const source = ts.createSourceFile(
+    path,
+    readFileSync(join(ROOT, path), "utf8"),
+    ts.ScriptTarget.Latest,
+    true,
+  );
+  const file = { path, declared: new Map(), imported: new Map() };
+  files.set(path, file);
+  for (const s of source.statements) {
+    if (ts.isInterfaceDeclaration(s) || ts.isTypeAliasDeclaration(s)) {
+      file.declared.set(s.name.text, s);
+    } else if (ts.isVariableStatement(s)) {
+      for (const one of s.declarationList.declarations) {
+        file.declared.set(one.name.getText(), one);
+      }
+    } else if (
+      (ts.isImportDeclaration(s) || ts.isExportDeclaration(s)) &&
+      s.moduleSpecifier?.text.startsWith(".")
+    ) {
+      const from = join(dirname(path), s.moduleSpecifier.text);
+      const clause = s.importClause?.namedBindings ?? s.exportClause;
+      for (const { name, propertyName } of clause?.elements ?? []) {
+        file.imported.set(name.text, [from, (propertyName ?? name).text]);
+      }
+    }
+  }
+  return file;
+}
+
+function resolve(name, file) {
+  const node = file.declared.get(name);
+  if (node) return { node, file };
+  const [from, original] = file.imported.get(name) ?? [];
+  if (!from) throw new Error(`${file.path}: no declaration of '${name}'`);
+  return resolve(original, load(from));
+}
+
+/** Makes the schema of one document. */
+class Generator {
+  definitions = {};
+
+  /** The schema of a type as it is written, in a scope: its file, and what type parameters stand for. */
+  of(node, scope) {
+    switch (node.kind) {
+      case ts.SyntaxKind.StringKeyword:
+        return { type: "string" };
+      case ts.SyntaxKind.NumberKeyword:
+        return { type: "number" };
+      case ts.SyntaxKind.BooleanKeyword:
+        return { type: "boolean" };
+      case ts.SyntaxKind.UnknownKeyword:
+        return {};
+      case ts.SyntaxKind.LiteralType:
+        return { const: literal(node.literal) };
+      case ts.SyntaxKind.ParenthesizedType:
+      case ts.SyntaxKind.TypeOperator:
+        return this.of(node.type, scope);
+      case ts.SyntaxKind.NamedTupleMember:
+        return this.of(node.type, scope);
+      case ts.SyntaxKind.ArrayType:
+        return { type: "array", items: this.of(node.elementType, scope) };
+      case ts.SyntaxKind.TupleType: {
+        const items = node.elements.map((item) => this.of(item, scope));
+        const minItems = items.length;
+        return { type: "array", items, minItems, additionalItems: false };
+      }
+      case ts.SyntaxKind.UnionType:
+        return unionOf(this.variants(node, scope), (v) => this.resolved(v));
+      case ts.SyntaxKind.TypeReference:
+        return this.reference(node, scope);
+      case ts.SyntaxKind.TypeLiteral:
+      case ts.SyntaxKind.MappedType:
+      case ts.SyntaxKind.IntersectionType:
+        return this.object(node, scope);
+      case ts.SyntaxKind.IndexedAccessType:
+        return { enum: this.literals(node, scope) };
+      default:
+        throw new Error(`${scope.file.path}: cannot read '${node.getText()}'`);
+    }
+  }
+
+  variants(node, scope) {
+    return node.types
+      .filter(({ kind }) => kind !== ts.SyntaxKind.FunctionType)
+      .map((type) => this.of(type, scope));
+  }
+
+  resolved(schema) {
+    const [, name] = /^#\/definitions\/(.*)/.exec(schema.$ref ?? "") ?? [];
+    return name ? this.definitions[name] ?? {} : schema;
+  }
+
+  reference(node, scope) {
+    const name = node.typeName.getText();
+    const bound = scope.bound.get(name);
+    if (bound) return this.of(bound.node, bound.scope);
+    if (["Omit", "Pick", "Partial", "Record"].includes(name)) {
+      return this.object(node, scope);
+    }
+    const found = resolve(name, scope.file);
+    const { typeParameters = [] } = found.node;
+    const inner = {
+      file: found.file,
+      bound: new Map(
+        typeParameters.map((
+          parameter,
+          i,
+        ) => [parameter.name.text, { node: node.typeArguments[i], scope }]),
+      ),
+    };
+    if (typeParameters.length === 0 && isObject(found.node)) {
+      if (!(name in this.definitions)) {
+        // Of what it contains itself.
+        this.definitions[name] = undefined;
+        this.definitions[name] = this.declared(found.node, inner);
+      }
+      return { $ref: `#/definitions/${name}` };
+    }
+    return this.declared(found.node, inner);
+  }
+
+  declared(node, scope) {
+    const schema = ts.isInterfaceDeclaration(node)
+      ? this.object(node, scope)
+      : this.of(node.type, scope);
+    return { ...schema, ...keywordsOf(node) };
+  }
+
+  /** An object, closed unless it is a record. */
+  object(node, scope) {
+    const index = node.members?.find(ts.isIndexSignatureDeclaration);
+    if (index) {
+      return index.type.kind === ts.SyntaxKind.UnknownKeyword
+        ? { type: "object" }
+        : record(this.of(index.type, scope));
+    }
+    const fields = this.fields(node, scope);
+    return {
+      type: "object",
+      properties: Object.fromEntries(
+        fields.map(({ name, schema }) => [name, schema()]),
+      ),
+      required: fields.filter(({ optional }) => !optional)
+        .map(({ name }) => name),
+      additionalProperties: false,
+    };
+  }
+
+  fields(node, scope) {
+    if (ts.isMappedTypeNode(node)) {
+      const optional = node.questionToken !== undefined;
+      return this.literals(node.typeParameter.constraint, scope)
+        .map((name) => ({
+          name,
+          optional,
+          schema: () => this.of(node.type, scope),
+        }));
+    }
+    if (ts.isIntersectionTypeNode(node)) {
+      return node.types.flatMap((type) => this.fields(type, scope));
+    }
+    if (ts.isParenthesizedTypeNode(node)) return this.fields(node.type, scope);
+    if (
+      ts.isTypeReferenceNode(node) || ts.isExpressionWithTypeArguments(node)
+    ) {
+      const name = (node.typeName ?? node.expression).getText();
+      const [of, keys] = node.typeArguments ?? [];
+      if (name === "Record") return [];
+      if (name === "Partial") {
+        return this.fields(of, scope).map((f) => ({ ...f, optional: true }));
+      }
+      if (name === "Omit" || name === "Pick") {
+        const named = new Set(this.literals(keys, scope));
+        return this.fields(of, scope)
+          .filter((f) => named.has(f.name) === (name === "Pick"));
+      }
+      const found = resolve(name, scope.file);
+      const inner = { file: found.file, bound: new Map() };
+      return ts.isTypeAliasDeclaration(found.node)
+        ? this.fields(found.node.type, inner)
+        : this.fields(found.node, inner);
+    }
+    const inherited = (node.heritageClauses ?? []).flatMap(({ types }) =>
+      types.flatMap((type) => this.fields(type, scope))
+    );
+    const own = node.members.filter(ts.isPropertySignature).map((member) => ({
+      name: member.name.text,
+      optional: member.questionToken !== undefined,
+      schema: () => ({
+        ...this.of(member.type, scope),
+        ...keywordsOf(member),
+      }),
+    }));
+    const names = new Set(own.map(({ name }) => name));
+    return [...inherited.filter(({ name }) => !names.has(name)), ...own];
+  }
+
+  /** The literals of a type. */
+  literals(node, scope) {
+    if (ts.isIndexedAccessTypeNode(node)) {
+      const query = ts.isParenthesizedTypeNode(node.objectType)
+        ? node.objectType.type
+        : node.objectType;
+      const found = resolve(query.exprName.getText(), scope.file);
+      return elements(found.node.initializer).map(literal);
+    }
+    if (ts.isTypeOperatorNode(node)) {
+      return this.fields(node.type, scope).map(({ name }) => name);
+    }
+    const schema = this.of(node, scope);
+    return schema.enum ?? [schema.const];
+  }
+}
+
+function elements(node) {
+  return ts.isArrayLiteralExpression(node)
+    ? node.elements
+    : elements(node.expression);
+}
+
+function literal(node) {
+  if (node.kind === ts.SyntaxKind.TrueKeyword) return true;
+  if (node.kind === ts.SyntaxKind.FalseKeyword) return false;
+  return ts.isNumericLiteral(node) ? Number(node.text) : node.text;
+}
+
+/** Whether a declaration is of an object, or a union that has one. */
+function isObject(node) {
+  if (ts.isInterfaceDeclaration(node)) return true;
+  const { type } = node;
+  return ts.isUnionTypeNode(type)
+    ? !type.types.every((t) => ts.isLiteralTypeNode(t))
+    : ts.isTypeLiteralNode(type) && type.members.length > 1;
+}
+
+function record(value) {
+  return {
+    type: "object",
+    propertyNames: { type: "string", pattern: NAME },
+    additionalProperties: value,
+  };
+}
+
+/** One schema of several: an enum, a list of types, a union told by a field, or any of them. */
+function unionOf(variants, resolved) {
+  const words = variants.flatMap((v) =>
+    v.enum ?? ("const" in v ? [v.const] : [])
+  );
+  const others = variants.filter((v) => !("enum" in v || "const" in v));
+  if (others.length === 0) return { enum: words };
+  const literals = words.length > 1 ? { enum: words } : { const: words[0] };
+  const all = words.length > 0 ? [literals, ...others] : others;
+  const objects = all.map(resolved);
+  const [first] = objects;
+  const field = Object.keys(first.properties ?? {}).find((name) =>
+    objects.every(({ properties, required }) =>
+      "const" in (properties?.[name] ?? {}) && required.includes(name)
+    )
+  );
+  if (field) {
+    const discriminator = { propertyName: field };
+    return { type: "object", required: [field], discriminator, oneOf: all };
+  }
+  const types = objects.map(({ type, items }) => items ? undefined : type);
+  const distinct = new Set(types).size === types.length &&
+    types.every((type) => typeof type === "string");
+  return distinct
+    ? Object.assign({}, ...objects, { type: types })
+    : { anyOf: all };
+}
+
+/** Puts definitions that are used once where they are used. */
+function inlined(schema, definitions) {
+  const uses = new Map();
+  const visit = (value) => {
+    if (typeof value !== "object" || value === null) return;
+    if (value.$ref) uses.set(value.$ref, (uses.get(value.$ref) ?? 0) + 1);
+    Object.values(value).forEach(visit);
+  };
+  visit(schema);
+  visit(definitions);
+  const nameOf = (ref) => ref.slice("#/definitions/".length);
+  const once = (ref) =>
+    (uses.get(ref) ?? 0) < 2 &&
+    !JSON.stringify(definitions[nameOf(ref)]).includes(`"${ref}"`);
+  const put = (value) => {
+    if (typeof value !== "object" || value === null) return value;
+    if (Array.isArray(value)) return value.map(put);
+    if (value.$ref && once(value.$ref)) {
+      const { $ref, ...rest } = value;
+      return { ...put(definitions[nameOf($ref)]), ...rest };
+    }
+    return Object.fromEntries(
+      Object.entries(value).map(([key, inner]) => [key, put(inner)]),
+    );
+  };
+  const kept = Object.entries(definitions)
+    .filter(([name]) => !once(`#/definitions/${name}`))
+    .map(([name, definition]) => [name, put(definition)]);
+  return {
+    ...put(schema),
+    ...kept.length > 0 ? { definitions: Object.fromEntries(kept) } : {},
+  };
+}
+
+/** The JSON Schema of a type. */
+export function schemaOf(path, name, title) {
+  const generator = new Generator();
+  const { node, file } = resolve(name, load(path));
+  const schema = generator.declared(node, { file, bound: new Map() });
+  return {
+    $schema: "http://json-schema.org/draft-07/schema#",
+    title,
+    ...inlined(schema, generator.definitions),
+  };
+}
+
+/** The text of a module of schemas. */
+export function moduleText(path) {
+  const schemas = Object.entries(MODULES[path]).map(([name, from]) => {
+    const [source, type] = from;
+    return `/** Of \`${type}\` in ${source}. */\nexport const ${name}: Schema = ${
+      wrapped(JSON.stringify(schemaOf(...from)))
+    };\n`;
+  });
+  const up = path.split("/").slice(0, -1).map(() => "../").join("");
+  return `/** JSON Schemas of documents. \`node scripts/schemas.mjs\` writes them from the types that they name. */
+// deno-fmt-ignore-file
+
+import type { Schema } from "${up}spec/document/schema.ts";
+
+${schemas.join("\n")}`;
+}
+
+/** JSON in lines of at most 120 characters. */
+function wrapped(json) {
+  const parts = json.match(/"(?:[^"\\]|\\.)*"|[^"]/g);
+  const lines = [""];
+  for (const part of parts) {
+    if (lines.at(-1).length > 100 && lines.at(-1).endsWith(",")) {
+      lines.push("  ");
+    }
+    lines[lines.length - 1] += part;
+  }
+  return lines.join("\n");
+}
+
+/** What is written, by path: modules, and schemas of public documents as files. */
+export async function schemaFiles() {
+  const modules = Object.keys(MODULES).map((path) => [path, moduleText(path)]);
+  const { outputFiles: [made] } = await loadEsbuild().build({
+    stdin: {
+      contents: `export { planSchema } from "./spec/document/plan_schema.ts";
+        export * from "./spec/document/schemas.ts";`,
+      resolveDir: ROOT,
+    },
+    bundle: true,
+    write: false,
+    format: "esm",
+    tsconfigRaw: "{}",
+  });
+  const code = Buffer.from(made.contents).toString("base64");
+  const loaded = await import(`data:text/javascript;base64,${code}`);
+  const { planSchema, machineSchema, planSummarySchema } = loaded;
+  const documents = { planSchema, machineSchema, planSummarySchema };
+  return [
+    ...modules,
+    ...Object.entries(documents).map(([name, schema]) => [
+      `spec/${
+        name.replace("Schema", "").replace(
+          /[A-Z]/g,
+          (c) => `_${c.toLowerCase()}`,
+        )
+      }.schema.json`,
+      `${JSON.stringify(schema, null, 2)}\n`,
+    ]),
+  ];
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  // Of the modules, the documents are made.
+  for (const path of Object.keys(MODULES)) {
+    writeFileSync(join(ROOT, path), moduleText(path));
+  }
+  for (const [path, text] of await schemaFiles()) {
+    writeFileSync(join(ROOT, path), text);
+  }
+}

@@ -1,0 +1,50 @@
+/** JSON Schemas as data. */
+
+/** A JSON Schema, or a part of one. */
+export type Schema = { readonly [keyword: string]: unknown };
+
+/** Names are printed on terminals and looked up in objects: no control characters, and not `__proto__`. */
+const NAME = "^(?!__proto__$)[^\\u0000-\\u001f\\u007f]+$";
+
+/** A flag that is left out where it does not hold. */
+export const yes: Schema = { const: true };
+
+/** One of some words or numbers. */
+export function oneOf(...values: readonly (string | number)[]): Schema {
+  return { enum: values };
+}
+
+/** An object with exactly these fields. */
+export function closed(
+  required: { readonly [name: string]: Schema },
+  optional: { readonly [name: string]: Schema } = {},
+): Schema {
+  return {
+    type: "object",
+    properties: { ...required, ...optional },
+    required: Object.keys(required),
+    additionalProperties: false,
+  };
+}
+
+/** An object from names to values of one kind. */
+export function record(value: Schema): Schema {
+  return {
+    type: "object",
+    propertyNames: { type: "string", pattern: NAME },
+    additionalProperties: value,
+  };
+}
+
+/** A union of closed objects distinguished by a field, `op` where none is named. */
+export function union(
+  variants: { readonly [op: string]: Schema },
+  field = "op",
+): Schema {
+  return {
+    type: "object",
+    required: [field],
+    discriminator: { propertyName: field },
+    oneOf: Object.values(variants),
+  };
+}
