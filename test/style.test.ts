@@ -7,6 +7,7 @@ import { fileURLToPath } from "node:url";
 import t from "tap";
 import { Project } from "ts-morph";
 import {
+  fileCycles,
   findings,
   folderCycles,
   type Published,
@@ -45,6 +46,11 @@ t.test("every file keeps the house rules", (t) => {
   );
   t.strictSame(found, []);
   t.strictSame(folderCycles(placed), [], "folders form no cycle");
+  // Expressions of a lambda contain functions, and functions expressions.
+  const others = placed.filter(({ path }) =>
+    !path.startsWith("compiler/source/")
+  );
+  t.strictSame(fileCycles(others), [], "files form no cycle of values");
   t.end();
 });
 
@@ -168,6 +174,22 @@ t.test("findings() sees every kind of breach", (t) => {
   }));
   t.strictSame(folderCycles(folders), ["spec/a -> spec/b -> spec/c -> spec/a"]);
   t.strictSame(folderCycles(folders.slice(1)), []);
+  const files = ["import { a }", "import type { b }", "export *"].map((
+    text,
+    i,
+    all,
+  ) => ({
+    path: `spec/${i}.ts`,
+    file: project.createSourceFile(
+      `spec/${i}.ts`,
+      `${text} from "./${(i + 1) % all.length}.ts";`,
+    ),
+  }));
+  t.strictSame(fileCycles(files), []);
+  files[1]!.file.replaceWithText('import { type a, b } from "./2.ts";');
+  t.strictSame(fileCycles(files), [
+    "spec/0.ts -> spec/1.ts -> spec/2.ts -> spec/0.ts",
+  ]);
   t.end();
 });
 

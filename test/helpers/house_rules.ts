@@ -323,6 +323,33 @@ export function folderCycles(
       imports.set(from, (imports.get(from) ?? new Set()).add(into));
     }
   }
+  return cyclesOf(imports);
+}
+
+/** Files that import values of each other, directly or not, as `a.ts -> b.ts -> a.ts`. */
+export function fileCycles(
+  files: readonly { readonly path: string; readonly file: SourceFile }[],
+): string[] {
+  const imports = new Map<string, Set<string>>();
+  for (const { path, file } of files) {
+    const values = [
+      ...file.getImportDeclarations().filter((one) =>
+        !one.isTypeOnly() &&
+        (one.getNamedImports().length === 0 ||
+          one.getNamedImports().some((name) => !name.isTypeOnly()))
+      ),
+      ...file.getExportDeclarations().filter((one) => !one.isTypeOnly()),
+    ];
+    const into = values.map((one) => one.getModuleSpecifierValue())
+      .filter((to) => to?.startsWith("."));
+    imports.set(path, new Set(into.map((to) => resolvePath(path, to!))));
+  }
+  return cyclesOf(imports);
+}
+
+function cyclesOf(
+  imports: ReadonlyMap<string, ReadonlySet<string>>,
+): string[] {
   const found: string[] = [];
   const done = new Set<string>();
   const visit = (folder: string, path: readonly string[]): void => {

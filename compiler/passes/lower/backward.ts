@@ -13,7 +13,7 @@ import { combineTranspose } from "../../kernels/permute.ts";
 import { reduce } from "../../kernels/reduce.ts";
 import { segmentCells, segmentSum } from "../../kernels/segment_sum.ts";
 import { routeOf, sentBy } from "./assign.ts";
-import { atFlat, atJoined } from "./at.ts";
+import { atFlat, atJoined } from "./indices.ts";
 import {
   addLaunch,
   addScratch,
@@ -23,11 +23,11 @@ import {
   sizeOf,
 } from "./context.ts";
 import { matmulAt } from "./dot.ts";
-import { resultOf, writeTarget } from "./target.ts";
+import { resultOf, writeTarget } from "./epilogue.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
 import { emitValue } from "./emit.ts";
 import { lowerExpertOuter } from "./expert_outer.ts";
-import { atRow } from "./places.ts";
+import { atRow } from "./index_space.ts";
 import { KernelScope } from "./scope.ts";
 import { storageFor } from "./storage.ts";
 

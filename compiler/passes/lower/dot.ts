@@ -13,7 +13,7 @@ import type { MatmulOptions } from "../../kernels/matmul_options.ts";
 import { matmulGrid } from "../../tuning/lanes.ts";
 import { tileFor } from "../../tuning/table.ts";
 import { tileOfWeights } from "../../tuning/tile.ts";
-import { type At, atFlat, atJoined } from "./at.ts";
+import { type At, atFlat, atJoined } from "./indices.ts";
 import {
   fixedProduct,
   type Lowering,
@@ -23,11 +23,11 @@ import {
 } from "./context.ts";
 import type { ParamLayout } from "../param_layout.ts";
 import { emitValue, loadFrom, rowIn } from "./emit.ts";
-import { resultOf, targetStorage, writeTarget } from "./target.ts";
+import { resultOf, targetStorage, writeTarget } from "./epilogue.ts";
 import { rowMajorStorage } from "./elementwise.ts";
 import { dotShape } from "./dot_shape.ts";
 import { filedAxes, isGathered, rightAxes } from "./params.ts";
-import { atRow } from "./places.ts";
+import { atRow } from "./index_space.ts";
 import { KernelScope } from "./scope.ts";
 
 /** Whether the tiled kernel can do a dot: a parameter on the right, laid out for it, and no batch axis but local experts. */

@@ -13,7 +13,7 @@ import {
 } from "../../../spec/kernel/build.ts";
 import type { Expr } from "../../../spec/kernel/tree.ts";
 import { elementwise } from "../../../spec/kernel/elementwise.ts";
-import type { At } from "./at.ts";
+import type { At } from "./indices.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import {
   addBuffer,
@@ -23,9 +23,9 @@ import {
   type Storage,
 } from "./context.ts";
 import { computeValue, emitValue, indexIn, storeTo } from "./emit.ts";
-import { placesGrid, placesOf, writeAll } from "./places.ts";
+import { placesGrid, placesOf, writeAll } from "./index_space.ts";
 import { KernelScope } from "./scope.ts";
-import { placeInCache, targetStorage } from "./target.ts";
+import { placeInCache, targetStorage } from "./epilogue.ts";
 import { isPlain, markUnreduced, storageFor } from "./storage.ts";
 
 /** Store a node that is an expression over stored ones. */

@@ -28,10 +28,10 @@ import type {
   Primitive,
   ScalarFunction,
 } from "../../graph/graph.ts";
-import { type At, atWith, flatIndex, ROW } from "./at.ts";
+import { type At, atWith, flatIndex, ROW } from "./indices.ts";
 import { lengthOf, productOf, type Storage } from "./context.ts";
 import type { BucketPlace } from "./lowering.ts";
-import { heldIndex, heldStart } from "./held.ts";
+import { heldIndex, heldStart } from "./shard_offset.ts";
 import type { KernelScope } from "./scope.ts";
 
 /** Values that the kernel at hand has already computed, or computes at a place of the row that it is at. */

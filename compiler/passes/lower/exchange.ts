@@ -15,8 +15,8 @@ import {
   type Storage,
 } from "./context.ts";
 import { rowMajorStorage } from "./elementwise.ts";
-import { restAxes } from "./places.ts";
-import { type ReceivedRows, receivedRows } from "./received.ts";
+import { restAxes } from "./index_space.ts";
+import { type ReceivedRows, receivedRows } from "./receive_bound.ts";
 
 /** Rows of `words` words, from one buffer into another on the ranks that they go to. */
 export interface Exchange {

@@ -8,12 +8,12 @@ import {
   expertOuterGrid,
   type ExpertOuterOptions,
 } from "../../kernels/expert_outer.ts";
-import { atFlat, atJoined, atWith } from "./at.ts";
+import { atFlat, atJoined, atWith } from "./indices.ts";
 import { fixedProduct, lengthOf, type Lowering } from "./context.ts";
-import { writeTarget } from "./target.ts";
+import { writeTarget } from "./epilogue.ts";
 import { emitValue } from "./emit.ts";
 import type { GroupedRows } from "./group.ts";
-import { atRow, restAxes } from "./places.ts";
+import { atRow, restAxes } from "./index_space.ts";
 import { KernelScope } from "./scope.ts";
 import { storageFor } from "./storage.ts";
 

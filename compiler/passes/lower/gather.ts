@@ -18,7 +18,7 @@ import { groupSizeOf } from "../../../spec/mesh.ts";
 import { type BufferAxis, maxOverRanks } from "../../../spec/plan/plan.ts";
 import { planAxis } from "../../sharding/lengths.ts";
 import { groupRankBuffer } from "./assign.ts";
-import { type At, atWith, flatIndex } from "./at.ts";
+import { type At, atWith, flatIndex } from "./indices.ts";
 import {
   addAllGather,
   addScratch,
@@ -30,7 +30,7 @@ import {
 import { assignmentBuffer } from "./assignment.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
 import { emitValue, loadFrom, storeTo } from "./emit.ts";
-import { writeAll } from "./places.ts";
+import { writeAll } from "./index_space.ts";
 import { KernelScope } from "./scope.ts";
 import { markUnreduced, storageFor } from "./storage.ts";
 

@@ -13,7 +13,7 @@ import {
   sentBy,
 } from "./assign.ts";
 import { addLaunch, type Lowering } from "./context.ts";
-import { type ReceivedRows, receivedRows } from "./received.ts";
+import { type ReceivedRows, receivedRows } from "./receive_bound.ts";
 import { emitExchange } from "./exchange.ts";
 
 /** Received rows, and the buffers that list them by expert. */

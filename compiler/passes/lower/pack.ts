@@ -30,7 +30,7 @@ import {
   type Storage,
 } from "./context.ts";
 import { emitValue } from "./emit.ts";
-import { placesOf } from "./places.ts";
+import { placesOf } from "./index_space.ts";
 import { KernelScope } from "./scope.ts";
 
 /** The value of a stored node as `like` is stored, in a buffer of its own. */

@@ -7,7 +7,7 @@ import { reads } from "../../kernels/kernel.ts";
 import { combine, permute } from "../../kernels/permute.ts";
 import { div, load, mul, rem, u32 } from "../../../spec/kernel/build.ts";
 import { partOf, routeOf, sentBy } from "./assign.ts";
-import { atFlat, atJoined } from "./at.ts";
+import { atFlat, atJoined } from "./indices.ts";
 import {
   addLaunch,
   addScratch,
@@ -16,7 +16,7 @@ import {
   productOf,
   sizeOf,
 } from "./context.ts";
-import { writeTarget } from "./target.ts";
+import { writeTarget } from "./epilogue.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
 import { finish } from "./emit.ts";
 import { routeResults } from "./route.ts";

@@ -11,8 +11,8 @@ import { add, binary, load, mul, u32 } from "../../../spec/kernel/build.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { addParts } from "../../kernels/add_parts.ts";
 import { addAllGather, addScratch, type Lowering } from "./context.ts";
-import { type At, atWith } from "./at.ts";
-import { resultOf } from "./target.ts";
+import { type At, atWith } from "./indices.ts";
+import { resultOf } from "./epilogue.ts";
 import { storeTo } from "./emit.ts";
 import { copyTo, rowMajorBuffer } from "./elementwise.ts";
 import {
@@ -22,8 +22,8 @@ import {
   loadTerm,
   localRowsOf,
 } from "./gather.ts";
-import { heldIndex } from "./held.ts";
-import { writeAll } from "./places.ts";
+import { heldIndex } from "./shard_offset.ts";
+import { writeAll } from "./index_space.ts";
 import { KernelScope } from "./scope.ts";
 import { markUnreduced, storageFor } from "./storage.ts";
 

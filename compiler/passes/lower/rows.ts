@@ -12,10 +12,10 @@ import {
   softmax,
 } from "../../kernels/rows.ts";
 import { lengthOf, type Lowering } from "./context.ts";
-import { resultOf, targetStorage, writeTarget } from "./target.ts";
-import type { At } from "./at.ts";
+import { resultOf, targetStorage, writeTarget } from "./epilogue.ts";
+import type { At } from "./indices.ts";
 import { loadFrom } from "./emit.ts";
-import { alongRow, placesOf } from "./places.ts";
+import { alongRow, placesOf } from "./index_space.ts";
 import { KernelScope } from "./scope.ts";
 
 interface RowParts {

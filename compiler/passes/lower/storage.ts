@@ -4,7 +4,7 @@ import { isHalf, storedDType } from "../../../spec/dtype.ts";
 import type { Node } from "../../graph/graph.ts";
 import { sameAxes } from "../../graph/operands.ts";
 import type { GroupedRows } from "./group.ts";
-import { restAxes } from "./places.ts";
+import { restAxes } from "./index_space.ts";
 import {
   addBuffer,
   addScratch,

@@ -3,7 +3,7 @@
 import { convert, div, rem } from "../../../spec/kernel/build.ts";
 import type { Expr, Kernel, Stmt } from "../../../spec/kernel/tree.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
-import { type At, atFlat, atJoined, flatIndex } from "./at.ts";
+import { type At, atFlat, atJoined, flatIndex } from "./indices.ts";
 import {
   amendBuffer,
   lengthOf,
@@ -12,7 +12,7 @@ import {
   type Storage,
 } from "./context.ts";
 import { computeValue, emitValue, finish, storeTo } from "./emit.ts";
-import { type Places, placesGrid, placesOf } from "./places.ts";
+import { type Places, placesGrid, placesOf } from "./index_space.ts";
 import { KernelScope } from "./scope.ts";
 import { storageFor } from "./storage.ts";
 

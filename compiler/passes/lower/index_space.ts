@@ -16,7 +16,7 @@ import {
   elementwiseGrid,
 } from "../../../spec/kernel/elementwise.ts";
 import type { Grid } from "../../kernels/kernel.ts";
-import { type At, atFlat, ROW } from "./at.ts";
+import { type At, atFlat, ROW } from "./indices.ts";
 import { fixedProduct, opOf, productOf, sizeOf } from "./context.ts";
 import type { GroupedRows } from "./group.ts";
 import type { KernelScope } from "./scope.ts";
