@@ -17,7 +17,16 @@ import {
   type Compiler,
   findCompiler,
 } from "../runtime/native/compiler.ts";
-import { add, f32, let_, load, local, mul, u32 } from "../spec/kernel/build.ts";
+import {
+  add,
+  f32,
+  let_,
+  load,
+  local,
+  mul,
+  store,
+  u32,
+} from "../spec/kernel/build.ts";
 import type { Stmt } from "../spec/kernel/tree.ts";
 import { parsePlan, stringifyPlan } from "../spec/mod.ts";
 import type { LaunchStep, Plan } from "../spec/plan/plan.ts";
@@ -138,13 +147,18 @@ export const m = model({ a: 64, b: 64 }, (m) => ({ y: add(m.input("x", "a b"), 1
   const { status, stderr } = run((plan, kernel) => {
     const { tree } = plan.kernels[kernel]!;
     const { name } = tree.bindings[0]!;
+    const out = tree.bindings.find(({ access }) => access !== "read")!;
     const last = (n: number) => local(`c${n}`, "f32");
     const chain = Array.from({ length: 3000 }, (_, n) =>
       let_(
         `c${n + 1}`,
         add(mul(last(n), load(name, u32(n))), last(n >> 1)),
       ) as Mutable<Stmt>);
-    tree.body.unshift(let_("c0", f32(1)) as Mutable<Stmt>, ...chain);
+    tree.body.unshift(
+      let_("c0", f32(1)) as Mutable<Stmt>,
+      ...chain,
+      store(out.name, u32(0), last(chain.length)) as Mutable<Stmt>,
+    );
   }, 1);
   t.equal(status, 3);
   t.match(
