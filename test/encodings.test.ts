@@ -1,0 +1,306 @@
+/** Published layouts of quantized matrices: what each element stands for, and the codes, scales and offsets that kernels read. */
+
+import t, { type Test } from "tap";
+import fc from "fast-check";
+import { withViews } from "../engine/encodings/mod.ts";
+import type { TensorEntry } from "../runtime/mod.ts";
+import {
+  PACKED_ELEMENTS,
+  type PackedElement,
+  PACKINGS,
+} from "../spec/packed.ts";
+import { repeatWith } from "./helpers/seed.ts";
+
+type Data =
+  | Uint8Array
+  | Int32Array
+  | Uint16Array
+  | Float32Array
+  | BigInt64Array;
+
+function entry(
+  name: string,
+  dtype: string,
+  shape: readonly number[],
+  data: Data,
+): [string, TensorEntry] {
+  const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+  const source = {
+    name: "file",
+    size: bytes.length,
+    read: (offset: number, length: number) =>
+      Promise.resolve(bytes.subarray(offset, offset + length)),
+  };
+  return [name, { name, dtype, shape, source, offset: 0, bytes: bytes.length }];
+}
+
+async function floats({ source, offset, bytes }: TensorEntry) {
+  const read = (await source.read(offset, bytes)).slice();
+  return new Float32Array(read.buffer, 0, bytes / 4);
+}
+
+/** What kernels make of the views of a matrix. */
+async function byKernels(
+  tensors: ReadonlyMap<string, TensorEntry>,
+  param: string,
+  columns: number,
+): Promise<Float32Array> {
+  const { element, names, perWord, perScale = columns } =
+    PACKINGS[tensors.get(param)!.packed!];
+  const { bits, value, offset }: PackedElement = PACKED_ELEMENTS[element];
+  const codes = tensors.get(param + names.elements)!;
+  const read = (await codes.source.read(codes.offset, codes.bytes)).slice();
+  const words = new Uint32Array(read.buffer, 0, read.length / 4);
+  const scales = await floats(tensors.get(param + names.scales)!);
+  const offsets = offset && await floats(tensors.get(param + names.offsets!)!);
+  return Float32Array.from({ length: words.length * perWord }, (_, i) => {
+    const code = words[Math.floor(i / perWord)]! >>> (bits * (i % perWord)) &
+      (2 ** bits - 1);
+    const group = Math.floor(i / perScale);
+    const scaled = Math.fround(value(code) * scales[group]!);
+    return offsets ? scaled + offsets[group]! : scaled;
+  });
+}
+
+/** Holds both views of a matrix against its values. */
+async function holds(
+  t: Test,
+  entries: readonly [string, TensorEntry][],
+  { columns, values }: { readonly columns: number; readonly values: number[] },
+): Promise<void> {
+  const tensors = withViews(new Map(entries));
+  const wanted = Float32Array.from(values);
+  t.strictSame(await floats(tensors.get("w.weight")!), wanted, "as f32");
+  t.strictSame(await byKernels(tensors, "w.weight", columns), wanted, "packed");
+  const used = new Set(tensors.get("w.weight")!.of);
+  for (const [name] of entries) t.ok(used.has(name), `${name} is used`);
+}
+
+const nibble = fc.integer({ min: 0, max: 15 });
+/** Scales that are exact in 16 bits, as are their products with small integers in f32. */
+const scale = fc.integer({ min: 1, max: 127 }).map((n) => n / 1024);
+
+function matrixOf(rows: number, columns: number, group: number) {
+  const groups = rows * columns / group;
+  return fc.record({
+    codes: fc.array(nibble, {
+      minLength: rows * columns,
+      maxLength: rows * columns,
+    }),
+    scales: fc.array(scale, { minLength: groups, maxLength: groups }),
+    zeros: fc.array(nibble, { minLength: groups, maxLength: groups }),
+  });
+}
+
+const [ROWS, COLUMNS, GROUP] = [16, 64, 32];
+const GROUPS = COLUMNS / GROUP;
+
+/** Nibbles of eight neighbours in a word, by the element that each nibble has. */
+function words(codes: readonly number[], order = [0, 1, 2, 3, 4, 5, 6, 7]) {
+  return Int32Array.from(
+    { length: codes.length / 8 },
+    (_, word) =>
+      order.reduce((n, of, i) => n | codes[8 * word + of]! << (4 * i), 0),
+  );
+}
+
+function transposed<T>(values: readonly T[], columns: number): T[] {
+  const rows = values.length / columns;
+  return values.map((_, i) =>
+    values[(i % rows) * columns + Math.floor(i / rows)]!
+  );
+}
+
+const bf16 = (values: readonly number[]) =>
+  Uint16Array.from(
+    new Uint32Array(Float32Array.from(values).buffer),
+    (bits) => bits >>> 16,
+  );
+
+async function holdsAlways(
+  t: Test,
+  matrix: (drawn: {
+    readonly codes: number[];
+    readonly scales: number[];
+    readonly zeros: number[];
+  }) => {
+    readonly entries: [string, TensorEntry][];
+    readonly value: (code: number, group: number) => number;
+  },
+): Promise<void> {
+  await fc.assert(
+    fc.asyncProperty(matrixOf(ROWS, COLUMNS, GROUP), async (drawn) => {
+      const { entries, value } = matrix(drawn);
+      const values = drawn.codes.map((code, i) =>
+        value(code, Math.floor(i / GROUP))
+      );
+      await holds(t, entries, { columns: COLUMNS, values });
+    }),
+    { numRuns: 5 },
+  ).catch((error: unknown) => t.fail(repeatWith(), { error }));
+}
+
+t.test("compressed-tensors, INT4 in groups", async (t) => {
+  await holdsAlways(t, ({ codes, scales }) => ({
+    entries: [
+      entry("w.weight_packed", "I32", [ROWS, COLUMNS / 8], words(codes)),
+      entry("w.weight_scale", "BF16", [ROWS, GROUPS], bf16(scales)),
+      entry("w.weight_shape", "I64", [2], BigInt64Array.of(16n, 64n)),
+    ],
+    value: (code, group) => (code - 8) * scales[group]!,
+  }));
+});
+
+t.test("compressed-tensors, INT4 with zero points", async (t) => {
+  await holdsAlways(t, ({ codes, scales, zeros }) => ({
+    entries: [
+      entry("w.weight_packed", "I32", [ROWS, COLUMNS / 8], words(codes)),
+      entry("w.weight_scale", "F32", [ROWS, GROUPS], Float32Array.from(scales)),
+      // Eight rows to a word.
+      entry(
+        "w.weight_zero_point",
+        "I32",
+        [ROWS / 8, GROUPS],
+        Int32Array.from(
+          transposed([...words(transposed(zeros, GROUPS))], ROWS / 8),
+        ),
+      ),
+      entry("w.weight_shape", "I64", [2], BigInt64Array.of(16n, 64n)),
+    ],
+    value: (code, group) => (code - zeros[group]!) * scales[group]!,
+  }));
+});
+
+t.test("GPTQ", async (t) => {
+  await holdsAlways(t, ({ codes, scales, zeros }) => ({
+    entries: [
+      // Eight columns to a word, transposed.
+      entry(
+        "w.qweight",
+        "I32",
+        [COLUMNS / 8, ROWS],
+        Int32Array.from(transposed([...words(codes)], COLUMNS / 8)),
+      ),
+      entry(
+        "w.qzeros",
+        "I32",
+        [GROUPS, ROWS / 8],
+        words(transposed(zeros.map((zero) => (zero + 15) % 16), GROUPS)),
+      ),
+      entry(
+        "w.scales",
+        "F32",
+        [GROUPS, ROWS],
+        Float32Array.from(transposed(scales, GROUPS)),
+      ),
+      entry(
+        "w.g_idx",
+        "I32",
+        [COLUMNS],
+        Int32Array.from({ length: COLUMNS }, (_, i) => Math.floor(i / GROUP)),
+      ),
+    ],
+    // Files have one less than the zero point, of which 16 is the largest.
+    value: (code, group) => (code - (zeros[group]! || 16)) * scales[group]!,
+  }));
+});
+
+t.test("AWQ", async (t) => {
+  const order = [0, 2, 4, 6, 1, 3, 5, 7];
+  await holdsAlways(t, ({ codes, scales, zeros }) => ({
+    entries: [
+      entry(
+        "w.qweight",
+        "I32",
+        [COLUMNS, ROWS / 8],
+        words(transposed(codes, COLUMNS), order),
+      ),
+      entry(
+        "w.qzeros",
+        "I32",
+        [GROUPS, ROWS / 8],
+        words(transposed(zeros, GROUPS), order),
+      ),
+      entry(
+        "w.scales",
+        "F32",
+        [GROUPS, ROWS],
+        Float32Array.from(transposed(scales, GROUPS)),
+      ),
+    ],
+    value: (code, group) => (code - zeros[group]!) * scales[group]!,
+  }));
+});
+
+t.test("NVFP4, its global scale dividing or multiplying", async (t) => {
+  const [rows, columns] = [4, 32];
+  const codes = Array.from({ length: rows * columns }, (_, i) => (i * 7) % 16);
+  const bytes = Uint8Array.from(
+    { length: codes.length / 2 },
+    (_, i) => codes[2 * i]! | codes[2 * i + 1]! << 4,
+  );
+  // E4M3: 1, 1.5, 2, … and so on.
+  const stored = Uint8Array.from({ length: 8 }, (_, i) => 0x38 + 4 * i);
+  const e4m3 = [...stored].map((code) => PACKED_ELEMENTS.fp8.value(code));
+  const magnitudes = [0, 0.5, 1, 1.5, 2, 3, 4, 6];
+  const values = (factor: number) =>
+    codes.map((code, i) =>
+      (code & 8 ? -1 : 1) * magnitudes[code & 7]! *
+      e4m3[Math.floor(i / 16)]! * factor
+    );
+  const scales = (name: string) =>
+    entry(name, "F8_E4M3", [rows, columns / 16], stored);
+  await holds(t, [
+    entry("w.weight_packed", "U8", [rows, columns / 2], bytes),
+    scales("w.weight_scale"),
+    entry("w.weight_global_scale", "F32", [1], Float32Array.of(4)),
+  ], { columns, values: values(0.25) });
+  await holds(t, [
+    entry("w.weight", "U8", [rows, columns / 2], bytes),
+    scales("w.weight_scale"),
+    entry("w.weight_scale_2", "F32", [], Float32Array.of(0.5)),
+  ], { columns, values: values(0.5) });
+});
+
+t.test("FP8 in blocks that do not divide the matrix, by rows, and by one scale", async (t) => {
+  const [rows, columns] = [40, 48];
+  const codes = Uint8Array.from(
+    { length: rows * columns },
+    (_, i) => i * 37 % 256,
+  ).map((code) => (code & 127) === 127 ? 1 : code);
+  const forms = [
+    { shape: [2, 2], at: (r: number, c: number) => 2 * (r >> 5) + (c >> 5) },
+    { shape: [rows, 1], at: (r: number) => r },
+    { shape: [1], at: () => 0 },
+  ];
+  for (const { shape, at } of forms) {
+    const count = shape.reduce((n, size) => n * size, 1);
+    const scales = Float32Array.from({ length: count }, (_, i) => (i + 1) / 64);
+    await holds(t, [
+      entry("w.weight", "F8_E4M3", [rows, columns], codes),
+      entry("w.weight_scale_inv", "F32", shape, scales),
+    ], {
+      columns,
+      values: [...codes].map((code, i) =>
+        Math.fround(
+          PACKED_ELEMENTS.fp8.value(code) *
+            scales[at(Math.floor(i / columns), i % columns)]!,
+        )
+      ),
+    });
+  }
+});
+
+t.test("what is not a number is refused", async (t) => {
+  const nan = Uint8Array.from({ length: 64 }, (_, i) => i === 9 ? 0x7f : 1);
+  const tensors = withViews(
+    new Map([
+      entry("w.weight", "F8_E4M3", [4, 16], nan),
+      entry("w.weight_scale_inv", "F32", [1, 1], Float32Array.of(1)),
+    ]),
+  );
+  await t.rejects(floats(tensors.get("w.weight")!), {
+    message:
+      "Cannot read tensor 'w.weight' of 'file': element 9 is not a finite number. Get the file again",
+  });
+});
