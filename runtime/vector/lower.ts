@@ -83,13 +83,17 @@ class KernelLowering {
     const { outer, crossing } = cutPhases(kernel, body, shapes);
     this.#outer = outer;
     this.#crossing = crossing;
-    if (options.inMemory === "resting") {
-      for (const name of restingVariables(body, shapes)) {
-        if (!this.#isSingle && crossing.has(name)) continue;
+    const outliving = this.#isSingle ? new Set<string>() : crossing;
+    if (options.inMemory === "outliving") {
+      this.#outlive(outliving, (name) => this.#on.typeOf(name) === "vf");
+    } else {
+      const resting = restingVariables(body, shapes);
+      this.#outlive(outliving, (name) => resting.has(name));
+      for (const name of resting) {
+        if (outliving.has(name)) continue;
         locals.set(name, newLocal(name, "vf", this.#take(false)));
       }
     }
-    if (!this.#isSingle) this.#outlive(restingVariables(body, shapes));
   }
 
   program(): Program {
@@ -145,14 +149,15 @@ class KernelLowering {
     }
   }
 
-  /** Memory for what each vector has of variables that outlive a phase. */
-  #outlive(resting: ReadonlySet<string>): void {
-    const { inMemory } = this.#options;
-    for (const name of this.#crossing) {
-      const type = this.#on.typeOf(name);
-      const memory = newLocal(name, type, this.#take(true));
-      const used = inMemory === "resting" ? resting.has(name) : type === "vf";
-      if (used) this.#on.x.locals.set(name, memory);
+  /** Memory for what each vector has of variables that outlive a phase, where they are used there or not. */
+  #outlive(
+    names: ReadonlySet<string>,
+    isUsedThere: (name: string) => boolean,
+  ): void {
+    for (const name of names) {
+      const place = this.#take(true);
+      const memory = newLocal(name, this.#on.typeOf(name), place);
+      if (isUsedThere(name)) this.#on.x.locals.set(name, memory);
       else this.#slots.set(name, memory);
     }
   }
