@@ -1,8 +1,8 @@
 /** What the printer must know of a kernel before it prints: unique names, shapes of variables, where barriers stand. */
 
+import { replaceInValue } from "../../spec/kernel/replace.ts";
 import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import {
-  mapOperands,
   mapStatement,
   someStatement,
   walkExpressions,
@@ -90,8 +90,8 @@ function renameBody(
 ): readonly Stmt[] {
   const scope = new Map(outer);
   return body.map((s): Stmt => {
-    const memo = new Map<Expr, Expr>();
-    const value = (e: Expr) => renameExpression(e, scope, memo);
+    const variable = (name: string) => scope.get(name) ?? name;
+    const value = (e: Expr) => replaceInValue(e, { variable });
     if (s.op === "for") {
       const name = fresh(s.name);
       const inside = new Map(scope).set(s.name, name);
@@ -110,21 +110,6 @@ function renameBody(
     scope.set(renamed.name, name);
     return { ...renamed, name };
   });
-}
-
-function renameExpression(
-  e: Expr,
-  scope: ReadonlyMap<string, string>,
-  memo: Map<Expr, Expr>,
-): Expr {
-  const known = memo.get(e);
-  if (known) return known;
-  const go = (operand: Expr) => renameExpression(operand, scope, memo);
-  const renamed = e.op === "local"
-    ? { ...e, name: scope.get(e.name) ?? e.name }
-    : mapOperands(e, go);
-  memo.set(e, renamed);
-  return renamed;
 }
 
 /** Whether all lanes of a vector run a loop equally often. */

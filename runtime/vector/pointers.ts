@@ -3,11 +3,11 @@
  * addresses in locals; their range is checked once, before it or the loop around it starts.
  */
 
+import { exactJson } from "../../spec/kernel/exact_json.ts";
 import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
 import { mul, u32 } from "../../spec/kernel/build.ts";
 import {
   expressionsOf,
-  operands,
   walkExpression,
   walkStatements,
 } from "../../spec/kernel/walk.ts";
@@ -197,28 +197,6 @@ function linearParts(e: Expr, known: Invariants): Linear | undefined {
   return atom();
 }
 
-/** A text that is equal for equal expressions. */
-function keyOf(e: Expr): string {
-  const inner = operands(e).map(keyOf).join(",");
-  switch (e.op) {
-    case "const":
-      return String(e.value);
-    case "local":
-    case "id":
-      return e.name;
-    case "load":
-      return `${e.binding}[${inner}]`;
-    case "shared":
-      return `${e.array}[${inner}]`;
-    case "unary":
-    case "binary":
-    case "call":
-      return `${e.fn}(${inner})`;
-    default:
-      return `${e.op}:${e.type}(${inner})`;
-  }
-}
-
 /** Which loads go through pointers. */
 export interface PointerOptions {
   /** Bindings that the kernel writes. */
@@ -256,8 +234,8 @@ export function findPointers(
           array,
           lane,
           index.stride,
-          index.factors.map(keyOf).sort().join("*"),
-          index.terms.map(keyOf).sort().join("+"),
+          index.factors.map(exactJson).sort().join("*"),
+          index.terms.map(exactJson).sort().join("+"),
         ].join(";");
         let group = groups.get(key);
         if (!group) {
