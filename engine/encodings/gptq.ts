@@ -3,20 +3,13 @@
 import type { TensorDirectory, TensorEntry } from "../../runtime/mod.ts";
 import { DataError } from "../../spec/errors.ts";
 import type { StoredMatrix } from "./matrix.ts";
-import { codesOf, floatsIn, wordsIn } from "./read.ts";
+import { floatsIn, wordsIn } from "./read.ts";
 import { unsupported } from "./refuse.ts";
 
 const WORDS = ".qweight";
 
 /** Which of eight neighbours each nibble of a word of AWQ is. */
 const AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7];
-
-/** All of a matrix, as it is transposed when it is read. */
-interface Transposed {
-  readonly codes: Uint8Array;
-  readonly scales: Float32Array;
-  readonly offsets: Float32Array;
-}
 
 /** The matrix whose words a tensor has, if it is GPTQ or AWQ. */
 export function gptqMatrix(
@@ -40,23 +33,7 @@ export function gptqMatrix(
     throw unsupported(words, "its elements do not have 4 bits");
   }
   const group = columns / groups;
-  let read: Promise<Transposed> | undefined;
-  const all = async (): Promise<Transposed> => {
-    if (order) checkOrder(order, await wordsIn(order), group);
-    return awq
-      ? transposedAwq(
-        await wordsIn(words),
-        await wordsIn(zeros),
-        await floatsIn(scales),
-        { rows, columns, groups },
-      )
-      : transposedGptq(
-        await wordsIn(words),
-        await wordsIn(zeros),
-        await floatsIn(scales),
-        { rows, columns, groups },
-      );
-  };
+  const sizes = { rows, columns, groups };
   return {
     param: `${module}.weight`,
     of: [words, zeros, scales, ...order ? [order] : []].map(({ name }) => name),
@@ -64,14 +41,26 @@ export function gptqMatrix(
     columns,
     element: "uint4",
     group,
+    // The matrix is transposed in the file, so all of it is read for any of its rows.
     read: async (part, begin, end) => {
-      const { codes, scales, offsets } = await (read ??= all());
-      // The last part of the last rows: what was read is not needed again.
-      if (part === "offsets" && end === rows) read = undefined;
-      return part === "codes"
-        ? codes.subarray(begin * columns, end * columns)
-        : (part === "scales" ? scales : offsets)
-          .subarray(begin * groups, end * groups);
+      if (part === "codes") {
+        if (order) checkOrder(order, await wordsIn(order), group);
+        const read = await wordsIn(words);
+        return (awq ? awqCodes : gptqCodes)(read, sizes, [begin, end]);
+      }
+      const factors = await floatsIn(scales);
+      const points = part === "offsets" ? await wordsIn(zeros) : undefined;
+      const zeroOf = awq ? awqZero : gptqZero;
+      const values = new Float32Array((end - begin) * groups);
+      for (let row = begin; row < end; row++) {
+        for (let at = 0; at < groups; at++) {
+          const scale = factors[at * rows + row]!;
+          values[(row - begin) * groups + at] = points
+            ? -scale * zeroOf(points, sizes, { group: at, row })
+            : scale;
+        }
+      }
+      return values;
     },
   };
 }
@@ -97,73 +86,67 @@ interface Sizes {
   readonly groups: number;
 }
 
-/** Scales and offsets of `[groups, rows]`, transposed; `zero` is the zero point of a group and row. */
-function numbersOf(
-  scales: Float32Array,
-  { rows, groups }: Sizes,
-  zero: (group: number, row: number) => number,
-): Pick<Transposed, "scales" | "offsets"> {
-  const transposed = new Float32Array(rows * groups);
-  const offsets = new Float32Array(rows * groups);
-  for (let row = 0; row < rows; row++) {
-    for (let group = 0; group < groups; group++) {
-      const scale = scales[group * rows + row]!;
-      transposed[row * groups + group] = scale;
-      offsets[row * groups + group] = -scale * zero(group, row);
-    }
-  }
-  return { scales: transposed, offsets };
-}
-
-function transposedGptq(
+type Codes = (
   words: Uint32Array,
-  zeros: Uint32Array,
-  scales: Float32Array,
   sizes: Sizes,
-): Transposed {
-  const { rows, columns } = sizes;
-  const codes = new Uint8Array(rows * columns);
+  rows: readonly [begin: number, end: number],
+) => Uint8Array;
+
+/** Codes of some rows: eight neighbouring columns to a word. */
+function gptqCodes(
+  words: Uint32Array,
+  { rows, columns }: Sizes,
+  [begin, end]: Parameters<Codes>[2],
+): Uint8Array {
+  const codes = new Uint8Array((end - begin) * columns);
   for (let column = 0; column < columns; column++) {
-    for (let row = 0; row < rows; row++) {
-      codes[row * columns + column] =
+    for (let row = begin; row < end; row++) {
+      codes[(row - begin) * columns + column] =
         (words[(column >> 3) * rows + row]! >>> (4 * (column & 7))) & 15;
     }
   }
-  const points = codesOf(zeros, 4);
-  const width = points.length / sizes.groups;
-  // Files have one less than the zero point.
-  return {
-    codes,
-    ...numbersOf(
-      scales,
-      sizes,
-      (group, row) => points[group * width + row]! + 1,
-    ),
-  };
+  return codes;
 }
 
-function transposedAwq(
+/** Codes of some rows: eight neighbouring rows to a word. */
+function awqCodes(
   words: Uint32Array,
-  zeros: Uint32Array,
-  scales: Float32Array,
-  sizes: Sizes,
-): Transposed {
-  const { rows, columns } = sizes;
-  const place = (row: number) => 4 * AWQ_ORDER.indexOf(row & 7);
-  const codes = new Uint8Array(rows * columns);
+  { rows, columns }: Sizes,
+  [begin, end]: Parameters<Codes>[2],
+): Uint8Array {
+  const codes = new Uint8Array((end - begin) * columns);
   for (let column = 0; column < columns; column++) {
-    for (let row = 0; row < rows; row++) {
-      codes[row * columns + column] =
-        (words[column * rows / 8 + (row >> 3)]! >>> place(row)) & 15;
+    for (let row = begin; row < end; row++) {
+      const word = words[column * rows / 8 + (row >> 3)]!;
+      codes[(row - begin) * columns + column] = awqNibble(word, row);
     }
   }
-  return {
-    codes,
-    ...numbersOf(
-      scales,
-      sizes,
-      (group, row) =>
-        (zeros[group * rows / 8 + (row >> 3)]! >>> place(row)) & 15,
-    ),
-  };
+  return codes;
+}
+
+function awqNibble(word: number, row: number): number {
+  return (word >>> (4 * AWQ_ORDER.indexOf(row & 7))) & 15;
+}
+
+interface GroupOfRow {
+  readonly group: number;
+  readonly row: number;
+}
+
+/** A zero point. Files have one less. */
+function gptqZero(
+  words: Uint32Array,
+  { rows }: Sizes,
+  { group, row }: GroupOfRow,
+): number {
+  const word = words[group * Math.ceil(rows / 8) + (row >> 3)]!;
+  return ((word >>> (4 * (row & 7))) & 15) + 1;
+}
+
+function awqZero(
+  words: Uint32Array,
+  { rows }: Sizes,
+  { group, row }: GroupOfRow,
+): number {
+  return awqNibble(words[group * rows / 8 + (row >> 3)]!, row);
 }
