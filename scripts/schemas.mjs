@@ -1,6 +1,6 @@
 /**
  * Writes JSON Schemas of documents from their TypeScript types: a type is the one declaration of its document. Interfaces
- * become closed objects, tags of doc comments keywords (`spec/document/values.ts`). Types are read as they are written,
+ * become closed objects, tags of doc comments keywords (`spec/values.ts`). Types are read as they are written,
  * without a type checker: references, unions, tuples, records, mapped types over literals, `Omit`, `Pick` and `Partial`.
  *
  *     node scripts/schemas.mjs

@@ -1,6 +1,6 @@
 /** Where something was written, and the error classes that carry it. */
 
-import type { Count } from "./document/values.ts";
+import type { Count } from "./values.ts";
 
 /** A place in a source file. Lines and columns count from 1. */
 export interface Span {

@@ -4,12 +4,7 @@
  */
 
 import { DataError } from "./errors.ts";
-import type {
-  Line,
-  NonEmpty,
-  NonNegative,
-  PositiveNumber,
-} from "./document/values.ts";
+import type { Line, NonEmpty, NonNegative, PositiveNumber } from "./values.ts";
 import { machineErrors } from "./document/machine_validator.ts";
 import { MAX_RANKS } from "./limits.ts";
 import { JsonError, parseJson } from "./parse_json.ts";

@@ -1,6 +1,6 @@
 /** The logical grid of ranks, and where an axis is on it. */
 
-import type { Name, RankCount, Short } from "./document/values.ts";
+import type { Name, RankCount, Short } from "./values.ts";
 
 /** One axis of the mesh. */
 export interface MeshAxis {

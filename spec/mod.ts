@@ -26,7 +26,7 @@ export { parsePlan, schemaProblem, stringifyPlan } from "./document/json.ts";
 export type { SchemaProblem } from "./document/json.ts";
 export { planSchema } from "./document/plan_schema.ts";
 export type { Schema } from "./document/schema.ts";
-export type * from "./document/values.ts";
+export type * from "./values.ts";
 export { formatPlan } from "./text/plan.ts";
 export type { FormatPlanOptions } from "./text/plan.ts";
 export {

@@ -3,7 +3,7 @@
  * `numerics.md` explains it.
  */
 
-import type { Count } from "./document/values.ts";
+import type { Count } from "./values.ts";
 import { invariant } from "./errors.ts";
 
 /** The order of sums, and whether the mesh may change it. Its parameters belong to the kind of device. */

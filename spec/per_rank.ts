@@ -1,13 +1,6 @@
 /** Values that differ by rank, as formulas of the rank's number: their length does not depend on how many ranks there are. */
 
-import type {
-  Count,
-  Name,
-  Natural,
-  Several,
-  Short,
-  Word,
-} from "./document/values.ts";
+import type { Count, Name, Natural, Several, Short, Word } from "./values.ts";
 import { groupRankOf, type Mesh } from "./mesh.ts";
 
 /** Rank r has entry `floor(r / every)`, modulo the number of entries; entries are given as runs of equal ones. */

@@ -1,6 +1,6 @@
 /** The summary of a plan: whether it fits, what moves, what it computes. One screen at any size, and a JSON document. */
 
-import type { Integer, Natural, NonNegative } from "./document/values.ts";
+import type { Integer, Natural, NonNegative } from "./values.ts";
 import type { Problem } from "./problems.ts";
 
 /** The model, before it is anywhere. */

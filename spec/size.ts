@@ -1,6 +1,6 @@
 /** Sizes known when a program starts: numbers, run-time counts of axes, and sums and products of them. */
 
-import type { Count, Name, Natural, ShortNonEmpty } from "./document/values.ts";
+import type { Count, Name, Natural, ShortNonEmpty } from "./values.ts";
 
 /** A size expression. `count` is this rank's length of a dynamic axis; with `over`, the sum over the group. */
 export type Size =

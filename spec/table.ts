@@ -1,6 +1,6 @@
 /** Tables of placed axes: which global ids each group rank over the mesh axes holds. */
 
-import type { Natural } from "./document/values.ts";
+import type { Natural } from "./values.ts";
 
 /**
  * Which ids each of n group ranks holds, in local order: `block`, contiguous ones, ⌈size / n⌉ each, of which the last

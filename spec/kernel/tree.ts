@@ -4,7 +4,7 @@
  * `workgroupSize` invocations in one dimension; groups are numbered in three.
  */
 
-import type { Count, Identifier, Short } from "../document/values.ts";
+import type { Count, Identifier, Short } from "../values.ts";
 
 /** Types of values inside a kernel. */
 export type ScalarType = "f32" | "i32" | "u32" | "bool";

@@ -21,7 +21,7 @@ import type {
   Short,
   ShortNonEmpty,
   ShortRecord,
-} from "../document/values.ts";
+} from "../values.ts";
 
 export { maxOverRanks, onRank, perRank } from "../per_rank.ts";
 export type { ConstData, PerRank } from "../per_rank.ts";
