@@ -10,7 +10,7 @@ import {
 } from "../../spec/document/schema.ts";
 import { definitions } from "../../spec/document/plan_schema.ts";
 import { definedRows } from "../graph/primitives/mod.ts";
-import { axis, number } from "../graph/primitives/fields.ts";
+import { axis, flag, number } from "../graph/primitives/fields.ts";
 import { STORED_BYTES } from "../../spec/dtype.ts";
 import { MAX_AXIS, MAX_RANKS } from "../../spec/limits.ts";
 import { PACKED_DTYPES } from "../../spec/packed.ts";
@@ -27,7 +27,6 @@ const FEW = 64;
 const MAX_TILE = 64;
 
 const text: Schema = { type: "string", maxLength: 1 << 10 };
-const flag: Schema = { type: "boolean" };
 const block: Schema = { type: "string", pattern: "^[A-Za-z0-9_.-]{1,200}$" };
 const axes: Schema = {
   type: "array",

@@ -66,10 +66,14 @@ export function ofCache(axis: string, known: Known): Role {
   return over.length > 0 ? over : "local";
 }
 
+/** Primitives whose parameter `over` is one axis. */
+type AlongAxis = {
+  [P in Primitive]: PrimitiveParams[P] extends { readonly over: string } ? P
+    : never;
+}[Primitive];
+
 /** An axis `over` that has to be replicated; all others pass. */
-export function replicatedOver<
-  P extends "softmax" | "logSumExp" | "rmsNorm" | "topK",
->(): Rule<P> {
+export function replicatedOver<P extends AlongAxis>(): Rule<P> {
   const role: Rule<P>["role"] = ({ params: { over } }, { axis }) =>
     axis === over ? "replicated" : "pass";
   return { role, linear: LINEAR.never };

@@ -5,6 +5,9 @@ import type { Schema } from "../../../spec/document/schema.ts";
 /** A number. */
 export const number: Schema = { type: "number" };
 
+/** A bool. */
+export const flag: Schema = { type: "boolean" };
+
 /** The name of an axis. */
 export const axis: Schema = {
   type: "string",
