@@ -60,7 +60,11 @@ export function groupedAxes(
 export function project(
   m: AttentionScope,
   rows: Rows,
-  { bias = false }: { readonly bias?: boolean } = {},
+  { bias = false, keysAsValues = false }: {
+    readonly bias?: boolean;
+    /** There is no `v_proj`: values are what keys are made of. */
+    readonly keysAsValues?: boolean;
+  } = {},
 ): Projections {
   const keyValue = (name: string) => {
     const y = dot(rows, m.param(`${name}.weight`, "keyValue embed"), "embed");
@@ -70,7 +74,7 @@ export function project(
   return {
     q: bias ? add(q, m.param("q_proj.bias", "query")) : q,
     k: keyValue("k_proj"),
-    v: keyValue("v_proj"),
+    v: keyValue(keysAsValues ? "k_proj" : "v_proj"),
   };
 }
 

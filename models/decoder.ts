@@ -3,6 +3,7 @@
 import {
   add,
   type AxisSizes,
+  div,
   dot,
   embedding,
   type Model,
@@ -11,6 +12,7 @@ import {
   recompute,
   rmsNorm,
   type Scope,
+  tanh,
   type Tensor,
   topK,
   type UpTo,
@@ -125,6 +127,8 @@ interface DecoderParts<Axes extends AxisSizes> {
     readonly residual: number;
     readonly logits: number;
   };
+  /** Logits are held within ± this, smoothly. */
+  readonly softCap?: number;
   /** Gains of norms are stored less 1. */
   readonly centred?: boolean;
   /** Names of tensors that differ from those of Llama. */
@@ -238,10 +242,14 @@ export function decoderModel<Axes extends AxisSizes>(
       x = own.block(name, {}, (own) => make(own, x, layer));
     }
     const output = decoder.tied ? table : m.param(names.output, "vocab embed");
-    const logits = times(
+    const products = times(
       dot(norm(m, x, names.norm), output, "embed"),
       by.logits,
     );
+    const { softCap } = blocks;
+    const logits = softCap === undefined
+      ? products
+      : mul(tanh(div(products, softCap)), softCap);
     if (candidates) {
       const best = topK(logits, {
         over: "vocab",

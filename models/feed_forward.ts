@@ -5,14 +5,22 @@ import {
   combine,
   dispatch,
   dot,
+  mul,
   route,
   type RouteOptions,
   type Routing,
   type RoutingPreset,
   slice,
   swiglu,
+  type Tensor,
 } from "../compiler/mod.ts";
 import type { DecoderScope, Layer, Part, Rows } from "./decoder.ts";
+
+/** What gates and what they multiply become: `swiglu`, or another gated unit. */
+export type Glu = <A extends string>(
+  gate: Tensor<A, "f32">,
+  up: Tensor<A, "f32">,
+) => Tensor<A, "f32">;
 
 /** A routing of a decoder's tokens. */
 export type TokenRouting = Routing<"token", "expert", "slot", "choice">;
@@ -21,21 +29,19 @@ export type TokenRouting = Routing<"token", "expert", "slot", "choice">;
 export function mlp(
   m: DecoderScope,
   rows: Rows,
-  {
-    name,
-    ffn,
-    names: [gate, up, down] = ["gate_proj", "up_proj", "down_proj"],
-  }: {
+  { name, ffn, names = ["gate_proj", "up_proj", "down_proj"], glu = swiglu }: {
     readonly name: string;
     readonly ffn: number;
     /** Names of the matrices, in this order. */
     readonly names?: readonly [gate: string, up: string, down: string];
+    readonly glu?: Glu;
   },
 ): Rows {
+  const [gate, up, down] = names;
   return m.block(name, { ffn }, (m) => {
     const inward = (name: string) =>
       dot(rows, m.param(`${name}.weight`, "ffn embed"), "embed");
-    const hidden = swiglu(inward(gate), inward(up));
+    const hidden = glu(inward(gate), inward(up));
     return dot(hidden, m.param(`${down}.weight`, "embed ffn"), "ffn");
   });
 }
@@ -151,8 +157,11 @@ export function fusedExperts(
   m: DecoderScope<"ffn" | "gateUp">,
   rows: Rows,
   routing: TokenRouting,
-  { ffn, inward, outward }: {
+  { ffn, inward, outward, glu = swiglu, scale }: {
     readonly ffn: number;
+    readonly glu?: Glu;
+    /** Multiplies what each expert makes. */
+    readonly scale?: Tensor<"expert", "f32">;
     /** Names of tensors, `expert gateUp embed` and `expert embed ffn`. */
     readonly inward: string;
     readonly outward: string;
@@ -163,10 +172,10 @@ export function fusedExperts(
     m.param(inward, "expert gateUp embed"),
     "embed",
   );
-  const hidden = swiglu(
+  const hidden = glu(
     slice(both, "gateUp", 0, "ffn"),
     slice(both, "gateUp", ffn, "ffn"),
   );
   const done = dot(hidden, m.param(outward, "expert embed ffn"), "ffn");
-  return combine(done, routing);
+  return combine(scale ? mul(done, scale) : done, routing);
 }

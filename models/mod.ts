@@ -82,6 +82,7 @@ export {
   experts,
   fusedExperts,
   fusedMlp,
+  type Glu,
   mlp,
   NUMBERED,
   routeLayer,

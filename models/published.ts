@@ -8,6 +8,7 @@ import { family as dots1 } from "./dots1.ts";
 import { family as ernie45Moe } from "./ernie4_5_moe.ts";
 import { type Family, type PublishedModel, readFamily } from "./family.ts";
 import { family as flexOlmo } from "./flex_olmo.ts";
+import { family as gemma4Moe } from "./gemma4_moe.ts";
 import { family as glm4Moe } from "./glm4_moe.ts";
 import { family as glm4MoeLite } from "./glm4_moe_lite.ts";
 import { family as gptOss } from "./gpt_oss.ts";
@@ -30,6 +31,7 @@ const BUILT_IN: readonly Family[] = [
   dots1,
   ernie45Moe,
   flexOlmo,
+  gemma4Moe,
   glm4Moe,
   glm4MoeLite,
   gptOss,

@@ -47,6 +47,8 @@ const CHECKPOINTS = [
   "granitemoehybrid-12e",
   "nemotronh-16e",
   "lfm2moe-16e",
+  "gemma4moe-12e",
+  "gemma4moe-6e-wrapped",
 ];
 
 /** The tensors of a checkpoint, from the heads of its files. */

@@ -1,0 +1,299 @@
+/**
+ * Gemma 4 with experts: norms before and after every block; a dense block beside experts in every layer; full attention of other
+ * sizes than that of a window, whose values may be its keys; logits within a bound.
+ */
+
+import { add, gelu, type Model, mul, sum, type Tensor } from "switchyard-moe";
+import {
+  anyField,
+  attendHeads,
+  booleanField,
+  type Config,
+  type DecoderFields,
+  decoderFields,
+  decoderModel,
+  type DecoderOptions,
+  type DecoderScope,
+  defineFamily,
+  fieldError,
+  fusedExperts,
+  groupedAxes,
+  ignoreFields,
+  integerField,
+  type Layer,
+  layerTypes,
+  mlp,
+  normHeads,
+  objectField,
+  optionalField,
+  plainNorm,
+  positiveField,
+  project,
+  requireField,
+  requireMultiple,
+  type Rotary,
+  rotate,
+  routeLayer,
+  type Rows,
+  splitHeads,
+  textConfig,
+  WRAPPED,
+} from "switchyard-moe/models";
+
+/** The family of Gemma 4 with experts, text. */
+export const family = defineFamily({
+  architectures: ["Gemma4ForCausalLM", "Gemma4ForConditionalGeneration"],
+  config: readConfig,
+  build,
+  unused: () => [
+    "model.vision_tower.",
+    "model.embed_vision.",
+    "model.audio_tower.",
+    "model.embed_audio.",
+  ],
+});
+
+/** Attention of a layer. */
+interface Attention {
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly rotary: Rotary;
+  /** Values are the keys before norm and rotation. */
+  readonly keysAsValues: boolean;
+}
+
+/** A Gemma 4 configuration. */
+interface Gemma4MoeConfig extends DecoderFields {
+  readonly heads: number;
+  readonly headDim: number;
+  /** Attention of layers with a window, and of the others. */
+  readonly sliding: Attention;
+  readonly full: Attention;
+  readonly denseFfn: number;
+  readonly softCap: number | undefined;
+  readonly wrapped: boolean;
+}
+
+/** Read a config.json. What it leaves out has transformers' defaults. */
+function readConfig(whole: Config): Gemma4MoeConfig {
+  const { config, wrapped } = textConfig(whole);
+  requireField(config, "attention_bias", false);
+  requireField(config, "hidden_activation", "gelu_pytorch_tanh");
+  requireField(config, "num_kv_shared_layers", 0);
+  requireField(config, "use_double_wide_mlp", false);
+  ignoreFields(config, [
+    "per_layer_config",
+    "use_bidirectional_attention",
+    "vocab_size_per_layer_input",
+  ]);
+  // Both are on where they are left out, and off in models that this file builds.
+  for (
+    const [key, only] of [["hidden_size_per_layer_input", 0], [
+      "enable_moe_block",
+      true,
+    ]] as const
+  ) {
+    const value = anyField(config, key);
+    if (value !== only) {
+      throw fieldError(key, value, `${only}, the only one built`);
+    }
+  }
+  const field = (key: string, value: number) =>
+    integerField(config, key, { default: value });
+  const fields = decoderFields(config, {
+    layers: 30,
+    vocabulary: 262144,
+    embed: 2304,
+    experts: 128,
+    expertsPerToken: 8,
+    ffn: 704,
+    epsilon: 1e-6,
+    maxPositions: 131072,
+    tied: true,
+  }, {
+    experts: "num_experts",
+    expertsPerToken: "top_k_experts",
+    ffn: "moe_intermediate_size",
+  });
+  const heads = field("num_attention_heads", 8);
+  const kvHeads = field("num_key_value_heads", 4);
+  const headDim = field("head_dim", 256);
+  const keysAsValues = booleanField(config, "attention_k_eq_v", {
+    default: false,
+  });
+  const globalHeads = keysAsValues
+    ? field("num_global_key_value_heads", kvHeads)
+    : kvHeads;
+  for (const value of [kvHeads, globalHeads]) {
+    requireMultiple({ name: "num_attention_heads", value: heads }, {
+      name: "num_key_value_heads",
+      value,
+    });
+  }
+  const globalDim = field("global_head_dim", 512);
+  const window = field("sliding_window", 512);
+  const typeOf = layerTypes(
+    config,
+    ["sliding_attention", "full_attention"],
+    (layer) =>
+      (layer + 1) % 6 === 0 || layer === fields.layers - 1
+        ? "full_attention"
+        : "sliding_attention",
+  );
+  return {
+    ...fields,
+    heads,
+    headDim,
+    sliding: {
+      heads,
+      kvHeads,
+      headDim,
+      rotary: readFrequencies(config, "sliding_attention", headDim),
+      keysAsValues: false,
+    },
+    full: {
+      heads,
+      kvHeads: globalHeads,
+      headDim: globalDim,
+      rotary: readFrequencies(config, "full_attention", globalDim),
+      keysAsValues,
+    },
+    denseFfn: field("intermediate_size", 9216),
+    softCap: optionalField(config, "final_logit_softcapping"),
+    wrapped,
+    kindOf: (layer) => ({
+      experts: true,
+      window: typeOf(layer) === "sliding_attention" ? window : undefined,
+    }),
+  };
+}
+
+/** All pairs of a head with a window are rotated; of a full one the first ones, at the frequencies of the whole head. */
+function readFrequencies(
+  config: Config,
+  type: "sliding_attention" | "full_attention",
+  dim: number,
+): Rotary {
+  const all = objectField(config, "rope_parameters") ?? {};
+  const own = objectField(all, type) ?? {};
+  const full = type === "full_attention";
+  requireField(own, "rope_type", full ? "proportional" : "default");
+  const base = positiveField(own, "rope_theta", {
+    default: full ? 1e6 : 10000,
+  });
+  const part = full
+    ? positiveField(own, "partial_rotary_factor", { default: 0.25 })
+    : 1;
+  const rotated = Math.floor(part * dim / 2);
+  return {
+    inverseFrequencies: Array.from(
+      { length: dim / 2 },
+      (_, i) => i < rotated ? base ** (-2 * i / dim) : 0,
+    ),
+    scale: 1,
+    interleaved: false,
+  };
+}
+
+/** The model of a configuration. */
+function build(config: Gemma4MoeConfig, options: DecoderOptions): Model {
+  const { embed, epsilon, wrapped, softCap } = config;
+  return decoderModel(config, {
+    axes: { one: 1 },
+    names: wrapped ? WRAPPED : {},
+    multipliers: { embedding: Math.sqrt(embed), residual: 1, logits: 1 },
+    ...softCap === undefined ? {} : { softCap },
+    layer(own, x, layer) {
+      const m: DecoderScope = own;
+      const norm = (rows: Rows, name: string) =>
+        layer.norm(m, rows, `${name}.weight`);
+      const attended = layer.residual(x, (rows) => {
+        const ready = norm(rows, "input_layernorm");
+        return norm(
+          attend(m, ready, layer, config),
+          "post_attention_layernorm",
+        );
+      });
+      const fed = layer.residual(layer.pick(m, attended), (rows) => {
+        const dense = mlp(m, norm(rows, "pre_feedforward_layernorm"), {
+          name: "mlp",
+          ffn: config.denseFfn,
+          glu: geglu,
+        });
+        const routed = feed(m, rows, layer, {
+          config,
+          ready: norm(rows, "pre_feedforward_layernorm_2"),
+        });
+        return norm(
+          add(
+            norm(dense, "post_feedforward_layernorm_1"),
+            norm(routed, "post_feedforward_layernorm_2"),
+          ),
+          "post_feedforward_layernorm",
+        );
+      });
+      return mul(fed, sum(own.param("layer_scalar", "one"), "one"));
+    },
+  }, options);
+
+  function feed(
+    m: DecoderScope,
+    rows: Rows,
+    layer: Layer,
+    { config: { ffn, expertsPerToken: topK }, ready }: {
+      readonly config: Gemma4MoeConfig;
+      readonly ready: Rows;
+    },
+  ): Rows {
+    // The router has a norm of its own, of what no block has normed.
+    const seen = mul(
+      mul(plainNorm(rows, "embed", epsilon), m.param("router.scale", "embed")),
+      embed ** -0.5,
+    );
+    const routing = routeLayer(m, seen, layer, {
+      router: "router.proj",
+      topK,
+      preset: "mixtral",
+    });
+    const scale = m.param("router.per_expert_scale", "expert");
+    return m.block(
+      "experts",
+      { ffn, gateUp: 2 * ffn },
+      (m) =>
+        fusedExperts(m, ready, routing, {
+          ffn,
+          inward: "gate_up_proj",
+          outward: "down_proj",
+          glu: geglu,
+          scale,
+        }),
+    );
+  }
+}
+
+/** The block `self_attn`, whose scores are not scaled. */
+function attend(
+  m: DecoderScope,
+  rows: Rows,
+  layer: Layer,
+  { sliding, full, epsilon }: Gemma4MoeConfig,
+): Rows {
+  const { window } = layer.kind;
+  const c = window === undefined ? full : sliding;
+  return m.block("self_attn", groupedAxes(c), (m) => {
+    const projected = project(m, rows, { keysAsValues: c.keysAsValues });
+    const heads = normHeads(m, splitHeads(projected), { epsilon });
+    const v = plainNorm(heads.v, "headDim", epsilon);
+    const ready = rotate({ ...heads, v }, c.rotary, layer);
+    return attendHeads(m, ready, layer, { window, scale: 1 });
+  });
+}
+
+/** up · gelu(gate) */
+function geglu<A extends string>(
+  gate: Tensor<A, "f32">,
+  up: Tensor<A, "f32">,
+): Tensor<A, "f32"> {
+  return mul(gelu(gate, { approximate: "tanh" }), up) as Tensor<A, "f32">;
+}
