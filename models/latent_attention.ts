@@ -23,7 +23,7 @@ import {
   positiveField,
   requireField,
 } from "./config.ts";
-import type { DecoderScope, Layer, Rows } from "./decoder.ts";
+import { type DecoderScope, type Layer, type Rows, times } from "./decoder.ts";
 import {
   readRotary,
   ropeScaling,
@@ -47,6 +47,9 @@ export interface LatentFields {
   readonly rotary: Rotary;
   /** Multiplies scores. */
   readonly scale: number;
+  /** Multiply queries, and normed latents; default 1. */
+  readonly queryScale?: number;
+  readonly latentScale?: number;
 }
 
 /** A family's defaults; those of DeepSeek where it has none. */
@@ -56,12 +59,15 @@ export interface LatentDefaults {
   readonly nope?: number;
   readonly value?: number;
   readonly queryLatent?: number;
+  /** Base of the rotary frequencies. */
+  readonly theta?: number;
 }
 
 /** Read the fields of latent attention. */
 export function latentFields(
   config: Config,
-  { heads, interleaved, nope: plain, value, queryLatent }: LatentDefaults,
+  { heads, interleaved, nope: plain, value, queryLatent, theta = 10000 }:
+    LatentDefaults,
 ): LatentFields {
   requireField(config, "attention_bias", false);
   const headDim = integerField(config, "qk_rope_head_dim", { default: 64 });
@@ -78,7 +84,7 @@ export function latentFields(
     queryLatent: anyField(config, "q_lora_rank") === null
       ? undefined
       : integerField(config, "q_lora_rank", { default: queryLatent ?? 1536 }),
-    rotary: readRotary(config, { dim: headDim, theta: 10000, interleaved }),
+    rotary: readRotary(config, { dim: headDim, theta, interleaved }),
     scale: stretch(config) ** 2 / Math.sqrt(nope + headDim),
   };
 }
@@ -127,15 +133,21 @@ export function latentAxes(c: LatentFields): LatentAxes {
   };
 }
 
-/** The block `self_attn` of a layer. */
+/** Latent attention, and the block that it is in; default `self_attn`. */
+export interface LatentBlock extends LatentFields {
+  readonly block?: string;
+}
+
+/** A block of latent attention of a layer. */
 export function attendLatent(
   m: DecoderScope<keyof LatentAxes>,
   rows: Rows,
   layer: Layer,
-  c: LatentFields,
+  c: LatentBlock,
 ): Rows {
-  const query = queries(m, rows, c);
-  return m.block("self_attn", {}, (m) => attend(m, { rows, query, layer }, c));
+  const { block = "self_attn", queryScale = 1 } = c;
+  const query = times(queries(m, rows, { ...c, block }), queryScale);
+  return m.block(block, {}, (m) => attend(m, { rows, query, layer }, c));
 }
 
 function attend(
@@ -145,19 +157,21 @@ function attend(
     readonly query: Queries;
     readonly layer: Layer;
   },
-  c: LatentFields,
+  c: LatentBlock,
 ): Rows {
+  const { block = "self_attn", latentScale = 1 } = c;
   const rotation = { position: layer.position, ...c.rotary };
 
   // What is cached: the normed latent, and a key part with the position that all heads share.
   const down = m.param("kv_a_proj_with_mqa.weight", "cached embed");
   const compressed = dot(rows, down, "embed");
-  const latent = rmsNorm(
+  const normed = rmsNorm(
     slice(compressed, "cached", 0, "latent"),
     m.param("kv_a_layernorm.weight", "latent"),
     "latent",
     { epsilon: EPSILON },
   );
+  const latent = times(normed, latentScale);
   const shared = slice(compressed, "cached", c.latent, "rope");
   const key = concat(
     latent,
@@ -189,7 +203,7 @@ function attend(
       scale: c.scale,
     },
   );
-  layer.keep(`${layer.name}.self_attn.latents`, keys);
+  layer.keep(`${layer.name}.${block}.latents`, keys);
   const values = merge(dot(y, toValue, "latent"), "head value", "values");
   return dot(values, m.param("o_proj.weight", "embed values"), "values");
 }
@@ -201,16 +215,16 @@ type Queries = Tensor<"token queries", "f32">;
 function queries(
   m: DecoderScope<keyof LatentAxes>,
   rows: Rows,
-  { queryLatent }: LatentFields,
+  { queryLatent, block }: LatentBlock & { readonly block: string },
 ): Queries {
   if (queryLatent === undefined) {
     return m.block(
-      "self_attn",
+      block,
       {},
       (m) => dot(rows, m.param("q_proj.weight", "queries embed"), "embed"),
     );
   }
-  return m.block("self_attn", { queryLatent }, (m) => {
+  return m.block(block, { queryLatent }, (m) => {
     const down = m.param("q_a_proj.weight", "queryLatent embed");
     const short = rmsNorm(
       dot(rows, down, "embed"),

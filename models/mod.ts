@@ -94,6 +94,7 @@ export {
   attendLatent,
   type LatentAxes,
   latentAxes,
+  type LatentBlock,
   type LatentDefaults,
   type LatentFields,
   latentFields,

@@ -17,6 +17,7 @@ import { family as graniteMoeHybrid } from "./granite_moe_hybrid.ts";
 import { family as hunyuanMoe } from "./hunyuan_moe.ts";
 import { family as lfm2Moe } from "./lfm2_moe.ts";
 import { family as llama4 } from "./llama4.ts";
+import { family as longcatFlash } from "./longcat_flash.ts";
 import { family as miniMaxM2 } from "./minimax_m2.ts";
 import { family as mixtral } from "./mixtral.ts";
 import { family as nemotronH } from "./nemotron_h.ts";
@@ -40,6 +41,7 @@ const BUILT_IN: readonly Family[] = [
   hunyuanMoe,
   lfm2Moe,
   llama4,
+  longcatFlash,
   miniMaxM2,
   mixtral,
   nemotronH,

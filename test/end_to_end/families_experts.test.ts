@@ -10,4 +10,7 @@ testInTurns([
   "hunyuanmoe-12e",
   "ernie45moe-16e",
   "flexolmo-10e",
+  "gemma4moe-12e",
+  "gemma4moe-6e-wrapped",
+  "longcatflash-12e",
 ]);

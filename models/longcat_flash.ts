@@ -1,0 +1,180 @@
+/**
+ * LongCat-Flash: two blocks of latent attention and two dense blocks in a layer, and experts whose result comes at its end
+ * (shortcut-connected MoE). Some experts are zero-computation ones, which give back what they are given.
+ */
+
+import {
+  add,
+  cast,
+  clamp,
+  dot,
+  type Model,
+  mul,
+  neg,
+  route,
+  slice,
+  sub,
+  sum,
+} from "switchyard-moe";
+import {
+  attendLatent,
+  type Config,
+  type DecoderFields,
+  decoderFields,
+  decoderModel,
+  type DecoderOptions,
+  type DecoderScope,
+  defineFamily,
+  experts,
+  ignoreFields,
+  integerField,
+  latentAxes,
+  type LatentFields,
+  latentFields,
+  type Layer,
+  mlp,
+  positiveField,
+  requireField,
+  type Rows,
+} from "switchyard-moe/models";
+
+/** The family of `LongcatFlashForCausalLM`. */
+export const family = defineFamily({
+  architectures: ["LongcatFlashForCausalLM"],
+  config: readConfig,
+  build,
+  unused: ({ layers, experts, zeroExperts }) => [
+    "model.mtp.",
+    // Transformers writes some tensors of zero-computation experts.
+    ...Array.from({ length: layers * zeroExperts }, (_, i) => {
+      const [layer, zero] = [Math.floor(i / zeroExperts), i % zeroExperts];
+      return `model.layers.${layer}.mlp.experts.${experts + zero}.`;
+    }),
+  ],
+});
+
+/** A LongCat-Flash configuration. */
+interface LongcatFlashConfig extends DecoderFields, LatentFields {
+  readonly zeroExperts: number;
+  readonly denseFfn: number;
+  readonly routedScale: number;
+}
+
+/** Read a config.json of `LongcatFlashForCausalLM`. What it leaves out has transformers' defaults. */
+function readConfig(config: Config): LongcatFlashConfig {
+  requireField(config, "zero_expert_type", "identity");
+  requireField(config, "router_bias", false);
+  requireField(config, "norm_topk_prob", false);
+  requireField(config, "mla_scale_q_lora", true);
+  requireField(config, "mla_scale_kv_lora", true);
+  // A layer here is two of those.
+  ignoreFields(config, [
+    "head_dim",
+    "num_key_value_heads",
+    "qk_head_dim",
+    "num_hidden_layers",
+  ]);
+  const field = (key: string, value: number, min = 1) =>
+    integerField(config, key, { default: value, min });
+  const layers = field("num_layers", 28);
+  const { num_layers: _, ...rest } = config;
+  const fields = decoderFields({ ...rest, num_hidden_layers: layers }, {
+    layers,
+    vocabulary: 131072,
+    embed: 6144,
+    experts: 512,
+    expertsPerToken: 12,
+    ffn: 2048,
+    epsilon: 1e-5,
+    maxPositions: 131072,
+  }, {
+    experts: "n_routed_experts",
+    expertsPerToken: "moe_topk",
+    ffn: "expert_ffn_hidden_size",
+  });
+  const latent = latentFields(config, {
+    heads: 64,
+    interleaved: true,
+    theta: 1e7,
+  });
+  const { queryLatent = fields.embed } = latent;
+  return {
+    ...latent,
+    ...fields,
+    queryScale: Math.sqrt(fields.embed / queryLatent),
+    latentScale: Math.sqrt(fields.embed / latent.latent),
+    zeroExperts: field("zero_expert_num", 256, 0),
+    denseFfn: field("ffn_hidden_size", 12288),
+    routedScale: positiveField(config, "routed_scaling_factor", { default: 6 }),
+  };
+}
+
+/** The model of a configuration. */
+function build(config: LongcatFlashConfig, options: DecoderOptions): Model {
+  const { denseFfn } = config;
+  return decoderModel(config, {
+    axes: latentAxes(config),
+    layer(own, x, layer) {
+      const m: DecoderScope = own;
+      const attend = (x: Rows, i: number) =>
+        layer.residual(x, (rows) =>
+          attendLatent(
+            own,
+            layer.norm(m, rows, `input_layernorm.${i}.weight`),
+            layer,
+            { ...config, block: `self_attn.${i}` },
+          ));
+      const feed = (rows: Rows, i: number) =>
+        mlp(m, rows, { name: `mlps.${i}`, ffn: denseFfn });
+      const first = attend(x, 0);
+      const seen = layer.norm(m, first, "post_attention_layernorm.0.weight");
+      const routed = chooseAndFeed(m, seen, layer, config);
+      const dense = layer.residual(first, () => feed(seen, 0));
+      const second = layer.pick(m, attend(dense, 1));
+      const done = layer.residual(
+        second,
+        (rows) =>
+          feed(layer.norm(m, rows, "post_attention_layernorm.1.weight"), 1),
+      );
+      return add(done, layer.pick(m, routed));
+    },
+  }, options);
+}
+
+/** The block `mlp`: experts, and rows times the weights of zero-computation experts. */
+function chooseAndFeed(
+  m: DecoderScope,
+  rows: Rows,
+  layer: Layer,
+  { ffn, experts: count, zeroExperts, expertsPerToken: topK, routedScale }:
+    LongcatFlashConfig,
+): Rows {
+  return m.block("mlp", { ffn, output: count + zeroExperts }, (m) => {
+    const logits = dot(
+      rows,
+      m.param("router.classifier.weight", "output embed"),
+      "embed",
+    );
+    const all = route(logits, {
+      over: "output",
+      topK,
+      score: "softmax",
+      bias: m.param("router.e_score_correction_bias", "output"),
+      scale: routedScale,
+      ...layer.choices ? { choices: layer.choices() } : {},
+    });
+    layer.routed({ logits, routing: all } as never);
+    const chosen = cast(all.index, "f32");
+    // 1 for experts that compute, 0 for the others, which stand as the first one, of no weight.
+    const computes = clamp(add(neg(chosen), count), 0, 1);
+    const weights = mul(all.weight, computes);
+    const routing = route(slice(logits, "output", 0, "expert"), {
+      over: "expert",
+      topK,
+      choices: cast(mul(chosen, computes), "i32"),
+      weights,
+    });
+    const zero = sum(sub(all.weight, weights), "choice");
+    return add(experts(m, rows, routing), mul(rows, zero));
+  });
+}
