@@ -15,7 +15,7 @@ import { join } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { nodeFiles } from "../cli/files.ts";
-import { resolveTarget } from "../engine/mod.ts";
+import { loadTarget } from "../engine/mod.ts";
 import { checkLarge } from "./large/check.ts";
 import { LOOPS } from "./large/bandwidth.ts";
 import { measureDecode } from "./large/decode.ts";
@@ -114,9 +114,7 @@ most memory of each process: ${peaks.map(gb).join(", ")}; ${
     peaks,
   };
 }
-const target = await resolveTarget(folder, nodeFiles(), {
-  loadModel: () => Promise.reject(new Error("Cannot load: no model file")),
-});
+const target = await loadTarget(folder, nodeFiles());
 if (target.kind !== "checkpoint") throw new Error("no checkpoint");
 if (only === "prefill") {
   const measured = await measurePrefill(folder, target, {

@@ -10,7 +10,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { nodeFiles } from "../cli/files.ts";
-import { openTarget, resolveTarget, type Target } from "../engine/mod.ts";
+import { loadTarget, openTarget, type Target } from "../engine/mod.ts";
 import {
   launchContext,
   openLaunchMeter,
@@ -138,9 +138,7 @@ try {
   device.destroy();
   const weights = join(folder, "layer.safetensors");
   writeFileSync(weights, layerTensors(randomWeights()));
-  const demo = await resolveTarget(fileURLToPath(DEMO_FOLDER), nodeFiles(), {
-    loadModel: () => Promise.reject(new Error("Cannot load: no model file")),
-  });
+  const demo = await loadTarget(fileURLToPath(DEMO_FOLDER), nodeFiles());
   const works: Work[] = [{
     name: "expert FFN, 512 tokens",
     target: { kind: "model", model: expertLayer(512) },

@@ -13,12 +13,7 @@ import process from "node:process";
 import { parseArgs } from "node:util";
 import { nodeFiles } from "../cli/files.ts";
 import { parsePages } from "../cli/values.ts";
-import {
-  Decoder,
-  decoderShape,
-  generate,
-  resolveTarget,
-} from "../engine/mod.ts";
+import { Decoder, decoderShape, generate, loadTarget } from "../engine/mod.ts";
 import { sum } from "../spec/sum.ts";
 import { machine, median } from "./measure.ts";
 import { DECODER, decoderFiles } from "./peers/decoder_files.ts";
@@ -80,9 +75,7 @@ const folder = mkdtempSync(join(tmpdir(), "switchyard-sequences-"));
 for (const [name, bytes] of Object.entries(decoderFiles())) {
   writeFileSync(join(folder, name), bytes);
 }
-const target = await resolveTarget(folder, nodeFiles(), {
-  loadModel: () => Promise.reject(new Error("Cannot load: no model file")),
-});
+const target = await loadTarget(folder, nodeFiles());
 const { plan, session, close } = await openOurs(target, {
   adapter: options.adapter as "native" | "cpu",
   threads: availableParallelism(),

@@ -13,6 +13,7 @@
  * ```
  */
 
+export type { GenerateTextOptions } from "../engine/generate_text.ts";
 export { Tracer } from "../runtime/profiler.ts";
 export { type BrowserDevice, openDevice } from "./device.ts";
 export {
@@ -23,7 +24,6 @@ export {
 } from "./folder.ts";
 export {
   type BrowserModel,
-  type GenerateTextOptions,
   openModel,
   type OpenModelOptions,
 } from "./model.ts";

@@ -4,11 +4,12 @@ import { Tokenizer } from "@huggingface/tokenizers";
 import { compileDocument } from "../compiler/document/read.ts";
 import { checkTensors } from "../engine/weights.ts";
 import { Decoder, decoderShape } from "../engine/decoder.ts";
-import { generate } from "../engine/generate.ts";
+import {
+  generateText,
+  type GenerateTextOptions,
+} from "../engine/generate_text.ts";
 import { parseJsonObject } from "../engine/json_file.ts";
-import type { SamplingOptions } from "../engine/sampling.ts";
 import { stopTokens } from "../engine/stop_tokens.ts";
-import { TextStream } from "../engine/tokenizer.ts";
 import type { Device } from "../runtime/device.ts";
 import {
   createSession,
@@ -39,14 +40,6 @@ export interface OpenModelOptions {
   /** Records runs, which take longer then. */
   readonly tracer?: Tracer;
   readonly onProgress?: (progress: Progress) => void;
-}
-
-/** What to generate. */
-export interface GenerateTextOptions extends SamplingOptions {
-  /** Default: 64. */
-  readonly maxNewTokens?: number;
-  /** Called with each piece of text as it is there. */
-  readonly onText?: (piece: string) => void;
 }
 
 /** A loaded model. */
@@ -100,26 +93,12 @@ export async function openModel(
     plan,
     device,
     session,
-    async generate(prompt, { maxNewTokens = 64, onText, ...sampling } = {}) {
+    async generate(prompt, options) {
       session.reset();
-      const stream = new TextStream(tokenizer);
-      let text = "";
-      const push = (piece: string) => {
-        text += piece;
-        if (piece !== "") onText?.(piece);
-      };
-      await generate(decoder, [await tokenizer.encode(prompt)], {
-        temperature: 0,
-        ...sampling,
-        maxNewTokens,
-        stop,
-        onToken: async (_, token) => {
-          push(await stream.push(token));
-          await nextTask();
-        },
+      return await generateText(decoder, { tokenizer, stop }, prompt, {
+        ...options,
+        afterToken: nextTask,
       });
-      push(await stream.end());
-      return text;
     },
     close: () => session.close(),
   };

@@ -50,7 +50,7 @@ async function demonstrate(io: CliIo): Promise<void> {
   const prompt = await tokenizer.encode(PROMPT);
   const bar = createProgressBar(io);
   const opened = await openTarget(target, io.files, {
-    mesh: [{ name: "ep", size: 4 }],
+    mesh: { ep: 4 },
     need: { tokens: prompt.length, sequences: 1, context: 256 },
     next: { candidates: candidatesOf(SAMPLING) },
     sharing: "shared",

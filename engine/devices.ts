@@ -107,8 +107,10 @@ export function chooseAdapter(
 
 /** How devices are chosen. */
 export interface SelectDevicesOptions {
-  readonly sharing: DeviceSharing;
-  readonly adapter: AdapterChoice;
+  /** Default: shared. */
+  readonly sharing?: DeviceSharing;
+  /** Default: auto. */
+  readonly adapter?: AdapterChoice;
   /** Takes a remark for the user. */
   readonly notice?: (text: string) => void;
   /** Time launches, where the adapter can. */
@@ -157,9 +159,10 @@ export interface OpenedDevices {
 
 /** Choose what to compute on. Throws MachineError where an adapter is not there. */
 export async function selectDevices(
-  options: SelectDevicesOptions,
+  { sharing = "shared", adapter: choice = "auto", ...others }:
+    SelectDevicesOptions,
 ): Promise<SelectedDevices> {
-  const { sharing, adapter: choice } = options;
+  const options = { ...others, sharing, adapter: choice };
   const world = sharing === "mpi" ? await openWorld() : undefined;
   if (choice === "cpu" || choice === "native") {
     return await selectHost(choice, { ...options, world });

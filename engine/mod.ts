@@ -43,6 +43,8 @@ export {
   type GeneratedSequence,
   type GenerateOptions,
 } from "./generate.ts";
+export { generateText, type GenerateTextOptions } from "./generate_text.ts";
+export { type LoadedModel, openModel } from "./model.ts";
 export {
   type Opened,
   type OpenOptions,
@@ -146,7 +148,7 @@ export {
   type SamplingOptions,
 } from "./sampling.ts";
 export { StopText } from "./stop_text.ts";
-export { resolveTarget, type Target } from "./target.ts";
+export { type Target } from "./target.ts";
 export { readTensors } from "./tensors.ts";
 export { readInputs } from "./inputs.ts";
 export { CHOICES } from "./replay.ts";

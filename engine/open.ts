@@ -23,7 +23,7 @@ import type { LaunchTiming } from "../runtime/device.ts";
 import { createMpiCommunicator } from "../runtime/mpi/mod.ts";
 import { assertLegal, type LegalPlan } from "../spec/mod.ts";
 import type { FileDType } from "../spec/dtype.ts";
-import { type Mesh, rankCount } from "../spec/mesh.ts";
+import type { MeshSizes } from "../spec/mesh.ts";
 import type { Plan } from "../spec/plan/plan.ts";
 import { STRATEGY_NAMES } from "../spec/strategies.ts";
 import { MAX_RANKS } from "../spec/limits.ts";
@@ -74,8 +74,8 @@ const COMPILED = [
 /** How a target is compiled; `tuning` is by default that for the devices, or the compiler's where no device is opened. */
 export interface PlanOptions
   extends Pick<CompileOptions, typeof COMPILED[number]> {
-  /** Mesh axes in order. Default: `ep=1`. */
-  readonly mesh?: Mesh;
+  /** Sizes of mesh axes, in order: `{ dp: 2, ep: 4 }`. Default: `{ ep: 1 }`. */
+  readonly mesh?: MeshSizes;
   /** Bounds of a checkpoint's model, as far as they are given. */
   readonly bounds?: Partial<Bounds>;
   /** What will be run, where that is known; bounds that are not given follow from it. */
@@ -168,7 +168,7 @@ export async function storedWeights(
 export async function openTarget(
   target: Target,
   files: FileSystem,
-  options: OpenOptions,
+  options: OpenOptions = {},
 ): Promise<Opened> {
   const paths = await weightFiles(target, files, options.weights);
   const untrusted = target.kind === "plan" && !isCompiled(target.plan);
@@ -242,7 +242,7 @@ export async function openPlan(
   const plan = await loadable.plan({
     limits: selected.limits,
     tuning: tuningOf(selected, options.tunings),
-    ...world ? { mesh: [{ name: "ep", size: world.size }] } : {},
+    ...world ? { mesh: { ep: world.size } } : {},
     ...options,
   });
   const tensors = await loadable.tensors(plan);
@@ -361,16 +361,16 @@ export function targetOptions(
 
 /** Options of a plan as the compiler takes them. */
 export function compileOptions(options: PlanOptions): CompileOptions {
-  const mesh = options.mesh ?? [{ name: "ep", size: 1 }];
+  const mesh = options.mesh ?? { ep: 1 };
   checkRanks(mesh);
-  return {
-    mesh: Object.fromEntries(mesh.map(({ name, size }) => [name, size])),
-    ...given(options, COMPILED),
-  };
+  return { mesh, ...given(options, COMPILED) };
 }
 
-function checkRanks(mesh: Mesh): void {
-  const ranks = rankCount(mesh);
+function checkRanks(mesh: MeshSizes): void {
+  const ranks = Object.values(mesh).reduce(
+    (product, size) => product * size,
+    1,
+  );
   if (ranks <= MAX_RANKS) return;
   throw new PlacementError(
     `Cannot use a mesh of ${ranks} ranks: a plan has at most ${MAX_RANKS}. Make the mesh smaller`,

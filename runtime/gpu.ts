@@ -3,6 +3,16 @@
 import { MachineError } from "../spec/errors.ts";
 import { politely } from "./politely.ts";
 
+declare global {
+  // Declarations name these, also where no library declares WebGPU: Node.js without "dom".
+  // deno-lint-ignore no-empty-interface
+  interface GPU {}
+  // deno-lint-ignore no-empty-interface
+  interface GPUAdapter {}
+  // deno-lint-ignore no-empty-interface
+  interface GPUAdapterInfo {}
+}
+
 /** An adapter of this machine, or one that the caller gave. */
 export interface GpuAdapter {
   /** Position in the list, from 0. */

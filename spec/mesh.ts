@@ -11,6 +11,16 @@ export interface MeshAxis {
 /** Mesh axes in order; rank numbers are row-major over them. */
 export type Mesh = Short<MeshAxis>;
 
+/** Sizes of mesh axes by name, in order: a mesh as users write it. */
+export interface MeshSizes {
+  readonly [axis: string]: number;
+}
+
+/** A mesh as users write it. */
+export function meshSizes(mesh: Mesh): MeshSizes {
+  return Object.fromEntries(mesh.map(({ name, size }) => [name, size]));
+}
+
 /** What the field shards over a mesh axis. */
 export type MeshRole =
   | "tokens"

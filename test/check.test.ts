@@ -1,14 +1,22 @@
 /** `checkModel` on good and bad files: exact diagnostics and their printed form. Needs a writable temporary folder. */
 
-import { mkdtemp, readFile, rename, rm, writeFile } from "node:fs/promises";
+import {
+  mkdir,
+  mkdtemp,
+  readFile,
+  rename,
+  rm,
+  writeFile,
+} from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import t from "tap";
 import { checkModel, formatDiagnostic } from "../compiler/source/check.ts";
+import { editorRemark } from "../cli/editor_support.ts";
 import { main } from "../cli/main.ts";
 import { DataError } from "../spec/errors.ts";
-import { temporaryFolder, withOutput } from "./helpers/cli.ts";
+import { switchyard, temporaryFolder, withOutput } from "./helpers/cli.ts";
 
 function fixture(name: string): string {
   return fileURLToPath(new URL(`./fixtures/source/${name}`, import.meta.url));
@@ -259,4 +267,32 @@ export const doubled = model({ token: 4 }, (m) => {
     "Type 'string' is not assignable to type 'number'.",
     "ok",
   ]);
+});
+
+t.test("check warns where a project's TypeScript cannot load the plugin that it names", async (t) => {
+  const folder = temporaryFolder(t);
+  const package_ = join(folder, "node_modules/typescript/package.json");
+  await mkdir(dirname(package_), { recursive: true });
+  await writeFile(
+    join(folder, "tsconfig.json"),
+    '{ "compilerOptions": { "plugins": [{ "name": "switchyard-moe/editor" }] } }',
+  );
+  const file = join(folder, "file.js");
+  const remark = async (version: string) => {
+    await writeFile(
+      package_,
+      JSON.stringify({ name: "typescript", version }),
+    );
+    return editorRemark(file);
+  };
+  t.equal(await remark("5.9.3"), undefined);
+  t.match(
+    await remark("7.0.2"),
+    /^TypeScript 7\.0\.2 of this project loads no plugins/,
+  );
+  await writeFile(file, "");
+  const { err } = await switchyard(["check", file]);
+  t.match(err, /^TypeScript 7\.0\.2 of this project/);
+  await writeFile(join(folder, "tsconfig.json"), "{}");
+  t.equal(editorRemark(file), undefined);
 });

@@ -18,7 +18,13 @@ import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import t from "tap";
 import { switchyard as runHere } from "./helpers/cli.ts";
-import { commandsOf, readPage, writeShownFiles } from "./helpers/guide.ts";
+import {
+  commandsOf,
+  programsOf,
+  readPage,
+  writeShownFiles,
+} from "./helpers/guide.ts";
+import { DENO, type Runtime } from "./helpers/nodes.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const PROJECT = mkdtempSync(join(tmpdir(), "switchyard-pack-"));
@@ -31,6 +37,14 @@ const ENV = Object.fromEntries(
     !/^npm_(config_(local_prefix|prefix)|package|lifecycle)/.test(name)
   ),
 );
+
+/** The Node.js of this process. */
+const NODE: Runtime = {
+  name: "Node.js",
+  program: process.execPath,
+  argv: [],
+  skip: false,
+};
 
 interface Result {
   readonly status: number | null;
@@ -115,6 +129,8 @@ t.test("the package has the checkpoint and the sources, and no tests", (t) => {
       "dist/browser/mod.js",
       "LICENSE",
       "README.md",
+      "docs/library.md",
+      "docs/reference/README.md",
     ]
   ) t.ok(existsSync(join(INSTALLED, file)), file);
   t.notOk(existsSync(join(INSTALLED, "test")));
@@ -277,6 +293,67 @@ t.test("docs/own_model.md, from file to text", (t) => {
   const typed = call(process.execPath, [tsc, "-p", "."], folder);
   t.equal(typed.status, 0, typed.stdout);
   t.end();
+});
+
+t.test("docs/library.md: its programs run under Node.js and Deno, and have types without the library of pages", async (t) => {
+  const page = readPage("library.md");
+  const [run, generate, train, browser] = programsOf(page);
+  const folder = join(PROJECT, "library");
+  mkdirSync(folder);
+  symlinkSync(
+    join(PROJECT, "node_modules"),
+    join(folder, "node_modules"),
+    "junction",
+  );
+  writeFileSync(join(folder, "package.json"), '{ "type": "module" }');
+  writeShownFiles(readPage("own_model.md"), folder);
+  cpSync(
+    join(INSTALLED, "examples/train/next_byte.ts"),
+    join(folder, "next_byte.ts"),
+  );
+  const files = Object.entries({ run, generate, train }).map(([name, text]) => {
+    writeFileSync(join(folder, `${name}.mjs`), text!);
+    return `${name}.mjs`;
+  });
+  const said = new Map<string, string>();
+  for (const { name, program, argv, skip } of [NODE, DENO]) {
+    await t.test(name, { skip }, (t) => {
+      rmSync(join(folder, "trained"), { recursive: true, force: true });
+      for (const file of files) {
+        const ended = call(program, [...argv, file], folder);
+        t.equal(ended.status, 0, `${file}: ${ended.stderr}`);
+        t.equal(ended.stdout, said.get(file) ?? ended.stdout, file);
+        said.set(file, ended.stdout);
+      }
+      t.ok(existsSync(join(folder, "trained")));
+      t.end();
+    });
+  }
+  t.match(said.get("run.mjs"), /^\[ 24, 32 \] \d/);
+  t.match(said.get("generate.mjs"), /\w+/);
+  t.match(said.get("train.mjs"), /^1 \d.*\n2 \d/);
+  writeFileSync(join(folder, "browser.mjs"), browser!);
+  const options = {
+    ...{ strict: true, module: "nodenext", target: "es2022" },
+    ...{ allowJs: true, checkJs: true, noEmit: true },
+  };
+  const compile = (lib: string[], included: string[]) => {
+    writeFileSync(
+      join(folder, "tsconfig.json"),
+      JSON.stringify({
+        compilerOptions: {
+          ...{ ...options, lib, types: ["node"] },
+          typeRoots: [join(ROOT, "node_modules/@types")],
+        },
+        files: included,
+      }),
+    );
+    const tsc = join(ROOT, "node_modules/typescript/bin/tsc");
+    const { status, stdout } = call(process.execPath, [tsc, "-p", "."], folder);
+    t.equal(status, 0, stdout);
+  };
+  compile(["es2024"], files);
+  compile(["es2024", "dom"], ["browser.mjs"]);
 });
 
 t.test("TypeScript's server loads the plugin, which shows mistakes of tracing", async (t) => {

@@ -232,11 +232,7 @@ t.test("layers that stand for others hold what all layers do, scratch within 0.5
       nodeFiles(),
       { withoutWeights: true },
     );
-    const mesh = [
-      { name: "dp", size: 2 },
-      { name: "ep", size: 2 },
-      { name: "tp", size: 2 },
-    ];
+    const mesh = { dp: 2, ep: 2, tp: 2 };
     const { plan, summary } = await summarizeTarget(target, nodeFiles(), {
       machine,
       mesh,

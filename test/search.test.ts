@@ -244,7 +244,7 @@ t.test("bytes of a step of training by kinds of layers are those of all layers",
   writeFileSync(file, JSON.stringify(config));
   const configuration = configurationOf(config, file);
   const target = { kind: "configuration", configuration } as const;
-  const mesh = [{ name: "dp", size: 2 }, { name: "ep", size: 2 }];
+  const mesh = { dp: 2, ep: 2 };
   const bounds = { maxTokens: 256, maxSequences: 4, maxContext: 64 };
   const how = {
     mesh,

@@ -340,7 +340,7 @@ t.test("DeepSeek's published deployment on H800, tokens a second of a node", asy
         deduplicate,
         chunks: 2,
         next: {},
-        mesh: [{ name: "ep", size: ranks }],
+        mesh: { ep: ranks },
         bounds: {
           maxTokens: workload.tokens,
           maxSequences: workload.sequences,

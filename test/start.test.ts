@@ -25,6 +25,8 @@ t.test("too few files may be open", { skip: SKIP }, (t) => {
       ...["-c", `ulimit -n ${limit}; exec "$@"`, "sh"],
       ...[process.execPath, PROGRAM, "verify", PLAN],
     ], { encoding: "utf8" });
+    // Node itself did not start.
+    if (stderr.startsWith("node:")) continue;
     seen.add(status);
     if (status === 1) t.equal(stderr, wanted.stderr, `${limit} files do`);
     else {
@@ -36,7 +38,9 @@ t.test("too few files may be open", { skip: SKIP }, (t) => {
       );
     }
   }
-  t.strictSame([...seen].sort(), [1, 3], "some are too few, some enough");
+  // Later versions of Node read one file after another: where they start, those are enough.
+  const few = Number.parseInt(process.versions.node) < 22 ? [3] : [];
+  t.strictSame([...seen].sort(), [1, ...few], "some are too few, some enough");
   t.end();
 });
 

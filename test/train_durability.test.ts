@@ -66,9 +66,7 @@ async function reload(
       loss: "loss",
       optimizer,
       ...dtype === undefined ? {} : { dtype },
-      mesh: Object.fromEntries(
-        meshOf(mesh).map(({ name, size }) => [name, size]),
-      ),
+      mesh: meshOf(mesh),
     },
   );
   const ranks = Array.from({ length: plan.ranks }, (_, rank) => rank);
@@ -157,7 +155,7 @@ t.test("a checkpoint on other meshes", async (t) => {
     );
     const { shards: _, ...wanted } = saved.get(from)!;
     t.same(found, wanted, `${from} on ${to}: all bytes`);
-    const ranks = meshOf(to).reduce((n, { size }) => n * size, 1);
+    const ranks = Object.values(meshOf(to)).reduce((n, size) => n * size, 1);
     t.equal(shards.length, ranks, `${to}: a file of each rank`);
   }
   const out = path.join(folder, "ep=4");

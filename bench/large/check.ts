@@ -13,8 +13,8 @@ import type { AdapterChoice } from "../../engine/devices.ts";
 import {
   Decoder,
   decoderShape,
+  loadTarget,
   packPrompts,
-  resolveTarget,
   type Target,
 } from "../../engine/mod.ts";
 import { openOurs } from "../peers/engine.ts";
@@ -81,9 +81,7 @@ export async function checkLarge(
   { only = "", out }: { readonly only?: string; readonly out?: string },
 ): Promise<boolean> {
   const versions = installPeers();
-  const target = await resolveTarget(folder, nodeFiles(), {
-    loadModel: () => Promise.reject(new Error("Cannot load: no model file")),
-  });
+  const target = await loadTarget(folder, nodeFiles());
   if (target.kind !== "checkpoint") throw new Error("no checkpoint");
   const { experts, layers, vocabulary } = target.checkpoint.published.decoder;
   const prompt = Array.from(
@@ -180,7 +178,7 @@ async function run(
     adapter: place.adapter,
     threads: availableParallelism(),
     need: { tokens: prompt.length, sequences: 1, context: prompt.length },
-    mesh: [{ name: "ep", size: place.ranks }],
+    mesh: { ep: place.ranks },
     ...place.vocabulary ? { place: { expert: "ep", vocab: "ep" } } : {},
   });
   const decoder = new Decoder(opened.session, decoderShape(opened.plan)!);

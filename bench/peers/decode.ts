@@ -7,7 +7,7 @@ import {
   Decoder,
   decoderShape,
   generate,
-  resolveTarget,
+  loadTarget,
 } from "../../engine/mod.ts";
 import { median } from "../measure.ts";
 import { OURS, speedOf, timingOf } from "../results.ts";
@@ -152,9 +152,7 @@ async function openOurs(
     close(): Promise<void>;
   }
 > {
-  const target = await resolveTarget(run.folder, nodeFiles(), {
-    loadModel: () => Promise.reject(new Error("Cannot load: no model file")),
-  });
+  const target = await loadTarget(run.folder, nodeFiles());
   const opened = await openTargetHere(target, {
     ...OUR_SIDES[side],
     threads: run.threads,

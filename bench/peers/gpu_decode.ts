@@ -7,8 +7,8 @@ import {
   Decoder,
   decoderShape,
   generate,
+  loadTarget,
   packPrompts,
-  resolveTarget,
 } from "../../engine/mod.ts";
 import { OURS, type Result } from "../results.ts";
 import {
@@ -116,9 +116,7 @@ function stepping(decoder: StepDecoder): Side {
 }
 
 async function openHere({ adapter, threads }: GpuRun): Promise<Side> {
-  const target = await resolveTarget(fileURLToPath(DEMO_FOLDER), nodeFiles(), {
-    loadModel: () => Promise.reject(new Error("Cannot load: no model file")),
-  });
+  const target = await loadTarget(fileURLToPath(DEMO_FOLDER), nodeFiles());
   const opened = await openOurs(target, {
     adapter: [adapter.number],
     threads,

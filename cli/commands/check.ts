@@ -12,6 +12,7 @@ import {
 } from "../../engine/mod.ts";
 import { DataError } from "../../spec/errors.ts";
 import { printable } from "../../spec/mod.ts";
+import { editorRemark } from "../editor_support.ts";
 import type { FamilyFlag } from "../flags.ts";
 import type { CliIo } from "../io.ts";
 
@@ -30,6 +31,8 @@ export async function checkCommand(
   model: string,
   flags: CheckFlags,
 ): Promise<number> {
+  const remark = editorRemark(parseReference(model).path);
+  if (remark !== undefined && !flags.json) io.err(remark);
   if (flags.watch) return await watch(io, model, flags);
   const found = await checkTarget(model, io.files, flags);
   return await report(io, found, { ...flags, model });

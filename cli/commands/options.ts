@@ -13,6 +13,7 @@ import {
 import type { CliIo } from "../io.ts";
 import type { DeviceFlags, FamilyFlag, PlanFlags } from "../flags.ts";
 import { UsageError } from "../values.ts";
+import { meshSizes } from "../../spec/mesh.ts";
 import { printable } from "../../spec/mod.ts";
 import { type Strategy, STRATEGY_NAMES } from "../../spec/strategies.ts";
 
@@ -91,8 +92,10 @@ export function planOptions(
         : `Cannot use ${useless} with a model file: its bounds are in the file. Leave it out`,
     );
   }
+  const { mesh, ...others } = compiled;
   return {
-    ...compiled,
+    ...others,
+    ...mesh ? { mesh: meshSizes(mesh) } : {},
     ...Object.keys(bounds).length > 0 ? { bounds } : {},
   };
 }

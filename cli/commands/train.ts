@@ -11,6 +11,7 @@ import {
   type Text,
   trainCheckpoint,
 } from "../../engine/mod.ts";
+import { meshSizes } from "../../spec/mesh.ts";
 import type { DeviceFlags, PlanFlags } from "../flags.ts";
 import type { CliIo } from "../io.ts";
 import { stopFile } from "../mpi_job.ts";
@@ -173,7 +174,7 @@ async function startTraining(
     ...validateBatches === undefined
       ? {}
       : { validationBatches: validateBatches },
-    ...mesh ? { mesh } : {},
+    ...mesh ? { mesh: meshSizes(mesh) } : {},
     ...place ? { place } : {},
     ...onProgress ? { onProgress } : {},
   };

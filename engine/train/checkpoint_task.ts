@@ -29,7 +29,7 @@ import { openTokens } from "./tokens.ts";
 /** Where tokens are kept, and who else reads them. */
 interface TokenPlace {
   readonly out?: string;
-  readonly sharing: DeviceSharing;
+  readonly sharing?: DeviceSharing;
 }
 
 /** What a checkpoint's model is trained on, and how. */
@@ -111,7 +111,7 @@ export async function checkpointTask(
       tokenizerText: await files.readText(
         files.join(tokenizerFolder, "tokenizer.json"),
       ),
-    }, { files, folder: options.out, sharing: options.sharing });
+    }, { files, folder: options.out, sharing: options.sharing ?? "shared" });
   const tokens = await tokensOf(options.data);
   const rows = new TextRows(tokens.row, { length, seed });
   const held = options.validation && await tokensOf(options.validation);

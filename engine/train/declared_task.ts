@@ -52,11 +52,7 @@ export function placesOf(
   { mesh, place }: Training,
 ): Pick<PlanOptions, "mesh" | "place"> {
   return {
-    ...mesh
-      ? {
-        mesh: Object.entries(mesh).map(([name, size]) => ({ name, size })),
-      }
-      : {},
+    ...mesh ? { mesh } : {},
     ...place ? { place } : {},
   };
 }

@@ -15,7 +15,7 @@ import {
   readTensors,
   type Tensors,
 } from "../../engine/mod.ts";
-import type { Mesh } from "../../spec/mesh.ts";
+import type { MeshSizes } from "../../spec/mesh.ts";
 
 /** Files of this machine. */
 export const files = nodeFiles();
@@ -38,11 +38,13 @@ export async function readReference(name: string): Promise<Tensors> {
 }
 
 /** `dp=2,ep=2` as a mesh. */
-export function meshOf(text: string): Mesh {
-  return text.split(",").map((pair) => {
-    const [name, size] = pair.split("=");
-    return { name: name!, size: Number(size) };
-  });
+export function meshOf(text: string): MeshSizes {
+  return Object.fromEntries(
+    text.split(",").map((pair) => {
+      const [name, size] = pair.split("=");
+      return [name!, Number(size)];
+    }),
+  );
 }
 
 /** A loaded checkpoint. */

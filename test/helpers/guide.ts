@@ -29,3 +29,8 @@ export function writeShownFiles(page: string, folder: string): void {
     writeFileSync(file, text!);
   }
 }
+
+/** The programs that a page shows in JavaScript. */
+export function programsOf(page: string): string[] {
+  return [...page.matchAll(/```js\n(.*?)```/gs)].map(([, text]) => text!);
+}

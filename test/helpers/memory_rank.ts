@@ -21,7 +21,7 @@ const options = {
   bounds: { maxTokens: 16, maxSequences: 1, maxContext: 64 },
 };
 const { world, ...selected } = await selectDevices(options);
-const mesh = [{ name: "ep", size: world!.size }];
+const mesh = { ep: world!.size };
 const { limits } = selected;
 const plan = await planTarget(target, files, { ...options, limits, mesh });
 let close: () => Promise<void>;

@@ -30,15 +30,18 @@ export const NODES: readonly Runtime[] = supportedMajors().map((major) => {
   };
 });
 
-const DENO = clonePath("node_modules/.bin/deno");
+const DENO_FILE = clonePath("node_modules/.bin/deno");
 
-/** These and Deno. */
-export const RUNTIMES: readonly Runtime[] = [...NODES, {
+/** Deno, of the packages. */
+export const DENO: Runtime = {
   name: "Deno",
-  program: DENO,
+  program: DENO_FILE,
   argv: ["run", "--allow-all", "--no-check"],
-  skip: existsSync(DENO) ? false : "it is not installed",
-}];
+  skip: existsSync(DENO_FILE) ? false : "it is not installed",
+};
+
+/** All of them. */
+export const RUNTIMES: readonly Runtime[] = [...NODES, DENO];
 
 /** The arguments that run the command. */
 export function commandOf({ argv }: Runtime): string[] {

@@ -7,6 +7,7 @@ import {
   PlacementError,
 } from "../../../spec/errors.ts";
 import type { Machine } from "../../../spec/machine.ts";
+import { meshSizes } from "../../../spec/mesh.ts";
 import type { Plan } from "../../../spec/plan/plan.ts";
 import type { RankClass } from "../../../spec/plan_summary.ts";
 import { limitProblems } from "../../../spec/problems.ts";
@@ -125,7 +126,7 @@ async function compileLoad(
     const compiled = await compileTrainingStandIns(target, {
       ...strategy,
       machine,
-      mesh: meshOf(mesh),
+      mesh: meshSizes(meshOf(mesh)),
       ...task.compile,
       bounds: {
         maxTokens: tokens,
@@ -139,7 +140,7 @@ async function compileLoad(
     ...task.compile,
     ...strategy,
     machine,
-    mesh: meshOf(mesh),
+    mesh: meshSizes(meshOf(mesh)),
     bounds: {
       maxTokens: tokens,
       maxSequences: sequences,

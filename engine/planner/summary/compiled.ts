@@ -150,5 +150,5 @@ function meshOf(
     1,
     ...params.map(({ expert, matrix }) => expert ? matrix.count : 1),
   );
-  return [{ name: "ep", size: Math.min(machineRanks(machine), max) }];
+  return { ep: Math.min(machineRanks(machine), max) };
 }

@@ -1,0 +1,39 @@
+/** Whether editors can load the plugin with the TypeScript of a project. */
+
+import { existsSync, readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join, resolve } from "node:path";
+
+const PLUGIN = "switchyard-moe/editor";
+
+/**
+ * A remark, where the tsconfig.json of a file names the plugin and the TypeScript of its project loads none: version 7, whose
+ * server is no JavaScript.
+ */
+export function editorRemark(file: string): string | undefined {
+  const settings = nearest("tsconfig.json", dirname(resolve(file)));
+  if (!settings || !readFileSync(settings, "utf8").includes(PLUGIN)) {
+    return undefined;
+  }
+  const version = typescriptVersion(settings);
+  if (version === undefined || Number.parseInt(version) < 7) return undefined;
+  return `TypeScript ${version} of this project loads no plugins, so that editors that use it show no mistakes of '${PLUGIN}'. Run 'npm install --save-dev typescript@6' for them; 'check' needs neither`;
+}
+
+/** The nearest file of a name in a folder or one above it. */
+function nearest(name: string, folder: string): string | undefined {
+  const file = join(folder, name);
+  if (existsSync(file)) return file;
+  const above = dirname(folder);
+  return above === folder ? undefined : nearest(name, above);
+}
+
+/** The version of the package 'typescript' that a file would import. */
+function typescriptVersion(from: string): string | undefined {
+  try {
+    const { version } = createRequire(from)("typescript/package.json");
+    return String(version);
+  } catch {
+    return undefined;
+  }
+}

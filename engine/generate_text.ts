@@ -1,0 +1,51 @@
+/** Text from text: a prompt continued by a decoder. */
+
+import type { Decoder } from "./decoder.ts";
+import { generate } from "./generate.ts";
+import type { SamplingOptions } from "./sampling.ts";
+import { TextStream, type Tokenizer } from "./tokenizer.ts";
+
+/** What to generate. */
+export interface GenerateTextOptions extends Partial<SamplingOptions> {
+  /** Default: 64. */
+  readonly maxNewTokens?: number;
+  /** Called with each piece of text as it is there. */
+  readonly onText?: (piece: string) => void | Promise<void>;
+}
+
+/** How a checkpoint reads and ends texts. */
+export interface TextRules {
+  readonly tokenizer: Tokenizer;
+  readonly stop: ReadonlySet<number>;
+}
+
+/** Continues a text; greedily, unless options say otherwise. `afterToken` is awaited after each token. */
+export async function generateText(
+  decoder: Decoder,
+  { tokenizer, stop }: TextRules,
+  prompt: string,
+  { maxNewTokens = 64, onText, afterToken, ...sampling }:
+    & GenerateTextOptions
+    & {
+      readonly afterToken?: () => Promise<void>;
+    } = {},
+): Promise<string> {
+  const stream = new TextStream(tokenizer);
+  let text = "";
+  const push = async (piece: string) => {
+    text += piece;
+    if (piece !== "") await onText?.(piece);
+  };
+  await generate(decoder, [await tokenizer.encode(prompt)], {
+    temperature: 0,
+    ...sampling,
+    maxNewTokens,
+    stop,
+    onToken: async (_, token) => {
+      await push(await stream.push(token));
+      await afterToken?.();
+    },
+  });
+  await push(await stream.end());
+  return text;
+}
