@@ -27,6 +27,8 @@ import {
   runOpened,
   writeSafetensors,
 } from "../engine/mod.ts";
+import { listWeightFiles } from "../engine/checkpoint.ts";
+import type { HostTensor } from "../runtime/mod.ts";
 import { whyNotNative } from "../runtime/native/mod.ts";
 import {
   checkpointFolder,
@@ -201,6 +203,17 @@ const CONVERTED: readonly Converted[] = [
     interleaved: true,
   },
   {
+    checkpoint: "qwen2moe-8e",
+    architecture: "qwen2moe",
+    keys: (c) => ({
+      feed_forward_length: c["intermediate_size"]!,
+      expert_feed_forward_length: c["moe_intermediate_size"]!,
+      expert_shared_feed_forward_length: c["shared_expert_intermediate_size"]!,
+      expert_count: c["num_experts"]!,
+    }),
+    names: LAYER_NAMES,
+  },
+  {
     checkpoint: "qwen3moe-16e",
     architecture: "qwen3moe",
     keys: (c) => ({
@@ -242,8 +255,11 @@ async function convert(
     "model.norm.weight": "output_norm.weight",
     "lm_head.weight": "output.weight",
   };
-  const read = await readTensors(join(folder, "model.safetensors"), files);
-  for (const [name, { shape, data }] of Object.entries(read)) {
+  const read: [string, HostTensor][] = [];
+  for (const file of await listWeightFiles(folder, files)) {
+    read.push(...Object.entries(await readTensors(file, files)));
+  }
+  for (const [name, { shape, data }] of read) {
     const floats = Float32Array.from(data);
     const [, layer, of = "", ending] =
       /^model\.layers\.(\d+)\.(.*)\.(weight|bias)$/.exec(name) ?? [];

@@ -27,6 +27,8 @@ export interface GgufArchitecture {
 /** Numbers of keys under the name of the architecture. */
 export interface Keys {
   readonly all: GgufKeys;
+  /** Layers without experts. */
+  readonly dense: readonly number[];
   /** Undefined where the key is missing. */
   number(key: string): number | undefined;
 }
@@ -85,7 +87,8 @@ const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
   },
   qwen2moe: {
     architecture: "Qwen2MoeForCausalLM",
-    config: ({ number }) => ({
+    config: ({ number, dense }) => ({
+      mlp_only_layers: dense,
       intermediate_size: number("feed_forward_length"),
       moe_intermediate_size: number("expert_feed_forward_length"),
       shared_expert_intermediate_size: number(
@@ -105,7 +108,8 @@ const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
   },
   qwen3moe: {
     architecture: "Qwen3MoeForCausalLM",
-    config: ({ number }) => ({
+    config: ({ number, dense }) => ({
+      mlp_only_layers: dense,
       intermediate_size: number("feed_forward_length"),
       moe_intermediate_size: number("expert_feed_forward_length"),
       num_experts: number("expert_count"),
@@ -125,7 +129,7 @@ const OUTER: { readonly [name: string]: string } = {
 /** The row of a file. Throws DataError for an architecture that is not in the table. */
 export function architectureOf(
   path: string,
-  { keys }: GgufHeader,
+  { keys, tensors }: GgufHeader,
 ): { readonly row: GgufArchitecture; readonly keys: Keys } {
   const name = keys["general.architecture"];
   const row = typeof name === "string" && Object.hasOwn(ARCHITECTURES, name)
@@ -144,7 +148,15 @@ export function architectureOf(
   }
   return {
     row,
-    keys: { all: keys, number: (key) => numberOf(keys, `${name}.${key}`) },
+    keys: {
+      all: keys,
+      dense: tensors.flatMap((tensor) => {
+        const [, layer] = /^blk\.(\d+)\.ffn_gate\.weight$/.exec(tensor.name) ??
+          [];
+        return layer === undefined ? [] : [Number(layer)];
+      }),
+      number: (key) => numberOf(keys, `${name}.${key}`),
+    },
   };
 }
 
