@@ -2,7 +2,26 @@
 
 import type { Summarized } from "../engine/mod.ts";
 import { formatPlan } from "../spec/mod.ts";
+import { sentPerToken, sideBySide } from "../view/mod.ts";
+import { formatTable } from "./table.ts";
 import { formatSummary } from "./summary_text.ts";
+
+/** Two plans in numbers, side by side, as text; rows that differ begin with `*`. */
+export async function comparePlans(
+  a: Summarized & { readonly name: string },
+  b: Summarized & { readonly name: string },
+): Promise<string> {
+  const [mine, other] = await Promise.all([a, b].map(async (one) => ({
+    summary: one.summary,
+    sent: sentPerToken(await one.plan()),
+  })));
+  const rows = sideBySide(mine!, other!).map(([what, ...values]) => [
+    `${values[0] === values[1] ? " " : "*"} ${what}`,
+    ...values,
+  ]);
+  const table = formatTable([["", a.name, b.name], ...rows]);
+  return `${table.map((line) => line.trimEnd()).join("\n")}\n`;
+}
 
 /** Lines that only one of two plans has, under the sections that they are in; those of the second begin with `+`. */
 export async function diffPlans(

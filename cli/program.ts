@@ -125,7 +125,10 @@ function addInspectCommands(
     .option("--full", "Print the whole plan.")
     .option("--layer <n>", "Show only this layer.", integer("--layer", 0))
     .option("--rank <n>", "Show only this rank.", integer("--rank", 0))
-    .option("--diff", "Compare with another model or plan.")
+    .option(
+      "--diff",
+      "Compare with another model or plan. With --full, also line by line.",
+    )
     .option("--out <file>", "Write the plan to a file.")
     .option("--check", "Send token ids with the rows, for 'run --check'.")
     .option("--json", "Print the summary as JSON; with --full, the plan.")

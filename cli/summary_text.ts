@@ -84,7 +84,7 @@ function rankRow({ count, first, bytes, limit, headroom, experts }: RankClass) {
   const { weights, state, scratch, staging, total } = bytes;
   return [
     count === 1 ? `rank ${first}` : `${count} from ${first}`,
-    `${experts}`,
+    experts.length === 0 ? "-" : experts.join(" or "),
     ...[weights, state, scratch, staging, total].map(sizeText),
     ...limit === undefined || headroom === undefined ? [] : [
       sizeText(limit),

@@ -87,8 +87,8 @@ export async function findConfiguration(
     : configurationOf(document, path, options);
 }
 
-/** The object in a JSON file; undefined where it is none, which is for others to complain of. */
-async function documentOf(
+/** The object in a JSON file; undefined where it is none. */
+export async function documentOf(
   path: string,
   files: FileSystem,
 ): Promise<Config | undefined> {

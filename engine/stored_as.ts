@@ -15,6 +15,7 @@ import {
   PACKINGS,
 } from "../spec/packed.ts";
 import type { FileDType } from "../spec/dtype.ts";
+import { shown } from "../spec/shown.ts";
 import { DataError } from "../spec/errors.ts";
 
 type Config = { readonly [key: string]: unknown };
@@ -44,6 +45,18 @@ export function readStoredAs(
   const text = objectOf(config["text_config"]) ?? {};
   const named = config["dtype"] ?? config["torch_dtype"] ?? text["dtype"] ??
     text["torch_dtype"];
+  if (
+    dtype === undefined && named !== undefined && named !== null &&
+    !(typeof named === "string" && Object.hasOwn(DTYPES, named))
+  ) {
+    throw new DataError(
+      `Cannot read config.json: its dtype is ${
+        shown(JSON.stringify(named))
+      }. Known ones are ${
+        Object.keys(DTYPES).join(", ")
+      }; or give the dtype of the weights with --dtype`,
+    );
+  }
   const plain: WeightEncoding = {
     name: (typeof named === "string" ? DTYPES[named] : undefined) ?? "bf16",
   };

@@ -11,6 +11,7 @@ import {
 } from "./checkpoint.ts";
 import {
   type Configuration,
+  documentOf,
   familyConfiguration,
   findConfiguration,
 } from "./configuration.ts";
@@ -67,6 +68,12 @@ export async function resolveTarget(
     try {
       return { kind: "plan", plan: await readPlan(path, files) };
     } catch (error) {
+      const document = await documentOf(path, files);
+      if (document && !("version" in document || "architectures" in document)) {
+        throw new DataError(
+          `Cannot use '${path}': it has neither the 'architectures' of a config.json nor the 'version' of a plan. Give one of them`,
+        );
+      }
       if (!await findConfiguration(path, files)) throw error;
       throw new DataError(
         `Cannot use '${path}': it is a configuration, without weights. Give the folder of its checkpoint`,

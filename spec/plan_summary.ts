@@ -35,8 +35,8 @@ export interface RankClass {
   readonly limit?: Natural;
   /** `limit` less the total; negative: it does not fit. */
   readonly headroom?: Integer;
-  /** Experts of each layer that it holds. */
-  readonly experts: Natural;
+  /** Experts of a layer that it holds: a number for each size that layers have. */
+  readonly experts: readonly Natural[];
 }
 
 /** What a layer sends for each token. */

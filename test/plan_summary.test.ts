@@ -27,6 +27,7 @@ import { nodeFiles } from "../cli/files.ts";
 import { loadTarget, planSummary, summarizeTarget } from "../engine/mod.ts";
 import { switchyard, temporaryFolder } from "./helpers/cli.ts";
 import { checkpointFolder } from "./helpers/checkpoints.ts";
+import { repositoryFile } from "./helpers/sessions.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const CONFIGS = path.join(ROOT, "test/references/configs");
@@ -199,7 +200,7 @@ t.test("a summary says what the plan says", async (t) => {
   await switchyard(["plan", ...argv, "--out", file]);
   const plan = JSON.parse(readFileSync(file, "utf8")) as Plan;
   const { count, first, experts, bytes } = ranks[0]!;
-  t.strictSame([ranks.length, count, first, experts], [1, 4, 0, 4]);
+  t.strictSame([ranks.length, count, first, experts], [1, 4, 0, [4]]);
   t.equal(bytes.total, plan.peakBytes, "ranks share a device");
   t.equal(bytes.weights + bytes.state + bytes.scratch, plan.peakBytes);
   // 4 choices of 64 f32, three quarters of them to other ranks.
@@ -303,7 +304,7 @@ t.test("one layer and one rank", async (t) => {
   const all = await summaryOf(t, ...argv);
   t.strictSame(
     all.ranks.map(({ first, count, experts }) => [first, count, experts]),
-    [[0, 1, 6], [1, 1, 5], [2, 1, 5]],
+    [[0, 1, [6]], [1, 1, [5]], [2, 1, [5]]],
   );
   const one = await summaryOf(t, ...argv, "--rank", "2", "--layer", "1");
   t.strictSame(one.ranks, [all.ranks[2]]);
@@ -339,7 +340,12 @@ t.test("what mends a problem mends it, and nothing smaller does", async (t) => {
     missing: (bytes: RankBytes) => number,
     mend: RegExp,
   ])[] = [
-    ["positions", long, (b) => 0.6 * b.state, /^--max-context (\d+)$/],
+    ["sequences", long, (b) => 0.6 * b.state, /^--max-sequences (\d+)$/],
+    [
+      ...["the KV cache", [...long, "--max-sequences", "1"]] as const,
+      (b) => 0.4 * b.state,
+      /^--kv-cache-dtype bf16$/,
+    ],
     ["tokens", wide, (b) => 0.6 * b.scratch, /^--max-tokens (\d+)$/],
     [
       ...["both", long] as const,
@@ -495,12 +501,20 @@ t.test("two plans differ by what they hold, not by their columns", async (t) => 
   const { code, out } = await switchyard([
     "plan",
     "--diff",
+    "--full",
     `${file(2)}.json`,
     `${file(4)}.json`,
   ]);
   t.equal(code, 0);
+  const [table, ...rest] = out.split("\n\n");
+  t.match(table, /^ +\S+2\.json +\S+4\.json\n\* mesh +ep=2 +ep=4\n/);
+  t.ok(rest.length > 0, "and line by line");
+  const { out: short } = await switchyard([
+    ...["plan", "--diff", `${file(2)}.json`, `${file(4)}.json`],
+  ]);
+  t.equal(short.trimEnd(), table);
   const lines = out.split("\n");
-  t.ok(lines.length < 100, `${lines.length} lines`);
+  t.ok(lines.length < 120, `${lines.length} lines`);
   t.ok(lines.includes("- mesh  ep=2 (2 ranks)"));
   t.ok(lines.includes("+ mesh  ep=4 (4 ranks)"));
   t.notMatch(out, /%\d+ /, "steps have no numbers");
@@ -511,4 +525,51 @@ t.test("two plans differ by what they hold, not by their columns", async (t) => 
     `${file(2)}.json`,
   ]);
   t.equal(same.out, "the plans are the same\n");
+});
+
+t.test("experts of a rank: a number for each size of layers", async (t) => {
+  const two = repositoryFile("examples/two_moe.ts");
+  const { ranks } = await summaryOf(t, two, "--mesh", "ep=2");
+  t.strictSame(ranks.map(({ experts }) => experts), [[3, 5]]);
+  const { out } = await switchyard(["plan", two, "--mesh", "ep=2"]);
+  t.match(out, /\n2 from 0 +3 or 5 /);
+});
+
+t.test("fewer bits of experts mend what they break, and what does not fit is said once", async (t) => {
+  const folder = temporaryFolder(t);
+  const config = path.join(folder, "config.json");
+  copyFileSync(path.join(OLMOE, "config.json"), config);
+  const argv = [config, "--max-sequences", "1", "--mesh", "ep=2"];
+  const large = machineFile(t, { ranks: 2, memory: 2 ** 40 });
+  const { ranks } = await summaryOf(t, ...argv, "--target", large);
+  const { total, weights } = ranks[0]!.bytes;
+  const memory = Math.floor(total - 0.3 * weights);
+  argv.push("--target", machineFile(t, { ranks: 2, memory }));
+  const [problem] = (await summaryOf(t, ...argv)).problems;
+  t.equal(problem!.mend, "--dtype fp8");
+  t.strictSame((await mended(t, argv, problem!.mend)).problems, []);
+  const { code, out, err } = await switchyard(["plan", ...argv]);
+  t.strictSame([code, err], [3, ""]);
+  t.equal(out.match(/does not fit/g)?.length, 1);
+});
+
+t.test("a file that is neither a configuration nor a plan, and an unknown dtype", async (t) => {
+  const file = path.join(temporaryFolder(t), "config.json");
+  const refused = async (config: object, message: RegExp) => {
+    writeFileSync(file, JSON.stringify(config));
+    const { code, err } = await switchyard(["plan", file]);
+    t.equal(code, 1);
+    t.match(err, message);
+  };
+  await refused(
+    {},
+    /it has neither the 'architectures' of a config\.json nor the 'version' of a plan\. Give one of them/,
+  );
+  const config = JSON.parse(
+    readFileSync(path.join(OLMOE, "config.json"), "utf8"),
+  );
+  await refused(
+    { ...config, torch_dtype: "bfloat61" },
+    /its dtype is "bfloat61"\. Known ones are float32, float16, bfloat16; or give the dtype of the weights with --dtype/,
+  );
 });

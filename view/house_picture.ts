@@ -84,13 +84,20 @@ export function classOfRanks(
   );
 }
 
-/** The experts that a rank holds, by the axis of the model that numbers them. */
+/** The experts that a rank holds of the first layer that shards them. */
 export function expertsOn(plan: Plan, rank: number): readonly number[] {
-  const held = Object.keys(plan.axes).find((name) => {
-    const { experts, table, over } = plan.axes[name]!;
-    return experts && table && over;
-  });
-  return held === undefined ? [] : indicesOn(plan, held, rank) ?? [];
+  return heldOn(plan, rank)[0] ?? [];
+}
+
+/** The experts that a rank holds, each list once: layers may have different numbers of them. */
+export function heldOn(
+  plan: Plan,
+  rank: number,
+): (readonly number[])[] {
+  const lists = Object.entries(plan.axes).flatMap((
+    [name, { experts, table, over }],
+  ) => experts && table && over ? [indicesOn(plan, name, rank) ?? []] : []);
+  return [...new Map(lists.map((list) => [list.join(), list])).values()];
 }
 
 function cardShapes(
@@ -122,8 +129,9 @@ function cardShapes(
     return [bar];
   });
   const experts = expertsOn(view.plan, rank);
-  const held = experts.length > 0 ? experts.length : of.experts;
-  const many = held > 8 || view.plan.ranks > FEW;
+  const held = experts.length > 0 ? experts.length : Math.max(0, ...of.experts);
+  const lists = heldOn(view.plan, rank);
+  const many = lists.length > 1 || held > 8 || view.plan.ranks > FEW;
   return [
     {
       kind: "rect",
@@ -169,7 +177,7 @@ function cardShapes(
         size: 12,
         text: view.plan.ranks > FEW || experts.length === 0
           ? `${held} ${held === 1 ? "expert" : "experts"} of a layer`
-          : `experts ${idsText(experts)}`,
+          : `experts ${lists.map(idsText).join(" or ")}`,
       }]
       : experts.flatMap((expert, i) =>
         chip(`${expert}`, [x + 13 + i * 32, y + 56])

@@ -16,5 +16,6 @@ export { PICTURES } from "./pictures.ts";
 export { type PlanView, viewPlan } from "./plan_view.ts";
 export { type Scene, sceneSvg } from "./scene.ts";
 export { type SearchResult, strategyText } from "./search_result.ts";
+export { type Side, sideBySide } from "./side_by_side.ts";
 export { meshText } from "./tracks.ts";
 export { sentPerToken } from "./traffic.ts";

@@ -1,7 +1,7 @@
 /** Finding things of a plan by typing: steps, layers, buffers, kernels, ranks, experts. */
 
 import type { StepFacts } from "../spec/plan/facts.ts";
-import { expertsOn } from "./house_picture.ts";
+import { expertsOn, heldOn } from "./house_picture.ts";
 import { stepLink } from "./links.ts";
 import { type PlanView, type ProgramView, stepsOf } from "./plan_view.ts";
 import type { Section } from "./sections.ts";
@@ -78,8 +78,9 @@ function foundRanks(view: PlanView, ranks: readonly number[]): Found[] {
   return ranks.filter((rank) => rank < view.plan.ranks).slice(0, MOST)
     .map((rank) => ({
       kind: "rank",
-      text: `rank ${rank}, experts ${
-        expertsOn(view.plan, rank).join(" ") || "none of its own"
+      text: `${rank}, experts ${
+        heldOn(view.plan, rank).map((held) => held.join(" ")).join(" or ") ||
+        "none of its own"
       }`,
       link: `rank/${rank}`,
     }));

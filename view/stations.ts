@@ -40,6 +40,14 @@ function isExchange({ op }: Step): boolean {
   return op === "allToAll" || op === "allGather";
 }
 
+/** Ops that only change how a value is sharded. */
+const MOVES: ReadonlySet<string> = new Set([
+  "allGather",
+  "allReduce",
+  "allSlice",
+  "reduceScatter",
+]);
+
 function stationOf(
   role: Role,
   steps: readonly StepFacts[],
@@ -95,8 +103,9 @@ function titleOf(
     return parts.includes("combine") ? "weighted sum" : parts[0] ?? "combine";
   }
   if (role !== "dense") return role;
-  if (times > 1 || /^layer/.test(name)) return "feed-forward";
   const ops = [...new Set(steps.map(({ step }) => opOf(step)))]
     .filter((op) => op !== "");
+  const moves = ops.length > 0 && ops.every((op) => MOVES.has(op));
+  if (!moves && (times > 1 || /^layer/.test(name))) return "feed-forward";
   return ops.slice(0, 2).join(", ") || "steps";
 }

@@ -1,6 +1,7 @@
 /** A recorded run: what each rank did when, by what it was for. */
 
 import { traceName } from "../spec/text/parts.ts";
+import { layerOf } from "../spec/plan/layers.ts";
 import { isCollective } from "../spec/plan/facts.ts";
 import type { PredictedTimeline } from "../spec/plan_summary.ts";
 import type { TraceEvent } from "./page_data.ts";
@@ -14,6 +15,8 @@ export interface Timed {
   readonly role: Role;
   readonly start: number;
   readonly duration: number;
+  /** The layer of its step, where that has a number. */
+  readonly layer?: number | undefined;
   /** The step of an exchange that is predicted, which begins on all ranks at once. */
   readonly exchange?: number | undefined;
 }
@@ -55,6 +58,7 @@ export function predictedRuns(
         duration,
         role: program!.roles[index]!,
         name: `${index}. ${traceName(program!.steps[index]!.step)}`,
+        layer: layerOf(program!.steps[index]!.step.block ?? ""),
         exchange: isCollective(program!.steps[index]!.step) ? index : undefined,
       }))
     ),
@@ -74,8 +78,10 @@ export function runsOf(
 ): TimedRun[] {
   // By name and, for the trace of the same model on another mesh, by kernel.
   const roles = new Map<string, Role>();
+  const layers = new Map<string, number | undefined>();
   for (const { steps, roles: of } of programs) {
     for (const { step, index } of steps) {
+      layers.set(traceName(step), layerOf(step.block ?? ""));
       const kernel = step.op === "launch" ? [step.kernel] : [];
       for (const key of [traceName(step), ...kernel]) {
         if (!roles.has(key)) roles.set(key, of[index]!);
@@ -94,6 +100,7 @@ export function runsOf(
       name,
       start: ts - start,
       duration: dur,
+      layer: layers.get(name),
       role: opOfPart(args) ?? roles.get(name) ??
         roles.get(`${args["kernel"]}`) ?? "dense",
     }));
@@ -103,6 +110,26 @@ export function runsOf(
 
 function opOfPart({ op }: TraceEvent["args"]): Role | undefined {
   return op === "dispatch" || op === "combine" ? op : undefined;
+}
+
+/** The part of a run between two times. */
+export function partOf(
+  run: TimedRun,
+  [from, to]: readonly [from: number, to: number],
+): TimedRun {
+  return {
+    ...run,
+    microseconds: to - from,
+    events: run.events.flatMap((event) => {
+      const start = Math.max(from, event.start);
+      const end = Math.min(to, event.start + event.duration);
+      return end <= start ? [] : [{
+        ...event,
+        start: start - from,
+        duration: end - start,
+      }];
+    }),
+  };
 }
 
 /** Microseconds by what they are for, of a mean rank or of the first that is predicted, largest first. */

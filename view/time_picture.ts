@@ -1,7 +1,12 @@
 /** The picture of a recorded run: a track for each rank, and on it what it did, as wide as it took long. */
 
 import type { Scene, Shape } from "./scene.ts";
-import { criticalPath, durationText, type TimedRun } from "./time.ts";
+import {
+  criticalPath,
+  durationText,
+  type Timed,
+  type TimedRun,
+} from "./time.ts";
 
 const WIDTH = 1180;
 const LEFT = 84;
@@ -103,6 +108,58 @@ export function timePicture(
         ? `, from ${durationText(from)} to ${durationText(to)}`
         : ""
     }`,
-    shapes: [...marks, ...lanes],
+    shapes: [
+      ...marks,
+      ...layerMarks(events, { from, to, xOf, bottom }),
+      ...lanes,
+    ],
   };
+}
+
+/** Pixels between the numbers of two layers, at least. */
+const APART = 26;
+
+/** A line where each layer begins on the first rank, with its number where there is room. */
+function layerMarks(
+  events: readonly Timed[],
+  { from, to, xOf, bottom }: {
+    readonly from: number;
+    readonly to: number;
+    readonly xOf: (time: number) => number;
+    readonly bottom: number;
+  },
+): Shape[] {
+  const rank = events[0]?.rank;
+  const first = new Map<number, number>();
+  for (const { rank: of, layer, start } of events) {
+    if (of !== rank || layer === undefined) continue;
+    first.set(layer, Math.min(start, first.get(layer) ?? Infinity));
+  }
+  let last = -Infinity;
+  return [...first].sort((a, b) => a[1] - b[1]).flatMap(
+    ([layer, start]): Shape[] => {
+      if (start < from || start > to) return [];
+      const x = xOf(start);
+      const room = x - last >= APART;
+      if (room) last = x;
+      return [
+        {
+          kind: "rect",
+          at: [x, TOP],
+          ink: "line",
+          size: [1, bottom - TOP],
+          title: `layer ${layer}`,
+        },
+        ...room
+          ? [{
+            kind: "text" as const,
+            size: 10,
+            ink: "soft" as const,
+            at: [x + 3, bottom + 6] as const,
+            text: `${layer}`,
+          }]
+          : [],
+      ];
+    },
+  );
 }

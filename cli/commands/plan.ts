@@ -4,7 +4,7 @@ import type { Summarized } from "../../engine/mod.ts";
 import { formatPlan, stringifyPlan } from "../../spec/mod.ts";
 import type { CliIo } from "../io.ts";
 import { findMachine } from "../machines.ts";
-import { diffPlans } from "../plan_diff.ts";
+import { comparePlans, diffPlans } from "../plan_diff.ts";
 import { filterPlanText, filterSummary, type Shown } from "../plan_filter.ts";
 import { formatSummary } from "../summary_text.ts";
 import { UsageError } from "../values.ts";
@@ -43,7 +43,17 @@ export async function planCommand(
       machine: found,
       asIs: true,
     });
-    await io.out(await diffPlans(made, other));
+    const lines = await diffPlans(made, other);
+    const same = lines.startsWith("the plans are the same");
+    if (!same) {
+      await io.out(
+        await comparePlans({ ...made, name: model }, {
+          ...other,
+          name: flags.other,
+        }),
+      );
+    }
+    if (same || flags.full) await io.out(same ? lines : `\n${lines}`);
     return 0;
   }
   return await printPlan(io, made, flags);
@@ -71,6 +81,8 @@ async function printPlan(
   );
   const { problems, target } = summary;
   if (problems.length === 0) return 0;
+  // The summary as text lists them.
+  if (!json && !full && layer === undefined) return 3;
   const where = target === undefined ? "" : ` on '${target}'`;
   io.err(
     `Cannot fit the plan${where}: ${problems[0]!.what}${

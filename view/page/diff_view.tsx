@@ -1,10 +1,8 @@
 /** The eighth view: what another plan has otherwise. */
 
 import type { VNode } from "preact";
-import { sizeText } from "../../spec/size_text.ts";
-import type { RankBytes } from "../../spec/plan_summary.ts";
 import type { PageDiff } from "../page_data.ts";
-import { meshText } from "../tracks.ts";
+import { sideBySide } from "../side_by_side.ts";
 import { sentPerToken } from "../traffic.ts";
 import type { Shown } from "./app.tsx";
 import { View } from "./picture.tsx";
@@ -56,32 +54,4 @@ export function DiffView(
       )}
     </View>
   );
-}
-
-type Side = Pick<PageDiff, "summary" | "sent">;
-
-function sideBySide(
-  mine: Side,
-  other: Side,
-): (readonly [what: string, mine: string, other: string])[] {
-  const most = (
-    { summary: { ranks } }: Side,
-    kind: keyof RankBytes,
-  ) => sizeText(Math.max(...ranks.map(({ bytes }) => bytes[kind])));
-  const of = (read: (side: Side) => string) =>
-    [read(mine), read(other)] as const;
-  return [
-    ["mesh", ...of(({ summary }) => meshText(summary))],
-    ...(["weights", "state", "scratch", "staging", "total"] as const)
-      .map((kind) =>
-        [`${kind}, fullest rank`, ...of((s) => most(s, kind))] as const
-      ),
-    ...(["dispatch", "combine"] as const).map((op) =>
-      [
-        `${op} of a token to others`,
-        ...of(({ sent }) => sizeText(Math.round(sent[op]))),
-      ] as const
-    ),
-    ["what does not fit", ...of((s) => `${s.summary.problems.length}`)],
-  ];
 }

@@ -5,7 +5,7 @@ import { useMemo } from "preact/hooks";
 import { sizeText } from "../../spec/size_text.ts";
 import {
   classOfRanks,
-  expertsOn,
+  heldOn,
   housePicture,
   MEMORY_KINDS,
 } from "../house_picture.ts";
@@ -61,7 +61,7 @@ export function RanksView({ view, rank }: Shown): VNode {
           {ranks.map(({ count, first, experts, bytes, headroom }) => (
             <tr>
               <th scope="row">{count} from {first}</th>
-              <td>{experts}</td>
+              <td>{experts.join(" or ")}</td>
               {MEMORY_KINDS.map(({ kind }) => <td>{sizeText(bytes[kind])}</td>)}
               <td>{sizeText(bytes.total)}</td>
               {headroom !== undefined && <td>{signedSize(headroom)}</td>}
@@ -73,8 +73,10 @@ export function RanksView({ view, rank }: Shown): VNode {
         <p class="chosen">
           Rank {rank} ({placeText(plan, rank)}) holds{" "}
           {sizeText(classOfRanks(plan, ranks)[rank]!.bytes.total)}
-          {expertsOn(plan, rank).length > 0 &&
-            `, experts ${expertsOn(plan, rank).join(" ")} of each layer`}.
+          {heldOn(plan, rank).length > 0 &&
+            `, experts ${
+              heldOn(plan, rank).map((held) => held.join(" ")).join(" or ")
+            } of a layer`}.
         </p>
       )}
     </View>

@@ -5,7 +5,14 @@ import { useMemo, useState } from "preact/hooks";
 import type { PredictedTimeline } from "../../spec/plan_summary.ts";
 import type { TraceEvent } from "../page_data.ts";
 import { ROLE_NAMES } from "../roles.ts";
-import { durationText, predictedRuns, runsOf, timeByRole } from "../time.ts";
+import {
+  durationText,
+  partOf,
+  predictedRuns,
+  runsOf,
+  timeByRole,
+  type TimedRun,
+} from "../time.ts";
 import { timePicture, type TimeWindow } from "../time_picture.ts";
 import type { Shown } from "./app.tsx";
 import { Picture, View } from "./picture.tsx";
@@ -41,17 +48,21 @@ export function TimeView(
   }
   const spent = timeByRole(run, view.plan.ranks);
   const busy = spent.reduce((sum, [, microseconds]) => sum + microseconds, 0);
+  const seen = window ? partOf(run, window) : run;
+  const seenSpent = timeByRole(seen, view.plan.ranks);
+  const seenBusy = seenSpent.reduce((sum, [, time]) => sum + time, 0);
   const rows = [
-    ...spent.map(([role, microseconds]) =>
+    ...seenSpent.map(([role, microseconds]) =>
       [ROLE_NAMES[role], role, microseconds] as const
     ),
     [
       ...["waiting and the host", "waiting"] as const,
-      Math.max(0, run.microseconds - busy),
+      Math.max(0, seen.microseconds - seenBusy),
     ] as const,
   ];
-  const percent = (microseconds: number) =>
-    `${(100 * microseconds / Math.max(1, run.microseconds)).toFixed(0)} %`;
+  const share = (microseconds: number, of: TimedRun) =>
+    `${(100 * microseconds / Math.max(1, of.microseconds)).toFixed(0)} %`;
+  const percent = (microseconds: number) => share(microseconds, run);
   return (
     <View
       id="time"
@@ -98,6 +109,8 @@ export function TimeView(
           {run.predicted
             ? "Predicted time of the first rank, by what it is for"
             : "Time of a mean rank, by what it was for"}
+          {window &&
+            `, from ${durationText(window[0])} to ${durationText(window[1])}`}
         </caption>
         <tbody>
           {rows.map(([name, ink, microseconds]) => (
@@ -106,7 +119,7 @@ export function TimeView(
                 <i class={`ink ${ink}`} /> {name}
               </th>
               <td>{durationText(microseconds)}</td>
-              <td>{percent(microseconds)}</td>
+              <td>{share(microseconds, seen)}</td>
             </tr>
           ))}
         </tbody>

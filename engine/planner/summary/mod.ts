@@ -103,6 +103,9 @@ export async function summarizeTarget(
     rank,
     experts,
     flags,
+    encodable: target.kind === "configuration" && given.dtype === undefined
+      ? expertBits(weights)
+      : undefined,
     notes: [...notes, ...boundNotes(plan, flags, given.bounds)],
   });
   return {
@@ -127,6 +130,7 @@ export function planSummary(
   plan: Plan,
   options: SummaryOptions & {
     readonly weights?: ModelWeights;
+    readonly encodable?: number | undefined;
     readonly notes?: readonly string[];
   } = {},
 ): PlanSummary {
@@ -157,6 +161,7 @@ export function planSummary(
       limits,
       isExperts,
       bounds: flags,
+      encodable: options.encodable,
     }),
     ...predictedSteps(predicted),
     notes: [
@@ -164,6 +169,19 @@ export function planSummary(
       ...machine || limits ? [] : limitNotes(plan, weights),
     ],
   };
+}
+
+/** Bits of an element of the experts' matrices that are not quantized. */
+function expertBits({ params, storedAs }: ModelWeights): number | undefined {
+  const param = params.find(({ expert, use }) =>
+    expert !== undefined && use === "matrix"
+  );
+  const bits: { readonly [name: string]: number } = {
+    f32: 32,
+    f16: 16,
+    bf16: 16,
+  };
+  return param && bits[storedAs(param).name];
 }
 
 function checkRank({ ranks }: Plan, rank: number | undefined): void {

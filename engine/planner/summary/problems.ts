@@ -32,6 +32,8 @@ export interface ProblemOptions {
   readonly isExperts: (buffer: PlanBuffer) => boolean;
   /** What people set to change a bound, by axis. */
   readonly bounds: { readonly [axis: string]: string };
+  /** Bits of an element of the experts' matrices, where `--dtype` may store them as fp8. */
+  readonly encodable?: number | undefined;
 }
 
 /** Everything that does not fit. */
@@ -104,15 +106,24 @@ function memoryProblem(
   if (limit === undefined || bytes.total <= limit) return [];
   const excess = bytes.total - limit;
   const state = { bytes: bytes.state, axes: ["context", "sequence"] };
+  const fewer = (excess: number) =>
+    boundChange(plan, [{ ...state, axes: ["sequence"] }], excess, options);
+  const encoding = encodingChange(plan, first, options);
+  const gentle = [
+    ...fewer(excess),
+    ...cacheChanges(plan, bytes.state, excess, options),
+    ...encoding
+      ? excess <= encoding.saved ? [encoding] : fewer(excess - encoding.saved)
+        .map(({ mend }) => ({ mend: `${encoding.mend} ${mend}` }))
+      : [],
+  ];
   // A thousandth of what steps need, such as counts and what aligns buffers, does not depend on tokens either.
   const steps = {
     bytes: 0.999 * (bytes.scratch + bytes.staging - tableBytes(plan)),
     axes: [tokenAxis(plan) ?? ""],
   };
   const changes = [
-    ...state.axes.flatMap((axis) =>
-      boundChange(plan, [{ ...state, axes: [axis] }], excess, options)
-    ),
+    ...boundChange(plan, [{ ...state, axes: ["context"] }], excess, options),
     ...boundChange(plan, [steps], excess, options),
     ...boundChange(plan, [steps, state], excess, options)
       .map((change) => ({ ...change, remains: change.remains / 2 })),
@@ -121,8 +132,55 @@ function memoryProblem(
   const who = count === 1 ? `rank ${first}` : `each of ${count} ranks`;
   return [{
     what: `${who} needs ${sizeText(bytes.total)}, and has ${sizeText(limit)}`,
-    mend: changes[0]?.mend ?? largerDevice(plan, { bytes, first }, options),
+    mend: gentle[0]?.mend ?? changes[0]?.mend ??
+      largerDevice(plan, { bytes, first }, options),
   }];
+}
+
+/** Positions of a page that is suggested. */
+const PAGE = 16;
+
+/** A KV cache of half the width, or of fewer pages than all sequences at their longest need. */
+function cacheChanges(
+  plan: Plan,
+  state: number,
+  excess: number,
+  { bounds }: ProblemOptions,
+): Change[] {
+  const [sequences, context] = ["sequence", "context"].map((axis) =>
+    Object.hasOwn(bounds, axis) ? plan.axes[axis]?.size : undefined
+  );
+  const caches = Object.values(plan.buffers)
+    .filter(({ kind }) => kind === "state");
+  const dense = caches.every(({ dtype, axes }) =>
+    dtype === "f32" &&
+    axes.some(({ axis }) => modelAxis(plan, axis) === "context")
+  );
+  if (!sequences || !context || caches.length === 0 || !dense) return [];
+  const remains = (state - excess) / state;
+  // A sequence of full length must have room; a page more than fits is for rounding.
+  const pages = Math.floor(sequences * context * remains / PAGE) - 1;
+  const changes = [
+    ...remains >= 0.5 ? [{ mend: "--kv-cache-dtype bf16", remains: 0.5 }] : [],
+    ...pages * PAGE >= context
+      ? [{ mend: `--pages ${pages}x${PAGE}`, remains }]
+      : [],
+  ];
+  return changes;
+}
+
+/** Experts' matrices as fp8, which is a little more than 8 bits an element. */
+function encodingChange(
+  plan: Plan,
+  rank: number,
+  options: ProblemOptions,
+): { readonly mend: string; readonly saved: number } | undefined {
+  const { encodable } = options;
+  if (encodable === undefined) return undefined;
+  const held = expertBytes(plan, rank, options);
+  return held === 0
+    ? undefined
+    : { mend: "--dtype fp8", saved: (1 - 8.01 / encodable) * held };
 }
 
 /** Where nothing less will do: a device for what every rank holds and one expert of each layer. */
@@ -168,12 +226,21 @@ function boundChange(
   const remains = (all - excess) / all;
   const mends = growing.flatMap(({ axes }) => {
     const axis = axes.find((name) => Object.hasOwn(plan.axes, name));
-    const size = axis ? Math.floor(plan.axes[axis]!.size * remains) : 0;
+    const size = axis ? shorter(plan, axis, remains) : 0;
     return size >= 1 ? [boundMend(axis!, size, bounds)] : [];
   });
   return mends.length === growing.length
     ? [{ mend: mends.join(" "), remains }]
     : [];
+}
+
+/** A shorter axis, so that the longest part of a rank is no longer than this share of it. */
+function shorter(plan: Plan, name: string, remains: number): number {
+  const axis = heldAxis(plan, name);
+  const lengths = partLengths(plan, axis);
+  return lengths && !plan.axes[name]!.dynamic
+    ? Math.floor(Math.max(...lengths) * remains) * lengths.length
+    : Math.floor(plan.axes[name]!.size * remains);
 }
 
 /** The axis of tokens: the input axis whose length is known only at run time. */

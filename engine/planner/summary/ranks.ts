@@ -126,15 +126,16 @@ function shareOfDevice(
   };
 }
 
-/** Experts of a layer that a rank holds. */
+/** Experts of a layer on a rank: a number for each kind of layer. */
 function heldExperts(
   plan: Plan,
   axes: readonly string[],
   rank: number,
-): number {
-  return axes.reduce((n, name) => {
+): number[] {
+  const held = axes.map((name) => {
     const axis = heldAxis(plan, name);
     const groupRank = groupRankOf(plan.mesh, rank, axis.over ?? []);
-    return n + (partLengths(plan, axis)?.[groupRank] ?? axis.size);
-  }, 0);
+    return partLengths(plan, axis)?.[groupRank] ?? axis.size;
+  });
+  return [...new Set(held)];
 }
