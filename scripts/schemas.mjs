@@ -137,6 +137,14 @@ class Generator {
       case ts.SyntaxKind.TupleType: {
         const items = node.elements.map((item) => this.of(item, scope));
         const minItems = items.length;
+        if (new Set(items.map((item) => JSON.stringify(item))).size === 1) {
+          return {
+            type: "array",
+            items: items[0],
+            minItems,
+            maxItems: minItems,
+          };
+        }
         return { type: "array", items, minItems, additionalItems: false };
       }
       case ts.SyntaxKind.UnionType:
