@@ -31,8 +31,8 @@ function nearest(name: string, folder: string): string | undefined {
 /** The version of the package 'typescript' that a file would import. */
 function typescriptVersion(from: string): string | undefined {
   try {
-    const { version } = createRequire(from)("typescript/package.json");
-    return String(version);
+    const file = createRequire(from).resolve("typescript/package.json");
+    return String(JSON.parse(readFileSync(file, "utf8")).version);
   } catch {
     return undefined;
   }
