@@ -1,5 +1,5 @@
 // Published families: configurations, their defaults and errors, and what is traced.
-import { readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import t from "tap";
 import {
   compile,
@@ -93,6 +93,28 @@ t.test("publishedModel() names tensors as the checkpoints do", (t) => {
       name,
     );
   }
+  t.end();
+});
+
+t.test("configurations of both generations of transformers are one model", (t) => {
+  const read = (config: Config) => {
+    const { decoder } = publishedModel(config);
+    const kinds = Array.from(
+      { length: decoder.layers },
+      (_, layer) => decoder.kindOf(layer),
+    );
+    return JSON.stringify({ ...decoder, kinds });
+  };
+  let compared = 0;
+  for (const name of CHECKPOINTS) {
+    const path = `references/${name}/config.published-style.json`;
+    const file = new URL(path, import.meta.url);
+    if (!existsSync(file)) continue;
+    const published = JSON.parse(readFileSync(file, "utf8")) as Config;
+    t.equal(read(published), read(configOf(name)), name);
+    compared++;
+  }
+  t.ok(compared > 7, `${compared} compared`);
   t.end();
 });
 

@@ -63,6 +63,14 @@ export function recurrenceDerivative(
   /** Of the heads that read a head of keys, the sum. */
   const ofKeys = (x: Node) => {
     if (kvHead === head) return x;
+    if (b.context.axes[kvHead]!.size === 1) {
+      const sum = b.make("reduce", [x], { kind: "sum", over: head });
+      // Along an axis of one item: a key, or what there is one number of for each.
+      const like = x.axes.length === key.axes.length
+        ? key
+        : b.make("reduce", [key], { kind: "sum", over: dim });
+      return b.broadcast(sum, like);
+    }
     const each = `${head}_each`;
     const parts = b.make("split", [x], { axis: head, into: [kvHead, each] });
     return b.make("reduce", [parts], { kind: "sum", over: each });

@@ -50,8 +50,8 @@ export const conv1d: Definition<"conv1d"> = {
         }': expected values 'token channel', weights 'channel ${over}', a state 'sequence slot channel', and the sequence and position of each token`,
       );
     }
-    for (const  of of[state!, x!, weight!]) wantType("conv1d", of, "f32");
-    for (const of of at) wantType("conv1d", of, "i32");
+    for (const each of [state!, x!, weight!]) wantType("conv1d", each, "f32");
+    for (const each of at) wantType("conv1d", each, "i32");
     return { axes: [token!, channel!], dtype: "f32" };
   },
 
