@@ -39,7 +39,7 @@ export const TUNING: { readonly [K in Computer]: TuningTable } = {
   native: {
     matmul: PANELS,
     pair: { ...PANELS, columns: 1 },
-    asFiled: ["f32", "bf16", "f16"],
+    asFiled: ["f32", "bf16", "f16", "mxfp4", "int8"],
     attention: 8,
   },
   gpu: {},

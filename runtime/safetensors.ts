@@ -185,7 +185,7 @@ export function safetensorsParts(
 }
 
 /** Bytes of an element in a file that is written. */
-const WIDTHS = { f32: 4, i32: 4, u32: 4, f16: 2, bf16: 2 } as const;
+const WIDTHS = { f32: 4, i32: 4, u32: 4, f16: 2, bf16: 2, u8: 1 } as const;
 
 /** What a file has before the bytes of its tensors, which follow in the same order. */
 export function safetensorsHead(

@@ -15,9 +15,12 @@ export interface Placed {
   readonly highest: number;
 }
 
+/** Elements as bits. */
+export type Words = Uint8Array | Uint16Array | Uint32Array;
+
 /** The part of a buffer that is being assembled, and the dtype whose infinities and NaNs are refused. */
 export interface ScatterTarget {
-  readonly target: Uint16Array | Uint32Array;
+  readonly target: Words;
   /** Buffer element at which `target` begins. */
   readonly from: number;
   readonly stored: StoredDType;
@@ -30,6 +33,7 @@ const EXPONENT: { readonly [D in StoredDType]: number } = {
   bf16: 0x7f80,
   i32: 0,
   u32: 0,
+  u8: 0,
 };
 
 /**
@@ -37,7 +41,7 @@ const EXPONENT: { readonly [D in StoredDType]: number } = {
  * out. Returns the index of the first element that is not finite, if there is one.
  */
 export function scatter(
-  source: Uint16Array | Uint32Array,
+  source: Words,
   rows: readonly [begin: number, end: number],
   placed: Placed,
   into: ScatterTarget,
@@ -76,11 +80,11 @@ export function scatter(
 
 /** Put one run of the last file axis; returns the position of the first element that is not finite, or -1. */
 function putRun(
-  run: Uint16Array | Uint32Array,
+  run: Words,
   at: number,
   stride: number,
   local: Int32Array | undefined,
-  target: Uint16Array | Uint32Array,
+  target: Words,
   exponent: number,
 ): number {
   if (exponent !== 0) {

@@ -9,7 +9,7 @@ import { mapWeight } from "./mapped_weights.ts";
 import type { RankMemory } from "./memory.ts";
 import { readExactly } from "./file_source.ts";
 import type { TensorDirectory, TensorEntry } from "./safetensors.ts";
-import { type Placed, scatter } from "./scatter.ts";
+import { type Placed, scatter, type Words } from "./scatter.ts";
 import { weightForm } from "./weight_form.ts";
 
 /** Settings of `loadWeights`. */
@@ -163,9 +163,7 @@ async function loadWeight(
   for (let begin = 0; begin < bytes; begin += alignedStep(step, bytes)) {
     const end = Math.min(bytes, begin + alignedStep(step, bytes));
     const image = images.of(end - begin);
-    const target = width === 2
-      ? new Uint16Array(image.buffer, 0, image.length / 2)
-      : new Uint32Array(image.buffer, 0, image.length / 4);
+    const target = wordsIn(image, width);
     for (const source of sources) {
       const placed = place(plan, weight, source, first, { strides, sizes });
       if (placed.lowest * width >= end || placed.highest * width < begin) {
@@ -185,7 +183,18 @@ async function loadWeight(
 
 /** Device writes are whole words. */
 function alignedStep(step: number, bytes: number): number {
-  return Math.min(bytes, step % 4 === 0 ? step : 2 * step);
+  return Math.min(bytes, step % 4 === 0 ? step : 4 * step);
+}
+
+/** Bytes as elements of so many; a copy only where they are not aligned for those. */
+function wordsIn(bytes: Uint8Array, width: number): Words {
+  if (width === 1) return bytes;
+  const { buffer, byteOffset, byteLength } = bytes.byteOffset % width === 0
+    ? bytes
+    : bytes.slice();
+  return width === 2
+    ? new Uint16Array(buffer, byteOffset, byteLength / 2)
+    : new Uint32Array(buffer, byteOffset, byteLength / 4);
 }
 
 function stridesOf(sizes: readonly number[], rowStride?: number): number[] {
@@ -241,7 +250,7 @@ async function stream(
   entry: TensorEntry,
   placed: Placed,
   readBytes: number,
-  into: { target: Uint16Array | Uint32Array; from: number },
+  into: { target: Words; from: number },
 ): Promise<void> {
   const width = STORED_BYTES[weight.stored];
   const [outer] = placed.axes;
@@ -271,16 +280,7 @@ async function stream(
       (end - row) * rowBytes,
     );
     const bytesEach = weightForm(weight, entry) === "bytes";
-    // A copy only where the bytes are not aligned for a typed array.
-    const { buffer, byteOffset } = bytes.byteOffset % width === 0
-      ? bytes
-      : bytes.slice();
-    const count = bytes.byteLength / width;
-    const source = bytesEach
-      ? Uint32Array.from(bytes)
-      : width === 2
-      ? new Uint16Array(buffer, byteOffset, count)
-      : new Uint32Array(buffer, byteOffset, count);
+    const source = bytesEach ? Uint32Array.from(bytes) : wordsIn(bytes, width);
     const bad = scatter(source, [row, end], placed, {
       ...into,
       stored: weight.stored,

@@ -5,10 +5,10 @@ import type { PackedDType } from "./packed.ts";
 /** What a tensor computes in. `f16` values are f32 arithmetic, rounded to f16 at every node. */
 export type DType = "f32" | "f16" | "i32" | "u32";
 
-/** What a buffer holds: a compute type in four bytes, or a packed 16-bit float of a checkpoint. */
-export type StoredDType = "f32" | "f16" | "bf16" | "i32" | "u32";
+/** What a buffer holds: a compute type in four bytes, or 16-bit floats or bytes of a checkpoint, several to a word. */
+export type StoredDType = "f32" | "f16" | "bf16" | "i32" | "u32" | "u8";
 
-/** What files store a parameter as. */
+/** What files store a parameter as. Bytes are only scales of a packed one. */
 export type FileDType = StoredDType | PackedDType;
 
 /** Bytes per stored element. */
@@ -18,6 +18,7 @@ export const STORED_BYTES: { readonly [D in StoredDType]: number } = {
   bf16: 2,
   i32: 4,
   u32: 4,
+  u8: 1,
 };
 
 /** The dtype of the buffer that holds a tensor computed in `dtype` (f16 values live in f32 words). */

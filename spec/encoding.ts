@@ -73,6 +73,7 @@ export const WEIGHT_ENCODINGS = {
   bf16: plain("bf16"),
   i32: plain("i32"),
   u32: plain("u32"),
+  u8: plain("u8"),
   ...Object.fromEntries(
     PACKED_DTYPES.map((dtype) => [dtype, packed(dtype)]),
   ) as { readonly [D in PackedDType]: EncodingEntry },

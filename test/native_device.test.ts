@@ -42,6 +42,7 @@ import { evaluateSize } from "../spec/size.ts";
 import { runNative } from "./helpers/run_native.ts";
 import { interpretKernel } from "./helpers/interpret_kernel.ts";
 import { runWasm } from "./helpers/run_wasm.ts";
+import { weights4 } from "./helpers/stored_weights.ts";
 import { skipUnasked } from "./helpers/needs.ts";
 import { LENGTH, randomKernel } from "./fuzz/random_kernel.ts";
 import { repeatWith } from "./helpers/seed.ts";
@@ -285,13 +286,14 @@ const K = 512, COLUMNS = 80, ROWS = 8;
 
 /** y = x · w of 8 rows: w [k, n], or [n, k] in memory. */
 function product(
-  stored: "f32" | "bf16",
+  stored: "f32" | "bf16" | "mxfp4",
   inside: "n" | "k",
   tile: MatmulTile = { rows: 3, columns: 2, lanes: 16 },
+  k = K,
 ): { kernel: Kernel; groups: [number, number, number] } {
   const shape = {
     name: "product",
-    k: K,
+    k,
     segments: 8,
     columns: COLUMNS,
     bindings: [
@@ -301,13 +303,15 @@ function product(
         type: stored === "f32" ? "f32" : "u32",
         access: "read",
       },
+      { name: "scales", type: "u32", access: "read" },
       { name: "y", type: "f32", access: "write" },
     ] as const,
     weights: [{
       binding: "w",
       stored,
       inside,
-      rowStride: inside === "k" ? K : COLUMNS,
+      rowStride: inside === "k" ? k : COLUMNS,
+      ...stored === "mxfp4" ? { scales: "scales" } : {},
     }],
     tile,
     rows: u32(ROWS),
@@ -315,7 +319,7 @@ function product(
   return {
     kernel: matmul({
       ...shape,
-      leftRow: (row) => mul(row, u32(K)),
+      leftRow: (row) => mul(row, u32(k)),
       left: (base, k) => load("x", add(base, k)),
       epilogue: ({ row, column }, [sum]) => [
         store("y", add(mul(row, u32(COLUMNS)), column), sum!),
@@ -368,45 +372,73 @@ const FILED_TILES: readonly MatmulTile[] = [
   { rows: 2, columns: 1, lanes: 32, split: 2, right: "workgroup" },
 ];
 
-for (const stored of ["f32", "bf16"] as const) {
-  t.test(`weights in ${stored} as in their file give the same bits`, {
+/** Transposed: [n, k] of [k, n]. */
+function turned<A extends Uint8Array | Uint16Array | Uint32Array>(
+  matrix: A,
+  k: number,
+): A {
+  return matrix.map((_, i) =>
+    matrix[i % k * COLUMNS + Math.floor(i / k)]!
+  ) as A;
+}
+
+/** A matrix as it is stored with n inside, and with k inside as in files. */
+function stores(stored: "f32" | "bf16" | "mxfp4", k: number) {
+  if (stored === "mxfp4") {
+    const { words, scales } = weights4([k, COLUMNS], 3);
+    const bytes = turned(Uint8Array.from(scales!), k / 32);
+    return {
+      n: { w: words, scales: scales! },
+      k: { w: turned(words, k / 8), scales: new Uint32Array(bytes.buffer) },
+    };
+  }
+  const values = Float32Array.from(
+    { length: k * COLUMNS },
+    (_, i) => Math.sin(i * 1.37),
+  );
+  const bits = new Uint32Array(values.buffer);
+  const halves = Uint16Array.from(bits, (word) => word >>> 16);
+  return stored === "f32" ? { n: { w: bits }, k: { w: turned(bits, k) } } : {
+    n: { w: new Uint32Array(halves.buffer) },
+    k: { w: new Uint32Array(turned(halves, k).buffer) },
+  };
+}
+
+// Segments of 1408 end in half a block, those of 320 in a word of MXFP4 after the first block.
+for (
+  const [stored, k] of [
+    ["f32", K],
+    ["bf16", K],
+    ["bf16", 1408],
+    ["mxfp4", K],
+    ["mxfp4", 320],
+  ] as const
+) {
+  t.test(`${k} weights in ${stored} as in their file give the same bits`, {
     skip,
   }, async (t) => {
-    const fine = (i: number) => Math.fround(Math.sin(i * 1.37));
-    const values = Float32Array.from(
-      { length: K * COLUMNS },
-      (_, i) => fine(i),
+    const x = Float32Array.from(
+      { length: ROWS * k },
+      (_, i) => Math.sin((i + 7) * 1.37),
     );
-    const stores = (at: (i: number) => number) => {
-      const words = Uint32Array.from(
-        values,
-        (_, i) => new Uint32Array(values.buffer)[at(i)]!,
-      );
-      return stored === "f32"
-        ? words
-        : new Uint32Array(Uint16Array.from(words, (w) => w >>> 16).buffer);
-    };
-    const data = (w: Uint32Array) => ({
-      x: new Uint32Array(
-        Float32Array.from({ length: ROWS * K }, (_, i) => fine(i + 7)).buffer,
-      ),
-      w,
+    const data = (weights: { readonly w: Uint32Array }) => ({
+      x: new Uint32Array(x.buffer),
+      ...weights,
       y: new Uint32Array(ROWS * COLUMNS),
     });
-    const wanted = data(stores((i) => i));
-    const usual = product(stored, "n");
+    const both = stores(stored, k);
+    const wanted = data(both.n);
+    const usual = product(stored, "n", undefined, k);
     runWasm(usual.kernel, wanted, usual.groups);
     t.ok(wanted.y.every((word) => word !== 0));
     for (const tile of FILED_TILES) {
-      const found = data(
-        stores((i) => i % K * COLUMNS + Math.floor(i / K)),
-      );
-      const { kernel, groups } = product(stored, "k", tile);
+      const found = data(both.k);
+      const { kernel, groups } = product(stored, "k", tile, k);
       await runNative(pool!, kernel, { bindings: found, groups });
       t.strictSame(found.y, wanted.y);
       t.match(
         printKernel(kernel, { lanes: 16 }).text,
-        "turn(tile",
+        /turn\d+\(tile/,
         "not lane by lane",
       );
     }
@@ -415,7 +447,7 @@ for (const stored of ["f32", "bf16"] as const) {
 
 t.test("vectors along k end where their binding does", { skip }, async (t) => {
   const { kernel, groups } = product("f32", "k");
-  t.match(printKernel(kernel, { lanes: 16 }).text, "turn(tile");
+  t.match(printKernel(kernel, { lanes: 16 }).text, /turn\d+\(tile/);
   const device = await createNativeDevice({ pool: pool! });
   await device.prepare({ product: { tree: kernel } });
   const filled = (label: string, values: Float32Array) => {

@@ -42,7 +42,10 @@ const scalars: Schema = {
 };
 const dtype: Schema = { enum: ["f32", "f16", "i32"] };
 const stored: Schema = {
-  enum: [...Object.keys(STORED_BYTES), ...PACKED_DTYPES],
+  enum: [
+    ...Object.keys(STORED_BYTES).filter((dtype) => dtype !== "u8"),
+    ...PACKED_DTYPES,
+  ],
 };
 
 function list(items: Schema, max: number): Schema {

@@ -235,7 +235,7 @@ function scores(of: Queries): KernelText {
       }`;
   const dot = blockedSum(
     registers("dot", of.tokens, of.heads),
-    { length: o.dim, over: "d", pairs: pairs !== undefined },
+    { length: o.dim, over: "d", terms: pairs ? 2 : 1 },
     pairs
       ? wgsl`
       let key_pair = keys[key_at + d];

@@ -16,7 +16,6 @@ import {
   columnsAndWeights,
   indicesOfTerms,
   rightAt,
-  takesPairs,
   termsOf,
 } from "./matmul_right.ts";
 import { sumsByPanels } from "./matmul_panels.ts";
@@ -158,8 +157,8 @@ function partsOfTile(o: Matmul): (readonly [height: number, KernelText])[] {
  * to their end before the next one's, as they follow each other in memory.
  */
 function ofFirstTeam(o: Matmul, rows: number): KernelText {
-  const { count = 1 } = equalBlocks(o) ?? {};
-  const apart = count > 1 && o.weights.every(({ inside }) => inside === "k");
+  const apart = Number(o.k) > SUM_BLOCK &&
+    o.weights.every(({ inside }) => inside === "k");
   const inOrder = allSums(o).flatMap(({ weight, columns }) =>
     columns.map((column) => [{ weight, columns: [column] }])
   );
@@ -206,7 +205,7 @@ function rowsTimesColumns(
       blockedSum(registersOf(rows, sums), {
         length: o.k,
         segments: o.segments,
-        pairs: takesPairs(o),
+        terms: termsOf(o).length,
         before: left.before,
       }, products(o, left, { rows, sums }))
     )
@@ -286,7 +285,7 @@ function products(
   const prefixes = terms.map(({ prefix }) => prefix);
   invariant(
     terms.length === 1 || !isStaged(o) && blocksInRound(o, rows) === 0,
-    "pairs are summed in a plain tile",
+    "several terms are summed in a plain tile",
   );
   const loaded = range(rows).flatMap((r) =>
     terms.map(({ prefix, k }) => letRegister(`${prefix}a`, [r], left.at(r, k)))

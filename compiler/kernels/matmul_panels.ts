@@ -67,7 +67,9 @@ export function sumsByPanels(
     })
   );
   const loaded = wgsl`
-    let first_k = ${terms.length === 1 ? first : wgsl`(${first}) >> 1u`};
+    let first_k = ${
+    terms.length === 1 ? first : wgsl`(${first}) >> ${Math.log2(terms.length)}u`
+  };
     for (var turn = 0u; turn < ${length / terms.length}; turn++) {
       let k = first_k + turn;
       ${indicesOfTerms(o)}

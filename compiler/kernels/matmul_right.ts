@@ -3,7 +3,7 @@
 import { type HalfDType, isHalf } from "../../spec/dtype.ts";
 import { type PackedDType, packingOf } from "../../spec/packed.ts";
 import { invariant } from "../../spec/errors.ts";
-import { add, mul, u32 } from "../../spec/kernel/build.ts";
+import { loadStored, u32 } from "../../spec/kernel/build.ts";
 import type { Expr, KernelText, Stmt } from "./kernel.ts";
 import { bindingsOf, expr, local, wgsl } from "./kernel.ts";
 import type { MatmulOptions, MatmulWeight } from "./matmul_options.ts";
@@ -42,28 +42,39 @@ function inWords({ stored, inside }: MatmulWeight): boolean {
   return isHalf(stored) && inside !== "k";
 }
 
-/** Whether iterations of a sum take two terms: words hold two that follow each other along k. */
-export function takesPairs(o: Pick<MatmulOptions, "weights">): boolean {
-  return o.weights.some((w) => isHalf(w.stored) && !inWords(w));
+/** Terms of an iteration of a sum: as many as words hold along k. */
+function termCount({ weights }: Pick<MatmulOptions, "weights">): number {
+  return Math.max(
+    ...weights.map(({ inside, stored }) =>
+      inside === "k" ? perWord(stored) : 1
+    ),
+  );
 }
 
 /** A product of each sum that an iteration adds: what names of its operands begin with, and the name of its index. */
 interface Term {
-  readonly prefix: "" | "next_";
+  readonly prefix: string;
   readonly k: string;
 }
 
 /** The products of an iteration. */
-export function termsOf(o: MatmulOptions): readonly Term[] {
-  return takesPairs(o)
-    ? [{ prefix: "", k: "k_even" }, { prefix: "next_", k: "k_odd" }]
-    : [{ prefix: "", k: "k" }];
+export function termsOf(o: Pick<MatmulOptions, "weights">): readonly Term[] {
+  const count = termCount(o);
+  if (count === 1) return [{ prefix: "", k: "k" }];
+  return range(count).map((n) => ({
+    prefix: n === 0 ? "" : `next${n}_`,
+    k: `k_term${n}`,
+  }));
 }
 
 /** Declares the indices of the products of iteration `k`. */
 export function indicesOfTerms(o: MatmulOptions): KernelText {
+  const terms = termsOf(o);
   return wgsl`
-    ${takesPairs(o) && wgsl`let k_even = k * 2; let k_odd = k * 2 + 1;`}`;
+    ${
+    terms.length > 1 &&
+    terms.map(({ k }, n) => wgsl`let ${k} = k * ${terms.length} + ${n};`)
+  }`;
 }
 
 /**
@@ -93,11 +104,15 @@ function weightStarts(o: MatmulOptions, i: number): KernelText {
   const [unit, width] = [unitOf(o), widthOf(o)];
   const rowWords = rowStride / perWord(stored);
   if (inside === "k") {
-    const first = ofExpert(o, o.columns * rowWords);
-    return wgsl`
+    const along = (base: string, each: number) =>
+      wgsl`
       @unroll (c < ${columns}) {
-        let at${i}[c] = ${first} + column[c] * ${rowWords};
+        let ${base}[c] = ${ofExpert(o, o.columns * each)} + column[c] * ${each};
       }`;
+    const { perScale = Number(o.k) } = packingOf(stored) ?? {};
+    return wgsl`
+      ${along(`at${i}`, rowWords)}
+      ${scales !== undefined && along(`scale${i}`, Number(o.k) / perScale)}`;
   }
   // Without a number of elements that share a scale, all along k do.
   const scaleWords = rowStride / (packingOf(stored)?.perScale ?? Number(o.k));
@@ -151,14 +166,14 @@ export function rightAt(
   columns: readonly number[] = range(o.tile.columns),
 ): readonly (Stmt | KernelText)[] {
   const { binding, stored, inside, rowStride } = o.weights[i]!;
+  if (termCount(o) > 1) return wordsAlongK(o, i, columns);
   if (packingOf(stored)) return packedRow(o, i);
-  if (takesPairs(o)) return pairsAlongK(o, i, columns);
   const width = inside === "k" ? 1 : widthOf(o);
   const apart = inside === "k" ? 1 : rowStride / perWord(stored) / width;
   const load = loadsOf(o, {
     binding,
     width,
-    index: (c) => add(register(`at${i}`, [c], "u32"), mul(K, u32(apart))),
+    index: (c) => expr`${register(`at${i}`, [c], "u32")} + ${K} * ${apart}`,
   });
   if (!isHalf(stored)) {
     return columns.filter((c) => c % width === 0)
@@ -239,32 +254,74 @@ function packedRow(o: MatmulOptions, i: number): readonly KernelText[] {
   );
 }
 
-/** `rightAt` of two terms, whose elements share words along k. */
-function pairsAlongK(
+/** `rightAt` of several terms, whose elements share words along k. */
+function wordsAlongK(
   o: MatmulOptions,
   i: number,
   columns: readonly number[],
-): readonly Stmt[] {
-  const { stored, inside, binding } = o.weights[i]!;
+): readonly (Stmt | KernelText)[] {
+  const { stored, inside, binding, scales } = o.weights[i]!;
   invariant(inside === "k", "all weights of a matmul are laid out equally");
-  const load = (k: Expr) =>
-    loadsOf(o, {
-      binding,
-      width: 1,
-      index: (c) => add(register(`at${i}`, [c], "u32"), k),
-    });
-  return columns.flatMap((c) =>
-    isHalf(stored)
-      ? [
-        load(K)(`word${i}`, c),
-        ...unpacked(stored, {
-          i,
-          column: c,
-          to: [[`b${i}`, c], [`next_b${i}`, c]],
-        }),
-      ]
-      : termsOf(o).map(({ prefix, k }) =>
-        load(local(k, "u32"))(`${prefix}b${i}`, c)
-      )
-  );
+  const terms = termsOf(o);
+  const per = perWord(stored);
+  const words = terms.length / per;
+  const wordAt = (c: number, n: number): Stmt => {
+    const { type } = o.bindings.find(({ name }) => name === binding)!;
+    const base = per > 1 ? `word${n}_${i}` : `${terms[n]!.prefix}b${i}`;
+    const at = expr`${
+      register(`at${i}`, [c], "u32")
+    } + (${K} * ${words} + ${n})`;
+    return loadRegisters(base, [c], { binding, type, index: at });
+  };
+  return columns.flatMap((c) => [
+    ...range(words).map((n) => wordAt(c, n)),
+    ...scales === undefined ? [] : [scaleAt(o, { i, column: c })],
+    ...per === 1 ? [] : terms.map(({ prefix }, n) => {
+      const word = register(`word${Math.floor(n / per)}_${i}`, [c], "u32");
+      return letRegister(
+        `${prefix}b${i}`,
+        [c],
+        isHalf(stored)
+          ? unpackHalves(stored, word)[n % 2]!
+          : packedElement(stored as PackedDType, {
+            word,
+            n: n % per,
+            factor: register(`factor${i}`, [c]),
+          }),
+      );
+    }),
+  ]);
+}
+
+/** An element of a word, times its scale. */
+function packedElement(
+  stored: PackedDType,
+  { word, n, factor }: {
+    readonly word: Expr;
+    readonly n: number;
+    readonly factor: Expr;
+  },
+): Expr {
+  const bits = expr`${word} >> ${n * 32 / perWord(stored)}u`;
+  return expr`${decoderOf(stored).element(wgsl`(${bits})`)} * ${factor}`;
+}
+
+/** Declares factor<i>[column]: the scale of the elements of iteration `k`. Of those that several share, there is a byte each. */
+function scaleAt(
+  o: MatmulOptions,
+  { i, column }: { readonly i: number; readonly column: number },
+): KernelText {
+  const { stored, scales } = o.weights[i]!;
+  const { perScale } = packingOf(stored)!;
+  const { scale } = decoderOf(stored as PackedDType);
+  const first = register(`scale${i}`, [column], "u32");
+  if (perScale === undefined) {
+    return wgsl`let factor${i}[${column}] = ${
+      scale(wgsl`${scales!}[${first}]`)
+    };`;
+  }
+  const inScale = Math.log2(perScale / termCount(o));
+  const at = expr`${first} + (${K} >> ${inScale}u)`;
+  return wgsl`
+    let factor${i}[${column}] = ${scale(loadStored(scales!, "u8", at))};`;
 }

@@ -1,6 +1,6 @@
 /** Tiles of matrix multiplications: what lanes hold in registers, and which tile fits the operands. */
 
-import type { FileDType } from "../../spec/dtype.ts";
+import { type FileDType, isHalf } from "../../spec/dtype.ts";
 import { invariant } from "../../spec/errors.ts";
 import type { Expr } from "../../spec/kernel/tree.ts";
 import { EXACT } from "../../spec/numerics.ts";
@@ -135,13 +135,13 @@ function plainTile(tile: MatmulTile, grouped: boolean): MatmulTile {
   };
 }
 
-/** Whether weights may have k inside: two 16-bit ones in a word are of one block. */
+/** Whether weights may have k inside: those of a word are of one block. */
 export function readsAlongK(
   stored: FileDType,
   sum: { readonly k: number; readonly segments: number },
 ): boolean {
-  const even = (equalBlocks(sum)?.length ?? 1) % 2 === 0;
-  return !packingOf(stored) && even && sum.k % 4 === 0;
+  const inWord = packingOf(stored)?.perWord ?? (isHalf(stored) ? 2 : 1);
+  return sum.k / sum.segments % inWord === 0 && sum.k % 4 === 0;
 }
 
 /** Rows of a tile of grouped rows. */

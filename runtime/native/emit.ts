@@ -323,11 +323,11 @@ export class Emitter {
       case "turn": {
         const { address } = this.arrays.get(s.from)!;
         const tile = this.name(s.tile);
-        writer.line(`vu ${tile}[LANES];`);
+        writer.line(`vu ${tile}[${s.words}];`);
         const at = `${this.name(s.pointer)} - ${address} + ${s.constant}`;
         const later = s.later ? "&later" : "0";
         return writer.line(
-          `turn(${tile}, ${address}, ${at}, ${s.apart}, ${later}, &along);`,
+          `turn${s.words}(${tile}, ${address}, ${at}, ${s.apart}, ${later}, &along);`,
         );
       }
       case "prefetch":

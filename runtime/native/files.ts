@@ -93,7 +93,6 @@ static int map_part(char *to, const struct part *part, uint64_t page, char *low,
   if (last <= first) return read_part(to, part->bytes, part, 0);
   void *whole = mmap(first, last - first, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, part->descriptor, part->offset - (to - first));
   if (whole == MAP_FAILED || !add_mapping(first, last)) return 0;
-  madvise(first, last - first, MADV_WILLNEED);
   if (first > to && !read_part(to, first - to, part, 0)) return 0;
   return last >= end || read_part(last, end - last, part, last - to);
 }

@@ -3,6 +3,7 @@
  * operators and functions of the vector IR; compiled without contraction.
  */
 
+import { tileWidths } from "../vector/loops.ts";
 import { MATH } from "../vector/math.ts";
 import { Emitter } from "./emit.ts";
 import { Writer } from "./writer.ts";
@@ -56,38 +57,44 @@ INLINE void prefetch_ahead(struct ahead *a) {
  */
 const ALONG_IN_C = `
 struct along { const word *array, *next, *other; };
-INLINE void prefetch_along(const word *array, const word *from, uint64_t at, uint64_t apart, struct along *s) {
+INLINE void prefetch_along(const word *array, const word *from, uint64_t at, uint64_t apart, uint64_t words, struct along *s) {
   const word *next = from - at + LANES * apart;
   if (at == 0) s->other = s->array == array ? 0 : s->next, s->array = array, s->next = next;
   uint64_t ahead = at + ${ALONG};
   const word *row = ahead < apart ? from + ${ALONG} : (s->other ? s->other : next) + ahead - apart;
-  if (at / LANES % (${LINE_WORDS} / LANES)) return;
+  if (at / words % (${LINE_WORDS} / words)) return;
   for (u i = 0; i < LANES; i++) __builtin_prefetch(row + i * apart, 0, 2);
 }
 `;
 
 /**
- * `turn` loads a vector for each lane, `apart` elements from each other, and transposes them: vector i has element i of
- * each. What it loads is `at` elements behind the beginning of an array whose rows are `apart`. In each of log2 steps pairs of vectors exchange halves, quarters, … of theirs.
+ * `turnN` loads N words for each lane, in rows that are `apart` words from each other, and transposes them: vector i has word
+ * i of each. They are `at` words after the beginning of an array with such rows. Vectors are put together from LANES / N rows; in each of log2 N steps pairs of
+ * vectors exchange parts of N / 2, N / 4, … lanes.
  */
-function turnInC(lanes: number): string {
+function turnInC(lanes: number, words: number): string {
   const all = Array.from({ length: lanes }, (_, i) => i);
+  const vectors = all.slice(0, words);
+  const load = (i: number) => {
+    const rows = all.slice(0, lanes / words).map((part) =>
+      `ROW${words}(from + ${words * part + i} * apart)`
+    );
+    return lanes === words
+      ? rows[0]!
+      : `JOIN${rows.length}(${rows.join(", ")})`;
+  };
   const text = [
-    AHEAD_IN_C,
-    ALONG_IN_C,
-    "INLINE void turn(vu *tile, const word *array, uint64_t at, uint64_t apart, struct ahead *later, struct along *along) {",
+    `INLINE void turn${words}(vu *tile, const word *array, uint64_t at, uint64_t apart, struct ahead *later, struct along *along) {`,
     "  const word *from = array + at;",
-    ...all.map((i) =>
-      `  vu v${i} = *(const run_of_words *)(from + ${i} * apart);`
-    ),
+    ...vectors.map((i) => `  vu v${i} = ${load(i)};`),
     `  if (later) add_ahead(later, from + ${AHEAD} + (at % apart + ${AHEAD}) / apart * (LANES - 1) * apart, apart);`,
-    "  else prefetch_along(array, from, at % apart, apart, along);",
+    `  else prefetch_along(array, from, at % apart, apart, ${words}, along);`,
     "  vu a, b;",
   ];
-  for (let step = 1; step < lanes; step *= 2) {
+  for (let step = 1; step < words; step *= 2) {
     const low = all.map((i) => i & step ? lanes + i - step : i).join(", ");
     const high = all.map((i) => i & step ? lanes + i : i + step).join(", ");
-    for (const i of all.filter((i) => !(i & step))) {
+    for (const i of vectors.filter((i) => !(i & step))) {
       const [v, w] = [`v${i}`, `v${i + step}`];
       text.push(
         `  a = SHUFFLE(${v}, ${w}, ${low}); b = SHUFFLE(${v}, ${w}, ${high});`,
@@ -95,9 +102,44 @@ function turnInC(lanes: number): string {
       );
     }
   }
-  return [...text, ...all.map((i) => `  tile[${i}] = v${i};`), "}", ""].join(
-    "\n",
-  );
+  return [...text, ...vectors.map((i) => `  tile[${i}] = v${i};`), "}", ""]
+    .join("\n");
+}
+
+/** Runs of fewer words than a vector has, and vectors of them. */
+function runsInC(lanes: number): string {
+  const join = (parts: number) => {
+    const words = lanes / parts;
+    const names = ["a", "b", "c", "d"].slice(0, parts);
+    const numbers = (n: number) =>
+      Array.from({ length: n }, (_, i) => i).join(", ");
+    const type = `run_of_${words}`;
+    const halves = parts === 2
+      ? `__builtin_shufflevector(a, b, ${numbers(lanes)})`
+      : `__builtin_shufflevector(__builtin_shufflevector(a, b, ${
+        numbers(lanes / 2)
+      }), __builtin_shufflevector(c, d, ${numbers(lanes / 2)}), ${
+        numbers(lanes)
+      })`;
+    return `typedef u ${type} __attribute__((vector_size(${
+      4 * words
+    }), aligned(4), may_alias));
+#define ROW${words}(p) *(const ${type} *)(p)
+INLINE vu JOIN${parts}(${names.map((n) => `${type} ${n}`).join(", ")}) {
+#if defined __clang__ || __GNUC__ >= 12
+  return ${halves};
+#else
+  vu v;
+  for (int l = 0; l < ${words}; l++) ${
+      names.map((name, i) => `v[l + ${i * words}] = ${name}[l];`).join(" ")
+    }
+  return v;
+#endif
+}
+`;
+  };
+  return `#define ROW${lanes}(p) *(const run_of_words *)(p)\n` +
+    tileWidths(lanes).slice(1).map((words) => join(lanes / words)).join("");
 }
 
 /** The product and sum of `fma` nodes: rounded twice, or, if `fused`, once where the processor has an instruction for that. */
@@ -227,7 +269,9 @@ typedef uint64_t vul __attribute__((vector_size(8 * LANES)));
 typedef vu __attribute__((aligned(4), may_alias)) run_of_words;
 ${LAUNCH_STRUCT}
 static const vu IOTA = { ${numbers} };
-${BODY}${fmaInC(fused)}${turnInC(lanes)}${MATH_IN_C}${bytes ? BYTES_IN_C : ""}`;
+${BODY}${fmaInC(fused)}${runsInC(lanes)}${AHEAD_IN_C}${ALONG_IN_C}${
+    tileWidths(lanes).map((words) => turnInC(lanes, words)).join("")
+  }${MATH_IN_C}${bytes ? BYTES_IN_C : ""}`;
 }
 
 const BODY = `

@@ -168,7 +168,7 @@ export type Statement =
   | { readonly op: "zero"; readonly offset: number; readonly bytes: number }
   /** The part of scratch memory that is a vector's own is that of the vector at hand. */
   | { readonly op: "own" }
-  /** Loads a vector for each lane, `apart` elements from each other, and transposes them into a tile. */
+  /** Loads some words for each lane, `apart` elements from each other, and transposes them into a tile. */
   | {
     readonly op: "turn";
     readonly tile: Local;
@@ -176,6 +176,7 @@ export type Statement =
     readonly pointer: Local;
     readonly constant: number;
     readonly apart: number;
+    readonly words: number;
     readonly later: boolean;
   }
   /** Prefetches some of what tiles asked for that are computed with later. */

@@ -96,8 +96,18 @@ function pointersOf(s: ForStmt, on: Statements): readonly PointerGroup[] {
     return [];
   }
   const apart = on.loops === "tiles" && Number(s.step.value) === 1 &&
-    spanOf(s) % shapes.lanes === 0;
+    tiledWords(s, on) !== undefined;
   return findPointers(s, shapes, { writable: on.writable, apart });
+}
+
+/** Words of each lane that may be transposed at once. */
+export function tileWidths(lanes: number): readonly number[] {
+  return [lanes, lanes / 2, lanes / 4].filter((words) => words >= 4);
+}
+
+/** Iterations of a loop whose loads are transposed at once; undefined where its length suits none. */
+function tiledWords(s: ForStmt, { x }: Statements): number | undefined {
+  return tileWidths(x.shapes.lanes).find((words) => spanOf(s) % words === 0);
 }
 
 /** Whether a loop has neither loops nor branches inside. */
@@ -200,11 +210,12 @@ function tiledLoop(
     // What fills workgroup memory is followed by loops that compute with it.
     const later = s.body.some(({ op }) => op === "sharedStore");
     on.prefetchesLater ||= later;
-    // As many iterations at a time as there are lanes, along which vectors are loaded.
+    // Some iterations at a time, along which words are loaded.
     const start = newLocal("start", "u");
-    const lanes = word(x.shapes.lanes);
+    const words = tiledWords(s, on)!;
+    const run = word(words);
     const index = newLocal("i", "u");
-    on.count({ counter: start, from, to, step: lanes, long }, () => {
+    on.count({ counter: start, from, to, step: run, long }, () => {
       for (const { group, pointer } of apart) {
         const memory = x.memory(group.array);
         for (const [load, constant] of group.loads) {
@@ -216,15 +227,16 @@ function tiledLoop(
             pointer,
             constant,
             apart: group.apart,
+            words,
             later,
           });
           x.pointed.set(load, { tile, index: get(index) });
         }
-        advance(pointer, lanes, on);
+        advance(pointer, run, on);
       }
       // So many iterations that compilers see it, unroll all and have no tile in memory.
-      const tile = { counter: index, from: word(0), to: lanes, step: word(1) };
-      const unroll = unrolled(x.shapes.lanes);
+      const tile = { counter: index, from: word(0), to: run, step: word(1) };
+      const unroll = unrolled(words);
       on.count({ ...tile, long: false, unroll }, () => {
         on.set(bounds.counter, u.add(get(start), get(index)));
         iteration();

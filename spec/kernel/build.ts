@@ -226,12 +226,17 @@ export function barrier(): Stmt {
   return { op: "barrier" };
 }
 
-/** An element of a checkpoint tensor stored as f32, f16 or bf16, as f32. 16-bit floats are stored two to a u32. */
+/** An element of a checkpoint tensor stored as f32, f16 or bf16, as f32; of bytes, a u32. They are stored two or four to a u32. */
 export function loadStored(
   binding: string,
   stored: StoredDType,
   index: Expr,
 ): Expr {
+  if (stored === "u8") {
+    const word = load(binding, binary("shr", index, u32(2)), "u32");
+    const at = binary("shl", binary("and", index, u32(3)), u32(3));
+    return binary("and", binary("shr", word, at), u32(255));
+  }
   if (!isHalf(stored)) return load(binding, index, stored);
   const word = load(binding, binary("shr", index, u32(1)), "u32");
   const odd = eq(binary("and", index, u32(1)), u32(1));

@@ -48,13 +48,13 @@ function fitsBinding(
   dtype: StoredDType,
   words: boolean,
 ): boolean {
-  if (STORED_BYTES[dtype] === 2) return type === "u32";
+  if (STORED_BYTES[dtype] < 4) return type === "u32";
   return type === dtype || (words && type === "u32");
 }
 
 /** Elements of a binding's type in a buffer. */
 function elementsOf(buffer: PlanBuffer, rank: number): number {
-  return STORED_BYTES[buffer.dtype] === 2
+  return STORED_BYTES[buffer.dtype] < 4
     ? onRank(buffer.bytes, rank) / 4
     : storedElementsOf(buffer, rank);
 }

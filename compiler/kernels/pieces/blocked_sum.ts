@@ -32,8 +32,8 @@ export interface BlockedSumOptions {
   readonly over?: string;
   /** Equal segments, whose sums are added as a tree: a power of two that divides `length`, which is then a number. Default: 1. */
   readonly segments?: number | undefined;
-  /** The index counts pairs: `add` adds for 2 * `k` and the next. All blocks are equally long. */
-  readonly pairs?: boolean;
+  /** Terms of an iteration, a power of two that divides the length of every block: `add` adds for `terms` * `k` and those after it. Default: 1. */
+  readonly terms?: number;
   /** What comes before each block, given its first index. */
   readonly before?: ((start: KernelText) => Statements) | undefined;
 }
@@ -87,39 +87,46 @@ function segmentLength(length: Hole, segments: number): number {
 /** Adds to totals of 0, or to `sum` of them, the blocks of `length` indices from `first` on; without it, from 0. */
 function oneSegment(
   totals: readonly Register[],
-  { length, over: k = "k", pairs, first, before, sum = "" }:
+  { length, over: k = "k", terms = 1, first, before, sum = "" }:
     & BlockedSumOptions
     & { readonly first?: KernelText; readonly sum?: string },
   add: Statements,
 ): KernelText {
   const from = first ?? wgsl`0u`;
   const last = first ? wgsl`${first} + ${length}` : length;
-  const inPairs = (start: KernelText) => {
-    invariant(typeof length === "number", "pairs are counted");
-    const count = Math.min(SUM_BLOCK, length) / 2;
+  const inGroups = (start: KernelText, count: number) => {
+    invariant(count % terms === 0, "blocks are whole groups of terms");
     return wgsl`
-      let ${k}_pairs = (${start}) >> 1u;
-      for (var ${k} = ${k}_pairs; ${k} < ${k}_pairs + ${count}; ${k}++) {
+      let ${k}_groups = (${start}) >> ${Math.log2(terms)}u;
+      for (var ${k} = ${k}_groups; ${k} < ${k}_groups + ${
+      count / terms
+    }; ${k}++) {
         ${add}
       }`;
   };
   const each = (start: KernelText, end: Hole) =>
     wgsl`for (var ${k} = ${start}; ${k} < ${end}; ${k}++) { ${add} }`;
-  const block = (start: KernelText, end: Hole) =>
+  const block = (start: KernelText, end: Hole, count: number) =>
     wgsl`
       ${before?.(start)}
       ${declareEach(totals, "_block")}
-      ${pairs ? inPairs(start) : each(start, end)}
+      ${terms > 1 ? inGroups(start, count) : each(start, end)}
       // Also for a single block: 0 + block is the contract's, and differs from block where that is -0.
       ${setEach(totals, sum, (of) => plus(of(sum), of("_block")))}`;
   const known = typeof length === "number";
-  if (known && length <= SUM_BLOCK) return block(from, last);
+  invariant(known || terms === 1, "terms of an iteration are counted");
+  if (known && length <= SUM_BLOCK) return block(from, last, length);
   const next = wgsl`${k}_block + ${SUM_BLOCK}`;
+  const rest = terms > 1 ? Number(length) % SUM_BLOCK : 0;
   const end = known && length % SUM_BLOCK === 0
     ? next
     : wgsl`min(${next}, ${last})`;
+  const whole = rest > 0
+    ? wgsl`${from} + ${Number(length) - rest}`
+    : wgsl`${last}`;
   return wgsl`
-    for (var ${k}_block = ${from}; ${k}_block < ${last}; ${k}_block += ${SUM_BLOCK}) {
-      ${block(wgsl`${k}_block`, end)}
-    }`;
+    for (var ${k}_block = ${from}; ${k}_block < ${whole}; ${k}_block += ${SUM_BLOCK}) {
+      ${block(wgsl`${k}_block`, end, SUM_BLOCK)}
+    }
+    ${rest > 0 && block(whole, last, rest)}`;
 }

@@ -77,19 +77,27 @@ function groupAxis(
   return { axis: local, size: size / per, total: total / per };
 }
 
-/** The buffers of a packed parameter, whose file has the contracted axis last: words of its elements, and scales. */
+/**
+ * The buffers of a packed parameter, whose file has the contracted axis last: words of its elements, and scales. Stored as
+ * filed, both have the bytes of the file.
+ */
 export function addPacked(
   lowering: Lowering,
   node: NodeOf<"param">,
-  { axes, stored, along }: Pick<ParamLayout, "axes"> & {
-    readonly stored: PackedDType;
-    readonly along: string;
-  },
+  { axes, stored, along, filed = false }:
+    & Pick<ParamLayout, "axes" | "filed">
+    & {
+      readonly stored: PackedDType;
+      readonly along: string;
+    },
 ): void {
   const { name, stack } = node.params;
   const { placed } = lowering;
+  const others = axes.filter((axis) => axis !== along);
   const at = axes.indexOf(along);
-  const [batch, columns] = [axes.slice(0, at), axes.slice(at + 1)];
+  const [batch, columns] = filed
+    ? [[], others]
+    : [axes.slice(0, at), axes.slice(at + 1)];
   const { names, perWord, perScale, scale }: Packing = PACKINGS[stored];
   const group = (name: string, per: number) =>
     groupAxis(lowering, along, { name, per });
@@ -99,7 +107,7 @@ export function addPacked(
     : [block!, word(lowering, `${along}_word`, perScale / perWord)];
   const add = (
     ending: string,
-    dtype: "u32" | "f32",
+    dtype: "u32" | "f32" | "u8",
     blocks: readonly ReturnType<typeof groupAxis>[],
   ) => {
     const buffer = `${name}${ending}`;
@@ -109,19 +117,20 @@ export function addPacked(
       dtype,
       axes: [
         ...batch,
+        ...filed ? columns : [],
         ...blocks.map(({ axis, size }) => ({ axis, size })),
-        ...columns,
+        ...filed ? [] : columns,
       ],
     });
     const all = [...batch, ...columns];
-    const filed = stack === undefined ? all : all.slice(1);
+    const inFile = stack === undefined ? all : all.slice(1);
     lowering.draft.weights.push({
       buffer,
       source: buffer,
       stored: dtype,
-      axes: [...filed, ...blocks.map(({ axis }) => axis)],
+      axes: [...inFile, ...blocks.map(({ axis }) => axis)],
       shape: [
-        ...filed.map((axis) => placed.axes[axis]!.total),
+        ...inFile.map((axis) => placed.axes[axis]!.total),
         ...blocks.map(({ total }) => total),
       ],
       ...stack === undefined ? {} : { stack: all[0]! },
@@ -134,7 +143,7 @@ export function addPacked(
     buffer: add(elements, "u32", inner),
     packed: {
       stored,
-      scales: add(scales, scale, scaled),
+      scales: add(scales, filed && scale === "u32" ? "u8" : scale, scaled),
       ...offsets === undefined ? {} : { offsets: add(offsets, scale, scaled) },
     },
     dtype: "u32",

@@ -89,7 +89,7 @@ export function filedAxes({ batch, over, columns }: DotShape): string[] {
   return [...batch, ...columns, ...over];
 }
 
-/** Whether the tiled kernel can read the right operand of a dot as it is stored in its file. */
+/** Whether the tiled kernel can read the right operand of a dot as it is stored in its file, where packed ones have the contracted axis last. */
 function isFiled(
   dot: NodeOf<"dot">,
   stored: FileDType,
@@ -97,7 +97,9 @@ function isFiled(
 ): boolean {
   const { over, segments } = dot.params;
   const k = over.reduce((n, axis) => n * (placed.axes[axis]?.size ?? 1), 1);
-  return filedAxes(dotShape(dot)).join() === dot.inputs[1]!.axes.join() &&
+  const inside = isPackedDType(stored) ||
+    filedAxes(dotShape(dot)).join() === dot.inputs[1]!.axes.join();
+  return inside &&
     readsAlongK(stored, { k, segments: segments ?? segmentsOf(k) });
 }
 
@@ -121,8 +123,8 @@ function layoutParam(
     !viewed &&
     isFiled(dot, stored, placed);
   // What is gathered has experts by another name than its shards.
-  const axes = dot && !viewed && !filed
-    ? rightAxes(dotShape(dot))
+  const axes = dot && !viewed
+    ? (filed ? filedAxes : rightAxes)(dotShape(dot))
       .map((axis) => node.axes[right!.axes.indexOf(axis)]!)
     : node.axes;
   const last = placed.axes[axes.at(-1) ?? ""]?.size ?? 1;
@@ -142,9 +144,14 @@ function layoutParam(
 /** Add the buffer and the weight entry of a parameter. */
 export function addParam(lowering: Lowering, node: NodeOf<"param">): void {
   const layout = lowering.model.layouts.get(node)!;
-  const { axes, stored, along } = layout;
+  const { axes, stored, along, filed = false } = layout;
   if (isPackedDType(stored)) {
-    return addPacked(lowering, node, { axes, stored, along: along! });
+    return addPacked(lowering, node, {
+      axes,
+      stored,
+      along: along!,
+      filed,
+    });
   }
   const { name, stack } = node.params;
   const { placed } = lowering;

@@ -99,5 +99,5 @@ export class KernelScope {
 
 /** How a kernel sees a buffer of this dtype. */
 export function wordType(dtype: StoredDType): Binding["type"] {
-  return dtype === "f16" || dtype === "bf16" ? "u32" : dtype;
+  return dtype === "f16" || dtype === "bf16" || dtype === "u8" ? "u32" : dtype;
 }
