@@ -10,6 +10,7 @@ import {
   oneOf,
   parseAdapter,
   parseLimits,
+  parseMemory,
   parseMesh,
   parsePages,
   parsePlace,
@@ -146,6 +147,11 @@ export function deviceFlags(command: Command): Command {
       "--deadline <seconds>",
       "Time limit of a run (default: 600), of waiting for another process in a step and, under launch, of a process that a signal has stopped (default: 120).",
       positive("--deadline", 86_400),
+    )
+    .option(
+      "--expert-memory <bytes>",
+      "Memory for experts, for example 4GiB, or auto: experts are read from their files while they are used. Native CPU device. Default: files are mapped.",
+      parseMemory,
     )
     .addOption(new Option("--job <folder>").hideHelp());
 }

@@ -29,6 +29,8 @@ export interface DeviceFlags {
   readonly adapter: AdapterChoice;
   /** Seconds that ranks which are processes may keep one another waiting. */
   readonly deadline?: number;
+  /** Bytes of memory for experts, which are read while they are used. */
+  readonly expertMemory?: number | "auto";
   /** The job of a rank that 'launch' started; rank 0 prints it once it is done. */
   readonly job?: string;
 }

@@ -53,6 +53,19 @@ export function parseAdapter(text: string): AdapterChoice {
   return text.split(",").map(Number);
 }
 
+/** `4GiB`, `500MB`, a number of bytes, or `auto`. */
+export function parseMemory(text: string): number | "auto" {
+  if (text === "auto") return text;
+  const found = /^(\d{1,15}(?:\.\d{1,9})?)(?:([KMGT])(i?)B)?$/.exec(text);
+  const base = found?.[3] ? 1024 : 1000;
+  const power = found?.[2] ? "KMGT".indexOf(found[2]) + 1 : 0;
+  const bytes = found ? Math.floor(Number(found[1]) * base ** power) : 0;
+  if (bytes > 0 && Number.isSafeInteger(bytes)) return bytes;
+  throw new UsageError(
+    `Cannot use --expert-memory '${text}'. Give bytes, such as 4GiB or 500MB, or auto`,
+  );
+}
+
 /** The seed of `--random`, or 0 where none is given. */
 export function parseSeed(text: string | true): number {
   if (text === true) return 0;

@@ -11,6 +11,7 @@ import {
 import { MAX_THREADS } from "../runtime/cpu/control.ts";
 import { CPU_LIMITS, openCpuPool, SHARE_FROM_MS } from "../runtime/cpu/mod.ts";
 import {
+  availableMemory,
   MAX_NATIVE_THREADS,
   NATIVE_LIMITS,
   NativePool,
@@ -22,6 +23,8 @@ import { type MpiWorld, openWorld } from "../runtime/mpi/mod.ts";
 import { MachineError } from "../spec/errors.ts";
 import type { MachineDevice } from "../spec/machine.ts";
 import { onRank, type Plan } from "../spec/plan/plan.ts";
+import { sum } from "../spec/sum.ts";
+import { largestExpert, streamableBytes } from "../runtime/mapped_weights.ts";
 
 /** What computes: the best there is, the CPU by WebAssembly or by compiled C, or adapters by number. */
 export type AdapterChoice = "auto" | HostKind | readonly number[];
@@ -42,10 +45,12 @@ interface HostRule {
   readonly grain: number;
   open(
     threads: number,
-    options: Pick<
-      SelectDevicesOptions,
-      "deadlineMs" | "untrusted" | "notice"
-    >,
+    options:
+      & Pick<
+        SelectDevicesOptions,
+        "deadlineMs" | "untrusted" | "notice"
+      >
+      & { readonly expertBytes?: number | undefined },
   ): Promise<HostPool>;
   /** Why there is none on this machine; undefined where there is. */
   whyNot(): Promise<string | undefined>;
@@ -127,6 +132,11 @@ export interface SelectDevicesOptions {
   readonly deadlineMs?: number;
   /** The plan is a file, so that its kernels may be untrusted. */
   readonly untrusted?: boolean;
+  /**
+   * Bytes of memory that experts may have in this process, on the native CPU device: they are read from their files while
+   * they are used. `auto`: what the system has left beside the rest of the plan, unless all of them fit.
+   */
+  readonly expertMemory?: number | "auto";
 }
 
 /** Adapters that were chosen, before a plan says what it needs of them. */
@@ -224,7 +234,7 @@ async function selectHost(
   options: SelectDevicesOptions & { readonly world: MpiWorld | undefined },
 ): Promise<SelectedDevices> {
   const { sharing, threads = 1, timestamps = false, world } = options;
-  const { deadlineMs, untrusted = false, notice } = options;
+  const { deadlineMs, untrusted = false, notice, expertMemory } = options;
   const rule = HOSTS[kind];
   const why = await rule.whyNot();
   if (why !== undefined) {
@@ -247,8 +257,12 @@ async function selectHost(
       const ranks = world
         ? [world.rank]
         : Array.from({ length: plan.ranks }, (_, rank) => rank);
-      checkMemory(plan, { ranks, rule });
+      const expertBytes = expertMemory === undefined
+        ? undefined
+        : expertBytesFor(plan, { kind, ranks, expertMemory });
+      checkMemory(plan, { ranks, rule, expertBytes });
       const pool = await rule.open(share, {
+        expertBytes,
         ...deadlineMs === undefined ? {} : { deadlineMs },
         untrusted,
         ...notice && (world?.localRank ?? 0) === 0 ? { notice } : {},
@@ -264,15 +278,65 @@ async function selectHost(
   };
 }
 
+/** Bytes of ranks, and those of them that are weights of experts. */
+function bytesOf(
+  plan: Plan,
+  ranks: readonly number[],
+): { readonly all: number; readonly experts: number } {
+  return {
+    all: sum(ranks.map((rank) => onRank(plan.peakBytes, rank))),
+    experts: sum(ranks.map((rank) => streamableBytes(plan, rank))),
+  };
+}
+
+/** Experts of a layer that have to be in memory at once, of two launches each. */
+const LEAST_EXPERTS = 2;
+
+/** Memory for experts, checked against what a launch needs; undefined where all of them fit. */
+function expertBytesFor(
+  plan: Plan,
+  { kind, ranks, expertMemory }: {
+    readonly kind: HostKind;
+    readonly ranks: readonly number[];
+    readonly expertMemory: number | "auto";
+  },
+): number | undefined {
+  if (kind !== "native") {
+    throw new MachineError(
+      `Cannot use --expert-memory on the ${
+        HOSTS[kind].computer
+      }: it reads all weights into memory. Use --adapter native`,
+    );
+  }
+  const { all, experts } = bytesOf(plan, ranks);
+  const bytes = expertMemory === "auto"
+    ? availableMemory() - (all - experts)
+    : expertMemory;
+  if (expertMemory === "auto" && bytes >= experts) return undefined;
+  const least = LEAST_EXPERTS * Math.max(
+    ...ranks.map((rank) => largestExpert(plan, rank)),
+  );
+  if (bytes >= least) return bytes;
+  throw new MachineError(
+    `Cannot keep experts in ${
+      Math.max(0, bytes)
+    } bytes of memory: ${LEAST_EXPERTS} of a layer need ${least}. Give --expert-memory at least that`,
+  );
+}
+
 function checkMemory(
   plan: Plan,
-  at: { readonly ranks: readonly number[]; readonly rule: HostRule },
+  at: {
+    readonly ranks: readonly number[];
+    readonly rule: HostRule;
+    readonly expertBytes: number | undefined;
+  },
 ): void {
   const { memory } = at.rule.limits;
-  const bytes = at.ranks.reduce(
-    (n, rank) => n + onRank(plan.peakBytes, rank),
-    0,
-  );
+  const { all, experts } = bytesOf(plan, at.ranks);
+  const bytes = at.expertBytes === undefined
+    ? all
+    : all - experts + Math.min(experts, at.expertBytes);
   if (bytes <= memory) return;
   throw new MachineError(
     `Cannot run the plan on the CPU: its ranks need ${bytes} bytes, and the ${at.rule.computer} has ${memory}. Use a GPU, or smaller bounds`,

@@ -225,6 +225,10 @@ function bindLaunch(
   const buffers = Object.freeze(
     kernel.tree.bindings.map(({ name }) => memory.buffer(step.bindings[name]!)),
   );
+  const tiles = kernel.tree.bindings.findIndex(({ name }) =>
+    plan.buffers[step.bindings[name]!]?.routing === "tiles"
+  );
+  if (tiles >= 0) memory.device.streamFor?.(buffers, tiles);
   const workgroups = bindWorkgroups(step.workgroups, plan, memory.rank);
   const { device } = memory;
   const key = kernelKey(plan, step.kernel);

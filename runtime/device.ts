@@ -84,6 +84,17 @@ export interface FileRun {
   readonly bytes: number;
 }
 
+/** Experts that were read while they were used. */
+export interface Streaming {
+  readonly bytesRead: number;
+  /** Experts that launches needed and were in memory, and that were not. */
+  readonly hits: number;
+  readonly misses: number;
+  /** Time in which no expert was there to compute with. */
+  readonly waitedMs: number;
+  readonly residentBytes: number;
+}
+
 /** Which way bytes go through a staging. */
 export type StagingUse = "read" | "write";
 
@@ -109,6 +120,17 @@ export interface Device {
    * Undefined where they are not stored so that this can be. The files must not change while the buffer is used.
    */
   map?(runs: readonly FileRun[]): DeviceBuffer | undefined;
+  /** Parts of files that are experts are read while they are used, also where they could be mapped. */
+  readonly streams?: boolean;
+  /**
+   * A buffer of experts, each a part of a file, which are in memory only while launches need them. Only launches
+   * given to `streamFor` may bind it. Undefined where the system cannot.
+   */
+  stream?(experts: readonly FileRun[]): DeviceBuffer | undefined;
+  /** Have launches with these frozen buffers wait for the experts that the list in `buffers[tiles]` names, if any are streamed. */
+  streamFor?(buffers: readonly DeviceBuffer[], tiles: number): void;
+  /** What streaming did so far. */
+  streaming?(): Streaming;
   write(buffer: DeviceBuffer, offset: number, data: Uint8Array): void;
   /**
    * Start a prepared kernel; `buffers` in the order of the kernel's bindings. Pass the same frozen array again and the

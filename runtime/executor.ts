@@ -295,6 +295,7 @@ class LoadedSession implements Session {
   }
 
   statistics(): Statistics {
+    const streaming = this.#ranks[0]?.device.streaming?.();
     return {
       ranks: this.#ranks.map((memory) =>
         rankStatistics(
@@ -304,6 +305,7 @@ class LoadedSession implements Session {
           this.#traffic,
         )
       ),
+      ...streaming?.misses ? { streaming } : {},
     };
   }
 

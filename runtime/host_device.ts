@@ -9,6 +9,7 @@ import type {
   Launch,
   LaunchTiming,
   Staging,
+  Streaming,
 } from "./device.ts";
 import type { Kept } from "./host_records.ts";
 
@@ -37,7 +38,19 @@ export interface HostPool<Bindings = unknown> {
     release(span: HostSpan): void;
     /** Memory of files, as a device's `map` gives it; its size is that of the runs. */
     map?(runs: readonly FileRun[]): HostSpan | undefined;
+    /** Memory of experts, as a device's `stream` gives it, and a number for it. */
+    stream?(
+      experts: readonly FileRun[],
+    ): HostSpan & { readonly weight: number } | undefined;
   };
+  readonly streams?: boolean;
+  /** Have launches with bindings wait for experts of streamed weights; `list` stands for the list of tiles. */
+  stream?(
+    bindings: Bindings,
+    weights: readonly number[],
+    at: { readonly tiles: number; readonly list: object },
+  ): void;
+  streaming?(): Streaming;
   /** Make kernels ready, in order; `progress` is called as each is. */
   prepare(
     kernels: readonly DeviceKernel[],
@@ -80,9 +93,12 @@ export interface HostDeviceOptions {
 class HostBuffer implements DeviceBuffer {
   readonly bytes: number;
   readonly address: number;
-  constructor(bytes: number, address: number) {
+  /** The number of a streamed weight. */
+  readonly weight: number | undefined;
+  constructor(bytes: number, address: number, weight?: number) {
     this.bytes = bytes;
     this.address = address;
+    this.weight = weight;
   }
 }
 
@@ -102,6 +118,9 @@ export class HostDevice<Bindings> implements Device {
   #destroyed = false;
 
   readonly map?: NonNullable<Device["map"]>;
+  readonly streams: boolean;
+  readonly stream?: NonNullable<Device["stream"]>;
+  readonly streaming?: NonNullable<Device["streaming"]>;
   readonly timings?: () => Promise<LaunchTiming[]>;
   #times: LaunchTiming[] | undefined;
 
@@ -119,6 +138,17 @@ export class HostDevice<Bindings> implements Device {
         this.#spans.push(span);
         return new HostBuffer(span.size, span.address);
       };
+    }
+    this.streams = pool.streams ?? false;
+    if (heap.stream && pool.stream && pool.streaming) {
+      this.stream = (experts) => {
+        this.#check();
+        const span = heap.stream!(experts);
+        if (!span) return undefined;
+        this.#spans.push(span);
+        return new HostBuffer(span.size, span.address, span.weight);
+      };
+      this.streaming = () => pool.streaming!();
     }
     if (options.timestamps) {
       this.#times = [];
@@ -173,15 +203,29 @@ export class HostDevice<Bindings> implements Device {
         buffers.length === known.bindings,
         `kernel '${kernel}' binds ${known.bindings} buffers, not ${buffers.length}`,
       );
-      bindings = this.#pool.bind(
-        buffers.map((buffer) => ({
-          address: this.#address(buffer, 0, buffer.bytes),
-          bytes: buffer.bytes,
-        })),
-      );
+      bindings = this.#bind(buffers);
       if (Object.isFrozen(buffers)) this.#bindings.set(buffers, bindings);
     }
     this.#pool.launch(known, bindings, workgroups, this.#times);
+  }
+
+  streamFor(buffers: readonly DeviceBuffer[], tiles: number): void {
+    const weights = buffers.flatMap((buffer) =>
+      buffer instanceof HostBuffer ? buffer.weight ?? [] : []
+    );
+    if (weights.length === 0) return;
+    const bindings = this.#bind(buffers);
+    this.#bindings.set(buffers, bindings);
+    this.#pool.stream!(bindings, weights, { tiles, list: buffers[tiles]! });
+  }
+
+  #bind(buffers: readonly DeviceBuffer[]): Bindings {
+    return this.#pool.bind(
+      buffers.map((buffer) => ({
+        address: this.#address(buffer, 0, buffer.bytes),
+        bytes: buffer.bytes,
+      })),
+    );
   }
 
   launchAll(launches: readonly Launch[]): void {

@@ -1,8 +1,9 @@
 /** Weights that are laid out in memory as in their files: devices that can have the files' own pages for memory. */
 
 import { indicesOn, sourceName, stackedOn } from "../spec/axis_parts.ts";
-import type { Plan, PlanWeight } from "../spec/plan/plan.ts";
-import type { FileRun } from "./device.ts";
+import { onRank, type Plan, type PlanWeight } from "../spec/plan/plan.ts";
+import { sum } from "../spec/sum.ts";
+import type { DeviceBuffer, FileRun } from "./device.ts";
 import type { RankMemory } from "./memory.ts";
 import type { TensorDirectory } from "./safetensors.ts";
 import { weightForm } from "./weight_form.ts";
@@ -22,12 +23,87 @@ export function mapWeight(
 ): boolean {
   const { device } = memory;
   const { bytes } = memory.buffer(weight.buffer);
-  if (!device.map || bytes < LEAST_BYTES) return false;
+  const small = bytes < LEAST_BYTES;
+  if (!device.map || small && !device.streams) return false;
   const runs = fileRuns(plan, weight, memory, tensors);
   if (runs?.reduce((n, run) => n + run.bytes, 0) !== bytes) return false;
-  const mapped = device.map(runs);
-  if (mapped) memory.replace(weight.buffer, mapped);
-  return mapped !== undefined;
+  const streamed = () => streamExperts(plan, weight, { memory, runs });
+  const found = (device.streams ? streamed() : undefined) ??
+    (small ? undefined : device.map(runs) ?? streamed());
+  if (found) memory.replace(weight.buffer, found);
+  return found !== undefined;
+}
+
+/** Memory of experts that are read when launches need them; undefined where a weight has none, or is used in other ways. */
+function streamExperts(
+  plan: Plan,
+  { buffer }: PlanWeight,
+  { memory, runs }: {
+    readonly memory: RankMemory;
+    readonly runs: readonly FileRun[];
+  },
+): DeviceBuffer | undefined {
+  const { device, rank } = memory;
+  if (!device.stream || !isStreamable(plan, buffer)) return undefined;
+  const bytes = memory.buffer(buffer).bytes /
+    onRank(plan.buffers[buffer]!.axes[0]!.size, rank);
+  const experts = runs.flatMap((run) =>
+    Array.from({ length: Math.ceil(run.bytes / bytes) }, (_, i) => ({
+      name: run.name,
+      descriptor: run.descriptor,
+      offset: run.offset + i * bytes,
+      bytes,
+    }))
+  );
+  return device.stream(experts);
+}
+
+/** Whether all that uses a weight are launches with a list of tiles of experts. */
+function isStreamable(plan: Plan, name: string): boolean {
+  const [first] = plan.buffers[name]!.axes;
+  const axis = first && plan.axes[first.axis];
+  if (!(axis?.experts ?? plan.axes[axis?.of ?? ""]?.experts)) return false;
+  const isTiles = (buffer: string) => plan.buffers[buffer]!.routing === "tiles";
+  return plan.programs.every(({ steps }) =>
+    steps.every((step) => {
+      if (step.op === "wait") return true;
+      const used = step.op === "launch"
+        ? Object.values(step.bindings)
+        : [step.from, step.to];
+      return !used.includes(name) ||
+        step.op === "launch" && used.some(isTiles);
+    })
+  );
+}
+
+/** Bytes of the largest expert of a rank that a device may stream, in all weights of a launch. */
+export function largestExpert(plan: Plan, rank: number): number {
+  const streamed = new Set(
+    plan.weights.map(({ buffer }) => buffer)
+      .filter((name) => isStreamable(plan, name)),
+  );
+  const ofExpert = (name: string) => {
+    const { bytes, axes } = plan.buffers[name]!;
+    return onRank(bytes, rank) / onRank(axes[0]!.size, rank);
+  };
+  const launches = plan.programs.flatMap(({ steps }) =>
+    steps.map((step) =>
+      step.op !== "launch" ? 0 : sum(
+        Object.values(step.bindings).filter((name) => streamed.has(name))
+          .map(ofExpert),
+      )
+    )
+  );
+  return Math.max(0, ...launches);
+}
+
+/** Bytes of the weights of a rank that a device may stream. */
+export function streamableBytes(plan: Plan, rank: number): number {
+  return sum(
+    plan.weights.map(({ buffer }) =>
+      isStreamable(plan, buffer) ? onRank(plan.buffers[buffer]!.bytes, rank) : 0
+    ),
+  );
 }
 
 /** The parts of files that a weight of a rank consists of, in its order; undefined where it has another. */
@@ -60,7 +136,7 @@ function fileRuns(
   for (const index of indices) {
     const entry = tensors.get(sourceName(plan, weight, index))!;
     const { descriptor, name } = entry.source;
-    if (descriptor === undefined || weightForm(weight, entry) !== "elements") {
+    if (descriptor === undefined || weightForm(weight, entry) === "bytes") {
       return undefined;
     }
     const rowBytes = entry.bytes / outer.length;

@@ -14,6 +14,7 @@ import type {
 } from "./communicator.ts";
 import { sentKind } from "./exchange.ts";
 import { wordsOf } from "./host_tensor.ts";
+import type { Streaming } from "./device.ts";
 import type { RankMemory } from "./memory.ts";
 import type { RunCounts } from "./run_counts.ts";
 
@@ -43,6 +44,8 @@ export interface RankStatistics {
 /** A session's memory and traffic. */
 export interface Statistics {
   readonly ranks: readonly RankStatistics[];
+  /** Experts that the device of the first rank here read while they were used. */
+  readonly streaming?: Streaming;
 }
 
 function nothing(): SentBytes {

@@ -105,7 +105,7 @@ export function deviceOptions(
   io: CliIo,
   flags: DeviceFlags,
 ): SelectDevicesOptions {
-  const { devices, adapter, deadline } = flags;
+  const { devices, adapter, deadline, expertMemory } = flags;
   if (devices === "shared" && Array.isArray(adapter) && adapter.length > 1) {
     throw new UsageError(
       `Cannot use --adapter ${
@@ -117,6 +117,7 @@ export function deviceOptions(
     sharing: devices,
     adapter,
     ...deadline === undefined ? {} : { deadlineMs: 1000 * deadline },
+    ...expertMemory === undefined ? {} : { expertMemory },
     threads: io.threads,
     graphics: io.graphics,
     places: io.places,

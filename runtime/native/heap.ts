@@ -2,6 +2,7 @@
 
 import { totalmem } from "node:os";
 import { DataError, MachineError } from "../../spec/errors.ts";
+import { sum } from "../../spec/sum.ts";
 import type { FileRun } from "../device.ts";
 import type { HostSpan } from "../host_device.ts";
 import type { Runtime } from "./library.ts";
@@ -21,9 +22,13 @@ export class NativeHeap {
   readonly #views = new Map<number, Uint8Array>();
   /** Parts of files by the address that they are mapped at. */
   readonly #maps = new Map<number, readonly FileRun[]>();
+  /** Numbers of streamed weights by their address. */
+  readonly #streamed = new Map<number, number>();
+  readonly #pool: bigint;
 
-  constructor(runtime: Runtime, limit = totalmem()) {
+  constructor(runtime: Runtime, pool: bigint, limit = totalmem()) {
     this.#runtime = runtime;
+    this.#pool = pool;
     this.#limit = limit;
   }
 
@@ -48,13 +53,7 @@ export class NativeHeap {
 
   /** Parts of files as memory; undefined where pages do not fit them. Files are no memory of the heap. */
   map(runs: readonly FileRun[]): HostSpan | undefined {
-    const address = this.#runtime.map(
-      BigUint64Array.from(
-        runs.flatMap(({ descriptor, offset, bytes }) =>
-          [descriptor, offset, bytes].map(BigInt)
-        ),
-      ),
-    );
+    const address = this.#runtime.map(wordsOf(runs));
     if (address === 0) return undefined;
     const size = sizeOf(runs);
     this.#maps.set(address, runs);
@@ -74,8 +73,23 @@ export class NativeHeap {
     throw fileLost();
   }
 
+  /** Experts, each a part of a file, as memory that is filled when launches need it; undefined where the system cannot. */
+  stream(
+    experts: readonly FileRun[],
+  ): HostSpan & { readonly weight: number } | undefined {
+    const found = this.#runtime.stream(this.#pool, wordsOf(experts));
+    if (!found) return undefined;
+    this.#streamed.set(found.address, found.weight);
+    return { ...found, size: sum(experts.map(({ bytes }) => bytes)) };
+  }
+
   /** Give memory back; of a heap that was closed, it has been. */
   release({ address, size }: HostSpan): void {
+    const weight = this.#streamed.get(address);
+    if (weight !== undefined) {
+      this.#streamed.delete(address);
+      return this.#runtime.unstream(this.#pool, weight);
+    }
     const isMapped = this.#maps.delete(address);
     if (!isMapped && !this.#sizes.delete(address)) return;
     for (const at of this.#views.keys()) {
@@ -91,6 +105,9 @@ export class NativeHeap {
     for (const [address, size] of this.#sizes) this.release({ address, size });
     for (const [address, runs] of this.#maps) {
       this.release({ address, size: sizeOf(runs) });
+    }
+    for (const address of this.#streamed.keys()) {
+      this.release({ address, size: 0 });
     }
   }
 
@@ -112,5 +129,14 @@ function sizeOf(runs: readonly FileRun[]): number {
 function fileLost(name = "a file of weights"): DataError {
   return new DataError(
     `Cannot go on with '${name}': it became shorter during the run, or cannot be read. Copy it again`,
+  );
+}
+
+/** Parts of files as the runtime takes them. */
+function wordsOf(runs: readonly FileRun[]): BigUint64Array {
+  return BigUint64Array.from(
+    runs.flatMap(({ descriptor, offset, bytes }) =>
+      [descriptor, offset, bytes].map(BigInt)
+    ),
   );
 }

@@ -45,6 +45,18 @@ export interface Runtime {
   unmap(address: number, bytes: number): void;
   /** An address in mapped pages that their file no longer has; 0 where there is none. Then nothing runs any more. */
   lost(): number;
+  /** Parts of files, one for each expert, as a weight of which those that launches need are in memory; undefined where that cannot be. */
+  stream(
+    pool: bigint,
+    parts: BigUint64Array,
+  ): { readonly weight: number; readonly address: number } | undefined;
+  unstream(pool: bigint, weight: number): void;
+  /** The group of streamed weights of a launch, which follows a group with the same list of tiles, or 0. Groups count from 1; 0: there is no memory. */
+  group(pool: bigint, weights: Uint32Array, previous: number): number;
+  /** Bytes that streamed experts may have together. */
+  limit(pool: bigint, bytes: number): void;
+  /** What streaming did so far: see `StreamCounters`. */
+  streams(pool: bigint): Float64Array;
   /** Memory as an ArrayBuffer, valid until it is freed. */
   view(address: number, bytes: number): ArrayBuffer;
 }
@@ -103,6 +115,20 @@ async function load(): Promise<NativeLibrary> {
   const map = bind("void *switchyard_map(uint64_t count, void *parts)");
   const unmap = bind("void switchyard_unmap(void *address, uint64_t bytes)");
   const lost = bind("void *switchyard_lost()");
+  const stream = bind(
+    "int64_t switchyard_stream(void *pool, uint64_t count, void *parts)",
+  );
+  const streamed = bind(
+    "void *switchyard_streamed(void *pool, uint32_t weight)",
+  );
+  const unstream = bind(
+    "void switchyard_unstream(void *pool, uint32_t weight)",
+  );
+  const group = bind(
+    "uint32_t switchyard_group(void *pool, uint32_t count, void *weights, uint32_t previous)",
+  );
+  const limit = bind("void switchyard_limit(void *pool, uint64_t bytes)");
+  const streams = bind("void switchyard_streams(void *pool, void *to)");
   const runtime: Runtime = {
     open: (threads) => open(threads) ?? 0n,
     close: (pool) => close(pool),
@@ -119,6 +145,20 @@ async function load(): Promise<NativeLibrary> {
     map: (parts) => Number(map(parts.length / 3, parts) ?? 0n),
     unmap: (address, bytes) => unmap(BigInt(address), bytes),
     lost: () => Number(lost() ?? 0n),
+    stream: (pool, parts) => {
+      const weight = Number(stream(pool, parts.length / 3, parts));
+      if (weight < 0) return undefined;
+      return { weight, address: Number(streamed(pool, weight)) };
+    },
+    unstream: (pool, weight) => unstream(pool, weight),
+    group: (pool, weights, previous) =>
+      group(pool, weights.length, weights, previous),
+    limit: (pool, bytes) => limit(pool, bytes),
+    streams: (pool) => {
+      const counters = new Float64Array(6);
+      streams(pool, counters);
+      return counters;
+    },
     view: (address, bytes) => koffi.view(BigInt(address), bytes),
   };
   // A library is unloaded once its handle and functions are collected: the closures above keep them.

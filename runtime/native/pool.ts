@@ -2,7 +2,7 @@
 
 import { totalmem } from "node:os";
 import { setImmediate } from "node:timers/promises";
-import { MachineError } from "../../spec/errors.ts";
+import { DataError, MachineError } from "../../spec/errors.ts";
 import { kernelText } from "../../spec/kernel/exact_json.ts";
 import { MAX_ELEMENTS } from "../../spec/limits.ts";
 import {
@@ -10,6 +10,7 @@ import {
   DeadlineError,
   type DeviceKernel,
   type LaunchTiming,
+  type Streaming,
 } from "../device.ts";
 import type { HostKernel, HostPool } from "../host_device.ts";
 import { type Batch, HostRecords, type Kept } from "../host_records.ts";
@@ -49,6 +50,8 @@ export const NATIVE_LIMITS = {
 export interface NativePoolOptions {
   /** Milliseconds for what is started at once, which is at most a run. Then the pool is of no more use. Default: ten minutes. */
   readonly deadlineMs?: number;
+  /** Bytes that experts may take of memory: they are read from their files while they are used. Default: files are mapped. */
+  readonly expertBytes?: number | undefined;
   /** Kernels are untrusted: none runs on the thread that waits, where nothing could end it. */
   readonly untrusted?: boolean;
   /** Takes a remark for the user. */
@@ -61,6 +64,8 @@ export class NativePool implements HostPool<Uint32Array> {
   readonly limits = NATIVE_LIMITS;
   readonly heap: NativeHeap;
   readonly threads: number;
+  /** Experts are read while they are used, also where their files could be mapped. */
+  readonly streams: boolean;
   readonly #library: NativeLibrary;
   readonly #pool: bigint;
   readonly #deadlineMs: number;
@@ -75,6 +80,13 @@ export class NativePool implements HostPool<Uint32Array> {
   );
   /** Nanoseconds that runs took on the thread that waits since the event loop had a turn. */
   #here = 0;
+  /** Groups of streamed weights: by their numbers, by the list of tiles that they had last, and by bindings. */
+  readonly #groups = new Map<string, number>();
+  readonly #lastGroups = new WeakMap<object, number>();
+  readonly #streamed = new WeakMap<
+    Uint32Array,
+    { readonly group: number; readonly tiles: number }
+  >();
   #failure: Error | undefined;
   #closed = false;
 
@@ -90,7 +102,13 @@ export class NativePool implements HostPool<Uint32Array> {
     this.#deadlineMs = options.deadlineMs ?? DEADLINE_MS;
     this.#untrusted = options.untrusted ?? false;
     this.#notice = options.notice;
-    this.heap = new NativeHeap(library.runtime);
+    const { expertBytes } = options;
+    this.streams = expertBytes !== undefined;
+    // Experts' memory is not all theirs.
+    this.heap = this.streams
+      ? new NativeHeap(library.runtime, pool, Infinity)
+      : new NativeHeap(library.runtime, pool);
+    if (expertBytes !== undefined) library.runtime.limit(pool, expertBytes);
     this.name =
       `CPU (native, ${library.objects.compiler.version}, ${threads} thread${
         threads === 1 ? "" : "s"
@@ -206,6 +224,42 @@ export class NativePool implements HostPool<Uint32Array> {
     );
   }
 
+  /** Have launches with bindings wait for the experts of streamed weights that the list of tiles in a binding names. */
+  stream(
+    bindings: Uint32Array,
+    weights: readonly number[],
+    { tiles, list }: { readonly tiles: number; readonly list: object },
+  ): void {
+    const key = weights.join();
+    let group = this.#groups.get(key);
+    if (group === undefined) {
+      const all = Uint32Array.from(weights);
+      const previous = this.#lastGroups.get(list) ?? 0;
+      group = this.#library.runtime.group(this.#pool, all, previous);
+      if (group === 0) {
+        throw new MachineError(
+          "Cannot stream experts: the system gives no memory. Close other programs",
+        );
+      }
+      this.#groups.set(key, group);
+    }
+    this.#lastGroups.set(list, group);
+    this.#streamed.set(bindings, { group, tiles });
+  }
+
+  /** What streaming did so far. */
+  streaming(): Streaming {
+    const [bytesRead, hits, misses, waited, resident] = this.#library.runtime
+      .streams(this.#pool) as unknown as number[];
+    return {
+      bytesRead: bytesRead!,
+      hits: hits!,
+      misses: misses!,
+      waitedMs: waited! / 1e6,
+      residentBytes: resident!,
+    };
+  }
+
   /** Room for a record and words behind it; says where it begins. */
   #begin(kernel: number, groups: number, words: number): number {
     // Addresses in a record are of 64 bits.
@@ -230,6 +284,11 @@ export class NativePool implements HostPool<Uint32Array> {
     const record = this.#records.words;
     record[at + RECORD.x] = x;
     record[at + RECORD.y] = y;
+    const streamed = this.#streamed.get(bindings);
+    if (streamed) {
+      record[at + RECORD.experts] = streamed.group;
+      record[at + RECORD.tiles] = streamed.tiles;
+    }
     record.set(bindings, at + RECORD_WORDS);
     if (times) this.#records.time(at, times);
   }
@@ -322,6 +381,11 @@ export class NativePool implements HostPool<Uint32Array> {
     } finally {
       clearTimeout(timer);
     }
+    if (runtime.streams(this.#pool)[5]) {
+      this.#failure ??= new DataError(
+        "Cannot read experts: a file of weights has become shorter, or its disk failed. Get the file again",
+      );
+    }
     this.#check();
   }
 
@@ -348,8 +412,8 @@ export class NativePool implements HostPool<Uint32Array> {
     );
     this.#library.runtime.stop(this.#pool);
     await this.#records.ended();
-    this.#library.runtime.close(this.#pool);
     this.heap.close();
+    this.#library.runtime.close(this.#pool);
   }
 }
 

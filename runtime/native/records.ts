@@ -8,20 +8,24 @@ export const RECORD = {
   groups: 2,
   x: 3,
   y: 4,
+  /** The group of its streamed weights, from 1; 0: none. */
+  experts: 5,
+  /** The binding with its list of tiles, where weights are streamed. */
+  tiles: 6,
   /** When it ran, in nanoseconds of the pool's clock: two words each. */
-  start: 6,
-  end: 8,
+  start: 8,
+  end: 10,
 } as const;
 
 /** Words of a record before its bindings. */
-export const RECORD_WORDS = 10;
+export const RECORD_WORDS = 12;
 /** Words of a binding. */
 export const BINDING_WORDS = 4;
 
 /** The record in C, and the signature of what a kernel is compiled to: workgroups `first` to `end` of a launch. */
 export const LAUNCH_STRUCT = `
 struct launch {
-  uint32_t words, kernel, groups, x, y, unused;
+  uint32_t words, kernel, groups, x, y, experts, tiles, unused;
   uint64_t start, end;
   struct { uint32_t *address; uint64_t length; } bindings[];
 };

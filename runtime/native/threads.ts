@@ -1,5 +1,6 @@
 /** The C text of the runtime: a pool of threads that runs records of launches, one after another, and memory for buffers. */
 
+import { EXPERTS_IN_C } from "./experts.ts";
 import { FILES_IN_C } from "./files.ts";
 import { LAUNCH_STRUCT } from "./records.ts";
 import { GUARD_BYTES } from "./vectors.ts";
@@ -26,11 +27,14 @@ const PAGES_FROM = 1 << 20;
 export const THREADS_IN_C = `
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <fcntl.h>
+#include <math.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -51,6 +55,7 @@ struct pool {
   _Atomic(const struct launch *) current;
   kernel_function *run;
   uint32_t groups, chunk;
+  struct streams *streams;
   atomic_uint next, inside, signal, sleepers, in_batch, closing;
   pthread_mutex_t mutex;
   pthread_cond_t wake;
@@ -156,6 +161,22 @@ static void share(struct pool *p, const struct launch *l, struct kernel *kernel)
   kernel->cost = kernel->cost < 0 ? each : 0.5 * (kernel->cost + each);
 }
 
+// Run a launch, alone or shared; when it ended.
+static uint64_t run_launch(struct pool *p, struct launch *l, struct kernel *kernel, uint64_t begin) {
+  if (p->threads == 1 || l->groups == 1 || (kernel->cost >= 0 && kernel->cost * l->groups < ${SHARE_FROM_NS})) {
+    kernel->run(l, 0, l->groups, p->scratch[0], &p->stop);
+    uint64_t end = now();
+    double each = (double)(end - begin) / l->groups;
+    kernel->cost = kernel->cost < 0 ? each : 0.5 * (kernel->cost + each);
+    return end;
+  }
+  share(p, l, kernel);
+  return now();
+}
+
+static void run_streamed(struct pool *p, struct launch *l, struct kernel *kernel);
+static void close_streams(struct streams *s);
+
 struct pool *switchyard_open(uint32_t threads) {
   struct pool *p = calloc(1, sizeof *p);
   if (!p) return 0;
@@ -183,6 +204,7 @@ void switchyard_close(struct pool *p) {
   atomic_store(&p->closing, 1);
   wake_all(p);
   for (uint32_t index = 1; index < p->threads; index++) pthread_join(p->ids[index], 0);
+  close_streams(p->streams);
   for (uint32_t index = 0; index < p->threads; index++) free(p->scratch[index]);
   free(p->ids);
   free(p->scratch);
@@ -223,18 +245,11 @@ uint64_t switchyard_run(struct pool *p, uint32_t *words, uint64_t from, uint64_t
     struct kernel *kernel = &p->kernels[l->kernel];
     double predicted = kernel->cost * l->groups;
     uint32_t sharers = l->groups < p->threads ? l->groups : p->threads;
-    if (budget > 0 && (kernel->cost < 0 || last - begin + predicted / sharers > budget)) break;
+    if (budget > 0 && (l->experts || kernel->cost < 0 || last - begin + predicted / sharers > budget)) break;
     p->position = from;
     l->start = last;
-    if (p->threads == 1 || l->groups == 1 || (kernel->cost >= 0 && predicted < ${SHARE_FROM_NS})) {
-      kernel->run(l, 0, l->groups, p->scratch[0], &p->stop);
-      last = now();
-      double each = (double)(last - l->start) / l->groups;
-      kernel->cost = kernel->cost < 0 ? each : 0.5 * (kernel->cost + each);
-    } else {
-      share(p, l, kernel);
-      last = now();
-    }
+    if (l->experts) run_streamed(p, l, kernel), last = now();
+    else last = run_launch(p, l, kernel, last);
     l->end = last;
   }
   atomic_store(&p->in_batch, 0);
@@ -267,4 +282,4 @@ void switchyard_free(char *address, uint64_t bytes) {
   if (size >= ${PAGES_FROM}) munmap(address - ${GUARD_BYTES}, size);
   else free(address - ${GUARD_BYTES});
 }
-${FILES_IN_C}`;
+${FILES_IN_C}${EXPERTS_IN_C}`;

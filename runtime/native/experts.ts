@@ -1,0 +1,355 @@
+/** The C text that keeps experts in memory while they are used: weights that are larger than what they may take of it. */
+
+/** Bytes that are read at a time where pages of memory and of the file begin at different places. */
+const BOUNCE_BYTES = 1 << 20;
+/** Threads that read. */
+const READERS = 4;
+/** Launches of a group after which an earlier use counts half. */
+const HALF_LIFE = 16;
+
+/**
+ * A streamed weight has an address for all of its experts, and memory for those that were read. A group is the streamed weights
+ * of one launch. Before the launch, the leader requests the experts that its list of tiles names; readers fill them in, past the page
+ * cache where the file system allows it. Tiles of experts that are there run first: the list is shortened for each round
+ * and restored after the last. Experts with the fewest uses, of which older ones count less, are evicted.
+ */
+export const EXPERTS_IN_C = `
+enum { ABSENT, READING, RESIDENT };
+enum { READERS = ${READERS}, HALF_LIFE = ${HALF_LIFE} };
+struct place { char *address; uint64_t bytes, offset; int direct, buffered; };
+struct expert { uint32_t state, wanted; uint64_t last; double uses, rank; };
+struct expert_group {
+  uint32_t number, weights, experts, next;
+  uint32_t *ids;
+  struct place **places;
+  struct expert *list;
+  uint64_t launches;
+};
+struct weight { uint32_t experts; struct place *places; char *room, *start; uint64_t room_bytes; };
+struct read_file { dev_t device; ino_t node; int direct, buffered; };
+struct job { uint32_t group, expert; };
+struct streams {
+  pthread_mutex_t mutex;
+  pthread_cond_t more, done;
+  pthread_t readers[READERS];
+  uint32_t reader_count, weight_count, group_count, file_count, closing, failed;
+  struct weight *weights;
+  struct read_file *files;
+  struct expert_group **groups;
+  struct job *queue;
+  uint64_t head, tail, room;
+  uint64_t limit, used, bytes_read, hits, misses, waited;
+};
+
+static int read_all(int file, char *to, uint64_t bytes, uint64_t from, struct streams *s) {
+  while (bytes > 0) {
+    ssize_t got = pread(file, to, bytes, from);
+    if (got <= 0) return 0;
+    to += got; from += got; bytes -= got;
+    __atomic_fetch_add(&s->bytes_read, got, __ATOMIC_RELAXED);
+  }
+  return 1;
+}
+
+// Read bytes whose pages are not those of the file, through a buffer.
+static int read_bounced(const struct place *x, char *to, uint64_t bytes, uint64_t from, char *bounce, struct streams *s) {
+  uint64_t page = page_bytes();
+  if (x->direct < 0) return read_all(x->buffered, to, bytes, from, s);
+  while (bytes > 0) {
+    uint64_t skip = from % page, want = skip + bytes, size = want > ${BOUNCE_BYTES} ? ${BOUNCE_BYTES} : (want + page - 1) / page * page;
+    ssize_t got = pread(x->direct, bounce, size, from - skip);
+    if (got <= (ssize_t)skip) return 0;
+    uint64_t some = got - skip < bytes ? got - skip : bytes;
+    memcpy(to, bounce + skip, some);
+    to += some; from += some; bytes -= some;
+    __atomic_fetch_add(&s->bytes_read, got, __ATOMIC_RELAXED);
+  }
+  return 1;
+}
+
+static int read_place(const struct place *x, char *bounce, struct streams *s) {
+  uint64_t page = page_bytes(), head = -x->offset % page;
+  if (x->direct < 0 || x->bytes < head + page || (uintptr_t)x->address % page != x->offset % page) {
+    return read_bounced(x, x->address, x->bytes, x->offset, bounce, s);
+  }
+  uint64_t body = (x->bytes - head) / page * page, end = head + body;
+  return read_bounced(x, x->address, head, x->offset, bounce, s) &&
+    read_all(x->direct, x->address + head, body, x->offset + head, s) &&
+    read_bounced(x, x->address + end, x->bytes - end, x->offset + end, bounce, s);
+}
+
+static void *read_experts(void *argument) {
+  struct streams *s = argument;
+  void *bounce;
+  if (posix_memalign(&bounce, 1 << 12, ${BOUNCE_BYTES})) return 0;
+  pthread_mutex_lock(&s->mutex);
+  while (!s->closing) {
+    if (s->head == s->tail) { pthread_cond_wait(&s->more, &s->mutex); continue; }
+    struct job job = s->queue[s->head++ % s->room];
+    struct expert_group *g = s->groups[job.group];
+    pthread_mutex_unlock(&s->mutex);
+    int good = 1;
+    for (uint32_t w = 0; good && w < g->weights; w++) good = read_place(&g->places[w][job.expert], bounce, s);
+    pthread_mutex_lock(&s->mutex);
+    if (!good) s->failed = job.group + 1;
+    g->list[job.expert].state = RESIDENT;
+    pthread_cond_broadcast(&s->done);
+  }
+  pthread_mutex_unlock(&s->mutex);
+  free(bounce);
+  return 0;
+}
+
+static uint64_t bytes_of(const struct expert_group *g, uint32_t e) {
+  uint64_t bytes = 0;
+  for (uint32_t w = 0; w < g->weights; w++) bytes += g->places[w][e].bytes;
+  return bytes;
+}
+
+// Give back the pages that only this expert has.
+static void evict(struct streams *s, struct expert_group *g, uint32_t e) {
+  uint64_t page = page_bytes();
+  for (uint32_t w = 0; w < g->weights; w++) {
+    struct place *x = &g->places[w][e];
+    char *first = x->address + -(uintptr_t)x->address % page, *end = x->address + x->bytes;
+    end -= (uintptr_t)end % page;
+    if (end > first) madvise(first, end - first, MADV_DONTNEED);
+  }
+  g->list[e].state = ABSENT;
+  s->used -= bytes_of(g, e);
+}
+
+// Evict the least used expert that no launch wants; with force, also one that only a later launch does.
+static int evict_one(struct streams *s, const struct expert_group *current, int force) {
+  struct expert_group *of = 0;
+  uint32_t at = 0;
+  for (uint32_t i = 0; i < s->group_count; i++) {
+    struct expert_group *g = s->groups[i];
+    for (uint32_t e = 0; e < g->experts; e++) {
+      struct expert *x = &g->list[e];
+      if (x->state != RESIDENT || (x->wanted && (!force || g == current))) continue;
+      if (!of || x->rank < of->list[at].rank) of = g, at = e;
+    }
+  }
+  if (of) evict(s, of, at);
+  return of != 0;
+}
+
+// Request an expert; 0 where there is no room. With the mutex.
+static int request(struct streams *s, struct expert_group *g, uint32_t e, int force) {
+  struct expert *x = &g->list[e];
+  x->wanted = 1;
+  if (x->state != ABSENT) return 1;
+  uint64_t bytes = bytes_of(g, e);
+  while (s->used + bytes > s->limit) {
+    if (!evict_one(s, g, force)) return 0;
+  }
+  s->used += bytes;
+  x->state = READING;
+  s->queue[s->tail++ % s->room] = (struct job){ g->number, e };
+  pthread_cond_signal(&s->more);
+  return 1;
+}
+
+// Run a launch whose weights are streamed, in rounds of the experts that are there.
+static void run_streamed(struct pool *p, struct launch *l, struct kernel *kernel) {
+  struct streams *s = p->streams;
+  pthread_mutex_lock(&s->mutex);
+  struct expert_group *g = s->groups[l->experts - 1], *next = g->next ? s->groups[g->next - 1] : 0;
+  uint32_t *tiles = l->bindings[l->tiles].address, n = tiles[0], left = n;
+  uint64_t bytes = 4 * (3ull * n + 1);
+  uint32_t *all = bytes > 4 * l->bindings[l->tiles].length ? 0 : malloc(bytes + n);
+  char *done = (char *)all + bytes;
+  if (all) memcpy(all, tiles, bytes), memset(done, 0, n);
+  else s->failed = 1;
+  g->launches++;
+  for (uint32_t i = 0; i < n && !s->failed; i++) {
+    uint32_t e = all[1 + 3 * i];
+    if (e >= g->experts) { s->failed = 1; break; }
+    struct expert *x = &g->list[e];
+    if (x->last == g->launches) continue;
+    x->uses = 1 + x->uses * exp2(-(double)(g->launches - x->last) / HALF_LIFE);
+    x->rank = log2(x->uses) + (double)g->launches / HALF_LIFE;
+    x->last = g->launches;
+    x->wanted = 1;
+    if (x->state == RESIDENT) s->hits++; else s->misses++;
+  }
+  while (left > 0 && !p->stop && !s->failed && !atomic_load(&lost)) {
+    int fits = 1;
+    uint32_t count = 0, reading = 0, last = 0;
+    for (uint32_t i = 0; i < n && fits; i++) if (!done[i]) fits = request(s, g, all[1 + 3 * i], 0);
+    if (next) for (uint32_t i = 0; i < n && fits; i++) if (all[1 + 3 * i] < next->experts) fits = request(s, next, all[1 + 3 * i], 0);
+    for (uint32_t i = 0; i < n; i++) {
+      if (done[i]) continue;
+      uint32_t e = last = all[1 + 3 * i], state = g->list[e].state;
+      if (state == READING) reading++;
+      if (state != RESIDENT) continue;
+      memcpy(&tiles[1 + 3 * count++], &all[1 + 3 * i], 12);
+      done[i] = 1;
+    }
+    if (count == 0) {
+      // Experts that only a later launch wants may be in the way.
+      if (reading == 0 && request(s, g, last, 1)) continue;
+      uint64_t begin = now();
+      struct timespec until;
+      clock_gettime(CLOCK_REALTIME, &until);
+      until.tv_sec++;
+      pthread_cond_timedwait(&s->done, &s->mutex, &until);
+      s->waited += now() - begin;
+      continue;
+    }
+    pthread_mutex_unlock(&s->mutex);
+    tiles[0] = count;
+    run_launch(p, l, kernel, now());
+    pthread_mutex_lock(&s->mutex);
+    for (uint32_t i = 0; i < count; i++) g->list[tiles[1 + 3 * i]].wanted = 0;
+    left -= count;
+  }
+  if (s->failed) p->stop = 1;
+  pthread_mutex_unlock(&s->mutex);
+  if (all) memcpy(tiles, all, bytes);
+  free(all);
+}
+
+static struct streams *streams_of(struct pool *p) {
+  if (p->streams) return p->streams;
+  struct streams *s = calloc(1, sizeof *s);
+  if (!s) return 0;
+  pthread_mutex_init(&s->mutex, 0);
+  pthread_cond_init(&s->more, 0);
+  pthread_cond_init(&s->done, 0);
+  s->limit = -1;
+  while (s->reader_count < READERS && !pthread_create(&s->readers[s->reader_count], 0, read_experts, s)) s->reader_count++;
+  return p->streams = s;
+}
+
+static void close_streams(struct streams *s) {
+  if (!s) return;
+  pthread_mutex_lock(&s->mutex);
+  s->closing = 1;
+  pthread_cond_broadcast(&s->more);
+  pthread_mutex_unlock(&s->mutex);
+  for (uint32_t i = 0; i < s->reader_count; i++) pthread_join(s->readers[i], 0);
+  for (uint32_t i = 0; i < s->file_count; i++) close(s->files[i].direct), close(s->files[i].buffered);
+  for (uint32_t i = 0; i < s->group_count; i++) free(s->groups[i]->places), free(s->groups[i]->list), free(s->groups[i]->ids), free(s->groups[i]);
+  free(s->files); free(s->groups); free(s->weights); free(s->queue);
+  free(s);
+}
+
+// The file of a descriptor, opened for reads that pass the page cache and for others; 0 where it cannot be.
+static struct read_file *file_of(struct streams *s, int descriptor) {
+  struct stat file;
+  if (fstat(descriptor, &file)) return 0;
+  for (uint32_t i = 0; i < s->file_count; i++) {
+    if (s->files[i].device == file.st_dev && s->files[i].node == file.st_ino) return &s->files[i];
+  }
+  struct read_file *files = realloc(s->files, (s->file_count + 1) * sizeof *files);
+  if (!files) return 0;
+  s->files = files;
+  char path[64];
+  snprintf(path, sizeof path, "/proc/self/fd/%d", descriptor);
+  struct read_file *x = &files[s->file_count];
+  *x = (struct read_file){ file.st_dev, file.st_ino, -1, open(path, O_RDONLY | O_CLOEXEC) };
+  if (x->buffered < 0) return 0;
+  void *bytes;
+#ifdef O_DIRECT
+  x->direct = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
+  if (x->direct >= 0 && !posix_memalign(&bytes, 1 << 12, 1 << 12)) {
+    if (pread(x->direct, bytes, 1 << 12, 0) <= 0) close(x->direct), x->direct = -1;
+    free(bytes);
+  }
+#endif
+  s->file_count++;
+  return x;
+}
+
+// A streamed weight of parts of files, one for each expert: its number, or -1.
+int64_t switchyard_stream(struct pool *p, uint64_t count, const struct part *parts) {
+  struct streams *s = streams_of(p);
+  if (!s || s->reader_count == 0) return -1;
+  uint64_t page = page_bytes(), bytes = 2 * page + parts[0].offset % page;
+  struct place *places = calloc(count, sizeof *places);
+  struct weight *weights = realloc(s->weights, (s->weight_count + 1) * sizeof *weights);
+  if (weights) s->weights = weights;
+  if (!places || !weights) return -1;
+  for (uint64_t e = 0; e < count; e++) bytes += parts[e].bytes;
+  char *room = mmap(0, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (room == MAP_FAILED) return -1;
+  char *start = room + page + parts[0].offset % page, *to = start;
+  for (uint64_t e = 0; e < count; to += parts[e++].bytes) {
+    struct read_file *file = file_of(s, parts[e].descriptor);
+    if (!file) { munmap(room, bytes); return -1; }
+    places[e] = (struct place){ to, parts[e].bytes, parts[e].offset, file->direct, file->buffered };
+  }
+  weights[s->weight_count] = (struct weight){ count, places, room, start, bytes };
+  return s->weight_count++;
+}
+
+char *switchyard_streamed(struct pool *p, uint32_t weight) { return p->streams->weights[weight].start; }
+
+// Forget a streamed weight, and the groups that it is in.
+void switchyard_unstream(struct pool *p, uint32_t weight) {
+  struct streams *s = p->streams;
+  struct weight *x = &s->weights[weight];
+  pthread_mutex_lock(&s->mutex);
+  for (uint32_t i = 0; i < s->group_count; i++) {
+    struct expert_group *g = s->groups[i];
+    int has = 0;
+    for (uint32_t w = 0; w < g->weights; w++) has |= g->ids[w] == weight;
+    for (uint32_t e = 0; has && e < g->experts; e++) {
+      while (g->list[e].state == READING && !s->failed) pthread_cond_wait(&s->done, &s->mutex);
+      if (g->list[e].state != ABSENT) evict(s, g, e);
+    }
+    if (has) g->experts = 0;
+  }
+  pthread_mutex_unlock(&s->mutex);
+  munmap(x->room, x->room_bytes);
+  free(x->places);
+}
+
+// The group of streamed weights of a launch, which follows a group with the same list of tiles, or 0. Its number from 1, or 0.
+uint32_t switchyard_group(struct pool *p, uint32_t count, const uint32_t *weights, uint32_t previous) {
+  struct streams *s = p->streams;
+  struct expert_group *g = calloc(1, sizeof *g);
+  pthread_mutex_lock(&s->mutex);
+  struct expert_group **groups = realloc(s->groups, (s->group_count + 1) * sizeof *groups);
+  uint64_t experts = s->weights[weights[0]].experts, room = s->room + experts + 1;
+  struct job *queue = malloc(room * sizeof *queue);
+  uint32_t number = 0;
+  if (groups) s->groups = groups;
+  if (g && groups && queue) {
+    *g = (struct expert_group){ s->group_count, count, experts };
+    g->ids = malloc(4 * count);
+    g->places = malloc(count * sizeof *g->places);
+    g->list = calloc(experts, sizeof *g->list);
+    if (g->ids && g->places && g->list) {
+      for (uint32_t w = 0; w < count; w++) g->ids[w] = weights[w], g->places[w] = s->weights[weights[w]].places;
+      uint64_t waiting = s->tail - s->head;
+      for (uint64_t i = 0; i < waiting; i++) queue[i] = s->queue[(s->head + i) % s->room];
+      free(s->queue);
+      s->queue = queue; s->room = room; s->head = 0; s->tail = waiting;
+      s->groups[s->group_count++] = g;
+      number = s->group_count;
+      if (previous) s->groups[previous - 1]->next = number;
+    }
+  }
+  pthread_mutex_unlock(&s->mutex);
+  return number;
+}
+
+// Bytes that streamed experts of all groups may have.
+void switchyard_limit(struct pool *p, uint64_t bytes) {
+  struct streams *s = streams_of(p);
+  if (s) s->limit = bytes;
+}
+
+// Bytes read, hits, misses, nanoseconds waited, bytes in memory, and whether a read failed.
+void switchyard_streams(struct pool *p, double *to) {
+  struct streams *s = p->streams;
+  if (!s) return;
+  pthread_mutex_lock(&s->mutex);
+  double found[] = { s->bytes_read, s->hits, s->misses, s->waited, s->used, s->failed };
+  memcpy(to, found, sizeof found);
+  pthread_mutex_unlock(&s->mutex);
+}
+`;
