@@ -334,15 +334,21 @@ t.test("docs/library.md: its programs run under Node.js and Deno, and have types
   t.match(said.get("train.mjs"), /^1 \d.*\n2 \d/);
   writeFileSync(join(folder, "browser.mjs"), browser!);
   const options = {
-    ...{ strict: true, module: "nodenext", target: "es2022" },
-    ...{ allowJs: true, checkJs: true, noEmit: true },
+    strict: true,
+    module: "nodenext",
+    target: "es2022",
+    allowJs: true,
+    checkJs: true,
+    noEmit: true,
   };
   const compile = (lib: string[], included: string[]) => {
     writeFileSync(
       join(folder, "tsconfig.json"),
       JSON.stringify({
         compilerOptions: {
-          ...{ ...options, lib, types: ["node"] },
+          ...options,
+          lib,
+          types: ["node"],
           typeRoots: [join(ROOT, "node_modules/@types")],
         },
         files: included,
