@@ -9,13 +9,15 @@ import { startWatch } from "../cli/watch.ts";
 import { planSummary } from "../engine/mod.ts";
 import { formatPlan, parsePlan } from "../spec/mod.ts";
 import type { AllToAllStep } from "../spec/plan/plan.ts";
+import { search } from "../view/search.ts";
+import { heldOn } from "../view/house_picture.ts";
 import { follow, type LiveStep, NOTHING } from "../view/live.ts";
 import { LIGHT } from "../view/palette.ts";
 import { provedOf } from "../view/proved.ts";
 import { mainSection } from "../view/sections.ts";
 import { sceneSvg } from "../view/scene.ts";
 import { stationsOf } from "../view/stations.ts";
-import { criticalPath } from "../view/time.ts";
+import { criticalPath, partOf, timeByRole } from "../view/time.ts";
 import { timePicture } from "../view/time_picture.ts";
 import { trackPicture } from "../view/track_picture.ts";
 import { bytesByLink, mainTraffic, trafficOf } from "../view/traffic.ts";
@@ -392,4 +394,38 @@ t.test("a page of a plan document has lines of files in the working directory, a
     ),
     "the package's own",
   );
+});
+
+t.test("a rank's experts of layers of different sizes, found by its number", async (t) => {
+  const two = await viewOf("examples/two_moe.ts", "--mesh", "ep=2");
+  t.strictSame([0, 1].map((rank) => heldOn(two.plan, rank)), [
+    [[0, 1, 2], [0, 1, 2, 3, 4]],
+    [[3, 4, 5], [5, 6, 7, 8, 9]],
+  ]);
+  const [found] = search(two, "rank 1");
+  t.match(found, {
+    kind: "rank",
+    text: "1, experts 3 4 5 or 5 6 7 8 9",
+  });
+});
+
+t.test("a part of a run: its sums, and where its layers begin", (t) => {
+  const event = (layer: number, start: number) => ({
+    rank: 0,
+    name: "x",
+    role: "experts" as const,
+    layer,
+    start,
+    duration: 10,
+  });
+  const run = {
+    name: "main",
+    predicted: false,
+    microseconds: 40,
+    events: [0, 1, 2, 3].map((layer) => event(layer, 10 * layer)),
+  };
+  t.strictSame(timeByRole(partOf(run, [5, 25]), 1), [["experts", 20]]);
+  const marks = sceneSvg(timePicture(run)).match(/layer \d/g);
+  t.strictSame(marks, ["layer 0", "layer 1", "layer 2", "layer 3"]);
+  t.end();
 });
