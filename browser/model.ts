@@ -95,7 +95,7 @@ export async function openModel(
     session,
     async generate(prompt, options) {
       session.reset();
-      return await generateText(decoder, { tokenizer, stop }, prompt, {
+      return await generateText({ decoder, tokenizer, stop }, prompt, {
         ...options,
         afterToken: nextTask,
       });

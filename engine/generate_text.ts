@@ -13,16 +13,16 @@ export interface GenerateTextOptions extends Partial<SamplingOptions> {
   readonly onText?: (piece: string) => void | Promise<void>;
 }
 
-/** How a checkpoint reads and ends texts. */
-export interface TextRules {
+/** A decoder with the tokenizer of its checkpoint, and the tokens that end a text. */
+export interface TextModel {
+  readonly decoder: Decoder;
   readonly tokenizer: Tokenizer;
   readonly stop: ReadonlySet<number>;
 }
 
 /** Continues a text; greedily, unless options say otherwise. `afterToken` is awaited after each token. */
 export async function generateText(
-  decoder: Decoder,
-  { tokenizer, stop }: TextRules,
+  { decoder, tokenizer, stop }: TextModel,
   prompt: string,
   { maxNewTokens = 64, onText, afterToken, ...sampling }:
     & GenerateTextOptions

@@ -58,7 +58,7 @@ export async function openModel(
       session.reset();
       const decoder = new Decoder(session, shape);
       const { stop } = target.checkpoint;
-      return await generateText(decoder, { tokenizer, stop }, prompt, how);
+      return await generateText({ decoder, tokenizer, stop }, prompt, how);
     },
     async close() {
       tokenizer?.close?.();
