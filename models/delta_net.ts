@@ -14,6 +14,7 @@ import {
   merge,
   mul,
   neg,
+  rename,
   rmsNorm,
   sigmoid,
   silu,
@@ -240,7 +241,12 @@ export function projectGrouped(
     );
   return {
     mixed: concat(
-      concat(keysAt(0), keysAt(keyDim), "keys", "bothKeys"),
+      concat(
+        keysAt(0),
+        rename(keysAt(keyDim), "keys", "laterKeys"),
+        "keys",
+        "bothKeys",
+      ),
       valuesAt(2 * keyDim),
       "bothKeys",
       "channels",

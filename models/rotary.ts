@@ -4,6 +4,7 @@ import {
   booleanField,
   type Config,
   fieldError,
+  ignoreFields,
   integerField,
   objectField,
   optionalField,
@@ -83,6 +84,8 @@ export function readRotary(
 function rotatedPart(config: Config, dim: number, part: number): number {
   const elements = optionalIntegerField(config, "rotary_dim");
   const key = "partial_rotary_factor";
+  // Where both places have it, one is stale.
+  ignoreFields(config, [key]);
   const factor = optionalField(ropeScaling(config), key) ??
     positiveField(config, key, { default: part });
   const rotated = elements ?? Math.floor(dim * factor);
