@@ -2,9 +2,6 @@
 
 import { DataError } from "../../spec/errors.ts";
 import type { FileSystem } from "../files.ts";
-import { configOf } from "./architectures.ts";
-import { type GgufHeader, readGguf } from "./header.ts";
-import { tokenizerOf } from "./tokenizer.ts";
 
 /** Whether a path names a GGUF file. */
 export function isGguf(path: string): boolean {
@@ -26,7 +23,9 @@ export function ggufParts(path: string): string[] {
 export function withGguf(files: FileSystem): FileSystem {
   const read = new Map<string, Promise<ReadonlyMap<string, string>>>();
   const made = (path: string): Promise<ReadonlyMap<string, string>> => {
-    const known = read.get(path) ?? madeFiles(path, files);
+    // Loaded where it is needed: every command makes these files.
+    const known = read.get(path) ??
+      import("./made_files.ts").then(({ madeFiles }) => madeFiles(path, files));
     read.set(path, known);
     return known;
   };
@@ -59,41 +58,4 @@ export function withGguf(files: FileSystem): FileSystem {
       );
     },
   };
-}
-
-/** The header of a file. */
-export async function openGguf(
-  path: string,
-  files: Pick<FileSystem, "open">,
-): Promise<GgufHeader> {
-  const file = await files.open(path);
-  try {
-    return await readGguf(path, file);
-  } finally {
-    await file.close();
-  }
-}
-
-/** The texts of the files that a header makes, by name. */
-async function madeFiles(
-  path: string,
-  files: FileSystem,
-): Promise<ReadonlyMap<string, string>> {
-  const header = await openGguf(path, files);
-  // Tensors of a model in parts are in all of them.
-  const parts = await Promise.all(
-    ggufParts(path).slice(1).map((part) => openGguf(part, files)),
-  );
-  const whole = {
-    ...header,
-    tensors: [header, ...parts].flatMap(({ tensors }) => tensors),
-  };
-  const made = new Map<string, string>();
-  made.set("config.json", JSON.stringify(configOf(path, whole)));
-  const tokenizer = tokenizerOf(path, header);
-  if (tokenizer) {
-    made.set("tokenizer.json", JSON.stringify(tokenizer.tokenizer));
-    made.set("tokenizer_config.json", JSON.stringify(tokenizer.config));
-  }
-  return made;
 }

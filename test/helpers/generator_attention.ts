@@ -178,11 +178,11 @@ export const ofQueryGrad = (): Generator<Launch> =>
   }));
 
 export function* ofKeyGrad(): Generator<Launch> {
-  for (const  of of["keys", "values"] as const) {
+  for (const part of ["keys", "values"] as const) {
     yield* backward(
-      (o) => keyGrad(o, of),
+      (o) => keyGrad(o, part),
       ({ kvHeads, ...o }, places) => {
-        const width = kvHeads * (of === "keys" ? o.dim : o.valueDim);
+        const width = kvHeads * (part === "keys" ? o.dim : o.valueDim);
         return {
           threads: places.length * kvHeads,
           // Entries that no token wrote are left.
