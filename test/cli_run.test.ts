@@ -152,12 +152,13 @@ t.test("generate continues prompts alone and in a batch in the same way", async 
     ...["--tokens", "1622,323", ...flags, "--mesh", "ep=4", "--json"],
   ]);
   const { sequences } = JSON.parse(both.out) as {
-    sequences: { promptTokens: number[]; tokens: number[]; text: string }[];
+    sequences: { promptTokens: number[]; tokens: number[] }[];
   };
   t.strictSame(sequences[0], {
     promptTokens: [337, 640, 349, 275, 325, 957, 12],
     tokens: [364, 41, 395, 440, 1986, 275, 395, 259],
     text: " 'I have no idea to have a",
+    ending: "length",
   });
   t.strictSame(sequences[1]!.promptTokens, [1622, 323]);
   t.equal(sequences[1]!.tokens.length, 8);
