@@ -1,4 +1,5 @@
 // How `launch` sees a job end, with a program in the place of mpirun.
+// needs: mpi
 import { chmodSync, existsSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";
 import path from "node:path";

@@ -58,7 +58,7 @@ const CROSS = [
   ["aarch64-linux-gnu-gcc"],
   ["clang", "--target=aarch64-linux-gnu", `-isystem${ARM_LIBRARY}/include`],
 ];
-const TARGETS: readonly Target[] = [
+const BUILDS: readonly Target[] = [
   ...["gcc", "clang"].flatMap((name) =>
     WIDTHS.map(({ flags, ...width }) => ({
       compiler: [name, ...flags],
@@ -288,7 +288,7 @@ const input = new Uint8Array(
 for (const { kernel, words, groups } of cases) runWasm(kernel, words, groups);
 const wanted = wordsOf(cases.flatMap(bindingsOf));
 
-for (const target of TARGETS) {
+for (const target of BUILDS) {
   const { compiler, processor, lanes, linker, runner } = target;
   const skip = unasked || whyNot(target);
   t.test(`${compiler.join(" ")}, ${processor}`, { skip }, async (t) => {
