@@ -91,7 +91,7 @@ export function compiledFile(source) {
 export async function compile(paths) {
   forgetOtherVersions();
   const stale = paths.flatMap(sourceFiles).filter((file) =>
-    changeOf(ROOT + file) !== changeOf(compiledFile(file))
+    !isSameTime(changeOf(ROOT + file), changeOf(compiledFile(file)))
   );
   if (stale.length === 0) return new Map();
   if (!stale.every(isProgram)) forgetDeclarations();
@@ -197,7 +197,7 @@ export async function bundleOrExit() {
 function isStale(sources) {
   if (!existsSync(sources)) return true;
   return Object.entries(JSON.parse(readFileSync(sources, "utf8")))
-    .some(([file, change]) => changeOf(ROOT + file) !== change);
+    .some(([file, change]) => !isSameTime(changeOf(ROOT + file), change));
 }
 
 /** Notes what was bundled, with times of change. A source that has changed since `start` may have been read before or after. */
@@ -278,6 +278,11 @@ function filesOf(folder, extension) {
 function changeOf(file) {
   const found = statSync(file, { throwIfNoEntry: false });
   return found && Math.round(found.mtimeMs);
+}
+
+/** Whether two times of change are equal. Node.js has parts of a millisecond, which are rounded, and Deno has none. */
+function isSameTime(a, b) {
+  return a === b || Math.abs(a - b) <= 1;
 }
 
 async function compileFiles(files) {
