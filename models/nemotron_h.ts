@@ -134,19 +134,21 @@ function readKinds(config: Config): readonly string[] {
   const key = "layers_block_type";
   const list: unknown = anyField(config, key);
   const pattern: unknown = anyField(config, "hybrid_override_pattern");
-  if (list === undefined && typeof pattern !== "string") {
-    throw fieldError(key, list, "a list of kinds of layers");
-  }
-  const names: unknown = list ?? [...pattern as string];
+  const names: unknown = list ??
+    (typeof pattern === "string" ? [...pattern] : undefined);
   if (Array.isArray(names)) {
-    const kinds = names.map((name: unknown) => KINDS[String(name)]);
+    const kinds = names.map((name: unknown) =>
+      Object.hasOwn(KINDS, String(name)) ? KINDS[String(name)] : undefined
+    );
     if (kinds.length > 0 && kinds.every((kind) => kind !== undefined)) {
       return kinds;
     }
   }
   throw fieldError(
-    list === undefined ? "hybrid_override_pattern" : key,
-    list ?? pattern,
+    pattern === undefined || Array.isArray(list)
+      ? key
+      : "hybrid_override_pattern",
+    Array.isArray(list) ? list : pattern ?? list,
     "of 'M', '*', 'E' and '-', or a list of 'mamba', 'attention', 'moe' and 'mlp'",
   );
 }

@@ -495,6 +495,16 @@ t.test("families refuse options that they do not have, by name", (t) => {
       `'mlp_only_layers' is ["1"]. It must be a list of integers`,
     ],
     [
+      "nemotronh-16e",
+      { layers_block_type: null, hybrid_override_pattern: undefined },
+      "'layers_block_type' is null. It must be of 'M', '*', 'E' and '-', or a list of 'mamba', 'attention', 'moe' and 'mlp'",
+    ],
+    [
+      "nemotronh-16e",
+      { layers_block_type: ["constructor"] },
+      "'layers_block_type' is [\"constructor\"]. It must be of 'M', '*', 'E' and '-', or a list of 'mamba', 'attention', 'moe' and 'mlp'",
+    ],
+    [
       "llama4-8e",
       { rope_scaling: { rope_type: "longrope" } },
       `'rope_scaling' is "longrope". It must be of type 'default', 'yarn' or 'llama3'`,
