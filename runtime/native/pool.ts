@@ -381,11 +381,6 @@ export class NativePool implements HostPool<Uint32Array> {
     } finally {
       clearTimeout(timer);
     }
-    if (runtime.streams(this.#pool)[5]) {
-      this.#failure ??= new DataError(
-        "Cannot read experts: a file of weights has become shorter, or its disk failed. Get the file again",
-      );
-    }
     this.#check();
   }
 
@@ -393,8 +388,14 @@ export class NativePool implements HostPool<Uint32Array> {
     if (this.#failure) throw this.#failure;
   }
 
-  /** Results are of no use once a mapped file is not whole. */
+  /** Throws once a file of weights, mapped or streamed, is not whole: results are of no use then. */
   #checkFiles(): void {
+    if (this.streams && this.#library.runtime.streams(this.#pool)[5]) {
+      this.#failure ??= new DataError(
+        "Cannot read experts: a file of weights has become shorter, or its disk failed. Get the file again",
+      );
+      this.#check();
+    }
     try {
       this.heap.checkFiles();
     } catch (error) {
