@@ -33,7 +33,8 @@ export function gptqMatrix(
     throw unsupported(words, "its elements do not have 4 bits");
   }
   const group = columns / groups;
-  const sizes = { rows, columns, groups };
+  const sizes = { rows };
+  const layout = awq ? AWQ : GPTQ;
   return {
     param: `${module}.weight`,
     of: [words, zeros, scales, ...order ? [order] : []].map(({ name }) => name),
@@ -46,17 +47,26 @@ export function gptqMatrix(
       if (part === "codes") {
         if (order) checkOrder(order, await wordsIn(order), group);
         const read = await wordsIn(words);
-        return (awq ? awqCodes : gptqCodes)(read, sizes, [begin, end]);
+        const codes = new Uint8Array((end - begin) * columns);
+        for (let column = 0; column < columns; column++) {
+          for (let row = begin; row < end; row++) {
+            codes[(row - begin) * columns + column] = layout.code(
+              read,
+              sizes,
+              { row, column },
+            );
+          }
+        }
+        return codes;
       }
       const factors = await floatsIn(scales);
       const points = part === "offsets" ? await wordsIn(zeros) : undefined;
-      const zeroOf = awq ? awqZero : gptqZero;
       const values = new Float32Array((end - begin) * groups);
       for (let row = begin; row < end; row++) {
-        for (let at = 0; at < groups; at++) {
-          const scale = factors[at * rows + row]!;
-          values[(row - begin) * groups + at] = points
-            ? -scale * zeroOf(points, sizes, { group: at, row })
+        for (let column = 0; column < groups; column++) {
+          const scale = factors[column * rows + row]!;
+          values[(row - begin) * groups + column] = points
+            ? -scale * layout.zero(points, sizes, { row, column })
             : scale;
         }
       }
@@ -82,71 +92,39 @@ function checkOrder(
 
 interface Sizes {
   readonly rows: number;
-  readonly columns: number;
-  readonly groups: number;
 }
 
-type Codes = (
-  words: Uint32Array,
-  sizes: Sizes,
-  rows: readonly [begin: number, end: number],
-) => Uint8Array;
-
-/** Codes of some rows: eight neighbouring columns to a word. */
-function gptqCodes(
-  words: Uint32Array,
-  { rows, columns }: Sizes,
-  [begin, end]: Parameters<Codes>[2],
-): Uint8Array {
-  const codes = new Uint8Array((end - begin) * columns);
-  for (let column = 0; column < columns; column++) {
-    for (let row = begin; row < end; row++) {
-      codes[(row - begin) * columns + column] =
-        (words[(column >> 3) * rows + row]! >>> (4 * (column & 7))) & 15;
-    }
-  }
-  return codes;
+/** Where an element is, and where its group has a scale and a zero point. */
+interface Place {
+  readonly row: number;
+  /** The column of an element, or the group of a zero point. */
+  readonly column: number;
 }
 
-/** Codes of some rows: eight neighbouring rows to a word. */
-function awqCodes(
-  words: Uint32Array,
-  { rows, columns }: Sizes,
-  [begin, end]: Parameters<Codes>[2],
-): Uint8Array {
-  const codes = new Uint8Array((end - begin) * columns);
-  for (let column = 0; column < columns; column++) {
-    for (let row = begin; row < end; row++) {
-      const word = words[column * rows / 8 + (row >> 3)]!;
-      codes[(row - begin) * columns + column] = awqNibble(word, row);
-    }
-  }
-  return codes;
+/** How a layout packs codes and zero points. */
+interface Layout {
+  readonly code: (words: Uint32Array, sizes: Sizes, place: Place) => number;
+  readonly zero: (words: Uint32Array, sizes: Sizes, place: Place) => number;
 }
 
-function awqNibble(word: number, row: number): number {
+/** Eight neighbouring columns of codes to a word, eight neighbouring rows of zero points, of which files have one less. */
+const GPTQ: Layout = {
+  code: (words, { rows }, { row, column }) =>
+    (words[(column >> 3) * rows + row]! >>> (4 * (column & 7))) & 15,
+  zero: (words, { rows }, { row, column }) => {
+    const word = words[column * Math.ceil(rows / 8) + (row >> 3)]!;
+    return ((word >>> (4 * (row & 7))) & 15) + 1;
+  },
+};
+
+/** Eight neighbouring rows to a word, of codes and of zero points. */
+function awqNibble(
+  words: Uint32Array,
+  { rows }: Sizes,
+  { row, column }: Place,
+): number {
+  const word = words[column * rows / 8 + (row >> 3)]!;
   return (word >>> (4 * AWQ_ORDER.indexOf(row & 7))) & 15;
 }
 
-interface GroupOfRow {
-  readonly group: number;
-  readonly row: number;
-}
-
-/** A zero point. Files have one less. */
-function gptqZero(
-  words: Uint32Array,
-  { rows }: Sizes,
-  { group, row }: GroupOfRow,
-): number {
-  const word = words[group * Math.ceil(rows / 8) + (row >> 3)]!;
-  return ((word >>> (4 * (row & 7))) & 15) + 1;
-}
-
-function awqZero(
-  words: Uint32Array,
-  { rows }: Sizes,
-  { group, row }: GroupOfRow,
-): number {
-  return awqNibble(words[group * rows / 8 + (row >> 3)]!, row);
-}
+const AWQ: Layout = { code: awqNibble, zero: awqNibble };
