@@ -31,6 +31,7 @@ import {
   visit,
   zeros,
 } from "./value.ts";
+import { routeOperandAxes } from "./routing.ts";
 
 /** What a node is worth: a tensor, or a routing. */
 export type Result = Value | Routed;
@@ -297,17 +298,8 @@ export const REFERENCE: {
   },
 
   route: (node, context) => {
-    const { rule, tokens, expert, choice, leadingGroup, operands: names } =
-      node.params;
-    const axes = {
-      group: tokens,
-      mask: tokens,
-      bias: [expert],
-      noise: [...tokens, expert],
-      random: [...tokens, expert],
-      choices: [...tokens, choice],
-      weights: [...tokens, choice],
-    };
+    const { rule, tokens, expert, leadingGroup, operands: names } = node.params;
+    const axes = routeOperandAxes(node.params);
     const [logits, ...rest] = operands(node, context);
     const given = names.map((name, i) =>
       [name, reorder(rest[i]!, axes[name])] as const

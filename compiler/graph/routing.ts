@@ -357,6 +357,21 @@ export function routeOperand(
   return at < 0 ? undefined : inputs[at + 1];
 }
 
+/** The axes of each operand of a router besides its logits. */
+export function routeOperandAxes(
+  { tokens, expert, choice }: NodeOf<"route">["params"],
+): { readonly [O in RouteOperand]: readonly string[] } {
+  return {
+    group: tokens,
+    mask: tokens,
+    bias: [expert],
+    noise: [...tokens, expert],
+    random: [...tokens, expert],
+    choices: [...tokens, choice],
+    weights: [...tokens, choice],
+  };
+}
+
 /** How often experts were chosen, as a part of a routing. */
 export type Mark = "chosen" | "first" | "kept" | "settled";
 

@@ -1,5 +1,6 @@
 /** The vector IR to C: words are `u`, vectors those of `vectors.ts`, variables of the block that declares them. */
 
+import { OPERATOR_TEXTS } from "../../spec/kernel/operators.ts";
 import type {
   Local,
   Memory,
@@ -21,25 +22,6 @@ interface ArrayNames {
 /** Brackets in brackets up to which a value is one text. */
 const MAX_NESTING = 16;
 
-/** C's operators, by the names of the IR's less their signs. */
-const OPERATORS: { readonly [name: string]: string } = {
-  add: "+",
-  sub: "-",
-  mul: "*",
-  div: "/",
-  rem: "%",
-  and: "&",
-  or: "|",
-  xor: "^",
-  shl: "<<",
-  shr: ">>",
-  eq: "==",
-  ne: "!=",
-  lt: "<",
-  le: "<=",
-  gt: ">",
-  ge: ">=",
-};
 const COMPARES: ReadonlySet<string> = new Set(
   ["eq", "ne", "lt", "le", "gt", "ge"],
 );
@@ -209,7 +191,7 @@ export class Emitter {
     const write = TEXTS[fn];
     const [family, full] = fn.split(".") as [string, string];
     const name = full.replace(/(_each)?(_[su])?$/, "");
-    const operator = OPERATORS[name];
+    const operator = OPERATOR_TEXTS[name];
     if (!operator || write) {
       const texts = args.map((arg) => this.#value(arg));
       return write ? write(...texts) : `${family}_${full}(${texts.join(", ")})`;

@@ -34,6 +34,12 @@ export const OPERATORS: ReadonlyMap<string, Operator> = new Map(
   ),
 );
 
+/** How operators are written, in WGSL as in C. */
+export const OPERATOR_TEXTS: { readonly [fn: string]: string } = Object
+  .fromEntries(
+    Array.from(OPERATORS.values(), ({ fn, text }) => [fn, text]),
+  );
+
 /** Kinds of operators that an operand of each kind may have outside of parentheses. */
 const OPERANDS: { readonly [K in Operator["kind"]]: readonly string[] } = {
   logic: ["compare"],

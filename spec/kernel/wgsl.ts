@@ -2,6 +2,7 @@
 
 import { endOf } from "./build.ts";
 import { type LaneLoads, laneLoads } from "./lane_loads.ts";
+import { OPERATOR_TEXTS } from "./operators.ts";
 import { vectorWidths } from "./vectors.ts";
 import { vectorName, wgslNames } from "./wgsl_names.ts";
 import {
@@ -13,27 +14,6 @@ import {
   type Kernel,
   type Stmt,
 } from "./tree.ts";
-
-const OPERATORS: { readonly [fn in BinaryOp]?: string } = {
-  add: "+",
-  sub: "-",
-  mul: "*",
-  div: "/",
-  rem: "%",
-  and: "&",
-  or: "|",
-  xor: "^",
-  shl: "<<",
-  shr: ">>",
-  eq: "==",
-  ne: "!=",
-  lt: "<",
-  le: "<=",
-  gt: ">",
-  ge: ">=",
-  land: "&&",
-  lor: "||",
-};
 
 /** Functions whose WGSL name differs from the tree's. */
 const RENAMED: { readonly [fn in CallName]?: string } = {
@@ -177,7 +157,7 @@ export function printWgsl(
 
   function inner(e: Expr): string {
     const text = print(e);
-    return e.op === "binary" && OPERATORS[e.fn] ? `(${text})` : text;
+    return e.op === "binary" && OPERATOR_TEXTS[e.fn] ? `(${text})` : text;
   }
 
   /** The first operand of `of`: one of a constant expression is a variable. */
@@ -226,7 +206,7 @@ export function printWgsl(
       case "unary":
         return `${e.fn === "neg" ? "-" : "!"}${unaryOperand(e)}`;
       case "binary": {
-        const operator = OPERATORS[e.fn];
+        const operator = OPERATOR_TEXTS[e.fn];
         return operator
           ? `${first(e.a, e)} ${operator} ${inner(constantRight(e.fn, e.b))}`
           : `${e.fn}(${argument(e.a, e)}, ${print(e.b)})`;

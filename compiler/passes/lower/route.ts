@@ -8,7 +8,7 @@ import {
   type NodeOf,
   type RouteOperand,
 } from "../../graph/graph.ts";
-import { isMark, type Mark } from "../../graph/routing.ts";
+import { isMark, type Mark, routeOperandAxes } from "../../graph/routing.ts";
 import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";
 import { marks } from "../../kernels/capacity.ts";
 import { router } from "../../kernels/router.ts";
@@ -88,16 +88,8 @@ function operandBuffers(
   lowering: Lowering,
   node: NodeOf<"route">,
 ): { readonly [O in RouteOperand]?: string } {
-  const { expert, tokens, choice, operands } = node.params;
-  const axes = {
-    group: tokens,
-    mask: tokens,
-    bias: [expert],
-    noise: [...tokens, expert],
-    random: [...tokens, expert],
-    choices: [...tokens, choice],
-    weights: [...tokens, choice],
-  };
+  const { operands } = node.params;
+  const axes = routeOperandAxes(node.params);
   return Object.fromEntries(
     operands.map((name, i) => [
       name,
