@@ -23,7 +23,7 @@ watch() {
   while kill -0 $$ 2>/dev/null; do
     sleep 1 >/dev/null 2>&1 &
     pause=$!
-    # All of a job may be told to end at once.
+    # The whole job may be signalled at once.
     { wait $pause; } 2>/dev/null
     { read -r state <"/proc/$child/stat" || state=$(ps -o state= -p $child); } 2>/dev/null
     # The name of the program, in parentheses, may have any characters.
@@ -53,6 +53,6 @@ if [ $code = 0 ]; then
 fi
 eval "read -r step <&$fd"
 printf '\036ended %s %s %s %s\n' "$rank" "$host" "$code" "$step" >&2
-# Nor does it say that of what it runs itself, when the whole job is told to end.
+# Nor does it say that of what it runs itself, when the whole job is signalled.
 { rm -rf "$job"; } 2>/dev/null
 exit $code

@@ -324,7 +324,7 @@ function record(value) {
   };
 }
 
-/** One schema of several: an enum, a list of types, a union told by a field, or any of them. */
+/** One schema of several: an enum, a list of types, a union discriminated by a field, or any of them. */
 function unionOf(variants, resolved) {
   const words = variants.flatMap((v) =>
     v.enum ?? ("const" in v ? [v.const] : [])

@@ -77,7 +77,7 @@ const KEYS: { readonly [key: string]: GgufValue } = {
 const MATRICES = ["attn_q", "attn_k", "attn_v", "attn_output"];
 const STACKED = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"];
 
-/** A file whose matrices have types in turn; and one of the same numbers in f32. */
+/** Writes a file whose matrices rotate over all types, and a file of the same numbers in f32. */
 function writeBoth(blocks: string, plain: string): void {
   const stored: { [name: string]: GgufTensor<GgufData> } = {};
   const decoded: { [name: string]: GgufTensor<GgufData> } = {};

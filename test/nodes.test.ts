@@ -1,5 +1,5 @@
 // Each command as a process of every supported major of Node.js and of Deno: those of the guides, and the others once.
-// One runtime also has a second guide and a search, in turns.
+// One runtime, rotating by SEED, also runs a second guide and a search.
 // needs: cpu, gpu, mpi
 import { type ChildProcess, spawn } from "node:child_process";
 import {
@@ -163,7 +163,7 @@ function compare(t: Test, folder: string, name: string): void {
   else made.set(name, bytes);
 }
 
-/** The runtime that also runs the commands of the second guide, in turns. */
+/** The runtime that also runs the second guide; rotates by SEED. */
 const SECOND_GUIDE = Math.abs(SEED) % RUNTIMES.length;
 
 t.jobs = 2;

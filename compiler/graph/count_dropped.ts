@@ -1,4 +1,4 @@
-/** Adds outputs that count choices of experts, and those that a capacity dropped. */
+/** Adds two outputs per router with a capacity: its choices and its dropped choices. */
 
 import { expr } from "../../spec/kernel/resolve.ts";
 import type { Graph } from "./graph.ts";

@@ -306,7 +306,7 @@ function packedElement(
   return expr`${decoderOf(stored).element(wgsl`(${bits})`)} * ${factor}`;
 }
 
-/** Declares factor<i>[column]: the scale of the elements of iteration `k`. Of those that several share, there is a byte each. */
+/** Declares factor<i>[column], the scale of iteration `k`. A scale per group is stored as one byte (E8M0), one per row as f32. */
 function scaleAt(
   o: MatmulOptions,
   { i, column }: { readonly i: number; readonly column: number },

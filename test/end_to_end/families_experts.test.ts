@@ -1,4 +1,4 @@
-// Published families with plain attention and other experts, or other orders of norms, in turns.
+// Published families with plain attention and other experts, or other orders of norms, rotating over meshes.
 // needs: cpu, gpu
 import { testInTurns } from "../helpers/references.ts";
 

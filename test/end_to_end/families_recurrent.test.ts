@@ -1,4 +1,4 @@
-// Published families with recurrences and convolutions besides attention, in turns.
+// Published families with recurrences and convolutions besides attention, rotating over meshes.
 // needs: cpu, gpu
 import { testInTurns } from "../helpers/references.ts";
 

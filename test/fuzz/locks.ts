@@ -45,7 +45,7 @@ export function locksClass(): FuzzClass<Case> {
       if (model.problem !== undefined) throw new Finding(model.problem);
       const owners = model.contenders.slice(0, of.contenders)
         .filter(({ state }) => state === "has released").length;
-      return `owned by ${owners} in turn`;
+      return `${owners} owners, one after another`;
     },
     close: () => Promise.resolve(),
   };

@@ -1,10 +1,10 @@
-/** A process that contends for locks: it takes those it is sent, so many times at once, says how often it succeeded, and releases them when told to. */
+/** A process that contends for locks. For each request it makes several attempts at once, reports the number of successes, and holds the locks until it is asked to release them. */
 
 import process from "node:process";
 import { nodeFiles } from "../../cli/files.ts";
 import type { Lock } from "../../engine/files.ts";
 
-/** What it is told. */
+/** A request. */
 export type ContenderTask =
   | { readonly lock: string; readonly times: number }
   | "release";

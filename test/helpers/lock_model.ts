@@ -18,7 +18,7 @@ export const BEFORE = {
 
 export type Before = keyof typeof BEFORE;
 
-/** What is tried. */
+/** Contenders, kills and the initial files of an exploration. */
 export interface LockCase {
   readonly contenders: number;
   readonly before: Before;
@@ -126,7 +126,7 @@ export class LockModel {
     this.#check();
   }
 
-  /** Equal where nothing can be told apart from here on. */
+  /** Equal if all further steps are equal. */
   get key(): string {
     const files = [...this.files].sort().map((entry) => entry.join("="));
     const contenders = this.contenders.map(({ state, history, pending }) =>
