@@ -109,13 +109,8 @@ export async function generate(
     first.fed = whole ? kept : decoder.pages.keep(0, 0);
     for (let slot = 1; slot < slots.length; slot++) decoder.pages.keep(slot, 0);
   }
-  let [firstMs, prefillMs, prefillTokens, decodeMs, decodeSteps] = [
-    0,
-    0,
-    0,
-    0,
-    0,
-  ] as [number, number, number, number, number];
+  let [firstMs, prefillMs, decodeMs] = [0, 0, 0];
+  let [prefillTokens, decodeSteps] = [0, 0];
   const started = now();
   for (;;) {
     const begun = now();
