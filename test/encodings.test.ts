@@ -3,12 +3,14 @@
 import t, { type Test } from "tap";
 import fc from "fast-check";
 import { withViews } from "../engine/encodings/mod.ts";
+import { storedIn } from "../engine/train/stored.ts";
 import type { TensorEntry } from "../runtime/mod.ts";
 import {
   PACKED_ELEMENTS,
   type PackedElement,
   PACKINGS,
 } from "../spec/packed.ts";
+import { checkpointFolder, files } from "./helpers/checkpoints.ts";
 import { repeatWith } from "./helpers/seed.ts";
 
 type Data =
@@ -302,5 +304,18 @@ t.test("what is not a number is refused", async (t) => {
   await t.rejects(floats(tensors.get("w.weight")!), {
     message:
       "Cannot read tensor 'w.weight' of 'file': element 9 is not a finite number. Get the file again",
+  });
+});
+
+t.test("quantized weights are not trained", async (t) => {
+  for (const name of ["kimik2-16e-int4", "gptoss-8e-mxfp4"]) {
+    await t.rejects(storedIn(checkpointFolder(name), files), {
+      message:
+        /^Cannot train '.*': tensor '.*' is quantized \((int4 in groups of 8|MXFP4)\)\. Give a checkpoint folder in f32, bf16 or f16$/,
+    });
+  }
+  await t.rejects(storedIn("model.gguf", files), {
+    message:
+      "Cannot train 'model.gguf': it is a GGUF file. Give a checkpoint folder in f32, bf16 or f16",
   });
 });

@@ -12,7 +12,10 @@ import {
 import { type FileDType, isHalf, type StoredDType } from "../../spec/dtype.ts";
 import { DataError } from "../../spec/errors.ts";
 import type { Plan, PlanWeight } from "../../spec/plan/plan.ts";
+import { packingOf } from "../../spec/packed.ts";
+import { shown } from "../../spec/shown.ts";
 import { listWeightFiles } from "../checkpoint.ts";
+import { isGguf } from "../gguf/folder.ts";
 import type { FileSystem } from "../files.ts";
 import type { Tensors } from "../run.ts";
 import { withTensors } from "../tensors.ts";
@@ -20,17 +23,35 @@ import { storedDTypes } from "../weights.ts";
 import { shapeOf } from "./parameters.ts";
 import { emptyPart, placeSlice } from "./parts.ts";
 
-/** What the tensors of a folder are stored as, from the headers of its files; nothing of one without weights. */
+/**
+ * What the tensors of a folder are stored as, from the headers of its files; nothing of one without weights. Throws DataError
+ * for weights that cannot be trained: quantized ones, and those of a GGUF file.
+ */
 export async function storedIn(
   folder: string,
   files: FileSystem,
 ): Promise<{ readonly [tensor: string]: FileDType }> {
+  if (isGguf(folder)) throw untrained(folder, "it is a GGUF file");
   if (await files.stat(folder) !== "folder") return {};
   if (!await hasWeights(folder, files)) return {};
-  return await withTensors(
+  const stored = await withTensors(
     await listWeightFiles(folder, files),
     files,
     (tensors) => Promise.resolve(storedDTypes(tensors)),
+  );
+  const [tensor, packing] = Object.entries(stored)
+    .map(([name, dtype]) => [name, packingOf(dtype)] as const)
+    .find(([, packing]) => packing !== undefined) ?? [];
+  if (packing === undefined) return stored;
+  throw untrained(
+    folder,
+    `tensor '${shown(tensor!)}' is quantized (${packing.title})`,
+  );
+}
+
+function untrained(folder: string, state: string): DataError {
+  return new DataError(
+    `Cannot train '${folder}': ${state}. Give a checkpoint folder in f32, bf16 or f16`,
   );
 }
 
