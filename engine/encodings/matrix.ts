@@ -10,10 +10,10 @@ import {
   type PackedElementName,
   PACKINGS,
 } from "../../spec/packed.ts";
-import type { TensorEntry } from "../../runtime/mod.ts";
+import type { FileSource, TensorEntry } from "../../runtime/mod.ts";
 
 /** Which part of a matrix. */
-export type Part = "codes" | "scales" | "offsets";
+export type Part = keyof Parts;
 
 /** A matrix: `rows` outputs of `columns` contracted elements. */
 export interface StoredMatrix {
@@ -36,6 +36,54 @@ export interface StoredMatrix {
     begin: number,
     end: number,
   ): Promise<Uint8Array | Float32Array>;
+  /** Rows of all parts, where reading one takes as long as all. */
+  readAll?(begin: number, end: number): Promise<Parts>;
+}
+
+/** Rows of a matrix. */
+export interface Parts {
+  readonly codes: Uint8Array;
+  readonly scales: Float32Array;
+  /** Empty where the element kind has none. */
+  readonly offsets: Float32Array;
+}
+
+async function partsOf(
+  { read, readAll, element }: StoredMatrix,
+  begin: number,
+  end: number,
+): Promise<Parts> {
+  if (readAll) return await readAll(begin, end);
+  const { offset }: PackedElement = PACKED_ELEMENTS[element];
+  return {
+    codes: await read("codes", begin, end) as Uint8Array,
+    scales: await read("scales", begin, end) as Float32Array,
+    offsets: offset
+      ? await read("offsets", begin, end) as Float32Array
+      : new Float32Array(0),
+  };
+}
+
+/** Bytes that are computed row by row, as a source: `read` gives those of some rows. */
+export function rowSource(
+  name: string,
+  { rows, rowBytes, read }: {
+    readonly rows: number;
+    readonly rowBytes: number;
+    read(begin: number, end: number): Promise<Uint8Array>;
+  },
+): FileSource {
+  return {
+    name,
+    size: rows * rowBytes,
+    read: async (offset, length) => {
+      const begin = Math.floor(offset / rowBytes);
+      const end = Math.ceil((offset + length) / rowBytes);
+      const bytes = await read(begin, end);
+      const from = offset - begin * rowBytes;
+      return bytes.subarray(from, from + length);
+    },
+  };
 }
 
 /** Rows of an entry that is computed: `read` gives the bytes of some. */
@@ -49,25 +97,16 @@ function computed(
     read(begin: number, end: number): Promise<Uint8Array>;
   },
 ): TensorEntry {
-  const bytes = matrix.rows * rowBytes;
+  const { rows, of } = matrix;
+  const source = rowSource(of[0]!, { rows, rowBytes, read });
   return {
     name,
     dtype,
-    shape: [matrix.rows, ...rowShape],
-    source: {
-      name: matrix.of[0]!,
-      size: bytes,
-      read: async (offset, length) => {
-        const begin = Math.floor(offset / rowBytes);
-        const end = Math.ceil((offset + length) / rowBytes);
-        const rows = await read(begin, end);
-        const from = offset - begin * rowBytes;
-        return rows.subarray(from, from + length);
-      },
-    },
+    shape: [rows, ...rowShape],
+    source,
     offset: 0,
-    bytes,
-    of: matrix.of,
+    bytes: source.size,
+    of,
   };
 }
 
@@ -101,7 +140,7 @@ function regrouped(
 }
 
 /** The matrix as f32, by the arithmetic of kernels: the element times its scale, then the offset added, each rounded. */
-export async function decodeRows(
+async function decodeRows(
   matrix: StoredMatrix,
   begin: number,
   end: number,
@@ -112,15 +151,13 @@ export async function decodeRows(
     { length: 1 << bits },
     (_, code) => value(code),
   );
-  const codes = await matrix.read("codes", begin, end);
-  const scales = await matrix.read("scales", begin, end);
-  const offsets = offset && await matrix.read("offsets", begin, end);
+  const { codes, scales, offsets } = await partsOf(matrix, begin, end);
   const groups = Math.ceil(columns / group);
   return Float32Array.from(codes, (code, i) => {
     const row = Math.floor(i / columns);
     const at = row * groups + Math.floor((i - row * columns) / group);
     const scaled = Math.fround(table[code]! * scales[at]!);
-    return offsets ? scaled + offsets[at]! : scaled;
+    return offset ? scaled + offsets[at]! : scaled;
   });
 }
 

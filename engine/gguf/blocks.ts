@@ -4,6 +4,7 @@
  */
 
 import { widen } from "../../runtime/half.ts";
+import type { Parts } from "../encodings/matrix.ts";
 import type { PackedElementName } from "../../spec/packed.ts";
 
 /** A type whose elements have their own bytes. */
@@ -12,14 +13,6 @@ export interface PlainType {
   /** Its name in safetensors files. */
   readonly dtype: "F32" | "F16" | "BF16";
   readonly bytes: number;
-}
-
-/** Where a block is decoded to. */
-export interface DecodedBlock {
-  readonly codes: Uint8Array;
-  readonly scales: Float32Array;
-  /** Empty where the element kind has none. */
-  readonly offsets: Float32Array;
 }
 
 /** A type in blocks. */
@@ -32,7 +25,7 @@ export interface BlockType {
   /** Elements that share a scale. */
   readonly group: number;
   /** Decodes the block that begins with the first byte. */
-  readonly decode: (block: Uint8Array, to: DecodedBlock) => void;
+  readonly decode: (block: Uint8Array, to: Parts) => void;
 }
 
 /** The f16 at a byte. */
@@ -105,7 +98,7 @@ function kBlock(fifth: boolean): BlockType["decode"] {
 }
 
 /** Q6_K: 16 groups of 16 with scales of eight bits, by a factor; four low bits and two high bits are apart. */
-function q6K(block: Uint8Array, { codes, scales }: DecodedBlock): void {
+function q6K(block: Uint8Array, { codes, scales }: Parts): void {
   const factor = half(block, 208);
   for (let i = 0; i < 16; i++) {
     scales[i] = Math.fround(factor * ((block[192 + i]! ^ 128) - 128));
@@ -122,7 +115,7 @@ function q6K(block: Uint8Array, { codes, scales }: DecodedBlock): void {
 }
 
 /** IQ4_XS: eight sub-blocks of 32 entries of a table, with scales of six bits, by a factor. */
-function iq4Xs(block: Uint8Array, { codes, scales }: DecodedBlock): void {
+function iq4Xs(block: Uint8Array, { codes, scales }: Parts): void {
   const factor = half(block, 0);
   const high = block[2]! | block[3]! << 8;
   for (let i = 0; i < 8; i++) {

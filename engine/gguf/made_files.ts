@@ -7,7 +7,7 @@ import { type GgufHeader, readGguf } from "./header.ts";
 import { tokenizerOf } from "./tokenizer.ts";
 
 /** The header of a file. */
-export async function openGguf(
+async function openGguf(
   path: string,
   files: Pick<FileSystem, "open">,
 ): Promise<GgufHeader> {

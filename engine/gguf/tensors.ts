@@ -5,7 +5,12 @@ import { type FileSource, readExactly } from "../../runtime/file_source.ts";
 import { DataError } from "../../spec/errors.ts";
 import { PACKED_ELEMENTS, type PackedElement } from "../../spec/packed.ts";
 import { shown } from "../../spec/shown.ts";
-import { type StoredMatrix, viewsOf } from "../encodings/matrix.ts";
+import {
+  type Parts,
+  rowSource,
+  type StoredMatrix,
+  viewsOf,
+} from "../encodings/matrix.ts";
 import { architectureOf, checkpointName, type Keys } from "./architectures.ts";
 import { type BlockType, isBlockType } from "./blocks.ts";
 import type { GgufHeader, GgufTensor } from "./header.ts";
@@ -22,8 +27,6 @@ interface BlockRows {
   readonly rows: number;
   readonly columns: number;
   readonly type: BlockType;
-  /** Which row of the file each row is. Default: itself. */
-  readonly rowOf?: ((row: number) => number) | undefined;
 }
 
 /** The tensors of a file. */
@@ -78,16 +81,18 @@ function uninterleave(
 
 /** A tensor as entries: as it is, or as views of its blocks. */
 function entriesOf(
-  { name: stored, shape, type, offset, bytes }: GgufTensor,
-  source: FileSource,
+  tensor: GgufTensor,
+  file: FileSource,
   { name, rowOf }: {
     readonly name: string;
     readonly rowOf?: ((row: number) => number) | undefined;
   },
 ): TensorEntry[] {
+  const { name: stored, shape, type, bytes } = tensor;
+  const source = rowOf ? reordered(tensor, file, rowOf) : file;
+  const offset = rowOf ? 0 : tensor.offset;
   if (!isBlockType(type)) {
-    const entry = { name, dtype: type.dtype, shape, source, offset, bytes };
-    return [rowOf ? reordered(entry, rowOf) : entry];
+    return [{ name, dtype: type.dtype, shape, source, offset, bytes }];
   }
   const [columns = 1] = shape.slice(-1);
   const rows = shape.slice(0, -1).reduce((n, size) => n * size, 1);
@@ -99,67 +104,72 @@ function entriesOf(
     rows,
     columns,
     type,
-    rowOf,
   });
   const [decoded, ...packed] = viewsOf(matrix);
   // A vector in blocks is only read as f32.
   return shape.length === 2 ? [decoded!, ...packed] : [{ ...decoded!, shape }];
 }
 
-/** An entry whose rows are in another order in the file. */
+/** A tensor whose rows are in another order in the file, as a source of its own. */
 function reordered(
-  entry: TensorEntry,
+  { offset, bytes, shape }: Pick<GgufTensor, "offset" | "bytes" | "shape">,
+  source: FileSource,
   rowOf: (row: number) => number,
-): TensorEntry {
-  const [rows = 1] = entry.shape;
-  const each = entry.bytes / rows;
-  return {
-    ...entry,
-    offset: 0,
-    source: {
-      name: entry.source.name,
-      size: entry.bytes,
-      read: async (offset, length) => {
-        const begin = Math.floor(offset / each);
-        const end = Math.ceil((offset + length) / each);
-        const bytes = new Uint8Array((end - begin) * each);
-        for (let row = begin; row < end; row++) {
-          const from = entry.offset + rowOf(row) * each;
-          bytes.set(
-            await readExactly(entry.source, from, each),
-            (row - begin) * each,
-          );
-        }
-        const from = offset - begin * each;
-        return bytes.subarray(from, from + length);
-      },
+): FileSource {
+  const [rows = 1] = shape;
+  const rowBytes = bytes / rows;
+  return rowSource(source.name, {
+    rows,
+    rowBytes,
+    read: async (begin, end) => {
+      const read = new Uint8Array((end - begin) * rowBytes);
+      for (let row = begin; row < end; row++) {
+        const from = offset + rowOf(row) * rowBytes;
+        read.set(
+          await readExactly(source, from, rowBytes),
+          (row - begin) * rowBytes,
+        );
+      }
+      return read;
     },
-  };
+  });
 }
 
 /** A matrix in blocks, as codes, scales and offsets. */
 function blockMatrix(
-  { name, param, source, offset, rows, columns, type, rowOf }: BlockRows,
+  { name, param, source, offset, rows, columns, type }: BlockRows,
 ): StoredMatrix {
   const blocks = columns / type.elements;
   const rowBytes = blocks * type.bytes;
-  const rawRows = async (begin: number, end: number): Promise<Uint8Array> => {
-    if (!rowOf) {
-      const from = offset + begin * rowBytes;
-      return await readExactly(source, from, (end - begin) * rowBytes);
-    }
-    const raw = new Uint8Array((end - begin) * rowBytes);
-    for (let row = begin; row < end; row++) {
-      const from = offset + rowOf(row) * rowBytes;
-      raw.set(
-        await readExactly(source, from, rowBytes),
-        (row - begin) * rowBytes,
-      );
-    }
-    return raw;
-  };
   const { offset: hasOffset }: PackedElement = PACKED_ELEMENTS[type.element];
   const groups = type.elements / type.group;
+  const readAll = async (begin: number, end: number): Promise<Parts> => {
+    const raw = await readExactly(
+      source,
+      offset + begin * rowBytes,
+      (end - begin) * rowBytes,
+    );
+    const count = (end - begin) * blocks;
+    const codes = new Uint8Array(count * type.elements);
+    const scales = new Float32Array(count * groups);
+    const offsets = new Float32Array(hasOffset ? count * groups : 0);
+    for (let i = 0; i < count; i++) {
+      type.decode(raw.subarray(i * type.bytes, (i + 1) * type.bytes), {
+        codes: codes.subarray(i * type.elements, (i + 1) * type.elements),
+        scales: scales.subarray(i * groups, (i + 1) * groups),
+        offsets: offsets.subarray(i * groups, (i + 1) * groups),
+      });
+    }
+    const finite = [scales, offsets].every((numbers) =>
+      numbers.every((value) => Number.isFinite(value))
+    );
+    if (finite) return { codes, scales, offsets };
+    throw new DataError(
+      `Cannot read tensor '${
+        shown(name)
+      }' of '${source.name}': a scale is not a finite number. Get the file again`,
+    );
+  };
   return {
     param,
     of: [name],
@@ -167,27 +177,7 @@ function blockMatrix(
     columns,
     element: type.element,
     group: type.group,
-    read: async (part, begin, end) => {
-      const raw = await rawRows(begin, end);
-      const count = (end - begin) * blocks;
-      const codes = new Uint8Array(count * type.elements);
-      const scales = new Float32Array(count * groups);
-      const offsets = new Float32Array(hasOffset ? count * groups : 0);
-      for (let i = 0; i < count; i++) {
-        type.decode(raw.subarray(i * type.bytes, (i + 1) * type.bytes), {
-          codes: codes.subarray(i * type.elements, (i + 1) * type.elements),
-          scales: scales.subarray(i * groups, (i + 1) * groups),
-          offsets: offsets.subarray(i * groups, (i + 1) * groups),
-        });
-      }
-      const read = { codes, scales, offsets }[part];
-      const bad = read.findIndex((value: number) => !Number.isFinite(value));
-      if (bad < 0) return read;
-      throw new DataError(
-        `Cannot read tensor '${
-          shown(name)
-        }' of '${source.name}': a scale is not a finite number. Get the file again`,
-      );
-    },
+    read: async (part, begin, end) => (await readAll(begin, end))[part],
+    readAll,
   };
 }
