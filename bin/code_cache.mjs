@@ -6,7 +6,7 @@
 import { mkdirSync } from "node:fs";
 import module from "node:module";
 import { homedir } from "node:os";
-import { join } from "node:path";
+import { isAbsolute, join } from "node:path";
 import process from "node:process";
 
 /** Keeps the code of modules that are loaded from now on in the folder `code`, below others that are made where they are not. */
@@ -25,9 +25,16 @@ export function keepCode(...folders) {
   module.enableCompileCache(folder);
 }
 
-/** The folder of the user in which programs keep what they can make again. */
+/** The cache folder of this user, as `userCache` of runtime/cache/folders.ts; undefined for a user without a home. */
 export function cacheFolder() {
-  return process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache");
+  const named = process.env["XDG_CACHE_HOME"];
+  if (named && isAbsolute(named)) return named;
+  try {
+    const home = homedir();
+    return isAbsolute(home) ? join(home, ".cache") : undefined;
+  } catch {
+    return undefined;
+  }
 }
 
 function makeFolder(folder) {

@@ -29,7 +29,8 @@ if (process.exitCode === 3) process.exit();
 /** The program's URL. */
 async function locate() {
   if (!existsSync(compiler)) {
-    keepCode(cacheFolder(), "switchyard");
+    const cache = cacheFolder();
+    if (cache !== undefined) keepCode(cache, "switchyard");
     return installed.href;
   }
   const { bundledFile, bundleOrExit, declare } = await import(compiler.href);

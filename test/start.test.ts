@@ -1,8 +1,11 @@
 // Where the machine has too little of something for the program to start, it says so in a sentence.
 import { spawnSync } from "node:child_process";
+import { syncBuiltinESMExports } from "node:module";
+import os from "node:os";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import t from "tap";
+import { userCache } from "../runtime/cache/folders.ts";
 
 const PROGRAM = fileURLToPath(
   new URL("../bin/switchyard.mjs", import.meta.url),
@@ -73,4 +76,43 @@ t.test("what is wrong besides is named", { skip: SKIP }, (t) => {
     t.equal(stderr, `Cannot start switchyard: ${sentence}\n`);
   }
   t.end();
+});
+
+t.test("code and kernels are cached in one folder, or none without a home", async (t) => {
+  const { href } = new URL("../bin/code_cache.mjs", import.meta.url);
+  const { cacheFolder } = await import(href) as {
+    cacheFolder(): string | undefined;
+  };
+  const { env } = process;
+  const { homedir } = os;
+  const { XDG_CACHE_HOME: named } = env;
+  const setHome = (get: () => string) => {
+    os.homedir = get;
+    syncBuiltinESMExports();
+  };
+  t.teardown(() => {
+    setHome(homedir);
+    if (named === undefined) delete env["XDG_CACHE_HOME"];
+    else env["XDG_CACHE_HOME"] = named;
+  });
+  const homes = {
+    "/home/a": () => "/home/a",
+    "an empty name": () => "",
+    "an unknown user": () => {
+      throw new Error("ENOENT");
+    },
+  };
+  const expected: { readonly [xdg: string]: (string | undefined)[] } = {
+    "": ["/home/a/.cache", undefined, undefined],
+    "relative": ["/home/a/.cache", undefined, undefined],
+    "/cache": ["/cache", "/cache", "/cache"],
+  };
+  for (const [xdg, folders] of Object.entries(expected)) {
+    env["XDG_CACHE_HOME"] = xdg;
+    for (const [i, [home, get]] of Object.entries(homes).entries()) {
+      setHome(get);
+      t.equal(cacheFolder(), folders[i], `code: '${xdg}', home ${home}`);
+      t.equal(userCache(), folders[i], `kernels: '${xdg}', home ${home}`);
+    }
+  }
 });
