@@ -6,6 +6,7 @@
  */
 
 import type { Lock } from "../engine/files.ts";
+import { codeOf } from "../runtime/cache/folders.ts";
 import type { Disk } from "./files.ts";
 import {
   describeOwner,
@@ -79,7 +80,7 @@ async function create(
     await disk.link(spare, path);
     return true;
   } catch (error) {
-    const code = codeOf(error);
+    const code = codeOf(error) ?? "";
     if (code === "EEXIST") return false;
     if (!["EPERM", "ENOSYS", "EOPNOTSUPP", "ENOTSUP"].includes(code)) {
       throw error;
@@ -123,8 +124,4 @@ async function readIfThere(
     if (codeOf(error) === "ENOENT") return undefined;
     throw error;
   }
-}
-
-function codeOf(error: unknown): string {
-  return error instanceof Error && "code" in error ? String(error.code) : "";
 }

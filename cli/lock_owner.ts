@@ -3,6 +3,7 @@
 import * as fs from "node:fs/promises";
 import { hostname } from "node:os";
 import process from "node:process";
+import { codeOf } from "../runtime/cache/folders.ts";
 import { parseJson } from "../spec/parse_json.ts";
 
 /** The owner of a lock. */
@@ -111,9 +112,7 @@ async function stateOf(other: Owner): Promise<OwnerState> {
   try {
     process.kill(other.pid, 0);
   } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "ESRCH") {
-      return "ended";
-    }
+    if (codeOf(error) === "ESRCH") return "ended";
   }
   if (here.start === undefined) return "runs";
   const now = await statOf(other.pid);

@@ -6,6 +6,7 @@ import type { Transform } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import * as zlib from "node:zlib";
 import type { FileSystem, OpenFile } from "../engine/mod.ts";
+import { codeOf } from "../runtime/cache/folders.ts";
 import { DataError, MachineError } from "../spec/mod.ts";
 
 /** A way to compress: how its files begin, and what unpacks them. */
@@ -67,7 +68,7 @@ export async function* readTextFile(
     if (error instanceof DataError || error instanceof MachineError) {
       throw error;
     }
-    if (isMissing(error)) {
+    if (codeOf(error) === "ENOENT") {
       throw new MachineError(
         `Cannot read '${path}': it is compressed by ${
           packing!.name
@@ -87,10 +88,6 @@ export async function* readTextFile(
   } finally {
     await file.close();
   }
-}
-
-function isMissing(error: unknown): boolean {
-  return error instanceof Error && "code" in error && error.code === "ENOENT";
 }
 
 async function* chunksOf(file: OpenFile): AsyncGenerator<Uint8Array> {
