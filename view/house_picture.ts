@@ -128,9 +128,9 @@ function cardShapes(
     from += long;
     return [bar];
   });
-  const experts = expertsOn(view.plan, rank);
-  const held = experts.length > 0 ? experts.length : Math.max(0, ...of.experts);
   const lists = heldOn(view.plan, rank);
+  const experts = lists[0] ?? [];
+  const held = experts.length > 0 ? experts.length : Math.max(0, ...of.experts);
   const many = lists.length > 1 || held > 8 || view.plan.ranks > FEW;
   return [
     {
