@@ -115,7 +115,7 @@ t.test("pieces of a text do not depend on how it is read", async (t) => {
   }
 });
 
-/** Serve a folder, with files as `change` has them; where, and how many bytes were read. */
+/** Serves a folder; `read` is called before each read of a file. Returns the address, and how many bytes were read. */
 async function served(
   t: Test,
   folder: string,

@@ -118,9 +118,9 @@ export function cacheClass(): FuzzClass<Case> {
         scratch: value,
       }));
     await cache.library("int one(void) { return 1; }");
-    for (const  of of[undefined, "all"]) {
+    for (const plan of [undefined, "all"]) {
       const found = await cache.functions(functions, {
-        of,
+        of: plan,
         progress: () => {},
       });
       for (const [i, { path, name, scratch }] of found.entries()) {
