@@ -6,14 +6,11 @@
 import {
   add,
   concat,
-  conv1d,
   div,
   dot,
-  exp,
   linearRecurrence,
   merge,
   mul,
-  neg,
   rename,
   rmsNorm,
   sigmoid,
@@ -27,6 +24,12 @@ import {
 } from "../compiler/mod.ts";
 import { type Config, integerField, requireMultiple } from "./config.ts";
 import type { DecoderScope, Layer, Rows } from "./decoder.ts";
+import {
+  convolutionAxes,
+  type ConvolutionAxis,
+  convolve,
+  decayOf,
+} from "./recurrence.ts";
 
 /** Sizes of a gated delta net. */
 export interface DeltaNet {
@@ -65,6 +68,7 @@ export function deltaNetFields(config: Config): DeltaNet {
  * projections of Qwen3-Next make for a head of keys.
  */
 type DeltaAxis =
+  | ConvolutionAxis
   | "kvHead"
   | "keyDim"
   | "valueDim"
@@ -77,10 +81,7 @@ type DeltaAxis =
   | "grouped"
   | "groupedPair"
   | "allGrouped"
-  | "pairs"
-  | "tap"
-  | "slot"
-  | "one";
+  | "pairs";
 
 type DeltaScope = DecoderScope<DeltaAxis>;
 
@@ -124,9 +125,7 @@ export function deltaNet(
     groupedPair: 2 * perKey,
     allGrouped: 2 * keys + 2 * values,
     pairs: 2 * c.valueHeads,
-    tap: c.taps,
-    slot: c.taps - 1,
-    one: 1,
+    ...convolutionAxes(c.taps),
   }, (m) => attend(m, project(m, rows, c), { layer, c, epsilon }));
 }
 
@@ -139,17 +138,11 @@ function attend(
     readonly epsilon: number;
   },
 ): Rows {
-  const { sequence, position } = layer;
-  const at = { sequence, position };
-  const name = `${layer.name}.linear_attn`;
+  const block = "linear_attn";
   const keys = c.keyHeads * c.keyDim;
-  const weights = sum(m.param("conv1d.weight", "channels one tap"), "one");
-  const { y: mixed, state: inputs } = conv1d(made.mixed, weights, "tap", {
-    state: m.state("inputs", "sequence slot channels"),
-    ...at,
-  });
-  layer.keep(`${name}.inputs`, inputs);
-  const convolved = silu(mixed);
+  const convolved = silu(
+    convolve(m, made.mixed, { layer, block, weight: "conv1d.weight" }),
+  );
   const unit = (x: Tensor<"token keys", "f32">) => {
     const heads = split(x, "keys", "kvHead keyDim");
     return div(heads, sqrt(add(sum(mul(heads, heads), "keyDim"), 1e-6)));
@@ -164,13 +157,14 @@ function attend(
     ),
     {
       rule: "delta",
-      decay: decayOf(m, made.decay),
+      decay: decayOf(m, softplus(add(made.decay, m.param("dt_bias", "head")))),
       rate: sigmoid(made.rate),
       state: m.state("state", "sequence head keyDim valueDim"),
-      ...at,
+      sequence: layer.sequence,
+      position: layer.position,
     },
   );
-  layer.keep(`${name}.state`, state);
+  layer.keep(`${layer.name}.${block}.state`, state);
   const normed = rmsNorm(y, m.param("norm.weight", "valueDim"), "valueDim", {
     epsilon,
   });
@@ -180,15 +174,6 @@ function attend(
     m.param("out_proj.weight", "embed values"),
     "values",
   );
-}
-
-/** exp(-exp(A_log) · softplus(x + dt_bias)) of each head. */
-export function decayOf(
-  m: DecoderScope,
-  x: Tensor<"token head", "f32">,
-): Tensor<"token head", "f32"> {
-  const step = softplus(add(x, m.param("dt_bias", "head")));
-  return exp(mul(step, neg(exp(m.param("A_log", "head")))));
 }
 
 /** Projections of queries, keys and values together, and one each of the gate, the rate and the decay: Qwen3.5. */

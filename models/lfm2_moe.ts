@@ -1,10 +1,12 @@
 /** LFM2-MoE: layers of short convolutions between two gates, and some of attention; experts chosen by sigmoids and a bias. */
 
-import { conv1d, dot, type Model, mul, slice, sum } from "switchyard-moe";
+import { dot, type Model, mul, slice } from "switchyard-moe";
 import {
   attendHeads,
   booleanField,
   type Config,
+  convolutionAxes,
+  convolve,
   decoderModel,
   type DecoderOptions,
   type DecoderScope,
@@ -94,7 +96,7 @@ function build(config: Lfm2MoeConfig, options: DecoderOptions): Model {
     },
     attend: (m, rows, layer) =>
       layer.kind.mixer === "conv"
-        ? convolve(m, rows, layer, config)
+        ? convolveGated(m, rows, layer, config)
         : m.block("self_attn", {}, (m) => {
           const heads = normHeads(m, projectHeads(m, rows), { epsilon, names });
           return attendHeads(m, rotate(heads, config.rotary, layer), layer, {
@@ -122,28 +124,23 @@ function build(config: Lfm2MoeConfig, options: DecoderOptions): Model {
 }
 
 /** out_proj(C · convolution of B · x), with B, C and x made of a row. */
-function convolve(
+function convolveGated(
   m: DecoderScope,
   rows: Rows,
   layer: Layer,
   { embed, taps }: Lfm2MoeConfig,
 ): Rows {
-  const axes = { all: 3 * embed, channel: embed, tap: taps, slot: taps - 1 };
-  return m.block("conv", { ...axes, one: 1 }, (m) => {
+  const block = "conv";
+  const axes = { all: 3 * embed, channels: embed, ...convolutionAxes(taps) };
+  return m.block(block, axes, (m) => {
     const all = dot(rows, m.param("in_proj.weight", "all embed"), "embed");
-    const part = (i: number) => slice(all, "all", i * embed, "channel");
-    const { y, state } = conv1d(
-      mul(part(0), part(2)),
-      sum(m.param("conv.weight", "channel one tap"), "one"),
-      "tap",
-      {
-        state: m.state("inputs", "sequence slot channel"),
-        sequence: layer.sequence,
-        position: layer.position,
-      },
-    );
-    layer.keep(`${layer.name}.conv.inputs`, state);
-    const output = m.param("out_proj.weight", "embed channel");
-    return dot(mul(part(1), y), output, "channel");
+    const part = (i: number) => slice(all, "all", i * embed, "channels");
+    const y = convolve(m, mul(part(0), part(2)), {
+      layer,
+      block,
+      weight: "conv.weight",
+    });
+    const output = m.param("out_proj.weight", "embed channels");
+    return dot(mul(part(1), y), output, "channels");
   });
 }

@@ -6,18 +6,14 @@
 
 import {
   add,
-  conv1d,
   dot,
-  exp,
   linearRecurrence,
   merge,
   mul,
-  neg,
   silu,
   slice,
   softplus,
   split,
-  sum,
 } from "../compiler/mod.ts";
 import {
   anyField,
@@ -29,6 +25,7 @@ import {
 } from "./config.ts";
 import type { DecoderScope, Layer, Rows } from "./decoder.ts";
 import { plainNorm } from "./norms.ts";
+import { convolutionAxes, convolve, decayOf } from "./recurrence.ts";
 
 /** Sizes of a Mamba-2 layer. */
 export interface Mamba {
@@ -90,8 +87,6 @@ export function mamba(
   const values = c.mambaHeads * c.mambaDim;
   const keys = c.groups * c.stateDim;
   const norms = groupNorm ? c.groups : 1;
-  const { sequence, position } = layer;
-  const at = { sequence, position };
   return m.block(name, {
     head: c.mambaHeads,
     kvHead: c.groups,
@@ -103,20 +98,15 @@ export function mamba(
     all: 2 * values + 2 * keys + c.mambaHeads,
     normGroup: norms,
     normed: values / norms,
-    tap: c.taps,
-    slot: c.taps - 1,
-    one: 1,
+    ...convolutionAxes(c.taps),
   }, (m) => {
     const all = dot(rows, m.param("in_proj.weight", "all embed"), "embed");
     const gate = slice(all, "all", 0, "values");
-    const weights = sum(m.param("conv1d.weight", "channels one tap"), "one");
-    const { y: mixed, state: inputs } = conv1d(
-      slice(all, "all", values, "channels"),
-      weights,
-      "tap",
-      { state: m.state("inputs", "sequence slot channels"), ...at },
-    );
-    layer.keep(`${layer.name}.${name}.inputs`, inputs);
+    const mixed = convolve(m, slice(all, "all", values, "channels"), {
+      layer,
+      block: name,
+      weight: "conv1d.weight",
+    });
     const convolved = silu(
       c.convBias ? add(mixed, m.param("conv1d.bias", "channels")) : mixed,
     );
@@ -143,10 +133,11 @@ export function mamba(
       x,
       {
         rule: "add",
-        decay: exp(mul(step, neg(exp(m.param("A_log", "head"))))),
+        decay: decayOf(m, step),
         rate: step,
         state: m.state("state", "sequence head keyDim valueDim"),
-        ...at,
+        sequence: layer.sequence,
+        position: layer.position,
       },
     );
     layer.keep(`${layer.name}.${name}.state`, state);

@@ -103,6 +103,11 @@ export { checkMamba, type Mamba, mamba } from "./mamba.ts";
 export { plainNorm } from "./norms.ts";
 export { type Routed } from "./losses.ts";
 export {
+  convolutionAxes,
+  type ConvolutionAxis,
+  convolve,
+} from "./recurrence.ts";
+export {
   feedShared,
   predictorTensors,
   routeShared,

@@ -1,0 +1,45 @@
+/** What layers that keep a state of one size for each sequence share: a short convolution, and the decay of a head. */
+
+import { conv1d, exp, mul, neg, sum, type Tensor } from "../compiler/mod.ts";
+import type { DecoderScope, Layer } from "./decoder.ts";
+
+/** Axes of a convolution besides its `channels`; `slot` is that of its state. */
+export type ConvolutionAxis = "tap" | "slot" | "one";
+
+/** The sizes for a number of taps. */
+export function convolutionAxes(
+  taps: number,
+): { readonly [axis in ConvolutionAxis]: number } {
+  return { tap: taps, slot: taps - 1, one: 1 };
+}
+
+/**
+ * Causal convolution of every channel by the parameter `weight`, without its bias. The state `inputs` of the layer's
+ * block has the last inputs.
+ */
+export function convolve(
+  m: DecoderScope<ConvolutionAxis | "channels">,
+  x: Tensor<"token channels", "f32">,
+  { layer, block, weight }: {
+    readonly layer: Layer;
+    readonly block: string;
+    readonly weight: string;
+  },
+): Tensor<"token channels", "f32"> {
+  const taps = sum(m.param(weight, "channels one tap"), "one");
+  const { y, state } = conv1d(x, taps, "tap", {
+    state: m.state("inputs", "sequence slot channels"),
+    sequence: layer.sequence,
+    position: layer.position,
+  });
+  layer.keep(`${layer.name}.${block}.inputs`, state);
+  return y;
+}
+
+/** exp(-exp(A_log) · step) of each head. */
+export function decayOf(
+  m: DecoderScope,
+  step: Tensor<"token head", "f32">,
+): Tensor<"token head", "f32"> {
+  return exp(mul(step, neg(exp(m.param("A_log", "head")))));
+}
