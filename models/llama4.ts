@@ -11,11 +11,9 @@ import {
   div,
   dot,
   map,
-  mean,
   type Model,
   mul,
   slice,
-  sqrt,
   swiglu,
 } from "switchyard-moe";
 import {
@@ -33,6 +31,7 @@ import {
   integersField,
   type Layer,
   mlp,
+  plainNorm,
   positiveField,
   projectHeads,
   requireField,
@@ -128,10 +127,9 @@ function build(config: Llama4Config, options: DecoderOptions): Model {
         if (!layer.kind.rotated) {
           return attendHeads(m, heat(heads, layer, config), layer);
         }
-        const { q, k, v } = rotate(heads, rotary, layer);
-        const norm = config.normed ? plainNorm : same;
-        const normed = { q: norm(q, config), k: norm(k, config), v };
-        return attendHeads(m, normed, layer, { chunk });
+        const rotated = rotate(heads, rotary, layer);
+        const ready = config.normed ? norm(rotated, config) : rotated;
+        return attendHeads(m, ready, layer, { chunk });
       }),
     feed(m, rows, layer) {
       const name = "feed_forward";
@@ -160,18 +158,13 @@ function build(config: Llama4Config, options: DecoderOptions): Model {
   }, options);
 }
 
-/** x / sqrt(mean(x²) + epsilon) of each head, without a gain. */
-function plainNorm<T extends Heads["q"] | Heads["k"]>(
-  x: T,
-  { epsilon }: Llama4Config,
-): T {
-  const heads = x as Heads["q"];
-  const square = mean(mul(heads, heads), "headDim");
-  return div(heads, sqrt(add(square, epsilon))) as T;
-}
-
-function same<T>(x: T): T {
-  return x;
+/** Queries and keys normed head by head, without a gain. */
+function norm({ q, k, v }: Heads, { epsilon }: Llama4Config): Heads {
+  return {
+    q: plainNorm(q, "headDim", epsilon),
+    k: plainNorm(k, "headDim", epsilon),
+    v,
+  };
 }
 
 /** Queries times 1 + scale · log(1 + floor((position + 1) / floor)). */
