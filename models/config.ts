@@ -192,18 +192,19 @@ export function requireLayerTypes(
   throw fieldError("layer_types", kinds, wanted);
 }
 
-/** Kinds of attention by layer, from `layer_types`; `byDefault` of layers that it leaves out. */
+/** Kinds of layers, from the list `key`; `byDefault` of layers that it leaves out. */
 export function layerTypes<K extends string>(
   config: Config,
   known: readonly K[],
   byDefault: (layer: number) => K,
+  key = "layer_types",
 ): (layer: number) => K {
-  const kinds: unknown = anyField(config, "layer_types") ?? [];
+  const kinds: unknown = anyField(config, key) ?? [];
   if (
     !Array.isArray(kinds) || kinds.some((kind) => !known.includes(kind as K))
   ) {
     const names = known.map((kind) => `'${kind}'`).join(" and ");
-    throw fieldError("layer_types", kinds, `a list of ${names}`);
+    throw fieldError(key, kinds, `a list of ${names}`);
   }
   return (layer) => (kinds[layer] as K | undefined) ?? byDefault(layer);
 }

@@ -5,12 +5,11 @@
 
 import { add } from "../compiler/mod.ts";
 import {
-  anyField,
   booleanField,
   type Config,
-  fieldError,
   ignoreFields,
   integerField,
+  layerTypes,
   positiveField,
 } from "./config.ts";
 import type {
@@ -96,14 +95,13 @@ function sparseLayers(
     default: byDefault,
     min: 0,
   });
-  const key = "mlp_layer_types";
-  const types: unknown = anyField(config, key) ?? [];
-  const known = ["dense", "sparse"];
-  if (!Array.isArray(types) || types.some((type) => !known.includes(type))) {
-    throw fieldError(key, types, "a list of 'dense' and 'sparse'");
-  }
-  return (layer) =>
-    types[layer] === undefined ? layer >= first : types[layer] === "sparse";
+  const typeOf = layerTypes(
+    config,
+    ["dense", "sparse"],
+    (layer) => layer >= first ? "sparse" : "dense",
+    "mlp_layer_types",
+  );
+  return (layer) => typeOf(layer) === "sparse";
 }
 
 /** Starts of the names of tensors that are for predicting further tokens. */
