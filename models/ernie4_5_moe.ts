@@ -94,9 +94,9 @@ function build(
         return attendHeads(m, rotated, layer);
       }),
     feed: sparseOrDense(config, (m, rows, layer) => {
-      const bias = m.block("moe_statics", { row: 1 }, (m) => {
-        const rows = m.param("e_score_correction_bias", "row expert");
-        return sum(rows, "row");
+      const bias = m.block("moe_statics", { one: 1 }, (m) => {
+        const stored = m.param("e_score_correction_bias", "one expert");
+        return sum(stored, "one");
       });
       const routing = routeLayer(m, rows, layer, {
         topK: config.expertsPerToken,
