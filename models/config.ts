@@ -213,7 +213,9 @@ export function layerTypes<K extends string>(
 export function objectField(config: Config, key: string): Config | undefined {
   const value = fieldValue(config, key);
   if (value === undefined) return undefined;
-  if (typeof value !== "object") throw fieldError(key, value, "an object");
+  if (typeof value !== "object" || Array.isArray(value)) {
+    throw fieldError(key, value, "an object");
+  }
   return value as Config;
 }
 

@@ -87,18 +87,9 @@ function readConfig(whole: Config): Gemma4MoeConfig {
     "use_bidirectional_attention",
     "vocab_size_per_layer_input",
   ]);
-  // Both are on where they are left out, and off in models that this file builds.
-  for (
-    const [key, only] of [["hidden_size_per_layer_input", 0], [
-      "enable_moe_block",
-      true,
-    ]] as const
-  ) {
-    const value = anyField(config, key);
-    if (value !== only) {
-      throw fieldError(key, value, `${only}, the only one built`);
-    }
-  }
+  // Left out, they mean a model that is not built.
+  requireStated(config, "hidden_size_per_layer_input", 0);
+  requireStated(config, "enable_moe_block", true);
   const field = (key: string, value: number) =>
     integerField(config, key, { default: value });
   const fields = decoderFields(config, {
@@ -125,13 +116,16 @@ function readConfig(whole: Config): Gemma4MoeConfig {
   const globalHeads = keysAsValues
     ? field("num_global_key_value_heads", kvHeads)
     : kvHeads;
-  for (const value of [kvHeads, globalHeads]) {
-    requireMultiple({ name: "num_attention_heads", value: heads }, {
-      name: "num_key_value_heads",
-      value,
-    });
-  }
+  const query = { name: "num_attention_heads", value: heads };
+  requireMultiple(query, { name: "num_key_value_heads", value: kvHeads });
+  requireMultiple(query, {
+    name: "num_global_key_value_heads",
+    value: globalHeads,
+  });
   const globalDim = field("global_head_dim", 512);
+  if (globalDim % 2 !== 0) {
+    throw fieldError("global_head_dim", globalDim, "an even number");
+  }
   const window = field("sliding_window", 512);
   const typeOf = layerTypes(
     config,
@@ -167,6 +161,18 @@ function readConfig(whole: Config): Gemma4MoeConfig {
       window: typeOf(layer) === "sliding_attention" ? window : undefined,
     }),
   };
+}
+
+/** Refuse a field that is left out, or has another value than is built. */
+function requireStated(
+  config: Config,
+  key: string,
+  only: number | boolean,
+): void {
+  const value = anyField(config, key);
+  if (value !== only) {
+    throw fieldError(key, value, `${only}, the only one built`);
+  }
 }
 
 /** All pairs of a head with a window are rotated; of a full one the first ones, at the frequencies of the whole head. */

@@ -17,6 +17,7 @@ import {
   type Mamba,
   mamba,
   projectHeads,
+  requireMultiple,
   rotate,
 } from "switchyard-moe/models";
 import {
@@ -41,29 +42,35 @@ interface GraniteMoeHybridConfig extends GraniteMoeConfig, Mamba {
 
 /** Read a config.json of `GraniteMoeHybridForCausalLM`. What it leaves out has transformers' defaults. */
 function readConfig(config: Config): GraniteMoeHybridConfig {
-  const field = (key: string, value: number) =>
-    integerField(config, key, { default: value });
+  const field = (key: string, value: number, min = 1) =>
+    integerField(config, key, { default: value, min });
   const fields = graniteFields(config);
   const mambaHeads = field("mamba_n_heads", 128);
   const inner = field("mamba_expand", 2) * fields.embed;
-  const automatic = anyField(config, "mamba_d_head") === "auto";
-  const mambaDim = automatic
-    ? inner / mambaHeads
-    : field("mamba_d_head", inner / mambaHeads);
-  if (mambaHeads * mambaDim !== inner) {
-    throw fieldError("mamba_d_head", mambaDim, `${inner / mambaHeads}`);
+  requireMultiple(
+    { name: "mamba_expand * hidden_size", value: inner },
+    { name: "mamba_n_heads", value: mambaHeads },
+  );
+  const mambaDim = inner / mambaHeads;
+  const given = anyField(config, "mamba_d_head") === "auto"
+    ? mambaDim
+    : field("mamba_d_head", mambaDim);
+  if (given !== mambaDim) {
+    throw fieldError("mamba_d_head", given, `${mambaDim}`);
   }
   const typeOf = layerTypes(
     config,
     ["linear_attention", "full_attention", "mamba", "attention"],
     () => "linear_attention",
   );
+  const attends = (layer: number) =>
+    ["attention", "full_attention"].includes(typeOf(layer));
   const sizes = {
     mambaHeads,
     mambaDim,
     groups: field("mamba_n_groups", 1),
     stateDim: field("mamba_d_state", 256),
-    taps: field("mamba_d_conv", 4),
+    taps: field("mamba_d_conv", 4, 2),
   };
   return {
     ...fields,
@@ -76,10 +83,7 @@ function readConfig(config: Config): GraniteMoeHybridConfig {
     rotated: anyField(config, "position_embedding_type") === "rope",
     kindOf: (layer) => ({
       experts: true,
-      mixer: typeOf(layer).endsWith("attention") &&
-          typeOf(layer) !== "linear_attention"
-        ? "full_attention"
-        : "linear_attention",
+      mixer: attends(layer) ? "full_attention" : "linear_attention",
     }),
   };
 }

@@ -75,7 +75,7 @@ function ofAll(config: Config, key: string): Config {
   const values: unknown = config[key];
   if (!Array.isArray(values)) return config;
   const [first] = values;
-  if (values.every((value) => value === first)) {
+  if (values.length > 0 && values.every((value) => value === first)) {
     return { ...config, [key]: first };
   }
   throw fieldError(key, values, "the same of all layers, the only one built");

@@ -77,8 +77,7 @@ function readConfig(config: Config): LongcatFlashConfig {
   const field = (key: string, value: number, min = 1) =>
     integerField(config, key, { default: value, min });
   const layers = field("num_layers", 28);
-  const { num_layers: _, ...rest } = config;
-  const fields = decoderFields({ ...rest, num_hidden_layers: layers }, {
+  const fields = decoderFields({ ...config, num_hidden_layers: layers }, {
     layers,
     vocabulary: 131072,
     embed: 6144,

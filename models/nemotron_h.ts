@@ -53,18 +53,18 @@ interface NemotronHConfig extends GroupedDecoder, Mamba, SharedExperts {
 }
 
 /** Kinds of layers by their names, old ones too, and in `hybrid_override_pattern`. */
-const KINDS: { readonly [name: string]: string } = {
-  "M": "mamba",
-  "*": "attention",
-  "E": "moe",
-  "-": "mlp",
-  mamba: "mamba",
-  linear_attention: "mamba",
-  attention: "attention",
-  full_attention: "attention",
-  moe: "moe",
-  mlp: "mlp",
-};
+const KINDS: ReadonlyMap<unknown, string> = new Map([
+  ["M", "mamba"],
+  ["*", "attention"],
+  ["E", "moe"],
+  ["-", "mlp"],
+  ["mamba", "mamba"],
+  ["linear_attention", "mamba"],
+  ["attention", "attention"],
+  ["full_attention", "attention"],
+  ["moe", "moe"],
+  ["mlp", "mlp"],
+]);
 
 /** Read a config.json of `NemotronHForCausalLM`. What it leaves out has transformers' defaults. */
 function readConfig(config: Config): NemotronHConfig {
@@ -75,11 +75,10 @@ function readConfig(config: Config): NemotronHConfig {
   requireField(config, "mamba_hidden_act", "silu");
   requireField(config, "moe_latent_size", null);
   requireField(config, "sliding_window", null);
-  const field = (key: string, value: number) =>
-    integerField(config, key, { default: value });
+  const field = (key: string, value: number, min = 1) =>
+    integerField(config, key, { default: value, min });
   const kinds = readKinds(config);
-  const { num_hidden_layers: _, ...rest } = config;
-  const fields = groupedFields({ ...rest, num_hidden_layers: kinds.length }, {
+  const fields = groupedFields({ ...config, num_hidden_layers: kinds.length }, {
     layers: kinds.length,
     vocabulary: 131072,
     embed: 4096,
@@ -102,7 +101,7 @@ function readConfig(config: Config): NemotronHConfig {
     mambaDim: field("mamba_head_dim", 64),
     groups: field("n_groups", 8),
     stateDim: field("ssm_state_size", 128),
-    taps: field("conv_kernel", 4),
+    taps: field("conv_kernel", 4, 2),
   };
   const sharedFfn = field("moe_shared_expert_intermediate_size", 7688);
   return {
@@ -130,27 +129,25 @@ function readConfig(config: Config): NemotronHConfig {
   };
 }
 
+/** Kinds of all layers, from a list of names or from an older file's pattern. */
 function readKinds(config: Config): readonly string[] {
-  const key = "layers_block_type";
-  const list: unknown = anyField(config, key);
-  const pattern: unknown = anyField(config, "hybrid_override_pattern");
+  const listKey = "layers_block_type", patternKey = "hybrid_override_pattern";
+  const list: unknown = anyField(config, listKey);
+  const pattern: unknown = anyField(config, patternKey);
   const names: unknown = list ??
     (typeof pattern === "string" ? [...pattern] : undefined);
-  if (Array.isArray(names)) {
-    const kinds = names.map((name: unknown) =>
-      Object.hasOwn(KINDS, String(name)) ? KINDS[String(name)] : undefined
-    );
-    if (kinds.length > 0 && kinds.every((kind) => kind !== undefined)) {
-      return kinds;
-    }
+  const kinds = Array.isArray(names)
+    ? names.map((name: unknown) => KINDS.get(name))
+    : [];
+  if (kinds.length > 0 && kinds.every((kind) => kind !== undefined)) {
+    return kinds;
   }
-  throw fieldError(
-    pattern === undefined || Array.isArray(list)
-      ? key
-      : "hybrid_override_pattern",
-    Array.isArray(list) ? list : pattern ?? list,
-    "of 'M', '*', 'E' and '-', or a list of 'mamba', 'attention', 'moe' and 'mlp'",
-  );
+  const wanted =
+    "of 'M', '*', 'E' and '-', or a list of 'mamba', 'attention', 'moe' and 'mlp'";
+  const isPattern = (list ?? undefined) === undefined && pattern !== undefined;
+  throw isPattern
+    ? fieldError(patternKey, pattern, wanted)
+    : fieldError(listKey, list, wanted);
 }
 
 /** The model of a configuration. */

@@ -89,7 +89,7 @@ function rotatedPart(config: Config, dim: number, part: number): number {
   const factor = optionalField(ropeScaling(config), key) ??
     positiveField(config, key, { default: part });
   const rotated = elements ?? Math.floor(dim * factor);
-  if (rotated <= dim && rotated % 2 === 0) return rotated;
+  if (rotated > 0 && rotated <= dim && rotated % 2 === 0) return rotated;
   throw fieldError(
     elements === undefined ? key : "rotary_dim",
     elements ?? factor,

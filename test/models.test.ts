@@ -505,6 +505,91 @@ t.test("families refuse options that they do not have, by name", (t) => {
       "'layers_block_type' is [\"constructor\"]. It must be of 'M', '*', 'E' and '-', or a list of 'mamba', 'attention', 'moe' and 'mlp'",
     ],
     [
+      "nemotronh-16e",
+      { layers_block_type: "x", hybrid_override_pattern: "ME" },
+      "'layers_block_type' is \"x\". It must be of 'M', '*', 'E' and '-', or a list of 'mamba', 'attention', 'moe' and 'mlp'",
+    ],
+    [
+      "nemotronh-16e",
+      { layers_block_type: null, hybrid_override_pattern: "MX" },
+      "'hybrid_override_pattern' is \"MX\". It must be of 'M', '*', 'E' and '-', or a list of 'mamba', 'attention', 'moe' and 'mlp'",
+    ],
+    [
+      "nemotronh-16e",
+      { conv_kernel: 1 },
+      "'conv_kernel' is 1. It must be an integer from 2 to 256",
+    ],
+    [
+      "nemotronh-16e",
+      { time_step_limit: "0" },
+      `'time_step_limit' is "0". It must be from 0 to infinity, the only one built`,
+    ],
+    [
+      "granitemoehybrid-12e",
+      { mamba_d_head: "auto", mamba_n_heads: 3 },
+      "'mamba_expand * hidden_size' is 128, which is no multiple of 'mamba_n_heads', 3. Check the file",
+    ],
+    [
+      "granitemoehybrid-12e",
+      { layer_types: { "0": "mamba" } },
+      `'layer_types' is {"0":"mamba"}. It must be a list of 'linear_attention' and 'full_attention' and 'mamba' and 'attention'`,
+    ],
+    [
+      "gemma4moe-12e",
+      { global_head_dim: 33 },
+      "'global_head_dim' is 33. It must be an even number",
+    ],
+    [
+      "gemma4moe-12e",
+      { num_global_key_value_heads: 3, attention_k_eq_v: true },
+      "'num_attention_heads' is 4, which is no multiple of 'num_global_key_value_heads', 3. Check the file",
+    ],
+    [
+      "gemma4moe-12e",
+      { enable_moe_block: undefined },
+      "'enable_moe_block' is missing. It must be true, the only one built",
+    ],
+    [
+      "qwen35moe-8e-wrapped",
+      { text_config: [] },
+      "'text_config' is []. It must be an object",
+    ],
+    [
+      "qwen3next-16e",
+      { linear_conv_kernel_dim: 1e9 },
+      "'linear_conv_kernel_dim' is 1000000000. It must be an integer from 2 to 256",
+    ],
+    [
+      "longcatflash-12e",
+      { zero_expert_num: 1e9 },
+      "'zero_expert_num' is 1000000000. It must be an integer from 0 to 4096",
+    ],
+    [
+      "hunyuanmoe-12e",
+      { moe_topk: [] },
+      "'moe_topk' is []. It must be the same of all layers, the only one built",
+    ],
+    [
+      "hunyuanmoe-12e",
+      { moe_topk: [1, 2] },
+      "'moe_topk' is [1,2]. It must be the same of all layers, the only one built",
+    ],
+    [
+      "ernie45moe-16e",
+      { moe_layer_start_index: 9 },
+      "'moe_layer_start_index' is 9. It must be less than 3",
+    ],
+    [
+      "dots1-16e",
+      { mlp_layer_types: {} },
+      "'mlp_layer_types' is {}. It must be a list of 'dense' and 'sparse'",
+    ],
+    [
+      "minimaxm2-16e",
+      { rotary_dim: 7 },
+      "'rotary_dim' is 7. It must be an even number of a head's 16 elements",
+    ],
+    [
       "llama4-8e",
       { rope_scaling: { rope_type: "longrope" } },
       `'rope_scaling' is "longrope". It must be of type 'default', 'yarn' or 'llama3'`,
@@ -514,7 +599,7 @@ t.test("families refuse options that they do not have, by name", (t) => {
     t.throws(() => publishedModel({ ...configOf(name), ...change }), {
       name: "DataError",
       message: `Cannot read config.json: ${state}`,
-    });
+    }, `${name}: ${JSON.stringify(change)}`);
   }
   t.end();
 });
