@@ -11,7 +11,7 @@ const ALIGN = 64;
 /** Memory grows by at least so many pages. */
 const GROW_PAGES = 128;
 /** Bytes of memory that a process can have for all ranks on the CPU. */
-export const HEAP_BYTES = MEMORY_PAGES * PAGE - HEAP_ADDRESS;
+const HEAP_BYTES = MEMORY_PAGES * PAGE - HEAP_ADDRESS;
 
 /** What a CPU device can do; `memory` is the bytes of all buffers of its pool together. */
 export const CPU_LIMITS = {

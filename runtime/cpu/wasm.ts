@@ -5,6 +5,7 @@
  */
 
 import { invariant } from "../../spec/errors.ts";
+import { bitsOf } from "../../spec/kernel/semantics.ts";
 
 /** Types of WebAssembly values. */
 export type WasmType = "i32" | "i64" | "v128";
@@ -191,7 +192,7 @@ export class WasmFunction {
   }
   /** The same f32 in every lane. */
   f32x4(value: number): void {
-    const word = f32Bits(value);
+    const word = bitsOf("f32", value);
     this.words(word, word, word, word);
   }
   /** The same f64 in both lanes. */
@@ -254,10 +255,6 @@ export class WasmFunction {
     this.#code.push(0x10);
     pushUnsigned(this.#code, index);
   }
-  /** Bytes of instructions so far. */
-  get length(): number {
-    return this.#code.length;
-  }
   /** The body as it stands in a module, in pieces. */
   encode(): Pieces {
     const head: number[] = [];
@@ -281,11 +278,6 @@ type Pieces = readonly (readonly number[])[];
 
 function lengthOf(pieces: Pieces): number {
   return pieces.reduce((sum, { length }) => sum + length, 0);
-}
-
-/** The bits of an f32. */
-export function f32Bits(value: number): number {
-  return new Uint32Array(new Float32Array([value]).buffer)[0]!;
 }
 
 /** A module of functions over one memory, which is imported as `env.memory`. */

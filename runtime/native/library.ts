@@ -35,8 +35,6 @@ export interface Runtime {
   stop(pool: bigint): void;
   /** The word of the record that runs, or ran last. */
   position(pool: bigint): number;
-  /** Nanoseconds of the clock of records. */
-  now(): number;
   /** Zeroed memory with a guard on both sides; 0 where there is none. */
   allocate(bytes: number): number;
   free(address: number, bytes: number): void;
@@ -109,7 +107,6 @@ async function load(): Promise<NativeLibrary> {
   );
   const stop = bind("void switchyard_stop(void *pool)");
   const position = bind("uint64_t switchyard_position(void *pool)");
-  const now = bind("uint64_t switchyard_now()");
   const allocate = bind("void *switchyard_allocate(uint64_t bytes)");
   const free = bind("void switchyard_free(void *address, uint64_t bytes)");
   const map = bind("void *switchyard_map(uint64_t count, void *parts)");
@@ -139,7 +136,6 @@ async function load(): Promise<NativeLibrary> {
       aside(run, pool, words, from, to, 0),
     stop: (pool) => stop(pool),
     position: (pool) => Number(position(pool)),
-    now: () => Number(now()),
     allocate: (bytes) => Number(allocate(bytes) ?? 0n),
     free: (address, bytes) => free(BigInt(address), bytes),
     map: (parts) => Number(map(parts.length / 3, parts) ?? 0n),

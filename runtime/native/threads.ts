@@ -258,7 +258,6 @@ uint64_t switchyard_run(struct pool *p, uint32_t *words, uint64_t from, uint64_t
 
 void switchyard_stop(struct pool *p) { __atomic_store_n(&p->stop, 1, __ATOMIC_SEQ_CST); }
 uint64_t switchyard_position(struct pool *p) { return __atomic_load_n(&p->position, __ATOMIC_SEQ_CST); }
-uint64_t switchyard_now(void) { return now(); }
 
 // Zeroed memory with a guard on both sides, or 0.
 char *switchyard_allocate(uint64_t bytes) {

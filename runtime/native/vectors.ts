@@ -294,7 +294,6 @@ INLINE u bits(float x) { union { float f; u w; } a = { x }; return a.w; }
 INLINE float number(u w) { union { u w; float f; } a = { w }; return a.f; }
 INLINE vu splat(u x) { return x + (vu){ 0 }; }
 INLINE vf splatf(float x) { return (vf)splat(bits(x)); }
-INLINE vu mask(u condition) { return splat(0u - condition); }
 INLINE vu pick(vu m, vu a, vu b) { return (a & m) | (b & ~m); }
 INLINE vf pickf(vu m, vf a, vf b) { return (vf)pick(m, (vu)a, (vu)b); }
 INLINE vd pickd(vl m, vd a, vd b) { return (vd)(((vl)a & m) | ((vl)b & ~m)); }
