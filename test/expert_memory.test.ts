@@ -1,6 +1,7 @@
 // Experts that are read while they are used: logits are those of experts that are all in memory, and files that end early end a run.
 // needs: cpu
-import { cpSync, truncateSync } from "node:fs";
+import { cpSync, truncateSync, writeFileSync } from "node:fs";
+import { open as openFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import t from "tap";
@@ -8,7 +9,10 @@ import { nodeFiles } from "../cli/files.ts";
 import { parseMemory } from "../cli/values.ts";
 import { Decoder, decoderShape, openTarget } from "../engine/mod.ts";
 import { resolveTarget } from "../engine/target.ts";
-import { whyNotNative } from "../runtime/native/mod.ts";
+import { HostDevice } from "../runtime/host_device.ts";
+import { NativePool, whyNotNative } from "../runtime/native/mod.ts";
+import { load, store, u32 } from "../spec/kernel/build.ts";
+import type { Kernel } from "../spec/kernel/tree.ts";
 
 const missing = await whyNotNative();
 const skip = missing ?? false;
@@ -85,6 +89,44 @@ t.test("a file that became shorter ends a run in one sentence", {
     /^Cannot read experts: a file of weights has become shorter/,
   );
   await opened.close();
+});
+
+t.test("experts that cannot be read end a run without a limit of memory, too", {
+  skip,
+}, async (t) => {
+  const file = join(t.testdir(), "experts");
+  writeFileSync(file, new Uint8Array(1 << 14));
+  const handle = await openFile(file);
+  const pool = await NativePool.open(1);
+  const device = new HostDevice(pool, { ownsPool: true });
+  const experts = [0, 1].map((i) => ({
+    name: file,
+    descriptor: handle.fd,
+    offset: i << 13,
+    bytes: 1 << 13,
+  }));
+  const weight = device.stream!(experts)!;
+  const tree: Kernel = {
+    name: "first",
+    workgroupSize: 1,
+    bindings: [
+      { name: "tiles", type: "u32", access: "read" },
+      { name: "weight", type: "u32", access: "read" },
+      { name: "y", type: "u32", access: "write" },
+    ],
+    shared: [],
+    body: [store("y", u32(0), load("weight", u32(0), "u32"))],
+  };
+  await device.prepare({ first: { tree } });
+  const tiles = device.createBuffer(16, "tiles");
+  device.write(tiles, 0, new Uint8Array(Uint32Array.of(1, 0, 0, 0).buffer));
+  const buffers = Object.freeze([tiles, weight, device.createBuffer(4, "y")]);
+  device.streamFor(buffers, 0);
+  truncateSync(file, 0);
+  device.launch("first", buffers, [1, 1, 1]);
+  await t.rejects(device.idle(), /^Cannot read experts: a file of weights/);
+  device.destroy();
+  await handle.close();
 });
 
 t.test("memory that holds no two experts is refused", { skip }, async (t) => {

@@ -60,8 +60,13 @@ export class NativeHeap {
     return { address, size };
   }
 
-  /** Throws DataError if a file became shorter than what is mapped of it. */
+  /** Throws DataError if a file became shorter than what is mapped of it, or experts could not be read. */
   checkFiles(): void {
+    if (this.#streamed.size > 0 && this.#runtime.streams(this.#pool).failed) {
+      throw new DataError(
+        "Cannot read experts: a file of weights has become shorter, or its disk failed. Get the file again",
+      );
+    }
     const lost = this.#maps.size > 0 ? this.#runtime.lost() : 0;
     if (lost === 0) return;
     for (let [at, runs] of this.#maps) {
@@ -80,7 +85,7 @@ export class NativeHeap {
     const found = this.#runtime.stream(this.#pool, wordsOf(experts));
     if (!found) return undefined;
     this.#streamed.set(found.address, found.weight);
-    return { ...found, size: sum(experts.map(({ bytes }) => bytes)) };
+    return { ...found, size: sizeOf(experts) };
   }
 
   /** Give memory back; of a heap that was closed, it has been. */
@@ -123,7 +128,7 @@ export class NativeHeap {
 }
 
 function sizeOf(runs: readonly FileRun[]): number {
-  return runs.reduce((n, { bytes }) => n + bytes, 0);
+  return sum(runs.map(({ bytes }) => bytes));
 }
 
 function fileLost(name = "a file of weights"): DataError {

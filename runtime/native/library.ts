@@ -2,6 +2,7 @@
 
 import type { LibraryHandle } from "koffi";
 import { MachineError } from "../../spec/errors.ts";
+import type { Streaming } from "../device.ts";
 import { findCompiler } from "./compiler.ts";
 import { ObjectCache } from "./objects.ts";
 import { THREADS_IN_C } from "./threads.ts";
@@ -53,8 +54,12 @@ export interface Runtime {
   group(pool: bigint, weights: Uint32Array, previous: number): number;
   /** Bytes that streamed experts may have together. */
   limit(pool: bigint, bytes: number): void;
-  /** What streaming did so far: see `StreamCounters`. */
-  streams(pool: bigint): Float64Array;
+  /** What streaming did so far. */
+  streams(pool: bigint): {
+    readonly statistics: Streaming;
+    /** A read failed: nothing runs any more. */
+    readonly failed: boolean;
+  };
   /** Memory as an ArrayBuffer, valid until it is freed. */
   view(address: number, bytes: number): ArrayBuffer;
 }
@@ -153,7 +158,19 @@ async function load(): Promise<NativeLibrary> {
     streams: (pool) => {
       const counters = new Float64Array(6);
       streams(pool, counters);
-      return counters;
+      const [bytesRead = 0, hits = 0, misses = 0, waited = 0, ...rest] =
+        counters;
+      const [residentBytes = 0, failed = 0] = rest;
+      return {
+        statistics: {
+          bytesRead,
+          hits,
+          misses,
+          waitedMs: waited / 1e6,
+          residentBytes,
+        },
+        failed: failed > 0,
+      };
     },
     view: (address, bytes) => koffi.view(BigInt(address), bytes),
   };

@@ -2,7 +2,7 @@
 
 import { totalmem } from "node:os";
 import { setImmediate } from "node:timers/promises";
-import { DataError, MachineError } from "../../spec/errors.ts";
+import { MachineError } from "../../spec/errors.ts";
 import { kernelText } from "../../spec/kernel/exact_json.ts";
 import { MAX_ELEMENTS } from "../../spec/limits.ts";
 import {
@@ -249,15 +249,7 @@ export class NativePool implements HostPool<Uint32Array> {
 
   /** What streaming did so far. */
   streaming(): Streaming {
-    const [bytesRead, hits, misses, waited, resident] = this.#library.runtime
-      .streams(this.#pool) as unknown as number[];
-    return {
-      bytesRead: bytesRead!,
-      hits: hits!,
-      misses: misses!,
-      waitedMs: waited! / 1e6,
-      residentBytes: resident!,
-    };
+    return this.#library.runtime.streams(this.#pool).statistics;
   }
 
   /** Room for a record and words behind it; says where it begins. */
@@ -390,12 +382,6 @@ export class NativePool implements HostPool<Uint32Array> {
 
   /** Throws once a file of weights, mapped or streamed, is not whole: results are of no use then. */
   #checkFiles(): void {
-    if (this.streams && this.#library.runtime.streams(this.#pool)[5]) {
-      this.#failure ??= new DataError(
-        "Cannot read experts: a file of weights has become shorter, or its disk failed. Get the file again",
-      );
-      this.#check();
-    }
     try {
       this.heap.checkFiles();
     } catch (error) {
