@@ -13,6 +13,15 @@ import type {
 } from "./device.ts";
 import type { Kept } from "./host_records.ts";
 
+/** What every device over a pool can do. */
+export const HOST_LIMITS = {
+  maxStorageBuffersPerShaderStage: 64,
+  maxComputeWorkgroupStorageSize: 1 << 20,
+  maxComputeInvocationsPerWorkgroup: 1024,
+  maxComputeWorkgroupSizeX: 1024,
+  maxComputeWorkgroupsPerDimension: 65535,
+} as const;
+
 /** Memory taken from a pool. */
 export interface HostSpan {
   readonly address: number;

@@ -1,6 +1,7 @@
 /** Address ranges of the shared memory: first fit, grown on demand up to what 32 bits can address. */
 
 import { MachineError } from "../../spec/errors.ts";
+import { HOST_LIMITS, type HostSpan } from "../host_device.ts";
 import { HEAP_ADDRESS } from "./control.ts";
 import { GUARD_BYTES } from "./print.ts";
 import { MEMORY_PAGES } from "./wasm.ts";
@@ -17,20 +18,9 @@ const HEAP_BYTES = MEMORY_PAGES * PAGE - HEAP_ADDRESS;
 export const CPU_LIMITS = {
   maxBufferSize: HEAP_BYTES,
   maxStorageBufferBindingSize: HEAP_BYTES,
-  maxStorageBuffersPerShaderStage: 64,
-  maxComputeWorkgroupStorageSize: 1 << 20,
-  maxComputeInvocationsPerWorkgroup: 1024,
-  maxComputeWorkgroupSizeX: 1024,
-  maxComputeWorkgroupsPerDimension: 65535,
+  ...HOST_LIMITS,
   memory: HEAP_BYTES,
 } as const satisfies { readonly [limit: string]: number };
-
-/** An address range of the shared memory. */
-export interface Span {
-  readonly address: number;
-  /** Bytes taken, more than asked for. */
-  readonly size: number;
-}
 
 interface Range {
   address: number;
@@ -59,7 +49,7 @@ export class Heap {
   }
 
   /** Zeroed memory of `bytes` bytes, with readable bytes before and after it. */
-  allocate(bytes: number, label: string): Span {
+  allocate(bytes: number, label: string): HostSpan {
     const size = Math.ceil((bytes + GUARD_BYTES) / ALIGN) * ALIGN + ALIGN;
     const hole = this.#free.find((span) => span.size >= size);
     if (hole) {
@@ -77,7 +67,7 @@ export class Heap {
   }
 
   /** The range begins with bytes that may be read but belong to nobody. */
-  #inside(span: Span): Span {
+  #inside(span: HostSpan): HostSpan {
     return { address: span.address + ALIGN, size: span.size };
   }
 
@@ -109,7 +99,7 @@ export class Heap {
   }
 
   /** Give memory back. */
-  release(span: Span): void {
+  release(span: HostSpan): void {
     const free = { address: span.address - ALIGN, size: span.size };
     const at = this.#free.findIndex((other) => other.address > free.address);
     this.#free.splice(at < 0 ? this.#free.length : at, 0, free);

@@ -9,7 +9,7 @@ import {
   type DeviceKernel,
   type LaunchTiming,
 } from "../device.ts";
-import type { HostKernel, HostPool } from "../host_device.ts";
+import type { HostKernel, HostPool, HostSpan } from "../host_device.ts";
 import { type Batch, HostRecords, type Kept } from "../host_records.ts";
 import { compileKernels, type ModuleStore } from "./compiled.ts";
 import {
@@ -19,7 +19,7 @@ import {
   HEAP_ADDRESS,
   MAX_THREADS,
 } from "./control.ts";
-import { CPU_LIMITS, Heap, type Span } from "./heap.ts";
+import { CPU_LIMITS, Heap } from "./heap.ts";
 import { ShortBatches } from "./here.ts";
 import { COPY, COPY_BLOCK, printMoves, WRITE } from "./moves.ts";
 import { RECORD, RECORD_BYTES } from "./print.ts";
@@ -87,7 +87,7 @@ export class CpuPool implements HostPool<Int32Array> {
   readonly #here: ShortBatches;
   #kernels = new Map<string, PoolKernel>();
   #count = 2;
-  #scratch: Span[] = [];
+  #scratch: HostSpan[] = [];
   #scratchBytes = 0;
   readonly #records = new HostRecords(
     (length) => new Int32Array(length),

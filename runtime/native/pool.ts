@@ -12,7 +12,7 @@ import {
   type LaunchTiming,
   type Streaming,
 } from "../device.ts";
-import type { HostKernel, HostPool } from "../host_device.ts";
+import { HOST_LIMITS, type HostKernel, type HostPool } from "../host_device.ts";
 import { type Batch, HostRecords, type Kept } from "../host_records.ts";
 import { moduleHash } from "../cache/module_hash.ts";
 import { NativeHeap } from "./heap.ts";
@@ -38,11 +38,7 @@ const HERE_BUDGET = 8_000_000;
 export const NATIVE_LIMITS = {
   maxBufferSize: Number.MAX_SAFE_INTEGER,
   maxStorageBufferBindingSize: 4 * MAX_ELEMENTS,
-  maxStorageBuffersPerShaderStage: 64,
-  maxComputeWorkgroupStorageSize: 1 << 20,
-  maxComputeInvocationsPerWorkgroup: 1024,
-  maxComputeWorkgroupSizeX: 1024,
-  maxComputeWorkgroupsPerDimension: 65535,
+  ...HOST_LIMITS,
   memory: totalmem(),
 } as const satisfies { readonly [limit: string]: number };
 
