@@ -94,13 +94,21 @@ export function hashOf(bytes: Uint8Array): Buffer {
   return createHash("sha256").update(bytes).digest();
 }
 
-/** Bytes after their hash. */
-export function sealed(bytes: Uint8Array): Uint8Array {
-  return Buffer.concat([hashOf(bytes), bytes]);
+/** Adds a file of bytes after their hash to a folder. */
+export async function putSealed(
+  folder: string,
+  name: string,
+  bytes: Uint8Array,
+): Promise<void> {
+  await putFile(folder, async (part) => {
+    await writeSynced(part, Buffer.concat([hashOf(bytes), bytes]));
+    return name;
+  });
 }
 
-/** What was sealed; undefined if it is not whole. */
-export function unsealed(all: Buffer | undefined): Buffer | undefined {
+/** The bytes of a sealed file, which is then used; undefined if it is not whole. */
+export async function readSealed(file: string): Promise<Buffer | undefined> {
+  const all = await readUsed(file);
   const bytes = all?.subarray(HASH_BYTES);
   return bytes && hashOf(bytes).equals(all!.subarray(0, HASH_BYTES))
     ? bytes

@@ -5,12 +5,9 @@ import path from "node:path";
 import { moduleHash } from "../cache/module_hash.ts";
 import {
   cacheFolder,
-  putFile,
-  readUsed,
-  sealed,
+  putSealed,
+  readSealed,
   tidy,
-  unsealed,
-  writeSynced,
 } from "../cache/used_files.ts";
 import { type PrintedModule, PRINTER } from "./print.ts";
 
@@ -31,15 +28,13 @@ export class KeptModules {
     print: () => PrintedModule,
   ): Promise<PrintedModule> {
     const file = await this.#file(texts);
-    const kept = file && decoded(unsealed(await readUsed(file)));
+    const kept = file && decoded(await readSealed(file));
     if (kept) return kept;
     const module = print();
     if (file) {
       const folder = path.dirname(file);
-      await putFile(folder, async (part) => {
-        await writeSynced(part, sealed(encode(module)));
-        return path.basename(file);
-      }).then(() => void tidy(folder)).catch(() => {});
+      await putSealed(folder, path.basename(file), encode(module))
+        .then(() => void tidy(folder)).catch(() => {});
     }
     return module;
   }

@@ -21,10 +21,10 @@ import {
   cacheFolder,
   hashOf,
   putFile,
+  putSealed,
+  readSealed,
   readUsed,
-  sealed,
   tidy,
-  unsealed,
   writeSynced,
 } from "../cache/used_files.ts";
 
@@ -122,10 +122,7 @@ export class ObjectCache {
         const text = JSON.stringify(
           found.map((one) => ({ ...one, path: path.basename(one.path) })),
         );
-        await putFile(folder, async (part) => {
-          await writeSynced(part, sealed(Buffer.from(text)));
-          return note;
-        });
+        await putSealed(folder, note, Buffer.from(text));
       }
       return found;
     });
@@ -168,7 +165,7 @@ export class ObjectCache {
     folder: string,
     note: string,
   ): Promise<CompiledFunction[] | undefined> {
-    const bytes = unsealed(await readUsed(path.join(folder, note)));
+    const bytes = await readSealed(path.join(folder, note));
     if (bytes === undefined) return undefined;
     const found = (JSON.parse(bytes.toString()) as CompiledFunction[])
       .map((one) => ({ ...one, path: path.join(folder, one.path) }));
