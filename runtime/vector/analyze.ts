@@ -1,4 +1,4 @@
-/** What the printer must know of a kernel before it prints: unique names, shapes of variables, where barriers stand. */
+/** What must be known of a kernel before it is lowered: unique names, shapes of variables, where barriers stand. */
 
 import { replaceInValue } from "../../spec/kernel/replace.ts";
 import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";

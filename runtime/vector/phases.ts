@@ -7,6 +7,7 @@ import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import {
   expressionsOf,
   someExpression,
+  someNode,
   someStatement,
   walkExpression,
 } from "../../spec/kernel/walk.ts";
@@ -191,16 +192,14 @@ function isArithmetic(
   known: (name: string) => boolean,
   shapes: Shapes,
 ): boolean {
-  let pure = true;
-  walkExpression(value, (e) => {
+  return !someNode(value, (e) => {
     const plain = e.op === "const" || e.op === "id" || e.op === "unary" ||
       e.op === "binary" || e.op === "select";
     const variable = e.op === "local" && shapes.variables.get(e.name);
     const held = variable && variable.kind === "let" &&
       (variable.shape.group || known(variable.name));
-    pure &&= e.type !== "f32" && (plain || held === true);
+    return e.type === "f32" || !plain && !held;
   });
-  return pure;
 }
 
 /** Whether a statement declares what is the same for the whole workgroup. */
@@ -269,9 +268,7 @@ function usesShared(o: Outer): boolean {
 }
 
 function readsShared(e: Expr): boolean {
-  let reads = false;
-  walkExpression(e, ({ op }) => reads ||= op === "shared");
-  return reads;
+  return someNode(e, ({ op }) => op === "shared");
 }
 
 function addNames(e: Expr, names: Set<string>): void {

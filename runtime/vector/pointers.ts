@@ -8,6 +8,7 @@ import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
 import { mul, u32 } from "../../spec/kernel/build.ts";
 import {
   expressionsOf,
+  someNode,
   walkExpression,
   walkStatements,
 } from "../../spec/kernel/walk.ts";
@@ -75,13 +76,11 @@ class Invariants {
 
   /** The value is the same throughout the loop, and can be had before it. */
   holds(e: Expr): boolean {
-    let same = true;
-    walkExpression(e, (node) => {
-      if (node.op === "local" && this.#changing.has(node.name)) same = false;
-      if (node.op === "shared") same = false;
-      if (node.op === "load" && this.#writable.has(node.binding)) same = false;
+    return !someNode(e, (node) => {
+      if (node.op === "local") return this.#changing.has(node.name);
+      if (node.op === "load") return this.#writable.has(node.binding);
+      return node.op === "shared";
     });
-    return same;
   }
 
   /** The definition of a `let` that may stand in its place: its operands cannot have changed since. */
@@ -94,15 +93,14 @@ class Invariants {
         ? definition
         : undefined;
     }
-    let fixed = true;
-    walkExpression(definition, (node) => {
-      if (
+    const varies = someNode(
+      definition,
+      (node) =>
+        node.op === "load" || node.op === "shared" ||
         node.op === "local" &&
-        this.shapes.variables.get(node.name)?.kind === "var"
-      ) fixed = false;
-      if (node.op === "load" || node.op === "shared") fixed = false;
-    });
-    return fixed ? definition : undefined;
+          this.shapes.variables.get(node.name)?.kind === "var",
+    );
+    return varies ? undefined : definition;
   }
 }
 

@@ -1,7 +1,7 @@
 /** Rules of a kernel tree that bound what it takes to print and to run it: how large it is, and that its loops end. */
 
 import type { Expr, Kernel, Stmt } from "./tree.ts";
-import { walkExpression, walkStatements } from "./walk.ts";
+import { someNode, walkStatements } from "./walk.ts";
 
 /** Statements and expressions of a kernel tree, at most. The largest kernels of the compiler have a few thousand. */
 export const MAX_NODES = 32768;
@@ -56,11 +56,9 @@ function writtenIn(body: readonly Stmt[]): Set<string> {
 }
 
 function mentions(e: Expr, names: ReadonlySet<string>): boolean {
-  let found = false;
-  walkExpression(e, (node) => {
-    if (node.op === "local") found ||= names.has(node.name);
-    else if (node.op === "load") found ||= names.has(node.binding);
-    else if (node.op === "shared") found ||= names.has(node.array);
+  return someNode(e, (node) => {
+    if (node.op === "local") return names.has(node.name);
+    if (node.op === "load") return names.has(node.binding);
+    return node.op === "shared" && names.has(node.array);
   });
-  return found;
 }

@@ -175,12 +175,26 @@ export function someStatement(
   );
 }
 
+/** Whether a node of an expression passes a test. */
+export function someNode(
+  e: Expr,
+  test: (e: Expr) => boolean,
+  seen: Set<Expr> = new Set(),
+): boolean {
+  if (seen.has(e)) return false;
+  seen.add(e);
+  return test(e) ||
+    operands(e).some((operand) => someNode(operand, test, seen));
+}
+
 /** Whether an expression of statements passes a test. */
 export function someExpression(
   body: readonly Stmt[],
   test: (e: Expr) => boolean,
 ): boolean {
-  let found = false;
-  walkExpressions(body, (e) => found ||= test(e));
-  return found;
+  const seen = new Set<Expr>();
+  return someStatement(
+    body,
+    (s) => expressionsOf(s).some((e) => someNode(e, test, seen)),
+  );
 }
