@@ -1,6 +1,6 @@
 /** How parameters are stored in memory: contracted axis outside, output axes inside, so that neighbouring outputs are side by side. */
 
-import { type FileDType, storedDType } from "../../../spec/dtype.ts";
+import { type FileDType, isHalf, storedDType } from "../../../spec/dtype.ts";
 import type { Graph, Node, NodeOf } from "../../graph/graph.ts";
 import { isPackedDType } from "../../../spec/packed.ts";
 import { type DotShape, dotShape } from "./dot_shape.ts";
@@ -128,16 +128,16 @@ function layoutParam(
       .map((axis) => node.axes[right!.axes.indexOf(axis)]!)
     : node.axes;
   const last = placed.axes[axes.at(-1) ?? ""]?.size ?? 1;
-  const packed = stored === "f16" || stored === "bf16";
+  const half = isHalf(stored);
   return {
     axes,
     stored,
     ...along === undefined ? {} : { along },
     ...filed ? { filed } : {},
-    ...(packed && !viewed && last % 4
+    ...(half && !viewed && last % 4
       ? { rowStride: Math.ceil(last / 4) * 4 }
       : {}),
-    ...(packed && viewed && last % 2 ? { splitsWords: true } : {}),
+    ...(half && viewed && last % 2 ? { splitsWords: true } : {}),
   };
 }
 
