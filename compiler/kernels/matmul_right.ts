@@ -182,23 +182,21 @@ export function rightAt(
   return columns.filter((c) => c % (2 * width) === 0).flatMap((first) => [
     load(`word${i}`, first, 2),
     ...range(width).map((n) => first + 2 * n).flatMap((c) =>
-      unpacked(stored, { i, column: c, to: [[`b${i}`, c], [`b${i}`, c + 1]] })
+      unpacked(stored, i, c)
     ),
   ]);
 }
 
-/** Declares the registers of both elements of word<i>[column]. */
+/** Declares b<i>[c] of both elements of word<i>[column], which are neighbouring columns. */
 function unpacked(
   stored: HalfDType,
-  { i, column, to }: {
-    readonly i: number;
-    readonly column: number;
-    readonly to: readonly (readonly [base: string, column: number])[];
-  },
+  i: number,
+  column: number,
 ): readonly Stmt[] {
   const word = register(`word${i}`, [column], "u32");
-  const values = unpackHalves(stored, word);
-  return to.map(([base, c], n) => letRegister(base, [c], values[n]!));
+  return unpackHalves(stored, word).map((value, n) =>
+    letRegister(`b${i}`, [column + n], value)
+  );
 }
 
 /** `rightAt` of elements that share words along k, with scales. */
@@ -265,16 +263,18 @@ function wordsAlongK(
   const terms = termsOf(o);
   const per = perWord(stored);
   const words = terms.length / per;
-  const wordAt = (c: number, n: number): Stmt => {
-    const { type } = o.bindings.find(({ name }) => name === binding)!;
+  const loads = range(words).map((n) => {
     const base = per > 1 ? `word${n}_${i}` : `${terms[n]!.prefix}b${i}`;
-    const at = expr`${
-      register(`at${i}`, [c], "u32")
-    } + (${K} * ${words} + ${n})`;
-    return loadRegisters(base, [c], { binding, type, index: at });
-  };
+    const load = loadsOf(o, {
+      binding,
+      width: 1,
+      index: (c) =>
+        expr`${register(`at${i}`, [c], "u32")} + (${K} * ${words} + ${n})`,
+    });
+    return (c: number) => load(base, c);
+  });
   return columns.flatMap((c) => [
-    ...range(words).map((n) => wordAt(c, n)),
+    ...loads.map((load) => load(c)),
     ...scales === undefined ? [] : [scaleAt(o, { i, column: c })],
     ...per === 1 ? [] : terms.map(({ prefix }, n) => {
       const word = register(`word${Math.floor(n / per)}_${i}`, [c], "u32");
