@@ -271,15 +271,19 @@ int64_t switchyard_stream(struct pool *p, uint64_t count, const struct part *par
   struct place *places = calloc(count, sizeof *places);
   struct weight *weights = realloc(s->weights, (s->weight_count + 1) * sizeof *weights);
   if (weights) s->weights = weights;
-  if (!places || !weights) return -1;
   for (uint64_t e = 0; e < count; e++) bytes += parts[e].bytes;
   char *room = mmap(0, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (room == MAP_FAILED) return -1;
+  int fails = !places || !weights || room == MAP_FAILED;
   char *start = room + page + parts[0].offset % page, *to = start;
-  for (uint64_t e = 0; e < count; to += parts[e++].bytes) {
+  for (uint64_t e = 0; e < count && !fails; to += parts[e++].bytes) {
     struct read_file *file = file_of(s, parts[e].descriptor);
-    if (!file) { munmap(room, bytes); return -1; }
-    places[e] = (struct place){ to, parts[e].bytes, parts[e].offset, file->direct, file->buffered };
+    if (file) places[e] = (struct place){ to, parts[e].bytes, parts[e].offset, file->direct, file->buffered };
+    else fails = 1;
+  }
+  if (fails) {
+    free(places);
+    if (room != MAP_FAILED) munmap(room, bytes);
+    return -1;
   }
   weights[s->weight_count] = (struct weight){ count, places, room, start, bytes };
   return s->weight_count++;
