@@ -84,13 +84,13 @@ export interface FileRun {
   readonly bytes: number;
 }
 
-/** Experts that were read while they were used. */
+/** Statistics of streamed experts. */
 export interface Streaming {
   readonly bytesRead: number;
-  /** Experts that launches needed and were in memory, and that were not. */
+  /** Experts that were in memory when a launch needed them, and experts that were not. */
   readonly hits: number;
   readonly misses: number;
-  /** Time in which no expert was there to compute with. */
+  /** Time in which launches waited because no expert that they needed was in memory. */
   readonly waitedMs: number;
   readonly residentBytes: number;
 }
@@ -120,7 +120,7 @@ export interface Device {
    * Undefined where they are not stored so that this can be. The files must not change while the buffer is used.
    */
   map?(runs: readonly FileRun[]): DeviceBuffer | undefined;
-  /** Parts of files that are experts are read while they are used, also where they could be mapped. */
+  /** Experts are streamed even if their files could be mapped. */
   readonly streams?: boolean;
   /**
    * A buffer of experts, each a part of a file, which are in memory only while launches need them. Only launches

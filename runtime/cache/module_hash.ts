@@ -1,4 +1,4 @@
-/** What tells printers of kernels from each other: their own text. */
+/** Versions of kernel printers: hashes of their source text. */
 
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";

@@ -13,7 +13,7 @@ import { codeOf, makeFolder, userCache } from "./folders.ts";
 const MOST_BYTES = 1 << 28;
 /** Milliseconds after which a use is noted again, and after which a folder is looked through again. */
 const AGAIN_MS = 3_600_000;
-/** Milliseconds for which a file stays that was used, as a process may be about to load it, and what such files may take at most. */
+/** Files used in the last `ms` stay, as a process may be about to load them, up to `times` the bytes that a folder keeps. */
 const IN_USE = { ms: 2 * AGAIN_MS, times: 4 };
 /** The file that changes when a folder is looked through. */
 const LOOKED = "looked";
@@ -158,7 +158,7 @@ export async function removeOldest(
   }
 }
 
-/** The same beside what the caller does, whether or not anything can be removed. */
+/** Evicts files like `removeOldest`, but never fails. */
 export async function tidy(folder: string): Promise<void> {
   await removeOldest(folder).catch(() => {});
 }

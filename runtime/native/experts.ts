@@ -1,17 +1,17 @@
-/** The C text that keeps experts in memory while they are used: weights that are larger than what they may take of it. */
+/** C text of a cache of experts, for weights that exceed the memory they may use. */
 
-/** Bytes that are read at a time where pages of memory and of the file begin at different places. */
+/** Bytes of the buffer for direct reads into memory that is not aligned with the pages of its file. */
 const BOUNCE_BYTES = 1 << 20;
 /** Threads that read. */
 const READERS = 4;
-/** Launches of a group after which an earlier use counts half. */
+/** Launches of a group after which a use counts half. */
 const HALF_LIFE = 16;
 
 /**
- * A streamed weight has an address for all of its experts, and memory for those that were read. A group is the streamed weights
- * of one launch. Before the launch, the leader requests the experts that its list of tiles names; readers fill them in, past the page
- * cache where the file system allows it. Tiles of experts that are there run first: the list is shortened for each round
- * and restored after the last. Experts with the fewest uses, of which older ones count less, are evicted.
+ * A streamed weight reserves addresses for all of its experts and memory only for those that were read. A group is the streamed
+ * weights of one launch. Before the launch, the leader requests the experts in its list of tiles; readers fill them in, by direct
+ * reads if the file system allows them. Tiles of resident experts run first: the list is shortened for each round and restored
+ * after the last. Experts with the fewest uses are evicted; older uses count less.
  */
 export const EXPERTS_IN_C = `
 enum { ABSENT, READING, RESIDENT };
@@ -51,7 +51,7 @@ static int read_all(int file, char *to, uint64_t bytes, uint64_t from, struct st
   return 1;
 }
 
-// Read bytes whose pages are not those of the file, through a buffer.
+// Read bytes that are not aligned with the pages of the file, through a buffer.
 static int read_bounced(const struct place *x, char *to, uint64_t bytes, uint64_t from, char *bounce, struct streams *s) {
   uint64_t page = page_bytes();
   if (x->direct < 0) return read_all(x->buffered, to, bytes, from, s);
@@ -106,7 +106,7 @@ static uint64_t bytes_of(const struct expert_group *g, uint32_t e) {
   return bytes;
 }
 
-// Give back the pages that only this expert has.
+// Free the pages that no other expert shares.
 static void evict(struct streams *s, struct expert_group *g, uint32_t e) {
   uint64_t page = page_bytes();
   for (uint32_t w = 0; w < g->weights; w++) {
@@ -151,7 +151,7 @@ static int request(struct streams *s, struct expert_group *g, uint32_t e, int fo
   return 1;
 }
 
-// Run a launch whose weights are streamed, in rounds of the experts that are there.
+// Run a launch whose weights are streamed, in rounds over the resident experts.
 static void run_streamed(struct pool *p, struct launch *l, struct kernel *kernel) {
   struct streams *s = p->streams;
   pthread_mutex_lock(&s->mutex);

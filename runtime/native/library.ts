@@ -44,7 +44,7 @@ export interface Runtime {
   unmap(address: number, bytes: number): void;
   /** An address in mapped pages that their file no longer has; 0 where there is none. Then nothing runs any more. */
   lost(): number;
-  /** Parts of files, one for each expert, as a weight of which those that launches need are in memory; undefined where that cannot be. */
+  /** A streamed weight of parts of files, one for each expert; undefined if the system cannot stream it. */
   stream(
     pool: bigint,
     parts: BigUint64Array,
@@ -52,7 +52,7 @@ export interface Runtime {
   unstream(pool: bigint, weight: number): void;
   /** The group of streamed weights of a launch, which follows a group with the same list of tiles, or 0. Groups count from 1; 0: there is no memory. */
   group(pool: bigint, weights: Uint32Array, previous: number): number;
-  /** Bytes that streamed experts may have together. */
+  /** Sets the most bytes of memory of all streamed experts together. */
   limit(pool: bigint, bytes: number): void;
   /** What streaming did so far. */
   streams(pool: bigint): {

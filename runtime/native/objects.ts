@@ -51,9 +51,9 @@ export interface CompiledFunction {
 export interface FunctionsOptions {
   /** All that decides what is printed; undefined where that is not known. */
   readonly of: string | undefined;
-  /** Called when some are there. */
+  /** Called with the number of functions that are ready. */
   readonly progress: (done: number) => void;
-  /** Ends what compiles. */
+  /** Ends compilation. */
   readonly signal?: AbortSignal;
 }
 

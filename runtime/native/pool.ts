@@ -46,7 +46,7 @@ export const NATIVE_LIMITS = {
 export interface NativePoolOptions {
   /** Milliseconds for what is started at once, which is at most a run. Then the pool is of no more use. Default: ten minutes. */
   readonly deadlineMs?: number;
-  /** Bytes that experts may take of memory: they are read from their files while they are used. Default: files are mapped. */
+  /** Most bytes of memory for experts, which are then streamed from their files. Default: files are mapped. */
   readonly expertBytes?: number | undefined;
   /** Kernels are untrusted: none runs on the thread that waits, where nothing could end it. */
   readonly untrusted?: boolean;
@@ -60,7 +60,7 @@ export class NativePool implements HostPool<Uint32Array> {
   readonly limits = NATIVE_LIMITS;
   readonly heap: NativeHeap;
   readonly threads: number;
-  /** Experts are read while they are used, also where their files could be mapped. */
+  /** Experts are streamed even if their files could be mapped. */
   readonly streams: boolean;
   readonly #library: NativeLibrary;
   readonly #pool: bigint;

@@ -133,7 +133,7 @@ export type Statement =
     readonly then: readonly Statement[];
     readonly else: readonly Statement[];
   }
-  /** Counts from `from` while below `to`. `unroll`: iterations that a compiler may print as one. `long`: it looks whether it shall stop. */
+  /** Counts from `from` while below `to`. `unroll`: iterations that a compiler may print as one. `long`: it checks whether it has to stop. */
   | {
     readonly op: "count";
     readonly counter: Local;
@@ -179,7 +179,7 @@ export type Statement =
     readonly words: number;
     readonly later: boolean;
   }
-  /** Prefetches some of what tiles asked for that are computed with later. */
+  /** Prefetches some of the lines that a `turn` with `later` queued. */
   | { readonly op: "prefetch" };
 
 /** A kernel, or one part of a merged one: what a workgroup does. Emitters set `groups`, the numbers of the workgroup. */
