@@ -2,6 +2,7 @@
 
 import type { Model } from "switchyard-moe";
 import {
+  anyField,
   attendHeads,
   type Config,
   decoderModel,
@@ -14,7 +15,6 @@ import {
   integerField,
   layerTypes,
   normHeads,
-  optionalIntegerField,
   predictorTensors,
   projectHeads,
   requireField,
@@ -59,8 +59,14 @@ function readConfig(config: Config): Dots1Config {
     routedScale: 1,
     normalize: false,
   });
-  const window = optionalIntegerField(config, "sliding_window");
-  const first = integerField(config, "max_window_layers", { default: 62 });
+  // Where it is null, no layer has a window.
+  const window = anyField(config, "sliding_window") === null
+    ? undefined
+    : integerField(config, "sliding_window", { default: 4096 });
+  const first = integerField(config, "max_window_layers", {
+    default: 62,
+    min: 0,
+  });
   const typeOf = layerTypes(
     config,
     ["sliding_attention", "full_attention"],

@@ -82,11 +82,16 @@ function readConfig(whole: Config): Gemma4MoeConfig {
   requireField(config, "hidden_activation", "gelu_pytorch_tanh");
   requireField(config, "num_kv_shared_layers", 0);
   requireField(config, "use_double_wide_mlp", false);
-  ignoreFields(config, [
-    "per_layer_config",
-    "use_bidirectional_attention",
-    "vocab_size_per_layer_input",
-  ]);
+  ignoreFields(config, ["per_layer_config", "vocab_size_per_layer_input"]);
+  const bidirectional = anyField(config, "use_bidirectional_attention") ?? null;
+  // "vision": only tokens of images see later ones.
+  if (bidirectional !== null && bidirectional !== "vision") {
+    throw fieldError(
+      "use_bidirectional_attention",
+      bidirectional,
+      "null or 'vision', the only ones built",
+    );
+  }
   // Left out, they mean a model that is not built.
   requireStated(config, "hidden_size_per_layer_input", 0);
   requireStated(config, "enable_moe_block", true);
@@ -130,11 +135,11 @@ function readConfig(whole: Config): Gemma4MoeConfig {
   const typeOf = layerTypes(
     config,
     ["sliding_attention", "full_attention"],
-    (layer) =>
-      (layer + 1) % 6 === 0 || layer === fields.layers - 1
-        ? "full_attention"
-        : "sliding_attention",
+    (layer) => (layer + 1) % 6 === 0 ? "full_attention" : "sliding_attention",
   );
+  // The last layer has no window, whatever the list says of it.
+  const hasWindow = (layer: number) =>
+    layer !== fields.layers - 1 && typeOf(layer) === "sliding_attention";
   return {
     ...fields,
     heads,
@@ -158,7 +163,7 @@ function readConfig(whole: Config): Gemma4MoeConfig {
     wrapped,
     kindOf: (layer) => ({
       experts: true,
-      window: typeOf(layer) === "sliding_attention" ? window : undefined,
+      window: hasWindow(layer) ? window : undefined,
     }),
   };
 }

@@ -66,7 +66,7 @@ const KINDS: ReadonlyMap<unknown, string> = new Map([
   ["mlp", "mlp"],
 ]);
 
-/** Read a config.json of `NemotronHForCausalLM`. What it leaves out has transformers' defaults. */
+/** Read a config.json of `NemotronHForCausalLM`. What it leaves out, but kinds of layers, has transformers' defaults. */
 function readConfig(config: Config): NemotronHConfig {
   requireField(config, "attention_bias", false);
   requireField(config, "mlp_bias", false);

@@ -3,6 +3,7 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import t from "tap";
 import {
   compile,
+  DataError,
   dot,
   model,
   sum,
@@ -135,157 +136,6 @@ t.test("a tied checkpoint uses its embedding twice", (t) => {
   );
   t.notOk(names.includes("lm_head.weight"));
   t.equal(names.filter((n) => n === "model.embed_tokens.weight").length, 1);
-  t.end();
-});
-
-/** What transformers' configuration classes say where a config.json does not. */
-const DEFAULTS: { readonly [architecture: string]: object } = {
-  OlmoeForCausalLM: {
-    layers: 16,
-    vocabulary: 50304,
-    embed: 2048,
-    heads: 16,
-    kvHeads: 16,
-    experts: 64,
-    expertsPerToken: 8,
-    ffn: 2048,
-    normalize: false,
-    epsilon: 1e-5,
-    maxPositions: 4096,
-    tied: false,
-    clip: undefined,
-  },
-  MixtralForCausalLM: {
-    layers: 32,
-    vocabulary: 32000,
-    embed: 4096,
-    heads: 32,
-    kvHeads: 8,
-    experts: 8,
-    expertsPerToken: 2,
-    ffn: 14336,
-    window: undefined,
-    epsilon: 1e-5,
-    maxPositions: 131072,
-    tied: false,
-    headDim: 128,
-  },
-  Qwen2MoeForCausalLM: {
-    layers: 24,
-    vocabulary: 151936,
-    embed: 2048,
-    heads: 16,
-    kvHeads: 16,
-    experts: 60,
-    expertsPerToken: 4,
-    ffn: 1408,
-    denseFfn: 5632,
-    sharedFfn: 5632,
-    normalize: false,
-    bias: true,
-    epsilon: 1e-6,
-  },
-  Qwen3MoeForCausalLM: {
-    layers: 24,
-    vocabulary: 151936,
-    embed: 2048,
-    heads: 32,
-    kvHeads: 4,
-    experts: 128,
-    expertsPerToken: 8,
-    ffn: 768,
-    denseFfn: 6144,
-    normalize: false,
-    epsilon: 1e-6,
-    maxPositions: 32768,
-  },
-  GraniteMoeForCausalLM: {
-    layers: 32,
-    vocabulary: 32000,
-    embed: 4096,
-    heads: 32,
-    kvHeads: 32,
-    experts: 8,
-    expertsPerToken: 2,
-    ffn: 11008,
-    epsilon: 1e-6,
-    multipliers: { embedding: 1, attention: 1, residual: 1, logits: 1 },
-  },
-  DeepseekV2ForCausalLM: {
-    layers: 32,
-    vocabulary: 32000,
-    embed: 4096,
-    heads: 32,
-    headDim: 64,
-    nope: 128,
-    value: 128,
-    latent: 512,
-    queryLatent: 1536,
-    experts: 64,
-    ffn: 1407,
-    denseFfn: 11008,
-    sharedFfn: 2814,
-    routedScale: 1,
-    expertGroups: undefined,
-  },
-  DeepseekV3ForCausalLM: {
-    layers: 61,
-    vocabulary: 129280,
-    embed: 7168,
-    heads: 128,
-    headDim: 64,
-    nope: 128,
-    value: 128,
-    latent: 512,
-    queryLatent: 1536,
-    experts: 256,
-    expertsPerToken: 8,
-    ffn: 2048,
-    denseFfn: 18432,
-    sharedFfn: 2048,
-    routedScale: 2.5,
-    normalize: true,
-    expertGroups: { count: 8, keep: 4 },
-  },
-  GptOssForCausalLM: {
-    layers: 36,
-    vocabulary: 201088,
-    embed: 2880,
-    heads: 64,
-    kvHeads: 8,
-    headDim: 64,
-    experts: 128,
-    expertsPerToken: 4,
-    ffn: 2880,
-    limit: 7,
-    epsilon: 1e-5,
-    maxPositions: 131072,
-  },
-  Llama4ForCausalLM: {
-    layers: 48,
-    vocabulary: 202048,
-    embed: 5120,
-    heads: 40,
-    kvHeads: 8,
-    headDim: 128,
-    experts: 16,
-    expertsPerToken: 1,
-    ffn: 8192,
-    denseFfn: 16384,
-    chunk: 8192,
-    normed: true,
-    temperature: { floor: 8192, scale: 0.1 },
-  },
-};
-
-t.test("defaults of a family stand in for fields that config.json leaves out", (t) => {
-  for (const [architecture, defaults] of Object.entries(DEFAULTS)) {
-    const { decoder } = publishedModel({ architectures: [architecture] });
-    const found = decoder as unknown as { [field: string]: unknown };
-    for (const [field, value] of Object.entries(defaults)) {
-      t.strictSame(found[field], value, `${field} of ${architecture}`);
-    }
-  }
   t.end();
 });
 
@@ -546,6 +396,11 @@ t.test("families refuse options that they do not have, by name", (t) => {
     ],
     [
       "gemma4moe-12e",
+      { use_bidirectional_attention: "all" },
+      `'use_bidirectional_attention' is "all". It must be null or 'vision', the only ones built`,
+    ],
+    [
+      "gemma4moe-12e",
       { enable_moe_block: undefined },
       "'enable_moe_block' is missing. It must be true, the only one built",
     ],
@@ -604,6 +459,55 @@ t.test("families refuse options that they do not have, by name", (t) => {
   t.end();
 });
 
+/** A configuration once for each of its fields, nested ones too, with `value` in its place. */
+function* replaceEach(
+  config: Config,
+  keys: Iterable<string>,
+  value: unknown,
+): Generator<{ readonly key: string; readonly config: Config }> {
+  for (const key of keys) {
+    yield { key, config: { ...config, [key]: value } };
+    const inner = config[key];
+    if (typeof inner !== "object" || inner === null) continue;
+    if (Array.isArray(inner)) continue;
+    const nested = inner as Config;
+    for (const each of replaceEach(nested, Object.keys(nested), value)) {
+      yield {
+        key: `${key}.${each.key}`,
+        config: { ...config, [key]: each.config },
+      };
+    }
+  }
+}
+
+t.test("a field of any value is read or refused by a DataError", (t) => {
+  const values = [
+    ...[null, "constructor", true, -1, 0, 1.5, 1e9, 1e300],
+    ...[[], [null], ["constructor"], {}],
+  ];
+  let refused = 0;
+  for (const name of CHECKPOINTS) {
+    const config = configOf(name);
+    const { fields } = publishedModel(config);
+    const keys = new Set([...fields.keys(), ...Object.keys(config)]);
+    for (const value of values) {
+      for (const changed of replaceEach(config, keys, value)) {
+        try {
+          publishedModel(changed.config);
+        } catch (error) {
+          refused++;
+          if (error instanceof DataError) continue;
+          t.fail(`${name}: ${changed.key} of ${JSON.stringify(value)}`, {
+            error: String(error),
+          });
+        }
+      }
+    }
+  }
+  t.ok(refused > 5000, `${refused} refused`);
+  t.end();
+});
+
 t.test("a field under another family's name, or with a slip, is reported by both names", (t) => {
   const renamed: readonly (readonly [string, string, string])[] = [
     ["mixtral-8e", "num_local_experts", "num_experts"],
@@ -643,6 +547,24 @@ t.test("layers have the attention and experts that their families give them", (t
   t.strictSame(windows.map(({ window }) => window), [
     ...[8, undefined, 8, undefined],
   ], "every other layer slides");
+  const later = {
+    layer_types: undefined,
+    sliding_window: undefined,
+    max_window_layers: 2,
+  };
+  t.strictSame(
+    attentions("dots1-16e", later).map(({ window }) => window),
+    [undefined, undefined, 4096],
+  );
+  const all = Array(4).fill("sliding_attention");
+  const sliding = attentions("gemma4moe-12e", { layer_types: all });
+  const [{ window } = {}] = sliding;
+  t.strictSame(
+    sliding.map(({ window }) => window),
+    [window, window, window, undefined],
+    "the last layer is full",
+  );
+  t.type(window, "number");
   const chunks = attentions("llama4-8e", { no_rope_layers: undefined });
   t.strictSame(chunks.map(({ chunk }) => chunk), [128, 128, 128, undefined]);
   const [latent] = attentions("deepseekv3-16e");
