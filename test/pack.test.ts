@@ -24,7 +24,7 @@ import {
   readPage,
   writeShownFiles,
 } from "./helpers/guide.ts";
-import { DENO, type Runtime } from "./helpers/nodes.ts";
+import { DENO, NODES, type Runtime } from "./helpers/nodes.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const PROJECT = mkdtempSync(join(tmpdir(), "switchyard-pack-"));
@@ -362,47 +362,51 @@ t.test("docs/library.md: its programs run under Node.js and Deno, and have types
   compile(["es2024", "dom"], ["browser.mjs"]);
 });
 
-t.test("TypeScript's server loads the plugin, which shows mistakes of tracing", async (t) => {
-  const folder = join(PROJECT, "edited");
-  mkdirSync(folder);
-  const plugins = [{ name: "switchyard-moe/editor", seconds: 3600 }];
-  const options = { strict: true, module: "nodenext", types: [], plugins };
-  writeFileSync(
-    join(folder, "tsconfig.json"),
-    JSON.stringify({ compilerOptions: options, files: ["layer.ts"] }),
-  );
-  const file = join(folder, "layer.ts");
-  const text = readFileSync(join(PROJECT, "layer.ts"), "utf8");
-  writeFileSync(file, text.replace("topK: 2", "topK: 9"));
-  const server = spawn(process.execPath, [
-    join(ROOT, "node_modules/typescript/lib/tsserver.js"),
-    ...[
-      "--pluginProbeLocations",
-      PROJECT,
-      "--disableAutomaticTypingAcquisition",
-    ],
-  ], { stdio: ["pipe", "pipe", "ignore"] });
-  t.teardown(() => server.kill());
-  const ask = (command: string, given: object): void => {
-    const request = { seq: 0, type: "request", command, arguments: given };
-    server.stdin.write(`${JSON.stringify(request)}\n`);
-  };
-  ask("open", { file });
-  ask("geterr", { files: [file], delay: 0 });
-  let said = "";
-  for await (const part of server.stdout) {
-    said += part;
-    // Where there is something new, the server says so, and an editor asks again.
-    if (/projectsUpdatedInBackground/.test(String(part))) {
-      ask("geterr", { files: [file], delay: 0 });
+for (const { name, program, argv, skip } of [...NODES, DENO]) {
+  const server = `${name}: TypeScript's server loads the plugin`;
+  t.test(`${server}, which shows mistakes of tracing`, { skip }, async (t) => {
+    const folder = join(PROJECT, "edited");
+    mkdirSync(folder, { recursive: true });
+    const plugins = [{ name: "switchyard-moe/editor", seconds: 3600 }];
+    const options = { strict: true, module: "nodenext", types: [], plugins };
+    writeFileSync(
+      join(folder, "tsconfig.json"),
+      JSON.stringify({ compilerOptions: options, files: ["layer.ts"] }),
+    );
+    const file = join(folder, "layer.ts");
+    const text = readFileSync(join(PROJECT, "layer.ts"), "utf8");
+    writeFileSync(file, text.replace("topK: 2", "topK: 9"));
+    const server = spawn(program, [
+      ...argv,
+      join(ROOT, "node_modules/typescript/lib/tsserver.js"),
+      ...[
+        "--pluginProbeLocations",
+        PROJECT,
+        "--disableAutomaticTypingAcquisition",
+      ],
+    ], { stdio: ["pipe", "pipe", "ignore"] });
+    t.teardown(() => server.kill());
+    const ask = (command: string, given: object): void => {
+      const request = { seq: 0, type: "request", command, arguments: given };
+      server.stdin.write(`${JSON.stringify(request)}\n`);
+    };
+    ask("open", { file });
+    ask("geterr", { files: [file], delay: 0 });
+    let said = "";
+    for await (const part of server.stdout) {
+      said += part;
+      // Where there is something new, the server says so, and an editor asks again.
+      if (/projectsUpdatedInBackground/.test(String(part))) {
+        ask("geterr", { files: [file], delay: 0 });
+      }
+      if (/Cannot choose 9 of axis/.test(said)) break;
     }
-    if (/Cannot choose 9 of axis/.test(said)) break;
-  }
-  t.match(
-    said,
-    /Cannot choose 9 of axis 'expert': expected a whole number from 1 to 8/,
-  );
-});
+    t.match(
+      said,
+      /Cannot choose 9 of axis 'expert': expected a whole number from 1 to 8/,
+    );
+  });
+}
 
 t.test("without optional packages it computes on a CPU, and says how to add a GPU", (t) => {
   const modules = join(PROJECT, "node_modules");
