@@ -48,6 +48,7 @@ const SHORT: {
     count: 6,
   },
   writes: { make: CLASSES["writes"]!, count: 3 },
+  lengths: { make: CLASSES["lengths"]!, count: 1 },
   cache: { make: CLASSES["cache"]!, count: 20 },
   large: { make: CLASSES["large"]!, count: 6 },
   disk: { make: CLASSES["disk"]!, count: 6 },

@@ -8,6 +8,7 @@ import { configClass } from "./config.ts";
 import { determinismClass } from "./determinism.ts";
 import { locksClass } from "./locks.ts";
 import { largeClass } from "./large.ts";
+import { lengthsClass } from "./lengths.ts";
 import { modelClass } from "./model.ts";
 import { planClass } from "./plan.ts";
 import { safetensorsClass } from "./safetensors.ts";
@@ -24,6 +25,7 @@ export const CLASSES: {
   plan: () => planClass() as FuzzClass<unknown>,
   determinism: () => determinismClass() as FuzzClass<unknown>,
   writes: () => writesClass() as FuzzClass<unknown>,
+  lengths: () => lengthsClass() as FuzzClass<unknown>,
   cache: () => cacheClass() as FuzzClass<unknown>,
   large: () => largeClass() as FuzzClass<unknown>,
   disk: () => diskClass() as FuzzClass<unknown>,

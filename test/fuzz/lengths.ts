@@ -1,0 +1,178 @@
+/**
+ * Class `lengths`: a file of a cache of compiled kernels that is truncated, to whatever length, or has a bit flipped is not
+ * used. A case takes each file of both caches, every length of it and 1,000 of its bits. What is made in its place is class
+ * `cache`.
+ */
+
+import {
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  symlinkSync,
+  truncateSync,
+  unlinkSync,
+  writeFileSync,
+} from "node:fs";
+import path from "node:path";
+import fc from "fast-check";
+import { KeptModules } from "../../runtime/cpu/kept_modules.ts";
+import { type Compiler, findCompiler } from "../../runtime/native/mod.ts";
+import { ObjectCache } from "../../runtime/native/objects.ts";
+import { temporaryFolder } from "../helpers/cli.ts";
+import { Finding, type FuzzClass } from "./fuzz.ts";
+
+/** Bits of a file that are flipped in a case. */
+const FLIPS = 1000;
+
+/** The case: bits are drawn by it. */
+interface Case {
+  readonly seed: number;
+}
+
+/** Thrown where a cache does not use what it has. */
+class Unused extends Error {}
+
+function unused(): never {
+  throw new Unused();
+}
+
+async function used(found: Promise<unknown>): Promise<boolean> {
+  return await found.then(() => true, (error) => {
+    if (error instanceof Unused) return false;
+    throw error;
+  });
+}
+
+/** A kind of file of a cache. */
+interface Kind {
+  /** Which files of the folder are of this kind. */
+  readonly name: RegExp;
+  /** Whether the cache uses it: where it does not, nothing is printed or compiled. */
+  isUsed(folder: string): Promise<boolean>;
+}
+
+const FUNCTION = {
+  prelude: "typedef unsigned u;",
+  text: "(u *x) { *x = 7; }",
+  scratch: 7,
+};
+
+/** Files of compiled C: an object, a link to it by the name of its function, and a note of where the functions of a plan are. */
+function nativeKinds(compiler: Compiler): readonly Kind[] {
+  const byNote = (folder: string) =>
+    used(
+      new ObjectCache(compiler, folder)
+        .functions(unused, { of: "plan", progress: () => {} }),
+    );
+  const byLink = (folder: string) =>
+    used(
+      new ObjectCache(compiler, folder).functions(() => [FUNCTION], {
+        of: undefined,
+        progress: (done) => {
+          if (done === 0) unused();
+        },
+      }),
+    );
+  return [
+    { name: /\.so$/, isUsed: byNote },
+    { name: /\.json$/, isUsed: byNote },
+    { name: /^f_/, isUsed: byLink },
+  ];
+}
+
+const MODULE: Kind = {
+  name: /\.kernels$/,
+  isUsed: (folder) => used(new KeptModules(folder).module("texts", unused)),
+};
+
+/** What a file is: its bytes, or the path that a link leads to, and how to change it. */
+function contentOf(file: string) {
+  if (lstatSync(file).isSymbolicLink()) {
+    const bytes = Buffer.from(readlinkSync(file));
+    const put = (content: Buffer) => {
+      unlinkSync(file);
+      symlinkSync(content, file);
+    };
+    // A link leads somewhere.
+    const cut = (length: number) => put(bytes.subarray(0, length));
+    return { bytes, put, cut, least: 1 };
+  }
+  const bytes = readFileSync(file);
+  const put = (content: Buffer) => writeFileSync(file, content);
+  const cut = (length: number) => truncateSync(file, length);
+  return { bytes, put, cut, least: 0 };
+}
+
+/** Damage a file in every way. Returns in how many. */
+async function damage(
+  file: string,
+  isUsed: () => Promise<boolean>,
+  seed: number,
+): Promise<number> {
+  const { bytes, put, cut, least } = contentOf(file);
+  const check = async (expected: boolean, what: string) => {
+    if (await isUsed() === expected) return;
+    throw new Finding(
+      `'${path.basename(file)}' is ${expected ? "not " : ""}used: ${what}`,
+    );
+  };
+  await check(true, "it is whole");
+  for (let length = bytes.length - 1; length >= least; length--) {
+    cut(length);
+    await check(false, `it is truncated to ${length} of ${bytes.length} bytes`);
+  }
+  const bits = fc.sample(fc.nat(8 * bytes.length - 1), {
+    numRuns: FLIPS,
+    seed,
+  });
+  for (const bit of bits) {
+    const flipped = Buffer.from(bytes);
+    flipped[bit >> 3]! ^= 1 << (bit & 7);
+    put(flipped);
+    await check(false, `bit ${bit} is flipped`);
+  }
+  put(bytes);
+  await check(true, "it is whole again");
+  return bytes.length - least + bits.length;
+}
+
+/** Every file of both caches, damaged in every way. */
+export function lengthsClass(): FuzzClass<Case> {
+  const cleanups: (() => void)[] = [];
+  const t = { teardown: (clean: () => void) => cleanups.push(clean) };
+  const scratch = temporaryFolder(t);
+  let cases = 0;
+  return {
+    name: "lengths",
+    count: 2,
+    cases: fc.record({ seed: fc.integer() }),
+    async judge({ seed }) {
+      const folder = path.join(scratch, `case${cases++}`);
+      mkdirSync(folder);
+      const compiler = await findCompiler();
+      if (compiler) {
+        await new ObjectCache(compiler, folder)
+          .functions(() => [FUNCTION], { of: "plan", progress: () => {} });
+      }
+      await new KeptModules(folder).module("texts", () => ({
+        bytes: Uint8Array.from({ length: 5000 }, (_, i) => i * 7),
+        scratch: [4, 256],
+      }));
+      const names = readdirSync(folder);
+      let ways = 0;
+      for (const kind of [...compiler ? nativeKinds(compiler) : [], MODULE]) {
+        const isUsed = () => kind.isUsed(folder);
+        const files = names.filter((name) => kind.name.test(name));
+        if (files.length !== 1) throw new Error(`no file ${kind.name}`);
+        ways += await damage(path.join(folder, files[0]!), isUsed, seed);
+      }
+      return `damaged in ${ways} ways${compiler ? "" : ", without C"}`;
+    },
+    close: () => {
+      for (const clean of cleanups) clean();
+      return Promise.resolve();
+    },
+  };
+}
