@@ -37,7 +37,13 @@ export {
 } from "./devices.ts";
 export { type FileSystem, type OpenFile } from "./files.ts";
 export {
+  Batch,
+  type BatchSequence,
+  type BatchStep,
   type Ending,
+  type SequenceOptions,
+} from "./batch.ts";
+export {
   generate,
   type Generated,
   type GeneratedSequence,

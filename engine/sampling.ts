@@ -2,9 +2,10 @@
 
 import { DataError } from "../spec/errors.ts";
 import { sum } from "../spec/sum.ts";
+import { changesLogits, type PenaltyOptions } from "./penalties.ts";
 
 /** How a token is drawn. Without a temperature, or with 0: the largest logit, the lowest id among equals. */
-export interface SamplingOptions {
+export interface SamplingOptions extends PenaltyOptions {
   /** Divides the logits. Absent or 0: greedy. */
   readonly temperature?: number;
   /** Only the k largest logits can be drawn. */
@@ -13,16 +14,11 @@ export interface SamplingOptions {
   readonly topP?: number;
   /** Only tokens can be drawn whose probability is at least this part of that of the likeliest. */
   readonly minP?: number;
-  /** Logits of the last 64 tokens are divided by it where they are above 0, else multiplied; default 1. */
-  readonly repeatPenalty?: number;
   /** Log-probabilities are wanted, of the chosen token and of so many of the likeliest. */
   readonly logprobs?: number;
   /** Same seed, same tokens. Default 0. */
   readonly seed?: number;
 }
-
-/** How many of the last tokens of a sequence a penalty is for. */
-export const PENALTY_TOKENS = 64;
 
 /**
  * Random numbers in [0, 1) with 32 bits each: Chris Doty-Humphrey's sfc32, started from (0, stream, seed, 1)
@@ -57,28 +53,15 @@ export interface Candidates {
  * or more than are worth choosing on a device.
  */
 export function candidatesOf(options: SamplingOptions): number | undefined {
-  const { repeatPenalty = 1, logprobs } = options;
-  if (repeatPenalty !== 1 || logprobs !== undefined) return undefined;
+  if (changesLogits(options) || options.logprobs !== undefined) {
+    return undefined;
+  }
   if (!options.temperature) return 1;
   const { topK = Infinity } = options;
   return topK <= MOST_CANDIDATES ? topK : undefined;
 }
 
 const MOST_CANDIDATES = 128;
-
-/** Logits of the whole vocabulary with those of the tokens `recent` made less likely. */
-export function penalize(
-  logits: Float32Array,
-  recent: readonly number[],
-  penalty: number,
-): Float32Array {
-  const changed = logits.slice();
-  for (const token of new Set(recent.slice(-PENALTY_TOKENS))) {
-    const logit = logits[token]!;
-    changed[token] = logit > 0 ? logit / penalty : logit * penalty;
-  }
-  return changed;
-}
 
 /** A token and the logarithm of its probability, as the model has it before anything is divided or left out. */
 export interface Logprob {

@@ -1,0 +1,247 @@
+/**
+ * Continuous batching: each step feeds one token of every growing sequence, and prompt tokens as far as there is room.
+ * Sequences are added and cancelled between steps; none depends on the others.
+ */
+
+import { DataError } from "../spec/errors.ts";
+import type { Decoder } from "./decoder.ts";
+import { checkTokens } from "./packing.ts";
+import { penalize } from "./penalties.ts";
+import {
+  type Candidates,
+  candidatesOf,
+  type Logprobs,
+  logprobsOf,
+  randomNumbers,
+  sample,
+  type SamplingOptions,
+} from "./sampling.ts";
+import { admit, nextStep, type Scheduled, type Slots } from "./schedule.ts";
+
+/** How one sequence is continued. */
+export interface SequenceOptions extends SamplingOptions {
+  /** Maximum new tokens. */
+  readonly maxNewTokens: number;
+  /** Tokens that end the sequence. */
+  readonly stop: ReadonlySet<number>;
+  /** Stream of the seed's random numbers. Default: the number of the sequence in its batch. */
+  readonly stream?: number;
+  /** The first new tokens, which are not sampled; they count as new tokens. Default: none. */
+  readonly forced?: readonly number[];
+  /** Called with each new token as it is chosen; "stop" ends the sequence. Ranks that are processes must all return the same. */
+  readonly onToken?: (
+    token: number,
+    logprobs: Logprobs | undefined,
+  ) => void | "stop" | Promise<void | "stop">;
+  /** Called when the sequence has ended, but not when it is cancelled. */
+  readonly onEnd?: (ending: Ending) => void;
+}
+
+/** Why a sequence ended. */
+export type Ending = "stop token" | "stop text" | "length" | "context";
+
+/** A sequence of a batch. */
+export interface BatchSequence {
+  readonly prompt: readonly number[];
+  /** New tokens, a stop token included. */
+  readonly tokens: readonly number[];
+  /** Of each new token, if they are requested. */
+  readonly logprobs: readonly Logprobs[];
+  /** Undefined while the sequence grows, and of one that was cancelled. */
+  readonly ending: Ending | undefined;
+}
+
+/** What a step did. */
+export interface BatchStep {
+  /** Tokens that were fed, and how many of them were of prompts. */
+  readonly tokens: number;
+  readonly prompted: number;
+  /** New tokens. */
+  readonly chosen: number;
+}
+
+interface Growing extends Scheduled, BatchSequence {
+  readonly tokens: number[];
+  readonly logprobs: Logprobs[];
+  readonly options: SequenceOptions;
+  readonly random: () => number;
+  ending: Ending | undefined;
+  cancelled: boolean;
+}
+
+/** Sequences that grow together in the caches of a decoder. */
+export class Batch {
+  readonly #decoder: Decoder;
+  readonly #waiting: Growing[] = [];
+  readonly #slots: Slots<Growing>;
+  readonly #retainsLast: boolean;
+  #count = 0;
+
+  /** `retainsLast`: the last sequence that ends keeps its pages, for a later batch. Default: false. */
+  constructor(decoder: Decoder, { retainsLast = false } = {}) {
+    this.#decoder = decoder;
+    this.#slots = Array.from({ length: decoder.maxSequences });
+    this.#retainsLast = retainsLast;
+  }
+
+  /** Sequences that wait for a place in the caches. */
+  get waiting(): number {
+    return this.#waiting.length;
+  }
+
+  /** Sequences in the caches. */
+  get running(): number {
+    return this.#slots.filter((sequence) => sequence).length;
+  }
+
+  /**
+   * Adds a sequence that continues a prompt (token ids). Throws DataError for a prompt or options that the decoder
+   * cannot run.
+   *
+   * @param fed tokens of the prompt whose keys and values slot 0 holds already
+   */
+  add(
+    prompt: readonly number[],
+    options: SequenceOptions,
+    { fed = 0 } = {},
+  ): BatchSequence {
+    const index = this.#count++;
+    checkPrompt(this.#decoder, prompt, `prompt ${index + 1}`);
+    checkSampling(this.#decoder, options);
+    const sequence: Growing = {
+      index,
+      prompt,
+      tokens: [],
+      logprobs: [],
+      fed,
+      options,
+      ending: undefined,
+      cancelled: false,
+      random: randomNumbers(options.seed ?? 0, options.stream ?? index),
+    };
+    this.#waiting.push(sequence);
+    return sequence;
+  }
+
+  /** Ends a sequence before the next step. */
+  cancel(sequence: BatchSequence): void {
+    (sequence as Growing).cancelled = true;
+  }
+
+  /** Runs a step; undefined if no sequence is left. */
+  async step(): Promise<BatchStep | undefined> {
+    const [slots, waiting] = [this.#slots, this.#waiting];
+    this.#removeCancelled();
+    const places = { slots, waiting, pages: this.#decoder.pages };
+    admit(places);
+    const { tokens, ends, prompted } = nextStep(
+      places,
+      this.#decoder.maxTokens,
+    );
+    if (tokens.ids.length === 0) return this.#endStuck();
+    const next = await this.#decoder.next(tokens, ends);
+    for (let i = 0; i < ends.length; i++) {
+      await this.#choose(tokens.sequence[ends[i]!]!, next[i]!);
+    }
+    return { tokens: tokens.ids.length, prompted, chosen: ends.length };
+  }
+
+  async #choose(slot: number, candidates: Candidates): Promise<void> {
+    const sequence = this.#slots[slot]!;
+    if (sequence.cancelled) return;
+    await grow(sequence, candidates);
+    sequence.ending ??= endingOf(sequence, this.#decoder.maxContext);
+    if (!sequence.ending) return;
+    this.#free(slot);
+    sequence.options.onEnd?.(sequence.ending);
+  }
+
+  /** Ends a sequence that is alone and has too few pages even so; undefined if there is none. */
+  #endStuck(): BatchStep | undefined {
+    const slot = this.#slots.findIndex((sequence) => sequence);
+    const sequence = this.#slots[slot] ?? this.#waiting.shift();
+    if (!sequence) return undefined;
+    if (slot >= 0) this.#free(slot);
+    sequence.ending = "context";
+    sequence.options.onEnd?.(sequence.ending);
+    return { tokens: 0, prompted: 0, chosen: 0 };
+  }
+
+  #removeCancelled(): void {
+    this.#slots.forEach((sequence, slot) => {
+      if (sequence?.cancelled) this.#free(slot);
+    });
+    for (let i = this.#waiting.length - 1; i >= 0; i--) {
+      if (this.#waiting[i]!.cancelled) this.#waiting.splice(i, 1);
+    }
+  }
+
+  #free(slot: number): void {
+    this.#slots[slot] = undefined;
+    const last = this.#waiting.length + this.running === 0;
+    if (!last || !this.#retainsLast) this.#decoder.pages?.keep(slot, 0);
+  }
+}
+
+/** Choose the next token of a sequence, and report it. */
+async function grow(
+  sequence: Growing,
+  candidates: Candidates,
+): Promise<void> {
+  const { tokens, random, logprobs, options } = sequence;
+  const token = options.forced?.[tokens.length] ?? sample({
+    ...candidates,
+    logits: penalize(candidates.logits, sequence, options),
+  }, { ...options, random });
+  tokens.push(token);
+  const known = options.logprobs === undefined
+    ? undefined
+    : logprobsOf(candidates.logits, token, options.logprobs);
+  if (known) logprobs.push(known);
+  const stops = await options.onToken?.(token, known) === "stop";
+  if (stops && !options.stop.has(token)) sequence.ending = "stop text";
+}
+
+function endingOf(
+  { prompt, tokens, options }: Growing,
+  maxContext: number,
+): Ending | undefined {
+  const forced = tokens.length <= (options.forced?.length ?? 0);
+  if (!forced && options.stop.has(tokens.at(-1)!)) return "stop token";
+  if (tokens.length >= options.maxNewTokens) return "length";
+  // The new token would be fed at this position.
+  const position = prompt.length + tokens.length - 1;
+  return position >= maxContext ? "context" : undefined;
+}
+
+function checkSampling(decoder: Decoder, options: SamplingOptions): void {
+  const { gives, vocabulary } = decoder;
+  if (typeof gives === "string") return;
+  const needed = Math.min(candidatesOf(options) ?? vocabulary, vocabulary);
+  if (needed <= gives.candidates) return;
+  throw new DataError(
+    `Cannot draw from the best ${needed} tokens: the plan gives the best ${gives.candidates}. Compile it for more candidates`,
+  );
+}
+
+function checkPrompt(
+  decoder: Decoder,
+  prompt: readonly number[],
+  name: string,
+): void {
+  if (prompt.length === 0) {
+    throw new DataError(
+      `Cannot generate from ${name}: it has no tokens. Give it some text`,
+    );
+  }
+  if (prompt.length > decoder.maxContext) {
+    throw new DataError(
+      `Cannot generate from ${name}: it has ${prompt.length} tokens, and the context has ${decoder.maxContext}. Shorten it or raise --max-context`,
+    );
+  }
+  checkTokens(
+    prompt,
+    decoder.vocabulary,
+    (at) => `${name}, token ${at + 1}`,
+  );
+}

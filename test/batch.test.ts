@@ -1,0 +1,141 @@
+// Continuous batching: sequences that are added and cancelled at any step have the bits that they have alone, on every mesh.
+// needs: cpu
+
+import t from "tap";
+import {
+  Batch,
+  type Logprobs,
+  randomNumbers,
+  type SequenceOptions,
+} from "../engine/mod.ts";
+import { loadCheckpoint, type Loaded } from "./helpers/checkpoints.ts";
+import { repeatWith, SEED } from "./helpers/seed.ts";
+
+interface Request {
+  readonly prompt: readonly number[];
+  readonly options: SequenceOptions;
+  /** Added before this step. */
+  readonly at: number;
+  /** Cancelled so many steps later. */
+  readonly cancelAfter: number;
+}
+
+interface Result {
+  readonly tokens: readonly number[];
+  readonly logprobs: readonly Logprobs[];
+  readonly ending: string | undefined;
+}
+
+const COMMON = [5, 9, 2, 7, 11, 4, 8, 1, 3, 6, 10, 12];
+const random = randomNumbers(SEED, 0);
+const below = (n: number) => Math.floor(random() * n);
+const REQUESTS = Array.from({ length: 24 }, (): Request => {
+  const own = Array.from({ length: 1 + below(20) }, () => below(2048));
+  return {
+    prompt: [...COMMON.slice(0, below(2) * COMMON.length), ...own],
+    options: {
+      maxNewTokens: 1 + below(12),
+      stop: new Set([0]),
+      seed: below(1000),
+      stream: below(3),
+      logprobs: below(3),
+      ...below(2) === 0 ? { temperature: 0.3 + random() } : {},
+      ...below(2) === 0 ? { topK: 1 + below(40) } : {},
+      ...below(2) === 0 ? { topP: 0.5 + random() / 2 } : {},
+      ...below(4) === 0 ? { presencePenalty: 2 * random() } : {},
+      ...below(4) === 0 ? { frequencyPenalty: 2 * random() } : {},
+      ...below(4) === 0 ? { repeatPenalty: 1 + random() } : {},
+      ...below(4) === 0 ? { bias: new Map([[below(2048), 9]]) } : {},
+      ...below(6) === 0 ? { forced: [below(2048), 0, below(2048)] } : {},
+    },
+    at: below(30),
+    cancelAfter: below(4) === 0 ? 1 + below(6) : Infinity,
+  };
+});
+
+/** The caches have so few pages that sequences are preempted. */
+async function load(mesh: string): Promise<Loaded> {
+  const loaded = await loadCheckpoint("demo-lm", {
+    mesh,
+    next: {},
+    pages: { count: 24, size: 4 },
+    bounds: { maxTokens: 16, maxSequences: 4, maxContext: 64 },
+  });
+  t.teardown(loaded.close);
+  return loaded;
+}
+
+/** What becomes of requests that are added and cancelled at their steps. */
+async function run(
+  { decoder }: Loaded,
+  requests: readonly Request[],
+): Promise<Result[]> {
+  const batch = new Batch(decoder);
+  const waiting = requests.map((request, i) => ({ ...request, i }))
+    .sort((a, b) => a.at - b.at);
+  const results: Result[] = [];
+  const cancels: (readonly [step: number, cancel: () => void])[] = [];
+  for (let step = 0;; step++) {
+    while (waiting[0] && waiting[0].at <= step) {
+      const { i, prompt, options, cancelAfter } = waiting.shift()!;
+      const sequence = batch.add(prompt, options);
+      results[i] = sequence;
+      cancels.push([step + cancelAfter, () => batch.cancel(sequence)]);
+    }
+    for (const [at, cancel] of cancels) if (at === step) cancel();
+    if (!await batch.step() && waiting.length === 0) break;
+  }
+  t.strictSame(decoder.pages!.used, [0], "all pages are freed");
+  return results;
+}
+
+/** Compares what became of a request that may have been cancelled with all of it. */
+function hold(i: number, { tokens, logprobs, ending }: Result, all: Result) {
+  t.ok(ending ?? REQUESTS[i]!.cancelAfter < Infinity, "it ended");
+  t.strictSame(
+    { tokens, logprobs, ending: ending ?? all.ending },
+    {
+      tokens: all.tokens.slice(0, tokens.length),
+      logprobs: all.logprobs.slice(0, tokens.length),
+      ending: all.ending,
+    },
+    `request ${i}. ${repeatWith()}`,
+  );
+}
+
+const loaded = await load("ep=1");
+const together = await run(loaded, REQUESTS);
+const whole = REQUESTS.map((one) => ({ ...one, at: 0, cancelAfter: Infinity }));
+
+t.test("a sequence alone has the same bits", async (t) => {
+  for (const [i, request] of whole.entries()) {
+    const [alone] = await run(loaded, [request]);
+    hold(i, together[i]!, alone!);
+    const { forced = [] } = request.options;
+    t.strictSame(
+      alone!.tokens.slice(0, forced.length),
+      forced.slice(0, alone!.tokens.length),
+    );
+  }
+});
+
+for (const mesh of ["ep=4", "tp=2,ep=2"]) {
+  t.test(`the same on ${mesh}, all at once`, async () => {
+    const all = await run(await load(mesh), whole);
+    for (const [i, result] of together.entries()) hold(i, result, all[i]!);
+  });
+}
+
+t.test("a sequence without enough pages ends with its context", async (t) => {
+  const ended: string[] = [];
+  const batch = new Batch(loaded.decoder);
+  for (const name of ["first", "second", "third"]) {
+    batch.add(COMMON, {
+      maxNewTokens: 100,
+      stop: new Set<number>(),
+      onEnd: (ending) => ended.push(`${name} ${ending}`),
+    });
+  }
+  while (await batch.step());
+  t.strictSame(ended, ["first context", "second context", "third context"]);
+});
