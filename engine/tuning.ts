@@ -1,5 +1,6 @@
 /** Kernel variants that were measured to be fast, by what computes. `bench/` has the programs; bits do not depend on them. */
 
+import { PACKED_DTYPES } from "../spec/packed.ts";
 import type { MatmulTile, TuningTable } from "../compiler/mod.ts";
 import type { HostKind, SelectedDevices } from "./devices.ts";
 import type { SavedTunings } from "./tune/saved.ts";
@@ -39,7 +40,7 @@ export const TUNING: { readonly [K in Computer]: TuningTable } = {
   native: {
     matmul: PANELS,
     pair: { ...PANELS, columns: 1 },
-    asFiled: ["f32", "bf16", "f16", "mxfp4", "int8"],
+    asFiled: ["f32", "bf16", "f16", ...PACKED_DTYPES],
     attention: 8,
   },
   gpu: {},

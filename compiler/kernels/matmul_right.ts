@@ -258,7 +258,7 @@ function wordsAlongK(
   i: number,
   columns: readonly number[],
 ): readonly (Stmt | KernelText)[] {
-  const { stored, inside, binding, scales } = o.weights[i]!;
+  const { stored, inside, binding, scales, offsets } = o.weights[i]!;
   invariant(inside === "k", "all weights of a matmul are laid out equally");
   const terms = termsOf(o);
   const per = perWord(stored);
@@ -275,7 +275,7 @@ function wordsAlongK(
   });
   return columns.flatMap((c) => [
     ...loads.map((load) => load(c)),
-    ...scales === undefined ? [] : [scaleAt(o, { i, column: c })],
+    ...scales === undefined ? [] : scalesAt(o, { i, column: c }),
     ...per === 1 ? [] : terms.map(({ prefix }, n) => {
       const word = register(`word${Math.floor(n / per)}_${i}`, [c], "u32");
       return letRegister(
@@ -286,42 +286,70 @@ function wordsAlongK(
           : packedElement(stored as PackedDType, {
             word,
             n: n % per,
-            factor: register(`factor${i}`, [c]),
+            factor: register(`factor${groupOf(o, i, n)}_${i}`, [c]),
+            offset: offsets === undefined
+              ? undefined
+              : register(`offset${groupOf(o, i, n)}_${i}`, [c]),
           }),
       );
     }),
   ]);
 }
 
-/** An element of a word, times its scale. */
+/** An element of a word, times its scale, plus its offset where there is one. */
 function packedElement(
   stored: PackedDType,
-  { word, n, factor }: {
+  { word, n, factor, offset }: {
     readonly word: Expr;
     readonly n: number;
     readonly factor: Expr;
+    readonly offset: Expr | undefined;
   },
 ): Expr {
   const bits = expr`${word} >> ${n * 32 / perWord(stored)}u`;
-  return expr`${decoderOf(stored).element(wgsl`(${bits})`)} * ${factor}`;
+  const scaled = expr`${
+    decoderOf(stored).element(wgsl`(${bits})`)
+  } * ${factor}`;
+  return offset ? expr`${scaled} + ${offset}` : scaled;
 }
 
-/** Declares factor<i>[column], the scale of iteration `k`. A scale per group is stored as one byte (E8M0), one per row as f32. */
-function scaleAt(
+/** Which scale of an iteration its term `n` has. */
+function groupOf(o: MatmulOptions, i: number, n: number): number {
+  const { perScale = Infinity } = packingOf(o.weights[i]!.stored)!;
+  return Math.floor(n / perScale);
+}
+
+/** Declares factor<g>_<i>[column] of iteration `k`, for each scale that its terms have, and offset<g>_<i>[column]. */
+function scalesAt(
   o: MatmulOptions,
   { i, column }: { readonly i: number; readonly column: number },
-): KernelText {
-  const { stored, scales } = o.weights[i]!;
-  const { perScale } = packingOf(stored)!;
+): readonly KernelText[] {
+  const { stored, scales, offsets } = o.weights[i]!;
+  const { perScale = Number(o.k), scale: dtype } = packingOf(stored)!;
   const { scale } = decoderOf(stored as PackedDType);
+  const terms = termCount(o);
   const first = register(`scale${i}`, [column], "u32");
-  if (perScale === undefined) {
-    return wgsl`let factor${i}[${column}] = ${
-      scale(wgsl`${scales!}[${first}]`)
-    };`;
-  }
-  const inScale = Math.log2(perScale / termCount(o));
-  const at = expr`${first} + (${K} >> ${inScale}u)`;
-  return wgsl`
-    let factor${i}[${column}] = ${scale(loadStored(scales!, "u8", at))};`;
+  // Scales of an iteration, or iterations of a scale.
+  const inIteration = Math.max(1, terms / perScale);
+  const start = perScale >= Number(o.k)
+    ? first
+    : perScale >= terms
+    ? expr`${first} + (${K} >> ${Math.log2(perScale / terms)}u)`
+    : expr`${first} + ${K} * ${inIteration}`;
+  const at = (group: number) => group === 0 ? start : expr`${start} + ${group}`;
+  return range(inIteration).map((group) => {
+    const factor = loadStored(
+      scales!,
+      dtype === "u32" ? "u8" : dtype,
+      at(group),
+    );
+    return wgsl`
+      let factor${group}_${i}[${column}] = ${scale(factor)};
+      ${
+      offsets !== undefined &&
+      wgsl`let offset${group}_${i}[${column}] = ${
+        loadStored(offsets, "f32", at(group))
+      };`
+    }`;
+  });
 }

@@ -8,6 +8,7 @@ import type { Graph, Node, Primitive } from "../graph/graph.ts";
 import type { FusionClass } from "../graph/primitives/definition.ts";
 import { definedRows } from "../graph/primitives/mod.ts";
 import { endedBy } from "./ended_by.ts";
+import type { ParamLayout } from "./param_layout.ts";
 import { type Expressions, storeWide } from "./store_wide.ts";
 import { usersOf } from "../graph/users.ts";
 
@@ -107,7 +108,10 @@ export function fuse(
     if (!stored.has(node) || FUSION_CLASS[node.primitive] !== "inline") {
       continue;
     }
-    const roots = absorbable(node, stored, single, isMatmul);
+    const roots = absorbable(node, stored, single, {
+      isMatmul,
+      layouts: known.layouts,
+    });
     if (!roots.length) continue;
     absorbs.set(node, roots);
     for (const root of roots) {
@@ -140,7 +144,10 @@ function absorbable(
   node: Node,
   stored: ReadonlySet<Node>,
   single: (node: Node) => boolean,
-  isMatmul: (node: Node) => boolean,
+  { isMatmul, layouts }: {
+    readonly isMatmul: (node: Node) => boolean;
+    readonly layouts: ReadonlyMap<Node, ParamLayout>;
+  },
 ): Node[] {
   const dots: Node[] = [];
   const combines: Node[] = [];
@@ -161,7 +168,8 @@ function absorbable(
   if (!dots.length) return combines.slice(0, 1);
   const [first] = dots;
   const partner = dots.slice(1).find((dot) =>
-    dot.inputs[0] === first!.inputs[0] && sameContraction(dot, first!)
+    dot.inputs[0] === first!.inputs[0] && sameContraction(dot, first!) &&
+    layouts.get(dot.inputs[1]!)?.filed === layouts.get(first!.inputs[1]!)?.filed
   );
   return partner ? [first!, partner] : [first!];
 }
