@@ -16,6 +16,7 @@ import {
   columnsAndWeights,
   indicesOfTerms,
   rightAt,
+  scalesOfBlock,
   termsOf,
 } from "./matmul_right.ts";
 import { sumsByPanels } from "./matmul_panels.ts";
@@ -206,7 +207,14 @@ function rowsTimesColumns(
         length: o.k,
         segments: o.segments,
         terms: termsOf(o).length,
-        before: left.before,
+        before: (start) =>
+          wgsl`
+          ${left.before?.(start)}
+          ${
+            sums.flatMap(({ weight, columns }) =>
+              scalesOfBlock(o, weight, { columns, start })
+            )
+          }`,
       }, products(o, left, { rows, sums }))
     )
   }

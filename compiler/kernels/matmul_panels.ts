@@ -9,7 +9,12 @@ import { invariant } from "../../spec/errors.ts";
 import { add as plus, f32 } from "../../spec/kernel/build.ts";
 import type { KernelText, Statements } from "./kernel.ts";
 import { expr, local, wgsl } from "./kernel.ts";
-import { indicesOfTerms, rightAt, termsOf } from "./matmul_right.ts";
+import {
+  indicesOfTerms,
+  rightAt,
+  scalesOfBlock,
+  termsOf,
+} from "./matmul_right.ts";
 import { blocksInPanel, teamsOf } from "../tuning/lanes.ts";
 import { equalBlocks } from "../tuning/tile.ts";
 import type { MatmulOptions } from "./matmul_options.ts";
@@ -70,6 +75,7 @@ export function sumsByPanels(
     let first_k = ${
     terms.length === 1 ? first : wgsl`(${first}) >> ${Math.log2(terms.length)}u`
   };
+    ${o.weights.flatMap((_, i) => scalesOfBlock(o, i, { start: first }))}
     for (var turn = 0u; turn < ${length / terms.length}; turn++) {
       let k = first_k + turn;
       ${indicesOfTerms(o)}

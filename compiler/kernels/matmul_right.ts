@@ -7,6 +7,8 @@ import { loadStored, u32 } from "../../spec/kernel/build.ts";
 import type { Expr, KernelText, Stmt } from "./kernel.ts";
 import { bindingsOf, expr, local, wgsl } from "./kernel.ts";
 import type { MatmulOptions, MatmulWeight } from "./matmul_options.ts";
+import { EXACT } from "../../spec/numerics.ts";
+import { equalBlocks } from "../tuning/tile.ts";
 import { decoderOf, perWord, unpackHalves } from "./pieces/decode.ts";
 import { range } from "./pieces/numbers.ts";
 import {
@@ -258,11 +260,12 @@ function wordsAlongK(
   i: number,
   columns: readonly number[],
 ): readonly (Stmt | KernelText)[] {
-  const { stored, inside, binding, scales, offsets } = o.weights[i]!;
+  const { stored, inside, binding, offsets } = o.weights[i]!;
   invariant(inside === "k", "all weights of a matmul are laid out equally");
   const terms = termsOf(o);
   const per = perWord(stored);
   const words = terms.length / per;
+  const { perScale = Infinity } = packingOf(stored) ?? {};
   const loads = range(words).map((n) => {
     const base = per > 1 ? `word${n}_${i}` : `${terms[n]!.prefix}b${i}`;
     const load = loadsOf(o, {
@@ -275,7 +278,7 @@ function wordsAlongK(
   });
   return columns.flatMap((c) => [
     ...loads.map((load) => load(c)),
-    ...scales === undefined ? [] : scalesAt(o, { i, column: c }),
+    ...scalesOfIteration(o, { i, column: c }),
     ...per === 1 ? [] : terms.map(({ prefix }, n) => {
       const word = register(`word${Math.floor(n / per)}_${i}`, [c], "u32");
       return letRegister(
@@ -286,10 +289,10 @@ function wordsAlongK(
           : packedElement(stored as PackedDType, {
             word,
             n: n % per,
-            factor: register(`factor${groupOf(o, i, n)}_${i}`, [c]),
+            factor: register(`factor${Math.floor(n / perScale)}_${i}`, [c]),
             offset: offsets === undefined
               ? undefined
-              : register(`offset${groupOf(o, i, n)}_${i}`, [c]),
+              : register(`offset${Math.floor(n / perScale)}_${i}`, [c]),
           }),
       );
     }),
@@ -313,43 +316,93 @@ function packedElement(
   return offset ? expr`${scaled} + ${offset}` : scaled;
 }
 
-/** Which scale of an iteration its term `n` has. */
-function groupOf(o: MatmulOptions, i: number, n: number): number {
-  const { perScale = Infinity } = packingOf(o.weights[i]!.stored)!;
-  return Math.floor(n / perScale);
+/** Elements along k that share a scale of weight i. */
+function perScaleOf(o: MatmulOptions, i: number): number {
+  return packingOf(o.weights[i]!.stored)!.perScale ?? Number(o.k);
 }
 
-/** Declares factor<g>_<i>[column] of iteration `k`, for each scale that its terms have, and offset<g>_<i>[column]. */
-function scalesAt(
+/** Whether the elements of a column in one block of a sum share a scale, which is then loaded once per block. */
+function isScaledByBlock(o: MatmulOptions, i: number): boolean {
+  const perScale = perScaleOf(o, i);
+  if (perScale === Number(o.k)) return true;
+  const blocks = equalBlocks(o);
+  // Without segments only the last block is shorter.
+  if (!blocks && (o.segments ?? 1) > 1) return false;
+  return perScale % (blocks?.length ?? EXACT.block) === 0;
+}
+
+/** Declares factor0_<i>[c] and offset0_<i>[c] for the block of a sum that begins at index `start`, where it has one of each. */
+export function scalesOfBlock(
+  o: MatmulOptions,
+  i: number,
+  { columns = range(o.tile.columns), start }: {
+    readonly columns?: readonly number[];
+    readonly start: KernelText;
+  },
+): readonly KernelText[] {
+  const { scales } = o.weights[i]!;
+  if (scales === undefined || termCount(o) === 1) return [];
+  if (!isScaledByBlock(o, i)) return [];
+  const perScale = perScaleOf(o, i);
+  return columns.map((column) => {
+    const first = register(`scale${i}`, [column], "u32");
+    if (perScale === Number(o.k)) {
+      return scaleAt(o, { i, column, group: 0, at: first });
+    }
+    const at = register(`scale_at${i}`, [column], "u32");
+    return wgsl`
+      let scale_at${i}[${column}] = ${first} + ((${start}) >> ${
+      Math.log2(perScale)
+    }u);
+      ${scaleAt(o, { i, column, group: 0, at })}`;
+  });
+}
+
+/** Declares factor<g>_<i>[column] and offset<g>_<i>[column] for each scale of iteration `k`. */
+function scalesOfIteration(
   o: MatmulOptions,
   { i, column }: { readonly i: number; readonly column: number },
 ): readonly KernelText[] {
-  const { stored, scales, offsets } = o.weights[i]!;
-  const { perScale = Number(o.k), scale: dtype } = packingOf(stored)!;
-  const { scale } = decoderOf(stored as PackedDType);
+  if (o.weights[i]!.scales === undefined || isScaledByBlock(o, i)) return [];
+  const perScale = perScaleOf(o, i);
   const terms = termCount(o);
   const first = register(`scale${i}`, [column], "u32");
-  // Scales of an iteration, or iterations of a scale.
-  const inIteration = Math.max(1, terms / perScale);
-  const start = perScale >= Number(o.k)
-    ? first
-    : perScale >= terms
-    ? expr`${first} + (${K} >> ${Math.log2(perScale / terms)}u)`
-    : expr`${first} + ${K} * ${inIteration}`;
-  const at = (group: number) => group === 0 ? start : expr`${start} + ${group}`;
-  return range(inIteration).map((group) => {
-    const factor = loadStored(
-      scales!,
-      dtype === "u32" ? "u8" : dtype,
-      at(group),
-    );
-    return wgsl`
-      let factor${group}_${i}[${column}] = ${scale(factor)};
-      ${
-      offsets !== undefined &&
-      wgsl`let offset${group}_${i}[${column}] = ${
-        loadStored(offsets, "f32", at(group))
-      };`
-    }`;
-  });
+  if (perScale >= terms) {
+    const at = expr`${first} + (${K} >> ${Math.log2(perScale / terms)}u)`;
+    return [scaleAt(o, { i, column, group: 0, at })];
+  }
+  const inIteration = terms / perScale;
+  return range(inIteration).map((group) =>
+    scaleAt(o, {
+      i,
+      column,
+      group,
+      at: expr`${first} + ${K} * ${inIteration} + ${group}`,
+    })
+  );
+}
+
+/** Declares factor<group>_<i>[column] and, where weight i has offsets, offset<group>_<i>[column]. */
+function scaleAt(
+  o: MatmulOptions,
+  { i, column, group, at }: {
+    readonly i: number;
+    readonly column: number;
+    readonly group: number;
+    /** Index of the scale. */
+    readonly at: Expr;
+  },
+): KernelText {
+  const { stored, scales, offsets } = o.weights[i]!;
+  const { scale: dtype } = packingOf(stored)!;
+  const factor = loadStored(scales!, dtype === "u32" ? "u8" : dtype, at);
+  const { scale } = decoderOf(stored as PackedDType);
+  return wgsl`
+    let factor${group}_${i}[${column}] = ${scale(factor)};
+    ${
+    offsets !== undefined &&
+    wgsl`let offset${group}_${i}[${column}] = ${
+      loadStored(offsets, "f32", at)
+    };`
+  }`;
 }
