@@ -123,7 +123,7 @@ t.test("a full disk", {
   t.end();
 });
 
-t.test("files that are damaged, all of them at once", { skip }, (t) => {
+t.test("all files damaged at once", { skip }, (t) => {
   const { folder, run } = modelIn(t);
   const cache = path.join(folder, "cache");
   const wanted = run("cpu", { XDG_CACHE_HOME: cache });

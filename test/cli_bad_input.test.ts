@@ -180,7 +180,7 @@ const CHECKPOINTS: readonly BadCheckpoint[] = [
   },
 ];
 
-t.test("a spoilt checkpoint is exit code 1", async (t) => {
+t.test("a damaged checkpoint exits with 1", async (t) => {
   for (const { what, spoil, message } of CHECKPOINTS) {
     await t.test(what, async (t) => {
       const scratch = temporaryFolder(t);

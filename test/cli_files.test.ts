@@ -29,7 +29,7 @@ t.test("a call reads at most 1 GiB", async (t) => {
   t.strictSame(sizes, [2 ** 30, 2 ** 30, 2 ** 30]);
 });
 
-t.test("a write follows no link that was put in its way", async (t) => {
+t.test("a write follows no link at its temporary name", async (t) => {
   const folder = t.testdir({ victim: "whole" });
   const at = (name: string) => path.join(folder, name);
   const names: string[] = [];
@@ -57,7 +57,7 @@ t.test("a write follows no link that was put in its way", async (t) => {
   t.equal(readFileSync(at("to"), "utf8"), "new");
 });
 
-t.test("folders are made with those that they are in", async (t) => {
+t.test("folders are created with their parents", async (t) => {
   const folder = t.testdir({ file: "" });
   const files = nodeFiles();
   const deep = path.join(folder, "a", "b", "c");

@@ -40,53 +40,57 @@ const LAYER = fileURLToPath(new URL("../examples/layer.ts", import.meta.url));
 const SKIP_PIPES = process.platform === "win32" &&
   "Windows has no pipes in its file system";
 
-t.test("a pipe is not waited for", { skip: SKIP_PIPES }, async (t) => {
-  const scratch = temporaryFolder(t);
-  const pipe = path.join(scratch, "pipe");
-  t.equal(spawnSync("mkfifo", [pipe]).status, 0);
-  const inputs = path.join(scratch, "in.safetensors");
-  await writeRaw(inputs, { input_ids: integers([1, 3], [5, 6, 7]) });
-  const out = path.join(scratch, "out.safetensors");
-  const folder = await copyCheckpoint("mixtral-6e", scratch);
-  const inside = (name: string) => {
-    rmSync(path.join(folder, name), { force: true });
-    t.equal(spawnSync("mkfifo", [path.join(folder, name)]).status, 0);
-  };
-  const refused = async (what: string, argv: string[], at = pipe) => {
-    const { code, err } = await switchyard(argv);
-    t.equal(code, 1, what);
-    t.equal(err, `Cannot read '${at}': it is a pipe. Give a file\n`, what);
-  };
-  const run = ["run", MIXTRAL, "--inputs", inputs, "--outputs", out];
-  await refused("inputs", run.with(3, pipe));
-  await refused("a plan", ["verify", pipe]);
-  await refused("a plan to run", ["run", pipe, ...run.slice(2)]);
-  await refused("a model", ["check", pipe]);
-  await refused("a trace", [...run, "--replay", pipe]);
-  await refused("weights", [
-    ...["run", LAYER, "--weights", pipe, "--adapter", "cpu"],
-    ...run.slice(2),
-  ]);
-  await refused("hosts", ["launch", "-n", "1", "--hosts", pipe, "--", "run"]);
-  await refused("texts", [
-    ...["train", await tinyModel(t), "--out", path.join(scratch, "out")],
-    ...["--steps", "1", "--data", pipe],
-  ]);
-  for (const name of ["model.safetensors", "config.json"]) {
-    inside(name);
-    const argv = ["run", folder, ...run.slice(2)];
-    await refused(name, argv, path.join(folder, name));
-  }
-  const sharded = await copyCheckpoint("mixtral-6e", path.join(scratch, "s"));
-  const shard = path.join(sharded, "part.safetensors");
-  rmSync(path.join(sharded, "model.safetensors"));
-  t.equal(spawnSync("mkfifo", [shard]).status, 0);
-  writeFileSync(
-    path.join(sharded, "model.safetensors.index.json"),
-    JSON.stringify({ weight_map: { a: "part.safetensors" } }),
-  );
-  await refused("a shard", ["run", sharded, ...run.slice(2)], shard);
-});
+t.test(
+  "a pipe is rejected without waiting",
+  { skip: SKIP_PIPES },
+  async (t) => {
+    const scratch = temporaryFolder(t);
+    const pipe = path.join(scratch, "pipe");
+    t.equal(spawnSync("mkfifo", [pipe]).status, 0);
+    const inputs = path.join(scratch, "in.safetensors");
+    await writeRaw(inputs, { input_ids: integers([1, 3], [5, 6, 7]) });
+    const out = path.join(scratch, "out.safetensors");
+    const folder = await copyCheckpoint("mixtral-6e", scratch);
+    const inside = (name: string) => {
+      rmSync(path.join(folder, name), { force: true });
+      t.equal(spawnSync("mkfifo", [path.join(folder, name)]).status, 0);
+    };
+    const refused = async (what: string, argv: string[], at = pipe) => {
+      const { code, err } = await switchyard(argv);
+      t.equal(code, 1, what);
+      t.equal(err, `Cannot read '${at}': it is a pipe. Give a file\n`, what);
+    };
+    const run = ["run", MIXTRAL, "--inputs", inputs, "--outputs", out];
+    await refused("inputs", run.with(3, pipe));
+    await refused("a plan", ["verify", pipe]);
+    await refused("a plan to run", ["run", pipe, ...run.slice(2)]);
+    await refused("a model", ["check", pipe]);
+    await refused("a trace", [...run, "--replay", pipe]);
+    await refused("weights", [
+      ...["run", LAYER, "--weights", pipe, "--adapter", "cpu"],
+      ...run.slice(2),
+    ]);
+    await refused("hosts", ["launch", "-n", "1", "--hosts", pipe, "--", "run"]);
+    await refused("texts", [
+      ...["train", await tinyModel(t), "--out", path.join(scratch, "out")],
+      ...["--steps", "1", "--data", pipe],
+    ]);
+    for (const name of ["model.safetensors", "config.json"]) {
+      inside(name);
+      const argv = ["run", folder, ...run.slice(2)];
+      await refused(name, argv, path.join(folder, name));
+    }
+    const sharded = await copyCheckpoint("mixtral-6e", path.join(scratch, "s"));
+    const shard = path.join(sharded, "part.safetensors");
+    rmSync(path.join(sharded, "model.safetensors"));
+    t.equal(spawnSync("mkfifo", [shard]).status, 0);
+    writeFileSync(
+      path.join(sharded, "model.safetensors.index.json"),
+      JSON.stringify({ weight_map: { a: "part.safetensors" } }),
+    );
+    await refused("a shard", ["run", sharded, ...run.slice(2)], shard);
+  },
+);
 
 t.test("nor is a device or a folder read as a file", async (t) => {
   const folder = temporaryFolder(t);
@@ -99,7 +103,7 @@ t.test("nor is a device or a folder read as a file", async (t) => {
   await t.rejects(files.open(folder), { name: "DataError", message });
 });
 
-t.test("a tuner's cache that cannot be read is done without", async (t) => {
+t.test("an unreadable tuner cache is ignored", async (t) => {
   const folder = path.join(CACHE, "switchyard");
   const file = path.join(folder, "tunings.json");
   const remove = () => rmSync(CACHE, { recursive: true, force: true });
@@ -178,7 +182,7 @@ t.test("a header may be long", async (t) => {
   await t.rejects(open(withHeader(`{${x},${far}}`)), /names 'x' twice/);
 });
 
-t.test("names of tensors are shown in part, and printable", async (t) => {
+t.test("tensor names are shortened and printable", async (t) => {
   const entry = (name: string, dtype = "F32") =>
     `${
       JSON.stringify(name)
@@ -212,7 +216,7 @@ t.test("names of tensors are shown in part, and printable", async (t) => {
   t.equal(printable("a\n\tb\u0007"), "a\n\tb\\u{7}");
 });
 
-t.test("inputs that are no numbers, or have odd names, are refused by name", async (t) => {
+t.test("inputs that are NaN or oddly named are rejected by name", async (t) => {
   const scratch = temporaryFolder(t);
   const file = path.join(scratch, "in.safetensors");
   const model = path.join(scratch, "m.ts");
@@ -259,7 +263,7 @@ export const m = model({ a: 2, b: 3 }, (m) => ({ y: add(m.input("x", "a b"), 1) 
 });
 
 for (const signal of ["SIGTERM", "SIGINT"] as const) {
-  t.test(`${signal} ends a training after a step that is saved`, {
+  t.test(`${signal} ends a training after a saved step`, {
     skip: process.platform === "win32" && "Windows has no signals",
   }, async (t) => {
     const out = path.join(temporaryFolder(t), "out");
@@ -286,7 +290,7 @@ for (const signal of ["SIGTERM", "SIGINT"] as const) {
   });
 }
 
-t.test("Ctrl-C ends a training whose kernels are compiled, without a word", {
+t.test("Ctrl-C ends a training during kernel compilation, without a word", {
   skip: await whyNotNative() ?? false,
 }, async (t) => {
   const scratch = temporaryFolder(t);
@@ -313,7 +317,7 @@ t.test("Ctrl-C ends a training whose kernels are compiled, without a word", {
   t.strictSame({ code, by, said }, { code: null, by: "SIGINT", said: "" });
 });
 
-t.test("JSON is at most 500 levels deep, in whatever file it is", async (t) => {
+t.test("JSON is at most 500 levels deep in any file", async (t) => {
   const deep = (levels: number) => "[".repeat(levels) + "]".repeat(levels);
   t.same(parseJson(deep(500)), JSON.parse(deep(500)));
   const scratch = temporaryFolder(t);

@@ -107,7 +107,7 @@ const groups = (n: number) =>
     launch.workgroups = [n, 1, 1];
   });
 
-t.test("a plan is run as it was compiled, and no other without leave", async (t) => {
+t.test("a plan runs only as compiled, unless it is allowed", async (t) => {
   t.equal((await run(at("plan.json"))).code, 0);
   const raced = await run(groups(1), ...ALLOWED);
   t.equal(raced.code, 0, raced.err);
@@ -229,7 +229,7 @@ for (const [what, [file, state]] of Object.entries(OTHERS)) {
   });
 }
 
-t.test("a model in a plan may take little time and memory to compile", async (t) => {
+t.test("compiling the model of a plan has limits of time and memory", async (t) => {
   const { compiledFrom, ...rest } = parsePlan(text);
   const [input] = compiledFrom!["nodes"] as object[];
   const many = 2 ** 16 - 2;
@@ -306,7 +306,7 @@ const LONG: { readonly [what: string]: () => string } = {
 };
 
 for (const [what, file] of Object.entries(LONG)) {
-  t.test(`a loop without an end, by ${what}, has a deadline`, async (t) => {
+  t.test(`an endless loop, by ${what}, has a deadline`, async (t) => {
     const path = file();
     t.equal((await switchyard(["verify", path])).err, "");
     t.strictSame(await run(path, "--deadline", "1", ...ALLOWED), {
@@ -357,7 +357,7 @@ t.test("a loop without an end has a deadline on a GPU too", {
   t.end();
 });
 
-t.test("loops and grids that no machine ends are refused", async (t) => {
+t.test("endless loops and grids are rejected", async (t) => {
   const inner = for_("r", u32(0), u32(2 ** 32 - 2), []);
   const group = id("group.x");
   const cases: readonly (readonly [string, string])[] = [
@@ -399,7 +399,7 @@ t.test("loops and grids that no machine ends are refused", async (t) => {
   });
 });
 
-t.test("the CPU device has the limits that a plan asks for, or says which not", async (t) => {
+t.test("the CPU device has the limits of a plan, or names the missing one", async (t) => {
   const file = plan(({ plan }) => {
     plan.requiredLimits = {
       ...plan.requiredLimits,
@@ -415,7 +415,7 @@ t.test("the CPU device has the limits that a plan asks for, or says which not", 
   });
 });
 
-t.test("threads that find no address space are not started", {
+t.test("threads without address space are not started", {
   skip: process.platform !== "linux" && "other systems have no such limit",
 }, (t) => {
   // Under Node.js 20 the memory of the device takes a little over 10 GiB, under 24 less; what is left beside it is enough for

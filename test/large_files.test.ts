@@ -18,7 +18,7 @@ const MIXTRAL = checkpointFolder("mixtral-6e");
 const LARGE = { shape: [3, 200_000_000] };
 const IDS = { shape: [1, 3], first: [5, 6, 7] };
 
-t.test("a tensor that nothing asks for is not read", async (t) => {
+t.test("an unused tensor is not read", async (t) => {
   const folder = temporaryFolder(t);
   const at = (name: string) => path.join(folder, name);
   writeSparse(at("in"), { input_ids: IDS, LARGE });
@@ -166,7 +166,7 @@ async function ask(address: string): Promise<IncomingMessage> {
   return response as IncomingMessage;
 }
 
-t.test("a page is sent a file of 3 GiB as fast as it reads", async (t) => {
+t.test("a page receives a file of 3 GiB as fast as it reads", async (t) => {
   const folder = temporaryFolder(t);
   const at = (name: string) => path.join(folder, name);
   mkdirSync(at("c"));

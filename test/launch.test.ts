@@ -75,7 +75,7 @@ async function run(
 
 const DONE = `printf 'result\\n\\036%s\\n' "$1"`;
 
-t.test("ranks that are done may take long to free their memory", {
+t.test("finished ranks may take long to free their memory", {
   skip: process.platform === "win32" && "Windows has no shell scripts",
 }, async (t) => {
   t.strictSame(await run(t, `${DONE}; sleep 4`), {
@@ -114,7 +114,7 @@ t.test("a job that is not done is not taken for one", {
 /** Why tests that stop ranks are skipped, or false. */
 const skip = process.platform === "win32" && "Windows has no signals";
 
-t.test("a rank that a signal has stopped is reported, whatever it does", {
+t.test("a rank stopped by a signal is reported, whatever it does", {
   skip,
 }, async (t) => {
   const stop = `sh -c 'echo "in step x" >&0; kill -STOP $$'`;
@@ -150,7 +150,7 @@ t.test("a rank that is stopped when all is done is ended", {
   });
 });
 
-t.test("ranks that the launcher leaves are ended before the job is", {
+t.test("ranks that the launcher leaves are terminated before the job is", {
   skip,
 }, async (t) => {
   const ranks = [0, 1, 2].map((rank) =>

@@ -63,7 +63,7 @@ async function tell(child: ChildProcess, task: ContenderTask): Promise<number> {
   return (await answer)[0];
 }
 
-t.test("of 24 contenders in 6 processes one takes over each of 60 locks", async (t) => {
+t.test("of 24 contenders in 6 processes one acquires each of 60 locks", async (t) => {
   const folder = temporaryFolder(t);
   const children = Array.from({ length: 6 }, () => startContender());
   t.teardown(() => children.forEach((child) => child.kill()));
@@ -81,7 +81,7 @@ t.test("of 24 contenders in 6 processes one takes over each of 60 locks", async 
   }
 });
 
-t.test("a lock stands while its owner runs, or nothing tells whether it does", async (t) => {
+t.test("a lock remains while its owner runs, or nothing tells whether it does", async (t) => {
   const lock = path.join(temporaryFolder(t), "lock");
   const here = await nodeProcesses.owner();
   const ended = await killedOwner();

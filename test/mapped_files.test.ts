@@ -16,7 +16,7 @@ import { skipUnasked } from "./helpers/needs.ts";
 
 const skip = skipUnasked("cpu") || (await whyNotNative() ?? false);
 
-t.test("a file of weights becomes shorter after it is loaded", {
+t.test("a weight file is truncated after loading", {
   skip,
 }, async (t) => {
   const folder = temporaryFolder(t);

@@ -508,7 +508,7 @@ t.test("a field of any value is read or refused by a DataError", (t) => {
   t.end();
 });
 
-t.test("a field under another family's name, or with a slip, is reported by both names", (t) => {
+t.test("a misspelled field, or one of another family, is reported by both names", (t) => {
   const renamed: readonly (readonly [string, string, string])[] = [
     ["mixtral-8e", "num_local_experts", "num_experts"],
     ["olmoe-16e", "num_experts", "num_local_experts"],
@@ -574,7 +574,7 @@ t.test("layers have the attention and experts that their families give them", (t
   t.end();
 });
 
-t.test("publishedModel() refuses configurations that it cannot build", (t) => {
+t.test("publishedModel() rejects configurations that it cannot build", (t) => {
   for (const [change, message] of WRONG) {
     const config = {
       ...configOf("olmoe-16e"),

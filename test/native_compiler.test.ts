@@ -47,7 +47,7 @@ const PROGRAM = fileURLToPath(
 );
 
 t.test(
-  "what takes too much to optimize is not optimized",
+  "code too expensive to optimize is not optimized",
   { skip },
   async (t) => {
     const folder = temporaryFolder(t);

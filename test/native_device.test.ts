@@ -239,7 +239,7 @@ t.test("random kernels do what the interpreter does", { skip }, async (t) => {
   }
 });
 
-t.test("no index leads out of a buffer", { skip }, async (t) => {
+t.test("no index is out of bounds", { skip }, async (t) => {
   const words = {
     x: new Uint32Array(4).fill(9),
     y: new Uint32Array(4).fill(5),
@@ -450,7 +450,7 @@ for (
   });
 }
 
-t.test("vectors along k end where their binding does", { skip }, async (t) => {
+t.test("vectors along k end with their binding", { skip }, async (t) => {
   const { kernel, groups } = product("f32", "k");
   t.match(printKernel(kernel, { lanes: 16 }).text, /turn\d+\(tile/);
   const device = await createNativeDevice({ pool: pool! });

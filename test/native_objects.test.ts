@@ -100,7 +100,7 @@ function put(file: string, bytes: Uint8Array): void {
   writeFileSync(file, bytes);
 }
 
-t.test("files that are damaged are made again", { skip }, async (t) => {
+t.test("damaged files are regenerated", { skip }, async (t) => {
   const koffi = await import("koffi");
   const folder = path.join(t.testdir(), "native");
   const stored = async () => {
@@ -129,7 +129,7 @@ t.test("files that are damaged are made again", { skip }, async (t) => {
   t.strictSame(readdirSync(folder), made, "nothing is made again");
 });
 
-t.test("a folder that cannot be used is left", { skip }, async (t) => {
+t.test("an unusable folder is replaced", { skip }, async (t) => {
   const scratch = t.testdir({ file: "" });
   symlinkSync("nowhere", path.join(scratch, "link"));
   const folders: { readonly [folder: string]: RegExp } = {

@@ -211,7 +211,7 @@ function count(from: number, length: number): number[] {
 for (
   const [what, { mapped, sharded, stack, ...given }] of Object.entries(SHARDS)
 ) {
-  t.test(`what is mapped is what would be read: ${what}`, async (t) => {
+  t.test(`mapped weights equal read weights: ${what}`, async (t) => {
     const sizes: { readonly [axis: string]: number } = {
       e: 4,
       n: 1024,
