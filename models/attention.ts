@@ -3,6 +3,7 @@
 import {
   add,
   attention,
+  cachedAttention,
   dot,
   merge,
   mul,
@@ -36,6 +37,12 @@ export interface Heads {
 export type GroupedAxes = {
   readonly [axis in "kvHead" | "headDim" | "query" | "keyValue"]: number;
 };
+
+/** The cache of an attention, with the keys and values of the tokens of the run. */
+export interface Written {
+  readonly keys: Tensor<"sequence context kvHead headDim", "f32">;
+  readonly values: Tensor<"sequence context kvHead headDim", "f32">;
+}
 
 /** The scope of an attention block. */
 export type AttentionScope = DecoderScope<keyof GroupedAxes>;
@@ -142,6 +149,36 @@ export function rotate(heads: Heads, rotary: Rotary, layer: Layer): Heads {
   };
 }
 
+/** Queries of `q_proj`, normed head by head by `q_norm` and rotated, over a cache that another layer wrote; then `o_proj`. */
+export function attendWritten(
+  m: AttentionScope,
+  rows: Rows,
+  layer: Layer,
+  { cache: { keys, values }, epsilon, rotary, window, scale }: {
+    readonly cache: Written;
+    readonly epsilon: number;
+    readonly rotary: Rotary;
+    readonly window?: number | undefined;
+    readonly scale: number;
+  },
+): Rows {
+  const { position, sequence } = layer;
+  const projected = dot(rows, m.param("q_proj.weight", "query embed"), "embed");
+  const gain = m.param("q_norm.weight", "headDim");
+  const heads = split(projected, "query", "head headDim");
+  const normed = rmsNorm(heads, gain, "headDim", { epsilon });
+  const y = cachedAttention(rope(normed, "headDim", { position, ...rotary }), {
+    keys,
+    values,
+    sequence,
+    position,
+    scale,
+    ...window === undefined ? {} : { window },
+  });
+  const output = m.param("o_proj.weight", "embed query");
+  return dot(merge(y, "head headDim", "query"), output, "query");
+}
+
 /** Attend over the cache of the layer's block, and bring all heads back to a row by `o_proj`. */
 export function attendHeads(
   m: AttentionScope,
@@ -155,6 +192,8 @@ export function attendHeads(
     readonly bias?: boolean;
     /** The sigmoid of this multiplies what heads make. */
     readonly gate?: Tensor<"token head headDim", "f32">;
+    /** Takes the cache, for layers that attend over it too. */
+    readonly written?: (cache: Written) => void;
     /** What the output matrix is called; default "o_proj". */
     readonly output?: string;
     /** The block that it is in; default "self_attn". */
@@ -162,7 +201,7 @@ export function attendHeads(
   } = {},
 ): Rows {
   const { window, bias = false, gate, output = "o_proj", ...more } = options;
-  const { block = "self_attn", ...rest } = more;
+  const { block = "self_attn", written, ...rest } = more;
   const cache = "sequence context kvHead headDim";
   const { y, keys, values } = attention(q, {
     key: k,
@@ -176,6 +215,7 @@ export function attendHeads(
   });
   layer.keep(`${layer.name}.${block}.keys`, keys);
   layer.keep(`${layer.name}.${block}.values`, values);
+  written?.({ keys, values });
   const made = gate ? mul(y, sigmoid(gate)) : y;
   const rows = dot(
     merge(made, "head headDim", "query"),

@@ -72,6 +72,7 @@ export type Rows = Tensor<"token embed", "f32">;
 
 /** A layer at work. */
 export interface Layer {
+  readonly index: number;
   readonly kind: LayerKind;
   /** Its block, `model.layers.N`. */
   readonly name: string;
@@ -90,7 +91,7 @@ export interface Layer {
   /** Rows plus the result of `part`. */
   readonly residual: (x: Rows, part: (x: Rows) => Rows) => Rows;
   /** After the last attention of a layer: the rows that logits are computed of, if those are not all. */
-  readonly pick: (m: DecoderScope, x: Rows) => Rows;
+  readonly pick: <X extends Tensor>(m: DecoderScope, x: X) => X;
 }
 
 /** The name of what a layer's router chose, and of what it is given instead. */
@@ -111,11 +112,23 @@ export interface PreNorm<Own extends string> {
   readonly feed: Part;
 }
 
-/** The layers of a decoder: two blocks, or all of a layer, residuals included. */
+/** What layers begin with. */
+export interface Start {
+  /** The ids of tokens, and their embeddings. */
+  readonly ids: Tensor<"token", "i32">;
+  readonly rows: Rows;
+}
+
+/** The layers of a decoder: two blocks; all of a layer, residuals included; or that, after what layers share was computed. */
 export type DecoderBlocks<Axes extends AxisSizes> =
   & DecoderParts<Axes>
   & (PreNorm<keyof Axes & string> | {
     readonly layer: Part<keyof Axes & string>;
+  } | {
+    readonly begin: (
+      m: DecoderScope<keyof Axes & string>,
+      start: Start,
+    ) => Part<keyof Axes & string>;
   });
 
 interface DecoderParts<Axes extends AxisSizes> {
@@ -192,7 +205,6 @@ export function decoderModel<Axes extends AxisSizes>(
     ...blocks.axes,
   };
   const by = blocks.multipliers ?? { embedding: 1, residual: 1, logits: 1 };
-  const make = "layer" in blocks ? blocks.layer : preNorm(blocks, names);
   const residual = (x: Rows, part: (x: Rows) => Rows) => {
     const added = (x: Rows) => times(part(x), by.residual);
     return add(
@@ -210,6 +222,11 @@ export function decoderModel<Axes extends AxisSizes>(
     const keep = (name: string, tensor: Tensor) => void (kept[name] = tensor);
     const all: Routed[] = [];
     let x: Rows = times(embedding(table, ids, "vocab"), by.embedding);
+    const make = "layer" in blocks
+      ? blocks.layer
+      : "begin" in blocks
+      ? blocks.begin(own, { ids, rows: x })
+      : preNorm(blocks, names);
     const built = options.layers ??
       Array.from({ length: decoder.layers }, (_, index) => index);
     for (const index of built) {
@@ -227,6 +244,7 @@ export function decoderModel<Axes extends AxisSizes>(
         all.push({ logits, routing });
       };
       const layer = {
+        index,
         kind,
         name,
         sequence,
@@ -292,14 +310,14 @@ function preNorm<Own extends string>(
   };
 }
 
-function same(_: DecoderScope, x: Rows): Rows {
+function same<X extends Tensor>(_: DecoderScope, x: X): X {
   return x;
 }
 
 /** The rows of the tokens that the input `rows` numbers. They go on under the types of all tokens, but on an axis of their own. */
-function pickRows(m: DecoderScope, x: Rows): Rows {
+function pickRows<X extends Tensor>(m: DecoderScope, x: X): X {
   const rows = m.input("rows", "row", { dtype: "i32" });
-  return embedding(x, rows, "token") as Tensor as Rows;
+  return embedding(x as Tensor as Rows, rows, "token") as Tensor as X;
 }
 
 /** `x` times a constant of the configuration; nothing is computed for 1. */

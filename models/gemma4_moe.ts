@@ -7,6 +7,7 @@ import { add, gelu, type Model, mul, sum, type Tensor } from "switchyard-moe";
 import {
   anyField,
   attendHeads,
+  attendWritten,
   booleanField,
   type Config,
   type DecoderFields,
@@ -38,7 +39,10 @@ import {
   splitHeads,
   textConfig,
   WRAPPED,
+  type Written,
 } from "switchyard-moe/models";
+
+import { addLayerInputs, layerInputs } from "./layer_inputs.ts";
 
 /** The family of Gemma 4 with experts, text. */
 export const family = defineFamily({
@@ -63,6 +67,9 @@ interface Attention {
   readonly keysAsValues: boolean;
 }
 
+/** What layers attend over. */
+type Caches = Map<Attention, Written>;
+
 /** A Gemma 4 configuration. */
 interface Gemma4MoeConfig extends DecoderFields {
   readonly heads: number;
@@ -71,6 +78,12 @@ interface Gemma4MoeConfig extends DecoderFields {
   readonly sliding: Attention;
   readonly full: Attention;
   readonly denseFfn: number;
+  /** The last layers, so many, attend over the cache of the last layer before them with the same window. */
+  readonly sharingLayers: number;
+  /** Factor of `denseFfn` in these. */
+  readonly wide: number;
+  /** Elements that a layer is given of each token besides; 0: none. */
+  readonly layerInput: number;
   readonly softCap: number | undefined;
   readonly wrapped: boolean;
 }
@@ -80,9 +93,7 @@ function readConfig(whole: Config): Gemma4MoeConfig {
   const { config, wrapped } = textConfig(whole);
   requireField(config, "attention_bias", false);
   requireField(config, "hidden_activation", "gelu_pytorch_tanh");
-  requireField(config, "num_kv_shared_layers", 0);
-  requireField(config, "use_double_wide_mlp", false);
-  ignoreFields(config, ["per_layer_config", "vocab_size_per_layer_input"]);
+  ignoreFields(config, ["per_layer_config"]);
   const bidirectional = anyField(config, "use_bidirectional_attention") ?? null;
   // "vision": only tokens of images see later ones.
   if (bidirectional !== null && bidirectional !== "vision") {
@@ -92,8 +103,7 @@ function readConfig(whole: Config): Gemma4MoeConfig {
       "null or 'vision', the only ones built",
     );
   }
-  // Left out, they mean a model that is not built.
-  requireStated(config, "hidden_size_per_layer_input", 0);
+  // Left out, it means a model without experts.
   requireStated(config, "enable_moe_block", true);
   const field = (key: string, value: number) =>
     integerField(config, key, { default: value });
@@ -112,6 +122,13 @@ function readConfig(whole: Config): Gemma4MoeConfig {
     expertsPerToken: "top_k_experts",
     ffn: "moe_intermediate_size",
   });
+  const layerInput = integerField(config, "hidden_size_per_layer_input", {
+    default: 256,
+    min: 0,
+  });
+  const layerVocabulary = "vocab_size_per_layer_input";
+  if (layerInput === 0) ignoreFields(config, [layerVocabulary]);
+  else requireField(config, layerVocabulary, fields.vocabulary);
   const heads = field("num_attention_heads", 8);
   const kvHeads = field("num_key_value_heads", 4);
   const headDim = field("head_dim", 256);
@@ -140,6 +157,12 @@ function readConfig(whole: Config): Gemma4MoeConfig {
   // The last layer has no window, whatever the list says of it.
   const hasWindow = (layer: number) =>
     layer !== fields.layers - 1 && typeOf(layer) === "sliding_attention";
+  const sharingLayers = integerField(config, "num_kv_shared_layers", {
+    default: 0,
+    min: 0,
+  });
+  const shares = (layer: number) => layer >= fields.layers - sharingLayers;
+  checkSharing(fields.layers, sharingLayers, hasWindow);
   return {
     ...fields,
     heads,
@@ -159,13 +182,37 @@ function readConfig(whole: Config): Gemma4MoeConfig {
       keysAsValues,
     },
     denseFfn: field("intermediate_size", 9216),
+    sharingLayers,
+    wide: booleanField(config, "use_double_wide_mlp", { default: false })
+      ? 2
+      : 1,
+    layerInput,
     softCap: optionalField(config, "final_logit_softcapping"),
     wrapped,
     kindOf: (layer) => ({
       experts: true,
       window: hasWindow(layer) ? window : undefined,
+      ...shares(layer) ? { mixer: "shared" } : {},
     }),
   };
+}
+
+/** Refuse layers that share the cache of a layer that is not there. */
+function checkSharing(
+  layers: number,
+  sharing: number,
+  hasWindow: (layer: number) => boolean,
+): void {
+  const own = Array.from({ length: Math.max(0, layers - sharing) }, (_, i) => i)
+    .map(hasWindow);
+  for (let layer = own.length; layer < layers; layer++) {
+    if (own.includes(hasWindow(layer))) continue;
+    throw fieldError(
+      "num_kv_shared_layers",
+      sharing,
+      "fewer, so that a layer before them has the window of each",
+    );
+  }
 }
 
 /** Refuse a field that is left out, or has another value than is built. */
@@ -209,42 +256,57 @@ function readFrequencies(
 
 /** The model of a configuration. */
 function build(config: Gemma4MoeConfig, options: DecoderOptions): Model {
-  const { embed, epsilon, wrapped, softCap } = config;
+  const { embed, epsilon, wrapped, softCap, layerInput, layers } = config;
   return decoderModel(config, {
-    axes: { one: 1 },
+    axes: {
+      one: 1,
+      layerInput: Math.max(1, layerInput),
+      layerInputs: layers * Math.max(1, layerInput),
+      layer: layers,
+    },
     names: wrapped ? WRAPPED : {},
     multipliers: { embedding: Math.sqrt(embed), residual: 1, logits: 1 },
     ...softCap === undefined ? {} : { softCap },
-    layer(own, x, layer) {
-      const m: DecoderScope = own;
-      const norm = (rows: Rows, name: string) =>
-        layer.norm(m, rows, `${name}.weight`);
-      const attended = layer.residual(x, (rows) => {
-        const ready = norm(rows, "input_layernorm");
-        return norm(
-          attend(m, ready, layer, config),
-          "post_attention_layernorm",
-        );
-      });
-      const fed = layer.residual(layer.pick(m, attended), (rows) => {
-        const dense = mlp(m, norm(rows, "pre_feedforward_layernorm"), {
-          name: "mlp",
-          ffn: config.denseFfn,
-          glu: geglu,
+    begin(own, start) {
+      const caches: Caches = new Map();
+      const given = layerInput === 0
+        ? undefined
+        : layerInputs(own, start, { epsilon, wrapped, layerInput, embed });
+      return (own, x, layer) => {
+        const m: DecoderScope = own;
+        const norm = (rows: Rows, name: string) =>
+          layer.norm(m, rows, `${name}.weight`);
+        const attended = layer.residual(x, (rows) => {
+          const ready = norm(rows, "input_layernorm");
+          return norm(
+            attend(m, ready, layer, { config, caches }),
+            "post_attention_layernorm",
+          );
         });
-        const routed = feed(m, rows, layer, {
-          config,
-          ready: norm(rows, "pre_feedforward_layernorm_2"),
+        const fed = layer.residual(layer.pick(m, attended), (rows) => {
+          const dense = mlp(m, norm(rows, "pre_feedforward_layernorm"), {
+            name: "mlp",
+            ffn: config.denseFfn *
+              (layer.kind.mixer === "shared" ? config.wide : 1),
+            glu: geglu,
+          });
+          const routed = feed(m, rows, layer, {
+            config,
+            ready: norm(rows, "pre_feedforward_layernorm_2"),
+          });
+          return norm(
+            add(
+              norm(dense, "post_feedforward_layernorm_1"),
+              norm(routed, "post_feedforward_layernorm_2"),
+            ),
+            "post_feedforward_layernorm",
+          );
         });
-        return norm(
-          add(
-            norm(dense, "post_feedforward_layernorm_1"),
-            norm(routed, "post_feedforward_layernorm_2"),
-          ),
-          "post_feedforward_layernorm",
-        );
-      });
-      return mul(fed, sum(own.param("layer_scalar", "one"), "one"));
+        const done = given === undefined
+          ? fed
+          : addLayerInputs(own, fed, layer, { given, layerInput });
+        return mul(done, sum(own.param("layer_scalar", "one"), "one"));
+      };
     },
   }, options);
 
@@ -288,16 +350,32 @@ function attend(
   m: DecoderScope,
   rows: Rows,
   layer: Layer,
-  { sliding, full, epsilon }: Gemma4MoeConfig,
+  { config: { sliding, full, epsilon }, caches }: {
+    readonly config: Gemma4MoeConfig;
+    readonly caches: Caches;
+  },
 ): Rows {
-  const { window } = layer.kind;
+  const { window, mixer } = layer.kind;
   const c = window === undefined ? full : sliding;
+  const cache = caches.get(c);
+  if (mixer === "shared" && cache) {
+    const options = { cache, epsilon, rotary: c.rotary, window, scale: 1 };
+    return m.block(
+      "self_attn",
+      groupedAxes(c),
+      (m) => attendWritten(m, rows, layer, options),
+    );
+  }
   return m.block("self_attn", groupedAxes(c), (m) => {
     const projected = project(m, rows, { keysAsValues: c.keysAsValues });
     const heads = normHeads(m, splitHeads(projected), { epsilon });
     const v = plainNorm(heads.v, "headDim", epsilon);
     const ready = rotate({ ...heads, v }, c.rotary, layer);
-    return attendHeads(m, ready, layer, { window, scale: 1 });
+    return attendHeads(m, ready, layer, {
+      window,
+      scale: 1,
+      written: (cache) => void caches.set(c, cache as never),
+    });
   });
 }
 

@@ -12,6 +12,7 @@ export {
 } from "./family.ts";
 export {
   attendHeads,
+  attendWritten,
   type AttentionScope,
   type GroupedAxes,
   groupedAxes,
@@ -23,6 +24,7 @@ export {
   type Projections,
   rotate,
   splitHeads,
+  type Written,
 } from "./attention.ts";
 export {
   type DecoderDefaults,
@@ -67,6 +69,7 @@ export {
   type LayerKind,
   type Part,
   type Rows,
+  type Start,
   times,
   WRAPPED,
 } from "./decoder.ts";

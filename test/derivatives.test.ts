@@ -6,6 +6,7 @@ import {
   abs,
   add,
   attention,
+  cachedAttention,
   cast,
   combine,
   concat,
@@ -281,6 +282,50 @@ t.test("attention over a cache that the same tokens wrote", async (t) => {
   }
 });
 
+t.test("attention over the cache that another one wrote", async (t) => {
+  const net = model(
+    {
+      token: upTo(5),
+      sequence: 2,
+      context: 4,
+      embed: 3,
+      head: 2,
+      kvHead: 1,
+      dim: 2,
+      other: 2,
+    },
+    (m) => {
+      const x = m.input("x", "token embed");
+      const at = (name: string) => m.input(name, "token", { dtype: "i32" });
+      const where = { sequence: at("sequence"), position: at("position") };
+      const { y, keys, values } = attention(
+        dot(x, m.param("q", "head dim embed"), "embed"),
+        {
+          key: dot(x, m.param("k", "kvHead dim embed"), "embed"),
+          value: dot(x, m.param("v", "kvHead dim embed"), "embed"),
+          keys: m.state("keys", "sequence context kvHead dim"),
+          values: m.state("values", "sequence context kvHead dim"),
+          ...where,
+        },
+      );
+      const again = cachedAttention(
+        dot(x, m.param("q2", "head other embed"), "embed"),
+        { keys, values, ...where, window: 2 },
+      );
+      return { loss: add(lossOf(y), lossOf(again)), keys, values };
+    },
+  );
+  await gradientsHold(t, {
+    model: net,
+    inputs: {
+      x: waves(15),
+      sequence: [0, 1, 0, 0, 1],
+      position: [0, 0, 1, 2, 1],
+    },
+    params: { q: waves(12), q2: waves(12, 3), k: waves(6, 1), v: waves(6, 2) },
+  });
+});
+
 t.test("latent attention, whose values are the first elements of its keys", async (t) => {
   const net = model(
     {
@@ -349,7 +394,8 @@ t.test("routing: rows, weights and routers", async (t) => {
           m.param("down.{expert}", "expert embed ffn"),
           "ffn",
         );
-        return { loss: lossOf(combine(done, routing)) };
+        const scaled = mul(done, m.param("scale", "expert"));
+        return { loss: lossOf(combine(scaled, routing)) };
       },
     );
     await gradientsHold(t, {
@@ -361,6 +407,7 @@ t.test("routing: rows, weights and routers", async (t) => {
         "up.{expert}": waves(24, 3),
         "bias.{expert}": waves(8, 4),
         "down.{expert}": waves(24, 5),
+        scale: waves(4, 6),
       },
     }, `${options.preset}: gradients`);
   }

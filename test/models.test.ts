@@ -50,6 +50,7 @@ const CHECKPOINTS = [
   "lfm2moe-16e",
   "gemma4moe-12e",
   "gemma4moe-6e-wrapped",
+  "gemma4moe-8e-ple",
   "longcatflash-12e",
 ];
 
@@ -403,6 +404,16 @@ t.test("families refuse options that they do not have, by name", (t) => {
       "gemma4moe-12e",
       { enable_moe_block: undefined },
       "'enable_moe_block' is missing. It must be true, the only one built",
+    ],
+    [
+      "gemma4moe-8e-ple",
+      { num_kv_shared_layers: 4 },
+      "'num_kv_shared_layers' is 4. It must be fewer, so that a layer before them has the window of each",
+    ],
+    [
+      "gemma4moe-8e-ple",
+      { vocab_size_per_layer_input: 191 },
+      "'vocab_size_per_layer_input' is 191. It must be 192, the only one built",
     ],
     [
       "qwen35moe-8e-wrapped",

@@ -372,7 +372,6 @@ const DEFAULTS: { readonly [architecture: string]: object } = {
 const STATED: { readonly [architecture: string]: object } = {
   Glm4MoeForCausalLM: { head_dim: 128 },
   Gemma4ForCausalLM: {
-    hidden_size_per_layer_input: 0,
     enable_moe_block: true,
   },
   NemotronHForCausalLM: { hybrid_override_pattern: "ME*-" },

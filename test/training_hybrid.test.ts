@@ -1,4 +1,4 @@
-/** Training models with recurrences and convolutions: on meshes, the losses of one rank. */
+/** Training models with recurrences, convolutions and shared caches: on meshes, the losses of one rank. */
 // needs: cpu
 
 import t from "tap";
@@ -27,6 +27,7 @@ const MESHES = {
   "nemotronh-16e": [{ ep: 2 }, { tp: 2 }],
   "lfm2moe-16e": [{ tp: 2, ep: 2 }],
   "qwen35moe-8e-wrapped": [{ ep: 2 }],
+  "gemma4moe-8e-ple": [{ ep: 2 }],
 } as const;
 
 /** Two sequences of tokens, each with the next one as its label. */

@@ -16,6 +16,7 @@ import {
 import type {
   Axis,
   CanCache,
+  CanCached,
   CanKey,
   CanPosition,
   CanQuery,
@@ -270,6 +271,95 @@ export function attention<
   return { y, ...next };
 }
 
+/** Options of `cachedAttention`. */
+export interface CachedAttentionOptions<KeyCache, ValueCache, At, Sinks>
+  extends AttentionChoices<At, Sinks> {
+  /** Keys of all tokens so far, these included: `keys` of another attention. */
+  readonly keys: KeyCache;
+  /** Values of all tokens so far, axes of `keys`. */
+  readonly values: ValueCache;
+}
+
+/**
+ * Causal grouped-query attention over the cache that another attention of the same run has written, as in layers that
+ * share keys and values with an earlier one. It writes nothing.
+ *
+ * Axes: `q` is `token head dim`, `keys` and `values` are `sequence context kvHead headDim`, where `dim` and `headDim` may
+ * be of two blocks; the result has the axes of `q`. Dtype: all equal, "f32" or "f16"; `sequence` and `position` are
+ * "i32". Errors: other axes; elements of `q` and of a key differ in number; dtypes differ; heads that are no multiple of
+ * the key heads. Gradient: as `attention`. Sharding: as `attention`.
+ *
+ * @example
+ * ```ts
+ * const attend = model({ token: 1, head: 1, kvHead: 1, dim: 1, sequence: 1, context: 2 }, (m) => {
+ *   const one = "token kvHead dim";
+ *   const at = {
+ *     sequence: m.input("sequence", "token", { dtype: "i32" }),
+ *     position: m.input("position", "token", { dtype: "i32" }),
+ *   };
+ *   const q = m.input("q", "token head dim");
+ *   const { y, keys, values } = attention(q, {
+ *     key: m.input("k", one),
+ *     value: m.input("v", one),
+ *     keys: m.state("keys", "sequence context kvHead dim"),
+ *     values: m.state("values", "sequence context kvHead dim"),
+ *     ...at,
+ *   });
+ *   return { y: cachedAttention(y, { keys, values, ...at }), keys, values };
+ * });
+ * const { outputs } = evaluate(trace(attend), {
+ *   inputs: { q: [1], k: [1], v: [3], sequence: [0], position: [0] },
+ * });
+ * console.assert(outputs.y?.data[0] === 3);
+ * ```
+ */
+export function cachedAttention<
+  Q extends string,
+  D extends Float,
+  S extends string,
+>(
+  q: CanQuery<Q, Tensor<Q, D>>,
+  options: CachedAttentionOptions<
+    CanCached<S, Tensor<S, NoInfer<D>>>,
+    Tensor<NoInfer<S>, NoInfer<D>>,
+    Tensor<First<NoInfer<Q>>, "i32">,
+    Tensor<Second<NoInfer<Q>>, NoInfer<D>>
+  >,
+): Tensor<Q, D> {
+  const query = q as unknown as Tensor;
+  const keys = options.keys as unknown as Tensor;
+  const { values, sequence, position } = options;
+  traceOf([query, sequence, position], cachedAttention);
+  traceOf([keys, values], cachedAttention);
+  const [token, head, dim] = query.node.axes;
+  const [, , kvHead, cached] = keys.node.axes;
+  const four = keys.node.axes.length === 4;
+  const wrong = query.node.axes.length !== 3
+    ? say.query(query.node.axes)
+    : !four || !sameAxes(values.node.axes, keys.node.axes)
+    ? say.cached((four ? values : keys).node.axes)
+    : undefined;
+  if (wrong !== undefined) {
+    const error = new ModelError(wrong, callSite(cachedAttention));
+    return refuse(error, [query, keys]);
+  }
+  const named = (x: Tensor, from: string, to: string): Tensor =>
+    from === to ? x : apply(cachedAttention, "rename", [x], { from, to });
+  const y: Tensor = attend(
+    cachedAttention,
+    [named(query, dim!, cached!), keys, values],
+    {
+      options,
+      token: token!,
+      head: head!,
+      dim: cached!,
+      valueDim: cached!,
+      kvHead: kvHead!,
+    },
+  );
+  return named(y, cached!, dim!) as Tensor<Q, D>;
+}
+
 /** Options of `latentAttention`. */
 export interface LatentAttentionOptions<K, V, KeyCache, At, Sinks>
   extends AttentionChoices<At, Sinks> {
@@ -369,7 +459,7 @@ export function latentAttention<
 
 /** The attention node over caches that are written. */
 function attend<Y extends string, D extends Float>(
-  op: typeof attention | typeof latentAttention,
+  op: typeof attention | typeof cachedAttention | typeof latentAttention,
   operands: readonly [query: Tensor, keys: Tensor, values?: Tensor],
   part: {
     readonly options: AttentionChoices<Tensor, Tensor>;

@@ -246,6 +246,14 @@ export type CanCache<K extends string, S extends string, Ok> = string extends
     : `Cannot attend with cache '${S}': expected 'sequence context ${GX}', to hold '${K}'`
   : Ok;
 
+/** `Ok` if `S` has the axes of a cache of keys by head. */
+export type CanCached<S extends string, Ok> = string extends S ? Ok
+  : S extends `${string} ${string} ${string} ${infer X}`
+    ? X extends `${string} ${string}`
+      ? `Cannot attend with cache '${S}': expected four axes, 'sequence context kvHead dim'`
+    : Ok
+  : `Cannot attend with cache '${S}': expected four axes, 'sequence context kvHead dim'`;
+
 /** `Ok` if `X` has the axes of the positions `P`. */
 export type CanPosition<X extends string, P extends string, Ok> =
   [Axis<P>] extends [Axis<X>] ? Ok

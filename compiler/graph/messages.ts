@@ -118,6 +118,10 @@ export const messages = {
     `Cannot attend with cache '${words(cache)}': expected 'sequence context ${
       words(key.slice(1))
     }', to hold '${words(key)}'`,
+  cached: (cache: Axes): string =>
+    `Cannot attend with cache '${
+      words(cache)
+    }': expected four axes, 'sequence context kvHead dim'`,
   position: (axes: Axes, position: Axes): string =>
     `Cannot rope '${words(axes)}' by position '${
       words(position)

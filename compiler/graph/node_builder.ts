@@ -22,6 +22,8 @@ export interface BuilderContext {
   readonly axes: { readonly [name: string]: AxisSize };
   /** Axes that may be long, and are sharded over the mesh: of tokens, of slots, of dynamic length. */
   readonly rowAxes: ReadonlySet<string>;
+  /** The axis of experts of each axis of slots. */
+  readonly slots: ReadonlyMap<string, string>;
   /** What their nodes are for; absent: the forward pass. */
   readonly phase?: Phase;
 }
@@ -105,7 +107,18 @@ export class NodeBuilder {
 
   #sum(x: Node, over: readonly string[]): Node {
     if (over.length === 0) return x;
-    if (this.#isLong(over)) return this.make("reduceSum", [x], { over });
+    if (!this.#isLong(over)) return this.#reduced(x, over);
+    const slot = over.find((axis) => this.context.slots.has(axis));
+    // Rows are summed expert by expert: what a row has, before.
+    const first = slot === undefined
+      ? []
+      : without(over, [slot, this.context.slots.get(slot)!]);
+    return this.make("reduceSum", [this.#reduced(x, first)], {
+      over: without(over, first),
+    });
+  }
+
+  #reduced(x: Node, over: readonly string[]): Node {
     return over.reduce(
       (sum, axis) => this.make("reduce", [sum], { kind: "sum", over: axis }),
       x,
@@ -167,5 +180,8 @@ export function builderContext(
   for (const { params: { tokens, slot } } of routings) {
     for (const axis of [...tokens, slot]) rowAxes.add(axis);
   }
-  return { axes, rowAxes, ...phase === undefined ? {} : { phase } };
+  const slots = new Map(
+    routings.map(({ params }) => [params.slot, params.expert]),
+  );
+  return { axes, rowAxes, slots, ...phase === undefined ? {} : { phase } };
 }

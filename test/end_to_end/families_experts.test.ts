@@ -12,5 +12,6 @@ testInTurns([
   "flexolmo-10e",
   "gemma4moe-12e",
   "gemma4moe-6e-wrapped",
+  "gemma4moe-8e-ple",
   "longcatflash-12e",
 ]);
