@@ -179,7 +179,7 @@ function indexOf(ops) {
   );
   return [
     "# Reference",
-    "A page for each op. These pages are made from the doc comments by `npm run docs`; their examples are tests. [The language](../../spec/language.md) says what holds for all, [names](../names.md) what other libraries call them.",
+    "One page per op. `npm run docs` generates these pages from doc comments; their examples are tests. [The language](../../spec/language.md) describes common rules, [names](../names.md) the names in other libraries.",
     ...lists,
     "",
   ].join("\n\n").replace(/\n+$/, "\n");

@@ -1,4 +1,4 @@
-/** Activation functions: elementwise ops, made of the functions that kernels have. */
+/** Activation functions: elementwise ops composed of kernel functions. */
 
 import { f32, local } from "../../spec/kernel/build.ts";
 import { expr } from "../../spec/kernel/resolve.ts";
@@ -7,7 +7,7 @@ import { scalarMap, wantFloat } from "./scalar_map.ts";
 import { type Op, type Tensor, traceOf } from "./tensor.ts";
 import type { Broadcast, CanBroadcast, Float } from "./types.ts";
 
-/** exp(-x), but finite: of numbers below -80 as of -80, so that gradients are no NaN. */
+/** exp(-x) with x clamped to at least -80, so that gradients are finite. */
 function expMinus(x: Expr): Expr {
   return expr`exp(min(-${x}, 80))`;
 }
@@ -17,7 +17,7 @@ function siluOf(x: Expr): Expr {
   return expr`${x} / (1.0 + ${expMinus(x)})`;
 }
 
-/** Gives a value a name, so that it is computed once however often it is used. */
+/** Binds a value to a name, so that it is computed once. */
 type Once = (name: string, value: Expr) => Expr;
 
 function activation(
@@ -37,7 +37,7 @@ function activation(
 
 /**
  * `1 / (1 + exp(-x))`. Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype. Gradient: `y · (1 - y)`.
- * Sharding: along every axis as its operands are; nothing is sent.
+ * Sharding: that of the operands along every axis; sends nothing.
  *
  * @example
  * ```ts
@@ -53,7 +53,7 @@ export function sigmoid<A extends string, D extends Float>(
 
 /**
  * `x · sigmoid(x)`, also called swish. Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype. Gradient: `s
- * · (1 + x · (1 - s))`, s being `sigmoid(x)`. Sharding: along every axis as its operands are; nothing is sent.
+ * · (1 + x · (1 - s))`, s being `sigmoid(x)`. Sharding: that of the operands along every axis; sends nothing.
  *
  * @example
  * ```ts
@@ -71,8 +71,8 @@ export function silu<A extends string, D extends Float>(
 /**
  * `up · silu(gate)` as one function: the gated activation of most families. Operands are broadcast by axis name.
  *
- * Axes: as `add`. Dtype: "f32" or "f16", both equal. Errors: as `add`; another dtype. Gradient: `silu(gate)` by `up`, and `up`
- * times that of `silu` by `gate`. Sharding: along every axis as its operands are; nothing is sent.
+ * Axes: as `add`. Dtype: "f32" or "f16", both equal. Errors: as `add`; another dtype. Gradient: `silu(gate)` by `up`,
+ * and `up` times that of `silu` by `gate`. Sharding: that of the operands along every axis; sends nothing.
  *
  * @example
  * ```ts
@@ -101,8 +101,8 @@ export function swiglu<
 }
 
 /**
- * The larger of `x` and 0. Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype. Gradient: 1 above 0,
- * else 0. Sharding: along every axis as its operands are; nothing is sent.
+ * The maximum of `x` and 0. Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype. Gradient: 1 above 0, else
+ * 0. Sharding: that of the operands along every axis; sends nothing.
  *
  * @example
  * ```ts
@@ -119,7 +119,7 @@ export function relu<A extends string, D extends Float>(
 
 /**
  * `log(1 + exp(x))`, without overflow, to 1e-7. Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype.
- * Gradient: `sigmoid(x)`. Sharding: along every axis as its operands are; nothing is sent.
+ * Gradient: `sigmoid(x)`. Sharding: that of the operands along every axis; sends nothing.
  *
  * @example
  * ```ts
@@ -144,10 +144,11 @@ export interface GeluOptions {
 }
 
 /**
- * `x · Φ(x)`, Φ being the distribution function of the standard normal distribution, to 2e-7; or its approximation by tanh.
+ * `x · Φ(x)`, where Φ is the cumulative distribution function of the standard normal distribution, accurate to 2e-7; or
+ * its tanh approximation.
  *
  * Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype. Gradient: `Φ(x) + x · φ(x)`, or that of the
- * approximation. Sharding: along every axis as its operands are; nothing is sent.
+ * approximation. Sharding: that of the operands along every axis; sends nothing.
  *
  * @example
  * ```ts

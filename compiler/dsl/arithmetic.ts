@@ -1,4 +1,4 @@
-/** Elementwise ops. All are the primitive `map`: operands are broadcast by axis name. */
+/** Elementwise ops. All are the primitive `map`; operands are broadcast by axis name. */
 
 import { ModelError } from "../../spec/errors.ts";
 import type { DType } from "../../spec/dtype.ts";
@@ -25,7 +25,7 @@ function builtin(
   return { js, span: undefined, lowered: { parameters, lets: [], result } };
 }
 
-/** An op of two operands, the second of which may be a number. */
+/** An op of two operands. The second may be a number. */
 function two(
   op: Op,
   fn: BinaryOp,
@@ -62,16 +62,16 @@ function two(
     [type, type],
     binary(fn, p0, local("p1", type)),
   );
-  // A failing check makes `b` a string to the type checker, never at run time: `traceOf` refused it.
+  // A failed check has type string only for the type checker: `traceOf` rejected it at run time.
   return apply(op, "map", [a, b as Tensor], { lambda, op: op.name });
 }
 
 /**
  * The sum `a + b`, operands broadcast by axis name; `b` may be a number.
  *
- * Axes: one operand has all axes of the other; the result has them in that operand's order. Dtype: both equal, any.
- * Errors: neither has all axes of the other; dtypes differ. Gradient: 1 by `a` and by `b`, summed over the axes that
- * an operand lacks. Sharding: along every axis as its operands are; nothing is sent.
+ * Axes: one operand has all axes of the other; the result has its axes in its order. Dtype: both equal, any. Errors:
+ * neither operand has all axes of the other; dtypes differ. Gradient: 1 by `a` and by `b`, summed over the axes that an
+ * operand lacks. Sharding: that of the operands along every axis; sends nothing.
  *
  * @example
  * ```ts
@@ -99,8 +99,7 @@ export function add<
 /**
  * The difference `a - b`, operands broadcast by axis name; `b` may be a number.
  *
- * Axes, dtype and errors: as `add`. Gradient: 1 by `a` and -1 by `b`, summed as for `add`. Sharding: along every axis
- * as its operands are; nothing is sent.
+ * Axes, dtype and errors: as `add`. Gradient: 1 by `a` and -1 by `b`, summed as for `add`. Sharding: that of the operands along every axis; sends nothing.
  *
  * @example
  * ```ts
@@ -123,8 +122,7 @@ export function sub<
 /**
  * The product `a * b`, operands broadcast by axis name; `b` may be a number.
  *
- * Axes, dtype and errors: as `add`. Gradient: `b` by `a` and `a` by `b`, summed as for `add`. Sharding: along every
- * axis as its operands are; nothing is sent.
+ * Axes, dtype and errors: as `add`. Gradient: `b` by `a` and `a` by `b`, summed as for `add`. Sharding: that of the operands along every axis; sends nothing.
  *
  * @example
  * ```ts
@@ -145,10 +143,10 @@ export function mul<
 }
 
 /**
- * The quotient `a / b`, operands broadcast by axis name; `b` may be a number. Of integers, the whole part.
+ * The quotient `a / b`, operands broadcast by axis name; `b` may be a number. Integer quotients are truncated.
  *
  * Axes, dtype and errors: as `add`. Gradient: `1 / b` by `a` and `-a / b²` by `b`, summed as for `add`; integers have
- * none. Sharding: along every axis as its operands are; nothing is sent.
+ * none. Sharding: that of the operands along every axis; sends nothing.
  *
  * @example
  * ```ts
@@ -171,10 +169,10 @@ export function div<
 }
 
 /**
- * The larger of `a` and `b`, operands broadcast by axis name; `b` may be a number.
+ * The maximum of `a` and `b`, operands broadcast by axis name; `b` may be a number.
  *
- * Axes, dtype and errors: as `add`. Gradient: that of the result goes to the larger, where both are equal to `a`.
- * Sharding: along every axis as its operands are; nothing is sent.
+ * Axes, dtype and errors: as `add`. Gradient: that of the result for the larger operand, for `a` if both are equal.
+ * Sharding: that of the operands along every axis; sends nothing.
  *
  * @example
  * ```ts
@@ -195,10 +193,10 @@ export function maximum<
 }
 
 /**
- * The smaller of `a` and `b`, operands broadcast by axis name; `b` may be a number.
+ * The minimum of `a` and `b`, operands broadcast by axis name; `b` may be a number.
  *
- * Axes, dtype and errors: as `add`. Gradient: that of the result goes to the smaller, where both are equal to `a`.
- * Sharding: along every axis as its operands are; nothing is sent.
+ * Axes, dtype and errors: as `add`. Gradient: that of the result for the smaller operand, for `a` if both are equal.
+ * Sharding: that of the operands along every axis; sends nothing.
  *
  * @example
  * ```ts
@@ -218,7 +216,7 @@ export function minimum<
   return two(minimum, "min", Math.min, a, b);
 }
 
-/** An op of one operand that is a function of the kernel tree. */
+/** An op of one operand: a function of the kernel tree. */
 function one(
   op: Op,
   fn: CallName,
@@ -234,8 +232,7 @@ function one(
 /**
  * The negative of `x`.
  *
- * Axes: those of `x`. Dtype: any but "u32". Errors: an operand of dtype "u32". Gradient: -1. Sharding: along every
- * axis as its operands are; nothing is sent.
+ * Axes: those of `x`. Dtype: all except "u32". Errors: an operand of dtype "u32". Gradient: -1. Sharding: that of the operands along every axis; sends nothing.
  *
  * @example
  * ```ts
@@ -262,7 +259,7 @@ export function neg<A extends string, D extends Exclude<DType, "u32">>(
 
 /**
  * e to the power of `x`. Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype. Gradient: `exp(x)`.
- * Sharding: along every axis as its operands are; nothing is sent.
+ * Sharding: that of the operands along every axis; sends nothing.
  *
  * @example
  * ```ts
@@ -278,7 +275,7 @@ export function exp<A extends string, D extends Float>(
 
 /**
  * The natural logarithm of `x`. Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype. Gradient: `1 / x`.
- * Sharding: along every axis as its operands are; nothing is sent.
+ * Sharding: that of the operands along every axis; sends nothing.
  *
  * @example
  * ```ts
@@ -294,7 +291,7 @@ export function log<A extends string, D extends Float>(
 
 /**
  * The square root of `x`. Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype. Gradient: `1 / (2 ·
- * sqrt(x))`. Sharding: along every axis as its operands are; nothing is sent.
+ * sqrt(x))`. Sharding: that of the operands along every axis; sends nothing.
  *
  * @example
  * ```ts
@@ -310,7 +307,7 @@ export function sqrt<A extends string, D extends Float>(
 
 /**
  * The hyperbolic tangent of `x`. Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype. Gradient: `1 -
- * y²`. Sharding: along every axis as its operands are; nothing is sent.
+ * y²`. Sharding: that of the operands along every axis; sends nothing.
  *
  * @example
  * ```ts
@@ -325,8 +322,8 @@ export function tanh<A extends string, D extends Float>(
 }
 
 /**
- * The magnitude of `x`. Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype. Gradient: the sign of `x`;
- * 0 at 0. Sharding: along every axis as its operands are; nothing is sent.
+ * The absolute value of `x`. Axes: those of `x`. Dtype: "f32" or "f16". Errors: another dtype. Gradient: the sign of
+ * `x`; 0 at 0. Sharding: that of the operands along every axis; sends nothing.
  *
  * @example
  * ```ts
@@ -340,7 +337,7 @@ export function abs<A extends string, D extends Float>(
   return one(abs, "abs", Math.abs, x);
 }
 
-/** A scalar function of as many numbers as there are tensors. */
+/** A scalar function with one parameter per tensor. */
 export type Scalar<B extends string, C extends string, E extends string> =
   [B] extends [never] ? (a: number) => number
     : [C] extends [never] ? (a: number, b: number) => number
@@ -348,13 +345,13 @@ export type Scalar<B extends string, C extends string, E extends string> =
     : (a: number, b: number, c: number, d: number) => number;
 
 /**
- * Apply your own scalar function to one to four tensors, broadcast by axis name. The function is read from the source
- * at this call and becomes part of a kernel; it also runs as it is in `evaluate`.
+ * Applies a scalar function to one to four tensors, broadcast by axis name. The compiler reads the function's source at
+ * this call and makes it part of a kernel; `evaluate` calls the function itself.
  *
- * Axes: one operand has all axes of the others; the result has them in that operand's order. Dtype: all equal, "f32"
- * or "f16". Errors: no operand has all axes; dtypes differ; a function of more numbers than there are tensors; a
- * function outside the scalar subset, when the model is compiled. Gradient: of the function, derived from its source;
- * conditions and rounding have none. Sharding: along every axis as its operands are; nothing is sent.
+ * Axes: one operand has all axes of the others; the result has its axes in its order. Dtype: all equal, "f32" or "f16".
+ * Errors: no operand has all axes; dtypes differ; the function has more parameters than there are tensors; at compile
+ * time, a function outside the scalar subset. Gradient: derived from the source of the function; conditions and
+ * rounding have none. Sharding: that of the operands along every axis; sends nothing.
  *
  * @example
  * ```ts
@@ -381,7 +378,7 @@ export function map<
   return mapped(map, f, a, b, c, d);
 }
 
-/** `map`, once the types of its operands have done their work. */
+/** `map` after type checking of its operands. */
 function mapped(
   op: Op,
   f: unknown,

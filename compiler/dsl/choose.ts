@@ -1,4 +1,4 @@
-/** Elementwise ops that choose: between limits, and between two tensors. */
+/** Elementwise selection: clamping, and selection between two tensors. */
 
 import type { DType } from "../../spec/dtype.ts";
 import { ModelError } from "../../spec/errors.ts";
@@ -27,11 +27,10 @@ function constant(type: ScalarType, value: number): Expr {
 }
 
 /**
- * `x` within `low` and `high`, numbers; either may be infinite.
+ * `x` limited to the numbers `low` to `high`. Either may be infinite.
  *
- * Axes: those of `x`. Dtype: any; limits of integers are whole numbers. Errors: `low` above `high`; a limit that is
- * no number of the dtype. Gradient: 1 from `low` to `high`, 0 outside. Sharding: along every axis as its operands
- * are; nothing is sent.
+ * Axes: those of `x`. Dtype: any; limits of integers are integers. Errors: `low` above `high`; a limit that the dtype
+ * cannot represent. Gradient: 1 from `low` to `high`, 0 outside. Sharding: that of the operands along every axis; sends nothing.
  *
  * @example
  * ```ts
@@ -69,10 +68,9 @@ export function clamp<A extends string, D extends DType>(
 /**
  * `a` where `condition` is not 0, else `b`; operands broadcast by axis name.
  *
- * Axes: one operand has all axes of the others; the result has them in that operand's order. Dtype: `a` and `b`
- * equal, any; `condition` any. Errors: no operand has all axes; dtypes differ. Gradient: that of the result goes to
- * `a` or to `b`, and 0 to the other; `condition` has none. Sharding: along every axis as its operands are; nothing is
- * sent.
+ * Axes: one operand has all axes of the others; the result has its axes in its order. Dtype: `a` and `b` equal, any;
+ * `condition` any. Errors: no operand has all axes; dtypes differ. Gradient: that of the result for the selected
+ * operand, 0 for the other; `condition` has none. Sharding: that of the operands along every axis; sends nothing.
  *
  * @example
  * ```ts
@@ -114,7 +112,7 @@ export function where<
   });
 }
 
-/** 1 where a value is not 0, so that no cast makes 0 of a small number. */
+/** 1 for values that are not 0. A cast would round small numbers to 0. */
 function isNonzero(x: Tensor): Tensor {
   const type = scalarType(x.dtype);
   return scalarMap(where, [x], {

@@ -20,13 +20,13 @@ import {
 import type { CanDot, CanEinsum, Dot, EinsumOut, Float } from "./types.ts";
 
 /**
- * Multiply `a` and `b` and sum over the axis `over`, or over several (`"head headDim"`). Other axes that both have are
- * batch axes. Orientation does not matter: axes are found by name.
+ * Multiplies `a` and `b` and sums over the axis `over`, or over several (`"head headDim"`). Other shared axes are batch
+ * axes. Axes are found by name, so their order does not matter.
  *
- * Axes: those of `a` without `over`, then those of `b` that `a` does not have. Dtype: both equal, "f32" or "f16";
- * sums are in f32. Errors: an axis that one operand does not have; dtypes differ. Gradient: `dot` with the other
- * operand, over the axes that only it has. Sharding: along every axis. Where `over` is sharded each rank sums its
- * part, and the parts are added up where the result is used (an all-reduce or a reduce-scatter).
+ * Axes: those of `a` without `over`, then those of `b` that `a` does not have. Dtype: both equal, "f32" or "f16"; sums
+ * are in f32. Errors: an axis that one operand does not have; dtypes differ. Gradient: `dot` with the other operand
+ * over the axes that only it has. Sharding: along every axis. If `over` is sharded, each rank has a partial sum, and
+ * the result is reduced before its use (all-reduce or reduce-scatter).
  *
  * @example
  * ```ts
@@ -54,11 +54,11 @@ export function dot<
 }
 
 /**
- * A product of two tensors by a spec that writes out all axes: `"token embed, embed ffn -> token ffn"`. Axes that are
- * not in the output are summed.
+ * A product of two tensors with all axes written out: `"token embed, embed ffn -> token ffn"`. Axes missing from the
+ * output are summed.
  *
- * Axes: those after `->`, in that order. Dtype: both equal, "f32" or "f16". Errors: a spec that does not say the
- * operands' axes; an output axis on neither operand; nothing to sum and neither operand with all axes; dtypes differ.
+ * Axes: those after `->`, in that order. Dtype: both equal, "f32" or "f16". Errors: a spec that differs from the
+ * operands' axes; an output axis that neither operand has; no summed axis and no operand with all axes; dtypes differ.
  * Gradient: as `dot`. Sharding: as `dot`.
  *
  * @example
@@ -109,7 +109,7 @@ export function einsum<
   );
 }
 
-/** The output's axes, after the spec is held against the operands. */
+/** Returns the output axes after checking the spec against the operands. */
 function parseSpec(
   spec: string,
   a: Tensor,

@@ -1,4 +1,4 @@
-/** The loss of language models. */
+/** Cross-entropy, the loss of language models. */
 
 import { ModelError } from "../../spec/errors.ts";
 import { expr } from "../../spec/kernel/resolve.ts";
@@ -19,18 +19,18 @@ import type { Axis, Without } from "./types.ts";
 export interface CrossEntropyOptions<K extends string> {
   /** The axis of the classes, such as the vocabulary. */
   readonly over: K;
-  /** The label of tokens that do not count; default -100. */
+  /** Label of ignored tokens. Default: -100. */
   readonly ignore?: number;
 }
 
 /**
- * The mean of `-log softmax(logits)[label]` over all tokens whose label counts; 0 where none does. Probabilities are
- * never stored: `logSumExp` and the logit of the label are enough.
+ * The mean of `-log softmax(logits)[label]` over all tokens that are not ignored; 0 if there are none. Probabilities
+ * are never stored: it uses `logSumExp` and the logit of the label.
  *
  * Axes: none; `labels` has the axes of `logits` without `over`. Dtype: "f32"; labels are "i32". Defaults: `ignore`
- * -100. Errors: an axis that the logits do not have; labels with other axes; when run, a label that is no class.
- * Gradient: by `logits`, `softmax(logits)` less 1 at the label, over the number of tokens that count. Sharding: along
- * the token axes: each rank sums its tokens, and the sums are added up. `over` is replicated.
+ * -100. Errors: an axis that the logits do not have; labels with other axes; at run time, a label out of range.
+ * Gradient: by `logits`, `softmax(logits)` minus 1 at the label, divided by the number of counted tokens. Sharding:
+ * along the token axes: each rank sums its tokens, and the sums are reduced. `over` is replicated.
  *
  * @example
  * ```ts

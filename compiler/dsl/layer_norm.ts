@@ -1,4 +1,4 @@
-/** Layer normalization, of sums and elementwise functions. */
+/** Layer normalization, composed of sums and elementwise functions. */
 
 import { expr } from "../../spec/kernel/resolve.ts";
 import { builderContext, NodeBuilder } from "../graph/node_builder.ts";
@@ -17,19 +17,19 @@ import type { Axis, CanGain, Float } from "./types.ts";
 
 /** Options of `layerNorm`. */
 export interface LayerNormOptions<B> {
-  /** Added to the result; default nothing. It has the one axis of the gain. */
+  /** Added to the result. Default: none. It has the axis of the gain. */
   readonly bias?: B;
-  /** Added to the variance; default 1e-5, as in PyTorch. */
+  /** Added to the variance. Default: 1e-5, as in PyTorch. */
   readonly epsilon?: number;
 }
 
 /**
- * `gain * (x - mean(x)) / sqrt(variance(x) + epsilon) + bias`, mean and variance (divided by the number of elements) along
- * `axis`. Sums are in f32.
+ * `gain * (x - mean(x)) / sqrt(variance(x) + epsilon) + bias`, with mean and population variance along `axis`. Sums are
+ * in f32.
  *
- * Axes: those of `x`; `gain` and `bias` have `axis` alone. Dtype: all equal, "f32" or "f16". Defaults: no `bias`;
+ * Axes: those of `x`; `gain` and `bias` have only `axis`. Dtype: all equal, "f32" or "f16". Defaults: no `bias`;
  * `epsilon` 1e-5. Errors: an axis that `x` does not have; a gain or bias with other axes; dtypes differ. Gradient: by
- * `x`, `gain` and `bias`. Sharding: along all axes but `axis`, which is replicated; nothing else is sent.
+ * `x`, `gain` and `bias`. Sharding: along all axes except `axis`, which is replicated.
  *
  * @example
  * ```ts

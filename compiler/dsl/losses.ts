@@ -1,4 +1,4 @@
-/** Losses that keep routers balanced and their logits small. Formulas and sources are in spec/routing.md. */
+/** Balancing losses and z-loss of routers. spec/routing.md lists formulas and sources. */
 
 import { shortAxis } from "../../spec/axis_name.ts";
 import { ModelError, type Span } from "../../spec/errors.ts";
@@ -24,32 +24,32 @@ import {
 } from "./tensor.ts";
 import type { Axis, Without } from "./types.ts";
 
-/** One thing, or one for each layer. */
+/** One value, or one per layer. */
 type OneOrMore<T> = T | readonly T[];
 
-/** Which tokens count, and what is kept apart. */
+/** Tokens that count, and axes that the loss keeps. */
 export interface TokenOptions<A extends string, E extends string, G> {
   /** The axis of experts. */
   readonly over: E;
   /**
-   * The axis that stays, as for a loss of each sequence or routing group; take the mean over it afterwards. A token axis,
-   * or with `group` any other.
+   * Axis of the result, for a loss per sequence or routing group; take the mean over it afterwards. A token axis, or
+   * with `group` any other.
    */
   readonly per?: G;
-  /** Where along `per` each token belongs; a place without tokens has a loss of 0. */
+  /** Index of each token along `per`. An index without tokens has a loss of 0. */
   readonly group?: Tensor<Without<NoInfer<A>, NoInfer<E>>, "i32">;
-  /** 0 for tokens that do not count at all. */
+  /** 0 for ignored tokens. */
   readonly mask?: Tensor<Without<NoInfer<A>, NoInfer<E>>, "i32">;
 }
 
-/** Options of `balancingLoss`: what is not said is that of the routing's preset. */
+/** Options of `balancingLoss`. Defaults: those of the routing's preset. */
 export interface BalancingOptions<A extends string, E extends string, G>
   extends TokenOptions<A, E, G>, Partial<BalancingRule> {}
 
-/** The axes of a loss. */
+/** Axes of a loss. */
 type Kept<G> = [G] extends [never] ? "" : G extends string ? G : "";
 
-/** What all losses start with. */
+/** Checks and nodes common to all losses. */
 function begin(
   op: Op,
   logits: readonly Tensor[],
@@ -95,7 +95,7 @@ function begin(
   };
 }
 
-/** Why tokens cannot be distinguished by `group`, if so. */
+/** The error if tokens cannot be grouped by `group`. */
 function groupProblem({ axes, tokens, group, per, trace }: {
   readonly axes: readonly string[];
   readonly tokens: readonly string[];
@@ -125,22 +125,22 @@ function groupProblem({ axes, tokens, group, per, trace }: {
   return undefined;
 }
 
-/** How a loss adds up tokens. */
+/** Summation over the tokens of a loss. */
 interface Sums {
   readonly b: NodeBuilder;
   readonly trace: Tensor["trace"];
   readonly span: Span | undefined;
   /** The axis of experts. */
   readonly over: string;
-  /** Axes that are summed. */
+  /** Summed axes. */
   readonly tokens: readonly string[];
-  /** 1 for tokens that count, if not all do, or not all together. */
+  /** 1 for counted tokens. Absent: all tokens count, in one group. */
   readonly counts: Node | undefined;
-  /** Where each token is summed, if not all together. */
+  /** Group of each token. Absent: all tokens are one group. */
   readonly groups: { readonly ids: Node; readonly over: string } | undefined;
 }
 
-/** The sum of `x` over the tokens, or over those of each group. */
+/** The sum of `x` over all tokens, or over the tokens of each group. */
 function sumOf({ b, tokens, groups }: Sums, x: Node): Node {
   if (groups) {
     const { ids, over } = groups;
@@ -156,7 +156,7 @@ function sumOf({ b, tokens, groups }: Sums, x: Node): Node {
   );
 }
 
-/** The mean of `x` over the tokens that count, and over layers. */
+/** The mean of `x` over the counted tokens, and over layers. */
 function meanOf(sums: Sums, layers: readonly Node[]): Node {
   const { b, tokens, counts } = sums;
   const means = layers.map((x) => {
@@ -179,7 +179,7 @@ function meanOf(sums: Sums, layers: readonly Node[]): Node {
     : b.map((v) => expr`${v} / ${means.length}`, total);
 }
 
-/** What experts score in the mean over tokens: shares of a softmax, or of the sigmoids of a token. */
+/** Scores of the experts, averaged over tokens later: softmax, or the sigmoids divided by the sum of the token. */
 function shares(
   b: NodeBuilder,
   logits: Node,
@@ -200,15 +200,16 @@ function list<T>(x: OneOrMore<T>): readonly T[] {
 }
 
 /**
- * How unevenly tokens go to experts: `factor · Σ_e f_e · P_e`, f being the share of tokens that went to an expert and P
- * its mean score, both over all tokens, or over those of each `per`. The routing's preset says which choices f counts,
- * what scores are and the factor. Several layers are one long batch, as in transformers: give arrays. Only scores are
- * differentiated. Tokens that the router's own mask excludes are in P only, as in DeepSpeed; with `mask` in neither.
+ * Balancing loss of a router: `factor · Σ_e f_e · P_e`. f is the fraction of tokens that chose an expert and P its mean
+ * score, both over all tokens or per item of `per`. The routing's preset determines the counted choices, the scores and
+ * the factor. Several layers count as one long batch, as in transformers: pass arrays. Only scores are differentiated.
+ * Tokens excluded by the router's own mask count in P only, as in DeepSpeed; tokens excluded by `mask` count in
+ * neither.
  *
- * Axes: none, or `per`. Dtype: "f32". Errors: axes that the logits do not have; as many logits as routings are
- * needed; a `group` without `per`, of other tokens, or along an axis that the model does not have; when run, a group
- * that is no place along `per`. Gradient: by the logits; counts have none. Sharding: along the token axes: each rank
- * sums its tokens, and the sums are added up.
+ * Axes: none, or `per`. Dtype: "f32". Errors: axes that the logits do not have; different numbers of logits and
+ * routings; a `group` without `per`, of other tokens, or along an axis that the model does not have; at run time, a
+ * group that is out of range along `per`. Gradient: by the logits; counts have none. Sharding: along the token axes:
+ * each rank sums its tokens, and the sums are reduced.
  *
  * @example
  * ```ts
@@ -259,8 +260,7 @@ export function balancingLoss<
 }
 
 /**
- * How large the logits of routers are: the mean of `logSumExp(logits)²` over tokens, and over layers where there are
- * several.
+ * Router z-loss: the mean of `logSumExp(logits)²` over tokens, and over layers if there are several.
  *
  * Axes: none, or `per`. Dtype: "f32". Errors: axes that the logits do not have; a `group` as for `balancingLoss`.
  * Gradient: by the logits. Sharding: as `balancingLoss`.
@@ -297,13 +297,13 @@ export function zLoss<
 /** Options of `importanceLoss`. */
 export interface ImportanceOptions<A extends string, E extends string, G>
   extends TokenOptions<A, E, G> {
-  /** Divide squares by one less than there are experts, as Tutel and FastMoE do; default false. */
+  /** Divides squares by the number of experts minus one, like Tutel and FastMoE. Default: false. */
   readonly unbiased?: boolean;
 }
 
 /**
- * How much experts differ in what they score over all tokens: the variance of the sums over the square of their mean
- * (plus 1e-10). `scores` are a softmax, or what a routing chose (`routing.chosen`) for a loss of load.
+ * Importance loss: the variance over experts of the scores summed over tokens, divided by their squared mean (plus
+ * 1e-10). `scores` are a softmax; with `routing.chosen` it is a load loss.
  *
  * Axes: none, or `per`. Dtype: "f32". Errors: axes that the scores do not have; a `group` as for `balancingLoss`.
  * Gradient: by the scores. Sharding: as `balancingLoss`.
@@ -328,7 +328,7 @@ export function importanceLoss<
   const { unbiased = false } = options;
   const sums = begin(importanceLoss, [scores], options);
   const { b, trace, over } = sums;
-  // Sums over tokens and their means are as different from each other, but for the 1e-10.
+  // Sums over tokens and means over tokens have the same relative variance, except for the 1e-10.
   const tokens = sums.counts
     ? b.map((v, n) => expr`${v} * ${n}`, scores.node, sums.counts)
     : scores.node;
@@ -357,18 +357,18 @@ export function importanceLoss<
 
 /** Options of `biasUpdate`. */
 export interface BiasUpdateOptions {
-  /** How much a bias moves in a step. */
+  /** Step size of the bias. */
   readonly rate: number;
-  /** Take the mean step from each, so that the mean of the biases stays, as torchtitan does; default false. */
+  /** Subtracts the mean step from each, so that the mean of the biases is constant, like torchtitan. Default: false. */
   readonly centred?: boolean;
 }
 
 /**
- * The next selection bias, which balances without a loss: an expert that fewer than the mean of tokens chose goes up by
- * `rate`, one that more chose goes down.
+ * The next selection bias, for balancing without a loss. The bias of an expert rises by `rate` if fewer tokens than the
+ * mean chose it, and falls by `rate` if more did.
  *
- * Axes: those of `bias`, the routing's experts. Dtype: "f32". Errors: a bias with other axes. Gradient: none.
- * Sharding: counts of tokens are added up over ranks; each rank has all of the bias.
+ * Axes: those of `bias`, the routing's experts. Dtype: "f32". Errors: a bias with other axes. Gradient: none. Sharding:
+ * token counts are reduced over ranks; the bias is replicated.
  *
  * @example
  * ```ts

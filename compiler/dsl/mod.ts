@@ -1,4 +1,4 @@
-/** The language: declare a model with named axes, and write it with ops. */
+/** The language: declares models with named axes and composes them of ops. */
 
 export type { DType } from "../../spec/dtype.ts";
 export type {

@@ -1,4 +1,4 @@
-/** Declare a model: its axes, and the function that builds it. */
+/** Declaration of a model: its axes, and the function that builds it. */
 
 import { axisIn, blockOfAxis, isWithin } from "../../spec/axis_name.ts";
 import type { DType } from "../../spec/dtype.ts";
@@ -27,9 +27,9 @@ export interface UpTo {
 }
 
 /**
- * An axis whose length is known at run time and is at most `bound`.
+ * An axis of dynamic length, at most `bound`.
  *
- * Errors: a bound that is not a whole number from 1 to 2^24.
+ * Errors: a bound that is not an integer from 1 to 2^24.
  *
  * @example
  * ```ts
@@ -50,31 +50,31 @@ export function upTo(bound: number): UpTo {
   return { bound };
 }
 
-/** The axes of a model: a size each, or a bound. */
+/** The axes of a model: a size or a bound each. */
 export interface AxisSizes {
   readonly [axis: string]: number | UpTo;
 }
 
-/** How an input, parameter or state is declared besides its name and axes. */
+/** Options of the declaration of an input, parameter or state. */
 export interface DeclareOptions<D extends DType> {
-  /** What it computes in; default "f32". */
+  /** Compute dtype. Default: "f32". */
   readonly dtype?: D;
 }
 
 /**
- * What a model function declares its tensors with. `Names` are the axes of the model, or of a block and what is around it; a
- * function that takes a scope can be called with any that has its axes.
+ * The object with which a model function declares its tensors. `Names` are the axes of the model, or of a block and its
+ * enclosing scopes. A function that accepts a scope can be called with any scope that has its axes.
  */
 export interface Scope<in Names extends string = string> {
   /**
-   * What `body` makes, in a scope with the axes `axes` besides those around it. They are local: the same name around it or in
-   * another block is another axis, of any size, which placements and plans call `layers.3.moe/expert`. So is an axis that an op
-   * names inside, such as "choice" of `route`. Parameters and states declared inside have the name of the block in front
-   * of theirs, `layers.3.moe.router`; names of blocks inside of blocks are joined in the same way. Called twice with one
-   * name and the same axes, it is the same block.
+   * Calls `body` in a scope with additional local axes `axes`. The same name outside or in another block is another
+   * axis of any size; placements and plans call it `layers.3.moe/expert`. Axes that an op names inside, such as
+   * "choice" of `route`, are local too. Names of parameters and states get the block's name as prefix,
+   * `layers.3.moe.router`; names of nested blocks are joined. A second call with the same name and axes continues the
+   * block.
    *
-   * Axes, dtype: those of what `body` returns. Errors: a name that is not letters, digits, '_', '-' and '.'; an axis that
-   * the block has with another size; what is returned has a local axis.
+   * Axes, dtype: those of the result of `body`. Errors: a name with characters other than letters, digits, '_', '-' and
+   * '.'; an axis that the block has with another size; a result with a local axis.
    *
    * @example
    * ```ts
@@ -100,9 +100,9 @@ export interface Scope<in Names extends string = string> {
     ) => CanReturn<A, keyof NoInfer<L>, Tensor<A, D>>,
   ): Tensor<A, D>;
   /**
-   * A tensor given at run time. Its name is its safetensors key; ids and positions are "i32".
+   * A tensor given at run time. Its name is its safetensors key. Ids and positions are "i32".
    *
-   * Errors: an axis the model does not have; an axis twice; the name declared with another type.
+   * Errors: an axis that the model does not have; a repeated axis; the same name declared with another type.
    */
   input<
     const S extends string,
@@ -113,9 +113,9 @@ export interface Scope<in Names extends string = string> {
     options?: DeclareOptions<D>,
   ): Tensor<S, NoInfer<D>>;
   /**
-   * A tensor of the checkpoint, axes in the order in which the file stores them. `{expert}` in the name stacks one
-   * tensor per index of the axis `expert`, which is then the first. The dtype is the compute type; the stored type
-   * comes from the file.
+   * A tensor of the checkpoint, with axes in the order of the file. `{expert}` in the name stacks one tensor per index
+   * of the axis `expert`, which must be the first axis. The dtype is the compute dtype; the file determines the stored
+   * dtype.
    *
    * Errors: as `input`; a stacked axis that is not the first.
    */
@@ -129,7 +129,7 @@ export interface Scope<in Names extends string = string> {
     options?: DeclareOptions<D>,
   ): Tensor<S, NoInfer<D>>;
   /**
-   * A tensor kept between runs, zero at first. The model returns its next value under the same name.
+   * A persistent tensor, initially zero. The model returns its next value under the same name.
    *
    * Errors: as `input`; a state that is not returned.
    */
@@ -143,25 +143,25 @@ export interface Scope<in Names extends string = string> {
   ): Tensor<S, NoInfer<D>>;
 }
 
-/** What a model function returns: outputs by name, and the next values of states by theirs. */
+/** Result of a model function: outputs by name, and next values of states by name. */
 export interface Outputs {
   readonly [name: string]: Tensor;
 }
 
-/** A model: its axes, and its function with symbolic tensors put in. `Name` are the names of what it returns. */
+/** A model: its axes, and its function. `Name` are the names of its outputs. */
 export interface Model<out Name extends string = string>
   extends Traceable<Name> {}
 
 const MODELS = new WeakSet<object>();
 
-/** Whether a value was made by `model`. */
+/** Whether a value is the result of `model`. */
 export function isModel(value: unknown): value is Model {
   return typeof value === "object" && value !== null && MODELS.has(value);
 }
 
 const EXAMPLES = new WeakMap<object, () => Model | undefined>();
 
-/** Declares the model that `check` and editors trace of a value that makes models; undefined: none. */
+/** Declares the model that `check` and editors trace for a value that builds models. Undefined: none. */
 export function setExample(
   value: object,
   example: () => Model | undefined,
@@ -169,24 +169,24 @@ export function setExample(
   EXAMPLES.set(value, example);
 }
 
-/** Whether a value is a model, or makes models. */
+/** Whether a value is a model or builds models. */
 export function hasExample(value: unknown): value is object {
   return isModel(value) ||
     typeof value === "object" && value !== null && EXAMPLES.has(value);
 }
 
-/** The model to trace of an exported value: itself, or its example. */
+/** The model to trace for an exported value: the value itself or its example. */
 export function exampleOf(value: object): Model | undefined {
   return isModel(value) ? value : EXAMPLES.get(value)?.();
 }
 
 /**
- * Declare a model. `axes` binds each axis name to one size, or to `upTo(n)`, for the whole model; `build` declares
- * inputs, parameters and states with its argument and returns the outputs by name. It runs when the model is traced:
- * any JavaScript is allowed, loops unroll, configurations are values.
+ * Declares a model. `axes` binds each axis name to one size, or to `upTo(n)`, for the entire model. `build` declares
+ * inputs, parameters and states with its argument and returns the outputs by name. It runs when the model is traced, so
+ * it may use any JavaScript: loops unroll, and configurations are values.
  *
- * Errors: an axis name that is empty or has a space; a size that is not a whole number from 1 to 2^24; an output that is
- * no tensor.
+ * Errors: an axis name that is empty or contains a space; a size that is not an integer from 1 to 2^24; an output that
+ * is not a tensor.
  *
  * @example
  * ```ts
@@ -301,7 +301,7 @@ type Leaf = "input" | "param" | "state";
 
 type AnyOptions = DeclareOptions<DType>;
 
-/** What users declare with. Typed loosely here, which is cheaper: the interface is what they see. */
+/** Creates the scope of declarations. It is typed loosely to reduce type-checking time; users see the interface. */
 function makeScope(
   trace: Trace,
   declared: Map<string, Node>,
@@ -391,12 +391,12 @@ function makeScope(
   return scope as unknown as Scope;
 }
 
-/** The name of a parameter, state or block that is declared in a block. */
+/** The full name of a parameter, state or block that is declared in a block. */
 function nameIn({ path }: Block, name: string): string {
   return path === "" ? name : `${path}.${name}`;
 }
 
-/** The scope of a block: its axes, and those around it. */
+/** Opens the scope of a block: its axes and those of the enclosing scopes. */
 function openBlock(
   trace: Trace,
   outer: Block,
@@ -429,7 +429,7 @@ function openBlock(
   return { path, names: known };
 }
 
-/** What the body of a block returned, which has no axis of the block. */
+/** Checks that the result of a block has no local axis. */
 function closeBlock(
   { path }: Block,
   value: unknown,

@@ -1,4 +1,4 @@
-/** Mixture of experts: choose experts, send tokens to them, combine the results. */
+/** Mixture of experts: selects experts, dispatches tokens, combines results. */
 
 import { ModelError } from "../../spec/errors.ts";
 import { isRouting, type RoutingNode } from "../graph/graph.ts";
@@ -26,7 +26,7 @@ import type {
 
 /** Options of `topK`. */
 export interface TopKOptions<E extends string, C extends string> {
-  /** The axis to choose along. */
+  /** The axis of candidates. */
   readonly over: E;
   /** How many. */
   readonly k: number;
@@ -34,19 +34,18 @@ export interface TopKOptions<E extends string, C extends string> {
   readonly axis?: C;
 }
 
-/** The largest values along an axis, and where they were. A type, so that a model can return it whole. */
+/** The largest values along an axis and their indices. A type, so that a model can return it. */
 export type TopK<A extends string, D extends Float> = {
   readonly values: Tensor<A, D>;
   readonly indices: Tensor<A, "i32">;
 };
 
 /**
- * The `k` largest of `x` along an axis: by value descending, equal ones by index ascending.
+ * The `k` largest values of `x` along an axis, by value descending, then index ascending.
  *
  * Axes: those of `x` without `over`, then `axis`. Dtype: "f32" or "f16"; indices are "i32". Errors: an axis that `x`
- * does not have; a `k` that is no whole number from 1 to its length; an axis of choices of another size. Gradient:
- * that of `values` goes to the chosen elements; `indices` have none. Sharding: along all axes but `over`, which is
- * replicated.
+ * does not have; a `k` that is not an integer from 1 to its length; an axis of choices of another size. Gradient: that
+ * of `values` for the chosen elements; `indices` have none. Sharding: along all axes except `over`, which is replicated.
  *
  * @example
  * ```ts
@@ -83,7 +82,7 @@ export function topK<
   };
 }
 
-/** The routing's node, or the complaint of callers without types. */
+/** The node of the routing. Throws an error for untyped callers. */
 function routeNode(
   routing: Routing | undefined,
   op: typeof dispatch | typeof combine,
@@ -98,12 +97,12 @@ function routeNode(
 }
 
 /**
- * Send each token to its experts. What is computed on the result must keep rows apart until `combine`.
+ * Dispatches each token to its experts. Ops on the result must keep rows separate until `combine`.
  *
  * Axes: `x` has the routed token axes; the result is `expert slot`, then the others. Dtype: that of `x`. Errors: `x`
- * without a routed axis; when traced, a result that never reaches `combine`, or whose rows are mixed. Gradient:
- * `combine` with weights of 1. Sharding: rows are where their experts are: tokens are sent there by an all-to-all,
- * where experts are sharded.
+ * without a routed axis; at tracing, a result that never reaches `combine`, or whose rows are mixed. Gradient:
+ * `combine` with weights of 1. Sharding: rows are on the ranks of their experts. If experts are sharded, an all-to-all
+ * sends them.
  *
  * @example
  * ```ts
@@ -149,13 +148,12 @@ export function dispatch<
 }
 
 /**
- * Combine the experts' results: for each token the weighted sum over its choices, in their order; 0 for those
- * dropped.
+ * Combines the experts' results: the weighted sum over the choices of each token, in order. Dropped choices add 0.
  *
  * Axes: `y` starts with `expert slot`; the result is the routed token axes, then the others. Dtype: that of `y`.
- * Errors: other axes; when traced, a value that `routing` did not dispatch. Gradient: by `y`, `dispatch` times the
- * weights; by the weights, the product with the rows. Sharding: rows return by an all-to-all to where their tokens
- * are.
+ * Errors: other axes; at tracing, a value that `routing` did not dispatch. Gradient: by `y`, `dispatch` times the
+ * weights; by the weights, the product with the rows. Sharding: an all-to-all returns rows to the ranks of their
+ * tokens.
  *
  * @example
  * ```ts

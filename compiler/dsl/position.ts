@@ -1,4 +1,4 @@
-/** Ops that know where a token stands: embeddings, rotary positions, attention with a cache. */
+/** Ops that depend on the position of a token: embeddings, rotary positions, attention with a cache. */
 
 import type { DType } from "../../spec/dtype.ts";
 import { ModelError } from "../../spec/errors.ts";
@@ -30,13 +30,13 @@ import type {
 } from "./types.ts";
 
 /**
- * The row of `table` along `axis` for each of `ids`. Axes that both have go together: ids "token choice" pick elements of
+ * The row of `table` along `axis` for each of `ids`. Shared axes are batch axes: ids "token choice" select elements of
  * "token expert" along "expert" in each token's own row.
  *
  * Axes: those of `ids`, then those that only `table` has, without `axis`. Dtype: that of `table`; `ids` are "i32".
- * Errors: an axis that `table` does not have; ids of another dtype. An id outside the table is an error when the
- * program runs. Gradient: by `table`, rows of the result are added up at their ids, in their order. Sharding: along
- * every axis. Where `axis` is sharded, each rank reads the rows that it has, and the results are added up.
+ * Errors: an axis that `table` does not have; ids of another dtype; at run time, an id out of range. Gradient: by
+ * `table`, rows of the result are added by id, in order. Sharding: along every axis. If `axis` is sharded, each rank
+ * reads its rows, and the results are reduced.
  *
  * @example
  * ```ts
@@ -67,11 +67,14 @@ export function embedding<
 export interface RopeOptions<P> {
   /** The position of each token, "i32". */
   readonly position: P;
-  /** Pair j of d/2 turns by position * theta^(-2j/d); default 10000. */
+  /** Pair j of d/2 is rotated by position * theta^(-2j/d). Default: 10000. */
   readonly theta?: number;
-  /** Positions are below this; default the size of the model's axis `context`. */
+  /** Exclusive upper bound of positions. Default: the size of the model's axis `context`. */
   readonly positions?: number;
-  /** Turns per position of each pair, instead of `theta`. Of fewer than d/2 pairs, only the first elements are rotated. */
+  /**
+   * Angle per position of each pair, instead of `theta`. With fewer than d/2 pairs, only the first elements are
+   * rotated.
+   */
   readonly inverseFrequencies?: readonly number[];
   /** Multiplies the result; default 1. */
   readonly scale?: number;
@@ -80,11 +83,11 @@ export interface RopeOptions<P> {
 }
 
 /**
- * Rotary position embedding: turn pairs of elements along `axis` by an angle that grows with the position.
+ * Rotary position embedding: rotates pairs of elements along `axis` by an angle proportional to the position.
  *
- * Axes: those of `x`; `position` has some of them. Dtype: "f32" or "f16"; `position` is "i32". Errors: an axis that
- * `x` does not have, or of odd length; a position with other axes; no bound for positions. Gradient: the rotation
- * back. Sharding: along all axes but `axis`, which is replicated; nothing else is sent.
+ * Axes: those of `x`; `position` has some of them. Dtype: "f32" or "f16"; `position` is "i32". Errors: an axis that `x`
+ * does not have, or of odd length; a position with other axes; no bound for positions. Gradient: the inverse rotation.
+ * Sharding: along all axes except `axis`, which is replicated.
  *
  * @example
  * ```ts
@@ -146,19 +149,19 @@ export function rope<
   });
 }
 
-/** What every attention can be given. */
+/** Options of all attention ops. */
 export interface AttentionChoices<At, Sinks> {
-  /** Which sequence each token belongs to, "i32". */
+  /** Index of each token's sequence, "i32". */
   readonly sequence: At;
   /** Each token's position in its sequence, "i32". */
   readonly position: At;
   /** Multiplies the scores; default 1 / sqrt(elements of a key). */
   readonly scale?: number;
-  /** Tokens see only this many positions, themselves included. */
+  /** Window size: a token attends to this many positions, including its own. */
   readonly window?: number;
-  /** Tokens see only positions of their own block of this many. */
+  /** Chunk size: a token attends only to positions of its own chunk. */
   readonly chunk?: number;
-  /** For each head the score of one more key, which has no value: `exp` of it joins the sum that weights are divided by. */
+  /** Score of the attention sink of each head: `exp` of it is added to the softmax denominator. A sink has no value. */
   readonly sinks?: Sinks;
 }
 
@@ -176,8 +179,8 @@ export interface AttentionOptions<K, V, KeyCache, ValueCache, At, Sinks>
 }
 
 /**
- * What `attention` makes: its result, and the next values of the two states, to be returned under their names. A
- * type, not an interface, so that a model can return it whole.
+ * Result of `attention`, and the next values of the two states, to be returned under their names. A type, not an
+ * interface, so that a model can return it.
  */
 export type Attention<Q extends string, S extends string, D extends DType> = {
   readonly y: Tensor<Q, D>;
@@ -187,13 +190,13 @@ export type Attention<Q extends string, S extends string, D extends DType> = {
 
 /**
  * Causal grouped-query attention with a cache. Token (s, p) writes its key and value at (s, p) of the states and then
- * sees positions ≤ p of sequence s. Query head h reads key head h / (heads / key heads).
+ * attends to positions ≤ p of sequence s. Query head h reads key head h / (heads / key heads).
  *
  * Axes: `q` is `token head headDim`, `key` and `value` are `token kvHead headDim`, `keys` and `values` are `sequence
  * context kvHead headDim`; `y` has the axes of `q`. Dtype: all equal, "f32" or "f16"; `sequence` and `position` are
- * "i32". Errors: other axes; dtypes differ; heads that are no multiple of the key heads; states that are not
- * returned. Gradient: by `q`, `key`, `value` and `sinks`, in a run in which every sequence begins. Sharding: along
- * the heads with their key heads, and along the tokens if those of a sequence are on one rank.
+ * "i32". Errors: other axes; dtypes differ; a number of heads that is not a multiple of the key heads; states that are
+ * not returned. Gradient: by `q`, `key`, `value` and `sinks`, in a run in which every sequence starts. Sharding: along
+ * the heads with their key heads, and along the tokens if the tokens of a sequence are on one rank.
  *
  * @example
  * ```ts
@@ -274,7 +277,7 @@ export function attention<
 /** Options of `cachedAttention`. */
 export interface CachedAttentionOptions<KeyCache, ValueCache, At, Sinks>
   extends AttentionChoices<At, Sinks> {
-  /** Keys of all tokens so far, these included: `keys` of another attention. */
+  /** Keys of all tokens so far, including these: `keys` of another attention. */
   readonly keys: KeyCache;
   /** Values of all tokens so far, axes of `keys`. */
   readonly values: ValueCache;
@@ -282,12 +285,12 @@ export interface CachedAttentionOptions<KeyCache, ValueCache, At, Sinks>
 
 /**
  * Causal grouped-query attention over the cache that another attention of the same run has written, as in layers that
- * share keys and values with an earlier one. It writes nothing.
+ * share keys and values with an earlier layer. It does not write the cache.
  *
- * Axes: `q` is `token head dim`, `keys` and `values` are `sequence context kvHead headDim`, where `dim` and `headDim` may
- * be of two blocks; the result has the axes of `q`. Dtype: all equal, "f32" or "f16"; `sequence` and `position` are
- * "i32". Errors: other axes; elements of `q` and of a key differ in number; dtypes differ; heads that are no multiple of
- * the key heads. Gradient: as `attention`. Sharding: as `attention`.
+ * Axes: `q` is `token head dim`, `keys` and `values` are `sequence context kvHead headDim`, where `dim` and `headDim`
+ * may belong to different blocks; the result has the axes of `q`. Dtype: all equal, "f32" or "f16"; `sequence` and
+ * `position` are "i32". Errors: other axes; different sizes of `dim` and `headDim`; dtypes differ; a number of heads
+ * that is not a multiple of the key heads. Gradient: as `attention`. Sharding: as `attention`.
  *
  * @example
  * ```ts
@@ -363,15 +366,15 @@ export function cachedAttention<
 /** Options of `latentAttention`. */
 export interface LatentAttentionOptions<K, V, KeyCache, At, Sinks>
   extends AttentionChoices<At, Sinks> {
-  /** The vector of each of these tokens, `token keyDim`. */
+  /** The latent vector of each of these tokens, `token keyDim`. */
   readonly key: K;
-  /** State: vectors of all tokens so far, `sequence context keyDim`. */
+  /** State: latent vectors of all tokens so far, `sequence context keyDim`. */
   readonly keys: KeyCache;
-  /** The axis of the result: the value of a token is as many of the first elements of its vector. */
+  /** The axis of the result. The value of a token is this many first elements of its vector. */
   readonly value: V;
 }
 
-/** What `latentAttention` makes: its result, and the next value of the state. */
+/** Result of `latentAttention`, and the next value of the state. */
 export type LatentAttention<
   Y extends string,
   S extends string,
@@ -382,13 +385,13 @@ export type LatentAttention<
 };
 
 /**
- * Causal attention in which all heads share one cached vector per token: it is the key, and its first elements are the
- * value.
+ * Causal attention with one cached vector per token, shared by all heads. The vector is the key, and its first elements
+ * are the value.
  *
  * Axes: `q` is `token head keyDim`, `key` is `token keyDim`, `keys` is `sequence context keyDim`; `y` is `token head
  * value`. Dtype: all equal, "f32" or "f16"; `sequence` and `position` are "i32". Errors: other axes; dtypes differ; a
- * value axis that is longer than the key; a state that is not returned. Gradient: as `attention`. Sharding: along the
- * heads, and along the tokens if those of a sequence are on one rank; every rank has all of the key.
+ * value axis longer than the key; a state that is not returned. Gradient: as `attention`. Sharding: along the heads,
+ * and along the tokens if the tokens of a sequence are on one rank; the key is replicated.
  *
  * @example
  * ```ts
@@ -457,7 +460,7 @@ export function latentAttention<
   return { y, keys };
 }
 
-/** The attention node over caches that are written. */
+/** The attention node over the written caches. */
 function attend<Y extends string, D extends Float>(
   op: typeof attention | typeof cachedAttention | typeof latentAttention,
   operands: readonly [query: Tensor, keys: Tensor, values?: Tensor],

@@ -1,14 +1,14 @@
-/** Blocks whose values are not kept for gradients. */
+/** Activation checkpointing: blocks that the backward pass recomputes. */
 
 import { makeNode } from "../graph/make_node.ts";
 import { siteOf, type Tensor, traceOf, wrap } from "./tensor.ts";
 
 /**
- * What `block` makes of `x`. A step of training computes it a second time for the gradients, instead of keeping what is
- * inside: less memory, more work. What is computed again has the same bits. Choices of experts, and what was dispatched or
- * combined inside, are kept, so nothing is sent twice. Nothing changes where no gradients are asked for.
+ * Returns `block(x)`. A training step saves only `x` and the result and recomputes the block for its gradients
+ * (activation checkpointing): less memory, more work. Recomputed values have the same bits. Choices of experts and
+ * dispatched or combined values are saved, so nothing is sent twice. It has no effect without gradients.
  *
- * Axes, dtype: those of what `block` returns. Errors: what `block` returns is a tensor of another model. Gradient:
+ * Axes, dtype: those of the result of `block`. Errors: the result of `block` is a tensor of another model. Gradient:
  * that of `block`. Sharding: that of `block`.
  *
  * @example

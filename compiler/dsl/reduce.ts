@@ -1,4 +1,4 @@
-/** Sums, maxima and what is made of them along one axis. */
+/** Reductions of one axis. */
 
 import { apply, names, type Tensor } from "./tensor.ts";
 import type { Axis, CanGain, Float, Without } from "./types.ts";
@@ -7,7 +7,7 @@ import type { Axis, CanGain, Float, Without } from "./types.ts";
  * The sum of `x` over `axis`.
  *
  * Axes: those of `x` without `axis`. Dtype: "f32" or "f16"; sums are in f32. Errors: an axis that `x` does not have.
- * Gradient: 1. Sharding: along all axes but `axis`, which is replicated; nothing else is sent.
+ * Gradient: 1. Sharding: along all axes except `axis`, which is replicated.
  *
  * @example
  * ```ts
@@ -24,11 +24,10 @@ export function sum<A extends string, D extends Float, const K extends Axis<A>>(
 }
 
 /**
- * The largest of `x` along `axis`.
+ * The maximum of `x` along `axis`.
  *
- * Axes: those of `x` without `axis`. Dtype: "f32" or "f16". Errors: an axis that `x` does not have. Gradient: 1 at
- * the largest; equal ones share it evenly. Sharding: along all axes but `axis`, which is replicated; nothing
- * else is sent.
+ * Axes: those of `x` without `axis`. Dtype: "f32" or "f16". Errors: an axis that `x` does not have. Gradient: 1 at the
+ * maximum, divided evenly among equal elements. Sharding: along all axes except `axis`, which is replicated.
  *
  * @example
  * ```ts
@@ -47,8 +46,8 @@ export function max<A extends string, D extends Float, const K extends Axis<A>>(
 /**
  * The mean of `x` over `axis`.
  *
- * Axes: those of `x` without `axis`. Dtype: "f32" or "f16". Errors: an axis that `x` does not have. Gradient: 1 over
- * the length of `axis`. Sharding: along all axes but `axis`, which is replicated; nothing else is sent.
+ * Axes: those of `x` without `axis`. Dtype: "f32" or "f16". Errors: an axis that `x` does not have. Gradient: 1 divided
+ * by the length of `axis`. Sharding: along all axes except `axis`, which is replicated.
  *
  * @example
  * ```ts
@@ -72,7 +71,7 @@ export function mean<
  * The softmax of `x` along `axis`.
  *
  * Axes: those of `x`. Dtype: "f32" or "f16". Errors: an axis that `x` does not have. Gradient: `y · (dy - sum(y ·
- * dy))`. Sharding: along all axes but `axis`, which is replicated; nothing else is sent.
+ * dy))`. Sharding: along all axes except `axis`, which is replicated.
  *
  * @example
  * ```ts
@@ -92,7 +91,7 @@ export function softmax<A extends string, D extends Float>(
  * The logarithm of the sum of `exp(x)` along `axis`.
  *
  * Axes: those of `x` without `axis`. Dtype: "f32" or "f16"; sums are in f32. Errors: an axis that `x` does not have.
- * Gradient: `softmax(x)`. Sharding: along all axes but `axis`, which is replicated; nothing else is sent.
+ * Gradient: `softmax(x)`. Sharding: along all axes except `axis`, which is replicated.
  *
  * @example
  * ```ts
@@ -114,16 +113,15 @@ export function logSumExp<
 
 /** Options of `rmsNorm`. */
 export interface RmsNormOptions {
-  /** Added to the mean of squares; default 1e-5. */
+  /** Added to the mean of squares. Default: 1e-5. */
   readonly epsilon?: number;
 }
 
 /**
  * `gain * x / sqrt(mean(x²) + epsilon)`, the mean along `axis`.
  *
- * Axes: those of `x`; `gain` has `axis` alone. Dtype: both equal, "f32" or "f16". Defaults: `epsilon` 1e-5. Errors:
- * an axis that `x` does not have; a gain with other axes; dtypes differ. Gradient: by `x` and `gain`. Sharding: along
- * all axes but `axis`, which is replicated; nothing else is sent.
+ * Axes: those of `x`; `gain` has only `axis`. Dtype: both equal, "f32" or "f16". Defaults: `epsilon` 1e-5. Errors: an
+ * axis that `x` does not have; a gain with other axes; dtypes differ. Gradient: by `x` and `gain`. Sharding: along all axes except `axis`, which is replicated.
  *
  * @example
  * ```ts

@@ -1,4 +1,4 @@
-/** Routers: which experts each token goes to, and with what weight. */
+/** Routers: select the experts and weights of each token. */
 
 import { ModelError, type Span } from "../../spec/errors.ts";
 import { nearName } from "../../spec/near_name.ts";
@@ -33,8 +33,8 @@ import type { Axis, Cat, Without } from "./types.ts";
 declare const routing: unique symbol;
 
 /**
- * Which experts each token goes to, and with what weight: the handle that `dispatch` makes use of and `combine` needs.
- * Its parts can be computed with and returned.
+ * The experts and weights of each token: the handle for `dispatch` and `combine`. A model can compute with its parts
+ * and return them.
  */
 export interface Routing<
   out Token extends string = string,
@@ -45,15 +45,15 @@ export interface Routing<
   readonly [routing]: { token: Token; expert: Expert; slot: Slot };
   /** The chosen experts, best first. */
   readonly index: Tensor<Cat<Token, Choice>, "i32">;
-  /** The weight of each choice in `combine`; 0 if dropped. */
+  /** The weight of each choice in `combine`; 0 for dropped choices. */
   readonly weight: Tensor<Cat<Token, Choice>, "f32">;
-  /** How often each expert was chosen by each token, dropped or not: 1 or 0. Padding chooses nothing. */
+  /** 1 if the token chose the expert, dropped or not, else 0. Padding chooses no expert. */
   readonly chosen: Tensor<Cat<NoInfer<Token>, NoInfer<Expert>>, "f32">;
-  /** Those of `chosen` that are first choices. */
+  /** 1 if the expert is the first choice of the token, else 0. */
   readonly first: Tensor<Cat<NoInfer<Token>, NoInfer<Expert>>, "f32">;
-  /** Those of `chosen` that are not dropped. */
+  /** 1 if the token chose the expert and was not dropped, else 0. */
   readonly kept: Tensor<Cat<NoInfer<Token>, NoInfer<Expert>>, "f32">;
-  /** As `kept`, and dropped choices count for expert 0, as transformers' Switch has it. */
+  /** As `kept`, with dropped choices counted for expert 0, like transformers' Switch. */
   readonly settled: Tensor<Cat<NoInfer<Token>, NoInfer<Expert>>, "f32">;
   /** For the compiler. */
   readonly node: RoutingNode;
@@ -72,7 +72,7 @@ export interface CapacityRouting<
   readonly slot: Tensor<Cat<Token, Choice>, "i32">;
 }
 
-/** Presets that drop unless `capacity` says otherwise. */
+/** Presets that drop by default. */
 export type CapacityPreset = {
   [P in RoutingPreset]: (typeof ROUTING_PRESETS)[P] extends { dropless: true }
     ? never
@@ -90,40 +90,40 @@ export interface RouteOptions<
 > extends RuleChoices {
   /** The axis of experts. */
   readonly over: E;
-  /** How the router scores, weighs and drops; default: softmax over all experts, weights as they are. */
+  /** Named router. Default: softmax over all experts, weights without renormalization. */
   readonly preset?: P;
-  /** Added to the scores for choosing; weights do not have it. */
+  /** Added to the scores for selection only, not to weights. */
   readonly bias?: Tensor<NoInfer<E>, "f32">;
-  /** The name of the axis of an expert's tokens; default "slot". It has no size. */
+  /** Name of the axis of an expert's tokens. Default: "slot". It has no size. */
   readonly slot?: S;
-  /** The name of the axis of choices, of size `topK`; default "choice". */
+  /** Name of the axis of choices, of size `topK`. Default: "choice". */
   readonly choice?: C;
   /**
-   * The routing group that capacity acts on: the name of the first axis, or an integer per token. Without one, all
+   * Routing group in which capacity is counted: the name of the first axis, or an integer per token. Default: all
    * tokens are one group.
    */
   readonly group?:
     | Axis<NoInfer<A>>
     | Tensor<Without<NoInfer<A>, NoInfer<E>>, "i32">;
-  /** 0 for tokens that are padding: they choose nothing. */
+  /** 0 for padding tokens, which choose no expert. */
   readonly mask?: Tensor<Without<NoInfer<A>, NoInfer<E>>, "i32">;
-  /** Added to what experts are chosen by; weights do not have it. */
+  /** Added to the selection scores only, not to weights. */
   readonly noise?: Tensor<NoInfer<A>, "f32">;
-  /** Where choices are dropped at random, those with the lowest of these numbers are. */
+  /** Random numbers for random dropping; the lowest are dropped. */
   readonly random?: Tensor<NoInfer<A>, "f32">;
-  /** The experts of each token, instead of the best. */
+  /** Experts of each token, instead of the best ones. */
   readonly choices?: Tensor<
     Cat<Without<NoInfer<A>, NoInfer<E>>, NoInfer<C>>,
     "i32"
   >;
-  /** What given choices score, instead of what their logits do. */
+  /** Scores of the given choices, instead of those of their logits. */
   readonly weights?: Tensor<
     Cat<Without<NoInfer<A>, NoInfer<E>>, NoInfer<C>>,
     "f32"
   >;
 }
 
-/** The parts of a routing, each written where it is read. */
+/** The parts of a routing. Each is created on first access. */
 class Routed {
   readonly node: NodeOf<"route">;
   readonly trace: Trace;
@@ -188,7 +188,7 @@ const OPERANDS: readonly RouteOperand[] = [
   ] as const,
 ];
 
-/** Names of the options of `route`, besides its operands. */
+/** Names of the options of `route` without its operands. */
 const OPTIONS: {
   readonly [
     N in Exclude<
@@ -213,7 +213,7 @@ const OPTIONS: {
   capacity: true,
 };
 
-/** Report options that `route` does not have. */
+/** Rejects unknown options of `route`. */
 function checkOptions(
   options: object,
   problems: Trace["problems"],
@@ -237,7 +237,7 @@ function checkOptions(
   }
 }
 
-/** The rule of a preset and choices; a plain one, where mistakes are collected and those make none. */
+/** The rule of a preset and options. If mistakes are collected and the options are wrong, a default rule. */
 function ruleOf(
   options: RuleChoices & {
     readonly preset?: RoutingPreset;
@@ -256,7 +256,7 @@ function ruleOf(
   }
 }
 
-/** What `route` returns: there are slots where a capacity is given, or where the preset has one. */
+/** Result type of `route`. It has slots if a capacity is given or the preset has one. */
 type RoutingBy<
   P extends RoutingPreset,
   K,
@@ -270,16 +270,16 @@ type RoutingBy<
   : CapacityRouting<T, E, S, C>;
 
 /**
- * Choose experts for each token from the router's logits. Presets, such as "mixtral" (softmax, weights divided by their
- * sum) and "deepspeed.topk" (capacity per expert, those of the lowest weights dropped), are in spec/routing.md; each of their
- * choices can be set by itself.
+ * Chooses experts for each token from the router's logits. spec/routing.md describes the presets, such as "mixtral"
+ * (softmax, weights divided by their sum) and "deepspeed.topk" (capacity per expert, the choices of lowest weight are
+ * dropped). Every option of a preset can be overridden.
  *
  * Axes: `logits` has the token axes and `over`; `index`, `weight` and `slot` have the token axes and `choice`, the
- * other parts the token axes and `over`. Dtype: "f32". Errors: an axis that the logits do not have; a group that is
- * not the first axis; operands with other axes; a `topK` that the preset does not have, or more than there are
- * experts; `slot` without capacity; groups that do not divide the experts, or of which too few are kept; choices that
- * do not go together. Gradient: by the logits, through the weights; choices have none. Sharding: along the token
- * axes, those of a routing group together where there is a capacity; `over` is replicated.
+ * other parts the token axes and `over`. Dtype: "f32". Errors: an axis that the logits do not have; a group that is not
+ * the first axis; operands with other axes; a `topK` that the preset does not support, or more than the number of
+ * experts; `slot` without capacity; expert groups that do not divide the experts, or too few kept groups; incompatible
+ * options. Gradient: by the logits, through the weights; choices have none. Sharding: along the token axes. With a
+ * capacity, the tokens of a routing group are gathered. `over` is replicated.
  *
  * @example
  * ```ts
@@ -335,7 +335,7 @@ export function route<
     ...group === undefined ? {} : { leadingGroup: group },
     operands,
   }, site);
-  // `Routed` has every part; which of them the preset has is in the type, and checked when one is read.
+  // `Routed` has every part. The type lists those of the preset, and each part is checked on access.
   return new Routed(node, trace) as unknown as ReturnType<
     typeof route<A, E, P, S, C, K>
   >;

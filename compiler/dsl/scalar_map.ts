@@ -1,4 +1,4 @@
-/** Elementwise nodes of functions that are built in: their expression is also what the reference computes. */
+/** Elementwise nodes of built-in functions. The reference evaluates the same expression. */
 
 import { ModelError } from "../../spec/errors.ts";
 import { callSite } from "../../spec/call_site.ts";
@@ -7,7 +7,7 @@ import type { ScalarFunction } from "../graph/graph.ts";
 import { report } from "../graph/problems.ts";
 import { apply, type Op, type Tensor } from "./tensor.ts";
 
-/** A scalar function of the parameters `p0`, `p1`, … over operands. */
+/** Creates a node that applies a scalar expression of the parameters `p0`, `p1`, … to operands. */
 export function scalarMap(
   op: Op,
   operands: readonly Tensor[],
@@ -19,7 +19,7 @@ export function scalarMap(
   });
 }
 
-/** Refuse operands that are no floating-point numbers. */
+/** Rejects operands that are not floating-point. */
 export function wantFloat(op: Op, operands: readonly Tensor[]): void {
   for (const { axes, dtype, node, trace } of operands) {
     if (dtype !== "f32" && dtype !== "f16") {

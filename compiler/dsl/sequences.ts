@@ -1,4 +1,4 @@
-/** Ops over the tokens of sequences, whose states have one size however long a sequence is. */
+/** Ops over the tokens of sequences with states of fixed size. */
 
 import { callSite } from "../../spec/call_site.ts";
 import { ModelError } from "../../spec/errors.ts";
@@ -9,28 +9,28 @@ import type { Axis, First } from "./types.ts";
 export interface Conv1dOptions<State, At> {
   /** State: the last inputs of each sequence, `sequence slot channel`. */
   readonly state: State;
-  /** Which sequence each token belongs to, "i32". */
+  /** Index of each token's sequence, "i32". */
   readonly sequence: At;
   /** Each token's position in its sequence, "i32". */
   readonly position: At;
 }
 
-/** What `conv1d` makes: its result, and the next value of the state. */
+/** Result of `conv1d`, and the next value of the state. */
 export type Conv1d<X extends string, S extends string> = {
   readonly y: Tensor<X, "f32">;
   readonly state: Tensor<S, "f32">;
 };
 
 /**
- * Causal depthwise convolution, as in Mamba: along the tokens of each sequence, of every channel by itself. With w taps,
- * token (s, p) is the sum over j of `weight[j] · x[s, p - (w - 1) + j]`, in the order of taps; inputs before position 0
- * are 0. Tokens of a sequence are in the order of their positions. The state holds the last w - 1 inputs of each
- * sequence, oldest first; position 0 does not read it.
+ * Causal depthwise convolution along the tokens of each sequence, as in Mamba. With w taps, token (s, p) is the sum
+ * over j of `weight[j] · x[s, p - (w - 1) + j]`, in the order of taps; inputs before position 0 are 0. Tokens of a
+ * sequence are in the order of their positions. The state contains the last w - 1 inputs of each sequence, oldest
+ * first; position 0 does not read it.
  *
  * Axes: `x` is `token channel`, `weight` is `channel axis`, `state` is `sequence slot channel`; `y` has the axes of
- * `x`. Dtype: "f32"; `sequence` and `position` are "i32". Errors: other axes or dtypes; slots that are not one less
- * than taps; a state that is not returned. Gradient: by `x` and `weight`, in a run in which every sequence begins.
- * Sharding: along the channels, and along the tokens if those of a sequence are on one rank.
+ * `x`. Dtype: "f32"; `sequence` and `position` are "i32". Errors: other axes or dtypes; a number of slots other than
+ * taps minus one; a state that is not returned. Gradient: by `x` and `weight`, in a run in which every sequence starts.
+ * Sharding: along the channels, and along the tokens if the tokens of a sequence are on one rank.
  *
  * @example
  * ```ts
@@ -76,21 +76,24 @@ export interface LinearRecurrenceOptions<
   Decay,
   Rate,
 > {
-  /** What a token adds to the state: its value, or the difference of its value and what the state has for its key. */
+  /**
+   * Update of the state by a token: adds its value ("add"), or the difference between its value and the state's value
+   * for its key ("delta").
+   */
   readonly rule: "add" | "delta";
-  /** Factors that the state is multiplied by before each token: `token head`, or `token head dim` for one per key element. */
+  /** Factors that multiply the state before each token: `token head`, or `token head dim` for one per key element. */
   readonly decay: Decay;
-  /** Factors of what is added, `token head`. */
+  /** Factors of the update, `token head`. */
   readonly rate: Rate;
-  /** State: a matrix of each head of each sequence, `sequence head dim valueDim`. */
+  /** State: a matrix per head and sequence, `sequence head dim valueDim`. */
   readonly state: State;
-  /** Which sequence each token belongs to, "i32". */
+  /** Index of each token's sequence, "i32". */
   readonly sequence: At;
   /** Each token's position in its sequence, "i32". */
   readonly position: At;
 }
 
-/** What `linearRecurrence` makes: its result, and the next value of the state. */
+/** Result of `linearRecurrence`, and the next value of the state. */
 export type LinearRecurrence<V extends string, S extends string> = {
   readonly y: Tensor<V, "f32">;
   readonly state: Tensor<S, "f32">;
@@ -98,17 +101,18 @@ export type LinearRecurrence<V extends string, S extends string> = {
 
 /**
  * Linear recurrence over the tokens of each sequence with a matrix S as its state: gated delta net, KDA, Mamba-2, gated
- * linear attention. For each token: `S = decay · S`; `d = rate · (value - Sᵀ key)` by the rule "delta", or
- * `rate · value` by "add"; `S = S + key dᵀ`; the result is `Sᵀ query`. S starts as 0 at position 0. Tokens of a sequence
- * are in the order of their positions. Head h reads key head h / (heads / key heads).
+ * linear attention. For each token: `S = decay · S`; `d = rate · (value - Sᵀ key)` by the rule "delta", or `rate ·
+ * value` by "add"; `S = S + key dᵀ`; the result is `Sᵀ query`. S starts as 0 at position 0. Tokens of a sequence are in
+ * the order of their positions. Head h reads key head h / (heads / key heads).
  *
- * Bits do not depend on how a sequence is cut into runs, nor on the mesh: sums over key elements are in blocks of 32.
+ * Bits depend neither on how a sequence is divided into runs nor on the mesh: sums over key elements are in blocks of
+ * 32.
  *
- * Axes: `query` and `key` are `token keyHead dim`, `value` is `token head valueDim`; `y` has the axes of `value`. Dtype:
- * "f32"; `sequence` and `position` are "i32". Errors: other axes or dtypes; heads that are no multiple of the key heads;
- * a state that is not returned. Gradient: by `query`, `key`,
- * `value`, `rate`, and a `decay` of each head, in a run in which every sequence begins. Sharding: along the heads with their key heads, along
- * `valueDim`, and along the tokens if those of a sequence are on one rank.
+ * Axes: `query` and `key` are `token keyHead dim`, `value` is `token head valueDim`; `y` has the axes of `value`.
+ * Dtype: "f32"; `sequence` and `position` are "i32". Errors: other axes or dtypes; a number of heads that is not a
+ * multiple of the key heads; a state that is not returned. Gradient: by `query`, `key`, `value`, `rate`, and a `decay`
+ * per head, in a run in which every sequence starts. Sharding: along the heads with their key heads, along `valueDim`,
+ * and along the tokens if the tokens of a sequence are on one rank.
  *
  * @example
  * ```ts

@@ -1,4 +1,4 @@
-/** Ops that move or rename elements and change none. */
+/** Ops that move or rename elements without changing them. */
 
 import type { DType } from "../../spec/dtype.ts";
 import { ModelError } from "../../spec/errors.ts";
@@ -16,10 +16,10 @@ import type {
 } from "./types.ts";
 
 /**
- * `x` with axis `from` called `to`. A name that the model does not have takes the length of `from`.
+ * `x` with axis `from` renamed to `to`. A name that the model does not declare gets the length of `from`.
  *
- * Axes: those of `x`, renamed. Dtype: any. Errors: an axis that `x` does not have; a name that it has already; a name
- * with another length. Gradient: renamed back. Sharding: as `x`, under the new name.
+ * Axes: those of `x`, renamed. Dtype: any. Errors: an axis that `x` does not have; a name that `x` already has; a name
+ * with another length. Gradient: the inverse renaming. Sharding: that of `x`, under the new name.
  *
  * @example
  * ```ts
@@ -44,11 +44,11 @@ export function rename<
 }
 
 /**
- * `x` with one axis split into several, row-major: the last of `into` runs fastest.
+ * `x` with one axis split into several, row-major: the last of `into` varies fastest.
  *
- * Axes: those of `x`, `into` (`"head headDim"`) in the place of `axis`. Dtype: any. Errors: an axis that `x` does not
- * have; a name that it has already; sizes whose product is another. Gradient: `merge`. Sharding: the first of `into`
- * is sharded as `axis` is; nothing is sent.
+ * Axes: those of `x`, with `into` (`"head headDim"`) instead of `axis`. Dtype: any. Errors: an axis that `x` does not
+ * have; a name that `x` already has; sizes with another product. Gradient: `merge`. Sharding: the first of `into` has
+ * the sharding of `axis`; sends nothing.
  *
  * @example
  * ```ts
@@ -72,11 +72,11 @@ export function split<
 }
 
 /**
- * `x` with adjacent axes as one: the inverse of `split`.
+ * `x` with adjacent axes merged into one: the inverse of `split`.
  *
- * Axes: those of `x`, `to` in the place of `axes` (`"head headDim"`). Dtype: any. Errors: axes that are not side by
- * side in this order; a name that `x` has already; a size that is not the product. Gradient: `split`. Sharding: `to`
- * is sharded as the first of `axes` is; the others are replicated.
+ * Axes: those of `x`, with `to` instead of `axes` (`"head headDim"`). Dtype: any. Errors: axes that are not adjacent in
+ * this order; a name that `x` already has; a size other than the product. Gradient: `split`. Sharding: `to` has the
+ * sharding of the first of `axes`; the others are replicated.
  *
  * @example
  * ```ts
@@ -100,11 +100,10 @@ export function merge<
 }
 
 /**
- * Positions `start`, `start + step`, … of `axis`, as many as axis `to` is long.
+ * The elements `start`, `start + step`, … of `axis`. Their number is the length of `to`.
  *
- * Axes: those of `x`, `to` in the place of `axis`. Dtype: any. Errors: an axis that `x` does not have; a name that it
- * has already; positions past the end. Gradient: 0 where nothing was taken. Sharding: along all axes but `axis`,
- * which is replicated.
+ * Axes: those of `x`, with `to` instead of `axis`. Dtype: any. Errors: an axis that `x` does not have; a name that `x`
+ * already has; elements past the end. Gradient: 0 for the other elements. Sharding: along all axes except `axis`, which is replicated.
  *
  * @example
  * ```ts
@@ -129,12 +128,11 @@ export function slice<
 }
 
 /**
- * `a` and then `b` along `axis`, as axis `to`. `b` has the axes of `a`; the one in the place of `axis` may have another
- * name.
+ * `a` and `b` concatenated along `axis` into axis `to`. `b` has the axes of `a`, except that its axis in place of
+ * `axis` may have another name.
  *
- * Axes: those of `a`, `to` in the place of `axis`. Dtype: both equal, any. Errors: an axis that `a` does not have;
- * operands that differ in more than that axis; a size that is not the sum; dtypes differ. Gradient: the slices of it.
- * Sharding: along all axes but `axis`, which is replicated.
+ * Axes: those of `a`, with `to` instead of `axis`. Dtype: both equal, any. Errors: an axis that `a` does not have;
+ * operands that differ in other axes; a size that is not the sum; dtypes differ. Gradient: its slices. Sharding: along all axes except `axis`, which is replicated.
  *
  * @example
  * ```ts
@@ -169,8 +167,7 @@ export function concat<
 /**
  * `x` with its axes in another order.
  *
- * Axes: `to`. Dtype: any. Errors: `to` has other axes than `x`. Gradient: in the order of `x`. Sharding: along every
- * axis as `x` is; nothing is sent.
+ * Axes: `to`. Dtype: any. Errors: `to` has other axes than `x`. Gradient: transposed back. Sharding: that of `x` along every axis; sends nothing.
  *
  * @example
  * ```ts
@@ -198,10 +195,10 @@ export function transpose<
 const DTYPES: readonly DType[] = ["f32", "f16", "i32", "u32"];
 
 /**
- * `x` in another dtype. To an integer: towards zero; to f16: to the nearest.
+ * `x` in another dtype. Casts to integers round towards zero, casts to f16 to nearest.
  *
- * Axes: those of `x`. Dtype: `to`. Errors: a name that is no dtype. Gradient: cast back; between integers none.
- * Sharding: along every axis as `x` is; nothing is sent.
+ * Axes: those of `x`. Dtype: `to`. Errors: an unknown dtype. Gradient: cast back; none between integers. Sharding:
+ * that of `x` along every axis; sends nothing.
  *
  * @example
  * ```ts

@@ -20,28 +20,28 @@ import { callSite } from "../../spec/call_site.ts";
 export interface Block {
   /** `layers.3.moe`; "" is the model itself. */
   readonly path: string;
-  /** What axes that are declared here or around here are called in the graph: `expert` is `layers.3.moe/expert`. */
+  /** Graph names of the axes declared in this scope and the enclosing ones: `expert` is `layers.3.moe/expert`. */
   readonly names: ReadonlyMap<string, string>;
 }
 
-/** What the tensors of one run of a model function share: its axes, what it is for, the dispatches that must be combined, and blocks. */
+/** State shared by the tensors of one trace: axes, purpose, dispatches that must be combined, and blocks. */
 export interface Trace {
-  /** A step of training is made of it. */
+  /** Whether the trace becomes a training step. */
   readonly training: boolean;
-  /** Where mistakes are collected. Absent: they are thrown. */
+  /** Collects mistakes. Absent: mistakes are thrown. */
   readonly problems?: Problems | undefined;
-  /** Every axis that is declared, as the graph calls it. */
+  /** Every declared axis by its graph name. */
   readonly axes: { [name: string]: AxisSize };
   readonly dispatched: Node[];
   /** The block of each call of `recompute`. */
   readonly blocks: Node[];
-  /** The block whose body runs. */
+  /** The current block. */
   block: Block;
 }
 
 /**
- * A tensor with named axes: `Tensor<"token embed", "f32">`. Its axes are one string, in order; its values are known
- * only when a plan runs. Made by `input`, `param`, `state` and the ops.
+ * A tensor with named axes: `Tensor<"token embed", "f32">`. Its axes are one string, in order. Its values are known
+ * only when a plan runs. Created by `input`, `param`, `state` and the ops.
  */
 export class Tensor<
   out Axes extends string = string,
@@ -49,11 +49,11 @@ export class Tensor<
 > {
   /** The axes in order, separated by spaces. */
   readonly axes: Axes;
-  /** What it computes in. */
+  /** Compute dtype. */
   readonly dtype: D;
   /** The value in the graph; for the compiler. */
   readonly node: Node;
-  /** The run of the model function that it belongs to; for the compiler. */
+  /** The trace that it belongs to; for the compiler. */
   readonly trace: Trace;
 
   constructor(axes: Axes, dtype: D, node: Node, trace: Trace) {
@@ -67,7 +67,7 @@ export class Tensor<
 /** Any op; only its identity matters. */
 export type Op = (...args: never[]) => unknown;
 
-/** Wrap a node. The type parameters are the caller's word: ops are typed at the boundary and checked at run time. */
+/** Wraps a node. The caller asserts the type parameters: ops are typed at the boundary and checked at run time. */
 export function wrap<A extends string, D extends DType>(
   node: Node,
   trace: Trace,
@@ -76,8 +76,8 @@ export function wrap<A extends string, D extends DType>(
 }
 
 /**
- * The trace that all operands belong to. Complains about values that are no tensors, for callers without types, and about
- * axes of two blocks under one name.
+ * The trace of all operands. Rejects values that are not tensors, for untyped callers, and axes of two blocks under one
+ * name.
  */
 export function traceOf(
   operands: readonly unknown[],
@@ -104,7 +104,7 @@ export function traceOf(
   return trace!;
 }
 
-/** Operands mean the same axis by a name. */
+/** Checks that operands use each name for one axis. */
 function checkNames(operands: readonly Tensor[], op: Op): void {
   const known = new Map<string, readonly [axis: string, node: Node]>();
   for (const { node } of operands) {
@@ -123,8 +123,8 @@ function checkNames(operands: readonly Tensor[], op: Op): void {
 }
 
 /**
- * What the graph calls the axis that an op names: that of an operand, else what is declared in the block at hand or around
- * it, else a new one of the block.
+ * The graph name of an axis that an op names: the axis of an operand, else the axis declared in the current or an
+ * enclosing block, else a new axis of the block.
  */
 export function axisOf(
   name: string,
@@ -140,7 +140,7 @@ export function axisOf(
     : block.names.get(name) ?? axisIn(block.path, name);
 }
 
-/** Where an op was called: the place in the source, and the block. */
+/** The call site of an op: source position and block. */
 export function siteOf(
   trace: Trace,
   op: Op,
@@ -149,7 +149,7 @@ export function siteOf(
   return { span: callSite(op), block: block.path, problems };
 }
 
-/** The place in the source where an op was called, its block, and where mistakes go. */
+/** Source position of the call of an op, its block, and the collector of mistakes. */
 export interface Site {
   readonly span: Span | undefined;
   readonly block: string;
@@ -157,8 +157,9 @@ export interface Site {
 }
 
 /**
- * Throw an error, or keep it where mistakes are collected; then what is returned stands for the value that was not made,
- * and nothing is said of what follows from it. `axes`: those that the value would have, if not those of the first operand.
+ * Throws an error, or records it if mistakes are collected. It then returns a placeholder for the missing value, and no
+ * errors are reported about values derived from it. `axes`: axes of the missing value. Default: those of the first
+ * operand.
  */
 export function refuse<A extends string, D extends DType>(
   error: ModelError,
@@ -183,7 +184,7 @@ function describe(value: unknown): string {
     : `'${String(value)}'`;
 }
 
-/** The tensor that an op makes of its operands. `op` is the function that the user called. */
+/** The tensor that an op returns for its operands. `op` is the function that the user called. */
 export function apply<P extends Primitive, A extends string, D extends DType>(
   op: Op,
   primitive: P,
@@ -201,7 +202,7 @@ export function apply<P extends Primitive, A extends string, D extends DType>(
   return wrap(node as Node, trace);
 }
 
-/** Names in `"token embed"`. Callers without types get their value quoted in a message, not a crash. */
+/** Splits `"token embed"` into names. Untyped callers get an error that quotes their value. */
 export function names(axes: string): string[] {
   return axes === "" ? [] : String(axes).split(" ");
 }

@@ -1,7 +1,7 @@
 /**
- * The types of tensors: axis names as one string, and the checks of every op. Each failing check is a sentence, the
- * one that `graph/messages.ts` builds at run time. Three rules keep messages readable: a check is a conditional with
- * the bare type parameter in one branch, every checking position is `NoInfer`, and no union is put into a template.
+ * Types of tensors: axis names as one string, and the checks of every op. Each failing check is a sentence, equal to
+ * the one that `graph/messages.ts` builds at run time. Three rules keep messages readable: a check is a conditional
+ * with the bare type parameter in one branch, every checking position is `NoInfer`, and templates contain no union.
  */
 
 /** `"token" | "embed"` from `"token embed"`. */
@@ -10,7 +10,7 @@ export type Axis<S extends string> = S extends `${infer H} ${infer R}`
   : S extends "" ? never
   : S;
 
-/** Two lists of axes as one. */
+/** Concatenation of two lists of axes. */
 export type Cat<A extends string, B extends string> = A extends "" ? B
   : B extends "" ? A
   : `${A} ${B}`;
@@ -42,12 +42,12 @@ export type First<S extends string> = S extends `${infer H} ${string}` ? H : S;
 export type Second<S extends string> = S extends
   `${string} ${infer H} ${string}` ? H : string;
 
-/** The first axis that is there twice, or never. */
+/** The first repeated axis, or never. */
 export type Repeated<S extends string> = S extends `${infer H} ${infer R}`
   ? H extends Axis<R> ? H : Repeated<R>
   : never;
 
-/** Dtypes that functions and sums take. */
+/** Dtypes of functions and sums. */
 export type Float = "f32" | "f16";
 
 // --- declarations
@@ -57,7 +57,7 @@ type LastWord<S extends string> = S extends `${string} ${infer R}` ? LastWord<R>
 type AllButLast<S extends string, Acc extends string = ""> = S extends
   `${infer H} ${infer R}` ? AllButLast<R, Cat<Acc, H>> : Acc;
 
-/** `S` if the model has its axes; ways to finish the last word if only that one is wrong; else the sentence. */
+/** `S` if the model has its axes; completions of the last word if only that one is unknown; else the error. */
 export type Known<Names extends string, S extends string> =
   [Without<S, Names>] extends [""] ? [Repeated<S>] extends [never] ? S
     : `Cannot declare '${S}': axis '${Repeated<S>}' is there twice`
@@ -68,14 +68,14 @@ export type Known<Names extends string, S extends string> =
     : `Cannot declare '${S}': the model has no axis '${Without<S, Names>}'`;
 
 /**
- * A parameter's name, `X` being the axis of an `{axis}` in it. Only the axis is inferred: a type parameter for the whole
- * name would cost a new signature for every parameter.
+ * A parameter's name; `X` is the axis of an `{axis}` in it. Only the axis is inferred: a type parameter for the entire
+ * name would create a new signature for every parameter.
  */
 export type ParamName<X extends string> =
   | (string & Record<never, never>)
   | `${string}{${X}}${string}`;
 
-/** `Known`, and the stacked axis `X` comes first. */
+/** `Known`, with the stacked axis `X` first. */
 export type KnownParam<
   Names extends string,
   S extends string,
@@ -85,7 +85,7 @@ export type KnownParam<
   : string extends S | X ? S
   : `Cannot stack '${S}' over '${X}': it is not the first axis`;
 
-/** `Ok` if a tensor of the axes `A` has none that are local to a block. */
+/** `Ok` if a tensor with the axes `A` has no axis local to a block. */
 export type CanReturn<A extends string, Local, Ok> = string extends A ? Ok
   : [Axis<A> & Local] extends [never] ? Ok
   : `Cannot return '${A}' from a block: axis '${Without<
@@ -95,7 +95,7 @@ export type CanReturn<A extends string, Local, Ok> = string extends A ? Ok
 
 // --- elementwise
 
-/** Axes of an elementwise result: those of the operand that has them all. */
+/** Axes of an elementwise result: those of the operand with all axes. */
 export type Broadcast<A extends string, B extends string> = [B] extends [never]
   ? A
   : Axis<B> extends Axis<A> ? A
@@ -131,7 +131,7 @@ export type EinsumOut<S extends string> = S extends `${string} -> ${infer O}`
   ? O
   : never;
 
-/** `S` if it fits the operands. */
+/** `S` if it matches the operands. */
 export type CanEinsum<S extends string, A extends string, B extends string> =
   string extends S ? S
     : S extends `${infer I} -> ${infer O}`
@@ -146,7 +146,7 @@ export type CanEinsum<S extends string, A extends string, B extends string> =
 
 // --- reductions
 
-/** `Ok` if the gain of a norm has the one axis `K`. */
+/** `Ok` if the gain of a norm has only the axis `K`. */
 export type CanGain<
   N extends { readonly op: string; readonly gain: string },
   A extends string,
@@ -180,7 +180,7 @@ export type Merged<A extends string, F extends string, T extends string> =
       ? Cat<Trim<L>, Cat<T, Trim<R>>>
     : never;
 
-/** `F` if `A` has these axes side by side in this order. */
+/** `F` if these axes are adjacent in `A` in this order. */
 export type CanMerge<A extends string, F extends string> = string extends A ? F
   : ` ${A} ` extends `${string} ${F} ${string}` ? F
   : `Cannot merge '${F}' of '${A}': they are not side by side in this order`;
@@ -194,7 +194,7 @@ export type CanTranspose<A extends string, T extends string> = string extends
     : `Cannot transpose '${A}' to '${T}': the axes are not the same`
   : `Cannot transpose '${A}' to '${T}': the axes are not the same`;
 
-/** `Ok` if `B` is `A` but for the name of the axis `F`. */
+/** `Ok` if `B` equals `A` except for the name of the axis `F`. */
 export type CanConcat<
   A extends string,
   B extends string,
@@ -215,7 +215,7 @@ export type CanQuery<Q extends string, Ok> = string extends Q ? Ok
     : Ok
   : `Cannot attend with query '${Q}': expected three axes, 'token head dim'`;
 
-/** `Ok` if the key or value `K` goes with the query `Q`. */
+/** `Ok` if the key or value `K` matches the query `Q`. */
 export type CanKey<Q extends string, K extends string, Ok> = string extends
   K | Q ? Ok
   : Q extends `${infer T} ${string} ${infer X}`
@@ -226,14 +226,14 @@ export type CanKey<Q extends string, K extends string, Ok> = string extends
     : `Cannot attend with key '${K}': expected '${T} kvHead ${X}', to go with query '${Q}'`
   : Ok;
 
-/** `Ok` if the key `K`, which all heads share, goes with the query `Q`. */
+/** `Ok` if the key `K`, shared by all heads, matches the query `Q`. */
 export type CanSharedKey<Q extends string, K extends string, Ok> =
   string extends K | Q ? Ok
     : Q extends `${infer T} ${string} ${infer X}` ? K extends `${T} ${X}` ? Ok
       : `Cannot attend with key '${K}': expected '${T} ${X}', to go with query '${Q}'`
     : Ok;
 
-/** `Ok` if the cache `S` can hold the key `K`. */
+/** `Ok` if the cache `S` matches the key `K`. */
 export type CanCache<K extends string, S extends string, Ok> = string extends
   K | S ? Ok
   : K extends `${string} ${infer GX}`
@@ -246,7 +246,7 @@ export type CanCache<K extends string, S extends string, Ok> = string extends
     : `Cannot attend with cache '${S}': expected 'sequence context ${GX}', to hold '${K}'`
   : Ok;
 
-/** `Ok` if `S` has the axes of a cache of keys by head. */
+/** `Ok` if `S` has the axes of a cache of keys per head. */
 export type CanCached<S extends string, Ok> = string extends S ? Ok
   : S extends `${string} ${string} ${string} ${infer X}`
     ? X extends `${string} ${string}`

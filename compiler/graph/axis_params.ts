@@ -1,4 +1,4 @@
-/** The parameters of primitives that name axes. */
+/** Parameters of primitives that name axes. */
 
 /** Parameters that name axes of operands or of the result. */
 const AXIS_PARAMETERS: ReadonlySet<string> = new Set([
@@ -19,7 +19,7 @@ const AXIS_PARAMETERS: ReadonlySet<string> = new Set([
   "context",
 ]);
 
-/** The same parameters with every axis that they name renamed. */
+/** Returns the parameters with every named axis renamed. */
 export function renameAxes<T extends object>(
   params: T,
   rename: (axis: string) => string,

@@ -1,4 +1,4 @@
-/** What a legal graph is: every node agrees with its rule, comes after its operands, and uses axes that have sizes. */
+/** Legality of graphs: every node satisfies its rule, follows its operands, and uses axes with sizes. */
 
 import { ModelError } from "../../spec/errors.ts";
 import { checkDispatched } from "./dispatched.ts";
@@ -7,14 +7,14 @@ import { RuleError, sameAxes, type TensorType } from "./operands.ts";
 import { RULES } from "./rules.ts";
 import { deriveSizes } from "./sizes.ts";
 
-/** A rule for a node whose primitive is known only at run time. */
+/** A rule for a node of any primitive. */
 type AnyRule = (input: {
   readonly inputs: readonly Node[];
   readonly params: PrimitiveParams[Primitive];
   readonly given: TensorType;
 }) => TensorType;
 
-/** Hold every node against the rule of its primitive, and the whole against what is promised of graphs. Throws ModelError. */
+/** Checks every node against the rule of its primitive, and the graph against its invariants. Throws ModelError. */
 export function checkGraph(graph: Graph): void {
   const seen = new Set<Node>();
   for (const node of graph.nodes) {

@@ -1,4 +1,4 @@
-/** What a router's choices must be to go together. */
+/** Consistency of a router's options. */
 
 import type { DType } from "../../spec/dtype.ts";
 import type { CapacityRule, RouteOperand, RoutingRule } from "./graph.ts";
@@ -14,7 +14,7 @@ export const OPERAND_DTYPES: { readonly [O in RouteOperand]: DType } = {
   weights: "f32",
 };
 
-/** Why a router cannot be, or undefined: one sentence. */
+/** Why the options of a router are inconsistent, in one sentence, or undefined. */
 export function ruleProblem(
   rule: RoutingRule,
   operands: readonly RouteOperand[],

@@ -1,23 +1,23 @@
-/** What changes the sharding of a value, and nothing else of it: only resharding makes these (see sharding/reshard.ts). */
+/** Collectives: nodes that change only the sharding of a value. Only resharding creates them (sharding/reshard.ts). */
 
 import type { FusionClass } from "./primitives/definition.ts";
 
 /**
- * Their parameters. Each has one operand. Along `axis`, if it has one, the value is sharded over more or fewer mesh axes; below
- * `shard`, the axis is `axis` on the operand and `to` on the result.
+ * Parameters of collectives. Each has one operand. Along `axis`, if given, the value is sharded over more or fewer mesh
+ * axes. After `shard`, the axis is `axis` on the operand and `to` on the result.
  */
 export interface CollectiveParams {
-  /** All of an axis, of which ranks along `over` have shards. */
+  /** Gathers an axis that ranks along `over` have shards of. */
   allGather: {
     readonly over: readonly string[];
     readonly axis: string;
     readonly to: string;
   };
-  /** Each rank keeps its own shard along `axis`; nothing is sent. */
+  /** Slices the rank's own shard along `axis`; sends nothing. */
   allSlice: { readonly axis: string; readonly to: string };
-  /** The terms that ranks hold along the mesh axes `over`, added as a balanced tree by group rank: on every rank. */
+  /** Adds the terms of the ranks along the mesh axes `over` as a balanced tree by group rank, on every rank. */
   allReduce: { readonly over: readonly string[] };
-  /** The same sum; each rank is given its shard along `axis`. */
+  /** The same sum. Each rank receives its shard along `axis`. */
   reduceScatter: {
     readonly over: readonly string[];
     readonly axis: string;
@@ -28,7 +28,7 @@ export interface CollectiveParams {
 /** Names of the collectives. */
 export type Collective = keyof CollectiveParams;
 
-/** How kernels take each: only what sends nothing is an expression within another kernel. */
+/** Fusion class of each. Only the one that sends nothing can be an expression in another kernel. */
 const COLLECTIVES: { readonly [C in Collective]: FusionClass } = {
   allGather: "kernel",
   allSlice: "inline",
@@ -36,7 +36,7 @@ const COLLECTIVES: { readonly [C in Collective]: FusionClass } = {
   reduceScatter: "kernel",
 };
 
-/** Whether a primitive is one. */
+/** Whether a primitive is a collective. */
 export function isCollective(primitive: string): primitive is Collective {
   return Object.hasOwn(COLLECTIVES, primitive);
 }

@@ -1,7 +1,7 @@
 /**
- * Derivatives of scalar functions, from their kernel trees. Where a function has a corner, the derivative is that of
- * the side that its own comparison takes: of `max(a, b)` and `min(a, b)` that of `a` where they are equal; steps, such
- * as `floor`, have none.
+ * Derivatives of scalar functions, computed from their kernel trees. At a corner, the derivative is that of the branch
+ * that the function's comparison selects: for `max(a, b)` and `min(a, b)`, that of `a` if both are equal. Steps, such
+ * as `floor`, have derivative zero.
  */
 
 import * as k from "../../spec/kernel/build.ts";
@@ -33,7 +33,7 @@ function minus(a: Expr | Zero): Expr | Zero {
   return a === undefined ? undefined : k.neg(a);
 }
 
-/** Functions of one number: the derivative, from the argument and the value. */
+/** Functions of one number: the derivative, given the argument and the value. */
 const SLOPES: {
   readonly [fn in CallName]?: (x: Expr, y: Expr) => Expr;
 } = {
@@ -48,7 +48,7 @@ const SLOPES: {
   roundF16: () => ONE,
 };
 
-/** One derivative under construction: every value has a name, so that none is computed twice. */
+/** A derivative under construction. Every value has a name, so that it is computed once. */
 class Derivation {
   readonly lets: { readonly name: string; readonly value: Expr }[] = [];
   readonly #values = new Map<Expr, Expr>();
@@ -183,13 +183,13 @@ function readsOf(e: Expr, into: Set<string>): void {
   });
 }
 
-/** A scalar function without the parameters and values that it does not need; its own are `used`, the last one first. */
+/** A scalar function without unused parameters and values. `used`: its own values, last first. */
 export interface Trimmed {
   readonly fn: ScalarFunction;
   readonly used: readonly number[];
 }
 
-/** Drop unused parameters and values; the last parameter is used. */
+/** Drops unused parameters and values. The last parameter is used. */
 function trim(fn: ScalarFunction): Trimmed {
   const reads = new Set<string>();
   readsOf(fn.result, reads);
@@ -219,8 +219,8 @@ function trim(fn: ScalarFunction): Trimmed {
 }
 
 /**
- * The derivative of `fn` by its parameter `by`, times a number that is one more parameter: the last in `used`'s count, and
- * the first of the function that is returned. Undefined where it is zero everywhere.
+ * The derivative of `fn` by its parameter `by`, times a factor. The factor is an additional parameter: the last in
+ * `used`'s count, and the first of the returned function. Undefined if the derivative is zero.
  */
 export function differentiateScalar(
   fn: ScalarFunction,

@@ -1,6 +1,6 @@
 /**
- * The derivative of each primitive: from the cotangent of a node, which is the derivative of a loss by it, to those of
- * its operands, in primitives. Choices, of experts or of the largest, have none: they are held where they are.
+ * The derivative of each primitive: maps the cotangent of a node (the derivative of a loss by it) to the cotangents of
+ * its operands, in primitives. Choices of experts or maxima have none; they are constants.
  */
 
 import { ofCollectives } from "./collectives.ts";
@@ -27,19 +27,19 @@ import {
 import type { NodeBuilder } from "./node_builder.ts";
 import { definedRows } from "./primitives/mod.ts";
 
-/** What a derivative is made with. */
+/** Input of a derivative. */
 export interface DerivativeInput<P extends Primitive> {
   readonly node: NodeOf<P>;
-  /** The cotangent of `node`; of a routing, that of its weights. */
+  /** The cotangent of `node`; for a routing, the cotangent of its weights. */
   readonly dy: Node;
   readonly b: NodeBuilder;
   /** The scalar function of a `map`. */
   readonly scalar: (lambda: Lambda) => ScalarFunction;
-  /** The cotangent of `to`, given that of `from`, through all that is between them. */
+  /** The cotangent of `to`, given that of `from`, through all nodes between them. */
   readonly pull: (from: Node, dy: Node, to: Node) => Node | undefined;
 }
 
-/** The cotangent of each operand, made when it is asked for; undefined where there is none. */
+/** The cotangent of each operand, created on demand; undefined if there is none. */
 export type Cotangents = readonly ((() => Node | undefined) | undefined)[];
 
 /** The derivative of a primitive. */
@@ -52,7 +52,7 @@ function leaf(): Cotangents {
   return [];
 }
 
-/** A primitive that has no derivative, and why. */
+/** A primitive without a derivative, and the reason. */
 function refused(why: string): Derivative<Primitive> {
   return ({ node }) =>
     node.inputs.map(() => () => {
@@ -106,7 +106,7 @@ export const DERIVATIVES: { readonly [P in Primitive]: Derivative<P> } = {
             : b.map((_, d) => expr`${d} * ${1 / size}`, x!, dy),
       ];
     }
-    // Equal maxima share it evenly.
+    // Equal maxima divide the cotangent evenly.
     return [() => {
       const best = b.map(
         (v, top) => expr`select(0.0, 1.0, ${v} == ${top})`,
@@ -129,7 +129,7 @@ export const DERIVATIVES: { readonly [P in Primitive]: Derivative<P> } = {
 
   ...definedRows("derivative"),
 
-  // The transpose of a rotation turns the other way.
+  // The transpose of a rotation has the negative angle.
   rope: ({ node, dy, b }) => [() =>
     b.make("rope", [dy, node.inputs[1]!], {
       ...node.params,

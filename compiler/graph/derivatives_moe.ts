@@ -1,7 +1,8 @@
 /**
- * Derivatives of routing. The derivative of a dispatch is a combine, that of a combine a dispatch of its cotangent. A weight's
- * cotangent is the product of a returned row and the cotangent there: the rows of the forward pass are kept, so
- * that none is sent again. Routers are differentiated through the weights that they give, never through the choice.
+ * Derivatives of routing. The derivative of a dispatch is a combine; the derivative of a combine is a dispatch of its
+ * cotangent. The cotangent of a weight is the product of a returned row and its cotangent. Rows returned by the forward
+ * pass are saved, so that none is sent twice. Routers are differentiated through their weights only, never through the
+ * choice.
  */
 
 import { expr } from "../../spec/kernel/resolve.ts";
@@ -12,7 +13,7 @@ import { without } from "./messages.ts";
 import type { NodeBuilder } from "./node_builder.ts";
 import { routeOperand } from "./routing.ts";
 
-/** The cotangent of weights: rows of each choice times the value of their token. */
+/** The cotangent of weights: the rows of each choice times the value of their token. */
 function ofWeights(
   b: NodeBuilder,
   rows: Node,
@@ -26,7 +27,7 @@ function ofWeights(
     : b.make("dot", [collected, value], { over });
 }
 
-/** Rows are combined, weighted as they were dispatched. */
+/** Combines the cotangent with the weights of the dispatch. */
 export function dispatchDerivative(
   { node, dy, b }: DerivativeInput<"dispatch">,
 ): Cotangents {
@@ -38,7 +39,7 @@ export function dispatchDerivative(
   ];
 }
 
-/** Cotangents are dispatched, weighted as results are combined. */
+/** Dispatches the cotangent with the weights of the combine. */
 export function combineDerivative(
   { node, dy, b }: DerivativeInput<"combine">,
 ): Cotangents {
@@ -50,7 +51,7 @@ export function combineDerivative(
   ];
 }
 
-/** Through the weights to the logits, or to weights that were given. */
+/** Differentiates through the weights to the logits, or to given weights. */
 export function routeDerivative(
   { node, dy, b, pull }: DerivativeInput<"route">,
 ): Cotangents {
@@ -60,7 +61,7 @@ export function routeDerivative(
   );
 }
 
-/** The weights of a router, computed from its logits and choices by other primitives. */
+/** The weights of a router, computed from its logits and choices by differentiable primitives. */
 export function routeWeights(node: NodeOf<"route">, b: NodeBuilder): Node {
   const { rule } = node.params;
   const raw = scores(node, b);
@@ -102,7 +103,7 @@ export function routeWeights(node: NodeOf<"route">, b: NodeBuilder): Node {
   return rule.normalize === "kept" ? divided : masked(divided);
 }
 
-/** What the chosen score. */
+/** Scores of the chosen experts. */
 function scores(node: NodeOf<"route">, b: NodeBuilder): Node {
   const weights = routeOperand(node, "weights");
   if (weights) return weights;

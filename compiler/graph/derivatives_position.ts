@@ -1,4 +1,4 @@
-/** Derivatives of attention and its cache. Entries of the cache from earlier runs are constants. */
+/** Derivatives of attention and its cache. Cache entries of earlier runs are constants. */
 
 import { expr } from "../../spec/kernel/resolve.ts";
 import { ModelError } from "../../spec/errors.ts";
@@ -6,7 +6,7 @@ import type { Cotangents, DerivativeInput } from "./derivatives.ts";
 import type { Node } from "./graph.ts";
 import type { NodeBuilder } from "./node_builder.ts";
 
-/** Each token's entry is where it wrote it. */
+/** The cotangent of each token is that of the cache entry that it wrote. */
 export function cacheWriteDerivative(
   { node, dy, b }: DerivativeInput<"cacheWrite">,
 ): Cotangents {
@@ -31,7 +31,7 @@ export function cacheWriteDerivative(
   ];
 }
 
-/** The entry of each token in a cache whose sequences and positions are one axis. */
+/** The index of each token in a cache whose sequences and positions are one axis. */
 function placeOf(
   b: NodeBuilder,
   context: string,
@@ -42,7 +42,7 @@ function placeOf(
   return b.map((s, p) => expr`${s} * ${length} + ${p}`, sequence, position);
 }
 
-/** Backwards through the softmax, whose sums are computed again from queries and keys. */
+/** Backward pass through the softmax, whose sums are recomputed from queries and keys. */
 export function attentionDerivative(
   { node, dy, b }: DerivativeInput<"attention">,
 ): Cotangents {
@@ -64,7 +64,7 @@ export function attentionDerivative(
     b.map((y, d) => expr`${y} * ${d}`, node, dy),
   ], { kind: "sum", over: params.valueDim });
   const place = placeOf(b, params.context, sequence, position);
-  // The two numbers of a head beside each other, so that ranks that have some of the heads have theirs.
+  // Joins the two numbers of a head, so that a rank with some of the heads has both numbers of each.
   const beside = (x: Node, start: number) =>
     b.make("dilate", [x], {
       axis: params.head,

@@ -1,11 +1,11 @@
 /**
- * The derivative of `linearRecurrence`, in a run in which every sequence begins. With G the cotangent of a state S, D the
- * state after the decay and r = Dᵀ key, the cotangent of d is Gᵀ key, and
+ * The derivative of `linearRecurrence`, for runs in which every sequence starts. With G the cotangent of a state S, D
+ * the state after the decay and r = Dᵀ key, the cotangent of d is Gᵀ key, and
  *
  *     query: S dy     key: G d - D dvalue ("delta"), G d ("add")     value: rate * dd     rate: dd · (value - r)
  *
- * S, D and G by rows are recurrences in which keys and values have changed places. The decay's cotangent times the decay
- * is A = G · D, which no scan has both factors of: it is that of the token after, and dy · y - dd · d - r · dvalue.
+ * Rows of S, D and G are recurrences with keys and values exchanged. The cotangent of the decay times the decay is A =
+ * G · D. No scan has both factors, but A is A of the next token plus dy · y - dd · d - r · dvalue.
  */
 
 import { expr } from "../../spec/kernel/resolve.ts";
@@ -54,18 +54,18 @@ export function recurrenceDerivative(
   const seen = delta ? scan("seen", [query, key, value]) : undefined;
   const rest = seen ? minus(value, seen) : value;
   const d = times(rest, rate);
-  // Without anything to erase, "erase" is a sum.
+  // Without a value to erase, "erase" is a sum.
   const dd = delta
     ? scan("erase", [query, key, dy], { reverse })
     : scan("add", [key, query, dy], { reverse });
   const dv = times(dd, rate);
 
-  /** Of the heads that read a head of keys, the sum. */
+  /** Sums over the heads that share a key head. */
   const ofKeys = (x: Node) => {
     if (kvHead === head) return x;
     if (b.context.axes[kvHead]!.size === 1) {
       const sum = b.make("reduce", [x], { kind: "sum", over: head });
-      // Along an axis of one item: a key, or what there is one number of for each.
+      // Repeats along an axis of one item: a key, or one number per item.
       const like = x.axes.length === key.axes.length
         ? key
         : b.make("reduce", [key], { kind: "sum", over: dim });
@@ -96,7 +96,7 @@ export function recurrenceDerivative(
     () => {
       const change = minus(times(dy, node), times(dd, d));
       const parts = seen ? minus(change, times(seen, dv)) : change;
-      // The sum over the tokens from each on.
+      // The sum over the tokens from each token on.
       const one = b.constant(1, key);
       const share = b.constant(1 / b.context.axes[dim]!.size, key);
       const sums = scan("add", [share, one, parts], {

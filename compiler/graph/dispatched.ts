@@ -1,6 +1,6 @@
 /**
- * Dispatched values: between a dispatch and its combine, rows belong to one routing and must stay apart. This finds the
- * routing of every value, and refuses what would mix rows, change routing, or are never combined.
+ * Dispatched values: between a dispatch and its combine, rows belong to one routing and must stay separate. Finds the
+ * routing of every value, and rejects nodes that mix rows, change the routing or are never combined.
  */
 
 import { ofCollectives } from "./collectives.ts";
@@ -17,20 +17,20 @@ import {
 } from "./graph.ts";
 import { definedRows } from "./primitives/mod.ts";
 
-/** What dispatched a node's value. */
+/** The dispatch of a node's value. */
 type Sent = NodeOf<"dispatch">;
 
 function routeOf(node: Node): RoutingNode {
   return node.inputs[1] as RoutingNode;
 }
 
-/** Axes of a dispatched value that an op must leave alone. */
+/** Whether an op affects axes of a dispatched value that it must preserve. */
 function touches(sent: Sent, axes: readonly string[]): string | undefined {
   const { expert, slot } = routeOf(sent).params;
   return axes.find((axis) => axis === expert || axis === slot);
 }
 
-/** What a primitive does along axes, so that rows of a dispatch would mix or move; "no": it cannot take them at all. */
+/** The axes along which a primitive mixes or moves rows of a dispatch. "no": it does not accept rows. */
 const MIXES: {
   readonly [P in Primitive]: "no" | ((node: NodeOf<P>) => readonly string[]);
 } = {
@@ -128,19 +128,22 @@ function combined(node: Node, sent: Sent | undefined): void {
   }
 }
 
-/** Whether a node sums the rows of each expert: what it makes has no rows any more. */
+/** Whether a node sums the rows of each expert. Its result then has no rows. */
 function sumsRows(node: Node, sent: Sent): boolean {
   return node.primitive === "reduceSum" &&
     node.params.over.includes(routeOf(sent).params.slot);
 }
 
-/** Check every value between dispatch and combine; `dispatched` are all that the model function made. Throws ModelError. */
+/**
+ * Checks every value between dispatch and combine. `dispatched`: all dispatches of the model function. Throws
+ * ModelError.
+ */
 export function checkDispatched(
   nodes: readonly Node[],
   results: readonly Node[],
   { dispatched, problems }: {
     readonly dispatched: readonly Node[];
-    /** Where mistakes are collected. Default: they are thrown. */
+    /** Collects mistakes. Default: they are thrown. */
     readonly problems?: Problems | undefined;
   },
 ): void {
@@ -173,7 +176,7 @@ export function checkDispatched(
   }
 }
 
-/** Whether something that is wrong is made of a node: it may be what should have been combined. */
+/** Whether a node is used by a wrong node, which may be the missing combine. */
 function meetsWrong(node: Node, problems: Problems | undefined): boolean {
   if (!problems) return false;
   const reached = new Set([node]);
@@ -184,7 +187,7 @@ function meetsWrong(node: Node, problems: Problems | undefined): boolean {
   });
 }
 
-/** Find the routing of a node, and refuse what it must not do with rows. */
+/** Finds the routing of a node, and rejects forbidden ops on rows. */
 function checkNode(node: Node, sent: Map<Node, Sent>): void {
   const of = ofOperands(node, sent);
   if (node.primitive === "combine" || node.primitive === "combineTranspose") {

@@ -1,4 +1,4 @@
-/** Which values are rows of a dispatch. */
+/** Values that are rows of a dispatch. */
 
 import {
   type Graph,
@@ -8,10 +8,10 @@ import {
   valueInputs,
 } from "./graph.ts";
 
-/** What rows belong to: a routing, or, where it is expanded, its groups of received rows. */
+/** The node that rows belong to: a routing, or, after expansion, its groups of received rows. */
 export type RowsNode = RoutingNode | NodeOf<"group">;
 
-/** Primitives that return rows. */
+/** Primitives that return rows to tokens. */
 const RETURNS: readonly Node["primitive"][] = [
   "combine",
   "combineTranspose",
@@ -19,7 +19,7 @@ const RETURNS: readonly Node["primitive"][] = [
   "localCombine",
 ];
 
-/** Every node on dispatched rows, with what put it there. */
+/** Every node on dispatched rows, with its dispatch. */
 export function dispatchedNodes(
   graph: Pick<Graph, "nodes">,
 ): Map<Node, RowsNode> {
@@ -37,7 +37,7 @@ export function dispatchedNodes(
   return result;
 }
 
-/** Whether a node sums rows of a dispatch, so that what it makes has none. */
+/** Whether a node sums rows of a dispatch. Its result then has no rows. */
 function sumsRows(node: Node, rows: RowsNode): boolean {
   return node.primitive === "reduceSum" &&
     node.params.over.includes(rows.params.slot);

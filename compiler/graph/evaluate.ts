@@ -1,7 +1,8 @@
 /**
- * The reference: run a graph on the CPU in plain loops. It is the meaning of the language, and the oracle of every
- * kernel; it is not fast. Values are rounded to their dtype at every node. Contractions (`dot`) have the bits of the CPU
- * device: the order of `numerics.md`, every product and sum rounded to f32. Other sums are in double precision.
+ * The reference evaluator: runs a graph on the CPU in plain loops. It defines the meaning of the language and is the
+ * oracle of every kernel; it is not fast. Values are rounded to their dtype at every node. Contractions (`dot`) have
+ * the bits of the CPU device: the order of `numerics.md`, with every product and sum rounded to f32. Other sums are in
+ * double precision.
  */
 
 import { shortAxis } from "../../spec/axis_name.ts";
@@ -20,21 +21,23 @@ export interface Tensors {
   readonly [name: string]: ArrayLike<number>;
 }
 
-/** What a graph is run on. */
+/** Options of `evaluate`. */
 export interface EvaluateOptions {
   /** Inputs by name. */
   readonly inputs?: Tensors;
-  /** Parameters by name; a stacked one whole (`experts.{expert}.up`) or one per index (`experts.0.up`, …). */
+  /**
+   * Parameters by name. A stacked parameter is one tensor (`experts.{expert}.up`) or one per index (`experts.0.up`, …).
+   */
   readonly params?: Tensors;
-  /** States by name; zero where missing. */
+  /** States by name. Default: zeros. */
   readonly states?: Tensors;
-  /** What f32 tensors are computed in; "f64" is for derivatives by finite differences. Default "f32". */
+  /** Precision of f32 tensors. "f64" is for derivatives by finite differences. Default: "f32". */
   readonly precision?: "f32" | "f64";
-  /** Lengths of dynamic axes. Default: what an input of one such axis says, else the bound. */
+  /** Lengths of dynamic axes. Default: the length of an input along that axis, else the bound. */
   readonly lengths?: { readonly [axis: string]: number };
 }
 
-/** What running a graph gives. */
+/** Result of `evaluate`. */
 export interface Evaluated {
   readonly outputs: { readonly [name: string]: Value };
   /** The next value of every state. */
@@ -44,7 +47,7 @@ export interface Evaluated {
 /**
  * Run a graph.
  *
- * Throws DataError for missing or wrong tensors, and for ids and positions outside of their tables.
+ * Throws DataError for missing or wrong tensors, and for ids and positions out of range.
  */
 export function evaluate(
   graph: Graph,
@@ -139,7 +142,7 @@ function leaf(
   return fill(node, shape, data);
 }
 
-/** A stacked parameter from one tensor per index. */
+/** Stacks a parameter from one tensor per index. */
 function unstack(
   node: Leaf,
   shape: readonly number[],

@@ -1,4 +1,4 @@
-/** What only derivatives are made of, in the reference evaluator: rows summed by id, and attention backwards. */
+/** Primitives of derivatives in the reference evaluator: rows summed by id, and the backward pass of attention. */
 
 import type { AttentionParams } from "./graph.ts";
 import { firstPosition, within } from "./evaluate_position.ts";
@@ -13,7 +13,7 @@ import {
   zeros,
 } from "./value.ts";
 
-/** Rows summed where their id is. */
+/** Sums rows by id. */
 export function scatterAddRows(
   node: Shown<"scatterAdd">,
   [rows, ids]: readonly [Value, Value],
@@ -23,7 +23,7 @@ export function scatterAddRows(
   const { over } = node.params;
   const step = strides(result, [over])[0]!;
   const length = lengthOf(result, over);
-  // Summed in double precision, and rounded once.
+  // Sums in double precision and rounds once.
   const sums = new Float64Array(result.data.length);
   const places = [strides(result, rows.axes), strides(ids, rows.axes)];
   visit(rows.shape, places, ([place, id], n) => {
@@ -34,23 +34,23 @@ export function scatterAddRows(
   return result;
 }
 
-/** A query of one head, and a key that it sees. */
+/** A query of one head, and a key that it attends to. */
 interface Seen {
-  /** Which of the queries, and where it starts. */
+  /** Index and offset of the query. */
   readonly query: number;
   readonly from: number;
-  /** Where the key starts, and how much it counts before the softmax. */
+  /** Offset of the key, and its score before the softmax. */
   readonly key: number;
   readonly score: number;
 }
 
-/** Where a token stands. */
+/** Sequence and position of a token. */
 interface Place {
   readonly sequence: number;
   readonly position: number;
 }
 
-/** Visit every query of every head, with the keys that it sees. */
+/** Visits every query of every head, with the keys that it attends to. */
 function eachQuery(
   params: AttentionParams,
   [q, keys]: readonly [Value, Value],
@@ -79,7 +79,7 @@ function eachQuery(
   }
 }
 
-/** The logarithm of the sum of exponentials of every query's scores. */
+/** The log-sum-exp of every query's scores. */
 export function sumScores(
   node: Shown<"attentionSum">,
   [q, keys, sequence, position, sinks]: readonly Value[],

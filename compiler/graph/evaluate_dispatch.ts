@@ -1,11 +1,11 @@
-/** Dispatch and combine in the reference evaluator: rows on their way to experts and back. */
+/** Dispatch and combine in the reference evaluator. */
 
 import { invariant } from "../../spec/errors.ts";
 import type { Routed } from "./evaluate_routing.ts";
 import { isWeighted } from "./graph.ts";
 import { count, put, type Shown, type Value, zeros } from "./value.ts";
 
-/** [tokens…, rest…] -> [expert, slot, rest…], times the weight if it is weighed here; rows that no token takes are zero. */
+/** [tokens…, rest…] -> [expert, slot, rest…], times the weight if dispatch applies weights; unused slots are zero. */
 export function dispatchRows(
   node: Shown<"dispatch">,
   x: Value,
@@ -31,7 +31,7 @@ export function dispatchRows(
   return result;
 }
 
-/** [expert, slot, rest…] -> [tokens…, rest…]: the sum over choices in their order, weighed if it is weighed here. */
+/** [expert, slot, rest…] -> [tokens…, rest…]: the sum over choices in order, weighted if combine applies weights. */
 export function combineRows(
   node: Shown<"combine">,
   y: Value,
@@ -56,7 +56,7 @@ export function combineRows(
   return result;
 }
 
-/** [expert, slot, rest…] -> [tokens…, choice, rest…]: the row of each choice; 0 for those dropped. */
+/** [expert, slot, rest…] -> [tokens…, choice, rest…]: the row of each choice; 0 for dropped ones. */
 export function returnedRows(
   node: Shown<"combineTranspose">,
   y: Value,

@@ -15,7 +15,7 @@ import {
   zeros,
 } from "./value.ts";
 
-/** A whole number from 0 below `end`, or the complaint. */
+/** Checks that a number is an integer from 0 below `end`. */
 export function within(at: number, end: number, what: string): number {
   if (at >= 0 && at < end) return at;
   throw new DataError(
@@ -23,7 +23,7 @@ export function within(at: number, end: number, what: string): number {
   );
 }
 
-/** The row of `table` for each id; axes that both have go together. */
+/** The row of `table` for each id. Shared axes are batch axes. */
 export function embed(
   node: Shown<"embedding">,
   table: Value,
@@ -43,7 +43,7 @@ export function embed(
   return result;
 }
 
-/** Pairs along an axis, rotated by position times frequency. */
+/** Rotates pairs along an axis by position times frequency. */
 export function rotate(
   node: Shown<"rope">,
   x: Value,
@@ -74,7 +74,7 @@ export function rotate(
   return result;
 }
 
-/** The state with every token's value at its sequence and position. */
+/** The state after writing every token's value at its sequence and position. */
 export function writeCache(
   state: Value,
   value: Value,
@@ -95,7 +95,7 @@ export function writeCache(
   return { ...state, data };
 }
 
-/** The first position that the token at `p` sees. */
+/** The first position that the token at `p` attends to. */
 export function firstPosition(
   { window, chunk }: AttentionParams,
   p: number,
@@ -107,7 +107,7 @@ export function firstPosition(
   );
 }
 
-/** Every token's heads over the positions that it sees in its sequence; `width` is the length of a value. */
+/** Attention of every token's heads over the visible positions of its sequence. `width`: the length of a value. */
 export function attend(
   node: Shown<"attention">,
   [q, keys, values, sequence, position, sinks]: readonly Value[],

@@ -1,4 +1,4 @@
-/** Routing in the reference evaluator: which experts a token chooses, with what weights, and which choices are kept. */
+/** Routing in the reference evaluator: the chosen experts of a token, their weights, and the kept choices. */
 
 import { DataError } from "../../spec/errors.ts";
 import { giveSlots } from "./evaluate_slots.ts";
@@ -14,7 +14,7 @@ export interface Routed {
   readonly k: number;
   readonly index: readonly number[];
   readonly weight: readonly number[];
-  /** Slot within the routing group; -1 if dropped. Empty where nothing can be dropped. */
+  /** Slot within the routing group; -1 if dropped. Empty if nothing can be dropped. */
   readonly slot: readonly number[];
   /** Slots of an expert in each routing group, groups in ascending order. Empty without capacity. */
   readonly capacity: readonly number[];
@@ -22,17 +22,17 @@ export interface Routed {
   readonly padding: readonly boolean[];
   /** Row at the expert, over all groups; -1 if dropped. */
   readonly row: readonly number[];
-  /** Rows per expert that a dispatched value has room for. */
+  /** Rows per expert of a dispatched value. */
   readonly rows: number;
 }
 
-/** The indices of the `k` largest, by value descending, index ascending. */
+/** The indices of the `k` largest values, by value descending, then index ascending. */
 export function largest(xs: readonly number[], k: number): number[] {
   return xs.map((_, i) => i).sort((i, j) => xs[j]! - xs[i]! || i - j)
     .slice(0, k);
 }
 
-/** softmax of a row. */
+/** Softmax of a row. */
 export function softmaxRow(xs: readonly number[]): number[] {
   const top = xs.reduce((a, b) => Math.max(a, b), -Infinity);
   const powers = xs.map((x) => Math.exp(x - top));
@@ -40,20 +40,23 @@ export function softmaxRow(xs: readonly number[]): number[] {
   return powers.map((x) => x / total);
 }
 
-/** The logarithm of the sum of the exponentials of a row. */
+/** Log-sum-exp of a row. */
 export function logSumExpRow(xs: readonly number[]): number {
   const top = xs.reduce((a, b) => Math.max(a, b), -Infinity);
   return top + Math.log(xs.reduce((sum, x) => sum + Math.exp(x - top), 0));
 }
 
-/** What a router is given besides logits: values over the same tokens; or the first token axis is the routing group. */
+/**
+ * Operands of a router besides logits: values over the same tokens. The routing group may be the first token axis
+ * instead.
+ */
 export type RouteOperands =
   & {
     readonly [O in Exclude<RouteOperand, "group">]?: Value | undefined;
   }
   & { readonly group?: Value | "leading" | undefined };
 
-/** Route by a rule. `logits` is [tokens…, expert] in any order of axes that the caller made so. */
+/** Routes by a rule. `logits` are [tokens…, expert]. */
 export function routeTokens(
   rule: RoutingRule,
   logits: Value,
@@ -134,7 +137,7 @@ function rowOf(value: Value, length: number, row: number): number[] {
   return Array.from(value.data.subarray(row * length, (row + 1) * length));
 }
 
-/** What each expert scores. A softmax over the chosen is taken when they are known. */
+/** Scores of the experts. A softmax over the chosen experts is computed after selection. */
 function scoreRow(rule: RoutingRule, logits: readonly number[]): number[] {
   switch (rule.score) {
     case "softmax":
@@ -147,7 +150,7 @@ function scoreRow(rule: RoutingRule, logits: readonly number[]): number[] {
   }
 }
 
-/** What experts are chosen by; -Infinity outside of the kept groups. */
+/** Selection scores of the experts; -Infinity outside the kept groups. */
 function candidates(
   rule: RoutingRule,
   logits: readonly number[],
@@ -176,7 +179,7 @@ function candidates(
   );
 }
 
-/** The best, by what they are worth and the noise; the first perhaps without it. */
+/** Chooses the best experts by selection score and noise; the first choice may ignore the noise. */
 function choose(
   rule: RoutingRule,
   worth: readonly number[],
@@ -191,7 +194,7 @@ function choose(
   return [...first, ...others.slice(0, rule.topK - 1)];
 }
 
-/** Choices that are given. */
+/** Checks given choices. */
 function given(choices: readonly number[], experts: number): readonly number[] {
   const wrong = choices.find((e) => !(e >= 0 && e < experts));
   if (wrong === undefined) return choices;
@@ -202,7 +205,7 @@ function given(choices: readonly number[], experts: number): readonly number[] {
   );
 }
 
-/** The weights of the chosen before dropping, from their scores. */
+/** The weights of the chosen experts before dropping. */
 function weigh(rule: RoutingRule, scores: readonly number[]): number[] {
   if (rule.normalize === "kept") return [...scores];
   const { scale = 1 } = rule;
@@ -210,13 +213,13 @@ function weigh(rule: RoutingRule, scores: readonly number[]): number[] {
   return scores.map((w) => w / sum * scale);
 }
 
-/** What weights are divided by. */
+/** The divisor of weights. */
 function divisor(rule: RoutingRule, scores: readonly number[]): number {
   const { epsilon = 0, minSum = -Infinity } = rule;
   return Math.max(scores.reduce((a, b) => a + b, 0) + epsilon, minSum);
 }
 
-/** The weights after dropping: 0 for what is dropped; perhaps divided by the sum of those kept. */
+/** The weights after dropping: 0 for dropped choices; optionally divided by the sum of the kept ones. */
 function keep(
   rule: RoutingRule,
   weight: readonly number[],
@@ -233,7 +236,7 @@ function keep(
   });
 }
 
-/** The row of each choice at its expert, in the order of tokens. */
+/** The row of each choice at its expert, in token order. */
 function arrivals(
   index: readonly number[],
   slot: readonly number[],
@@ -244,7 +247,7 @@ function arrivals(
   return { row, rows: Math.max(0, ...next) };
 }
 
-/** A routing by given choices: slots only say what is dropped; rows are in the order of tokens. */
+/** A routing with given choices. Slots only mark dropped choices; rows are in token order. */
 export function givenRouting(
   [index, weight, slot]: readonly Value[],
   experts: number,
@@ -266,7 +269,7 @@ export function givenRouting(
   };
 }
 
-/** How often each expert was chosen by each token, [tokens…, expert]. */
+/** The number of times each token chose each expert, [tokens…, expert]. */
 export function marks(
   { shape, experts, k, index, slot, padding }: Routed,
   field: Mark,

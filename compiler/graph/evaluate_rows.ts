@@ -1,4 +1,4 @@
-/** Values of operands, and rows of them, for references. */
+/** Values of operands and their rows, for references. */
 
 import type { Context } from "./evaluate_rules.ts";
 import type { Node } from "./graph.ts";
@@ -20,14 +20,14 @@ export function operands(
   return node.inputs.map(context.value);
 }
 
-/** Lengths of a node's axes, found on its operands. */
+/** Lengths of a node's axes, taken from its operands. */
 export function shapeFrom(node: Shown, values: readonly Value[]): number[] {
   return node.axes.map((axis) =>
     lengthOf(values.find((value) => value.axes.includes(axis))!, axis)
   );
 }
 
-/** Apply `f` to every row of `x` along `over`. */
+/** Applies `f` to every row of `x` along `over`. */
 export function alongRows(
   x: Value,
   over: string,
@@ -43,7 +43,7 @@ export function alongRows(
   });
 }
 
-/** Rows of `x` along `over` replaced by `f` of them. */
+/** Replaces the rows of `x` along `over` by `f` of them. */
 export function mapRows(
   node: Shown,
   x: Value,

@@ -33,7 +33,7 @@ import {
 } from "./value.ts";
 import { routeOperandAxes } from "./routing.ts";
 
-/** What a node is worth: a tensor, or a routing. */
+/** Result of a node: a tensor or a routing. */
 export type Result = Value | Routed;
 
 /** Whether a result is a routing. */
@@ -41,7 +41,7 @@ export function isRouted(result: Result): result is Routed {
   return "experts" in result;
 }
 
-/** What a reference may look at besides its node. */
+/** Context of a reference besides its node. */
 export interface Context {
   /** The length of an axis in this run. */
   readonly lengthOf: (axis: string) => number;
@@ -77,7 +77,7 @@ function sameElements(
   return relabel(node, x!, x!.shape);
 }
 
-/** The references. */
+/** The reference of each primitive. */
 export const REFERENCE: {
   readonly [P in Primitive]: (node: Shown<P>, context: Context) => Result;
 } = {
@@ -108,7 +108,7 @@ export const REFERENCE: {
     const { over, segments: given } = node.params;
     const result = zeros(node.axes, shapeFrom(node, values), node.dtype);
     const [a, b] = values as [Value, Value];
-    // Products in row-major order over the contracted axes, as kernels have them.
+    // Products in row-major order over the contracted axes, as in kernels.
     const terms: (readonly [left: number, right: number])[] = [];
     visit(
       over.map((axis) => lengthOf(a, axis)),
@@ -292,7 +292,7 @@ export const REFERENCE: {
   },
 
   topK: (node, context) => {
-    // A tuple: `part` chooses again, from the operand. Nothing is kept here but the operand itself.
+    // A tuple: `tupleElement` selects from the operand again. Only the operand is stored.
     const [x] = operands(node, context);
     return x!;
   },
@@ -373,7 +373,7 @@ export const REFERENCE: {
 
   optimizationBarrier: sameElements,
 
-  // The evaluator is one rank, which has all of every sum.
+  // The evaluator is one rank, which has every term of a sum.
   ...ofCollectives(() => sameElements),
 
   cacheWrite: (node, context) => {
@@ -393,7 +393,7 @@ export const REFERENCE: {
   attentionGrad: (node, context) => attendBack(node, operands(node, context)),
 };
 
-/** A value with its axes in another order. */
+/** Transposes a value. */
 function reorder(value: Value, axes: readonly string[]): Value {
   const shape = axes.map((axis) => lengthOf(value, axis));
   const result = zeros(axes, shape, value.dtype);

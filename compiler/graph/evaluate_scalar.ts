@@ -1,4 +1,6 @@
-/** The meaning of a scalar function in JavaScript. With `f32` arithmetic it is what a kernel computes; with f64, what the lambda does. */
+/**
+ * Scalar functions in JavaScript. In `f32` arithmetic they compute the results of kernels; in f64, those of the lambda.
+ */
 
 import type { DType } from "../../spec/dtype.ts";
 import { invariant } from "../../spec/errors.ts";
@@ -13,12 +15,12 @@ import type { Lambda, ScalarFunction } from "./graph.ts";
 
 type Value = number | boolean;
 
-/** How a dtype is computed with in a scalar function. */
+/** Compute type of a dtype in a scalar function. */
 export function scalarType(dtype: DType): ScalarType {
   return dtype === "f16" ? "f32" : dtype;
 }
 
-/** A scalar function of the library's, which is lowered already, as a lambda. */
+/** A built-in scalar function, already lowered, as a lambda. */
 export function builtInLambda(lowered: ScalarFunction): Lambda {
   const compute = compileScalar(lowered, { precision: "f64" });
   const js = (...xs: number[]) => Number(compute(xs));
@@ -28,10 +30,10 @@ export function builtInLambda(lowered: ScalarFunction): Lambda {
 /** A scalar function as JavaScript. */
 export type Compiled = (args: readonly Value[]) => Value;
 
-/** An expression, given the values of parameters and lets. */
+/** An expression as a function of the values of parameters and lets. */
 type Compute = (slots: readonly number[]) => number;
 
-/** Turn a scalar function of f32 and bool values into JavaScript. `precision` is that of every intermediate value. */
+/** Compiles a scalar function of f32 and bool values to JavaScript. `precision`: that of every intermediate value. */
 function compileScalar(
   fn: ScalarFunction,
   options: { readonly precision?: "f32" | "f64" } = {},
@@ -96,7 +98,7 @@ function compileScalar(
   };
 }
 
-/** Compute a scalar function of f32 and bool values. `precision` is that of every intermediate value. */
+/** Evaluates a scalar function of f32 and bool values. `precision`: that of every intermediate value. */
 export function evaluateScalar(
   fn: ScalarFunction,
   args: readonly Value[],

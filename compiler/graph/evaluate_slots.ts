@@ -1,4 +1,4 @@
-/** Capacity in the reference evaluator: who gets the slots of an expert in a routing group. */
+/** Capacity in the reference evaluator: assigns the slots of an expert in a routing group. */
 
 import { invariant } from "../../spec/errors.ts";
 import type { CapacityRule } from "./graph.ts";
@@ -12,15 +12,15 @@ interface Choices {
   readonly groups: readonly number[];
   readonly index: readonly number[];
   readonly weight: readonly number[];
-  /** What the first choice of each token scores. */
+  /** Score of the first choice of each token. */
   readonly firstScore: readonly number[];
-  /** Tokens that choose nothing. */
+  /** Tokens without choices. */
   readonly padding: readonly boolean[];
   /** [tokens, experts] */
   readonly random?: ArrayLike<number> | undefined;
 }
 
-/** The slot of every choice, -1 if it is dropped, and how many slots an expert has in each group. */
+/** Returns the slot of every choice, -1 if dropped, and the number of slots of an expert in each group. */
 export function giveSlots(
   rule: CapacityRule,
   choices: Choices,
@@ -47,7 +47,7 @@ export function giveSlots(
   return { slot, capacity };
 }
 
-/** The choices of a group in the order in which slots are given. A token that is given one expert twice counts once. */
+/** The choices of a group in slot order. A repeated choice of a token counts once. */
 function inOrder(
   rule: CapacityRule,
   tokens: readonly number[],
@@ -66,7 +66,7 @@ function inOrder(
   });
 }
 
-/** Those of one expert's choices that find room, in the order of their slots. */
+/** The choices of an expert that fit its capacity, in slot order. */
 function kept(
   rule: CapacityRule,
   queue: readonly number[],
@@ -80,7 +80,7 @@ function kept(
     invariant(random, "a random choice has its numbers");
     return random[Math.floor(i / k) * experts + index[i]!]!;
   };
-  // A stable sort: equal ones stay in the order of slots.
+  // A stable sort preserves the slot order of equal choices.
   const best = [...queue].sort((a, b) => rank(b) - rank(a));
   const winners = new Set(best.slice(0, room));
   return queue.filter((i) => winners.has(i));

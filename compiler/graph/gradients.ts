@@ -1,4 +1,4 @@
-/** Differentiation: from a graph with a loss to the graph that has the gradients of the loss too. */
+/** Differentiation: adds the gradients of a loss to its graph. */
 
 import { ModelError } from "../../spec/errors.ts";
 import {
@@ -29,22 +29,22 @@ export type Scalars = ReadonlyMap<Lambda, ScalarFunction>;
 /** Options of `gradients`. */
 export interface GradientOptions {
   readonly scalars?: Scalars;
-  /** What `recompute` says is computed again; else it is kept. Default: true. */
+  /** Whether `recompute` blocks are recomputed instead of saved. Default: true. */
   readonly repeats?: boolean;
 }
 
-/** What all derivatives of a graph are made with. */
+/** Context of all derivatives of a graph. */
 interface Derivation {
   readonly context: BuilderContext;
   readonly scalars: Scalars;
-  /** Blocks are computed again. */
+  /** Blocks are recomputed. */
   readonly repeats: boolean;
 }
 
 /**
- * The derivative of `loss`, a number, by each of `by`: nodes over the same inputs, in the axes of those.
+ * The derivative of `loss`, a scalar, by each of `by`: nodes over the same inputs, with the same axes.
  *
- * Throws ModelError where something in between has no derivative, or the loss is no number.
+ * Throws ModelError if a node in between has no derivative, or if the loss is not a scalar.
  */
 export function gradients(
   { axes, nodes }: Pick<Graph, "axes" | "nodes">,
@@ -73,7 +73,7 @@ export function gradients(
   return by.map((node) => found.get(node) ?? b.constant(0, node));
 }
 
-/** The graph with an output for each gradient of its output `loss`: `grad.` and the name of the parameter. */
+/** Adds an output per gradient of the output `loss`: `grad.` and the name of the parameter. */
 export function withGradients(
   graph: Graph,
   loss: string,
@@ -127,7 +127,7 @@ function pullBack(
     const before = cotangents.get(input);
     cotangents.set(input, before ? b.add(before, change) : change);
   };
-  /** Cotangents of what a node is made of; `copies` stand for some of it. */
+  /** Cotangents of the operands of a node. `copies` replace some of them. */
   const step = (node: Node, copies: ReadonlyMap<Node, Node> = NONE): void => {
     const dy = cotangents.get(node);
     if (dy === undefined || !needed.has(node) || to.has(node)) return;
@@ -163,7 +163,7 @@ function pullBack(
         step(copy);
         continue;
       }
-      // It is not computed again, but what it is made of is.
+      // The node is not recomputed, but its operands are.
       const change = copy && cotangents.get(copy);
       if (change) add(first, change, b);
       step(first, copies);
@@ -180,7 +180,7 @@ function isFloat({ dtype }: Node): boolean {
   return dtype === "f32" || dtype === "f16";
 }
 
-/** Apply the derivative of a node's primitive. */
+/** Applies the derivative of a node's primitive. */
 function derive(
   derivation: Derivation,
   node: Node,

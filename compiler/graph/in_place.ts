@@ -2,20 +2,20 @@
 
 import type { Node, Primitive } from "./graph.ts";
 
-/** The operand that says of which sequence each token is; the next one says its position. */
+/** Index of the operand with the sequence of each token. The next operand is its position. */
 const SEQUENCE: { readonly [P in Primitive]?: number } = {
   cacheWrite: 2,
   conv1d: 3,
   linearRecurrence: 6,
 };
 
-/** Of a node that updates a state in place, the operand that says of which sequence each token is. */
+/** The operand with the sequence of each token, for a node that updates a state in place. */
 export function updatedBy({ primitive, inputs }: Node): Node | undefined {
   const at = SEQUENCE[primitive];
   return at === undefined ? undefined : inputs[at];
 }
 
-/** The state that a chain of updates starts from. */
+/** The initial state of a chain of updates. */
 export function updatedState(node: Node): Node {
   let root = node;
   for (;;) {

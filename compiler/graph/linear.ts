@@ -1,9 +1,9 @@
-/** In which of their operands primitives are linear, so that a sum may pass them before it is reduced. */
+/** Linearity of primitives in their operands. Sums may pass linear ops before they are reduced. */
 
 import type { Expr } from "../../spec/kernel/tree.ts";
 import type { Lambda, NodeOf, Primitive, ScalarFunction } from "./graph.ts";
 
-/** Whether the result is a term of the same sum where the operands marked in `terms`, and no others, are. */
+/** Whether the result is a term of the same sum if exactly the operands marked in `terms` are. */
 export type LinearRule<P extends Primitive> = (
   node: NodeOf<P>,
   terms: readonly boolean[],
@@ -11,17 +11,17 @@ export type LinearRule<P extends Primitive> = (
 
 /** Ways of being linear. */
 export const LINEAR = {
-  /** It needs all of every operand. */
+  /** Requires all terms of every operand. */
   never: () => false,
-  /** In its first operand. */
+  /** Linear in its first operand. */
   first: (_: unknown, [x, ...rest]: readonly boolean[]) =>
     x === true && !rest.includes(true),
-  /** In each of its operands, not in several together. */
+  /** Linear in each operand alone, not in several together. */
   oneOf: (_: unknown, terms: readonly boolean[]) =>
     terms.filter(Boolean).length === 1,
-  /** In all of its operands together. */
+  /** Linear in all operands together. */
   together: (_: unknown, terms: readonly boolean[]) => terms.every(Boolean),
-  /** As far as its scalar function is. */
+  /** Linear if its scalar function is. */
   lambda: ({ params: { lambda } }: NodeOf<"map">, terms: readonly boolean[]) =>
     isLinear(lambda, terms),
 } as const;
@@ -29,7 +29,10 @@ export const LINEAR = {
 /** How an expression depends on the parameters that are terms of a sum. */
 type Degree = "not" | "linear" | "other";
 
-/** Whether a scalar function is linear in these of its parameters together. Functions that are not lowered yet count as not. */
+/**
+ * Whether a scalar function is linear in these parameters together. Functions that are not yet lowered count as
+ * nonlinear.
+ */
 function isLinear({ lowered }: Lambda, terms: readonly boolean[]): boolean {
   if (lowered === undefined) return false;
   return degreeOf(lowered, terms) === "linear";
@@ -71,7 +74,7 @@ function degree(expr: Expr, known: ReadonlyMap<string, Degree>): Degree {
   }
 }
 
-/** Of a binary operation on expressions that depend on terms like this. */
+/** Degree of a binary operation on expressions of these degrees. */
 function ofTwo(fn: string, a: Degree, b: Degree): Degree {
   switch (fn) {
     case "add":
@@ -86,12 +89,12 @@ function ofTwo(fn: string, a: Degree, b: Degree): Degree {
   }
 }
 
-/** Of a function that is not linear: it may be of what does not depend on terms. */
+/** Degree of a nonlinear function: it is constant only if its argument is. */
 function constantIn(degree: Degree): Degree {
   return degree === "not" ? "not" : "other";
 }
 
-/** Nothing is a part of any sum. */
+/** Zero is a term of any sum. */
 function isZero(expr: Expr): boolean {
   return expr.op === "const" && expr.value === 0;
 }

@@ -1,4 +1,4 @@
-/** Nodes that keep the rule of their primitive. */
+/** Construction of nodes that satisfy the rule of their primitive. */
 
 import { ModelError, type Span } from "../../spec/errors.ts";
 import type { Node, NodeOf, Primitive, PrimitiveParams } from "./graph.ts";
@@ -6,19 +6,19 @@ import { guessedType, noteNode, type Problems, report } from "./problems.ts";
 import { RuleError, type TensorType } from "./operands.ts";
 import { RULES } from "./rules.ts";
 
-/** Where a node is written, and for leaves, transpose, cast and scatter the type that it is given. */
+/** Origin of a node; for leaves, transpose, cast and scatter also the declared type. */
 export interface Written {
   readonly span: Span | undefined;
-  /** The block that it is written in. */
+  /** Block of the node. */
   readonly block?: string | undefined;
   readonly given?: TensorType | undefined;
-  /** Where mistakes are collected. Default: they are thrown. */
+  /** Collects mistakes. Default: they are thrown. */
   readonly problems?: Problems | undefined;
 }
 
 const NOTHING: TensorType = { axes: [], dtype: "f32" };
 
-/** A checked node: what its rule complains of becomes an error at its position. */
+/** Creates a checked node. Errors of its rule are reported at its source position. */
 export function makeNode<P extends Primitive>(
   primitive: P,
   inputs: readonly Node[],

@@ -1,8 +1,8 @@
-/** A graph with other nodes in the places of its own. */
+/** Rewrites the nodes of a graph. */
 
 import type { Graph, Node } from "./graph.ts";
 
-/** Every node as `change` makes it of a node, whose operands are changed already, and of what it was before. */
+/** Replaces every node by `change` of it, given the node with changed operands and the original. */
 export function mapNodes(
   graph: Graph,
   change: (node: Node, before: Node) => Node,

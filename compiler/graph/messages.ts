@@ -1,13 +1,15 @@
-/** The sentences of domain errors. `dsl/types.ts` says the same ones in the editor; `test/types.test.ts` compares them. */
+/**
+ * Sentences of domain errors. `dsl/types.ts` has the same sentences for the editor; `test/types.test.ts` compares them.
+ */
 
 import { shortAxis as shortName } from "../../spec/axis_name.ts";
 
-/** An axis as users write it; callers without types may give anything. */
+/** An axis as users write it. Untyped callers may pass anything. */
 function shortAxis(axis: string): string {
   return shortName(String(axis));
 }
 
-/** `token embed` from a list of axes, under the names that the model is written with. */
+/** `token embed` from a list of axes, under the model's names. */
 export function words(axes: readonly string[]): string {
   return axes.map(shortAxis).join(" ");
 }
@@ -25,10 +27,10 @@ export function choices(names: readonly string[]): string {
   return names.map((name) => `'${shortAxis(name)}'`).join(" or ");
 }
 
-/** A tensor's axes as messages show them. */
+/** Axes of a tensor as messages print them. */
 type Axes = readonly string[];
 
-/** Every sentence, by what went wrong. */
+/** Every sentence, by kind of mistake. */
 export const messages = {
   unknownAxis: (axes: Axes, names: Axes): string =>
     `Cannot declare '${words(axes)}': the model has no axis '${

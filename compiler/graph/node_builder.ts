@@ -1,4 +1,4 @@
-/** Builds the nodes of derivatives: what they have in common, whatever primitive they are of. */
+/** Builder of derivative nodes of any primitive. */
 
 import type { DType } from "../../spec/dtype.ts";
 import { f32, i32, local } from "../../spec/kernel/build.ts";
@@ -17,18 +17,18 @@ import { makeNode, type Written } from "./make_node.ts";
 import { without } from "./messages.ts";
 import { sameAxes, type TensorType } from "./operands.ts";
 
-/** What builders know of the graph that their nodes go into. */
+/** Facts about the graph that nodes are built for. */
 export interface BuilderContext {
   readonly axes: { readonly [name: string]: AxisSize };
-  /** Axes that may be long, and are sharded over the mesh: of tokens, of slots, of dynamic length. */
+  /** Axes that may be long and are sharded over the mesh: tokens, slots, dynamic axes. */
   readonly rowAxes: ReadonlySet<string>;
-  /** The axis of experts of each axis of slots. */
+  /** Expert axis of each slot axis. */
   readonly slots: ReadonlyMap<string, string>;
-  /** What their nodes are for; absent: the forward pass. */
+  /** Phase of the nodes. Absent: the forward pass. */
   readonly phase?: Phase;
 }
 
-/** Makes nodes at one position of the source, in one block. */
+/** Creates nodes at one source position, in one block. */
 export class NodeBuilder {
   readonly context: BuilderContext;
   readonly origin: Omit<Written, "given">;
@@ -56,30 +56,30 @@ export class NodeBuilder {
     return phase === undefined ? node : { ...node, phase };
   }
 
-  /** A scalar function over nodes; those before have all axes of those after, or together with them. */
+  /** Applies a scalar function to nodes. Each node has all axes of the later ones, alone or together with them. */
   apply(fn: ScalarFunction, inputs: readonly Node[], op = "map"): Node {
     return this.make("map", inputs, { lambda: builtInLambda(fn), op });
   }
 
-  /** An expression over nodes, the first of which has all axes. */
+  /** Applies an expression to nodes, the first of which has all axes. */
   map(f: (...xs: Expr[]) => Expr, ...inputs: readonly Node[]): Node {
     const parameters = inputs.map(({ dtype }) => scalarType(dtype));
     const result = f(...parameters.map((type, i) => local(`p${i}`, type)));
     return this.apply({ parameters, lets: [], result }, inputs);
   }
 
-  /** A number everywhere where `x` has an element. */
+  /** A constant with the axes of `x`. */
   constant(value: number, x: Node): Node {
     return this.map(() => (x.dtype === "i32" ? i32 : f32)(value), x);
   }
 
-  /** `x` as this dtype. */
+  /** Casts `x` to a dtype. */
   cast(x: Node, dtype: DType): Node {
     if (x.dtype === dtype) return x;
     return this.make("cast", [x], {}, { axes: [], dtype });
   }
 
-  /** `d`, which has some of the axes of `x`, along the others too. */
+  /** Broadcasts `d`, which has some of the axes of `x`, to the axes of `x`. */
   broadcast(d: Node, x: Node): Node {
     return sameAxes(d.axes, x.axes) ? d : this.map((_, v) => v!, x, d);
   }
@@ -93,13 +93,13 @@ export class NodeBuilder {
     );
   }
 
-  /** `x` in this order of axes. */
+  /** Transposes `x` to this order of axes. */
   ordered(x: Node, axes: readonly string[]): Node {
     if (sameAxes(x.axes, axes)) return x;
     return this.make("transpose", [x], {}, { axes, dtype: x.dtype });
   }
 
-  /** `x` summed over the axes that `axes` lacks. */
+  /** Sums `x` over the axes that `axes` lacks. */
   sumTo(x: Node, axes: readonly string[]): Node {
     const over = without(x.axes, axes);
     return this.ordered(this.#sum(x, over), axes);
@@ -109,7 +109,7 @@ export class NodeBuilder {
     if (over.length === 0) return x;
     if (!this.#isLong(over)) return this.#reduced(x, over);
     const slot = over.find((axis) => this.context.slots.has(axis));
-    // Rows are summed expert by expert: what a row has, before.
+    // Rows are summed per expert; other axes of a row are summed first.
     const first = slot === undefined
       ? []
       : without(over, [slot, this.context.slots.get(slot)!]);
@@ -125,7 +125,7 @@ export class NodeBuilder {
     );
   }
 
-  /** The sum of all of `x`, axis by axis: the same on every mesh. */
+  /** The sum of all elements of `x`, axis by axis: equal on every mesh. */
   total(x: Node): Node {
     return x.axes.reduceRight(
       (sum, axis) => this.make("reduce", [sum], { kind: "sum", over: axis }),
@@ -156,7 +156,7 @@ export class NodeBuilder {
     return over.some((axis) => this.context.rowAxes.has(axis));
   }
 
-  /** How many elements there are along `axis` of `x`, wherever the rest of `x` is. */
+  /** The number of elements along `axis` of `x`. */
   count(x: Node, axis: string): Node {
     return this.make("reduce", [this.constant(1, x)], {
       kind: "sum",
@@ -165,7 +165,7 @@ export class NodeBuilder {
   }
 }
 
-/** What builders need to know of these nodes. */
+/** Collects the facts that builders need. */
 export function builderContext(
   axes: { readonly [name: string]: AxisSize },
   nodes: readonly Node[],

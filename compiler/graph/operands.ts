@@ -1,57 +1,57 @@
-/** Operands of a node, and what rules want of them. */
+/** Operands of a node, and checks of their types. */
 
 import type { DType } from "../../spec/dtype.ts";
 import { messages as say } from "./messages.ts";
 import type { Node, Primitive, PrimitiveParams } from "./graph.ts";
 
-/** What a tensor is: its axes in order, and its dtype. */
+/** Type of a tensor: its axes in order, and its dtype. */
 export interface TensorType {
   readonly axes: readonly string[];
   readonly dtype: DType;
 }
 
-/** Thrown by a rule; whoever knows the position makes a ModelError of it. */
+/** Thrown by a rule. Callers with the source position convert it to a ModelError. */
 export class RuleError extends TypeError {
   override name = "RuleError";
 }
 
-/** A rule's view of a node: `given` is the type that it was declared with, for leaves, transpose and cast. */
+/** A rule's view of a node. `given`: the declared type of leaves, transpose and cast. */
 export interface RuleInput<P extends Primitive> {
   readonly inputs: readonly Node[];
   readonly params: PrimitiveParams[P];
   readonly given: TensorType;
 }
 
-/** Refuse a node. */
+/** Rejects a node. */
 export function fail(message: string): never {
   throw new RuleError(message);
 }
 
-/** The operand at `i`, which the primitive always has. */
+/** The operand at `i`, which must exist. */
 export function operand(inputs: readonly Node[], i: number): Node {
   return inputs[i] ?? fail(`Cannot read operand ${i}: there is none`);
 }
 
-/** Refuse an operand of another dtype. */
+/** Rejects an operand of another dtype. */
 export function wantType(op: string, node: Node, dtype: DType): void {
   if (node.dtype !== dtype) {
     fail(say.dtype(op, node.axes, node.dtype, dtype));
   }
 }
 
-/** Refuse an operand that is no number with a fraction. */
+/** Rejects an operand that is not floating-point. */
 export function wantFloat(op: string, node: Node): void {
   if (node.dtype !== "f32" && node.dtype !== "f16") {
     fail(say.dtype(op, node.axes, node.dtype, "f32"));
   }
 }
 
-/** Refuse an operand without an axis. */
+/** Rejects an operand without an axis. */
 export function wantAxis(op: string, node: Node, axis: string): void {
   if (!node.axes.includes(axis)) fail(say.axis(op, node.axes, axis));
 }
 
-/** The first operand, which is to have an axis `over`, and numbers with a fraction. */
+/** The first operand. Rejects it if it lacks the axis `over` or is not floating-point. */
 export function alongAxis(
   op: string,
   inputs: readonly Node[],
@@ -72,7 +72,7 @@ export function replaced(
   return axes.flatMap((axis) => axis === from ? to : [axis]);
 }
 
-/** Refuse an operand that has one of the axes `to`. */
+/** Rejects an operand that has one of the axes `to`. */
 export function wantFree(
   op: string,
   node: Node,
@@ -83,7 +83,7 @@ export function wantFree(
   }
 }
 
-/** Whether two lists hold the same axes in the same order. */
+/** Whether two lists contain the same axes in the same order. */
 export function sameAxes(a: readonly string[], b: readonly string[]): boolean {
   return a.length === b.length && a.every((axis, i) => axis === b[i]);
 }

@@ -1,26 +1,26 @@
-/** How parameters follow their gradients: rules from a parameter, its gradient and optimizer state, in primitives. */
+/** Optimizers: the update of a parameter from its gradient and optimizer state, in primitives. */
 
 import { expr } from "../../spec/kernel/resolve.ts";
 import type { Node } from "./graph.ts";
 import type { NodeBuilder } from "./node_builder.ts";
 
-/** Adam with decoupled weight decay, as PyTorch's `AdamW`. */
+/** AdamW: Adam with decoupled weight decay, as in PyTorch. */
 export interface AdamW {
   readonly kind: "adamW";
-  /** How much of the mean gradient, and of the mean square, is kept each step; default 0.9 and 0.999. */
+  /** Decay rates of the mean gradient and of the mean square. Default: 0.9 and 0.999. */
   readonly betas?: readonly [number, number];
-  /** Added to the root of the mean square; default 1e-8. */
+  /** Added to the root of the mean square. Default: 1e-8. */
   readonly epsilon?: number;
-  /** Of each parameter, the share of the learning rate that it loses each step; default 0.01. */
+  /** Weight decay per step as a fraction of the learning rate. Default: 0.01. */
   readonly weightDecay?: number;
 }
 
-/** Gradient descent with momentum, as PyTorch's `SGD`. */
+/** SGD with momentum, as in PyTorch. */
 export interface Sgd {
   readonly kind: "sgd";
-  /** How much of the last change is kept; default 0.9. */
+  /** Momentum factor. Default: 0.9. */
   readonly momentum?: number;
-  /** Added to the gradient for each parameter; default 0. */
+  /** Weight decay, added to the gradient as a multiple of the parameter. Default: 0. */
   readonly weightDecay?: number;
 }
 
@@ -35,16 +35,13 @@ export const OPTIMIZER_STATES: {
   sgd: ["sgd.momentum"],
 };
 
-/**
- * The state that is a parameter in f32, its master, where the parameter itself is stored in 16 bits; by the prefix of its
- * name.
- */
+/** The state with the f32 master weight of a parameter stored in 16 bits, by the prefix of its name. */
 export const MASTER: { readonly [K in Optimizer["kind"]]: string } = {
   adamW: "adamw.master",
   sgd: "sgd.master",
 };
 
-/** Numbers that the host gives each step. */
+/** Numbers that the host provides for each step. */
 export interface StepInputs {
   /** The learning rate. */
   readonly rate: Node;
@@ -95,7 +92,7 @@ function adamW(
     optimizerState[1]!,
     gradient,
   );
-  // 1 - beta^step: means start from 0, and are too small by this factor.
+  // 1 - beta^step: bias correction of means that start at 0.
   const share = (beta: number) =>
     b.map((t) => expr`1.0 - exp(${t} * ${Math.log(beta)})`, step);
   const next = b.map(

@@ -1,4 +1,7 @@
-/** What the parameters of a model are, before any of them is anywhere: how many elements, which of them a token needs, and as what matrices. */
+/**
+ * Facts about the parameters of a model, independent of placement: element counts, active elements per token, and
+ * matrix shapes.
+ */
 
 import type { DType } from "../../spec/dtype.ts";
 import type { MatrixShape } from "../../spec/encoding.ts";
@@ -11,22 +14,22 @@ import { usersOf } from "./users.ts";
 /** One parameter of a model. */
 export interface ParamFacts {
   readonly name: string;
-  /** The source tensor, or the first of those that are stacked. */
+  /** The source tensor; for a stacked parameter, the first. */
   readonly tensor: string;
   readonly dtype: DType;
-  /** Axes of the whole parameter, in the order of the model. */
+  /** Axes of the parameter, in the order of the model. */
   readonly axes: readonly string[];
   /** Elements of all source tensors together. */
   readonly elements: number;
-  /** Elements that one token needs: of the experts that it chooses, and one row of a table that is only looked up. */
+  /** Elements active for one token: those of its chosen experts, and one row of a table that is only looked up. */
   readonly active: number;
-  /** What it is used for. A table that is also contracted is a matrix. */
+  /** Use of the parameter. A table that is also contracted is a matrix. */
   readonly use: "matrix" | "table" | "other";
-  /** The matrices that files have, and how many. Vectors are one row. */
+  /** The matrices in files and their number. Vectors are one row. */
   readonly matrix: MatrixShape & { readonly count: number };
-  /** It belongs to the experts of this axis. */
+  /** Expert axis of the parameter. */
   readonly expert?: string;
-  /** It is the selection bias of a router, which is f32 in files of 16 bits too. */
+  /** Whether it is the selection bias of a router, which is f32 also in 16-bit files. */
   readonly selection: boolean;
 }
 
@@ -75,7 +78,7 @@ function sizesOf(graph: Graph, node: Node): number[] {
   return node.axes.map((axis) => graph.axes[axis]!.size);
 }
 
-/** The contractions that a parameter is an operand of, as it is or by way of views. */
+/** The contractions of a parameter, directly or through views. */
 function dotsOf(
   user: Node,
   users: ReadonlyMap<Node, readonly Node[]>,

@@ -1,27 +1,27 @@
 /**
- * Mistakes of a model, collected instead of thrown: a wrong node is made all the same, with a type that is guessed, and
- * nothing is said of what follows from it.
+ * Mistakes of a model, collected instead of thrown. A wrong node is created with a guessed type, and no errors are
+ * reported about values derived from it.
  */
 
 import type { ModelError } from "../../spec/errors.ts";
 import type { Node, Primitive, PrimitiveParams } from "./graph.ts";
 import type { TensorType } from "./operands.ts";
 
-/** What was found, and where it came from. */
+/** The mistakes, and the nodes that caused them. */
 export interface Problems {
   readonly found: ModelError[];
-  /** Nodes that are wrong, and what is made of them. */
+  /** Wrong nodes, and the nodes derived from them. */
   readonly wrong: Set<Node>;
   /** Every node, used or not. */
   readonly made: Node[];
 }
 
-/** Nothing yet. */
+/** An empty collection. */
 export function noProblems(): Problems {
   return { found: [], wrong: new Set(), made: [] };
 }
 
-/** Throw an error, or keep it if mistakes are collected and it does not follow from another one. */
+/** Throws an error, or records it if mistakes are collected and it does not follow from another one. */
 export function report(
   problems: Problems | undefined,
   error: ModelError,
@@ -32,7 +32,7 @@ export function report(
   problems.found.push(error);
 }
 
-/** Note a node that was made. */
+/** Records a created node. */
 export function noteNode(
   problems: Problems | undefined,
   node: Node,
@@ -45,7 +45,7 @@ export function noteNode(
   }
 }
 
-/** The type that a node would have if it were right, as far as is known. */
+/** The type of a wrong node, as far as it can be inferred. */
 export function guessedType<P extends Primitive>(
   inputs: readonly Node[],
   params: PrimitiveParams[P],

@@ -1,10 +1,13 @@
-/** Blocks that are computed again for gradients, so that what is inside them need not be kept until then. */
+/** Blocks that are recomputed for gradients, so that their values need not be saved. */
 
 import type { Node, NodeOf, Primitive } from "./graph.ts";
 import type { NodeBuilder } from "./node_builder.ts";
 import { inOrder } from "./trace.ts";
 
-/** What moves between ranks or decides what does is kept: choices of experts, rows on their way, what a cache holds. */
+/**
+ * Primitives whose results are saved because they move data between ranks or determine it: choices of experts,
+ * dispatched rows, cache contents.
+ */
 const KEPT: readonly Primitive[] = [
   "topK",
   "route",
@@ -16,16 +19,16 @@ const KEPT: readonly Primitive[] = [
   "nextState",
 ];
 
-/** Values that are kept, and from which what follows is computed again. */
+/** Saved values from which later values are recomputed. */
 const MOVED: readonly Primitive[] = ["dispatch", "combine"];
 
-/** The nodes of a block, in order, and what stands for them the second time; those that are only kept have nothing else. */
+/** The nodes of a block, in order, and their copies in the recomputation. Nodes that are only saved have no copies. */
 export interface Repeated {
   readonly inside: ReadonlySet<Node>;
   readonly copies: ReadonlyMap<Node, Node>;
 }
 
-/** Compute the block that ends with `end` a second time, after `after`. */
+/** Recomputes the block that ends with `end` after `after`. */
 export function repeat(
   end: NodeOf<"optimizationBarrier">,
   after: Node,

@@ -1,4 +1,4 @@
-/** Router presets: what each published router does, as data. Formulas and sources are in spec/routing.md. */
+/** Router presets: published routers as data. spec/routing.md lists formulas and sources. */
 
 import { ModelError, type Span } from "../../spec/errors.ts";
 import type {
@@ -9,7 +9,7 @@ import type {
   RoutingRule,
 } from "./graph.ts";
 
-/** A capacity factor: one, or one in plans of training and one in all others. */
+/** A capacity factor, or one for training plans and one for all others. */
 export type CapacityFactor =
   | number
   | { readonly training: number; readonly evaluation: number };
@@ -19,7 +19,7 @@ export type PresetCapacity = Omit<CapacityRule, "factor"> & {
   readonly factor?: CapacityFactor;
 };
 
-/** What a preset fixes. How many experts and groups there are, and the scale, belong to a model. */
+/** Options fixed by a preset. The numbers of experts and groups, and the scale, belong to a model. */
 export type PresetRule =
   & Omit<
     RoutingRule,
@@ -29,15 +29,15 @@ export type PresetRule =
     readonly capacity?: PresetCapacity;
     /** `several`: `chosen` if there is more than one choice, else `none`. */
     readonly normalize: RoutingRule["normalize"] | "several";
-    /** How many experts it chooses, where it knows no other number. */
+    /** Fixed number of experts per token, if the preset has one. */
     readonly chooses?: number;
-    /** How many of its best experts a group is worth; `share`: topK / keep of them. Default 1. */
+    /** Number of best experts that a group is worth; `share`: topK / keep. Default: 1. */
     readonly best?: number | "share";
-    /** `capacity` is how it drops where that is asked for; it does not by itself. */
+    /** The preset drops only if `capacity` is given, and then by its own `capacity`. */
     readonly dropless?: true;
   };
 
-/** The minimum sum that fairscale, DeepSpeed and Tutel divide by: the f32 epsilon. */
+/** Minimum divisor in fairscale, DeepSpeed and Tutel: the f32 epsilon. */
 const F32_EPSILON = 2 ** -23;
 
 const MEGATRON: Pick<PresetRule, "capacity" | "dropless"> = {
@@ -192,44 +192,47 @@ export type RoutingPreset = keyof typeof ROUTING_PRESETS;
 export interface ExpertGroups {
   readonly count: number;
   readonly keep: number;
-  /** Instead of the preset's: how many of its best experts a group is worth. */
+  /** Number of best experts that a group is worth. Default: that of the preset. */
   readonly best?: number;
 }
 
-/** Room at the experts, and who gets it: what is not said is the preset's. Formulas are in spec/routing.md. */
+/** Capacity of the experts and its assignment. Defaults: those of the preset. spec/routing.md lists formulas. */
 export type Capacity = Partial<PresetCapacity>;
 
-/** What can be said of a router one by one, on top of a preset. */
+/** Router options that override a preset. */
 export interface RuleChoices {
   /** Experts per token. */
   readonly topK: number;
-  /** Instead of the preset's: what an expert scores. */
+  /** Score of an expert. Default: that of the preset. */
   readonly score?: RoutingRule["score"];
-  /** Instead of the preset's: whether weights are divided by their sum, and over which choices. */
+  /** Whether weights are divided by their sum, and over which choices. Default: that of the preset. */
   readonly normalize?: RoutingRule["normalize"];
-  /** Instead of the preset's: added to that sum. */
+  /** Added to the divisor. Default: that of the preset. */
   readonly epsilon?: number;
-  /** Instead of the preset's: what that sum is at least. */
+  /** Minimum of the divisor. Default: that of the preset. */
   readonly minSum?: number;
-  /** Instead of the preset's: whether a weight multiplies what an expert makes or what it is given. */
+  /** Whether a weight multiplies the output or the input of an expert. Default: that of the preset. */
   readonly weighs?: "input" | "output";
-  /** Multiplies the weights; default 1. */
+  /** Multiplies the weights. Default: 1. */
   readonly scale?: number;
-  /** Instead of the preset's: which choices look at the noise. */
+  /** Choices that use the noise. Default: those of the preset. */
   readonly noisy?: "all" | "second";
-  /** Choose only from the `keep` best of `count` groups of neighbouring experts. */
+  /** Restricts the choice to the `keep` best of `count` groups of adjacent experts. */
   readonly expertGroups?: ExpertGroups;
-  /** Room at the experts; "dropless": no limit. */
+  /** Capacity of the experts; "dropless": unlimited. */
   readonly capacity?: Capacity | "dropless";
 }
 
-/** The rule that a preset and choices on top of it make. Throws ModelError at `span` for a preset that there is not, or that chooses another number. */
+/**
+ * The rule of a preset and overriding options. Throws ModelError at `span` for an unknown preset, or one with another
+ * fixed number of choices.
+ */
 export function routingRule(
   { preset, given, training = false, ...choices }: RuleChoices & {
     readonly preset?: string;
-    /** Experts are given, not chosen by score. */
+    /** Experts are given instead of chosen by score. */
     readonly given?: boolean;
-    /** It is for a step of training; default false. */
+    /** Whether the rule is for a training step. Default: false. */
     readonly training?: boolean;
   },
   span?: Span,
@@ -269,7 +272,7 @@ export function routingRule(
   };
 }
 
-/** A capacity with the factor of training, or of evaluation. */
+/** A capacity with the factor for training or for evaluation. */
 function capacityFor(
   { factor, ...rest }: PresetCapacity,
   training: boolean,
@@ -279,7 +282,7 @@ function capacityFor(
   return { ...rest, factor: factor[training ? "training" : "evaluation"] };
 }
 
-/** The preset, or the complaint of callers without types. */
+/** Returns the preset. Throws an error for untyped callers. */
 function presetOf(preset: string | undefined, span?: Span): PresetRule {
   const known: { [preset: string]: PresetRule } = ROUTING_PRESETS;
   if (preset === undefined) return { score: "softmax", normalize: "none" };
@@ -293,7 +296,7 @@ function presetOf(preset: string | undefined, span?: Span): PresetRule {
   );
 }
 
-/** A preset's capacity with some of it set. A number of slots leaves no room for a factor. */
+/** A preset's capacity with overrides. A number of slots replaces the factor. */
 function capacityOf(
   preset: PresetCapacity | undefined,
   set: Capacity,
@@ -312,14 +315,14 @@ function capacityOf(
   };
 }
 
-/** How full a routing group is. */
+/** Token counts of a routing group. */
 export interface GroupCounts {
   readonly tokens: number;
   readonly experts: number;
   readonly topK: number;
 }
 
-/** How many slots an expert has in a routing group; `largest` needs the count of the fullest expert. */
+/** Number of slots of an expert in a routing group. `largest` requires the count of the fullest expert. */
 export function slotsOf(
   rule: CapacityRule,
   { tokens, experts, topK }: GroupCounts,
@@ -372,17 +375,17 @@ export function routeOperandAxes(
   };
 }
 
-/** How often experts were chosen, as a part of a routing. */
+/** The parts of a routing that are masks of chosen experts. */
 export type Mark = "chosen" | "first" | "kept" | "settled";
 
-/** Whether a part of a routing says how often experts were chosen. */
+/** Whether a part of a routing is a mask of chosen experts. */
 export function isMark(
   field: NodeOf<"tupleElement">["params"]["field"],
 ): field is Mark {
   return ["chosen", "first", "kept", "settled"].includes(field);
 }
 
-/** Whether what a token gets depends on the other tokens of its routing group. */
+/** Whether the routing of a token depends on the other tokens of its routing group. */
 export function looksAtGroup(rule: RoutingRule): boolean {
   return rule.capacity !== undefined || rule.choose === "balanced";
 }

@@ -1,24 +1,24 @@
-/** Load-balancing losses of published systems, as data: `factor · Σ_e f_e · P_e`. Sources are in spec/routing.md. */
+/** Balancing losses of published systems, as data: `factor · Σ_e f_e · P_e`. spec/routing.md lists sources. */
 
 import type { NodeOf } from "./graph.ts";
 
-/** What a load-balancing loss is made of. */
+/** Definition of a balancing loss. */
 export interface BalancingRule {
   /**
-   * Which choices count: first ones or all, before dropping; those kept; or those kept, and dropped ones for expert 0,
-   * as transformers' Switch counts.
+   * Counted choices: first ones or all, before dropping; kept ones; or kept ones plus dropped ones counted for expert
+   * 0, like transformers' Switch.
    */
   readonly fraction: Extract<
     NodeOf<"tupleElement">["params"]["field"],
     "first" | "chosen" | "kept" | "settled"
   >;
-  /** What an expert scores: its share of the softmax, or of the sigmoids of a token. */
+  /** Score of an expert: softmax, or sigmoid divided by the sum of the token. */
   readonly score: "softmax" | "sigmoid";
-  /** Multiplies the sum; 1 is a loss of 1 / experts for one choice in balance. */
+  /** Multiplies the sum. 1 gives a loss of 1 / experts for one choice in balance. */
   readonly factor: number;
 }
 
-/** A rule whose factor depends on how many experts and choices there are. */
+/** A rule whose factor depends on the numbers of experts and choices. */
 export type BalancingFormula = Omit<BalancingRule, "factor"> & {
   readonly factor: (experts: number, topK: number) => number;
 };
@@ -29,14 +29,14 @@ const FIRST: BalancingFormula = {
   factor: (experts) => experts,
 };
 
-/** Balanced at 1. */
+/** Value 1 in balance. */
 const SHARE: BalancingFormula = {
   fraction: "chosen",
   score: "softmax",
   factor: (experts, topK) => experts / topK,
 };
 
-/** Balanced at the number of choices. */
+/** Value k, the number of choices, in balance. */
 const TRANSFORMERS: BalancingFormula = {
   ...SHARE,
   factor: (experts) => experts,
@@ -60,7 +60,7 @@ const FORMULAS: { readonly [preset: string]: BalancingFormula } = {
   "graniteMoe": TRANSFORMERS,
 };
 
-/** The loss of a preset, with some of it said otherwise. Presets without one of their own are balanced at 1. */
+/** The loss of a preset with overrides. Presets without their own loss have value 1 in balance. */
 export function balancingFormula(
   preset: string,
   { fraction, score, factor }: Partial<BalancingRule> = {},

@@ -1,6 +1,6 @@
 /**
- * The rule of each primitive: from operands and parameters to axes and dtype, or the sentence that says why not.
- * Ops make nodes through these rules, and `check.ts` holds every node of a graph against them.
+ * The rule of each primitive: maps operands and parameters to axes and dtype, or to an error. Ops create nodes through
+ * these rules, and `check.ts` checks every node of a graph against them.
  */
 
 import { type Collective, ofCollectives } from "./collectives.ts";
@@ -44,7 +44,7 @@ function adjacent(axes: readonly string[], part: readonly string[]): number {
   );
 }
 
-/** The operand's type with one axis under another name. */
+/** The operand's type with one axis renamed. */
 function renamed(
   op: string,
   inputs: readonly Node[],

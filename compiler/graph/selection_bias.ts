@@ -1,11 +1,11 @@
-/** Selection biases of routers: what balances experts without a loss, and has no gradient. */
+/** Selection biases of routers: they balance experts without a loss and have no gradient. */
 
 import { expr } from "../../spec/kernel/resolve.ts";
 import type { Node, NodeOf } from "./graph.ts";
 import type { NodeBuilder } from "./node_builder.ts";
 import { routeOperand } from "./routing.ts";
 
-/** The parameters that nothing reads but routers, as their selection bias, with the routers. */
+/** The parameters that are used only as selection biases, with their routers. */
 export function selectionBiases(
   nodes: readonly Node[],
 ): Map<NodeOf<"param">, NodeOf<"route">[]> {
@@ -28,7 +28,7 @@ export function selectionBiases(
   return found;
 }
 
-/** `rate · sign(mean load - load)` of each expert, whose load is a count of choices. */
+/** `rate · sign(mean load - load)` per expert. The load is a count of choices. */
 export function biasStep(b: NodeBuilder, load: Node, rate: number): Node {
   const [expert] = load.axes as [string];
   const mean = b.make("reduce", [load], { kind: "mean", over: expert });

@@ -1,20 +1,20 @@
-/** Shardings: how the elements of one value are divided among the ranks of the mesh. */
+/** Shardings: how the elements of a value are divided among the ranks of the mesh. */
 
-/** Axis -> the mesh axes it is sharded over, major first. An axis that is not in it is replicated. */
+/** Axis -> the mesh axes it is sharded over, major first. Missing axes are replicated. */
 export interface Over {
   readonly [axis: string]: readonly string[];
 }
 
 /**
- * The sharding of a value. Along the mesh axes in `unreduced` ranks hold terms of a sum: the value is what they add up
- * to. Along all other mesh axes that no axis is sharded over, ranks hold the same.
+ * The sharding of a value. Along the mesh axes in `unreduced`, ranks have terms of a sum, and the value is the sum.
+ * Along all other mesh axes that shard no axis, the value is replicated.
  */
 export interface Sharding {
   readonly over: Over;
   readonly unreduced: readonly string[];
 }
 
-/** Every rank has all of the value. */
+/** Replicated on every rank. */
 export const REPLICATED: Sharding = { over: {}, unreduced: [] };
 
 /** The mesh axes that an axis is sharded over. */
@@ -25,7 +25,7 @@ export function overOf(
   return Object.hasOwn(over, axis) ? over[axis]! : [];
 }
 
-/** Whether two lists of mesh axes are the same. */
+/** Whether two lists of mesh axes are equal. */
 export function sameOver(a: readonly string[], b: readonly string[]): boolean {
   return a.length === b.length && a.every((name, i) => name === b[i]);
 }
@@ -38,7 +38,7 @@ export function extendsOver(
   return b.every((name, i) => name === a[i]);
 }
 
-/** Whether `a` is `b` without some of its mesh axes, in their order. */
+/** Whether `a` is a subsequence of the mesh axes `b`. */
 export function isWithinOver(
   a: readonly string[],
   b: readonly string[],
@@ -46,14 +46,14 @@ export function isWithinOver(
   return sameOver(a, b.filter((name) => a.includes(name)));
 }
 
-/** Without the axes that are replicated. */
+/** Removes replicated axes. */
 export function tidyOver(over: Over): Over {
   return Object.fromEntries(
     Object.entries(over).filter(([, names]) => names.length > 0),
   );
 }
 
-/** The name of an axis as the ranks hold it: `head/tp`, `token/dp+ep`, or `embed` where it is replicated. */
+/** The local name of an axis: `head/tp`, `token/dp+ep`, or `embed` if it is replicated. */
 export function localName(axis: string, over: readonly string[]): string {
   return over.length === 0 ? axis : `${axis}/${over.join("+")}`;
 }

@@ -1,17 +1,17 @@
-/** What the sharding rule of a primitive is made of, and what it may look at. */
+/** Sharding rules of primitives, and the facts that they use. */
 
 import type { Node, NodeOf, Primitive, PrimitiveParams } from "./graph.ts";
 import { LINEAR, type LinearRule } from "./linear.ts";
 import type { Over } from "./sharding.ts";
 
 /**
- * What a primitive does along an axis of an operand.
+ * Behaviour of a primitive along an axis of an operand.
  *
- * - `pass`: it works on any part of it; the result has the same sharding.
- * - `reduce`: it sums over it; over a sharded axis the result is unreduced.
- * - `replicated`: it needs all of it on every rank.
- * - `local`: it stays as it is, and the result does not see it.
- * - mesh axes: it must be sharded over exactly these; with `sum`, it is summed over besides.
+ * - `pass`: works on any shard; the result has the same sharding.
+ * - `reduce`: sums over it; over a sharded axis the result is unreduced.
+ * - `replicated`: must be replicated.
+ * - `local`: keeps its sharding, which the result does not depend on.
+ * - mesh axes: must be sharded over exactly these; with `sum`, it is also summed over.
  */
 export type Role =
   | "pass"
@@ -21,58 +21,58 @@ export type Role =
   | readonly string[]
   | { readonly sum: readonly string[] };
 
-/** What rules know of the model and the mesh. */
+/** Facts about model and mesh for rules. */
 export interface Known {
-  /** Whether the length of an axis is known at run time only, on the ranks or at all. */
+  /** Whether an axis is dynamic, globally or per rank. */
   isRagged(axis: string): boolean;
-  /** Whether the positions that a dilated axis takes are all of another one's, but for those between. */
+  /** Whether the elements of a dilated axis cover another axis, except for those between. */
   fills(params: PrimitiveParams["dilate"]): boolean;
-  /** Where an axis is placed. */
+  /** Mesh axes that an axis is placed over. */
   placedOver(axis: string): readonly string[];
-  /** Where the tokens of one sequence are on one rank. Throws where no placement has that. */
+  /** Mesh axes such that the tokens of one sequence are on one rank. Throws if there is no such placement. */
   sequenceOver(node: Node, by: Node, axis: string): readonly string[];
-  /** Where the items of a ragged axis are that the items of an input number; undefined: they may be anywhere. */
+  /** Mesh axes of the items of a ragged axis that an input numbers. Undefined: unconstrained. */
   itemsOver(axis: string, ids: Node): readonly string[] | undefined;
   /** Whether the tokens of a routing group are on one rank. */
   isGroupTogether(axis: string, group: Node | undefined): boolean;
-  /** Where the tokens of a routing are while its experts work on them. */
+  /** Mesh axes of the tokens of a routing during expert computation. */
   tokensOver(route: Node, axis: string): readonly string[];
-  /** Where experts of an axis are then. */
+  /** Mesh axes of the experts of an axis during expert computation. */
   expertsOver(axis: string): readonly string[];
 }
 
-/** The rule of a primitive. */
+/** The sharding rule of a primitive. */
 export interface Rule<P extends Primitive> {
   readonly role: (
     node: NodeOf<P>,
     at: { readonly operand: number; readonly axis: string },
     known: Known,
   ) => Role;
-  /** Axes of the result that are sharded otherwise than axes of that name on operands. */
+  /** Axes of the result whose sharding differs from that of the operands' axes of the same name. */
   readonly result?: (node: NodeOf<P>, over: Over, known: Known) => Over;
-  /** The mesh axes along which ranks hold terms of the result, besides those that axes are summed over. */
+  /** Mesh axes along which ranks have terms of the result, besides those of summed axes. */
   readonly terms?: (node: NodeOf<P>, known: Known) => readonly string[];
-  /** The operand that says of which sequence of a cache each token is. */
+  /** The operand with the cache sequence of each token. */
   readonly sequence?: number;
-  /** The operand whose elements are only moved: it may be unreduced, and so is the result then. */
+  /** The operand whose elements are only moved. It may be unreduced, and the result then is too. */
   readonly moves?: number;
-  /** Whether the result is a term of the same sum where some operands are: it may have another order then. */
+  /** Whether the result is a term of the same sum if some operands are. The order of the sum may then change. */
   readonly linear: LinearRule<P>;
 }
 
-/** An axis along which a cache is read or written by index: its sequences may be apart, and anything else is on the rank. */
+/** The role of an axis of a cache that is read or written by index: sequences may be sharded, other axes are local. */
 export function ofCache(axis: string, known: Known): Role {
   const over = known.placedOver(axis);
   return over.length > 0 ? over : "local";
 }
 
-/** Primitives whose parameter `over` is one axis. */
+/** Primitives with one axis in the parameter `over`. */
 type AlongAxis = {
   [P in Primitive]: PrimitiveParams[P] extends { readonly over: string } ? P
     : never;
 }[Primitive];
 
-/** An axis `over` that has to be replicated; all others pass. */
+/** An axis `over` that must be replicated; all others pass. */
 export function replicatedOver<P extends AlongAxis>(): Rule<P> {
   const role: Rule<P>["role"] = ({ params: { over } }, { axis }) =>
     axis === over ? "replicated" : "pass";

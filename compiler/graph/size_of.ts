@@ -1,4 +1,4 @@
-/** The lengths of axes by name, and how ops ask for them. */
+/** Lengths of axes by name, with checks for ops. */
 
 import { shortAxis } from "../../spec/axis_name.ts";
 import { ModelError } from "../../spec/errors.ts";
@@ -8,7 +8,7 @@ import type { AxisSize, Node } from "./graph.ts";
 /** Lengths of axes by name. */
 export type Sizes = Map<string, AxisSize>;
 
-/** Refuse the length of an axis. */
+/** Rejects the length of an axis. */
 export function fail(node: Node, message: string): never {
   throw new ModelError(message, node.span);
 }
@@ -22,7 +22,7 @@ export function sizeOf(sizes: Sizes, node: Node, axis: string): AxisSize {
     );
 }
 
-/** The length of an axis that must not vary from run to run. */
+/** The fixed length of an axis. Rejects dynamic ones. */
 export function fixed(
   sizes: Sizes,
   node: Node,
@@ -39,7 +39,7 @@ export function fixed(
   return size;
 }
 
-/** Give `axis` the fixed length `size`, or hold it against the one it has. */
+/** Sets the fixed length `size` of `axis`, or compares it with the existing one. */
 export function bind(
   sizes: Sizes,
   node: Node,
@@ -64,7 +64,7 @@ export function bind(
   }
 }
 
-/** How an axis that an op names gets another name. */
+/** How to give an axis that an op names another name. */
 function remedy({ primitive }: Node, axis: string): string {
   const other = `${shortAxis(axis)}2`;
   switch (primitive) {

@@ -1,6 +1,6 @@
 /**
- * Sizes: every axis name has one length in a model. Axes that ops name (of choices, of renamed ones) get theirs here;
- * the others are held against what the model declared.
+ * Sizes: every axis name has one length in a model. Axes that ops name (choices, renamed axes) get their length here;
+ * the others are compared with the declarations.
  */
 
 import { type Collective, ofCollectives } from "./collectives.ts";
@@ -17,10 +17,10 @@ import { definedRows } from "./primitives/mod.ts";
 import { type Problems, report } from "./problems.ts";
 import { bind, fail, fixed, sizeOf, type Sizes } from "./size_of.ts";
 
-/** Inputs, and ops that neither name an axis nor ask for a length. */
+/** Inputs, and ops that name no axis and check no length. */
 function none(): void {}
 
-/** Choose `k` of the axis `over`. */
+/** Chooses `k` of the axis `over`. */
 function choose(
   sizes: Sizes,
   node: Node,
@@ -38,10 +38,10 @@ function choose(
   bind(sizes, node, axis, k);
 }
 
-/** How many groups of experts a router can distinguish: it marks them in one word. */
+/** Maximum number of expert groups of a router: a bit of one word each. */
 const MAX_GROUPS = 32;
 
-/** Groups of experts divide them evenly, and those kept have enough. */
+/** Checks that expert groups divide the experts evenly and that the kept ones suffice. */
 function checkGroups(sizes: Sizes, node: NodeOf<"route">): void {
   const { expert, rule } = node.params;
   if (rule.expertGroups === undefined) return;
@@ -79,14 +79,14 @@ function checkSlot(sizes: Sizes, node: RoutingNode): void {
   );
 }
 
-/** A part of an axis and the whole of it: over all ranks they are as long. */
+/** Checks that a local axis and the global one have equal length over all ranks. */
 function sameLength(node: NodeOf<Collective>, sizes: Sizes): void {
   if (!("axis" in node.params)) return;
   const { axis, to } = node.params;
   if (!sizes.has(to)) sizes.set(to, sizeOf(sizes, node as Node, axis));
 }
 
-/** Positions start, start + step, … of `whole`, as many as `part` is long, are all there. */
+/** Checks that elements start, start + step, … of `whole` exist for the length of `part`. */
 function checkPositions(
   sizes: Sizes,
   node: NodeOf<"slice"> | NodeOf<"dilate">,
@@ -157,7 +157,7 @@ const SIZES: {
         `Cannot rename '${from}' to '${to}': their sizes are ${size.size} and ${known.size}`,
       );
     } else if (known.dynamic && known !== size) {
-      // An axis that was renamed shares the size of what it was called before, and can go back to it.
+      // A renamed axis has the size of the original name and can be renamed back.
       fail(
         node,
         `Cannot rename '${from}' to '${to}': each has a dynamic length of its own. Use a name that 'model' does not declare`,
@@ -168,7 +168,7 @@ const SIZES: {
     const { axis, into } = node.params;
     const size = fixed(sizes, node, axis, "split");
     const [first, last, more] = into as [string, string?, string?];
-    // A derivative names the part that one of another name leaves.
+    // A derivative names the local part of an axis with another name.
     if (node.phase && last !== undefined && !more && !sizes.has(last)) {
       bind(sizes, node, last, size / fixed(sizes, node, first, "split into"));
     }
@@ -193,7 +193,7 @@ const SIZES: {
   },
   dilate: (node, sizes) => {
     const { axis, step, to } = node.params;
-    // A new axis has room for every step.
+    // A new axis has the length of all steps.
     if (!sizes.has(to)) {
       bind(sizes, node, to, fixed(sizes, node, axis, "dilate") * step);
     }
@@ -272,7 +272,7 @@ const SIZES: {
   attentionGrad: none,
 };
 
-/** The lengths of all axes of a program: those declared, and those that its nodes name. Throws ModelError. */
+/** The lengths of all axes of a program: declared ones and those that nodes name. Throws ModelError. */
 export function deriveSizes(
   declared: { readonly [name: string]: AxisSize },
   nodes: readonly Node[],
@@ -288,7 +288,7 @@ export function deriveSizes(
       report(problems, error, [node, ...node.inputs]);
       problems?.wrong.add(node);
     }
-    // Nothing is said of what is made of a value whose size is not known.
+    // No errors are reported about values derived from a value of unknown size.
     if (node.inputs.some((input) => problems?.wrong.has(input))) {
       problems?.wrong.add(node);
     }

@@ -1,33 +1,33 @@
-/** What parameters are stored as: in the files that they come from, and while they are trained. */
+/** Storage dtypes of parameters, in files and in training. */
 
 import { shortAxis } from "../../spec/axis_name.ts";
 import type { FileDType, HalfDType } from "../../spec/dtype.ts";
 import type { Graph, NodeOf } from "./graph.ts";
 import { selectionBiases } from "./selection_bias.ts";
 
-/** What parameters that are trained can be stored as; masters of those in 16 bits are f32. */
+/** Storage dtypes of trained parameters. Master weights of 16-bit parameters are f32. */
 export type TrainedDType = "f32" | HalfDType;
 
 /** Dtypes by the name of a source tensor. */
 export type StoredDTypes = { readonly [tensor: string]: FileDType };
 
-/** The source tensor of a parameter, or the first of those that are stacked. */
+/** The source tensor of a parameter; for a stacked one, the first. */
 export function tensorOf({ params: { name, stack } }: NodeOf<"param">): string {
   return stack === undefined
     ? name
     : name.replaceAll(`{${shortAxis(stack)}}`, "0");
 }
 
-/** How the parameters of a graph are stored while they are trained. */
+/** Storage of a graph's parameters in training. */
 export interface TrainedStorage {
   readonly weights: StoredDTypes;
-  /** The names of those in 16 bits. */
+  /** Names of the 16-bit parameters. */
   readonly masters: ReadonlySet<string>;
 }
 
 /**
- * Parameters keep the 16 bits that they are stored in, or are all stored as `dtype`. Others are f32, and so is the
- * selection bias of a router in any case: it goes by steps that 16 bits would lose, and has no optimizer.
+ * Storage dtypes of trained parameters: the 16-bit dtype of the file, or `dtype` for all. Other parameters are f32. The
+ * selection bias of a router is always f32: 16 bits would lose its steps, and it has no optimizer.
  */
 export function storedForTraining(
   { nodes }: Pick<Graph, "nodes">,

@@ -1,4 +1,4 @@
-/** Trace: run a model's function once and collect what its outputs need, checked. */
+/** Tracing: runs a model's function once and collects and checks the nodes of its outputs. */
 
 import { atPlace, ModelError, type Span } from "../../spec/errors.ts";
 import { checkDispatched } from "./dispatched.ts";
@@ -7,11 +7,11 @@ import { updatedState } from "./in_place.ts";
 import { type Problems, report } from "./problems.ts";
 import { deriveSizes } from "./sizes.ts";
 
-/** What one run of a model function left: the graph before it is checked. */
+/** Result of one run of a model function: the unchecked graph. */
 export interface Built {
-  /** The declared axes, those of blocks too. */
+  /** Declared axes, including those of blocks. */
   readonly axes: { readonly [name: string]: AxisSize };
-  /** What it returned, by name. */
+  /** Returned values by name. */
   readonly outputs: { readonly [name: string]: Node };
   /** Inputs, parameters and states, used or not. */
   readonly declared: readonly Node[];
@@ -21,36 +21,36 @@ export interface Built {
 
 /** Options of `trace`. */
 export interface TraceOptions {
-  /** A step of training is made of the graph: capacity factors are those of training. Default false. */
+  /** Whether the graph is for a training step, with the capacity factors of training. Default: false. */
   readonly training?: boolean;
-  /** Collect mistakes here instead of throwing the first. */
+  /** Collects mistakes instead of throwing the first. */
   readonly problems?: Problems;
 }
 
-/** A model, as tracing sees it. `Name` are the names of what it returns. */
+/** A model as tracing sees it. `Name`: names of its outputs. */
 export interface Traceable<out Name extends string = string> {
   /** The declared axes. */
   readonly axes: { readonly [name: string]: AxisSize };
-  /** Where it was declared. */
+  /** Source position of the declaration. */
   readonly span: Span | undefined;
-  /** Run its function once. */
+  /** Runs its function once. */
   readonly build: (options?: TraceOptions) => Built;
-  /** Never there: it carries the names in the type. */
+  /** Never present: carries the names in the type. */
   readonly returns?: Name;
 }
 
-/** A graph whose outputs have known names; one that is missing updates a state. */
+/** A graph with known output names. A missing one updates a state. */
 export type TracedGraph<Name extends string> = Graph & {
   readonly outputs: { readonly [N in Name]?: Node };
-  /** The axes that the model and its blocks declare. */
+  /** Axes declared by the model and its blocks. */
   readonly declared: { readonly [name: string]: AxisSize };
 };
 
 /**
- * The graph of a model. Its function runs once, with symbolic tensors.
+ * Traces a model. Its function runs once, with symbolic tensors.
  *
- * Throws ModelError for what only the whole shows: sizes, values that are dispatched and combined by two routings, or
- * not at all, states that are not returned.
+ * Throws ModelError for mistakes that depend on the entire model: sizes, values that are dispatched and combined by two
+ * routings or never combined, states that are not returned.
  */
 export function trace<Name extends string>(
   model: Traceable<Name>,
@@ -89,7 +89,7 @@ export function trace<Name extends string>(
   return { ...graph, declared: built.axes } as TracedGraph<Name>;
 }
 
-/** Everything that `results` need, inputs before users, in the order in which outputs ask for it. */
+/** All nodes that `results` depend on, inputs before users, in the order of outputs. */
 export function inOrder(results: readonly Node[]): Node[] {
   const nodes: Node[] = [];
   const done = new Set<Node>();
@@ -132,7 +132,7 @@ function checkUpdate(
   );
 }
 
-/** Every state that is written must be returned, or the next run would not see it. */
+/** Checks that every written state is returned. The next run would not see it otherwise. */
 function checkStates(
   nodes: readonly Node[],
   states: { readonly [name: string]: Node },

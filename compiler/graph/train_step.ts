@@ -1,4 +1,4 @@
-/** One step of training as one graph: forward, backward, and the update of every parameter. */
+/** A training step as one graph: forward pass, backward pass, and the update of every parameter. */
 
 import { expr } from "../../spec/kernel/resolve.ts";
 import { ModelError } from "../../spec/errors.ts";
@@ -15,30 +15,30 @@ import { biasStep, selectionBiases } from "./selection_bias.ts";
 import { deriveSizes } from "./sizes.ts";
 import { inOrder } from "./trace.ts";
 
-/** How a step is taken. */
+/** Options of a training step. */
 export interface TrainStepOptions {
-  /** The output of the graph to make smaller. */
+  /** The output to minimize. */
   readonly loss: string;
   readonly optimizer: Optimizer;
-  /** Gradients are scaled down together where their norm is larger; default: not. */
+  /** Maximum norm of all gradients, for clipping. Default: no clipping. */
   readonly clipNorm?: number;
-  /** Gradients are added up over several batches; default: each batch is a step. */
+  /** Whether gradients are accumulated over micro-batches. Default: false. */
   readonly accumulate?: boolean;
-  /** What `recompute` says is computed again for gradients; else it is kept. Default: true. */
+  /** Whether `recompute` blocks are recomputed instead of saved. Default: true. */
   readonly recompute?: boolean;
   /**
-   * How much the selection bias of an expert goes up after a step in which fewer than the mean of tokens chose it, and down
-   * after one in which more did; default: biases stay.
+   * Step size of selection biases. The bias of an expert rises if fewer tokens than the mean chose it in a step, and
+   * falls if more did. Default: biases are constant.
    */
   readonly biasUpdate?: number;
-  /** Parameters that are stored in 16 bits: an f32 master of each is a state, and is what the optimizer updates. */
+  /** Parameters stored in 16 bits. Each has an f32 master weight as a state, which the optimizer updates. */
   readonly masters?: ReadonlySet<string>;
 }
 
 /**
- * Inputs that a step has besides those of the model: the learning rate, and the number of the step from 1. Where gradients
- * are added up over batches, also what this batch counts for in the step, the shares of all being 1 together, and by what
- * the sum so far is multiplied: 0 in the first batch, then 1.
+ * Inputs of a step besides those of the model: the learning rate, and the step number from 1. With micro-batches also
+ * the share of this micro-batch in the step (all shares add up to 1), and the factor of the sum so far: 0 for the first
+ * micro-batch, then 1.
  */
 export const STEP_INPUTS = {
   rate: "learning_rate",
@@ -47,17 +47,17 @@ export const STEP_INPUTS = {
   keep: "keep",
 } as const;
 
-/** The state in which gradients of a parameter are added up. */
+/** The state with the accumulated gradient of a parameter. */
 export function accumulatedName(parameter: string): string {
   return `accumulated.${parameter}`;
 }
 
-/** The state in which choices of experts are counted, whose selection bias it is. */
+/** The state that counts the choices of experts for a selection bias. */
 function countedName(bias: string): string {
   return `counted.${bias}`;
 }
 
-/** What is added up over the batches of a step: gradients, and where biases follow them, choices of experts. */
+/** States accumulated over the micro-batches of a step: gradients, and choices of experts if biases follow them. */
 export function accumulatedStates(
   { nodes }: Pick<Graph, "nodes">,
   { biasUpdate }: Pick<TrainStepOptions, "biasUpdate">,
@@ -71,14 +71,15 @@ export function accumulatedStates(
   });
 }
 
-/** The output that has the norm of all gradients together, before clipping. */
+/** The output with the norm of all gradients before clipping. */
 export const GRADIENT_NORM = "gradient_norm";
 
 /**
- * The graph of a training step. Parameters have next values, as states do; the optimizer state of one is a state
- * named by `OPTIMIZER_STATES` and it: `adamw.mean.NAME`. Where a parameter has a master (`adamw.master.NAME`), both have the
- * same next value, which the parameter's storage rounds; a master starts as what is written to it. Outputs are those of the graph and the norm of the gradients. The
- * selection bias of a router has no gradient: it follows the load of experts, or stays.
+ * The graph of a training step. Parameters have next values, like states. The optimizer state of a parameter is a state
+ * named by `OPTIMIZER_STATES` and the parameter: `adamw.mean.NAME`. A parameter with a master weight
+ * (`adamw.master.NAME`) has the same next value as the master weight, rounded by its storage; the master weight is
+ * initialized with the unrounded value. Outputs are those of the graph and the norm of the gradients. The selection
+ * bias of a router has no gradient: it follows the load of experts or is constant.
  */
 export function trainStep(
   graph: Graph,
@@ -159,7 +160,7 @@ export function trainStep(
   const nodes = inOrder([
     ...Object.values(outputs),
     ...loads,
-    // The last layers first, as they are gone through: what only a gradient needs is free when it is there.
+    // The last layers first, in the order of the backward pass: activations are freed as soon as possible.
     ...[...found].reverse(),
     ...Object.values(all),
     ...Object.values(next),
@@ -173,8 +174,8 @@ export function trainStep(
 }
 
 /**
- * The next values of selection biases, and of the counts that they follow. A load is counted over all tokens of the step:
- * whole numbers, so that it is the same on every mesh. Throws ModelError where no router has a bias.
+ * The next values of selection biases and of their counts. The load is counted over all tokens of the step; it is an
+ * integer and therefore equal on every mesh. Throws ModelError if no router has a bias.
  */
 function nextBiases(
   b: NodeBuilder,
@@ -215,7 +216,7 @@ function nextBiases(
   return { loads, next };
 }
 
-/** The root of the sum of all squares: every element of every parameter counts once, wherever it is stored. */
+/** The square root of the sum of all squares. Every element of every parameter counts once, however it is sharded. */
 function normOf(b: NodeBuilder, found: readonly Node[]): Node {
   const squares = found.map((gradient) => {
     const square = b.map((g) => expr`${g} * ${g}`, gradient);
@@ -227,7 +228,7 @@ function normOf(b: NodeBuilder, found: readonly Node[]): Node {
   return b.map((x) => expr`sqrt(${x})`, sum);
 }
 
-/** A gradient no longer than its share of `limit`; PyTorch's `clip_grad_norm_`. */
+/** A gradient scaled to the maximum norm, as in PyTorch's `clip_grad_norm_`. */
 function clipped(
   b: NodeBuilder,
   gradient: Node,

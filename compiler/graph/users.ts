@@ -1,4 +1,4 @@
-/** Who uses what. */
+/** Users of nodes. */
 
 import type { Graph, Node } from "./graph.ts";
 

@@ -4,13 +4,13 @@ import type { DType } from "../../spec/dtype.ts";
 import { roundF16 } from "../../spec/half.ts";
 import type { NodeOf, Primitive } from "./graph.ts";
 
-/** Numbers as the evaluator keeps them: one array element each. */
+/** Number arrays of the evaluator. */
 export type Numbers = Float32Array | Float64Array | Int32Array | Uint32Array;
 
-/** What a value computes in: that of its node, or double precision in its stead where the evaluator is asked for it. */
+/** Compute dtype of a value: that of its node, or f64 on request. */
 export type ValueDType = DType | "f64";
 
-/** A node as references see it: it computes in `dtype`. */
+/** A node as references see it, with compute dtype `dtype`. */
 export type Shown<P extends Primitive = Primitive> =
   & Omit<NodeOf<P>, "dtype">
   & { readonly dtype: ValueDType };
@@ -45,17 +45,17 @@ export function zeros(
   return { axes, shape, dtype, data };
 }
 
-/** Store a number in a value, rounded to its dtype. */
+/** Stores a number in a value, rounded to its dtype. */
 export function put(value: Value, index: number, x: number): void {
   value.data[index] = value.dtype === "f16" ? roundF16(x) : x;
 }
 
-/** How a number computed on the way from `value` is rounded: to f32, or not at all in double precision. */
+/** The rounding of intermediate numbers computed from `value`: to f32, or none in double precision. */
 export function rounding(value: Value): (x: number) => number {
   return value.dtype === "f64" ? (x) => x : Math.fround;
 }
 
-/** The distance in `data` between neighbours along each of `axes`; 0 along axes that the value does not have. */
+/** The stride of `data` along each of `axes`; 0 along axes that the value does not have. */
 export function strides(value: Value, axes: readonly string[]): number[] {
   const steps = new Array<number>(value.axes.length);
   for (let i = value.axes.length - 1, stride = 1; i >= 0; i--) {
@@ -70,7 +70,7 @@ export function lengthOf(value: Value, axis: string): number {
   return value.shape[value.axes.indexOf(axis)]!;
 }
 
-/** Visit every index of `shape` in row-major order, with its place in each of several arrays with their strides. */
+/** Visits every index of `shape` in row-major order, with its offset in each of several arrays given their strides. */
 export function visit(
   shape: readonly number[],
   arrays: readonly (readonly number[])[],

@@ -1,4 +1,4 @@
-/** Causal depthwise convolution along the tokens of a sequence, over the last inputs of each. */
+/** Causal depthwise convolution along the tokens of a sequence. The state is the last inputs of each sequence. */
 
 import { ModelError } from "../../../spec/errors.ts";
 import { expr } from "../../../spec/kernel/resolve.ts";
@@ -24,7 +24,7 @@ import { axis } from "./fields.ts";
 /**
  * state [sequence, slot, channel], x [token, channel], weight [channel, over], sequence and position [token] -> [token,
  * channel]: the sum over taps j of weight[j] * the input at position - (width - 1) + j, 0 before position 0. The state
- * has the last width - 1 inputs, oldest first.
+ * contains the last width - 1 inputs, oldest first.
  */
 export const conv1d: Definition<"conv1d"> = {
   params: closed({ over: axis }),
@@ -68,7 +68,7 @@ export const conv1d: Definition<"conv1d"> = {
 
   reference: (node, context) => convolve(node, context).y,
 
-  // Each tap is the input of an earlier token, times the tap's weights.
+  // Each tap multiplies the input of an earlier token.
   derivative({ node, dy, b }) {
     const [, x, weight, sequence, position] = node.inputs as [
       Node,
@@ -125,7 +125,7 @@ export const conv1d: Definition<"conv1d"> = {
   },
 };
 
-/** Its result and the next value of its state. */
+/** The result and the next value of the state. */
 export function convolve(
   node: Shown<"conv1d">,
   context: Context,

@@ -1,4 +1,4 @@
-/** What a primitive is, in one file: everything but its kernel, and how that is launched. */
+/** Definition of a primitive in one file, except for its kernel and its launch. */
 
 import type { Schema } from "../../../spec/document/schema.ts";
 import type { Derivative } from "../derivatives.ts";
@@ -9,7 +9,10 @@ import type { Rule } from "../sharding_rule.ts";
 import type { Sizes } from "../size_of.ts";
 import type { Shown } from "../value.ts";
 
-/** `kernel`: computed by a kernel of its own kind. `inline`: an expression over its inputs. `view`: the same elements under other axes. `source`: a buffer that exists. `tuple`: read through its parts. */
+/**
+ * `kernel`: computed by its own kernel. `inline`: an expression over its inputs. `view`: the same elements under other
+ * axes. `source`: an existing buffer. `tuple`: read through its elements.
+ */
 export type FusionClass =
   | "kernel"
   | "inline"
@@ -18,21 +21,21 @@ export type FusionClass =
   | "tuple"
   | "element";
 
-/** What a primitive does along axes, so that rows of a dispatch would mix or move; "no": it cannot take them at all. */
+/** The axes along which a primitive mixes or moves rows of a dispatch. "no": it does not accept rows. */
 export type Mixes<P extends Primitive> =
   | "no"
   | ((node: NodeOf<P>) => readonly string[]);
 
-/** A primitive that the language makes. */
+/** A primitive of the language. */
 export interface Definition<P extends Primitive> {
-  /** Its parameters in a document. */
+  /** Schema of its parameters in a document. */
   readonly params: Schema;
   /** From operands and parameters to axes and dtype; throws RuleError. */
   readonly type: (input: RuleInput<P>) => TensorType;
-  /** Lengths of axes that it names; throws ModelError. */
+  /** Lengths of the axes that it names; throws ModelError. */
   readonly sizes: (node: NodeOf<P>, sizes: Sizes) => void;
   readonly mixes: Mixes<P>;
-  /** What it means. */
+  /** Its reference. */
   readonly reference: (node: Shown<P>, context: Context) => Result;
   readonly derivative: Derivative<P>;
   readonly sharding: Rule<P>;

@@ -1,4 +1,4 @@
-/** Fields of parameters, as documents of models have them. */
+/** Parameter fields in documents of models. */
 
 import type { Schema } from "../../../spec/document/schema.ts";
 

@@ -1,4 +1,4 @@
-/** A linear recurrence over the tokens of a sequence, with a matrix as its state: the delta rule and what is like it. */
+/** Linear recurrence over the tokens of a sequence with a matrix state: the delta rule and related rules. */
 
 import { ModelError } from "../../../spec/errors.ts";
 import { EXACT } from "../../../spec/numerics.ts";
@@ -101,7 +101,7 @@ export const linearRecurrence: Definition<"linearRecurrence"> = {
   },
 };
 
-/** Its result and the next value of its state, in the order of the numeric contract. */
+/** The result and the next value of the state, in the order of the numeric contract. */
 export function recur(
   node: Shown<"linearRecurrence">,
   context: Context,

@@ -1,4 +1,7 @@
-/** Recurrences of a run in which every sequence begins, forwards or backwards: what the derivative of `linearRecurrence` is made of. */
+/**
+ * Forward and backward recurrences for runs in which every sequence starts. The derivative of `linearRecurrence` uses
+ * them.
+ */
 
 import { EXACT } from "../../../spec/numerics.ts";
 import { closed, oneOf, yes } from "../../../spec/document/schema.ts";
@@ -11,15 +14,15 @@ import type { Definition } from "./definition.ts";
 import { axis } from "./fields.ts";
 
 /**
- * query and key [token, heads, dim], value [token, heads, valueDim], decay [token, head] or [token, head, dim], rate [token,
- * head], sequence and position [token] -> [token, head, valueDim]. An operand whose heads are fewer has one for several. S
- * begins as 0. For each token, where S is first multiplied by the decay:
+ * query and key [token, heads, dim], value [token, heads, valueDim], decay [token, head] or [token, head, dim], rate
+ * [token, head], sequence and position [token] -> [token, head, valueDim]. If an operand has fewer heads, several heads
+ * share one. S starts at 0. For each token, S is multiplied by the decay, and then:
  *
  * - "add": S = S + key valueᵀ; the result is Sᵀ query.
  * - "seen": d = rate * (value - Sᵀ key); the result is Sᵀ key before S = S + key dᵀ.
  * - "erase": S = S + query valueᵀ; the result is Sᵀ key before S = S - key (rate * result)ᵀ.
  *
- * `reverse`: from the last token of a sequence to its first, and the decay is that of the token before in that order.
+ * `reverse`: from the last token of a sequence to its first, with the decay of the previous token in that order.
  */
 export const linearScan: Definition<"linearScan"> = {
   params: closed({

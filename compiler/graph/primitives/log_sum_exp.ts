@@ -1,4 +1,4 @@
-/** The logarithm of the sum of exponentials along an axis. */
+/** Log-sum-exp along an axis. */
 
 import { closed } from "../../../spec/document/schema.ts";
 import { expr } from "../../../spec/kernel/resolve.ts";

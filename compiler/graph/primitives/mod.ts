@@ -1,4 +1,4 @@
-/** Primitives that are defined in a file each. The tables of the compiler take their rows from here. */
+/** Primitives that are defined in one file each. The tables of the compiler include them. */
 
 import { conv1d } from "./conv1d.ts";
 import type { Definition } from "./definition.ts";
@@ -10,7 +10,7 @@ import { rmsNorm } from "./rms_norm.ts";
 import { shift } from "./shift.ts";
 import { softmax } from "./softmax.ts";
 
-/** Their parameters; operands are named in the comment, in order. */
+/** Parameters of these primitives. The comment names operands in order. */
 export interface DefinedParams {
   /** x */
   softmax: { readonly over: string };
@@ -18,7 +18,7 @@ export interface DefinedParams {
   logSumExp: { readonly over: string };
   /** x, gain: gain * x / sqrt(mean(x^2) + epsilon) */
   rmsNorm: { readonly over: string; readonly epsilon: number };
-  /** state [sequence, slot, channel], x, weight [channel, over], sequence, position: causal, of each channel by itself */
+  /** state [sequence, slot, channel], x, weight [channel, over], sequence, position: causal, per channel */
   conv1d: { readonly over: string };
   /** state [sequence, head, dim, valueDim], query, key, value, decay, rate, sequence, position */
   linearRecurrence: {
@@ -29,7 +29,7 @@ export interface DefinedParams {
     readonly dim: string;
     readonly valueDim: string;
   };
-  /** query, key, value, decay, rate, sequence, position: of a run in which every sequence begins */
+  /** query, key, value, decay, rate, sequence, position: for runs in which every sequence starts */
   linearScan: {
     readonly rule: "add" | "seen" | "erase";
     readonly token: string;
@@ -38,9 +38,9 @@ export interface DefinedParams {
     readonly valueDim: string;
     readonly reverse?: true;
   };
-  /** y of a node that updates its first operand, a state, in place: its next value */
+  /** y of a node that updates its first operand, a state, in place: the next value of the state */
   nextState: Record<never, never>;
-  /** x, sequence, position: rows of the tokens `by` places before */
+  /** x, sequence, position: the rows of the tokens `by` positions earlier */
   shift: { readonly by: number };
 }
 
@@ -58,7 +58,7 @@ const DEFINITIONS: { readonly [P in Defined]: Definition<P> } = {
   shift,
 };
 
-/** One field of every definition: rows of a table by primitive. */
+/** One field of every definition, as table rows by primitive. */
 export function definedRows<K extends keyof Definition<Defined>>(
   field: K,
 ): { readonly [P in Defined]: Definition<P>[K] } {

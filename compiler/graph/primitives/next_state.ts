@@ -1,4 +1,4 @@
-/** The state that a node has updated in place. */
+/** The next value of a state that a node updates in place. */
 
 import { closed } from "../../../spec/document/schema.ts";
 import { convolve } from "./conv1d.ts";

@@ -1,4 +1,4 @@
-/** Rows of the tokens that stand so many places before in a sequence: what the derivative of a convolution is made of. */
+/** Shifts rows by a number of tokens within a sequence. The derivative of a convolution uses it. */
 
 import { closed } from "../../../spec/document/schema.ts";
 import { operands } from "../evaluate_rows.ts";
@@ -9,8 +9,8 @@ import type { Definition } from "./definition.ts";
 import { number } from "./fields.ts";
 
 /**
- * x [token, channel], sequence and position [token] -> the row of the token `by` places before each in the run, or 0 where
- * that is of another sequence or not `by` positions before. A negative `by` counts forward.
+ * x [token, channel], sequence and position [token] -> the row of the token `by` tokens earlier in the run, or 0 if
+ * that token is of another sequence or not `by` positions earlier. A negative `by` shifts forward.
  */
 export const shift: Definition<"shift"> = {
   params: closed({ by: number }),
