@@ -2,6 +2,7 @@
 # Runs one rank of `switchyard launch`: rank.sh FOLDER PROGRAM ARGUMENT…
 # A process that is killed or stopped cannot say so, and a launcher of MPI does not always know which one it was: its parent does.
 # FOLDER is the job's place for shared memory on this host; it is removed at the end.
+. "${0%/*}/is_stopped.sh"
 job=$1
 shift
 rank=${OMPI_COMM_WORLD_RANK:-$PMI_RANK}
@@ -25,15 +26,12 @@ watch() {
     pause=$!
     # The whole job may be signalled at once.
     { wait $pause; } 2>/dev/null
-    { read -r state <"/proc/$child/stat" || state=$(ps -o state= -p $child); } 2>/dev/null
-    # The name of the program, in parentheses, may have any characters.
-    case ${state##*) } in
-    T*) seconds=$((seconds + 1)) ;;
-    *)
+    if is_stopped $child; then
+      seconds=$((seconds + 1))
+    else
       [ $seconds != 0 ] || continue
       seconds=0
-      ;;
-    esac
+    fi
     step=
     { read -r step <"/proc/$child/fd/0"; } 2>/dev/null
     printf '\036stopped %s %s %s %s\n' "$rank" "$host" "$seconds" "$step" >&2

@@ -9,6 +9,7 @@ import { closeSync, existsSync, openSync, readFileSync } from "node:fs";
 import process from "node:process";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { cacheFolder, keepCode } from "./code_cache.mjs";
+import { watchRank } from "./watch.mjs";
 
 const installed = new URL("../dist/cli/main.js", import.meta.url);
 const compiler = new URL("../scripts/compile.mjs", import.meta.url);
@@ -17,6 +18,7 @@ const compiler = new URL("../scripts/compile.mjs", import.meta.url);
 process.on("uncaughtException", fail);
 // With less address space, V8 ends the process somewhere later and says nothing of use.
 if (addressSpace() < 2 ** 31) await fail(new Error("too little memory"));
+watchRank(process.argv.slice(2));
 // Errors and the places of calls speak of the source.
 process.setSourceMapsEnabled(true);
 const { main } = await import(await locate()).catch(fail);

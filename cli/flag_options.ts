@@ -145,7 +145,7 @@ export function deviceFlags(command: Command): Command {
     )
     .option(
       "--deadline <seconds>",
-      "Time limit of a run (default: 600), of waiting for another process in a step and, under launch, of a process that a signal has stopped (default: 120).",
+      "Time limit of a run (default: 600), of waiting for another process in a step, and of a process that a signal has stopped (default: 120).",
       positive("--deadline", 86_400),
     )
     .option(

@@ -1,11 +1,15 @@
 // Ranks that mpirun starts by itself, without `launch`: the bytes of a shared device, and what is said where that cannot be.
 // needs: cpu, mpi
 import { readFileSync } from "node:fs";
+import { hostname } from "node:os";
 import path from "node:path";
 import process from "node:process";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
+import fc from "fast-check";
 import t from "tap";
 import { launcherArguments } from "../../cli/mpi_launcher.ts";
+import { DEADLINE_MS } from "../../engine/mod.ts";
 import { checkpointFolder } from "../helpers/checkpoints.ts";
 import {
   integers,
@@ -17,10 +21,13 @@ import { whyNotNative } from "../../runtime/native/mod.ts";
 import {
   BIN,
   LAUNCHERS,
+  processesLeft,
+  processesWith,
   skipWithoutKoffi,
   start,
   withoutMpi,
 } from "../helpers/mpi.ts";
+import { repeatWith, SEED } from "../helpers/seed.ts";
 import { repositoryFile } from "../helpers/sessions.ts";
 
 const scratch = temporaryFolder(t);
@@ -113,6 +120,33 @@ for (const { name, command, family, rankVariable, skip } of LAUNCHERS) {
     );
   });
 
+  t.test(`${name}: a rank stopped by a signal is reported without launch`, {
+    skip: skip || process.platform !== "linux" && "there is no /proc",
+  }, async (t) => {
+    const prompt = `Once ${crypto.randomUUID()}`;
+    const { child, ended } = start(command!, [
+      ...[...mpirun(2), process.execPath, BIN, ...GENERATE],
+      ...["--prompt", prompt, "--deadline", "2"],
+    ]);
+    // From when it is watched; MPI starts after that.
+    let watched: number | undefined;
+    while (watched === undefined && child.exitCode === null) {
+      await sleep(2);
+      watched = processesWith(prompt, `${rankVariable}=1`)
+        .find((pid) => processesWith(String(pid)).length > 0);
+    }
+    const [ms = 0] = fc.sample(fc.nat(200), { numRuns: 1, seed: SEED });
+    await sleep(ms);
+    t.ok(watched !== undefined && process.kill(watched, "SIGSTOP"));
+    const { code, err } = await ended;
+    t.not(code, 0, repeatWith());
+    t.match(
+      err,
+      `Cannot finish: a signal stopped rank 1 on ${hostname()}, and nobody continued it. Start the command again\n`,
+    );
+    t.strictSame(await processesLeft(prompt), []);
+  });
+
   if (family === "mpich") {
     t.test(`${name}: npx without -pmi-port`, { skip }, async (t) => {
       const { code, err } = await npx(2, [], GENERATE);
@@ -124,6 +158,12 @@ for (const { name, command, family, rankVariable, skip } of LAUNCHERS) {
     });
   }
 }
+
+t.test("a rank may be stopped for as long as ranks wait in a step", async (t) => {
+  const { href } = new URL("../../bin/watch.mjs", import.meta.url);
+  const { DEADLINE_SECONDS } = await import(href);
+  t.equal(1000 * DEADLINE_SECONDS, DEADLINE_MS);
+});
 
 t.test("a process without an MPI library says what to install", {
   skip: skipWithoutKoffi,
