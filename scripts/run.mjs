@@ -4,6 +4,7 @@ import { relative, resolve } from "node:path";
 import process from "node:process";
 import { pathToFileURL } from "node:url";
 import {
+  bundle,
   bundleStarted,
   bundleTap,
   compile,
@@ -19,7 +20,10 @@ if (file === undefined) {
   process.exit(2);
 }
 const source = relative(ROOT, resolve(file));
-const mistakes = await compile([...LIBRARY, ...PROGRAMS, source]);
+const mistakes = new Map([
+  ...await compile([...LIBRARY, ...PROGRAMS, source]),
+  ...await bundle(),
+]);
 for (const text of mistakes.values()) console.error(text);
 // Some start others.
 await bundleStarted();
