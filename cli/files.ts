@@ -79,7 +79,8 @@ const SENTENCES: {
   EMFILE: ["too many files are open", "Raise the limit (ulimit -n)", true],
 };
 
-async function guard<T>(
+/** Runs an action on a file; its errors become sentences. Throws DataError or MachineError. */
+export async function guard<T>(
   op: "read" | "write",
   file: string,
   action: () => Promise<T>,

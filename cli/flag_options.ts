@@ -96,18 +96,27 @@ function strategyOption(
     });
 }
 
-/** The family of a config.json. */
-export function familyOption(): Option {
+/** Flags that say which model is meant. */
+export function modelFlags(command: Command): Command {
+  return command
+    .option(
+      "--family <file.ts>",
+      "File that exports the family of config.json, made by defineFamily. Its code runs. Default: a built-in family.",
+    )
+    .addOption(revisionOption());
+}
+
+/** The revision of a model of the hub. */
+export function revisionOption(): Option {
   return new Option(
-    "--family <file.ts>",
-    "File that exports the family of config.json, made by defineFamily. Its code runs. Default: a built-in family.",
+    "--revision <name>",
+    "Branch, tag or commit of a model of the hub. Default: main.",
   );
 }
 
 /** Flags that say where a model is placed. */
 export function meshFlags(command: Command, meshes: Mesh[] = []): Command {
-  return command
-    .addOption(familyOption())
+  return modelFlags(command)
     .option(
       "--mesh <axes>",
       "Mesh axes and sizes, for example ep=4,dp=2.",
@@ -197,8 +206,7 @@ export function summaryFlags(command: Command, meshes: Mesh[] = []): Command {
 
 /** Flags of `search`. */
 export function searchFlags(command: Command): Command {
-  return command
-    .addOption(familyOption())
+  return modelFlags(command)
     .requiredOption(
       "--target <machine>",
       "Machine: a name from machines/, or a machine file.",

@@ -4,14 +4,16 @@ import type { AdapterChoice, CacheDType } from "../engine/mod.ts";
 import type { Mesh } from "../spec/mod.ts";
 import type { Strategy } from "../spec/strategies.ts";
 
-/** `--family`. */
-export interface FamilyFlag {
+/** Flags that say which model is meant. */
+export interface ModelFlags {
   /** The file that exports the family of a config.json. */
   readonly family?: string | undefined;
+  /** Branch, tag or commit of a model of the hub. */
+  readonly revision?: string | undefined;
 }
 
 /** Flags that say how a model is compiled. */
-export interface PlanFlags extends Strategy, FamilyFlag {
+export interface PlanFlags extends Strategy, ModelFlags {
   readonly mesh?: Mesh;
   readonly place?: { readonly [axis: string]: readonly string[] };
   readonly maxTokens?: number;

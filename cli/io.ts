@@ -8,6 +8,7 @@ import type { AdapterPlaces, FileSystem } from "../engine/mod.ts";
 import { userCache } from "../runtime/cache/folders.ts";
 import { adapterPlaces } from "./adapter_places.ts";
 import { fileError, hasGraphics, nodeFiles } from "./files.ts";
+import { type HubSettings, hubSettings } from "./hub_settings.ts";
 
 /** Streams, files and a clock, passed to every command. */
 export interface CliIo {
@@ -24,6 +25,8 @@ export interface CliIo {
   readonly files: FileSystem;
   /** The cache folder of this user; undefined for one without a home. */
   readonly cache: string | undefined;
+  /** Where models are fetched from by name. */
+  readonly hub: HubSettings;
   /** Threads that this machine runs at once. */
   readonly threads: number;
   /** Whether the system has a graphics device at all, as far as is known without WebGPU. */
@@ -70,6 +73,7 @@ export function processIo(): CliIo {
     errorStream: process.stderr,
     files: nodeFiles(),
     cache: userCache(),
+    hub: hubSettings(),
     threads: availableParallelism(),
     graphics: hasGraphics(),
     places: adapterPlaces,

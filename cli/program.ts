@@ -4,8 +4,9 @@ import { Command, Option } from "commander";
 import type { CliIo } from "./io.ts";
 import {
   deviceFlags,
-  familyOption,
+  modelFlags,
   planFlags,
+  revisionOption,
   searchFlags,
   summaryFlags,
   watchOption,
@@ -28,6 +29,7 @@ const COMMANDS = {
     (await import("./commands/generate.ts")).generateCommand,
   launch: async () => (await import("./commands/launch.ts")).launchCommand,
   plan: async () => (await import("./commands/plan.ts")).planCommand,
+  pull: async () => (await import("./commands/pull.ts")).pullCommand,
   routers: async () => (await import("./commands/routers.ts")).routersCommand,
   search: async () => (await import("./commands/search.ts")).searchCommand,
   run: async () => (await import("./commands/run.ts")).runCommand,
@@ -94,10 +96,11 @@ function addInspectCommands(
     .action(async (flags) =>
       finish(await (await COMMANDS.devices())(io, flags))
     );
-  program.command("check")
-    .description("Report type errors and domain errors of a model")
-    .argument("<model>", "Model file or checkpoint folder.")
-    .addOption(familyOption())
+  modelFlags(
+    program.command("check")
+      .description("Report type errors and domain errors of a model")
+      .argument("<model>", "Model file, checkpoint folder or hub name."),
+  )
     .option(
       "--watch",
       "Check again when the file or one of its imports changes.",
@@ -117,7 +120,7 @@ function addInspectCommands(
       )
       .argument(
         "<model>",
-        "Model file, checkpoint folder, config.json or plan file.",
+        "Model file, checkpoint folder, hub name, config.json or plan file.",
       )
       .argument("[other]", "With --diff, the model or plan to compare with."),
     meshes,
@@ -144,7 +147,7 @@ function addInspectCommands(
       )
       .argument(
         "<model>",
-        "Model file, checkpoint folder, config.json or plan file.",
+        "Model file, checkpoint folder, hub name, config.json or plan file.",
       ),
     viewed,
   )
@@ -180,7 +183,7 @@ function addInspectCommands(
       .description(
         "Find the best mesh, strategy and batch size for a machine",
       )
-      .argument("<model>", "config.json or checkpoint folder."),
+      .argument("<model>", "config.json, checkpoint folder or hub name."),
   )
     .action(async (model, flags) =>
       finish(await (await COMMANDS.search())(io, model, flags))
@@ -238,7 +241,10 @@ function addRunCommands(
   deviceFlags(planFlags(
     program.command("run")
       .description("Run a model or plan on tensors")
-      .argument("<model>", "Model file, checkpoint folder or plan file."),
+      .argument(
+        "<model>",
+        "Model file, checkpoint folder, hub name or plan file.",
+      ),
   ))
     .option("--inputs <file>", "Inputs, a safetensors file.")
     .option("--weights <file>", "Weights, a safetensors file or a folder.")
@@ -277,7 +283,7 @@ function addRunCommands(
   samplingFlags(deviceFlags(planFlags(
     program.command("generate")
       .description("Generate text with continuous batching")
-      .argument("<checkpoint>", "Checkpoint folder."),
+      .argument("<checkpoint>", "Checkpoint folder or hub name."),
   )))
     .option(
       "-p, --prompt <text>",
@@ -327,7 +333,7 @@ function addRunCommands(
   samplingFlags(deviceFlags(planFlags(
     program.command("chat")
       .description("Chat with a checkpoint in the terminal")
-      .argument("<checkpoint>", "Checkpoint folder."),
+      .argument("<checkpoint>", "Checkpoint folder or hub name."),
   )))
     .option("--system <text>", "System message.")
     .action(async (folder, flags) =>
@@ -336,7 +342,7 @@ function addRunCommands(
   deviceFlags(planFlags(
     program.command("tune")
       .description("Measure kernel variants on a device and save the fastest")
-      .argument("<model>", "Model file or checkpoint folder."),
+      .argument("<model>", "Model file, checkpoint folder or hub name."),
   ))
     .option("--weights <file>", "Weights, a safetensors file or a folder.")
     .option(
@@ -347,6 +353,13 @@ function addRunCommands(
     .option("--json", "Print JSON.")
     .action(async (model, flags) =>
       finish(await (await COMMANDS.tune())(io, model, flags))
+    );
+  program.command("pull")
+    .description("Fetch a model of the hub into the cache")
+    .argument("<name>", "OWNER/NAME, with @REVISION or /FILE.gguf.")
+    .addOption(revisionOption())
+    .action(async (name, flags) =>
+      finish(await (await COMMANDS.pull())(io, name, flags))
     );
   program.command("launch")
     .description("Run a command with one process per rank, over MPI")
@@ -374,7 +387,7 @@ function addTrainCommand(
       )
       .argument(
         "<what>",
-        "Checkpoint folder (config.json and tokenizer), or a file that exports a training.",
+        "Checkpoint folder (config.json and tokenizer), hub name, or a file that exports a training.",
       ),
   )
     .action(async (what, flags) =>

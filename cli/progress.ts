@@ -15,10 +15,28 @@ const TITLES: { readonly [S in Progress["stage"]]: string } = {
   weights: "Loading weights",
 };
 
-/** A bar on standard error; silent where that is no terminal. */
-export function createProgressBar(io: CliIo): ProgressBar {
+/** A bar that is given amounts. */
+export interface Bar {
+  update(done: number): void;
+  stop(): void;
+}
+
+/** A bar on standard error, silent where that is no terminal. `format` has `{bar}` and perhaps `{percentage}`. */
+export function createBar(io: CliIo, format: string, total: number): Bar {
   if (!io.terminal) return { update: () => {}, stop: () => {} };
-  let bar: SingleBar | undefined;
+  const bar = new SingleBar({
+    format,
+    stream: io.errorStream as NodeJS.WriteStream,
+    clearOnComplete: true,
+    hideCursor: true,
+  }, Presets.shades_classic);
+  bar.start(total, 0);
+  return { update: (done) => bar.update(done), stop: () => bar.stop() };
+}
+
+/** A bar that follows loading, on standard error; silent where that is no terminal. */
+export function createProgressBar(io: CliIo): ProgressBar {
+  let bar: Bar | undefined;
   let stage: Progress["stage"] | undefined;
   const stop = (): void => {
     bar?.stop();
@@ -29,13 +47,11 @@ export function createProgressBar(io: CliIo): ProgressBar {
       if (progress.stage !== stage) {
         stop();
         stage = progress.stage;
-        bar = new SingleBar({
-          format: `${TITLES[progress.stage]} {bar} {percentage} %`,
-          stream: io.errorStream as NodeJS.WriteStream,
-          clearOnComplete: true,
-          hideCursor: true,
-        }, Presets.shades_classic);
-        bar.start(progress.total, 0);
+        bar = createBar(
+          io,
+          `${TITLES[progress.stage]} {bar} {percentage} %`,
+          progress.total,
+        );
       }
       bar?.update(progress.done);
     },

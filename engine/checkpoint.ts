@@ -13,6 +13,19 @@ import { createTokenizer } from "./untrusted/tokenizer.ts";
 
 type JsonObject = { readonly [key: string]: unknown };
 
+/** File that lists the weight files of a checkpoint in parts. */
+export const WEIGHT_INDEX = "model.safetensors.index.json";
+
+/** Files of a checkpoint besides its configuration and its weights, each optional. */
+export const COMPANION_FILES = [
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "generation_config.json",
+  "chat_template.jinja",
+  "chat_template.json",
+] as const;
+
 /** Which family reads a config.json. */
 export interface FamilyOption {
   /** A family that the user gives. Default: the built-in ones. */
@@ -101,22 +114,12 @@ export async function listWeightFiles(
 ): Promise<string[]> {
   if (isGguf(folder)) return ggufParts(folder);
   const names = new Set(await files.list(folder));
-  const index = "model.safetensors.index.json";
-  if (names.has(index)) {
-    const path = files.join(folder, index);
-    const map = (await readJsonObject(path, files))["weight_map"];
-    const shards = typeof map === "object" && map !== null
-      ? [...new Set(Object.values(map))]
-      : [];
-    if (shards.length === 0 || !shards.every((s) => typeof s === "string")) {
-      throw new DataError(
-        `Cannot read '${path}': it has no 'weight_map' of file names. Copy it again`,
-      );
-    }
+  if (names.has(WEIGHT_INDEX)) {
+    const shards = await indexedFiles(folder, files);
     const missing = shards.find((shard) => !names.has(shard));
     if (missing !== undefined) {
       throw new DataError(
-        `Cannot read '${folder}': '${missing}', which ${index} names, is missing. Copy it there`,
+        `Cannot read '${folder}': '${missing}', which ${WEIGHT_INDEX} names, is missing. Copy it there`,
       );
     }
     return shards.map((shard) => files.join(folder, shard));
@@ -131,6 +134,25 @@ export async function listWeightFiles(
     );
   }
   return all.map((name) => files.join(folder, name));
+}
+
+/** Names of the weight files that the index of a folder lists. */
+export async function indexedFiles(
+  folder: string,
+  files: Pick<FileSystem, "join" | "readText">,
+): Promise<string[]> {
+  const path = files.join(folder, WEIGHT_INDEX);
+  const text = await files.readText(path);
+  const map = parseJsonObject(text, path)["weight_map"];
+  const shards: unknown[] = typeof map === "object" && map !== null
+    ? [...new Set(Object.values(map))]
+    : [];
+  if (shards.length > 0 && shards.every((s) => typeof s === "string")) {
+    return shards;
+  }
+  throw new DataError(
+    `Cannot read '${path}': it has no 'weight_map' of file names. Copy it again`,
+  );
 }
 
 /** The tokenizer of a checkpoint; undefined if the folder has none. */

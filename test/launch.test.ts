@@ -7,6 +7,7 @@ import process from "node:process";
 import { Readable, Writable } from "node:stream";
 import t, { type Test } from "tap";
 import { adapterPlaces } from "../cli/adapter_places.ts";
+import { hubSettings } from "../cli/hub_settings.ts";
 import type { CliIo } from "../cli/io.ts";
 import { jobFolder, runJob } from "../cli/mpi_job.ts";
 import { packageFile } from "../cli/places.ts";
@@ -47,6 +48,7 @@ async function run(
     files,
     cache: CACHE,
     input: Readable.from([]),
+    hub: hubSettings({}),
     threads: 1,
     graphics: false,
     places: adapterPlaces,

@@ -21,6 +21,7 @@ import {
 } from "../generation_flags.ts";
 import { statsOf, statsText } from "../generation_stats.ts";
 import type { CliIo } from "../io.ts";
+import { locate } from "../located.ts";
 import { createProgressBar } from "../progress.ts";
 import { encodeMessages, requireTokenizer } from "../prompts.ts";
 import { UsageError } from "../values.ts";
@@ -39,8 +40,8 @@ export interface ChatFlags extends PlanFlags, DeviceFlags, SamplingFlags {
 
 /** Answer messages until the input ends. `/clear` begins anew, `/exit` ends; Ctrl-C ends an answer. */
 export async function chatCommand(
-  io: CliIo,
-  folder: string,
+  base: CliIo,
+  name: string,
   flags: ChatFlags,
 ): Promise<number> {
   checkSampling(flags);
@@ -49,6 +50,7 @@ export async function chatCommand(
       "Cannot chat where ranks are processes: only one of them has standard input. Use --devices shared",
     );
   }
+  const { io, model: folder } = await locate(base, name, flags);
   const target = await targetOf(io, folder, flags);
   if (target.kind !== "checkpoint") {
     throw new DataError(

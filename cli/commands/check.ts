@@ -13,11 +13,12 @@ import {
 import { DataError } from "../../spec/errors.ts";
 import { printable } from "../../spec/mod.ts";
 import { editorRemark } from "../editor_support.ts";
-import type { FamilyFlag } from "../flags.ts";
+import type { ModelFlags } from "../flags.ts";
 import type { CliIo } from "../io.ts";
+import { locate } from "../located.ts";
 
 /** Flags of `check`. */
-export interface CheckFlags extends FamilyFlag {
+export interface CheckFlags extends ModelFlags {
   readonly json?: boolean;
   readonly watch?: boolean;
 }
@@ -27,10 +28,15 @@ const LOOK = 50;
 
 /** Check a model file or a checkpoint folder; exit code 1 if there are mistakes, with `watch` in the end. */
 export async function checkCommand(
-  io: CliIo,
-  model: string,
+  base: CliIo,
+  name: string,
   flags: CheckFlags,
 ): Promise<number> {
+  const { revision } = flags;
+  const { io, model } = await locate(base, name, {
+    revision,
+    extent: "headers",
+  });
   const remark = editorRemark(parseReference(model).path);
   if (remark !== undefined && !flags.json) io.err(remark);
   if (flags.watch) return await watch(io, model, flags);

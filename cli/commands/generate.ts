@@ -23,6 +23,7 @@ import {
 } from "../generation_flags.ts";
 import { statsOf, statsText } from "../generation_stats.ts";
 import type { CliIo } from "../io.ts";
+import { locate } from "../located.ts";
 import { createProgressBar } from "../progress.ts";
 import {
   encodeMessages,
@@ -54,13 +55,14 @@ export interface GenerateFlags extends PlanFlags, DeviceFlags, SamplingFlags {
 
 /** Continue prompts and print the new text as it grows; several prompts are printed when all are done. */
 export async function generateCommand(
-  io: CliIo,
-  folder: string,
+  base: CliIo,
+  name: string,
   flags: GenerateFlags,
 ): Promise<number> {
   checkFlags(flags);
-  const started = io.now();
-  if (flags.devices === "mpi") await joinAsRank(io, flags);
+  const started = base.now();
+  if (flags.devices === "mpi") await joinAsRank(base, flags);
+  const { io, model: folder } = await locate(base, name, flags);
   const target = await targetOf(io, folder, flags);
   if (target.kind !== "checkpoint") {
     throw new DataError(

@@ -11,7 +11,7 @@ import {
   type Target,
 } from "../../engine/mod.ts";
 import type { CliIo } from "../io.ts";
-import type { DeviceFlags, FamilyFlag, PlanFlags } from "../flags.ts";
+import type { DeviceFlags, ModelFlags, PlanFlags } from "../flags.ts";
 import { UsageError } from "../values.ts";
 import { meshSizes } from "../../spec/mesh.ts";
 import { printable } from "../../spec/mod.ts";
@@ -44,7 +44,7 @@ function keysOf<T extends object>(table: T): (keyof T)[] {
 export async function targetOf(
   io: CliIo,
   path: string,
-  flags: FamilyFlag & Pick<LoadTargetOptions, "withoutWeights">,
+  flags: ModelFlags & Pick<LoadTargetOptions, "withoutWeights">,
 ): Promise<Target> {
   const { family, withoutWeights = false } = flags;
   const target = await loadTarget(path, io.files, { family, withoutWeights });

@@ -3,6 +3,7 @@
 import type { Summarized } from "../../engine/mod.ts";
 import { formatPlan, stringifyPlan } from "../../spec/mod.ts";
 import type { CliIo } from "../io.ts";
+import { locate } from "../located.ts";
 import { findMachine } from "../machines.ts";
 import { comparePlans, diffPlans } from "../plan_diff.ts";
 import { filterPlanText, filterSummary, type Shown } from "../plan_filter.ts";
@@ -28,18 +29,24 @@ export interface PlanCommandFlags extends SummaryFlags {
 
 /** Print the summary of a model's plan, or the plan; `--out` writes its document to a file. Exit code 3: it does not fit. */
 export async function planCommand(
-  io: CliIo,
-  model: string,
+  base: CliIo,
+  name: string,
   flags: PlanCommandFlags,
 ): Promise<number> {
   checkFlags(flags);
   checkSummaryFlags(flags);
+  const { revision } = flags;
+  const { io, model } = await locate(base, name, {
+    revision,
+    extent: "headers",
+  });
   const found = flags.target === undefined
     ? undefined
     : await findMachine(io, flags.target, ranksOf(flags));
   const made = await summarized(io, model, flags, { machine: found });
   if (flags.other !== undefined) {
-    const other = await summarized(io, flags.other, flags, {
+    const compared = await locate(io, flags.other, { extent: "headers" });
+    const other = await summarized(compared.io, compared.model, flags, {
       machine: found,
       asIs: true,
     });
@@ -47,7 +54,7 @@ export async function planCommand(
     const same = lines.startsWith("the plans are the same");
     if (!same) {
       await io.out(
-        await comparePlans({ ...made, name: model }, {
+        await comparePlans({ ...made, name }, {
           ...other,
           name: flags.other,
         }),

@@ -27,6 +27,7 @@ import {
 import type { Plan } from "../../spec/mod.ts";
 import type { CliIo } from "../io.ts";
 import type { DeviceFlags, PlanFlags } from "../flags.ts";
+import { locate } from "../located.ts";
 import { createProgressBar } from "../progress.ts";
 import { formatTable } from "../table.ts";
 import { finishLine, UsageError } from "../values.ts";
@@ -52,14 +53,18 @@ export interface RunFlags extends PlanFlags, DeviceFlags {
 
 /** Run a target and write its outputs. */
 export async function runCommand(
-  io: CliIo,
-  model: string,
+  base: CliIo,
+  name: string,
   flags: RunFlags,
 ): Promise<number> {
-  const started = io.now();
+  const started = base.now();
   checkFlags(flags);
-  if (flags.devices === "mpi") await joinAsRank(io, flags);
-  const { random } = flags;
+  if (flags.devices === "mpi") await joinAsRank(base, flags);
+  const { random, revision } = flags;
+  const { io, model } = await locate(base, name, {
+    revision,
+    extent: random === undefined ? "weights" : "headers",
+  });
   const target = await targetOf(io, model, {
     family: flags.family,
     withoutWeights: random !== undefined && flags.weights === undefined,

@@ -9,8 +9,9 @@ import {
 } from "../../engine/mod.ts";
 import { DataError } from "../../spec/errors.ts";
 import type { EncodingName } from "../../spec/encoding.ts";
-import type { FamilyFlag } from "../flags.ts";
+import type { ModelFlags } from "../flags.ts";
 import type { CliIo } from "../io.ts";
+import { locate } from "../located.ts";
 import { findMachine } from "../machines.ts";
 import { speedCurve } from "../plots/speed_curve.ts";
 import { formatSearch, searchDocument } from "../search_text.ts";
@@ -20,7 +21,7 @@ import { trainedFlag } from "./summarized.ts";
 import { type ViewCommandFlags, writePage } from "./view.ts";
 
 /** Flags of `search`. */
-export interface SearchFlags extends FamilyFlag {
+export interface SearchFlags extends ModelFlags {
   readonly target: string;
   readonly phase?: SearchPhase;
   readonly objective?: Objective;
@@ -39,10 +40,15 @@ const CONTEXT = 4096;
 
 /** Print what was found. Exit code 3: nothing fits. */
 export async function searchCommand(
-  io: CliIo,
-  model: string,
+  base: CliIo,
+  name: string,
   flags: SearchFlags,
 ): Promise<number> {
+  const { revision } = flags;
+  const { io, model } = await locate(base, name, {
+    revision,
+    extent: "headers",
+  });
   const { phase = "decode", objective = "throughput", ranks } = flags;
   const machine = await findMachine(io, flags.target, {
     ...flags.ranks === undefined ? {} : { ranks: flags.ranks },
@@ -93,6 +99,7 @@ export async function searchCommand(
   if (flags.out !== undefined && best) {
     await writePage(io, model, {
       ...planFlags(best, task.context, flags),
+      name,
       out: flags.out,
       search: document,
     });

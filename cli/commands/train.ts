@@ -14,6 +14,7 @@ import {
 import { meshSizes } from "../../spec/mesh.ts";
 import type { DeviceFlags, PlanFlags } from "../flags.ts";
 import type { CliIo } from "../io.ts";
+import { locate } from "../located.ts";
 import { stopFile } from "../mpi_job.ts";
 import { createProgressBar } from "../progress.ts";
 import { joinAsRank } from "../rank.ts";
@@ -41,7 +42,7 @@ export interface TrainFlags
   extends
     SettingFlags,
     DeviceFlags,
-    Pick<PlanFlags, "mesh" | "place" | "family"> {
+    Pick<PlanFlags, "mesh" | "place" | "family" | "revision"> {
   readonly data?: readonly string[];
   readonly validate?: readonly string[];
   readonly validateEvery?: number;
@@ -59,12 +60,13 @@ export interface TrainFlags
 
 /** Train and print metrics. From the first step on, Ctrl-C and SIGTERM end it after the current step, which is saved. */
 export async function trainCommand(
-  io: CliIo,
-  what: string,
+  base: CliIo,
+  name: string,
   flags: TrainFlags,
 ): Promise<number> {
   const { out, steps } = flags;
-  if (flags.devices === "mpi") await joinAsRank(io, flags);
+  if (flags.devices === "mpi") await joinAsRank(base, flags);
+  const { io, model: what } = await locate(base, name, flags);
   const quiet = (rankPlace()?.rank ?? 0) > 0;
   const watch = await startWatch(
     io,

@@ -3,6 +3,7 @@
 import { keepTuning, tuneTarget } from "../../engine/mod.ts";
 import type { DeviceFlags, PlanFlags } from "../flags.ts";
 import type { CliIo } from "../io.ts";
+import { locate } from "../located.ts";
 import { MachineError } from "../../spec/errors.ts";
 import { UsageError } from "../values.ts";
 import { openOptions, targetOf, tuningsPath } from "./options.ts";
@@ -17,10 +18,11 @@ export interface TuneFlags extends PlanFlags, DeviceFlags {
 
 /** Tune for a target. */
 export async function tuneCommand(
-  io: CliIo,
-  model: string,
+  base: CliIo,
+  name: string,
   flags: TuneFlags,
 ): Promise<number> {
+  const { io, model } = await locate(base, name, flags);
   const target = await targetOf(io, model, flags);
   if (target.kind === "plan") {
     throw new UsageError(

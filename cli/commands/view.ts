@@ -17,6 +17,7 @@ import {
   viewPlan,
 } from "../../view/mod.ts";
 import type { CliIo } from "../io.ts";
+import { locate } from "../located.ts";
 import { findMachine } from "../machines.ts";
 import { pageAssets } from "../page_assets.ts";
 import { diffPlans } from "../plan_diff.ts";
@@ -41,28 +42,34 @@ export interface ViewCommandFlags extends SummaryFlags {
   readonly open?: boolean;
   /** Serve the page, for it to run the plan. */
   readonly run?: boolean;
+  /** What the model is called. Default: the last part of its path. */
+  readonly name?: string;
   /** The search that found the plan. */
   readonly search?: SearchResult;
 }
 
 /** Write a page about a plan, or one picture of it. */
 export async function viewCommand(
-  io: CliIo,
-  model: string,
+  base: CliIo,
+  name: string,
   flags: ViewCommandFlags,
 ): Promise<number> {
-  const { svg, dark = false, out } = flags;
+  const { svg, dark = false, out, revision } = flags;
   checkSummaryFlags(flags);
   checkViewFlags(flags);
+  const { io, model } = await locate(base, name, {
+    revision,
+    extent: flags.run ? "weights" : "headers",
+  });
   if (flags.run) {
     const { made, machine } = await madeOf(io, model, flags);
-    const page = await pageOf(io, { model, made, machine }, flags);
+    const page = await pageOf(io, { model: name, made, machine }, flags);
     await serveRun(io, { page, folder: model, open: flags.open ?? false });
     return 0;
   }
   if (svg === undefined) {
     const file = out ?? "plan.html";
-    await writePage(io, model, { ...flags, out: file });
+    await writePage(io, model, { ...flags, name, out: file });
     await io.out(`wrote ${file}\n`);
     if (flags.open) io.browse(file);
     return 0;
@@ -81,7 +88,8 @@ export async function writePage(
   flags: ViewCommandFlags & { readonly out: string },
 ): Promise<void> {
   const { made, machine } = await madeOf(io, model, flags);
-  const text = await pageOf(io, { model, made, machine }, flags);
+  const { name = model } = flags;
+  const text = await pageOf(io, { model: name, made, machine }, flags);
   await io.files.write(flags.out, [new TextEncoder().encode(text)]);
 }
 

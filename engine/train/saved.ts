@@ -11,6 +11,7 @@ import type { StoredDType } from "../../spec/dtype.ts";
 import { DataError, MachineError } from "../../spec/errors.ts";
 import type { Plan } from "../../spec/plan/plan.ts";
 import { sha256 } from "../digest.ts";
+import { COMPANION_FILES, WEIGHT_INDEX } from "../checkpoint.ts";
 import type { FileSystem } from "../files.ts";
 import { readJsonObject } from "../json_file.ts";
 import type { Opened } from "../open.ts";
@@ -58,24 +59,12 @@ export interface SavedTraining extends TrainingState {
   };
 }
 
-const INDEX = "model.safetensors.index.json";
-
 /** The version of what is written. */
 const FORMAT = 2;
 
 /** Files of a training that an index may name, and those whose write was interrupted. */
 const OURS = /^(model|optimizer)-\d+-\d+-of-\d+\.safetensors$/;
 const UNFINISHED = /^\..+\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
-
-/** Files of a checkpoint that are taken over as they are, where they are there. */
-const COMPANIONS = [
-  "tokenizer.json",
-  "tokenizer_config.json",
-  "special_tokens_map.json",
-  "generation_config.json",
-  "chat_template.jinja",
-  "chat_template.json",
-];
 
 /** Where the configuration and the tokenizer of a training come from. */
 export interface Sources {
@@ -93,7 +82,7 @@ export async function checkFolder(
 ): Promise<void> {
   if (await files.stat(folder) === undefined) return;
   const names = await files.list(folder);
-  if (names.includes(INDEX)) {
+  if (names.includes(WEIGHT_INDEX)) {
     throw new DataError(
       `Cannot train into '${folder}': it has a checkpoint already. Go on with it (--resume), or give another folder`,
     );
@@ -137,7 +126,7 @@ export async function prepareFolder(
   plan: Plan,
 ): Promise<void> {
   await files.makeFolder(folder);
-  for (const name of COMPANIONS) {
+  for (const name of COMPANION_FILES) {
     const path = files.join(
       name.startsWith("generation") ? from.generation : from.tokenizer,
       name,
@@ -237,7 +226,7 @@ export async function saveTraining(
   const written = texts.flatMap((text) => JSON.parse(text) as Written[]);
   await checkThere(folder, files, written);
   const text = `${JSON.stringify(indexOf(from, written, state), null, 2)}\n`;
-  await writeText(files.join(folder, INDEX), text, files);
+  await writeText(files.join(folder, WEIGHT_INDEX), text, files);
   // A disk that fails once is asked again: what stays would be there until the next save, if there is one.
   await removeOthers(folder, files, written)
     .catch(() => removeOthers(folder, files, written));
@@ -359,7 +348,7 @@ export async function readTraining(
   folder: string,
   files: FileSystem,
 ): Promise<SavedTraining> {
-  const path = files.join(folder, INDEX);
+  const path = files.join(folder, WEIGHT_INDEX);
   if (await files.stat(path) === undefined) {
     throw new DataError(
       `Cannot go on with '${folder}': no training was saved there. Start one without --resume`,

@@ -8,6 +8,7 @@ import process from "node:process";
 import { Readable, Writable } from "node:stream";
 import { adapterPlaces } from "../../cli/adapter_places.ts";
 import { nodeFiles } from "../../cli/files.ts";
+import { hubSettings } from "../../cli/hub_settings.ts";
 import type { CliIo } from "../../cli/io.ts";
 import { main } from "../../cli/main.ts";
 import type { FileSystem } from "../../engine/mod.ts";
@@ -54,6 +55,7 @@ export async function withOutput(
     errorStream: new Writable(),
     files: nodeFiles(),
     cache: CACHE,
+    hub: hubSettings({ HF_HOME: path.join(CACHE, "hub"), HF_HUB_OFFLINE: "1" }),
     threads: 2,
     graphics: true,
     places: adapterPlaces,

@@ -36,6 +36,7 @@ const PACKAGES: { readonly [name: string]: RegExp } = {
   "@huggingface/jinja": /^engine\//,
   "@huggingface/tokenizers": /^(browser|engine\/untrusted)\//,
   "@huggingface/gguf": /^engine\/gguf\//,
+  "@huggingface/hub": /^cli\/hub\//,
   "commander": /^cli\//,
   "cli-progress": /^cli\//,
   "preact": /^view\/page\//,

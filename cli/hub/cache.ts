@@ -1,0 +1,92 @@
+/** The cache of models in the standard layout: `blobs` by hash, `snapshots` of commits with links to them, `refs` of revisions. */
+
+import * as fs from "node:fs/promises";
+import path from "node:path";
+import { MachineError } from "../../spec/errors.ts";
+import { codeOf, makeFolder } from "../../runtime/cache/folders.ts";
+import { guard } from "../files.ts";
+import type { HubSettings } from "../hub_settings.ts";
+import type { HubFile } from "./client.ts";
+
+/** One model in the cache. */
+export interface RepoCache {
+  /** The folder of a commit. */
+  snapshot(commit: string): string;
+  /** The commit that a revision had when it was last fetched. */
+  commitOf(revision: string): Promise<string | undefined>;
+  setCommit(revision: string, commit: string): Promise<void>;
+  /** The file of the contents, and the path of its lock. */
+  blob(file: HubFile): { readonly path: string; readonly lock: string };
+  /** Whether a commit has a file. */
+  has(commit: string, name: string): Promise<boolean>;
+  /** Gives a commit a file whose contents are cached. */
+  link(commit: string, file: HubFile): Promise<void>;
+  /** Makes the folders of a commit. */
+  makeFolders(commit: string): Promise<void>;
+}
+
+const COMMIT = /^[0-9a-f]{40}$/;
+
+/** The cache of a model. Throws MachineError where there is no folder for it. */
+export function repoCache({ cache }: HubSettings, repo: string): RepoCache {
+  if (cache === undefined) {
+    throw new MachineError(
+      "Cannot fetch a model: this user has no home. Name a folder in the environment variable HF_HOME",
+    );
+  }
+  const name = `models--${repo.replaceAll("/", "--")}`;
+  const folder = path.join(cache, name);
+  const refs = path.join(folder, "refs");
+  const locks = path.join(cache, ".locks", name);
+  const snapshot = (commit: string) => path.join(folder, "snapshots", commit);
+  const blob = ({ etag }: HubFile) => ({
+    path: path.join(folder, "blobs", etag),
+    lock: path.join(locks, `${etag}.lock`),
+  });
+  const has = async (commit: string, file: string) =>
+    await fs.stat(path.join(snapshot(commit), file)).then(
+      () => true,
+      () => false,
+    );
+  return {
+    snapshot,
+    blob,
+    has,
+    commitOf: async (revision) => {
+      if (COMMIT.test(revision)) return revision;
+      const text = await fs.readFile(path.join(refs, revision), "utf8")
+        .catch(() => "");
+      return COMMIT.test(text.trim()) ? text.trim() : undefined;
+    },
+    setCommit: async (revision, commit) => {
+      if (revision === commit) return;
+      const file = path.join(refs, revision);
+      await guard("write", file, async () => {
+        await makeFolder(path.dirname(file));
+        await fs.writeFile(file, commit);
+      });
+    },
+    makeFolders: async (commit) => {
+      for (
+        const made of [path.join(folder, "blobs"), locks, snapshot(commit)]
+      ) await guard("write", made, () => makeFolder(made));
+    },
+    link: async (commit, file) => {
+      if (await has(commit, file.path)) return;
+      const from = path.join(snapshot(commit), file.path);
+      const { path: to } = blob(file);
+      await guard("write", from, async () => {
+        // A link that leads nowhere is in the way.
+        await fs.rm(from, { force: true });
+        try {
+          await fs.symlink(path.relative(path.dirname(from), to), from);
+        } catch (error) {
+          if (codeOf(error) === "EEXIST") return;
+          // Windows lets few users make symbolic links.
+          if (codeOf(error) !== "EPERM") throw error;
+          await fs.link(to, from).catch(() => fs.copyFile(to, from));
+        }
+      });
+    },
+  };
+}
