@@ -133,11 +133,33 @@ export interface PredictedTimeline {
   readonly tokens: number;
   readonly sequences: number;
   readonly microseconds: number;
-  /** Of each class of ranks that are equal, what they do; the rest of the time they wait. */
+  /** Of each class of ranks that are equal, what they do. */
   readonly lanes: readonly {
     /** The first of them, and how many there are. */
     readonly rank: number;
     readonly count: number;
     readonly steps: readonly TimedStep[];
+    /** When they wait for ranks that have more to do; the rest of the time is the host's. */
+    readonly waits: readonly TimedStep[];
   }[];
+}
+
+/**
+ * Cost of a step on rank 0. `bytes`: what a launch reads and writes, or an exchange sends to other ranks. `flops`: two for
+ * each multiply-add. `bound`: microseconds that its roofline allows, the larger of bytes over bandwidth and FLOPs over peak
+ * FLOP/s; absent where no machine is given.
+ */
+export type StepCost = readonly [
+  step: number,
+  bytes: number,
+  flops: number,
+  bound?: number,
+];
+
+/** Costs of the steps of a program. */
+export interface PhaseCosts {
+  readonly phase: Phase;
+  /** Over all ranks. */
+  readonly tokens: number;
+  readonly steps: readonly StepCost[];
 }

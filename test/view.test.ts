@@ -137,6 +137,8 @@ t.test("the critical path is on the rank that others wait for", (t) => {
   });
   const run = {
     name: "a step",
+    program: "main",
+    pauses: [],
     predicted: true,
     microseconds: 12,
     events: [
@@ -420,6 +422,8 @@ t.test("a part of a run: its sums, and where its layers begin", (t) => {
   });
   const run = {
     name: "main",
+    program: "main",
+    pauses: [],
     predicted: false,
     microseconds: 40,
     events: [0, 1, 2, 3].map((layer) => event(layer, 10 * layer)),

@@ -471,7 +471,7 @@ t.test("a page that is served runs its plan", OPTIONS, async (t) => {
   await page.locator("#run button").click();
   await page.locator("#run .text", { hasText: "afraid" }).waitFor();
   await page.locator("#run button:enabled").waitFor();
-  t.equal(await page.locator("#time option").count(), 48);
+  t.equal(await page.locator("#time .layer option").count(), 48);
   t.match(await texts(page, "#time p"), [/^The recorded run took/]);
   t.match(await texts(page, "#traffic p"), [/what the recorded run sent/]);
   // Its folder dropped on the page, which then asks the server for nothing of it.

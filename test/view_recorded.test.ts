@@ -150,13 +150,13 @@ t.test(
       durationText(seconds * 1e6)
     );
     t.strictSame(
-      (await page.locator("#time option").allTextContents()).slice(-2),
+      (await page.locator("#time .layer option").allTextContents()).slice(-2),
       [
         `predicted: prefill of ${prefill!.tokens} tokens, ${times[0]}`,
         `predicted: decoding of ${decode!.tokens} tokens, ${times[1]}`,
       ],
     );
-    await page.locator("#time select").selectOption({ index: 1 });
+    await page.locator("#time .layer select").selectOption({ index: 1 });
     t.match(
       await page.locator("#time p").first().textContent(),
       `Predicted for 8 H100 with NVLink, where nothing was run: prefill of ${

@@ -3,7 +3,11 @@
 import { documentOf } from "../spec/document/document.ts";
 import type { RankPlacement } from "../spec/machine.ts";
 import type { Plan } from "../spec/plan/plan.ts";
-import type { PlanSummary, PredictedTimeline } from "../spec/plan_summary.ts";
+import type {
+  PhaseCosts,
+  PlanSummary,
+  PredictedTimeline,
+} from "../spec/plan_summary.ts";
 import { DARK, LIGHT, paletteStyle } from "./palette.ts";
 import { escaped } from "./scene.ts";
 import type { SearchResult } from "./search_result.ts";
@@ -55,6 +59,8 @@ export interface PageData {
   readonly sources: { readonly [place: string]: string };
   /** Steps of the first program on the machine of the summary. */
   readonly predicted: readonly PredictedTimeline[];
+  /** What these steps move and compute. */
+  readonly costs: readonly PhaseCosts[];
   /** The host and the rack of each rank on the machine of the summary. */
   readonly places?: readonly Place[];
   readonly trace?: readonly TraceEvent[];

@@ -9,6 +9,8 @@ export interface ShapeNote {
   readonly link?: string | undefined;
   /** What a click does. Default: the title. */
   readonly action?: string;
+  /** The time that it stands for, in microseconds; not drawn. */
+  readonly time?: Point;
 }
 
 /** A box. */

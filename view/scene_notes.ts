@@ -7,16 +7,18 @@ export interface SceneNote {
   readonly title: string;
   /** Its middle; undefined for curves. */
   readonly middle: Point | undefined;
+  /** The time that it stands for, in microseconds. */
+  readonly time: Point | undefined;
 }
 
 /** Shapes with titles, in the order in which they are drawn. */
 export function notesOf({ shapes }: Scene): SceneNote[] {
   return shapes.flatMap((shape): SceneNote[] => {
-    const { title } = shape;
+    const { title, time } = shape;
     if (title === undefined) return [];
-    if (shape.kind !== "rect") return [{ title, middle: undefined }];
+    if (shape.kind !== "rect") return [{ title, middle: undefined, time }];
     const { at: [x, y], size: [width, height] } = shape;
-    return [{ title, middle: [x + width / 2, y + height / 2] }];
+    return [{ title, middle: [x + width / 2, y + height / 2], time }];
   });
 }
 

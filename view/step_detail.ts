@@ -60,8 +60,8 @@ function rank({ type }: UsedBuffer): number {
   return /^[iu]/.test(type) ? 1 : 0;
 }
 
-/** `dot over embed`, `dispatch: permute`, `all-gather` */
-function nameOfStep({ step }: StepFacts): string {
+/** Name of a step: `dot over embed`, `dispatch: permute`, `all-gather`. */
+export function nameOfStep({ step }: StepFacts): string {
   if (step.part) {
     const { op, part } = step.part;
     const name = partName(part);

@@ -3,8 +3,9 @@
 import { traceName } from "../spec/text/parts.ts";
 import { layerOf } from "../spec/plan/layers.ts";
 import { isCollective } from "../spec/plan/facts.ts";
-import type { PredictedTimeline } from "../spec/plan_summary.ts";
+import type { Phase, PredictedTimeline } from "../spec/plan_summary.ts";
 import type { TraceEvent } from "./page_data.ts";
+import { lateBy, type Pause, pausesOf } from "./pauses.ts";
 import type { ProgramView } from "./plan_view.ts";
 import type { Role } from "./roles.ts";
 
@@ -17,6 +18,8 @@ export interface Timed {
   readonly duration: number;
   /** The layer of its step, where that has a number. */
   readonly layer?: number | undefined;
+  /** Index of its step in the plan, where that is known. */
+  readonly step?: number | undefined;
   /** The step of an exchange that is predicted, which begins on all ranks at once. */
   readonly exchange?: number | undefined;
 }
@@ -24,10 +27,17 @@ export interface Timed {
 /** A run of a program that was recorded, or is predicted. */
 export interface TimedRun {
   readonly name: string;
+  /** The program that ran, and its tokens over all ranks, where they are known. */
+  readonly program: string;
+  readonly tokens?: number | undefined;
+  /** The step that is predicted; undefined of a recorded run. */
+  readonly phase?: Phase;
   /** Nothing was run. */
   readonly predicted: boolean;
   readonly microseconds: number;
   readonly events: readonly Timed[];
+  /** When ranks wait. What is no event and no pause is the host's time. */
+  readonly pauses: readonly Pause[];
   /** What is said of each rank that there are events of. Default: its number. */
   readonly lanes?: ReadonlyMap<number, string>;
 }
@@ -40,15 +50,25 @@ const PHASES: { readonly [P in PredictedTimeline["phase"]]: string } = {
   step: "a step",
 };
 
+/** `prefill of 512 tokens` */
+export function phaseText(
+  { phase, tokens }: Pick<PredictedTimeline, "phase" | "tokens">,
+): string {
+  return `${PHASES[phase]} of ${tokens.toLocaleString("en")} ${
+    tokens === 1 ? "token" : "tokens"
+  }`;
+}
+
 /** Predicted steps of the first program. */
 export function predictedRuns(
   predicted: readonly PredictedTimeline[],
   [program]: readonly ProgramView[],
 ): TimedRun[] {
   return predicted.map(({ phase, tokens, microseconds, lanes }) => ({
-    name: `${PHASES[phase]} of ${tokens.toLocaleString("en")} ${
-      tokens === 1 ? "token" : "tokens"
-    }`,
+    phase,
+    tokens,
+    program: program!.program.name,
+    name: phaseText({ phase, tokens }),
     predicted: true,
     microseconds,
     events: lanes.flatMap(({ rank, steps }) =>
@@ -59,7 +79,16 @@ export function predictedRuns(
         role: program!.roles[index]!,
         name: `${index}. ${traceName(program!.steps[index]!.step)}`,
         layer: layerOf(program!.steps[index]!.step.block ?? ""),
+        step: index,
         exchange: isCollective(program!.steps[index]!.step) ? index : undefined,
+      }))
+    ),
+    pauses: lanes.flatMap(({ rank, waits }) =>
+      waits.map(([, start, duration]): Pause => ({
+        rank,
+        start,
+        duration,
+        reason: "late",
       }))
     ),
     lanes: new Map(
@@ -88,24 +117,51 @@ export function runsOf(
       }
     }
   }
-  const timed = trace.filter(({ ph, cat }) => ph === "X" && cat !== "wait");
+  const timed = trace.filter(({ ph }) => ph === "X");
   // The row before that of rank 0 holds whole runs, in each process the same.
   const runs = timed.filter(({ tid }) => tid === 0);
   return runs.filter(({ pid }) => pid === runs[0]!.pid).map((run) => {
-    const { name, ts: start, dur: microseconds = 0 } = run;
-    const events = timed.filter(({ tid, ts }) =>
+    const { name: program, ts: start, dur: microseconds = 0 } = run;
+    const steps = programs.find((of) => of.program.name === program)?.steps;
+    const during = timed.filter(({ tid, ts }) =>
       tid > 0 && ts >= start && ts <= start + microseconds
-    ).map(({ tid, name, ts, dur = 0, args }): Timed => ({
-      rank: tid - 1,
-      name,
-      start: ts - start,
-      duration: dur,
-      layer: layers.get(name),
-      role: opOfPart(args) ?? roles.get(name) ??
-        roles.get(`${args["kernel"]}`) ?? "dense",
-    }));
-    return { name, predicted: false, microseconds, events };
+    );
+    const late = lateBy(during);
+    const events = during.filter(({ cat }) => cat !== "wait").map(
+      (event): Timed => {
+        const { tid, name, ts, dur = 0, args } = event;
+        const at = steps?.[Number(args["step"])]?.step;
+        const waited = late.get(event) ?? 0;
+        return {
+          rank: tid - 1,
+          name,
+          start: ts - start + waited,
+          duration: dur - waited,
+          step: at && traceName(at) === name ? Number(args["step"]) : undefined,
+          layer: at ? layerOf(at.block ?? "") : layers.get(name),
+          role: opOfPart(args) ?? roles.get(name) ??
+            roles.get(`${args["kernel"]}`) ?? "dense",
+        };
+      },
+    );
+    return {
+      name: program,
+      program,
+      tokens: tokensOf(run),
+      predicted: false,
+      microseconds,
+      events,
+      pauses: pausesOf(during, { start, late }),
+    };
   });
+}
+
+/** Tokens of a run, where its trace says on which rank each was. */
+function tokensOf({ args }: TraceEvent): number | undefined {
+  const ranks = args["rank of each token"];
+  return ranks === undefined || ranks === ""
+    ? undefined
+    : `${ranks}`.split(" ").length;
 }
 
 function opOfPart({ op }: TraceEvent["args"]): Role | undefined {
@@ -117,33 +173,62 @@ export function partOf(
   run: TimedRun,
   [from, to]: readonly [from: number, to: number],
 ): TimedRun {
+  const inside = <T extends { start: number; duration: number }>(of: T) => {
+    const start = Math.max(from, of.start);
+    const end = Math.min(to, of.start + of.duration);
+    if (end <= start) return [];
+    return [{ ...of, start: start - from, duration: end - start }];
+  };
   return {
     ...run,
     microseconds: to - from,
-    events: run.events.flatMap((event) => {
-      const start = Math.max(from, event.start);
-      const end = Math.min(to, event.start + event.duration);
-      return end <= start ? [] : [{
-        ...event,
-        start: start - from,
-        duration: end - start,
-      }];
-    }),
+    events: run.events.flatMap(inside),
+    pauses: run.pauses.flatMap(inside),
   };
+}
+
+/** When each layer begins and ends on the first rank, in order. */
+export function layerTimes(
+  { events }: Pick<TimedRun, "events">,
+): (readonly [layer: number, time: readonly [from: number, to: number]])[] {
+  const rank = events[0]?.rank;
+  const times = new Map<number, readonly [number, number]>();
+  for (const { rank: of, layer, start, duration } of events) {
+    if (of !== rank || layer === undefined) continue;
+    const [from, to] = times.get(layer) ?? [start, start];
+    times.set(layer, [Math.min(from, start), Math.max(to, start + duration)]);
+  }
+  return [...times].sort((a, b) => a[1][0] - b[1][0]);
 }
 
 /** Microseconds by what they are for, of a mean rank or of the first that is predicted, largest first. */
 export function timeByRole(
-  { events, predicted }: TimedRun,
+  run: Pick<TimedRun, "events" | "predicted">,
   ranks: number,
 ): (readonly [role: Role, microseconds: number])[] {
-  const sums = new Map<Role, number>();
-  for (const { rank, role, duration } of events) {
-    if (predicted && rank !== events[0]!.rank) continue;
+  return sums(run, ranks, run.events.map((of) => [of.role, of] as const));
+}
+
+/** Microseconds of waiting by reason, as `timeByRole`. */
+export function timeByReason(
+  run: Pick<TimedRun, "events" | "pauses" | "predicted">,
+  ranks: number,
+): (readonly [reason: Pause["reason"], microseconds: number])[] {
+  return sums(run, ranks, run.pauses.map((of) => [of.reason, of] as const));
+}
+
+function sums<K>(
+  { events, predicted }: Pick<TimedRun, "events" | "predicted">,
+  ranks: number,
+  timed: readonly (readonly [K, Pick<Timed, "rank" | "duration">])[],
+): (readonly [K, number])[] {
+  const found = new Map<K, number>();
+  for (const [key, { rank, duration }] of timed) {
+    if (predicted && rank !== events[0]?.rank) continue;
     const share = predicted ? duration : duration / ranks;
-    sums.set(role, (sums.get(role) ?? 0) + share);
+    found.set(key, (found.get(key) ?? 0) + share);
   }
-  return [...sums].sort((a, b) => b[1] - a[1]);
+  return [...found].sort((a, b) => b[1] - a[1]);
 }
 
 /**
@@ -188,5 +273,7 @@ export function durationText(microseconds: number): string {
     ? `${(microseconds / 1e6).toFixed(2)} s`
     : microseconds >= 1e3
     ? `${(microseconds / 1e3).toFixed(2)} ms`
-    : `${microseconds.toFixed(0)} µs`;
+    : `${
+      microseconds.toFixed(microseconds > 0 && microseconds < 100 ? 1 : 0)
+    } µs`;
 }

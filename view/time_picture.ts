@@ -1,19 +1,43 @@
 /** The picture of a recorded run: a track for each rank, and on it what it did, as wide as it took long. */
 
+import { PAUSE_NAMES } from "./pauses.ts";
 import type { Scene, Shape } from "./scene.ts";
 import {
   criticalPath,
   durationText,
+  layerTimes,
   type Timed,
   type TimedRun,
 } from "./time.ts";
 
 const WIDTH = 1180;
 const LEFT = 84;
+const RIGHT = 10;
 const TOP = 26;
 const GAP = 34;
+/** Of up to two ranks, tracks are higher. */
+const FEW = 2, HIGH = 64;
 /** Ranks that are drawn. */
 const MOST = 64;
+
+/** The time at a pixel of the picture of a part of a run. */
+export function timeAt(x: number, [from, to]: TimeWindow): number {
+  const part = (x - LEFT) / (WIDTH - LEFT - RIGHT);
+  return from + Math.max(0, Math.min(1, part)) * (to - from);
+}
+
+/** The pixels of a range, as parts of the picture's width; undefined where none of it is in the part that is drawn. */
+export function rangeOnPicture(
+  range: TimeWindow,
+  [from, to]: TimeWindow,
+): TimeWindow | undefined {
+  if (range[1] < from || range[0] > to) return undefined;
+  const part = (time: number) =>
+    (LEFT +
+      (WIDTH - LEFT - RIGHT) *
+        Math.max(0, Math.min(1, (time - from) / (to - from)))) / WIDTH;
+  return [part(range[0]), part(range[1])];
+}
 
 /** A part of a run, in microseconds from its start. */
 export type TimeWindow = readonly [from: number, to: number];
@@ -23,14 +47,16 @@ export function timePicture(
   run: TimedRun,
   [from, to]: TimeWindow = [0, run.microseconds],
 ): Scene {
-  const { microseconds, events, name, predicted, lanes: names } = run;
+  const { microseconds, events, pauses, name, predicted, lanes: names } = run;
   const ranks = [...new Set(events.map(({ rank }) => rank))]
     .sort((a, b) => a - b).slice(0, MOST);
-  const width = WIDTH - LEFT - 10;
+  const width = WIDTH - LEFT - RIGHT;
   const scale = width / Math.max(1, to - from);
   const xOf = (time: number) =>
     LEFT + Math.max(0, Math.min(width, (time - from) * scale));
-  const bottom = TOP + ranks.length * GAP;
+  const gap = ranks.length <= FEW ? HIGH : GAP;
+  const half = gap / 2 - 7;
+  const bottom = TOP + ranks.length * gap;
   const marks = [0, 0.25, 0.5, 0.75, 1].flatMap((part): Shape[] => {
     const time = from + part * (to - from);
     const x = xOf(time);
@@ -54,7 +80,7 @@ export function timePicture(
   // Clocks of processes differ, so that of a recorded run nobody knows it.
   const critical = new Set(predicted ? criticalPath(run) : []);
   const lanes = ranks.flatMap((rank, i): Shape[] => {
-    const y = TOP + i * GAP + GAP / 2;
+    const y = TOP + i * gap + gap / 2 - 2;
     return [
       {
         kind: "text",
@@ -70,6 +96,24 @@ export function timePicture(
         ink: "line",
         size: [width, 5] as const,
       },
+      ...pauses.filter(({ rank: of, start, duration }) =>
+        of === rank && start <= to && start + duration >= from
+      ).flatMap(({ reason, start, duration }): Shape[] => {
+        const x = xOf(start);
+        const long = xOf(start + duration) - x;
+        if (long < 0.6) return [];
+        return [{
+          kind: "rect",
+          at: [x, y - half / 2],
+          size: [long, half],
+          ink: "card",
+          border: "soft",
+          title: `${PAUSE_NAMES[reason]}\n${durationText(duration)}, at ${
+            durationText(start)
+          }`,
+          time: [start, start + duration],
+        }];
+      }),
       ...events.filter(({ rank: of, start, duration }) =>
         of === rank && start <= to && start + duration >= from
       ).flatMap((event): Shape[] => {
@@ -82,16 +126,17 @@ export function timePicture(
         return [
           {
             kind: "rect",
-            at: [x, y - 10],
-            size: [long, 20],
+            at: [x, y - half],
+            size: [long, 2 * half],
             ink: role,
             title,
+            time: [start, start + duration],
           },
           ...critical.has(event)
             ? [{
               kind: "rect" as const,
               ink: "ink" as const,
-              at: [x, y + 12] as const,
+              at: [x, y + half + 2] as const,
               size: [long, 3] as const,
             }]
             : [],
@@ -129,15 +174,9 @@ function layerMarks(
     readonly bottom: number;
   },
 ): Shape[] {
-  const rank = events[0]?.rank;
-  const first = new Map<number, number>();
-  for (const { rank: of, layer, start } of events) {
-    if (of !== rank || layer === undefined) continue;
-    first.set(layer, Math.min(start, first.get(layer) ?? Infinity));
-  }
   let last = -Infinity;
-  return [...first].sort((a, b) => a[1] - b[1]).flatMap(
-    ([layer, start]): Shape[] => {
+  return layerTimes({ events }).flatMap(
+    ([layer, [start, end]]): Shape[] => {
       if (start < from || start > to) return [];
       const x = xOf(start);
       const room = x - last >= APART;
@@ -149,6 +188,7 @@ function layerMarks(
           ink: "line",
           size: [1, bottom - TOP],
           title: `layer ${layer}`,
+          time: [start, end],
         },
         ...room
           ? [{

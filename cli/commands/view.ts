@@ -166,6 +166,7 @@ async function pageOf(
     summary,
     sources: await readSources(io, plan, made),
     predicted: await made.timelines(),
+    costs: await made.costs(),
     ...places.length >= plan.ranks
       ? { places: places.slice(0, plan.ranks) }
       : {},

@@ -15,7 +15,9 @@ import { RunView } from "./run_view.tsx";
 import { SearchBox } from "./search_box.tsx";
 import { SearchView } from "./search_view.tsx";
 import { StepsView } from "./steps_view.tsx";
+import { TableView } from "./table_view.tsx";
 import { TimeView } from "./time_view.tsx";
+import { useTimeline } from "./timeline_state.ts";
 import { TokenView } from "./token_view.tsx";
 import { TracksView } from "./tracks_view.tsx";
 import { TrafficView } from "./traffic_view.tsx";
@@ -55,6 +57,7 @@ export function App(
     () => trace && recordedOf(trace, program.program),
     [program, trace],
   );
+  const timeline = useTimeline(view, { trace, predicted: data.predicted });
   const shown: Shown = { view, program, section, step, rank };
   useKeys(shown);
   useEffect(() => {
@@ -96,8 +99,9 @@ export function App(
         />
         <MemoryView {...shown} parts={parts} />
         {(trace || data.predicted.length > 0) && (
-          <TimeView {...shown} trace={trace} predicted={data.predicted} />
+          <TimeView {...shown} timeline={timeline} />
         )}
+        <TableView {...shown} costs={data.costs} timeline={timeline} />
         {data.choices && (
           <TokenView {...shown} trace={data.trace} choices={data.choices} />
         )}

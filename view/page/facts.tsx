@@ -3,7 +3,11 @@
 import type { VNode } from "preact";
 import { sizeText } from "../../spec/size_text.ts";
 import type { PlanView } from "../plan_view.ts";
+import { scaledText } from "../step_table.ts";
 import { meshText } from "../tracks.ts";
+
+/** Suffixes of numbers of parameters. */
+const COUNTS = ["", " k", " M", " B", " T"];
 
 /** What is asked first: how large the model is, where it is, what the fullest rank holds, whether it fits. */
 export function Facts({ view }: { readonly view: PlanView }): VNode {
@@ -12,10 +16,13 @@ export function Facts({ view }: { readonly view: PlanView }): VNode {
   const most = Math.max(...ranks.map(({ bytes }) => bytes.total));
   const steps = programs.reduce((n, { steps }) => n + steps.length, 0);
   const facts: (readonly [value: string, what: string])[] = [
-    [countText(model.parameters), "parameters"],
-    ...model.activeParameters === undefined
-      ? []
-      : [[countText(model.activeParameters), "active for a token"] as const],
+    [scaledText(model.parameters, COUNTS), "parameters"],
+    ...model.activeParameters === undefined ? [] : [
+      [
+        scaledText(model.activeParameters, COUNTS),
+        "active for a token",
+      ] as const,
+    ],
     [
       `${plan.ranks}`,
       `${plan.ranks === 1 ? "rank" : "ranks"} (${meshText(summary)})`,
@@ -52,13 +59,4 @@ export function Facts({ view }: { readonly view: PlanView }): VNode {
       {notes.map((note) => <p class="note">{note}</p>)}
     </section>
   );
-}
-
-/** `671.03 B` */
-function countText(n: number): string {
-  const units = ["", " k", " M", " B", " T"];
-  let value = n;
-  let unit = 0;
-  for (; value >= 1000 && unit < units.length - 1; unit++) value /= 1000;
-  return `${unit === 0 ? value : value.toFixed(2)}${units[unit]}`;
 }

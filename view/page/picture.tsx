@@ -3,35 +3,85 @@
 import type { ComponentChildren, VNode } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { DARK, LIGHT } from "../palette.ts";
-import { type Scene, sceneSvg } from "../scene.ts";
-import { nextNote, notesOf } from "../scene_notes.ts";
+import { type Point, type Scene, sceneSvg } from "../scene.ts";
+import { nextNote, notesOf, type SceneNote } from "../scene_notes.ts";
+
+/** What a picture may do besides. */
+export interface PictureProps {
+  readonly scene: Scene;
+  /** Drawn over the picture, which it has the size of. */
+  readonly overlay?: ComponentChildren;
+  /** Called with a shape that is clicked, or chosen by Enter; undefined where there is none. */
+  readonly onPick?: (note: SceneNote | undefined, event: PickEvent) => void;
+  /** Called with a range of the picture that the pointer was dragged over, in its pixels, and whether it goes on. */
+  readonly onDrag?: (range: Point, done: boolean) => void;
+  /** Called with keys first. Returns whether the key was for it. */
+  readonly onKey?: (event: KeyboardEvent) => boolean;
+  /** Called with turns of the wheel at a place of the picture. Returns whether it was for it. */
+  readonly onWheel?: (event: WheelEvent, x: number) => boolean;
+}
+
+/** How a shape was picked. */
+export type PickEvent = Pick<MouseEvent, "shiftKey">;
+
+/** Pixels after which a click is a drag. */
+const DRAGGED = 4;
 
 /**
  * A scene as SVG, which scrolls where the page is too narrow for it. What a shape is stands below the picture while the
  * pointer is on it; arrow keys go from shape to shape. It can be saved as a file.
  */
-export function Picture({ scene }: { readonly scene: Scene }): VNode {
+export function Picture(props: PictureProps): VNode {
+  const { scene, overlay, onPick, onDrag, onKey, onWheel } = props;
   const svg = useMemo(() => sceneSvg(scene), [scene]);
   const notes = useMemo(() => notesOf(scene), [scene]);
   const frame = useRef<HTMLDivElement>(null);
+  const canvas = useRef<HTMLDivElement>(null);
+  const pressed = useRef<number | undefined>(undefined);
   const [at, show] = useState<number>();
   useEffect(() => show(undefined), [scene]);
   const titles = () => [...frame.current!.querySelectorAll("title")];
+  const noteAt = (target: EventTarget | null) =>
+    titles().findIndex(({ parentElement }) => parentElement === target);
   useEffect(() => {
     const shape = at === undefined ? undefined : titles()[at]?.parentElement;
     shape?.classList.add("at");
     return () => shape?.classList.remove("at");
   }, [at, scene]);
+  /** The pixel of the scene below the pointer. */
+  const xOf = ({ clientX }: MouseEvent) => {
+    const { left, width } = canvas.current!.getBoundingClientRect();
+    return (clientX - left) * scene.size[0] / width;
+  };
+  useEffect(() => {
+    if (!onWheel) return;
+    const turn = (event: WheelEvent) => {
+      if (onWheel(event, xOf(event))) event.preventDefault();
+    };
+    const { current } = frame;
+    current!.addEventListener("wheel", turn, { passive: false });
+    return () => current!.removeEventListener("wheel", turn);
+  });
   const note = at === undefined ? undefined : notes[at];
   return (
     <>
       <div
         ref={frame}
-        class="picture"
+        class={onDrag ? "picture drags" : "picture"}
         tabIndex={0}
         role="region"
         aria-label={scene.label}
         onKeyDown={(event) => {
+          if (onKey?.(event)) {
+            event.preventDefault();
+            return;
+          }
+          if (
+            event.key === "Enter" && onPick && event.target === frame.current
+          ) {
+            onPick(note, event);
+            return;
+          }
           const to = nextNote(notes, at, event.key);
           if (to === undefined) return;
           event.preventDefault();
@@ -42,13 +92,44 @@ export function Picture({ scene }: { readonly scene: Scene }): VNode {
           });
         }}
         onPointerOver={({ target }) => {
-          const to = titles().findIndex(({ parentElement }) =>
-            parentElement === target
-          );
+          const to = noteAt(target);
           if (to >= 0) show(to);
         }}
-        dangerouslySetInnerHTML={{ __html: svg }}
-      />
+        onPointerDown={(event) => {
+          if (!onDrag || event.button !== 0) return;
+          pressed.current = xOf(event);
+          canvas.current!.setPointerCapture(event.pointerId);
+          event.preventDefault();
+          frame.current!.focus({ preventScroll: true });
+        }}
+        onPointerMove={(event) => {
+          const from = pressed.current;
+          const to = xOf(event);
+          if (from === undefined || Math.abs(to - from) < DRAGGED) return;
+          onDrag!([Math.min(from, to), Math.max(from, to)], false);
+        }}
+        onPointerUp={(event) => {
+          const from = pressed.current;
+          pressed.current = undefined;
+          if (from === undefined) return;
+          const to = xOf(event);
+          if (Math.abs(to - from) >= DRAGGED) {
+            onDrag!([Math.min(from, to), Math.max(from, to)], true);
+            return;
+          }
+          // The pointer is captured, so that it is the canvas that it is over.
+          const target = document.elementFromPoint(
+            event.clientX,
+            event.clientY,
+          );
+          onPick?.(notes[noteAt(target)], event);
+        }}
+      >
+        <div ref={canvas} class="canvas">
+          <div dangerouslySetInnerHTML={{ __html: svg }} />
+          {overlay}
+        </div>
+      </div>
       <div class="below">
         <output class="note">
           {note?.title.replaceAll("\n", ", ") ??

@@ -53,6 +53,22 @@ export function exchangeSeconds(
     : transfer + 2 * staging.latency + staged / staging.bandwidth;
 }
 
+/** The least seconds of an exchange: its bytes over the bandwidth of links, without latency or staging. */
+export function leastExchangeSeconds(
+  machine: Machine,
+  { levels }: Pick<Traffic, "levels">,
+): number {
+  return Math.max(
+    0,
+    ...LINK_CLASSES.flatMap((level) => {
+      const traffic = levels[level];
+      if (!traffic || traffic.peers <= 0) return [];
+      const link = linkOf(machine, level);
+      return [movedBytes(link, traffic) / link.bandwidth];
+    }),
+  );
+}
+
 function movedBytes({ per }: MachineLink, traffic: LevelTraffic): number {
   const { peers, bytes, pairBytes = bytes / peers, hostBytes = bytes } =
     traffic;

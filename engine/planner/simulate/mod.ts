@@ -10,3 +10,4 @@ export {
   type SimulateOptions,
   type SpentTime,
 } from "./simulate.ts";
+export { stepCosts } from "./step_costs.ts";

@@ -1,15 +1,6 @@
 /** How long a step of a plan takes on a machine: every launch and exchange in order, by classes of equal ranks. */
 
-import { movesTokens, shareOfExperts } from "../../../spec/plan/bytes.ts";
-import { DataError } from "../../../spec/errors.ts";
-import {
-  type LinkClass,
-  linkClass,
-  type Machine,
-  type MachineDevice,
-  placeRanks,
-  type RankPlacement,
-} from "../../../spec/machine.ts";
+import type { Machine } from "../../../spec/machine.ts";
 import { groupOf } from "../../../spec/mesh.ts";
 import {
   type AllGatherStep,
@@ -18,14 +9,14 @@ import {
   type Plan,
   type Step,
 } from "../../../spec/plan/plan.ts";
-import { rankClasses } from "../../../spec/plan/rank_classes.ts";
 import { sum } from "../../../spec/sum.ts";
 import { type LaunchSeconds, launchSeconds } from "./device_time.ts";
-import { exchangeSeconds, type LevelTraffic } from "./exchange_time.ts";
+import { exchangeSeconds } from "./exchange_time.ts";
 import { layersOf } from "../../../spec/plan/layers.ts";
 import { launchContext, openLaunchMeter, secondsOf } from "./launches.ts";
-import type { RoutingRows } from "./routings.ts";
-import type { Lengths, Workload } from "./workload.ts";
+import { levelsOf, peerBytes, type Wire } from "./peer_bytes.ts";
+import { placesOf, type RankGroup, rankGroups } from "./rank_groups.ts";
+import type { Workload } from "./workload.ts";
 
 /** Seconds of a device, and what for. */
 export interface Parts {
@@ -83,8 +74,8 @@ export interface SpentTime {
 export interface SimulateOptions {
   /** Called with all that ranks do, in the order in which they do it. */
   readonly onSpent?: (spent: SpentTime) => void;
-  /** Bytes of an element of rows that are exchanged, such as 1 of FP8. Default: what the plan sends. */
-  readonly wire?: { readonly dispatch: number; readonly combine: number };
+  /** Default: what the plan sends. */
+  readonly wire?: Wire;
   /** How many layers a layer of the plan stands for. Default: itself. */
   readonly times?: ((layer: number) => number) | undefined;
 }
@@ -98,20 +89,6 @@ export const NO_PARTS: Parts = {
   waiting: 0,
   run: 0,
 };
-
-/** Ranks that hold as much, and whose devices are equal: one stands for all. */
-interface RankGroup {
-  readonly rank: number;
-  readonly place: RankPlacement;
-  readonly device: MachineDevice;
-  /** Ranks of the plan on its device, and devices of its host that compute at once, for each that can. */
-  readonly sharing: number;
-  readonly slower: number;
-  /** Devices of its host compute one at a time. */
-  readonly oneAtATime: boolean;
-  /** Everything that its ranks hold fits the device's cache. */
-  readonly cached: boolean;
-}
 
 interface Clock {
   now: number;
@@ -303,115 +280,4 @@ function addUp(layers: readonly Parts[], equal: readonly number[]): Parts {
     }
   }
   return all;
-}
-
-function placesOf(plan: Plan, machine: Machine): RankPlacement[] {
-  const places = placeRanks(machine);
-  if (plan.ranks <= places.length) return places.slice(0, plan.ranks);
-  throw new DataError(
-    `Cannot predict ${plan.ranks} ranks: the machine '${machine.name}' has places for ${places.length}. Use a smaller mesh, or describe a larger machine`,
-  );
-}
-
-function rankGroups(
-  plan: Plan,
-  machine: Machine,
-  places: readonly RankPlacement[],
-): RankGroup[] {
-  const classes = rankClasses(plan);
-  const sharing = new Map<number, number>();
-  const devices = new Map<number, Set<number>>();
-  for (const { device, host } of places) {
-    sharing.set(device, (sharing.get(device) ?? 0) + 1);
-    devices.set(host, (devices.get(host) ?? new Set()).add(device));
-  }
-  const atOnce = machine.hosts.flatMap(({ count = 1, atOnce = Infinity }) =>
-    new Array<number>(count).fill(atOnce)
-  );
-  const groups = new Map<string, RankGroup>();
-  for (const [rank, place] of places.entries()) {
-    const shared = sharing.get(place.device)!;
-    const slower = Math.max(
-      1,
-      devices.get(place.host)!.size / atOnce[place.host]!,
-    );
-    const key = `${classes[rank]} ${place.kind} ${shared} ${slower}`;
-    if (groups.has(key)) continue;
-    const device = machine.devices[place.kind]!;
-    const held = shared * onRank(plan.peakBytes, rank);
-    groups.set(key, {
-      rank,
-      place,
-      device,
-      sharing: shared,
-      slower,
-      oneAtATime: atOnce[place.host] === 1,
-      cached: held <= (device.cache?.bytes ?? 0),
-    });
-  }
-  return [...groups.values()];
-}
-
-/** Bytes from a rank to each other rank of its group, in the busier direction: of the rank that has most, and of a mean one. */
-function peerBytes(
-  plan: Plan,
-  step: AllGatherStep | AllToAllStep,
-  { lengths, rows, groupSize, wire }: {
-    readonly lengths: Lengths;
-    readonly rows: RoutingRows | undefined;
-    readonly groupSize: number;
-    readonly wire: SimulateOptions["wire"];
-  },
-): { readonly each: number; readonly mean: number } {
-  if (step.op === "allGather") {
-    const each = step.bytes * (step.rows ? lengths.max(step.rows.axis) : 1);
-    return { each, mean: each };
-  }
-  if (rows === undefined) return { each: 0, mean: 0 };
-  const { tokens, topK, max } = rows;
-  const isRows = step.part?.part === "exchange";
-  const share = movesTokens(step) ? rows.destinations / topK : 1;
-  const element = wire && isRows && step.part
-    ? wire[step.part.op] /
-      (plan.buffers[step.from]!.dtype === "f32" ? 4 : 2)
-    : 1;
-  const ofChoices = (choices: number) =>
-    step.rowBytes * element * choices / groupSize * share *
-    shareOfExperts(step);
-  return {
-    each: ofChoices(Math.max(tokens * topK, max)),
-    mean: ofChoices(tokens * topK),
-  };
-}
-
-/** Other ranks of a group by the link to them, and the bytes to them. */
-function levelsOf(
-  places: readonly RankPlacement[],
-  { rank, group, each, mean }: {
-    readonly rank: number;
-    readonly group: readonly number[];
-    readonly each: number;
-    readonly mean: number;
-  },
-): { readonly [L in LinkClass]?: LevelTraffic } {
-  const place = places[rank]!;
-  const peers = new Map<LinkClass, number>();
-  for (const other of group) {
-    if (other === rank) continue;
-    const link = linkClass(place, places[other]!);
-    peers.set(link, (peers.get(link) ?? 0) + 1);
-  }
-  const beside = places.filter(({ host }) => host === place.host).length;
-  return Object.fromEntries(
-    [...peers].map(([link, count]) => {
-      // What a rank keeps is moved within its host, too.
-      const kept = link === "sameHost" ? 1 : 0;
-      return [link, {
-        peers: count,
-        bytes: count * each,
-        pairBytes: each,
-        hostBytes: beside * (count + kept) * mean,
-      }];
-    }),
-  );
 }

@@ -21,10 +21,11 @@ import { EACH_ITSELF } from "./stand_ins.ts";
 import { problemsOf } from "./problems.ts";
 import { summarizeRanks } from "./ranks.ts";
 import type {
+  PhaseCosts,
   PlanSummary,
   PredictedTimeline,
 } from "../../../spec/plan_summary.ts";
-import { predictTimelines } from "./timelines.ts";
+import { predictCosts, predictTimelines } from "./timelines.ts";
 import {
   type ModelWeights,
   summarizeModel,
@@ -71,6 +72,8 @@ export interface Summarized {
   readonly untrusted: boolean;
   /** What the summary predicts, over time; nothing where it predicts nothing. */
   timelines(): Promise<readonly PredictedTimeline[]>;
+  /** Bytes and FLOPs of the steps of its first program, and their rooflines where a machine is given. */
+  costs(): Promise<readonly PhaseCosts[]>;
 }
 
 /**
@@ -90,6 +93,7 @@ export async function summarizeTarget(
       summary,
       untrusted: !isCompiled(plan),
       timelines: () => Promise.resolve(timelinesOf(plan, summary, options)),
+      costs: () => Promise.resolve(predictCosts(plan, options)),
     };
   }
   const { flags = {}, rank, experts, ...given } = options;
@@ -114,6 +118,7 @@ export async function summarizeTarget(
     untrusted: false,
     timelines: async () =>
       timelinesOf(await full(), summary, { machine, experts }),
+    costs: async () => predictCosts(await full(), { machine, experts }),
   };
 }
 

@@ -62,7 +62,7 @@ export function predictSteps(
 }
 
 /** The largest steps that a plan has room for. */
-function workloadsOf(plan: Plan): PhaseWorkload[] {
+export function workloadsOf(plan: Plan): PhaseWorkload[] {
   const [program] = plan.programs;
   if (!program) return [];
   const lengths = Object.values(program.inputs).flatMap(({ axes }) =>

@@ -1,16 +1,18 @@
-/** Steps that are predicted, over time: what ranks do from one moment to the next. */
+/** Steps of a plan over time, as predicted, and what each moves and computes. */
 
-import type { Machine } from "../../../spec/machine.ts";
+import { type Machine, machineRanks } from "../../../spec/machine.ts";
 import type { Plan } from "../../../spec/plan/plan.ts";
 import type {
   Phase,
+  PhaseCosts,
   PlanSummary,
   PredictedStep,
   PredictedTimeline,
   TimedStep,
 } from "../../../spec/plan_summary.ts";
 import { rankClasses } from "../../../spec/plan/rank_classes.ts";
-import { type ExpertLoad, simulate } from "../simulate/mod.ts";
+import { type ExpertLoad, simulate, stepCosts } from "../simulate/mod.ts";
+import { workloadsOf } from "./predictions.ts";
 
 /** What is known besides the plan. */
 export interface TimelineOptions {
@@ -27,16 +29,21 @@ export function predictTimelines(
   const steps = Object.entries(predicted) as [Phase, PredictedStep][];
   return steps.map(([phase, { tokens, sequences, past }]) => {
     const { machine, experts = { kind: "even" } } = options;
-    const lanes = new Map<number, [number, number, number][]>();
+    const lanes = new Map<number, Lane>();
     const workload = { tokens, sequences, past, experts };
     const { seconds } = simulate(plan, machine, workload, {
       onSpent({ rank, step, what, start, seconds }) {
-        const lane = lanes.get(rank) ?? [];
+        const lane = lanes.get(rank) ?? { steps: [], waits: [] };
         lanes.set(rank, lane);
-        if (what === "waiting" || what === "run" || seconds === 0) return;
-        const last = lane.at(-1);
-        if (last?.[0] === step) last[2] = (start + seconds) * 1e6 - last[1];
-        else lane.push([step, start * 1e6, seconds * 1e6]);
+        if (what === "run" || seconds === 0) return;
+        const waits = what === "waiting";
+        const list = waits ? lane.waits : lane.steps;
+        const last = list.at(-1);
+        const goesOn = !waits ||
+          last !== undefined && near(last[1] + last[2], start * 1e6);
+        if (last?.[0] === step && goesOn) {
+          last[2] = (start + seconds) * 1e6 - last[1];
+        } else list.push([step, start * 1e6, seconds * 1e6]);
       },
     });
     const counts = countOf(plan, [...lanes.keys()]);
@@ -45,12 +52,11 @@ export function predictTimelines(
       tokens,
       sequences,
       microseconds: seconds * 1e6,
-      lanes: [...lanes].map(([rank, steps]) => ({
+      lanes: [...lanes].map(([rank, { steps, waits }]) => ({
         rank,
         count: counts.get(rank)!,
-        steps: steps.map(([step, start, duration]): TimedStep => [
-          ...[step, rounded(start), rounded(duration)] as const,
-        ]),
+        steps: steps.map(rounded),
+        waits: waits.map(rounded),
       })),
     };
   });
@@ -67,7 +73,40 @@ function countOf(plan: Plan, firsts: readonly number[]): Map<number, number> {
   return counts;
 }
 
+/** What a rank does: steps, and waits for other ranks. */
+interface Lane {
+  readonly steps: Timed[];
+  readonly waits: Timed[];
+}
+
+/** A `TimedStep` that may grow, in microseconds. */
+type Timed = [step: number, start: number, duration: number];
+
 /** To a nanosecond. */
-function rounded(microseconds: number): number {
+function rounded([step, start, duration]: Timed): TimedStep {
+  return [step, nanoseconds(start), nanoseconds(duration)];
+}
+
+function nanoseconds(microseconds: number): number {
   return Math.round(microseconds * 1000) / 1000;
+}
+
+function near(a: number, b: number): boolean {
+  return Math.abs(a - b) < 1e-3;
+}
+
+/** What the largest steps of a plan move and compute; with a machine, what its rooflines allow. */
+export function predictCosts(
+  plan: Plan,
+  { machine, experts = { kind: "even" } }: {
+    readonly machine?: Machine | undefined;
+    readonly experts?: ExpertLoad | undefined;
+  },
+): PhaseCosts[] {
+  const fits = machine && plan.ranks <= machineRanks(machine);
+  return workloadsOf(plan).map(([phase, known]) => ({
+    phase,
+    tokens: known.tokens,
+    steps: stepCosts(plan, { ...known, experts }, fits ? machine : undefined),
+  }));
 }

@@ -1,0 +1,86 @@
+/** Bytes of an exchange, by peer and by link. */
+
+import {
+  type LinkClass,
+  linkClass,
+  type RankPlacement,
+} from "../../../spec/machine.ts";
+import { movesTokens, shareOfExperts } from "../../../spec/plan/bytes.ts";
+import type {
+  AllGatherStep,
+  AllToAllStep,
+  Plan,
+} from "../../../spec/plan/plan.ts";
+import type { LevelTraffic } from "./exchange_time.ts";
+import type { RoutingRows } from "./routings.ts";
+import type { Lengths } from "./workload.ts";
+
+/** Bytes of an element of rows that are exchanged, such as 1 of FP8. */
+export interface Wire {
+  readonly dispatch: number;
+  readonly combine: number;
+}
+
+/** Bytes from a rank to each other rank of its group, in the busier direction: of the rank that has most, and of a mean one. */
+export function peerBytes(
+  plan: Plan,
+  step: AllGatherStep | AllToAllStep,
+  { lengths, rows, groupSize, wire }: {
+    readonly lengths: Lengths;
+    readonly rows: RoutingRows | undefined;
+    readonly groupSize: number;
+    readonly wire?: Wire | undefined;
+  },
+): { readonly each: number; readonly mean: number } {
+  if (step.op === "allGather") {
+    const each = step.bytes * (step.rows ? lengths.max(step.rows.axis) : 1);
+    return { each, mean: each };
+  }
+  if (rows === undefined) return { each: 0, mean: 0 };
+  const { tokens, topK, max } = rows;
+  const isRows = step.part?.part === "exchange";
+  const share = movesTokens(step) ? rows.destinations / topK : 1;
+  const element = wire && isRows && step.part
+    ? wire[step.part.op] /
+      (plan.buffers[step.from]!.dtype === "f32" ? 4 : 2)
+    : 1;
+  const ofChoices = (choices: number) =>
+    step.rowBytes * element * choices / groupSize * share *
+    shareOfExperts(step);
+  return {
+    each: ofChoices(Math.max(tokens * topK, max)),
+    mean: ofChoices(tokens * topK),
+  };
+}
+
+/** Other ranks of a group by the link to them, and the bytes to them. */
+export function levelsOf(
+  places: readonly RankPlacement[],
+  { rank, group, each, mean }: {
+    readonly rank: number;
+    readonly group: readonly number[];
+    readonly each: number;
+    readonly mean: number;
+  },
+): { readonly [L in LinkClass]?: LevelTraffic } {
+  const place = places[rank]!;
+  const peers = new Map<LinkClass, number>();
+  for (const other of group) {
+    if (other === rank) continue;
+    const link = linkClass(place, places[other]!);
+    peers.set(link, (peers.get(link) ?? 0) + 1);
+  }
+  const beside = places.filter(({ host }) => host === place.host).length;
+  return Object.fromEntries(
+    [...peers].map(([link, count]) => {
+      // What a rank keeps is moved within its host, too.
+      const kept = link === "sameHost" ? 1 : 0;
+      return [link, {
+        peers: count,
+        bytes: count * each,
+        pairBytes: each,
+        hostBytes: beside * (count + kept) * mean,
+      }];
+    }),
+  );
+}

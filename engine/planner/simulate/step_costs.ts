@@ -1,0 +1,99 @@
+/** Bytes, FLOPs and roofline bound of every step on rank 0. */
+
+import type { Machine } from "../../../spec/machine.ts";
+import { groupOf } from "../../../spec/mesh.ts";
+import {
+  type AllGatherStep,
+  type AllToAllStep,
+  onRank,
+  type Plan,
+  type Step,
+} from "../../../spec/plan/plan.ts";
+import type { StepCost } from "../../../spec/plan_summary.ts";
+import { sum } from "../../../spec/sum.ts";
+import { leastExchangeSeconds } from "./exchange_time.ts";
+import { launchContext, openLaunchMeter } from "./launches.ts";
+import { levelsOf, peerBytes } from "./peer_bytes.ts";
+import { placesOf, rankGroups } from "./rank_groups.ts";
+import type { Workload } from "./workload.ts";
+
+/** What a step moves and computes, and seconds that its roofline allows. */
+interface Cost {
+  readonly bytes: number;
+  readonly flops: number;
+  readonly seconds: number | undefined;
+}
+
+/**
+ * Costs of the steps of a plan's first program; steps that move and compute nothing are left out. Throws DataError where
+ * the plan has no room for the workload.
+ */
+export function stepCosts(
+  plan: Plan,
+  workload: Workload,
+  machine?: Machine,
+): StepCost[] {
+  const context = launchContext(plan, workload);
+  const { program, lengths, routings } = context;
+  const meter = openLaunchMeter(context);
+  const places = machine && placesOf(plan, machine);
+  const [group] = machine ? rankGroups(plan, machine, places!) : [];
+  return program.steps.flatMap((step, index): StepCost[] => {
+    const cost = costOf(step);
+    if (cost === undefined) return [];
+    const { bytes, flops, seconds } = cost;
+    const moved = [index, Math.round(bytes), Math.round(flops)] as const;
+    return [
+      seconds === undefined
+        ? moved
+        : [...moved, Number((seconds * 1e6).toPrecision(6))],
+    ];
+  });
+
+  function costOf(step: Step): Cost | undefined {
+    if (step.op === "wait") return undefined;
+    if (step.op === "allToAll" || step.op === "allGather") {
+      return exchanged(step);
+    }
+    if (step.ranks !== "all" && !step.ranks.includes(0)) return undefined;
+    if (step.op === "copy") return local(2 * onRank(step.bytes, 0));
+    const counted = meter.launch(step, { rank: 0, fullness: "mean" });
+    return counted && local(counted.bytes, 2 * counted.work.multiplyAdds);
+  }
+
+  /** Ranks that share a device divide its rates. */
+  function local(bytes: number, flops = 0): Cost {
+    if (group === undefined) return { bytes, flops, seconds: undefined };
+    const { device, sharing, slower, cached } = group;
+    const bandwidth = cached && device.cache
+      ? device.cache.bandwidth
+      : device.bandwidth;
+    const seconds = sharing * slower *
+      Math.max(bytes / bandwidth, flops / 2 / device.multiplyAdds);
+    return { bytes, flops, seconds };
+  }
+
+  function exchanged(step: AllGatherStep | AllToAllStep): Cost | undefined {
+    const members = groupOf(plan.mesh, 0, step.over);
+    if (members.length === 1) return undefined;
+    const { each, mean } = peerBytes(plan, step, {
+      lengths,
+      rows: step.part && routings.get(step.part.routing),
+      groupSize: members.length,
+    });
+    const bytes = each * (members.length - 1);
+    if (!machine || !places) return { bytes, flops: 0, seconds: undefined };
+    const { device } = places[0]!;
+    if (members.every((other) => places[other]!.device === device)) {
+      // Within a device, an exchange is launches that copy.
+      const touched = sum(
+        meter.local(step).flatMap(({ loads, stores }) => [...loads, ...stores]),
+      );
+      const { seconds } = local(touched / members.length);
+      return { bytes, flops: 0, seconds };
+    }
+    const levels = levelsOf(places, { rank: 0, group: members, each, mean });
+    const seconds = leastExchangeSeconds(machine, { levels });
+    return { bytes, flops: 0, seconds };
+  }
+}

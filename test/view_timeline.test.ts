@@ -1,0 +1,163 @@
+// The timeline and the table of steps in a browser: zoom, pan and selection by keys, buttons and the pointer, with sums.
+// needs: cpu, browser
+
+import path from "node:path";
+import { pathToFileURL } from "node:url";
+import type { Page } from "playwright-core";
+import t from "tap";
+import {
+  accessibilityProblems,
+  openBrowser,
+  openPage,
+  skipWithoutBrowser,
+  texts,
+} from "./helpers/browser.ts";
+import { switchyard, temporaryFolder } from "./helpers/cli.ts";
+
+const OUT = path.join(temporaryFolder(t), "page.html");
+const MODEL = "test/references/configs/qwen3-30b-a3b.json";
+const LAYERS = 48;
+
+/** Numbers of a column of the table. */
+async function column(page: Page, n: number): Promise<string[]> {
+  return await texts(page, `#table tbody td:nth-child(${n})`);
+}
+
+/** `12.3 MiB` or `1.34 G` as a number. */
+function numberOf(text: string): number {
+  const [number, unit = ""] = text.split(" ");
+  const units: { readonly [unit: string]: number } = {
+    bytes: 1,
+    KiB: 2 ** 10,
+    MiB: 2 ** 20,
+    GiB: 2 ** 30,
+    µs: 1,
+    ms: 1e3,
+    k: 1e3,
+    M: 1e6,
+    G: 1e9,
+    "": 1,
+  };
+  return Number(number) * units[unit]!;
+}
+
+t.test("48 layers", { skip: skipWithoutBrowser }, async (t) => {
+  const made = await switchyard([
+    ...["view", MODEL, "--mesh", "ep=8", "--target", "8xh100", "--out", OUT],
+  ]);
+  t.equal(made.code, 0, made.err);
+  const browser = await openBrowser();
+  t.teardown(() => browser.close());
+  const { page, complaints, seconds } = await openPage(
+    browser,
+    pathToFileURL(OUT).href,
+  );
+  t.ok(seconds < 2, `${seconds} s of CPU until it can be used`);
+  const picture = page.locator("#time .picture");
+  const label = () => picture.getAttribute("aria-label");
+  const whole = await label();
+
+  // Every layer has a mark, and numbers where there is room.
+  const titles = await texts(page, "#time svg title");
+  const marks = titles.filter((title) => /^layer \d+$/.test(title));
+  t.strictSame(
+    marks,
+    Array.from({ length: LAYERS }, (_, i) => `layer ${i}`),
+  );
+
+  // The table is sorted by its headers.
+  t.equal((await column(page, 1)).length, 40);
+  const times = page.locator("#table thead button", { hasText: "time" });
+  await times.focus();
+  await page.keyboard.press("Enter");
+  await page.locator('#table th[aria-sort="descending"]').waitFor();
+  const sorted = (await column(page, 5)).map(numberOf);
+  t.strictSame(sorted, sorted.toSorted((a, b) => b - a));
+  await times.click();
+  await page.locator('#table th[aria-sort="ascending"]').nth(0).waitFor();
+  const rising = (await column(page, 5)).map(numberOf);
+  t.strictSame(rising, rising.toSorted((a, b) => a - b));
+
+  // Filters: words, and what is left is added up.
+  await page.locator("#filter").fill("grouped_matmul swiglu");
+  await page.locator("#table caption", { hasText: `${LAYERS} of` }).waitFor();
+  const [bytes] = await column(page, 6);
+  const [time, sum] = await texts(page, "#table tfoot td");
+  t.ok(Math.abs(numberOf(sum!) / numberOf(bytes!) / LAYERS - 1) < 0.01, sum!);
+  t.equal(
+    numberOf(time!) > 0 && Math.round(
+      numberOf(time!) / numberOf((await column(page, 5))[0]!),
+    ),
+    LAYERS,
+  );
+
+  // A step is selected in the timeline, which shows it.
+  await page.locator("#table tbody button").nth(4).press("Enter");
+  await page.locator("#time .range").waitFor();
+  t.match(await label(), /, from /);
+  t.match(await texts(page, "#table caption"), [/^1 of /]);
+  t.match(await texts(page, "#time .sums th"), ["experts", "the host", "all"]);
+  await page.locator("#filter").fill("");
+  await page.locator(".parts button", { hasText: "clear the" }).click();
+  await page.locator("#time .range").waitFor({ state: "detached" });
+
+  // Keys: all, in, aside, out.
+  await picture.focus();
+  await page.keyboard.press("0");
+  await page.waitForFunction(
+    `document.querySelector("#time .picture").ariaLabel === ${
+      JSON.stringify(whole)
+    }`,
+  );
+  await page.keyboard.press("+");
+  const zoomed = await changed(page, whole!);
+  await page.keyboard.press("Shift+ArrowRight");
+  const panned = await changed(page, zoomed);
+  t.not(panned, zoomed);
+  await page.keyboard.press("-");
+  await changed(page, panned);
+  await page.keyboard.press("0");
+  await page.locator("#time .parts button[aria-disabled=true]").nth(3)
+    .waitFor();
+
+  // A layer is selected by its number: its steps, and their sums.
+  await page.locator("#time-layer").selectOption("7");
+  await page.locator("#table caption", { hasText: "18 of" }).waitFor();
+  await page.locator("#table thead button", { hasText: "step" }).click();
+  const layers = await column(page, 3);
+  t.strictSame([...new Set(layers)], ["7"]);
+  const [inTable] = await texts(page, "#table tfoot td");
+  const inRange = (await texts(page, "#time .sums tfoot td"))[0];
+  t.equal(inTable, inRange, "nothing but its steps");
+
+  // A range is selected by dragging; Enter selects a box, and Shift extends.
+  const box = (await picture.boundingBox())!;
+  await page.mouse.move(box.x + 300, box.y + 40);
+  await page.mouse.down();
+  await page.mouse.move(box.x + 500, box.y + 40, { steps: 4 });
+  await page.mouse.up();
+  await page.locator("#time .sums caption", { hasText: "from" }).waitFor();
+  const dragged = (await texts(page, "#table caption"))[0]!;
+  const count = Number(/^[\d,]+/.exec(dragged)![0]);
+  t.ok(count > 100 && count < 250, dragged);
+  await picture.focus();
+  await page.keyboard.press("End");
+  await page.keyboard.press("Enter");
+  await page.locator("#table caption", { hasText: /^1 of/ }).waitFor();
+  await page.keyboard.press("ArrowLeft");
+  await page.keyboard.press("ArrowLeft");
+  await page.keyboard.press("Shift+Enter");
+  await page.locator("#table caption", { hasText: /^[23] of/ }).waitFor();
+  t.strictSame(await accessibilityProblems(page), []);
+  await page.emulateMedia({ colorScheme: "dark" });
+  t.strictSame(await accessibilityProblems(page), [], "in the dark");
+  t.strictSame(complaints, []);
+});
+
+/** The label of the timeline, when it is another. */
+async function changed(page: Page, label: string): Promise<string> {
+  const quoted = JSON.stringify(label);
+  const current = 'document.querySelector("#time .picture").ariaLabel';
+  await page.waitForFunction(`${current} !== ${quoted}`);
+  return await page.evaluate(current);
+}

@@ -1,0 +1,199 @@
+/** The steps of a program as rows of a table: time, bytes, FLOPs and the share of the roofline bound, to sort and to filter. */
+
+import { layerOf } from "../spec/plan/layers.ts";
+import type { PhaseCosts } from "../spec/plan_summary.ts";
+import type { PlanView, ProgramView } from "./plan_view.ts";
+import { type Role, ROLE_NAMES } from "./roles.ts";
+import { nameOfStep } from "./step_detail.ts";
+import type { TimedRun } from "./time.ts";
+import type { TimeWindow } from "./time_picture.ts";
+
+/** A step. Numbers that are not known are undefined. */
+export interface StepRow {
+  readonly index: number;
+  readonly name: string;
+  /** Its kernel, or the mesh axes that it communicates over. */
+  readonly how: string;
+  readonly layer: number | undefined;
+  readonly kind: Role;
+  /** Microseconds, of a mean rank or of the first that is predicted. */
+  readonly time: number | undefined;
+  /** When it ran. */
+  readonly span: TimeWindow | undefined;
+  readonly bytes: number | undefined;
+  readonly flops: number | undefined;
+  /** Microseconds that its roofline allows. */
+  readonly bound: number | undefined;
+  /** `bound` over `time`. */
+  readonly share: number | undefined;
+}
+
+/** What a table can be sorted by. */
+export type StepKey =
+  | "index"
+  | "name"
+  | "layer"
+  | "kind"
+  | "time"
+  | "bytes"
+  | "flops"
+  | "share";
+
+/** The costs that belong to a run: those of its phase, or of as many tokens; otherwise the first. */
+export function costsOf(
+  costs: readonly PhaseCosts[],
+  run: TimedRun | undefined,
+): { readonly costs: PhaseCosts | undefined; readonly same: boolean } {
+  const found = costs.find(({ phase, tokens }) =>
+    run?.phase === undefined ? tokens === run?.tokens : phase === run.phase
+  );
+  return { costs: found ?? costs[0], same: found !== undefined };
+}
+
+/** The rows of a program. Costs are of the first program only. */
+export function stepRows(
+  view: PlanView,
+  program: ProgramView,
+  { run, costs }: {
+    readonly run: TimedRun | undefined;
+    readonly costs: readonly PhaseCosts[];
+  },
+): StepRow[] {
+  const ofRun = run?.program === program.program.name ? run : undefined;
+  const times = ofRun ? timesOf(ofRun, view.plan.ranks) : new Map();
+  const known = costsOf(costs, ofRun);
+  const first = program === view.programs[0];
+  const cost = new Map(
+    (first ? known.costs?.steps ?? [] : []).map((of) => [of[0], of]),
+  );
+  return program.steps.map((at): StepRow => {
+    const { step, index } = at;
+    const [, bytes, flops, bound] = cost.get(index) ?? [];
+    const timed = times.get(index);
+    return {
+      index,
+      name: nameOfStep(at),
+      how: step.op === "launch"
+        ? step.kernel
+        : step.op === "allToAll" || step.op === "allGather"
+        ? `over ${step.over.join(", ")}`
+        : "",
+      layer: layerOf(step.block ?? ""),
+      kind: program.roles[index]!,
+      time: timed?.time,
+      span: timed?.span,
+      bytes,
+      flops,
+      bound,
+      share: known.same && bound !== undefined && timed?.time > 0
+        ? bound / timed.time
+        : undefined,
+    };
+  });
+}
+
+interface StepTime {
+  readonly time: number;
+  readonly span: TimeWindow;
+}
+
+function timesOf(
+  { events, predicted }: TimedRun,
+  ranks: number,
+): Map<number, StepTime> {
+  const times = new Map<number, StepTime>();
+  for (const { step, rank, start, duration } of events) {
+    if (step === undefined) continue;
+    if (predicted && rank !== events[0]!.rank) continue;
+    const end = start + duration;
+    const { time, span: [from, to] } = times.get(step) ??
+      { time: 0, span: [start, end] as const };
+    times.set(step, {
+      time: time + (predicted ? duration : duration / ranks),
+      span: [Math.min(from, start), Math.max(to, end)],
+    });
+  }
+  return times;
+}
+
+/** What rows are looked for. */
+export interface StepFilter {
+  /** Words, each in the name, the kernel or the kind. */
+  readonly words: string;
+  readonly kind: Role | undefined;
+  readonly layer: number | undefined;
+  /** A time that they overlap. */
+  readonly range: TimeWindow | undefined;
+}
+
+/** Microseconds by which the end of a step and the start of the next may differ: times are in nanoseconds. */
+const ROUNDED = 0.002;
+
+/** The rows that a filter lets through. */
+export function filterRows(
+  rows: readonly StepRow[],
+  { words, kind, layer, range }: StepFilter,
+): StepRow[] {
+  const wanted = words.toLowerCase().split(/\s+/).filter((w) => w !== "");
+  return rows.filter((row) => {
+    if (kind !== undefined && row.kind !== kind) return false;
+    if (layer !== undefined && row.layer !== layer) return false;
+    if (range) {
+      const { span } = row;
+      if (!span) return false;
+      const overlap = Math.min(span[1], range[1]) - Math.max(span[0], range[0]);
+      if (overlap <= ROUNDED) return false;
+    }
+    const text = `${row.name} ${row.how} ${ROLE_NAMES[row.kind]}`.toLowerCase();
+    return wanted.every((word) => text.includes(word));
+  });
+}
+
+/** Rows in the order of a column; rows without a value are last. */
+export function sortRows(
+  rows: readonly StepRow[],
+  { by, descending }: { readonly by: StepKey; readonly descending: boolean },
+): StepRow[] {
+  const sign = descending ? -1 : 1;
+  return rows.toSorted((a, b) => {
+    const [x, y] = [a[by], b[by]];
+    if (x === y) return a.index - b.index;
+    if (x === undefined) return 1;
+    if (y === undefined) return -1;
+    return sign * (x < y ? -1 : 1);
+  });
+}
+
+/** Sums of rows. The share is that of the rows that have one. */
+export interface StepSums {
+  readonly time: number;
+  readonly bytes: number;
+  readonly flops: number;
+  readonly share: number | undefined;
+}
+
+/** Adds up rows. */
+export function sumRows(rows: readonly StepRow[]): StepSums {
+  const of = (key: "time" | "bytes" | "flops" | "bound", of = rows) =>
+    of.reduce((sum, row) => sum + (row[key] ?? 0), 0);
+  const shared = rows.filter(({ share }) => share !== undefined);
+  return {
+    time: of("time"),
+    bytes: of("bytes"),
+    flops: of("flops"),
+    share: shared.length === 0
+      ? undefined
+      : of("bound", shared) / of("time", shared),
+  };
+}
+
+/** `1.34 G`: a number with a decimal prefix. */
+export function scaledText(n: number, prefixes: readonly string[]): string {
+  let value = n;
+  let at = 0;
+  for (; value >= 1000 && at < prefixes.length - 1; at++) value /= 1000;
+  return `${at === 0 ? value : value.toFixed(2)}${prefixes[at]}`;
+}
+
+/** Prefixes of FLOPs. */
+export const SI: readonly string[] = ["", " k", " M", " G", " T", " P"];
