@@ -1,7 +1,7 @@
 /**
- * Allocate: give every buffer memory. Buffers that keep their contents have an allocation each. Scratch buffers are
- * ranges of an arena, and share its bytes where their live ranges do not overlap; what is read after the program is
- * stored apart, so that it pins nothing. Holds after it: no two buffers that are live at once overlap.
+ * Allocate: assigns memory to every buffer. Each persistent buffer has its own allocation. Scratch buffers are ranges
+ * of an arena and share bytes if their live ranges are disjoint. Buffers read after the program are allocated
+ * separately, so that they pin no scratch memory. Postcondition: buffers that are live at the same time do not overlap.
  */
 
 import { buffersOf } from "../../spec/plan/accesses.ts";
@@ -19,7 +19,7 @@ import {
 import { packArenas } from "./arena.ts";
 import { type BufferDraft, LENGTHS } from "./lower/context.ts";
 
-/** Buffers with memory, and the memory. */
+/** Buffers with offsets, and the allocations. */
 export interface Allocated {
   readonly allocations: readonly Allocation[];
   readonly buffers: { readonly [name: string]: PlanBuffer };
@@ -29,22 +29,22 @@ export interface Allocated {
 export interface AllocateOptions {
   readonly kernels: ReadonlyMap<string, Kernel>;
   readonly ranks: number;
-  /** Bytes of the longest allocation; a longer buffer has one of its own. */
+  /** Bytes of the longest allocation; a longer buffer has its own. */
   readonly maxBytes: number;
 }
 
-/** First and last step that uses a buffer. */
+/** First and last step that use a buffer. */
 interface Use {
   first: number;
   last: number;
 }
 
-/** When each buffer is used. */
+/** The first and last use of each buffer. */
 function usesOf(steps: readonly Step[]): Map<string, Use> {
   const result = new Map<string, Use>();
   const started = startedBy(steps);
   steps.forEach((step, i) => {
-    // A wait is of the exchange that it ends.
+    // A wait uses the buffers of its exchange.
     const of = step.op === "wait" ? started.get(step.handle)! : step;
     for (const buffer of buffersOf(of)) {
       const use = result.get(buffer);
@@ -56,8 +56,8 @@ function usesOf(steps: readonly Step[]): Map<string, Use> {
 }
 
 /**
- * Buffers in groups, each with arenas of its own. All are in the first one but those on which a barrier depends: the
- * kernel must see them as read-only storage, so that nothing that it writes may be in the same allocation.
+ * Groups of buffers, each with its own arenas. All are in the first group, except the buffers on which a barrier
+ * depends: the kernel must bind these as read-only storage, so their allocation must contain nothing that it writes.
  */
 function groupsOf(
   names: readonly string[],
@@ -65,7 +65,8 @@ function groupsOf(
   kernels: ReadonlyMap<string, Kernel>,
 ): Map<string, number> {
   const groups = new Map(names.map((name) => [name, 0]));
-  // What of a kernel is in a group in some launch: to find out on what a barrier depends takes a while.
+  // The bindings of a kernel that are in a group in some launch. Finding the bindings that a barrier depends on is
+  // slow.
   const grouped = new Map<string, Set<string>>();
   for (const step of steps) {
     if (step.op !== "launch") continue;
@@ -105,7 +106,7 @@ function groupsOf(
   return groups;
 }
 
-/** Allocations with the buffers in them. */
+/** Allocations with their buffers. */
 class Memory {
   readonly #ranks: number;
   readonly #tenants: PlanBuffer[][] = [];
@@ -114,7 +115,7 @@ class Memory {
     this.#ranks = ranks;
   }
 
-  /** The number of the next allocation. */
+  /** The index of the next allocation. */
   get next(): number {
     return this.#tenants.length;
   }
@@ -125,7 +126,7 @@ class Memory {
     return buffer;
   }
 
-  /** Each as long as its buffers reach on a rank. */
+  /** The length of each allocation is the end of its last buffer on any rank. */
   get allocations(): Allocation[] {
     return this.#tenants.map((tenants) => {
       const equal = tenants.reduce(
@@ -149,7 +150,9 @@ class Memory {
   }
 }
 
-/** Assign memory. Offsets are the same on every rank: a buffer takes as many bytes as on the rank that needs most. */
+/**
+ * Assigns memory. Offsets are the same on every rank: a buffer has as many bytes as on the rank that needs the most.
+ */
 export function allocate(
   drafts: ReadonlyMap<string, BufferDraft>,
   steps: readonly Step[],
@@ -191,7 +194,7 @@ export function allocate(
   for (let group = 0; group <= Math.max(...groups.values(), 0); group++) {
     pack(shared.filter((name) => groups.get(name) === group), (use) => use);
   }
-  // They are read after the program: all of them live to its end.
+  // These buffers are read after the program and are live until its end.
   pack(
     scratch.filter((name) => persistent.has(name)),
     () => ({ first: 0, last: 0 }),

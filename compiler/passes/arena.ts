@@ -1,33 +1,33 @@
 /**
- * Arenas: offsets for buffers with live ranges, so that buffers that are live at once do not overlap. Greedy by size:
- * largest first, each at the lowest offset that is free while it is live. Not here: how live ranges follow from steps.
+ * Arenas: offsets for buffers with live ranges, so that simultaneously live buffers do not overlap. Greedy by size:
+ * largest first, each at the lowest offset that is free during its live range. Live ranges are computed elsewhere.
  */
 
 import { alignedOffset } from "../../spec/layout.ts";
 
-/** A buffer of `bytes` bytes that is live from step `first` to step `last`, both included. */
+/** A buffer of `bytes` bytes, live from step `first` to step `last` inclusive. */
 export interface LiveRange {
   readonly bytes: number;
   readonly first: number;
   readonly last: number;
 }
 
-/** Where a buffer is stored: from byte `offset` of an arena on, a multiple of `STORAGE_ALIGNMENT`. */
+/** Location of a buffer: byte `offset` of an arena, a multiple of `STORAGE_ALIGNMENT`. */
 export interface ArenaSlot {
   readonly arena: number;
   readonly offset: number;
 }
 
-/** Orders other than by size are tried only if that needs more than so many times the bytes that are live at once. */
+/** Other orders are tried only if the size order needs more than this multiple of the peak of live bytes. */
 const GOOD = 1.01;
 
-/** How often an order is improved before the next one is tried. */
+/** Number of improvements of an order before the next one is tried. */
 const ROUNDS = 16;
 
-/** A live range with aligned bytes, and what orders depend on. */
+/** A live range with aligned bytes, and the keys of orders. */
 interface Item extends LiveRange {
   readonly index: number;
-  /** The maximum, over the steps of its live range, of the bytes that are live at a step. */
+  /** The maximum of live bytes over the steps of the live range. */
   readonly pressure: number;
 }
 
@@ -36,13 +36,13 @@ interface Packing {
   readonly slots: readonly ArenaSlot[];
   /** Bytes of all arenas. */
   readonly bytes: number;
-  /** Items that end above the bytes that are live at once. */
+  /** Items that end above the peak of live bytes. */
   readonly above: readonly Item[];
 }
 
 type Order = (a: Item, b: Item) => number;
 
-/** Of equal size, the earlier first: layers that repeat then have offsets that repeat. */
+/** Ties keep their order, so that repeated layers have repeated offsets. */
 function bySize(a: Item, b: Item): number {
   return b.bytes - a.bytes || a.first - b.first;
 }
@@ -56,8 +56,8 @@ function byPressure(a: Item, b: Item): number {
 }
 
 /**
- * A slot for each live range, in their order. No arena is longer than `limit` bytes, unless it holds a buffer that is.
- * Deterministic: equal live ranges get equal slots.
+ * A slot for each live range, in order. No arena exceeds `limit` bytes, except for a single longer buffer.
+ * Deterministic.
  */
 export function packArenas(
   ranges: readonly LiveRange[],
@@ -76,7 +76,7 @@ export function packArenas(
   ];
   for (const order of orders) {
     const sorted = [...items].sort(order);
-    // Whatever ended above goes first in the next round, ahead of what did so less often.
+    // Items that ended above the peak come first in the next round, by how often they did.
     const blame = items.map(() => 0);
     for (let i = 0; i < ROUNDS && best.bytes > GOOD * atOnce; i++) {
       const packing = pack(sorted);
@@ -104,7 +104,7 @@ function itemsOf(ranges: readonly LiveRange[]): Item[] {
   });
 }
 
-/** One arena: the items in it, by offset. Arrays of numbers, because this is where packing spends its time. */
+/** One arena with its items by offset. It uses number arrays, because packing spends its time here. */
 class Arena {
   bytes = 0;
   readonly #room: number;
@@ -113,12 +113,12 @@ class Arena {
   readonly #first: number[] = [];
   readonly #last: number[] = [];
 
-  /** An arena that may have `room` bytes. */
+  /** An arena of at most `room` bytes. */
   constructor(room: number) {
     this.#room = room;
   }
 
-  /** Add an item at the lowest offset that is free while it is live; undefined if there is no room. */
+  /** Adds an item at the lowest offset that is free during its live range. Undefined if there is no room. */
   add({ bytes, first, last }: Item): number | undefined {
     const [starts, ends] = [this.#starts, this.#ends];
     const [firsts, lasts] = [this.#first, this.#last];

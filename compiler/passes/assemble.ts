@@ -1,4 +1,4 @@
-/** Assemble: the document from its parts, with the totals it states about itself. Holds after it: the plan is complete. */
+/** Assemble: builds the document with its totals. Postcondition: the plan is complete. */
 
 import { predictStaging } from "../../spec/plan/bytes.ts";
 import { EXACT } from "../../spec/numerics.ts";
@@ -19,7 +19,7 @@ export interface Lowered {
   readonly steps: readonly Step[];
 }
 
-/** Local axes as the plan has them; not those that are others under another name. */
+/** Local axes of the plan, without renamed duplicates. */
 function planAxes({ axes, aliases }: Placed): Plan["axes"] {
   return Object.fromEntries(
     Object.entries(axes).filter(([name]) => !aliases[name])
@@ -41,7 +41,7 @@ function planAxisOf(
   };
 }
 
-/** The plan of a lowering whose buffers have memory. */
+/** The plan of a lowering with allocated buffers. */
 export function assemble(
   lowering: Lowering,
   { steps, ...ports }: Lowered,

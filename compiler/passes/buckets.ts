@@ -1,18 +1,18 @@
 /**
- * Buckets: collectives of one kind and group become one. Holds after it: the nodes that one collective executes stand
- * together, after all that they take, and nothing between them uses what they make. Values never change.
+ * Buckets: merges collectives of one kind and group. Postcondition: the nodes of one collective are adjacent, after all
+ * of their operands, and no node between them uses their results. Values do not change.
  */
 
 import { invariant } from "../../spec/errors.ts";
 import type { Graph, Node } from "../graph/graph.ts";
 import type { ParamLayout } from "./param_layout.ts";
 
-/** Nodes that one collective moves together, `reduceScatter` or `allGather` of one group. */
+/** Nodes that one collective moves: `reduceScatter` or `allGather` of one group. */
 export interface Bucket {
   readonly members: readonly Node[];
 }
 
-/** Elements after which a bucket is full: memory for what is on its way is bounded, and messages are long enough. */
+/** Maximum elements of a bucket. Bounds memory for data in flight; messages are long enough. */
 const FULL = 2 ** 21;
 
 /** A graph, and the buckets of its nodes. */
@@ -21,7 +21,7 @@ export interface Bucketed {
   readonly buckets: ReadonlyMap<Node, Bucket>;
 }
 
-/** Put collectives into buckets, and each bucket in one place. */
+/** Assigns collectives to buckets, and orders each bucket's nodes together. */
 export function fillBuckets(
   graph: Graph,
   layouts: ReadonlyMap<Node, ParamLayout>,
@@ -31,7 +31,7 @@ export function fillBuckets(
   const nodes: Node[] = [];
   const placed = new Set<Node>();
   let waiting: Node[] = [];
-  /** Place a node, or all of its bucket, where all that it takes is there; false where something is missing. */
+  /** Adds a node, or all of its bucket, if all operands have been added. Returns false otherwise. */
   const place = (node: Node): boolean => {
     const { members } = buckets.get(node) ?? { members: [node] };
     const ready = members.every(({ inputs }) =>
@@ -48,7 +48,7 @@ export function fillBuckets(
       waiting.push(node);
       continue;
     }
-    // What waited for a bucket follows it, in its order.
+    // Nodes that waited for a bucket follow it, in order.
     for (let full = buckets.has(node); full;) {
       full = false;
       const still: Node[] = [];
@@ -64,7 +64,7 @@ export function fillBuckets(
   return { graph: { ...graph, nodes }, buckets };
 }
 
-/** Which collectives go together: those of one kind, group and depth, so that none waits for another of its bucket. */
+/** Assigns collectives of one kind, group and depth to a bucket, so that none depends on another of its bucket. */
 function bucketsOf(
   { nodes, axes }: Graph,
   layouts: ReadonlyMap<Node, ParamLayout>,
@@ -76,7 +76,7 @@ function bucketsOf(
     const depth = Math.max(0, ...node.inputs.map((x) => depths.get(x)!));
     const moves = node.primitive === "reduceScatter" ||
       node.primitive === "allGather";
-    // Rows that are counted at run time are moved by themselves, and shards that are moved as they are stored.
+    // Dynamic rows, and shards that are moved in their stored layout, are moved separately.
     const counted = [node, ...node.inputs].some((n) =>
       n.axes.some((axis) => axes[axis]?.dynamic)
     );

@@ -1,14 +1,14 @@
-/** When a token is sent once to each rank, however many of its experts are there. */
+/** Decides when a dispatch is deduplicated: a token is sent at most once per rank. */
 
 import { expectedDestinations } from "../../spec/plan/bytes.ts";
 import { type Graph, isWeighted, type RoutingNode } from "../graph/graph.ts";
 import type { Placed } from "../sharding/placed.ts";
 import { chunkExperts, heldExperts, unitSplits } from "./expert_ranges.ts";
 
-/** What sending tokens once has to save of the bytes of a token, to be worth one or two more exchanges of little. */
+/** Minimum savings of deduplication, per token, that justify one or two more small exchanges. */
 const LEAST_SHARE = 0.25, LEAST_BYTES = 1024;
 
-/** Whether choices of a token go to one rank in the same row: where they can, and it is asked for or worth it. */
+/** Whether a dispatch is deduplicated: if it can be, and if it is requested or worthwhile. */
 export function deduplicates(
   graph: Graph,
   route: RoutingNode,

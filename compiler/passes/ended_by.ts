@@ -1,24 +1,24 @@
-/** Norms and contractions that end in what follows them element by element: rotations, and writes into caches. */
+/** Norms and contractions fused with following rotations or cache writes. */
 
 import type { Node } from "../graph/graph.ts";
 import { dotShape } from "./lower/dot_shape.ts";
 
-/** A kernel, and what stands between it and the node that it ends in. */
+/** A kernel, and the nodes between it and its last node. */
 export interface Ended {
   readonly root: Node;
   readonly between: readonly Node[];
 }
 
-/** What is known of nodes. */
+/** Facts about nodes. */
 export interface EndOptions {
-  /** Whether a node has one user, and is no result. */
+  /** Whether a node has one user and is not an output. */
   single(node: Node): boolean;
   isMatmul(node: Node): boolean;
 }
 
 /**
- * The norm or contraction whose kernel can write `node`: all between has no other operands, and keeps rows as they are. A
- * rotation needs two elements of a row, which only a norm has.
+ * The norm or contraction whose kernel can write `node`. The nodes between have no other operands and preserve rows. A
+ * rotation needs two elements of a row, which only a norm provides.
  */
 export function endedBy(
   node: Node,
@@ -26,7 +26,7 @@ export function endedBy(
 ): Ended | undefined {
   if (node.primitive !== "cacheWrite" && node.primitive !== "rope") return;
   const written = node.primitive === "cacheWrite";
-  // Two elements share a word, and such a kernel writes one at a time.
+  // Two elements share a word, and this kernel writes one at a time.
   if (isHalfCache(node)) return;
   let last = node.inputs[written ? 1 : 0]!;
   const { axes } = written ? last : node;

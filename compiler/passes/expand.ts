@@ -1,18 +1,18 @@
 /**
- * Expand: dispatch and combine become their parts, as the strategy of each routing has them. Holds after it: no dispatch is
- * left; combine and combineTranspose take rows that are where they were sent from; every exchange of rows is a node.
+ * Expand: replaces dispatch and combine by their parts, by the strategy of each routing. Postcondition: no dispatch
+ * remains; combine and combineTranspose use rows at the offsets they were sent from; every exchange of rows is a node.
  *
  * ```
  * dispatch = assign -> permute, gatherCounts -> allToAll -> received, group
  * combine  = allToAll back -> combine (the weighted sum in the order of choices)
  * ```
  *
- * A routing of one rank that drops no choices moves no rows: its assign groups them at once, and experts read tokens where
- * they are, but for rows that are weighted before they are sent, or returned as they came. A routing whose tokens are on
- * every rank of its group has no exchange: each rank takes the rows of its own experts. In chunks, what is between dispatch
- * and combine is there once for each chunk: the rows of some experts of every rank. Deduplicated, rows are tokens, each once
- * for a rank and chunk; under `fast` numerics, what returns is too: `localCombine` adds up the rows of a token where its
- * experts are.
+ * A dropless routing on one rank moves no rows: its assign groups them at once, and experts read tokens in place,
+ * except for rows that are weighted before the exchange or returned unchanged. A routing whose tokens are replicated in
+ * its group has no exchange: each rank uses the rows of its own experts. In chunks, the nodes between dispatch and
+ * combine are repeated once per chunk: the rows of some experts of every rank. With deduplication, rows are tokens, at
+ * most one per rank and chunk. Under `fast` numerics, `localCombine` also pre-sums the returned rows of a token on each
+ * rank.
  */
 
 import { ModelError } from "../../spec/errors.ts";
@@ -36,16 +36,16 @@ import { deduplicates } from "./deduplicate.ts";
 /** The mesh, and the strategy of every routing. */
 export interface ExpandOptions {
   readonly placed: Placed;
-  /** Into how many chunks a dispatch is cut, if its ranks have so many experts. */
+  /** Number of chunks of a dispatch, if its ranks have enough experts. */
   readonly chunks: number;
-  /** Whether a token is sent once to each rank; undefined: where that saves much. */
+  /** Whether tokens are deduplicated. Undefined: if it saves enough. */
   readonly deduplicate: boolean | undefined;
   readonly numerics: NumericsClass;
-  /** Ids of choices are sent with every routing, and compared on return. */
+  /** Whether ids of choices are sent with every routing and compared on return. */
   readonly check: boolean;
 }
 
-/** Write out every dispatch and combine. Throws ModelError where chunks are asked for and something needs all rows at once. */
+/** Expands every dispatch and combine. Throws ModelError if chunks are requested and a node needs all rows at once. */
 export function expand(graph: Graph, options: ExpandOptions): Graph {
   const expansion = new Expansion(graph, options);
   for (const node of graph.nodes) expansion.add(node);
@@ -61,26 +61,26 @@ export function expand(graph: Graph, options: ExpandOptions): Graph {
   };
 }
 
-/** What the parts of one routing share. */
+/** State of the parts of one routing. */
 interface Routed {
   readonly assign: NodeOf<"assign">;
   /** The mesh axes of its group of ranks. */
   readonly over: readonly string[];
   readonly chunks: number;
-  /** Its counts, of every rank of the group. */
+  /** Counts of every rank of the group. */
   counts: Node;
   /** Received rows, by chunk. */
   readonly groups: Node[];
-  /** Values whose first chunk is sent. */
+  /** Values whose first chunk is in flight. */
   readonly inFlight: {
     readonly node: Node;
     readonly sent: NodeOf<"permute">;
   }[];
-  /** Nodes on rows that wait for a combine, in order. */
+  /** Nodes on rows before the combine, in order. */
   readonly deferred: Node[];
-  /** What stands for a node on rows, by chunk. */
+  /** Replacements of nodes on rows, by chunk. */
   readonly values: readonly Map<Node, Node>[];
-  /** Returned rows, by the value that was sent back. */
+  /** Returned rows, by sent value. */
   readonly returned: Map<Node, Node>;
 }
 
@@ -89,9 +89,9 @@ class Expansion {
   readonly #now = new Map<Node, Node>();
   readonly #routed = new Map<Node, Routed>();
   readonly #dispatched: ReadonlyMap<Node, Node>;
-  /** Values that combines take as they were received. */
+  /** Values that are combined as received. */
   readonly #untouched: ReadonlySet<Node>;
-  /** Values of which each row is needed where it was sent from. */
+  /** Values whose rows are needed at the offsets they were sent from. */
   readonly #transposed: ReadonlySet<Node>;
   readonly #graph: Graph;
   readonly #options: ExpandOptions;
@@ -110,12 +110,12 @@ class Expansion {
     );
   }
 
-  /** What stands for a node. */
+  /** The replacement of a node. */
   now(node: Node): Node {
     return this.#now.get(node)!;
   }
 
-  /** Add what stands for a node; its inputs have been added. */
+  /** Adds the replacement of a node whose inputs have been added. */
   add(node: Node): void {
     if (node.primitive === "dispatch") return this.#dispatch(node);
     if (isReturn(node)) return this.#return(node);
@@ -170,10 +170,10 @@ class Expansion {
     const routed = known ?? this.#route(node, route);
     const { assign, chunks, groups } = routed;
     const weighted = isWeighted(node);
-    // What is weighted before it is sent, or returned unchanged, needs a row for each choice.
+    // Values that are weighted before the exchange, or returned unchanged, need one row per choice.
     const plain = !weighted && !this.#untouched.has(node);
     const once = assign.params.once && plain;
-    // Nobody moves rows: who computes on them finds their tokens.
+    // Rows are not moved: kernels find their tokens.
     const inPlace = assign.params.local && plain;
     const sent = inPlace ? undefined : this.#make(node, "permute", {
       inputs: [this.now(x), assign as Node],
@@ -195,7 +195,7 @@ class Expansion {
     });
   }
 
-  /** Number the rows of a routing: where each choice goes. */
+  /** Numbers the rows of a routing. */
   #route(node: NodeOf<"dispatch">, route: RoutingNode): Routed {
     const { placed, deduplicate, numerics } = this.#options;
     const [expert, slot] = node.axes as [string, string];
@@ -236,12 +236,12 @@ class Expansion {
       values: Array.from({ length: chunks }, () => new Map<Node, Node>()),
     };
     this.#routed.set(route, routed);
-    // Rows that stay are grouped as they are numbered, before any is read.
+    // Local rows are grouped when they are numbered, before any is read.
     if (assign.params.local) this.#group(node, routed);
     return routed;
   }
 
-  /** Tell the ranks of the group how many rows each has for every expert. */
+  /** Exchanges the row counts of every expert in the group. */
   #count(node: Node, routed: Routed): void {
     const { assign, over } = routed;
     if (over.length === 0) return;
@@ -251,7 +251,7 @@ class Expansion {
     }) as Node;
   }
 
-  /** Find which received rows are whose. */
+  /** Assigns received rows to experts. */
   #group(node: Node, { assign, chunks, counts, groups }: Routed): void {
     const { expert, slot } = assign.params;
     for (let chunk = 0; chunk < chunks; chunk++) {
@@ -264,7 +264,7 @@ class Expansion {
     }
   }
 
-  /** The rows of a chunk, at the ranks that own their experts. */
+  /** Sends the rows of a chunk to the ranks of their experts. */
   #send(
     node: Node,
     { over, chunks, counts }: Routed,
@@ -281,7 +281,7 @@ class Expansion {
     }) as Node;
   }
 
-  /** The same rows, by expert. */
+  /** The same rows, grouped by expert. */
   #receive(
     node: Node,
     { chunks, groups, values }: Routed,
@@ -314,12 +314,12 @@ class Expansion {
     this.#now.set(node, this.#push({ ...node, inputs, params } as Node));
   }
 
-  /** Whether the rows of a token are added up before they return. */
+  /** Whether the rows of a token are pre-summed before they return. */
   #sums(y: Node, { assign }: Routed): boolean {
     return assign.params.sums && !this.#transposed.has(y);
   }
 
-  /** The rows of a value, back where they were sent from. */
+  /** Returns the rows of a value to the offsets they were sent from. */
   #returnRows(
     node: NodeOf<"combine"> | NodeOf<"combineTranspose">,
     y: Node,
@@ -337,7 +337,7 @@ class Expansion {
     const deferred = routed.deferred.splice(0);
     let before: Node | undefined;
     for (const [chunk, made] of values.entries()) {
-      // While a chunk is computed on, the next one is in flight.
+      // The next chunk is in flight while a chunk is computed.
       for (const { node, sent } of chunk + 1 < chunks ? inFlight : []) {
         const next = { sent, once: sent.params.once, chunk: chunk + 1 };
         const arrived = this.#send(node, routed, next);

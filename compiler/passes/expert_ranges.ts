@@ -1,13 +1,13 @@
-/** The experts of a routing in the order of its counts: those of one owner together, and how chunks split them. */
+/** The experts of a routing in the order of its counts: grouped by owner, and split into chunks. */
 
 import { blockSizes, groupSizeOf } from "../../spec/mesh.ts";
 import type { Placed } from "../sharding/placed.ts";
 import { idsAt, partLengths } from "../sharding/lengths.ts";
 
-/** The experts of each owner, `first` to before `end`, by group rank. */
+/** The experts of each owner, `first` to `end` exclusive, by group rank. */
 export type ExpertRanges = readonly (readonly [first: number, end: number])[];
 
-/** The experts of each owner, in its order. */
+/** The experts of each owner, in order. */
 export function expertTable(
   placed: Placed,
   expert: string,
@@ -29,12 +29,12 @@ export function splitsOf(placed: Placed, expert: string): number[] {
   return splits;
 }
 
-/** How many experts each owner has. */
+/** The number of experts of each owner. */
 export function heldExperts(splits: readonly number[]): number[] {
   return splits.slice(1).map((end, p) => end - splits[p]!);
 }
 
-/** The experts of each chunk: an equal part of every owner's, as far as there are so many. */
+/** The experts of each chunk: an equal part of every owner's experts, if there are enough. */
 export function chunkExperts(
   splits: readonly number[],
   chunks: number,
@@ -49,7 +49,7 @@ export function chunkExperts(
     }));
 }
 
-/** Where the experts of each owner and chunk end, in order: a deduplicated token is sent once for each. */
+/** The end of the experts of each owner and chunk, in order. A deduplicated token is sent once per owner and chunk. */
 export function unitSplits(chunks: readonly ExpertRanges[]): number[] {
   const owners = chunks[0]!.length;
   return [

@@ -1,6 +1,7 @@
 /**
- * Fuse: decide which nodes get a buffer, and which contractions end in the elementwise work that follows them. Holds after
- * it: every node is stored, or an alias of a stored one, or written into the kernel of its single user. No kernels yet.
+ * Fuse: decides which nodes have a buffer, and which contractions include the elementwise ops that follow.
+ * Postcondition: every node is stored, an alias of a stored node, or part of the kernel of its only user. It creates no
+ * kernels.
  */
 
 import { ofCollectives } from "../graph/collectives.ts";
@@ -12,7 +13,7 @@ import type { ParamLayout } from "./param_layout.ts";
 import { type Expressions, storeWide } from "./store_wide.ts";
 import { usersOf } from "../graph/users.ts";
 
-/** What each primitive is to the fuser. */
+/** Fusion class of each primitive. */
 export const FUSION_CLASS: { readonly [P in Primitive]: FusionClass } = {
   input: "source",
   param: "source",
@@ -56,17 +57,20 @@ export const FUSION_CLASS: { readonly [P in Primitive]: FusionClass } = {
   attentionGrad: "kernel",
 };
 
-/** What fusion decided. */
+/** Result of fusion. */
 export interface Fusion {
-  /** Nodes with a buffer of their own. */
+  /** Nodes with a buffer. */
   readonly stored: ReadonlySet<Node>;
-  /** Stored elementwise node or cache write -> the contractions (one, or two with the same left operand), the combine or the norm whose kernel computes it. */
+  /**
+   * Stored elementwise node or cache write -> the nodes whose kernel computes it: contractions (one, or two with the
+   * same left operand), a combine or a norm.
+   */
   readonly absorbs: ReadonlyMap<Node, readonly Node[]>;
-  /** Nodes computed inside another's kernel. */
+  /** Nodes computed inside another node's kernel. */
   readonly absorbed: ReadonlySet<Node>;
 }
 
-/** Decide storage and fusion. `isMatmul` says which dots the tiled kernel can do. */
+/** Decides storage and fusion. `isMatmul`: whether the tiled kernel supports a dot. */
 export function fuse(
   graph: Graph,
   isMatmul: (node: Node) => boolean,
@@ -84,7 +88,7 @@ export function fuse(
     const kind = FUSION_CLASS[node.primitive];
     if (kind === "view" || kind === "kernel" || kind === "tuple") {
       node.inputs.forEach((input, i) => {
-        // A cache write computes its value where it writes it; the general contraction reads a slice where it is stored.
+        // A cache write computes its value in its own kernel; the general contraction reads a slice in place.
         const inPlace = node.primitive === "cacheWrite"
           ? i === 1
           : node.primitive === "dot" && !isMatmul(node) && isPlainSlice(input);
@@ -133,13 +137,13 @@ export function fuse(
   return { stored, absorbs, absorbed };
 }
 
-/** A part of something that is stored in memory. */
+/** Whether a node is a slice of a stored value. */
 function isPlainSlice(node: Node): boolean {
   return node.primitive === "slice" &&
     FUSION_CLASS[node.inputs[0]!.primitive] !== "inline";
 }
 
-/** The contractions or the combine at the leaves of `node`'s expression that have exactly its axes and no other user. */
+/** The contractions or combine at the leaves of `node`'s expression that have exactly its axes and no other user. */
 function absorbable(
   node: Node,
   stored: ReadonlySet<Node>,

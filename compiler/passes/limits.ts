@@ -1,4 +1,4 @@
-/** What a plan needs of a device, and whether that is allowed. */
+/** Device limits that a plan requires, and their check. */
 
 import { boundOf } from "../../spec/plan/bytes.ts";
 import { STORED_BYTES } from "../../spec/dtype.ts";
@@ -13,7 +13,7 @@ import {
 import { limitProblems } from "../../spec/problems.ts";
 import { sum } from "../../spec/sum.ts";
 
-/** The largest need of each limit. */
+/** The largest requirement of each limit. */
 export function requiredLimits(plan: Plan): { [L in LimitName]: number } {
   const kernels = Object.values(plan.kernels).map(({ tree }) => tree);
   const max = (values: readonly number[]) =>
@@ -25,7 +25,7 @@ export function requiredLimits(plan: Plan): { [L in LimitName]: number } {
     max(all.map(({ bytes }) => maxOverRanks(bytes)));
   return {
     maxBufferSize: longest(plan.allocations),
-    // A binding is a buffer, however much memory it is allocated with.
+    // A binding is one buffer, independent of its allocation.
     maxStorageBufferBindingSize: longest(Object.values(plan.buffers)),
     maxStorageBuffersPerShaderStage: max(
       kernels.map(({ bindings }) => bindings.length),
@@ -43,12 +43,12 @@ export function requiredLimits(plan: Plan): { [L in LimitName]: number } {
   };
 }
 
-/** Bytes of the workgroup memory of a kernel. */
+/** Bytes of workgroup memory of a kernel. */
 export function sharedBytes({ shared }: Pick<Kernel, "shared">): number {
   return sum(shared.map(({ length, type }) => length * STORED_BYTES[type]));
 }
 
-/** Refuse a plan that needs more than `limits` give. Throws MachineError that names everything that is too large. */
+/** Rejects a plan that exceeds `limits`. Throws MachineError that names every exceeded limit. */
 export function checkLimits(
   plan: Plan,
   limits: { readonly [limit: string]: number },

@@ -1,7 +1,7 @@
 /**
- * Merge launches: those of a block that do not depend on each other, as projections of the same rows, are one (horizontal
- * fusion). Holds after it: every step finds what it reads as it was in the order given; bits do not change, as every
- * workgroup does what it did.
+ * Merge launches: joins independent launches of a block, such as projections of the same rows (horizontal fusion).
+ * Postcondition: every step reads the same data as before; bits do not change, because every workgroup computes the
+ * same as before.
  */
 
 import {
@@ -17,7 +17,7 @@ import { addKernel, LENGTHS, type Lowering } from "./lower/context.ts";
 import { passed } from "./overlap.ts";
 import { type SharedInputs, sharedInputs } from "./share_inputs.ts";
 
-/** Merge the launches of `steps`; kernels that no step launches any more leave the draft. */
+/** Merges launches of `steps`. Unused kernels are removed from the draft. */
 export function mergeLaunches(
   lowering: Lowering,
   steps: readonly Step[],
@@ -52,20 +52,26 @@ export function mergeLaunches(
   return result;
 }
 
-/** Whether a launch may be merged: of the forward pass, in a block, and no part of a dispatch, whose steps have an order. */
+/**
+ * Whether a launch may be merged: in the forward pass, in a block, and not a part of a dispatch, whose steps are
+ * ordered.
+ */
 function canMerge(step: Step): step is LaunchStep {
   return step.op === "launch" && step.block !== undefined && !step.part &&
     !step.phase;
 }
 
-/** Take out of `rest` what merges with `first`: launches of its block before the next exchange that do not depend on what stays before them. */
+/**
+ * Removes from `rest` the launches that merge with `first`: launches of its block before the next exchange that do not
+ * depend on the steps between.
+ */
 function takeMerged(
   lowering: Lowering,
   first: LaunchStep,
   { rest, limits, known, inputs }: {
     readonly rest: Step[];
     readonly limits: { readonly [limit: string]: number };
-    /** The merged kernels of layers before. */
+    /** The merged kernels of earlier layers. */
     readonly known: Map<string, string>;
     readonly inputs: SharedInputs;
   },
@@ -114,7 +120,7 @@ function takeMerged(
   };
 }
 
-/** The kernel of merged launches: one for all that bind the same kernels the same way. */
+/** The kernel of merged launches, shared by all that join the same kernels with the same bindings. */
 function kernelOf(
   lowering: Lowering,
   { steps, merged: { kernel, body, bindings }, known }: {

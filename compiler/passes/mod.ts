@@ -1,5 +1,5 @@
 /**
- * The passes, in order. Each file says what holds after it.
+ * The passes, in order. Each file states its postcondition.
  *
  * | pass | from | to |
  * |---|---|---|

@@ -1,7 +1,7 @@
 /**
- * Waits: an exchange that is only started is waited for before the first step that needs it. Overlap: while it is in flight,
- * do what does not depend on it; launches after a wait that need nothing of what it waits for are brought before it. Holds
- * after both: every step finds what it reads as it was in the order given.
+ * Waits: an asynchronous exchange is waited for before the first step that needs it. Overlap: independent steps are
+ * executed while it is in flight; launches after a wait that do not need its data are moved before it. Postcondition of
+ * both: every step reads the same data as before.
  */
 
 import { type Accesses, accessesOf } from "../../spec/plan/accesses.ts";
@@ -9,13 +9,13 @@ import { startedBy } from "../../spec/plan/handles.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import type { AllToAllStep, Step } from "../../spec/plan/plan.ts";
 
-/** What is needed to know what steps touch. */
+/** Facts for finding the accesses of steps. */
 interface Known {
   readonly kernels: ReadonlyMap<string, Kernel>;
   readonly started: ReadonlyMap<string, AllToAllStep>;
 }
 
-/** Wait for every exchange that is only started, before the first step that needs what it moves, and at the end. */
+/** Inserts a wait for every asynchronous exchange before the first step that needs its data, and at the end. */
 export function waitForExchanges(
   steps: readonly Step[],
   kernels: ReadonlyMap<string, Kernel>,
@@ -52,7 +52,7 @@ function waitFor(exchange: AllToAllStep): Step {
   };
 }
 
-/** The steps of a program in an order in which waits come as late as they may. */
+/** Orders the steps of a program so that waits are as late as possible. */
 export function overlap(
   steps: readonly Step[],
   kernels: ReadonlyMap<string, Kernel>,
@@ -68,7 +68,7 @@ export function overlap(
   return result;
 }
 
-/** Take out launches after a wait that depend neither on it nor on what stays behind it, up to the next routing. */
+/** Removes launches after a wait that depend neither on it nor on later remaining steps, up to the next routing. */
 function takeIndependent(
   steps: Step[],
   wait: number,
@@ -89,10 +89,13 @@ function takeIndependent(
   return early;
 }
 
-/** Steps that a later one is to be brought before: it may be where it needs nothing of them, nor changes what they read. */
+/**
+ * Steps that a later one is to be moved before. It may be if it does not depend on them and does not change their
+ * inputs.
+ */
 export interface Passed {
   add(step: Step): void;
-  /** Whether a step depends on those that were added. */
+  /** Whether a step depends on the added steps. */
   stops(step: Step): boolean;
 }
 
@@ -113,7 +116,7 @@ export function passed(known: Known): Passed {
   };
 }
 
-/** The buffers that a step reads and writes, of a launch by the bindings of its kernel. */
+/** The buffers that a step reads and writes; for a launch, by the bindings of its kernel. */
 function accesses(step: Step, { kernels, started }: Known): Accesses {
   return accessesOf(step, started, {
     launched({ kernel, bindings: buffers }) {

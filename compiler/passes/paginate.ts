@@ -1,9 +1,9 @@
 /**
- * Paginate: caches of attention in pages, for PagedAttention (Kwon et al., 2023). A page has a fixed number of positions, and
- * a table says for each sequence in which pages it is, so that memory is taken as sequences grow. Layers that see the last
- * positions only have pages and a table of their own, as no sequence needs many of these. Holds after it: caches are
- * `page within …`, whatever they were before behind the first two axes; what writes or reads them has the table as its last
- * operand, an input of the program. Bits do not depend on it: keys are summed in the same order.
+ * Paginate: stores KV caches in pages (PagedAttention, Kwon et al., 2023). A page has a fixed number of positions. A
+ * page table maps the blocks of each sequence to pages, so memory is allocated on demand. Layers with a window have
+ * separate pages and a separate table, because a sequence needs few of these. Postcondition: caches have axes `page
+ * within …` instead of their first two axes; ops that write or read them have the table, an input of the program, as
+ * last operand. Bits do not change: keys are summed in the same order.
  */
 
 import { ModelError } from "../../spec/errors.ts";
@@ -23,18 +23,18 @@ import type { LocalAxis } from "../sharding/local_axes.ts";
 import type { Localized } from "../sharding/localize.ts";
 import { cachesOf } from "./store_caches.ts";
 
-/** The pages of the caches of a rank. */
+/** The pages of a rank's caches. */
 export interface Pages {
-  /** Positions of a page. */
+  /** Positions per page. */
   readonly size: number;
   /**
-   * Pages of a rank, which all its sequences share: each has as many as it needs, the same ones in all layers that see the
-   * same positions. Where these are the last ones, there are no more than all sequences together can have.
+   * Pages per rank, shared by all its sequences on demand, with the same pages in all layers that see the same
+   * positions. For layers with a window, at most as many as all sequences can use.
    */
   readonly count: number;
 }
 
-/** Put the caches of attention into pages, as given or chosen for the ranks that share sequences. Throws ModelError. */
+/** Stores the KV caches in pages, given or chosen for the ranks that share sequences. Throws ModelError. */
 export function paginate(
   localized: Localized,
   given: Pages | ((groupSize: number) => Pages),
@@ -70,7 +70,7 @@ export function paginate(
   const count = (of: Seen): number => {
     const each = seenPages(of, pages.size);
     if (each === undefined) return pages.count;
-    // Two tokens of a sequence may see one page more than one does, and as many more as a page has another.
+    // Two tokens of a sequence may see one page more than one token does, plus one per further page of tokens.
     const tokens = stepTokens(localized);
     const ends = Math.min(sequences, Math.floor(tokens / 2));
     const whole = Math.max(0, Math.floor((tokens - 2 * ends) / pages.size));
@@ -121,7 +121,7 @@ export function paginate(
   };
 }
 
-/** Which positions the layers see that read a cache; all, where that are not the same ones for all. */
+/** The positions that the layers reading a cache see; all positions if the layers differ. */
 function seenOf(
   { nodes }: Graph,
   context: number,
@@ -143,7 +143,7 @@ function seenOf(
   return (cache) => seen.get(cache)!;
 }
 
-/** Tokens of a step on a rank, at most. */
+/** Maximum number of tokens per step on a rank. */
 function stepTokens({ graph, placed }: Localized): number {
   return Math.max(
     ...graph.nodes.flatMap((node) =>
@@ -209,13 +209,13 @@ function tableNode(name: string, sequence: string): Node {
   } as NodeOf<"input">;
 }
 
-/** The pages of a cache: their axis on a rank, and the table that says where they are. */
+/** The pages of a cache: their local axis and their page table. */
 interface CachePages {
   readonly page: string;
   readonly table: Node;
 }
 
-/** The graph with caches in pages. */
+/** The graph with paged caches. */
 function pagedGraph(
   graph: Graph,
   { caches, tables, pagesOf }: {

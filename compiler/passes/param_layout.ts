@@ -1,19 +1,19 @@
-/** How parameters are stored in memory, as the passes between layout and lowering see it. */
+/** Memory layout of parameters, for the passes between layout and lowering. */
 
 import type { FileDType } from "../../spec/dtype.ts";
 
-/** How a parameter is laid out in its buffer. */
+/** Layout of a parameter in its buffer. */
 export interface ParamLayout {
   /** Axes in memory order. */
   readonly axes: readonly string[];
   readonly rowStride?: number;
-  /** Of a gathered parameter: it is the concatenation of the ranks' shards, so it is gathered in its stored layout. */
+  /** For a gathered parameter: the concatenation of the ranks' shards, gathered in their stored layout. */
   readonly shards?: boolean;
-  /** They are those of the file, with the axes inside over which its first dot contracts. */
+  /** The axis order of the file, with the axes contracted by its first dot innermost. */
   readonly filed?: boolean;
   readonly stored: FileDType;
-  /** The contracted axis, along which elements share words, of which `PACKINGS` says how many. */
+  /** The contracted axis, along which elements share words (`PACKINGS`). */
   readonly along?: string;
-  /** Rows of 16-bit elements may begin in the middle of a word. */
+  /** Rows of 16-bit elements may start in the middle of a word. */
   readonly splitsWords?: boolean;
 }

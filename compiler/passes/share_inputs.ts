@@ -1,6 +1,6 @@
 /**
- * Integer inputs in the memory of the dynamic lengths, behind them: a launch that would have more bindings than a device
- * allows reads lengths and inputs through one binding.
+ * Integer inputs stored after the dynamic lengths in one buffer. A launch that exceeds the binding limit reads lengths
+ * and inputs through one binding.
  */
 
 import { add, bitcast, load, u32 } from "../../spec/kernel/build.ts";
@@ -12,14 +12,17 @@ import { alignedOffset, storedBytes } from "../../spec/layout.ts";
 import { maxOverRanks } from "../../spec/plan/plan.ts";
 import { type BufferDraft, LENGTHS, type Lowering } from "./lower/context.ts";
 
-/** Bytes of lengths and inputs, at most: longer inputs stay apart, as devices limit the length of a binding. */
+/**
+ * Maximum bytes of lengths and inputs. Longer inputs are stored separately, because devices limit the size of a
+ * binding.
+ */
 const MAX_SHARED = 1 << 20;
 
-/** Integer inputs that may be stored behind the lengths. */
+/** Integer inputs that may be stored after the lengths. */
 export interface SharedInputs {
-  /** The same launch with one binding for the lengths and those of its inputs; itself where it reads none. */
+  /** The same launch with one binding for the lengths and its inputs, or the unchanged launch if it reads none. */
   bind(launched: Launched): Launched;
-  /** Store the inputs there, as some launch is bound so: the buffer of lengths spans them. */
+  /** Stores the inputs after the lengths, because a launch binds them so: the buffer of lengths spans them. */
   store(): void;
 }
 
@@ -43,7 +46,7 @@ export function sharedInputs({ draft: { buffers } }: Lowering): SharedInputs {
   };
 }
 
-/** Where inputs would begin behind the lengths, in bytes. */
+/** Byte offsets of the inputs after the lengths. */
 function placesOf(
   buffers: ReadonlyMap<string, BufferDraft>,
 ): ReadonlyMap<string, number> {
@@ -59,7 +62,7 @@ function placesOf(
   return places;
 }
 
-/** What binds lengths and the inputs at places behind them once. */
+/** Rewrites kernels to bind lengths and the inputs after them once. */
 export function lengthsBinder(
   places: ReadonlyMap<string, number>,
 ): (launched: Launched) => Launched {

@@ -1,12 +1,12 @@
 /**
- * Simplify: equal nodes become one. Holds after it: no two nodes compute the same from the same inputs, so a tensor that
- * a model names twice is stored once. Dead code is already gone: tracing starts from the outputs. Values never change.
+ * Simplify: merges equal nodes. Postcondition: no two nodes compute the same from the same inputs, so a tensor named
+ * twice is stored once. Dead code is already absent: tracing starts from the outputs. Values do not change.
  */
 
 import { exactJson } from "../../spec/kernel/exact_json.ts";
 import type { Graph, Lambda, Node } from "../graph/graph.ts";
 
-/** Merge nodes with the same primitive, parameters and inputs. */
+/** Merges nodes with equal primitive, parameters and inputs. */
 export function simplify(graph: Graph): Graph {
   const lambdas = new Map<string | Lambda, number>();
   const byKey = new Map<string, Node>();
@@ -41,7 +41,9 @@ export function simplify(graph: Graph): Graph {
   };
 }
 
-/** Lambdas are equal when they are one function, or were written at one place with one text. */
+/**
+ * Key of a node's parameters. Lambdas are equal if they are one function, or have the same source position and text.
+ */
 function paramsKey(node: Node, lambdas: Map<string | Lambda, number>): string {
   if (node.primitive !== "map") return exactJson(node.params);
   const { lambda } = node.params;

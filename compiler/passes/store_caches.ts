@@ -1,6 +1,6 @@
 /**
- * Store caches: keys and values in 16 bits, rounded to nearest as they are written. Holds after it: the states that attention
- * reads say what they are stored as; what is computed with them is f32, as ever.
+ * Store caches: stores keys and values in 16 bits, rounded to nearest on write. Postcondition: the states of attention
+ * state their storage dtype; computation stays in f32.
  */
 
 import type { HalfDType } from "../../spec/dtype.ts";
@@ -9,10 +9,10 @@ import type { Graph, NodeOf } from "../graph/graph.ts";
 import { mapNodes } from "../graph/map_nodes.ts";
 import type { Localized } from "../sharding/localize.ts";
 
-/** What caches are stored as. */
+/** Storage dtypes of caches. */
 export type CacheDType = "f32" | HalfDType;
 
-/** Store the caches of attention in 16 bits. Throws ModelError. */
+/** Stores the caches of attention in 16 bits. Throws ModelError. */
 export function storeCaches(
   { graph, placed }: Localized,
   stored: HalfDType,
@@ -41,7 +41,7 @@ function refuse(because: string): never {
   );
 }
 
-/** The states that attention reads keys or values of; `refuse` says why they are not known. */
+/** The states with keys or values of attention. `refuse` reports why they are unknown. */
 export function cachesOf(
   { nodes }: Graph,
   refuse: (because: string) => never,

@@ -1,4 +1,4 @@
-/** Expressions that read more buffers than a kernel may bind: some of what is inside them is stored instead. */
+/** Splits expressions that read more buffers than a kernel may bind: some inner nodes are stored instead. */
 
 import { packingOf } from "../../spec/packed.ts";
 import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
@@ -8,12 +8,12 @@ import type { Placed } from "../sharding/placed.ts";
 import type { ParamLayout } from "./param_layout.ts";
 import { isUneven } from "../sharding/lengths.ts";
 
-/** What is known of the nodes of expressions. */
+/** Facts about the nodes of expressions. */
 export interface Expressions {
   readonly graph: Graph;
-  /** Whether a node is computed where it is used unless it is stored. */
+  /** Whether a node is computed in its user's kernel unless it is stored. */
   isInline(node: Node): boolean;
-  /** Whether the kernel of this contraction can go on with the expression that uses it. */
+  /** Whether the kernel of this contraction can include the expression that uses it. */
   canEnd(node: Node): boolean;
   /** Nodes on dispatched rows. */
   readonly dispatched: ReadonlyMap<Node, RowsNode>;
@@ -27,15 +27,15 @@ const PARTS = "parts of axes";
 const TILES = "tiles of matmul";
 const MOST = GUARANTEED_LIMITS.maxStorageBuffersPerShaderStage;
 
-/** What a kernel binds, by node or by name; two of the same are one binding. */
+/** Bindings of a kernel, by node or by name; equal ones are one binding. */
 type Bindings = ReadonlySet<Node | string>;
 
-/** Expressions, and the axes of the experts of dispatched rows. */
+/** Expressions, and the expert axes of dispatched rows. */
 interface Known extends Expressions {
   readonly experts: ReadonlySet<string>;
 }
 
-/** Store inner nodes of expressions that would need too many bindings: the widest first. */
+/** Stores inner nodes of expressions that would exceed the binding limit, widest first. */
 export function storeWide(expressions: Expressions, stored: Set<Node>): void {
   const rows = [...expressions.dispatched.keys()];
   const known: Known = {
@@ -66,13 +66,13 @@ export function storeWide(expressions: Expressions, stored: Set<Node>): void {
   }
 }
 
-/** Tiles tell a matmul how many rows there are, and of which expert. */
+/** The tile list contains the row count of a matmul and the expert of each row. */
 function count(bindings: Bindings): number {
   if (!bindings.has(TILES)) return bindings.size;
   return bindings.size - [ROWS, EXPERT].filter((b) => bindings.has(b)).length;
 }
 
-/** Which input of `node` needs the most bindings and can be stored instead; -1 if none. */
+/** The input of `node` that needs the most bindings and can be stored; -1 if none. */
 function widestOf(
   known: Known,
   node: Node,
@@ -93,7 +93,7 @@ function union(sets: readonly Bindings[]): Bindings {
   return new Set(sets.flatMap((set) => [...set]));
 }
 
-/** What a kernel binds besides what it reads: its result, and lengths, or who is in which row. */
+/** Bindings of a kernel besides its reads: its result, and lengths or the row lists. */
 function resultBindings(
   { dispatched, placed }: Expressions,
   node: Node,
@@ -116,7 +116,7 @@ function resultBindings(
   ]);
 }
 
-/** What reading a stored value binds; a contraction or combine may end in the kernel that uses it. */
+/** Bindings for reading a stored value. A contraction or combine may be fused into the kernel that uses it. */
 function leafBindings(known: Known, node: Node): Bindings {
   if (known.canEnd(node)) {
     const [, weight] = node.inputs;
@@ -135,7 +135,7 @@ function leafBindings(known: Known, node: Node): Bindings {
   return new Set([node, ...rows(known, node)]);
 }
 
-/** On dispatched rows: the order of rows, and the expert of each. */
+/** Bindings for dispatched rows: the order of rows, and the expert of each. */
 function rows({ dispatched, experts }: Known, node: Node): string[] {
   if (dispatched.has(node)) return ["row order"];
   return node.axes.some((axis) => experts.has(axis)) ? [EXPERT] : [];

@@ -1,18 +1,18 @@
 /**
- * Writable: declare bindings as writable storage where their buffers share an allocation with one that the same launch
- * writes. Holds after it: no launch binds an allocation both as read-only and as writable storage.
+ * Writable: declares bindings as writable storage if their buffers share an allocation with one that the same launch
+ * writes. Postcondition: no launch binds an allocation both as read-only and as writable storage.
  */
 
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import type { PlanBuffer, Step } from "../../spec/plan/plan.ts";
 
-/** A kernel and the allocation that each of its bindings is given. */
+/** A kernel and the allocation of each of its bindings. */
 interface Use {
   readonly kernel: Kernel;
   readonly allocations: readonly number[];
 }
 
-/** The kernels of `steps`, declared for the memory that their launches bind. */
+/** The kernels of `steps`, declared for the allocations that their launches bind. */
 export function declareWritable(
   kernels: ReadonlyMap<string, Kernel>,
   steps: readonly Step[],
@@ -21,7 +21,8 @@ export function declareWritable(
   const uses = differentUses(kernels, steps, buffers);
   const writable = new Map<string, Set<string>>();
   for (const { name } of kernels.values()) writable.set(name, new Set());
-  // What is writable for one launch is so for all launches of its kernel, which may concern other bindings of theirs.
+  // A binding that is writable for one launch is writable for all launches of its kernel, which may make further
+  // bindings writable.
   for (let again = true; again;) {
     again = uses.some((use) =>
       addWritable(use, writable.get(use.kernel.name)!)
@@ -59,7 +60,7 @@ function differentUses(
   return [...uses.values()];
 }
 
-/** Add the bindings that one use of their kernel makes writable; says whether there are any. */
+/** Adds the bindings that one use of their kernel makes writable. Returns whether there are any. */
 function addWritable(
   { kernel, allocations }: Use,
   writable: Set<string>,

@@ -1,32 +1,36 @@
-/** Agreement: how the axes of one node's operands are sharded, so that its work on a rank needs nothing of another's. */
+/**
+ * Agreement: a common sharding of the axes of one node's operands, so that a rank computes its part without other
+ * ranks.
+ */
 
 import type { Node } from "../graph/graph.ts";
 import type { Role } from "../graph/sharding_rule.ts";
 import { type Over, overOf, type Sharding } from "../graph/sharding.ts";
 
-/** An operand, and how it is sharded. */
+/** An operand and its sharding. */
 export interface Offered {
   readonly axes: readonly string[];
   readonly sharding: Sharding;
-  /** It stays as it is, and the others follow. */
+  /** The operand keeps its sharding, and the others follow. */
   readonly fixed: boolean;
 }
 
-/** What was agreed: how each axis is sharded, and the mesh axes along which the result is unreduced. */
+/** The agreed sharding of each axis, and the mesh axes along which the result is unreduced. */
 export interface Agreed {
   readonly over: Over;
   readonly reduced: readonly string[];
 }
 
-/** What is asked of the node. */
+/** Requirements of the node. */
 export interface AgreeOptions {
   readonly roles: (operand: number, axis: string) => Role;
   readonly isRagged: (axis: string) => boolean;
 }
 
 /**
- * Along an axis that operands share, the one that is sharded most decides: the others are sliced. Where two axes of a value
- * are sharded over one mesh axis, the axis of a fixed length keeps it, since that is how weights are stored.
+ * Finds the common sharding. Along a shared axis, the operand sharded over the most ranks decides, and the others are
+ * sliced. If two axes of a value are sharded over one mesh axis, the axis of fixed length keeps it, because weights are
+ * stored so.
  */
 export function agree(
   node: Node,
@@ -77,10 +81,10 @@ export function agree(
   return { over: Object.fromEntries(agreed), reduced };
 }
 
-/** What operands say of an axis. */
+/** Requirements of the operands for an axis. */
 interface Found {
   readonly over: readonly string[];
-  /** It can be nothing else. */
+  /** The only possible sharding. */
   readonly exactly: readonly string[] | undefined;
   readonly reduces: boolean;
   readonly operands: readonly number[];
@@ -93,7 +97,7 @@ function longest(
   return known && known.length >= over.length ? known : over;
 }
 
-/** Who keeps a mesh axis first: what can be nothing else, then fixed lengths, then ragged ones. */
+/** Priority for a mesh axis: axes with only one possible sharding, then fixed lengths, then ragged ones. */
 function rank(
   axis: string,
   { exactly }: Found,
@@ -104,7 +108,7 @@ function rank(
 
 type About = Pick<Found, "operands" | "reduces">;
 
-/** Whether one value has both axes, or the result is divided along both. */
+/** Whether one value has both axes, or the result is sharded along both. */
 function together(
   node: Node,
   [a, x]: readonly [string, About],

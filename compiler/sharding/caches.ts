@@ -1,6 +1,6 @@
 /**
- * Caches of keys and values: a rank has room for the sequences whose tokens are there, and for no others. Sequence s of a
- * cache is on rank s mod n of n, and tokens go where their sequence is.
+ * KV caches: a rank allocates only the sequences whose tokens it has. Sequence s of a cache is on rank s mod n of n,
+ * and tokens are assigned to the rank of their sequence.
  */
 
 import { PlacementError } from "../../spec/errors.ts";
@@ -11,14 +11,14 @@ import { sameOver } from "../graph/sharding.ts";
 import { RULES } from "./rules.ts";
 import type { Request, Requests } from "./placement.ts";
 
-/** The axis of sequences of caches, the axis of tokens, and the input that says of which sequence each token is. */
+/** The sequence axis of caches, the token axis, and the input with the sequence of each token. */
 export interface CachedSequences {
   readonly sequence: string;
   readonly token: string;
   readonly input: string;
 }
 
-/** The axes of sequences of a graph's caches that can be sharded: nothing but caches sees the numbers of sequences. */
+/** The sequence axes of a graph's caches that can be sharded: only caches use the sequence numbers. */
 export function cachedSequences(graph: Graph): CachedSequences[] {
   const users = usersOf(graph);
   const found = new Map<string, CachedSequences>();
@@ -45,7 +45,7 @@ function numbersSequences({ primitive, inputs }: Node, by: Node): boolean {
   return inputs.every((input, i) => (input === by) === (i === sequence));
 }
 
-/** Place caches where the tokens of their sequences are, and tokens where the caches are that were placed. */
+/** Places caches on the ranks of their sequences' tokens, and tokens on the ranks of placed caches. */
 export function placeCaches(
   caches: readonly CachedSequences[],
   placed: Requests,
@@ -77,8 +77,8 @@ function indexedAxes({ primitive, params, inputs, axes }: Node): string[] {
 }
 
 /**
- * Axes along which caches are written and read by index, or contracted by attention, are replicated, but for
- * sequences where their tokens are. Throws PlacementError.
+ * Checks that the axes along which caches are indexed or contracted by attention are replicated, except for sequences
+ * on the ranks of their tokens. Throws PlacementError.
  */
 export function checkCaches(
   { nodes }: Graph,

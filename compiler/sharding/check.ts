@@ -1,4 +1,4 @@
-/** What no sharding can do: refused here, at the place in the model. */
+/** Shardings that are not possible: rejected with the position in the model. */
 
 import { ModelError, PlacementError } from "../../spec/errors.ts";
 import { groupSizeOf } from "../../spec/mesh.ts";
@@ -9,7 +9,7 @@ import { usersOf } from "../graph/users.ts";
 import { type AxisFacts, isRagged } from "./local_axes.ts";
 import type { Over } from "../graph/sharding.ts";
 
-/** Axes of a fixed length are cut into equal parts. Throws PlacementError. */
+/** Checks that axes of fixed length can be divided into equal parts. Throws PlacementError. */
 export function checkSizes(
   { graph, mesh, requests, experts, ...facts }: AxisFacts,
 ): void {
@@ -34,8 +34,8 @@ export function checkSizes(
 }
 
 /**
- * The segments of a rank's sum, where a contraction is over a sharded axis: it has the bits of one rank only where ranks
- * hold whole segments. Undefined for all other nodes. Throws PlacementError.
+ * The segments of a rank's sum for a contraction over a sharded axis. It has the bits of one rank only if ranks have
+ * complete segments. Undefined for all other nodes. Throws PlacementError.
  */
 export function segmentsOfRank(
   { graph, mesh }: AxisFacts,
@@ -79,7 +79,7 @@ function remedy(over: readonly string[], sizes: readonly number[]): string {
   return `Use ${which}, or place it otherwise`;
 }
 
-/** States are updated in place: whoever reads one before it is written might see it after. */
+/** Checks reads of states, which are updated in place: a read before the write might otherwise see the new value. */
 export function checkStates(graph: Graph): void {
   const users = usersOf(graph);
   for (const state of graph.nodes) {
@@ -123,7 +123,7 @@ function isWrite(node: Node): boolean {
   return updatedBy(node) !== undefined;
 }
 
-/** Experts whose parameters are gathered are placed in blocks of one size. Throws PlacementError. */
+/** Checks that experts with gathered parameters are placed in blocks of equal size. Throws PlacementError. */
 export function checkEqualBlocks(
   { graph, mesh, requests }: AxisFacts,
   axis: string,

@@ -1,6 +1,6 @@
 /**
- * Where axes are placed if nobody says: the names of mesh axes that the field uses have their usual meaning (see
- * `MESH_AXES` in spec/mesh.ts), and what an axis is follows from how the model uses it.
+ * Default placement: mesh axes with the usual names have their usual meaning (`MESH_AXES` in spec/mesh.ts), and the
+ * role of a model axis follows from its use.
  */
 
 import {
@@ -13,7 +13,10 @@ import { type Graph, isRouting, type Node } from "../graph/graph.ts";
 import { dispatchedNodes } from "../graph/dispatched_nodes.ts";
 import type { Request } from "./placement.ts";
 
-/** The usual placement of the axes of a graph. An axis is sharded only where its size divides, but for tokens and experts. */
+/**
+ * The default placement of the axes of a graph. An axis is sharded only if its size is divisible, except for tokens and
+ * experts.
+ */
 export function conventionalPlacement(
   graph: Graph,
   mesh: Mesh,
@@ -26,7 +29,7 @@ export function conventionalPlacement(
     );
     if (over.length === 0) continue;
     for (const axis of axes) {
-      // A vocabulary has any size, and costs little where every rank has all of it.
+      // A vocabulary may have any size, and replicating it costs little.
       if (role === "vocabulary" && !divides(graph, mesh, axis, over)) continue;
       if (!requests.has(axis)) {
         requests.set(axis, { over: ordered(role, over) });
@@ -36,14 +39,17 @@ export function conventionalPlacement(
   return requests;
 }
 
-/** Experts are sharded over the axes that only they use first, so that a token finds neighbours of its group nearest. */
+/**
+ * Orders mesh axes so that experts are sharded over their exclusive axes first. Neighbours in the group of a token are
+ * then nearest.
+ */
 function ordered(role: MeshRole, over: readonly string[]): readonly string[] {
   if (role !== "experts") return over;
   const tokens = over.filter((name) => meshRoles(name).includes("tokens"));
   return [...tokens, ...over.filter((name) => !tokens.includes(name))];
 }
 
-/** What axes are, as far as it matters to where they are placed. */
+/** Roles of axes for default placement. */
 function rolesOf(graph: Graph): Map<MeshRole, readonly string[]> {
   const routes = graph.nodes.filter(isRouting);
   const experts = routes.map(({ params }) => params.expert);
@@ -65,7 +71,7 @@ function rolesOf(graph: Graph): Map<MeshRole, readonly string[]> {
   ]);
 }
 
-/** Axes of parameters whose rows are picked by index. */
+/** Axes of parameters whose rows are read by index. */
 function vocabularyOf({ nodes }: Graph): string[] {
   return nodes.flatMap(({ primitive, inputs, params }) =>
     primitive === "embedding" && inputs[0]!.primitive === "param"
@@ -75,8 +81,8 @@ function vocabularyOf({ nodes }: Graph): string[] {
 }
 
 /**
- * Axes between two contractions with parameters, and nothing but elementwise work on the way: the hidden elements of a
- * feed-forward block. Those of experts are not among them: there the experts are sharded.
+ * The hidden axes of feed-forward blocks: axes between two contractions with parameters with only elementwise ops
+ * between. Those of experts are excluded: there the experts are sharded.
  */
 function hiddenOf(graph: Graph): string[] {
   const dispatched = dispatchedNodes(graph);
@@ -115,7 +121,7 @@ function hiddenRole(
   return left.axes.includes(axis) ? "other" : "made";
 }
 
-/** Whether an axis can be divided evenly. */
+/** Whether an axis is evenly divisible. */
 function divides(
   { axes }: Graph,
   mesh: Mesh,

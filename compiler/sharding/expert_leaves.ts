@@ -1,4 +1,4 @@
-/** Leaves that are with experts: parameters that rows of a dispatch meet, and what an optimizer keeps of those. */
+/** Leaves on the ranks of experts: parameters used with dispatched rows, and their optimizer state. */
 
 import {
   type Graph,
@@ -8,10 +8,10 @@ import {
 } from "../graph/graph.ts";
 import { usersOf } from "../graph/users.ts";
 
-/** Primitives that make an element from the same elements of their operands. */
+/** Elementwise primitives. */
 const ELEMENTWISE: readonly Primitive[] = ["map", "cast", "transpose"];
 
-/** Parameters and states whose experts are sharded. `dispatched` are the nodes on rows. */
+/** Parameters and states whose experts are sharded. `dispatched`: the nodes on rows. */
 export function expertLeaves(
   graph: Graph,
   dispatched: ReadonlyMap<Node, Node>,
@@ -34,7 +34,7 @@ export function expertLeaves(
   for (const node of graph.nodes) {
     if (has(node) && starts(node)) found.add(node);
   }
-  // Elementwise nodes are as their operands are, and leaves that meet such operands as those are.
+  // Elementwise nodes have the sharding of their operands, and leaves used with them have the same.
   for (let before = -1; before !== found.size;) {
     before = found.size;
     for (const node of graph.nodes) {

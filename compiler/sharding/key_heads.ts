@@ -1,6 +1,6 @@
 /**
- * Heads of keys: they are sharded as the heads that read them. Where there are fewer of them than ranks, several ranks hold
- * the same one: the mesh axis is split in two, `tp.0` and `tp.1`, and heads of keys are sharded over the first only.
+ * Key heads are sharded like the heads that read them. If there are fewer than ranks, several ranks have the same key
+ * head: the mesh axis is split into `tp.0` and `tp.1`, and key heads are sharded over the first only.
  */
 
 import { PlacementError } from "../../spec/errors.ts";
@@ -8,7 +8,7 @@ import { groupSizeOf, type Mesh } from "../../spec/mesh.ts";
 import type { Graph } from "../graph/graph.ts";
 import type { PlacedMesh, Request } from "./placement.ts";
 
-/** Place the heads of keys of every attention. Throws PlacementError where ranks cannot share them evenly. */
+/** Places the key heads of every attention. Throws PlacementError if they are not divisible. */
 export function placeKeyHeads(graph: Graph, placed: PlacedMesh): PlacedMesh {
   let now = placed;
   for (const node of graph.nodes) {
@@ -21,7 +21,7 @@ export function placeKeyHeads(graph: Graph, placed: PlacedMesh): PlacedMesh {
     const given = now.requests.get(kvHead);
     if (given) checkKeyHeads(graph, now.mesh, { head, over, kvHead, given });
     if (over.length === 0) continue;
-    // Heads that ranks cannot share are refused later, by their own name.
+    // Indivisible heads are rejected later, by their own name.
     const even = graph.axes[head]!.size % groupSizeOf(now.mesh, over) === 0;
     if (given || !even) continue;
     now = placeAxis(now, kvHead, { over, size: graph.axes[kvHead]!.size });
@@ -29,7 +29,7 @@ export function placeKeyHeads(graph: Graph, placed: PlacedMesh): PlacedMesh {
   return now;
 }
 
-/** A rank has the heads of keys that its heads read. Throws PlacementError. */
+/** Checks that a rank has the key heads that its heads read. Throws PlacementError. */
 function checkKeyHeads(
   { axes }: Graph,
   mesh: Mesh,
@@ -90,7 +90,7 @@ function withRequest(
   return { mesh, requests: new Map([...requests, [axis, request]]) };
 }
 
-/** The same ranks in the same order, with one axis of the mesh as two. */
+/** The same ranks in the same order, with one mesh axis split into two. */
 function splitMeshAxis(
   { mesh, requests }: PlacedMesh,
   name: string,

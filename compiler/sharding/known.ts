@@ -1,11 +1,11 @@
-/** What sharding rules know of the model and the mesh. */
+/** Facts about model and mesh for sharding rules. */
 
 import { ModelError } from "../../spec/errors.ts";
 import type { Node } from "../graph/graph.ts";
 import { type AxisFacts, isRagged, placedOver } from "./local_axes.ts";
 import type { Known } from "../graph/sharding_rule.ts";
 
-/** What rules know. `sharded` says how tokens and experts are while experts work. */
+/** Collects the facts for rules. `sharded`: the sharding of tokens and experts during expert computation. */
 export function knownOf(
   facts: AxisFacts,
   sharded: Pick<Known, "tokensOver" | "expertsOver">,
@@ -33,7 +33,7 @@ export function knownOf(
   };
 }
 
-/** The placement of tokens, if those of one sequence are on one rank by it. Throws ModelError. */
+/** The placement of tokens, if it keeps those of one sequence on one rank. Throws ModelError. */
 function sequenceOver(
   facts: AxisFacts,
   node: Node,

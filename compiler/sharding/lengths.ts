@@ -1,4 +1,4 @@
-/** Lengths of local axes: on each rank, over a group of ranks, and in the words of the plan. */
+/** Lengths of local axes: per rank, per group of ranks, and as plan sizes. */
 
 import { partBounds } from "../../spec/axis_parts.ts";
 import { groupRanks, groupSizeOf } from "../../spec/mesh.ts";
@@ -7,12 +7,12 @@ import type { Size } from "../../spec/size.ts";
 import type { LocalAxis } from "./local_axes.ts";
 import type { Placed } from "./placed.ts";
 
-/** The name by which the plan knows an axis. */
+/** The name of an axis in the plan. */
 export function planAxis({ aliases }: Placed, axis: string): string {
   return aliases[axis] ?? axis;
 }
 
-/** How many items of an axis each group rank over its mesh axes has; undefined where no table says it. */
+/** The number of items of an axis per group rank over its mesh axes. Undefined without a table. */
 export function partLengths(
   { mesh }: Pick<Placed, "mesh">,
   { table, over, total: size }: LocalAxis,
@@ -20,7 +20,7 @@ export function partLengths(
   return table && tableLengths({ size, table }, groupSizeOf(mesh, over));
 }
 
-/** The first item of an axis with a table at each group rank over its mesh axes. */
+/** The first item of an axis with a table, per group rank over its mesh axes. */
 export function partStarts(
   { mesh }: Pick<Placed, "mesh">,
   { table, over, total: size }: LocalAxis,
@@ -48,7 +48,7 @@ export function idsAt(
     : Array.from({ length: size }, (_, id) => id);
 }
 
-/** The length of an axis on each rank, or the longest it can be there. */
+/** The length of an axis on each rank, or its maximum. */
 export function localBound(placed: Placed, axis: string): number[] {
   const { total, over } = placed.axes[axis]!;
   const { mesh, ranks } = placed;
@@ -59,7 +59,7 @@ export function localBound(placed: Placed, axis: string): number[] {
   return groupRanks(mesh, over).map((place) => lengths[place]!);
 }
 
-/** The most of an axis that the ranks of one group can have together. */
+/** The maximum length of an axis over the ranks of one group. */
 export function groupBound(
   placed: Placed,
   axis: string,
@@ -78,7 +78,7 @@ export function groupBound(
   return Math.min(size, sums.reduce((a, b) => Math.max(a, b)));
 }
 
-/** The dynamic length of an axis on a rank, or over a group, as the host knows it. */
+/** The dynamic length of an axis on a rank, or over a group, as known to the host. */
 export function axisSize(
   placed: Placed,
   axis: string,

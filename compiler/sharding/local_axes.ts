@@ -1,6 +1,6 @@
 /**
- * Axes as ranks hold them: an axis of the model and the mesh axes that a value is sharded over along it are one *local
- * axis*, with a length of its own. Below `shard` nothing else is known of the mesh.
+ * Local axes: an axis of the model and the mesh axes that shard it form one *local axis* with its own length. After
+ * `shard`, no pass refers to the mesh otherwise.
  */
 
 import { blockSizes, groupSizeOf, type Mesh } from "../../spec/mesh.ts";
@@ -21,21 +21,21 @@ import {
 /** How the items of a ragged axis are assigned to ranks. */
 export type Assignment = NonNullable<PlanAxis["assignment"]>;
 
-/** What is known of the axes of a graph on a mesh. */
+/** Facts about the axes of a graph on a mesh. */
 export interface AxisFacts {
   readonly graph: Graph;
   readonly mesh: Mesh;
   readonly requests: Requests;
   readonly experts: ReadonlySet<string>;
-  /** Axes of inputs whose items go where the items are that they number, with those. */
+  /** Axes of inputs whose items are assigned to the ranks of the items that they number, with those axes. */
   readonly followers: ReadonlyMap<string, Extract<Assignment, { by: "items" }>>;
-  /** Axes of tokens, and placed axes, that inputs have: the host assigns their items to ranks. */
+  /** Axes of tokens, and placed axes, of inputs: the host assigns their items to ranks. */
   readonly given: ReadonlySet<string>;
-  /** The inputs by whose values the items of axes are assigned to ranks, by axis. */
+  /** The inputs whose values determine the assignment of items to ranks, by axis. */
   readonly assigning: ReadonlyMap<string, string>;
 }
 
-/** Look at the axes of a graph. */
+/** Collects the facts about the axes of a graph. */
 export function axisFacts(
   graph: Graph,
   mesh: Mesh,
@@ -65,7 +65,7 @@ export function axisFacts(
   };
 }
 
-/** Axes of tokens: those that are routed, and those that attend. */
+/** Token axes: routed ones and those of attention. */
 function tokensOf(node: Node): readonly string[] {
   if (isRouting(node)) return node.params.tokens;
   return node.primitive === "attention" ||
@@ -74,7 +74,7 @@ function tokensOf(node: Node): readonly string[] {
     : [];
 }
 
-/** Whether the length of an axis on a rank is known at run time only. */
+/** Whether the local length of an axis is dynamic. */
 export function isRagged(
   { graph, experts, given }: AxisFacts,
   axis: string,
@@ -91,8 +91,8 @@ export function placedOver(
 }
 
 /**
- * Axes of tokens whose sequences have a place, and axes of inputs that pick rows of a placed axis, and are placed as it is
- * or not at all: items go where what they number is.
+ * Token axes whose sequences are placed, and axes of inputs that index rows of a placed axis. Items are assigned to the
+ * rank of the item that they number.
  */
 function followersOf(
   graph: Graph,
@@ -121,7 +121,7 @@ function followersOf(
   return followers;
 }
 
-/** Whether items of an axis go where those of another are, directly or not. */
+/** Whether items of an axis are assigned to the ranks of those of another, directly or transitively. */
 function follows(
   followers: ReadonlyMap<string, { readonly of: string }>,
   axis: string,
@@ -133,7 +133,10 @@ function follows(
   return false;
 }
 
-/** By axis, the input by whose values its items are assigned to ranks: that of a sequence, else that of a routing group. */
+/**
+ * The input whose values determine the assignment of each axis to ranks: that of a sequence, else that of a routing
+ * group.
+ */
 function assigningInputs({ nodes }: Graph): Map<string, string> {
   const sequences = nodes.map((node) =>
     node.primitive === "attention" ? node.inputs[3] : updatedBy(node)
@@ -152,24 +155,24 @@ function assigningInputs({ nodes }: Graph): Map<string, string> {
   return inputs;
 }
 
-/** A local axis: its length on a rank, or the bound of it, and how it is a part of an axis of the model. */
+/** A local axis: its local length or bound, and its relation to an axis of the model. */
 export interface LocalAxis {
   /** The axis of the model. */
   readonly of: string;
   readonly over: readonly string[];
-  /** The most that any rank has. Of a ragged axis: the bound over all ranks. */
+  /** The maximum over ranks. For a ragged axis: the bound over all ranks. */
   readonly size: number;
-  /** Its length on a rank is known only at run time. */
+  /** Whether its local length is dynamic. */
   readonly dynamic: boolean;
-  /** Its length over all ranks is known, and only its parts are not. */
+  /** Whether its total length is fixed and only its parts are dynamic. */
   readonly exact?: boolean;
-  /** Experts are numbered on it. */
+  /** Whether it numbers experts. */
   readonly experts?: true;
-  /** Over all ranks. */
+  /** Total length over all ranks. */
   readonly total: number;
-  /** Ids of each group rank, of an axis that is sharded and not ragged. */
+  /** Ids of each group rank, for a sharded axis that is not ragged. */
   readonly table?: Table;
-  /** How the items of a ragged, sharded axis are assigned. */
+  /** Assignment of the items of a ragged, sharded axis. */
   readonly assignment?: Assignment;
   /** The local axis that `assignment` refers to. */
   readonly by?: { readonly axis: string; readonly over: readonly string[] };
@@ -205,7 +208,7 @@ export function localAxis(
   return { ...common, size: max, dynamic: false, table, ...numbered };
 }
 
-/** Contiguous ids, as evenly as can be. */
+/** Contiguous ids, divided as evenly as possible. */
 function evenly(size: number, groupSize: number): Table {
   if (size % groupSize === 0) return "block";
   let next = 0;
@@ -214,8 +217,8 @@ function evenly(size: number, groupSize: number): Table {
 }
 
 /**
- * Tokens of a sequence stay on one rank, or those of a routing group; where ranks share them, each has a block. What is
- * gathered over some of the mesh axes that it is placed over is what a group of ranks has together.
+ * The assignment of a ragged axis. Tokens of a sequence or of a routing group stay on one rank; otherwise each rank has
+ * a block. An axis gathered over some of its mesh axes is the concatenation within a group of ranks.
  */
 function assignmentOf(
   { assigning, requests, followers }: AxisFacts,
@@ -251,7 +254,7 @@ function assignmentOf(
   return { assignment: { by: "blocks", within }, by: { axis, over: known } };
 }
 
-/** The leaves of a graph by name, of one primitive. */
+/** The leaves of one primitive in a graph, by name. */
 export function leavesOf(
   { nodes }: Graph,
   primitive: "state" | "param" | "input",

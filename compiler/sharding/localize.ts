@@ -1,6 +1,6 @@
 /**
- * Localize: the graph as one rank sees it. Every axis of a value becomes the local axis that the rank holds of it, so that
- * what comes after knows sizes and no mesh. Holds after it: an axis has one length on a rank, whatever value has it.
+ * Localize: rewrites the graph for one rank. Every axis of a value becomes its local axis, so that later passes know
+ * sizes and no mesh. Postcondition: an axis has one length on a rank, in all values.
  */
 
 import { isCollective } from "../graph/collectives.ts";
@@ -11,26 +11,26 @@ import type { Placed } from "./placed.ts";
 import { type AxisFacts, type LocalAxis, localAxis } from "./local_axes.ts";
 import { localName, type Over, overOf } from "../graph/sharding.ts";
 
-/** A graph over local axes, and what those are. */
+/** A graph over local axes, and these axes. */
 export interface Localized {
   readonly graph: Graph;
   readonly placed: Placed;
 }
 
-/** Name every axis of every value by what the rank holds of it. */
+/** Renames every axis of every value to its local axis. */
 export function localize(facts: AxisFacts, sharded: Graph): Localized {
   const axes: { [name: string]: AxisSize } = {};
   const local: { [name: string]: LocalAxis } = {};
   const counted = new Map<string, string>();
   const name = (axis: string, over: readonly string[]): string => {
-    // The slots of a routing have no length of their own.
+    // The slot axis of a routing has no length.
     if (!facts.graph.axes[axis]) return axis;
     const found = localName(axis, over);
     if (found in local) return found;
     const entry = localAxis(facts, axis, over);
     local[found] = entry;
     axes[found] = { size: entry.size, dynamic: entry.dynamic };
-    // What it is assigned by has to be there too.
+    // The axis that determines its assignment must exist too.
     const { by } = entry;
     if (by) name(by.axis, by.over);
     return found;
@@ -81,7 +81,7 @@ export function localize(facts: AxisFacts, sharded: Graph): Localized {
   };
 }
 
-/** How each axis that a node knows is sharded. */
+/** The sharding of each axis of a node. */
 function overOfNode({ inputs, sharding }: Node): Over {
   return Object.assign(
     {},

@@ -1,4 +1,4 @@
-/** Pieces of messages. */
+/** Parts of messages. */
 
 /** `'a', 'b'`, or `none`. */
 export function quoteAll(names: readonly string[]): string {

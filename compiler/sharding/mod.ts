@@ -1,6 +1,6 @@
 /**
- * Sharding: which elements of every value each rank holds, and what moves them. `readPlacement` reads what is asked for,
- * `shard` decides for every value and inserts what moves data, `localize` gives the graph that one rank executes.
+ * Sharding: the shard of every value on each rank, and collectives. `readPlacement` checks the requested placement,
+ * `shard` assigns shardings and inserts collectives, and `localize` returns the graph of one rank.
  */
 
 export { checkSizes, checkStates } from "./check.ts";

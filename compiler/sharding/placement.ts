@@ -1,6 +1,6 @@
 /**
- * Placement: which axes of the model are sharded over which mesh axes, where nothing else is known of a value. What is
- * asked for is checked and completed here: axes that are split into, or merged from, a placed one follow it.
+ * Placement: which axes of the model are sharded over which mesh axes. Checks and completes the request: axes that are
+ * split from a placed axis, or merged into it, follow it.
  */
 
 import { shortAxis } from "../../spec/axis_name.ts";
@@ -14,38 +14,38 @@ import { conventionalPlacement } from "./conventions.ts";
 import { placeKeyHeads } from "./key_heads.ts";
 import { quoteAll } from "./messages.ts";
 
-/** Where an axis is sharded: mesh axes, optionally with a table of ids by group rank. */
+/** Placement of an axis: mesh axes, optionally with a table of ids by group rank. */
 export type AxisPlacement = string | readonly string[] | {
   readonly over: string | readonly string[];
   readonly table?: readonly (readonly number[])[];
 };
 
 /**
- * Tensor axis -> placement. `expert` is the axis of that name of the model and of every block; `layers.3.moe/expert`, that of
- * one block, goes before it.
+ * Tensor axis -> placement. `expert` denotes the axis of that name of the model and of every block;
+ * `layers.3.moe/expert` denotes the axis of one block and takes precedence.
  */
 export interface Placement {
   readonly [axis: string]: AxisPlacement;
 }
 
-/** A placement that was read: mesh axes of more than one rank, and the table of ids, if one was given. */
+/** A checked placement: mesh axes of more than one rank, and the table of ids, if given. */
 export interface Request {
   readonly over: readonly string[];
   readonly table?: Table;
 }
 
-/** Tensor axis -> where it is sharded. */
+/** Tensor axis -> its placement. */
 export type Requests = ReadonlyMap<string, Request>;
 
-/** The mesh, and where axes are placed on it. */
+/** The mesh, and the placement of axes on it. */
 export interface PlacedMesh {
   readonly mesh: Mesh;
   readonly requests: Requests;
 }
 
 /**
- * Read what is asked for, or what is usual on such a mesh. Where attention has fewer heads of keys than there are ranks
- * for its heads, a mesh axis is split in two, over the first of which heads of keys are sharded. Throws PlacementError.
+ * Reads the requested placement, or the default for the mesh. If attention has fewer key heads than ranks for its
+ * heads, a mesh axis is split into two, and key heads are sharded over the first. Throws PlacementError.
  */
 export function readPlacement(
   graph: Graph,
@@ -96,7 +96,7 @@ function checkMesh(mesh: Mesh): void {
   }
 }
 
-/** What other systems call axes with a default placement. */
+/** Names of other systems for mesh axes with a default placement. */
 const SYNONYMS: { readonly [name: string]: string } = {
   data: "dp",
   fsdp: "dp",
@@ -107,7 +107,7 @@ const SYNONYMS: { readonly [name: string]: string } = {
   tensor: "tp",
 };
 
-/** Refuse mesh axes without a default placement where no placement is given. */
+/** Rejects mesh axes without a default placement if no placement is given. */
 function checkNames(mesh: Mesh): void {
   const known = Object.keys(MESH_AXES);
   const unknown = mesh.find(({ name }) => !known.includes(name));
@@ -136,7 +136,7 @@ function readRequests(
 ): Map<string, Request> {
   const requests = new Map<string, Request>();
   const axes = Object.keys(graph.axes);
-  // Names of axes of one block come last, and replace what is asked for all of them.
+  // Axes of one block come last and override those of all blocks.
   const entries = Object.entries(requested).sort(([a], [b]) =>
     Number(a.includes("/")) - Number(b.includes("/"))
   );
@@ -187,7 +187,7 @@ function checkAllUsed(mesh: Mesh, requests: Requests): void {
   }
 }
 
-/** A table holds each id once. Throws PlacementError. */
+/** Checks that a table has each id once. Throws PlacementError. */
 function checkTable(
   graph: Graph,
   mesh: Mesh,
@@ -211,9 +211,9 @@ function checkTable(
   }
 }
 
-/** Axes that belong together: of a split and a merge, the whole and its outermost part. */
+/** Adds the axes that follow placed ones: the outermost part of a split or merged axis and the combined axis. */
 function follow({ nodes, axes }: Graph, requests: Map<string, Request>): void {
-  // Axes that inputs have are assigned to ranks, and their parts are no blocks of an axis that they are split into.
+  // Axes of inputs are assigned to ranks; their shards are not blocks of a split axis.
   const given = new Set(
     nodes.flatMap((node) => node.primitive === "input" ? node.axes : []),
   );
@@ -233,7 +233,7 @@ function follow({ nodes, axes }: Graph, requests: Map<string, Request>): void {
   }
 }
 
-/** Pairs of axes of which one is sharded as the other is. */
+/** Pairs of axes with the same sharding. */
 function linkedAxes(
   { primitive, params }: Node,
 ): readonly (readonly [string, string])[] {

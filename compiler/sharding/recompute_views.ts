@@ -1,10 +1,13 @@
-/** What gradients need of parameters alone is computed from them a second time, so that it need not be saved since the forward pass. */
+/**
+ * Recomputes values derived only from parameters in the backward pass, so that they need not be saved from the forward
+ * pass.
+ */
 
 import type { Graph, Node } from "../graph/graph.ts";
 
 /**
- * The graph in which no node of the backward pass uses a forward node that is computed from parameters alone: it uses a copy.
- * The second copy begins with parameters that are gathered a second time. Values never change.
+ * Replaces, in the backward pass, forward nodes computed only from parameters by copies. The copies start with
+ * parameters that are gathered a second time. Values do not change.
  */
 export function recomputeViews(graph: Graph): Graph {
   const ofParameters = new Set<Node>();

@@ -1,5 +1,5 @@
 /**
- * Reshard: from the sharding that a value has to the one that is wanted.
+ * Reshard: converts a value from its sharding to the required one.
  *
  * | has | wants | inserted |
  * |---|---|---|
@@ -34,7 +34,7 @@ import {
 /** A value with its sharding. */
 type Sharded = Node & { readonly sharding: Sharding };
 
-/** The nodes of a graph so far, and what moves their values, once for each value and sharding. */
+/** The nodes of a graph so far, with one collective per value and sharding. */
 export class Resharding {
   readonly nodes: Node[] = [];
   readonly #facts: AxisFacts;
@@ -50,12 +50,12 @@ export class Resharding {
     return node;
   }
 
-  /** `value` in another sharding; `wanted.over` is of all its axes. */
+  /** `value` in another sharding. `wanted.over` lists all of its axes. */
   to(value: Node, wanted: Sharding): Node {
     if (isRouting(value)) return this.#routing(value, wanted.over);
     let now = value as Sharded;
     now = this.#reduce(now, wanted);
-    // A mesh axis that one axis gives up may be what another is to be sharded over.
+    // A mesh axis freed by one axis may shard another.
     for (const axis of value.axes) {
       now = this.#gather(now, axis, overOf(wanted, axis));
     }
@@ -65,7 +65,7 @@ export class Resharding {
     return now;
   }
 
-  /** Whether the terms of a value have been added up before. */
+  /** Whether the terms of a value have already been reduced. */
   isAddedUp(value: Node): boolean {
     return [...this.#made.get(value)?.values() ?? []].some(({ primitive }) =>
       primitive === "allReduce" || primitive === "reduceScatter"
@@ -73,7 +73,7 @@ export class Resharding {
   }
 
   /**
-   * Add up terms: onto an axis that is wanted sharded over their mesh axes, where there is one. Terms are in the order of
+   * Reduces terms: onto an axis that is required sharded over their mesh axes, if there is one. Terms are ordered by
    * their mesh axes, major first, and neighbours are added first: the minor axes before the major ones.
    */
   #reduce(value: Sharded, wanted: Sharding): Sharded {
@@ -97,7 +97,8 @@ export class Resharding {
     if (!onto) return this.#allReduce(value, rest);
     const { axis, wants, more, first } = onto;
     const minor = rest.slice(first + more.length);
-    // Rows are cut anywhere: a rank adds up a part of its rows, and is given the other sums, fewer than their terms.
+    // Rows can be split anywhere: a rank reduces a part of its rows and receives the other sums, which are fewer bytes
+    // than their terms.
     const parts = minor.length > 0 && isRagged(this.#facts, axis) &&
       sameOver(wants, placedOver(this.#facts, axis));
     const over = parts ? [...more, ...minor] : more;
@@ -139,7 +140,7 @@ export class Resharding {
     return this.#gather(gathered, axis, wants);
   }
 
-  /** Whether what is sharded so only has to be sliced. */
+  /** Whether the conversion is a slice only. */
   #slices(
     axis: string,
     has: readonly string[],
@@ -159,7 +160,10 @@ export class Resharding {
     });
   }
 
-  /** Blocks are gathered and sliced in their order; what a table places may have another. Throws ModelError. */
+  /**
+   * Checks that gather and slice preserve the order of blocks; the items of a table may have another order. Throws
+   * ModelError.
+   */
   #checkOrder({ span }: Sharded, axis: string): void {
     const { experts, requests } = this.#facts;
     if (experts.has(axis) || !requests.get(axis)?.table) return;
@@ -169,7 +173,10 @@ export class Resharding {
     );
   }
 
-  /** The mesh axes that need not be gathered. Parts of a ragged axis are known where it is placed, beyond, and of groups there. */
+  /**
+   * The mesh axes that need not be gathered. For a ragged axis, parts are known only where it is placed and in its
+   * groups.
+   */
   #common(
     axis: string,
     has: readonly string[],
@@ -186,7 +193,7 @@ export class Resharding {
     return extendsOver(common, placed) ? placed : [];
   }
 
-  /** A routing of the same choices, with the tokens that the ranks work on. */
+  /** The routing of the same choices for the tokens in this sharding. */
   #routing(route: RoutingNode, over: Over): Node {
     const { tokens } = route.params;
     const same = tokens.every((axis) =>

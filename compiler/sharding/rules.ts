@@ -1,6 +1,6 @@
 /**
- * The sharding rule of each primitive: what it does along each axis of its operands, which operand it only moves, and in
- * which of them it is linear. What `shard` knows of a primitive is here, or where the primitive is defined.
+ * The sharding rule of each primitive: its role along each axis of its operands, the operand that it only moves, and
+ * its linear operands. Together with the definitions of primitives, this is all that `shard` knows of a primitive.
  */
 
 import { ofCollectives } from "../graph/collectives.ts";
@@ -24,7 +24,7 @@ function pass(): Role {
 
 const leaf = { role: pass, linear: LINEAR.never };
 
-/** Heads, and the heads of keys that they read, are sharded as they are placed: a rank has what its heads need. */
+/** Heads, and the key heads that they read, are sharded as placed: a rank has all that its heads need. */
 function attends(
   node: NodeOf<"attention"> | NodeOf<"attentionSum">,
   { operand, axis }: { readonly operand: number; readonly axis: string },
@@ -53,7 +53,7 @@ export const RULES: { readonly [P in Primitive]: Rule<P> } = {
     linear: LINEAR.first,
   },
   dot: {
-    // Lengths that are known at run time cannot be split into equal segments.
+    // Dynamic lengths cannot be divided into equal segments.
     role: ({ params: { over } }, { axis }, known) =>
       !over.includes(axis)
         ? "pass"
@@ -81,7 +81,7 @@ export const RULES: { readonly [P in Primitive]: Rule<P> } = {
   embedding: {
     role: ({ params: { over }, inputs: [, ids] }, { operand, axis }, known) => {
       if (operand !== 0 || axis !== over) return "pass";
-      // Each row is on one rank: the others add nothing.
+      // Each row is on one rank; the other ranks add nothing.
       if (!known.isRagged(axis)) return "reduce";
       return known.itemsOver(axis, ids!) ?? "replicated";
     },
@@ -135,7 +135,7 @@ export const RULES: { readonly [P in Primitive]: Rule<P> } = {
     linear: LINEAR.together,
   },
   dilate: {
-    // Where every item has a place of its own, and nothing else is there, parts stay parts.
+    // If every item has a distinct index and the result contains nothing else, shards stay shards.
     role: ({ params }, { axis }, known) =>
       axis === params.axis && !known.fills(params) ? "replicated" : "pass",
     result: ({ params }, over, known) =>
@@ -213,7 +213,7 @@ function tokensOf({ inputs: [, route] }: Node): readonly string[] {
   return isRouting(route) ? route.params.tokens : [];
 }
 
-/** Rows of a dispatch: with their experts, and apart where their tokens are apart besides. */
+/** The sharding of dispatched rows: that of their experts, and of their tokens along other mesh axes. */
 function rowsOver(route: Node, known: Known): Over {
   if (!isRouting(route)) return {};
   const { expert, slot, tokens } = route.params;
@@ -225,7 +225,7 @@ function rowsOver(route: Node, known: Known): Over {
   };
 }
 
-/** Rows stay with their experts; the routing says where tokens are. */
+/** Rows stay with their experts; the routing determines the sharding of tokens. */
 function returnsRows(
   node: NodeOf<"combine"> | NodeOf<"combineTranspose">,
   { operand, axis }: { readonly operand: number; readonly axis: string },
@@ -251,7 +251,7 @@ function returnedOver(
   );
 }
 
-/** Where tokens are together while their experts are apart, a rank has the rows of its own experts only. */
+/** If tokens are replicated while experts are sharded, a rank has only the rows of its own experts. */
 function returnedTerms(
   node: NodeOf<"combine"> | NodeOf<"combineTranspose">,
   known: Known,

@@ -1,7 +1,7 @@
 /**
- * Shard: every value gets a sharding, and what moves data is inserted where a value has another one than its user needs.
- * Nothing is gathered that can be sliced instead; weights and states stay where they are, and activations move. Holds after
- * it: every node has a sharding, operands of a node agree on the axes they share, and no output or state is unreduced.
+ * Shard: assigns a sharding to every value, and inserts a collective if a value has another sharding than its user
+ * requires. It slices instead of gathering where possible; weights and states stay, activations move. Postcondition:
+ * every node has a sharding, operands of a node agree on shared axes, and no output or state is unreduced.
  */
 
 import { dispatchedNodes } from "../graph/dispatched_nodes.ts";
@@ -30,26 +30,29 @@ import {
 } from "../graph/sharding.ts";
 import { type Partition, partitionOf, updateValues } from "./updates.ts";
 
-/** What is asked for besides the placement. */
+/** Options besides the placement. */
 export interface ShardOptions {
-  /** Whether ranks that hold the same parameter have parts of this state, which is kept of it (ZeRO-1). */
+  /** Whether this optimizer state is sharded over ranks with the same parameter (ZeRO-1). */
   shardsState(name: string): boolean;
-  /** How tokens get to experts on other ranks. Default: allToAll. */
+  /** Exchange of tokens with experts on other ranks. Default: allToAll. */
   readonly dispatcher?: Dispatcher | undefined;
-  /** Whether they have parts of the parameter too, and gather it where it is used (ZeRO-3). */
+  /** Whether the parameter is sharded too, and gathered before its use (ZeRO-3). */
   readonly shardsParameters?: boolean;
 }
 
-/** Give every value a sharding. Throws PlacementError and ModelError. */
+/** Assigns a sharding to every value. Throws PlacementError and ModelError. */
 export function shard(facts: AxisFacts, options: ShardOptions): Graph {
   const { graph, partitions } = shardOnce(facts, options);
-  // A parameter is stored as its gradient is added up, and how that is shows at the end of the graph.
+  // A parameter is sharded like its reduced gradient, which is known only at the end of the graph.
   return options.shardsParameters
     ? shardOnce(facts, options, partitions).graph
     : graph;
 }
 
-/** The graph with shardings, and how the gradient of each parameter was added up. Parameters are stored by `gradients`. */
+/**
+ * The graph with shardings, and the partition of each parameter's gradient. `gradients`: partitions that parameters are
+ * stored by.
+ */
 function shardOnce(
   facts: AxisFacts,
   options: ShardOptions,
@@ -81,16 +84,16 @@ class Shards {
   readonly #move: Resharding;
   readonly #dispatched: ReadonlyMap<Node, Node>;
   readonly #byExpert: ReadonlySet<Node>;
-  /** What updates parameters, element by element, with the parameter. */
+  /** Elementwise update nodes, with their parameter. */
   readonly #updates: ReadonlyMap<Node, Node>;
-  /** Parameters of which ranks have parts, beyond their placement. */
+  /** Parameters that are sharded beyond their placement. */
   readonly #stored: ReadonlyMap<Node, Partition>;
-  /** Parameters that were gathered, for each phase. */
+  /** Gathered parameters, for each phase. */
   readonly #gathered = new Map<string, Node>();
-  /** How the gradients of parameters are added up. */
+  /** Partitions of the gradients of parameters. */
   readonly partitions = new Map<Node, Partition>();
   readonly #now = new Map<Node, Node>();
-  /** Where the tokens of a routing are while its experts work on them. */
+  /** Sharding of the tokens of a routing during expert computation. */
   readonly #tokens = new Map<Node, Over>();
 
   constructor(
@@ -113,8 +116,8 @@ class Shards {
   }
 
   /**
-   * How parameters are stored beyond where they are used: those of experts over what experts are placed over, and others over
-   * the mesh axes that their gradients are added up over, and they are not.
+   * Storage sharding of parameters: experts' parameters over the mesh axes of experts, others over the mesh axes of
+   * their gradients' reduction that do not shard them yet.
    */
   #storedAs(gradients: ReadonlyMap<Node, Partition>): Map<Node, Partition> {
     const stored = new Map<Node, Partition>();
@@ -147,7 +150,7 @@ class Shards {
     return this.#move.nodes;
   }
 
-  /** Add what stands for `node`; its inputs have been added. */
+  /** Adds the replacement of `node`, whose inputs have been added. */
   convert(node: Node): void {
     const { primitive } = node;
     if (primitive === "state" && this.#isFree(node)) return;
@@ -191,7 +194,7 @@ class Shards {
       ...rule.result?.(node as never, over, this.#known),
     });
     const onAxes = new Set(Object.values(result).flat());
-    // In the order of the axis that is summed over, so that neighbours are added first.
+    // In the order of the summed axis, so that neighbours are added first.
     const unreduced = [
       ...new Set([
         ...reduced.filter((name) => !onAxes.has(name)),
@@ -210,13 +213,13 @@ class Shards {
     });
   }
 
-  /** An output: all terms added up, and sharded as it is. Who reads it brings its parts together. */
+  /** An output: reduced, with its sharding. The reader joins its shards. */
   output(node: Node): Node {
     const { over } = this.#of(node).sharding!;
     return this.#to(node, { over, unreduced: [] });
   }
 
-  /** The next values of states and parameters, sharded as those are. */
+  /** The next values of states and parameters, with their sharding. */
   nextStates(): { [name: string]: Node } {
     const leaves = new Map([
       ...leavesOf(this.#facts.graph, "param"),
@@ -231,9 +234,9 @@ class Shards {
     );
   }
 
-  /** What stands for a node. */
+  /** The replacement of a node. */
   #of(node: Node): Node {
-    // A state that no update has asked a part of.
+    // A state without a sharded update.
     if (!this.#now.has(node)) this.#set(node, node, this.#placed(node));
     return this.#now.get(node)!;
   }
@@ -242,7 +245,7 @@ class Shards {
     this.#now.set(node, this.#move.add({ ...now, sharding } as Node));
   }
 
-  /** Where a leaf is: where its axes are placed, each mesh axis once. */
+  /** The placement of a leaf: that of its axes, with each mesh axis once. */
   #placed(node: Node): Sharding {
     const used = new Set<string>();
     const over = Object.fromEntries(node.axes.map((axis) => {
@@ -258,22 +261,25 @@ class Shards {
     return { over: tidyOver(over), unreduced: [] };
   }
 
-  /** Only parameters of experts are with experts; tokens are ragged where they are given, and not in what is kept of them. */
+  /**
+   * Whether an axis of a leaf is placed: experts only for parameters of experts; tokens only for inputs, not for
+   * states.
+   */
   #isPlaced(node: Node, axis: string): boolean {
     if (this.#facts.experts.has(axis)) return this.#byExpert.has(node);
     if (node.primitive === "input") return true;
     return !this.#known.isRagged(axis);
   }
 
-  /** An axis of the result that no operand has a say in. */
+  /** An axis of the result whose sharding no operand determines. */
   #stays(taken: readonly Node[], axis: string): readonly string[] {
     const from = taken.find((input) => input.axes.includes(axis));
     return from ? overOf(this.#offered(from, true), axis) : [];
   }
 
   /**
-   * What `user` takes of an operand: its update takes a parameter as it is stored, all else as it is placed. It is gathered
-   * for the forward pass and again for the backward pass, so that it need not be kept between them.
+   * The operand of `user` for an input. Updates use a parameter in its stored sharding, other nodes in its placed one.
+   * It is gathered for the forward pass and again for the backward pass, so that it need not be saved.
    */
   #taken(input: Node, user: Node): Node {
     const partition = this.#stored.get(input);
@@ -297,7 +303,7 @@ class Shards {
     return gathered;
   }
 
-  /** The sharding that a value is taken with: with its terms, or as they are added up. */
+  /** The sharding in which a value is offered: unreduced or reduced. */
   #offered(node: Node, terms: boolean): Sharding {
     if (this.#isFree(node) && !this.#now.has(node)) {
       return { over: {}, unreduced: [] };
@@ -312,7 +318,7 @@ class Shards {
     };
   }
 
-  /** A state that an optimizer keeps, and of which ranks are to have parts: which parts is known when it is used. */
+  /** A sharded optimizer state. Its sharding is determined by its use. */
   #isFree(node: Node): boolean {
     if (node.primitive !== "state") return false;
     const parameter = this.#updates.get(node);
@@ -321,13 +327,13 @@ class Shards {
         this.#options.shardsState(node.params.name));
   }
 
-  /** Whether an operand of an update must stay as it is. */
+  /** Whether an operand of an update must keep its sharding. */
   #isFixed(node: Node, input: Node): boolean {
     return this.#updates.has(node) && input.primitive === "state" &&
       (!this.#isFree(input) || this.#now.has(input));
   }
 
-  /** How the terms of a parameter's gradient are added up: each rank gets the sum of its part. */
+  /** The partition of a parameter's gradient: each rank receives the sum of its shard. */
   #partitionOf(node: Node): Partition | undefined {
     const parameter = this.#updates.get(node);
     const sharding = this.#now.get(node)?.sharding;
@@ -371,8 +377,8 @@ class Shards {
   }
 
   /**
-   * The operands whose terms the result is a term of, too: of what only moves elements, and of gradients where the node is
-   * linear in them. Any other operand is added up first.
+   * The operands whose terms carry over to the result: those of ops that only move elements, and in gradients those of
+   * linear ops. Other operands are reduced first.
    */
   #keptTerms(
     node: Node,
@@ -388,7 +394,7 @@ class Shards {
     if (marked.every((i) => i === rule.moves)) return marked;
     if (node.phase === undefined || this.#dispatched.has(node)) return [];
     const [first] = marked as [number];
-    // What has been added up once is not added up again.
+    // Operands that have already been reduced are not reduced again.
     const added = marked.every((i) =>
       this.#move.isAddedUp(this.#of(taken[i]!))
     );
@@ -405,7 +411,7 @@ class Shards {
     return linear ? marked : [];
   }
 
-  /** Whether ranks have parts of a value that only an update has. */
+  /** Whether a value of an update is sharded. */
   #isPartitioned(node: Node): boolean {
     const parameter = this.#updates.get(node);
     const sharding = this.#now.get(node)?.sharding;
@@ -416,7 +422,9 @@ class Shards {
     );
   }
 
-  /** The dispatcher says where tokens are while experts work, from where they were and where experts are. */
+  /**
+   * The dispatcher determines the sharding of tokens during expert computation from their sharding and that of experts.
+   */
   #startDispatch(node: Node): void {
     const [x, route] = node.inputs as [Node, Node];
     if (!isRouting(route) || this.#tokens.has(route)) return;
@@ -442,7 +450,7 @@ class Shards {
   }
 }
 
-/** How an operand has to be sharded: as agreed, but along axes that are its own affair. */
+/** The required sharding of an operand: as agreed, except along its local axes. */
 function wantedOver(
   { axes }: Node,
   operand: number,

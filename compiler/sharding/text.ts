@@ -1,9 +1,9 @@
-/** The text of a graph whose values have shardings. */
+/** Text of a graph with shardings. */
 
 import type { Graph, Node } from "../graph/graph.ts";
 import { formatSharding, REPLICATED } from "../graph/sharding.ts";
 
-/** One line a node: `%2 = dot %0 %1 over head : token/dp embed {unreduced tp}`. */
+/** One line per node: `%2 = dot %0 %1 over head : token/dp embed {unreduced tp}`. */
 export function formatSharded({ nodes }: Pick<Graph, "nodes">): string {
   const numbers = new Map(nodes.map((node, i) => [node, i]));
   const lines = nodes.map((node) => {
@@ -18,7 +18,7 @@ export function formatSharded({ nodes }: Pick<Graph, "nodes">): string {
   return `${lines.join("\n")}\n`;
 }
 
-/** The name of a leaf, or what an op works over. */
+/** The name of a leaf, or the axes of an op. */
 function aboutOf({ params }: Node): string[] {
   if ("name" in params) return [params.name];
   return "over" in params ? [`over ${[params.over].flat().join(" ")}`] : [];

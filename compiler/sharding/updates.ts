@@ -1,6 +1,6 @@
 /**
- * What updates parameters: gradients, and what is done with them. Along mesh axes where every rank has the same parameter
- * they are terms of a sum, and each rank is given the sum of a part (reduce-scatter).
+ * Updates of parameters: gradients and the ops on them. Along mesh axes that replicate the parameter, gradients are
+ * terms of a sum, and each rank receives the sum of a shard (reduce-scatter).
  */
 
 import { groupSizeOf } from "../../spec/mesh.ts";
@@ -10,15 +10,15 @@ import { routeOperand } from "../graph/routing.ts";
 import { type AxisFacts, isRagged } from "./local_axes.ts";
 import { overOf, type Sharding } from "../graph/sharding.ts";
 
-/** An axis of a gradient, and the mesh axes that it is sharded over when terms are added up. */
+/** An axis of a gradient, and the mesh axes that shard it when terms are reduced. */
 export interface Partition {
   readonly axis: string;
   readonly over: readonly string[];
 }
 
 /**
- * What the next values of parameters are made of element by element, each with its parameter. What those are made of is
- * not there, nor is a selection bias: of its load, a number for each expert, every rank needs all.
+ * The elementwise inputs of the next values of parameters, each with its parameter. Their own inputs are excluded, and
+ * so are selection biases: every rank needs the loads of all experts.
  */
 export function updateValues({ nodes, states }: Graph): Map<Node, Node> {
   const found = new Map<Node, Node>();
@@ -44,8 +44,8 @@ export function updateValues({ nodes, states }: Graph): Map<Node, Node> {
 }
 
 /**
- * Along which axis the terms of a gradient are added up: the first of the replicated ones of which a rank has least.
- * Undefined where none has an item for each rank.
+ * The axis along which the terms of a gradient are scattered: the first replicated axis with the shortest local length.
+ * Undefined if no axis has an item per rank.
  */
 export function partitionOf(
   facts: AxisFacts,
@@ -58,7 +58,7 @@ export function partitionOf(
   const free = parameter.axes.filter((axis) =>
     overOf({ over }, axis).length === 0 && !isRagged(facts, axis) &&
     size(axis) >= groupSize &&
-    // Experts are assigned evenly or by a table, and not in equal blocks of which the last may be short.
+    // Experts are assigned evenly or by a table, not in equal blocks with a short last one.
     (!experts.has(axis) ||
       size(axis) % groupSize === 0 && !requests.get(axis)?.table)
   );

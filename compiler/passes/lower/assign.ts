@@ -1,4 +1,4 @@
-/** The rows of a routing: who gets how many, the row that each choice is sent in, and, sent once, that of each token. */
+/** Rows of a routing: counts per expert, the row of each choice, and with deduplication, the row of each token. */
 
 import { groupSizeOf } from "../../../spec/mesh.ts";
 import { mapRanks, type PerRank, perRank } from "../../../spec/per_rank.ts";
@@ -29,45 +29,45 @@ import {
 import { routeResults } from "./route.ts";
 import { tokenCount } from "./tokens.ts";
 
-/** The rows that a rank sends by a routing, and the buffers that say which. */
+/** The rows that a rank sends for a routing, and their buffers. */
 export interface SentRows {
   readonly number: number;
-  /** The assignment: its parameters say whose choices have rows, and whether those stay on the rank. */
+  /** The assign node. Its parameters state whose choices have rows, and whether these are local. */
   readonly node: NodeOf<"assign">;
   readonly over: readonly string[];
   readonly splits: readonly number[];
   /** The experts of each chunk. */
   readonly chunks: readonly ExpertRanges[];
-  /** Rows at most, and the host's bound at run time. */
+  /** Maximum number of rows, and the host's bound at run time. */
   readonly bound: PerRank;
   readonly size: Size;
   readonly sendRow: string;
-  /** Rows for each expert, and behind them, where tokens are sent once, tokens for each unit. */
+  /** Rows per expert, followed by tokens per unit if they are deduplicated. */
   readonly counts: string;
-  /** Counts of every rank of the group; `counts` itself where there is one rank. */
+  /** Counts of every rank of the group; `counts` itself for one rank. */
   readonly countsAll: string;
   readonly groupRank: string;
-  /** Where tokens are sent once to each rank and chunk, a *unit*. */
+  /** Set if tokens are sent at most once per rank and chunk, a *unit*. */
   readonly tokens?: SentTokens;
 }
 
-/** The tokens that a rank sends once to each unit, whatever the number of their experts there. */
+/** Deduplicated tokens: each is sent at most once per unit. */
 export interface SentTokens {
   readonly bound: PerRank;
-  /** The row that a token is sent in, at its first choice of each unit. */
+  /** The row of a token, at its first choice of each unit. */
   readonly tokenRow: string;
-  /** For each row of a choice, its token among those for its unit. */
+  /** For the row of each choice, the index of its token within its unit. */
   readonly places: string;
-  /** Where rows are added up before they return: those of each token, and how many at most. */
+  /** With pre-summing, the rows of each token, and their maximum number. */
   readonly lists?: { readonly rows: string; readonly maxChoices: number };
 }
 
-/** The routing whose choices have these rows. */
+/** The routing of these rows. */
 export function routeOf({ node }: SentRows): RoutingNode {
   return node.inputs[0] as RoutingNode;
 }
 
-/** How many counts a rank has for a routing. */
+/** The number of counts of a rank for a routing. */
 export function countsPerRankOf(
   { node, splits, chunks }: Pick<SentRows, "node" | "splits" | "chunks">,
 ): number {
@@ -75,14 +75,14 @@ export function countsPerRankOf(
     (node.params.once ? unitSplits(chunks).length - 1 : 0);
 }
 
-/** Count rows for each expert and number them. */
+/** Counts rows per expert and numbers them. */
 export function lowerAssign(lowering: Lowering, node: NodeOf<"assign">): void {
   const rows = sentRows(lowering, node);
   lowering.values.sent.set(node, rows);
   if (!node.params.local) launchAssign(lowering, node, rows);
 }
 
-/** Launch the kernel of an assignment: where rows stay, with the buffers that list them. */
+/** Launches the kernel of an assignment; for local rows, with the buffers that list them. */
 export function launchAssign(
   lowering: Lowering,
   node: Node,
@@ -127,7 +127,7 @@ export function launchAssign(
   });
 }
 
-/** Every rank of the group learns the counts of every other. */
+/** Exchanges the counts of all ranks of the group. */
 export function lowerGatherCounts(
   lowering: Lowering,
   node: NodeOf<"gatherCounts">,
@@ -167,7 +167,7 @@ export function lowerGatherCounts(
   });
 }
 
-/** What a step of a dispatch by these rows is part of. */
+/** The part of a dispatch that a step belongs to. */
 export function partOf(
   { number }: SentRows,
   part: StepPart["part"],
@@ -247,7 +247,7 @@ function sentRows(
   }
 }
 
-/** A buffer that says something of a routing: of each row, if nothing else is said. */
+/** A scratch buffer of a routing, by default with one entry per row. */
 export function routingScratch(
   lowering: Lowering,
   name: string,
@@ -261,7 +261,7 @@ export function routingScratch(
   return amendBuffer(lowering, buffer, { routing });
 }
 
-/** For each token that is sent once: rows of its choices, then their weights. */
+/** For each deduplicated token: rows of its choices, then their weights. */
 export function listBuffer(
   lowering: Lowering,
   tokens: PerRank,
@@ -273,7 +273,7 @@ export function listBuffer(
   ]);
 }
 
-/** This rank's index in the group of its exchange. */
+/** The group rank of this rank in its exchange. */
 export function groupRankBuffer(
   lowering: Lowering,
   over: readonly string[],
@@ -285,7 +285,7 @@ export function groupRankBuffer(
   }));
 }
 
-/** Which index in the counts each expert has, where the table is not in order. */
+/** The index in the counts of each expert, if the table is not in order. */
 function orderBuffer(lowering: Lowering, expert: string): string | undefined {
   const ids = expertTable(lowering.placed, expert).flat();
   if (ids.every((id, i) => id === i)) return undefined;
@@ -296,7 +296,7 @@ function orderBuffer(lowering: Lowering, expert: string): string | undefined {
   }));
 }
 
-/** The rows that a node sends by: those of an assignment, or of one whose counts were gathered. */
+/** The sent rows of a node: those of an assignment, or of one with gathered counts. */
 export function sentBy({ values: { sent } }: Lowering, node: Node): SentRows {
   return sent.get(node.primitive === "gatherCounts" ? node.inputs[0]! : node)!;
 }

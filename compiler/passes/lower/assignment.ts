@@ -1,14 +1,14 @@
-/** Tables of how ragged axes are assigned to the ranks; the runtime fills them for every run. */
+/** Tables of the assignment of ragged axes to ranks. The runtime fills them for every run. */
 
 import { groupSizeOf } from "../../../spec/mesh.ts";
 import type { PlanBuffer } from "../../../spec/plan/plan.ts";
 import { planAxis } from "../../sharding/lengths.ts";
 import { addBuffer, type Lowering } from "./context.ts";
 
-/** What a table says of an axis. */
+/** Kind of an assignment table. */
 export type Assignment = Omit<NonNullable<PlanBuffer["assignment"]>, "axis">;
 
-/** The table that holds this of an axis; made when first asked for. */
+/** The buffer of an assignment table, created on first use. */
 export function assignmentBuffer(
   lowering: Lowering,
   axis: string,

@@ -1,4 +1,4 @@
-/** Attention over the cache, and what its derivatives are made of. */
+/** Attention over the cache, and the parts of its derivatives. */
 
 import { isHalf } from "../../../spec/dtype.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
@@ -15,7 +15,7 @@ import { rowMajorBuffer } from "./elementwise.ts";
 import { storageFor } from "./storage.ts";
 import { tokenCount } from "./tokens.ts";
 
-/** What the three kernels of a shape share. */
+/** Options shared by the three kernels of an attention shape. */
 function attentionOptions(
   lowering: Lowering,
   node: NodeOf<"attention"> | NodeOf<"attentionSum"> | NodeOf<"attentionGrad">,
@@ -40,7 +40,7 @@ function attentionOptions(
   } satisfies AttentionOptions;
 }
 
-/** Buffers of operands in the order that a kernel wants, by its bindings; without those that are not there. */
+/** Buffers of operands by binding, without absent operands. */
 function operandBuffers(
   lowering: Lowering,
   operands: {
@@ -57,7 +57,7 @@ function operandBuffers(
   );
 }
 
-/** One launch; a head's keys and values are read one after another. */
+/** One launch. The keys and values of a head are read one after another. */
 export function lowerAttention(
   lowering: Lowering,
   node: NodeOf<"attention">,
@@ -77,7 +77,7 @@ export function lowerAttention(
       : {},
     queries: lowering.options.tuning.attention ?? 1,
   };
-  // In 16 bits caches are read as they are.
+  // 16-bit caches are read in their stored dtype.
   const caches = isHalf(stored)
     ? {
       keys: storages.get(keys)!.buffer,
@@ -100,7 +100,7 @@ export function lowerAttention(
   });
 }
 
-/** The axes of a cache with its heads, if it has any, last. */
+/** The axes of a cache with its heads, if any, last. */
 function headsInnermost(
   { axes }: Node,
   kvHead: string | undefined,
@@ -110,7 +110,7 @@ function headsInnermost(
     : [...axes.filter((axis) => axis !== kvHead), kvHead];
 }
 
-/** The logarithm of the sum of a query's exponentials, for all heads. */
+/** The log-sum-exp of a query's scores, for all heads. */
 export function lowerAttentionSum(
   lowering: Lowering,
   node: NodeOf<"attentionSum">,

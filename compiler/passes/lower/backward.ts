@@ -1,4 +1,4 @@
-/** What only derivatives are made of: sums over rows, rows summed by index, returned rows. */
+/** Parts of derivatives: sums over rows, rows summed by index, returned rows. */
 
 import { ModelError } from "../../../spec/errors.ts";
 import { add, load, mul, u32 } from "../../../spec/kernel/build.ts";
@@ -31,7 +31,7 @@ import { atRow } from "./index_space.ts";
 import { KernelScope } from "./scope.ts";
 import { storageFor } from "./storage.ts";
 
-/** A sum of values or products: over rows of a dispatch, expert by expert, or over any axes. */
+/** A sum of values or products: over rows of a dispatch, per expert, or over any axes. */
 export function lowerReduceSum(
   lowering: Lowering,
   node: NodeOf<"reduceSum">,
@@ -58,7 +58,7 @@ export function lowerReduceSum(
   }));
 }
 
-/** Whether a sum of products has rows of one operand and columns of the other, as a matmul has. */
+/** Whether a sum of products has rows of one operand and columns of the other, like a matmul. */
 function isOuter(
   { model: { dispatched } }: Lowering,
   node: NodeOf<"reduceSum">,
@@ -72,7 +72,7 @@ function isOuter(
     columns.every((axis) => !x.axes.includes(axis));
 }
 
-/** The same sums in tiles: the second operand's rows are those of a matrix on the right. */
+/** The same sums in tiles. The rows of the second operand are those of a right matrix. */
 function lowerOuter(lowering: Lowering, node: NodeOf<"reduceSum">): void {
   const scope = new KernelScope(lowering);
   const [x, y] = node.inputs as [Node, Node];
@@ -107,7 +107,7 @@ function lowerOuter(lowering: Lowering, node: NodeOf<"reduceSum">): void {
   scope.launch(node, matmul(options), grid);
 }
 
-/** One launch for all experts: each result sums the rows of its own. */
+/** One launch for all experts. Each result sums the rows of its expert. */
 function lowerSumRows(
   lowering: Lowering,
   node: NodeOf<"reduceSum">,
@@ -156,7 +156,7 @@ function lowerSumRows(
   }));
 }
 
-/** Where the rows of each expert start; made once for each routing. */
+/** The first row of each expert, created once per routing. */
 function startsOf(
   lowering: Lowering,
   node: Node,
@@ -178,7 +178,7 @@ function startsOf(
   return starts;
 }
 
-/** Rows summed where their index is. */
+/** Rows summed by index. */
 export function lowerScatterAdd(
   lowering: Lowering,
   node: NodeOf<"scatterAdd">,
@@ -212,7 +212,7 @@ export function lowerScatterAdd(
   launch(kernel, segmentCells(width));
 }
 
-/** Returned rows, which the combine of the same value adds up. */
+/** Returned rows, which the combine of the same value adds. */
 export function lowerCombineTranspose(
   lowering: Lowering,
   node: NodeOf<"combineTranspose">,

@@ -1,13 +1,16 @@
-/** Which block of the model a node belongs to, such as `layers.3`: buffers are named by it, so that equal layers look equal. */
+/**
+ * The model block of each node, such as `layers.3`. Buffer names include it, so that equal layers have equal names
+ * except for the number.
+ */
 
 import type { Graph, Node } from "../../graph/graph.ts";
 
-/** The first number between dots in a name and the word before it. */
+/** The first number between dots in a name, with the word before it. */
 const BLOCK = /(?:^|\.)([A-Za-z_]\w*\.\d+)(?:\.|$)/;
 
 /**
- * The block of each node that needs a parameter or state of one: that of its own name, else the last one, in the order of
- * the graph, that its operands belong to.
+ * The block of each node that uses a parameter or state of one: the block of its own name, else the last block of its
+ * operands in graph order.
  */
 export function blocksOf(graph: Graph): ReadonlyMap<Node, string> {
   const order = new Map<string, number>();

@@ -1,6 +1,6 @@
 /**
- * Buckets: what one collective moves for many values is stored in one buffer, cut into a block for each group rank. In a block,
- * values are stored one after another, each the items of its axis that the group rank owns.
+ * Buckets: one collective moves many values in one buffer, divided into a block per group rank. A block contains the
+ * values one after another, each with the items of its axis that the group rank owns.
  */
 
 import { groupSizeOf } from "../../../spec/mesh.ts";
@@ -27,13 +27,13 @@ import { markUnreduced } from "./storage.ts";
 
 type Member = NodeOf<"reduceScatter"> | NodeOf<"allGather">;
 
-/** How a bucket is laid out. */
+/** Layout of a bucket. */
 interface Layout {
   readonly members: readonly Member[];
   readonly over: readonly string[];
   /** Elements of a block. */
   readonly words: number;
-  /** Where each member is in a block. */
+  /** Offset of each member in a block. */
   readonly offsets: readonly number[];
 }
 
@@ -53,12 +53,12 @@ function layoutOf(lowering: Lowering, { members }: Bucket): Layout {
   return { members: members as readonly Member[], over, words, offsets };
 }
 
-/** Of what a bucket member takes and makes, that of which the rank has its own items. */
+/** The operand or result of a bucket member of which the rank has local items only. */
 function partOf(member: Member): Node {
   return member.primitive === "reduceScatter" ? member : member.inputs[0]!;
 }
 
-/** Where the rank's shard of a member is stored in the buffer of its block. */
+/** The location of the rank's shard of a member in the buffer of its block. */
 function localPlace(
   { members, offsets }: Layout,
   i: number,
@@ -73,7 +73,7 @@ function localPlace(
   };
 }
 
-/** Where all of a member is stored in the buffer of all blocks. */
+/** The location of all of a member in the buffer of all blocks. */
 function gatheredPlace(
   lowering: Lowering,
   { members, offsets, words }: Layout,
@@ -100,7 +100,7 @@ function gatheredPlace(
   };
 }
 
-/** The buffer that a bucket sends from. */
+/** The send buffer of a bucket. */
 function sendBuffer(lowering: Lowering, layout: Layout): string {
   const { members: [first], over, words } = layout;
   const block = { axis: "element of a block", size: words };
@@ -129,7 +129,7 @@ function placeIn(
     : gatheredPlace(lowering, layout, i, buffer);
 }
 
-/** Say of what buckets take where it is written at once, before anything is lowered. */
+/** Assigns bucket offsets to values that are computed directly in the send buffer, before lowering starts. */
 export function placeBuckets(lowering: Lowering): void {
   const { model: { graph, fusion }, values: { bucketPlaces } } = lowering;
   const users = usersOf(graph);
@@ -142,7 +142,7 @@ export function placeBuckets(lowering: Lowering): void {
     const taken = bucket.members.map(({ inputs }) => inputs[0]!);
     const direct = (x: Node) =>
       DIRECT.includes(x.primitive) && fusion.stored.has(x) && !named.has(x) &&
-      // A step that reads a bucket comes after all that is written there.
+      // A step that reads a bucket follows all writes to it.
       users.get(x)!.every((user) => lowering.model.buckets.has(user)) &&
       !bucketPlaces.has(x) && !reads(fusion, x, new Set(taken));
     const chosen = taken.map(direct);
@@ -155,10 +155,10 @@ export function placeBuckets(lowering: Lowering): void {
   }
 }
 
-/** Primitives whose kernels write any place. */
+/** Primitives whose kernels can write to any location. */
 const DIRECT: readonly string[] = ["map", "cast", "reduceSum"];
 
-/** Whether what computes a value reads one of `others`. */
+/** Whether the computation of a value reads one of `others`. */
 function reads(
   fusion: Fusion,
   x: Node,
@@ -174,7 +174,7 @@ function reads(
   });
 }
 
-/** Move all of a bucket at once. */
+/** Exchanges a bucket. */
 export function lowerBucket(lowering: Lowering, bucket: Bucket): void {
   const layout = layoutOf(lowering, bucket);
   const { members, over, words } = layout;
@@ -233,7 +233,7 @@ export function lowerBucket(lowering: Lowering, bucket: Bucket): void {
   );
 }
 
-/** The buffer with all that a bucket sends: the one where it was written or, from elsewhere, copied. */
+/** The buffer with the data of a bucket: the buffer it was computed in, or a copy. */
 function packed(lowering: Lowering, layout: Layout): string {
   const taken = layout.members.map(({ inputs }) => inputs[0]!);
   const found = taken.map((x) => lowering.values.storages.get(x)!);
@@ -243,7 +243,7 @@ function packed(lowering: Lowering, layout: Layout): string {
   const isAt = (i: number, buffer: string) =>
     JSON.stringify(found[i]) ===
       JSON.stringify(placeIn(lowering, layout, i, buffer));
-  // What was scattered is gathered as it is stored, if nothing else is stored there.
+  // Scattered values are gathered in their stored layout if the buffer contains nothing else.
   const [{ buffer: first }] = found as [Storage];
   const alone = lowering.draft.buffers.get(first)!.bytes === layout.words * 4;
   if (alone && taken.every((_, i) => isAt(i, first))) return first;

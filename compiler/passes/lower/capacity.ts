@@ -1,4 +1,4 @@
-/** Capacity: tokens in order, slots, and the weights that are left. */
+/** Capacity: token order, slots, and remaining weights. */
 
 import type { Expr } from "../../../spec/kernel/tree.ts";
 import type { Size } from "../../../spec/size.ts";
@@ -20,7 +20,7 @@ import {
 import type { RouteResults } from "./lowering.ts";
 import { tokenCount } from "./tokens.ts";
 
-/** What a router made before anything was dropped. */
+/** Choices of a router before dropping. */
 interface Chosen {
   readonly index: string;
   readonly weight: string;
@@ -29,17 +29,17 @@ interface Chosen {
   readonly operands: { readonly [O in RouteOperand]?: string };
 }
 
-/** The token axes that a routing group has. */
+/** The token axes of a routing group. */
 function groupAxes({ params }: NodeOf<"route">): readonly string[] {
   return params.tokens.filter((axis) => axis !== params.leadingGroup);
 }
 
-/** How many tokens a contiguous routing group has on a rank. */
+/** The number of tokens of a contiguous routing group on a rank. */
 export function groupLength(lowering: Lowering, node: NodeOf<"route">): Expr {
   return tokenCount(lowering, groupAxes(node));
 }
 
-/** The most tokens that these axes can have on any rank. */
+/** The maximum number of tokens of these axes on any rank. */
 function bound(lowering: Lowering, axes: readonly string[]): number {
   return axes.reduce(
     (n, axis) => n * Math.max(...localBound(lowering.placed, axis)),
@@ -47,7 +47,7 @@ function bound(lowering: Lowering, axes: readonly string[]): number {
   );
 }
 
-/** Give out slots and weigh what is left. */
+/** Assigns slots and computes the remaining weights. */
 export function lowerCapacity(
   lowering: Lowering,
   node: NodeOf<"route">,
@@ -60,7 +60,7 @@ export function lowerCapacity(
   const workgroups = elementwiseGrid(sizeOf(lowering, tokens));
   const marked = addScratch(lowering, "mark", "u32", [expert, ...tokens]);
   const { mask } = operands;
-  // Marking sets every slot to -1; what then finds room, by the marks, gets its slot.
+  // The mask kernel sets every slot to -1; kept choices then get their slot.
   amendBuffer(lowering, slot, { writers: 2 });
   const marking = mark({
     name: `mark_${experts}`,
@@ -102,7 +102,7 @@ export function lowerCapacity(
   return { index, weight: kept, slot };
 }
 
-/** Tokens by group and priority, where that is not their own order: runs are sorted, then merged two by two. */
+/** Tokens by group and priority, if that is not their own order: sorted runs, merged pairwise. */
 function orderOf(
   lowering: Lowering,
   node: NodeOf<"route">,
@@ -141,8 +141,8 @@ function orderOf(
 }
 
 /**
- * How many slots an expert has: known now, or by the number of tokens in a group, in a table. A table, because the
- * formulas are those of other systems down to their rounding, which no GPU promises.
+ * Slots per expert: a constant, or a table by the number of tokens in a group. It is a table because the formulas
+ * reproduce the rounding of other systems, which GPUs do not guarantee.
  */
 function roomOf(
   lowering: Lowering,

@@ -1,4 +1,4 @@
-/** Check steps: the id of every choice is exchanged as its token is, forward and back, and compared on return. */
+/** Check steps: exchange the id of every choice with its token, forward and back, and compare. */
 
 import {
   maxOverRanks,
@@ -19,10 +19,10 @@ import { routeOf, sentBy } from "./assign.ts";
 import { emitExchange } from "./exchange.ts";
 import { tokenCount } from "./tokens.ts";
 
-/** The axis of the counts: one for each rank. */
+/** The axis of the counts: one per rank. */
 export const CHECK_AXIS = "rank of check";
 
-/** Send ids there and back through the exchanges of a routing, and count those that are not where they were. */
+/** Sends ids through the exchanges of a routing and back, and counts those at wrong offsets. */
 export function lowerCheckIds(
   lowering: Lowering,
   node: NodeOf<"checkIds">,
@@ -72,7 +72,7 @@ export function lowerCheckIds(
   });
 }
 
-/** The axis of check counts: every rank has one. */
+/** The axis of check counts: one per rank. */
 export function checkAxis(
   { draft: { checks }, placed: { mesh, ranks } }: Lowering,
 ): { [axis: string]: PlanAxis } {

@@ -1,10 +1,10 @@
-/** Routings by given choices. */
+/** Routings with given choices. */
 
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import type { Lowering } from "./context.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
 
-/** Nothing to compute: choices, weights and slots are where they were made. */
+/** Computes nothing: choices, weights and slots are stored by their own nodes. */
 export function lowerChoices(
   lowering: Lowering,
   node: NodeOf<"choices">,

@@ -1,4 +1,4 @@
-/** What lowering knows and collects: buffers, kernels and steps, and where each node's value is stored. */
+/** State of lowering: buffers, kernels, steps, and the storage of each node's value. */
 
 import { isCollective } from "../../graph/collectives.ts";
 import { isWithin } from "../../../spec/axis_name.ts";
@@ -43,7 +43,7 @@ export type {
   Storage,
 } from "./lowering.ts";
 
-/** A lowering that has collected nothing yet. */
+/** A lowering without results. */
 export function startLowering(input: LoweringInput): Lowering {
   return {
     ...input,
@@ -77,10 +77,10 @@ function leafNames(graph: Graph): string[] {
   );
 }
 
-/** The name of the program that is lowered. */
+/** The name of the lowered program. */
 export const MAIN = "main";
 
-/** The name of the buffer with this rank's dynamic lengths. */
+/** The name of the buffer of this rank's dynamic lengths. */
 export const LENGTHS = "dynamic lengths";
 
 /** `base`, or `base.2`, `base.3`, … if it is taken. */
@@ -94,15 +94,15 @@ export function freshName(lowering: Lowering, base: string): string {
   }
 }
 
-/** An axis of a buffer, or one of the model by its name. */
+/** An axis of a buffer, or a model axis by name. */
 export type DraftAxis = string | BufferAxis;
 
-/** A buffer to be, whose bytes follow from its axes. */
+/** A new buffer. Its bytes follow from its axes. */
 type NewBuffer = Omit<BufferDraft, "bytes" | "axes"> & {
   readonly axes: readonly DraftAxis[];
 };
 
-/** Add a buffer. Returns its name. */
+/** Adds a buffer. Returns its name. */
 export function addBuffer(lowering: Lowering, made: NewBuffer): string {
   const { buffers } = lowering.draft;
   const axes = made.axes.map((axis) =>
@@ -127,7 +127,7 @@ export function addScratch(
   return addBuffer(lowering, { ...how, name, kind: "scratch", axes });
 }
 
-/** State more facts about a buffer. Returns its name. */
+/** Adds facts to a buffer. Returns its name. */
 export function amendBuffer(
   lowering: Lowering,
   name: string,
@@ -141,7 +141,7 @@ export function amendBuffer(
   return name;
 }
 
-/** An axis of a tensor as a buffer has it: the local bound, a dynamic length marked. */
+/** The buffer axis of a tensor axis: its local bound, marked if dynamic. */
 function bufferAxis({ placed }: Lowering, axis: string): BufferAxis {
   const size = perRank(localBound(placed, axis));
   return placed.axes[axis]!.dynamic
@@ -149,7 +149,7 @@ function bufferAxis({ placed }: Lowering, axis: string): BufferAxis {
     : { axis, size };
 }
 
-/** The length of an axis inside a kernel: a constant, or read from the lengths buffer. */
+/** The length of an axis in a kernel: a constant, or read from the lengths buffer. */
 export function lengthOf(
   scope: KernelScope,
   axis: string,
@@ -165,10 +165,10 @@ export function lengthOf(
   return load(scope.read(LENGTHS), u32(slot), "u32");
 }
 
-/** The constants that say which part of each sharded axis a rank has. */
+/** The constants with the length and start of each sharded axis on a rank. */
 export const PARTS = "parts of axes";
 
-/** How many items of a sharded axis the rank has, or which is the first: in one buffer for all such axes, equal ones once. */
+/** The local length or the first item of a sharded axis, from one buffer for all such axes without duplicates. */
 export function partOf(
   scope: KernelScope,
   axis: string,
@@ -180,7 +180,7 @@ export function partOf(
   return load(scope.read(PARTS), u32(slot), "u32");
 }
 
-/** Add the buffer of parts. Returns where each sharded axis is in it. */
+/** Adds the buffer of parts. Returns the index of each sharded axis in it. */
 function addParts(lowering: Lowering): Map<string, number> {
   const { placed } = lowering;
   const columns: number[][] = [];
@@ -210,7 +210,7 @@ function addParts(lowering: Lowering): Map<string, number> {
   return places;
 }
 
-/** A constant buffer of u32 along one axis, made once. Returns its name. */
+/** Adds a constant buffer of u32 along one axis, once. Returns its name. */
 export function addConst(
   lowering: Lowering,
   name: string,
@@ -227,7 +227,7 @@ export function addConst(
   });
 }
 
-/** The same with a list for each rank. */
+/** Adds a constant buffer with a list per rank. */
 export function addTable(
   lowering: Lowering,
   name: string,
@@ -243,7 +243,7 @@ export function addTable(
   }));
 }
 
-/** The product of lengths inside a kernel. */
+/** The product of lengths in a kernel. */
 export function productOf(scope: KernelScope, axes: readonly string[]): Expr {
   return axes.reduce<Expr>(
     (product, axis) => mul(product, lengthOf(scope, axis)),
@@ -251,7 +251,7 @@ export function productOf(scope: KernelScope, axes: readonly string[]): Expr {
   );
 }
 
-/** The product of lengths that the kernel of `node` needs to be fixed. Throws ModelError where one is not. */
+/** The product of lengths that must be fixed for the kernel of `node`. Throws ModelError if one is dynamic. */
 export function fixedProduct(
   lowering: Lowering,
   node: Node,
@@ -274,7 +274,7 @@ export function fixedProduct(
   }, 1);
 }
 
-/** The op that made a node, as its user wrote it. */
+/** The op of a node, as its user wrote it. */
 export function opOf(node: Node): string {
   return node.primitive === "reduce" ? node.params.kind : labelOp(node);
 }
@@ -296,10 +296,10 @@ export function sizeOf(
   return { mul: fixed === 1 ? rest : [...rest, fixed] };
 }
 
-/** Add a kernel once, however often it is made. Returns its name. */
+/** Adds a kernel once. Returns its name. */
 export function addKernel(lowering: Lowering, kernel: Kernel): string {
   const { kernelNames } = lowering.draft;
-  // Equal layers often share one object.
+  // Equal layers often share one kernel object.
   const name = kernelNames.get(kernel) ?? addByText(lowering, kernel);
   kernelNames.set(kernel, name);
   return name;
@@ -310,7 +310,7 @@ function addByText(lowering: Lowering, kernel: Kernel): string {
   const key = exactJson([workgroupSize, bindings, shared, body]);
   const known = lowering.draft.kernelNames.get(key);
   if (known) return known;
-  // Names of axes may be part of it, and those hold anything.
+  // The name may contain axis names, which may have any characters.
   const base = kernel.name.replaceAll(/\W+/g, "_");
   let name = base;
   for (let n = 2; lowering.draft.kernels.has(name); n++) name = `${base}_${n}`;
@@ -319,14 +319,14 @@ function addByText(lowering: Lowering, kernel: Kernel): string {
   return name;
 }
 
-/** How a kernel is launched; `bindings` maps its binding names, but for `lengths`, to buffers and may have more. */
+/** Launch of a kernel. `bindings` maps its binding names, except `lengths`, to buffers and may contain more. */
 export interface Launch {
   readonly bindings: { readonly [binding: string]: string };
   readonly workgroups: readonly [Size, Size, Size];
   readonly part?: StepPart | undefined;
 }
 
-/** Add a launch of a kernel for a node. */
+/** Adds a launch of a kernel for a node. */
 export function addLaunch(
   lowering: Lowering,
   node: Node,
@@ -352,7 +352,7 @@ export function addLaunch(
   });
 }
 
-/** Add an all-gather of `words` words a rank, or a row, for a node. */
+/** Adds an all-gather of `words` words per rank, or per row, for a node. */
 export function addAllGather(
   lowering: Lowering,
   node: Node,
@@ -387,12 +387,12 @@ export function about(
   };
 }
 
-/** The mesh axes along which ranks hold terms of a value. */
+/** The mesh axes along which ranks have terms of a value. */
 export function unreducedOf({ sharding }: Node): readonly string[] {
   return sharding?.unreduced ?? [];
 }
 
-/** An axis as a label has it: without the block where that is the node's own, or around it. */
+/** An axis in a label: without the block if it is the node's own or an enclosing one. */
 function axisLabel(axis: string, { block = "" }: Node): string {
   const of = axis.slice(0, Math.max(0, axis.indexOf("/")));
   return of !== "" && isWithin(block, of) ? axis.slice(of.length + 1) : axis;
@@ -407,7 +407,7 @@ function typeOf(node: Node): string {
   }`;
 }
 
-/** The op of a step: the parts of a dispatch or combine say which they are beside it. */
+/** The op of a step. Parts of a dispatch or combine also name their part. */
 function labelOp(node: Node): string {
   switch (node.primitive) {
     case "map":
@@ -428,7 +428,9 @@ function labelOp(node: Node): string {
   }
 }
 
-/** `dot over embed : f32[token ffn]`; of what moves a value, `allGather over ep : f32[token/ep embed] -> f32[token embed]`. */
+/**
+ * `dot over embed : f32[token ffn]`; for collectives, `allGather over ep : f32[token/ep embed] -> f32[token embed]`.
+ */
 export function labelOf(node: Node): string {
   const op = labelOp(node);
   const over = "over" in node.params && node.primitive !== "gatherCounts"

@@ -1,4 +1,4 @@
-/** Contractions: the tiled matmul where the right operand is a parameter in its layout, a general kernel elsewhere. */
+/** Contractions: the tiled matmul if the right operand is a parameter in its layout, else a general kernel. */
 
 import { packingOf } from "../../../spec/packed.ts";
 import { invariant } from "../../../spec/errors.ts";
@@ -30,7 +30,10 @@ import { filedAxes, isGathered, rightAxes } from "./params.ts";
 import { atRow } from "./index_space.ts";
 import { KernelScope } from "./scope.ts";
 
-/** Whether the tiled kernel can do a dot: a parameter on the right, laid out for it, and no batch axis but local experts. */
+/**
+ * Whether the tiled kernel supports a dot: a parameter on the right in its layout, and no batch axis except local
+ * experts.
+ */
 export function isMatmul(
   node: Node,
   layouts: ReadonlyMap<Node, ParamLayout>,
@@ -51,7 +54,7 @@ export function isMatmul(
   return hasMatmulShape(node, dispatched);
 }
 
-/** Whether a dot has rows on the left, columns on the right, and no batch axis but experts of dispatched rows. */
+/** Whether a dot has rows on the left, columns on the right, and no batch axis except experts of dispatched rows. */
 function hasMatmulShape(
   node: NodeOf<"dot">,
   dispatched: ReadonlyMap<Node, RowsNode>,
@@ -64,9 +67,8 @@ function hasMatmulShape(
 }
 
 /**
- * A parameter that is laid out for another contraction, as for that of the forward pass where this one is of its gradient,
- * written again as the tiled kernel wants it: a pass over the weights, and many fewer over the rows. Undefined where that
- * is no help.
+ * Transposes a parameter stored for another contraction, for example that of the forward pass, for the tiled kernel:
+ * costs one pass over the weight and saves many over the rows. Undefined if it does not help.
  */
 export function reorderedRight(
   lowering: Lowering,
@@ -81,7 +83,7 @@ export function reorderedRight(
   return fits ? rowMajorStorage(lowering, right, rightAxes(shape)) : undefined;
 }
 
-/** A parameter as it is stored; one that was gathered is taken out of what it arrived with. */
+/** A parameter in its stored layout. A gathered parameter is extracted from its bucket. */
 function rightOf(lowering: Lowering, node: NodeOf<"dot">): Storage {
   const right = node.inputs[1]!;
   const found = lowering.values.storages.get(right)!;
@@ -90,7 +92,7 @@ function rightOf(lowering: Lowering, node: NodeOf<"dot">): Storage {
     : found;
 }
 
-/** Whether the right operand of a dot has the contracted axes inside. */
+/** Whether the right operand of a dot has the contracted axes innermost. */
 function isStoredAsFiled(lowering: Lowering, node: NodeOf<"dot">): boolean {
   const layout = lowering.model.layouts.get(node.inputs[1]!);
   const shape = dotShape(node);
@@ -99,7 +101,10 @@ function isStoredAsFiled(lowering: Lowering, node: NodeOf<"dot">): boolean {
     order !== rightAxes(shape).join();
 }
 
-/** Lower `target`: a dot, or the elementwise node that absorbed `dots`. `reordered` is the right operand, if it is not stored as it should. */
+/**
+ * Lowers `target`: a dot, or the elementwise node that absorbed `dots`. `reordered`: the right operand, if its stored
+ * layout does not fit.
+ */
 export function lowerMatmul(
   lowering: Lowering,
   target: Node,
@@ -183,7 +188,7 @@ export function lowerMatmul(
   scope.launch(target, matmul(options), matmulGrid(options, tiles));
 }
 
-/** The place of a result of a matmul whose rows and columns have these axes. */
+/** The index of a matmul result with these row and column axes. */
 export function matmulAt(
   scope: KernelScope,
   { rows, columns, width }: {
@@ -201,7 +206,7 @@ export function matmulAt(
   };
 }
 
-/** How many products a dot sums; in segments where that is fixed. */
+/** The number of products of a dot; in segments if it is fixed. */
 function contracted(
   scope: KernelScope,
   { over, segments }: NodeOf<"dot">["params"],
@@ -212,7 +217,7 @@ function contracted(
   return { length: k, segments: segments ?? segmentsOf(k) };
 }
 
-/** Lower a dot that the tiled kernel cannot do: one invocation per element. */
+/** Lowers a dot that the tiled kernel does not support: one invocation per element. */
 export function lowerContract(lowering: Lowering, node: NodeOf<"dot">): void {
   const { over } = node.params;
   const { scope, places, epilogue, launch } = resultOf(lowering, node);

@@ -1,19 +1,19 @@
-/** The axes of a contraction by what they do. */
+/** Roles of the axes of a contraction. */
 
 import type { Node, NodeOf } from "../../graph/graph.ts";
 
-/** The axes of a dot by what they do. */
+/** Axes of a dot by role. */
 export interface DotShape {
-  /** On both operands and the result. */
+  /** Axes of both operands and the result. */
   readonly batch: readonly string[];
   readonly over: readonly string[];
-  /** The left operand's other axes. */
+  /** Other axes of the left operand. */
   readonly rows: readonly string[];
-  /** The right operand's other axes. */
+  /** Other axes of the right operand. */
   readonly columns: readonly string[];
 }
 
-/** Sort the axes of a dot. */
+/** Sorts the axes of a dot by role. */
 export function dotShape(node: NodeOf<"dot">): DotShape {
   const [left, right] = node.inputs as [Node, Node];
   const { over } = node.params;

@@ -1,4 +1,4 @@
-/** Elementwise kernels: any expression over stored values, one invocation per element. */
+/** Elementwise kernels: an expression over stored values, one invocation per element. */
 
 import { type HalfDType, isHalf, storedDType } from "../../../spec/dtype.ts";
 import { invariant } from "../../../spec/errors.ts";
@@ -28,7 +28,7 @@ import { KernelScope } from "./scope.ts";
 import { placeInCache, targetStorage } from "./epilogue.ts";
 import { isPlain, markUnreduced, storageFor } from "./storage.ts";
 
-/** Store a node that is an expression over stored ones. */
+/** Stores a node that is an expression over stored values. */
 export function lowerElementwise(lowering: Lowering, node: Node): void {
   const scope = new KernelScope(lowering);
   const storage = storageFor(lowering, node);
@@ -39,7 +39,7 @@ export function lowerElementwise(lowering: Lowering, node: Node): void {
   ]);
 }
 
-/** Write the value of a `cacheWrite` into its state, in place. */
+/** Writes the value of a `cacheWrite` into its state, in place. */
 export function lowerCacheWrite(
   lowering: Lowering,
   node: NodeOf<"cacheWrite">,
@@ -59,7 +59,7 @@ export function lowerCacheWrite(
   ]);
 }
 
-/** Write two elements at a time into a cache that is stored in 16 bits. */
+/** Writes two elements at a time into a 16-bit cache. */
 function writeHalves(
   scope: KernelScope,
   node: NodeOf<"cacheWrite">,
@@ -88,7 +88,9 @@ function writeHalves(
   scope.launch(node, kernel, placesGrid(places, 2));
 }
 
-/** An output of its own for a value that is stored elsewhere: an input, a parameter, dispatched rows or a packed layout. */
+/**
+ * A separate output for a value that is stored elsewhere: an input, a parameter, dispatched rows or a packed layout.
+ */
 export function lowerOutputCopy(
   lowering: Lowering,
   name: string,
@@ -105,7 +107,7 @@ export function lowerOutputCopy(
   return buffer;
 }
 
-/** Write the value of a stored node into another place. */
+/** Copies the value of a stored node. */
 export function copyTo(lowering: Lowering, node: Node, storage: Storage): void {
   const scope = new KernelScope(lowering);
   writeAll(scope, node, storage.axes, (at) => [
@@ -113,7 +115,7 @@ export function copyTo(lowering: Lowering, node: Node, storage: Storage): void {
   ]);
 }
 
-/** A buffer that has the elements of a stored node row-major over `axes`, four bytes each: its own, or that of a copy. */
+/** A buffer with the elements of a stored node, row-major over `axes`, four bytes each: its own buffer or a copy. */
 export function rowMajorBuffer(
   lowering: Lowering,
   node: Node,
@@ -122,7 +124,7 @@ export function rowMajorBuffer(
   return rowMajorStorage(lowering, node, axes).buffer;
 }
 
-/** The same, with what else is known of it. */
+/** The same, with its other storage facts. */
 export function rowMajorStorage(
   lowering: Lowering,
   node: Node,

@@ -1,4 +1,4 @@
-/** Expressions: the value of a node at a place, inlining elementwise nodes down to loads of what is stored. */
+/** Expressions: the value of a node at an index, with elementwise nodes inlined down to loads of stored values. */
 
 import { packingOf } from "../../../spec/packed.ts";
 import { invariant, ModelError } from "../../../spec/errors.ts";
@@ -34,7 +34,7 @@ import type { BucketPlace } from "./lowering.ts";
 import { heldIndex, heldStart } from "./shard_offset.ts";
 import type { KernelScope } from "./scope.ts";
 
-/** Values that the kernel at hand has already computed, or computes at a place of the row that it is at. */
+/** Values that the current kernel has already computed, or computes at an index of its row. */
 export type Known = ReadonlyMap<Node, Expr | ((at: At) => Expr)>;
 
 const NOTHING_KNOWN: Known = new Map();
@@ -53,7 +53,7 @@ export function emitValue(
   return computeValue(scope, node, at, known);
 }
 
-/** The value of an inline node from its inputs, whether or not it is stored somewhere. */
+/** The value of an inline node from its inputs, even if it is stored. */
 export function computeValue(
   scope: KernelScope,
   node: Node,
@@ -65,13 +65,13 @@ export function computeValue(
   return finish(node, rule({ scope, node, at, known }));
 }
 
-/** Round to f16 where the node computes in it, and convert to its type. */
+/** Rounds to f16 if the node's dtype is f16, and converts to its type. */
 export function finish(node: Node, value: Expr): Expr {
   if (node.dtype === "f16") return call("roundF16", convert("f32", value));
   return convert(node.dtype, value);
 }
 
-/** The element of a stored value at a place. */
+/** The element of a stored value at an index. */
 export function loadFrom(
   scope: KernelScope,
   storage: Storage,
@@ -88,7 +88,7 @@ export function loadFrom(
   return loadStored(scope.read(storage.buffer), storage.dtype, index);
 }
 
-/** Write the value of `node` at a place of its storage. */
+/** Stores the value of `node` at an index. */
 export function storeTo(
   scope: KernelScope,
   storage: Storage,
@@ -102,7 +102,7 @@ export function storeTo(
   );
 }
 
-/** The index of a place in a stored value's buffer. */
+/** The offset of an index in a stored value's buffer. */
 export function indexIn(
   scope: KernelScope,
   storage: Storage,
@@ -121,7 +121,7 @@ export function indexIn(
   return add(mul(row, u32(rowStride)), at.get(axes.at(-1)!));
 }
 
-/** The index of a place of a value that is stored in a bucket. */
+/** The offset of an index of a value in a bucket. */
 function indexInBucket(
   scope: KernelScope,
   { axes }: Storage,
@@ -144,14 +144,14 @@ function indexInBucket(
   return add(start, index);
 }
 
-/** The memory row of a dispatched value at a place. */
+/** The memory row of a dispatched value at an index. */
 export function rowIn(scope: KernelScope, storage: Storage, at: At): Expr {
   const row = at.get(ROW);
   const through = storage.rows!.through;
   return through ? load(scope.read(through), row, "u32") : row;
 }
 
-/** Put arguments into a scalar function. Arithmetic takes the type of its operands, so i32 tensors stay exact. */
+/** Substitutes arguments into a scalar function. Arithmetic has the type of its operands, so i32 tensors stay exact. */
 function applyScalar(
   scope: KernelScope,
   fn: ScalarFunction,
@@ -186,7 +186,7 @@ function substitute(expr: Expr, locals: ReadonlyMap<string, Expr>): Expr {
   }
 }
 
-/** Give a constant the type of its partner. */
+/** Converts a constant to the type of the other operand. */
 function unify(a: Expr, b: Expr): [Expr, Expr] {
   if (a.type === b.type) return [a, b];
   if (
@@ -206,7 +206,7 @@ interface Inline<P extends Primitive> {
 }
 type InlineRule<P extends Primitive> = (inline: Inline<P>) => Expr;
 
-/** The value of an operand: at the place of the result, or another. */
+/** The value of an operand at the index of the result, or at another one. */
 function input<P extends Primitive>(
   { scope, node, at, known }: Inline<P>,
   { i = 0, there = at }: { readonly i?: number; readonly there?: At } = {},
@@ -214,7 +214,7 @@ function input<P extends Primitive>(
   return emitValue(scope, node.inputs[i]!, there, known);
 }
 
-/** The same at another index along one axis. */
+/** The value of an operand at another index along one axis. */
 function inputWith<P extends Primitive>(
   inline: Inline<P>,
   axis: string,
@@ -281,7 +281,7 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
       sub(position, u32(start)),
     );
     const index = scope.bindValue(div(first, u32(step)));
-    // Read at a place that exists even where nothing is stored.
+    // Clamps the index, because nothing may be stored there.
     const inside = binary("min", index, sub(lengthOf(scope, part), u32(1)));
     const value = inputWith(inline, part, () => inside);
     const there = add(mul(inside, u32(step)), u32(start));
@@ -296,7 +296,7 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
       const start = end;
       const length = lengthOf(scope, axis);
       end = add(end, length);
-      // A part is read at a place that exists even where another part is chosen.
+      // Clamps the index, because the other operand may be selected.
       const inside = select(lt(position, start), u32(0), sub(position, start));
       const clamped = binary("min", inside, sub(length, u32(1)));
       return { end, value: inputWith(inline, axis, () => clamped, i) };
@@ -314,7 +314,7 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
     const id = convert("u32", input(inline, { i: 1 }));
     const row = (index: Expr) => inputWith(inline, axis, () => index);
     if (!table) return row(id);
-    // Of a row that another rank has, the term is -0: what a sum of any number with it is.
+    // Rows of other ranks add -0, the neutral element of a sum.
     const first = heldStart(scope, { from: of, to: axis });
     const index = scope.bindValue(sub(id, first));
     const here = lt(index, u32(size));
@@ -333,7 +333,7 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
     const partial = 2 * half < scope.lowering.placed.axes[over]!.size
       ? scope.bindValue(lt(index, u32(2 * half)))
       : undefined;
-    // An element that is not rotated reads the first row of the table, and its own pair.
+    // An element that is not rotated reads the first row of the table and its own pair.
     const j = partial ? scope.bindValue(select(partial, index, u32(0))) : index;
     const pair = interleaved ? div(j, u32(2)) : rem(j, u32(half));
     const second = interleaved
@@ -371,7 +371,7 @@ const INLINE: { readonly [P in Primitive]?: InlineRule<P> } = {
   },
 };
 
-/** Rope nodes with one key share a table. */
+/** Key of a rotary table. Rope nodes with equal keys share one. */
 export function ropeKey(node: NodeOf<"rope">): string {
   const { inverseFrequencies, scale, positions } = node.params;
   return JSON.stringify([inverseFrequencies, scale, positions]);

@@ -1,4 +1,4 @@
-/** What a kernel writes when its own result is known: that, or what follows it element by element. */
+/** Epilogues: the elementwise ops that a kernel applies to its result before the store. */
 
 import { convert, div, rem } from "../../../spec/kernel/build.ts";
 import type { Expr, Kernel, Stmt } from "../../../spec/kernel/tree.ts";
@@ -16,7 +16,7 @@ import { type Places, placesGrid, placesOf } from "./index_space.ts";
 import { KernelScope } from "./scope.ts";
 import { storageFor } from "./storage.ts";
 
-/** What a kernel writes: the value of `node`, given what it computed for `roots`. */
+/** Target of a kernel: the value of `node`, computed from the results for `roots`. */
 export interface Target {
   readonly scope: KernelScope;
   readonly node: Node;
@@ -25,16 +25,16 @@ export interface Target {
   readonly roots?: readonly Node[];
 }
 
-/** A kernel under construction that computes every place of a value. */
+/** A kernel under construction that computes every index of a value. */
 export interface Result {
   readonly scope: KernelScope;
   readonly places: Places;
   readonly epilogue: (i: Expr, value: Expr) => Stmt[];
-  /** Launch it; each invocation computes so many places. */
+  /** Launches it; each invocation computes this many indices. */
   readonly launch: (kernel: Kernel, cells?: number) => void;
 }
 
-/** A kernel that computes every place of `node`, with the buffer that it writes. */
+/** A kernel that computes every index of `node`, with its output buffer. */
 export function resultOf(lowering: Lowering, node: Node): Result {
   const scope = new KernelScope(lowering);
   const target = { scope, node, storage: storageFor(lowering, node) };
@@ -48,7 +48,7 @@ export function resultOf(lowering: Lowering, node: Node): Result {
   };
 }
 
-/** Where the value of a target goes: a buffer of its own, or the state that it is written into in place. */
+/** The storage of a target: a new buffer, or the state that it updates in place. */
 export function targetStorage(lowering: Lowering, node: Node): Storage {
   if (node.primitive !== "cacheWrite") return storageFor(lowering, node);
   const storage = lowering.values.storages.get(node.inputs[0]!)!;
@@ -59,7 +59,10 @@ export function targetStorage(lowering: Lowering, node: Node): Storage {
   return storage;
 }
 
-/** Store the value of a target at a place of its first root; `values` are those of its roots, there or at any place of the row. */
+/**
+ * Stores the value of a target at an index of its first root. `values`: values of its roots at that index or at any
+ * index of the row.
+ */
 export function writeTarget(
   { scope, node, storage, roots = [node] }: Target,
   at: At,
@@ -87,7 +90,7 @@ export function writeTarget(
   });
 }
 
-/** Where the value at a place is written in its cache: in the sequence of its token, at the token's position, or in the page that has it. */
+/** The cache location of a value: the sequence and position of its token, or the page that contains it. */
 export function placeInCache(
   scope: KernelScope,
   node: NodeOf<"cacheWrite">,
@@ -111,7 +114,7 @@ export function placeInCache(
   return { get: (axis) => indices[axis] ?? at.get(axis) };
 }
 
-/** A place of `from` under the axes of `to`, which has the last axes of `from` in parts. */
+/** An index of `from` in the axes of `to`, which splits the last axes of `from`. */
 function splitAt(
   scope: KernelScope,
   at: At,

@@ -1,4 +1,4 @@
-/** Exchanges of rows: to the ranks that own their experts, and back. */
+/** Exchanges of rows: to the ranks of their experts, and back. */
 
 import { storedDType } from "../../../spec/dtype.ts";
 import { groupSizeOf } from "../../../spec/mesh.ts";
@@ -18,20 +18,20 @@ import { rowMajorStorage } from "./elementwise.ts";
 import { restAxes } from "./index_space.ts";
 import { type ReceivedRows, receivedRows } from "./receive_bound.ts";
 
-/** Rows of `words` words, from one buffer into another on the ranks that they go to. */
+/** Exchange of rows of `words` words from one buffer to another on the destination ranks. */
 export interface Exchange {
   readonly from: string;
   readonly to: string;
   readonly words: number;
   readonly direction: "forward" | "back";
-  /** Rows are tokens, each once for a rank and chunk. */
+  /** Rows are deduplicated tokens. */
   readonly once?: boolean;
-  /** Only start it, under this name. */
+  /** Starts an asynchronous exchange with this name. */
   readonly handle?: string;
   readonly part?: StepPart;
 }
 
-/** Add an exchange of the rows of a chunk. */
+/** Adds the exchange of the rows of a chunk. */
 export function emitExchange(
   lowering: Lowering,
   node: Node,
@@ -42,7 +42,7 @@ export function emitExchange(
   const { over, groupRank, chunks, splits, countsAll } = rows.sent;
   const countsPerRank = countsPerRankOf(rows.sent);
   const groupSize = groupSizeOf(lowering.placed.mesh, over);
-  // Of tokens, a count for each rank and chunk, behind those of experts.
+  // For tokens, one count per rank and chunk, after the counts of experts.
   const count = chunks.length;
   const ends = Array.from(
     { length: groupSize + 1 },
@@ -83,7 +83,7 @@ export function emitExchange(
   });
 }
 
-/** Rows to the ranks that own their experts, or back to where they were sent from; only started where it is one of several chunks. */
+/** Sends rows to the ranks of their experts, or back. Asynchronous if there are several chunks. */
 export function lowerAllToAll(
   lowering: Lowering,
   node: NodeOf<"allToAll">,

@@ -1,4 +1,4 @@
-/** The gradient of experts' weights, in tiles: products of rows of a dispatch, summed for each expert. */
+/** The gradient of experts' weights, in tiles: products of dispatched rows, summed per expert. */
 
 import { add, load, u32 } from "../../../spec/kernel/build.ts";
 import type { Expr } from "../../../spec/kernel/tree.ts";
@@ -17,7 +17,7 @@ import { atRow, restAxes } from "./index_space.ts";
 import { KernelScope } from "./scope.ts";
 import { storageFor } from "./storage.ts";
 
-/** The axes of rows and columns of such a sum; undefined where it is none. */
+/** The row and column axes of such a sum. Undefined if it has another form. */
 function sidesOf(
   node: NodeOf<"reduceSum">,
   { expert }: GroupedRows,
@@ -34,7 +34,10 @@ function sidesOf(
     : { rows, columns };
 }
 
-/** Lower a sum that has rows of one operand and columns of the other; false where it has not. `starts` is made if it has. */
+/**
+ * Lowers a sum with rows of one operand and columns of the other. Returns false if it has another form. Creates
+ * `starts` only if it has not.
+ */
 export function lowerExpertOuter(
   lowering: Lowering,
   node: NodeOf<"reduceSum">,

@@ -1,4 +1,4 @@
-/** What ranks hold, one rank's after another's, on every rank of a group: for values whose rows are counted at run time. */
+/** All-gather of values with dynamic rows: concatenates the rows of the ranks of a group, on every rank. */
 
 import { boundOf } from "../../../spec/plan/bytes.ts";
 import { storedDType } from "../../../spec/dtype.ts";
@@ -34,7 +34,7 @@ import { writeAll } from "./index_space.ts";
 import { KernelScope } from "./scope.ts";
 import { markUnreduced, storageFor } from "./storage.ts";
 
-/** What moves values between ranks. */
+/** Collectives. */
 type Moving =
   | NodeOf<"allGather">
   | NodeOf<"allReduce">
@@ -48,7 +48,7 @@ export interface GatheredRows {
   readonly rest: readonly string[];
 }
 
-/** The axis along which a value has rows that are counted at run time; undefined: its lengths are fixed. */
+/** The dynamic row axis of a value. Undefined if its lengths are fixed. */
 export function countedAxis(
   { placed, model: { dispatched } }: Lowering,
   node: Node,
@@ -64,7 +64,7 @@ export function countedAxis(
   return counted[0];
 }
 
-/** Gather the rows of a stored value over `over`: all of the first rank's, then all of the next, along a new axis or `as`. */
+/** Gathers the rows of a stored value over `over` in group rank order, along a new axis or `as`. */
 export function gatherRowsOf(
   lowering: Lowering,
   node: Moving,
@@ -83,7 +83,7 @@ export function gatherRowsOf(
     dtype,
     [rowsOfRanks(lowering, rows, over, as), ...rest],
   );
-  // Terms of a sum over other mesh axes stay such terms.
+  // Terms of a sum over other mesh axes stay terms.
   markUnreduced(lowering, node, buffer);
   const counts = assignmentBuffer(lowering, rows, { holds: "counts", over });
   addAllGather(lowering, node, {
@@ -96,7 +96,7 @@ export function gatherRowsOf(
   return { buffer, rows, rest };
 }
 
-/** The axis of rows of all ranks of a group. */
+/** The axis of the rows of all ranks in a group. */
 function rowsOfRanks(
   { placed }: Lowering,
   rows: string,
@@ -108,7 +108,7 @@ function rowsOfRanks(
   return { axis: planAxis(placed, as), size, ...dynamic ? { dynamic } : {} };
 }
 
-/** Of the rows that every rank of a group has terms of, each rank's terms of the rank's own rows: by group rank. */
+/** Exchanges terms: each rank receives the terms of its own rows from every rank of the group, by group rank. */
 export function localRowsOf(
   lowering: Lowering,
   node: NodeOf<"reduceScatter">,
@@ -139,7 +139,7 @@ export function localRowsOf(
   return { buffer, rows: to, rest };
 }
 
-/** The rows of a value in the order of the ranks that they are for. */
+/** The rows of a value in the order of their destination ranks. */
 function rowsByRank(
   lowering: Lowering,
   node: NodeOf<"reduceScatter">,
@@ -170,7 +170,7 @@ function rowsByRank(
   return packed.buffer;
 }
 
-/** Whether the items of `part`, one rank's after another's, are in the order of the axis that they are a part of. */
+/** Whether the concatenated items of `part` are in the order of the global axis. */
 function inOrder({ placed }: Lowering, part: string, of: string): boolean {
   const assignment = placed.axes[part]!.assignment!;
   if (placed.axes[of]!.assignment?.by === "group") return true;
@@ -179,7 +179,7 @@ function inOrder({ placed }: Lowering, part: string, of: string): boolean {
       placed.axes[assignment.within]!.assignment!.by === "blocks");
 }
 
-/** The element of a group rank at a place, where all ranks have the same rows. */
+/** The element of a group rank at an index, if all ranks have the same rows. */
 export function loadTerm(
   scope: KernelScope,
   { buffer, rows, rest }: GatheredRows,
@@ -196,7 +196,7 @@ export function loadTerm(
   );
 }
 
-/** All of an axis on every rank of a group. */
+/** Gathers an axis on every rank of a group. */
 export function lowerAllGather(
   lowering: Lowering,
   node: NodeOf<"allGather">,
@@ -211,7 +211,7 @@ export function lowerAllGather(
   else gatherColumns(lowering, node, rows, { axis, to });
 }
 
-/** A parameter of which each rank has a shard: as those are stored, one after another. */
+/** Gathers a sharded parameter: concatenates the stored shards. */
 function gatherShards(
   lowering: Lowering,
   node: NodeOf<"allGather">,
@@ -226,7 +226,7 @@ function gatherShards(
   lowering.values.storages.set(node, { ...stored, buffer: to, axes });
 }
 
-/** Parts of rows: each rank has some elements of every row. */
+/** Gathers parts of rows: each rank has some elements of every row. */
 function gatherColumns(
   lowering: Lowering,
   node: NodeOf<"allGather">,
@@ -247,7 +247,7 @@ function gatherColumns(
   });
 }
 
-/** Rows of every rank, in the order of the axis that they are a part of. */
+/** Gathers rows of every rank in the order of the global axis. */
 function gatherRagged(lowering: Lowering, node: NodeOf<"allGather">): void {
   const { axis, to } = node.params;
   const [x] = node.inputs as [Node];

@@ -1,11 +1,14 @@
-/** Launch grids without what can never matter: a fold over two dimensions where one suffices for the longest input. */
+/** Simplifies launch grids: removes the split over two dimensions if one suffices for the longest input. */
 
 import { boundOf } from "../../../spec/plan/bytes.ts";
 import type { Size } from "../../../spec/size.ts";
 import { type Grid, GRID_LIMIT } from "../../kernels/kernel.ts";
 import type { Placed } from "../../sharding/placed.ts";
 
-/** The same grid in fewer words. `ceil(n / limit)` becomes 1: where n is 0, the other dimension is too, and nothing starts. */
+/**
+ * The same grid in fewer words. `ceil(n / limit)` becomes 1: if n is 0, the other dimension is 0 too, and nothing is
+ * launched.
+ */
 export function tidyGrid(placed: Placed, [x, y, z]: Grid): Grid {
   return [tidy(placed, x), tidy(placed, y), tidy(placed, z)];
 }

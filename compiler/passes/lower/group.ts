@@ -1,4 +1,4 @@
-/** The rows that a rank receives for its experts, or for those of a chunk, by expert: nothing is moved for that. */
+/** The rows that a rank receives for its experts, or for those of a chunk, listed by expert without moving them. */
 
 import { mapRanks, type PerRank } from "../../../spec/per_rank.ts";
 import type { Size } from "../../../spec/size.ts";
@@ -24,28 +24,28 @@ export interface GroupedRows {
   readonly axis: string;
   readonly tileSize: Size;
   readonly tiles: string;
-  /** Grouped row -> received row; absent where they are the same, as rows stay on the rank. */
+  /** Grouped row -> received row. Absent if they are equal, because rows are local. */
   readonly rowOf?: string;
-  /** There: grouped row -> token. */
+  /** With local rows: grouped row -> token. */
   readonly tokenOf?: string;
   readonly expertOf: string;
-  /** How many rows there are; behind it, how many tokens, where they are sent once. */
+  /** The number of rows, followed by the number of tokens if they are deduplicated. */
   readonly rowCount: string;
-  /** Where tokens are sent once. */
+  /** Set if tokens are deduplicated. */
   readonly tokens?: ReceivedTokens;
 }
 
-/** Where the choices of tokens that are received once find them. */
+/** Mapping from choices to deduplicated tokens. */
 interface ReceivedTokens {
-  /** For each received row of a choice, its token among those of its source. */
+  /** For each received row of a choice, the index of its token among those of its source. */
   readonly places: string;
   /** Grouped row -> received token. */
   readonly tokenOf: string;
-  /** Where rows are added up: those of each received token. */
+  /** With pre-summing: the rows of each received token. */
   readonly rows?: string;
 }
 
-/** Order what each rank receives by expert: a tile list for the grouped kernels. */
+/** Groups received rows by expert: a tile list for the grouped kernels. */
 export function lowerGroup(lowering: Lowering, node: NodeOf<"group">): void {
   const rows = groupedRows(lowering, node);
   lowering.values.groups.set(node, rows);
@@ -84,7 +84,7 @@ export function lowerGroup(lowering: Lowering, node: NodeOf<"group">): void {
   });
 }
 
-/** Send the ranks of experts where choices find tokens, and where rows are added up, those of each token. */
+/** Sends the token indices of choices to the ranks of experts, and with pre-summing, the rows of each token. */
 function exchangePlaces(
   lowering: Lowering,
   node: NodeOf<"group">,

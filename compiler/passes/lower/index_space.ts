@@ -1,4 +1,4 @@
-/** The places of a value: all of a tensor, or the dispatched rows that a rank received. */
+/** Row index space of a value: tokens, or dispatched rows. */
 
 import {
   binary,
@@ -21,16 +21,16 @@ import { fixedProduct, opOf, productOf, sizeOf } from "./context.ts";
 import type { GroupedRows } from "./group.ts";
 import type { KernelScope } from "./scope.ts";
 
-/** Places in a row-major order. */
+/** An index space in row-major order. */
 export interface Places {
-  /** How many there are. */
+  /** The number of indices. */
   readonly count: Expr;
-  /** How many there can be, as the host knows it. */
+  /** The maximum number of indices, as known to the host. */
   readonly size: Size;
   at(index: Expr): At;
 }
 
-/** The places of `axes` of a value of `node`; of a dispatched one they have the expert and slot axes. */
+/** The index space of `axes` of `node`. For a dispatched value, these include the expert and slot axes. */
 export function placesOf(
   scope: KernelScope,
   node: Node,
@@ -45,7 +45,7 @@ export function placesOf(
       at: (index) => atFlat(scope, axes, index),
     };
   }
-  // The number of rows is known on the device only, so the host's is the most there can be.
+  // Only the device knows the number of rows; the host's size is the maximum.
   const grouped = lowering.values.groups.get(group)!;
   const rest = restAxes(node, axes);
   const width = fixedProduct(lowering, node, rest);
@@ -61,7 +61,7 @@ export function placesOf(
   };
 }
 
-/** The grid of an elementwise kernel whose invocations have so many places each. */
+/** The grid of an elementwise kernel with this many indices per invocation. */
 export function placesGrid({ size }: Places, each = 1): Grid {
   if (each === 1) return elementwiseGrid(size);
   return elementwiseGrid(
@@ -71,24 +71,24 @@ export function placesGrid({ size }: Places, each = 1): Grid {
   );
 }
 
-/** The axes of a dispatched value inside a row. */
+/** The axes of a dispatched value within a row. */
 export function restAxes(
   node: Node,
   axes: readonly string[] = node.axes,
 ): string[] {
-  // Rows begin with their expert and slot.
+  // The first axes of a row are its expert and slot.
   const [expert, slot] = node.axes;
   return axes.filter((axis) => axis !== expert && axis !== slot);
 }
 
-/** A grouped row; `expert` is the index of its expert, if known. */
+/** A grouped row. `expert`: the index of its expert, if known. */
 export interface GroupedRow {
   readonly grouped: GroupedRows;
   readonly row: Expr;
   readonly expert?: Expr;
 }
 
-/** The place of `inner` in a grouped row. */
+/** The index of `inner` in a grouped row. */
 export function atRow(
   scope: KernelScope,
   inner: At,
@@ -104,7 +104,7 @@ export function atRow(
   };
 }
 
-/** `at` in one place more: index `i` of `over`, the axis that the rows of `at` lack. */
+/** Extends `at` by the index `i` of `over`, the axis that the rows of `at` lack. */
 export function alongRow(
   axes: readonly string[],
   over: string,
@@ -117,7 +117,7 @@ export function alongRow(
   return { get, flat: { order: axes, index } };
 }
 
-/** Run `body` at every place of a value of `node`. */
+/** Executes `body` at every index of a value of `node`. */
 export function writeAll(
   scope: KernelScope,
   node: Node,

@@ -1,4 +1,4 @@
-/** A place inside a tensor: one index per axis, computed only when something asks. */
+/** An index into a tensor: one index per axis, computed on demand. */
 
 import { add, div, mul, rem, u32 } from "../../../spec/kernel/build.ts";
 import type { Expr } from "../../../spec/kernel/tree.ts";
@@ -27,15 +27,15 @@ export function atFlat(
   };
 }
 
-/** What a place on dispatched rows answers with its grouped row. */
+/** The name under which an index on dispatched rows returns its grouped row. */
 export const ROW = "row of the routing";
 
-/** `at` with another index along one axis; the flat index is lost. */
+/** `at` with another index along one axis. The flat index is lost. */
 export function atWith(at: At, axis: string, index: () => Expr): At {
   return { get: (name) => name === axis ? index() : at.get(name) };
 }
 
-/** `inner` along some axes, `outer` along the others; the flat index is lost. */
+/** `inner` along some axes, `outer` along the others. The flat index is lost. */
 export function atJoined(axes: readonly string[], inner: At, outer: At): At {
   return { get: (axis) => (axes.includes(axis) ? inner : outer).get(axis) };
 }

@@ -1,4 +1,4 @@
-/** Add up the rows of each token where its experts are, so that one row returns. */
+/** Pre-sums the rows of each token on the rank of its experts, so that one row returns. */
 
 import { invariant } from "../../../spec/errors.ts";
 import { storedDType } from "../../../spec/dtype.ts";
@@ -16,7 +16,7 @@ import {
 } from "./context.ts";
 import { finish } from "./emit.ts";
 
-/** A row for each received token of a chunk. */
+/** One row per received token of a chunk. */
 export function lowerLocalCombine(
   lowering: Lowering,
   node: NodeOf<"localCombine">,

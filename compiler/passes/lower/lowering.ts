@@ -1,4 +1,4 @@
-/** What a lowering knows and collects: where each node's value is stored, and the buffers, kernels and steps so far. */
+/** State of lowering: the storage of each node's value, and the buffers, kernels and steps so far. */
 
 import type { NumericsClass } from "../../../spec/numerics.ts";
 import type { StoredDType } from "../../../spec/dtype.ts";
@@ -27,21 +27,21 @@ import type { Bucket } from "../buckets.ts";
 import type { SentRows } from "./assign.ts";
 import type { GroupedRows } from "./group.ts";
 
-/** A buffer before memory is assigned. */
+/** A buffer before allocation. */
 export interface BufferDraft extends Omit<PlanBuffer, "allocation" | "offset"> {
-  /** Of an input that is stored behind the dynamic lengths, in their memory: see `share_inputs.ts`. */
+  /** Offset of an input that is stored after the dynamic lengths, in their memory: see `share_inputs.ts`. */
   readonly offset?: number;
 }
 
 /**
- * Where a node's value is stored: `axes` in memory order (with the expert and slot axes left out when `rows` is set: then
- * memory is rows × rest). `rows.through`: rows are found through this buffer (grouped row -> row), else row = grouped row.
+ * Storage of a node's value: `axes` in memory order, without the expert and slot axes if `rows` is set; memory is then
+ * rows × rest. `rows.through`: buffer that maps a grouped row to a row. Default: row = grouped row.
  */
 export interface Storage {
   readonly buffer: string;
   readonly dtype: StoredDType;
   readonly axes: readonly string[];
-  /** Elements share words along the contracted axis, and have scales in another buffer. */
+  /** Elements share words along the contracted axis; scales are in another buffer. */
   readonly packed?: {
     readonly stored: PackedDType;
     readonly scales: string;
@@ -52,15 +52,18 @@ export interface Storage {
     readonly rows: GroupedRows;
     readonly through?: string | undefined;
   };
-  /** It is stored in a buffer with others: see `bucket.ts`. */
+  /** Stored in a bucket: see `bucket.ts`. */
   readonly bucket?: BucketPlace;
 }
 
-/** Where a value is stored in a bucket. Its own axes are as long there as on the rank that has most of them. */
+/** Location of a value in a bucket. Its own axes have the maximum length over ranks. */
 export interface BucketPlace {
-  /** Where it begins, in elements of a block. */
+  /** Offset in elements of a block. */
   readonly offset: number;
-  /** All blocks are there: items of `axis` from `n * each` are stored in the block of group rank n, and blocks are `stride` elements long. */
+  /**
+   * All blocks are present: items of `axis` from `n * each` are in the block of group rank n, and the stride of blocks
+   * is `stride` elements.
+   */
   readonly blocks?: {
     readonly axis: string;
     readonly each: number;
@@ -68,80 +71,80 @@ export interface BucketPlace {
   };
 }
 
-/** The graph, and what the passes before decided of its nodes. */
+/** The graph, and the decisions of earlier passes. */
 export interface LoweredModel {
   readonly graph: Graph;
   readonly scalars: ReadonlyMap<Lambda, ScalarFunction>;
   readonly fusion: Fusion;
-  /** Nodes whose value is on dispatched rows -> the group of their rows. */
+  /** Nodes on dispatched rows -> the group of their rows. */
   readonly dispatched: ReadonlyMap<Node, RowsNode>;
-  /** Nodes that one collective moves together, by each of them. */
+  /** Bucket of each node in one. */
   readonly buckets: ReadonlyMap<Node, Bucket>;
   readonly layouts: ReadonlyMap<Node, ParamLayout>;
-  /** Dispatched values that are sent back: stored where their rows were received. */
+  /** Dispatched values that are sent back: stored at the offsets of their received rows. */
   readonly returning: ReadonlySet<Node>;
 }
 
-/** How kernels are chosen. */
+/** Options of kernel selection. */
 export interface LoweringOptions {
   readonly numerics: NumericsClass;
   readonly tile: MatmulTile;
   readonly tuning: Tuning;
 }
 
-/** What is built: the parts of a plan so far. */
+/** The parts of the plan so far. */
 export interface PlanDraft {
   readonly buffers: Map<string, BufferDraft>;
   readonly kernels: Map<string, Kernel>;
   readonly steps: Step[];
   readonly weights: PlanWeight[];
-  /** Outputs that the checks add. */
+  /** Outputs of check steps. */
   readonly checks: { readonly name: string; readonly buffer: string }[];
-  /** Axes that parameters stored in blocks have besides those of the model. */
+  /** Axes of parameters stored in blocks, besides those of the model. */
   readonly blockAxes: Map<string, PlanAxis>;
-  /** Kernel, or its text -> its name, so that equal kernels are one. */
+  /** Kernel or its text -> its name, so that equal kernels are shared. */
   readonly kernelNames: Map<Kernel | string, string>;
-  /** Buffer names given away, and those that the model's tensors will have. */
+  /** Used buffer names, including those of the model's tensors. */
   readonly names: Set<string>;
-  /** Where the length and start of each sharded axis are in the buffer of parts, once there is one. */
+  /** Index of the length and start of each sharded axis in the buffer of parts, if it exists. */
   parts?: ReadonlyMap<string, number>;
   readonly numbers: Map<string, number>;
 }
 
-/** Where values are stored, by the node that made them. */
+/** Storage of values, by node. */
 export interface Values {
   readonly storages: Map<Node, Storage>;
-  /** The rows that routings send, by assign node, and those that they receive, by group node. */
+  /** The sent rows of routings by assign node, and the received rows by group node. */
   readonly sent: Map<Node, SentRows>;
   readonly groups: Map<Node, GroupedRows>;
-  /** Where the rows of each expert start, by group node; made where gradients need it. */
+  /** The first row of each expert by group node, created for gradients. */
   readonly rowStarts: Map<Node, string>;
-  /** What route and topK nodes leave. */
+  /** Results of route and topK nodes. */
   readonly results: Map<Node, RouteResults>;
   /** Rotary tables by `ropeKey`. */
   readonly ropeTables: Map<string, string>;
-  /** Where values that a bucket takes are written at once. */
+  /** Storage of values that are computed directly in a bucket. */
   readonly bucketPlaces: Map<Node, Storage>;
 }
 
 /** State of one lowering. */
 export interface Lowering {
   readonly model: LoweredModel;
-  /** Where ranks are, and what they have of each axis. */
+  /** Ranks, and their local axes. */
   readonly placed: Placed;
   readonly options: LoweringOptions;
   readonly draft: PlanDraft;
   readonly values: Values;
-  /** What the nodes that are being lowered are for. */
+  /** Phase and block of the current nodes. */
   readonly progress: { phase?: Phase; block?: string | undefined };
 }
 
-/** Buffers that a route or topK node leaves. */
+/** Result buffers of a route or topK node. */
 export interface RouteResults {
   readonly index: string;
   readonly weight: string;
   readonly slot?: string;
 }
 
-/** What lowering is given. */
+/** Input of lowering. */
 export type LoweringInput = Pick<Lowering, "model" | "placed" | "options">;

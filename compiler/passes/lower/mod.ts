@@ -1,6 +1,6 @@
 /**
- * Lower: every stored node becomes launches and collectives over buffers. Holds after it: the steps, in order, compute
- * every output; buffers have sizes but no memory yet. Kernels come from `kernels/`, fused with their neighbours here.
+ * Lower: every stored node becomes launches and collectives over buffers. Postcondition: the steps, in order, compute
+ * every output; buffers have sizes but no memory. Kernels are from `kernels/`, fused with their neighbours here.
  */
 
 import { invariant } from "../../../spec/errors.ts";
@@ -55,7 +55,7 @@ import { lowerView } from "./view.ts";
 
 type Rule<P extends Primitive> = (lowering: Lowering, node: NodeOf<P>) => void;
 
-/** Stored nodes by primitive; elementwise primitives share a rule. */
+/** Rules for stored nodes by primitive. Elementwise primitives share one. */
 const RULES: { readonly [P in Primitive]: Rule<P> } = {
   input: (lowering, node) => addSource(lowering, node, "input"),
   state: (lowering, node) => addSource(lowering, node, "state"),
@@ -110,7 +110,7 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   combineTranspose: lowerCombineTranspose,
 };
 
-/** Lower the whole graph into `lowering`; returns the ports of the program. */
+/** Lowers the graph into `lowering`. Returns the ports of the program. */
 export function lowerGraph(
   lowering: Lowering,
 ): { inputs: { [name: string]: Port }; outputs: { [name: string]: Port } } {
@@ -128,12 +128,12 @@ export function lowerGraph(
   const updates = startUpdates(lowering);
   const blocks = blocksOf(lowering.model.graph);
   for (const node of lowering.model.graph.nodes) {
-    // What the forward pass does not need comes later, and is for what needs it.
+    // Nodes that the forward pass does not need are placed later and have the phase of their user.
     if (node.phase) lowering.progress.phase = node.phase;
     lowering.progress.block = node.phase ? undefined : blocks.get(node);
     const bucket = lowering.model.buckets.get(node);
     if (bucket) {
-      // All that it moves has been computed when the last of it has.
+      // The bucket is exchanged after its last member is computed.
       if (node !== bucket.members.at(-1)) continue;
       lowerBucket(lowering, bucket);
       for (const member of bucket.members) updates.after(member);
@@ -201,7 +201,7 @@ function lowerDot(lowering: Lowering, node: NodeOf<"dot">): void {
   else lowerContract(lowering, node);
 }
 
-/** cos and sin by position, made at load. */
+/** cos and sin by position, computed on load. */
 function addRopeTable(lowering: Lowering, node: NodeOf<"rope">): void {
   const key = ropeKey(node);
   if (lowering.values.ropeTables.has(key)) return;
@@ -219,7 +219,10 @@ function addRopeTable(lowering: Lowering, node: NodeOf<"rope">): void {
   lowering.values.ropeTables.set(key, name);
 }
 
-/** The buffer that holds an output: its own, or a copy if the value is stored elsewhere or otherwise, or is another output too. */
+/**
+ * The buffer of an output: its own, or a copy if the value is stored elsewhere, in another layout, or is another
+ * output.
+ */
 function outputBuffer(
   lowering: Lowering,
   name: string,
@@ -252,7 +255,7 @@ function portOf(lowering: Lowering, node: Node, buffer: string): Port {
   };
 }
 
-/** An input; where it indexes something, the bound that its values must keep. */
+/** An input. If it is an index, also the bound of its values. */
 function inputPort(lowering: Lowering, node: NodeOf<"input">): Port {
   const port = portOf(lowering, node, node.params.name);
   const below = lowering.model.graph.nodes.flatMap((user) =>
@@ -268,7 +271,7 @@ function inputPort(lowering: Lowering, node: NodeOf<"input">): Port {
   };
 }
 
-/** The axis whose items `user` picks by `index`, where ranks have their own numbers of them. */
+/** The axis that `user` indexes by `index`, if ranks use local numbers of its items. */
 function indexedAxis(
   { placed }: Lowering,
   user: Node,
@@ -285,7 +288,7 @@ function indexedAxis(
   return placed.axes[over]!.dynamic ? planAxis(placed, over) : undefined;
 }
 
-/** The length of what `user` indexes by `index`. */
+/** The length of the axis that `user` indexes by `index`. */
 function indexBound(lowering: Lowering, user: Node, index: Node): number[] {
   const size = (axis: string | undefined) =>
     lowering.placed.axes[axis ?? ""]!.total;
@@ -304,7 +307,7 @@ function indexBound(lowering: Lowering, user: Node, index: Node): number[] {
     case "linearRecurrence":
       return updatedBy(user) === index ? [size(first!.axes[0])] : [];
     case "attention":
-      // Where caches are in pages, their axes do not say how long a sequence is.
+      // The axes of paged caches do not contain the maximum sequence length.
       return user.inputs[4] === index ? [size(user.params.context)] : [];
     case "choices":
       return first === index ? [size(user.params.expert)] : [];

@@ -1,4 +1,4 @@
-/** Packing: a value in f32, rounded to 16 bits, as a parameter is that is stored so: two elements to a word, rows padded. */
+/** Packing: rounds an f32 value to 16 bits in the layout of its parameter: two elements to a word, padded rows. */
 
 import { isHalf } from "../../../spec/dtype.ts";
 import { invariant } from "../../../spec/errors.ts";
@@ -33,7 +33,7 @@ import { emitValue } from "./emit.ts";
 import { placesOf } from "./index_space.ts";
 import { KernelScope } from "./scope.ts";
 
-/** The value of a stored node as `like` is stored, in a buffer of its own. */
+/** The value of a stored node in the layout of `like`, in a new buffer. */
 export function packedStorage(
   lowering: Lowering,
   node: Node,
@@ -55,7 +55,7 @@ export function packedStorage(
   const count = rowStride === undefined
     ? places.count
     : mul(productOf(scope, axes.slice(0, -1)), u32(rowStride));
-  /** Which element of the value an element of the buffer is, and whether it is one. */
+  /** Maps an element of the buffer to an element of the value, if there is one. */
   const unpadded = (element: Expr): { inside: Expr; index: Expr } => {
     if (rowStride === undefined) {
       return { inside: lt(element, places.count), index: element };
@@ -65,7 +65,7 @@ export function packedStorage(
     const width = lengthOf(scope, axes.at(-1)!);
     return { inside: lt(column, width), index: add(mul(row, width), column) };
   };
-  /** The bits of an element of the buffer; what is no element of the value is 0. */
+  /** The bits of an element of the buffer; 0 for padding. */
   const bitsAt = (element: Expr): Expr => {
     const { inside, index } = unpadded(element);
     const there = scope.bindValue(select(inside, index, u32(0)));

@@ -1,4 +1,4 @@
-/** Parameters whose elements share words along the contracted axis: their buffers. */
+/** Buffers of packed parameters, whose elements share words along the contracted axis. */
 
 import { ModelError } from "../../../spec/errors.ts";
 import {
@@ -14,7 +14,7 @@ import type { ParamLayout } from "../param_layout.ts";
 import { isUneven } from "../../sharding/lengths.ts";
 import { addBuffer, type Lowering } from "./context.ts";
 
-/** Whether a rank's items of an axis are whole groups of neighbours, and each rank has as many. */
+/** Whether each rank's items of an axis are complete groups of neighbours, equally many on each rank. */
 function inGroups(placed: Placed, axis: LocalAxis, per: number): boolean {
   const { size, table } = axis;
   if (size % per !== 0 || isUneven(placed, axis)) return false;
@@ -28,8 +28,8 @@ function inGroups(placed: Placed, axis: LocalAxis, per: number): boolean {
 }
 
 /**
- * The contracted axis of a parameter whose elements share words: the matmul kernel decodes it word by word along that.
- * Undefined where there is none and the parameter is there as f32 too. Throws ModelError where it is not.
+ * The contracted axis of a packed parameter, along which the matmul kernel decodes words. Undefined if there is none
+ * and the parameter also exists as f32. Throws ModelError if it does not.
  */
 export function packedAxis(
   node: NodeOf<"param">,
@@ -51,14 +51,14 @@ export function packedAxis(
   );
 }
 
-/** The axis of groups of neighbours of an axis, for the plan; and its size on a rank. */
+/** The plan axis of groups of neighbours of an axis, and its size on a rank. */
 function groupAxis(
   lowering: Lowering,
   axis: string,
   { name, per }: { readonly name: string; readonly per: number },
 ): { readonly axis: string; readonly size: number; readonly total: number } {
   const { of, over, size, total, table } = lowering.placed.axes[axis]!;
-  // Parameters of other encodings have groups of other sizes.
+  // Parameters with other encodings have other group sizes.
   const groups = `${over.length > 0 ? of : axis}_${name}${per}`;
   const local = localName(groups, over);
   lowering.draft.blockAxes.set(groups, { size: total / per });
@@ -78,8 +78,8 @@ function groupAxis(
 }
 
 /**
- * The buffers of a packed parameter, whose file has the contracted axis last: words of its elements, and scales. Stored as
- * filed, both have the bytes of the file.
+ * The buffers of a packed parameter whose file has the contracted axis last: words of elements, and scales. In filed
+ * layout, both have the bytes of the file.
  */
 export function addPacked(
   lowering: Lowering,
@@ -151,7 +151,7 @@ export function addPacked(
   });
 }
 
-/** An axis of words of a block, or of the one scale of a row: every rank has all of it. */
+/** An axis of the words of a block, or of the scale of a row: replicated. */
 function word(
   lowering: Lowering,
   axis: string,

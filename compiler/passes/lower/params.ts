@@ -1,4 +1,7 @@
-/** How parameters are stored in memory: contracted axis outside, output axes inside, so that neighbouring outputs are side by side. */
+/**
+ * Memory layout of parameters: contracted axes outermost and output axes innermost, so that neighbouring outputs are
+ * adjacent.
+ */
 
 import { type FileDType, isHalf, storedDType } from "../../../spec/dtype.ts";
 import type { Graph, Node, NodeOf } from "../../graph/graph.ts";
@@ -14,15 +17,15 @@ import type { Placed } from "../../sharding/placed.ts";
 import { addBuffer, type Lowering } from "./context.ts";
 import type { ParamLayout } from "../param_layout.ts";
 
-/** How parameters are stored, and which may be stored as in their files. */
+/** Layout options, and the dtypes that may keep the layout of their files. */
 export interface LayoutOptions {
-  /** The file's dtype by source tensor name. Default: the parameter's own. */
+  /** File dtype by source tensor name. Default: the dtype of the parameter. */
   readonly stored: { readonly [tensor: string]: FileDType };
-  /** What may be stored as in its file. */
+  /** Dtypes that may keep the layout of their file. */
   readonly asFiled: readonly FileDType[];
 }
 
-/** Decide the layout of every parameter. */
+/** Decides the layout of every parameter. */
 export function layoutParams(
   graph: Graph,
   placed: Placed,
@@ -41,7 +44,7 @@ export function layoutParams(
       const shard = layouts.get(node.inputs[0]!)!;
       const [first, ...rest] = shard.axes;
       const { axis, to } = node.params;
-      // What is behind the last row of a shard would be between them.
+      // The padding after the last row of a shard would be between rows.
       const shards = first === axis && !shard.splitsWords &&
         (rest.length > 0 || shard.rowStride === undefined);
       if (shards && gathersExperts(node, placed)) {
@@ -56,18 +59,18 @@ export function layoutParams(
   return layouts;
 }
 
-/** Whether a node is a parameter, of which ranks have parts, on every rank. */
+/** Whether a node all-gathers a sharded parameter. */
 export function isGathered(node: Node): node is NodeOf<"allGather"> {
   return node.primitive === "allGather" &&
     node.inputs[0]!.primitive === "param";
 }
 
-/** Whether a node gathers the experts of a parameter. */
+/** Whether a node all-gathers the experts of a parameter. */
 function gathersExperts(node: Node, placed: Placed): boolean {
   return isGathered(node) && placed.axes[node.params.to]!.experts === true;
 }
 
-/** The first contraction that has a parameter on its right, itself or gathered. */
+/** The first contraction with a parameter on its right, directly or gathered. */
 function contractionWith(
   node: Node,
   users: readonly Node[],
@@ -79,17 +82,20 @@ function contractionWith(
   });
 }
 
-/** The order in which the tiled kernel reads a right operand. */
+/** The axis order in which the tiled kernel reads a right operand. */
 export function rightAxes({ batch, over, columns }: DotShape): string[] {
   return [...batch, ...over, ...columns];
 }
 
-/** The other order that it can read, which is that of most files. */
+/** The other supported order, that of most files. */
 export function filedAxes({ batch, over, columns }: DotShape): string[] {
   return [...batch, ...columns, ...over];
 }
 
-/** Whether the tiled kernel can read the right operand of a dot as it is stored in its file, where packed ones have the contracted axis last. */
+/**
+ * Whether the tiled kernel can read the right operand of a dot in the layout of its file. Packed operands have the
+ * contracted axis last.
+ */
 function isFiled(
   dot: NodeOf<"dot">,
   stored: FileDType,
@@ -117,12 +123,12 @@ function layoutParam(
   const along = isPackedDType(named)
     ? packedAxis(node, known, { placed, stored: named })
     : undefined;
-  // What no kernel decodes is decoded when it is loaded.
+  // Encodings that no kernel decodes are decoded on load.
   const stored = isPackedDType(named) && along === undefined ? "f32" : named;
   const filed = options.asFiled.includes(stored) && dot !== undefined &&
     !viewed &&
     isFiled(dot, stored, placed);
-  // What is gathered has experts by another name than its shards.
+  // A gathered parameter has another expert axis name than its shards.
   const axes = dot && !viewed
     ? (filed ? filedAxes : rightAxes)(dotShape(dot))
       .map((axis) => node.axes[right!.axes.indexOf(axis)]!)
@@ -141,7 +147,7 @@ function layoutParam(
   };
 }
 
-/** Add the buffer and the weight entry of a parameter. */
+/** Adds the buffer and the weight entry of a parameter. */
 export function addParam(lowering: Lowering, node: NodeOf<"param">): void {
   const layout = lowering.model.layouts.get(node)!;
   const { axes, stored, along, filed = false } = layout;
@@ -171,7 +177,7 @@ export function addParam(lowering: Lowering, node: NodeOf<"param">): void {
     axes,
     ...padded,
   });
-  // The stacked axis is the first one, under the name that the rank has it by.
+  // The stacked axis is the first, under its local name.
   const fileAxes = stack === undefined ? node.axes : node.axes.slice(1);
   lowering.draft.weights.push({
     buffer: name,
@@ -183,7 +189,7 @@ export function addParam(lowering: Lowering, node: NodeOf<"param">): void {
   });
 }
 
-/** Rows that are returned, seen through views. */
+/** Returned rows, through views. */
 export function returningNodes(graph: Graph): Set<Node> {
   const result = new Set<Node>();
   for (const node of graph.nodes) {

@@ -1,4 +1,4 @@
-/** Permute tokens into the order in which they are sent, and combine returned rows into tokens. */
+/** Permutes tokens into send order, and combines returned rows into tokens. */
 
 import { storedDType } from "../../../spec/dtype.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
@@ -24,7 +24,7 @@ import { KernelScope, wordType } from "./scope.ts";
 import { storageFor } from "./storage.ts";
 import { tokenCount } from "./tokens.ts";
 
-/** A row for each choice, or for each token and rank that it goes to. */
+/** A row per choice, or per token and destination rank. */
 export function lowerPermute(
   lowering: Lowering,
   node: NodeOf<"permute">,
@@ -73,7 +73,7 @@ export function lowerPermute(
   lowering.values.storages.set(node, { buffer: send, dtype, axes: rest });
 }
 
-/** The weighted sum of the rows of a token in the order of its choices, into what follows it. */
+/** The weighted sum of the rows of a token in the order of its choices, with its epilogue. */
 export function lowerCombine(
   lowering: Lowering,
   target: Node,

@@ -1,4 +1,4 @@
-/** How many rows a rank can receive by a routing, or of a chunk of one. */
+/** Maximum number of rows that a rank can receive for a routing, or for a chunk. */
 
 import { groupRanks, type Mesh } from "../../../spec/mesh.ts";
 import { mapRanks, type PerRank, perRank } from "../../../spec/per_rank.ts";
@@ -7,22 +7,22 @@ import { groupBound } from "../../sharding/lengths.ts";
 import { routeOf, type SentRows } from "./assign.ts";
 import { type Lowering, sizeOf } from "./context.ts";
 
-/** What is known of received rows before a run. */
+/** Facts about received rows before a run. */
 export interface ReceivedRows {
   readonly sent: SentRows;
   readonly chunk: number;
-  /** Experts of the chunk, and the most that a rank has. */
+  /** Number of experts of the chunk, and the maximum on a rank. */
   readonly experts: PerRank;
   readonly maxExperts: number;
-  /** Rows at most, and the host's bound at run time. */
+  /** Maximum number of rows, and the host's bound at run time. */
   readonly bound: PerRank;
   readonly size: Size;
-  /** The same of tokens, each once. */
+  /** The same for deduplicated tokens. */
   readonly tokenBound: PerRank;
   readonly tokenSize: Size;
 }
 
-/** The rows that come by a routing for the experts of a chunk. */
+/** The received rows of a routing for the experts of a chunk. */
 export function receivedRows(
   lowering: Lowering,
   sent: SentRows,
@@ -30,7 +30,7 @@ export function receivedRows(
 ): ReceivedRows {
   const { placed } = lowering;
   const { tokens, rule: { topK } } = routeOf(sent).params;
-  // What a rank has of all tokens comes from nowhere else.
+  // Tokens that are replicated in the group are not received.
   const over = sent.node.params.localOnly ? [] : sent.over;
   const ranges = sent.chunks[chunk]!;
   const held = ranges.map(([first, end]) => end - first);
@@ -55,7 +55,7 @@ export function receivedRows(
   };
 }
 
-/** What each rank has of what is listed by its group rank. */
+/** Values per rank from a list by group rank. */
 function heldPerRank(
   mesh: Mesh,
   over: readonly string[],

@@ -1,6 +1,6 @@
 /**
- * All-reduce, and reduce-scatter of counted rows: every rank of a group gets the terms of all, and adds them as a balanced binary tree in the order
- * of group ranks, so that all of them get the same bits.
+ * All-reduce, and reduce-scatter of dynamic rows: every rank of a group receives the terms of all ranks and adds them
+ * as a balanced binary tree in group rank order, so that all ranks have the same bits.
  */
 
 import { groupSizeOf } from "../../../spec/mesh.ts";
@@ -27,7 +27,7 @@ import { writeAll } from "./index_space.ts";
 import { KernelScope } from "./scope.ts";
 import { markUnreduced, storageFor } from "./storage.ts";
 
-/** All of a sum: a gather of its terms, and a launch that adds them. */
+/** All-reduce: a gather of the terms, and a launch that adds them. */
 export function lowerAllReduce(
   lowering: Lowering,
   node: NodeOf<"allReduce">,
@@ -56,7 +56,7 @@ export function lowerAllReduce(
   }));
 }
 
-/** A rank's part of a sum: of rows that are counted at run time. Where lengths are fixed, `bucket.ts` does it. */
+/** Reduce-scatter of dynamic rows. `bucket.ts` handles fixed lengths. */
 export function lowerReduceScatter(
   lowering: Lowering,
   node: NodeOf<"reduceScatter">,
@@ -70,7 +70,7 @@ export function lowerReduceScatter(
   addTerms(lowering, node, localRowsOf(lowering, node), (_, at) => at);
 }
 
-/** Gather the terms of rows, and add those of the places that the rank is given. */
+/** Gathers the terms of rows, and adds those of the rank's own rows. */
 function addRows(
   lowering: Lowering,
   node: NodeOf<"allReduce"> | NodeOf<"reduceScatter">,
@@ -85,7 +85,7 @@ function addRows(
   });
 }
 
-/** Add the terms of all ranks as a tree; `there` is where a place of the result is in what a rank gave. */
+/** Adds the terms of all ranks as a tree. `there` maps an index of the result to the term of a rank. */
 function addTerms(
   lowering: Lowering,
   node: NodeOf<"allReduce"> | NodeOf<"reduceScatter">,
@@ -106,7 +106,10 @@ function addTerms(
   });
 }
 
-/** A buffer of one length on all ranks that begins with a rank's part: its own, or a copy where ranks hold different numbers of experts. */
+/**
+ * A buffer of equal length on all ranks that starts with a rank's part: its own, or a copy if ranks have different
+ * numbers of experts.
+ */
 function partsOf(
   lowering: Lowering,
   x: Node,

@@ -1,4 +1,4 @@
-/** Routers: scores, choices, weights, and slots where capacity is limited. */
+/** Routers: scores, choices, weights, and slots with limited capacity. */
 
 import { invariant, ModelError } from "../../../spec/errors.ts";
 import { storedDType } from "../../../spec/dtype.ts";
@@ -27,14 +27,14 @@ export function routeResults(lowering: Lowering, node: Node): RouteResults {
   return results;
 }
 
-/** Choose and weigh; where the rule has a capacity, give out slots and weigh again. */
+/** Chooses experts and computes weights. With a capacity, assigns slots and recomputes weights. */
 export function lowerRoute(lowering: Lowering, node: NodeOf<"route">): void {
   const { rule, expert, tokens, choice } = node.params;
   const operands = operandBuffers(lowering, node);
   const axes = [...tokens, choice];
   const index = addScratch(lowering, "index", "i32", axes);
   const weight = addScratch(lowering, "weight", "f32", axes);
-  // Padding alone is dropped by the router itself.
+  // The router kernel itself drops only padding.
   const slot = dropsChoices(node)
     ? addScratch(lowering, "slot", "i32", axes)
     : undefined;
@@ -83,7 +83,7 @@ export function lowerRoute(lowering: Lowering, node: NodeOf<"route">): void {
   );
 }
 
-/** The buffers of a router's operands, by their names. */
+/** The buffers of a router's operands by name. */
 function operandBuffers(
   lowering: Lowering,
   node: NodeOf<"route">,
@@ -98,7 +98,7 @@ function operandBuffers(
   );
 }
 
-/** The largest values and where they were. */
+/** The largest values and their indices. */
 export function lowerTopK(lowering: Lowering, node: NodeOf<"topK">): void {
   const [x] = node.inputs as [Node];
   const { over, k, axis } = node.params;
@@ -137,7 +137,7 @@ export function lowerTopK(lowering: Lowering, node: NodeOf<"topK">): void {
   lowering.values.results.set(node, { index, weight });
 }
 
-/** Where a part of a routing or topK is stored; how often experts were chosen is only counted where it is asked for. */
+/** Storage of a part of a routing or topK. Masks of experts are computed on demand. */
 export function lowerPart(
   lowering: Lowering,
   node: NodeOf<"tupleElement">,
@@ -160,7 +160,7 @@ export function lowerPart(
   });
 }
 
-/** How often each token chose each expert: at all, first, or after dropping. */
+/** Masks of the experts chosen by each token: all, first choices, or kept ones. */
 function lowerMarks(
   lowering: Lowering,
   node: NodeOf<"route">,

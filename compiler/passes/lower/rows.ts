@@ -1,4 +1,4 @@
-/** Reductions along an axis: norms and softmax keep it, sums lose it. */
+/** Reductions along an axis: norms and softmax keep the axis, sums remove it. */
 
 import { binary } from "../../../spec/kernel/build.ts";
 import type { Expr } from "../../../spec/kernel/tree.ts";
@@ -24,7 +24,7 @@ interface RowParts {
   readonly size: Size;
 }
 
-/** What norms and softmax share: one row per workgroup, the axis kept. */
+/** Common parts of norms and softmax: one row per workgroup. */
 function rowParts(
   lowering: Lowering,
   node: NodeOf<"softmax"> | NodeOf<"rmsNorm">,
@@ -69,7 +69,7 @@ function rowParts(
   return { scope, options, size: rows.size };
 }
 
-/** gain * x / sqrt(mean(x^2) + epsilon), into `target`, which follows it element by element. */
+/** gain * x / sqrt(mean(x^2) + epsilon), with the epilogue `target`. */
 export function lowerRmsNorm(
   lowering: Lowering,
   node: NodeOf<"rmsNorm">,
@@ -97,7 +97,7 @@ function launchRows(
   scope.launch(node, kernel, rowsGrid(size));
 }
 
-/** Sum, mean, maximum, or the logarithm of the sum of exponentials; the axis is lost. */
+/** Sum, mean, maximum or log-sum-exp; removes the axis. */
 export function lowerReduce(
   lowering: Lowering,
   node: NodeOf<"reduce"> | NodeOf<"logSumExp">,

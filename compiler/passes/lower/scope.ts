@@ -1,4 +1,4 @@
-/** One kernel under construction: its bindings, and the statements that expressions need before them. */
+/** A kernel under construction: its bindings, and the statements that precede its expressions. */
 
 import { invariant } from "../../../spec/errors.ts";
 import { let_, local } from "../../../spec/kernel/build.ts";
@@ -9,7 +9,7 @@ import type { Node } from "../../graph/graph.ts";
 import { addLaunch, type Launch } from "./context.ts";
 import type { Lowering } from "./lowering.ts";
 
-/** Bindings by buffer, in the order of first use; names are x0, x1, … for what is read and y0, … for what is written. */
+/** Bindings by buffer, in the order of first use. Names are x0, x1, … for reads and y0, … for writes. */
 export class KernelScope {
   readonly lowering: Lowering;
   readonly #byBuffer = new Map<string, Binding>();
@@ -30,7 +30,7 @@ export class KernelScope {
     return this.#bind(buffer, "write");
   }
 
-  /** Bind `buffer` for reading under a name that the kernel knows it by. */
+  /** Binds `buffer` for reading under a given name. */
   readAs(name: string, buffer: string): void {
     this.#bind(buffer, "read", name);
   }
@@ -54,10 +54,10 @@ export class KernelScope {
     return name;
   }
 
-  /** The bindings; grows while the kernel is described. */
+  /** The bindings; grows during construction. */
   readonly bindings: Binding[] = [];
 
-  /** Add a launch of the kernel for a node. */
+  /** Adds a launch of the kernel for a node. */
   launch(
     node: Node,
     kernel: Kernel,
@@ -75,7 +75,7 @@ export class KernelScope {
     );
   }
 
-  /** Bind a value to a new name, in the statements being collected. */
+  /** Binds a value to a new name in the current statements. */
   bindValue(value: Expr): Expr {
     if (value.op === "const" || value.op === "local" || value.op === "id") {
       return value;
@@ -85,7 +85,7 @@ export class KernelScope {
     return local(name, value.type);
   }
 
-  /** Collect the statements of `make`, and those that its expressions needed before them. */
+  /** Collects the statements of `make`, preceded by those that its expressions need. */
   block<S extends Stmt | KernelText = Stmt>(
     make: () => readonly S[],
   ): (Stmt | S)[] {
@@ -97,7 +97,7 @@ export class KernelScope {
   }
 }
 
-/** How a kernel sees a buffer of this dtype. */
+/** The element type of a buffer of this dtype in a kernel. */
 export function wordType(dtype: StoredDType): Binding["type"] {
   return dtype === "f16" || dtype === "bf16" || dtype === "u8" ? "u32" : dtype;
 }

@@ -1,4 +1,4 @@
-/** What keeps the last tokens of a sequence: convolution, recurrence, and rows of earlier tokens. */
+/** Ops with the last tokens of a sequence: convolution, recurrence, and shifts. */
 
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { conv1d, conv1dGrid } from "../../kernels/conv1d.ts";
@@ -69,7 +69,7 @@ export function lowerConv1d(lowering: Lowering, node: NodeOf<"conv1d">): void {
   });
 }
 
-/** The first operand in each buffer stands for others there. */
+/** The kernel's name for the first operand of each buffer. */
 function namesOf(
   buffers: { readonly [O in RecurrenceOperand]: string },
 ): RecurrenceOptions["names"] {
@@ -174,7 +174,7 @@ export function lowerLinearScan(
   });
 }
 
-/** The state is where its update has written it. */
+/** The next state is the buffer that its update has written. */
 export function lowerNextState(
   lowering: Lowering,
   node: NodeOf<"nextState">,

@@ -1,4 +1,4 @@
-/** What a rank holds of an axis: where its items are among those of the axis with more of them. */
+/** Mapping from local items of an axis to global ones. */
 
 import { add, load, sub } from "../../../spec/kernel/build.ts";
 import type { Expr } from "../../../spec/kernel/tree.ts";
@@ -9,7 +9,7 @@ import { addTable, type Lowering, partOf } from "./context.ts";
 import { assignmentBuffer } from "./assignment.ts";
 import type { KernelScope } from "./scope.ts";
 
-/** An axis of which ranks hold a part, and the one that it is a part of. */
+/** A local axis, and the axis that it is a shard of. */
 export interface Held {
   readonly from: string;
   readonly to: string;
@@ -49,7 +49,7 @@ export function heldStart(scope: KernelScope, { from, to }: Held): Expr {
     : first;
 }
 
-/** Whether the items of an axis follow each other on every rank. */
+/** Whether the items of an axis are consecutive on every rank. */
 function isInBlocks({ table }: LocalAxis): boolean {
   return typeof table === "object"
     ? table.every((ids) => ids.every((id, i) => id === ids[0]! + i))

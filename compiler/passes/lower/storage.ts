@@ -1,4 +1,4 @@
-/** Where results go: a buffer of the node's own, in its axes; on dispatched rows, in grouped order or where they came from. */
+/** Storage of results: a buffer with the node's axes; for dispatched rows, in grouped order or at received offsets. */
 
 import { isHalf, storedDType } from "../../../spec/dtype.ts";
 import type { Node } from "../../graph/graph.ts";
@@ -15,7 +15,7 @@ import {
   unreducedOf,
 } from "./context.ts";
 
-/** Make the buffer of a node's value and note it. Outputs keep their names. */
+/** Creates and registers the buffer of a node's value. Outputs keep their names. */
 export function storageFor(lowering: Lowering, node: Node): Storage {
   const group = lowering.model.dispatched.get(node);
   const storage = lowering.values.bucketPlaces.get(node) ??
@@ -27,12 +27,12 @@ export function storageFor(lowering: Lowering, node: Node): Storage {
   return storage;
 }
 
-/** Whether a buffer has a value's elements and nothing else, one after another. */
+/** Whether a buffer contains exactly the elements of a value, consecutively. */
 export function isPlain({ rows, rowStride, bucket }: Storage): boolean {
   return !rows && rowStride === undefined && !bucket;
 }
 
-/** Say of a buffer that holds the value of `node` over which mesh axes it is a sum, if it is a part of one. */
+/** Marks the buffer of `node` as unreduced over the mesh axes of its sharding. */
 export function markUnreduced(
   lowering: Lowering,
   node: Node,
@@ -52,7 +52,7 @@ function plainStorage(lowering: Lowering, node: Node): Storage {
   const output = Object.entries(lowering.model.graph.outputs).find((
     [, value],
   ) => value === node)?.[0];
-  // An output has its own order: it is copied from where the parameter's is.
+  // An output has its own axis order: it is copied from the parameter's layout.
   const buffer = output === undefined || !sameAxes(axes, node.axes)
     ? addScratch(lowering, opOf(node), dtype, axes)
     : addBuffer(lowering, {
@@ -64,7 +64,7 @@ function plainStorage(lowering: Lowering, node: Node): Storage {
   return { buffer, dtype, axes };
 }
 
-/** Of the next value of a parameter that is copied: the order in which the parameter is stored in memory. */
+/** The axis order of the next value of a parameter: that of the parameter's memory layout. */
 function updatedAxes(
   { model: { graph, layouts } }: Lowering,
   node: Node,
@@ -79,7 +79,7 @@ function updatedAxes(
   return undefined;
 }
 
-/** The value that a combine takes is written where its row was received, so that it can be sent back. */
+/** The operand of a combine is written at the received offsets, so that it can be sent back. */
 function rowStorage(
   lowering: Lowering,
   node: Node,

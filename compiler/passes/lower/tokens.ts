@@ -6,7 +6,7 @@ import { lengthAt } from "../../kernels/kernel.ts";
 import { planAxis } from "../../sharding/lengths.ts";
 import type { Lowering } from "./context.ts";
 
-/** How many tokens a rank has: the product of lengths. */
+/** The number of tokens of a rank: the product of lengths. */
 export function tokenCount(lowering: Lowering, axes: readonly string[]): Expr {
   const { placed } = lowering;
   return axes.reduce<Expr>((product, axis) => {

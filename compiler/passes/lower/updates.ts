@@ -1,6 +1,6 @@
 /**
- * Updates of parameters and of states that are computed: next values have buffers of their own, and are copied when
- * nothing reads the old ones any more; into 16 bits they are rounded before. What a cache writes is in place already.
+ * Updates of parameters and computed states. Next values have separate buffers and are copied after the last read of
+ * the old values; 16-bit parameters are rounded first. Cache writes are in place already.
  */
 
 import { isHalf } from "../../../spec/dtype.ts";
@@ -19,7 +19,7 @@ import { usersOf } from "../../graph/users.ts";
 
 /** The updates of one lowering. */
 export interface Updates {
-  /** Called when a node is lowered, in order. */
+  /** Called after a node is lowered, in order. */
   after(node: Node): void;
 }
 
@@ -28,7 +28,7 @@ interface Update {
   readonly next: Node;
 }
 
-/** Find what is updated, and when it can be. */
+/** Finds updated parameters and states, and the earliest step for each update. */
 export function startUpdates(lowering: Lowering): Updates {
   const { model: { graph } } = lowering;
   const place = new Map(graph.nodes.map((node, i) => [node, i]));
@@ -38,7 +38,7 @@ export function startUpdates(lowering: Lowering): Updates {
     if (leaf.primitive !== "state" && leaf.primitive !== "param") continue;
     const next = graph.states[leaf.params.name];
     if (next === undefined) continue;
-    // The last node that reads the old value, or makes the new one.
+    // The last node that reads the old value or computes the new one.
     const last = (users.get(leaf) ?? []).reduce(
       (found, node) => place.get(node)! > place.get(found)! ? node : found,
       next,
@@ -52,7 +52,7 @@ export function startUpdates(lowering: Lowering): Updates {
   };
 }
 
-/** A next value as its leaf is stored; one that arrived with others is taken out of them. */
+/** A next value in the layout of its leaf. A value in a bucket is extracted. */
 function madeFor(lowering: Lowering, { leaf, next }: Update): Storage {
   const made = lowering.values.storages.get(next)!;
   const old = lowering.values.storages.get(leaf)!;

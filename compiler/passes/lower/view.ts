@@ -1,4 +1,4 @@
-/** Views and parts: other names for what is stored. */
+/** Views and tuple elements: other names for stored values. */
 
 import { invariant } from "../../../spec/errors.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
@@ -13,7 +13,7 @@ type View =
   | NodeOf<"optimizationBarrier">
   | NodeOf<"tupleElement">;
 
-/** A view shares its input's buffer where memory order allows; otherwise it is copied. */
+/** A view shares its input's buffer if the memory order allows; otherwise it is copied. */
 export function lowerView(lowering: Lowering, node: View): void {
   if (node.primitive === "tupleElement") {
     lowerPart(lowering, node);
@@ -27,7 +27,7 @@ export function lowerView(lowering: Lowering, node: View): void {
   } else lowerElementwise(lowering, node as Node);
 }
 
-/** The memory axes under the view's names; undefined where the view does not follow memory order. */
+/** The memory axes under the view's names. Undefined if the view does not follow memory order. */
 function viewAxes(
   node: Exclude<View, NodeOf<"tupleElement">>,
   axes: Storage["axes"],
