@@ -27,6 +27,8 @@ export interface CliIo {
   readonly cache: string | undefined;
   /** Where models are fetched from by name. */
   readonly hub: HubSettings;
+  /** Variables of the environment. */
+  readonly environment: { readonly [name: string]: string | undefined };
   /** Threads that this machine runs at once. */
   readonly threads: number;
   /** Whether the system has a graphics device at all, as far as is known without WebGPU. */
@@ -74,6 +76,7 @@ export function processIo(): CliIo {
     files: nodeFiles(),
     cache: userCache(),
     hub: hubSettings(),
+    environment: process.env,
     threads: availableParallelism(),
     graphics: hasGraphics(),
     places: adapterPlaces,

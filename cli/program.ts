@@ -13,6 +13,7 @@ import {
 } from "./flag_options.ts";
 import type { Prompt } from "./flags.ts";
 import { samplingFlags } from "./generation_flags.ts";
+import { serveFlags } from "./serve_flags.ts";
 import { trainFlags } from "./train_flags.ts";
 import { VERSION } from "../engine/version.ts";
 import { MAX_RANKS } from "../spec/limits.ts";
@@ -33,6 +34,7 @@ const COMMANDS = {
   routers: async () => (await import("./commands/routers.ts")).routersCommand,
   search: async () => (await import("./commands/search.ts")).searchCommand,
   run: async () => (await import("./commands/run.ts")).runCommand,
+  serve: async () => (await import("./commands/serve.ts")).serveCommand,
   train: async () => (await import("./commands/train.ts")).trainCommand,
   tune: async () => (await import("./commands/tune.ts")).tuneCommand,
   view: async () => (await import("./commands/view.ts")).viewCommand,
@@ -338,6 +340,14 @@ function addRunCommands(
     .option("--system <text>", "System message.")
     .action(async (folder, flags) =>
       finish(await (await COMMANDS.chat())(io, folder, flags))
+    );
+  serveFlags(
+    program.command("serve")
+      .description("Serve a checkpoint with an OpenAI-compatible API")
+      .argument("<checkpoint>", "Checkpoint folder or hub name."),
+  )
+    .action(async (folder, flags) =>
+      finish(await (await COMMANDS.serve())(io, folder, flags))
     );
   deviceFlags(planFlags(
     program.command("tune")

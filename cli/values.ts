@@ -55,15 +55,30 @@ export function parseAdapter(text: string): AdapterChoice {
 
 /** `4GiB`, `500MB`, a number of bytes, or `auto`. */
 export function parseMemory(text: string): number | "auto" {
-  if (text === "auto") return text;
+  const found = text === "auto" ? text : bytesOf(text);
+  if (found !== undefined) return found;
+  throw new UsageError(
+    `Cannot use --expert-memory '${text}'. Give bytes, such as 4GiB or 500MB, or auto`,
+  );
+}
+
+/** A parser of `4GiB`, `500MB` or a number of bytes. */
+export function byteCount(flag: string): (text: string) => number {
+  return (text) => {
+    const found = bytesOf(text);
+    if (found !== undefined) return found;
+    throw new UsageError(
+      `Cannot use ${flag} '${text}'. Give bytes, such as 4MiB or 500KB`,
+    );
+  };
+}
+
+function bytesOf(text: string): number | undefined {
   const found = /^(\d{1,15}(?:\.\d{1,9})?)(?:([KMGT])(i?)B)?$/.exec(text);
   const base = found?.[3] ? 1024 : 1000;
   const power = found?.[2] ? "KMGT".indexOf(found[2]) + 1 : 0;
   const bytes = found ? Math.floor(Number(found[1]) * base ** power) : 0;
-  if (bytes > 0 && Number.isSafeInteger(bytes)) return bytes;
-  throw new UsageError(
-    `Cannot use --expert-memory '${text}'. Give bytes, such as 4GiB or 500MB, or auto`,
-  );
+  return bytes > 0 && Number.isSafeInteger(bytes) ? bytes : undefined;
 }
 
 /** The seed of `--random`, or 0 where none is given. */

@@ -4,12 +4,24 @@ import { DataError } from "../spec/errors.ts";
 import { shown } from "../spec/shown.ts";
 import type { FileSystem } from "./files.ts";
 import { readJsonObject } from "./json_file.ts";
-import { Sandbox, type Task, UntrustedError } from "./untrusted/sandbox.ts";
+import { OpenSandbox } from "./untrusted/open_sandbox.ts";
+import { UntrustedError } from "./untrusted/sandbox.ts";
 
 /** A turn of a conversation. */
 export interface ChatMessage {
   readonly role: "system" | "user" | "assistant";
   readonly content: string;
+}
+
+/** A turn with whatever a template may read of it. */
+export type TemplateMessage = { readonly [field: string]: unknown };
+
+/** What a conversation has besides messages. */
+export interface RenderOptions {
+  /** Functions that the assistant may call, as the template reads them. Default: none. */
+  readonly tools?: readonly object[] | undefined;
+  /** Further variables of the template. */
+  readonly values?: { readonly [name: string]: unknown } | undefined;
 }
 
 /** What a checkpoint makes of conversations. */
@@ -18,7 +30,10 @@ export interface ChatTemplate {
    * The text up to where the assistant begins. It spells out every special token, the first one too: encode it with
    * `encodeBare`.
    */
-  render(messages: readonly ChatMessage[]): Promise<string>;
+  render(
+    messages: readonly (ChatMessage | TemplateMessage)[],
+    options?: RenderOptions,
+  ): Promise<string>;
   /** End its process. */
   close(): void;
 }
@@ -60,10 +75,13 @@ async function createTemplate(
       `Cannot apply the chat template of '${folder}': it has ${source.length} characters, and at most ${LONGEST} are read. Check the template`,
     );
   }
-  const sandbox = new Sandbox({ memory: MEMORY });
-  const call = async (task: Task, arg: unknown, remedy: string) => {
+  const sandbox = new OpenSandbox({
+    memory: MEMORY,
+    open: ["openTemplate", source],
+  });
+  const inWords = async <R>(action: () => Promise<R>, remedy: string) => {
     try {
-      return await sandbox.call(task, [arg]);
+      return await action();
     } catch (error) {
       if (!(error instanceof UntrustedError)) throw error;
       throw new DataError(
@@ -73,23 +91,24 @@ async function createTemplate(
       );
     }
   };
-  await call("openTemplate", source, "Check the template");
+  await inWords(() => sandbox.open(), "Check the template");
   const tokens = Object.fromEntries(TOKENS.flatMap((kind) => {
     const content = contentOf(config[`${kind}_token`]);
     return content === undefined ? [] : [[`${kind}_token`, content]];
   }));
   return {
-    render: async (messages) =>
-      await call(
-        "render",
-        {
-          ...tokens,
-          messages,
-          add_generation_prompt: true,
-          // What a template asks for even where a conversation has none.
-          tools: null,
-          documents: null,
-        },
+    render: async (messages, { tools, values } = {}) =>
+      await inWords(
+        () =>
+          sandbox.call(["render", {
+            ...values,
+            ...tokens,
+            messages,
+            add_generation_prompt: true,
+            // What a template asks for even where a conversation has none.
+            tools: tools ?? null,
+            documents: null,
+          }]),
         "Leave out --system if it takes none, or give the whole text without --chat",
       ) as string,
     close: () => sandbox.close(),

@@ -39,6 +39,13 @@ export class TextStream {
     return piece;
   }
 
+  /** The texts that tokens complete, one for each. */
+  async pushAll(tokens: readonly number[]): Promise<string[]> {
+    const pieces: string[] = [];
+    for (const token of tokens) pieces.push(await this.push(token));
+    return pieces;
+  }
+
   /** What was still held back. */
   async end(): Promise<string> {
     const text = await this.#decode(this.#tokens.length);

@@ -49,6 +49,7 @@ async function run(
     cache: CACHE,
     input: Readable.from([]),
     hub: hubSettings({}),
+    environment: {},
     threads: 1,
     graphics: false,
     places: adapterPlaces,

@@ -146,6 +146,8 @@ t.test("switchyard --help and devices", (t) => {
   const { status, stdout, stderr } = switchyard("devices", "--json");
   t.equal(status, 0, stderr);
   t.ok(JSON.parse(stdout));
+  const serve = switchyard("serve", "nothing");
+  t.match(serve, { status: 1, stderr: /Cannot read 'nothing'/ });
   t.end();
 });
 

@@ -73,6 +73,11 @@ export class Sandbox {
     this.#idle();
   }
 
+  /** Whether its process has ended or is about to. */
+  get ended(): boolean {
+    return this.#ended !== undefined;
+  }
+
   /**
    * Call a task; `seconds` of CPU time. Throws UntrustedError where it fails or takes too much; the process is ended then,
    * and later calls fail too.

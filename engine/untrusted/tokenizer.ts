@@ -3,7 +3,8 @@
 import { DataError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
 import type { Tokenizer } from "../tokenizer.ts";
-import { Sandbox, SECONDS, type Task, UntrustedError } from "./sandbox.ts";
+import { type Call, OpenSandbox } from "./open_sandbox.ts";
+import { SECONDS, UntrustedError } from "./sandbox.ts";
 
 /** MiB that a tokenizer may take. Large ones have some hundred thousand entries. */
 const MEMORY = 1024;
@@ -19,7 +20,8 @@ const OPENED_A_SECOND = 500_000;
 
 /**
  * Make a tokenizer from the texts of `tokenizer.json` and `tokenizer_config.json`, which are untrusted: it
- * works in a sandbox. Throws DataError where it fails or takes too much time or memory, here and whenever it is used.
+ * works in a sandbox. Throws DataError where it fails or takes too much time or memory, here and whenever it is used;
+ * later uses start another process.
  *
  * @param folder where they came from, for messages
  */
@@ -34,14 +36,18 @@ export async function createTokenizer(
     readonly size: number;
   },
 ): Promise<Tokenizer> {
-  const sandbox = new Sandbox({ memory: MEMORY });
-  const call = async (op: string, call: Call, extra: number) => {
-    const [task, ...args] = call;
+  // Only conversations need the chat template, which may be too long.
+  const { chat_template: _, ...config } = files.config;
+  const sandbox = new OpenSandbox({
+    memory: MEMORY,
+    open: ["openTokenizer", files.tokenizer, config],
+    seconds: SECONDS + Math.ceil(size / OPENED_A_SECOND),
+  });
+  const inWords = async <R>(op: string, action: () => Promise<R>) => {
     try {
-      return await sandbox.call(task, args, SECONDS + Math.ceil(extra));
+      return await action();
     } catch (error) {
       if (!(error instanceof UntrustedError)) throw error;
-      sandbox.close();
       throw new DataError(
         `Cannot ${op} the tokenizer of '${folder}': ${
           shown(error.state.replace(/[.\s]+$/, ""))
@@ -49,25 +55,22 @@ export async function createTokenizer(
       );
     }
   };
-  const encode = async (text: string, special: boolean) =>
-    await call(
+  const use = (call: Call, extra: number) =>
+    inWords(
       "use",
+      () => sandbox.call(call, SECONDS + Math.ceil(extra)),
+    );
+  const encode = async (text: string, special: boolean) =>
+    await use(
       ["encode", text, special],
       text.length / CHARACTERS_A_SECOND,
     ) as number[];
   const decode = async (tokens: readonly number[], skip: boolean) =>
-    await call(
-      "use",
+    await use(
       ["decode", [...tokens], skip],
       tokens.length / TOKENS_A_SECOND,
     ) as string;
-  // Only conversations need the chat template, which may be too long.
-  const { chat_template: _, ...config } = files.config;
-  await call(
-    "read",
-    ["openTokenizer", files.tokenizer, config],
-    size / OPENED_A_SECOND,
-  );
+  await inWords("read", () => sandbox.open());
   return {
     encode: (text) => encode(text, true),
     encodeBare: (text) => encode(text, false),
@@ -76,6 +79,3 @@ export async function createTokenizer(
     close: () => sandbox.close(),
   };
 }
-
-/** A task and its arguments. */
-type Call = readonly [Task, ...unknown[]];

@@ -56,6 +56,7 @@ export async function withOutput(
     files: nodeFiles(),
     cache: CACHE,
     hub: hubSettings({ HF_HOME: path.join(CACHE, "hub"), HF_HUB_OFFLINE: "1" }),
+    environment: {},
     threads: 2,
     graphics: true,
     places: adapterPlaces,

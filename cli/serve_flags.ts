@@ -1,0 +1,72 @@
+/** Flags of `serve`. */
+
+import { type Command, Option } from "commander";
+import type { DeviceFlags, PlanFlags } from "./flags.ts";
+import { deviceFlags, planFlags } from "./flag_options.ts";
+import { byteCount, integer, positive } from "./values.ts";
+
+/** How requests are answered, and whose. */
+export interface ServeFlags extends PlanFlags, DeviceFlags {
+  readonly host?: string;
+  readonly port?: number;
+  readonly name?: string;
+  readonly apiKey?: readonly string[];
+  readonly cors?: readonly string[];
+  readonly maxBatchTokens?: number;
+  readonly maxQueue?: number;
+  readonly maxBody?: number;
+  /** Seconds. */
+  readonly requestDeadline?: number;
+}
+
+/** Add the flags to a command. */
+export function serveFlags(command: Command): Command {
+  return deviceFlags(planFlags(
+    command
+      .option(
+        "--port <n>",
+        "Port; 0 for any free one. Default: 8000.",
+        integer("--port", 0, 65_535),
+      )
+      .option("--host <address>", "Address to listen on. Default: 127.0.0.1.")
+      .option(
+        "--api-key <key>",
+        "Key that requests must have as 'Authorization: Bearer KEY'. Repeatable. Default: SWITCHYARD_API_KEY, else none.",
+        repeated,
+      )
+      .option(
+        "--name <id>",
+        "Model id in requests. Default: the name of the folder or on the hub.",
+      )
+      .option(
+        "--cors <origin>",
+        "Origin of web pages that may send requests, or '*'. Repeatable. Default: none.",
+        repeated,
+      )
+      .addOption(
+        new Option(
+          "--max-batch-tokens <n>",
+          "Maximum tokens per step, as --max-tokens: long prompts are fed in chunks. Default: 512.",
+        ).argParser(integer("--max-batch-tokens", 1)),
+      )
+      .option(
+        "--max-queue <n>",
+        "Maximum sequences that wait; requests beyond are refused (429). Default: 256.",
+        integer("--max-queue", 0),
+      )
+      .option(
+        "--max-body <bytes>",
+        "Maximum size of a request, for example 8MiB. Default: 4MiB.",
+        byteCount("--max-body"),
+      )
+      .option(
+        "--request-deadline <seconds>",
+        "Time limit of a request, waiting included. Default: 600.",
+        positive("--request-deadline", 86_400),
+      ),
+  ));
+}
+
+function repeated(text: string, before: readonly string[] = []): string[] {
+  return [...before, text];
+}

@@ -1,0 +1,71 @@
+/** The text of one choice of a response, as its tokens arrive. */
+
+import type { Ending } from "../batch.ts";
+import type { Logprobs } from "../sampling.ts";
+import { StopText } from "../stop_text.ts";
+import { TextStream, type Tokenizer } from "../tokenizer.ts";
+
+/** Why a choice ended, in the words of the API. */
+export type FinishReason = "stop" | "length" | "tool_calls";
+
+/** A token of a choice, and the text that it completes. */
+export interface Piece {
+  readonly token: number;
+  readonly text: string;
+  readonly logprobs: Logprobs | undefined;
+}
+
+/** A token as it was chosen. */
+export interface Chosen {
+  readonly token: number;
+  readonly logprobs: Logprobs | undefined;
+}
+
+/** Turns tokens into text, up to a stop token or a stop text. */
+export class Answer {
+  readonly #stream: TextStream;
+  readonly #stopTexts: StopText;
+  readonly #stop: ReadonlySet<number>;
+
+  constructor(
+    tokenizer: Tokenizer,
+    { stop, stopTexts }: {
+      readonly stop: ReadonlySet<number>;
+      readonly stopTexts: readonly string[];
+    },
+  ) {
+    this.#stream = new TextStream(tokenizer);
+    this.#stopTexts = new StopText(stopTexts);
+    this.#stop = stop;
+  }
+
+  /** Whether a stop text was found: tokens that arrive later are no part of the answer. */
+  get stopped(): boolean {
+    return this.#stopTexts.stopped;
+  }
+
+  /** The pieces of some tokens; fewer if a stop text ends them. A stop token is the last one, and has no text. */
+  async push(chosen: readonly Chosen[]): Promise<readonly Piece[]> {
+    const pieces: Piece[] = [];
+    const spoken = chosen.filter(({ token }) => !this.#stop.has(token));
+    const texts = await this.#stream.pushAll(spoken.map(({ token }) => token));
+    for (const [i, { token, logprobs }] of chosen.entries()) {
+      if (this.stopped) break;
+      const text = i < spoken.length ? this.#stopTexts.push(texts[i]!) : "";
+      pieces.push({ token, text, logprobs });
+    }
+    return pieces;
+  }
+
+  /** Text that was held back until the end, and why the choice ended. */
+  async end(
+    ending: Ending,
+  ): Promise<{ readonly text: string; readonly reason: FinishReason }> {
+    const rest = this.#stopTexts.push(await this.#stream.end());
+    const text = rest + this.#stopTexts.end();
+    const reason = this.#stopTexts.stopped || ending === "stop token"
+      ? "stop"
+      : "length";
+    return { text, reason };
+  }
+}

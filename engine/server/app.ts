@@ -1,0 +1,319 @@
+/** The routes of a server: who may ask, how much, and for how long. */
+
+import { type Context, Hono } from "hono";
+import { cors } from "hono/cors";
+import { sha256 } from "../digest.ts";
+import { readBody } from "./body.ts";
+import { prepareChat } from "./chat_completions.ts";
+import { prepareCompletion } from "./completions.ts";
+import { RequestError } from "./errors.ts";
+import type { Prepared } from "./format.ts";
+import { respondStream, respondWhole } from "./respond.ts";
+import type { Served } from "./served.ts";
+
+/** Who is answered, and within which bounds. */
+export interface AppOptions {
+  /** Keys of which requests must have one. Empty: all are answered. */
+  readonly apiKeys: readonly string[];
+  /** Origins of pages that may ask; `*` for all. */
+  readonly origins: readonly string[];
+  /** Names of hosts that requests may be for, without ports; undefined: any. */
+  readonly hosts: readonly string[] | undefined;
+  /** Requests that wait for a place in the batch, at most. */
+  readonly maxQueue: number;
+  /** Bytes of a body, at most. */
+  readonly maxBody: number;
+  /** Milliseconds that a request may take. */
+  readonly requestMs: number;
+}
+
+/** A server without its connections. */
+export interface ServerApp {
+  /** Answers a request. */
+  readonly fetch: (request: Request) => Response | Promise<Response>;
+  /** Refuses requests from here on; resolves when none is in progress. */
+  drain(): Promise<void>;
+}
+
+/** How a body becomes a request that can be answered. */
+type Prepare = (
+  body: { readonly [field: string]: unknown },
+  served: Served,
+) => Promise<Prepared>;
+
+/** Routes by path. */
+const ANSWERED: { readonly [path: string]: Prepare } = {
+  "/v1/completions": prepareCompletion,
+  "/v1/chat/completions": prepareChat,
+};
+
+/** Makes the routes of a server. */
+export async function createApp(
+  served: Served,
+  options: AppOptions,
+): Promise<ServerApp> {
+  const app = new Hono();
+  const requests = new RequestGate(served, options);
+  app.onError((error, c) => failed(c, error));
+  app.notFound((c) =>
+    failed(
+      c,
+      new RequestError(
+        `Cannot answer ${c.req.method} ${c.req.path}: there is no such address. See docs/serve.md`,
+        { kind: "unknown" },
+      ),
+    )
+  );
+  if (options.hosts) app.use(checkHost(options.hosts));
+  if (options.origins.length > 0) {
+    app.use(cors({ origin: [...options.origins] }));
+  }
+  app.get(
+    "/health",
+    (c) =>
+      requests.unavailable
+        ? failed(c, requests.unavailable)
+        : c.json({ status: "ok" }),
+  );
+  app.use("/v1/*", await checkKey(options.apiKeys));
+  const model = {
+    id: served.name,
+    object: "model",
+    created: served.created,
+    owned_by: "switchyard",
+    max_model_len: served.shape.maxContext,
+  };
+  app.get("/v1/models", (c) => c.json({ object: "list", data: [model] }));
+  app.get("/v1/models/:name{.+}", (c) => {
+    checkModel(c.req.param("name"), served);
+    return c.json(model);
+  });
+  for (const [path, prepare] of Object.entries(ANSWERED)) {
+    app.post(path, (c) => requests.answer(c, prepare));
+  }
+  return {
+    fetch: (request) => app.fetch(request),
+    drain: () => requests.drain(),
+  };
+}
+
+/** Counts requests, and refuses those that are too many. */
+class RequestGate {
+  readonly #served: Served;
+  readonly #options: AppOptions;
+  #open = 0;
+  #draining = false;
+  readonly #idle: (() => void)[] = [];
+
+  constructor(served: Served, options: AppOptions) {
+    this.#served = served;
+    this.#options = options;
+  }
+
+  /** Why no request is answered; undefined if they are. */
+  get unavailable(): RequestError | undefined {
+    const { failure } = this.#served.loop;
+    return this.#draining || failure
+      ? new RequestError(
+        failure
+          ? "Cannot answer: the server has failed and ends. Try again when it has started again"
+          : "Cannot answer: the server ends. Try again when it has started again",
+        { kind: "unavailable" },
+      )
+      : undefined;
+  }
+
+  async drain(): Promise<void> {
+    this.#draining = true;
+    if (this.#open === 0) return;
+    await new Promise<void>((resolve) => this.#idle.push(resolve));
+  }
+
+  async answer(c: Context, prepare: Prepare): Promise<Response> {
+    this.#check(0);
+    this.#open++;
+    const controller = new AbortController();
+    const abort = (reason: RequestError) => controller.abort(reason);
+    const { requestMs, maxBody } = this.#options;
+    const timer = setTimeout(() =>
+      abort(
+        new RequestError(
+          `Cannot answer: the request takes longer than ${
+            requestMs / 1000
+          } s. Ask for fewer tokens, or raise --request-deadline`,
+          { kind: "deadline" },
+        ),
+      ), requestMs);
+    let closed = false;
+    const close = () => {
+      if (closed) return;
+      closed = true;
+      clearTimeout(timer);
+      if (--this.#open > 0) return;
+      for (const resolve of this.#idle) resolve();
+    };
+    const left = new RequestError(
+      "Cannot answer: the client closed the connection. Keep it open",
+      { kind: "closed" },
+    );
+    c.req.raw.signal.addEventListener("abort", () => abort(left));
+    const served = this.#served;
+    const { signal } = controller;
+    try {
+      const body = await readBody(c.req.raw, maxBody);
+      checkModel(body["model"], served);
+      const prepared = await prepare(body, served);
+      this.#check(prepared.choices.length);
+      if (!prepared.stream) {
+        const response = await respondWhole(prepared, { served, signal });
+        close();
+        return c.json(response);
+      }
+      const events = respondStream(prepared, { served, signal });
+      return new Response(
+        streamOf(events, {
+          signal,
+          ended: () => {
+            abort(left);
+            close();
+          },
+        }),
+        {
+          headers: {
+            "content-type": "text/event-stream; charset=utf-8",
+            "cache-control": "no-cache",
+            "x-accel-buffering": "no",
+          },
+        },
+      );
+    } catch (error) {
+      close();
+      throw error;
+    }
+  }
+
+  /** Throws RequestError unless so many further sequences may wait. */
+  #check(sequences: number): void {
+    const refusal = this.unavailable;
+    if (refusal) throw refusal;
+    const { maxQueue } = this.#options;
+    const { loop } = this.#served;
+    const { waiting, running, capacity } = loop;
+    const idle = waiting + running === 0;
+    const full = waiting + running + sequences > maxQueue + capacity;
+    if ((idle || !full) && this.#open <= maxQueue + capacity) return;
+    throw new RequestError(
+      `Cannot answer: ${waiting} sequences wait, and at most ${maxQueue} may. Try again later`,
+      { kind: "busy", code: "queue_full" },
+    );
+  }
+}
+
+/**
+ * Events as the body of a response, produced no faster than it is read. `ended` is called once no more are wanted: at the
+ * end, if the client leaves, and if the request is aborted while the client reads nothing.
+ */
+function streamOf(
+  events: AsyncGenerator<string, void, undefined>,
+  { signal, ended }: {
+    readonly signal: AbortSignal;
+    readonly ended: () => void;
+  },
+): ReadableStream<Uint8Array> {
+  const encoder = new TextEncoder();
+  let reading = false;
+  const stop = () => {
+    ended();
+    void events.return();
+  };
+  return new ReadableStream({
+    start(controller) {
+      signal.addEventListener("abort", () => {
+        // A client that reads is sent the reason.
+        if (reading) return;
+        stop();
+        controller.error(signal.reason);
+      });
+    },
+    async pull(controller) {
+      reading = true;
+      try {
+        const { done, value } = await events.next();
+        if (!done) return controller.enqueue(encoder.encode(value));
+        ended();
+        controller.close();
+      } catch (error) {
+        ended();
+        controller.error(error);
+      } finally {
+        reading = false;
+      }
+    },
+    cancel: stop,
+  }, { highWaterMark: 0 });
+}
+
+function failed(c: Context, error: unknown): Response {
+  const known = error instanceof RequestError ? error : new RequestError(
+    `Cannot answer: an unexpected error, '${
+      error instanceof Error ? error.message : String(error)
+    }'. Report this as a bug, with the request`,
+    { kind: "internal" },
+  );
+  for (const [name, value] of Object.entries(known.headers)) {
+    c.header(name, value);
+  }
+  return c.json(known.body, known.status as 400);
+}
+
+function checkModel(name: unknown, served: Served): void {
+  if (name === undefined || name === null || name === served.name) return;
+  throw new RequestError(
+    `Cannot use model '${
+      String(name).slice(0, 200)
+    }': it is not served. Use '${served.name}'`,
+    { kind: "unknown", param: "model", code: "model_not_found" },
+  );
+}
+
+/** A page elsewhere whose name was made to lead to this machine is for another host. */
+function checkHost(hosts: readonly string[]) {
+  return async (c: Context, next: () => Promise<void>): Promise<void> => {
+    const host = (c.req.header("host") ?? "").replace(/:\d+$/, "");
+    if (!hosts.includes(host)) {
+      throw new RequestError(
+        "Cannot answer: the request is for another host. Use the address that the server printed",
+        { kind: "forbidden" },
+      );
+    }
+    await next();
+  };
+}
+
+/** Refuses requests without one of the keys. Digests are compared in constant time. */
+async function checkKey(keys: readonly string[]) {
+  const digests = await Promise.all(keys.map((key) => sha256(key)));
+  return async (c: Context, next: () => Promise<void>): Promise<void> => {
+    const [, key = ""] = /^Bearer (.*)$/i.exec(
+      c.req.header("authorization") ?? "",
+    ) ?? [];
+    const digest = await sha256(key);
+    let found = digests.length === 0;
+    for (const known of digests) found = sameDigest(known, digest) || found;
+    if (!found) {
+      throw new RequestError(
+        "Cannot answer: the API key is missing or wrong. Send the header 'Authorization: Bearer KEY'",
+        { kind: "key", code: "invalid_api_key" },
+      );
+    }
+    await next();
+  };
+}
+
+function sameDigest(a: string, b: string): boolean {
+  let difference = a.length ^ b.length;
+  for (let i = 0; i < a.length; i++) {
+    difference |= a.charCodeAt(i) ^ b.charCodeAt(i);
+  }
+  return difference === 0;
+}

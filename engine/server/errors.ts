@@ -1,0 +1,60 @@
+/** Errors of requests, in the shape of OpenAI's API. */
+
+/** Kinds of errors: their HTTP status, and `error.type` of their body. */
+const KINDS = {
+  request: [400, "invalid_request_error"],
+  key: [401, "invalid_request_error"],
+  forbidden: [403, "invalid_request_error"],
+  unknown: [404, "invalid_request_error"],
+  method: [405, "invalid_request_error"],
+  size: [413, "invalid_request_error"],
+  media: [415, "invalid_request_error"],
+  busy: [429, "rate_limit_error"],
+  closed: [499, "request_cancelled"],
+  internal: [500, "server_error"],
+  unavailable: [503, "server_error"],
+  deadline: [504, "timeout"],
+} as const satisfies { readonly [kind: string]: readonly [number, string] };
+
+/** A request that is not answered. */
+export class RequestError extends Error {
+  override name = "RequestError";
+  readonly kind: keyof typeof KINDS;
+  readonly param: string | null;
+  readonly code: string | null;
+
+  /** `param`: the field of the request; `code`: a word for programs. */
+  constructor(
+    message: string,
+    { kind = "request", param = null, code = null }: {
+      readonly kind?: keyof typeof KINDS;
+      readonly param?: string | null;
+      readonly code?: string | null;
+    } = {},
+  ) {
+    super(message);
+    this.kind = kind;
+    this.param = param;
+    this.code = code;
+  }
+
+  /** The HTTP status. */
+  get status(): number {
+    return KINDS[this.kind][0];
+  }
+
+  /** The body of the response. */
+  get body(): { readonly error: object } {
+    const { message, param, code } = this;
+    return { error: { message, type: KINDS[this.kind][1], param, code } };
+  }
+
+  /** Headers of the response. */
+  get headers(): { readonly [name: string]: string } {
+    return this.kind === "busy" || this.kind === "unavailable"
+      ? { "retry-after": "1" }
+      : this.kind === "key"
+      ? { "www-authenticate": "Bearer" }
+      : {};
+  }
+}

@@ -1,0 +1,164 @@
+/** The choices of one request: they are added to the loop, and their text is given on as it grows. */
+
+import type { Ending, SequenceOptions } from "../batch.ts";
+import { DataError } from "../../spec/errors.ts";
+import {
+  Answer,
+  type Chosen,
+  type FinishReason,
+  type Piece,
+} from "./answer.ts";
+import { RequestError } from "./errors.ts";
+import type { BatchLoop } from "./loop.ts";
+import type { Tokenizer } from "../tokenizer.ts";
+
+/** A choice of a response. */
+export interface Choice {
+  /** Token ids. */
+  readonly prompt: readonly number[];
+  readonly options: SequenceOptions;
+  /** Texts that end it. */
+  readonly stopTexts: readonly string[];
+}
+
+/** What a choice has become. */
+export type ChoiceEvent =
+  & { readonly choice: number }
+  & (
+    /** Forced tokens, whose text is the prompt's. */
+    | { readonly kind: "forced"; readonly tokens: readonly Chosen[] }
+    | { readonly kind: "pieces"; readonly pieces: readonly Piece[] }
+    /** `text`: what was held back. */
+    | {
+      readonly kind: "end";
+      readonly text: string;
+      readonly reason: FinishReason;
+    }
+  );
+
+/** What a request needs of the server. */
+export interface GenerateChoicesOptions {
+  readonly loop: BatchLoop;
+  readonly tokenizer: Tokenizer;
+  /** Its reason, an error, is thrown if it is aborted; sequences are cancelled then. */
+  readonly signal: AbortSignal;
+}
+
+interface Growing {
+  readonly answer: Answer;
+  readonly index: number;
+  /** Tokens that are not text yet. */
+  readonly chosen: Chosen[];
+  forced: number;
+  ending: Ending | undefined;
+  ended: boolean;
+  cancel(): void;
+}
+
+/** Generates the choices of a request. Throws RequestError. */
+export async function* generateChoices(
+  choices: readonly Choice[],
+  { loop, tokenizer, signal }: GenerateChoicesOptions,
+): AsyncGenerator<ChoiceEvent, void, undefined> {
+  let wake = () => {};
+  let failure: RequestError | undefined;
+  const growing: Growing[] = [];
+  try {
+    for (const [index, choice] of choices.entries()) {
+      growing.push(
+        addChoice(loop, { choice, index, tokenizer }, {
+          changed: () => wake(),
+          failed: (error) => {
+            failure ??= unavailable(error);
+            wake();
+          },
+        }),
+      );
+    }
+    signal.addEventListener("abort", () => wake(), { once: true });
+    while (growing.some(({ ended }) => !ended)) {
+      if (signal.aborted) throw signal.reason;
+      if (failure) throw failure;
+      const ready = growing.filter(hasNews);
+      if (ready.length === 0) {
+        await new Promise<void>((resolve) => wake = resolve);
+      }
+      for (const one of ready) yield* newsOf(one);
+    }
+  } finally {
+    for (const { cancel } of growing) cancel();
+  }
+}
+
+function hasNews({ chosen, ending, ended }: Growing): boolean {
+  return !ended && (chosen.length > 0 || ending !== undefined);
+}
+
+/** What is new of a choice. */
+async function* newsOf(one: Growing): AsyncGenerator<ChoiceEvent> {
+  const { answer, index: choice, chosen } = one;
+  const forced = chosen.splice(0, one.forced);
+  one.forced -= forced.length;
+  if (forced.length > 0) yield { choice, kind: "forced", tokens: forced };
+  // What is chosen from here on belongs to the next time.
+  const { ending } = one;
+  const pieces = await answer.push(chosen.splice(0));
+  if (pieces.length > 0) yield { choice, kind: "pieces", pieces };
+  if (ending === undefined && !answer.stopped) return;
+  one.ended = true;
+  one.cancel();
+  yield { choice, kind: "end", ...await answer.end(ending ?? "stop text") };
+}
+
+function addChoice(
+  loop: BatchLoop,
+  { choice: { prompt, options, stopTexts }, index, tokenizer }: {
+    readonly choice: Choice;
+    readonly index: number;
+    readonly tokenizer: Tokenizer;
+  },
+  { changed, failed }: {
+    readonly changed: () => void;
+    readonly failed: (error: unknown) => void;
+  },
+): Growing {
+  const one: Growing = {
+    answer: new Answer(tokenizer, { stop: options.stop, stopTexts }),
+    index,
+    chosen: [],
+    forced: options.forced?.length ?? 0,
+    ending: options.maxNewTokens === 0 ? "length" : undefined,
+    ended: false,
+    cancel: () => {},
+  };
+  if (one.ending) return one;
+  try {
+    const sequence = loop.add(prompt, {
+      ...options,
+      onToken: (token, logprobs) => {
+        one.chosen.push({ token, logprobs });
+        changed();
+      },
+      onEnd: (ending) => {
+        one.ending = ending;
+        changed();
+      },
+      onFail: failed,
+    });
+    one.cancel = () => loop.cancel(sequence);
+  } catch (error) {
+    throw error instanceof DataError
+      ? new RequestError(error.message)
+      : unavailable(error);
+  }
+  return one;
+}
+
+function unavailable(error: unknown): RequestError {
+  return new RequestError(
+    `Cannot go on: the server ends, since a step failed (${
+      error instanceof Error ? error.message : error
+    }). Repeat the request when it has started again`,
+    { kind: "unavailable" },
+  );
+}

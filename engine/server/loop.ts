@@ -1,0 +1,114 @@
+/** The loop of a server: steps of one batch, to which requests are added and from which they are cancelled at any time. */
+
+import {
+  Batch,
+  type BatchSequence,
+  type BatchStep,
+  type SequenceOptions,
+} from "../batch.ts";
+import type { Decoder } from "../decoder.ts";
+
+/** What a loop reports. */
+export interface LoopOptions {
+  /** Called after each step, with its duration in milliseconds. */
+  readonly onStep?: (step: BatchStep, ms: number) => void;
+  /** Time in milliseconds. */
+  readonly now: () => number;
+}
+
+/** A sequence that is called if the loop fails. */
+export interface LoopSequence extends SequenceOptions {
+  /** Called if the loop ends before the sequence does. */
+  readonly onFail: (error: unknown) => void;
+}
+
+/** Runs steps while there are sequences. */
+export class BatchLoop {
+  readonly #batch: Batch;
+  readonly #options: LoopOptions;
+  readonly #growing = new Map<BatchSequence, (error: unknown) => void>();
+  #wake: (() => void) | undefined;
+  #closed = false;
+  #failure: { readonly error: unknown } | undefined;
+  /** Sequences that the caches have room for. */
+  readonly capacity: number;
+
+  constructor(decoder: Decoder, options: LoopOptions) {
+    this.capacity = decoder.maxSequences;
+    this.#batch = new Batch(decoder);
+    this.#options = options;
+  }
+
+  /** What the loop failed with. */
+  get failure(): { readonly error: unknown } | undefined {
+    return this.#failure;
+  }
+
+  /** Sequences that wait for a place in the caches. */
+  get waiting(): number {
+    return this.#batch.waiting;
+  }
+
+  /** Sequences in the caches. */
+  get running(): number {
+    return this.#batch.running;
+  }
+
+  /** Adds a sequence. Throws what the loop failed with, and what `Batch.add` throws. */
+  add(
+    prompt: readonly number[],
+    { onFail, onEnd, ...options }: LoopSequence,
+  ): BatchSequence {
+    if (this.#failure) throw this.#failure.error;
+    const sequence = this.#batch.add(prompt, {
+      ...options,
+      onEnd: (ending) => {
+        this.#growing.delete(sequence);
+        onEnd?.(ending);
+      },
+    });
+    this.#growing.set(sequence, onFail);
+    this.#wake?.();
+    return sequence;
+  }
+
+  /** Ends a sequence, if it still grows, before the next step. */
+  cancel(sequence: BatchSequence): void {
+    if (!this.#growing.delete(sequence)) return;
+    this.#batch.cancel(sequence);
+    this.#wake?.();
+  }
+
+  /** Runs until the loop is closed and no sequence is left. Rejects if a step fails; all sequences fail with it. */
+  async run(): Promise<void> {
+    const { now, onStep } = this.#options;
+    try {
+      for (;;) {
+        const begun = now();
+        const step = await this.#batch.step();
+        if (step) {
+          onStep?.(step, now() - begun);
+          // Connections have their turn.
+          await new Promise((resolve) => setImmediate(resolve));
+        } else if (this.#closed) return;
+        else await this.#idle();
+      }
+    } catch (error) {
+      this.#failure = { error };
+      for (const fail of this.#growing.values()) fail(error);
+      this.#growing.clear();
+      throw error;
+    }
+  }
+
+  /** Lets `run` return once no sequence is left. */
+  close(): void {
+    this.#closed = true;
+    this.#wake?.();
+  }
+
+  async #idle(): Promise<void> {
+    await new Promise<void>((resolve) => this.#wake = resolve);
+    this.#wake = undefined;
+  }
+}

@@ -1,0 +1,6 @@
+/** An OpenAI-compatible server: its routes and its batch. Connections are the caller's. */
+
+export { type AppOptions, createApp, type ServerApp } from "./app.ts";
+export { BatchLoop, type LoopOptions } from "./loop.ts";
+export { type Served } from "./served.ts";
+export { TokenTexts } from "./token_texts.ts";

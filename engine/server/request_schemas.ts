@@ -1,0 +1,116 @@
+/** JSON Schemas of request bodies. Fields that are not listed are ignored, as OpenAI's clients send many. */
+
+import type { Schema } from "../../spec/document/schema.ts";
+
+const text: Schema = { type: "string" };
+const flag: Schema = { type: "boolean" };
+const token: Schema = { type: "integer", minimum: 0, maximum: 2 ** 31 - 1 };
+
+function number(minimum: number, maximum: number): Schema {
+  return { type: "number", minimum, maximum };
+}
+
+function integer(minimum: number, maximum: number): Schema {
+  return { type: "integer", minimum, maximum };
+}
+
+function list(items: Schema, maxItems: number, minItems = 0): Schema {
+  return { type: "array", items, minItems, maxItems };
+}
+
+/** Prompts of a request, choices of a prompt, and texts that end a choice, at most. */
+const [PROMPTS, CHOICES, STOPS] = [256, 128, 16] as const;
+
+const tokens = list(token, 2 ** 20, 1);
+
+const sampling: { readonly [field: string]: Schema } = {
+  model: text,
+  frequency_penalty: number(-2, 2),
+  ignore_eos: flag,
+  logit_bias: {
+    type: "object",
+    propertyNames: { type: "string", pattern: "^\\d{1,9}$" },
+    additionalProperties: number(-100, 100),
+    maxProperties: 1024,
+  },
+  min_p: number(0, 1),
+  n: integer(1, CHOICES),
+  presence_penalty: number(-2, 2),
+  repetition_penalty: number(1e-3, 1e3),
+  seed: integer(-Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER),
+  stop: {
+    anyOf: [
+      { type: "string", minLength: 1, maxLength: 1024 },
+      list({ type: "string", minLength: 1, maxLength: 1024 }, STOPS),
+    ],
+  },
+  stream: flag,
+  stream_options: {
+    type: "object",
+    properties: { include_usage: flag },
+  },
+  temperature: number(0, 100),
+  top_k: integer(-1, 2 ** 31 - 1),
+  top_p: number(0, 1),
+};
+
+/** Of `/v1/completions`. */
+export const completionSchema: Schema = {
+  type: "object",
+  required: ["prompt"],
+  properties: {
+    ...sampling,
+    prompt: {
+      anyOf: [text, tokens, list(text, PROMPTS, 1), list(tokens, PROMPTS, 1)],
+    },
+    best_of: integer(1, CHOICES),
+    echo: flag,
+    logprobs: integer(0, 20),
+    max_tokens: integer(0, 2 ** 31 - 1),
+  },
+};
+
+const textPart: Schema = {
+  type: "object",
+  required: ["type", "text"],
+  properties: { type: { const: "text" }, text },
+};
+
+const message: Schema = {
+  type: "object",
+  required: ["role"],
+  properties: {
+    role: { enum: ["system", "developer", "user", "assistant", "tool"] },
+    content: { anyOf: [text, { type: "null" }, list(textPart, 1024)] },
+    name: text,
+    tool_call_id: text,
+    tool_calls: list({
+      type: "object",
+      required: ["function"],
+      properties: {
+        id: text,
+        type: { const: "function" },
+        function: {
+          type: "object",
+          required: ["name", "arguments"],
+          properties: { name: text, arguments: text },
+        },
+      },
+    }, 128),
+  },
+};
+
+/** Of `/v1/chat/completions`. */
+export const chatSchema: Schema = {
+  type: "object",
+  required: ["messages"],
+  properties: {
+    ...sampling,
+    chat_template_kwargs: { type: "object" },
+    logprobs: flag,
+    max_completion_tokens: integer(1, 2 ** 31 - 1),
+    max_tokens: integer(1, 2 ** 31 - 1),
+    messages: list(message, 4096, 1),
+    top_logprobs: integer(0, 20),
+  },
+};

@@ -1,0 +1,155 @@
+/** Request bodies as typed requests, and their sampling fields as options of a sequence. */
+
+import type { ErrorObject } from "ajv";
+import type { SequenceOptions } from "../batch.ts";
+import { RequestError } from "./errors.ts";
+import { chatErrors, completionErrors } from "./request_validator.ts";
+
+/** Fields that all requests have. */
+export interface SamplingRequest {
+  readonly model?: string;
+  readonly frequency_penalty?: number;
+  /** Tokens that end a text do not. */
+  readonly ignore_eos?: boolean;
+  readonly logit_bias?: { readonly [token: string]: number };
+  readonly min_p?: number;
+  readonly n?: number;
+  readonly presence_penalty?: number;
+  readonly repetition_penalty?: number;
+  readonly seed?: number;
+  readonly stop?: string | readonly string[];
+  readonly stream?: boolean;
+  readonly stream_options?: { readonly include_usage?: boolean };
+  readonly temperature?: number;
+  readonly top_k?: number;
+  readonly top_p?: number;
+}
+
+/** A body of `/v1/completions`. */
+export interface CompletionRequest extends SamplingRequest {
+  readonly prompt:
+    | string
+    | readonly string[]
+    | readonly number[]
+    | readonly (readonly number[])[];
+  readonly best_of?: number;
+  readonly echo?: boolean;
+  readonly logprobs?: number;
+  readonly max_tokens?: number;
+}
+
+/** A part of a message. */
+export interface TextPart {
+  readonly text: string;
+}
+
+/** A message of a conversation. */
+export interface MessageRequest {
+  readonly role: string;
+  readonly content?: string | null | readonly TextPart[];
+  readonly [field: string]: unknown;
+}
+
+/** A body of `/v1/chat/completions`. */
+export interface ChatRequest extends SamplingRequest {
+  readonly chat_template_kwargs?: { readonly [name: string]: unknown };
+  readonly logprobs?: boolean;
+  readonly max_completion_tokens?: number;
+  readonly max_tokens?: number;
+  readonly messages: readonly MessageRequest[];
+  readonly top_logprobs?: number;
+}
+
+type Body = { readonly [field: string]: unknown };
+
+/** Checks a body of `/v1/completions`. Throws RequestError. */
+export function completionRequest(body: Body): CompletionRequest {
+  const request = present(body);
+  refuse(completionErrors(request));
+  for (const field of ["suffix", "best_of"]) {
+    const same = field === "best_of" && request[field] === (body["n"] ?? 1);
+    if (request[field] === undefined || same) continue;
+    throw new RequestError(
+      `Cannot use '${field}': it is not supported. Leave it out`,
+      { param: field, code: "unsupported_parameter" },
+    );
+  }
+  return request as unknown as CompletionRequest;
+}
+
+/** Checks a body of `/v1/chat/completions`. Throws RequestError. */
+export function chatRequest(body: Body): ChatRequest {
+  const request = present(body);
+  refuse(chatErrors(request));
+  return request as unknown as ChatRequest;
+}
+
+/** A field that is null is as one that is left out. */
+function present(body: Body): Body {
+  return Object.fromEntries(
+    Object.entries(body).filter(([, value]) => value !== null),
+  );
+}
+
+function refuse(errors: readonly ErrorObject[]): void {
+  // Of several forms of a field, the last error says which field it is, not what each form would be.
+  const error = errors.at(-1);
+  if (!error) return;
+  const missing = error.keyword === "required"
+    ? `/${error.params["missingProperty"]}`
+    : "";
+  const param = `${error.instancePath}${missing}`.slice(1)
+    .replaceAll("/", ".");
+  const state = missing === ""
+    ? `it ${error.message ?? "does not fit"}`
+    : "it is missing";
+  throw new RequestError(
+    `Cannot use '${param}': ${state}. Correct the request`,
+    { param: param || null },
+  );
+}
+
+/** What a server has for requests that leave it out. */
+export interface SamplingDefaults {
+  /** Tokens that end a text. */
+  readonly stop: ReadonlySet<number>;
+  readonly vocabulary: number;
+}
+
+/** How the choices of a request are sampled; the stream of random numbers is left to each choice. */
+export function samplingOf(
+  request: SamplingRequest,
+  { stop, vocabulary }: SamplingDefaults,
+): Omit<SequenceOptions, "maxNewTokens"> & { readonly seed: number } {
+  const { top_k = 0 } = request;
+  const bias = Object.entries(request.logit_bias ?? {})
+    .map(([token, bias]) => [Number(token), bias] as const);
+  const unknown = bias.find(([token]) => token >= vocabulary);
+  if (unknown) {
+    throw new RequestError(
+      `Cannot use 'logit_bias': the vocabulary has no token ${
+        unknown[0]
+      }. Use ids below ${vocabulary}`,
+      { param: "logit_bias" },
+    );
+  }
+  const seed = request.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!;
+  return {
+    // As `randomNumbers` sees it.
+    seed: seed >>> 0,
+    stop: request.ignore_eos ? new Set() : stop,
+    temperature: request.temperature ?? 1,
+    ...top_k > 0 ? { topK: top_k } : {},
+    topP: request.top_p ?? 1,
+    minP: request.min_p ?? 0,
+    repeatPenalty: request.repetition_penalty ?? 1,
+    presencePenalty: request.presence_penalty ?? 0,
+    frequencyPenalty: request.frequency_penalty ?? 0,
+    bias: new Map(bias),
+  };
+}
+
+/** Texts that end a choice. */
+export function stopTextsOf({ stop = [] }: SamplingRequest): readonly string[] {
+  return typeof stop === "string" ? [stop] : stop;
+}

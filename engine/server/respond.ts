@@ -1,0 +1,135 @@
+/** Responses: one JSON object, or a stream of server-sent events. */
+
+import { RequestError } from "./errors.ts";
+import { type Collected, type Prepared, usageOf } from "./format.ts";
+import { type ChoiceEvent, generateChoices } from "./generation.ts";
+import type { Served } from "./served.ts";
+
+/** What a response needs besides the request. */
+export interface RespondOptions {
+  readonly served: Served;
+  /** Aborted, with an error as its reason, if nobody waits for the response any more. */
+  readonly signal: AbortSignal;
+}
+
+/** Fields of every object of a response. */
+function headOf({ prefix, objects }: Prepared, { name }: Served): {
+  readonly id: string;
+  readonly object: string;
+  readonly created: number;
+  readonly model: string;
+} {
+  return {
+    id: `${prefix}-${crypto.randomUUID().replaceAll("-", "")}`,
+    object: objects[0],
+    created: Math.floor(Date.now() / 1000),
+    model: name,
+  };
+}
+
+/** The whole response. Throws RequestError. */
+export async function respondWhole(
+  prepared: Prepared,
+  options: RespondOptions,
+): Promise<object> {
+  const collected = await begin(prepared);
+  for await (const event of eventsOf(prepared, options)) {
+    const into = collected[event.choice]!;
+    collect(into, event);
+  }
+  const choices: object[] = [];
+  let tokens = 0;
+  for (const [i, choice] of collected.entries()) {
+    choices.push(await prepared.whole(i, choice));
+    tokens += spokenTokens(choice);
+  }
+  return {
+    ...headOf(prepared, options.served),
+    choices,
+    usage: usageOf(prepared.promptTokens, tokens),
+  };
+}
+
+/** The response as server-sent events. An error ends it as an event of its own. */
+export async function* respondStream(
+  prepared: Prepared,
+  options: RespondOptions,
+): AsyncGenerator<string, void, undefined> {
+  const { includeUsage, promptTokens, objects } = prepared;
+  const head = { ...headOf(prepared, options.served), object: objects[1] };
+  const event = (value: object) => `data: ${JSON.stringify(value)}\n\n`;
+  const chunk = (choice: object) =>
+    event({
+      ...head,
+      choices: [choice],
+      ...includeUsage ? { usage: null } : {},
+    });
+  let tokens = 0;
+  try {
+    for (const [i, begun] of (await begin(prepared)).entries()) {
+      const first = await prepared.first(i, begun);
+      if (first) yield chunk(first);
+    }
+    for await (const event of eventsOf(prepared, options)) {
+      for (const part of partsOf(event)) {
+        tokens += spokenTokens(part);
+        const delta = await prepared.delta(event.choice, part);
+        if (delta) yield chunk(delta);
+      }
+    }
+    if (includeUsage) {
+      const usage = usageOf(promptTokens, tokens);
+      yield event({ ...head, choices: [], usage });
+    }
+    yield "data: [DONE]\n\n";
+  } catch (error) {
+    if (!(error instanceof RequestError)) throw error;
+    yield event(error.body);
+  }
+}
+
+function eventsOf(
+  { choices }: Prepared,
+  { served: { loop, decoder }, signal }: RespondOptions,
+): AsyncGenerator<ChoiceEvent> {
+  return generateChoices(choices, { loop, tokenizer: decoder, signal });
+}
+
+async function begin(prepared: Prepared): Promise<Collected[]> {
+  return await Promise.all(
+    prepared.choices.map((_, choice) => prepared.begin(choice)),
+  );
+}
+
+function collect(into: Collected, event: ChoiceEvent): void {
+  for (const { text, pieces, reason } of partsOf(event)) {
+    into.text += text;
+    into.pieces.push(...pieces);
+    into.reason = reason;
+  }
+}
+
+/** An event as chunks: one for each token, so that streams do not depend on when tokens arrive. */
+function* partsOf(event: ChoiceEvent): Iterable<Collected> {
+  switch (event.kind) {
+    case "forced":
+      yield {
+        text: "",
+        pieces: event.tokens.map((one) => ({ ...one, text: undefined })),
+        reason: undefined,
+      };
+      break;
+    case "pieces":
+      for (const piece of event.pieces) {
+        yield { text: piece.text, pieces: [piece], reason: undefined };
+      }
+      break;
+    case "end":
+      yield { text: event.text, pieces: [], reason: event.reason };
+  }
+}
+
+/** Tokens that are not the prompt's. */
+function spokenTokens({ pieces }: Collected): number {
+  return pieces.filter(({ text }) => text !== undefined).length;
+}

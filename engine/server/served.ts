@@ -1,0 +1,26 @@
+/** What a server answers requests with. */
+
+import type { ChatTemplate } from "../chat.ts";
+import type { Decoder } from "../decoder.ts";
+import type { Tokenizer } from "../tokenizer.ts";
+import type { BatchLoop } from "./loop.ts";
+import type { TokenTexts } from "./token_texts.ts";
+
+/** A model that is served. */
+export interface Served {
+  /** The model's id. */
+  readonly name: string;
+  /** Seconds since 1970. */
+  readonly created: number;
+  readonly loop: BatchLoop;
+  readonly shape: Pick<Decoder, "vocabulary" | "maxContext">;
+  /** Tokens that end a text. */
+  readonly stop: ReadonlySet<number>;
+  /** Encodes prompts. */
+  readonly encoder: Tokenizer;
+  /** Decodes texts, in another process, so that no long prompt delays them. */
+  readonly decoder: Tokenizer;
+  readonly tokenTexts: TokenTexts;
+  /** The checkpoint's template, or why there is none. */
+  readonly chat: ChatTemplate | { readonly missing: string };
+}

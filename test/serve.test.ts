@@ -1,0 +1,458 @@
+// `switchyard serve`: what OpenAI's client gets from it, against `generate`; who is refused, and why.
+// needs: cpu
+
+import { spawn } from "node:child_process";
+import process from "node:process";
+import OpenAI from "openai";
+import t from "tap";
+import { checkpointFolder } from "./helpers/checkpoints.ts";
+import { clonePath } from "./helpers/compiled.ts";
+import { programsOf, readPage } from "./helpers/guide.ts";
+import { switchyard, temporaryFolder } from "./helpers/cli.ts";
+import {
+  chatCheckpoint,
+  startServer,
+  type TestServer,
+} from "./helpers/serve.ts";
+
+const folder = await chatCheckpoint(temporaryFolder(t));
+const server = await startServer(folder, "--mesh", "ep=2");
+t.teardown(() => server.stop());
+const { client } = server;
+const model = "demo-lm";
+const PROMPT = "Once upon a time";
+
+interface Document {
+  readonly sequences: readonly {
+    readonly promptTokens: readonly number[];
+    readonly tokens: readonly number[];
+    readonly text: string;
+    readonly ending: string;
+    readonly logprobs: readonly {
+      readonly logprob: number;
+      readonly top: readonly { readonly text: string; logprob: number }[];
+    }[];
+  }[];
+}
+
+/** What `generate` makes of a prompt. */
+async function generated(...args: string[]) {
+  const { code, out, err } = await switchyard([
+    ...["generate", folder, "--adapter", "cpu", "--json"],
+    ...args,
+  ]);
+  t.equal(code, 0, err);
+  return (JSON.parse(out) as Document).sequences[0]!;
+}
+
+/** The error of a request. */
+async function refused(request: Promise<unknown>) {
+  const error = await request.then(() => undefined, (error) => error);
+  t.type(error, OpenAI.APIError);
+  return error as InstanceType<typeof OpenAI.APIError>;
+}
+
+t.test("models are listed", async (t) => {
+  const { data } = await client.models.list();
+  t.strictSame(data.map(({ id }) => id), [model]);
+  t.equal((await client.models.retrieve(model)).object, "model");
+  t.equal((await refused(client.models.retrieve("other"))).status, 404);
+});
+
+t.test("a completion is what generate makes of the prompt", async (t) => {
+  const greedy = await client.completions.create({
+    model,
+    prompt: PROMPT,
+    max_tokens: 12,
+    temperature: 0,
+    logprobs: 2,
+  });
+  const expected = await generated(
+    ...["-p", PROMPT, "-n", "12", "--logprobs", "2"],
+  );
+  const [choice] = greedy.choices;
+  t.equal(choice!.text, expected.text);
+  t.equal(choice!.finish_reason, "length");
+  t.strictSame(
+    choice!.logprobs!.token_logprobs,
+    expected.logprobs.map(({ logprob }) => logprob),
+  );
+  t.strictSame(
+    choice!.logprobs!.top_logprobs!.map((top) => Object.entries(top)),
+    expected.logprobs.map(({ top }) =>
+      top.map(({ text, logprob }) => [text, logprob])
+    ),
+  );
+  t.equal(choice!.logprobs!.tokens!.join(""), choice!.text);
+  t.strictSame(greedy.usage, {
+    prompt_tokens: expected.promptTokens.length,
+    completion_tokens: 12,
+    total_tokens: expected.promptTokens.length + 12,
+  });
+  const drawn = { seed: 7, temperature: 0.9, top_p: 0.8, max_tokens: 20 };
+  const more = { top_k: 30, min_p: 0.01, repetition_penalty: 1.2 };
+  const request = { model, prompt: PROMPT, ...drawn, ...more };
+  const seeded = await client.completions.create(request);
+  const flags = [
+    ...["--seed", "7", "--temperature", "0.9", "--top-p", "0.8", "-n", "20"],
+    ...["--top-k", "30", "--min-p", "0.01", "--repeat-penalty", "1.2"],
+  ];
+  const { text } = await generated("-p", PROMPT, ...flags);
+  t.equal(seeded.choices[0]!.text, text);
+  const tokens = await client.completions.create({
+    ...request,
+    prompt: [...expected.promptTokens],
+  });
+  t.equal(tokens.choices[0]!.text, text);
+});
+
+t.test("choices differ by their random numbers, and streams are the same", async (t) => {
+  const request = {
+    model,
+    prompt: [PROMPT, "The fox"],
+    n: 3,
+    seed: 11,
+    max_tokens: 10,
+  };
+  const whole = await client.completions.create(request);
+  const texts = whole.choices.map(({ text }) => text);
+  t.strictSame(whole.choices.map(({ index }) => index), [0, 1, 2, 3, 4, 5]);
+  t.equal(new Set(texts).size, 6);
+  const streamed = texts.map(() => "");
+  const reasons = texts.map((): string | null => null);
+  let usage: OpenAI.CompletionUsage | undefined;
+  const stream = await client.completions.create({
+    ...request,
+    stream: true,
+    stream_options: { include_usage: true },
+  });
+  for await (const chunk of stream) {
+    for (const { index, text, finish_reason } of chunk.choices) {
+      streamed[index] += text;
+      reasons[index] ??= finish_reason;
+    }
+    usage = chunk.usage ?? usage;
+  }
+  t.strictSame(streamed, texts);
+  t.strictSame(reasons, whole.choices.map((choice) => choice.finish_reason));
+  t.strictSame(usage, whole.usage);
+  const alone = await client.completions.create({
+    ...request,
+    prompt: "The fox",
+  });
+  t.strictSame(alone.choices.map(({ text }) => text), texts.slice(3));
+});
+
+t.test("stop texts, biases and penalties", async (t) => {
+  const request = { model, prompt: PROMPT, max_tokens: 24, temperature: 0 };
+  const text = async (more: object) =>
+    (await client.completions.create({ ...request, ...more })).choices[0]!;
+  const plain = (await text({})).text;
+  const end = plain.slice(20, 26);
+  const stopped = await text({ stop: ["none", end] });
+  t.strictSame(
+    [stopped.text, stopped.finish_reason],
+    [plain.slice(0, plain.indexOf(end)), "stop"],
+  );
+  const [token] =
+    (await generated("-p", PROMPT, "-n", "1", "--logprobs", "0")).tokens;
+  const biased = await text({ logit_bias: { [token!]: -100 } });
+  t.notOk(biased.text.startsWith(plain.slice(0, 4)), "its first token is out");
+  const stop = await text({ logit_bias: { 0: 100 } });
+  t.strictSame([stop.text, stop.finish_reason], ["", "stop"], "a stop token");
+  const ignored = await text({ logit_bias: { 0: 100 }, ignore_eos: true });
+  t.equal(ignored.finish_reason, "length");
+  const fresh = await text({ presence_penalty: 2, frequency_penalty: 2 });
+  t.not(fresh.text, plain);
+});
+
+t.test("echo has the log-probabilities of the prompt", async (t) => {
+  const { choices: [all] } = await client.completions.create({
+    model,
+    prompt: PROMPT,
+    max_tokens: 2,
+    temperature: 0,
+    echo: true,
+    logprobs: 1,
+  });
+  const { text, logprobs } = all!;
+  t.ok(text.startsWith(PROMPT));
+  t.equal(logprobs!.tokens!.join(""), text);
+  t.equal(logprobs!.token_logprobs![0], null);
+  // Each token follows the ones before it.
+  for (let i = 1; i < logprobs!.tokens!.length - 2; i++) {
+    const prompt = logprobs!.tokens!.slice(0, i).join("");
+    const next = await client.completions.create({
+      model,
+      prompt,
+      max_tokens: 1,
+      logprobs: 1,
+      temperature: 0,
+    });
+    t.strictSame(
+      Object.entries(next.choices[0]!.logprobs!.top_logprobs![0]!)[0],
+      Object.entries(logprobs!.top_logprobs![i]!)[0],
+    );
+  }
+  const score = await client.completions.create({
+    model,
+    prompt: PROMPT,
+    max_tokens: 0,
+    echo: true,
+    logprobs: 1,
+  });
+  t.equal(score.choices[0]!.text, PROMPT);
+  t.strictSame(
+    score.choices[0]!.logprobs!.token_logprobs,
+    logprobs!.token_logprobs!.slice(0, -2),
+  );
+  t.equal(score.usage!.completion_tokens, 0);
+  let streamed = "";
+  for await (
+    const { choices } of await client.completions.create({
+      model,
+      prompt: PROMPT,
+      max_tokens: 2,
+      temperature: 0,
+      echo: true,
+      stream: true,
+    })
+  ) streamed += choices[0]!.text;
+  t.equal(streamed, text);
+});
+
+t.test("a conversation is answered as by generate --chat", async (t) => {
+  const messages = [
+    { role: "system" as const, content: "Be brief." },
+    {
+      role: "user" as const,
+      content: [{ type: "text" as const, text: "Tell me of the fox." }],
+    },
+  ];
+  const request = {
+    model,
+    messages,
+    seed: 3,
+    max_completion_tokens: 16,
+    logprobs: true,
+    top_logprobs: 2,
+  };
+  const whole = await client.chat.completions.create(request);
+  const expected = await generated(
+    ...["--chat", "--system", "Be brief.", "-p", "Tell me of the fox."],
+    ...["--seed", "3", "--temperature", "1", "-n", "16", "--logprobs", "2"],
+  );
+  const [choice] = whole.choices;
+  t.equal(choice!.message.content, expected.text);
+  t.strictSame(
+    choice!.logprobs!.content!.map(({ logprob, top_logprobs }) => [
+      logprob,
+      ...top_logprobs.map(({ logprob }) => logprob),
+    ]),
+    expected.logprobs.map(({ logprob, top }) => [
+      logprob,
+      ...top.map(({ logprob }) => logprob),
+    ]),
+  );
+  let text = "";
+  let count = 0;
+  const stream = client.chat.completions.stream(request);
+  for await (const { choices } of stream) {
+    text += choices[0]?.delta.content ?? "";
+    count += choices[0]?.logprobs?.content?.length ?? 0;
+  }
+  t.equal(text, expected.text);
+  t.equal(count, 16);
+  const final = await stream.finalChatCompletion();
+  t.equal(final.choices[0]!.finish_reason, "length");
+});
+
+t.test("what cannot be answered is an error with its field", async (t) => {
+  const create = (more: object) =>
+    refused(
+      client.completions.create({ model, prompt: PROMPT, ...more } as never),
+    );
+  for (
+    const [more, status, param] of [
+      [{ temperature: -1 }, 400, "temperature"],
+      [{ temperature: "hot" }, 400, "temperature"],
+      [{ top_p: 1.5 }, 400, "top_p"],
+      [{ n: 0 }, 400, "n"],
+      [{ stop: [""] }, 400, "stop"],
+      [{ prompt: "" }, 400, "prompt"],
+      [{ prompt: undefined }, 400, "prompt"],
+      [{ prompt: [2048] }, 400, null],
+      [{ prompt: PROMPT.repeat(200) }, 400, "prompt"],
+      [{ logit_bias: { 2048: 1 } }, 400, "logit_bias"],
+      [{ best_of: 3 }, 400, "best_of"],
+      [{ suffix: "." }, 400, "suffix"],
+      [{ model: "other" }, 404, "model"],
+    ] as const
+  ) {
+    const error = await create(more);
+    t.strictSame([error.status, error.param], [status, param]);
+    t.match(error.message, /^\d+ Cannot .*: .*\. [A-Z]/);
+  }
+  t.match(await create({ prompt: PROMPT.repeat(200) }), {
+    code: "context_length_exceeded",
+  });
+  t.match(
+    await refused(client.chat.completions.create({ model, messages: [] })),
+    { status: 400, param: "messages" },
+  );
+  const status = async (
+    body: string | Uint8Array<ArrayBuffer>,
+    headers: Record<string, string> = {},
+  ) =>
+    (await server.post("/v1/completions", "", {
+      body,
+      headers: { "content-type": "application/json", ...headers },
+    })).status;
+  t.equal(await status("{"), 400);
+  t.equal(await status("[]"), 400);
+  t.equal(await status(new Uint8Array([0x7b, 0xff, 0x7d])), 400, "not UTF-8");
+  t.equal(await status(`{"a":${"[".repeat(1e5)}`), 400, "deep");
+  t.equal(await status(" ".repeat(5 << 20)), 413);
+  t.equal(await status("{}", { "content-type": "text/plain" }), 415);
+  t.equal((await fetch(`${server.address}/v1/completion`)).status, 404);
+  t.equal((await fetch(`${server.address}/health`)).status, 200);
+});
+
+t.test("keys, origins and hosts", async (t) => {
+  const guarded = await startServer(
+    checkpointFolder("demo-lm"),
+    ...["--api-key", "one", "--api-key", "two"],
+    ...["--cors", "http://page.example"],
+  );
+  t.teardown(() => guarded.stop());
+  const models = `${guarded.address}/v1/models`;
+  const status = async (headers: Record<string, string>) =>
+    (await fetch(models, { headers })).status;
+  t.equal(await status({}), 401);
+  t.equal(await status({ authorization: "Bearer on" }), 401);
+  t.equal(await status({ authorization: "Bearer one" }), 200);
+  t.equal(await status({ authorization: "Bearer two" }), 200);
+  t.equal((await fetch(`${guarded.address}/health`)).status, 200);
+  const { headers } = await fetch(models, {
+    method: "OPTIONS",
+    headers: {
+      "origin": "http://page.example",
+      "access-control-request-method": "POST",
+    },
+  });
+  t.equal(headers.get("access-control-allow-origin"), "http://page.example");
+  const { client } = guarded;
+  t.match(
+    await refused(
+      client.chat.completions.create({
+        model,
+        messages: [{ role: "user", content: "Hello" }],
+      }, { headers: { authorization: "Bearer one" } }),
+    ),
+    { status: 400, message: /it has no chat template/ },
+  );
+});
+
+t.test("more requests than may wait are refused, until others leave", async (t) => {
+  const small = await startServer(
+    folder,
+    ...["--max-sequences", "1", "--max-queue", "0"],
+  );
+  t.teardown(() => small.stop());
+  const long = { model, prompt: PROMPT, n: 16, max_tokens: 500 };
+  const stream = await small.client.completions.create({
+    ...long,
+    ignore_eos: true,
+    stream: true,
+  } as OpenAI.CompletionCreateParamsStreaming);
+  const short = { model, prompt: PROMPT, max_tokens: 1 };
+  const error = await refused(small.client.completions.create(short));
+  t.match(error, { status: 429, code: "queue_full", type: "rate_limit_error" });
+  t.ok(error.headers!.get("retry-after"));
+  stream.controller.abort();
+  // The client waits as it is asked to.
+  const after = await small.client.completions.create(short, { maxRetries: 9 });
+  t.equal(after.choices.length, 1);
+});
+
+t.test("a request has a deadline", async (t) => {
+  const hurried = await startServer(folder, "--request-deadline", "0.001");
+  t.teardown(() => hurried.stop());
+  const request = { model, prompt: PROMPT, max_tokens: 400 };
+  t.match(await refused(hurried.client.completions.create(request)), {
+    status: 504,
+    message: /takes longer than 0.001 s/,
+  });
+  const stream = await hurried.client.completions.create({
+    ...request,
+    stream: true,
+  });
+  await t.rejects(async () => {
+    for await (const _ of stream);
+  }, /takes longer/);
+});
+
+t.test("a server that is asked to end answers what it has begun", async (t) => {
+  const ending: TestServer = await startServer(folder);
+  const stream = await ending.client.completions.create({
+    model,
+    prompt: PROMPT,
+    max_tokens: 40,
+    temperature: 0,
+    stream: true,
+  });
+  ending.interrupt();
+  t.equal((await fetch(`${ending.address}/health`)).status, 503);
+  const other = ending.client.completions.create({ model, prompt: PROMPT });
+  t.equal((await refused(other)).status, 503);
+  let text = "";
+  for await (const { choices } of stream) text += choices[0]!.text;
+  t.equal(text, (await generated("-p", PROMPT, "-n", "40")).text);
+  t.match(await ending.ended, {
+    code: 0,
+    err: "Ending after the requests in progress; once more to end at once\n",
+  });
+});
+
+t.test("what cannot be served is said", async (t) => {
+  const said = async (...args: string[]) => {
+    const { code, err } = await switchyard(["serve", ...args]);
+    return [code, err.split(":")[0]];
+  };
+  t.strictSame(await said("examples/layer.ts"), [
+    1,
+    "Cannot serve 'examples/layer.ts'",
+  ]);
+  t.strictSame(await said(folder, "--port", "99999"), [
+    2,
+    "Cannot use --port '99999'. Give a whole number from 0 to 65535\n",
+  ]);
+  const { port } = new URL(server.address);
+  t.strictSame(await said(folder, "--adapter", "cpu", "--port", port), [
+    3,
+    `Cannot listen on 127.0.0.1, port ${port}`,
+  ]);
+});
+
+t.test("the programs of docs/serve.md print what it shows", async (t) => {
+  const demo = await startServer(checkpointFolder("demo-lm"));
+  t.teardown(() => demo.stop());
+  const page = readPage("serve.md");
+  const [whole, stream] = programsOf(page).map((text) =>
+    runProgram(text.replaceAll("http://127.0.0.1:8000", demo.address))
+  );
+  const [, shown] = /```\n\n```\n(there.*?\n)```/s.exec(page)!;
+  t.equal(await whole, shown);
+  t.equal((await stream)!.trimEnd().split("\n").length, 3);
+});
+
+/** What a JavaScript program prints. */
+async function runProgram(text: string): Promise<string> {
+  const child = spawn(process.execPath, ["--input-type=module", "-e", text], {
+    cwd: clonePath("."),
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  let out = "";
+  for await (const part of child.stdout) out += part;
+  return out;
+}
