@@ -57,6 +57,7 @@ const BY_OP: { readonly [op: string]: Role | undefined } = {
   attention: "attention",
   cacheWrite: "attention",
   rope: "attention",
+  selectKeys: "attention",
   route: "router",
 };
 

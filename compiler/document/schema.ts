@@ -172,7 +172,12 @@ const PARAMS: { readonly [P in ModelPrimitive]: Schema } = {
     context: axis,
     sinks: flag,
     shared: flag,
-  }, { kvHead: axis, window: upTo(2 ** 31, 1), chunk: upTo(2 ** 31, 1) }),
+  }, {
+    kvHead: axis,
+    selected: axis,
+    window: upTo(2 ** 31, 1),
+    chunk: upTo(2 ** 31, 1),
+  }),
 };
 
 const span = closed({ file: text, line: length, column: length });

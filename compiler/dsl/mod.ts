@@ -54,6 +54,7 @@ export { crossEntropy, type CrossEntropyOptions } from "./cross_entropy.ts";
 export * from "./reduce.ts";
 export * from "./shape.ts";
 export * from "./position.ts";
+export * from "./select_keys.ts";
 export * from "./sequences.ts";
 export {
   type CapacityPreset,

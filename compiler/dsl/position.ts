@@ -161,6 +161,11 @@ export interface AttentionChoices<At, Sinks> {
   readonly window?: number;
   /** Chunk size: a token attends only to positions of its own chunk. */
   readonly chunk?: number;
+  /**
+   * The positions that a token attends to instead, `token selected`, "i32", from `selectKeys`: at least one, each at most
+   * once, with negative numbers only at the end.
+   */
+  readonly selected?: Tensor<string, "i32">;
   /** Score of the attention sink of each head: `exp` of it is added to the softmax denominator. A sink has no value. */
   readonly sinks?: Sinks;
 }
@@ -475,14 +480,17 @@ function attend<Y extends string, D extends Float>(
 ): Tensor<Y, D> {
   const { options, ...axes } = part;
   const [query, keys, values] = operands;
-  const { sequence, position, sinks, scale, window, chunk } = options;
-  const tensors = [query, keys, values ?? keys, sequence, position];
+  const { sequence, position, sinks, selected, scale, window, chunk } = options;
+  const more = [sinks, selected].filter((x) => x !== undefined);
+  const tensors = [query, keys, values ?? keys, sequence, position, ...more];
   const { axes: sizes } = traceOf([query], op);
-  return apply(op, "attention", sinks ? [...tensors, sinks] : tensors, {
+  const list = selected?.node.axes.at(-1);
+  return apply(op, "attention", tensors, {
     ...axes,
     scale: scale ?? 1 / Math.sqrt(sizes[axes.dim]?.size ?? 1),
     ...window === undefined ? {} : { window },
     ...chunk === undefined ? {} : { chunk },
+    ...list === undefined ? {} : { selected: list },
     context: keys.node.axes[1]!,
     sinks: sinks !== undefined,
     shared: values === undefined,

@@ -46,18 +46,20 @@ function placeOf(
 export function attentionDerivative(
   { node, dy, b }: DerivativeInput<"attention">,
 ): Cotangents {
-  const [q, keys, values, sequence, position, sinks] = node.inputs as [
+  const [q, keys, values, sequence, position, ...more] = node.inputs as [
     Node,
     Node,
     Node,
     Node,
     Node,
-    Node?,
+    ...Node[],
   ];
   const { params } = node;
+  const sinks = params.sinks ? more[0] : undefined;
+  const selected = more.slice(sinks ? 1 : 0);
   const sum = b.make(
     "attentionSum",
-    [q, keys, sequence, position, ...sinks ? [sinks] : []],
+    [q, keys, sequence, position, ...more],
     params,
   );
   const product = b.make("reduce", [
@@ -76,7 +78,7 @@ export function attentionDerivative(
   const of = (what: "query" | "keys" | "values") => () =>
     b.make(
       "attentionGrad",
-      [q, keys, values, place, dy, statistics],
+      [q, keys, values, place, dy, statistics, ...selected],
       { ...params, of: what },
     );
   const ofSinks = () =>
@@ -95,6 +97,6 @@ export function attentionDerivative(
     params.shared ? undefined : of("values"),
     undefined,
     undefined,
-    ofSinks,
+    sinks ? ofSinks : undefined,
   ];
 }

@@ -1,7 +1,7 @@
 /** Primitives of derivatives in the reference evaluator: rows summed by id, and the backward pass of attention. */
 
 import type { AttentionParams } from "./graph.ts";
-import { firstPosition, within } from "./evaluate_position.ts";
+import { seenPositions, within } from "./evaluate_position.ts";
 import { logSumExpRow } from "./evaluate_routing.ts";
 import {
   lengthOf,
@@ -53,7 +53,7 @@ interface Place {
 /** Visits every query of every head, with the keys that it attends to. */
 function eachQuery(
   params: AttentionParams,
-  [q, keys]: readonly [Value, Value],
+  [q, keys, selected]: readonly [Value, Value, Value | undefined],
   placeOf: (token: number) => Place,
   each: (seen: readonly Seen[], query: number) => void,
 ): void {
@@ -66,7 +66,7 @@ function eachQuery(
     const kv = Math.floor((query % heads) / (heads / kvHeads));
     const { sequence, position } = placeOf(t);
     const seen: Seen[] = [];
-    for (let c = firstPosition(params, position); c <= position; c++) {
+    for (const c of seenPositions(params, { t, p: position, selected })) {
       const row = (sequence * contexts + c) * kvHeads + kv;
       const [from, key] = [query * dim, row];
       let sum = 0;
@@ -82,13 +82,15 @@ function eachQuery(
 /** The log-sum-exp of every query's scores. */
 export function sumScores(
   node: Shown<"attentionSum">,
-  [q, keys, sequence, position, sinks]: readonly Value[],
+  [q, keys, sequence, position, ...more]: readonly Value[],
 ): Value {
+  const sinks = node.params.sinks ? more[0] : undefined;
+  const selected = more[sinks ? 1 : 0];
   const [tokens, heads] = q!.shape as [number, number];
   const result = zeros(node.axes, [tokens, heads], node.dtype);
   eachQuery(
     node.params,
-    [q!, keys!],
+    [q!, keys!, selected],
     (t) => ({ sequence: sequence!.data[t]!, position: position!.data[t]! }),
     (seen, query) => {
       const scores = seen.map(({ score }) => score);
@@ -102,7 +104,7 @@ export function sumScores(
 /** The cotangent of queries, keys or values. */
 export function attendBack(
   node: Shown<"attentionGrad">,
-  [q, keys, values, place, dy, statistics]: readonly Value[],
+  [q, keys, values, place, dy, statistics, selected]: readonly Value[],
 ): Value {
   const { of, scale, shared } = node.params;
   const like = { query: q!, keys: keys!, values: values! }[of];
@@ -115,7 +117,7 @@ export function attendBack(
     sequence: Math.floor(place!.data[t]! / contexts),
     position: place!.data[t]! % contexts,
   });
-  eachQuery(node.params, [q!, keys!], placeOf, (seen, query) => {
+  eachQuery(node.params, [q!, keys!, selected], placeOf, (seen, query) => {
     const logSum = statistics!.data[2 * query]!;
     const product = statistics!.data[2 * query + 1]!;
     for (const { from, key, score } of seen) {

@@ -107,13 +107,36 @@ export function firstPosition(
   );
 }
 
+/** The positions that token `t` at `p` attends to. */
+export function seenPositions(
+  params: AttentionParams,
+  { t, p, selected }: {
+    readonly t: number;
+    readonly p: number;
+    readonly selected: Value | undefined;
+  },
+): number[] {
+  if (selected === undefined) {
+    const first = firstPosition(params, p);
+    return Array.from({ length: p - first + 1 }, (_, i) => first + i);
+  }
+  const width = selected.shape[1]!;
+  const list = [...selected.data.subarray(t * width, (t + 1) * width)];
+  const end = list.findIndex((c) => c < 0);
+  return end < 0 ? list : list.slice(0, end);
+}
+
 /** Attention of every token's heads over the visible positions of its sequence. `width`: the length of a value. */
 export function attend(
   node: Shown<"attention">,
-  [q, keys, values, sequence, position, sinks]: readonly Value[],
+  [q, keys, values, sequence, position, ...more]: readonly Value[],
   width: number,
 ): Value {
   const { scale, kvHead } = node.params;
+  const sinks = node.params.sinks ? more[0] : undefined;
+  const selected = node.params.selected === undefined
+    ? undefined
+    : more[sinks ? 1 : 0];
   const [tokens, heads, dim] = q!.shape;
   const contexts = keys!.shape[1]!;
   const kvHeads = kvHead === undefined ? 1 : lengthOf(keys!, kvHead);
@@ -122,14 +145,11 @@ export function attend(
   for (let t = 0; t < tokens!; t++) {
     const s = sequence!.data[t]!;
     const p = position!.data[t]!;
-    const first = firstPosition(node.params, p);
+    const seen = seenPositions(node.params, { t, p, selected });
     for (let h = 0; h < heads!; h++) {
       const kv = Math.floor(h / (heads! / kvHeads));
       const from = (t * heads! + h) * dim!;
-      const rows: number[] = [];
-      for (let c = first; c <= p; c++) {
-        rows.push((s * contexts + c) * kvHeads + kv);
-      }
+      const rows = seen.map((c) => (s * contexts + c) * kvHeads + kv);
       const scores = rows.map((row) => {
         let sum = 0;
         for (let d = 0; d < dim!; d++) {

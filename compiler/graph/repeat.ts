@@ -16,6 +16,7 @@ const KEPT: readonly Primitive[] = [
   "cacheWrite",
   "conv1d",
   "linearRecurrence",
+  "selectKeys",
   "nextState",
 ];
 

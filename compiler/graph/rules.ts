@@ -405,6 +405,23 @@ export const RULES: {
         );
       }
     }
+    const { selected } = params;
+    if (selected !== undefined) {
+      const list = operand(inputs, params.sinks ? 6 : 5);
+      wantType("attend with", list, "i32");
+      if (!sameAxes(list.axes, [token, selected])) {
+        fail(
+          `Cannot attend to selected positions '${
+            list.axes.join(" ")
+          }': expected '${token} ${selected}'`,
+        );
+      }
+      if (params.window !== undefined || params.chunk !== undefined) {
+        fail(
+          "Cannot attend to selected positions within a window or chunk: they are all that a token attends to. Leave one out",
+        );
+      }
+    }
     wantFloat("attend with", q!);
     return { axes: [token, head, valueDim], dtype: q!.dtype };
   },

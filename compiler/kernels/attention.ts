@@ -16,6 +16,7 @@ import {
 import type { Expr, Hole, Kernel, KernelText } from "./kernel.ts";
 import { bindings, GROUP_YZ, kernelOf, local, wgsl } from "./kernel.ts";
 import { blockedSum } from "./pieces/blocked_sum.ts";
+import { type Cache, cacheOf, type CacheShape } from "./pieces/cache.ts";
 import { loadStored, unpackHalves } from "../../spec/kernel/build.ts";
 import { LOWEST, range } from "./pieces/numbers.ts";
 import { registers } from "../../spec/kernel/registers.ts";
@@ -23,18 +24,14 @@ import type { Seen } from "../../spec/pages.ts";
 import { firstSeenText } from "./pieces/seen_keys.ts";
 
 /** Attention. Its grid is `attentionGrid`. */
-export interface AttentionOptions extends QueryShape, Seen {
+export interface AttentionOptions extends QueryShape, Seen, CacheShape {
   readonly name: string;
   /** Values are the first elements of the keys; there is no binding `values`. */
   readonly shared?: boolean;
   /** Each head has the score of one more key, without a value: the first block of the sum. */
   readonly sinks?: boolean;
-  /** Positions of the cache. */
-  readonly context: number;
   /** What the cache is stored as; in 16 bits, two elements to a word, `keys` and `values` are u32. Default: f32. */
   readonly stored?: "f32" | HalfDType;
-  /** The cache is in pages of so many positions. */
-  readonly pages?: { readonly size: number };
   readonly scale: number;
   readonly tokens: Expr;
 }
@@ -55,6 +52,7 @@ export function attention(o: AttentionOptions): Kernel {
       sequence: "i32 [token]",
       position: "i32 [token]",
       sinks: "f32 [head]",
+      selected: "i32 [token, selected]",
       pages: "i32 [sequence, block]",
     }, { y: "f32 [token, head, valueDim]" }),
     body: wgsl`
@@ -118,7 +116,7 @@ function attend(
     tokens,
     width,
     parts: Math.ceil(width / KEY_BLOCK),
-    cache: cacheOf(o, token, kvHead),
+    cache: selectedOf(o, token, kvHead),
     each: wgsl`t < ${tokens}, h < ${heads}`,
     firstSeen: firstSeenText(o, {
       position: wgsl`(end[t] - 1)`,
@@ -144,51 +142,35 @@ function attend(
     ${results(of)}`;
 }
 
-/** Where the keys and values of a sequence are. */
-interface Cache {
-  /** What is prepared for the sequence, and for a block. */
-  readonly begin: KernelText;
-  readonly ofBlock?: KernelText;
-  /** The cached vector at a position. */
-  vectorOf(position: KernelText): KernelText;
-  /** Each block is memory of the sequence, also behind the last key. */
-  readonly whole: boolean;
-}
-
-function cacheOf(
-  { kvHeads, context, pages }: AttentionOptions,
+/** The cache as the keys of a token: all of the sequence, or those that are selected. */
+function selectedOf(
+  o: AttentionOptions,
   token: string,
   kvHead: KernelText,
 ): Cache {
-  const apart = (position: KernelText) =>
-    wgsl`cache + ${position} * ${kvHeads}`;
-  if (!pages) {
-    return {
-      begin: wgsl`
-        // The cached vector of position 0.
-        let cache = u32(sequence[${token}]) * ${
-        context * kvHeads
-      } + ${kvHead};`,
-      vectorOf: apart,
-      whole: context % KEY_BLOCK === 0,
-    };
-  }
-  const { size } = pages;
-  const begin = wgsl`
-    let kv_head = ${kvHead};
-    // Where the table has the sequence.
-    let blocks = u32(sequence[${token}]) * ${Math.ceil(context / size)};`;
-  const entryOf = (position: KernelText) =>
-    wgsl`u32(pages[blocks + (${position}) / ${size}]) * ${size} + (${position}) % ${size}`;
-  if (size % KEY_BLOCK !== 0) {
-    const vectorOf = (position: KernelText) =>
-      wgsl`(${entryOf(position)}) * ${kvHeads} + kv_head`;
-    return { begin, vectorOf, whole: false };
-  }
-  const ofBlock = wgsl`
-    // All keys of the block are in one page: where position 0 would be in front of them, below 0 perhaps.
-    let cache = (${entryOf(wgsl`start`)} - start) * ${kvHeads} + kv_head;`;
-  return { begin, ofBlock, vectorOf: apart, whole: true };
+  const scattered = o.selected !== undefined;
+  const cache = cacheOf(o, { token, kvHead, scattered });
+  if (!scattered) return cache;
+  const last = o.context - 1;
+  return {
+    ...cache,
+    vectorOf: (key) =>
+      cache.vectorOf(wgsl`min(u32(selected[list + ${key}]), ${last}u)`),
+  };
+}
+
+/** `end[0]`: how many positions are selected. No negative one is in front of another. */
+function countSelected(token: string, selected: number): KernelText {
+  const steps = Math.floor(Math.log2(selected)) + 1;
+  return wgsl`
+    let list = ${token} * ${selected};
+    var end[0] = 0u;
+    for (var step = 0u; step < ${steps}; step++) {
+      let longer = end[0] + (${2 ** (steps - 1)}u >> step);
+      if (longer <= ${selected} && selected[list + min(longer, ${selected}) - 1] >= 0) {
+        end[0] = longer;
+      }
+    }`;
 }
 
 /** Of each token, the keys that it sees; of each query, where it begins, and its running maximum and sums. */
@@ -196,11 +178,13 @@ function begin(
   { o, token, heads, tokens, each, firstSeen, parts }: Queries,
 ): KernelText {
   const head = wgsl`group.x * ${heads} + h`;
-  return wgsl`
+  const ends = wgsl`
     @unroll (t < ${tokens}) {
       let end[t] = u32(position[${token} + t]) + 1;
       ${firstSeen && wgsl`let first[t] = ${firstSeen};`}
-    }
+    }`;
+  return wgsl`
+    ${o.selected === undefined ? ends : countSelected(token, o.selected)}
     @unroll (${each}) {
       let row[t][h] = (${token} + t) * ${o.heads} + (${head});
       let q_at[t][h] = row[t][h] * ${o.dim};

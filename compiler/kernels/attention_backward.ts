@@ -24,6 +24,8 @@ export interface BackwardOptions extends Seen {
   readonly context: number;
   readonly scale: number;
   readonly tokens: Expr;
+  /** Keys that each token attends to, where they are given: so many of `selected`. */
+  readonly selected?: number;
 }
 
 /**
@@ -49,6 +51,7 @@ export function attentionSum(o: BackwardOptions): Kernel {
       sinks: "f32 [head]",
       sequence: "i32 [token]",
       position: "i32 [token]",
+      selected: "i32 [token, selected]",
     }, { y: "f32 [token, head]" }),
     body: wgsl`
       let query = i;
@@ -106,11 +109,16 @@ export function keyGrad(o: BackwardOptions, of: "keys" | "values"): Kernel {
       let written = i / ${o.kvHeads};
       let kv = i % ${o.kvHeads};
       let entry = u32(place[written]);
-      let end = ${seenUntil(o)};
+      ${o.selected === undefined && wgsl`let end = ${seenUntil(o)};`}
       @unroll (e < ${length}) { var sum[e] = 0.0; }
       for (var token = 0u; token < ${o.tokens}; token++) {
         let seen_from = u32(place[token]);
-        if (entry <= seen_from && seen_from < end) {
+        ${o.selected !== undefined && isSelected(o, o.selected)}
+        if (${
+      o.selected === undefined
+        ? wgsl`entry <= seen_from && seen_from < end`
+        : wgsl`found > 0 && seen_from / ${o.context} == entry / ${o.context}`
+    }) {
           for (var h = 0u; h < ${group}; h++) {
             let head = kv * ${group} + h;
             ${score(o)}
@@ -139,6 +147,7 @@ const GRAD_BINDINGS = bindings({
   dy: "f32 [token, valueDim, head]",
   // The logarithms of sums, then the products of cotangents and results.
   statistics: "f32 [token, head, 2]",
+  selected: "i32 [token, selected]",
 }, { y: "f32" });
 
 /** `score`: the product of the query of `token` and `head` and the key of `entry` and `kv`, scaled. */
@@ -184,15 +193,40 @@ function eachKey(
     position: "query_position",
     next: wgsl`query_position + 1`,
   });
+  const entry = wgsl`let entry = query_sequence * ${o.context} + at;`;
+  const all = wgsl`
+    for (var at = ${first ?? wgsl`0u`}; at < query_position + 1; at++) {
+      ${entry}
+      ${then}
+    }`;
+  const listed = (count: number) =>
+    wgsl`
+    for (var j = 0u; j < ${count}; j++) {
+      let given = selected[token * ${count} + j];
+      if (given >= 0) {
+        let at = min(u32(given), ${o.context - 1}u);
+        ${entry}
+        ${then}
+      }
+    }`;
   return wgsl`
     let token = query / ${o.heads};
     let head = query % ${o.heads};
     let kv = head / ${o.heads / o.kvHeads};
     let query_position = ${query.position};
     let query_sequence = ${query.sequence};
-    for (var at = ${first ?? wgsl`0u`}; at < query_position + 1; at++) {
-      let entry = query_sequence * ${o.context} + at;
-      ${then}
+    ${o.selected === undefined ? all : listed(o.selected)}`;
+}
+
+/** `found`: whether a token attends to `entry` by the keys that it is given. */
+function isSelected(
+  { context }: BackwardOptions,
+  selected: number,
+): KernelText {
+  return wgsl`
+    var found = 0u;
+    for (var j = 0u; j < ${selected}; j++) {
+      if (selected[token * ${selected} + j] == i32(entry % ${context})) { found = 1; }
     }`;
 }
 

@@ -21,7 +21,7 @@ import { mapNodes } from "../graph/map_nodes.ts";
 import { localName } from "../graph/sharding.ts";
 import type { LocalAxis } from "../sharding/local_axes.ts";
 import type { Localized } from "../sharding/localize.ts";
-import { cachesOf } from "./store_caches.ts";
+import { cachesOf, cachesRead } from "./store_caches.ts";
 
 /** The pages of a rank's caches. */
 export interface Pages {
@@ -128,19 +128,26 @@ function seenOf(
 ): (cache: Node) => Seen {
   const seen = new Map<Node, Seen>();
   for (const node of nodes) {
-    if (node.primitive !== "attention") continue;
-    const { window = context, chunk = context } = node.params;
-    const of: Seen = {
-      ...window < context ? { window } : {},
-      ...chunk < context ? { chunk } : {},
-    };
-    for (const { inputs: [cache] } of node.inputs.slice(1, 3)) {
+    const of = node.primitive === "attention"
+      ? limitsOf(node.params, context)
+      : {};
+    for (const { inputs: [cache] } of cachesRead(node)) {
       const before = seen.get(cache!);
       const equal = !before || pagesNames(before).axis === pagesNames(of).axis;
       seen.set(cache!, equal ? of : {});
     }
   }
   return (cache) => seen.get(cache)!;
+}
+
+function limitsOf(
+  { window = Infinity, chunk = Infinity }: Seen,
+  context: number,
+): Seen {
+  return {
+    ...window < context ? { window } : {},
+    ...chunk < context ? { chunk } : {},
+  };
 }
 
 /** Maximum number of tokens per step on a rank. */
@@ -228,9 +235,10 @@ function pagedGraph(
     [...caches].map((cache) => [cache, pagesOf(cache)]),
   );
   const { nodes, ...rest } = mapNodes(graph, (node, before) => {
-    const cache = before.inputs[node.primitive === "attention" ? 1 : 0];
-    const pages = (node.primitive === "attention" ||
-      node.primitive === "cacheWrite") && paged.get(cache!);
+    const [cache] = node.primitive === "cacheWrite"
+      ? before.inputs
+      : cachesRead(before);
+    const pages = cache && paged.get(cache);
     if (pages && node.primitive === "cacheWrite") paged.set(before, pages);
     const cached = paged.get(before);
     return {

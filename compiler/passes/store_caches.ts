@@ -5,7 +5,7 @@
 
 import type { HalfDType } from "../../spec/dtype.ts";
 import { ModelError } from "../../spec/errors.ts";
-import type { Graph, NodeOf } from "../graph/graph.ts";
+import type { Graph, Node, NodeOf } from "../graph/graph.ts";
 import { mapNodes } from "../graph/map_nodes.ts";
 import type { Localized } from "../sharding/localize.ts";
 
@@ -41,6 +41,12 @@ function refuse(because: string): never {
   );
 }
 
+/** The caches that a node reads keys or values of. */
+export function cachesRead({ primitive, inputs }: Node): readonly Node[] {
+  if (primitive === "attention") return inputs.slice(1, 3);
+  return primitive === "selectKeys" ? [inputs[2]!] : [];
+}
+
 /** The states with keys or values of attention. `refuse` reports why they are unknown. */
 export function cachesOf(
   { nodes }: Graph,
@@ -51,8 +57,7 @@ export function cachesOf(
     if (
       node.primitive === "attentionSum" || node.primitive === "attentionGrad"
     ) return refuse("the model is trained");
-    if (node.primitive !== "attention") continue;
-    for (const cache of node.inputs.slice(1, 3)) {
+    for (const cache of cachesRead(node)) {
       const state = cache.inputs[0];
       if (cache.primitive !== "cacheWrite" || state?.primitive !== "state") {
         return refuse("attention reads what it has not written");

@@ -70,6 +70,7 @@ function indexedAxes({ primitive, params, inputs, axes }: Node): string[] {
   if (primitive === "linearRecurrence") {
     return [inputs[0]!.axes[0]!, params.dim];
   }
+  if (primitive === "selectKeys") return [...inputs[2]!.axes];
   if (primitive !== "attention") return [];
   const { token, head, kvHead } = params;
   return inputs.slice(1, 3).flatMap(({ axes }) => axes)

@@ -69,7 +69,8 @@ export function axisFacts(
 function tokensOf(node: Node): readonly string[] {
   if (isRouting(node)) return node.params.tokens;
   return node.primitive === "attention" ||
-      node.primitive === "linearRecurrence"
+      node.primitive === "linearRecurrence" ||
+      node.primitive === "selectKeys"
     ? [node.params.token]
     : [];
 }

@@ -21,6 +21,8 @@ export interface QueryShape {
   readonly valueDim?: number;
   /** Queries of a workgroup, at most. Default: 1. */
   readonly queries?: number;
+  /** Keys that each token attends to, where they are given: then a workgroup has one token. */
+  readonly selected?: number;
 }
 
 /** Elements of results that a lane sums at once, of all queries of a workgroup. */
@@ -34,7 +36,8 @@ export function queryTile(o: QueryShape): QueryTile {
   const queries = Math.max(1, Math.min(o.queries ?? 1, fit));
   let shared = Math.min(group, queries);
   while (group % shared !== 0) shared--;
-  return { heads: shared, tokens: Math.floor(queries / shared) };
+  const tokens = o.selected === undefined ? Math.floor(queries / shared) : 1;
+  return { heads: shared, tokens };
 }
 
 /** The grid of `attention`: workgroups for the heads, and for each token or so many. */

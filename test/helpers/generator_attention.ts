@@ -8,6 +8,12 @@ import {
   keyGrad,
   queryGrad,
 } from "../../compiler/kernels/attention_backward.ts";
+import { rowsGrid } from "../../compiler/kernels/rows.ts";
+import {
+  scoreKeys,
+  scoreKeysGrid,
+  selectKeys,
+} from "../../compiler/kernels/select_keys.ts";
 import { elementwiseGrid } from "../../spec/kernel/elementwise.ts";
 import { lengthAt } from "../../compiler/kernels/kernel.ts";
 import { product } from "./generator_sums.ts";
@@ -15,6 +21,13 @@ import type { Launch } from "./launch_faults.ts";
 import { waves } from "./waves.ts";
 
 const name = "kernel";
+
+/** Of each token, up to three of the keys that it sees. */
+function selectedOf(batch: (typeof BATCHES)[number]): number[] {
+  return batch.flatMap(([, position]) =>
+    position === 0 ? [0, -1, -1] : [position, 0, position > 1 ? 1 : -1]
+  );
+}
 
 /** Tokens of two sequences, of all positions of a cache of four that a step may have. */
 export const BATCHES: readonly (readonly (readonly [number, number])[])[] = [
@@ -51,6 +64,7 @@ interface Variant {
   readonly sees: { readonly window?: number; readonly chunk?: number };
   readonly shared: boolean;
   readonly sinks: boolean;
+  readonly listed: boolean;
 }
 
 const ATTENTION: { readonly [K in keyof Variant]: readonly Variant[K][] } = {
@@ -59,18 +73,25 @@ const ATTENTION: { readonly [K in keyof Variant]: readonly Variant[K][] } = {
   sees: [{}, { window: 2 }, { chunk: 2 }, { window: 3, chunk: 2 }],
   shared: [false, true],
   sinks: [false, true],
+  listed: [false, true],
 };
 
 export function* ofAttention(): Generator<Launch> {
   let c = 0;
   for (const [n, batch] of BATCHES.entries()) {
     for (
-      const { heads: [heads, kvHeads], dims: [dim, valueDim], sees, ...o }
-        of product(ATTENTION)
+      const {
+        heads: [heads, kvHeads],
+        dims: [dim, valueDim],
+        sees,
+        listed,
+        ...o
+      } of product(ATTENTION)
     ) {
+      if (listed && (sees.window || sees.chunk)) continue;
       // Wide ones of many tokens; sinks with what limits most, what is shared with what does not.
       if (dim > 3 && n !== 4) continue;
-      if (o.sinks && !(sees.window && sees.chunk)) continue;
+      if (o.sinks && !listed && !(sees.window && sees.chunk)) continue;
       if (o.shared && (sees.window || sees.chunk)) continue;
       // Over the batches each has every number of queries, in pages and not.
       c++;
@@ -89,6 +110,7 @@ export function* ofAttention(): Generator<Launch> {
         scale: 0.5,
         tokens: lengthAt(0),
         queries,
+        ...listed ? { selected: 3 } : {},
       };
       const pages = [3, 1, 0, 2];
       const place = (width: number) => (entry: number) =>
@@ -106,6 +128,7 @@ export function* ofAttention(): Generator<Launch> {
           keys: cache(batch, keys, place(keys)),
           values: cache(batch, values, place(values)),
           pages,
+          ...listed ? { selected: selectedOf(batch) } : {},
           sinks: waves(heads),
           lengths: [batch.length],
           sequence: batch.map(([sequence]) => sequence),
@@ -126,9 +149,15 @@ function* backward(
 ): Generator<Launch> {
   for (const batch of BATCHES) {
     for (
-      const { heads: [heads, kvHeads], dims: [dim, valueDim], sees, ...o }
-        of product(ATTENTION)
+      const {
+        heads: [heads, kvHeads],
+        dims: [dim, valueDim],
+        sees,
+        listed,
+        ...o
+      } of product(ATTENTION)
     ) {
+      if (listed && (sees.window || sees.chunk)) continue;
       if (dim > 3 && (o.sinks || heads === 2 || sees.chunk)) continue;
       const options: BackwardOptions = {
         name,
@@ -141,6 +170,7 @@ function* backward(
         context: CONTEXT,
         scale: 0.5,
         tokens: lengthAt(0),
+        ...listed ? { selected: 3 } : {},
       };
       const place = batch.map(([s, p]) => s * CONTEXT + p);
       const { threads, y } = storedOf(options, place);
@@ -154,6 +184,7 @@ function* backward(
           dy: waves(batch.length * heads * valueDim),
           statistics: waves(batch.length * heads * 2),
           place,
+          ...listed ? { selected: selectedOf(batch) } : {},
           sinks: waves(heads),
           lengths: [batch.length],
           sequence: batch.map(([sequence]) => sequence),
@@ -192,5 +223,67 @@ export function* ofKeyGrad(): Generator<Launch> {
         };
       },
     );
+  }
+}
+
+export function* ofScoreKeys(): Generator<Launch> {
+  for (const [n, batch] of BATCHES.entries()) {
+    for (const heads of [1, 2, 6, 8]) {
+      for (const dim of [1, 3, 33]) {
+        const paged = (n + heads) % 2 === 1;
+        const pages = [3, 1, 0, 2];
+        const options = {
+          name,
+          heads,
+          dim,
+          context: CONTEXT,
+          tokens: lengthAt(0),
+          ...paged ? { pages: { size: 2 } } : {},
+        };
+        const place = (entry: number) =>
+          (paged ? pages[Math.floor(entry / 2)]! * 2 + entry % 2 : entry) * dim;
+        yield {
+          kernel: scoreKeys(options),
+          grid: scoreKeysGrid(options, batch.length),
+          reads: {
+            query: waves(batch.length * heads * dim),
+            weights: waves(batch.length * heads),
+            keys: cache(batch, dim, place),
+            pages,
+            lengths: [batch.length],
+            sequence: batch.map(([sequence]) => sequence),
+            last: batch.map(([, position]) => position),
+          },
+          // Of the keys that a token sees.
+          stores: {
+            scores: batch.flatMap(([, position], token) =>
+              Array.from(
+                { length: position + 1 },
+                (_, c) => token * CONTEXT + c,
+              )
+            ),
+          },
+        };
+      }
+    }
+  }
+}
+
+export function* ofSelectKeys(): Generator<Launch> {
+  for (const context of [4, 40, 300]) {
+    for (const k of [1, 3, 33]) {
+      const last = [-1, 0, 2, 3, context - 2, context - 1];
+      yield {
+        kernel: selectKeys({ name, context, k, tokens: lengthAt(0) }),
+        grid: rowsGrid(last.length),
+        reads: {
+          // Some are equal.
+          scores: waves(last.length * context).map((x) => Math.round(4 * x)),
+          last,
+          lengths: [last.length],
+        },
+        stores: { selected: last.length * k },
+      };
+    }
   }
 }

@@ -6,6 +6,7 @@ import { linearRecurrence } from "./linear_recurrence.ts";
 import { linearScan } from "./linear_scan.ts";
 import { logSumExp } from "./log_sum_exp.ts";
 import { nextState } from "./next_state.ts";
+import { selectKeys } from "./select_keys.ts";
 import { rmsNorm } from "./rms_norm.ts";
 import { shift } from "./shift.ts";
 import { softmax } from "./softmax.ts";
@@ -40,6 +41,15 @@ export interface DefinedParams {
   };
   /** y of a node that updates its first operand, a state, in place: the next value of the state */
   nextState: Record<never, never>;
+  /** query, weights, keys [sequence, context, dim] after writing, sequence, last: the best positions up to `last` */
+  selectKeys: {
+    readonly token: string;
+    readonly head: string;
+    readonly dim: string;
+    readonly context: string;
+    readonly k: number;
+    readonly axis: string;
+  };
   /** x, sequence, position: the rows of the tokens `by` positions earlier */
   shift: { readonly by: number };
 }
@@ -55,6 +65,7 @@ const DEFINITIONS: { readonly [P in Defined]: Definition<P> } = {
   linearRecurrence,
   linearScan,
   nextState,
+  selectKeys,
   shift,
 };
 

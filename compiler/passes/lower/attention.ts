@@ -1,4 +1,4 @@
-/** Attention over the cache, and the parts of its derivatives. */
+/** Attention over the cache, the parts of its derivatives, and the selection of keys. */
 
 import { isHalf } from "../../../spec/dtype.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
@@ -10,7 +10,13 @@ import {
 } from "../../kernels/attention_backward.ts";
 import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";
 import { attentionGrid } from "../../tuning/queries.ts";
-import { addLaunch, type Lowering, sizeOf } from "./context.ts";
+import { rowsGrid } from "../../kernels/rows.ts";
+import {
+  scoreKeys,
+  scoreKeysGrid,
+  selectKeys,
+} from "../../kernels/select_keys.ts";
+import { addLaunch, addScratch, type Lowering, sizeOf } from "./context.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
 import { storageFor } from "./storage.ts";
 import { tokenCount } from "./tokens.ts";
@@ -22,6 +28,7 @@ function attentionOptions(
 ) {
   const { scale, window, chunk, shared, sinks } = node.params;
   const { token, head, dim, valueDim, kvHead, context } = node.params;
+  const { selected } = node.params;
   const size = (axis: string) => lowering.placed.axes[axis]!.size;
   const what = "of" in node.params ? `_${node.params.of}` : "";
   return {
@@ -36,6 +43,7 @@ function attentionOptions(
     sinks,
     ...(window === undefined ? {} : { window }),
     ...(chunk === undefined ? {} : { chunk }),
+    ...(selected === undefined ? {} : { selected: size(selected) }),
     tokens: tokenCount(lowering, [token]),
   } satisfies AttentionOptions;
 }
@@ -66,6 +74,7 @@ export function lowerAttention(
     .inputs as [Node, Node, Node, Node, Node, ...Node[]];
   const { token, head, dim, shared } = node.params;
   const sinks = node.params.sinks && more.shift();
+  const selected = node.params.selected !== undefined && more.shift();
   const [pages] = more;
   const { storages } = lowering.values;
   const { dtype: stored } = storages.get(keys)!;
@@ -92,6 +101,7 @@ export function lowerAttention(
     sequence: [sequence, [token]],
     position: [position, [token]],
     sinks: sinks && [sinks, [head]],
+    selected: selected && [selected, selected.axes],
     pages: pages && [pages, pages.axes],
   });
   addLaunch(lowering, node, attention(options), {
@@ -115,9 +125,11 @@ export function lowerAttentionSum(
   lowering: Lowering,
   node: NodeOf<"attentionSum">,
 ): void {
-  const [q, keys, sequence, position, sinks] = node
-    .inputs as [Node, Node, Node, Node, Node?];
+  const [q, keys, sequence, position, ...more] = node
+    .inputs as [Node, Node, Node, Node, ...Node[]];
   const { token, head, dim, kvHead } = node.params;
+  const sinks = node.params.sinks && more.shift();
+  const [selected] = more;
   const options = attentionOptions(lowering, node);
   const bindings = operandBuffers(lowering, {
     q: [q, [token, dim, head]],
@@ -125,6 +137,7 @@ export function lowerAttentionSum(
     sequence: [sequence, [token]],
     position: [position, [token]],
     sinks: sinks && [sinks, [head]],
+    selected: selected && [selected, selected.axes],
   });
   addLaunch(lowering, node, attentionSum(options), {
     bindings: { ...bindings, y: storageFor(lowering, node).buffer },
@@ -137,8 +150,8 @@ export function lowerAttentionGrad(
   lowering: Lowering,
   node: NodeOf<"attentionGrad">,
 ): void {
-  const [q, keys, values, place, dy, statistics] = node
-    .inputs as [Node, Node, Node, Node, Node, Node];
+  const [q, keys, values, place, dy, statistics, selected] = node
+    .inputs as [Node, Node, Node, Node, Node, Node, Node?];
   const { token, head, dim, valueDim, kvHead, shared, of } = node.params;
   const options = attentionOptions(lowering, node);
   const kernel = of === "query" ? queryGrad(options) : keyGrad(options, of);
@@ -149,6 +162,7 @@ export function lowerAttentionGrad(
     place: [place, [token]],
     dy: [dy, [token, valueDim, head]],
     statistics: [statistics, statistics.axes],
+    selected: selected && [selected, selected.axes],
   });
   const heads = of === "query" ? head : kvHead;
   const rows = heads === undefined ? [token] : [token, heads];
@@ -156,4 +170,59 @@ export function lowerAttentionGrad(
     bindings: { ...bindings, y: storageFor(lowering, node).buffer },
     workgroups: elementwiseGrid(sizeOf(lowering, rows)),
   });
+}
+
+/** Two launches: scores of all keys that a token sees, and the best of them. */
+export function lowerSelectKeys(
+  lowering: Lowering,
+  node: NodeOf<"selectKeys">,
+): void {
+  const [query, weights, keys, sequence, last, pages] = node
+    .inputs as [Node, Node, Node, Node, Node, Node?];
+  const { token, head, dim, context, k } = node.params;
+  const size = (axis: string) => lowering.placed.axes[axis]!.size;
+  const { buffer, dtype: stored } = lowering.values.storages.get(keys)!;
+  const common = {
+    context: size(context),
+    tokens: tokenCount(lowering, [token]),
+  };
+  const options = {
+    ...common,
+    name: `scoreKeys_${size(head)}x${size(dim)}`,
+    heads: size(head),
+    dim: size(dim),
+    ...isHalf(stored) ? { stored } : {},
+    ...pages ? { pages: { size: size(keys.axes[1]!) } } : {},
+  };
+  const scores = addScratch(lowering, "scores", "f32", [token, context]);
+  const tokens = sizeOf(lowering, [token]);
+  const at = operandBuffers(lowering, { last: [last, [token]] });
+  addLaunch(lowering, node, scoreKeys(options), {
+    bindings: {
+      ...operandBuffers(lowering, {
+        query: [query, [token, head, dim]],
+        weights: [weights, [token, head]],
+        sequence: [sequence, [token]],
+        pages: pages && [pages, pages.axes],
+        keys: !isHalf(stored) && [keys, keys.axes],
+      }),
+      ...isHalf(stored) ? { keys: buffer } : {},
+      ...at,
+      scores,
+    },
+    workgroups: scoreKeysGrid(options, tokens),
+  });
+  addLaunch(
+    lowering,
+    node,
+    selectKeys({ ...common, name: `selectKeys_${k}`, k }),
+    {
+      bindings: {
+        ...at,
+        scores,
+        selected: storageFor(lowering, node).buffer,
+      },
+      workgroups: rowsGrid(tokens),
+    },
+  );
 }

@@ -19,6 +19,7 @@ import {
   lowerAttention,
   lowerAttentionGrad,
   lowerAttentionSum,
+  lowerSelectKeys,
 } from "./attention.ts";
 import {
   lowerCombineTranspose,
@@ -81,6 +82,7 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   linearRecurrence: lowerLinearRecurrence,
   linearScan: lowerLinearScan,
   nextState: lowerNextState,
+  selectKeys: lowerSelectKeys,
   shift: lowerShift,
   topK: lowerTopK,
   route: lowerRoute,

@@ -1,0 +1,107 @@
+/** Choosing the keys of a cache that tokens attend to. */
+
+import { apply, axisOf, type Tensor, traceOf } from "./tensor.ts";
+import type { First } from "./types.ts";
+
+/** Options of `selectKeys`. */
+export interface SelectKeysOptions<K, KeyCache, Weights, At, C> {
+  /** The vector of each of these tokens, `token dim`. */
+  readonly key: K;
+  /** State: vectors of all tokens so far, `sequence context dim`. */
+  readonly keys: KeyCache;
+  /** The factor of each head, `token head`. */
+  readonly weights: Weights;
+  /** Which sequence each token belongs to, "i32". */
+  readonly sequence: At;
+  /** Each token's position in its sequence, "i32". */
+  readonly position: At;
+  /** Keys of a token. */
+  readonly k: number;
+  /** The axis of the chosen keys; default "selected". */
+  readonly axis?: C;
+}
+
+/** What `selectKeys` makes: the positions that each token attends to, and the next value of the state. */
+export type SelectKeys<
+  Q extends string,
+  S extends string,
+  C extends string,
+> = {
+  readonly selected: Tensor<`${First<Q>} ${C}`, "i32">;
+  readonly keys: Tensor<S, "f32">;
+};
+
+/**
+ * The k keys with the best scores for each token, as the indexer of DeepSeek-V3.2 chooses them: `attention` and
+ * `latentAttention` take them as `selected`. Token (s, p) writes its key at (s, p) of the state; the score of position c
+ * ≤ p is the sum over heads of `weight · relu(query · key[s, c])`. Positions are in ascending order; of equal scores the
+ * first are chosen; where there are fewer than k, -1 follows.
+ *
+ * Axes: `query` is `token head dim`, `key` is `token dim`, `keys` is `sequence context dim`, `weights` is `token head`;
+ * the result is `token selected`. Dtype: "f32"; `sequence`, `position` and the result are "i32". Errors: other axes or
+ * dtypes; a state that is not returned. Gradient: none, as a choice has none. Sharding: along the tokens, if those of a
+ * sequence are on one rank; every rank has all heads.
+ *
+ * @example
+ * ```ts
+ * const pick = model({ token: 3, head: 1, dim: 1, sequence: 1, context: 4 }, (m) => {
+ *   const at = (name: string) => m.input(name, "token", { dtype: "i32" });
+ *   return selectKeys(m.input("query", "token head dim"), {
+ *     key: m.input("key", "token dim"),
+ *     keys: m.state("keys", "sequence context dim"),
+ *     weights: m.input("weights", "token head"),
+ *     sequence: at("sequence"),
+ *     position: at("position"),
+ *     k: 2,
+ *   });
+ * });
+ * const { outputs } = evaluate(trace(pick), {
+ *   inputs: { query: [1, 1, 1], key: [3, 1, 2], weights: [1, 1, 1], sequence: [0, 0, 0], position: [0, 1, 2] },
+ * });
+ * console.assert(String(outputs.selected?.data) === "0,-1,0,1,0,2");
+ * ```
+ */
+export function selectKeys<
+  Q extends string,
+  K extends string,
+  S extends string,
+  W extends string,
+  const C extends string = "selected",
+>(
+  query: Tensor<Q, "f32">,
+  options: SelectKeysOptions<
+    Tensor<K, "f32">,
+    Tensor<S, "f32">,
+    Tensor<W, "f32">,
+    Tensor<First<NoInfer<Q>>, "i32">,
+    C
+  >,
+): SelectKeys<Q, S, C> {
+  const { key, keys: state, weights, sequence, position, k } = options;
+  const tensors = [query, key, state, weights, sequence, position];
+  const trace = traceOf(tensors, selectKeys);
+  const keys: Tensor<S, "f32"> = apply(selectKeys, "cacheWrite", [
+    state,
+    key,
+    sequence,
+    position,
+  ], {});
+  const [token, head, dim] = query.node.axes;
+  const selected = apply(
+    selectKeys,
+    "selectKeys",
+    [query, weights, keys, sequence, position],
+    {
+      token: token!,
+      head: head!,
+      dim: dim!,
+      context: state.node.axes[1]!,
+      k,
+      axis: axisOf(options.axis ?? "selected", [query], trace),
+    },
+  );
+  return {
+    selected: selected as Tensor as SelectKeys<Q, S, C>["selected"],
+    keys,
+  };
+}

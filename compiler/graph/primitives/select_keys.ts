@@ -1,0 +1,147 @@
+/** The keys of a cache that tokens attend to, by the scores of an indexer. */
+
+import { ModelError } from "../../../spec/errors.ts";
+import { closed } from "../../../spec/document/schema.ts";
+import { MAX_AXIS } from "../../../spec/limits.ts";
+import { EXACT } from "../../../spec/numerics.ts";
+import { operands } from "../evaluate_rows.ts";
+import { LINEAR } from "../linear.ts";
+import { fail, operand, sameAxes, wantType } from "../operands.ts";
+import { ofCache } from "../sharding_rule.ts";
+import { bind, fixed } from "../size_of.ts";
+import { put, rounding, type Value, zeros } from "../value.ts";
+import type { Definition } from "./definition.ts";
+import { axis, number } from "./fields.ts";
+
+/**
+ * query [token, head, dim], weights [token, head], keys [sequence, context, dim] after writing, sequence and last [token]
+ * -> i32 [token, axis]: the positions up to `last` with the k largest sums over heads of weight * relu(query · key),
+ * ascending, of equal ones the first, and -1 after them. Of `paginate`: keys begin with [page, within], and a table
+ * [sequence, block] is last.
+ */
+export const selectKeys: Definition<"selectKeys"> = {
+  params: closed({
+    token: axis,
+    head: axis,
+    dim: axis,
+    context: axis,
+    k: number,
+    axis,
+  }),
+  fusion: "kernel",
+  mixes: "no",
+
+  type({ inputs, params: { token, head, dim, context, axis } }) {
+    const [query, weights, keys, ...at] = [0, 1, 2, 3, 4].map((i) =>
+      operand(inputs, i)
+    );
+    const wanted = [
+      ["query", query!, [token, head, dim]],
+      ["weights", weights!, [token, head]],
+      ["sequence", at[0]!, [token]],
+      ["last position", at[1]!, [token]],
+    ] as const;
+    for (const [name, { axes }, expected] of wanted) {
+      if (sameAxes(axes, expected)) continue;
+      fail(
+        `Cannot select keys: the ${name} is '${axes.join(" ")}', expected '${
+          expected.join(" ")
+        }'`,
+      );
+    }
+    if (!sameAxes(keys!.axes.slice(1), [context, dim])) {
+      fail(
+        `Cannot select keys of cache '${
+          keys!.axes.join(" ")
+        }': expected 'sequence context ${dim}'`,
+      );
+    }
+    for (const x of [query!, weights!, keys!]) {
+      wantType("select keys", x, "f32");
+    }
+    for (const x of at) wantType("select keys", x, "i32");
+    return { axes: [token, axis], dtype: "i32" };
+  },
+
+  sizes(node, sizes) {
+    const { dim, head, context, k, axis } = node.params;
+    for (const each of [dim, head, context]) {
+      fixed(sizes, node, each, "select keys by");
+    }
+    if (!Number.isInteger(k) || k < 1 || k > MAX_AXIS) {
+      throw new ModelError(
+        `Cannot select ${k} keys: expected a whole number from 1 to ${MAX_AXIS}`,
+        node.span,
+      );
+    }
+    bind(sizes, node, axis, k);
+  },
+
+  reference(node, context) {
+    const [query, weights, keys, sequence, last] = operands(node, context) as [
+      Value,
+      Value,
+      Value,
+      Value,
+      Value,
+    ];
+    const { k } = node.params;
+    const [tokens, heads, dim] = query.shape as [number, number, number];
+    const positions = keys.shape[1]!;
+    const round = rounding(keys);
+    const y = zeros(node.axes, [tokens, k], node.dtype);
+    for (let t = 0; t < tokens; t++) {
+      const scores = Array.from(
+        { length: Math.min(last.data[t]! + 1, positions) },
+        (_, c) => {
+          const key = (sequence.data[t]! * positions + c) * dim;
+          return blocked(heads, round, (h, sum) => {
+            const head = t * heads + h;
+            const dot = blocked(dim, round, (d, sum) => {
+              const q = query.data[head * dim + d]!;
+              return round(round(q * keys.data[key + d]!) + sum);
+            });
+            const weighted = weights.data[head]! * Math.max(dot, 0);
+            return round(round(weighted) + sum);
+          });
+        },
+      );
+      const best = scores.map((_, c) => c)
+        .sort((a, b) => scores[b]! - scores[a]! || a - b)
+        .slice(0, k).sort((a, b) => a - b);
+      for (let j = 0; j < k; j++) put(y, t * k + j, best[j] ?? -1);
+    }
+    return y;
+  },
+
+  // A choice has no derivative.
+  derivative: () => [],
+
+  sharding: {
+    role(node, { operand, axis }, known) {
+      if (axis === node.params.token) {
+        return known.sequenceOver(node, node.inputs[3]!, axis);
+      }
+      return operand === 2 ? ofCache(axis, known) : "replicated";
+    },
+    sequence: 3,
+    linear: LINEAR.never,
+  },
+};
+
+/** A sum in the blocks of the numeric contract. */
+function blocked(
+  length: number,
+  round: (x: number) => number,
+  step: (i: number, sum: number) => number,
+): number {
+  let total = 0;
+  for (let start = 0; start < length; start += EXACT.block) {
+    let block = 0;
+    for (let i = start; i < Math.min(start + EXACT.block, length); i++) {
+      block = step(i, block);
+    }
+    total = round(total + block);
+  }
+  return total;
+}

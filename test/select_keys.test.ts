@@ -1,0 +1,235 @@
+/** Selected keys and attention to them, compiled and run on meshes, against the reference evaluator. */
+// needs: cpu, gpu
+
+import t from "tap";
+import { evaluate } from "../compiler/graph/evaluate.ts";
+import { trace } from "../compiler/graph/trace.ts";
+import {
+  add,
+  attention,
+  dot,
+  latentAttention,
+  type Model,
+  model,
+  mul,
+  selectKeys,
+  sum,
+  upTo,
+} from "../compiler/mod.ts";
+import { gradientsHold, graphWithGradients } from "./helpers/gradients.ts";
+import { GUARANTEED_LIMITS } from "../spec/limits.ts";
+import { skipUnasked } from "./helpers/needs.ts";
+import {
+  closeDevices,
+  digest,
+  holds,
+  matches,
+  runCase,
+  waves,
+} from "./helpers/run_model.ts";
+
+t.teardown(closeDevices);
+
+interface Sizes {
+  /** Keys of a token; undefined: attention sees all, and nothing is selected. */
+  readonly k?: number;
+  readonly context: number;
+  readonly indexHead?: number;
+  readonly indexDim?: number;
+}
+
+/** Both kinds of attention to the keys of one indexer. */
+function netOf(
+  { k, context, indexHead = 6, indexDim = 5 }: Sizes,
+): Model {
+  const sizes = { head: 4, kvHead: 2, dim: 6, value: 4 };
+  return model({
+    ...sizes,
+    token: upTo(80),
+    sequence: 2,
+    context,
+    embed: 3,
+    indexHead,
+    indexDim,
+  }, (m) => {
+    const at = (name: string) => m.input(name, "token", { dtype: "i32" });
+    const where = { sequence: at("sequence"), position: at("position") };
+    const x = m.input("x", "token embed");
+    const picked = selectKeys(
+      dot(x, m.param("iq", "indexHead indexDim embed"), "embed"),
+      {
+        key: dot(x, m.param("ik", "indexDim embed"), "embed"),
+        keys: m.state("index", "sequence context indexDim"),
+        weights: dot(x, m.param("iw", "indexHead embed"), "embed"),
+        k: k ?? 1,
+        ...where,
+      },
+    );
+    const selected = k === undefined ? {} : { selected: picked.selected };
+    const q = dot(x, m.param("q", "head dim embed"), "embed");
+    const latent = latentAttention(q, {
+      key: dot(x, m.param("c", "dim embed"), "embed"),
+      keys: m.state("latents", "sequence context dim"),
+      value: "value",
+      ...where,
+      ...selected,
+    });
+    const grouped = attention(q, {
+      key: dot(x, m.param("k", "kvHead dim embed"), "embed"),
+      value: dot(x, m.param("v", "kvHead dim embed"), "embed"),
+      keys: m.state("keys", "sequence context kvHead dim"),
+      values: m.state("values", "sequence context kvHead dim"),
+      sinks: m.param("sinks", "head"),
+      ...where,
+      ...selected,
+    });
+    const total = add(
+      sum(sum(grouped.y, "dim"), "head"),
+      sum(sum(latent.y, "value"), "head"),
+    );
+    return {
+      selected: picked.selected,
+      index: picked.keys,
+      l: latent.y,
+      latents: latent.keys,
+      y: grouped.y,
+      keys: grouped.keys,
+      values: grouped.values,
+      loss: sum(mul(total, total), "token"),
+    };
+  });
+}
+
+/** Places of tokens: runs of sequences, from a position on. */
+function at(...runs: readonly (readonly [number, number, number])[]) {
+  const places = runs.flatMap(([sequence, from, to]) =>
+    Array.from({ length: to - from }, (_, i) => [sequence, from + i] as const)
+  );
+  return {
+    sequence: places.map(([sequence]) => sequence),
+    position: places.map(([, position]) => position),
+  };
+}
+
+const CALLS = [at([1, 0, 70], [0, 0, 7]), at([0, 7, 8], [1, 70, 72])];
+
+const MESHES = [
+  {},
+  { mesh: { tp: 2 }, place: { head: "tp" } },
+  { mesh: { dp: 2, tp: 2 }, place: { token: "dp", head: "tp" } },
+] as const;
+
+holds("few keys", {
+  model: netOf({ k: 5, context: 80 }),
+  calls: CALLS,
+}, MESHES);
+holds("more than a block of keys, and of elements", {
+  model: netOf({ k: 34, context: 72, indexHead: 40, indexDim: 36 }),
+  calls: CALLS,
+}, [{}]);
+
+t.test("bits of one rank", { skip: skipUnasked("cpu") }, async (t) => {
+  const of = { model: netOf({ k: 5, context: 80 }), calls: CALLS };
+  const [one, ...others] = await Promise.all(
+    [...MESHES].map(async (options) =>
+      digest(await runCase(of, "cpu", options))
+    ),
+  );
+  for (const [i, found] of others.entries()) {
+    t.equal(found, one, JSON.stringify(MESHES[i + 1]));
+  }
+});
+
+t.test("enough keys for all are attention to all", {
+  skip: skipUnasked("cpu"),
+}, async (t) => {
+  const calls = CALLS;
+  const [some, all] = await Promise.all(
+    [72, undefined].map((k) =>
+      runCase(
+        { model: netOf({ ...k ? { k } : {}, context: 72 }), calls },
+        "cpu",
+      )
+    ),
+  );
+  for (const [i, outputs] of some!.entries()) {
+    for (const name of ["l", "y"]) {
+      t.strictSame(outputs[name]!.data, all![i]![name]!.data, name);
+    }
+  }
+});
+
+t.test("of equal scores the first keys are selected", {
+  skip: skipUnasked("cpu"),
+}, async (t) => {
+  const net = model({
+    token: upTo(8),
+    head: 1,
+    dim: 1,
+    sequence: 1,
+    context: 8,
+  }, (m) =>
+    selectKeys(m.input("query", "token head dim"), {
+      key: m.input("key", "token dim"),
+      keys: m.state("keys", "sequence context dim"),
+      weights: m.input("weights", "token head"),
+      sequence: m.input("sequence", "token", { dtype: "i32" }),
+      position: m.input("position", "token", { dtype: "i32" }),
+      k: 3,
+    }));
+  const call = {
+    ...at([0, 0, 8]),
+    query: new Array<number>(8).fill(1),
+    weights: new Array<number>(8).fill(-1),
+    // Below 0, keys have the score -0.
+    key: [2, -1, 1, 0, -3, 1, 4, -2],
+  };
+  const of = { model: net, calls: [call] };
+  await matches(t, of, "cpu", [{}]);
+  const [{ selected } = {}] = await runCase(of, "cpu");
+  t.strictSame([...selected!.data.slice(-3)], [1, 3, 4]);
+});
+
+t.test("derivative", { skip: skipUnasked("cpu") }, async (t) => {
+  const net = netOf({ k: 3, context: 8 });
+  const sizes: { readonly [axis: string]: number } = {
+    head: 4,
+    kvHead: 2,
+    dim: 6,
+    embed: 3,
+    indexHead: 6,
+    indexDim: 5,
+  };
+  const params = Object.fromEntries(
+    trace(net).nodes.flatMap((node, i) =>
+      node.primitive === "param"
+        ? [[
+          node.params.name,
+          waves(node.axes.reduce((n, axis) => n * sizes[axis]!, 1), i),
+        ]]
+        : []
+    ),
+  );
+  const inputs = { x: waves(27), ...at([0, 0, 6], [1, 0, 3]) };
+  const attends = ["q", "k", "v", "c", "sinks"];
+  const graph = await graphWithGradients(net);
+  const { outputs } = evaluate(graph, { inputs, params });
+  for (const name of ["iq", "ik", "iw"]) {
+    const gradient = outputs[`grad.${name}`]?.data ?? [0];
+    t.ok(gradient.every((x) => x === 0), `a choice has none by ${name}`);
+  }
+  t.ok(attends.every((name) => outputs[`grad.${name}`]!.data.some((x) => x)));
+  // The cotangent of keys by head has one buffer more than every device has.
+  const limits = { ...GUARANTEED_LIMITS, maxStorageBuffersPerShaderStage: 9 };
+  const meshes = [{ limits }, { ...MESHES[2], limits }];
+  await matches(t, { model: graph, calls: [inputs] }, "cpu", meshes);
+  await gradientsHold(t, { model: net, inputs, params });
+});
+
+t.test("operands that do not fit", (t) => {
+  t.throws(() => trace(netOf({ k: 0, context: 8 })), {
+    name: "ModelError",
+    message: "Cannot select 0 keys: expected a whole number from 1 to 16777216",
+  });
+  t.end();
+});
