@@ -8,7 +8,7 @@ import { isOneSlip } from "../compiler/mod.ts";
 /** Largest value of each integer field. What is not listed may be any 32-bit integer. */
 const MOST: { readonly [key: string]: number } = {
   ...most(512, "num_hidden_layers", "num_layers", "num_nextn_predict_layers"),
-  ...most(2 ** 24, "vocab_size"),
+  ...most(2 ** 24, "vocab_size", "index_topk"),
   ...most(
     2 ** 20,
     "hidden_size",
@@ -38,6 +38,7 @@ const MOST: { readonly [key: string]: number } = {
     "num_local_experts",
     "n_routed_experts",
     "moe_num_experts",
+    "index_n_heads",
   ),
   ...most(
     2 ** 14,
@@ -50,6 +51,7 @@ const MOST: { readonly [key: string]: number } = {
     "linear_value_head_dim",
     "mamba_head_dim",
     "mamba_d_head",
+    "index_head_dim",
     "ssm_state_size",
     "mamba_d_state",
   ),

@@ -24,6 +24,7 @@ import {
   requireField,
 } from "./config.ts";
 import { type DecoderScope, type Layer, type Rows, times } from "./decoder.ts";
+import type { Selected } from "./indexer.ts";
 import {
   readRotary,
   ropeScaling,
@@ -136,6 +137,11 @@ export function latentAxes(c: LatentFields): LatentAxes {
 /** Latent attention, and the block that it is in; default `self_attn`. */
 export interface LatentBlock extends LatentFields {
   readonly block?: string;
+  /** The keys that tokens attend to, chosen in the block, where that are not all. */
+  readonly select?: (
+    m: DecoderScope<"queryLatent">,
+    short: Tensor<"token queryLatent", "f32">,
+  ) => Selected;
 }
 
 /** A block of latent attention of a layer. */
@@ -146,15 +152,21 @@ export function attendLatent(
   c: LatentBlock,
 ): Rows {
   const { block = "self_attn", queryScale = 1 } = c;
-  const query = times(queries(m, rows, { ...c, block }), queryScale);
-  return m.block(block, {}, (m) => attend(m, { rows, query, layer }, c));
+  const { all, selected } = queries(m, rows, { ...c, block });
+  const query = times(all, queryScale);
+  return m.block(
+    block,
+    {},
+    (m) => attend(m, { rows, query, selected, layer }, c),
+  );
 }
 
 function attend(
   m: DecoderScope<keyof LatentAxes>,
-  { rows, query, layer }: {
+  { rows, query, selected, layer }: {
     readonly rows: Rows;
-    readonly query: Queries;
+    readonly query: Queries["all"];
+    readonly selected: Selected | undefined;
     readonly layer: Layer;
   },
   c: LatentBlock,
@@ -201,6 +213,7 @@ function attend(
       sequence: layer.sequence,
       position: layer.position,
       scale: c.scale,
+      ...selected ? { selected } : {},
     },
   );
   layer.keep(`${layer.name}.${block}.latents`, keys);
@@ -208,23 +221,28 @@ function attend(
   return dot(values, m.param("o_proj.weight", "embed values"), "values");
 }
 
-/** Queries of all heads together. */
-type Queries = Tensor<"token queries", "f32">;
+/** Queries of all heads together, and the keys that they see, where those are chosen. */
+interface Queries {
+  readonly all: Tensor<"token queries", "f32">;
+  readonly selected: Selected | undefined;
+}
 
 /** Queries of the row itself, or by way of a short vector. */
 function queries(
   m: DecoderScope<keyof LatentAxes>,
   rows: Rows,
-  { queryLatent, block }: LatentBlock & { readonly block: string },
+  { queryLatent, block, select }: LatentBlock & { readonly block: string },
 ): Queries {
   if (queryLatent === undefined) {
-    return m.block(
+    const all = m.block(
       block,
       {},
       (m) => dot(rows, m.param("q_proj.weight", "queries embed"), "embed"),
     );
+    return { all, selected: undefined };
   }
-  return m.block(block, { queryLatent }, (m) => {
+  let selected: Selected | undefined;
+  const all = m.block(block, { queryLatent }, (m) => {
     const down = m.param("q_a_proj.weight", "queryLatent embed");
     const short = rmsNorm(
       dot(rows, down, "embed"),
@@ -233,6 +251,8 @@ function queries(
       { epsilon: EPSILON },
     );
     const up = m.param("q_b_proj.weight", "queries queryLatent");
+    selected = select?.(m, short);
     return dot(short, up, "queryLatent");
   });
+  return { all, selected };
 }

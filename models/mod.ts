@@ -94,6 +94,12 @@ export {
   type TokenRouting,
 } from "./feed_forward.ts";
 export {
+  type Indexer,
+  indexerFields,
+  selectByIndexer,
+  type Selected,
+} from "./indexer.ts";
+export {
   attendLatent,
   type LatentAxes,
   latentAxes,

@@ -4,6 +4,7 @@ import { DataError, shown } from "../compiler/mod.ts";
 import type { Config } from "./config.ts";
 import { family as deepseekV2 } from "./deepseek_v2.ts";
 import { family as deepseekV3 } from "./deepseek_v3.ts";
+import { family as deepseekV32 } from "./deepseek_v32.ts";
 import { family as dots1 } from "./dots1.ts";
 import { family as ernie45Moe } from "./ernie4_5_moe.ts";
 import { type Family, type PublishedModel, readFamily } from "./family.ts";
@@ -11,6 +12,7 @@ import { family as flexOlmo } from "./flex_olmo.ts";
 import { family as gemma4Moe } from "./gemma4_moe.ts";
 import { family as glm4Moe } from "./glm4_moe.ts";
 import { family as glm4MoeLite } from "./glm4_moe_lite.ts";
+import { family as glmMoeDsa } from "./glm_moe_dsa.ts";
 import { family as gptOss } from "./gpt_oss.ts";
 import { family as graniteMoe } from "./granite_moe.ts";
 import { family as graniteMoeHybrid } from "./granite_moe_hybrid.ts";
@@ -29,12 +31,14 @@ import { family as qwen3Next } from "./qwen3_next.ts";
 const BUILT_IN: readonly Family[] = [
   deepseekV2,
   deepseekV3,
+  deepseekV32,
   dots1,
   ernie45Moe,
   flexOlmo,
   gemma4Moe,
   glm4Moe,
   glm4MoeLite,
+  glmMoeDsa,
   gptOss,
   graniteMoe,
   graniteMoeHybrid,

@@ -52,6 +52,8 @@ const CHECKPOINTS = [
   "gemma4moe-6e-wrapped",
   "gemma4moe-8e-ple",
   "longcatflash-12e",
+  "deepseekv32-16e",
+  "glmmoedsa-16e",
 ];
 
 /** The tensors of a checkpoint, from the heads of its files. */
@@ -414,6 +416,21 @@ t.test("families refuse options that they do not have, by name", (t) => {
       "gemma4moe-8e-ple",
       { vocab_size_per_layer_input: 191 },
       "'vocab_size_per_layer_input' is 191. It must be 192, the only one built",
+    ],
+    [
+      "deepseekv32-16e",
+      { layer_types: ["full_attention"] },
+      `'layer_types' is ["full_attention"]. It must be ["deepseek_sparse_attention"]`,
+    ],
+    [
+      "deepseekv32-16e",
+      { index_topk: 0 },
+      "'index_topk' is 0. It must be an integer from 1 to 16777216",
+    ],
+    [
+      "glmmoedsa-16e",
+      { indexer_types: undefined, index_topk_freq: 4 },
+      "'index_topk_freq' is 4. It must be 1, the only one built",
     ],
     [
       "qwen35moe-8e-wrapped",

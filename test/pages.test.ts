@@ -250,6 +250,8 @@ for (
     // Sinks and windows; one vector for all heads.
     "gptoss-8e": ["ep=2"],
     "deepseekv2-lite-8e": ["ep=1"],
+    // Selected keys of all layers but one.
+    "glmmoedsa-16e": ["ep=1"],
   })
 ) {
   t.test(`${name}: text from caches in pages`, async (t) => {

@@ -1,4 +1,4 @@
-/** Training models with recurrences, convolutions and shared caches: on meshes, the losses of one rank. */
+/** Training models with recurrences, convolutions, shared caches and selected keys: on meshes, the losses of one rank. */
 // needs: cpu
 
 import t from "tap";
@@ -28,6 +28,7 @@ const MESHES = {
   "lfm2moe-16e": [{ tp: 2, ep: 2 }],
   "qwen35moe-8e-wrapped": [{ ep: 2 }],
   "gemma4moe-8e-ple": [{ ep: 2 }],
+  "glmmoedsa-16e": [{ tp: 2 }],
 } as const;
 
 /** Two sequences of tokens, each with the next one as its label. */

@@ -281,17 +281,18 @@ export interface PrimitiveParams extends DefinedParams, CollectiveParams {
   cacheWrite: Record<never, never>;
   /**
    * q [token, head, dim]; keys [sequence, context, kvHead, dim] and values [sequence, context, kvHead, valueDim] after
-   * writing; sequence, position, then sinks [head] if `sinks`, then the positions that a token attends to, [token, selected],
-   * if `selected` -> [token, head, valueDim]. Without `kvHead` all heads read one key, [sequence, context, dim]. `shared`: values are the first elements of the keys. With `paginate`: keys
-   * and values start with [page, within], and the page table [sequence, block] is last.
+   * writing; sequence, position, then sinks [head] if `sinks`, then positions to attend to [token, selected] if
+   * `selected` -> [token, head, valueDim]. Without `kvHead` all heads read one key, [sequence, context, dim]. `shared`:
+   * values are the first elements of the keys. With `paginate`: keys and values start with [page, within], and the page
+   * table [sequence, block] is last.
    */
   attention: AttentionParams;
   /** q, keys, sequence, position, then sinks if `sinks` and selected positions: the log-sum-exp of each query's scores, [token, head] */
   attentionSum: AttentionParams;
   /**
    * q, keys, values, index (sequence * context + position), the cotangent of the result [token, head, valueDim], and
-   * [token, heads twice]: `attentionSum`, then the product of cotangent and result summed over valueDim; then selected positions. Returns the
-   * cotangent of one of the first three; for shared keys it includes that of the values.
+   * [token, heads twice]: `attentionSum`, then the product of cotangent and result summed over valueDim; then selected
+   * positions. Returns the cotangent of one of the first three; for shared keys it includes that of the values.
    */
   attentionGrad: AttentionParams & {
     readonly of: "query" | "keys" | "values";

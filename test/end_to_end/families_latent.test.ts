@@ -1,6 +1,10 @@
-// Published families with latent attention, or with sinks and four-bit weights; three ranks hold unequal numbers of experts.
+// Published families with latent attention, sparse or not, or with sinks and four-bit weights; three ranks hold unequal numbers of experts.
 // needs: cpu, gpu
-import { FAMILY_MESHES, testReferences } from "../helpers/references.ts";
+import {
+  FAMILY_MESHES,
+  testInTurns,
+  testReferences,
+} from "../helpers/references.ts";
 
 testReferences(
   [
@@ -13,3 +17,5 @@ testReferences(
   FAMILY_MESHES,
   { shared: ["ep=3"], separate: [] },
 );
+
+testInTurns(["deepseekv32-16e", "glmmoedsa-16e"]);

@@ -1,0 +1,126 @@
+/** DeepSeek-V3.2: DeepSeek-V3 whose tokens attend to the keys that an indexer chooses, most of all. */
+
+import type { Model } from "switchyard-moe";
+import {
+  attendLatent,
+  booleanField,
+  type Config,
+  decoderModel,
+  type DecoderOptions,
+  defineFamily,
+  feedShared,
+  type Indexer,
+  indexerFields,
+  latentAxes,
+  predictorTensors,
+  requireField,
+  requireLayerTypes,
+  selectByIndexer,
+  type Selected,
+} from "switchyard-moe/models";
+import {
+  type DeepseekConfig,
+  type DeepseekDefaults,
+  deepseekFields,
+} from "./deepseek.ts";
+
+/** The family of `DeepseekV32ForCausalLM`. */
+export const family = defineFamily({
+  architectures: ["DeepseekV32ForCausalLM"],
+  config: (config) =>
+    sparseFields(config, {
+      layers: 61,
+      vocabulary: 129280,
+      embed: 7168,
+      heads: 128,
+      denseFfn: 18432,
+      ffn: 2048,
+      experts: 256,
+      sharedExperts: 1,
+      expertsPerToken: 8,
+      firstSparse: 3,
+      routedScale: 2.5,
+      normalize: true,
+      groups: 8,
+      topGroups: 4,
+      maxPositions: 4096,
+      epsilon: 1e-6,
+      interleaved: booleanField(config, "rope_interleave", { default: true }),
+      indexHeads: 64,
+      indexInterleaved: false,
+    }),
+  build: buildSparse,
+  unused: predictorTensors,
+});
+
+/** A configuration of latent attention over the keys of an indexer. */
+export interface SparseConfig extends DeepseekConfig, Indexer {
+  /** Tokens of a layer attend to the keys of the last layer before it that has an indexer. */
+  readonly sharesKeys?: (layer: number) => boolean;
+}
+
+/** Defaults in which families differ. */
+export interface SparseDefaults extends DeepseekDefaults {
+  readonly indexHeads: number;
+  readonly indexInterleaved: boolean;
+}
+
+/** Read a config.json. What it leaves out has the defaults. */
+export function sparseFields(
+  config: Config,
+  defaults: SparseDefaults,
+): SparseConfig {
+  requireField(config, "topk_method", "noaux_tc");
+  requireField(config, "scoring_func", "sigmoid");
+  requireField(config, "moe_layer_freq", 1);
+  requireField(config, "mlp_bias", false);
+  requireLayerTypes(config, () => "deepseek_sparse_attention");
+  const fields = deepseekFields(config, defaults);
+  return {
+    ...fields,
+    ...indexerFields(config, {
+      heads: defaults.indexHeads,
+      rotary: { ...fields.rotary, interleaved: defaults.indexInterleaved },
+    }),
+  };
+}
+
+/** The model of a configuration. */
+export function buildSparse(
+  config: SparseConfig,
+  options: DecoderOptions,
+): Model {
+  const indexKeys = Math.min(config.indexKeys, options.maxContext);
+  return decoderModel(config, {
+    axes: { ...latentAxes(config), selected: indexKeys },
+    begin() {
+      let last: Selected | undefined;
+      const feed = feedShared(config);
+      return (own, x, layer) => {
+        // What a layer before it has chosen; planned without one, it has its own.
+        const given = config.sharesKeys?.(layer.index) ? last : undefined;
+        const attended = layer.residual(x, (x) => {
+          const rows = layer.norm(own, x, "input_layernorm.weight");
+          return attendLatent(own, rows, layer, {
+            ...config,
+            select: (m, short) =>
+              last = given ??
+                selectByIndexer(m, { rows, short, layer, block: "self_attn" }, {
+                  ...config,
+                  indexKeys,
+                }),
+          });
+        });
+        return layer.residual(
+          layer.pick(own, attended),
+          (x) =>
+            feed(
+              own,
+              layer.norm(own, x, "post_attention_layernorm.weight"),
+              layer,
+            ),
+        );
+      };
+    },
+  }, options);
+}
