@@ -12,6 +12,8 @@ export interface PackedElement {
   readonly bits: 4 | 8;
   /** The number that a code stands for, exact in f32. */
   readonly value: (code: number) => number;
+  /** What integers are multiplied by to give the numbers of codes. Absent: the numbers are no such products. */
+  readonly step?: 1 | 0.5;
   /** Each scale has an offset, which is added to the scaled element. */
   readonly offset?: true;
 }
@@ -44,6 +46,7 @@ export const PACKED_ELEMENTS = {
   // E2M1: sign, two bits of exponent, one of mantissa.
   fp4: {
     bits: 4,
+    step: 0.5,
     value: (code) => (code & 8 ? -1 : 1) * E2M1[code & 7]!,
   },
   // E4M3 without infinities; the two NaNs (0x7f, 0xff) are refused when files are read.
@@ -57,11 +60,11 @@ export const PACKED_ELEMENTS = {
       return code & 128 ? -magnitude : magnitude;
     },
   },
-  int4: { bits: 4, value: (code) => code - 8 },
-  int8: { bits: 8, value: (code) => (code ^ 128) - 128 },
-  uint4: { bits: 4, value: (code) => code, offset: true },
-  uint8: { bits: 8, value: (code) => code, offset: true },
-  iq4: { bits: 4, value: (code) => IQ4_VALUES[code]! },
+  int4: { bits: 4, step: 1, value: (code) => code - 8 },
+  int8: { bits: 8, step: 1, value: (code) => (code ^ 128) - 128 },
+  uint4: { bits: 4, step: 1, value: (code) => code, offset: true },
+  uint8: { bits: 8, step: 1, value: (code) => code, offset: true },
+  iq4: { bits: 4, step: 1, value: (code) => IQ4_VALUES[code]! },
 } as const satisfies { readonly [name: string]: PackedElement };
 
 /** A name in the table. */

@@ -26,12 +26,13 @@ function bytesKernel(workgroupSize: number): Kernel {
     body: wgsl`
       let i = group.x * ${workgroupSize} + lane;
       let word = a[i];
-      y[i] = dot4I8Packed(word, b[i]) + dot4I8Packed(a[group.x], b[group.x]);
+      y[i] = dot4U8I8(word, b[i]) - dot4U8I8(b[group.x], a[i]) + dot4I8Packed(word, b[i]) + dot4I8Packed(a[group.x], b[group.x]);
       z[i] = lookup16(word, 0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu) ^ lookup16(b[0] >> 4, 1, 2, 3, 0xff00ff00u);
       var sum = 0i;
       for (var k = 0u; k < 8; k++) {
         let nibbles = lookup16(a[i * 0 + k], 0xfbfaf9f8u, 0xfffefdfcu, 0x03020100u, 0x07060504u);
         sum += dot4I8Packed(nibbles, b[k * 4 + lane % 4]);
+        sum += dot4U8I8(nibbles, b[k]);
       }
       y[i] += sum * 3 + unpack4xI8(word).x - unpack4xI8(word).y * unpack4xI8(word).z * 5 - unpack4xI8(word).w;`,
   });
@@ -81,6 +82,10 @@ t.test("dot4I8 and lookup16 mean what they say", (t) => {
     return words.y[0]! | 0;
   };
   t.equal(result(call("dot4I8", a, b)), 127 * 127 - 1 - 2 + 128 * 128);
+  t.equal(
+    result(call("dot4U8I8", a, b)),
+    127 * 127 - 1 + 255 * 2 - 128 * 128,
+  );
   const table = [0x03020100, 0x07060504, 0x0b0a0908, 0x4f0e0d0c].map(u32);
   t.equal(result(call("lookup16", a, ...table)) >>> 0, 0x004f014f);
   t.end();

@@ -73,7 +73,7 @@ export function matmul(options: MatmulOptions): Kernel {
 }
 
 /** The workgroup's tile from the list, if it has that many: u32 [tile, (expert, first row, rows)] behind their number. */
-function groupedTile(tiles: string, body: KernelText): KernelText {
+export function groupedTile(tiles: string, body: KernelText): KernelText {
   return wgsl`
     if (${GROUP_XZ} < ${tiles}[0]) {
       let tile = ${GROUP_XZ} * 3 + 1;

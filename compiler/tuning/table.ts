@@ -16,7 +16,23 @@ export interface TuningTable {
   readonly attention?: number;
   /** Right operands of matmuls that are stored so are laid out as in their files where these have the contracted axis inside. Default: none. */
   readonly asFiled?: readonly FileDType[];
+  /** How matmuls of quantized rows compute. Default: guarded. */
+  readonly bytes?: BytesMatmuls;
 }
+
+/** How matmuls of quantized rows compute. */
+export interface BytesMatmuls {
+  /** Default: guarded. */
+  readonly arithmetic?: BytesArithmetic;
+  /** Weights are laid out as in files, which have the contracted axis inside. Default: false. */
+  readonly asFiled?: boolean;
+}
+
+/**
+ * How bytes are multiplied: signed or unsigned weights by signed activations; `guarded`: signed, and products of f32 are kept
+ * from being fused with sums.
+ */
+export type BytesArithmetic = "guarded" | "signed" | "unsigned";
 
 /** A table, or one whose tiles a function chooses; undefined: the tile of the others. */
 export type Tuning =

@@ -234,7 +234,8 @@ export class Emitter {
     }
     for (const arg of args) this.#value(arg);
     if (each) return this.#eachLane(each);
-    if (fn === "v.dot4") return this.#dot4();
+    if (fn === "v.dot4") return this.#dot4("shr_s");
+    if (fn === "v.dot4_unsigned") return this.#dot4("shr_u");
     if (fn === "d.from_l") {
       const value = f.local("v128");
       f.tee(value);
@@ -246,23 +247,26 @@ export class Emitter {
     f.op(...INSTRUCTIONS[fn] ?? [`${TYPES[type]}.${name}` as WasmOp]);
   }
 
-  /** Four products of bytes in each lane: those of even bytes, and of odd ones, as 16-bit integers. */
-  #dot4(): void {
+  /** Four products of bytes in each lane: those of even bytes, and of odd ones, as 16-bit integers; `left` widens the first operand. */
+  #dot4(left: "shr_s" | "shr_u"): void {
     const { f } = this;
-    const vectors = [f.local("v128"), f.local("v128")];
-    for (const vector of vectors.toReversed()) f.set(vector);
-    for (const vector of vectors) {
-      f.get(vector);
+    const vectors = [
+      { local: f.local("v128"), shift: left },
+      { local: f.local("v128"), shift: "shr_s" as const },
+    ];
+    for (const { local } of vectors.toReversed()) f.set(local);
+    for (const { local, shift } of vectors) {
+      f.get(local);
       f.i32(8);
       f.op("i16x8.shl");
       f.i32(8);
-      f.op("i16x8.shr_s");
+      f.op(`i16x8.${shift}`);
     }
     f.op("i32x4.dot_i16x8_s");
-    for (const vector of vectors) {
-      f.get(vector);
+    for (const { local, shift } of vectors) {
+      f.get(local);
       f.i32(8);
-      f.op("i16x8.shr_s");
+      f.op(`i16x8.${shift}`);
     }
     f.op("i32x4.dot_i16x8_s", "i32x4.add");
   }

@@ -42,7 +42,7 @@ const FAMILIES = [
   ["i32x4", 0xab, "shl shr_s shr_u add"],
   ["i32x4", 0xb1, "sub"],
   ["i8x16", 0x0e, "swizzle"],
-  ["i16x8", 0x8b, "shl shr_s"],
+  ["i16x8", 0x8b, "shl shr_s shr_u"],
   ["i32x4", 0xb5, "mul min_s min_u max_s max_u dot_i16x8_s"],
   ["i64x2", 0xc7, "extend_low_i32x4_s"],
   ["i64x2", 0xcb, "shl"],

@@ -189,6 +189,18 @@ export class Emitter {
 
   #apply(fn: Op, args: readonly Value[]): string {
     const write = TEXTS[fn];
+    if (fn === "v.add") {
+      // Processors multiply and add at once.
+      const product = args.find((arg) =>
+        arg.op === "apply" && arg.fn === "v.dot4_unsigned" &&
+        !this.#repeated.has(arg)
+      );
+      if (product) {
+        const other = args.find((arg) => arg !== product)!;
+        const texts = [other, ...product.args].map((arg) => this.#value(arg));
+        return `v_dot4_unsigned_add(${texts.join(", ")})`;
+      }
+    }
     const [family, full] = fn.split(".") as [string, string];
     const name = full.replace(/(_each)?(_[su])?$/, "");
     const operator = OPERATOR_TEXTS[name];

@@ -184,27 +184,41 @@ typedef __m256i wide;
 typedef __m128i wide;
 #endif
 #if defined WIDE && defined __AVX512VNNI__ && defined __AVX512VL__
-INLINE vu dot_unsigned(vu a, vu b) {
-  return (vu)WIDE(dpbusd_epi32)((wide)(vu){ 0 }, (wide)a, (wide)b);
+#define ADDS_PRODUCTS
+INLINE vu v_dot4_unsigned_add(vu sum, vu a, vu b) {
+  return (vu)WIDE(dpbusd_epi32)((wide)sum, (wide)a, (wide)b);
 }
+INLINE vu v_dot4_unsigned(vu a, vu b) { return v_dot4_unsigned_add((vu){ 0 }, a, b); }
 INLINE vu v_dot4(vu a, vu b) {
-  return dot_unsigned(a ^ 0x80808080u, b) - dot_unsigned(splat(0x80808080u), b);
+  return v_dot4_unsigned(a ^ 0x80808080u, b) - v_dot4_unsigned(splat(0x80808080u), b);
 }
 #elif defined WIDE
 typedef int16_t shorts __attribute__((vector_size(4 * LANES)));
+INLINE vu v_dot4_unsigned(vu a, vu b) {
+  shorts y = (shorts)b;
+  return (vu)WIDE(madd_epi16)((wide)(a & 0x00ff00ffu), (wide)(y << 8 >> 8)) + (vu)WIDE(madd_epi16)((wide)(a >> 8 & 0x00ff00ffu), (wide)(y >> 8));
+}
 INLINE vu v_dot4(vu a, vu b) {
   shorts x = (shorts)a, y = (shorts)b;
   return (vu)WIDE(madd_epi16)((wide)(x << 8 >> 8), (wide)(y << 8 >> 8)) + (vu)WIDE(madd_epi16)((wide)(x >> 8), (wide)(y >> 8));
 }
 #elif LANES == 4 && defined __ARM_FEATURE_DOTPROD
 INLINE vu v_dot4(vu a, vu b) { return (vu)vdotq_s32((int32x4_t){ 0 }, (int8x16_t)a, (int8x16_t)b); }
+#define BY_SIGNED
 #else
+#define BY_SIGNED
 INLINE vi byte_of(vu x, int i) { return (vi)(x << (24 - 8 * i)) >> 24; }
 INLINE vu v_dot4(vu a, vu b) {
   vi sum = { 0 };
   for (int i = 0; i < 4; i++) sum += byte_of(a, i) * byte_of(b, i);
   return (vu)sum;
 }
+#endif
+#ifdef BY_SIGNED
+INLINE vu v_dot4_unsigned(vu a, vu b) { return v_dot4(a ^ 0x80808080u, b) + (v_dot4(splat(0x01010101u), b) << 7); }
+#endif
+#ifndef ADDS_PRODUCTS
+INLINE vu v_dot4_unsigned_add(vu sum, vu a, vu b) { return sum + v_dot4_unsigned(a, b); }
 #endif
 #if defined WIDE
 #if LANES == 4

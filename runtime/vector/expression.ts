@@ -45,6 +45,7 @@ const OPERATORS: { readonly [F in CallName]?: Op } = {
   trunc: "f.trunc",
   round: "f.nearest",
   dot4I8: "v.dot4",
+  dot4U8I8: "v.dot4_unsigned",
 };
 
 /** Where a load is known to be in range: behind a pointer, or in a tile. */

@@ -170,7 +170,7 @@ export const expandedSchema: Schema = {"$schema":"http://json-schema.org/draft-0
   "lor"]},"a":{"$ref":"#/definitions/Expr"},"b":{"$ref":"#/definitions/Expr"}},"required":["op","type",
   "fn","a","b"],"additionalProperties":false},{"type":"object","properties":{"op":{"const":"call"},"type":{"enum":["f32",
   "i32","u32","bool"]},"fn":{"enum":["fma","exp","log","sqrt","rsqrt","sin","cos","tanh","abs","floor",
-  "ceil","trunc","round","sign","pow","roundF16","unpackF16Lo","unpackF16Hi","dot4I8","lookup16"]},"args":{"type":"array",
+  "ceil","trunc","round","sign","pow","roundF16","unpackF16Lo","unpackF16Hi","dot4I8","dot4U8I8","lookup16"]},"args":{"type":"array",
   "items":{"$ref":"#/definitions/Expr"}}},"required":["op","type","fn","args"],"additionalProperties":false},
   {"type":"object","properties":{"op":{"const":"select"},"type":{"enum":["f32","i32","u32","bool"]},"condition":{"$ref":"#/definitions/Expr"},
   "a":{"$ref":"#/definitions/Expr"},"b":{"$ref":"#/definitions/Expr"}},"required":["op","type","condition",

@@ -387,9 +387,10 @@ function called(p: Resolving, s: Call): Expr {
       p,
       at,
       `Cannot call '${name}': there is no such function. Functions are ${
-        Object.keys(FUNCTIONS).filter((f) => !/^unpack|rsqrt|I8/.test(f)).join(
-          ", ",
-        )
+        Object.keys(FUNCTIONS).filter((f) => !/^unpack|rsqrt|dot4I8/.test(f))
+          .join(
+            ", ",
+          )
       }, inverseSqrt, dot4I8Packed, unpack2x16float, unpack4xI8, min, max, select and bitcast`,
     );
   }

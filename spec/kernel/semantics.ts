@@ -160,6 +160,18 @@ export const FUNCTIONS: { readonly [F in CallName]: FunctionRow } = {
       );
     },
   },
+  dot4U8I8: {
+    args: ["u32", "u32"],
+    type: "i32",
+    operations: 1,
+    of: (_, a, b) => {
+      const right = bytesOf(b!);
+      return bytesOf(a!).reduce(
+        (sum, byte, i) => sum + byte * (right[i]! << 24 >> 24),
+        0,
+      );
+    },
+  },
   lookup16: {
     args: ["u32", "u32", "u32", "u32", "u32"],
     type: "u32",

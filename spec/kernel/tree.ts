@@ -40,7 +40,7 @@ export type BinaryOp =
 
 /**
  * Functions, most of them of f32. `fma(a, b, c)` is one node, a*b+c. `roundF16` rounds to f16 precision. `unpackF16Lo/Hi` take a
- * u32. `dot4I8` is the dot product of the four i8 in two u32, as an i32. `lookup16(indices, a, b, c, d)` replaces each byte of a
+ * u32. `dot4I8` is the dot product of the four i8 in two u32, as an i32; `dot4U8I8` has four u8 in the first. `lookup16(indices, a, b, c, d)` replaces each byte of a
  * u32 by the byte of a table of 16 that its lower half selects; the table is four u32 constants.
  */
 export type CallName =
@@ -63,6 +63,7 @@ export type CallName =
   | "unpackF16Lo"
   | "unpackF16Hi"
   | "dot4I8"
+  | "dot4U8I8"
   | "lookup16";
 
 /** A value. Every node carries its type. */

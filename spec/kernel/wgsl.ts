@@ -20,6 +20,7 @@ const RENAMED: { readonly [fn in CallName]?: string } = {
   rsqrt: "inverseSqrt",
   roundF16: "round_f16",
   dot4I8: "dot4_i8",
+  dot4U8I8: "dot4_u8_i8",
 };
 
 /** WGSL's own dot product of bytes, where a device has it. */
@@ -27,6 +28,12 @@ const DOT4_PACKED = "dot4I8Packed";
 
 const DOT4_I8 = `fn dot4_i8(a: u32, b: u32) -> i32 {
   let left = vec4i(vec4u(a) << vec4u(24u, 16u, 8u, 0u)) >> vec4u(24u);
+  let right = vec4i(vec4u(b) << vec4u(24u, 16u, 8u, 0u)) >> vec4u(24u);
+  return dot(left, right);
+}`;
+
+const DOT4_U8_I8 = `fn dot4_u8_i8(a: u32, b: u32) -> i32 {
+  let left = vec4i((vec4u(a) >> vec4u(0u, 8u, 16u, 24u)) & vec4u(255u));
   let right = vec4i(vec4u(b) << vec4u(24u, 16u, 8u, 0u)) >> vec4u(24u);
   return dot(left, right);
 }`;
@@ -341,6 +348,7 @@ export function printWgsl(
     ...(/\b(special_bits|round_f16)\b/.test(text) ? [SPECIAL_BITS, ""] : []),
     ...(/\bround_f16\b/.test(text) ? [ROUND_F16, ""] : []),
     ...(/\bdot4_i8\b/.test(text) ? [DOT4_I8, ""] : []),
+    ...(/\bdot4_u8_i8\b/.test(text) ? [DOT4_U8_I8, ""] : []),
     ...(/\blookup16\b/.test(text) ? [LOOKUP16, ""] : []),
   ];
   const broadcasts = lanes.size > 0;

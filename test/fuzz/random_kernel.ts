@@ -284,7 +284,11 @@ class Grower {
     if (type !== "f32" && pick === 5) {
       if (this.#of([false, false, true])) {
         return type === "i32"
-          ? call("dot4I8", sub("u32"), sub("u32"))
+          ? call(
+            this.#of(["dot4I8", "dot4U8I8"]),
+            sub("u32"),
+            sub("u32"),
+          )
           : call("lookup16", sub("u32"), ...TABLE);
       }
       return this.#of([true, false])

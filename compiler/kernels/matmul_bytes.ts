@@ -1,0 +1,224 @@
+/**
+ * Matrix multiplication of quantized rows and packed weights: integer products of bytes, whose block sums are exact, and one
+ * f32 sum of blocks in the order of `spec/numerics.md`. Invocations hold tiles of rows x columns as those of `matmul` do. Where
+ * workgroups load weights together, a panel has their bytes in workgroup memory, four to a word.
+ */
+
+import {
+  declareEach,
+  type Register,
+  register,
+  setEach,
+} from "../../spec/kernel/registers.ts";
+import { matmulShape, teamsOf } from "../tuning/lanes.ts";
+import type { Kernel, KernelText } from "./kernel.ts";
+import { GROUP_XZ, local, makeKernel, wgsl } from "./kernel.ts";
+import { groupedTile } from "./matmul.ts";
+import {
+  type BytesMatmulOptions,
+  type BytesOperand,
+  columnsOf,
+  factorAt,
+  operandsOf,
+  wordOf,
+} from "./matmul_bytes_operands.ts";
+import { range } from "./pieces/numbers.ts";
+import { sumTree } from "./pieces/sum_tree.ts";
+
+import {
+  addSum,
+  finishAll,
+  partsOf,
+  registersOf,
+  rowsFrom,
+  SCALE_WORDS,
+  type Sums,
+} from "./matmul_bytes_sums.ts";
+import { rowsByPanels } from "./matmul_bytes_panels.ts";
+
+/** Describe a matrix multiplication of bytes. Its grid is `matmulGrid`. */
+export function matmulBytes(o: BytesMatmulOptions): Kernel {
+  const inside = wgsl`
+    ${columnsOf(o)}
+    ${rowsOfTile(o)}`;
+  const first = wgsl`${GROUP_XZ} * ${matmulShape(o).rows}`;
+  return makeKernel({
+    name: o.name,
+    workgroupSize: o.tile.lanes,
+    bindings: o.bindings,
+    body: o.grouped ? groupedTile(o.grouped.tiles, inside) : wgsl`
+      let first = ${first};
+      let end = ${o.rows};
+      if (first < end) { ${inside} }`,
+  });
+}
+
+/** Few rows have loops of their own, in which the first team loads weights for itself. */
+function rowsOfTile(o: BytesMatmulOptions): KernelText {
+  const { rows, right } = o.tile;
+  const { teams, lanes } = teamsOf(o);
+  const panels = right === "workgroup";
+  const few = panels ? [1, 2, 4] : [1];
+  const full = panels ? rowsByPanels(o) : wgsl`
+      let team_first = first + lane / ${lanes} * ${rows};
+      if (team_first < end) { ${rowsTimesColumns(o, rows)} }`;
+  return few.filter((height) => height < rows * (panels ? teams : 1))
+    .reduceRight(
+      (others, height) =>
+        wgsl`
+          if (end - first < ${height + 1}) {
+            if (lane < ${lanes}) {
+              let team_first = first;
+              ${rowsTimesColumns(o, height)}
+            }
+          } else {
+            ${others}
+          }`,
+      full,
+    );
+}
+
+/** The bytes of a weight's word of some columns. */
+function loadedWords(
+  o: BytesMatmulOptions,
+  { weight, columns }: Pick<Sums, "weight" | "columns">,
+): KernelText {
+  const { i, bytes } = weight;
+  return wgsl`${
+    columns.flatMap((c) => [
+      wgsl`let stored${i}[${c}] = ${
+        wordOf(o, weight, { c, n: wgsl`(first_word${i} + word)` })
+      };`,
+      ...bytes.of(wgsl`stored${i}[${c}]`).map((text, part) =>
+        wgsl`let bytes${i}_${part}[${c}] = ${text};`
+      ),
+    ])
+  }`;
+}
+
+/** Parts of sums, as a tree into sum<i>[r][c]: `body` adds those of `part_number` to part<i>[r][c], which are 0. */
+function addedParts(
+  parts: number,
+  totals: readonly Register[],
+  body: KernelText,
+): KernelText {
+  const results = totals.map(({ base, indices }) => ({
+    base: base.replace("part", "sum"),
+    indices,
+  }));
+  const done = totals.flatMap((total, at) =>
+    setEach([results[at]!], "", () => register(total.base, total.indices))
+  );
+  const tree = sumTree(totals, parts);
+  return wgsl`
+    ${declareEach(results)}
+    ${tree.declare}
+    for (var part_number = 0u; part_number < ${parts}; part_number++) {
+      ${declareEach(totals)}
+      ${body}
+      ${tree.add(local("part_number", "u32"), done)}
+    }`;
+}
+
+/** `rows` rows from `team_first` on by the columns of a lane, whose words it loads for itself. */
+function rowsTimesColumns(o: BytesMatmulOptions, rows: number): KernelText {
+  const { columns } = o.tile;
+  const parts = partsOf(o);
+  const operands = operandsOf(o);
+  const sumsOf = (weight: BytesOperand): readonly Sums[] =>
+    // What is read along k is read to its end before what follows in memory.
+    weight.inside === "k"
+      ? range(columns).map((c) => ({ rows, weight, columns: [c] }))
+      : [{ rows, weight, columns: range(columns) }];
+  return wgsl`
+    ${rowsFrom(o, rows)}
+    ${
+    operands.flatMap(sumsOf).map((sums) => {
+      const { weight, columns } = sums;
+      const { i, sumOf } = weight;
+      const inPart = o.k / sumOf / parts;
+      const scales = scalesOfPart(o, sums, inPart);
+      return addedParts(
+        parts,
+        registersOf("part", sums),
+        wgsl`
+          let first_sum = part_number * ${inPart};
+          ${scales?.load}
+          for (var n = first_sum; n < first_sum + ${inPart}; n++) {
+            ${
+          addSum(o, sums, {
+            n: wgsl`n`,
+            words: loadedWords(o, sums),
+            factors: scales?.factors ?? wgsl`${
+              columns.map((c) =>
+                factorAt(o, weight, {
+                  name: `factor${i}`,
+                  c,
+                  n: wgsl`n`,
+                  part: "scales",
+                })
+              )
+            }`,
+            offsets: scales?.offsets ?? (weight.offsets !== undefined
+              ? wgsl`${
+                columns.map((c) =>
+                  factorAt(o, weight, {
+                    name: `offset${i}`,
+                    c,
+                    n: wgsl`n`,
+                    part: "offsets",
+                  })
+                )
+              }`
+              : undefined),
+          })
+        }
+          }`,
+      );
+    })
+  }
+    ${finishAll(o, rows)}`;
+}
+
+/** Scales of a part of a sum, loaded along k at once; undefined where they are not side by side. */
+function scalesOfPart(
+  o: BytesMatmulOptions,
+  { weight, columns: [c = 0, ...others] }: Sums,
+  inPart: number,
+):
+  | {
+    readonly load: KernelText;
+    readonly factors: KernelText;
+    readonly offsets: KernelText | undefined;
+  }
+  | undefined {
+  const { i, inside, perScale, sumOf, scaleDType } = weight;
+  const { lanes } = teamsOf(o);
+  const parts = ["scales", "offsets"] as const;
+  const used = parts.filter((part) => weight[part] !== undefined);
+  if (
+    inside !== "k" || others.length > 0 || perScale !== sumOf ||
+    scaleDType !== "f32" || used.length * inPart * lanes > SCALE_WORDS
+  ) return undefined;
+  const array = (part: string) => `part_${part}`;
+  const at = wgsl`(n - first_sum) * ${lanes} + lane_column`;
+  const name = (part: string) =>
+    part === "scales" ? `factor${i}` : `offset${i}`;
+  const read = (part: string) =>
+    wgsl`let ${name(part)}[${c}] = ${array(part)}[${at}];`;
+  return {
+    load: wgsl`
+      ${
+      used.map((part) =>
+        wgsl`
+        var<workgroup> ${array(part)}: array<f32, ${inPart * lanes}>;
+        for (var n = first_sum; n < first_sum + ${inPart}; n++) {
+          ${factorAt(o, weight, { name: name(part), c, n: wgsl`n`, part })}
+          ${array(part)}[${at}] = ${name(part)}[${c}];
+        }`
+      )
+    }`,
+    factors: read("scales"),
+    offsets: used.length > 1 ? read("offsets") : undefined,
+  };
+}

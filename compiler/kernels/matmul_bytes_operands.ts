@@ -1,0 +1,214 @@
+/** Operands of a matrix multiplication of bytes: where weights, scales and quantized rows are, and one integer sum of them. */
+
+import { Q8_BLOCK, Q8_LEAST, q8SumOf } from "../../spec/activations.ts";
+import { invariant } from "../../spec/errors.ts";
+import {
+  PACKED_ELEMENTS,
+  type PackedDType,
+  type PackedElement,
+  type Packing,
+  PACKINGS,
+} from "../../spec/packed.ts";
+import type { TiledMatmul } from "../tuning/tile.ts";
+import type { BytesArithmetic } from "../tuning/table.ts";
+import { teamsOf } from "../tuning/lanes.ts";
+import type { Binding, Expr, KernelText, Stmt } from "./kernel.ts";
+import { wgsl } from "./kernel.ts";
+import { type Bytes, bytesOf } from "./pieces/bytes.ts";
+import type { QuantizedLayout } from "./quantize.ts";
+
+/** Rows that `quantize` wrote: their bindings. */
+export interface QuantizedRows {
+  readonly words: string;
+  readonly scales: string;
+  readonly sums: string;
+}
+
+/** A packed right operand, and the left operand as it wants it. */
+export interface BytesWeight {
+  readonly binding: string;
+  readonly stored: PackedDType;
+  readonly scales: string;
+  /** What a scale has in memory. */
+  readonly scaleDType: "u8" | "u32" | "f32";
+  readonly offsets?: string;
+  /** The innermost axis. Default: n. */
+  readonly inside?: "n" | "k";
+  readonly left: QuantizedRows;
+}
+
+/** A matrix multiplication of quantized rows and packed weights, perhaps over groups of rows. */
+export interface BytesMatmulOptions extends TiledMatmul {
+  readonly k: number;
+  readonly name: string;
+  readonly bindings: readonly Binding[];
+  /** One, or several that share the rows. */
+  readonly weights: readonly BytesWeight[];
+  /** Run-time row count, uniform; not used when grouped. */
+  readonly rows: Expr;
+  /** The row of the left operand for a row of the result. */
+  leftRow(row: Expr): Expr;
+  /** Default: guarded. */
+  readonly arithmetic?: BytesArithmetic | undefined;
+  /** Uses one result: one sum for each weight. */
+  epilogue(
+    at: { readonly row: Expr; readonly column: Expr; readonly expert: Expr },
+    sums: readonly Expr[],
+  ): readonly Stmt[];
+}
+
+/** A weight and what follows from how it is packed. */
+export interface BytesOperand extends BytesWeight {
+  /** Its number among the weights. */
+  readonly i: number;
+  readonly bytes: Bytes;
+  readonly step: number;
+  /** Elements of an integer sum, and elements that share a scale. */
+  readonly sumOf: 16 | 32;
+  readonly perScale: number;
+  readonly perWord: number;
+}
+
+/** How a weight wants rows quantized. */
+export function quantizedLayoutOf(stored: PackedDType): QuantizedLayout {
+  const packing: Packing = PACKINGS[stored];
+  const sumOf = q8SumOf(packing);
+  invariant(sumOf, "weights are integers");
+  return {
+    order: packing.perWord === 8 ? "alternate" : "consecutive",
+    sumOf,
+  };
+}
+
+/** The weights of a matrix multiplication. */
+export function operandsOf(
+  { weights, k, arithmetic }: BytesMatmulOptions,
+): readonly BytesOperand[] {
+  return weights.map((weight, i) => {
+    const { element, perWord, perScale = k }: Packing = PACKINGS[weight.stored];
+    const { step = 1 }: PackedElement = PACKED_ELEMENTS[element];
+    return {
+      ...weight,
+      i,
+      bytes: bytesOf(
+        element,
+        arithmetic === "unsigned" ? "unsigned" : "signed",
+      ),
+      step,
+      sumOf: quantizedLayoutOf(weight.stored).sumOf,
+      perScale,
+      perWord,
+    };
+  });
+}
+
+/** column[c], the result's: those of lanes that are side by side are so too. */
+export function columnsOf(o: BytesMatmulOptions): KernelText {
+  const { lanes } = teamsOf(o);
+  const { columns } = o.tile;
+  return wgsl`
+    let lane_column = lane % ${lanes};
+    let first_column = group.y * ${columns * lanes};
+    @unroll (c < ${columns}) {
+      let column[c] = first_column + ${lanes} * c + lane_column;
+    }`;
+}
+
+/** An index in what a weight has `each` of for a column, at `n` along k. */
+function indexOf(
+  { grouped, columns }: BytesMatmulOptions,
+  { inside }: BytesWeight,
+  { each, c, n }: {
+    readonly each: number;
+    readonly c: number;
+    readonly n: KernelText;
+  },
+): KernelText {
+  const expert = grouped ? wgsl`expert * ${columns * each}` : wgsl`0u`;
+  const column = wgsl`column[${c}]`;
+  return inside === "k"
+    ? wgsl`(${expert} + ${column} * ${each} + ${n})`
+    : wgsl`(${expert} + ${column} + ${n} * ${columns})`;
+}
+
+/** A word of a weight. */
+export function wordOf(
+  o: BytesMatmulOptions,
+  weight: BytesOperand,
+  at: { readonly c: number; readonly n: KernelText },
+): KernelText {
+  const each = o.k / weight.perWord;
+  return wgsl`${weight.binding}[${indexOf(o, weight, { each, ...at })}]`;
+}
+
+/** Declares <name>[c]: what integers of sum `n` of a column are multiplied by; tiny scales and offsets count as 0. */
+export function factorAt(
+  o: BytesMatmulOptions,
+  weight: BytesOperand,
+  { name, c, n, part }: {
+    readonly name: string;
+    readonly c: number;
+    readonly n: KernelText;
+    readonly part: "scales" | "offsets";
+  },
+): KernelText {
+  const { perScale, sumOf, scaleDType, step } = weight;
+  const each = o.k / perScale;
+  const at = perScale === o.k
+    ? wgsl`0u`
+    : perScale === sumOf
+    ? n
+    : wgsl`((${n}) / ${perScale / sumOf})`;
+  const index = indexOf(o, weight, { each, c, n: at });
+  const binding = weight[part]!;
+  const scale = {
+    f32: wgsl`${binding}[${index}]`,
+    u32: wgsl`bitcast<f32>(${binding}[${index}] << 23u)`,
+    u8:
+      wgsl`bitcast<f32>(((${binding}[${index} >> 2] >> ((${index} & 3) << 3)) & 255) << 23u)`,
+  }[scaleDType];
+  const by = part === "scales" ? step : 1;
+  return wgsl`
+    let stored_${name}[${c}] = ${by === 1 ? scale : wgsl`${scale} * ${by}`};
+    let ${name}[${c}] = select(0.0, stored_${name}[${c}], abs(stored_${name}[${c}]) >= ${Q8_LEAST});`;
+}
+
+/** Where a row's integers, scales and sums begin: <what><i>[r], of the left operand of weight i. */
+export function leftStarts(
+  o: BytesMatmulOptions,
+  { i, sumOf }: BytesOperand,
+  rows: number,
+): KernelText {
+  return wgsl`
+    @unroll (r < ${rows}) {
+      let word_at${i}[r] = left_row[r] * ${o.k / 4};
+      let scale_at${i}[r] = left_row[r] * ${o.k / Q8_BLOCK};
+      let sum_at${i}[r] = left_row[r] * ${o.k / sumOf};
+    }`;
+}
+
+/** A product that no driver fuses with the sum that it is added to: the sign of an activation's scale is always 0. */
+export function term(
+  { arithmetic = "guarded" }: BytesMatmulOptions,
+  { integer, factor, scale }: {
+    readonly integer: KernelText;
+    readonly factor: KernelText;
+    readonly scale: KernelText;
+  },
+): KernelText {
+  const product = wgsl`f32(${integer}) * (${factor} * bitcast<f32>(${scale}))`;
+  return arithmetic === "guarded"
+    ? wgsl`bitcast<f32>(bitcast<u32>(${product}) ^ (${scale} & 0x80000000u))`
+    : product;
+}
+
+/** The product of words of bytes. */
+export function product(
+  { arithmetic }: BytesMatmulOptions,
+  weight: KernelText,
+  left: KernelText,
+): KernelText {
+  return arithmetic === "unsigned"
+    ? wgsl`dot4U8I8(${weight}, ${left})`
+    : wgsl`dot4I8Packed(${weight}, ${left})`;
+}

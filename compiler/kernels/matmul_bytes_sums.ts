@@ -1,0 +1,186 @@
+/** Sums of a matrix multiplication of bytes: what a lane holds, adds and finishes. */
+
+import { Q8_BLOCK, q8PartsOf } from "../../spec/activations.ts";
+import { EXACT } from "../../spec/numerics.ts";
+import { u32 } from "../../spec/kernel/build.ts";
+import { clamped, whereBelow } from "../../spec/kernel/guards.ts";
+import {
+  indicesBelow,
+  letRegister,
+  type Register,
+  register,
+} from "../../spec/kernel/registers.ts";
+import type { KernelText, Stmt } from "./kernel.ts";
+import { expr, local, wgsl } from "./kernel.ts";
+import {
+  type BytesMatmulOptions,
+  type BytesOperand,
+  leftStarts,
+  operandsOf,
+  product,
+  term,
+} from "./matmul_bytes_operands.ts";
+import { u } from "./matmul_left.ts";
+import { range } from "./pieces/numbers.ts";
+
+/** Words of workgroup memory for scales of a part of a sum, where lanes load along k. */
+export const SCALE_WORDS = 1024;
+
+/** Declares row[r] and left_row[r], from `team_first` on. Beyond the last row the last one is read, and nothing written. */
+export function rowsFrom(o: BytesMatmulOptions, rows: number): KernelText {
+  return wgsl`
+    ${
+    range(rows).flatMap((r) => [
+      letRegister("row", [r], expr`${u("team_first")} + ${r}`),
+      letRegister(
+        "left_row",
+        [r],
+        o.leftRow(clamped(register("row", [r], "u32"), u("end"))),
+      ),
+    ])
+  }
+    ${operandsOf(o).map((weight) => leftStarts(o, weight, rows))}`;
+}
+
+/** Sums of a weight in some columns of a lane. */
+export interface Sums {
+  readonly rows: number;
+  readonly weight: BytesOperand;
+  readonly columns: readonly number[];
+}
+
+/** The registers of sums. */
+export function registersOf(
+  base: string,
+  { rows, weight, columns }: Sums,
+): readonly Register[] {
+  return range(rows).flatMap((r) =>
+    columns.map((c) => ({ base: `${base}${weight.i}`, indices: [r, c] }))
+  );
+}
+
+/**
+ * part<i>[r][c] += the products of sum `n`, of the rows with that number there: `words` is how the bytes of words `word` of a
+ * column come, those of the sum from `first_word` on.
+ */
+export function addSum(
+  o: BytesMatmulOptions,
+  sums: Sums,
+  { n, words, factors, offsets }: {
+    readonly n: KernelText;
+    /** Declares bytes<i>_0[c], and bytes<i>_1[c] where a word has two of bytes. */
+    readonly words: KernelText;
+    readonly factors: KernelText;
+    readonly offsets?: KernelText | undefined;
+  },
+): KernelText {
+  const { rows, weight, columns } = sums;
+  const { i, left, sumOf, perWord, bytes, offsets: minimum } = weight;
+  const inWord = perWord / 4;
+  const all = (text: (r: number, c: number) => KernelText) =>
+    range(rows).flatMap((r) => columns.map((c) => text(r, c)));
+  const needsSum = bytes.above !== 0 || minimum !== undefined;
+  const perBlock = Q8_BLOCK / sumOf;
+  const block = perBlock === 1 ? n : wgsl`((${n}) / ${perBlock})`;
+  const products = all((r, c) =>
+    wgsl`${
+      range(inWord).map((part) =>
+        wgsl`dot${i}[${r}][${c}] += ${
+          product(
+            o,
+            wgsl`bytes${i}_${part}[${c}]`,
+            wgsl`codes${i}_${part}[${r}]`,
+          )
+        };`
+      )
+    }`
+  );
+  return wgsl`
+    @unroll (r < ${rows}) {
+      let scale${i}[r] = ${left.scales}[scale_at${i}[r] + ${block}];
+      ${needsSum && wgsl`let all${i}[r] = ${left.sums}[sum_at${i}[r] + ${n}];`}
+    }
+    ${
+    all((r, c) =>
+      wgsl`var dot${i}[${r}][${c}] = ${
+        bytes.above === 0 ? wgsl`0i` : wgsl`all${i}[${r}] * ${-bytes.above}i`
+      };`
+    )
+  }
+    let first_word${i} = ${n} * ${sumOf / perWord};
+    for (var word = 0u; word < ${sumOf / perWord}; word++) {
+      ${words}
+      @unroll (r < ${rows}) {
+        ${
+    range(inWord).map((part) =>
+      wgsl`let codes${i}_${part}[r] = ${left.words}[word_at${i}[r] + ${
+        inWord === 1
+          ? wgsl`(first_word${i} + word)`
+          : wgsl`((first_word${i} + word) * 2 + ${part})`
+      }];`
+    )
+  }
+      }
+      ${products}
+    }
+    ${factors}
+    ${
+    all((r, c) =>
+      wgsl`part${i}[${r}][${c}] += ${
+        term(o, {
+          integer: wgsl`dot${i}[${r}][${c}]`,
+          factor: wgsl`factor${i}[${c}]`,
+          scale: wgsl`scale${i}[${r}]`,
+        })
+      };`
+    )
+  }
+    ${offsets}
+    ${
+    minimum !== undefined && all((r, c) =>
+      wgsl`part${i}[${r}][${c}] += ${
+        term(o, {
+          integer: wgsl`all${i}[${r}]`,
+          factor: wgsl`offset${i}[${c}]`,
+          scale: wgsl`scale${i}[${r}]`,
+        })
+      };`
+    )
+  }`;
+}
+
+/** Parts of sums of so many products. */
+export function partsOf(
+  { k, segments = EXACT.segments }: BytesMatmulOptions,
+): number {
+  return q8PartsOf(k / Q8_BLOCK, EXACT.segments / segments);
+}
+
+/** What becomes of the results of `rows` rows of a lane. */
+export function finishAll(
+  o: BytesMatmulOptions,
+  rows: number,
+): readonly Stmt[] {
+  return indicesBelow(rows, o.tile.columns).map(([r, c]) => {
+    const [row, column] = [
+      register("row", [r!], "u32"),
+      register("column", [c!], "u32"),
+    ];
+    const used = o.epilogue(
+      {
+        row: u("row"),
+        column: u("column"),
+        expert: o.grouped ? u("expert") : u32(0),
+      },
+      o.weights.map((_, i) => local(`result${i}`, "f32")),
+    );
+    return whereBelow([[row, u("end")], [column, u32(o.columns)]], [
+      letRegister("row", [], row),
+      letRegister("column", [], column),
+      ...o.weights.map((_, i) =>
+        letRegister(`result${i}`, [], register(`sum${i}`, [r!, c!]))
+      ),
+      ...used,
+    ]);
+  });
+}

@@ -1,0 +1,61 @@
+/** Packed integers as four bytes to a word, for products with quantized activations. */
+
+import {
+  PACKED_ELEMENTS,
+  type PackedElement,
+  type PackedElementName,
+} from "../../../spec/packed.ts";
+import { invariant } from "../../../spec/errors.ts";
+import { type Hole, type KernelText, wgsl } from "../../../spec/kernel/text.ts";
+
+/** Integers of an element kind, seen as bytes. */
+export interface Bytes {
+  /**
+   * Four bytes to a word, of the elements of a word: one word, or two where elements have four bits, of those in lower and in
+   * upper halves of bytes.
+   */
+  of(word: Hole): readonly KernelText[];
+  /** How much more bytes are than integers. */
+  readonly above: number;
+}
+
+/** Signed or unsigned bytes of an element kind. */
+export function bytesOf(
+  element: PackedElementName,
+  sign: "signed" | "unsigned",
+): Bytes {
+  const { bits, value, step }: PackedElement = PACKED_ELEMENTS[element];
+  invariant(step !== undefined, "elements are integers");
+  const integers = Array.from(
+    { length: 1 << bits },
+    (_, code) => value(code) / step,
+  );
+  const least = Math.min(...integers);
+  if (bits === 8) {
+    // Codes are integers modulo 256.
+    const above = sign === "unsigned" ? -least : least < 0 ? 0 : -128;
+    return {
+      of: (word) => [
+        above % 256 === 0 ? wgsl`${word}` : wgsl`(${word} ^ 0x80808080u)`,
+      ],
+      above,
+    };
+  }
+  const inOrder = integers.every((integer, code) => integer === code + least);
+  const above = inOrder || sign === "unsigned" ? -least : 0;
+  const table = [0, 1, 2, 3].map((word) =>
+    integers.slice(4 * word, 4 * word + 4).reduce(
+      (n, integer, i) => n + ((integer + above) & 255) * 2 ** (8 * i),
+      0,
+    )
+  );
+  const [a, b, c, d] = table.map((word) => wgsl`${word}u`);
+  const byte = (nibbles: KernelText) =>
+    inOrder
+      ? wgsl`(${nibbles} & 0x0f0f0f0fu)`
+      : wgsl`lookup16(${nibbles}, ${a!}, ${b!}, ${c!}, ${d!})`;
+  return {
+    of: (word) => [byte(wgsl`${word}`), byte(wgsl`(${word} >> 4)`)],
+    above,
+  };
+}

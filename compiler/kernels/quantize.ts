@@ -1,0 +1,99 @@
+/** Rows of f32 as integers of 8 bits with a scale for each block of 32, by integer arithmetic. See `spec/numerics.md`. */
+
+import {
+  Q8_BLOCK,
+  Q8_LIMITS,
+  Q8_NAN,
+  Q8_STEP,
+} from "../../spec/activations.ts";
+import type { Binding, Expr, Kernel } from "./kernel.ts";
+import { elementwise, expr, wgsl } from "./kernel.ts";
+import { u } from "./matmul_left.ts";
+
+/** How integers are laid out, and what is summed. */
+export interface QuantizedLayout {
+  /**
+   * `consecutive`: a word has four neighbours. `alternate`: of eight, a word has the even ones and the next word the odd ones, as
+   * halves of bytes have the elements of words of eight.
+   */
+  readonly order: "consecutive" | "alternate";
+  /** Elements of a sum. */
+  readonly sumOf: 16 | 32;
+}
+
+/** A quantization of rows. */
+export interface QuantizeOptions extends QuantizedLayout {
+  readonly name: string;
+  /** Superset of what is used. */
+  readonly bindings: readonly Binding[];
+  /** How many blocks of 32 there are in all rows, u32. */
+  readonly blocks: Expr;
+  /** Element `j` of a block, f32. */
+  at(block: Expr, j: Expr): Expr;
+  /** Written: u32 [block, word of 4], bits of f32 [block], i32 [block, sum]. */
+  readonly to: {
+    readonly words: string;
+    readonly scales: string;
+    readonly sums: string;
+  };
+}
+
+/** One invocation for each block. Its grid is `elementwiseGrid(blocks)`. */
+export function quantize(o: QuantizeOptions): Kernel {
+  const { order, sumOf, to } = o;
+  const value = o.at(u("i"), u("j"));
+  const quantized = wgsl`select(i32(round(${value} * inverse)), 0i, zero)`;
+  const sums = Q8_BLOCK / sumOf;
+  // Words are shifted in from above.
+  const words = order === "consecutive"
+    ? wgsl`
+      for (var word = first_word; word < first_word + ${sumOf / 4}; word++) {
+        var codes = 0u;
+        let from = word * 4;
+        for (var j = from; j < from + 4; j++) {
+          let code = ${quantized};
+          codes = (codes >> 8) | (u32(code) << 24);
+          sum += code;
+        }
+        ${to.words}[i * 8 + word] = codes;
+      }`
+    : wgsl`
+      for (var word = first_word; word < first_word + ${sumOf / 4}; word += 2) {
+        var even = 0u;
+        var odd = 0u;
+        let from = word * 4;
+        for (var j = from; j < from + 8; j++) {
+          let code = ${quantized};
+          let next = (even >> 8) | (u32(code) << 24);
+          even = odd;
+          odd = next;
+          sum += code;
+        }
+        ${to.words}[i * 8 + word] = even;
+        ${to.words}[i * 8 + word + 1] = odd;
+      }`;
+  return elementwise({
+    name: o.name,
+    count: o.blocks,
+    bindings: o.bindings,
+    body: wgsl`
+      var largest = 0u;
+      for (var j = 0u; j < ${Q8_BLOCK}; j++) {
+        largest = max(largest, bitcast<u32>(${value}) & 0x7fffffffu);
+      }
+      let none = largest >= ${Q8_LIMITS.none}u;
+      let zero = none || largest < ${Q8_LIMITS.zero}u;
+      let exponent = select(largest >> 23, 127u, zero);
+      let m = (((largest & 0x7fffffu) | 0x800000u) + 0xffu) >> 8;
+      let inverse = f32(0x7f000000u / m) * bitcast<f32>((245 - exponent) << 23);
+      let step = f32(m) * bitcast<f32>(${Q8_STEP}u);
+      let scale = bitcast<u32>(step * bitcast<f32>((exponent - 15) << 23));
+      ${to.scales}[i] = select(select(scale, 0u, zero), ${Q8_NAN}u, none);
+      for (var part = 0u; part < ${sums}; part++) {
+        let first_word = part * ${sumOf / 4};
+        var sum = 0i;
+        ${words}
+        ${to.sums}[${expr`${u("i")} * ${sums} + ${u("part")}`}] = sum;
+      }`,
+  });
+}

@@ -1,0 +1,150 @@
+/**
+ * Activations of products with packed weights: f32, or blocks of 32 integers of 8 bits with a scale each (`q8`).
+ * `numerics.md` defines both; this is the definition of `q8` as code.
+ */
+
+import { invariant } from "./errors.ts";
+import { addAsTree, EXACT } from "./numerics.ts";
+import { PACKED_ELEMENTS, type PackedElement, type Packing } from "./packed.ts";
+
+/** How kernels take the left operands of products with packed weights. */
+export const ACTIVATIONS = ["q8", "f32"] as const;
+
+/** A name in the list. */
+export type Activations = typeof ACTIVATIONS[number];
+
+/** Elements of a block of activations. */
+export const Q8_BLOCK = 32;
+
+/** Bits of the limits of a block's largest magnitude: below the first all is 0, from the second on there is no number. */
+export const Q8_LIMITS = { zero: 72 << 23, none: 191 << 23 } as const;
+
+/** Bits of the NaN that is the scale of a block without numbers. */
+export const Q8_NAN = 0x7fc00000;
+
+/** Bits of the f32 nearest to 2^15 / 127. */
+export const Q8_STEP = 0x3c010204;
+
+/** The magnitude below which scales and offsets of weights count as 0. */
+export const Q8_LEAST = 2 ** -40;
+
+/**
+ * Elements of an integer sum of weights that are packed so: 32, or 16 where so few share a scale. Undefined: these weights are
+ * decoded to f32.
+ */
+export function q8SumOf(
+  { element, perScale = Q8_BLOCK }: Packing,
+): 16 | 32 | undefined {
+  const { step }: PackedElement = PACKED_ELEMENTS[element];
+  if (step === undefined) return undefined;
+  if (perScale % Q8_BLOCK === 0) return Q8_BLOCK;
+  return perScale === 16 && step === 1 ? 16 : undefined;
+}
+
+/**
+ * Parts of a sum of `blocks` blocks, which are equally long: the largest power of two that divides their number, up to that of
+ * segments of an f32 sum. Of `ranks` ranks that hold a part of the blocks each, each has so many of all the parts.
+ */
+export function q8PartsOf(blocks: number, ranks = 1): number {
+  let parts: number = EXACT.segments;
+  while (blocks * ranks % parts !== 0) parts /= 2;
+  invariant(parts % ranks === 0, "ranks have whole parts of a sum");
+  return parts / ranks;
+}
+
+/** Rows of activations as integers. */
+export interface QuantizedActivations {
+  readonly codes: Int8Array;
+  /** One for each 32. */
+  readonly scales: Float32Array;
+}
+
+const BITS = new Uint32Array(1);
+const FLOAT = new Float32Array(BITS.buffer);
+
+function bitsOf(x: number): number {
+  FLOAT[0] = x;
+  return BITS[0]!;
+}
+
+function floatOf(bits: number): number {
+  BITS[0] = bits;
+  return FLOAT[0]!;
+}
+
+/** Quantizes rows of whole blocks. */
+export function quantizeActivations(x: Float32Array): QuantizedActivations {
+  const codes = new Int8Array(x.length);
+  const scales = new Float32Array(x.length / Q8_BLOCK);
+  for (let b = 0; b < scales.length; b++) {
+    const block = x.subarray(b * Q8_BLOCK, (b + 1) * Q8_BLOCK);
+    const largest = block.reduce(
+      (most, value) => Math.max(most, bitsOf(value) & 0x7fffffff),
+      0,
+    );
+    if (largest >= Q8_LIMITS.none) scales[b] = floatOf(Q8_NAN);
+    if (largest >= Q8_LIMITS.none || largest < Q8_LIMITS.zero) continue;
+    const exponent = largest >>> 23;
+    const m = ((largest & 0x7fffff | 0x800000) + 0xff) >>> 8;
+    const inverse = Math.floor(127 * 2 ** 24 / m) * 2 ** (118 - exponent);
+    scales[b] = Math.fround(m * floatOf(Q8_STEP)) * 2 ** (exponent - 142);
+    block.forEach((value, i) => {
+      codes[b * Q8_BLOCK + i] = toEven(Math.fround(value * inverse));
+    });
+  }
+  return { codes, scales };
+}
+
+/** The nearest integer, the even one of two. */
+function toEven(x: number): number {
+  const down = Math.floor(x);
+  const apart = x - down;
+  if (apart !== 0.5) return apart < 0.5 ? down : down + 1;
+  return down % 2 === 0 ? down : down + 1;
+}
+
+/** A row of a packed matrix. */
+export interface PackedRow {
+  readonly packing: Packing;
+  readonly codes: Uint8Array;
+  /** One for each `perScale` codes of the packing. */
+  readonly scales: Float32Array;
+  /** As many, where the element kind has them. */
+  readonly offsets?: Float32Array | undefined;
+}
+
+/** The product of a row of activations and a row of weights. `parts`: those of the sum, where ranks share it. */
+export function q8Dot(
+  left: QuantizedActivations,
+  { packing, codes, scales, offsets }: PackedRow,
+  parts = q8PartsOf(left.scales.length),
+): number {
+  const { value, step = 1 }: PackedElement = PACKED_ELEMENTS[packing.element];
+  const size = q8SumOf(packing);
+  invariant(size, "weights are integers");
+  const { perScale = codes.length } = packing;
+  const { fround } = Math;
+  const factor = (x: number) => Math.abs(x) < Q8_LEAST ? 0 : x;
+  const sums = codes.length / size;
+  const ofPart = sums / parts;
+  return addAsTree(
+    Array.from({ length: parts }, (_, part) => {
+      let total = 0;
+      for (let n = part * ofPart; n < (part + 1) * ofPart; n++) {
+        let [sum, all] = [0, 0];
+        for (let i = n * size; i < (n + 1) * size; i++) {
+          sum += left.codes[i]! * value(codes[i]!) / step;
+          all += left.codes[i]!;
+        }
+        const scale = left.scales[Math.floor(n * size / Q8_BLOCK)]!;
+        const at = Math.floor(n * size / perScale);
+        const term = (sum: number, by: number) =>
+          fround(sum * fround(factor(by) * scale));
+        total = fround(total + term(sum, fround(scales[at]! * step)));
+        if (offsets) total = fround(total + term(all, offsets[at]!));
+      }
+      return total;
+    }),
+    (a, b) => fround(a + b),
+  );
+}

@@ -1,0 +1,416 @@
+/** Products with quantized activations: the bits of their definition on every device. */
+// needs: cpu, gpu
+
+import t from "tap";
+import { bindings, elementwiseGrid } from "../compiler/kernels/mod.ts";
+import type { KernelTarget } from "./helpers/run_kernel.ts";
+import { bits, testKernels, workgroups } from "./helpers/run_kernel.ts";
+import { matmulBytes } from "../compiler/kernels/matmul_bytes.ts";
+import {
+  type BytesMatmulOptions,
+  quantizedLayoutOf,
+} from "../compiler/kernels/matmul_bytes_operands.ts";
+import { quantize } from "../compiler/kernels/quantize.ts";
+import { type BytesArithmetic, matmulGrid } from "../compiler/tuning/mod.ts";
+import type { MatmulTile } from "../compiler/tuning/tile.ts";
+import { NativePool, whyNotNative } from "../runtime/native/mod.ts";
+import {
+  q8Dot,
+  q8PartsOf,
+  q8SumOf,
+  quantizeActivations,
+} from "../spec/activations.ts";
+import { load, store, u32 } from "../spec/kernel/build.ts";
+import { expr } from "../compiler/kernels/kernel.ts";
+import {
+  groupedDType,
+  PACKED_ELEMENTS,
+  type PackedDType,
+  type PackedElement,
+  type PackedElementName,
+  type Packing,
+  PACKINGS,
+} from "../spec/packed.ts";
+import type { Binding, Kernel } from "../spec/kernel/tree.ts";
+import { skipUnasked } from "./helpers/needs.ts";
+import { runNative } from "./helpers/run_native.ts";
+
+/** Numbers from a seed (xorshift). */
+function randomsFrom(seed: number): () => number {
+  let state = seed | 1;
+  return () => {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    return state >>> 0;
+  };
+}
+
+/** Kinds of activations; the first has none that lacks numbers. */
+const KINDS: readonly ((i: number, next: () => number) => number)[] = [
+  (_, next) => (next() / 2 ** 31 - 1) * (next() % 64 ? 1 : 100),
+  () => 127,
+  (_, next) => (next() / 2 ** 31 - 1) * 2 ** (next() % 120 - 60),
+  (_, next) => next() % 3 ? ofBits(next() & 0x807fffff) : -0,
+  (_, next) => next() % 300 ? next() / 2 ** 31 - 1 : ofBits(next()),
+  (i, next) => i % 2 ? -1 : 1 + (next() / 2 ** 31 - 1) / 64,
+];
+
+function ofBits(bits: number): number {
+  return new Float32Array(Uint32Array.of(bits).buffer)[0]!;
+}
+
+function activations(kind: number, length: number): Float32Array {
+  const next = randomsFrom(kind * 7919 + length);
+  return Float32Array.from({ length }, (_, i) => KINDS[kind]!(i, next));
+}
+
+/** A matrix of random codes, with random scales. */
+interface Matrix {
+  readonly stored: PackedDType;
+  readonly columns: number;
+  readonly k: number;
+  readonly codes: Uint8Array;
+  readonly scales: Float32Array;
+  readonly offsets?: Float32Array;
+}
+
+function matrix(
+  stored: PackedDType,
+  { columns, k, seed }: { columns: number; k: number; seed: number },
+): Matrix {
+  const next = randomsFrom(seed);
+  const { element, perScale = k, scale }: Packing = PACKINGS[stored];
+  const { bits, offset }: PackedElement = PACKED_ELEMENTS[element];
+  const extreme = seed % 3 === 0;
+  const codes = Uint8Array.from(
+    { length: columns * k },
+    () =>
+      (extreme && next() % 2 ? 1 << (bits - 1) : next()) & ((1 << bits) - 1),
+  );
+  const number = () =>
+    scale === "u32"
+      ? 2 ** (next() % 200 - 127)
+      : (next() / 2 ** 31 - 1) * 2 ** (next() % 30 - 20);
+  const length = columns * k / perScale;
+  const scales = Float32Array.from({ length }, number);
+  return {
+    stored,
+    columns,
+    k,
+    codes,
+    scales,
+    ...offset ? { offsets: Float32Array.from({ length }, number) } : {},
+  };
+}
+
+/** Values [column, n] as [n, column]. */
+function turned<T extends Uint32Array | Float32Array>(
+  values: T,
+  columns: number,
+): T {
+  const each = values.length / columns;
+  return values.map((_, i) =>
+    values[(i % columns) * each + Math.floor(i / columns)]!
+  ) as T;
+}
+
+/** The buffers of a matrix. */
+function stored(
+  { stored, codes, scales, offsets, columns }: Matrix,
+  inside: "n" | "k",
+): { readonly [part: string]: Uint32Array } {
+  const { perWord, scale }: Packing = PACKINGS[stored];
+  const words = Uint32Array.from(
+    { length: codes.length / perWord },
+    (_, w) =>
+      codes.subarray(w * perWord, (w + 1) * perWord).reduce(
+        (word, code, i) => (word | code << (32 / perWord * i)) >>> 0,
+        0,
+      ),
+  );
+  const order = <T extends Uint32Array | Float32Array>(values: T) =>
+    inside === "k" ? values : turned(values, columns);
+  const asWords = (values: Float32Array) =>
+    scale === "u32"
+      ? Uint32Array.from(order(values), (x) => Math.log2(x) + 127)
+      : new Uint32Array(order(values).slice().buffer);
+  return {
+    weight: order(words),
+    scales: asWords(scales),
+    ...offsets ? { offsets: asWords(offsets) } : {},
+  };
+}
+
+interface Shape {
+  readonly rows: number;
+  readonly k: number;
+  readonly columns: number;
+}
+
+/** The kernels of a product, with the name of each in `name`. */
+function kernelsOf(
+  stored: PackedDType,
+  { rows, k, columns }: Shape,
+  { tile, inside, arithmetic }: Variant,
+) {
+  const layout = quantizedLayoutOf(stored);
+  const left = { words: "words", scales: "levels", sums: "sums" };
+  const { element, scale }: Packing = PACKINGS[stored];
+  const { offset }: PackedElement = PACKED_ELEMENTS[element];
+  const first = quantize({
+    name: `quantize_${layout.order}_${layout.sumOf}`,
+    ...layout,
+    bindings: bindings({ x: "f32" }, {
+      words: "u32",
+      levels: "u32",
+      sums: "i32",
+    }),
+    blocks: u32(rows * k / 32),
+    at: (block, j) => load("x", expr`${block} * 32 + ${j}`),
+    to: left,
+  });
+  const options: BytesMatmulOptions = {
+    name: `matmul_bytes_${stored}_${rows}x${k}x${columns}`,
+    k,
+    columns,
+    tile,
+    arithmetic,
+    rows: u32(rows),
+    bindings: bindings({
+      words: "u32",
+      levels: "u32",
+      sums: "i32",
+      weight: "u32",
+      scales: scale,
+      ...offset ? { offsets: "f32" } : {},
+    }, { y: "f32" }),
+    weights: [{
+      binding: "weight",
+      stored,
+      scales: "scales",
+      scaleDType: scale,
+      ...offset ? { offsets: "offsets" } : {},
+      inside,
+      left,
+    }],
+    leftRow: (row) => row,
+    epilogue: (
+      { row, column },
+      [sum],
+    ) => [store("y", expr`${row} * ${columns} + ${column}`, sum!)],
+  };
+  return {
+    first,
+    second: matmulBytes(options),
+    grids: [
+      workgroups(elementwiseGrid(rows * k / 32)),
+      workgroups(matmulGrid(options, rows)),
+    ],
+  } as const;
+}
+
+/** A variant of the kernel. */
+interface Variant {
+  readonly tile: MatmulTile;
+  readonly inside: "n" | "k";
+  readonly arithmetic: BytesArithmetic;
+}
+
+const GUARDED: Variant = {
+  tile: { rows: 4, columns: 2, lanes: 32 },
+  inside: "n",
+  arithmetic: "guarded",
+};
+const SIGNED: Variant = {
+  tile: { rows: 4, columns: 2, lanes: 64, split: 16, right: "workgroup" },
+  inside: "n",
+  arithmetic: "signed",
+};
+const UNSIGNED: Variant = {
+  tile: { rows: 8, columns: 2, lanes: 256, split: 16, right: "workgroup" },
+  inside: "k",
+  arithmetic: "unsigned",
+};
+
+/** Encodings of which products are of integers. */
+const ELEMENTS = Object.keys(PACKED_ELEMENTS) as PackedElementName[];
+const STORED = [
+  ...ELEMENTS.flatMap((element) =>
+    ([16, 32, 64] as const).map((size) => groupedDType(element, size))
+  ),
+  "mxfp4",
+  "int8",
+].filter((stored) =>
+  q8SumOf(PACKINGS[stored as PackedDType]) !== undefined
+) as PackedDType[];
+
+const SHAPES: readonly Shape[] = [
+  { rows: 1, k: 512, columns: 40 },
+  { rows: 3, k: 192, columns: 33 },
+  { rows: 9, k: 320, columns: 17 },
+  { rows: 140, k: 128, columns: 20 },
+];
+
+type Run = (
+  kernel: Kernel,
+  buffers: { readonly [name: string]: Uint32Array },
+  groups: readonly [number, number, number],
+) => Promise<{ readonly [name: string]: Uint32Array }>;
+
+/** A product. */
+interface Case {
+  readonly stored: PackedDType;
+  readonly shape: Shape;
+  readonly kind: number;
+}
+
+function titleOf({ stored, shape, kind }: Case): string {
+  return `${stored} ${Object.values(shape).join("x")}, kind ${kind}`;
+}
+
+/** Holds a product against its definition. */
+async function holdProduct(
+  run: Run,
+  variant: Variant,
+  { stored: dtype, shape, kind }: Case,
+): Promise<string | undefined> {
+  const { rows, k, columns } = shape;
+  const x = activations(kind, rows * k);
+  const weights = matrix(dtype, { columns, k, seed: kind + rows * 3 });
+  const { first, second, grids } = kernelsOf(dtype, shape, variant);
+  const { sumOf } = quantizedLayoutOf(dtype);
+  const made = await run(first, {
+    x: new Uint32Array(x.buffer),
+    words: new Uint32Array(rows * k / 4),
+    levels: new Uint32Array(rows * k / 32),
+    sums: new Uint32Array(rows * k / sumOf),
+  }, grids[0]);
+  const wanted = quantizeActivations(x);
+  if (bits(wanted.scales).join() !== [...made["levels"]!].join()) {
+    return "scales differ";
+  }
+  const found = await run(second, {
+    ...made,
+    ...stored(weights, variant.inside),
+    y: new Uint32Array(rows * columns),
+  }, grids[1]);
+  const y = new Float32Array(found["y"]!.buffer);
+  const packing = PACKINGS[dtype];
+  const { perScale = k }: Packing = packing;
+  const of = (values: Float32Array, at: number, each: number) =>
+    values.subarray(at * each, (at + 1) * each);
+  for (let row = 0; row < rows; row++) {
+    const left = {
+      codes: wanted.codes.subarray(row * k, (row + 1) * k),
+      scales: of(wanted.scales, row, k / 32),
+    };
+    for (let column = 0; column < columns; column++) {
+      const each = k / perScale;
+      const dot = q8Dot(left, {
+        packing,
+        codes: weights.codes.subarray(column * k, (column + 1) * k),
+        scales: of(weights.scales, column, each),
+        offsets: weights.offsets && of(weights.offsets, column, each),
+      });
+      const result = y[row * columns + column]!;
+      if (!Object.is(result, dot)) {
+        return `row ${row}, column ${column}: ${result}, not ${dot}`;
+      }
+    }
+  }
+  return undefined;
+}
+
+/** A kernel with its written buffers on a device. */
+function on(target: KernelTarget): Run {
+  return async (kernel, buffers, groups) => {
+    const typed = Object.fromEntries(
+      kernel.bindings.map(({ name, type }: Binding) => {
+        const words = buffers[name]!;
+        return [
+          name,
+          type === "f32"
+            ? new Float32Array(words.buffer)
+            : type === "i32"
+            ? new Int32Array(words.buffer)
+            : words,
+        ];
+      }),
+    );
+    const found = await target.run(kernel, typed, groups);
+    return Object.fromEntries(
+      Object.entries(found).map((
+        [name, words],
+      ) => [name, new Uint32Array(words.slice().buffer)]),
+    );
+  };
+}
+
+/** Every encoding with one of the shapes and kinds of activations each, and two encodings with all shapes. */
+const CASES = STORED.flatMap((stored, i) => {
+  const all = stored === "int8x32" || stored === "uint4x32";
+  return SHAPES.filter((_, at) => all || at === i % SHAPES.length)
+    .map((shape, at) => ({ stored, shape, kind: (i + at) % KINDS.length }));
+});
+
+testKernels(
+  "products of bytes are those of the definition",
+  async (t, target) => {
+    const isCpu = target.name === "cpu";
+    // Drivers take long to compile.
+    const cases = CASES.filter(({ stored }) =>
+      isCpu || /32|int8$/.test(stored)
+    );
+    for (const one of cases.slice(0, isCpu ? Infinity : 8)) {
+      for (const variant of isCpu ? [GUARDED, SIGNED] : [GUARDED]) {
+        t.equal(
+          await holdProduct(on(target), variant, one),
+          undefined,
+          `${titleOf(one)}, ${variant.arithmetic}`,
+        );
+      }
+    }
+  },
+);
+
+const skip = skipUnasked("cpu") || (await whyNotNative() ?? false);
+
+t.test(
+  "products of bytes in C, by vectors of every length",
+  { skip },
+  async (t) => {
+    const pool = await NativePool.open(1);
+    const run: Run = async (kernel, buffers, groups) => {
+      const bindings = Object.fromEntries(
+        Object.entries(buffers).map(([name, words]) => [name, words.slice()]),
+      );
+      await runNative(pool, kernel, { bindings, groups });
+      return bindings;
+    };
+    for (const one of CASES) {
+      t.equal(await holdProduct(run, UNSIGNED, one), undefined, titleOf(one));
+    }
+    for (const lanes of [2, 4, 8]) {
+      const tile: MatmulTile = { ...UNSIGNED.tile, lanes, split: 1 };
+      for (const one of CASES.filter(({ stored }) => stored === "uint4x32")) {
+        t.equal(
+          await holdProduct(run, { ...UNSIGNED, tile }, one),
+          undefined,
+          `${titleOf(one)}, ${lanes} lanes`,
+        );
+      }
+    }
+    await pool.close();
+  },
+);
+
+t.test("parts of sums that ranks share are those of one rank", (t) => {
+  for (const blocks of [1, 2, 4, 12, 44, 64, 90]) {
+    for (const ranks of [1, 2, 4, 8]) {
+      if (blocks % ranks !== 0) continue;
+      t.equal(q8PartsOf(blocks / ranks, ranks) * ranks, q8PartsOf(blocks));
+    }
+  }
+  t.end();
+});
