@@ -1,5 +1,6 @@
 /** Flags that several commands have. */
 
+import { ACTIVATIONS } from "../spec/activations.ts";
 import { type Command, Option } from "commander";
 import { STORED_NAMES } from "../spec/encoding.ts";
 import { MAX_AXIS, MAX_RANKS } from "../spec/limits.ts";
@@ -65,6 +66,11 @@ export function planFlags(command: Command, meshes: Mesh[] = []): Command {
       "--kv-cache-dtype <dtype>",
       "KV cache dtype: f32, f16 or bf16. Default: f32.",
       oneOf("--kv-cache-dtype", ["f32", "f16", "bf16"]),
+    )
+    .option(
+      "--activations <mode>",
+      "Activations of integer weights: q8 (quantized to blocks of 32 8-bit integers) or f32. Default: f32.",
+      oneOf("--activations", ACTIVATIONS),
     );
   for (const [name, option] of STRATEGY_ENTRIES) {
     placed.addOption(strategyOption(name, option));

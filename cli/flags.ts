@@ -2,6 +2,7 @@
 
 import type { AdapterChoice, CacheDType } from "../engine/mod.ts";
 import type { Mesh } from "../spec/mod.ts";
+import type { Activations } from "../spec/activations.ts";
 import type { Strategy } from "../spec/strategies.ts";
 
 /** Flags that say which model is meant. */
@@ -21,6 +22,8 @@ export interface PlanFlags extends Strategy, ModelFlags {
   readonly maxContext?: number;
   /** What caches of keys and values are stored as. */
   readonly kvCacheDtype?: CacheDType;
+  /** Activations of products with quantized weights. */
+  readonly activations?: Activations;
   /** Pages of a rank's caches, and positions of a page. */
   readonly pages?: { readonly count: number; readonly size: number };
 }

@@ -1,5 +1,6 @@
 /** From a graph to a plan: the passes, on one page. */
 
+import type { Activations } from "../spec/activations.ts";
 import { type FileDType, isHalf } from "../spec/dtype.ts";
 import { ModelError } from "../spec/errors.ts";
 import { GUARANTEED_LIMITS, MAX_CHUNKS } from "../spec/limits.ts";
@@ -64,6 +65,11 @@ export interface CompileOptions extends Strategy {
   readonly place?: Placement;
   /** Stored dtype of source tensors, from the checkpoint's headers. Default: the parameter's own dtype. */
   readonly weights?: { readonly [tensor: string]: FileDType };
+  /**
+   * Activations of products with packed weights whose elements are integers: f32, or quantized to blocks of 32 integers of 8 bits.
+   * Default: f32.
+   */
+  readonly activations?: Activations;
   /** Limits to respect. Default: those that every WebGPU device guarantees. */
   readonly limits?: { readonly [limit: string]: number };
   /** Compile what needs more than the limits too; `limitProblems` says what that is. Default: it is refused. */
@@ -137,6 +143,7 @@ export function compileLowered(
   const layouts = layoutParams(expanded, placed, {
     stored: options.weights ?? {},
     asFiled: options.tuning?.asFiled ?? [],
+    activations: options.activations ?? "f32",
   });
   const { graph, buckets } = fillBuckets(expanded, layouts);
   const dispatched = dispatchedNodes(graph);

@@ -69,6 +69,7 @@ const COMPILED = [
   "countDropped",
   "pages",
   "kvCacheDtype",
+  "activations",
 ] as const satisfies readonly (keyof CompileOptions)[];
 
 /** How a target is compiled; `tuning` is by default that for the devices, or the compiler's where no device is opened. */

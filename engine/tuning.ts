@@ -36,11 +36,17 @@ const PANELS: MatmulTile = {
  * adapters load for one invocation after the other, and so want vectors of weights and many rows for each; their compilers are slow.
  */
 export const TUNING: { readonly [K in Computer]: TuningTable } = {
-  cpu: { matmul: SHARED, pair: SHARED_PAIR, attention: 4 },
+  cpu: {
+    matmul: SHARED,
+    pair: SHARED_PAIR,
+    attention: 4,
+    bytes: "signed",
+  },
   native: {
     matmul: PANELS,
     pair: { ...PANELS, columns: 1 },
     asFiled: ["f32", "bf16", "f16", ...PACKED_DTYPES],
+    bytes: "unsigned",
     attention: 8,
   },
   gpu: {},

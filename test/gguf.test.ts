@@ -29,6 +29,7 @@ import {
 } from "../engine/mod.ts";
 import { listWeightFiles } from "../engine/checkpoint.ts";
 import type { HostTensor } from "../runtime/mod.ts";
+import type { Activations } from "../spec/activations.ts";
 import { whyNotNative } from "../runtime/native/mod.ts";
 import {
   checkpointFolder,
@@ -122,11 +123,13 @@ async function outputsOf(
   path: string,
   mesh: string,
   adapter: "cpu" | "native",
+  activations: Activations = "f32",
 ): Promise<string> {
   const opened = await openTarget(await loadTarget(path, files), files, {
     sharing: "shared",
     adapter,
     mesh: meshOf(mesh),
+    activations,
     need: { tokens: 16, sequences: 2, context: 16 },
   });
   try {
@@ -150,6 +153,23 @@ t.test(
     t.equal(await outputsOf(blocks, "ep=1", "cpu"), wanted, "ep=1");
     t.equal(await outputsOf(blocks, "ep=2", native), wanted, "ep=2");
     t.equal(await outputsOf(blocks, "tp=2,ep=2", "cpu"), wanted, "tp=2,ep=2");
+  },
+);
+
+t.test(
+  "quantized activations have the same bits on every mesh and device",
+  { skip },
+  async (t) => {
+    const folder = temporaryFolder(t);
+    const [blocks, plain] = [join(folder, "q.gguf"), join(folder, "f32.gguf")];
+    writeBoth(blocks, plain);
+    const wanted = await outputsOf(blocks, "ep=1", "cpu", "q8");
+    t.not(wanted, await outputsOf(blocks, "ep=1", "cpu"), "not those of f32");
+    const native = await whyNotNative() === undefined ? "native" : "cpu";
+    for (const mesh of ["ep=1", "ep=2", "ep=4", "tp=2,ep=2"]) {
+      t.equal(await outputsOf(blocks, mesh, native, "q8"), wanted, mesh);
+    }
+    t.equal(await outputsOf(blocks, "tp=2", "cpu", "q8"), wanted, "tp=2");
   },
 );
 

@@ -10,7 +10,7 @@ import {
   type BytesMatmulOptions,
   quantizedLayoutOf,
 } from "../compiler/kernels/matmul_bytes_operands.ts";
-import { quantize } from "../compiler/kernels/quantize.ts";
+import { quantize, quantizedRow } from "../compiler/kernels/quantize.ts";
 import { type BytesArithmetic, matmulGrid } from "../compiler/tuning/mod.ts";
 import type { MatmulTile } from "../compiler/tuning/tile.ts";
 import { NativePool, whyNotNative } from "../runtime/native/mod.ts";
@@ -155,17 +155,14 @@ function kernelsOf(
   { tile, inside, arithmetic }: Variant,
 ) {
   const layout = quantizedLayoutOf(stored);
-  const left = { words: "words", scales: "levels", sums: "sums" };
+  const left = "rows";
   const { element, scale }: Packing = PACKINGS[stored];
   const { offset }: PackedElement = PACKED_ELEMENTS[element];
   const first = quantize({
     name: `quantize_${layout.order}_${layout.sumOf}`,
     ...layout,
-    bindings: bindings({ x: "f32" }, {
-      words: "u32",
-      levels: "u32",
-      sums: "i32",
-    }),
+    bindings: bindings({ x: "f32" }, { rows: "u32" }),
+    k,
     blocks: u32(rows * k / 32),
     at: (block, j) => load("x", expr`${block} * 32 + ${j}`),
     to: left,
@@ -178,9 +175,7 @@ function kernelsOf(
     arithmetic,
     rows: u32(rows),
     bindings: bindings({
-      words: "u32",
-      levels: "u32",
-      sums: "i32",
+      rows: "u32",
       weight: "u32",
       scales: scale,
       ...offset ? { offsets: "f32" } : {},
@@ -279,17 +274,21 @@ async function holdProduct(
   const x = activations(kind, rows * k);
   const weights = matrix(dtype, { columns, k, seed: kind + rows * 3 });
   const { first, second, grids } = kernelsOf(dtype, shape, variant);
-  const { sumOf } = quantizedLayoutOf(dtype);
+  const row = quantizedRow(k, quantizedLayoutOf(dtype));
   const made = await run(first, {
     x: new Uint32Array(x.buffer),
-    words: new Uint32Array(rows * k / 4),
-    levels: new Uint32Array(rows * k / 32),
-    sums: new Uint32Array(rows * k / sumOf),
+    rows: new Uint32Array(rows * row.words),
   }, grids[0]);
   const wanted = quantizeActivations(x);
-  if (bits(wanted.scales).join() !== [...made["levels"]!].join()) {
-    return "scales differ";
-  }
+  const scales = Array.from(
+    { length: rows },
+    (_, at) =>
+      made["rows"]!.subarray(
+        at * row.words + row.scales,
+        at * row.words + row.sums,
+      ),
+  );
+  if (bits(wanted.scales).join() !== scales.join()) return "scales differ";
   const found = await run(second, {
     ...made,
     ...stored(weights, variant.inside),

@@ -23,6 +23,7 @@ const COMPILED = {
   place: "--place",
   pages: "--pages",
   kvCacheDtype: "--kv-cache-dtype",
+  activations: "--activations",
   ...Object.fromEntries(
     STRATEGY_NAMES.map((name) => [name, `--${name}`]),
   ) as { [K in keyof Strategy]-?: string },

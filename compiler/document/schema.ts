@@ -1,5 +1,6 @@
 /** What a document of a model may hold: its form, and a largest value of every number that takes time or memory to compile. */
 
+import { ACTIVATIONS } from "../../spec/activations.ts";
 import {
   closed,
   oneOf,
@@ -246,6 +247,7 @@ const options = closed({}, {
     STRATEGY_ENTRIES.map(([name, option]) => [name, strategySchema(option)]),
   ),
   kvCacheDtype: oneOf("f32", "f16", "bf16"),
+  activations: oneOf(...ACTIVATIONS),
   pages: closed({ size: upTo(MAX_AXIS, 1), count: upTo(MAX_AXIS, 1) }),
   zero: oneOf(0, 1, 3),
   tuning: closed({}, {

@@ -12,9 +12,13 @@ import {
 } from "../../spec/kernel/registers.ts";
 import { matmulShape, teamsOf } from "../tuning/lanes.ts";
 import type { Kernel, KernelText } from "./kernel.ts";
-import { GROUP_XZ, local, makeKernel, wgsl } from "./kernel.ts";
+import { GROUP_XZ, local, madeOnce, makeKernel, wgsl } from "./kernel.ts";
 import { groupedTile } from "./matmul.ts";
+import { u } from "./matmul_left.ts";
+import { u32 } from "../../spec/kernel/build.ts";
+import { tileTaken } from "../tuning/tile.ts";
 import {
+  type BytesMatmul,
   type BytesMatmulOptions,
   type BytesOperand,
   columnsOf,
@@ -24,7 +28,6 @@ import {
 } from "./matmul_bytes_operands.ts";
 import { range } from "./pieces/numbers.ts";
 import { sumTree } from "./pieces/sum_tree.ts";
-
 import {
   addSum,
   finishAll,
@@ -37,7 +40,20 @@ import {
 import { rowsByPanels } from "./matmul_bytes_panels.ts";
 
 /** Describe a matrix multiplication of bytes. Its grid is `matmulGrid`. */
-export function matmulBytes(o: BytesMatmulOptions): Kernel {
+export function matmulBytes(options: BytesMatmulOptions): Kernel {
+  const used = options.epilogue(
+    {
+      row: u("row"),
+      column: u("column"),
+      expert: options.grouped ? u("expert") : u32(0),
+    },
+    options.weights.map((_, i) => local(`result${i}`, "f32")),
+  );
+  const o = { ...options, tile: tileTaken(options), used };
+  return madeOnce([o, options.leftRow(u("row"))], () => kernelFor(o));
+}
+
+function kernelFor(o: BytesMatmul): Kernel {
   const inside = wgsl`
     ${columnsOf(o)}
     ${rowsOfTile(o)}`;
@@ -54,7 +70,7 @@ export function matmulBytes(o: BytesMatmulOptions): Kernel {
 }
 
 /** Few rows have loops of their own, in which the first team loads weights for itself. */
-function rowsOfTile(o: BytesMatmulOptions): KernelText {
+function rowsOfTile(o: BytesMatmul): KernelText {
   const { rows, right } = o.tile;
   const { teams, lanes } = teamsOf(o);
   const panels = right === "workgroup";
@@ -80,7 +96,7 @@ function rowsOfTile(o: BytesMatmulOptions): KernelText {
 
 /** The bytes of a weight's word of some columns. */
 function loadedWords(
-  o: BytesMatmulOptions,
+  o: BytesMatmul,
   { weight, columns }: Pick<Sums, "weight" | "columns">,
 ): KernelText {
   const { i, bytes } = weight;
@@ -121,7 +137,7 @@ function addedParts(
 }
 
 /** `rows` rows from `team_first` on by the columns of a lane, whose words it loads for itself. */
-function rowsTimesColumns(o: BytesMatmulOptions, rows: number): KernelText {
+function rowsTimesColumns(o: BytesMatmul, rows: number): KernelText {
   const { columns } = o.tile;
   const parts = partsOf(o);
   const operands = operandsOf(o);
@@ -182,7 +198,7 @@ function rowsTimesColumns(o: BytesMatmulOptions, rows: number): KernelText {
 
 /** Scales of a part of a sum, loaded along k at once; undefined where they are not side by side. */
 function scalesOfPart(
-  o: BytesMatmulOptions,
+  o: BytesMatmul,
   { weight, columns: [c = 0, ...others] }: Sums,
   inPart: number,
 ):

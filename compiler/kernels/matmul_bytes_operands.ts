@@ -1,6 +1,6 @@
 /** Operands of a matrix multiplication of bytes: where weights, scales and quantized rows are, and one integer sum of them. */
 
-import { Q8_BLOCK, Q8_LEAST, q8SumOf } from "../../spec/activations.ts";
+import { Q8_LEAST, q8SumOf } from "../../spec/activations.ts";
 import { invariant } from "../../spec/errors.ts";
 import {
   PACKED_ELEMENTS,
@@ -15,14 +15,7 @@ import { teamsOf } from "../tuning/lanes.ts";
 import type { Binding, Expr, KernelText, Stmt } from "./kernel.ts";
 import { wgsl } from "./kernel.ts";
 import { type Bytes, bytesOf } from "./pieces/bytes.ts";
-import type { QuantizedLayout } from "./quantize.ts";
-
-/** Rows that `quantize` wrote: their bindings. */
-export interface QuantizedRows {
-  readonly words: string;
-  readonly scales: string;
-  readonly sums: string;
-}
+import { type QuantizedLayout, quantizedRow } from "./quantize.ts";
 
 /** A packed right operand, and the left operand as it wants it. */
 export interface BytesWeight {
@@ -34,7 +27,8 @@ export interface BytesWeight {
   readonly offsets?: string;
   /** The innermost axis. Default: n. */
   readonly inside?: "n" | "k";
-  readonly left: QuantizedRows;
+  /** The binding of rows that `quantize` wrote. */
+  readonly left: string;
 }
 
 /** A matrix multiplication of quantized rows and packed weights, perhaps over groups of rows. */
@@ -55,6 +49,11 @@ export interface BytesMatmulOptions extends TiledMatmul {
     at: { readonly row: Expr; readonly column: Expr; readonly expert: Expr },
     sums: readonly Expr[],
   ): readonly Stmt[];
+}
+
+/** A matrix multiplication and what becomes of a result: `result<weight>` at `row`, `column`. */
+export interface BytesMatmul extends BytesMatmulOptions {
+  readonly used: readonly Stmt[];
 }
 
 /** A weight and what follows from how it is packed. */
@@ -173,17 +172,19 @@ export function factorAt(
     let ${name}[${c}] = select(0.0, stored_${name}[${c}], abs(stored_${name}[${c}]) >= ${Q8_LEAST});`;
 }
 
-/** Where a row's integers, scales and sums begin: <what><i>[r], of the left operand of weight i. */
+/** Where a row's integers, scales and sums begin: <what>_at<i>[r], of the left operand of weight i. */
 export function leftStarts(
   o: BytesMatmulOptions,
-  { i, sumOf }: BytesOperand,
+  weight: BytesOperand,
   rows: number,
 ): KernelText {
+  const { i } = weight;
+  const { scales, sums, words } = quantizedRow(o.k, weight);
   return wgsl`
     @unroll (r < ${rows}) {
-      let word_at${i}[r] = left_row[r] * ${o.k / 4};
-      let scale_at${i}[r] = left_row[r] * ${o.k / Q8_BLOCK};
-      let sum_at${i}[r] = left_row[r] * ${o.k / sumOf};
+      let word_at${i}[r] = left_row[r] * ${words};
+      let scale_at${i}[r] = word_at${i}[r] + ${scales};
+      let sum_at${i}[r] = word_at${i}[r] + ${sums};
     }`;
 }
 

@@ -8,7 +8,7 @@ import { teamsOf } from "../tuning/lanes.ts";
 import type { KernelText, Statements } from "./kernel.ts";
 import { local, wgsl } from "./kernel.ts";
 import {
-  type BytesMatmulOptions,
+  type BytesMatmul,
   factorAt,
   operandsOf,
   wordOf,
@@ -26,7 +26,7 @@ import {
 } from "./matmul_bytes_sums.ts";
 
 /** How many blocks of 32 a panel has: an equal share of a part of the sums, or some parts. */
-function blocksInPanel(o: BytesMatmulOptions): number {
+function blocksInPanel(o: BytesMatmul): number {
   const { lanes } = teamsOf(o);
   const words = operandsOf(o).reduce(
     (n, { sumOf, offsets }) =>
@@ -43,7 +43,7 @@ function blocksInPanel(o: BytesMatmulOptions): number {
 }
 
 /** As many rows for every team, by the columns of a lane, whose bytes all teams load into panels. */
-export function rowsByPanels(o: BytesMatmulOptions): KernelText {
+export function rowsByPanels(o: BytesMatmul): KernelText {
   const { rows, columns } = o.tile;
   const { lanes, teams } = teamsOf(o);
   const [parts, inPanel, blocks] = [

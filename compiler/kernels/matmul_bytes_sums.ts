@@ -11,9 +11,9 @@ import {
   register,
 } from "../../spec/kernel/registers.ts";
 import type { KernelText, Stmt } from "./kernel.ts";
-import { expr, local, wgsl } from "./kernel.ts";
+import { expr, wgsl } from "./kernel.ts";
 import {
-  type BytesMatmulOptions,
+  type BytesMatmul,
   type BytesOperand,
   leftStarts,
   operandsOf,
@@ -27,7 +27,7 @@ import { range } from "./pieces/numbers.ts";
 export const SCALE_WORDS = 1024;
 
 /** Declares row[r] and left_row[r], from `team_first` on. Beyond the last row the last one is read, and nothing written. */
-export function rowsFrom(o: BytesMatmulOptions, rows: number): KernelText {
+export function rowsFrom(o: BytesMatmul, rows: number): KernelText {
   return wgsl`
     ${
     range(rows).flatMap((r) => [
@@ -64,7 +64,7 @@ export function registersOf(
  * column come, those of the sum from `first_word` on.
  */
 export function addSum(
-  o: BytesMatmulOptions,
+  o: BytesMatmul,
   sums: Sums,
   { n, words, factors, offsets }: {
     readonly n: KernelText;
@@ -97,8 +97,11 @@ export function addSum(
   );
   return wgsl`
     @unroll (r < ${rows}) {
-      let scale${i}[r] = ${left.scales}[scale_at${i}[r] + ${block}];
-      ${needsSum && wgsl`let all${i}[r] = ${left.sums}[sum_at${i}[r] + ${n}];`}
+      let scale${i}[r] = ${left}[scale_at${i}[r] + ${block}];
+      ${
+    needsSum &&
+    wgsl`let all${i}[r] = bitcast<i32>(${left}[sum_at${i}[r] + ${n}]);`
+  }
     }
     ${
     all((r, c) =>
@@ -113,7 +116,7 @@ export function addSum(
       @unroll (r < ${rows}) {
         ${
     range(inWord).map((part) =>
-      wgsl`let codes${i}_${part}[r] = ${left.words}[word_at${i}[r] + ${
+      wgsl`let codes${i}_${part}[r] = ${left}[word_at${i}[r] + ${
         inWord === 1
           ? wgsl`(first_word${i} + word)`
           : wgsl`((first_word${i} + word) * 2 + ${part})`
@@ -151,14 +154,14 @@ export function addSum(
 
 /** Parts of sums of so many products. */
 export function partsOf(
-  { k, segments = EXACT.segments }: BytesMatmulOptions,
+  { k, segments = EXACT.segments }: BytesMatmul,
 ): number {
   return q8PartsOf(k / Q8_BLOCK, EXACT.segments / segments);
 }
 
 /** What becomes of the results of `rows` rows of a lane. */
 export function finishAll(
-  o: BytesMatmulOptions,
+  o: BytesMatmul,
   rows: number,
 ): readonly Stmt[] {
   return indicesBelow(rows, o.tile.columns).map(([r, c]) => {
@@ -166,21 +169,13 @@ export function finishAll(
       register("row", [r!], "u32"),
       register("column", [c!], "u32"),
     ];
-    const used = o.epilogue(
-      {
-        row: u("row"),
-        column: u("column"),
-        expert: o.grouped ? u("expert") : u32(0),
-      },
-      o.weights.map((_, i) => local(`result${i}`, "f32")),
-    );
     return whereBelow([[row, u("end")], [column, u32(o.columns)]], [
       letRegister("row", [], row),
       letRegister("column", [], column),
       ...o.weights.map((_, i) =>
         letRegister(`result${i}`, [], register(`sum${i}`, [r!, c!]))
       ),
-      ...used,
+      ...o.used,
     ]);
   });
 }

@@ -7,7 +7,7 @@ import {
   Q8_STEP,
 } from "../../spec/activations.ts";
 import type { Binding, Expr, Kernel } from "./kernel.ts";
-import { elementwise, expr, wgsl } from "./kernel.ts";
+import { elementwise, wgsl } from "./kernel.ts";
 import { u } from "./matmul_left.ts";
 
 /** How integers are laid out, and what is summed. */
@@ -30,17 +30,27 @@ export interface QuantizeOptions extends QuantizedLayout {
   readonly blocks: Expr;
   /** Element `j` of a block, f32. */
   at(block: Expr, j: Expr): Expr;
-  /** Written: u32 [block, word of 4], bits of f32 [block], i32 [block, sum]. */
-  readonly to: {
-    readonly words: string;
-    readonly scales: string;
-    readonly sums: string;
-  };
+  /** Elements of a row. */
+  readonly k: number;
+  /** Written, u32: of each row its words, then the bits of its scales, then its sums, as `quantizedRow` says. */
+  readonly to: string;
+}
+
+/** Where parts of a quantized row begin, and how many words it has. */
+export function quantizedRow(
+  k: number,
+  { sumOf }: Pick<QuantizedLayout, "sumOf">,
+): { readonly scales: number; readonly sums: number; readonly words: number } {
+  const scales = k / 4;
+  const sums = scales + k / Q8_BLOCK;
+  return { scales, sums, words: sums + k / sumOf };
 }
 
 /** One invocation for each block. Its grid is `elementwiseGrid(blocks)`. */
 export function quantize(o: QuantizeOptions): Kernel {
-  const { order, sumOf, to } = o;
+  const { order, sumOf, to, k } = o;
+  const row = quantizedRow(k, o);
+  const blocks = k / Q8_BLOCK;
   const value = o.at(u("i"), u("j"));
   const quantized = wgsl`select(i32(round(${value} * inverse)), 0i, zero)`;
   const sums = Q8_BLOCK / sumOf;
@@ -55,7 +65,7 @@ export function quantize(o: QuantizeOptions): Kernel {
           codes = (codes >> 8) | (u32(code) << 24);
           sum += code;
         }
-        ${to.words}[i * 8 + word] = codes;
+        ${to}[words_at + word] = codes;
       }`
     : wgsl`
       for (var word = first_word; word < first_word + ${sumOf / 4}; word += 2) {
@@ -69,14 +79,18 @@ export function quantize(o: QuantizeOptions): Kernel {
           odd = next;
           sum += code;
         }
-        ${to.words}[i * 8 + word] = even;
-        ${to.words}[i * 8 + word + 1] = odd;
+        ${to}[words_at + word] = even;
+        ${to}[words_at + word + 1] = odd;
       }`;
   return elementwise({
     name: o.name,
     count: o.blocks,
     bindings: o.bindings,
     body: wgsl`
+      let row = i / ${blocks};
+      let block = i % ${blocks};
+      let row_at = row * ${row.words};
+      let words_at = row_at + block * 8;
       var largest = 0u;
       for (var j = 0u; j < ${Q8_BLOCK}; j++) {
         largest = max(largest, bitcast<u32>(${value}) & 0x7fffffffu);
@@ -88,12 +102,12 @@ export function quantize(o: QuantizeOptions): Kernel {
       let inverse = f32(0x7f000000u / m) * bitcast<f32>((245 - exponent) << 23);
       let step = f32(m) * bitcast<f32>(${Q8_STEP}u);
       let scale = bitcast<u32>(step * bitcast<f32>((exponent - 15) << 23));
-      ${to.scales}[i] = select(select(scale, 0u, zero), ${Q8_NAN}u, none);
+      ${to}[row_at + (${row.scales} + block)] = select(select(scale, 0u, zero), ${Q8_NAN}u, none);
       for (var part = 0u; part < ${sums}; part++) {
         let first_word = part * ${sumOf / 4};
         var sum = 0i;
         ${words}
-        ${to.sums}[${expr`${u("i")} * ${sums} + ${u("part")}`}] = sum;
+        ${to}[row_at + (${row.sums} + block * ${sums} + part)] = u32(sum);
       }`,
   });
 }

@@ -173,7 +173,10 @@ function absorbable(
   const [first] = dots;
   const partner = dots.slice(1).find((dot) =>
     dot.inputs[0] === first!.inputs[0] && sameContraction(dot, first!) &&
-    layouts.get(dot.inputs[1]!)?.filed === layouts.get(first!.inputs[1]!)?.filed
+    (["filed", "q8"] as const).every((what) =>
+      layouts.get(dot.inputs[1]!)?.[what] ===
+        layouts.get(first!.inputs[1]!)?.[what]
+    )
   );
   return partner ? [first!, partner] : [first!];
 }

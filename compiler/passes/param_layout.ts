@@ -14,6 +14,8 @@ export interface ParamLayout {
   readonly stored: FileDType;
   /** The contracted axis, along which elements share words (`PACKINGS`). */
   readonly along?: string;
+  /** Products with it have quantized activations. */
+  readonly q8?: boolean;
   /** Rows of 16-bit elements may start in the middle of a word. */
   readonly splitsWords?: boolean;
 }

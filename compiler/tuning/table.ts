@@ -16,16 +16,8 @@ export interface TuningTable {
   readonly attention?: number;
   /** Right operands of matmuls that are stored so are laid out as in their files where these have the contracted axis inside. Default: none. */
   readonly asFiled?: readonly FileDType[];
-  /** How matmuls of quantized rows compute. Default: guarded. */
-  readonly bytes?: BytesMatmuls;
-}
-
-/** How matmuls of quantized rows compute. */
-export interface BytesMatmuls {
-  /** Default: guarded. */
-  readonly arithmetic?: BytesArithmetic;
-  /** Weights are laid out as in files, which have the contracted axis inside. Default: false. */
-  readonly asFiled?: boolean;
+  /** How matmuls of quantized rows multiply bytes. Default: guarded. */
+  readonly bytes?: BytesArithmetic;
 }
 
 /**

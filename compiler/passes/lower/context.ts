@@ -65,6 +65,7 @@ export function startLowering(input: LoweringInput): Lowering {
       rowStarts: new Map(),
       results: new Map(),
       ropeTables: new Map(),
+      quantized: new Map(),
       bucketPlaces: new Map(),
     },
     progress: {},

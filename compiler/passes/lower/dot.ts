@@ -1,6 +1,6 @@
 /** Contractions: the tiled matmul if the right operand is a parameter in its layout, else a general kernel. */
 
-import { packingOf } from "../../../spec/packed.ts";
+import { type PackedDType, packingOf } from "../../../spec/packed.ts";
 import { invariant } from "../../../spec/errors.ts";
 import { add, loadStored, mul, u32 } from "../../../spec/kernel/build.ts";
 import type { Expr } from "../../../spec/kernel/tree.ts";
@@ -9,6 +9,12 @@ import type { RowsNode } from "../../graph/dispatched_nodes.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { reduce } from "../../kernels/reduce.ts";
 import { matmul } from "../../kernels/matmul.ts";
+import { matmulBytes } from "../../kernels/matmul_bytes.ts";
+import {
+  type BytesMatmulOptions,
+  quantizedLayoutOf,
+} from "../../kernels/matmul_bytes_operands.ts";
+import { quantizedValue, scaleDTypeOf } from "./quantized.ts";
 import type { MatmulOptions } from "../../kernels/matmul_options.ts";
 import { matmulGrid } from "../../tuning/lanes.ts";
 import { tileFor } from "../../tuning/table.ts";
@@ -140,12 +146,15 @@ export function lowerMatmul(
   const contiguous =
     [...(left.rows ? [] : rows), ...over].join() === left.axes.join() &&
     left.rowStride === undefined && !left.bucket;
-  const leftAt = (row: Expr, k: Expr): At => {
+  const leftIn = (scope: KernelScope, row: Expr, k: Expr): At => {
     const inner = atFlat(scope, over, k);
     return grouped
       ? atRow(scope, inner, { grouped, row })
       : atJoined(over, inner, atFlat(scope, rows, row));
   };
+  const leftAt = (row: Expr, k: Expr) => leftIn(scope, row, k);
+  const q8 = reordered === undefined &&
+    lowering.model.layouts.get(first!.inputs[1]!)?.q8 === true;
   const { tile, suffix } = tileFor(lowering.options.tuning, {
     grouped: grouped !== undefined,
     weights: weights.length,
@@ -154,21 +163,72 @@ export function lowerMatmul(
     columns: width,
   });
   const to = { scope, node: target, storage, roots: dots };
-  const options: MatmulOptions = {
+  const common = {
     bindings: scope.bindings,
-    name: `${grouped ? "grouped_" : ""}matmul${
+    name: `${grouped ? "grouped_" : ""}matmul${q8 ? "_q8" : ""}${
       dots.length > 1 ? "_pair" : ""
     }_${k}x${width}${suffix}`,
     k,
     segments: first!.params.segments ?? segmentsOf(k),
     columns: width,
-    weights,
     tile: tileOfWeights(tile, weights, {
       grouped: grouped !== undefined,
       columns: width,
     }),
     rows: grouped ? u32(0) : productOf(scope, rows),
     ...(grouped ? { grouped: { tiles: scope.read(grouped.tiles) } } : {}),
+    epilogue: (
+      { row, column, expert }: Parameters<MatmulOptions["epilogue"]>[0],
+      sums: readonly Expr[],
+    ) => {
+      const at = grouped
+        ? atRow(scope, atFlat(scope, columns, column), { grouped, row, expert })
+        : matmulAt(scope, { rows, columns, width }, { row, column });
+      return writeTarget(to, at, sums);
+    },
+  };
+  const tiles = grouped ? grouped.tileSize : sizeOf(lowering, rows);
+  if (q8) {
+    const quantized = weights.map(({ stored }) =>
+      quantizedValue(lowering, first!, {
+        layout: quantizedLayoutOf(stored as PackedDType),
+        k,
+        rows,
+        over,
+        contiguous,
+        leftAt: leftIn,
+        grouped,
+      })
+    );
+    const options: BytesMatmulOptions = {
+      ...common,
+      arithmetic: lowering.options.tuning.bytes,
+      weights: weights.map((
+        { binding, stored, scales, offsets, inside },
+        i,
+      ) => ({
+        binding,
+        stored: stored as PackedDType,
+        scales: scales!,
+        scaleDType: scaleDTypeOf(lowering, dots[i]!),
+        ...offsets === undefined ? {} : { offsets },
+        ...inside === undefined ? {} : { inside },
+        left: scope.read(quantized[i]!.buffer),
+      })),
+      leftRow: (row) =>
+        quantized[0]!.inMemory && left.rows
+          ? rowIn(scope, left, leftAt(row, u32(0)))
+          : row,
+    };
+    return scope.launch(
+      target,
+      matmulBytes(options),
+      matmulGrid(options, tiles),
+    );
+  }
+  const options: MatmulOptions = {
+    ...common,
+    weights,
     leftRow: (row) =>
       contiguous
         ? mul(left.rows ? rowIn(scope, left, leftAt(row, u32(0))) : row, u32(k))
@@ -177,14 +237,7 @@ export function lowerMatmul(
       contiguous
         ? loadStored(scope.read(left.buffer), left.dtype, add(base, i))
         : loadFrom(scope, left, leftAt(base, i)),
-    epilogue: ({ row, column, expert }, sums) => {
-      const at = grouped
-        ? atRow(scope, atFlat(scope, columns, column), { grouped, row, expert })
-        : matmulAt(scope, { rows, columns, width }, { row, column });
-      return writeTarget(to, at, sums);
-    },
   };
-  const tiles = grouped ? grouped.tileSize : sizeOf(lowering, rows);
   scope.launch(target, matmul(options), matmulGrid(options, tiles));
 }
 

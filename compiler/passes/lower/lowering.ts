@@ -123,8 +123,17 @@ export interface Values {
   readonly results: Map<Node, RouteResults>;
   /** Rotary tables by `ropeKey`. */
   readonly ropeTables: Map<string, string>;
+  /** Buffers of values that were quantized, by the layout. */
+  readonly quantized: Map<Node, ReadonlyMap<string, QuantizedValue>>;
   /** Storage of values that are computed directly in a bucket. */
   readonly bucketPlaces: Map<Node, Storage>;
+}
+
+/** A value as `quantize` wrote it. */
+export interface QuantizedValue {
+  readonly buffer: string;
+  /** Its rows are those of the value in memory; else as its contraction has them. */
+  readonly inMemory: boolean;
 }
 
 /** State of one lowering. */

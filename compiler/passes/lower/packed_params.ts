@@ -1,5 +1,6 @@
 /** Buffers of packed parameters, whose elements share words along the contracted axis. */
 
+import { Q8_BLOCK, q8SumOf } from "../../../spec/activations.ts";
 import { ModelError } from "../../../spec/errors.ts";
 import {
   type PackedDType,
@@ -34,21 +35,45 @@ function inGroups(placed: Placed, axis: LocalAxis, per: number): boolean {
 export function packedAxis(
   node: NodeOf<"param">,
   dot: NodeOf<"dot"> | undefined,
-  { placed, stored }: { readonly placed: Placed; readonly stored: PackedDType },
+  { placed, stored, q8 }: {
+    readonly placed: Placed;
+    readonly stored: PackedDType;
+    readonly q8: boolean;
+  },
 ): string | undefined {
   const { title, perWord, perScale = perWord, file }: Packing =
     PACKINGS[stored];
   const over = dot?.params.over ?? [];
   const [along = ""] = over;
   const axis = placed.axes[along];
-  if (over.length === 1 && axis && inGroups(placed, axis, perScale)) {
+  const inGroup = q8 ? Math.max(perScale, Q8_BLOCK) : perScale;
+  if (over.length === 1 && axis && inGroups(placed, axis, inGroup)) {
     return along;
+  }
+  if (q8) {
+    throw new ModelError(
+      `Cannot quantize the activations of parameter '${node.params.name}': ranks do not have whole blocks of ${inGroup} of axis '${along}'. Shard it over fewer ranks, or use f32 activations`,
+      node.span,
+    );
   }
   if (file === undefined) return undefined;
   throw new ModelError(
     `Cannot use parameter '${node.params.name}' stored as ${title}: it must be the right operand of a contraction over one axis of a multiple of ${perScale} on each rank. Store it in 16 bits`,
     node.span,
   );
+}
+
+/** Whether a contraction with a parameter of integers has quantized activations, on every mesh: of whole blocks of one axis. */
+export function takesQ8(
+  dot: NodeOf<"dot"> | undefined,
+  { placed, stored }: { readonly placed: Placed; readonly stored: PackedDType },
+): boolean {
+  const packing: Packing = PACKINGS[stored];
+  const over = dot?.params.over ?? [];
+  const axis = placed.axes[over[0] ?? ""];
+  return over.length === 1 && axis !== undefined &&
+    q8SumOf(packing) !== undefined &&
+    axis.total % Math.max(packing.perScale ?? 0, Q8_BLOCK) === 0;
 }
 
 /** The plan axis of groups of neighbours of an axis, and its size on a rank. */

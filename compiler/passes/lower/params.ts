@@ -3,11 +3,12 @@
  * adjacent.
  */
 
+import type { Activations } from "../../../spec/activations.ts";
 import { type FileDType, isHalf, storedDType } from "../../../spec/dtype.ts";
 import type { Graph, Node, NodeOf } from "../../graph/graph.ts";
 import { isPackedDType } from "../../../spec/packed.ts";
 import { type DotShape, dotShape } from "./dot_shape.ts";
-import { addPacked, packedAxis } from "./packed_params.ts";
+import { addPacked, packedAxis, takesQ8 } from "./packed_params.ts";
 import { FUSION_CLASS } from "../fuse.ts";
 import { segmentsOf } from "../../../spec/numerics.ts";
 import { readsAlongK } from "../../tuning/tile.ts";
@@ -23,6 +24,8 @@ export interface LayoutOptions {
   readonly stored: { readonly [tensor: string]: FileDType };
   /** Dtypes that may keep the layout of their file. */
   readonly asFiled: readonly FileDType[];
+  /** Of products with weights whose elements are integers. */
+  readonly activations: Activations;
 }
 
 /** Decides the layout of every parameter. */
@@ -120,8 +123,10 @@ function layoutParam(
   const right = dot?.inputs[1];
   const viewed = users.some((user) => FUSION_CLASS[user.primitive] === "view");
   const known = viewed || right !== node ? undefined : dot;
+  const q8 = isPackedDType(named) && options.activations === "q8" &&
+    takesQ8(known, { placed, stored: named });
   const along = isPackedDType(named)
-    ? packedAxis(node, known, { placed, stored: named })
+    ? packedAxis(node, known, { placed, stored: named, q8 })
     : undefined;
   // Encodings that no kernel decodes are decoded on load.
   const stored = isPackedDType(named) && along === undefined ? "f32" : named;
@@ -140,6 +145,7 @@ function layoutParam(
     stored,
     ...along === undefined ? {} : { along },
     ...filed ? { filed } : {},
+    ...q8 ? { q8 } : {},
     ...(half && !viewed && last % 4
       ? { rowStride: Math.ceil(last / 4) * 4 }
       : {}),
