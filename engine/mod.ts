@@ -153,6 +153,15 @@ export {
   sample,
   type SamplingOptions,
 } from "./sampling.ts";
+export { type Mean } from "./score/mean.ts";
+export {
+  type Comparison,
+  perplexityOf,
+  type Score,
+  type ScoredModel,
+  type ScoreOptions,
+  scoreTexts,
+} from "./score/score.ts";
 export { StopText } from "./stop_text.ts";
 export { type Target } from "./target.ts";
 export { readTensors } from "./tensors.ts";

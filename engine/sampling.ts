@@ -80,16 +80,21 @@ export function logprobsOf(
   token: number,
   count: number,
 ): Logprobs {
-  const max = logits[greedy(logits)]!;
-  const total = Math.log(
-    sum(Float64Array.from(logits, (x) => Math.exp(x - max))),
-  );
+  const total = logNormalizer(logits);
   const of = (token: number): Logprob => ({
     token,
-    logprob: logits[token]! - max - total,
+    logprob: logits[token]! - total,
   });
   const top = [...byLogit(logits).subarray(0, count)].map(of);
   return { ...of(token), top };
+}
+
+/** The logarithm of the sum of the exponentials of logits, in f64. Throws DataError for one that is not finite. */
+export function logNormalizer(logits: Float32Array): number {
+  const max = logits[greedy(logits)]!;
+  let total = 0;
+  for (const logit of logits) total += Math.exp(logit - max);
+  return max + Math.log(total);
 }
 
 /** The index of the largest logit, the lowest among equals. */
