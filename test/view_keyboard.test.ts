@@ -190,7 +190,7 @@ t.test("every view", { skip: skipWithoutBrowser }, async (t) => {
   t.strictSame(await accessibilityProblems(page), [], "in the dark");
 
   const { length } = await texts(page, ".below button");
-  t.equal(length, 6);
+  t.equal(length, 7);
   const { page: alone } = await openPage(browser, "about:blank");
   for (let i = 0; i < length; i++) {
     const [saved] = await Promise.all([

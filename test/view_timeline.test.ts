@@ -148,6 +148,17 @@ t.test("48 layers", { skip: skipWithoutBrowser }, async (t) => {
   await page.keyboard.press("ArrowLeft");
   await page.keyboard.press("Shift+Enter");
   await page.locator("#table caption", { hasText: /^[23] of/ }).waitFor();
+
+  // The data flow of a layer is chosen by its number.
+  await page.locator("#flow select").selectOption("30");
+  await page.locator("#flow p", { hasText: "the steps of layer 30;" })
+    .waitFor();
+  t.strictSame(
+    (await texts(page, "#flow svg a title")).map((title) =>
+      /^\d+/.exec(title)![0]
+    ),
+    Array.from({ length: 18 }, (_, i) => `${1 + 30 * 18 + i}`),
+  );
   t.strictSame(await accessibilityProblems(page), []);
   await page.emulateMedia({ colorScheme: "dark" });
   t.strictSame(await accessibilityProblems(page), [], "in the dark");

@@ -43,6 +43,7 @@ const PACKAGES: { readonly [name: string]: RegExp } = {
   "commander": /^cli\//,
   "cli-progress": /^cli\//,
   "preact": /^view\/page\//,
+  "@dagrejs/dagre": /^view\/flow_picture\.ts$/,
   "switchyard-moe": /^(examples|models)\//,
 };
 

@@ -9,6 +9,7 @@ import { recordedOf } from "../recorded.ts";
 import { readAddress } from "./address.ts";
 import { DiffView } from "./diff_view.tsx";
 import { Facts } from "./facts.tsx";
+import { FlowView } from "./flow_view.tsx";
 import { MemoryView } from "./memory_view.tsx";
 import { RanksView } from "./ranks_view.tsx";
 import { RunView } from "./run_view.tsx";
@@ -93,6 +94,7 @@ export function App(
         <TracksView {...shown} parts={parts} />
         <RanksView {...shown} />
         <StepsView {...shown} parts={parts} sources={data.sources} />
+        <FlowView {...shown} parts={parts} />
         <TrafficView
           {...{ ...shown, recorded, places: data.places }}
           parts={parts}

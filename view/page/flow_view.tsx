@@ -1,0 +1,85 @@
+/** The data flow of one layer. */
+
+import type { ComponentChildren, VNode } from "preact";
+import { useEffect, useMemo, useState } from "preact/hooks";
+import { flowOf, MOST_STEPS } from "../flow.ts";
+import { flowPicture } from "../flow_picture.ts";
+import { rangeOf } from "../search.ts";
+import { trafficOf } from "../traffic.ts";
+import type { Shown } from "./app.tsx";
+import { Picture, View } from "./picture.tsx";
+
+/** Which value comes from which step, and which step needs it. */
+export function FlowView(
+  { view, program, section, step, parts }: Shown & {
+    readonly parts: ComponentChildren;
+  },
+): VNode {
+  const { start, length, times, layers } = section;
+  const [chosen, choose] = useState(0);
+  const [weights, showWeights] = useState(true);
+  const [tables, showTables] = useState(false);
+  // The layer of a step that is opened is shown.
+  const opened = step === undefined
+    ? undefined
+    : Math.floor((step - start) / length);
+  useEffect(() => {
+    if (opened !== undefined) choose(opened);
+  }, [opened]);
+  const k = Math.min(chosen, times - 1);
+  const [from, end] = rangeOf(section, k);
+  const title = times > 1 ? `layer ${layers[k]}` : section.name;
+  const scene = useMemo(() => {
+    const traffic = trafficOf(view, program, {
+      start: from,
+      length: end - from,
+    });
+    const flow = flowOf(view, program, {
+      ...{ start: from, end, traffic, weights, tables },
+    });
+    return flowPicture(flow, { program, title, step });
+  }, [program, from, end, weights, tables, step]);
+  const hidden = end - from - MOST_STEPS;
+  return (
+    <View
+      id="flow"
+      question="How do values flow through a layer?"
+      answer={`Boxes are the steps of ${title}; round boxes are values, with their axes and the mesh axes that these are sharded over. A collective states the bytes that leave a rank in a full step.${
+        hidden > 0 ? ` The last ${hidden} steps are left out.` : ""
+      }`}
+    >
+      {parts}
+      <div class="filters" role="group" aria-label="What the graph shows">
+        {times > 1 && (
+          <label>
+            layer{" "}
+            <select
+              value={k}
+              onChange={({ currentTarget }) =>
+                choose(Number(currentTarget.value))}
+            >
+              {layers.map((layer, i) => <option value={i}>{layer}</option>)}
+            </select>
+          </label>
+        )}
+        <label>
+          <input
+            type="checkbox"
+            checked={weights}
+            onChange={({ currentTarget }) => showWeights(currentTarget.checked)}
+          />{" "}
+          weights and states
+        </label>
+        <label>
+          <input
+            type="checkbox"
+            checked={tables}
+            onChange={({ currentTarget }) => showTables(currentTarget.checked)}
+          />{" "}
+          tables of integers
+        </label>
+      </div>
+      <Picture scene={scene} />
+    </View>
+  );
+}
