@@ -35,7 +35,11 @@ export function FlowView(
       length: end - from,
     });
     const flow = flowOf(view, program, {
-      ...{ start: from, end, traffic, weights, tables },
+      start: from,
+      end,
+      traffic,
+      weights,
+      tables,
     });
     return flowPicture(flow, { program, title, step });
   }, [program, from, end, weights, tables, step]);
