@@ -55,6 +55,7 @@ const SHORT: {
   locks: { make: CLASSES["locks"]!, count: 200 },
   model: { make: CLASSES["model"]!, count: 60 },
   safetensors: { make: CLASSES["safetensors"]!, count: 1000 },
+  gguf: { make: CLASSES["gguf"]!, count: 500 },
   config: { make: CLASSES["config"]!, count: 60 },
   tokenizer: { make: CLASSES["tokenizer"]!, count: 4 },
   template: { make: CLASSES["template"]!, count: 4 },

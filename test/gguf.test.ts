@@ -424,4 +424,39 @@ t.test("damaged files are refused in one sentence", async (t) => {
   for (let cut = 8; cut < 400; cut += 37) {
     await refused(whole.subarray(0, cut), /^Cannot open .*header is damaged/);
   }
+  const emptyAxis = Buffer.from(whole);
+  // The innermost axis follows the name and the number of axes.
+  const name = "token_embd.weight";
+  const axes = whole.indexOf(name) + name.length + 4;
+  emptyAxis.fill(0, axes, axes + 8);
+  await refused(emptyAxis, /does not fit in the file/);
+  const keys = { ...KEYS, ...vocabularyKeys(VOCABULARY) };
+  const texts = ["<unk>", "a".repeat(300)];
+  const longToken = {
+    ...keys,
+    "tokenizer.ggml.tokens": { texts },
+    "tokenizer.ggml.token_type": { i32s: [2, 1] },
+  };
+  await refused(
+    Buffer.concat([...writeGguf(longToken, {})]),
+    /a token has 300 characters, and the limit is 256/,
+  );
+});
+
+t.test("rows of odd heads are refused", async (t) => {
+  const file = join(temporaryFolder(t), "odd.gguf");
+  for (const u32 of [0, 3, 8]) {
+    const keys = {
+      "general.architecture": { text: "llama" },
+      "llama.expert_count": { u32: 2 },
+      "llama.attention.head_count": { u32 },
+    };
+    const tensors = {
+      "blk.0.attn_q.weight": { shape: [8, 4], data: new Float32Array(32) },
+    };
+    writeFileSync(file, Buffer.concat([...writeGguf(keys, tensors)]));
+    await t.rejects(readTensors(file, files), {
+      message: new RegExp(`has 8 rows, which are not pairs of ${u32} heads`),
+    });
+  }
 });

@@ -84,13 +84,15 @@ export async function readGguf(
     }
     const shape = info.shape.map(Number).reverse();
     const elements = shape.reduce((n, size) => n * size, 1);
+    const isEmpty = shape.some((size) => size === 0);
     const bytes = isBlockType(type)
       ? elements / type.elements * type.bytes
       : elements * type.bytes;
     const offset = start + Number(info.offset);
     const whole = !isBlockType(type) || shape.at(-1)! % type.elements === 0;
     if (
-      !whole || !Number.isSafeInteger(bytes) || offset + bytes > file.size
+      isEmpty || !whole || !Number.isSafeInteger(bytes) ||
+      offset + bytes > file.size
     ) {
       throw new DataError(
         `Cannot open '${path}': tensor '${

@@ -11,7 +11,7 @@ import {
   type StoredMatrix,
   viewsOf,
 } from "../encodings/matrix.ts";
-import { architectureOf, checkpointName, type Keys } from "./architectures.ts";
+import { architectureOf, checkpointName } from "./architectures.ts";
 import { type BlockType, isBlockType } from "./blocks.ts";
 import type { GgufHeader, GgufTensor } from "./header.ts";
 
@@ -40,7 +40,9 @@ export function ggufTensors(
     if (HARMLESS.has(tensor.name)) return [];
     const { name, interleaved, row: asRow } =
       checkpointName(row, tensor.name) ?? { name: tensor.name };
-    const rowOf = interleaved && uninterleave(tensor, keys, interleaved);
+    const rowOf = interleaved && uninterleave(path, tensor, {
+      heads: keys.number(`attention.${interleaved}`) ?? 1,
+    });
     const shape = asRow ? [1, ...tensor.shape] : tensor.shape;
     if (!name.includes("{expert}")) {
       return entriesOf({ ...tensor, shape }, source, { name, rowOf });
@@ -66,12 +68,19 @@ export function ggufTensors(
  * the first halves of a head's pairs first.
  */
 function uninterleave(
-  { shape }: GgufTensor,
-  { number }: Keys,
-  key: "head_count" | "head_count_kv",
+  path: string,
+  { name, shape }: GgufTensor,
+  { heads }: { readonly heads: number },
 ): (row: number) => number {
-  const heads = number(`attention.${key}`) ?? 1;
-  const width = shape[0]! / heads;
+  const [rows = 1] = shape;
+  const width = rows / heads;
+  if (heads < 1 || !Number.isInteger(heads) || !Number.isInteger(width / 2)) {
+    throw new DataError(
+      `Cannot open '${path}': tensor '${
+        shown(name)
+      }' has ${rows} rows, which are not pairs of ${heads} heads. Get the file again`,
+    );
+  }
   return (row) => {
     const at = row % width;
     const pair = at % (width / 2);

@@ -29,6 +29,9 @@ const SPLITS: { readonly [name: string]: readonly string[] } = {
   "granite-docling": ["\\p{N}", GPT2],
 };
 
+/** Largest token of a SentencePiece vocabulary, in characters: its merges are found from all of its splits. */
+const MOST_CHARACTERS = 256;
+
 interface Token {
   readonly content: string;
   readonly type: number;
@@ -183,11 +186,11 @@ function byteLevel(
 
 /** SentencePiece BPE: merges follow from the scores of tokens, the best first. */
 function sentencePiece(
-  _: string,
+  path: string,
   keys: GgufKeys,
   tokens: readonly Token[],
 ): object {
-  const vocab = vocabularyOf(tokens);
+  const ids = new Map(tokens.map(({ content, id }) => [content, id]));
   const scores = listOf(keys, "tokenizer.ggml.scores") ?? [];
   const scored = tokens.filter(({ type, content }) =>
     (type === NORMAL || type === USER) && [...content].length > 1
@@ -195,14 +198,19 @@ function sentencePiece(
   scored.sort((a, b) => b.score - a.score || a.id - b.id);
   const merges = scored.flatMap(({ content }) => {
     const characters = [...content];
+    if (characters.length > MOST_CHARACTERS) {
+      throw new DataError(
+        `Cannot read the tokenizer of '${path}': a token has ${characters.length} characters, and the limit is ${MOST_CHARACTERS}. Use '--tokens'`,
+      );
+    }
     const pairs: [string, string][] = [];
     for (let i = 1; i < characters.length; i++) {
       const left = characters.slice(0, i).join("");
       const right = characters.slice(i).join("");
-      if (left in vocab && right in vocab) pairs.push([left, right]);
+      if (ids.has(left) && ids.has(right)) pairs.push([left, right]);
     }
     pairs.sort((a, b) =>
-      vocab[a[0]]! - vocab[b[0]]! || vocab[a[1]]! - vocab[b[1]]!
+      ids.get(a[0])! - ids.get(b[0])! || ids.get(a[1])! - ids.get(b[1])!
     );
     return pairs;
   });
@@ -236,7 +244,7 @@ function sentencePiece(
       fuse_unk: true,
       byte_fallback: true,
       ignore_merges: false,
-      vocab,
+      vocab: vocabularyOf(tokens),
       merges,
     },
   };

@@ -7,6 +7,7 @@ import { cacheClass } from "./cache.ts";
 import { configClass } from "./config.ts";
 import { determinismClass } from "./determinism.ts";
 import { locksClass } from "./locks.ts";
+import { ggufClass } from "./gguf.ts";
 import { largeClass } from "./large.ts";
 import { lengthsClass } from "./lengths.ts";
 import { modelClass } from "./model.ts";
@@ -32,6 +33,7 @@ export const CLASSES: {
   locks: () => locksClass() as FuzzClass<unknown>,
   model: () => modelClass() as FuzzClass<unknown>,
   safetensors: () => safetensorsClass() as FuzzClass<unknown>,
+  gguf: () => ggufClass() as FuzzClass<unknown>,
   config: () => configClass() as FuzzClass<unknown>,
   tokenizer: () => tokenizerClass() as FuzzClass<unknown>,
   template: () => templateClass() as FuzzClass<unknown>,

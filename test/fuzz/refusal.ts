@@ -20,6 +20,17 @@ function controls(text: string): boolean {
   return /[\u0000-\u001f\u007f]/.test(text);
 }
 
+/** Throws a Finding for bytes that are not in a file. */
+export function checkRange(
+  file: Uint8Array,
+  from: number,
+  length: number,
+): void {
+  const whole = [from, length].every((n) => Number.isSafeInteger(n) && n >= 0);
+  if (whole && from + length <= file.length) return;
+  throw new Finding(`${length} bytes at ${from} are read of ${file.length}`);
+}
+
 /** `accepted`, or `refused`; throws a Finding for any other error, or where it takes too long. */
 export async function acceptedOrRefused(
   what: string,
@@ -30,6 +41,7 @@ export async function acceptedOrRefused(
   try {
     await action();
   } catch (error) {
+    if (error instanceof Finding) throw error;
     const own = OWN.some((known) => error instanceof known);
     const message = error instanceof Error ? error.message : String(error);
     if (!own) {

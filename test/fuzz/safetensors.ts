@@ -8,7 +8,7 @@ import {
 } from "../../runtime/mod.ts";
 import { Finding, type FuzzClass } from "./fuzz.ts";
 import { type JsonChange, jsonChanges, mutateJson } from "./json_mutant.ts";
-import { acceptedOrRefused } from "./refusal.ts";
+import { acceptedOrRefused, checkRange } from "./refusal.ts";
 
 type Case =
   | { readonly changes: readonly JsonChange[] }
@@ -48,7 +48,7 @@ function bytesOf(of: Case): Uint8Array {
 export function safetensorsClass(): FuzzClass<Case> {
   return {
     name: "safetensors",
-    count: 20_000,
+    count: 50_000,
     cases: fc.oneof(
       { arbitrary: fc.record({ changes: jsonChanges }), weight: 4 },
       {
@@ -68,8 +68,10 @@ export function safetensorsClass(): FuzzClass<Case> {
         const tensors = await openSafetensors([{
           name: "file",
           size: bytes.length,
-          read: (from, length) =>
-            Promise.resolve(bytes.slice(from, from + length)),
+          read: (from, length) => {
+            checkRange(bytes, from, length);
+            return Promise.resolve(bytes.slice(from, from + length));
+          },
         }]);
         let covered = 0;
         for (const entry of tensors.values()) {
