@@ -9,6 +9,7 @@ import { checkpointFolder } from "./helpers/checkpoints.ts";
 import { clonePath } from "./helpers/compiled.ts";
 import { programsOf, readPage } from "./helpers/guide.ts";
 import { switchyard, temporaryFolder } from "./helpers/cli.ts";
+import { metricOf } from "./helpers/serve_requests.ts";
 import {
   chatCheckpoint,
   startServer,
@@ -316,6 +317,37 @@ t.test("what cannot be answered is an error with its field", async (t) => {
   t.equal(await status("{}", { "content-type": "text/plain" }), 415);
   t.equal((await fetch(`${server.address}/v1/completion`)).status, 404);
   t.equal((await fetch(`${server.address}/health`)).status, 200);
+});
+
+t.test("metrics count tokens and responses", async (t) => {
+  const counts = async () => ({
+    generated: await metricOf(server, "switchyard_generated_tokens_total"),
+    first: await metricOf(
+      server,
+      "switchyard_time_to_first_token_seconds_count",
+    ),
+    next: await metricOf(server, "switchyard_inter_token_seconds_count"),
+    done: await metricOf(
+      server,
+      'switchyard_requests_total{route="/v1/completions",status="200"}',
+    ),
+    bad: await metricOf(
+      server,
+      'switchyard_requests_total{route="/v1/completions",status="400"}',
+    ),
+  });
+  const before = await counts();
+  const request = { model, prompt: PROMPT, max_tokens: 5, n: 2 };
+  await client.completions.create({ ...request, stream: false });
+  await refused(client.completions.create({ ...request, n: 0 }));
+  const after = await counts();
+  t.strictSame(after, {
+    generated: before.generated + 10,
+    first: before.first + 2,
+    next: before.next + 8,
+    done: before.done + 1,
+    bad: before.bad + 1,
+  });
 });
 
 t.test("keys, origins and hosts", async (t) => {

@@ -8,7 +8,12 @@ import {
   openTarget,
   openTokenizer,
 } from "../../engine/mod.ts";
-import { BatchLoop, createApp, TokenTexts } from "../../engine/server/mod.ts";
+import {
+  BatchLoop,
+  createApp,
+  Metrics,
+  TokenTexts,
+} from "../../engine/server/mod.ts";
 import { DataError } from "../../spec/mod.ts";
 import type { CliIo } from "../io.ts";
 import { closeServer, listen } from "../listen.ts";
@@ -87,7 +92,9 @@ export async function serveCommand(
   });
   try {
     const shape = new Decoder(opened.session, decoderShape(opened.plan)!);
-    const loop = new BatchLoop(shape, { now: io.now });
+    const metrics = new Metrics();
+    const loop = new BatchLoop(shape, { now: io.now, ...metrics.hooks });
+    metrics.watch(loop, shape);
     const app = await createApp({
       name: flags.name ?? (name === folder ? nameOf(folder) : name),
       created: Math.floor(Date.now() / 1000),
@@ -97,6 +104,8 @@ export async function serveCommand(
       encoder,
       decoder,
       tokenTexts: new TokenTexts(decoder),
+      metrics,
+      now: io.now,
       chat,
     }, {
       apiKeys,

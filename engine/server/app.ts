@@ -75,7 +75,12 @@ export async function createApp(
         ? failed(c, requests.unavailable)
         : c.json({ status: "ok" }),
   );
-  app.use("/v1/*", await checkKey(options.apiKeys));
+  const withKey = await checkKey(options.apiKeys);
+  app.get("/metrics", withKey, async () => {
+    const { text, type } = await served.metrics.text();
+    return new Response(text, { headers: { "content-type": type } });
+  });
+  app.use("/v1/*", withKey);
   const model = {
     id: served.name,
     object: "model",
@@ -89,7 +94,17 @@ export async function createApp(
     return c.json(model);
   });
   for (const [path, prepare] of Object.entries(ANSWERED)) {
-    app.post(path, (c) => requests.answer(c, prepare));
+    app.post(path, async (c) => {
+      const begun = served.now();
+      const counted = (status: number) =>
+        served.metrics.responded(path, { status, ms: served.now() - begun });
+      try {
+        return await requests.answer(c, prepare, counted);
+      } catch (error) {
+        counted(error instanceof RequestError ? error.status : 500);
+        throw error;
+      }
+    });
   }
   return {
     fetch: (request) => app.fetch(request),
@@ -129,7 +144,12 @@ class RequestGate {
     await new Promise<void>((resolve) => this.#idle.push(resolve));
   }
 
-  async answer(c: Context, prepare: Prepare): Promise<Response> {
+  /** `counted` is called with the status of a response once it ends; of one that fails, an error is thrown instead. */
+  async answer(
+    c: Context,
+    prepare: Prepare,
+    counted: (status: number) => void,
+  ): Promise<Response> {
     this.#check(0);
     this.#open++;
     const controller = new AbortController();
@@ -167,14 +187,16 @@ class RequestGate {
       if (!prepared.stream) {
         const response = await respondWhole(prepared, { served, signal });
         close();
+        counted(200);
         return c.json(response);
       }
       const events = respondStream(prepared, { served, signal });
       return new Response(
         streamOf(events, {
           signal,
+          leave: () => abort(left),
           ended: () => {
-            abort(left);
+            if (!closed) counted(signal.aborted ? signal.reason.status : 200);
             close();
           },
         }),
@@ -215,8 +237,10 @@ class RequestGate {
  */
 function streamOf(
   events: AsyncGenerator<string, void, undefined>,
-  { signal, ended }: {
+  { signal, leave, ended }: {
     readonly signal: AbortSignal;
+    /** Aborts the request, since its client left. */
+    readonly leave: () => void;
     readonly ended: () => void;
   },
 ): ReadableStream<Uint8Array> {
@@ -249,7 +273,10 @@ function streamOf(
         reading = false;
       }
     },
-    cancel: stop,
+    cancel: () => {
+      leave();
+      stop();
+    },
   }, { highWaterMark: 0 });
 }
 

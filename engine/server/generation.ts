@@ -96,13 +96,13 @@ function hasNews({ chosen, ending, ended }: Growing): boolean {
 
 /** What is new of a choice. */
 async function* newsOf(one: Growing): AsyncGenerator<ChoiceEvent> {
-  const { answer, index: choice, chosen } = one;
+  // What is chosen from here on belongs to the next time.
+  const { answer, index: choice, chosen, ending } = one;
   const forced = chosen.splice(0, one.forced);
+  const free = chosen.splice(0);
   one.forced -= forced.length;
   if (forced.length > 0) yield { choice, kind: "forced", tokens: forced };
-  // What is chosen from here on belongs to the next time.
-  const { ending } = one;
-  const pieces = await answer.push(chosen.splice(0));
+  const pieces = await answer.push(free);
   if (pieces.length > 0) yield { choice, kind: "pieces", pieces };
   if (ending === undefined && !answer.stopped) return;
   one.ended = true;

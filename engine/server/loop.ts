@@ -12,6 +12,8 @@ import type { Decoder } from "../decoder.ts";
 export interface LoopOptions {
   /** Called after each step, with its duration in milliseconds. */
   readonly onStep?: (step: BatchStep, ms: number) => void;
+  /** Called with each token: milliseconds since the sequence was added, or since the token before. */
+  readonly onToken?: (ms: number, of: { readonly first: boolean }) => void;
   /** Time in milliseconds. */
   readonly now: () => number;
 }
@@ -57,11 +59,20 @@ export class BatchLoop {
   /** Adds a sequence. Throws what the loop failed with, and what `Batch.add` throws. */
   add(
     prompt: readonly number[],
-    { onFail, onEnd, ...options }: LoopSequence,
+    { onFail, onEnd, onToken, ...options }: LoopSequence,
   ): BatchSequence {
     if (this.#failure) throw this.#failure.error;
+    const { now } = this.#options;
+    let [last, first] = [now(), true];
     const sequence = this.#batch.add(prompt, {
       ...options,
+      onToken: (token, logprobs) => {
+        const before = last;
+        last = now();
+        this.#options.onToken?.(last - before, { first });
+        first = false;
+        return onToken?.(token, logprobs);
+      },
       onEnd: (ending) => {
         this.#growing.delete(sequence);
         onEnd?.(ending);

@@ -2,5 +2,6 @@
 
 export { type AppOptions, createApp, type ServerApp } from "./app.ts";
 export { BatchLoop, type LoopOptions } from "./loop.ts";
+export { Metrics } from "./metrics.ts";
 export { type Served } from "./served.ts";
 export { TokenTexts } from "./token_texts.ts";

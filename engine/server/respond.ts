@@ -113,11 +113,10 @@ function collect(into: Collected, event: ChoiceEvent): void {
 function* partsOf(event: ChoiceEvent): Iterable<Collected> {
   switch (event.kind) {
     case "forced":
-      yield {
-        text: "",
-        pieces: event.tokens.map((one) => ({ ...one, text: undefined })),
-        reason: undefined,
-      };
+      for (const token of event.tokens) {
+        const pieces = [{ ...token, text: undefined }];
+        yield { text: "", pieces, reason: undefined };
+      }
       break;
     case "pieces":
       for (const piece of event.pieces) {

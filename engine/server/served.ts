@@ -4,6 +4,7 @@ import type { ChatTemplate } from "../chat.ts";
 import type { Decoder } from "../decoder.ts";
 import type { Tokenizer } from "../tokenizer.ts";
 import type { BatchLoop } from "./loop.ts";
+import type { Metrics } from "./metrics.ts";
 import type { TokenTexts } from "./token_texts.ts";
 
 /** A model that is served. */
@@ -21,6 +22,9 @@ export interface Served {
   /** Decodes texts, in another process, so that no long prompt delays them. */
   readonly decoder: Tokenizer;
   readonly tokenTexts: TokenTexts;
+  readonly metrics: Metrics;
+  /** Time in milliseconds. */
+  readonly now: () => number;
   /** The checkpoint's template, or why there is none. */
   readonly chat: ChatTemplate | { readonly missing: string };
 }

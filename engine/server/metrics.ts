@@ -1,0 +1,118 @@
+/** Metrics of a server, for Prometheus. */
+
+import { Counter, Gauge, Histogram, Registry } from "prom-client";
+import type { BatchStep } from "../batch.ts";
+import type { Decoder } from "../decoder.ts";
+import type { BatchLoop, LoopOptions } from "./loop.ts";
+
+/** Upper bounds of buckets in seconds. */
+const SECONDS = [
+  ...[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5],
+  ...[1, 2.5, 5, 10, 25, 50, 100, 250, 500],
+];
+
+/** Upper bounds of buckets of tokens. */
+const TOKENS = Array.from({ length: 14 }, (_, i) => 2 ** i);
+
+/** Counts what a server does. */
+export class Metrics {
+  readonly #registry = new Registry();
+  readonly #requests = new Counter(this.#named({
+    name: "requests_total",
+    help: "Requests by route and HTTP status.",
+    labelNames: ["route", "status"],
+  }));
+  readonly #requestSeconds = new Histogram(this.#named({
+    name: "request_seconds",
+    help: "Time from the arrival of a request to the end of its response.",
+    buckets: SECONDS,
+  }));
+  readonly #stepSeconds = new Histogram(this.#named({
+    name: "step_seconds",
+    help: "Time of a step of the batch.",
+    buckets: SECONDS,
+  }));
+  readonly #stepTokens = new Histogram(this.#named({
+    name: "step_tokens",
+    help: "Tokens that a step fed.",
+    buckets: TOKENS,
+  }));
+  readonly #promptTokens = new Counter(this.#named({
+    name: "prompt_tokens_total",
+    help: "Prompt tokens that were fed; shared prefixes are fed once.",
+  }));
+  readonly #newTokens = new Counter(this.#named({
+    name: "generated_tokens_total",
+    help: "Tokens that were generated.",
+  }));
+  readonly #first = new Histogram(this.#named({
+    name: "time_to_first_token_seconds",
+    help: "Time from when a sequence is queued to its first token.",
+    buckets: SECONDS,
+  }));
+  readonly #next = new Histogram(this.#named({
+    name: "inter_token_seconds",
+    help: "Time from a token of a sequence to the next.",
+    buckets: SECONDS,
+  }));
+
+  /** Hooks of the loop. */
+  get hooks(): Pick<LoopOptions, "onStep" | "onToken"> {
+    return {
+      onStep: ({ tokens, prompted, chosen }: BatchStep, ms) => {
+        this.#stepSeconds.observe(ms / 1000);
+        this.#stepTokens.observe(tokens);
+        this.#promptTokens.inc(prompted);
+        this.#newTokens.inc(chosen);
+      },
+      onToken: (ms, { first }) =>
+        (first ? this.#first : this.#next).observe(ms / 1000),
+    };
+  }
+
+  /** Adds gauges of a loop and its decoder. */
+  watch(loop: BatchLoop, { pages, pagesShape }: Decoder): void {
+    const gauge = (name: string, help: string, value: () => number) => {
+      const made: Gauge = new Gauge(
+        this.#named({ name, help, collect: () => made.set(value()) }),
+      );
+    };
+    gauge("sequences_waiting", "Sequences in the queue.", () => loop.waiting);
+    gauge("sequences_running", "Sequences in the batch.", () => loop.running);
+    gauge(
+      "sequences_max",
+      "Sequences that the batch has room for.",
+      () => loop.capacity,
+    );
+    if (!pages || !pagesShape) return;
+    const ranks = new Set(pagesShape.owners).size;
+    pagesShape.groups.forEach(({ input, count }, group) => {
+      gauge(`${input}_used`, "Pages in use.", () => pages.used[group]!);
+      gauge(`${input}_max`, "Pages.", () => ranks * count);
+    });
+  }
+
+  /** Counts a response. */
+  responded(route: string, { status, ms }: {
+    readonly status: number;
+    readonly ms: number;
+  }): void {
+    this.#requests.inc({ route, status });
+    this.#requestSeconds.observe(ms / 1000);
+  }
+
+  /** All metrics, as Prometheus reads them, and the type of the text. */
+  async text(): Promise<{ readonly text: string; readonly type: string }> {
+    return {
+      text: await this.#registry.metrics(),
+      type: this.#registry.contentType,
+    };
+  }
+
+  #named<O extends { readonly name: string }>(
+    options: O,
+  ): O & { registers: Registry[] } {
+    const registers = [this.#registry];
+    return { ...options, name: `switchyard_${options.name}`, registers };
+  }
+}
