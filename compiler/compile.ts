@@ -1,4 +1,4 @@
-/** The main flow: a model and a mesh become a plan. */
+/** The main flow: compiles a model for a mesh to a plan. */
 
 import type { Plan } from "../spec/plan/plan.ts";
 import { compileLowered, type CompileOptions } from "./compile_graph.ts";
@@ -13,9 +13,10 @@ import { trace } from "./graph/trace.ts";
 import { lowerScalars } from "./scalars.ts";
 
 /**
- * Compile a model to a plan.
+ * Compiles a model to a plan.
  *
- * Throws ModelError, LowerError or PlacementError for mistakes in the model or the mesh, MachineError where the limits do not allow it.
+ * Throws ModelError, LowerError or PlacementError for mistakes in the model or the mesh, and MachineError if the limits
+ * are exceeded.
  */
 export async function compile(
   model: Model,
@@ -25,12 +26,11 @@ export async function compile(
 }
 
 /**
- * Compile a step of training a model: its loss, the gradients of the loss by every parameter, and their updates. The
- * program has the inputs of the model, `learning_rate` and, where the optimizer counts, `step` (from 1); outputs are the
- * model's and `gradient_norm`. Weights and the optimizer state stay on the ranks from step to step. See
- * spec/training.md.
+ * Compiles a training step: the loss of a model, its gradients by every parameter, and the updates. The program has the
+ * inputs of the model, `learning_rate` and, if the optimizer counts, `step` (from 1). Its outputs are those of the
+ * model and `gradient_norm`. Weights and optimizer state stay on the ranks between steps. See spec/training.md.
  *
- * Throws as `compile`, and ModelError where the model has no such loss or something in it has no derivative.
+ * Throws as `compile`, and ModelError if the model has no such loss, or if a node has no derivative.
  */
 export async function compileTraining(
   model: Model,
@@ -42,7 +42,7 @@ export async function compileTraining(
   );
 }
 
-/** Compile a traced graph. */
+/** Compiles a traced graph. */
 export async function compileGraph(
   traced: Graph,
   options: CompileOptions = {},

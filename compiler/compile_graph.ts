@@ -1,4 +1,4 @@
-/** From a graph to a plan: the passes, on one page. */
+/** All passes from a graph to a plan, on one page. */
 
 import type { Activations } from "../spec/activations.ts";
 import { type FileDType, isHalf } from "../spec/dtype.ts";
@@ -51,9 +51,9 @@ import {
 } from "./sharding/mod.ts";
 
 /**
- * What ranks that hold the same parameter share, each an equal part of an axis: nothing (0); the optimizer state and the
- * update (1); the parameter too, which is gathered where it is used (3). Stage 2 of DeepSpeed is in 1: gradients are
- * reduce-scattered in any case.
+ * ZeRO stage: state sharded over ranks that have the same parameter, in equal parts of an axis. 0: none; 1: optimizer
+ * state and update; 3: also the parameter, which is gathered before its use. Stage 2 of DeepSpeed is part of 1:
+ * gradients are always reduce-scattered.
  */
 export type ZeroStage = 0 | 1 | 3;
 
@@ -61,9 +61,9 @@ export type ZeroStage = 0 | 1 | 3;
 export interface CompileOptions extends Strategy {
   /** Mesh axes in order with their sizes: `{ dp: 2, ep: 2 }`. Default: one rank. */
   readonly mesh?: { readonly [meshAxis: string]: number };
-  /** Which axes are sharded over which mesh axes. Default: what the names of the mesh axes say, see `MESH_AXES`. */
+  /** Axes of the model that are sharded over mesh axes. Default: by the names of the mesh axes, see `MESH_AXES`. */
   readonly place?: Placement;
-  /** Stored dtype of source tensors, from the checkpoint's headers. Default: the parameter's own dtype. */
+  /** Stored dtype of source tensors, from the headers of the checkpoint. Default: the dtype of the parameter. */
   readonly weights?: { readonly [tensor: string]: FileDType };
   /**
    * Activations of products with packed weights whose elements are integers: f32, or quantized to blocks of 32 integers of 8 bits.
@@ -72,33 +72,39 @@ export interface CompileOptions extends Strategy {
   readonly activations?: Activations;
   /** Limits to respect. Default: those that every WebGPU device guarantees. */
   readonly limits?: { readonly [limit: string]: number };
-  /** Compile what needs more than the limits too; `limitProblems` says what that is. Default: it is refused. */
+  /** Whether plans that exceed the limits are compiled; `limitProblems` lists the exceeded limits. Default: false. */
   readonly overLimits?: boolean;
-  /** Send token ids with every routing; outputs `check.0`, `check.1`, … count choices that did not return. */
+  /**
+   * Whether token ids are sent with every routing. The outputs `check.0`, `check.1`, … count choices that did not
+   * return.
+   */
   readonly check?: boolean;
-  /** Output `chosen.N` and `dropped.N`: choices of experts of each routing with a capacity, and those that it dropped. */
+  /**
+   * Whether to add outputs `chosen.N` and `dropped.N`: the numbers of choices and of dropped choices of each routing
+   * with a capacity.
+   */
   readonly countDropped?: boolean;
   /**
-   * Keep caches of keys and values in pages: `count` of them on every rank, each of `size` positions. The input `pages`, i32
-   * [sequence, block], says in which page of its rank each block of `size` positions of a sequence is. Layers with a window have
-   * fewer pages, and a table of their own. Not in training. Bits do not depend on it. A function is given how many ranks
-   * the sequences are sharded over. Default: every sequence has room for all positions.
+   * Paged KV cache: `count` pages of `size` positions per rank. The input `pages`, i32 [sequence, block], is the page
+   * table: the page on its rank of each block of `size` positions of a sequence. Layers with a window have fewer pages
+   * and a separate table. Not available in training. Bits do not change. A function receives the number of ranks that
+   * sequences are sharded over. Default: every sequence has memory for all positions.
    */
   readonly pages?: Pages | ((groupSize: number) => Pages);
   /**
-   * What caches of keys and values are stored as: in `f16` or `bf16` they are rounded to nearest as they are written, and take
-   * half the memory. Not in training. Default: f32.
+   * KV cache dtype. `f16` and `bf16` round to nearest on write and halve the memory. Not available in training.
+   * Default: f32.
    */
   readonly kvCacheDtype?: CacheDType;
-  /** Of a step of training: what ranks that hold the same parameter share. Bits do not depend on it. Default: 0. */
+  /** ZeRO stage of a training step. Bits do not depend on it. Default: 0. */
   readonly zero?: ZeroStage;
-  /** What a tuner found for the adapter. Default: variants that do well everywhere. Bits do not depend on it. */
+  /** Tuned kernel variants for the adapter. Default: portable variants. Bits do not depend on it. */
   readonly tuning?: Tuning;
 }
 
 /**
- * Compile a traced graph whose lambdas have been lowered to scalar functions. Loads neither TypeScript nor a built-in module
- * of Node, so that it runs in browsers.
+ * Compiles a traced graph whose lambdas have been lowered. Loads neither TypeScript nor a built-in module of Node.js,
+ * so that it runs in browsers.
  */
 export function compileLowered(
   traced: Graph,
@@ -119,7 +125,7 @@ export function compileLowered(
   const facts = axisFacts(simple, place.mesh, place.requests);
   checkSizes(facts);
   const sharded = shard(facts, {
-    // Sums of gradients are sharded in any case: each is sent as often, and less memory is needed.
+    // Accumulated gradients are always sharded: the same bytes are sent, and less memory is needed.
     shardsState: (name) => zero > 0 || name.startsWith(accumulatedName("")),
     shardsParameters: zero === 3,
     dispatcher: dispatcherOf(options),

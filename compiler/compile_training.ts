@@ -1,4 +1,4 @@
-/** From the graph of a model to the plan of a step of training it. */
+/** Compiles the graph of a model to the plan of a training step. */
 
 import { withPartProgram } from "../spec/plan/part_program.ts";
 import type { Plan } from "../spec/plan/plan.ts";
@@ -16,21 +16,21 @@ import {
 export interface CompileTrainingOptions
   extends CompileOptions, Omit<TrainStepOptions, "masters"> {
   /**
-   * What all parameters are stored as. Those in 16 bits have f32 masters, states that the optimizer updates and that
-   * whoever loads the plan must write (`adamw.master.NAME`). Default: 16 bits where `weights` says so, else f32.
+   * Storage dtype of all parameters. 16-bit parameters have f32 master weights: states that the optimizer updates and
+   * that the loader of the plan must initialize (`adamw.master.NAME`). Default: 16 bits if `weights` says so, else f32.
    */
   readonly dtype?: TrainedDType;
-  /** Outputs, as far as there are such, of a second program, `validate`: it has the inputs of the model and changes no parameter. */
+  /** Outputs of a second program, `validate`, if they exist. It has the inputs of the model and writes no parameter. */
   readonly validate?: readonly string[];
 }
 
-/** The program of a training's plan that measures and does not train. */
+/** The validation program of a training plan. */
 export const VALIDATE = "validate";
 
-/** The program for all batches of a step but the last, where gradients are added up over several. */
+/** The program for all micro-batches of a step except the last. */
 export const ACCUMULATE = "accumulate";
 
-/** As `compileTraining`, of a graph that was traced for training and whose lambdas have been lowered. */
+/** `compileTraining` for a graph that was traced for training and whose lambdas have been lowered. */
 export function compileTrainingLowered(
   graph: Graph,
   scalars: Scalars,

@@ -1,8 +1,8 @@
-/** Scalars: the user's lambdas in kernel terms. Holds after it: every `map` has a scalar function. */
+/** Scalars: lowers the user's lambdas to kernel expressions. Postcondition: every `map` has a scalar function. */
 
 import type { Graph, Lambda, ScalarFunction } from "./graph/graph.ts";
 
-/** Lower the lambdas of a graph. Reads source files, so the machinery is loaded only when there are any. */
+/** Lowers the lambdas of a graph. Reads source files, so it loads TypeScript only if there are lambdas. */
 export async function lowerScalars(
   graph: Graph,
 ): Promise<Map<Lambda, ScalarFunction>> {

@@ -1,17 +1,17 @@
 /**
- * Source positions as a plan has them: of files of this package relative to it, of others relative to the folder that
- * holds them all. A plan says nothing of where the machine that made it keeps them.
+ * Source positions in a plan: relative to the package for its files, and to the common folder for others. A plan does
+ * not reveal the folders of the machine that compiled it.
  */
 
 import { ownFile } from "../spec/call_site.ts";
 import type { Span } from "../spec/errors.ts";
 
-/** The folder of the package, with a slash at its end. */
+/** The folder of the package, with a trailing slash. */
 function packageFolder(): string {
   return ownFile().replace(/(spec|chunks)[/\\][^/\\]*$/, "");
 }
 
-/** The folders of a path that all paths share. */
+/** The common folders of all paths. */
 function sharedFolder(files: readonly string[]): string {
   const [first = "", ...others] = files.map((file) =>
     file.split(/(?<=[/\\])/).slice(0, -1)
@@ -27,7 +27,10 @@ function sharedFolder(files: readonly string[]): string {
 /** `/a/b.ts`, `C:\a\b.ts`, `file:///a/b.ts` */
 const WHOLE = /^([/\\]|[A-Za-z]+:)/;
 
-/** The same steps or nodes, with names of source files that hold on any machine. Those that do already are kept. */
+/**
+ * The same steps or nodes, with machine-independent names of source files. Names that are already independent are
+ * unchanged.
+ */
 export function withSourceNames<T extends { readonly span?: Span }>(
   steps: readonly T[],
 ): T[] {

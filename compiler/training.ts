@@ -1,4 +1,4 @@
-/** A training, declared: a model, what to make smaller, by which rule, and on what. The engine executes it. */
+/** Declaration of a training: a model, its loss, an optimizer and data. The engine executes it. */
 
 import { ModelError } from "../spec/errors.ts";
 import { isModel, type Model } from "./dsl/model.ts";
@@ -20,7 +20,7 @@ export function adamw(options: Omit<AdamW, "kind"> = {}): AdamW {
 }
 
 /**
- * Gradient descent with momentum.
+ * SGD with momentum.
  *
  * @example
  * ```ts
@@ -32,15 +32,15 @@ export function sgd(options: Omit<Sgd, "kind"> = {}): Sgd {
   return { kind: "sgd", ...options };
 }
 
-/** The learning rate over the steps: up in a line, then down along a cosine. */
+/** Learning rate schedule: linear warmup, then cosine decay. */
 export interface Schedule {
-  /** The highest rate. */
+  /** The peak rate. */
   readonly rate: number;
-  /** Steps until it is reached; default 0. */
+  /** Warmup steps. Default: 0. */
   readonly warmup?: number;
-  /** The step from which on the rate is lowest; absent: it stays the highest. */
+  /** The step at which the rate reaches its minimum. Absent: the rate stays at its peak. */
   readonly decay?: number;
-  /** The lowest rate after that, as a share of the highest; default 0.1. */
+  /** The minimum rate as a fraction of the peak. Default: 0.1. */
   readonly floor?: number;
 }
 
@@ -65,7 +65,7 @@ export function rateAt(
   return rate * (floor + (1 - floor) * share);
 }
 
-/** Tensors that a model reads in one step, whole and row-major, by the names of its inputs. */
+/** Input tensors of a model for one step, global and row-major, by input name. */
 export interface Batch {
   readonly [input: string]: {
     readonly dtype: "f32" | "i32" | "u32";
@@ -74,25 +74,25 @@ export interface Batch {
   };
 }
 
-/** The batch of a step, counted from 1. Same step, same batch: a training that was stopped goes on with the next one. */
+/** The batch of a step, counted from 1. It must be deterministic: a resumed training continues with the next batch. */
 export type Batches = (step: number) => Batch;
 
-/** Options of `train`. `Name` are the names of what the model returns. */
+/** Options of `train`. `Name`: names of the model's outputs. */
 export interface TrainingOptions<Name extends string = string> {
-  /** The output to make smaller, a number. Default: `loss`. */
+  /** The output to minimize, a scalar. Default: `loss`. */
   readonly loss?: NoInfer<Name>;
   readonly optimizer: Optimizer;
   readonly schedule: Schedule;
-  /** Gradients are scaled down together where their norm is larger; default: not. */
+  /** Maximum norm of all gradients, for clipping. Default: no clipping. */
   readonly clipNorm?: number;
-  /** Batches of a step, whose gradients are added up, each by its share of all labels that count; default: 1. */
+  /** Micro-batches per step. Gradients are accumulated, weighted by the fraction of counted labels. Default: 1. */
   readonly accumulate?: number;
-  /** By how much the selection biases of routers follow the load of experts in each step; default: they stay. */
+  /** Step size of routers' selection biases. Default: biases are constant. */
   readonly biasUpdate?: number;
-  /** What all parameters are stored as, with f32 masters beside those in 16 bits. Default: f32. */
+  /** Storage dtype of all parameters; 16-bit parameters have f32 master weights. Default: f32. */
   readonly dtype?: TrainedDType;
   readonly data: Batches;
-  /** Batches that are not trained on, by which the loss is measured; as many as `validationBatches`. */
+  /** Validation batches, `validationBatches` of them. They are not trained on. */
   readonly validation?: Batches;
   /** Default: 1. */
   readonly validationBatches?: number;
@@ -100,29 +100,29 @@ export interface TrainingOptions<Name extends string = string> {
   readonly mesh?: { readonly [axis: string]: number };
   /** Tensor axes over mesh axes. Default: experts over `ep`, tokens over all. */
   readonly place?: Placement;
-  /** Same seed, same initial weights; default 0. */
+  /** Seed of the initial weights. Default: 0. */
   readonly seed?: number;
-  /** Standard deviation of matrices before the first step; default 0.02. */
+  /** Standard deviation of initial matrices. Default: 0.02. */
   readonly deviation?: number;
 }
 
-/** A training as it was declared. */
+/** A declared training. */
 export interface Training extends TrainingOptions {
   readonly model: Model;
 }
 
 const TRAININGS = new WeakSet<object>();
 
-/** Whether a value was made by `train`. */
+/** Whether a value is the result of `train`. */
 export function isTraining(value: unknown): value is Training {
   return typeof value === "object" && value !== null && TRAININGS.has(value);
 }
 
 /**
- * Declare the training of a model. Nothing is computed: `switchyard train FILE.ts` executes what the file exports, as
- * does `runTraining` of the engine.
+ * Declares the training of a model. Computes nothing: `switchyard train FILE.ts` and `runTraining` of the engine
+ * execute an exported training.
  *
- * Throws ModelError where the first argument is no model.
+ * Throws ModelError if the first argument is not a model.
  *
  * @example
  * ```ts

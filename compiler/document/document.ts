@@ -1,4 +1,7 @@
-/** The document of a model: what a plan is compiled from, as JSON. It holds no program text, so it may be untrusted input. */
+/**
+ * The document of a model: the source of a plan, as JSON. It contains no program text, so untrusted documents can be
+ * read.
+ */
 
 import type { Collective } from "../graph/collectives.ts";
 import type { DType } from "../../spec/dtype.ts";
@@ -14,7 +17,7 @@ import type {
 } from "../graph/graph.ts";
 import type { TuningTable } from "../tuning/table.ts";
 
-/** Primitives that the language makes. Others are made of them: by differentiation, by placement, and by expansion. */
+/** Primitives of the language. Differentiation, placement and expansion create the others. */
 export type ModelPrimitive = Exclude<
   Primitive,
   | Collective
@@ -24,29 +27,29 @@ export type ModelPrimitive = Exclude<
   | "combineTranspose"
 >;
 
-/** Parameters as a document has them: of a scalar function, what it was lowered to. */
+/** Parameters in a document. Scalar functions are stored lowered. */
 export type DocumentParams<P extends ModelPrimitive = ModelPrimitive> =
   P extends "map" ? { readonly op: string; readonly fn: ScalarFunction }
     : PrimitiveParams[P];
 
-/** A node. Its operands are so many nodes before it. */
+/** A node. Operands are offsets to earlier nodes. */
 export interface NodeDocument {
   readonly primitive: ModelPrimitive;
   readonly inputs: readonly number[];
   readonly params: DocumentParams;
-  /** The type that it is declared with; the others have what their rule says. */
+  /** Declared type. Other nodes have the type of their rule. */
   readonly given?: { readonly axes: readonly string[]; readonly dtype: DType };
   readonly span?: Span;
-  /** The block that it is written in. */
+  /** Block of the node. */
   readonly block?: string;
 }
 
-/** Options of `compile`, without functions. */
+/** Options of `compile` without functions. */
 export interface DocumentOptions extends Omit<CompileOptions, "tuning"> {
   readonly tuning?: TuningTable;
 }
 
-/** What a step of training has besides. */
+/** Additional options of a training step. */
 export type DocumentTraining = Omit<
   CompileTrainingOptions,
   keyof CompileOptions
@@ -54,11 +57,11 @@ export type DocumentTraining = Omit<
 
 /** The document. */
 export interface ModelDocument {
-  /** The axes that the model declares. */
+  /** Axes declared by the model. */
   readonly axes: { readonly [name: string]: AxisSize };
-  /** Every node that is needed, operands before users; what repeats is written once. */
+  /** All nodes, operands before users, with repeats. */
   readonly nodes: readonly unknown[];
-  /** What the model returns, by name: indices of nodes. */
+  /** Outputs of the model by name: indices of nodes. */
   readonly returns: readonly {
     readonly name: string;
     readonly node: number;
@@ -68,7 +71,7 @@ export interface ModelDocument {
   readonly training?: DocumentTraining;
 }
 
-/** Nodes that are declared with a type. */
+/** Nodes with a declared type. */
 export const GIVEN: ReadonlySet<Primitive> = new Set<Primitive>([
   ...["input", "param", "state", "transpose", "cast", "scatterAdd"] as const,
 ]);

@@ -1,10 +1,10 @@
-/** What of a document does not fit its schema. Bundled programs have this as scripts/validators.mjs writes it. */
+/** Schema errors of a document. scripts/validators.mjs generates this for bundled programs. */
 
 import { holdsOf } from "../../spec/document/hold.ts";
 import { documentSchema, nodesSchema } from "./schema.ts";
 
-/** Of a document, whose nodes may repeat. */
+/** Errors of a document, whose nodes may contain repeats. */
 export const documentErrors = holdsOf(documentSchema);
 
-/** Of its nodes, repeats expanded. */
+/** Errors of its nodes, with repeats expanded. */
 export const nodesErrors = holdsOf(nodesSchema);

@@ -1,4 +1,4 @@
-/** Documents of models: what a plan is compiled from, so that whoever is given a plan can compile it again. */
+/** Documents of models: a plan includes its source, so that any reader can compile it again. */
 
 export { compileDocument } from "./read.ts";
 export { modelDocument } from "./write.ts";

@@ -1,4 +1,4 @@
-/** From a document, which may be untrusted, back to a model; and from there to its plan. */
+/** Reads a document, which may be untrusted, to a model, and compiles it. */
 
 import { PlanError } from "../../spec/errors.ts";
 import type { Holds } from "../../spec/document/hold.ts";
@@ -14,8 +14,8 @@ import type { ModelDocument, NodeDocument } from "./document.ts";
 import { documentErrors, nodesErrors } from "./document_validator.ts";
 
 /**
- * Compile what a document says. Everything in it is checked as if it were written in the language: only its form is
- * believed before. Throws PlanError where it has none, and what `compile` throws.
+ * Compiles a document. Only its form is trusted: nodes are checked as if they were written in the language. Throws
+ * PlanError for a wrong form, and the errors of `compile`.
  */
 export function compileDocument(
   document: { readonly [field: string]: unknown },
@@ -48,7 +48,7 @@ export function compileDocument(
     : compileLowered(trace(model), LOWERED, options);
 }
 
-/** Documents have the scalar functions themselves. */
+/** Documents contain lowered scalar functions. */
 const LOWERED: Scalars = new Map();
 
 function hold(value: unknown, holds: Holds): void {
@@ -61,16 +61,16 @@ function hold(value: unknown, holds: Holds): void {
   );
 }
 
-/** Kernels have the operand of each of these twice, and all of them in a row at most so often. */
+/** Kernels contain the operand of each rotation twice. This is the maximum number of consecutive rotations. */
 const MAX_ROPES = 4;
 
-/** Primitives that are computed within the kernel of what uses them. */
+/** Primitives that are computed in the kernel of their user. */
 const INLINE: ReadonlySet<Primitive> = new Set<Primitive>([
   ...["map", "rope", "cast", "rename", "split", "merge"] as const,
   ...["slice", "dilate", "concat", "transpose", "embedding"] as const,
 ]);
 
-/** Refuse rotations of rotations, whose kernels grow twofold with each. */
+/** Rejects nested rotations, which double the size of kernels. */
 function checkRopes(nodes: readonly Node[]): void {
   const depths = new Map<Node, number>();
   for (const node of nodes) {
@@ -124,7 +124,7 @@ function paramsOf(params: NodeDocument["params"]): PrimitiveParams[Primitive] {
   return { op, lambda: { js: unknown, span: undefined, lowered: fn } };
 }
 
-/** A document has no JavaScript. */
+/** A document has no JavaScript functions. */
 function unknown(): never {
   throw new PlanError("Cannot evaluate a scalar function of a document");
 }

@@ -1,4 +1,4 @@
-/** What a document of a model may hold: its form, and a largest value of every number that takes time or memory to compile. */
+/** Schema of documents: their form, and the maximum of every number that costs compile time or memory. */
 
 import { ACTIVATIONS } from "../../spec/activations.ts";
 import {
@@ -18,13 +18,13 @@ import { PACKED_DTYPES } from "../../spec/packed.ts";
 import { STRATEGY_ENTRIES } from "../../spec/strategies.ts";
 import { GIVEN, type ModelPrimitive } from "./document.ts";
 
-/** Nodes of a document, at most: the largest published models have a tenth. */
+/** Maximum number of nodes of a document. The largest published models have a tenth. */
 export const MAX_NODES = 1 << 16;
 
-/** Choices of a token, and lists of a few things, at most. */
+/** Maximum number of choices of a token, and length of short lists. */
 const FEW = 64;
 
-/** Rows, columns and lanes of a tile, at most. */
+/** Maximum rows, columns and lanes of a tile. */
 const MAX_TILE = 64;
 
 const text: Schema = { type: "string", maxLength: 1 << 10 };
@@ -109,7 +109,7 @@ const PARAMS: { readonly [P in ModelPrimitive]: Schema } = {
   param: closed({ name: text }, { stack: axis }),
   state: closed({ name: text }),
   map: closed({ op: text, fn }),
-  // Only placement says how many segments a sum has.
+  // Only placement sets the number of segments.
   dot: closed({ over: axes }),
   reduce: closed({ kind: oneOf("sum", "max", "mean"), over: axis }),
   reduceSum: closed({ over: axes }),
@@ -122,7 +122,7 @@ const PARAMS: { readonly [P in ModelPrimitive]: Schema } = {
     positions: length,
   }),
   embedding: closed({ over: axis }),
-  // What a rank has is a part of the sum in gradients only.
+  // Only gradients have partial sums on a rank.
   scatterAdd: closed({ over: axis, replicated: yes }),
   rename: closed({ from: axis, to: axis }),
   split: closed({ axis, into: axes }),
@@ -194,7 +194,7 @@ function nodeOf(primitive: ModelPrimitive): Schema {
   }, { span, block });
 }
 
-/** A list of nodes, with its repeats expanded. */
+/** A list of nodes, with repeats expanded. */
 export const nodesSchema: Schema = {
   ...list(
     union(
@@ -288,7 +288,7 @@ const training = closed({
   validate: list(text, 1 << 10),
 });
 
-/** A document, whose nodes have a schema of their own. */
+/** A document. Nodes have a separate schema. */
 export const documentSchema: Schema = closed({
   axes: {
     ...record(closed({ size: upTo(MAX_AXIS, 1), dynamic: flag })),

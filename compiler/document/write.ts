@@ -1,4 +1,4 @@
-/** From a model and how it is compiled to their document. */
+/** Writes the document of a model and its compiler options. */
 
 import { invariant } from "../../spec/errors.ts";
 import { findRepeats } from "../../spec/document/find_repeats.ts";
@@ -18,16 +18,16 @@ import {
   type NodeDocument,
 } from "./document.ts";
 
-/** How the model of a document is compiled. */
+/** Options of the compilation. */
 export interface DocumentedOptions {
   readonly options?: CompileOptions;
-  /** The plan is of a step of training. */
+  /** Set for the plan of a training step. */
   readonly training?: DocumentTraining;
 }
 
 /**
- * The document of a model. Reads source files where the model has lambdas. Throws ModelError and LowerError as `compile`
- * does for mistakes in the model.
+ * The document of a model. Reads source files if the model has lambdas. Throws ModelError and LowerError like
+ * `compile`.
  */
 export async function modelDocument(
   model: Traceable,
@@ -79,7 +79,7 @@ function nodeDocument(
   };
 }
 
-/** Options that a document can hold, of weights only those that the model has. */
+/** The options that a document can contain, with only those weights that the model has. */
 function documentOptions(
   { nodes }: Graph,
   { tuning, weights, pages, ...rest }: CompileOptions,
@@ -107,7 +107,7 @@ function documentOptions(
   });
 }
 
-/** An object without the fields that are undefined, as JSON has it. */
+/** Removes undefined fields, as JSON does. */
 function defined<T extends object>(fields: T): T {
   return Object.fromEntries(
     Object.entries(fields).filter(([, value]) => value !== undefined),

@@ -1,14 +1,14 @@
-/** The editor's side of tracing: asks a process of its own, of which nothing can stop or slow the editor. */
+/** The editor's side of tracing: sends requests to a separate process, which cannot block or slow the editor. */
 
 import { type ChildProcess, spawn } from "node:child_process";
 import process from "node:process";
 import { isDeepStrictEqual } from "node:util";
 import type { TraceAnswer, TraceRequest } from "./tracer.ts";
 
-/** Files that a process traces before another one takes its place: it keeps what it has loaded. */
+/** Number of traced files after which the process is restarted, because it never unloads modules. */
 const FILES = 300;
 
-/** What was found of a file, and the texts that it was found of. */
+/** Results for a file, and the texts that they belong to. */
 export interface Found extends Omit<TraceAnswer, "id"> {
   readonly texts: ReadonlyMap<string, string>;
 }
@@ -18,13 +18,13 @@ export type Asked = Omit<TraceRequest, "id" | "texts"> & {
   readonly texts: ReadonlyMap<string, string>;
 };
 
-/** How files are traced. */
+/** Options of tracing. */
 export interface TraceOptions {
   /** The path of the compiled `tracer.ts`. */
   readonly program: string;
-  /** Seconds after which a file is thought to hang. */
+  /** Seconds until a file counts as hanging. */
   readonly seconds: number;
-  /** Called when there is something new. */
+  /** Called when there are new results. */
   onFound(): void;
 }
 
@@ -42,12 +42,12 @@ export class TraceClient {
     this.#options = options;
   }
 
-  /** What is known of all files that were traced, which may be of texts that were changed since. */
+  /** Results of all traced files. Their texts may have changed since. */
   get found(): Iterable<Found> {
     return this.#found.values();
   }
 
-  /** Trace a file, unless that was done with these texts. */
+  /** Traces a file unless its texts have not changed. */
   ask(asked: Asked): void {
     const { path, texts } = asked;
     const before = this.#running?.asked.path === path
@@ -59,7 +59,7 @@ export class TraceClient {
     this.#next();
   }
 
-  /** End the process. */
+  /** Terminates the process. */
   close(): void {
     clearTimeout(this.#timer);
     this.#child?.kill();
@@ -103,7 +103,7 @@ export class TraceClient {
     child.unref();
     child.channel?.unref();
     child.on("message", (answer: TraceAnswer) => this.#answer(answer));
-    // A process that ends, or cannot be started, leaves a file without an answer.
+    // If the process exits or cannot be started, a file has no answer.
     const ended = (): void => {
       if (this.#child !== child) return;
       this.#child = undefined;

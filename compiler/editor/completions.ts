@@ -1,23 +1,23 @@
-/** Names of axes, where a string of axes is written: `"token |"` offers those of the model that it has not yet. */
+/** Completions of axis names in strings of axes: `"token |"` offers the remaining axes of the model. */
 
 import { nameOf } from "../source/call_at.ts";
 import { nodeAt } from "../source/causes.ts";
 import type { CheckedFile } from "../source/mistakes.ts";
 import type { ts } from "../source/typescript.ts";
 
-/** What could stand there. */
+/** Candidates at a position. */
 export interface AxisCompletions {
-  /** The axes of the model, or of a block and what is around it. */
+  /** The axes of the model, or of a block and its enclosing scopes. */
   readonly axes: readonly string[];
   readonly names: readonly string[];
-  /** What the string is so far. */
+  /** The typed text of the string. */
   readonly typed: string;
-  /** Where the word begins that is completed, and its length. */
+  /** Start and length of the completed word. */
   readonly start: number;
   readonly length: number;
 }
 
-/** The axes that could stand at a position, or undefined where none can. */
+/** The axes that can be completed at a position, or undefined. */
 export function axisCompletions(
   place: CheckedFile,
   position: number,
@@ -53,8 +53,8 @@ export function axisCompletions(
 }
 
 /**
- * The names to offer, where TypeScript offers `entries`: where those are axes too, only those, of one axis that is meant;
- * none, where they are other words, such as dtypes. Sentences and what is typed so far are types, and nothing to offer.
+ * The names to offer in addition to TypeScript's `entries`. If these are axes, only the entries for one axis; none if
+ * they are other words, such as dtypes. Entries that are error sentences or the typed text are ignored.
  */
 export function chosenNames(
   { axes, names, typed }: AxisCompletions,
@@ -71,7 +71,7 @@ export function chosenNames(
     : undefined;
 }
 
-/** In the name of a parameter an axis stands in braces: `experts.{expert}.up`. */
+/** Parameter names contain axes in braces: `experts.{expert}.up`. */
 function inBraces(
   axes: readonly string[],
   before: string,
@@ -90,7 +90,7 @@ function inBraces(
   };
 }
 
-/** The axes of the scope that a call is of, or is in. */
+/** The axes of the scope on which a call is made, or which encloses it. */
 function axesAround(
   place: CheckedFile,
   call: ts.CallExpression,

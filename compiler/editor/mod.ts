@@ -1,6 +1,7 @@
 /**
- * `switchyard-moe/editor`: a plugin of TypeScript's language service. It shows what `check` says while a model is written,
- * what values are under a mesh, and names of axes to choose from. It never throws: where it fails, the editor shows what it would without.
+ * `switchyard-moe/editor`: a plugin of TypeScript's language service. It shows the errors of `check` while a model is
+ * edited, the values under a mesh, and completions of axis names. It never throws: on failure, the editor shows its
+ * usual results.
  */
 
 import { fileURLToPath } from "node:url";
@@ -19,20 +20,20 @@ import { importedTexts, isModelFile, packageFolder } from "./model_files.ts";
 import { valueAt } from "./value_at.ts";
 import type { ShownMesh } from "./values.ts";
 
-/** What tsconfig.json may say beside the plugin's name. */
+/** Options of the plugin in tsconfig.json. */
 export interface EditorOptions extends ShownMesh {
-  /** Whether model files are run, in a process of their own, to find what types do not show. Default: true. */
+  /** Whether model files are executed, in a separate process, to find mistakes beyond types. Default: true. */
   readonly trace?: boolean;
-  /** Seconds after which a file that is run is thought to hang. Default: 10. */
+  /** Seconds until an executed file counts as hanging. Default: 10. */
   readonly seconds?: number;
 }
 
-/** The number of a mistake that has none of TypeScript's. */
+/** Error number of mistakes without a TypeScript number. */
 const CODE = 9900;
 
 const TRACER = fileURLToPath(new URL("tracer.js", import.meta.url));
 
-/** What TypeScript's server calls. `tracer`: the compiled program of `tracer.ts`. */
+/** Entry point for TypeScript's server. `tracer`: the compiled program of `tracer.ts`. */
 export function init(
   { typescript }: { readonly typescript: TypeScript },
   tracer: string = TRACER,
@@ -53,7 +54,7 @@ function decorate(
     onFound: () => info.project.refreshDiagnostics(),
   });
 
-  /** A file of a model, and TypeScript's program that it is in. */
+  /** A model file, and its TypeScript program. */
   function open(name: string): CheckedFile | undefined {
     const program = service.getProgram();
     const file = program?.getSourceFile(name);
@@ -149,7 +150,7 @@ function decorate(
   return Object.assign({ ...service }, ours);
 }
 
-/** What `make` gives, or `said` where it fails. */
+/** The result of `make`, or `said` on failure. */
 function guarded<T>(
   ts: TypeScript,
   info: ts.server.PluginCreateInfo,
@@ -165,7 +166,7 @@ function guarded<T>(
   }
 }
 
-/** What was found in a file, in lines that have not changed since. */
+/** The results for a file, in lines that have not changed since. */
 function mistakesIn(
   file: ts.SourceFile,
   { mistakes, texts }: Found,

@@ -1,9 +1,9 @@
-/** Which files of a program are models, and what they are made of. */
+/** Finds the model files of a program and their imports. */
 
 import { dirname } from "node:path";
 import type { ts, TypeScript } from "../source/typescript.ts";
 
-/** What a file imports from: literals, as they are written. */
+/** Import specifiers of a file, as written. */
 function imports(ts: TypeScript, file: ts.SourceFile): ts.StringLiteral[] {
   return file.statements.flatMap((statement) =>
     (ts.isImportDeclaration(statement) || ts.isExportDeclaration(statement)) &&
@@ -14,13 +14,13 @@ function imports(ts: TypeScript, file: ts.SourceFile): ts.StringLiteral[] {
   );
 }
 
-/** Whether a file is written in the language. */
+/** Whether a file uses the language. */
 export function isModelFile(ts: TypeScript, file: ts.SourceFile): boolean {
   return !file.isDeclarationFile &&
     imports(ts, file).some(({ text }) => /^switchyard-moe(\/|$)/.test(text));
 }
 
-/** The folder that this package's types are in, ending with a slash. */
+/** The folder with this package's types, ending with a slash. */
 export function packageFolder(
   ts: TypeScript,
   program: ts.Program,
@@ -36,7 +36,7 @@ export function packageFolder(
   return /^(.*\/dist\/)/.exec(path)?.[1] ?? `${dirname(path)}/`;
 }
 
-/** The texts of a file and of what it imports by relative paths, as the editor has them. */
+/** The texts of a file and of its relative imports, as the editor has them. */
 export function importedTexts(
   ts: TypeScript,
   program: ts.Program,

@@ -1,18 +1,18 @@
-/** The process that traces model files for an editor: it runs what users write, so that the editor's own process does not. */
+/** The process that traces model files for an editor. It executes user code in place of the editor's process. */
 
 import process from "node:process";
 import { loadUnsaved } from "../source/load.ts";
 import { type TracedMistake, traceFile } from "../source/traced.ts";
 import { type ShownMesh, type ShownValue, shownValues } from "./values.ts";
 
-/** What is asked for: a file, the texts of it and of what it imports, and a mesh. */
+/** Request: a file, its text and those of its imports, and a mesh. */
 export interface TraceRequest extends ShownMesh {
   readonly id: number;
   readonly path: string;
   readonly texts: readonly (readonly [path: string, text: string])[];
 }
 
-/** What running a file showed. */
+/** Result of executing a file. */
 export interface TraceAnswer {
   readonly id: number;
   readonly mistakes: readonly TracedMistake[];

@@ -1,4 +1,4 @@
-/** The value that a name means, at a position of a model file. */
+/** The value of a name at a position of a model file. */
 
 import { nameOf } from "../source/call_at.ts";
 import { declarationsOf, nodeAt } from "../source/causes.ts";
@@ -6,7 +6,7 @@ import type { CheckedFile } from "../source/mistakes.ts";
 import type { ts, TypeScript } from "../source/typescript.ts";
 import type { Found } from "./client.ts";
 
-/** What is known of the value at a position: that of the call whose name stands there, or of the variable. */
+/** The value at a position: that of the call with this name, or of the variable. */
 export function valueAt(
   { ts, program, file }: CheckedFile,
   position: number,
@@ -33,7 +33,7 @@ export function valueAt(
   return undefined;
 }
 
-/** The name itself, where it is what a call calls. */
+/** The name at a position, if it is the callee of a call. */
 function calledName(
   ts: TypeScript,
   node: ts.Identifier,
@@ -45,7 +45,7 @@ function calledName(
     : undefined;
 }
 
-/** The name of the call that gives a variable its value. */
+/** The callee that computes the value of a variable. */
 function madeBy(
   ts: TypeScript,
   checker: ts.TypeChecker,

@@ -1,4 +1,4 @@
-/** What an editor shows of the values of a model: axes, sizes, bytes, and how a mesh shards them. */
+/** Values of a model in an editor: axes, sizes, bytes, and their sharding on a mesh. */
 
 import {
   axisFacts,
@@ -16,22 +16,22 @@ import { localAxis } from "../sharding/local_axes.ts";
 import { pathOf } from "../source/frame.ts";
 import type { TracedModel } from "../source/traced.ts";
 
-/** The value that a call makes. */
+/** The value of a call. */
 export interface ShownValue {
   readonly file: string;
   readonly line: number;
   readonly column: number;
-  /** One line for the value, and one for the mesh. */
+  /** One line for the value and one for the mesh. */
   readonly text: string;
 }
 
-/** A mesh, and what is placed on it, as `compile` takes them. */
+/** A mesh and a placement, as in `compile`. */
 export interface ShownMesh {
   readonly mesh?: { readonly [meshAxis: string]: number };
   readonly place?: Placement;
 }
 
-/** The values of a model, the last that was made at each place. */
+/** The values of a model, the last one for each call site. */
 export function shownValues(
   { made, graph }: TracedModel,
   options: ShownMesh,
@@ -69,7 +69,7 @@ function bytesText({ dtype }: Node, sizes: readonly number[]): string {
   return sizeText(elements * STORED_BYTES[storedDType(dtype)]);
 }
 
-/** What a mesh makes of values, as a line for each: `ep=4: expert/ep slot embed, at most 2.0 MiB a rank`. */
+/** Shardings of values on a mesh, one per line: `ep=4: expert/ep slot embed, at most 2.0 MiB a rank`. */
 function shardedText(
   graph: TracedGraph<string>,
   { mesh = {}, place }: ShownMesh,
@@ -89,7 +89,7 @@ function shardedText(
       if (!same) return "";
       const sharding = same.sharding ?? REPLICATED;
       const text = `${title}: ${formatSharding(node.axes, sharding)}`;
-      // How many rows an expert gets is known at run time only.
+      // The number of rows of an expert is dynamic.
       if (node.axes.some((axis) => !graph.axes[axis])) return text;
       const locals = node.axes.map((axis) =>
         localAxis(facts, axis, overOf(sharding, axis))
@@ -99,7 +99,7 @@ function shardedText(
       return `${text}, ${most}${bytes} a rank`;
     };
   } catch (error) {
-    // A mesh that does not go with a model is reported where a value is shown; it is no mistake of the file.
+    // A mesh that does not fit the model is reported next to the value; it is not a mistake in the file.
     const why = error instanceof Error ? error.message : String(error);
     return () => `${title}: ${why}`;
   }

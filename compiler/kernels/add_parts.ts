@@ -1,4 +1,4 @@
-/** Parts of sums, one from each rank of a group, added as a balanced binary tree in the order of ranks. */
+/** Adds the terms of the ranks of a group as a balanced binary tree in rank order. */
 
 import { addAsTree } from "../../spec/numerics.ts";
 import type { Expr, Hole, Kernel, KernelText } from "./kernel.ts";
@@ -7,18 +7,18 @@ import type { ResultOptions } from "./reduce.ts";
 import { registers } from "../../spec/kernel/registers.ts";
 import { sumTree } from "./pieces/sum_tree.ts";
 
-/** Elements that are each a sum of parts. The grid is `elementwiseGrid(count)`. */
+/** Elements that are sums of terms. The grid is `elementwiseGrid(count)`. */
 export interface AddPartsOptions extends ResultOptions {
-  /** How many parts of each: the ranks of a group. */
+  /** Number of terms: the ranks of the group. */
   readonly parts: number;
-  /** The part of result i from a rank of the group. */
+  /** The term of result i from a rank of the group. */
   load(i: Expr, rank: Expr): Expr;
 }
 
-/** Parts up to which their sum is one expression; those of more ranks are added in a loop. */
+/** Maximum number of terms in one expression; more are added in a loop. */
 const ONE_EXPRESSION = 8;
 
-/** For every i, the parts load(i, 0), load(i, 1), … added as a tree. */
+/** For every i, adds load(i, 0), load(i, 1), … as a tree. */
 export function addParts(o: AddPartsOptions): Kernel {
   return elementwise({
     ...o,

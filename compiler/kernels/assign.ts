@@ -1,6 +1,6 @@
 /**
- * Gives every routed token its row in the send buffer, and counts the rows for each expert: a counting sort in which every
- * lane takes consecutive choices. `spec/kernels.md` explains it line by line.
+ * Assigns each choice its row in the send buffer, and counts rows per expert: a counting sort in which every lane
+ * processes consecutive choices. `spec/kernels.md` explains it line by line.
  */
 
 import { pick } from "../../spec/kernel/pick.ts";
@@ -9,7 +9,7 @@ import { bindings, kernelOf, local, SHARED_WORDS, wgsl } from "./kernel.ts";
 import { lanesFor, laneShare, scanCells } from "./pieces/counting_sort.ts";
 import { listTiles } from "./pieces/list_tiles.ts";
 
-/** The send row of a choice that was dropped. */
+/** The send row of a dropped choice. */
 export const DROPPED = 0xffffffff;
 
 /** An assignment. Its grid is one workgroup. */
@@ -19,13 +19,22 @@ export interface AssignOptions {
   readonly k: number;
   readonly tokens: Expr;
   readonly dropping: boolean;
-  /** Experts splits[p] to splits[p + 1] are those of group rank p: choices of others are dropped. Default: none are. */
+  /**
+   * Experts splits[p] to splits[p + 1] are those of group rank p; other choices are dropped. Default: no choice is
+   * dropped.
+   */
   readonly splits?: readonly number[];
-  /** Send order is not the order of expert numbers. */
+  /** Send order differs from the order of expert numbers. */
   readonly ordered: boolean;
-  /** Tokens are sent once to each unit, an owner of experts or a chunk of one: experts units[u] to units[u + 1] are of unit u. */
+  /**
+   * Deduplicated tokens are sent once to each unit, an owner of experts or a chunk of it: experts units[u] to units[u +
+   * 1] belong to unit u.
+   */
   readonly units?: readonly number[];
-  /** Rows stay on this rank, which has all experts: tokens and experts of rows are listed at once, and tiles of so many rows. */
+  /**
+   * Rows stay on this rank, which has all experts: tokens and experts of rows, and tiles of this many rows, are listed
+   * at once.
+   */
   readonly grouped?: { readonly tileRows: number };
 }
 
@@ -64,18 +73,18 @@ export function assign(o: AssignOptions): Kernel {
       index: "i32 [token, k]",
       // -1: the choice is dropped.
       slot: "i32 [token, k]",
-      // Where each expert is in send order.
+      // Index of each expert in send order.
       order: "u32 [expert]",
       groupRank: "u32 [1]",
     }, {
-      // Behind those of experts, the tokens for each unit.
+      // After the counts of experts, the number of tokens for each unit.
       counts: "u32 [expert, then unit]",
       sendRow: "u32 [token, k]",
       // The row in which a token is sent to the unit of this choice: at its first choice there, else DROPPED.
       tokenRow: "u32 [token, k]",
-      // Of the choice of a send row, its token among those sent to the same unit.
+      // For the choice of a send row, the index of its token within the unit.
       places: "u32 [row]",
-      // What `regroup` writes, where rows stay.
+      // Output of `regroup`, if rows are local.
       tiles: "u32 [1 + 3 * tile bound]",
       tokenOf: "u32 [row]",
       expertOf: "u32 [row]",
@@ -90,17 +99,17 @@ export function assign(o: AssignOptions): Kernel {
       ${o.splits && localExperts(o.splits)}
       ${laneShare(wgsl`choices`, lanes, o.units && k)}
 
-      // How many choices of this lane fall on each expert.
+      // Number of this lane's choices per expert.
       for (var e = 0u; e < ${experts}; e++) { cells[lane * ${experts} + e] = 0; }
       ${eachChoice(o, counted)}
       workgroupBarrier();
 
-      // For each expert: how many choices earlier lanes have.
+      // For each expert: the number of choices of earlier lanes.
       ${scan}
       ${sent?.scan}
       workgroupBarrier();
 
-      // Across experts: each lane adds up to its own cells.
+      // Across experts: each lane adds to its own cells.
       var start = 0u;
       for (var e = 0u; e < ${experts}; e++) {
         let cell = lane * ${experts} + e;
@@ -108,15 +117,15 @@ export function assign(o: AssignOptions): Kernel {
         start += experts[e];
       }
 
-      // Each choice takes the next row of its cell.
+      // Each choice gets the next row of its cell.
       ${eachChoice(o, numbered, dropped)}
       ${o.grouped && tilesOf(experts, lanes, o.grouped)}`,
   });
 }
 
 /**
- * Where tokens are sent once to each unit: a choice is counted if no choice of its token before it goes to its unit, and its
- * token is numbered behind those of earlier units.
+ * Deduplication: a choice is counted if no earlier choice of its token goes to its unit. Its token is numbered after
+ * those of earlier units.
  */
 function tokensSent(
   o: AssignOptions,
@@ -170,7 +179,7 @@ function tokensSent(
       } else {
         tokenRow[a] = ${DROPPED};
       }
-      // The last of the unit so far is this token.
+      // This token is the last of the unit so far.
       places[next] = reached[cell] - 1;`,
   };
 }
@@ -184,7 +193,7 @@ function indexOf(
   return ordered ? wgsl`order[${expert}]` : expert;
 }
 
-/** The tiles of all experts, and how many rows there are. */
+/** The tiles of all experts, and the number of rows. */
 function tilesOf(
   experts: number,
   lanes: number,
@@ -214,7 +223,7 @@ function localExperts(splits: readonly number[]): KernelText {
     let end = ${pick(splits.slice(1), ME)};`;
 }
 
-/** For each of this lane's choices `a`: `kept`, with its `expert`, or `dropped`. */
+/** For each of this lane's choices `a`: executes `kept`, with its `expert`, or `dropped`. */
 function eachChoice(
   o: AssignOptions,
   kept: KernelText,

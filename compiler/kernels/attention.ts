@@ -1,9 +1,9 @@
 /**
- * Causal attention over a cache, a block of 32 keys at a time: the running softmax of Milakov and Gimelshein ("Online
- * normalizer calculation for softmax", 2018), as in FlashAttention. A workgroup computes one query, or several that load
- * keys and values once: heads of a token that read the same heads of keys (decode), and such heads of several tokens of
- * one sequence (prefill). For scores, lane j takes key j of the block; for sums, lane d takes dimension d of the values.
- * `spec/kernels.md` explains it line by line.
+ * Causal attention over a cache, one block of 32 keys at a time: the running softmax of Milakov and Gimelshein ("Online
+ * normalizer calculation for softmax", 2018), as in FlashAttention. A workgroup computes one query, or several that
+ * share loads of keys and values: heads of a token with the same key head (decode), and such heads of several tokens of
+ * one sequence (prefill). For scores, lane j processes key j of the block; for sums, lane d processes dimension d of
+ * the values. `spec/kernels.md` explains it line by line.
  */
 
 import { type HalfDType, isHalf } from "../../spec/dtype.ts";
@@ -28,15 +28,15 @@ export interface AttentionOptions extends QueryShape, Seen, CacheShape {
   readonly name: string;
   /** Values are the first elements of the keys; there is no binding `values`. */
   readonly shared?: boolean;
-  /** Each head has the score of one more key, without a value: the first block of the sum. */
+  /** Each head has a sink: the score of an additional key without a value, the first block of the sum. */
   readonly sinks?: boolean;
-  /** What the cache is stored as; in 16 bits, two elements to a word, `keys` and `values` are u32. Default: f32. */
+  /** Storage dtype of the cache. In 16 bits, two elements share a word, and `keys` and `values` are u32. Default: f32. */
   readonly stored?: "f32" | HalfDType;
   readonly scale: number;
   readonly tokens: Expr;
 }
 
-/** Describe attention. A head's result depends on nothing but its query and the keys up to its position. */
+/** Creates the attention kernel. The result of a head depends only on its query and the keys up to its position. */
 export function attention(o: AttentionOptions): Kernel {
   const tile = queryTile(o);
   const room = tile.heads * tile.tokens * KEY_BLOCK;
@@ -44,7 +44,7 @@ export function attention(o: AttentionOptions): Kernel {
   return kernelOf({
     name: o.name,
     workgroupSize: KEY_BLOCK,
-    // In pages, caches begin with [page, within].
+    // Paged caches start with [page, within].
     bindings: bindings({
       q: "f32 [token, head, dim]",
       keys: `${cached} [sequence, context, kvHead, dim]`,
@@ -66,7 +66,7 @@ export function attention(o: AttentionOptions): Kernel {
   });
 }
 
-/** As many tokens of one sequence together; others, one after the other. */
+/** Processes this many tokens of one sequence together, and other tokens one after another. */
 function together(o: AttentionOptions, tile: QueryTile): KernelText {
   const all = attend(o, "first_token", tile);
   if (tile.tokens === 1) return all;
@@ -86,22 +86,22 @@ function together(o: AttentionOptions, tile: QueryTile): KernelText {
     }`;
 }
 
-/** Queries of one workgroup: register `top[t][h]` is that of head h of token t. */
+/** Queries of one workgroup. Register `top[t][h]` belongs to head h of token t. */
 interface Queries extends QueryTile {
   readonly o: AttentionOptions;
   readonly cache: Cache;
   /** The first token's index. */
   readonly token: string;
-  /** The iterations of loops over all queries. */
+  /** Iterations of loops over all queries. */
   readonly each: KernelText;
-  /** Elements of a value, in parts of 32, of which each lane has one: see `DIMENSION`. */
+  /** Elements of a value, in parts of 32 with one element per lane: see `DIMENSION`. */
   readonly width: number;
   readonly parts: number;
-  /** The first position that token t sees, where that is not always 0. */
+  /** The first position that token t attends to, if it is not always 0. */
   readonly firstSeen: KernelText | undefined;
 }
 
-/** The heads of tokens of one sequence, from `token` on. */
+/** The heads of tokens of one sequence, starting with `token`. */
 function attend(
   o: AttentionOptions,
   token: string,
@@ -173,7 +173,7 @@ function countSelected(token: string, selected: number): KernelText {
     }`;
 }
 
-/** Of each token, the keys that it sees; of each query, where it begins, and its running maximum and sums. */
+/** For each token, the range of visible keys; for each query, its offset, and its running maximum and sums. */
 function begin(
   { o, token, heads, tokens, each, firstSeen, parts }: Queries,
 ): KernelText {
@@ -195,8 +195,8 @@ function begin(
 }
 
 /**
- * What words of two elements are stored as, where a lane uses both: keys two by two, and values of neighbouring dimensions. Other
- * lanes load a word for each element.
+ * Storage dtype of words whose two elements a lane uses: keys in pairs, and values of adjacent dimensions. Other lanes
+ * load one word per element.
  */
 function pairsOf(
   { stored = "f32", dim, valueDim = dim }: AttentionOptions,
@@ -237,7 +237,7 @@ function scores(of: Queries): KernelText {
     : wgsl`min(start + lane, ${ofTokens("max", "end", of)} - 1)`;
   const vector = of.cache.vectorOf(wgsl`key`);
   return wgsl`
-    // Lanes beyond the last key score what is there, and nobody looks at it.
+    // Lanes after the last key compute unused scores.
     let key = ${key};
     let key_at = (${vector}) * ${pairs ? o.dim / 2 : o.dim};
     ${dot}
@@ -247,17 +247,20 @@ function scores(of: Queries): KernelText {
     }`;
 }
 
-/** Where the scores and weights of a query begin in workgroup memory. */
+/** Offset of the scores and weights of a query in workgroup memory. */
 function placeOf({ heads }: Queries): KernelText {
   return wgsl`(t * ${heads} + h) * ${KEY_BLOCK}`;
 }
 
-/** Lane j weights key j: exp(score - the largest score of the block). A token sees keys low to high - 1 of the block. */
+/**
+ * Lane j weights key j: exp(score - the maximum score of the block). A token attends to keys low to high - 1 of the
+ * block.
+ */
 function weights(of: Queries): KernelText {
   const { tokens, each, firstSeen } = of;
   const place = placeOf(of);
   const first = firstSeen ? wgsl`max(start, first[t]) - start` : wgsl`0u`;
-  // A block that one of several tokens does not see has no keys for it: low is not below high.
+  // A block that is completely masked for one of several tokens has low >= high for it.
   const many = tokens > 1;
   const low = many && firstSeen ? wgsl`min(${first}, ${KEY_BLOCK})` : first;
   const end = many ? wgsl`max(end[t], start)` : wgsl`end[t]`;
@@ -273,7 +276,7 @@ function weights(of: Queries): KernelText {
       let low[t] = ${low};
       let high[t] = min(${end} - start, ${KEY_BLOCK});
     }
-    // The keys that all tokens see.
+    // The keys visible to all tokens.
     let shared_low = ${ofTokens("max", "low", of)};
     let shared_high = ${ofTokens("min", "high", of)};
     @unroll (${each}) { var block_top[t][h] = scores[${begin} + ${place}]; }
@@ -287,7 +290,7 @@ function weights(of: Queries): KernelText {
     }`;
 }
 
-/** Lane d sums its dimensions of the block's values, times their weights; and every lane the weights. */
+/** Lane d sums its dimensions of the block's weighted values; every lane sums the weights. */
 function blockSums(of: Queries): KernelText {
   const { o, tokens, each, width, parts } = of;
   const { stored = "f32" } = o;
@@ -316,7 +319,7 @@ function blockSums(of: Queries): KernelText {
       loadStored(values, stored, local("element[c]", "u32"))
     };
       }`;
-  // Not a weight of 0 where it is not seen: 0 times infinity is no 0.
+  // A weight of 0 would be wrong for masked keys: 0 times infinity is not 0.
   const added = (of: "all" | "some", sum: string, more: KernelText) =>
     of === "all"
       ? wgsl`${sum} = ${more};`
@@ -354,13 +357,13 @@ function blockSums(of: Queries): KernelText {
 /** The dimension of a lane in part c. */
 const DIMENSION = wgsl`lane + c * ${KEY_BLOCK}`;
 
-/** The same where parts 2n and 2n + 1 of a lane are neighbours. */
+/** The same, with parts 2n and 2n + 1 of a lane adjacent. */
 const PAIRED_DIMENSION = wgsl`lane * 2 + (c / 2 * ${2 * KEY_BLOCK} + c % 2)`;
 
 /**
- * The running softmax takes a block in: what was summed before is scaled to the new maximum. Sums start at 0 with the
- * lowest finite maximum, so that the first block's scale is exactly 1 and the old one's 0; or as if a sink's block,
- * exp(sink - sink) and no value, had come first.
+ * Merges a block into the running softmax: previous sums are scaled to the new maximum. Sums start at 0 with the lowest
+ * finite maximum, so that the scale of the first block is exactly 1 and the old scale 0; or as if a sink's block,
+ * exp(sink - sink) and no value, had been first.
  */
 function mergeBlock({ tokens, each, parts }: Queries): KernelText {
   const merged = wgsl`
@@ -389,7 +392,7 @@ function results({ o, each, width, parts }: Queries): KernelText {
   return wgsl`@unroll (${each}) { @unroll (c < ${parts}) { ${inside} } }`;
 }
 
-/** The smallest or the largest of a variable of all tokens. */
+/** The minimum or maximum of a variable over all tokens. */
 function ofTokens(
   pick: "min" | "max",
   name: string,

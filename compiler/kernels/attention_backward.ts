@@ -1,7 +1,7 @@
 /**
- * The derivative of attention, without its matrix of weights: they are computed again from queries, keys and the logarithm
- * of their sum, as in FlashAttention (Dao et al., 2022). A query's cotangent sums over the keys that it sees, a key's and a
- * value's over the queries of this run that see them.
+ * The gradient of attention without its weight matrix: weights are recomputed from queries, keys and log-sum-exp, as in
+ * FlashAttention (Dao et al., 2022). The cotangent of a query sums over its visible keys, those of keys and values over
+ * the queries of this run that attend to them.
  */
 
 import type { Expr, Hole, Kernel, KernelText } from "./kernel.ts";
@@ -11,7 +11,7 @@ import { LOWEST } from "./pieces/numbers.ts";
 import type { Seen } from "../../spec/pages.ts";
 import { firstSeenText } from "./pieces/seen_keys.ts";
 
-/** What attention it is. */
+/** Options of the gradient of attention. */
 export interface BackwardOptions extends Seen {
   readonly name: string;
   readonly heads: number;
@@ -29,8 +29,8 @@ export interface BackwardOptions extends Seen {
 }
 
 /**
- * y[token, head] = log(sum of exp(score)), with the score of a sink if there is one, as a running softmax: `top` is the
- * maximum so far, `sum` the sum of exponentials less it. Its grid is `elementwiseGrid(tokens * heads)`.
+ * y[token, head] = log(sum of exp(score)), including a sink, as a running softmax: `top` is the running maximum, `sum`
+ * the sum of exponentials relative to it. Its grid is `elementwiseGrid(tokens * heads)`.
  */
 export function attentionSum(o: BackwardOptions): Kernel {
   const { heads, sinks } = o;
@@ -62,7 +62,10 @@ export function attentionSum(o: BackwardOptions): Kernel {
   });
 }
 
-/** The cotangent of queries, `y` f32 [token, head, dim]: slope * key of each. Its grid is `elementwiseGrid(tokens * heads)`. */
+/**
+ * The cotangent of queries, `y` f32 [token, head, dim]: the sum of slope * key. Its grid is `elementwiseGrid(tokens *
+ * heads)`.
+ */
 export function queryGrad(o: BackwardOptions): Kernel {
   const query = {
     position: wgsl`u32(place[token]) % ${o.context}`,
@@ -86,13 +89,13 @@ export function queryGrad(o: BackwardOptions): Kernel {
 }
 
 /**
- * The cotangent of the keys or values that the tokens of this run wrote, `y` f32 in the layout of the cache. Entries that
- * no token wrote are left as they are. Its grid is `elementwiseGrid(tokens * kvHeads)`.
+ * The cotangent of the keys or values that the tokens of this run wrote, `y` f32 in the layout of the cache. Other
+ * entries are not written. Its grid is `elementwiseGrid(tokens * kvHeads)`.
  */
 export function keyGrad(o: BackwardOptions, of: "keys" | "values"): Kernel {
   const length = of === "keys" ? o.dim : o.valueDim;
   const group = o.heads / o.kvHeads;
-  // What a query adds to element e: slope * query of a key, weight * dy of a value, both where a key is a value too.
+  // The term of a query for element e: slope * query for a key, weight * dy for a value, both if a key is also a value.
   const added = (factor: string, row: KernelText, count: number) =>
     wgsl`@unroll (e < ${count}) { sum[e] = fma(${factor}, ${row}, sum[e]); }`;
   const ofKeys = added("slope", wgsl`q[q_at + e * ${o.heads}]`, length);
@@ -132,20 +135,20 @@ export function keyGrad(o: BackwardOptions, of: "keys" | "values"): Kernel {
   });
 }
 
-/** Heads are innermost, so that invocations side by side read what is side by side. */
+/** Heads are innermost, so that adjacent invocations read adjacent elements. */
 const CACHE = {
   q: "f32 [token, dim, head]",
   keys: "f32 [sequence, context, dim, kvHead]",
 } as const;
 
-/** Bindings of the cotangents' kernels. */
+/** Bindings of the gradient kernels. */
 const GRAD_BINDINGS = bindings({
   ...CACHE,
   values: "f32 [sequence, context, valueDim, kvHead]",
   // Sequence * context + position.
   place: "i32 [token]",
   dy: "f32 [token, valueDim, head]",
-  // The logarithms of sums, then the products of cotangents and results.
+  // The log-sum-exps, then the products of cotangents and results.
   statistics: "f32 [token, head, 2]",
   selected: "i32 [token, selected]",
 }, { y: "f32" });
@@ -161,7 +164,7 @@ function score({ dim, heads, kvHeads, scale }: BackwardOptions): KernelText {
     let score = dot * ${scale};`;
 }
 
-/** `weight`, of the softmax, and where the cotangent of the query's result begins. */
+/** `weight` of the softmax, and the offset of the cotangent of the query's result. */
 function weight({ heads, valueDim }: BackwardOptions): KernelText {
   return wgsl`
     let statistic = (token * ${heads} + head) * 2;
@@ -169,7 +172,7 @@ function weight({ heads, valueDim }: BackwardOptions): KernelText {
     let dy_at = token * ${valueDim * heads} + head;`;
 }
 
-/** `slope`: what the loss changes by with the score: weight * (dy · value - dy · y) * scale. */
+/** `slope`: the derivative of the loss by the score: weight * (dy · value - dy · y) * scale. */
 function slope(o: BackwardOptions): KernelText {
   const { heads, kvHeads, valueDim } = o;
   const [values, length] = o.shared
@@ -183,7 +186,7 @@ function slope(o: BackwardOptions): KernelText {
     let slope = weight * (change - statistics[statistic + 1]) * ${o.scale};`;
 }
 
-/** For the query of `query`, which is of `token` and `head`, and each key of `entry` and `kv` that it sees: `then`. */
+/** Executes `then` for the query `query` of `token` and `head`, and each visible key of `entry` and `kv`. */
 function eachKey(
   o: BackwardOptions,
   query: { readonly position: Hole; readonly sequence: Hole },
@@ -230,7 +233,7 @@ function isSelected(
     }`;
 }
 
-/** The place after the last one, sequence * context + position, from which `entry` is seen. */
+/** The index after the last one, sequence * context + position, from which `entry` is visible. */
 function seenUntil({ context, window, chunk }: BackwardOptions): KernelText {
   const ofWindow = wgsl`entry + ${window}`;
   const ofChunk = wgsl`entry + (${chunk} - entry % ${context} % ${chunk})`;

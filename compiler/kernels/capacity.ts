@@ -1,11 +1,11 @@
-/** What a capacity has besides its slots, an invocation for each token: marks of choices, and weights after dropping. */
+/** Kernels of capacity besides slots, one invocation per token: masks of choices, and weights after dropping. */
 
 import type { RoutingRule } from "../graph/graph.ts";
 import type { Expr, Kernel } from "./kernel.ts";
 import { bindings, elementwise, wgsl } from "./kernel.ts";
 import { divisorOf } from "./router.ts";
 
-/** Parameters of all kernels of a capacity. The grids of those here are `elementwiseGrid(tokens)`. */
+/** Parameters of all capacity kernels. The grids of those here are `elementwiseGrid(tokens)`. */
 export interface CapacityOptions {
   readonly name: string;
   readonly experts: number;
@@ -13,13 +13,13 @@ export interface CapacityOptions {
   readonly tokens: Expr;
 }
 
-/** Where routing groups are: contiguous ones of a length, or as an i32 says, when tokens are ordered by it. */
+/** Routing groups: contiguous ones of a length, or given by an i32 tensor that orders the tokens. */
 export type GroupsBy = Expr | "tensor";
 
-/** Which choice each token has of each expert: `mark` is the choice plus 1, or 0; `slot` becomes -1. */
+/** The choice of each token for each expert: `mark` is the choice plus 1, or 0; `slot` is initialized to -1. */
 export function mark(o: CapacityOptions & { masked: boolean }): Kernel {
   const k = o.rule.topK;
-  // From the last choice to the first: of an expert that is given twice, the first counts.
+  // From the last choice to the first: of a repeated expert, the first choice counts.
   const marked = wgsl`
     for (var n = 0u; n < ${k}; n++) {
       let j = ${k - 1} - n;
@@ -39,7 +39,7 @@ export function mark(o: CapacityOptions & { masked: boolean }): Kernel {
   });
 }
 
-/** Weights after dropping: those of choices without a slot are 0, and the others are divided by what is left of their sum. */
+/** Weights after dropping: 0 for choices without a slot; the others are divided by their remaining sum. */
 export function keep({ name, rule, tokens }: CapacityOptions): Kernel {
   const k = rule.topK;
   const left = wgsl`
@@ -70,16 +70,16 @@ export function keep({ name, rule, tokens }: CapacityOptions): Kernel {
   });
 }
 
-/** How often each token chose each expert, which losses and statistics of a router sum. */
+/** Masks of the experts chosen by each token, for losses and statistics of a router. */
 export interface MarksOptions extends CapacityOptions {
-  /** How many of the choices count. */
+  /** Number of counted choices. */
   readonly choices: number;
-  /** What dropped choices count as: nothing, expert 0, or as the others do. */
+  /** Counting of dropped choices: not at all, for expert 0, or like other choices. */
   readonly dropped: "nothing" | "expert 0" | "others";
   readonly masked: boolean;
 }
 
-/** 1 where a token chose an expert, else 0; for choices that are given, how often. */
+/** 1 if a token chose an expert, else 0; for given choices, their number. */
 export function marks(o: MarksOptions): Kernel {
   const k = o.rule.topK;
   const kept = wgsl`slot[i * ${k} + j] >= 0`;

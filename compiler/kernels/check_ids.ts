@@ -1,4 +1,4 @@
-/** Checks of a routing: the id of every choice is sent as its row is, there and back, and compared. */
+/** Checks of a routing: sends the id of every choice with its row, there and back, and compares. */
 
 import type { Expr, Kernel } from "./kernel.ts";
 import { bindings, elementwise, kernelOf, wgsl } from "./kernel.ts";
@@ -9,11 +9,11 @@ const LANES = 64;
 
 const CHOICES = { sendRow: "u32 [token, k]", groupRank: "u32 [1]" } as const;
 
-/** Ids: groupRank * maxChoices + the number of the choice, which no other choice of the group has. */
+/** Ids: groupRank * maxChoices + index of the choice, unique in the group. */
 export interface CheckIdsOptions {
   readonly k: number;
   readonly tokens: Expr;
-  /** Choices of a rank, at most. */
+  /** Maximum number of choices of a rank. */
   readonly maxChoices: number;
 }
 
@@ -29,7 +29,7 @@ export function sendIds({ tokens, k, maxChoices }: CheckIdsOptions): Kernel {
   });
 }
 
-/** wrong[0] = how many choices i have another id than theirs at ids[sendRow[i]]. One workgroup. */
+/** wrong[0] = the number of choices i whose id differs from ids[sendRow[i]]. One workgroup. */
 export function compareIds({ tokens, k, maxChoices }: CheckIdsOptions): Kernel {
   return kernelOf({
     name: "compare_ids",

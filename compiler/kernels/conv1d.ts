@@ -1,10 +1,12 @@
-/** Causal depthwise convolution: a lane has a channel, and takes the tokens of a block of sequences one after another. */
+/**
+ * Causal depthwise convolution: a lane processes one channel and the tokens of a block of sequences one after another.
+ */
 
 import type { Expr, Grid, Kernel } from "./kernel.ts";
 import { bindings, foldGrid, GROUP_XZ, kernelOf, wgsl } from "./kernel.ts";
 import { eachRun, sequenceBlocks, type Sequences } from "./pieces/sequences.ts";
 
-/** Channels of a workgroup. */
+/** Channels per workgroup. */
 const LANES = 64;
 
 /** A convolution. Its grid is `conv1dGrid`. */
@@ -12,19 +14,19 @@ export interface Conv1dOptions extends Sequences {
   readonly name: string;
   readonly tokens: Expr;
   readonly channels: number;
-  /** Taps of a channel. */
+  /** Taps per channel. */
   readonly width: number;
 }
 
-/** One workgroup for each group of channels, in each block of sequences. */
+/** One workgroup per group of channels and block of sequences. */
 export function conv1dGrid(o: Conv1dOptions): Grid {
   const [x, z] = foldGrid(Math.ceil(o.channels / LANES));
   return [x, sequenceBlocks(o), z];
 }
 
 /**
- * y[token, channel] = sum of weight[channel, tap] * the channel's input width - 1 - tap tokens before, in the order of taps;
- * the state has the inputs before the first token of a run.
+ * y[token, channel] = sum of weight[channel, tap] * the channel's input width - 1 - tap tokens earlier, in the order of
+ * taps; the state contains the inputs before the first token of a run.
  */
 export function conv1d(o: Conv1dOptions): Kernel {
   const { channels, width } = o;

@@ -1,4 +1,4 @@
-/** Products of rows summed for each expert in tiles of registers: the gradient of a grouped matmul's weights. */
+/** Register-tiled products of rows, summed per expert: the gradient of a grouped matmul's weights. */
 
 import type {
   Binding,
@@ -23,22 +23,22 @@ import { blockedSum } from "./pieces/blocked_sum.ts";
 import { range } from "./pieces/numbers.ts";
 import { registers } from "../../spec/kernel/registers.ts";
 
-/** A result [expert, row, column]: of each expert, the sum over its grouped rows of left[row] times right[column]. */
+/** A result [expert, row, column]: for each expert, the sum over its grouped rows of left[row] times right[column]. */
 export interface ExpertOuterOptions {
   readonly name: string;
-  /** Experts that a rank has at most, and those of this one. */
+  /** Maximum number of experts on a rank, and the number on this one. */
   readonly experts: number;
   readonly localExperts: Expr;
   readonly rows: number;
   readonly columns: number;
   readonly tile: MatmulTile;
   readonly bindings: readonly Binding[];
-  /** The first of the grouped rows of an expert, and the one after the last. */
+  /** The first grouped row of an expert, and the end. */
   range(expert: Expr): readonly [from: Expr, to: Expr];
-  /** What a grouped row has for a row or column of the result. */
+  /** The value of a grouped row for a row or column of the result. */
   left(row: Expr, grouped: Expr): Expr;
   right(column: Expr, grouped: Expr): Expr;
-  /** Statements, behind those that the expressions in them need first. */
+  /** Statements, preceded by those that their expressions need. */
   block(make: () => readonly KernelText[]): Statements;
   epilogue(
     at: { readonly expert: Expr; readonly row: Expr; readonly column: Expr },
@@ -52,7 +52,7 @@ function tilesDown({ rows, tile }: Shape): number {
   return Math.ceil(rows / tile.rows);
 }
 
-/** The grid: tiles of all experts, one after another, in x and z, columns in y. */
+/** The grid: tiles of all experts, consecutively, in x and z; columns in y. */
 export function expertOuterGrid(o: Shape): Grid {
   const { columns, lanes } = o.tile;
   const [x, z] = foldGrid(o.experts * tilesDown(o)) as [number, number];
@@ -61,7 +61,7 @@ export function expertOuterGrid(o: Shape): Grid {
 
 const [EXPERT, GROUPED] = [local("expert", "u32"), local("grouped", "u32")];
 
-/** Each invocation has a tile of the result; sums are in grouped order, in the blocks of every sum. */
+/** Each invocation computes a tile of the result. Sums are in grouped order, in the blocks of every sum. */
 export function expertOuter(o: ExpertOuterOptions): Kernel {
   const [rows, columns] = [range(o.tile.rows), range(o.tile.columns)];
   const { lanes } = o.tile;
@@ -94,12 +94,12 @@ export function expertOuter(o: ExpertOuterOptions): Kernel {
       let expert = (${GROUP_XZ}) / ${down};
       if (expert < ${o.localExperts}) {
         let first = (${GROUP_XZ}) % ${down} * ${rows.length};
-        // Beyond the last row the last one is read, and nothing written; so with columns.
+        // After the last row, the last row is read again and not written; the same holds for columns.
         @unroll (r < ${rows.length}) {
           let row[r] = first + r;
           let left[r] = min(row[r], ${o.rows - 1});
         }
-        // Lanes have columns side by side, so that what they load is side by side.
+        // Adjacent lanes have adjacent columns, so that their loads are coalesced.
         let lane_column = group.y * ${columns.length * lanes} + lane;
         @unroll (c < ${columns.length}) {
           let column[c] = lane_column + c * ${lanes};
@@ -118,7 +118,7 @@ export function expertOuter(o: ExpertOuterOptions): Kernel {
 }
 
 /**
- * Where the rows of each local expert start, in grouped order: how many rows are of experts before it. Its grid is
+ * The first grouped row of each local expert: the number of rows of earlier experts. Its grid is
  * `elementwiseGrid(experts + 1)`.
  */
 export function rowStarts(name: string, experts: number): Kernel {

@@ -1,4 +1,4 @@
-/** What kernels are written with: text, trees, putting one together, launch grids, dynamic lengths. */
+/** Common parts of kernels: text, trees, construction, launch grids, dynamic lengths. */
 
 export { local } from "../../spec/kernel/build.ts";
 export * from "../../spec/kernel/elementwise.ts";

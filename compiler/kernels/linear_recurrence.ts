@@ -1,8 +1,8 @@
 /**
- * A linear recurrence over tokens. A workgroup has some columns of a head's matrix, a lane each, and takes all tokens of a
- * block of sequences, one after another: columns never meet, so bits do not depend on how tokens are cut into runs. While
- * a sequence's tokens follow each other its columns are in workgroup memory, and each token is one pass over them: the
- * update, the result, and then the decay and the read of the key of the next token.
+ * A linear recurrence over tokens. A workgroup processes some columns of a head's matrix, one per lane, and all tokens
+ * of a block of sequences, one after another. Columns are independent, so bits do not depend on how tokens are divided
+ * into runs. For consecutive tokens of a sequence, its columns are in workgroup memory, and each token is one pass over
+ * them: update, result, then the decay and key product of the next token.
  */
 
 import { EXACT } from "../../spec/numerics.ts";
@@ -11,17 +11,17 @@ import type { Expr, Grid, Kernel, KernelText } from "./kernel.ts";
 import { bindings, kernelOf, wgsl } from "./kernel.ts";
 import { eachRun, sequenceBlocks, type Sequences } from "./pieces/sequences.ts";
 
-/** Operands of a recurrence for each token. */
+/** Operands of a recurrence per token. */
 export type RecurrenceOperand = "query" | "keys" | "values" | "decay" | "rate";
 
 /** A recurrence. Its grid is `recurrenceGrid`. */
 export interface RecurrenceOptions extends Sequences {
   readonly name: string;
-  /** "seen" and "erase": of `linearScan`, which see. */
+  /** "seen" and "erase": see `linearScan`. */
   readonly rule: "delta" | "add" | "seen" | "erase";
-  /** Sequences go on from a state, and leave one; else every one begins in the run. */
+  /** Whether sequences continue from a state and write one. Otherwise every sequence starts in the run. */
   readonly stateful: boolean;
-  /** The decay is one of each key element; else of the head. */
+  /** Whether the decay is per key element instead of per head. */
   readonly perKey: boolean;
   readonly tokens: Expr;
   readonly heads: number;
@@ -31,14 +31,14 @@ export interface RecurrenceOptions extends Sequences {
     readonly key: number;
     readonly value: number;
   };
-  /** The binding of each operand: operands in one buffer have one. */
+  /** The binding of each operand. Operands in one buffer share a binding. */
   readonly names: { readonly [O in RecurrenceOperand]: string };
-  /** Elements of a key, and of a value. */
+  /** Elements of a key and of a value. */
   readonly dim: number;
   readonly valueDim: number;
 }
 
-/** Columns of a workgroup: as many as fit into its memory, and as there are. */
+/** Columns per workgroup: as many as fit into workgroup memory. */
 function lanesOf({ dim, valueDim }: RecurrenceOptions): number {
   let lanes = 32;
   while (lanes > 1 && (lanes * dim > SHARED_WORDS || lanes / 2 >= valueDim)) {
@@ -47,13 +47,13 @@ function lanesOf({ dim, valueDim }: RecurrenceOptions): number {
   return lanes;
 }
 
-/** One workgroup for each group of columns, in each block of sequences. */
+/** One workgroup per group of columns and block of sequences. */
 export function recurrenceGrid(o: RecurrenceOptions): Grid {
   const tiles = Math.ceil(o.valueDim / lanesOf(o));
   return [o.heads * tiles, sequenceBlocks(o), 1];
 }
 
-/** Describe a recurrence. */
+/** Creates the kernel of a recurrence. */
 export function linearRecurrence(o: RecurrenceOptions): Kernel {
   const { dim, valueDim, heads, stateful } = o;
   const lanes = lanesOf(o);
@@ -77,7 +77,7 @@ export function linearRecurrence(o: RecurrenceOptions): Kernel {
       var<workgroup> cells: array<f32, ${dim * lanes}>;
       let head = group.x / ${tiles};
       let column = group.x % ${tiles} * ${lanes} + lane;
-      // What the state has for the key of the token at hand.
+      // The value of the state for the key of the current token.
       var seen = 0.0;
       if (column < ${valueDim}) {
         ${
@@ -109,14 +109,14 @@ export function linearRecurrence(o: RecurrenceOptions): Kernel {
   });
 }
 
-/** Where a token's matrix begins, in the column at hand. */
+/** Offset of a token's matrix in the current column. */
 function matrixAt({ heads, dim, valueDim }: RecurrenceOptions): KernelText {
   return wgsl`((u32(sequence[t]) * ${heads} + head) * ${
     dim * valueDim
   } + column)`;
 }
 
-/** Where a token's query or key begins. */
+/** Offset of a token's query or key. */
 function rowOf(
   { heads, dim, of }: RecurrenceOptions,
   operand: "query" | "key",
@@ -126,7 +126,7 @@ function rowOf(
   return wgsl`(${t} * ${own} + head / ${heads / own}) * ${dim}`;
 }
 
-/** The columns of a sequence's state, after the decay of its token; what they have for its key. */
+/** Loads the columns of a sequence's state, applies the decay of its token, and computes their value for its key. */
 function beginState(o: RecurrenceOptions, lanes: number): KernelText {
   const { dim, valueDim } = o;
   return wgsl`
@@ -145,7 +145,7 @@ function beginState(o: RecurrenceOptions, lanes: number): KernelText {
   }`;
 }
 
-/** A token's update and result, and in the same pass the decay of the next one and what there is for its key. */
+/** Update and result of a token, and in the same pass the decay and key product of the next one. */
 function update(o: RecurrenceOptions, lanes: number): KernelText {
   const { rule } = o;
   const rest = rule === "add" ? wgsl`value` : wgsl`(value - seen)`;
@@ -179,7 +179,7 @@ function update(o: RecurrenceOptions, lanes: number): KernelText {
     y[at * ${o.valueDim} + column] = result;`;
 }
 
-/** What a token adds, then what there is for its key, which is erased; and the decay of the next one. */
+/** The update of a token, then the erased value for its key, and the decay of the next one. */
 function erase(o: RecurrenceOptions, lanes: number): KernelText {
   return wgsl`
     seen = 0.0;
@@ -202,7 +202,7 @@ function erase(o: RecurrenceOptions, lanes: number): KernelText {
   }`;
 }
 
-/** Where the decays of a token's head begin. */
+/** Offset of the decays of a token's head. */
 function factorAt({ heads, dim, perKey }: RecurrenceOptions, t: string) {
   return wgsl`(${t} * ${heads} + head) * ${perKey ? dim : 1}`;
 }
@@ -215,7 +215,7 @@ function decayAt(
   return perKey ? wgsl`${first} + ${i}` : first;
 }
 
-/** A pass over the rows of the columns, with sums in blocks as the contract has them. */
+/** A pass over the rows of the columns, with sums in the blocks of the contract. */
 function eachRow(
   dim: number,
   sums: readonly string[],

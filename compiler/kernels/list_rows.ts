@@ -1,24 +1,24 @@
-/** Deduplicated dispatch, where ranks add up rows before they return them: for each token, the received rows of its choices. */
+/** Pre-summing with deduplicated dispatch: lists, for each token, the received rows of its choices. */
 
 import { pick } from "../../spec/kernel/pick.ts";
 import type { Expr, Kernel } from "./kernel.ts";
 import { bindings, elementwise, local, wgsl } from "./kernel.ts";
 import { DROPPED } from "./assign.ts";
 
-/** The rows of each token that is sent once. Its grid is `elementwiseGrid(tokens * k)`. */
+/** The rows of each deduplicated token. Its grid is `elementwiseGrid(tokens * k)`. */
 export interface ListRowsOptions {
   readonly name: string;
-  /** Experts splits[u] to splits[u + 1] belong to unit u: an owner, or a chunk of one. */
+  /** Experts splits[u] to splits[u + 1] belong to unit u: an owner or a chunk of it. */
   readonly splits: readonly number[];
   readonly k: number;
   readonly tokens: Expr;
-  /** Choices of a token for one unit, at most. */
+  /** Maximum number of choices of a token for one unit. */
   readonly maxChoices: number;
 }
 
 const [U, UNIT] = [local("u", "u32"), local("unit", "u32")];
 
-/** rows[tokenRow[t, j]] = the received rows of the choices of t from j on that go to the unit of j. */
+/** rows[tokenRow[t, j]] = the received rows of the choices of t, from j on, that go to the unit of j. */
 export function listRows(o: ListRowsOptions): Kernel {
   const { k, maxChoices, splits } = o;
   const [starts, ends] = [splits.slice(0, -1), splits.slice(1)];
@@ -32,13 +32,13 @@ export function listRows(o: ListRowsOptions): Kernel {
       tokenRow: "u32 [token, k]",
       counts: "u32 [group rank, expert, then unit]",
       groupRank: "u32 [1]",
-      // Where the rows of its choices are received, DROPPED behind the last, then the bits of their weights.
+      // The received rows of its choices, DROPPED after the last, then the bits of their weights.
     }, { rows: "u32 [token row, 2 * maxChoices]" }),
     body: wgsl`
       let token_row = tokenRow[i];
       if (token_row != ${DROPPED}) {
         let me = groupRank[0];
-        // The unit of this choice, and the rows from \`first\` to before \`end\` that this rank sends to it.
+        // The unit of this choice, and the rows from \`first\` to \`end\` (exclusive) that this rank sends to it.
         var unit = 0u;
         var first = 0u;
         var end = 0u;
@@ -52,7 +52,7 @@ export function listRows(o: ListRowsOptions): Kernel {
             }
           }
         }
-        // They are received behind those of earlier ranks.
+        // They are received after those of earlier ranks.
         var earlier = 0u;
         let stop = ${pick(ends, UNIT)};
         for (var s = 0u; s < me; s++) {

@@ -1,8 +1,8 @@
 /**
- * Matrix multiplication by register tiling (Volkov and Demmel, "Benchmarking GPUs to tune dense linear algebra", 2008): each
- * invocation holds a tile of rows x columns of the result, so that what it loads is used for a row or a column of it. How a
- * tile is shared out, and where operands come from, differs by `MatmulTile`; the order of every sum is the contract's.
- * `spec/kernels.md` explains it line by line.
+ * Matrix multiplication by register tiling (Volkov and Demmel, "Benchmarking GPUs to tune dense linear algebra", 2008):
+ * each invocation computes a tile of rows x columns of the result, so that each loaded value is used for a row or
+ * column of it. `MatmulTile` determines how lanes share a tile and how operands are loaded; the order of every sum is
+ * that of the contract. `spec/kernels.md` explains it line by line.
  */
 
 import { invariant } from "../../spec/errors.ts";
@@ -39,12 +39,12 @@ import {
   setEach,
 } from "../../spec/kernel/registers.ts";
 
-/** A matrix multiplication with the tile that it takes, and what becomes of a result: `result<weight>` at `row`, `column`. */
+/** A matrix multiplication with its tile, and the epilogue: `result<weight>` at `row`, `column`. */
 interface Matmul extends MatmulOptions {
   readonly used: readonly Stmt[];
 }
 
-/** Describe a matrix multiplication. */
+/** Creates a matrix multiplication. */
 export function matmul(options: MatmulOptions): Kernel {
   const tile = tileTaken(options);
   const left = [options.leftRow(u("row")), options.left(u("base"), u("k"))];
@@ -84,7 +84,7 @@ export function groupedTile(tiles: string, body: KernelText): KernelText {
     }`;
 }
 
-/** The workgroup's rows, or at once those of the lane's team where teams do not wait for each other. */
+/** The workgroup's rows, or the rows of the lane's team if teams do not wait for each other. */
 function plainTile(o: Matmul, body: KernelText): KernelText {
   const first = wgsl`${GROUP_XZ} * ${matmulShape(o).rows}`;
   return wgsl`
@@ -95,27 +95,30 @@ function plainTile(o: Matmul, body: KernelText): KernelText {
     }`;
 }
 
-/** Whether teams begin at one row, as where they wait for each other or share a tile of the list: also those without rows. */
+/**
+ * Whether teams start at one row, because they wait for each other or share a tile of the list; includes teams without
+ * rows.
+ */
 function isJoint(o: Matmul): boolean {
   return isStaged(o) || blocksInRound(o, 1) > 0 ||
     teamsOf(o).teams > 1 &&
       (o.grouped !== undefined || o.tile.right === "workgroup");
 }
 
-/** The first of a team's rows among the workgroup's. */
+/** The first row of a team within the workgroup. */
 function rowOfTeam(o: Matmul): KernelText {
   return wgsl`${teamOf(o)} * ${o.tile.rows}`;
 }
 
-/** Which team a lane is of. */
+/** The team of a lane. */
 function teamOf(o: Matmul): KernelText {
   const { lanes, teams } = teamsOf(o);
   return teams === 1 ? wgsl`0u` : wgsl`lane / ${lanes}`;
 }
 
 /**
- * Tiles are often not full, above all in decoding: one row, and a quarter of a tile, have loops of their own beside that
- * for a full tile, with the same sums and less work. So has every number of rows for which teams share out k.
+ * Tiles are often partly filled, above all in decode. One row and a quarter of a tile have separate loops, with the
+ * same sums and less work; so does every number of rows for which teams split k.
  */
 function rowsOfTile(o: Matmul): KernelText {
   const { rows } = o.tile;
@@ -134,7 +137,7 @@ function rowsOfTile(o: Matmul): KernelText {
   );
 }
 
-/** The loops for fewer rows than a tile has, each with the number of its rows. */
+/** The loops for fewer rows than a tile, each with its number of rows. */
 function partsOfTile(o: Matmul): (readonly [height: number, KernelText])[] {
   const { rows, right } = o.tile;
   const quarter = isSmall(o) ? 1 : Math.floor(rows / 4);
@@ -144,18 +147,18 @@ function partsOfTile(o: Matmul): (readonly [height: number, KernelText])[] {
   }
   const all = [...new Set([...heights, rows])];
   if (right === "workgroup") {
-    // A team of its own loads weights that have columns inside as fast as all teams together.
+    // For weights with columns innermost, one team loads as fast as all teams together.
     const inRows = o.weights.every(({ inside }) => inside !== "k");
     return (inRows ? all : heights).map((n) => [n, ofFirstTeam(o, n)]);
   }
-  // Without a barrier lanes of different rows may not be at one branch.
+  // Without a barrier, lanes of different rows may be at different branches.
   return all.filter((n) => blocksInRound(o, n) > 0)
     .map((n) => [n, fewRows(o, n)]);
 }
 
 /**
- * So few rows that the first team has them all. What lasts is to load weights: where these have k inside, a column's are read
- * to their end before the next one's, as they follow each other in memory.
+ * So few rows that the first team processes all of them. Time is dominated by weight loads. With k innermost, the
+ * weights of a column are read to the end before the next column, because they are consecutive in memory.
  */
 function ofFirstTeam(o: Matmul, rows: number): KernelText {
   const apart = Number(o.k) > SUM_BLOCK &&
@@ -169,7 +172,7 @@ function ofFirstTeam(o: Matmul, rows: number): KernelText {
     }`;
 }
 
-/** Sums of a lane: those of a weight in some of the columns. */
+/** Sums of a lane for some columns of a weight. */
 interface SumsOfWeight {
   readonly weight: number;
   readonly columns: readonly number[];
@@ -180,8 +183,8 @@ function allSums({ weights, tile }: Matmul): readonly SumsOfWeight[] {
 }
 
 /**
- * `rows` rows by all columns of a lane: their sums, and what becomes of them. `joint`: every team has so many. `inOrder`: which
- * are summed together, one after the other.
+ * `rows` rows by all columns of a lane: their sums and epilogues. `joint`: every team has this many rows. `inOrder`:
+ * sums computed together, one group after another.
  */
 function rowsTimesColumns(
   o: Matmul,
@@ -223,11 +226,11 @@ function rowsTimesColumns(
   return wgsl`
     let team_first = first + ${rowOfTeam(o)};
     ${
-    // Lanes without rows have only to be there where others wait for them.
+    // Lanes without rows only participate in barriers.
     isStaged(o) ? body : wgsl`if (team_first < end) { ${body} }`}`;
 }
 
-/** As many rows for every team, by all columns of a lane, where the right operand comes from workgroup memory. */
+/** The same number of rows for every team, by all columns of a lane, with the right operand in workgroup memory. */
 function rowsByPanels(o: Matmul): KernelText {
   const { rows } = o.tile;
   const { prepare, at } = leftOf(o, {
@@ -253,7 +256,7 @@ function rowsByPanels(o: Matmul): KernelText {
   }`;
 }
 
-/** No more rows than one team holds: teams sum different blocks of k. */
+/** At most the rows of one team: teams sum different blocks of k. */
 function fewRows(o: Matmul, rows: number): KernelText {
   const blocks = equalBlocks(o);
   invariant(blocks, "teams share out equal blocks");
@@ -280,7 +283,7 @@ function fewRows(o: Matmul, rows: number): KernelText {
   }`;
 }
 
-/** What iterations of a sum add, for one index k, or for two where words hold both. */
+/** The products of one iteration of a sum, for one index k, or for two if words contain both. */
 function products(
   o: Matmul,
   left: Pick<Left, "at">,
@@ -305,7 +308,7 @@ function products(
     ${addProducts(o, rows, { prefixes, sums })}`;
 }
 
-/** sum<i>_block[r][c] = fma(a[r], b<i>[c], sum<i>_block[r][c]), weight by weight, with each of the operands' prefixes. */
+/** sum<i>_block[r][c] = fma(a[r], b<i>[c], sum<i>_block[r][c]), for each weight and each operand prefix. */
 function addProducts(
   o: Matmul,
   rows: number,
@@ -328,7 +331,7 @@ function addProducts(
   );
 }
 
-/** The sums of a lane for so many rows. */
+/** The sums of a lane for this many rows. */
 function registersOf(
   rows: number,
   sums: readonly SumsOfWeight[],
@@ -340,7 +343,7 @@ function registersOf(
   );
 }
 
-/** What becomes of the results of `rows` rows of a lane. */
+/** Epilogues of `rows` rows of a lane. */
 function finishAll(o: Matmul, rows: number): readonly Stmt[] {
   return indicesBelow(rows, o.tile.columns).map(([r, c]) =>
     finish(o, {
@@ -355,7 +358,7 @@ function isSmall({ tile }: Matmul): boolean {
   return tile.code === "small";
 }
 
-/** The same in a loop over rows that exist: drivers do not know how many, and so do not unroll it. */
+/** The same in a loop over existing rows. Drivers do not know their number and do not unroll it. */
 function finishRows(o: Matmul, rows: number): KernelText {
   const place = u("result_place");
   const sumOf = (weight: number, c: number) =>
@@ -377,7 +380,7 @@ function finishRows(o: Matmul, rows: number): KernelText {
     }`;
 }
 
-/** What becomes of the results of one place, if that is in the matrix. */
+/** Epilogue of one result, if it is in the matrix. */
 function finish(o: Matmul, { row, column, sums }: Place): Stmt {
   return whereBelow([[row, u("end")], [column, u32(o.columns)]], [
     letRegister("row", [], row),

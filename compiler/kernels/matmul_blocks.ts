@@ -1,6 +1,6 @@
 /**
- * Few rows of a matrix multiplication: teams of lanes sum different blocks of k, as in the sliced-K of CUTLASS, and block
- * sums are added in the contract's order.
+ * Few rows of a matrix multiplication: teams of lanes sum different blocks of k, as in the sliced-K of CUTLASS, and
+ * block sums are added in the order of the contract.
  */
 
 import { f32 } from "../../spec/kernel/build.ts";
@@ -19,19 +19,19 @@ import {
 } from "../../spec/kernel/registers.ts";
 import { sumTree } from "./pieces/sum_tree.ts";
 
-/** What teams sum. */
+/** Sums of teams. */
 export interface TeamSums {
   readonly rows: number;
-  /** The blocks of k, and those of each team in a round. */
+  /** The blocks of k, and the blocks per team and round. */
   readonly blocks: EqualBlocks;
   readonly each: number;
   readonly left: Left;
-  /** Adds to the blocks of the sums `sum<weight>[r][c]` at an index k. */
+  /** Adds the products at an index k to the blocks of the sums `sum<weight>[r][c]`. */
   readonly add: Statements;
   finish(place: Place): Stmt;
 }
 
-/** A place of the result: the sum of each weight there. */
+/** A result: the sum of each weight at a row and column. */
 export interface Place {
   readonly row: Expr;
   readonly column: Expr;
@@ -39,9 +39,9 @@ export interface Place {
 }
 
 /**
- * In a round every team sums its blocks and leaves the sums in `block_sums` f32 [block, sum, lane of a team]; then each lane
- * adds those of its results, in the order of blocks, and the sums of segments as a tree. Results are shared out among the
- * teams one by one: cell[j] is the number of a team's j-th.
+ * In a round every team sums its blocks and stores the sums in `block_sums` f32 [block, sum, lane of a team]. Each lane
+ * then adds the block sums of its results, in the order of blocks, and the segments as a tree. Results are distributed
+ * over the teams: cell[j] is the number of a team's j-th result.
  */
 export function sumsOfTeams(
   o: MatmulOptions,
@@ -69,7 +69,7 @@ export function sumsOfTeams(
       wgsl`total${i}[j] += block_sums[${place(wgsl`${i * cells} + cell[j]`)}];`
     ),
   });
-  /** For each result of a lane; the last ones are not enough for all teams. */
+  /** For each result of a lane; the last ones may not suffice for all teams. */
   const eachResult = (body: Statements) =>
     wgsl`
       @unroll (j < ${ofTeam}) {
@@ -97,7 +97,7 @@ export function sumsOfTeams(
     : wgsl`min(${inRound}, (${length} - ${start}) / ${blocks.length})`;
   const round = wgsl`
     ${
-    // Nobody may write sums of this round while others add those of the last one.
+    // No lane may write sums of this round while others add those of the last one.
     left.before?.(start) ?? (!single && wgsl`workgroupBarrier();`)}
     for (var turn = 0u; turn < ${each}; turn++) {
       let block = turn * ${teams} + team;
@@ -132,12 +132,12 @@ export function sumsOfTeams(
     ${eachResult(results)}`;
 }
 
-/** How one lane adds the blocks of a result: those of a segment in order, segments as a tree. */
+/** Adds the blocks of a result in one lane: the blocks of a segment in order, segments as a tree. */
 function addedBlocks(
   totals: readonly Register[],
   { count, ofSegment }: EqualBlocks,
   { number, add }: {
-    /** The number of a block among all. */
+    /** The number of a block. */
     readonly number: KernelText;
     /** Adds a block to each total. */
     readonly add: readonly KernelText[];
@@ -166,7 +166,7 @@ function addedBlocks(
   };
 }
 
-/** The result's column for a column of a lane, whose number is known at run time. */
+/** The result column of a lane's column whose number is dynamic. */
 function columnAt(o: MatmulOptions, c: Expr): Expr {
   const unit = unitOf(o);
   const { lanes } = teamsOf(o);

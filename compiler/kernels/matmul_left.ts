@@ -1,4 +1,4 @@
-/** The left operand of a matrix multiplication: loaded by each lane, or once for all in workgroup memory. */
+/** The left operand of a matrix multiplication: loaded by each lane, or once into workgroup memory. */
 
 import { invariant } from "../../spec/errors.ts";
 import { add, shared, u32 } from "../../spec/kernel/build.ts";
@@ -11,29 +11,29 @@ import type { MatmulOptions } from "./matmul_options.ts";
 import { letRegister, register } from "../../spec/kernel/registers.ts";
 import { range } from "./pieces/numbers.ts";
 
-/** Rows of the left operand that a part of a kernel takes. */
+/** Rows of the left operand in a part of a kernel. */
 export interface LeftRows {
-  /** Rows of one lane, which are its team's: from `first` on, or from `team_first` on where other teams have others. */
+  /** Rows of one lane, equal to those of its team: from `first`, or from `team_first` if teams have different rows. */
   readonly rows: number;
-  /** Rows of all teams together, those of the workgroup, from `first` on. */
+  /** Rows of all teams of the workgroup, from `first`. */
   readonly ofGroup: number;
-  /** Indices along k that are there at a time, from a multiple of that on. */
+  /** Number of indices along k in memory at a time, starting at a multiple of it. */
   readonly stretch: number;
-  /** Whether all lanes wait for each other after the products of a stretch, before the next is loaded. */
+  /** Whether all lanes wait for each other after the products of a stretch, before the next one is loaded. */
   readonly waits: boolean;
 }
 
-/** How products get the left operand. */
+/** Access of products to the left operand. */
 export interface Left {
-  /** row[r], and what is prepared for the rows. */
+  /** row[r], and code per row. */
   readonly prepare: KernelText;
-  /** What comes before the products of a stretch of k, if there is anything; it ends in a barrier. */
+  /** Code before the products of a stretch of k, if any; it ends with a barrier. */
   before?(start: KernelText): KernelText;
-  /** The value at k, or another index of that name where all lanes load for themselves, of row[r]. */
+  /** The value at k of row[r], or at another index name if all lanes load for themselves. */
   at(r: number, k?: string): Expr;
 }
 
-/** The left operand as the tile wants it. */
+/** The left operand in the form of the tile. */
 export function leftOf(o: MatmulOptions, rows: LeftRows): Left {
   return isStaged(o) ? staged(o, rows) : inRegisters(o, rows);
 }
@@ -43,12 +43,12 @@ export function u(name: string): Expr {
   return local(name, "u32");
 }
 
-/** What is prepared for a row. Beyond the last row the last one is read, and nothing written. */
+/** Code per row. After the last row, the last row is read again and not written. */
 function prepared(o: MatmulOptions, row: Expr): Expr {
   return o.leftRow(clamped(row, u("end")));
 }
 
-/** Where the rows of a lane begin. */
+/** The first row of a lane. */
 function firstOf({ rows, ofGroup }: LeftRows): string {
   return rows === ofGroup ? "first" : "team_first";
 }
@@ -66,8 +66,8 @@ function inRegisters(o: MatmulOptions, of: LeftRows): Left {
 }
 
 /**
- * Lanes load a stretch of all rows together and wait. Memory holds two stretches where nobody waits after the products:
- * whoever is ahead then writes where others no longer read. `left_tile` f32 [row, k], `left_rows` u32 [row].
+ * Lanes load a stretch of all rows together and wait. Memory contains two stretches if no barrier follows the products:
+ * a faster lane then writes where others no longer read. `left_tile` f32 [row, k], `left_rows` u32 [row].
  */
 function staged(o: MatmulOptions, of: LeftRows): Left {
   const { rows, ofGroup, stretch } = of;
@@ -116,7 +116,7 @@ function staged(o: MatmulOptions, of: LeftRows): Left {
   };
 }
 
-/** Statements under a condition where they need one. */
+/** Statements, under a condition if they need one. */
 export function guarded(
   needed: boolean,
   condition: Hole,

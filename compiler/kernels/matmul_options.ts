@@ -1,4 +1,4 @@
-/** What a matrix multiplication is made of. */
+/** Options of a matrix multiplication. */
 
 import type { FileDType } from "../../spec/dtype.ts";
 import type { TiledMatmul } from "../tuning/tile.ts";
@@ -7,32 +7,32 @@ import type { Binding, Expr, Stmt } from "./kernel.ts";
 /** A right operand: [expert,] k, n, or [expert,] n, k. */
 export interface MatmulWeight {
   readonly binding: string;
-  /** Where elements have scales, words follow each other along k. */
+  /** If elements have scales, words are consecutive along k. */
   readonly stored: FileDType;
-  /** The binding of scales, [expert,] those of k, n. */
+  /** The binding of scales, [expert,] scales along k, n. */
   readonly scales?: string;
-  /** The binding of offsets, which are stored as scales are. */
+  /** The binding of offsets, in the layout of scales. */
   readonly offsets?: string;
-  /** The innermost axis, `k` only where `readsAlongK`. Default: n. */
+  /** The innermost axis. `k` only if `readsAlongK`. Default: n. */
   readonly inside?: "n" | "k";
-  /** Elements between rows, which are those of the axis outside; even for 16-bit weights. */
+  /** Stride in elements of the outer axis; even for 16-bit weights. */
   readonly rowStride: number;
 }
 
-/** A matrix multiplication, perhaps over groups of rows that each have their own weights. */
+/** A matrix multiplication, optionally over groups of rows with separate weights. */
 export interface MatmulOptions extends TiledMatmul {
   readonly name: string;
-  /** Superset of what is used, weights included (16-bit weights are u32 bindings). */
+  /** All bindings, including weights (16-bit weights are u32 bindings); may contain unused ones. */
   readonly bindings: readonly Binding[];
-  /** One, or several that share the left operand (gate and up of an expert). */
+  /** One weight, or several that share the left operand (gate and up of an expert). */
   readonly weights: readonly MatmulWeight[];
-  /** Run-time row count, uniform; not used when grouped. */
+  /** Dynamic number of rows, uniform; unused if grouped. */
   readonly rows: Expr;
-  /** A u32 prepared once for each row, such as `rowOf[row] * k`. */
+  /** A u32 computed once per row, such as `rowOf[row] * k`. */
   leftRow(row: Expr): Expr;
   /** The left operand at k, f32. */
   left(base: Expr, k: Expr): Expr;
-  /** Uses one result: one sum for each weight. */
+  /** Consumes one result: one sum per weight. */
   epilogue(
     at: { readonly row: Expr; readonly column: Expr; readonly expert: Expr },
     sums: readonly Expr[],

@@ -1,8 +1,8 @@
 /**
- * A matrix multiplication whose right operand is loaded once for all teams of a workgroup: a panel of some blocks of k by the
- * workgroup's columns, as f32 in workgroup memory (the packing of Goto and van de Geijn, "Anatomy of high-performance matrix
- * multiplication", 2008). Vectors have columns in their lanes, so weights that are stored along k are transposed, once for
- * all rows.
+ * Matrix multiplication whose right operand is loaded once for all teams of a workgroup: a panel of some blocks of k by
+ * the workgroup's columns, as f32 in workgroup memory (the packing of Goto and van de Geijn, "Anatomy of
+ * high-performance matrix multiplication", 2008). Vector lanes are columns, so weights stored along k are transposed
+ * once for all rows.
  */
 
 import { invariant } from "../../spec/errors.ts";
@@ -27,16 +27,19 @@ import {
 } from "../../spec/kernel/registers.ts";
 import { sumTree } from "./pieces/sum_tree.ts";
 
-/** What teams sum, `sum<weight>[r][c]` of the rows from `team_first` on, those below `end`. */
+/** Sums of teams: `sum<weight>[r][c]` of the rows from `team_first` below `end`. */
 export interface PanelSums {
   readonly sums: readonly Register[];
-  /** Adds to the blocks of the sums `sum<weight>_block[r][c]` at index `at_k`, behind what declares `b<weight>[c]`. */
+  /**
+   * Adds the products at index `at_k` to the blocks of the sums `sum<weight>_block[r][c]`, after the declaration of
+   * `b<weight>[c]`.
+   */
   add(right: KernelText): KernelText;
-  /** What becomes of the sums. */
+  /** Epilogue of the sums. */
   readonly finish: Statements;
 }
 
-/** Each `team` loads a block of a panel, and waits for all. `panel` f32 [k, weight, column, lane]. */
+/** Each `team` loads a block of a panel and waits for all. `panel` f32 [k, weight, column, lane]. */
 export function sumsByPanels(
   o: MatmulOptions,
   { sums, add, finish }: PanelSums,
@@ -52,7 +55,7 @@ export function sumsByPanels(
   const segments = count / ofSegment;
   const whole = inPanel % ofSegment === 0;
   const ofLength = length * ofSegment;
-  // What a segment has so far, which outlives a panel only where that holds no whole segment.
+  // The partial sums of a segment, which outlive a panel only if it contains no complete segment.
   const tree = sumTree(
     sums.map(({ base, indices }) => ({ base: `${base}_part`, indices })),
     segments,

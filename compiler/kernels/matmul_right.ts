@@ -1,4 +1,4 @@
-/** The right operand of a matrix multiplication: where lanes find their columns, and how weights become numbers. */
+/** The right operand of a matrix multiplication: the columns of lanes, and the decoding of weights. */
 
 import { type HalfDType, isHalf } from "../../spec/dtype.ts";
 import { type PackedDType, packingOf } from "../../spec/packed.ts";
@@ -17,18 +17,18 @@ import {
   register,
 } from "../../spec/kernel/registers.ts";
 
-/** Consecutive columns of one invocation: those of words that are loaded at once, two to a word where weights are packed. */
+/** Consecutive columns of one invocation: those of a vector load, two per word for packed weights. */
 export function unitOf(o: MatmulOptions): number {
   const unit = widthOf(o) * (o.weights.some(inWords) ? 2 : 1);
   invariant(o.tile.columns % unit === 0, "16-bit weights need an even tile");
   return unit;
 }
 
-/** Words that are loaded at once. */
+/** Words per load. */
 function widthOf(o: MatmulOptions): number {
   if (o.tile.right !== "vector") return 1;
   const left = bindingsOf(o.left(o.leftRow(u32(0)), u32(0)));
-  // What is loaded in vectors is loaded in no other way.
+  // All loads from a binding must have one width.
   if (o.weights.some(({ binding }) => left.has(binding))) return 1;
   return [4, 2].find((width) =>
     o.weights.every(({ stored, rowStride }) => {
@@ -39,12 +39,12 @@ function widthOf(o: MatmulOptions): number {
   ) ?? 1;
 }
 
-/** Whether words hold two neighbouring columns. */
+/** Whether words contain two adjacent columns. */
 function inWords({ stored, inside }: MatmulWeight): boolean {
   return isHalf(stored) && inside !== "k";
 }
 
-/** Terms of an iteration of a sum: as many as words hold along k. */
+/** Terms of an iteration of a sum: the number of elements per word along k. */
 function termCount({ weights }: Pick<MatmulOptions, "weights">): number {
   return Math.max(
     ...weights.map(({ inside, stored }) =>
@@ -53,7 +53,7 @@ function termCount({ weights }: Pick<MatmulOptions, "weights">): number {
   );
 }
 
-/** A product of each sum that an iteration adds: what names of its operands begin with, and the name of its index. */
+/** One product of an iteration for each sum: the prefix of its operand names, and the name of its index. */
 interface Term {
   readonly prefix: string;
   readonly k: string;
@@ -80,9 +80,9 @@ export function indicesOfTerms(o: MatmulOptions): KernelText {
 }
 
 /**
- * column[c]: the result's. at<w>[c]: where weight w of that column is read at k = 0, in words that are loaded at once;
- * scale<w>[c]: where its scales start. Units of lanes that are side by side are so too, and their loads contiguous. Beyond
- * the last column something is read, and nothing written.
+ * column[c]: the result column. at<w>[c]: offset of weight w of that column at k = 0, in words of a load; scale<w>[c]:
+ * offset of its scales. Adjacent lanes have adjacent units, so their loads are coalesced. Reads after the last column
+ * are allowed and unused.
  */
 export function columnsAndWeights(
   o: MatmulOptions,
@@ -99,7 +99,7 @@ export function columnsAndWeights(
     ${o.weights.map((_, i) => weightStarts(o, i))}`;
 }
 
-/** Declares at<i>[c], and scale<i>[c] where weight i has scales. */
+/** Declares at<i>[c], and scale<i>[c] if weight i has scales. */
 function weightStarts(o: MatmulOptions, i: number): KernelText {
   const { columns } = o.tile;
   const { stored, scales, inside, rowStride } = o.weights[i]!;
@@ -116,7 +116,7 @@ function weightStarts(o: MatmulOptions, i: number): KernelText {
       ${along(`at${i}`, rowWords)}
       ${scales !== undefined && along(`scale${i}`, Number(o.k) / perScale)}`;
   }
-  // Without a number of elements that share a scale, all along k do.
+  // Without a group size, all elements along k share a scale.
   const scaleWords = rowStride / (packingOf(stored)?.perScale ?? Number(o.k));
   const packed = isHalf(stored);
   invariant(!packed || rowStride % 2 === 0, "packed rows are even");
@@ -134,14 +134,14 @@ function weightStarts(o: MatmulOptions, i: number): KernelText {
     ${scales !== undefined && starts(`scale${i}`, scaleWords)}`;
 }
 
-/** Where the weights of the tile's expert start, of which each has so many words. */
+/** Offset of the weights of the tile's expert, given the words per expert. */
 function ofExpert({ grouped }: MatmulOptions, words: number): KernelText {
   if (!grouped) return wgsl`0u`;
   invariant(!Number.isNaN(words), "experts' weights have one size");
   return wgsl`expert * ${words}`;
 }
 
-/** Loads of a binding, of so many words at once, by an index for each column. */
+/** Loads of a binding with this many words, by an index per column. */
 function loadsOf(
   o: MatmulOptions,
   { binding, width, index }: {
@@ -161,7 +161,9 @@ function loadsOf(
 
 const K = local("k", "u32");
 
-/** Declares <prefix>b<i>[c] of each term: the values of weight i for every column, or, where it has k inside, for some. */
+/**
+ * Declares <prefix>b<i>[c] of each term: the values of weight i for every column, or for some if it has k innermost.
+ */
 export function rightAt(
   o: MatmulOptions,
   i: number,
@@ -189,7 +191,7 @@ export function rightAt(
   ]);
 }
 
-/** Declares b<i>[c] of both elements of word<i>[column], which are neighbouring columns. */
+/** Declares b<i>[c] of both elements of word<i>[column], which are adjacent columns. */
 function unpacked(
   stored: HalfDType,
   i: number,
@@ -201,7 +203,7 @@ function unpacked(
   );
 }
 
-/** `rightAt` of elements that share words along k, with scales. */
+/** `rightAt` for elements that share words along k, with scales. */
 function packedRow(o: MatmulOptions, i: number): readonly KernelText[] {
   const { binding, stored, rowStride, scales, offsets } = o.weights[i]!;
   const width = widthOf(o);
@@ -223,7 +225,7 @@ function packedRow(o: MatmulOptions, i: number): readonly KernelText[] {
       ? along(`scale${i}`, perScale)
       : (c) => register(`scale${i}`, [c], "u32"),
   });
-  // An offset has the place of its scale.
+  // Offsets have the layout of scales.
   const offset = offsets === undefined ? undefined : loadsOf(o, {
     binding: offsets,
     width,
@@ -254,7 +256,7 @@ function packedRow(o: MatmulOptions, i: number): readonly KernelText[] {
   );
 }
 
-/** `rightAt` of several terms, whose elements share words along k. */
+/** `rightAt` of several terms whose elements share words along k. */
 function wordsAlongK(
   o: MatmulOptions,
   i: number,
@@ -299,7 +301,7 @@ function wordsAlongK(
   ]);
 }
 
-/** An element of a word, times its scale, plus its offset where there is one. */
+/** An element of a word times its scale, plus its offset if there is one. */
 function packedElement(
   stored: PackedDType,
   { word, n, factor, offset }: {
@@ -326,12 +328,14 @@ function isScaledByBlock(o: MatmulOptions, i: number): boolean {
   const perScale = perScaleOf(o, i);
   if (perScale === Number(o.k)) return true;
   const blocks = equalBlocks(o);
-  // Without segments only the last block is shorter.
+  // Without segments, only the last block is shorter.
   if (!blocks && (o.segments ?? 1) > 1) return false;
   return perScale % (blocks?.length ?? EXACT.block) === 0;
 }
 
-/** Declares factor0_<i>[c] and offset0_<i>[c] for the block of a sum that begins at index `start`, where it has one of each. */
+/**
+ * Declares factor0_<i>[c] and offset0_<i>[c] for the block of a sum that starts at index `start`, if it has one scale.
+ */
 export function scalesOfBlock(
   o: MatmulOptions,
   i: number,
@@ -382,7 +386,7 @@ function scalesOfIteration(
   );
 }
 
-/** Declares factor<group>_<i>[column] and, where weight i has offsets, offset<group>_<i>[column]. */
+/** Declares factor<group>_<i>[column] and, if weight i has offsets, offset<group>_<i>[column]. */
 function scaleAt(
   o: MatmulOptions,
   { i, column, group, at }: {

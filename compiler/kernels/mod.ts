@@ -1,4 +1,4 @@
-/** Kernel descriptions. Each says which bindings its kernel has and which function gives its launch grid. */
+/** Kernels. Each file states the bindings of its kernel and the function of its launch grid. */
 
 export * from "./add_parts.ts";
 export * from "./assign.ts";

@@ -1,7 +1,6 @@
 /**
- * The order of tokens where it is not their own: by routing group, by the score of their first choice, then as they are. A
- * merge sort, one invocation for each token: runs are sorted by counting what comes before (rank sort), and merged by
- * binary search in the other run.
+ * Token order by routing group, then by the score of the first choice, then by index. A merge sort with one invocation
+ * per token: runs are sorted by counting predecessors (rank sort) and merged by binary search in the other run.
  */
 
 import type { Expr, Kernel, KernelText } from "./kernel.ts";
@@ -9,7 +8,7 @@ import { bindings, elementwise, wgsl } from "./kernel.ts";
 import type { GroupsBy } from "./capacity.ts";
 import { orderKey } from "./pieces/order_key.ts";
 
-/** Tokens in a run that is sorted at once. */
+/** Tokens per initially sorted run. */
 export const SORTED_RUN = 64;
 
 /** An ordering. Grids are `elementwiseGrid(tokens)`. */
@@ -20,10 +19,10 @@ export interface OrderOptions {
   readonly prioritised: boolean;
 }
 
-/** What tokens are ordered by. */
+/** Sort keys of tokens. */
 const COMPARED = { group: "i32 [token]", first: "f32 [token]" } as const;
 
-/** Whether token `a` comes before token `b`: a total order, so that runs merge without ties. */
+/** Whether token `a` precedes token `b`: a total order, so that runs merge without ties. */
 function before(o: OrderOptions, a: string, b: string): KernelText {
   const index = wgsl`${a} < ${b}`;
   const [x, y] = [a, b].map((t) => orderKey(wgsl`first[${t}]`));
@@ -36,7 +35,7 @@ function before(o: OrderOptions, a: string, b: string): KernelText {
   return wgsl`${g} < ${h} || (${g} == ${h} && ${inGroup})`;
 }
 
-/** Each run of `SORTED_RUN` tokens in order: a token's place is how many of its run come before it. */
+/** Sorts each run of `SORTED_RUN` tokens: the index of a token is the number of its predecessors in the run. */
 export function sortRuns(o: OrderOptions): Kernel {
   return elementwise({
     name: o.name,
@@ -53,7 +52,7 @@ export function sortRuns(o: OrderOptions): Kernel {
   });
 }
 
-/** Runs of `run` tokens become runs of twice as many: each token looks up how many of the other run come before it. */
+/** Merges runs of `run` tokens in pairs: each token finds its number of predecessors in the other run. */
 export function mergeRuns(o: OrderOptions & { run: number }): Kernel {
   const { run } = o;
   return elementwise({
@@ -82,7 +81,7 @@ export function mergeRuns(o: OrderOptions & { run: number }): Kernel {
           }
         }
       }
-      // Its place in its run, and those of the other run that come before it.
+      // Its index in its run, plus the number of predecessors in the other run.
       next[pair + i % ${run} + (low - start)] = token;`,
   });
 }

@@ -1,4 +1,4 @@
-/** Moves token rows into send order, and what the experts made of them back to their tokens. */
+/** Permutes token rows into send order, and combines returned rows into tokens. */
 
 import type { Binding, Expr, Kernel, Stmt } from "./kernel.ts";
 import { elementwise, INDEX, local, reads, wgsl, writes } from "./kernel.ts";
@@ -15,15 +15,15 @@ interface RowsOfTokens {
 }
 
 /**
- * A permute. Bindings: `x` f32 [token, row] (unless `value` computes it), `sendRow` u32 [token, k], `send` f32
- * [token * k, row], written. Its grid is `elementwiseGrid(tokens * k * row)`.
+ * A permute. Bindings: `x` f32 [token, row] (unless `value` computes it), `sendRow` u32 [token, k], `send` f32 [token *
+ * k, row], written. Its grid is `elementwiseGrid(tokens * k * row)`.
  */
 export interface PermuteOptions extends RowsOfTokens {
-  /** Type of the elements. Default f32. */
+  /** Type of the elements. Default: f32. */
   readonly type?: Binding["type"];
-  /** Element i of [token, row], sent for a choice of [token, k]; by default the binding `x`. */
+  /** Element i of [token, row], sent for a choice of [token, k]. Default: the binding `x`. */
   value?(i: Expr, choice: Expr): Expr;
-  /** More bindings, for `value`. */
+  /** Additional bindings for `value`. */
   readonly bindings?: readonly Binding[];
 }
 
@@ -54,20 +54,20 @@ export function permute(o: PermuteOptions): Kernel {
 }
 
 /**
- * A combine. Bindings: `returned` f32 [token * k, row] in send order, `sendRow` u32 [token, k], and others for `epilogue`.
- * Its grid is `elementwiseGrid(tokens * row)`.
+ * A combine. Bindings: `returned` f32 [token * k, row] in send order, `sendRow` u32 [token, k], and others for
+ * `epilogue`. Its grid is `elementwiseGrid(tokens * row)`.
  */
 export interface CombineOptions extends RowsOfTokens {
   readonly bindings: readonly Binding[];
-  /** Whether results are multiplied by their weights, `weight` f32 [token, k]; else they are only added. */
+  /** Whether results are multiplied by their weights, `weight` f32 [token, k]. */
   readonly weighed: boolean;
   /** `sendRow` is [token, 2 * k] of `listRows`: rows, then the bits of their weights. */
   readonly listed?: boolean;
-  /** Uses the result at element i of [token, row]. */
+  /** Consumes the result at element i of [token, row]. */
   epilogue(i: Expr, value: Expr): readonly Stmt[];
 }
 
-/** y[t] = sum over j, in order, of weight[t, j] * returned[sendRow[t, j]]; dropped choices are left out. */
+/** y[t] = sum over j, in order, of weight[t, j] * returned[sendRow[t, j]]; dropped choices are skipped. */
 export function combine(o: CombineOptions): Kernel {
   const { row, k, listed = false } = o;
   const weight = listed
@@ -97,8 +97,8 @@ export function combine(o: CombineOptions): Kernel {
 }
 
 /**
- * The row that returned for each choice, 0 for those that were dropped: the derivative of its weight needs it. Bindings:
- * `returned` f32 [row, width] in send order, `sendRow` u32 [token, k], and others.
+ * The returned row of each choice, 0 for dropped ones; the derivative of weights uses it. Bindings: `returned` f32
+ * [row, width] in send order, `sendRow` u32 [token, k], and others.
  */
 export function combineTranspose(
   { width, ...o }: ResultOptions & { readonly width: number },

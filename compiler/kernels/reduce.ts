@@ -1,34 +1,34 @@
 /**
- * Sums, one invocation for each result: reductions over axes, contractions of any shape (the fallback where `matmul` does not
- * fit), and sums over ranges of grouped rows. The contract's sum is in `pieces/blocked_sum.ts`.
+ * Sums with one invocation per result: reductions over axes, contractions of any shape (the fallback if `matmul` does
+ * not apply), and sums over ranges of grouped rows. `pieces/blocked_sum.ts` contains the sum of the contract.
  */
 
 import type { Binding, Expr, Kernel, Stmt } from "./kernel.ts";
 import { elementwise, expr, INDEX, local, wgsl } from "./kernel.ts";
 import { blockedSum } from "./pieces/blocked_sum.ts";
 
-/** A kernel with one invocation for each result. Its grid is `elementwiseGrid(count)`. */
+/** A kernel with one invocation per result. Its grid is `elementwiseGrid(count)`. */
 export interface ResultOptions {
   readonly name: string;
-  /** How many results. */
+  /** Number of results. */
   readonly count: Expr;
   readonly bindings: readonly Binding[];
-  /** Uses a result. */
+  /** Consumes a result. */
   epilogue(i: Expr, value: Expr): readonly Stmt[];
 }
 
-/** A reduction. The maximum of nothing is minus infinity, its mean 0. */
+/** A reduction. The maximum of nothing is minus infinity, the mean 0. */
 export interface ReduceOptions extends ResultOptions {
   /** `logSumExp`: max + log(sum of exp(x - max)). */
   readonly kind: "sum" | "mean" | "max" | "logSumExp";
-  /** How many terms in each; or of result i the first one, and the one after the last. */
+  /** Number of terms per result; or the first term of result i and the end. */
   readonly length:
     | number
     | Expr
     | ((i: Expr) => readonly [from: Expr, to: Expr]);
-  /** Equal segments of a sum, whose totals are added as a balanced tree; see `blockedSum`. Default: 1. */
+  /** Number of equal segments of a sum, whose totals are added as a balanced tree; see `blockedSum`. Default: 1. */
   readonly segments?: number;
-  /** Term k of result i, f32: a value, or of sums two to multiply. */
+  /** Term k of result i, f32: a value, or for sums two factors. */
   terms(i: Expr, k: Expr): readonly Expr[];
 }
 
@@ -38,7 +38,7 @@ const [K, SUM, TOP] = [
   local("top", "f32"),
 ];
 
-/** Reduce the terms 0, 1, … of every i, in this order. */
+/** Reduces the terms 0, 1, … of every i, in this order. */
 export function reduce(o: ReduceOptions): Kernel {
   const [from, to] = typeof o.length === "function" ? o.length(INDEX) : [];
   const length = typeof o.length === "function" ? wgsl`${to} - from` : o.length;

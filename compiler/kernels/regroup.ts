@@ -1,6 +1,6 @@
 /**
- * Finds, from the counts, which received rows belong to which local expert, and lists the tiles of the grouped matmuls. No
- * data moves: rows are found by walking the counts, one invocation for each grouped row.
+ * Assigns received rows to local experts by the counts, and lists the tiles of the grouped matmuls. No data moves: one
+ * invocation per grouped row searches the counts.
  */
 
 import { expertRanges } from "../../spec/plan/bytes.ts";
@@ -24,22 +24,25 @@ export interface RegroupOptions {
   readonly name: string;
   /** Experts splits[p] to splits[p + 1] belong to group rank p. */
   readonly splits: readonly number[];
-  /** Ranks that rows come from, each with a row of counts. Default: the group. */
+  /** Source ranks, each with a row of counts. Default: the group. */
   readonly sources?: number;
-  /** Only these experts of each group rank have arrived; default all. Rows are numbered within them, experts within the rank. */
+  /**
+   * Only these experts of each group rank have been received. Default: all. Rows are numbered within them, experts
+   * within the rank.
+   */
   readonly experts?: readonly (readonly [first: number, end: number])[];
-  /** Tokens were received once: those of a chunk of so many. */
+  /** Tokens are deduplicated; set for each chunk. */
   readonly once?: { readonly chunk: number; readonly chunks: number };
-  /** Rows of a tile: `matmulShape(…).rows` of the matmuls that use the list. */
+  /** Rows per tile: `matmulShape(…).rows` of the matmuls that use the list. */
   readonly tileRows: number;
 }
 
-/** The grid of `regroup` when at most `rows` rows have arrived. There is always a workgroup, to write the tile count. */
+/** The grid of `regroup` for at most `rows` received rows. There is always a workgroup to write the tile count. */
 export function regroupGrid(rows: Size): Grid {
   return [...foldGrid({ ceilDiv: [{ add: [rows, 1] }, LANES] }), 1];
 }
 
-/** How many tiles there can be: every expert may have one that is not full, and no tile is empty. */
+/** Maximum number of tiles: every expert may have one partly filled tile, and no tile is empty. */
 export function tileBound(
   rows: Size,
   localExperts: number,
@@ -53,9 +56,10 @@ export function tileBound(
 const ME = local("me", "u32");
 
 /**
- * tiles = [count, then (local expert, first grouped row, rows) of each tile]; rowOf[g] = the received row of grouped row
- * g, expertOf[g] = its local expert, tokenOf[g] = the tokens of earlier sources, then its place among those of its own.
- * Received rows are ordered by source, local expert, token; grouped ones by local expert, source, token.
+ * tiles = [count, then (local expert, first grouped row, rows) of each tile]; rowOf[g] = the received row of grouped
+ * row g, expertOf[g] = its local expert, tokenOf[g] = the number of tokens of earlier sources, plus its index among
+ * those of its own. Received rows are ordered by source, local expert, token; grouped ones by local expert, source,
+ * token.
  */
 export function regroup(o: RegroupOptions): Kernel {
   const groupSize = o.splits.length - 1;
@@ -77,10 +81,10 @@ export function regroup(o: RegroupOptions): Kernel {
     name: o.name,
     workgroupSize: LANES,
     bindings: bindings({
-      // Behind those of experts, where tokens are received once, the tokens for each unit.
+      // After the counts of experts, the tokens per unit if they are deduplicated.
       counts: "u32 [group rank, expert, then unit]",
       groupRank: "u32 [1]",
-      // The places of choices as they were received.
+      // The token indices of choices, as received.
       places: "u32 [row]",
     }, {
       tiles: "u32 [1 + 3 * tile bound]",
@@ -97,7 +101,7 @@ export function regroup(o: RegroupOptions): Kernel {
       let experts = ${pick(parts.map(([, end]) => end), ME)} - first;
       ${skips && wgsl`let skipped = ${pick(skipped, ME)};`}
 
-      // Walk the grouped order until the block (expert, source) that has row g.
+      // Searches the grouped order for the block (expert, source) that contains row g.
       var before = 0u;
       for (var e = 0u; e < experts; e++) {
         for (var s = 0u; s < ${sources}; s++) {
@@ -125,7 +129,7 @@ export function regroup(o: RegroupOptions): Kernel {
         ${o.once && allTokens}
       }
 
-      // One invocation of the first workgroup for each expert lists its tiles, after those of earlier experts.
+      // One invocation of the first workgroup per expert lists its tiles, after those of earlier experts.
       if (group_number == 0) {
         var tile = 0u;
         var first_row = 0u;

@@ -1,7 +1,7 @@
 /**
- * Routers: which experts a token goes to, with which weights. One invocation takes a token: it scores its logits, keeps the
- * best groups of experts if there are groups, selects the k best experts, and divides their weights by their sum. Formulas
- * and sources of each preset are in spec/routing.md.
+ * Routers: experts and weights of a token. One invocation per token scores its logits, selects the best groups of
+ * experts if there are groups, selects the k best experts, and divides their weights by their sum. spec/routing.md
+ * lists formulas and sources of each preset.
  */
 
 import { invariant } from "../../spec/errors.ts";
@@ -12,7 +12,7 @@ import { blockedSum } from "./pieces/blocked_sum.ts";
 import { eachLargest, largest } from "./pieces/selection.ts";
 import { LOWEST } from "./pieces/numbers.ts";
 
-/** What a router reads besides its logits. */
+/** Operands of a router besides its logits. */
 export type RouterOperand = Exclude<RouteOperand, "group" | "random">;
 
 /** A router. Its grid is `elementwiseGrid(tokens)`. */
@@ -21,12 +21,12 @@ export interface RouterOptions {
   readonly experts: number;
   readonly rule: RoutingRule;
   readonly tokens: Expr;
-  /** Tokens of a routing group, which balanced choices count; default all. */
+  /** Tokens per routing group, for balanced choices. Default: all. */
   readonly group?: Expr;
   readonly operands?: readonly RouterOperand[];
 }
 
-/** Chosen experts and their weights; where weights are divided by those kept, they are the scores. */
+/** Chosen experts and their weights. If weights are divided by the sum of kept ones, they are the scores. */
 export function router(o: RouterOptions): Kernel {
   const { experts, rule, operands = [] } = o;
   const k = rule.topK;
@@ -36,7 +36,7 @@ export function router(o: RouterOptions): Kernel {
     let best_first = index[choices_at];
     first[i] = ${score(rule, wgsl`u32(best_first)`)};`;
   const maskPadding = wgsl`
-    // The choices of padding have no slot and no weight.
+    // Padding has no slot and no weight.
     let is_padding = mask[i] == 0;
     for (var j = 0u; j < ${k}; j++) {
       slot[choices_at + j] = select(0i, -1, is_padding);
@@ -53,7 +53,7 @@ export function router(o: RouterOptions): Kernel {
       mask: "i32 [token]",
       choices: "i32 [token, k]",
     }, {
-      // 0 or -1, where padding is all that is dropped.
+      // 0 or -1, if only padding is dropped.
       slot: "i32 [token, k]",
       first: "f32 [token]",
       index: "i32 [token, k]",
@@ -72,12 +72,12 @@ export function router(o: RouterOptions): Kernel {
   });
 }
 
-/** Whether weights are a softmax over the chosen, taken when they are known. */
+/** Whether weights are a softmax over the chosen experts, computed after selection. */
 function chosenSoftmax({ rule, operands = [] }: RouterOptions): boolean {
   return rule.score === "chosenSoftmax" && !operands.includes("weights");
 }
 
-/** `top` and `total`: the largest logit of the row, and the sum of exp(logit - top). */
+/** `top` and `total`: the maximum logit of the row, and the sum of exp(logit - top). */
 function softmaxOfAll(experts: number): KernelText {
   const power = wgsl`total_block += exp(logits[row + k] - top);`;
   return wgsl`
@@ -100,7 +100,7 @@ function score({ score }: RoutingRule, expert: Hole): KernelText {
   }
 }
 
-/** Write the choices of a token: those given, one expert after the other, or the best. */
+/** Writes the choices of a token: given, round-robin, or the best. */
 function choose(o: RouterOptions): KernelText {
   const { experts, rule, tokens, group, operands = [] } = o;
   const k = rule.topK;
@@ -136,21 +136,21 @@ function choose(o: RouterOptions): KernelText {
   return wgsl`
     ${keepGroups(o)}
     ${largest("best_one", { count: experts, value: worth(o, "e"), allowed })}
-    // A scope of its own: the same variables are declared for the next choice.
+    // A separate scope, because the next choice declares the same variables.
     if (true) { ${writeChoice(o, wgsl`0u`, "best_one")} }
     ${
     k > 1 && eachLargest("best", others, writeChoice(o, wgsl`j + 1`, "best"))
   }`;
 }
 
-/** What experts are chosen by: score plus bias, or what orders as the score does. */
+/** Selection value of experts: score plus bias, or a value with the order of the score. */
 function worth({ rule, operands = [] }: RouterOptions, e: string): KernelText {
   if (operands.includes("bias")) return wgsl`${score(rule, e)} + bias[${e}]`;
   const added = (rule.expertGroups?.best ?? 1) > 1;
   return added ? score(rule, e) : wgsl`logits[row + ${e}]`;
 }
 
-/** Write choice j, and add its weight to `chosen`. */
+/** Writes choice j, and adds its weight to `chosen`. */
 function writeChoice(
   o: RouterOptions,
   j: KernelText,
@@ -169,14 +169,14 @@ function writeChoice(
     weight[at] = ${divided ? wgsl`raw` : scaled(rule, wgsl`raw`)};`;
 }
 
-/** A weight times the model's scale, unless weights are still divided when it is known what is dropped. */
+/** A weight times the model's scale, unless weights are divided after dropping. */
 function scaled({ scale, normalize }: RoutingRule, w: KernelText): KernelText {
   return scale === undefined || normalize === "kept"
     ? w
     : wgsl`${w} * ${scale}`;
 }
 
-/** What weights are divided by, from their sum. */
+/** The divisor of weights, from their sum. */
 export function divisorOf(
   { epsilon = 0, minSum }: RoutingRule,
   sum: string,
@@ -195,7 +195,7 @@ function divideChosen(rule: RoutingRule): KernelText {
     }`;
 }
 
-/** The softmax over the chosen, of the logits in `weight`; `chosen` becomes the sum of the weights. */
+/** The softmax over the chosen logits in `weight`; `chosen` becomes the sum of the weights. */
 function softmaxOfChosen(rule: RoutingRule): KernelText {
   const k = rule.topK;
   const last = rule.normalize !== "chosen";
@@ -217,13 +217,16 @@ function softmaxOfChosen(rule: RoutingRule): KernelText {
     chosen = shares;`;
 }
 
-/** Bit g of `groups` becomes 1 for each group of experts that is kept: those whose best members have the largest sum. */
+/**
+ * Bit g of `groups` becomes 1 for each kept group of experts: the groups with the largest sum of their best members.
+ */
 function keepGroups(o: RouterOptions): KernelText | undefined {
   if (o.rule.expertGroups === undefined) return undefined;
   const { count, keep, best } = o.rule.expertGroups;
   const size = o.experts / count;
   const members = Array.from({ length: best }, (_, n) => n);
-  // Each of the best so far takes what falls off the one before it; the last first.
+  // Insertion into the best so far, from the last to the first: each receives the value displaced from the previous
+  // one.
   const insert = members.toReversed().map((n) => {
     const fallen = n === 0 ? "member" : wgsl`min(member_${n - 1}, member)`;
     return wgsl`member_${n} = max(member_${n}, ${fallen});`;

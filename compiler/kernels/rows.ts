@@ -1,5 +1,5 @@
 /**
- * Kernels with a workgroup for each row: RMS norms (Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019) and
+ * Kernels with one workgroup per row: RMS norms (Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019) and
  * softmaxes.
  */
 
@@ -9,18 +9,18 @@ import type { Statements, Stmt } from "./kernel.ts";
 import { expr, foldGrid, GROUP_XY, kernelOf, local, wgsl } from "./kernel.ts";
 import { SUM_BLOCK } from "./pieces/blocked_sum.ts";
 
-/** A kernel of one workgroup for each row. Its grid is `rowsGrid(rows)`. */
+/** A kernel of one workgroup per row. Its grid is `rowsGrid(rows)`. */
 export interface RowsOptions {
   readonly name: string;
   readonly rows: Expr;
   /** The length of a row, or its bound. */
   readonly length: number;
-  /** The length in a run, where that is known only then. */
+  /** The dynamic length of a row, if it is dynamic. */
   readonly actual?: Expr | undefined;
   readonly bindings: readonly Binding[];
   /** The f32 element `i` of a row. */
   load(row: Expr, i: Expr): Expr;
-  /** Uses the result at `i`; `value` gives that at any place of the row. */
+  /** Consumes the result at `i`; `value` returns the result at any index of the row. */
   epilogue(row: Expr, i: Expr, value: (i: Expr) => Expr): readonly Stmt[];
 }
 
@@ -37,7 +37,7 @@ const [TOP, TOTAL, SCALE] = ["top", "total", "scale"].map((name) =>
   local(name, "f32")
 ) as [Expr, Expr, Expr];
 
-/** Enough lanes for the blocks of a row, and for its elements. */
+/** Lanes for the blocks of a row and for its elements. */
 export function lanesOf(length: number): number {
   return length <= 8 ? 8 : length <= 256 ? 32 : 64;
 }
@@ -79,7 +79,7 @@ export function softmax(o: RowsOptions): Kernel {
   );
 }
 
-/** Run `body` for the `row` of each workgroup. */
+/** Executes `body` for the `row` of each workgroup. */
 function rowKernel(o: RowsOptions, body: KernelText): Kernel {
   return kernelOf({
     name: o.name,
@@ -93,20 +93,20 @@ function rowKernel(o: RowsOptions, body: KernelText): Kernel {
   });
 }
 
-/** Where a row ends. */
+/** The end of a row. */
 function endOf({ length, actual }: RowsOptions): Expr | KernelText {
   return actual ?? wgsl`${length}u`;
 }
 
-/** Run `body` for element `i` of the row, which the lanes share out. */
+/** Executes `body` for element `i` of the row; elements are distributed over the lanes. */
 function eachElement(o: RowsOptions, body: Statements): KernelText {
   return wgsl`
     for (var i = lane; i < ${endOf(o)}; i += ${lanesOf(o.length)}) { ${body} }`;
 }
 
 /**
- * Every lane gets `total`, the contract's sum over the row: lanes sum whole blocks, then each adds the block sums in order.
- * For each index `k`, `add` adds to `block`.
+ * Computes `total`, the sum of the contract over the row, in every lane: lanes sum complete blocks, then each lane adds
+ * the block sums in order. For each index `k`, `add` adds to `block`.
  */
 function rowSum(o: RowsOptions, add: KernelText): KernelText {
   const count = Math.ceil(o.length / SUM_BLOCK);
@@ -114,7 +114,7 @@ function rowSum(o: RowsOptions, add: KernelText): KernelText {
     ? wgsl`(${o.actual} + ${SUM_BLOCK - 1}) / ${SUM_BLOCK}`
     : wgsl`${count}u`;
   const next = wgsl`b * ${SUM_BLOCK} + ${SUM_BLOCK}`;
-  // Of equally long blocks, lanes take the same turns.
+  // With blocks of equal length, all lanes have the same iterations.
   const even = !o.actual && o.length % SUM_BLOCK === 0;
   const sum = even
     ? wgsl`

@@ -1,4 +1,6 @@
-/** Rows summed by their index (segment sum, scatter-add). Every result looks for its rows, so that none is written twice. */
+/**
+ * Rows summed by index (segment sum, scatter-add). Every result searches its rows, so that no element is written twice.
+ */
 
 import { elementwise, type Expr, type Kernel, local, wgsl } from "./kernel.ts";
 import type { ResultOptions } from "./reduce.ts";
@@ -8,18 +10,18 @@ import { registers } from "../../spec/kernel/registers.ts";
 
 /** Rows summed by index. Its grid is `elementwiseGrid(count / segmentCells(width))`. */
 export interface SegmentSumOptions extends ResultOptions {
-  /** Results side by side that take the same rows; 1: each its own. */
+  /** Number of adjacent results that sum the same rows; 1: each result has its own. */
   readonly width: number;
-  /** How many rows might belong to each. */
+  /** Number of candidate rows per result. */
   readonly length: number | Expr;
-  /** The index of row k, and the one that result i takes. */
+  /** The index of row k, and the index summed by result i. */
   index(i: Expr, k: Expr): Expr;
   wanted(i: Expr): Expr;
-  /** What row k adds to result i, f32. */
+  /** The term of row k for result i, f32. */
   value(i: Expr, k: Expr): Expr;
 }
 
-/** How many results an invocation sums: many, so that it looks for their rows once, but some are left for others. */
+/** Results per invocation: many, so that it searches their rows once, but not all. */
 export function segmentCells(width: number): number {
   return [8, 4, 2].find((cells) => width % (4 * cells) === 0) ?? 1;
 }
@@ -29,7 +31,7 @@ const K = local("k", "u32");
 /** y[i] = sum of value(i, k) over the rows k, in order, whose index is wanted(i). */
 export function segmentSum(o: SegmentSumOptions): Kernel {
   const cells = segmentCells(o.width);
-  // Results of one invocation are apart, so that those of invocations side by side are side by side.
+  // The results of one invocation are apart, so that those of adjacent invocations are adjacent.
   const apart = o.width / cells;
   const result = (c: number | string) => local(`result${c}`, "u32");
   const wanted = o.wanted(result(0));

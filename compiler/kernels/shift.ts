@@ -1,4 +1,4 @@
-/** Rows of tokens that stand so many places before in their sequence: an invocation for each element. */
+/** Rows of the tokens a number of positions earlier in their sequence: one invocation per element. */
 
 import type { Expr, Kernel } from "./kernel.ts";
 import { bindings, elementwise, wgsl } from "./kernel.ts";
@@ -9,11 +9,11 @@ export interface ShiftOptions {
   readonly tokens: Expr;
   /** Elements of a row. */
   readonly width: number;
-  /** Places before; negative: after. */
+  /** Number of positions earlier; negative: later. */
   readonly by: number;
 }
 
-/** y[token] = x[token - by], or 0 where that is not `by` positions before in the same sequence. */
+/** y[token] = x[token - by], or 0 if that token is not `by` positions earlier in the same sequence. */
 export function shift({ name, tokens, width, by }: ShiftOptions): Kernel {
   return elementwise({
     name,

@@ -1,8 +1,8 @@
 /**
- * Slot assignment with capacity: which choices of an expert get a slot, and which one. A workgroup takes the choices of an
- * expert in a routing group. Its lanes take consecutive ones, so that an exclusive scan of their counts numbers the slots
- * (counting sort). Where choices compete by value, the smallest key that has a slot is found before, bit by bit from the
- * highest (radix select).
+ * Slot assignment with capacity: the choices of an expert that get a slot, and their slots. A workgroup processes the
+ * choices of an expert in a routing group. Its lanes process consecutive choices, so that an exclusive scan of their
+ * counts numbers the slots (counting sort). If choices compete by value, the smallest key with a slot is found first,
+ * bit by bit from the highest (radix select).
  */
 
 import type { Size } from "../../spec/size.ts";
@@ -19,16 +19,16 @@ const LANES = 64;
 export interface SlotsOptions extends CapacityOptions {
   readonly group: GroupsBy;
   readonly ordered: boolean;
-  /** Slots of an expert: a number, by a table, or as many as there are choices. */
+  /** Slots per expert: a number, from a table, or the number of choices. */
   readonly room: number | "table" | "largest";
 }
 
-/** One workgroup for each expert in each contiguous group, or for each expert in all groups. */
+/** One workgroup per expert in each contiguous group, or per expert in all groups. */
 export function slotsGrid(experts: number, groups: Size): Grid {
   return [experts, groups, 1];
 }
 
-/** Every choice that finds room gets its slot: counted, cut where choices compete by value, and numbered. */
+/** Assigns slots to choices: counts them, selects by value if they compete, and numbers them. */
 export function slots(o: SlotsOptions): Kernel {
   const { group, tokens } = o;
   return kernelOf({
@@ -37,7 +37,7 @@ export function slots(o: SlotsOptions): Kernel {
     bindings: bindings({
       mark: "u32 [expert, token]",
       order: "u32 [token]",
-      // The slots by the number of tokens in a group.
+      // Slots by the number of tokens in a group.
       room: "u32 [tokens]",
       group: "i32 [token]",
       weight: "f32 [token, k]",
@@ -86,8 +86,8 @@ function slotsOfGroup(o: SlotsOptions): KernelText {
 }
 
 /**
- * For each place of this lane that has a choice of the expert: `at` is the choice, `token` its token. Places are tokens, or
- * all first choices before all second ones.
+ * Executes `then` for each index of this lane with a choice of the expert: `at` is the choice, `token` its token.
+ * Indices are tokens, or all first choices before all second ones.
  */
 function eachChoice(o: SlotsOptions, then: KernelText): KernelText {
   const byToken = o.rule.capacity!.order === "token";
@@ -103,7 +103,7 @@ function eachChoice(o: SlotsOptions, then: KernelText): KernelText {
     }`;
 }
 
-/** Slots in the order of places, as long as there are any. */
+/** Assigns slots in index order until none is left. */
 function cutByPlace(o: SlotsOptions): KernelText {
   const assigned = wgsl`
     if (next < slots) { slot[at] = i32(next); }
@@ -118,8 +118,8 @@ function cutByPlace(o: SlotsOptions): KernelText {
 }
 
 /**
- * The slots go to those with the largest keys, in the order of places; of equal ones to the first. The smallest key that
- * has a slot is the largest that at least as many choices reach as there are slots.
+ * Assigns slots to the choices with the largest keys, in index order; ties to the first. The smallest key with a slot
+ * is the largest key that at least as many choices reach as there are slots.
  */
 function cutByValue(o: SlotsOptions): KernelText {
   const value = o.rule.capacity!.drop === "score"
@@ -153,7 +153,7 @@ function cutByValue(o: SlotsOptions): KernelText {
       workgroupBarrier();
     }
 
-    // How many choices of each lane are above that key, and how many at it.
+    // Each lane's number of choices above that key, and equal to it.
     var larger = 0u;
     var equal = 0u;
     ${eachChoice(o, counted)}
@@ -164,7 +164,7 @@ function cutByValue(o: SlotsOptions): KernelText {
     ${sumOfLanes("next", "counts", wgsl`lane`)}
     ${sumOfLanes("tied", "ties", wgsl`lane`)}
 
-    // Where there are no slots at all, none is left for ties either.
+    // Without any slots, none is left for ties.
     let left = slots - min(winners, slots);
     next += min(tied, left);
     ${eachChoice(o, assigned)}`;

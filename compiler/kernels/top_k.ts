@@ -1,6 +1,6 @@
 /**
- * The k largest of rows, such as logits of a vocabulary: a workgroup for each row. Each lane knows the best of its own part
- * of the row; the best of these is taken, and only the lane that had it looks for its next.
+ * The k largest of rows, such as logits of a vocabulary, with one workgroup per row. Each lane has the best of its own
+ * part of the row; the best of all lanes is selected, and only its lane searches the next one.
  */
 
 import type { Expr, Kernel } from "./kernel.ts";
@@ -15,7 +15,7 @@ export interface TopKOptions {
   readonly k: number;
 }
 
-/** Values and indices of the k largest, by value descending, index ascending. */
+/** Values and indices of the k largest, by value descending, then index ascending. */
 export function topK({ name, rows, count, k }: TopKOptions): Kernel {
   const lanes = lanesOf(count);
   return kernelOf({
@@ -56,7 +56,7 @@ export function topK({ name, rows, count, k }: TopKOptions): Kernel {
           places[lane] = lane_best;
           workgroupBarrier();
 
-          // The best that a lane has, the lowest index among equals.
+          // The best of the lanes, the lowest index among equals.
           if (lane == 0) {
             var best = ${count}u;
             var best_value = 0.0;
@@ -72,7 +72,7 @@ export function topK({ name, rows, count, k }: TopKOptions): Kernel {
             taken[0] = best;
             let at = row * ${k} + j;
             values[at] = best_value;
-            // Only values that are not numbers leave nothing to choose; the index stays legal.
+            // Only NaN values leave nothing to choose; the index stays in bounds.
             indices[at] = i32(min(best, ${count - 1}));
           }
           workgroupBarrier();

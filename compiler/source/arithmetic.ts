@@ -1,20 +1,20 @@
 /**
- * JavaScript's arithmetic in kernel terms. Constants are folded in f64, as JavaScript does, and rounded to f32
- * only where they meet a value; everything else is f32.
+ * JavaScript arithmetic in kernel terms. Constants are folded in f64, as in JavaScript, and rounded to f32 only when
+ * combined with a value; everything else is f32.
  */
 
 import * as k from "../../spec/kernel/build.ts";
 import type { BinaryOp, Expr } from "../../spec/kernel/tree.ts";
 
-/** Gives an expression that is used several times a name, unless it is a name or a constant already. */
+/** Binds an expression that is used several times to a name, unless it is a name or a constant. */
 export type Bind = (value: Expr) => Expr;
 
-/** The number that an f32 constant holds. */
+/** The value of an f32 constant. */
 export function constantNumber(e: Expr): number | undefined {
   return e.op === "const" && typeof e.value === "number" ? e.value : undefined;
 }
 
-/** The truth that a bool constant holds. */
+/** The value of a bool constant. */
 function constantBool(e: Expr): boolean | undefined {
   return e.op === "const" && typeof e.value === "boolean" ? e.value : undefined;
 }
@@ -112,8 +112,8 @@ export function arithmetic(
 }
 
 /**
- * x - trunc(x / y) * y, of the sign of x. The rounded quotient can be one off where x is near a multiple of y,
- * which would be wrong by a whole y, so the remainder is mapped back into [0, |y|).
+ * x - trunc(x / y) * y, with the sign of x. The rounded quotient can be off by one if x is near a multiple of y, which
+ * would be an error of y, so the remainder is mapped back into [0, |y|).
  */
 function remainder(a: Expr, b: Expr, bind: Bind): Expr {
   const x = bind(a);
@@ -138,7 +138,7 @@ function magnitude(a: Expr): Expr {
 /** Above this, repeated multiplication is no longer better than a power function. */
 const LARGEST_UNROLLED_POWER = 16;
 
-/** a ** b. Kernels' `pow` knows only positive bases, so whole exponents and negative bases are taken care of here. */
+/** a ** b. Kernels' `pow` supports only positive bases, so integer exponents and negative bases are handled here. */
 function power(a: Expr, b: Expr, bind: Bind): Expr {
   const exponent = constantNumber(b);
   if (exponent === 0) return k.f32(1);
@@ -170,7 +170,7 @@ function power(a: Expr, b: Expr, bind: Bind): Expr {
   );
 }
 
-/** x to a positive whole power by squaring. */
+/** x to a positive integer power by squaring. */
 function powerOf(x: Expr, n: number, bind: Bind): Expr {
   if (n === 1) return x;
   const root = bind(powerOf(x, Math.floor(n / 2), bind));
@@ -178,7 +178,7 @@ function powerOf(x: Expr, n: number, bind: Bind): Expr {
   return n % 2 === 1 ? k.mul(square, x) : square;
 }
 
-/** A function of `Math` on numbers: how many arguments it takes and what it becomes. */
+/** A function of `Math` on numbers: its number of arguments and its lowering. */
 interface MathFunction {
   readonly arity: number | "any";
   readonly js: (...xs: number[]) => number;
@@ -202,7 +202,7 @@ function unary(
   return { arity: 1, js: Math[name], lower: ([x]) => k.call(name, x!) };
 }
 
-/** Halves go up, towards positive infinity. */
+/** Rounds halves towards positive infinity. */
 function roundHalfUp(value: Expr, bind: Bind): Expr {
   const x = bind(value);
   const down = bind(k.call("floor", x));
@@ -244,7 +244,7 @@ const MATH: ReadonlyMap<string, MathFunction> = new Map(Object.entries({
   },
 }));
 
-/** Names of the functions of `Math` that a kernel has, in order. */
+/** Names of the supported functions of `Math`, sorted. */
 export const MATH_FUNCTIONS: readonly string[] = [...MATH.keys()].sort();
 
 /** A constant of `Math`, such as PI. */
@@ -253,12 +253,12 @@ export function mathConstant(name: string): Expr | undefined {
   return typeof value === "number" ? k.f32(value) : undefined;
 }
 
-/** Arguments that a function of `Math` takes here; undefined if a kernel does not have it. */
+/** Number of arguments of a function of `Math`. Undefined if it is not supported. */
 export function mathArity(name: string): number | "any" | undefined {
   return MATH.get(name)?.arity;
 }
 
-/** A call of a function of `Math` that `mathArity` knows, with as many arguments as it takes. */
+/** A call of a supported function of `Math` with the right number of arguments. */
 export function mathCall(
   name: string,
   args: readonly Expr[],

@@ -1,9 +1,9 @@
-/** Calls by the places that stack traces give. */
+/** Calls by positions from stack traces. */
 
 import type { Span } from "../../spec/errors.ts";
 import type { ts, TypeScript } from "./typescript.ts";
 
-/** The call that stands at a place, as stack traces give places: the name that is called, or the start of the call. */
+/** The call at a position from a stack trace: the called name, or the start of the call. */
 export function callAt(
   ts: TypeScript,
   file: ts.SourceFile,
@@ -27,7 +27,7 @@ export function callAt(
   return found;
 }
 
-/** The name that a call calls: `param` of `m.param(…)`. */
+/** The called name: `param` of `m.param(…)`. */
 export function nameOf(ts: TypeScript, call: ts.CallExpression): ts.Expression {
   const callee = call.expression;
   return ts.isPropertyAccessExpression(callee)

@@ -1,11 +1,11 @@
 /**
- * Type errors that only follow from another: a wrong axis gives a value a wrong type, and every call that uses the
- * value then complains as well. The editor shows them all; a report is clearer with the first of each chain.
+ * Finds type errors that follow from another: a wrong axis gives a value a wrong type, and every call that uses the
+ * value then reports an error too. The editor shows all of them; a report shows the first of each chain.
  */
 
 import type { ts, TypeScript } from "./typescript.ts";
 
-/** The diagnostics of a file that do not follow from another one of it: errors about uses of values that are wrong already are left out. */
+/** The diagnostics of a file that do not follow from another one: errors about uses of wrong values are removed. */
 export function withoutConsequences(
   ts: TypeScript,
   file: ts.SourceFile,
@@ -29,7 +29,7 @@ export function withoutConsequences(
   });
 }
 
-/** What uses values: a call, or what gives a variable its value. */
+/** A use of values: a call, or the initializer of a variable. */
 type Use = ts.CallExpression | ts.VariableDeclaration | ts.BinaryExpression;
 
 function isUseIn(ts: TypeScript, node: ts.Node): node is Use {
@@ -38,7 +38,7 @@ function isUseIn(ts: TypeScript, node: ts.Node): node is Use {
       node.operatorToken.kind === ts.SyntaxKind.EqualsToken;
 }
 
-/** The variables that get their types from a place with an error, or from another such variable. */
+/** The variables whose types depend on an error, directly or through other variables. */
 function wrongSymbols(
   ts: TypeScript,
   file: ts.SourceFile,
@@ -47,7 +47,7 @@ function wrongSymbols(
 ): ReadonlySet<ts.Declaration> {
   const wrong = new Set<ts.Declaration>();
   const add = (declaration: ts.VariableDeclaration): void => {
-    // A type that is written down is right, whatever is assigned.
+    // A declared type is right, whatever is assigned.
     if (!declaration.type) wrong.add(declaration);
   };
   for (const place of places) {
@@ -69,7 +69,7 @@ function wrongSymbols(
   return wrong;
 }
 
-/** What declares the variable that an identifier means. */
+/** The declaration of an identifier's variable. */
 export function declarationsOf(
   ts: TypeScript,
   node: ts.Identifier,
@@ -81,7 +81,7 @@ export function declarationsOf(
   return symbol?.declarations ?? [];
 }
 
-/** As `declarationsOf`, of any node; a part of a pattern counts as the whole. */
+/** `declarationsOf` for any node; a part of a pattern counts as the entire pattern. */
 function wholesOf(
   ts: TypeScript,
   node: ts.Node,
@@ -103,7 +103,7 @@ function ancestor<N extends ts.Node>(
   return undefined;
 }
 
-/** Whether something holds for a node or a part of it, functions left out: what is in them is not what it is made of. */
+/** Whether something holds for a node or a part of it, without nested functions. */
 function some(
   ts: TypeScript,
   node: ts.Node,
@@ -115,7 +115,7 @@ function some(
       true;
 }
 
-/** The innermost node that begins at, or is around, a position. */
+/** The innermost node at a position. */
 export function nodeAt(
   ts: TypeScript,
   file: ts.SourceFile,

@@ -1,4 +1,7 @@
-/** Check a model file: its types, then what only tracing and lowering can tell. Nothing is compiled or run on a device. */
+/**
+ * Checks a model file: its types, then the mistakes that only tracing and lowering find. Compiles nothing and uses no
+ * device.
+ */
 
 import { resolve } from "node:path";
 import type { Diagnostic } from "./diagnostic.ts";
@@ -11,21 +14,21 @@ export type { Diagnostic } from "./diagnostic.ts";
 export { formatDiagnostic, formatError } from "./diagnostic.ts";
 
 /**
- * The mistakes of a model file, `file.ts` or `file.ts#export`: its type errors, and the errors of tracing its exported models
- * and of lowering their scalar functions, but for those that follow from a type error. Throws a `DataError` if there is
- * no such file.
+ * The mistakes of a model file, `file.ts` or `file.ts#export`: type errors, and errors of tracing its exported models
+ * and lowering their scalar functions, except for those that follow from a type error. Throws a `DataError` if the file
+ * does not exist.
  */
 export async function checkModel(reference: string): Promise<Diagnostic[]> {
   return (await (await openCheck(reference))()).mistakes;
 }
 
-/** What a check found, and the files that it read: the model file and those of its user that it imports. */
+/** Result of a check, and the files read: the model file and the user's files that it imports. */
 export interface Checked {
   readonly mistakes: Diagnostic[];
   readonly files: readonly string[];
 }
 
-/** As `checkModel`, again and again: each call of what is returned reads what has changed. */
+/** Repeated `checkModel`: each call of the returned function reads the changed files. */
 export async function openCheck(
   reference: string,
 ): Promise<() => Promise<Checked>> {
@@ -43,7 +46,7 @@ export async function openCheck(
     const isBroken = files.some(({ program, file }) =>
       program.getSyntacticDiagnostics(file).length > 0
     );
-    // What loading says of a file that cannot be parsed is what every command says.
+    // A file that cannot be parsed is reported like by every other command.
     if (isBroken && mistakes.length > 0) {
       return { mistakes: mistakes.map(plain), files: paths };
     }

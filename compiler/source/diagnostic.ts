@@ -1,4 +1,4 @@
-/** A mistake in a model file: what `check` prints, and what an editor shows. */
+/** A mistake in a model file, as `check` prints it and an editor shows it. */
 
 import {
   DataError,
@@ -13,17 +13,17 @@ import { readSource } from "./unsaved.ts";
 /** A mistake in a model file. */
 export interface Diagnostic {
   readonly message: string;
-  /** Where, if the place is known. */
+  /** Source position, if known. */
   readonly span?: Span;
-  /** How many characters it is about. */
+  /** Length in characters. */
   readonly width?: number;
-  /** TypeScript's number, for a type error. */
+  /** TypeScript's error number, for a type error. */
   readonly code?: number;
-  /** What TypeScript says of it, where `message` is a sentence of ours. */
+  /** TypeScript's explanation, if `message` is one of our sentences. */
   readonly folded?: readonly Diagnostic[];
 }
 
-/** What an error that a model file throws means. */
+/** The diagnostic of an error thrown by a model file. */
 export function diagnosticOf(error: unknown, path: string): Diagnostic {
   if (error instanceof FramedLowerError && error.span) {
     const { sentence: message, span, width } = error;
@@ -33,7 +33,7 @@ export function diagnosticOf(error: unknown, path: string): Diagnostic {
     error instanceof ModelError || error instanceof LowerError ||
     error instanceof DataError
   ) {
-    // A frame in the message is left out: whoever prints the diagnostic draws it.
+    // The code frame is removed from the message: the printer of the diagnostic draws it.
     const message = error.message.split(/\n *--> /)[0]!;
     const span = error instanceof DataError ? undefined : error.span;
     return span ? { message, span, width: nameWidth(span) } : { message };
@@ -47,7 +47,7 @@ export function diagnosticOf(error: unknown, path: string): Diagnostic {
   return span ? { message, span, width: nameWidth(span) } : { message };
 }
 
-/** Length of the name that stands at a place. */
+/** Length of the name at a position. */
 function nameWidth(span: Span): number {
   const line = sourceOf(span)?.split(/\r?\n/)[span.line - 1] ?? "";
   return /^[\w$]+/.exec(line.slice(span.column - 1))?.[0].length ?? 1;
@@ -62,7 +62,7 @@ export function formatError(error: ModelError | LowerError): string {
   return formatDiagnostic(diagnosticOf(error, ""));
 }
 
-/** A diagnostic as text: its message, and the line of source that it is about. */
+/** A diagnostic as text: its message and its source line. */
 export function formatDiagnostic(diagnostic: Diagnostic): string {
   const { message, span, width = 1 } = diagnostic;
   if (!span) return message;

@@ -1,9 +1,9 @@
-/** Errors about a piece of source, and plain names for pieces of syntax. */
+/** Errors with a source position, and names for kinds of syntax. */
 
 import { FramedLowerError } from "./frame.ts";
 import { ts } from "./project.ts";
 
-/** An error that points at a piece of source. */
+/** An error at a piece of source. */
 export function errorAt(node: ts.Node, sentence: string): FramedLowerError {
   const file = node.getSourceFile();
   const start = node.getStart();
@@ -41,7 +41,7 @@ const KINDS: { readonly [kind in ts.SyntaxKind]?: string } = {
   [ts.SyntaxKind.RegularExpressionLiteral]: "a regular expression",
 };
 
-/** What a reader would call a piece of syntax. */
+/** The common name of a kind of syntax. */
 export function nameOfKind(node: ts.Node): string {
   return KINDS[node.kind] ?? `'${node.getText().split("\n")[0]}'`;
 }

@@ -1,6 +1,6 @@
 /**
- * Where a scalar function is written. The call site that the language recorded says where `map(…)` stands; source
- * maps lead from compiled JavaScript back to TypeScript; the source there says which function was given.
+ * Finds the source of a scalar function. The language records the call site of `map(…)`; source maps lead from compiled
+ * JavaScript to TypeScript; the source at the call site contains the function.
  */
 
 import { existsSync, readFileSync } from "node:fs";
@@ -13,7 +13,7 @@ import { functionOf } from "./lower_expression.ts";
 import type { FunctionNode } from "./lower_function.ts";
 import { ts } from "./project.ts";
 
-/** The place in the original source for a place in a file that may be compiled; undefined if no file is there. */
+/** The original source position of a position in a file that may be compiled. Undefined if the file does not exist. */
 export function originalSpan(span: Span): Span | undefined {
   const path = pathOf(span.file);
   if (!existsSync(path)) return undefined;
@@ -35,7 +35,7 @@ export function originalSpan(span: Span): Span | undefined {
   return { ...span, file: path };
 }
 
-/** The source map of a JavaScript file: Node's if it keeps them, the one the file names otherwise. */
+/** The source map of a JavaScript file: that of Node.js if enabled, else the one that the file names. */
 function mapOf(path: string): SourceMap | undefined {
   const cached = findSourceMap(path);
   if (cached) return cached;
@@ -56,7 +56,7 @@ function mapOf(path: string): SourceMap | undefined {
   }
 }
 
-/** The function given to the `map` at a place, if its source says which it is. */
+/** The function passed to the `map` at a position, if the source determines it. */
 export function lambdaAt(
   program: ts.Program,
   span: Span,

@@ -1,20 +1,20 @@
-/** Code frames: an error shown under the line that it is about. */
+/** Code frames: an error printed under its source line. */
 
 import { fileURLToPath } from "node:url";
 import { LowerError, type Span } from "../../spec/errors.ts";
 
-/** The path of a span's file, which may be written as a path or as a `file:` URL. */
+/** The path of a span's file, given as a path or a `file:` URL. */
 export function pathOf(file: string): string {
   return file.startsWith("file:") ? fileURLToPath(file) : file;
 }
 
-/** `name.ts:line:column`, as plans and errors show it. */
+/** `name.ts:line:column`, as in plans and errors. */
 export function placeOf(span: Span): string {
   const name = span.file.split(/[\\/]/).at(-1) ?? span.file;
   return `${name}:${span.line}:${span.column}`;
 }
 
-/** The line that a span points to, with `width` carets under it (at most to the end of that line). */
+/** The source line of a span with `width` carets under it, at most to the end of the line. */
 export function codeFrame(
   span: Span,
   sourceText: string,
@@ -34,7 +34,7 @@ export function codeFrame(
   ].join("\n");
 }
 
-/** A `LowerError` whose message ends with its code frame; `sentence` is the message without it. */
+/** A `LowerError` whose message ends with its code frame. `sentence`: the message without it. */
 export class FramedLowerError extends LowerError {
   readonly sentence: string;
   readonly width: number;

@@ -1,4 +1,7 @@
-/** Load users' model files: TypeScript or JavaScript, wherever they are stored, with `switchyard-moe` meaning the code that runs. */
+/**
+ * Loads users' model files: TypeScript or JavaScript, in any folder, with `switchyard-moe` resolved to the running
+ * code.
+ */
 
 import { statSync } from "node:fs";
 import module from "node:module";
@@ -22,13 +25,13 @@ import {
 } from "./places.ts";
 import { isUnsaved, readSource, useUnsaved } from "./unsaved.ts";
 
-/** A model file, and the name of the export that is meant, if one is named. */
+/** A model file, and the name of an export, if given. */
 export interface ModelReference {
   readonly path: string;
   readonly name: string | undefined;
 }
 
-/** Read `file.ts` or `file.ts#export`. */
+/** Parses `file.ts` or `file.ts#export`. */
 export function parseReference(reference: string): ModelReference {
   const hash = reference.lastIndexOf("#");
   return hash < 0
@@ -37,8 +40,8 @@ export function parseReference(reference: string): ModelReference {
 }
 
 /**
- * The model that `file.ts#export` names; `file.ts` means its only exported model. Throws a `DataError` for a file that
- * is not there and a `ModelError` for one that has no such model. `version` as for `loadModels`.
+ * The model of `file.ts#export`; `file.ts` refers to its only exported model. Throws a `DataError` if the file does not
+ * exist, and a `ModelError` if it has no such model. `version` as for `loadModels`.
  */
 export async function resolveModel(
   reference: string,
@@ -48,7 +51,10 @@ export async function resolveModel(
   return chooseModel(await loadModels(path, version), { path, name });
 }
 
-/** The export of a kind that `file.ts#export` names; `file.ts` means the only one of that kind. Throws as `resolveModel`. */
+/**
+ * The export of a kind named by `file.ts#export`; `file.ts` refers to the only one of that kind. Throws as
+ * `resolveModel`.
+ */
 export async function resolveExport<T>(
   reference: string,
   kind: ExportKind<T>,
@@ -57,7 +63,7 @@ export async function resolveExport<T>(
   return choose(only(await importFile(path), kind.is), { path, name }, kind);
 }
 
-/** The model that a reference means among the models of its file. */
+/** The model of a reference among the models of its file. */
 export function chooseModel(
   models: Readonly<Record<string, Model>>,
   reference: ModelReference,
@@ -65,7 +71,7 @@ export function chooseModel(
   return choose(models, reference, MODEL);
 }
 
-/** What an export may be: in words, the op that makes it, and how it is recognised. */
+/** A kind of export: its name, the op that creates it, and its test. */
 export interface ExportKind<T> {
   readonly noun: string;
   readonly op: string;
@@ -119,8 +125,8 @@ function only<T>(
 }
 
 /**
- * Import a model file and return the models that it exports, by name. Importing runs the file: once for each `version`, with
- * what it imports.
+ * Imports a model file and returns the exported models by name. Importing executes the file: once per `version`, with
+ * its imports.
  */
 export async function loadModels(
   path: string,
@@ -130,8 +136,8 @@ export async function loadModels(
 }
 
 /**
- * As `loadModels`, or of the export that is named, with the example of each other export that makes models, such as a
- * family. Throws as `resolveModel`.
+ * `loadModels`, or only the named export, with the example of each other export that builds models, such as a family.
+ * Throws as `resolveModel`.
  */
 export async function loadExamples(
   { path, name }: ModelReference,
@@ -156,7 +162,7 @@ async function importFile(path: string, version = 0): Promise<object> {
   }
 }
 
-/** Throw a `DataError` unless there is a file that could be a model file. */
+/** Throws a `DataError` unless the path is a file that could be a model file. */
 export function requireModelFile(path: string): void {
   const file = basename(path);
   const found = statSync(path, { throwIfNoEntry: false });
@@ -172,7 +178,7 @@ export function requireModelFile(path: string): void {
   }
 }
 
-/** From now on files that are loaded have these texts, by path; all others have what is on disk. */
+/** Sets unsaved texts by path for files loaded from now on; other files are read from disk. */
 export async function loadUnsaved(
   texts: ReadonlyMap<string, string>,
 ): Promise<void> {
@@ -181,19 +187,19 @@ export async function loadUnsaved(
   await useTexts(texts);
 }
 
-/** Hooks that are registered. `useTexts` tells them texts that are not saved. */
+/** Registered hooks. `useTexts` sets unsaved texts. */
 interface Hooks {
   useTexts(texts: ReadonlyMap<string, string>): void | Promise<void>;
 }
 
-/** What `model_hooks.mjs` exports. */
+/** Exports of `model_hooks.mjs`. */
 interface ModelHooks extends Hooks {
   readonly resolve: unknown;
   readonly load: unknown;
   usePlaces(places: object): void;
 }
 
-/** Node keeps hooks for the whole process, so they are registered once. */
+/** Hooks apply to the entire process, so they are registered once. */
 let registered: Promise<Hooks> | undefined;
 
 async function useHooks(): Promise<Hooks> {
@@ -219,7 +225,7 @@ async function registerAll(): Promise<Hooks> {
     importedAs: IMPORTED_AS,
     own: ownFolders().map((folder) => pathToFileURL(folder).href),
   };
-  // Call sites are read from stack traces, which must speak of the source and not of what was made of it.
+  // Call sites are read from stack traces, which must refer to the original source.
   process.setSourceMapsEnabled(true);
   if (!registerHooks) return registerThread(href, places);
   const hooks: ModelHooks = await import(href);
@@ -228,7 +234,7 @@ async function registerAll(): Promise<Hooks> {
   return hooks;
 }
 
-/** Registers hooks on Node's loader thread: before 22.15, Node has no others. */
+/** Registers hooks on Node's loader thread, the only kind before Node.js 22.15. */
 function registerThread(href: string, places: object): Hooks {
   const { port1, port2 } = new MessageChannel();
   module.register(href, {
@@ -244,7 +250,7 @@ function registerThread(href: string, places: object): Hooks {
   };
 }
 
-/** An error of a file that could not be imported, in our words. */
+/** An import error of a file as one of our errors. */
 function loadError(error: unknown, path: string): Error {
   if (!(error instanceof Error)) {
     return new ModelError(
@@ -272,7 +278,7 @@ function loadError(error: unknown, path: string): Error {
   const span = spanInStack(error, path);
   const folder = dirname(resolve(path)) + sep;
   const what = error.message.split("\n")[0]!.replaceAll(folder, "");
-  // What the file itself throws has a place in it; what Node says about the file has not.
+  // Errors thrown by the file itself have a position in it; errors of Node.js about the file do not.
   const state = span && !(error instanceof SyntaxError)
     ? `it throws '${what}'`
     : lowerFirst(what);
@@ -282,7 +288,7 @@ function loadError(error: unknown, path: string): Error {
   );
 }
 
-/** A message as the middle of a sentence. */
+/** Converts a message to the middle of a sentence. */
 export function lowerFirst(text: string): string {
   const plain = text.replace(/\.$/, "");
   return /^[A-Z][a-z]/.test(plain)
@@ -290,7 +296,7 @@ export function lowerFirst(text: string): string {
     : plain;
 }
 
-/** The innermost place of an error's stack that is in the given file. */
+/** The innermost position of an error's stack in the given file. */
 export function spanInStack(error: Error, path: string): Span | undefined {
   const file = resolve(path);
   for (const line of (error.stack ?? "").split("\n")) {

@@ -32,7 +32,7 @@ import { ts } from "./project.ts";
 
 const LARGEST_F32 = 3.4028234663852886e38;
 
-/** The value of an expression. Constants are folded; one that f32 cannot hold is an error. */
+/** The value of an expression. Constants are folded; one that f32 cannot represent is an error. */
 export function lowerExpression(
   node: ts.Expression,
   env: Environment,
@@ -184,13 +184,13 @@ function operation(
   return compare(comparison, a, b);
 }
 
-/** Whether a name means the global of that name: nothing in the program declares it. */
+/** Whether a name refers to the global of that name: nothing in the program declares it. */
 function isGlobal(node: ts.Node, name: string, { checker }: Lowering): boolean {
   return ts.isIdentifier(node) && node.text === name &&
     !symbolOf(node, checker);
 }
 
-/** What a name means, through imports. */
+/** The symbol of a name, through imports. */
 function symbolOf(
   node: ts.Node,
   checker: ts.TypeChecker,
@@ -278,7 +278,7 @@ function captured(
   );
 }
 
-/** The constant that a name or a property of a const object literal holds, if its source says so. */
+/** The value of a name or of a property of a const object literal, if the source determines it. */
 function constantOf(node: ts.Expression, lowering: Lowering): Expr | undefined {
   const source = definitionOf(node, lowering.checker);
   if (!source || lowering.depth > LONGEST_CHAIN) return undefined;
@@ -296,10 +296,10 @@ function constantOf(node: ts.Expression, lowering: Lowering): Expr | undefined {
   }
 }
 
-/** A const defined by a const defined by … : longer chains than this go round in circles. */
+/** Maximum length of a chain of consts defined by consts; longer chains are cyclic. */
 const LONGEST_CHAIN = 50;
 
-/** The expression that a const name or a property of a const object literal is defined by. */
+/** The initializer of a const name or of a property of a const object literal. */
 function definitionOf(
   node: ts.Expression,
   checker: ts.TypeChecker,
@@ -340,7 +340,7 @@ function initializerOf(
     : undefined;
 }
 
-/** The object literal that an expression is defined by. */
+/** The object literal of an expression. */
 function objectOf(
   node: ts.Expression,
   checker: ts.TypeChecker,
@@ -446,7 +446,7 @@ function invokeMath(
   return mathCall(name, args, (e) => bind(e, lowering));
 }
 
-/** The function that an expression names, through imports and consts. */
+/** The function of an expression, through imports and consts. */
 export function functionOf(
   node: ts.Expression,
   checker: ts.TypeChecker,

@@ -1,7 +1,7 @@
 /**
- * One scalar function of a model, read from its source as a pure kernel expression. Branches become selects,
- * reassigned variables become new names, called functions are inlined. A whitelist: what is not named here is an
- * error that shows the place and says what to write instead.
+ * Lowers one scalar function of a model from its source to a pure kernel expression. Branches become selects,
+ * reassigned variables become new names, called functions are inlined. A whitelist: any other syntax is an error with
+ * its position and a remedy.
  */
 
 import { invariant } from "../../spec/errors.ts";
@@ -19,32 +19,32 @@ export type FunctionNode =
   | ts.FunctionExpression
   | ts.FunctionDeclaration;
 
-/** What is known while one scalar function is lowered. */
+/** State of the lowering of one scalar function. */
 export interface Lowering {
   readonly checker: ts.TypeChecker;
-  /** Why names outside the function cannot be looked up, if they cannot: only its text is known. */
+  /** Why names outside the function cannot be resolved, if so: only its text is known. */
   readonly onlyText?: string;
   readonly lets: { name: string; value: Expr }[];
-  /** Functions being inlined, outermost first: recursion meets itself here. */
+  /** Functions being inlined, outermost first, for detecting recursion. */
   readonly calls: FunctionNode[];
-  /** How many consts deep the source being read is. */
+  /** Nesting depth of consts in the current source. */
   readonly depth: number;
 }
 
-/** Values of the variables in sight, and which of them the current function declared. */
+/** Values of the visible variables, and those declared by the current function. */
 export interface Environment {
   readonly values: Map<ts.Symbol, Expr>;
   readonly locals: Set<ts.Symbol>;
 }
 
-/** Where control is after some statements: how far they have returned, with what, and the variables if not. */
+/** Control flow after some statements: the condition and value of a return, and the variables otherwise. */
 interface Outcome {
   readonly returned: Expr;
   readonly value?: Expr;
   readonly values: Map<ts.Symbol, Expr>;
 }
 
-/** Whether a node is a function that could be lowered. */
+/** Whether a node is a function that can be lowered. */
 export function isFunctionNode(
   node: ts.Node | undefined,
 ): node is FunctionNode {
@@ -53,7 +53,7 @@ export function isFunctionNode(
       ts.isFunctionDeclaration(node) && node.body !== undefined);
 }
 
-/** Lower a function that is given to `map`. */
+/** Lowers a function passed to `map`. */
 export function lowerFunction(
   fn: FunctionNode,
   checker: ts.TypeChecker,
@@ -77,7 +77,7 @@ export function lowerFunction(
   return { parameters, lets: withoutUnused(lowering.lets, result), result };
 }
 
-/** Name a value that may be read several times. */
+/** Binds a value that may be read several times to a name. */
 export function bind(value: Expr, lowering: Lowering): Expr {
   if (value.op === "const" || value.op === "local") return value;
   const name = `v${lowering.lets.length}`;
@@ -132,7 +132,7 @@ export function inline(
   return end.value;
 }
 
-/** The type of a parameter of a kernel function: `boolean` as written, a number otherwise. */
+/** The type of a parameter of a kernel function: `boolean` if declared, else a number. */
 export function parameterType(parameter: ts.ParameterDeclaration): ScalarType {
   if (
     !ts.isIdentifier(parameter.name) || parameter.dotDotDotToken ||
@@ -194,7 +194,7 @@ function runAll(
   return outcome;
 }
 
-/** `first`, and then `second` as far as `first` has not returned. */
+/** `first`, then `second` where `first` has not returned. */
 function after(
   first: Outcome,
   second: Outcome,
@@ -295,7 +295,7 @@ function runIf(
   };
 }
 
-/** Variables after two branches, of which one that has returned does not count. */
+/** Variables after two branches; a branch that has returned does not count. */
 function mergeAll(
   condition: Expr,
   yes: Outcome,
@@ -330,7 +330,7 @@ function merge(condition: Expr, a: Expr, b: Expr, at: ts.Node): Expr {
   return choose(condition, a, b);
 }
 
-/** An expression that must be a boolean, as conditions must. */
+/** A boolean expression, as required for conditions. */
 export function conditionOf(
   node: ts.Expression,
   env: Environment,
@@ -413,7 +413,7 @@ function assign(
   env.values.set(symbol, bind(value, lowering));
 }
 
-/** Drop names that nothing reads, last first. */
+/** Removes unused names, last first. */
 function withoutUnused(
   lets: readonly { name: string; value: Expr }[],
   result: Expr,

@@ -1,4 +1,6 @@
-/** From the lambdas of a model to scalar functions of the kernel tree, by way of their source. Not for whole models: those are traced. */
+/**
+ * Lowers the lambdas of a model to scalar functions of the kernel tree through their source. Models are traced instead.
+ */
 
 import { LowerError } from "../../spec/errors.ts";
 import type { Lambda, ScalarFunction } from "../graph/graph.ts";
@@ -6,9 +8,8 @@ import { evaluateScalar } from "../graph/evaluate_scalar.ts";
 import { placeOf } from "./frame.ts";
 
 /**
- * Lower scalar functions, each as it stands in its source at its call site. What is lowered already is returned as
- * it is; a function that is used several times is lowered once. Throws a `LowerError` with a code frame for a
- * function outside the scalar subset.
+ * Lowers scalar functions, each from its source at its call site. Lowered functions are returned unchanged; a function
+ * used several times is lowered once. Throws a `LowerError` with a code frame for a function outside the scalar subset.
  */
 export async function lowerLambdas(
   lambdas: readonly Lambda[],
@@ -22,12 +23,12 @@ export async function lowerLambdas(
   return lambdas.map((lambda) => lambda.lowered ?? found.get(lambda)!);
 }
 
-/** Odd numbers, so that no threshold or integer that a model would use is between f64 roundings of them. */
+/** Irregular numbers, so that no threshold or integer of a model lies between their f64 roundings. */
 const PROBES = [0.6180339887, -1.3247179572, 2.6854520011, -0.1100010001];
 
 /**
- * A lambda is its own oracle: the lowered function must give what the JavaScript gives. It does not where the
- * source has changed since it was loaded, or where a captured object was changed at run time.
+ * A lambda is its own oracle: the lowered function must return the same values as the JavaScript. It does not if the
+ * source has changed since loading, or if a captured object was changed at run time.
  */
 function compareWithJavaScript(lambda: Lambda, fn: ScalarFunction): void {
   for (let shift = 0; shift < PROBES.length; shift++) {
@@ -35,7 +36,7 @@ function compareWithJavaScript(lambda: Lambda, fn: ScalarFunction): void {
       const x = PROBES[(i + shift) % PROBES.length]!;
       return type === "bool" ? x > 0 : x;
     });
-    // A boolean parameter is a number only for the type of `js`; the function itself is asked with a boolean.
+    // A boolean parameter is a number only in the type of `js`; the function itself is called with a boolean.
     const js: number | boolean = lambda.js(...xs as number[]);
     const kernel = evaluateScalar(fn, xs, { precision: "f64" });
     if (close(Number(js), Number(kernel))) continue;

@@ -1,4 +1,7 @@
-/** Reads the sources of lambdas and lowers them. Loaded only when a model has lambdas of its own: it brings in TypeScript. */
+/**
+ * Reads the sources of lambdas and lowers them. Loaded only if a model has its own lambdas, because it loads
+ * TypeScript.
+ */
 
 import { LowerError, type Span } from "../../spec/errors.ts";
 import type { Lambda, ScalarFunction } from "../graph/graph.ts";
@@ -31,7 +34,7 @@ export function lowerSources(lambdas: readonly Lambda[]): ScalarFunction[] {
   });
 }
 
-/** What JavaScript says a function's `length` is: its parameters before the first with a default, or the rest. */
+/** The `length` of a function in JavaScript: its parameters before the first with a default, or the rest. */
 function lengthOf({ parameters }: FunctionNode): number {
   const end = parameters.findIndex((p) => p.initializer || p.dotDotDotToken);
   return end < 0 ? parameters.length : end;
@@ -43,7 +46,9 @@ function once<K, V>(made: Map<K, V>, key: K, make: () => V): V {
   return value;
 }
 
-/** Lower what JavaScript says a function's text is, where its source was not found. Names from outside have no meaning then. */
+/**
+ * Lowers the text that JavaScript returns for a function whose source was not found. Outer names are then undefined.
+ */
 function lowerText(text: string, span: Span | undefined): ScalarFunction {
   const where = span ? `at ${placeOf(span)} ` : "";
   const name = "/switchyard/function.js";
@@ -65,7 +70,7 @@ function lowerText(text: string, span: Span | undefined): ScalarFunction {
   try {
     return lowerFunction(fn, program.getTypeChecker(), why.replace("  ", " "));
   } catch (error) {
-    // The frame shows the text, but the place that a reader can go to is the call.
+    // The frame shows the text; the reported position is the call.
     if (error instanceof LowerError && span) {
       throw new LowerError(error.message, span);
     }

@@ -1,7 +1,7 @@
 /**
- * The mistakes of one file, as `check` and the editor show them: what TypeScript says and what tracing says, once for each
- * place. A mistake in what an op is given is shown where the op is called, as at run time, and in the sentence of run
- * time where tracing got there; TypeScript's own words are folded into it. Loads no TypeScript: it is given one.
+ * The mistakes of one file, as `check` and the editor show them: those of TypeScript and of tracing, once per position.
+ * A mistake in an argument of an op is reported at the call, as at run time, with the sentence of run time if tracing
+ * reached it; TypeScript's explanation is folded into it. It does not load TypeScript but receives it.
  */
 
 import type { Span } from "../../spec/errors.ts";
@@ -12,18 +12,18 @@ import { pathOf } from "./frame.ts";
 import type { TracedMistake } from "./traced.ts";
 import type { ts, TypeScript } from "./typescript.ts";
 
-/** A file of a program, and what else is known of it. */
+/** A file of a program, and other facts about it. */
 export interface CheckedFile {
   readonly ts: TypeScript;
   readonly program: ts.Program;
   readonly file: ts.SourceFile;
-  /** Whether a file is one of this package. */
+  /** Whether a file belongs to this package. */
   isOurs(path: string): boolean;
-  /** What TypeScript says, where that was asked already. */
+  /** TypeScript's diagnostics, if already computed. */
   readonly said?: readonly ts.Diagnostic[];
 }
 
-/** What TypeScript says of a file: errors of syntax, or of types without those that follow from another one. */
+/** TypeScript's diagnostics of a file: syntax errors, or type errors without those that follow from another. */
 export function typeMistakes(checked: CheckedFile): Diagnostic[] {
   const { ts, program, file } = checked;
   const syntax = program.getSyntacticDiagnostics(file);
@@ -38,7 +38,9 @@ export function typeMistakes(checked: CheckedFile): Diagnostic[] {
     .map((each) => typeMistake(each, checked));
 }
 
-/** Type errors of a file and what tracing says of it, in the order of the file. `typed`: there are type errors in other files. */
+/**
+ * Type errors of a file and mistakes found by tracing, in file order. `typed`: there are type errors in other files.
+ */
 export function allMistakes(
   types: readonly Diagnostic[],
   traced: readonly TracedMistake[],
@@ -69,7 +71,7 @@ export function allMistakes(
   return inOrder(withoutRepeats([...others, ...kept]));
 }
 
-/** Mistakes from the beginning of a file to its end. */
+/** Mistakes in file order. */
 function inOrder(mistakes: readonly Diagnostic[]): Diagnostic[] {
   return mistakes.toSorted(({ span: a }, { span: b }) =>
     (a?.line ?? 0) - (b?.line ?? 0) || (a?.column ?? 0) - (b?.column ?? 0)
@@ -91,7 +93,7 @@ function samePlace(a: Span | undefined, b: Span | undefined): boolean {
     a.column === b.column && pathOf(a.file) === pathOf(b.file);
 }
 
-/** Whether a mistake is in the lines of the call at a place. */
+/** Whether a mistake is in the lines of the call at a position. */
 function isInCall(
   ts: TypeScript,
   file: ts.SourceFile,
@@ -144,14 +146,14 @@ function spanOf(file: ts.SourceFile, position: number): Span {
 }
 
 /**
- * TypeScript explains from the outside in. Where it says that something is not assignable to a literal that is one
- * of our sentences (`"Cannot …"`), the sentence is the message.
+ * TypeScript explains errors from the outside in. If it reports that something is not assignable to a literal that is
+ * one of our sentences (`"Cannot …"`), the sentence is the message.
  */
 function sentenceOf(text: string): string {
   return /"(Cannot [^"]*)"/.exec(text)?.[1] ?? text;
 }
 
-/** The innermost call that is given what an error is about, if it is one of an op. What is in a function is not given. */
+/** The innermost call of an op whose arguments contain the error. Contents of nested functions are not arguments. */
 function callAround(
   { start = 0, length = 1 }: ts.Diagnostic,
   { ts, program, file, isOurs }: CheckedFile,
@@ -163,7 +165,7 @@ function callAround(
   const isAll = (node: ts.Node): boolean =>
     node.getStart(file) === start && node.end === end;
   let found: ts.CallExpression | undefined;
-  /** What a function returns is given to whoever calls it. */
+  /** A returned value is an argument of the caller. */
   function isReturned(node: ts.Node): boolean {
     return ts.isArrowFunction(node) && isAll(node.body) ||
       ts.forEachChild(node, function isIn(part): boolean | undefined {

@@ -1,11 +1,11 @@
 // @ts-check
 /**
- * Module hooks that load users' model files. They run on the thread that imports, or, before Node 22.15, on Node's loader
- * thread, where no TypeScript can be loaded; so this file is plain JavaScript. Every hook returns at once: a hook that waits
- * for the importing thread never ends. See `load.ts` for the other side.
+ * Module hooks that load users' model files. They run on the importing thread or, before Node.js 22.15, on Node's
+ * loader thread, where TypeScript cannot be loaded; therefore this file is plain JavaScript. Hooks must not wait for
+ * the importing thread. See `load.ts` for the other side.
  *
- * Only files that are reached from a model file by `MODEL_SCHEME` and relative imports are touched. They are ES
- * modules whatever the nearest package.json says, and `switchyard-moe` in them is the package that runs.
+ * Only files imported by `MODEL_SCHEME`, and their relative imports, are affected. They are ES modules whatever the
+ * nearest package.json says, and `switchyard-moe` in them is the running package.
  */
 
 import { existsSync, readFileSync } from "node:fs";
@@ -13,13 +13,14 @@ import { createRequire } from "node:module";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 
-/** What a model file is imported by: this, and its URL. */
+/** Import specifiers of model files: this prefix and the URL. */
 const MODEL_SCHEME = "switchyard-model:";
 
 const require = createRequire(import.meta.url);
 
 /**
- * `entries`: URLs of the package's modules, by name. `importedAs`: what a relative import may mean. `own`: URLs of the folders with this package's own code.
+ * `entries`: URLs of the package's modules, by name. `importedAs`: resolutions of a relative import. `own`: URLs of the
+ * folders with this package's code.
  * @type {{ entries: Record<string, string>, importedAs: [RegExp, string][], own: string[] }}
  */
 let places = { entries: {}, importedAs: [], own: [] };
@@ -27,7 +28,7 @@ let places = { entries: {}, importedAs: [], own: [] };
 /** URLs of users' files. @type {Set<string>} */
 const users = new Set();
 
-/** Texts that an editor has not saved, by path. @type {ReadonlyMap<string, string>} */
+/** Unsaved texts of an editor, by path. @type {ReadonlyMap<string, string>} */
 let unsaved = new Map();
 
 /** @param {typeof places} given */
@@ -41,7 +42,7 @@ export function useTexts(texts) {
 }
 
 /**
- * Called on Node's loader thread. `port` sends texts that are not saved, and is answered when they are known.
+ * Called on Node's loader thread. `port` receives unsaved texts and acknowledges them.
  * @param {typeof places & { port: import("node:worker_threads").MessagePort }} given
  */
 export function initialize({ port, ...given }) {
@@ -54,8 +55,9 @@ export function initialize({ port, ...given }) {
 }
 
 /**
- * Hooks of both kinds: the next of a chain returns a promise on the loader thread, and a result elsewhere.
- * @typedef {(specifier: string, context: { parentURL?: string }, next: (specifier: string, context: object) => any) => any} ResolveHook
+ * Hooks of both kinds: the next hook returns a promise on the loader thread, and a result elsewhere.
+ * @typedef {(specifier: string, context: { parentURL?: string }, next: (specifier: string, context: object) => any) =>
+ *   any} ResolveHook
  * @typedef {(url: string, context: object, next: (url: string, context: object) => any) => any} LoadHook
  */
 
@@ -66,12 +68,12 @@ export function resolve(specifier, context, nextResolve) {
   }
   if (context.parentURL !== undefined && users.has(context.parentURL)) {
     const entry = places.entries[specifier];
-    // The rest of the chain knows how this package is loaded; from no parent, so that no query is inherited.
+    // The rest of the chain resolves this package; without a parent, so that no query is inherited.
     if (entry !== undefined) {
       return nextResolve(entry, { ...context, parentURL: undefined });
     }
     const url = relative(specifier, context.parentURL);
-    // What a file of some version imports is of that version too.
+    // Imports of a file have the version of the file.
     const { search } = new URL(context.parentURL);
     if (url !== undefined) return claim(url + search);
   }
@@ -80,7 +82,7 @@ export function resolve(specifier, context, nextResolve) {
 
 /** @type {LoadHook} */
 export function load(url, context, nextLoad) {
-  // Where there are hooks, Deno reads addons as text.
+  // With hooks, Deno reads addons as text.
   if ("deno" in process.versions && url.endsWith(".node")) {
     const path = JSON.stringify(fileURLToPath(url));
     const source = `process.dlopen(module, ${path})`;
@@ -97,8 +99,8 @@ export function load(url, context, nextLoad) {
 }
 
 /**
- * The JavaScript of a text, with a map to its source. Types are left out, right or wrong. Throws a `SyntaxError` with the
- * first mistake as JSON: errors cross threads as text.
+ * The JavaScript of a text, with a source map. Types are removed without checks. Throws a `SyntaxError` with the first
+ * mistake as JSON: errors cross threads as text.
  * @param {string} path
  * @param {string} text
  * @returns {string}
@@ -144,7 +146,7 @@ function claim(url) {
 }
 
 /**
- * The user's file that a relative import means. Undefined for anything else, which Node resolves.
+ * The user's file of a relative import. Undefined for anything else, which Node.js resolves.
  * @param {string} specifier
  * @param {string} parent
  */

@@ -1,6 +1,6 @@
 /**
- * TypeScript's parser and checker, which take a quarter of a second to load: everyone else reaches them through
- * `await import("./project.ts")`.
+ * TypeScript's parser and checker. They take a quarter of a second to load, so other code uses `await
+ * import("./project.ts")`.
  */
 
 import { statSync } from "node:fs";
@@ -11,7 +11,7 @@ import { isUnsaved, readSource } from "./unsaved.ts";
 
 export { ts };
 
-/** The file that a relative import means. */
+/** The file of a relative import. */
 function resolveRelative(specifier: string, from: string): string | undefined {
   if (!specifier.startsWith(".")) return undefined;
   const path = resolve(dirname(from), specifier);
@@ -24,15 +24,15 @@ function isFile(path: string): boolean {
     (statSync(path, { throwIfNoEntry: false })?.isFile() ?? false);
 }
 
-/** Files as they were parsed last, which programs share for as long as they read the same. */
+/** Parsed files, shared by programs while their texts are unchanged. */
 const parsed = new Map<string, ts.SourceFile>();
 
-/** Programs of files on disk, by the files: models are compiled again and again, for one mesh after another. */
+/** Programs of files on disk: models are compiled repeatedly, for one mesh after another. */
 const opened = new Map<string, ts.Program>();
 
 /**
- * A program to look names up in: the given files and what they import by relative paths, parsed but without
- * library types, so that it costs tens of milliseconds. `virtual` gives files that are not on disk.
+ * A program for name lookup: the given files and their relative imports, parsed without library types, so that it takes
+ * tens of milliseconds. `virtual`: files that are not on disk.
  */
 export function openProgram(
   files: readonly string[],

@@ -1,4 +1,4 @@
-/** What only running a model file can tell: the mistakes that tracing its models, and lowering their scalar functions, finds. */
+/** Mistakes that only executing a model file finds: by tracing its models and lowering their scalar functions. */
 
 import { ModelError } from "../../spec/errors.ts";
 import type { Model } from "../dsl/model.ts";
@@ -9,27 +9,27 @@ import { type Diagnostic, diagnosticOf } from "./diagnostic.ts";
 import { loadExamples, type ModelReference } from "./load.ts";
 import { lowerLambdas } from "./lower_scalar.ts";
 
-/** A mistake that running a file shows. */
+/** A mistake found by executing a file. */
 export interface TracedMistake extends Diagnostic {
-  /** The language does not say it: where there are type errors, it may follow from one. */
+  /** Not reported by the language itself: it may follow from a type error. */
   readonly doubtful?: true;
 }
 
 /** A model that was traced. */
 export interface TracedModel {
-  /** Every node that its function made, used or not, right or wrong. */
+  /** Every node that its function created, used or not, right or wrong. */
   readonly made: readonly Node[];
-  /** Absent where tracing it failed. */
+  /** Absent if tracing failed. */
   readonly graph?: TracedGraph<string>;
 }
 
-/** What running a model file showed. */
+/** Result of executing a model file. */
 export interface Traced {
   readonly mistakes: readonly TracedMistake[];
   readonly models: readonly TracedModel[];
 }
 
-/** Load a model file and trace what it exports, or the export that is named. `version` as for `loadModels`. */
+/** Loads a model file and traces its exports, or the named one. `version` as for `loadModels`. */
 export async function traceFile(
   reference: ModelReference,
   version?: number,
@@ -50,7 +50,7 @@ export async function traceFile(
   return { mistakes: unique(mistakes), models: traced };
 }
 
-/** Each mistake once: layers of a loop make the same one. */
+/** Removes duplicates: layers of a loop make the same mistake. */
 function unique(mistakes: readonly TracedMistake[]): TracedMistake[] {
   const keyOf = ({ message, span }: TracedMistake) =>
     JSON.stringify([message, span]);
@@ -83,13 +83,13 @@ async function traceModel(
   return { made: problems.made, ...graph ? { graph } : {} };
 }
 
-/** What lowering scalar functions complains about, one by one. */
+/** Errors of lowering scalar functions, one by one. */
 async function wrongLambdas(lambdas: readonly Lambda[]): Promise<unknown[]> {
   try {
     await lowerLambdas(lambdas);
     return [];
   } catch {
-    // One is wrong at least: ask one by one, to name them all.
+    // At least one is wrong: lower one by one to report all.
     const errors: unknown[] = [];
     for (const lambda of lambdas) {
       try {

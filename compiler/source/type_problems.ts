@@ -1,4 +1,7 @@
-/** What TypeScript says of a model file. Loads TypeScript, so it is reached through `await import("./type_problems.ts")`. */
+/**
+ * TypeScript's diagnostics of a model file. It loads TypeScript, so other code uses `await
+ * import("./type_problems.ts")`.
+ */
 
 import { existsSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
@@ -7,7 +10,7 @@ import { isOwn, typedModules } from "./places.ts";
 import { libraryFiles, ts } from "./typescript.ts";
 import { readSource } from "./unsaved.ts";
 
-/** The folder up from `from` that has Node's types installed, if any. */
+/** The closest folder at or above `from` with Node.js types installed, if any. */
 function nodeTypes(from: string): string | undefined {
   for (let folder = resolve(from);; folder = dirname(folder)) {
     const root = join(folder, "node_modules", "@types");
@@ -16,16 +19,18 @@ function nodeTypes(from: string): string | undefined {
   }
 }
 
-/** A stand-in for Node's and browsers' types where there are none: what model files use of them. */
+/** Minimal types of Node.js and browsers for model files, if none are installed. */
 const AMBIENT =
   "interface Console { log(...values: unknown[]): void; error(...values: unknown[]): void; warn(...values: unknown[]): void; }\ndeclare const console: Console;\n";
 
-/** Errors of names that Node's types may have. They take half a second to read, and few models use one. */
+/**
+ * Errors about names that Node.js types may declare. These types take half a second to read, and few models use them.
+ */
 const MISSING = new Set([2304, 2307, 2503, 2552, 2580, 2584, 2591, 2868]);
 
 /**
- * A model file and what it imports, to be type-checked strictly, with `switchyard-moe` meaning this package. Each call of
- * the function that is returned reads what has changed; files of other people are left out.
+ * Type-checks a model file and its imports strictly, with `switchyard-moe` resolved to this package. Each call of the
+ * returned function reads the changed files. Third-party files are ignored.
  */
 export function openTypes(path: string): () => CheckedFile[] {
   const typeRoot = nodeTypes(dirname(path));
@@ -42,7 +47,7 @@ export function openTypes(path: string): () => CheckedFile[] {
   };
 }
 
-/** Programs of a model file, each made of what has not changed since the one before. */
+/** Programs of a model file, each reusing unchanged files of the previous one. */
 function openPrograms(path: string, typeRoot?: string): () => ts.Program {
   const options: ts.CompilerOptions = {
     strict: true,
@@ -79,7 +84,7 @@ function openPrograms(path: string, typeRoot?: string): () => ts.Program {
       literals.map(({ text }) => ({
         resolvedModule: resolveModule(text, from, { options, host, modules }),
       })),
-    // A file that an import names may be there now.
+    // The file of an import may exist now.
     hasInvalidatedResolutions: (name: string) => isUsers(name),
   };
   const rootNames = typeRoot === undefined ? [path, ambient] : [path];
@@ -95,10 +100,10 @@ function openPrograms(path: string, typeRoot?: string): () => ts.Program {
   };
 }
 
-/** Where the declarations of what is built in seem to be stored. */
+/** Virtual folder of the built-in declarations. */
 const LIBRARY = "/node_modules/typescript/lib";
 
-/** Source files by name, parsed where their texts have changed. Those of other people stay as they were. */
+/** Source files by name, parsed again if their texts have changed, except for third-party files. */
 function openFiles(
   read: (name: string) => string | undefined,
 ): ts.CompilerHost["getSourceFile"] {
@@ -131,7 +136,7 @@ function resolveModule(
       : ts.Extension.Ts;
     return { resolvedFileName: known, extension };
   }
-  // Our own code is only read for its exported types; what it uses inside does not matter here.
+  // Our own code is read only for its exported types; its internal imports do not matter.
   if (isOwn(from) && !name.startsWith(".")) return undefined;
   return ts.resolveModuleName(name, from, options, host).resolvedModule;
 }

@@ -1,6 +1,6 @@
 /**
- * TypeScript, as ts-morph has it: in half the bytes of TypeScript's own package. It is loaded by `require`: an `import` of a
- * CommonJS package reads it once more for the names of its exports, which takes half as long again.
+ * TypeScript as bundled by ts-morph, in half the bytes of TypeScript's own package. It is loaded by `require`, because
+ * an `import` of a CommonJS package reads it again for its export names and takes 1.5 times as long.
  */
 
 import { createRequire } from "node:module";
@@ -13,14 +13,14 @@ const loaded = createRequire(import.meta.url)(
 /** TypeScript's parser and checker. */
 export const ts: typeof morph.ts = loaded.ts;
 
-/** The declarations of what is built into JavaScript, by the names of their files. */
+/** The declarations of JavaScript's built-ins, by file name. */
 export function libraryFiles(): ReadonlyMap<string, string> {
   return new Map(
     loaded.getLibFiles().map(({ fileName, text }) => [fileName, text]),
   );
 }
 
-/** TypeScript as a value, for code that works with whichever is there: that of an editor is another one. */
+/** TypeScript as a value, for code that works with any instance, such as that of an editor. */
 export type TypeScript = typeof morph.ts;
 
 /** Types of TypeScript's nodes and programs. */
@@ -60,7 +60,7 @@ export declare namespace ts {
   export type TypeReference = morph.ts.TypeReference;
   export type TypeChecker = morph.ts.TypeChecker;
   export type VariableDeclaration = morph.ts.VariableDeclaration;
-  /** Of TypeScript's server, what a plugin meets. */
+  /** Parts of TypeScript's server API that plugins use. */
   export namespace server {
     export type PluginCreateInfo = morph.ts.server.PluginCreateInfo;
   }

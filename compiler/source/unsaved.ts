@@ -1,22 +1,22 @@
-/** Texts of source files. An editor may have some that it has not saved; those count, and not what is on disk. */
+/** Texts of source files. Unsaved texts of an editor take precedence over files on disk. */
 
 import { existsSync, readFileSync } from "node:fs";
 
-/** Paths and texts. Filled in the process that traces for an editor, and empty in any other. */
+/** Paths and unsaved texts. Set in the process that traces for an editor, empty in others. */
 const unsaved = new Map<string, string>();
 
-/** From now on files have these texts, by path; all others have what is on disk. */
+/** Sets unsaved texts by path; other files are read from disk. */
 export function useUnsaved(texts: ReadonlyMap<string, string>): void {
   unsaved.clear();
   for (const [path, text] of texts) unsaved.set(path, text);
 }
 
-/** Whether a file has a text that is not on disk; the file may not be there either. */
+/** Whether a file has an unsaved text; it may not exist on disk. */
 export function isUnsaved(path: string): boolean {
   return unsaved.has(path);
 }
 
-/** The text of a file, or undefined where there is none. */
+/** The text of a file, or undefined if it does not exist. */
 export function readSource(path: string): string | undefined {
   return unsaved.get(path) ??
     (existsSync(path) ? readFileSync(path, "utf8") : undefined);

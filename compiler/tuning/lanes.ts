@@ -1,4 +1,4 @@
-/** How the lanes of a workgroup share a tile of a matrix multiplication, its memory and the blocks of its sums. */
+/** Distribution of a matmul tile over the lanes of a workgroup, its memory and the blocks of its sums. */
 
 import { invariant } from "../../spec/errors.ts";
 import { foldGrid, type Grid, SHARED_WORDS } from "../../spec/kernel/make.ts";
@@ -11,13 +11,13 @@ interface TiledWeights {
   readonly weights: readonly unknown[];
 }
 
-/** Lanes side by side, of different columns, and how many such teams a workgroup has. */
+/** Number of adjacent lanes with different columns, and of such teams in a workgroup. */
 export interface Teams {
   readonly lanes: number;
   readonly teams: number;
 }
 
-/** Few columns leave lanes idle, so the rest of a workgroup's lanes go to more teams (not when grouped). */
+/** With few columns, the remaining lanes of a workgroup form more teams (unless grouped). */
 export function teamsOf(o: Omit<TiledMatmul, "k">): Teams {
   const { split = 1, columns } = o.tile;
   invariant(o.tile.lanes % split === 0, "teams have equally many lanes");
@@ -37,8 +37,9 @@ export function matmulShape(o: TiledMatmul): { rows: number; columns: number } {
 }
 
 /**
- * The grid for a number of rows, or for a number of tiles when grouped. Tiles are in x: neighbours then share weights, and
- * where fewer tiles arrive than could, the idle ones are spread over the whole grid and not left to one core at its end.
+ * The grid for a number of rows, or for a number of tiles if grouped. Tiles are in x: neighbours share weights, and if
+ * fewer tiles exist than the maximum, idle ones are distributed over the entire grid instead of left to one core at its
+ * end.
  */
 export function matmulGrid(o: TiledMatmul, rowsOrTiles: Size): Grid {
   const shape = matmulShape(o);
@@ -49,18 +50,18 @@ export function matmulGrid(o: TiledMatmul, rowsOrTiles: Size): Grid {
   return [x, Math.ceil(o.columns / shape.columns), z];
 }
 
-/** Words of workgroup memory for the left operand, and those for block sums beyond the first of each lane's results. */
+/** Words of workgroup memory for the left operand, and for block sums beyond the first of each lane's results. */
 const LEFT_WORDS = 2560, ROUND_WORDS = 1024;
 
-/** Whether lanes load the left operand together: two blocks of every row, and where each row starts, must fit. */
+/** Whether lanes load the left operand together: two blocks of every row, and the start of each row, must fit. */
 export function isStaged(o: TiledMatmul): boolean {
   return o.tile.left === "workgroup" && o.tile.right !== "workgroup" &&
     matmulShape(o).rows * (2 * EXACT.block + 1) <= LEFT_WORDS;
 }
 
 /**
- * Blocks of k that a workgroup loads of the right operand at a time: an equal part of a segment, or segments. 0: every team
- * loads for itself, as where blocks are not equally long, or memory is too small.
+ * Blocks of k of the right operand that a workgroup loads at a time: an equal part of a segment, or several segments.
+ * 0: every team loads for itself, because blocks have different lengths or memory is too small.
  */
 export function blocksInPanel(
   o: TiledMatmul & TiledWeights,
@@ -79,8 +80,8 @@ export function blocksInPanel(
 }
 
 /**
- * Where teams sum blocks of k for a number of rows: how many blocks each has in a round, at whose end they are added.
- * 0: they do not, as memory is too small or there is nothing to share.
+ * Blocks of k per team and round, if teams sum blocks of k for this number of rows. 0: they do not, because memory is
+ * too small or there is nothing to share.
  */
 export function blocksInRound(
   o: TiledMatmul & TiledWeights,

@@ -1,4 +1,4 @@
-/** Which variants of kernels devices take: facts about devices, not about kernels. Bits do not depend on them. */
+/** Kernel variants of devices. Bits do not depend on them. */
 
 export * from "./lanes.ts";
 export * from "./queries.ts";

@@ -1,34 +1,34 @@
-/** How many queries a workgroup of attention takes, which load keys and values once. */
+/** Number of queries per workgroup of attention, which share loads of keys and values. */
 
 import { foldGrid, type Grid } from "../../spec/kernel/make.ts";
 import type { Size } from "../../spec/size.ts";
 
-/** Keys in a block; also the invocations of a workgroup. */
+/** Keys per block, and invocations per workgroup. */
 export const KEY_BLOCK = 32;
 
-/** Queries of a workgroup: so many heads, which read the same keys, of so many tokens. */
+/** Queries of a workgroup: a number of heads with the same key head, and a number of tokens. */
 export interface QueryTile {
   readonly heads: number;
   readonly tokens: number;
 }
 
-/** What the queries of a workgroup depend on. */
+/** Parameters of the queries of a workgroup. */
 export interface QueryShape {
   readonly heads: number;
   readonly kvHeads: number;
   readonly dim: number;
-  /** Elements of a value; default `dim`. */
+  /** Elements of a value. Default: `dim`. */
   readonly valueDim?: number;
-  /** Queries of a workgroup, at most. Default: 1. */
+  /** Maximum number of queries per workgroup. Default: 1. */
   readonly queries?: number;
   /** Keys that each token attends to, where they are given: then a workgroup has one token. */
   readonly selected?: number;
 }
 
-/** Elements of results that a lane sums at once, of all queries of a workgroup. */
+/** Maximum number of result elements that a lane sums at once, over all queries of a workgroup. */
 const MOST_SUMS = 32;
 
-/** Heads first: those of one token always read the same keys. */
+/** Heads first: those of one token always share keys. */
 export function queryTile(o: QueryShape): QueryTile {
   const { heads, kvHeads, dim, valueDim = dim } = o;
   const group = heads / kvHeads;
@@ -40,7 +40,7 @@ export function queryTile(o: QueryShape): QueryTile {
   return { heads: shared, tokens };
 }
 
-/** The grid of `attention`: workgroups for the heads, and for each token or so many. */
+/** The grid of `attention`: workgroups per head, and per token or group of tokens. */
 export function attentionGrid(o: QueryShape, tokens: Size): Grid {
   const tile = queryTile(o);
   return [

@@ -1,4 +1,4 @@
-/** Which variant of a kernel a plan takes: what a tuner found for the adapter, by the shape of the work, or a default. */
+/** Kernel variants of a plan: those found by a tuner for the adapter, by shape, or a default. */
 
 import type { FileDType } from "../../spec/dtype.ts";
 import { MachineError } from "../../spec/errors.ts";
@@ -6,15 +6,24 @@ import { DEFAULT_TILE, type MatmulTile, tileHeight } from "./tile.ts";
 
 /** Variants of kernels. Bits do not depend on them. */
 export interface TuningTable {
-  /** The tile of matmuls that `matmuls` does not name. Its height is that of every grouped matmul: they share lists of tiles. */
+  /**
+   * The tile of matmuls that `matmuls` does not list. Its height is that of every grouped matmul, because they share
+   * lists of tiles.
+   */
   readonly matmul?: MatmulTile;
-  /** The same of matmuls of several weights, which hold as many tiles of results; as high. Default: `matmul`. */
+  /**
+   * The tile of matmuls with several weights, which compute as many tiles of results; of the same height. Default:
+   * `matmul`.
+   */
   readonly pair?: MatmulTile;
   /** Tiles by `matmulClass`. */
   readonly matmuls?: { readonly [shape: string]: MatmulTile };
-  /** Queries of a workgroup of attention: heads that read the same keys, then tokens. Default: 1. */
+  /** Maximum queries per workgroup of attention: heads with the same key head, then tokens. Default: 1. */
   readonly attention?: number;
-  /** Right operands of matmuls that are stored so are laid out as in their files where these have the contracted axis inside. Default: none. */
+  /**
+   * Storage dtypes of right operands that keep the layout of their files, with the contracted axis innermost. Default:
+   * none.
+   */
   readonly asFiled?: readonly FileDType[];
   /** How matmuls of quantized rows multiply bytes. Default: guarded. */
   readonly bytes?: BytesArithmetic;
@@ -35,11 +44,11 @@ export type Tuning =
       | ((shape: MatmulShape) => MatmulTile | undefined);
   };
 
-/** What decides how fast a tile is. */
+/** Parameters that determine the speed of a tile. */
 export interface MatmulShape {
   /** Rows are grouped by expert. */
   readonly grouped: boolean;
-  /** Weights of each result: two for the gate and up of an expert. */
+  /** Weights per result: two for the gate and up of an expert. */
   readonly weights: number;
   readonly stored: FileDType;
   readonly k: number;
@@ -57,10 +66,13 @@ export function matmulClass(shape: MatmulShape): string {
   ].join(" ");
 }
 
-/** Results that a lane holds in registers, at most: GPUs have 255 for a lane. A table's tile has at most half, for pairs. */
+/**
+ * Maximum number of results in a lane's registers: GPUs have 255 per lane. A tile of a table has at most half, for
+ * pairs.
+ */
 export const MOST_RESULTS = 256;
 
-/** The tile of a matmul, and how kernels of it are named where a table chose it. Throws MachineError where it is too large. */
+/** The tile of a matmul, and the suffix of kernel names if a table chose it. Throws MachineError if it is too large. */
 export function tileFor(
   { matmul = DEFAULT_TILE, pair = matmul, matmuls = {} }: Tuning,
   shape: MatmulShape,
@@ -81,7 +93,7 @@ export function tileFor(
   return { tile, suffix: found ? `_by_${tileName(tile)}` : "" };
 }
 
-/** A tile with as many rows as give it a height; whole where its teams cannot share that. */
+/** A tile with the rows of a given height; without teams if they cannot divide it. */
 export function ofHeight(tile: MatmulTile, height: number): MatmulTile {
   const { split = 1, ...whole } = tile;
   return height % split === 0
@@ -89,7 +101,7 @@ export function ofHeight(tile: MatmulTile, height: number): MatmulTile {
     : { ...whole, rows: height };
 }
 
-/** `4x4x32`, and what else tells a tile from others: `4x4x32_split8_workgroup`. */
+/** `4x4x32`, and other distinguishing options: `4x4x32_split8_workgroup`. */
 export function tileName(tile: MatmulTile): string {
   const { rows, columns, lanes, split = 1, left = "registers" } = tile;
   const { right = "scalar", code = "large" } = tile;

@@ -1,4 +1,4 @@
-/** Tiles of matrix multiplications: what lanes hold in registers, and which tile fits the operands. */
+/** Tiles of matmuls: register tiles of lanes, and their fit to the operands. */
 
 import { type FileDType, isHalf } from "../../spec/dtype.ts";
 import { invariant } from "../../spec/errors.ts";
@@ -6,50 +6,50 @@ import type { Expr } from "../../spec/kernel/tree.ts";
 import { EXACT } from "../../spec/numerics.ts";
 import { packingOf } from "../../spec/packed.ts";
 
-/** Each invocation computes rows x columns results; `lanes` invocations make a workgroup. */
+/** Each invocation computes rows x columns results; `lanes` invocations form a workgroup. */
 export interface MatmulTile {
   readonly rows: number;
   readonly columns: number;
   readonly lanes: number;
   /**
-   * Teams of lanes that have the same columns. Each has rows of its own; where a tile has no more rows than one team holds,
-   * as in decoding, teams sum different blocks of k, and block sums are added in order. Divides `lanes`. Default: 1.
+   * Teams of lanes with the same columns. Each has its own rows. If a tile has at most the rows of one team, as in
+   * decode, teams sum different blocks of k, and block sums are added in order. Divides `lanes`. Default: 1.
    */
   readonly split?: number;
   /**
-   * Where products take the left operand from: loaded by every lane for itself, or by all lanes of a workgroup together,
-   * a block of k at a time, into its memory, if that is large enough. Default: registers.
+   * Source of the left operand: loaded by every lane, or by all lanes of a workgroup together, one block of k at a
+   * time, into workgroup memory if it fits. Default: registers.
    */
   readonly left?: "registers" | "workgroup";
   /**
-   * How the right operand is loaded: word by word; or two or four words at once, of columns that are together, where its
-   * rows and the tile's columns allow it; or by a workgroup into its memory, some blocks of k at a time, for all teams, which
-   * suits vectors that load along k. Default: scalar.
+   * Loads of the right operand: word by word; two or four words of adjacent columns at once, if its rows and the tile's
+   * columns allow it; or by a workgroup into its memory, some blocks of k at a time, for all teams, which suits vectors
+   * that load along k. Default: scalar.
    */
   readonly right?: "scalar" | "vector" | "workgroup";
   /**
-   * `small`: what becomes of results is written once for all rows, in a loop, unless they come from panels or teams; and the
-   * quarter of a tile has no text of its own. For drivers that take long to compile. Default: large.
+   * `small`: epilogues are emitted once for all rows, in a loop, unless results are in panels or teams, and there is no
+   * loop for a quarter of a tile. For drivers that compile slowly. Default: large.
    */
   readonly code?: "large" | "small";
 }
 
-/** A good tile without a tuner. */
+/** The default tile without a tuner. */
 export const DEFAULT_TILE: MatmulTile = { rows: 4, columns: 4, lanes: 32 };
 
-/** A matrix multiplication, as far as its tile is concerned. */
+/** Parameters of a matmul that its tile depends on. */
 export interface TiledMatmul {
-  /** How many products in a sum; known at run time only where there are no groups and no packed weights. */
+  /** Products per sum; dynamic only without groups and packed weights. */
   readonly k: number | Expr;
-  /** Equal segments of k, whose sums are added as a balanced tree; see `blockedSum`. Default: 1. */
+  /** Number of equal segments of k, whose sums are added as a balanced tree; see `blockedSum`. Default: 1. */
   readonly segments?: number;
   readonly columns: number;
   readonly tile: MatmulTile;
-  /** The binding of the tile list that `regroup` makes; its tile height must be `matmulShape(o).rows`. */
+  /** The binding of the tile list of `regroup`; its tile height must be `matmulShape(o).rows`. */
   readonly grouped?: { readonly tiles: string };
 }
 
-/** The blocks of a sum over k, which are equally long. */
+/** Blocks of equal length of a sum over k. */
 export interface EqualBlocks {
   /** Indices of a block. */
   readonly length: number;
@@ -58,8 +58,8 @@ export interface EqualBlocks {
 }
 
 /**
- * The blocks of a sum over k; undefined unless all are equally long: those of 32, or short segments. One that is short and
- * alone is not taken for such.
+ * The blocks of a sum over k. Undefined unless all have equal length: 32, or short segments. A single short block does
+ * not count.
  */
 export function equalBlocks(
   { k, segments = 1 }: Pick<TiledMatmul, "k" | "segments">,
@@ -78,8 +78,8 @@ export function equalBlocks(
 }
 
 /**
- * The tile that a kernel takes: the plain one of its size unless all blocks of k are equally long. Drivers (Mesa's llvmpipe)
- * may unroll a short last block and then add its products in another order, which depends on the code around it.
+ * The tile of a kernel: the plain one of its size unless all blocks of k have equal length. Drivers (Mesa's llvmpipe)
+ * may unroll a short last block and then add its products in an order that depends on the surrounding code.
  */
 export function tileTaken(o: Omit<TiledMatmul, "columns">): MatmulTile {
   const { grouped, tile } = o;
@@ -88,8 +88,8 @@ export function tileTaken(o: Omit<TiledMatmul, "columns">): MatmulTile {
 }
 
 /**
- * A tile that can read weights: a plain one where they have k inside, unless workgroups load them together; else one of an
- * even number of columns where two are in a word.
+ * A tile that can read the weights: a plain one for weights with k innermost, unless workgroups load them together; one
+ * with an even number of columns if two share a word.
  */
 export function tileOfWeights(
   tile: MatmulTile,
@@ -106,7 +106,7 @@ export function tileOfWeights(
   if (weights.some(({ inside }) => inside === "k")) {
     if (tile.right !== "workgroup") return plainTile(tile, grouped);
     const { rows, lanes, split = 1 } = tile;
-    // Lanes of one vector have the same rows, also where columns are few.
+    // Lanes of one vector have the same rows, even with few columns.
     return grouped || columns > lanes / split / 2
       ? tile
       : { rows, columns: 1, lanes: Math.max(4, powerFrom(columns)) };
@@ -119,7 +119,7 @@ export function tileOfWeights(
     : tile;
 }
 
-/** The minimum power of two that is no less. */
+/** The smallest power of two that is not smaller. */
 function powerFrom(n: number): number {
   return 2 ** Math.ceil(Math.log2(n));
 }
@@ -135,7 +135,7 @@ function plainTile(tile: MatmulTile, grouped: boolean): MatmulTile {
   };
 }
 
-/** Whether weights may have k inside: those of a word are of one block. */
+/** Whether weights may have k innermost: the elements of a word must be in one block. */
 export function readsAlongK(
   stored: FileDType,
   sum: { readonly k: number; readonly segments: number },

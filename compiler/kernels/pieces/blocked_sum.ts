@@ -1,6 +1,6 @@
 /**
- * The contract's sum as text: equal segments, each summed in blocks of 32 consecutive indices; block sums are added in
- * order, segments as a balanced binary tree. See spec/numerics.md.
+ * The sum of the contract as text: equal segments, each summed in blocks of 32 consecutive indices; block sums are
+ * added in order, segments as a balanced binary tree. See spec/numerics.md.
  */
 
 import { invariant } from "../../../spec/errors.ts";
@@ -26,21 +26,27 @@ export const SUM_BLOCK = EXACT.block;
 
 /** Sums over one index. */
 export interface BlockedSumOptions {
-  /** How many indices: a number, or a u32. */
+  /** Number of indices: a number or a u32. */
   readonly length: Hole;
-  /** Name of the index, and prefix of the names that the loop needs. Default `k`. */
+  /** Name of the index, and prefix of generated names. Default: `k`. */
   readonly over?: string;
-  /** Equal segments, whose sums are added as a tree: a power of two that divides `length`, which is then a number. Default: 1. */
+  /**
+   * Number of equal segments, whose sums are added as a tree: a power of two that divides `length`, which is then a
+   * constant. Default: 1.
+   */
   readonly segments?: number | undefined;
-  /** Terms of an iteration, a power of two that divides the length of every block: `add` adds for `terms` * `k` and those after it. Default: 1. */
+  /**
+   * Terms per iteration, a power of two that divides the length of every block: `add` adds the terms from `terms` * `k`
+   * on. Default: 1.
+   */
   readonly terms?: number;
-  /** What comes before each block, given its first index. */
+  /** Code before each block, given its first index. */
   readonly before?: ((start: KernelText) => Statements) | undefined;
 }
 
 /**
- * Declares a variable, or registers, of type f32 and sums into them. For each index, `add` adds to the sum of the block at
- * hand, which for the total `dot` is called `dot_block`.
+ * Declares an f32 variable, or registers, and sums into them. For each index, `add` adds to the sum of the current
+ * block, named `dot_block` for the total `dot`.
  */
 export function blockedSum(
   total: string | readonly Register[],
@@ -74,7 +80,7 @@ export function blockedSum(
     }`;
 }
 
-/** Indices of one of several segments. */
+/** Indices per segment. */
 function segmentLength(length: Hole, segments: number): number {
   invariant(
     typeof length === "number" && length % segments === 0,
@@ -84,7 +90,7 @@ function segmentLength(length: Hole, segments: number): number {
   return length / segments;
 }
 
-/** Adds to totals of 0, or to `sum` of them, the blocks of `length` indices from `first` on; without it, from 0. */
+/** Adds the blocks of `length` indices from `first` to totals of 0, or to `sum` of them. */
 function oneSegment(
   totals: readonly Register[],
   { length, over: k = "k", terms = 1, first, before, sum = "" }:
@@ -111,7 +117,7 @@ function oneSegment(
       ${before?.(start)}
       ${declareEach(totals, "_block")}
       ${terms > 1 ? inGroups(start, count) : each(start, end)}
-      // Also for a single block: 0 + block is the contract's, and differs from block where that is -0.
+      // Also for a single block: the contract's 0 + block differs from block if that is -0.
       ${setEach(totals, sum, (of) => plus(of(sum), of("_block")))}`;
   const known = typeof length === "number";
   invariant(known || terms === 1, "terms of an iteration are counted");

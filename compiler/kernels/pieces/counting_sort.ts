@@ -1,4 +1,4 @@
-/** Counting sort by several lanes, each of which counts its own consecutive items, and then numbers them. */
+/** Counting sort by several lanes. Each lane counts its own consecutive items and then numbers them. */
 
 import { type Hole, type KernelText, wgsl } from "../../../spec/kernel/text.ts";
 
@@ -6,18 +6,18 @@ import { type Hole, type KernelText, wgsl } from "../../../spec/kernel/text.ts";
 export interface CountingSortOptions {
   readonly lanes: number;
   readonly buckets: number;
-  /** Name of the bucket that is counted over. */
+  /** Name of the bucket. */
   readonly bucket: string;
   /** The workgroup array of cells. Default: `cells`. */
   readonly cells?: string;
-  /** The binding that gets how many items each bucket has, from element `first` on; default 0. */
+  /** The binding for the item counts of the buckets, from element `first` on. Default: 0. */
   readonly counts: string;
   readonly first?: number;
-  /** The workgroup array that gets the same. */
+  /** The workgroup array for the same counts. */
   readonly totals: string;
 }
 
-/** The lanes that fit into workgroup memory with a cell for each bucket, and `others` more words a bucket. */
+/** Number of lanes that fit into workgroup memory with a cell per bucket, and `others` more words per bucket. */
 export function lanesFor(
   buckets: number,
   { words, others }: { readonly words: number; readonly others: number },
@@ -28,8 +28,8 @@ export function lanesFor(
 }
 
 /**
- * Cell [lane, bucket] has how many items of a bucket each lane found; it becomes how many those before it found: an
- * exclusive scan over lanes. The buckets are shared out among the lanes.
+ * Exclusive scan over lanes: cell [lane, bucket] changes from the lane's count to the count of earlier lanes. The
+ * buckets are distributed over the lanes.
  */
 export function scanCells(
   o: CountingSortOptions,
@@ -49,7 +49,7 @@ export function scanCells(
     }`;
 }
 
-/** Consecutive items for each lane, as many for one as for another, always `together` of them: those from `from` below `to`. */
+/** Consecutive items per lane, equally many, in multiples of `together`: from `from` below `to`. */
 export function laneShare(
   items: Hole,
   lanes: number,
@@ -62,7 +62,7 @@ export function laneShare(
     let to = min(from + share, ${items});`;
 }
 
-/** `name` becomes the u32 sum of what the lanes below `end` have in `array`: an exclusive scan where that is `lane`. */
+/** `name` becomes the u32 sum of `array` over the lanes below `end`: an exclusive scan if `end` is `lane`. */
 export function sumOfLanes(
   name: string,
   array: string,

@@ -1,4 +1,6 @@
-/** Stored weights as f32: 16-bit floats, two to a u32, and elements that share words along the contracted axis. */
+/**
+ * Stored weights as f32: 16-bit floats, two per u32, and packed elements that share words along the contracted axis.
+ */
 
 import { type FileDType, isHalf } from "../../../spec/dtype.ts";
 import {
@@ -16,7 +18,7 @@ export function perWord(stored: FileDType): number {
   return isHalf(stored) ? 2 : packingOf(stored)?.perWord ?? 1;
 }
 
-/** The float in the lowest four bits (E2M1: sign, two bits of exponent, one of mantissa), of which only 0.5 is subnormal. */
+/** The float in the lowest four bits (E2M1: sign, two exponent bits, one mantissa bit). Only 0.5 is subnormal. */
 function fp4(bits: Hole): KernelText {
   const magnitude = wgsl`(${bits} & 7)`;
   const half = wgsl`${126 << 23}u`;
@@ -25,7 +27,10 @@ function fp4(bits: Hole): KernelText {
   return wgsl`bitcast<f32>(((${bits} & 8) << 28u) | select(${normal}, ${small}, ${magnitude} < 2))`;
 }
 
-/** The float in the lowest eight bits (E4M3): a normal one is moved to f32's exponent, a subnormal one is its mantissa times 2^-9. */
+/**
+ * The float in the lowest eight bits (E4M3): a normal one is shifted to f32's exponent; a subnormal one is its mantissa
+ * times 2^-9.
+ */
 function fp8(bits: Hole): KernelText {
   const magnitude = wgsl`(${bits} & 127)`;
   const normal = wgsl`bitcast<f32>((${magnitude} << 20u) + ${120 << 23}u)`;
@@ -34,7 +39,7 @@ function fp8(bits: Hole): KernelText {
   return wgsl`bitcast<f32>(((${bits} & 128) << 24u) | bitcast<u32>(${value}))`;
 }
 
-/** An entry of a table of 16 small integers, four to a word. */
+/** An entry of a table of 16 small integers, four per word. */
 function iq4(bits: Hole): KernelText {
   const words = [0, 1, 2, 3].map((word) =>
     IQ4_VALUES.slice(4 * word, 4 * word + 4).reduce(
@@ -53,7 +58,7 @@ function int8(bits: Hole): KernelText {
   return wgsl`f32(i32((${bits} & 255) ^ 128) - 128)`;
 }
 
-/** The element whose bits are the lowest of some, f32. */
+/** Decodes the element in the lowest bits to f32. */
 const ELEMENTS: {
   readonly [E in PackedElementName]: (bits: Hole) => KernelText;
 } = {
@@ -66,11 +71,11 @@ const ELEMENTS: {
   iq4,
 };
 
-/** How a kernel decodes a weight. */
+/** Decoder of a weight. */
 interface Decoder {
-  /** The element whose bits are the lowest of `bits`, f32. */
+  /** The element in the lowest bits of `bits`, f32. */
   element(bits: Hole): KernelText;
-  /** What it is multiplied by, of the scale that is loaded, f32. */
+  /** Its factor, computed from the loaded scale, f32. */
   scale(stored: Hole): KernelText;
 }
 
@@ -83,7 +88,7 @@ export function decoderOf(stored: PackedDType): Decoder {
   };
 }
 
-/** The power of two that an E8M0 scale stands for: its bits are the exponent of an f32. */
+/** The power of two of an E8M0 scale: its bits are the exponent of an f32. */
 function powerOfTwo(exponent: Hole): KernelText {
   return wgsl`bitcast<f32>(${exponent} << 23u)`;
 }

@@ -1,10 +1,10 @@
-/** Tiles of the grouped matmuls, listed expert by expert. */
+/** Tiles of the grouped matmuls, listed per expert. */
 
 import { type KernelText, wgsl } from "../../../spec/kernel/text.ts";
 
 /**
- * One lane for each expert `e` lists its tiles in `tiles`, (expert, first row, rows) each, behind the `tile` tiles before:
- * `of_expert` rows from `first_row` on, at most `tileRows` in a tile.
+ * One lane per expert `e` lists its tiles in `tiles`, (expert, first row, rows) each, after the `tile` earlier tiles:
+ * `of_expert` rows from `first_row` on, at most `tileRows` per tile.
  */
 export function listTiles(
   { expert, lanes, tileRows }: {

@@ -3,7 +3,7 @@
 import { type Hole, type KernelText, wgsl } from "../../../spec/kernel/text.ts";
 
 /**
- * A u32 that orders as an f32 does, whatever its bits; -0 as 0. The usual key of radix sorts: negative floats have all
+ * A u32 with the order of an f32, for all bits; -0 equals 0. The usual key of radix sorts: negative floats have all
  * bits inverted, others the sign bit set.
  */
 export function orderKey(value: Hole): KernelText {

@@ -1,9 +1,14 @@
-/** Which keys a query of causal attention sees: those up to its position, less what a window or a chunk hides. */
+/**
+ * Visible keys of a query in causal attention: those up to its position, without those hidden by a window or a chunk.
+ */
 
 import type { Seen } from "../../../spec/pages.ts";
 import { type Hole, type KernelText, wgsl } from "../../../spec/kernel/text.ts";
 
-/** `firstSeen` of `spec/pages.ts` as text, from a token's position and the next; undefined: it sees all before it. */
+/**
+ * `firstSeen` of `spec/pages.ts` as text, from a token's position and the next. Undefined: all earlier positions are
+ * visible.
+ */
 export function firstSeenText(
   { window, chunk }: Seen,
   { position, next }: { readonly position: Hole; readonly next: Hole },

@@ -1,6 +1,6 @@
 /**
- * Selection of the k largest of a few values by one invocation: k passes, each for the best that comes after the last one
- * in the order "value descending, index ascending". Nothing is marked as taken, and ties have one order.
+ * Selection of the k largest of a few values by one invocation: k passes, each for the best value after the previous
+ * one in the order "value descending, index ascending". No marks are needed, and ties have one order.
  */
 
 import {
@@ -9,18 +9,20 @@ import {
   wgsl,
 } from "../../../spec/kernel/text.ts";
 
-/** What is chosen from: values of the candidates `e` below `count`. */
+/** Candidates: values of `e` below `count`. */
 export interface Candidates {
   readonly count: number;
   /** The f32 value of candidate `e`. */
   readonly value: KernelText;
-  /** What comes before the value is taken. */
+  /** Code before the value is read. */
   readonly prepare?: Statements;
-  /** Whether candidate `e`, whose value is `candidate`, may be chosen. Default: all. */
+  /** Whether candidate `e` with value `candidate` may be chosen. Default: all. */
   readonly allowed?: KernelText | undefined;
 }
 
-/** `name` becomes the allowed candidate with the largest value, the lowest of equals; `name`_value its value. */
+/**
+ * `name` becomes the allowed candidate with the largest value, the lowest index among equals; `name`_value its value.
+ */
 export function largest(
   name: string,
   { count, value, prepare, allowed = wgsl`true` }: Candidates,
@@ -36,11 +38,11 @@ export function largest(
         ${name}_value = candidate;
       }
     }
-    // Only values that are not numbers leave nothing to choose; the index stays legal.
+    // Only NaN values leave nothing to choose; the index stays in bounds.
     ${name} = min(${name}, ${count - 1});`;
 }
 
-/** Runs `then` for the choices j = 0 .. k - 1 in `name`, by value descending, index ascending. */
+/** Executes `then` for the choices j = 0 .. k - 1 in `name`, by value descending, then index ascending. */
 export function eachLargest(
   name: string,
   { k, ...from }: Candidates & { readonly k: number },

@@ -1,38 +1,41 @@
-/** Tokens of sequences, one after another, for kernels that keep what earlier tokens of a sequence left. */
+/** Sequential processing of the tokens of a sequence, for kernels with state. */
 
 import type { Expr, KernelText } from "../kernel.ts";
 import { wgsl } from "../kernel.ts";
 
-/** What such a kernel knows of sequences. */
+/** Sequences of such a kernel. */
 export interface Sequences {
   readonly tokens: Expr;
-  /** Sequences of a rank. */
+  /** Sequences per rank. */
   readonly sequences: number;
   /** From the last token to the first. */
   readonly reverse?: boolean;
 }
 
-/** Sequences of a workgroup: few, so that many go on at a time, but not so few that many workgroups look at all tokens. */
+/**
+ * Sequences per workgroup: few, so that many are processed concurrently, but enough that not too many workgroups scan
+ * all tokens.
+ */
 function together(sequences: number): number {
   return Math.max(8, Math.ceil(sequences / 16));
 }
 
-/** How many blocks of sequences there are. */
+/** The number of blocks of sequences. */
 export function sequenceBlocks({ sequences }: Sequences): number {
   return Math.ceil(sequences / together(sequences));
 }
 
-/** What is done with tokens; `t` is the token. */
+/** Code per token; `t` is the token. */
 export interface RunParts {
-  /** Before the first of tokens of a sequence that follow each other. */
+  /** Before the first of consecutive tokens of a sequence. */
   readonly begin: KernelText;
-  /** With each. `goes_on`: the next one is of the same sequence; `next` is that one then, else this one. */
+  /** For each token. `goes_on`: the next token is of the same sequence; `next` is then that token, else this one. */
   readonly token: KernelText;
   /** After the last of them. */
   readonly end: KernelText;
 }
 
-/** The tokens of the sequences of block `group.y`, in order; `sequence` and `position` are bindings. */
+/** Processes the tokens of the sequences of block `group.y` in order; `sequence` and `position` are bindings. */
 export function eachRun(
   { tokens, sequences, reverse = false }: Sequences,
   { begin, token, end }: RunParts,

@@ -1,4 +1,4 @@
-/** A balanced binary tree of sums, whose items come one after another. See spec/numerics.md. */
+/** A balanced binary tree of sums over sequential items. See spec/numerics.md. */
 
 import { add } from "../../../spec/kernel/build.ts";
 import { bitClear } from "../../../spec/kernel/guards.ts";
@@ -10,19 +10,22 @@ import {
   setEach,
 } from "../../../spec/kernel/registers.ts";
 
-/** Items that are added as a balanced tree, one after another: each is in the totals when it is added. */
+/** Adds sequential items as a balanced tree. Each item is in the totals when it is added. */
 export interface SumTree {
-  /** Declares what waits beside the totals. */
+  /** Declares the partial sums besides the totals. */
   readonly declare: readonly Stmt[];
-  /** Adds item `index`, which is in the totals; where items are a power of two, the last completes them, and `then` follows. */
+  /**
+   * Adds item `index`, which is in the totals. If the number of items is a power of two, the last one completes them,
+   * and `then` follows.
+   */
   add(index: Expr, then?: Statements): Statements;
   /** After the last item: the totals are complete. */
   readonly finish: readonly Stmt[];
 }
 
 /**
- * The balanced tree over `count` items (`treeSplit`) as a binary counter: of the items so far, the sum of 2^j of them waits
- * for the next 2^j where bit j of their number is set. The totals are variables of the kernel.
+ * The balanced tree over `count` items (`treeSplit`) as a binary counter: the sum of 2^j items waits for the next 2^j
+ * if bit j of the number of items so far is set. The totals are variables of the kernel.
  */
 export function sumTree(totals: readonly Register[], count: number): SumTree {
   const levels = Math.ceil(Math.log2(count));
@@ -41,7 +44,7 @@ export function sumTree(totals: readonly Register[], count: number): SumTree {
   return {
     declare: all.flatMap((level) => declareEach(totals, `_${level}`)),
     add: (index, then = []) => carry(index, 0, then),
-    // The last item that waits is still in the totals.
+    // The last waiting item is still in the totals.
     finish: rest.slice(1).flatMap(addWaiting),
   };
 }
