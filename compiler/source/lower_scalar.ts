@@ -23,7 +23,7 @@ export async function lowerLambdas(
   return lambdas.map((lambda) => lambda.lowered ?? found.get(lambda)!);
 }
 
-/** Irregular numbers, so that no threshold or integer of a model lies between their f64 roundings. */
+/** Irregular numbers, so that no threshold or integer of a model is between their f64 roundings. */
 const PROBES = [0.6180339887, -1.3247179572, 2.6854520011, -0.1100010001];
 
 /**
