@@ -1,6 +1,6 @@
 /**
- * The adapters of this machine, by Node's binding to WebGPU. The only file of the runtime that sets environment variables,
- * each for as short as it needs.
+ * The adapters of this machine, through Node's WebGPU binding. The only file of the runtime that sets environment
+ * variables, each only temporarily.
  */
 
 import { MachineError } from "../spec/errors.ts";
@@ -15,23 +15,23 @@ import { openQuietly } from "./quietly.ts";
 
 /** Options of `listAdapters`. */
 export interface ListAdaptersOptions {
-  /** A browser's or Deno's `navigator.gpu`; without it the npm package `webgpu` is used. */
+  /** `navigator.gpu` of a browser or Deno. Default: the npm package `webgpu`. */
   readonly gpu?: GPU;
-  /** Finds out where adapters are; asked only where several have one name. */
+  /** Looks up the addresses of adapters; called only if several have one name. */
   readonly places?: () => Promise<AdapterPlaces>;
 }
 
-/** What the system knows of adapters besides their names. */
+/** System information about adapters besides their names. */
 export interface AdapterPlaces {
-  /** Adapters with their PCI addresses (`0000:65:00.0`), as Mesa's device-select layer lists them. */
+  /** Adapters with their PCI addresses (`0000:65:00.0`), from Mesa's device-select layer. */
   readonly pci: readonly { readonly name: string; readonly address: string }[];
-  /** Files that describe Vulkan drivers. */
+  /** Description files of Vulkan drivers. */
   readonly driverFiles: readonly string[];
 }
 
 type Environment = { readonly [name: string]: string };
 
-/** An adapter's name, and the environment in which the name means that one. */
+/** An adapter's name, and the environment in which the name selects it. */
 interface NamedAdapter {
   readonly name: string;
   readonly environment: Environment;
@@ -39,7 +39,7 @@ interface NamedAdapter {
   readonly twins?: number;
 }
 
-/** Whether the package with the WebGPU implementation is installed: an optional one, since a CPU needs none. */
+/** Whether the package with the WebGPU implementation is installed. It is optional, because CPUs do not need it. */
 async function hasBinding(): Promise<boolean> {
   try {
     await import("webgpu");
@@ -52,14 +52,14 @@ async function hasBinding(): Promise<boolean> {
   }
 }
 
-/** What is missing where there is no adapter, and what mends it. */
+/** Why there is no adapter, and the fix. */
 export async function withoutAdapter(): Promise<string> {
   return await hasBinding()
     ? "none. Install a Vulkan driver"
     : "none that can be used: the package 'webgpu' is not installed. Run 'npm install webgpu'";
 }
 
-/** The adapters, numbered; empty where there is none, or the package `webgpu` is not installed. */
+/** The adapters, numbered. Empty if there is none, or if the package `webgpu` is not installed. */
 export async function listAdapters(
   options: ListAdaptersOptions = {},
 ): Promise<GpuAdapter[]> {
@@ -74,7 +74,7 @@ export async function listAdapters(
   const names = adapters.map(({ name }) => name);
   for (const named of adapters) {
     const { adapter, gpu } = await openInstance(named, names);
-    // The adapter that is described is as good as any for the first device.
+    // The first device can use the adapter that was described.
     let unused: GPUAdapter | undefined = adapter;
     const request = async () => {
       const first = unused;
@@ -96,7 +96,7 @@ export async function listAdapters(
   return list;
 }
 
-/** The adapter of a number in the list. */
+/** The adapter with a number in the list. */
 export async function openGpu(
   number: number,
   options: ListAdaptersOptions = {},
@@ -113,7 +113,7 @@ export async function openGpu(
   );
 }
 
-/** Each request makes its own instance: devices of one instance share its worker threads. */
+/** Each request creates its own instance, because devices of one instance share its worker threads. */
 async function openInstance(
   named: NamedAdapter,
   names: readonly string[],
@@ -125,7 +125,7 @@ async function openInstance(
     return { gpu, adapter: await requestAdapter(gpu, title) };
   });
   const { info } = opened.adapter;
-  // The binding takes the first adapter whose name contains the one that is asked for, so what came is read back.
+  // The binding returns the first adapter whose name contains the requested one, so its name is read back.
   const given = names.find((other) =>
     other !== name && plain(other) === plain(info.device)
   );
@@ -135,7 +135,7 @@ async function openInstance(
   );
 }
 
-/** A name as adapters report it: small letters and digits. */
+/** A normalized adapter name: lowercase letters and digits. */
 function plain(name: string): string {
   return name.toLowerCase().replace(/[^a-z0-9]+/g, "");
 }
@@ -150,7 +150,7 @@ async function createInstance(name: string): Promise<GPU> {
   return gpu;
 }
 
-/** Adapter names, with the environment that tells those of one name apart. */
+/** Adapter names, with the environment that distinguishes equal ones. */
 async function adapterNames(
   places: ListAdaptersOptions["places"],
 ): Promise<NamedAdapter[]> {
@@ -169,14 +169,15 @@ async function adapterNames(
   return found;
 }
 
-/** The adapters of one name: each at a place where exactly one of them is seen. */
+/** The adapters of one name, each at an address where exactly one of them is visible. */
 async function twinsOf(
   name: string,
   wanted: number,
   { pci, driverFiles }: AdapterPlaces,
 ): Promise<NamedAdapter[]> {
   const candidates: [place: string, environment: Environment][] = [
-    // The layer hides all others. Given an address that it does not list, it would give any, so only those are asked for.
+    // The layer hides all others. For an unlisted address it would return any adapter, so only listed ones are
+    // requested.
     ...pci.filter((adapter) => adapter.name === name).map(
       ({ address }): [string, Environment] => [
         `PCI ${address}`,
@@ -195,13 +196,13 @@ async function twinsOf(
     if (seen.filter((other) => other === name).length !== 1) continue;
     found.push({ name, environment, place });
   }
-  // Without a way to tell them apart, the name reaches one of them only.
+  // Without distinct addresses, the name selects only one of them.
   return found.length === wanted
     ? found
     : [{ name, environment: {}, twins: wanted }];
 }
 
-/** WebGPU cannot list adapters, but the binding's refusal of an unknown name does. */
+/** WebGPU cannot list adapters, but the binding's error for an unknown name lists them. */
 async function namesIn(environment: Environment): Promise<string[]> {
   return await withEnvironment(environment, async () => {
     const gpu = await createInstance("<none>");
@@ -216,7 +217,7 @@ async function namesIn(environment: Environment): Promise<string[]> {
   });
 }
 
-/** The Vulkan loader reads the environment at each request; it is put back right after. */
+/** The Vulkan loader reads the environment at each request; it is restored immediately afterwards. */
 async function withEnvironment<T>(
   environment: Environment,
   body: () => Promise<T>,

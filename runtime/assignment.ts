@@ -1,4 +1,4 @@
-/** Tables of how placed axes are sharded over the ranks in one run, for kernels that bring them together and apart again. */
+/** Tables of the sharding of placed axes in one run, for kernels that gather and slice them. */
 
 import { groupOf } from "../spec/mesh.ts";
 import type { Plan, PlanBuffer } from "../spec/plan/plan.ts";
@@ -6,10 +6,10 @@ import { bytesOf } from "./host_tensor.ts";
 import type { RankMemory } from "./memory.ts";
 import type { Assigned, RunAxes } from "./shard.ts";
 
-/** A buffer that the host fills with how an axis is assigned. */
+/** A buffer that the host fills with the assignment of an axis. */
 export interface AssignmentBuffer
   extends Required<Pick<PlanBuffer, "name" | "assignment">> {
-  /** The ranks of a rank's group, by group rank, of a table of counts; looked up once and not in every run. */
+  /** The ranks of a rank's group, by group rank, for a table of counts; cached. */
   group(rank: number): readonly number[];
 }
 
@@ -28,7 +28,7 @@ export function assignmentBuffers({ buffers, mesh }: Plan): AssignmentBuffer[] {
   });
 }
 
-/** Write `assignment` buffers of all ranks. */
+/** Writes the `assignment` buffers of all ranks. */
 export function writeAssignments(
   buffers: readonly AssignmentBuffer[],
   ranks: readonly RankMemory[],
@@ -38,7 +38,7 @@ export function writeAssignments(
     const { name, assignment } = buffer;
     let words: Uint32Array | undefined;
     for (const memory of ranks) {
-      // Only rows are the same on every rank.
+      // Only rows are equal on all ranks.
       if (!words || assignment.holds !== "rows") {
         words = tableOf(buffer, memory.rank, axes);
       }
@@ -48,7 +48,7 @@ export function writeAssignments(
   }
 }
 
-/** The contents of an `assignment` buffer of a rank. */
+/** The contents of an `assignment` buffer on a rank. */
 export function tableOf(
   { assignment: { axis, holds, of }, group }: AssignmentBuffer,
   rank: number,
@@ -57,7 +57,7 @@ export function tableOf(
   switch (holds) {
     case "items": {
       const items = axes.local(axis, rank) ?? [];
-      // Of a replicated axis, indices are global.
+      // Indices of a replicated axis are global.
       const numbers = axes.numbers(of!);
       return Uint32Array.from(items, (item) => numbers?.[item] ?? item);
     }
@@ -71,7 +71,7 @@ export function tableOf(
   }
 }
 
-/** For each global index, its row where the parts are stored one after another. */
+/** For each global index, its row in the concatenation of the parts. */
 function rowsOf(parts: Assigned, length: number): Uint32Array {
   const rows = new Uint32Array(length);
   let row = 0;

@@ -1,4 +1,4 @@
-/** A program made ready: every step with its devices, buffers and sizes, so that a run looks nothing up by name. */
+/** A bound program: every step with its devices, buffers and sizes, so that a run looks up no names. */
 
 import { invariant } from "../spec/errors.ts";
 import { startedBy } from "../spec/plan/handles.ts";
@@ -21,34 +21,34 @@ import { kernelKey } from "./kernel_key.ts";
 import type { RankMemory } from "./memory.ts";
 import { bindWorkgroups, type RunCounts } from "./run_counts.ts";
 
-/** A program whose steps are ready, as the parts that they have on their ranks, in order. */
+/** A program whose steps are bound, as parts on their ranks, in order. */
 export interface BoundProgram {
   readonly parts: readonly ReadyPart[];
-  /** What a run that failed has left in flight. */
+  /** Exchanges that a failed run has left in flight. */
   readonly inFlight: InFlight;
 }
 
-/** Exchanges that were started and not yet waited for, by handle. */
+/** Asynchronous exchanges in flight, by handle. */
 export class InFlight {
   readonly #exchanges = new Map<string, Promise<void>[]>();
 
-  /** Keep an exchange that was started. */
+  /** Adds an exchange that was started. */
   add(handle: string, exchange: Promise<void>): void {
-    // Its failure is reported by whoever waits for it.
+    // The wait reports its failure.
     exchange.catch(() => {});
     const known = this.#exchanges.get(handle);
     if (known) known.push(exchange);
     else this.#exchanges.set(handle, [exchange]);
   }
 
-  /** Wait for the exchanges of a handle; nothing where none of them needs the host. */
+  /** Waits for the exchanges of a handle. Returns nothing if none of them needs the host. */
   wait(handle: string): Promise<void> | void {
     const exchanges = this.#exchanges.get(handle);
     this.#exchanges.delete(handle);
     if (exchanges) return Promise.all(exchanges).then(() => {});
   }
 
-  /** Wait until nothing is in flight, whether or not it succeeds. */
+  /** Waits until nothing is in flight, successful or not. */
   async settle(): Promise<void> {
     const all = [...this.#exchanges.values()].flat();
     this.#exchanges.clear();
@@ -56,35 +56,35 @@ export class InFlight {
   }
 }
 
-/** A part of a step; a promise only where the host must wait. */
+/** A part of a step. It returns a promise only if the host must wait. */
 export interface ReadyPart {
-  /** The collective that is over with it, on all ranks: that of its step, or the one that it waits for. */
+  /** The collective that ends with it on all ranks: that of its step, or the one that it waits for. */
   readonly collective: CollectiveStep | undefined;
   readonly execute: (counts: RunCounts) => void | Promise<void>;
 }
 
-/** One part of a step: a launch or copy on a rank, or a collective among a group. */
+/** One part of a step: a launch or copy on a rank, or a collective of a group. */
 export interface BoundPart {
   readonly ranks: readonly number[];
   readonly execute: (counts: RunCounts) => void | Promise<void>;
   readonly launch?: BoundLaunch;
 }
 
-/** A launch on a device, by the lengths of a run. */
+/** A launch on a device, given the lengths of a run. */
 interface BoundLaunch {
   readonly device: Device;
   readonly of: (counts: RunCounts) => Launch;
 }
 
-/** What a program is bound to. */
+/** Context of binding. */
 export interface BindContext extends CommunicatorContext {
   readonly ranks: readonly RankMemory[];
   readonly communicator: Communicator;
-  /** Stands around every part, for a trace. */
+  /** Wraps every part, for a trace. */
   readonly around?: (step: Step, part: BoundPart, index: number) => BoundPart;
 }
 
-/** Resolve every name of a program. */
+/** Resolves every name of a program. */
 export function bindProgram(
   program: Program,
   context: BindContext,
@@ -98,7 +98,7 @@ export function bindProgram(
       const done = around(step, part, index).execute;
       const last = i === bound.length - 1;
       return {
-        // What stands around a launch stands around it alone.
+        // A wrapped launch cannot be joined with others.
         ...part.launch && !context.around ? { launch: part.launch } : {},
         collective: last ? collectiveOver(step, started) : undefined,
         execute: isAsynchronous(step, part, context)
@@ -113,7 +113,7 @@ export function bindProgram(
   return { parts: joinLaunches(parts), inFlight };
 }
 
-/** Have a device that can start launches all at once do so, where nothing comes between them. */
+/** Joins consecutive launches for devices that can start several at once. */
 function joinLaunches(
   parts: readonly (ReadyPart & Pick<BoundPart, "launch">)[],
 ): ReadyPart[] {
@@ -138,7 +138,7 @@ function allAtOnce(
   device: Device,
   launches: readonly BoundLaunch[],
 ): ReadyPart {
-  // A session passes the same object again while lengths stay the same, as they do in decoding.
+  // A session passes the same object while lengths do not change, as in decode.
   let last: RunCounts | undefined;
   let known: readonly Launch[] = [];
   return {
@@ -162,7 +162,9 @@ function collectiveOver(
   return step.op === "allToAll" && step.handle === undefined ? step : undefined;
 }
 
-/** Whether a part of a step is only started. Among ranks that share a device it is launches, which run in their order anyway. */
+/**
+ * Whether a part of a step is asynchronous. Exchanges among ranks that share a device are launches, which run in order.
+ */
 export function isAsynchronous(
   step: Step,
   part: Pick<BoundPart, "ranks">,
@@ -205,7 +207,7 @@ function bindStep(
         ranks: here.map(({ rank }) => rank),
         execute: () => {
           const exchange = inFlight.wait(step.handle);
-          // What was launched meanwhile is to run while the exchange is in flight.
+          // Launches recorded so far should run while the exchange is in flight.
           if (exchange) { for (const { device } of here) device.submit(); }
           return exchange;
         },
@@ -247,7 +249,7 @@ function bindLaunch(
   };
 }
 
-/** The groups of a collective, each by group rank; of ranks in other processes nothing is known here. */
+/** The groups of a collective, by group rank. Ranks of other processes are unknown here. */
 function groupsOf(
   step: CollectiveStep,
   here: readonly RankMemory[],

@@ -1,4 +1,4 @@
-/** What moves bytes between ranks: the interface, and the choice of one. */
+/** Communicators: the interface, and the choice of one. */
 
 import type {
   AllGatherStep,
@@ -16,7 +16,7 @@ import type { RunCounts } from "./run_counts.ts";
 /** A step of a plan that moves bytes between ranks. */
 export type CollectiveStep = AllGatherStep | AllToAllStep;
 
-/** Carries one collective out among the ranks of one group; a promise only where the host must wait. */
+/** Executes one collective among the ranks of one group. Returns a promise only if the host must wait. */
 export type Exchange = (counts: RunCounts) => void | Promise<void>;
 
 /** Bytes that a rank sent to other ranks. */
@@ -24,13 +24,13 @@ export interface SentBytes {
   counts: number;
   dispatch: number;
   combine: number;
-  /** Rows of placed axes that every rank needs whole. */
+  /** All-gathered rows of placed axes. */
   gather: number;
-  /** Parts of sums. */
+  /** Partial sums. */
   reduce: number;
 }
 
-/** Where an exchange adds what it moved. */
+/** Receives the byte counts of an exchange. */
 export interface SentAccount {
   add(step: CollectiveStep, sent: Sent): void;
 }
@@ -44,16 +44,16 @@ export interface Sent {
 
 /** Moves bytes between ranks. */
 export interface Communicator {
-  /** Set where every rank lives in a process of its own; unset where all live in this one. */
+  /** Set if every rank is a separate process. Absent if all are in this process. */
   readonly remote?: RemoteRanks;
-  /** Kernels that it launches besides those of the plan, by key; `devices` has that of each rank. */
+  /** Kernels that it launches besides those of the plan, by key. `devices`: the device of each rank. */
   kernels?(
     plan: Plan,
     devices: readonly Device[],
   ): { readonly [key: string]: PlanKernel };
   /**
-   * Make ready to execute `step` among `group` (by group rank), again and again; called once at load. `group` holds the
-   * ranks of this process only.
+   * Prepares repeated execution of `step` in `group` (by group rank); called once on load. `group` contains only the
+   * ranks of this process.
    */
   bind(
     step: CollectiveStep,
@@ -62,11 +62,14 @@ export interface Communicator {
   ): Exchange;
 }
 
-/** Ranks in processes of their own, as one of them sees them. */
+/** Ranks in separate processes, from the view of one of them. */
 export interface RemoteRanks {
   /** The rank of this process. */
   readonly rank: number;
-  /** Bring bytes of every rank to rank 0, or everywhere; each knows how many the others give. Called by all in one order. */
+  /**
+   * Gathers bytes of every rank on rank 0, or on all ranks. Each rank knows the sizes of the others. All ranks must
+   * call it in the same order.
+   */
   gather(
     bytes: Uint8Array,
     lengths: readonly number[],
@@ -74,20 +77,20 @@ export interface RemoteRanks {
   ): Promise<readonly Uint8Array[] | undefined>;
 }
 
-/** What a communicator may use. */
+/** Context of a communicator. */
 export interface CommunicatorContext {
   readonly plan: Plan;
-  /** Where the communicator gets host memory for bytes that enter and leave devices. */
+  /** Host memory for bytes that enter and leave devices. */
   readonly staging: StagingAccount;
-  /** Bytes moved to other ranks; undefined: nobody asks. */
+  /** Counts bytes sent to other ranks. Undefined: they are not counted. */
   readonly sent: SentAccount | undefined;
 }
 
-/** The staging of the ranks in this process: for each rank and use, as many as there are exchanges in flight at once. */
+/** The staging of the ranks in this process: for each rank and use, one per concurrent exchange. */
 export class StagingAccount {
   readonly #pools = new Map<string, StagingPool>();
 
-  /** Make sure that one transfer of `bytes` bytes can be staged; only at load, before `allocate`. */
+  /** Reserves staging for one transfer of `bytes` bytes; only on load, before `allocate`. */
   reserve({ device, rank }: RankMemory, use: StagingUse, bytes: number): void {
     const pool = this.#pools.get(`${rank} ${use}`) ??
       { device, rank, use, longest: 0, all: [], free: [] };
@@ -95,7 +98,7 @@ export class StagingAccount {
     this.#pools.set(`${rank} ${use}`, pool);
   }
 
-  /** Allocate what was reserved, for so many exchanges at once. */
+  /** Allocates the reserved memory for this many concurrent exchanges. */
   allocate(atOnce: number): void {
     for (const pool of this.#pools.values()) {
       const { device, use, longest, all, free } = pool;
@@ -106,14 +109,14 @@ export class StagingAccount {
     }
   }
 
-  /** A staging for one transfer. */
+  /** Acquires a staging for one transfer. */
   take({ rank }: RankMemory, use: StagingUse): Staging {
     const staging = this.#pools.get(`${rank} ${use}`)?.free.pop();
     invariant(staging, `rank ${rank} has no staging left to ${use}`);
     return staging;
   }
 
-  /** End a transfer. */
+  /** Releases the staging of a transfer. */
   give({ rank }: RankMemory, use: StagingUse, staging: Staging): void {
     staging.close();
     this.#pools.get(`${rank} ${use}`)!.free.push(staging);

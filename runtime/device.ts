@@ -1,12 +1,12 @@
-/** What computes for a rank: a GPU, or the CPU engine. The executor knows only this interface. */
+/** Devices: a GPU or the CPU engine of a rank. The executor uses only this interface. */
 
 import { MachineError } from "../spec/errors.ts";
 import type { PlanKernel } from "../spec/plan/plan.ts";
 
-/** Milliseconds for what a device is handed at once, which is at most a run, where nothing else is said. */
+/** Default deadline in milliseconds for the work submitted to a device at once, at most a run. */
 export const DEADLINE_MS = 600_000;
 
-/** A kernel, one of several where it is not known which, or a copy where there is none, takes longer than it may; the device is lost. */
+/** A kernel (or one of several candidates), or a copy, exceeds the deadline; the device is lost. */
 export class DeadlineError extends MachineError {
   readonly kernels: readonly string[];
   readonly deadlineMs: number;
@@ -27,43 +27,43 @@ export class DeadlineError extends MachineError {
   }
 }
 
-/** A kernel as devices prepare it. */
+/** A kernel for `Device.prepare`. */
 export interface DeviceKernel extends PlanKernel {
-  /** What a GPU runs instead of the tree's print: text written by hand, to compare with. */
+  /** Replaces the printed tree on a GPU: handwritten text for comparison. */
   readonly wgsl?: string;
-  /** `fast` numerics: a device that can rounds `fma(a, b, c)` once, also where its kind rounds it twice. */
+  /** `fast` numerics: a capable device rounds `fma(a, b, c)` once, even if its kind rounds it twice. */
   readonly fused?: boolean;
 }
 
-/** When a launch ran on the device, in nanoseconds of the device's clock. */
+/** Time of a launch on the device, in nanoseconds of the device's clock. */
 export interface LaunchTiming {
   readonly start: number;
   readonly end: number;
 }
 
-/** A launch, by what `Device.launch` takes. */
+/** A launch: the arguments of `Device.launch`. */
 export interface Launch {
   readonly kernel: string;
   readonly buffers: readonly DeviceBuffer[];
   readonly workgroups: readonly [number, number, number];
 }
 
-/** Memory of a device, or a range of it. Zero when created. */
+/** Memory of a device, or a range of it. Initially zero. */
 export interface DeviceBuffer {
   readonly bytes: number;
 }
 
 /**
- * Host memory through which bytes enter or leave a device, for one transfer at a time: mapped memory of a GPU, or the very
+ * Host memory through which bytes enter or leave a device, for one transfer at a time: mapped memory of a GPU, or the
  * memory of a device that computes on the host.
  */
 export interface Staging {
-  /** Bytes that were allocated for it: none where the device's memory is host memory. */
+  /** Bytes allocated for it: 0 if the device's memory is host memory. */
   readonly bytes: number;
   /**
-   * Lend spans of a buffer until `close`, in one ArrayBuffer. To read: what all calls so far leave there. To write: room of
-   * any content; what it then holds is in the buffer from `close` on. Meanwhile no other call may write those bytes, nor
-   * read them where they are lent to write.
+   * Lends spans of a buffer until `close`, in one ArrayBuffer. For reading: the contents after all previous calls. For
+   * writing: arbitrary contents, which are in the buffer from `close` on. Until then no other call may write these
+   * bytes, or read them if they are lent for writing.
    */
   open(buffer: DeviceBuffer, spans: readonly Span[]): Promise<Uint8Array[]>;
   close(): void;
@@ -87,54 +87,56 @@ export interface FileRun {
 /** Statistics of streamed experts. */
 export interface Streaming {
   readonly bytesRead: number;
-  /** Experts that were in memory when a launch needed them, and experts that were not. */
+  /** Numbers of experts that were in memory when a launch needed them, and that were not. */
   readonly hits: number;
   readonly misses: number;
-  /** Time in which launches waited because no expert that they needed was in memory. */
+  /** Milliseconds for which launches waited because no required expert was in memory. */
   readonly waitedMs: number;
   readonly residentBytes: number;
 }
 
-/** Which way bytes go through a staging. */
+/** Direction of a staging. */
 export type StagingUse = "read" | "write";
 
 /**
- * A logical device. `write`, `launch` and `copy` take effect in the order of the calls; `read` sees all of them.
- * Nothing waits except `prepare`, `read`, `idle` and a staging's `open`. Byte offsets and lengths are multiples of 4.
+ * A logical device. `write`, `launch` and `copy` take effect in the order of the calls; `read` sees all of them. Only
+ * `prepare`, `read`, `idle` and a staging's `open` wait. Byte offsets and lengths are multiples of 4.
  */
 export interface Device {
   readonly kind: "gpu" | "cpu";
-  /** Adapter name, for people. */
+  /** Adapter name for display. */
   readonly name: string;
   readonly limits: { readonly [limit: string]: number };
-  /** Make kernels ready to launch, by name; `progress` is called as each becomes ready. */
+  /** Prepares kernels for launches, by name. `progress` is called after each. */
   prepare(
     kernels: { readonly [name: string]: DeviceKernel },
     progress?: (done: number, total: number) => void,
   ): Promise<void>;
   createBuffer(bytes: number, label: string): DeviceBuffer;
-  /** A range of a buffer as a buffer: the same memory. `offset` is a multiple of 256, to be bound by kernels. */
+  /** A range of a buffer as a buffer of the same memory. `offset` is a multiple of 256, so that kernels can bind it. */
   range(buffer: DeviceBuffer, offset: number, bytes: number): DeviceBuffer;
   /**
-   * A buffer of parts of files, one after the other, whose memory is that of the files as far as nobody writes to it.
-   * Undefined where they are not stored so that this can be. The files must not change while the buffer is used.
+   * A buffer of concatenated parts of files that shares memory with the files until it is written. Undefined if the
+   * layout does not allow it. The files must not change while the buffer is used.
    */
   map?(runs: readonly FileRun[]): DeviceBuffer | undefined;
-  /** Experts are streamed even if their files could be mapped. */
+  /** Whether experts are streamed even if their files could be mapped. */
   readonly streams?: boolean;
   /**
    * A buffer of experts, each a part of a file, which are in memory only while launches need them. Only launches
-   * given to `streamFor` may bind it. Undefined where the system cannot.
+   * registered by `streamFor` may bind it. Undefined if the system does not support it.
    */
   stream?(experts: readonly FileRun[]): DeviceBuffer | undefined;
-  /** Have launches with these frozen buffers wait for the experts that the list in `buffers[tiles]` names, if any are streamed. */
+  /**
+   * Makes launches with these frozen buffers wait for the experts in the list `buffers[tiles]`, if any are streamed.
+   */
   streamFor?(buffers: readonly DeviceBuffer[], tiles: number): void;
-  /** What streaming did so far. */
+  /** Statistics of streaming so far. */
   streaming?(): Streaming;
   write(buffer: DeviceBuffer, offset: number, data: Uint8Array): void;
   /**
-   * Start a prepared kernel; `buffers` in the order of the kernel's bindings. Pass the same frozen array again and the
-   * device may cache what it made of it. Any zero in `workgroups`: nothing is started.
+   * Launches a prepared kernel with `buffers` in the order of the kernel's bindings. The device may cache data for a
+   * frozen array that is passed again. If any of `workgroups` is zero, nothing is launched.
    */
   launch(
     kernel: string,
@@ -142,7 +144,7 @@ export interface Device {
     workgroups: readonly [number, number, number],
     label?: string,
   ): void;
-  /** Start launches, one after another. Pass the same frozen array again and the device may cache what it made of it. */
+  /** Launches several kernels, one after another. The device may cache data for a frozen array that is passed again. */
   launchAll?(launches: readonly Launch[]): void;
   copy(
     from: DeviceBuffer,
@@ -156,13 +158,13 @@ export interface Device {
     offset: number,
     bytes: number,
   ): Promise<Uint8Array>;
-  /** Make a staging for transfers of up to `bytes` bytes. */
+  /** Creates a staging for transfers of up to `bytes` bytes. */
   createStaging(use: StagingUse, bytes: number): Staging;
-  /** Start what was asked for so far, without waiting for it. */
+  /** Starts the work recorded so far, without waiting for it. */
   submit(): void;
-  /** Resolves when everything asked for so far is done. Rejects with a MachineError if the device is lost. */
+  /** Resolves when all work recorded so far is done. Rejects with a MachineError if the device is lost. */
   idle(): Promise<void>;
-  /** Devices opened with timestamps: when each launch since the last call ran, in order of the launches. */
+  /** Times of the launches since the last call, in order, if the device was opened with timestamps. */
   timings?(): Promise<LaunchTiming[]>;
   destroy(): void;
 }

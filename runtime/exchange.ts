@@ -1,4 +1,4 @@
-/** What exchanges between devices have in common, whether the ranks live in one process or in several. */
+/** Common parts of exchanges between devices, in one process or in several. */
 
 import {
   type Block,
@@ -18,7 +18,7 @@ import { wordsOf } from "./host_tensor.ts";
 import type { RankMemory } from "./memory.ts";
 import { gatheredRows, type RunCounts } from "./run_counts.ts";
 
-/** Make sure of staging for what a collective reads and writes on a rank. */
+/** Reserves staging for the reads and writes of a collective on a rank. */
 export function reserveStaging(
   step: CollectiveStep,
   memory: RankMemory,
@@ -30,14 +30,14 @@ export function reserveStaging(
   staging.reserve(memory, "write", bytes(step.to));
 }
 
-/** Under what the bytes of a collective are counted. */
+/** The category under which the bytes of a collective are counted. */
 export function sentKind(step: CollectiveStep): keyof SentBytes {
   if (step.op === "allToAll") return step.part?.op ?? "dispatch";
   if (step.rows && !step.blocks) return "gather";
   return step.part ? "counts" : "reduce";
 }
 
-/** Whether what a step brings are the counts of an exchange. */
+/** Whether a step gathers the counts of an exchange. */
 export function bringsCounts(
   step: CollectiveStep,
   { programs }: Plan,
@@ -48,13 +48,13 @@ export function bringsCounts(
 }
 
 /**
- * The counts that were gathered on a rank, so that an exchange need not wait for the device to learn them: what it reads
- * is then read at once, before anything that is launched later.
+ * Gathered counts of a rank, cached so that an exchange need not wait for the device. The source of the exchange is
+ * then read at once, before any later launch.
  */
 export class KnownCounts {
   readonly #known = new Map<string, Counts>();
 
-  /** Cache what a gather brought, by group rank. */
+  /** Caches gathered counts, by group rank. */
   keep(
     { rank }: RankMemory,
     buffer: string,
@@ -64,7 +64,10 @@ export class KnownCounts {
     this.#known.set(`${rank} ${buffer}`, counts);
   }
 
-  /** The counts of an exchange among `groupSize` ranks, by group rank and expert; a promise where the device has to be asked. */
+  /**
+   * The counts of an exchange among `groupSize` ranks, by group rank and expert. A promise if they have to be read from
+   * the device.
+   */
   of(
     step: AllToAllStep,
     memory: RankMemory,
@@ -86,7 +89,7 @@ export class KnownCounts {
 /** Rows by group rank and expert. */
 export type Counts = readonly (readonly number[])[];
 
-/** Where the parts of a gather are stored, by group rank, in bytes: one after the other. */
+/** Byte spans of the parts of a gather, by group rank, one after another. */
 export function gatheredSpans(
   step: AllGatherStep,
   plan: Plan,
@@ -104,7 +107,7 @@ export function gatheredSpans(
   });
 }
 
-/** Where a rank receives the parts of a gather: as they are stored, or, of blocks, each as long as its own. */
+/** Byte spans for the received parts of a gather: as stored, or for blocks with the local length. */
 export function receivedSpans(
   step: AllGatherStep,
   spans: readonly Span[],
@@ -115,7 +118,7 @@ export function receivedSpans(
   return spans.map((_, s) => ({ offset: s * bytes, bytes }));
 }
 
-/** Where the rows of an exchange are on the rank at a group rank, in bytes: in `from` and in `to`. */
+/** Byte spans of the rows of an exchange on the rank with a group rank, in `from` and in `to`. */
 export function spansOf(
   step: AllToAllStep,
   counts: Counts,

@@ -39,66 +39,70 @@ import {
 import { writeTables } from "./tables.ts";
 import { loadWeights } from "./weights.ts";
 
-/** What a session needs besides the plan. */
+/** Options of a session besides the plan. */
 export interface CreateSessionOptions {
-  /** The device of each rank that lives in this process; ranks with the same object share it. */
+  /** The device of each rank in this process. Ranks with the same object share it. */
   readonly devices: readonly Device[];
-  /** Where the plan's weights come from. */
+  /** Source of the plan's weights. */
   readonly tensors?: TensorDirectory;
-  /** Throws if the plan is not legal; called before anything else. */
+  /** Throws if the plan is not legal. Called first. */
   readonly verify?: (plan: Plan) => void;
-  /** Replaces the choice between kernels and host memory; one that reaches other processes has this process's rank. */
+  /**
+   * Replaces the choice between kernels and host memory. A communicator between processes has the rank of this process.
+   */
   readonly communicator?: Communicator;
-  /** Records every launch and collective; runs are slower. */
+  /** Records every launch and collective. Runs are slower. */
   readonly tracer?: Tracer;
-  /** Count bytes sent between ranks; runs are slower. */
+  /** Whether bytes sent between ranks are counted. Runs are slower. */
   readonly statistics?: boolean;
   readonly onProgress?: (progress: Progress) => void;
 }
 
-/** How far loading is. */
+/** Progress of loading. */
 export interface Progress {
   readonly stage: "kernels" | "weights";
-  /** Kernels, or bytes of weights. */
+  /** Number of kernels, or bytes of weights. */
   readonly done: number;
   readonly total: number;
 }
 
-/** What to read back of a run. Default: every output, whole. */
+/** Outputs to read after a run. Default: all of them, completely. */
 export interface RunOptions {
   readonly outputs?: readonly string[];
-  /** Only these rows of an output, by global index along its first axis. */
+  /** Rows of an output to read, by global index along its first axis. */
   readonly rows?: { readonly [output: string]: readonly number[] };
-  /** Where ranks live in several processes: give outputs to every one. Default: to that of rank 0, and none elsewhere. */
+  /** With several processes: whether every process receives outputs. Default: only that of rank 0. */
   readonly everywhere?: boolean;
 }
 
 /** A plan loaded on devices. */
 export interface Session {
-  /** Where ranks live in several processes, each is given the same inputs. */
+  /** Runs a program. All processes must pass the same inputs. */
   run(
     program: string,
     inputs: Inputs,
     options?: RunOptions,
   ): Promise<{ [output: string]: HostTensor }>;
   /**
-   * Parameters and states as they are now, whole, in f32 and in the axes of their buffers; each is a weight or state of
-   * the plan that holds floats. Where ranks live in several processes all must ask, and only that of rank 0 is given them.
+   * The current parameters and states, global, in f32 and in the axes of their buffers. They must be floating-point.
+   * All processes must call it; only that of rank 0 receives the result.
    */
   read(names: readonly string[]): Promise<{ [name: string]: HostTensor }>;
-  /** What a rank of this process holds of a parameter or state: along each axis the indices of `heldIndices`. */
+  /** The shard of a parameter or state on a rank of this process: along each axis the indices of `heldIndices`. */
   readPart(name: string, rank: number): Promise<HostTensor>;
-  /** Set what a rank of this process holds of a parameter or state that is stored as f32. */
+  /** Sets the shard of an f32 parameter or state on a rank of this process. */
   writePart(name: string, rank: number, part: HostTensor): void;
-  /** Set states to zero and forget which rank each sequence lives on. */
+  /** Sets states to zero and forgets the rank of each sequence. */
   reset(): void;
-  /** Memory and traffic of the ranks in this process so far, predicted and actual; traffic only if asked for at creation. */
+  /**
+   * Memory and traffic of the ranks in this process so far, predicted and actual. Traffic is counted only if requested.
+   */
   statistics(): Statistics;
   /** Close the devices. */
   close(): void;
 }
 
-/** Load a plan: prepare kernels, allocate memory, stream weights. */
+/** Loads a plan: prepares kernels, allocates memory, streams weights. */
 export async function createSession(
   plan: Plan,
   options: CreateSessionOptions,
@@ -146,10 +150,10 @@ class LoadedSession implements Session {
   readonly #countsBuffers: readonly string[];
   readonly #assignmentBuffers: readonly AssignmentBuffer[];
   readonly #axes = lastingAxes();
-  /** Lengths of axes in the last run, and what ranks have of them. */
+  /** Lengths of axes in the last run, and the local ones of ranks. */
   #lengths: ReadonlyMap<string, number> | undefined;
   #counts: RunCounts = [];
-  /** Ranks may have other items of an axis in each run. */
+  /** Whether ranks may have other items of an axis in each run. */
   readonly #isPlaced: boolean;
   #running = false;
 
@@ -244,7 +248,7 @@ class LoadedSession implements Session {
       this.#tracer?.end();
       return await this.#read(program, axes, { ...options, outputs: wanted });
     } catch (error) {
-      // What goes on within this process must not meet the next run; other processes may never answer.
+      // Work of this process must end before the next run; other processes may never answer.
       if (!this.#remote) await bound.inFlight.settle();
       throw error instanceof DeadlineError ? inStep(error, program) : error;
     } finally {
@@ -252,7 +256,7 @@ class LoadedSession implements Session {
     }
   }
 
-  /** The lengths on ranks: the same object as in the run before if they are the same. */
+  /** The lengths on ranks: the same object as in the previous run if they are equal. */
   #countsOf(lengths: ReadonlyMap<string, number>, axes: RunAxes): RunCounts {
     const before = this.#lengths;
     const same = !this.#isPlaced && before?.size === lengths.size &&
@@ -331,7 +335,7 @@ class LoadedSession implements Session {
         : await readOutput(port, from);
     };
     const read: (HostTensor | undefined)[] = [];
-    // Processes must join the same output at the same time; a single one reads all at once.
+    // Processes must gather the same output at the same time; a single process reads all at once.
     if (remote) {
       for (const output of outputs) {
         read.push(await readOne(output));
@@ -359,7 +363,7 @@ class LoadedSession implements Session {
   }
 }
 
-/** Say in which step a kernel took too long, or in which ones it may have. */
+/** Adds the step of a kernel that took too long, or its candidates, to the error. */
 function inStep(
   { kernels, deadlineMs }: DeadlineError,
   { name, steps }: Program,
@@ -375,7 +379,7 @@ function inStep(
   return new DeadlineError(kernels, deadlineMs, at);
 }
 
-/** The plan asks no more of devices than they have. A GPU was opened with what the plan asks. */
+/** Checks the plan's limits against the devices. A GPU was opened with the limits of the plan. */
 function checkLimits(plan: Plan, devices: readonly Device[]): void {
   for (const { name, limits } of devices) {
     for (const [limit, value] of Object.entries(plan.requiredLimits)) {

@@ -1,19 +1,19 @@
-/** Files, as the caller lets the runtime read them. */
+/** Files: the interface through which the runtime reads them. */
 
 import { DataError } from "../spec/errors.ts";
 
-/** Random access to a file, given by the caller. */
+/** Random access to a file, provided by the caller. */
 export interface FileSource {
   /** For people. */
   readonly name: string;
   readonly size: number;
-  /** Of a file of the system that is open: what it calls the file. */
+  /** Descriptor, if it is an open system file. */
   readonly descriptor?: number;
-  /** Exactly `length` bytes from `offset`. */
+  /** Reads exactly `length` bytes from `offset`. */
   read(offset: number, length: number): Promise<Uint8Array>;
 }
 
-/** Read bytes, and say so if the file is shorter than it was. */
+/** Reads bytes. Throws an error if the file has become shorter. */
 export async function readExactly(
   source: FileSource,
   offset: number,

@@ -1,10 +1,10 @@
-/** WebGPU adapters as the runtime sees them: those of the system, or the one of a browser's or Deno's `navigator.gpu`. */
+/** WebGPU adapters: those of the system, or the one of `navigator.gpu` in a browser or Deno. */
 
 import { MachineError } from "../spec/errors.ts";
 import { politely } from "./politely.ts";
 
 declare global {
-  // Declarations name these, also where no library declares WebGPU: Node.js without "dom".
+  // Declarations use these names even if no library declares WebGPU: Node.js without "dom".
   // deno-lint-ignore no-empty-interface
   interface GPU {}
   // deno-lint-ignore no-empty-interface
@@ -13,9 +13,9 @@ declare global {
   interface GPUAdapterInfo {}
 }
 
-/** An adapter of this machine, or one that the caller gave. */
+/** An adapter of this machine, or one that the caller provided. */
 export interface GpuAdapter {
-  /** Position in the list, from 0. */
+  /** Index in the list, from 0. */
   readonly number: number;
   readonly name: string;
   readonly vendor: string;
@@ -25,21 +25,21 @@ export interface GpuAdapter {
   readonly type: "hardware" | "software";
   readonly limits: { readonly [limit: string]: number };
   readonly features: readonly string[];
-  /** Invocations of a subgroup, where it has them and all are of that size. */
+  /** Subgroup size, if all subgroups have it. */
   readonly subgroup?: number;
   /** Whether WGSL has dot products of packed bytes. */
   readonly packedDot: boolean;
-  /** What tells it from others of its name: `PCI 0000:65:00.0`, or the file of its driver. */
+  /** Distinguishes adapters of one name: `PCI 0000:65:00.0`, or the file of the driver. */
   readonly place?: string;
-  /** How many adapters have its name and cannot be distinguished from it; any of them may be the one that is opened. */
+  /** Number of adapters with this name that cannot be distinguished; any of them may be opened. */
   readonly twins?: number;
-  /** A fresh adapter for one device; WebGPU lets each be used once. */
+  /** A fresh adapter for one device. WebGPU allows one use of each. */
   request(): Promise<GPUAdapter>;
 }
 
 const SOFTWARE = /llvmpipe|lavapipe|swiftshader|software|basic render/i;
 
-/** The adapter of a browser's or Deno's `navigator.gpu`; undefined where it has none. */
+/** The adapter of `navigator.gpu` in a browser or Deno. Undefined if it has none. */
 export async function adapterOf(gpu: GPU): Promise<GpuAdapter | undefined> {
   const adapter = await politely(gpu.requestAdapter());
   return adapter
@@ -51,14 +51,14 @@ export async function adapterOf(gpu: GPU): Promise<GpuAdapter | undefined> {
     : undefined;
 }
 
-/** A name for people: some implementations give only numbers for the device. */
+/** An adapter name for display. Some implementations provide only numbers for the device. */
 export function adapterName(info: GPUAdapterInfo): string {
   const family = `${info.vendor} ${info.architecture}`.trim();
   return [info.device, info.description, family]
     .find((text) => text && !/^\d+$/.test(text)) ?? "WebGPU adapter";
 }
 
-/** An adapter for the list; `name` is the system's name for it, where that is known. */
+/** An entry of the adapter list. `name`: the system's name for it, if known. */
 export function describeAdapter(
   adapter: GPUAdapter,
   { number, gpu, name, request }: {
@@ -94,7 +94,7 @@ export function describeAdapter(
 
 /** Whether WGSL has dot products of packed bytes. */
 export function hasPackedDot(gpu: Partial<GPU>): boolean {
-  // Some implementations do not list features of the language.
+  // Some implementations do not list language features.
   const { wgslLanguageFeatures: features } = gpu;
   return features?.has("packed_4x8_integer_dot_product") ?? false;
 }
@@ -108,7 +108,7 @@ function subgroupOf(
     : {};
 }
 
-/** A fresh adapter. Throws MachineError where there is none any more. */
+/** A fresh adapter. Throws MachineError if there is none any more. */
 export async function requestAdapter(
   gpu: GPU,
   name = "WebGPU",

@@ -1,4 +1,4 @@
-/** A rank's device on WebGPU: any vendor's GPU, a software adapter, a browser's or Deno's own. */
+/** A rank's WebGPU device: a GPU of any vendor, a software adapter, or that of a browser or Deno. */
 
 import { invariant, MachineError } from "../spec/errors.ts";
 import {
@@ -18,33 +18,33 @@ import { GpuMapping, GpuStaging } from "./gpu_staging.ts";
 import { GpuTimer } from "./gpu_timer.ts";
 import { politely } from "./politely.ts";
 
-/** What to ask of the adapter. */
+/** Requirements for the adapter. */
 export interface CreateGpuDeviceOptions {
   /** The plan's `requiredLimits`. */
   readonly limits?: { readonly [limit: string]: number };
   /** The plan's `requiredFeatures`. */
   readonly features?: readonly string[];
-  /** Whose device it is, for messages: `rank 2`. */
+  /** Owner of the device for messages: `rank 2`. */
   readonly label?: string;
-  /** Record when each launch runs, where the adapter can. */
+  /** Whether launch times are recorded, if the adapter supports it. */
   readonly timestamps?: boolean;
-  /** Milliseconds that the host waits for the device at most, which is at most for a run. Default: ten minutes. */
+  /** Maximum milliseconds that the host waits for the device, at most for a run. Default: ten minutes. */
   readonly deadlineMs?: number;
 }
 
 /**
- * So many launches after a wait are submitted at once, so that the device computes while the host records the rest; these
- * go in one submission.
+ * Number of launches after a wait that are submitted at once, so that the device computes while the host records the
+ * rest, which is one submission.
  */
 const FIRST_LAUNCHES = 16;
 
-/** Milliseconds in which a device that was lost says so, after what waited for it was rejected. */
+/** Milliseconds in which a lost device reports its loss after pending work was rejected. */
 const LOST_MS = 100;
 
-/** GPUBufferUsage COPY_SRC | COPY_DST | STORAGE; the global does not exist in Node. */
+/** GPUBufferUsage COPY_SRC | COPY_DST | STORAGE; the global does not exist in Node.js. */
 const USAGE = 0x4 | 0x8 | 0x80;
 
-/** Open a device on an adapter of the list, or on the default adapter of a browser's or Deno's `GPU`. */
+/** Opens a device on an adapter of the list, or on the default adapter of a `GPU` of a browser or Deno. */
 export async function createGpuDevice(
   source: GpuAdapter | GPU,
   options: CreateGpuDeviceOptions = {},
@@ -83,7 +83,10 @@ export async function createGpuDevice(
   return new GpuDevice(device, { name, label, timed, deadlineMs, wgsl });
 }
 
-/** Invocations that load for each other: software adapters load for each one by itself, and GPUs what all need but once. */
+/**
+ * Subgroup size for lanes that load for each other: software adapters load per invocation; GPUs load a uniform value
+ * once.
+ */
 function subgroupOf(source: GpuAdapter | GPU): number | undefined {
   return "request" in source && source.type === "software"
     ? source.subgroup
@@ -136,25 +139,25 @@ class GpuDevice implements Device {
   readonly kind = "gpu";
   readonly name: string;
   readonly limits: { readonly [limit: string]: number };
-  /** For messages: devices of one adapter have one name. */
+  /** For messages: devices of one adapter have equal names. */
   readonly #title: string;
   readonly #device: GPUDevice;
   readonly #pipelines = new Map<string, GpuPipeline>();
   readonly #staging: GpuStaging;
   readonly #timer: GpuTimer | undefined;
-  /** Rejects of the waits in progress, for when the device is lost. */
+  /** Reject functions of the waits in progress, for a lost device. */
   readonly #waits = new Set<(error: MachineError) => void>();
   #encoder: GPUCommandEncoder | undefined;
   #pass: GPUComputePassEncoder | undefined;
-  /** The pipeline that is set in the pass: ranks that share a device launch the same kernel one after the other. */
+  /** The pipeline that is set in the pass: ranks that share a device launch the same kernel consecutively. */
   #current: GpuPipeline | undefined;
-  /** Launches since the last wait began. */
+  /** Launches since the start of the last wait. */
   #launches = 0;
   #failure: MachineError | undefined;
   #destroyed = false;
   readonly #deadlineMs: number;
   readonly #wgsl: WgslOptions;
-  /** The kernels of what is not submitted yet, and of each submission that is not done. */
+  /** Kernels of unsubmitted work, and of each submission in progress. */
   #recorded = new Set<string>();
   readonly #unfinished = new Set<ReadonlySet<string>>();
   #late = false;
@@ -208,7 +211,7 @@ class GpuDevice implements Device {
         })
       ),
     ));
-    // Software adapters compile at the first launch; this is where the user sees it happen.
+    // Software adapters compile at the first launch; this makes the progress visible.
     for (const [done, pipeline] of made.entries()) {
       progress?.(done, made.length);
       pipeline.warmUp();
@@ -239,7 +242,7 @@ class GpuDevice implements Device {
   write(buffer: DeviceBuffer, offset: number, data: Uint8Array): void {
     if (data.byteLength === 0) return;
     const { gpu, offset: start } = memory(buffer, offset, data.byteLength);
-    // The queue writes at once, so what was recorded before must be submitted before.
+    // The queue writes immediately, so earlier records must be submitted first.
     this.#submit();
     this.#device.queue.writeBuffer(
       gpu,
@@ -314,7 +317,7 @@ class GpuDevice implements Device {
       this.copy(buffer, offset + start, new GpuMemory(stage), 0, length);
       return { stage, start, length };
     });
-    // Reads that are asked for together, such as several outputs, go in one submission.
+    // Simultaneous reads, such as several outputs, form one submission.
     await Promise.resolve();
     this.#submit();
     await this.#wait(
@@ -353,7 +356,7 @@ class GpuDevice implements Device {
 
   destroy(): void {
     this.#destroyed = true;
-    // To destroy what does not end may take as long: it ends with the process.
+    // Destroying work that does not end may hang: it ends with the process.
     if (!this.#late) this.#device.destroy();
   }
 
@@ -377,23 +380,23 @@ class GpuDevice implements Device {
     this.#recorded = new Set();
   }
 
-  /** Note which kernels were submitted last, until they are done. */
+  /** Records the kernels of the last submission until it is done. */
   #watch(kernels: ReadonlySet<string>): void {
     this.#unfinished.add(kernels);
     const done = () => void this.#unfinished.delete(kernels);
     this.#device.queue.onSubmittedWorkDone().then(done, done);
   }
 
-  /** The device does not end what it was given. */
+  /** The device does not finish its work. */
   #tooLate(): MachineError {
     this.#late = true;
     const [first = []] = this.#unfinished;
-    // A key is a kernel's name and what tells it from others of that name.
+    // A key is a kernel's name and a distinguishing suffix.
     const names = new Set([...first].map((key) => key.split("#")[0]!));
     return this.#failure ??= new DeadlineError([...names], this.#deadlineMs);
   }
 
-  /** Await the GPU; a lost device or an error that it reported meanwhile becomes this wait's error. */
+  /** Awaits the GPU. A lost device, or an error that it reported meanwhile, becomes the error of this wait. */
   async #wait<T>(promise: Promise<T>): Promise<T> {
     this.#launches = 0;
     if (this.#failure) {
@@ -409,7 +412,7 @@ class GpuDevice implements Device {
       if (this.#failure) throw this.#failure;
       return value;
     } catch (error) {
-      // Browsers reject what waits before they say that the device is lost, which is why.
+      // Browsers reject pending promises before they report the loss of the device, which is the reason.
       await Promise.race([lost, pause(LOST_MS)]).catch(() => {});
       throw this.#failure ??
         (error instanceof MachineError ? error : this.#fail(textOf(error)));
@@ -431,7 +434,7 @@ function pause(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
-/** A buffer of this device, if it has those bytes: WebGPU checks the whole allocation, not the range. */
+/** A buffer of this device with these bytes in bounds: WebGPU checks the entire allocation, not the range. */
 function memory(
   buffer: DeviceBuffer,
   offset: number,

@@ -29,7 +29,7 @@ export class GpuPipeline {
     this.#bindings = bindings;
   }
 
-  /** Compile; the text of a WGSL error reaches the user. */
+  /** Compiles the kernel. The text of a WGSL error reaches the user. */
   static async create(
     device: GPUDevice,
     name: string,
@@ -79,7 +79,7 @@ export class GpuPipeline {
     );
   }
 
-  /** The bind group of `buffers`; cached for as long as a frozen array lives. */
+  /** The bind group of `buffers`, cached for the lifetime of a frozen array. */
   bind(
     buffers: readonly DeviceBuffer[],
     range: (buffer: DeviceBuffer) => GPUBufferBinding,
@@ -97,7 +97,7 @@ export class GpuPipeline {
     return group;
   }
 
-  /** Launch one workgroup on small zero buffers, where out-of-range accesses are harmless by WebGPU's rules. */
+  /** Launches one workgroup on small zero buffers; out-of-bounds accesses are harmless in WebGPU. */
   warmUp(): void {
     const buffers = Array.from(
       { length: this.#bindings },

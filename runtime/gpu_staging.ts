@@ -1,11 +1,11 @@
-/** Buffers through which bytes enter and leave a device, kept and used again: fresh ones cost page faults. */
+/** Staging buffers of a device, reused because fresh ones cost page faults. */
 
 import type { DeviceBuffer, Span, Staging, StagingUse } from "./device.ts";
 
 /** GPUBufferUsage MAP_READ | COPY_DST. */
 const USAGE = 0x1 | 0x8;
 const SMALLEST = 4096;
-/** Longer reads go in pieces, so that staging stays small next to the data. */
+/** Longer reads are split, so that staging stays small relative to the data. */
 const LARGEST = 64 << 20;
 
 /** The read-back buffers of one device. */
@@ -19,7 +19,7 @@ export class GpuStaging {
     this.#largest = Math.min(LARGEST, maxBufferSize - maxBufferSize % 4);
   }
 
-  /** The pieces in which to read `bytes` bytes. */
+  /** The pieces for reading `bytes` bytes. */
   split(bytes: number): { start: number; length: number }[] {
     const pieces = [];
     for (let start = 0; start < bytes; start += this.#largest) {
@@ -43,22 +43,22 @@ export class GpuStaging {
     });
   }
 
-  /** Give a buffer back; the list stays sorted, so that small reads do not take long buffers. */
+  /** Releases a buffer. The list stays sorted, so that small reads do not use long buffers. */
   give(buffer: GPUBuffer): void {
     const at = this.#free.findIndex((other) => other.size >= buffer.size);
     this.#free.splice(at < 0 ? this.#free.length : at, 0, buffer);
   }
 }
 
-/** What a mapping needs of its device. */
+/** Device functions for a mapping. */
 export interface MappingDevice {
-  /** Record a copy between the mapping, from byte `at`, and a span of a buffer. */
+  /** Records a copy between byte `at` of the mapping and a span of a buffer. */
   copy(stage: GPUBuffer, at: number, buffer: DeviceBuffer, span: Span): void;
-  /** Map the first bytes, after all that was recorded. */
+  /** Maps the first bytes after all recorded work. */
   map(stage: GPUBuffer, bytes: number): Promise<unknown>;
 }
 
-/** A mapped buffer as staging: spans are stored packed in it, and the host reads or writes the mapping itself. */
+/** A mapped buffer as staging: spans are packed in it, and the host reads or writes the mapping. */
 export class GpuMapping implements Staging {
   readonly bytes: number;
   readonly #use: StagingUse;

@@ -12,7 +12,7 @@ interface Block {
   used: number;
 }
 
-/** Gives each launch a pass of its own with a timestamp at either end. */
+/** Gives each launch a separate pass with timestamps at both ends. */
 export class GpuTimer {
   readonly #device: GPUDevice;
   #blocks: Block[] = [];
@@ -21,7 +21,7 @@ export class GpuTimer {
     this.#device = device;
   }
 
-  /** Begin the pass of one launch. */
+  /** Begins the pass of one launch. */
   beginPass(encoder: GPUCommandEncoder, label: string): GPUComputePassEncoder {
     let block = this.#blocks.at(-1);
     if (!block || block.used === CAPACITY) {
@@ -38,7 +38,7 @@ export class GpuTimer {
     });
   }
 
-  /** Put the timestamps so far where they can be read; recorded at the end of every submit. */
+  /** Resolves the timestamps so far; recorded at the end of every submission. */
   resolve(encoder: GPUCommandEncoder): void {
     for (const { queries, resolved, readable, used } of this.#blocks) {
       if (used === 0) continue;
@@ -47,10 +47,10 @@ export class GpuTimer {
     }
   }
 
-  /** Read and forget the launches submitted so far. */
+  /** Returns and clears the launches submitted so far. */
   async take(): Promise<LaunchTiming[]> {
     const blocks = this.#blocks;
-    // One block is kept for the launches that follow.
+    // One block is retained for the following launches.
     this.#blocks = blocks.slice(0, 1);
     const timings: LaunchTiming[] = [];
     for (const [i, block] of blocks.entries()) {

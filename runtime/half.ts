@@ -1,4 +1,4 @@
-/** 16-bit floats in host memory: their values, and numbers rounded to them. */
+/** 16-bit floats in host memory: widening and rounding. */
 
 import { type HalfDType, QUIET_NAN } from "../spec/dtype.ts";
 import { widenF16 } from "../spec/half.ts";
@@ -13,8 +13,8 @@ export function widen(
 }
 
 /**
- * Numbers rounded to the nearest 16-bit floats, ties to even, as kernels that update parameters round them. What is no
- * number becomes the positive quiet NaN.
+ * Rounds numbers to the nearest 16-bit floats, ties to even, like kernels that update parameters. NaN becomes the
+ * positive quiet NaN.
  */
 export function narrow(
   stored: HalfDType,
@@ -37,18 +37,18 @@ function narrowBf16(size: number): number {
   return Math.min(rounded(size, 16), 0x7f80);
 }
 
-/** Exponents of f32 begin 112 lower. Below 2^-14, f16 counts in steps of 2^-24. */
+/** Exponents of f32 have a bias larger by 112. Below 2^-14, f16 has steps of 2^-24. */
 function narrowF16(size: number): number {
   if (size >= 113 << 23) {
     return Math.min(rounded(size, 13) - (112 << 10), 0x7c00);
   }
-  // With all 24 bits of its fraction, and as much too long as its exponent is below that of the step.
+  // With all 24 bits of the fraction, shifted by the distance of its exponent from that of the step.
   const exponent = size >>> 23;
   if (exponent < 102) return 0;
   return rounded(size & 0x7fffff | 0x800000, 126 - exponent);
 }
 
-/** Bits without the last `drop`, rounded to the nearest, ties to even. */
+/** Removes the last `drop` bits with rounding to nearest, ties to even. */
 function rounded(size: number, drop: number): number {
   const odd = size >>> drop & 1;
   return (size + 2 ** (drop - 1) - 1 + odd) / 2 ** drop >>> 0;

@@ -1,4 +1,4 @@
-/** Exchanges between devices of one process: out of the memory that one device lends, into that of another. */
+/** Exchanges between devices of one process: copies from memory lent by one device to memory lent by another. */
 
 import type { AllGatherStep, AllToAllStep } from "../spec/plan/plan.ts";
 import type {
@@ -23,11 +23,11 @@ interface Bound {
   readonly group: readonly RankMemory[];
   readonly context: CommunicatorContext;
   readonly known: KnownCounts;
-  /** It brings the counts of exchanges. */
+  /** Whether it gathers the counts of exchanges. */
   readonly counts: boolean;
 }
 
-/** Binds collectives whose ranks are on several devices. */
+/** Binds collectives of ranks on several devices. */
 export function createHostBinder(): (
   step: CollectiveStep,
   group: readonly RankMemory[],
@@ -72,14 +72,14 @@ async function allToAll(step: AllToAllStep, bound: Bound): Promise<void> {
   });
 }
 
-/** What each rank gives, a span for each group rank or one for all, and where it takes a span of each group rank. */
+/** The source spans of each rank, one per group rank or one for all, and the destination span of each group rank. */
 interface Routes {
   out(groupRank: number): readonly Span[];
   into(groupRank: number): readonly Span[];
   arrived?(memory: RankMemory, blocks: readonly Uint8Array[]): void;
 }
 
-/** Copy between lent memory: each byte once. */
+/** Copies between lent memory, each byte once. */
 async function transfer(
   step: CollectiveStep,
   { group, context }: Bound,
@@ -116,7 +116,7 @@ async function transfer(
   }
 }
 
-/** All of them; where one fails, only after the others have opened, so that all can be closed. */
+/** Waits for all. If one fails, it waits for the others to open, so that all can be closed. */
 async function allOpen<T>(opening: readonly Promise<T>[]): Promise<T[]> {
   await Promise.allSettled(opening);
   return await Promise.all(opening);

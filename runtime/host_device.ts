@@ -1,4 +1,4 @@
-/** A device that computes in the memory of this process: what differs between kinds of it is the pool that runs launches. */
+/** Devices that compute in the memory of this process. Kinds differ in the pool that runs launches. */
 
 import { invariant, MachineError } from "../spec/errors.ts";
 import type {
@@ -13,7 +13,7 @@ import type {
 } from "./device.ts";
 import type { Kept } from "./host_records.ts";
 
-/** What every device over a pool can do. */
+/** Limits of every device over a pool. */
 export const HOST_LIMITS = {
   maxStorageBuffersPerShaderStage: 64,
   maxComputeWorkgroupStorageSize: 1 << 20,
@@ -22,10 +22,10 @@ export const HOST_LIMITS = {
   maxComputeWorkgroupsPerDimension: 65535,
 } as const;
 
-/** Memory taken from a pool. */
+/** Memory of a pool. */
 export interface HostSpan {
   readonly address: number;
-  /** Bytes taken, more than asked for. */
+  /** Allocated bytes, more than requested. */
   readonly size: number;
 }
 
@@ -35,66 +35,66 @@ export interface HostKernel {
   readonly bindings: number;
 }
 
-/** Threads and memory that devices share: their launches run one after another, in the order of the calls. */
+/** Threads and memory shared by devices. Launches run one after another, in the order of the calls. */
 export interface HostPool<Bindings = unknown> {
   /** For people. */
   readonly name: string;
   readonly limits: { readonly [limit: string]: number };
   readonly heap: {
-    /** Zeroed memory of `bytes` bytes. Throws MachineError where there is none. */
+    /** Allocates `bytes` zeroed bytes. Throws MachineError if there is no memory. */
     allocate(bytes: number, label: string): HostSpan;
     view(address: number, bytes: number): Uint8Array;
     release(span: HostSpan): void;
-    /** Memory of files, as a device's `map` gives it; its size is that of the runs. */
+    /** Memory of files, for a device's `map`. Its size is that of the runs. */
     map?(runs: readonly FileRun[]): HostSpan | undefined;
-    /** Memory of experts, as a device's `stream` gives it, and a number for it. */
+    /** Memory of experts, for a device's `stream`, and its number. */
     stream?(
       experts: readonly FileRun[],
     ): HostSpan & { readonly weight: number } | undefined;
   };
   readonly streams?: boolean;
-  /** Have launches with bindings wait for experts of streamed weights; `list` stands for the list of tiles. */
+  /** Makes launches with bindings wait for experts of streamed weights. `list`: the list of tiles. */
   stream?(
     bindings: Bindings,
     weights: readonly number[],
     at: { readonly tiles: number; readonly list: object },
   ): void;
   streaming?(): Streaming;
-  /** Make kernels ready, in order; `progress` is called as each is. */
+  /** Prepares kernels in order. `progress` is called after each. */
   prepare(
     kernels: readonly DeviceKernel[],
     progress?: (done: number, total: number) => void,
   ): Promise<HostKernel[]>;
-  /** Memory that a launch binds, in the order of a kernel's bindings. */
+  /** Memory of a launch, in the order of a kernel's bindings. */
   bind(
     ranges: readonly { readonly address: number; readonly bytes: number }[],
   ): Bindings;
-  /** Record a launch; `times` receives when it ran. */
+  /** Records a launch; `times` receives its time. */
   launch(
     kernel: HostKernel,
     bindings: Bindings,
     workgroups: readonly [number, number, number],
     times?: LaunchTiming[],
   ): void;
-  /** Keep what `record` records, to be recorded `again`. */
+  /** Saves the records of `record` for replay by `again`. */
   keep?(record: () => void): Kept;
   again?(kept: Kept, times?: LaunchTiming[]): void;
-  /** Record a copy between addresses. */
+  /** Records a copy between addresses. */
   copy(from: number, to: number, bytes: number): void;
-  /** Write bytes now if nothing is pending, else in its turn. */
+  /** Writes bytes immediately if nothing is pending, else in order. */
   write(address: number, data: Uint8Array): void;
-  /** Run everything recorded so far and wait for it. */
+  /** Runs everything recorded so far and waits for it. */
   settle(): Promise<void>;
-  /** Start everything recorded so far. */
+  /** Starts everything recorded so far. */
   submit(): void;
   close(): Promise<void>;
 }
 
 /** Options of a device. */
 export interface HostDeviceOptions {
-  /** The pool is closed with the device. */
+  /** Whether the pool is closed with the device. */
   readonly ownsPool?: boolean;
-  /** Keep when each launch ran, for `timings`. */
+  /** Whether launch times are recorded for `timings`. */
   readonly timestamps?: boolean;
 }
 
@@ -120,9 +120,9 @@ export class HostDevice<Bindings> implements Device {
   readonly #ownsPool: boolean;
   readonly #kernels = new Map<string, HostKernel>();
   #spans: HostSpan[] = [];
-  /** What frozen lists of buffers bind. */
+  /** Bindings of frozen lists of buffers. */
   readonly #bindings = new WeakMap<readonly DeviceBuffer[], Bindings>();
-  /** What frozen lists of launches recorded. */
+  /** Records of frozen lists of launches. */
   readonly #kept = new WeakMap<readonly Launch[], Kept>();
   #destroyed = false;
 
@@ -274,13 +274,13 @@ export class HostDevice<Bindings> implements Device {
     return this.#pool.heap.view(address, bytes).slice();
   }
 
-  /** The memory itself, whichever way: once what was recorded is done, nothing stands between it and the host. */
+  /** The memory itself, in both directions: after the recorded work, the host can access it directly. */
   createStaging(): Staging {
     return {
       bytes: 0,
       open: async (buffer, spans) => {
         await this.#pool.settle();
-        // MPI wants blocks of one ArrayBuffer.
+        // MPI requires blocks of one ArrayBuffer.
         const start = this.#address(buffer, 0, buffer.bytes);
         const whole = this.#pool.heap.view(start, buffer.bytes);
         return spans.map(({ offset, bytes }) => {
@@ -311,7 +311,7 @@ export class HostDevice<Bindings> implements Device {
       void this.#pool.close();
       return;
     }
-    // Launches recorded earlier may still use the memory. A pool that failed gives nothing back.
+    // Earlier launches may still use the memory. A failed pool frees nothing.
     this.#pool.settle().then(
       () => spans.forEach((span) => this.#pool.heap.release(span)),
       () => {},

@@ -1,49 +1,49 @@
-/** What a pool of the processor is to do, as records of words: gathered while others run, and run in their order. */
+/** Work of a pool on the CPU as records of words: collected while others run, and run in order. */
 
 import type { LaunchTiming } from "./device.ts";
 
-/** The longest write that is inside a record; longer ones are several records. */
+/** Maximum bytes of a write inside a record; longer ones are several records. */
 const INLINE_BYTES = 1 << 20;
 
-/** Arrays that records are in. */
+/** Word arrays of records. */
 type Words = Int32Array | Uint32Array;
 
-/** A launch whose times are wanted, and who wants them. */
+/** A launch whose times are requested, and their destination. */
 export interface TimedLaunch {
-  /** Where its record begins. */
+  /** Start of its record. */
   readonly at: number;
   readonly times: LaunchTiming[];
 }
 
-/** Records that are run at once. */
+/** Records that run together. */
 export interface Batch<W extends Words> {
   readonly words: W;
   readonly used: number;
   readonly timed: readonly TimedLaunch[];
 }
 
-/** Records to be recorded again. */
+/** Saved records for replay. */
 export interface Kept<W extends Words = Words> {
   readonly words: W;
-  /** Where in them launches begin whose times are wanted. */
+  /** Starts of launches whose times are requested. */
   readonly timed: readonly number[];
 }
 
-/** Gathers records, and has them run. */
+/** Collects records and runs them. */
 export class HostRecords<W extends Words> {
   readonly #make: (length: number) => W;
   readonly #run: (batch: Batch<W>, waited: boolean) => Promise<void>;
-  /** Records that have not been started, and room for the next ones while these run. */
+  /** Records that have not been started, and space for the next ones while these run. */
   #words: W;
   #spare: W;
   #used = 0;
-  /** Words of all records so far, and of those that have run. */
+  /** Number of words of all records so far, and of those that have run. */
   #recorded = 0;
   #ran = 0;
   #timed: TimedLaunch[] = [];
   #running: Promise<void> | undefined;
 
-  /** `run` executes a batch; `waited`: somebody waits for it. */
+  /** `run` executes a batch. `waited`: a caller waits for it. */
   constructor(
     make: (length: number) => W,
     run: (batch: Batch<W>, waited: boolean) => Promise<void>,
@@ -64,7 +64,7 @@ export class HostRecords<W extends Words> {
     return this.#used === 0 && !this.#running;
   }
 
-  /** Room for a record of `size` words, the first `head` of them 0; says where it begins. */
+  /** Reserves a record of `size` words, the first `head` of them 0. Returns its start. */
   begin(size: number, head: number): number {
     const at = this.#used;
     if (at + size > this.#words.length) {
@@ -78,12 +78,12 @@ export class HostRecords<W extends Words> {
     return at;
   }
 
-  /** Have the times of the launch that was recorded at a place. */
+  /** Requests the times of the launch recorded at an offset. */
   time(at: number, times: LaunchTiming[]): void {
     this.#timed.push({ at, times });
   }
 
-  /** Keep what `record` records. */
+  /** Saves the records of `record`. */
   keep(record: () => void): Kept<W> {
     const [from, timed] = [this.#used, this.#timed.length];
     record();
@@ -93,7 +93,7 @@ export class HostRecords<W extends Words> {
     };
   }
 
-  /** Record again what was kept. */
+  /** Replays saved records. */
   again({ words, timed }: Kept, times?: LaunchTiming[]): void {
     const from = this.begin(words.length, 0);
     this.#words.set(words, from);
@@ -101,7 +101,9 @@ export class HostRecords<W extends Words> {
     for (const at of timed) this.#timed.push({ at: from + at, times });
   }
 
-  /** Record a write in parts: `begin` makes a record of `words` words for one, and says where its bytes go. */
+  /**
+   * Records a write in parts: `begin` creates a record of `words` words for one, and returns the offset of its bytes.
+   */
   write(
     data: Uint8Array,
     begin: (
@@ -120,7 +122,7 @@ export class HostRecords<W extends Words> {
     }
   }
 
-  /** Run everything recorded so far; what is recorded meanwhile is not waited for. */
+  /** Runs everything recorded so far and waits for it, but not for later records. */
   async settle(waited: boolean): Promise<void> {
     const until = this.#recorded;
     while (this.#ran < until) {
@@ -131,7 +133,7 @@ export class HostRecords<W extends Words> {
     }
   }
 
-  /** Resolves when nothing runs any more, whatever became of it. */
+  /** Resolves when nothing runs any more, successful or not. */
   async ended(): Promise<void> {
     await this.#running?.catch(() => {});
   }

@@ -1,4 +1,4 @@
-/** Tensors in host memory, as a caller gives and receives them. */
+/** Tensors in host memory, as callers pass and receive them. */
 
 /** A global row-major tensor. */
 export interface HostTensor {
@@ -22,7 +22,7 @@ export function zeros(
   return { dtype, shape, data: new ARRAYS[dtype](elementCount(shape)) };
 }
 
-/** A tensor of bytes, which it keeps; copies only where they are not aligned. */
+/** A tensor over bytes; copies only if they are not aligned. */
 export function tensorOf(
   bytes: Uint8Array,
   { dtype, shape }: Pick<HostTensor, "dtype" | "shape">,
@@ -32,7 +32,7 @@ export function tensorOf(
   return { dtype, shape, data };
 }
 
-/** The words of a tensor, whatever their type, without a copy. */
+/** The words of a tensor of any dtype, without a copy. */
 export function words(tensor: HostTensor): Uint32Array {
   const { buffer, byteOffset, length } = tensor.data;
   return new Uint32Array(buffer, byteOffset, length);
@@ -43,7 +43,7 @@ export function bytesOf(data: ArrayBufferView): Uint8Array {
   return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 }
 
-/** The u32 words of bytes from a device; copies only where they are not aligned. */
+/** The u32 words of bytes from a device; copies only if they are not aligned. */
 export function wordsOf(bytes: Uint8Array): Uint32Array {
   const aligned = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice();
   return new Uint32Array(

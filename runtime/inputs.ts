@@ -1,4 +1,4 @@
-/** Inputs of a run: what the caller may give, and how it reaches the ranks. */
+/** Inputs of a run: checks, and distribution to the ranks. */
 
 import { modelAxis } from "../spec/axis_parts.ts";
 import { DataError } from "../spec/errors.ts";
@@ -29,7 +29,7 @@ import {
 /** Inputs by name. */
 export type Inputs = { readonly [name: string]: HostTensor };
 
-/** Throws DataError for a name that no input of a program has. */
+/** Throws DataError for a name that is not an input of the program. */
 export function checkInputNames(
   { name, inputs }: { readonly name: string; readonly inputs: object },
   names: readonly string[],
@@ -45,7 +45,7 @@ export function checkInputNames(
   );
 }
 
-/** Check names, dtypes, shapes and ranges; returns the length of every axis that the inputs settle. */
+/** Checks names, dtypes, shapes and ranges. Returns the length of every axis that the inputs determine. */
 export function checkInputs(
   plan: Plan,
   program: Program,
@@ -57,7 +57,7 @@ export function checkInputs(
   for (const [name, port] of Object.entries(program.inputs)) {
     const tensor = Object.hasOwn(inputs, name) ? inputs[name] : undefined;
     const axes = port.axes.map((axis) => modelAxis(plan, axis));
-    // Said only of what is wrong: all of this is done in every step.
+    // Computed only for errors, because inputs are checked in every step.
     const wanted = () => `${port.dtype} [${axes.join(" ")}]`;
     if (!tensor) {
       throw new DataError(
@@ -129,7 +129,7 @@ function checkRange(
   { data }: HostTensor,
 ): void {
   if (below === undefined) return;
-  // A loop and not findIndex: this is done for every token of every step.
+  // A loop instead of findIndex: it runs for every token of every step.
   for (let at = 0; at < data.length; at++) {
     const value = data[at]!;
     if (value >= 0 && value < below) continue;
@@ -141,7 +141,7 @@ function checkRange(
   }
 }
 
-/** What is not a number would come out in the middle of the results. Infinities are numbers: masks are made of them. */
+/** NaN would appear in unrelated results. Infinities are allowed: masks use them. */
 function checkNumbers(
   cannot: string,
   name: string,
@@ -162,7 +162,7 @@ function checkNumbers(
   }
 }
 
-/** The lengths of the dynamic axes on each rank, in the order of `plan.counts`. */
+/** The dynamic lengths on each rank, in the order of `plan.counts`. */
 export function countsOf(plan: Plan, axes: RunAxes): number[][] {
   return Array.from(
     { length: plan.ranks },
@@ -173,7 +173,7 @@ export function countsOf(plan: Plan, axes: RunAxes): number[][] {
   );
 }
 
-/** How a tensor of a port is sharded. */
+/** The sharding of a port's tensor. */
 export function splitAxes(
   port: Port,
   buffer: PlanBuffer,
@@ -185,13 +185,13 @@ export function splitAxes(
     const { size, dynamic } = buffer.axes[i]!;
     const length = axes.length(axis);
     const local = axes.split(buffer, i) ? axes.local(axis, rank) : undefined;
-    // Kernels step over a dynamic axis by its length in this run.
+    // The stride of a dynamic axis is its length in this run.
     const held = dynamic ? local?.length ?? length : onRank(size, rank);
     return { length, local, room: last ? buffer.rowStride ?? held : held };
   });
 }
 
-/** Write a rank's part of an input. */
+/** Writes a rank's shard of an input. */
 export function writeInput(
   input: { readonly name: string; readonly port: Port },
   tensor: HostTensor,
@@ -230,7 +230,7 @@ export function writeInput(
   }
 }
 
-/** Write a rank's items of an input of one axis, as those of every token are. */
+/** Writes a rank's items of an input of one axis, such as one number per token. */
 function writeList(
   { name, port }: { readonly name: string; readonly port: Port },
   tensor: HostTensor,
@@ -275,7 +275,7 @@ function tooLong(
   );
 }
 
-/** Whether a rank is the first of those that hold the same part of a port's tensor. */
+/** Whether a rank is the first of those with the same shard of a port's tensor. */
 export function speaksFor(plan: Plan, rank: number, port: Port): boolean {
   const buffer = plan.buffers[port.buffer]!;
   const over = new Set(

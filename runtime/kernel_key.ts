@@ -1,4 +1,4 @@
-/** What a device knows a kernel by: plans that share a device may use one name for different kernels. */
+/** Device keys of kernels: plans that share a device may use one name for different kernels. */
 
 import { invariant } from "../spec/errors.ts";
 import { kernelText } from "../spec/kernel/exact_json.ts";
@@ -7,14 +7,17 @@ import type { DeviceKernel } from "./device.ts";
 
 const keys = new WeakMap<PlanKernel, string>();
 
-/** The key of a plan's kernel: its name, a hash of its text, and `fast` numerics. Equal kernels of two plans have one key. */
+/**
+ * The key of a plan's kernel: its name, a hash of its text, and `fast` numerics. Equal kernels of two plans have equal
+ * keys.
+ */
 export function kernelKey(plan: Plan, name: string): string {
   const kernel = plan.kernels[name];
   invariant(kernel, `no kernel '${name}'`);
   return `${keyOf(name, kernel)}${isFused(plan) ? "+fused" : ""}`;
 }
 
-/** The key of a kernel that is called `name`. */
+/** The key of a kernel with the name `name`. */
 export function keyOf(name: string, kernel: PlanKernel): string {
   let key = keys.get(kernel);
   if (!key) {
@@ -23,7 +26,7 @@ export function keyOf(name: string, kernel: PlanKernel): string {
   return key;
 }
 
-/** The kernels that a plan launches by key, as devices prepare them. */
+/** The launched kernels of a plan by key, for devices. */
 export function kernelsByKey(plan: Plan): { [key: string]: DeviceKernel } {
   const fused = isFused(plan);
   const launched = new Set(
@@ -41,7 +44,7 @@ export function kernelsByKey(plan: Plan): { [key: string]: DeviceKernel } {
   );
 }
 
-/** Whether kernels of a plan may round a product and a sum at once. */
+/** Whether kernels of a plan may use fused multiply-add. */
 function isFused({ numerics }: Plan): boolean {
   return numerics.class === "fast";
 }

@@ -1,4 +1,4 @@
-/** Exchanges between ranks that share one device: kernel launches that follow from the step, without a host wait. */
+/** Exchanges between ranks that share one device: kernel launches derived from the step, without a host wait. */
 
 import type { Grid } from "../spec/kernel/make.ts";
 import type { Binding, Kernel } from "../spec/kernel/tree.ts";
@@ -16,7 +16,7 @@ import { keyOf } from "./kernel_key.ts";
 import type { RankMemory } from "./memory.ts";
 import { bindWorkgroups, type RunCounts } from "./run_counts.ts";
 
-/** A launch by which a rank receives from some of its group. */
+/** A launch by which a rank receives from some ranks of its group. */
 interface Received {
   readonly key: string;
   readonly bindings: readonly Binding[];
@@ -24,7 +24,7 @@ interface Received {
   readonly workgroups: Grid;
 }
 
-/** Makes the launches of collectives, each kernel once. */
+/** Creates the launches of collectives, each kernel once. */
 export class LocalBinder {
   readonly #launches = new Map<
     Plan,
@@ -32,7 +32,7 @@ export class LocalBinder {
   >();
   readonly #kernels = new Map<Kernel, PlanKernel>();
 
-  /** The kernels of those collectives of a plan that go between ranks of one device; `devices` has that of each rank. */
+  /** The kernels of a plan's collectives between ranks of one device. `devices`: the device of each rank. */
   kernels(
     plan: Plan,
     devices: readonly Device[],
@@ -51,7 +51,7 @@ export class LocalBinder {
     );
   }
 
-  /** Bind the launches of a collective for every rank of a group. */
+  /** Binds the launches of a collective for every rank of a group. */
   bind(
     step: CollectiveStep,
     group: readonly RankMemory[],
@@ -106,7 +106,7 @@ export class LocalBinder {
   }
 }
 
-/** Whether some group over mesh axes lives on one device. */
+/** Whether the ranks of some group over mesh axes share one device. */
 function sharing(
   { mesh, ranks }: Plan,
   devices: readonly Device[],
@@ -148,14 +148,14 @@ function bufferOf(
   throw new Error(`internal: exchange kernel has a binding '${binding}'`);
 }
 
-/** Add what left each rank, as the exchange kernel itself reports it. */
+/** Adds the bytes that each rank sent, as reported by the exchange kernel. */
 async function countSent(
   step: CollectiveStep,
   group: readonly RankMemory[],
   sent: NonNullable<CommunicatorContext["sent"]>,
 ): Promise<void> {
   if (step.op === "allGather") {
-    // Every launch of the copy kernel moves the whole of each source, its block, or the rows that it knows of.
+    // Every launch of the copy kernel moves the entire source, its block, or the known rows.
     const [first] = group;
     const rows = step.rows && wordsOf(
       await first!.device.read(

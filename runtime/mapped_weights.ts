@@ -1,4 +1,4 @@
-/** Weights that are laid out in memory as in their files: devices that can have the files' own pages for memory. */
+/** Weights whose memory layout equals that of their files: devices can map the files. */
 
 import { indicesOn, sourceName, stackedOn } from "../spec/axis_parts.ts";
 import { onRank, type Plan, type PlanWeight } from "../spec/plan/plan.ts";
@@ -8,12 +8,12 @@ import type { RankMemory } from "./memory.ts";
 import type { TensorDirectory } from "./safetensors.ts";
 import { weightForm } from "./weight_form.ts";
 
-/** Bytes of a buffer that is worth a mapping. */
+/** Minimum bytes of a mapped buffer. */
 const LEAST_BYTES = 1 << 20;
 
 /**
- * Have the memory of a weight be that of its files. False where it is stored otherwise there, the files have no descriptor, or
- * the device cannot; then it has to be read. What is mapped has not been looked at: numbers in it may not be finite.
+ * Maps a weight. Returns false if its layout in the file differs, the files have no descriptor, or the device cannot
+ * map; the weight must then be read. Mapped weights are not checked for NaN or Inf.
  */
 export function mapWeight(
   plan: Plan,
@@ -34,7 +34,10 @@ export function mapWeight(
   return found !== undefined;
 }
 
-/** Memory of experts that are read when launches need them; undefined where a weight has none, or is used in other ways. */
+/**
+ * Memory of experts that are read when launches need them. Undefined if the weight has no experts, or is used in other
+ * ways.
+ */
 function streamExperts(
   plan: Plan,
   { buffer }: PlanWeight,
@@ -58,7 +61,7 @@ function streamExperts(
   return device.stream(experts);
 }
 
-/** Whether all that uses a weight are launches with a list of tiles of experts. */
+/** Whether a weight is used only by launches with a list of expert tiles. */
 function isStreamable(plan: Plan, name: string): boolean {
   const [first] = plan.buffers[name]!.axes;
   const axis = first && plan.axes[first.axis];
@@ -76,7 +79,7 @@ function isStreamable(plan: Plan, name: string): boolean {
   );
 }
 
-/** Bytes of the largest expert of a rank that a device may stream, in all weights of a launch. */
+/** Bytes of the largest streamable expert of a rank, in all weights of a launch. */
 export function largestExpert(plan: Plan, rank: number): number {
   const streamed = new Set(
     plan.weights.map(({ buffer }) => buffer)
@@ -97,7 +100,7 @@ export function largestExpert(plan: Plan, rank: number): number {
   return Math.max(0, ...launches);
 }
 
-/** Bytes of the weights of a rank that a device may stream. */
+/** Bytes of the streamable weights of a rank. */
 export function streamableBytes(plan: Plan, rank: number): number {
   return sum(
     plan.weights.map(({ buffer }) =>
@@ -106,7 +109,7 @@ export function streamableBytes(plan: Plan, rank: number): number {
   );
 }
 
-/** The parts of files that a weight of a rank consists of, in its order; undefined where it has another. */
+/** The parts of files that form a weight of a rank, in order. Undefined if its layout differs. */
 function fileRuns(
   plan: Plan,
   weight: PlanWeight,
@@ -152,7 +155,7 @@ function fileRuns(
   return runs;
 }
 
-/** Whether indices follow each other. */
+/** Whether indices are consecutive. */
 function isRun(indices: readonly number[], first = 0): boolean {
   return indices.every((index, i) => index === first + i);
 }

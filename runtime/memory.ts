@@ -1,10 +1,13 @@
-/** The memory of one rank: its allocations, and the ranges of them that the buffers of the plan are. */
+/** The memory of one rank: its allocations, and the buffers of the plan as ranges of them. */
 
 import { invariant } from "../spec/errors.ts";
 import { onRank, type Plan, type PlanBuffer } from "../spec/plan/plan.ts";
 import type { Device, DeviceBuffer } from "./device.ts";
 
-/** What buffers are cleared with: states are cleared for every prompt, and garbage of their size is collected beside the run. */
+/**
+ * Zeros for clearing buffers: states are cleared for every prompt, and allocating zeros each time would be slow to
+ * collect.
+ */
 const ZEROS = new Uint8Array(1 << 20);
 
 /** Buffers of one rank by name. */
@@ -15,7 +18,7 @@ export class RankMemory {
   readonly #buffers: Map<string, DeviceBuffer>;
   readonly #bytes: number;
 
-  /** Allocate everything that the plan lists for `rank`. */
+  /** Allocates everything that the plan lists for `rank`. */
   constructor(plan: Plan, device: Device, rank: number) {
     this.#plan = plan;
     this.device = device;
@@ -37,7 +40,7 @@ export class RankMemory {
     );
   }
 
-  /** Bytes that the device really gave; never read off the plan. */
+  /** Bytes that the device actually allocated, not read from the plan. */
   get allocatedBytes(): number {
     return this.#bytes;
   }
@@ -49,7 +52,7 @@ export class RankMemory {
     return buffer;
   }
 
-  /** Take other memory for a buffer, before anything has used it. The plan's is left untouched. */
+  /** Replaces the memory of a buffer before its first use. The planned memory is not used. */
   replace(name: string, buffer: DeviceBuffer): void {
     const { bytes } = this.buffer(name);
     invariant(buffer.bytes === bytes, `'${name}' has ${bytes} bytes`);
@@ -63,7 +66,7 @@ export class RankMemory {
     return buffer;
   }
 
-  /** Set a whole buffer to zero. */
+  /** Sets an entire buffer to zero. */
   clear(name: string): void {
     const buffer = this.buffer(name);
     for (let at = 0; at < buffer.bytes; at += ZEROS.length) {

@@ -1,4 +1,4 @@
-/** Carries plans out on devices. Knows nothing of models or the compiler. */
+/** Executes plans on devices. It is independent of models and the compiler. */
 
 export * from "./adapters.ts";
 export * from "./communicator.ts";

@@ -1,8 +1,8 @@
-/** A device that moves bytes and records launches without executing them: for tests of order and bytes. */
+/** Null device: moves bytes and records launches without executing them, for tests of order and bytes. */
 
 import type { Device, DeviceBuffer } from "./device.ts";
 
-/** What a null device was asked to do. */
+/** A recorded call of a null device. */
 export type NullRecord =
   | {
     readonly op: "launch";
@@ -30,13 +30,13 @@ export interface NullBuffer extends DeviceBuffer {
   readonly data: Uint8Array;
 }
 
-/** A device with its record; `onLaunch` may stand in for kernels. */
+/** A device with its records. `onLaunch` may replace kernels. */
 export interface NullDevice extends Device {
   readonly records: NullRecord[];
   readonly allocated: { readonly label: string; readonly bytes: number }[];
 }
 
-/** Make a null device. */
+/** Creates a null device. */
 export function createNullDevice(
   name = "null",
   onLaunch?: (kernel: string, buffers: readonly NullBuffer[]) => void,

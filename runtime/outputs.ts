@@ -1,4 +1,4 @@
-/** Outputs of a run: whole tensors or some rows of them, joined from the ranks in the caller's order. */
+/** Outputs of a run: tensors or some of their rows, joined from the ranks in the caller's order. */
 
 import { DataError, invariant } from "../spec/errors.ts";
 import type { Plan, Port } from "../spec/plan/plan.ts";
@@ -21,19 +21,19 @@ import {
 } from "./shard.ts";
 import { spanBytes, storedWords } from "./stored.ts";
 
-/** Where outputs are after a run. */
+/** Source of outputs after a run. */
 export interface FinishedRun {
   readonly plan: Plan;
   /** Ranks of this process. */
   readonly ranks: readonly RankMemory[];
   readonly axes: RunAxes;
-  /** Where ranks live in several processes: how to reach the others. */
+  /** Access to ranks in other processes. */
   readonly remote: RemoteRanks | undefined;
-  /** Give outputs to every process, not only to that of rank 0. */
+  /** Whether every process receives outputs, not only that of rank 0. */
   readonly everywhere: boolean;
 }
 
-/** Read a whole output; undefined in a process that is not to have it. */
+/** Reads an output. Undefined in a process that does not receive it. */
 export async function readOutput(
   port: Port,
   from: FinishedRun,
@@ -61,8 +61,8 @@ export async function readOutput(
 }
 
 /**
- * Read some rows of an output, by global index along its first axis, in the order asked for; undefined in a process that
- * is not to have them.
+ * Reads some rows of an output, by global index along its first axis, in the requested order. Undefined in a process
+ * that does not receive them.
  */
 export async function readRows(
   port: Port,
@@ -91,7 +91,7 @@ export async function readRows(
   const split = splitOnRanks(port, from);
   const { dtype } = plan.buffers[port.buffer]!;
   invariant(dtype === port.dtype, "an output has its buffer's dtype");
-  // By rank, the rows that it gives: where each is stored there, and where it goes.
+  // By rank, the rows that it sends: their local and their global index.
   const held = split.map(([outer], rank) =>
     !speaksFor(plan, rank, port) ? [] : rows.flatMap((row, to) => {
       const at = outer!.local ? outer!.local.indexOf(row) : row;
@@ -127,7 +127,7 @@ export async function readRows(
   return result;
 }
 
-/** Copy what a rank holds of an output to where it is in the whole. */
+/** Copies a rank's shard of an output to its global location. */
 function copyPart(
   target: Uint32Array,
   part: Uint32Array,
@@ -140,8 +140,8 @@ function copyPart(
 }
 
 /**
- * The shape of an output that the memory of the only rank has as it is given, so that nothing has to be brought together;
- * undefined of any other.
+ * The shape of an output that a single rank stores in the returned layout, so that nothing has to be joined. Undefined
+ * otherwise.
  */
 function wholeOf(
   port: Port,
@@ -157,7 +157,7 @@ function wholeOf(
     : undefined;
 }
 
-/** Read a tensor that is so in the memory of the only rank, from a row on. */
+/** Reads such a tensor from the memory of the single rank, starting at a row. */
 async function readPart(
   { buffer, dtype }: Port,
   { from, shape }: { readonly from: number; readonly shape: readonly number[] },
@@ -182,7 +182,7 @@ function splitOnRanks(port: Port, { plan, axes }: FinishedRun): SplitAxis[][] {
   );
 }
 
-/** Read the ranks' parts of an output, of lengths that every process knows, and bring them together. */
+/** Reads the ranks' shards of an output, with lengths known to every process, and joins them. */
 async function readParts(
   lengths: readonly number[],
   { ranks, remote, everywhere }: FinishedRun,

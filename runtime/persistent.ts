@@ -1,4 +1,4 @@
-/** What persists between runs, parameters and states, as tensors that a caller can read and write. */
+/** Parameters and states as tensors that a caller can read and write. */
 
 import { isHalf } from "../spec/dtype.ts";
 import { DataError, invariant } from "../spec/errors.ts";
@@ -30,7 +30,7 @@ export function persistentPort(plan: Plan, name: string): Port {
   return { buffer: name, dtype: "f32", axes };
 }
 
-/** Refuse a tensor of another shape. */
+/** Rejects a tensor of another shape. */
 function checkPersistent(
   name: string,
   { dtype, shape, data }: HostTensor,
@@ -47,12 +47,12 @@ function checkPersistent(
   );
 }
 
-/** How fixed axes are sharded over the ranks; dynamic axes have no length. */
+/** The sharding of fixed axes over the ranks; dynamic axes have no length. */
 export function persistentAxes(plan: Plan): RunAxes {
   return assignAxes(plan, new Map(), {});
 }
 
-/** Along each axis of a weight or state, the global indices that a rank holds, in local order; undefined: all. */
+/** Along each axis of a weight or state, the global indices on a rank, in local order. Undefined: all. */
 export function heldIndices(
   plan: Plan,
   { name, rank }: { readonly name: string; readonly rank: number },
@@ -60,7 +60,7 @@ export function heldIndices(
   return splitPersistent(plan, name, rank).map(({ local }) => local);
 }
 
-/** What a rank holds of a weight or state, without gaps. */
+/** A rank's shard of a weight or state, without padding. */
 export async function readPersistentPart(
   plan: Plan,
   name: string,
@@ -85,7 +85,7 @@ export async function readPersistentPart(
   return part;
 }
 
-/** Set what a rank holds of a weight or state. */
+/** Sets a rank's shard of a weight or state. */
 export function writePersistentPart(
   plan: Plan,
   name: string,
@@ -113,7 +113,7 @@ function heldLength({ local, length }: SplitAxis): number {
   return local?.length ?? length;
 }
 
-/** The part of a rank as a tensor of its own, in the same memory. */
+/** The shard of a rank as a separate tensor in the same memory. */
 function withoutGaps(axis: SplitAxis): SplitAxis {
   return { length: heldLength(axis), local: undefined, room: axis.room };
 }

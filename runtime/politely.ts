@@ -1,17 +1,17 @@
 /**
- * Waiting for the GPU without spinning a core. The only file of the runtime that wraps `setImmediate`, for as short as it
- * needs, and only where Node's binding to WebGPU is used.
+ * Waits for the GPU without spinning a core. The only file of the runtime that wraps `setImmediate`, temporarily, and
+ * only with Node's WebGPU binding.
  */
 
-/** Every instance of the binding. Its poller keeps a raw pointer to it, so none may ever be collected. */
+/** Every instance of the binding. Its poller has a raw pointer to it, so instances must not be collected. */
 const instances: GPU[] = [];
 
-/** Keep an instance of Node's binding for as long as the process lives. */
+/** Retains an instance of Node's binding for the lifetime of the process. */
 export function keepInstance(gpu: GPU): void {
   instances.push(gpu);
 }
 
-/** Await a promise of the GPU without spinning a core. */
+/** Awaits a promise of the GPU without spinning a core. */
 export async function politely<T>(promise: Promise<T>): Promise<T> {
   if (instances.length === 0) return await promise;
   waiting++;
@@ -24,15 +24,15 @@ export async function politely<T>(promise: Promise<T>): Promise<T> {
   }
 }
 
-/** Polls made at full speed before a wait backs off to timers: about 3 ms. */
+/** Number of polls at full speed before a wait backs off to timers: about 3 ms. */
 const EAGER_POLLS = 100;
 const immediately = globalThis.setImmediate;
 let waiting = 0;
 let polls = 0;
 
 /**
- * The binding polls by `setImmediate` for as long as any promise is pending, which burns a core. Its callbacks are
- * native functions, so everyone else's immediates stay as they were.
+ * The binding polls by `setImmediate` while any promise is pending, which uses a full core. Its callbacks are native
+ * functions; other immediates are not affected.
  */
 function slowDown(): void {
   polls = 0;

@@ -1,4 +1,4 @@
-/** A trace of runs in Chrome's and Perfetto's form: one row for each rank. */
+/** Traces of runs in the format of Chrome and Perfetto: one row per rank. */
 
 import type { Step } from "../spec/plan/plan.ts";
 import { traceName } from "../spec/text/parts.ts";
@@ -23,12 +23,12 @@ interface EventArgs {
   [name: string]: string | number;
 }
 
-/** A run that goes on. */
+/** A run in progress. */
 interface TracedRun {
   readonly name: string;
   readonly start: number;
   readonly args: TraceEvent["args"];
-  /** The events of its exchanges; what was sent is added when the run is over. */
+  /** The events of its exchanges; sent bytes are added at the end of the run. */
   readonly exchanges: {
     readonly step: CollectiveStep;
     readonly rank: number;
@@ -45,8 +45,8 @@ export interface Trace {
 }
 
 /**
- * Records runs. Kernels have the device's own timestamps where it was opened with them, else the host's times around a
- * wait; either way every step is waited for, so a traced run takes longer than a plain one.
+ * Records runs. Kernel times are the device's timestamps if it was opened with them, else host times around a wait.
+ * Every step is waited for in both cases, so a traced run takes longer.
  */
 export class Tracer {
   readonly #now: () => number;
@@ -59,23 +59,23 @@ export class Tracer {
     this.#now = now;
   }
 
-  /** The time on the clock of the events. */
+  /** The current time on the clock of the events. */
   now(): number {
     return this.#now();
   }
 
-  /** A run begins; `args` are what is known of it. */
+  /** Starts a run; `args` are its known properties. */
   begin(program: string, args: TraceEvent["args"] = {}): void {
     const start = this.#now();
     this.#run = { name: program, start, args, exchanges: [], sent: new Map() };
   }
 
-  /** The run that began is over. */
+  /** Ends the current run. */
   end(): void {
     const { name, start, args, exchanges, sent } = this.#run!;
     const microseconds = (this.#now() - start) * 1000;
     this.#add(-1, name, "program", start * 1000, microseconds, args);
-    // Only now is all that was in flight there.
+    // All exchanges in flight have ended only now.
     for (const { step, rank, args } of exchanges) {
       const to = [...sent.get(step)?.get(rank) ?? []]
         .filter(([, bytes]) => bytes > 0).sort(([a], [b]) => a - b);
@@ -84,7 +84,7 @@ export class Tracer {
     }
   }
 
-  /** An account that goes on to another one, and notes for the events of exchanges what they sent. */
+  /** An account that forwards to another one and records the sent bytes for the events of exchanges. */
   noting(account: SentAccount): SentAccount {
     return {
       add: (step, sent) => {
@@ -97,7 +97,7 @@ export class Tracer {
     };
   }
 
-  /** What stands around every part of a program. */
+  /** Wraps every part of a program. */
   around(
     ranks: readonly RankMemory[],
   ): (step: Step, part: BoundPart, index: number) => BoundPart {
@@ -111,15 +111,15 @@ export class Tracer {
         await wait;
         const elapsed = this.#now() - start;
         const timed = here.every(({ device }) => device.timings);
-        // What was launched while an exchange was in flight is not its own.
+        // Launches during an exchange in flight are not part of it.
         const timings = asynchronous ? [] : await finish(here);
-        // An exchange through the host is over when the host is done with it.
+        // An exchange through the host ends when the host has finished it.
         const duration =
           wait && (step.op === "allToAll" || step.op === "allGather")
             ? elapsed
             : this.#now() - start;
         const span = spanOf(timings);
-        // Zero workgroups: nothing was started.
+        // Zero workgroups: nothing was launched.
         if (step.op === "launch" && span === undefined && timed) return;
         for (const rank of part.ranks) {
           const args: EventArgs = {
@@ -144,7 +144,7 @@ export class Tracer {
     });
   }
 
-  /** Everything so far. */
+  /** All events so far. */
   toTrace(): Trace {
     return { traceEvents: this.#events, displayTimeUnit: "ms" };
   }
@@ -180,7 +180,7 @@ function entryOf<K, V>(map: Map<K, V>, key: K, make: () => V): V {
   return found;
 }
 
-/** Wait for the ranks' devices; returns when their launches ran, where they can tell. */
+/** Waits for the ranks' devices. Returns the times of their launches, if available. */
 async function finish(ranks: readonly RankMemory[]): Promise<LaunchTiming[]> {
   const timings: LaunchTiming[] = [];
   for (const device of new Set(ranks.map((memory) => memory.device))) {

@@ -1,6 +1,6 @@
 /**
- * Keeps warnings of Dawn, which say nothing to users, from the standard error. Dawn writes them to its descriptor while a call
- * lasts; so for that long the descriptor is a file. It needs the package `koffi`.
+ * Suppresses Dawn's warnings on standard error, which are not useful to users. Dawn writes them to its descriptor
+ * during a call; for that time the descriptor is a file. Requires the package `koffi`.
  */
 
 import {
@@ -15,7 +15,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import process from "node:process";
 
-/** A line of Dawn's that reports how it adapts itself to a driver. */
+/** Dawn's message about its adaptation to a driver. */
 const ADAPTS = /^Warning: max\w+ artificially reduced from .*\n?/gm;
 
 const STDERR = 2;
@@ -26,7 +26,7 @@ interface Descriptors {
   close(file: number): number;
 }
 
-/** The C library's files by number, or undefined where they cannot be reached. */
+/** The C library's file functions, or undefined if they are not available. */
 async function openDescriptors(): Promise<Descriptors | undefined> {
   if (process.platform !== "linux") return undefined;
   try {
@@ -44,7 +44,7 @@ async function openDescriptors(): Promise<Descriptors | undefined> {
 
 let opened: Promise<Descriptors | undefined> | undefined;
 
-/** Prepares calls that are quiet. What else is written during one appears after it. */
+/** Prepares quiet calls. Other output during a call appears after it. */
 export async function openQuietly(): Promise<<T>(call: () => T) => T> {
   opened ??= openDescriptors();
   const descriptors = await opened;

@@ -1,21 +1,21 @@
-/** Where the time of a traced run went, by rank: computing, exchanging, waiting, or with the host. */
+/** Time of a traced run per rank: computing, exchanging, waiting, or host. */
 
 import type { Trace, TraceEvent } from "./profiler.ts";
 
-/** Milliseconds of a rank; the four add up to the programs' time. */
+/** Milliseconds of a rank. The four add up to the time of the programs. */
 export interface RankTimes {
   readonly rank: number;
-  /** Its kernels and copies ran. */
+  /** Kernels and copies. */
   readonly compute: number;
-  /** Its rows moved, to other ranks and from them. */
+  /** Rows sent to and received from other ranks. */
   readonly exchange: number;
-  /** It had nothing to do before others did something: they share its device, or had not come to an exchange. */
+  /** Idle time until other ranks finish: they share its device, or have not joined an exchange. */
   readonly wait: number;
-  /** The host prepared what came next, or learnt that something was done; more in a traced run than in a plain one. */
+  /** Host time: preparing the next steps, or detecting that work is done; more in a traced run. */
   readonly host: number;
 }
 
-/** Add up the events of a trace. */
+/** Sums the events of a trace. */
 export function rankTimes({ traceEvents }: Trace): RankTimes[] {
   const events = traceEvents.filter(({ ph }) => ph === "X");
   const rows = rowsOf(events.filter(({ tid }) => tid > 0));
@@ -29,7 +29,7 @@ export function rankTimes({ traceEvents }: Trace): RankTimes[] {
       if (event.cat === "wait") wait.add(length);
       else if (!isCollective(event)) compute.add(length);
       else {
-        // Nothing moves before the last one comes.
+        // Data moves only after the last rank has joined.
         const late = (meetings[met++] ?? event.ts) - event.ts;
         const waited = Math.min(length, Math.max(0, late));
         wait.add(waited);
@@ -39,7 +39,7 @@ export function rankTimes({ traceEvents }: Trace): RankTimes[] {
     const starts = new Set(row.map(({ ts }) => ts));
     for (const { ts, dur } of others(events, { pid, tid })) {
       if (starts.has(ts)) continue;
-      // A part of several other ranks is one.
+      // Parts of several other ranks at one time count once.
       starts.add(ts);
       wait.add(dur!);
     }
@@ -68,7 +68,7 @@ class Sum {
   }
 }
 
-/** The events of each rank, in order of the ranks. */
+/** The events of each rank, in rank order. */
 function rowsOf(events: readonly TraceEvent[]): TraceEvent[][] {
   const rows = new Map<number, TraceEvent[]>();
   for (const event of events) {
@@ -79,7 +79,7 @@ function rowsOf(events: readonly TraceEvent[]): TraceEvent[][] {
   return [...rows.entries()].sort(([a], [b]) => a - b).map(([, row]) => row);
 }
 
-/** When the last rank came to each exchange; all ranks come to all of them in one order. */
+/** When the last rank joined each exchange. All ranks join all exchanges in the same order. */
 function meetingsOf(rows: readonly (readonly TraceEvent[])[]): number[] {
   const collectives = rows.map((row) => row.filter(isCollective));
   const [first] = collectives;
@@ -93,7 +93,7 @@ function isCollective({ cat }: TraceEvent): boolean {
   return cat === "allToAll" || cat === "allGather";
 }
 
-/** What other ranks of a process did. */
+/** Activity of other ranks of a process. */
 function others(
   events: readonly TraceEvent[],
   { pid, tid }: { readonly pid: number; readonly tid: number },

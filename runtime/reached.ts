@@ -1,18 +1,18 @@
-/** Which items of an input reach which rank, so that a process need not have the others. */
+/** The items of an input that each rank needs, so that a process can omit the others. */
 
 import type { Plan, Program } from "../spec/plan/plan.ts";
 import { type Inputs, splitAxes } from "./inputs.ts";
 import { assignAxes } from "./shard.ts";
 
-/** An input, and what it is given with. */
+/** An input, and the other inputs of the run. */
 export interface Reached {
   readonly program: Program;
   readonly input: string;
-  /** Those inputs at least that say how long axes are and how they are assigned. */
+  /** At least those inputs that determine the lengths and assignments of axes. */
   readonly inputs: Inputs;
 }
 
-/** The indices along the first axis of an input that a rank gets in the first run of a session; undefined: all. */
+/** The indices along the first axis of an input that a rank receives in the first run of a session. Undefined: all. */
 export function reachedItems(
   plan: Plan,
   rank: number,

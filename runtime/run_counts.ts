@@ -1,4 +1,4 @@
-/** The dynamic lengths of one run, as launches read them. */
+/** The dynamic lengths of one run, for launches. */
 
 import { groupOf } from "../spec/mesh.ts";
 import type { AllGatherStep, Plan } from "../spec/plan/plan.ts";
@@ -7,7 +7,7 @@ import type { Size } from "../spec/size.ts";
 /** Lengths by rank, then in the order of `plan.counts`. */
 export type RunCounts = readonly (readonly number[])[];
 
-/** How often a rank gives the bytes of an allGather, by its lengths. */
+/** Number of times that a rank sends the bytes of an allGather, by its lengths. */
 export function gatheredRows(
   step: AllGatherStep,
   plan: Plan,
@@ -16,10 +16,10 @@ export function gatheredRows(
   return step.rows ? lengths[plan.counts.indexOf(step.rows.axis)]! : 1;
 }
 
-/** A size on one rank, resolved at load so that a run looks nothing up by name. */
+/** A size on one rank, resolved on load so that a run looks up no names. */
 export type BoundSize = number | ((counts: RunCounts) => number);
 
-/** The same object as before if the lengths are the same. */
+/** Returns the previous object if the lengths are equal. */
 export function reuseCounts(before: RunCounts, now: RunCounts): RunCounts {
   const same = now.every((counts, rank) =>
     counts.every((n, i) => n === before[rank]?.[i])
@@ -27,7 +27,7 @@ export function reuseCounts(before: RunCounts, now: RunCounts): RunCounts {
   return same && before.length === now.length ? before : now;
 }
 
-/** Resolve the names of a size for a rank. */
+/** Resolves the names of a size for a rank. */
 export function bindSize(size: Size, plan: Plan, rank: number): BoundSize {
   if (typeof size === "number") return size;
   if ("count" in size) {
@@ -71,7 +71,7 @@ export function bindWorkgroups(
     const fixed = [x, y, z] as const;
     return () => fixed;
   }
-  // A session passes the same object again while lengths stay the same, as they do in decoding.
+  // A session passes the same object while lengths do not change, as in decode.
   let last: RunCounts | undefined;
   let known: readonly [number, number, number] = [0, 0, 0];
   return (counts) => {

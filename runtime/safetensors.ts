@@ -1,4 +1,4 @@
-/** Safetensors files: a directory of their tensors, checked against everything that a header can say wrongly; reading; writing. */
+/** Safetensors files: a checked directory of their tensors; reading; writing. */
 
 import { DataError } from "../spec/errors.ts";
 import type { PackedDType } from "../spec/packed.ts";
@@ -10,29 +10,29 @@ import { parseHeader } from "./safetensors_header.ts";
 
 export type { FileSource } from "./file_source.ts";
 
-/** Where a tensor is stored. */
+/** Location of a tensor. */
 export interface TensorEntry {
   readonly name: string;
-  /** As in the file: `F32`, `BF16`, `I64`, … */
+  /** Dtype in the file: `F32`, `BF16`, `I64`, … */
   readonly dtype: string;
   readonly shape: readonly number[];
   readonly source: FileSource;
   /** First byte in the file. */
   readonly offset: number;
   readonly bytes: number;
-  /** Of a view: the tensors of the file that it is made from. */
+  /** For a view: its source tensors in the file. */
   readonly of?: readonly string[];
-  /** Of a view of a whole matrix: how its elements and scales are packed, which are views too. */
+  /** For a view of an entire matrix: the packing of its elements and scales, which are views too. */
   readonly packed?: PackedDType;
 }
 
 /** Tensors by name. */
 export type TensorDirectory = ReadonlyMap<string, TensorEntry>;
 
-/** Bytes of a header that is still believable; the format's own limit. */
+/** Maximum bytes of a header, the limit of the format. */
 const LONGEST_HEADER = 100_000_000;
 
-/** The tensors of one file or of the shards of a checkpoint. */
+/** The tensors of one file or of the files of a checkpoint. */
 export async function openSafetensors(
   sources: readonly FileSource[],
 ): Promise<TensorDirectory> {
@@ -87,10 +87,10 @@ async function readHeader(source: FileSource): Promise<TensorEntry[]> {
     }));
 }
 
-/** Read a whole tensor; 16-bit floats are widened, 64-bit and short integers become i32. */
+/** Reads a tensor. 16-bit floats are widened; 64-bit and short integers become i32. */
 export async function readTensor(entry: TensorEntry): Promise<HostTensor> {
   const { name, shape, source, offset, bytes, dtype } = entry;
-  // A copy, so that typed arrays of any width can look at it.
+  // A copy, so that typed arrays of any width can view it.
   const { buffer } = (await readExactly(source, offset, bytes)).slice();
   const tensor = (data: HostTensor["data"]): HostTensor => ({
     dtype: data instanceof Float32Array
@@ -150,7 +150,7 @@ export async function readTensor(entry: TensorEntry): Promise<HostTensor> {
   }
 }
 
-/** A safetensors file of tensors, in the order given. */
+/** Writes a safetensors file of tensors in the given order. */
 export function writeSafetensors(
   tensors: { readonly [name: string]: HostTensor },
   metadata?: { readonly [key: string]: string },
@@ -165,7 +165,7 @@ export function writeSafetensors(
   return file;
 }
 
-/** The same file as its header and the bytes of each tensor, which are not copied. */
+/** The same file as its header and the bytes of each tensor, without copies. */
 export function safetensorsParts(
   tensors: { readonly [name: string]: HostTensor },
   metadata?: { readonly [key: string]: string },
@@ -184,10 +184,10 @@ export function safetensorsParts(
   ];
 }
 
-/** Bytes of an element in a file that is written. */
+/** Bytes per element in a written file. */
 const WIDTHS = { f32: 4, i32: 4, u32: 4, f16: 2, bf16: 2, u8: 1 } as const;
 
-/** What a file has before the bytes of its tensors, which follow in the same order. */
+/** The bytes of a file before its tensors, which follow in the same order. */
 export function safetensorsHead(
   tensors: Iterable<
     readonly [name: string, Pick<FileTensor, "dtype" | "shape">]
@@ -210,7 +210,7 @@ export function safetensorsHead(
   const text = new TextEncoder().encode(
     JSON.stringify(Object.fromEntries(header)),
   );
-  // Spaces after the header keep the data aligned.
+  // Spaces after the header align the data.
   const length = Math.ceil(text.length / 8) * 8;
   const head = new Uint8Array(8 + length).fill(0x20, 8);
   new DataView(head.buffer).setBigUint64(0, BigInt(length), true);
@@ -218,14 +218,14 @@ export function safetensorsHead(
   return head;
 }
 
-/** A tensor as it is stored in a file. */
+/** A tensor in a file. */
 export interface FileTensor {
   readonly dtype: keyof typeof WIDTHS;
   readonly shape: readonly number[];
   readonly data: ArrayBufferView;
 }
 
-/** Tensors in memory as a directory. `where` they are from is for messages. */
+/** Tensors in memory as a directory. `where`: their source for messages. */
 export function tensorsInMemory(
   tensors: { readonly [name: string]: FileTensor },
   where: string,

@@ -1,9 +1,9 @@
-/** The JSON header of a safetensors file, believed only where it agrees with itself and with the file. */
+/** The JSON header of a safetensors file, checked for consistency with itself and the file. */
 
 import { JsonError, parseJson } from "../spec/parse_json.ts";
 import { shown } from "../spec/shown.ts";
 
-/** A tensor as the header describes it; `begin` counts from the end of the header. */
+/** A tensor in the header. `begin` counts from the end of the header. */
 export interface HeaderTensor {
   readonly name: string;
   readonly dtype: string;
@@ -12,7 +12,7 @@ export interface HeaderTensor {
   readonly bytes: number;
 }
 
-/** Bits per element of every dtype that the format knows. */
+/** Bits per element of every dtype of the format. */
 const BITS: { readonly [dtype: string]: number } = {
   BOOL: 8,
   F4: 4,
@@ -36,7 +36,7 @@ const BITS: { readonly [dtype: string]: number } = {
   C64: 64,
 };
 
-/** Parse and check; `refuse` throws what it is given, `dataBytes` is the length of the file after the header. */
+/** Parses and checks a header. `refuse` throws its argument; `dataBytes` is the length of the file after the header. */
 export function parseHeader(
   header: Uint8Array,
   dataBytes: number,
@@ -104,7 +104,7 @@ function parseEntry(
   return { name, dtype, shape, begin, bytes: end - begin };
 }
 
-/** Tensors must cover the data without overlap or hole. */
+/** Checks that tensors cover the data without overlaps or holes. */
 function checkCoverage(
   tensors: readonly HeaderTensor[],
   dataBytes: number,
@@ -136,7 +136,7 @@ function checkCoverage(
   }
 }
 
-/** The first key of the outermost object that comes twice; `JSON.parse` would keep the last silently. */
+/** The first repeated key of the outermost object; `JSON.parse` would silently use the last value. */
 function duplicateKey(json: string): string | undefined {
   const seen = new Set<string>();
   let depth = 0;
@@ -155,7 +155,7 @@ function duplicateKey(json: string): string | undefined {
   return undefined;
 }
 
-/** The quote that ends a string of JSON. */
+/** The closing quote of a JSON string. */
 function endOfString(json: string, begin: number): number {
   let at = begin + 1;
   while (json[at] !== '"') at += json[at] === "\\" ? 2 : 1;
@@ -168,7 +168,7 @@ function isBeforeColon(json: string, from: number): boolean {
   return json[at] === ":";
 }
 
-/** Any value of the header in a message. */
+/** A value of the header in a message. */
 function shownValue(value: unknown): string {
   return shown(JSON.stringify(value) ?? "undefined");
 }

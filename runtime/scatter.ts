@@ -1,16 +1,16 @@
-/** Puts elements of a file where a buffer wants them: axes in another order, only some indices, padded rows. */
+/** Scatters elements of a file into the layout of a buffer: transposed axes, selected indices, padded rows. */
 
 import type { StoredDType } from "../spec/dtype.ts";
 
-/** Where a file tensor's elements go, in elements of the buffer. */
+/** Destinations of a file tensor's elements, in elements of the buffer. */
 export interface Placed {
-  /** By file axis: its length, its stride in the buffer, and for a slice each index's local position or -1. */
+  /** By file axis: its length, its stride in the buffer, and for a slice each index's local index or -1. */
   readonly axes: readonly {
     readonly size: number;
     readonly stride: number;
     readonly local: Int32Array | undefined;
   }[];
-  /** Buffer element of the first element held, and of the last. */
+  /** Buffer element of the first and of the last selected element. */
   readonly lowest: number;
   readonly highest: number;
 }
@@ -18,10 +18,10 @@ export interface Placed {
 /** Elements as bits. */
 export type Words = Uint8Array | Uint16Array | Uint32Array;
 
-/** The part of a buffer that is being assembled, and the dtype whose infinities and NaNs are refused. */
+/** The part of a buffer being assembled, and the dtype in which infinities and NaNs are rejected. */
 export interface ScatterTarget {
   readonly target: Words;
-  /** Buffer element at which `target` begins. */
+  /** Buffer element at the start of `target`. */
   readonly from: number;
   readonly stored: StoredDType;
 }
@@ -37,8 +37,8 @@ const EXPONENT: { readonly [D in StoredDType]: number } = {
 };
 
 /**
- * Scatter some rows of the first file axis, which `source` holds. Elements outside the target are left
- * out. Returns the index of the first element that is not finite, if there is one.
+ * Scatters some rows of the first file axis, contained in `source`. Elements outside the target are skipped. Returns
+ * the index of the first non-finite element, if any.
  */
 export function scatter(
   source: Words,
@@ -78,7 +78,7 @@ export function scatter(
   return bad;
 }
 
-/** Put one run of the last file axis; returns the position of the first element that is not finite, or -1. */
+/** Scatters one run of the last file axis. Returns the index of the first non-finite element, or -1. */
 function putRun(
   run: Words,
   at: number,

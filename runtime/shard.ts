@@ -1,4 +1,4 @@
-/** How the items of an axis are assigned to ranks, and how global tensors are split and joined by that. */
+/** Assignment of axis items to ranks, and splitting and joining of global tensors. */
 
 import { modelAxis } from "../spec/axis_parts.ts";
 import { DataError } from "../spec/errors.ts";
@@ -12,13 +12,13 @@ import type { Plan, PlanAxis, PlanBuffer, Program } from "../spec/plan/plan.ts";
 import { tableIds } from "../spec/table.ts";
 import type { HostTensor } from "./host_tensor.ts";
 
-/** Global indices at each group rank over an axis's mesh axes, in local order. */
+/** Global indices of each group rank over an axis's mesh axes, in local order. */
 export type Assigned = readonly Int32Array[];
 
-/** Where sequences live: kept from run to run, by axis. */
+/** Ranks of sequences, persistent between runs, by axis. */
 export type SequenceRanks = Map<number, number>;
 
-/** Contiguous blocks, the first `n mod parts` one longer. */
+/** Contiguous blocks; the first `n mod parts` have one item more. */
 export function assignBlocks(n: number, parts: number): Assigned {
   let next = 0;
   return blockSizes(n, parts).map((size) => {
@@ -29,8 +29,8 @@ export function assignBlocks(n: number, parts: number): Assigned {
 }
 
 /**
- * Whole sequences, longest first to the group rank with fewest items, ties to the lower group rank and the lower sequence.
- * A sequence that has a rank stays there; new ones are added.
+ * Assigns entire sequences, longest first, to the group rank with the fewest items; ties go to the lower group rank and
+ * the lower sequence. A sequence with a rank stays there; new ones are added.
  */
 export function assignSequences(
   sequences: ArrayLike<number>,
@@ -62,42 +62,42 @@ export function assignSequences(
   return assigned;
 }
 
-/** The lengths and assignment of every axis in one run. */
+/** Lengths and assignments of all axes in one run. */
 export interface RunAxes {
   /** Global length of an axis. */
   length(axis: string): number;
-  /** Global indices that a rank holds, in local order; undefined: all. */
+  /** Global indices on a rank, in local order. Undefined: all. */
   local(axis: string, rank: number): Int32Array | undefined;
-  /** Global indices that each group rank holds of a placed axis; undefined for others. */
+  /** Global indices on each group rank of a placed axis. Undefined for others. */
   assigned(axis: string): Assigned | undefined;
-  /** For each global index of a placed axis, its number among the items of its rank; undefined for others. */
+  /** For each global index of a placed axis, its local index on its rank. Undefined for others. */
   numbers(axis: string): Int32Array | undefined;
-  /** Whether ranks hold different items of a buffer's axis. */
+  /** Whether ranks have different items of a buffer's axis. */
   split(buffer: PlanBuffer, i: number): boolean;
 }
 
-/** Whether ranks hold different items of a buffer's axis. */
+/** Whether ranks have different items of a buffer's axis. */
 export function isSplit(plan: Plan, buffer: PlanBuffer, i: number): boolean {
   const { axis } = buffer.axes[i]!;
   return (plan.axes[axis]?.over?.length ?? 0) > 0;
 }
 
-/** What stays from run to run. */
+/** State that persists between runs. */
 export interface LastingAxes {
-  /** Where sequences are, by axis. */
+  /** Ranks of sequences, by axis. */
   readonly sequenceRanks: Map<string, SequenceRanks>;
-  /** Axes with a table: what each group rank has. */
+  /** Axes with a table: the items of each group rank. */
   readonly tables: Map<string, Assigned>;
-  /** The same axes: the number of each item among those of its group rank. */
+  /** The same axes: the local index of each item on its group rank. */
   readonly numbers: Map<string, Int32Array>;
 }
 
-/** Nothing yet. */
+/** Initial state. */
 export function lastingAxes(): LastingAxes {
   return { sequenceRanks: new Map(), tables: new Map(), numbers: new Map() };
 }
 
-/** Assign every placed axis of the plan, given the lengths of this run. */
+/** Assigns every placed axis of the plan, given the lengths of this run. */
 export function assignAxes(
   plan: Plan,
   lengths: ReadonlyMap<string, number>,
@@ -184,8 +184,8 @@ export function assignAxes(
 }
 
 /**
- * The rank that each item of a program's inputs is on, the first of those that share it: `{ "rank of each token": "0 0 1" }`.
- * Axes that are on all ranks are left out.
+ * The rank of each item of a program's inputs, the first of those that share it: `{ "rank of each token": "0 0 1" }`.
+ * Replicated axes are omitted.
  */
 export function itemRanks(
   plan: Plan,
@@ -209,7 +209,7 @@ export function itemRanks(
   }));
 }
 
-/** The values by which an axis is assigned; none are needed where it is empty. */
+/** The values that determine the assignment of an axis; not needed if it is empty. */
 function keyOf(
   inputs: { readonly [name: string]: HostTensor },
   { name, input, length }: {
@@ -234,7 +234,7 @@ function blocksOf(items: Int32Array, parts: number): Int32Array[] {
   );
 }
 
-/** Each item to the group rank of the item of another axis that it numbers. */
+/** Assigns each item to the group rank of the item of another axis that it numbers. */
 function assignItems(
   numbers: ArrayLike<number>,
   parts: Assigned,
@@ -251,27 +251,27 @@ function assignItems(
   return assigned.map((items) => Int32Array.from(items));
 }
 
-/** For each global index, its number among the items of its group rank. */
+/** For each global index, its local index on its group rank. */
 function numbersIn(parts: Assigned, length: number): Int32Array {
   const numbers = new Int32Array(length);
   for (const part of parts) part.forEach((item, i) => numbers[item] = i);
   return numbers;
 }
 
-/** One axis of a tensor that is split: its global length, the local items, and the local stride's length. */
+/** One axis of a sharded tensor: its global length, the local items, and the local stride's length. */
 export interface SplitAxis {
   readonly length: number;
   readonly local: Int32Array | undefined;
-  /** Items that the local memory has room for; where the axis is not the first, its stride. */
+  /** Number of items in local memory; if the axis is not the first, its stride. */
   readonly room: number;
 }
 
-/** Call `run(globalOffset, localOffset, count)` for every contiguous run of elements that a rank holds. */
+/** Calls `run(globalOffset, localOffset, count)` for every contiguous run of elements on a rank. */
 export function forEachRun(
   axes: readonly SplitAxis[],
   run: (globalOffset: number, localOffset: number, count: number) => void,
 ): void {
-  // Trailing axes that are laid out equally on both sides are one run.
+  // Trailing axes with equal layouts on both sides form one run.
   let inner = axes.length;
   let count = 1;
   while (inner > 0) {
@@ -291,7 +291,7 @@ export function forEachRun(
       const l = local * room + j;
       if (i < inner - 1) visit(i + 1, g, l);
       else {
-        // Items that follow one another do so on both sides.
+        // Consecutive items are consecutive on both sides.
         while (next < n && (!items || items[next] === items[next - 1]! + 1)) {
           next++;
         }
@@ -302,7 +302,7 @@ export function forEachRun(
   visit(0, 0, 0);
 }
 
-/** The elements that local memory spans, from its start to its last held element. */
+/** The number of elements from the start of local memory to its last element. */
 export function localSpan(axes: readonly SplitAxis[]): number {
   if (axes.length === 0) return 1;
   const [first, ...rest] = axes as [SplitAxis, ...SplitAxis[]];

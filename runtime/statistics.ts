@@ -1,4 +1,4 @@
-/** Memory and traffic of a session: what the plan predicted beside what happened. */
+/** Memory and traffic of a session: predicted and actual. */
 
 import {
   predictPeakBytes,
@@ -18,7 +18,7 @@ import type { Streaming } from "./device.ts";
 import type { RankMemory } from "./memory.ts";
 import type { RunCounts } from "./run_counts.ts";
 
-/** A prediction beside what happened. */
+/** A predicted and an actual value. */
 export interface Compared {
   readonly predicted: number;
   readonly actual: number;
@@ -29,9 +29,9 @@ export interface RankStatistics {
   readonly rank: number;
   /** Device memory. */
   readonly peakBytes: Compared;
-  /** Host memory through which ranks on several devices exchange. */
+  /** Host memory for exchanges between ranks on several devices. */
   readonly stagingBytes: Compared;
-  /** Bytes sent to other ranks since the session began. */
+  /** Bytes sent to other ranks since the start of the session. */
   readonly sentBytes: {
     readonly counts: Compared;
     readonly dispatch: Compared;
@@ -44,7 +44,7 @@ export interface RankStatistics {
 /** A session's memory and traffic. */
 export interface Statistics {
   readonly ranks: readonly RankStatistics[];
-  /** Experts that the device of the first rank here read while they were used. */
+  /** Streaming statistics of the device of the first rank in this process. */
   readonly streaming?: Streaming;
 }
 
@@ -52,7 +52,7 @@ function nothing(): SentBytes {
   return { counts: 0, dispatch: 0, combine: 0, gather: 0, reduce: 0 };
 }
 
-/** Traffic of the ranks in this process. Communicators add what they moved; they never see what is predicted. */
+/** Traffic of the ranks in this process. Communicators add the bytes that they moved, without access to predictions. */
 export class TrafficAccount implements SentAccount {
   readonly #actual: readonly SentBytes[];
   readonly #predicted: readonly SentBytes[];
@@ -70,7 +70,7 @@ export class TrafficAccount implements SentAccount {
     this.#actual[from]![sentKind(step)] += bytes;
   }
 
-  /** Add what the plan's formulas say of a collective, from the routing's counts read back and the run's lengths. */
+  /** Adds the predicted bytes of a collective, from the routing's counts and the run's lengths. */
   async predict(step: CollectiveStep, lengths: RunCounts): Promise<void> {
     const key = sentKind(step);
     await Promise.all(this.#ranks.map(async (memory) => {
@@ -120,7 +120,7 @@ export class TrafficAccount implements SentAccount {
 
 const UNCOUNTED: Compared = { predicted: 0, actual: 0 };
 
-/** One rank's figures; traffic is zero where nobody counted it. */
+/** One rank's figures. Traffic is zero if it was not counted. */
 export function rankStatistics(
   plan: Plan,
   memory: RankMemory,

@@ -1,15 +1,15 @@
-/** Elements of a buffer as a host has them: four bytes each. */
+/** Elements of a buffer on the host: four bytes each. */
 
 import { isHalf, STORED_BYTES, type StoredDType } from "../spec/dtype.ts";
 import { widen } from "./half.ts";
 import { words, wordsOf } from "./host_tensor.ts";
 
-/** Bytes that so many elements take on a device: whole words. */
+/** Bytes of this many elements on a device, rounded up to words. */
 export function spanBytes(dtype: StoredDType, elements: number): number {
   return Math.ceil(elements * STORED_BYTES[dtype] / 4) * 4;
 }
 
-/** The elements in bytes from a device, a word each; 16-bit floats are widened, perhaps with one that fills a word. */
+/** The elements in bytes from a device, one per word. 16-bit floats are widened, possibly with one padding element. */
 export function storedWords(
   dtype: StoredDType,
   bytes: Uint8Array,

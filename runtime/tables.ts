@@ -1,11 +1,14 @@
-/** Buffers whose contents the plan itself gives: constants and tables of the rotary embedding. */
+/** Buffers whose contents the plan determines: constants and rotary tables. */
 
 import { wordsOn } from "../spec/per_rank.ts";
 import { onRank, type Plan, type PlanBuffer } from "../spec/plan/plan.ts";
 import { bytesOf } from "./host_tensor.ts";
 import type { RankMemory } from "./memory.ts";
 
-/** Write the constants and tables of a rank. Its states are zero as all memory is that a device gives: what nothing uses of it need not be there. */
+/**
+ * Writes the constants and tables of a rank. States are zero, like all memory of a device: unused parts need not be
+ * allocated.
+ */
 export function writeTables(plan: Plan, memory: RankMemory): void {
   for (const [name, buffer] of Object.entries(plan.buffers)) {
     if (buffer.kind === "const") {
@@ -19,7 +22,7 @@ export function writeTables(plan: Plan, memory: RankMemory): void {
   }
 }
 
-/** Row p holds the cosines of `p * inverseFrequencies`, then the sines, scaled. */
+/** Row p contains the cosines of `p * inverseFrequencies`, then the sines, scaled. */
 export function ropeTable(buffer: PlanBuffer, rank: number): Float32Array {
   const { inverseFrequencies, scale } = buffer.rope!;
   const half = inverseFrequencies.length;
@@ -28,7 +31,7 @@ export function ropeTable(buffer: PlanBuffer, rank: number): Float32Array {
   const table = new Float32Array(positions * stride);
   for (let p = 0; p < positions; p++) {
     for (let i = 0; i < half; i++) {
-      // Frequencies and angles are f32, as in the models' own implementations.
+      // Frequencies and angles are f32, as in the original model implementations.
       const angle = Math.fround(p * Math.fround(inverseFrequencies[i]!));
       table[p * stride + i] = Math.cos(angle) * scale;
       table[p * stride + half + i] = Math.sin(angle) * scale;

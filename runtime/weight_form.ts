@@ -1,12 +1,12 @@
-/** How the bytes of a file's tensor become the elements of a weight. */
+/** Conversion of the bytes of a file's tensor to the elements of a weight. */
 
 import type { PlanWeight } from "../spec/plan/plan.ts";
 import type { TensorEntry } from "./safetensors.ts";
 
-/** `elements`: they are what is stored; `words`: four bytes are one u32; `bytes`: each byte becomes a u32. */
+/** `elements`: stored elements; `words`: four bytes are one u32; `bytes`: each byte becomes a u32. */
 export type WeightForm = "elements" | "words" | "bytes";
 
-/** The form in which a tensor fits a weight; undefined if it has another dtype or shape. */
+/** The form of a tensor for a weight. Undefined if it has another dtype or shape. */
 export function weightForm(
   { stored, shape }: Pick<PlanWeight, "stored" | "shape">,
   entry: Pick<TensorEntry, "dtype" | "shape">,

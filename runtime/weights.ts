@@ -1,4 +1,4 @@
-/** Streams each weight from the files to the ranks that own it; host memory holds one bounded piece at a time. */
+/** Streams each weight from the files to its ranks. Host memory contains one bounded piece at a time. */
 
 import { STORED_BYTES } from "../spec/dtype.ts";
 import { DataError, invariant } from "../spec/errors.ts";
@@ -12,47 +12,47 @@ import type { TensorDirectory, TensorEntry } from "./safetensors.ts";
 import { type Placed, scatter, type Words } from "./scatter.ts";
 import { weightForm } from "./weight_form.ts";
 
-/** Settings of `loadWeights`. */
+/** Options of `loadWeights`. */
 export interface LoadWeightsOptions {
-  /** Bytes of weights written to ranks so far, and in all. */
+  /** Bytes of weights written to ranks so far, and in total. */
   readonly onProgress?: (done: number, total: number) => void;
   /** Bytes of a buffer that are assembled in host memory at a time. */
   readonly pieceBytes?: number;
-  /** Bytes that are read from a file at a time. */
+  /** Bytes read from a file at a time. */
   readonly readBytes?: number;
 }
 
-/** Defaults: what a rank takes beside its share of the weights while it loads them. */
+/** Defaults: memory of a rank besides its weights while loading. */
 const PIECE_BYTES = 64 << 20, READ_BYTES = 8 << 20;
 
-/** What all weights are loaded with. */
+/** Context of loading all weights. */
 interface Loading {
   readonly tensors: TensorDirectory;
   readonly pieceBytes: number;
   readonly readBytes: number;
   readonly images: Images;
-  /** Bytes were written to a rank. */
+  /** Called after bytes were written to a rank. */
   wrote(bytes: number): void;
 }
 
-/** Memory for one image of a piece after the other: garbage of that size would stay too long. */
+/** Reused memory for images of pieces: garbage of that size would be collected late. */
 class Images {
   #memory = new ArrayBuffer(0);
 
-  /** Zeros, in place of the last image. */
+  /** Zeros in place of the last image. */
   of(bytes: number): Uint8Array<ArrayBuffer> {
     if (this.#memory.byteLength < bytes) this.#memory = new ArrayBuffer(bytes);
     return new Uint8Array(this.#memory, 0, bytes).fill(0);
   }
 }
 
-/** A source tensor of a weight: which stack index it is, and where it is stored. */
+/** A source tensor of a weight: its stack index and location. */
 interface Source {
   readonly slot: number;
   readonly entry: TensorEntry;
 }
 
-/** Fill the weight buffers of all ranks. */
+/** Fills the weight buffers of all ranks. */
 export async function loadWeights(
   plan: Plan,
   ranks: readonly RankMemory[],
@@ -95,7 +95,7 @@ export async function loadWeights(
   }
 }
 
-/** Refuse before anything is read: missing tensors, other dtypes, other shapes. */
+/** Rejects missing tensors, other dtypes and other shapes before anything is read. */
 function checkSources(
   plan: Plan,
   weight: PlanWeight,
@@ -123,7 +123,7 @@ function checkSources(
   }
 }
 
-/** Ranks by what they hold: those of one group are filled together. */
+/** Ranks grouped by shard. A group is filled together. */
 function ownersOf(
   plan: Plan,
   { axes, stack }: PlanWeight,
@@ -157,7 +157,7 @@ async function loadWeight(
       slot,
       entry: tensors.get(sourceName(plan, weight, index))!,
     }));
-  // Pieces are runs of the outermost axis; a buffer too long for one is read in several passes.
+  // Pieces are ranges of the outermost axis; a buffer too long for one is read in several passes.
   const outer = strides.length > 1 ? strides[0]! * width : bytes;
   const step = Math.max(1, Math.floor(pieceBytes / outer)) * outer;
   for (let begin = 0; begin < bytes; begin += alignedStep(step, bytes)) {
@@ -181,12 +181,12 @@ async function loadWeight(
   }
 }
 
-/** Device writes are whole words. */
+/** Device writes are entire words. */
 function alignedStep(step: number, bytes: number): number {
   return Math.min(bytes, step % 4 === 0 ? step : 4 * step);
 }
 
-/** Bytes as elements of so many; a copy only where they are not aligned for those. */
+/** Bytes as elements of a width; copied only if they are not aligned. */
 function wordsIn(bytes: Uint8Array, width: number): Words {
   if (width === 1) return bytes;
   const { buffer, byteOffset, byteLength } = bytes.byteOffset % width === 0
@@ -208,7 +208,10 @@ function stridesOf(sizes: readonly number[], rowStride?: number): number[] {
   return strides;
 }
 
-/** Where the elements of a source tensor go in the buffer: an offset, and for each file axis a stride and the indices held. */
+/**
+ * Destinations of the elements of a source tensor in the buffer: an offset, and for each file axis a stride and the
+ * selected indices.
+ */
 function place(
   plan: Plan,
   weight: PlanWeight,
@@ -244,7 +247,7 @@ function place(
   return { axes: fileAxes, lowest: offset, highest: offset + span };
 }
 
-/** Read a tensor in runs of whole rows of its first axis, skipping rows that nobody here holds. */
+/** Reads a tensor in ranges of entire rows of its first axis, skipping rows that no rank here needs. */
 async function stream(
   weight: PlanWeight,
   entry: TensorEntry,

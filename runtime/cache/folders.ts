@@ -1,4 +1,4 @@
-/** Folders of the system: making one, and the one in which programs of this user keep what can be made again. */
+/** System folders: creation, and the cache folder of the user. */
 
 import * as fs from "node:fs/promises";
 import { homedir } from "node:os";
@@ -7,15 +7,15 @@ import process from "node:process";
 
 /** Options of `makeFolder`. */
 export interface MakeFolderOptions {
-  /** Default: the system's. */
+  /** Default: the file system. */
   readonly disk?: Pick<typeof fs, "mkdir" | "stat">;
   /** Permissions of new folders. */
   readonly mode?: number;
 }
 
 /**
- * Makes a folder and those it is in. Node's recursive `mkdir` never returns where a parent exists that takes no folders,
- * such as `/proc`.
+ * Creates a folder and its parents. Node's recursive `mkdir` never returns if an existing parent does not accept
+ * folders, such as `/proc`.
  */
 export async function makeFolder(
   folder: string,
@@ -41,14 +41,14 @@ export async function makeFolder(
   }
 }
 
-/** The code of an error of the system, such as `ENOENT`. */
+/** The code of a system error, such as `ENOENT`. */
 export function codeOf(error: unknown): string | undefined {
   return error instanceof Error && "code" in error
     ? String(error.code)
     : undefined;
 }
 
-/** The cache folder of this user, `XDG_CACHE_HOME` or `~/.cache`; undefined for a user without a home. */
+/** The cache folder of this user, `XDG_CACHE_HOME` or `~/.cache`. Undefined for a user without a home. */
 export function userCache(): string | undefined {
   const named = process.env["XDG_CACHE_HOME"];
   if (named && path.isAbsolute(named)) return named;

@@ -3,18 +3,18 @@
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 
-/** Imports of a module from files beside it. */
+/** Relative imports of a module. */
 const IMPORTS = /\b(?:from|import)\s*["'](\.[^"'\n]+)["']/g;
 
 /**
- * A hash of the text of a module, by its URL, and of all that it imports from files beside it; undefined where they cannot be
- * read. To be called when the caller is imported, as the files that run may be replaced later.
+ * A hash of the text of a module, given its URL, and of all its relative imports. Undefined if they cannot be read.
+ * Call it when the caller is imported, because the running files may be replaced later.
  */
 export async function moduleHash(module: string): Promise<string | undefined> {
   const hash = createHash("sha256");
   const modules = new Set([module]);
   try {
-    // What is added meanwhile is visited too.
+    // Modules added during the loop are visited too.
     for (const each of modules) {
       const text = await readFile(new URL(each), "utf8");
       hash.update(text);

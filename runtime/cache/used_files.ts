@@ -1,6 +1,6 @@
 /**
- * Files of a cache folder. Whatever happens to them, a reader gets the bytes that were written or nothing. Their times of
- * change say when they were last used; least recently used files are evicted first.
+ * Files of a cache folder. A reader gets the written bytes or nothing, whatever happens to the files. Modification
+ * times record the last use; least recently used files are evicted first.
  */
 
 import { createHash } from "node:crypto";
@@ -9,33 +9,33 @@ import * as fs from "node:fs/promises";
 import path from "node:path";
 import { codeOf, makeFolder, userCache } from "./folders.ts";
 
-/** Bytes that a folder keeps. */
+/** Maximum bytes of a folder. */
 const MOST_BYTES = 1 << 28;
-/** Milliseconds after which a use is noted again, and after which a folder is looked through again. */
+/** Milliseconds after which a use is recorded again, and a folder is scanned again. */
 const AGAIN_MS = 3_600_000;
-/** Files used in the last `ms` stay, as a process may be about to load them, up to `times` the bytes that a folder keeps. */
+/** Files used in the last `ms` are retained, because a process may be loading them, up to `times` the maximum bytes. */
 const IN_USE = { ms: 2 * AGAIN_MS, times: 4 };
-/** The file that changes when a folder is looked through. */
+/** The file whose modification time records the last scan. */
 const LOOKED = "looked";
-/** Bytes of a SHA-256 hash, which a sealed file begins with. */
+/** Length of the SHA-256 hash at the start of a sealed file. */
 const HASH_BYTES = 32;
 
-/** The cache folder of a device; undefined for a user without a home. */
+/** The cache folder of a device. Undefined for a user without a home. */
 export function cacheFolder(device: "native" | "wasm"): string | undefined {
   const base = userCache();
   return base && path.join(base, "switchyard", device);
 }
 
 /**
- * Adds a file to a folder: `make` writes a part of its own name, synced to disk, and returns the final name. The part then
- * replaces whatever has that name.
+ * Adds a file to a folder: `make` writes a uniquely named part, synced to disk, and returns the final name. The part
+ * then replaces any file with that name.
  */
 export async function putFile(
   folder: string,
   make: (part: string) => Promise<string>,
 ): Promise<string> {
   await makeFolder(folder, { mode: 0o700 });
-  // Processes in containers that share a folder may have the same number.
+  // Processes in containers that share a folder may have the same process id.
   const part = path.join(folder, `part.${crypto.randomUUID()}`);
   try {
     const file = path.join(folder, await make(part));
@@ -64,10 +64,13 @@ export async function writeSynced(
   }
 }
 
-/** The bytes of a regular file, which is then used; undefined if it cannot be read. If its time cannot be changed, it stays. */
+/**
+ * The bytes of a regular file, which is marked as used. Undefined if it cannot be read. If its time cannot be changed,
+ * it stays.
+ */
 export async function readUsed(file: string): Promise<Buffer | undefined> {
   try {
-    // A pipe is not waited for. Windows has no such flag, and no pipes in its file system.
+    // Does not wait for a pipe. Windows has no such flag, and no pipes in its file system.
     const handle = await fs.open(
       file,
       constants.O_RDONLY | (constants.O_NONBLOCK ?? 0),
@@ -94,7 +97,7 @@ export function hashOf(bytes: Uint8Array): Buffer {
   return createHash("sha256").update(bytes).digest();
 }
 
-/** Adds a file of bytes after their hash to a folder. */
+/** Adds a file to a folder: a hash followed by the bytes. */
 export async function putSealed(
   folder: string,
   name: string,
@@ -106,7 +109,7 @@ export async function putSealed(
   });
 }
 
-/** The bytes of a sealed file, which is then used; undefined if it is not whole. */
+/** The bytes of a sealed file, which is marked as used. Undefined if it is damaged. */
 export async function readSealed(file: string): Promise<Buffer | undefined> {
   const all = await readUsed(file);
   const bytes = all?.subarray(HASH_BYTES);
@@ -115,7 +118,7 @@ export async function readSealed(file: string): Promise<Buffer | undefined> {
     : undefined;
 }
 
-/** Evicts least recently used files of a folder that has become too large. It is looked through once an hour. */
+/** Evicts least recently used files of a folder that is too large. The folder is scanned once per hour. */
 export async function removeOldest(
   folder: string,
   { most = MOST_BYTES, now = Date.now() } = {},
@@ -146,7 +149,7 @@ export async function removeOldest(
     bytes += info.size;
     const inUse = now - info.mtimeMs <= IN_USE.ms;
     if (bytes <= (inUse ? IN_USE.times * most : most)) continue;
-    // Another process may have used it meanwhile.
+    // Another process may have used it in the meantime.
     const again = await fs.lstat(file).catch(() => undefined);
     if (again?.mtimeMs !== info.mtimeMs) continue;
     await fs.rm(file, { force: true, recursive: true }).catch(() => {});

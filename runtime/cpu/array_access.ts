@@ -1,18 +1,18 @@
-/** Accesses of arrays in memory by index, so that no index can reach beyond what may be read. */
+/** Bounds-checked array accesses by index. */
 
 import type { WasmFunction } from "./wasm.ts";
 
-/** An array in memory: a binding or a shared array. Sixteen bytes before and after it may be read. */
+/** An array in memory: a binding or a shared array. Sixteen bytes before and after it are readable. */
 export interface MemoryView {
   /** Local that holds its address. */
   readonly address: number;
   /** Local that holds its length in elements. */
   readonly length: number;
-  /** Local that holds length + 5: `index + 4 < length + 5` holds where a vector at `index` touches the array. */
+  /** Local with length + 5: `index + 4 < length + 5` holds if a vector at `index` overlaps the array. */
   readonly reach: number;
 }
 
-/** Turn the index on the stack into the address of an element; an index outside the array becomes 0. */
+/** Converts the index on the stack to the address of an element; an index out of bounds becomes 0. */
 export function checkAddress(f: WasmFunction, view: MemoryView): void {
   const i = f.local("i32");
   f.tee(i);
@@ -23,7 +23,7 @@ export function checkAddress(f: WasmFunction, view: MemoryView): void {
   scaleAddress(f, view);
 }
 
-/** Turn the index on the stack into the address of four consecutive elements, some of which may be outside of the array. */
+/** Converts the index on the stack to the address of four consecutive elements, some of which may be out of bounds. */
 export function checkRunAddress(f: WasmFunction, view: MemoryView): void {
   const i = f.local("i32");
   f.tee(i);
@@ -43,7 +43,7 @@ function scaleAddress(f: WasmFunction, view: MemoryView): void {
   f.op("i32.add");
 }
 
-/** Turn the vector of indices on the stack into elements; an index outside the array becomes 0. */
+/** Replaces the vector of indices on the stack by elements; an index out of bounds becomes 0. */
 export function gather(f: WasmFunction, view: MemoryView): void {
   const i = f.local("v128");
   f.tee(i);
@@ -68,7 +68,7 @@ export function gather(f: WasmFunction, view: MemoryView): void {
   }
 }
 
-/** Store a word, in a local, at an index, in a local; outside of the array it is dropped. */
+/** Stores a word, in a local, at an index, in a local; drops it if the index is out of bounds. */
 export function storeOne(
   f: WasmFunction,
   view: MemoryView,
@@ -86,8 +86,8 @@ export function storeOne(
 }
 
 /**
- * Store a vector, in a local, at consecutive elements: at once where all are in range, and all lanes of the mask active, if there
- * is one, and else by the function `lanes`.
+ * Stores a vector, in a local, at consecutive elements: at once if all are in bounds and all lanes of the mask, if any,
+ * are active; otherwise by the function `lanes`.
  */
 export function storeRun(
   f: WasmFunction,
@@ -130,7 +130,7 @@ export function storeRun(
   f.op("end");
 }
 
-/** (address, length, index, value, mask): stores lanes that are active and in range, one by one. */
+/** (address, length, index, value, mask): stores active lanes in bounds, one by one. */
 export function printStoreLanes(f: WasmFunction): void {
   for (let lane = 0; lane < 4; lane++) {
     f.get(4);

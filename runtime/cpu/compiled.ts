@@ -1,28 +1,28 @@
-/** Kernels as compiled modules. Devices that are opened one after the other, of one model, share them. */
+/** Kernels as compiled modules, shared by successive devices for one model. */
 
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import { type PrintedModule, printKernels } from "./print.ts";
 import { type CompiledModule, webAssembly } from "./web_assembly.ts";
 
-/** Modules that are kept: those which were used last. */
+/** Maximum number of cached modules; the least recently used are evicted. */
 const MAX_CACHED = 8;
 
-/** Kernels that were printed and compiled. */
+/** Printed and compiled kernels. */
 export interface CompiledKernels {
   readonly module: CompiledModule;
   /** Bytes of scratch memory that each kernel needs, in order. */
   readonly scratch: readonly number[];
 }
 
-/** Where printed modules are kept from process to process. */
+/** Persistent cache of printed modules. */
 export interface ModuleStore {
-  /** The module of kernels with these texts, printed where it is not kept. */
+  /** The module of kernels with these texts; prints it on a cache miss. */
   module(texts: string, print: () => PrintedModule): Promise<PrintedModule>;
 }
 
 const cached = new Map<string, CompiledKernels>();
 
-/** Print and compile kernels, in the order of their JSON texts, unless that was done lately. */
+/** Prints and compiles kernels, in the order of their JSON texts, unless they are cached. */
 export async function compileKernels(
   kernels: ReadonlyMap<string, Kernel>,
   store?: ModuleStore,

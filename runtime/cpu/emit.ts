@@ -1,4 +1,4 @@
-/** The vector IR to WebAssembly SIMD: words are i32, vectors v128 of four lanes, variables locals. */
+/** Prints the vector IR as WebAssembly SIMD: words are i32, vectors v128 of four lanes, variables locals. */
 
 import { invariant } from "../../spec/errors.ts";
 import type { CallName } from "../../spec/kernel/tree.ts";
@@ -22,13 +22,13 @@ import {
 import type { Library } from "./library.ts";
 import type { WasmFunction, WasmOp } from "./wasm.ts";
 
-/** The parameter of functions that is the address of their scratch memory. */
+/** The parameter of functions with the address of their scratch memory. */
 export const SCRATCH = 3;
 
 /** Types of instructions for operators. */
 const TYPES = { u: "i32", v: "i32x4", f: "f32x4", d: "f64x2", l: "i64x2" };
 
-/** Instructions of operators that have other names than theirs. Those of `each` lane are of i32. */
+/** Instructions of operators with different names. Operators of `each` lane are of i32. */
 const INSTRUCTIONS: { readonly [O in Op]?: readonly WasmOp[] } = {
   "u.select": ["select"],
   "v.select": ["select"],
@@ -61,7 +61,7 @@ const INSTRUCTIONS: { readonly [O in Op]?: readonly WasmOp[] } = {
   "d.max": ["f64x2.pmax"],
   "l.from_d": ["i32x4.trunc_sat_f64x2_s_zero", "i64x2.extend_low_i32x4_s"],
 };
-/** Operators of each lane for which there is no instruction of vectors. */
+/** Operators per lane without a vector instruction. */
 const EACH: { readonly [O in Op]?: WasmOp } = {
   "v.shl_each": "i32.shl",
   "v.shr_each_s": "i32.shr_s",
@@ -77,7 +77,10 @@ export class Emitter {
   readonly f: WasmFunction;
   readonly locals = new Map<Local, number>();
   readonly views = new Map<Memory, MemoryView>();
-  /** How the part of a vector in scratch memory is found: its first invocation, where parts begin, and bytes for each invocation. */
+  /**
+   * Location of a vector's part of scratch memory: its first invocation, the start of the parts, and bytes per
+   * invocation.
+   */
   own = { local: 0, first: 0, parts: 0, bytes: 0 };
   readonly #library: Library;
   #repeated = new Set<Value>();
@@ -90,7 +93,7 @@ export class Emitter {
     this.#library = library;
   }
 
-  /** Push the values of a statement. */
+  /** Pushes the values of a statement. */
   values(...values: readonly Value[]): void {
     const outer = [this.#repeated, this.#kept] as const;
     this.#begin(...values);
@@ -103,7 +106,7 @@ export class Emitter {
     this.#kept = new Map();
   }
 
-  /** The local of a variable, made at its first mention. */
+  /** The local of a variable, created on first use. */
   localOf(local: Local): number {
     let index = this.locals.get(local);
     if (index === undefined) {
@@ -173,7 +176,7 @@ export class Emitter {
         this.#bytes(value.args.at(-1)!);
         return f.op("i32.add");
       case "within":
-        // In 64 bits nothing wraps.
+        // 64-bit arithmetic does not wrap here.
         if (c) {
           this.#value(c);
           f.op("i64.extend_i32_u");
@@ -202,7 +205,7 @@ export class Emitter {
     f.words(low!, high!, low!, high!);
   }
 
-  /** Push the bytes of so many words. */
+  /** Pushes the number of bytes of these words. */
   #bytes(words: Value): void {
     const { f } = this;
     if (words.op === "const") return f.i32(4 * Number(words.value));
@@ -271,7 +274,7 @@ export class Emitter {
     f.op("i32x4.dot_i16x8_s", "i32x4.add");
   }
 
-  /** Apply an instruction to each lane of the two vectors on the stack. */
+  /** Applies an instruction to each lane of the two vectors on the stack. */
   #eachLane(op: WasmOp): void {
     const { f } = this;
     const [a, b] = [f.local("v128"), f.local("v128")];
@@ -329,7 +332,7 @@ export class Emitter {
     return view;
   }
 
-  /** Emit statements. */
+  /** Emits statements. */
   list(body: readonly Statement[]): void {
     for (const s of body) this.#statement(s);
   }
@@ -418,7 +421,7 @@ export class Emitter {
     }
   }
 
-  /** A loop that `body` leaves by a branch over one. */
+  /** A loop that `body` leaves by a branch. */
   #endless(body: () => void): void {
     this.#nested("block", () =>
       this.#nested("loop", () => {

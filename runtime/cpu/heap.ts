@@ -1,4 +1,4 @@
-/** Address ranges of the shared memory: first fit, grown on demand up to what 32 bits can address. */
+/** Address ranges of the shared memory: first fit, grown on demand up to the 32-bit limit. */
 
 import { MachineError } from "../../spec/errors.ts";
 import { HOST_LIMITS, type HostSpan } from "../host_device.ts";
@@ -9,12 +9,12 @@ import { type WasmMemory, webAssembly } from "./web_assembly.ts";
 
 const PAGE = 65536;
 const ALIGN = 64;
-/** Memory grows by at least so many pages. */
+/** Minimum number of pages by which memory grows. */
 const GROW_PAGES = 128;
-/** Bytes of memory that a process can have for all ranks on the CPU. */
+/** Maximum bytes of memory for all ranks of a process on the CPU. */
 const HEAP_BYTES = MEMORY_PAGES * PAGE - HEAP_ADDRESS;
 
-/** What a CPU device can do; `memory` is the bytes of all buffers of its pool together. */
+/** Limits of a CPU device. `memory`: bytes of all buffers of its pool together. */
 export const CPU_LIMITS = {
   maxBufferSize: HEAP_BYTES,
   maxStorageBufferBindingSize: HEAP_BYTES,
@@ -48,7 +48,7 @@ export class Heap {
     }
   }
 
-  /** Zeroed memory of `bytes` bytes, with readable bytes before and after it. */
+  /** Allocates `bytes` zeroed bytes, with readable bytes before and after. */
   allocate(bytes: number, label: string): HostSpan {
     const size = Math.ceil((bytes + GUARD_BYTES) / ALIGN) * ALIGN + ALIGN;
     const hole = this.#free.find((span) => span.size >= size);
@@ -66,7 +66,7 @@ export class Heap {
     return this.#inside(span);
   }
 
-  /** The range begins with bytes that may be read but belong to nobody. */
+  /** The range starts with readable padding. */
   #inside(span: HostSpan): HostSpan {
     return { address: span.address + ALIGN, size: span.size };
   }
@@ -98,7 +98,7 @@ export class Heap {
     }
   }
 
-  /** Give memory back. */
+  /** Frees memory. */
   release(span: HostSpan): void {
     const free = { address: span.address - ALIGN, size: span.size };
     const at = this.#free.findIndex((other) => other.address > free.address);

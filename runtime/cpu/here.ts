@@ -1,4 +1,4 @@
-/** Batches so short that the thread that waits for them executes them itself: to hand them to workers, and be notified by them, takes longer. */
+/** Short batches, executed by the waiting thread itself: sending them to workers and waiting would take longer. */
 
 import { RECORD } from "./print.ts";
 import {
@@ -7,33 +7,33 @@ import {
   webAssembly,
 } from "./web_assembly.ts";
 
-/** Milliseconds of a handover before one was measured, and the limits of what is believed of it. */
+/** Milliseconds of a handover before one was measured, and limits of its estimate. */
 const HANDOVER = { first: 0.075, min: 0.02, max: 0.3 } as const;
 
-/** By how much a handover that took longer, or less long, moves what is expected: expected is the middle of many. */
+/** Factor by which a longer or shorter handover changes the estimate, which is a running median. */
 const TOWARDS = 1.1;
 
-/** No batch that takes longer runs here, in milliseconds: whatever else the thread has to do would wait. */
+/** Maximum milliseconds of a batch that runs here: other work of the thread has to wait. */
 const SHORT_AT_MOST = 1;
 
-/** Milliseconds for each unit of `RECORD.cost`. */
+/** Milliseconds per unit of `RECORD.cost`. */
 const COST_UNIT = 1e-9;
 
-/** Milliseconds for each unit of `RECORD.start` and `RECORD.end`. */
+/** Milliseconds per unit of `RECORD.start` and `RECORD.end`. */
 const TIME_UNIT = 1e-5;
 
-/** The functions of a pool on its own thread, and how long they take. */
+/** The functions of a pool on its own thread, and their durations. */
 export class ShortBatches {
   readonly #memory: WasmMemory;
   readonly #words: Int32Array;
   readonly #functions: ((...args: number[]) => void)[] = [];
-  /** Milliseconds of a workgroup, as the workers tell; absent: not known yet. */
+  /** Milliseconds of a workgroup, measured by the workers. Absent: unknown. */
   readonly #cost: (number | undefined)[] = [];
   /** Address of scratch memory. */
   scratch = 0;
-  /** What a handover most likely takes, in milliseconds: to wake the workers, and to be notified by them. */
+  /** Estimated milliseconds of a handover: waking the workers and being notified by them. */
   #handover: number = HANDOVER.first;
-  /** The part of a batch that workers together save. */
+  /** Fraction of a batch's time that several workers save. */
   readonly #saved: number;
 
   constructor(memory: WasmMemory, words: Int32Array, threads: number) {
@@ -42,7 +42,7 @@ export class ShortBatches {
     this.#saved = 1 - 1 / threads;
   }
 
-  /** Make the functions of a module ready, as all workers do. */
+  /** Installs the functions of a module, like all workers do. */
   install(module: CompiledModule, first: number, count: number): void {
     const env = { memory: this.#memory };
     const { exports } = new webAssembly.Instance(module, { env });
@@ -51,7 +51,10 @@ export class ShortBatches {
     }
   }
 
-  /** Learn from records that workers have executed, in words `from` to `to`, and that took `elapsed` milliseconds with the handover. */
+  /**
+   * Updates estimates from records executed by workers, in words `from` to `to`, which took `elapsed` milliseconds
+   * including the handover.
+   */
   learn(from: number, to: number, elapsed: number): void {
     const words = this.#words;
     let end = 0;
@@ -67,12 +70,12 @@ export class ShortBatches {
     );
   }
 
-  /** Milliseconds up to which a batch is short: workers would save less of it than it takes to hand it over. */
+  /** Maximum milliseconds of a short batch: workers would save less than the handover costs. */
   get #short(): number {
     return Math.min(this.#handover / this.#saved, SHORT_AT_MOST);
   }
 
-  /** Whether the records in words `from` to `to` are known to take little time. */
+  /** Whether the records in words `from` to `to` are known to be short. */
   areShort(from: number, to: number): boolean {
     const words = this.#words;
     const short = this.#short;
@@ -86,7 +89,7 @@ export class ShortBatches {
     return true;
   }
 
-  /** Carry records out, and write when each ran where that is wanted. */
+  /** Executes records, and writes their times on request. */
   run(from: number, to: number, timed: boolean): void {
     const words = this.#words;
     const origin = performance.now();
@@ -105,7 +108,7 @@ export class ShortBatches {
       last = now;
     }
     if (performance.now() - origin < 2 * this.#short) return;
-    // What they take depends on their data as well: the workers shall measure again.
+    // Durations also depend on data: the workers measure them again.
     for (let r = from; r < to; r += words[r + RECORD.words]!) {
       this.#cost[words[r]!] = undefined;
     }

@@ -1,4 +1,4 @@
-/** Printed modules, kept in a cache folder by what they are made of: a model is started much more often than it is changed. */
+/** Printed modules, cached in a folder by their inputs: a model is started much more often than it is changed. */
 
 import { createHash } from "node:crypto";
 import path from "node:path";
@@ -13,7 +13,7 @@ import { type PrintedModule, PRINTER } from "./print.ts";
 
 const printer = moduleHash(PRINTER);
 
-/** Modules by the texts of their kernels; what cannot be read or written is printed again. */
+/** Modules by the texts of their kernels. Modules that cannot be read or written are printed again. */
 export class KeptModules {
   readonly #folder: string | undefined;
 
@@ -39,7 +39,7 @@ export class KeptModules {
     return module;
   }
 
-  /** Where a module is or would be; undefined if its printer cannot be read, or the user has no home. */
+  /** The file of a module. Undefined if its printer cannot be read, or if the user has no home. */
   async #file(texts: string): Promise<string | undefined> {
     const version = await printer;
     const folder = this.#folder ?? cacheFolder("wasm");
@@ -49,7 +49,7 @@ export class KeptModules {
   }
 }
 
-/** Scratch bytes as a line of JSON, and the module. */
+/** Scratch bytes as a line of JSON, then the module. */
 function encode({ bytes, scratch }: PrintedModule): Uint8Array {
   return Buffer.concat([Buffer.from(`${JSON.stringify(scratch)}\n`), bytes]);
 }

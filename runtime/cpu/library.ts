@@ -1,4 +1,4 @@
-/** Functions of WebAssembly that kernels call. */
+/** WebAssembly functions that kernels call. */
 
 import type { CallName } from "../../spec/kernel/tree.ts";
 import { MATH } from "../vector/math.ts";
@@ -6,7 +6,7 @@ import { printStoreLanes } from "./array_access.ts";
 import { Emitter } from "./emit.ts";
 import { WasmFunction, type WasmModule } from "./wasm.ts";
 
-/** Functions that kernels of a module call, added at their first use. */
+/** Functions that kernels of a module call, added on first use. */
 export class Library {
   readonly #module: WasmModule;
   readonly #functions = new Map<CallName | "store", number>();
@@ -15,7 +15,7 @@ export class Library {
     this.#module = module;
   }
 
-  /** The index of a function of `math.ts`: of v128, to v128. */
+  /** The index of a function of `math.ts`: v128 to v128. */
   math(name: CallName): number {
     return this.#index(name, () => {
       const { params, body } = MATH[name]!;

@@ -1,5 +1,5 @@
 /**
- * The CPU as a device: kernels as WebAssembly SIMD on worker threads, nothing to install.
+ * The CPU device: kernels as WebAssembly SIMD on worker threads, without installation.
  *
  * @example
  * ```ts
@@ -22,15 +22,18 @@ export { type PrintedModule, printKernels } from "./print.ts";
 
 /** Options of `createCpuDevice`. */
 export interface CpuDeviceOptions {
-  /** Worker threads; default: as many as the machine runs at once. */
+  /** Number of worker threads. Default: the number of cores. */
   readonly threads?: number;
-  /** A pool that several devices share; `threads` is then the pool's, and the caller closes it. */
+  /** A pool shared by several devices. `threads` is then that of the pool, and the caller closes it. */
   readonly pool?: CpuPool;
-  /** Keep when each launch ran, for `timings`. */
+  /** Whether launch times are recorded for `timings`. */
   readonly timestamps?: boolean;
 }
 
-/** Open a pool of worker threads of Node or Deno. Printed modules are kept in the user's cache folder unless `store` says where. */
+/**
+ * Opens a pool of worker threads of Node.js or Deno. Printed modules are cached in the user's cache folder unless
+ * `store` is given.
+ */
 export function openCpuPool(
   threads: number,
   options?: CpuPoolOptions,
@@ -41,7 +44,7 @@ export function openCpuPool(
   });
 }
 
-/** Open the CPU as a device. Devices that share a pool run their launches one after another, on the same threads. */
+/** Opens the CPU as a device. Devices that share a pool run their launches one after another, on the same threads. */
 export async function createCpuDevice(
   options: CpuDeviceOptions = {},
 ): Promise<Device> {

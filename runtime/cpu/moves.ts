@@ -1,14 +1,14 @@
-/** Functions that every pool has, before any kernel: they move bytes. */
+/** Functions of every pool besides kernels: they move bytes. */
 
 import { RECORD, RECORD_BYTES } from "./print.ts";
 import { WasmFunction, WasmModule } from "./wasm.ts";
 
-/** Their numbers. */
+/** Their indices. */
 export const COPY = 0, WRITE = 1;
 /** Bytes that one workgroup of a copy moves. */
 export const COPY_BLOCK = 1 << 16;
 
-/** Functions like kernels that copy memory, and that write the bytes that follow their record. */
+/** Functions like kernels that copy memory, and that write the bytes after their record. */
 export function printMoves(): Uint8Array<ArrayBuffer> {
   const module = new WasmModule();
   const copy = new WasmFunction(["i32", "i32", "i32", "i32"], []);

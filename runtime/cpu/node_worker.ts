@@ -1,16 +1,16 @@
-/** Worker threads of Node and Deno. */
+/** Worker threads of Node.js and Deno. */
 
 import { readFileSync } from "node:fs";
 import { Worker } from "node:worker_threads";
 import { MachineError } from "../../spec/errors.ts";
 import type { PoolWorker, StartWorker, WorkerEvents } from "./pool.ts";
 
-/** Address space that the first thread takes of V8, and that each takes, with some to spare. */
+/** Address space that V8 reserves for the first thread, and for each thread, with a margin. */
 const FIRST_BYTES = 2 ** 30, THREAD_BYTES = 2 ** 27;
 
 /**
- * Starts the threads of a pool. Where the process may not have the address space that they take, V8 would end it without a
- * sentence: then the first one throws a MachineError.
+ * Starts the threads of a pool. If the process is not allowed the address space, V8 would abort without a message; the
+ * first thread then throws a MachineError instead.
  */
 export function startNodeWorkers(threads: number): StartWorker {
   let started = 0;
@@ -27,7 +27,7 @@ export function startNodeWorkers(threads: number): StartWorker {
   };
 }
 
-/** Bytes of address space that this process may still take, where the system tells. */
+/** Remaining address space of this process in bytes, if the system reports it. */
 function addressSpaceLeft(): number {
   const read = (file: string, field: RegExp) =>
     Number(field.exec(readFileSync(`/proc/self/${file}`, "utf8"))?.[1]);
@@ -40,7 +40,7 @@ function addressSpaceLeft(): number {
   }
 }
 
-/** Start a thread, which keeps the process alive only where it is held. */
+/** Starts a thread, which keeps the process alive only while it is held. */
 function startNodeWorker(
   program: string,
   on: WorkerEvents,

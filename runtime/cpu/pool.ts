@@ -1,4 +1,6 @@
-/** Worker threads over one shared memory: kernels of all CPU devices of a pool run here, in the order of their launches. */
+/**
+ * Worker threads over one shared memory. Kernels of all CPU devices of a pool run here, in the order of their launches.
+ */
 
 import { MachineError } from "../../spec/errors.ts";
 import { kernelText } from "../../spec/kernel/exact_json.ts";
@@ -31,45 +33,45 @@ type Message =
   | { readonly ready: number }
   | { readonly failed: string };
 
-/** Somebody who waits for the workers. */
+/** A waiting caller. */
 interface Waiting {
   resolve(): void;
   reject(error: Error): void;
 }
 
-/** A printed kernel in all workers. */
+/** A printed kernel installed in all workers. */
 export interface PoolKernel extends HostKernel {
   readonly name: string;
 }
 
-/** A thread that runs the program of a worker. */
+/** A thread that runs the worker program. */
 export interface PoolWorker {
   postMessage(message: object): void;
-  /** Whether the process stays alive for it. */
+  /** Whether it keeps the process alive. */
   hold(held: boolean): void;
   terminate(): Promise<unknown>;
 }
 
-/** What a pool takes from its threads. */
+/** Events of the threads of a pool. */
 export interface WorkerEvents {
   message(message: unknown): void;
-  /** The program failed, or ended. */
+  /** The program failed or exited. */
   failure(reason: string): void;
 }
 
-/** Start a thread with a program that talks by `port`. */
+/** Starts a thread with a program that communicates by `port`. */
 export type StartWorker = (program: string, on: WorkerEvents) => PoolWorker;
 
 /** Options of a pool. */
 export interface CpuPoolOptions {
   /**
-   * Milliseconds for what is handed to the workers at once, which is at most a run. Then they are ended, and the pool with
-   * them. Default: ten minutes.
+   * Milliseconds for the work submitted at once, at most a run. After it, the workers and the pool are terminated.
+   * Default: ten minutes.
    */
   readonly deadlineMs?: number;
-  /** Kernels are untrusted: none runs on the thread that waits, where nothing could end it. */
+  /** Whether kernels are untrusted: they never run on the waiting thread, which cannot be interrupted. */
   readonly untrusted?: boolean;
-  /** Where printed modules are kept. Default: nowhere. */
+  /** Cache of printed modules. Default: none. */
   readonly store?: ModuleStore | undefined;
 }
 
@@ -133,8 +135,8 @@ export class CpuPool implements HostPool<Int32Array> {
   }
 
   /**
-   * Start workers, and give them the functions that are not kernels. Without a way to start them there must be 0, and the
-   * thread that waits computes: it does nothing else meanwhile, and nothing ends what takes too long.
+   * Starts workers, and installs the functions that are not kernels. Without a way to start them their number must be
+   * 0, and the waiting thread computes: it does nothing else meanwhile and cannot be interrupted.
    */
   static async open(
     threads: number,
@@ -147,7 +149,7 @@ export class CpuPool implements HostPool<Int32Array> {
     return pool;
   }
 
-  /** Print kernels that the pool does not have, and make them ready in all workers. */
+  /** Prints kernels that the pool does not have, and installs them in all workers. */
   async prepare(
     kernels: readonly DeviceKernel[],
     progress?: (done: number, total: number) => void,
@@ -204,7 +206,7 @@ export class CpuPool implements HostPool<Int32Array> {
     }
   }
 
-  /** Scratch memory for every worker, and this thread, at least so large. */
+  /** Ensures a minimum of scratch memory for every worker and this thread. */
   async #reserve(bytes: number): Promise<void> {
     if (bytes <= this.#scratchBytes) return;
     await this.settle();
@@ -225,7 +227,7 @@ export class CpuPool implements HostPool<Int32Array> {
     Atomics.notify(this.#control, word);
   }
 
-  /** The process stays alive while something is pending. */
+  /** The process stays alive while work is pending. */
   #hold(): void {
     if (this.#pending++ === 0) this.#workers.forEach((w) => w.hold(true));
   }
@@ -250,7 +252,7 @@ export class CpuPool implements HostPool<Int32Array> {
     );
   }
 
-  /** Nothing runs from now on; those who wait get the reason. */
+  /** Stops all work. Waiting callers get the reason. */
   #stop(failure: Error): void {
     this.#failure ??= failure;
     this.#finish?.reject(this.#failure);
@@ -266,14 +268,14 @@ export class CpuPool implements HostPool<Int32Array> {
     return this.#records.isIdle;
   }
 
-  /** Room for a record and words behind it; says where it begins. */
+  /** Reserves a record followed by words. Returns its start. */
   #begin(words: number): number {
     const at = this.#records.begin(words, RECORD_BYTES / 4);
     this.#records.words[at + RECORD.words] = words;
     return at;
   }
 
-  /** Address and elements of each range. */
+  /** Address and number of elements of each range. */
   bind(
     ranges: readonly { readonly address: number; readonly bytes: number }[],
   ): Int32Array {
@@ -282,7 +284,7 @@ export class CpuPool implements HostPool<Int32Array> {
     );
   }
 
-  /** Record a launch; `times` receives when it ran. */
+  /** Records a launch; `times` receives its time. */
   launch(
     kernel: HostKernel,
     bindings: Int32Array,
@@ -309,7 +311,7 @@ export class CpuPool implements HostPool<Int32Array> {
     this.#records.again(kept, times);
   }
 
-  /** Record a copy between addresses. */
+  /** Records a copy between addresses. */
   copy(from: number, to: number, bytes: number): void {
     if (bytes === 0) return;
     const at = this.#begin(RECORD_BYTES / 4 + 2);
@@ -321,7 +323,7 @@ export class CpuPool implements HostPool<Int32Array> {
     record[at + RECORD_BYTES / 4 + 1] = from;
   }
 
-  /** Write bytes now if nothing is pending, else in its turn. */
+  /** Writes bytes immediately if nothing is pending, else in order. */
   write(address: number, data: Uint8Array): void {
     if (this.isIdle) return this.heap.view(address, data.length).set(data);
     this.#records.write(data, ({ done, bytes, words }) => {
@@ -336,19 +338,22 @@ export class CpuPool implements HostPool<Int32Array> {
     });
   }
 
-  /** Run everything recorded so far and wait for it; what is recorded meanwhile is not waited for. */
+  /** Runs everything recorded so far and waits for it, but not for later records. */
   async settle(): Promise<void> {
     await this.#records.settle(true);
     this.#check();
   }
 
-  /** Start everything recorded so far, for the workers to execute. */
+  /** Starts everything recorded so far. */
   submit(): void {
     // The next `settle` throws a failure.
     this.#records.settle(false).catch(() => {});
   }
 
-  /** Hand the records to the workers, as many at a time as the arena holds; short ones, if waited for, run here. */
+  /**
+   * Sends the records to the workers, as many at a time as the arena can store. Short ones run here if the caller
+   * waits.
+   */
   async #run(
     { words: records, used, timed: launches }: Batch<Int32Array>,
     waited: boolean,
@@ -385,14 +390,14 @@ export class CpuPool implements HostPool<Int32Array> {
     }
   }
 
-  /** Whether this thread executes what is stored in the arena. */
+  /** Whether this thread executes the batch in the arena. */
   #isForHere(to: number, waited: boolean): boolean {
     if (this.threads === 0) return true;
     return waited && !this.#untrusted &&
       this.#here.areShort(ARENA_ADDRESS / 4, to);
   }
 
-  /** Execute what is stored in the arena; a kernel that fails here is reported as one that fails in a worker. */
+  /** Executes the batch in the arena. A kernel that fails here is reported like one that fails in a worker. */
   #runHere(to: number, timed: boolean): void {
     try {
       this.#here.run(ARENA_ADDRESS / 4, to, timed);
@@ -421,7 +426,7 @@ export class CpuPool implements HostPool<Int32Array> {
     }
   }
 
-  /** The first of the records in the arena that has not run yet is the one that takes too long. */
+  /** The first record in the arena that has not run is the one that takes too long. */
   #late(words: number): DeadlineError {
     const control = this.#control;
     let at = ARENA_ADDRESS / 4;
@@ -438,7 +443,7 @@ export class CpuPool implements HostPool<Int32Array> {
     return new DeadlineError([], this.#deadlineMs);
   }
 
-  /** End the workers. Until they have ended they keep the process alive, whatever was pending. */
+  /** Terminates the workers. Until they have exited they keep the process alive. */
   async close(): Promise<void> {
     this.#hold();
     this.#stop(

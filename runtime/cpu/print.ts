@@ -1,7 +1,7 @@
 /**
- * Kernels to WebAssembly SIMD. Four consecutive invocations of a workgroup are the lanes of a vector; a loop runs over
- * the vectors of a workgroup, and one around it over workgroups. Kernels whose workgroups are not made of whole vectors
- * run one invocation at a time.
+ * Prints kernels as WebAssembly SIMD. Four consecutive invocations of a workgroup are the lanes of a vector; a loop
+ * iterates over the vectors of a workgroup, and an outer one over workgroups. Kernels whose workgroup size is not a
+ * multiple of the vector size run one invocation at a time.
  */
 
 import { mergedParts } from "../../spec/kernel/merge.ts";
@@ -13,7 +13,7 @@ import { WasmFunction, WasmModule } from "./wasm.ts";
 
 /** Bytes of a launch record before its bindings; see `RECORD` for the words. */
 export const RECORD_BYTES = 44;
-/** Words of a launch record. After them: address and length in elements of each binding. */
+/** Words of a launch record. They are followed by address and length in elements of each binding. */
 export const RECORD = {
   op: 0,
   groups: 1,
@@ -23,26 +23,26 @@ export const RECORD = {
   done: 5,
   words: 6,
   chunk: 7,
-  /** When it ran, in units of 10 ns from the start of the batch. */
+  /** Start and end of the launch, in units of 10 ns from the start of the batch. */
   start: 8,
   end: 9,
-  /** What a workgroup takes one thread, in picoseconds. */
+  /** Picoseconds per workgroup on one thread. */
   cost: 10,
 } as const;
-/** Bytes around every array in memory that may be read by vectors that touch its ends. */
+/** Readable bytes around every array in memory, for vectors that overlap its ends. */
 export const GUARD_BYTES = 16;
 
-/** This module, whose hash is part of what printed modules are kept by. */
+/** This module. Its hash is part of the key of cached modules. */
 export const PRINTER = import.meta.url;
 
-/** A module of kernels: exports `run0`, `run1`, … take a record, first and last group, and scratch memory. */
+/** A module of kernels: its exports `run0`, `run1`, … take a record, first and last group, and scratch memory. */
 export interface PrintedModule {
   readonly bytes: Uint8Array<ArrayBuffer>;
   /** Bytes of scratch memory that each kernel needs, in order. */
   readonly scratch: readonly number[];
 }
 
-/** Print kernels into one module. `lanes: 1` prints all of them one invocation at a time, for tests. */
+/** Prints kernels into one module. `lanes: 1` prints all of them one invocation at a time, for tests. */
 export function printKernels(
   kernels: readonly Kernel[],
   options: { readonly lanes?: 1 } = {},
@@ -63,7 +63,7 @@ export function printKernels(
   return { bytes: module.encode(), scratch };
 }
 
-/** The loop over workgroups, which local 1 numbers up to local 2. `body` also moves on to the next one. */
+/** The loop over workgroups from local 1 up to local 2. `body` also advances to the next one. */
 function eachGroup(f: WasmFunction, body: () => void): void {
   f.block();
   f.loop();
@@ -76,7 +76,10 @@ function eachGroup(f: WasmFunction, body: () => void): void {
   f.op("end", "end");
 }
 
-/** Push the workgroup's number over how many there are along y: its place along y is what remains, the fastest one. */
+/**
+ * Pushes the workgroup's number divided by the number along y; the remainder is its index along y, which varies
+ * fastest.
+ */
 function pushAlongY(f: WasmFunction, op: "i32.div_u" | "i32.rem_u"): void {
   f.get(1);
   f.get(0);
@@ -103,7 +106,7 @@ function printParts(
         f.op("i32.lt_u");
         f.if();
       }
-      // All that follow along y and are of the same part, of those up to local 2.
+      // The following workgroups along y in the same part, up to local 2.
       f.get(1);
       f.get(y);
       f.op("i32.sub");
@@ -133,7 +136,7 @@ function printParts(
   return f;
 }
 
-/** Print a kernel, or one part of a merged one, into a function. */
+/** Prints a kernel, or one part of a merged one, as a function. */
 function printPart(
   kernel: Kernel,
   lanes: 1 | 4,
@@ -179,7 +182,8 @@ function printPart(
   const [x, y, z] = program.groups.map((local) => emitter.localOf(local));
   const rest = f.local("i32");
   eachGroup(f, () => {
-    // Along y first: a matmul's rows, which are more than columns, stay in the cache, and its weights follow each other.
+    // Along y first: a matmul's rows, which are more bytes than columns, stay in the cache, and its weights are
+    // consecutive.
     pushAlongY(f, "i32.rem_u");
     f.set(y!);
     pushAlongY(f, "i32.div_u");

@@ -1,7 +1,7 @@
 /**
- * A small WebAssembly assembler: functions as streams of instructions, a module with one imported shared memory.
- * Our own because a general library (binaryen) takes 260 ms to load and 100 MB on disk, and the budget for making all
- * kernels of a model ready is 300 ms; what we need of the format fits on this page.
+ * A small WebAssembly assembler: functions as streams of instructions, and a module with one imported shared memory. A
+ * general library (binaryen) takes 260 ms to load and 100 MB on disk, but all kernels of a model must be ready within
+ * 300 ms; the required part of the format fits on this page.
  */
 
 import { invariant } from "../../spec/errors.ts";
@@ -16,7 +16,10 @@ const TYPE_CODE: { readonly [T in WasmType]: number } = {
   v128: 0x7b,
 };
 
-/** Instructions without immediates that have numbers in a row. Those of scalars are one byte; others follow the byte 0xfd. */
+/**
+ * Instructions without immediates and with consecutive numbers. Those of scalars are one byte; others follow the byte
+ * 0xfd.
+ */
 const FAMILIES = [
   ["i32", 0x45, "eqz eq ne lt_s lt_u gt_s gt_u le_s le_u ge_s ge_u"],
   ["i64", 0x54, "lt_u"],
@@ -124,13 +127,13 @@ function pushSigned(out: number[], value: number): void {
   }
 }
 
-/** A function in the making: a stream of instructions and its locals. */
+/** A function under construction: a stream of instructions and its locals. */
 export class WasmFunction {
   readonly params: readonly WasmType[];
   readonly results: readonly WasmType[];
   #locals: WasmType[] = [];
   #code: number[] = [];
-  /** The last `set`, and where it is. */
+  /** The last `set` and its offset. */
   #set = { local: -1, at: 0, end: 0 };
 
   constructor(params: readonly WasmType[], results: readonly WasmType[]) {
@@ -138,12 +141,12 @@ export class WasmFunction {
     this.results = results;
   }
 
-  /** A new local variable; its value is zero until set. */
+  /** A new local variable, initially zero. */
   local(type: WasmType): number {
     this.#locals.push(type);
     return this.params.length + this.#locals.length - 1;
   }
-  /** Instructions without immediates, in order. */
+  /** Emits instructions without immediates, in order. */
   op(...ops: readonly WasmOp[]): void {
     for (const op of ops) {
       const code = OPCODES.get(op);
@@ -151,7 +154,7 @@ export class WasmFunction {
       this.#code.push(...code);
     }
   }
-  /** Push a local; one that was set just now is set by `tee`. */
+  /** Pushes a local. If it was just set, `tee` replaces `set`. */
   get(local: number): void {
     const { at, end } = this.#set;
     if (this.#set.local === local && end === this.#code.length) {
@@ -183,7 +186,7 @@ export class WasmFunction {
     this.#code.push(0x42);
     pushSigned(this.#code, value);
   }
-  /** Four u32 words as a vector constant. */
+  /** A vector constant of four u32 words. */
   words(a: number, b: number, c: number, d: number): void {
     this.#code.push(0xfd, 0x0c);
     for (const word of [a, b, c, d]) {
@@ -205,11 +208,11 @@ export class WasmFunction {
     this.#code.push(...code, align);
     pushUnsigned(this.#code, offset);
   }
-  /** Load one 32-bit lane of a vector: address and vector are on the stack. */
+  /** Loads one 32-bit lane of a vector: address and vector are on the stack. */
   loadLane(lane: number): void {
     this.#code.push(0xfd, 0x56, 2, 0, lane);
   }
-  /** Store one 32-bit lane of a vector: address and vector are on the stack. */
+  /** Stores one 32-bit lane of a vector: address and vector are on the stack. */
   storeLane(lane: number): void {
     this.#code.push(0xfd, 0x5a, 2, 0, lane);
   }
@@ -217,22 +220,22 @@ export class WasmFunction {
   extract(lane: number): void {
     this.#code.push(0xfd, 0x1b, lane);
   }
-  /** Put an i32 into one lane. */
+  /** Replaces one lane by an i32. */
   replace(lane: number): void {
     this.#code.push(0xfd, 0x1c, lane);
   }
-  /** Choose 32-bit words of two vectors; 0 to 3 are of the first. */
+  /** Selects 32-bit words of two vectors; 0 to 3 are of the first. */
   shuffle(...words: readonly [number, number, number, number]): void {
     this.#code.push(0xfd, 0x0d);
     for (const word of words) {
       for (let byte = 0; byte < 4; byte++) this.#code.push(word * 4 + byte);
     }
   }
-  /** Fill memory: address, byte and length are on the stack. */
+  /** Fills memory: address, byte and length are on the stack. */
   fill(): void {
     this.#code.push(0xfc, 0x0b, 0);
   }
-  /** Copy memory: destination, source and length are on the stack. */
+  /** Copies memory: destination, source and length are on the stack. */
   copy(): void {
     this.#code.push(0xfc, 0x0a, 0, 0);
   }
@@ -255,7 +258,7 @@ export class WasmFunction {
     this.#code.push(0x10);
     pushUnsigned(this.#code, index);
   }
-  /** The body as it stands in a module, in pieces. */
+  /** The encoded body, in pieces. */
   encode(): Pieces {
     const head: number[] = [];
     const runs: { type: WasmType; count: number }[] = [];
@@ -273,7 +276,7 @@ export class WasmFunction {
   }
 }
 
-/** Bytes, to be put behind one another once. */
+/** Bytes, concatenated once. */
 type Pieces = readonly (readonly number[])[];
 
 function lengthOf(pieces: Pieces): number {
@@ -285,7 +288,7 @@ export class WasmModule {
   #functions: WasmFunction[] = [];
   #exports: { name: string; index: number }[] = [];
 
-  /** Add a function and say its index; an exported one has a name. */
+  /** Adds a function and returns its index. `exported`: export name. */
   add(fn: WasmFunction, exported?: string): number {
     this.#functions.push(fn);
     const index = this.#functions.length - 1;
@@ -363,5 +366,5 @@ export class WasmModule {
   }
 }
 
-/** Pages of 64 KiB that a 32-bit memory can have. */
+/** Maximum number of 64 KiB pages of a 32-bit memory. */
 export const MEMORY_PAGES = 65536;

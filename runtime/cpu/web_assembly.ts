@@ -1,4 +1,4 @@
-/** The part of the WebAssembly API that we use, typed here because Node's types do not have it. */
+/** The used part of the WebAssembly API, typed here because Node's types do not include it. */
 
 /** Linear memory. */
 export interface WasmMemory {
@@ -6,7 +6,7 @@ export interface WasmMemory {
   grow(pages: number): number;
 }
 
-/** A compiled module; workers can be sent one. */
+/** A compiled module, which can be sent to workers. */
 export type CompiledModule = object;
 
 interface WebAssemblyApi {
@@ -25,7 +25,7 @@ interface WebAssemblyApi {
   compile(bytes: Uint8Array<ArrayBuffer>): Promise<CompiledModule>;
 }
 
-/** The engine's WebAssembly. */
+/** The WebAssembly API of the engine. */
 export const webAssembly: WebAssemblyApi =
   (globalThis as unknown as { readonly WebAssembly: WebAssemblyApi })
     .WebAssembly;

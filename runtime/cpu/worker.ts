@@ -1,6 +1,6 @@
 /**
- * The program of a worker thread, as text: workers start without the loaders of the main thread, so it is plain JavaScript.
- * It takes and sends messages by `port`, which whoever starts the thread declares before it.
+ * The program of a worker thread, as text. Workers start without the loaders of the main thread, so it is plain
+ * JavaScript. It receives and sends messages by `port`, which the starter of the thread declares before it.
  */
 
 import {
@@ -12,11 +12,11 @@ import {
 import { RECORD } from "./print.ts";
 
 /**
- * Worker 0 goes through a batch in order. What is short it does alone; what is long it shares with the others by a
- * counter of workgroups in the record itself, so that a worker that comes late finds nothing left rather than the
- * wrong work. Who sleeps needs some tens of microseconds to come, hundreds on a virtual machine: so the others stay awake
- * during a batch, but turn in a loop for less than a millisecond, and are called before launches that are short if one
- * that is long follows soon.
+ * Worker 0 executes a batch in order. It executes short launches alone, and shares long ones with the other workers by
+ * a counter of workgroups in the record itself, so that a late worker finds nothing left rather than the wrong work.
+ * Waking a sleeping worker takes tens of microseconds, hundreds on a virtual machine. The other workers therefore stay
+ * awake during a batch, but spin for less than a millisecond, and are woken before short launches if a long one follows
+ * soon.
  */
 export const WORKER_SOURCE = `
 "use strict";
@@ -25,7 +25,7 @@ const fns = [], cost = [];
 let memory, index, threads, words, received = 0, seen = 0;
 const SHARE_FROM = ${SHARE_FROM_MS}, CALL_BEFORE = 0.04, SPINS = 2000, BATCH_SPINS = 20000;
 
-// A thread that waits for work gets no messages: it returns to its event loop for each.
+// A thread that waits for work receives no messages: it returns to its event loop for each.
 port.onmessage = ({ data }) => {
   if (data.memory) {
     ({ memory, index, threads } = data);
@@ -87,7 +87,7 @@ function share(r, groups, each) {
     Atomics.wait(words, r + R.done, done, 1);
     Atomics.store(words, C.waiting, 0);
   }
-  // What sharing itself takes is no part of it: else what is short would go on being shared.
+  // Excludes the overhead of sharing; otherwise short launches would continue to be shared.
   return taken > 0 ? busy / taken : each;
 }
 

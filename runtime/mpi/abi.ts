@@ -1,21 +1,21 @@
-/** What differs between MPI libraries: three binary interfaces, and how to tell them apart. */
+/** Differences between MPI libraries: three binary interfaces, and their detection. */
 
-/** A communicator, datatype or request, as the library's functions take it. */
+/** A communicator, datatype or request, as the library's functions accept it. */
 export type Handle = number | bigint;
 
 /** The binary interface of a family of MPI libraries. */
 export interface Abi {
-  /** How a handle is passed, in koffi's words. */
+  /** Type of a handle in koffi. */
   readonly handle: "int" | "void *";
   readonly statusIgnore: bigint | null;
-  /** The thread level at which only the main thread calls. */
+  /** The thread level for calls from the main thread only. */
   readonly threadFunneled: number;
   readonly commTypeShared: number;
   /** Constants, or the exported objects whose addresses they are. */
   readonly constants: { readonly [C in Constant]: Handle | string };
 }
 
-/** Handles that exist from the start. */
+/** Predefined handles. */
 export type Constant =
   | "world"
   | "byte"
@@ -23,7 +23,7 @@ export type Constant =
   | "errorsReturn"
   | "infoNull";
 
-/** The three that there are. */
+/** The three known interfaces. */
 export const ABIS = {
   openMpi: {
     handle: "void *",
@@ -66,17 +66,17 @@ export const ABIS = {
   },
 } as const satisfies { readonly [name: string]: Abi };
 
-/** What a library says of itself. */
+/** Facts that a library reports about itself. */
 export interface LibraryFacts {
-  /** Major version of the standard binary interface; 0 where the library has none. */
+  /** Major version of the standard binary interface; 0 if the library does not implement it. */
   readonly standardMajor: number;
   readonly hasOpenMpiWorld: boolean;
   readonly version: string;
 }
 
 /**
- * Which interface a library has; undefined: none that is known. The standard one is asked for first: a library of it that
- * stands on Open MPI shows Open MPI's symbols too.
+ * The interface of a library. Undefined: unknown. The standard one is checked first, because such a library on top of
+ * Open MPI also exports Open MPI's symbols.
  */
 export function detectAbi(facts: LibraryFacts): Abi | undefined {
   if (facts.standardMajor >= 1) return ABIS.standard;
@@ -105,15 +105,15 @@ const LIBRARIES: { readonly [platform: string]: readonly string[] } = {
   ],
 };
 
-/** A launcher, by what it passed to this process. */
+/** A launcher, detected by its environment variables. */
 export interface LauncherFacts {
-  /** Whose library can talk to it; undefined: there is no launcher, or any library may. */
+  /** The library family that can communicate with it. Undefined: there is no launcher, or any library works. */
   readonly family?: "openMpi" | "mpich";
-  /** Processes that it started. */
+  /** Number of processes that it started. */
   readonly size?: number;
 }
 
-/** Which launcher started this process. */
+/** The launcher of this process. */
 export function launcherFacts(environment: Environment): LauncherFacts {
   const set = (...variables: string[]): boolean =>
     variables.some((name) => environment[name] !== undefined);
@@ -128,7 +128,7 @@ export function launcherFacts(environment: Environment): LauncherFacts {
   return { family, ...size === undefined ? {} : { size: Number(size) } };
 }
 
-/** Names of libraries to try, in order. The launcher that started this process decides which family it can talk to. */
+/** Library names to try, in order. The launcher of this process determines the family. */
 export function libraryNames(
   platform: string,
   environment: Environment,

@@ -1,4 +1,4 @@
-/** The functions of the MPI library of this machine, called through koffi. Both are optional and loaded when first asked for. */
+/** The functions of this machine's MPI library, called through koffi. Both are optional and loaded on demand. */
 
 import { fstatSync } from "node:fs";
 import process from "node:process";
@@ -13,26 +13,26 @@ import {
   libraryNames,
 } from "./abi.ts";
 
-/** What an MPI function takes: numbers, handles, memory in place, or a null pointer. */
+/** An argument of an MPI function: a number, a handle, memory in place, or a null pointer. */
 export type Argument = Handle | ArrayBufferView | null;
 
-/** An MPI library, ready to be called. */
+/** A loaded MPI library. */
 export interface Binding {
   readonly abi: Abi;
   /** `MPI_Get_library_version`, its first line. */
   readonly version: string;
   readonly constants: { readonly [C in Constant]: Handle };
-  /** Call `MPI_<name>`. Throws MachineError where it returns an error. */
+  /** Calls `MPI_<name>`. Throws MachineError if it returns an error. */
   call(name: FunctionName, ...args: Argument[]): void;
-  /** Call `MPI_<name>`; the text of the error that it returns, or undefined. */
+  /** Calls `MPI_<name>`. Returns the text of its error, or undefined. */
   attempt(name: FunctionName, ...args: Argument[]): string | undefined;
-  /** Memory for a handle that a function returns. */
+  /** Memory for a returned handle. */
   newHandle(value?: Handle): Int32Array | BigUint64Array;
-  /** Sleep without the event loop; for pauses between polls that are shorter than a timer can be. */
+  /** Sleeps without the event loop, for pauses between polls that are shorter than a timer allows. */
   sleep(microseconds: number): void;
 }
 
-/** Parameters of the functions that are used: p a pointer, i an int, h a handle. */
+/** Parameters of the used functions: p a pointer, i an int, h a handle. */
 const FUNCTIONS = {
   Init_thread: "ppip",
   Comm_rank: "hp",
@@ -56,10 +56,10 @@ const FUNCTIONS = {
 /** A function of MPI, without its prefix. */
 export type FunctionName = keyof typeof FUNCTIONS;
 
-/** One that starts a request, its last parameter. */
+/** A function that starts a request, its last parameter. */
 export type StartName = "Isend" | "Irecv" | "Ialltoallv";
 
-/** Longest text of any library, in bytes. */
+/** Maximum text length of any library, in bytes. */
 const TEXT_BYTES = 8192;
 
 /** `PR_SET_TIMERSLACK` of Linux. */
@@ -69,10 +69,10 @@ const TIMER_SLACK_NANOSECONDS = 1000;
 const INSTALL =
   "Install one, such as the Debian package 'openmpi-bin' or 'mpich', and start the command with its mpirun";
 
-// A library is unloaded once its handle and functions are collected, so they are kept.
+// A library is unloaded when its handle and functions are collected, so they are retained.
 let loaded: Promise<Binding> | undefined;
 
-/** Load the MPI library, once. Throws MachineError where there is none, or no koffi. */
+/** Loads the MPI library, once. Throws MachineError without a library or koffi. */
 export function loadBinding(): Promise<Binding> {
   return loaded ??= load();
 }
@@ -85,11 +85,11 @@ async function load(): Promise<Binding> {
   let library: LibraryHandle | undefined;
   for (const name of names) {
     try {
-      // Components that Open MPI opens later look its symbols up globally.
+      // Open MPI's dynamically loaded components look up its symbols globally.
       library = koffi.load(name, { global: true, lazy: true });
       break;
     } catch {
-      // The next name may be there.
+      // The next name may exist.
     }
   }
   if (!library) {
@@ -102,7 +102,7 @@ async function load(): Promise<Binding> {
   return bind(library);
 }
 
-/** Make sure that the optional package is there. Throws MachineError where it is not. */
+/** Checks for the optional package. Throws MachineError if it is missing. */
 export async function requireKoffi(): Promise<void> {
   await importKoffi();
 }
@@ -120,8 +120,8 @@ async function importKoffi(): Promise<typeof import("koffi")> {
 }
 
 /**
- * MPICH's launcher gives each process a socket and tells it the number. Node passes no more than the standard streams on
- * to the programs that it starts, so below `npx` the number is there and the socket is not.
+ * MPICH's launcher passes each process the number of an open socket. Node.js passes only the standard streams to its
+ * child processes, so below `npx` the number is set but the socket is closed.
  */
 function checkSocket(): void {
   const number = process.env["PMI_FD"];
@@ -129,7 +129,7 @@ function checkSocket(): void {
   try {
     if (fstatSync(Number(number)).isSocket()) return;
   } catch {
-    // Nothing has that number.
+    // No file has that number.
   }
   throw new MachineError(
     "Cannot join the job: the socket of MPICH's launcher does not come through 'npx'. Give mpirun the flag -pmi-port, or start node_modules/.bin/switchyard without npx",
@@ -137,9 +137,9 @@ function checkSocket(): void {
 }
 
 /**
- * UCX, below both families, patches memory functions of the running process while V8's threads call them, which crashes
- * one start in twenty or so. No device memory goes through MPI here, so it is asked not to. A process that no launcher
- * started has nobody to share memory with, and nobody would remove what it leaves in /dev/shm.
+ * UCX, used by both families, patches memory functions of the running process while V8's threads call them, which
+ * crashes one start in twenty or so. No device memory is sent by MPI here, so this is disabled. A process without a
+ * launcher shares memory with nobody, and its files in /dev/shm would not be removed.
  */
 function setEnvironment(): void {
   process.env["UCX_MEM_EVENTS"] ??= "n";
@@ -191,13 +191,13 @@ function bind(library: LibraryHandle): Binding {
   ) as Binding["constants"];
   const usleep = library.func("int usleep(unsigned int microseconds)");
   try {
-    // Linux adds 50 microseconds to every sleep of a thread unless asked otherwise.
+    // Linux adds 50 microseconds to every sleep of a thread by default.
     library.func("int prctl(int option, unsigned long value)")(
       SET_TIMER_SLACK,
       TIMER_SLACK_NANOSECONDS,
     );
   } catch {
-    // Other systems have no such call, and no such habit.
+    // Other systems have neither the call nor the delay.
   }
   const attempt: Binding["attempt"] = (name, ...args) => {
     const code = functions[name]!(...args);
@@ -225,7 +225,7 @@ function bind(library: LibraryHandle): Binding {
   };
 }
 
-/** Asked before MPI is initialised, which the standard allows. */
+/** Called before MPI is initialized, which the standard allows. */
 function libraryVersion(library: LibraryHandle): string {
   const text = Buffer.alloc(TEXT_BYTES);
   const length = new Int32Array(1);

@@ -1,27 +1,27 @@
-/** Blocks of memory as MPI wants them: one address, counts and offsets of 32 bits. */
+/** Memory blocks in MPI's form: one address, with 32-bit counts and offsets. */
 
 import { invariant, MachineError } from "../../spec/errors.ts";
 
-/** A block for, and one from, every rank of a group. */
+/** A block to send to, and one to receive from, every rank of a group. */
 export interface Blocks {
   readonly send: readonly Uint8Array[];
   readonly receive: readonly Uint8Array[];
 }
 
-/** The largest count that MPI takes. */
+/** The largest count of MPI. */
 export const LONGEST_COUNT = 2 ** 31 - 1;
 
-/** An empty array may have no address, which some libraries stumble over. */
+/** An empty array may have no address, which some libraries do not accept. */
 const NOTHING = new Uint8Array(8);
 
-/** Where blocks are stored, in bytes from the first of them. */
+/** Offsets of blocks in bytes, relative to the first. */
 export interface Layout {
   readonly data: Uint8Array;
   readonly lengths: readonly number[];
   readonly offsets: readonly number[];
 }
 
-/** The address of blocks that are stored in one ArrayBuffer, and where they are from there. */
+/** The address of blocks in one ArrayBuffer, and their relative offsets. */
 export function layOut(blocks: readonly Uint8Array[]): Layout {
   const lengths: number[] = [];
   let buffer: ArrayBufferLike | undefined;
@@ -43,7 +43,7 @@ export function layOut(blocks: readonly Uint8Array[]): Layout {
   };
 }
 
-/** The shortest unit, a power of two bytes, in which no length or offset passes a count. */
+/** The smallest unit, a power of two bytes, in which all lengths and offsets fit a count. */
 export function unitOf(
   lengths: readonly number[],
   offsets: readonly number[],
@@ -61,14 +61,14 @@ export function unitOf(
   );
 }
 
-/** Bytes as MPI counts them. */
+/** Bytes converted to units. */
 export function inUnits(bytes: readonly number[], unit: number): Int32Array {
   const counts = new Int32Array(bytes.length);
   for (let i = 0; i < bytes.length; i++) counts[i] = bytes[i]! / unit;
   return counts;
 }
 
-/** Where blocks begin that are stored one after the other. */
+/** Start offsets of consecutive blocks. */
 export function startsOf(counts: readonly number[]): number[] {
   let next = 0;
   return counts.map((count) => {

@@ -1,4 +1,4 @@
-/** Exchanges between ranks that live in a process each: MPI reads and writes the memory that their devices lend. */
+/** Exchanges between ranks in separate processes: MPI reads and writes memory lent by their devices. */
 
 import { groupOf, groupRankOf } from "../../spec/mesh.ts";
 import type {
@@ -32,7 +32,7 @@ interface Bound {
   readonly memory: RankMemory;
   readonly context: CommunicatorContext;
   readonly known: KnownCounts;
-  /** It brings the counts of exchanges. */
+  /** Whether it gathers the counts of exchanges. */
   readonly counts: boolean;
   /** This rank's index in the group. */
   readonly groupRank: number;
@@ -75,7 +75,7 @@ function bindExchange(step: CollectiveStep, bound: Bound): Exchange {
     : () => allToAll(step, bound);
 }
 
-/** A communicator for each set of mesh axes that the plan exchanges over, in the order of the plan. */
+/** A communicator per set of mesh axes of the plan's exchanges, in plan order. */
 async function splitGroups(
   world: MpiWorld,
   plan: Plan,
@@ -101,7 +101,7 @@ async function allGather(
   const { ranks } = group;
   const spans = gatheredSpans(step, context.plan, { ranks, counts });
   await exchange(step, bound, {
-    // A block for each, or one for everyone.
+    // One block per rank, or one for all.
     out: step.blocks ? spans : [{ offset: 0, bytes: spans[groupRank]!.bytes }],
     into: receivedSpans(step, spans, groupRank),
     agreed: spans.map(({ bytes }) => bytes),
@@ -123,12 +123,12 @@ async function allToAll(step: AllToAllStep, bound: Bound): Promise<void> {
   });
 }
 
-/** Where a collective takes bytes from, and where it puts them, on this rank. */
+/** Source and destination of a collective on this rank. */
 interface Routes {
-  /** A span for each group rank, or one for all. */
+  /** One span per group rank, or one for all. */
   readonly out: readonly Span[];
   readonly into: readonly Span[];
-  /** What is equal on all ranks of the group. */
+  /** Numbers that are equal on all ranks of the group. */
   readonly agreed: readonly number[];
   arrived?(blocks: readonly Uint8Array[]): void;
 }
@@ -141,7 +141,7 @@ async function exchange(
   const { staging, sent } = context;
   const reading = staging.take(memory, "read");
   const writing = staging.take(memory, "write");
-  // Lent at once: what is launched from now on is not waited for.
+  // Lent immediately: later launches are not waited for.
   const lent = Promise.all([
     reading.open(memory.buffer(step.from), out),
     writing.open(memory.buffer(step.to), into),

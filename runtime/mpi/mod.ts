@@ -1,4 +1,4 @@
-/** Ranks as the processes of an MPI job. The library and `koffi` are optional, and loaded by `openWorld`. */
+/** Ranks as processes of an MPI job. The library and `koffi` are optional; `openWorld` loads them. */
 
 export { requireKoffi } from "./binding.ts";
 export { createMpiCommunicator } from "./communicator.ts";

@@ -1,58 +1,61 @@
-/** Requests in flight in MPI. One loop tests them all until they are done, whoever waits for them, and leaves the event loop alive. */
+/**
+ * Progress engine: MPI requests in flight. One loop tests all of them until they complete, and keeps the event loop
+ * responsive.
+ */
 
 import { MachineError } from "../../spec/errors.ts";
 import type { Argument, Binding, StartName } from "./binding.ts";
 
-/** Another rank is the cause: it is gone, or did not join. */
+/** Caused by another rank, which exited or did not join. */
 export class PeerError extends MachineError {
   override name = "PeerError";
 }
 
-/** What a request is for, and how long it may take. */
+/** Purpose and deadline of a request. */
 export interface Purpose {
-  /** Such as `step 'dispatch'`. */
+  /** For example `step 'dispatch'`. */
   readonly what: string;
   readonly seconds: number;
   /** On the clock of `performance.now`. */
   readonly deadline: number;
-  /** Who has kept it waiting. */
+  /** The ranks that have not joined. */
   culprit(): string;
 }
 
 /**
- * How long the loop tests without a pause while nothing moves: longer than the ranks of a step are apart, where each has a
- * core. A rank that pauses is late itself, and then the others pause too.
+ * Milliseconds for which the loop tests without pauses while nothing moves: longer than the skew between the ranks of a
+ * step, if each has a core. A rank that pauses is late itself, and the others then pause too.
  */
 const EAGER_MS = { ownCore: 0.5, sharedCore: 0.05 };
 
 /**
- * Pauses between tests, in microseconds: a hundredth of what was waited already, within these. Without them, ranks that
- * wait keep those from the cores that they wait for; Node's timers cannot be so short.
+ * Pauses between tests in microseconds: a hundredth of the time waited so far, within these limits. Without pauses,
+ * waiting ranks would block the cores of working ranks; Node's timers are too coarse.
  */
 const PAUSE = { min: 20, max: 1000 };
 
-/** A round of tests that took so long has moved bytes: MPI moves them only while it is called. */
+/** A round of tests that takes this long has moved bytes: MPI moves them only during calls. */
 const PROGRESS_MS = 0.01;
 
 /**
- * Rounds without progress, and time, after which the event loop has its turn. Who waits for long looks less often: all that
- * it does then is keep others from their cores.
+ * Rounds without progress until the event loop runs. A rank that waits for long tests less often, to leave the cores to
+ * others.
  */
 const IDLE_ROUNDS = { soon: 100, long: 8 };
 const TURN_MS = 0.5;
 
-/** How long nothing has moved where a rank waits for long. */
+/** Milliseconds without progress after which a rank counts as waiting for long. */
 const LONG_MS = 10;
 
-/** A function that starts a request, and what is done when that is complete. */
+/** A function that starts a request, and its completion callback. */
 export interface Call {
   readonly name: StartName;
   readonly args: readonly Argument[];
-  /** May throw, which fails all that were started with it. */
+  /** May throw an error, which fails all calls started together. */
   completed?(): void;
 }
 
-/** A call in flight. What MPI may still read or write is in its arguments: collecting it would pull memory from under the library. */
+/** A call in flight. Its arguments reference memory that MPI may still access, which must not be collected. */
 interface Started {
   readonly call: Call;
   readonly request: Int32Array | BigUint64Array;
@@ -76,7 +79,7 @@ export class ProgressEngine {
   readonly #done = new Int32Array(1);
   readonly #eagerMs: number;
   #running = false;
-  /** When something moved last, or was started. */
+  /** Time of the last progress or start. */
   #moved = 0;
 
   constructor(mpi: Binding, place: keyof typeof EAGER_MS) {
@@ -84,7 +87,7 @@ export class ProgressEngine {
     this.#eagerMs = EAGER_MS[place];
   }
 
-  /** Start all calls; resolves when all are complete. */
+  /** Starts all calls. Resolves when all are complete. */
   start(calls: readonly Call[], purpose: Purpose): Promise<void> {
     return new Promise((resolve, reject) => {
       const batch = { purpose, open: calls.length, resolve, reject };
@@ -102,7 +105,7 @@ export class ProgressEngine {
 
   async #run(): Promise<void> {
     this.#running = true;
-    // What else starts now starts before anything waits.
+    // Other calls of this turn start before any wait.
     await undefined;
     while (this.#started.size > 0) {
       const long = performance.now() - this.#moved > LONG_MS;
@@ -121,14 +124,14 @@ export class ProgressEngine {
     this.#running = false;
   }
 
-  /** Test all requests, several times where bytes move; whether any did. */
+  /** Tests all requests, repeatedly while bytes move. Returns whether any did. */
   #turn(rounds: number): boolean {
     const begun = performance.now();
     const open = this.#started.size;
     let [moved, idle, before] = [false, 0, begun];
     while (idle < rounds && before - begun < TURN_MS) {
       for (const started of this.#started) {
-        // Any test moves the bytes of all; at first each is looked at.
+        // Any test advances all requests; at first each one is checked.
         if (this.#test(started)) this.#started.delete(started);
         else if (before > begun) break;
       }
@@ -143,7 +146,7 @@ export class ProgressEngine {
     return moved;
   }
 
-  /** Whether a request has come to its end, one way or the other. */
+  /** Whether a request has ended, successfully or not. */
   #test({ call, request, batch }: Started): boolean {
     const mpi = this.#mpi;
     const { statusIgnore } = mpi.abi;

@@ -1,6 +1,7 @@
 /**
- * What ranks exchange before every collective: which one it is. MPI does not notice when ranks are out of step; it
- * waits for ever, breaks, or moves the wrong bytes. One short message to each rank of the group costs a few microseconds.
+ * Message that ranks exchange before every collective: the identity of the collective. MPI does not detect ranks that
+ * are at different steps; it hangs, fails, or moves the wrong bytes. One short message per rank of the group costs a
+ * few microseconds.
  */
 
 import { MachineError } from "../../spec/errors.ts";
@@ -13,7 +14,7 @@ const HEADER_BYTES = 128;
 const HEADER_WORDS = 3;
 const TAG = 1;
 
-/** The processes among which ranks meet. */
+/** The processes of a rendezvous. */
 interface Place {
   readonly handle: Handle;
   readonly rank: number;
@@ -21,15 +22,18 @@ interface Place {
   readonly hosts: readonly string[];
 }
 
-/** Header: how often the group has met, a hash of what must be equal, the length of the text; then the text. */
+/**
+ * Message: number of earlier rendezvous of the group, a hash of the data that must be equal, the length of the text,
+ * and the text.
+ */
 export class Rendezvous {
   readonly #place: Place;
   readonly #progress: ProgressEngine;
   readonly #local = new Uint32Array(HEADER_BYTES / 4);
-  /** The text in it. */
+  /** The text of the message. */
   #what = "";
   readonly #theirs: readonly Uint32Array[];
-  /** For each rank, the arguments of the message to and of that from it. */
+  /** For each rank, the arguments of the messages to it and from it. */
   readonly #sending: readonly (readonly Argument[])[];
   readonly #receiving: readonly (readonly Argument[])[];
   readonly #met = new Map<Handle, number>();
@@ -54,7 +58,7 @@ export class Rendezvous {
     this.#receiving = this.#theirs.map(message);
   }
 
-  /** Wait until every rank of the group is about to do the same. Throws where one does something else. */
+  /** Waits until every rank of the group is at the same step. Throws if one is at another step. */
   async meet(
     group: MpiGroup,
     wait: Purpose,

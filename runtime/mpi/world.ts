@@ -1,4 +1,4 @@
-/** All processes of an MPI job, and collectives among them that leave the event loop alive and have a deadline. */
+/** All processes of an MPI job, and collectives among them with a deadline that keep the event loop responsive. */
 
 import { availableParallelism, hostname } from "node:os";
 import process from "node:process";
@@ -18,23 +18,26 @@ import {
 import { Rendezvous } from "./rendezvous.ts";
 import { ProgressEngine, type Purpose } from "./progress_engine.ts";
 
-/** What a collective is for, in messages, and how long the other ranks may keep it waiting. */
+/** Purpose of a collective for messages, and its deadline. */
 export interface Wait {
   readonly what: string;
-  /** Default: that of the world. */
+  /** Default: the deadline of the world. */
   readonly deadlineMs?: number;
 }
 
-/** How long ranks may keep one another waiting in a step. A device that compiles a kernel at its first launch is slow once. */
+/**
+ * Maximum milliseconds that ranks wait for each other in a step. A device that compiles a kernel at its first launch is
+ * slow once.
+ */
 export const DEADLINE_MS = 120_000;
 
-/** How long ranks may keep one another waiting while they start and load weights. */
+/** Maximum milliseconds that ranks wait for each other while they start and load weights. */
 export const LOADING_DEADLINE_MS = 3_600_000;
 
-/** How long a rank that failed leaves its launcher to read what it said. */
+/** Microseconds for the launcher to read the last output of a failed rank. */
 const BEFORE_ABORT_MICROSECONDS = 200_000;
 
-/** A group of ranks that can exchange. */
+/** A group of ranks that can exchange data. */
 export interface MpiGroup {
   readonly handle: Handle;
   readonly size: number;
@@ -42,37 +45,37 @@ export interface MpiGroup {
   readonly ranks: readonly number[];
 }
 
-/** How a process is a rank. */
+/** Options of an MPI process. */
 export interface WorldOptions {
-  /** How long ranks may keep one another waiting in a step. Default: `DEADLINE_MS`. */
+  /** Maximum milliseconds that ranks wait for each other in a step. Default: `DEADLINE_MS`. */
   readonly deadlineMs?: number;
-  /** Takes where this rank is, such as `in step 'dispatch'`, whenever that changes. */
+  /** Receives the position of this rank, such as `in step 'dispatch'`, whenever it changes. */
   readonly note?: (step: string) => void;
-  /** Takes the exit code of a process that ends without `finish`, before it ends the job. */
+  /** Receives the exit code of a process that exits without `finish`, before it ends the job. */
   readonly left?: (code: number) => void;
-  /** The largest count to give MPI, whose counts have 32 bits; longer messages are counted in longer units. For tests. */
+  /** Maximum MPI count; longer messages use larger units. For tests. */
   readonly longestCount?: number;
 }
 
-/** What an exchange moves. */
+/** Blocks of an exchange. */
 export interface ExchangedBlocks extends Blocks {
   /** Numbers that are equal on all ranks of the group. */
   readonly agreed: readonly number[];
 }
 
-// MPI can be initialised once in the life of a process.
+// MPI can be initialized once per process.
 let world: Promise<MpiWorld> | undefined;
 let opened: MpiWorld | undefined;
 
-/** Which rank this process is, where it runs, and what it last exchanged. */
+/** Rank of this process, its host, and its last exchange. */
 export interface RankPlace {
   readonly rank: number;
   readonly host: string;
-  /** Such as `in step 'dispatch'` or `after the start`. */
+  /** For example `in step 'dispatch'` or `after the start`. */
   readonly step: string;
 }
 
-/** Start MPI in this process; later calls give the same. Throws MachineError where there is none. */
+/** Starts MPI in this process; later calls return the same world. Throws MachineError without MPI. */
 export function openWorld(options: WorldOptions = {}): Promise<MpiWorld> {
   return world ??= loadBinding().then(async (binding) => {
     opened = new MpiWorld(binding, options);
@@ -82,7 +85,7 @@ export function openWorld(options: WorldOptions = {}): Promise<MpiWorld> {
   });
 }
 
-/** Without this, processes whose library does not know their launcher would each be a job of one rank. */
+/** Detects processes whose library does not support their launcher: each would be a job of one rank. */
 async function checkSize(world: MpiWorld): Promise<void> {
   const { size, library } = world;
   const { size: started = size } = launcherFacts(process.env);
@@ -93,7 +96,7 @@ async function checkSize(world: MpiWorld): Promise<void> {
   );
 }
 
-/** Which rank this process is; undefined: it is no part of an MPI job, or not yet. */
+/** Rank of this process. Undefined if it does not, or not yet, belong to an MPI job. */
 export function rankPlace(): RankPlace | undefined {
   return opened &&
     { rank: opened.rank, host: hostname(), step: opened.step };
@@ -103,14 +106,14 @@ export function rankPlace(): RankPlace | undefined {
 export class MpiWorld implements MpiGroup {
   readonly rank: number;
   readonly size: number;
-  /** This process among those on its host. */
+  /** Index of this process among those on its host. */
   readonly localRank: number;
   readonly localSize: number;
   readonly handle: Handle;
   readonly ranks: readonly number[];
   /** The library's name and version. */
   readonly library: string;
-  /** The name of every rank's host. */
+  /** Host name of every rank. */
   hosts: readonly string[] = [];
   readonly #mpi: Binding;
   readonly #progress: ProgressEngine;
@@ -128,15 +131,15 @@ export class MpiWorld implements MpiGroup {
     this.#options = options;
     const { world, errorsReturn } = mpi.constants;
     mpi.call("Init_thread", null, null, mpi.abi.threadFunneled, int());
-    // A process that ends before the others would leave them waiting, and not every launcher notices.
+    // A process that exits early would leave the others waiting, and not every launcher notices.
     process.on("exit", (code) => {
       if (this.#finished) return;
       this.#options.left?.(code);
-      // MPICH's launcher drops what it has not read when a job is aborted, and that may be the reason.
+      // MPICH's launcher discards unread output when a job is aborted, and it may contain the reason.
       mpi.sleep(BEFORE_ABORT_MICROSECONDS);
       mpi.call("Abort", world, code || 1);
     });
-    // MPICH's launcher sends it when another rank dies; Node would open a debugger port.
+    // MPICH's launcher sends it when another rank dies; Node.js would open a debugger port.
     process.on("SIGUSR1", () => {});
     mpi.call("Comm_set_errhandler", world, errorsReturn);
     this.handle = world;
@@ -156,12 +159,12 @@ export class MpiWorld implements MpiGroup {
     this.#rendezvous = new Rendezvous(this, mpi, this.#progress);
   }
 
-  /** Where this rank is. */
+  /** Position of this rank. */
   get step(): string {
     return this.#step;
   }
 
-  /** Ask every rank for the name of its host. Every process must call it, once. */
+  /** Gathers the host names of all ranks. Every process must call it, once. */
   async learnHosts(): Promise<void> {
     this.hosts = await this.gatherTexts(hostname(), {
       what: "the start",
@@ -169,9 +172,9 @@ export class MpiWorld implements MpiGroup {
     });
   }
 
-  /** Make a group of this rank and others, by group rank. Every process must call it, with its own group. */
+  /** Creates a group of this rank and others, by group rank. Every process must call it, with its own group. */
   async split(ranks: readonly number[], wait: Wait): Promise<MpiGroup> {
-    // MPI splits only by a call that blocks; waiting happens before it.
+    // MPI splits only by a blocking call; waiting happens before it.
     await this.barrier(this, wait);
     const made = this.#mpi.newHandle();
     const groupRank = ranks.indexOf(this.rank);
@@ -180,12 +183,12 @@ export class MpiWorld implements MpiGroup {
     return { handle: made[0]!, size: ranks.length, ranks };
   }
 
-  /** Wait for every rank of a group. */
+  /** Waits for every rank of a group. */
   async barrier(group: MpiGroup, wait: Wait): Promise<void> {
     await this.#inCallOrder(group, wait, () => ({ agreed: [] }));
   }
 
-  /** The bytes of every rank of a group, by group rank; all give the same number. */
+  /** Gathers the bytes of every rank of a group, by group rank, all of equal length. */
   async allGather(
     group: MpiGroup,
     bytes: Uint8Array,
@@ -205,8 +208,8 @@ export class MpiWorld implements MpiGroup {
   }
 
   /**
-   * Send a block to, and receive one from, every rank of a group, by group rank: all in place, those of one side in one
-   * ArrayBuffer. `prepare` is called at once; exchanges start in the order of their calls, however long it takes.
+   * Exchanges a block with every rank of a group, by group rank, in place; the blocks of one side are in one
+   * ArrayBuffer. `prepare` is called at once. Exchanges start in the order of their calls, however long it takes.
    */
   async exchange(
     group: MpiGroup,
@@ -237,7 +240,7 @@ export class MpiWorld implements MpiGroup {
     ];
   }
 
-  /** A text of every rank, everywhere. */
+  /** Gathers a text of every rank on all ranks. */
   async gatherTexts(text: string, wait: Wait): Promise<string[]> {
     const bytes = new TextEncoder().encode(text);
     const lengths = new Int32Array(this.size);
@@ -250,7 +253,7 @@ export class MpiWorld implements MpiGroup {
     return parts!.map((part) => new TextDecoder().decode(part));
   }
 
-  /** Bytes of every rank, on rank 0 or everywhere; each knows how many the others give. */
+  /** Gathers bytes of every rank on rank 0 or on all ranks. Each rank knows the sizes of the others. */
   async gather(
     bytes: Uint8Array,
     lengths: readonly number[],
@@ -272,7 +275,7 @@ export class MpiWorld implements MpiGroup {
     return here ? receive : undefined;
   }
 
-  /** Every process is done: let them end. Without this, the end of a process ends the job as a failure. */
+  /** Marks every process as done. Without it, the exit of a process ends the job as a failure. */
   async finish(): Promise<void> {
     await this.barrier(this, { what: "the end" });
     const mpi = this.#mpi;
@@ -287,8 +290,8 @@ export class MpiWorld implements MpiGroup {
   }
 
   /**
-   * Prepare at once; then, when earlier collectives have started, meet the other ranks and start at the same time, and wait
-   * for the end. What came from ranks that are out of step is never used.
+   * Prepares at once; after earlier collectives have started, meets the other ranks, starts at the same time, and waits
+   * for the end. Data from ranks at another step is never used.
    */
   async #inCallOrder<T extends { readonly agreed: readonly number[] }>(
     group: MpiGroup,
@@ -309,7 +312,7 @@ export class MpiWorld implements MpiGroup {
       const met = this.#rendezvous.meet(group, purpose, prepared.agreed);
       if (args) {
         moved = this.#progress.start([{ name: "Ialltoallv", args }], purpose);
-        // Where ranks are out of step it fails as well, and says less.
+        // It also fails if ranks are at different steps, with a less specific error.
         moved.catch(() => {});
       }
       await met;
@@ -341,7 +344,7 @@ export class MpiWorld implements MpiGroup {
     return result[0]!;
   }
 
-  /** A datatype of some bytes. */
+  /** A datatype of a number of bytes. */
   #unit(bytes: number): Handle {
     if (bytes === 1) return this.#mpi.constants.byte;
     const known = this.#units.get(bytes);

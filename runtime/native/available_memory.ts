@@ -1,12 +1,12 @@
-/** Memory that this process may still take: of the machine, and of its control group. */
+/** Memory available to this process: of the machine, and of its control group. */
 
 import { readFileSync } from "node:fs";
 import { freemem } from "node:os";
 
-/** The part of it that is left for everything else. */
+/** Fraction reserved for everything else. */
 const SPARE = 0.1;
 
-/** Limits of control groups and what they use, of version 2 and of version 1. */
+/** Files with limits and usage of control groups, version 2 and version 1. */
 const GROUPS = [
   ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"],
   [
@@ -15,7 +15,7 @@ const GROUPS = [
   ],
 ] as const;
 
-/** Bytes that may be taken. */
+/** Available bytes. */
 export function availableMemory(): number {
   const available = /^MemAvailable:\s+(\d+) kB/m.exec(read("/proc/meminfo"));
   const machine = available ? 1024 * Number(available[1]) : freemem();

@@ -5,26 +5,26 @@ import { createHash } from "node:crypto";
 import process from "node:process";
 import { MachineError } from "../../spec/errors.ts";
 
-/** A compiler that was found. */
+/** A detected compiler. */
 export interface Compiler {
-  /** How it is started: a name on the path, or a path. */
+  /** Its command: a name on the path, or a path. */
   readonly command: string;
-  /** What it calls itself, such as `gcc 12.4.0`. */
+  /** Its name and version, such as `gcc 12.4.0`. */
   readonly version: string;
-  /** Lanes of the widest vectors that this processor computes with. */
+  /** Lanes of the widest vectors of this processor. */
   readonly lanes: number;
-  /** Whether this processor rounds a product and a sum at once where it is asked to. */
+  /** Whether this processor has fused multiply-add. */
   readonly fused: boolean;
-  /** A hash of all that decides what it makes of a text: its version, and the processor. */
+  /** A hash of everything that determines its output for a text: version and processor. */
   readonly identity: string;
 }
 
-/** Commands that are tried where the environment names none (`CC`). */
+/** Commands that are tried if `CC` is not set. */
 const COMMANDS = ["cc", "clang", "gcc"] as const;
 
 /**
- * Every sum and product is rounded by itself, and whole numbers wrap. What is left out is only the trapping and the error
- * number of functions, which have no effect on values.
+ * Sums and products are rounded separately, and integers wrap. Only traps and error numbers of functions are disabled,
+ * which do not affect values.
  */
 const FLAGS = [
   "-std=gnu11",
@@ -40,8 +40,8 @@ const FLAGS = [
 ] as const;
 
 /**
- * All options for a processor. What `CC` has may say how much is optimized; ours, on which values depend, come after it and win. With `-Ofast`
- * an object would have the process that loads it flush subnormal numbers to 0, whatever comes after.
+ * All options for a processor. `CC` may set the optimization level; options that affect values follow and take
+ * precedence. `-Ofast` would make the loading process flush subnormal numbers to 0, whatever follows.
  */
 export function compilerFlags(
   given: readonly string[],
@@ -51,10 +51,10 @@ export function compilerFlags(
   return ["-O2", ...optimized, `-march=${processor}`, ...FLAGS];
 }
 
-/** Macros of compilers for processors with an instruction for a product and a sum. */
+/** Compiler macros for processors with fused multiply-add. */
 export const FUSED_MACROS = ["__FMA__", "__FP_FAST_FMAF"] as const;
 
-/** The most that compilers print which is read. */
+/** Maximum bytes of compiler output that are read. */
 const MAX_OUTPUT = 1 << 22;
 
 interface Finished {
@@ -63,17 +63,17 @@ interface Finished {
   readonly err: string;
 }
 
-/** What bounds a process of the compiler. */
+/** Limits of a compiler process. */
 export interface RunLimits {
-  /** Ends it, and all that it started. */
+  /** Terminates it and its child processes. */
   readonly signal?: AbortSignal;
-  /** What it may use, and each that it starts. Default: a minute and 4 GiB. */
+  /** Resource limits of it and of each child process. Default: a minute of CPU time and 4 GiB. */
   readonly limits?: { readonly cpuSeconds: number; readonly kibibytes: number };
 }
 
 const LIMITS = { cpuSeconds: 60, kibibytes: 4 << 20 };
 
-/** Runs a command within limits; where the system has none of a kind, without. */
+/** Runs a command with limits, without those that the system does not support. */
 const LIMITED =
   'ulimit -t "$1" 2>/dev/null; ulimit -v "$2" 2>/dev/null; shift 2; exec "$@"';
 
@@ -94,7 +94,7 @@ function run(
           ...["-c", LIMITED, "sh"],
           ...[`${limits.cpuSeconds}`, `${limits.kibibytes}`, command, ...args],
         ],
-        // A group of its own is ended whole.
+        // A separate process group is terminated together.
         { stdio: "pipe", detached: signal !== undefined },
       );
     } catch (error) {
@@ -104,7 +104,7 @@ function run(
       try {
         if (child.pid) process.kill(-child.pid, "SIGKILL");
       } catch {
-        // It has ended.
+        // It has exited.
       }
     };
     if (signal?.aborted) end();
@@ -128,7 +128,7 @@ function run(
   });
 }
 
-/** The words of `CC`, a command and options, or the commands that may be there. */
+/** The words of `CC`, a command and options, or the default commands. */
 function candidates(): readonly (readonly string[])[] {
   const named = process.env["CC"]?.trim();
   return named ? [named.split(/\s+/)] : COMMANDS.map((command) => [command]);
@@ -136,16 +136,16 @@ function candidates(): readonly (readonly string[])[] {
 
 let found: Promise<Compiler | undefined> | undefined;
 
-/** The first compiler that works; undefined where there is none. Looked for once in a process. */
+/** The first compiler that works. Undefined if there is none. Cached per process. */
 export function findCompiler(): Promise<Compiler | undefined> {
   return found ??= search();
 }
 
 async function search(): Promise<Compiler | undefined> {
-  // Windows has no POSIX threads, which the runtime is written for.
+  // Windows has no POSIX threads, which the runtime requires.
   if (process.platform === "win32") return undefined;
   for (const [command, ...args] of candidates()) {
-    // All macros of the compiler: its version, and what the processor has.
+    // All macros of the compiler: its version, and the features of the processor.
     const { code, out } = await run(
       command!,
       [...compilerFlags(args), "-dM", "-E", "-x", "c", "-"],
@@ -176,10 +176,10 @@ async function search(): Promise<Compiler | undefined> {
   return undefined;
 }
 
-/** The compiler failed. */
+/** A compiler failure. */
 export class CompileError extends MachineError {
   override name = "CompileError";
-  /** What happened, without a remedy. */
+  /** The failure, without a remedy. */
   readonly state: string;
   constructor(state: string) {
     super(
@@ -189,12 +189,11 @@ export class CompileError extends MachineError {
   }
 }
 
-/** Characters of a text that is optimized, at most: what optimizing takes grows faster than texts do. */
+/** Maximum characters of an optimized text: the cost of optimization is superlinear. */
 const MOST_OPTIMIZED = 1 << 19;
 
 /**
- * Compile a text into a shared object, without optimization if that takes more than a process may use. Throws CompileError
- * where it fails.
+ * Compiles a text to a shared object, without optimization if that exceeds the limits. Throws CompileError on failure.
  */
 export async function compileObject(
   { command }: Compiler,
@@ -214,7 +213,7 @@ export async function compileObject(
       within,
     );
   let ended = text.length > MOST_OPTIMIZED ? undefined : await compile([]);
-  // The compiler has nothing to say of the text.
+  // The compiler reports no error in the text.
   if (!ended || ended.code !== 0 && !/^<stdin>:\d/m.test(ended.err)) {
     ended = await compile(["-O0"]);
   }

@@ -1,4 +1,6 @@
-/** The vector IR to C: words are `u`, vectors those of `vectors.ts`, variables of the block that declares them. */
+/**
+ * Prints the vector IR as C: words are `u`, vectors those of `vectors.ts`, variables those of their declaring block.
+ */
 
 import { OPERATOR_TEXTS } from "../../spec/kernel/operators.ts";
 import type {
@@ -19,16 +21,16 @@ interface ArrayNames {
   readonly length: string;
 }
 
-/** Brackets in brackets up to which a value is one text. */
+/** Maximum nesting of brackets in one expression. */
 const MAX_NESTING = 16;
 
 const COMPARES: ReadonlySet<string> = new Set(
   ["eq", "ne", "lt", "le", "gt", "ge"],
 );
-/** Types of signed operands, by their operator's family. */
+/** Types of signed operands, by operator family. */
 const SIGNED: { readonly [family: string]: string } = { u: "i", v: "vi" };
 
-/** Operators that are written in another way than a call of a function of their name. */
+/** Operators that are not printed as a call of a function with their name. */
 const TEXTS: { readonly [O in Op]?: (...args: string[]) => string } = {
   "u.eqz": (a) => `(u)(${a} == 0)`,
   "u.select": (a, b, c) => `${c} ? ${a} : ${b}`,
@@ -49,7 +51,7 @@ const TEXTS: { readonly [O in Op]?: (...args: string[]) => string } = {
   "l.shr_u": (a, b) => `(vl)((vul)${a} >> ${b})`,
 };
 
-/** An f32 or f64 constant in C, of the same bits. */
+/** An f32 or f64 constant in C, with the same bits. */
 function floatInC(value: number, type: "vf" | "vd"): string {
   const x = type === "vf" ? Math.fround(value) : value;
   if (Number.isNaN(x)) return "number(0x7fc00000u)";
@@ -60,7 +62,7 @@ function floatInC(value: number, type: "vf" | "vd"): string {
   return `${x < 0 || Object.is(x, -0) ? "-" : ""}${digits}`;
 }
 
-/** How deeply brackets are nested in a text. */
+/** Nesting depth of brackets in a text. */
 function nesting(text: string): number {
   let [depth, most] = [0, 0];
   for (const character of text) {
@@ -93,7 +95,7 @@ export class Emitter {
     return name;
   }
 
-  /** The texts of the values of a statement, after what they keep. */
+  /** The texts of the values of a statement, after temporaries. */
   values(...values: readonly Value[]): string[] {
     const outer = [this.#repeated, this.#kept] as const;
     this.#repeated = repeatedIn(values);
@@ -165,7 +167,7 @@ export class Emitter {
         return `(${from} + ${this.#long(args.at(-1)!)})`;
       }
       case "within": {
-        // In 64 bits nothing wraps.
+        // 64-bit arithmetic does not wrap here.
         const last = c === undefined ? "" : ` + (uint64_t)${b} * ${c}`;
         const { length } = this.arrays.get(value.of)!;
         return `((uint64_t)${a} + ${value.constant}${last} < ${length})`;
@@ -175,7 +177,7 @@ export class Emitter {
     }
   }
 
-  /** An index in 64 bits: compilers find pointers that advance where nothing wraps. */
+  /** An index in 64 bits: compilers find induction pointers only without wrapping. */
   #long(index: Value): string {
     const [a, b] = index.args;
     if (index.op === "apply" && index.fn === "u.add") {
@@ -210,7 +212,7 @@ export class Emitter {
     }
     const [x, y] = args as [Value, Value];
     const signed = full.endsWith("_s") ? SIGNED[family]! : undefined;
-    // A vector and a constant are written without a vector of it.
+    // A vector and a constant are combined without a vector of the constant.
     const [a, b] = [[x, y] as const, [y, x] as const].map(([one, other]) => {
       const plain = one.op === "const" && other.op !== "const";
       const text = plain ? constantInC(one, true) : this.#value(one);
@@ -227,7 +229,7 @@ export class Emitter {
     return signed || COMPARES.has(name) ? `(${result})(${text})` : text;
   }
 
-  /** A variable, wherever it is. */
+  /** A variable in memory or in a register. */
   #place(local: Local): string {
     const { place } = local;
     if (!place) return this.name(local);
@@ -236,13 +238,13 @@ export class Emitter {
     } + ${place.offset}))`;
   }
 
-  /** Emit what a workgroup does. */
+  /** Emits the work of a workgroup. */
   program(program: Program): void {
     this.#program = program;
     this.list(program.body);
   }
 
-  /** Emit statements. */
+  /** Emits statements. */
   list(body: readonly Statement[]): void {
     for (const s of body) this.#statement(s);
   }
@@ -346,7 +348,7 @@ function declared(type: Type, name: string): string {
   return type === "pointer" ? `const word *${name}` : `${type} ${name}`;
 }
 
-/** A constant: one element where `plain`, or all lanes. */
+/** A constant: one element if `plain`, else all lanes. */
 function constantInC(
   { type, value }: Extract<Value, { op: "const" }>,
   plain: boolean,

@@ -1,17 +1,17 @@
-/** C text of a cache of experts, for weights that exceed the memory they may use. */
+/** C text of a cache of experts, for weights that exceed their memory limit. */
 
-/** Bytes of the buffer for direct reads into memory that is not aligned with the pages of its file. */
+/** Bytes of the buffer for direct reads into memory that is not page-aligned with the file. */
 const BOUNCE_BYTES = 1 << 20;
-/** Threads that read. */
+/** Number of reader threads. */
 const READERS = 4;
-/** Launches of a group after which a use counts half. */
+/** Number of launches of a group after which a use counts half. */
 const HALF_LIFE = 16;
 
 /**
- * A streamed weight reserves addresses for all of its experts and memory only for those that were read. A group is the streamed
- * weights of one launch. Before the launch, the leader requests the experts in its list of tiles; readers fill them in, by direct
- * reads if the file system allows them. Tiles of resident experts run first: the list is shortened for each round and restored
- * after the last. Experts with the fewest uses are evicted; older uses count less.
+ * A streamed weight reserves addresses for all of its experts and memory only for those that were read. A group is the
+ * streamed weights of one launch. Before the launch, the leader requests the experts in its list of tiles; readers load
+ * them, by direct reads if the file system allows. Tiles of resident experts run first: the list is shortened for each
+ * round and restored after the last. Least frequently used experts are evicted; older uses count less.
  */
 export const EXPERTS_IN_C = `
 enum { ABSENT, READING, RESIDENT };
@@ -51,7 +51,7 @@ static int read_all(int file, char *to, uint64_t bytes, uint64_t from, struct st
   return 1;
 }
 
-// Read bytes that are not aligned with the pages of the file, through a buffer.
+// Reads bytes that are not page-aligned with the file, through a buffer.
 static int read_bounced(const struct place *x, char *to, uint64_t bytes, uint64_t from, char *bounce, struct streams *s) {
   uint64_t page = page_bytes();
   if (x->direct < 0) return read_all(x->buffered, to, bytes, from, s);
@@ -106,7 +106,7 @@ static uint64_t bytes_of(const struct expert_group *g, uint32_t e) {
   return bytes;
 }
 
-// Free the pages that no other expert shares.
+// Frees the pages that no other expert shares.
 static void evict(struct streams *s, struct expert_group *g, uint32_t e) {
   uint64_t page = page_bytes();
   for (uint32_t w = 0; w < g->weights; w++) {
@@ -119,7 +119,7 @@ static void evict(struct streams *s, struct expert_group *g, uint32_t e) {
   s->used -= bytes_of(g, e);
 }
 
-// Evict the least used expert that no launch wants; with force, also one that only a later launch does.
+// Evicts the least used expert that no launch needs; with force, also one that only a later launch needs.
 static int evict_one(struct streams *s, const struct expert_group *current, int force) {
   struct expert_group *of = 0;
   uint32_t at = 0;
@@ -135,7 +135,7 @@ static int evict_one(struct streams *s, const struct expert_group *current, int 
   return of != 0;
 }
 
-// Request an expert; 0 where there is no room. With the mutex.
+// Requests an expert; returns 0 if there is no memory. Requires the mutex.
 static int request(struct streams *s, struct expert_group *g, uint32_t e, int force) {
   struct expert *x = &g->list[e];
   x->wanted = 1;
@@ -151,7 +151,7 @@ static int request(struct streams *s, struct expert_group *g, uint32_t e, int fo
   return 1;
 }
 
-// Run a launch whose weights are streamed, in rounds over the resident experts.
+// Runs a launch with streamed weights, in rounds over the resident experts.
 static void run_streamed(struct pool *p, struct launch *l, struct kernel *kernel) {
   struct streams *s = p->streams;
   pthread_mutex_lock(&s->mutex);
@@ -188,7 +188,7 @@ static void run_streamed(struct pool *p, struct launch *l, struct kernel *kernel
       done[i] = 1;
     }
     if (count == 0) {
-      // Experts that only a later launch wants may be in the way.
+      // Experts that only a later launch needs may occupy the memory.
       if (reading == 0 && request(s, g, last, 1)) continue;
       uint64_t begin = now();
       struct timespec until;
@@ -236,7 +236,7 @@ static void close_streams(struct streams *s) {
   free(s);
 }
 
-// The file of a descriptor, opened for reads that pass the page cache and for others; 0 where it cannot be.
+// The file of a descriptor, opened for direct and for buffered reads; 0 on failure.
 static struct read_file *file_of(struct streams *s, int descriptor) {
   struct stat file;
   if (fstat(descriptor, &file)) return 0;
@@ -263,7 +263,7 @@ static struct read_file *file_of(struct streams *s, int descriptor) {
   return x;
 }
 
-// A streamed weight of parts of files, one for each expert: its number, or -1.
+// A streamed weight of parts of files, one per expert: its number, or -1.
 int64_t switchyard_stream(struct pool *p, uint64_t count, const struct part *parts) {
   struct streams *s = streams_of(p);
   if (!s || s->reader_count == 0) return -1;
@@ -291,7 +291,7 @@ int64_t switchyard_stream(struct pool *p, uint64_t count, const struct part *par
 
 char *switchyard_streamed(struct pool *p, uint32_t weight) { return p->streams->weights[weight].start; }
 
-// Forget a streamed weight, and the groups that it is in.
+// Forgets a streamed weight and its groups.
 void switchyard_unstream(struct pool *p, uint32_t weight) {
   struct streams *s = p->streams;
   struct weight *x = &s->weights[weight];
@@ -311,7 +311,8 @@ void switchyard_unstream(struct pool *p, uint32_t weight) {
   free(x->places);
 }
 
-// The group of streamed weights of a launch, which follows a group with the same list of tiles, or 0. Its number from 1, or 0.
+// The group of streamed weights of a launch, following a group with the same list of tiles, or 0. Returns its number
+// from 1, or 0.
 uint32_t switchyard_group(struct pool *p, uint32_t count, const uint32_t *weights, uint32_t previous) {
   struct streams *s = p->streams;
   struct expert_group *g = calloc(1, sizeof *g);
@@ -341,7 +342,7 @@ uint32_t switchyard_group(struct pool *p, uint32_t count, const uint32_t *weight
   return number;
 }
 
-// Bytes that streamed experts of all groups may have.
+// Maximum bytes of the streamed experts of all groups.
 void switchyard_limit(struct pool *p, uint64_t bytes) {
   struct streams *s = streams_of(p);
   if (s) s->limit = bytes;

@@ -1,27 +1,27 @@
-/** The C text that makes parts of files memory. */
+/** C text that maps parts of files into memory. */
 
 /** Bytes of a large page. */
 const LARGE_PAGE = 1 << 21;
 
 /**
- * A page of memory is a page of a file, so parts can follow each other in memory as they do not in their files only where
- * all of them begin at the same place of a page. Where one part ends and the next begins, a page has bytes of two: it is
- * memory of its own, and these bytes are read. On both sides are pages that may be read.
+ * Mapping works in pages, so parts can be adjacent in memory (and not in their files) only if all of them start at the
+ * same offset in a page. The page at the boundary of two parts contains bytes of both: it is anonymous memory, and
+ * these bytes are read. Readable pages surround the parts.
  *
- * Where the system keeps files in large pages, it maps those that begin at the same place of one in memory and in the file, and
- * that are mapped whole: so what is around the parts in their files is mapped as well.
+ * If the system caches files in large pages, it maps those that start at the same offset in memory and in the file and
+ * are mapped completely. Therefore the file contents around the parts are mapped too.
  */
 export const FILES_IN_C = `
 struct part { uint64_t descriptor, offset, bytes; };
 
-// Pages of files. Nodes are used again and never freed, as a signal may come at any time.
+// Pages of files. Nodes are reused and never freed, because a signal may arrive at any time.
 struct mapping { _Atomic(char *) start, end; struct mapping *next; };
 static _Atomic(struct mapping *) mappings;
 static pthread_mutex_t mapping_mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct sigaction other_handler;
 
-// A page that its file no longer has, as the file became shorter, or that cannot be read: it and those after it become zeros
-// so that the launch ends, and no other begins.
+// Handles a page that its file no longer has, because the file was truncated, or that cannot be read: it and the
+// following pages become zeros so that the launch ends, and no other launch starts.
 static void on_bus_error(int number, siginfo_t *info, void *context) {
   char *at = info->si_addr;
   for (struct mapping *m = atomic_load(&mappings); m; m = m->next) {
@@ -71,7 +71,7 @@ static void remove_mappings(char *base, uint64_t size) {
   pthread_mutex_unlock(&mapping_mutex);
 }
 
-// An address in pages of a file that are gone, or 0.
+// An address in lost pages of a file, or 0.
 char *switchyard_lost(void) { return atomic_load(&lost); }
 
 static uint64_t page_bytes(void) { return sysconf(_SC_PAGESIZE); }
@@ -85,7 +85,7 @@ static int read_part(char *to, uint64_t bytes, const struct part *part, uint64_t
   return 1;
 }
 
-// Map a part, and what pages between \`low\` and \`high\` have of its file around it.
+// Maps a part, and the pages of its file around it between \`low\` and \`high\`.
 static int map_part(char *to, const struct part *part, uint64_t page, char *low, char *high) {
   char *end = to + part->bytes;
   char *first = low <= to ? low : (char *)(((uintptr_t)to + page - 1) / page * page);
@@ -97,7 +97,7 @@ static int map_part(char *to, const struct part *part, uint64_t page, char *low,
   return last >= end || read_part(last, end - last, part, last - to);
 }
 
-// Where the pages of a mapping begin, and how many bytes they have.
+// Start of the pages of a mapping, and their bytes.
 static char *pages_of(char *start, uint64_t bytes, uint64_t page, uint64_t *size) {
   if (bytes >= ${LARGE_PAGE}) page = ${LARGE_PAGE};
   uint64_t skew = (uintptr_t)start % page;
@@ -112,7 +112,7 @@ void switchyard_unmap(char *start, uint64_t bytes) {
   munmap(base, size);
 }
 
-// Where pages of the file in front of a part may begin, and where those behind it may end: large ones if they can be.
+// Limits of the pages of the file before and after a part: large ones if possible.
 static char *start_of(char *to, const struct part *part, uint64_t page) {
   uint64_t large = (uintptr_t)to % ${LARGE_PAGE};
   return to - (part->offset % ${LARGE_PAGE} == large && part->bytes >= ${LARGE_PAGE} ? large : (uintptr_t)to % page);
@@ -126,7 +126,7 @@ static char *end_of(char *to, const struct part *part, uint64_t page) {
   return end + large;
 }
 
-// Parts of files as memory, or 0 where pages do not fit them.
+// Maps parts of files. Returns 0 if pages do not allow it.
 char *switchyard_map(uint64_t count, const struct part *parts) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
   pthread_once(&once, install_handler);
@@ -138,7 +138,7 @@ char *switchyard_map(uint64_t count, const struct part *parts) {
     bytes += parts[i].bytes;
   }
   char *before = pages_of((char *)place, bytes, page, &size);
-  // Room for a start at that place of a large page.
+  // Reserves addresses with a start at that offset in a large page.
   char *room = mmap(0, size + ${LARGE_PAGE}, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (room == MAP_FAILED) return 0;
   uint64_t apart = ((uintptr_t)before - (uintptr_t)room) % ${LARGE_PAGE};

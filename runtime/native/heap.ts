@@ -7,22 +7,22 @@ import type { FileRun } from "../device.ts";
 import type { HostSpan } from "../host_device.ts";
 import type { Runtime } from "./library.ts";
 
-/** Bytes of a view that is kept: making one takes as long as copying some thousand bytes. */
+/** Maximum bytes of a cached view: creating one takes as long as copying some thousand bytes. */
 const SMALL_VIEW = 1 << 16;
 
-/** Allocates, and gives views of what it allocated. */
+/** Allocates memory, and creates views of it. */
 export class NativeHeap {
   readonly #runtime: Runtime;
-  /** Bytes that all allocations together may have. */
+  /** Maximum bytes of all allocations together. */
   readonly #limit: number;
   #used = 0;
-  /** Bytes of each allocation by its address. */
+  /** Size of each allocation by address. */
   readonly #sizes = new Map<number, number>();
-  /** Views of few bytes by their address, as a run asks for them again. */
+  /** Small views by address; runs request them repeatedly. */
   readonly #views = new Map<number, Uint8Array>();
-  /** Parts of files by the address that they are mapped at. */
+  /** Mapped parts of files by address. */
   readonly #maps = new Map<number, readonly FileRun[]>();
-  /** Numbers of streamed weights by their address. */
+  /** Numbers of streamed weights by address. */
   readonly #streamed = new Map<number, number>();
   readonly #pool: bigint;
 
@@ -51,7 +51,7 @@ export class NativeHeap {
     return { address, size: bytes };
   }
 
-  /** Parts of files as memory; undefined where pages do not fit them. Files are no memory of the heap. */
+  /** Maps parts of files. Undefined if pages do not allow it. Files do not count as memory of the heap. */
   map(runs: readonly FileRun[]): HostSpan | undefined {
     const address = this.#runtime.map(wordsOf(runs));
     if (address === 0) return undefined;
@@ -60,7 +60,7 @@ export class NativeHeap {
     return { address, size };
   }
 
-  /** Throws DataError if a file became shorter than what is mapped of it, or experts could not be read. */
+  /** Throws DataError if a mapped file was truncated, or if experts could not be read. */
   checkFiles(): void {
     if (this.#streamed.size > 0 && this.#runtime.streams(this.#pool).failed) {
       throw new DataError(
@@ -78,7 +78,9 @@ export class NativeHeap {
     throw fileLost();
   }
 
-  /** Experts, each a part of a file, as memory that is filled when launches need it; undefined where the system cannot. */
+  /**
+   * Experts, each a part of a file, as memory that is loaded on demand. Undefined if the system does not support it.
+   */
   stream(
     experts: readonly FileRun[],
   ): HostSpan & { readonly weight: number } | undefined {
@@ -88,7 +90,7 @@ export class NativeHeap {
     return { ...found, size: sizeOf(experts) };
   }
 
-  /** Give memory back; of a heap that was closed, it has been. */
+  /** Frees memory. Does nothing after the heap is closed. */
   release({ address, size }: HostSpan): void {
     const weight = this.#streamed.get(address);
     if (weight !== undefined) {
@@ -105,7 +107,7 @@ export class NativeHeap {
     this.#used -= size;
   }
 
-  /** Give everything back; no view may be used any more. */
+  /** Frees everything. Views must not be used afterwards. */
   close(): void {
     for (const [address, size] of this.#sizes) this.release({ address, size });
     for (const [address, runs] of this.#maps) {
@@ -116,7 +118,7 @@ export class NativeHeap {
     }
   }
 
-  /** Bytes of an allocation. */
+  /** A view of an allocation. */
   view(address: number, bytes: number): Uint8Array {
     if (bytes === 0) return new Uint8Array();
     const known = this.#views.get(address);
@@ -137,7 +139,7 @@ function fileLost(name = "a file of weights"): DataError {
   );
 }
 
-/** Parts of files as the runtime takes them. */
+/** Parts of files in the runtime's format. */
 function wordsOf(runs: readonly FileRun[]): BigUint64Array {
   return BigUint64Array.from(
     runs.flatMap(({ descriptor, offset, bytes }) =>

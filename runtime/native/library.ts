@@ -1,4 +1,4 @@
-/** The compiled runtime, called through koffi. Both are optional and loaded when first asked for. */
+/** The compiled runtime, called through koffi. Both are optional and loaded on demand. */
 
 import type { LibraryHandle } from "koffi";
 import { MachineError } from "../../spec/errors.ts";
@@ -9,14 +9,17 @@ import { THREADS_IN_C } from "./threads.ts";
 
 type Callable = ReturnType<LibraryHandle["func"]>;
 
-/** Functions of the runtime: `threads.ts` has their text. */
+/** Functions of the runtime; `threads.ts` contains their text. */
 export interface Runtime {
-  /** A pool of threads; 0 where there is no memory. */
+  /** Creates a pool of threads. Returns 0 without memory. */
   open(threads: number): bigint;
   close(pool: bigint): void;
   /** Number of a kernel in a pool, or -1. */
   load(pool: bigint, path: string, name: string, scratch: number): number;
-  /** Run records from word `from` to word `to`; `budget` in nanoseconds, 0 for all of them. Says which word it reached. */
+  /**
+   * Runs records from word `from` to word `to`. `budget`: nanoseconds, 0 for all records. Returns the word that it
+   * reached.
+   */
   run(
     pool: bigint,
     words: Uint32Array,
@@ -32,39 +35,42 @@ export interface Runtime {
     words: Uint32Array,
     range: { readonly from: number; readonly to: number },
   ): Promise<number>;
-  /** Have a run end early. */
+  /** Ends a run early. */
   stop(pool: bigint): void;
-  /** The word of the record that runs, or ran last. */
+  /** The word of the current or last record. */
   position(pool: bigint): number;
-  /** Zeroed memory with a guard on both sides; 0 where there is none. */
+  /** Allocates zeroed memory with guards on both sides. Returns 0 without memory. */
   allocate(bytes: number): number;
   free(address: number, bytes: number): void;
-  /** Parts of files, each a descriptor, an offset and a number of bytes, as memory; 0 where that cannot be. */
+  /** Maps parts of files, each a descriptor, an offset and a number of bytes. Returns 0 on failure. */
   map(parts: BigUint64Array): number;
   unmap(address: number, bytes: number): void;
-  /** An address in mapped pages that their file no longer has; 0 where there is none. Then nothing runs any more. */
+  /** An address in mapped pages that their file no longer has; 0 if there is none. Nothing runs after that. */
   lost(): number;
-  /** A streamed weight of parts of files, one for each expert; undefined if the system cannot stream it. */
+  /** A streamed weight of parts of files, one per expert. Undefined if the system cannot stream it. */
   stream(
     pool: bigint,
     parts: BigUint64Array,
   ): { readonly weight: number; readonly address: number } | undefined;
   unstream(pool: bigint, weight: number): void;
-  /** The group of streamed weights of a launch, which follows a group with the same list of tiles, or 0. Groups count from 1; 0: there is no memory. */
+  /**
+   * The group of streamed weights of a launch, following a group with the same list of tiles, or 0. Groups count from
+   * 1; 0: no memory.
+   */
   group(pool: bigint, weights: Uint32Array, previous: number): number;
-  /** Sets the most bytes of memory of all streamed experts together. */
+  /** Sets the maximum memory of all streamed experts together. */
   limit(pool: bigint, bytes: number): void;
-  /** What streaming did so far. */
+  /** Statistics of streaming so far. */
   streams(pool: bigint): {
     readonly statistics: Streaming;
-    /** A read failed: nothing runs any more. */
+    /** Whether a read failed. Nothing runs after that. */
     readonly failed: boolean;
   };
   /** Memory as an ArrayBuffer, valid until it is freed. */
   view(address: number, bytes: number): ArrayBuffer;
 }
 
-/** What the native device is made of. */
+/** Parts of the native device. */
 export interface NativeLibrary {
   readonly objects: ObjectCache;
   readonly runtime: Runtime;
@@ -72,12 +78,12 @@ export interface NativeLibrary {
 
 let loaded: Promise<NativeLibrary> | undefined;
 
-/** Compile and load the runtime, once. Throws MachineError where there is no compiler or no koffi. */
+/** Compiles and loads the runtime, once. Throws MachineError without a compiler or koffi. */
 export function loadNative(): Promise<NativeLibrary> {
   return loaded ??= load();
 }
 
-/** Why there is no native device here, or undefined where there is. */
+/** Why there is no native device on this machine, or undefined. */
 export async function whyNotNative(): Promise<string | undefined> {
   if (await findCompiler() === undefined) {
     return "no C compiler was found (cc, clang or gcc)";
@@ -174,11 +180,11 @@ async function load(): Promise<NativeLibrary> {
     },
     view: (address, bytes) => koffi.view(BigInt(address), bytes),
   };
-  // A library is unloaded once its handle and functions are collected: the closures above keep them.
+  // A library is unloaded when its handle and functions are collected: the closures above retain them.
   return { objects, runtime };
 }
 
-/** Load the runtime; a second time from a private folder, as systems may refuse to load from the first. */
+/** Loads the runtime. A second attempt uses a private folder, because systems may refuse to load from the first. */
 async function loadLibrary(
   objects: ObjectCache,
   load: (path: string) => LibraryHandle,

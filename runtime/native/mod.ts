@@ -1,6 +1,7 @@
 /**
- * The CPU as a device by C: kernels printed as C, compiled by the system's compiler, run by threads on memory outside of
- * JavaScript. It computes the same bits as the WebAssembly device, faster, and needs a compiler and the package `koffi`.
+ * The native CPU device: kernels printed as C, compiled by the system's compiler, and run by threads on memory outside
+ * of JavaScript. It computes the same bits as the WebAssembly device, faster, and requires a compiler and the package
+ * `koffi`.
  *
  * @example
  * ```ts
@@ -23,7 +24,7 @@ export { SHARE_FROM_NS } from "./threads.ts";
 export { printKernel } from "./print.ts";
 export type { CFunction } from "./objects.ts";
 
-/** The compiler that native devices use here, or why there is none. */
+/** The compiler of native devices, or the reason why there is none. */
 export async function nativeCompiler(): Promise<
   {
     readonly compiler?: Pick<Compiler, "command" | "version" | "lanes">;
@@ -40,15 +41,15 @@ export async function nativeCompiler(): Promise<
 
 /** Options of `createNativeDevice`. */
 export interface NativeDeviceOptions {
-  /** Threads that compute; default: as many as the machine runs at once. */
+  /** Number of threads. Default: the number of cores. */
   readonly threads?: number;
-  /** A pool that several devices share; `threads` is then the pool's, and the caller closes it. */
+  /** A pool shared by several devices. `threads` is then that of the pool, and the caller closes it. */
   readonly pool?: NativePool;
-  /** Keep when each launch ran, for `timings`. */
+  /** Whether launch times are recorded for `timings`. */
   readonly timestamps?: boolean;
 }
 
-/** Open the CPU as a native device. Throws MachineError where there is no compiler or no koffi. */
+/** Opens the CPU as a native device. Throws MachineError without a compiler or koffi. */
 export async function createNativeDevice(
   options: NativeDeviceOptions = {},
 ): Promise<Device> {

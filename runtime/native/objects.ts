@@ -1,4 +1,4 @@
-/** Shared objects of C, kept in a cache folder by what they are made of. */
+/** Shared objects of C, cached in a folder by their inputs. */
 
 import { createHash } from "node:crypto";
 import { rmSync } from "node:fs";
@@ -28,36 +28,36 @@ import {
   writeSynced,
 } from "../cache/used_files.ts";
 
-/** A kernel as a function in C that has no name yet. */
+/** A kernel as a C function without a name. */
 export interface CFunction {
-  /** What stands before it. Functions before which the same stands may be in one object. */
+  /** Text before it. Functions with equal preludes may share an object. */
   readonly prelude: string;
   /** Its parameters and its body. */
   readonly text: string;
-  /** Bytes of scratch memory that a thread needs. */
+  /** Bytes of scratch memory per thread. */
   readonly scratch: number;
 }
 
-/** Where a function is. */
+/** Location of a function. */
 export interface CompiledFunction {
   /** The path of an object. */
   readonly path: string;
-  /** What it is called there. */
+  /** Its name in the object. */
   readonly name: string;
   readonly scratch: number;
 }
 
 /** Options of `functions`. */
 export interface FunctionsOptions {
-  /** All that decides what is printed; undefined where that is not known. */
+  /** Key of everything that determines the printed text. Undefined if unknown. */
   readonly of: string | undefined;
   /** Called with the number of functions that are ready. */
   readonly progress: (done: number) => void;
-  /** Ends compilation. */
+  /** Aborts compilation. */
   readonly signal?: AbortSignal;
 }
 
-/** Characters of functions that one process of the compiler is given at most, unless one function has more. */
+/** Maximum characters of functions per compiler process, unless one function has more. */
 const MOST_CHARACTERS = 1 << 16;
 
 /** Bytes of a large object. */
@@ -67,17 +67,17 @@ const OBJECT_BYTES = 1 << 18;
 const OBJECT = /^([0-9a-f]{64})\.so$/;
 
 /**
- * Compiles C, each text once. The folder has objects (`HASH.so`, by the hash of their bytes), links to them by the names of
- * functions, and notes of where the functions of a program are (`HASH.json`). What is not whole is made again. A folder that
- * cannot be used is left for a private one, which is removed at the end of the process.
+ * Compiles C, each text once. The folder contains objects (`HASH.so`, named by the hash of their bytes), links to them
+ * by function name, and notes with the locations of a program's functions (`HASH.json`). Damaged files are regenerated.
+ * An unusable folder is replaced by a private one, which is removed when the process exits.
  */
 export class ObjectCache {
   readonly compiler: Compiler;
   #folder: string | undefined;
-  /** A private folder, once it is used. */
+  /** The private folder, if used. */
   #private: Promise<string> | undefined;
   #unkept: string | undefined;
-  /** Bytes of objects that are whole. */
+  /** Contents of verified objects. */
   readonly #whole = new Map<string, Buffer>();
 
   constructor(compiler: Compiler, folder = cacheFolder("native")) {
@@ -86,12 +86,12 @@ export class ObjectCache {
     if (folder === undefined) this.#unkept = "this user has no home";
   }
 
-  /** Why objects are not kept, if they are not. */
+  /** Why objects are not cached, if so. */
   get unkept(): string | undefined {
     return this.#unkept;
   }
 
-  /** The path of the object of a whole text. Throws MachineError where it cannot be compiled. */
+  /** The path of the object of a text. Throws MachineError if it cannot be compiled. */
   async library(text: string): Promise<string> {
     const name = `l_${this.#hash(text)}`;
     return await this.#inFolder(async (folder) => {
@@ -103,8 +103,8 @@ export class ObjectCache {
   }
 
   /**
-   * Where functions are, in order. They are printed where nothing is noted, and those that are not there are compiled: several
-   * in one process, as many processes at a time as the machine runs. Throws MachineError where one cannot be compiled.
+   * The locations of functions, in order. On a cache miss they are printed and compiled: several per process, with as
+   * many processes as cores. Throws MachineError if one cannot be compiled.
    */
   async functions(
     print: () => readonly CFunction[],
@@ -128,13 +128,13 @@ export class ObjectCache {
     });
   }
 
-  /** Leave the folder for a private one: for a system that does not load what is in it, say. */
+  /** Replaces the folder by a private one, for example if the system does not load files from it. */
   leave(reason: string): void {
     this.#unkept ??= reason;
     this.#folder = undefined;
   }
 
-  /** Do something in the folder; what fails because of the folder is done again in a private one. */
+  /** Executes an action in the folder; if it fails because of the folder, repeats it in a private one. */
   async #inFolder<T>(action: (folder: string) => Promise<T>): Promise<T> {
     const folder = this.#folder;
     if (folder !== undefined) {
@@ -160,7 +160,7 @@ export class ObjectCache {
     }
   }
 
-  /** What is noted in a file; undefined where there is none, or an object is not whole. */
+  /** The note in a file. Undefined if there is none, or if an object is damaged. */
   async #noted(
     folder: string,
     note: string,
@@ -173,7 +173,7 @@ export class ObjectCache {
     return there.every(Boolean) ? found : undefined;
   }
 
-  /** Whether objects have the bytes that their names say, and functions of these names. */
+  /** Whether objects match the hashes in their names and have functions of these names. */
   async #haveAll(
     wanted: readonly Pick<CompiledFunction, "path" | "name">[],
   ): Promise<boolean[]> {
@@ -212,7 +212,7 @@ export class ObjectCache {
     };
     await look([...missing.keys()]);
     const batches = batchesOf(missing);
-    // Processes that start together begin at different batches, so that each finds what others have compiled.
+    // Processes that start together begin with different batches, so that each finds the results of others.
     const first = process.pid * 7;
     let next = 0;
     let failed = false;
@@ -256,7 +256,7 @@ export class ObjectCache {
     }));
   }
 
-  /** The objects that links lead to, where these are whole. */
+  /** The objects of links, if they are intact. */
   async #linked(
     folder: string,
     names: readonly string[],
@@ -274,7 +274,7 @@ export class ObjectCache {
     return links.flat().filter((_, i) => there[i]);
   }
 
-  /** The path of the object of a text, and links to it by these names. */
+  /** The path of the object of a text, with links to it by these names. */
   async #compile(
     folder: string,
     text: string,
@@ -308,7 +308,7 @@ export class ObjectCache {
     return object;
   }
 
-  /** A hash of texts and of what makes objects of them. */
+  /** A hash of texts and of the compiler and its options. */
   #hash(...texts: readonly string[]): string {
     const hash = createHash("sha256").update(this.compiler.identity);
     for (const text of texts) hash.update(text);
@@ -316,14 +316,14 @@ export class ObjectCache {
   }
 }
 
-/** A folder of this process alone, which is removed at its end. */
+/** A folder of this process alone, removed when it exits. */
 async function privateFolder(): Promise<string> {
   const folder = await mkdtemp(path.join(tmpdir(), "switchyard-"));
   process.on("exit", () => rmSync(folder, { recursive: true, force: true }));
   return folder;
 }
 
-/** Whether a folder takes a file of the size of an object. */
+/** Whether a folder can store a file of the size of an object. */
 async function isUsable(folder: string): Promise<boolean> {
   try {
     const file = await putFile(folder, async (part) => {
@@ -342,7 +342,7 @@ function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
 
-/** Names of functions that are compiled together: those with one prelude, of about equally long texts for all cores. */
+/** Names of functions that are compiled together: equal prelude, and about equal text length per core. */
 function batchesOf(functions: ReadonlyMap<string, CFunction>): string[][] {
   const all = sum(Array.from(functions.values(), ({ text }) => text.length));
   const most = Math.min(MOST_CHARACTERS, all / availableParallelism());

@@ -1,4 +1,6 @@
-/** Threads of compiled C over memory outside of JavaScript: kernels of all native devices of a pool run here, in order. */
+/**
+ * Threads of compiled C over memory outside of JavaScript. Kernels of all native devices of a pool run here, in order.
+ */
 
 import { totalmem } from "node:os";
 import { setImmediate } from "node:timers/promises";
@@ -24,17 +26,17 @@ import { COPY, COPY_BLOCK, WRITE } from "./threads.ts";
 
 const printer = moduleHash(PRINTER);
 
-/** Most threads of a pool. */
+/** Maximum number of threads of a pool. */
 export const MAX_NATIVE_THREADS = 256;
 
 /**
- * Nanoseconds up to which launches run on the thread that waits for them: handing them to another costs a sixth of a millisecond,
- * with all that is cold there. By prediction, the event loop waits for up to 8 ms a run; once such runs add up to that, timers and
- * servers get a turn.
+ * Nanoseconds up to which launches run on the waiting thread: sending them to another costs a sixth of a millisecond,
+ * including cold caches. By prediction, the event loop waits for up to 8 ms per run; after runs of that total, timers
+ * and servers run.
  */
 const HERE_BUDGET = 8_000_000;
 
-/** What a native device can do; `memory` is the bytes of all buffers of its pool together. */
+/** Limits of a native device. `memory`: bytes of all buffers of its pool together. */
 export const NATIVE_LIMITS = {
   maxBufferSize: Number.MAX_SAFE_INTEGER,
   maxStorageBufferBindingSize: 4 * MAX_ELEMENTS,
@@ -44,13 +46,15 @@ export const NATIVE_LIMITS = {
 
 /** Options of a pool. */
 export interface NativePoolOptions {
-  /** Milliseconds for what is started at once, which is at most a run. Then the pool is of no more use. Default: ten minutes. */
+  /**
+   * Milliseconds for the work submitted at once, at most a run. The pool is unusable afterwards. Default: ten minutes.
+   */
   readonly deadlineMs?: number;
-  /** Most bytes of memory for experts, which are then streamed from their files. Default: files are mapped. */
+  /** Maximum memory of experts, which are then streamed from their files. Default: files are mapped. */
   readonly expertBytes?: number | undefined;
-  /** Kernels are untrusted: none runs on the thread that waits, where nothing could end it. */
+  /** Whether kernels are untrusted: they never run on the waiting thread, which cannot be interrupted. */
   readonly untrusted?: boolean;
-  /** Takes a remark for the user. */
+  /** Receives a notice for the user. */
   readonly notice?: (text: string) => void;
 }
 
@@ -60,7 +64,7 @@ export class NativePool implements HostPool<Uint32Array> {
   readonly limits = NATIVE_LIMITS;
   readonly heap: NativeHeap;
   readonly threads: number;
-  /** Experts are streamed even if their files could be mapped. */
+  /** Whether experts are streamed even if their files could be mapped. */
   readonly streams: boolean;
   readonly #library: NativeLibrary;
   readonly #pool: bigint;
@@ -68,15 +72,15 @@ export class NativePool implements HostPool<Uint32Array> {
   readonly #untrusted: boolean;
   #notice: ((text: string) => void) | undefined;
   readonly #kernels = new Map<string, HostKernel>();
-  /** Names of kernels by their number. */
+  /** Names of kernels by number. */
   readonly #names: (string | undefined)[] = [];
   readonly #records = new HostRecords(
     (length) => new Uint32Array(length),
     (batch, waited) => this.#run(batch, waited),
   );
-  /** Nanoseconds that runs took on the thread that waits since the event loop had a turn. */
+  /** Nanoseconds of runs on the waiting thread since the event loop last ran. */
   #here = 0;
-  /** Groups of streamed weights: by their numbers, by the list of tiles that they had last, and by bindings. */
+  /** Groups of streamed weights: by their numbers, by their last list of tiles, and by bindings. */
   readonly #groups = new Map<string, number>();
   readonly #lastGroups = new WeakMap<object, number>();
   readonly #streamed = new WeakMap<
@@ -100,7 +104,7 @@ export class NativePool implements HostPool<Uint32Array> {
     this.#notice = options.notice;
     const { expertBytes } = options;
     this.streams = expertBytes !== undefined;
-    // Experts' memory is not all theirs.
+    // A part of the memory limit of experts is reserved.
     this.heap = this.streams
       ? new NativeHeap(library.runtime, pool, Infinity)
       : new NativeHeap(library.runtime, pool);
@@ -111,7 +115,7 @@ export class NativePool implements HostPool<Uint32Array> {
       })`;
   }
 
-  /** Start the threads. Throws MachineError where there is no compiler or no koffi. */
+  /** Starts the threads. Throws MachineError without a compiler or koffi. */
   static async open(
     threads: number,
     options: NativePoolOptions = {},
@@ -133,7 +137,7 @@ export class NativePool implements HostPool<Uint32Array> {
     return new NativePool(library, pool, { ...options, threads });
   }
 
-  /** Print and compile kernels that the pool does not have. */
+  /** Prints and compiles kernels that the pool does not have. */
   async prepare(
     kernels: readonly DeviceKernel[],
     progress?: (done: number, total: number) => void,
@@ -183,7 +187,7 @@ export class NativePool implements HostPool<Uint32Array> {
         )
         : error;
     });
-    // What runs has no more use for the table of kernels and for scratch memory once it has ended.
+    // After all work has ended, the table of kernels and scratch memory can be replaced.
     await this.settle();
     let loaded = load(first);
     if (loaded.includes(-1)) {
@@ -220,7 +224,7 @@ export class NativePool implements HostPool<Uint32Array> {
     );
   }
 
-  /** Have launches with bindings wait for the experts of streamed weights that the list of tiles in a binding names. */
+  /** Makes launches with bindings wait for the experts of streamed weights in the list of tiles of a binding. */
   stream(
     bindings: Uint32Array,
     weights: readonly number[],
@@ -243,14 +247,14 @@ export class NativePool implements HostPool<Uint32Array> {
     this.#streamed.set(bindings, { group, tiles });
   }
 
-  /** What streaming did so far. */
+  /** Statistics of streaming so far. */
   streaming(): Streaming {
     return this.#library.runtime.streams(this.#pool).statistics;
   }
 
-  /** Room for a record and words behind it; says where it begins. */
+  /** Reserves a record followed by words. Returns its start. */
   #begin(kernel: number, groups: number, words: number): number {
-    // Addresses in a record are of 64 bits.
+    // Addresses in a record have 64 bits.
     const size = Math.ceil((RECORD_WORDS + words) / 2) * 2;
     const at = this.#records.begin(size, RECORD_WORDS);
     const record = this.#records.words;
@@ -321,7 +325,7 @@ export class NativePool implements HostPool<Uint32Array> {
     this.#records.settle(false).catch(() => {});
   }
 
-  /** Run records: the first ones here if they are short and waited for, the others on another thread. */
+  /** Runs records: the first ones here if they are short and waited for, the others on another thread. */
   async #run(
     { words, used: to, timed }: Batch<Uint32Array>,
     waited: boolean,
@@ -376,7 +380,7 @@ export class NativePool implements HostPool<Uint32Array> {
     if (this.#failure) throw this.#failure;
   }
 
-  /** Throws once a file of weights, mapped or streamed, is not whole: results are of no use then. */
+  /** Throws if a mapped or streamed weight file is damaged: results are then invalid. */
   #checkFiles(): void {
     try {
       this.heap.checkFiles();
@@ -386,7 +390,7 @@ export class NativePool implements HostPool<Uint32Array> {
     }
   }
 
-  /** End the threads and give all memory back; what runs is ended early. */
+  /** Terminates the threads and frees all memory; ends running work early. */
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
@@ -400,7 +404,7 @@ export class NativePool implements HostPool<Uint32Array> {
   }
 }
 
-/** A whole number below 2^53 as two words, the lower first. */
+/** An integer below 2^53 as two words, low word first. */
 function halves(value: number): [number, number] {
   return [value % 2 ** 32, Math.floor(value / 2 ** 32)];
 }

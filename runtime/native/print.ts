@@ -1,4 +1,4 @@
-/** Kernels to C. Kernels whose workgroups are not made of whole vectors have shorter ones. */
+/** Prints kernels as C. Kernels whose workgroup size is not a multiple of the vector size use shorter vectors. */
 
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import type { Program } from "../vector/ir.ts";
@@ -8,18 +8,18 @@ import type { CFunction } from "./objects.ts";
 import { GUARD_BYTES, vectorsInC } from "./vectors.ts";
 import { Writer } from "./writer.ts";
 
-/** This module, whose hash is part of what printed kernels are kept by. */
+/** This module. Its hash is part of the key of cached kernels. */
 export const PRINTER = import.meta.url;
 
-/** How a kernel is printed. */
+/** Options of printing. */
 export interface PrintOptions {
-  /** Lanes of vectors, at most; a power of two. */
+  /** Maximum lanes of vectors; a power of two. */
   readonly lanes: number;
-  /** `fma(a, b, c)` is rounded once where the processor has an instruction for it. Default: twice. */
+  /** `fma(a, b, c)` is rounded once if the processor has an instruction for it. Default: twice. */
   readonly fused?: boolean;
 }
 
-/** Print a kernel as a function of type `kernel_function`. */
+/** Prints a kernel as a function of type `kernel_function`. */
 export function printKernel(
   kernel: Kernel,
   { lanes, fused = false }: PrintOptions,
@@ -69,7 +69,8 @@ function bodyInC(program: Program): string {
     "for (u group = first_group; group < end_group; group++)",
     () => {
       writer.line("if (*stop) return;");
-      // Along y first: a matmul's rows stay in the cache, which are more than columns, and weights follow each other.
+      // Along y first: a matmul's rows, which are more bytes than columns, stay in the cache, and its weights are
+      // consecutive.
       writer.line(`const u ${y} = group % launch->y;`);
       writer.line(`const u ${x} = group / launch->y % launch->x;`);
       writer.line(`const u ${z} = group / launch->x / launch->y;`);

@@ -1,8 +1,11 @@
 /** A launch as words that JavaScript writes and C reads. */
 
-/** Words of a record. After them, for each binding, four words: its address and its length in elements, both of 64 bits. */
+/**
+ * Words of a record. They are followed by four words per binding: its address and its length in elements, both of 64
+ * bits.
+ */
 export const RECORD = {
-  /** Words of the record, bindings included. */
+  /** Words of the record, including bindings. */
   words: 0,
   kernel: 1,
   groups: 2,
@@ -10,9 +13,9 @@ export const RECORD = {
   y: 4,
   /** The group of its streamed weights, from 1; 0: none. */
   experts: 5,
-  /** The binding with its list of tiles, where weights are streamed. */
+  /** The binding with its list of tiles, if weights are streamed. */
   tiles: 6,
-  /** When it ran, in nanoseconds of the pool's clock: two words each. */
+  /** Start and end, in nanoseconds of the pool's clock: two words each. */
   start: 8,
   end: 10,
 } as const;
@@ -22,7 +25,7 @@ export const RECORD_WORDS = 12;
 /** Words of a binding. */
 export const BINDING_WORDS = 4;
 
-/** The record in C, and the signature of what a kernel is compiled to: workgroups `first` to `end` of a launch. */
+/** The record in C, and the signature of compiled kernels: workgroups `first` to `end` of a launch. */
 export const LAUNCH_STRUCT = `
 struct launch {
   uint32_t words, kernel, groups, x, y, experts, tiles, unused;

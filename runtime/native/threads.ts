@@ -1,28 +1,30 @@
-/** The C text of the runtime: a pool of threads that runs records of launches, one after another, and memory for buffers. */
+/**
+ * C text of the runtime: a pool of threads that runs records of launches, one after another, and memory for buffers.
+ */
 
 import { EXPERTS_IN_C } from "./experts.ts";
 import { FILES_IN_C } from "./files.ts";
 import { LAUNCH_STRUCT } from "./records.ts";
 import { GUARD_BYTES } from "./vectors.ts";
 
-/** Number of the kernel that copies bytes. */
+/** Number of the copy kernel. */
 export const COPY = 0;
-/** Number of the kernel that writes the bytes that follow its record. */
+/** Number of the kernel that writes the bytes after its record. */
 export const WRITE = 1;
 /** Bytes that one workgroup of a copy moves. */
 export const COPY_BLOCK = 1 << 18;
 
-/** Nanoseconds that one thread is done with sooner than others are awake: such launches are not shared. */
+/** Nanoseconds that one thread needs for a launch before other threads are awake: shorter launches are not shared. */
 export const SHARE_FROM_NS = 4000;
-/** Turns of a waiting thread before it sleeps: some tens of microseconds. */
+/** Spins of a waiting thread before it sleeps: some tens of microseconds. */
 const SPINS = 4000;
-/** Bytes from which a buffer has pages of its own. */
+/** Bytes from which a buffer has separate pages. */
 const PAGES_FROM = 1 << 20;
 
 /**
- * The caller's thread leads: it goes through the records, alone where a launch is short, else shared with the others by a
- * counter of workgroups. A thread counts itself in (`inside`) before it looks at the launch that is shared (`current`), and the
- * leader takes the launch away before it waits for all to be out, so nobody looks at a launch that has ended.
+ * The caller's thread leads: it executes the records, short launches alone and others shared by a counter of
+ * workgroups. A thread increments `inside` before it reads the shared launch (`current`). The leader clears the launch
+ * before it waits for all threads to leave, so no thread reads a launch that has ended.
  */
 export const THREADS_IN_C = `
 #define _GNU_SOURCE
@@ -62,7 +64,7 @@ struct pool {
 };
 struct start { struct pool *pool; uint32_t index; };
 
-// Where a page of a mapped file is gone: nothing runs any more.
+// Set if a page of a mapped file is lost: nothing runs any more.
 static _Atomic(char *) lost;
 
 static inline void pause_briefly(void) {
@@ -89,8 +91,9 @@ static void write_bytes(const struct launch *l, uint32_t first, uint32_t end, ch
   memcpy(l->bindings[0].address, &l->bindings[1], l->bindings[0].length);
 }
 
-// Take workgroups of the shared launch until none is left; says how many. Each time a part of what is left, at least a chunk:
-// long runs of memory at first, and threads that are done at nearly the same time (guided self-scheduling).
+// Takes workgroups of the shared launch until none is left. Returns their number. Takes a fraction of the remaining
+// ones each time, at least a chunk: long ranges of memory at first, and threads that finish nearly at the same time
+// (guided self-scheduling).
 static uint32_t take(struct pool *p, const struct launch *l, uint32_t index) {
   uint32_t taken = 0;
   for (;;) {
@@ -161,7 +164,7 @@ static void share(struct pool *p, const struct launch *l, struct kernel *kernel)
   kernel->cost = kernel->cost < 0 ? each : 0.5 * (kernel->cost + each);
 }
 
-// Run a launch, alone or shared; when it ended.
+// Runs a launch, alone or shared. Returns its end time.
 static uint64_t run_launch(struct pool *p, struct launch *l, struct kernel *kernel, uint64_t begin) {
   if (p->threads == 1 || l->groups == 1 || (kernel->cost >= 0 && kernel->cost * l->groups < ${SHARE_FROM_NS})) {
     kernel->run(l, 0, l->groups, p->scratch[0], &p->stop);
@@ -214,7 +217,7 @@ void switchyard_close(struct pool *p) {
   free(p);
 }
 
-// Load a compiled kernel that needs so much scratch memory; its number, or -1.
+// Loads a compiled kernel with this much scratch memory. Returns its number, or -1.
 int32_t switchyard_load(struct pool *p, const char *path, const char *name, uint64_t scratch_bytes) {
   void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   kernel_function *run = library ? (kernel_function *)dlsym(library, name) : 0;
@@ -236,7 +239,8 @@ int32_t switchyard_load(struct pool *p, const char *path, const char *name, uint
   return p->kernel_count++;
 }
 
-// Run records from word \`from\` to word \`to\`; with a budget in nanoseconds, stop before a launch that may exceed it. The word reached.
+// Runs records from word \`from\` to word \`to\`. With a budget in nanoseconds, stops before a launch that may exceed
+// it. Returns the reached word.
 uint64_t switchyard_run(struct pool *p, uint32_t *words, uint64_t from, uint64_t to, double budget) {
   uint64_t begin = now(), last = begin;
   atomic_store(&p->in_batch, 1);
@@ -259,7 +263,7 @@ uint64_t switchyard_run(struct pool *p, uint32_t *words, uint64_t from, uint64_t
 void switchyard_stop(struct pool *p) { __atomic_store_n(&p->stop, 1, __ATOMIC_SEQ_CST); }
 uint64_t switchyard_position(struct pool *p) { return __atomic_load_n(&p->position, __ATOMIC_SEQ_CST); }
 
-// Zeroed memory with a guard on both sides, or 0.
+// Zeroed memory with guards on both sides, or 0.
 char *switchyard_allocate(uint64_t bytes) {
   uint64_t size = bytes + 2 * ${GUARD_BYTES};
   void *start;

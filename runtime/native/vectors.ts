@@ -1,6 +1,6 @@
 /**
- * The C text that every printed kernel begins with: vectors of `LANES` lanes, array accesses that stay within bounds, and
- * operators and functions of the vector IR; compiled without contraction.
+ * C text before every printed kernel: vectors of `LANES` lanes, bounds-checked array accesses, and operators and
+ * functions of the vector IR; compiled without contraction.
  */
 
 import { tileWidths } from "../vector/loops.ts";
@@ -10,7 +10,7 @@ import { Writer } from "./writer.ts";
 import { FUSED_MACROS } from "./compiler.ts";
 import { LAUNCH_STRUCT } from "./records.ts";
 
-/** Bytes before and after every array that vectors may read: one vector of the widest kind. */
+/** Readable bytes before and after every array: one vector of the widest kind. */
 export const GUARD_BYTES = 64;
 
 /** Words between a load that fills workgroup memory and the prefetch that it queues. */
@@ -22,13 +22,13 @@ const LINE_WORDS = 16;
 /** Words between a transposed load and its prefetch. */
 const ALONG = 256;
 
-/** Addresses that are prefetched later; of those that do not fit, the oldest are left out. */
+/** Capacity of the prefetch queue; the oldest addresses are dropped. */
 const AHEAD_ENTRIES = 16;
 
 /**
- * A queue of addresses to prefetch, each in `LANES` rows. Loops that fill workgroup memory put into it what the next ones
- * will load, and those that compute take from it, half an entry before each: all at once, prefetches hold up the loads behind
- * them.
+ * A queue of addresses to prefetch, each in `LANES` rows. Loops that fill workgroup memory enqueue the addresses of
+ * later loads. Loops that compute dequeue, half an entry before each, because many prefetches at once delay the
+ * following loads.
  */
 const AHEAD_IN_C = `
 struct ahead {
@@ -51,9 +51,9 @@ INLINE void prefetch_ahead(struct ahead *a) {
 `;
 
 /**
- * Prefetches a line of each lane's row beside a transposed load. Past the end of the rows it continues with the rows
- * after them or, where two arrays alternate, with the next rows of the other one. Into the second-level cache: rows whose
- * distance is a power of two share a set of the first and evict each other there.
+ * Prefetches a line of each lane's row next to a transposed load. Past the end of the rows it continues with the
+ * following rows or, if two arrays alternate, with the next rows of the other array. Uses the second-level cache: rows
+ * whose distance is a power of two share a set of the first level and evict each other there.
  */
 const ALONG_IN_C = `
 struct along { const word *array, *next, *other; };
@@ -68,9 +68,9 @@ INLINE void prefetch_along(const word *array, const word *from, uint64_t at, uin
 `;
 
 /**
- * `turnN` loads N words for each lane, in rows that are `apart` words from each other, and transposes them: vector i has word
- * i of each. They are `at` words after the beginning of an array with such rows. Vectors are put together from LANES / N rows; in each of log2 N steps pairs of
- * vectors exchange parts of N / 2, N / 4, … lanes.
+ * `turnN` loads N words per lane, from rows with a stride of `apart` words, and transposes them: vector i contains word
+ * i of each. They start `at` words after the beginning of an array with such rows. Vectors are assembled from LANES / N
+ * rows; in each of log2 N steps, pairs of vectors exchange parts of N / 2, N / 4, … lanes.
  */
 function turnInC(lanes: number, words: number): string {
   const all = Array.from({ length: lanes }, (_, i) => i);
@@ -106,7 +106,7 @@ function turnInC(lanes: number, words: number): string {
     .join("\n");
 }
 
-/** Runs of fewer words than a vector has, and vectors of them. */
+/** Runs shorter than a vector, and vectors composed of them. */
 function runsInC(lanes: number): string {
   const join = (parts: number) => {
     const words = lanes / parts;
@@ -142,7 +142,7 @@ INLINE vu JOIN${parts}(${names.map((n) => `${type} ${n}`).join(", ")}) {
     tileWidths(lanes).slice(1).map((words) => join(lanes / words)).join("");
 }
 
-/** The product and sum of `fma` nodes: rounded twice, or, if `fused`, once where the processor has an instruction for that. */
+/** `fma` nodes: rounded twice, or, if `fused`, once if the processor has an instruction for it. */
 function fmaInC(fused: boolean): string {
   const twice = "#define f_fma(a, b, c) ((a) * (b) + (c))\n";
   return fused
@@ -164,8 +164,8 @@ ${twice}#endif
 }
 
 /**
- * Products and tables of bytes: by instructions, where the processor has them for so many lanes. `dpbusd` multiplies unsigned bytes by
- * signed ones: 128 times the signed ones is too much.
+ * Products and tables of bytes: by instructions if the processor has them for this number of lanes. `dpbusd` multiplies
+ * unsigned bytes by signed ones: 128 times the signed ones is subtracted.
  */
 const BYTES_IN_C = `
 #if defined __SSE2__
@@ -252,12 +252,12 @@ INLINE vu v_lookup(vu at, u a, u b, u c, u d) {
 #endif
 `;
 
-/** The text for functions of vectors of a number of lanes. */
+/** Options of the text for vector functions. */
 export interface VectorsOptions {
   readonly lanes: number;
-  /** `fma` nodes are rounded once, if the processor can. */
+  /** Whether `fma` nodes are rounded once, if the processor supports it. */
   readonly fused: boolean;
-  /** They compute with packed bytes: headers of intrinsics take a compiler longer than a kernel. */
+  /** Whether packed bytes are used: headers of intrinsics take longer to compile than a kernel. */
   readonly bytes: boolean;
 }
 
@@ -268,7 +268,7 @@ export function vectorsInC({ lanes, fused, bytes }: VectorsOptions): string {
 #include <math.h>
 #define LANES ${lanes}
 #if !defined __clang__ && defined __AVX512F__ && LANES == 16
-// Loops over lanes become one instruction.
+// Compiles loops over lanes to one instruction.
 #pragma GCC target("prefer-vector-width=512")
 #endif
 typedef uint32_t u;
@@ -314,7 +314,8 @@ INLINE vd pickd(vl m, vd a, vd b) { return (vd)(((vl)a & m) | ((vl)b & ~m)); }
 INLINE u v_any(vu m) { u r = 0; for (int l = 0; l < LANES; l++) r |= m[l]; return r != 0; }
 INLINE u v_all(vu m) { u r = ~0u; for (int l = 0; l < LANES; l++) r &= m[l]; return r != 0; }
 
-// Arrays: an index outside becomes 0, a store outside is dropped. A run that touches the array may reach into the guard.
+// Arrays: an index out of bounds becomes 0, a store out of bounds is dropped. A run that overlaps the array may extend
+// into the guard.
 INLINE u load(const word *a, u n, u at) { return a[at < n ? at : 0]; }
 INLINE vu load_run(const word *a, u n, u at) {
   u end = at + LANES;
@@ -362,14 +363,14 @@ INLINE vf f_max(vf a, vf b) { vf r; for (int l = 0; l < LANES; l++) r[l] = a[l] 
 INLINE vf f_abs(vf x) { return (vf)((vu)x & 0x7fffffffu); }
 INLINE vf f_from_s(vu x) { return __builtin_convertvector((vi)x, vf); }
 INLINE vf f_from_u(vu x) { return __builtin_convertvector(x, vf); }
-// What is too large or too small becomes the nearest there is; what is no number becomes 0.
+// Saturates numbers out of range; NaN becomes 0.
 INLINE vu v_to_s(vf x) {
   vu below = (vu)(x < -2147483648.0f), above = (vu)(x >= 2147483648.0f);
   vf inside = (vf)((vu)x & (vu)(x == x) & ~(below | above));
   vu whole = (vu)__builtin_convertvector(inside, vi);
   return pick(below, splat(0x80000000u), pick(above, splat(0x7fffffffu), whole));
 }
-// Any bits where it is out of range.
+// Unspecified out of range.
 INLINE vu v_whole(vf x) { return (vu)__builtin_convertvector(x, vi); }
 INLINE vu v_to_u(vf x) {
   vu above = (vu)(x >= 4294967296.0f), half = (vu)(x >= 2147483648.0f) & ~above;

@@ -1,4 +1,4 @@
-/** Lines of C with their indent, and names that nothing else has. */
+/** Lines of indented C with unique names. */
 
 /** Collects the body of a function. */
 export class Writer {
@@ -11,7 +11,7 @@ export class Writer {
     this.#lines.push("  ".repeat(this.#depth) + text);
   }
 
-  /** Add `head {`, what `body` adds, and `}`. */
+  /** Adds `head {`, the lines of `body`, and `}`. */
   block(head: string, body: () => void): void {
     this.line(head === "" ? "{" : `${head} {`);
     this.#depth++;
@@ -21,8 +21,8 @@ export class Writer {
   }
 
   /**
-   * A name that begins with `stem`, of which only letters and digits stay: names in a plan may be untrusted, and the text
-   * is compiled.
+   * A name that starts with `stem`, reduced to letters and digits: names in a plan may be untrusted, and the text is
+   * compiled.
    */
   name(stem: string): string {
     return `${stem.replace(/[^A-Za-z0-9]/g, "").slice(0, 40)}_${this

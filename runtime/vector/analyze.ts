@@ -1,4 +1,4 @@
-/** What must be known of a kernel before it is lowered: unique names, shapes of variables, where barriers stand. */
+/** Analysis of a kernel before lowering: unique names, shapes of variables, locations of barriers. */
 
 import { replaceInValue } from "../../spec/kernel/replace.ts";
 import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
@@ -19,7 +19,7 @@ import {
 
 type ForStmt = Extract<Stmt, { op: "for" }>;
 
-/** Whether a barrier stands in a statement. */
+/** Whether a statement contains a barrier. */
 export function hasBarrier(s: Stmt): boolean {
   return someStatement([s], ({ op }) => op === "barrier");
 }
@@ -37,8 +37,8 @@ export function namesIn(body: readonly Stmt[]): Set<string> {
 }
 
 /**
- * Variables that outlive iterations of a loop around others, which sets them, and that innermost loops leave alone: sums of sums. In
- * memory these cost a load and a store where they change; in locals an engine moves them wherever branches meet.
+ * Variables that outlive iterations of an outer loop, which sets them, and that innermost loops do not change: sums of
+ * sums. In memory these cost a load and a store per change; in locals an engine moves them wherever branches join.
  */
 export function restingVariables(
   body: readonly Stmt[],
@@ -63,7 +63,7 @@ export function restingVariables(
   }));
 }
 
-/** Give every declaration a name of its own, so that later steps need not know scopes. */
+/** Gives every declaration a unique name, so that later steps can ignore scopes. */
 export function uniqueNames(body: readonly Stmt[]): readonly Stmt[] {
   const taken = new Set<string>();
   let clash = false;
@@ -121,10 +121,10 @@ export function hasUniformTrip(s: ForStmt, shapes: Shapes): boolean {
     (shapes.isAlignedRun(variable) && to.align >= shapes.lanes);
 }
 
-/** Rounds of `analyzeShapes` after which no more is found out of variables that are set. */
+/** Rounds of `analyzeShapes` after which variables that are set count as varying. */
 const MAX_ROUNDS = 32;
 
-/** Shapes of all variables: start from the best that can be and weaken until nothing changes. */
+/** Shapes of all variables: starts from the strongest shapes and weakens them until nothing changes. */
 export function analyzeShapes(
   kernel: Kernel,
   body: readonly Stmt[],
@@ -154,7 +154,8 @@ export function analyzeShapes(
     if (variables.has(variable.name)) weaken(variable.name, shape);
     else variables.set(variable.name, { ...variable, shape });
   };
-  // `divergent` counts the conditions around that differ between lanes, `scattered` those that differ in the workgroup.
+  // `divergent`: number of enclosing conditions that differ between lanes; `scattered`: of those that differ in the
+  // workgroup.
   const visit = (
     list: readonly Stmt[],
     divergent: number,
@@ -228,7 +229,7 @@ export function analyzeShapes(
   return shapes;
 }
 
-/** How far a loop counts: a number, or NaN where that is known only when it runs. */
+/** The iteration range of a loop: a number, or NaN if it is dynamic. */
 export function spanOf({ from, to }: Extract<Stmt, { op: "for" }>): number {
   if (from.op === "const" && to.op === "const") {
     return Number(to.value) - Number(from.value);

@@ -1,5 +1,5 @@
 /**
- * Expressions of the kernel tree to the vector IR: integers and bools that are the same in all lanes, or a first lane and a
+ * Lowers expressions of the kernel tree to the vector IR. Integers and bools that are uniform, or a first lane plus a
  * stride, are words; all else is vectors. Bools are 0 or 1 in a word and masks in a vector.
  */
 
@@ -48,7 +48,7 @@ const OPERATORS: { readonly [F in CallName]?: Op } = {
   dot4U8I8: "v.dot4_unsigned",
 };
 
-/** Where a load is known to be in range: behind a pointer, or in a tile. */
+/** A load that is known to be in bounds: through a pointer, or in a tile. */
 export type Pointed =
   | { readonly pointer: Local; readonly offset: number }
   | { readonly tile: Local; readonly index: Value };
@@ -65,7 +65,7 @@ export class Expressions {
   readonly locals = new Map<string, Local>();
   readonly memories = new Map<string, Memory>();
   readonly pointed = new Map<Expr, Pointed>();
-  /** In what hardly ever runs. */
+  /** Set in code that rarely runs. */
   rare = false;
   readonly #words = new Map<Expr, Value>();
   readonly #vectors = new Map<Expr, Value>();
@@ -74,18 +74,18 @@ export class Expressions {
     this.shapes = shapes;
   }
 
-  /** Start a statement: an expression has one value in it. */
+  /** Starts a statement, in which each expression is evaluated once. */
   begin(): void {
     this.#words.clear();
     this.#vectors.clear();
   }
 
-  /** Whether a value is a word: integers of known stride, uniform bools. */
+  /** Whether a value is a word: an integer of known stride, or a uniform bool. */
   isWord(e: Expr): boolean {
     return e.type !== "f32" && this.shapes.of(e).stride !== null;
   }
 
-  /** Lane 0 of what `isWord`. */
+  /** Lane 0 of a word value. */
   word(e: Expr): Value {
     const value = this.#words.get(e) ?? this.#word(e);
     this.#words.set(e, value);
@@ -182,10 +182,10 @@ export class Expressions {
       return u.select(a, b, first);
     }
     if (e.fn !== "div" && e.fn !== "rem") return apply(`u.${name}` as Op, a, b);
-    // A known value may be that of a u32: 4294967295 is -1.
+    // A known value may be a u32: 4294967295 is -1.
     const known = (this.shapes.of(e.b).value ?? 0) | 0;
     if (known !== 0 && known !== -1) return apply(`u.${name}` as Op, a, b);
-    // As in WGSL, a division by zero gives a / 1, and nothing traps.
+    // As in WGSL, a division by zero returns a / 1, without a trap.
     const zero = u.eqz(b);
     const least = u.eq(a, 2 ** 31);
     const wraps = u.and(least, u.eq(b, -1));
@@ -314,7 +314,7 @@ function lookup(indices: Value, words: readonly Expr[]): Value {
   return { op: "lookup", type: "vu", table, args: [indices] };
 }
 
-/** The IR's name of an operator of integers or bools. */
+/** The IR's name of an operator on integers or bools. */
 function nameOf(fn: BinaryOp, signed: boolean): string {
   if (fn === "land") return "and";
   if (fn === "lor") return "or";

@@ -1,6 +1,6 @@
 /**
- * The vector IR: what a kernel does for one vector of invocations, in words, vectors, masks, pointers and loops. `lower.ts` makes
- * it of a kernel tree; `runtime/cpu` prints it as WebAssembly, `runtime/native` as C.
+ * The vector IR: a kernel for one vector of invocations, in words, vectors, masks, pointers and loops. `lower.ts`
+ * creates it from a kernel tree; `runtime/cpu` prints it as WebAssembly, `runtime/native` as C.
  */
 
 import type { CallName } from "../../spec/kernel/tree.ts";
@@ -8,21 +8,23 @@ import type { CallName } from "../../spec/kernel/tree.ts";
 /** A word, lanes of words, of f32, of f64 and of 64-bit integers, and an address of words. */
 export type Type = "u" | "vu" | "vf" | "vd" | "vl" | "pointer";
 
-/** Where a variable is in the scratch memory of a thread, or in the part of it that each vector of a workgroup has. */
+/**
+ * Location of a variable in the scratch memory of a thread, or in the part of it that each vector of a workgroup has.
+ */
 export interface Place {
   readonly own: boolean;
   readonly offset: number;
 }
 
-/** A variable, known by its identity. Names are hints and may be equal. */
+/** A variable, identified by the object. Names are hints and need not be unique. */
 export interface Local {
   readonly name: string;
   readonly type: Type;
-  /** Undefined: it is in a register. */
+  /** Undefined: in a register. */
   readonly place?: Place;
 }
 
-/** An array of words: a binding, by its number, or workgroup memory in the scratch memory of a thread. */
+/** An array of words: a binding, by number, or workgroup memory in the scratch memory of a thread. */
 export type Memory =
   & { readonly name: string }
   & (
@@ -61,7 +63,7 @@ export type Op = {
 /** Types of the operands of a family. */
 const OPERANDS = { u: "u", v: "vu", f: "vf", d: "vd", l: "vl" } as const;
 
-/** How many elements a load or a store touches: one, one for all lanes, one after the other, or anywhere. */
+/** Elements of a load or a store: one, one for all lanes, consecutive ones, or any. */
 export type Form = "one" | "splat" | "run" | "anywhere";
 
 interface Node<O extends string, T extends Type = Type> {
@@ -70,7 +72,7 @@ interface Node<O extends string, T extends Type = Type> {
   readonly args: readonly Value[];
 }
 
-/** A value. Nodes that occur more than once in a statement are evaluated once. */
+/** A value. Nodes that are used more than once in a statement are evaluated once. */
 export type Value =
   | Node<"const"> & { readonly value: number | bigint }
   /** 0, stride, 2 * stride, … */
@@ -79,38 +81,38 @@ export type Value =
   | Node<"apply"> & { readonly fn: Op }
   /** A function of `math.ts`. */
   | Node<"call", "vf"> & { readonly fn: CallName }
-  /** `body`, of f64, computed for lanes of f32 and rounded; `params` stand for the arguments. */
+  /** `body`, in f64, computed for lanes of f32 and rounded; `params` represent the arguments. */
   | Node<"wide", "vf"> & {
     readonly params: readonly Local[];
     readonly body: Value;
   }
-  /** Bytes of a table of 16 by the lower halves of bytes. */
+  /** Bytes of a table of 16, indexed by the lower halves of bytes. */
   | Node<"lookup", "vu"> & { readonly table: readonly number[] }
   /** One lane's bits. */
   | Node<"lane", "u"> & { readonly lane: number }
-  /** Elements at an index: one outside of the array is of some other element in it. `rare`: it hardly ever runs. */
+  /** Elements at an index. An index out of bounds loads some other element of the array. `rare`: it rarely runs. */
   | Node<"load"> & {
     readonly from: Memory;
     readonly form: Form;
     readonly rare: boolean;
   }
-  /** Elements at a pointer, known to be there. */
+  /** Elements at a pointer, known to be in bounds. */
   | Node<"read"> & { readonly form: Form; readonly offset: number }
-  /** The address of an element of an array, or behind a pointer: the last argument is the index. */
+  /** The address of an element of an array, or relative to a pointer: the last argument is the index. */
   | Node<"address", "pointer"> & { readonly of?: Memory }
-  /** Whether base + constant, or base + constant + stride * last, is in the array, in 64 bits. */
+  /** Whether base + constant, or base + constant + stride * last, is in bounds, in 64 bits. */
   | Node<"within", "u"> & { readonly of: Memory; readonly constant: number }
   /** A vector of a transposed tile. */
   | Node<"tile"> & { readonly tile: Local };
 
-/** A place that `leave` goes on after. */
+/** The target of `leave`, which continues after it. */
 export interface Label {
   readonly name: string;
 }
 
 /** A statement. */
 export type Statement =
-  /** `declares`: it is the first in its block, and nothing behind that block reads it. */
+  /** `declares`: it is the first in its block, and is not read after the block. */
   | {
     readonly op: "set";
     readonly local: Local;
@@ -118,7 +120,7 @@ export type Statement =
     readonly declares: boolean;
   }
   | { readonly op: "declare"; readonly local: Local }
-  /** Elements outside of the array are dropped, as are lanes without a bit in the mask. */
+  /** Drops elements out of bounds, and lanes without a bit in the mask. */
   | {
     readonly op: "store";
     readonly to: Memory;
@@ -133,7 +135,10 @@ export type Statement =
     readonly then: readonly Statement[];
     readonly else: readonly Statement[];
   }
-  /** Counts from `from` while below `to`. `unroll`: iterations that a compiler may print as one. `long`: it checks whether it has to stop. */
+  /**
+   * Counts from `from` while below `to`. `unroll`: iterations that a compiler may unroll. `long`: it checks for
+   * termination requests.
+   */
   | {
     readonly op: "count";
     readonly counter: Local;
@@ -144,7 +149,7 @@ export type Statement =
     readonly unroll: number;
     readonly long: boolean;
   }
-  /** Runs `head`, and `body` if the condition holds, until it does not. */
+  /** Runs `head`, then `body` if the condition holds, until it does not. */
   | {
     readonly op: "while";
     readonly head: readonly Statement[];
@@ -164,11 +169,11 @@ export type Statement =
     readonly body: readonly Statement[];
   }
   | { readonly op: "leave"; readonly label: Label }
-  /** Workgroup memory becomes 0. */
+  /** Sets workgroup memory to 0. */
   | { readonly op: "zero"; readonly offset: number; readonly bytes: number }
-  /** The part of scratch memory that is a vector's own is that of the vector at hand. */
+  /** Selects the current vector's part of scratch memory. */
   | { readonly op: "own" }
-  /** Loads some words for each lane, `apart` elements from each other, and transposes them into a tile. */
+  /** Loads some words per lane, with a stride of `apart` elements, and transposes them into a tile. */
   | {
     readonly op: "turn";
     readonly tile: Local;
@@ -182,14 +187,16 @@ export type Statement =
   /** Prefetches some of the lines that a `turn` with `later` queued. */
   | { readonly op: "prefetch" };
 
-/** A kernel, or one part of a merged one: what a workgroup does. Emitters set `groups`, the numbers of the workgroup. */
+/**
+ * A kernel, or one part of a merged one: the work of a workgroup. Emitters set `groups`, the numbers of the workgroup.
+ */
 export interface Program {
   readonly memories: readonly Memory[];
   readonly groups: readonly Local[];
-  /** The number of the first invocation of the vector at hand. */
+  /** The number of the first invocation of the current vector. */
   readonly first: Local;
   readonly body: readonly Statement[];
-  /** Bytes of scratch memory, where in them the parts of vectors begin, and how long each is. */
+  /** Bytes of scratch memory, the start of the vectors' parts in it, and their length. */
   readonly scratch: number;
   readonly parts: number;
   readonly partBytes: number;
@@ -230,7 +237,7 @@ export function apply(fn: Op, ...args: readonly Value[]): Value {
   return { op: "apply", type, fn, args };
 }
 
-/** An operand: a number is a constant. */
+/** An operand. A number is a constant. */
 export type Operand = Value | number | bigint;
 
 /** The operators of a family, as functions. */
@@ -279,7 +286,7 @@ export function allOf(first: Value, ...rest: readonly Value[]): Value {
   return rest.reduce((a, b) => u.and(a, b), first);
 }
 
-/** Nodes with operands that occur more than once in values. */
+/** Nodes with operands that are used more than once in values. */
 export function repeatedIn(values: readonly Value[]): Set<Value> {
   const [seen, found] = [new Set<Value>(), new Set<Value>()];
   const visit = (value: Value) => {

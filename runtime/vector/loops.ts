@@ -1,6 +1,6 @@
 /**
- * Loops over uniform counters. Loads of innermost ones go through pointers, of which the loop, or the one around it (`Ahead`),
- * checks the range once, before it starts; a second loop checks each access.
+ * Loops over uniform counters. Loads of innermost loops use pointers, whose range is checked once, before the loop or
+ * the one around it (`Ahead`); a second loop checks each access.
  */
 
 import { endOf, mul } from "../../spec/kernel/build.ts";
@@ -26,28 +26,28 @@ import type { Statements } from "./statement.ts";
 
 type ForStmt = Extract<Stmt, { op: "for" }>;
 
-/** Expressions of a loop body up to which it is unrolled four times, and twice. */
+/** Maximum expressions of a loop body for unrolling four times, and twice. */
 const UNROLL_FOUR = 220;
 const UNROLL_TWO = 700;
 
 /** Iterations that a compiler unrolls. */
 const UNROLL = 4;
 
-/** Vector registers of a processor with the fewest. */
+/** Vector registers of the smallest supported processor. */
 const REGISTERS = 16;
 
-/** Iterations of a loop whose addresses are found ahead. */
+/** Maximum iterations of a loop whose addresses are computed ahead. */
 const MAX_SPAN = 2 ** 24;
 
-/** Elements that a pointer may advance in one iteration of an unrolled loop. */
+/** Maximum elements by which a pointer advances in one iteration of an unrolled loop. */
 const MAX_LEAP = 2 ** 26;
 
-/** Addresses of the loads of a loop for all iterations of one around, and whether they are in their arrays. */
+/** Addresses of the loads of a loop for all iterations of the outer one, and whether they are in bounds. */
 export interface Ahead {
   readonly groups: readonly PointerGroup[];
-  /** In memory: engines would find a local's value again in each iteration. */
+  /** In memory: engines would recompute a local's value in each iteration. */
   readonly inRange: Local;
-  /** Where each group would begin at 0 of the counter around, and how many elements later for each of that. */
+  /** The start of each group at 0 of the outer counter, and its stride per outer iteration. */
   readonly starts: readonly {
     readonly pointer: Local;
     readonly stride: number;
@@ -55,7 +55,7 @@ export interface Ahead {
   readonly counter: Local;
 }
 
-/** Bounds of a loop, kept. */
+/** Bounds of a loop in locals. */
 interface Bounds {
   readonly counter: Local;
   readonly from: Value;
@@ -64,14 +64,14 @@ interface Bounds {
   readonly long: boolean;
 }
 
-/** A group's pointer, and elements from one step of the counter to the next. */
+/** A group's pointer, and its stride per iteration. */
 interface Pointer {
   readonly local: Local;
   readonly base: Value;
   readonly stride: Value;
 }
 
-/** Lower a loop that all lanes run equally often. */
+/** Lowers a loop that all lanes run equally often. */
 export function countedLoop(s: ForStmt, on: Statements): void {
   const [from, to] = [on.keepWord(s.from), on.keepWord(endOf(s))];
   const step = on.keepWord(s.step);
@@ -100,17 +100,17 @@ function pointersOf(s: ForStmt, on: Statements): readonly PointerGroup[] {
   return findPointers(s, shapes, { writable: on.writable, apart });
 }
 
-/** Words of each lane that may be transposed at once. */
+/** Numbers of words per lane that can be transposed at once. */
 export function tileWidths(lanes: number): readonly number[] {
   return [lanes, lanes / 2, lanes / 4].filter((words) => words >= 4);
 }
 
-/** Iterations of a loop whose loads are transposed at once; undefined where its length suits none. */
+/** Iterations of a loop whose loads are transposed at once. Undefined if its length does not allow it. */
 function tiledWords(s: ForStmt, { x }: Statements): number | undefined {
   return tileWidths(x.shapes.lanes).find((words) => spanOf(s) % words === 0);
 }
 
-/** Whether a loop has neither loops nor branches inside. */
+/** Whether a loop contains neither loops nor branches. */
 function isStraight(s: ForStmt): boolean {
   return s.body.every(({ op }) => op !== "for" && op !== "if");
 }
@@ -124,7 +124,7 @@ function sumOf(terms: readonly Expr[], { x }: Statements): Value {
   return rest.reduce((a, b) => u.add(a, b), first);
 }
 
-/** Set a pointer to a group's first element. */
+/** Sets a pointer to a group's first element. */
 function setPointer(
   group: PointerGroup,
   from: Value,
@@ -140,7 +140,7 @@ function setPointer(
   return { local, base, stride };
 }
 
-/** Whether the elements of a group are in its array, up to those of the last iteration. */
+/** Whether the elements of a group are in bounds, up to those of the last iteration. */
 function within(
   group: PointerGroup,
   { base, stride }: Pointer,
@@ -157,14 +157,14 @@ function advance(pointer: Local, elements: Value, on: Statements): void {
   on.set(pointer, addressOf(get(pointer), elements), false);
 }
 
-/** Forget pointers of loads. */
+/** Removes pointers of loads. */
 function forget(groups: readonly PointerGroup[], on: Statements): void {
   for (const { loads } of groups) {
     for (const load of loads.keys()) on.x.pointed.delete(load);
   }
 }
 
-/** A loop that a compiler unrolls, or one whose accesses are checked where its range is not. */
+/** A loop for compilers to unroll, or one with checked accesses if its range is not in bounds. */
 function tiledLoop(
   s: ForStmt,
   on: Statements,
@@ -198,7 +198,7 @@ function tiledLoop(
         advance(local, u.mul(stride, step), on);
       });
     };
-    // Of what loads lanes one by one, an iteration is long enough.
+    // If lanes are loaded one by one, an iteration is long enough.
     const unrolled = (most: number) => gathers(s, on) ? 1 : most;
     const apart = groups.flatMap((group, i) =>
       group.apart > 1 ? [{ group, pointer: pointers[i]!.local }] : []
@@ -207,7 +207,7 @@ function tiledLoop(
       if (on.prefetchesLater) on.emit({ op: "prefetch" });
       return on.count({ ...bounds, unroll: unrolled(UNROLL) }, iteration);
     }
-    // What fills workgroup memory is followed by loops that compute with it.
+    // Loops that fill workgroup memory are followed by loops that compute with it.
     const later = s.body.some(({ op }) => op === "sharedStore");
     on.prefetchesLater ||= later;
     // Some iterations at a time, along which words are loaded.
@@ -234,7 +234,7 @@ function tiledLoop(
         }
         advance(pointer, run, on);
       }
-      // So many iterations that compilers see it, unroll all and have no tile in memory.
+      // Few enough iterations that compilers unroll all of them and need no tile in memory.
       const tile = { counter: index, from: word(0), to: run, step: word(1) };
       const unroll = unrolled(words);
       on.count({ ...tile, long: false, unroll }, () => {
@@ -264,8 +264,8 @@ function gathers({ body }: ForStmt, { x }: Statements): boolean {
 }
 
 /**
- * Lower as many whole rounds as there are, unrolled and unchecked, in front of the loop that checks every access, in a block
- * that is left where nothing remains.
+ * Lowers complete rounds, unrolled and unchecked, before the loop that checks every access, in a block that is left if
+ * nothing remains.
  */
 function unrolledLoop(
   s: ForStmt,
@@ -283,7 +283,7 @@ function unrolledLoop(
   const round = step * unrolled;
   const span = spanOf(s);
   if (ahead && span < round) return;
-  // end = from + whole rounds, if from < to.
+  // end = from + complete rounds, if from < to.
   const rounds = u.div_u(u.sub(to, from), round);
   const whole = ahead ? word(span - span % round) : u.mul(rounds, round);
   const end = on.keep("end", u.add(from, whole));
@@ -315,7 +315,7 @@ function unrolledLoop(
       forget(groups, on);
       const condition = u.ne(get(counter), end);
       on.emit({ op: "repeat", body, condition });
-      // Nothing is left for the loop that checks every access.
+      // Nothing remains for the loop that checks every access.
       if (span % round === 0) on.emit({ op: "leave", label });
     });
   const { x } = on;
@@ -347,7 +347,7 @@ function unrolledLoop(
   });
 }
 
-/** Find addresses for loops inside before a loop of known length starts. */
+/** Computes addresses for inner loops before a loop of known length starts. */
 function lookAhead(outer: ForStmt, counter: Local, on: Statements): void {
   const { x, writable } = on;
   const { from, to } = outer;
@@ -367,7 +367,7 @@ function lookAhead(outer: ForStmt, counter: Local, on: Statements): void {
       return constant + Math.max(...loads.values()) + stride * most +
         Number(along) * (span - 1);
     });
-    // No array is as long, and constants of i64 are below 2^31.
+    // No array is that long, and constants of i64 are below 2^31.
     if (lasts.some((last) => last >= 2 ** 31)) continue;
     const ranges: Value[] = [];
     const starts = courses.map(({ terms, constant, stride }, i) => {
@@ -391,8 +391,9 @@ function lookAhead(outer: ForStmt, counter: Local, on: Statements): void {
 }
 
 /**
- * Iterations of a loop whose loads fit registers beside what the loop sums, as engines load all of an unrolled round before they
- * compute. Infinity: not those of one, so sums are in memory, and the longer a round the less often they are loaded.
+ * Iterations of a loop whose loads fit into registers together with the sums of the loop; engines load all of an
+ * unrolled round before they compute. Infinity: not even one iteration fits, so sums are in memory, and longer rounds
+ * load them less often.
  */
 function iterationsInRegisters(
   body: readonly Stmt[],
@@ -414,7 +415,7 @@ function iterationsOf(
   step: number,
   groups: readonly PointerGroup[],
 ): number {
-  // Steps and strides so large that offsets of an unrolled round would not fit 32 bits are not unrolled.
+  // Not unrolled if strides are so large that offsets of an unrolled round would not fit 32 bits.
   const far = groups.some(({ stride }) =>
     step * (typeof stride === "number" ? Math.max(1, stride) : 1) >= MAX_LEAP
   );

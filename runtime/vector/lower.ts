@@ -1,6 +1,6 @@
 /**
- * Kernels to the vector IR. Consecutive invocations of a workgroup are the lanes of a vector; a loop runs over the vectors of
- * a workgroup in each phase between barriers.
+ * Lowers kernels to the vector IR. Consecutive invocations of a workgroup are the lanes of a vector; a loop iterates
+ * over the vectors of a workgroup in each phase between barriers.
  */
 
 import { endOf } from "../../spec/kernel/build.ts";
@@ -26,17 +26,17 @@ import {
 } from "./phases.ts";
 import { type LoopOptions, Statements } from "./statement.ts";
 
-/** How a kernel is lowered. */
+/** Options of lowering. */
 export interface LowerOptions extends LoopOptions {
   /** Lanes of a vector; a power of two that divides the workgroup size. */
   readonly lanes: number;
   /** Bytes of a vector in scratch memory. */
   readonly vectorBytes: number;
-  /** Bytes around every array that may be read by vectors that touch its ends. */
+  /** Readable bytes around every array, for vectors that overlap its ends. */
   readonly guardBytes: number;
   /**
-   * Variables of f32 that are used where they are in memory: those that inner loops leave alone (`resting`), or all that
-   * outlive a phase.
+   * Variables of f32 that are used in memory: those that inner loops do not change (`resting`), or all that outlive a
+   * phase.
    */
   readonly inMemory: "resting" | "outliving";
 }
@@ -54,7 +54,7 @@ class KernelLowering {
   readonly #memories: Memory[] = [];
   readonly #first = newLocal("first", "u");
   readonly #groups: readonly Local[];
-  /** Where variables are that outlive a phase and have a register in it. */
+  /** Slots of variables that outlive a phase and have a register in it. */
   readonly #slots = new Map<string, Local>();
   readonly #crossing: ReadonlySet<string>;
   #scratch: number;
@@ -119,7 +119,7 @@ class KernelLowering {
     return Math.ceil(bytes / guardBytes) * guardBytes;
   }
 
-  /** Take scratch memory for a vector, of a thread or of each vector. */
+  /** Reserves scratch memory for a vector, per thread or per vector. */
   #take(own: boolean): Place {
     const { vectorBytes } = this.#options;
     const offset = own ? this.#partBytes : this.#scratch;
@@ -149,7 +149,7 @@ class KernelLowering {
     }
   }
 
-  /** Memory for what each vector has of variables that outlive a phase, where they are used there or not. */
+  /** Memory for each vector's variables that outlive a phase, used in place or not. */
   #outlive(
     names: ReadonlySet<string>,
     isUsedThere: (name: string) => boolean,
@@ -162,7 +162,7 @@ class KernelLowering {
     }
   }
 
-  /** Declare what is used beyond the phase that declares it. */
+  /** Declares variables that are used beyond their declaring phase. */
   #declare(): void {
     const phases = phasesOf(this.#outer);
     if (phases.length === 1 && this.#outer.length === 1) return;
@@ -209,7 +209,7 @@ class KernelLowering {
     if (this.#partBytes > 0) this.#on.emit({ op: "own" });
   }
 
-  /** Between phases, a uniform variable that is in memory has the value that the first invocation sees. */
+  /** Between phases, a uniform variable in memory has the value of the first invocation. */
   #recall(): void {
     if (this.#crossing.size === 0 || this.#isSingle) return;
     this.#findFirst();
@@ -223,7 +223,7 @@ class KernelLowering {
     const on = this.#on;
     this.#findFirst();
     if (this.#isSingle) return on.list(phase.body);
-    // What the whole workgroup shares is computed once.
+    // Values that are uniform in the workgroup are computed once.
     const at = phase.body.findIndex((s) => !isForAll(s, on.x.shapes));
     const start = at < 0 ? phase.body.length : at;
     on.list(phase.body.slice(0, start));

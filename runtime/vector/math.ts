@@ -1,6 +1,6 @@
 /**
- * The f32 functions that processors do not have, in the vector IR, so that the bits are equal on all devices. `exp` is in f32
- * (about 1 ulp); the rest go through f64 polynomials and round once.
+ * f32 functions without processor instructions, in the vector IR, so that bits are equal on all devices. `exp` is in
+ * f32 (about 1 ulp); the others use f64 polynomials and round once.
  */
 
 import type { CallName } from "../../spec/kernel/tree.ts";
@@ -20,7 +20,7 @@ import {
 export interface MathFunction {
   readonly params: readonly Local[];
   readonly body: Value;
-  /** Devices on which it is a function rather than inlined. */
+  /** Devices on which it is a function instead of inlined. */
   readonly called: readonly ("cpu" | "native")[];
 }
 
@@ -42,7 +42,7 @@ function unpackF16(packed: Value, half: "low" | "high"): Value {
   const low = half === "low";
   const moved = low ? v.shl(packed, 13) : v.shr_u(packed, 3);
   const magnitude = v.and(moved, 0x0fffe000);
-  // As an f32, these bits are 2^112 too small; infinities and NaNs need the full exponent.
+  // As an f32, these bits are too small by 2^112; infinities and NaNs need the full exponent.
   const scaled = v.bits(f.mul(f.bits(magnitude), 2 ** 112));
   const special = v.and(v.gt_s(magnitude, 0x0f7fffff), 0x7f800000);
   const sign = v.and(low ? v.shl(packed, 16) : packed, 0x80000000);
@@ -55,7 +55,7 @@ function roundF16(x: Value): Value {
   const odd = v.and(v.shr_u(magnitude, 13), 1);
   const rounded = v.and(v.add(v.add(magnitude, 0xfff), odd), 0xffffe000);
   const normal = v.pick(0x7f800000, rounded, v.ge_u(rounded, 0x47800000));
-  // Below 2^-14 an f16 counts in steps of 2^-24, which is the last place of numbers near a half.
+  // Below 2^-14 an f16 has steps of 2^-24, the last digit of numbers near a half.
   const tiny = v.bits(f.sub(f.add(f.bits(magnitude), 0.5), 0.5));
   const number = v.pick(tiny, normal, v.lt_u(magnitude, 0x38800000));
   const isNan = v.gt_u(magnitude, 0x7f800000);
@@ -80,7 +80,7 @@ function exp(value: Value): Value {
     1.9875691500e-4,
   ]);
   const y = f.add(f.add(f.mul(f.mul(p, r), r), r), 1);
-  // Of NaN, any factors are as good.
+  // For NaN, the factors do not matter.
   const whole = v.whole(n);
   const half = v.shr_s(whole, 1);
   const power = (k: Value) => f.bits(v.shl(v.add(k, 127), 23));
@@ -118,7 +118,7 @@ function log64(x: Value): Value {
   return d.add(d.mul(e, Math.LN2), d.mul(series, s));
 }
 
-/** sin(x + quarter * pi / 2) of f64; good to |x| of about a million. */
+/** sin(x + quarter * pi / 2) of f64, accurate for |x| up to about a million. */
 function sin64(x: Value, quarter: 0n | 1n): Value {
   const n = d.nearest(d.mul(x, 2 / Math.PI));
   const r = d.sub(
@@ -197,7 +197,7 @@ function pow(x: Value, y: Value): Value {
   return f.pick(1, f.pick(NaN, number, nan), f.eq(y, 0));
 }
 
-/** NaN and infinity give NaN. */
+/** NaN and infinity return NaN. */
 function trig(x: Value, quarter: 0n | 1n): Value {
   const finite = f.lt(f.abs(x), Infinity);
   return f.pick(wide((x) => sin64(x!, quarter), x), NaN, finite);
@@ -219,7 +219,7 @@ function fn(
 
 const BOTH = ["cpu", "native"] as const;
 
-/** Functions by their names; others are operators. */
+/** Functions by name; others are operators. */
 export const MATH: { readonly [F in CallName]?: MathFunction } = {
   exp: fn(["vf"], (x) => exp(x!), ["cpu"]),
   log: fn(["vf"], (x) => log(x!), BOTH),

@@ -1,6 +1,6 @@
 /**
- * Barriers cut a kernel into phases: each phase runs for all invocations of a workgroup before the next begins.
- * `for` and `if` that contain barriers stand outside, around phases.
+ * Barriers divide a kernel into phases: each phase runs for all invocations of a workgroup before the next one starts.
+ * `for` and `if` that contain barriers are outside, around phases.
  */
 
 import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
@@ -14,19 +14,19 @@ import {
 import { hasBarrier, namesIn } from "./analyze.ts";
 import type { Shapes } from "./shape.ts";
 
-/** A run of statements without barriers. */
+/** A list of statements without barriers. */
 export interface Phase {
   readonly op: "phase";
   body: readonly Stmt[];
-  /** Variables that live longer than one phase, kept in memory for each invocation: read at the start, written at the end. */
+  /** Variables that outlive a phase, stored in memory per invocation: read at its start, written at its end. */
   readonly reads: Set<string>;
   readonly writes: Set<string>;
 }
 
-/** What runs once for the whole workgroup. */
+/** Code that runs once per workgroup. */
 export type Outer =
   | Phase
-  /** Workgroup memory becomes zero, which it is when a workgroup starts. */
+  /** Sets workgroup memory to zero, as at the start of a workgroup. */
   | { readonly op: "zero" }
   | {
     readonly op: "for";
@@ -84,7 +84,7 @@ function cut(kernel: Kernel, body: readonly Stmt[], shapes: Shapes): Outer[] {
   return outer;
 }
 
-/** The phases of a kernel, and the variables that need memory because they live from one phase to another. */
+/** The phases of a kernel, and the variables that need memory because they outlive a phase. */
 export function cutPhases(
   kernel: Kernel,
   body: readonly Stmt[],
@@ -108,7 +108,7 @@ export function cutPhases(
     }
   };
   collect(outer);
-  // Without barriers nothing crosses.
+  // Without barriers there is only one phase.
   if (phases.length < 2 && bounds.size === 0) {
     return { outer: zeroedWhereUsed(outer), crossing: new Set() };
   }
@@ -149,7 +149,9 @@ export function cutPhases(
   return { outer: zeroedWhereUsed(outer), crossing };
 }
 
-/** Instead of memory, phases compute again what is arithmetic of invocations' numbers. `crossing` loses those names. */
+/**
+ * Recomputes arithmetic of invocation numbers in each phase instead of storing it. Removes these names from `crossing`.
+ */
 function repeatDefinitions(
   phases: readonly Phase[],
   crossing: Set<string>,
@@ -186,7 +188,10 @@ function repeatDefinitions(
   for (const name of again.keys()) crossing.delete(name);
 }
 
-/** Whether a value is integer arithmetic of what a phase has: numbers of invocations, what a workgroup shares, and `known` names. */
+/**
+ * Whether a value is integer arithmetic of values available in a phase: invocation numbers, workgroup-uniform values,
+ * and `known` names.
+ */
 function isArithmetic(
   value: Expr,
   known: (name: string) => boolean,
@@ -202,12 +207,12 @@ function isArithmetic(
   });
 }
 
-/** Whether a statement declares what is the same for the whole workgroup. */
+/** Whether a statement declares a workgroup-uniform value. */
 export function isForAll(s: Stmt, { variables }: Shapes): boolean {
   return s.op === "let" && variables.get(s.name)!.shape.group;
 }
 
-/** The first so many invocations of a workgroup are all that a phase needs: others fail its only condition. */
+/** Number of first invocations of a workgroup that a phase needs: others fail its only condition. */
 export function invocationsOf(
   { body, writes }: Phase,
   workgroupSize: number,
@@ -229,7 +234,9 @@ export function invocationsOf(
   return Math.min(workgroupSize, each * Number(b.value));
 }
 
-/** How many invocations in a row have one value: 1 of their number, n of that over n; Infinity where nothing is known. */
+/**
+ * Number of consecutive invocations with one value: 1 for their number, n for that divided by n; Infinity if unknown.
+ */
 function invocationsOfOne(e: Expr): number {
   if (e.op === "id" && e.name === "local") return 1;
   const known = e.op === "binary" && e.fn === "div" && e.a.op === "id" &&
@@ -238,7 +245,10 @@ function invocationsOfOne(e: Expr): number {
   return known ? Number(e.b.value) || 1 : Infinity;
 }
 
-/** Zero workgroup memory before its first use, in a branch if no other uses it: few rows of a matmul, as in decoding, do not. */
+/**
+ * Zeroes workgroup memory before its first use, in a branch if no other branch uses it: few rows of a matmul, as in
+ * decode, do not.
+ */
 function zeroedWhereUsed(list: readonly Outer[]): readonly Outer[] {
   const at = list.findIndex(usesShared);
   const first = list[at];
@@ -277,7 +287,7 @@ function addNames(e: Expr, names: Set<string>): void {
   });
 }
 
-/** A `let` that is the same for the whole workgroup keeps its value in its local from phase to phase. */
+/** A workgroup-uniform `let` keeps its value in its local between phases. */
 function needsMemory(name: string, shapes: Shapes): boolean {
   const variable = shapes.variables.get(name)!;
   return variable.kind === "var" || !variable.shape.group;

@@ -1,6 +1,6 @@
 /**
- * Loads whose index is linear in a loop's counter: `invariant + counter * stride + constant`. The loop keeps their
- * addresses in locals; their range is checked once, before it or the loop around it starts.
+ * Loads whose index is linear in a loop's counter: `invariant + counter * stride + constant`. The loop has their
+ * addresses in locals; their range is checked once, before it or the outer loop starts.
  */
 
 import { exactJson } from "../../spec/kernel/exact_json.ts";
@@ -16,14 +16,14 @@ import type { Shapes } from "./shape.ts";
 
 type ForStmt = Extract<Stmt, { op: "for" }>;
 
-/** Loads that share an invariant part and a stride. */
+/** Loads with the same invariant part and stride. */
 export interface PointerGroup {
   readonly array: string;
   /** Elements between lanes. */
   readonly apart: number;
-  /** Summed, they give the invariant part of the index. */
+  /** Terms of the invariant part of the index. */
   readonly terms: readonly Expr[];
-  /** Elements per step of the counter: a number, or factors of an invariant product. */
+  /** Elements per iteration: a number, or factors of an invariant product. */
   readonly stride: number | readonly Expr[];
   /** Constant parts of the indices, by load. */
   readonly loads: Map<Expr, number>;
@@ -32,20 +32,20 @@ export interface PointerGroup {
 interface Linear {
   readonly constant: number;
   readonly terms: readonly Expr[];
-  /** Coefficient of the counter; 0 where it does not occur. */
+  /** Coefficient of the counter; 0 if it does not occur. */
   readonly stride: number;
   /** Further factors of the coefficient. */
   readonly factors: readonly Expr[];
 }
 
-/** Terms and factors that an index may have, and definitions that may be followed, before it is taken as it is. */
+/** Maximum terms and factors of an index, and definitions that are followed, before it is not analyzed further. */
 const MAX_PARTS = 32;
 
-/** What does not change while a loop runs. */
+/** Invariants of a loop. */
 class Invariants {
-  /** Linear forms of the definitions met so far: a definition may be mentioned in many others. */
+  /** Linear forms of earlier definitions: many others may refer to one. */
   readonly known = new Map<string, Linear | undefined>();
-  /** Definitions being followed. */
+  /** Depth of followed definitions. */
   depth = 0;
   readonly #changing: Set<string>;
   readonly #stored = new Set<string>();
@@ -69,12 +69,12 @@ class Invariants {
     });
   }
 
-  /** No iteration stores to an array, so that what several load may be loaded at once. */
+  /** Whether no iteration stores to an array, so that several loads can be executed together. */
   keeps(array: string): boolean {
     return !this.#stored.has(array);
   }
 
-  /** The value is the same throughout the loop, and can be had before it. */
+  /** Whether the value is loop-invariant and available before the loop. */
   holds(e: Expr): boolean {
     return !someNode(e, (node) => {
       if (node.op === "local") return this.#changing.has(node.name);
@@ -83,7 +83,7 @@ class Invariants {
     });
   }
 
-  /** The definition of a `let` that may stand in its place: its operands cannot have changed since. */
+  /** The definition of a `let` that can replace it: its operands cannot have changed. */
   definition(name: string): Expr | undefined {
     const variable = this.shapes.variables.get(name);
     const { definition, inMemory } = variable ?? {};
@@ -104,7 +104,7 @@ class Invariants {
   }
 }
 
-/** `e` as a linear form of the counter, or as one term; undefined where it is neither. */
+/** `e` as a linear form of the counter, or as one term. Undefined if it is neither. */
 function linear(e: Expr, known: Invariants): Linear | undefined {
   const form = linearParts(e, known);
   const small = form === undefined ||
@@ -119,7 +119,7 @@ function atomOf(e: Expr, known: Invariants): Linear | undefined {
     : undefined;
 }
 
-/** The form of a local's definition; undefined where there is none, or it is too deep. */
+/** The form of a local's definition. Undefined if there is none, or if it is too deep. */
 function linearDefinition(
   name: string,
   known: Invariants,
@@ -195,15 +195,15 @@ function linearParts(e: Expr, known: Invariants): Linear | undefined {
   return atom();
 }
 
-/** Which loads go through pointers. */
+/** Options of the search for pointer loads. */
 export interface PointerOptions {
   /** Bindings that the kernel writes. */
   readonly writable: ReadonlySet<string>;
-  /** Also loads whose lanes are further apart than one element. */
+  /** Also loads whose lanes are more than one element apart. */
   readonly apart?: boolean;
 }
 
-/** The loads of an innermost loop that can go through pointers, grouped by what they share. */
+/** The loads of an innermost loop that can use pointers, grouped by common parts. */
 export function findPointers(
   loop: ForStmt,
   shapes: Shapes,
@@ -253,15 +253,15 @@ export function findPointers(
   return [...groups.values()];
 }
 
-/** Where the loads of a group are in all iterations of a loop around: index = sum of terms + constant + stride * counter. */
+/** Index of a group's loads in all iterations of the outer loop: sum of terms + constant + stride * counter. */
 export interface Course {
   readonly terms: readonly Expr[];
   readonly constant: number;
-  /** Elements per step of the counter around, at which the group's loop starts. */
+  /** Elements per iteration of the outer counter at the start of the group's loop. */
   readonly stride: number;
 }
 
-/** The courses of groups of a loop that stands in another; undefined where one has none, or where it starts is not known. */
+/** The courses of groups of a nested loop. Undefined if one has none, or if its start is unknown. */
 export function coursesIn(
   outer: ForStmt,
   inner: ForStmt,
@@ -269,7 +269,7 @@ export function coursesIn(
     readonly groups: readonly PointerGroup[];
     readonly shapes: Shapes;
     readonly writable: ReadonlySet<string>;
-    /** What the counter around is at most. */
+    /** Maximum of the outer counter. */
     readonly most: number;
   },
 ): readonly Course[] | undefined {

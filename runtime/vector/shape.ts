@@ -1,23 +1,25 @@
 /**
- * How a value varies over the lanes of a vector and over a workgroup. Lanes are consecutive invocations, so most
- * index arithmetic is `base + lane * stride` with a scalar base: this is what finds uniform and contiguous accesses.
+ * Variation of a value over the lanes of a vector and over a workgroup. Lanes are consecutive invocations, so most
+ * index arithmetic is `base + lane * stride` with a scalar base; this analysis finds uniform and contiguous accesses.
  */
 
 import type { Expr } from "../../spec/kernel/tree.ts";
 
-/** How a value varies. */
+/** Variation of a value. */
 export interface Shape {
-  /** Value of lane l is base + l * stride; 0 is the same in all lanes, null is anything. Only integers have other strides than 0. */
+  /**
+   * The value of lane l is base + l * stride. 0 is uniform, null is arbitrary. Only integers have strides other than 0.
+   */
   readonly stride: number | null;
   /** A power of two that divides the base (lane 0's value). */
   readonly align: number;
-  /** The same in every invocation of the workgroup. */
+  /** Whether it is uniform in the workgroup. */
   readonly group: boolean;
-  /** The value, where it is a constant. */
+  /** The value, if constant. */
   readonly value?: number;
 }
 
-/** What is known of a variable. */
+/** Facts about a variable. */
 export interface Variable {
   readonly name: string;
   readonly type: Expr["type"];
@@ -25,12 +27,15 @@ export interface Variable {
   /** Of a `let`. */
   readonly definition?: Expr;
   shape: Shape;
-  /** Each vector of a workgroup has its own value in memory: a local has that of the vector at hand only where it is named. */
+  /**
+   * Each vector of a workgroup has its own value in memory; a local has the current vector's value only where it is
+   * read.
+   */
   inMemory?: true;
 }
 
 const MAX_ALIGN = 2 ** 30;
-/** A value that varies in any way. */
+/** An arbitrarily varying value. */
 export const VARYING: Shape = { stride: null, align: 1, group: false };
 
 function lowBit(value: number): number {
@@ -38,7 +43,7 @@ function lowBit(value: number): number {
   return Math.min(MAX_ALIGN, (value & -value) >>> 0);
 }
 
-/** The same value with the same base in both branches of control flow. */
+/** The shape after two branches with the same base. */
 export function join(a: Shape, b: Shape): Shape {
   return {
     stride: a.stride === b.stride ? a.stride : null,
@@ -62,7 +67,7 @@ export class Shapes {
   readonly #local: Shape;
   #memo = new Map<Expr, Shape>();
 
-  /** `lanes` divides `workgroupSize`; it is 1 for kernels whose workgroups are not made of whole vectors. */
+  /** `lanes` divides `workgroupSize`; it is 1 for kernels whose workgroup size is not a multiple of the vector size. */
   constructor(
     variables: Map<string, Variable>,
     options: { readonly lanes: number; readonly workgroupSize: number },
@@ -81,7 +86,7 @@ export class Shapes {
       };
   }
 
-  /** Forget what was derived from shapes of variables that have changed since. */
+  /** Forgets shapes derived from variables that have changed since. */
   reset(): void {
     this.#memo.clear();
   }
@@ -95,7 +100,7 @@ export class Shapes {
     return shape;
   }
 
-  /** The same in all lanes. */
+  /** Whether a value is uniform over the lanes. */
   isUniform(e: Expr): boolean {
     return this.of(e).stride === 0;
   }
@@ -158,7 +163,7 @@ export class Shapes {
     }
   }
 
-  /** Uniform where all operands are. */
+  /** Uniform if all operands are. */
   #plain(operands: readonly Expr[]): Shape {
     const shapes = operands.map((operand) => this.of(operand));
     return shapes.every((s) => s.stride === 0)
@@ -238,7 +243,7 @@ export class Shapes {
       }
       case "lt":
       case "ge":
-        // An aligned run is wholly below or wholly above a multiple of its length.
+        // An aligned run is entirely below or entirely above a multiple of its length.
         return this.isAlignedRun(a) && b.stride === 0 && b.align >= this.lanes
           ? { stride: 0, align: 1, group: false }
           : plain;

@@ -1,4 +1,7 @@
-/** Statements of the kernel tree to the vector IR, for the invocations of one vector. Conditions that differ between lanes become masks. */
+/**
+ * Lowers statements of the kernel tree to the vector IR for the invocations of one vector. Conditions that differ
+ * between lanes become masks.
+ */
 
 import { invariant } from "../../spec/errors.ts";
 import { endOf } from "../../spec/kernel/build.ts";
@@ -23,14 +26,14 @@ import type { Shapes } from "./shape.ts";
 
 type ForStmt = Extract<Stmt, { op: "for" }>;
 
-/** Iterations of a loop that are known and so few that it need not look whether it shall stop. */
+/** Maximum known iterations of a loop that does not check for termination requests. */
 const SHORT_LOOP = 4096;
 
-/** How a device wants loops. */
+/** Loop options of a device. */
 export interface LoopOptions {
   /**
-   * `unrolled`: innermost loops are unrolled here, and pointers are found before the loop around; `tiles`: a compiler unrolls,
-   * and what lanes load far apart is transposed.
+   * `unrolled`: innermost loops are unrolled here, and pointers are computed before the outer loop; `tiles`: a compiler
+   * unrolls, and strided loads are transposed.
    */
   readonly loops: "unrolled" | "tiles";
 }
@@ -41,15 +44,15 @@ export class Statements {
   readonly loops: LoopOptions["loops"];
   /** Bindings that the kernel writes. */
   readonly writable: ReadonlySet<string>;
-  /** Memory for a vector. */
+  /** Reserves memory for a vector. */
   readonly take: () => Place;
   readonly ahead = new Map<ForStmt, Ahead>();
   /** Variables that are declared around phases. */
   readonly outlived = new Set<string>();
-  /** A loop before this one has asked for prefetches. */
+  /** Whether an earlier loop has queued prefetches. */
   prefetchesLater = false;
   #out: Statement[] = [];
-  /** Active lanes; undefined: all are. */
+  /** Mask of active lanes. Undefined: all. */
   #mask: Value | undefined;
   #maskDepth = 0;
   readonly #declaredAt = new Map<string, number>();
@@ -67,7 +70,7 @@ export class Statements {
     this.take = options.take;
   }
 
-  /** What `lower` emits. */
+  /** The statements that `lower` emits. */
   listOf(lower: () => void): readonly Statement[] {
     const outer = this.#out;
     const list: Statement[] = this.#out = [];
@@ -80,12 +83,12 @@ export class Statements {
     this.#out.push(statement);
   }
 
-  /** Set a variable, which `declares` it in this block. */
+  /** Sets a variable. `declares`: it is declared in this block. */
   set(local: Local, value: Value, declares = true): void {
     this.emit({ op: "set", local, value, declares });
   }
 
-  /** Give a value a name; a constant needs none. */
+  /** Binds a value to a name; a constant needs none. */
   keep(name: string, value: Value): Value {
     if (value.op === "const") return value;
     const local = newLocal(name, value.type);
@@ -93,7 +96,7 @@ export class Statements {
     return get(local);
   }
 
-  /** Keep a uniform integer. */
+  /** Binds a uniform integer to a name. */
   keepWord(e: Expr): Value {
     this.x.begin();
     return this.keep("t", this.x.word(e));
@@ -113,7 +116,7 @@ export class Statements {
     });
   }
 
-  /** Emit a loop over a counter. */
+  /** Emits a loop over a counter. */
   count(
     bounds: {
       readonly counter: Local;
@@ -145,7 +148,7 @@ export class Statements {
       : vectorType(this.x.shapes.variables.get(name)!.type);
   }
 
-  /** The local of a variable, made at its first mention. */
+  /** The local of a variable, created on first use. */
   localOf(name: string): Local {
     let local = this.x.locals.get(name);
     if (!local) {
@@ -155,7 +158,7 @@ export class Statements {
     return local;
   }
 
-  /** Whether a loop may be so long that it looks whether it shall stop. */
+  /** Whether a loop may be so long that it checks for termination requests. */
   isLong(s: ForStmt): boolean {
     return !(spanOf(s) <= SHORT_LOOP);
   }
@@ -201,7 +204,7 @@ export class Statements {
     invariant(declared !== undefined, `variable '${name}' is not declared`);
     const value = this.#valueOf(name, e);
     if (declared >= this.#maskDepth) return this.set(local, value, false);
-    // Lanes that are not active keep the value that they have.
+    // Inactive lanes retain their value.
     const pick = local.type === "vf" ? "f.pick" : "v.pick";
     this.set(local, apply(pick, value, get(local), this.#mask!), false);
   }
@@ -269,7 +272,7 @@ export class Statements {
     const { stride } = x.shapes.of(s.index);
     const same = x.shapes.isUniform(s.value);
     if (stride === 0 && (same || !this.#mask)) {
-      // All lanes store to one element; of different values the last stays.
+      // All lanes store to one element; the last value wins.
       const value = same && x.isWord(s.value)
         ? x.word(s.value)
         : laneOf(x.bits(s.value), same ? 0 : x.shapes.lanes - 1);
