@@ -8,8 +8,6 @@ import "./v8.mjs";
 import { closeSync, existsSync, openSync, readFileSync } from "node:fs";
 import process from "node:process";
 import { fileURLToPath, pathToFileURL } from "node:url";
-import { cacheFolder, keepCode } from "./code_cache.mjs";
-import { watchRank } from "./watch.mjs";
 
 const installed = new URL("../dist/cli/main.js", import.meta.url);
 const compiler = new URL("../scripts/compile.mjs", import.meta.url);
@@ -18,7 +16,11 @@ const compiler = new URL("../scripts/compile.mjs", import.meta.url);
 process.on("uncaughtException", fail);
 // With less address space, V8 ends the process somewhere later and says nothing of use.
 if (addressSpace() < 2 ** 31) await fail(new Error("too little memory"));
-watchRank(process.argv.slice(2));
+// Modules that are imported above are open at once, before anything can say that too many files are.
+if (process.argv.some((word) => /^(--devices=)?mpi$/.test(word))) {
+  const { watchRank } = await import("./watch.mjs").catch(fail);
+  watchRank(process.argv.slice(2));
+}
 // Errors and the places of calls speak of the source.
 process.setSourceMapsEnabled(true);
 const { main } = await import(await locate()).catch(fail);
@@ -30,6 +32,7 @@ if (process.exitCode === 3) process.exit();
 
 /** The program's URL. */
 async function locate() {
+  const { cacheFolder, keepCode } = await import("./code_cache.mjs");
   if (!existsSync(compiler)) {
     const cache = cacheFolder();
     if (cache !== undefined) keepCode(cache, "switchyard");

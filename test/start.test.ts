@@ -22,14 +22,15 @@ t.test("too few files may be open", { skip: SKIP }, (t) => {
   t.equal(wanted.status, 1);
   t.match(wanted.stderr, /^Cannot read '.*package\.json': .*\n$/);
   const seen = new Set<number | null>();
-  // Below 20 Node.js does not start, or cannot open the program.
-  for (const limit of [20, 22, 24, 28, 32, 40, 64, 200]) {
+  const major = Number.parseInt(process.versions.node);
+  // Below 19 Node.js does not start, or cannot open the program.
+  for (const limit of [19, 20, 22, 24, 28, 32, 40, 64, 200]) {
     const { status, stderr } = spawnSync("sh", [
       ...["-c", `ulimit -n ${limit}; exec "$@"`, "sh"],
       ...[process.execPath, PROGRAM, "verify", PLAN],
     ], { encoding: "utf8" });
-    // Node itself did not start.
-    if (stderr.startsWith("node:")) continue;
+    // Later versions of Node.js itself may need more.
+    if (major >= 22 && (status === null || /^node:/.test(stderr))) continue;
     seen.add(status);
     if (status === 1) t.equal(stderr, wanted.stderr, `${limit} files do`);
     else {
@@ -42,7 +43,7 @@ t.test("too few files may be open", { skip: SKIP }, (t) => {
     }
   }
   // Later versions of Node read one file after another: where they start, those are enough.
-  const few = Number.parseInt(process.versions.node) < 22 ? [3] : [];
+  const few = major < 22 ? [3] : [];
   t.strictSame([...seen].sort(), [1, ...few], "some are too few, some enough");
   t.end();
 });
