@@ -1,6 +1,6 @@
 /**
- * Continuous batching: each step feeds one token of every growing sequence, and prompt tokens as far as there is room.
- * Sequences are added and cancelled between steps; none depends on the others.
+ * Continuous batching: each step feeds one token of every decoding sequence, and prompt tokens up to the limit of the
+ * step. Sequences are added and cancelled between steps and are independent.
  */
 
 import { DataError } from "../spec/errors.ts";
@@ -18,22 +18,22 @@ import {
 } from "./sampling.ts";
 import { admit, nextStep, type Scheduled, type Slots } from "./schedule.ts";
 
-/** How one sequence is continued. */
+/** Options of one sequence. */
 export interface SequenceOptions extends SamplingOptions {
   /** Maximum new tokens. */
   readonly maxNewTokens: number;
   /** Tokens that end the sequence. */
   readonly stop: ReadonlySet<number>;
-  /** Stream of the seed's random numbers. Default: the number of the sequence in its batch. */
+  /** Random stream of the seed. Default: the index of the sequence in its batch. */
   readonly stream?: number;
-  /** The first new tokens, which are not sampled; they count as new tokens. Default: none. */
+  /** First new tokens, given instead of sampled; they count as new tokens. Default: none. */
   readonly forced?: readonly number[];
-  /** Called with each new token as it is chosen; "stop" ends the sequence. Ranks that are processes must all return the same. */
+  /** Called with each new token. "stop" ends the sequence. With several processes, all must return the same. */
   readonly onToken?: (
     token: number,
     logprobs: Logprobs | undefined,
   ) => void | "stop" | Promise<void | "stop">;
-  /** Called when the sequence has ended, but not when it is cancelled. */
+  /** Called when the sequence ends, but not when it is cancelled. */
   readonly onEnd?: (ending: Ending) => void;
 }
 
@@ -43,17 +43,17 @@ export type Ending = "stop token" | "stop text" | "length" | "context";
 /** A sequence of a batch. */
 export interface BatchSequence {
   readonly prompt: readonly number[];
-  /** New tokens, a stop token included. */
+  /** New tokens, including a stop token. */
   readonly tokens: readonly number[];
-  /** Of each new token, if they are requested. */
+  /** Log-probabilities of each new token, if requested. */
   readonly logprobs: readonly Logprobs[];
-  /** Undefined while the sequence grows, and of one that was cancelled. */
+  /** Undefined for a running or cancelled sequence. */
   readonly ending: Ending | undefined;
 }
 
-/** What a step did. */
+/** Result of a step. */
 export interface BatchStep {
-  /** Tokens that were fed, and how many of them were of prompts. */
+  /** Number of fed tokens, and of prompt tokens among them. */
   readonly tokens: number;
   readonly prompted: number;
   /** New tokens. */
@@ -69,7 +69,7 @@ interface Growing extends Scheduled, BatchSequence {
   cancelled: boolean;
 }
 
-/** Sequences that grow together in the caches of a decoder. */
+/** Sequences that share the caches of a decoder. */
 export class Batch {
   readonly #decoder: Decoder;
   readonly #waiting: Growing[] = [];
@@ -77,28 +77,28 @@ export class Batch {
   readonly #retainsLast: boolean;
   #count = 0;
 
-  /** `retainsLast`: the last sequence that ends keeps its pages, for a later batch. Default: false. */
+  /** `retainsLast`: whether the last sequence keeps its pages after its end, for a later batch. Default: false. */
   constructor(decoder: Decoder, { retainsLast = false } = {}) {
     this.#decoder = decoder;
     this.#slots = Array.from({ length: decoder.maxSequences });
     this.#retainsLast = retainsLast;
   }
 
-  /** Sequences that wait for a place in the caches. */
+  /** Number of queued sequences. */
   get waiting(): number {
     return this.#waiting.length;
   }
 
-  /** Sequences in the caches. */
+  /** Number of sequences in the caches. */
   get running(): number {
     return this.#slots.filter((sequence) => sequence).length;
   }
 
   /**
-   * Adds a sequence that continues a prompt (token ids). Throws DataError for a prompt or options that the decoder
-   * cannot run.
+   * Adds a sequence that continues a prompt (token ids). Throws DataError for a prompt or options that the decoder does
+   * not support.
    *
-   * @param fed tokens of the prompt whose keys and values slot 0 holds already
+   * @param fed number of prompt tokens whose keys and values are already in slot 0
    */
   add(
     prompt: readonly number[],
@@ -128,7 +128,7 @@ export class Batch {
     (sequence as Growing).cancelled = true;
   }
 
-  /** Runs a step; undefined if no sequence is left. */
+  /** Runs a step. Undefined if no sequence is left. */
   async step(): Promise<BatchStep | undefined> {
     const [slots, waiting] = [this.#slots, this.#waiting];
     this.#removeCancelled();
@@ -156,7 +156,7 @@ export class Batch {
     sequence.options.onEnd?.(sequence.ending);
   }
 
-  /** Ends a sequence that is alone and has too few pages even so; undefined if there is none. */
+  /** Ends a sequence that is alone and still has too few pages. Undefined if there is none. */
   #endStuck(): BatchStep | undefined {
     const slot = this.#slots.findIndex((sequence) => sequence);
     const sequence = this.#slots[slot] ?? this.#waiting.shift();
@@ -183,7 +183,7 @@ export class Batch {
   }
 }
 
-/** Choose the next token of a sequence, and report it. */
+/** Chooses and reports the next token of a sequence. */
 async function grow(
   sequence: Growing,
   candidates: Candidates,
@@ -209,7 +209,7 @@ function endingOf(
   const forced = tokens.length <= (options.forced?.length ?? 0);
   if (!forced && options.stop.has(tokens.at(-1)!)) return "stop token";
   if (tokens.length >= options.maxNewTokens) return "length";
-  // The new token would be fed at this position.
+  // Position of the new token.
   const position = prompt.length + tokens.length - 1;
   return position >= maxContext ? "context" : undefined;
 }

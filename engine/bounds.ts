@@ -1,24 +1,26 @@
-/** How much room a plan has: tokens of a step, sequences, positions. */
+/** Bounds of a plan: tokens per step, sequences, positions. */
 
 import type { Pages } from "../compiler/mod.ts";
 import type { Bounds } from "../models/mod.ts";
 import { sum } from "../spec/sum.ts";
 
-/** Tokens of one step unless more are asked for; longer prompts are fed in several steps. */
+/** Default tokens per step; longer prompts are fed in several steps. */
 const STEP_TOKENS = 512;
 
-/** What is to be run, where that is known. */
+/** Requirements of a run, if known. */
 export interface Need {
   readonly tokens: number;
   readonly sequences: number;
   readonly context: number;
-  /** Positions of each sequence, with what is to follow: their caches are then in pages, as many as they need. */
+  /**
+   * Maximum positions of each sequence, including new tokens: the caches are then paged, with as many pages as needed.
+   */
   readonly lengths?: readonly number[];
 }
 
 /**
- * Bounds as given, else enough for the need, in powers of two, so that similar runs share their kernels; positions, which
- * take memory whether or not they are used, are at most an eighth more.
+ * The given bounds, else sufficient ones, rounded up to powers of two so that similar runs share kernels. Positions,
+ * which cost memory even if unused, are rounded up by at most an eighth.
  */
 export function chooseBounds(
   need: Need,
@@ -34,7 +36,7 @@ export function chooseBounds(
   };
 }
 
-/** Bounds for a plan that is made before anything is known of its use. */
+/** Bounds of a plan for unknown use. */
 export function defaultBounds(
   given: Partial<Bounds>,
   maxPositions: number,
@@ -50,15 +52,15 @@ export function defaultBounds(
   );
 }
 
-/** Positions of a page: as many as attention looks up at once, or fewer for short sequences, each of which is looked up. */
+/** Positions per page: as many as attention looks up at once, or fewer for short sequences, with one lookup each. */
 const [PAGE, SHORT_PAGE] = [32, 4] as const;
 
-/** How much of a sequence may be empty: of its last page, half is on average. */
+/** Acceptable empty fraction of a sequence: half of its last page on average. */
 const EMPTY = 0.07;
 
 /**
- * Pages of a rank for sequences that come one after another, where each becomes as long as it may; they are sharded over
- * `groupSize` ranks. Those that end sooner leave theirs to the next.
+ * Pages per rank for a series of sequences, each up to its maximum length, sharded over `groupSize` ranks. Sequences
+ * that end early leave pages to later ones.
  */
 export function choosePages(
   lengths: readonly number[],
@@ -71,14 +73,14 @@ export function choosePages(
   );
   const each = Math.ceil(maxSequences / groupSize);
   const max = mostTogether(pages, { window: maxSequences, each });
-  // A sequence may have as many positions as there are, whatever is known of it.
+  // A sequence may have all positions, whatever is known of it.
   return {
     count: Math.max(max, Math.ceil(maxContext / size)),
     size,
   };
 }
 
-/** The largest sum of the `each` longest of `window` neighbours, by a Fenwick tree over lengths, the longest first. */
+/** The largest sum of the `each` longest of `window` neighbours, by a Fenwick tree over lengths, longest first. */
 function mostTogether(
   lengths: readonly number[],
   { window, each }: { readonly window: number; readonly each: number },

@@ -1,4 +1,4 @@
-/** Chat templates: a conversation as the text that a checkpoint was trained to continue. */
+/** Chat templates: format a conversation as the text that a checkpoint was trained to continue. */
 
 import { DataError } from "../spec/errors.ts";
 import { shown } from "../spec/shown.ts";
@@ -13,43 +13,44 @@ export interface ChatMessage {
   readonly content: string;
 }
 
-/** A turn with whatever a template may read of it. */
+/** A turn with any fields that a template may read. */
 export type TemplateMessage = { readonly [field: string]: unknown };
 
-/** What a conversation has besides messages. */
+/** Conversation data besides messages. */
 export interface RenderOptions {
-  /** Functions that the assistant may call, as the template reads them. Default: none. */
+  /** Functions that the assistant may call, in the template's format. Default: none. */
   readonly tools?: readonly object[] | undefined;
-  /** Further variables of the template. */
+  /** Additional variables of the template. */
   readonly values?: { readonly [name: string]: unknown } | undefined;
 }
 
-/** What a checkpoint makes of conversations. */
+/** The chat template of a checkpoint. */
 export interface ChatTemplate {
   /**
-   * The text up to where the assistant begins. It spells out every special token, the first one too: encode it with
-   * `encodeBare`.
+   * The text up to the start of the assistant's turn. It contains all special tokens, including the first one: encode
+   * it with `encodeBare`.
    */
   render(
     messages: readonly (ChatMessage | TemplateMessage)[],
     options?: RenderOptions,
   ): Promise<string>;
-  /** End its process. */
+  /** Terminates its process. */
   close(): void;
 }
 
-/** MiB that a template may take. */
+/** Memory limit of a template in MiB. */
 const MEMORY = 256;
 
-/** Characters of a template, at most. Published ones have some thousand. */
+/** Maximum characters of a template. Published ones have some thousand. */
 const LONGEST = 2 ** 18;
 
-/** Special tokens of tokenizer_config.json that templates may name. */
+/** Special tokens of tokenizer_config.json that templates may use. */
 const TOKENS = ["bos", "eos", "unk", "sep", "pad", "cls", "mask"];
 
 /**
- * The chat template of a checkpoint folder, in a sandbox, since it is untrusted input: chat_template.jinja, else `chat_template` of tokenizer_config.json, a text or
- * a list of named ones, of which the one named "default" is for conversations. Throws DataError where there is none.
+ * Opens the chat template of a checkpoint folder in a sandbox, because it is untrusted: chat_template.jinja, else
+ * `chat_template` of tokenizer_config.json, a text or a list of named texts, of which "default" is used. Throws
+ * DataError if there is none.
  */
 export async function openChatTemplate(
   folder: string,
@@ -105,7 +106,7 @@ async function createTemplate(
             ...tokens,
             messages,
             add_generation_prompt: true,
-            // What a template asks for even where a conversation has none.
+            // Variables that a template requires even if they are empty.
             tools: tools ?? null,
             documents: null,
           }]),
@@ -115,7 +116,7 @@ async function createTemplate(
   };
 }
 
-/** The template for conversations, of a text or a list of named texts. */
+/** The template for conversations from a text or a list of named texts. */
 function conversationTemplate(value: unknown, folder: string): string {
   if (typeof value === "string") return value;
   if (value === undefined || value === null) {
@@ -137,7 +138,7 @@ function conversationTemplate(value: unknown, folder: string): string {
   );
 }
 
-/** The text of a special token: itself, or in an object with its properties. */
+/** The text of a special token, given as a string or as an object with its properties. */
 function contentOf(token: unknown): string | undefined {
   if (typeof token === "string") return token;
   const content = (token ?? {}) as { readonly content?: unknown };

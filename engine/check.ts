@@ -1,4 +1,4 @@
-/** The mistakes of a target: a model file's types and domain, or a checkpoint's configuration and tensors. */
+/** Checks of a target: a model file's types and domain errors, or a checkpoint's configuration and tensors. */
 
 import { isTraining, type Model, type Training } from "../compiler/mod.ts";
 import { type Family, isFamily } from "../models/mod.ts";
@@ -18,7 +18,7 @@ export { formatDiagnostic, formatError } from "../compiler/source/check.ts";
 export type { Checked, Diagnostic } from "../compiler/source/check.ts";
 export { parseReference } from "../compiler/source/load.ts";
 
-/** Load a target; model files are run with `switchyard-moe` meaning this package. */
+/** Loads a target. Model files run with `switchyard-moe` resolved to this package. */
 export async function loadTarget(
   path: string,
   files: FileSystem,
@@ -31,7 +31,7 @@ export async function loadTarget(
   });
 }
 
-/** A family, or the file that exports it, which runs. */
+/** A family, or a file that exports one; the file is executed. */
 export type FamilyReference = string | Family | undefined;
 
 /** Options of `loadTarget`. */
@@ -41,14 +41,14 @@ export interface LoadTargetOptions
   readonly family?: FamilyReference;
 }
 
-/** The family that is meant. */
+/** Resolves a family reference. */
 export async function familyOf(
   family: FamilyReference,
 ): Promise<Family | undefined> {
   return typeof family === "string" ? await loadFamily(family) : family;
 }
 
-/** The model or the family that a file exports, `file.ts` or `file.ts#export`. */
+/** The model or the family exported by `file.ts` or `file.ts#export`. */
 async function loadModelFile(reference: string): Promise<Model | Family> {
   const { MODEL, resolveExport } = await import("../compiler/source/load.ts");
   return await resolveExport(reference, {
@@ -57,7 +57,7 @@ async function loadModelFile(reference: string): Promise<Model | Family> {
   });
 }
 
-/** The family that a file exports, `file.ts` or `file.ts#export`. */
+/** The family exported by `file.ts` or `file.ts#export`. */
 async function loadFamily(reference: string): Promise<Family> {
   const { resolveExport } = await import("../compiler/source/load.ts");
   return await resolveExport(reference, {
@@ -69,13 +69,13 @@ async function loadFamily(reference: string): Promise<Family> {
 
 const TRAINING = { noun: "training", op: "train(…)", is: isTraining };
 
-/** The training that a model file exports, `file.ts` or `file.ts#export`. */
+/** The training exported by `file.ts` or `file.ts#export`. */
 export async function loadTrainingFile(reference: string): Promise<Training> {
   const { resolveExport } = await import("../compiler/source/load.ts");
   return await resolveExport(reference, TRAINING);
 }
 
-/** The training or the family that a file exports, `file.ts` or `file.ts#export`. */
+/** The training or the family exported by `file.ts` or `file.ts#export`. */
 export async function loadTrainedFile(
   reference: string,
 ): Promise<Training | Family> {
@@ -88,8 +88,8 @@ export async function loadTrainedFile(
 }
 
 /**
- * What a path names that can be trained: a config.json, a checkpoint folder, or what a model file exports, a training before
- * a model or a family.
+ * The trainable thing at a path: a config.json, a checkpoint folder, or the export of a model file, a training before a
+ * model or a family.
  */
 export async function loadTrainable(
   path: string,
@@ -109,7 +109,9 @@ export async function loadTrainable(
   }
 }
 
-/** The mistakes of a model file or a checkpoint folder; none if it is sound. Throws DataError if there is no such thing. */
+/**
+ * The mistakes of a model file or a checkpoint folder; none if it is correct. Throws DataError if it does not exist.
+ */
 export async function checkTarget(
   path: string,
   files: FileSystem,
@@ -137,7 +139,7 @@ export async function checkTarget(
   }
 }
 
-/** As `checkTarget` of a model file, again and again: each call of what is returned reads what has changed. */
+/** Repeated `checkTarget` for a model file: each call of the returned function reads the changed files. */
 export async function openCheckFile(
   path: string,
 ): Promise<() => Promise<Checked>> {

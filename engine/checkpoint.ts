@@ -13,10 +13,10 @@ import { createTokenizer } from "./untrusted/tokenizer.ts";
 
 type JsonObject = { readonly [key: string]: unknown };
 
-/** File that lists the weight files of a checkpoint in parts. */
+/** File that lists the weight files of a sharded checkpoint. */
 export const WEIGHT_INDEX = "model.safetensors.index.json";
 
-/** Files of a checkpoint besides its configuration and its weights, each optional. */
+/** Optional files of a checkpoint besides configuration and weights. */
 export const COMPANION_FILES = [
   "tokenizer.json",
   "tokenizer_config.json",
@@ -26,27 +26,27 @@ export const COMPANION_FILES = [
   "chat_template.json",
 ] as const;
 
-/** Which family reads a config.json. */
+/** The family that reads a config.json. */
 export interface FamilyOption {
-  /** A family that the user gives. Default: the built-in ones. */
+  /** A family given by the user. Default: the built-in ones. */
   readonly family?: Family | undefined;
 }
 
-/** What a folder holds, weights and tokenizer still unread. */
+/** Contents of a checkpoint folder. Weights and tokenizer are not yet read. */
 export interface Checkpoint {
   readonly folder: string;
   readonly published: PublishedModel;
-  /** Tokens that end a text. */
+  /** Stop tokens. */
   readonly stop: ReadonlySet<number>;
   /** config.json. */
   readonly config: JsonObject;
-  /** New tokens unless the caller says, from generation_config.json. */
+  /** Default number of new tokens, from generation_config.json. */
   readonly maxNewTokens: number | undefined;
   /** Safetensors files. */
   readonly weightFiles: readonly string[];
 }
 
-/** Read the configuration of a checkpoint folder. */
+/** Reads the configuration of a checkpoint folder. */
 export async function openCheckpoint(
   folder: string,
   files: FileSystem,
@@ -58,7 +58,7 @@ export async function openCheckpoint(
   };
 }
 
-/** Read the configuration of a folder that may have no weights. */
+/** Reads the configuration of a folder that may have no weights. */
 export async function openConfiguration(
   folder: string,
   files: FileSystem,
@@ -87,7 +87,7 @@ export async function openConfiguration(
   };
 }
 
-/** generation_config.json; an empty object where the folder has none. */
+/** generation_config.json; an empty object if it does not exist. */
 export async function readGeneration(
   folder: string,
   files: FileSystem,
@@ -98,7 +98,10 @@ export async function readGeneration(
     : await readJsonObject(path, files);
 }
 
-/** A configuration without what it says of how weights are stored: their files say it too. Throws DataError for a quantization that is not known. */
+/**
+ * Removes the storage description from a configuration: the files contain it too. Throws DataError for an unknown
+ * quantization.
+ */
 function withoutQuantization(config: JsonObject): JsonObject {
   const { quantization_config: quantization, ...model } = config;
   if (typeof quantization === "object" && quantization !== null) {
@@ -107,7 +110,10 @@ function withoutQuantization(config: JsonObject): JsonObject {
   return model;
 }
 
-/** The weight files of a checkpoint: a GGUF file with its further parts, or the safetensors files of a folder: those of its index if it has one, else model.safetensors, else all there are. */
+/**
+ * The weight files of a checkpoint: a GGUF file with its other parts, or the safetensors files of a folder: those of
+ * its index if it has one, else model.safetensors, else all of them.
+ */
 export async function listWeightFiles(
   folder: string,
   files: FileSystem,
@@ -136,7 +142,7 @@ export async function listWeightFiles(
   return all.map((name) => files.join(folder, name));
 }
 
-/** Names of the weight files that the index of a folder lists. */
+/** Names of the weight files in the index of a folder. */
 export async function indexedFiles(
   folder: string,
   files: Pick<FileSystem, "join" | "readText">,
@@ -155,7 +161,7 @@ export async function indexedFiles(
   );
 }
 
-/** The tokenizer of a checkpoint; undefined if the folder has none. */
+/** The tokenizer of a checkpoint. Undefined if the folder has none. */
 export async function openTokenizer(
   folder: string,
   files: FileSystem,

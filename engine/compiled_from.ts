@@ -1,6 +1,6 @@
 /**
- * Saved plans name what they were compiled from, and whoever runs one compiles that again and compares. A plan that is
- * equal does what every plan of this compiler does: each launch writes each element of its result once, and all of them.
+ * Saved plans include their source. A process that runs one compiles the source again and compares. An equal plan has
+ * the properties of every compiled plan: each launch writes each element of its result exactly once.
  */
 
 import {
@@ -17,7 +17,7 @@ import type { Plan } from "../spec/plan/plan.ts";
 import { shown } from "../spec/shown.ts";
 import { Sandbox, UntrustedError } from "./untrusted/sandbox.ts";
 
-/** Compile a model to a plan that can be saved: it names what it was compiled from. */
+/** Compiles a model to a plan that includes its source and can be saved. */
 export async function compileDocumented(
   model: Model,
   how: {
@@ -37,23 +37,23 @@ export async function compileDocumented(
 const REMEDY =
   "Compile the model again, or run what it says without a promise of its results (--allow-kernels)";
 
-/** MiB that compiling the model of a plan may take. */
+/** Memory limit for compiling the model of a plan, in MiB. */
 const MEMORY = 4096;
 
-/** Seconds of CPU time that compiling the model of a plan may take, and steps of the plan for which it gets another. */
+/** CPU time limit for compiling the model of a plan: seconds, plus one second per this many steps. */
 const SECONDS = 10, STEPS_A_SECOND = 100;
 
-/** What compiling the model of a plan may take. */
+/** Limits for compiling the model of a plan. */
 export interface CompileBounds {
-  /** Of CPU time. Default: 10, and another for each 100 steps of the plan. */
+  /** Seconds of CPU time. Default: 10, plus 1 per 100 steps of the plan. */
   readonly seconds?: number;
   /** MiB. Default: 4096. */
   readonly memory?: number;
 }
 
 /**
- * Throws PlanError unless a plan is what the model in it compiles to: its kernels, what is launched with which buffers and
- * how often, and where those are. The model is untrusted: it is compiled in a sandbox, with bounds of time and memory.
+ * Throws PlanError unless a plan equals the compiled model in it: its kernels, launches, bindings and offsets. The
+ * model is untrusted: it is compiled in a sandbox with limits of time and memory.
  */
 export async function assertCompiled(
   plan: Plan,
@@ -75,7 +75,7 @@ export async function assertCompiled(
   throw new PlanError(`Cannot run the plan: ${why}. ${REMEDY}`);
 }
 
-/** What makes a plan another one than the model in it compiles to; undefined: nothing does. */
+/** The difference between a plan and the compiled model in it. Undefined if they are equal. */
 export function whyNotCompiled(plan: Plan): string | undefined {
   const { compiledFrom, ...given } = plan;
   if (compiledFrom === undefined) {
@@ -85,7 +85,7 @@ export function whyNotCompiled(plan: Plan): string | undefined {
   try {
     again = compileDocument(compiledFrom);
   } catch (error) {
-    // Whatever goes wrong: the document is untrusted, and the compiler is written for models that are not.
+    // Any error: the document is untrusted, but the compiler assumes trusted models.
     const why = error instanceof Error ? error.message : String(error);
     return `the model in it does not compile, ${shown(why)}`;
   }
@@ -94,7 +94,7 @@ export function whyNotCompiled(plan: Plan): string | undefined {
     `${different} is not what the model in it compiles to`;
 }
 
-/** The first part of a plan that another has otherwise: a kernel, a step, or a field. */
+/** The first differing part of two plans: a kernel, a step, or a field. */
 function difference(given: Plan, wanted: Plan): string | undefined {
   for (const [name, kernel] of Object.entries(given.kernels)) {
     if (!equal(kernel, wanted.kernels[name])) return `kernel '${shown(name)}'`;
@@ -111,7 +111,7 @@ function difference(given: Plan, wanted: Plan): string | undefined {
   return undefined;
 }
 
-/** Whether two values of JSON are equal; of objects, the order of fields does not count. */
+/** Whether two JSON values are equal, ignoring the order of fields. */
 function equal(a: unknown, b: unknown): boolean {
   if (Object.is(a, b)) return true;
   if (typeof a !== "object" || typeof b !== "object" || !a || !b) return false;

@@ -1,4 +1,4 @@
-/** A config.json alone: what there is of a model before its weights are, for plans. */
+/** A config.json without weights, for plans. */
 
 import { readFamily } from "../models/family.ts";
 import type { Family, PublishedModel } from "../models/mod.ts";
@@ -16,17 +16,17 @@ type Config = { readonly [key: string]: unknown };
 export interface Configuration {
   readonly path: string;
   readonly published: PublishedModel;
-  /** How its weights are stored, or would be as `dtype`. */
+  /** Storage dtypes of its weights, or those with `dtype`. */
   storedAs(dtype?: EncodingName): StoredAs;
   readonly notes: readonly string[];
 }
 
-/** Architectures with parts besides the text model: the architecture of that part. */
+/** Architectures with parts besides the text model: the architecture of the text model. */
 const TEXT_PARTS: { readonly [architecture: string]: string } = {
   Llama4ForConditionalGeneration: "Llama4ForCausalLM",
 };
 
-/** What a parsed config.json describes. Throws DataError for a model that is not known. */
+/** The model of a parsed config.json. Throws DataError for an unknown model. */
 export function configurationOf(
   config: Config,
   path: string,
@@ -43,7 +43,7 @@ export function configurationOf(
   };
 }
 
-/** The configuration of a family's own defaults, with f32 weights. */
+/** The default configuration of a family, with f32 weights. */
 export function familyConfiguration(
   family: Family,
   path: string,
@@ -63,10 +63,7 @@ export function completeConfig(
   return { architectures: [architecture], ...Object.fromEntries(fields) };
 }
 
-/**
- * The configuration that a path names: a config.json, or a folder with one whose weights are not there. Undefined for anything
- * else.
- */
+/** The configuration at a path: a config.json, or a folder with one and without weights. Undefined otherwise. */
 export async function findConfiguration(
   path: string,
   files: FileSystem,
@@ -87,7 +84,7 @@ export async function findConfiguration(
     : configurationOf(document, path, options);
 }
 
-/** The object in a JSON file; undefined where it is none. */
+/** The object in a JSON file. Undefined if it contains none. */
 export async function documentOf(
   path: string,
   files: FileSystem,

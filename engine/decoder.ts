@@ -1,4 +1,7 @@
-/** A decoder's plan in use: packed tokens in, logits or the best of them out. Knows only the plan, so a saved one works in the same way. */
+/**
+ * A decoder's plan on its devices: takes packed tokens, returns logits or the best candidates. It uses only the plan,
+ * so a saved one works in the same way.
+ */
 
 import { modelAxis } from "../spec/axis_parts.ts";
 import type { HostTensor, Session } from "../runtime/mod.ts";
@@ -23,25 +26,25 @@ export interface DecoderShape {
   readonly maxTokens: number;
   readonly maxSequences: number;
   readonly maxContext: number;
-  /** Experts of a layer; 0 where there are none. */
+  /** Experts per layer; 0 if there are none. */
   readonly experts: number;
-  /** Inputs that are choices of experts, where the plan does not choose itself. */
+  /** Inputs with choices of experts, if the plan does not choose them itself. */
   readonly choices: readonly (readonly [name: string, port: Port])[];
-  /** Where caches are in pages, which. */
+  /** Shape of the pages, for paged caches. */
   readonly pagesShape: PagesShape | undefined;
-  /** Sequences have states of their last token: they go on from it only. */
+  /** Whether sequences have recurrent states, which continue only from the last token. */
   readonly recurrent: boolean;
-  /** What it gives: logits of every token, of some, or so many of the best tokens to follow each of these. */
+  /** Outputs: logits of every token, of some tokens, or this many best candidates after each of these. */
   readonly gives: "logits" | "next logits" | { readonly candidates: number };
-  /** The axis of the model that an axis of a port is a part of. */
+  /** The model axis of a port's local axis. */
   readonly modelAxis: (axis: string) => string;
-  /** Elements of an input or output for each token. */
+  /** Elements of an input or output per token. */
   width(port: Port): number;
 }
 
 /**
- * The shape of a plan that takes `ids`, `sequence` and `position`, perhaps `rows`, tables of pages and choices of experts, and gives
- * `logits` or candidates; undefined for any other.
+ * The shape of a plan with inputs `ids`, `sequence` and `position`, optionally `rows`, page tables and choices of
+ * experts, and outputs `logits` or candidates. Undefined for other plans.
  */
 export function decoderShape(plan: Plan): DecoderShape | undefined {
   const program = plan.programs[0];
@@ -85,7 +88,7 @@ export function decoderShape(plan: Plan): DecoderShape | undefined {
   };
 }
 
-/** Outputs of a plan that gives candidates. */
+/** Outputs of a plan that returns candidates. */
 const BEST = { logits: "candidates.logits", ids: "candidates.ids" };
 
 /** A decoder on its devices. */
@@ -100,10 +103,10 @@ export class Decoder implements DecoderShape {
   readonly recurrent: boolean;
   readonly gives: DecoderShape["gives"];
   readonly width: (port: Port) => number;
-  /** The axis of the model that an axis of a port is a part of. */
+  /** The model axis of a port's local axis. */
   readonly modelAxis: (axis: string) => string;
   readonly pagesShape: DecoderShape["pagesShape"];
-  /** Where caches are in pages, who has them. */
+  /** The page table, for paged caches. */
   readonly pages: PageTable | undefined;
   readonly #session: Session;
 
@@ -124,7 +127,7 @@ export class Decoder implements DecoderShape {
     this.pages = shape.pagesShape && new PageTable(shape.pagesShape);
   }
 
-  /** Outputs that have a row for each token, such as logits and choices of routers. */
+  /** Outputs with a row per token, such as logits and choices of routers. */
   get rowOutputs(): [string, Port][] {
     const axisOf = ({ axes }: Port) =>
       axes[0] === undefined ? undefined : this.modelAxis(axes[0]);
@@ -135,8 +138,8 @@ export class Decoder implements DecoderShape {
   }
 
   /**
-   * What may follow some of the tokens, by index in the step: at most one of each sequence where the plan picks rows.
-   * Ranks that are processes all get it, so that all choose the same tokens.
+   * The candidates after some of the tokens, by index in the step: at most one per sequence if the plan selects rows.
+   * With several processes, all receive them, so that all choose the same tokens.
    */
   async next(
     tokens: PackedTokens,
@@ -168,7 +171,7 @@ export class Decoder implements DecoderShape {
     });
   }
 
-  /** Every output of a step, with choices of experts where the plan takes them; none where another process has rank 0. */
+  /** Every output of a step, with choices of experts if the plan takes them. Empty if another process has rank 0. */
   async outputs(
     tokens: PackedTokens,
     choices: { readonly [name: string]: HostTensor } = {},
@@ -194,7 +197,7 @@ function integers(data: Int32Array): HostTensor {
   return { dtype: "i32", shape: [data.length], data };
 }
 
-/** Refuse more than a plan has room for. */
+/** Rejects more than the bounds of a plan. */
 export function checkRoom(
   shape: DecoderShape,
   need: { readonly sequences: number; readonly context: number },

@@ -1,4 +1,4 @@
-/** Which adapters there are, which is used and why, and one device for each rank. */
+/** Adapters: listing, selection with a reason, and one device per rank. */
 
 import {
   type AdapterPlaces,
@@ -26,22 +26,22 @@ import { onRank, type Plan } from "../spec/plan/plan.ts";
 import { sum } from "../spec/sum.ts";
 import { largestExpert, streamableBytes } from "../runtime/mapped_weights.ts";
 
-/** What computes: the best there is, the CPU by WebAssembly or by compiled C, or adapters by number. */
+/** Device selection: the best, the CPU by WebAssembly or by compiled C, or adapters by number. */
 export type AdapterChoice = "auto" | HostKind | readonly number[];
 
-/** Devices that compute on the processor. */
+/** Kinds of CPU devices. */
 export type HostKind = "cpu" | "native";
 
-/** How a kind of device on the processor is named and opened. */
+/** Name and functions of a kind of CPU device. */
 interface HostRule {
-  /** What tunings are kept by. */
+  /** Key of tunings. */
   readonly computer: string;
   readonly maxThreads: number;
   readonly limits: {
     readonly [limit: string]: number;
     readonly memory: number;
   };
-  /** Seconds that a launch has to take before threads share it. */
+  /** Seconds of a launch below which it is not split over threads. */
   readonly grain: number;
   open(
     threads: number,
@@ -52,11 +52,11 @@ interface HostRule {
       >
       & { readonly expertBytes?: number | undefined },
   ): Promise<HostPool>;
-  /** Why there is none on this machine; undefined where there is. */
+  /** Why there is none on this machine. Undefined if there is one. */
   whyNot(): Promise<string | undefined>;
 }
 
-/** Devices on the processor, by how they are named. */
+/** CPU devices by name. */
 export const HOSTS: { readonly [K in HostKind]: HostRule } = {
   cpu: {
     computer: "CPU device",
@@ -76,7 +76,7 @@ export const HOSTS: { readonly [K in HostKind]: HostRule } = {
   },
 };
 
-/** Limits of a device of a machine file; undefined: those that every WebGPU device guarantees. */
+/** Limits of a device of a machine file. Undefined: those that every WebGPU device guarantees. */
 export function deviceLimits(
   { limits, computer }: Pick<MachineDevice, "limits" | "computer">,
 ): { readonly [limit: string]: number } | undefined {
@@ -86,18 +86,18 @@ export function deviceLimits(
   return HOSTS[computer].limits;
 }
 
-/** Where ranks live: all on one device, each on its own, or each in a process of an MPI job. */
+/** Devices of ranks: one shared device, one device per rank, or one process of an MPI job per rank. */
 export type DeviceSharing = "shared" | "separate" | "mpi";
 
-/** What `auto` takes on this machine. */
+/** The device that `auto` selects on this machine. */
 export interface ChosenAdapter {
   readonly adapter: GpuAdapter | HostKind;
   readonly why: string;
 }
 
 /**
- * A hardware GPU if there is one, else the native CPU device unless `missing` says why there is none, else the CPU device;
- * software adapters are only used when named.
+ * A hardware GPU if there is one, else the native CPU device unless `missing` gives a reason, else the CPU device.
+ * Software adapters are used only if named.
  */
 export function chooseAdapter(
   adapters: readonly GpuAdapter[],
@@ -110,64 +110,64 @@ export function chooseAdapter(
     : { adapter: "cpu", why: `there is no hardware GPU, and ${missing}` };
 }
 
-/** How devices are chosen. */
+/** Options of device selection. */
 export interface SelectDevicesOptions {
   /** Default: shared. */
   readonly sharing?: DeviceSharing;
   /** Default: auto. */
   readonly adapter?: AdapterChoice;
-  /** Takes a remark for the user. */
+  /** Receives a notice for the user. */
   readonly notice?: (text: string) => void;
-  /** Time launches, where the adapter can. */
+  /** Whether launches are timed, if the adapter supports it. */
   readonly timestamps?: boolean;
-  /** A browser's or Deno's `navigator.gpu`. */
+  /** `navigator.gpu` of a browser or Deno. */
   readonly gpu?: GPU;
-  /** False: the system has no graphics device, so that `auto` need not ask WebGPU, which is slow and loud there. */
+  /** False: the system has no graphics device, so `auto` skips WebGPU, which is slow and prints warnings there. */
   readonly graphics?: boolean;
-  /** Finds out where adapters are, to tell those of one name apart. */
+  /** Looks up the addresses of adapters with equal names. */
   readonly places?: () => Promise<AdapterPlaces>;
-  /** Cores that compute where no GPU does; ranks that are processes of one host divide them. Default: 1. */
+  /** Number of CPU threads; processes of one host divide them. Default: 1. */
   readonly threads?: number;
-  /** Milliseconds that what is started at once, at most a run, may take on a device. */
+  /** Deadline in milliseconds for the work submitted to a device at once, at most a run. */
   readonly deadlineMs?: number;
-  /** The plan is a file, so that its kernels may be untrusted. */
+  /** Whether the plan is a file, so that its kernels may be untrusted. */
   readonly untrusted?: boolean;
   /**
-   * Bytes of memory that experts may have in this process, on the native CPU device: they are read from their files while
-   * they are used. `auto`: what the system has left beside the rest of the plan, unless all of them fit.
+   * Maximum memory of experts in this process in bytes, on the native CPU device: they are streamed from their files.
+   * `auto`: the memory that the system has left besides the rest of the plan, unless all experts fit.
    */
   readonly expertMemory?: number | "auto";
 }
 
-/** Adapters that were chosen, before a plan says what it needs of them. */
+/** Selected adapters, before the requirements of a plan are known. */
 export interface SelectedDevices {
   readonly kind: Device["kind"];
-  /** Which device on the processor; undefined for adapters. */
+  /** The kind of CPU device. Undefined for adapters. */
   readonly host?: HostKind;
-  /** Limits that all of them have; a plan for them may ask for as much. */
+  /** Limits of all of them, which a plan may use. */
   readonly limits: { readonly [limit: string]: number };
-  /** Numbers of the adapters that ranks take round-robin; undefined on the CPU. */
+  /** Numbers of the adapters assigned to ranks round-robin. Undefined on the CPU. */
   readonly adapters?: readonly number[];
   /** Whether they compute on the CPU. */
   readonly software?: boolean;
-  /** Cores that compute, on the CPU device and on a software adapter. */
+  /** Number of CPU threads, on the CPU device and on a software adapter. */
   readonly threads?: number;
-  /** The adapters with their drivers, or the CPU device: what tunings are kept by. */
+  /** The adapters with their drivers, or the CPU device: the key of tunings. */
   readonly computer: string;
-  /** The job that this process is a rank of, where ranks are processes. */
+  /** The job of this process, if ranks are processes. */
   readonly world: MpiWorld | undefined;
   open(plan: Plan): Promise<OpenedDevices>;
 }
 
 /** Devices of a session. */
 export interface OpenedDevices {
-  /** One per rank of this process; if shared, the same one for all. */
+  /** One per rank of this process; the same one for all if shared. */
   readonly devices: readonly Device[];
-  /** Give back what the devices had in common, once all are destroyed. */
+  /** Frees what the devices shared, after all are destroyed. */
   close(): Promise<void>;
 }
 
-/** Choose what to compute on. Throws MachineError where an adapter is not there. */
+/** Selects devices. Throws MachineError if an adapter does not exist. */
 export async function selectDevices(
   { sharing = "shared", adapter: choice = "auto", ...others }:
     SelectDevicesOptions,
@@ -190,7 +190,7 @@ export async function selectDevices(
     if (typeof adapter === "string") {
       return await selectHost(adapter, { ...options, world });
     }
-    // Ranks on devices of their own take the hardware adapters round-robin.
+    // Ranks on separate devices are assigned hardware adapters round-robin.
     list.push(
       ...sharing === "shared"
         ? [adapter]
@@ -228,7 +228,7 @@ async function bestHost(): Promise<HostKind> {
   return await HOSTS.native.whyNot() === undefined ? "native" : "cpu";
 }
 
-// Ranks on separate devices of one processor share the threads and the memory of one pool; processes have a pool each.
+// Ranks on separate devices of one CPU share the threads and the memory of one pool. Processes have separate pools.
 async function selectHost(
   kind: HostKind,
   options: SelectDevicesOptions & { readonly world: MpiWorld | undefined },
@@ -278,7 +278,7 @@ async function selectHost(
   };
 }
 
-/** Bytes of ranks, and those of them that are weights of experts. */
+/** Bytes of the ranks, and of their expert weights. */
 function bytesOf(
   plan: Plan,
   ranks: readonly number[],
@@ -289,10 +289,10 @@ function bytesOf(
   };
 }
 
-/** Experts of a layer that have to be in memory at once, of two launches each. */
+/** Number of experts per layer that must be in memory at once, for two launches. */
 const LEAST_EXPERTS = 2;
 
-/** Memory for experts, checked against what a launch needs; undefined where all of them fit. */
+/** Memory limit of experts, checked against the requirement of a launch. Undefined if all of them fit. */
 function expertBytesFor(
   plan: Plan,
   { kind, ranks, expertMemory }: {
@@ -343,7 +343,7 @@ function checkMemory(
   );
 }
 
-// The device of this process: the adapters go to the processes of a host round-robin.
+// The device of this process: adapters are assigned to the processes of a host round-robin.
 async function openOfRank(
   plan: Plan,
   list: readonly GpuAdapter[],
@@ -447,8 +447,8 @@ async function adapterOf(
 }
 
 /**
- * Ranks that share an adapter are slower than they look, so that is said. Where as many were named as there are ranks, or
- * there are more that cannot be distinguished, it is not what was meant.
+ * Reports ranks that share an adapter, because they are slower than expected. It is an error if the user named as many
+ * adapters as ranks, or if there are more that cannot be distinguished.
  */
 export function checkSharing(
   list: readonly GpuAdapter[],
@@ -478,7 +478,7 @@ export function checkSharing(
   );
 }
 
-/** Why adapters that are there are not in the list. */
+/** Why existing adapters are not in the list. */
 function cannotTell({ name, twins }: GpuAdapter): string {
   return `There are ${twins} adapters named '${name}', and nothing tells them apart. Install Mesa's device-select layer (Debian package mesa-vulkan-drivers), or start a process for each with only one visible`;
 }

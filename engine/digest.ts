@@ -1,11 +1,11 @@
-/** What tells data from other data. */
+/** Hashes of data. */
 
-/** Bytes that are hashed at once: WebCrypto takes less than 2 GiB. */
+/** Maximum bytes per hash call: WebCrypto accepts less than 2 GiB. */
 const MOST_BYTES = 2 ** 30;
 
 /**
- * The SHA-256 of a text or of the bytes of an array, in hexadecimal digits. Of more than 1 GiB it is that of the digits of
- * its parts of 1 GiB.
+ * The SHA-256 of a text or of the bytes of an array, in hexadecimal. For more than 1 GiB, the hash of the hashes of its
+ * parts of 1 GiB.
  */
 export async function sha256(data: string | ArrayBufferView): Promise<string> {
   const bytes = typeof data === "string"

@@ -1,57 +1,57 @@
-/** Text from a decoder: prompts continued as one batch, and how long it took. */
+/** Text generation: continues prompts as one batch, and measures time. */
 
 import { Batch, type Ending, type SequenceOptions } from "./batch.ts";
 import type { Decoder } from "./decoder.ts";
 import type { Logprobs } from "./sampling.ts";
 
-/** What to generate. */
+/** Options of generation. */
 export interface GenerateOptions
   extends Omit<SequenceOptions, "stream" | "forced" | "onToken" | "onEnd"> {
-  /** Called with each new token as it is chosen; "stop" ends the sequence. Ranks that are processes must all say the same. */
+  /** Called with each new token. "stop" ends the sequence. With several processes, all must return the same. */
   readonly onToken?: (
     sequence: number,
     token: number,
     logprobs: Logprobs | undefined,
   ) => void | "stop" | Promise<void | "stop">;
-  /** Tokens that the decoder has the keys and values of, in the place of the first prompt. Default: none. */
+  /** Tokens whose keys and values are cached in the slot of the first prompt. Default: none. */
   readonly cached?: readonly number[];
-  /** Time in milliseconds. */
+  /** A clock in milliseconds. */
   readonly now?: () => number;
 }
 
 /** One continued prompt. */
 export interface GeneratedSequence {
   readonly prompt: readonly number[];
-  /** New tokens, a stop token included. */
+  /** New tokens, including a stop token. */
   readonly tokens: readonly number[];
   readonly ending: Ending;
-  /** Of each new token, if they are asked for. */
+  /** Log-probabilities of each new token, if requested. */
   readonly logprobs?: readonly Logprobs[];
 }
 
-/** What was generated, and how long it took. */
+/** Generated sequences, and times. */
 export interface Generated {
   readonly sequences: readonly GeneratedSequence[];
-  /** Until the first token of the first prompts was chosen. */
+  /** Milliseconds until the first token of the first prompts. */
   readonly firstMs: number;
-  /** All steps that take tokens of prompts, and how many of these there were. */
+  /** Milliseconds of all steps with prompt tokens, and the number of these tokens. */
   readonly prefillMs: number;
   readonly prefillTokens: number;
-  /** All further steps, and how many there were. */
+  /** Milliseconds of all other steps, and their number. */
   readonly decodeMs: number;
   readonly decodeSteps: number;
 }
 
 /**
- * Continue prompts (token ids), as many at a time as the decoder has room for: where a sequence ends, the next prompt takes
- * its place. What a sequence becomes does not depend on the others.
+ * Continues prompts (token ids), as many at a time as the decoder has room for; when a sequence ends, the next prompt
+ * is added. Sequences are independent of each other.
  */
 export async function generate(
   decoder: Decoder,
   prompts: readonly (readonly number[])[],
   { onToken, cached = [], now = () => 0, ...options }: GenerateOptions,
 ): Promise<Generated> {
-  // What the last one has may be gone on with.
+  // The pages of the last sequence may be reused.
   const batch = new Batch(decoder, { retainsLast: true });
   const sequences = prompts.map((prompt, index) =>
     batch.add(prompt, {
@@ -91,8 +91,8 @@ export async function generate(
 }
 
 /**
- * Tokens of the first prompt that need not be fed, as the caches have them: not the last one, which the next follows. Frees
- * all other pages. A decoder with recurrent states goes on from the last token that it has, or begins anew.
+ * Number of cached tokens of the first prompt that need not be fed: not the last one, which the next token follows.
+ * Frees all other pages. A decoder with recurrent states continues from its last token, or starts again.
  */
 function keptLength(
   { pages, recurrent, maxSequences }: Decoder,

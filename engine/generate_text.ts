@@ -1,26 +1,26 @@
-/** Text from text: a prompt continued by a decoder. */
+/** Generates text from a text: continues a prompt with a decoder. */
 
 import type { Decoder } from "./decoder.ts";
 import { generate } from "./generate.ts";
 import type { SamplingOptions } from "./sampling.ts";
 import { TextStream, type Tokenizer } from "./tokenizer.ts";
 
-/** What to generate. */
+/** Options of generation. */
 export interface GenerateTextOptions extends Partial<SamplingOptions> {
   /** Default: 64. */
   readonly maxNewTokens?: number;
-  /** Called with each piece of text as it is there. */
+  /** Called with each piece of text. */
   readonly onText?: (piece: string) => void | Promise<void>;
 }
 
-/** A decoder with the tokenizer of its checkpoint, and the tokens that end a text. */
+/** A decoder with the tokenizer of its checkpoint and the stop tokens. */
 export interface TextModel {
   readonly decoder: Decoder;
   readonly tokenizer: Tokenizer;
   readonly stop: ReadonlySet<number>;
 }
 
-/** Continues a text; greedily, unless options say otherwise. `afterToken` is awaited after each token. */
+/** Continues a text. Default: greedy. `afterToken` is awaited after each token. */
 export async function generateText(
   { decoder, tokenizer, stop }: TextModel,
   prompt: string,

@@ -1,4 +1,4 @@
-/** Options that were given, out of more of them. */
+/** Selects given options. */
 
 /** The properties of `options` among `keys` that are not undefined. */
 export function given<T extends object, K extends keyof T>(

@@ -1,4 +1,4 @@
-/** Inputs of a target from a file. */
+/** Reads the inputs of a target from a file. */
 
 import { trace } from "../compiler/mod.ts";
 import { checkInputNames } from "../runtime/mod.ts";
@@ -7,7 +7,7 @@ import { BATCH, checkBatchNames, type Tensors } from "./run.ts";
 import type { Target } from "./target.ts";
 import { readTensors } from "./tensors.ts";
 
-/** Read the inputs of a target. A tensor that is none is refused by name, and not read. */
+/** Reads the inputs of a target. Other tensors are rejected by name without being read. */
 export async function readInputs(
   path: string,
   files: FileSystem,
@@ -24,7 +24,7 @@ export async function readInputs(
   });
 }
 
-/** The program of a target and its inputs; undefined for checkpoints, which are given a batch. */
+/** The program of a target and its inputs. Undefined for checkpoints, which take a batch. */
 function programOf(
   target: Target,
 ): Parameters<typeof checkInputNames>[0] | undefined {

@@ -1,4 +1,4 @@
-/** Ranks as processes: what the processes of an MPI job agree on before they run, and what they bring together after. */
+/** MPI jobs: checks between processes before a run, and gathers after it. */
 
 import type {
   Device,
@@ -20,24 +20,24 @@ import type { Plan } from "../spec/plan/plan.ts";
 import { sha256 } from "./digest.ts";
 import { VERSION } from "./version.ts";
 
-/** A plan for another number of ranks than there are processes. */
+/** The mesh of a plan differs from the number of processes. */
 export class RankCountError extends Error {
   override name = "RankCountError";
 }
 
-/** Become a rank of the MPI job that this process was started in. Throws MachineError where there is no MPI. */
+/** Joins the MPI job of this process. Throws MachineError without MPI. */
 export async function joinJob(options: WorldOptions = {}): Promise<void> {
   await openWorld(options);
 }
 
-/** What is equal in all processes of a job. */
+/** Facts that must be equal in all processes of a job. */
 export interface JobFacts {
   readonly tensors: TensorDirectory;
   readonly kind: Device["kind"];
   readonly equal: { readonly [what: string]: string | Uint8Array };
 }
 
-/** Make sure that all processes are about to do the same. */
+/** Checks that all processes are about to do the same. */
 export async function checkJob(
   world: MpiWorld,
   plan: Plan,
@@ -80,13 +80,13 @@ export async function checkJob(
   );
 }
 
-/** Wait until every rank has loaded its weights. */
+/** Waits until every rank has loaded its weights. */
 export async function allLoaded(world: MpiWorld): Promise<void> {
   const deadlineMs = LOADING_DEADLINE_MS;
   await world.barrier(world, { what: "loading weights", deadlineMs });
 }
 
-/** A text of every rank, everywhere; those that write files may keep the others waiting. */
+/** Gathers a text of every rank on all ranks. Ranks that write files may take longer. */
 export async function gatherPatiently(
   world: MpiWorld,
   text: string,
@@ -98,7 +98,7 @@ export async function gatherPatiently(
   });
 }
 
-/** The statistics of every rank, everywhere. */
+/** Gathers the statistics of every rank on all ranks. */
 export async function gatherStatistics(
   world: MpiWorld,
   local: readonly RankStatistics[],
@@ -109,14 +109,14 @@ export async function gatherStatistics(
   return texts.flatMap((text) => JSON.parse(text) as RankStatistics[]);
 }
 
-/** The events of every rank on the clock of rank 0, each rank as a process; undefined on other ranks. */
+/** The events of every rank on the clock of rank 0, with each rank as a process. Undefined on other ranks. */
 export async function gatherTrace(
   world: MpiWorld,
   tracer: Tracer,
 ): Promise<Trace | undefined> {
   const wait = { what: "gathering traces" };
   const { traceEvents, displayTimeUnit } = tracer.toTrace();
-  // Clocks of processes begin anywhere: all leave the barrier at the same time.
+  // Clocks of processes have different origins: all leave the barrier at the same time.
   await world.barrier(world, wait);
   const local = new TextEncoder().encode(
     JSON.stringify({ met: tracer.now(), traceEvents }),
@@ -161,12 +161,12 @@ function nameOf(pid: number, name: string): TraceEvent {
   };
 }
 
-/** Bytes that are looked at in one place, and places: in all tensors together, and in one at most. */
+/** Bytes per sample; maximum samples of all tensors together, and of one. */
 const SAMPLE_BYTES = 64, SAMPLES = 1024, TENSOR_SAMPLES = 16;
 
 /**
- * What tells the tensors of one checkpoint from those of others: what they are, and some bytes of each, or of every n-th
- * where they are many. To read all of them would take as long on every rank as to load the whole checkpoint.
+ * Identity of the tensors of a checkpoint: their descriptions, and some bytes of each, or of every n-th if there are
+ * many. Reading all would take as long on every rank as loading the checkpoint.
  */
 async function identityOf(tensors: TensorDirectory): Promise<string> {
   const sorted = [...tensors].sort(([a], [b]) => a < b ? -1 : 1)
@@ -190,7 +190,7 @@ async function identityOf(tensors: TensorDirectory): Promise<string> {
   return seen.join("\n");
 }
 
-/** Names in a row, the last behind 'and'. */
+/** A list of names, the last after 'and'. */
 function list(names: readonly string[]): string {
   return names.join(", ").replace(/, ([^,]*)$/, " and $1");
 }

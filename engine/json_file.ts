@@ -4,7 +4,7 @@ import { DataError } from "../spec/errors.ts";
 import { JsonError, parseJson } from "../spec/parse_json.ts";
 import type { FileSystem } from "./files.ts";
 
-/** The object in a JSON file. Throws DataError where it is none. */
+/** The object in a JSON file. Throws DataError if it contains none. */
 export async function readJsonObject(
   path: string,
   files: FileSystem,
@@ -12,7 +12,7 @@ export async function readJsonObject(
   return parseJsonObject(await files.readText(path), path);
 }
 
-/** The object in the text of a JSON file. Throws DataError where it is none. */
+/** The object in the text of a JSON file. Throws DataError if it contains none. */
 export function parseJsonObject(
   text: string,
   path: string,

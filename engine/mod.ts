@@ -1,4 +1,4 @@
-/** The engine: load a target through models, compile it, verify it, run it, generate from it. Files are passed in. */
+/** The engine: loads a target, compiles, verifies, runs and generates. Files are passed in. */
 
 export type { CacheDType } from "../compiler/mod.ts";
 export { type Need } from "./bounds.ts";

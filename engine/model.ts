@@ -1,4 +1,4 @@
-/** A model, a plan or a checkpoint, loaded by its path: run on tensors, or asked for text. */
+/** A model, a plan or a checkpoint, loaded by its path: runs on tensors or generates text. */
 
 import type { Plan } from "../spec/plan/plan.ts";
 import { DataError } from "../spec/errors.ts";
@@ -15,14 +15,14 @@ export interface LoadedModel {
   readonly plan: Plan;
   /** Outputs by name. */
   run(inputs: Tensors, options?: RunOptions): Promise<Tensors>;
-  /** Continues a text, as a checkpoint with a tokenizer can; greedily, unless options say otherwise. */
+  /** Continues a text, for a checkpoint with a tokenizer. Default: greedy. */
   generate(prompt: string, options?: GenerateTextOptions): Promise<string>;
   /** Frees devices and processes. */
   close(): Promise<void>;
 }
 
 /**
- * Loads what a path names: `file.ts` or `file.ts#export`, a plan, or a checkpoint folder.
+ * Loads the target at a path: `file.ts` or `file.ts#export`, a plan, or a checkpoint folder.
  *
  * @example
  * ```ts

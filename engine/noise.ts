@@ -1,23 +1,23 @@
 /**
- * Noise for routers: the numbers that an optional input is given, from a seed. The element at an index depends on the
- * seed, the stream and the index alone, so a run can be replayed, and ranks that hold a part of an input draw the same.
+ * Random inputs for routers, from a seed. An element depends only on the seed, the stream and its index, so a run can
+ * be replayed, and ranks with a shard of an input draw the same.
  */
 
 import { DataError } from "../spec/errors.ts";
 
-/** Which numbers are drawn. */
+/** Selection of random numbers. */
 export interface NoiseOptions {
-  /** Same seed, same numbers: a whole number below 2^53. */
+  /** Seed, an integer below 2^53. The same seed gives the same numbers. */
   readonly seed: number;
-  /** Separates what is drawn from one seed: a layer, or a run. A whole number below 2^32; default 0. */
+  /** Separates draws from one seed: a layer, or a run. An integer below 2^32. Default: 0. */
   readonly stream?: number;
-  /** The index of the first number; default 0. */
+  /** The index of the first number. Default: 0. */
   readonly first?: number;
 }
 
 /** Options of `uniformNoise`. */
 export interface UniformOptions extends NoiseOptions {
-  /** Bounds, which are never reached; default 0 and 1. For a jitter of e: 1 - e and 1 + e. */
+  /** Exclusive bounds. Default: 0 and 1. For a jitter of e: 1 - e and 1 + e. */
   readonly low?: number;
   readonly high?: number;
 }
@@ -63,7 +63,7 @@ export function philox(
   return [a, b, c, d];
 }
 
-/** Numbers strictly between 0 and 1, of 24 bits. */
+/** 24-bit numbers strictly between 0 and 1. */
 function unit(
   count: number,
   { seed, stream = 0, first = 0 }: NoiseOptions,
@@ -96,7 +96,7 @@ function unit(
 }
 
 /**
- * Uniform numbers: what `random` of a router is given, or what an input multiplies logits with for jitter.
+ * Uniform numbers, for `random` of a router, or for an input that multiplies logits for jitter.
  *
  * @example
  * ```ts
@@ -117,8 +117,8 @@ export function uniformNoise(
 }
 
 /**
- * Numbers of the standard Gumbel distribution, `-log(-log(u))`: what `noise` of a router is given, so that the best of
- * `logits + noise` is drawn by their softmax.
+ * Numbers of the standard Gumbel distribution, `-log(-log(u))`, for `noise` of a router: the best of `logits + noise`
+ * is then distributed by their softmax.
  *
  * @example
  * ```ts

@@ -1,4 +1,4 @@
-/** From a target to a session: read headers, compile, verify, open devices, load. */
+/** Opens a target as a session: reads headers, compiles, verifies, opens devices, loads. */
 
 import {
   compile,
@@ -58,7 +58,7 @@ import { compiledAs } from "./stored_as.ts";
 import { randomWeights } from "./random.ts";
 import { checkTensors, storedDTypes } from "./weights.ts";
 
-/** Options of `compile` that a target is compiled with as they are. */
+/** Options of `compile` that are passed on unchanged. */
 const COMPILED = [
   "place",
   "limits",
@@ -72,38 +72,40 @@ const COMPILED = [
   "activations",
 ] as const satisfies readonly (keyof CompileOptions)[];
 
-/** How a target is compiled; `tuning` is by default that for the devices, or the compiler's where no device is opened. */
+/**
+ * Options of compiling a target. Default of `tuning`: that of the devices, or the compiler's if no device is opened.
+ */
 export interface PlanOptions
   extends Pick<CompileOptions, typeof COMPILED[number]> {
   /** Sizes of mesh axes, in order: `{ dp: 2, ep: 4 }`. Default: `{ ep: 1 }`. */
   readonly mesh?: MeshSizes;
-  /** Bounds of a checkpoint's model, as far as they are given. */
+  /** Bounds of a checkpoint's model. */
   readonly bounds?: Partial<Bounds>;
-  /** What will be run, where that is known; bounds that are not given follow from it. */
+  /** Requirements of the run, if known. Missing bounds follow from them. */
   readonly need?: Need;
-  /** Of a checkpoint: routers do not choose, but are given what was recorded. */
+  /** For a checkpoint: whether routers use recorded choices. */
   readonly replay?: boolean;
-  /** Of a checkpoint: only these layers of it, to plan it by them. */
+  /** For a checkpoint: only these layers, for planning. */
   readonly layers?: readonly number[];
-  /** Of a checkpoint: only what follows the last tokens, as `generate` needs it. */
+  /** For a checkpoint: only outputs after the last tokens, for `generate`. */
   readonly next?: NonNullable<DecoderOptions["next"]>;
 }
 
-/** How a target is loaded. */
+/** Options of loading a target. */
 export interface OpenOptions extends PlanOptions, SelectDevicesOptions {
-  /** Tunings by adapter, as 'switchyard tune' saves them; not used where ranks are processes. */
+  /** Tunings by adapter, as saved by 'switchyard tune'; not used if ranks are processes. */
   readonly tunings?: SavedTunings;
-  /** Run a plan that was read and is not what the model in it compiles to. Default: refused with an error. */
+  /** Whether to run a plan file that differs from the compiled model in it. Default: it is an error. */
   readonly allowKernels?: boolean;
-  /** Where weights come from: safetensors files or a checkpoint folder. Default: the target's own. */
+  /** Source of weights: safetensors files or a checkpoint folder. Default: that of the target. */
   readonly weights?: string;
-  /** Where no files have weights, draw them from this seed. Default: it is refused. */
+  /** Seed of random weights, if there are no files. Default: missing weights are an error. */
   readonly random?: number;
   readonly onProgress?: (progress: Progress) => void;
   readonly tracer?: Tracer;
-  /** Count bytes sent between ranks; runs are slower. */
+  /** Whether bytes sent between ranks are counted. Runs are slower. */
   readonly statistics?: boolean;
-  /** What ranks that are processes have in common besides the plan and the weights, such as inputs. */
+  /** Values besides plan and weights, such as inputs, that must be equal in all processes. */
   readonly equal?: { readonly [what: string]: string | Uint8Array };
 }
 
@@ -111,25 +113,28 @@ export interface OpenOptions extends PlanOptions, SelectDevicesOptions {
 export interface Opened {
   readonly plan: Plan;
   readonly session: Session;
-  /** The rank whose part this process has in printing and writing results: that of an MPI job, else 0. */
+  /** The rank for which this process prints and writes results: that of an MPI job, else 0. */
   readonly rank: number;
-  /** The ranks that live in this process. */
+  /** The ranks in this process. */
   readonly ranks: readonly number[];
-  /** A text of every process, in the order of ranks, everywhere; `what` for is for messages. Ranks that are processes must all ask. */
+  /**
+   * Gathers a text of every process, in rank order, on all processes. `what`: its purpose for messages. All processes
+   * must call it.
+   */
   gatherTexts(text: string, what: string): Promise<readonly string[]>;
-  /** Memory and traffic of every rank. Ranks that are processes must all ask. */
+  /** Memory and traffic of every rank. All processes must call it. */
   statistics(): Promise<readonly RankStatistics[]>;
-  /** What was traced on every rank, on rank 0. Ranks that are processes must all ask. */
+  /** The trace of every rank, on rank 0. All processes must call it. */
   trace(): Promise<Trace | undefined>;
-  /** When launches ran on the devices of this process, since that was last asked; only with `timestamps`. */
+  /** Times of the launches on the devices of this process since the last call; only with `timestamps`. */
   timings(): Promise<readonly LaunchTiming[]>;
-  /** Say that this process is done, once its results are written. A rank of an MPI job that ends without it ends the job. */
+  /** Marks this process as done after its results are written. The exit of an MPI rank without it ends the job. */
   finish(): Promise<void>;
-  /** Close the session and its devices. */
+  /** Closes the session and its devices. */
   close(): Promise<void>;
 }
 
-/** Compile a target; a saved plan is itself. */
+/** Compiles a target. A saved plan is returned unchanged. */
 export async function planTarget(
   target: Target,
   files: FileSystem,
@@ -144,8 +149,8 @@ export async function planTarget(
 }
 
 /**
- * What the weights of a target are stored as, by source tensor: as its files say, or its configuration. What no kernel
- * reads as it is stored is compiled as bf16.
+ * Storage dtypes of a target's weights by source tensor, from its files or its configuration. Encodings that no kernel
+ * reads are compiled as bf16.
  */
 export async function storedWeights(
   target: Target,
@@ -165,7 +170,7 @@ export async function storedWeights(
   );
 }
 
-/** Load a target onto devices. */
+/** Loads a target onto devices. */
 export async function openTarget(
   target: Target,
   files: FileSystem,
@@ -197,7 +202,7 @@ export async function openTarget(
   );
 }
 
-/** Find fast variants of a target's kernels on the devices that options choose. */
+/** Finds fast kernel variants for a target on the selected devices. */
 export async function tuneTarget(
   target: Exclude<Target, { readonly kind: "plan" }>,
   files: FileSystem,
@@ -222,18 +227,18 @@ export async function tuneTarget(
   return { ...tuned, computer };
 }
 
-/** A plan that is still to be made, and where its weights come from. */
+/** A plan to be compiled, and the source of its weights. */
 export interface Loadable {
-  /** Compile for the devices that were chosen. */
+  /** Compiles for the selected devices. */
   plan(options: PlanOptions): Promise<LegalPlan>;
   tensors(plan: Plan): Promise<TensorDirectory>;
-  /** The folder or file of the weights, for messages; undefined where there is none. */
+  /** The folder or file of the weights, for messages. Undefined if there is none. */
   readonly where: string | undefined;
-  /** Starts of the names of tensors that may be there besides. */
+  /** Prefixes of unused tensors that are allowed. */
   readonly unused?: readonly string[];
 }
 
-/** Choose devices, compile for them, and load. */
+/** Selects devices, compiles for them, and loads. */
 export async function openPlan(
   loadable: Loadable,
   options: OpenOptions,
@@ -327,7 +332,7 @@ async function planWith(
   return await compileTarget(target, storedDTypes(tensors), options);
 }
 
-/** Compile and verify the model of a target. */
+/** Compiles and verifies the model of a target. */
 export async function compileTarget(
   target: Exclude<Target, { readonly kind: "plan" }>,
   weights: { readonly [tensor: string]: FileDType },
@@ -341,7 +346,7 @@ export async function compileTarget(
   return plan;
 }
 
-/** As `compileTarget`, to a plan that can be saved. */
+/** `compileTarget` for a plan that can be saved. */
 export async function compileToSave(
   target: Exclude<Target, { readonly kind: "plan" }>,
   weights: { readonly [tensor: string]: FileDType },
@@ -352,7 +357,7 @@ export async function compileToSave(
   });
 }
 
-/** Options of a target's plan as the compiler takes them, and the pages of its caches where it is known what will be run. */
+/** Compiler options of a target's plan, and the pages of its caches if the run is known. */
 export function targetOptions(
   target: Target,
   options: PlanOptions,
@@ -360,7 +365,7 @@ export function targetOptions(
   return { ...compileOptions(options), ...pagesOf(target, options) };
 }
 
-/** Options of a plan as the compiler takes them. */
+/** Compiler options of a plan. */
 export function compileOptions(options: PlanOptions): CompileOptions {
   const mesh = options.mesh ?? { ep: 1 };
   checkRanks(mesh);
@@ -378,7 +383,7 @@ function checkRanks(mesh: MeshSizes): void {
   );
 }
 
-/** The model of a target, with the bounds that options give. */
+/** The model of a target with the given bounds. */
 export function modelOf(
   target: Exclude<Target, { readonly kind: "plan" }>,
   options: PlanOptions,
@@ -402,7 +407,7 @@ function boundsOf(
     : defaultBounds(bounds, maxPositions);
 }
 
-/** Caches are in pages where it is known how long sequences become. */
+/** Caches are paged if the lengths of sequences are known. */
 function pagesOf(
   target: Target,
   { need, pages, ...options }: PlanOptions,

@@ -1,4 +1,4 @@
-/** Padded batches to packed tokens and back. */
+/** Converts padded batches to packed tokens and back. */
 
 import { DataError } from "../spec/errors.ts";
 
@@ -7,22 +7,22 @@ export interface Batch {
   readonly rows: number;
   readonly columns: number;
   readonly ids: ArrayLike<number>;
-  /** 1 = real token. Absent: all are real. */
+  /** 1 = real token. Default: all are real. */
   readonly mask?: ArrayLike<number>;
 }
 
 /** Real tokens of a batch, sequence after sequence. */
 export interface PackedTokens {
   readonly ids: Int32Array;
-  /** Which row of the batch. */
+  /** Row of the batch. */
   readonly sequence: Int32Array;
-  /** Place in its sequence, from 0. */
+  /** Position in its sequence, from 0. */
   readonly position: Int32Array;
   /** Index in the padded batch. */
   readonly cell: Int32Array;
 }
 
-/** Take the real tokens of a right-padded batch. */
+/** Packs the real tokens of a right-padded batch. */
 export function packBatch(batch: Batch): PackedTokens {
   const cells: number[] = [];
   for (let row = 0; row < batch.rows; row++) {
@@ -55,7 +55,7 @@ export function packBatch(batch: Batch): PackedTokens {
   };
 }
 
-/** Put packed prompts into one token list: sequence `i` is `prompts[i]`. */
+/** Packs prompts into one token list: sequence `i` is `prompts[i]`. */
 export function packPrompts(
   prompts: readonly (readonly number[])[],
 ): PackedTokens {
@@ -85,7 +85,7 @@ export function slicePacked(
   };
 }
 
-/** Copy rows of `width` values to where their tokens stood in the padded batch. */
+/** Copies rows of `width` values to the indices of their tokens in the padded batch. */
 export function unpackRows<T extends Float32Array | Int32Array | Uint32Array>(
   padded: T,
   rows: T,
@@ -99,7 +99,7 @@ export function unpackRows<T extends Float32Array | Int32Array | Uint32Array>(
   });
 }
 
-/** Refuse a token id that the vocabulary does not have. */
+/** Rejects a token id outside the vocabulary. */
 export function checkTokens(
   ids: ArrayLike<number>,
   vocabulary: number,

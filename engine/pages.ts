@@ -1,6 +1,6 @@
 /**
- * In which pages of the caches sequences are: taken as they grow, given back as they end or as nothing sees them any more,
- * and shared by sequences that begin with the same tokens, whose keys and values have the same bits.
+ * Page tables of KV caches: pages are allocated on demand, freed at the end of a sequence or after its window, and
+ * shared by sequences with a common prefix, whose keys and values have the same bits.
  */
 
 import type { HostTensor } from "../runtime/mod.ts";
@@ -19,27 +19,30 @@ import { tableIds } from "../spec/table.ts";
 
 /** The pages of layers that see the same positions. */
 export interface PageGroup {
-  /** The input that is their table. */
+  /** The input with their page table. */
   readonly input: string;
   readonly seen: Seen;
-  /** Pages of a rank. */
+  /** Pages per rank. */
   readonly count: number;
 }
 
 /** The pages of a plan's caches. */
 export interface PagesShape {
-  /** Positions of a page. */
+  /** Positions per page. */
   readonly size: number;
   readonly groups: readonly PageGroup[];
-  /** Pages that a sequence can have. */
+  /** Maximum pages per sequence. */
   readonly blocks: number;
-  /** For each sequence, the group rank whose pages it has. */
+  /** For each sequence, the group rank with its pages. */
   readonly owners: readonly number[];
-  /** Sequences have states of their last token too, so that none goes on from pages of another. */
+  /** Whether sequences have recurrent states, so that prefixes cannot be shared. */
   readonly recurrent?: boolean;
 }
 
-/** Whether sequences have states besides caches: matrices of recurrences, inputs of convolutions. They hold the last token only. */
+/**
+ * Whether sequences have states besides caches: matrices of recurrences, inputs of convolutions. They contain only the
+ * last token.
+ */
 export function isRecurrent({ buffers }: Plan): boolean {
   return Object.values(buffers).some(({ kind, axes }) =>
     kind === "state" &&
@@ -47,7 +50,7 @@ export function isRecurrent({ buffers }: Plan): boolean {
   );
 }
 
-/** The pages of a decoder's plan; undefined where every sequence has room for itself. */
+/** The pages of a decoder's plan. Undefined if caches are not paged. */
 export function pagesShape(
   plan: Plan,
   { inputs }: Program,
@@ -83,39 +86,39 @@ export function pagesShape(
   };
 }
 
-/** A page of a group, and how many sequences have it. */
+/** A page of a group, and its number of sequences. */
 interface Page {
   readonly number: number;
   users: number;
 }
 
-/** Positions of a page behind the same tokens, which sequences share, and by group the page that they are in, if any has it still. */
+/** The positions of a page after the same tokens, shared by sequences, and its page in each group, if not yet freed. */
 interface Block {
   readonly id: number;
-  /** Sequences that have it. */
+  /** Number of sequences that use it. */
   users: number;
-  /** Under which it is found by others, once it is full. */
+  /** Its key for prefix sharing, once it is full. */
   key?: string;
   readonly pages: (Page | undefined)[];
 }
 
-/** A sequence: its tokens, and the blocks that they are in. */
+/** A sequence: its tokens and their blocks. */
 interface Sequence {
   readonly tokens: (number | undefined)[];
   readonly blocks: Block[];
-  /** By group, which pages it has of its blocks; those that it does not see any more are given back. */
+  /** The pages of its blocks by group; pages outside the window are freed. */
   readonly pages: (Page | undefined)[][];
 }
 
 /** The pages of one group rank. */
 interface Pool {
-  /** By group, pages that no sequence has, the next one last. */
+  /** Free pages by group, the next one last. */
   readonly free: readonly number[][];
-  /** Full blocks by the block before them and their tokens. */
+  /** Full blocks by their previous block and their tokens. */
   readonly full: Map<string, Block>;
 }
 
-/** Which tokens a step has. */
+/** The tokens of a step. */
 interface StepTokens {
   readonly sequence: Int32Array;
   readonly position: Int32Array;
@@ -148,7 +151,7 @@ export class PageTable {
     }));
   }
 
-  /** In which page each block of a sequence is: i32 [sequence, block], by the name of the input. */
+  /** The page tables: i32 [sequence, block], by the name of the input. */
   tensors(): { readonly [input: string]: HostTensor } {
     const { groups, blocks, owners } = this.#shape;
     const shape = [owners.length, blocks];
@@ -160,12 +163,12 @@ export class PageTable {
     );
   }
 
-  /** The group rank that has a sequence. */
+  /** The group rank of a sequence. */
   owner(sequence: number): number {
     return this.#shape.owners[sequence]!;
   }
 
-  /** Whether the rank of a sequence has pages left for so many tokens of it. */
+  /** Whether the rank of a sequence has enough free pages for this many tokens of it. */
   hasRoom(sequence: number, tokens: number): boolean {
     const { free } = this.#poolOf(sequence);
     const all = Math.ceil(tokens / this.size);
@@ -174,19 +177,19 @@ export class PageTable {
     );
   }
 
-  /** By group, pages that are in use on all ranks; one that several sequences share is one. */
+  /** Used pages on all ranks by group; shared pages count once. */
   get used(): number[] {
     return this.#shape.groups.map(({ count }, group) =>
       sum(this.#pools.map(({ free }) => count - free[group]!.length))
     );
   }
 
-  /** Positions that sequences have tokens at, on all ranks; those of a page that several share are counted for each. */
+  /** Positions with tokens on all ranks; those of shared pages count once per sequence. */
   get held(): number {
     return sum(this.#sequences.map(({ tokens }) => tokens.length));
   }
 
-  /** Note the token at a position, and take the pages that it is in. Returns false where one is missing. */
+  /** Records the token at a position and allocates its pages. Returns false if there is no free page. */
   place(sequence: number, position: number, token: number): boolean {
     const { tokens, blocks, pages } = this.#sequences[sequence]!;
     const block = Math.floor(position / this.size);
@@ -217,8 +220,8 @@ export class PageTable {
   }
 
   /**
-   * Have the next blocks from other sequences that have filled them, as many as hold the tokens of blocks that are to come
-   * and have the pages that a token behind them sees. Returns how many positions these are.
+   * Shares the next blocks with other sequences that have filled them, while they contain the coming tokens and have
+   * the pages visible to a following token. Returns the number of these positions.
    */
   share(sequence: number, coming: Iterable<readonly number[]>): number {
     if (this.#shape.recurrent) return 0;
@@ -249,11 +252,11 @@ export class PageTable {
     return 0;
   }
 
-  /** Give back pages of a sequence that none of its tokens from a position on sees. */
+  /** Frees the pages of a sequence that no token from a position on sees. */
   advance(sequence: number, position: number): void {
     const { pages } = this.#sequences[sequence]!;
     this.#firstBlocks(position).forEach((first, group) => {
-      // What is given back are always the first ones.
+      // Freed pages are always the first ones.
       let block = Math.min(first, pages[group]!.length) - 1;
       while (block >= 0 && pages[group]![block]) {
         this.#giveBack(sequence, group, block--);
@@ -261,7 +264,7 @@ export class PageTable {
     });
   }
 
-  /** Give back pages that no token of a step sees, nor one after it. */
+  /** Frees pages that neither a token of a step nor a later one sees. */
   advanceAll({ sequence, position }: StepTokens): void {
     const first = new Map(
       this.#sequences.map(({ tokens }, s) => [s, tokens.length]),
@@ -273,8 +276,8 @@ export class PageTable {
   }
 
   /**
-   * Keep so many positions of a sequence, or as many less as are in a page that others have too, or none where it has given
-   * back what the next token would see. Returns how many.
+   * Retains this many positions of a sequence, fewer if they are in a shared page, or none if a page visible to the
+   * next token was freed. Returns their number.
    */
   keep(sequence: number, positions: number): number {
     const { tokens, blocks, pages } = this.#sequences[sequence]!;
@@ -300,7 +303,7 @@ export class PageTable {
       const block = blocks.pop()!;
       if (--block.users === 0) unpublish(pool, block);
     }
-    // What is written into a page again is not found by what it held.
+    // Pages that are written again must not be found by their old contents.
     if (retained % this.size > 0) unpublish(pool, blocks.at(-1)!);
     return retained;
   }
@@ -309,14 +312,14 @@ export class PageTable {
     return this.#pools[this.owner(sequence)]!;
   }
 
-  /** By group, the first block that a token at a position sees. */
+  /** By group, the first block visible to a token at a position. */
   #firstBlocks(position: number): number[] {
     return this.#shape.groups.map(({ seen }) =>
       Math.floor(firstSeen(seen, position) / this.size)
     );
   }
 
-  /** Have a block, and those of its pages that are seen. */
+  /** Adds a block with its visible pages. */
   #add(
     sequence: number,
     block: Block,
@@ -335,7 +338,7 @@ export class PageTable {
     blocks.push(block);
   }
 
-  /** Give back the page of a block, if a sequence has it. */
+  /** Frees the page of a block, if the sequence has it. */
   #giveBack(sequence: number, group: number, block: number): void {
     const { blocks, pages } = this.#sequences[sequence]!;
     const page = pages[group]![block];
@@ -346,7 +349,7 @@ export class PageTable {
     this.#poolOf(sequence).free[group]!.push(page.number);
   }
 
-  /** Let others find a block that is full now. */
+  /** Publishes a full block for prefix sharing. */
   #publish(sequence: number, at: number): void {
     const { tokens, blocks } = this.#sequences[sequence]!;
     const ids = tokens.slice(at * this.size, (at + 1) * this.size);
@@ -357,7 +360,7 @@ export class PageTable {
     const there = full.get(key);
     const whole = there?.pages.every((page) => page);
     if (!known || ids.includes(undefined) || whole) return;
-    // One that has given pages back is of less use to others.
+    // A block with freed pages is less useful for sharing.
     if (there) delete there.key;
     const block = blocks[at]!;
     block.key = key;
@@ -371,7 +374,7 @@ function unpublish({ full }: Pool, block: Block): void {
   delete block.key;
 }
 
-/** A block is what it holds behind the block before it: who has it has that one too, so that ids tell blocks apart. */
+/** The key of a block: its contents and its previous block, so that keys identify prefixes. */
 function keyOf(
   before: Block | undefined,
   tokens: readonly (number | undefined)[],
@@ -379,7 +382,10 @@ function keyOf(
   return `${before?.id ?? ""}:${tokens.join()}`;
 }
 
-/** Take the pages of all tokens of a step, and give back those that none of them sees. Throws DataError where there are too few. */
+/**
+ * Allocates the pages of all tokens of a step, and frees pages that none of them sees. Throws DataError if there are
+ * too few.
+ */
 export function placeTokens(
   pages: PageTable,
   { ids, ...of }: StepTokens & { readonly ids: Int32Array },

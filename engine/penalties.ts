@@ -1,18 +1,18 @@
-/** Changes of logits before a token is chosen: penalties of tokens that a sequence has, and biases. */
+/** Changes of logits before sampling: penalties for repeated tokens, and biases. */
 
-/** How logits are changed. */
+/** Options that change logits. */
 export interface PenaltyOptions {
-  /** Logits of the last 64 tokens are divided by it where they are above 0, else multiplied; default 1. */
+  /** Repetition penalty: logits of the last 64 tokens are divided by it if positive, else multiplied. Default: 1. */
   readonly repeatPenalty?: number;
-  /** Subtracted from the logit of each token that was generated. Default: 0. */
+  /** Presence penalty: subtracted from the logit of each generated token. Default: 0. */
   readonly presencePenalty?: number;
-  /** Subtracted from the logit of a token each time it was generated. Default: 0. */
+  /** Frequency penalty: subtracted from the logit of a token once per occurrence. Default: 0. */
   readonly frequencyPenalty?: number;
   /** Added to logits, by token. Default: none. */
   readonly bias?: ReadonlyMap<number, number>;
 }
 
-/** How many of the last tokens of a sequence the repetition penalty is for. */
+/** Number of last tokens for the repetition penalty. */
 export const PENALTY_TOKENS = 64;
 
 /** Whether options change any logit. */
@@ -23,7 +23,7 @@ export function changesLogits(options: PenaltyOptions): boolean {
     frequencyPenalty !== 0 || (options.bias?.size ?? 0) > 0;
 }
 
-/** Logits of the whole vocabulary as options change them, in f32; a copy if any changes. */
+/** Logits of the entire vocabulary after the options, in f32; a copy if any changes. */
 export function penalize(
   logits: Float32Array,
   { prompt, tokens }: {

@@ -1,6 +1,6 @@
 /**
- * compressed-tensors: `pack-quantized`, integers of 4 or 8 bits in i32 words along rows, with a scale and perhaps a zero
- * point for each group; and NVFP4, floats of 4 bits two to a byte, with an E4M3 scale for each 16 and an f32 for all.
+ * compressed-tensors. `pack-quantized`: integers of 4 or 8 bits in i32 words along rows, with a scale and optionally a
+ * zero point per group. NVFP4: floats of 4 bits, two per byte, with an E4M3 scale per 16 and one f32 for all.
  */
 
 import type { TensorDirectory, TensorEntry } from "../../runtime/mod.ts";
@@ -10,7 +10,7 @@ import { unsupported } from "./refuse.ts";
 
 const PACKED = "_packed";
 
-/** The matrix whose codes a tensor has, if it is `pack-quantized`. */
+/** The matrix of a tensor with codes, if it is `pack-quantized`. */
 export function packQuantizedMatrix(
   codes: TensorEntry,
   tensors: TensorDirectory,
@@ -28,7 +28,7 @@ export function packQuantizedMatrix(
   if (order) throw unsupported(order, "its columns are reordered ('actorder')");
   const [rows, words] = codes.shape as [number, number];
   const groups = scales.shape[1]!;
-  // Rows of 8-bit codes would have half as many columns, and groups are powers of two.
+  // Rows of 8-bit codes would have half as many columns, and group sizes are powers of two.
   const columns = 8 * words;
   const group = columns / groups;
   if (!Number.isInteger(Math.log2(group)) && groups > 1) {
@@ -61,13 +61,13 @@ export function packQuantizedMatrix(
   };
 }
 
-/** What the name of the scales of all groups together ends in, and whether they are divided by it. */
+/** Suffix of the name of the global scale, and whether scales are divided by it. */
 const GLOBAL_SCALES = [
   { codes: PACKED, scale: "_global_scale", divides: true },
   { codes: "", scale: "_scale_2", divides: false },
 ];
 
-/** The matrix whose codes a tensor has, if it is NVFP4. */
+/** The matrix of a tensor with codes, if it is NVFP4. */
 export function nvfp4Matrix(
   codes: TensorEntry,
   tensors: TensorDirectory,

@@ -1,14 +1,14 @@
-/** FP8 (E4M3) with an f32 for each block of rows and columns, each row, or all of a matrix. */
+/** FP8 (E4M3) with an f32 scale per block of rows and columns, per row, or per matrix. */
 
 import type { TensorDirectory, TensorEntry } from "../../runtime/mod.ts";
 import type { StoredMatrix } from "./matrix.ts";
 import { bytesIn, floatsIn, rowsOf } from "./read.ts";
 import { refuseNaN } from "./refuse.ts";
 
-/** What the name of the scales ends in: `fp8` configurations; compressed-tensors. */
+/** Suffixes of the name of the scales: `fp8` configurations; compressed-tensors. */
 const SCALES = ["_scale_inv", "_scale"];
 
-/** The matrix whose codes a tensor has, if it is one of these. */
+/** The matrix of a tensor with codes, if it is one of these. */
 export function fp8Matrix(
   codes: TensorEntry,
   tensors: TensorDirectory,
@@ -54,7 +54,7 @@ export function fp8Matrix(
   };
 }
 
-/** The power of two of which `blocks` blocks cover `size`; a row each where there are as many. Undefined if there is none. */
+/** The power of two for which `blocks` blocks cover `size`; 1 if the numbers are equal. Undefined if there is none. */
 function blockSize(size: number, blocks: number): number | undefined {
   if (blocks === size) return 1;
   for (let block = 2; block < 2 * size; block *= 2) {

@@ -1,4 +1,7 @@
-/** GPTQ and AWQ: integers of 4 bits in i32 words, a float and a zero point for each group of rows of the transposed matrix. */
+/**
+ * GPTQ and AWQ: integers of 4 bits in i32 words, with a scale and a zero point per group of rows of the transposed
+ * matrix.
+ */
 
 import type { TensorDirectory, TensorEntry } from "../../runtime/mod.ts";
 import { DataError } from "../../spec/errors.ts";
@@ -8,10 +11,10 @@ import { unsupported } from "./refuse.ts";
 
 const WORDS = ".qweight";
 
-/** Which of eight neighbours each nibble of a word of AWQ is. */
+/** Column order of the nibbles of an AWQ word. */
 const AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7];
 
-/** The matrix whose words a tensor has, if it is GPTQ or AWQ. */
+/** The matrix of a tensor with words, if it is GPTQ or AWQ. */
 export function gptqMatrix(
   words: TensorEntry,
   tensors: TensorDirectory,
@@ -75,7 +78,7 @@ export function gptqMatrix(
   };
 }
 
-/** Refuse columns of a group that do not follow each other. */
+/** Rejects groups whose columns are not consecutive. */
 function checkOrder(
   entry: TensorEntry,
   order: Uint32Array,
@@ -94,20 +97,23 @@ interface Sizes {
   readonly rows: number;
 }
 
-/** Where an element is, and where its group has a scale and a zero point. */
+/** Location of an element, and of the scale and zero point of its group. */
 interface Place {
   readonly row: number;
   /** The column of an element, or the group of a zero point. */
   readonly column: number;
 }
 
-/** How a layout packs codes and zero points. */
+/** Packing of codes and zero points in a layout. */
 interface Layout {
   readonly code: (words: Uint32Array, sizes: Sizes, place: Place) => number;
   readonly zero: (words: Uint32Array, sizes: Sizes, place: Place) => number;
 }
 
-/** Eight neighbouring columns of codes to a word, eight neighbouring rows of zero points, of which files have one less. */
+/**
+ * Eight neighbouring columns of codes per word, and eight neighbouring rows of zero points, which files store minus
+ * one.
+ */
 const GPTQ: Layout = {
   code: (words, { rows }, { row, column }) =>
     (words[(column >> 3) * rows + row]! >>> (4 * (column & 7))) & 15,
@@ -117,7 +123,7 @@ const GPTQ: Layout = {
   },
 };
 
-/** Eight neighbouring rows to a word, of codes and of zero points. */
+/** Eight neighbouring rows per word, for codes and zero points. */
 function awqNibble(
   words: Uint32Array,
   { rows }: Sizes,

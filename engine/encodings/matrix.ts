@@ -1,6 +1,6 @@
 /**
- * A matrix of a checkpoint in any published layout, seen as kernels read it: codes, scales and offsets row by row, and as
- * f32 for what no kernel decodes. Nothing is read before a view is.
+ * A matrix of a checkpoint in any published layout, converted to the form of kernels: codes, scales and offsets row by
+ * row, and as f32 for other readers. Views are read lazily.
  */
 
 import {
@@ -12,31 +12,29 @@ import {
 } from "../../spec/packed.ts";
 import type { FileSource, TensorEntry } from "../../runtime/mod.ts";
 
-/** Which part of a matrix. */
+/** A part of a matrix. */
 export type Part = keyof Parts;
 
 /** A matrix: `rows` outputs of `columns` contracted elements. */
 export interface StoredMatrix {
-  /** The parameter, as a model names it. */
+  /** Name of the parameter in the model. */
   readonly param: string;
-  /** The tensors that it is stored in. */
+  /** Its source tensors. */
   readonly of: readonly string[];
   readonly rows: number;
   readonly columns: number;
   readonly element: PackedElementName;
-  /** Columns that share a scale; the last group of a row may be shorter. */
+  /** Columns per scale; the last group of a row may be shorter. */
   readonly group: number;
-  /** Codes as they are in a file, where those are what kernels read: words along the columns. */
+  /** Codes as stored in the file, if kernels can read them: words along the columns. */
   readonly codes?: TensorEntry;
-  /**
-   * Rows of a part: a byte for each code; an f32 for each scale or offset. Throws DataError for what is not finite.
-   */
+  /** Reads rows of a part: a byte per code, an f32 per scale or offset. Throws DataError for non-finite values. */
   read(
     part: Part,
     begin: number,
     end: number,
   ): Promise<Uint8Array | Float32Array>;
-  /** Rows of all parts, where reading one takes as long as all. */
+  /** Reads rows of all parts, for layouts where reading one costs as much as all. */
   readAll?(begin: number, end: number): Promise<Parts>;
 }
 
@@ -44,7 +42,7 @@ export interface StoredMatrix {
 export interface Parts {
   readonly codes: Uint8Array;
   readonly scales: Float32Array;
-  /** Empty where the element kind has none. */
+  /** Empty if the element kind has no offsets. */
   readonly offsets: Float32Array;
 }
 
@@ -64,7 +62,7 @@ async function partsOf(
   };
 }
 
-/** Bytes that are computed row by row, as a source: `read` gives those of some rows. */
+/** Bytes that are computed row by row, as a source. `read` returns those of some rows. */
 export function rowSource(
   name: string,
   { rows, rowBytes, read }: {
@@ -86,7 +84,7 @@ export function rowSource(
   };
 }
 
-/** Rows of an entry that is computed: `read` gives the bytes of some. */
+/** An entry with computed rows. `read` returns the bytes of some rows. */
 function computed(
   matrix: StoredMatrix,
   { name, dtype, rowShape, rowBytes, read }: {
@@ -116,7 +114,7 @@ function bytesOf(
   return new Uint8Array(buffer, byteOffset, byteLength);
 }
 
-/** Four-bit codes two to a byte, the first in the low bits. */
+/** Four-bit codes, two per byte, first in the low bits. */
 function halved(codes: Uint8Array): Uint8Array {
   return Uint8Array.from(
     { length: codes.length / 2 },
@@ -124,7 +122,7 @@ function halved(codes: Uint8Array): Uint8Array {
   );
 }
 
-/** One number of a row for each `size` columns, of those for each `group`. */
+/** Resamples one number per `group` columns to one per `size` columns. */
 function regrouped(
   values: Float32Array,
   { columns, group }: StoredMatrix,
@@ -139,7 +137,7 @@ function regrouped(
   });
 }
 
-/** The matrix as f32, by the arithmetic of kernels: the element times its scale, then the offset added, each rounded. */
+/** The matrix as f32, by the arithmetic of kernels: element times scale, then plus offset, each rounded. */
 async function decodeRows(
   matrix: StoredMatrix,
   begin: number,
@@ -161,7 +159,7 @@ async function decodeRows(
   });
 }
 
-/** The tensors under which kernels and loaders find a matrix. */
+/** The tensor names under which kernels and loaders find a matrix. */
 export function viewsOf(matrix: StoredMatrix): TensorEntry[] {
   const { param, columns, element, codes } = matrix;
   const decoded = computed(matrix, {
@@ -189,7 +187,7 @@ export function viewsOf(matrix: StoredMatrix): TensorEntry[] {
           ),
         ),
     });
-  // Words of a group are an axis of their own; bytes of a file are four to a word.
+  // Words of a group form a separate axis; bytes of a file are four per word.
   const inGroup = size / perWord;
   const groups = columns / size;
   const elements = codes

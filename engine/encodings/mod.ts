@@ -1,4 +1,4 @@
-/** Published layouts of quantized weights: one row each. Kernels read none of them as it is; see `matrix.ts`. */
+/** Published layouts of quantized weights, one row each. Kernels read none of them directly; see `matrix.ts`. */
 
 import type { TensorDirectory, TensorEntry } from "../../runtime/mod.ts";
 import { nvfp4Matrix, packQuantizedMatrix } from "./compressed.ts";
@@ -6,7 +6,7 @@ import { fp8Matrix } from "./fp8.ts";
 import { gptqMatrix } from "./gptq.ts";
 import { type StoredMatrix, viewsOf } from "./matrix.ts";
 
-/** The matrix that begins with a tensor, if it is stored so. */
+/** The matrix of a tensor, if it has this layout. */
 const LAYOUTS: readonly ((
   entry: TensorEntry,
   tensors: TensorDirectory,
@@ -18,8 +18,8 @@ const LAYOUTS: readonly ((
 ];
 
 /**
- * The tensors of a checkpoint with the views of its quantized matrices: codes, scales and offsets as kernels read them, and
- * each matrix as f32 under the parameter's own name, for what only reads that. The tensors behind views are listed too.
+ * The tensors of a checkpoint with the views of its quantized matrices: codes, scales and offsets for kernels, and each
+ * matrix as f32 under the parameter's name. The source tensors of views are listed too.
  */
 export function withViews(tensors: TensorDirectory): TensorDirectory {
   const views = [...tensors.values()].flatMap((entry) => {

@@ -1,4 +1,4 @@
-/** Parts of tensors, as numbers. */
+/** Reads parts of tensors as numbers. */
 
 import { readTensor, type TensorEntry } from "../../runtime/mod.ts";
 import { readExactly } from "../../runtime/file_source.ts";
@@ -6,7 +6,7 @@ import { DataError } from "../../spec/errors.ts";
 import { PACKED_ELEMENTS } from "../../spec/packed.ts";
 import { shown } from "../../spec/shown.ts";
 
-/** Rows of the first axis, as a tensor of their own. */
+/** Rows of the first axis as a separate tensor. */
 export function rowsOf(
   entry: TensorEntry,
   begin: number,
@@ -34,7 +34,7 @@ export async function wordsIn(entry: TensorEntry): Promise<Uint32Array> {
   return new Uint32Array(bytes.buffer, 0, bytes.length / 4);
 }
 
-/** Floats of a tensor as f32: F32, F16, BF16, or F8_E4M3. Throws DataError for one that is not finite. */
+/** Floats of a tensor as f32: F32, F16, BF16, or F8_E4M3. Throws DataError for a non-finite one. */
 export async function floatsIn(entry: TensorEntry): Promise<Float32Array> {
   const { value } = PACKED_ELEMENTS.fp8;
   const values = entry.dtype === "F8_E4M3"
@@ -59,7 +59,7 @@ export async function floatsIn(entry: TensorEntry): Promise<Float32Array> {
   );
 }
 
-/** Codes of `bits` bits of words, in the order of bits. */
+/** Codes of `bits` bits from words, in bit order. */
 export function codesOf(words: Uint32Array, bits: 4 | 8): Uint8Array {
   const each = 32 / bits;
   const mask = (1 << bits) - 1;

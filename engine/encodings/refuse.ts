@@ -1,10 +1,10 @@
-/** What a file may not hold. */
+/** Checks of file contents. */
 
 import type { TensorEntry } from "../../runtime/mod.ts";
 import { DataError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
 
-/** Codes of E4M3, of which none is a NaN. Throws DataError for one. */
+/** Checks codes of E4M3 for NaN. Throws DataError for one. */
 export function refuseNaN(entry: TensorEntry, codes: Uint8Array): Uint8Array {
   const bad = codes.findIndex((code) => (code & 127) === 127);
   if (bad < 0) return codes;
@@ -15,7 +15,7 @@ export function refuseNaN(entry: TensorEntry, codes: Uint8Array): Uint8Array {
   );
 }
 
-/** An error for a tensor that is stored in a way that is known and not supported. */
+/** An error for a known but unsupported storage of a tensor. */
 export function unsupported(entry: TensorEntry, state: string): DataError {
   return new DataError(
     `Cannot read tensor '${

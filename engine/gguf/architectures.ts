@@ -1,26 +1,26 @@
-/** Architectures of GGUF files: one row each, with the fields of config.json and the names of tensors. */
+/** Architectures of GGUF files, one row each: fields of config.json and tensor names. */
 
 import { DataError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
 import { type GgufHeader, type GgufKeys, numberOf } from "./header.ts";
 
-/** How a tensor of llama.cpp becomes tensors of a checkpoint. */
+/** Mapping from a tensor of llama.cpp to tensors of a checkpoint. */
 export interface TensorName {
-  /** `{layer}` and, of stacked experts, `{expert}` stand for numbers. */
+  /** `{layer}` and, for stacked experts, `{expert}` are replaced by numbers. */
   readonly name: string;
-  /** Rows are in the order of interleaved rotary dims: this key says of how many heads. */
+  /** Rows are in the order of interleaved rotary dims: the key with their number of heads. */
   readonly interleaved?: "head_count" | "head_count_kv";
-  /** A vector that a checkpoint has as a matrix of one row. */
+  /** A vector that is a matrix of one row in a checkpoint. */
   readonly row?: true;
 }
 
 /** A row of the table. */
 export interface GgufArchitecture {
-  /** What config.json calls it. */
+  /** Name of the architecture in config.json. */
   readonly architecture: string;
-  /** Fields of config.json besides those of all. */
+  /** Fields of config.json besides the common ones. */
   readonly config: (keys: Keys) => { readonly [field: string]: unknown };
-  /** Names of tensors besides those of all, and instead of them. `blk.N.` and `.weight` are left out. */
+  /** Tensor names that extend or override the common ones, without `blk.N.` and `.weight`. */
   readonly tensors: { readonly [name: string]: string | TensorName };
 }
 
@@ -29,7 +29,7 @@ export interface Keys {
   readonly all: GgufKeys;
   /** Layers without experts. */
   readonly dense: readonly number[];
-  /** Undefined where the key is missing. */
+  /** Undefined if the key is missing. */
   number(key: string): number | undefined;
 }
 
@@ -126,7 +126,7 @@ const OUTER: { readonly [name: string]: string } = {
   "output.weight": "lm_head.weight",
 };
 
-/** The row of a file. Throws DataError for an architecture that is not in the table. */
+/** The row of a file. Throws DataError for an unsupported architecture. */
 export function architectureOf(
   path: string,
   { keys, tensors }: GgufHeader,
@@ -160,7 +160,9 @@ export function architectureOf(
   };
 }
 
-/** Where a tensor of llama.cpp belongs: its name in a checkpoint, with the number of the layer; undefined for one that no model has. */
+/**
+ * The checkpoint name of a tensor of llama.cpp, with the number of the layer. Undefined for a tensor that no model has.
+ */
 export function checkpointName(
   row: GgufArchitecture,
   name: string,

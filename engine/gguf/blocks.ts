@@ -1,13 +1,13 @@
 /**
- * Types of GGUF tensors: one row each, by the number that files have. A block is decoded to codes, scales and offsets of
- * `spec/packed.ts`; formulas are those of ggml's `dequantize_row_*`.
+ * Types of GGUF tensors, one row each, by file number. A block is decoded to codes, scales and offsets of
+ * `spec/packed.ts`, by the formulas of ggml's `dequantize_row_*`.
  */
 
 import { widen } from "../../runtime/half.ts";
 import type { Parts } from "../encodings/matrix.ts";
 import type { PackedElementName } from "../../spec/packed.ts";
 
-/** A type whose elements have their own bytes. */
+/** A type whose elements have separate bytes. */
 export interface PlainType {
   readonly name: string;
   /** Its name in safetensors files. */
@@ -18,22 +18,22 @@ export interface PlainType {
 /** A type in blocks. */
 export interface BlockType {
   readonly name: string;
-  /** Elements of a block, and its bytes. */
+  /** Elements per block, and bytes. */
   readonly elements: number;
   readonly bytes: number;
   readonly element: PackedElementName;
-  /** Elements that share a scale. */
+  /** Elements per scale. */
   readonly group: number;
-  /** Decodes the block that begins with the first byte. */
+  /** Decodes the block at the start of the bytes. */
   readonly decode: (block: Uint8Array, to: Parts) => void;
 }
 
-/** The f16 at a byte. */
+/** The f16 at a byte offset. */
 function half(block: Uint8Array, at: number): number {
   return widen("f16", Uint16Array.of(block[at]! | block[at + 1]! << 8))[0]!;
 }
 
-/** Nibbles of bytes: those in low bits first, then those in high bits. */
+/** Nibbles of bytes: low halves first, then high halves. */
 function nibbles(bytes: Uint8Array, codes: Uint8Array): void {
   const { length } = bytes;
   for (let i = 0; i < length; i++) {
@@ -42,7 +42,7 @@ function nibbles(bytes: Uint8Array, codes: Uint8Array): void {
   }
 }
 
-/** Blocks of 32 with the scale first, an offset after it where `offset` says so, then perhaps a fifth bit each, then nibbles. */
+/** Blocks of 32: the scale, an offset if `offset` is set, optionally a fifth bit each, then nibbles. */
 function legacy(
   { offset, fifth }: { readonly offset: boolean; readonly fifth: boolean },
 ): BlockType["decode"] {
@@ -60,7 +60,7 @@ function legacy(
   };
 }
 
-/** The six bits of scale and minimum of sub-block `i` of a K block. */
+/** The six-bit scale and minimum of sub-block `i` of a K block. */
 function scaleAndMinimum(
   packed: Uint8Array,
   i: number,
@@ -72,7 +72,7 @@ function scaleAndMinimum(
   ];
 }
 
-/** Q4_K and Q5_K: eight sub-blocks of 32 with scales and minimums of six bits, by two factors. */
+/** Q4_K and Q5_K: eight sub-blocks of 32 with six-bit scales and minimums and two factors. */
 function kBlock(fifth: boolean): BlockType["decode"] {
   return (block, { codes, scales, offsets }) => {
     const [factor, minimumFactor] = [half(block, 0), half(block, 2)];
@@ -97,7 +97,7 @@ function kBlock(fifth: boolean): BlockType["decode"] {
   };
 }
 
-/** Q6_K: 16 groups of 16 with scales of eight bits, by a factor; four low bits and two high bits are apart. */
+/** Q6_K: 16 groups of 16 with eight-bit scales and a factor; four low bits and two high bits are stored separately. */
 function q6K(block: Uint8Array, { codes, scales }: Parts): void {
   const factor = half(block, 208);
   for (let i = 0; i < 16; i++) {
@@ -114,7 +114,7 @@ function q6K(block: Uint8Array, { codes, scales }: Parts): void {
   }
 }
 
-/** IQ4_XS: eight sub-blocks of 32 entries of a table, with scales of six bits, by a factor. */
+/** IQ4_XS: eight sub-blocks of 32 table entries with six-bit scales and a factor. */
 function iq4Xs(block: Uint8Array, { codes, scales }: Parts): void {
   const factor = half(block, 0);
   const high = block[2]! | block[3]! << 8;
@@ -129,7 +129,7 @@ function iq4Xs(block: Uint8Array, { codes, scales }: Parts): void {
   }
 }
 
-/** The types that are read, by their numbers. */
+/** The supported types, by number. */
 export const GGUF_TYPES: {
   readonly [type: number]: PlainType | BlockType;
 } = {

@@ -1,14 +1,14 @@
-/** A GGUF file as a checkpoint folder: its header as the JSON files of one. */
+/** A GGUF file as a checkpoint folder, with its header as JSON files. */
 
 import { DataError } from "../../spec/errors.ts";
 import type { FileSystem } from "../files.ts";
 
-/** Whether a path names a GGUF file. */
+/** Whether a path is a GGUF file name. */
 export function isGguf(path: string): boolean {
   return /\.gguf$/i.test(path);
 }
 
-/** The first and the further files of a model: `name-00001-of-00003.gguf`. */
+/** The first and the other files of a model: `name-00001-of-00003.gguf`. */
 export function ggufParts(path: string): string[] {
   const [, start, first, count] =
     /^(.*-)(\d{5})-of-(\d{5})\.gguf$/i.exec(path) ?? [];
@@ -19,17 +19,17 @@ export function ggufParts(path: string): string[] {
   );
 }
 
-/** Files in which every GGUF file is a folder with config.json and the files of its tokenizer. */
+/** A file system in which every GGUF file is a folder with config.json and tokenizer files. */
 export function withGguf(files: FileSystem): FileSystem {
   const read = new Map<string, Promise<ReadonlyMap<string, string>>>();
   const made = (path: string): Promise<ReadonlyMap<string, string>> => {
-    // Loaded where it is needed: every command makes these files.
+    // Loaded on demand: every command creates this file system.
     const known = read.get(path) ??
       import("./made_files.ts").then(({ madeFiles }) => madeFiles(path, files));
     read.set(path, known);
     return known;
   };
-  /** The file and the name in it that a path has, if it goes into a GGUF file. */
+  /** The file and the name in it, for a path inside a GGUF file. */
   const inside = (path: string) => {
     const [, file, name] = /^(.*\.gguf)[/\\]([^/\\]+)$/i.exec(path) ?? [];
     return file !== undefined && name !== undefined

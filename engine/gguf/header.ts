@@ -1,4 +1,4 @@
-/** The header of a GGUF file: its keys, and where its tensors are. */
+/** The header of a GGUF file: its keys, and the locations of its tensors. */
 
 import { DataError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
@@ -10,10 +10,10 @@ import {
   type PlainType,
 } from "./blocks.ts";
 
-/** Keys of a file; numbers of 64 bits are bigints. */
+/** Keys of a file. 64-bit numbers are bigints. */
 export type GgufKeys = { readonly [key: string]: unknown };
 
-/** A tensor of a file, its outermost axis first. */
+/** A tensor of a file, outermost axis first. */
 export interface GgufTensor {
   readonly name: string;
   readonly shape: readonly number[];
@@ -23,16 +23,16 @@ export interface GgufTensor {
   readonly bytes: number;
 }
 
-/** What a file begins with. */
+/** Header of a file. */
 export interface GgufHeader {
   readonly keys: GgufKeys;
   readonly tensors: readonly GgufTensor[];
 }
 
-/** Largest piece of a header that is read at once, in bytes. */
+/** Maximum bytes of a header that are read at once. */
 const PIECE = 64 << 20;
 
-/** Bytes of a file as the answer to a request for a range, which is how the parser asks for them. */
+/** Serves bytes of a file as responses to range requests, for the parser. */
 function rangesOf(file: OpenFile): typeof fetch {
   return async (_, init) => {
     const range = new Headers(init?.headers).get("range") ?? "";
@@ -44,13 +44,13 @@ function rangesOf(file: OpenFile): typeof fetch {
   };
 }
 
-/** Read a header. Throws DataError for one that is damaged, and for a type of tensor that is not read. */
+/** Reads a header. Throws DataError for a damaged one, and for an unsupported tensor type. */
 export async function readGguf(
   path: string,
   file: OpenFile,
 ): Promise<GgufHeader> {
   let parsed;
-  // Loaded where it is needed: no other command waits for it.
+  // Loaded on demand: no other command waits for it.
   const { gguf } = await import("@huggingface/gguf");
   try {
     parsed = await gguf("https://file/model.gguf", { fetch: rangesOf(file) });
@@ -63,7 +63,7 @@ export async function readGguf(
     );
   }
   const start = Number(parsed.tensorDataOffset);
-  // The parser reads zeros where a file has ended.
+  // The parser reads zeros past the end of a file.
   if (parsed.tensorInfoByteRange[1] > file.size) {
     throw new DataError(
       `Cannot open '${path}': its header is damaged, it ends at byte ${
@@ -105,7 +105,7 @@ export async function readGguf(
   return { keys: { ...parsed.metadata }, tensors };
 }
 
-/** A whole number of a key; undefined where there is none. */
+/** An integer key. Undefined if it is missing. */
 export function numberOf(keys: GgufKeys, key: string): number | undefined {
   const value = keys[key];
   return typeof value === "number" || typeof value === "bigint"

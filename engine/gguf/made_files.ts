@@ -1,4 +1,4 @@
-/** The JSON files of a checkpoint, made from the header of a GGUF file. */
+/** The JSON files of a checkpoint, generated from the header of a GGUF file. */
 
 import type { FileSystem } from "../files.ts";
 import { configOf } from "./architectures.ts";
@@ -19,13 +19,13 @@ async function openGguf(
   }
 }
 
-/** The texts of the files that a header makes, by name. */
+/** The texts of the files generated from a header, by name. */
 export async function madeFiles(
   path: string,
   files: FileSystem,
 ): Promise<ReadonlyMap<string, string>> {
   const header = await openGguf(path, files);
-  // Tensors of a model in parts are in all of them.
+  // Tensors of a split model are in all parts.
   const parts = await Promise.all(
     ggufParts(path).slice(1).map((part) => openGguf(part, files)),
   );

@@ -1,4 +1,4 @@
-/** The tensors of a GGUF file under the names of a checkpoint. */
+/** The tensors of a GGUF file under checkpoint names. */
 
 import type { TensorEntry } from "../../runtime/mod.ts";
 import { type FileSource, readExactly } from "../../runtime/file_source.ts";
@@ -64,8 +64,8 @@ export function ggufTensors(
 }
 
 /**
- * llama.cpp stores rows of queries and keys of some architectures so that rotated pairs follow each other; checkpoints have
- * the first halves of a head's pairs first.
+ * llama.cpp stores rows of queries and keys of some architectures with rotated pairs adjacent; checkpoints store the
+ * first halves of a head's pairs first.
  */
 function uninterleave(
   path: string,
@@ -88,7 +88,7 @@ function uninterleave(
   };
 }
 
-/** A tensor as entries: as it is, or as views of its blocks. */
+/** A tensor as entries: unchanged, or as views of its blocks. */
 function entriesOf(
   tensor: GgufTensor,
   file: FileSource,
@@ -115,11 +115,11 @@ function entriesOf(
     type,
   });
   const [decoded, ...packed] = viewsOf(matrix);
-  // A vector in blocks is only read as f32.
+  // A vector in blocks is read only as f32.
   return shape.length === 2 ? [decoded!, ...packed] : [{ ...decoded!, shape }];
 }
 
-/** A tensor whose rows are in another order in the file, as a source of its own. */
+/** A tensor whose rows have another order in the file, as a separate source. */
 function reordered(
   { offset, bytes, shape }: Pick<GgufTensor, "offset" | "bytes" | "shape">,
   source: FileSource,
@@ -144,7 +144,7 @@ function reordered(
   });
 }
 
-/** A matrix in blocks, as codes, scales and offsets. */
+/** A matrix in blocks as codes, scales and offsets. */
 function blockMatrix(
   { name, param, source, offset, rows, columns, type }: BlockRows,
 ): StoredMatrix {

@@ -7,16 +7,16 @@ import { type GgufHeader, type GgufKeys, numberOf } from "./header.ts";
 /** Types of tokens. */
 const NORMAL = 1, UNKNOWN = 2, CONTROL = 3, USER = 4;
 
-/** GPT-2's split of a text. */
+/** Pre-tokenization pattern of GPT-2. */
 const GPT2 =
   "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
-/** Llama-3's, with `numbers` digits at a time. */
+/** Pattern of Llama 3, with `numbers` digits at a time. */
 function llama3(numbers: string): string {
   return `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|${numbers}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`;
 }
 
-/** Splits before merges, by `tokenizer.ggml.pre`: patterns that are applied one after the other. */
+/** Pre-tokenization patterns by `tokenizer.ggml.pre`, applied one after another. */
 const SPLITS: { readonly [name: string]: readonly string[] } = {
   default: [GPT2],
   "gpt-2": [GPT2],
@@ -29,7 +29,7 @@ const SPLITS: { readonly [name: string]: readonly string[] } = {
   "granite-docling": ["\\p{N}", GPT2],
 };
 
-/** Largest token of a SentencePiece vocabulary, in characters: its merges are found from all of its splits. */
+/** Maximum characters of a SentencePiece token: its merges are found from all of its splits. */
 const MOST_CHARACTERS = 256;
 
 interface Token {
@@ -43,7 +43,7 @@ function listOf(keys: GgufKeys, key: string): readonly unknown[] | undefined {
   return Array.isArray(value) ? value : undefined;
 }
 
-/** The files; undefined where a file has no vocabulary. */
+/** The tokenizer files. Undefined if a file has no vocabulary. */
 export function tokenizerOf(
   path: string,
   { keys }: GgufHeader,
@@ -113,7 +113,7 @@ export function tokenizerOf(
   };
 }
 
-/** A first token before every text. */
+/** Adds a first token to every text. */
 function afterFirst(bos: string, id: number): object {
   const special = { SpecialToken: { id: bos, type_id: 0 } };
   const sequence = (which: string) => ({ Sequence: { id: which, type_id: 0 } });
@@ -129,7 +129,7 @@ function vocabularyOf(tokens: readonly Token[]): { [token: string]: number } {
   return Object.fromEntries(tokens.map(({ content, id }) => [content, id]));
 }
 
-/** BPE over bytes. */
+/** Byte-level BPE. */
 function byteLevel(
   path: string,
   keys: GgufKeys,
@@ -184,7 +184,7 @@ function byteLevel(
   };
 }
 
-/** SentencePiece BPE: merges follow from the scores of tokens, the best first. */
+/** SentencePiece BPE: merges follow from the scores of tokens, best first. */
 function sentencePiece(
   path: string,
   keys: GgufKeys,

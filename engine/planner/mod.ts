@@ -1,5 +1,5 @@
 /**
- * The planner: what a model takes on a machine that need not be present. `summary` compiles and states memory and
+ * The planner: predicts a model on a machine that need not be present. `summary` compiles and states memory and
  * traffic, `simulate` predicts times, `search` chooses mesh and strategy, `machine` measures a machine.
  */
 

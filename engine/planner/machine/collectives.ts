@@ -1,4 +1,4 @@
-/** Collectives of a plan by themselves, as a run would execute them. */
+/** Runs collectives of a plan alone, as in a run. */
 
 import {
   type CollectiveStep,
@@ -17,17 +17,17 @@ import { writeTables } from "../../../runtime/tables.ts";
 import { exchangesAtOnce } from "../../../spec/plan/bytes.ts";
 import type { Plan } from "../../../spec/plan/plan.ts";
 
-/** Collectives that are ready, and the memory that they are between. */
+/** Bound collectives, and their memory. */
 export interface BoundCollectives {
-  /** Of the ranks of this process. */
+  /** The memory of the ranks of this process. */
   readonly memories: readonly RankMemory[];
-  /** Execute that of the same place in the list of steps. */
+  /** Executes the collective with the same index in the list of steps. */
   readonly execute: readonly ((counts: RunCounts) => void | Promise<void>)[];
-  /** Wait for all devices of this process. */
+  /** Waits for all devices of this process. */
   idle(): Promise<void>;
 }
 
-/** Make collectives of a plan ready on devices of their own. Ranks that are processes must all call it. */
+/** Binds collectives of a plan on separate devices. All processes must call it. */
 export async function bindCollectives(
   plan: Plan,
   steps: readonly CollectiveStep[],

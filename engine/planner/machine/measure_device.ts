@@ -1,4 +1,4 @@
-/** What a device can do, measured by small models on it: the same kernels, launches and waits as in a real run. */
+/** Measures a device with small models on it: the same kernels, launches and waits as in a real run. */
 
 import type { CompileOptions, Model } from "../../../compiler/mod.ts";
 import { GUARANTEED_LIMITS } from "../../../spec/limits.ts";
@@ -30,34 +30,37 @@ import {
   type StepInputs,
 } from "./small_model.ts";
 
-/** Launches of chains: the difference of the last two is the time of a launch, that of the first two tells what a run takes besides. */
+/**
+ * Launches per chain: the difference of the last two gives the time of a launch, that of the first two the overhead of
+ * a run.
+ */
 const CHAINS = [64, 256, 1024] as const;
 
-/** Tokens of chains that keep a device busy for long enough that who waits for it falls asleep, as in a step of a model. */
+/** Tokens of chains that keep a device busy so long that a waiting thread sleeps, as in a step of a model. */
 const BUSY_TOKENS = 32;
 
-/** Tokens of steps that are tried until one takes long enough: long against its launches, and against a wait. */
+/** Tokens of steps that are tried until one takes long enough relative to its launches and to a wait. */
 const LONGER = [256, 1024, MOST_TOKENS], ENOUGH = 1e-2;
 
-/** Tokens of a step that attends, of as many sequences. */
+/** Tokens of an attention step, of as many sequences. */
 const ATTENDING = 16;
 
 /**
- * Sizes of models that wait for their weights, which are stored in 16 bits, as most are; and tokens that give each expert a
- * row: with two, a core computes about as long as it waits.
+ * Sizes of models limited by weight loads, with 16-bit weights, as usual; and tokens with one row per expert: with two
+ * rows, a core computes about as long as it waits.
  */
 const READING = [512, 1024, 2048, 4096], READING_TOKENS = 2;
 
-/** Seconds that a step is repeated before any counts: engines compile code that is used often once more, and better. */
+/** Seconds of warm-up: engines optimize frequently executed code again. */
 const WARM_UP = 0.3;
 
-/** Seconds of a turn: the shorter a step, the more of them, but some at least. */
+/** Seconds of a turn: shorter steps are repeated more often, at least this often. */
 const TURN = 1e-2, STEPS = 3;
 
-/** Matmuls in a step of the narrow model. */
+/** Matmuls per step of the narrow model. */
 const NARROW = 32;
 
-/** Open the device that `selected` has for one rank, and make ready what measures it. */
+/** Opens the device of `selected` for one rank, and prepares its measurement. */
 export async function openDeviceMeter(
   selected: SelectedDevices,
   options: MeasureOptions,
@@ -122,7 +125,7 @@ export async function openDeviceMeter(
   }
 }
 
-/** What copies and the times of the small models say of a device. */
+/** Derives a device description from copies and the times of the small models. */
 function describe(
   selected: SelectedDevices,
   copies: MemoryRates,
@@ -137,7 +140,7 @@ function describe(
     0,
     short!.seconds - short!.work.launches * perLaunch(short!, middle!),
   );
-  // Where noise hides what a step does, a part of it is what it does.
+  // If noise hides the time of a step, a fraction of the measured time.
   const net = ({ seconds, work }: Measured) =>
     Math.max(seconds / 8, seconds - run - work.launches * launch);
   const computer = computerOf(selected);
@@ -158,7 +161,7 @@ function describe(
     run,
   };
   if (computer === "software") {
-    // A workgroup is on one core, and the drivers' threads take the next as they become free.
+    // A workgroup runs on one core, and the drivers' threads take the next one when they become free.
     return {
       ...copies,
       computer,
@@ -167,7 +170,7 @@ function describe(
       parallel: selected.threads ?? 1,
     };
   }
-  // One workgroup leaves a part of the device idle: how large a part?
+  // Fraction of the device that one workgroup uses.
   const parallel = Math.max(
     1,
     Math.min(selected.threads ?? Infinity, rate(many!) / rate(one!)),
@@ -175,7 +178,7 @@ function describe(
   if (computer === "gpu") {
     return { ...copies, limits: limitsOf(selected), ...rates, parallel };
   }
-  // Each of its workers has work in some workgroups, but not for long.
+  // Each worker has work in some workgroups, but not for long.
   const part = some!.work.multiplyAdds / many!.work.multiplyAdds;
   const join = (net(some!) - part * net(many!)) / some!.work.launches;
   return {
@@ -189,7 +192,7 @@ function describe(
   };
 }
 
-/** What the same step takes longer with states to attend to; nothing where it takes about as long. */
+/** Additional time of a step with attention states. Nothing if the times are about equal. */
 function attendingRate(
   first: Measured,
   attends: Measured,
@@ -206,7 +209,7 @@ function limitsOf({ limits }: SelectedDevices): { [limit: string]: number } {
   );
 }
 
-/** Steps whose matmuls are one workgroup, some, and many: these take long, also where one has many tokens. */
+/** Steps with matmuls of one workgroup, some, and many: these take long even if one has many tokens. */
 function workgroupsOf(narrow: SmallModel): Step[] {
   const tokens = tokensOfAWorkgroup(narrow.plan);
   const some = Math.max(4, Math.min(16, 512 / tokens));
@@ -214,7 +217,7 @@ function workgroupsOf(narrow: SmallModel): Step[] {
   return [tokens, some * tokens, many].map((n) => [narrow, { tokens: n }]);
 }
 
-/** The most tokens for which a narrow matmul is one workgroup. */
+/** Maximum number of tokens for which a narrow matmul is one workgroup. */
 function tokensOfAWorkgroup(plan: Plan): number {
   let tokens = 1;
   while (
@@ -223,7 +226,7 @@ function tokensOfAWorkgroup(plan: Plan): number {
   return tokens;
 }
 
-/** The first model that reads its weights for longer than `short` takes, by far, or the largest. */
+/** The first model whose weight loads take much longer than `short`, or the largest. */
 async function openReading(
   open: (
     model: Model,
@@ -245,12 +248,12 @@ async function openReading(
   return model!;
 }
 
-/** A model and what it is given. */
+/** A model and its inputs. */
 type Step = readonly [SmallModel, StepInputs];
 
-/** A step that was run again and again. */
+/** A step that was repeated. */
 interface Measured {
-  /** The middle of the times, in seconds. */
+  /** Median time in seconds. */
   readonly seconds: number;
   readonly work: StepWork;
 }
@@ -279,7 +282,7 @@ async function warmUp(
   }
 }
 
-/** The middle of the times of steps, in seconds, interleaved so that a noisy moment touches all of them. */
+/** Median times of steps in seconds, interleaved so that noise affects all of them. */
 async function interleaved(
   steps: readonly Step[],
   { repetitions = REPETITIONS }: MeasureOptions,
@@ -287,7 +290,7 @@ async function interleaved(
   const times = steps.map((): number[] => []);
   for (let i = 0; i < repetitions; i++) {
     for (const [n, [model, inputs]] of steps.entries()) {
-      // Memory that was idle for a while is slow at first.
+      // Memory that was idle is slow at first.
       await model.step(inputs);
       for (let spent = 0, steps = 0; spent < TURN || steps < STEPS; steps++) {
         const seconds = await model.step(inputs);

@@ -1,4 +1,4 @@
-/** How fast ranks exchange: between every two of them, and all at once, by the communicator that a run would use. */
+/** Measures exchanges between ranks: between every two, and all at once, by the communicator of a run. */
 
 import { compile } from "../../../compiler/mod.ts";
 import { bytesOf } from "../../../runtime/host_tensor.ts";
@@ -21,32 +21,32 @@ import {
 } from "./meter.ts";
 import { exchangeModel, EXPERTS_OF_RANK } from "./models.ts";
 
-/** How many rows go from each rank to each other one, from the fewest to the most. */
+/** Numbers of rows from each rank to each other, ascending. */
 export const SIZES = ["one", "few", "some", "more", "many"] as const;
 
-/** Something for each of them. */
+/** A value per number of rows. */
 export type Sized<T> = { readonly [Size in typeof SIZES[number]]: T };
 
-/** Ask the same for each. */
+/** Applies a function to each number of rows. */
 export function forSizes<T>(of: (size: keyof Sized<T>) => T): Sized<T> {
   const [one, few, some, more, many] = SIZES.map(of) as [T, T, T, T, T];
   return { one, few, some, more, many };
 }
 
-/** What was measured between ranks. */
+/** Measurements between ranks. */
 export interface LinkTimes {
   /** Between two ranks alone, [rank][rank]. */
   readonly pairs: Sized<readonly (readonly number[])[]>;
   /** Between all ranks at once. */
   readonly all: Sized<number>;
-  /** All ranks tell each other how many rows they will send. */
+  /** Gather of row counts among all ranks. */
   readonly gather: number;
-  /** How many rows these were, of how many bytes. */
+  /** The numbers of rows, and bytes per row. */
   readonly rows: Sized<number>;
   readonly rowBytes: number;
 }
 
-/** Rows of each size: as many as libraries send in one piece, as stay in a core's cache, as stay in a larger one, and as do not. */
+/** Rows of each size: sent by libraries in one piece, fitting a core's cache, fitting a larger cache, and larger. */
 const ROWS: Sized<number> = {
   one: 1,
   few: 16,
@@ -55,12 +55,12 @@ const ROWS: Sized<number> = {
   many: 2048,
 };
 
-/** Rows of all ranks together, at most. */
+/** Maximum rows of all ranks together. */
 const ALL_ROWS = 1 << 17;
 
 /**
- * Exchanges in a row that are timed together: in a step they follow each other as well, and to learn that a device is done
- * may take a millisecond, which is long against a short one.
+ * Consecutive exchanges per timing: they are consecutive in a step as well, and detecting the end of device work may
+ * take a millisecond, which is long compared with a short exchange.
  */
 const TOGETHER: Sized<number> = {
   one: 256,
@@ -70,13 +70,13 @@ const TOGETHER: Sized<number> = {
   many: 8,
 };
 
-/** Exchanges in a row and repetitions for each pair: there may be many pairs, and a run uses the middle of all. */
+/** Consecutive exchanges and repetitions per pair: there may be many pairs, and the median of all is used. */
 const OF_PAIR = { together: 8, times: 3 };
 
-/** Exchanges before any counts: threads that slept, or woke in another rhythm, are slow at first. */
+/** Warm-up exchanges: threads that slept, or had another rhythm, are slow at first. */
 const WARM_UP = 2000;
 
-/** The meter, and what it measures with. */
+/** The meter, and its parameters. */
 export interface LinkMeter extends Meter<LinkTimes> {
   readonly plan: Plan;
   readonly exchange: AllToAllStep;
@@ -84,7 +84,9 @@ export interface LinkMeter extends Meter<LinkTimes> {
   readonly rows: Sized<number>;
 }
 
-/** Open devices and measure the exchanges of `ranks` ranks. Ranks that are processes must all call it, and all that it returns. */
+/**
+ * Opens devices and measures the exchanges of `ranks` ranks. All processes must call it, and all returned functions.
+ */
 export async function openLinkMeter(
   selected: SelectedDevices,
   ranks: number,
@@ -126,10 +128,10 @@ export async function openLinkMeter(
     { together, times = repetitions }: Repeated,
   ): Promise<number> {
     const seconds: number[] = [];
-    // The first does not count: memory that was idle for a while is slow.
+    // The first does not count: memory that was idle is slow.
     for (let i = -1; i < times; i++) {
       await bound.idle();
-      // All begin at once: what is measured is the exchange, not the wait for others.
+      // All ranks start at the same time, so that only the exchange is measured.
       await world?.barrier(world, { what: "measuring links" });
       const start = now();
       for (let n = 0; n < together; n++) await collective();
@@ -172,12 +174,12 @@ export async function openLinkMeter(
     }
     return times;
   };
-  // Its own rows are moved by a rank as well. The host of one process moves rows, others messages, kernels both.
+  // A rank also moves its own rows. The host of one process moves rows, others messages, kernels both.
   const everyRank = (n: number): Rows =>
     n === 1 && new Set(devices).size > 1
       ? (from, to) => to === (from + 1) % ranks ? 1 : 0
       : () => n;
-  // The longest last: they leave caches with nothing of what the others need.
+  // The longest last: they evict everything else from caches.
   const sized = async <T>(
     measure: (rows: number, together: number) => Promise<T>,
   ): Promise<Sized<T>> => {
@@ -217,7 +219,7 @@ export async function openLinkMeter(
   };
 }
 
-/** Collectives in a row, and how often that is timed. */
+/** Consecutive collectives, and the number of timings. */
 interface Repeated {
   readonly together: number;
   readonly times?: number;

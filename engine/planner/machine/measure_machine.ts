@@ -1,4 +1,7 @@
-/** A machine file from measurements: every rank's place, what each kind of device can do, and the links between ranks. */
+/**
+ * Creates a machine file from measurements: every rank's location, the rates of each kind of device, and the links
+ * between ranks.
+ */
 
 import type {
   Machine,
@@ -34,39 +37,39 @@ import {
   withDevices,
 } from "./meter.ts";
 
-/** How a machine is measured. */
+/** Options of measuring a machine. */
 export interface MeasureMachineOptions
   extends SelectDevicesOptions, MeasureOptions {
-  /** Ranks in this process; default: 1, or as many as there are adapters in the list. Processes of a job are one each. */
+  /** Ranks in this process. Default: 1, or the number of listed adapters. In a job, one per process. */
   readonly ranks?: number;
-  /** This host's name. */
+  /** Name of this host. */
   readonly host: string;
 }
 
-/** A machine that can be measured again and again. */
+/** A machine that can be measured repeatedly. */
 export interface MachineMeter extends Meter<Machine> {
-  /** Whether this process is the one to tell of it. */
+  /** Whether this process reports the result. */
   readonly first: boolean;
-  /** The job's ranks, where they are processes; whoever is done with it finishes it. */
+  /** The job, if ranks are processes. The caller finishes it. */
   readonly world: MpiWorld | undefined;
 }
 
-/** What a rank tells the others of itself. */
+/** Report of a rank to the others. */
 interface RankReport {
   readonly host: string;
-  /** The name of its device; absent: that of the first of its host. */
+  /** Name of its device. Absent: that of the first of its host. */
   readonly name?: string;
   readonly measured?: MachineDevice;
-  /** Devices of its host that can run at full rate at once. */
+  /** Number of devices of its host that run at full rate at once. */
   readonly atOnce?: number;
   readonly links: LinkTimes | undefined;
-  /** Of a process whose ranks are two. */
+  /** For a process with two ranks. */
   readonly two: LinkTimes | undefined;
   /** Seconds. */
   readonly sync: number | undefined;
 }
 
-/** Open the devices that a run with the same options would use. Ranks that are processes must all call it, and all that it returns. */
+/** Opens the devices of a run with the same options. All processes must call it, and all returned functions. */
 export async function openMachineMeter(
   options: MeasureMachineOptions,
 ): Promise<MachineMeter> {
@@ -85,7 +88,8 @@ export async function openMachineMeter(
   const links = ranks > 1
     ? await openLinkMeter(selected, ranks, options)
     : undefined;
-  // A process executes exchanges of its ranks one after the other: how long two take, and all, says what each adds.
+  // A process executes the exchanges of its ranks one after another: the times of two ranks, and of all, give the cost
+  // of each.
   const two = ranks > 2 && communicator === "host"
     ? await openLinkMeter(selected, 2, options)
     : links;
@@ -142,7 +146,7 @@ export async function openMachineMeter(
   };
 }
 
-/** No measurement is good for more than four digits. */
+/** Measurements are accurate to at most four digits. */
 function rounded(machine: Machine): Machine {
   return JSON.parse(
     JSON.stringify(
@@ -155,10 +159,10 @@ function rounded(machine: Machine): Machine {
   ) as Machine;
 }
 
-/** Devices of ranks; of those that are like another one of their host, nothing is measured. */
+/** Devices of ranks. Devices equal to another one of their host are not measured. */
 type DevicesMeter = Meter<(MachineDevice | undefined)[]>;
 
-/** The device of every rank of this process: each adapter once, by itself. */
+/** The device of every rank of this process: each adapter once, alone. */
 async function openEach(
   selected: SelectedDevices,
   ranks: number,
@@ -191,7 +195,7 @@ async function openEach(
   };
 }
 
-/** This rank's device, which is opened and measured while no other rank of its host does so. */
+/** This rank's device, opened and measured while no other rank of its host measures. */
 async function openInTurn(
   selected: SelectedDevices,
   world: MpiWorld,
@@ -200,7 +204,7 @@ async function openInTurn(
   const sizes = await world.gatherTexts(String(world.localSize), {
     what: "measuring",
   });
-  // The cores of a host are equal; its adapters may not be.
+  // The cores of a host are equal; its adapters may differ.
   const perHost = selected.kind === "cpu" ? 1 : Math.max(...sizes.map(Number));
   const oneAtATime = async <T>(
     work: () => Promise<T>,
@@ -221,7 +225,7 @@ async function openInTurn(
   };
 }
 
-/** The machine, with what exchanges take between ranks of its device. */
+/** The machine with the exchange rates between ranks of its device. */
 function withExchange(
   machine: Machine,
   works: ExchangeWorks | undefined,
@@ -234,7 +238,7 @@ function withExchange(
   }));
 }
 
-/** The machine, with what its devices take between exchanges. */
+/** The machine with the time of its devices between exchanges. */
 function withSync(
   machine: Machine,
   reports: readonly RankReport[],
@@ -301,7 +305,7 @@ function describe(
   };
 }
 
-/** What every rank measured: an exchange is over when its slowest rank is done. */
+/** Measurements of every rank: an exchange ends when its slowest rank is done. */
 function slowest(all: readonly LinkTimes[]): LinkTimes | undefined {
   const [first] = all;
   if (!first) return undefined;
@@ -321,7 +325,7 @@ function slowest(all: readonly LinkTimes[]): LinkTimes | undefined {
   };
 }
 
-/** The middle of the pairs of each class; what all ranks at once take says what shares the bandwidth. */
+/** The median of the pairs of each class. Exchanges of all ranks at once determine what shares the bandwidth. */
 function linksOf(
   machine: Machine,
   times: LinkTimes,
@@ -334,7 +338,7 @@ function linksOf(
     places.flatMap((b, j) => i < j ? [{ i, j, class: linkClass(a, b) }] : [])
   );
   const oneClass = new Set(pairs.map((pair) => pair.class)).size === 1;
-  // All at once tell most of what a run sees, but only where all their links are equal.
+  // Exchanges of all ranks resemble a run most, but are usable only if all their links are equal.
   const together = oneClass && ranks > 2;
   for (const name of new Set(pairs.map((pair) => pair.class))) {
     const here = pairs.filter((pair) => pair.class === name);
@@ -370,12 +374,12 @@ function linksOf(
   return links;
 }
 
-/** What moves, by how long it takes: the longest says the bandwidth, the others come before it. */
+/** Moves by duration: the longest determines the bandwidth; the others precede it. */
 function rates(
   moves: readonly { readonly bytes: number; readonly seconds: number }[],
 ): Pick<MachineLink, "bandwidth" | "short"> {
   const longest = moves.at(-1)!;
-  // Where noise has fewer bytes take longer than more, they say nothing.
+  // Times that decrease with more bytes are noise and are dropped.
   const short = moves.filter(({ bytes, seconds }, i) =>
     bytes > 0 &&
     moves.slice(i + 1).every((next) =>
@@ -390,7 +394,10 @@ function rates(
   };
 }
 
-/** Twice as long as a pair: each pair's own; as long as its peers: a rank's; as long as all pairs: the host's. */
+/**
+ * Twice as long as a pair: each pair has its own bandwidth; as long as its peers: a rank's; as long as all pairs: the
+ * host's.
+ */
 function sharedBy(
   { all }: LinkTimes,
   pair: (size: keyof LinkTimes["all"]) => number,
@@ -406,7 +413,7 @@ function sharedBy(
   );
 }
 
-/** What the bytes of a long exchange take, beyond a short one. Where noise hides that, a part of it at least. */
+/** The transfer time of a long exchange relative to a short one. If noise hides it, a fraction of the measured time. */
 function transferTime(long: number, short: number): number {
   return Math.max(1e-9, long - short, long / 4);
 }

@@ -1,4 +1,4 @@
-/** How fast a device moves bytes, measured by copies. */
+/** Measures memory bandwidth by copies. */
 
 import { compile } from "../../../compiler/mod.ts";
 import type { MachineDevice } from "../../../spec/machine.ts";
@@ -11,13 +11,16 @@ import {
 } from "./meter.ts";
 import { chainModel } from "./models.ts";
 
-/** Bytes of the copies that find out where the cache ends. */
+/** Bytes of the copies that locate the end of the cache. */
 const COPIES = [1 << 20, 1 << 22, 1 << 24, 1 << 26] as const;
 
-/** What copies say of a device. */
+/** Memory rates of a device. */
 export type MemoryRates = Pick<MachineDevice, "name" | "bandwidth" | "cache">;
 
-/** Open a device and measure its memory: by the longest copies, and by the longest that fit a cache and are much faster. */
+/**
+ * Opens a device and measures its memory: by the longest copies, and by the longest that fit a cache and are much
+ * faster.
+ */
 export async function openMemoryMeter(
   selected: SelectedDevices,
   { now, repetitions = REPETITIONS }: MeasureOptions,

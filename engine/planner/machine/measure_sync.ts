@@ -1,4 +1,4 @@
-/** What it takes to hand a device its launches between exchanges, and to learn that they are done. */
+/** Measures the host time between exchanges: submitting launches, and detecting their end. */
 
 import type { Machine } from "../../../spec/machine.ts";
 import { simulate } from "../simulate/mod.ts";
@@ -14,22 +14,25 @@ import {
 import { dispatchesModel } from "./models.ts";
 import { openSmallModel, type SmallModel } from "./small_model.ts";
 
-/** Dispatches in a step, and launches before each where they are many: about as many as in a layer of a model. */
+/** Dispatches per step, and launches before each if there are many: about as many as in a layer of a model. */
 const FEW = 1, MANY = 9, LAUNCHES = 16;
 
-/** Rows from each rank to each: what is between exchanges is about as long as in a layer that decodes. */
+/** Rows from each rank to each: the work between exchanges is about that of a layer in decode. */
 const ROWS = 2;
 
-/** Steps before any counts, and pairs of steps for each repetition. */
+/** Warm-up steps, and pairs of steps per repetition. */
 const WARM_UP = 100, PAIRS = 6;
 
-/** Measures how much longer a step takes whose exchanges are many instead of few, in seconds. */
+/** Measures the additional time of a step with many exchanges compared with few, in seconds. */
 export interface SyncMeter extends Meter<number> {
-  /** Seconds of a sync: what that is beyond what is predicted of it without. */
+  /** Seconds of a sync: the measured time minus the predicted one. */
   sync(seconds: number, machine: Machine): number;
 }
 
-/** Open devices for `ranks` ranks that exchange through their hosts. Ranks that are processes must all call it, and all that it returns. */
+/**
+ * Opens devices for `ranks` ranks that exchange through their hosts. All processes must call it, and all returned
+ * functions.
+ */
 export async function openSyncMeter(
   selected: SelectedDevices,
   ranks: number,
@@ -37,7 +40,7 @@ export async function openSyncMeter(
 ): Promise<SyncMeter> {
   const { repetitions = REPETITIONS } = options;
   const open = (dispatches: number) => {
-    // As many launches in all, so that what those take makes no difference.
+    // Equal numbers of launches, so that their time cancels out.
     const sizes = { ranks, rows: ROWS, launches: LAUNCHES * MANY / dispatches };
     const model = dispatchesModel({ ...sizes, dispatches });
     return openSmallModel(selected, model, { ...options, ranks });
@@ -53,7 +56,7 @@ export async function openSyncMeter(
     measure: async () => {
       const differences: number[] = [];
       for (let i = 0; i < PAIRS * repetitions; i++) {
-        // Right after each other, so that a noisy moment touches both.
+        // Consecutive, so that noise affects both.
         const seconds = await few.step(inputs);
         differences.push(await many.step(inputs) - seconds);
       }

@@ -1,4 +1,4 @@
-/** Small models whose steps tell what a device is good at. */
+/** Small models for measuring devices. */
 
 import {
   add,
@@ -16,10 +16,10 @@ import {
   upTo,
 } from "../../../compiler/mod.ts";
 
-/** The most tokens of a step that is measured, and those of a sequence. */
+/** Maximum tokens of a measured step, and of a sequence. */
 export const MOST_TOKENS = 4096, SEQUENCE = 64;
 
-/** `launches` kernels with next to nothing to do, one after the other, of tokens whose states are looked up. */
+/** `launches` nearly empty kernels, one after another, on tokens that index a state. */
 export function chainModel(launches: number): Model {
   const sizes = {
     token: upTo(64),
@@ -48,7 +48,7 @@ export function chainModel(launches: number): Model {
   });
 }
 
-/** What a decoder does besides its matmuls: attention and norms of some layers. */
+/** The ops of a decoder besides matmuls: attention and norms of some layers. */
 export function operationsModel(layers: number): Model {
   return model(
     {
@@ -85,7 +85,7 @@ export function operationsModel(layers: number): Model {
   );
 }
 
-/** A layer of gated experts: matmuls grouped by expert, whose weights do not fit the cache of a core, as those of models. */
+/** A layer of gated experts: grouped matmuls whose weights exceed the cache of a core, as in real models. */
 export function expertsModel({ embed = 512, ffn = 1024 } = {}): Model {
   return model(
     { token: upTo(MOST_TOKENS), embed, ffn, expert: 4 },
@@ -111,7 +111,7 @@ export function expertsModel({ embed = 512, ffn = 1024 } = {}): Model {
   );
 }
 
-/** Narrow matmuls, of one workgroup for a few tokens and of many for many. */
+/** Narrow matmuls, with one workgroup for a few tokens and many for many. */
 export function narrowModel(matmuls: number): Model {
   return model({ token: upTo(MOST_TOKENS), embed: 2048, narrow: 16 }, (m) => {
     const x = m.input("x", "token embed");
@@ -124,15 +124,15 @@ export function narrowModel(matmuls: number): Model {
   });
 }
 
-/** Experts of each rank in models that dispatch: what an exchange takes depends on how many counts there are. */
+/** Experts per rank in models with dispatch: the cost of an exchange depends on the number of counts. */
 export const EXPERTS_OF_RANK = 4;
 
-/** Rows of 1 KiB that go to experts and return, from each of some ranks up to `rows` to each. */
+/** Rows of 1 KiB that are dispatched and combined, up to `rows` from each of some ranks to each. */
 export function exchangeModel(ranks: number, rows: number): Model {
   return dispatchesModel({ ranks, rows, dispatches: 1, launches: 0 });
 }
 
-/** Several such dispatches, and some kernels with little to do before each. */
+/** Several such dispatches with some small kernels before each. */
 export function dispatchesModel(
   { ranks, rows, dispatches, launches }: {
     readonly ranks: number;

@@ -1,4 +1,4 @@
-/** Small models, loaded, whose steps are timed. */
+/** Loaded small models whose steps are timed. */
 
 import {
   compile,
@@ -22,7 +22,7 @@ import type { MeasureOptions } from "./meter.ts";
 export interface StepInputs {
   readonly tokens: number;
   readonly sequences?: number;
-  /** Tokens of each sequence before. Default: 0. */
+  /** Earlier tokens of each sequence. Default: 0. */
   readonly past?: number;
 }
 
@@ -34,7 +34,9 @@ export interface SmallModel {
   close(): Promise<void>;
 }
 
-/** Compile a model for the devices and load it, with weights that nobody chose. Of several ranks, all must call it. */
+/**
+ * Compiles a model for the devices and loads it, with arbitrary weights. For several ranks, all processes must call it.
+ */
 export async function openSmallModel(
   selected: SelectedDevices,
   model: Model,
@@ -43,7 +45,7 @@ export async function openSmallModel(
     readonly weights?: NonNullable<CompileOptions["weights"]>;
   },
 ): Promise<SmallModel> {
-  // A model of one rank is each process's own.
+  // A model of one rank belongs to each process alone.
   const world = ranks > 1 ? selected.world : undefined;
   const plan = await compile(model, {
     ...ranks > 1 ? { mesh: { ep: ranks } } : {},
@@ -54,7 +56,7 @@ export async function openSmallModel(
   const { devices, close } = await selected.open(plan);
   const output = Object.keys(plan.programs[0]!.outputs)
     .find((name) => name.startsWith("y"))!;
-  // As a step of some sequences is read.
+  // Reads a result like a step of some sequences.
   const readOf = (tokens: number) => ({
     outputs: [output],
     rows: { [output]: [0, 1, 2, 3].filter((row) => row < tokens) },
@@ -64,7 +66,7 @@ export async function openSmallModel(
     tensors: blankWeights(plan),
     ...world ? { communicator: await createMpiCommunicator(world, plan) } : {},
   });
-  // Made once: what collects their garbage would run beside the next step.
+  // Created once: collecting garbage would overlap with the next step.
   const made = new Map<string, { [name: string]: HostTensor }>();
   const inputsFor = (workload: StepInputs) => {
     const key = `${workload.tokens} ${workload.sequences} ${workload.past}`;
@@ -83,7 +85,7 @@ export async function openSmallModel(
       await idle();
       await world?.barrier(world, { what: "measuring" });
       const start = now();
-      // A real run is over when something of its result is here.
+      // A real run ends when a part of its result is on the host.
       await session.run("main", inputs, read);
       await idle();
       return (now() - start) / 1000;
@@ -95,7 +97,7 @@ export async function openSmallModel(
   };
 }
 
-/** Weights that are zero: how long arithmetic takes does not depend on them, but memory that was never written is slow to read. */
+/** Zero weights: arithmetic time does not depend on them, but memory that was never written is slow to read. */
 function blankWeights(plan: Plan): TensorDirectory {
   const tensors = plan.weights.map(({ source, stored, shape }) => {
     const elements = shape.reduce((n, size) => n * size, 1);
@@ -105,7 +107,7 @@ function blankWeights(plan: Plan): TensorDirectory {
   return tensorsInMemory(Object.fromEntries(tensors), "a small model");
 }
 
-/** Inputs of some length: sequences one after the other, and floats that spread choices over experts. */
+/** Inputs of a length: consecutive sequences, and floats that distribute choices over experts. */
 function inputsOf(
   plan: Plan,
   { tokens, sequences = 1, past = 0 }: StepInputs,
@@ -122,7 +124,7 @@ function inputsOf(
         const token = Math.floor(i / width);
         if (name === "sequence") return Math.floor(token / each);
         if (name === "position") return past + token % each;
-        // Two choices of each token, cyclic over the experts.
+        // Two choices per token, cyclic over the experts.
         return (i % width - 2 * token % width + width) % width < 2 ? 1 : 0;
       };
       const data = port.dtype === "f32"
