@@ -1,6 +1,6 @@
 /**
- * Random weights and inputs, so that a model runs before there are any. Numbers depend on the seed, the name of a tensor and
- * the index of the element alone: they are the same on every mesh.
+ * Random weights and inputs, so that a model runs without files. Numbers depend only on the seed, the tensor name and
+ * the element index: they are equal on every mesh.
  */
 
 import {
@@ -19,11 +19,11 @@ import type { Plan, Port } from "../spec/plan/plan.ts";
 import { uniformNoise } from "./noise.ts";
 import type { Tensors } from "./run.ts";
 
-/** Items of a dynamic axis, at most, and tokens of a sequence of a batch. */
+/** Maximum items of a dynamic axis, and tokens per sequence of a batch. */
 const ITEMS = 24;
 const SEQUENCES = 3;
 
-/** A whole number that separates what is drawn for a tensor (FNV-1a). */
+/** Random stream of a tensor (FNV-1a). */
 function streamOf(name: string): number {
   let hash = 0x811c9dc5;
   for (const character of name) {
@@ -32,14 +32,17 @@ function streamOf(name: string): number {
   return hash >>> 0;
 }
 
-/** Vectors are near 1, as gains are; matrices such that sums over their last axis stay near 1. */
+/**
+ * Range of a tensor: vectors are near 1, like gains; matrices are scaled such that sums over their last axis stay near
+ * 1.
+ */
 function rangeOf(shape: readonly number[]): { low: number; high: number } {
   if (shape.length < 2) return { low: 0.5, high: 1.5 };
   const high = Math.sqrt(3 / shape.at(-1)!);
   return { low: -high, high };
 }
 
-/** Random tensors for all weights of a plan, drawn where they are read. Throws DataError for encodings that are not drawn. */
+/** Random tensors for all weights of a plan, generated on read. Throws DataError for unsupported encodings. */
 export function randomWeights(plan: Plan, seed: number): TensorDirectory {
   const tensors = new Map<string, TensorEntry>();
   for (const weight of plan.weights) {
@@ -129,8 +132,8 @@ export function randomBatch(
 }
 
 /**
- * Random inputs of the first program of a plan: dynamic axes have up to 24 items. What is called `sequence` and `position`
- * says which sequence each item is of and where in it, three sequences of equal length one after another.
+ * Random inputs for the first program of a plan: dynamic axes have up to 24 items. Inputs named `sequence` and
+ * `position` describe three consecutive sequences of equal length.
  */
 export function randomInputs(plan: Plan, seed: number): Tensors {
   const lengthOf = (axis: string) => {

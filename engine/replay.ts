@@ -1,14 +1,14 @@
-/** Recorded choices of experts, made again: the tensors `layer{N}.topk_idx` that a run wrote, as inputs of another. */
+/** Replays recorded choices of experts: the tensors `layer{N}.topk_idx` written by a run, as inputs of another. */
 
 import type { HostTensor } from "../runtime/mod.ts";
 import { DataError } from "../spec/errors.ts";
 import type { DecoderShape } from "./decoder.ts";
 import type { PackedTokens } from "./packing.ts";
 
-/** Inputs of a decoder's plan that are choices of experts, and the outputs that record them. */
+/** Inputs of a decoder's plan with choices of experts, and the outputs that record them. */
 export const CHOICES = /^layer\d+\.topk_idx$/;
 
-/** The batch that choices are made for. */
+/** The batch of the replay. */
 interface ReplayedBatch {
   readonly rows: number;
   readonly columns: number;
@@ -16,8 +16,8 @@ interface ReplayedBatch {
 }
 
 /**
- * Hold a trace against what a plan replays and the batch: a tensor `[batch, seq, k]` for each router, an expert that
- * there is for each choice of a real token. Other tensors of the trace are left alone.
+ * Checks a trace against a plan and a batch: a tensor `[batch, seq, k]` per router, with an existing expert for each
+ * choice of a real token. Other tensors of the trace are ignored.
  */
 export function checkTrace(
   trace: { readonly [name: string]: HostTensor },
@@ -56,7 +56,7 @@ export function checkTrace(
   }
 }
 
-/** The choices of some tokens, as a plan takes them. */
+/** The choices of some tokens, in the format of a plan. */
 export function traceRows(
   trace: { readonly [name: string]: HostTensor },
   shape: DecoderShape,

@@ -1,4 +1,4 @@
-/** What router presets make of the same logits: whom they keep, with what weights, at what loss. */
+/** Compares router presets on the same logits: kept tokens, weights, loss. */
 
 import {
   ROUTING_PRESETS,
@@ -23,64 +23,64 @@ export interface RouterLogits {
   readonly data: Float32Array;
 }
 
-/** What is compared. */
+/** Options of the comparison. */
 export interface CompareRoutersOptions {
-  /** Experts per token, where a preset knows no other number. Default 2, or 1 of one. */
+  /** Experts per token, for presets without a fixed number. Default: 2, or 1 with one expert. */
   readonly topK?: number;
-  /** Room of an expert, as a multiple of an even share of the choices, of presets that can drop. */
+  /** Capacity of an expert as a multiple of an even share of the choices, for presets that can drop. */
   readonly capacityFactor?: number;
-  /** Which choices presets that can drop drop; default: each its own. */
+  /** Drop rule of presets that can drop. Default: that of each preset. */
   readonly drop?: "position" | "score";
   /** Default: all. */
   readonly presets?: readonly string[];
 }
 
-/** What one preset makes of the logits. */
+/** Result of one preset. */
 export interface RouterRow {
   readonly preset: RoutingPreset;
   readonly topK: number;
-  /** Slots of each expert; null: no limit. */
+  /** Slots per expert; null: no limit. */
   readonly capacity: number | null;
   readonly keptChoices: number;
   readonly droppedChoices: number;
-  /** Tokens of which nothing is kept. */
+  /** Number of tokens without a kept choice. */
   readonly droppedTokens: number;
-  /** Least and largest sum of the weights of a token of which something is kept. */
+  /** Minimum and maximum sum of the weights of a token with kept choices. */
   readonly weightSum: readonly [min: number, max: number];
-  /** Kept choices of each expert. */
+  /** Kept choices per expert. */
   readonly load: readonly number[];
-  /** By the preset's formula; balanced at 1 where it has none of its own. */
+  /** By the preset's formula; without one, the loss with value 1 in balance. */
   readonly balancingLoss: number;
 }
 
-/** Presets side by side. */
+/** Comparison of presets. */
 export interface RouterComparison {
   readonly tokens: number;
   readonly experts: number;
-  /** The mean square of the logarithm of the sum of exponentials, which no preset changes. */
+  /** The mean square of the log-sum-exp, independent of the preset. */
   readonly zLoss: number;
   readonly rows: readonly RouterRow[];
-  /** Presets that give every token the same weights at the same experts, to the last bits; groups of at least two. */
+  /** Groups of at least two presets with equal weights at the same experts for every token, up to rounding. */
   readonly equalWeights: readonly (readonly RoutingPreset[])[];
-  /** Presets that cannot say from logits alone, and why. */
+  /** Omitted presets that need more than logits, and the reason. */
   readonly leftOut: readonly {
     readonly preset: RoutingPreset;
     readonly why: string;
   }[];
 }
 
-/** Weights that differ by less are equal: presets divide in other orders. */
+/** Weights that differ by less count as equal: presets divide in different orders. */
 const EQUAL = 1e-6;
 
-/** Presets whose choices are not made of logits. */
+/** Presets whose choices do not depend on logits. */
 const LEFT_OUT: { readonly [preset in RoutingPreset]?: string } = {
   hash: "its choices are given",
 };
 
 /**
- * Route the same logits by each preset.
+ * Routes the same logits with each preset.
  *
- * Throws DataError for a preset that there is not, and where `topK` is no number of experts.
+ * Throws DataError for an unknown preset, or if `topK` is not a valid number of experts.
  */
 export function compareRouters(
   logits: RouterLogits,
@@ -201,7 +201,7 @@ function zLossOf({ tokens, experts, data }: RouterLogits): number {
   return outputs["loss"]!.data[0]!;
 }
 
-/** What is said on top of a preset. */
+/** Options that override a preset. */
 function choicesOf(
   preset: RoutingPreset,
   experts: number,
@@ -217,19 +217,19 @@ function choicesOf(
       readonly drop: string;
     };
   };
-  // Where experts choose, every token offers itself to all of them.
+  // With expert choice, every token is a candidate for all experts.
   const all = preset === "expertChoice";
   const k = all ? experts : known.chooses ?? topK;
   if (known.capacity === undefined) return { topK: k };
   if (all) return { topK: k, capacity: { factor: topK * (factor ?? 1) } };
   const { per, slots, drop: usual } = known.capacity;
   const set = {
-    // Shares of tokens are shares of choices, but for their number; a fixed number becomes a share.
+    // Shares of tokens are shares of choices times their number; a fixed number becomes a share.
     ...factor === undefined ? {} : {
       factor: per === "token" ? factor * k : factor,
       ...typeof slots === "number" ? { slots: "floor" as const } : {},
     },
-    // Random numbers are not there.
+    // Random numbers are not available.
     ...drop !== undefined
       ? { drop }
       : usual === "random"
@@ -254,7 +254,9 @@ function equalWeights(routed: readonly RoutedBy[]): RoutingPreset[][] {
     .map((group) => group.map(({ row }) => row.preset));
 }
 
-/** Read the logits of a file: JSON, a list of rows; or a tensor of a safetensors file, whose last axis is the experts. */
+/**
+ * Reads the logits of a file: JSON, a list of rows; or a tensor of a safetensors file, whose last axis is the experts.
+ */
 export async function readLogits(
   path: string,
   files: FileSystem,

@@ -1,4 +1,4 @@
-/** Run a target once, tensors in and tensors out. Decoders take a padded batch, everything else its own inputs. */
+/** Runs a target once, tensors in and tensors out. Decoders take a padded batch, other targets their own inputs. */
 
 import { elementCount, type HostTensor, zeros } from "../runtime/mod.ts";
 import { DataError, PlanError } from "../spec/errors.ts";
@@ -26,7 +26,7 @@ export interface PaddedBatch {
   readonly packed: PackedTokens;
 }
 
-/** What a batch needs room for. */
+/** Bounds required by a batch. */
 export function needOf({ packed, rows }: PaddedBatch): Need {
   return {
     tokens: packed.ids.length,
@@ -49,7 +49,7 @@ export function checkBatchNames(names: readonly string[]): void {
   );
 }
 
-/** Read `input_ids` and `attention_mask`. Throws DataError for other tensors and other shapes. */
+/** Reads `input_ids` and `attention_mask`. Throws DataError for other tensors and other shapes. */
 export function readBatch(inputs: Tensors): PaddedBatch {
   checkBatchNames(Object.keys(inputs));
   const ids = inputs["input_ids"];
@@ -87,16 +87,16 @@ export function readBatch(inputs: Tensors): PaddedBatch {
   return { rows, columns, packed };
 }
 
-/** How a loaded target is run. */
+/** Options of running a loaded target. */
 export interface RunOptions {
-  /** Choices of experts to make again: `layer{N}.topk_idx`, as a run of the same model on the same batch wrote them. */
+  /** Recorded choices of experts: `layer{N}.topk_idx`, written by a run of the same model on the same batch. */
   readonly replay?: Tensors;
 }
 
 /** Outputs that count choices of experts. */
 const DROP_COUNT = /^(?:chosen|dropped)\.(\d+)$/;
 
-/** Run a loaded target on its inputs. */
+/** Runs a loaded target on its inputs. */
 export async function runOpened(
   { plan, session }: Opened,
   inputs: Tensors,
@@ -111,7 +111,9 @@ export async function runOpened(
   return takeChecks(outputs);
 }
 
-/** Run a padded batch through a decoder; outputs are padded in the same way, with 0, and -1 in choices of experts. */
+/**
+ * Runs a padded batch through a decoder. Outputs are padded in the same way, with 0, and with -1 in choices of experts.
+ */
 export async function runBatch(
   decoder: Decoder,
   batch: PaddedBatch,
@@ -148,7 +150,7 @@ export async function runBatch(
     const outputs = takeChecks(await decoder.outputs(tokens, choices));
     addCounts(results, outputs);
     for (const [name, padded] of Object.entries(results)) {
-      // Where ranks are processes, only that of rank 0 has outputs.
+      // With several processes, only that of rank 0 has outputs.
       if (!outputs[name]) continue;
       const { data, shape } = outputs[name];
       unpackRows(padded.data, data, {
@@ -160,7 +162,7 @@ export async function runBatch(
   return results;
 }
 
-/** Add counts of choices, and of dropped ones, to those of earlier steps. */
+/** Adds counts of choices, and of dropped ones, to those of earlier steps. */
 function addCounts(
   results: { [name: string]: HostTensor },
   outputs: Tensors,
@@ -175,14 +177,14 @@ function addCounts(
   }
 }
 
-/** Choices that routings with a capacity dropped, out of those that were made. */
+/** Dropped choices of routings with a capacity, and all choices. */
 export interface Dropped {
   readonly routing: number;
   readonly chosen: number;
   readonly dropped: number;
 }
 
-/** The outputs of a model, apart from counts of what it dropped. */
+/** The outputs of a model without counts of dropped choices. */
 export function takeDropped(
   outputs: Tensors,
 ): { readonly outputs: Tensors; readonly dropped: readonly Dropped[] } {

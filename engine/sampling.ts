@@ -1,28 +1,28 @@
-/** Choosing the next token from logits: greedy, or temperature with top-k and top-p, from a seed. */
+/** Sampling of the next token from logits: greedy, or temperature with top-k and top-p, from a seed. */
 
 import { DataError } from "../spec/errors.ts";
 import { sum } from "../spec/sum.ts";
 import { changesLogits, type PenaltyOptions } from "./penalties.ts";
 
-/** How a token is drawn. Without a temperature, or with 0: the largest logit, the lowest id among equals. */
+/** Sampling options. With temperature 0 or none: the largest logit, the lowest id among equals. */
 export interface SamplingOptions extends PenaltyOptions {
   /** Divides the logits. Absent or 0: greedy. */
   readonly temperature?: number;
-  /** Only the k largest logits can be drawn. */
+  /** Restricts sampling to the k largest logits. */
   readonly topK?: number;
-  /** Only the fewest tokens whose probabilities reach p can be drawn; the likeliest always can. */
+  /** Restricts sampling to the smallest set of tokens whose probabilities reach p, including at least the likeliest. */
   readonly topP?: number;
-  /** Only tokens can be drawn whose probability is at least this part of that of the likeliest. */
+  /** Restricts sampling to tokens with at least this fraction of the probability of the likeliest. */
   readonly minP?: number;
-  /** Log-probabilities are wanted, of the chosen token and of so many of the likeliest. */
+  /** Requests log-probabilities of the chosen token and of this many likeliest ones. */
   readonly logprobs?: number;
-  /** Same seed, same tokens. Default 0. */
+  /** Seed. The same seed gives the same tokens. Default: 0. */
   readonly seed?: number;
 }
 
 /**
- * Random numbers in [0, 1) with 32 bits each: Chris Doty-Humphrey's sfc32, started from (0, stream, seed, 1)
- * and run 15 times. `stream` separates the sequences of a batch, so that each draws the same tokens in any batch.
+ * Random numbers in [0, 1) with 32 bits each: Chris Doty-Humphrey's sfc32, initialized with (0, stream, seed, 1) and
+ * run 15 times. `stream` separates the sequences of a batch, so that each draws the same tokens in any batch.
  *
  * @param seed any integer from 0 to 2^32 - 1
  * @param stream the number of the sequence
@@ -41,16 +41,16 @@ export function randomNumbers(seed: number, stream: number): () => number {
   return next;
 }
 
-/** The tokens that a choice is made from: all of the vocabulary, or the best of it. */
+/** Candidate tokens: the entire vocabulary, or the best of it. */
 export interface Candidates {
   readonly logits: Float32Array;
-  /** Tokens by logit, descending, the lowest id first among equals; absent: logits of all tokens, by id. */
+  /** Tokens by logit, descending, the lowest id first among equals. Absent: logits of all tokens, by id. */
   readonly ids?: Int32Array | undefined;
 }
 
 /**
- * How many of the best tokens, by logit, have to be known to draw one: undefined where it may be any of the vocabulary,
- * or more than are worth choosing on a device.
+ * Number of best tokens, by logit, that a draw needs. Undefined if it needs the entire vocabulary, or more than is
+ * worth selecting on a device.
  */
 export function candidatesOf(options: SamplingOptions): number | undefined {
   if (changesLogits(options) || options.logprobs !== undefined) {
@@ -63,18 +63,18 @@ export function candidatesOf(options: SamplingOptions): number | undefined {
 
 const MOST_CANDIDATES = 128;
 
-/** A token and the logarithm of its probability, as the model has it before anything is divided or left out. */
+/** A token and its log-probability, before any sampling options. */
 export interface Logprob {
   readonly token: number;
   readonly logprob: number;
 }
 
-/** That of the chosen token, and of the likeliest. */
+/** Log-probabilities of the chosen token and of the likeliest ones. */
 export interface Logprobs extends Logprob {
   readonly top: readonly Logprob[];
 }
 
-/** Log-probabilities of a token and the `count` likeliest, from the logits of the whole vocabulary. */
+/** Log-probabilities of a token and the `count` likeliest, from the logits of the entire vocabulary. */
 export function logprobsOf(
   logits: Float32Array,
   token: number,
@@ -89,7 +89,7 @@ export function logprobsOf(
   return { ...of(token), top };
 }
 
-/** The logarithm of the sum of the exponentials of logits, in f64. Throws DataError for one that is not finite. */
+/** The log-sum-exp of logits, in f64. Throws DataError for a non-finite one. */
 export function logNormalizer(logits: Float32Array): number {
   const max = logits[greedy(logits)]!;
   let total = 0;
@@ -114,8 +114,8 @@ export function greedy(logits: Float32Array): number {
 }
 
 /**
- * Draw a token. `random` gives numbers in [0, 1), and is called once unless the choice is greedy. The same token is drawn
- * from all of the vocabulary as from the best of it, as many as `candidatesOf` says or more.
+ * Samples a token. `random` returns numbers in [0, 1), and is called once unless the choice is greedy. The result is
+ * the same for the entire vocabulary and for its best tokens, if there are at least `candidatesOf` of them.
  */
 export function sample(
   { logits, ids }: Candidates,
@@ -148,13 +148,13 @@ export function sample(
 }
 
 /**
- * Tokens by logit, descending, the lowest id first among equals. A draw adds up probabilities in this order, so it is part
- * of what a seed gives.
+ * Tokens by logit, descending, the lowest id first among equals. A draw adds probabilities in this order, so it
+ * determines the tokens of a seed.
  */
 function byLogit(logits: Float32Array): Uint32Array {
-  // Adding 0 makes -0 the same as 0.
+  // Adding 0 makes -0 equal to 0.
   const bits = new Uint32Array(Float32Array.from(logits, (x) => x + 0).buffer);
-  // Numbers of 64 bits that rise as logits fall, then by id: these are sorted without a call for each pair.
+  // 64-bit keys that increase as logits decrease, then by id: sorted without a callback.
   const keys = new Uint32Array(2 * bits.length);
   bits.forEach((x, id) => {
     keys[2 * id] = id;

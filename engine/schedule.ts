@@ -1,37 +1,37 @@
-/** Which tokens of which sequences a step takes, and which sequences have room in the caches. */
+/** Schedules tokens per step, and sequences in the caches. */
 
 import type { PackedTokens } from "./packing.ts";
 import type { PageTable } from "./pages.ts";
 
-/** A sequence that is continued. */
+/** A scheduled sequence. */
 export interface Scheduled {
-  /** Those of lower numbers come first. */
+  /** Lower numbers have priority. */
   readonly index: number;
   readonly prompt: readonly number[];
   /** New tokens. */
   readonly tokens: readonly number[];
-  /** Tokens, of the prompt and new ones, that the decoder has. */
+  /** Number of fed tokens, of the prompt and new ones. */
   fed: number;
 }
 
-/** Sequences by the place in the cache that they have. */
+/** Sequences by cache slot. */
 export type Slots<S extends Scheduled> = (S | undefined)[];
 
-/** Sequences that have a place, those that wait for one, and the pages of the caches, where they are in pages. */
+/** Running and queued sequences, and the pages of the caches, if paged. */
 export interface Places<S extends Scheduled> {
   readonly slots: Slots<S>;
   readonly waiting: S[];
   readonly pages: PageTable | undefined;
 }
 
-/** Tokens of one step, those that a next token follows, and how many are of prompts. */
+/** Tokens of one step, those followed by a next token, and the number of prompt tokens. */
 export interface StepTokens {
   readonly tokens: PackedTokens;
   readonly ends: readonly number[];
   readonly prompted: number;
 }
 
-/** Give waiting sequences the places that are free, where there are pages for all tokens that they have. */
+/** Assigns free slots to queued sequences, if there are pages for all their tokens. */
 export function admit<S extends Scheduled>(places: Places<S>): void {
   const { slots, waiting } = places;
   for (let slot = 0; slot < slots.length && waiting.length > 0; slot++) {
@@ -41,7 +41,7 @@ export function admit<S extends Scheduled>(places: Places<S>): void {
   }
 }
 
-/** Whether there are pages for all tokens of a sequence, or no others of its rank to wait for. */
+/** Whether there are pages for all tokens of a sequence, or no other sequence of its rank to wait for. */
 function hasPages(
   { slots, pages }: Places<Scheduled>,
   { slot, sequence: { prompt, tokens } }: Live,
@@ -52,9 +52,9 @@ function hasPages(
 }
 
 /**
- * The next step, of at most `max` tokens: the last token of every sequence that grows, so that none waits for the prompt of
- * another, then as much of prompts as there is room for. Where a step has two tokens, one is left to prompts in any case.
- * Where pages run out, the last of the sequences gives its own back, and waits to be fed again.
+ * The next step, of at most `max` tokens: the last token of every decoding sequence, so that none waits for the prompt
+ * of another, then prompt tokens. If a step has at least two tokens, one is reserved for prompts. Without free pages,
+ * the last sequence is preempted and later recomputed.
  */
 export function nextStep<S extends Scheduled>(
   places: Places<S>,
@@ -84,7 +84,7 @@ export function nextStep<S extends Scheduled>(
   }
   const { taken, ends } = step;
   if (taken.length === 0 && live.length > 1) {
-    // Prompts have all pages, and none has enough.
+    // All pages are used by prompts, and none has enough.
     giveBack(places, lastOf(places, live[0]!.slot));
     return nextStep(places, max);
   }
@@ -100,26 +100,26 @@ export function nextStep<S extends Scheduled>(
   };
 }
 
-/** A sequence and its place. */
+/** A sequence and its slot. */
 interface Live {
   readonly slot: number;
   readonly sequence: Scheduled;
 }
 
-/** What a step takes. */
+/** Tokens of a step. */
 interface Step {
   readonly taken: { slot: number; id: number; at: number }[];
   readonly ends: number[];
 }
 
-/** Sequences that have a place, those that came first first. */
+/** Sequences with a slot, oldest first. */
 function liveOf({ slots }: Places<Scheduled>): Live[] {
   return [...slots.entries()].flatMap(([slot, sequence]) =>
     sequence ? [{ slot, sequence }] : []
   ).sort((a, b) => a.sequence.index - b.sequence.index);
 }
 
-/** Whether there are tokens to feed that no others follow yet: of a prompt, or again. */
+/** Whether a sequence has prompt tokens, or recomputed ones, to feed. */
 function isFresh({ sequence: { prompt, tokens, fed } }: Live): boolean {
   return fed < prompt.length + Math.max(0, tokens.length - 1);
 }
@@ -136,7 +136,7 @@ function tokenOf({ prompt, tokens }: Scheduled, position: number): number {
   return prompt[position] ?? tokens[position - prompt.length]!;
 }
 
-/** Take the next token of a sequence. Returns false where there is no page for it. */
+/** Adds the next token of a sequence to the step. Returns false without a free page. */
 function take(
   { pages }: Places<Scheduled>,
   { slot, sequence }: Live,
@@ -151,7 +151,7 @@ function take(
   return true;
 }
 
-/** Have pages of another sequence that begins as this one does, but for the last token, which the next one follows. */
+/** Shares pages with another sequence with the same prefix, except for the last token, which the next one follows. */
 function share(
   { pages }: Places<Scheduled>,
   { slot, sequence }: Live,
@@ -162,7 +162,7 @@ function share(
   return shared > 0;
 }
 
-/** The tokens of a sequence that are not fed but for the last one, in whole blocks of `size`. */
+/** The tokens of a sequence that are not fed, except for the last one, in complete blocks of `size`. */
 function* blocksOf(sequence: Scheduled, size: number): Iterable<number[]> {
   const { prompt, tokens, fed } = sequence;
   const end = prompt.length + tokens.length - 1;
@@ -171,14 +171,14 @@ function* blocksOf(sequence: Scheduled, size: number): Iterable<number[]> {
   }
 }
 
-/** The last sequence of those that have pages of the same rank. */
+/** The last sequence with pages of the same rank. */
 function lastOf(places: Places<Scheduled>, slot: number): Live {
   const { pages } = places;
   return liveOf(places)
     .filter((one) => pages?.owner(one.slot) === pages?.owner(slot)).at(-1)!;
 }
 
-/** Let a sequence wait, and others have its pages. */
+/** Preempts a sequence: frees its pages and queues it. */
 function giveBack<S extends Scheduled>(
   { slots, waiting, pages }: Places<S>,
   { slot }: Live,

@@ -1,6 +1,6 @@
-/** Texts that end what is generated: they are looked for as it grows, and are not part of it. */
+/** Stop texts: detects texts that end the generation in a growing text, and removes them. */
 
-/** Takes pieces of a text and gives them on up to the first of some texts. */
+/** Forwards pieces of a text up to the first stop text. */
 export class StopText {
   readonly #stops: readonly string[];
   #held = "";
@@ -10,12 +10,12 @@ export class StopText {
     this.#stops = stops;
   }
 
-  /** Whether one of the texts was there. */
+  /** Whether a stop text was found. */
   get stopped(): boolean {
     return this.#stopped;
   }
 
-  /** What can be given on: what may be the beginning of one of the texts is held back. */
+  /** The text that can be forwarded; a possible start of a stop text is held back. */
   push(piece: string): string {
     if (this.#stopped) return "";
     const text = this.#held + piece;
@@ -31,14 +31,14 @@ export class StopText {
     return text.slice(0, text.length - held);
   }
 
-  /** What was still held back. */
+  /** The held-back text. */
   end(): string {
     const held = this.#held;
     this.#held = "";
     return held;
   }
 
-  /** Characters at the end of a text that one of the texts may begin with. */
+  /** Number of characters at the end of a text that may start a stop text. */
   #beginning(text: string): number {
     const longest = Math.max(0, ...this.#stops.map(({ length }) => length - 1));
     for (let n = Math.min(longest, text.length); n > 0; n--) {

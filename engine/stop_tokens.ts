@@ -1,8 +1,8 @@
-/** Which tokens end a text. */
+/** Stop tokens of a checkpoint. */
 
 import { DataError } from "../spec/errors.ts";
 
-/** The ids of `eos_token_id`, of generation_config.json if it says, else of config.json: a number, a list or null. */
+/** The ids of `eos_token_id` from generation_config.json, else from config.json: a number, a list or null. */
 export function stopTokens(
   config: { readonly [key: string]: unknown },
   generation: { readonly [key: string]: unknown },

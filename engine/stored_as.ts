@@ -1,4 +1,4 @@
-/** How a config.json says that weights are stored, for plans of models whose weights are not there. */
+/** Storage dtypes of weights according to config.json, for plans without weights. */
 
 import type { ParamFacts } from "../compiler/mod.ts";
 import {
@@ -20,24 +20,24 @@ import { DataError } from "../spec/errors.ts";
 
 type Config = { readonly [key: string]: unknown };
 
-/** How each parameter is stored, and what is to be said of it. */
+/** Storage of each parameter, and notes about it. */
 export interface StoredAs {
   of(param: ParamFacts): WeightEncoding;
   readonly notes: readonly string[];
 }
 
-/** What config.json calls the dtypes of tensors. */
+/** Names of tensor dtypes in config.json. */
 const DTYPES: { readonly [name: string]: EncodingName } = {
   float32: "f32",
   float16: "f16",
   bfloat16: "bf16",
 };
 
-/** Embeddings, outputs and routers, which no published quantization touches. */
+/** Embeddings, outputs and routers, which published quantizations do not change. */
 const KEPT =
   /(^|\.)(embed_tokens|lm_head)(\.|$)|(^|\.)(gate|router)$|\.router\./;
 
-/** Read how weights are stored; `dtype` overrules the file. Throws DataError for a quantization that is not known. */
+/** Reads storage dtypes. `dtype` overrides the file. Throws DataError for an unknown quantization. */
 export function readStoredAs(
   config: Config,
   dtype: EncodingName | undefined,
@@ -83,7 +83,7 @@ export function readStoredAs(
   };
 }
 
-/** What parameters are compiled as, by source tensor. */
+/** Compile dtypes of parameters by source tensor. */
 export function compiledAs(
   stored: StoredAs,
   params: readonly ParamFacts[],
@@ -96,7 +96,7 @@ export function compiledAs(
   );
 }
 
-/** A selection bias is f32 in every published checkpoint that has one. */
+/** A selection bias is f32 in every published checkpoint with one. */
 function storedPlain(param: ParamFacts, plain: WeightEncoding): WeightEncoding {
   if (param.dtype !== "f32" && param.dtype !== "f16") {
     return { name: param.dtype };
@@ -108,7 +108,7 @@ function defaultForm(name: EncodingName): WeightEncoding {
   return name === "fp8" ? { name, block: [128, 128] } : { name };
 }
 
-/** Every matrix but embeddings, outputs and routers, or experts only. */
+/** Every matrix except embeddings, outputs and routers, or experts only. */
 function isPacked(
   param: ParamFacts,
   { name }: WeightEncoding,
@@ -122,7 +122,7 @@ function isPacked(
     !skipped.some((pattern) => matchesModule(pattern, module));
 }
 
-/** A pattern is a regular expression (`re:`), a glob, or the name of a module or of one that it is in. */
+/** A pattern is a regular expression (`re:`), a glob, or the name of a module or of a parent module. */
 function matchesModule(pattern: string, module: string): boolean {
   if (pattern.startsWith("re:")) {
     return new RegExp(`^(?:${pattern.slice(3)})`).test(module);
@@ -179,7 +179,7 @@ const KNOWN = [
   ]),
 ];
 
-/** What a `quantization_config` says. Throws DataError for a method that is not known. */
+/** Parses a `quantization_config`. Throws DataError for an unknown method. */
 export function readQuantization(config: Config): Quantization {
   const method = config["quant_method"];
   const packed = packedOf(config);
@@ -197,12 +197,12 @@ export function readQuantization(config: Config): Quantization {
   return { encoding: read(config), skipped };
 }
 
-/** The encoding of a `quantization_config` that kernels read as it is. */
+/** The encoding of a `quantization_config` that kernels read directly. */
 function packedOf(config: Config): PackedDType | undefined {
   return packedBy({ ...weightsOf(config), ...config });
 }
 
-/** What compressed-tensors says of the weights of its first group. */
+/** The weights of the first group of compressed-tensors. */
 function weightsOf(config: Config): Config {
   const [group] = Object.values(objectOf(config["config_groups"]) ?? {});
   return objectOf(objectOf(group)?.["weights"]) ?? {};

@@ -1,4 +1,4 @@
-/** What a path names: a checkpoint folder, a model file, or a saved plan. */
+/** Targets: a checkpoint folder, a model file, or a saved plan at a path. */
 
 import type { Model } from "../compiler/mod.ts";
 import { type Family, isFamily } from "../models/mod.ts";
@@ -17,7 +17,7 @@ import {
 } from "./configuration.ts";
 import type { FileSystem } from "./files.ts";
 
-/** A thing that can be compiled and run; a configuration has no weights. */
+/** A target that can be compiled and run; a configuration has no weights. */
 export type Target =
   | { readonly kind: "checkpoint"; readonly checkpoint: Checkpoint }
   | { readonly kind: "configuration"; readonly configuration: Configuration }
@@ -28,11 +28,11 @@ export type Target =
 export interface ResolveTargetOptions extends FamilyOption {
   /** Loads the model or the family of a TypeScript file, `file.ts` or `file.ts#export`. */
   readonly loadModel: (specifier: string) => Promise<Model | Family>;
-  /** A config.json without weights will do, in a folder or as a file. Default: weights must be there. */
+  /** Whether a config.json without weights is accepted, in a folder or as a file. Default: false. */
   readonly withoutWeights?: boolean;
 }
 
-/** Find out what a path names, and read it. */
+/** Detects and reads the target at a path. */
 export async function resolveTarget(
   path: string,
   files: FileSystem,
@@ -85,7 +85,7 @@ export async function resolveTarget(
   );
 }
 
-/** Read and verify a saved plan. */
+/** Reads and verifies a saved plan. */
 export async function readPlan(
   path: string,
   files: FileSystem,
@@ -95,7 +95,7 @@ export async function readPlan(
     { file: path },
   );
   if (plan === undefined || errors.length > 0) {
-    // The broken step says more than what follows from it for the whole plan.
+    // The error of a step is more specific than resulting errors of the plan.
     const first = errors.find(({ step }) => step !== null) ?? errors[0]!;
     const more = errors.length > 1 ? ` (and ${errors.length - 1} more)` : "";
     throw new PlanError(`${first.message}${more}`);

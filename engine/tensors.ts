@@ -1,4 +1,4 @@
-/** Safetensors files, opened through the files that were passed in. */
+/** Safetensors files, opened through the passed file system. */
 
 import {
   type FileSource,
@@ -14,7 +14,7 @@ import { type GgufHeader, readGguf } from "./gguf/header.ts";
 import { ggufTensors } from "./gguf/tensors.ts";
 import type { FileSystem, OpenFile } from "./files.ts";
 
-/** Run `use` with the tensors of some files; they are closed afterwards. */
+/** Runs `use` with the tensors of some files, which are closed afterwards. */
 export async function withTensors<T>(
   paths: readonly string[],
   files: FileSystem,
@@ -51,7 +51,7 @@ export async function withTensors<T>(
         : new Map([...tensors, ...entries.map((e) => [e.name, e] as const)]),
     );
   } finally {
-    // What was read has been read, whatever becomes of this; and who opened something meanwhile must be given it.
+    // Errors of closing are ignored, because all reads are done; other open files must still be closed.
     for (const file of open) await file.close().catch(() => {});
   }
 }
@@ -73,7 +73,7 @@ export async function readTensors(
     for (const entry of [...tensors.values()].filter((e) => wanted(e.name))) {
       read.push([entry.name, await readTensor(entry)]);
     }
-    // A name such as __proto__ is one as any other here.
+    // Names such as __proto__ are ordinary names here.
     return Object.fromEntries(read);
   });
 }

@@ -1,23 +1,22 @@
-/** Text to token ids and back, by the checkpoint's own tokenizer.json. */
+/** Converts text to token ids and back, by the checkpoint's tokenizer.json. */
 
-/** What the engine needs of a tokenizer. */
+/** Tokenizer interface of the engine. */
 export interface Tokenizer {
-  /** Ids of a text, with the special tokens that the tokenizer puts around it. */
+  /** Ids of a text with the special tokens added by the tokenizer. */
   encode(text: string): Promise<number[]>;
-  /** Ids of a text and nothing else, where the text spells out its special tokens. */
+  /** Ids of a text only; the text contains its special tokens. */
   encodeBare(text: string): Promise<number[]>;
-  /** The text of tokens; special tokens such as an end of text have none. */
+  /** The text of tokens without special tokens. */
   decode(tokens: readonly number[]): Promise<string>;
-  /** The text of tokens, special tokens spelled out. */
+  /** The text of tokens including special tokens. */
   decodeAll(tokens: readonly number[]): Promise<string>;
-  /** End its process. */
+  /** Terminates its process. */
   close(): void;
 }
 
 /**
- * Text that grows with its tokens. A token can end in the middle of a character, so a piece is only
- * given out once it can no longer change. Each piece is decoded behind the one before it, since some
- * tokenizers drop a leading space.
+ * Streams the text of tokens. A token can end within a character, so a piece is returned only once it can no longer
+ * change. Each piece is decoded together with the previous one, because some tokenizers drop a leading space.
  */
 export class TextStream {
   #tokenizer: Tokenizer;
@@ -28,7 +27,7 @@ export class TextStream {
     this.#tokenizer = tokenizer;
   }
 
-  /** The text that `token` completes, often empty, never a broken character. */
+  /** The text that `token` completes, often empty, never a partial character. */
   async push(token: number): Promise<string> {
     this.#tokens.push(token);
     const text = await this.#decode(this.#tokens.length);
@@ -46,7 +45,7 @@ export class TextStream {
     return pieces;
   }
 
-  /** What was still held back. */
+  /** The held-back text. */
   async end(): Promise<string> {
     const text = await this.#decode(this.#tokens.length);
     return text.slice((await this.#decode(this.#given)).length);

@@ -1,17 +1,17 @@
-/** Kernel variants that were measured to be fast, by what computes. `bench/` has the programs; bits do not depend on them. */
+/** Measured fast kernel variants by device. `bench/` contains the programs; bits do not depend on them. */
 
 import { PACKED_DTYPES } from "../spec/packed.ts";
 import type { MatmulTile, TuningTable } from "../compiler/mod.ts";
 import type { HostKind, SelectedDevices } from "./devices.ts";
 import type { SavedTunings } from "./tune/saved.ts";
 
-/** What computes: a CPU device, by WebAssembly or by C, a GPU, or an adapter that computes on the CPU. */
+/** Kind of device: a CPU device, by WebAssembly or by C, a GPU, or a software adapter. */
 export type Computer = HostKind | "gpu" | "software";
 
 /** Good everywhere: the compiler's default. */
 const PLAIN: MatmulTile = { rows: 4, columns: 4, lanes: 32 };
 
-/** For vectors of 4 lanes in 16 registers: 8 sums and what one index loads; weights are loaded once for 64 rows. */
+/** For vectors of 4 lanes in 16 registers: 8 sums and the loads of one index; weights are loaded once for 64 rows. */
 const SHARED: MatmulTile = {
   rows: 4,
   columns: 2,
@@ -21,7 +21,9 @@ const SHARED: MatmulTile = {
 };
 const SHARED_PAIR: MatmulTile = { ...SHARED, rows: 2, lanes: 128, split: 32 };
 
-/** For vectors of 16 lanes in 32 registers: weights are loaded along k and transposed once for the rows of 16 vectors. */
+/**
+ * For vectors of 16 lanes in 32 registers: weights are loaded along k and transposed once for the rows of 16 vectors.
+ */
 const PANELS: MatmulTile = {
   rows: 8,
   columns: 2,
@@ -31,9 +33,9 @@ const PANELS: MatmulTile = {
 };
 
 /**
- * Tuning where no tuner ran. CPU devices keep a tile of rows and vectors of columns in registers, and load weights once for
- * many such tiles. C also turns weights around while it loads them, so they can be stored as in their files. Software
- * adapters load for one invocation after the other, and so want vectors of weights and many rows for each; their compilers are slow.
+ * Default tuning. CPU devices have a tile of rows and vectors of columns in registers, and load weights once for many
+ * such tiles. C also transposes weights on load, so they can keep the layout of their files. Software adapters load one
+ * invocation after another and need vectors of weights and many rows each; their compilers are slow.
  */
 export const TUNING: { readonly [K in Computer]: TuningTable } = {
   cpu: {
@@ -61,24 +63,24 @@ export const TUNING: { readonly [K in Computer]: TuningTable } = {
   },
 };
 
-/** What computes on selected devices. */
+/** Kind of the selected devices. */
 export function computerOf(
   { host, software = false }: Pick<SelectedDevices, "host" | "software">,
 ): Computer {
   return host ?? (software ? "software" : "gpu");
 }
 
-/** The tile of matmuls that no tuner looked at. */
+/** The default tile of matmuls. */
 export function tileOf(computer: Computer): MatmulTile {
   return TUNING[computer].matmul ?? PLAIN;
 }
 
-/** The tuning of selected devices: what a tuner found on them, or else one that does well on such devices. */
+/** The tuning of selected devices: a saved one, or the default for such devices. */
 export function tuningOf(
   selected: Pick<SelectedDevices, "host" | "software" | "computer" | "world">,
   tunings: SavedTunings = {},
 ): TuningTable {
-  // Ranks that are processes must compile the same plan, and each may have a file of its own.
+  // Processes must compile the same plan, but each may have a different file.
   const found = selected.world ? undefined : tunings[selected.computer];
   return { ...TUNING[computerOf(selected)], ...found };
 }

@@ -1,4 +1,4 @@
-/** The tensors of safetensors files against what a plan wants: all there, in the right shape, and no others. */
+/** Checks the tensors of safetensors files against a plan: all present, with the right shape, and no others. */
 
 import { sourceNames } from "../spec/axis_parts.ts";
 import type { TensorDirectory } from "../runtime/mod.ts";
@@ -10,7 +10,7 @@ import { packedParts } from "../spec/packed.ts";
 import { shown } from "../spec/shown.ts";
 import type { Plan, PlanWeight } from "../spec/plan/plan.ts";
 
-/** Names in safetensors files of the dtypes that weights can be stored in. */
+/** Storage dtypes by their names in safetensors files. */
 const STORED: { readonly [dtype: string]: StoredDType } = {
   F32: "f32",
   F16: "f16",
@@ -19,10 +19,12 @@ const STORED: { readonly [dtype: string]: StoredDType } = {
   U32: "u32",
 };
 
-/** Buffers and copies that published checkpoints hold besides their parameters. */
+/** Buffers and copies in published checkpoints besides their parameters. */
 const HARMLESS = /\.rotary_emb\.inv_freq$|^lm_head\.weight$/;
 
-/** The parameters that are stored in fewer than 32 bits, for the compiler; all others must be of the type that is computed in. */
+/**
+ * The storage dtypes of parameters with fewer than 32 bits, for the compiler; all others must have the compute dtype.
+ */
 export function storedDTypes(
   tensors: TensorDirectory,
 ): { readonly [tensor: string]: FileDType } {
@@ -43,9 +45,9 @@ export function storedDTypes(
 }
 
 /**
- * Throw a DataError for the first tensor that is missing, has another shape or dtype, or belongs nowhere.
+ * Throws a DataError for the first tensor that is missing, has another shape or dtype, or is not used.
  *
- * @param of where: the folder or file, for messages; unused: starts of names of tensors that may be there besides
+ * @param of where: the folder or file, for messages; unused: prefixes of unused tensors that are allowed
  */
 export function checkTensors(
   plan: Plan,

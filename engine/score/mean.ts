@@ -1,10 +1,10 @@
-/** A mean with its standard error, by Welford's recurrence. */
+/** Mean and standard error by Welford's recurrence. */
 
 /** A mean of `count` numbers. */
 export interface Mean {
   readonly count: number;
   readonly mean: number;
-  /** Standard error, of numbers that are taken as independent. */
+  /** Standard error, for independent numbers. */
   readonly error: number;
   readonly largest: number;
 }

@@ -1,4 +1,4 @@
-/** How well a model predicts texts, and how far another model is from it. */
+/** Scores how well a model predicts texts, and its distance from another model. */
 
 import type { HostTensor, Session } from "../../runtime/mod.ts";
 import { DataError } from "../../spec/errors.ts";
@@ -9,33 +9,33 @@ import { greedy, logNormalizer } from "../sampling.ts";
 import { type Mean, type Sampled, sampled } from "./mean.ts";
 import { type Window, type WindowSizes, windowsOf } from "./windows.ts";
 
-/** A decoder whose plan gives the logits of every token. */
+/** A decoder whose plan returns the logits of every token. */
 export interface ScoredModel {
   readonly decoder: Decoder;
   readonly session: Pick<Session, "reset">;
 }
 
-/** What is scored. */
+/** Options of scoring. */
 export interface ScoreOptions extends WindowSizes {
-  /** The reference: the model is compared with it, token by token. */
+  /** Reference model for a comparison token by token. */
   readonly against?: ScoredModel;
   /** Called with the number of scored tokens. */
   readonly onProgress?: (done: number, total: number) => void;
 }
 
-/** How far a model is from a reference. */
+/** Distance of a model from a reference. */
 export interface Comparison {
   /** Cross-entropy of the reference, in nats per token. */
   readonly reference: Mean;
   /** Kullback-Leibler divergence of the model from the reference, in nats per token. */
   readonly divergence: Mean;
-  /** Part of the tokens after which both prefer the same token. */
+  /** Fraction of the tokens for which both prefer the same next token. */
   readonly sameToken: number;
-  /** Part of the chosen experts that both choose; undefined for models whose routers differ in size. */
+  /** Fraction of the chosen experts that both choose. Undefined for models whose routers differ in size. */
   readonly sameExperts: number | undefined;
 }
 
-/** How well a model predicts. */
+/** Prediction quality of a model. */
 export interface Score {
   /** Cross-entropy, in nats per token. Perplexity is its exponential. */
   readonly nats: Mean;
@@ -60,7 +60,7 @@ interface Totals {
   comparable: boolean;
 }
 
-/** Scores texts, as token ids. Throws DataError where nothing can be scored, or vocabularies differ. */
+/** Scores texts given as token ids. Throws DataError if nothing can be scored, or if vocabularies differ. */
 export async function scoreTexts(
   model: ScoredModel,
   texts: readonly (readonly number[])[],
@@ -178,12 +178,12 @@ function addToken(
     divergence += Math.exp(logProbability) *
       (logProbability - (logits[i]! - normalizer));
   }
-  // Rounding may leave a little less than zero.
+  // Rounding may give slightly negative values.
   totals.divergence.add(Math.max(0, divergence));
   if (greedy(logits) === greedy(reference)) totals.sameTokens++;
 }
 
-/** Counts choices of experts of a token that two models share, over all routers. */
+/** Counts the choices of experts of a token that two models share, over all routers. */
 function addChoices(
   totals: Totals,
   [found, other]: readonly [Outputs, Outputs],

@@ -1,6 +1,6 @@
-/** Windows of a text: each token is predicted once, from as much of what precedes it as its window has. */
+/** Windows of a text: each token is predicted once, from the preceding tokens in its window. */
 
-/** Tokens `from` to `to` of a text; those before `scored` are only context. */
+/** Tokens `from` to `to` of a text; those before `scored` are context only. */
 export interface Window {
   readonly from: number;
   readonly scored: number;
@@ -10,11 +10,11 @@ export interface Window {
 /** Sizes of windows, in tokens. */
 export interface WindowSizes {
   readonly context: number;
-  /** Tokens from one window to the next, at most `context`. */
+  /** Tokens between the starts of windows, at most `context`. */
   readonly stride: number;
 }
 
-/** The windows of a text of `length` tokens. The first token follows nothing and is not scored. */
+/** The windows of a text of `length` tokens. The first token has no context and is not scored. */
 export function windowsOf(
   length: number,
   { context, stride }: WindowSizes,
@@ -23,7 +23,7 @@ export function windowsOf(
   let scored = 1;
   for (let from = 0; scored < length; from += stride) {
     const to = Math.min(from + context, length);
-    // Windows that do not overlap lack what precedes their first token.
+    // Windows that do not overlap lack the context of their first token.
     windows.push({ from, scored: Math.max(scored, from + 1), to });
     scored = to;
   }

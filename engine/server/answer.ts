@@ -5,7 +5,7 @@ import type { Logprobs } from "../sampling.ts";
 import { StopText } from "../stop_text.ts";
 import { TextStream, type Tokenizer } from "../tokenizer.ts";
 
-/** Why a choice ended, in the words of the API. */
+/** Finish reason of a choice in the API. */
 export type FinishReason = "stop" | "length" | "tool_calls";
 
 /** A token of a choice, and the text that it completes. */
@@ -15,13 +15,13 @@ export interface Piece {
   readonly logprobs: Logprobs | undefined;
 }
 
-/** A token as it was chosen. */
+/** A chosen token. */
 export interface Chosen {
   readonly token: number;
   readonly logprobs: Logprobs | undefined;
 }
 
-/** Turns tokens into text, up to a stop token or a stop text. */
+/** Converts tokens to text, up to a stop token or a stop text. */
 export class Answer {
   readonly #stream: TextStream;
   readonly #stopTexts: StopText;
@@ -39,7 +39,7 @@ export class Answer {
     this.#stop = stop;
   }
 
-  /** Whether a stop text was found: tokens that arrive later are no part of the answer. */
+  /** Whether a stop text was found: later tokens are not part of the answer. */
   get stopped(): boolean {
     return this.#stopTexts.stopped;
   }
@@ -57,7 +57,7 @@ export class Answer {
     return pieces;
   }
 
-  /** Text that was held back until the end, and why the choice ended. */
+  /** Remaining held-back text, and the finish reason. */
   async end(
     ending: Ending,
   ): Promise<{ readonly text: string; readonly reason: FinishReason }> {

@@ -1,4 +1,4 @@
-/** The routes of a server: who may ask, how much, and for how long. */
+/** Routes of a server, with access control and limits. */
 
 import { type Context, Hono } from "hono";
 import { cors } from "hono/cors";
@@ -11,19 +11,19 @@ import type { Prepared } from "./format.ts";
 import { respondStream, respondWhole } from "./respond.ts";
 import type { Served } from "./served.ts";
 
-/** Who is answered, and within which bounds. */
+/** Access control and limits of a server. */
 export interface AppOptions {
-  /** Keys of which requests must have one. Empty: all are answered. */
+  /** API keys, one of which requests must have. Empty: no key is required. */
   readonly apiKeys: readonly string[];
-  /** Origins of pages that may ask; `*` for all. */
+  /** Allowed origins of pages; `*` for all. */
   readonly origins: readonly string[];
-  /** Names of hosts that requests may be for, without ports; undefined: any. */
+  /** Allowed host names of requests, without ports. Undefined: any. */
   readonly hosts: readonly string[] | undefined;
-  /** Requests that wait for a place in the batch, at most. */
+  /** Maximum number of queued requests. */
   readonly maxQueue: number;
-  /** Bytes of a body, at most. */
+  /** Maximum bytes of a body. */
   readonly maxBody: number;
-  /** Milliseconds that a request may take. */
+  /** Timeout of a request in milliseconds. */
   readonly requestMs: number;
 }
 
@@ -31,11 +31,11 @@ export interface AppOptions {
 export interface ServerApp {
   /** Answers a request. */
   readonly fetch: (request: Request) => Response | Promise<Response>;
-  /** Refuses requests from here on; resolves when none is in progress. */
+  /** Rejects further requests. Resolves when none is in progress. */
   drain(): Promise<void>;
 }
 
-/** How a body becomes a request that can be answered. */
+/** Converts a body to a prepared request. */
 type Prepare = (
   body: { readonly [field: string]: unknown },
   served: Served,
@@ -47,7 +47,7 @@ const ANSWERED: { readonly [path: string]: Prepare } = {
   "/v1/chat/completions": prepareChat,
 };
 
-/** Makes the routes of a server. */
+/** Creates the routes of a server. */
 export async function createApp(
   served: Served,
   options: AppOptions,
@@ -112,7 +112,7 @@ export async function createApp(
   };
 }
 
-/** Counts requests, and refuses those that are too many. */
+/** Counts requests, and rejects those beyond the limits. */
 class RequestGate {
   readonly #served: Served;
   readonly #options: AppOptions;
@@ -125,7 +125,7 @@ class RequestGate {
     this.#options = options;
   }
 
-  /** Why no request is answered; undefined if they are. */
+  /** Why requests are rejected. Undefined if they are accepted. */
   get unavailable(): RequestError | undefined {
     const { failure } = this.#served.loop;
     return this.#draining || failure
@@ -144,7 +144,7 @@ class RequestGate {
     await new Promise<void>((resolve) => this.#idle.push(resolve));
   }
 
-  /** `counted` is called with the status of a response once it ends; of one that fails, an error is thrown instead. */
+  /** `counted` is called with the status of a response once it ends. Failed requests throw an error instead. */
   async answer(
     c: Context,
     prepare: Prepare,
@@ -214,7 +214,7 @@ class RequestGate {
     }
   }
 
-  /** Throws RequestError unless so many further sequences may wait. */
+  /** Throws RequestError if this many further sequences exceed the queue. */
   #check(sequences: number): void {
     const refusal = this.unavailable;
     if (refusal) throw refusal;
@@ -232,14 +232,14 @@ class RequestGate {
 }
 
 /**
- * Events as the body of a response, produced no faster than it is read. `ended` is called once no more are wanted: at the
- * end, if the client leaves, and if the request is aborted while the client reads nothing.
+ * Events as the body of a response, produced no faster than they are read. `ended` is called once no more are needed:
+ * at the end, if the client disconnects, and if the request is aborted while the client reads nothing.
  */
 function streamOf(
   events: AsyncGenerator<string, void, undefined>,
   { signal, leave, ended }: {
     readonly signal: AbortSignal;
-    /** Aborts the request, since its client left. */
+    /** Aborts the request after its client has disconnected. */
     readonly leave: () => void;
     readonly ended: () => void;
   },
@@ -253,7 +253,7 @@ function streamOf(
   return new ReadableStream({
     start(controller) {
       signal.addEventListener("abort", () => {
-        // A client that reads is sent the reason.
+        // A client that is reading receives the reason.
         if (reading) return;
         stop();
         controller.error(signal.reason);
@@ -303,7 +303,7 @@ function checkModel(name: unknown, served: Served): void {
   );
 }
 
-/** A page elsewhere whose name was made to lead to this machine is for another host. */
+/** Rejects requests for other hosts (DNS rebinding). */
 function checkHost(hosts: readonly string[]) {
   return async (c: Context, next: () => Promise<void>): Promise<void> => {
     const host = (c.req.header("host") ?? "").replace(/:\d+$/, "");
@@ -317,7 +317,7 @@ function checkHost(hosts: readonly string[]) {
   };
 }
 
-/** Refuses requests without one of the keys. Digests are compared in constant time. */
+/** Rejects requests without one of the keys. Digests are compared in constant time. */
 async function checkKey(keys: readonly string[]) {
   const digests = await Promise.all(keys.map((key) => sha256(key)));
   return async (c: Context, next: () => Promise<void>): Promise<void> => {

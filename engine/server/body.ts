@@ -1,8 +1,8 @@
-/** Bodies of requests: JSON in UTF-8, of bounded size and depth. */
+/** Bodies of requests: JSON in UTF-8 with limits of size and depth. */
 
 import { RequestError } from "./errors.ts";
 
-/** Brackets of a body that are open at once, at most. */
+/** Maximum nesting depth of a body. */
 const DEPTH = 64;
 
 /** Reads the JSON object in a request's body. Throws RequestError for anything else, and for more than `most` bytes. */
@@ -72,7 +72,7 @@ function decode(bytes: Uint8Array): string {
   }
 }
 
-/** Refuses text whose brackets, outside of strings, are nested deeper than any request's. */
+/** Rejects text whose brackets outside of strings are nested too deeply. */
 function checkDepth(text: string): void {
   let [depth, inString] = [0, false];
   for (let i = 0; i < text.length; i++) {

@@ -77,7 +77,7 @@ export async function prepareChat(
   };
 }
 
-/** Token ids of a conversation, up to where the assistant begins. */
+/** Token ids of a conversation, up to the start of the assistant's turn. */
 async function encodeConversation(
   { messages, chat_template_kwargs: values }: ChatRequest,
   served: Served,
@@ -97,7 +97,7 @@ async function encodeConversation(
   return prompt;
 }
 
-/** A message as templates read it: its content is one text. */
+/** A message in the format of templates: its content is one text. */
 function templateMessage(message: MessageRequest): TemplateMessage {
   const { role, content, ...rest } = message;
   return {

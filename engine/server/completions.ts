@@ -1,4 +1,4 @@
-/** `/v1/completions`: prompts continued as they are. */
+/** `/v1/completions`: continues prompts without a template. */
 
 import type { Collected, CollectedToken, Prepared } from "./format.ts";
 import type { Choice } from "./generation.ts";
@@ -11,7 +11,7 @@ import {
 } from "./requests.ts";
 import type { Served } from "./served.ts";
 
-/** New tokens unless the request says. */
+/** Default number of new tokens. */
 const NEW_TOKENS = 16;
 
 /** Prepares the choices of a body. Throws RequestError. */
@@ -26,7 +26,7 @@ export async function prepareCompletion(
     stop: served.stop,
   });
   const prompts = await encodePrompts(request, served);
-  // Log-probabilities of a prompt are those of tokens that follow its first one.
+  // Log-probabilities of a prompt exist for all tokens except the first.
   const forces = echo && logprobs !== undefined;
   const choices = prompts.flatMap(({ tokens }) => {
     const [prompt, forced] = forces
@@ -89,7 +89,7 @@ export async function prepareCompletion(
   };
 }
 
-/** A prompt, with its text if it was given as one. */
+/** A prompt, with its text if it was given as text. */
 interface EncodedPrompt {
   readonly text: string | undefined;
   readonly tokens: readonly number[];
@@ -112,12 +112,12 @@ async function encodePrompts(
   return encoded;
 }
 
-/** Log-probabilities of tokens; the first token of a prompt has none. */
+/** Log-probabilities of tokens. The first token of a prompt has none. */
 async function logprobsOf(
   pieces: readonly CollectedToken[],
   { served: { tokenTexts }, offsets, index }: {
     readonly served: Served;
-    /** By choice, characters so far. */
+    /** By choice, number of characters so far. */
     readonly offsets: number[];
     readonly index: number;
   },

@@ -1,6 +1,6 @@
-/** Errors of requests, in the shape of OpenAI's API. */
+/** Request errors in the format of OpenAI's API. */
 
-/** Kinds of errors: their HTTP status, and `error.type` of their body. */
+/** Kinds of errors: HTTP status, and `error.type` of the body. */
 const KINDS = {
   request: [400, "invalid_request_error"],
   key: [401, "invalid_request_error"],
@@ -16,7 +16,7 @@ const KINDS = {
   deadline: [504, "timeout"],
 } as const satisfies { readonly [kind: string]: readonly [number, string] };
 
-/** A request that is not answered. */
+/** A rejected request. */
 export class RequestError extends Error {
   override name = "RequestError";
   readonly kind: keyof typeof KINDS;

@@ -1,38 +1,38 @@
-/** What an API makes of the choices of a request. */
+/** Formats the choices of a request for an API. */
 
 import type { Chosen, FinishReason } from "./answer.ts";
 import type { Choice } from "./generation.ts";
 
-/** A token of a choice, and the text that it completes; undefined for a token of the prompt. */
+/** A token of a choice, and the text that it completes. Undefined text for a token of the prompt. */
 export interface CollectedToken extends Chosen {
   readonly text: string | undefined;
 }
 
-/** A choice, as far as it has become. */
+/** The state of a choice. */
 export interface Collected {
   text: string;
   readonly pieces: CollectedToken[];
   reason: FinishReason | undefined;
 }
 
-/** A request that can be answered, and how its responses are written. */
+/** A prepared request, and the format of its responses. */
 export interface Prepared {
   readonly choices: readonly Choice[];
-  /** Tokens of all prompts; those of choices of the same prompt are counted once. */
+  /** Tokens of all prompts; a prompt with several choices counts once. */
   readonly promptTokens: number;
   readonly stream: boolean;
   readonly includeUsage: boolean;
-  /** Starts of ids. */
+  /** Prefix of ids. */
   readonly prefix: string;
   /** `object` of a response, and of a chunk. */
   readonly objects: readonly [response: string, chunk: string];
-  /** What a choice has before any new token. */
+  /** State of a choice before any new token. */
   begin(choice: number): Promise<Collected>;
   /** A choice of a response. */
   whole(choice: number, collected: Collected): Promise<object>;
-  /** A choice of the first chunk; undefined if there is nothing to say. */
+  /** A choice of the first chunk. Undefined if it is empty. */
   first(choice: number, begun: Collected): Promise<object | undefined>;
-  /** A choice of a chunk; undefined if there is nothing to say. */
+  /** A choice of a chunk. Undefined if it is empty. */
   delta(choice: number, added: Collected): Promise<object | undefined>;
 }
 

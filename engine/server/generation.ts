@@ -1,4 +1,4 @@
-/** The choices of one request: they are added to the loop, and their text is given on as it grows. */
+/** Generates the choices of one request: adds them to the loop, and streams their text. */
 
 import type { Ending, SequenceOptions } from "../batch.ts";
 import { DataError } from "../../spec/errors.ts";
@@ -21,14 +21,14 @@ export interface Choice {
   readonly stopTexts: readonly string[];
 }
 
-/** What a choice has become. */
+/** An event of a choice. */
 export type ChoiceEvent =
   & { readonly choice: number }
   & (
-    /** Forced tokens, whose text is the prompt's. */
+    /** Forced tokens, which are the prompt's text. */
     | { readonly kind: "forced"; readonly tokens: readonly Chosen[] }
     | { readonly kind: "pieces"; readonly pieces: readonly Piece[] }
-    /** `text`: what was held back. */
+    /** `text`: the held-back text. */
     | {
       readonly kind: "end";
       readonly text: string;
@@ -36,18 +36,18 @@ export type ChoiceEvent =
     }
   );
 
-/** What a request needs of the server. */
+/** Server objects that a request uses. */
 export interface GenerateChoicesOptions {
   readonly loop: BatchLoop;
   readonly tokenizer: Tokenizer;
-  /** Its reason, an error, is thrown if it is aborted; sequences are cancelled then. */
+  /** If it is aborted, its reason, an error, is thrown, and sequences are cancelled. */
   readonly signal: AbortSignal;
 }
 
 interface Growing {
   readonly answer: Answer;
   readonly index: number;
-  /** Tokens that are not text yet. */
+  /** Tokens that are not yet text. */
   readonly chosen: Chosen[];
   forced: number;
   ending: Ending | undefined;
@@ -94,9 +94,9 @@ function hasNews({ chosen, ending, ended }: Growing): boolean {
   return !ended && (chosen.length > 0 || ending !== undefined);
 }
 
-/** What is new of a choice. */
+/** New events of a choice. */
 async function* newsOf(one: Growing): AsyncGenerator<ChoiceEvent> {
-  // What is chosen from here on belongs to the next time.
+  // Tokens chosen from here on belong to the next call.
   const { answer, index: choice, chosen, ending } = one;
   const forced = chosen.splice(0, one.forced);
   const free = chosen.splice(0);

@@ -1,4 +1,6 @@
-/** The loop of a server: steps of one batch, to which requests are added and from which they are cancelled at any time. */
+/**
+ * The loop of a server: steps of one batch, to which requests are added and from which they are cancelled at any time.
+ */
 
 import {
   Batch,
@@ -8,19 +10,19 @@ import {
 } from "../batch.ts";
 import type { Decoder } from "../decoder.ts";
 
-/** What a loop reports. */
+/** Callbacks of a loop. */
 export interface LoopOptions {
   /** Called after each step, with its duration in milliseconds. */
   readonly onStep?: (step: BatchStep, ms: number) => void;
-  /** Called with each token: milliseconds since the sequence was added, or since the token before. */
+  /** Called with each token: milliseconds since the sequence was added, or since the previous token. */
   readonly onToken?: (ms: number, of: { readonly first: boolean }) => void;
-  /** Time in milliseconds. */
+  /** A clock in milliseconds. */
   readonly now: () => number;
 }
 
-/** A sequence that is called if the loop fails. */
+/** A sequence with a callback for a failure of the loop. */
 export interface LoopSequence extends SequenceOptions {
-  /** Called if the loop ends before the sequence does. */
+  /** Called if the loop ends before the sequence. */
   readonly onFail: (error: unknown) => void;
 }
 
@@ -32,7 +34,7 @@ export class BatchLoop {
   #wake: (() => void) | undefined;
   #closed = false;
   #failure: { readonly error: unknown } | undefined;
-  /** Sequences that the caches have room for. */
+  /** Maximum number of sequences in the caches. */
   readonly capacity: number;
 
   constructor(decoder: Decoder, options: LoopOptions) {
@@ -41,22 +43,22 @@ export class BatchLoop {
     this.#options = options;
   }
 
-  /** What the loop failed with. */
+  /** The error that ended the loop. */
   get failure(): { readonly error: unknown } | undefined {
     return this.#failure;
   }
 
-  /** Sequences that wait for a place in the caches. */
+  /** Number of queued sequences. */
   get waiting(): number {
     return this.#batch.waiting;
   }
 
-  /** Sequences in the caches. */
+  /** Number of sequences in the caches. */
   get running(): number {
     return this.#batch.running;
   }
 
-  /** Adds a sequence. Throws what the loop failed with, and what `Batch.add` throws. */
+  /** Adds a sequence. Throws the error that ended the loop, and the errors of `Batch.add`. */
   add(
     prompt: readonly number[],
     { onFail, onEnd, onToken, ...options }: LoopSequence,
@@ -83,7 +85,7 @@ export class BatchLoop {
     return sequence;
   }
 
-  /** Ends a sequence, if it still grows, before the next step. */
+  /** Ends a running sequence before the next step. */
   cancel(sequence: BatchSequence): void {
     if (!this.#growing.delete(sequence)) return;
     this.#batch.cancel(sequence);
@@ -99,7 +101,7 @@ export class BatchLoop {
         const step = await this.#batch.step();
         if (step) {
           onStep?.(step, now() - begun);
-          // Connections have their turn.
+          // Lets the event loop handle connections.
           await new Promise((resolve) => setImmediate(resolve));
         } else if (this.#closed) return;
         else await this.#idle();

@@ -14,7 +14,7 @@ const SECONDS = [
 /** Upper bounds of buckets of tokens. */
 const TOKENS = Array.from({ length: 14 }, (_, i) => 2 ** i);
 
-/** Counts what a server does. */
+/** Metrics of a server's activity. */
 export class Metrics {
   readonly #registry = new Registry();
   readonly #requests = new Counter(this.#named({

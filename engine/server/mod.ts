@@ -1,4 +1,4 @@
-/** An OpenAI-compatible server: its routes and its batch. Connections are the caller's. */
+/** An OpenAI-compatible server: its routes and its batch. The caller provides connections. */
 
 export { type AppOptions, createApp, type ServerApp } from "./app.ts";
 export { BatchLoop, type LoopOptions } from "./loop.ts";

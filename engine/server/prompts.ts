@@ -5,7 +5,10 @@ import { checkTokens } from "../packing.ts";
 import { RequestError } from "./errors.ts";
 import type { Served } from "./served.ts";
 
-/** Checks the token ids of a prompt. Throws RequestError for none, unknown ones, and more than the context has. */
+/**
+ * Checks the token ids of a prompt. Throws RequestError for an empty one, unknown ids, and more than the context
+ * length.
+ */
 export function checkPrompt(
   prompt: readonly number[],
   { shape: { vocabulary, maxContext } }: Served,
@@ -28,7 +31,7 @@ export function checkPrompt(
   );
 }
 
-/** Runs an action; an error of the request's data is the request's. */
+/** Runs an action; DataErrors become request errors. */
 export function inRequest<R>(action: () => R): R {
   try {
     return action();
@@ -37,7 +40,7 @@ export function inRequest<R>(action: () => R): R {
   }
 }
 
-/** As `inRequest`, of an action that is awaited. */
+/** `inRequest` for an asynchronous action. */
 export async function inRequestAsync<R>(action: () => Promise<R>): Promise<R> {
   try {
     return await action();

@@ -1,4 +1,4 @@
-/** JSON Schemas of request bodies. Fields that are not listed are ignored, as OpenAI's clients send many. */
+/** JSON Schemas of request bodies. Unlisted fields are ignored, because OpenAI's clients send many. */
 
 import type { Schema } from "../../spec/document/schema.ts";
 
@@ -18,7 +18,7 @@ function list(items: Schema, maxItems: number, minItems = 0): Schema {
   return { type: "array", items, minItems, maxItems };
 }
 
-/** Prompts of a request, choices of a prompt, and texts that end a choice, at most. */
+/** Maximum prompts per request, choices per prompt, and stop texts per choice. */
 const [PROMPTS, CHOICES, STOPS] = [256, 128, 16] as const;
 
 const tokens = list(token, 2 ** 20, 1);
@@ -54,7 +54,7 @@ const sampling: { readonly [field: string]: Schema } = {
   top_p: number(0, 1),
 };
 
-/** Of `/v1/completions`. */
+/** Schema of `/v1/completions`. */
 export const completionSchema: Schema = {
   type: "object",
   required: ["prompt"],
@@ -100,7 +100,7 @@ const message: Schema = {
   },
 };
 
-/** Of `/v1/chat/completions`. */
+/** Schema of `/v1/chat/completions`. */
 export const chatSchema: Schema = {
   type: "object",
   required: ["messages"],

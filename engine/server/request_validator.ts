@@ -1,10 +1,10 @@
-/** What of a request body does not fit its schema. Bundled programs have this as scripts/validators.mjs writes it. */
+/** Schema errors of a request body. scripts/validators.mjs generates this for bundled programs. */
 
 import { holdsOf } from "../../spec/document/hold.ts";
 import { chatSchema, completionSchema } from "./request_schemas.ts";
 
-/** Of `/v1/completions`. */
+/** Errors of `/v1/completions`. */
 export const completionErrors = holdsOf(completionSchema);
 
-/** Of `/v1/chat/completions`. */
+/** Errors of `/v1/chat/completions`. */
 export const chatErrors = holdsOf(chatSchema);

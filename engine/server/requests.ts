@@ -5,11 +5,11 @@ import type { SequenceOptions } from "../batch.ts";
 import { RequestError } from "./errors.ts";
 import { chatErrors, completionErrors } from "./request_validator.ts";
 
-/** Fields that all requests have. */
+/** Fields of all requests. */
 export interface SamplingRequest {
   readonly model?: string;
   readonly frequency_penalty?: number;
-  /** Tokens that end a text do not. */
+  /** Whether stop tokens are ignored. */
   readonly ignore_eos?: boolean;
   readonly logit_bias?: { readonly [token: string]: number };
   readonly min_p?: number;
@@ -84,7 +84,7 @@ export function chatRequest(body: Body): ChatRequest {
   return request as unknown as ChatRequest;
 }
 
-/** A field that is null is as one that is left out. */
+/** Removes null fields, which count as omitted. */
 function present(body: Body): Body {
   return Object.fromEntries(
     Object.entries(body).filter(([, value]) => value !== null),
@@ -92,7 +92,7 @@ function present(body: Body): Body {
 }
 
 function refuse(errors: readonly ErrorObject[]): void {
-  // Of several forms of a field, the last error says which field it is, not what each form would be.
+  // For several forms of a field, the last error names the field, not its forms.
   const error = errors.at(-1);
   if (!error) return;
   const missing = error.keyword === "required"
@@ -109,14 +109,14 @@ function refuse(errors: readonly ErrorObject[]): void {
   );
 }
 
-/** What a server has for requests that leave it out. */
+/** Server defaults for omitted fields. */
 export interface SamplingDefaults {
-  /** Tokens that end a text. */
+  /** Stop tokens. */
   readonly stop: ReadonlySet<number>;
   readonly vocabulary: number;
 }
 
-/** How the choices of a request are sampled; the stream of random numbers is left to each choice. */
+/** Sampling options of the choices of a request, without their random streams. */
 export function samplingOf(
   request: SamplingRequest,
   { stop, vocabulary }: SamplingDefaults,
@@ -135,7 +135,7 @@ export function samplingOf(
   }
   const seed = request.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!;
   return {
-    // As `randomNumbers` sees it.
+    // As in `randomNumbers`.
     seed: seed >>> 0,
     stop: request.ignore_eos ? new Set() : stop,
     temperature: request.temperature ?? 1,

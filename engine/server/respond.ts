@@ -5,10 +5,10 @@ import { type Collected, type Prepared, usageOf } from "./format.ts";
 import { type ChoiceEvent, generateChoices } from "./generation.ts";
 import type { Served } from "./served.ts";
 
-/** What a response needs besides the request. */
+/** Context of a response besides the request. */
 export interface RespondOptions {
   readonly served: Served;
-  /** Aborted, with an error as its reason, if nobody waits for the response any more. */
+  /** Aborted, with an error as its reason, if no client waits for the response any more. */
   readonly signal: AbortSignal;
 }
 
@@ -27,7 +27,7 @@ function headOf({ prefix, objects }: Prepared, { name }: Served): {
   };
 }
 
-/** The whole response. Throws RequestError. */
+/** The complete response. Throws RequestError. */
 export async function respondWhole(
   prepared: Prepared,
   options: RespondOptions,
@@ -50,7 +50,7 @@ export async function respondWhole(
   };
 }
 
-/** The response as server-sent events. An error ends it as an event of its own. */
+/** The response as server-sent events. An error ends it as a separate event. */
 export async function* respondStream(
   prepared: Prepared,
   options: RespondOptions,
@@ -109,7 +109,7 @@ function collect(into: Collected, event: ChoiceEvent): void {
   }
 }
 
-/** An event as chunks: one for each token, so that streams do not depend on when tokens arrive. */
+/** An event as chunks, one per token, so that streams do not depend on when tokens arrive. */
 function* partsOf(event: ChoiceEvent): Iterable<Collected> {
   switch (event.kind) {
     case "forced":
@@ -128,7 +128,7 @@ function* partsOf(event: ChoiceEvent): Iterable<Collected> {
   }
 }
 
-/** Tokens that are not the prompt's. */
+/** Tokens that are not part of the prompt. */
 function spokenTokens({ pieces }: Collected): number {
   return pieces.filter(({ text }) => text !== undefined).length;
 }

@@ -1,4 +1,4 @@
-/** What a server answers requests with. */
+/** A served model. */
 
 import type { ChatTemplate } from "../chat.ts";
 import type { Decoder } from "../decoder.ts";
@@ -15,16 +15,16 @@ export interface Served {
   readonly created: number;
   readonly loop: BatchLoop;
   readonly shape: Pick<Decoder, "vocabulary" | "maxContext">;
-  /** Tokens that end a text. */
+  /** Stop tokens. */
   readonly stop: ReadonlySet<number>;
   /** Encodes prompts. */
   readonly encoder: Tokenizer;
-  /** Decodes texts, in another process, so that no long prompt delays them. */
+  /** Decodes texts in another process, so that long prompts do not delay them. */
   readonly decoder: Tokenizer;
   readonly tokenTexts: TokenTexts;
   readonly metrics: Metrics;
-  /** Time in milliseconds. */
+  /** A clock in milliseconds. */
   readonly now: () => number;
-  /** The checkpoint's template, or why there is none. */
+  /** The checkpoint's template, or the reason why there is none. */
   readonly chat: ChatTemplate | { readonly missing: string };
 }

@@ -1,8 +1,8 @@
-/** Texts of single tokens, special tokens spelled out, as log-probabilities name them. */
+/** Texts of single tokens, including special tokens, for log-probabilities. */
 
 import type { Tokenizer } from "../tokenizer.ts";
 
-/** Returns texts of tokens, each of which is decoded once. */
+/** Texts of tokens, each decoded once. */
 export class TokenTexts {
   readonly #tokenizer: Tokenizer;
   readonly #known = new Map<number, Promise<string>>();

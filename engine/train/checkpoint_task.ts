@@ -1,4 +1,4 @@
-/** Training a checkpoint's model on text. */
+/** Trains a checkpoint's model on text. */
 
 import { type HostTensor, reachedItems } from "../../runtime/mod.ts";
 import { DataError } from "../../spec/errors.ts";
@@ -26,23 +26,23 @@ import type { BatchPlace, Task, WeighedBatch } from "./task.ts";
 import { type Sequence, type Text, TextRows } from "./text.ts";
 import { openTokens } from "./tokens.ts";
 
-/** Where tokens are kept, and who else reads them. */
+/** Storage of tokens, and their readers. */
 interface TokenPlace {
   readonly out?: string;
   readonly sharing?: DeviceSharing;
 }
 
-/** What a checkpoint's model is trained on, and how. */
+/** Data and options of training a checkpoint's model. */
 export interface TextOptions extends TrainSettings, FamilyOption {
-  /** The texts, one document each. Of ranks that are processes only rank 0 reads them, where there is a folder. */
+  /** The texts, one document each. With several processes and a folder, only rank 0 reads them. */
   readonly data: readonly Text[];
-  /** Texts by which the loss is measured without training on them. */
+  /** Validation texts. */
   readonly validation?: readonly Text[];
   /** Folder of the tokenizer. Default: that of the model. */
   readonly tokenizer?: string;
 }
 
-/** What is trained: a folder with config.json, or the defaults of a family. */
+/** The trained model: a folder with config.json, or the defaults of a family. */
 interface Origin extends Pick<Checkpoint, "published" | "stop" | "config"> {
   readonly folder: string | undefined;
 }
@@ -70,7 +70,7 @@ async function originOf(
   };
 }
 
-/** The task of a checkpoint folder or a family; without weights, from random ones. */
+/** The task of a checkpoint folder or a family. Without weights, they are random. */
 export async function checkpointTask(
   what: string | Family,
   files: FileSystem,
@@ -178,7 +178,7 @@ export async function checkpointTask(
   };
 }
 
-/** The weights of a folder, widened to f32; undefined where it has none. */
+/** The weights of a folder, widened to f32. Undefined if it has none. */
 async function storedWeights(
   folder: string,
   files: FileSystem,
@@ -191,7 +191,7 @@ async function storedWeights(
   return read;
 }
 
-/** Sequences as inputs of a decoder; only those that ranks of this process get are read. */
+/** Sequences as inputs of a decoder; only those of this process's ranks are read. */
 async function batchOf(
   rows: TextRows,
   { plan, program, ranks }: BatchPlace,

@@ -1,4 +1,4 @@
-/** Training what a model file declares with `train`. */
+/** Trains the export of `train` in a model file. */
 
 import type { Training } from "../../compiler/mod.ts";
 import { sha256 } from "../digest.ts";
@@ -30,7 +30,7 @@ export async function declaredTask(
       ...biasUpdate === undefined ? {} : { biasUpdate },
       ...dtype === undefined ? {} : { dtype },
     },
-    // A function cannot be compared; what it gives first can.
+    // A function cannot be compared, but its first batch can.
     text: await digest(first),
     taken: accumulate,
     tokens: accumulate * rowsOf(first),
@@ -47,7 +47,7 @@ export async function declaredTask(
   };
 }
 
-/** The mesh and the placements of a declared training, as far as it has them. */
+/** The mesh and the placements of a declared training, if any. */
 export function placesOf(
   { mesh, place }: Training,
 ): Pick<PlanOptions, "mesh" | "place"> {
@@ -57,12 +57,12 @@ export function placesOf(
   };
 }
 
-/** How long the first axes of a batch are at most: those of its tokens. */
+/** Maximum length of the first axes of a batch: its tokens. */
 function rowsOf(inputs: Tensors): number {
   return Math.max(...Object.values(inputs).map(({ shape }) => shape[0] ?? 1));
 }
 
-/** A batch counts as many labels as are not ignored, or 1 where it has none. */
+/** The weight of a batch: its labels that are not ignored, or 1 without labels. */
 function weighed(inputs: Tensors): WeighedBatch {
   const labels = inputs["labels"]?.data;
   let counted = labels ? 0 : 1;

@@ -1,4 +1,4 @@
-/** Weights before the first step: random ones from a seed, as published implementations begin. */
+/** Initial weights: random from a seed, as in published implementations. */
 
 import type { HostTensor } from "../../runtime/mod.ts";
 import type { Plan } from "../../spec/plan/plan.ts";
@@ -6,14 +6,14 @@ import { randomNumbers } from "../sampling.ts";
 import type { Tensors } from "../run.ts";
 import { sourceNames } from "../../spec/axis_parts.ts";
 
-/** How random weights are drawn. */
+/** Options of random weights. */
 export interface InitialOptions {
   readonly seed: number;
   /** Standard deviation of matrices, `initializer_range` of config.json. */
   readonly deviation: number;
 }
 
-/** Every parameter of a plan: matrices are drawn, gains of norms are 1, biases 0. */
+/** Every parameter of a plan: matrices are random, gains of norms are 1, biases 0. */
 export function initialWeights(plan: Plan, options: InitialOptions): Tensors {
   return Object.fromEntries(
     plan.weights.flatMap((weight) =>
@@ -34,7 +34,7 @@ function initialTensor(
   if (/bias$/.test(name)) return { dtype: "f32", shape, data };
   if (shape.length === 1) data.fill(1);
   else {
-    // Each tensor has numbers of its own, whatever else there is.
+    // Each tensor has its own random stream, independent of the others.
     const random = randomNumbers(seed, hashOf(name));
     for (let i = 0; i < data.length; i += 2) {
       const [size, angle] = [

@@ -1,4 +1,4 @@
-/** Going on with what was saved, on any mesh: every rank reads its own part, and what it reads must be what was written. */
+/** Resumes a training on any mesh: every rank reads and verifies its own shards. */
 
 import type { Optimizer } from "../../compiler/mod.ts";
 import {
@@ -17,15 +17,15 @@ import { optimizerStates, shapeOf } from "./parameters.ts";
 import { emptyPart, placeSlice, reaches } from "./parts.ts";
 import type { SavedTraining } from "./saved.ts";
 
-/** Where a training is loaded. */
+/** Context of loading a training. */
 export interface Loading {
   readonly plan: Plan;
   readonly session: Session;
-  /** The ranks that live in this process. */
+  /** The ranks in this process. */
   readonly ranks: readonly number[];
 }
 
-/** Make sure that parameters are what was saved: of several processes, each looks at its share of them. */
+/** Verifies saved parameters. With several processes, each verifies its share of them. */
 export async function checkParameters(
   folder: string,
   { sha256: wanted }: SavedTraining,
@@ -41,7 +41,7 @@ export async function checkParameters(
   }
 }
 
-/** Give the ranks of this process the optimizer state. Throws DataError where something is missing. */
+/** Loads the optimizer state of this process's ranks. Throws DataError if something is missing. */
 export async function loadOptimizerState(
   folder: string,
   files: FileSystem,

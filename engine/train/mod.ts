@@ -1,4 +1,4 @@
-/** Training: steps of one plan on text, and checkpoints from which a run goes on as if it had not been stopped. */
+/** Training: steps of one plan on text, and checkpoints that can be resumed exactly. */
 
 export {
   runTraining,

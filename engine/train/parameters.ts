@@ -1,4 +1,4 @@
-/** Parameters and the optimizer state of them: what each rank writes of them, in pieces that are read one by one. */
+/** Parameters and optimizer state as written by each rank, in pieces that are read one by one. */
 
 import {
   isSliced,
@@ -32,19 +32,19 @@ export interface Piece {
 export interface WrittenTensor extends Pick<FileTensor, "dtype" | "shape"> {
   /** Its name in the file. */
   readonly name: string;
-  /** Which block of which state it is; parameters are whole. */
+  /** The state and block, for a block of a state. Parameters are complete. */
   readonly of?: { readonly state: string; readonly start: readonly number[] };
 }
 
-/** Where pieces are read from. */
+/** Source of pieces. */
 export interface Reading {
   readonly plan: Plan;
   readonly session: Session;
-  /** The ranks that live in this process. */
+  /** The ranks in this process. */
   readonly ranks: readonly number[];
 }
 
-/** The parameters that a rank writes, tensor by tensor as a checkpoint has them. */
+/** The parameters written by a rank, with the tensors of a checkpoint. */
 export function parameterPieces(
   { plan, session, ranks }: Reading,
   rank: number,
@@ -56,7 +56,7 @@ export function parameterPieces(
       return found ? asInFiles(plan, weight, found) : [];
     };
     if (isSliced(plan, weight)) {
-      // No rank has all of this tensor. It comes together on rank 0, and processes of other ranks must join.
+      // No rank has all of this tensor. It is gathered on rank 0, and processes of other ranks must join.
       if (rank !== 0 && ranks.length > 1) return [];
       return [{
         tensors: rank === 0
@@ -78,7 +78,7 @@ export function parameterPieces(
   });
 }
 
-/** What a rank writes of the optimizer state. */
+/** The optimizer state written by a rank. */
 export function statePieces(
   { plan, session }: Reading,
   optimizer: Optimizer,
@@ -113,19 +113,19 @@ export function optimizerStates(plan: Plan, { kind }: Optimizer): string[] {
   });
 }
 
-/** The lengths of a state's axes, over all ranks. */
+/** The global lengths of a state's axes. */
 export function shapeOf(plan: Plan, state: string): number[] {
   return plan.buffers[state]!.axes.map(({ axis }) => plan.axes[axis]!.size);
 }
 
-/** `adamw.mean.NAME` of a whole state, of a block with its indices: `adamw.mean.NAME[0:4,0:32]`. */
+/** `adamw.mean.NAME` for a complete state, `adamw.mean.NAME[0:4,0:32]` for a block with its indices. */
 function nameOf(state: string, shape: readonly number[], block: Block): string {
   if (block.every(({ length }, axis) => length === shape[axis])) return state;
   const ranges = block.map(({ first, length }) => `${first}:${first + length}`);
   return `${state}[${ranges.join()}]`;
 }
 
-/** From a buffer to the axes and the dtype of the file: one tensor, or one for each index of a stacked axis. */
+/** Converts a buffer to the axes and dtype of the file: one tensor, or one per index of a stacked axis. */
 function asInFiles(
   plan: Plan,
   { buffer, axes, shape, stack, stored: dtype }: PlanWeight,
@@ -145,7 +145,7 @@ function asInFiles(
   }));
 }
 
-/** The elements of a tensor with its axes in another order. */
+/** Transposes the elements of a tensor. */
 function reordered(
   { shape, data }: HostTensor,
   order: readonly number[],

@@ -1,9 +1,9 @@
-/** Which rank writes which part of a training, and how parts are cut out of tensors and put together again. */
+/** Assigns the parts of a training to writing ranks, and splits and joins tensors. */
 
 import { heldIndices, type HostTensor, zeros } from "../../runtime/mod.ts";
 import type { Plan } from "../../spec/plan/plan.ts";
 
-/** Along each axis of a tensor, the global indices that a part of it has, in order; undefined: all. */
+/** Along each axis of a tensor, the global indices of a part, in order. Undefined: all. */
 export type Held = readonly (Int32Array | undefined)[];
 
 /** A block of a global tensor. */
@@ -13,17 +13,17 @@ export interface Slice {
   readonly tensor: HostTensor;
 }
 
-/** Indices that follow one another: where they are stored in a part, the first of them, and how many there are. */
+/** Consecutive indices: their offset in a part, the first one, and their number. */
 interface RunOfIndices {
   readonly at: number;
   readonly first: number;
   readonly length: number;
 }
 
-/** A block of a global tensor as it is stored in a part: a run along each axis. */
+/** A block of a global tensor within a part: a range along each axis. */
 export type Block = readonly RunOfIndices[];
 
-/** The ranks that write a weight or state: of those that hold the same part of it one, by turns. */
+/** The ranks that write a weight or state: one of those with the same shard, alternating. */
 export function writersOf(plan: Plan, name: string, turn: number): number[] {
   const holders = new Map<string, number[]>();
   for (let rank = 0; rank < plan.ranks; rank++) {
@@ -71,13 +71,13 @@ export function cutBlock(
   return result;
 }
 
-/** Put the elements of a block that a part has where they belong in it. */
+/** Copies the elements of a block into a part. */
 export function placeSlice(
   part: HostTensor,
   held: Held,
   { start, tensor }: Slice,
 ): void {
-  // Along each axis, where each index of the block is stored in the part; -1: nowhere.
+  // Along each axis, the index in the part of each index of the block; -1: none.
   const places = tensor.shape.map((length, axis) => {
     const indices = held[axis];
     return Int32Array.from(
@@ -103,7 +103,7 @@ export function placeSlice(
   visit(0, 0, 0);
 }
 
-/** A part to be put together. */
+/** A part to be assembled. */
 export function emptyPart(shape: readonly number[], held: Held): HostTensor {
   return zeros(
     "f32",
@@ -111,7 +111,7 @@ export function emptyPart(shape: readonly number[], held: Held): HostTensor {
   );
 }
 
-/** Whether a part has elements of a block. */
+/** Whether a part overlaps a block. */
 export function reaches(
   held: Held,
   start: readonly number[],

@@ -1,4 +1,4 @@
-/** The plan of a step of training: of one that is executed, and without text to train on and without devices. */
+/** Plans of a training step: executed ones, and those without text and devices. */
 
 import {
   adamw,
@@ -26,14 +26,14 @@ import type { StepSettings } from "./settings.ts";
 import { storedIn } from "./stored.ts";
 import type { Task } from "./task.ts";
 
-/** What a step of training is compiled of. */
+/** Parameters of a training step. */
 export interface Step extends Pick<Task, "model" | "loss" | "weights"> {
   readonly settings: Omit<StepSettings, "schedule" | "seed">;
-  /** Outputs by which the loss is measured without training. Default: the plan has no program for that. */
+  /** Outputs of the validation program. Default: the plan has none. */
   readonly validate?: readonly string[];
 }
 
-/** Compile a step of training, and verify its plan. */
+/** Compiles a training step, and verifies its plan. */
 export async function compileStep(
   step: Step,
   options: StepOptions,
@@ -51,7 +51,7 @@ type StepOptions =
   & PlanOptions
   & Pick<CompileTrainingOptions, "zero">;
 
-/** What the compiler is given: options of any plan, and of a step of training. */
+/** Compiler options of any plan, and of a training step. */
 function howOf(
   { loss, settings, weights, validate }: Step,
   options: StepOptions,
@@ -79,28 +79,31 @@ function howOf(
   };
 }
 
-/** How a step of training is compiled. */
+/** Options of planning a training step. */
 export interface PlanTrainingOptions extends PlanOptions, FamilyOption {
-  /** Compile for this machine, whatever its limits. */
+  /** Compiles for this machine, without its limits. */
   readonly machine?: Machine | undefined;
   /** Default: as declared, else AdamW. */
   readonly optimizer?: StepSettings["optimizer"];
-  /** Gradients are scaled down together where their norm is larger. Default: as declared; of what is no training, 1. */
+  /** Maximum norm of all gradients, for clipping. Default: as declared; otherwise 1. */
   readonly clipNorm?: number;
-  /** What all parameters are stored as. Default: as declared; of a checkpoint with weights, what those are; else f32. */
+  /**
+   * Storage dtype of all parameters. Default: as declared; for a checkpoint with weights, that of the weights; else
+   * f32.
+   */
   readonly dtype?: TrainedDType;
-  /** What ranks that hold the same parameter share. Default: 0, nothing. */
+  /** ZeRO stage. Default: 0. */
   readonly zero?: ZeroStage;
-  /** Of a checkpoint: compute what is inside attention and experts a second time. Default: it is kept. */
+  /** For a checkpoint: whether attention and experts are recomputed. Default: false. */
   readonly recompute?: boolean;
 }
 
 /**
- * Compile a step of training what is given: a config.json, a checkpoint folder, of whose weights only the headers are read, or what a model file declares
- * or exports; a model has its loss as the output `loss`. Limits are no reason to refuse: `planSummary` says what a plan needs
- * beyond them.
+ * Compiles a training step of a target: a config.json, a checkpoint folder (only headers of weights are read), or an
+ * export of a model file. A model has its loss as the output `loss`. Limits are not enforced: `planSummary` reports
+ * what a plan needs beyond them.
  *
- * Throws ModelError where the model cannot be trained, and what `compile` throws.
+ * Throws ModelError if the model cannot be trained, and the errors of `compile`.
  */
 export async function planTraining(
   what: string | Model | Family | Training,
@@ -125,7 +128,7 @@ export async function planTraining(
   );
 }
 
-/** How what is given is trained where nothing else is said. */
+/** Default training options of a target. */
 async function stepOf(
   what: string | Model | Family | Training,
   files: FileSystem,
@@ -157,7 +160,7 @@ async function decoderOf(
   const { maxPositions } = published.decoder;
   return published.build({
     ...defaultBounds(bounds, maxPositions),
-    // The weight of the balancing loss changes a constant, and nothing that a plan is read for.
+    // The weight of the balancing loss changes only a constant of the plan.
     training: { auxiliary: 0.01, recompute },
   });
 }

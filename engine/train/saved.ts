@@ -1,7 +1,6 @@
 /**
- * A training on disk: a checkpoint that any loader reads, and beside it what is needed to go on. Each rank writes files of
- * its own, with the number of the step in their names; `model.safetensors.index.json` names those that count, and is
- * replaced last and at once.
+ * A training on disk: a checkpoint for any loader, plus the data for resuming. Each rank writes its own files, with the
+ * step in their names; `model.safetensors.index.json` names the valid ones, and is replaced last and atomically.
  */
 
 import { sourceNames } from "../../spec/axis_parts.ts";
@@ -24,13 +23,13 @@ import {
 } from "./parameters.ts";
 import type { SavedSettings } from "./settings.ts";
 
-/** What is saved of a training besides its tensors. */
+/** Saved data of a training besides its tensors. */
 export interface TrainingState {
-  /** Steps taken. */
+  /** Completed steps. */
   readonly step: number;
-  /** Sequences taken of the text, over all rounds. */
+  /** Used sequences of the text, over all epochs. */
   readonly position: number;
-  /** What tells the tokens of the text from others. */
+  /** Identity of the tokens of the text. */
   readonly text: string;
   readonly settings: SavedSettings;
 }
@@ -46,9 +45,9 @@ export interface SavedSlice {
   readonly sha256: string;
 }
 
-/** What an index says of a training. */
+/** Training metadata of an index. */
 export interface SavedTraining extends TrainingState {
-  /** The hash of each parameter, as its bytes are stored in the file. */
+  /** The hash of each parameter's bytes in the file. */
   readonly sha256: { readonly [tensor: string]: string };
   /** The optimizer state, by logical name. */
   readonly optimizerState: {
@@ -59,14 +58,14 @@ export interface SavedTraining extends TrainingState {
   };
 }
 
-/** The version of what is written. */
+/** Version of the format. */
 const FORMAT = 2;
 
-/** Files of a training that an index may name, and those whose write was interrupted. */
+/** Training files that an index may name, and those with an interrupted write. */
 const OURS = /^(model|optimizer)-\d+-\d+-of-\d+\.safetensors$/;
 const UNFINISHED = /^\..+\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
-/** Where the configuration and the tokenizer of a training come from. */
+/** Sources of the configuration and the tokenizer of a training. */
 export interface Sources {
   /** config.json. */
   readonly config: { readonly [key: string]: unknown };
@@ -75,7 +74,7 @@ export interface Sources {
   readonly generation: string;
 }
 
-/** Refuse a folder that has other weights, or a training that is not gone on with. */
+/** Rejects a folder with other weights, or with a training that is not resumed. */
 export async function checkFolder(
   folder: string,
   files: FileSystem,
@@ -98,8 +97,8 @@ export async function checkFolder(
 }
 
 /**
- * Keep other trainings out of a folder, which is made where it is not there; returns what lets them in again. Throws
- * DataError where there is one.
+ * Locks a folder, which is created if needed; returns the function that unlocks it. Throws DataError if another
+ * training runs there.
  */
 export async function lockFolder(
   folder: string,
@@ -118,7 +117,7 @@ export async function lockFolder(
   );
 }
 
-/** Make a folder in which a training can be saved, with what is the same in all its checkpoints. */
+/** Prepares a folder for saving a training, with the common parts of all its checkpoints. */
 export async function prepareFolder(
   folder: string,
   files: FileSystem,
@@ -151,14 +150,14 @@ export async function prepareFolder(
   );
 }
 
-/** What configurations call dtypes. */
+/** Names of dtypes in configurations. */
 const TORCH_DTYPES: { readonly [dtype: string]: string } = {
   f32: "float32",
   f16: "float16",
   bf16: "bfloat16",
 };
 
-/** What most elements of a plan's parameters are stored as. */
+/** The storage dtype of most elements of a plan's parameters. */
 function commonDType(plan: Plan): StoredDType {
   const counts = new Map<StoredDType, number>();
   for (const weight of plan.weights) {
@@ -172,13 +171,13 @@ function commonDType(plan: Plan): StoredDType {
   return most;
 }
 
-/** What is saved, and by whom. */
+/** Data to save, and the saving ranks. */
 export interface Saving
   extends Pick<Opened, "plan" | "session" | "rank" | "ranks" | "gatherTexts"> {
   readonly optimizer: Optimizer;
 }
 
-/** What a rank has written. */
+/** Files written by a rank. */
 interface Written {
   readonly model: WrittenFile;
   readonly optimizer: WrittenFile;
@@ -193,8 +192,8 @@ interface WrittenFile {
 }
 
 /**
- * Save a training: every rank its part, then rank 0 the index. Until it is over, and if it is broken off, the folder has
- * what it had before. Ranks that are processes must all call it, with a folder that they share.
+ * Saves a training: every rank its part, then rank 0 the index. Until the end, and after an interruption, the folder
+ * has its previous contents. All processes must call it, with a shared folder.
  */
 export async function saveTraining(
   folder: string,
@@ -227,7 +226,7 @@ export async function saveTraining(
   await checkThere(folder, files, written);
   const text = `${JSON.stringify(indexOf(from, written, state), null, 2)}\n`;
   await writeText(files.join(folder, WEIGHT_INDEX), text, files);
-  // A disk that fails once is asked again: what stays would be there until the next save, if there is one.
+  // A failed removal is repeated: otherwise the files stay until the next save, if there is one.
   await removeOthers(folder, files, written)
     .catch(() => removeOthers(folder, files, written));
 }
@@ -236,7 +235,7 @@ function padded(number: number, digits: number): string {
   return String(number).padStart(digits, "0");
 }
 
-/** Write a file tensor by tensor: host memory holds those of one piece at a time. */
+/** Writes a file tensor by tensor: host memory contains one piece at a time. */
 async function writePieces(
   folder: string,
   files: FileSystem,
@@ -265,7 +264,7 @@ async function writePieces(
   return { file, tensors };
 }
 
-/** Refuse to name files that only another host has. */
+/** Rejects files that only another host has. */
 async function checkThere(
   folder: string,
   files: FileSystem,
@@ -328,7 +327,7 @@ function byName<T extends { readonly name: string }, V>(
   return Object.fromEntries(items.map((item) => [item.name, value(item)]));
 }
 
-/** Remove files of other steps and of trainings that were broken off. */
+/** Removes files of other steps and of interrupted trainings. */
 async function removeOthers(
   folder: string,
   files: FileSystem,
@@ -343,7 +342,7 @@ async function removeOthers(
   }
 }
 
-/** What a folder says of the training that was saved in it. Throws DataError where there is none. */
+/** Training metadata in a folder. Throws DataError if there is none. */
 export async function readTraining(
   folder: string,
   files: FileSystem,

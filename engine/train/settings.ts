@@ -1,50 +1,50 @@
-/** How a model is trained: what a checkpoint must hold so that a run that was stopped goes on as if it had not been. */
+/** Training settings that a checkpoint stores for an exact resume. */
 
 import type { Optimizer, Schedule, TrainedDType } from "../../compiler/mod.ts";
 import type { Balance } from "../../models/mod.ts";
 import { DataError } from "../../spec/errors.ts";
 import { MAX_MICRO_BATCHES } from "../../spec/limits.ts";
 
-/** What must stay as it is over all steps of a training, whatever it is on. */
+/** Settings that must not change during any training. */
 export interface StepSettings {
   readonly optimizer: Optimizer;
   readonly schedule: Schedule;
-  /** Gradients are scaled down together where their norm is larger; default: not. */
+  /** Maximum norm of all gradients, for clipping. Default: no clipping. */
   readonly clipNorm?: number;
-  /** Batches of a step, whose gradients are added up; default 1. */
+  /** Micro-batches per step, whose gradients are accumulated. Default: 1. */
   readonly accumulate?: number;
-  /** By how much the selection biases of routers follow the load of experts in each step; default: they stay. */
+  /** Step size of routers' selection biases. Default: biases are constant. */
   readonly biasUpdate?: number;
   /**
-   * What all parameters are stored as, with f32 masters beside those in 16 bits. Default: of a checkpoint, what its weights
-   * are; else f32.
+   * Storage dtype of all parameters; 16-bit parameters have f32 master weights. Default: for a checkpoint, that of its
+   * weights; else f32.
    */
   readonly dtype?: TrainedDType;
-  /** Same seed, same initial weights and order of sequences; default 0. */
+  /** Seed of initial weights and of the order of sequences. Default: 0. */
   readonly seed?: number;
 }
 
-/** What must stay as it is over all steps of a training on text. */
+/** Settings that must not change during a training on text. */
 export interface TrainSettings extends StepSettings {
-  /** Sequences of a batch. */
+  /** Sequences per batch. */
   readonly batch: number;
-  /** Tokens of a sequence. */
+  /** Tokens per sequence. */
   readonly length: number;
-  /** Weight of the loss that balances experts; default: `router_aux_loss_coef` of config.json, else 0.01. */
+  /** Weight of the balancing loss. Default: `router_aux_loss_coef` of config.json, else 0.01. */
   readonly auxiliary?: number;
-  /** Whether that loss balances the experts of each layer, or of all together as transformers does (default). */
+  /** Whether that loss covers each layer separately, or all together as in transformers (default). */
   readonly balance?: Balance;
   /**
-   * Compute what is inside attention and experts a second time for gradients, instead of keeping it. Gradients are the same
-   * but for the order of additions. Default: keep it.
+   * Whether attention and experts are recomputed for gradients. Gradients are equal except for the order of additions.
+   * Default: false.
    */
   readonly recompute?: boolean;
 }
 
-/** Settings as they are saved: on text, or not. */
+/** Saved settings of a training, on text or not. */
 export type SavedSettings = StepSettings & Partial<TrainSettings>;
 
-/** Refuse settings that mean nothing. */
+/** Rejects invalid settings. */
 export function checkSettings(
   { schedule, clipNorm, batch, length, accumulate, ...rest }: SavedSettings,
 ): void {
@@ -72,7 +72,7 @@ export function checkSettings(
   }
 }
 
-/** Refuse to go on with other data or other settings: the result would be neither the one nor the other. */
+/** Rejects a resume with other data or other settings, whose result would be undefined. */
 export function checkSame(
   folder: string,
   before: { readonly text: string; readonly settings: SavedSettings },
@@ -94,7 +94,7 @@ export function checkSame(
   }
 }
 
-/** A value as text, whatever the order of its keys. */
+/** A value as text, independent of the order of its keys. */
 export function canonical(value: unknown): string {
   return JSON.stringify(
     value,

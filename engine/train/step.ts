@@ -1,4 +1,4 @@
-/** One step of a training, and what is known of it; the loss on what is not trained on. */
+/** One training step and its metrics; validation. */
 
 import {
   ACCUMULATE,
@@ -15,48 +15,48 @@ import { CHOICES } from "../replay.ts";
 import type { Tensors } from "../run.ts";
 import type { Task, WeighedBatch } from "./task.ts";
 
-/** What is known of a step. */
+/** Metrics of a step. */
 export interface StepMetrics {
   /** From 1. */
   readonly step: number;
   readonly loss: number;
-  /** The part of the loss that is for next tokens, in nats per token; the loss itself where the model has no parts. */
+  /** Next-token part of the loss, in nats per token; the loss itself if the model has no parts. */
   readonly crossEntropy: number;
-  /** The part that balances experts, before its weight; undefined without experts. */
+  /** Balancing part of the loss, before its weight. Undefined without experts. */
   readonly auxiliary: number | undefined;
   readonly gradientNorm: number;
   readonly rate: number;
   readonly tokens: number;
   readonly tokensPerSecond: number;
-  /** Of each layer with experts, the share of choices that each expert got. */
+  /** For each layer with experts, the fraction of choices per expert. */
   readonly experts: readonly (readonly number[])[];
   /** Bytes that ranks of this process sent to others. */
   readonly sentBytes: number;
-  /** What the fullest rank of this process has allocated. */
+  /** Memory allocated by the fullest rank of this process. */
   readonly memoryBytes: number;
-  /** After the step, the cross-entropy on what is not trained on; undefined where it was not measured. */
+  /** Validation cross-entropy after the step. Undefined if it was not measured. */
   readonly validation: number | undefined;
-  /** A checkpoint was written after it. */
+  /** Whether a checkpoint was written after it. */
   readonly saved: boolean;
 }
 
-/** A training that is loaded. */
+/** A loaded training. */
 export interface Run {
   readonly opened: Opened;
   readonly task: Task;
-  /** Steps taken. */
+  /** Completed steps. */
   step: number;
-  /** Bytes sent until then. */
+  /** Bytes sent so far. */
   sent: number;
 }
 
-/** Parts of the loss among the outputs of a model, where it has them. */
+/** Outputs with parts of the loss, if a model has them. */
 export const LOSSES = ["ce_loss", "aux_loss"] as const;
 
-/** Numbers among the outputs besides the loss. */
+/** Scalar outputs besides the loss. */
 const NUMBERS: readonly string[] = [...LOSSES, GRADIENT_NORM];
 
-/** Take a step. Throws DataError where the loss or its gradient is no number any more. */
+/** Executes a step. Throws DataError if the loss or its gradient is not finite. */
 export async function takeStep(
   run: Run,
   step: number,
@@ -113,13 +113,13 @@ export async function takeStep(
   };
 }
 
-/** What a run on a batch gave, and the batch's share of what is counted in the step. */
+/** Result of a batch, and its share of the counted labels of the step. */
 interface Weighed {
   readonly outputs: Tensors;
   readonly share: number;
 }
 
-/** The batches of a step. */
+/** The micro-batches of a step. */
 async function batchesOf(
   { opened: { plan, ranks }, task }: Run,
   step: number,
@@ -134,13 +134,13 @@ async function batchesOf(
   return batches;
 }
 
-/** The program for the last batch of a step, which changes parameters, or for one before. */
+/** The program of the last micro-batch of a step, which updates parameters, or of an earlier one. */
 function programOf(plan: Plan, last: boolean): Program {
   const name = last ? plan.programs[0]!.name : ACCUMULATE;
   return plan.programs.find((program) => program.name === name)!;
 }
 
-/** A mean over what is counted in all batches. */
+/** A mean over the counted labels of all micro-batches. */
 function meanOf(
   results: readonly Weighed[],
   name: string,
@@ -152,7 +152,7 @@ function meanOf(
   );
 }
 
-/** Of each layer with experts, the share of choices that each expert got. */
+/** For each layer with experts, the fraction of choices per expert. */
 function expertLoad(plan: Plan, results: readonly Weighed[]): number[][] {
   const experts = plan.axes["expert"]?.size ?? 0;
   const layers = Object.keys(results[0]!.outputs).filter((name) =>
@@ -170,7 +170,7 @@ function expertLoad(plan: Plan, results: readonly Weighed[]): number[][] {
   });
 }
 
-/** The mean loss over validation batches, all of them or some, evenly spread; undefined where there are none. */
+/** The mean loss over all or some evenly spaced validation batches. Undefined if there are none. */
 export async function measure(
   run: Run,
   most = Infinity,
@@ -200,7 +200,7 @@ function scalar(value: number): HostTensor {
   return { dtype: "f32", shape: [], data: Float32Array.of(value) };
 }
 
-/** Bytes that ranks of this process have sent since the last call, and what the fullest of them has allocated. */
+/** Bytes sent by ranks of this process since the last call, and the memory of the fullest one. */
 function figuresOf(run: Run): Pick<StepMetrics, "sentBytes" | "memoryBytes"> {
   const { ranks } = run.opened.session.statistics();
   const sent = ranks.flatMap(({ sentBytes }) =>

@@ -1,4 +1,4 @@
-/** Parameters that are trained in 16 bits: which those are, their first values, and those of their f32 masters. */
+/** 16-bit parameters in training: their selection, their initial values, and their f32 master weights. */
 
 import { modelAxis, sourceNames } from "../../spec/axis_parts.ts";
 import { MASTER, type Optimizer } from "../../compiler/mod.ts";
@@ -24,8 +24,8 @@ import { shapeOf } from "./parameters.ts";
 import { emptyPart, placeSlice } from "./parts.ts";
 
 /**
- * What the tensors of a folder are stored as, from the headers of its files; nothing of one without weights. Throws DataError
- * for weights that cannot be trained: quantized ones, and those of a GGUF file.
+ * Storage dtypes of the tensors in a folder, from the headers of its files. Empty without weights. Throws DataError for
+ * weights that cannot be trained: quantized ones, and those of a GGUF file.
  */
 export async function storedIn(
   folder: string,
@@ -55,7 +55,7 @@ function untrained(folder: string, state: string): DataError {
   );
 }
 
-/** Whether a folder has files of weights. */
+/** Whether a folder has weight files. */
 export async function hasWeights(
   folder: string,
   files: FileSystem,
@@ -64,7 +64,7 @@ export async function hasWeights(
   return names.some((name) => name.endsWith(".safetensors"));
 }
 
-/** First values as a plan stores them: those in 16 bits are rounded. Throws DataError where one is too large for them. */
+/** Initial values as stored by a plan: 16-bit ones are rounded. Throws DataError if one is out of range. */
 export function storedTensors(
   plan: Plan,
   initial: Tensors,
@@ -100,7 +100,7 @@ function storedAs(
   return { dtype: stored, shape, data: halves };
 }
 
-/** Give the ranks of this process the masters of what is stored in 16 bits: first values as they are, not rounded. */
+/** Initializes the master weights of 16-bit parameters on this process's ranks with the unrounded values. */
 export function writeMasters(
   { plan, session, ranks }: {
     readonly plan: Plan;
@@ -132,7 +132,7 @@ export function writeMasters(
   }
 }
 
-/** Which axis of a state its source tensors are stacked along; undefined where there is one. */
+/** The axis of a state along which its source tensors are stacked. Undefined for a single tensor. */
 function stackedAt(
   plan: Plan,
   { stack }: PlanWeight,

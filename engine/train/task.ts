@@ -1,4 +1,4 @@
-/** What is trained, whatever it comes from: a checkpoint on text, or what a model file exports. */
+/** A training task, independent of its origin: a checkpoint on text, or the export of a model file. */
 
 import type { Model } from "../../compiler/mod.ts";
 import type { FileDType } from "../../spec/dtype.ts";
@@ -7,20 +7,20 @@ import type { PlanOptions } from "../open.ts";
 import type { Tensors } from "../run.ts";
 import type { SavedSettings } from "./settings.ts";
 
-/** Inputs of a model, and what its loss counts for beside those of others: its labels that count. */
+/** Inputs of a model, and their weight in the loss: the number of counted labels. */
 export interface WeighedBatch {
   readonly inputs: Tensors;
   readonly counted: number;
 }
 
-/** The program that runs on a batch, and the ranks of this process: what they do not get of it may be zeros. */
+/** The program that runs on a batch, and the ranks of this process: parts for other ranks may be zeros. */
 export interface BatchPlace {
   readonly plan: Plan;
   readonly program: Program;
   readonly ranks: readonly number[];
 }
 
-/** Batches by which the loss is measured without training on them. */
+/** Validation batches. */
 export interface ValidationBatches {
   readonly count: number;
   /** Batch `index`, from 0. */
@@ -31,26 +31,26 @@ export interface ValidationBatches {
 export interface Task extends Pick<PlanOptions, "mesh" | "place"> {
   /** The model, with its loss among its outputs. */
   readonly model: Model;
-  /** The output to make smaller. */
+  /** The output to minimize. */
   readonly loss: string;
   readonly settings: SavedSettings;
-  /** What source tensors are stored as, where not as f32. */
+  /** Storage dtypes of source tensors other than f32. */
   readonly weights?: { readonly [tensor: string]: FileDType };
-  /** What tells the data from others. */
+  /** Identity of the data. */
   readonly text: string;
-  /** Sequences, or else batches, that a step takes. */
+  /** Sequences, or batches, per step. */
   readonly taken: number;
-  /** Tokens of a step; 0 where there are none. */
+  /** Tokens per step; 0 if there are none. */
   readonly tokens: number;
   readonly validation: ValidationBatches | undefined;
-  /** Where weights come from, for messages. */
+  /** Source of the weights, for messages. */
   readonly where: string;
-  /** Every parameter before the first step. */
+  /** Initial values of every parameter. */
   initial(plan: Plan): Promise<Tensors>;
   /** Batch `index` over all steps, from 0. */
   batch(index: number, place: BatchPlace): Promise<WeighedBatch>;
-  /** Make the folder of checkpoints, with what is the same in all of them. */
+  /** Creates the folder of checkpoints with their common parts. */
   prepare(out: string, plan: Plan): Promise<void>;
-  /** Give back what batches are read from. */
+  /** Closes the source of batches. */
   close(): Promise<void>;
 }

@@ -1,16 +1,16 @@
-/** Text as training data: one long row of tokens, cut into sequences, shuffled anew in each round. */
+/** Text as training data: a row of tokens, divided into sequences, shuffled in each epoch. */
 
 import { DataError } from "../../spec/errors.ts";
 import { randomNumbers } from "../sampling.ts";
 import type { Tokenizer } from "../tokenizer.ts";
 
-/** Reads a text in chunks, from its beginning in each call. */
+/** Reads a text in chunks, from its start in each call. */
 export type Text = () => AsyncIterable<string> | Iterable<string>;
 
-/** Characters of a piece, at least and at most: it ends before a paragraph, else after a line or a word. */
+/** Minimum and maximum characters of a piece: it ends before a paragraph, else after a line or a word. */
 const PIECE = 1 << 14, LONGEST_PIECE = 1 << 20;
 
-/** A text in pieces that are tokenised one by one. They do not depend on where chunks end. */
+/** A text in pieces for the tokenizer. They do not depend on the chunks. */
 export async function* piecesOf(text: Text): AsyncGenerator<string> {
   let rest = "";
   for await (const chunk of text()) {
@@ -23,7 +23,7 @@ export async function* piecesOf(text: Text): AsyncGenerator<string> {
   if (rest !== "") yield rest;
 }
 
-/** Where the first piece of a text ends, whatever follows it; 0 if that is not known. */
+/** The end of the first piece of a text, whatever follows; 0 if unknown. */
 function endOf(text: string): number {
   const end = text.indexOf("\n\n", PIECE);
   if (end >= 0 && end <= LONGEST_PIECE) return end;
@@ -32,13 +32,13 @@ function endOf(text: string): number {
     const end = text.lastIndexOf(space, LONGEST_PIECE - 1) + 1;
     if (end > PIECE) return end;
   }
-  // Not between the halves of a character.
+  // Not between surrogate halves.
   return /[\ud800-\udbff]/.test(text[LONGEST_PIECE - 1]!)
     ? LONGEST_PIECE - 1
     : LONGEST_PIECE;
 }
 
-/** Tokens of texts in parts of some thousand, one text after another, with `between` after each. */
+/** Tokens of texts in parts of some thousand, with `between` after each text. */
 export async function* tokenize(
   tokenizer: Tokenizer,
   texts: readonly Text[],
@@ -52,10 +52,10 @@ export async function* tokenize(
   }
 }
 
-/** Tokens one after another, in memory or in a file. */
+/** A sequence of tokens, in memory or in a file. */
 export interface TokenRow {
   readonly count: number;
-  /** The tokens from one index up to another. */
+  /** The tokens from one index to another. */
   read(from: number, to: number): Promise<Int32Array>;
   close(): Promise<void>;
 }
@@ -69,17 +69,17 @@ export function tokensInMemory(tokens: Int32Array): TokenRow {
   };
 }
 
-/** A sequence, and the token behind each of its tokens. */
+/** A sequence, and the next token of each of its tokens. */
 export interface Sequence {
   readonly ids: Int32Array;
   readonly labels: Int32Array;
 }
 
-/** Sequences of one length. */
+/** Sequences of equal length. */
 export class TextRows {
-  /** Sequences of a round; what is left over at the end is not used. */
+  /** Sequences per epoch; the remainder is not used. */
   readonly rows: number;
-  /** Tokens of a sequence. */
+  /** Tokens per sequence. */
   readonly length: number;
   readonly #tokens: TokenRow;
   readonly #seed: number;
@@ -103,7 +103,7 @@ export class TextRows {
     }
   }
 
-  /** Sequence `index` of the endless row of rounds. */
+  /** Sequence `index` over all epochs. */
   async at(index: number): Promise<Sequence> {
     const round = Math.floor(index / this.rows);
     if (round !== this.#round) {
@@ -116,7 +116,7 @@ export class TextRows {
     return { ids: tokens.subarray(0, length), labels: tokens.subarray(1) };
   }
 
-  /** Give back what the tokens are read from. */
+  /** Closes the source of tokens. */
   async close(): Promise<void> {
     await this.#tokens.close();
   }

@@ -1,6 +1,6 @@
 /**
- * Tokens of a text in a file beside the checkpoints: made once, by the process of rank 0, which alone reads the text. Every
- * rank reads of it what it trains on.
+ * Tokens of a text cached in a file with the checkpoints. Only rank 0 reads the text and writes the file; every rank
+ * reads its own sequences.
  */
 
 import { bytesOf, wordsOf } from "../../runtime/mod.ts";
@@ -18,36 +18,36 @@ import {
   tokensInMemory,
 } from "./text.ts";
 
-/** How tokens are made. */
+/** Options of tokenization. */
 export interface Tokenizing {
   readonly tokenizer: Tokenizer;
-  /** What tells the tokenizer from others. */
+  /** Identity of the tokenizer. */
   readonly tokenizerText: string;
-  /** A token behind each text. */
+  /** Token after each text. */
   readonly between: number | undefined;
 }
 
-/** Where tokens are kept, and who else reads them. */
+/** Storage of tokens, and their readers. */
 export interface Keeping {
   readonly files: FileSystem;
-  /** Made where it is not there; undefined: in memory. */
+  /** Created if it does not exist. Undefined: in memory. */
   readonly folder: string | undefined;
   readonly sharing: DeviceSharing;
 }
 
-/** Tokens, and what tells their text from others. */
+/** Tokens, and the identity of their text. */
 export interface Tokens {
   readonly row: TokenRow;
   readonly digest: string;
 }
 
-/** Bytes after the tokens: a hash of them, in hexadecimal digits. */
+/** Length of the hash after the tokens, in hexadecimal digits. */
 const TAIL = 64;
 
 /** Tokens that are hashed and written together. */
 const BLOCK = 1 << 20;
 
-/** The tokens of some texts. Ranks that are processes must all ask; where there is a folder, only rank 0 reads the texts. */
+/** The tokens of some texts. All processes must call it; with a folder, only rank 0 reads the texts. */
 export async function openTokens(
   texts: readonly Text[],
   how: Tokenizing,
@@ -74,14 +74,14 @@ export async function openTokens(
   return { row: await openFile(fileOf(folder, digest, files), files), digest };
 }
 
-/** How long other ranks wait for rank 0 to tokenise. */
+/** Maximum time that other ranks wait for rank 0 to tokenize. */
 const LONGEST_MS = 24 * 3_600_000;
 
 function fileOf(folder: string, digest: string, files: FileSystem): string {
   return files.join(folder, `tokens-${digest.slice(0, 16)}.bin`);
 }
 
-/** Each hash is of the one before it and what follows, as no text is held whole. */
+/** Each hash includes the previous one and the next data, because texts are never entirely in memory. */
 async function digestOf(
   texts: readonly Text[],
   { tokenizerText, between }: Tokenizing,
@@ -96,7 +96,7 @@ async function digestOf(
   return digest;
 }
 
-/** Tokens in blocks, each but the last as long. */
+/** Tokens in blocks of equal length, except for the last. */
 async function* blocksOf(
   texts: readonly Text[],
   { tokenizer, between }: Tokenizing,
@@ -154,7 +154,7 @@ async function nextHash(before: string, block: Uint8Array): Promise<string> {
   return await sha256(before + await sha256(block));
 }
 
-/** Whether a file has what was written. */
+/** Whether a file is intact. */
 async function isWhole(path: string, files: FileSystem): Promise<boolean> {
   if (await files.stat(path) === undefined) return false;
   return await withFile(path, files, async (file) => {

@@ -44,21 +44,21 @@ export interface RunTrainingOptions
     Pick<PlanOptions, "mesh" | "place">,
     Pick<OpenOptions, "statistics" | "onProgress">,
     Pick<CompileTrainingOptions, "zero"> {
-  /** Steps in all; those of a training that is gone on with count. */
+  /** Total steps, including those before a resume. */
   readonly steps: number;
   /** Folder for checkpoints. Default: none are written. */
   readonly out?: string;
-  /** Steps from one checkpoint to the next. Default: only at the end. */
+  /** Steps between checkpoints. Default: only at the end. */
   readonly saveEvery?: number;
-  /** Steps from one validation to the next. Default: only at the end. */
+  /** Steps between validations. Default: only at the end. */
   readonly validateEvery?: number;
-  /** Batches of a validation that is not the last one, evenly spread. Default: all. */
+  /** Batches of each validation except the last, evenly spaced. Default: all. */
   readonly validationBatches?: number;
-  /** Go on with what was saved in `out`. */
+  /** Whether to resume from `out`. */
   readonly resume?: boolean;
-  /** Called before the first step, when everything is loaded. */
+  /** Called before the first step, after loading. */
   readonly onBegin?: () => void;
-  /** Ends training after the current step; it is saved. */
+  /** Ends the training after the current step, which is saved. */
   readonly signal?: AbortSignal;
   /** A clock in milliseconds. */
   readonly now: () => number;
@@ -68,9 +68,9 @@ export interface RunTrainingOptions
 export interface TrainOptions extends TextOptions, RunTrainingOptions {}
 
 /**
- * Train the model of a checkpoint folder, or of a family with its default sizes; without weights, from random ones. Gives the metrics of each step once it
- * is done, and a checkpoint has been written if one is due. What is saved is a checkpoint folder like any other, and holds
- * what is needed to go on as if training had never stopped.
+ * Trains the model of a checkpoint folder, or of a family with its default sizes; without weights, from random ones.
+ * Yields the metrics of each step after it is complete and any checkpoint is written. The result is an ordinary
+ * checkpoint folder that can be resumed exactly.
  *
  * @example
  * ```ts
@@ -96,7 +96,7 @@ export async function* trainCheckpoint(
 }
 
 /**
- * Execute what `train(model, …)` declares. A mesh and placements that are given here count instead of those declared.
+ * Executes the training declared by `train(model, …)`. A given mesh and placements override the declared ones.
  *
  * @example
  * ```ts
@@ -135,7 +135,7 @@ async function* execute(
   }
 }
 
-/** Keep others out of a folder whose training is gone on with, before more of it is read than its index. */
+/** Locks a folder for a resume before more than its index is read. */
 async function lockSaved(
   files: FileSystem,
   { out, sharing }: RunTrainingOptions,
@@ -154,7 +154,7 @@ async function* takeSteps(
   const { steps, saveEvery, validateEvery, out, signal, now } = options;
   const run = await openTraining(task, files, options);
   const { opened, unlock } = run;
-  // Ranks that are processes stop after the same step.
+  // All processes stop after the same step.
   const stopping = async () => {
     const local = signal?.aborted ? "stop" : "";
     return (await opened.gatherTexts(local, "going on")).includes("stop");
@@ -181,7 +181,7 @@ async function* takeSteps(
       run.step = step;
       yield { ...metrics, validation, saved: saved === step };
     }
-    // Whoever asks to stop between two steps.
+    // Handles a stop request between two steps.
     await save(run.step);
     await opened.finish();
   } finally {
@@ -190,7 +190,7 @@ async function* takeSteps(
   }
 }
 
-/** A training that is open, and what lets others into a folder that it has taken. */
+/** An open training, and the function that unlocks its folder. */
 interface OpenRun extends Run {
   readonly unlock?: () => Promise<void>;
 }
@@ -214,7 +214,7 @@ async function openTraining(
       if (out === undefined || rank > 0) return begun;
       const unlock = await lockFolder(out, files);
       await undoneOnError(unlock, async () => {
-        // Others may have been at the folder until now.
+        // Another process may have changed the folder until now.
         await checkFolder(out, files);
         await task.prepare(out, plan);
       });
@@ -264,7 +264,7 @@ async function openWith(
   });
 }
 
-/** Do something; where it fails, undo what went before it. */
+/** Runs an action; if it fails, undoes the previous one. */
 async function undoneOnError<T>(
   undo: () => Promise<void>,
   action: () => Promise<T>,

@@ -1,4 +1,4 @@
-/** Tuning kernels for the devices of a run. */
+/** Tuning of kernels for the devices of a run. */
 
 export * from "./saved.ts";
 export * from "./tune.ts";

@@ -1,4 +1,4 @@
-/** Small models that are one kernel each and what it needs: what a tuner times candidates on. */
+/** Small models of one kernel each, on which a tuner times candidates. */
 
 import {
   attention,
@@ -15,14 +15,14 @@ import {
 } from "../../compiler/mod.ts";
 import type { FileDType } from "../../spec/dtype.ts";
 
-/** The most tokens of a step, and experts. */
+/** Maximum tokens of a step, and number of experts. */
 export const MOST_TOKENS = 256, EXPERTS = 8;
 
-/** A model to time, how its weights are stored, and the steps that count. */
+/** A model to time, the storage dtype of its weights, and its steps. */
 export interface Timed {
   readonly model: Model;
   readonly weights: { readonly [tensor: string]: FileDType };
-  /** Tokens of the steps: as in prefill, and as in decoding. */
+  /** Tokens of the steps: as in prefill, and as in decode. */
   readonly steps: readonly {
     readonly tokens: number;
     readonly sequences: number;
@@ -71,7 +71,7 @@ export function matmulModel(shape: MatmulShape): Timed {
   };
 }
 
-/** Attention of some heads over a cache. `max`: sequences, and tokens of a step and of a sequence. */
+/** Attention of some heads over a cache. `max`: sequences, and tokens per step and per sequence. */
 export function attentionModel(
   { heads, kvHeads, dim }: {
     readonly heads: number;

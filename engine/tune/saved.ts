@@ -1,4 +1,4 @@
-/** What tuners found, saved in a file: tables by what computes. */
+/** Saved tunings in a file: tables by device. */
 
 import {
   DataError,
@@ -15,12 +15,12 @@ import type { FileSystem } from "../files.ts";
 /** Tables by adapter and driver. */
 export type SavedTunings = { readonly [computer: string]: TuningTable };
 
-/** What the file says of itself; tables of another version are forgotten, as kernels have changed. */
+/** Version of the file. Tables of other versions are ignored, because kernels have changed. */
 const VERSION = 2;
 
 /**
- * Read what is saved; nothing where there is no such file, or one of another version. One that cannot be read is as none:
- * `notice` is given the reason, and the next tuning replaces it.
+ * Reads saved tunings. Empty if the file does not exist or has another version. An unreadable file is ignored: `notice`
+ * receives the reason, and the next tuning replaces it.
  */
 export async function readTunings(
   files: FileSystem,
@@ -74,7 +74,10 @@ async function parseTunings(
   return tunings as SavedTunings;
 }
 
-/** Keep a table beside those of other adapters, whose kernels' tiles stay unless they were found again. */
+/**
+ * Saves a table with those of other adapters; older tiles of the same adapter are retained unless they were tuned
+ * again.
+ */
 export async function keepTuning(
   files: FileSystem,
   path: string,
@@ -90,7 +93,7 @@ export async function keepTuning(
     [computer]: {
       ...before,
       ...tuning,
-      // Tiles of grouped matmuls were found for the height of that table's tile.
+      // Tiles of grouped matmuls depend on the height of that table's tile.
       matmuls: heightOf(before) === heightOf(tuning)
         ? { ...before?.matmuls, ...tuning.matmuls }
         : tuning.matmuls ?? {},

@@ -6,14 +6,14 @@ import type { Plan } from "../../spec/plan/plan.ts";
 import type { SelectedDevices } from "../devices.ts";
 import { EXPERTS, type Timed } from "./models.ts";
 
-/** A compiled candidate, ready to be timed again and again. */
+/** A compiled candidate that can be timed repeatedly. */
 export interface Ready {
   /** Milliseconds of one run of each step. */
   time(): Promise<number[]>;
   close(): Promise<void>;
 }
 
-/** Compile a model with a tuning and open it. */
+/** Compiles a model with a tuning and opens it. */
 export async function ready(
   selected: SelectedDevices,
   timed: Timed,
@@ -26,7 +26,7 @@ export async function ready(
   });
   const { devices, close } = await selected.open(plan);
   const [device] = devices;
-  // Weights stay zero: how long arithmetic takes does not depend on them.
+  // Weights stay zero: arithmetic time does not depend on them.
   const session = await createSession({ ...plan, weights: [] }, { devices });
   const inputs = timed.steps.map((step) => inputsOf(plan, step));
   return {
@@ -49,7 +49,7 @@ export async function ready(
   };
 }
 
-/** Zeros, but for places, and logits that spread choices over the experts. */
+/** Zeros, except for indices, and logits that distribute choices over the experts. */
 function inputsOf(
   plan: Plan,
   { tokens, sequences }: Timed["steps"][number],

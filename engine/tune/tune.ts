@@ -1,4 +1,4 @@
-/** Tries variants of the kernels that a target needs, on the devices of a run, and keeps those that are faster. */
+/** Tries kernel variants of a target on the devices of a run, and saves the faster ones. */
 
 import {
   matmulClass,
@@ -16,39 +16,39 @@ import { attentionModel, matmulModel, type Timed } from "./models.ts";
 import { type Ready, ready } from "./time_models.ts";
 import { ROWS, variantsOf } from "./variants.ts";
 
-/** How to tune. */
+/** Options of tuning. */
 export interface TuneOptions {
-  /** Milliseconds after which nothing new is tried. */
+  /** Milliseconds after which no further candidate is tried. */
   readonly budget: number;
   /** A clock in milliseconds. */
   readonly now: () => number;
-  /** Called for every candidate: how many times as fast it is as what is kept so far. */
+  /** Called for every candidate with its speedup over the best so far. */
   readonly onTried?: (kernel: string, candidate: string, speed: number) => void;
 }
 
-/** What was found. */
+/** Result of tuning. */
 export interface Tuned {
   readonly tuning: TuningTable;
-  /** How many times as fast each kind of kernel became. */
+  /** Speedup of each kind of kernel. */
   readonly speed: { readonly [kernel: string]: number };
-  /** Candidates that were timed. */
+  /** Number of timed candidates. */
   readonly tried: number;
-  /** False where the time was over before all were. */
+  /** False if the time ran out before all were tried. */
   readonly complete: boolean;
 }
 
-/** Queries of a workgroup of attention that are tried. */
+/** Candidate numbers of queries per workgroup of attention. */
 const QUERIES = [1, 2, 4, 8];
 
-/** Times of each side of a pair, and how much faster a candidate must be to be kept. */
+/** Timings of each side of a pair, and the minimum speedup of an accepted candidate. */
 const PAIRS = 5, ENOUGH = 1.04;
 
-/** What a tuner works on: the kernels of a plan, and how it is compiled with a tuning. */
+/** Input of a tuner: the kernels of a plan, and a function that compiles with a tuning. */
 export interface Tunable {
   compile(tuning: Tuning): Promise<Plan>;
 }
 
-/** Tune for a target. */
+/** Tunes a target. */
 export async function tune(
   target: Tunable,
   selected: SelectedDevices,
@@ -63,7 +63,7 @@ export async function tune(
     matmul: tileOf(computer),
     matmuls: {},
   };
-  // Rows of grouped tiles decide for all that share lists of tiles, so the largest of them decides.
+  // The tile height is shared by all grouped matmuls, so the largest of them determines it.
   if (grouped[0]) {
     tuning = await search.best(
       matmulClass(grouped[0]),
@@ -112,7 +112,7 @@ export async function tune(
   return { tuning, ...search.result() };
 }
 
-/** The matmuls of a target, those with most work first, and its attention. */
+/** The matmuls of a target, most work first, and its attention. */
 async function kernelsOf(target: Tunable, tuning: TuningTable) {
   const shapes = new Map<string, MatmulShape>();
   const plan = await target.compile({
@@ -135,7 +135,7 @@ async function kernelsOf(target: Tunable, tuning: TuningTable) {
   };
 }
 
-/** A search within a time. */
+/** A search within a time limit. */
 class Search {
   readonly #selected: SelectedDevices;
   readonly #options: TuneOptions;
@@ -196,7 +196,7 @@ class Search {
   }
 }
 
-/** How many times as fast one is as another: the geometric mean over steps of medians of pairs. */
+/** Speedup of one over the other: the geometric mean over steps of medians of pairs. */
 async function faster(candidate: Ready, current: Ready): Promise<number> {
   await candidate.time();
   const pairs: number[][] = [];

@@ -1,26 +1,26 @@
-/** The variants of a matmul that are tried. */
+/** Candidate variants of a matmul. */
 
 import type { MatmulShape, MatmulTile } from "../../compiler/mod.ts";
 import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
 import type { Computer } from "../tuning.ts";
 
-/** Rows of tiles that are tried. */
+/** Candidate numbers of rows per tile. */
 export const ROWS = [2, 4, 8, 16];
 
-/** Columns, and lanes of a team. */
+/** Candidate numbers of columns, and lanes per team. */
 const ACROSS = [[4, 8], [4, 16], [4, 32], [2, 32], [8, 8], [4, 64]] as const;
 
-/** How many teams of lanes share k where rows are few, and where the left operand is, as tried on GPUs. */
+/** Candidate numbers of teams that split k for few rows, and sources of the left operand on GPUs. */
 const SPLITS = [2, 4, 8];
 const LEFTS = ["registers", "workgroup"] as const;
 
-/** How the right operand is loaded. */
+/** Candidate loads of the right operand. */
 const RIGHTS = ["scalar", "vector"] as const;
 
-/** The most lanes of a workgroup that every device allows. */
+/** Maximum lanes per workgroup guaranteed by every device. */
 const MOST_LANES = GUARANTEED_LIMITS.maxComputeInvocationsPerWorkgroup;
 
-/** Tiles that are tried one list after another, each made of the best before. */
+/** Lists of candidate tiles, each derived from the best of the previous list. */
 export function variantsOf(
   { grouped }: Pick<MatmulShape, "grouped">,
   computer: Computer,
@@ -33,7 +33,8 @@ export function variantsOf(
       ACROSS.map(([columns, lanes]) => {
         return { ...tile, columns, lanes: lanes * (tile.split ?? 1) };
       }).filter(({ lanes }) => lanes <= MOST_LANES),
-    // CPU devices keep their teams, which load weights once for all: to share the rest only costs, as all memory is one.
+    // CPU devices keep their teams, which load weights once for all; sharing more costs time, because memory is
+    // uniform.
     ...computer === "cpu" || computer === "native" ? [] : [
       (tile: MatmulTile) => RIGHTS.map((right) => ({ ...tile, right })),
       (tile: MatmulTile) => LEFTS.map((left) => ({ ...tile, left })),

@@ -1,16 +1,16 @@
-/** A sandbox in which a file is open. If a call ends its process, the next call starts another one. */
+/** A sandbox with an open file. If a call ends its process, the next call starts another one. */
 
 import { Sandbox, type Task } from "./sandbox.ts";
 
 /** A task and its arguments. */
 export type Call = readonly [Task, ...unknown[]];
 
-/** How the file is opened in a process. */
+/** Options of opening the file in a process. */
 export interface OpenSandboxOptions {
-  /** MiB that the process may use. */
+  /** Memory limit of the process in MiB. */
   readonly memory: number;
   readonly open: Call;
-  /** Seconds of CPU time to open it. */
+  /** CPU seconds to open it. */
   readonly seconds?: number;
 }
 
@@ -30,20 +30,20 @@ export class OpenSandbox {
     await this.#next(() => this.#opened());
   }
 
-  /** Calls a task, within `seconds` of CPU time. Throws UntrustedError if it fails or exceeds its bounds. */
+  /** Calls a task with a limit of `seconds` of CPU time. Throws UntrustedError if it fails or exceeds its limits. */
   async call([task, ...args]: Call, seconds?: number): Promise<unknown> {
     return await this.#next(async () =>
       await (await this.#opened()).call(task, args, seconds)
     );
   }
 
-  /** Ends the process for good. */
+  /** Terminates the process permanently. */
   close(): void {
     this.#closed = true;
     this.#sandbox?.close();
   }
 
-  /** A call that waits need not fail with the one before it. */
+  /** A queued call need not fail with the previous one. */
   #next<R>(action: () => Promise<R>): Promise<R> {
     const result = this.#last.then(action);
     this.#last = result.catch(() => {});

@@ -1,6 +1,6 @@
 /**
- * The program of a process that runs untrusted text: chat templates, the regular expressions of tokenizers, and models in
- * plans. It answers `{ task, args }` with `{ value }` or `{ error }`.
+ * The program of a process that executes untrusted text: chat templates, regular expressions of tokenizers, and models
+ * in plans. It answers `{ task, args }` with `{ value }` or `{ error }`.
  */
 
 import type { Template } from "@huggingface/jinja";
@@ -8,7 +8,7 @@ import type { Tokenizer } from "@huggingface/tokenizers";
 import process from "node:process";
 import type { Plan } from "../../spec/plan/plan.ts";
 
-/** What it can do. */
+/** Available tasks. */
 export type Task = keyof typeof TASKS;
 
 /** An answer. */

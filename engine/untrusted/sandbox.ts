@@ -1,6 +1,6 @@
 /**
- * A process with little memory, and little time for each call, for untrusted input. A thread would not do: V8 ends
- * the whole process where an array of a thread grows beyond the memory that it may have.
+ * A process with limits of memory and of time per call, for untrusted input. A thread does not suffice: V8 aborts the
+ * entire process if an array of a thread exceeds its memory limit.
  */
 
 import { type ChildProcess, spawn } from "node:child_process";
@@ -11,24 +11,24 @@ import { MachineError } from "../../spec/errors.ts";
 import { RUNNING_ROOT } from "../../spec/running.ts";
 import type { Answer, Task } from "./program.ts";
 
-/** Seconds of CPU time for a call, where it is not said. */
+/** Default seconds of CPU time per call. */
 export const SECONDS = 2;
 
-/** A call may take so many times its seconds by the clock, on a machine that does other things. */
+/** Limit of wall-clock time as a multiple of CPU time, on a busy machine. */
 const PATIENCE = 20;
 
-/** Milliseconds between two looks at the time. */
+/** Milliseconds between checks of the time. */
 const LOOK_MS = 100;
 
-/** Linux counts CPU time in ticks of so many milliseconds. */
+/** Milliseconds per tick of CPU time in Linux. */
 const TICK_MS = 10;
 
 export type { Task } from "./program.ts";
 
-/** What was called failed, or took too much. */
+/** A call failed or exceeded its limits. */
 export class UntrustedError extends Error {
   override name = "UntrustedError";
-  /** The part of the sentence that says what is wrong. */
+  /** The state part of the message. */
   readonly state: string;
   constructor({ state }: { readonly state: string }) {
     super(`Cannot run untrusted text: ${state}`);
@@ -46,7 +46,7 @@ export class Sandbox {
     | undefined;
   #ended: Error | undefined;
 
-  /** `memory`: MiB that it may take. */
+  /** `memory`: memory limit in MiB. */
   constructor({ memory }: { readonly memory: number }) {
     this.#memory = memory;
     const child = spawn(process.execPath, [
@@ -55,7 +55,7 @@ export class Sandbox {
     ], {
       stdio: ["ignore", "ignore", "ignore", "ipc"],
       serialization: "advanced",
-      // Loaders and debuggers are of this process.
+      // Loaders and debuggers apply to this process only.
       env: { ...process.env, NODE_OPTIONS: "" },
     });
     this.#child = child;
@@ -73,14 +73,14 @@ export class Sandbox {
     this.#idle();
   }
 
-  /** Whether its process has ended or is about to. */
+  /** Whether its process has exited or is about to. */
   get ended(): boolean {
     return this.#ended !== undefined;
   }
 
   /**
-   * Call a task; `seconds` of CPU time. Throws UntrustedError where it fails or takes too much; the process is ended then,
-   * and later calls fail too.
+   * Calls a task with a limit of `seconds` of CPU time. Throws UntrustedError if it fails or exceeds its limits; the
+   * process is then terminated, and later calls fail too.
    */
   async call(
     task: Task,
@@ -98,7 +98,7 @@ export class Sandbox {
     }
   }
 
-  /** End the process. */
+  /** Terminates the process. */
   close(): void {
     this.#end(new UntrustedError({ state: "it is closed" }));
     this.#child.kill("SIGKILL");
@@ -141,7 +141,7 @@ export class Sandbox {
     }
   }
 
-  /** Who has nothing else to do need not wait for it. */
+  /** An idle sandbox does not keep the process alive. */
   #idle(): void {
     this.#child.unref();
     this.#child.channel?.unref();
@@ -158,7 +158,7 @@ function exitError(
   signal: NodeJS.Signals | null,
   memory: number,
 ): UntrustedError {
-  // V8 aborts; the system kills where there is no memory at all.
+  // V8 aborts; the system kills the process if it has no memory.
   const killed = code === null || signal !== null || code >= 128;
   return new UntrustedError({
     state: killed
@@ -173,7 +173,7 @@ function createDeferred(): { promise: Promise<void>; resolve: () => void } {
   return { promise, resolve };
 }
 
-/** Seconds since now: of CPU time of a process, by the clock where the system does not tell, and by the clock. */
+/** Seconds since now: CPU time of a process (wall-clock time if the system does not report it), and wall-clock time. */
 function createClock(
   pid: number | undefined,
 ): () => { readonly cpu: number; readonly wall: number } {
@@ -187,7 +187,7 @@ function createClock(
   };
 }
 
-/** CPU time of a process so far, where the system tells. */
+/** CPU time of a process so far, if the system reports it. */
 function cpuSeconds(pid: number | undefined): number | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, "utf8");

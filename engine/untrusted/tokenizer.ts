@@ -1,4 +1,4 @@
-/** Tokenizers of untrusted files: they work in a sandbox. */
+/** Tokenizers of untrusted files, executed in a sandbox. */
 
 import { DataError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
@@ -6,24 +6,23 @@ import type { Tokenizer } from "../tokenizer.ts";
 import { type Call, OpenSandbox } from "./open_sandbox.ts";
 import { SECONDS, UntrustedError } from "./sandbox.ts";
 
-/** MiB that a tokenizer may take. Large ones have some hundred thousand entries. */
+/** Memory limit of a tokenizer in MiB. Large ones have some hundred thousand entries. */
 const MEMORY = 1024;
 
-/** Characters for which encoding gets another second. */
+/** Characters per additional second of encoding. */
 const CHARACTERS_A_SECOND = 100_000;
 
-/** Tokens for which decoding gets another second. */
+/** Tokens per additional second of decoding. */
 const TOKENS_A_SECOND = 10_000;
 
-/** Characters of a tokenizer.json for which opening gets another second. */
+/** Characters of tokenizer.json per additional second of opening. */
 const OPENED_A_SECOND = 500_000;
 
 /**
- * Make a tokenizer from the texts of `tokenizer.json` and `tokenizer_config.json`, which are untrusted: it
- * works in a sandbox. Throws DataError where it fails or takes too much time or memory, here and whenever it is used;
- * later uses start another process.
+ * Creates a tokenizer from the untrusted texts of `tokenizer.json` and `tokenizer_config.json`, in a sandbox. Throws
+ * DataError if it fails or exceeds limits of time or memory, here and on each use; later uses start another process.
  *
- * @param folder where they came from, for messages
+ * @param folder their folder, for messages
  */
 export async function createTokenizer(
   files: {

@@ -1,4 +1,4 @@
-/** Replicas against expert parallelism: from which load on the other one is faster. */
+/** Compares replicas with expert parallelism: the load from which the other one is faster. */
 
 import {
   compileReplica,
@@ -9,31 +9,31 @@ import {
 import { type ReplicaMesh, replicaRanks } from "./meshes.ts";
 import type { Found } from "./found.ts";
 
-/** Two meshes of equally many devices, and where one becomes faster than the other. */
+/** Two meshes with equal numbers of devices, and the load at which the other one becomes faster. */
 export interface Crossover {
   /** The smallest replica, and the best one with more ranks for experts. */
   readonly replicas: ReplicaMesh;
   readonly experts: ReplicaMesh;
-  /** Loads of a device that were compared: sequences, or tokens. */
+  /** Compared loads of a device: sequences, or tokens. */
   readonly from: number;
   readonly to: number;
-  /** Which is faster at `from`. */
+  /** The faster one at `from`. */
   readonly first: "replicas" | "experts";
-  /** The load at which the other one becomes faster; undefined: it does not. */
+  /** The load at which the other one becomes faster. Undefined: never. */
   readonly at: number | undefined;
-  /** The load of the smallest replica, of which `exchanged`, `saved` and `speed` are. */
+  /** The load of the smallest replica for `exchanged`, `saved` and `speed`. */
   readonly load: number;
-  /** Seconds of a device for each token: what exchanges take more with experts apart, and what memory takes less. */
+  /** Seconds of a device per token: additional exchange time with sharded experts, and saved memory time. */
   readonly exchanged: number;
   readonly saved: number;
-  /** How many times as fast replicas are. */
+  /** Speedup of replicas. */
   readonly speed: number;
 }
 
-/** Loads that are compared, unless kernels could not index so much. Whether they fit is another question. */
+/** Maximum compared loads, unless kernels could not index that much. Memory is checked elsewhere. */
 const MOST = { decode: 256, prefill: 2048, train: 1 } as const;
 
-/** Compare the smallest replica that fits with the best one that has more ranks. */
+/** Compares the smallest replica that fits with the best one with more ranks. */
 export async function findCrossover(
   task: SearchTask,
   found: readonly Found[],
@@ -82,7 +82,7 @@ export async function findCrossover(
   };
 }
 
-/** The least value at which `test` is not what it is at `from`: by doubling, and then by halves. */
+/** The smallest value at which `test` differs from `from`: by doubling, then by bisection. */
 function firstOther(
   test: (value: number) => boolean,
   from: number,

@@ -1,20 +1,20 @@
-/** Speed over devices, in powers of two. */
+/** Throughput over number of devices, in powers of two. */
 
 import type { ReplicaStep, SearchTask } from "./evaluate.ts";
 import { firstThatFits, type Known } from "./fit.ts";
 import { type Found, foundOf } from "./found.ts";
 import { type ReplicaMesh, replicaRanks, trainingMeshes } from "./meshes.ts";
 
-/** A point of the curve of speed over devices. */
+/** A point of the curve of throughput over devices. */
 export interface CurvePoint {
   readonly devices: number;
   /** Undefined: nothing fits. */
   readonly best: Found | undefined;
-  /** All devices as one replica; undefined where that does not fit, or there are fewer experts. */
+  /** All devices as one replica. Undefined if it does not fit, or if there are fewer experts. */
   readonly single: Found | undefined;
 }
 
-/** Speed over devices: the best of all that fit, in as many replicas as there is room for. */
+/** Throughput over devices: the best configuration that fits, with as many replicas as fit. */
 export function curveOf(
   steps: readonly ReplicaStep[],
   better: (a: Found, b: Found) => number,
@@ -31,10 +31,13 @@ export function curveOf(
   });
 }
 
-/** Meshes of each number of devices that are tried for the curve of training: the nearest to the best. */
+/** Number of meshes per number of devices for the training curve: the ones closest to the best. */
 const NEAREST = 2;
 
-/** Speed of training over devices: copies of the best mesh, or of those near it, whose gradients are added up over all devices. */
+/**
+ * Training throughput over devices: copies of the best mesh, or of similar ones, whose gradients are reduced over all
+ * devices.
+ */
 export async function trainingCurve(
   task: SearchTask,
   found: readonly Found[],

@@ -1,4 +1,4 @@
-/** One replica on a mesh: what its ranks hold, by exact bytes, and what its steps take. */
+/** Evaluates one replica on a mesh: the memory of its ranks, by exact bytes, and the times of its steps. */
 
 import type { ZeroStage } from "../../../compiler/mod.ts";
 import {
@@ -34,24 +34,24 @@ import {
 import type { ModelWeights } from "../summary/weights.ts";
 import { meshOf, type ReplicaMesh, replicaRanks } from "./meshes.ts";
 
-/** What is searched for: many prompts at once, the next token of many sequences, or a step of training. */
+/** The optimized phase: prefill of many prompts, decode of many sequences, or a training step. */
 export type SearchPhase = "prefill" | "decode" | "train";
 
-/** How rows are sent, and of training what is shared and what is computed again. */
+/** Dispatch strategy, and for training ZeRO stage and recomputation. */
 export interface SearchStrategy extends Strategy {
   readonly chunks: number;
-  /** Default: 0, nothing is shared. */
+  /** Default: 0, no sharding. */
   readonly zero?: ZeroStage;
   readonly recompute?: boolean;
 }
 
-/** What is the same for all meshes. */
+/** Parameters common to all meshes. */
 export interface SearchTask {
   readonly target: ModelTarget;
   readonly files: FileSystem;
   readonly machine: Machine;
   readonly phase: SearchPhase;
-  /** Positions of a sequence. */
+  /** Positions per sequence. */
   readonly context: number;
   readonly experts?: ExpertLoad | undefined;
   readonly compile: Pick<CompileStandInsOptions, "dtype" | "limits">;
@@ -62,17 +62,17 @@ export interface ReplicaPlan {
   readonly mesh: ReplicaMesh;
   readonly ranks: number;
   readonly strategy: SearchStrategy;
-  /** There is room for so many: sequences (decode, train), tokens (prefill) of each group of `tp` ranks. */
+  /** Capacity: sequences (decode, train), or tokens (prefill) per group of `tp` ranks. */
   readonly load: number;
   readonly plan: Plan;
   readonly weights: ModelWeights;
-  /** The ranks that hold most. */
+  /** The ranks with the most memory. */
   readonly fullest: RankClass;
-  /** Of training: plans with one layer more, and how many layers are equal to that one. */
+  /** For training: plans with one more layer, and the number of equal layers. */
   readonly grown?: TrainingStandIns["grown"];
 }
 
-/** A mesh that was thrown out, and why. */
+/** A rejected mesh, and the reason. */
 export interface ThrownOut {
   readonly mesh: ReplicaMesh;
   readonly why: string;
@@ -81,13 +81,16 @@ export interface ThrownOut {
 /** A step of a replica. */
 export interface ReplicaStep {
   readonly of: ReplicaPlan;
-  /** Tokens of the step on all ranks, and of how many sequences. */
+  /** Tokens of the step on all ranks, and sequences. */
   readonly tokens: number;
   readonly sequences: number;
   readonly step: Prediction;
 }
 
-/** Compile a replica with room for a load; or why none can be: the model has no such sharding, or it is over a limit. */
+/**
+ * Compiles a replica with capacity for a load; or the reason why not: the model has no such sharding, or a limit is
+ * exceeded.
+ */
 export async function compileReplica(
   task: SearchTask,
   mesh: ReplicaMesh,
@@ -107,10 +110,10 @@ export async function compileReplica(
   } catch (error) {
     const cannot = error instanceof PlacementError ||
       error instanceof MachineError ||
-      // A strategy need not be for every model, such as for one with packed weights.
+      // A strategy may not support every model, such as one with packed weights.
       error instanceof ModelError && strategyFlags(strategy).length > 0;
     if (!cannot) throw error;
-    // What is wrong, without the remedy: other meshes are tried anyway.
+    // The problem without the remedy: other meshes are tried anyway.
     return { mesh, why: error.message.split(". ")[0]! };
   }
 }
@@ -146,7 +149,7 @@ async function compileLoad(
       maxSequences: sequences,
       maxContext: task.context,
     },
-    // Caches are in pages, of which sequences have as many as their tokens are in.
+    // Caches are paged, with as many pages as the tokens of sequences need.
     need: {
       tokens,
       sequences,
@@ -155,7 +158,7 @@ async function compileLoad(
         task.phase === "decode" ? task.context : Math.ceil(tokens / sequences),
       ),
     },
-    // Logits of last tokens only, as those who serve a model want them.
+    // Logits of last tokens only, as in serving.
     next: {},
   });
   const { times } = weights.stands;
@@ -171,17 +174,17 @@ async function compileLoad(
   };
 }
 
-/** What training may take of a device: its scratch memory is known to some percent only. */
+/** Fraction of a device's memory for training: its scratch memory is known only to a few percent. */
 const TRAINED_SHARE = 0.97;
 
-/** Whether the fullest rank has enough memory. */
+/** Whether the rank with the most memory fits. */
 export function fits(
   { fullest: { bytes, limit = Infinity }, grown }: ReplicaPlan,
 ): boolean {
   return bytes.total <= (grown ? TRAINED_SHARE : 1) * limit;
 }
 
-/** Predict a step of a load; 0: one sequence on all ranks. */
+/** Predicts a step of a load; 0: one sequence on all ranks. */
 export function stepReplica(
   task: SearchTask,
   of: ReplicaPlan,
@@ -216,7 +219,7 @@ export function stepReplica(
   return { of, ...known, step: predicted.get(phase)!.step };
 }
 
-/** A step with so many more layers, each of which takes what the first does. */
+/** A step with more layers, each taking as long as the first. */
 function withLayers(
   step: Prediction,
   layers: number,
@@ -243,7 +246,7 @@ function withLayers(
   };
 }
 
-/** Tokens and sequences of all ranks. Ranks of `ep` have sequences of their own. */
+/** Tokens and sequences of all ranks. Ranks of `ep` have separate sequences. */
 function stepOf(
   { phase, context }: SearchTask,
   { dp = 1, ep }: ReplicaMesh,

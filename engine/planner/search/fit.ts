@@ -1,4 +1,4 @@
-/** What of a mesh fits: the first strategy that does, with the largest load, and then others. */
+/** Finds the first strategy of a mesh that fits, with the largest load, and then others. */
 
 import { sizeText } from "../../../spec/size_text.ts";
 import { triedStrategies } from "../../../spec/strategies.ts";
@@ -16,19 +16,19 @@ import {
 } from "./evaluate.ts";
 import { leastTrained, leastWeights, type ReplicaMesh } from "./meshes.ts";
 
-/** What is known before anything is compiled: the weights, and bytes of a device. */
+/** Facts known before compilation: the weights, and bytes of a device. */
 export interface Known {
   readonly weights: ModelWeights;
   readonly limit: number;
 }
 
-/** Sequences of a rank (decode, train) and tokens (prefill), at most. */
+/** Maximum sequences (decode, train) and tokens (prefill) of a rank. */
 const MOST_LOAD = { decode: 512, prefill: 4096, train: 16 } as const;
 
-/** Loads that are tried besides the largest that fits, as parts of it. */
+/** Loads that are tried besides the largest that fits, as fractions of it. */
 const PARTS = [1, 1 / 8];
 
-/** Strategies that are tried in order until one fits. */
+/** Strategies in the order in which they are tried until one fits. */
 const FITTED: { readonly [P in SearchPhase]: readonly SearchStrategy[] } = {
   prefill: [{ chunks: 1 }],
   decode: [{ chunks: 1 }],
@@ -44,7 +44,7 @@ const SENT: readonly SearchStrategy[] = triedStrategies().map((strategy) => ({
   ...strategy,
 }));
 
-/** Strategies of the best meshes that are tried besides. */
+/** Additional strategies for the best meshes. */
 const STRATEGIES: { readonly [P in SearchPhase]: readonly SearchStrategy[] } = {
   prefill: SENT,
   decode: SENT,
@@ -56,7 +56,7 @@ const STRATEGIES: { readonly [P in SearchPhase]: readonly SearchStrategy[] } = {
   ],
 };
 
-/** Steps of a mesh by the first strategy that fits, or why none does. */
+/** Steps of a mesh with the first strategy that fits, or the reason why none does. */
 export async function firstThatFits(
   task: SearchTask,
   mesh: ReplicaMesh,
@@ -89,7 +89,7 @@ export async function firstThatFits(
   return { mesh, why };
 }
 
-/** Steps of the largest load that fits, where one that is larger than a plan's does. */
+/** Steps of the largest load that fits, if it is larger than that of a plan. */
 export async function largerSteps(
   task: SearchTask,
   one: ReplicaPlan,
@@ -98,7 +98,7 @@ export async function largerSteps(
   return larger ? stepsOf(task, larger) : [];
 }
 
-/** `ZeRO-3 and recomputation` after what is given; empty for what shares nothing. */
+/** `ZeRO-3 and recomputation` after the given text; empty without sharding. */
 function sharedText(
   before: string,
   { zero = 0, recompute = false }: SearchStrategy,
@@ -110,7 +110,7 @@ function sharedText(
   return words.length > 0 ? before + words.join(" and ") : "";
 }
 
-/** The plan of the smallest load, or why there is none that fits. */
+/** The plan of the smallest load, or the reason why none fits. */
 async function smallestLoad(
   task: SearchTask,
   mesh: ReplicaMesh,
@@ -138,7 +138,7 @@ async function smallestLoad(
   return one;
 }
 
-/** The plan with the largest load that fits; undefined where that is no larger. */
+/** The plan with the largest load that fits. Undefined if it is not larger. */
 async function largestThatFits(
   task: SearchTask,
   one: ReplicaPlan,
@@ -159,13 +159,13 @@ async function largestThatFits(
   return undefined;
 }
 
-/** 1, 2, 3, 4, 6, 8, 12, …: the last that is not more. */
+/** 1, 2, 3, 4, 6, 8, 12, …: the largest that does not exceed the value. */
 function rounded(value: number): number {
   const power = 2 ** Math.floor(Math.log2(value));
   return value >= 1.5 * power && power > 1 ? 1.5 * power : power;
 }
 
-/** Steps of a mesh by other strategies than that of a plan, where they change anything and fit. */
+/** Steps of a mesh with other strategies than that of a plan, if they change anything and fit. */
 export async function otherStrategies(
   task: SearchTask,
   { mesh, load, strategy: first, ...of }: ReplicaPlan,
@@ -184,7 +184,7 @@ function sameStrategy(a: SearchStrategy, b: SearchStrategy): boolean {
   return JSON.stringify(a) === JSON.stringify(b);
 }
 
-/** Whether a strategy changes anything: where a row is sent for each choice anyway, it does not. */
+/** Whether a strategy changes anything: not if one row per choice is sent anyway. */
 function isOther(
   a: Pick<ReplicaPlan, "plan" | "fullest">,
   b: Pick<ReplicaPlan, "plan" | "fullest">,
@@ -205,7 +205,7 @@ function stepsOf(task: SearchTask, plan: ReplicaPlan): ReplicaStep[] {
     task.phase === "prefill" && plan.mesh.ep * plan.load >= task.context;
   const steps = [...loads, ...single ? [0] : []]
     .map((load) => stepReplica(task, plan, load));
-  // Of a mesh without `ep`, a single sequence is the least load.
+  // Without `ep`, a single sequence is the smallest load.
   return steps.filter((a, i) =>
     i ===
       steps.findIndex((b) =>

@@ -1,34 +1,34 @@
-/** Configurations that fit, and which of them is better. */
+/** Configurations that fit, and their order. */
 
 import type { ReplicaStep, SearchStrategy } from "./evaluate.ts";
 import { meshName, type ReplicaMesh, replicaRanks } from "./meshes.ts";
 
-/** What is best: most tokens a second of all devices, the shortest step, or the least memory of a rank. */
+/** Objective: throughput of all devices, step time, or memory of a rank. */
 export type Objective = "throughput" | "latency" | "memory";
 
 /** A configuration that fits. */
 export interface Found {
   readonly mesh: ReplicaMesh;
-  /** Copies of the model, each on a mesh of its own. */
+  /** Copies of the model, each on its own mesh. */
   readonly replicas: number;
   readonly strategy: SearchStrategy;
-  /** Tokens of a step of all replicas, and of how many sequences. */
+  /** Tokens of a step of all replicas, and sequences. */
   readonly tokens: number;
   readonly sequences: number;
-  /** Of the fullest rank, and what it may hold. */
+  /** Bytes of the rank with the most memory, and its limit. */
   readonly bytes: number;
   readonly limit: number | undefined;
   readonly seconds: number;
-  /** Of all replicas. */
+  /** Throughput of all replicas. */
   readonly tokensPerSecond: number;
   readonly step: ReplicaStep;
-  /** Nothing else is at least as good in speed, time of a step and memory. */
+  /** Whether nothing else is at least as good in throughput, step time and memory. */
   readonly pareto: boolean;
-  /** Why it is not the best one; of that, what bounds it. */
+  /** Why it is not the best; for the best, what bounds it. */
   readonly why: string;
 }
 
-/** A step of as many replicas as so many ranks have room for. */
+/** A step with as many replicas as fit on this many ranks. */
 export function foundOf(step: ReplicaStep, ranks: number): Found {
   const { of, tokens, sequences } = step;
   const { mesh, strategy, fullest } = of;
@@ -50,7 +50,7 @@ export function foundOf(step: ReplicaStep, ranks: number): Found {
   };
 }
 
-/** Of equally good ones, the smaller replica. */
+/** Ties are resolved in favour of the smaller replica. */
 export function compareBy(
   objective: Objective,
 ): (a: Found, b: Found) => number {
@@ -75,7 +75,7 @@ export function bestOfMeshes(found: readonly Found[]): Found[] {
   return [...meshes.values()];
 }
 
-/** Those that nothing else beats in speed, time of a step and memory together. */
+/** Configurations that no other dominates in throughput, step time and memory. */
 export function paretoOf(found: readonly Found[]): Set<Found> {
   const beats = (a: Found, b: Found) =>
     a.tokensPerSecond >= b.tokensPerSecond && a.seconds <= b.seconds &&

@@ -1,12 +1,12 @@
-/** Meshes of one replica, and what is known of them before anything is compiled. */
+/** Meshes of one replica, and facts known before compilation. */
 
 import type { ParamFacts, ZeroStage } from "../../../compiler/mod.ts";
 import type { Mesh } from "../../../spec/mesh.ts";
 import { fileBytes, type ModelWeights } from "../summary/weights.ts";
 
 /**
- * How one replica of a model is placed on ranks: experts over `ep` and `tp`, tokens over `dp` and `ep`, heads and all else over
- * `tp`. Copies of a model that is trained add up their gradients, and are one replica.
+ * Placement of one replica on ranks: experts over `ep` and `tp`, tokens over `dp` and `ep`, heads and all else over
+ * `tp`. In training, copies of a model reduce their gradients and count as one replica.
  */
 export interface ReplicaMesh {
   /** Default: 1. */
@@ -15,12 +15,12 @@ export interface ReplicaMesh {
   readonly tp: number;
 }
 
-/** Ranks of a replica. */
+/** Number of ranks of a replica. */
 export function replicaRanks({ dp = 1, ep, tp }: ReplicaMesh): number {
   return dp * ep * tp;
 }
 
-/** The mesh as the compiler takes it. */
+/** The mesh in the compiler's format. */
 export function meshOf({ dp = 1, ep, tp }: ReplicaMesh): Mesh {
   return [
     ...dp > 1 ? [{ name: "dp", size: dp }] : [],
@@ -39,13 +39,16 @@ export function meshName(mesh: ReplicaMesh, replicas = 1): string {
     : axes.map(({ name, size }) => `${name}=${size}`).join(",");
 }
 
-/** Powers of two for `ep` and `tp`, and all ranks as `ep`. `tp` stays within a host, and a rank has an expert at least. */
+/**
+ * Powers of two for `ep` and `tp`, and all ranks as `ep`. `tp` stays within a host, and every rank has at least one
+ * expert.
+ */
 export function replicaMeshes(
   { ranks, host, experts }: {
     readonly ranks: number;
-    /** Ranks of a host. */
+    /** Ranks per host. */
     readonly host: number;
-    /** Of a layer; 0 where there are none. */
+    /** Experts per layer; 0 if there are none. */
     readonly experts: number;
   },
 ): ReplicaMesh[] {
@@ -60,7 +63,7 @@ export function replicaMeshes(
   return meshes;
 }
 
-/** Meshes of equally many ranks for a step of training: `dp` is what `ep` and `tp` leave, in powers of two. */
+/** Meshes of a number of ranks for a training step: `dp` is the remainder of `ep` and `tp`, in powers of two. */
 export function trainingMeshes(
   size: Parameters<typeof replicaMeshes>[0],
 ): ReplicaMesh[] {
@@ -70,10 +73,10 @@ export function trainingMeshes(
   });
 }
 
-/** Bytes of an element that AdamW keeps beside a weight in 16 bits, its master among them. */
+/** AdamW bytes per 16-bit weight element, including its master weight. */
 const ADAMW_BYTES = 12;
 
-/** Bytes of weights and optimizer state that a rank holds at least while it trains, weights in 16 bits. */
+/** Lower bound of the bytes of weights and optimizer state of a rank in training, with 16-bit weights. */
 export function leastTrained(
   { params, stands }: ModelWeights,
   mesh: ReplicaMesh,
@@ -88,7 +91,7 @@ export function leastTrained(
   }, 0);
 }
 
-/** The part of a parameter that a rank holds: its experts, and of all else its share over `tp`. */
+/** Local fraction of a parameter: its experts, and for all else its shard over `tp`. */
 function heldShare(
   { expert, matrix }: ParamFacts,
   { ep, tp }: ReplicaMesh,
@@ -98,7 +101,7 @@ function heldShare(
     : Math.ceil(matrix.count / (ep * tp)) / matrix.count;
 }
 
-/** Bytes of weights that a rank holds at least: its experts, and its part of all else. */
+/** Lower bound of the bytes of weights of a rank: its experts, and its shard of all else. */
 export function leastWeights(
   { params, stands, storedAs }: ModelWeights,
   mesh: ReplicaMesh,

@@ -1,4 +1,4 @@
-/** Which mesh, strategy and batch of a model are best on a machine that need not be here. */
+/** Search for the best mesh, strategy and batch size of a model on a machine that need not be present. */
 
 export type { Crossover } from "./crossover.ts";
 export type { SearchPhase, SearchTask, ThrownOut } from "./evaluate.ts";

@@ -1,4 +1,7 @@
-/** Which mesh, strategy and batch of a model are best on a machine: what does not fit is left out, the rest is simulated. */
+/**
+ * Finds the best mesh, strategy and batch size of a model on a machine: configurations that do not fit are dropped, the
+ * others are simulated.
+ */
 
 import { placeRanks } from "../../../spec/machine.ts";
 import { DataError } from "../../../spec/errors.ts";
@@ -22,32 +25,32 @@ import { replicaMeshes, replicaRanks, trainingMeshes } from "./meshes.ts";
 import { standInWeights } from "../summary/compiled.ts";
 import { whySlower } from "./why.ts";
 
-/** What was found. */
+/** Result of a search. */
 export interface Searched {
   /** The best of each mesh, best first. */
   readonly found: readonly Found[];
-  /** Other configurations that are not worse in everything. */
+  /** Other configurations that are not dominated. */
   readonly pareto: readonly Found[];
   readonly thrownOut: readonly ThrownOut[];
-  /** Replicas against expert parallelism, where both fit. */
+  /** Comparison of replicas with expert parallelism, if both fit. */
   readonly crossover: Crossover | undefined;
-  /** Most tokens a second of so many devices, and of one replica on all of them. */
+  /** Best throughput per number of devices, and that of one replica on all of them. */
   readonly curve: readonly CurvePoint[];
 }
 
 /** Options of `search`. */
 export interface SearchOptions {
   readonly objective: Objective;
-  /** Ranks to use. Default: all of the machine. */
+  /** Number of ranks. Default: all of the machine. */
   readonly ranks?: number | undefined;
-  /** Of training: draw the curve too, which takes a search for each number of devices. */
+  /** For training: whether to compute the curve, which takes a search per number of devices. */
   readonly curve?: boolean;
 }
 
-/** Meshes whose strategies are tried. */
+/** Number of meshes whose strategies are tried. */
 const FINALISTS = 2;
 
-/** Search. Throws DataError where the machine has fewer ranks than are asked for. */
+/** Searches. Throws DataError if the machine has fewer ranks than requested. */
 export async function search(
   task: SearchTask,
   { objective, ranks: asked, curve = false }: SearchOptions,

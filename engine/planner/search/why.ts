@@ -1,4 +1,4 @@
-/** Why a configuration is not the best one. */
+/** Explains why a configuration is not the best. */
 
 import { type Machine, placeRanks } from "../../../spec/machine.ts";
 import { timeText } from "../../../spec/time_text.ts";
@@ -16,7 +16,7 @@ const WORDS: { readonly [B in Bottleneck]: string } = {
   run: "the host is",
 };
 
-/** A sentence. Seconds are of a device for each token, so that replicas of different sizes compare. */
+/** A sentence. Seconds are device time per token, so that replicas of different sizes compare. */
 export function whySlower(found: Found, best: Found, machine: Machine): string {
   const times = perToken(found);
   if (found === best) {
@@ -35,7 +35,7 @@ export function whySlower(found: Found, best: Found, machine: Machine): string {
   } of a device for each token, and ${timeText(others[worse])} in the best`;
 }
 
-/** What each token takes of a device's time. */
+/** Device time per token. */
 export function perToken({ step: { of, tokens, step } }: Found): Parts {
   const entries = Object.entries(step.parts)
     .map(([name, seconds]) => [name, seconds * of.ranks / tokens]);
@@ -46,7 +46,7 @@ function share({ step: { step } }: Found, part: Bottleneck): string {
   return `${Math.round(100 * step.parts[part] / step.seconds)} %`;
 }
 
-/** Through which links a replica exchanges. */
+/** The links through which a replica exchanges. */
 function place({ step }: Found, machine: Machine): string {
   const places = placeRanks(machine).slice(0, step.of.ranks);
   const count = (of: "host" | "rack") =>

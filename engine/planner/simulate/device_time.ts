@@ -1,31 +1,31 @@
-/** How long a device takes for a launch, from what the launch does and what the machine file says of the device. */
+/** Predicts the time of a launch on a device from its work and the machine file. */
 
 import type { MachineDevice } from "../../../spec/machine.ts";
 import type { Computer } from "../../tuning.ts";
 import type { LaunchWork } from "./launch_work.ts";
 
-/** Operations that go along with each multiply-add of a matmul with a device's tiles, and are in its measured rate already. */
+/** Operations per multiply-add of a matmul with a device's tiles that are already part of its measured rate. */
 export const OPERATIONS_PER_MULTIPLY_ADD: { readonly [C in Computer]: number } =
   { cpu: 4.3, native: 3.9, gpu: 2.25, software: 2.25 };
 
-/** Seconds of a launch, and what for. */
+/** Seconds of a launch by cause. */
 export interface LaunchSeconds {
-  /** The same for every launch, and what it takes to share one. */
+  /** Launch overhead, and the cost of splitting the launch. */
   readonly launch: number;
-  /** Arithmetic, where that takes longer than memory; else 0. */
+  /** Arithmetic time if it exceeds memory time, else 0. */
   readonly arithmetic: number;
-  /** Memory, where that takes longer than arithmetic; else what is not hidden behind that: weights, on a processor. */
+  /** Memory time if it exceeds arithmetic time; otherwise the part that is not hidden: weights, on a CPU. */
   readonly memory: number;
 }
 
-/** Different bytes that a launch touches: all, and what it reads of weights and of states. */
+/** Distinct bytes touched by a launch: all, and those read from weights and states. */
 export interface TouchedBytes {
   readonly bytes: number;
   readonly weights: number;
   readonly states: number;
 }
 
-/** Predict a launch that touches `bytes` different bytes of memory, of which it reads some from weights and states. */
+/** Predicts a launch that touches `bytes` distinct bytes of memory, some of them from weights and states. */
 export function launchSeconds(
   device: MachineDevice,
   work: LaunchWork,
@@ -46,7 +46,7 @@ export function launchSeconds(
     device.reading === undefined ? 0 : weights / device.reading,
     device.attending === undefined ? 0 : states / device.attending,
   );
-  // On a part of the device alone, unless that takes long enough for the others to join in.
+  // On a part of the device alone, unless it takes long enough for the others to join.
   const alone = parallel * Math.max(computes, reads) <= grain;
   const workers = alone ? 1 : Math.max(1, Math.min(parallel, work.workgroups));
   const slower = parallel / workers;
@@ -56,7 +56,7 @@ export function launchSeconds(
     : device.bandwidth;
   const arithmetic = slower * computes;
   const memory = Math.max(bytes / bandwidth, slower * reads);
-  // Cores that wait for weights compute nothing meanwhile; a GPU's other workgroups do.
+  // CPU cores that wait for weights compute nothing meanwhile; other workgroups of a GPU do.
   const stalled = device.computer === undefined ? 0 : weights / bandwidth;
   return arithmetic + stalled >= memory
     ? { launch, arithmetic, memory: stalled }

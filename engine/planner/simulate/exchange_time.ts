@@ -1,4 +1,4 @@
-/** How long an exchange takes, from the messages and bytes of a rank at each level of links. */
+/** Predicts the time of an exchange from the messages and bytes of a rank per link level. */
 
 import {
   LINK_CLASSES,
@@ -8,28 +8,28 @@ import {
 } from "../../../spec/machine.ts";
 import { DataError } from "../../../spec/errors.ts";
 
-/** What the busiest rank sends, or receives where that is more, at one level. */
+/** Traffic of the busiest rank at one level, in the busier direction. */
 export interface LevelTraffic {
-  /** Ranks that it exchanges with. */
+  /** Number of ranks that it exchanges with. */
   readonly peers: number;
   /** Bytes to all of them. */
   readonly bytes: number;
-  /** Bytes to the one that gets most. Default: an even share. */
+  /** Bytes to the largest destination. Default: an even share. */
   readonly pairBytes?: number;
-  /** Bytes of all ranks that share a host's bandwidth, with what they keep. Default: `bytes`. */
+  /** Bytes of all ranks that share a host's bandwidth, including local ones. Default: `bytes`. */
   readonly hostBytes?: number;
 }
 
-/** An exchange as the busiest rank sees it. */
+/** Traffic of the busiest rank in an exchange. */
 export interface Traffic {
   readonly levels: { readonly [L in LinkClass]?: LevelTraffic };
-  /** Every rank sends all others the same few numbers. */
+  /** Whether every rank sends all others the same few numbers. */
   readonly gathers?: boolean;
   /** Bytes sent and received, for copies between the device and its host. */
   readonly staged?: number;
 }
 
-/** Predict the seconds of an exchange. Levels work at the same time. Throws DataError where a link is not described. */
+/** Predicts the seconds of an exchange. Levels work concurrently. Throws DataError for a link that is not described. */
 export function exchangeSeconds(
   machine: Machine,
   { levels, gathers = false, staged = 0 }: Traffic,
@@ -53,7 +53,7 @@ export function exchangeSeconds(
     : transfer + 2 * staging.latency + staged / staging.bandwidth;
 }
 
-/** The least seconds of an exchange: its bytes over the bandwidth of links, without latency or staging. */
+/** Lower bound of the seconds of an exchange: its bytes over the bandwidth of links, without latency and staging. */
 export function leastExchangeSeconds(
   machine: Machine,
   { levels }: Pick<Traffic, "levels">,
@@ -75,7 +75,7 @@ function movedBytes({ per }: MachineLink, traffic: LevelTraffic): number {
   return per === "pair" ? pairBytes : per === "rank" ? bytes : hostBytes;
 }
 
-/** Seconds that a link takes for a message of so many bytes, latency aside. */
+/** Seconds of a message of this many bytes on a link, without latency. */
 export function moveSeconds(
   { bandwidth, oversubscription = 1, short = [] }: MachineLink,
   bytes: number,

@@ -1,4 +1,4 @@
-/** What a launch does on a rank: what invocations of one workgroup do, times the workgroups. */
+/** Counts the work of a launch on a rank: the work of some invocations of one workgroup, times the workgroups. */
 
 import type { Kernel } from "../../../spec/kernel/tree.ts";
 import { kernelWork } from "../../../spec/kernel/work.ts";
@@ -7,7 +7,7 @@ import { onRank, type Plan, type PlanBuffer } from "../../../spec/plan/plan.ts";
 import type { RoutingRows } from "./routings.ts";
 import type { Lengths, Workload } from "./workload.ts";
 
-/** The work of all invocations of a launch. */
+/** Work of all invocations of a launch. */
 export interface LaunchWork {
   readonly workgroups: number;
   readonly multiplyAdds: number;
@@ -15,34 +15,37 @@ export interface LaunchWork {
   /** Bytes moved between invocations and bindings, by binding. */
   readonly loads: readonly number[];
   readonly stores: readonly number[];
-  /** False where a loop is as long as data of which nothing is assumed; its body is then counted once. */
+  /** False if the length of a loop depends on unknown data; its body is then counted once. */
   readonly exact: boolean;
 }
 
-/** An integer that stands for all that a buffer holds; undefined: not known. */
+/** A representative integer for the contents of a buffer. Undefined: unknown. */
 export type Typical = (index: number) => number | undefined;
 
-/** Where a launch is counted. */
+/** Context of counting a launch. */
 export interface LaunchPlace {
   readonly workgroups: readonly [number, number, number];
-  /** What bindings hold, and a key that is equal for equal contents. */
+  /** Contents of bindings, and a key that is equal for equal contents. */
   readonly typical: readonly (Typical | undefined)[];
   readonly key: string;
-  /** Workgroups along x that stand for all: more than one where they have different work. Default: the middle one. */
+  /** Number of sampled workgroups along x: more than one if their work differs. Default: the middle one. */
   readonly groups?: number;
 }
 
-/** Invocations of a workgroup that stand for all: what a lane does may depend on its number. More, where it does. */
+/**
+ * Number of sampled invocations per workgroup: the work of a lane may depend on its number. The larger number is used
+ * if it does.
+ */
 const LANES = 4, MORE_LANES = 16;
 
-/** Workgroups along y that stand for all where they do different things. */
+/** Number of sampled workgroups along y if they do different work. */
 const MERGED = 8;
 
 /** Counts the work of launches; equal launches are counted once. */
 export class LaunchCounter {
   readonly #counted = new Map<Kernel, Map<string, LaunchWork>>();
 
-  /** Count a launch of `kernel`. */
+  /** Counts a launch of `kernel`. */
   count(kernel: Kernel, place: LaunchPlace): LaunchWork {
     const counted = this.#counted.get(kernel) ?? new Map<string, LaunchWork>();
     this.#counted.set(kernel, counted);
@@ -96,26 +99,26 @@ function countLaunch(
   };
 }
 
-/** Whether workgroups along y do different things, as in launches that were merged. */
+/** Whether workgroups along y do different work, as in merged launches. */
 function isMerged({ body: [first] }: Kernel): boolean {
   return first?.op === "if" && first.condition.op === "binary" &&
     first.condition.a.op === "id" && first.condition.a.name === "group.y";
 }
 
-/** What is known of a step besides the plan. */
+/** Facts about a step besides the plan. */
 export interface TypicalOptions {
   readonly workload: Workload;
   readonly lengths: Lengths;
   readonly rank: number;
-  /** The routing that a buffer belongs to. */
+  /** The routing of a buffer. */
   readonly rows: RoutingRows | undefined;
-  /** Rows of a tile of a grouped matmul. */
+  /** Rows per tile of a grouped matmul. */
   readonly tileRows: number;
-  /** The plan's inputs. */
+  /** Inputs of the plan. */
   readonly inputs: readonly PlanBuffer[];
 }
 
-/** The integers that kernels find in a buffer, and a key of them. */
+/** The integers in a buffer for kernels, and their key. */
 export function typicalOf(
   plan: Plan,
   buffer: PlanBuffer,
@@ -125,7 +128,7 @@ export function typicalOf(
   const { workload, lengths, rank, rows, tileRows } = options;
   if (kind === "counts") {
     const values = plan.counts.map((axis) => lengths.max(axis));
-    // Inputs may be stored behind them.
+    // Inputs may be stored after them.
     const inputs = options.inputs
       .filter(({ allocation }) => allocation === buffer.allocation)
       .map((other) => ({
@@ -148,7 +151,7 @@ export function typicalOf(
   }
   if (kind === "input" && buffer.dtype === "i32") {
     const { tokens, sequences = 1, past = 0 } = workload;
-    // The middle of the new tokens: attention to those before grows evenly.
+    // The middle of the new tokens: the cost of attention to earlier ones grows linearly.
     return constant(
       name === "position"
         ? past + Math.floor(Math.max(1, tokens / sequences) / 2)
@@ -167,7 +170,7 @@ export function typicalOf(
   if (buffer.routing === "counts") {
     const columns = onRank(axes.at(-1)!.size, rank);
     const { experts, tokens, topK, destinations } = rows;
-    // Behind those of experts, columns of tokens that are sent once.
+    // After the experts, counts of deduplicated tokens.
     const each = [
       Math.round(tokens * topK / experts),
       Math.round(tokens * destinations / (columns - experts)),

@@ -1,4 +1,4 @@
-/** The seconds of launches on a rank: sizes from the workload, work from the kernel, bytes from what is in use. */
+/** Predicts launches on a rank: sizes from the workload, work from the kernel, bytes from the used parts of buffers. */
 
 import { modelAxis } from "../../../spec/axis_parts.ts";
 import { movesTokens } from "../../../spec/plan/bytes.ts";
@@ -27,7 +27,7 @@ import {
 import { type RoutingRows, routingRows } from "./routings.ts";
 import { type Lengths, lengthsOf, type Workload } from "./workload.ts";
 
-/** What launches are counted with. */
+/** Context of counting launches. */
 export interface LaunchContext {
   readonly plan: Plan;
   readonly program: Program;
@@ -36,7 +36,10 @@ export interface LaunchContext {
   readonly routings: ReadonlyMap<number, RoutingRows>;
 }
 
-/** What launches of a plan's first program are counted with in a workload. Throws DataError where the plan has no room for it. */
+/**
+ * The context for launches of a plan's first program in a workload. Throws DataError if the workload exceeds the bounds
+ * of the plan.
+ */
 export function launchContext(
   plan: Plan,
   workload: Workload,
@@ -48,31 +51,31 @@ export function launchContext(
   return { plan, program, workload, lengths, routings };
 }
 
-/** A launch, counted. */
+/** A counted launch. */
 export interface CountedLaunch {
   readonly work: LaunchWork;
-  /** Different bytes that it touches: all, and what it reads of weights, of weights of experts, and of states. */
+  /** Distinct bytes touched: all, and those read from weights, from weights of experts, and from states. */
   readonly bytes: number;
   readonly weights: number;
   readonly experts: number;
   readonly states: number;
 }
 
-/** How full the group rank is whose launches are counted. */
+/** Load of the counted group rank. */
 export type Fullness = "max" | "mean";
 
 /** Counts the launches of a program. */
 export interface LaunchMeter {
-  /** Undefined: nothing is started. */
+  /** Undefined: nothing is launched. */
   launch(
     step: LaunchStep,
     at: { readonly rank: number; readonly fullness: Fullness },
   ): CountedLaunch | undefined;
-  /** Kernels that move rows between ranks of one device, one after another: those of all ranks of a group. */
+  /** Consecutive kernels that move rows between ranks of one device, for all ranks of a group. */
   local(step: AllGatherStep | AllToAllStep): LaunchWork[];
 }
 
-/** Make ready what counts launches. */
+/** Creates a launch meter. */
 export function openLaunchMeter(context: LaunchContext): LaunchMeter {
   const { plan, lengths, routings, workload } = context;
   const counter = new LaunchCounter();
@@ -147,7 +150,7 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
       const last = groupSizeOf(plan.mesh, step.over) - 1;
       const launches = locals(step);
       return Array.from({ length: last + 1 }, (_, p) => {
-        // Up to four stand for all.
+        // Up to four group ranks represent all.
         const groupRank = Math.round(Math.round(3 * p / last) * last / 3);
         return launches.map(({ kernel, workgroups }) =>
           countLocal(kernel, workgroups, { step, groupRank, rows })
@@ -156,7 +159,7 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
     },
   };
 
-  /** Bytes of a buffer that are in use. */
+  /** Used bytes of a buffer. */
   function roomOf(
     name: string,
     rank: number,
@@ -177,7 +180,7 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
     }, 1);
     const bytes = onRank(buffer.bytes, rank);
     if (rows === undefined || !isExpert(plan, buffer)) return bytes * share;
-    // Of a chunk, its experts; and those that nobody chose are not read.
+    // For a chunk, its experts; experts that no token chose are not read.
     const held = onRank(buffer.axes[0]!.size, rank);
     const there = Math.min(1, rows.localExperts / held);
     const each = rows.max / rows.localExperts;
@@ -188,7 +191,7 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
     return bytes * there * chosen;
   }
 
-  /** Of an axis of a state, what is in use: the sequences of a rank, and their positions. */
+  /** The used part of a state's axis: the sequences of a rank, and their positions. */
   function used(axis: string): number {
     const { tokens, sequences = 1, past = 0 } = workload;
     const name = modelAxis(plan, axis);
@@ -204,7 +207,7 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
     const sums = { bytes: 0, weights: 0, experts: 0, states: 0 };
     for (const [i, name] of names.entries()) {
       const buffer = plan.buffers[name]!;
-      // Weights that are planned by fewer bytes than they are compiled with are read once.
+      // Weights that are planned with fewer bytes than compiled are read once.
       const read = Math.min(loads[i]!, room[i]!);
       sums.bytes += read + Math.min(stores[i]!, room[i]!);
       if (buffer.kind === "weight") sums.weights += read;
@@ -238,7 +241,7 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
         experts
       : 0;
     const named: { readonly [binding: string]: Typical } = {
-      // Whole numbers of which so many on average are as many in all.
+      // Integers with this mean and the same total.
       counts: (i) => Math.floor((i + 1) * each) - Math.floor(i * each),
       groupRank: () => groupRank,
     };
@@ -251,10 +254,10 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
   }
 }
 
-/** Workgroups of an exchange between ranks of a device that stand for all: the first have more rows than the last. */
+/** Sampled workgroups of an exchange between ranks of a device: the first have more rows than the last. */
 const LOCAL_GROUPS = 8;
 
-/** Group ranks that have sequences of their own. */
+/** Group ranks with separate sequences. */
 function sequenceOwners({ axes, mesh }: Plan): number {
   const owned = Object.values(axes).find(({ of, assignment }) =>
     of === "sequence" || assignment?.by === "sequence"
@@ -267,7 +270,7 @@ function isExpert(plan: Plan, { kind, axes }: PlanBuffer): boolean {
     plan.axes[axes[0]!.axis]?.experts === true;
 }
 
-/** Which routing a buffer is of, how many chunks it has, and whether the buffer says where rows are after the exchange. */
+/** The routing of a buffer, its number of chunks, and whether the buffer lists received rows. */
 interface Routed {
   readonly routing: number;
   readonly chunks: number;
@@ -283,7 +286,7 @@ function routedBuffers({ plan, program }: LaunchContext): Map<string, Routed> {
         plan.buffers[name]!.routing === "tiles"
       )
       : [];
-  // Where rows stay, what counts them lists them too.
+  // For local rows, the counting launch lists them too.
   const lists = (step: Step) =>
     step.part?.part === "regroup" || step.part?.lists === true;
   for (const step of program.steps) {
@@ -326,7 +329,9 @@ function chunkOf(rows: RoutingRows, chunks: number): RoutingRows {
   };
 }
 
-/** The size among a launch's that counts tiles of experts, `min(rows, ceil(rows / tile) + experts)`, and the rows of a tile. */
+/**
+ * The size of a launch that counts tiles of experts, `min(rows, ceil(rows / tile) + experts)`, and the rows per tile.
+ */
 function tileOf(
   sizes: readonly Size[],
 ): { readonly size: Size; readonly rows: number } | undefined {
@@ -351,7 +356,9 @@ function divisorOf(size: Size): number | undefined {
   return undefined;
 }
 
-/** Tiles of the experts of a rank: of even loads exactly, of others each expert's last one half full. */
+/**
+ * Expected tiles of the experts of a rank: exact for even loads; for others, the last tile of each expert is half full.
+ */
 function expectedTiles(
   { max, localExperts }: RoutingRows,
   tile: number,

@@ -1,4 +1,4 @@
-/** How tokens choose experts: evenly, at random with a preference, or as a run recorded it. */
+/** Expert load: even, random with a preference, or recorded by a run. */
 
 import type { HostTensor } from "../../../runtime/mod.ts";
 import { DataError } from "../../../spec/errors.ts";
@@ -7,21 +7,21 @@ import { CHOICES } from "../../replay.ts";
 
 /** Expert load as a distribution. */
 export type ExpertLoad =
-  /** As evenly as can be. */
+  /** As even as possible. */
   | { readonly kind: "even" }
-  /** Each token at random, expert e with weight 1 / (e + 1) ** exponent; 0: none is preferred. */
+  /** Random choices per token, with weight 1 / (e + 1) ** exponent for expert e; 0: uniform. */
   | { readonly kind: "zipf"; readonly exponent: number }
-  /** How often each expert was chosen, [router][expert]. */
+  /** Number of choices of each expert, [router][expert]. */
   | { readonly kind: "recorded"; readonly counts: readonly number[][] };
 
-/** Rows that group ranks receive of `tokens` tokens. */
+/** Rows that group ranks receive for `tokens` tokens. */
 export interface RowShares {
-  /** Part of all choices on the group rank that has most, expected. */
+  /** Expected maximum fraction of all choices on a group rank. */
   readonly max: number;
   readonly mean: number;
 }
 
-/** Choices per token of each expert: the sum is `topK`. Throws DataError where a record is of other experts. */
+/** Choices per token of each expert; the sum is `topK`. Throws DataError if a record has other experts. */
 export function expertShares(
   load: ExpertLoad,
   { experts, topK, routing }: {
@@ -52,7 +52,7 @@ export function expertShares(
     { length: experts },
     (_, e) => (e + 1) ** -load.exponent,
   );
-  // Without replacement: expert e is among the choices where -log(u) / weight is below a time at which topK are expected.
+  // Without replacement: expert e is chosen if -log(u) / weight is below the time at which topK choices are expected.
   const chosen = (time: number) => weights.map((w) => 1 - Math.exp(-w * time));
   let [low, high] = [0, 1];
   while (sum(chosen(high)) < topK && high < 1e12) high *= 2;
@@ -66,10 +66,10 @@ export function expertShares(
   return shares.map((share) => share * topK / all);
 }
 
-/** Draws of loads whose maximum is averaged. */
+/** Number of load samples for the expected maximum. */
 const DRAWS = 64;
 
-/** Shares of group ranks, whose experts begin at `splits`. Random loads: the expected maximum of sampled ones. */
+/** Shares of group ranks, whose experts start at `splits`. For random loads: the expected maximum of samples. */
 export function rowShares(
   load: ExpertLoad,
   shares: readonly number[],
@@ -97,7 +97,7 @@ export function rowShares(
   return { max: Math.min(1, max / DRAWS), mean };
 }
 
-/** Repeatable standard normal numbers (mulberry32, Box-Muller). */
+/** Deterministic standard normal numbers (mulberry32, Box-Muller). */
 function normalsFrom(seed: number): () => number {
   let state = Math.imul(seed + 1, 0x9e3779b1);
   const uniform = () => {
@@ -110,7 +110,7 @@ function normalsFrom(seed: number): () => number {
     Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform());
 }
 
-/** Expert load from the outputs of a run. Throws DataError where they have no choices. */
+/** Expert load from the outputs of a run. Throws DataError if they have no choices. */
 export function recordedLoad(
   trace: { readonly [name: string]: HostTensor },
 ): ExpertLoad {
@@ -124,7 +124,7 @@ export function recordedLoad(
   }
   const counts = layers.map(([, { data }]) => {
     const chosen: number[] = [];
-    // Padding chooses nothing, which a run records as -1.
+    // Padding has no choices; a run records -1.
     for (const expert of data) {
       if (expert < 0) continue;
       while (chosen.length <= expert) chosen.push(0);

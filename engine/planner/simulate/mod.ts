@@ -1,4 +1,4 @@
-/** What a step of a plan takes on a machine that need not be here. */
+/** Predicts a step of a plan on a machine that need not be present. */
 
 export { type ExpertLoad, recordedLoad } from "./loads.ts";
 export type { Workload } from "./workload.ts";

@@ -1,4 +1,4 @@
-/** Bytes of an exchange, by peer and by link. */
+/** Bytes of an exchange by peer and by link. */
 
 import {
   type LinkClass,
@@ -15,13 +15,16 @@ import type { LevelTraffic } from "./exchange_time.ts";
 import type { RoutingRows } from "./routings.ts";
 import type { Lengths } from "./workload.ts";
 
-/** Bytes of an element of rows that are exchanged, such as 1 of FP8. */
+/** Bytes per element of exchanged rows, such as 1 for FP8. */
 export interface Wire {
   readonly dispatch: number;
   readonly combine: number;
 }
 
-/** Bytes from a rank to each other rank of its group, in the busier direction: of the rank that has most, and of a mean one. */
+/**
+ * Bytes from a rank to each other rank of its group, in the busier direction: for the rank with the most, and for a
+ * mean one.
+ */
 export function peerBytes(
   plan: Plan,
   step: AllGatherStep | AllToAllStep,
@@ -53,7 +56,7 @@ export function peerBytes(
   };
 }
 
-/** Other ranks of a group by the link to them, and the bytes to them. */
+/** Other ranks of a group by their link, and the bytes to them. */
 export function levelsOf(
   places: readonly RankPlacement[],
   { rank, group, each, mean }: {
@@ -73,7 +76,7 @@ export function levelsOf(
   const beside = places.filter(({ host }) => host === place.host).length;
   return Object.fromEntries(
     [...peers].map(([link, count]) => {
-      // What a rank keeps is moved within its host, too.
+      // Local rows are moved within the host, too.
       const kept = link === "sameHost" ? 1 : 0;
       return [link, {
         peers: count,

@@ -1,4 +1,4 @@
-/** Ranks of a plan on the devices of a machine, by what they have in common. */
+/** Groups ranks of a plan by equal work and equal devices of a machine. */
 
 import { DataError } from "../../../spec/errors.ts";
 import {
@@ -10,21 +10,21 @@ import {
 import { onRank, type Plan } from "../../../spec/plan/plan.ts";
 import { rankClasses } from "../../../spec/plan/rank_classes.ts";
 
-/** Ranks that hold as much, and whose devices are equal: one stands for all. */
+/** Ranks with equal data on equal devices: one represents all. */
 export interface RankGroup {
   readonly rank: number;
   readonly place: RankPlacement;
   readonly device: MachineDevice;
-  /** Ranks of the plan on its device, and devices of its host that compute at once, for each that can. */
+  /** Ranks per device, divided by the devices of its host that compute at once. */
   readonly sharing: number;
   readonly slower: number;
-  /** Devices of its host compute one at a time. */
+  /** Whether devices of its host compute one at a time. */
   readonly oneAtATime: boolean;
-  /** Everything that its ranks hold fits the device's cache. */
+  /** Whether all data of its ranks fit the device's cache. */
   readonly cached: boolean;
 }
 
-/** The place of each rank. Throws DataError where the machine has too few. */
+/** The location of each rank. Throws DataError if the machine has too few. */
 export function placesOf(plan: Plan, machine: Machine): RankPlacement[] {
   const places = placeRanks(machine);
   if (plan.ranks <= places.length) return places.slice(0, plan.ranks);
@@ -33,7 +33,7 @@ export function placesOf(plan: Plan, machine: Machine): RankPlacement[] {
   );
 }
 
-/** The groups of ranks that take the same time, that of rank 0 first. */
+/** The groups of ranks with equal times, that of rank 0 first. */
 export function rankGroups(
   plan: Plan,
   machine: Machine,

@@ -1,4 +1,4 @@
-/** The routings of a program in a workload: how many rows ranks send and receive. */
+/** Predicted rows that ranks send and receive per routing of a program. */
 
 import { expertsOfRows, partLengths } from "../../../spec/axis_parts.ts";
 import { expectedDestinations } from "../../../spec/plan/bytes.ts";
@@ -12,19 +12,19 @@ import {
 import { type ExpertLoad, expertShares, rowShares } from "./loads.ts";
 import type { Lengths } from "./workload.ts";
 
-/** What is expected of one routing. Rows count choices, unless a token is sent once. */
+/** Expected rows of one routing. Rows count choices, or tokens if they are deduplicated. */
 export interface RoutingRows {
   readonly topK: number;
   readonly experts: number;
-  /** Experts of the group rank that has most. */
+  /** Maximum number of experts of a group rank. */
   readonly localExperts: number;
-  /** Tokens of the rank that has most, and of the group. */
+  /** Tokens of the rank with the most, and of the group. */
   readonly tokens: number;
   readonly groupTokens: number;
-  /** Rows of choices for the experts of a group rank: of the one with most, and of the mean one. */
+  /** Rows of choices for the experts of a group rank: maximum and mean. */
   readonly max: number;
   readonly mean: number;
-  /** Whether dispatch sends a token once to each group rank, and to how many it then goes. */
+  /** Whether dispatch is deduplicated, and the number of destinations of a token. */
   readonly once: boolean;
   readonly destinations: number;
 }
@@ -41,7 +41,7 @@ export function routingRows(
       part?.part === "exchange places" ? [part.routing] : []
     ),
   );
-  // What goes by choices has a count for each expert: places where tokens are sent once, else what returns.
+  // Exchanges by choices have one count per expert: token indices with deduplication, otherwise returned rows.
   const byChoices = new Map<number, AllToAllStep>();
   for (const step of program.steps) {
     if (step.op !== "allToAll" || !step.part) continue;
@@ -75,7 +75,7 @@ export function routingRows(
       splits: exchange?.splits ?? shardSplits(plan, program, routing) ??
         [0, experts],
       tokens,
-      // Without an exchange, a rank has the choices of its own tokens, or of those that were gathered.
+      // Without an exchange, a rank has the choices of its own tokens, or of the all-gathered ones.
       groupTokens: exchange === undefined
         ? tokens
         : dynamic
@@ -92,7 +92,7 @@ export function routingRows(
   return found;
 }
 
-/** Where the experts of group ranks begin, and the last end, if ranks have the rows of their own experts without an exchange. */
+/** First experts of the group ranks and the end, if ranks have the rows of their own experts without an exchange. */
 function shardSplits(
   plan: Plan,
   { steps }: Program,

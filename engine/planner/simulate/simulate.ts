@@ -1,4 +1,6 @@
-/** How long a step of a plan takes on a machine: every launch and exchange in order, by classes of equal ranks. */
+/**
+ * Predicts the time of a step of a plan on a machine: all launches and exchanges in order, by classes of equal ranks.
+ */
 
 import type { Machine } from "../../../spec/machine.ts";
 import { groupOf } from "../../../spec/mesh.ts";
@@ -18,69 +20,69 @@ import { levelsOf, peerBytes, type Wire } from "./peer_bytes.ts";
 import { placesOf, type RankGroup, rankGroups } from "./rank_groups.ts";
 import type { Workload } from "./workload.ts";
 
-/** Seconds of a device, and what for. */
+/** Seconds of a device by cause. */
 export interface Parts {
-  /** What every launch takes, however little it does. */
+  /** Launch overhead. */
   readonly launch: number;
   readonly arithmetic: number;
   readonly memory: number;
   readonly exchange: number;
-  /** For ranks that have more to do. */
+  /** Waiting for ranks with more work. */
   readonly waiting: number;
-  /** What the host takes besides: for a run, and at its exchanges. */
+  /** Host time per run, and at its exchanges. */
   readonly run: number;
 }
 
 /** A layer of a predicted step. */
 export interface PredictedLayer extends Parts {
   readonly name: string;
-  /** Its number in the model, where it has one. */
+  /** Number of the layer in the model, if it has one. */
   readonly number: number | undefined;
 }
 
 /** A predicted step. */
 export interface Prediction {
   readonly seconds: number;
-  /** Seconds of a device with a mean share of the experts' work, by what they are for. */
+  /** Seconds of a device with a mean share of the experts' work, by cause. */
   readonly parts: Parts;
   readonly layers: readonly PredictedLayer[];
   /** Launches on a device. */
   readonly launches: number;
   /** Multiply-adds of a device with a mean share of the experts' work. */
   readonly multiplyAdds: number;
-  /** Bytes of expert weights that a rank reads. */
+  /** Bytes of expert weights read by a rank. */
   readonly expertBytes: number;
   /** Bytes that a rank sends to other ranks. */
   readonly sentBytes: number;
   /** Devices that the ranks live on. */
   readonly devices: number;
-  /** False where the work of a kernel depends on data of which nothing is assumed; its time is then a lower bound. */
+  /** False if the work of a kernel depends on unknown data; its time is then a lower bound. */
   readonly exact: boolean;
 }
 
-/** Seconds that ranks of a class spend in a step. */
+/** Time of the ranks of a class in a step. */
 export interface SpentTime {
   /** The first rank of the class. */
   readonly rank: number;
   /** Index of the step. */
   readonly step: number;
   readonly what: keyof Parts;
-  /** Seconds since the program began. */
+  /** Seconds since the start of the program. */
   readonly start: number;
   readonly seconds: number;
 }
 
-/** Settings of `simulate`. */
+/** Options of `simulate`. */
 export interface SimulateOptions {
-  /** Called with all that ranks do, in the order in which they do it. */
+  /** Called for all activities of ranks, in order. */
   readonly onSpent?: (spent: SpentTime) => void;
-  /** Default: what the plan sends. */
+  /** Default: the bytes of the plan. */
   readonly wire?: Wire;
-  /** How many layers a layer of the plan stands for. Default: itself. */
+  /** Number of layers that a layer of the plan represents. Default: 1. */
   readonly times?: ((layer: number) => number) | undefined;
 }
 
-/** Parts of which none took any time. */
+/** No time. */
 export const NO_PARTS: Parts = {
   launch: 0,
   arithmetic: 0,
@@ -95,7 +97,7 @@ interface Clock {
   busy: boolean;
 }
 
-/** Predict one step of a plan's first program. Throws DataError where the machine has too few places for ranks. */
+/** Predicts one step of a plan's first program. Throws DataError if the machine has too few devices for the ranks. */
 export function simulate(
   plan: Plan,
   machine: Machine,
@@ -122,7 +124,7 @@ export function simulate(
     const start = clocks[i]!.now;
     options.onSpent?.({ rank, step: current, what, start, seconds });
     clocks[i]!.now += seconds;
-    // The first class stands for the machine in what time is for.
+    // The breakdown is that of the first class.
     if (i === 0) layers[layer]![what] += seconds;
   };
   const waitUntil = (time: number, what: keyof Parts) => {
@@ -183,12 +185,12 @@ export function simulate(
     };
     const max = seconds("max");
     if (max === undefined) return;
-    // Devices of their own wait for the fullest; ranks of one device add up.
+    // Separate devices wait for the fullest; times of ranks of one device add up.
     const mean = seconds("mean") ?? max;
     const times = sharing * slower;
     spendLaunch(i, mean, times, false);
     if (sharing === 1) {
-      // Devices that take turns with all cores of a host leave them to the fullest; processes wait on their own.
+      // Devices that alternate on all cores of a host leave them to the fullest; separate processes wait.
       const longest = total(max) * (oneAtATime ? 1 : slower);
       spend(i, "waiting", Math.max(0, longest - total(mean) * slower));
     }
@@ -223,7 +225,7 @@ export function simulate(
     });
     sentBytes += each * (group.length - 1) * equal[layer]!;
     if (group.every((other) => places[other]!.device === place.device)) {
-      // What it takes to share a launch is in the rate of those that move rows.
+      // The cost of splitting a launch is part of the rate of kernels that move rows.
       const moves = step.op === "allToAll" && device.exchange
         ? { ...device.exchange, join: 0 }
         : {};
@@ -244,12 +246,12 @@ export function simulate(
     }
     const seconds = exchangeSeconds(machine, {
       levels: levelsOf(places, { rank, group, each, mean }),
-      // Gathers of counts; those of rows depend on their bytes.
+      // Gathers of counts; the time of row gathers depends on their bytes.
       gathers: step.op === "allGather" && !step.rows,
       staged: 2 * group.length * each,
     }, place.kind);
     for (const [i, clock] of clocks.entries()) {
-      // Exchanges right after each other wait for the device once.
+      // Consecutive exchanges wait for the device once.
       if (clock.busy) spend(i, "run", groups[i]!.device.sync ?? 0);
       clock.busy = false;
     }
@@ -257,7 +259,7 @@ export function simulate(
     const start = Math.max(ready, linkFree);
     linkFree = start + seconds;
     if (step.op === "allToAll" && step.handle !== undefined) {
-      // Only started: what comes next goes on meanwhile.
+      // Asynchronous: later work continues meanwhile.
       ends.set(step.handle, linkFree);
       return;
     }

@@ -17,7 +17,7 @@ import { levelsOf, peerBytes } from "./peer_bytes.ts";
 import { placesOf, rankGroups } from "./rank_groups.ts";
 import type { Workload } from "./workload.ts";
 
-/** What a step moves and computes, and seconds that its roofline allows. */
+/** Bytes and FLOPs of a step, and its roofline time. */
 interface Cost {
   readonly bytes: number;
   readonly flops: number;
@@ -25,8 +25,8 @@ interface Cost {
 }
 
 /**
- * Costs of the steps of a plan's first program; steps that move and compute nothing are left out. Throws DataError where
- * the plan has no room for the workload.
+ * Costs of the steps of a plan's first program; steps without bytes and FLOPs are omitted. Throws DataError if the
+ * workload exceeds the bounds of the plan.
  */
 export function stepCosts(
   plan: Plan,
@@ -85,7 +85,7 @@ export function stepCosts(
     if (!machine || !places) return { bytes, flops: 0, seconds: undefined };
     const { device } = places[0]!;
     if (members.every((other) => places[other]!.device === device)) {
-      // Within a device, an exchange is launches that copy.
+      // Within a device, an exchange consists of copy launches.
       const touched = sum(
         meter.local(step).flatMap(({ loads, stores }) => [...loads, ...stores]),
       );

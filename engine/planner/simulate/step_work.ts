@@ -1,4 +1,4 @@
-/** What a step does on one rank, exchanges left out. */
+/** Counts the work of a step on one rank, without exchanges. */
 
 import { launchContext, openLaunchMeter } from "./launches.ts";
 import type { Plan } from "../../../spec/plan/plan.ts";
@@ -7,16 +7,16 @@ import type { Workload } from "./workload.ts";
 /** The work of all launches of a step. */
 export interface StepWork {
   readonly launches: number;
-  /** Workgroups of the launch that has most. */
+  /** Workgroups of the largest launch. */
   readonly workgroups: number;
   readonly multiplyAdds: number;
   readonly operations: number;
-  /** Bytes of weights that are read, those of all experts among them. */
+  /** Bytes of weights that are read, including those of all experts. */
   readonly weightBytes: number;
   readonly stateBytes: number;
 }
 
-/** Count the launches of a step on rank 0. */
+/** Counts the launches of a step on rank 0. */
 export function countStep(plan: Plan, workload: Workload): StepWork {
   const context = launchContext(plan, workload);
   const meter = openLaunchMeter(context);

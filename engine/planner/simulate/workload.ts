@@ -1,4 +1,4 @@
-/** What is assumed of a step that is predicted: how many tokens, of which sequences, and which experts they choose. */
+/** Assumptions about a predicted step: tokens, sequences and expert load. */
 
 import { modelAxis } from "../../../spec/axis_parts.ts";
 import { DataError } from "../../../spec/errors.ts";
@@ -6,13 +6,13 @@ import { groupSizeOf } from "../../../spec/mesh.ts";
 import type { Plan, Program } from "../../../spec/plan/plan.ts";
 import type { ExpertLoad } from "./loads.ts";
 
-/** A step of a program, as far as its time depends on it. */
+/** A step of a program, for predictions of its time. */
 export interface Workload {
   /** Items of every dynamic axis, such as tokens, over all ranks. */
   readonly tokens: number;
-  /** Sequences that the tokens belong to, evenly. Default: 1. */
+  /** Number of sequences, with equal numbers of tokens. Default: 1. */
   readonly sequences?: number;
-  /** Tokens of each sequence that came in earlier steps. Default: 0. */
+  /** Earlier tokens of each sequence. Default: 0. */
   readonly past?: number;
   /** Default: even. */
   readonly experts?: ExpertLoad;
@@ -20,13 +20,13 @@ export interface Workload {
 
 /** Lengths of dynamic axes in a workload. */
 export interface Lengths {
-  /** Items of an axis on the rank that has most. */
+  /** Items of an axis on the rank with the most. */
   max(axis: string): number;
   /** Items of an axis on all ranks of a group over these mesh axes. */
   over(axis: string, over: readonly string[]): number;
 }
 
-/** Shard a workload over the ranks of a plan. Throws DataError where the plan has no room for it. */
+/** Shards a workload over the ranks of a plan. Throws DataError if it exceeds the bounds of the plan. */
 export function lengthsOf(
   plan: Plan,
   program: Program,
@@ -79,7 +79,7 @@ export function lengthsOf(
         max(assignment.of) * groupSizeOf(plan.mesh, inner),
       );
     }
-    // Whole sequences stay on one rank.
+    // Entire sequences stay on one rank.
     const parts = Math.min(sequences, total(axis));
     return Math.ceil(total(axis) / parts * Math.ceil(parts / groupSize));
   };

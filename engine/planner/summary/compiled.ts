@@ -1,4 +1,4 @@
-/** A target compiled by layers that stand for others, on a machine that need not be here. */
+/** Compiles a target with representative layers, for a machine that need not be present. */
 
 import { compile, paramFacts, trace } from "../../../compiler/mod.ts";
 import type { EncodingName } from "../../../spec/encoding.ts";
@@ -23,29 +23,29 @@ import { machineLimits } from "./problems.ts";
 import { EACH_ITSELF, type StandIns, standIns } from "./stand_ins.ts";
 import type { ModelWeights } from "./weights.ts";
 
-/** A target with a model in it. */
+/** A target with a model. */
 export type ModelTarget = Exclude<Target, { readonly kind: "plan" }>;
 
-/** How a target is compiled for a machine. */
+/** Options of compiling a target for a machine. */
 export interface CompileStandInsOptions extends Omit<PlanOptions, "limits"> {
   readonly machine?: Machine | undefined;
-  /** Limits over those of the machine. */
+  /** Limits that override those of the machine. */
   readonly limits?: PlanOptions["limits"] | undefined;
-  /** What the weights of a configuration are stored as. Default: as it says. */
+  /** Storage dtype of the weights of a configuration. Default: that of the configuration. */
   readonly dtype?: EncodingName | undefined;
 }
 
-/** A plan of the layers that stand for others. */
+/** A plan of representative layers. */
 export interface CompiledStandIns {
   readonly plan: Plan;
   readonly weights: ModelWeights;
-  /** What is to be said of the model. */
+  /** Notes about the model. */
   readonly notes: readonly string[];
-  /** The plan of all layers, compiled when it is asked for. */
+  /** The plan of all layers, compiled on demand. */
   full(): Promise<Plan>;
 }
 
-/** Compile a target, whatever it needs. Without a mesh it is on all ranks of the machine. */
+/** Compiles a target, whatever its requirements. Default mesh: all ranks of the machine. */
 export async function compileStandIns(
   target: ModelTarget,
   files: FileSystem,
@@ -81,7 +81,7 @@ export async function compileStandIns(
   };
 }
 
-/** The weights of a target by layers that stand for others; nothing is compiled. */
+/** The weights of a target, by representative layers; compiles nothing. */
 export async function standInWeights(
   target: ModelTarget,
   files: FileSystem,
@@ -90,7 +90,7 @@ export async function standInWeights(
   return (await buildStandIns(target, files, options)).weights;
 }
 
-/** The layers that stand for others, as a model, and what its weights are stored and compiled as. */
+/** The representative layers as a model, and the storage and compile dtypes of its weights. */
 async function buildStandIns(
   target: ModelTarget,
   files: FileSystem,
@@ -115,7 +115,7 @@ async function buildStandIns(
   return { model, stored, declared, weights };
 }
 
-/** Compile for a machine, whatever its limits; what is given of limits and tuning goes before what the machine says. */
+/** Compile options for a machine, without its limits. Given limits and tuning override those of the machine. */
 export function forMachine(
   machine: Machine | undefined,
   { limits, tuning }: {
@@ -132,7 +132,7 @@ export function forMachine(
   };
 }
 
-/** Layers that stand for others in a target: every layer for itself where it is no decoder. */
+/** Representative layers of a target: every layer represents itself if it is not a decoder. */
 export function standInsOf(target: ModelTarget): StandIns {
   if (target.kind === "model") return EACH_ITSELF;
   const { decoder } = target.kind === "checkpoint"
@@ -141,7 +141,7 @@ export function standInsOf(target: ModelTarget): StandIns {
   return standIns(decoder);
 }
 
-/** All ranks of a machine, but no more than there are experts. */
+/** All ranks of a machine, but at most the number of experts. */
 function meshOf(
   machine: Machine,
   params: ModelWeights["params"],

@@ -1,4 +1,4 @@
-/** What layers compute and send for a token, equal ones together. */
+/** FLOPs and bytes of layers per token, with equal layers together. */
 
 import type { ParamFacts } from "../../../compiler/mod.ts";
 import { expectedExchanges, toOthers } from "../../../spec/plan/exchanges.ts";
@@ -11,7 +11,7 @@ import type {
   LayerClass,
 } from "../../../spec/plan_summary.ts";
 
-/** Layers that are equal, in the order of the first of each; what has no number is one class. */
+/** Classes of equal layers, in the order of their first layer. Nodes without a layer number form one class. */
 export function layerClasses(
   plan: Plan,
   { params, stands, predicted }: {
@@ -44,7 +44,7 @@ export function layerClasses(
     if (layer !== undefined) known.layers.push(...stands.of(layer));
     classes.set(key, known);
   }
-  // Models without numbers have one layer, whatever it is.
+  // Models without layer numbers have one layer.
   const single = byLayer.size === 1;
   return [...classes.values()]
     .sort((a, b) =>
@@ -67,7 +67,7 @@ export function layerClasses(
 
 type LayerFields = Omit<LayerClass, "count" | "layers">;
 
-/** Layers that are equal: those that are built, and all that they stand for. */
+/** Equal layers: the built ones, and all that they represent. */
 interface EqualLayers {
   readonly fields: LayerFields;
   readonly built: (number | undefined)[];
@@ -85,7 +85,7 @@ function rangesOf(layers: readonly number[]): string {
   return ranges.map(([a, b]) => a === b ? `${a}` : `${a}-${b}`).join(", ");
 }
 
-/** What each layer exchanges, by its number. */
+/** Exchanges of each layer, by number. */
 function exchangesOf(plan: Plan): Map<number | undefined, ExchangeSummary[]> {
   const found = new Map<number | undefined, ExchangeSummary[]>();
   const [program] = plan.programs;

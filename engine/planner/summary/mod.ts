@@ -1,4 +1,4 @@
-/** Compile a target for a machine that need not be here, and say whether it fits, what moves and what it computes. */
+/** Compiles a target for a machine that need not be present, and summarizes memory fit, traffic and work. */
 
 import { isCompiled } from "../../../compiler/compiled.ts";
 import { modelAxis } from "../../../spec/axis_parts.ts";
@@ -43,41 +43,41 @@ export type {
   RankClass,
 } from "../../../spec/plan_summary.ts";
 
-/** What a summary is held against. */
+/** Options of a summary. */
 export interface SummaryOptions {
   readonly machine?: Machine | undefined;
-  /** Limits over those of the machine. Without a machine, only these are held against the plan. */
+  /** Limits that override those of the machine. Without a machine, only these are checked. */
   readonly limits?: { readonly [limit: string]: number } | undefined;
-  /** What people set to change a bound, by axis: `{ token: "--max-tokens" }`. Default: the axis of the model. */
+  /** Flags that change a bound, by axis: `{ token: "--max-tokens" }`. Default: the axis of the model. */
   readonly flags?: { readonly [axis: string]: string };
-  /** How experts are chosen in steps that are predicted. Default: evenly. */
+  /** Expert load of predicted steps. Default: even. */
   readonly experts?: ExpertLoad | undefined;
-  /** List only this rank. Default: all, equal ones together. */
+  /** Lists only this rank. Default: all, with equal ones together. */
   readonly rank?: number | undefined;
 }
 
 /** Options of `summarizeTarget`. */
 export interface SummarizeTargetOptions
   extends Omit<PlanOptions, "limits">, SummaryOptions {
-  /** What the weights of a configuration are stored as. Default: as it says. */
+  /** Storage dtype of the weights of a configuration. Default: that of the configuration. */
   readonly dtype?: EncodingName;
 }
 
-/** What is to be said of a plan, and the plan. */
+/** A summary and its plan. */
 export interface Summarized {
-  /** All of it, compiled when it is asked for. */
+  /** The complete plan, compiled on demand. */
   plan(): Promise<Plan>;
   readonly summary: PlanSummary;
-  /** It was read from a file. */
+  /** Whether it was read from a file. */
   readonly untrusted: boolean;
-  /** What the summary predicts, over time; nothing where it predicts nothing. */
+  /** The predicted timelines. Empty if nothing is predicted. */
   timelines(): Promise<readonly PredictedTimeline[]>;
-  /** Bytes and FLOPs of the steps of its first program, and their rooflines where a machine is given. */
+  /** Bytes and FLOPs of the steps of its first program, and their rooflines if a machine is given. */
   costs(): Promise<readonly PhaseCosts[]>;
 }
 
 /**
- * Compile a target, whatever it needs, and summarize it: of a decoder, each kind of layer. Without a mesh it is on all
+ * Compiles a target, whatever its requirements, and summarizes it; for a decoder, by kinds of layers. Default mesh: all
  * ranks of the machine.
  */
 export async function summarizeTarget(
@@ -130,7 +130,7 @@ function timelinesOf(
   return machine ? predictTimelines(plan, summary, { machine, experts }) : [];
 }
 
-/** Summarize a plan; `weights` are of its model, where that is there. */
+/** Summarizes a plan. `weights`: those of its model, if available. */
 export function planSummary(
   plan: Plan,
   options: SummaryOptions & {
@@ -176,7 +176,7 @@ export function planSummary(
   };
 }
 
-/** Bits of an element of the experts' matrices that are not quantized. */
+/** Bits per element of the experts' matrices that are not quantized. */
 function expertBits({ params, storedAs }: ModelWeights): number | undefined {
   const param = params.find(({ expert, use }) =>
     expert !== undefined && use === "matrix"
@@ -214,7 +214,7 @@ function axesOf({ axes, stack }: PlanWeight): readonly string[] {
   return stack === undefined ? axes : [stack, ...axes];
 }
 
-/** Which buffers hold weights of experts: those of the model, else what ranks hold parts of. */
+/** The buffers with weights of experts: those of the model, else those that ranks have parts of. */
 function expertBuffers(
   plan: Plan,
   weights: ModelWeights | undefined,
@@ -230,14 +230,14 @@ function expertBuffers(
   return ({ name, kind }) => kind === "weight" && names.has(name);
 }
 
-/** Bounds that a run has to keep to, in the words of the model: lengths of inputs and of states. */
+/** Bounds for a run, under the model's names: lengths of inputs and of states. */
 function boundsOf(plan: Plan): { readonly [axis: string]: number } {
   const named = Object.values(plan.buffers).flatMap(({ kind, axes }) =>
     kind === "input" || kind === "state"
       ? axes.map(({ axis }) => modelAxis(plan, axis))
       : []
   );
-  // Where caches are in pages, their axes do not say how long a sequence may be.
+  // The axes of paged caches do not contain the maximum sequence length.
   const paged = named.includes(WITHIN);
   return Object.fromEntries(
     Object.entries(plan.axes).flatMap(([name, { size, dynamic }]) =>
@@ -251,7 +251,7 @@ function boundsOf(plan: Plan): { readonly [axis: string]: number } {
   );
 }
 
-/** Bounds of a checkpoint's model that nobody gave. */
+/** Notes about default bounds of a checkpoint's model. */
 function boundNotes(
   plan: Plan,
   flags: { readonly [axis: string]: string },
@@ -272,9 +272,9 @@ function boundNotes(
     : [`bounds by default: ${defaults.join(", ")}`];
 }
 
-/** What a plan needs that not every device has, where nobody says which device it is for. */
+/** Notes about requirements beyond guaranteed limits, if no device is given. */
 function limitNotes(plan: Plan, weights: ModelWeights | undefined): string[] {
-  // What is planned by other bytes than it was compiled with says nothing of limits.
+  // Limits are unknown for plans with other weight bytes than compiled.
   const known =
     weights?.params.every((param) =>
       isFileDType(weights.storedAs(param).name)

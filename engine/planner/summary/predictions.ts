@@ -1,4 +1,4 @@
-/** What steps of a plan take on a machine, as a summary has it. */
+/** Predicted steps of a plan for a summary. */
 
 import type { Machine } from "../../../spec/machine.ts";
 import { machineRanks } from "../../../spec/machine.ts";
@@ -20,19 +20,19 @@ import {
 } from "../simulate/mod.ts";
 import type { StandIns } from "./stand_ins.ts";
 
-/** Predicted steps, by what they are. */
+/** Predicted steps by phase. */
 export type Predictions = ReadonlyMap<
   Phase,
   { readonly workload: Required<Workload>; readonly step: Prediction }
 >;
 
-/** What is known besides the plan. */
+/** Options besides the plan. */
 export interface PredictOptions {
   readonly machine: Machine | undefined;
   readonly stands: StandIns;
-  /** How experts are chosen. Default: evenly. */
+  /** Expert load. Default: even. */
   readonly experts?: ExpertLoad | undefined;
-  /** Default: the largest steps that the plan has room for. */
+  /** Default: the largest steps within the bounds of the plan. */
   readonly workloads?: readonly PhaseWorkload[];
 }
 
@@ -42,7 +42,7 @@ export type PhaseWorkload = readonly [
   Required<Omit<Workload, "experts">>,
 ];
 
-/** Predict the steps of a plan; none where no machine has places for its ranks. */
+/** Predicts the steps of a plan. Empty if the machine has too few devices for its ranks. */
 export function predictSteps(
   plan: Plan,
   options: PredictOptions,
@@ -61,7 +61,7 @@ export function predictSteps(
   );
 }
 
-/** The largest steps that a plan has room for. */
+/** The largest steps within the bounds of a plan. */
 export function workloadsOf(plan: Plan): PhaseWorkload[] {
   const [program] = plan.programs;
   if (!program) return [];
@@ -87,7 +87,7 @@ export function workloadsOf(plan: Plan): PhaseWorkload[] {
   return [["prefill", full], ["decode", next]];
 }
 
-/** What most of the time goes to. */
+/** The cause of most of the time. */
 export function boundOf(parts: Parts): Bottleneck {
   const [[name]] = Object.entries(parts).sort(([, a], [, b]) => b - a) as [
     [Bottleneck, number],
@@ -95,7 +95,7 @@ export function boundOf(parts: Parts): Bottleneck {
   return name;
 }
 
-/** The steps as a summary has them. */
+/** The steps in the format of a summary. */
 export function predictedSteps(
   predictions: Predictions,
 ): Pick<PlanSummary, "predicted"> {
@@ -118,7 +118,7 @@ export function predictedSteps(
   return { predicted: Object.fromEntries(entries) };
 }
 
-/** What a layer of a class takes, of which these are built. */
+/** Predicted seconds of a layer of a class, from its built layers. */
 export function layerSeconds(
   predictions: Predictions,
   built: readonly (number | undefined)[],

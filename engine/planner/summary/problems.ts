@@ -1,4 +1,4 @@
-/** What does not fit a machine, all of it, with the smallest change found that mends each. */
+/** Finds everything that does not fit a machine, each with the smallest fix. */
 
 import { heldAxis, modelAxis, partLengths } from "../../../spec/axis_parts.ts";
 import { UNLIMITED } from "../../../spec/limits.ts";
@@ -19,20 +19,20 @@ import { deviceLimits } from "../../devices.ts";
 import { sizeText } from "../../../spec/size_text.ts";
 import type { RankClass } from "../../../spec/plan_summary.ts";
 
-/** What a plan is held against. */
+/** Options of the check. */
 export interface ProblemOptions {
   readonly machine?: Machine | undefined;
-  /** Limits besides those of the machine. */
+  /** Additional limits to those of the machine. */
   readonly limits?: { readonly [limit: string]: number } | undefined;
-  /** How many buffers one with this name stands for. */
+  /** Number of buffers that one with this name represents. */
   readonly times: (name: string) => number;
   /** Axes of experts. */
   readonly experts: readonly string[];
-  /** Whether a buffer holds weights of experts. */
+  /** Whether a buffer contains weights of experts. */
   readonly isExperts: (buffer: PlanBuffer) => boolean;
-  /** What people set to change a bound, by axis. */
+  /** Flags that change a bound, by axis. */
   readonly bounds: { readonly [axis: string]: string };
-  /** Bits of an element of the experts' matrices, where `--dtype` may store them as fp8. */
+  /** Bits per element of the experts' matrices, if `--dtype` can store them as fp8. */
   readonly encodable?: number | undefined;
 }
 
@@ -54,7 +54,7 @@ export function problemsOf(
   ];
 }
 
-/** The limits of the machine's first device, and over them those that are given. What nobody limits is not limited. */
+/** The limits of the machine's first device, overridden by the given ones. Other resources are unlimited. */
 export function limitsOf(
   machine: Machine | undefined,
   given: ProblemOptions["limits"],
@@ -91,10 +91,10 @@ function placeProblems(plan: Plan, machine: Machine | undefined): Problem[] {
   }];
 }
 
-/** A way to make a rank hold less. */
+/** A way to reduce the memory of a rank. */
 interface Change {
   readonly mend: string;
-  /** How much of the present value remains: the nearer to 1, the smaller the change. */
+  /** Remaining fraction of the current value: closer to 1 is a smaller change. */
   readonly remains: number;
 }
 
@@ -117,7 +117,7 @@ function memoryProblem(
         .map(({ mend }) => ({ mend: `${encoding.mend} ${mend}` }))
       : [],
   ];
-  // A thousandth of what steps need, such as counts and what aligns buffers, does not depend on tokens either.
+  // A thousandth of the steps' memory, such as counts and alignment, does not depend on tokens either.
   const steps = {
     bytes: 0.999 * (bytes.scratch + bytes.staging - tableBytes(plan)),
     axes: [tokenAxis(plan) ?? ""],
@@ -137,10 +137,10 @@ function memoryProblem(
   }];
 }
 
-/** Positions of a page that is suggested. */
+/** Page size of suggestions, in positions. */
 const PAGE = 16;
 
-/** A KV cache of half the width, or of fewer pages than all sequences at their longest need. */
+/** A KV cache of half the width, or with fewer pages than all sequences need at full length. */
 function cacheChanges(
   plan: Plan,
   state: number,
@@ -158,7 +158,7 @@ function cacheChanges(
   );
   if (!sequences || !context || caches.length === 0 || !dense) return [];
   const remains = (state - excess) / state;
-  // A sequence of full length must have room; a page more than fits is for rounding.
+  // A sequence of full length must fit; one page more than the quotient is for rounding.
   const pages = Math.floor(sequences * context * remains / PAGE) - 1;
   const changes = [
     ...remains >= 0.5 ? [{ mend: "--kv-cache-dtype bf16", remains: 0.5 }] : [],
@@ -169,7 +169,7 @@ function cacheChanges(
   return changes;
 }
 
-/** Experts' matrices as fp8, which is a little more than 8 bits an element. */
+/** Experts' matrices as fp8, slightly more than 8 bits per element. */
 function encodingChange(
   plan: Plan,
   rank: number,
@@ -183,7 +183,7 @@ function encodingChange(
     : { mend: "--dtype fp8", saved: (1 - 8.01 / encodable) * held };
 }
 
-/** Where nothing less will do: a device for what every rank holds and one expert of each layer. */
+/** If nothing else suffices: a device for the data of every rank and one expert per layer. */
 function largerDevice(
   plan: Plan,
   { bytes, first }: Pick<RankClass, "bytes" | "first">,
@@ -204,18 +204,18 @@ function largerDevice(
   } besides`;
 }
 
-/** Experts of the rank that has most. */
+/** Maximum number of experts on a rank. */
 function mostHeld(plan: Plan, axis: Plan["axes"][string]): number {
   return Math.max(...partLengths(plan, axis) ?? [axis.size]);
 }
 
-/** Bytes that grow with the first of some axes that the plan has. */
+/** Bytes that grow with the first existing axis of a list. */
 interface Growing {
   readonly bytes: number;
   readonly axes: readonly string[];
 }
 
-/** Shorter bounds, each by the same factor, so that what grows with them is less by `excess`. */
+/** Smaller bounds, each by the same factor, that reduce the bytes that grow with them by `excess`. */
 function boundChange(
   plan: Plan,
   growing: readonly Growing[],
@@ -234,7 +234,7 @@ function boundChange(
     : [];
 }
 
-/** A shorter axis, so that the longest part of a rank is no longer than this share of it. */
+/** A shorter axis, such that the longest local part is at most this share of the current one. */
 function shorter(plan: Plan, name: string, remains: number): number {
   const axis = heldAxis(plan, name);
   const lengths = partLengths(plan, axis);
@@ -243,7 +243,7 @@ function shorter(plan: Plan, name: string, remains: number): number {
     : Math.floor(plan.axes[name]!.size * remains);
 }
 
-/** The axis of tokens: the input axis whose length is known only at run time. */
+/** The token axis: the dynamic input axis. */
 function tokenAxis(plan: Plan): string | undefined {
   const found = Object.values(plan.buffers)
     .filter(({ kind }) => kind === "input")
@@ -280,7 +280,7 @@ function expertChanges(
       mend: ranks > places
         ? `${mend}, on a machine of ${ranks} ranks (this one has ${places})`
         : mend,
-      // A machine that is not there is a larger change than any other.
+      // A machine that does not exist is a larger change than any other.
       remains: ranks > places ? 0 : remains / 2,
     }];
   });

@@ -1,4 +1,4 @@
-/** What ranks hold, equal ones together, and of how much. */
+/** Memory and experts of ranks, with equal ranks together. */
 
 import { heldAxis, partLengths } from "../../../spec/axis_parts.ts";
 import { type Machine, placeRanks } from "../../../spec/machine.ts";
@@ -8,10 +8,10 @@ import { maxOverRanks, onRank, type Plan } from "../../../spec/plan/plan.ts";
 import { rankClasses } from "../../../spec/plan/rank_classes.ts";
 import type { RankBytes, RankClass } from "../../../spec/plan_summary.ts";
 
-/** What is known besides the plan. */
+/** Options besides the plan. */
 export interface RankOptions {
   readonly machine?: Machine | undefined;
-  /** How many buffers one with this name stands for. */
+  /** Number of buffers that one with this name represents. */
   readonly times: (name: string) => number;
   /** Axes of experts. */
   readonly experts: readonly string[];
@@ -19,7 +19,7 @@ export interface RankOptions {
   readonly only?: readonly number[];
 }
 
-/** Ranks that hold the same, in the order of the lowest of each. */
+/** Ranks with equal data, in the order of their lowest rank. */
 export function summarizeRanks(plan: Plan, options: RankOptions): RankClass[] {
   const limitOf = shareOfDevice(plan, options.machine);
   const staged = stagingOf(plan, options.machine);
@@ -64,7 +64,7 @@ function bytesOf(
     const bytes = onRank(buffer.bytes, rank);
     const n = times(buffer.name);
     if (buffer.kind === "scratch") {
-      // What a layer needs only while it works, the next one has after it.
+      // Scratch memory of a layer is reused by the next one.
       if (!read.has(buffer.name)) continue;
       scratch += (n - 1) * alignedOffset(maxOverRanks(buffer.bytes));
       continue;
@@ -81,7 +81,7 @@ function bytesOf(
   return { weights, state, scratch, staging, total };
 }
 
-/** Scratch buffers that stay until a program has ended: how many rows each exchange received. */
+/** Scratch buffers that are live until the end of a program: the number of rows received by each exchange. */
 function readAfterwards({ programs }: Plan): Set<string> {
   return new Set(
     programs.flatMap(({ steps }) =>
@@ -92,7 +92,7 @@ function readAfterwards({ programs }: Plan): Set<string> {
   );
 }
 
-/** Ranks on one device exchange in place; others by way of their hosts. */
+/** Ranks on one device exchange in place; others through their hosts. */
 function stagingOf(
   { staging, ranks }: Plan,
   machine: Machine | undefined,
@@ -117,7 +117,7 @@ function shareOfDevice(
     sharing.set(device, (sharing.get(device) ?? 0) + 1);
   }
   return (rank) => {
-    // Ranks that the machine has no place for are held against a device of its last kind.
+    // Ranks without a device are checked against a device of the last kind.
     const { kind, device } = places[Math.min(rank, places.length - 1)]!;
     const { memory } = machine.devices[kind]!;
     return memory === undefined
@@ -126,7 +126,7 @@ function shareOfDevice(
   };
 }
 
-/** Experts of a layer on a rank: a number for each kind of layer. */
+/** Experts per layer on a rank: a number for each kind of layer. */
 function heldExperts(
   plan: Plan,
   axes: readonly string[],

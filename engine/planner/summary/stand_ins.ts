@@ -1,21 +1,21 @@
-/** Layers that stand for others: what is planned of a deep model is each kind of layer, not each layer. */
+/** Representative layers: a deep model is planned by its kinds of layers instead of all layers. */
 
 import type { Decoder } from "../../../models/mod.ts";
 import { layerOf } from "../../../spec/plan/layers.ts";
 
-/** The layers to build of a model. */
+/** The layers of a model to build. */
 export interface StandIns {
   readonly layers: readonly number[];
-  /** The layers that a built one stands for, itself among them; of a number that is not built: none. */
+  /** The layers that a built one represents, including itself. Empty for a layer that is not built. */
   of(layer: number): readonly number[];
-  /** For how many layers something is there that has the number of one in its name; what has none is there once. */
+  /** Number of layers represented by the layer number in a name; 1 without a number. */
   times(name: string): number;
 }
 
 /**
- * Which layers stand for which. Of each kind, two are built: the first follows another kind, the second its own, and
- * stands for all others but the last of the model, after which other things are done. What a plan keeps grows by a
- * layer, and what it needs at once is the same, however many follow.
+ * Chooses the representative layers. Two layers of each kind are built: the first follows another kind, the second its
+ * own. The second represents all others except the last layer of the model, which is followed by other ops. Persistent
+ * memory of a plan grows linearly with layers, and scratch memory is independent of their number.
  */
 export function standIns({ layers, kindOf }: Decoder): StandIns {
   const kinds = new Map<string, number[]>();
@@ -33,7 +33,7 @@ export function standIns({ layers, kindOf }: Decoder): StandIns {
   return withStands(stands);
 }
 
-/** Every layer stands for itself. */
+/** Every layer represents itself. */
 export const EACH_ITSELF: StandIns = {
   layers: [],
   of: (layer) => [layer],

@@ -1,4 +1,4 @@
-/** Steps of a plan over time, as predicted, and what each moves and computes. */
+/** Predicted steps of a plan over time, and the bytes and FLOPs of each. */
 
 import { type Machine, machineRanks } from "../../../spec/machine.ts";
 import type { Plan } from "../../../spec/plan/plan.ts";
@@ -14,13 +14,13 @@ import { rankClasses } from "../../../spec/plan/rank_classes.ts";
 import { type ExpertLoad, simulate, stepCosts } from "../simulate/mod.ts";
 import { workloadsOf } from "./predictions.ts";
 
-/** What is known besides the plan. */
+/** Options besides the plan. */
 export interface TimelineOptions {
   readonly machine: Machine;
   readonly experts?: ExpertLoad | undefined;
 }
 
-/** The steps that a summary predicts, of the whole plan. */
+/** The predicted steps of a summary, for the entire plan. */
 export function predictTimelines(
   plan: Plan,
   { predicted = {} }: PlanSummary,
@@ -62,7 +62,7 @@ export function predictTimelines(
   });
 }
 
-/** How many ranks are like each of the first ones of their classes. */
+/** Number of ranks in the class of each first rank. */
 function countOf(plan: Plan, firsts: readonly number[]): Map<number, number> {
   const classes = rankClasses(plan);
   const counts = new Map<number, number>();
@@ -73,16 +73,16 @@ function countOf(plan: Plan, firsts: readonly number[]): Map<number, number> {
   return counts;
 }
 
-/** What a rank does: steps, and waits for other ranks. */
+/** Activity of a rank: steps, and waits for other ranks. */
 interface Lane {
   readonly steps: Timed[];
   readonly waits: Timed[];
 }
 
-/** A `TimedStep` that may grow, in microseconds. */
+/** A mutable `TimedStep`, in microseconds. */
 type Timed = [step: number, start: number, duration: number];
 
-/** To a nanosecond. */
+/** Rounds to a nanosecond. */
 function rounded([step, start, duration]: Timed): TimedStep {
   return [step, nanoseconds(start), nanoseconds(duration)];
 }
@@ -95,7 +95,7 @@ function near(a: number, b: number): boolean {
   return Math.abs(a - b) < 1e-3;
 }
 
-/** What the largest steps of a plan move and compute; with a machine, what its rooflines allow. */
+/** Bytes and FLOPs of the largest steps of a plan; with a machine, also roofline times. */
 export function predictCosts(
   plan: Plan,
   { machine, experts = { kind: "even" } }: {

@@ -1,4 +1,4 @@
-/** A step of training compiled by layers that stand for others. */
+/** Compiles a training step with representative layers. */
 
 import {
   adamw,
@@ -22,28 +22,31 @@ import { summarizeRanks } from "./ranks.ts";
 import type { ModelWeights } from "./weights.ts";
 import type { Bounds } from "../../../models/mod.ts";
 
-/** How a step of training is compiled for a machine. */
+/** Options of compiling a training step for a machine. */
 export interface CompileTrainingStandInsOptions
   extends Omit<CompileStandInsOptions, "bounds"> {
   readonly bounds: Bounds;
   readonly zero?: ZeroStage;
-  /** Compute what is inside attention and experts a second time. Default: it is kept. */
+  /** Whether attention and experts are recomputed. Default: false. */
   readonly recompute?: boolean;
 }
 
-/** A plan of the layers that stand for others, and what the fullest ranks of all layers hold, or at least hold where it does not fit. */
+/**
+ * A plan of representative layers, and the memory of the fullest ranks with all layers, or a lower bound if it does not
+ * fit.
+ */
 export interface TrainingStandIns {
   readonly plan: Plan;
   readonly weights: ModelWeights;
   readonly fullest: RankClass;
-  /** Plans with one layer more, and how many layers are equal to that one; none where the plan does not fit. */
+  /** Plans with one more layer, and the number of equal layers. Empty if the plan does not fit. */
   readonly grown: readonly { readonly plan: Plan; readonly layers: number }[];
 }
 
 /**
- * Compile a step of training a published model by AdamW, its gradients clipped. What is kept for gradients grows with each
- * layer, by how much a plan with one more of a kind shows: weights and states exactly, scratch memory to some percent, as it
- * is shared in another way. Throws DataError for a dtype that is not trained in.
+ * Compiles a training step of a published model with AdamW and gradient clipping. Saved activations grow with each
+ * layer; a plan with one more layer of a kind shows by how much: exactly for weights and states, to a few percent for
+ * scratch memory, whose sharing changes. Throws DataError for a dtype that cannot be trained.
  */
 export async function compileTrainingStandIns(
   target: ModelTarget,
@@ -92,7 +95,7 @@ export async function compileTrainingStandIns(
   let { bytes } = fullest;
   const { limit } = fullest;
   for (const layer of stands.layers) {
-    // What does not fit with some layers does not with all.
+    // If some layers do not fit, all do not.
     if (limit !== undefined && bytes.total > limit) break;
     const [, another, ...others] = stands.of(layer);
     if (another === undefined) continue;
@@ -122,7 +125,7 @@ export async function compileTrainingStandIns(
   };
 }
 
-/** What ranks hold with so many more layers, each of which adds as much as the first. */
+/** Memory of ranks with more layers, each of which adds as much as the first. */
 function grownBy(
   bytes: RankBytes,
   layers: number,
@@ -139,7 +142,7 @@ function grownBy(
   };
 }
 
-/** What weights are stored in. Throws DataError for a dtype that cannot be trained in. */
+/** Storage dtype of trained weights. Throws DataError for a dtype that cannot be trained. */
 export function trainedDType(
   dtype: NonNullable<CompileStandInsOptions["dtype"]>,
 ): TrainedDType {

@@ -1,4 +1,4 @@
-/** Parameters of a summary: counted, and as bytes of files and of ranks. */
+/** Parameters of a summary: counts, and bytes in files and on ranks. */
 
 import type { ParamFacts } from "../../../compiler/mod.ts";
 import {
@@ -12,15 +12,15 @@ import { STORED_BYTES } from "../../../spec/dtype.ts";
 import type { StandIns } from "./stand_ins.ts";
 import type { ModelSummary } from "../../../spec/plan_summary.ts";
 
-/** The parameters of a model, and how each is stored. */
+/** The parameters of a model and their storage. */
 export interface ModelWeights {
-  /** Those of the layers that stand for others. */
+  /** Parameters of the representative layers. */
   readonly params: readonly ParamFacts[];
   readonly stands: StandIns;
   storedAs(param: ParamFacts): WeightEncoding;
 }
 
-/** Count the parameters of a model. */
+/** Counts the parameters of a model. */
 export function summarizeModel(
   { params, stands, storedAs }: ModelWeights,
 ): ModelSummary {
@@ -41,7 +41,7 @@ export function summarizeModel(
   };
 }
 
-/** Count the weights of a plan whose model is not there. */
+/** Counts the weights of a plan without its model. */
 export function summarizeWeights(plan: Plan): ModelSummary {
   const stored = new Map<string, number>();
   let parameters = 0;
@@ -59,7 +59,7 @@ export function summarizeWeights(plan: Plan): ModelSummary {
     const copies = stack === undefined ? 1 : plan.axes[stack]!.size;
     const elements = copies * shape.reduce((n, size) => n * size, 1);
     const part = parts.get(weight.source);
-    // Several elements to a word; a scale belongs to the elements that it is for.
+    // Several elements share a word; a scale counts with its elements.
     parameters += elements * (part?.perWord ?? 1);
     const title = part?.title ?? weight.stored;
     const bytes = elements *
