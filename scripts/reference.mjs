@@ -27,6 +27,7 @@ const HEADINGS = {
   layer_norm: "Reductions and norms",
   shape: "Shapes",
   position: "Positions and sequences",
+  attention: "Positions and sequences",
   select_keys: "Positions and sequences",
   sequences: "Positions and sequences",
   route: "Mixture of experts",

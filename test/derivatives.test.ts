@@ -371,6 +371,7 @@ t.test("routing: rows, weights and routers", async (t) => {
       { topK: 3, preset: "olmoe", scale: 2.5 },
       { topK: 2, preset: "gptOss" },
       { topK: 2, preset: "deepseekV3" },
+      { topK: 2, score: "sqrtSoftplus", normalize: "chosen" },
       { topK: 1, preset: "llama4" },
       { topK: 2, preset: "fairscale.top2" },
     ] as const
@@ -409,7 +410,7 @@ t.test("routing: rows, weights and routers", async (t) => {
         "down.{expert}": waves(24, 5),
         scale: waves(4, 6),
       },
-    }, `${options.preset}: gradients`);
+    }, `${JSON.stringify(options)}: gradients`);
   }
 });
 

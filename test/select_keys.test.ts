@@ -7,12 +7,16 @@ import { trace } from "../compiler/graph/trace.ts";
 import {
   add,
   attention,
+  cacheRows,
+  div,
   dot,
   latentAttention,
+  maximum,
   type Model,
   model,
   mul,
   selectKeys,
+  sub,
   sum,
   upTo,
 } from "../compiler/mod.ts";
@@ -100,6 +104,16 @@ function netOf(
   });
 }
 
+const ENTRY_SIZES = {
+  token: 4,
+  sequence: 1,
+  context: 4,
+  entry: 2,
+  head: 1,
+  dim: 2,
+  value: 2,
+};
+
 /** Places of tokens: runs of sequences, from a position on. */
 function at(...runs: readonly (readonly [number, number, number])[]) {
   const places = runs.flatMap(([sequence, from, to]) =>
@@ -158,6 +172,93 @@ t.test("enough keys for all are attention to all", {
     }
   }
 });
+
+/** A window and entries that stand for three tokens each: some of them by their scores, or all. */
+function windowsOf(indexed: boolean): Model {
+  return model({
+    token: upTo(80),
+    sequence: 2,
+    context: 80,
+    entry: 27,
+    head: 4,
+    dim: 6,
+    value: 6,
+    embed: 3,
+    indexHead: 2,
+    indexDim: 5,
+  }, (m) => {
+    const at = (name: string) => m.input(name, "token", { dtype: "i32" });
+    const where = { sequence: at("sequence"), position: at("position") };
+    const x = m.input("x", "token embed");
+    const complete = div(add(where.position, 1), 3);
+    const completes = maximum(sub(mul(complete, 3), where.position), 0);
+    const write = sub(mul(completes, complete), 1);
+    const last = sub(complete, 1);
+    const entries = cacheRows(
+      m.state("entries", "sequence entry dim"),
+      dot(x, m.param("e", "dim embed"), "embed"),
+      { sequence: where.sequence, position: write },
+    );
+    const picked = selectKeys(
+      dot(x, m.param("iq", "indexHead indexDim embed"), "embed"),
+      {
+        key: dot(x, m.param("ik", "indexDim embed"), "embed"),
+        keys: m.state("index", "sequence entry indexDim"),
+        weights: dot(x, m.param("iw", "indexHead embed"), "embed"),
+        k: 4,
+        sequence: where.sequence,
+        position: write,
+        last,
+      },
+    );
+    const { y, keys } = latentAttention(
+      dot(x, m.param("q", "head dim embed"), "embed"),
+      {
+        key: dot(x, m.param("c", "dim embed"), "embed"),
+        keys: m.state("latents", "sequence context dim"),
+        value: "value",
+        window: 7,
+        sinks: m.param("sinks", "head"),
+        entries,
+        ...indexed ? { selected: picked.selected } : { last },
+        ...where,
+      },
+    );
+    return { y, latents: keys, entries, index: picked.keys };
+  });
+}
+
+for (const indexed of [true, false]) {
+  const of = { model: windowsOf(indexed), calls: CALLS };
+  const what = indexed ? "selected entries" : "all entries";
+  holds(`a window and ${what}`, of, MESHES);
+  t.test(`a window and ${what}: bits of one rank, and no derivative`, {
+    skip: skipUnasked("cpu"),
+  }, async (t) => {
+    const [one, ...others] = await Promise.all(
+      MESHES.map(async (options) => digest(await runCase(of, "cpu", options))),
+    );
+    for (const found of others) t.equal(found, one);
+    const trained = model(ENTRY_SIZES, (m) => {
+      const at = (name: string) => m.input(name, "token", { dtype: "i32" });
+      const sequence = at("sequence");
+      const { y, keys } = latentAttention(m.param("q", "token head dim"), {
+        key: m.input("key", "token dim"),
+        keys: m.state("keys", "sequence context dim"),
+        value: "value",
+        entries: m.input("entries", "sequence entry dim"),
+        last: at("last"),
+        sequence,
+        position: at("position"),
+      });
+      return { loss: sum(sum(sum(y, "value"), "head"), "token"), keys };
+    });
+    await t.rejects(graphWithGradients(trained), {
+      message:
+        "Cannot differentiate attention to entries of a second cache: it is built for inference only",
+    });
+  });
+}
 
 t.test("of equal scores the first keys are selected", {
   skip: skipUnasked("cpu"),

@@ -86,7 +86,7 @@ const capacity = closed({
 const rule = closed({
   preset: text,
   topK: few,
-  score: oneOf("softmax", "chosenSoftmax", "sigmoid", "none"),
+  score: oneOf("softmax", "chosenSoftmax", "sigmoid", "sqrtSoftplus", "none"),
   normalize: oneOf("none", "chosen", "kept"),
 }, {
   choose: oneOf("given", "balanced"),
@@ -163,7 +163,7 @@ const PARAMS: { readonly [P in ModelPrimitive]: Schema } = {
     block: upTo(MAX_NODES),
     end: oneOf("in", "out"),
   }),
-  cacheWrite: closed({}),
+  cacheWrite: closed({}, { sparse: yes }),
   attention: closed({
     scale: number,
     token: axis,
@@ -176,6 +176,7 @@ const PARAMS: { readonly [P in ModelPrimitive]: Schema } = {
   }, {
     kvHead: axis,
     selected: axis,
+    entries: axis,
     window: upTo(2 ** 31, 1),
     chunk: upTo(2 ** 31, 1),
   }),

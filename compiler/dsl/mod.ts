@@ -53,6 +53,7 @@ export { dot, einsum } from "./contraction.ts";
 export { crossEntropy, type CrossEntropyOptions } from "./cross_entropy.ts";
 export * from "./reduce.ts";
 export * from "./shape.ts";
+export * from "./attention.ts";
 export * from "./position.ts";
 export * from "./select_keys.ts";
 export * from "./sequences.ts";

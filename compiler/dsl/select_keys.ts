@@ -1,5 +1,6 @@
-/** Choosing the keys of a cache that tokens attend to. */
+/** Choosing the keys of a cache that tokens attend to, and writing other rows to one. */
 
+import type { DType } from "../../spec/dtype.ts";
 import { apply, axisOf, type Tensor, traceOf } from "./tensor.ts";
 import type { First } from "./types.ts";
 
@@ -15,6 +16,8 @@ export interface SelectKeysOptions<K, KeyCache, Weights, At, C> {
   readonly sequence: At;
   /** Each token's position in its sequence, "i32". */
   readonly position: At;
+  /** The last position that each token chooses from, -1 for none; default its own. */
+  readonly last?: At;
   /** Keys of a token. */
   readonly k: number;
   /** The axis of the chosen keys; default "selected". */
@@ -35,7 +38,8 @@ export type SelectKeys<
  * The k keys with the best scores for each token, as the indexer of DeepSeek-V3.2 chooses them: `attention` and
  * `latentAttention` take them as `selected`. Token (s, p) writes its key at (s, p) of the state; the score of position c
  * ≤ p is the sum over heads of `weight · relu(query · key[s, c])`. Positions are in ascending order; of equal scores the
- * first are chosen; where there are fewer than k, -1 follows.
+ * first are chosen; where there are fewer than k, -1 follows. With `last`, positions are those of other things than
+ * tokens, such as windows: a token with a negative position writes nothing, and c ≤ `last`.
  *
  * Axes: `query` is `token head dim`, `key` is `token dim`, `keys` is `sequence context dim`, `weights` is `token head`;
  * the result is `token selected`. Dtype: "f32"; `sequence`, `position` and the result are "i32". Errors: other axes or
@@ -78,19 +82,20 @@ export function selectKeys<
   >,
 ): SelectKeys<Q, S, C> {
   const { key, keys: state, weights, sequence, position, k } = options;
-  const tensors = [query, key, state, weights, sequence, position];
+  const { last = position } = options;
+  const tensors = [query, key, state, weights, sequence, position, last];
   const trace = traceOf(tensors, selectKeys);
-  const keys: Tensor<S, "f32"> = apply(selectKeys, "cacheWrite", [
-    state,
-    key,
-    sequence,
-    position,
-  ], {});
+  const keys: Tensor<S, "f32"> = apply(
+    selectKeys,
+    "cacheWrite",
+    [state, key, sequence, position],
+    options.last ? { sparse: true } : {},
+  );
   const [token, head, dim] = query.node.axes;
   const selected = apply(
     selectKeys,
     "selectKeys",
-    [query, weights, keys, sequence, position],
+    [query, weights, keys, sequence, last],
     {
       token: token!,
       head: head!,
@@ -104,4 +109,50 @@ export function selectKeys<
     selected: selected as Tensor as SelectKeys<Q, S, C>["selected"],
     keys,
   };
+}
+
+/** Options of `cacheRows`. */
+export interface CacheRowsOptions<At> {
+  /** Which sequence each token belongs to, "i32". */
+  readonly sequence: At;
+  /** Where each token writes its row, "i32"; a negative number: nowhere. */
+  readonly position: At;
+}
+
+/**
+ * The next value of a state to which some tokens write a row, such as those that end a window: `entries` of
+ * `latentAttention`. No two tokens of a run write to one position.
+ *
+ * Axes: `state` is `sequence entry …`, `rows` is `token …`; the result has the axes of `state`. Dtype: both equal;
+ * `sequence` and `position` are "i32". Errors: other axes or dtypes; a state that is not returned. Gradient: none; it
+ * is for inference. Sharding: along the tokens, if those of a sequence are on one rank.
+ *
+ * @example
+ * ```ts
+ * const keep = model({ token: 2, dim: 1, sequence: 1, entry: 2 }, (m) => ({
+ *   state: cacheRows(m.state("state", "sequence entry dim"), m.input("rows", "token dim"), {
+ *     sequence: m.input("sequence", "token", { dtype: "i32" }),
+ *     position: m.input("position", "token", { dtype: "i32" }),
+ *   }),
+ * }));
+ * const { states } = evaluate(trace(keep), {
+ *   inputs: { rows: [5, 6], sequence: [0, 0], position: [-1, 0] },
+ * });
+ * console.assert(String(states.state?.data) === "6,0");
+ * ```
+ */
+export function cacheRows<
+  S extends string,
+  R extends string,
+  D extends DType,
+>(
+  state: Tensor<S, D>,
+  rows: Tensor<R, NoInfer<D>>,
+  options: CacheRowsOptions<Tensor<First<NoInfer<R>>, "i32">>,
+): Tensor<S, D> {
+  const { sequence, position } = options;
+  traceOf([state, rows, sequence, position], cacheRows);
+  return apply(cacheRows, "cacheWrite", [state, rows, sequence, position], {
+    sparse: true,
+  });
 }

@@ -121,6 +121,11 @@ function scores(node: NodeOf<"route">, b: NodeBuilder): Node {
         (x) => expr`1.0 / (1.0 + exp(-${x}))`,
         pick(logits),
       );
+    case "sqrtSoftplus":
+      return b.map(
+        (x) => expr`sqrt(max(${x}, 0.0) + log(1.0 + exp(-abs(${x}))))`,
+        pick(logits),
+      );
     case "none":
       return pick(logits);
   }

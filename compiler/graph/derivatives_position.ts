@@ -55,6 +55,14 @@ export function attentionDerivative(
     ...Node[],
   ];
   const { params } = node;
+  if (params.entries !== undefined) {
+    return node.inputs.map(() => () => {
+      throw new ModelError(
+        "Cannot differentiate attention to entries of a second cache: it is built for inference only",
+        node.span,
+      );
+    });
+  }
   const sinks = params.sinks ? more[0] : undefined;
   const selected = more.slice(sinks ? 1 : 0);
   const sum = b.make(

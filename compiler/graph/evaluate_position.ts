@@ -78,13 +78,17 @@ export function rotate(
 export function writeCache(
   state: Value,
   value: Value,
-  sequence: Value,
-  position: Value,
+  { sequence, position, sparse }: {
+    readonly sequence: Value;
+    readonly position: Value;
+    readonly sparse: boolean;
+  },
 ): Value {
   const data = state.data.slice();
   const [sequences, contexts] = state.shape;
   const width = count(state.shape.slice(2));
   for (let t = 0; t < value.shape[0]!; t++) {
+    if (sparse && position.data[t]! < 0) continue;
     const s = within(sequence.data[t]!, sequences!, "sequence");
     const p = within(position.data[t]!, contexts!, "position");
     data.set(
@@ -132,11 +136,11 @@ export function attend(
   [q, keys, values, sequence, position, ...more]: readonly Value[],
   width: number,
 ): Value {
-  const { scale, kvHead } = node.params;
-  const sinks = node.params.sinks ? more[0] : undefined;
-  const selected = node.params.selected === undefined
-    ? undefined
-    : more[sinks ? 1 : 0];
+  const { params } = node;
+  const { scale, kvHead } = params;
+  const sinks = params.sinks ? more.shift() : undefined;
+  const selected = params.selected === undefined ? undefined : more.shift();
+  const [entries, last] = params.entries === undefined ? [] : more;
   const [tokens, heads, dim] = q!.shape;
   const contexts = keys!.shape[1]!;
   const kvHeads = kvHead === undefined ? 1 : lengthOf(keys!, kvHead);
@@ -145,15 +149,32 @@ export function attend(
   for (let t = 0; t < tokens!; t++) {
     const s = sequence!.data[t]!;
     const p = position!.data[t]!;
-    const seen = seenPositions(node.params, { t, p, selected });
+    const own = entries ? undefined : selected;
+    const seen = seenPositions(params, { t, p, selected: own });
+    const more = entries
+      ? selected
+        ? seenPositions(params, { t, p, selected })
+        : Array.from({ length: last!.data[t]! + 1 }, (_, c) => c)
+      : [];
     for (let h = 0; h < heads!; h++) {
       const kv = Math.floor(h / (heads! / kvHeads));
       const from = (t * heads! + h) * dim!;
-      const rows = seen.map((c) => (s * contexts + c) * kvHeads + kv);
-      const scores = rows.map((row) => {
+      const rows = [
+        ...seen.map((c) => ({
+          key: keys!.data,
+          value: values!.data,
+          row: (s * contexts + c) * kvHeads + kv,
+        })),
+        ...more.map((c) => ({
+          key: entries!.data,
+          value: entries!.data,
+          row: s * entries!.shape[1]! + c,
+        })),
+      ];
+      const scores = rows.map(({ key, row }) => {
         let sum = 0;
         for (let d = 0; d < dim!; d++) {
-          sum += q!.data[from + d]! * keys!.data[row * dim! + d]!;
+          sum += q!.data[from + d]! * key[row * dim! + d]!;
         }
         return sum * scale;
       });
@@ -162,8 +183,8 @@ export function attend(
       );
       for (let d = 0; d < width; d++) {
         let sum = 0;
-        rows.forEach((row, i) =>
-          sum += weights[i]! * values!.data[row * valueStride + d]!
+        rows.forEach(({ value, row }, i) =>
+          sum += weights[i]! * value[row * valueStride + d]!
         );
         put(result, (t * heads! + h) * width + d, sum);
       }

@@ -144,6 +144,10 @@ function scoreRow(rule: RoutingRule, logits: readonly number[]): number[] {
       return softmaxRow(logits);
     case "sigmoid":
       return logits.map((x) => 1 / (1 + Math.exp(-x)));
+    case "sqrtSoftplus":
+      return logits.map((x) =>
+        Math.sqrt(Math.max(x, 0) + Math.log(1 + Math.exp(-Math.abs(x))))
+      );
     case "chosenSoftmax":
     case "none":
       return [...logits];

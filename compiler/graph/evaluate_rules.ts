@@ -378,7 +378,12 @@ export const REFERENCE: {
 
   cacheWrite: (node, context) => {
     const [state, value, sequence, position] = operands(node, context);
-    return writeCache(state!, value!, sequence!, position!);
+    const { sparse = false } = node.params;
+    return writeCache(state!, value!, {
+      sequence: sequence!,
+      position: position!,
+      sparse,
+    });
   },
 
   attention: (node, context) =>

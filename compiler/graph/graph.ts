@@ -30,15 +30,20 @@ export interface Lambda {
  * the formulas.
  *
  * With a bias, or groups worth several experts, experts are chosen by score + bias; otherwise by their logits, which
- * softmax and sigmoid keep in order.
+ * softmax, sigmoid and softplus keep in order.
  */
 export interface RoutingRule {
   readonly preset: string;
   readonly topK: number;
   /** Instead of the best experts: the operand `choices`, or one expert after another. */
   readonly choose?: "given" | "balanced";
-  /** Score of an expert: softmax over all experts, softmax over the chosen ones, sigmoid, or logit. */
-  readonly score: "softmax" | "chosenSoftmax" | "sigmoid" | "none";
+  /** Score of an expert: softmax over all experts, softmax over the chosen ones, sigmoid, root of softplus, or logit. */
+  readonly score:
+    | "softmax"
+    | "chosenSoftmax"
+    | "sigmoid"
+    | "sqrtSoftplus"
+    | "none";
   /**
    * Of `count` groups of adjacent experts, only the `keep` best can be chosen from. A group is worth the sum of its
    * `best` best experts.
@@ -278,11 +283,14 @@ export interface PrimitiveParams extends DefinedParams, CollectiveParams {
    * state [sequence, context, …], value [token, …], sequence, position: the state with value at (sequence, position) of
    * each token. With `paginate`: state [page, within, …], and a last operand: the page table [sequence, block]
    */
-  cacheWrite: Record<never, never>;
+  cacheWrite: {
+    /** Tokens with a negative position write nothing. */
+    readonly sparse?: true;
+  };
   /**
    * q [token, head, dim]; keys [sequence, context, kvHead, dim] and values [sequence, context, kvHead, valueDim] after
    * writing; sequence, position, then sinks [head] if `sinks`, then positions to attend to [token, selected] if
-   * `selected` -> [token, head, valueDim]. Without `kvHead` all heads read one key, [sequence, context, dim]. `shared`:
+   * `selected`, then `entries` [sequence, entries, dim] and, without `selected`, the last entry [token] -> [token, head, valueDim]. Without `kvHead` all heads read one key, [sequence, context, dim]. `shared`:
    * values are the first elements of the keys. With `paginate`: keys and values start with [page, within], and the page
    * table [sequence, block] is last.
    */
@@ -315,6 +323,8 @@ export interface AttentionParams {
   readonly shared: boolean;
   /** The axis of positions that a token attends to, where those are given. */
   readonly selected?: string;
+  /** The axis of entries of a second cache, to which tokens attend besides. Then `selected` lists entries. */
+  readonly entries?: string;
 }
 
 /** Names of the primitives. */

@@ -416,10 +416,35 @@ export const RULES: {
           }': expected '${token} ${selected}'`,
         );
       }
-      if (params.window !== undefined || params.chunk !== undefined) {
+      const limited = params.window !== undefined || params.chunk !== undefined;
+      if (limited && params.entries === undefined) {
         fail(
           "Cannot attend to selected positions within a window or chunk: they are all that a token attends to. Leave one out",
         );
+      }
+    }
+    if (params.entries !== undefined) {
+      const first = 5 + Number(params.sinks) + Number(selected !== undefined);
+      const entries = operand(inputs, first);
+      const wanted = [keys!.axes[0]!, params.entries, dim];
+      if (!params.shared || !sameAxes(entries.axes, wanted)) {
+        fail(
+          `Cannot attend to entries '${entries.axes.join(" ")}': expected '${
+            wanted.join(" ")
+          }'`,
+        );
+      }
+      wantType("attend with", entries, q!.dtype);
+      if (selected === undefined) {
+        const last = operand(inputs, first + 1);
+        wantType("attend with", last, "i32");
+        if (!sameAxes(last.axes, [token])) {
+          fail(
+            `Cannot attend to entries up to '${
+              last.axes.join(" ")
+            }': expected '${token}'`,
+          );
+        }
       }
     }
     wantFloat("attend with", q!);

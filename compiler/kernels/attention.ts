@@ -32,6 +32,8 @@ export interface AttentionOptions extends QueryShape, Seen, CacheShape {
   readonly sinks?: boolean;
   /** Storage dtype of the cache. In 16 bits, two elements share a word, and `keys` and `values` are u32. Default: f32. */
   readonly stored?: "f32" | HalfDType;
+  /** Entries of a second cache, to which tokens attend too: the selected ones, or all up to the last that each sees. */
+  readonly entries?: number;
   readonly scale: number;
   readonly tokens: Expr;
 }
@@ -53,6 +55,8 @@ export function attention(o: AttentionOptions): Kernel {
       position: "i32 [token]",
       sinks: "f32 [head]",
       selected: "i32 [token, selected]",
+      entries: "f32 [sequence, entry, dim]",
+      last: "i32 [token]",
       pages: "i32 [sequence, block]",
     }, { y: "f32 [token, head, valueDim]" }),
     body: wgsl`
@@ -90,6 +94,10 @@ function together(o: AttentionOptions, tile: QueryTile): KernelText {
 interface Queries extends QueryTile {
   readonly o: AttentionOptions;
   readonly cache: Cache;
+  /** The binding of keys, what they are stored as, and the variable with the end of those that each token sees. */
+  readonly keys: string;
+  readonly stored: "f32" | HalfDType;
+  readonly end: string;
   /** The first token's index. */
   readonly token: string;
   /** Iterations of loops over all queries. */
@@ -117,19 +125,30 @@ function attend(
     width,
     parts: Math.ceil(width / KEY_BLOCK),
     cache: selectedOf(o, token, kvHead),
+    keys: "keys",
+    stored: o.stored ?? "f32",
+    end: "end",
     each: wgsl`t < ${tokens}, h < ${heads}`,
     firstSeen: firstSeenText(o, {
       position: wgsl`(end[t] - 1)`,
       next: "end[t]",
     }),
   };
-  const first = of.firstSeen
-    ? wgsl`${ofTokens("min", "first", of)} / ${KEY_BLOCK} * ${KEY_BLOCK}`
-    : wgsl`0u`;
-  const end = ofTokens("max", "end", of);
   return wgsl`
     ${of.cache.begin}
     ${begin(of)}
+    ${eachBlock(of)}
+    ${o.entries !== undefined && eachBlock(entriesOf(of, o.entries))}
+    ${results(of)}`;
+}
+
+/** All blocks of keys. */
+function eachBlock(of: Queries): KernelText {
+  const first = of.firstSeen
+    ? wgsl`${ofTokens("min", "first", of)} / ${KEY_BLOCK} * ${KEY_BLOCK}`
+    : wgsl`0u`;
+  const end = ofTokens("max", of.end, of);
+  return wgsl`
     for (var start = ${first}; start < ${end}; start += ${KEY_BLOCK}) {
       ${of.cache.ofBlock}
       ${scores(of)}
@@ -138,8 +157,29 @@ function attend(
       workgroupBarrier();
       ${blockSums(of)}
       ${mergeBlock(of)}
-    }
-    ${results(of)}`;
+    }`;
+}
+
+/** The same queries, with entries as their keys. */
+function entriesOf(of: Queries, size: number): Queries {
+  const { selected } = of.o;
+  const entry = (key: KernelText) =>
+    selected === undefined
+      ? wgsl`${key}`
+      : wgsl`min(u32(selected[list + ${key}]), ${size - 1}u)`;
+  return {
+    ...of,
+    keys: "entries",
+    stored: "f32",
+    end: "entry_end",
+    firstSeen: undefined,
+    cache: {
+      begin: wgsl``,
+      vectorOf: (key) =>
+        wgsl`u32(sequence[${of.token}]) * ${size} + ${entry(key)}`,
+      whole: false,
+    },
+  };
 }
 
 /** The cache as the keys of a token: all of the sequence, or those that are selected. */
@@ -148,7 +188,7 @@ function selectedOf(
   token: string,
   kvHead: KernelText,
 ): Cache {
-  const scattered = o.selected !== undefined;
+  const scattered = o.selected !== undefined && o.entries === undefined;
   const cache = cacheOf(o, { token, kvHead, scattered });
   if (!scattered) return cache;
   const last = o.context - 1;
@@ -159,16 +199,20 @@ function selectedOf(
   };
 }
 
-/** `end[0]`: how many positions are selected. No negative one is in front of another. */
-function countSelected(token: string, selected: number): KernelText {
+/** `end[0]`, of that name: how many positions are selected. No negative one is in front of another. */
+function countSelected(
+  token: string,
+  selected: number,
+  end: string,
+): KernelText {
   const steps = Math.floor(Math.log2(selected)) + 1;
   return wgsl`
     let list = ${token} * ${selected};
-    var end[0] = 0u;
+    var ${end}[0] = 0u;
     for (var step = 0u; step < ${steps}; step++) {
-      let longer = end[0] + (${2 ** (steps - 1)}u >> step);
+      let longer = ${end}[0] + (${2 ** (steps - 1)}u >> step);
       if (longer <= ${selected} && selected[list + min(longer, ${selected}) - 1] >= 0) {
-        end[0] = longer;
+        ${end}[0] = longer;
       }
     }`;
 }
@@ -178,13 +222,20 @@ function begin(
   { o, token, heads, tokens, each, firstSeen, parts }: Queries,
 ): KernelText {
   const head = wgsl`group.x * ${heads} + h`;
+  const listed = (end: string) =>
+    o.selected === undefined
+      ? wgsl`let ${end}[0] = u32(last[${token}] + 1);`
+      : countSelected(token, o.selected, end);
   const ends = wgsl`
     @unroll (t < ${tokens}) {
       let end[t] = u32(position[${token} + t]) + 1;
       ${firstSeen && wgsl`let first[t] = ${firstSeen};`}
     }`;
   return wgsl`
-    ${o.selected === undefined ? ends : countSelected(token, o.selected)}
+    ${
+    o.selected !== undefined && o.entries === undefined ? listed("end") : ends
+  }
+    ${o.entries !== undefined && listed("entry_end")}
     @unroll (${each}) {
       let row[t][h] = (${token} + t) * ${o.heads} + (${head});
       let q_at[t][h] = row[t][h] * ${o.dim};
@@ -199,17 +250,16 @@ function begin(
  * load one word per element.
  */
 function pairsOf(
-  { stored = "f32", dim, valueDim = dim }: AttentionOptions,
+  { stored = "f32", dim, valueDim = dim, entries }: AttentionOptions,
 ): HalfDType | undefined {
-  const whole = dim % KEY_BLOCK === 0 &&
+  const whole = entries === undefined && dim % KEY_BLOCK === 0 &&
     valueDim % (2 * KEY_BLOCK) === 0;
   return isHalf(stored) && whole ? stored : undefined;
 }
 
 /** Lane j scores key j of the block: q · k * scale. */
 function scores(of: Queries): KernelText {
-  const { o, each } = of;
-  const { stored = "f32" } = o;
+  const { o, each, keys, stored } = of;
   const pairs = pairsOf(o);
   const [even, odd] = unpackHalves(pairs ?? "f16", local("key_pair", "u32"));
   const product = (d: KernelText, key: string) =>
@@ -229,12 +279,12 @@ function scores(of: Queries): KernelText {
       ${product(wgsl`(d * 2 + 1)`, "key_odd")}`
       : wgsl`
       let element = key_at + d;
-      let key_d = ${loadStored("keys", stored, local("element", "u32"))};
+      let key_d = ${loadStored(keys, stored, local("element", "u32"))};
       ${product(wgsl`d`, "key_d")}`,
   );
   const key = of.cache.whole
     ? wgsl`start + lane`
-    : wgsl`min(start + lane, ${ofTokens("max", "end", of)} - 1)`;
+    : wgsl`min(start + lane, ${ofTokens("max", of.end, of)} - 1)`;
   const vector = of.cache.vectorOf(wgsl`key`);
   return wgsl`
     // Lanes after the last key compute unused scores.
@@ -263,7 +313,7 @@ function weights(of: Queries): KernelText {
   // A block that is completely masked for one of several tokens has low >= high for it.
   const many = tokens > 1;
   const low = many && firstSeen ? wgsl`min(${first}, ${KEY_BLOCK})` : first;
-  const end = many ? wgsl`max(end[t], start)` : wgsl`end[t]`;
+  const end = many ? wgsl`max(${of.end}[t], start)` : wgsl`${of.end}[t]`;
   const begin = many ? wgsl`min(low[t], ${KEY_BLOCK - 1})` : wgsl`low[t]`;
   const larger =
     wgsl`block_top[t][h] = max(block_top[t][h], scores[j + ${place}]);`;
@@ -292,10 +342,9 @@ function weights(of: Queries): KernelText {
 
 /** Lane d sums its dimensions of the block's weighted values; every lane sums the weights. */
 function blockSums(of: Queries): KernelText {
-  const { o, tokens, each, width, parts } = of;
-  const { stored = "f32" } = o;
+  const { o, tokens, each, width, parts, stored } = of;
   const [values, length] = o.shared
-    ? ["keys", o.dim] as const
+    ? [of.keys, o.dim] as const
     : ["values", width] as const;
   const d = width % KEY_BLOCK === 0
     ? DIMENSION

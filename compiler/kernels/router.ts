@@ -94,6 +94,8 @@ function score({ score }: RoutingRule, expert: Hole): KernelText {
       return wgsl`exp(${logit} - top) / total`;
     case "sigmoid":
       return wgsl`1.0 / (1.0 + exp(-${logit}))`;
+    case "sqrtSoftplus":
+      return wgsl`sqrt(max(${logit}, 0.0) + log(1.0 + exp(-abs(${logit}))))`;
     case "chosenSoftmax":
     case "none":
       return logit;

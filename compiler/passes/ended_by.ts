@@ -26,6 +26,7 @@ export function endedBy(
 ): Ended | undefined {
   if (node.primitive !== "cacheWrite" && node.primitive !== "rope") return;
   const written = node.primitive === "cacheWrite";
+  if (node.primitive === "cacheWrite" && node.params.sparse) return;
   // Two elements share a word, and this kernel writes one at a time.
   if (isHalfCache(node)) return;
   let last = node.inputs[written ? 1 : 0]!;

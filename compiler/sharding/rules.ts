@@ -34,8 +34,11 @@ function attends(
   const sequence = node.inputs[RULES[node.primitive].sequence!]!;
   if (axis === token) return known.sequenceOver(node, sequence, axis);
   if (axis === head || axis === kvHead) return known.placedOver(axis);
+  const { sinks, selected, entries } = node.params;
+  const second = 5 + Number(sinks) + Number(selected !== undefined);
   const cache = operand === 1 ||
-    node.primitive === "attention" && operand === 2;
+    node.primitive === "attention" &&
+      (operand === 2 || entries !== undefined && operand === second);
   return cache ? ofCache(axis, known) : "replicated";
 }
 

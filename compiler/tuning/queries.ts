@@ -21,8 +21,9 @@ export interface QueryShape {
   readonly valueDim?: number;
   /** Maximum number of queries per workgroup. Default: 1. */
   readonly queries?: number;
-  /** Keys that each token attends to, where they are given: then a workgroup has one token. */
+  /** Keys that each token attends to, where they are given, and entries of a second cache: then a workgroup has one token. */
   readonly selected?: number;
+  readonly entries?: number;
 }
 
 /** Maximum number of result elements that a lane sums at once, over all queries of a workgroup. */
@@ -36,7 +37,8 @@ export function queryTile(o: QueryShape): QueryTile {
   const queries = Math.max(1, Math.min(o.queries ?? 1, fit));
   let shared = Math.min(group, queries);
   while (group % shared !== 0) shared--;
-  const tokens = o.selected === undefined ? Math.floor(queries / shared) : 1;
+  const given = o.selected ?? o.entries;
+  const tokens = given === undefined ? Math.floor(queries / shared) : 1;
   return { heads: shared, tokens };
 }
 

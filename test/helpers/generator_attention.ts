@@ -65,6 +65,7 @@ interface Variant {
   readonly shared: boolean;
   readonly sinks: boolean;
   readonly listed: boolean;
+  readonly entries: boolean;
 }
 
 const ATTENTION: { readonly [K in keyof Variant]: readonly Variant[K][] } = {
@@ -74,6 +75,7 @@ const ATTENTION: { readonly [K in keyof Variant]: readonly Variant[K][] } = {
   shared: [false, true],
   sinks: [false, true],
   listed: [false, true],
+  entries: [false, true],
 };
 
 export function* ofAttention(): Generator<Launch> {
@@ -85,14 +87,16 @@ export function* ofAttention(): Generator<Launch> {
         dims: [dim, valueDim],
         sees,
         listed,
+        entries,
         ...o
       } of product(ATTENTION)
     ) {
-      if (listed && (sees.window || sees.chunk)) continue;
+      if (listed && !entries && (sees.window || sees.chunk)) continue;
+      if (entries && (!o.shared || kvHeads > 1 || sees.chunk)) continue;
       // Wide ones of many tokens; sinks with what limits most, what is shared with what does not.
       if (dim > 3 && n !== 4) continue;
       if (o.sinks && !listed && !(sees.window && sees.chunk)) continue;
-      if (o.shared && (sees.window || sees.chunk)) continue;
+      if (o.shared && !entries && (sees.window || sees.chunk)) continue;
       // Over the batches each has every number of queries, in pages and not.
       c++;
       const some = heads === 1 ? [1, 6] : [1, 4, 6];
@@ -111,6 +115,7 @@ export function* ofAttention(): Generator<Launch> {
         tokens: lengthAt(0),
         queries,
         ...listed ? { selected: 3 } : {},
+        ...entries ? { entries: CONTEXT } : {},
       };
       const pages = [3, 1, 0, 2];
       const place = (width: number) => (entry: number) =>
@@ -129,6 +134,8 @@ export function* ofAttention(): Generator<Launch> {
           values: cache(batch, values, place(values)),
           pages,
           ...listed ? { selected: selectedOf(batch) } : {},
+          entries: cache(batch, dim),
+          last: batch.map(([, position]) => position - 1),
           sinks: waves(heads),
           lengths: [batch.length],
           sequence: batch.map(([sequence]) => sequence),
@@ -154,9 +161,11 @@ function* backward(
         dims: [dim, valueDim],
         sees,
         listed,
+        entries,
         ...o
       } of product(ATTENTION)
     ) {
+      if (entries) continue;
       if (listed && (sees.window || sees.chunk)) continue;
       if (dim > 3 && (o.sinks || heads === 2 || sees.chunk)) continue;
       const options: BackwardOptions = {

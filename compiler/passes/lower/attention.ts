@@ -28,7 +28,7 @@ function attentionOptions(
 ) {
   const { scale, window, chunk, shared, sinks } = node.params;
   const { token, head, dim, valueDim, kvHead, context } = node.params;
-  const { selected } = node.params;
+  const { selected, entries } = node.params;
   const size = (axis: string) => lowering.placed.axes[axis]!.size;
   const what = "of" in node.params ? `_${node.params.of}` : "";
   return {
@@ -44,6 +44,7 @@ function attentionOptions(
     ...(window === undefined ? {} : { window }),
     ...(chunk === undefined ? {} : { chunk }),
     ...(selected === undefined ? {} : { selected: size(selected) }),
+    ...(entries === undefined ? {} : { entries: size(entries) }),
     tokens: tokenCount(lowering, [token]),
   } satisfies AttentionOptions;
 }
@@ -75,6 +76,8 @@ export function lowerAttention(
   const { token, head, dim, shared } = node.params;
   const sinks = node.params.sinks && more.shift();
   const selected = node.params.selected !== undefined && more.shift();
+  const entries = node.params.entries !== undefined && more.shift();
+  const last = entries && !selected && more.shift();
   const [pages] = more;
   const { storages } = lowering.values;
   const { dtype: stored } = storages.get(keys)!;
@@ -102,6 +105,8 @@ export function lowerAttention(
     position: [position, [token]],
     sinks: sinks && [sinks, [head]],
     selected: selected && [selected, selected.axes],
+    entries: entries && [entries, entries.axes],
+    last: last && [last, [token]],
     pages: pages && [pages, pages.axes],
   });
   addLaunch(lowering, node, attention(options), {

@@ -6,6 +6,8 @@ import {
   add,
   binary,
   div,
+  i32,
+  if_,
   mul,
   packBits,
   store,
@@ -49,14 +51,20 @@ export function lowerCacheWrite(
   const storage = targetStorage(lowering, node);
   const { dtype } = storage;
   if (isHalf(dtype)) return writeHalves(scope, node, { ...storage, dtype });
-  writeAll(scope, node, value.axes, (at) => [
-    storeTo(
-      scope,
-      storage,
-      placeInCache(scope, node, at),
-      emitValue(scope, value, at),
-    ),
-  ]);
+  writeAll(scope, node, value.axes, (at) => {
+    const stored = () =>
+      storeTo(
+        scope,
+        storage,
+        placeInCache(scope, node, at),
+        emitValue(scope, value, at),
+      );
+    if (!node.params.sparse) return [stored()];
+    const position = emitValue(scope, node.inputs[3]!, at);
+    return [
+      if_(binary("ge", position, i32(0)), scope.block(() => [stored()])),
+    ];
+  });
 }
 
 /** Writes two elements at a time into a 16-bit cache. */
