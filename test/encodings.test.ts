@@ -319,3 +319,19 @@ t.test("quantized weights are not trained", async (t) => {
       "Cannot train 'model.gguf': it is a GGUF file. Give a checkpoint folder in f32, bf16 or f16",
   });
 });
+
+t.test("integers of 64 bits are read as 32, row by row", async (t) => {
+  const ids = [1n, -2n, 3n, 4n, 5n, 2147483647n];
+  const view = (values: bigint[]) =>
+    withViews(
+      new Map([entry("ids", "I64", [3, 2], BigInt64Array.from(values))]),
+    ).get("ids")!;
+  const { dtype, shape, bytes, source } = view(ids);
+  t.strictSame([dtype, shape, bytes], ["I32", [3, 2], 24]);
+  const read = (await source.read(8, 16)).slice();
+  t.strictSame([...new Int32Array(read.buffer)], [3, 4, 5, 2147483647]);
+  await t.rejects(view([1n, 2n, 3n, 4n, 5n, 2n ** 40n]).source.read(0, 24), {
+    name: "DataError",
+    message: /element 5 is 1099511627776, which does not fit in 32 bits/,
+  });
+});

@@ -4,6 +4,7 @@ import type { TensorDirectory, TensorEntry } from "../../runtime/mod.ts";
 import { nvfp4Matrix, packQuantizedMatrix } from "./compressed.ts";
 import { fp8Matrix } from "./fp8.ts";
 import { gptqMatrix } from "./gptq.ts";
+import { integerView } from "./integers.ts";
 import { type StoredMatrix, viewsOf } from "./matrix.ts";
 
 /** The matrix of a tensor, if it has this layout. */
@@ -19,10 +20,13 @@ const LAYOUTS: readonly ((
 
 /**
  * The tensors of a checkpoint with the views of its quantized matrices: codes, scales and offsets for kernels, and each
- * matrix as f32 under the parameter's name. The source tensors of views are listed too.
+ * matrix as f32 under the parameter's name. 64-bit integers have a view in 32 bits. The source tensors of views are
+ * listed too.
  */
 export function withViews(tensors: TensorDirectory): TensorDirectory {
   const views = [...tensors.values()].flatMap((entry) => {
+    const integers = integerView(entry);
+    if (integers) return [integers];
     for (const layout of LAYOUTS) {
       const matrix = layout(entry, tensors);
       if (matrix) return viewsOf(matrix);
