@@ -119,6 +119,15 @@ export interface Start {
   readonly rows: Rows;
 }
 
+/** All of a layer, and what is around all of them. */
+export interface Layers<Own extends string> {
+  readonly layer: Part<Own>;
+  /** What the first layer takes; default embeddings. */
+  readonly rows?: Rows;
+  /** From what the last layer makes to what the last norm takes. */
+  readonly end?: (rows: Rows) => Rows;
+}
+
 /** The layers of a decoder: two blocks; all of a layer, residuals included; or that, after what layers share was computed. */
 export type DecoderBlocks<Axes extends AxisSizes> =
   & DecoderParts<Axes>
@@ -128,7 +137,7 @@ export type DecoderBlocks<Axes extends AxisSizes> =
     readonly begin: (
       m: DecoderScope<keyof Axes & string>,
       start: Start,
-    ) => Part<keyof Axes & string>;
+    ) => Layers<keyof Axes & string>;
   });
 
 interface DecoderParts<Axes extends AxisSizes> {
@@ -222,11 +231,14 @@ export function decoderModel<Axes extends AxisSizes>(
     const keep = (name: string, tensor: Tensor) => void (kept[name] = tensor);
     const all: Routed[] = [];
     let x: Rows = times(embedding(table, ids, "vocab"), by.embedding);
-    const make = "layer" in blocks
-      ? blocks.layer
+    const layers = "layer" in blocks
+      ? blocks
       : "begin" in blocks
       ? blocks.begin(own, { ids, rows: x })
-      : preNorm(blocks, names);
+      : { layer: preNorm(blocks, names) };
+    const { layer: make, end = (rows) => rows }: Layers<keyof Axes & string> =
+      layers;
+    x = "rows" in layers ? layers.rows ?? x : x;
     const built = options.layers ??
       Array.from({ length: decoder.layers }, (_, index) => index);
     for (const index of built) {
@@ -261,7 +273,7 @@ export function decoderModel<Axes extends AxisSizes>(
     }
     const output = decoder.tied ? table : m.param(names.output, "vocab embed");
     const products = times(
-      dot(norm(m, x, names.norm), output, "embed"),
+      dot(norm(m, end(x), names.norm), output, "embed"),
       by.logits,
     );
     const { softCap } = blocks;

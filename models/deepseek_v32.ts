@@ -96,30 +96,36 @@ export function buildSparse(
     begin() {
       let last: Selected | undefined;
       const feed = feedShared(config);
-      return (own, x, layer) => {
-        // What a layer before it has chosen; planned without one, it has its own.
-        const given = config.sharesKeys?.(layer.index) ? last : undefined;
-        const attended = layer.residual(x, (x) => {
-          const rows = layer.norm(own, x, "input_layernorm.weight");
-          return attendLatent(own, rows, layer, {
-            ...config,
-            select: (m, short) =>
-              last = given ??
-                selectByIndexer(m, { rows, short, layer, block: "self_attn" }, {
-                  ...config,
-                  indexKeys,
-                }),
+      return {
+        layer: (own, x, layer) => {
+          // What a layer before it has chosen; planned without one, it has its own.
+          const given = config.sharesKeys?.(layer.index) ? last : undefined;
+          const attended = layer.residual(x, (x) => {
+            const rows = layer.norm(own, x, "input_layernorm.weight");
+            return attendLatent(own, rows, layer, {
+              ...config,
+              select: (m, short) =>
+                last = given ??
+                  selectByIndexer(
+                    m,
+                    { rows, short, layer, block: "self_attn" },
+                    {
+                      ...config,
+                      indexKeys,
+                    },
+                  ),
+            });
           });
-        });
-        return layer.residual(
-          layer.pick(own, attended),
-          (x) =>
-            feed(
-              own,
-              layer.norm(own, x, "post_attention_layernorm.weight"),
-              layer,
-            ),
-        );
+          return layer.residual(
+            layer.pick(own, attended),
+            (x) =>
+              feed(
+                own,
+                layer.norm(own, x, "post_attention_layernorm.weight"),
+                layer,
+              ),
+          );
+        },
       };
     },
   }, options);

@@ -141,10 +141,13 @@ export function experts(
   m: DecoderScope<"ffn">,
   rows: Rows,
   routing: TokenRouting,
-  names = NAMES,
+  { names = NAMES, glu = swiglu }: {
+    readonly names?: ExpertNames;
+    readonly glu?: Glu;
+  } = {},
 ): Rows {
   const sent = dispatch(rows, routing);
-  const hidden = swiglu(
+  const hidden = glu(
     dot(sent, m.param(names.gate, "expert ffn embed"), "embed"),
     dot(sent, m.param(names.up, "expert ffn embed"), "embed"),
   );

@@ -272,40 +272,42 @@ function build(config: Gemma4MoeConfig, options: DecoderOptions): Model {
       const given = layerInput === 0
         ? undefined
         : layerInputs(own, start, { epsilon, wrapped, layerInput, embed });
-      return (own, x, layer) => {
-        const m: DecoderScope = own;
-        const norm = (rows: Rows, name: string) =>
-          layer.norm(m, rows, `${name}.weight`);
-        const attended = layer.residual(x, (rows) => {
-          const ready = norm(rows, "input_layernorm");
-          return norm(
-            attend(m, ready, layer, { config, caches }),
-            "post_attention_layernorm",
-          );
-        });
-        const fed = layer.residual(layer.pick(m, attended), (rows) => {
-          const dense = mlp(m, norm(rows, "pre_feedforward_layernorm"), {
-            name: "mlp",
-            ffn: config.denseFfn *
-              (layer.kind.mixer === "shared" ? config.wide : 1),
-            glu: geglu,
+      return {
+        layer: (own, x, layer) => {
+          const m: DecoderScope = own;
+          const norm = (rows: Rows, name: string) =>
+            layer.norm(m, rows, `${name}.weight`);
+          const attended = layer.residual(x, (rows) => {
+            const ready = norm(rows, "input_layernorm");
+            return norm(
+              attend(m, ready, layer, { config, caches }),
+              "post_attention_layernorm",
+            );
           });
-          const routed = feed(m, rows, layer, {
-            config,
-            ready: norm(rows, "pre_feedforward_layernorm_2"),
+          const fed = layer.residual(layer.pick(m, attended), (rows) => {
+            const dense = mlp(m, norm(rows, "pre_feedforward_layernorm"), {
+              name: "mlp",
+              ffn: config.denseFfn *
+                (layer.kind.mixer === "shared" ? config.wide : 1),
+              glu: geglu,
+            });
+            const routed = feed(m, rows, layer, {
+              config,
+              ready: norm(rows, "pre_feedforward_layernorm_2"),
+            });
+            return norm(
+              add(
+                norm(dense, "post_feedforward_layernorm_1"),
+                norm(routed, "post_feedforward_layernorm_2"),
+              ),
+              "post_feedforward_layernorm",
+            );
           });
-          return norm(
-            add(
-              norm(dense, "post_feedforward_layernorm_1"),
-              norm(routed, "post_feedforward_layernorm_2"),
-            ),
-            "post_feedforward_layernorm",
-          );
-        });
-        const done = given === undefined
-          ? fed
-          : addLayerInputs(own, fed, layer, { given, layerInput });
-        return mul(done, sum(own.param("layer_scalar", "one"), "one"));
+          const done = given === undefined
+            ? fed
+            : addLayerInputs(own, fed, layer, { given, layerInput });
+          return mul(done, sum(own.param("layer_scalar", "one"), "one"));
+        },
       };
     },
   }, options);

@@ -117,7 +117,7 @@ function build(config: Lfm2MoeConfig, options: DecoderOptions): Model {
           epsilon: 1e-6,
           scale: config.routedScale,
         });
-        return experts(m, rows, routing, NUMBERED);
+        return experts(m, rows, routing, { names: NUMBERED });
       });
     },
   }, options);

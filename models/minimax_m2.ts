@@ -71,7 +71,7 @@ function build(
           bias: m.param("e_score_correction_bias", "expert"),
           normalize: "chosen",
         });
-        return experts(m, rows, routing, NUMBERED);
+        return experts(m, rows, routing, { names: NUMBERED });
       }),
   }, options);
 }

@@ -66,7 +66,7 @@ function build(config: MixtralConfig, options: DecoderOptions): Model {
           topK: config.expertsPerToken,
           preset: "mixtral",
         });
-        return experts(m, rows, routing, NUMBERED);
+        return experts(m, rows, routing, { names: NUMBERED });
       }),
   }, options);
 }

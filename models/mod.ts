@@ -59,6 +59,20 @@ export {
   textConfig,
 } from "./config.ts";
 export {
+  attendCompressed,
+  type CompressedAttention,
+  compressedAxes,
+  type Compression,
+} from "./compressed_attention.ts";
+export {
+  closeStreams,
+  connect,
+  hyperAxes,
+  type HyperConnections,
+  openStreams,
+  type Streams,
+} from "./hyper_connections.ts";
+export {
   type Decoder,
   type DecoderAxis,
   type DecoderBlocks,
@@ -67,6 +81,7 @@ export {
   type DecoderScope,
   type Layer,
   type LayerKind,
+  type Layers,
   type Part,
   type Rows,
   type Start,

@@ -5,6 +5,7 @@ import type { Config } from "./config.ts";
 import { family as deepseekV2 } from "./deepseek_v2.ts";
 import { family as deepseekV3 } from "./deepseek_v3.ts";
 import { family as deepseekV32 } from "./deepseek_v32.ts";
+import { family as deepseekV4 } from "./deepseek_v4.ts";
 import { family as dots1 } from "./dots1.ts";
 import { family as ernie45Moe } from "./ernie4_5_moe.ts";
 import { type Family, type PublishedModel, readFamily } from "./family.ts";
@@ -32,6 +33,7 @@ const BUILT_IN: readonly Family[] = [
   deepseekV2,
   deepseekV3,
   deepseekV32,
+  deepseekV4,
   dots1,
   ernie45Moe,
   flexOlmo,

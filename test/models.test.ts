@@ -54,6 +54,7 @@ const CHECKPOINTS = [
   "longcatflash-12e",
   "deepseekv32-16e",
   "glmmoedsa-16e",
+  "deepseekv4-12e",
 ];
 
 /** The tensors of a checkpoint, from the heads of its files. */
@@ -431,6 +432,21 @@ t.test("families refuse options that they do not have, by name", (t) => {
       "glmmoedsa-16e",
       { indexer_types: undefined, index_topk_freq: 4 },
       "'index_topk_freq' is 4. It must be 1, the only one built",
+    ],
+    [
+      "deepseekv4-12e",
+      { layer_types: undefined, compress_ratios: [0, 4, 64, 4] },
+      "'compress_ratios' is [0,4,64,4]. It must be a list of 0, 4 and 128",
+    ],
+    [
+      "deepseekv4-12e",
+      { qk_rope_head_dim: 12 },
+      "'qk_rope_head_dim' is 12. It must be an even part of a head",
+    ],
+    [
+      "deepseekv4-12e",
+      { scoring_func: "sigmoid" },
+      `'scoring_func' is "sigmoid". It must be "sqrtsoftplus", the only one built`,
     ],
     [
       "qwen35moe-8e-wrapped",

@@ -18,4 +18,4 @@ testReferences(
   { shared: ["ep=3"], separate: [] },
 );
 
-testInTurns(["deepseekv32-16e", "glmmoedsa-16e"]);
+testInTurns(["deepseekv32-16e", "glmmoedsa-16e", "deepseekv4-12e"]);
