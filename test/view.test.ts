@@ -10,11 +10,16 @@ import { planSummary } from "../engine/mod.ts";
 import { formatPlan, parsePlan } from "../spec/mod.ts";
 import type { AllToAllStep } from "../spec/plan/plan.ts";
 import { search } from "../view/search.ts";
-import { heldOn } from "../view/house_picture.ts";
+import { heldOn, housePicture } from "../view/house_picture.ts";
 import { follow, type LiveStep, NOTHING } from "../view/live.ts";
 import { LIGHT } from "../view/palette.ts";
 import { provedOf } from "../view/proved.ts";
-import { mainSection } from "../view/sections.ts";
+import {
+  layerOfStep,
+  layersText,
+  mainSection,
+  rangeOf,
+} from "../view/sections.ts";
 import { sceneSvg } from "../view/scene.ts";
 import { stationsOf } from "../view/stations.ts";
 import { criticalPath, partOf, timeByRole } from "../view/time.ts";
@@ -88,6 +93,51 @@ t.test("layers that take the same steps are one section", (t) => {
   }
   t.equal(roles.filter((role) => role === "router").length % 4, 0);
   t.end();
+});
+
+t.test("layers that alternate are two sections, each with its layers", async (t) => {
+  const { programs: [main] } = await viewOf(
+    ...["test/references/configs/gpt-oss-20b.json", "--mesh", "ep=2"],
+  );
+  const { sections, roles, program } = main!;
+  t.strictSame(sections.map(({ name, times }) => `${times} x ${name}`), [
+    "1 x before the layers",
+    "12 x layers 0, 2, 4, … 22",
+    "12 x layers 1, 3, 5, … 23",
+    "1 x after the layers",
+  ]);
+  t.equal(layersText([0, 1, 2, 5, 7, 8]), "0–2, 5, 7–8");
+  const [, even, odd] = sections;
+  t.strictSame(odd!.layers.slice(0, 2), [1, 3]);
+  t.strictSame(rangeOf(odd!, 1), [
+    odd!.starts[1],
+    odd!.starts[1]! + odd!.length,
+  ]);
+  t.equal(layerOfStep(even!, odd!.start), undefined);
+  t.equal(layerOfStep(odd!, odd!.starts[3]! + 1), 3);
+  for (const [i, { part }] of program.steps.entries()) {
+    if (part) t.equal(roles[i], part.op);
+  }
+  t.equal(roles.length, program.steps.length);
+  t.ok(roles.every((role) => role !== undefined));
+});
+
+t.test("linear attention is attention", async (t) => {
+  const { programs: [main] } = await viewOf(
+    ...["test/references/qwen3next-16e/config.json", "--mesh", "ep=2"],
+  );
+  const [, first] = main!.sections;
+  const roles = main!.roles.slice(first!.start, first!.start + first!.length);
+  t.strictSame([...new Set(roles)], [
+    ...["attention", "router", "dispatch", "experts", "combine", "dense"],
+  ]);
+  const { steps } = main!.program;
+  const norms = roles.flatMap((role, i) =>
+    /^rmsNorm over embed/.test(steps[first!.start + i]!.label ?? "")
+      ? [role]
+      : []
+  );
+  t.strictSame(norms, ["attention", "router"]);
 });
 
 t.test("gradients have sections and roles of their own", async (t) => {
@@ -401,14 +451,25 @@ t.test("a page of a plan document has lines of files in the working directory, a
 t.test("a rank's experts of layers of different sizes, found by its number", async (t) => {
   const two = await viewOf("examples/two_moe.ts", "--mesh", "ep=2");
   t.strictSame([0, 1].map((rank) => heldOn(two.plan, rank)), [
-    [[0, 1, 2], [0, 1, 2, 3, 4]],
-    [[3, 4, 5], [5, 6, 7, 8, 9]],
+    [
+      { experts: [0, 1, 2], layers: [0] },
+      { experts: [0, 1, 2, 3, 4], layers: [1] },
+    ],
+    [
+      { experts: [3, 4, 5], layers: [0] },
+      { experts: [5, 6, 7, 8, 9], layers: [1] },
+    ],
   ]);
   const [found] = search(two, "rank 1");
   t.match(found, {
     kind: "rank",
-    text: "1, experts 3 4 5 or 5 6 7 8 9",
+    text: "1, experts 3 4 5 (layer 0), 5 6 7 8 9 (layer 1)",
   });
+  // Expert 7 is one of the second layer only.
+  t.match(search(two, "experts.7"), [{ link: "rank/1" }]);
+  t.equal(search(two, "experts.7").length, 1);
+  const card = sceneSvg(housePicture(two));
+  t.match(card, "experts 3 4 5 (layer 0), 5 6 7 8 9 (layer 1)");
 });
 
 t.test("a part of a run: its sums, and where its layers begin", (t) => {

@@ -6,7 +6,8 @@ import { typeText } from "../spec/text/parts.ts";
 import { isCollective } from "../spec/plan/facts.ts";
 import type { PlanView, ProgramView } from "./plan_view.ts";
 import type { Role } from "./roles.ts";
-import { nameOfStep } from "./step_detail.ts";
+import { shortened } from "./scene.ts";
+import { nameOfStep, shortType } from "./step_detail.ts";
 import type { Traffic } from "./traffic.ts";
 
 /** A step of the graph. */
@@ -104,7 +105,7 @@ export function flowOf(
           step.over.join(", ")
         }${bytes === undefined ? "" : `, ${sizeText(Math.round(bytes))}`}`
         : step.op === "launch"
-        ? shortened(step.kernel)
+        ? shortened(step.kernel, LONGEST)
         : step.op,
     });
     for (const name of new Set(reads)) valueAt(name, false).to.push(key);
@@ -128,7 +129,7 @@ export function flowOf(
       key,
       name: shortName(name),
       buffer,
-      type: typeText(view.plan, buffer).replace(SCOPE, ""),
+      type: shortType(typeText(view.plan, buffer)),
       size: sizeText(onRank(buffer.bytes, 0)),
     };
     const users = new Set([...from, ...to]);
@@ -169,9 +170,6 @@ function isTable({ dtype, kind }: PlanBuffer): boolean {
   return kind !== "state" && kind !== "weight" && /^[iu]/.test(dtype);
 }
 
-/** The block of a layer that an axis is of. */
-const SCOPE = /\b[\w.]*layers\.\d+\.[\w.]*\//g;
-
 /** `self_attn.q_proj.weight` of `model.layers.3.self_attn.q_proj.weight` */
 export function shortName(name: string): string {
   return name.replace(/^.*\blayers\.\d+\./, "");
@@ -179,7 +177,3 @@ export function shortName(name: string): string {
 
 /** Characters of the name of a kernel at most. */
 const LONGEST = 36;
-
-function shortened(kernel: string): string {
-  return kernel.length > LONGEST ? `${kernel.slice(0, LONGEST - 1)}…` : kernel;
-}

@@ -5,7 +5,7 @@ import type { Flow, FlowNode, FlowValue } from "./flow.ts";
 import { stepLink } from "./links.ts";
 import type { Ink } from "./palette.ts";
 import type { ProgramView } from "./plan_view.ts";
-import type { Point, Scene, Shape } from "./scene.ts";
+import { type Point, type Scene, type Shape, shortened } from "./scene.ts";
 
 /** Pixels of a character, by the size of its text. */
 const CHARACTER = 0.58;
@@ -91,8 +91,11 @@ export function flowPicture(flow: Flow, options: FlowPictureOptions): Scene {
 function textOf(node: FlowNode): readonly [name: string, detail: string] {
   return node.kind === "step"
     ? [`${node.index}. ${node.name}`, node.how]
-    : [`${node.name}, ${node.size}`, node.type];
+    : [`${node.name}, ${node.size}`, shortened(node.type, LONGEST)];
 }
+
+/** Characters of a line at most. */
+const LONGEST = 64;
 
 /** The weights and states of a step, a line each. */
 function linesOf(node: FlowNode): readonly (readonly [string, Ink])[] {

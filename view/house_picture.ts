@@ -3,12 +3,14 @@
 import { indicesOn } from "../spec/axis_parts.ts";
 import type { Plan } from "../spec/plan/plan.ts";
 import type { RankBytes, RankClass } from "../spec/plan_summary.ts";
+import { layerOf } from "../spec/plan/layers.ts";
 import { rankClasses } from "../spec/plan/rank_classes.ts";
 import { sizeText } from "../spec/size_text.ts";
 import { idsText } from "../spec/text/parts.ts";
 import type { Ink } from "./palette.ts";
 import type { PlanView } from "./plan_view.ts";
-import type { Scene, Shape } from "./scene.ts";
+import { type Scene, type Shape, shortened } from "./scene.ts";
+import { layersText } from "./sections.ts";
 import { meshText, placeText } from "./tracks.ts";
 
 /** Kinds of memory, with what people call them. */
@@ -84,20 +86,50 @@ export function classOfRanks(
   );
 }
 
-/** The experts that a rank holds of the first layer that shards them. */
-export function expertsOn(plan: Plan, rank: number): readonly number[] {
-  return heldOn(plan, rank)[0] ?? [];
+/** The experts of a layer that a rank holds. */
+export function expertsOn(
+  plan: Plan,
+  { rank, layer }: { readonly rank: number; readonly layer: number },
+): readonly number[] {
+  const held = heldOn(plan, rank);
+  const found = held.find(({ layers }) => layers.includes(layer)) ?? held[0];
+  return found?.experts ?? [];
 }
 
-/** The experts that a rank holds, each list once: layers may have different numbers of them. */
-export function heldOn(
-  plan: Plan,
-  rank: number,
-): (readonly number[])[] {
-  const lists = Object.entries(plan.axes).flatMap((
-    [name, { experts, table, over }],
-  ) => experts && table && over ? [indicesOn(plan, name, rank) ?? []] : []);
-  return [...new Map(lists.map((list) => [list.join(), list])).values()];
+/** Experts that a rank holds of some layers. */
+export interface HeldExperts {
+  readonly experts: readonly number[];
+  /** The numbers of these layers; empty where the experts are those of all layers. */
+  readonly layers: readonly number[];
+}
+
+/** The experts that a rank holds, each list once: layers may have different numbers or tables of them. */
+export function heldOn(plan: Plan, rank: number): readonly HeldExperts[] {
+  const held = new Map<
+    string,
+    { experts: readonly number[]; layers: number[] }
+  >();
+  for (const [name, { experts, table, over }] of Object.entries(plan.axes)) {
+    if (!experts || !table || !over) continue;
+    const list = indicesOn(plan, name, rank) ?? [];
+    const key = list.join();
+    const known = held.get(key) ?? { experts: list, layers: [] };
+    held.set(key, known);
+    const layer = layerOf(name);
+    if (layer !== undefined) known.layers.push(layer);
+  }
+  return [...held.values()];
+}
+
+/** `0..15`, and of layers that differ `0 1 2 (layer 0), 0..4 (layers 1–3)`; empty where a rank holds none of its own. */
+export function heldText(plan: Plan, rank: number): string {
+  const held = heldOn(plan, rank);
+  return held.map(({ experts, layers }) => {
+    const ids = idsText(experts);
+    if (held.length === 1 || layers.length === 0) return ids;
+    const noun = layers.length === 1 ? "layer" : "layers";
+    return `${ids} (${noun} ${layersText(layers)})`;
+  }).join(", ");
 }
 
 function cardShapes(
@@ -129,7 +161,7 @@ function cardShapes(
     return [bar];
   });
   const lists = heldOn(view.plan, rank);
-  const experts = lists[0] ?? [];
+  const experts = lists[0]?.experts ?? [];
   const held = experts.length > 0 ? experts.length : Math.max(0, ...of.experts);
   const many = lists.length > 1 || held > 8 || view.plan.ranks > FEW;
   return [
@@ -177,13 +209,20 @@ function cardShapes(
         size: 12,
         text: view.plan.ranks > FEW || experts.length === 0
           ? `${held} ${held === 1 ? "expert" : "experts"} of a layer`
-          : `experts ${lists.map(idsText).join(" or ")}`,
+          : shortened(
+            `experts ${heldText(view.plan, rank)}`,
+            Math.floor(inner / CHARACTER),
+          ),
+        title: `experts ${heldText(view.plan, rank)}`,
       }]
       : experts.flatMap((expert, i) =>
         chip(`${expert}`, [x + 13 + i * 32, y + 56])
       ),
   ];
 }
+
+/** Pixels of a character of a card. */
+const CHARACTER = 6.6;
 
 /** An expert's number in a frame. */
 function chip(text: string, [x, y]: readonly [number, number]): Shape[] {
@@ -225,7 +264,7 @@ function gridShapes(
   const shapes = classes.flatMap((of, rank): Shape[] => {
     const x = (rank % columns) * size;
     const y = top + 22 + Math.floor(rank / columns) * size;
-    const experts = expertsOn(plan, rank);
+    const experts = heldText(plan, rank);
     return [{
       kind: "rect",
       at: [x + 1, y + 1],
@@ -235,7 +274,7 @@ function gridShapes(
       opacity: Number((0.5 + 0.4 * of.bytes.total / max).toFixed(2)),
       title: `rank ${rank} (${placeText(plan, rank)})\n${
         sizeText(of.bytes.total)
-      }${experts.length > 0 ? `\nexperts ${idsText(experts)}` : ""}`,
+      }${experts === "" ? "" : `\nexperts ${experts}`}`,
     }, {
       kind: "text",
       at: [x + size / 2, y + size / 2 + 4],

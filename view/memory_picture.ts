@@ -133,6 +133,9 @@ function usedBy(
   return { top: Math.max(1, below(Infinity)), below };
 }
 
+/** Pixels of a character of a label. */
+const CHARACTER = 6.6;
+
 function bufferShapes(
   { plan }: PlanView,
   program: ProgramView,
@@ -147,10 +150,10 @@ function bufferShapes(
   const { buffer, bytes, first, last } = one;
   const name = buffer.name.replace(/^layers\.\d+\./, "");
   const text = `${name} ${sizeText(bytes)}`;
-  const room = to - from - 10;
-  const shown = text.length * 6 < room
+  const room = to - from - 12;
+  const shown = text.length * CHARACTER < room
     ? text
-    : name.length * 6 < room
+    : name.length * CHARACTER < room
     ? name
     : undefined;
   const tall = low - high;
@@ -168,11 +171,11 @@ function bufferShapes(
         typeText(plan, buffer)
       }\nsteps ${first} to ${Math.min(last, program.steps.length - 1)}`,
     },
-    ...shown === undefined || tall < 13 ? [] : [{
+    ...shown === undefined || tall < 12 ? [] : [{
       kind: "text" as const,
       size: 11,
       text: shown,
-      at: [from + 6, high + Math.min(15, tall / 2 + 4)] as const,
+      at: [from + 6, high + Math.min(15, (tall - 1) / 2 + 3.8)] as const,
     }],
   ];
 }

@@ -40,11 +40,14 @@ export function rolesOf(
   program: Program,
   sections: readonly Section[],
 ): Role[] {
-  return sections.flatMap(({ start, length, times, phase }) => {
+  const roles: Role[] = [];
+  for (const { start, starts, length, phase } of sections) {
     const steps = program.steps.slice(start, start + length);
-    const roles = sectionRoles(steps, phase);
-    return Array.from({ length: times }, () => roles).flat();
-  });
+    for (const [i, role] of sectionRoles(steps, phase).entries()) {
+      for (const first of starts) roles[first + i] = role;
+    }
+  }
+  return roles;
 }
 
 /** The op that a label begins with: `attention` of `attention : f32[…]`. */
@@ -56,6 +59,8 @@ export function opOf({ label = "" }: Pick<Step, "label">): string {
 const BY_OP: { readonly [op: string]: Role | undefined } = {
   attention: "attention",
   cacheWrite: "attention",
+  conv1d: "attention",
+  linearRecurrence: "attention",
   rope: "attention",
   selectKeys: "attention",
   route: "router",
@@ -76,14 +81,14 @@ function sectionRoles(
     known.indexOf("attention"),
     known.lastIndexOf("attention"),
   ];
-  // Attention is all up to the norm of what comes after it; of gradients, which come in the other order, its block.
-  const norm = steps.findIndex((step, i) =>
-    i > last && opOf(step) === "rmsNorm"
-  );
   const blocks = new Set(
     steps.flatMap(({ block }, i) =>
       known[i] === "attention" && block !== undefined ? [block] : []
     ),
+  );
+  // Attention is all up to the norm of what comes after it; of gradients, which come in the other order, its block.
+  const norm = steps.findIndex((step, i) =>
+    i > last && opOf(step) === "rmsNorm" && !blocks.has(step.block ?? "")
   );
   const attends = (i: number) =>
     first >= 0 &&

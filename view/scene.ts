@@ -153,6 +153,11 @@ function shapeSvg(shape: Shape, colorOf: (ink: Ink) => string): string {
   }
 }
 
+/** A text of at most so many characters. */
+export function shortened(text: string, most: number): string {
+  return text.length > most ? `${text.slice(0, most - 1)}…` : text;
+}
+
 /** Path data of a curve that leaves and arrives level. */
 export function curve([x0, y0]: Point, [x1, y1]: Point): string {
   const middle = round((x0 + x1) / 2);

@@ -1,10 +1,10 @@
 /** Finding things of a plan by typing: steps, layers, buffers, kernels, ranks, experts. */
 
 import type { StepFacts } from "../spec/plan/facts.ts";
-import { expertsOn, heldOn } from "./house_picture.ts";
+import { heldOn, heldText } from "./house_picture.ts";
 import { stepLink } from "./links.ts";
 import { type PlanView, type ProgramView, stepsOf } from "./plan_view.ts";
-import type { Section } from "./sections.ts";
+import { rangeOf } from "./sections.ts";
 
 /** Something found, and where it is on the page. */
 export interface Found {
@@ -42,7 +42,11 @@ export function search(view: PlanView, query: string): Found[] {
     const ranks = Array.from({ length: view.plan.ranks }, (_, r) => r);
     return foundRanks(
       view,
-      ranks.filter((r) => expertsOn(view.plan, r).includes(Number(expert[1]))),
+      ranks.filter((r) =>
+        heldOn(view.plan, r).some(({ experts }) =>
+          experts.includes(Number(expert[1]))
+        )
+      ),
     );
   }
   return [...everything(view)].filter(matches(words)).slice(0, MOST);
@@ -59,14 +63,6 @@ function stepsOfLayer(
   });
 }
 
-/** The first step and the one behind the last of the k-th layer of a section. */
-export function rangeOf(
-  { start, length }: Section,
-  k: number,
-): [from: number, to: number] {
-  return [start + k * length, start + (k + 1) * length];
-}
-
 function matches(words: readonly string[]): (found: Found) => boolean {
   return ({ kind, text }) => {
     const hay = `${kind} ${text.toLowerCase()}`;
@@ -79,8 +75,7 @@ function foundRanks(view: PlanView, ranks: readonly number[]): Found[] {
     .map((rank) => ({
       kind: "rank",
       text: `${rank}, experts ${
-        heldOn(view.plan, rank).map((held) => held.join(" ")).join(" or ") ||
-        "none of its own"
+        heldText(view.plan, rank) || "none of its own"
       }`,
       link: `rank/${rank}`,
     }));

@@ -1,4 +1,4 @@
-/** A program in sections: layers that take the same steps are one, with how often they come. */
+/** A program in sections: layers that execute the same steps are one section, also where others are between them. */
 
 import { layersOf } from "../spec/plan/layers.ts";
 import type { Plan, Program, Step } from "../spec/plan/plan.ts";
@@ -8,10 +8,12 @@ export interface Section {
   /** What people call it, and nothing else of the program: `layers 3–60`, `before the layers`. */
   readonly name: string;
   readonly phase: "forward" | "backward" | "update";
-  /** How many layers take these steps, one after another. */
+  /** How many layers execute these steps. */
   readonly times: number;
   /** The first step of the first of them. */
   readonly start: number;
+  /** The first step of each of them. */
+  readonly starts: readonly number[];
   /** Steps of one. */
   readonly length: number;
   /** The number of each of these layers in the model; none of steps that no layer has. */
@@ -37,15 +39,22 @@ export function sectionsOf(plan: Plan, program: Program): Section[] {
     else runs.push({ layer, phase, start: i, length: 1 });
   }
   const folded: Run[][] = [];
-  let before = "";
+  // By what they execute, the last group of it.
+  const groups = new Map<string, Run[]>();
   for (const run of runs) {
     const { start, length, layer, phase } = run;
     const steps = program.steps.slice(start, start + length);
-    const key = `${phase} ${/\d/.test(layer)} ${steps.map(shapeOf).join()}`;
-    const group = folded.at(-1);
-    if (group && key === before && /\d/.test(layer)) group.push(run);
-    else folded.push([run]);
-    before = key;
+    const key = `${phase} ${steps.map(shapeOf).join()}`;
+    const group = groups.get(key);
+    // A layer with the same steps twice is in two groups.
+    const folds = /\d/.test(layer) && group !== undefined &&
+      /\d/.test(group[0]!.layer) && group.every((one) => one.layer !== layer);
+    if (folds) group.push(run);
+    else {
+      const made = [run];
+      groups.set(key, made);
+      folded.push(made);
+    }
   }
   const called = distinct(folded.map(nameOf));
   return folded.map((group, i) => ({
@@ -53,6 +62,7 @@ export function sectionsOf(plan: Plan, program: Program): Section[] {
     phase: group[0]!.phase,
     times: group.length,
     start: group[0]!.start,
+    starts: group.map(({ start }) => start),
     length: group[0]!.length,
     layers: numbersOf(group),
   }));
@@ -70,14 +80,30 @@ function numbersOf(group: readonly Run[]): number[] {
 
 function nameOf(group: readonly Run[]): string {
   const numbers = numbersOf(group);
-  const [low, high] = [Math.min(...numbers), Math.max(...numbers)];
   const [{ layer, phase }] = group as [Run];
   const name = numbers.length === 0
     ? WORDS[layer] ?? layer
-    : low === high
-    ? `layer ${low}`
-    : `layers ${low}–${high}`;
+    : `${numbers.length === 1 ? "layer" : "layers"} ${layersText(numbers)}`;
   return phase === "forward" ? name : `${name}, ${phase}`;
+}
+
+/** Ranges of layers that are named. */
+const RANGES = 3;
+
+/** `3–60`, `0, 2, 4, … 22`: layers, in order of execution. */
+export function layersText(layers: readonly number[]): string {
+  const ranges: [number, number][] = [];
+  for (const layer of layers.toSorted((a, b) => a - b)) {
+    const last = ranges.at(-1);
+    if (last && layer === last[1] + 1) last[1] = layer;
+    else ranges.push([layer, layer]);
+  }
+  const texts = ranges.map(([from, to]) =>
+    from === to ? `${from}` : `${from}–${to}`
+  );
+  return texts.length <= RANGES + 1
+    ? texts.join(", ")
+    : `${texts.slice(0, RANGES).join(", ")}, … ${texts.at(-1)}`;
 }
 
 /** Names that several have, such as of a layer that other steps come in between, with which of them it is. */
@@ -110,4 +136,22 @@ export function mainSection(
   return sections.reduce((best, section) =>
     weight(section) > weight(best) ? section : best
   );
+}
+
+/** The first step and the one after the last of the k-th layer of a section. */
+export function rangeOf(
+  { starts, length }: Section,
+  k: number,
+): [from: number, to: number] {
+  const start = starts[k]!;
+  return [start, start + length];
+}
+
+/** Which layer of a section a step is in, by index; undefined: none. */
+export function layerOfStep(
+  { starts, length }: Section,
+  step: number,
+): number | undefined {
+  const k = starts.findIndex((start) => step >= start && step < start + length);
+  return k < 0 ? undefined : k;
 }

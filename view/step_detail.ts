@@ -80,3 +80,11 @@ function usedBuffer({ plan, facts }: PlanView, name: string): UsedBuffer {
     size: sizeText(onRank(buffer.bytes, 0)),
   };
 }
+
+/** The block of a layer that an axis is of. */
+const SCOPE = /\b[\w.]*layers\.\d+\.[\w.]*\//g;
+
+/** A type without the blocks that its axes are of: `f32[token ffn:768]` of `f32[token model.layers.0.mlp/ffn:768]`. */
+export function shortType(type: string): string {
+  return type.replace(SCOPE, "");
+}

@@ -1,6 +1,6 @@
 /** The picture of recorded choices: how often each expert was chosen, and the way of one token: to its experts and back. */
 
-import { expertsOn } from "./house_picture.ts";
+import { heldOn } from "./house_picture.ts";
 import type { LayerChoices } from "./page_data.ts";
 import type { PlanView } from "./plan_view.ts";
 import type { Point, Scene, Shape } from "./scene.ts";
@@ -176,7 +176,8 @@ function rowsOf(
   const seen = new Set<number>();
   const rows: Row[] = [];
   for (let rank = 0; rank < view.plan.ranks; rank++) {
-    for (const expert of expertsOn(view.plan, rank)) {
+    const held = heldOn(view.plan, rank).flatMap(({ experts }) => experts);
+    for (const expert of held) {
       if (seen.has(expert)) continue;
       seen.add(expert);
       rows.push({ expert, rank });

@@ -41,7 +41,7 @@ export function sourceRanksOf(
 /** Where a token went in a layer, in the order of its choices. */
 export function hopsOf(
   { plan }: PlanView,
-  { chosen, weights }: LayerChoices,
+  { layer, chosen, weights }: LayerChoices,
   { token, sourceRank }: {
     readonly token: number;
     readonly sourceRank: number | undefined;
@@ -51,7 +51,9 @@ export function hopsOf(
   return chosen[token]!.map((expert, i) => ({
     expert,
     weight: weights?.[token]?.[i],
-    ranks: reached.filter((rank) => expertsOn(plan, rank).includes(expert)),
+    ranks: reached.filter((rank) =>
+      expertsOn(plan, { rank, layer }).includes(expert)
+    ),
   }));
 }
 

@@ -85,9 +85,9 @@ function labelOf(
 function leastWidth({ kind, title, details, steps }: Station): number {
   if (kind === "tie") return Math.max(30, title.length * 6 + 8);
   const text = Math.max(
-    title.length * 7.2,
-    ...details.map((detail) => detail.length * 6.1),
-  ) + 10;
+    title.length * 7.9,
+    ...details.map((detail) => detail.length * 6.3),
+  ) + 12;
   return kind === "switch"
     ? Math.max(150, text)
     : Math.max(62, text, Math.min(150, 44 + steps.length * 11));

@@ -76,7 +76,9 @@ export function trafficPicture(
     ink: "soft",
     size: 11,
     at: [LEFT + j * cell + cell / 2, TOP - 8],
-    text: track.count === 1 ? `${track.first}` : `${track.first}–`,
+    text: track.count === 1 || cell < 40
+      ? `${track.first}`
+      : `${track.first}–${track.first + track.count - 1}`,
   }));
   return {
     size: [LEFT + tracks.length * cell + 12, TOP + tracks.length * height + 12],

@@ -2,7 +2,7 @@
 
 import type { VNode } from "preact";
 import { useEffect, useLayoutEffect, useMemo, useState } from "preact/hooks";
-import { mainSection, type Section } from "../sections.ts";
+import { layerOfStep, mainSection, type Section } from "../sections.ts";
 import type { PlanView, ProgramView } from "../plan_view.ts";
 import type { PageData } from "../page_data.ts";
 import { recordedOf } from "../recorded.ts";
@@ -121,9 +121,8 @@ export function App(
 
 /** The section that a step is in. */
 function sectionOf({ sections }: ProgramView, step: number): Section {
-  return sections.find(({ start, length, times }) =>
-    step >= start && step < start + length * times
-  ) ?? sections[0]!;
+  return sections.find((section) => layerOfStep(section, step) !== undefined) ??
+    sections[0]!;
 }
 
 /** A button for each section of the program. */

@@ -50,7 +50,7 @@ export function Facts({ view }: { readonly view: PlanView }): VNode {
           <ul>
             {problems.map(({ what, mend }) => (
               <li>
-                {what}. <span class="soft">What mends it: {mend}</span>
+                {what}. <span class="soft">Fix: {mend}</span>
               </li>
             ))}
           </ul>

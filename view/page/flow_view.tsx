@@ -4,7 +4,8 @@ import type { ComponentChildren, VNode } from "preact";
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { flowOf, MOST_STEPS } from "../flow.ts";
 import { flowPicture } from "../flow_picture.ts";
-import { rangeOf } from "../search.ts";
+import type { Scene } from "../scene.ts";
+import { layerOfStep, rangeOf } from "../sections.ts";
 import { trafficOf } from "../traffic.ts";
 import type { Shown } from "./app.tsx";
 import { Picture, View } from "./picture.tsx";
@@ -15,14 +16,12 @@ export function FlowView(
     readonly parts: ComponentChildren;
   },
 ): VNode {
-  const { start, length, times, layers } = section;
+  const { times, layers } = section;
   const [chosen, choose] = useState(0);
   const [weights, showWeights] = useState(true);
   const [tables, showTables] = useState(false);
   // The layer of a step that is opened is shown.
-  const opened = step === undefined
-    ? undefined
-    : Math.floor((step - start) / length);
+  const opened = step === undefined ? undefined : layerOfStep(section, step);
   useEffect(() => {
     if (opened !== undefined) choose(opened);
   }, [opened]);
@@ -83,7 +82,13 @@ export function FlowView(
           tables of integers
         </label>
       </div>
-      <Picture scene={scene} />
+      <Picture scene={scene} middle={firstStep(scene)} />
     </View>
   );
+}
+
+/** The middle of the first step. */
+function firstStep({ shapes }: Scene): number | undefined {
+  const first = shapes.find(({ link }) => link !== undefined);
+  return first?.kind === "rect" ? first.at[0] + first.size[0] / 2 : undefined;
 }

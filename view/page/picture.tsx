@@ -9,6 +9,8 @@ import { nextNote, notesOf, type SceneNote } from "../scene_notes.ts";
 /** What a picture may do besides. */
 export interface PictureProps {
   readonly scene: Scene;
+  /** The pixel that is in the middle at first, where the picture scrolls. */
+  readonly middle?: number | undefined;
   /** Drawn over the picture, which it has the size of. */
   readonly overlay?: ComponentChildren;
   /** Called with a shape that is clicked, or chosen by Enter; undefined where there is none. */
@@ -32,7 +34,7 @@ const DRAGGED = 4;
  * pointer is on it; arrow keys go from shape to shape. It can be saved as a file.
  */
 export function Picture(props: PictureProps): VNode {
-  const { scene, overlay, onPick, onDrag, onKey, onWheel } = props;
+  const { scene, middle, overlay, onPick, onDrag, onKey, onWheel } = props;
   const svg = useMemo(() => sceneSvg(scene), [scene]);
   const notes = useMemo(() => notesOf(scene), [scene]);
   const frame = useRef<HTMLDivElement>(null);
@@ -48,6 +50,12 @@ export function Picture(props: PictureProps): VNode {
     shape?.classList.add("at");
     return () => shape?.classList.remove("at");
   }, [at, scene]);
+  useEffect(() => {
+    const { current } = frame;
+    if (middle !== undefined) {
+      current!.scrollLeft = middle - current!.clientWidth / 2;
+    }
+  }, [middle]);
   /** The pixel of the scene below the pointer. */
   const xOf = ({ clientX }: MouseEvent) => {
     const { left, width } = canvas.current!.getBoundingClientRect();

@@ -5,7 +5,7 @@ import { useMemo } from "preact/hooks";
 import { sizeText } from "../../spec/size_text.ts";
 import {
   classOfRanks,
-  heldOn,
+  heldText,
   housePicture,
   MEMORY_KINDS,
 } from "../house_picture.ts";
@@ -73,10 +73,8 @@ export function RanksView({ view, rank }: Shown): VNode {
         <p class="chosen">
           Rank {rank} ({placeText(plan, rank)}) holds{" "}
           {sizeText(classOfRanks(plan, ranks)[rank]!.bytes.total)}
-          {heldOn(plan, rank).length > 0 &&
-            `, experts ${
-              heldOn(plan, rank).map((held) => held.join(" ")).join(" or ")
-            } of a layer`}.
+          {heldText(plan, rank) !== "" &&
+            `, experts ${heldText(plan, rank)}`}.
         </p>
       )}
     </View>

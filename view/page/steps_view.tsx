@@ -6,8 +6,8 @@ import { printWgsl } from "../../spec/kernel/wgsl.ts";
 import { stepLink } from "../links.ts";
 import { type PlanView, type ProgramView, stepsOf } from "../plan_view.ts";
 import { provedOf } from "../proved.ts";
-import { rangeOf } from "../search.ts";
-import { describeStep, type UsedBuffer } from "../step_detail.ts";
+import { layerOfStep, rangeOf } from "../sections.ts";
+import { describeStep, shortType, type UsedBuffer } from "../step_detail.ts";
 import type { Shown } from "./app.tsx";
 import { View } from "./picture.tsx";
 
@@ -20,9 +20,9 @@ export function StepsView(
     readonly sources: Sources;
   },
 ): VNode {
-  const { start, length, times, layers } = section;
+  const { length, times, layers } = section;
   // The layer of the section that the chosen step is in.
-  const k = step === undefined ? 0 : Math.floor((step - start) / length);
+  const k = step === undefined ? 0 : layerOfStep(section, step) ?? 0;
   const [from, end] = rangeOf(section, k);
   const list = useMemo(
     () =>
@@ -35,8 +35,9 @@ export function StepsView(
     <View
       id="steps"
       question="What is computed, step by step?"
-      answer={`Every rank takes the same ${length === 1 ? "step" : "steps"}. ` +
-        "Behind each stands what becomes of it: its dtype, and its axes with the mesh axes that they are sharded over."}
+      answer={`Every rank executes the same ${
+        length === 1 ? "step" : "steps"
+      }. Each line states the kernel and the result: its dtype, and its axes with the mesh axes that they are sharded over.`}
     >
       {parts}
       {times > 1 && (
@@ -46,7 +47,7 @@ export function StepsView(
             value={k}
             onChange={({ currentTarget }) => {
               const inLayer = (step ?? from) - from;
-              const index = start + Number(currentTarget.value) * length +
+              const index = rangeOf(section, Number(currentTarget.value))[0] +
                 inLayer;
               location.hash = `#${stepLink(program, index)}`;
             }}
@@ -67,7 +68,7 @@ export function StepsView(
                 <span class="number">{index}</span>
                 <span class="name">{name}</span>
                 <span class="how">{kernel ?? over}</span>
-                <code>{result}</code>
+                <code title={result}>{shortType(result)}</code>
               </a>
             </li>
           ))}

@@ -7,7 +7,7 @@ import { sizeText } from "../../spec/size_text.ts";
 import { stepLink } from "../links.ts";
 import type { Place } from "../page_data.ts";
 import type { Recorded } from "../recorded.ts";
-import { rangeOf } from "../search.ts";
+import { rangeOf } from "../sections.ts";
 import {
   bytesByLink,
   mainTraffic,
