@@ -33,6 +33,12 @@ const PANELS: MatmulTile = {
 };
 
 /**
+ * For devices with thousands of lanes: if rows are few, teams of 8 lanes sum different blocks of k, so that enough loads
+ * are in flight. Every WebGPU device has 256 lanes and 16 KiB of workgroup memory; the sums of 4 rows fill that memory.
+ */
+const WIDE: MatmulTile = { rows: 4, columns: 4, lanes: 256, split: 32 };
+
+/**
  * Default tuning. CPU devices have a tile of rows and vectors of columns in registers, and load weights once for many
  * such tiles. C also transposes weights on load, so they can keep the layout of their files. Software adapters load one
  * invocation after another and need vectors of weights and many rows each; their compilers are slow.
@@ -51,7 +57,7 @@ export const TUNING: { readonly [K in Computer]: TuningTable } = {
     bytes: "unsigned",
     attention: 8,
   },
-  gpu: {},
+  gpu: { matmul: WIDE, pair: { ...WIDE, columns: 2 }, splitKeys: 8 },
   software: {
     matmul: {
       rows: 8,

@@ -40,6 +40,17 @@ export function bindSize(size: Size, plan: Plan, rank: number): BoundSize {
     const [a, b] = [bindSize(size.ceilDiv[0], plan, rank), size.ceilDiv[1]];
     return (counts) => Math.ceil(evaluate(a, counts) / b);
   }
+  if ("upTo" in size || "above" in size) {
+    const [by, limit, then] = "upTo" in size ? size.upTo : size.above;
+    const [value, result] = [by, then].map((part) =>
+      bindSize(part, plan, rank)
+    ) as [BoundSize, BoundSize];
+    const within = "upTo" in size;
+    return (counts) =>
+      evaluate(value, counts) <= limit === within
+        ? evaluate(result, counts)
+        : 0;
+  }
   const [terms, start, combine] = "mul" in size
     ? [size.mul, 1, (a: number, b: number) => a * b] as const
     : "add" in size

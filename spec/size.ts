@@ -1,4 +1,4 @@
-/** Sizes known when a program starts: numbers, run-time counts of axes, and sums and products of them. */
+/** Sizes known when a program starts: numbers, run-time counts of axes, and arithmetic on them. */
 
 import type { Count, Name, Natural, ShortNonEmpty } from "./values.ts";
 
@@ -9,6 +9,9 @@ export type Size =
   | { readonly mul: ShortNonEmpty<Size> }
   | { readonly add: ShortNonEmpty<Size> }
   | { readonly min: ShortNonEmpty<Size> }
+  /** The last size where the first is at most the limit, else 0; and where it is more, else 0. */
+  | { readonly upTo: readonly [by: Size, limit: Natural, size: Size] }
+  | { readonly above: readonly [by: Size, limit: Natural, size: Size] }
   | { readonly ceilDiv: readonly [Size, Count] };
 
 /** Evaluate a size; `count` looks up a run-time count. */
@@ -27,6 +30,14 @@ export function evaluateSize(
   if ("min" in size) {
     return Math.min(...size.min.map((s) => evaluateSize(s, count)));
   }
+  if ("upTo" in size) {
+    const [by, limit, then] = size.upTo;
+    return evaluateSize(by, count) <= limit ? evaluateSize(then, count) : 0;
+  }
+  if ("above" in size) {
+    const [by, limit, then] = size.above;
+    return evaluateSize(by, count) > limit ? evaluateSize(then, count) : 0;
+  }
   return Math.ceil(evaluateSize(size.ceilDiv[0], count) / size.ceilDiv[1]);
 }
 
@@ -39,5 +50,13 @@ export function formatSize(size: Size): string {
   if ("mul" in size) return size.mul.map(formatSize).join(" * ");
   if ("add" in size) return `(${size.add.map(formatSize).join(" + ")})`;
   if ("min" in size) return `min(${size.min.map(formatSize).join(", ")})`;
+  if ("upTo" in size) {
+    const [by, limit, then] = size.upTo;
+    return `(${formatSize(then)} if ${formatSize(by)} <= ${limit})`;
+  }
+  if ("above" in size) {
+    const [by, limit, then] = size.above;
+    return `(${formatSize(then)} if ${formatSize(by)} > ${limit})`;
+  }
   return `ceil(${formatSize(size.ceilDiv[0])} / ${size.ceilDiv[1]})`;
 }

@@ -3,7 +3,16 @@
 
 import fc from "fast-check";
 import { attention, lengthAt } from "../compiler/kernels/mod.ts";
-import { attentionGrid } from "../compiler/tuning/mod.ts";
+import {
+  attentionMerge,
+  attentionParts,
+} from "../compiler/kernels/attention_split.ts";
+import {
+  attentionGrid,
+  keyBlocks,
+  splitGrids,
+  splitTile,
+} from "../compiler/tuning/queries.ts";
 import { narrow, widen } from "../runtime/half.ts";
 import type { HalfDType } from "../spec/dtype.ts";
 import { attentionOf } from "./helpers/kernel_reference.ts";
@@ -54,37 +63,65 @@ testKernels(
       async ({ batches, window, chunk, seed, queries, ...how }) => {
         const valueDim = how.shared ? 12 : dim;
         const sinks = randoms(heads, 5).map((x) => 8 * x);
-        const kernel = (queries: number) =>
-          attention({
-            ...SHAPE,
-            ...(window ? { window } : {}),
-            ...(chunk ? { chunk } : {}),
-            ...how,
-            valueDim,
-            name: "attention",
-            tokens: lengthAt(0),
-            queries,
-          });
+        const options = (queries: number) => ({
+          ...SHAPE,
+          ...(window ? { window } : {}),
+          ...(chunk ? { chunk } : {}),
+          ...how,
+          valueDim,
+          name: "attention",
+          tokens: lengthAt(0),
+          queries,
+        });
+        const operands = (
+          q: Float32Array,
+          tokens: { sequence: number; position: number }[],
+        ) => ({
+          q,
+          keys,
+          values,
+          sinks,
+          sequence: Int32Array.from(tokens, (t) => t.sequence),
+          position: Int32Array.from(tokens, (t) => t.position),
+          y: new Float32Array(q.length / dim * valueDim),
+          lengths: Uint32Array.of(tokens.length),
+        });
         const run = async (
           q: Float32Array,
           tokens: { sequence: number; position: number }[],
           queries = 1,
         ) => {
           const { y } = await target.run(
-            kernel(queries),
-            {
-              q,
-              keys,
-              values,
-              sinks,
-              sequence: Int32Array.from(tokens, (t) => t.sequence),
-              position: Int32Array.from(tokens, (t) => t.position),
-              y: new Float32Array(q.length / dim * valueDim),
-              lengths: Uint32Array.of(tokens.length),
-            },
+            attention(options(queries)),
+            operands(q, tokens),
             workgroups(
               attentionGrid({ ...SHAPE, valueDim, queries }, tokens.length),
             ),
+          );
+          return y!;
+        };
+        /** The same split over blocks of keys. */
+        const runSplit = async (
+          q: Float32Array,
+          tokens: { sequence: number; position: number }[],
+        ) => {
+          const shape = options(1);
+          const grids = splitGrids(shape, tokens.length);
+          const blocks = tokens.length * heads * keyBlocks(SHAPE);
+          const given = operands(q, tokens);
+          const { tops, sums } = await target.run(
+            attentionParts(shape, splitTile(shape)),
+            {
+              ...given,
+              tops: new Float32Array(blocks * 2),
+              sums: new Float32Array(blocks * valueDim),
+            },
+            workgroups(grids.parts),
+          );
+          const { y } = await target.run(
+            attentionMerge(shape),
+            { ...given, tops: tops!, sums: sums! },
+            workgroups(grids.merge),
           );
           return y!;
         };
@@ -116,6 +153,7 @@ testKernels(
           );
           close(t, y, expected);
           t.same(bits(await run(q, tokens, queries)), bits(y), "together");
+          t.same(bits(await runSplit(q, tokens)), bits(y), "split over keys");
           // Neighbours do not matter: the last token alone has the same bits.
           if (tokens.length > 0) {
             const alone = await run(q.slice(-row), tokens.slice(-1));
@@ -178,5 +216,55 @@ testKernels(
         stored,
       );
     }
+  },
+);
+
+testKernels(
+  "attention() split over many blocks of keys merges them in order",
+  async (t, target) => {
+    // More blocks than the merging kernel has lanes.
+    const shape = {
+      name: "attention",
+      heads: 2,
+      kvHeads: 1,
+      dim: 8,
+      valueDim: 8,
+      context: 2200,
+      scale: 0.5,
+      tokens: lengthAt(0),
+    };
+    const { heads, dim, context } = shape;
+    const positions = [2199, 2047];
+    const given = {
+      q: randoms(positions.length * heads * dim, 1).map((x) => 8 * x),
+      keys: randoms(context * dim, 2),
+      values: randoms(context * dim, 3),
+      sequence: Int32Array.of(0, 0),
+      position: Int32Array.from(positions),
+      y: new Float32Array(positions.length * heads * dim),
+      lengths: Uint32Array.of(positions.length),
+    };
+    const whole = await target.run(
+      attention(shape),
+      given,
+      workgroups(attentionGrid(shape, positions.length)),
+    );
+    const grids = splitGrids(shape, positions.length);
+    const blocks = positions.length * heads * keyBlocks(shape);
+    const { tops, sums } = await target.run(
+      attentionParts(shape, splitTile(shape)),
+      {
+        ...given,
+        tops: new Float32Array(blocks * 2),
+        sums: new Float32Array(blocks * dim),
+      },
+      workgroups(grids.parts),
+    );
+    const { y } = await target.run(
+      attentionMerge(shape),
+      { ...given, tops: tops!, sums: sums! },
+      workgroups(grids.merge),
+    );
+    t.same(bits(y!), bits(whole["y"]!));
   },
 );

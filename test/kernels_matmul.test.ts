@@ -9,6 +9,7 @@ import {
   type MatmulTile,
   tileName,
 } from "../compiler/tuning/mod.ts";
+import { sharesAnyBlocks } from "../compiler/tuning/tile.ts";
 import { printWgsl } from "../spec/kernel/wgsl.ts";
 import {
   expected,
@@ -132,6 +133,20 @@ for (const [i, tile] of VARIANTS.entries()) {
   );
   // Only for devices that keep the order of products in every code.
   if (tile.right === "workgroup") continue;
+  if (sharesAnyBlocks(tile)) {
+    testKernels(
+      `matmul() by ${tileName(tile)} has those bits where blocks are not whole`,
+      async (t, target) => {
+        await holds(productsOf(tile, { ragged: true }), async (product) => {
+          const found = await resultOf(target, product, tile);
+          const plain = await resultOf(target, product, DEFAULT_TILE);
+          t.same(bits(found), bits(plain));
+          isRight(t, product, found);
+        }, 4);
+      },
+    );
+    continue;
+  }
   testKernels(
     `matmul() by ${
       tileName(tile)

@@ -35,6 +35,7 @@ const TILES: readonly MatmulTile[] = [
   { rows: 4, columns: 4, lanes: 4 },
   { rows: 4, columns: 4, lanes: 32, left: "workgroup" },
   { rows: 2, columns: 4, lanes: 32, split: 4, right: "vector" },
+  { rows: 2, columns: 2, lanes: 64, split: 16 },
 ];
 
 /** Lengths of a segment: shorter than a block, whole blocks, and with a short last block. */

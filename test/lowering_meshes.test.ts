@@ -7,6 +7,7 @@ import {
   attention,
   cast,
   combine,
+  type CompileOptions,
   dispatch,
   dot,
   latentAttention,
@@ -20,7 +21,17 @@ import {
   topK,
   upTo,
 } from "../compiler/mod.ts";
-import { closeDevices, holds, MESHES, waves } from "./helpers/run_model.ts";
+import { skipUnasked } from "./helpers/needs.ts";
+import {
+  type Case,
+  closeDevices,
+  digest,
+  holds,
+  MESHES,
+  runCase,
+  skip,
+  waves,
+} from "./helpers/run_model.ts";
 
 t.teardown(closeDevices);
 
@@ -162,6 +173,7 @@ holds("fairscale with all tokens in one group", {
 function attending(
   tokens: number | ReturnType<typeof upTo>,
   dtype: "f32" | "f16",
+  context = 40,
 ) {
   return model({
     token: tokens,
@@ -172,7 +184,7 @@ function attending(
     all: 16,
     kv: 8,
     sequence: 3,
-    context: 40,
+    context,
   }, (m) => {
     const x = m.input("x", "token embed");
     const sequence = m.input("sequence", "token", { dtype: "i32" });
@@ -244,6 +256,40 @@ for (const dtype of ["f32", "f16"] as const) {
       }]
       : [],
   ]);
+}
+for (const dtype of ["f32", "f16"] as const) {
+  // Steps of up to two tokens are split over the eight blocks of keys of the context.
+  const of: Case = {
+    model: attending(upTo(40), dtype, 256),
+    calls: [
+      {
+        x: waves(8 * 40),
+        sequence: new Array(40).fill(1),
+        position: Array.from({ length: 40 }, (_, i) => i),
+      },
+      { x: waves(16, 2), sequence: [0, 1], position: [0, 40] },
+      { x: waves(24, 4), sequence: [1, 1, 0], position: [41, 42, 1] },
+      { x: waves(8, 7), sequence: [1], position: [43] },
+      { x: [], sequence: [], position: [] },
+    ],
+  };
+  const overKeys: CompileOptions = { tuning: { splitKeys: 2 } };
+  holds(`attention split over keys, ${dtype}`, of, [
+    overKeys,
+    ...dtype === "f32"
+      ? [{ ...overKeys, mesh: { dp: 2 }, place: { token: "dp" } }]
+      : [],
+  ]);
+  for (const kind of ["cpu", "gpu"] as const) {
+    t.test(`attention split over keys has the same bits, ${dtype}, ${kind}`, {
+      skip: kind === "gpu" ? skip : skipUnasked("cpu"),
+    }, async (t) => {
+      t.equal(
+        digest(await runCase(of, kind, overKeys)),
+        digest(await runCase(of, kind)),
+      );
+    });
+  }
 }
 holds("attention of a fixed number of tokens", {
   model: attending(3, "f32"),

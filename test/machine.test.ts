@@ -130,6 +130,7 @@ t.test("the time of a launch", (t) => {
     launch: 2,
   };
   const work = {
+    lanes: 32,
     workgroups: 8,
     multiplyAdds: 1000,
     operations: 2250,
@@ -150,7 +151,7 @@ t.test("the time of a launch", (t) => {
     });
   t.same(seconds({}), { launch: 2, arithmetic: 10, memory: 0 });
   t.equal(
-    seconds({}, 0, { operations: 2260 }).arithmetic,
+    seconds({}, 0, { operations: 3310 }).arithmetic,
     11,
     "operations beyond those of a matmul",
   );

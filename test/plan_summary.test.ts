@@ -223,7 +223,7 @@ t.test("a summary says what the plan says", async (t) => {
   );
 });
 
-t.test("layers that stand for others hold what all layers do, scratch within 0.5 %, and take as long within 1 %", async (t) => {
+t.test("layers that stand for others hold what all layers do, scratch within 0.5 %, and take as long within 2 %", async (t) => {
   const machine = parseMachine(
     readFileSync(path.join(ROOT, "machines/8xmi300x.json"), "utf8"),
   );
@@ -258,7 +258,7 @@ t.test("layers that stand for others hold what all layers do, scratch within 0.5
         predicted![phase]!
       );
       const ratio = some!.seconds / all!.seconds;
-      t.ok(Math.abs(ratio - 1) < 0.01, `${name}: ${phase} ${ratio}`);
+      t.ok(Math.abs(ratio - 1) < 0.02, `${name}: ${phase} ${ratio}`);
       const seconds = summary.layers.reduce(
         (n, layer) => n + layer.count * layer.seconds![phase]!.total,
         0,

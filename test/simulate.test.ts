@@ -3,7 +3,7 @@
 
 import { readFileSync } from "node:fs";
 import t from "tap";
-import { compile } from "../compiler/mod.ts";
+import { compile, tileHeight } from "../compiler/mod.ts";
 import {
   areApart,
   kendall,
@@ -358,9 +358,10 @@ t.test("DeepSeek's published deployment on H800, tokens a second of a node", asy
 });
 
 t.test("what goes along with a multiply-add of a matmul follows from the tile", async (t) => {
-  const rows = 64;
-  const load = (_: string, i: number) => i === 0 ? 1e6 : i % 3 === 0 ? rows : 0;
   for (const computer of ["cpu", "native", "gpu", "software"] as const) {
+    const rows = tileHeight(TUNING[computer].matmul!);
+    const load = (_: string, i: number) =>
+      i === 0 ? 1e6 : i % 3 === 0 ? rows : 0;
     const { kernels } = await compile(expertLayer(FFN.tokens), {
       mesh: {},
       limits: CPU_LIMITS,

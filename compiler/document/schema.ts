@@ -253,8 +253,11 @@ const options = closed({}, {
   zero: oneOf(0, 1, 3),
   tuning: closed({}, {
     matmul: tile,
+    pair: tile,
     matmuls: record(tile),
     attention: upTo(FEW, 1),
+    splitKeys: upTo(FEW),
+    asFiled: list(stored, FEW),
   }),
 });
 

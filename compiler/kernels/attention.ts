@@ -6,59 +6,35 @@
  * the values. `spec/kernels.md` explains it line by line.
  */
 
-import { type HalfDType, isHalf } from "../../spec/dtype.ts";
+import { KEY_BLOCK, type QueryTile, queryTile } from "../tuning/queries.ts";
 import {
-  KEY_BLOCK,
-  type QueryShape,
-  type QueryTile,
-  queryTile,
-} from "../tuning/queries.ts";
-import type { Expr, Hole, Kernel, KernelText } from "./kernel.ts";
-import { bindings, GROUP_YZ, kernelOf, local, wgsl } from "./kernel.ts";
-import { blockedSum } from "./pieces/blocked_sum.ts";
-import { type Cache, cacheOf, type CacheShape } from "./pieces/cache.ts";
-import { loadStored, unpackHalves } from "../../spec/kernel/build.ts";
+  type AttentionOptions,
+  beginQueries,
+  blockSums,
+  DIMENSION,
+  dimensionOf,
+  ofTokens,
+  operandsOf,
+  type Queries,
+  queriesOf,
+  scores,
+  weights,
+} from "./attention_block.ts";
+import type { Kernel, KernelText } from "./kernel.ts";
+import { bindings, GROUP_YZ, kernelOf, wgsl } from "./kernel.ts";
 import { LOWEST, range } from "./pieces/numbers.ts";
-import { registers } from "../../spec/kernel/registers.ts";
-import type { Seen } from "../../spec/pages.ts";
-import { firstSeenText } from "./pieces/seen_keys.ts";
-
-/** Attention. Its grid is `attentionGrid`. */
-export interface AttentionOptions extends QueryShape, Seen, CacheShape {
-  readonly name: string;
-  /** Values are the first elements of the keys; there is no binding `values`. */
-  readonly shared?: boolean;
-  /** Each head has a sink: the score of an additional key without a value, the first block of the sum. */
-  readonly sinks?: boolean;
-  /** Storage dtype of the cache. In 16 bits, two elements share a word, and `keys` and `values` are u32. Default: f32. */
-  readonly stored?: "f32" | HalfDType;
-  /** Entries of a second cache, to which tokens attend too: the selected ones, or all up to the last that each sees. */
-  readonly entries?: number;
-  readonly scale: number;
-  readonly tokens: Expr;
-}
 
 /** Creates the attention kernel. The result of a head depends only on its query and the keys up to its position. */
 export function attention(o: AttentionOptions): Kernel {
   const tile = queryTile(o);
   const room = tile.heads * tile.tokens * KEY_BLOCK;
-  const cached = isHalf(o.stored ?? "f32") ? "u32" : "f32";
   return kernelOf({
     name: o.name,
     workgroupSize: KEY_BLOCK,
-    // Paged caches start with [page, within].
-    bindings: bindings({
-      q: "f32 [token, head, dim]",
-      keys: `${cached} [sequence, context, kvHead, dim]`,
-      values: `${cached} [sequence, context, kvHead, valueDim]`,
-      sequence: "i32 [token]",
-      position: "i32 [token]",
-      sinks: "f32 [head]",
-      selected: "i32 [token, selected]",
-      entries: "f32 [sequence, entry, dim]",
-      last: "i32 [token]",
-      pages: "i32 [sequence, block]",
-    }, { y: "f32 [token, head, valueDim]" }),
+    bindings: [
+      ...operandsOf(o),
+      ...bindings({}, { y: "f32 [token, head, valueDim]" }),
+    ],
     body: wgsl`
       var<workgroup> scores: array<f32, ${room}>;
       var<workgroup> weights: array<f32, ${room}>;
@@ -90,56 +66,31 @@ function together(o: AttentionOptions, tile: QueryTile): KernelText {
     }`;
 }
 
-/** Queries of one workgroup. Register `top[t][h]` belongs to head h of token t. */
-interface Queries extends QueryTile {
-  readonly o: AttentionOptions;
-  readonly cache: Cache;
-  /** The binding of keys, what they are stored as, and the variable with the end of those that each token sees. */
-  readonly keys: string;
-  readonly stored: "f32" | HalfDType;
-  readonly end: string;
-  /** The first token's index. */
-  readonly token: string;
-  /** Iterations of loops over all queries. */
-  readonly each: KernelText;
-  /** Elements of a value, in parts of 32 with one element per lane: see `DIMENSION`. */
-  readonly width: number;
-  readonly parts: number;
-  /** The first position that token t attends to, if it is not always 0. */
-  readonly firstSeen: KernelText | undefined;
-}
-
 /** The heads of tokens of one sequence, starting with `token`. */
 function attend(
   o: AttentionOptions,
   token: string,
-  { heads, tokens }: QueryTile,
+  tile: QueryTile,
 ): KernelText {
-  const { valueDim: width = o.dim } = o;
-  const kvHead = wgsl`group.x / ${o.heads / o.kvHeads / heads}`;
-  const of: Queries = {
-    o,
-    token,
-    heads,
-    tokens,
-    width,
-    parts: Math.ceil(width / KEY_BLOCK),
-    cache: selectedOf(o, token, kvHead),
-    keys: "keys",
-    stored: o.stored ?? "f32",
-    end: "end",
-    each: wgsl`t < ${tokens}, h < ${heads}`,
-    firstSeen: firstSeenText(o, {
-      position: wgsl`(end[t] - 1)`,
-      next: "end[t]",
-    }),
-  };
+  const of = queriesOf(o, token, tile);
   return wgsl`
     ${of.cache.begin}
-    ${begin(of)}
+    ${beginQueries(of)}
+    ${beginSums(of)}
     ${eachBlock(of)}
     ${o.entries !== undefined && eachBlock(entriesOf(of, o.entries))}
     ${results(of)}`;
+}
+
+/** Declares the running maximum and sums of each query: those of no keys, or of its sink. */
+function beginSums({ o, heads, each, parts }: Queries): KernelText {
+  const sink = wgsl`sinks[group.x * ${heads} + h]`;
+  return wgsl`
+    @unroll (${each}) {
+      var top[t][h] = ${o.sinks ? sink : wgsl`f32(${LOWEST})`};
+      var sum[t][h] = ${o.sinks ? wgsl`1.0` : wgsl`0.0`};
+      @unroll (c < ${parts}) { var value_sum[t][h][c] = 0.0; }
+    }`;
 }
 
 /** All blocks of keys. */
@@ -182,233 +133,6 @@ function entriesOf(of: Queries, size: number): Queries {
   };
 }
 
-/** The cache as the keys of a token: all of the sequence, or those that are selected. */
-function selectedOf(
-  o: AttentionOptions,
-  token: string,
-  kvHead: KernelText,
-): Cache {
-  const scattered = o.selected !== undefined && o.entries === undefined;
-  const cache = cacheOf(o, { token, kvHead, scattered });
-  if (!scattered) return cache;
-  const last = o.context - 1;
-  return {
-    ...cache,
-    vectorOf: (key) =>
-      cache.vectorOf(wgsl`min(u32(selected[list + ${key}]), ${last}u)`),
-  };
-}
-
-/** `end[0]`, of that name: how many positions are selected. No negative one is in front of another. */
-function countSelected(
-  token: string,
-  selected: number,
-  end: string,
-): KernelText {
-  const steps = Math.floor(Math.log2(selected)) + 1;
-  return wgsl`
-    let list = ${token} * ${selected};
-    var ${end}[0] = 0u;
-    for (var step = 0u; step < ${steps}; step++) {
-      let longer = ${end}[0] + (${2 ** (steps - 1)}u >> step);
-      if (longer <= ${selected} && selected[list + min(longer, ${selected}) - 1] >= 0) {
-        ${end}[0] = longer;
-      }
-    }`;
-}
-
-/** For each token, the range of visible keys; for each query, its offset, and its running maximum and sums. */
-function begin(
-  { o, token, heads, tokens, each, firstSeen, parts }: Queries,
-): KernelText {
-  const head = wgsl`group.x * ${heads} + h`;
-  const listed = (end: string) =>
-    o.selected === undefined
-      ? wgsl`let ${end}[0] = u32(last[${token}] + 1);`
-      : countSelected(token, o.selected, end);
-  const ends = wgsl`
-    @unroll (t < ${tokens}) {
-      let end[t] = u32(position[${token} + t]) + 1;
-      ${firstSeen && wgsl`let first[t] = ${firstSeen};`}
-    }`;
-  return wgsl`
-    ${
-    o.selected !== undefined && o.entries === undefined ? listed("end") : ends
-  }
-    ${o.entries !== undefined && listed("entry_end")}
-    @unroll (${each}) {
-      let row[t][h] = (${token} + t) * ${o.heads} + (${head});
-      let q_at[t][h] = row[t][h] * ${o.dim};
-      var top[t][h] = ${o.sinks ? wgsl`sinks[${head}]` : wgsl`f32(${LOWEST})`};
-      var sum[t][h] = ${o.sinks ? wgsl`1.0` : wgsl`0.0`};
-      @unroll (c < ${parts}) { var value_sum[t][h][c] = 0.0; }
-    }`;
-}
-
-/**
- * Storage dtype of words whose two elements a lane uses: keys in pairs, and values of adjacent dimensions. Other lanes
- * load one word per element.
- */
-function pairsOf(
-  { stored = "f32", dim, valueDim = dim, entries }: AttentionOptions,
-): HalfDType | undefined {
-  const whole = entries === undefined && dim % KEY_BLOCK === 0 &&
-    valueDim % (2 * KEY_BLOCK) === 0;
-  return isHalf(stored) && whole ? stored : undefined;
-}
-
-/** Lane j scores key j of the block: q · k * scale. */
-function scores(of: Queries): KernelText {
-  const { o, each, keys, stored } = of;
-  const pairs = pairsOf(o);
-  const [even, odd] = unpackHalves(pairs ?? "f16", local("key_pair", "u32"));
-  const product = (d: KernelText, key: string) =>
-    wgsl`
-      @unroll (${each}) {
-        dot_block[t][h] = fma(q[q_at[t][h] + ${d}], ${key}, dot_block[t][h]);
-      }`;
-  const dot = blockedSum(
-    registers("dot", of.tokens, of.heads),
-    { length: o.dim, over: "d", terms: pairs ? 2 : 1 },
-    pairs
-      ? wgsl`
-      let key_pair = keys[key_at + d];
-      let key_even = ${even};
-      let key_odd = ${odd};
-      ${product(wgsl`d * 2`, "key_even")}
-      ${product(wgsl`(d * 2 + 1)`, "key_odd")}`
-      : wgsl`
-      let element = key_at + d;
-      let key_d = ${loadStored(keys, stored, local("element", "u32"))};
-      ${product(wgsl`d`, "key_d")}`,
-  );
-  const key = of.cache.whole
-    ? wgsl`start + lane`
-    : wgsl`min(start + lane, ${ofTokens("max", of.end, of)} - 1)`;
-  const vector = of.cache.vectorOf(wgsl`key`);
-  return wgsl`
-    // Lanes after the last key compute unused scores.
-    let key = ${key};
-    let key_at = (${vector}) * ${pairs ? o.dim / 2 : o.dim};
-    ${dot}
-    @unroll (${each}) {
-      let score[t][h] = dot[t][h] * ${o.scale};
-      scores[lane + ${placeOf(of)}] = score[t][h];
-    }`;
-}
-
-/** Offset of the scores and weights of a query in workgroup memory. */
-function placeOf({ heads }: Queries): KernelText {
-  return wgsl`(t * ${heads} + h) * ${KEY_BLOCK}`;
-}
-
-/**
- * Lane j weights key j: exp(score - the maximum score of the block). A token attends to keys low to high - 1 of the
- * block.
- */
-function weights(of: Queries): KernelText {
-  const { tokens, each, firstSeen } = of;
-  const place = placeOf(of);
-  const first = firstSeen ? wgsl`max(start, first[t]) - start` : wgsl`0u`;
-  // A block that is completely masked for one of several tokens has low >= high for it.
-  const many = tokens > 1;
-  const low = many && firstSeen ? wgsl`min(${first}, ${KEY_BLOCK})` : first;
-  const end = many ? wgsl`max(${of.end}[t], start)` : wgsl`${of.end}[t]`;
-  const begin = many ? wgsl`min(low[t], ${KEY_BLOCK - 1})` : wgsl`low[t]`;
-  const larger =
-    wgsl`block_top[t][h] = max(block_top[t][h], scores[j + ${place}]);`;
-  const before = wgsl`
-    for (var j = low[t]; j < min(shared_low, high[t]); j++) { ${larger} }`;
-  const behind = wgsl`
-    for (var j = max(shared_high, low[t]); j < high[t]; j++) { ${larger} }`;
-  return wgsl`
-    @unroll (t < ${tokens}) {
-      let low[t] = ${low};
-      let high[t] = min(${end} - start, ${KEY_BLOCK});
-    }
-    // The keys visible to all tokens.
-    let shared_low = ${ofTokens("max", "low", of)};
-    let shared_high = ${ofTokens("min", "high", of)};
-    @unroll (${each}) { var block_top[t][h] = scores[${begin} + ${place}]; }
-    for (var j = shared_low; j < shared_high; j++) {
-      @unroll (${each}) { ${larger} }
-    }
-    @unroll (${each}) {
-      ${many && firstSeen && before}
-      ${many && behind}
-      weights[lane + ${place}] = exp(score[t][h] - block_top[t][h]);
-    }`;
-}
-
-/** Lane d sums its dimensions of the block's weighted values; every lane sums the weights. */
-function blockSums(of: Queries): KernelText {
-  const { o, tokens, each, width, parts, stored } = of;
-  const [values, length] = o.shared
-    ? [of.keys, o.dim] as const
-    : ["values", width] as const;
-  const d = width % KEY_BLOCK === 0
-    ? DIMENSION
-    : wgsl`min(${DIMENSION}, ${width - 1})`;
-  const pairs = pairsOf(o);
-  const [even, odd] = unpackHalves(
-    pairs ?? "f16",
-    local("value_pair[c]", "u32"),
-  );
-  const value = pairs
-    ? wgsl`
-      @unroll (c < ${parts} by 2) {
-        let value_pair[c] = ${values}[value_at + lane + c * ${KEY_BLOCK / 2}];
-        let value[c] = ${even};
-        let value[c + 1] = ${odd};
-      }`
-    : wgsl`
-      @unroll (c < ${parts}) {
-        let element[c] = value_at + ${d};
-        let value[c] = ${
-      loadStored(values, stored, local("element[c]", "u32"))
-    };
-      }`;
-  // A weight of 0 would be wrong for masked keys: 0 times infinity is not 0.
-  const added = (of: "all" | "some", sum: string, more: KernelText) =>
-    of === "all"
-      ? wgsl`${sum} = ${more};`
-      : wgsl`${sum} = select(${sum}, ${more}, low[t] <= j && j < high[t]);`;
-  const weightSum = wgsl`block_sum[t][h] + weight[t][h]`;
-  const valueSum = wgsl`fma(weight[t][h], value[c], block[t][h][c])`;
-  const vector = of.cache.vectorOf(wgsl`(start + j)`);
-  const keys = (seenBy: "all" | "some", from: Hole, end: Hole) =>
-    wgsl`
-    for (var j = ${from}; j < ${end}; j++) {
-      let value_at = (${vector}) * ${pairs ? length / 2 : length};
-      ${value}
-      @unroll (${each}) {
-        let weight[t][h] = weights[j + ${placeOf(of)}];
-        ${added(seenBy, "block_sum[t][h]", weightSum)}
-        @unroll (c < ${parts}) {
-          ${added(seenBy, "block[t][h][c]", valueSum)}
-        }
-      }
-    }`;
-  const first = ofTokens("min", "low", of);
-  const last = ofTokens("max", "high", of);
-  const before = keys("some", first, wgsl`min(shared_low, ${last})`);
-  const behind = keys("some", wgsl`max(shared_low, shared_high)`, last);
-  return wgsl`
-    @unroll (${each}) {
-      var block_sum[t][h] = 0.0;
-      @unroll (c < ${parts}) { var block[t][h][c] = 0.0; }
-    }
-    ${tokens > 1 && of.firstSeen && before}
-    ${keys("all", "shared_low", "shared_high")}
-    ${tokens > 1 && behind}`;
-}
-
-/** The dimension of a lane in part c. */
-const DIMENSION = wgsl`lane + c * ${KEY_BLOCK}`;
-
-/** The same, with parts 2n and 2n + 1 of a lane adjacent. */
-const PAIRED_DIMENSION = wgsl`lane * 2 + (c / 2 * ${2 * KEY_BLOCK} + c % 2)`;
-
 /**
  * Merges a block into the running softmax: previous sums are scaled to the new maximum. Sums start at 0 with the lowest
  * finite maximum, so that the scale of the first block is exactly 1 and the old scale 0; or as if a sink's block,
@@ -432,21 +156,11 @@ function mergeBlock({ tokens, each, parts }: Queries): KernelText {
 
 /** Lane d writes its dimensions of every query. */
 function results({ o, each, width, parts }: Queries): KernelText {
-  const d = pairsOf(o) ? PAIRED_DIMENSION : DIMENSION;
+  const d = dimensionOf(o);
   const result = wgsl`
     y[row[t][h] * ${width} + (${d})] = value_sum[t][h][c] / sum[t][h];`;
   const inside = width % KEY_BLOCK === 0
     ? result
     : wgsl`if (${DIMENSION} < ${width}) { ${result} }`;
   return wgsl`@unroll (${each}) { @unroll (c < ${parts}) { ${inside} } }`;
-}
-
-/** The minimum or maximum of a variable over all tokens. */
-function ofTokens(
-  pick: "min" | "max",
-  name: string,
-  { tokens }: Queries,
-): KernelText {
-  return range(tokens).map((t) => wgsl`${name}[${t}]`)
-    .reduce((a, b) => wgsl`${pick}(${a}, ${b})`);
 }

@@ -28,7 +28,7 @@ import {
   matmulShape,
   teamsOf,
 } from "../tuning/lanes.ts";
-import { equalBlocks, tileTaken } from "../tuning/tile.ts";
+import { equalBlocks, sumBlocks, tileTaken } from "../tuning/tile.ts";
 import { blockedSum, SUM_BLOCK } from "./pieces/blocked_sum.ts";
 import { range } from "./pieces/numbers.ts";
 import {
@@ -152,8 +152,23 @@ function partsOfTile(o: Matmul): (readonly [height: number, KernelText])[] {
     return (inRows ? all : heights).map((n) => [n, ofFirstTeam(o, n)]);
   }
   // Without a barrier, lanes of different rows may be at different branches.
-  return all.filter((n) => blocksInRound(o, n) > 0)
-    .map((n) => [n, fewRows(o, n)]);
+  return all.filter((n) => blocksInRound(o, n) > 0).map((n) =>
+    n === rows && n > 1 ? [PASSES * rows, rowsInPasses(o)] : [n, fewRows(o, n)]
+  );
+}
+
+/** Passes over the weights of a tile with teams that sum different blocks of k. All but the first hit a cache. */
+const PASSES = 4;
+
+/** A few times the rows of one team, as many at a time as it holds: rows shared out to teams would leave most of them idle. */
+function rowsInPasses(o: Matmul): KernelText {
+  const { rows } = o.tile;
+  return wgsl`
+    for (var pass_first = first; pass_first < end; pass_first += ${rows}) {
+      // Sums of the last pass have been added.
+      workgroupBarrier();
+      ${fewRows(o, rows, "pass_first")}
+    }`;
 }
 
 /**
@@ -256,15 +271,16 @@ function rowsByPanels(o: Matmul): KernelText {
   }`;
 }
 
-/** At most the rows of one team: teams sum different blocks of k. */
-function fewRows(o: Matmul, rows: number): KernelText {
-  const blocks = equalBlocks(o);
-  invariant(blocks, "teams share out equal blocks");
+/** At most the rows of one team, from `first`: teams sum different blocks of k. */
+function fewRows(o: Matmul, rows: number, first = "first"): KernelText {
+  const blocks = sumBlocks(o);
+  invariant(blocks, "teams share out blocks of a known k");
   const each = blocksInRound(o, rows);
   const inRound = Math.min(teamsOf(o).teams * each, blocks.count);
   const left = leftOf(o, {
     rows,
     ofGroup: rows,
+    from: first,
     stretch: blocks.length * inRound,
     waits: true,
   });
@@ -274,6 +290,7 @@ function fewRows(o: Matmul, rows: number): KernelText {
     ${
     sumsOfTeams(o, {
       rows,
+      first,
       blocks,
       each,
       left,

@@ -10,7 +10,7 @@ import { guarded, type Left, u } from "./matmul_left.ts";
 import { unitOf } from "./matmul_right.ts";
 import type { MatmulOptions } from "./matmul_options.ts";
 import { teamsOf } from "../tuning/lanes.ts";
-import type { EqualBlocks } from "../tuning/tile.ts";
+import type { SumBlocks } from "../tuning/tile.ts";
 import {
   declareEach,
   type Register,
@@ -22,8 +22,10 @@ import { sumTree } from "./pieces/sum_tree.ts";
 /** Sums of teams. */
 export interface TeamSums {
   readonly rows: number;
+  /** The variable with the first of the rows. */
+  readonly first: string;
   /** The blocks of k, and the blocks per team and round. */
-  readonly blocks: EqualBlocks;
+  readonly blocks: SumBlocks;
   readonly each: number;
   readonly left: Left;
   /** Adds the products at an index k to the blocks of the sums `sum<weight>[r][c]`. */
@@ -45,7 +47,7 @@ export interface Place {
  */
 export function sumsOfTeams(
   o: MatmulOptions,
-  { rows, blocks, each, left, add, finish }: TeamSums,
+  { rows, first, blocks, each, left, add, finish }: TeamSums,
 ): KernelText {
   const { columns } = o.tile;
   const { lanes, teams } = teamsOf(o);
@@ -53,10 +55,11 @@ export function sumsOfTeams(
   const ofTeam = Math.ceil(cells / teams);
   const sums = o.weights.length * cells;
   const inRound = teams * each;
-  const length = blocks.count * blocks.length;
+  const { length, last } = blocks;
   const single = blocks.count <= inRound;
   const even = blocks.count % inRound === 0;
-  const start = single ? wgsl`0u` : wgsl`k_round`;
+  // The round's first block.
+  const start = single ? wgsl`0u` : wgsl`round_block`;
   const place = (sum: Hole) =>
     wgsl`(block * ${sums} + ${sum}) * ${lanes} + lane_column`;
   const totals = o.weights.map((_, i) => ({
@@ -64,7 +67,7 @@ export function sumsOfTeams(
     indices: ["j"],
   }));
   const added = addedBlocks(totals, blocks, {
-    number: wgsl`${start} / ${blocks.length} + block`,
+    number: wgsl`${start} + block`,
     add: o.weights.map((_, i) =>
       wgsl`total${i}[j] += block_sums[${place(wgsl`${i * cells} + cell[j]`)}];`
     ),
@@ -79,11 +82,27 @@ export function sumsOfTeams(
     o.weights.map((_, i) =>
       wgsl`@unroll (r < ${rows}, c < ${columns}) { ${text(i)} }`
     );
-  const oneBlock = wgsl`
-    ${eachSum((i) => wgsl`var sum${i}_block[r][c] = 0.0;`)}
-    for (var k = block_start; k < block_start + ${blocks.length}; k++) {
+  const terms = (count: number) =>
+    wgsl`
+    for (var k = block_start; k < block_start + ${count}; k++) {
       ${add}
-    }
+    }`;
+  const isLast = wgsl`block_at % ${blocks.ofSegment} == ${
+    blocks.ofSegment - 1
+  }`;
+  const ofSegment = (blocks.ofSegment - 1) * length + last;
+  const oneBlock = wgsl`
+    let block_start = ${
+    last === length
+      ? wgsl`block_at * ${length}`
+      : wgsl`block_at / ${blocks.ofSegment} * ${ofSegment} + block_at % ${blocks.ofSegment} * ${length}`
+  };
+    ${eachSum((i) => wgsl`var sum${i}_block[r][c] = 0.0;`)}
+    ${
+    last === length
+      ? terms(length)
+      : wgsl`if (${isLast}) { ${terms(last)} } else { ${terms(length)} }`
+  }
     ${
     eachSum((i) => {
       const sum = wgsl`${i * cells} + r * ${columns} + c`;
@@ -94,15 +113,16 @@ export function sumsOfTeams(
     ? blocks.count
     : even
     ? inRound
-    : wgsl`min(${inRound}, (${length} - ${start}) / ${blocks.length})`;
+    : wgsl`min(${inRound}, ${blocks.count} - ${start})`;
   const round = wgsl`
     ${
     // No lane may write sums of this round while others add those of the last one.
-    left.before?.(start) ?? (!single && wgsl`workgroupBarrier();`)}
+    left.before?.(wgsl`${start} * ${length}`) ??
+      (!single && wgsl`workgroupBarrier();`)}
     for (var turn = 0u; turn < ${each}; turn++) {
       let block = turn * ${teams} + team;
-      let block_start = ${start} + block * ${blocks.length};
-      ${guarded(!even, wgsl`block_start < ${length}`, oneBlock)}
+      let block_at = ${start} + block;
+      ${guarded(!even, wgsl`block_at < ${blocks.count}`, oneBlock)}
     }
     workgroupBarrier();
     ${
@@ -111,13 +131,12 @@ export function sumsOfTeams(
         ${added.addBlock}
       }`)
   }`;
-  const step = inRound * blocks.length;
   const allRounds = single ? round : wgsl`
-    for (var k_round = 0u; k_round < ${length}; k_round += ${step}) { ${round} }`;
+    for (var round_block = 0u; round_block < ${blocks.count}; round_block += ${inRound}) { ${round} }`;
   const results = wgsl`
     let column_of[j] = cell[j] % ${columns};
     ${[finish({
-    row: expr`${u("first")} + ${u("cell[j]")} / ${columns}`,
+    row: expr`${u(first)} + ${u("cell[j]")} / ${columns}`,
     column: columnAt(o, u("column_of[j]")),
     sums: totals.map(({ base, indices }) => register(base, indices)),
   })]}`;
@@ -135,7 +154,7 @@ export function sumsOfTeams(
 /** Adds the blocks of a result in one lane: the blocks of a segment in order, segments as a tree. */
 function addedBlocks(
   totals: readonly Register[],
-  { count, ofSegment }: EqualBlocks,
+  { count, ofSegment }: SumBlocks,
   { number, add }: {
     /** The number of a block. */
     readonly number: KernelText;

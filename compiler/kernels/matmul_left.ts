@@ -19,6 +19,8 @@ export interface LeftRows {
   readonly ofGroup: number;
   /** Number of indices along k in memory at a time, starting at a multiple of it. */
   readonly stretch: number;
+  /** The variable with the first row of the workgroup. Default: `first`. */
+  readonly from?: string;
   /** Whether all lanes wait for each other after the products of a stretch, before the next one is loaded. */
   readonly waits: boolean;
 }
@@ -48,9 +50,9 @@ function prepared(o: MatmulOptions, row: Expr): Expr {
   return o.leftRow(clamped(row, u("end")));
 }
 
-/** The first row of a lane. */
-function firstOf({ rows, ofGroup }: LeftRows): string {
-  return rows === ofGroup ? "first" : "team_first";
+/** The variable with the first row of a lane. */
+function firstOf({ rows, ofGroup, from = "first" }: LeftRows): string {
+  return rows === ofGroup ? from : "team_first";
 }
 
 function inRegisters(o: MatmulOptions, of: LeftRows): Left {
@@ -83,7 +85,7 @@ function staged(o: MatmulOptions, of: LeftRows): Left {
         let element = turn * ${lanes} + lane;
         ${guarded(count % lanes !== 0, wgsl`element < ${count}`, body)}
       }`;
-  const row = prepared(o, expr`${u("first")} + ${u("element")}`);
+  const row = prepared(o, expr`${u(of.from ?? "first")} + ${u("element")}`);
   const value = o.left(shared("left_rows", u("of_row"), "u32"), u("at_k"));
   const store = wgsl`
     left_tile[of_row * ${depth} + at_k % ${depth}] = ${value};`;

@@ -4,7 +4,13 @@ import { invariant } from "../../spec/errors.ts";
 import { foldGrid, type Grid, SHARED_WORDS } from "../../spec/kernel/make.ts";
 import { EXACT } from "../../spec/numerics.ts";
 import type { Size } from "../../spec/size.ts";
-import { equalBlocks, type TiledMatmul, tileTaken } from "./tile.ts";
+import {
+  equalBlocks,
+  sharesAnyBlocks,
+  sumBlocks,
+  type TiledMatmul,
+  tileTaken,
+} from "./tile.ts";
 
 /** The right operands of a matrix multiplication. */
 interface TiledWeights {
@@ -91,7 +97,7 @@ export function blocksInRound(
   if ((o.tile.split ?? 1) === 1 || o.tile.right === "workgroup") return 0;
   const staged = isStaged(o);
   const sums = o.weights.length * rows * o.tile.columns * lanes * teams;
-  const blocks = equalBlocks(o);
+  const blocks = sharesAnyBlocks(o.tile) ? sumBlocks(o) : equalBlocks(o);
   const left = staged && blocks ? rows * (blocks.length * teams + 1) : 0;
   const room = SHARED_WORDS - (staged ? LEFT_WORDS : 0);
   if (!blocks || sums > room || left > LEFT_WORDS) return 0;

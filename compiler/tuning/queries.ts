@@ -1,6 +1,7 @@
 /** Number of queries per workgroup of attention, which share loads of keys and values. */
 
 import { foldGrid, type Grid } from "../../spec/kernel/make.ts";
+import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
 import type { Size } from "../../spec/size.ts";
 
 /** Keys per block, and invocations per workgroup. */
@@ -51,4 +52,56 @@ export function attentionGrid(o: QueryShape, tokens: Size): Grid {
       tile.tokens === 1 ? tokens : { ceilDiv: [tokens, tile.tokens] },
     ),
   ];
+}
+
+/** A cache that attention is split over. */
+export interface KeySpan extends QueryShape {
+  /** Positions of the cache. */
+  readonly context: number;
+  /** How many of them a token selects. Default: it sees all before its own. */
+  readonly selected?: number;
+  /** Entries of a second cache. */
+  readonly entries?: number;
+}
+
+/** Blocks of the keys that a token can see. */
+export function keyBlocks(
+  { context, selected = context }: Pick<KeySpan, "context" | "selected">,
+): number {
+  return Math.ceil(selected / KEY_BLOCK);
+}
+
+/** Lanes of the kernel that merges blocks, each of which takes the dimensions of a value that many apart. */
+export const MERGE_LANES = 64;
+
+/** Blocks of keys from which a split pays for its second launch. */
+const LEAST_BLOCKS = 8;
+
+/** Bytes of the blocks' sums, at most: what every device can bind. */
+const MOST_BYTES = GUARANTEED_LIMITS.maxStorageBufferBindingSize;
+
+/** Up to how many tokens of a step attention is split over keys, of those that a tuning wants: 0 where the context is short, or block sums are too large. */
+export function splitTokensOf(o: KeySpan, wanted: number): number {
+  const blocks = keyBlocks(o);
+  // The blocks of a second cache follow those of the first, whose number differs between tokens.
+  if (blocks < LEAST_BLOCKS || o.entries !== undefined) return 0;
+  const each = 4 * o.heads * blocks * Math.max(2, o.valueDim ?? o.dim);
+  return Math.min(wanted, Math.floor(MOST_BYTES / each));
+}
+
+/** The queries of a workgroup that takes one block of keys: heads of one token that read the same keys. */
+export function splitTile(o: QueryShape): QueryTile {
+  const { heads } = queryTile({ ...o, queries: o.heads / o.kvHeads });
+  return { heads, tokens: 1 };
+}
+
+/** The grids of `attentionParts` and `attentionMerge`. */
+export function splitGrids(
+  o: KeySpan,
+  tokens: Size,
+): { readonly parts: Grid; readonly merge: Grid } {
+  return {
+    parts: [o.heads / splitTile(o).heads, tokens, keyBlocks(o)],
+    merge: [o.heads, tokens, 1],
+  };
 }

@@ -20,6 +20,8 @@ export interface TuningTable {
   readonly matmuls?: { readonly [shape: string]: MatmulTile };
   /** Maximum queries per workgroup of attention: heads with the same key head, then tokens. Default: 1. */
   readonly attention?: number;
+  /** Steps of at most this many tokens split attention over blocks of keys, for decoding on a wide device. Default: 0. */
+  readonly splitKeys?: number;
   /**
    * Storage dtypes of right operands that keep the layout of their files, with the contracted axis innermost. Default:
    * none.

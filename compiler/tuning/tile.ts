@@ -49,12 +49,32 @@ export interface TiledMatmul {
   readonly grouped?: { readonly tiles: string };
 }
 
-/** Blocks of equal length of a sum over k. */
-export interface EqualBlocks {
+/** The blocks of a sum over k. */
+export interface SumBlocks {
   /** Indices of a block. */
   readonly length: number;
   readonly count: number;
   readonly ofSegment: number;
+  /** Indices of the last block of a segment. */
+  readonly last: number;
+}
+
+/** The blocks of a sum over k; undefined where k is known at run time only, or 0. */
+export function sumBlocks(
+  { k, segments = 1 }: Pick<TiledMatmul, "k" | "segments">,
+): SumBlocks | undefined {
+  if (typeof k !== "number" || k === 0) return undefined;
+  const ofSegment = k / segments;
+  invariant(Number.isInteger(ofSegment), "segments are equally long");
+  invariant((segments & (segments - 1)) === 0, "segments are a power of two");
+  const length = Math.min(EXACT.block, ofSegment);
+  const blocks = Math.ceil(ofSegment / length);
+  return {
+    length,
+    count: segments * blocks,
+    ofSegment: blocks,
+    last: ofSegment - (blocks - 1) * length,
+  };
 }
 
 /**
@@ -62,19 +82,13 @@ export interface EqualBlocks {
  * not count.
  */
 export function equalBlocks(
-  { k, segments = 1 }: Pick<TiledMatmul, "k" | "segments">,
-): EqualBlocks | undefined {
-  if (typeof k !== "number" || k === 0) return undefined;
-  const ofSegment = k / segments;
-  invariant(Number.isInteger(ofSegment), "segments are equally long");
-  invariant((segments & (segments - 1)) === 0, "segments are a power of two");
-  const length = EXACT.block;
-  if (ofSegment % length === 0) {
-    return { length, count: k / length, ofSegment: ofSegment / length };
-  }
-  return segments > 1 && ofSegment < length
-    ? { length: ofSegment, count: segments, ofSegment: 1 }
-    : undefined;
+  o: Pick<TiledMatmul, "k" | "segments">,
+): SumBlocks | undefined {
+  const blocks = sumBlocks(o);
+  if (!blocks || blocks.last < blocks.length) return undefined;
+  return blocks.length < EXACT.block && (o.segments ?? 1) === 1
+    ? undefined
+    : blocks;
 }
 
 /**
@@ -84,7 +98,15 @@ export function equalBlocks(
 export function tileTaken(o: Omit<TiledMatmul, "columns">): MatmulTile {
   const { grouped, tile } = o;
   if (equalBlocks(o) || tile.right === "workgroup") return tile;
+  if (sumBlocks(o) && sharesAnyBlocks(tile)) return tile;
   return plainTile(tile, grouped !== undefined);
+}
+
+/** Whether the teams of a tile can sum different blocks of k that are not equally long: each lane loads for itself. */
+export function sharesAnyBlocks(
+  { split = 1, left, right = "scalar" }: MatmulTile,
+): boolean {
+  return split > 1 && left !== "workgroup" && right === "scalar";
 }
 
 /**

@@ -195,9 +195,14 @@ export const expandedSchema: Schema = {"$schema":"http://json-schema.org/draft-0
   "minItems":1,"maxItems":64}},"required":["mul"],"additionalProperties":false},{"type":"object","properties":{"add":{"type":"array",
   "items":{"$ref":"#/definitions/Size"},"minItems":1,"maxItems":64}},"required":["add"],"additionalProperties":false},
   {"type":"object","properties":{"min":{"type":"array","items":{"$ref":"#/definitions/Size"},"minItems":1,
-  "maxItems":64}},"required":["min"],"additionalProperties":false},{"type":"object","properties":{"ceilDiv":{"type":"array",
-  "items":[{"$ref":"#/definitions/Size"},{"type":"integer","minimum":1,"maximum":9007199254740991}],"minItems":2,
-  "additionalItems":false}},"required":["ceilDiv"],"additionalProperties":false}]}}};
+  "maxItems":64}},"required":["min"],"additionalProperties":false},{"type":"object","properties":{"upTo":{"type":"array",
+  "items":[{"$ref":"#/definitions/Size"},{"type":"integer","minimum":0,"maximum":9007199254740991},{"$ref":"#/definitions/Size"}],
+  "minItems":3,"additionalItems":false}},"required":["upTo"],"additionalProperties":false},{"type":"object",
+  "properties":{"above":{"type":"array","items":[{"$ref":"#/definitions/Size"},{"type":"integer","minimum":0,
+  "maximum":9007199254740991},{"$ref":"#/definitions/Size"}],"minItems":3,"additionalItems":false}},"required":["above"],
+  "additionalProperties":false},{"type":"object","properties":{"ceilDiv":{"type":"array","items":[{"$ref":"#/definitions/Size"},
+  {"type":"integer","minimum":1,"maximum":9007199254740991}],"minItems":2,"additionalItems":false}},"required":["ceilDiv"],
+  "additionalProperties":false}]}}};
 
 /** Of `Machine` in spec/machine.ts. */
 export const machineSchema: Schema = {"$schema":"http://json-schema.org/draft-07/schema#","title":"Switchyard machine, version 1","type":"object",

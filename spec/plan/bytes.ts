@@ -236,6 +236,11 @@ export function boundOf(
     return size.add.reduce<number>((n, s) => n + boundOf(s, plan), 0);
   }
   if ("min" in size) return Math.min(...size.min.map((s) => boundOf(s, plan)));
+  if ("upTo" in size) return boundOf(size.upTo[2], plan);
+  if ("above" in size) {
+    const [by, limit, then] = size.above;
+    return boundOf(by, plan) > limit ? boundOf(then, plan) : 0;
+  }
   return Math.ceil(boundOf(size.ceilDiv[0], plan) / size.ceilDiv[1]);
 }
 

@@ -156,7 +156,11 @@ export function checkReferences(plan: Plan, report: Report): void {
         ? size.mul
         : "add" in size
         ? size.add
-        : size.min;
+        : "min" in size
+        ? size.min
+        : "upTo" in size
+        ? size.upTo
+        : size.above;
       for (const part of parts) isSize(part, at);
     }
   };

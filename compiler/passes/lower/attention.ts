@@ -2,21 +2,40 @@
 
 import { isHalf } from "../../../spec/dtype.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
-import { attention, type AttentionOptions } from "../../kernels/attention.ts";
+import { attention } from "../../kernels/attention.ts";
+import type { AttentionOptions } from "../../kernels/attention_block.ts";
 import {
   attentionSum,
   keyGrad,
   queryGrad,
 } from "../../kernels/attention_backward.ts";
 import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";
-import { attentionGrid } from "../../tuning/queries.ts";
+import {
+  attentionGrid,
+  keyBlocks,
+  splitGrids,
+  splitTile,
+  splitTokensOf,
+} from "../../tuning/queries.ts";
+import {
+  attentionMerge,
+  attentionParts,
+} from "../../kernels/attention_split.ts";
+import { localBound } from "../../sharding/lengths.ts";
+import type { Size } from "../../../spec/size.ts";
 import { rowsGrid } from "../../kernels/rows.ts";
 import {
   scoreKeys,
   scoreKeysGrid,
   selectKeys,
 } from "../../kernels/select_keys.ts";
-import { addLaunch, addScratch, type Lowering, sizeOf } from "./context.ts";
+import {
+  addLaunch,
+  addScratch,
+  amendBuffer,
+  type Lowering,
+  sizeOf,
+} from "./context.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
 import { storageFor } from "./storage.ts";
 import { tokenCount } from "./tokens.ts";
@@ -66,7 +85,7 @@ function operandBuffers(
   );
 }
 
-/** One launch. The keys and values of a head are read one after another. */
+/** One launch, or where tokens are few and the tuning splits keys, two. */
 export function lowerAttention(
   lowering: Lowering,
   node: NodeOf<"attention">,
@@ -89,6 +108,8 @@ export function lowerAttention(
       : {},
     queries: lowering.options.tuning.attention ?? 1,
   };
+  const { splitKeys = 0 } = lowering.options.tuning;
+  const splitTokens = splitTokensOf(options, splitKeys);
   // 16-bit caches are read in their stored dtype.
   const caches = isHalf(stored)
     ? {
@@ -109,10 +130,73 @@ export function lowerAttention(
     last: last && [last, [token]],
     pages: pages && [pages, pages.axes],
   });
-  addLaunch(lowering, node, attention(options), {
-    bindings: { ...caches, ...bindings, y: storageFor(lowering, node).buffer },
-    workgroups: attentionGrid(options, sizeOf(lowering, [token])),
+  const { buffer: y } = storageFor(lowering, node);
+  const tokens = sizeOf(lowering, [token]);
+  const operands = { ...caches, ...bindings };
+  if (splitTokens === 0) {
+    addLaunch(lowering, node, attention(options), {
+      bindings: { ...operands, y },
+      workgroups: attentionGrid(options, tokens),
+    });
+    return;
+  }
+  const most = Math.max(...localBound(lowering.placed, token));
+  const isFixed = typeof tokens === "number";
+  lowerSplit(lowering, node, {
+    options,
+    most: Math.min(most, splitTokens),
+    tokens: isFixed || most <= splitTokens
+      ? tokens
+      : { upTo: [tokens, splitTokens, tokens] },
+    bindings: { ...operands, y },
   });
+  // Tokens that there cannot be have no launch.
+  if (most <= splitTokens) return;
+  amendBuffer(lowering, y, { writers: 2 });
+  addLaunch(lowering, node, attention(options), {
+    bindings: { ...operands, y },
+    workgroups: attentionGrid(options, {
+      above: [tokens, splitTokens, tokens],
+    }),
+  });
+}
+
+/** Attention split over blocks of keys, whose sums a second launch merges. */
+function lowerSplit(
+  lowering: Lowering,
+  node: NodeOf<"attention">,
+  { options, most, tokens, bindings }: {
+    readonly options: AttentionOptions;
+    /** The most tokens that there are. */
+    readonly most: number;
+    readonly tokens: Size;
+    readonly bindings: { readonly [binding: string]: string };
+  },
+): void {
+  const { head, valueDim } = node.params;
+  const blocks = [
+    { axis: "split token", size: most },
+    head,
+    { axis: "key block", size: keyBlocks(options) },
+  ];
+  const parts = {
+    tops: addScratch(lowering, "tops", "f32", [
+      ...blocks,
+      { axis: "top, sum", size: 2 },
+    ]),
+    sums: addScratch(lowering, "sums", "f32", [...blocks, valueDim]),
+  };
+  const grids = splitGrids(options, tokens);
+  const kernels = [
+    [attentionParts(options, splitTile(options)), grids.parts],
+    [attentionMerge(options), grids.merge],
+  ] as const;
+  for (const [kernel, workgroups] of kernels) {
+    addLaunch(lowering, node, kernel, {
+      bindings: { ...bindings, ...parts },
+      workgroups,
+    });
+  }
 }
 
 /** The axes of a cache with its heads, if any, last. */

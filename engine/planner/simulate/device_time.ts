@@ -6,7 +6,20 @@ import type { LaunchWork } from "./launch_work.ts";
 
 /** Operations per multiply-add of a matmul with a device's tiles that are already part of its measured rate. */
 export const OPERATIONS_PER_MULTIPLY_ADD: { readonly [C in Computer]: number } =
-  { cpu: 4.3, native: 3.9, gpu: 2.25, software: 2.25 };
+  { cpu: 4.3, native: 3.9, gpu: 3.3, software: 2.25 };
+
+/** Lanes of the workgroups that a GPU's `parallel` counts. */
+const GPU_LANES = 32;
+
+/** Shares of a device that a launch can fill: workgroups; a GPU has those of more lanes on as many more of its cores. */
+function shares(
+  { computer }: MachineDevice,
+  { workgroups, lanes }: LaunchWork,
+): number {
+  return computer === undefined
+    ? workgroups * Math.max(1, lanes / GPU_LANES)
+    : workgroups;
+}
 
 /** Seconds of a launch by cause. */
 export interface LaunchSeconds {
@@ -48,7 +61,9 @@ export function launchSeconds(
   );
   // On a part of the device alone, unless it takes long enough for the others to join.
   const alone = parallel * Math.max(computes, reads) <= grain;
-  const workers = alone ? 1 : Math.max(1, Math.min(parallel, work.workgroups));
+  const workers = alone
+    ? 1
+    : Math.max(1, Math.min(parallel, shares(device, work)));
   const slower = parallel / workers;
   const launch = device.launch + (workers > 1 ? join : 0);
   const bandwidth = cached && device.cache

@@ -10,6 +10,8 @@ import type { Lengths, Workload } from "./workload.ts";
 /** Work of all invocations of a launch. */
 export interface LaunchWork {
   readonly workgroups: number;
+  /** Invocations of a workgroup. */
+  readonly lanes: number;
   readonly multiplyAdds: number;
   readonly operations: number;
   /** Bytes moved between invocations and bindings, by binding. */
@@ -91,6 +93,7 @@ function countLaunch(
     scale * works.reduce((n, work) => n + of(work), 0);
   return {
     workgroups: x * y * z,
+    lanes: kernel.workgroupSize,
     multiplyAdds: total(({ multiplyAdds }) => multiplyAdds),
     operations: total(({ operations }) => operations),
     loads: bindings.map((_, i) => total(({ loads }) => loads[i]!)),

@@ -344,7 +344,7 @@ function tileOf(
 
 function divisorOf(size: Size): number | undefined {
   if (typeof size === "number" || "count" in size) return undefined;
-  if ("ceilDiv" in size) return undefined;
+  if ("ceilDiv" in size || "upTo" in size || "above" in size) return undefined;
   const terms = "mul" in size ? size.mul : "min" in size ? size.min : size.add;
   for (const term of terms) {
     if (typeof term !== "number" && "ceilDiv" in term && "add" in size) {

@@ -1,0 +1,350 @@
+/**
+ * A block of 32 keys in attention: scores, weights and sums of the queries of a workgroup, which load keys and values once.
+ * For scores, lane j takes key j of the block; for sums, lane d takes dimension d of the values.
+ */
+
+import { type HalfDType, isHalf } from "../../spec/dtype.ts";
+import {
+  KEY_BLOCK,
+  type QueryShape,
+  type QueryTile,
+} from "../tuning/queries.ts";
+import type { Binding, Expr, Hole, KernelText } from "./kernel.ts";
+import { bindings, local, wgsl } from "./kernel.ts";
+import { blockedSum } from "./pieces/blocked_sum.ts";
+import { type Cache, cacheOf, type CacheShape } from "./pieces/cache.ts";
+import { loadStored, unpackHalves } from "../../spec/kernel/build.ts";
+import { range } from "./pieces/numbers.ts";
+import { registers } from "../../spec/kernel/registers.ts";
+import type { Seen } from "../../spec/pages.ts";
+import { firstSeenText } from "./pieces/seen_keys.ts";
+
+/** Attention over a cache. */
+export interface AttentionOptions extends QueryShape, Seen, CacheShape {
+  readonly name: string;
+  /** Values are the first elements of the keys; there is no binding `values`. */
+  readonly shared?: boolean;
+  /** Each head has a sink: the score of an additional key without a value, the first block of the sum. */
+  readonly sinks?: boolean;
+  /** Storage dtype of the cache. In 16 bits, two elements share a word, and `keys` and `values` are u32. Default: f32. */
+  readonly stored?: "f32" | HalfDType;
+  /** Entries of a second cache, to which tokens attend too: the selected ones, or all up to the last that each sees. */
+  readonly entries?: number;
+  readonly scale: number;
+  readonly tokens: Expr;
+}
+
+/** Read bindings of attention. Paged caches start with [page, within]. */
+export function operandsOf(o: AttentionOptions): readonly Binding[] {
+  const cached = isHalf(o.stored ?? "f32") ? "u32" : "f32";
+  return bindings({
+    q: "f32 [token, head, dim]",
+    keys: `${cached} [sequence, context, kvHead, dim]`,
+    values: `${cached} [sequence, context, kvHead, valueDim]`,
+    sequence: "i32 [token]",
+    position: "i32 [token]",
+    sinks: "f32 [head]",
+    selected: "i32 [token, selected]",
+    entries: "f32 [sequence, entry, dim]",
+    last: "i32 [token]",
+    pages: "i32 [sequence, block]",
+  });
+}
+
+/** Queries of one workgroup. Register `top[t][h]` belongs to head h of token t. */
+export interface Queries extends QueryTile {
+  readonly o: AttentionOptions;
+  readonly cache: Cache;
+  /** The binding of keys, what they are stored as, and the variable with the end of those that each token sees. */
+  readonly keys: string;
+  readonly stored: "f32" | HalfDType;
+  readonly end: string;
+  /** The first token's index. */
+  readonly token: string;
+  /** Iterations of loops over all queries. */
+  readonly each: KernelText;
+  /** Elements of a value, in parts of 32 with one element per lane: see `DIMENSION`. */
+  readonly width: number;
+  readonly parts: number;
+  /** The first position that token t attends to, if it is not always 0. */
+  readonly firstSeen: KernelText | undefined;
+}
+
+/** The queries of a tile, starting with `token`. */
+export function queriesOf(
+  o: AttentionOptions,
+  token: string,
+  tile: QueryTile,
+): Queries {
+  const { heads, tokens } = tile;
+  const { valueDim: width = o.dim } = o;
+  const kvHead = wgsl`group.x / ${o.heads / o.kvHeads / heads}`;
+  return {
+    o,
+    token,
+    heads,
+    tokens,
+    width,
+    parts: Math.ceil(width / KEY_BLOCK),
+    cache: selectedOf(o, token, kvHead),
+    keys: "keys",
+    stored: o.stored ?? "f32",
+    end: "end",
+    each: wgsl`t < ${tokens}, h < ${heads}`,
+    firstSeen: firstSeenOf(o),
+  };
+}
+
+/** The first position that token t attends to, if it is not always 0. */
+function firstSeenOf(o: AttentionOptions): KernelText | undefined {
+  return firstSeenText(o, { position: wgsl`(end[t] - 1)`, next: "end[t]" });
+}
+
+/** The cache as the keys of a token: all of the sequence, or those that are selected. */
+function selectedOf(
+  o: AttentionOptions,
+  token: string,
+  kvHead: KernelText,
+): Cache {
+  const scattered = o.selected !== undefined && o.entries === undefined;
+  const cache = cacheOf(o, { token, kvHead, scattered });
+  if (!scattered) return cache;
+  const last = o.context - 1;
+  return {
+    ...cache,
+    vectorOf: (key) =>
+      cache.vectorOf(wgsl`min(u32(selected[list + ${key}]), ${last}u)`),
+  };
+}
+
+/** `end[0]`, of that name: how many positions are selected. No negative one is in front of another. */
+function countSelected(
+  token: string,
+  selected: number,
+  end: string,
+): KernelText {
+  const steps = Math.floor(Math.log2(selected)) + 1;
+  return wgsl`
+    let list = ${token} * ${selected};
+    var ${end}[0] = 0u;
+    for (var step = 0u; step < ${steps}; step++) {
+      let longer = ${end}[0] + (${2 ** (steps - 1)}u >> step);
+      if (longer <= ${selected} && selected[list + min(longer, ${selected}) - 1] >= 0) {
+        ${end}[0] = longer;
+      }
+    }`;
+}
+
+/** Declares the end of the keys of each token, `end[t]`, and where they start, `first[t]`, if that is not always 0. */
+export function keysOfTokens(
+  o: AttentionOptions,
+  token: string,
+  tokens: number,
+): KernelText {
+  const firstSeen = firstSeenOf(o);
+  const listed = (end: string) =>
+    o.selected === undefined
+      ? wgsl`let ${end}[0] = u32(last[${token}] + 1);`
+      : countSelected(token, o.selected, end);
+  const ends = wgsl`
+    @unroll (t < ${tokens}) {
+      let end[t] = u32(position[${token} + t]) + 1;
+      ${firstSeen && wgsl`let first[t] = ${firstSeen};`}
+    }`;
+  return wgsl`
+    ${
+    o.selected !== undefined && o.entries === undefined ? listed("end") : ends
+  }
+    ${o.entries !== undefined && listed("entry_end")}`;
+}
+
+/** Declares the keys of each token, and the offset of each query. */
+export function beginQueries(
+  { o, token, heads, tokens, each }: Queries,
+): KernelText {
+  return wgsl`
+    ${keysOfTokens(o, token, tokens)}
+    @unroll (${each}) {
+      let row[t][h] = (${token} + t) * ${o.heads} + (group.x * ${heads} + h);
+      let q_at[t][h] = row[t][h] * ${o.dim};
+    }`;
+}
+
+/**
+ * Storage dtype of words whose two elements a lane uses: keys in pairs, and values of adjacent dimensions. Other lanes
+ * load one word per element.
+ */
+function pairsOf(
+  { stored = "f32", dim, valueDim = dim, entries }: AttentionOptions,
+): HalfDType | undefined {
+  const whole = entries === undefined && dim % KEY_BLOCK === 0 &&
+    valueDim % (2 * KEY_BLOCK) === 0;
+  return isHalf(stored) && whole ? stored : undefined;
+}
+
+/** Lane j scores key j of the block: q · k * scale. */
+export function scores(of: Queries): KernelText {
+  const { o, each, keys, stored } = of;
+  const pairs = pairsOf(o);
+  const [even, odd] = unpackHalves(pairs ?? "f16", local("key_pair", "u32"));
+  const product = (d: KernelText, key: string) =>
+    wgsl`
+      @unroll (${each}) {
+        dot_block[t][h] = fma(q[q_at[t][h] + ${d}], ${key}, dot_block[t][h]);
+      }`;
+  const dot = blockedSum(
+    registers("dot", of.tokens, of.heads),
+    { length: o.dim, over: "d", terms: pairs ? 2 : 1 },
+    pairs
+      ? wgsl`
+      let key_pair = keys[key_at + d];
+      let key_even = ${even};
+      let key_odd = ${odd};
+      ${product(wgsl`d * 2`, "key_even")}
+      ${product(wgsl`(d * 2 + 1)`, "key_odd")}`
+      : wgsl`
+      let element = key_at + d;
+      let key_d = ${loadStored(keys, stored, local("element", "u32"))};
+      ${product(wgsl`d`, "key_d")}`,
+  );
+  const key = of.cache.whole
+    ? wgsl`start + lane`
+    : wgsl`min(start + lane, ${ofTokens("max", of.end, of)} - 1)`;
+  const vector = of.cache.vectorOf(wgsl`key`);
+  return wgsl`
+    // Lanes after the last key compute unused scores.
+    let key = ${key};
+    let key_at = (${vector}) * ${pairs ? o.dim / 2 : o.dim};
+    ${dot}
+    @unroll (${each}) {
+      let score[t][h] = dot[t][h] * ${o.scale};
+      scores[lane + ${placeOf(of)}] = score[t][h];
+    }`;
+}
+
+/** Offset of the scores and weights of a query in workgroup memory. */
+function placeOf({ heads }: Queries): KernelText {
+  return wgsl`(t * ${heads} + h) * ${KEY_BLOCK}`;
+}
+
+/**
+ * Lane j weights key j: exp(score - the maximum score of the block). A token attends to keys low to high - 1 of the
+ * block.
+ */
+export function weights(of: Queries): KernelText {
+  const { tokens, each, firstSeen } = of;
+  const place = placeOf(of);
+  const first = firstSeen ? wgsl`max(start, first[t]) - start` : wgsl`0u`;
+  // A block that is completely masked for one of several tokens has low >= high for it.
+  const many = tokens > 1;
+  const low = many && firstSeen ? wgsl`min(${first}, ${KEY_BLOCK})` : first;
+  const end = many ? wgsl`max(${of.end}[t], start)` : wgsl`${of.end}[t]`;
+  const begin = many ? wgsl`min(low[t], ${KEY_BLOCK - 1})` : wgsl`low[t]`;
+  const larger =
+    wgsl`block_top[t][h] = max(block_top[t][h], scores[j + ${place}]);`;
+  const before = wgsl`
+    for (var j = low[t]; j < min(shared_low, high[t]); j++) { ${larger} }`;
+  const behind = wgsl`
+    for (var j = max(shared_high, low[t]); j < high[t]; j++) { ${larger} }`;
+  return wgsl`
+    @unroll (t < ${tokens}) {
+      let low[t] = ${low};
+      let high[t] = min(${end} - start, ${KEY_BLOCK});
+    }
+    // The keys visible to all tokens.
+    let shared_low = ${ofTokens("max", "low", of)};
+    let shared_high = ${ofTokens("min", "high", of)};
+    @unroll (${each}) { var block_top[t][h] = scores[${begin} + ${place}]; }
+    for (var j = shared_low; j < shared_high; j++) {
+      @unroll (${each}) { ${larger} }
+    }
+    @unroll (${each}) {
+      ${many && firstSeen && before}
+      ${many && behind}
+      weights[lane + ${place}] = exp(score[t][h] - block_top[t][h]);
+    }`;
+}
+
+/** Lane d sums its dimensions of the block's weighted values; every lane sums the weights. */
+export function blockSums(of: Queries): KernelText {
+  const { o, tokens, each, width, parts, stored } = of;
+  const [values, length] = o.shared
+    ? [of.keys, o.dim] as const
+    : ["values", width] as const;
+  const d = width % KEY_BLOCK === 0
+    ? DIMENSION
+    : wgsl`min(${DIMENSION}, ${width - 1})`;
+  const pairs = pairsOf(o);
+  const [even, odd] = unpackHalves(
+    pairs ?? "f16",
+    local("value_pair[c]", "u32"),
+  );
+  const value = pairs
+    ? wgsl`
+      @unroll (c < ${parts} by 2) {
+        let value_pair[c] = ${values}[value_at + lane + c * ${KEY_BLOCK / 2}];
+        let value[c] = ${even};
+        let value[c + 1] = ${odd};
+      }`
+    : wgsl`
+      @unroll (c < ${parts}) {
+        let element[c] = value_at + ${d};
+        let value[c] = ${
+      loadStored(values, stored, local("element[c]", "u32"))
+    };
+      }`;
+  // A weight of 0 would be wrong for masked keys: 0 times infinity is not 0.
+  const added = (of: "all" | "some", sum: string, more: KernelText) =>
+    of === "all"
+      ? wgsl`${sum} = ${more};`
+      : wgsl`${sum} = select(${sum}, ${more}, low[t] <= j && j < high[t]);`;
+  const weightSum = wgsl`block_sum[t][h] + weight[t][h]`;
+  const valueSum = wgsl`fma(weight[t][h], value[c], block[t][h][c])`;
+  const vector = of.cache.vectorOf(wgsl`(start + j)`);
+  const keys = (seenBy: "all" | "some", from: Hole, end: Hole) =>
+    wgsl`
+    for (var j = ${from}; j < ${end}; j++) {
+      let value_at = (${vector}) * ${pairs ? length / 2 : length};
+      ${value}
+      @unroll (${each}) {
+        let weight[t][h] = weights[j + ${placeOf(of)}];
+        ${added(seenBy, "block_sum[t][h]", weightSum)}
+        @unroll (c < ${parts}) {
+          ${added(seenBy, "block[t][h][c]", valueSum)}
+        }
+      }
+    }`;
+  const first = ofTokens("min", "low", of);
+  const last = ofTokens("max", "high", of);
+  const before = keys("some", first, wgsl`min(shared_low, ${last})`);
+  const behind = keys("some", wgsl`max(shared_low, shared_high)`, last);
+  return wgsl`
+    @unroll (${each}) {
+      var block_sum[t][h] = 0.0;
+      @unroll (c < ${parts}) { var block[t][h][c] = 0.0; }
+    }
+    ${tokens > 1 && of.firstSeen && before}
+    ${keys("all", "shared_low", "shared_high")}
+    ${tokens > 1 && behind}`;
+}
+
+/** The dimension of a lane in part c. */
+export const DIMENSION = wgsl`lane + c * ${KEY_BLOCK}`;
+
+/** The same, with parts 2n and 2n + 1 of a lane adjacent. */
+const PAIRED_DIMENSION = wgsl`lane * 2 + (c / 2 * ${2 * KEY_BLOCK} + c % 2)`;
+
+/** The dimension of values that a lane sums in part c. */
+export function dimensionOf(o: AttentionOptions): KernelText {
+  return pairsOf(o) ? PAIRED_DIMENSION : DIMENSION;
+}
+
+/** The minimum or maximum of a variable over all tokens. */
+export function ofTokens(
+  pick: "min" | "max",
+  name: string,
+  { tokens }: Queries,
+): KernelText {
+  return range(tokens).map((t) => wgsl`${name}[${t}]`)
+    .reduce((a, b) => wgsl`${pick}(${a}, ${b})`);
+}
