@@ -402,12 +402,12 @@ export function schemaOf(path, name, title) {
 export function moduleText(path) {
   const schemas = Object.entries(MODULES[path]).map(([name, from]) => {
     const [source, type] = from;
-    return `/** Of \`${type}\` in ${source}. */\nexport const ${name}: Schema = ${
+    return `/** Schema of \`${type}\` in ${source}. */\nexport const ${name}: Schema = ${
       wrapped(JSON.stringify(schemaOf(...from)))
     };\n`;
   });
   const up = path.split("/").slice(0, -1).map(() => "../").join("");
-  return `/** JSON Schemas of documents. \`node scripts/schemas.mjs\` writes them from the types that they name. */
+  return `/** JSON Schemas of documents. \`node scripts/schemas.mjs\` generates them from the named types. */
 // deno-fmt-ignore-file
 
 import type { Schema } from "${up}spec/document/schema.ts";

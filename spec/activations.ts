@@ -1,36 +1,39 @@
 /**
- * Activations of products with packed weights: f32, or blocks of 32 integers of 8 bits with a scale each (`q8`).
- * `numerics.md` defines both; this is the definition of `q8` as code.
+ * Activations of products with packed weights: f32, or blocks of 32 8-bit integers with one scale each (`q8`).
+ * `numerics.md` defines both; this file implements `q8`.
  */
 
 import { invariant } from "./errors.ts";
 import { addAsTree, EXACT } from "./numerics.ts";
 import { PACKED_ELEMENTS, type PackedElement, type Packing } from "./packed.ts";
 
-/** How kernels take the left operands of products with packed weights. */
+/** Formats of the left operands of products with packed weights. */
 export const ACTIVATIONS = ["q8", "f32"] as const;
 
 /** A name in the list. */
 export type Activations = typeof ACTIVATIONS[number];
 
-/** Elements of a block of activations. */
+/** Elements per block of activations. */
 export const Q8_BLOCK = 32;
 
-/** Bits of the limits of a block's largest magnitude: below the first all is 0, from the second on there is no number. */
+/**
+ * Bits of the limits of a block's maximum magnitude: below the first all elements are 0; from the second on the block
+ * is NaN.
+ */
 export const Q8_LIMITS = { zero: 72 << 23, none: 191 << 23 } as const;
 
-/** Bits of the NaN that is the scale of a block without numbers. */
+/** Bits of the NaN scale of a block without finite numbers. */
 export const Q8_NAN = 0x7fc00000;
 
 /** Bits of the f32 nearest to 2^15 / 127. */
 export const Q8_STEP = 0x3c010204;
 
-/** The magnitude below which scales and offsets of weights count as 0. */
+/** Magnitude below which scales and offsets of weights count as 0. */
 export const Q8_LEAST = 2 ** -40;
 
 /**
- * Elements of an integer sum of weights that are packed so: 32, or 16 where so few share a scale. Undefined: these weights are
- * decoded to f32.
+ * Elements per integer sum of weights with this packing: 32, or 16 if so few share a scale. Undefined: these weights
+ * are decoded to f32.
  */
 export function q8SumOf(
   { element, perScale = Q8_BLOCK }: Packing,
@@ -42,8 +45,8 @@ export function q8SumOf(
 }
 
 /**
- * Parts of a sum of `blocks` blocks, which are equally long: the largest power of two that divides their number, up to that of
- * segments of an f32 sum. Of `ranks` ranks that hold a part of the blocks each, each has so many of all the parts.
+ * Parts of a sum of `blocks` blocks of equal length: the largest power of two that divides their number, up to that of
+ * segments of an f32 sum. If `ranks` ranks have equal shares of the blocks, each has an equal number of the parts.
  */
 export function q8PartsOf(blocks: number, ranks = 1): number {
   let parts: number = EXACT.segments;
@@ -55,7 +58,7 @@ export function q8PartsOf(blocks: number, ranks = 1): number {
 /** Rows of activations as integers. */
 export interface QuantizedActivations {
   readonly codes: Int8Array;
-  /** One for each 32. */
+  /** One per 32 elements. */
   readonly scales: Float32Array;
 }
 
@@ -72,7 +75,7 @@ function floatOf(bits: number): number {
   return FLOAT[0]!;
 }
 
-/** Quantizes rows of whole blocks. */
+/** Quantizes rows of complete blocks. */
 export function quantizeActivations(x: Float32Array): QuantizedActivations {
   const codes = new Int8Array(x.length);
   const scales = new Float32Array(x.length / Q8_BLOCK);
@@ -95,7 +98,7 @@ export function quantizeActivations(x: Float32Array): QuantizedActivations {
   return { codes, scales };
 }
 
-/** The nearest integer, the even one of two. */
+/** Rounds to the nearest integer, ties to even. */
 function toEven(x: number): number {
   const down = Math.floor(x);
   const apart = x - down;
@@ -107,13 +110,13 @@ function toEven(x: number): number {
 export interface PackedRow {
   readonly packing: Packing;
   readonly codes: Uint8Array;
-  /** One for each `perScale` codes of the packing. */
+  /** One per `perScale` codes of the packing. */
   readonly scales: Float32Array;
-  /** As many, where the element kind has them. */
+  /** As many as scales, if the element kind has offsets. */
   readonly offsets?: Float32Array | undefined;
 }
 
-/** The product of a row of activations and a row of weights. `parts`: those of the sum, where ranks share it. */
+/** The product of a row of activations and a row of weights. `parts`: parts of the sum, if it is sharded. */
 export function q8Dot(
   left: QuantizedActivations,
   { packing, codes, scales, offsets }: PackedRow,

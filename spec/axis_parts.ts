@@ -1,4 +1,4 @@
-/** Which part of an axis a rank holds, and what the axis of the model is called. */
+/** Local parts of axes, and their model axes. */
 
 import { shortAxis } from "./axis_name.ts";
 import { blockSizes, groupRankOf, groupSizeOf, type Mesh } from "./mesh.ts";
@@ -7,15 +7,18 @@ import type { Plan, PlanAxis, PlanBuffer, PlanWeight } from "./plan/plan.ts";
 
 type Axes = Pick<Plan, "axes" | "mesh">;
 
-/** What says how many items of an axis ranks have. */
+/** Fields that determine the numbers of local items of an axis. */
 type AxisParts = Pick<PlanAxis, "size" | "over" | "table" | "assignment">;
 
-/** The axis of the model that an axis of a buffer is, or is a part of. */
+/** The model axis of a buffer's axis. */
 export function modelAxis({ axes }: Pick<Plan, "axes">, axis: string): string {
   return (Object.hasOwn(axes, axis) ? axes[axis]!.of : undefined) ?? axis;
 }
 
-/** The axis of experts whose rows a buffer has along its first axis, `expert/ep slot`; undefined where it has no such rows. */
+/**
+ * The axis of experts of dispatched rows along the first axis of a buffer, `expert/ep slot`. Undefined if it has no
+ * such rows.
+ */
 export function expertsOfRows(
   { axes }: Pick<Plan, "axes">,
   buffer: PlanBuffer | undefined,
@@ -24,7 +27,7 @@ export function expertsOfRows(
   return slot && Object.hasOwn(axes, expert!) ? axes[expert!] : undefined;
 }
 
-/** The indices of an axis that a rank holds, in local order; undefined where it holds all of them, or they differ by run. */
+/** The indices of an axis on a rank, in local order. Undefined if it has all of them, or if they differ by run. */
 export function indicesOn(
   { axes, mesh }: Axes,
   axis: string,
@@ -38,7 +41,7 @@ export function indicesOn(
   );
 }
 
-/** How many indices of an axis each group rank over its mesh axes holds; undefined where no table says it. */
+/** The number of indices of an axis per group rank over its mesh axes. Undefined without a table. */
 export function partLengths(
   { mesh }: Pick<Plan, "mesh">,
   { size, table, over }: PlanAxis,
@@ -47,7 +50,7 @@ export function partLengths(
     tableLengths({ size, table }, groupSizeOf(mesh, over ?? []));
 }
 
-/** How many items of an axis each group rank over its mesh axes has at most. */
+/** Maximum number of items of an axis per group rank over its mesh axes. */
 export function partBounds(
   plan: {
     readonly mesh: Mesh;
@@ -63,7 +66,8 @@ export function partBounds(
   const { within } = assignment;
   if (within === undefined) return blockSizes(size, groupSize);
   const around = plan.axes[within]!;
-  // No legal plan has it: the verifier asks for bounds of others too, and each is over fewer mesh axes than the one before.
+  // This does not occur in legal plans: the verifier also requests bounds of others. Each is over fewer mesh axes than
+  // the previous one.
   if ((around.over?.length ?? 0) >= over.length) {
     return blockSizes(size, groupSize);
   }
@@ -74,7 +78,7 @@ export function partBounds(
   );
 }
 
-/** The indices of a stacked axis that a rank holds, in local order. */
+/** The indices of a stacked axis on a rank, in local order. */
 export function stackedOn(
   plan: Axes,
   { stack }: PlanWeight,
@@ -85,7 +89,7 @@ export function stackedOn(
     Array.from({ length: size }, (_, i) => i);
 }
 
-/** The name of a source tensor: of a stacked weight, that of one index. */
+/** The name of a source tensor; for a stacked weight, that of one index. */
 export function sourceName(
   plan: Pick<Plan, "axes">,
   { source, stack }: PlanWeight,
@@ -107,7 +111,7 @@ export function sourceNames(
   return Array.from({ length: count }, (_, i) => sourceName(plan, weight, i));
 }
 
-/** Whether a rank takes only a part of each source tensor of a weight. */
+/** Whether a rank reads only a part of each source tensor of a weight. */
 export function isSliced(
   { axes }: Pick<Plan, "axes">,
   weight: Pick<PlanWeight, "axes">,
@@ -115,7 +119,7 @@ export function isSliced(
   return weight.axes.some((axis) => axes[axis]?.table !== undefined);
 }
 
-/** An axis as ranks hold parts of it, where they do, with a table of which; else the axis itself. */
+/** The local form of an axis with a table, if it has one; else the axis itself. */
 export function heldAxis(
   { axes }: Pick<Plan, "axes">,
   axis: string,

@@ -1,21 +1,21 @@
-/** Where the user wrote a call. */
+/** Source positions of calls. */
 
 import type { Span } from "./errors.ts";
 
-/** Any function: only its identity is used, to leave it and all above it out of a stack. */
+/** Any function: its identity marks the frames to drop from a stack. */
 type AnyFunction = (...args: never[]) => unknown;
 
 const FRAME = /\(?((?:file:\/\/)?[^()\n]*?):(\d+):(\d+)\)?$/;
 
 /**
- * The place from which `op` was called, or undefined where the engine does not say. The stack is read as text,
- * because that is where `--enable-source-maps` puts positions of the source.
+ * The source position of the call of `op`. Undefined if the engine does not report it. The stack is parsed as text,
+ * because `--enable-source-maps` puts source positions there.
  */
 export function callSite(op: AnyFunction): Span | undefined {
   return laterCallSite(op)();
 }
 
-/** As `callSite`, for who seldom asks: the stack becomes text when the function is called. */
+/** `callSite` for rare use: the stack is formatted when the returned function is called. */
 export function laterCallSite(op: AnyFunction): () => Span | undefined {
   const holder: { stack?: string } = {};
   const limit = Error.stackTraceLimit;
@@ -28,12 +28,12 @@ export function laterCallSite(op: AnyFunction): () => Span | undefined {
   return () => parseFrame(holder.stack ?? "");
 }
 
-/** Where this file is, as call sites name it. */
+/** The path of this file in call sites. */
 export function ownFile(): string {
   return here()?.file ?? "";
 }
 
-/** Where it is called, which is here. */
+/** Its own call site. */
 function here(): Span | undefined {
   return callSite(here);
 }

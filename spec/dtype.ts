@@ -1,14 +1,17 @@
-/** Element types: what tensors compute in, and what files and buffers store. */
+/** Element types: compute dtypes of tensors, and storage dtypes of files and buffers. */
 
 import type { PackedDType } from "./packed.ts";
 
-/** What a tensor computes in. `f16` values are f32 arithmetic, rounded to f16 at every node. */
+/** Compute dtype of a tensor. `f16` values are computed in f32 and rounded to f16 at every node. */
 export type DType = "f32" | "f16" | "i32" | "u32";
 
-/** What a buffer holds: a compute type in four bytes, or 16-bit floats or bytes of a checkpoint, several to a word. */
+/**
+ * Storage dtype of a buffer: a compute dtype in four bytes, or 16-bit floats or bytes of a checkpoint, several per
+ * word.
+ */
 export type StoredDType = "f32" | "f16" | "bf16" | "i32" | "u32" | "u8";
 
-/** What files store a parameter as. Bytes are only scales of a packed one. */
+/** Storage dtype of a parameter in files. Bytes are only scales of a packed parameter. */
 export type FileDType = StoredDType | PackedDType;
 
 /** Bytes per stored element. */
@@ -21,7 +24,7 @@ export const STORED_BYTES: { readonly [D in StoredDType]: number } = {
   u8: 1,
 };
 
-/** The dtype of the buffer that holds a tensor computed in `dtype` (f16 values live in f32 words). */
+/** The storage dtype of a tensor with a compute dtype (f16 values are stored in f32 words). */
 export function storedDType(dtype: DType): StoredDType {
   return dtype === "f16" ? "f32" : dtype;
 }
@@ -29,10 +32,10 @@ export function storedDType(dtype: DType): StoredDType {
 /** 16-bit floats. */
 export type HalfDType = "f16" | "bf16";
 
-/** Whether elements are 16-bit floats, two to a word. */
+/** Whether elements are 16-bit floats, two per word. */
 export function isHalf(dtype: FileDType): dtype is HalfDType {
   return dtype === "f16" || dtype === "bf16";
 }
 
-/** The bits of the one NaN among 16-bit floats that rounding gives. */
+/** The bits of the NaN that rounding to 16-bit floats returns. */
 export const QUIET_NAN = { f16: 0x7e00, bf16: 0x7fc0 } as const;

@@ -1,6 +1,4 @@
-/**
- * How checkpoints store weights: one table. An entry says how many bytes a matrix takes.
- */
+/** Weight encodings of checkpoints, with the bytes of a matrix. */
 
 import {
   FILED_DTYPES,
@@ -13,29 +11,29 @@ import {
 } from "./packed.ts";
 import { type FileDType, STORED_BYTES, type StoredDType } from "./dtype.ts";
 
-/** A matrix as files have it: `rows` outputs of `columns` contracted elements each. A vector is one row. */
+/** A matrix in files: `rows` outputs of `columns` contracted elements each. A vector is one row. */
 export interface MatrixShape {
   readonly rows: number;
   readonly columns: number;
 }
 
-/** What an encoding leaves open. Each entry reads what it knows. */
+/** Parameters of an encoding. Each entry reads the ones that it knows. */
 export interface EncodingForm {
-  /** Rows and columns that share a scale. Absent: the whole matrix. */
+  /** Rows and columns per scale. Absent: the entire matrix. */
   readonly block?: readonly [rows: number, columns: number];
-  /** Columns that share a scale. Default: 32 or 128, as the format has it. */
+  /** Columns per scale. Default: 32 or 128, depending on the format. */
   readonly group?: number;
-  /** Bits of an element. Default: 4. */
+  /** Bits per element. Default: 4. */
   readonly bits?: number;
-  /** Groups have a zero point beside their scale. */
+  /** Whether groups have a zero point besides their scale. */
   readonly zeros?: boolean;
 }
 
-/** One way to store weights. */
+/** An encoding of weights. */
 export interface EncodingEntry {
-  /** What people call it. */
+  /** Display name. */
   readonly title: (form: EncodingForm) => string;
-  /** Bytes of a matrix in a file, scales and zero points included. */
+  /** Bytes of a matrix in a file, including scales and zero points. */
   readonly bytes: (shape: MatrixShape, form: EncodingForm) => number;
 }
 
@@ -46,7 +44,7 @@ function plain(dtype: StoredDType): EncodingEntry {
   };
 }
 
-/** 32-bit words that hold `count` elements. */
+/** Number of 32-bit words for `count` elements. */
 function words(count: number, bits: number): number {
   return Math.ceil(count * bits / 32);
 }
@@ -77,14 +75,14 @@ export const WEIGHT_ENCODINGS = {
   ...Object.fromEntries(
     PACKED_DTYPES.map((dtype) => [dtype, packed(dtype)]),
   ) as { readonly [D in PackedDType]: EncodingEntry },
-  // A byte (E4M3) an element, and an f32 for each block: `weight_scale_inv`.
+  // A byte (E4M3) per element, and an f32 per block: `weight_scale_inv`.
   fp8: {
     title: ({ block }) => block ? `fp8 ${block.join("x")}` : "fp8",
     bytes: ({ rows, columns }, { block = [rows, columns] }) =>
       rows * columns +
       4 * Math.ceil(rows / block[0]) * Math.ceil(columns / block[1]),
   },
-  // compressed-tensors, `pack-quantized`: words along rows, a bf16 for each group, and the shape in two i32.
+  // compressed-tensors, `pack-quantized`: words along rows, a bf16 per group, and the shape in two i32.
   int4: {
     title: ({ bits = 4, group = 32 }) => `int${bits} group ${group}`,
     bytes: ({ rows, columns }, { bits = 4, group = 32, zeros = false }) =>
@@ -93,7 +91,7 @@ export const WEIGHT_ENCODINGS = {
         (2 * rows + (zeros ? 4 * words(rows, bits) : 0)) +
       8,
   },
-  // Words along columns; an f16 and a zero point for each group and row; the group of each column in an i32.
+  // Words along columns; an f16 and a zero point per group and row; the group of each column in an i32.
   gptq: {
     title: ({ bits = 4, group = 128 }) => `gptq ${bits} bits, group ${group}`,
     bytes: ({ rows, columns }, { bits = 4, group = 128 }) =>
@@ -101,7 +99,7 @@ export const WEIGHT_ENCODINGS = {
       groups(columns, group) * (2 * rows + 4 * words(rows, bits)) +
       4 * columns,
   },
-  // Words along rows; an f16 for each group and row, and a zero point.
+  // Words along rows; an f16 per group and row, and a zero point.
   awq: {
     title: ({ bits = 4, group = 128 }) => `awq ${bits} bits, group ${group}`,
     bytes: (
@@ -118,14 +116,14 @@ export const WEIGHT_ENCODINGS = {
 /** A name in the table. */
 export type EncodingName = keyof typeof WEIGHT_ENCODINGS;
 
-/** What published weights are stored as, for people to say. */
+/** Encodings of published weights that users can name. */
 export const STORED_NAMES: readonly EncodingName[] = [
   ...["f32", "f16", "bf16", "fp8"] as const,
   ...FILED_DTYPES,
   ...["int4", "gptq", "awq"] as const,
 ];
 
-/** How a weight is stored: an entry of the table, and what it leaves open. */
+/** Encoding of a weight: an entry of the table, and its parameters. */
 export interface WeightEncoding extends EncodingForm {
   readonly name: EncodingName;
 }
@@ -134,7 +132,7 @@ function entryOf({ name }: WeightEncoding): EncodingEntry {
   return WEIGHT_ENCODINGS[name];
 }
 
-/** Bytes of a matrix stored so. */
+/** Bytes of a matrix in an encoding. */
 export function encodedBytes(
   encoding: WeightEncoding,
   shape: MatrixShape,
@@ -142,12 +140,12 @@ export function encodedBytes(
   return entryOf(encoding).bytes(shape, encoding);
 }
 
-/** What people call an encoding: `fp8 128x128`. */
+/** Display name of an encoding: `fp8 128x128`. */
 export function encodingTitle(encoding: WeightEncoding): string {
   return entryOf(encoding).title(encoding);
 }
 
-/** What a plan reads the rows of a weight as: as they are stored, or in the encoding that they are read as; else as f32. */
+/** The encoding in which a plan reads the rows of a weight: the stored one, or its replacement; else f32. */
 export function fileDTypeOf(
   encoding: WeightEncoding,
   columns: number,
@@ -158,7 +156,7 @@ export function fileDTypeOf(
   return packedDTypeOf(element, { columns, group: group ?? columns }) ?? "f32";
 }
 
-/** Encodings that are read as others. */
+/** Encodings that are converted to others on read. */
 const READ_AS: {
   readonly [N in Exclude<EncodingName, FileDType>]: (
     form: EncodingForm,
@@ -173,7 +171,7 @@ const READ_AS: {
   awq: ({ group = 128 }) => ({ element: "uint4", group }),
 };
 
-/** Whether kernels read an encoding as it is. */
+/** Whether kernels read an encoding directly. */
 export function isFileDType(name: EncodingName): name is FileDType {
   return !Object.hasOwn(READ_AS, name);
 }

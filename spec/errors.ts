@@ -1,22 +1,22 @@
-/** Where something was written, and the error classes that carry it. */
+/** Source positions, and the error classes that carry them. */
 
 import type { Count } from "./values.ts";
 
-/** A place in a source file. Lines and columns count from 1. */
+/** A source position. Lines and columns count from 1. */
 export interface Span {
   readonly file: string;
   readonly line: Count;
   readonly column: Count;
 }
 
-/** ` at layer.ts:9:16`, for a message that points at a second place; nothing where the place is not known. */
+/** ` at layer.ts:9:16`, for a message with a second position; empty if it is unknown. */
 export function atPlace(span: Span | undefined): string {
   if (!span) return "";
   const file = span.file.split(/[/\\]/).at(-1);
   return ` at ${file}:${span.line}:${span.column}`;
 }
 
-/** A mistake in a model: axes, dtypes, routing. `span` is the user's call, when known. */
+/** A mistake in a model: axes, dtypes, routing. `span`: the user's call, if known. */
 export class ModelError extends TypeError {
   override name = "ModelError";
   readonly span: Span | undefined;
@@ -36,7 +36,7 @@ export class LowerError extends SyntaxError {
   }
 }
 
-/** A placement or mesh that the compiler cannot realise. */
+/** A placement or mesh that the compiler does not support. */
 export class PlacementError extends RangeError {
   override name = "PlacementError";
 }
@@ -46,12 +46,12 @@ export class PlanError extends Error {
   override name = "PlanError";
 }
 
-/** Something in the user's data or files: missing tensors, wrong shapes, non-finite weights. */
+/** An error in the user's data or files: missing tensors, wrong shapes, non-finite weights. */
 export class DataError extends Error {
   override name = "DataError";
 }
 
-/** The machine cannot do it: no adapter, limits, memory, a lost device. */
+/** A limitation of the machine: no adapter, limits, memory, a lost device. */
 export class MachineError extends Error {
   override name = "MachineError";
 }

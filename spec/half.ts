@@ -1,4 +1,4 @@
-/** Numbers of 16-bit floats. */
+/** Conversions of 16-bit floats. */
 
 /** The nearest f16, ties to even, as a number. */
 export function roundF16(x: number): number {
@@ -12,7 +12,7 @@ export function roundF16(x: number): number {
   return roundEven(single / step) * step;
 }
 
-/** The nearest integer, ties to even. A zero keeps the sign of `x`. */
+/** The nearest integer, ties to even. A zero has the sign of `x`. */
 export function roundEven(x: number): number {
   const floor = Math.floor(x);
   const rest = x - floor;

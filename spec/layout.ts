@@ -1,14 +1,14 @@
-/** How a buffer's elements are stored in memory. */
+/** Memory layout of a buffer's elements. */
 
 import { STORED_BYTES } from "./dtype.ts";
 import { STORAGE_ALIGNMENT } from "./limits.ts";
 import { mapRanks, onRank, type PerRank } from "./per_rank.ts";
 import type { PlanBuffer } from "./plan/plan.ts";
 
-/** The layout of a buffer, as far as its length depends on it. */
+/** The fields of a buffer that determine its length. */
 export type BufferLayout = Pick<PlanBuffer, "dtype" | "axes" | "rowStride">;
 
-/** Elements of a buffer on a rank, padding of rows included. */
+/** Elements of a buffer on a rank, including row padding. */
 export function storedElementsOf(buffer: BufferLayout, rank: number): number {
   return elementsOf(buffer, buffer.axes.map(({ size }) => onRank(size, rank)));
 }
@@ -24,7 +24,7 @@ function elementsOf(
   );
 }
 
-/** Bytes of a buffer on a rank: elements times the element, rounded up to 4, at least 4. */
+/** Bytes of a buffer on a rank: elements times the element size, rounded up to 4, at least 4. */
 export function storedBytesOf(buffer: BufferLayout, rank: number): number {
   return inWords(buffer, storedElementsOf(buffer, rank));
 }
@@ -33,7 +33,7 @@ function inWords({ dtype }: BufferLayout, elements: number): number {
   return Math.max(4, Math.ceil(elements * STORED_BYTES[dtype] / 4) * 4);
 }
 
-/** The first place from a byte of an allocation on at which a buffer may begin. */
+/** The first aligned offset at or after a byte of an allocation. */
 export function alignedOffset(bytes: number): number {
   return Math.ceil(bytes / STORAGE_ALIGNMENT) * STORAGE_ALIGNMENT;
 }

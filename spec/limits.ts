@@ -1,6 +1,6 @@
-/** How large anything may be: what every WebGPU device guarantees, as far as plans depend on it, and what no plan is beyond. */
+/** Maximum sizes: limits guaranteed by every WebGPU device, as far as plans depend on them, and limits of plans. */
 
-/** The limits that a plan may state, with the values that every WebGPU device has. */
+/** The limits that a plan may state, with the values that every WebGPU device guarantees. */
 export const GUARANTEED_LIMITS = {
   maxBufferSize: 268435456,
   maxStorageBufferBindingSize: 134217728,
@@ -12,30 +12,30 @@ export const GUARANTEED_LIMITS = {
 } as const satisfies { readonly [limit: string]: number };
 
 /**
- * Offsets of buffers in an allocation are multiples of so many bytes: every WebGPU device binds storage buffers there
+ * Alignment of buffer offsets in an allocation in bytes, at which every WebGPU device can bind storage buffers
  * (minStorageBufferOffsetAlignment).
  */
 export const STORAGE_ALIGNMENT = 256;
 
-/** Ranks of a plan, at most: meshes of as many are compiled and verified by `bench/scale.ts`. */
+/** Maximum ranks of a plan; `bench/scale.ts` compiles and verifies meshes of this size. */
 export const MAX_RANKS = 4096;
 
-/** Elements of an axis of a model, tokens and positions included: the largest vocabulary that a configuration may have. */
+/** Maximum elements of an axis of a model, including tokens and positions: the largest supported vocabulary. */
 export const MAX_AXIS = 1 << 24;
 
-/** Elements of a buffer on a rank: kernels index them with 32 bits, and count a workgroup beyond the last. */
+/** Maximum elements of a buffer on a rank: kernels use 32-bit indices, and count up to a workgroup beyond the last. */
 export const MAX_ELEMENTS = 2 ** 32 - 2 ** 8;
 
-/** Micro-batches of a step of training, which are in memory together. */
+/** Maximum micro-batches of a training step, which are in memory together. */
 export const MAX_MICRO_BATCHES = 4096;
 
-/** Chunks that a dispatch is sent in. */
+/** Maximum chunks of a dispatch. */
 export const MAX_CHUNKS = 1024;
 
 /** The name of a limit that a plan may state. */
 export type LimitName = keyof typeof GUARANTEED_LIMITS;
 
-/** No limit at all: for plans that are held against a machine afterwards. */
+/** No limits: for plans that are checked against a machine later. */
 export const UNLIMITED: { readonly [L in LimitName]: number } = Object
   .fromEntries(
     Object.keys(GUARANTEED_LIMITS).map((name) => [name, Infinity]),
@@ -44,7 +44,7 @@ export const UNLIMITED: { readonly [L in LimitName]: number } = Object
 /** Features that a plan may require of a device. */
 export const KNOWN_FEATURES: readonly string[] = ["shader-f16", "subgroups"];
 
-/** The value of a limit in a plan: what it states, else what WebGPU guarantees. */
+/** The value of a limit in a plan: the stated one, else that guaranteed by WebGPU. */
 export function limitOf(
   limits: { readonly [limit: string]: number },
   name: LimitName,

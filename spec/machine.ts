@@ -1,6 +1,6 @@
 /**
- * A machine as a file: what computes, where ranks live, and how they reach each other. It is small enough to be written
- * by hand for a machine that nobody has. `machine.md` says what the numbers mean.
+ * A machine file: devices, ranks and links. It is short, so a machine that does not exist can be described by hand.
+ * `machine.md` explains the numbers.
  */
 
 import { DataError } from "./errors.ts";
@@ -18,49 +18,49 @@ import { JsonError, parseJson } from "./parse_json.ts";
  */
 export type MachineCount = number;
 
-/** What a device does in a second, and what it takes besides. Times are seconds. */
+/** Rates and overheads of a device. Times are seconds. */
 export interface MachineDevice {
-  /** Name for people. */
+  /** Display name. */
   readonly name?: Line;
-  /** A CPU device, or an adapter that computes on the CPU: plans have the kernel variants for it. Default: a GPU. */
+  /** A CPU device, or an adapter that computes on the CPU: plans use the kernel variants for it. Default: a GPU. */
   readonly computer?: "cpu" | "native" | "software";
-  /** WebGPU limits that a plan for it may use. Default: those that every device has. */
+  /** WebGPU limits for plans. Default: those that every device has. */
   readonly limits?: { readonly [limit: string]: NonNegative };
-  /** Bytes of memory. Absent: nobody counted. */
+  /** Bytes of memory. Absent: unknown. */
   readonly memory?: PositiveNumber;
-  /** Multiply-adds a second in a matmul (half of what is called FLOP/s). */
+  /** Multiply-adds per second in a matmul (half the FLOP/s). */
   readonly multiplyAdds: PositiveNumber;
-  /** Other operations a second: arithmetic, loads and stores of kernels that are no matmul. */
+  /** Other operations per second: arithmetic, loads and stores of kernels other than matmuls. */
   readonly operations: PositiveNumber;
-  /** Bytes a second between its memory and its kernels. */
+  /** Bytes per second between memory and kernels. */
   readonly bandwidth: PositiveNumber;
-  /** Where everything that its ranks hold fits into so many bytes, this bandwidth holds instead. */
+  /** Cache size, and the bandwidth if all data of its ranks fit. */
   readonly cache?: {
     readonly bytes: PositiveNumber;
     readonly bandwidth: PositiveNumber;
   };
-  /** Bytes a second of weights that a kernel reads and hardly uses again, as a matmul of a few rows does. Default: `bandwidth`. */
+  /** Bandwidth for weights with little reuse, as in a matmul of a few rows. Default: `bandwidth`. */
   readonly reading?: PositiveNumber;
-  /** Bytes a second of states, as attention of a few tokens reads their keys and values. Default: `bandwidth`. */
+  /** Bandwidth for KV caches in attention of a few tokens. Default: `bandwidth`. */
   readonly attending?: PositiveNumber;
-  /** Time that every launch takes, however little it does. */
+  /** Overhead of a launch. */
   readonly launch: NonNegative;
-  /** Time that every run of a program takes besides its steps: inputs written, outputs read. Default: 0. */
+  /** Overhead of a run: writing inputs, reading outputs. Default: 0. */
   readonly run?: NonNegative;
-  /** Workgroups that it works on at a time; fewer leave a part of it idle. Default: 1. */
+  /** Concurrent workgroups; fewer leave a part of the device idle. Default: 1. */
   readonly parallel?: PositiveNumber;
-  /** What a launch has to take on one workgroup's share of the device before the rest joins in. Default: 0. */
+  /** Minimum time of a launch on one workgroup's share of the device before it is split. Default: 0. */
   readonly grain?: NonNegative;
-  /** What a launch takes besides where the rest does join in. Default: 0. */
+  /** Overhead of a split launch. Default: 0. */
   readonly join?: NonNegative;
-  /** What the host takes at an exchange that comes after launches, to learn that they are done and to start the next. Default: 0. */
+  /** Host time at an exchange after launches, to detect their end and start the next ones. Default: 0. */
   readonly sync?: NonNegative;
-  /** What kernels take that move rows between ranks of this device, for a launch and in a second. Default: as others do. */
+  /** Overhead and rate of kernels that move rows between ranks of this device. Default: those of other kernels. */
   readonly exchange?: {
     readonly launch: NonNegative;
     readonly operations: PositiveNumber;
   };
-  /** Copies between the device and its host, where an exchange goes through the host. Absent: links include them. */
+  /** Copies between the device and its host, for exchanges through the host. Absent: links include them. */
   readonly staging?: {
     readonly latency: NonNegative;
     readonly bandwidth: PositiveNumber;
@@ -71,63 +71,69 @@ export interface MachineDevice {
 export interface MachinePlace {
   /** A name in `devices`. */
   readonly kind: Line;
-  /** Devices. Default: 1. */
+  /** Number of devices. Default: 1. */
   readonly count?: MachineCount;
-  /** Ranks that share each of them. Default: 1. */
+  /** Ranks per device. Default: 1. */
   readonly ranks?: MachineCount;
 }
 
 /** A host, or several equal ones. */
 export interface MachineHost {
-  /** Name for people; a number is appended where there are several. */
+  /** Display name; a number is appended if there are several. */
   readonly name?: Line;
-  /** Hosts of this kind. Default: 1. */
+  /** Number of hosts of this kind. Default: 1. */
   readonly count?: MachineCount;
   readonly devices: NonEmpty<MachinePlace>;
   /** Devices of a host that can run at full rate at once, such as cores. Default: all. */
   readonly atOnce?: PositiveNumber;
 }
 
-/** How bytes get from one rank to another. */
+/** A link between ranks. */
 export interface MachineLink {
-  /** Seconds until the first byte is there. */
+  /** Seconds until the first byte arrives. */
   readonly latency: NonNegative;
-  /** Seconds of a gather of some numbers of two ranks, and what each further one adds. Default: as an exchange of so many bytes. */
+  /**
+   * Seconds of a gather of some numbers between two ranks, and of each further one. Default: those of an exchange of
+   * that size.
+   */
   readonly gather?: {
     readonly latency: NonNegative;
     readonly peer: NonNegative;
   };
-  /** Bytes a second, in each direction. */
+  /** Bytes per second, in each direction. */
   readonly bandwidth: PositiveNumber;
-  /** What has that bandwidth: each pair of ranks, each rank (its port), or each host, all its ranks together. */
+  /** Owner of that bandwidth: each pair of ranks, each rank (its port), or each host, for all its ranks together. */
   readonly per: "pair" | "rank" | "host";
-  /** How long so many bytes take beyond the latency, the fewest first: between them time grows evenly, and after them by `bandwidth`. Default: none. */
+  /**
+   * Seconds for some byte counts beyond the latency, ascending: interpolated linearly between them, by `bandwidth`
+   * after them. Default: none.
+   */
   readonly short?: readonly {
     readonly bytes: PositiveNumber;
     readonly seconds: NonNegative;
   }[];
   /** Seconds that each further rank of an exchange adds to the latency. Default: 0. */
   readonly peer?: NonNegative;
-  /** How many times its bandwidth the ranks below a switch can ask for at once. Default: 1. */
+  /** Total bandwidth of the ranks below a switch as a multiple of its own. Default: 1. */
   readonly oversubscription?: PositiveNumber;
 }
 
-/** Which link two ranks use: inside of a node, of a rack, or across the spine. */
+/** Link classes of two ranks: within a node, within a rack, or across the spine. */
 export const LINK_CLASSES = ["sameHost", "otherHost", "otherRack"] as const;
 
 /** One of `LINK_CLASSES`. */
 export type LinkClass = (typeof LINK_CLASSES)[number];
 
-/** Links by where the two ranks are. Where all ranks of an exchange share a device, it is kernels of the plan. */
+/** Links by class. If all ranks of an exchange share a device, it consists of kernels instead. */
 export type MachineLinks = { readonly [C in LinkClass]?: MachineLink };
 
-/** What was measured between all ranks, in the order of ranks, [from][to]; 0 from a rank to itself. */
+/** Measurements between all ranks, [from][to]; 0 from a rank to itself. */
 export interface MeasuredLinks {
   /** `local`, `host` or `mpi`. */
   readonly communicator: Line;
   /** Seconds of the shortest exchange between two ranks. */
   readonly latency: readonly (readonly NonNegative[])[];
-  /** Bytes a second of a long one, in each direction. */
+  /** Bytes per second of a long exchange, in each direction. */
   readonly bandwidth: readonly (readonly NonNegative[])[];
 }
 
@@ -135,17 +141,17 @@ export interface MeasuredLinks {
 export interface Machine {
   readonly version: 1;
   readonly name: Line;
-  /** Where the numbers come from. */
+  /** Source of the numbers. */
   readonly source?: Line;
   readonly devices: { readonly [kind: string]: MachineDevice };
   readonly hosts: NonEmpty<MachineHost>;
-  /** Hosts of a rack, in order. Default: all are in one. */
+  /** Hosts per rack, in order. Default: all are in one. */
   readonly rack?: MachineCount;
   readonly links: MachineLinks;
   readonly measured?: MeasuredLinks;
 }
 
-/** Where a rank lives. */
+/** Location of a rank. */
 export interface RankPlacement {
   /** A name in `devices`. */
   readonly kind: string;
@@ -157,7 +163,7 @@ export interface RankPlacement {
   readonly hostName: string;
 }
 
-/** Read a machine file. Throws a DataError that names the place of a mistake. */
+/** Parses a machine file. Throws a DataError with the position of a mistake. */
 export function parseMachine(json: string, file = "machine"): Machine {
   const cannot = `Cannot read the machine file '${file}'`;
   let document: unknown;
@@ -227,7 +233,7 @@ function checkPlaces(machine: Machine, cannot: string): void {
   }
 }
 
-/** How many ranks a machine has places for. */
+/** Number of ranks of a machine. */
 export function machineRanks(machine: Machine): number {
   return machine.hosts.reduce(
     (n, { count = 1, devices }) =>
@@ -239,7 +245,7 @@ export function machineRanks(machine: Machine): number {
   );
 }
 
-/** Where each rank lives: hosts in order, their devices in order, the ranks of a device one after the other. */
+/** The location of each rank: hosts in order, their devices in order, the ranks of a device consecutively. */
 export function placeRanks(machine: Machine): RankPlacement[] {
   const places: RankPlacement[] = [];
   let device = 0;
@@ -260,7 +266,7 @@ export function placeRanks(machine: Machine): RankPlacement[] {
   return places;
 }
 
-/** Which link two ranks use. */
+/** The link class of two ranks. */
 export function linkClass(
   a: Pick<RankPlacement, "host" | "rack">,
   b: Pick<RankPlacement, "host" | "rack">,
@@ -272,7 +278,7 @@ export function linkClass(
     : "otherRack";
 }
 
-/** The JSON text of a machine, one device, host and link a line. */
+/** The JSON text of a machine, one device, host and link per line. */
 export function stringifyMachine(machine: Machine): string {
   const fields = Object.entries(machine).map(([key, value]) => {
     const spread = typeof value === "object" && value !== null

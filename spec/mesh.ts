@@ -1,4 +1,4 @@
-/** The logical grid of ranks, and where an axis is on it. */
+/** The logical grid of ranks, and groups along its axes. */
 
 import type { Name, RankCount, Short } from "./values.ts";
 
@@ -11,7 +11,7 @@ export interface MeshAxis {
 /** Mesh axes in order; rank numbers are row-major over them. */
 export type Mesh = Short<MeshAxis>;
 
-/** Sizes of mesh axes by name, in order: a mesh as users write it. */
+/** Sizes of mesh axes by name, in order, as users write them. */
 export interface MeshSizes {
   readonly [axis: string]: number;
 }
@@ -21,7 +21,7 @@ export function meshSizes(mesh: Mesh): MeshSizes {
   return Object.fromEntries(mesh.map(({ name, size }) => [name, size]));
 }
 
-/** What the field shards over a mesh axis. */
+/** Axes that are conventionally sharded over a mesh axis. */
 export type MeshRole =
   | "tokens"
   | "experts"
@@ -29,7 +29,7 @@ export type MeshRole =
   | "hidden"
   | "vocabulary";
 
-/** Mesh axes with a default placement, and what is sharded over them: data, expert and tensor parallelism. */
+/** Mesh axes with a default placement, and the axes sharded over them: data, expert and tensor parallelism. */
 export const MESH_AXES: {
   readonly [name: string]: readonly MeshRole[] | undefined;
 } = {
@@ -38,12 +38,12 @@ export const MESH_AXES: {
   tp: ["heads", "hidden", "vocabulary", "experts"],
 };
 
-/** What is sharded over a mesh axis by default; nothing over one without a default placement. */
+/** Axes sharded over a mesh axis by default; none for other names. */
 export function meshRoles(name: string): readonly MeshRole[] {
   return MESH_AXES[name] ?? [];
 }
 
-/** How many ranks a mesh has. */
+/** Number of ranks of a mesh. */
 export function rankCount(mesh: Mesh): number {
   return mesh.reduce((product, axis) => product * axis.size, 1);
 }
@@ -80,7 +80,7 @@ export function groupRanks(mesh: Mesh, over: readonly string[]): number[] {
   );
 }
 
-/** How many ranks a group over the mesh axes `over` has. */
+/** Size of a group over the mesh axes `over`. */
 export function groupSizeOf(mesh: Mesh, over: readonly string[]): number {
   return over.reduce(
     (n, name) => n * (mesh.find((axis) => axis.name === name)?.size ?? 1),
@@ -94,7 +94,7 @@ export function groupOf(
   rank: number,
   over: readonly string[],
 ): number[] {
-  // How far apart in the list of ranks neighbours along a mesh axis are.
+  // Stride in the list of ranks along each mesh axis.
   const strides = new Map<string, number>();
   let stride = 1;
   for (const { name, size } of mesh.toReversed()) {
@@ -117,7 +117,7 @@ export function groupOf(
   }, [first]);
 }
 
-/** Sizes of contiguous blocks: the first `n mod parts` one longer. */
+/** Sizes of contiguous blocks; the first `n mod parts` are longer by one. */
 export function blockSizes(n: number, parts: number): number[] {
   const base = Math.floor(n / parts);
   return Array.from(

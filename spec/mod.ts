@@ -1,5 +1,5 @@
 /**
- * The ground floor: what a plan is, its text and JSON forms, what makes it legal, and what it predicts.
+ * The base layer: plans, their text and JSON forms, verification, and predictions.
  *
  * ```ts
  * import { formatPlan, verifyPlanText } from "switchyard-moe/spec";

@@ -1,6 +1,6 @@
-/** The name that was meant by one that is unknown. */
+/** Finds the intended name for an unknown one. */
 
-/** The name among `names` that differs by case and separators only, or by one slip; undefined: none. */
+/** The name among `names` that differs only by case and separators, or by one typo. Undefined: none. */
 export function nearName(
   name: string,
   names: Iterable<string>,
@@ -11,7 +11,7 @@ export function nearName(
     all.find((other) => isOneSlip(name, other));
 }
 
-/** Whether one letter left out, added, replaced or swapped with its neighbour makes `b` of `a`. */
+/** Whether one letter omitted, added, replaced or swapped with its neighbour converts `a` to `b`. */
 export function isOneSlip(a: string, b: string): boolean {
   if (a.length > b.length) return isOneSlip(b, a);
   if (b.length - a.length > 1 || a === b) return false;

@@ -1,6 +1,6 @@
 /**
- * The numeric contract: in which order the terms of a sum are added. Kernels, the evaluator and tests follow it;
- * `numerics.md` explains it.
+ * The numeric contract: the order of the terms of a sum. Kernels, the evaluator and tests follow it; `numerics.md`
+ * explains it.
  */
 
 import type { Count } from "./values.ts";
@@ -9,23 +9,23 @@ import { invariant } from "./errors.ts";
 /** The order of sums, and whether the mesh may change it. Its parameters belong to the kind of device. */
 export interface Numerics {
   /**
-   * `exact`: sums have one order, so results have the same bits on every mesh. `fast`: ranks may add up what they hold
-   * before it is sent, and native CPU devices round a product and a sum at once; results have the same bits from run to
-   * run on one mesh, and f32 accuracy between meshes.
+   * `exact`: sums have one order, so results have the same bits on every mesh. `fast`: ranks may add their rows before
+   * sending, and native CPU devices use fused multiply-add; results are deterministic for a mesh and agree between
+   * meshes to f32 accuracy.
    */
   readonly class: NumericsClass;
-  /** The most segments of a contraction; a power of two. */
+  /** Maximum number of segments of a contraction; a power of two. */
   readonly segments: Count;
-  /** The fewest terms of a segment, where there are several. */
+  /** Minimum terms per segment if there are several. */
   readonly minSegment: Count;
-  /** Terms of a block, which are added one after the other. */
+  /** Terms per block, added one after another. */
   readonly block: Count;
 }
 
 /** Whether the mesh may change the order of sums. */
 export type NumericsClass = "exact" | "fast";
 
-/** The parameters that all kernels have today. */
+/** The parameters of all kernels. */
 export const EXACT: Numerics = {
   class: "exact",
   segments: 8,
@@ -34,8 +34,9 @@ export const EXACT: Numerics = {
 };
 
 /**
- * Segments of a contraction over `k` terms: the largest power of two that divides k and leaves segments long enough; 1 if
- * there is none. Of ranks that hold a p-th of the terms each, p a power of two, each has a p-th of the segments.
+ * Number of segments of a contraction over `k` terms: the largest power of two that divides k and leaves segments long
+ * enough; 1 if there is none. If p ranks, p a power of two, have equal shares of the terms, each has an equal number of
+ * the segments.
  */
 export function segmentsOf(k: number, numerics: Numerics = EXACT): number {
   let segments = numerics.segments;
@@ -45,12 +46,12 @@ export function segmentsOf(k: number, numerics: Numerics = EXACT): number {
   return segments;
 }
 
-/** Where the balanced tree over n > 1 items is split: at the largest power of two below n. */
+/** The split point of the balanced tree over n > 1 items: the largest power of two below n. */
 export function treeSplit(n: number): number {
   return 2 ** (Math.ceil(Math.log2(n)) - 1);
 }
 
-/** Items added as a balanced binary tree: ((a + b) + (c + d)) + …; throws an internal error if there are none. */
+/** Adds items as a balanced binary tree: ((a + b) + (c + d)) + …. Throws an internal error if there are none. */
 export function addAsTree<T>(
   items: readonly T[],
   add: (a: T, b: T) => T,
@@ -64,17 +65,17 @@ export function addAsTree<T>(
   );
 }
 
-/** How `orderedSum` adds. */
+/** Options of `orderedSum`. */
 export interface OrderedSumOptions {
-  /** Equal segments; divides the number of terms. Default: 1. */
+  /** Number of equal segments; divides the number of terms. Default: 1. */
   readonly segments?: number;
-  /** Terms of a block. Default: 32. */
+  /** Terms per block. Default: 32. */
   readonly block?: number;
-  /** How every sum is rounded. Default: to f32. */
+  /** Rounding of every sum. Default: to f32. */
   readonly round?: (sum: number) => number;
 }
 
-/** A sum of `k` terms in the contract's order, on the host: `step(i, sum)` adds term i to the sum of a block. */
+/** A sum of `k` terms in the order of the contract, on the host: `step(i, sum)` adds term i to the sum of a block. */
 export function orderedSum(
   k: number,
   step: (i: number, sum: number) => number,

@@ -1,24 +1,24 @@
 /**
- * Weights whose elements share words along the contracted axis, and have scales: one table. An element kind says what
- * codes stand for; an encoding is an element kind with the number of neighbours that share a scale. Kernels decode them
- * by `compiler/kernels/pieces/decode.ts`; `engine/encodings/` reads them from the layouts of published files.
+ * Packed weights: elements that share words along the contracted axis, with scales. An element kind defines the values
+ * of codes; an encoding is an element kind with a group size per scale. `compiler/kernels/pieces/decode.ts` decodes
+ * them in kernels; `engine/encodings/` reads them from published layouts.
  */
 
 import type { FileDType } from "./dtype.ts";
 
-/** A kind of elements. */
+/** An element kind. */
 export interface PackedElement {
-  /** Bits of a code. */
+  /** Bits per code. */
   readonly bits: 4 | 8;
-  /** The number that a code stands for, exact in f32. */
+  /** The value of a code, exact in f32. */
   readonly value: (code: number) => number;
-  /** What integers are multiplied by to give the numbers of codes. Absent: the numbers are no such products. */
+  /** Factor from integers to the values of codes. Absent: values are not multiples. */
   readonly step?: 1 | 0.5;
-  /** Each scale has an offset, which is added to the scaled element. */
+  /** Whether each scale has an offset, which is added to the scaled element. */
   readonly offset?: true;
 }
 
-/** The magnitudes of E2M1, a float of four bits. */
+/** The magnitudes of E2M1, a 4-bit float. */
 const E2M1 = [0, 0.5, 1, 1.5, 2, 3, 4, 6];
 
 /** The table of llama.cpp's IQ4_NL. */
@@ -43,13 +43,13 @@ export const IQ4_VALUES = [
 
 /** Element kinds. */
 export const PACKED_ELEMENTS = {
-  // E2M1: sign, two bits of exponent, one of mantissa.
+  // E2M1: sign, two exponent bits, one mantissa bit.
   fp4: {
     bits: 4,
     step: 0.5,
     value: (code) => (code & 8 ? -1 : 1) * E2M1[code & 7]!,
   },
-  // E4M3 without infinities; the two NaNs (0x7f, 0xff) are refused when files are read.
+  // E4M3 without infinities; the two NaNs (0x7f, 0xff) are rejected when files are read.
   fp8: {
     bits: 8,
     value: (code) => {
@@ -70,42 +70,42 @@ export const PACKED_ELEMENTS = {
 /** A name in the table. */
 export type PackedElementName = keyof typeof PACKED_ELEMENTS;
 
-/** How many neighbours of the contracted axis may share a scale. */
+/** Group sizes per scale along the contracted axis. */
 export const GROUP_SIZES = [4, 8, 16, 32, 64, 128] as const;
 
 type GroupSize = typeof GROUP_SIZES[number];
 
-/** How a matrix is packed. In files, the contracted axis is the last. */
+/** Packing of a matrix. In files, the contracted axis is the last. */
 export interface Packing {
-  /** What people call it. */
+  /** Display name. */
   readonly title: string;
   readonly element: PackedElementName;
-  /** Elements in a word of 32 bits: a power of two. */
+  /** Elements per 32-bit word: a power of two. */
   readonly perWord: number;
-  /** Neighbouring elements of the contracted axis that share a scale: a power of two. Absent: all of them. */
+  /** Adjacent elements of the contracted axis per scale: a power of two. Absent: all of them. */
   readonly perScale?: number;
-  /** What kernels read a scale as; of `u32`, files have a byte. */
+  /** Type of a scale in kernels; for `u32`, files have a byte. */
   readonly scale: "u32" | "f32";
-  /** What the names of a parameter's tensors end in: elements, scales, and offsets where the element kind has them. */
+  /** Suffixes of a parameter's tensor names: elements, scales, and offsets if the element kind has them. */
   readonly names: {
     readonly elements: string;
     readonly scales: string;
     readonly offsets?: string;
   };
-  /** How safetensors files have it as kernels read it. Absent: it is read from other layouts. */
+  /** Layout in safetensors files that kernels can read. Absent: it is read from other layouts. */
   readonly file?: {
     /** The dtype of elements. */
     readonly dtype: string;
-    /** What `quantization_config` says; of compressed-tensors, with the fields of its first group's `weights`. */
+    /** The matching `quantization_config`; for compressed-tensors, the fields of its first group's `weights`. */
     readonly config: { readonly [field: string]: unknown };
-    /** Published checkpoints store only experts so. */
+    /** Whether published checkpoints store only experts in it. */
     readonly expertsOnly?: true;
   };
 }
 
-/** Encodings that files have as kernels read them. */
+/** Encodings that kernels read directly from files. */
 const FILED = {
-  // Four-bit floats (E2M1), and a power of two (E8M0) for each 32.
+  // 4-bit floats (E2M1), and a power of two (E8M0) per 32.
   mxfp4: {
     title: "MXFP4",
     element: "fp4",
@@ -119,7 +119,7 @@ const FILED = {
       expertsOnly: true,
     },
   },
-  // compressed-tensors, `int-quantized`: a factor for each output channel.
+  // compressed-tensors, `int-quantized`: a scale per output channel.
   int8: {
     title: "int8",
     element: "int8",
@@ -139,7 +139,7 @@ const FILED = {
   },
 } as const satisfies { readonly [name: string]: Packing };
 
-/** An element kind with an f32 scale for each group: `int4x32`. */
+/** An element kind with an f32 scale per group: `int4x32`. */
 export type GroupedDType = `${PackedElementName}x${GroupSize}`;
 
 /** The name of an element kind with groups of a size. */
@@ -153,7 +153,7 @@ export function groupedDType(
 /** A name in the table. */
 export type PackedDType = keyof typeof FILED | GroupedDType;
 
-/** What the names of the tensors of a parameter with elements of a kind end in. */
+/** Tensor name suffixes of a parameter with an element kind. */
 function namesOf(element: PackedElementName): Packing["names"] {
   const { offset }: PackedElement = PACKED_ELEMENTS[element];
   return {
@@ -186,12 +186,12 @@ export const PACKINGS: { readonly [D in PackedDType]: Packing } = {
   ) as { readonly [D in GroupedDType]: Packing },
 };
 
-/** Ranks that may share the columns of a matrix without splitting a group, where its width allows it. */
+/** Ranks that can share the columns of a matrix without splitting a group, if its width allows it. */
 const SHARING_RANKS = 8;
 
 /**
- * The encoding that kernels read a matrix as, of which `group` columns share a scale: the largest groups that divide those and
- * a row. Undefined where rows do not consist of whole words.
+ * The encoding in which kernels read a matrix with a scale per `group` columns: the largest groups that divide those
+ * and a row. Undefined if rows do not consist of complete words.
  */
 export function packedDTypeOf(
   element: PackedElementName,
@@ -209,7 +209,7 @@ export function packedDTypeOf(
 /** The names in the table. */
 export const PACKED_DTYPES = Object.keys(PACKINGS) as readonly PackedDType[];
 
-/** Those that `--dtype` and configurations name. */
+/** Encodings that `--dtype` and configurations can name. */
 export const FILED_DTYPES = Object.keys(
   FILED,
 ) as readonly (keyof typeof FILED)[];
@@ -219,7 +219,7 @@ export function isPackedDType(dtype: FileDType): dtype is PackedDType {
   return Object.hasOwn(PACKINGS, dtype);
 }
 
-/** How weights of a dtype are packed; undefined where each element has its own bytes. */
+/** The packing of weights of a dtype. Undefined if each element has separate bytes. */
 export function packingOf(
   dtype: FileDType | undefined,
 ): Packing | undefined {
@@ -228,21 +228,24 @@ export function packingOf(
     : undefined;
 }
 
-/** What a tensor holds of a parameter that is packed. */
+/** The contents of a tensor of a packed parameter. */
 export interface PackedPart {
   readonly dtype: keyof typeof FILED;
   readonly param: string;
   readonly part: "elements" | "scales";
 }
 
-/** What a weight of a plan holds of a parameter that is packed: what people call its elements, and how many of it are in a word. */
+/**
+ * The contents of a weight of a packed parameter in a plan: the display name of its elements, and their number per
+ * word.
+ */
 export interface PlannedPart {
   readonly title: string;
-  /** Parameters of the model in a word; 0 of scales and offsets. */
+  /** Model parameters per word; 0 for scales and offsets. */
   readonly perWord: number;
 }
 
-/** What weights of a plan hold of packed parameters, by the names of their tensors; `isWords` says which are stored as words. */
+/** The contents of weights of packed parameters in a plan, by tensor name. `isWords`: which are stored as words. */
 export function plannedParts(
   names: readonly string[],
   isWords: (name: string) => boolean,
@@ -266,7 +269,7 @@ export function plannedParts(
   return parts;
 }
 
-/** What each of these tensors of a file holds of a parameter that is packed as kernels read it, by name. */
+/** The contents of tensors of packed parameters in a file, by name. */
 export function packedParts(
   names: Iterable<string>,
   mayHold: (file: NonNullable<Packing["file"]>, name: string) => boolean,
@@ -286,7 +289,7 @@ export function packedParts(
   return parts;
 }
 
-/** The names of the buffers of a parameter that may be packed. */
+/** The buffer names of a parameter that may be packed. */
 export function partNames(param: string): string[] {
   return [
     ...new Set(
@@ -295,7 +298,7 @@ export function partNames(param: string): string[] {
   ].map((ending) => param + ending);
 }
 
-/** The encoding that a `quantization_config` describes, if files have it as kernels read it. */
+/** The encoding of a `quantization_config`, if kernels read it directly from files. */
 export function packedBy(
   config: { readonly [field: string]: unknown },
 ): keyof typeof FILED | undefined {

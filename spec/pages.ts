@@ -1,17 +1,19 @@
 /**
- * What plans call the pages of caches: the axes of a state, `page within …`, and the table `pages`, i32 [sequence, block].
- * Layers that see the last positions only have pages of their own, `pages_window_128`, which sequences give back as they grow.
+ * Names for paged caches in plans: the axes of a state, `page within …`, and the page table `pages`, i32 [sequence,
+ * block]. Layers with a window have separate pages, `pages_window_128`, which sequences free as they grow.
  */
 
 export const [WITHIN, BLOCK] = ["within", "block"] as const;
 
-/** The positions that a token sees: the last `window` ones, or those of its own `chunk`; without either, all before it. */
+/**
+ * Positions visible to a token: the last `window` ones, or those of its own `chunk`; without either, all earlier ones.
+ */
 export interface Seen {
   readonly window?: number | undefined;
   readonly chunk?: number | undefined;
 }
 
-/** The first position that a token at `position` sees. */
+/** The first position visible to a token at `position`. */
 export function firstSeen({ window, chunk }: Seen, position: number): number {
   return Math.max(
     0,
@@ -20,7 +22,7 @@ export function firstSeen({ window, chunk }: Seen, position: number): number {
   );
 }
 
-/** Pages that have all that a token sees, wherever it is; undefined where that grows with its position. */
+/** Maximum number of pages with positions visible to a token. Undefined if it grows with the position. */
 export function seenPages(
   { window, chunk }: Seen,
   size: number,
@@ -29,7 +31,7 @@ export function seenPages(
   return most === Infinity ? undefined : Math.ceil((most - 1) / size) + 1;
 }
 
-/** The axis of pages of layers that see the same positions, and the input that is their table. */
+/** The page axis of layers that see the same positions, and the input with their table. */
 export function pagesNames(
   seen: Seen,
 ): { readonly axis: string; readonly input: string } {
@@ -44,7 +46,7 @@ export function isPageAxis(axis: string): boolean {
   return seenThrough(axis.replace(/^page/, "pages")) !== undefined;
 }
 
-/** What layers see whose table an input is; undefined where it is none. */
+/** The visible positions of the layers whose page table is an input. Undefined if it is no page table. */
 export function seenThrough(input: string): Seen | undefined {
   const found = /^pages(?:_window_(\d+))?(?:_chunk_(\d+))?$/.exec(input);
   if (!found) return undefined;

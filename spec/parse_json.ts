@@ -1,12 +1,12 @@
-/** JSON from outside: its nesting is bounded, so that no walk over it runs out of stack. */
+/** Parser of untrusted JSON with a limit of nesting, so that no traversal overflows the stack. */
 
-/** Levels of nesting. */
+/** Maximum nesting. */
 export const MAX_DEPTH = 500;
 
-/** Text that is no JSON, or is nested too deeply. */
+/** Text that is not JSON, or is nested too deeply. */
 export class JsonError extends SyntaxError {
   override name = "JsonError";
-  /** What is wrong, as a predicate: `is not JSON`. */
+  /** The error as a predicate: `is not JSON`. */
   readonly state: string;
   constructor(
     { state, ...options }: ErrorOptions & { readonly state: string },
@@ -16,7 +16,7 @@ export class JsonError extends SyntaxError {
   }
 }
 
-/** Parse JSON. Throws JsonError. */
+/** Parses JSON. Throws JsonError. */
 export function parseJson(text: string): unknown {
   let value: unknown;
   try {
@@ -28,7 +28,7 @@ export function parseJson(text: string): unknown {
   throw new JsonError({ state: `is nested deeper than ${MAX_DEPTH} levels` });
 }
 
-/** The JSON pointer to a value that is nested too deeply; `depth` is how deep `value` is. */
+/** The JSON pointer to a value that is nested too deeply. `depth`: the depth of `value`. */
 export function pathOfDeep(value: unknown, depth = 0): string | undefined {
   if (typeof value !== "object" || value === null) return undefined;
   if (depth > MAX_DEPTH) return "";

@@ -1,18 +1,18 @@
-/** Values that differ by rank, as formulas of the rank's number: their length does not depend on how many ranks there are. */
+/** Values that differ by rank, as formulas of the rank: their size is independent of the rank count. */
 
 import type { Count, Name, Natural, Several, Short, Word } from "./values.ts";
 import { groupRankOf, type Mesh } from "./mesh.ts";
 
-/** Rank r has entry `floor(r / every)`, modulo the number of entries; entries are given as runs of equal ones. */
+/** Rank r has entry `floor(r / every)`, modulo the number of entries; entries are runs of equal values. */
 export interface RankRuns {
   readonly every: Count;
   readonly runs: Several<readonly [count: Count, value: Natural]>;
 }
 
-/** A number that is the same on every rank, or one for each. */
+/** A number for all ranks, or one per rank. */
 export type PerRank = Natural | RankRuns;
 
-/** How many ranks a value is given for, before it repeats: 1 where all have the same. */
+/** Number of ranks after which a value repeats: 1 if all are equal. */
 export function ranksGiven(value: PerRank): number {
   return typeof value === "number"
     ? 1
@@ -31,7 +31,7 @@ export function onRank(value: PerRank, rank: number): number {
   return NaN;
 }
 
-/** The numbers that occur. */
+/** The distinct numbers. */
 export function valuesOf(value: PerRank): readonly number[] {
   return typeof value === "number"
     ? [value]
@@ -47,7 +47,7 @@ function gcd(a: number, b: number): number {
   return b === 0 ? a : gcd(b, a % b);
 }
 
-/** The shortest form of a list that has an entry for each rank: entries, and how many ranks share one. */
+/** The shortest form of a list with an entry per rank: entries, and the number of ranks that share one. */
 function shortest<T>(
   list: readonly T[],
   same: (a: T, b: T) => boolean,
@@ -65,7 +65,7 @@ function shortest<T>(
   return { every, entries: entries.slice(0, period) };
 }
 
-/** The numbers of all ranks, in order, in as few words as possible. */
+/** The numbers of all ranks, in order, in the shortest form. */
 export function perRank(values: readonly number[]): PerRank {
   const [first = 0] = values;
   if (values.every((value) => value === first)) return first;
@@ -79,13 +79,13 @@ export function perRank(values: readonly number[]): PerRank {
   return { every, runs };
 }
 
-/** Apply a function on every rank. */
+/** Applies a function on every rank. */
 export function mapRanks(
   values: readonly PerRank[],
   apply: (values: readonly number[]) => number,
 ): PerRank {
   if (values.every((value) => typeof value === "number")) return apply(values);
-  // What is given for some ranks repeats, and all of it does after the least common multiple.
+  // Values repeat, and all of them after the least common multiple.
   const ranks = values.map(ranksGiven)
     .reduce((a, b) => a / gcd(a, b) * b, 1);
   return perRank(Array.from(
@@ -112,15 +112,15 @@ export function sumPerRank(values: readonly PerRank[]): PerRank {
 }
 
 /**
- * The u32 words of a constant: the same on all ranks; a list for each, of which rank r has that of index
- * `floor(r / every)`, modulo their number; or the rank's number in its group over mesh axes.
+ * The u32 words of a constant: equal on all ranks; lists, of which rank r has that of index `floor(r / every)`, modulo
+ * their number; or the group rank over mesh axes.
  */
 export type ConstData =
   | { readonly all: readonly Word[] }
   | { readonly every: Count; readonly lists: Several<readonly Word[]> }
   | { readonly groupRank: Short<Name> };
 
-/** The words of all ranks, in order, in as few words as possible. */
+/** The words of all ranks, in order, in the shortest form. */
 export function dataPerRank(lists: readonly (readonly number[])[]): ConstData {
   const { every, entries } = shortest(
     lists,
@@ -146,7 +146,9 @@ export function digits(n: number): string {
   return String(n).replace(/\B(?=(\d{3})+$)/g, ",");
 }
 
-/** One number, or those of the ranks until they repeat: `4`, `4/4/3`; more than eight equal ones as `29 x 256/4 x 768`. */
+/**
+ * One number, or those of the ranks until they repeat: `4`, `4/4/3`; more than eight equal ones as `29 x 256/4 x 768`.
+ */
 export function perRankText(value: PerRank): string {
   if (typeof value === "number") return digits(value);
   const { every, runs } = value;

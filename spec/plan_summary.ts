@@ -1,12 +1,12 @@
-/** The summary of a plan: whether it fits, what moves, what it computes. One screen at any size, and a JSON document. */
+/** The summary of a plan: memory fit, traffic and work. It fits on one screen at any size, and is a JSON document. */
 
 import type { Integer, Natural, NonNegative } from "./values.ts";
 import type { Problem } from "./problems.ts";
 
-/** The model, before it is anywhere. */
+/** The model, independent of a mesh. */
 export interface ModelSummary {
   readonly parameters: Natural;
-  /** Those that one token needs: of the experts it chooses, and one row of the embedding. Absent for a saved plan. */
+  /** Parameters active for one token: those of its experts, and one row of the embedding. Absent for a saved plan. */
   readonly activeParameters?: Natural;
   /** Bytes of weights in files. */
   readonly bytes: Natural;
@@ -14,61 +14,61 @@ export interface ModelSummary {
   readonly stored: { readonly [encoding: string]: Natural };
 }
 
-/** Bytes that a rank holds. */
+/** Bytes on a rank. */
 export interface RankBytes {
   readonly weights: Natural;
   readonly state: Natural;
-  /** All else: inputs, outputs, tables, and what steps need. */
+  /** All else: inputs, outputs, tables, and scratch memory. */
   readonly scratch: Natural;
-  /** What exchanges through the host take besides. */
+  /** Additional memory of exchanges through the host. */
   readonly staging: Natural;
   readonly total: Natural;
 }
 
-/** Ranks that hold the same. */
+/** Ranks with equal data. */
 export interface RankClass {
   readonly count: Natural;
   /** The lowest of them. */
   readonly first: Natural;
   readonly bytes: RankBytes;
-  /** Bytes of its share of a device; absent where no machine says. */
+  /** Bytes of its share of a device. Absent without a machine. */
   readonly limit?: Natural;
-  /** `limit` less the total; negative: it does not fit. */
+  /** `limit` minus the total; negative if it does not fit. */
   readonly headroom?: Integer;
-  /** Experts of a layer that it holds: a number for each size that layers have. */
+  /** Experts per layer on the rank: a number for each layer size. */
   readonly experts: readonly Natural[];
 }
 
-/** What a layer sends for each token. */
+/** Bytes of a layer per token. */
 export interface ExchangeSummary {
   readonly name: "dispatch" | "combine";
-  /** Bytes to other ranks, if experts are chosen evenly. */
+  /** Bytes to other ranks, for evenly chosen experts. */
   readonly bytesPerToken: Natural;
   /** Mesh axes. */
   readonly over: readonly string[];
 }
 
-/** Layers that are equal. */
+/** Equal layers. */
 export interface LayerClass {
   readonly count: Natural;
   /** `vocabulary`: embedding, last norm and output. */
   readonly kind: "experts" | "dense" | "vocabulary";
   /** Numbers of the layers, as ranges: `3-60`. */
   readonly layers: string;
-  /** Twice the parameters that a token is multiplied by; attention to earlier tokens comes on top. */
+  /** Twice the parameters that a token is multiplied by, without attention to earlier tokens. */
   readonly flopsPerToken: Natural;
   readonly exchanges: readonly ExchangeSummary[];
-  /** Predicted of one of them, where a machine is given. */
+  /** Predicted for one of them, if a machine is given. */
   readonly seconds?: { readonly [P in Phase]?: LayerSeconds };
 }
 
 /**
- * Steps that are predicted: of as many tokens as there is room for; of one token of each sequence, after as many as there
- * is room for; of training. `step`: of a model that is no decoder.
+ * Predicted steps: prefill of the maximum number of tokens; decode of one token per sequence at maximum context; a
+ * training step. `step`: of a model that is not a decoder.
  */
 export type Phase = "prefill" | "decode" | "train" | "step";
 
-/** What a device does, or waits for. */
+/** Activity of a device, or its reason for waiting. */
 export type Bottleneck =
   | "launch"
   | "arithmetic"
@@ -77,10 +77,10 @@ export type Bottleneck =
   | "waiting"
   | "run";
 
-/** What one layer takes in a step. */
+/** Time of one layer in a step. */
 export interface LayerSeconds {
   readonly total: NonNegative;
-  /** Of it, with nothing else going on. */
+  /** Part of it in exchanges without overlap. */
   readonly exchange: NonNegative;
   readonly bound: Bottleneck;
 }
@@ -90,37 +90,37 @@ export interface PredictedStep {
   /** Over all ranks. */
   readonly tokens: Natural;
   readonly sequences: Natural;
-  /** Tokens of each sequence that came in earlier steps. */
+  /** Earlier tokens of each sequence. */
   readonly past: Natural;
   readonly seconds: NonNegative;
   readonly tokensPerSecond: NonNegative;
-  /** What most of the time goes to. */
+  /** Cause of most of the time. */
   readonly bound: Bottleneck;
-  /** Seconds by what they are for; `waiting`: for ranks that have more to do. */
+  /** Seconds by cause; `waiting`: for ranks with more work. */
   readonly parts: { readonly [B in Bottleneck]: NonNegative };
-  /** False: a lower bound, as some work depends on data of which nothing is assumed. */
+  /** False: a lower bound, because some work depends on unknown data. */
   readonly exact: boolean;
 }
 
-/** The document that `plan --json` prints. */
+/** The document of `plan --json`. */
 export interface PlanSummary {
   readonly model: ModelSummary;
   readonly mesh: { readonly [axis: string]: Natural };
-  /** The machine that it is held against. */
+  /** The machine of the check. */
   readonly target?: string;
-  /** How much there is room for: tokens of a step, sequences, positions. */
+  /** Bounds: tokens per step, sequences, positions. */
   readonly bounds: { readonly [axis: string]: Natural };
   readonly ranks: readonly RankClass[];
   readonly layers: readonly LayerClass[];
-  /** What does not fit. */
+  /** Problems with fixes. */
   readonly problems: readonly Problem[];
-  /** What was assumed, and what should be known besides. */
+  /** Assumptions and other notes. */
   readonly notes: readonly string[];
-  /** Predicted, where a machine is given that has the ranks. */
+  /** Predicted steps, if the machine has enough devices for the ranks. */
   readonly predicted?: { readonly [P in Phase]?: PredictedStep };
 }
 
-/** A step of the plan on a rank, in microseconds since the program began. */
+/** A step of the plan on a rank, in microseconds since the start of the program. */
 export type TimedStep = readonly [
   step: number,
   start: number,
@@ -133,21 +133,21 @@ export interface PredictedTimeline {
   readonly tokens: number;
   readonly sequences: number;
   readonly microseconds: number;
-  /** Of each class of ranks that are equal, what they do. */
+  /** The activity of each class of equal ranks. */
   readonly lanes: readonly {
-    /** The first of them, and how many there are. */
+    /** The first rank, and the number of ranks. */
     readonly rank: number;
     readonly count: number;
     readonly steps: readonly TimedStep[];
-    /** When they wait for ranks that have more to do; the rest of the time is the host's. */
+    /** Waits for ranks with more work; the remaining time is the host's. */
     readonly waits: readonly TimedStep[];
   }[];
 }
 
 /**
- * Cost of a step on rank 0. `bytes`: what a launch reads and writes, or an exchange sends to other ranks. `flops`: two for
- * each multiply-add. `bound`: microseconds that its roofline allows, the larger of bytes over bandwidth and FLOPs over peak
- * FLOP/s; absent where no machine is given.
+ * Cost of a step on rank 0. `bytes`: reads and writes of a launch, or bytes sent to other ranks by an exchange.
+ * `flops`: two per multiply-add. `bound`: microseconds of the roofline, the maximum of bytes over bandwidth and FLOPs
+ * over peak FLOP/s; absent without a machine.
  */
 export type StepCost = readonly [
   step: number,

@@ -1,4 +1,4 @@
-/** What of a plan does not fit, and what would mend it. */
+/** Problems of a plan that does not fit, and fixes. */
 
 import { modelAxis } from "./axis_parts.ts";
 import { sizeText } from "./size_text.ts";
@@ -6,7 +6,7 @@ import { STORED_BYTES } from "./dtype.ts";
 import { GUARANTEED_LIMITS, type LimitName, MAX_ELEMENTS } from "./limits.ts";
 import { maxOverRanks, type Plan, type PlanBuffer } from "./plan/plan.ts";
 
-/** One thing that does not fit, and the smallest change found that mends it. */
+/** A problem with the smallest fix found. */
 export interface Problem {
   readonly what: string;
   readonly mend: string;
@@ -14,13 +14,16 @@ export interface Problem {
 
 /** Options of `limitProblems`. */
 export interface LimitProblemsOptions {
-  /** How many buffers one with this name stands for. Default: itself. */
+  /** Number of buffers that one with this name represents. Default: 1. */
   readonly times?: (name: string) => number;
-  /** What people set to make an axis shorter: `--max-tokens` for `token`. Default: the axis of the model. */
+  /** Flags that shorten an axis: `--max-tokens` for `token`. Default: the axis of the model. */
   readonly bounds?: { readonly [axis: string]: string };
 }
 
-/** Every limit that a plan is over, with the largest buffer that is. What `limits` leaves out is what WebGPU guarantees. */
+/**
+ * Every limit that a plan exceeds, with the largest buffer over it. Limits missing from `limits` are those that WebGPU
+ * guarantees.
+ */
 export function limitProblems(
   plan: Plan,
   limits: { readonly [limit: string]: number },
@@ -40,13 +43,13 @@ export function limitProblems(
   });
 }
 
-/** A limit that buffers are over. */
+/** A limit that buffers exceed. */
 interface OverLimit extends LimitProblemsOptions {
   readonly name: string;
   readonly allowed: number;
 }
 
-/** One problem for each kind of buffer that a limit is too small for: what mends its largest one mends the others. */
+/** One problem per kind of buffer over a limit: a fix for its largest buffer fixes the others. */
 function bufferProblems(plan: Plan, options: OverLimit): Problem[] {
   const { name, allowed, times = () => 1 } = options;
   const kinds = new Map<string, { buffer: PlanBuffer; bytes: number }[]>();
@@ -109,7 +112,7 @@ function mendBuffer(
     : `allow ${name}=${bytes} (${sizeText(bytes)})`;
 }
 
-/** `--max-tokens 256`, or what the model's file says. */
+/** `--max-tokens 256`, or the change in the model's file. */
 export function boundMend(
   axis: string,
   size: number,
@@ -121,25 +124,25 @@ export function boundMend(
     : `${flag} ${size}`;
 }
 
-/** Axes whose length is a bound that people choose, the one to shorten first first. */
+/** Axes with a bound that users choose, the preferred one to shorten first. */
 export function boundAxes(plan: Plan, buffer: PlanBuffer): string[] {
   const axes = buffer.axes.map(({ axis }) => axis);
   if (buffer.kind === "state") {
     const named = axes.map((axis) => modelAxis(plan, axis));
     return ["context", "sequence"].filter((axis) => named.includes(axis));
   }
-  // A table of rotations has a row for each position.
+  // A rotary table has a row per position.
   if (buffer.kind === "rope") return ["context"].filter((a) => plan.axes[a]);
   if (buffer.kind === "weight") return [];
   const dynamic = axes.filter((axis) => plan.axes[axis]?.dynamic);
-  // Rows of a dispatch, and lists of them, are as many as tokens allow.
+  // The number of rows of a dispatch, and of lists of them, is bounded by tokens.
   const all = Object.entries(plan.axes)
     .filter(([, { dynamic, over }]) => dynamic && over)
     .map(([axis]) => axis);
   return dynamic.length > 0 ? dynamic : all;
 }
 
-/** More ranks over the mesh axis that experts are over, where that is enough. */
+/** More ranks over the mesh axis of the experts, if that suffices. */
 function expertsMend(
   plan: Plan,
   buffer: PlanBuffer,
@@ -156,7 +159,7 @@ function expertsMend(
   return undefined;
 }
 
-/** `--mesh ep=16`: so many parts of an axis, by more ranks over the last mesh axis that it is placed over. */
+/** `--mesh ep=16`: more ranks over the last mesh axis that an axis is placed over. */
 export function meshMend(
   plan: Plan,
   { over = [] }: { readonly over?: readonly string[] },

@@ -1,4 +1,4 @@
-/** Where the code that runs is stored. This file is one folder below that place, as are the chunks of bundled code. */
+/** Location of the running code. This file is one folder below it, like the chunks of bundled code. */
 
-/** The folder of the code that runs: that of the package, its `dist`, or what a clone has compiled. */
+/** The folder of the running code: that of the package, its `dist`, or the build of a clone. */
 export const RUNNING_ROOT = new URL("../", import.meta.url);

@@ -1,14 +1,14 @@
-/** Untrusted text inside a message: on one line, without codes that a terminal obeys, and not longer than a line. */
+/** Untrusted text in messages: on one line, without terminal control codes, and limited in length. */
 
-/** Longest text that a message repeats in full, in UTF-16 units. */
+/** Maximum length of a text that a message repeats completely, in UTF-16 units. */
 const LONGEST = 200;
 
-/** Control and format characters (bidirectional ones too), line separators, and halves of characters. */
+/** Control and format characters (including bidirectional ones), line separators, and surrogate halves. */
 const UNPRINTABLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
 
 /**
- * A name or value as it is shown in a message: what does not print is written as `\u{1b}`, and of a long text the
- * beginning, the number of characters left out and the end.
+ * A name or value in a message: unprintable characters are printed as `\u{1b}`; a long text is shortened to its start,
+ * the number of omitted characters and its end.
  */
 export function shown(text: string): string {
   const half = LONGEST / 2;
@@ -20,7 +20,7 @@ export function shown(text: string): string {
   return short.replace(UNPRINTABLE, escaped);
 }
 
-/** Text of several lines without the codes that a terminal obeys. */
+/** Text of several lines without terminal control codes. */
 export function printable(text: string): string {
   return text.replace(
     UNPRINTABLE,
@@ -32,7 +32,7 @@ function escaped(character: string): string {
   return `\\u{${character.codePointAt(0)!.toString(16)}}`;
 }
 
-/** Text on one line: names and labels of a plan may hold anything. */
+/** Text on one line: names and labels of a plan may contain any characters. */
 export function oneLine(text: string): string {
   // deno-lint-ignore no-control-regex
   return text.replace(/[\u0000-\u001f\u007f-\u009f]+/g, " ");

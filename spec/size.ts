@@ -2,7 +2,7 @@
 
 import type { Count, Name, Natural, ShortNonEmpty } from "./values.ts";
 
-/** A size expression. `count` is this rank's length of a dynamic axis; with `over`, the sum over the group. */
+/** A size expression. `count`: this rank's length of a dynamic axis; with `over`, the sum over the group. */
 export type Size =
   | Natural
   | { readonly count: Name; readonly over?: ShortNonEmpty<Name> }
@@ -14,7 +14,7 @@ export type Size =
   | { readonly above: readonly [by: Size, limit: Natural, size: Size] }
   | { readonly ceilDiv: readonly [Size, Count] };
 
-/** Evaluate a size; `count` looks up a run-time count. */
+/** Evaluates a size. `count` looks up a dynamic length. */
 export function evaluateSize(
   size: Size,
   count: (axis: string, over: readonly string[]) => number,

@@ -1,4 +1,4 @@
-/** Bytes as people read them. */
+/** Bytes as display text. */
 
 /** `12.3 MiB` */
 export function sizeText(bytes: number): string {

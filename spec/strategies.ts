@@ -1,23 +1,23 @@
 /**
- * Strategies: how tokens get to experts on other ranks. What users say of them is here once: flags and their help, the
- * schema of documents, what a search tries, and the words of its results come from these tables. What a dispatcher means for
- * shardings is in compiler/sharding/dispatchers.ts.
+ * Strategies: exchange of tokens with experts on other ranks. Flags and their help, the schema of documents, the search
+ * space, and the words of search results are derived from these tables. compiler/sharding/dispatchers.ts defines the
+ * meaning of dispatchers for shardings.
  */
 
 import { MAX_CHUNKS } from "./limits.ts";
 import type { NumericsClass } from "./numerics.ts";
 
-/** A way of bringing tokens and experts together. */
+/** A dispatcher in words. */
 interface DispatcherWords {
   /** Completes "Dispatcher: ". */
   readonly about: string;
-  /** What a search calls it. */
+  /** Its name in search results. */
   readonly text: string;
-  /** Results of the ranks are added up in an order that depends on the mesh: `fast` numerics. */
+  /** Whether results of the ranks are added in an order that depends on the mesh: `fast` numerics only. */
   readonly reorders?: true;
 }
 
-/** Dispatchers, the usual one first. */
+/** Dispatchers, the default first. */
 export const DISPATCHERS = {
   allToAll: { about: "rows to expert ranks and back", text: "" },
   allGather: {
@@ -31,29 +31,29 @@ export const DISPATCHERS = {
   },
 } as const satisfies { readonly [name: string]: DispatcherWords };
 
-/** How tokens get to experts on other ranks. */
+/** Exchange of tokens with experts on other ranks. */
 export type Dispatcher = keyof typeof DISPATCHERS;
 
-/** Names of the dispatchers, the usual one first. */
+/** Names of the dispatchers, the default first. */
 export const DISPATCHER_NAMES = Object.keys(DISPATCHERS) as [
   Dispatcher,
   ...Dispatcher[],
 ];
 
-/** What a dispatcher is described by. */
+/** Words of a dispatcher. */
 export function dispatcherWords(name: Dispatcher): DispatcherWords {
   return DISPATCHERS[name];
 }
 
-/** An option: a number of at least 1, which is usual; whether something is done; or one of some words, the usual one first. */
+/** An option: a number of at least 1, the default; a flag; or one of several words, the default first. */
 type StrategyOption =
   & {
     /** Its help. */
     readonly about: string;
-    /** What a search tries besides what is usual; by itself where it does not go with others. */
+    /** Values that a search tries besides the default; exclusive if they cannot be combined with others. */
     readonly tries?: readonly (number | boolean | string)[];
     readonly alone?: true;
-    /** What results of a search call a value that is not usual. */
+    /** Name of a non-default value in search results. */
     text(value: never): string;
   }
   & (
@@ -67,9 +67,9 @@ const CLASSES: readonly NumericsClass[] = ["exact", "fast"];
 /** The options, in the order of flags. */
 export const STRATEGY_OPTIONS = {
   /**
-   * Cut every dispatch into up to so many chunks by the experts of a rank, so that the rows of one are in flight while those of
-   * another are computed; ranks with fewer experts have fewer. Takes memory for two chunks at once. Bits do not depend on
-   * it. Default: 1, an exchange at a time.
+   * Maximum number of chunks of every dispatch, by the experts of a rank: the rows of one chunk are in flight while
+   * those of another are computed. Ranks with fewer experts have fewer chunks. Requires memory for two chunks at once.
+   * Bits do not depend on it. Default: 1.
    */
   chunks: {
     kind: "count",
@@ -80,9 +80,9 @@ export const STRATEGY_OPTIONS = {
     text: (chunks: number) => `in ${chunks} chunks`,
   },
   /**
-   * Send a token once to each rank, and for each chunk, however many of its experts are there: fewer bytes for a small
-   * exchange more, or two under `fast` numerics. Not where rows are weighted before they are sent. Bits do not depend on it.
-   * Default: where it saves a quarter of the bytes, and 1 KiB a token, if experts are chosen evenly.
+   * Sends each token at most once per rank and chunk: fewer bytes, with one more small exchange, or two under `fast`
+   * numerics. Not available for rows that are weighted before the exchange. Bits do not depend on it. Default: if it
+   * saves a quarter of the bytes and 1 KiB per token, for evenly chosen experts.
    */
   deduplicate: {
     kind: "flag",
@@ -91,9 +91,9 @@ export const STRATEGY_OPTIONS = {
     text: () => "deduplicated",
   },
   /**
-   * `exact`: bits do not depend on the mesh or a strategy. `fast`: the ranks of experts add up the rows of a token before
-   * they return them, where tokens are sent once or gathered; native CPU devices round a product and a sum at once. Default:
-   * exact. See spec/numerics.md.
+   * `exact`: bits do not depend on the mesh or a strategy. `fast`: the ranks of experts pre-sum the rows of a token
+   * before they return them, for deduplicated or all-gathered tokens; native CPU devices use fused multiply-add.
+   * Default: exact. See spec/numerics.md.
    */
   numerics: {
     kind: "word",
@@ -103,8 +103,8 @@ export const STRATEGY_OPTIONS = {
     text: (numerics: NumericsClass) => `${numerics} numerics`,
   },
   /**
-   * How tokens get to experts on other ranks: see `DISPATCHERS`. `chunks`, `deduplicate` and `check` are of exchanges of
-   * rows, which only `allToAll` has. Default: allToAll.
+   * Exchange of tokens with experts on other ranks: see `DISPATCHERS`. `chunks`, `deduplicate` and `check` apply to
+   * exchanges of rows, which only `allToAll` has. Default: allToAll.
    */
   dispatcher: {
     kind: "word",
@@ -131,7 +131,7 @@ type Value<O> = O extends { readonly kind: "count" } ? number
   : O extends { readonly words: readonly (infer W)[] } ? W
   : never;
 
-/** How dispatches of a plan are sent. */
+/** Dispatch strategy of a plan. */
 export type Strategy = {
   readonly [K in keyof Options]?: Value<Options[K]>;
 };
@@ -145,7 +145,7 @@ export const STRATEGY_ENTRIES = Object.entries(STRATEGY_OPTIONS) as [
 /** Names of the options. */
 export const STRATEGY_NAMES = STRATEGY_ENTRIES.map(([name]) => name);
 
-/** The value of an option where it is not the usual one. */
+/** The value of an option if it is not the default. */
 function unusual(
   strategy: Strategy,
   name: keyof Strategy,
@@ -160,7 +160,7 @@ function unusual(
   return value === usual ? undefined : value;
 }
 
-/** `--chunks 2`, `--deduplicate`, `--dispatcher allgather`: what is not usual. */
+/** `--chunks 2`, `--deduplicate`, `--dispatcher allgather`: non-default options. */
 export function strategyFlags(strategy: Strategy): string[] {
   return STRATEGY_ENTRIES.flatMap(([name, option]) => {
     const value = unusual(strategy, name, option);
@@ -171,7 +171,7 @@ export function strategyFlags(strategy: Strategy): string[] {
   });
 }
 
-/** `in 2 chunks`, `deduplicated`: what is not usual, in words. */
+/** `in 2 chunks`, `deduplicated`: non-default options in words. */
 export function strategyWords(strategy: Strategy): string[] {
   return STRATEGY_ENTRIES.flatMap(([name, option]) => {
     const value = unusual(strategy, name, option);
@@ -179,7 +179,7 @@ export function strategyWords(strategy: Strategy): string[] {
   });
 }
 
-/** What a search tries: every value with every other, and those that go with no other by themselves. */
+/** The strategies that a search tries: all combinations of values, and exclusive values alone. */
 export function triedStrategies(): Strategy[] {
   let together: Strategy[] = [{}];
   const alone: Strategy[] = [];

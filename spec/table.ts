@@ -1,10 +1,10 @@
-/** Tables of placed axes: which global ids each group rank over the mesh axes holds. */
+/** Tables of placed axes: the global ids of each group rank over the mesh axes. */
 
 import type { Natural } from "./values.ts";
 
 /**
- * Which ids each of n group ranks holds, in local order: `block`, contiguous ones, ⌈size / n⌉ each, of which the last
- * group ranks may have fewer; `cyclic`, id i at group rank i mod n; or a list for each group rank.
+ * The ids of each of n group ranks, in local order: `block`, contiguous ones, ⌈size / n⌉ each, with fewer on the last
+ * group ranks; `cyclic`, id i on group rank i mod n; or a list per group rank.
  */
 export type Table = "block" | "cyclic" | readonly (readonly Natural[])[];
 
@@ -14,7 +14,7 @@ export interface TabledAxis {
   readonly table: Table;
 }
 
-/** How many ids each group rank holds. */
+/** Number of ids of each group rank. */
 export function tableLengths(axis: TabledAxis, groupSize: number): number[] {
   return Array.from(
     { length: groupSize },
@@ -22,7 +22,7 @@ export function tableLengths(axis: TabledAxis, groupSize: number): number[] {
   );
 }
 
-/** How many ids one group rank holds. */
+/** Number of ids of one group rank. */
 export function tableLength(
   { size, table }: TabledAxis,
   groupSize: number,
@@ -52,7 +52,7 @@ export function tableIds(
   );
 }
 
-/** The first id of each group rank; 0 where it has none. */
+/** The first id of each group rank; 0 if it has none. */
 export function tableStarts(axis: TabledAxis, groupSize: number): number[] {
   return Array.from(
     { length: groupSize },
@@ -60,7 +60,7 @@ export function tableStarts(axis: TabledAxis, groupSize: number): number[] {
   );
 }
 
-/** The first id of one group rank; 0 where it has none. */
+/** The first id of one group rank; 0 if it has none. */
 export function tableStart(
   axis: TabledAxis,
   groupSize: number,

@@ -1,4 +1,4 @@
-/** Times and rates as people read them. */
+/** Times and rates as display text. */
 
 /** `12.30 ms` */
 export function timeText(seconds: number): string {

@@ -1,7 +1,7 @@
-/** Types of fields of documents. Their tags are keywords of JSON Schema, which `scripts/schemas.mjs` reads. */
+/** Types of document fields. Their tags are keywords of JSON Schema, which `scripts/schemas.mjs` reads. */
 
 /**
- * A whole number.
+ * An integer.
  *
  * @integer
  */
@@ -58,7 +58,7 @@ export type NonNegative = number;
 export type PositiveNumber = number;
 
 /**
- * A name. Names are printed on terminals and are keys of objects: no control characters, and not `__proto__`.
+ * A name. Names are printed on terminals and used as keys: no control characters, and not `__proto__`.
  *
  * @pattern ^(?!__proto__$)[^\u0000-\u001f\u007f]+$
  */
@@ -79,7 +79,7 @@ export type Identifier = string;
 export type Line = string;
 
 /**
- * A list of at most 64 items: to look for one of them is cheap.
+ * A list of at most 64 items, which is cheap to search.
  *
  * @maxItems 64
  */

@@ -1,4 +1,4 @@
-/** The document of a plan: the plan with what repeats in it written once, as JSON holds it. */
+/** The document of a plan: the plan in JSON with repetition written once. */
 
 import { PlanError } from "../errors.ts";
 import { findRepeats } from "./find_repeats.ts";
@@ -12,7 +12,7 @@ function isFields(value: unknown): value is Fields {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-/** Names and ports as a list, so that what repeats in it can be found. */
+/** Named ports as a list, so that repetition can be found. */
 function portList(ports: { readonly [name: string]: Port }): unknown {
   return once(Object.entries(ports).map(([name, port]) => ({ name, ...port })));
 }
@@ -21,7 +21,7 @@ function once(list: readonly unknown[]): unknown {
   return findRepeats(list as readonly Json[]);
 }
 
-/** What is written of a plan. */
+/** The document of a plan. */
 export function documentOf(plan: Plan): Fields {
   return {
     ...plan,
@@ -43,12 +43,12 @@ export function documentOf(plan: Plan): Fields {
   };
 }
 
-/** A list with its repeats expanded; what is no list stays as it is. */
+/** A list with its repeats expanded; other values are unchanged. */
 function expanded(list: unknown, what: string): unknown {
   return Array.isArray(list) ? expandRepeats(list as Json[], what) : list;
 }
 
-/** The items of a list by name. Throws a PlanError where one has none or two have the same. */
+/** The items of a list by name. Throws a PlanError for a missing or repeated name. */
 function byName(
   list: unknown,
   { what, keepsName }: { readonly what: string; readonly keepsName: boolean },
@@ -76,8 +76,8 @@ function byName(
 }
 
 /**
- * The plan of a document, as far as the document has the form of one; the rest is for the schema to refuse. Throws a
- * PlanError where repeats are too long or names are not unique.
+ * The plan of a document, as far as its form allows; the schema rejects the rest. Throws a PlanError if repeats are too
+ * long or names are not unique.
  */
 export function expandDocument(document: unknown): unknown {
   if (!isFields(document)) return document;

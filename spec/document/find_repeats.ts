@@ -1,25 +1,25 @@
 /**
- * Finds what repeats in a list: parts of equal length that follow each other and are equal but for numbers. Numbers inside
- * strings must go up by the same from part to part; numbers that are values may be any.
+ * Finds repetition in a list: consecutive parts of equal length that are equal except for numbers. Numbers in strings
+ * must increase by a constant from part to part; numeric values may be arbitrary.
  */
 
 import { type Json, linearText, mentions, type Repeat } from "./repeat.ts";
 
-/** What is written once must save at least so many items. */
+/** Minimum number of items that a repeat must save. */
 const LEAST_SAVED = 8;
 
-/** Items of a part, at most. */
+/** Maximum items per part. */
 const LONGEST = 1024;
 
-/** An item as what is the same in all parts, and the numbers in it: those inside strings, and values. */
+/** An item split into its constant shape and its numbers: those in strings, and values. */
 interface Shape {
-  /** Equal for items that are equal but for numbers. */
+  /** Equal for items that differ only in numbers. */
   readonly id: number;
   readonly inText: readonly number[];
   readonly values: readonly number[];
 }
 
-/** Numbers in a text that are written as they would be printed. */
+/** Numbers in a text in canonical form. */
 const NUMBER = /(?<!\d)(?:0|[1-9]\d{0,14})(?!\d)/g;
 
 function shapesOf(list: readonly Json[]): Shape[] {
@@ -49,23 +49,23 @@ interface Run {
   readonly start: number;
   readonly period: number;
   readonly times: number;
-  /** By how many items the run could begin later. */
+  /** Number of items by which the run could start later. */
   readonly slack: number;
 }
 
-/** Whether the numbers inside the strings of three items, equal but for numbers, go up by the same. */
+/** Whether the numbers in the strings of three items of equal shape increase by a constant. */
 function isEven(a: Shape, b: Shape, c: Shape): boolean {
   return a.id === b.id && b.id === c.id &&
     a.inText.every((n, i) => b.inText[i]! - n === c.inText[i]! - b.inText[i]!);
 }
 
-/** Whether two items, of which there are only two, are those of neighbouring layers. */
+/** Whether two items, without a third, belong to consecutive layers. */
 function isNext(a: Shape, b: Shape): boolean {
   const steps = a.inText.map((n, i) => b.inText[i]! - n);
   return steps.includes(1) || steps.every((step) => step === 0);
 }
 
-/** The run that saves most in the items from `from` below `to`. */
+/** The run with the largest savings in the items from `from` below `to`. */
 function longestRun(
   shapes: readonly Shape[],
   from: number,
@@ -86,7 +86,7 @@ function longestRun(
   };
   const longest = Math.min(LONGEST, Math.floor((to - from) / 2));
   for (let period = 1; period <= longest; period++) {
-    // How many items from here on go on evenly in the two parts after theirs, or in the next one.
+    // Number of items from here on that continue evenly in the two following parts, or in the next one.
     let [even, next] = [0, 0];
     for (let i = to - period - 1; i >= from; i--) {
       const [a, b] = [shapes[i]!, shapes[i + period]!];
@@ -105,7 +105,7 @@ function longestRun(
   return best;
 }
 
-/** The numbers inside strings that go up by one from part to part: what they are in the first part. */
+/** The numbers in strings that increase by one per part: their values in the first part. */
 function layersOf(
   shapes: readonly Shape[],
   start: number,
@@ -121,7 +121,7 @@ function layersOf(
   return found;
 }
 
-/** Where the parts of a run begin so that as much of each as can be is of one layer. */
+/** The start of a run's parts such that each part contains as much of one layer as possible. */
 function aligned(shapes: readonly Shape[], run: Run): number {
   let best = run.start;
   let fewest = Infinity;
@@ -133,7 +133,7 @@ function aligned(shapes: readonly Shape[], run: Run): number {
   return best;
 }
 
-/** A list with what repeats written once. `expandRepeats` gives the list back. */
+/** A list with repetition written once. `expandRepeats` is the inverse. */
 export function findRepeats(list: readonly Json[]): readonly (Json | Repeat)[] {
   const shapes = shapesOf(list);
   const fold = (from: number, to: number): (Json | Repeat)[] => {
@@ -155,12 +155,12 @@ export function findRepeats(list: readonly Json[]): readonly (Json | Repeat)[] {
   return fold(0, list.length);
 }
 
-/** Parts as one. */
+/** Combines parts into a repeat. */
 function repeatOf(
   parts: readonly (readonly Json[])[],
   layers: ReadonlyMap<number, number>,
 ): Repeat {
-  // The number that most of a part goes by is the layer's.
+  // The most frequent number of a part is the layer.
   const [from = 0] = [...layers].reduce<readonly number[]>(
     (most, layer) => layer[1] > (most[1] ?? 0) ? layer : most,
     [],
@@ -177,7 +177,7 @@ function repeatOf(
   };
 }
 
-/** What is numbered in the names of a part, such as `layer` for `layers.3`. */
+/** The word before the number in the names of a part, such as `layer` for `layers.3`. */
 function wordOf(part: readonly Json[], number: number): string {
   const found = new RegExp(`([a-z_]{2,64})\\.${number}(?!\\d)`, "i")
     .exec(JSON.stringify(part));
@@ -191,7 +191,7 @@ interface Over {
   readonly from: number;
 }
 
-/** What an item is in every part, as one. */
+/** Combines an item of every part. */
 function merge(values: readonly Json[], over: Over): Json {
   const [first, second] = values as readonly [Json, Json];
   if (typeof first === "number") {
@@ -224,7 +224,7 @@ function merge(values: readonly Json[], over: Over): Json {
   );
 }
 
-/** A string with its numbers as what they are in every part. */
+/** Combines a string of every part, with expressions for its numbers. */
 function mergeText(
   first: string,
   second: string,

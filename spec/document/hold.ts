@@ -1,4 +1,4 @@
-/** Holds what was parsed against a JSON Schema of this package. */
+/** Validates parsed values against a JSON Schema of this package. */
 
 import {
   Ajv,
@@ -8,26 +8,26 @@ import {
 } from "ajv";
 import type { Schema } from "./schema.ts";
 
-/** What does not fit a schema; empty if all does. */
+/** Schema errors; empty if there are none. */
 export interface Holds {
   (value: unknown): readonly ErrorObject[];
   readonly schema: Schema;
 }
 
-/** How schemas are understood. scripts/validators.mjs does the same when it bundles. */
+/** Options of schema compilation. scripts/validators.mjs uses the same for bundles. */
 export const OPTIONS: Options = {
   discriminator: true,
   // Infinities are legal constants of kernels, so numbers need not be finite; all sizes have a maximum.
   strictNumbers: false,
   allowUnionTypes: true,
   strictTuples: false,
-  // The schema is ours and a test holds it against the meta-schema: no need to compile that one too.
+  // The schema is ours, and a test validates it against the meta-schema, which need not be compiled here.
   meta: false,
   validateSchema: false,
   code: { optimize: false },
 };
 
-/** Holds values against a schema, which is compiled at the first of them. */
+/** Validates values against a schema, which is compiled on first use. */
 export function holdsOf(schema: Schema): Holds {
   let validate: ValidateFunction | undefined;
   const holds = (value: unknown) => {

@@ -1,4 +1,4 @@
-/** The JSON form of a plan. Reading treats the text as untrusted: it is parsed, then held against the schema. */
+/** The JSON form of a plan. The reader treats the text as untrusted: it parses and then validates. */
 
 import type { ErrorObject } from "ajv";
 import { PlanError } from "../errors.ts";
@@ -8,7 +8,7 @@ import { MAX_DEPTH, pathOfDeep } from "../parse_json.ts";
 import { isRepeat } from "./repeat.ts";
 import { planErrors } from "./plan_validator.ts";
 
-/** Marks in front of numbers that JSON.stringify would lose, and what stands for them in the text. */
+/** Placeholders for numbers that JSON.stringify would lose, and their text. */
 const LOST_NUMBERS: { readonly [mark: string]: string } = {
   "\u0000+": "1e999",
   "\u0000-": "-1e999",
@@ -22,7 +22,10 @@ function keepNumber(_key: string, value: unknown): unknown {
   return Object.is(value, -0) ? "\u0000z" : value;
 }
 
-/** How many levels of a field are spread over lines; what is deeper is one line, so that documents can be diffed. */
+/**
+ * Number of levels of a field that are written over several lines; deeper values are on one line, so that documents can
+ * be diffed.
+ */
 const SPREAD: { readonly [field: string]: number } = {
   axes: 1,
   allocations: 1,
@@ -34,7 +37,7 @@ const SPREAD: { readonly [field: string]: number } = {
 };
 
 function spread(value: unknown, given: number, indent: string): string {
-  // Each item of what repeats has a line of its own.
+  // Each item of a repeat has a separate line.
   const levels = isRepeat(value) ? 2 : given;
   if (levels === 0 || typeof value !== "object" || value === null) {
     return JSON.stringify(value, keepNumber);
@@ -53,7 +56,7 @@ function spread(value: unknown, given: number, indent: string): string {
     : `${open}\n${items.join(",\n")}\n${indent}${close}`;
 }
 
-/** The JSON text of a plan. Infinities are written as `1e999`, which every JSON reader takes for one. */
+/** The JSON text of a plan. Infinities are written as `1e999`, which every JSON reader parses as infinity. */
 export function stringifyPlan(plan: Plan): string {
   const fields = Object.entries(documentOf(plan)).map(([key, value]) =>
     ` ${JSON.stringify(key)}: ${spread(value, SPREAD[key] ?? 0, " ")}`
@@ -65,16 +68,16 @@ export function stringifyPlan(plan: Plan): string {
   );
 }
 
-/** What is wrong with a document, before anything else is known about it. */
+/** The first schema error of a document. */
 export interface SchemaProblem {
   /** JSON pointer into the document. */
   readonly path: string;
-  /** `main[12]` where the place is in a step. */
+  /** `main[12]` if the error is in a step. */
   readonly step: string | null;
   readonly message: string;
 }
 
-/** The first difference between a plan, or what may be one, and the schema; undefined if there is none. */
+/** The first schema error of a plan or possible plan. Undefined if there is none. */
 export function schemaProblem(document: unknown): SchemaProblem | undefined {
   const deep = pathOfDeep(document);
   if (deep !== undefined) {
@@ -82,7 +85,7 @@ export function schemaProblem(document: unknown): SchemaProblem | undefined {
   }
   const errors = planErrors(document);
   if (errors.length === 0) return undefined;
-  // The failed branches of a union are all listed; the one that got furthest is the one that was meant.
+  // All branches of a union are listed; the one that matched furthest is the intended one.
   const worst = errors.reduce<ErrorObject | undefined>(
     (best, error) =>
       !best || error.instancePath.length > best.instancePath.length
@@ -145,7 +148,7 @@ function stepAt(document: unknown, path: string): string | null {
   return `${name}[${match[2]}]`;
 }
 
-/** Where JSON.parse gave up, in words. */
+/** The position of a JSON syntax error, in words. */
 function describeSyntax(text: string, error: unknown): string {
   const reason = error instanceof Error ? error.message : String(error);
   const at = /position (\d+)/.exec(reason);
@@ -161,12 +164,12 @@ function describeSyntax(text: string, error: unknown): string {
   return `it is not JSON${where}. Give a document that 'switchyard plan --out' wrote`;
 }
 
-/** A plan, or why a document is none. */
+/** A plan, or the error of the document. */
 export type ReadPlan =
   | { readonly plan: Plan; readonly problem?: undefined }
   | { readonly plan?: undefined; readonly problem: SchemaProblem };
 
-/** Expand a parsed document and hold it against the schema. */
+/** Expands a parsed document and validates it. */
 export function readDocument(document: unknown): ReadPlan {
   const version = typeof document === "object" && document !== null
     ? (document as { version?: unknown }).version
@@ -201,7 +204,7 @@ export function readDocument(document: unknown): ReadPlan {
   return problem ? { problem } : { plan: plan as Plan };
 }
 
-/** Parse the text of a document. Throws a PlanError that says where it is not JSON. */
+/** Parses the text of a document. Throws a PlanError with the position of a syntax error. */
 export function parseDocument(text: string): unknown {
   try {
     return JSON.parse(text);
@@ -210,7 +213,7 @@ export function parseDocument(text: string): unknown {
   }
 }
 
-/** Parse a plan document and hold it against the schema. Throws a PlanError that names the place. */
+/** Parses and validates a plan document. Throws a PlanError with the position. */
 export function parsePlan(text: string): Plan {
   const { plan, problem } = readDocument(parseDocument(text));
   if (problem) throw new PlanError(problem.message);

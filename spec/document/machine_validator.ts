@@ -1,7 +1,7 @@
-/** What of a machine file does not fit its schema. Bundled programs have this as scripts/validators.mjs writes it. */
+/** Schema errors of a machine file. scripts/validators.mjs generates this for bundled programs. */
 
 import { holdsOf } from "./hold.ts";
 import { machineSchema } from "./schemas.ts";
 
-/** Of a machine file. */
+/** Errors of a machine file. */
 export const machineErrors = holdsOf(machineSchema);

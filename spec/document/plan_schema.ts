@@ -1,10 +1,10 @@
-/** The JSON Schema of a plan document: that of a plan, with lists in which what repeats is written once. */
+/** The JSON Schema of a plan document: that of a plan, with lists that may contain repeats. */
 
 import { closed, type Schema } from "./schema.ts";
 import { expandedSchema } from "./schemas.ts";
 import { SHORT_EXPRESSION } from "./short_trees.ts";
 
-/** A schema with others at some of its properties. */
+/** A schema with some of its properties replaced. */
 function withProperties(
   schema: Schema,
   properties: (known: { readonly [name: string]: Schema }) => Schema,
@@ -13,7 +13,7 @@ function withProperties(
   return { ...schema, properties: { ...known, ...properties(known) } };
 }
 
-/** Lists of the items of a list or a record, in which what repeats is written once. */
+/** A list of the items of a list or a record, which may contain repeats. */
 function repeating(of: Schema, item: (item: Schema) => Schema = (i) => i) {
   const items = item((of["items"] ?? of["additionalProperties"]) as Schema);
   const repeat = closed({
@@ -25,7 +25,7 @@ function repeating(of: Schema, item: (item: Schema) => Schema = (i) => i) {
   return { type: "array", items: { anyOf: [items, repeat] } };
 }
 
-/** What `$ref` finds: sizes, and the statements and expressions of kernels. */
+/** Targets of `$ref`: sizes, and the statements and expressions of kernels. */
 export const definitions = expandedSchema["definitions"] as {
   readonly [name: string]: Schema;
 };
@@ -33,15 +33,15 @@ export const definitions = expandedSchema["definitions"] as {
 const port = definitions["Port"]!;
 const { buffer: name } = port["properties"] as { readonly buffer: Schema };
 
-/** Ports as a document lists them. */
+/** Ports in the list form of a document. */
 const namedPort: Schema = {
   ...withProperties(port, () => ({ name })),
   required: ["name", ...port["required"] as readonly string[]],
 };
 
 /**
- * The JSON Schema of a plan document. Objects are closed: an unknown field is an error. What stands in a repeat is held
- * against the schema when it is expanded.
+ * The JSON Schema of a plan document. Objects are closed: an unknown field is an error. The contents of repeats are
+ * validated after expansion.
  */
 export const planSchema: Schema = {
   ...withProperties(expandedSchema, (plan) => ({

@@ -1,7 +1,7 @@
-/** What of a plan, read from JSON, does not fit its schema. Bundled programs have this as scripts/validators.mjs writes it. */
+/** Schema errors of a plan parsed from JSON. scripts/validators.mjs generates this for bundled programs. */
 
 import { holdsOf } from "./hold.ts";
 import { expandedSchema } from "./schemas.ts";
 
-/** Of a plan whose repeats and short forms are expanded. */
+/** Errors of a plan with expanded repeats and short forms. */
 export const planErrors = holdsOf(expandedSchema);

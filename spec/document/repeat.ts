@@ -1,11 +1,11 @@
 /**
- * Lists whose parts repeat up to numbers in them, as the layers of a model make them: one part written once, with the
- * numbers as expressions of which part it is. Here: the form, and expanding it. `find_repeats.ts` finds what repeats.
+ * Lists with parts that repeat up to numbers, such as the layers of a model: one part is written once, with numbers as
+ * expressions of its index. This file defines the form and expands it; `find_repeats.ts` finds repetition.
  */
 
 import { PlanError } from "../errors.ts";
 
-/** What JSON can hold. */
+/** A JSON value. */
 export type Json =
   | null
   | boolean
@@ -15,9 +15,9 @@ export type Json =
   | { readonly [key: string]: Json };
 
 /**
- * A part of a list that stands for `to - from + 1` parts, for each value of the variable `repeat`. In strings of `body`,
- * `{layer}`, `{layer+1}` or `{4*layer-2}` is a number; a string that is `=4*layer-2` is that number itself, and an object
- * `{ "each": [7, 9, 4] }` the number of each part.
+ * An item that represents `to - from + 1` parts, one for each value of the variable `repeat`. In strings of `body`,
+ * `{layer}`, `{layer+1}` or `{4*layer-2}` is a number; the string `=4*layer-2` is the number itself, and the object `{
+ * "each": [7, 9, 4] }` lists the number of each part.
  */
 export interface Repeat {
   readonly repeat: string;
@@ -26,7 +26,7 @@ export interface Repeat {
   readonly body: readonly Json[];
 }
 
-/** Items of a list that is expanded; more are refused, whatever a short document says. */
+/** Maximum items of an expanded list, whatever a short document requests. */
 const MAX_ITEMS = 1 << 18;
 
 /** Whether an item of a list is a repeat that can be expanded. */
@@ -38,13 +38,13 @@ export function isRepeat(item: unknown): item is Repeat {
     Array.isArray(body);
 }
 
-/** The number that `4*layer-2` is. */
+/** The linear expression `4*layer-2`. */
 interface Linear {
   readonly step: number;
   readonly first: number;
 }
 
-/** Finds expressions of a variable. */
+/** Patterns for expressions of a variable. */
 interface Variable {
   readonly inText: RegExp;
   readonly alone: RegExp;
@@ -68,7 +68,7 @@ export function linearText(name: string, { step, first }: Linear): string {
   return `${times}${name}${first === 0 ? "" : first > 0 ? `+${first}` : first}`;
 }
 
-/** Whether an expression of a variable occurs in a value as it is, so that expanding would not give it back. */
+/** Whether a value literally contains an expression of a variable, which expansion would not preserve. */
 export function mentions(value: Json, name: string): boolean {
   const { inText, alone } = variableOf(name);
   const within = (value: Json): boolean => {
@@ -114,7 +114,7 @@ function partOf({ repeat: name, from, body }: Repeat, at: number): Json[] {
   return body.map(expand);
 }
 
-/** All parts of a list, written out. Throws a PlanError where they are more than any plan has. */
+/** All parts of a list. Throws a PlanError if there are more than in any plan. */
 export function expandRepeats(list: readonly Json[], what: string): Json[] {
   const length = list.reduce<number>(
     (n, item) =>
@@ -124,7 +124,7 @@ export function expandRepeats(list: readonly Json[], what: string): Json[] {
         : 1),
     0,
   );
-  // The negation also refuses what is no number.
+  // The negation also rejects NaN.
   if (!(length <= MAX_ITEMS)) {
     throw new PlanError(
       `Cannot read the plan: it has ${length} ${what}, and ${MAX_ITEMS} are the most. Compile it again`,

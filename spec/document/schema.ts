@@ -3,13 +3,13 @@
 /** A JSON Schema, or a part of one. */
 export type Schema = { readonly [keyword: string]: unknown };
 
-/** Names are printed on terminals and looked up in objects: no control characters, and not `__proto__`. */
+/** Names are printed on terminals and used as keys: no control characters, and not `__proto__`. */
 const NAME = "^(?!__proto__$)[^\\u0000-\\u001f\\u007f]+$";
 
-/** A flag that is left out where it does not hold. */
+/** A flag that is omitted if false. */
 export const yes: Schema = { const: true };
 
-/** One of some words or numbers. */
+/** One of several words or numbers. */
 export function oneOf(...values: readonly (string | number)[]): Schema {
   return { enum: values };
 }
@@ -27,7 +27,7 @@ export function closed(
   };
 }
 
-/** An object from names to values of one kind. */
+/** An object from names to values of one type. */
 export function record(value: Schema): Schema {
   return {
     type: "object",
@@ -36,7 +36,7 @@ export function record(value: Schema): Schema {
   };
 }
 
-/** A union of closed objects distinguished by a field, `op` where none is named. */
+/** A union of closed objects distinguished by a field. Default: `op`. */
 export function union(
   variants: { readonly [op: string]: Schema },
   field = "op",

@@ -1,9 +1,9 @@
-/** JSON Schemas of documents. `node scripts/schemas.mjs` writes them from the types that they name. */
+/** JSON Schemas of documents. `node scripts/schemas.mjs` generates them from the named types. */
 // deno-fmt-ignore-file
 
 import type { Schema } from "../../spec/document/schema.ts";
 
-/** Of `Plan` in spec/plan/plan.ts. */
+/** Schema of `Plan` in spec/plan/plan.ts. */
 export const expandedSchema: Schema = {"$schema":"http://json-schema.org/draft-07/schema#","title":"Switchyard plan, expanded","type":"object",
   "properties":{"version":{"const":2},"numerics":{"type":"object","properties":{"class":{"enum":["exact",
   "fast"]},"segments":{"type":"integer","minimum":1,"maximum":9007199254740991},"minSegment":{"type":"integer",
@@ -204,7 +204,7 @@ export const expandedSchema: Schema = {"$schema":"http://json-schema.org/draft-0
   {"type":"integer","minimum":1,"maximum":9007199254740991}],"minItems":2,"additionalItems":false}},"required":["ceilDiv"],
   "additionalProperties":false}]}}};
 
-/** Of `Machine` in spec/machine.ts. */
+/** Schema of `Machine` in spec/machine.ts. */
 export const machineSchema: Schema = {"$schema":"http://json-schema.org/draft-07/schema#","title":"Switchyard machine, version 1","type":"object",
   "properties":{"version":{"const":1},"name":{"type":"string","pattern":"^[^\\u0000-\\u001f\\u007f]*$"},
   "source":{"type":"string","pattern":"^[^\\u0000-\\u001f\\u007f]*$"},"devices":{"type":"object","propertyNames":{"type":"string",
@@ -243,7 +243,7 @@ export const machineSchema: Schema = {"$schema":"http://json-schema.org/draft-07
   "minimum":0},"oversubscription":{"type":"number","exclusiveMinimum":0}},"required":["latency","bandwidth",
   "per"],"additionalProperties":false}}};
 
-/** Of `PlanSummary` in spec/plan_summary.ts. */
+/** Schema of `PlanSummary` in spec/plan_summary.ts. */
 export const planSummarySchema: Schema = {"$schema":"http://json-schema.org/draft-07/schema#","title":"Summary of a Switchyard plan","type":"object",
   "properties":{"model":{"type":"object","properties":{"parameters":{"type":"integer","minimum":0,"maximum":9007199254740991},
   "activeParameters":{"type":"integer","minimum":0,"maximum":9007199254740991},"bytes":{"type":"integer",

@@ -1,11 +1,11 @@
 /**
- * Kernel trees as documents have them: variables and counts, which are most of a tree, as one string each. `"f32 sum"` is
+ * Short form of kernel trees in documents: variables and counts, most of a tree, are one string each. `"f32 sum"` is
  * the variable `sum`, `"u32 64"` a constant.
  */
 
 import type { Kernel } from "../kernel/tree.ts";
 
-/** Fields that hold an expression; `args` holds several. */
+/** Fields with an expression; `args` has several. */
 const EXPRESSIONS: ReadonlySet<string> = new Set([
   "value",
   "index",
@@ -18,13 +18,13 @@ const EXPRESSIONS: ReadonlySet<string> = new Set([
   "args",
 ]);
 
-/** The strings that stand for expressions, as a schema has them. */
+/** Schema of the short form of expressions. */
 export const SHORT_EXPRESSION =
   "^(u32 (0|[1-9][0-9]{0,8})|(f32|i32|u32|bool) [A-Za-z][A-Za-z0-9_]*)$";
 
 const SHORT = new RegExp(SHORT_EXPRESSION);
 
-/** A tree whose expressions `of` changes, each before what is in it. */
+/** A tree with `of` applied to its expressions, outer ones first. */
 function changed(tree: unknown, of: (expression: unknown) => unknown): unknown {
   const within = (value: unknown): unknown => {
     if (typeof value !== "object" || value === null) return value;
@@ -66,12 +66,12 @@ function longOf(short: unknown): unknown {
     : { op: "local", type, name: word };
 }
 
-/** A tree as it is written. */
+/** The short form of a tree. */
 export function shortTree(tree: Kernel): unknown {
   return changed(tree, shortOf);
 }
 
-/** The tree that is written so, as far as it is one; the rest is for the schema to refuse. */
+/** The tree of a short form, as far as it is valid; the schema rejects the rest. */
 export function longTree(written: unknown): unknown {
   return changed(written, longOf);
 }

@@ -1,11 +1,13 @@
-/** How much work a kernel asks for, as far as its constants tell. Cheap on any tree: nothing is executed. */
+/**
+ * Upper bound of a kernel's work, as far as its constants determine it. Executes nothing, so it is cheap for any tree.
+ */
 
 import type { Expr, Kernel, Stmt } from "./tree.ts";
 import { bodiesOf, expressionsOf, operands } from "./walk.ts";
 
 /**
- * Statements and expressions that an invocation evaluates where every condition holds. A loop whose end is no constant
- * counts once: what it takes is in the data, and only a deadline bounds it.
+ * Statements and expressions that an invocation evaluates if every condition holds. A loop with a dynamic end counts
+ * once: its work depends on data, and only a deadline bounds it.
  */
 export function constantWork({ body }: Kernel): number {
   return workOf(body);

@@ -1,4 +1,4 @@
-/** Constructors for kernel trees, with constant folding of index arithmetic; no other cleverness. */
+/** Constructors of kernel trees, with constant folding of index arithmetic. */
 
 import {
   type HalfDType,
@@ -59,10 +59,10 @@ export function shared(
   return { op: "shared", type, array, index };
 }
 
-/** Operators that are folded; other kernels print the same with and without. */
+/** Operators that are folded; folding does not change other kernels. */
 const FOLDED: ReadonlySet<BinaryOp> = new Set(["add", "mul", "div", "rem"]);
 
-/** Fold u32 arithmetic on constants and drop `+ 0`, `* 1`, `* 0`. Floats are never touched: bits matter. */
+/** Folds u32 arithmetic on constants and removes `+ 0`, `* 1`, `* 0`. Floats are not changed, because bits matter. */
 function fold(fn: BinaryOp, a: Expr, b: Expr): Expr | undefined {
   if (a.type !== "u32") return undefined;
   const x = a.op === "const" ? a.value as number : undefined;
@@ -124,11 +124,11 @@ export function eq(a: Expr, b: Expr): Expr {
 export function and(first: Expr, ...rest: Expr[]): Expr {
   return rest.reduce((a, b) => binary("land", a, b), first);
 }
-/** The smaller of two. */
+/** The minimum of two values. */
 export function min(a: Expr, b: Expr): Expr {
   return binary("min", a, b);
 }
-/** The larger of two. */
+/** The maximum of two values. */
 export function max(a: Expr, b: Expr): Expr {
   return binary("max", a, b);
 }
@@ -136,7 +136,7 @@ export function max(a: Expr, b: Expr): Expr {
 export function neg(a: Expr): Expr {
   return { op: "unary", type: a.type, fn: "neg", a };
 }
-/** A function's value. */
+/** The value of a function. */
 export function call(fn: CallName, ...args: Expr[]): Expr {
   return { op: "call", type: FUNCTIONS[fn].type, fn, args };
 }
@@ -157,11 +157,11 @@ export function bitcast(type: ScalarType, a: Expr): Expr {
   return a.type === type ? a : { op: "bitcast", type, a };
 }
 
-/** Bind a value once. */
+/** Binds a value once. */
 export function let_(name: string, value: Expr): Stmt {
   return { op: "let", name, value };
 }
-/** Bind elements of a binding, as many as there are names, at `index` times that number. */
+/** Binds names to consecutive elements of a binding, starting at `index` times their number. */
 export function loads(
   names: readonly string[],
   from: {
@@ -172,23 +172,23 @@ export function loads(
 ): Stmt {
   return { op: "loads", names, type: "f32", ...from };
 }
-/** Declare a variable with its first value. */
+/** Declares a variable with its initial value. */
 export function var_(name: string, value: Expr): Stmt {
   return { op: "var", name, value };
 }
-/** Give a variable a new value. */
+/** Assigns a variable. */
 export function set(name: string, value: Expr): Stmt {
   return { op: "set", name, value };
 }
-/** Write an element of a binding. */
+/** Stores an element of a binding. */
 export function store(binding: string, index: Expr, value: Expr): Stmt {
   return { op: "store", binding, index, value };
 }
-/** Write an element of workgroup memory. */
+/** Stores an element of workgroup memory. */
 export function sharedStore(array: string, index: Expr, value: Expr): Stmt {
   return { op: "sharedStore", array, index, value };
 }
-/** Count `name` from `from` below `to`. */
+/** Counts `name` from `from` below `to`. */
 export function for_(
   name: string,
   from: Expr,
@@ -199,8 +199,8 @@ export function for_(
   return { op: "for", name, from, to, step, body };
 }
 /**
- * What the counter of a loop is compared with: `to`, or where steps of more than 1 could lead past 2^32, the largest
- * multiple of 4 from which they do not. So every loop ends.
+ * The bound of a loop's counter: `to`, or if steps greater than 1 could overflow 2^32, the largest multiple of 4 from
+ * which they do not. Every loop therefore ends.
  */
 export function endOf(
   { to, step }: Extract<Stmt, { readonly op: "for" }>,
@@ -211,7 +211,7 @@ export function endOf(
   if (to.op !== "const") return min(to, u32(last));
   return Number(to.value) <= last ? to : u32(last);
 }
-/** Run `then` where the condition holds. */
+/** Executes `then` if the condition holds. */
 export function if_(
   condition: Expr,
   then: readonly Stmt[],
@@ -221,12 +221,15 @@ export function if_(
     ? { op: "if", condition, then, else: else_ }
     : { op: "if", condition, then };
 }
-/** Wait for the workgroup and make its shared memory visible. */
+/** Waits for the workgroup and makes its shared memory visible. */
 export function barrier(): Stmt {
   return { op: "barrier" };
 }
 
-/** An element of a checkpoint tensor stored as f32, f16 or bf16, as f32; of bytes, a u32. They are stored two or four to a u32. */
+/**
+ * An element of a checkpoint tensor stored as f32, f16 or bf16, as f32; of bytes, as u32. They are stored two or four
+ * per u32.
+ */
 export function loadStored(
   binding: string,
   stored: StoredDType,
@@ -243,7 +246,7 @@ export function loadStored(
   const [low, high] = unpackHalves(stored, word);
   return select(odd, high, low);
 }
-/** The two 16-bit floats in a u32, in the order of memory, as f32. A bf16 is the upper half of an f32. */
+/** The two 16-bit floats in a u32, in memory order, as f32. A bf16 is the upper half of an f32. */
 export function unpackHalves(
   stored: HalfDType,
   word: Expr,
@@ -256,9 +259,8 @@ export function unpackHalves(
     : [call("unpackF16Lo", word), call("unpackF16Hi", word)];
 }
 /**
- * The bits of an f32 value, rounded to the nearest 16-bit float (ties to even, subnormals kept), in the low half of a
- * u32. What is too large becomes an infinity; what is no number, the positive quiet NaN. `value` is used several times, so
- * let it be a local.
+ * The bits of an f32 value rounded to the nearest 16-bit float (ties to even, subnormals preserved), in the low half of
+ * a u32. Overflow becomes an infinity, NaN the positive quiet NaN. `value` is used several times and should be a local.
  */
 export function packBits(stored: HalfDType, value: Expr): Expr {
   const bits = bitcast("u32", value);
@@ -276,7 +278,7 @@ export function packBits(stored: HalfDType, value: Expr): Expr {
       binary("or", sign, rounded),
     );
   if (stored === "bf16") return orNan(min(rounded(16), u32(0x7f80)));
-  // Exponents of f32 begin 112 lower. Below 2^-14, f16 counts in steps of 2^-24.
+  // Exponents of f32 have a bias larger by 112. Below 2^-14, f16 has steps of 2^-24.
   const normal = min(sub(rounded(13), u32(112 << 10)), u32(0x7c00));
   const steps = call("round", mul(bitcast("f32", size), f32(2 ** 24)));
   const tiny = lt(size, u32(113 << 23));

@@ -1,11 +1,11 @@
-/** Numbers of elements in kernels: what indices are multiplied by. */
+/** Element counts in kernels, which multiply indices. */
 
 import { MachineError } from "../errors.ts";
 import { MAX_ELEMENTS } from "../limits.ts";
 import { u32 } from "./build.ts";
 import type { Expr } from "./tree.ts";
 
-/** A number of elements as u32. Throws MachineError where kernels cannot index so many. */
+/** An element count as u32. Throws MachineError if kernels cannot index that many. */
 export function elementCount(count: number): Expr {
   if (count <= MAX_ELEMENTS) return u32(count);
   throw new MachineError(

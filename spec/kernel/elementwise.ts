@@ -1,4 +1,4 @@
-/** One invocation for each index: maps, copies, anything without a sum across elements. */
+/** Elementwise kernels, with one invocation per index: maps, copies, anything without a sum across elements. */
 
 import { local } from "./build.ts";
 import { type Hole, type Statements, wgsl } from "./text.ts";
@@ -6,7 +6,7 @@ import type { Binding, Expr, Kernel } from "./tree.ts";
 import type { Size } from "../size.ts";
 import { foldGrid, type Grid, GROUP_XY, kernelOf } from "./make.ts";
 
-/** Invocations of a workgroup. */
+/** Invocations per workgroup. */
 export const ELEMENTWISE_LANES = 64;
 
 /** The index of an invocation: the variable `i` of an elementwise kernel. */
@@ -15,15 +15,15 @@ export const INDEX = local("i", "u32");
 /** An elementwise kernel. */
 export interface ElementwiseOptions {
   readonly name: string;
-  /** How many indices: u32, as an expression or as text. */
+  /** Number of indices: u32, as an expression or as text. */
   readonly count: Hole;
-  /** Superset of what `body` uses; `lengths` need not be listed. */
+  /** All bindings of `body`; may contain unused ones, and need not contain `lengths`. */
   readonly bindings: readonly Binding[];
-  /** What happens at index `i`. */
+  /** Code at index `i`. */
   readonly body: Statements | ((index: Expr) => Statements);
 }
 
-/** Run `body` for every index `i` below `count`. */
+/** Executes `body` for every index `i` below `count`. */
 export function elementwise(o: ElementwiseOptions): Kernel {
   return kernelOf({
     name: o.name,

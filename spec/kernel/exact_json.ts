@@ -1,14 +1,14 @@
-/** JSON of what kernels are made from, as a key: equal only where kernels are. */
+/** JSON of the inputs of kernels as a key: equal only for equal kernels. */
 
 import type { Kernel } from "./tree.ts";
 
-/** What JSON has no difference for: 0 and -0 of f32, and what is not finite. */
+/** Numbers that JSON does not distinguish: 0 and -0 of f32, and non-finite ones. */
 const INEXACT = /(?<!"type":"u32",)"value":0[,}]|null/;
 
-/** JSON in which -0 and infinities differ from other values of constants. */
+/** JSON in which -0 and infinities differ from other constants. */
 export function exactJson(value: unknown): string {
   const json = JSON.stringify(value);
-  // A replacer is called for everything, and seldom needed: most zeros are positive.
+  // A replacer is called for every value and rarely needed: most zeros are positive.
   return INEXACT.test(json) && isInexact(value)
     ? JSON.stringify(value, exactly)
     : json;
@@ -16,14 +16,14 @@ export function exactJson(value: unknown): string {
 
 const texts = new WeakMap<Kernel, string>();
 
-/** The JSON of a kernel, made once for all that look it up. */
+/** The JSON of a kernel, cached. */
 export function kernelText(kernel: Kernel): string {
   const text = texts.get(kernel) ?? exactJson(kernel);
   texts.set(kernel, text);
   return text;
 }
 
-/** Whether there is a number in a value that JSON does not have. */
+/** Whether a value contains a number that JSON cannot represent. */
 function isInexact(value: unknown): boolean {
   if (typeof value === "number") return exactly("", value) !== value;
   if (typeof value !== "object" || value === null) return false;

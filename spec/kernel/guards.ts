@@ -1,4 +1,4 @@
-/** What guards results and loads, built and not read: there are many of them in a kernel. */
+/** Guards of results and loads, constructed instead of parsed, because kernels contain many of them. */
 
 import { and, binary, eq, if_, lt, min, sub, u32 } from "./build.ts";
 import type { Expr, Stmt } from "./tree.ts";
@@ -8,7 +8,7 @@ export function bitClear(number: Expr, level: number): Expr {
   return eq(binary("and", number, u32(2 ** level)), u32(0));
 }
 
-/** A u32 index, or the last one below `end`: what is past it is read there, and not used. */
+/** A u32 index clamped to the last one below `end`: the value loaded past the end is not used. */
 export function clamped(index: Expr, end: Expr): Expr {
   return min(index, sub(end, u32(1)));
 }
@@ -16,7 +16,7 @@ export function clamped(index: Expr, end: Expr): Expr {
 /** A value and its end. */
 type Bound = readonly [value: Expr, end: Expr];
 
-/** Run `then` where each value is below its end. */
+/** Executes `then` if each value is below its end. */
 export function whereBelow(
   bounds: readonly [Bound, ...Bound[]],
   then: readonly Stmt[],

@@ -1,6 +1,6 @@
 /**
- * Loads in loops that are uniform over a workgroup, as those of a left operand's rows: each invocation of a subgroup may do one of
- * them and tell the others, where a device loads for every invocation by itself.
+ * Loads in loops that are uniform over a workgroup, such as those of a left operand's rows: each invocation of a
+ * subgroup executes one of them and broadcasts it, on devices that load per invocation.
  */
 
 import { readTree } from "./verify_tree.ts";
@@ -10,14 +10,16 @@ import type { Expr, Kernel, Stmt } from "./tree.ts";
 
 type Let = Extract<Stmt, { readonly op: "let" }>;
 
-/** Statements of a loop whose values differ in variables from around it alone. */
+/** Statements of a loop whose values differ only in variables from outside it. */
 export interface LaneLoads {
-  /** One for each invocation, up to those of a subgroup. */
+  /** One per invocation, up to the size of a subgroup. */
   readonly lets: readonly Let[];
-  /** A name for what an invocation loads, and its value. */
+  /** A name for the loaded value of an invocation, and its expression. */
   readonly name: string;
   readonly value: Expr;
-  /** Variables of that value, each of them one of others: that of the invocation, or for want of one the first. */
+  /**
+   * Variables of that expression. Each is selected from others: the invocation's own, or the first if there is none.
+   */
   readonly variables: readonly {
     readonly name: string;
     readonly of: readonly string[];
@@ -25,8 +27,8 @@ export interface LaneLoads {
 }
 
 /**
- * The loads by the loop that they are in. None where subgroups of that size may not be full, or where whether a barrier is
- * reached depends on them: WGSL takes what a lane tells others for a value that differs.
+ * The loads by their loop. None if subgroups of that size may not be full, or if a barrier depends on them: WGSL treats
+ * broadcast values as non-uniform.
  */
 export function laneLoads(
   kernel: Kernel,
@@ -34,7 +36,7 @@ export function laneLoads(
 ): ReadonlyMap<Stmt, readonly LaneLoads[]> {
   const found = new Map<Stmt, LaneLoads[]>();
   if (kernel.workgroupSize % subgroup !== 0) return found;
-  // What a launch only reads it does not write under another name either.
+  // Bindings that a launch only reads are not written under another name either.
   const { varying, scattered } = readTree(kernel, {
     isFixed: ({ access }) => access === "read",
   });
@@ -67,7 +69,7 @@ export function laneLoads(
   return decides ? new Map() : found;
 }
 
-/** Groups of two and more of those that load. */
+/** Groups of two or more loads. */
 function groupsOf(
   lets: readonly Let[],
   { around, loop, subgroup }: {

@@ -1,4 +1,4 @@
-/** Integers of kernel text without a suffix: they take the type that their place wants. */
+/** Integers of kernel text without a suffix: their type follows from the context. */
 
 import { MAX_ELEMENTS } from "../limits.ts";
 import { f32, i32, u32 } from "./build.ts";
@@ -7,7 +7,7 @@ import { fitsType } from "./semantics.ts";
 import { type KernelText, KernelTextError, type Token } from "./text.ts";
 import type { Expr, ScalarType } from "./tree.ts";
 
-/** An integer without a suffix: it takes the type that its place wants. */
+/** An integer without a suffix. Its type follows from the context. */
 export interface Literal {
   readonly op: "literal";
   readonly value: number;
@@ -18,7 +18,7 @@ export interface Literal {
 /** Constructors of constants. */
 export const CONSTANT = { f32, i32, u32 };
 
-/** The value of an operand, which takes type `wanted` if it is an integer without a suffix. */
+/** The value of an operand, with type `wanted` for an integer without a suffix. */
 export function typed(
   value: Expr | Literal,
   wanted: ScalarType | undefined,
@@ -46,7 +46,7 @@ export function constant(
   );
 }
 
-/** The type of a value; undefined: any integer type. */
+/** The type of a value. Undefined: any integer type. */
 export function typeOf(value: Expr | Literal): ScalarType | undefined {
   return value.op === "literal" ? undefined : value.type;
 }

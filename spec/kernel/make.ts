@@ -1,4 +1,4 @@
-/** What all kernel descriptions share: putting a kernel together, launch grids, dynamic lengths. */
+/** Common parts of kernels: construction, launch grids, dynamic lengths. */
 
 import { invariant } from "../errors.ts";
 import { GUARANTEED_LIMITS } from "../limits.ts";
@@ -12,14 +12,14 @@ import type { Size } from "../size.ts";
 import { readTree } from "./verify_tree.ts";
 import { walkExpression, walkExpressions, walkStatements } from "./walk.ts";
 
-/** The most workgroups in one dimension that every WebGPU device allows. */
+/** Maximum number of workgroups in one dimension guaranteed by every WebGPU device. */
 export const GRID_LIMIT = GUARANTEED_LIMITS.maxComputeWorkgroupsPerDimension;
 
-/** Words of workgroup memory that every WebGPU device has. */
+/** Words of workgroup memory guaranteed by every WebGPU device. */
 export const SHARED_WORDS = GUARANTEED_LIMITS.maxComputeWorkgroupStorageSize /
   4;
 
-/** Workgroup counts as a launch step takes them. */
+/** Workgroup counts of a launch step. */
 export type Grid = readonly [Size, Size, Size];
 
 /** The binding through which kernels read dynamic lengths: the plan's counts buffer. */
@@ -29,25 +29,25 @@ export const LENGTHS: Binding = {
   access: "read",
 };
 
-/** The dynamic length in a slot of the counts buffer. Kernels that use it get the binding `lengths`. */
+/** The dynamic length at an index of the counts buffer. Kernels that use it get the binding `lengths`. */
 export function lengthAt(slot: number): Expr {
   return load(LENGTHS.name, u32(slot), "u32");
 }
 
-/** Fold a number of workgroups over two dimensions. */
+/** Splits a number of workgroups over two dimensions. */
 export function foldGrid(groups: Size): readonly [Size, Size] {
   return typeof groups === "number"
     ? [Math.min(groups, GRID_LIMIT), Math.ceil(groups / GRID_LIMIT)]
     : [{ min: [groups, GRID_LIMIT] }, { ceilDiv: [groups, GRID_LIMIT] }];
 }
 
-/** The workgroup's number where `foldGrid` is in x and y. */
+/** The workgroup's number if `foldGrid` is in x and y. */
 export const GROUP_XY = folded("group.x", "group.y");
 
-/** The workgroup's number where `foldGrid` is in x and z. */
+/** The workgroup's number if `foldGrid` is in x and z. */
 export const GROUP_XZ = folded("group.x", "group.z");
 
-/** The workgroup's number where `foldGrid` is in y and z. */
+/** The workgroup's number if `foldGrid` is in y and z. */
 export const GROUP_YZ = folded("group.y", "group.z");
 
 function folded(fast: IdName, slow: IdName): Expr {
@@ -77,7 +77,7 @@ function usesOf(body: readonly Stmt[]) {
   return { loads, stores };
 }
 
-/** Parts of a kernel; bindings may be more than it needs. */
+/** Parts of a kernel; may contain unused bindings. */
 export interface KernelParts {
   readonly name: string;
   readonly workgroupSize: number;
@@ -85,11 +85,11 @@ export interface KernelParts {
   readonly body: Statements;
 }
 
-/** Kernels that were made lately, by all that they are made from. */
+/** Cache of recent kernels, by their inputs. */
 const made = new Map<string, Kernel>();
 const MADE = 256;
 
-/** The kernel that was made from the same lately, or a new one: equal layers share one. `from` is compared as JSON. */
+/** The cached kernel of equal inputs, or a new one: equal layers share one. `from` is compared as JSON. */
 export function madeOnce(from: unknown, make: () => Kernel): Kernel {
   const key = exactJson(from);
   const known = made.get(key);
@@ -101,8 +101,8 @@ export function madeOnce(from: unknown, make: () => Kernel): Kernel {
 }
 
 /**
- * Put a kernel together; equal layers share one of text. Bindings that the body does not use are left out, `lengths` is
- * added where it is used, and what is written and read again is bound for both. Throws KernelTextError.
+ * Creates a kernel; equal texts share one. Unused bindings are removed, `lengths` is added if used, and written
+ * bindings that are also read are bound for both. Throws KernelTextError.
  */
 export function kernelOf(parts: KernelParts): Kernel {
   const { name, workgroupSize, bindings, body } = parts;
@@ -111,7 +111,7 @@ export function kernelOf(parts: KernelParts): Kernel {
   return madeOnce(from, () => makeKernel(parts));
 }
 
-/** As `kernelOf`, for who knows that the kernel is new. */
+/** `kernelOf` for a kernel known to be new. */
 export function makeKernel(parts: KernelParts): Kernel {
   const { name, workgroupSize } = parts;
   const all = parts.bindings.some((b) => b.name === LENGTHS.name)
@@ -142,22 +142,22 @@ export function makeKernel(parts: KernelParts): Kernel {
   return kernel;
 }
 
-/** A binding that is read. */
+/** A read binding. */
 export function reads(name: string, type: Binding["type"] = "f32"): Binding {
   return { name, type, access: "read" };
 }
 
-/** A binding that is written. */
+/** A written binding. */
 export function writes(name: string, type: Binding["type"] = "f32"): Binding {
   return { name, type, access: "write" };
 }
 
-/** Types of bindings by their names, with axes for who reads the kernel: `f32 [token, expert]`. */
+/** Types of bindings by name, with axes for documentation: `f32 [token, expert]`. */
 export interface BindingTypes {
   readonly [name: string]: Binding["type"] | `${Binding["type"]} [${string}]`;
 }
 
-/** Bindings that are read, then those that are written. */
+/** Read bindings, then written ones. */
 export function bindings(
   read: BindingTypes,
   written: BindingTypes = {},

@@ -1,4 +1,4 @@
-/** Several kernels in one: workgroups along y are those of the first, then those of the next. */
+/** Merges several kernels into one: workgroups along y are those of the first, then those of the next. */
 
 import { add, div, id, if_, load, lt, mul, sub, u32 } from "./build.ts";
 import { replaceIn } from "./replace.ts";
@@ -6,7 +6,7 @@ import type { Binding, Expr, Kernel, SharedArray, Stmt } from "./tree.ts";
 import { vectorWidths } from "./vectors.ts";
 import type { Size } from "../size.ts";
 
-/** A kernel as it is launched. */
+/** A kernel and its launch. */
 export interface Launched {
   readonly kernel: Kernel;
   /** Binding name -> buffer. */
@@ -14,29 +14,29 @@ export interface Launched {
   readonly workgroups: readonly [Size, Size, Size];
 }
 
-/** What several kernels are as one. */
+/** A merged launch. */
 export interface Merged extends Omit<Launched, "kernel"> {
   readonly kernel: Omit<Kernel, "body">;
-  /** Its statements: only made where they are needed, as another part may be added, and layers repeat. */
+  /** Its statements, created on demand, because another part may be added, and layers repeat. */
   body(): readonly Stmt[];
 }
 
-/** Where a kernel finds dynamic lengths. */
+/** Location of dynamic lengths for a kernel. */
 export interface LengthsPlace {
   readonly buffer: string;
-  /** The dynamic axes, in the buffer's order. */
+  /** The dynamic axes, in the order of the buffer. */
   readonly counts: readonly string[];
 }
 
-/** How a binding is used by all kernels that have its buffer. */
+/** Use of a binding by all kernels with its buffer. */
 interface Shared {
   readonly binding: Binding;
   readonly width: number | undefined;
 }
 
 /**
- * One kernel that does what several do that do not depend on each other, in its own workgroups for each; undefined where
- * their grids, workgroups or bindings do not go together.
+ * Merges independent kernels, each in its own workgroups. Undefined if their grids, workgroups or bindings are
+ * incompatible.
  */
 export function mergeKernels(
   parts: readonly Launched[],
@@ -104,8 +104,9 @@ export function mergeKernels(
 }
 
 /**
- * The parts of a merged kernel, each with the number along y at which its workgroups end; of any other kernel, one part
- * without an end. The printer of WebAssembly makes a function of each: compilers do worse with a large one.
+ * The parts of a merged kernel, each with the number along y at which its workgroups end; for any other kernel, one
+ * part without an end. The WebAssembly printer emits one function per part, because compilers optimize large functions
+ * less.
  */
 export function mergedParts(
   kernel: Kernel,
@@ -126,7 +127,10 @@ export function mergedParts(
   ];
 }
 
-/** Add the bindings of a part. Returns its names in the merged kernel; undefined where two see a buffer differently. */
+/**
+ * Adds the bindings of a part. Returns their names in the merged kernel. Undefined if two parts use a buffer with
+ * different types.
+ */
 function addBindings(
   all: Map<string, Shared>,
   { kernel, bindings }: Launched,
@@ -150,7 +154,7 @@ function addBindings(
   return names;
 }
 
-/** A workgroup has one part only, so that parts share memory: arrays of one type, as long as the longest. */
+/** A workgroup executes only one part, so parts share memory: arrays of one type, as long as the longest. */
 function addShared(
   all: Map<string, SharedArray>,
   { shared }: Kernel,
@@ -181,7 +185,7 @@ function lengthsIn(
   return name;
 }
 
-/** A size as a kernel computes it; undefined where only the host knows it. */
+/** A size as a kernel computes it. Undefined if only the host knows it. */
 function inKernel(
   size: Size,
   { counts }: Pick<LengthsPlace, "counts">,
@@ -210,7 +214,7 @@ function sameSize(a: Size, b: Size): boolean {
   return JSON.stringify(a) === JSON.stringify(b);
 }
 
-/** The larger of two sizes, where that is so for all lengths of axes. */
+/** The larger of two sizes, if it is larger for all lengths of axes. */
 function largerOf(
   a: Size | undefined,
   b: Size | undefined,
@@ -232,7 +236,7 @@ function isQuotient(
   return typeof size !== "number" && "ceilDiv" in size;
 }
 
-/** What of a product is known only in a run, and what it is multiplied by. */
+/** The dynamic factors of a product, and the constant one. */
 function factored(size: Size): [rest: Size, times: number] {
   if (typeof size === "number") return [{ mul: [] }, size];
   if (!("mul" in size)) return [{ mul: [size] }, 1];

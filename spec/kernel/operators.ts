@@ -1,8 +1,8 @@
-/** WGSL's operators: how tightly they bind, and which may stand beside each other without parentheses. */
+/** WGSL's operators: precedence, and combinations that are allowed without parentheses. */
 
 import type { BinaryOp } from "./tree.ts";
 
-/** A binary operator. A higher level binds more tightly. */
+/** A binary operator. Higher levels bind more tightly. */
 export interface Operator {
   readonly fn: BinaryOp;
   readonly text: string;
@@ -34,13 +34,13 @@ export const OPERATORS: ReadonlyMap<string, Operator> = new Map(
   ),
 );
 
-/** How operators are written, in WGSL as in C. */
+/** Operators as text, in WGSL and in C. */
 export const OPERATOR_TEXTS: { readonly [fn: string]: string } = Object
   .fromEntries(
     Array.from(OPERATORS.values(), ({ fn, text }) => [fn, text]),
   );
 
-/** Kinds of operators that an operand of each kind may have outside of parentheses. */
+/** Kinds of operators that an operand may have without parentheses. */
 const OPERANDS: { readonly [K in Operator["kind"]]: readonly string[] } = {
   logic: ["compare"],
   bits: [],
@@ -49,7 +49,9 @@ const OPERANDS: { readonly [K in Operator["kind"]]: readonly string[] } = {
   arithmetic: ["arithmetic"],
 };
 
-/** Whether an operand whose outermost operator is `inner` needs parentheses; WGSL does not rank those. */
+/**
+ * Whether an operand whose outermost operator is `inner` needs parentheses. WGSL does not define precedence for these.
+ */
 export function needsParentheses(outer: Operator, inner: Operator): boolean {
   const chained = outer.fn === inner.fn &&
     (outer.kind === "logic" || outer.kind === "bits");

@@ -1,4 +1,4 @@
-/** Reads statements of kernel text into their syntax. */
+/** Parses statements of kernel text. */
 
 import { expression, indicesOf, unary } from "./parse_expression.ts";
 import { expected, OUTSIDE, Scanner } from "./scanner.ts";
@@ -15,22 +15,22 @@ import {
   type Token,
 } from "./text.ts";
 
-/** Statements of a text. Throws KernelTextError where it is not as the subset wants it; so do the others. */
+/** Statements of a text. Like the others, it throws KernelTextError for text outside the subset. */
 export const statementsOf: (text: KernelText) => readonly StmtSyntax[] = onceOf(
   statements,
 );
 
-/** The expression that a text is. */
+/** Parses a text as an expression. */
 export const expressionOf: (text: KernelText) => ExprSyntax = onceOf(
   expression,
 );
 
-/** The ranges of `@unroll` that a text is. */
+/** Parses a text as the ranges of `@unroll`. */
 export const rangesOf: (text: KernelText) => readonly RangeSyntax[] = onceOf(
   ranges,
 );
 
-/** Reads a text from its first token to its last, once for each template. */
+/** Parses a text from its first token to its last, once per template. */
 function onceOf<T>(read: (s: Scanner) => T): (text: KernelText) => T {
   const known = new WeakMap<Template, T>();
   return (text) => {
@@ -45,7 +45,7 @@ function onceOf<T>(read: (s: Scanner) => T): (text: KernelText) => T {
   };
 }
 
-/** Statements up to a closing brace or the end of the text. */
+/** Parses statements up to a closing brace or the end of the text. */
 function statements(s: Scanner): StmtSyntax[] {
   const all: StmtSyntax[] = [];
   while (s.peek().kind !== "end" && !s.is("}")) all.push(statement(s));
@@ -89,7 +89,7 @@ function statement(s: Scanner): StmtSyntax {
   }
 }
 
-/** Whether a hole is what is assigned to, by what stands behind it. */
+/** Whether a hole is the target of an assignment, by the following token. */
 function isTarget(behind: Token): boolean {
   if (behind.kind !== "operator") return false;
   const { text } = behind;
@@ -117,7 +117,7 @@ function array(s: Scanner): StmtSyntax {
   s.skip(":", "array", "<");
   const type = s.name("a type");
   s.skip(",");
-  // One value, as a `>` stands behind it.
+  // One value, because `>` follows.
   const length = unary(s);
   s.skip(">", ";");
   return { kind: "array", name, type, length };

@@ -1,17 +1,17 @@
-/** Reads expressions of kernel text into their syntax. */
+/** Parses expressions of kernel text. */
 
 import { needsParentheses, type Operator, OPERATORS } from "./operators.ts";
 import type { Scanner } from "./scanner.ts";
 import type { ExprSyntax } from "./syntax.ts";
 import { KernelTextError } from "./text.ts";
 
-/** What was read, and its outermost operator outside of parentheses. */
+/** A parsed operand, and its outermost operator outside of parentheses. */
 interface Operand {
   readonly syntax: ExprSyntax;
   readonly outer?: Operator;
 }
 
-/** Read an expression. */
+/** Parses an expression. */
 export function expression(s: Scanner): ExprSyntax {
   return operand(s, 1).syntax;
 }
@@ -61,7 +61,7 @@ function prefixed(s: Scanner): Operand {
   return { syntax };
 }
 
-/** One value, without operators between values. */
+/** One value, without binary operators. */
 export function unary(s: Scanner): ExprSyntax {
   const at = s.peek();
   if (s.take("-")) {
@@ -102,10 +102,10 @@ function primary(s: Scanner): ExprSyntax {
     : { kind: "word", ...place };
 }
 
-/** Functions that give vectors, of which a part is named. */
+/** Functions that return vectors, of which one component is selected. */
 const PARTS = { unpack2x16float: "xy", unpack4xI8: "xyzw" } as const;
 
-/** `.x` or another part. */
+/** `.x` or another component. */
 function partOf(s: Scanner, parts: string) {
   s.skip(".");
   if (![...parts].some((part) => s.is(part))) {

@@ -1,16 +1,16 @@
-/** An element of a list of constants, chosen by an index that is known at run time. */
+/** Selection of an element from a list of constants by a dynamic index. */
 
 import { add, lt, mul, select, sub, u32 } from "./build.ts";
 import type { Expr } from "./tree.ts";
 
-/** Neighbours in a list that are equally far apart: from index `start` on, the first is `value`. */
+/** Consecutive entries of a list with equal differences: from index `start` on, the first is `value`. */
 interface Line {
   readonly start: number;
   readonly value: number;
   readonly step: number;
 }
 
-/** The constants as lines, each as long as it gets. */
+/** The constants as lines of maximum length. */
 function linesOf(values: readonly number[]): readonly Line[] {
   const lines: Line[] = [];
   for (let start = 0; start < values.length;) {
@@ -30,7 +30,9 @@ function valueAt({ start, value, step }: Line, at: Expr): Expr {
   return first < 0 ? sub(product, u32(-first)) : add(u32(first), product);
 }
 
-/** values[at], of at least one: a multiple of `at` where they are equally far apart, else a search of logarithmic depth. */
+/**
+ * values[at], for at least one value: a multiple of `at` if differences are equal, else a search of logarithmic depth.
+ */
 export function pick(values: readonly number[], at: Expr): Expr {
   const lines = linesOf(values);
   const choose = (from: number, to: number): Expr => {

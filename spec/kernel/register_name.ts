@@ -1,4 +1,4 @@
-/** What registers are called in kernel trees, which have no arrays of variables. */
+/** Names of registers in kernel trees, which have no arrays of variables. */
 
 /** The name of a register in the tree: `sum1_2`. */
 export function registerName(base: string, indices: readonly number[]): string {

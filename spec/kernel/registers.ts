@@ -1,16 +1,16 @@
-/** Registers, variables that kernel text calls by a name and indices, where statements of many are built and not read. */
+/** Construction of statements over many registers (variables with a name and indices), instead of parsing them. */
 
 import { f32, let_, load, loads, local, set, var_ } from "./build.ts";
 import { registerName } from "./register_name.ts";
 import type { Binding, Expr, ScalarType, Stmt } from "./tree.ts";
 
-/** What kernel text calls `base[r][c]`; without indices, a variable. An index that is a name is one of a loop around it. */
+/** `base[r][c]` in kernel text; without indices, a variable. A named index is the variable of an enclosing loop. */
 export interface Register {
   readonly base: string;
   readonly indices: readonly (number | string)[];
 }
 
-/** All indices below `ends`, the last one fastest. */
+/** All indices below `ends`, the last varying fastest. */
 export function indicesBelow(
   ...ends: readonly number[]
 ): readonly (readonly number[])[] {
@@ -23,7 +23,7 @@ export function indicesBelow(
   );
 }
 
-/** The registers of a name that have indices below `ends`. */
+/** The registers of a name with indices below `ends`. */
 export function registers(
   base: string,
   ...ends: readonly number[]
@@ -57,7 +57,7 @@ export function letRegister(
   return let_(nameOf(base, indices), value);
 }
 
-/** Loads words that are side by side into registers of a name: one, or two or four at once. The index counts so many. */
+/** Loads adjacent words into registers of a name: one, or two or four at once. The index counts loads. */
 export function loadRegisters(
   base: string,
   columns: readonly number[],
@@ -83,7 +83,7 @@ export function declareEach(
   );
 }
 
-/** `sum_suffix[r][c] = value;` for each `sum[r][c]`. `of` has the values of such registers with suffixes. */
+/** `sum_suffix[r][c] = value;` for each `sum[r][c]`. `of` returns the values of registers with suffixes. */
 export function setEach(
   all: readonly Register[],
   suffix: string,

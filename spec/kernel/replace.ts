@@ -1,24 +1,24 @@
-/** The same tree with other names and values in it. */
+/** Renames and substitutes in a tree. */
 
 import { binary } from "./build.ts";
 import type { Expr, Stmt } from "./tree.ts";
 import { mapOperands, mapStatement } from "./walk.ts";
 
-/** What stands for what. What nothing is said of stays. */
+/** Replacements. Names without a replacement are unchanged. */
 export interface Replacements {
-  /** Of a binding. */
+  /** Name of a binding. */
   binding?(name: string): string;
-  /** Of an array of workgroup memory. */
+  /** Name of an array of workgroup memory. */
   shared?(name: string): string;
-  /** Of a variable, where it is declared and where it is used. */
+  /** Name of a variable, at its declaration and its uses. */
   variable?(name: string): string;
-  /** Of an element of a binding; undefined: itself. */
+  /** Value of an element of a binding. Undefined: unchanged. */
   load?(load: Extract<Expr, { readonly op: "load" }>): Expr | undefined;
-  /** Of the number of a workgroup or an invocation; undefined: itself. */
+  /** Value of the number of a workgroup or an invocation. Undefined: unchanged. */
   id?(name: string): Expr | undefined;
 }
 
-/** Statements with replacements in them. */
+/** Statements after replacement. */
 export function replaceIn(body: readonly Stmt[], by: Replacements): Stmt[] {
   const value = replaceWith(by);
   const list = (body: readonly Stmt[]): Stmt[] =>
@@ -26,18 +26,18 @@ export function replaceIn(body: readonly Stmt[], by: Replacements): Stmt[] {
   return list(body);
 }
 
-/** An expression with replacements in it. */
+/** An expression after replacement. */
 export function replaceInValue(e: Expr, by: Replacements): Expr {
   return replaceWith(by)(e);
 }
 
-/** A statement with replacements in it. */
+/** A statement after replacement. */
 export function replaceInStatement(s: Stmt, by: Replacements): Stmt {
   return replaceIn([s], by)[0]!;
 }
 
 function replaceWith(by: Replacements): (e: Expr) => Expr {
-  // Expressions are shared, so that a tree may stand for many more.
+  // Expressions are shared, so a tree may be much larger when expanded.
   const known = new Map<Expr, Expr>();
   const value = (e: Expr): Expr => {
     const replaced = known.get(e) ?? valueOf(e, by, value);
@@ -78,7 +78,7 @@ function valueOf(
   }
 }
 
-/** A statement with other names of what it declares, sets and accesses. */
+/** A statement with renamed declarations, assignments and accesses. */
 function renamed(s: Stmt, by: Replacements): Stmt {
   const variable = (name: string) => by.variable?.(name) ?? name;
   const binding = (name: string) => by.binding?.(name) ?? name;

@@ -1,4 +1,4 @@
-/** Resolves kernel text to the kernel tree: its names, their types, and unrolled loops. */
+/** Resolves kernel text to the kernel tree: names, types, and unrolled loops. */
 
 import {
   barrier,
@@ -48,15 +48,15 @@ import type {
 import { binaryType } from "./semantics.ts";
 import { loopFaults } from "./verify_loops.ts";
 
-/** What kernel text says. */
+/** Resolved kernel text. */
 export interface ResolvedText {
   readonly body: readonly Stmt[];
   readonly shared: readonly SharedArray[];
-  /** Barriers inside of loops and conditions, and what to throw where not every invocation arrives at one. */
+  /** Barriers in loops and conditions, and the error to throw if not every invocation reaches one. */
   readonly nestedBarriers: ReadonlyMap<Stmt, () => KernelTextError>;
 }
 
-/** Operators of assignments that compute: `+=`, `++` and the like. */
+/** Operators of compound assignments: `+=`, `++` and so on. */
 const ASSIGNMENTS: ReadonlyMap<string, BinaryOp> = new Map([
   ["++", "add"],
   ...[...OPERATORS.values()]
@@ -68,10 +68,10 @@ interface Resolver extends Declaring {
   readonly barriers: Map<Stmt, () => KernelTextError>;
 }
 
-/** A statement's syntax of a kind. */
+/** A statement of a kind in the syntax tree. */
 type Of<K> = Extract<StmtSyntax, { readonly kind: K }>;
 
-/** Resolve statements that see some bindings. Throws KernelTextError where they are not as the subset wants them. */
+/** Resolves statements with visible bindings. Throws KernelTextError for text outside the subset. */
 export function resolveStatements(
   text: Statements,
   bindings: readonly Binding[],
@@ -88,7 +88,7 @@ export function resolveStatements(
   return { body, shared: p.scope.shared, nestedBarriers: barriers };
 }
 
-/** What resolves text without names of its own. */
+/** Resolves text without visible names. */
 const HOLES = resolving([]);
 
 /** An expression of the kernel tree, written as kernel text whose names are all in holes. */
@@ -100,7 +100,7 @@ export function expr(
   return inside(HOLES, text, () => expression(HOLES, syntaxOf(text)));
 }
 
-/** Statements of a hole, as if they stood there. */
+/** Inserts the statements of a hole. */
 function include(
   p: Resolver,
   from: Statements,
@@ -258,7 +258,7 @@ function declareArray(p: Resolver, s: Of<"array">): void {
   p.scope.declareArray({ name, type, length });
 }
 
-/** The value of a u32 constant that is not 0. */
+/** The value of a u32 constant other than 0. */
 function positive(p: Resolver, s: ExprSyntax): number | undefined {
   const value = expression(p, s, "u32");
   return value.op === "const" && value.type === "u32" && value.value !== 0
@@ -342,7 +342,10 @@ interface Range {
   readonly step: number;
 }
 
-/** `@unroll (r < 4, c < 8 by 2) { … }`: the statements of all iterations, one after another; the last variable is the fastest. */
+/**
+ * `@unroll (r < 4, c < 8 by 2) { … }`: the statements of all iterations, one after another; the last variable varies
+ * fastest.
+ */
 function unroll(p: Resolver, s: Of<"unroll">, to: Stmt[]): void {
   const { given } = s;
   if (!given) {
@@ -360,7 +363,7 @@ function iterations(
   { ranges, to, at = 0 }: {
     readonly ranges: readonly Range[];
     readonly to: Stmt[];
-    /** The range that is counted next. */
+    /** The index of the next range. */
     readonly at?: number;
   },
 ): void {
@@ -435,7 +438,7 @@ function assignment(p: Resolver, s: Of<"assign">): Stmt {
     : store(name, index, value);
 }
 
-/** The value that an assignment gives to what is assigned to. */
+/** The value of an assignment. */
 function assigned(
   p: Resolver,
   { operator, value: syntax }: Of<"assign">,

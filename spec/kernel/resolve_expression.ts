@@ -1,4 +1,4 @@
-/** Resolves expressions of kernel text to the kernel tree. Types are checked on the way. */
+/** Resolves and type-checks expressions of kernel text. */
 
 import {
   binary,
@@ -39,13 +39,13 @@ import { binaryType, FUNCTIONS } from "./semantics.ts";
 type Call = Extract<ExprSyntax, { readonly kind: "call" }>;
 
 const SCALARS: ReadonlySet<string> = new Set(["f32", "i32", "u32", "bool"]);
-/** Functions whose WGSL name differs from the tree's. */
+/** Functions whose WGSL name differs from that in the tree. */
 const NAMED: { readonly [wgsl: string]: CallName } = {
   inverseSqrt: "rsqrt",
   dot4I8Packed: "dot4I8",
 };
 
-/** An expression; an integer without a suffix becomes one of type `wanted`. Throws KernelTextError, as the others do. */
+/** An expression; an integer without a suffix gets type `wanted`. Like the others, it throws KernelTextError. */
 export function expression(
   p: Resolving,
   s: ExprSyntax,
@@ -54,7 +54,7 @@ export function expression(
   return typed(operand(p, s), wanted);
 }
 
-/** An expression that must be of a type; `what` is how the message names it. */
+/** An expression of a required type. `what`: its name in messages. */
 export function expressionOf(
   p: Resolving,
   s: ExprSyntax,
@@ -99,7 +99,7 @@ function operand(p: Resolving, s: ExprSyntax): Expr | Literal {
   }
 }
 
-/** A binary operation whose operands fit. */
+/** A binary operation with compatible operands. */
 function checked(
   p: Resolving,
   fn: BinaryOp,
@@ -163,7 +163,7 @@ function numeric(
     : constant(literal, "f32");
 }
 
-/** A name; or what a hole has. */
+/** A name, or the contents of a hole. */
 function word(p: Resolving, at: Token): Expr | Literal {
   if (at.kind === "name") return named(p, at.text, at);
   if (at.kind === "hole") {
@@ -186,12 +186,12 @@ function word(p: Resolving, at: Token): Expr | Literal {
   return register ? valueOf(register, name) : named(p, name, at);
 }
 
-/** The value of a variable; that of an iteration is known. */
+/** The value of a variable; that of an unrolled loop is a constant. */
 function valueOf({ as, type, value }: Variable, name: string): Expr {
   return value === undefined ? local(as ?? name, type) : u32(value);
 }
 
-/** What a name alone stands for. */
+/** The meaning of a name without indices. */
 function named(p: Resolving, name: string, at: Token): Expr {
   const variable = p.scope.variable(name);
   if (variable) return valueOf(variable, name);
@@ -216,7 +216,7 @@ function group(p: Resolving, axis: Token): Expr {
   );
 }
 
-/** A register; or an element of a binding or of workgroup memory. */
+/** A register, or an element of a binding or of workgroup memory. */
 function element(
   p: Resolving,
   { at, indices }: Extract<ExprSyntax, { readonly kind: "element" }>,
@@ -275,7 +275,7 @@ export function indexOf(
   return index;
 }
 
-/** A name with its indices, if it has any: then it is a register's. */
+/** A register, if a name has indices. */
 export function registerAt(
   p: Resolving,
   { name, at, indices }: Indexed,
@@ -315,7 +315,7 @@ export function registerAt(
   return { base, as: registerName(base, numbers), register: true };
 }
 
-/** The register that a name with indices stands for; undefined: it has none. */
+/** The register of a name with indices. Undefined: none. */
 export function registerOf(p: Resolving, from: Indexed): Variable | undefined {
   const { name, at, indices } = from;
   const named = name.endsWith("]") || p.scope.registers(name) !== undefined;
@@ -334,7 +334,7 @@ export function registerOf(p: Resolving, from: Indexed): Variable | undefined {
   );
 }
 
-/** The tree in a hole, with the registers of the iteration that is resolved: it has them as locals such as `sum[r]`. */
+/** The tree in a hole, with the registers of the current iteration; the tree has them as locals such as `sum[r]`. */
 export function withRegisters<T extends Expr | Stmt>(
   p: Resolving,
   tree: T,
@@ -356,13 +356,13 @@ export function withRegisters<T extends Expr | Stmt>(
   return tree;
 }
 
-/** The halves of a word that is two floats of 16 bits. */
+/** Functions for the halves of a word of two 16-bit floats. */
 const HALVES: { readonly [part: string]: CallName } = {
   x: "unpackF16Lo",
   y: "unpackF16Hi",
 };
 
-/** A conversion or a function's value. */
+/** A conversion or a function call. */
 function called(p: Resolving, s: Call): Expr {
   const { at } = s;
   const name = nameAt(p, at, "an expression");
@@ -465,7 +465,7 @@ function cast(p: Resolving, s: Call, to: Token): Expr {
   );
 }
 
-/** So many arguments. */
+/** Resolves a fixed number of arguments. */
 function operands(
   p: Resolving,
   { args, at }: Call,

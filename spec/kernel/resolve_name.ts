@@ -1,4 +1,4 @@
-/** Names of kernel text with their holes filled, and what is said where they are wrong. */
+/** Names of kernel text with their holes filled, and errors about them. */
 
 import { expected } from "./scanner.ts";
 import { type KernelText, KernelTextError, type Token, wgsl } from "./text.ts";
@@ -11,31 +11,31 @@ const NAME = /^[A-Za-z_]\w*(\[\w+\])*$/;
 
 const INDEX = /\[\w+\]/g;
 
-/** A name, and the indices in it: `sum[r][2]`. */
+/** A name and its indices: `sum[r][2]`. */
 export interface NameParts {
   readonly name: string;
   readonly base: string;
   readonly indices: readonly string[];
 }
 
-/** Text that is being resolved, and the names that it sees. */
+/** Text being resolved, and its visible names. */
 export interface Resolving {
-  /** The text at hand: another one while that in a hole is resolved. */
+  /** The current text, which changes while the text in a hole is resolved. */
   text: KernelText;
   readonly scope: TextScope;
-  /** Names that were checked, and their parts. */
+  /** Checked names and their parts. */
   readonly names: Map<string, NameParts>;
   /** Trees without registers. */
   readonly plain: WeakSet<object>;
 }
 
-/** What resolves text that sees some bindings. */
+/** A resolver of text with visible bindings. */
 export function resolving(bindings: readonly Binding[]): Resolving {
   const scope = new TextScope(bindings);
   return { text: wgsl``, scope, names: new Map(), plain: new WeakSet() };
 }
 
-/** Resolve the text in a hole. */
+/** Resolves the text in a hole. */
 export function inside<T>(p: Resolving, text: KernelText, read: () => T): T {
   const outer = p.text;
   p.text = text;
@@ -44,7 +44,7 @@ export function inside<T>(p: Resolving, text: KernelText, read: () => T): T {
   return result;
 }
 
-/** A mistake at a token of the text at hand. */
+/** An error at a token of the current text. */
 export function mistake(
   { text }: Resolving,
   token: Token,
@@ -53,7 +53,7 @@ export function mistake(
   return new KernelTextError(sentence, text.template, token);
 }
 
-/** The name that a token is, with its holes filled; undefined: it is none. */
+/** The name of a token with its holes filled. Undefined: not a name. */
 export function nameOf(p: Resolving, token: Token): string | undefined {
   if (token.kind === "name") return token.text;
   if (token.kind === "hole") {
@@ -86,14 +86,14 @@ function checked(p: Resolving, text: string, token: Token): string {
   );
 }
 
-/** The parts of a name; undefined: it is none. */
+/** The parts of a name. Undefined: not a name. */
 export function partsOf(
   { names }: Resolving,
   text: string,
 ): NameParts | undefined {
   let parts = names.get(text);
   if (!parts) {
-    // What stands behind the name of a register is part of it: `sum[r]` and `_block` are `sum_block[r]`.
+    // Text after the name of a register belongs to it: `sum[r]` and `_block` are `sum_block[r]`.
     const indices = text.includes("[") ? text.match(INDEX) ?? [] : [];
     const base = indices.length > 0 ? text.replace(INDEX, "") : text;
     const name = base + indices.join("");
@@ -104,7 +104,7 @@ export function partsOf(
   return parts;
 }
 
-/** A number in a hole with the suffix behind it. */
+/** A number in a hole with the suffix after it. */
 export function suffixed(
   { text }: Resolving,
   token: Token,
@@ -118,28 +118,28 @@ export function suffixed(
     : undefined;
 }
 
-/** The name that a token must be. */
+/** The name at a token. Throws if there is none. */
 export function nameAt(p: Resolving, at: Token, what = "a name"): string {
   const name = nameOf(p, at);
   if (name === undefined) throw expected(p.text, what, at);
   return name;
 }
 
-/** A name with the indices that stand behind it. */
+/** A name with the indices after it. */
 export interface Indexed {
   readonly name: string;
   readonly at: Token;
   readonly indices: readonly ExprSyntax[];
 }
 
-/** A name in the text, and in the tree: they differ in registers, and in iterations of unrolled loops. */
+/** A name in the text, and in the tree: they differ for registers, and in iterations of unrolled loops. */
 export interface Name {
   readonly base: string;
   readonly as: string;
   readonly register: boolean;
 }
 
-/** The value of an index that is only the variable of an unrolled loop. */
+/** The value of an index that is the variable of an unrolled loop. */
 export function iterationOf(
   p: Resolving,
   { kind, at }: ExprSyntax,

@@ -1,4 +1,4 @@
-/** What kernel text declares: variables and registers. */
+/** Declarations of kernel text: variables and registers. */
 
 import { registerName } from "./register_name.ts";
 import { registerAt } from "./resolve_expression.ts";
@@ -7,21 +7,21 @@ import type { TargetSyntax } from "./syntax.ts";
 import type { Token } from "./text.ts";
 import type { Variable } from "./text_scope.ts";
 
-/** Statements that are being resolved, and the blocks around them. */
+/** Statements being resolved, and the enclosing blocks. */
 export interface Declaring extends Resolving {
-  /** Loops and conditions around what is resolved. */
+  /** Number of enclosing loops and conditions. */
   depth: number;
-  /** Unrolled loops around it: at which depth they stand, and the value of the iteration. */
+  /** Enclosing unrolled loops: their depth, and the value of the iteration. */
   readonly iterations: { readonly depth: number; value: number }[];
 }
 
-/** Words that no variable may be called: they mean something else, or other syntax begins with them. */
+/** Words that cannot name variables, because they have another meaning or start other syntax. */
 const RESERVED: ReadonlySet<string> = new Set(
   "bitcast bool else f32 false for group i32 if lane let true u32 var vec2 vec4"
     .split(" "),
 );
 
-/** A name that is free for a variable. */
+/** Checks that a name is free for a variable. */
 export function freshName(p: Declaring, { at, indices }: TargetSyntax): Name {
   const { scope, iterations, depth } = p;
   const name = nameAt(p, at);
@@ -34,7 +34,7 @@ export function freshName(p: Declaring, { at, indices }: TargetSyntax): Name {
       `Cannot declare '${base}': the word has a meaning of its own. Rename it`,
     );
   }
-  // Each iteration of an unrolled loop has one of its own.
+  // Each iteration of an unrolled loop has its own.
   const perIteration = !register && iterations.at(-1)?.depth === depth;
   const as = perIteration
     ? registerName(base, iterations.map((t) => t.value))
@@ -49,7 +49,7 @@ export function freshName(p: Declaring, { at, indices }: TargetSyntax): Name {
   );
 }
 
-/** Declare a variable, or a register. */
+/** Declares a variable or a register. */
 export function declare(
   p: Declaring,
   { base, as, register }: Name,

@@ -1,4 +1,4 @@
-/** Walks over the tokens of kernel text: what stands next, and what was expected instead. */
+/** Token stream of kernel text with expectations. */
 
 import {
   type Hole,
@@ -8,13 +8,13 @@ import {
   tokensOf,
 } from "./text.ts";
 
-/** Words of WGSL that begin what the subset does not have. */
+/** Words of WGSL that start syntax outside the subset. */
 export const OUTSIDE: ReadonlySet<string> = new Set(
   "alias break const const_assert continue fn loop override return struct switch while"
     .split(" "),
 );
 
-/** The tokens of one text. What its holes have is only looked at to say what is wrong. */
+/** The tokens of one text. The contents of holes are used only for error messages. */
 export class Scanner {
   readonly #tokens: readonly Token[];
   #at = 0;
@@ -23,37 +23,37 @@ export class Scanner {
     this.#tokens = tokensOf(text.template);
   }
 
-  /** The next token, or one after it. */
+  /** The next token, or a later one. */
   peek(ahead = 0): Token {
     return this.#tokens[this.#at + ahead] ?? this.#tokens.at(-1)!;
   }
 
-  /** The next token, which is then behind. */
+  /** Consumes the next token. */
   next(): Token {
     const token = this.peek();
     if (token.kind !== "end") this.#at++;
     return token;
   }
 
-  /** Whether an operator or a word stands next. */
+  /** Whether the next token is an operator or a word. */
   is(text: string): boolean {
     return textOf(this.peek()) === text;
   }
 
-  /** Read an operator or a word if it stands next. */
+  /** Consumes an operator or a word if it is next. */
   take(text: string): boolean {
     if (!this.is(text)) return false;
     this.#at++;
     return true;
   }
 
-  /** Read operators and words that must stand next. */
+  /** Consumes required operators and words. */
   skip(text: string, ...more: readonly string[]): void {
     if (!this.take(text)) throw this.expected(`'${text}'`);
     if (more.length > 0) more.forEach((text) => this.skip(text));
   }
 
-  /** A name that must stand next, or a hole with one. */
+  /** Consumes a required name, or a hole with one. */
   name(what: string): Token {
     const { kind } = this.peek();
     if (kind === "name" || kind === "parts" || kind === "hole") {
@@ -62,20 +62,20 @@ export class Scanner {
     throw this.expected(what);
   }
 
-  /** Something else stands next where `what` should. */
+  /** The error for another token than `what`. */
   expected(what: string): KernelTextError {
     return expected(this.text, what, this.peek());
   }
 }
 
-/** What a token says, without holes. */
+/** The text of a token, without holes. */
 function textOf(token: Token): string | undefined {
   return token.kind === "operator" || token.kind === "name"
     ? token.text
     : undefined;
 }
 
-/** Something else stands where `what` should. */
+/** The error for another token than `what`. */
 export function expected(
   text: KernelText,
   what: string,

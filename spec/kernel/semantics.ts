@@ -1,6 +1,6 @@
 /**
- * Operators and functions of kernels: operand types and results, exact to the bit. Values are numbers; a bool is 0 or 1.
- * Verifier, parser, constant folding, cost model and evaluators read these tables.
+ * Operators and functions of kernels: operand types and exact results. Values are numbers; a bool is 0 or 1. Verifier,
+ * parser, constant folding, cost model and evaluators use these tables.
  */
 
 import { roundEven, roundF16, widenF16 } from "../half.ts";
@@ -9,7 +9,7 @@ import type { BinaryOp, CallName, ScalarType, UnaryOp } from "./tree.ts";
 type Binary = (a: number, b: number) => number;
 type Unary = (a: number) => number;
 
-/** Rounds floating-point results: `Math.fround`, or the identity for double precision. */
+/** Rounding of floating-point results: `Math.fround`, or the identity for double precision. */
 export type Round = (x: number) => number;
 
 type Compare = "eq" | "ne" | "lt" | "le" | "gt" | "ge";
@@ -25,7 +25,7 @@ const COMPARE: { readonly [F in Compare]: Binary } = {
   ge: (a, b) => Number(a >= b),
 };
 
-/** As WGSL: if an operand is NaN, the first one. */
+/** As in WGSL: if an operand is NaN, the first one. */
 const EXTREMES: { readonly [F in "min" | "max"]: Binary } = {
   min: (a, b) => b < a ? b : a,
   max: (a, b) => a < b ? b : a,
@@ -47,7 +47,7 @@ function integers(
     or: (a, b) => wrap(a | b),
     xor: (a, b) => wrap(a ^ b),
     shl: (a, b) => wrap(a << b),
-    // The sign of a wrapped value decides which bits are shifted in.
+    // The sign of a wrapped value determines which bits are shifted in.
     shr: (a, b) => a < 0 ? a >> b : a >>> b,
   };
 }
@@ -98,9 +98,9 @@ export const UNARY: {
 export interface FunctionRow {
   readonly args: readonly ScalarType[];
   readonly type: ScalarType;
-  /** The arguments from this one on are constants. Default: none. */
+  /** Index of the first argument that must be constant. Default: none. */
   readonly constantFrom?: number;
-  /** Operations that the cost model counts. */
+  /** Operations counted by the cost model. */
   readonly operations: number;
   /** The result before its last rounding. */
   readonly of: (round: Round, ...args: number[]) => number;
@@ -123,7 +123,7 @@ function ofWord(of: (word: number) => number): FunctionRow {
   return { args, type: "f32", operations: 1, of: (_, word) => of(word!) };
 }
 
-/** The four bytes of a word, the lowest first. */
+/** The four bytes of a word, lowest first. */
 function bytesOf(word: number): number[] {
   return [0, 8, 16, 24].map((shift) => word >>> shift & 255);
 }
@@ -185,7 +185,7 @@ export const FUNCTIONS: { readonly [F in CallName]: FunctionRow } = {
   },
 };
 
-/** The type of a binary operation; undefined if the operands do not fit. */
+/** The type of a binary operation. Undefined if the operands are incompatible. */
 export function binaryType(
   fn: BinaryOp,
   a: ScalarType,
@@ -196,12 +196,15 @@ export function binaryType(
   return isPredicate(fn) ? "bool" : a;
 }
 
-/** Whether an operator gives a bool. */
+/** Whether an operator returns a bool. */
 export function isPredicate(fn: BinaryOp): boolean {
   return Object.hasOwn(COMPARE, fn) || fn === "land" || fn === "lor";
 }
 
-/** A value wrapped or rounded to a type; of a float as an integer, the nearest in range towards zero, and 0 of NaN. */
+/**
+ * A value wrapped or rounded to a type. Conversions of floats to integers round towards zero and saturate; NaN becomes
+ * 0.
+ */
 export function converted(
   x: number,
   from: ScalarType,
@@ -239,7 +242,7 @@ export function ofBits(type: ScalarType, bits: number): number {
   return WORD.getFloat32(0);
 }
 
-/** Whether a constant has a value of its type. */
+/** Whether a constant is a value of its type. */
 export function fitsType(type: ScalarType, value: number | boolean): boolean {
   if (type === "bool") return typeof value === "boolean";
   if (typeof value !== "number" || Number.isNaN(value)) return false;

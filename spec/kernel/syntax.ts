@@ -1,12 +1,12 @@
 /**
- * The syntax of kernel text: what a template says before its holes are filled and its names have types. There is one for
- * each place in the source, however often the text there is used.
+ * The syntax tree of kernel text, before holes are filled and names have types. There is one per source position,
+ * however often the text is used.
  */
 
 import type { Operator } from "./operators.ts";
 import type { Token } from "./text.ts";
 
-/** An expression. `start` is its first token, `at` the one that a mistake in it is reported at. */
+/** An expression. `start`: its first token; `at`: the token for error positions. */
 export type ExprSyntax =
   & { readonly start: Token; readonly at: Token }
   & (
@@ -37,7 +37,7 @@ export type ExprSyntax =
     }
   );
 
-/** What is declared or assigned to: a name, and the indices behind it. */
+/** The target of a declaration or an assignment: a name and its indices. */
 export interface TargetSyntax {
   readonly at: Token;
   readonly indices: readonly ExprSyntax[];
@@ -73,7 +73,7 @@ export type StmtSyntax =
   | {
     readonly kind: "for";
     readonly name: TargetSyntax;
-    /** The name where it is compared, and where it is counted. */
+    /** The name in the comparison and in the increment. */
     readonly again: readonly Token[];
     readonly from: ExprSyntax;
     readonly to: ExprSyntax;
@@ -100,7 +100,7 @@ export type StmtSyntax =
   | {
     readonly kind: "unroll";
     readonly ranges: readonly RangeSyntax[];
-    /** The hole that has the ranges. */
+    /** The hole with the ranges. */
     readonly given: Token | undefined;
     readonly body: readonly StmtSyntax[];
   };

@@ -1,14 +1,14 @@
 /**
- * Kernel text: WGSL statements and expressions in a tagged template. Here it is cut into tokens; `parse.ts` reads their
- * syntax, once for each template, and `resolve.ts` makes a kernel tree of it where it is used, because only there the names
- * that it mentions have types. See spec/kernels.md.
+ * Kernel text: WGSL statements and expressions in a tagged template. This file splits it into tokens; `parse.ts` parses
+ * them once per template, and `resolve.ts` creates a kernel tree at each use, because names have types only there. See
+ * spec/kernels.md.
  */
 
 import { laterCallSite } from "../call_site.ts";
 import type { Span } from "../errors.ts";
 import type { Expr, Stmt } from "./tree.ts";
 
-/** A piece of text: an expression, or statements. It means what it says in the scope where it stands. */
+/** A piece of text: an expression or statements, resolved in the scope of its use. */
 export class KernelText {
   constructor(
     readonly template: Template,
@@ -20,14 +20,14 @@ export class KernelText {
 export type Statements = KernelText | readonly (Stmt | KernelText)[];
 
 /**
- * What a hole takes. A number is a literal, with the suffix that follows it (`${n}u`); a string is a name, or a part of one
- * (`sum${i}_${j}`); `false` and `undefined` stand for no statements.
+ * Contents of a hole. A number is a literal, with the suffix after it (`${n}u`); a string is a name, or a part of one
+ * (`sum${i}_${j}`); `false` and `undefined` are no statements.
  */
 export type Hole = number | string | Expr | Statements | false | undefined;
 
 /**
- * A token, and where it begins in the text with holes as `HOLE`. `parts` of a name with holes are pieces of it and numbers of
- * holes; `hole` is the number of a hole.
+ * A token, and its start in the text with holes as `HOLE`. `parts` of a name with holes are its pieces and hole
+ * numbers; `hole` is the number of a hole.
  */
 export type Token =
   & { readonly offset: number }
@@ -37,7 +37,7 @@ export type Token =
       readonly kind: "number";
       readonly text: string;
       readonly value: number;
-      /** `u`, `i`, `f` (also of decimals without one), or nothing. */
+      /** `u`, `i`, `f` (also for decimals without suffix), or empty. */
       readonly suffix: string;
     }
     | { readonly kind: "parts"; readonly parts: readonly (string | number)[] }
@@ -45,13 +45,13 @@ export type Token =
     | { readonly kind: "end" }
   );
 
-/** What does not change between uses of one template: there is one for each place in the source. */
+/** Constant parts of a template, one per source position. */
 export interface Template {
   /** The text between the holes. */
   readonly strings: readonly string[];
-  /** Which template it is: the key of what it says. */
+  /** Number of the template: the key of its syntax tree. */
   readonly number: number;
-  /** The template's place in its file, where the engine tells it. */
+  /** The template's source position, if the engine reports it. */
   readonly site: () => Span | undefined;
 }
 
@@ -73,7 +73,7 @@ export function wgsl(
 
 const HOLE = "${…}";
 
-/** Behind space and comments: a name, a number and its suffix, or an operator. Groups have no names: those are slow. */
+/** After spaces and comments: a name, a number and its suffix, or an operator. Named groups would be slow. */
 const TOKEN = new RegExp(
   [
     String.raw`\s*(?:\/\/[^\n]*\s*)*(?:([A-Za-z_]\w*)`,
@@ -85,7 +85,7 @@ const TOKEN = new RegExp(
 
 const WORD = /^\w+/;
 
-/** A number as it is written. */
+/** The value of a number. */
 function numberOf(digits: string, suffix: string, offset: number): Token {
   const real = suffix === "" && /^\d+[.e]/.test(digits);
   return {
@@ -101,9 +101,9 @@ function numberOf(digits: string, suffix: string, offset: number): Token {
 export function tokensOf({ strings }: Template): readonly Token[] {
   const tokens: Token[] = [];
   let offset = 0;
-  /** The pieces of a name that goes on behind a hole. */
+  /** The pieces of a name that continues after a hole. */
   let open: (string | number)[] | undefined;
-  /** A comment goes on behind a hole. */
+  /** Whether a comment continues after a hole. */
   let comment = false;
   strings.forEach((text, hole) => {
     TOKEN.lastIndex = comment ? /^[^\n]*/.exec(text)![0].length : 0;
@@ -115,7 +115,7 @@ export function tokensOf({ strings }: Template): readonly Token[] {
     const continues = TOKEN.lastIndex === text.length;
     if (!continues) open = undefined;
     while (TOKEN.lastIndex < text.length) {
-      // A pattern of its own would take apart what is found by an iterator, for each token.
+      // Destructuring would use an iterator for each token.
       const found = TOKEN.exec(text)!;
       const word = found[1] ?? found[4];
       const digits = found[2];
@@ -152,12 +152,12 @@ export function tokensOf({ strings }: Template): readonly Token[] {
   return tokens;
 }
 
-/** A mistake in kernel text. The message ends with the line that it is about; lines and columns count from 1 in the text. */
+/** An error in kernel text. The message ends with its line; lines and columns count from 1 in the text. */
 export class KernelTextError extends SyntaxError {
   override name = "KernelTextError";
   readonly line: number;
   readonly column: number;
-  /** The template's place in its file, where the engine tells it. */
+  /** The template's source position, if the engine reports it. */
   readonly site: Span | undefined;
 
   constructor(sentence: string, template: Template, at: Token) {

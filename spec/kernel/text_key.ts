@@ -1,4 +1,4 @@
-/** A key of kernel text: equal where the text says the same, so that the kernels of equal layers are made once. */
+/** Keys of kernel text: equal for equal text, so that kernels of equal layers are created once. */
 
 import { exactJson } from "./exact_json.ts";
 import { type Hole, KernelText } from "./text.ts";
@@ -18,7 +18,7 @@ function holeKey(hole: Hole): string {
     : exactJson(hole);
 }
 
-/** A statement of a tree, or text. */
+/** Key of a statement of a tree, or of text. */
 function partKey(part: Stmt | KernelText): string {
   return part instanceof KernelText ? textKey(part) : exactJson(part);
 }

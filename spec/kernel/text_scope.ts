@@ -1,31 +1,31 @@
-/** The names that kernel text sees: bindings, workgroup arrays and variables, with their types. */
+/** Visible names of kernel text: bindings, workgroup arrays and variables, with their types. */
 
 import type { Binding, ScalarType, SharedArray, Stmt } from "./tree.ts";
 
-/** What declares a variable: only a `var` may be assigned to. `unrolled`: that of an unrolled loop. */
+/** Declaration of a variable: only a `var` may be assigned. `unrolled`: the variable of an unrolled loop. */
 export type VariableKind = "let" | "var" | "loop" | "unrolled";
 
-/** A variable; or the registers of a name. */
+/** A variable, or the registers of a name. */
 export interface Variable {
   readonly type: ScalarType;
   readonly kind: VariableKind;
   /** Its name in the tree. Default: that in the text. */
   readonly as?: string;
-  /** Of the variable of an unrolled loop. */
+  /** For the variable of an unrolled loop. */
   readonly value?: number;
 }
 
-/** Names in scope while text is read. */
+/** Names in scope while text is resolved. */
 export class TextScope {
-  /** All workgroup arrays, those that are seen, and the names of these in the order of their declarations. */
+  /** All workgroup arrays, the visible ones, and their names in the order of declaration. */
   readonly #shared = new Map<string, SharedArray>();
   readonly #arrays = new Map<string, SharedArray>();
   readonly #ofBlock: string[] = [];
   readonly #bindings: ReadonlyMap<string, Binding>;
   readonly #variables = new Map<string, Variable>();
-  /** What has registers; those are variables, too. */
+  /** Registers, which are variables too. */
   readonly #registers = new Map<string, Variable>();
-  /** Variables in the order of their declarations, and names that have registers. */
+  /** Variables in the order of declaration, and names with registers. */
   readonly #declared: string[] = [];
   readonly #registered: string[] = [];
   /** Names that end with an iteration of an unrolled loop. */
@@ -39,7 +39,7 @@ export class TextScope {
     return this.#variables.get(name);
   }
 
-  /** What the registers of a name are. */
+  /** The registers of a name. */
   registers(name: string): Variable | undefined {
     return this.#registers.get(name);
   }
@@ -57,7 +57,7 @@ export class TextScope {
     return [...this.#shared.values()];
   }
 
-  /** Declare a workgroup array; the one that another block declared by this name has the same type. */
+  /** Declares a workgroup array; other blocks must declare the name with the same type. */
   declareArray(array: SharedArray): void {
     const { name, length } = array;
     const known = this.#shared.get(name);
@@ -71,7 +71,7 @@ export class TextScope {
     return this.#shared.get(name);
   }
 
-  /** Whether a name stands for something already. */
+  /** Whether a name is declared. */
   has(name: string): boolean {
     return this.#variables.has(name) || this.isArray(name);
   }
@@ -86,19 +86,19 @@ export class TextScope {
     this.#declared.push(name);
   }
 
-  /** Declare what a register of a name is. */
+  /** Declares the registers of a name. */
   declareRegisters(name: string, variable: Variable): void {
     this.#registers.set(name, variable);
     this.#registered.push(name);
   }
 
-  /** Declare a name for the iteration that is read. */
+  /** Declares a name for the current iteration. */
   declareInIteration(name: string, variable: Variable): void {
     this.#variables.set(name, variable);
     this.#ofIteration.push(name);
   }
 
-  /** Declare what a statement of a tree declares for those after it. */
+  /** Declares the names that a statement of a tree declares for later ones. */
   declareTree(s: Stmt): void {
     if (s.op === "loads") {
       const { type } = s;
@@ -108,7 +108,7 @@ export class TextScope {
     }
   }
 
-  /** Read a block: what it declares ends with it. */
+  /** Resolves a block: its declarations end with it. */
   block<T>(read: () => T): T {
     const variables = this.#declared.length;
     const registers = this.#registered.length;
@@ -120,12 +120,12 @@ export class TextScope {
     return result;
   }
 
-  /** Whether a loop is unrolled. */
+  /** Whether a loop is being unrolled. */
   inIteration(): boolean {
     return this.#ofIteration.length > 0;
   }
 
-  /** Read an iteration of an unrolled loop: names of it end with it. */
+  /** Resolves an iteration of an unrolled loop: its names end with it. */
   iteration(read: () => void): void {
     const { length } = this.#ofIteration;
     read();
@@ -133,7 +133,7 @@ export class TextScope {
   }
 }
 
-/** Take away the names behind the first `length`. */
+/** Removes the names after the first `length`. */
 function forget(
   from: Map<string, unknown>,
   names: string[],

@@ -1,21 +1,24 @@
 /**
- * The kernel tree: what a compute kernel does, in scalars, loops and barriers. Printers turn it into WGSL
- * (`wgsl.ts`) or other targets; nothing else knows those languages. A kernel runs in workgroups of
- * `workgroupSize` invocations in one dimension; groups are numbered in three.
+ * The kernel tree: a compute kernel in scalars, loops and barriers. Printers convert it to WGSL (`wgsl.ts`) or other
+ * targets; no other code knows those languages. A kernel runs in workgroups of `workgroupSize` invocations in one
+ * dimension; groups are numbered in three.
  */
 
 import type { Count, Identifier, Short } from "../values.ts";
 
-/** Types of values inside a kernel. */
+/** Types of values in a kernel. */
 export type ScalarType = "f32" | "i32" | "u32" | "bool";
 
 /** `group.x/y/z` number the workgroup, `local` the invocation in it; all are u32. */
 export type IdName = "group.x" | "group.y" | "group.z" | "local";
 
-/** Minus a number; not of a bool. */
+/** Negation of a number, or of a bool. */
 export type UnaryOp = "neg" | "not";
 
-/** Comparison yields bool; `land`, `lor` take bools; shifts take a u32 on the right; the rest keep their operands' type. */
+/**
+ * Comparisons return bool; `land`, `lor` require bools; shifts have a u32 on the right; the others have the type of
+ * their operands.
+ */
 export type BinaryOp =
   | "add"
   | "sub"
@@ -39,9 +42,10 @@ export type BinaryOp =
   | "lor";
 
 /**
- * Functions, most of them of f32. `fma(a, b, c)` is one node, a*b+c. `roundF16` rounds to f16 precision. `unpackF16Lo/Hi` take a
- * u32. `dot4I8` is the dot product of the four i8 in two u32, as an i32; `dot4U8I8` has four u8 in the first. `lookup16(indices, a, b, c, d)` replaces each byte of a
- * u32 by the byte of a table of 16 that its lower half selects; the table is four u32 constants.
+ * Functions, most of them of f32. `fma(a, b, c)` is one node, a*b+c. `roundF16` rounds to f16 precision.
+ * `unpackF16Lo/Hi` take a u32. `dot4I8` is the dot product of the four i8 in two u32, as an i32; `dot4U8I8` has four u8
+ * in the first. `lookup16(indices, a, b, c, d)` replaces each byte of a u32 by a byte of a table of 16, selected by its
+ * lower half; the table is four u32 constants.
  */
 export type CallName =
   | "fma"
@@ -66,7 +70,7 @@ export type CallName =
   | "dot4U8I8"
   | "lookup16";
 
-/** A value. Every node carries its type. */
+/** A value. Every node has a type. */
 export type Expr =
   | {
     readonly op: "const";
@@ -121,8 +125,8 @@ export type Expr =
   | { readonly op: "bitcast"; readonly type: ScalarType; readonly a: Expr };
 
 /**
- * Binds two or four names to elements of a binding that is only read, at `index` times their number and after it: a load of
- * a vector, where what computes has such. All loads from one binding are then of as many elements.
+ * Binds two or four names to consecutive elements of a read-only binding, starting at `index` times their number: a
+ * vector load, if the target has one. All loads from one binding then have the same width.
  */
 export interface LoadsStmt {
   readonly op: "loads";
@@ -137,8 +141,8 @@ export interface LoadsStmt {
 }
 
 /**
- * A statement. `let` binds once, `var` may be `set`. `for` counts a u32 from `from` below `to` by `step`, a constant of at
- * least 1, and ends before its counter would pass 2^32 (`endOf` in build.ts). Nothing inside of it changes `to`.
+ * A statement. `let` binds once, `var` may be `set`. `for` counts a u32 from `from` below `to` by `step`, a constant of
+ * at least 1, and ends before its counter overflows 2^32 (`endOf` in build.ts). Its body must not change `to`.
  */
 export type Stmt =
   | { readonly op: "let"; readonly name: Identifier; readonly value: Expr }
@@ -173,19 +177,22 @@ export type Stmt =
   }
   | { readonly op: "barrier" };
 
-/** A storage buffer that a kernel sees as an array of one scalar type. Packed 16-bit floats are seen as u32 pairs. */
+/**
+ * A storage buffer that a kernel accesses as an array of one scalar type. Packed 16-bit floats are accessed as u32
+ * pairs.
+ */
 export interface Binding {
   readonly name: Identifier;
   readonly type: "f32" | "i32" | "u32";
   readonly access: "read" | "write" | "read_write";
   /**
-   * access read: it is declared `read_write` all the same, because a launch binds it to an allocation that it also
-   * writes. In one dispatch, WebGPU lets a buffer be read-only storage or writable storage, not both.
+   * access read, but declared `read_write`, because a launch binds it to an allocation that it also writes. In one
+   * dispatch, WebGPU allows a buffer as read-only or as writable storage, not both.
    */
   readonly writable?: true;
 }
 
-/** Whether a binding is declared as storage that is only read. */
+/** Whether a binding is declared as read-only storage. */
 export function isReadOnly({ access, writable }: Binding): boolean {
   return access === "read" && !writable;
 }
@@ -198,8 +205,8 @@ export interface SharedArray {
 }
 
 /**
- * A kernel. Barriers stand only where every invocation of a workgroup arrives: at the top level, or inside `for`
- * and `if` whose bounds and conditions are uniform over the workgroup (made of constants, group ids and loads at uniform indices).
+ * A kernel. Barriers must be reached by every invocation of a workgroup: at the top level, or in `for` and `if` whose
+ * bounds and conditions are uniform over the workgroup (composed of constants, group ids and loads at uniform indices).
  */
 export interface Kernel {
   readonly name: Identifier;

@@ -1,4 +1,4 @@
-/** Loads of several elements at once: which bindings have them, and the same element by element. */
+/** Vector loads: the bindings with them, and their replacement by scalar loads. */
 
 import { invariant } from "../errors.ts";
 import { add, let_, load, mul, u32 } from "./build.ts";
@@ -14,7 +14,7 @@ export function scalarLoads(s: LoadsStmt): Stmt[] {
   );
 }
 
-/** Statements with one load for each element, for what has no vectors. */
+/** Statements with one load per element, for targets without vectors. */
 export function withScalarLoads(body: readonly Stmt[]): readonly Stmt[] {
   return body.flatMap((s): readonly Stmt[] =>
     s.op === "loads"
@@ -25,7 +25,7 @@ export function withScalarLoads(body: readonly Stmt[]): readonly Stmt[] {
   );
 }
 
-/** How many elements are loaded at once from each binding of which several are. */
+/** The width of vector loads from each binding that has them. */
 export function vectorWidths({ body }: Kernel): Map<string, number> {
   const widths = new Map<string, number>();
   walkStatements(body, (s) => {

@@ -1,15 +1,15 @@
-/** Reads a kernel tree: is what it stores linear in some of its bindings? Knows nothing of plans. */
+/** Verifies whether the stores of a kernel tree are linear in some of its bindings. Independent of plans. */
 
 import type { Expr, Kernel, Stmt } from "./tree.ts";
 import { scalarLoads } from "./vectors.ts";
 
 /**
- * How a value depends on the elements of the bindings in question. `zero` is both of the next two; `free` does not depend
- * on them; `linear` is a sum of them times what is free, or the bits of one; `other` is anything else.
+ * Dependence of a value on the elements of the given bindings. `zero` is both of the next two; `free` does not depend
+ * on them; `linear` is a sum of them times free factors, or the bits of one; `other` is anything else.
  */
 export type Degree = "zero" | "free" | "linear" | "other";
 
-/** Of values of which one or the other is taken, or which are added up. */
+/** Degree of a selection between two values, or of their sum. */
 function either(a: Degree, b: Degree): Degree {
   if (a === b || b === "zero") return a;
   return a === "zero" ? b : "other";
@@ -22,7 +22,7 @@ function product(a: Degree, b: Degree): Degree {
   return b === "free" ? a : "other";
 }
 
-/** Of a function that is not linear: it may be of what is free. */
+/** Degree of a nonlinear function: it is free if its arguments are. */
 function opaque(...of: readonly Degree[]): Degree {
   return of.every(isFree) ? "free" : "other";
 }
@@ -31,17 +31,17 @@ function isFree(degree: Degree): boolean {
   return degree === "zero" || degree === "free";
 }
 
-/** Kernels take two or three. */
+/** Kernels need two or three. */
 const MOST_ROUNDS = 16;
 
-/** The degree of everything that a kernel stores, by binding; of what only happens under some condition, with that. */
+/** The degree of all stores of a kernel, by binding, including the conditions of the stores. */
 class LinearReader {
   readonly stored = new Map<string, Degree>();
   readonly #locals = new Map<Stmt, Degree>();
   readonly #shared = new Map<string, Degree>();
   readonly #elements = new Map<Stmt, readonly Stmt[]>();
   #scopes: Map<string, Stmt>[] = [];
-  /** Of what decides whether the statement that is read is executed. */
+  /** Degree of the conditions of the current statement. */
   #control: Degree = "free";
   #changed = false;
 
@@ -50,7 +50,7 @@ class LinearReader {
     readonly bindings: ReadonlySet<string>,
   ) {}
 
-  /** Degrees only grow, from `zero` at first, so this ends. False where it takes too long, as a hostile tree may. */
+  /** Degrees only increase, from `zero`, so this ends. False if it takes too long, as a hostile tree may. */
   read(): boolean {
     for (let round = 0; round < MOST_ROUNDS; round++) {
       this.#changed = false;
@@ -88,7 +88,7 @@ class LinearReader {
     this.#scopes.pop();
   }
 
-  /** Read blocks that are executed by what is of this degree. */
+  /** Reads blocks whose execution has a condition of this degree. */
   #under(control: Degree, read: () => void): void {
     const outer = this.#control;
     if (!isFree(control)) this.#control = "other";
@@ -96,7 +96,7 @@ class LinearReader {
     this.#control = outer;
   }
 
-  /** Of a value that is kept: what is kept only sometimes depends on when. */
+  /** Degree of an assigned value, including its condition. */
   #kept(value: Expr): Degree {
     const degree = this.#expr(value);
     return isFree(this.#control) ? degree : "other";
@@ -206,7 +206,7 @@ class LinearReader {
 
   #binary({ fn, type, a, b }: Extract<Expr, { op: "binary" }>): Degree {
     const [x, y] = [this.#expr(a), this.#expr(b)];
-    // Bits are moved as they are, and not reckoned with.
+    // Bits are moved without arithmetic.
     if (type !== "f32") return opaque(x, y);
     switch (fn) {
       case "add":
@@ -222,7 +222,10 @@ class LinearReader {
   }
 }
 
-/** How what a kernel stores to each binding depends on what it loads from `bindings`. Never throws on a tree that the schema admits. */
+/**
+ * The degree of a kernel's stores to each binding in its loads from `bindings`. Never throws on a tree that fits the
+ * schema.
+ */
 export function degreesOf(
   kernel: Kernel,
   bindings: ReadonlySet<string>,

@@ -1,14 +1,16 @@
-/** Rules of a kernel tree that bound what it takes to print and to run it: how large it is, and that its loops end. */
+/**
+ * Rules of a kernel tree that bound the cost of printing and running it: its size, and the termination of its loops.
+ */
 
 import type { Expr, Kernel, Stmt } from "./tree.ts";
 import { someNode, walkStatements } from "./walk.ts";
 
-/** Statements and expressions of a kernel tree, at most. The largest kernels of the compiler have a few thousand. */
+/** Maximum statements and expressions of a kernel tree. The largest compiled kernels have a few thousand. */
 export const MAX_NODES = 32768;
 
 type ForStmt = Extract<Stmt, { readonly op: "for" }>;
 
-/** Statements and expressions of a tree; what occurs in several places of it counts once. */
+/** Number of statements and expressions of a tree; shared ones count once. */
 export function treeNodes({ body }: Kernel): number {
   const seen = new Set<object>();
   const rest: unknown[] = [...body];
@@ -35,7 +37,7 @@ export function loopFaults(loop: ForStmt): string[] {
   } else if (step.value === 0) {
     faults.push(`loop '${name}' never ends: its step is 0`);
   }
-  // Where the end is a constant nothing changes it.
+  // A constant end cannot change.
   if (to.op === "const") return faults;
   const written = writtenIn(loop.body);
   if (mentions(to, written)) {
@@ -44,7 +46,7 @@ export function loopFaults(loop: ForStmt): string[] {
   return faults;
 }
 
-/** Variables that are set, and arrays that are stored to. */
+/** Variables that are assigned, and arrays that are stored to. */
 function writtenIn(body: readonly Stmt[]): Set<string> {
   const written = new Set<string>();
   walkStatements(body, (s) => {

@@ -1,4 +1,4 @@
-/** Reads a kernel tree: is it well formed, and what does it do with its bindings? Knows nothing of plans. */
+/** Verifies that a kernel tree is well formed, and collects its use of bindings. Independent of plans. */
 
 import {
   type Binding,
@@ -12,35 +12,38 @@ import { binaryType, fitsType, FUNCTIONS, UNARY } from "./semantics.ts";
 import { scalarLoads } from "./vectors.ts";
 import { loopFaults, MAX_NODES, treeNodes } from "./verify_loops.ts";
 
-/** What a kernel tree says about itself. */
+/** Facts about a kernel tree. */
 export interface KernelFacts {
-  /** Bindings that are loaded from. */
+  /** Bindings with loads. */
   readonly loads: ReadonlySet<string>;
-  /** Bindings that are stored to. */
+  /** Bindings with stores. */
   readonly stores: ReadonlySet<string>;
-  /** Bindings that are loaded from before the kernel itself has stored to them. */
+  /** Bindings that are loaded before the kernel itself has stored to them. */
   readonly needs: ReadonlySet<string>;
   /** Constant indices into each binding. */
   readonly indices: ReadonlyMap<string, ReadonlySet<number>>;
-  /** Constants that other indices into each binding begin with: `7 + i`. */
+  /** Constant terms of other indices into each binding: `7 + i`. */
   readonly bases: ReadonlyMap<string, ReadonlySet<number>>;
   /** u32 constants of the tree. */
   readonly words: ReadonlySet<number>;
-  /** What is not well formed, in words. */
+  /** Errors of the tree, in words. */
   readonly faults: readonly string[];
-  /** Barriers that some invocation may not reach. */
+  /** Barriers that some invocations may not reach. */
   readonly divergent: ReadonlySet<Stmt>;
-  /** Loops that some invocation may run otherwise than others: all of them, where rounds repeat. */
+  /** Loops whose iterations may differ between invocations; complete if rounds repeat. */
   readonly scattered: ReadonlySet<Stmt>;
-  /** Declarations whose value may differ between invocations of a workgroup: all of them, where rounds repeat. */
+  /** Declarations whose value may differ between invocations of a workgroup; complete if rounds repeat. */
   readonly varying: ReadonlySet<Stmt>;
 }
 
-/** Which values all invocations of a workgroup agree on. */
+/** Options for the uniformity analysis. */
 export interface TreeOptions {
-  /** From which bindings all load the same at one index. Default: as in WGSL, and rounds repeat only for barriers. */
+  /**
+   * Bindings from which all invocations load the same value at one index. Default: as in WGSL, with repeated rounds
+   * only for barriers.
+   */
   readonly isFixed?: (binding: Binding) => boolean;
-  /** Declarations whose value differs, whatever they say. Default: none. */
+  /** Declarations that count as varying. Default: none. */
   readonly varying?: readonly Stmt[];
 }
 
@@ -51,8 +54,8 @@ interface Local {
 }
 
 /**
- * Walks the tree once per round; where there are barriers, or somebody asks which values differ, rounds repeat until no
- * further variable turns out to differ between invocations.
+ * Walks the tree once per round. If there are barriers, or varying values are requested, rounds repeat until no further
+ * variable turns out to be varying.
  */
 class Reader {
   readonly loads = new Set<string>();
@@ -67,17 +70,17 @@ class Reader {
   /** Declarations whose value may differ between invocations of a workgroup. */
   readonly varying;
   hasBarrier = false;
-  /** Take every variable for one that differs. */
+  /** Treats every variable as varying. */
   pessimistic = false;
   readonly isFixed;
   readonly #bindings;
   readonly #shared;
   #scopes: Map<string, Local>[] = [];
-  /** Loads of vectors as loads of their elements. */
+  /** Vector loads as scalar loads. */
   readonly #elements = new Map<Stmt, Stmt[]>();
-  /** Elements of a vector, by binding; NaN where that differs. */
+  /** Vector widths by binding; NaN if they differ. */
   readonly #widths = new Map<string, number>();
-  /** Bindings that are loaded from element by element. */
+  /** Bindings with scalar loads. */
   readonly #loaded = new Set<string>();
   #inVector = false;
 
@@ -140,7 +143,7 @@ class Reader {
     this.#scopes.pop();
   }
 
-  /** The message is put together only where it is needed: this runs for every node. */
+  /** Formats the message only on error, because this runs for every node. */
   #expect(expr: Expr, type: ScalarType, what: string, name?: string): void {
     if (expr.type === type) return;
     const subject = name === undefined ? what : `${what} '${name}'`;
@@ -273,7 +276,7 @@ class Reader {
     }
   }
 
-  /** Read an expression; true where all invocations of a workgroup agree on its value. */
+  /** Reads an expression. Returns true if its value is uniform over a workgroup. */
   #expr(expr: Expr): boolean {
     switch (expr.op) {
       case "const":
@@ -309,7 +312,7 @@ class Reader {
         }
         this.#expect(expr, binding.type, "a load from", expr.binding);
         this.loads.add(expr.binding);
-        // An index into a vector's binding that is a load may be of another.
+        // The index of a vector load may be a load from another binding.
         if (!this.#inVector) this.#loaded.add(expr.binding);
         if (!this.stores.has(expr.binding)) this.needs.add(expr.binding);
         return same && this.isFixed(binding);
@@ -384,7 +387,7 @@ class Reader {
   }
 }
 
-/** Read a kernel tree. Never throws on a tree that the schema admits. */
+/** Reads a kernel tree. Never throws on a tree that fits the schema. */
 export function readTree(
   kernel: Kernel,
   options: TreeOptions = {},
@@ -401,7 +404,7 @@ export function readTree(
     // A hostile tree may need as many rounds as it has variables.
     reader.pessimistic = rounds >= 8;
     reader.round();
-    // Who says what is fixed asks which values differ, for which later iterations of a loop count without barriers too.
+    // With `isFixed`, varying values are requested, for which later iterations of a loop matter even without barriers.
     const asksValues = options.isFixed !== undefined;
     if (reader.pessimistic || !reader.hasBarrier && !asksValues) break;
   }

@@ -88,7 +88,7 @@ export function bodiesOf(s: Stmt): readonly (readonly Stmt[])[] {
   return [];
 }
 
-/** Functions that `mapStatement` applies. */
+/** Functions applied by `mapStatement`. */
 export interface StatementMap {
   /** To each expression of a statement. Default: identity. */
   value?(e: Expr): Expr;

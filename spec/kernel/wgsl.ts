@@ -1,4 +1,4 @@
-/** Prints a kernel tree as WGSL. Only this file knows that language. */
+/** Prints a kernel tree as WGSL. No other file knows that language. */
 
 import { endOf } from "./build.ts";
 import { type LaneLoads, laneLoads } from "./lane_loads.ts";
@@ -15,7 +15,7 @@ import {
   type Stmt,
 } from "./tree.ts";
 
-/** Functions whose WGSL name differs from the tree's. */
+/** Functions whose WGSL name differs from that in the tree. */
 const RENAMED: { readonly [fn in CallName]?: string } = {
   rsqrt: "inverseSqrt",
   roundF16: "round_f16",
@@ -23,7 +23,7 @@ const RENAMED: { readonly [fn in CallName]?: string } = {
   dot4U8I8: "dot4_u8_i8",
 };
 
-/** WGSL's own dot product of bytes, where a device has it. */
+/** WGSL's built-in dot product of bytes, on devices that support it. */
 const DOT4_PACKED = "dot4I8Packed";
 
 const DOT4_I8 = `fn dot4_i8(a: u32, b: u32) -> i32 {
@@ -49,7 +49,7 @@ const LOOKUP16 =
 
 /**
  * `quantizeToF16` may flush subnormal halves and leaves overflow undefined, so rounding (to nearest, ties to even,
- * overflow to infinity) is spelled out on the bits.
+ * overflow to infinity) is implemented on bits.
  */
 const ROUND_F16 = `fn round_f16(x: f32) -> f32 {
   let bits = bitcast<u32>(x);
@@ -68,13 +68,13 @@ const ROUND_F16 = `fn round_f16(x: f32) -> f32 {
   return bitcast<f32>(sign | rounded);
 }`;
 
-/** Bits of infinity and of a NaN, and none; a variable, because WGSL refuses both in constant expressions. */
+/** Bits of infinity and of NaN, and none; a variable, because WGSL rejects both in constant expressions. */
 const SPECIAL_BITS =
   "var<private> special_bits: vec3u = vec3u(0x7f800000u, 0x7fc00000u, 0u);";
 
 const LARGEST_F32 = 3.4028234663852886e38;
 
-/** The shortest decimal that reads back as the same f32. */
+/** The shortest decimal that parses to the same f32. */
 function printF32(value: number): string {
   const x = Math.fround(value);
   if (Number.isNaN(x)) return "bitcast<f32>(special_bits.y)";
@@ -86,7 +86,7 @@ function printF32(value: number): string {
   let text = String(x);
   for (let digits = 1; digits <= 9; digits++) {
     const short = String(Number(x.toPrecision(digits)));
-    // A decimal above the largest f32 would be refused although it rounds to it.
+    // A decimal above the largest f32 would be rejected although it rounds to it.
     const legal = Math.abs(Number(short)) <= LARGEST_F32;
     if (legal && Math.fround(Number(short)) === x) {
       text = short;
@@ -97,7 +97,7 @@ function printF32(value: number): string {
   return /[.e]/.test(text) ? `${text}f` : `${text}.0f`;
 }
 
-/** Whether WGSL computes an expression when it compiles it. */
+/** Whether WGSL evaluates an expression at compile time. */
 function isConstant(e: Expr): boolean {
   switch (e.op) {
     case "const":
@@ -117,7 +117,10 @@ function isConstant(e: Expr): boolean {
   }
 }
 
-/** A constant for an operation whose other operands are constants too: WGSL refuses one that wraps or is no number. */
+/**
+ * A constant operand of an operation on constants, hidden from the compiler: WGSL rejects constant expressions that
+ * overflow.
+ */
 function printHidden({ type, value }: Expr & { readonly op: "const" }): string {
   if (type === "bool") return `(special_bits.z ${value ? "==" : "!="} 0u)`;
   if (type === "u32") return `(${Number(value) >>> 0}u | special_bits.z)`;
@@ -127,7 +130,7 @@ function printHidden({ type, value }: Expr & { readonly op: "const" }): string {
   return `bitcast<${type}>(${bits}u | special_bits.z)`;
 }
 
-/** The right operand of a whole number: WGSL refuses constants that it would have to take otherwise. */
+/** The right operand of an integer operation: WGSL rejects some constants there. */
 function constantRight(fn: BinaryOp, b: Expr): Expr {
   if (b.op !== "const" || b.type === "f32") return b;
   if (fn === "shl" || fn === "shr") {
@@ -139,15 +142,15 @@ function constantRight(fn: BinaryOp, b: Expr): Expr {
 
 const NO_LANES: ReturnType<typeof laneLoads> = new Map();
 
-/** What a device offers to a kernel's text. */
+/** Device features for a kernel's text. */
 export interface WgslOptions {
-  /** Invocations of each subgroup: where they load for each other what all of them need. Default: they do not. */
+  /** Subgroup size, if invocations load uniform values for each other. Default: they do not. */
   readonly subgroup?: number | undefined;
-  /** Whether it has WGSL's `packed_4x8_integer_dot_product`. Default: false. */
+  /** Whether the device supports WGSL's `packed_4x8_integer_dot_product`. Default: false. */
   readonly packedDot?: boolean;
 }
 
-/** The WGSL of a kernel: the same tree always gives the same text. */
+/** The WGSL of a kernel. Deterministic. */
 export function printWgsl(
   kernel: Kernel,
   { subgroup, packedDot = false }: WgslOptions = {},
@@ -167,7 +170,7 @@ export function printWgsl(
     return e.op === "binary" && OPERATOR_TEXTS[e.fn] ? `(${text})` : text;
   }
 
-  /** The first operand of `of`: one of a constant expression is a variable. */
+  /** The first operand of `of`; in a constant expression, it is a variable. */
   function first(operand: Expr, of: Expr): string {
     return operand.op === "const" && isConstant(of)
       ? printHidden(operand)
@@ -179,12 +182,12 @@ export function printWgsl(
     return operand.op === "const" ? first(operand, of) : print(operand);
   }
 
-  /** An argument with others behind it: WGSL reads `a < b, c >` as the parameters of a template. */
+  /** An argument followed by others: WGSL parses `a < b, c >` as template parameters. */
   function early(e: Expr): string {
     return e.op === "binary" && e.fn === "lt" ? `(${print(e)})` : print(e);
   }
 
-  /** An element of an array of a known length, which constants do not go beyond. */
+  /** An element of an array of known length, which constant indices must not exceed. */
   function element(array: string, index: Expr): string {
     const beyond = index.op === "const" &&
       Number(index.value) >= lengths.get(array)!;
@@ -241,7 +244,7 @@ export function printWgsl(
     }
   }
 
-  /** `--x` would read as a decrement, and a negative constant starts with a minus. */
+  /** `--x` would be parsed as a decrement, and a negative constant starts with a minus. */
   function unaryOperand(e: Expr & { readonly op: "unary" }): string {
     const text = first(e.a, e);
     return e.a.op === "unary" || text.startsWith("-") ? `(${text})` : text;
@@ -251,7 +254,7 @@ export function printWgsl(
     return statements.flatMap((s) => statement(s, indent));
   }
 
-  /** What differs between loads of lanes, before the loop that they are in. */
+  /** Variables of lane loads, before their loop. */
   function laneVariables({ variables }: LaneLoads): string[] {
     return variables.map(({ name, of: [first, ...others] }) => {
       const chosen = others.reduce(
@@ -263,7 +266,7 @@ export function printWgsl(
     });
   }
 
-  /** A statement that lanes load for each other, if it is one. */
+  /** The lane load of a statement, if any. */
   function fromLane(s: Stmt, all: readonly LaneLoads[]): string[] | undefined {
     for (const { lets, name, value } of all) {
       const lane = lets.findIndex((one) => one === s);
@@ -315,7 +318,7 @@ export function printWgsl(
             `${indent}}`,
           ];
         }
-        // In a block of their own: other loops beside and around it may have variables of the same names.
+        // In a separate block, because other loops may have variables of the same names.
         return [
           `${indent}{`,
           ...loads.flatMap(laneVariables).map((text) => `${indent}  ${text}`),
@@ -356,7 +359,7 @@ export function printWgsl(
     ...text.includes(DOT4_PACKED)
       ? ["requires packed_4x8_integer_dot_product;", ""]
       : [],
-    // The tree's own rules say where all invocations arrive.
+    // The rules of the tree determine which barriers all invocations reach.
     ...broadcasts
       ? ["enable subgroups;", "diagnostic(off, subgroup_uniformity);", ""]
       : [],

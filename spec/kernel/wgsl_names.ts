@@ -1,10 +1,10 @@
-/** Names of a kernel as WGSL identifiers: legal, not reserved, and distinct. */
+/** WGSL identifiers for the names of a kernel: legal, not reserved, and distinct. */
 
 import type { LaneLoads } from "./lane_loads.ts";
 import type { Kernel, LoadsStmt, Stmt } from "./tree.ts";
 import { walkStatements } from "./walk.ts";
 
-/** WGSL keywords and reserved words, predeclared types and functions that the printer uses, and its own names. */
+/** WGSL keywords and reserved words, predeclared types and functions used by the printer, and its own names. */
 const TAKEN = new Set(
   `alias break case const const_assert continue continuing default diagnostic discard else enable false fn for if let
   loop override requires return struct switch true var while
@@ -34,7 +34,7 @@ export interface WgslNames {
   local(name: string): string;
 }
 
-/** The name of what a load of a vector binds before its parts are named. */
+/** The name of a vector load before its components are named. */
 export function vectorName({ names }: LoadsStmt): string {
   return `${names[0]}_vector`;
 }
@@ -50,7 +50,7 @@ function localsOf(statements: readonly Stmt[]): Set<string> {
   return locals;
 }
 
-/** Choose the printed names of a kernel, in the order of its declarations, and of the locals of loads by lanes. */
+/** Chooses the printed names of a kernel, in the order of its declarations, and of the locals of lane loads. */
 export function wgslNames(
   kernel: Kernel,
   lanes: readonly LaneLoads[],

@@ -1,4 +1,4 @@
-/** What invocations of a kernel do, read off its tree, with as much of its data as is known. */
+/** Work of invocations, counted on the kernel tree with the known data. */
 
 import { STORED_BYTES } from "../dtype.ts";
 import { exactJson } from "./exact_json.ts";
@@ -7,34 +7,37 @@ import type { Expr, Kernel, ScalarType, Stmt } from "./tree.ts";
 import { scalarLoads } from "./vectors.ts";
 import { someStatement, walkStatements } from "./walk.ts";
 
-/** What an invocation does. Where a condition is not known, the dearer branch counts. */
+/** Work of an invocation. If a condition is unknown, the more expensive branch counts. */
 export interface KernelWork {
   /** Multiply-adds: `fma` nodes. */
   readonly multiplyAdds: number;
-  /** All other arithmetic, index arithmetic included, and loads and stores; some count as several, see below. */
+  /** All other arithmetic, including index arithmetic, loads and stores; some count as several, see below. */
   readonly operations: number;
   /** Bytes loaded from and stored to each binding, in the order of the kernel's bindings. */
   readonly loads: readonly number[];
   readonly stores: readonly number[];
-  /** False where the bounds of a loop are not known, nor how many iterations there are at most; its body is then counted once. */
+  /**
+   * False if neither the bounds of a loop nor its maximum number of iterations are known; its body is then counted
+   * once.
+   */
   readonly exact: boolean;
 }
 
-/** Operations that a load or store stands for whose index differs between invocations: they do not share it. */
+/** Operations per load or store whose index differs between invocations. */
 const SCATTERED_OPERATIONS = 5;
 
-/** Which invocation, and what is known of the data. Without it nothing is known but constants. */
+/** An invocation, and the known data. Default: only constants are known. */
 export interface Invocation {
   readonly group: readonly [number, number, number];
   readonly lane: number;
-  /** An integer in a binding; undefined: not known. */
+  /** An integer in a binding. Undefined: unknown. */
   readonly load?: (binding: string, index: number) => number | undefined;
 }
 
 /** Integers and booleans (0 and 1); floats are never known. */
 type Value = number | undefined;
 
-/** Count the work of one invocation. */
+/** Counts the work of one invocation. */
 export function kernelWork(kernel: Kernel, at?: Invocation): KernelWork {
   const walk = new Walk(kernel, at);
   walk.block(kernel.body, 1);
@@ -49,7 +52,7 @@ export function kernelWork(kernel: Kernel, at?: Invocation): KernelWork {
   };
 }
 
-/** Where totals are: multiply-adds, operations, bytes loaded from each binding, bytes stored to each. */
+/** Indices of totals: multiply-adds, operations, bytes loaded from each binding, bytes stored to each. */
 const FMA = 0, OTHER = 1, BINDINGS = 2;
 
 class Walk {
@@ -59,9 +62,9 @@ class Walk {
   readonly #known = new Map<string, Value>();
   /** Variables that may differ between the invocations of a workgroup. */
   readonly #varying = new Set<string>();
-  /** Whether the value looked at last may. */
+  /** Whether the last evaluated value may differ. */
   #varies = false;
-  /** Inside of a condition that may. */
+  /** Whether an enclosing condition may differ. */
   #diverged = false;
   readonly #loads = new Map<string, number>();
   readonly #stores = new Map<string, number>();
@@ -153,7 +156,7 @@ class Walk {
       for (let i = 0; i < iterations; i++) iteration(i);
       return;
     }
-    // Where the first and the last iteration do the same, so do those between.
+    // If the first and the last iteration do the same work, so do those between.
     const before = [...this.totals];
     iteration(0);
     const first = this.totals.map((n, i) => n - before[i]!);
@@ -169,12 +172,12 @@ class Walk {
     else this.#varying.delete(name);
   }
 
-  /** Count a load or store, whose index was looked at last. */
+  /** Counts a load or store whose index was evaluated last. */
   #access(times: number): void {
     this.#add(OTHER, this.#varies ? times * SCATTERED_OPERATIONS : times);
   }
 
-  /** Several values; what is made of them varies if one of them does. */
+  /** Evaluates several values; a result varies if one of them does. */
   #all(times: number, ...es: readonly Expr[]): Value[] {
     let varies = false;
     const values = es.map((e) => {
@@ -236,7 +239,7 @@ class Walk {
         return undefined;
       case "binary": {
         this.#add(OTHER, times);
-        // As `#all`, without a list: most of a tree is this.
+        // `#all` without a list, for most of a tree.
         const a = this.#value(e.a, times);
         const varies = this.#varies;
         const b = this.#value(e.b, times);
@@ -264,12 +267,12 @@ function bytesOf(type: ScalarType): number {
   return type === "bool" ? 4 : STORED_BYTES[type];
 }
 
-/** Whether iterations of a loop do not hand integers on, so that they can be counted in any order. */
+/** Whether iterations of a loop pass no integers on, so that they can be counted in any order. */
 function isSteady(body: readonly Stmt[]): boolean {
   return !someStatement(body, (s) => s.op === "set" && s.value.type !== "f32");
 }
 
-/** Iterations of a loop that ends where something does, or so many after its start: at most. */
+/** Maximum iterations of a loop whose end is the minimum of several values or relative to its start. */
 function maxIterations(
   { from, to, step }: Stmt & { readonly op: "for" },
 ): number | undefined {

@@ -9,10 +9,10 @@ import { type Hole, type KernelText, wgsl } from "../kernel/text.ts";
 import type { Kernel } from "../kernel/tree.ts";
 import type { Size } from "../size.ts";
 
-/** Sources of one launch: with the other bindings they stay within the eight that every device has. */
+/** Sources per launch: with the other bindings they stay within the eight that every device supports. */
 export const SOURCES = 4;
 
-/** Workgroups of an exchange; each takes every 64th row. */
+/** Workgroups of an exchange; each copies every 64th row. */
 const EXCHANGE_GROUPS = 64;
 const LANES = 64;
 
@@ -26,23 +26,23 @@ export interface ExchangeOptions {
   readonly direction: "forward" | "back";
   /** Experts splits[p] to splits[p + 1] belong to group rank p. */
   readonly splits: readonly number[];
-  /** Counts of each rank. Default: up to the last split. */
+  /** Counts per rank. Default: up to the last split. */
   readonly countsPerRank?: number;
-  /** Only these experts of each group rank; default all. */
+  /** Only these experts of each group rank. Default: all. */
   readonly experts?: readonly (readonly [first: number, end: number])[];
   /** Group ranks of the sources, at most four. */
   readonly sources: readonly number[];
   readonly rowWords: number;
 }
 
-/** The grid of `exchange` when at most `rows` rows arrive. There is always a workgroup, to write `receivedCounts`. */
+/** The grid of `exchange` for at most `rows` received rows. There is always a workgroup to write `receivedCounts`. */
 export function exchangeGrid(rows: Size): Grid {
   return [{ min: [EXCHANGE_GROUPS, { add: [rows, 1] }] }, 1, 1];
 }
 
 const ME = local("me", "u32");
 
-/** Rows from several group ranks, in blocks that follow from the counts alone. */
+/** Rows from several group ranks, in blocks that follow from the counts. */
 export function exchange(o: ExchangeOptions): Kernel {
   invariant(o.sources.length <= SOURCES, "at most four sources");
   const parts = expertRanges(o);
@@ -88,14 +88,14 @@ function blockOf(o: ExchangeOptions, f: number): KernelText {
     var from${f} = 0u;
     var to${f} = 0u;
     ${addExperts("rows", sender, first, end)}
-    // The sender's rows for experts before, and those that senders before have for these experts.
+    // The sender's rows for earlier experts, and the rows of earlier senders for these experts.
     ${addExperts(inSender, sender, wgsl`${o.splits[0]!}u`, first)}
     for (var s = 0u; s < ${sender}; s++) {
       ${addExperts(inReceiver, wgsl`s`, first, end)}
     }`;
 }
 
-/** Copy the rows of source f: a workgroup takes every 64th row, a lane every 64th word. */
+/** Copies the rows of source f: a workgroup copies every 64th row, a lane every 64th word. */
 function copyRows({ rowWords }: ExchangeOptions, f: number): KernelText {
   return wgsl`
     for (var row = group.x; row < rows${f}; row += ${EXCHANGE_GROUPS}) {

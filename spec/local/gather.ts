@@ -13,11 +13,14 @@ import { SOURCES } from "./exchange.ts";
  */
 export interface GatherOptions {
   readonly name: string;
-  /** Words of each source. */
+  /** Words per source. */
   readonly words: number;
   /** Group ranks of the sources, at most four. */
   readonly sources: readonly number[];
-  /** Sources have a block of `words` for each group rank, of which the rank's own is taken; binding `groupRank`, u32 [1]. */
+  /**
+   * Whether sources have a block of `words` per group rank, of which the rank's own is copied; binding `groupRank`, u32
+   * [1].
+   */
   readonly blocks?: boolean;
 }
 

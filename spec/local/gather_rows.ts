@@ -1,4 +1,4 @@
-/** Rows of all ranks that share a device, one rank's after another's: a launch, and nothing waits for the host. */
+/** Concatenates the rows of all ranks that share a device: a launch without a host wait. */
 
 import { invariant } from "../errors.ts";
 import { elementwise, ELEMENTWISE_LANES } from "../kernel/elementwise.ts";
@@ -14,11 +14,11 @@ import { SOURCES } from "./exchange.ts";
 export interface GatherRowsOptions {
   readonly name: string;
   readonly rowWords: number;
-  /** Group ranks of the sources, one after another, at most four. */
+  /** Consecutive group ranks of the sources, at most four. */
   readonly sources: readonly number[];
 }
 
-/** The words of the sources' rows, after those of the group ranks before them. */
+/** The words of the sources' rows, after those of earlier group ranks. */
 export function gatherRows(o: GatherRowsOptions): Kernel {
   invariant(o.sources.length <= SOURCES, "at most four sources");
   const { sources, rowWords } = o;
@@ -48,9 +48,9 @@ export function gatherRows(o: GatherRowsOptions): Kernel {
 }
 
 /**
- * A part of a reduce-scatter's exchange of rows: of each source, which has rows for every group rank, those for this rank.
- * Bindings: `counts` u32 [group rank], the rows for each; `groupRank` u32 [1]; `dst`, written, and `src0`, `src1`, … of the
- * group ranks `sources`. Its grid is `elementwiseGrid(words of the rank's rows)`.
+ * A part of a reduce-scatter's exchange of rows: copies the rows for this rank from each source, which has rows for
+ * every group rank. Bindings: `counts` u32 [group rank], the rows for each; `groupRank` u32 [1]; `dst`, written, and
+ * `src0`, `src1`, … of the group ranks `sources`. Its grid is `elementwiseGrid(words of the rank's rows)`.
  */
 export function swapRows(o: GatherRowsOptions): Kernel {
   invariant(o.sources.length <= SOURCES, "at most four sources");
@@ -67,7 +67,7 @@ export function swapRows(o: GatherRowsOptions): Kernel {
     body: wgsl`
       let me = groupRank[0];
       let words = counts[me] * ${rowWords};
-      // Rows for group ranks before this one.
+      // Rows for earlier group ranks.
       var before = 0u;
       for (var p = 0u; p < me; p++) { before += counts[p]; }
       let from = before * ${rowWords} + i;

@@ -1,6 +1,6 @@
 /**
- * How ranks that share one device run a collective: launches that follow from the step and the mesh alone, made when a
- * session opens on such devices. No plan lists them, so that a plan does not grow with its ranks.
+ * Collectives between ranks that share one device: launches derived from the step and the mesh, created when a session
+ * opens. No plan lists them, so plan size is independent of the rank count.
  */
 
 import { elementwiseGrid } from "../kernel/elementwise.ts";
@@ -13,8 +13,9 @@ import { gather } from "./gather.ts";
 import { gatherRows, swapRows } from "./gather_rows.ts";
 
 /**
- * A launch on the rank that receives. Its kernel has the bindings `dst` (the step's `to`), `src0`, `src1`, … (`from` of the
- * group ranks in `sources`), and where it uses them `counts`, `groupRank` and `receivedCounts`, by the step's fields of those names.
+ * A launch on the receiving rank. Its kernel has the bindings `dst` (the step's `to`), `src0`, `src1`, … (`from` of the
+ * group ranks in `sources`), and if it uses them, `counts`, `groupRank` and `receivedCounts`, by the step's fields of
+ * those names.
  */
 export interface LocalLaunch {
   readonly kernel: Kernel;
@@ -22,7 +23,9 @@ export interface LocalLaunch {
   readonly workgroups: Grid;
 }
 
-/** The launches by which each rank of a group that shares a device receives its part of a collective. Kernels are made once. */
+/**
+ * The launches by which each rank of a group on one device receives its part of a collective. Kernels are created once.
+ */
 export function localLaunches(
   mesh: Mesh,
 ): (step: AllGatherStep | AllToAllStep) => readonly LocalLaunch[] {
@@ -46,7 +49,7 @@ export function localLaunches(
   };
 }
 
-/** A kernel whose bindings may share an allocation: what it reads with what it writes. */
+/** A kernel whose read and written bindings may share an allocation. */
 function inOneArena(kernel: Kernel): Kernel {
   const bindings = kernel.bindings.map((binding) =>
     binding.access === "read"
@@ -56,7 +59,7 @@ function inOneArena(kernel: Kernel): Kernel {
   return { ...kernel, bindings };
 }
 
-/** Launches that differ in their sources only. */
+/** Launches that differ only in their sources. */
 interface Form {
   /** Equal for equal kernels. */
   readonly key: string;

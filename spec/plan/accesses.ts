@@ -2,13 +2,13 @@
 
 import type { AllToAllStep, LaunchStep, Step } from "./plan.ts";
 
-/** Buffers that a step reads and those that it writes; one may be among both. */
+/** Buffers that a step reads and writes; one may be among both. */
 export interface Accesses {
   readonly reads: readonly string[];
   readonly writes: readonly string[];
 }
 
-/** What a step reads and writes: of a launch what `launched` says, of a wait that of the exchange that it ends. */
+/** The reads and writes of a step: for a launch, those of `launched`; for a wait, those of its exchange. */
 export function accessesOf(
   step: Step,
   started: ReadonlyMap<string, AllToAllStep>,

@@ -1,10 +1,12 @@
-/** Which bindings of a kernel decide whether invocations arrive at a barrier: WGSL wants them to be read-only storage. */
+/**
+ * Bindings of a kernel that determine whether invocations reach a barrier: WGSL requires them to be read-only storage.
+ */
 
 import { isReadOnly, type Kernel, type Stmt } from "../kernel/tree.ts";
 import { readTree } from "../kernel/verify_tree.ts";
 import { bodiesOf, someStatement } from "../kernel/walk.ts";
 
-/** Of some bindings, those that are read-only and whose elements decide on a loop or a branch around a barrier. */
+/** Those of some bindings that are read-only and whose elements determine a loop or a branch around a barrier. */
 export function barrierBindings(
   kernel: Kernel,
   among: (name: string) => boolean,
@@ -12,7 +14,7 @@ export function barrierBindings(
   const names = kernel.bindings.filter(isReadOnly).map(({ name }) => name)
     .filter(among);
   if (names.length === 0 || !kernel.body.some(surroundsBarrier)) return [];
-  // Of most kernels, none: one look finds that out.
+  // Most kernels have none, which one check detects.
   if (!diverges(kernel, names)) return [];
   return names.filter((name) => diverges(kernel, [name]));
 }
@@ -23,7 +25,7 @@ function surroundsBarrier(stmt: Stmt): boolean {
   );
 }
 
-/** Whether a barrier is not reached by every invocation, as far as WGSL can tell, where these bindings are writable. */
+/** Whether some invocation may not reach a barrier, by WGSL's analysis, if these bindings are writable. */
 function diverges(kernel: Kernel, writable: readonly string[]): boolean {
   const bindings = kernel.bindings.map((binding) =>
     writable.includes(binding.name)

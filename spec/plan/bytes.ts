@@ -1,4 +1,4 @@
-/** Memory and traffic that a plan predicts. The runtime counts what really happens and never reads these. */
+/** Predicted memory and traffic of a plan. The runtime counts actual values without reading these. */
 
 import { storedBytes } from "../layout.ts";
 import { groupOf, groupRankOf, groupSizeOf, type Mesh } from "../mesh.ts";
@@ -7,12 +7,12 @@ import type { AllToAllStep, Plan, Step } from "./plan.ts";
 import type { Size } from "../size.ts";
 import { sum } from "../sum.ts";
 
-/** How ranks are connected, as far as memory depends on it. */
+/** Kinds of connections between ranks that memory depends on. */
 export type StagingKind = "local" | "host";
 
-/** Settings of `predictPeakBytes`. */
+/** Options of `predictPeakBytes`. */
 export interface PredictPeakBytesOptions {
-  /** The communicator whose staging is counted too. Default: local. */
+  /** The communicator whose staging is included. Default: local. */
   readonly communicator?: StagingKind;
 }
 
@@ -28,10 +28,9 @@ export function predictPeakBytes(
 }
 
 /**
- * Staging bytes of each communicator. local: none, kernels move rows in place. host: through which collectives of ranks on
- * devices of their own are read and written, in one process or in several: for each exchange that can be in flight at
- * once, the longest buffer that any of them reads and the longest that any of them writes. Devices whose memory is host
- * memory need none.
+ * Staging bytes of each communicator. local: none, kernels move rows in place. host: for ranks on separate devices, in
+ * one process or in several: for each exchange that can be in flight at the same time, the longest buffer that any of
+ * them reads plus the longest that any of them writes. Devices with host memory need none.
  */
 export function predictStaging(
   plan: Pick<Plan, "buffers" | "programs">,
@@ -56,7 +55,7 @@ export function predictStaging(
   };
 }
 
-/** How many exchanges of a program are in flight at once, at most. */
+/** Maximum number of concurrent exchanges of a program. */
 export function exchangesAtOnce(plan: Pick<Plan, "programs">): number {
   let most = 1;
   for (const { steps } of plan.programs) {
@@ -71,7 +70,7 @@ export function exchangesAtOnce(plan: Pick<Plan, "programs">): number {
   return most;
 }
 
-/** The experts of each group rank that an allToAll moves: all of them, or those of its chunk. */
+/** The experts of each group rank in an allToAll: all of them, or those of its chunk. */
 export function expertRanges(
   { splits, experts }: Pick<AllToAllStep, "splits" | "experts">,
 ): readonly (readonly [first: number, end: number])[] {
@@ -79,7 +78,10 @@ export function expertRanges(
     splits.slice(1).map((end, p) => [splits[p]!, end] as const);
 }
 
-/** Where the experts of each group rank and chunk end, of exchanges that are the chunks of one value: a token is sent once to each. */
+/**
+ * The end of the experts of each group rank and chunk, for exchanges that are the chunks of one value: a token is sent
+ * once to each.
+ */
 export function unitEnds(
   chunks: readonly Pick<AllToAllStep, "splits" | "experts">[],
 ): number[] {
@@ -89,33 +91,36 @@ export function unitEnds(
   return [0, ...new Set(ends.sort((a, b) => a - b))];
 }
 
-/** The part of all experts that an allToAll moves: less than 1 for a chunk. */
+/** The fraction of all experts in an allToAll: less than 1 for a chunk. */
 export function shareOfExperts(
   step: Pick<AllToAllStep, "splits" | "experts">,
 ): number {
   return movedExperts(step) / (step.splits.at(-1)! - step.splits[0]!);
 }
 
-/** How many experts an allToAll moves. */
+/** Number of experts in an allToAll. */
 export function movedExperts(
   step: Pick<AllToAllStep, "splits" | "experts">,
 ): number {
   return sum(expertRanges(step).map(([first, end]) => end - first));
 }
 
-/** How many counts an allToAll has of each rank. */
+/** Number of counts per rank in an allToAll. */
 export function countsPerRank(
   { splits, countsPerRank }: Pick<AllToAllStep, "splits" | "countsPerRank">,
 ): number {
   return countsPerRank ?? splits.at(-1)!;
 }
 
-/** Whether an allToAll moves tokens, each once for a rank, and not rows of choices: by counts behind those of experts. */
+/** Whether an allToAll sends deduplicated tokens instead of rows of choices, by the counts after those of experts. */
 export function movesTokens({ splits }: Pick<AllToAllStep, "splits">): boolean {
   return splits[0]! > 0;
 }
 
-/** n(s, p) of an allToAll from its counts, `[group rank][expert]`: rows from group rank s to group rank p on the way forward. */
+/**
+ * n(s, p) of an allToAll from its counts, `[group rank][expert]`: rows from group rank s to group rank p in forward
+ * direction.
+ */
 export function rowsBetween(
   counts: readonly (readonly number[])[],
   step: Pick<AllToAllStep, "splits" | "experts">,
@@ -126,13 +131,13 @@ export function rowsBetween(
   );
 }
 
-/** Rows that are together: the first one and their number. */
+/** Consecutive rows: the first one and their number. */
 export interface Block {
   readonly offset: number;
   readonly count: number;
 }
 
-/** Where the rows of an allToAll are on one rank: a block for each rank of the group that they go to or come from. */
+/** Blocks of rows of an allToAll on one rank: one for each rank that they are sent to or received from. */
 export interface ExchangeBlocks {
   /** In the step's `from`. */
   readonly send: readonly Block[];
@@ -140,13 +145,13 @@ export interface ExchangeBlocks {
   readonly receive: readonly Block[];
 }
 
-/** Which rank's blocks. */
+/** The rank of the blocks. */
 export interface BlocksOfOptions {
   /** Its index in the group of the exchange. */
   readonly groupRank: number;
 }
 
-/** The blocks of a rank, from the counts of its group, `[group rank][expert]`, which every rank of it holds. */
+/** The blocks of a rank, from the counts of its group, `[group rank][expert]`, which every rank of it has. */
 export function blocksOf(
   counts: readonly (readonly number[])[],
   step: Pick<AllToAllStep, "splits" | "experts" | "direction">,
@@ -155,7 +160,7 @@ export function blocksOf(
   const experts = expertRanges(step);
   const local = counts[groupRank]!;
   const [mine, end] = experts[groupRank]!;
-  // By destination: where the whole has them. By source: packed.
+  // By destination: at their offsets in the complete exchange. By source: packed.
   const byDestination = experts.map(([first, end]) => ({
     offset: sum(local.slice(step.splits[0], first)),
     count: sum(local.slice(first, end)),
@@ -171,17 +176,17 @@ export function blocksOf(
     : { send: bySource, receive: byDestination };
 }
 
-/** Where bytes are counted. */
+/** Context of counting bytes. */
 export interface SentBytesOptions {
   readonly mesh: Mesh;
   readonly rank: number;
-  /** A rank's length of a dynamic axis; only gathers of rows ask. */
+  /** A rank's length of a dynamic axis; only used for gathers of rows. */
   readonly length?: (axis: string, rank: number) => number;
 }
 
 /**
- * Bytes that `rank` sends to *other* ranks in one step. `rows` is n(s, p) of the rank's group on the way forward (see
- * `rowsBetween`); only an allToAll reads it. Steps that are no collectives send nothing.
+ * Bytes that `rank` sends to *other* ranks in one step. `rows`: n(s, p) of the rank's group in forward direction (see
+ * `rowsBetween`); only used for an allToAll. Steps other than collectives send nothing.
  */
 export function predictSentBytes(
   step: Step,
@@ -194,7 +199,7 @@ export function predictSentBytes(
     const { rows, blocks, bytes } = step;
     const others = groupOf(mesh, rank, step.over).filter((r) => r !== rank);
     if (!rows) return bytes * others.length;
-    // Each other rank gets this one's rows, or, of blocks, as many as it has itself.
+    // Each other rank receives this one's rows, or for blocks, as many as its own.
     return bytes * sum(
       others.map((other) => length(rows.axis, blocks ? other : rank)),
     );
@@ -211,7 +216,7 @@ export function predictSentBytes(
     );
 }
 
-/** The largest value that a size can take: run-time counts at their bounds, sums over a group at the bound of the whole. */
+/** The maximum of a size: dynamic lengths at their bounds, sums over a group at the global bound. */
 export function boundOf(
   size: Size,
   plan: Pick<Plan, "mesh"> & {
@@ -225,7 +230,7 @@ export function boundOf(
     const axis = Object.hasOwn(plan.axes, size.count)
       ? plan.axes[size.count]
       : undefined;
-    // Ranks along a mesh axis that the tensor axis is not sharded over all hold the same items.
+    // Ranks along a mesh axis that does not shard the tensor axis have the same items.
     const copies = (size.over ?? []).filter((m) => !axis?.over?.includes(m));
     return (axis?.size ?? 0) * groupSizeOf(plan.mesh, copies);
   }
@@ -244,7 +249,7 @@ export function boundOf(
   return Math.ceil(boundOf(size.ceilDiv[0], plan) / size.ceilDiv[1]);
 }
 
-/** How many ranks of a group a token goes to, on average, if any `choices` experts are as likely as others: those that not all choices miss. */
+/** Expected number of group ranks that a token is sent to, if any `choices` experts are equally likely. */
 export function expectedDestinations(
   splits: readonly number[],
   choices: number,

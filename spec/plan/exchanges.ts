@@ -1,4 +1,4 @@
-/** What the exchanges of dispatches and combines send for a token, if experts are chosen evenly. */
+/** Bytes that the exchanges of dispatches and combines send per token, for evenly chosen experts. */
 
 import {
   expectedDestinations,
@@ -18,15 +18,15 @@ import {
   type StepPart,
 } from "./plan.ts";
 
-/** An exchange of rows and what it sends. */
+/** An exchange of rows and its bytes. */
 export interface ExpectedExchange {
   /** Index of its step. */
   readonly index: number;
   readonly step: AllToAllStep;
   readonly op: StepPart["op"];
-  /** Bytes for a token, to all ranks of the group. */
+  /** Bytes per token, to all ranks of the group. */
   readonly bytes: number;
-  /** The part of them that goes to each group rank: 1 together. */
+  /** The fractions sent to each group rank, with sum 1. */
   readonly shares: readonly number[];
   /** The axis of the tokens. */
   readonly tokens: string | undefined;
@@ -49,7 +49,7 @@ export function expectedExchanges(
     const held = expertRanges(step).map(([first, end]) => end - first);
     const all = movedExperts(step);
     const shares = held.map((n) => n / all);
-    // Where dispatch is deduplicated, a word for each choice says where it finds its token.
+    // With deduplicated dispatch, a word per choice contains the index of its token.
     if (part === "exchange places") {
       return [{ ...base, bytes: choices * 4, shares }];
     }
@@ -62,7 +62,7 @@ export function expectedExchanges(
   });
 }
 
-/** Bytes of a token that leave a rank, of those that go to the group. */
+/** Bytes of a token that leave a rank, of those sent to the group. */
 export function toOthers(
   { mesh }: Pick<Plan, "mesh">,
   { bytes, step }: Pick<ExpectedExchange, "bytes" | "step">,
@@ -71,7 +71,10 @@ export function toOthers(
   return bytes * (groupSize - 1) / groupSize;
 }
 
-/** Where the experts of each group rank and chunk end, by routing: as the exchange with a row for each choice has it, of places or of combine. */
+/**
+ * The end of the experts of each group rank and chunk, by routing, from the exchange with a row per choice: token
+ * indices, or combine.
+ */
 function expertSplits(program: Program): Map<number, readonly number[]> {
   const chunks = new Map<string, AllToAllStep[]>();
   const ends = new Map<number, readonly number[]>();
@@ -88,7 +91,7 @@ function expertSplits(program: Program): Map<number, readonly number[]> {
   return ends;
 }
 
-/** The buffers that say where each choice is sent, by routing. u32 [token, choice] */
+/** The buffers with the send row of each choice, by routing. u32 [token, choice] */
 function sentWhere(plan: Plan, program: Program): Map<number, PlanBuffer> {
   const found = new Map<number, PlanBuffer>();
   for (const step of program.steps) {

@@ -1,4 +1,4 @@
-/** What the rules of the verifier look at: a plan with its references resolved and its steps' reads and writes known. */
+/** Facts for the rules of the verifier: a plan with resolved references, and its steps' reads and writes. */
 
 import { type Accesses, accessesOf } from "./accesses.ts";
 import { boundOf } from "./bytes.ts";
@@ -23,27 +23,27 @@ import type {
 import { oneLine } from "../shown.ts";
 import type { Size } from "../size.ts";
 
-/** Reports that a rule does not hold: `Cannot <cannot> in <step>: <because>`. */
+/** Reports a violation: `Cannot <cannot> in <step>: <because>`. */
 export type Report = (
   cannot: string,
   because: string,
   step?: StepPlace,
 ) => void;
 
-/** One rule: looks at the facts, reports what is wrong. */
+/** One rule: checks the facts and reports violations. */
 export type Check = (facts: Facts, report: Report) => void;
 
 /** A collective step. */
 export type Collective = AllGatherStep | AllToAllStep;
 
-/** A step and what messages call it. */
+/** A step and its name in messages. */
 export interface StepPlace {
   readonly step: Step;
   /** `main[12]` */
   readonly name: string;
 }
 
-/** A step with its place, ranks, and the buffers it reads and writes. */
+/** A step with its position, ranks, and the buffers that it reads and writes. */
 export interface StepFacts extends StepPlace {
   readonly index: number;
   readonly ranks: readonly number[];
@@ -59,27 +59,27 @@ export interface ProgramFacts {
   readonly steps: readonly StepFacts[];
 }
 
-/** A kernel of the plan and what its tree says. */
+/** A kernel of the plan and the facts of its tree. */
 export interface KernelEntry {
   readonly name: string;
   readonly kernel: PlanKernel;
   readonly facts: KernelFacts;
 }
 
-/** A plan as the rules see it. Maps, so that no name of the plan finds a property of Object. */
+/** A plan as the rules see it. Uses maps, so that no name of the plan refers to a property of Object. */
 export interface Facts {
   readonly plan: Plan;
-  /** One rank of each class of equal ranks: what holds on it holds on all of its class. */
+  /** One rank per class of equal ranks: its facts hold for all of its class. */
   readonly everyRank: readonly number[];
-  /** The ranks by class: those of one class hold as much of everything and take part in the same steps. */
+  /** The ranks by class: the ranks of a class have equal values and execute the same steps. */
   readonly classes: readonly (readonly number[])[];
   readonly buffers: ReadonlyMap<string, PlanBuffer>;
   readonly kernels: ReadonlyMap<string, KernelEntry>;
   readonly programs: readonly ProgramFacts[];
   readonly routings: readonly RoutingFacts[];
-  /** The largest value that a size can take. */
+  /** The maximum of a size. */
   bound(size: Size): number;
-  /** Groups of ranks over mesh axes, each in the order of group ranks; of groups of equal ranks only one. */
+  /** Groups of ranks over mesh axes, in group rank order; one of each set of equal groups. */
   groups(over: readonly string[]): readonly (readonly number[])[];
 }
 
@@ -89,7 +89,7 @@ export function placeOf(step: StepPlace): string {
   return span ? `${step.name} (${formatSpan(span)})` : step.name;
 }
 
-/** `layer.ts:9:16`: the last part of the path is enough beside the name of the step. */
+/** `layer.ts:9:16`: the last part of the path suffices next to the name of the step. */
 export function formatSpan(span: Span): string {
   const file = span.file.split(/[/\\]/).at(-1);
   return oneLine(`${file}:${span.line}:${span.column}`);
@@ -111,7 +111,7 @@ export function* collectives(
   }
 }
 
-/** Groups of ranks over mesh axes, each in the order of group ranks. */
+/** Groups of ranks over mesh axes, in group rank order. */
 export function groupsOver(
   mesh: Mesh,
   ranks: number,
@@ -128,7 +128,7 @@ export function groupsOver(
   return [...groups.values()];
 }
 
-/** The first of all groups in which the same classes of ranks follow each other. */
+/** The first of all groups with the same sequence of rank classes. */
 function differentGroups(
   groups: readonly number[][],
   classOf: readonly number[],
@@ -141,7 +141,7 @@ function differentGroups(
   return [...found.values()];
 }
 
-/** Collect the facts of a plan whose structure is sound. */
+/** Collects the facts of a plan with a valid structure. */
 export function collectFacts(plan: Plan): Facts {
   const classOf = rankClasses(plan);
   const classes: number[][] = [];
@@ -190,7 +190,7 @@ export function collectFacts(plan: Plan): Facts {
   };
 }
 
-/** The classes that a list of ranks is made of. */
+/** The classes in a list of ranks. */
 function classesOf(
   ranks: readonly number[],
   classes: readonly (readonly number[])[],
@@ -199,7 +199,7 @@ function classesOf(
   return [...classes.keys()].filter((c) => inside.has(classes[c]![0]!));
 }
 
-/** The buffers of a launch by what the kernel's tree does with its bindings. */
+/** The reads and writes of a launch, by the facts of its kernel's tree. */
 function launched(
   { kernel, bindings }: LaunchStep,
   kernels: ReadonlyMap<string, KernelEntry>,
@@ -211,7 +211,7 @@ function launched(
   return { reads: of(needs), writes: of(stores) };
 }
 
-/** How many ranks a group over mesh axes of a plan has. */
+/** Size of a group over mesh axes of a plan. */
 export function width(facts: Facts, over: readonly string[]): number {
   return groupSizeOf(facts.plan.mesh, over);
 }

@@ -1,4 +1,4 @@
-/** Exchanges that are started by one step and waited for by another. */
+/** Asynchronous exchanges, started by one step and waited for by another. */
 
 import type { AllToAllStep, Step } from "./plan.ts";
 

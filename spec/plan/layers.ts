@@ -1,22 +1,28 @@
-/** Which layer of the model each step of a program belongs to, by the numbers in its block, or in the names of weights. */
+/** The layer of each step of a program, by the numbers in its block, or in the names of weights. */
 
 import type { Plan, Program } from "./plan.ts";
 
-/** Names of layers in order, and for each step which of them it belongs to. */
+/** Names of layers in order, and the layer of each step. */
 export interface Layers {
   readonly names: readonly string[];
-  /** Its number in the model, of those that have one. */
+  /** Number in the model, for layers that have one. */
   readonly numbers: readonly (number | undefined)[];
   readonly of: readonly number[];
 }
 
-/** The layer in the name of a block, a parameter, a state or a port: `model.layers.3.keys`, `layer3.router_logits`. */
+/**
+ * The layer number in the name of a block, a parameter, a state or a port: `model.layers.3.keys`,
+ * `layer3.router_logits`.
+ */
 export function layerOf(name: string): number | undefined {
   const number = /(?:^|\.)(?:layer)?(\d+)(?:\.|$)/.exec(name)?.[1];
   return number === undefined ? undefined : Number(number);
 }
 
-/** Steps without a block and without a weight belong to the layer of the step before. A model without numbers has one layer. */
+/**
+ * The layers of a program. Steps without a block and without a weight belong to the layer of the previous step. A model
+ * without numbers has one layer.
+ */
 export function layersOf(plan: Plan, program: Program): Layers {
   const sources = new Map(
     plan.weights.map(({ buffer, source }) => [buffer, source]),

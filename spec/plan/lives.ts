@@ -1,8 +1,8 @@
-/** When the buffers of a plan are live. */
+/** Live ranges of buffers. */
 
 import type { Facts, ProgramFacts } from "./facts.ts";
 
-/** First and last step of a buffer's life in a program, and the step that names it for messages. */
+/** First and last step of a buffer's live range in a program, and the step that names it for messages. */
 export interface Life {
   readonly name: string;
   first: number;
@@ -10,8 +10,8 @@ export interface Life {
 }
 
 /**
- * When each scratch buffer lives in a program: from the first step that touches it to the last one. What a collective
- * counts in `receivedCounts` is read by the host after the program, so it lives to the end; other kinds live always.
+ * The live range of each scratch buffer in a program: from the first step that uses it to the last one. The host reads
+ * `receivedCounts` of a collective after the program, so it is live until the end; other kinds are always live.
  */
 export function livesOf(
   { buffers }: Pick<Facts, "buffers">,

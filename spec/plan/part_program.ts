@@ -1,22 +1,22 @@
-/** A program that does a part of another: its steps, less those that nothing asked for depends on. */
+/** Derives a program that executes a part of another: its steps without those that no requested output depends on. */
 
 import { predictStaging } from "./bytes.ts";
 import type { Plan, Program } from "./plan.ts";
 import { collectFacts } from "./facts.ts";
 
-/** What the new program is. */
+/** The new program. */
 export interface PartProgramOptions {
   /** Its name. */
   readonly name: string;
   /** Outputs of the plan's first program. */
   readonly outputs: readonly string[];
-  /** States that it changes as the first program does; default: none. */
+  /** States that it updates like the first program. Default: none. */
   readonly states?: readonly string[];
 }
 
 /**
- * The plan with one more program, which has the steps of the first that these outputs need. It shares all buffers: of a
- * step of training it is the forward pass, with the parameters as they are and without changing them.
+ * The plan with one more program: the steps of the first that these outputs depend on. It shares all buffers. For a
+ * training step it is the forward pass, without updates of parameters.
  */
 export function withPartProgram(
   plan: Plan,
@@ -34,7 +34,7 @@ export function withPartProgram(
   ]);
   const kept: number[] = [];
   for (const { index, reads, writes } of [...steps].reverse()) {
-    // A buffer may be written in several steps, each a part of it: all of them count.
+    // A buffer may be written by several steps, each a part of it: all of them count.
     if (!writes.some((buffer) => needed.has(buffer))) continue;
     kept.push(index);
     for (const buffer of reads) needed.add(buffer);

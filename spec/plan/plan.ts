@@ -1,6 +1,6 @@
 /**
- * The plan: everything the runtime does, on every rank, as one document. It is data: it can be saved, read,
- * diffed, verified and run elsewhere. `text.ts` prints it, `json.ts` reads and writes it, `verify.ts` says what is legal.
+ * The plan: everything the runtime does, on every rank, as one document. It is data: it can be saved, read, diffed,
+ * verified and run elsewhere. `text/` prints it, `document/` reads and writes it, `verify/` checks its legality.
  */
 
 import type { Table } from "../table.ts";
@@ -26,27 +26,27 @@ import type {
 export { maxOverRanks, onRank, perRank } from "../per_rank.ts";
 export type { ConstData, PerRank } from "../per_rank.ts";
 
-/** An axis of the model as the plan sees it. */
+/** An axis of the model in a plan. */
 export interface PlanAxis {
   /** Length, or the bound of a dynamic length, over all ranks. */
   readonly size: Natural;
-  /** Its length is known only at run time, or differs by rank at run time. */
+  /** Whether its length is dynamic, globally or per rank. */
   readonly dynamic?: true;
-  /** Dynamic axes whose length over all ranks is always `size`: only their parts on the ranks differ. */
+  /** Dynamic axes whose length over all ranks is always `size`: only the local parts differ. */
   readonly exact?: true;
-  /** The mesh axes it is placed over; absent: every rank has all of it. */
+  /** The mesh axes that it is placed over. Absent: replicated. */
   readonly over?: Short<Name>;
-  /** The axis of the model that ranks hold parts of; absent: it is that axis. */
+  /** The model axis of a local axis. Absent: the axis itself. */
   readonly of?: Name;
-  /** Experts are numbered on it. */
+  /** Whether it numbers experts. */
   readonly experts?: true;
-  /** Placed fixed axes: the global ids at each group rank over the mesh axes. */
+  /** Placed fixed axes: the global ids of each group rank over the mesh axes. */
   readonly table?: Table;
   /**
-   * Placed dynamic axes: how items are assigned to ranks. `blocks`: contiguous ones, of all items or of those that ranks
-   * have of axis `within`. `sequence` names the input that keeps a sequence on one rank.
-   * `items`: each goes where that item of axis `of` is whose number the input gives; a rank is given its number there.
-   * `group`: those of axis `of` that ranks with the same coordinates along these mesh axes have, one rank's after another's.
+   * Placed dynamic axes: the assignment of items to ranks. `blocks`: contiguous ones, of all items or of those that
+   * ranks have of axis `within`. `sequence` names the input that keeps a sequence on one rank. `items`: each item is on
+   * the rank of the item of axis `of` that the input numbers; the rank receives local numbers. `group`: the
+   * concatenation of axis `of` over the ranks with equal coordinates along these mesh axes.
    */
   readonly assignment?:
     | { readonly by: "blocks"; readonly within?: Name }
@@ -55,7 +55,10 @@ export interface PlanAxis {
     | { readonly by: "group"; readonly of: Name };
 }
 
-/** One axis of a buffer, in memory order. `size` is the bound where the axis is dynamic. Axis "expert slot" means rows of a dispatch. */
+/**
+ * One axis of a buffer, in memory order. `size` is the bound if the axis is dynamic. Axes "expert slot" are rows of a
+ * dispatch.
+ */
 export interface BufferAxis {
   readonly axis: Name;
   readonly size: PerRank;
@@ -63,10 +66,10 @@ export interface BufferAxis {
 }
 
 /**
- * input: written by the caller before a program. weight: filled from files at load. state: zero at load, kept between
- * programs. const: `data`, written at load. rope: a table made at load, see `rope`. counts: u32, this rank's length of
- * each axis in `plan.counts`, written before a program. assignment: u32, how a placed dynamic axis is on the ranks in this
- * run, see `assignment`, written before a program. output and scratch: written by steps.
+ * input: written by the caller before a program. weight: loaded from files. state: zero on load, persistent between
+ * programs. const: `data`, written on load. rope: a table computed on load, see `rope`. counts: u32, this rank's length
+ * of each axis in `plan.counts`, written before a program. assignment: u32, the assignment of a placed dynamic axis in
+ * this run, see `assignment`, written before a program. output and scratch: written by steps.
  */
 export type BufferKind =
   | "input"
@@ -79,7 +82,7 @@ export type BufferKind =
   | "output"
   | "scratch";
 
-/** before reads: they see the new contents. after reads: they see what was there before the program. */
+/** before reads: readers see the new contents. after reads: readers see the contents before the program. */
 export type WriteOrder = "before reads" | "after reads";
 
 /** A buffer of every rank. Row-major over `axes`; `rowStride` is the padded length of the last axis, in elements. */
@@ -89,28 +92,28 @@ export interface PlanBuffer {
   readonly dtype: StoredDType;
   readonly axes: Short<BufferAxis>;
   readonly rowStride?: Natural;
-  /** What it holds is, on each rank, a part of a sum: added up over the ranks along these mesh axes they are the value. */
+  /** Mesh axes over which the buffers of the ranks are terms of a sum. */
   readonly unreduced?: Short<Name>;
   /**
-   * Kinds scratch and output: the steps of a program that write it on a rank, each a part of it. A step that reads it comes
-   * after all of them. Default: 1.
+   * Kinds scratch and output: number of steps of a program that write it on a rank, one part each. Steps that read it
+   * follow all of them. Default: 1.
    */
   readonly writers?: Count;
   /**
-   * Kinds state and weight: the programs that write it, in one step on every rank, and on which side of the steps that read
-   * it that step is. A program that is not named here does not write it.
+   * Kinds state and weight: the programs that write it, in one step on every rank, and whether before or after the
+   * steps that read it. Other programs do not write it.
    */
   readonly written?: { readonly [program: string]: WriteOrder };
-  /** Bytes on each rank: the product of sizes (with padding) times the element, rounded up to 4, at least 4. */
+  /** Bytes on each rank: the product of sizes (with padding) times the element size, rounded up to 4, at least 4. */
   readonly bytes: PerRank;
   /** Index into `plan.allocations`. */
   readonly allocation: Natural;
   /**
-   * Where it begins in its allocation, in bytes, on every rank: a multiple of `STORAGE_ALIGNMENT`. Buffers that overlap
-   * there are never live at once.
+   * Offset in its allocation in bytes, on every rank: a multiple of `STORAGE_ALIGNMENT`. Overlapping buffers are never
+   * live at the same time.
    */
   readonly offset: Natural;
-  /** What it says of a routing: how many rows are of each expert, tiles of them, or something of each row. */
+  /** Contents for a routing: rows per expert, tiles of them, or a value per row. */
   readonly routing?: "counts" | "tiles" | "rows";
   /** kind const: the u32 values. */
   readonly data?: ConstData;
@@ -120,9 +123,9 @@ export interface PlanBuffer {
     readonly scale: number;
   };
   /**
-   * kind assignment: what is said of the axis. items: for each of this rank's items, in local order, its index among those that
-   * the rank has of axis `of`. rows: for each global index, its row where the items of all group ranks are stored one after
-   * another. counts: how many items each rank of the group over the mesh axes `over` has.
+   * kind assignment: the table of the axis. items: for each of this rank's items, in local order, its index among those
+   * that the rank has of axis `of`. rows: for each global index, its row in the concatenation of the items of all group
+   * ranks. counts: the number of items of each rank in the group over the mesh axes `over`.
    */
   readonly assignment?: {
     readonly axis: Name;
@@ -132,36 +135,36 @@ export interface PlanBuffer {
   };
 }
 
-/** Memory that every rank allocates as one when a plan is loaded, such as a GPUBuffer. Buffers are ranges of it. */
+/** Memory that every rank allocates at once when a plan is loaded, such as a GPUBuffer. Buffers are ranges of it. */
 export interface Allocation {
   readonly bytes: PerRank;
 }
 
-/** A kernel of the plan. Devices print it in their own language: WGSL (`printWgsl`), WebAssembly, C. */
+/** A kernel of the plan. Devices print it in their language: WGSL (`printWgsl`), WebAssembly, C. */
 export interface PlanKernel {
   readonly tree: Kernel;
 }
 
 /**
- * How a weight buffer is filled. `axes` are those of one source tensor as it is stored in the file, under the names that the
- * buffer has them by: along an axis that is sharded, each rank takes its own indices, which the axis says.
+ * Source of a weight buffer. `axes`: those of one source tensor in the file, under the names of the buffer. Along a
+ * sharded axis, each rank reads the indices of its table.
  */
 export interface PlanWeight {
   readonly buffer: Name;
-  /** The safetensors key; `{axis}` stands for an index of the stacked axis. */
+  /** The safetensors key; `{axis}` is replaced by an index of the stacked axis. */
   readonly source: Name;
   readonly stored: StoredDType;
-  /** Axes and shape of one source tensor, as it is stored in the file. */
+  /** Axes and shape of one source tensor in the file. */
   readonly axes: Short<Name>;
   readonly shape: readonly Natural[];
-  /** The axis of the buffer for each index of which there is a source tensor of its own. */
+  /** The stacked axis: each of its indices has a separate source tensor. */
   readonly stack?: Name;
 }
 
-/** Which dispatch or combine of the model a step is a part of. */
+/** The dispatch or combine of the model that a step belongs to. */
 export interface StepPart {
   readonly op: "dispatch" | "combine";
-  /** The routing's number in the plan; a dispatch and its combine share it. */
+  /** The routing's number in the plan, shared by a dispatch and its combine. */
   readonly routing: Natural;
   readonly part:
     | "count"
@@ -175,24 +178,26 @@ export interface StepPart {
     | "wait"
     | "regroup"
     | "combine";
-  /** Part count: rows stay on the rank, and it lists them by expert, too. */
+  /** Part count: rows are local, and it also lists them by expert. */
   readonly lists?: true;
 }
 
-/** What all steps have. */
+/** Common fields of steps. */
 export interface StepBase {
   readonly ranks: "all" | NonEmpty<Natural>;
-  /** What it computes, in the model's words: `add(x, combine(…))`, and where. */
+  /** Its computation in the model's terms, `add(x, combine(…))`, and its source position. */
   readonly label?: string;
   readonly span?: Span;
-  /** The block of the model that it is of, such as `layers.3.moe`; absent: of none. */
+  /** Block of the model, such as `layers.3.moe`. Absent: none. */
   readonly block?: Name;
   readonly part?: StepPart;
-  /** Of training: whether it is for gradients or for next values; absent: for the forward pass. */
+  /** In training: backward pass or update. Absent: the forward pass. */
   readonly phase?: "backward" | "update";
 }
 
-/** Start a kernel. `bindings` maps the kernel's binding names to buffers. Zero workgroups: nothing is started. */
+/**
+ * Launches a kernel. `bindings` maps the kernel's binding names to buffers. With zero workgroups, nothing is launched.
+ */
 export interface LaunchStep extends StepBase {
   readonly op: "launch";
   readonly kernel: Name;
@@ -200,7 +205,7 @@ export interface LaunchStep extends StepBase {
   readonly workgroups: readonly [Size, Size, Size];
 }
 
-/** Copy `bytes` bytes from the start of one buffer to the start of another on the same rank. */
+/** Copies `bytes` bytes from the start of one buffer to the start of another on the same rank. */
 export interface CopyStep extends StepBase {
   readonly op: "copy";
   readonly from: Name;
@@ -209,10 +214,10 @@ export interface CopyStep extends StepBase {
 }
 
 /**
- * Concatenate `from` (`bytes` bytes) of every rank of the group, in the order of group ranks, into `to`. With `rows`, `bytes` are those of
- * a row, and every rank gives as many rows as it has items of the placed dynamic axis; `rows.counts` is an `assignment` buffer
- * that holds these numbers by group rank. With `blocks`, `from` has a block of `bytes` bytes for each rank of the group, and a rank
- * gets of everyone only the block that is for itself; `blocks.groupRank` holds its group rank.
+ * Concatenates `from` (`bytes` bytes) of every rank of the group, in group rank order, into `to`. With `rows`, `bytes`
+ * is per row, and every rank sends one row per item of the placed dynamic axis; `rows.counts` is an `assignment` buffer
+ * with these numbers by group rank. With `blocks`, `from` has a block of `bytes` bytes for each rank of the group, and
+ * a rank receives from each rank only the block for itself; `blocks.groupRank` contains its group rank.
  */
 export interface AllGatherStep extends StepBase {
   readonly op: "allGather";
@@ -225,18 +230,18 @@ export interface AllGatherStep extends StepBase {
 }
 
 /**
- * Exchange rows. `counts` is u32 [group rank][expert]; experts `splits[p]` to `splits[p + 1]` belong to group rank p. Where tokens
- * are deduplicated, they go by counts for each rank and chunk, behind those of experts.
- * n(s, p) = sum over p's experts of counts[s][expert]. forward: `from` holds, on rank s, blocks of n(s, 0), n(s, 1), …
- * rows, and `to`, on rank p, receives blocks of n(0, p), n(1, p), … rows. back: the same with `from` and `to` in
- * each other's places, so rows return to where they came from. `receivedCounts` (u32 [group rank]) receives the number of
- * rows taken from each rank; `groupRank` holds this rank's index in the group.
+ * Exchanges rows. `counts` is u32 [group rank][expert]; experts `splits[p]` to `splits[p + 1]` belong to group rank p.
+ * Deduplicated tokens are sent by counts per rank and chunk, stored after those of experts. n(s, p) = sum over p's
+ * experts of counts[s][expert]. forward: `from` contains, on rank s, blocks of n(s, 0), n(s, 1), … rows, and `to`, on
+ * rank p, receives blocks of n(0, p), n(1, p), … rows. back: the same with `from` and `to` exchanged, so rows return to
+ * their sender. `receivedCounts` (u32 [group rank]) receives the number of rows from each rank; `groupRank` contains
+ * this rank's index in the group.
  *
- * With `experts`, one pair for each group rank, only the rows of p's experts from the first below the second are sent: a
- * *chunk*. The buffer that holds rows by destination (forward: `from`, back: `to`) has them where an exchange of all rows has them; in
- * the other one the blocks of the chunk are stored packed.
+ * With `experts`, one pair per group rank, only the rows of p's experts from the first below the second are sent: a
+ * *chunk*. In the buffer by destination (forward: `from`, back: `to`), they have their offsets in the complete
+ * exchange; in the other one the blocks of the chunk are packed.
  *
- * With `handle`, the step only starts the exchange; it is over after the `wait` step of that name.
+ * With `handle`, the step only starts the exchange, which ends at the `wait` step with that name.
  */
 export interface AllToAllStep extends StepBase {
   readonly op: "allToAll";
@@ -247,17 +252,17 @@ export interface AllToAllStep extends StepBase {
   readonly rowBytes: Count;
   readonly counts: Name;
   readonly splits: Several<Natural>;
-  /** Counts of each rank. Default: up to the last split. */
+  /** Counts per rank. Default: up to the last split. */
   readonly countsPerRank?: Count;
   readonly experts?: NonEmpty<readonly [first: Natural, end: Natural]>;
   readonly groupRank: Name;
   readonly receivedCounts: Name;
-  /** The most rows from one rank to another. */
+  /** Maximum number of rows from one rank to another. */
   readonly pairRows: Size;
   readonly handle?: Name;
 }
 
-/** Wait for the exchange that an earlier step started under this name. Until then nothing touches what it moves. */
+/** Waits for the exchange that an earlier step started under this name. No step between may access its buffers. */
 export interface WaitStep extends StepBase {
   readonly op: "wait";
   readonly handle: Name;
@@ -271,18 +276,21 @@ export type Step =
   | AllToAllStep
   | WaitStep;
 
-/** An input or output as the caller sees it: a global row-major tensor. */
+/** An input or output for the caller: a global row-major tensor. */
 export interface Port {
   readonly buffer: Name;
   readonly dtype: "f32" | "i32" | "u32";
   readonly axes: Short<Name>;
-  /** Integer inputs that index something: every value is at least 0 and less than this. */
+  /** Integer inputs used as an index: every value is at least 0 and less than this. */
   readonly below?: Count;
-  /** Integer inputs whose values number items of this axis: each is less than its length in the run. Ranks get their own numbers. */
+  /**
+   * Integer inputs whose values number items of this axis: each is less than its length in the run. Ranks receive local
+   * numbers.
+   */
   readonly indexes?: Name;
 }
 
-/** A list of steps with its inputs and outputs; programs share buffers. */
+/** A list of steps with its inputs and outputs. Programs share buffers. */
 export interface Program {
   readonly name: Name;
   readonly inputs: { readonly [name: string]: Port };
@@ -290,10 +298,10 @@ export interface Program {
   readonly steps: readonly Step[];
 }
 
-/** The whole document. */
+/** The document. */
 export interface Plan {
   readonly version: 2;
-  /** In which order sums are taken; see `numerics.md`. */
+  /** The order of sums; see `numerics.md`. */
   readonly numerics: Numerics;
   readonly requiredLimits: { readonly [limit: string]: Natural };
   readonly requiredFeatures: readonly Name[];
@@ -309,8 +317,8 @@ export interface Plan {
   readonly programs: NonEmpty<Program>;
   /** Sum of the allocations. */
   readonly peakBytes: PerRank;
-  /** Bytes of staging that a communicator adds on each rank, where it is used. */
+  /** Staging bytes of each communicator per rank. */
   readonly staging: { readonly local: PerRank; readonly host: PerRank };
-  /** The document of the model that it was compiled from, and how: of a saved plan, so that it can be compiled again. */
+  /** The document of the model and the compiler options, in a saved plan, so that it can be compiled again. */
   readonly compiledFrom?: { readonly [field: string]: unknown };
 }

@@ -1,11 +1,11 @@
-/** Which ranks of a plan are equal: they hold as much of everything and take the same steps. */
+/** Classes of equal ranks: ranks with equal values and the same steps. */
 
 import { groupRanks } from "../mesh.ts";
 import { partLengths } from "../axis_parts.ts";
 import { onRank, type PerRank } from "../per_rank.ts";
 import type { Plan } from "./plan.ts";
 
-/** The class of each rank, as a number. Ranks of one class have the same of every value that may differ by rank. */
+/** The class of each rank, as a number. Ranks of one class are equal in every value that may differ by rank. */
 export function rankClasses(plan: Plan): number[] {
   let classes = new Array<number>(plan.ranks).fill(0);
   const seen = new Set<string>();

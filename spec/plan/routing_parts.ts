@@ -1,4 +1,4 @@
-/** The steps of each routing, sorted by the part of dispatch or combine that they are. */
+/** The steps of each routing, by part of dispatch or combine. */
 
 import { movedExperts, movesTokens, unitEnds } from "./bytes.ts";
 import type { AllGatherStep, AllToAllStep, Step, StepPart } from "./plan.ts";
@@ -20,9 +20,9 @@ export interface RoutingFacts {
   readonly count: readonly StepFacts[];
   readonly permute: readonly StepFacts[];
   readonly gather: readonly StepOf<AllGatherStep>[];
-  /** Of a deduplicated dispatch: where choices find their tokens. */
+  /** For a deduplicated dispatch: the token indices of choices. */
   readonly places: readonly StepOf<AllToAllStep>[];
-  /** Where ranks add up rows before they return: which rows are of one token, and the sums. */
+  /** With pre-summing: the rows of each token, and the sums. */
   readonly lists: readonly StepOf<AllToAllStep>[];
   readonly sums: readonly StepFacts[];
   readonly forward: readonly StepOf<AllToAllStep>[];
@@ -86,8 +86,8 @@ export function routingsOf(
 }
 
 /**
- * The exchanges of each value that a routing carries one way: one, or one for each of its chunks. They share the buffer
- * that holds its rows by destination, and together move every expert.
+ * The exchanges of each value of a routing in one direction: one, or one per chunk. They share the buffer with its rows
+ * by destination, and together cover every expert.
  */
 export function valuesOf(
   exchanges: readonly StepOf<AllToAllStep>[],
@@ -108,8 +108,8 @@ export function valuesOf(
 }
 
 /**
- * The buffers that say in which row each choice is sent: written by count, read by every combine and by every permute, but
- * for those that are deduplicated, by other rows that count made, and those that add what ranks have added up.
+ * The buffers with the send row of each choice: written by count, read by every combine and permute, except for
+ * deduplicated ones, which use other rows from count, and those that add pre-summed rows.
  */
 export function permutationsOf(routing: RoutingFacts): string[] {
   const written = new Set(routing.count.flatMap((at) => at.writes));
@@ -125,13 +125,13 @@ export function permutationsOf(routing: RoutingFacts): string[] {
   );
 }
 
-/** Where the experts of each group rank and chunk end: what goes by choices is cut so. */
+/** The end of the experts of each group rank and chunk, for exchanges by choices. */
 export function expertEnds({ places, back }: RoutingFacts): number[] {
   const byChoices = places.length > 0 ? places : back;
   return unitEnds(byChoices.map(({ step }) => step));
 }
 
-/** What a routing is called in a complaint. */
+/** The name of a routing in messages. */
 export function titleOf(routing: RoutingFacts): string {
   return `route by routing ${routing.number} of program '${routing.program}'`;
 }

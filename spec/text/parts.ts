@@ -1,4 +1,4 @@
-/** Pieces of a plan's text: tables, numbers, types of buffers, source positions. */
+/** Parts of a plan's text: tables, numbers, buffer types, source positions. */
 
 import type { Span } from "../errors.ts";
 import { perRankText } from "../per_rank.ts";
@@ -13,7 +13,7 @@ import {
   type Step,
 } from "../plan/plan.ts";
 
-/** Rows with their columns aligned; numbers (`1,234`) to the right, the last column not padded. */
+/** Rows with aligned columns; numbers (`1,234`) to the right, the last column not padded. */
 export function alignRows(
   rows: readonly (readonly string[])[],
   indent = "  ",
@@ -32,12 +32,12 @@ export function alignRows(
   );
 }
 
-/** `repeat layer 3..60 {`, and what stands before its first part. */
+/** `repeat layer 3..60 {`, after the prefix of its first part. */
 function repeatHead({ repeat, from, to }: Repeat, indent: string): string {
   return `${indent}repeat ${repeat} ${from}..${to} {`;
 }
 
-/** Rows as `alignRows` has them, those that repeat written once. */
+/** Rows like those of `alignRows`, with repetition written once. */
 export function repeatRows(rows: readonly (readonly string[])[]): string[] {
   const found = findRepeats(rows) as readonly (Repeat | readonly string[])[];
   const bodyOf = (item: Repeat | readonly string[]) =>
@@ -55,7 +55,10 @@ export function repeatRows(rows: readonly (readonly string[])[]): string[] {
   });
 }
 
-/** Rows of a table that are equal but for one number in their names, which goes up by one, as one: `layers.{0..3}.moe/ffn`. */
+/**
+ * Merges rows of a table that differ only in one number in their names, which increases by one:
+ * `layers.{0..3}.moe/ffn`.
+ */
 export function mergeRows(
   rows: readonly (readonly string[])[],
 ): (readonly string[])[] {
@@ -84,7 +87,7 @@ export function mergeRows(
   ]);
 }
 
-/** A row, and the numbers that its name is there with. */
+/** A row, and the numbers of its name. */
 interface Numbered {
   readonly name: string;
   readonly rest: readonly string[];
@@ -92,7 +95,7 @@ interface Numbered {
   to: number;
 }
 
-/** Lines of steps, those that repeat written once; `%12` there is the number of the step in the first part. */
+/** Lines of steps with repetition written once; `%12` there is the number of the step in the first part. */
 export function repeatLines(lines: readonly string[]): string[] {
   const found = findRepeats(lines) as readonly (Repeat | string)[];
   return found.flatMap((item) =>
@@ -116,7 +119,7 @@ function firstNumbers({ repeat, from, body }: Repeat): string[] {
   );
 }
 
-/** `over dp+ep`, or nothing for an axis that every rank has whole. */
+/** `over dp+ep`, or empty for a replicated axis. */
 export function overText(over: readonly string[] | undefined): string {
   return over && over.length > 0 ? over.join("+") : "";
 }
@@ -170,15 +173,15 @@ export function dispatchedType(
   return `${buffer.dtype}[${[rows, ...rest].join(" ")}]`;
 }
 
-/** `layer.ts:9:16` */
+/** `0 1 2 5`; more than eight consecutive ones as `0..31`. */
 export function spanText({ file, line, column }: Span): string {
   return oneLine(`${file}:${line}:${column}`);
 }
 
-/** What a step is called in the trace of a run: `model.layers.0/dot over embed : f32[token embed]`. */
+/** The type of a dispatched value, with the rows of a buffer as `expert/ep slot`. */
 export function traceName(step: Step): string {
   const { block, label = "", part } = step;
-  // A label ends with the chunk that it is of.
+  // `layer.ts:9:16`
   const [chunk = ""] = /, chunk \d+ of \d+$/.exec(label) ?? [];
   const what = part
     ? `${part.op}/${part.part}${chunk}`

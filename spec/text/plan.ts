@@ -1,4 +1,4 @@
-/** The text form of a plan: everything it says, in one canonical order, for reading and for diffs. For legal plans only. */
+/** The text form of a plan in one canonical order, for reading and for diffs. Only for legal plans. */
 
 import { oneLine } from "../shown.ts";
 import { perRankText } from "../per_rank.ts";
@@ -34,7 +34,7 @@ import { collectFacts, collectives, type Facts } from "../plan/facts.ts";
 
 /** Options of `formatPlan`. */
 export interface FormatPlanOptions {
-  /** Print the WGSL of the kernels too. Default: false. */
+  /** Whether to print the WGSL of the kernels. Default: false. */
   readonly kernels?: boolean;
 }
 
@@ -99,7 +99,7 @@ function assignmentText(
   return assignment.by === "items" ? `${input} of ${assignment.of}` : input;
 }
 
-/** The ids of each rank of a group; of many ranks that hold as much in blocks or cyclically only that. */
+/** The ids of each rank of a group; for many ranks with blocks or cyclic tables, only the kind. */
 function tableText(axis: TabledAxis, groupSize: number): string {
   const { size, table } = axis;
   if (groupSize > FEW_RANKS && typeof table === "string") {
@@ -114,7 +114,7 @@ function tableText(axis: TabledAxis, groupSize: number): string {
   ).join(" ");
 }
 
-/** The ids of one rank. Of many that a name says, no list is made: a plan's axis may be as long as it likes. */
+/** The ids of one rank. Named tables are not expanded: an axis of a plan may be very long. */
 function partText(axis: TabledAxis, groupSize: number, at: number): string {
   const { table } = axis;
   const length = tableLength(axis, groupSize, at);
@@ -154,7 +154,7 @@ function formatAxes(plan: Plan): string[] {
   ];
 }
 
-/** Axes that are placed by table, with the ids that a rank holds, or of equal ranks how many. */
+/** Axes placed by a table, with the ids of a rank, or for equal ranks their number. */
 function heldBy(plan: Plan, ranks: readonly number[]): string {
   return Object.entries(plan.axes).flatMap(([name, { table, over, size }]) => {
     if (!table || !over) return [];
@@ -169,10 +169,10 @@ function heldBy(plan: Plan, ranks: readonly number[]): string {
   }).join("; ");
 }
 
-/** Ranks that are shown one by one; of more, equal ones are shown together. */
+/** Maximum number of ranks that are listed individually; otherwise equal ones are listed together. */
 const FEW_RANKS = 16;
 
-/** Ranks by the row that they share. */
+/** Ranks by their shared row. */
 function rankRows({ plan }: Facts): number[][] {
   if (plan.ranks <= FEW_RANKS) {
     return Array.from({ length: plan.ranks }, (_, rank) => [rank]);
@@ -211,7 +211,7 @@ function formatRanks(facts: Facts): string[] {
     const rank = ranks[0]!;
     const peak = onRank(plan.peakBytes, rank);
     const lasting = columns.map((bytes) => onRank(bytes, rank));
-    // Scratch buffers share allocations: what is not lasting is theirs.
+    // Scratch buffers share allocations: non-persistent memory is theirs.
     const scratch = lasting.reduce((rest, bytes) => rest - bytes, peak);
     return [
       idsText(ranks),
@@ -225,13 +225,13 @@ function formatRanks(facts: Facts): string[] {
   return ["memory per rank", ...alignRows([header, ...rows])];
 }
 
-/** The collective of values that are unreduced or sharded. */
+/** The collective of unreduced or sharded values. */
 function sumText({ blocks, from }: AllGatherStep, { buffers }: Plan): string {
   if (blocks) return "reduce-scatter";
   return buffers[from]!.unreduced ? "all-reduce" : "all-gather of shards";
 }
 
-/** What each collective sends to other ranks: a number where fixed, a formula of the run-time rows where not. */
+/** Bytes that each collective sends to other ranks: a number, or a formula of dynamic rows. */
 function formatTraffic(facts: Facts): string[] {
   const { plan } = facts;
   const rows = facts.routings.flatMap((routing) => {

@@ -1,4 +1,4 @@
-/** The text of programs: their ports, and one line a step; the parts of a dispatch or combine under one heading. */
+/** The text of programs: their ports, and one line per step; the parts of a dispatch or combine under one heading. */
 
 import { oneLine } from "../shown.ts";
 import { perRankText } from "../per_rank.ts";
@@ -18,16 +18,16 @@ import type { Facts, StepFacts } from "../plan/facts.ts";
 import type { RoutingFacts } from "../plan/routing_parts.ts";
 import { permutationsOf } from "../plan/routing_parts.ts";
 
-/** What a routing's lines say about it. */
+/** Facts for the lines of a routing. */
 export interface RoutingText {
   readonly facts: RoutingFacts;
-  /** The axis of its experts, where it is known. */
+  /** The axis of its experts, if known. */
   readonly expert: string | undefined;
   /** Buffers of its permutation. */
   readonly permutation: string;
 }
 
-/** The axis of a routing's experts, as ranks hold it. */
+/** The local axis of a routing's experts. */
 export function describeRouting(plan: Plan, facts: RoutingFacts): RoutingText {
   const exchange = facts.back[0]?.step ?? facts.forward[0]?.step;
   const { block = "" } = facts.count[0]?.step ?? exchange ?? {};
@@ -39,7 +39,7 @@ export function describeRouting(plan: Plan, facts: RoutingFacts): RoutingText {
       ? [{ name, of }]
       : []
   );
-  // The axis of the innermost block that the routing is in.
+  // The axis of the innermost block of the routing.
   const [expert] = axes.sort((a, b) => b.of.length - a.of.length);
   return {
     facts,
@@ -94,14 +94,14 @@ export function formatPrograms(facts: Facts): string[] {
   });
 }
 
-/** Whether a part begins a further dispatch or combine of the routing of the step before. */
+/** Whether a part starts a new dispatch or combine of the previous step's routing. */
 function opensGroup(part: string, before: StepFacts | undefined): boolean {
   const previous = before?.step.part?.part;
   return (part === "permute" && previous !== "count") ||
     (part === "exchange" && previous === "combine");
 }
 
-/** Whether a step goes on with a dispatch or combine that began before: its later chunks, and what follows on them. */
+/** Whether a step continues an earlier dispatch or combine: its later chunks, and the following steps on them. */
 function continues(steps: readonly StepFacts[], at: StepFacts): boolean {
   const { step } = at;
   if (step.op === "wait") return true;
@@ -176,7 +176,7 @@ function combinedOf(
 }
 
 function gridText(sizes: readonly [Size, Size, Size]): string {
-  // Trailing ones say nothing.
+  // Trailing ones are omitted.
   const last = sizes.findLastIndex((size) => size !== 1);
   return `<${
     sizes.slice(0, Math.max(last, 0) + 1).map(formatSize).join(" x ")

@@ -1,4 +1,4 @@
-/** A plan in a few lines, for people. For legal plans only. */
+/** Summary of a plan in a few lines. Only for legal plans. */
 
 import { perRankText } from "../per_rank.ts";
 import { modelAxis, partLengths } from "../axis_parts.ts";
@@ -20,7 +20,7 @@ import {
   type RoutingFacts,
 } from "../plan/routing_parts.ts";
 
-/** `12.3 MiB`, or the least and the most. */
+/** `12.3 MiB`, or minimum and maximum. */
 function rangeText(value: PerRank): string {
   const values = valuesOf(value);
   const [min, max] = [Math.min(...values), Math.max(...values)];
@@ -69,7 +69,7 @@ function expertLines(facts: Facts): string[] {
   });
 }
 
-/** `2 2 2 2`; of more than 16 ranks `1 x 256/0 x 768`. */
+/** `2 2 2 2`; for more than 16 ranks `1 x 256/0 x 768`. */
 function heldText(held: readonly number[]): string {
   const value = perRank(held);
   if (held.length <= 16) return held.join(" ");
@@ -89,7 +89,7 @@ function choicesOf(facts: Facts, routing: RoutingFacts): number {
   return last ? onRank(last.size, 0) : 0;
 }
 
-/** Bytes that a token moves through the dispatches and combines of each program. */
+/** Bytes per token in the dispatches and combines of each program. */
 function trafficLines(facts: Facts): string[] {
   const lines: string[] = [];
   for (const { program } of facts.programs) {
@@ -110,7 +110,7 @@ function trafficLines(facts: Facts): string[] {
           const choices = choicesOf(facts, routing);
           const groupSize = groupSizeOf(facts.plan.mesh, step.over);
           const once = movesTokens(step);
-          // Of tokens that are sent once, a chunk has a part of the ranks and chunks that they go to.
+          // For deduplicated tokens, a chunk has a part of their destination ranks and chunks.
           const rows = once ? Math.min(choices, ends.length - 1) : choices;
           const usual = once ? expectedDestinations(ends, choices) : choices;
           const bytes = step.rowBytes * shareOfExperts(step);

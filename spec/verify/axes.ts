@@ -1,4 +1,4 @@
-/** Rules of axes: placement tables, dynamic lengths, the axes of buffers, and the ports of programs. */
+/** Rules of axes: placement tables, dynamic lengths, axes of buffers, and ports of programs. */
 
 import { partBounds, partLengths } from "../axis_parts.ts";
 import { groupRankOf, groupSizeOf } from "../mesh.ts";
@@ -18,7 +18,7 @@ export function sameList<T>(a: readonly T[], b: readonly T[]): boolean {
   return a.length === b.length && a.every((value, i) => value === b[i]);
 }
 
-/** Placed fixed axes have a table that holds each index once; dynamic axes are assigned and counted. */
+/** Checks that placed fixed axes have a table with each index once, and that dynamic axes are assigned and counted. */
 export function checkPlacement(facts: Facts, report: Report): void {
   const { plan } = facts;
   const ending = endingAxes(plan);
@@ -130,7 +130,7 @@ function checkSequence(
   }
 }
 
-/** The axes that are assigned as others are, and these as others are, and so on to one that follows none. */
+/** Axes whose chain of assignments ends with an axis that follows none. */
 function endingAxes({ axes }: Facts["plan"]): ReadonlySet<string> {
   const ending = new Map<string, boolean>();
   for (const axis of Object.keys(axes)) {
@@ -152,7 +152,7 @@ function endingAxes({ axes }: Facts["plan"]): ReadonlySet<string> {
   return new Set(Object.keys(axes).filter((axis) => ending.get(axis)));
 }
 
-/** Items go where items of a placed axis are, which an input over them numbers. */
+/** Items are on the ranks of the items of a placed axis that an input numbers. */
 function checkItems(
   { plan }: Facts,
   axis: string,
@@ -180,7 +180,7 @@ function checkItems(
   }
 }
 
-/** The lengths that an axis may have on the ranks: whole everywhere, or each rank's part. */
+/** The legal lengths of an axis on the ranks: global everywhere, or each rank's part. */
 function legalSizes(
   { plan, everyRank }: Facts,
   name: string,
@@ -199,7 +199,7 @@ function legalSizes(
   };
 }
 
-/** Axes of buffers that the plan knows have its length, or the length of each rank's part. */
+/** Checks that known axes of buffers have their length, or the length of each rank's part. */
 export function checkAxes(facts: Facts, report: Report): void {
   const ending = endingAxes(facts.plan);
   const axes = new Map(
@@ -223,7 +223,8 @@ export function checkAxes(facts: Facts, report: Report): void {
       const isPart = part?.every((n, i) =>
         onRank(size, facts.everyRank[i]!) === n
       ) ?? false;
-      // Parts of a fixed axis are as long as its table says; where parts are bounded by blocks, room for all is legal too.
+      // Parts of a fixed axis have the length of its table; if parts are bounded by blocks, the global length is legal
+      // too.
       if (!isPart && !(isWhole && !entry.axis.table)) {
         fail(
           `its length is ${perRankText(size)} and the axis has ${all}${
@@ -238,7 +239,7 @@ export function checkAxes(facts: Facts, report: Report): void {
   }
 }
 
-/** Ports name input and output buffers of their own, with the same axes and dtype. */
+/** Checks that ports name distinct input and output buffers with the same axes and dtype. */
 export function checkPorts(facts: Facts, report: Report): void {
   const { buffers } = facts;
   for (const { program } of facts.programs) {
@@ -308,7 +309,7 @@ function portFault(
   return undefined;
 }
 
-/** How much ranks hold, for each axis that is placed by table over these mesh axes (mesh axes of size 1 aside). */
+/** Local lengths of each axis placed by a table over these mesh axes (ignoring mesh axes of size 1). */
 export function heldOver(
   facts: Facts,
   over: readonly string[],

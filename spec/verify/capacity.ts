@@ -1,4 +1,4 @@
-/** Rules of how much room dispatches have: send and receive buffers hold the most rows that can come. */
+/** Rules of dispatch capacity: send and receive buffers have room for the maximum number of rows. */
 
 import { expertRanges, movesTokens } from "../plan/bytes.ts";
 import { storedElementsOf } from "../layout.ts";
@@ -6,7 +6,10 @@ import { type AllToAllStep, onRank, type PlanBuffer } from "../plan/plan.ts";
 import type { Facts, Report } from "../plan/facts.ts";
 import { permutationsOf, type StepOf, titleOf } from "../plan/routing_parts.ts";
 
-/** Receive and return buffers hold the most rows that can come: tokens of the group times min(choices, local experts). */
+/**
+ * Receive and return buffers have room for the maximum number of rows: tokens of the group times min(choices, local
+ * experts).
+ */
 export function checkCapacity(facts: Facts, report: Report): void {
   for (const routing of facts.routings) {
     const name = permutationsOf(routing).find((n) =>
@@ -62,7 +65,7 @@ function capacityFault(
   return undefined;
 }
 
-/** The most tokens that the ranks of a group can have together. */
+/** Maximum number of tokens of the ranks in a group together. */
 function groupTokens(
   { plan }: Facts,
   permutation: PlanBuffer,

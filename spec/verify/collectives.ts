@@ -1,4 +1,4 @@
-/** Rules of collectives: whole groups meet them, and shapes match. */
+/** Rules of collectives: participation of groups, and matching shapes. */
 
 import { countsPerRank, expertRanges } from "../plan/bytes.ts";
 import { STORED_BYTES } from "../dtype.ts";
@@ -25,7 +25,7 @@ function titleOf(step: Collective): string {
     : `exchange '${step.from}' into '${step.to}'`;
 }
 
-/** A collective is met by all ranks of its group or by none; steps are one list, so all meet them in one order. */
+/** Checks that all ranks of a group execute a collective, or none; steps are one list, so the order is the same. */
 export function checkGroups(facts: Facts, report: Report): void {
   for (const { step, at } of collectives(facts)) {
     if (step.ranks === "all") continue;
@@ -45,7 +45,7 @@ export function checkGroups(facts: Facts, report: Report): void {
   }
 }
 
-/** Buffers of collectives are long enough on every rank, and of one dtype. */
+/** Checks that buffers of collectives are long enough on every rank, and of one dtype. */
 export function checkShapes(facts: Facts, report: Report): void {
   for (const { step, at } of collectives(facts)) {
     const faults = step.op === "allGather"
@@ -72,7 +72,7 @@ function gatherFaults(
   const from = facts.buffers.get(step.from)!;
   const to = facts.buffers.get(step.to)!;
   const total = step.bytes * width(facts, step.over);
-  // With blocks, one for everyone.
+  // With blocks, one per rank.
   const given = step.blocks ? total : step.bytes;
   if (from.dtype !== to.dtype) {
     faults.push(`one is ${from.dtype} and the other ${to.dtype}`);
@@ -97,7 +97,7 @@ function gatherFaults(
   return faults;
 }
 
-/** A buffer that says where each rank is in its group. */
+/** A buffer with the group rank of each rank. */
 function groupRankFaults(
   facts: Facts,
   over: readonly string[],
@@ -113,8 +113,8 @@ function groupRankFaults(
 }
 
 /**
- * A gather of rows: of the axis's own items, by their numbers, into room for all of them. With blocks, of the items of all
- * ranks of the group, into room for the own ones of each.
+ * A gather of rows: of the axis's items, by their numbers, with room for all of them. With blocks, of the items of all
+ * ranks in the group, with room for each rank's own items.
  */
 function rowFaults(
   facts: Facts,
@@ -233,7 +233,7 @@ function exchangeFaults(
   return faults;
 }
 
-/** Whether the inner axes of a buffer make a row of so many bytes. */
+/** Whether the inner axes of a buffer form a row of this many bytes. */
 function isRowOf(buffer: PlanBuffer, rowBytes: number): boolean {
   if (buffer.rowStride !== undefined || rowBytes % 4 !== 0) return false;
   let bytes = STORED_BYTES[buffer.dtype];

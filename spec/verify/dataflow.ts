@@ -1,8 +1,8 @@
-/** Rules of aliases: a step does not write a buffer that it binds under a second name. */
+/** Rule of aliasing: a step does not write a buffer that it binds under a second name. */
 
 import type { Facts, Report, StepFacts } from "../plan/facts.ts";
 
-/** Within a step, a buffer that is written is not bound a second time. */
+/** Checks that a written buffer is bound only once in a step. */
 export function checkAliasing(facts: Facts, report: Report): void {
   for (const { steps } of facts.programs) {
     for (const at of steps) {

@@ -1,11 +1,11 @@
-/** Rules of exchanges that are started and waited for apart: each has its wait, and nothing touches it in between. */
+/** Rules of asynchronous exchanges: each has its wait, and no step between accesses its buffers. */
 
 import { expertRanges } from "../plan/bytes.ts";
 import type { AllToAllStep, Plan, Step } from "../plan/plan.ts";
 import { sameList } from "./axes.ts";
 import type { Facts, Report, StepFacts, StepPlace } from "../plan/facts.ts";
 
-/** Every started exchange has a handle of its own and one wait after it, on the same ranks. */
+/** Checks that every started exchange has a unique handle and one later wait on the same ranks. */
 export function checkHandles(plan: Plan, report: Report): void {
   for (const { name: program, steps } of plan.programs) {
     const flying = new Map<string, StepPlace>();
@@ -61,7 +61,7 @@ function ranksText({ ranks }: Step): string {
   return ranks === "all" ? ranks : ranks.join(", ");
 }
 
-/** Between start and wait, nothing reads what an exchange writes, nor writes what it reads or writes. */
+/** Checks that no step between start and wait reads what an exchange writes, or writes what it reads or writes. */
 export function checkFlight(facts: Facts, report: Report): void {
   for (const { steps } of facts.programs) {
     const flying = new Map<string, StepFacts & { step: AllToAllStep }>();
@@ -108,7 +108,7 @@ function touched(
     : { op: "write", buffer: taken, why: "reads it" };
 }
 
-/** Whether two exchanges bring different rows of one whole back into one buffer. */
+/** Whether two exchanges return different rows of one value into one buffer. */
 function sharesRows(a: Step, b: AllToAllStep): boolean {
   if (a.op !== "allToAll" || a.to !== b.to || a.counts !== b.counts) {
     return false;

@@ -1,4 +1,4 @@
-/** Rules of kernels and of the steps that start them. */
+/** Rules of kernels and of the steps that launch them. */
 
 import { constantWork } from "../kernel/bound.ts";
 import type { Binding } from "../kernel/tree.ts";
@@ -8,7 +8,7 @@ import { valuesOf } from "../per_rank.ts";
 import { onRank, type PlanBuffer } from "../plan/plan.ts";
 import type { Facts, KernelEntry, Report } from "../plan/facts.ts";
 
-/** Every kernel's tree is well formed: names bound, types fit, loads and stores in known bindings. */
+/** Checks that every kernel's tree is well formed: names bound, types match, loads and stores in known bindings. */
 export function checkTrees({ kernels }: Facts, report: Report): void {
   for (const [name, { kernel, facts }] of kernels) {
     for (const fault of facts.faults) report(`use kernel '${name}'`, fault);
@@ -30,7 +30,7 @@ export function checkTrees({ kernels }: Facts, report: Report): void {
   }
 }
 
-/** Barriers are where every invocation of a workgroup arrives. */
+/** Checks that every invocation of a workgroup reaches every barrier. */
 export function checkBarriers({ kernels }: Facts, report: Report): void {
   for (const [name, { facts }] of kernels) {
     if (facts.divergent.size > 0) {
@@ -42,7 +42,7 @@ export function checkBarriers({ kernels }: Facts, report: Report): void {
   }
 }
 
-/** Whether a kernel may see a buffer as `type`; moving rows is done in words of any kind. */
+/** Whether a kernel may access a buffer as `type`; moves of rows use words of any type. */
 function fitsBinding(
   type: Binding["type"],
   dtype: StoredDType,
@@ -59,7 +59,7 @@ function elementsOf(buffer: PlanBuffer, rank: number): number {
     : storedElementsOf(buffer, rank);
 }
 
-/** What is wrong with giving a kernel these buffers. `words`: it may see any buffer as u32. */
+/** Errors of binding these buffers to a kernel. `words`: any buffer may be accessed as u32. */
 export function bindingFaults(
   facts: Facts,
   entry: KernelEntry,
@@ -88,7 +88,7 @@ export function bindingFaults(
     const short = options.ranks.find((rank) =>
       elementsOf(buffer, rank) <= reach
     );
-    // A buffer without elements is never touched: its kernel is not started or its loops are empty.
+    // A buffer without elements is never accessed: its kernel is not launched, or its loops are empty.
     if (short !== undefined && elementsOf(buffer, short) > 0) {
       faults.push(
         `it uses element ${reach} of '${name}' and buffer '${bufferName}' has ${
@@ -103,7 +103,10 @@ export function bindingFaults(
   return faults;
 }
 
-/** Launches give every binding of their kernel one buffer, of the right dtype and long enough for constant indices. */
+/**
+ * Checks that launches give every binding of their kernel one buffer, of the right dtype and long enough for constant
+ * indices.
+ */
 export function checkBindings(facts: Facts, report: Report): void {
   for (const { steps } of facts.programs) {
     for (const at of steps) {
@@ -118,13 +121,13 @@ export function checkBindings(facts: Facts, report: Report): void {
   }
 }
 
-/** Workgroups of a launch, at most. */
+/** Maximum workgroups of a launch. */
 const MAX_GROUPS = 2 ** 30;
 
-/** Operations of an invocation and of a launch that constants ask for, at most: more than the largest models need. */
+/** Maximum operations of an invocation and of a launch known from constants: more than the largest models need. */
 const MAX_INVOCATION = 2 ** 32, MAX_LAUNCH = 2 ** 54;
 
-/** Launches ask for no more work than a machine does in a sensible time, as far as their constants tell. */
+/** Checks that the work of launches is limited, as far as constants determine it. */
 export function checkWork(facts: Facts, report: Report): void {
   const works = new Map<string, number>();
   for (const { steps } of facts.programs) {
@@ -155,12 +158,12 @@ export function checkWork(facts: Facts, report: Report): void {
   }
 }
 
-/** A count that is large, to three digits. */
+/** A large count, rounded to three digits. */
 function rounded(count: number): string {
   return count < 1e6 ? String(count) : count.toExponential(2);
 }
 
-/** Copies are inside both buffers and keep the dtype. */
+/** Checks that copies are inside both buffers and preserve the dtype. */
 export function checkCopies(facts: Facts, report: Report): void {
   for (const { steps } of facts.programs) {
     for (const at of steps) {

@@ -1,10 +1,12 @@
-/** Rules of the buffer of dynamic lengths, behind which integer inputs may be stored: `compiler/passes/share_inputs.ts`. */
+/**
+ * Rules of the buffer of dynamic lengths, after which integer inputs may be stored: `compiler/passes/share_inputs.ts`.
+ */
 
 import { alignedOffset } from "../layout.ts";
 import { maxOverRanks, type PlanBuffer } from "../plan/plan.ts";
 import type { Facts, Report } from "../plan/facts.ts";
 
-/** The end of a buffer in its allocation, on the rank that needs most. */
+/** The end of a buffer in its allocation, on the rank that needs the most. */
 function endOf({ offset, bytes }: PlanBuffer): number {
   return offset + maxOverRanks(bytes);
 }
@@ -16,8 +18,8 @@ function has(buffer: PlanBuffer, allocation: number, byte: number): boolean {
 }
 
 /**
- * Nothing but integer inputs is stored behind the lengths, one behind the other, and what a launch reads there is of inputs of
- * its program.
+ * Checks that only integer inputs are stored after the lengths, consecutively, and that launches read there only inputs
+ * of their program.
  */
 export function checkLengths(facts: Facts, report: Report): void {
   for (const buffer of facts.buffers.values()) {
@@ -26,7 +28,7 @@ export function checkLengths(facts: Facts, report: Report): void {
   checkReads(facts, report);
 }
 
-/** What the buffer of lengths spans. */
+/** Checks the span of the buffer of lengths. */
 function checkSpan(
   { plan, buffers }: Facts,
   lengths: PlanBuffer,

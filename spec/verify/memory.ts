@@ -1,4 +1,4 @@
-/** Rules of memory: sizes, allocations, peak, staging, limits, and what is stored in buffers from the start. */
+/** Rules of memory: sizes, allocations, peak, staging, limits, and initial contents. */
 
 import { buffersOf } from "../plan/accesses.ts";
 import { predictStaging } from "../plan/bytes.ts";
@@ -16,7 +16,10 @@ import { indexed } from "../problems.ts";
 import { perRankText } from "../per_rank.ts";
 import { type Facts, isCollective, type Report } from "../plan/facts.ts";
 
-/** Each buffer's bytes are those of its axes and are inside its allocation at an aligned offset; no allocation is without a buffer. */
+/**
+ * Checks that each buffer's bytes follow from its axes and are inside its allocation at an aligned offset, and that no
+ * allocation is without a buffer.
+ */
 export function checkBytes(
   { plan, buffers, everyRank }: Facts,
   report: Report,
@@ -25,7 +28,7 @@ export function checkBytes(
   for (const [name, buffer] of buffers) {
     inhabited.add(buffer.allocation);
     const last = buffer.axes.at(-1);
-    // One dynamic length along two axes, as of token times token, is one name twice; what is placed must not be.
+    // A dynamic length along two axes, as in token times token, is one name twice; a placed axis may not appear twice.
     const names = buffer.axes.flatMap(({ axis, dynamic }) =>
       dynamic && !plan.axes[axis]?.over?.length ? [] : [axis]
     );
@@ -80,7 +83,7 @@ export function checkBytes(
   }
 }
 
-/** The stated peak is the sum of the allocations. */
+/** Checks that the stated peak is the sum of the allocations. */
 export function checkPeak({ plan, everyRank }: Facts, report: Report): void {
   for (const rank of everyRank) {
     const sum = plan.allocations.reduce(
@@ -99,7 +102,7 @@ export function checkPeak({ plan, everyRank }: Facts, report: Report): void {
   }
 }
 
-/** The stated staging is what the collectives need. */
+/** Checks that the stated staging is what the collectives need. */
 export function checkStaging({ plan, everyRank }: Facts, report: Report): void {
   const needed = predictStaging(plan);
   for (const kind of ["local", "host"] as const) {
@@ -118,7 +121,7 @@ export function checkStaging({ plan, everyRank }: Facts, report: Report): void {
   }
 }
 
-/** Allocations, bindings, kernels and launches stay inside the limits that the plan states. */
+/** Checks that allocations, bindings, kernels and launches are within the limits of the plan. */
 export function checkLimits(facts: Facts, report: Report): void {
   const { plan, buffers, kernels } = facts;
   const limit = (name: LimitName) => limitOf(plan.requiredLimits, name);
@@ -168,7 +171,7 @@ export function checkLimits(facts: Facts, report: Report): void {
       if (at.step.op === "launch") {
         const bounds = at.step.workgroups.map((size) => facts.bound(size));
         const most = Math.max(...bounds);
-        // The negation also refuses what is not a number.
+        // The negation also rejects NaN.
         if (!(most <= limit("maxComputeWorkgroupsPerDimension"))) {
           report(
             `launch ${bounds.join(" x ")} workgroups`,
@@ -179,7 +182,7 @@ export function checkLimits(facts: Facts, report: Report): void {
           );
         }
       }
-      // Ranks that share a device bind what a collective moves.
+      // Ranks that share a device bind the buffers of a collective.
       if (at.step.op !== "launch" && !isCollective(at.step)) continue;
       for (const name of new Set(buffersOf(at.step))) {
         const buffer = buffers.get(name)!;
@@ -207,7 +210,7 @@ export function checkLimits(facts: Facts, report: Report): void {
   }
 }
 
-/** Constant, table and counts buffers say what is in them, and nothing else does. */
+/** Checks that constant, table and counts buffers state their contents, and that no other kind does. */
 export function checkContents(facts: Facts, report: Report): void {
   const { plan, buffers, everyRank } = facts;
   const countBuffers: string[] = [];

@@ -1,6 +1,7 @@
 /**
- * The verifier: is a plan legal? It knows nothing of the compiler and trusts nothing in the plan. Legality is the table
- * of rules below; `plan.md` says each in words. Not here: whether the plan computes what its model says.
+ * The verifier: checks whether a plan is legal. It is independent of the compiler and trusts nothing in the plan. The
+ * table of rules below defines legality; `plan.md` describes each rule. Whether the plan computes its model is checked
+ * elsewhere.
  */
 
 import { PlanError } from "../errors.ts";
@@ -57,7 +58,7 @@ import { checkUnreduced } from "./unreduced.ts";
 import { checkWeights } from "./weights.ts";
 import { checkOnce, checkReads, checkUpdates, checkWrites } from "./writes.ts";
 
-/** Rules that the others stand on; where one fails, the others are not asked. */
+/** Rules that the others depend on. If one fails, the others are skipped. */
 const STRUCTURE = {
   ranks: checkRanks,
   references: checkReferences,
@@ -104,14 +105,14 @@ const RULES = {
   capacity: checkCapacity,
 } as const satisfies { readonly [rule: string]: Check };
 
-/** The name of a rule. `json`: the text is no JSON; `schema`: the document does not fit the schema. */
+/** The name of a rule. `json`: the text is not JSON; `schema`: the document does not fit the schema. */
 export type RuleName =
   | "json"
   | "schema"
   | keyof typeof STRUCTURE
   | keyof typeof RULES;
 
-/** The rules in the order in which they are asked. */
+/** The rules in order. */
 export const RULE_NAMES = [
   "json",
   "schema",
@@ -119,9 +120,9 @@ export const RULE_NAMES = [
   ...Object.keys(RULES),
 ] as readonly RuleName[];
 
-/** Something in a plan that is not legal. */
+/** A violation in a plan. */
 export interface VerifyError {
-  /** `main[12]`, where the fault is in a step. */
+  /** `main[12]`, if the error is in a step. */
   readonly step: string | null;
   readonly rule: RuleName;
   readonly message: string;
@@ -129,19 +130,19 @@ export interface VerifyError {
 
 declare const legal: unique symbol;
 
-/** A plan in which nothing is illegal: what `assertLegal` lets pass. Only such plans are run. */
+/** A plan without violations, as returned by `assertLegal`. Only such plans are run. */
 export type LegalPlan = Plan & { readonly [legal]: true };
 
 /** Options of `verifyPlan`. */
 export interface VerifyPlanOptions {
-  /** The plan comes from `parsePlan`, so it fits the schema. Default: false. */
+  /** Whether the plan comes from `parsePlan` and thus fits the schema. Default: false. */
   readonly parsed?: boolean;
 }
 
-/** Faults listed for one rule; more say no more. */
+/** Maximum number of listed errors per rule. */
 const MOST_ERRORS = 20;
 
-/** Everything that is not legal in a plan; empty if it may be run. Never throws, whatever it is given. */
+/** All violations in a plan; empty if it may be run. Never throws, for any argument. */
 export function verifyPlan(
   plan: Plan,
   options: VerifyPlanOptions = {},
@@ -178,7 +179,9 @@ function reporter(errors: VerifyError[], rule: RuleName): Report {
   };
 }
 
-/** Read and verify the text of a plan, of `file` if that is known. `plan` is undefined where it cannot be read. Never throws. */
+/**
+ * Reads and verifies the text of a plan, of `file` if known. `plan` is undefined if it cannot be read. Never throws.
+ */
 export function verifyPlanText(
   text: string,
   options: { readonly file?: string } = {},
@@ -211,7 +214,7 @@ export function verifyPlanText(
   return { plan, errors: verifyPlan(plan, { parsed: true }) };
 }
 
-/** Throws a PlanError that lists what is not legal, if anything is. */
+/** Throws a PlanError with the violations, if there are any. */
 export function assertLegal(
   plan: Plan,
   options: VerifyPlanOptions = {},

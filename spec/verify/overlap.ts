@@ -1,4 +1,4 @@
-/** Rules of shared memory: what is live at once does not overlap, and no step binds an allocation in two ways. */
+/** Rules of shared memory: simultaneously live buffers do not overlap, and no step binds an allocation in two ways. */
 
 import { isReadOnly } from "../kernel/tree.ts";
 import {
@@ -9,7 +9,7 @@ import {
 import { type Life, livesOf } from "../plan/lives.ts";
 import type { Facts, Report } from "../plan/facts.ts";
 
-/** Bytes of an allocation, and the buffer that they are, on the rank that needs most. */
+/** Bytes of an allocation used by a buffer, on the rank that needs the most. */
 interface Range {
   readonly name: string;
   readonly start: number;
@@ -20,7 +20,7 @@ function rangeOf({ name, offset, bytes }: PlanBuffer): Range {
   return { name, start: offset, end: offset + maxOverRanks(bytes) };
 }
 
-/** What the host writes of the dynamic lengths: inputs may be stored behind it, in the same buffer. */
+/** The range of dynamic lengths that the host writes: inputs may be stored after it, in the same buffer. */
 function writtenRange({ plan }: Facts, buffer: PlanBuffer): Range {
   const range = rangeOf(buffer);
   return buffer.kind === "counts"
@@ -28,7 +28,7 @@ function writtenRange({ plan }: Facts, buffer: PlanBuffer): Range {
     : range;
 }
 
-/** No two buffers whose bytes overlap in an allocation are live at the same time. */
+/** Checks that buffers that overlap in an allocation are never live at the same time. */
 export function checkOverlap(facts: Facts, report: Report): void {
   for (const program of facts.programs) {
     const live = facts.plan.allocations.map(() => new LiveRanges());
@@ -50,7 +50,7 @@ export function checkOverlap(facts: Facts, report: Report): void {
   }
 }
 
-/** Beginnings and ends of live ranges in order; at one step, beginnings first. */
+/** Starts and ends of live ranges in order; starts first at one step. */
 function eventsOf(
   lives: Iterable<Life>,
 ): { readonly life: Life; readonly begins: boolean }[] {
@@ -61,11 +61,11 @@ function eventsOf(
   return events.sort((a, b) => a.at - b.at);
 }
 
-/** What is live in an allocation, by start: ranges that do not overlap, so that only neighbours need to be compared. */
+/** Live ranges in an allocation, by start. They do not overlap, so only neighbours are compared. */
 class LiveRanges {
   readonly #ranges: Range[] = [];
 
-  /** Add a range; returns one that it overlaps, and is then not added. */
+  /** Adds a range. Returns an overlapping one, in which case it is not added. */
   add(range: Range): Range | undefined {
     const at = this.#indexOf(range.start);
     const [before, after] = [this.#ranges[at - 1], this.#ranges[at]];
@@ -80,7 +80,7 @@ class LiveRanges {
     if (this.#ranges[at]?.name === name) this.#ranges.splice(at, 1);
   }
 
-  /** The index of the first range that starts at `start` or after it. */
+  /** The index of the first range that starts at or after `start`. */
   #indexOf(start: number): number {
     let [low, high] = [0, this.#ranges.length];
     while (low < high) {
@@ -93,8 +93,8 @@ class LiveRanges {
 }
 
 /**
- * What WebGPU asks of memory that a step uses: a dispatch binds an allocation as read-only or as writable storage, and
- * nothing overlaps what is writable; a copy is from one allocation to another.
+ * Checks WebGPU's rules for the memory of a step: a dispatch binds an allocation as read-only or as writable storage,
+ * and nothing overlaps writable ranges; a copy is between two allocations.
  */
 export function checkUsage(facts: Facts, report: Report): void {
   for (const { steps } of facts.programs) {
@@ -126,7 +126,7 @@ function usageFault(
   const seen = new Map<number, { name: string; readOnly: boolean }>();
   for (const binding of kernels.get(step.kernel)!.kernel.tree.bindings) {
     const name = given.get(binding.name);
-    // Another rule asks for a buffer for every binding.
+    // Another rule requires a buffer for every binding.
     if (name === undefined) continue;
     const { allocation } = buffers.get(name)!;
     const readOnly = isReadOnly(binding);

@@ -1,4 +1,6 @@
-/** Rules of what returns by a routing: by the experts by which it came, and added up on the way only where sums may be. */
+/**
+ * Rules of returned rows: returned by the experts that received them, and pre-summed only if the order of sums is free.
+ */
 
 import { expertRanges, movesTokens } from "../plan/bytes.ts";
 import type { AllToAllStep } from "../plan/plan.ts";
@@ -11,7 +13,7 @@ import {
   valuesOf,
 } from "../plan/routing_parts.ts";
 
-/** The chunks of a value move every expert once, and return by the experts by which they came. */
+/** Checks that the chunks of a value cover every expert once, and that each returns the experts that it sent. */
 export function checkChunks(facts: Facts, report: Report): void {
   for (const routing of facts.routings) {
     const title = titleOf(routing);
@@ -53,12 +55,12 @@ export function checkChunks(facts: Facts, report: Report): void {
   }
 }
 
-/** Chunks in order have experts that start later, at some group rank. */
+/** The first expert of a chunk at some group rank, by which chunks are ordered. */
 function start(step: AllToAllStep): number {
   return expertRanges(step).reduce((sum, [first]) => sum + first, 0);
 }
 
-/** Whether rows that go back have come by the same experts; of tokens, as the same chunk, and the places of choices so. */
+/** Whether returned rows match the dispatched ones: same expert, same chunk, same choice. */
 function cameSo(
   routing: RoutingFacts,
   at: StepOf<AllToAllStep>,
@@ -84,7 +86,7 @@ function sameExperts(a: AllToAllStep, b: AllToAllStep): boolean {
   return sameList(expertRanges(a).flat(), expertRanges(b).flat());
 }
 
-/** Rows are added up before they return only where sums may have another order, by lists that were sent once. */
+/** Checks that rows are pre-summed only if the order of sums is free, by lists that were sent once. */
 export function checkSums(
   { plan }: Facts,
   routing: RoutingFacts,
@@ -125,7 +127,7 @@ export function checkSums(
   }
 }
 
-/** Whether data in some buffers flow into one of the steps `ends`. */
+/** Whether data in some buffers reach one of the steps `ends`. */
 export function reaches(
   steps: readonly StepFacts[],
   from: readonly string[],
@@ -134,7 +136,7 @@ export function reaches(
   const touched = new Set(from);
   for (const at of steps) {
     const { step } = at;
-    // What a wait ends was followed where it began.
+    // The exchange of a wait was followed at its start.
     if (step.op === "wait") continue;
     const sources = step.op === "allToAll" ? [step.from] : at.reads;
     if (!sources.some((name) => touched.has(name))) continue;

@@ -1,4 +1,7 @@
-/** Rules of dispatch and combine: all parts are there and in order, on one permutation with transposed counts, and returned rows are combined. */
+/**
+ * Rules of dispatch and combine: all parts exist in order, with one permutation and transposed counts, and returned
+ * rows are combined.
+ */
 
 import { expertsOfRows } from "../axis_parts.ts";
 import { countsPerRank, expertRanges, movesTokens } from "../plan/bytes.ts";
@@ -19,7 +22,7 @@ import {
   type StepFacts,
 } from "../plan/facts.ts";
 
-/** The op that each part is. */
+/** The op of each part. */
 const OPS: { readonly [part in StepPart["part"]]: StepFacts["step"]["op"] } = {
   "count": "launch",
   "permute": "launch",
@@ -34,7 +37,7 @@ const OPS: { readonly [part in StepPart["part"]]: StepFacts["step"]["op"] } = {
   "sum": "launch",
 };
 
-/** What belongs together, in the order of steps. */
+/** Pairs of steps that belong together, in order. */
 function pairs(
   early: readonly StepFacts[],
   late: readonly StepFacts[],
@@ -42,7 +45,7 @@ function pairs(
   return early.slice(0, late.length).map((at, i) => [at, late[i]!]);
 }
 
-/** Every routing counts, permutes, exchanges, regroups and combines, in that order, on the same ranks. */
+/** Checks that every routing counts, permutes, exchanges, regroups and combines, in that order, on the same ranks. */
 export function checkParts(facts: Facts, report: Report): void {
   for (const routing of facts.routings) {
     const title = titleOf(routing);
@@ -68,7 +71,7 @@ export function checkParts(facts: Facts, report: Report): void {
     const stages: readonly (readonly [string, readonly StepFacts[]])[] = [
       ["count", count],
       ["combine", combine],
-      // A count that lists rows by expert: they stay where they are, and tokens are read where they are.
+      // A count that lists rows by expert: rows are local, and tokens are read in place.
       ...!far && count.some(({ step }) => step.part?.lists)
         ? []
         : [["permute", permute], ["regroup", regroup]] as const,
@@ -139,7 +142,7 @@ export function checkParts(facts: Facts, report: Report): void {
               [at, regroup.at(-1)!],
             ] as const
           ),
-          // A routing may carry several values, one after another.
+          // A routing may have several values, one after another.
           [forward[0]!, back[0]!],
           ...pairs(permute, gone.map((chunks) => chunks[0]!)),
           ...pairs(returned.map((chunks) => chunks.at(-1)!), combine),
@@ -158,7 +161,7 @@ export function checkParts(facts: Facts, report: Report): void {
   }
 }
 
-/** Exchanges outside a dispatch or combine move rows as one does: by counts that it has exchanged, cut as it cuts them. */
+/** Checks that exchanges outside a dispatch or combine use exchanged counts and splits of a routing. */
 export function checkOwned(facts: Facts, report: Report): void {
   for (const { steps } of facts.programs) {
     const splitsOf = new Map<string, (readonly number[])[]>();
@@ -179,8 +182,8 @@ export function checkOwned(facts: Facts, report: Report): void {
 }
 
 /**
- * All exchanges of a routing use its one counts matrix with its splits; going back is going forth, transposed. Tokens that
- * are sent once go by counts for each rank and chunk, behind those of experts.
+ * Checks that all exchanges of a routing use its one counts matrix with its splits, transposed for the return.
+ * Deduplicated tokens are sent by counts per rank and chunk, after those of experts.
  */
 export function checkTransposed(facts: Facts, report: Report): void {
   for (const routing of facts.routings) {
@@ -246,7 +249,7 @@ export function checkTransposed(facts: Facts, report: Report): void {
   }
 }
 
-/** Tokens that are sent once have counts behind those of experts: for each rank as many, one for each chunk. */
+/** Deduplicated tokens have counts after those of experts: equally many per rank, one per chunk. */
 function checkTokens(
   routing: RoutingFacts,
   at: StepOf<AllToAllStep>,
@@ -271,7 +274,7 @@ function checkTokens(
   );
 }
 
-/** No step but `writers` writes a buffer up to the last step that needs it. */
+/** Checks that only `writers` write a buffer up to the last step that needs it. */
 function onlyWriter(
   routing: RoutingFacts,
   buffer: string,
@@ -290,7 +293,7 @@ function onlyWriter(
   }
 }
 
-/** A dispatch and its combine use one permutation, which stays as it was made. */
+/** Checks that a dispatch and its combine use one permutation, which is not overwritten. */
 export function checkPermutation(facts: Facts, report: Report): void {
   for (const routing of facts.routings) {
     const { count, permute, combine } = routing;
@@ -315,7 +318,7 @@ export function checkPermutation(facts: Facts, report: Report): void {
   }
 }
 
-/** Every dispatched value is exchanged, and reaches a combine of its routing or a sum over its rows. */
+/** Checks that every dispatched value is exchanged, and reaches a combine of its routing or a sum over its rows. */
 export function checkReturns(facts: Facts, report: Report): void {
   for (const routing of facts.routings) {
     const title = titleOf(routing);
@@ -350,7 +353,7 @@ export function checkReturns(facts: Facts, report: Report): void {
   }
 }
 
-/** Whether what a step reads of rows has none when it is written: it is of a shape that the model has, f32, with no axis of tokens. */
+/** Whether a step sums rows: its result has a shape of the model, f32, without a token axis. */
 function sumsRows({ plan, buffers }: Facts, { step, writes }: StepFacts) {
   return step.op === "launch" && !step.part && writes.every((name) => {
     const { dtype, axes } = buffers.get(name)!;
@@ -361,7 +364,7 @@ function sumsRows({ plan, buffers }: Facts, { step, writes }: StepFacts) {
   });
 }
 
-/** A regroup reads the exchanged counts; without an exchange it reads the counts themselves. */
+/** Checks that a regroup reads the exchanged counts, or the counts themselves without an exchange. */
 export function checkRegroup(facts: Facts, report: Report): void {
   for (const routing of facts.routings) {
     const { count, gather, regroup, forward } = routing;
@@ -381,8 +384,8 @@ export function checkRegroup(facts: Facts, report: Report): void {
 }
 
 /**
- * Whether what a routing without an exchange combines is all there: no experts are sharded, or what ranks combine are terms
- * of a sum over the mesh axes of the experts, which only `fast` numerics allow.
+ * Whether the combine of a routing without an exchange is complete: no experts are sharded, or its results are terms of
+ * a sum over the mesh axes of the experts, which only `fast` numerics allow.
  */
 function hasTerms(
   { plan, buffers }: Facts,

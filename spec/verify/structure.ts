@@ -1,4 +1,4 @@
-/** Rules that the other rules stand on: the mesh is a mesh, sums have an order, lists have one value per rank, and every name means something. */
+/** Rules that other rules depend on: the mesh, the order of sums, values per rank, and references. */
 
 import { buffersOf } from "../plan/accesses.ts";
 import { type MeshAxis, rankCount } from "../mesh.ts";
@@ -27,7 +27,7 @@ function duplicates(names: readonly string[]): string[] {
   return names.filter((name) => seen.size === seen.add(name).size);
 }
 
-/** The mesh has as many ranks as the plan, its axes have names of their own, and each is used. */
+/** Checks that the mesh has as many ranks as the plan, that axis names are distinct, and that each axis is used. */
 export function checkMesh(plan: Plan, report: Report): void {
   const count = rankCount(plan.mesh);
   if (count !== plan.ranks || count > MAX_RANKS) {
@@ -54,7 +54,7 @@ export function checkMesh(plan: Plan, report: Report): void {
   }
 }
 
-/** Segments of a contraction are halved until they fit, and its halves are added as a tree. */
+/** Checks that the number of segments of a contraction can be halved, because halves are added as a tree. */
 export function checkNumerics(
   { numerics: { segments } }: Plan,
   report: Report,
@@ -66,7 +66,10 @@ export function checkNumerics(
   );
 }
 
-/** Values that differ by rank are given for a part of the ranks that repeats, and steps name ranks that exist, once, in order. */
+/**
+ * Checks that values per rank are given for a repeating part of the ranks, and that steps name existing ranks, once, in
+ * order.
+ */
 export function checkRanks(plan: Plan, report: Report): void {
   const given = (what: string, ranks: number) => {
     if (plan.ranks % ranks === 0) return;
@@ -109,7 +112,7 @@ export function checkRanks(plan: Plan, report: Report): void {
   }
 }
 
-/** Names are unique and every name that is used is declared. */
+/** Checks that names are unique and that every used name is declared. */
 export function checkReferences(plan: Plan, report: Report): void {
   const buffers = new Map(Object.entries(plan.buffers));
   const kernels = new Set(Object.keys(plan.kernels));

@@ -1,4 +1,4 @@
-/** Rules of sums that ranks hold in parts: nothing takes a part for the whole. */
+/** Rules of unreduced values: no step uses a term as the sum. */
 
 import type { LaunchStep } from "../plan/plan.ts";
 import { sameList } from "./axes.ts";
@@ -6,8 +6,8 @@ import { degreesOf } from "../kernel/verify_linear.ts";
 import type { Facts, Report, StepFacts } from "../plan/facts.ts";
 
 /**
- * What is computed from parts of a sum is a part of a sum over the same mesh axes, and over those of sharded axes that it
- * sums over, until a gather brings all parts together. Parts are scratch: no output, state or weight is one.
+ * Checks that values computed from terms are terms over the same mesh axes, and over those of summed sharded axes,
+ * until a gather. Terms are scratch: no output, state or weight is one.
  */
 export function checkUnreduced(facts: Facts, report: Report): void {
   for (const [name, { kind, unreduced, dtype }] of facts.buffers) {
@@ -36,7 +36,7 @@ export function checkUnreduced(facts: Facts, report: Report): void {
   }
 }
 
-/** Bindings with parts of a sum to which a launch stores what is not linear in the parts that it reads. */
+/** Bindings with terms to which a launch stores values that are not linear in the terms that it reads. */
 function nonLinear(
   { buffers, kernels }: Facts,
   { kernel, bindings }: LaunchStep,
@@ -62,7 +62,7 @@ function nonLinear(
   return found;
 }
 
-/** The mesh axes over which a buffer's axes are sharded that another one does not have: a sum over them is a part of one. */
+/** The mesh axes that shard a buffer's axes and not those of another: a sum over them is a term. */
 function summedOver(
   { plan, buffers }: Facts,
   from: string,
@@ -82,7 +82,7 @@ function checkStep(facts: Facts, at: StepFacts, report: Report): void {
     const over = unreducedOver(name);
     if (over.length === 0) continue;
     if (step.op === "allGather") {
-      // Terms over the gathered axes are all there then; those over others stay terms.
+      // Terms over the gathered axes are then complete; terms over others remain.
       const found = step.over.filter((axis) => over.includes(axis));
       const remaining = over.filter((axis) => !found.includes(axis));
       if (

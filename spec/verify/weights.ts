@@ -5,7 +5,7 @@ import { modelAxis } from "../axis_parts.ts";
 import type { PlanWeight } from "../plan/plan.ts";
 import type { Facts, Report } from "../plan/facts.ts";
 
-/** Every weight buffer has one source, and axes, shape and dtype of the source are those of the buffer. */
+/** Checks that every weight buffer has one source with its axes, shape and dtype. */
 export function checkWeights(facts: Facts, report: Report): void {
   const filled = new Map<string, number>();
   for (const weight of facts.plan.weights) {

@@ -1,13 +1,13 @@
 /**
- * Rules of data flow. Within a program a buffer has one value: its writers come first, each once, then the steps that read
- * it. What outlives a program has two, before and after, and says which one is read. So a step that is dropped, doubled or
- * moved past another that depends on it is found, whatever it computes.
+ * Rules of data flow. Within a program a buffer has one value: all writers precede all readers. Persistent buffers have
+ * two values, before and after, and state which one is read. A step that is dropped, repeated or moved past a dependent
+ * one is therefore detected, whatever it computes.
  */
 
 import type { BufferKind, Program, WriteOrder } from "../plan/plan.ts";
 import type { Facts, ProgramFacts, Report, StepFacts } from "../plan/facts.ts";
 
-/** Kinds whose contents are there before a program starts. */
+/** Kinds whose contents exist before a program starts. */
 const FILLED: readonly BufferKind[] = [
   "weight",
   "state",
@@ -17,13 +17,13 @@ const FILLED: readonly BufferKind[] = [
   "assignment",
 ];
 
-/** Kinds that outlive a program and may be written by one. */
+/** Persistent kinds that a program may write. */
 const LASTING: readonly BufferKind[] = ["weight", "state"];
 
 /** Kinds that steps write. */
 const WRITABLE: readonly BufferKind[] = ["state", "output", "scratch"];
 
-/** Steps write only states, outputs and scratch; a copy may write a weight, which is then trained. */
+/** Checks that steps write only states, outputs and scratch; a copy may write a trained weight. */
 export function checkWrites(facts: Facts, report: Report): void {
   for (const { steps } of facts.programs) {
     for (const at of steps) {
@@ -38,7 +38,7 @@ export function checkWrites(facts: Facts, report: Report): void {
   }
 }
 
-/** How many steps have written each buffer so far, on the ranks of each class. */
+/** Number of steps that have written each buffer so far, on the ranks of each class. */
 class Writers {
   readonly #counts = new Map<string, Uint32Array>();
 
@@ -49,7 +49,7 @@ class Writers {
     return this.#counts.get(name)?.[rankClass] ?? 0;
   }
 
-  /** Another step has written it, or `count` have, whatever was counted before. */
+  /** Records another writer, or `count` writers. */
   add(name: string, classes: readonly number[], count?: number): void {
     let counts = this.#counts.get(name);
     if (!counts) {
@@ -60,7 +60,7 @@ class Writers {
   }
 }
 
-/** The buffers that a step writes, each once; a wait ends what its exchange was counted for. */
+/** The buffers that a step writes, each once; a wait completes the write of its exchange. */
 function written(at: StepFacts): Iterable<string> {
   return at.step.op === "wait" ? [] : new Set(at.writes);
 }
@@ -82,7 +82,7 @@ function missing(count: number, writers: number): string {
     : `${count} of its ${writers} writers have written it`;
 }
 
-/** Every read sees what all writers of a buffer have written on the same rank, and every output is written. */
+/** Checks that every read follows all writes of the buffer on the same rank, and that every output is written. */
 export function checkReads(facts: Facts, report: Report): void {
   for (const { program, steps } of facts.programs) {
     const writers = new Writers(facts);
@@ -124,13 +124,16 @@ export function checkReads(facts: Facts, report: Report): void {
   }
 }
 
-/** What a step does, without what is said of it. */
+/** A step without its labels. */
 function workOf({ step }: StepFacts): unknown {
   const said = { label: undefined, span: undefined, phase: undefined };
   return { ...step, ...said, part: undefined };
 }
 
-/** Within a program no more steps write a scratch buffer or an output than it says, and of several no two are the same. */
+/**
+ * Checks that no more steps of a program write a scratch buffer or an output than stated, and that no two of them are
+ * equal.
+ */
 export function checkOnce(facts: Facts, report: Report): void {
   for (const [name, { kind, writers }] of facts.buffers) {
     if (writers !== undefined && kind !== "scratch" && kind !== "output") {
@@ -181,7 +184,9 @@ export function checkOnce(facts: Facts, report: Report): void {
   }
 }
 
-/** Weights and states are written by the programs that say so, once on every rank, before or after the steps that read them. */
+/**
+ * Checks that weights and states are written by the stated programs, once on every rank, before or after their readers.
+ */
 export function checkUpdates(facts: Facts, report: Report): void {
   const names = new Set(facts.plan.programs.map(({ name }) => name));
   for (const [name, { kind, written }] of facts.buffers) {
@@ -222,7 +227,7 @@ function checkProgramUpdates(
   for (const at of steps) {
     for (const name of new Set(at.reads)) {
       const order = orders.get(name);
-      // What a step reads and writes is its own affair.
+      // The step's own reads and writes are not compared.
       if (order === undefined || at.writes.includes(name)) continue;
       const wanted = order === "before reads" ? 1 : 0;
       const wrong = at.classes.find((c) =>
