@@ -3,7 +3,7 @@
  * a short command. Node.js checks each file against its source, and goes without one that does not fit.
  */
 
-import { mkdirSync } from "node:fs";
+import { mkdirSync, readdirSync } from "node:fs";
 import module from "node:module";
 import { homedir } from "node:os";
 import { isAbsolute, join } from "node:path";
@@ -19,6 +19,12 @@ export function keepCode(...folders) {
       folder = join(folder, name);
       makeFolder(folder);
     }
+    // Node.js waits for a pipe.
+    const entries = readdirSync(folder, {
+      recursive: true,
+      withFileTypes: true,
+    });
+    if (entries.some((each) => !each.isFile() && !each.isDirectory())) return;
   } catch {
     return;
   }

@@ -5,6 +5,7 @@ import {
   lstatSync,
   mkdirSync,
   readdirSync,
+  readFileSync,
   rmSync,
   truncateSync,
   writeFileSync,
@@ -12,10 +13,13 @@ import {
 import path from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
+import fc from "fast-check";
 import t, { type Test } from "tap";
 import { findCompiler } from "../runtime/native/mod.ts";
 import { temporaryFolder } from "./helpers/cli.ts";
 import { skipUnasked } from "./helpers/needs.ts";
+import { NODES } from "./helpers/nodes.ts";
+import { repeatWith, SEED } from "./helpers/seed.ts";
 
 const skip = skipUnasked("cpu") ||
   (await findCompiler() ? false : "there is no C compiler");
@@ -152,3 +156,62 @@ t.test("all files damaged at once", { skip }, (t) => {
   }
   t.end();
 });
+
+for (const { name, program, skip } of NODES) {
+  const major = Number(/\d+/.exec(name));
+  t.test(`${name}: damaged code in the cache of the program`, {
+    skip: skip || major < 22 && "it has no such cache",
+  }, (t) => {
+    const folder = temporaryFolder(t);
+    const at = (file: string) => path.join(folder, file);
+    writeFileSync(at("imported.mjs"), "export const f = (x) => x * x;\n");
+    writeFileSync(
+      at("program.mjs"),
+      `import { keepCode } from ${
+        JSON.stringify(
+          String(new URL("../bin/code_cache.mjs", import.meta.url)),
+        )
+      };
+keepCode(${JSON.stringify(folder)});
+const { f } = await import("./imported.mjs");
+console.log(f(7));
+`,
+    );
+    const run = () => {
+      const { status, stdout, stderr } = spawnSync(
+        program,
+        [at("program.mjs")],
+        { encoding: "utf8" },
+      );
+      return { status, stdout, stderr };
+    };
+    const wanted = { status: 0, stdout: "49\n", stderr: "" };
+    t.strictSame(run(), wanted);
+    const [inside] = readdirSync(at("code"));
+    const [name] = readdirSync(at(`code/${inside}`));
+    const file = at(`code/${inside}/${name}`);
+    const whole = readFileSync(file);
+    const lengths = [0, 1, 20, whole.length >> 1, whole.length - 1];
+    const bits = fc.sample(fc.nat(8 * whole.length - 1), {
+      numRuns: 10,
+      seed: SEED,
+    });
+    for (const length of lengths) {
+      writeFileSync(file, whole.subarray(0, length));
+      t.strictSame(run(), wanted, `truncated to ${length} bytes`);
+    }
+    for (const bit of bits) {
+      const flipped = Buffer.from(whole);
+      flipped[bit >> 3]! ^= 1 << (bit & 7);
+      writeFileSync(file, flipped);
+      t.strictSame(run(), wanted, repeatWith());
+    }
+    rmSync(file);
+    mkdirSync(file);
+    t.strictSame(run(), wanted, "a folder has its name");
+    rmSync(file, { recursive: true });
+    spawnSync("mkfifo", [file]);
+    t.strictSame(run(), wanted, "a pipe has its name");
+    t.end();
+  });
+}

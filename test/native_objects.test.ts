@@ -116,6 +116,9 @@ t.test("damaged files are regenerated", { skip }, async (t) => {
     return word[0];
   };
   await stored();
+  if (process.platform !== "win32") {
+    t.equal(lstatSync(folder).mode & 0o777, 0o700, "only its owner enters it");
+  }
   const files = readdirSync(folder).filter((name) => name !== "looked");
   t.equal(files.length, 3, "an object, a link and a note");
   for (const name of files) {
