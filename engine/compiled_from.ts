@@ -86,12 +86,23 @@ export function whyNotCompiled(plan: Plan): string | undefined {
     again = compileDocument(compiledFrom);
   } catch (error) {
     // Any error: the document is untrusted, but the compiler assumes trusted models.
-    const why = error instanceof Error ? error.message : String(error);
+    const why = isInternal(error)
+      ? "its nodes do not fit together"
+      : error instanceof Error
+      ? error.message
+      : String(error);
     return `the model in it does not compile, ${shown(why)}`;
   }
   const different = difference(given, again);
   return different &&
     `${different} is not what the model in it compiles to`;
+}
+
+/** Whether an error is one of JavaScript, whose message says nothing of a model. */
+function isInternal(error: unknown): boolean {
+  return [TypeError, RangeError, ReferenceError].some((known) =>
+    error instanceof known
+  );
 }
 
 /** The first differing part of two plans: a kernel, a step, or a field. */

@@ -188,6 +188,17 @@ const OTHERS: { [what: string]: readonly [() => string, string] } = {
       }),
     "the model in it does not compile, Cannot read the model of the plan: '/axes/a/size' must be <= 16777216. Compile it again",
   ],
+  "a model whose nodes have too few operands": [
+    () =>
+      plan(({ plan }) => {
+        const nodes = plan.compiledFrom!["nodes"] as object[];
+        plan.compiledFrom = {
+          ...plan.compiledFrom,
+          nodes: nodes.with(-1, { ...nodes.at(-1)!, inputs: [] }),
+        };
+      }),
+    "the model in it does not compile, its nodes do not fit together",
+  ],
   "another model": [
     () =>
       plan(({ plan }) => {
