@@ -28,7 +28,7 @@ export async function reportFailure(
   error: unknown,
   { launched }: { readonly launched: boolean },
 ): Promise<number> {
-  const { code, message: text } = describe(error);
+  const { code, message: text } = await describe(error);
   const message = printable(text);
   const place = rankPlace() ?? (launched ? launchedPlace() : undefined);
   if (place) {
@@ -48,9 +48,9 @@ const EXHAUSTED: { readonly [code: string]: string } = {
     "no more threads or processes can start. Raise the limit (ulimit -u)",
 };
 
-function describe(
+async function describe(
   error: unknown,
-): { readonly code: number; readonly message: string } {
+): Promise<{ readonly code: number; readonly message: string }> {
   if (error instanceof UsageError || error instanceof RankCountError) {
     return { code: USAGE, message: error.message };
   }
@@ -58,7 +58,7 @@ function describe(
     return { code: MACHINE, message: error.message };
   }
   if (error instanceof ModelError || error instanceof LowerError) {
-    return { code: USER, message: formatError(error) };
+    return { code: USER, message: await formatError(error) };
   }
   if (
     error instanceof PlacementError || error instanceof PlanError ||

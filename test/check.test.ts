@@ -44,20 +44,20 @@ t.test("type errors, in one sentence where the language has one", async (t) => {
       "6 |   const size: string = 8;",
       "  |         ^^^^",
       "Cannot declare 'embed fnn': the model has no axis 'fnn'",
-      "  --> bad_types.ts:7:23",
+      "  --> bad_types.ts:7:35",
       "  |",
       '7 |   const up = dot(x, m.param("up", "embed fnn"), "embed");',
-      "  |                       ^^^^^",
+      "  |                                   ^^^^^^^^^^^",
       "Cannot broadcast 'ffn' against 'token embed': left has no 'ffn', right has no 'token embed'",
-      "  --> bad_types.ts:8:15",
+      "  --> bad_types.ts:8:22",
       "  |",
       '8 |   return { y: add(x, bias), z: softmax(x, "ffn"), up };',
-      "  |               ^^^",
+      "  |                      ^^^^",
       "Cannot softmax 'token embed' over 'ffn': expected 'token' or 'embed'",
-      "  --> bad_types.ts:8:32",
+      "  --> bad_types.ts:8:43",
       "  |",
       '8 |   return { y: add(x, bias), z: softmax(x, "ffn"), up };',
-      "  |                                ^^^^^^^",
+      "  |                                           ^^^^^",
     ].join("\n"),
   );
   const [first] = await checkModel(path);
@@ -74,15 +74,15 @@ t.test("the first type error of a chain, and errors beside it", async (t) => {
     await report(fixture("bad_chain.ts")),
     [
       "Cannot dot 'expert slot embed' with 'expert ffn embed' over 'ffn': expected 'expert' or 'embed'",
-      "   --> bad_chain.ts:24:16",
+      "   --> bad_chain.ts:24:31",
       "   |",
       '24 |     const up = dot(sent, wUp, "ffn");',
-      "   |                ^^^",
+      "   |                               ^^^^^",
       "Cannot dot 'expert slot embed' with 'expert ffn' over 'embed': expected 'expert'",
-      "   --> bad_chain.ts:29:17",
+      "   --> bad_chain.ts:29:57",
       "   |",
       '29 |     const own = dot(sent, m.param("own", "expert ffn"), "embed");',
-      "   |                 ^^^",
+      "   |                                                         ^^^^^^^",
     ].join("\n"),
   );
 });
@@ -202,7 +202,7 @@ t.test("in an empty folder, with the same meaning of 'switchyard-moe'", async (t
   const places = (await checkModel(bad)).map(({ span }) =>
     `${span?.file.slice(folder.length + 1)}:${span?.line}:${span?.column}`
   );
-  t.same(places.sort(), ["bad.ts:3:53", "helper.ts:1:14"]);
+  t.same(places.sort(), ["bad.ts:3:64", "helper.ts:1:14"]);
 });
 
 t.test("an error of the model function itself", async (t) => {

@@ -230,6 +230,14 @@ const TRACE = [
   "  |                ^^^^^^^^",
 ].join("\n");
 
+const AXIS = [
+  "Cannot softmax 'token embed' over 'ffn': expected 'token' or 'embed'",
+  "  --> bad_axis.ts:5:26",
+  "  |",
+  '5 |   return { y: softmax(x, "ffn") };',
+  "  |                          ^^^^^",
+].join("\n");
+
 const COMMANDS: readonly BadCommand[] = [
   ...["check FILE", "plan FILE", "run FILE --inputs IN --outputs OUT"].flatMap(
     (line) => [
@@ -242,6 +250,11 @@ const COMMANDS: readonly BadCommand[] = [
         line: line.replace("FILE", source("bad_trace.ts")),
         code: 1,
         message: TRACE,
+      },
+      {
+        line: line.replace("FILE", source("bad_axis.ts")),
+        code: 1,
+        message: AXIS,
       },
     ],
   ),

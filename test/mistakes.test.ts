@@ -6,8 +6,13 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import t from "tap";
 import { compile } from "../compiler/compile.ts";
-import { checkModel, type Diagnostic } from "../compiler/source/check.ts";
+import {
+  checkModel,
+  type Diagnostic,
+  placedIn,
+} from "../compiler/source/check.ts";
 import { diagnosticOf } from "../compiler/source/diagnostic.ts";
+import { openTypes } from "../compiler/source/type_problems.ts";
 import { resolveModel } from "../compiler/source/load.ts";
 import { openEditor } from "./helpers/editor.ts";
 
@@ -17,12 +22,13 @@ const FIXTURE = fileURLToPath(
 const TEXT = readFileSync(FIXTURE, "utf8");
 const LINES = TEXT.split("\n");
 
-/** Each mistake as its place and its sentence: the line after it says which name it is shown at, and what is said. */
+/** Each mistake as its place and its sentence: the line after it marks the argument or the name, and says what is shown. */
 const TABLE = LINES.flatMap((line, i) => {
-  const said = /^ {2}\/\/ (.*?): (Cannot .*)$/.exec(line);
+  const said = /^(\/\/ *)(\^+) (Cannot .*)$/.exec(line);
   if (!said) return [];
-  const column = LINES[i - 1]!.indexOf(said[1]!) + 1;
-  return [{ line: i, row: `${i}:${column}+${said[1]!.length} ${said[2]}` }];
+  const [, before, carets, sentence] = said;
+  const column = before!.length + 1;
+  return [{ line: i, row: `${i}:${column}+${carets!.length} ${sentence}` }];
 });
 
 function row({ message, span, width }: Diagnostic): string {
@@ -63,6 +69,7 @@ t.test("at run time each is thrown, with the same sentence at the same place", a
   const folder = mkdtempSync(join(tmpdir(), "switchyard-mistakes-"));
   t.teardown(() => rmSync(folder, { recursive: true }));
   const path = join(folder, "mistakes.ts");
+  const read = openTypes(path);
   const wrong = new Set(TABLE.map(({ line }) => line));
   for (const { line, row: expected } of TABLE) {
     const alone = LINES.map((text, i) =>
@@ -76,6 +83,7 @@ t.test("at run time each is thrown, with the same sentence at the same place", a
       thrown = error;
     }
     t.ok(thrown, `it is refused: ${expected}`);
-    if (thrown) t.equal(row(diagnosticOf(thrown, path)), expected);
+    if (!thrown) continue;
+    t.equal(row(placedIn(read(), diagnosticOf(thrown, path))), expected);
   }
 });

@@ -4,14 +4,26 @@
  */
 
 import { resolve } from "node:path";
-import type { Diagnostic } from "./diagnostic.ts";
+import { existsSync } from "node:fs";
+import type { LowerError, ModelError } from "../../spec/errors.ts";
+import {
+  type Diagnostic,
+  diagnosticOf,
+  formatDiagnostic,
+} from "./diagnostic.ts";
 import { pathOf } from "./frame.ts";
 import { parseReference, requireModelFile } from "./load.ts";
-import { allMistakes, typeMistakes } from "./mistakes.ts";
+import {
+  allMistakes,
+  atArgument,
+  type CheckedFile,
+  typeMistakes,
+} from "./mistakes.ts";
+import { isOwn } from "./places.ts";
 import { type TracedMistake, traceFile } from "./traced.ts";
 
 export type { Diagnostic } from "./diagnostic.ts";
-export { formatDiagnostic, formatError } from "./diagnostic.ts";
+export { formatDiagnostic } from "./diagnostic.ts";
 
 /**
  * The mistakes of a model file, `file.ts` or `file.ts#export`: type errors, and errors of tracing its exported models
@@ -65,4 +77,32 @@ export async function openCheck(
 
 function plain({ doubtful: _, ...mistake }: TracedMistake): Diagnostic {
   return mistake;
+}
+
+/** An error of a model file as text, at the argument that it is about. */
+export async function formatError(
+  error: ModelError | LowerError,
+): Promise<string> {
+  const diagnostic = diagnosticOf(error, "");
+  const path = diagnostic.span && pathOf(diagnostic.span.file);
+  if (path === undefined || isOwn(path) || !existsSync(path)) {
+    return formatDiagnostic(diagnostic);
+  }
+  const { openTypes } = await import("./type_problems.ts");
+  return formatDiagnostic(placedIn(openTypes(resolve(path))(), diagnostic));
+}
+
+/** An error that a run reports at a call, at the argument of the call that it is about. */
+export function placedIn(
+  files: readonly CheckedFile[],
+  diagnostic: Diagnostic,
+): Diagnostic {
+  const { span } = diagnostic;
+  const checked = files.find(({ file }) =>
+    span && file.fileName === pathOf(span.file)
+  );
+  if (!checked) return diagnostic;
+  const types = typeMistakes(checked);
+  const { call: _, ...placed } = atArgument(diagnostic, { ...checked, types });
+  return placed;
 }

@@ -19,6 +19,8 @@ export interface Diagnostic {
   readonly width?: number;
   /** TypeScript's error number, for a type error. */
   readonly code?: number;
+  /** The call that is given the wrong argument, as run time reports it; `span` is then the argument. */
+  readonly call?: Span;
   /** TypeScript's explanation, if `message` is one of our sentences. */
   readonly folded?: readonly Diagnostic[];
 }
@@ -55,11 +57,6 @@ function nameWidth(span: Span): number {
 
 function sourceOf(span: Span): string | undefined {
   return readSource(pathOf(span.file));
-}
-
-/** An error about a model file as text, as `check` prints it. */
-export function formatError(error: ModelError | LowerError): string {
-  return formatDiagnostic(diagnosticOf(error, ""));
 }
 
 /** A diagnostic as text: its message and its source line. */

@@ -1,10 +1,11 @@
 /**
  * The mistakes of one file, as `check` and the editor show them: those of TypeScript and of tracing, once per position.
- * A mistake in an argument of an op is reported at the call, as at run time, with the sentence of run time if tracing
- * reached it; TypeScript's explanation is folded into it. It does not load TypeScript but receives it.
+ * A mistake in an argument of an op is reported at the argument, with the sentence of run time if tracing reached it;
+ * TypeScript's explanation is folded into it. It does not load TypeScript but receives it.
  */
 
 import type { Span } from "../../spec/errors.ts";
+import { argumentAt } from "./argument_at.ts";
 import { callAt, nameOf } from "./call_at.ts";
 import { withoutConsequences } from "./causes.ts";
 import type { Diagnostic } from "./diagnostic.ts";
@@ -53,22 +54,51 @@ export function allMistakes(
   for (const { doubtful, ...mistake } of traced) {
     const { span } = mistake;
     const same = types.filter((type) =>
-      type.folded && samePlace(type.span, span)
+      type.folded && samePlace(type.call ?? type.span, span)
     );
     if (same.length > 0) {
       same.forEach((type) => said.add(type));
       const [{ code }] = same as [Diagnostic];
       const folded = same.flatMap((type) => type.folded ?? [type]);
-      found.push({ ...mistake, ...code ? { code } : {}, folded });
+      const placed = atArgument(mistake, { types, ts, file });
+      found.push({ ...placed, ...code ? { code } : {}, folded });
     } else if (!doubtful || !typed) {
-      found.push(mistake);
+      found.push(atArgument(mistake, { types, ts, file }));
     }
   }
   const others = types.filter((type) => !said.has(type));
-  const kept = found.filter(({ span, folded }) =>
-    folded || !span || !others.some((type) => isInCall(ts, file, type, span))
+  const kept = found.filter(({ span, call = span, folded }) =>
+    folded || !call || !others.some((type) => isInCall(ts, file, type, call))
   );
   return inOrder(withoutRepeats([...others, ...kept]));
+}
+
+/**
+ * A mistake of a call at the argument that it is about: the one that TypeScript finds wrong, or the one that its sentence
+ * repeats. At the op where neither says which.
+ */
+export function atArgument<T extends Diagnostic>(
+  mistake: T,
+  { types, ts, file }: Pick<CheckedFile, "ts" | "file"> & {
+    readonly types: readonly Diagnostic[];
+  },
+): T {
+  const { span: call } = mistake;
+  if (!call) return mistake;
+  const typed = types.find((type) => type.call && samePlace(type.call, call));
+  if (typed) {
+    const { span, width } = typed;
+    return { ...mistake, call, ...span && width ? { span, width } : {} };
+  }
+  const argument = argumentAt(ts, file, mistake);
+  return argument
+    ? {
+      ...mistake,
+      call,
+      span: spanOf(file, argument.getStart(file)),
+      width: argument.getWidth(file),
+    }
+    : mistake;
 }
 
 /** Mistakes in file order. */
@@ -80,7 +110,7 @@ function inOrder(mistakes: readonly Diagnostic[]): Diagnostic[] {
 
 function withoutRepeats(mistakes: readonly Diagnostic[]): Diagnostic[] {
   const seen = new Map(
-    mistakes.map(({ message, span, ...rest }) => [
+    mistakes.map(({ message, span, call: _, ...rest }) => [
       JSON.stringify([message, span && [span.line, span.column]]),
       { message, ...span ? { span } : {}, ...rest },
     ]),
@@ -118,13 +148,19 @@ function typeMistake(
       ? said
       : { ...said, message, folded: [said] };
   }
-  const name = nameOf(checked.ts, call);
+  const { ts, file } = checked;
+  const name = nameOf(ts, call);
+  const called = spanOf(file, name.getStart(file));
+  const { start = 0 } = diagnostic;
+  const given = call.arguments.some((argument) =>
+    start >= argument.getStart(file) && start < argument.end
+  );
   return {
     ...said,
     message,
     folded: [said],
-    span: spanOf(checked.file, name.getStart(checked.file)),
-    width: name.getWidth(checked.file),
+    call: called,
+    ...given ? {} : { span: called, width: name.getWidth(file) },
   };
 }
 

@@ -1,0 +1,32 @@
+/** Which argument of a call a mistake is about, where only its sentence says it. Loads no TypeScript: it is given one. */
+
+import { callAt } from "./call_at.ts";
+import type { Diagnostic } from "./diagnostic.ts";
+import type { ts, TypeScript } from "./typescript.ts";
+
+/**
+ * The literal argument, or the literal in an options object, that a sentence repeats: `"ffn"` of `softmax(x, "ffn")` in
+ * "Cannot softmax 'token embed' over 'ffn'". Undefined where none is repeated, or several are.
+ */
+export function argumentAt(
+  ts: TypeScript,
+  file: ts.SourceFile,
+  { message, span }: Diagnostic,
+): ts.Expression | undefined {
+  const call = span && callAt(ts, file, span);
+  if (!call) return undefined;
+  const literals = call.arguments.flatMap((argument) =>
+    ts.isObjectLiteralExpression(argument)
+      ? argument.properties.flatMap((property) =>
+        ts.isPropertyAssignment(property) ? [property.initializer] : []
+      )
+      : [argument]
+  );
+  const repeated = literals.filter((literal) =>
+    ts.isStringLiteralLike(literal)
+      ? message.includes(`'${literal.text}'`)
+      : ts.isNumericLiteral(literal) &&
+        RegExp(`(?<![\\w.'])${literal.text}(?![\\w'])`).test(message)
+  );
+  return repeated.length === 1 ? repeated[0] : undefined;
+}
