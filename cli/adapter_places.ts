@@ -1,4 +1,4 @@
-/** Where Vulkan adapters are: their PCI addresses and the files of their drivers, to tell adapters of one name apart. */
+/** Finds the PCI addresses and driver files of Vulkan adapters. They distinguish adapters of the same name. */
 
 import { spawn } from "node:child_process";
 import { readdirSync } from "node:fs";
@@ -8,13 +8,16 @@ import process from "node:process";
 import type { AdapterPlaces } from "../engine/mod.ts";
 import { packageFile } from "./places.ts";
 
-/** What the system knows of adapters besides their names. Empty elsewhere than on Linux. */
+/** The system's own information about adapters. Empty on systems other than Linux. */
 export async function adapterPlaces(): Promise<AdapterPlaces> {
   if (process.platform !== "linux") return { pci: [], driverFiles: [] };
   return { pci: parseDeviceList(await listDevices()), driverFiles: drivers() };
 }
 
-/** Mesa's device-select layer prints what it sees and ends the process, so that it takes one of its own. */
+/**
+ * Returns the output of Mesa's device-select layer. The layer ends the process after printing, so it runs in a child
+ * process.
+ */
 async function listDevices(): Promise<string> {
   const program = packageFile("cli/list_adapters.mjs");
   const child = spawn(process.execPath, [program], {
@@ -30,7 +33,10 @@ async function listDevices(): Promise<string> {
   });
 }
 
-/** The adapters with a PCI address in the layer's list: `GPU 0: 10de:2330 "NVIDIA H100" discrete GPU 0000:65:00.0`. */
+/**
+ * Reads the adapters with a PCI address from the layer's list: `GPU 0: 10de:2330 "NVIDIA H100" discrete GPU
+ * 0000:65:00.0`.
+ */
 export function parseDeviceList(text: string): AdapterPlaces["pci"] {
   const line =
     /GPU \d+: [0-9a-f]+:[0-9a-f]+ "(.*)".* ([0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f])\b/gi;
@@ -40,7 +46,7 @@ export function parseDeviceList(text: string): AdapterPlaces["pci"] {
   }));
 }
 
-/** Files of the drivers that the Vulkan loader would read. */
+/** Lists the driver files that the Vulkan loader would read. */
 function drivers(): string[] {
   const { VK_DRIVER_FILES, VK_ICD_FILENAMES } = process.env;
   const given = VK_DRIVER_FILES ?? VK_ICD_FILENAMES;

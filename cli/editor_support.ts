@@ -1,4 +1,4 @@
-/** Whether editors can load the plugin with the TypeScript of a project. */
+/** Checks whether editors can load the plugin with the TypeScript of a project. */
 
 import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -7,8 +7,8 @@ import { dirname, join, resolve } from "node:path";
 const PLUGIN = "switchyard-moe/editor";
 
 /**
- * A remark, where the tsconfig.json of a file names the plugin and the TypeScript of its project loads none: version 7, whose
- * server is no JavaScript.
+ * Returns a remark if the tsconfig.json of a file names the plugin but the project's TypeScript cannot load plugins.
+ * This is the case for version 7, whose server is not written in JavaScript.
  */
 export function editorRemark(file: string): string | undefined {
   const settings = nearest("tsconfig.json", dirname(resolve(file)));
@@ -20,7 +20,7 @@ export function editorRemark(file: string): string | undefined {
   return `TypeScript ${version} of this project loads no plugins, so that editors that use it show no mistakes of '${PLUGIN}'. Run 'npm install --save-dev typescript@6' for them; 'check' needs neither`;
 }
 
-/** The nearest file of a name in a folder or one above it. */
+/** Finds the nearest file of a name in a folder or its parents. */
 function nearest(name: string, folder: string): string | undefined {
   const file = join(folder, name);
   if (existsSync(file)) return file;
@@ -28,7 +28,7 @@ function nearest(name: string, folder: string): string | undefined {
   return above === folder ? undefined : nearest(name, above);
 }
 
-/** The version of the package 'typescript' that a file would import. */
+/** Returns the version of the package 'typescript' that a file would import. */
 function typescriptVersion(from: string): string | undefined {
   try {
     const file = createRequire(from).resolve("typescript/package.json");

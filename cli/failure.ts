@@ -1,4 +1,4 @@
-/** What is said where a command fails, and its exit code. */
+/** Error messages and exit codes of failed commands. */
 
 import {
   formatError,
@@ -22,7 +22,7 @@ import { UsageError } from "./values.ts";
 /** Exit codes. */
 const USER = 1, USAGE = 2, MACHINE = 3;
 
-/** Say what went wrong, once for all ranks of a job. Returns the exit code. */
+/** Prints an error once for all ranks of a job. Returns the exit code. */
 export async function reportFailure(
   io: CliIo,
   error: unknown,
@@ -38,7 +38,7 @@ export async function reportFailure(
   return code;
 }
 
-/** What a machine has no more of, by the codes of errors. */
+/** Descriptions of exhausted resources by error code. */
 const EXHAUSTED: { readonly [code: string]: string } = {
   EMFILE: "too many files are open. Raise the limit (ulimit -n)",
   ENFILE: "too many files are open on this machine. End other programs",

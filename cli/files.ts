@@ -1,4 +1,4 @@
-/** File access through Node: reads that name the file, and writes that replace a file whole or not at all. */
+/** File access through Node. Errors name the file, and writes replace a file completely or not at all. */
 
 import { constants as buffer } from "node:buffer";
 import { constants, existsSync, readdirSync, type Stats } from "node:fs";
@@ -11,7 +11,7 @@ import { DataError, MachineError } from "../spec/errors.ts";
 import { codeOf, makeFolder } from "../runtime/cache/folders.ts";
 import { takeLock } from "./lock_file.ts";
 
-/** Calls of the operating system that files take; tests make them fail. */
+/** The operating system calls of file access. Tests make them fail. */
 export type Disk = Pick<
   typeof fs,
   | "appendFile"
@@ -27,7 +27,7 @@ export type Disk = Pick<
   | "writeFile"
 >;
 
-/** Files of this machine. A GGUF file is a checkpoint folder. */
+/** The files of this machine. A GGUF file is treated as a checkpoint folder. */
 export function nodeFiles(disk: Disk = fs): FileSystem {
   return withGguf({
     stat: (file) => guard("read", file, () => kindOf(file, disk)),
@@ -48,7 +48,7 @@ export function nodeFiles(disk: Disk = fs): FileSystem {
   });
 }
 
-/** Turn an error of the operating system into a sentence; the class says whose it is to mend. */
+/** Converts an error of the operating system to a message. The class distinguishes user errors from machine errors. */
 export function fileError(
   error: unknown,
   op: "read" | "write",
@@ -79,7 +79,7 @@ const SENTENCES: {
   EMFILE: ["too many files are open", "Raise the limit (ulimit -n)", true],
 };
 
-/** Runs an action on a file; its errors become sentences. Throws DataError or MachineError. */
+/** Runs an action on a file and converts its errors to messages. Throws DataError or MachineError. */
 export async function guard<T>(
   op: "read" | "write",
   file: string,
@@ -110,7 +110,7 @@ async function kindOf(
   }
 }
 
-/** Refuse what is no regular file: a pipe that nobody writes to would be waited for, and a device has no end. */
+/** Rejects anything but a regular file. Reading a pipe without a writer would wait forever, and a device has no end. */
 function requireRegular(file: string, stats: Stats): void {
   if (stats.isFile()) return;
   const [state] = Object.entries({
@@ -122,12 +122,12 @@ function requireRegular(file: string, stats: Stats): void {
   throw new DataError(`Cannot read '${file}': ${state}. Give a file`);
 }
 
-/** Open a regular file for reading. Nothing else is opened, or waited for. */
+/** Opens a regular file for reading. Other kinds of files are neither opened nor waited for. */
 async function openRegular(
   file: string,
   disk: Disk,
 ): Promise<{ readonly handle: fs.FileHandle; readonly size: number }> {
-  // Windows has no such flag, and no pipes in its file system.
+  // Windows has neither this flag nor pipes in the file system.
   const handle = await disk.open(
     file,
     constants.O_RDONLY | (constants.O_NONBLOCK ?? 0),
@@ -142,10 +142,10 @@ async function openRegular(
   }
 }
 
-/** Bytes of a file that are read at once: Node.js ends the process where a call asks for 2 GiB. */
+/** Maximum bytes of one read. Node.js ends the process if a call requests 2 GiB. */
 const MOST_READ = 2 ** 30;
 
-/** Bytes of a file that is read as one text: what a string can hold. */
+/** Maximum bytes of a file that is read as one text: the limit of a string. */
 const LONGEST_TEXT = buffer.MAX_STRING_LENGTH;
 
 async function readText(file: string, disk: Disk): Promise<string> {
@@ -190,7 +190,7 @@ async function openFile(file: string, disk: Disk): Promise<OpenFile> {
   };
 }
 
-// A new file beside the old one takes its place once it is complete. What is no plain file (a pipe, /dev/full) is written to.
+// Replaces a file with a complete new one. Special files, such as a pipe or /dev/full, are written directly.
 async function replaceFile(
   file: string,
   parts: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
@@ -208,7 +208,7 @@ async function replaceFile(
     folder,
     `.${path.basename(file)}.${crypto.randomUUID()}`,
   );
-  // Nothing that is there is written to, whatever a link of that name leads to.
+  // Never writes to an existing file, including the target of a link of this name.
   const handle = await disk.open(part, "wx");
   try {
     await writeTo(handle, parts, { sync: true });
@@ -220,7 +220,7 @@ async function replaceFile(
   }
 }
 
-/** Write to an open file and close it. */
+/** Writes to an open file and closes it. */
 async function writeTo(
   handle: fs.FileHandle,
   parts: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
@@ -234,7 +234,7 @@ async function writeTo(
   }
 }
 
-/** Make sure that new names in a folder outlive a loss of power, where the system can say so. */
+/** Makes new names in a folder survive a power failure, if the system supports it. */
 async function syncFolder(folder: string, disk: Disk): Promise<void> {
   if (process.platform === "win32") return;
   const handle = await disk.open(folder, "r");
@@ -245,7 +245,10 @@ async function syncFolder(folder: string, disk: Disk): Promise<void> {
   }
 }
 
-/** Whether the system has a graphics device. Elsewhere than on Linux nothing cheap tells, and the answer is yes. */
+/**
+ * Returns whether the system has a graphics device. The answer is yes on systems other than Linux: no cheap check
+ * exists there.
+ */
 export function hasGraphics(): boolean {
   if (process.platform !== "linux") return true;
   const nodes = ["/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/mali0"];

@@ -1,4 +1,4 @@
-/** Flags that several commands have. */
+/** Flags that several commands share. */
 
 import { ACTIVATIONS } from "../spec/activations.ts";
 import { type Command, Option } from "commander";
@@ -18,7 +18,7 @@ import {
   positive,
 } from "./values.ts";
 
-/** What `--experts` is. */
+/** Description of `--experts`. */
 const EXPERTS =
   "Expert load: even, zipf:S (weight 1/n^S for expert n), or the outputs of a run. Default: even.";
 
@@ -39,7 +39,7 @@ export function dtypeOption(): Option {
   ).argParser(oneOf("--dtype", ["f32", "f16", "bf16"]));
 }
 
-/** Flags that say how a model is compiled. `meshes` takes every mesh that is given. */
+/** Adds the compile flags. `meshes` accepts several meshes. */
 export function planFlags(command: Command, meshes: Mesh[] = []): Command {
   const placed = meshFlags(command, meshes)
     .option(
@@ -78,7 +78,7 @@ export function planFlags(command: Command, meshes: Mesh[] = []): Command {
   return placed;
 }
 
-/** An option of how dispatches are sent. */
+/** Creates an option of the dispatch strategy. */
 function strategyOption(
   name: string,
   option: typeof STRATEGY_ENTRIES[number][1],
@@ -102,7 +102,7 @@ function strategyOption(
     });
 }
 
-/** Flags that say which model is meant. */
+/** Adds the flags that select a model. */
 export function modelFlags(command: Command): Command {
   return command
     .option(
@@ -112,7 +112,7 @@ export function modelFlags(command: Command): Command {
     .addOption(revisionOption());
 }
 
-/** The revision of a model of the hub. */
+/** The revision of a model on the hub. */
 export function revisionOption(): Option {
   return new Option(
     "--revision <name>",
@@ -120,7 +120,7 @@ export function revisionOption(): Option {
   );
 }
 
-/** Flags that say where a model is placed. */
+/** Adds the flags that place a model on a mesh. */
 export function meshFlags(command: Command, meshes: Mesh[] = []): Command {
   return modelFlags(command)
     .option(
@@ -139,7 +139,7 @@ export function meshFlags(command: Command, meshes: Mesh[] = []): Command {
     );
 }
 
-/** Flags that say where a plan runs. */
+/** Adds the flags that select devices and ranks. */
 export function deviceFlags(command: Command): Command {
   return command
     .addOption(
@@ -171,7 +171,7 @@ export function deviceFlags(command: Command): Command {
     .addOption(new Option("--job <folder>").hideHelp());
 }
 
-/** Flags that say what plan of a model is looked at, and what it is held against. */
+/** Adds the flags that select a plan and the machine to compare it with. */
 export function summaryFlags(command: Command, meshes: Mesh[] = []): Command {
   return planFlags(command, meshes)
     .option(
@@ -263,7 +263,7 @@ export function searchFlags(command: Command): Command {
     .option("--json", "Print JSON.");
 }
 
-/** Of commands that take a while. */
+/** The option of long-running commands. */
 export function watchOption(): Option {
   return new Option(
     "--watch",

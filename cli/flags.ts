@@ -1,46 +1,46 @@
-/** Flags as commands take them. */
+/** Parsed flags. */
 
 import type { AdapterChoice, CacheDType } from "../engine/mod.ts";
 import type { Mesh } from "../spec/mod.ts";
 import type { Activations } from "../spec/activations.ts";
 import type { Strategy } from "../spec/strategies.ts";
 
-/** Flags that say which model is meant. */
+/** Flags that select a model. */
 export interface ModelFlags {
-  /** The file that exports the family of a config.json. */
+  /** The file that exports the family for the config.json. */
   readonly family?: string | undefined;
-  /** Branch, tag or commit of a model of the hub. */
+  /** Branch, tag or commit of a model on the hub. */
   readonly revision?: string | undefined;
 }
 
-/** Flags that say how a model is compiled. */
+/** Flags that control compilation. */
 export interface PlanFlags extends Strategy, ModelFlags {
   readonly mesh?: Mesh;
   readonly place?: { readonly [axis: string]: readonly string[] };
   readonly maxTokens?: number;
   readonly maxSequences?: number;
   readonly maxContext?: number;
-  /** What caches of keys and values are stored as. */
+  /** Storage type of the key and value caches. */
   readonly kvCacheDtype?: CacheDType;
   /** Activations of products with quantized weights. */
   readonly activations?: Activations;
-  /** Pages of a rank's caches, and positions of a page. */
+  /** Number of cache pages of a rank, and positions per page. */
   readonly pages?: { readonly count: number; readonly size: number };
 }
 
-/** Flags that say where a plan runs. */
+/** Flags that select devices and ranks. */
 export interface DeviceFlags {
   readonly devices: "shared" | "separate" | "mpi";
   readonly adapter: AdapterChoice;
-  /** Seconds that ranks which are processes may keep one another waiting. */
+  /** Maximum wait for another rank process, in seconds. */
   readonly deadline?: number;
-  /** Bytes of memory for experts, which are read while they are used. */
+  /** Bytes of memory for experts that are read on demand. */
   readonly expertMemory?: number | "auto";
-  /** The job of a rank that 'launch' started; rank 0 prints it once it is done. */
+  /** The job of a rank that 'launch' started. Rank 0 prints it at the end. */
   readonly job?: string;
 }
 
-/** A prompt as it was given: a text, a file that is one, a file that has one on each line, token ids. */
+/** A prompt from the flags: a text, a file with one prompt, a file with one prompt per line, or token ids. */
 export type Prompt =
   | { readonly text: string }
   | { readonly file: string }

@@ -1,16 +1,16 @@
-/** The text of sequences as they grow, up to a text that ends them. */
+/** Incremental decoding of generated sequences, up to a stop text. */
 
 import { StopText, TextStream, type Tokenizer } from "../engine/mod.ts";
 
 interface Growing {
   readonly stream: TextStream | undefined;
   readonly stop: StopText;
-  /** What has been given on. */
+  /** The text that was already returned. */
   text: string;
   count: number;
 }
 
-/** Decodes tokens of sequences; where there is no tokenizer, texts are token ids. */
+/** Decodes the tokens of sequences. Without a tokenizer, the text consists of token ids. */
 export class GeneratedTexts {
   readonly #tokenizer: Tokenizer | undefined;
   readonly #stops: readonly string[];
@@ -21,7 +21,7 @@ export class GeneratedTexts {
     this.#stops = stops;
   }
 
-  /** What a token adds to the text of its sequence, often nothing, and whether that ends here. */
+  /** Returns the new text of a sequence after a token, which is often empty, and whether the sequence ends. */
   async push(
     sequence: number,
     token: number,
@@ -36,7 +36,7 @@ export class GeneratedTexts {
     return { piece, stopped: growing.stop.stopped };
   }
 
-  /** What was still held back. */
+  /** Returns the text that was still held back. */
   async end(sequence: number): Promise<string> {
     const { stream, stop } = this.#of(sequence);
     const piece = stop.push(await stream?.end() ?? "") + stop.end();
@@ -44,7 +44,7 @@ export class GeneratedTexts {
     return piece;
   }
 
-  /** The whole text of a sequence. */
+  /** Returns the complete text of a sequence. */
   text(sequence: number): string {
     return this.#of(sequence).text;
   }

@@ -1,10 +1,10 @@
-/** Flags that say how tokens are chosen and where sequences end, for `generate` and `chat`. */
+/** The sampling and stop flags of `generate` and `chat`. */
 
 import type { Command } from "commander";
 import type { GenerateOptions } from "../engine/mod.ts";
 import { integer, notNegative, positive, UsageError } from "./values.ts";
 
-/** How tokens are chosen. */
+/** The sampling flags. */
 export interface SamplingFlags {
   readonly maxNewTokens?: number;
   readonly stop?: readonly string[];
@@ -17,7 +17,7 @@ export interface SamplingFlags {
   readonly stats?: boolean;
 }
 
-/** Add the flags to a command. */
+/** Adds the flags to a command. */
 export function samplingFlags(command: Command): Command {
   return command
     .option(
@@ -62,7 +62,7 @@ export function samplingFlags(command: Command): Command {
     );
 }
 
-/** The flags as `generate` takes them. */
+/** Converts the flags to the options of `generate`. */
 export function samplingOf(
   { temperature, topK, topP, minP, repeatPenalty, seed }: SamplingFlags,
 ): Partial<GenerateOptions> {
@@ -76,7 +76,7 @@ export function samplingOf(
   };
 }
 
-/** Refuse flags that would do nothing. */
+/** Throws UsageError for flags without effect. */
 export function checkSampling(flags: SamplingFlags): void {
   const { topK, topP, minP } = flags;
   const [useless] = Object.entries({

@@ -1,4 +1,4 @@
-/** How fast text was generated. */
+/** Speed of text generation. */
 
 import type { Generated } from "../engine/mod.ts";
 
@@ -6,14 +6,14 @@ import type { Generated } from "../engine/mod.ts";
 export interface GenerationStats {
   readonly promptTokens: number;
   readonly newTokens: number;
-  /** Until the first token of the first prompts was chosen. */
+  /** Time until the first token of the first prompts was chosen. */
   readonly ttftMs: number;
   readonly prefillTokensPerSecond: number;
-  /** Of all tokens but the first of each sequence. */
+  /** Excludes the first token of each sequence. */
   readonly decodeTokensPerSecond: number;
 }
 
-/** The rates of what was generated. */
+/** Computes the rates of a generation. */
 export function statsOf(generated: Generated): GenerationStats {
   const { sequences, firstMs, prefillMs, prefillTokens, decodeMs } = generated;
   const newTokens = sequences.reduce((n, { tokens }) => n + tokens.length, 0);

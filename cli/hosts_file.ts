@@ -1,8 +1,8 @@
-/** Hosts files of `launch`: one format for every MPI. */
+/** Hosts files of `launch`, in one format for all MPI implementations. */
 
 import { DataError } from "../spec/mod.ts";
 
-/** A machine, and how many ranks it takes. */
+/** A machine and its number of ranks. */
 export interface Host {
   readonly name: string;
   readonly slots: number;
@@ -11,8 +11,8 @@ export interface Host {
 const NAME = /^[A-Za-z0-9][A-Za-z0-9.\-_]*$/;
 
 /**
- * Read a hosts file: a line `NAME` or `NAME slots=N` for each machine, in the order of the ranks; 1 slot where there is no
- * number. What follows a `#` is a comment.
+ * Reads a hosts file. Each line is `NAME` or `NAME slots=N`, in the order of the ranks; the default is 1 slot. A `#`
+ * starts a comment.
  */
 export function parseHosts(text: string, file: string): Host[] {
   const hosts = text.split(/\r?\n/).flatMap((line, i): Host[] => {
@@ -39,7 +39,7 @@ export function parseHosts(text: string, file: string): Host[] {
   return hosts;
 }
 
-/** Make sure that there is room for some ranks, and take no more hosts than they need. */
+/** Checks that the hosts have enough slots, and returns only the hosts that are needed. */
 export function hostsFor(
   hosts: readonly Host[],
   ranks: number,

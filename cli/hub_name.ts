@@ -1,6 +1,6 @@
 /** Names of models on the hub: `OWNER/NAME`, `OWNER/NAME@REVISION`, `OWNER/NAME/FILE.gguf`. */
 
-/** A model of the hub. */
+/** A model on the hub. */
 export interface HubName {
   /** `OWNER/NAME`. */
   readonly repo: string;
@@ -17,10 +17,10 @@ const NAME = new RegExp(
   "i",
 );
 
-/** Endings of files, which no model has. */
+/** File name endings that no model name has. */
 const FILE = /\.([cm]?[jt]sx?|json|gguf|safetensors|txt)$/i;
 
-/** The name in a text; undefined where it has another form. */
+/** Reads a model name from a text. Undefined for other forms. */
 export function parseHubName(text: string): HubName | undefined {
   const [, repo, revision, file] = NAME.exec(text) ?? [];
   return repo === undefined || FILE.test(repo) || /[^/]\.\.|\.git$/.test(repo)

@@ -1,23 +1,23 @@
-/** Settings of the Hugging Face hub, from the environment variables that its own programs read. */
+/** Settings of the Hugging Face hub, from the environment variables of its own programs. */
 
 import { homedir } from "node:os";
 import path from "node:path";
 import process from "node:process";
 import { userCache } from "../runtime/cache/folders.ts";
 
-/** Where models are fetched from, and where they are cached. */
+/** The source of downloads and the location of the cache. */
 export interface HubSettings {
-  /** URL without a slash at its end: `HF_ENDPOINT`. */
+  /** URL without a trailing slash: `HF_ENDPOINT`. */
   readonly endpoint: string;
-  /** Cache folder, `HF_HUB_CACHE`; undefined for a user without a home. */
+  /** Cache folder, `HF_HUB_CACHE`. Undefined for a user without a home folder. */
   readonly cache: string | undefined;
-  /** Access token, `HF_TOKEN`; else the file that `HF_TOKEN_PATH` names is read. */
+  /** Access token: `HF_TOKEN`, otherwise the contents of the file in `HF_TOKEN_PATH`. */
   readonly token: string | undefined;
-  /** File of the token that `hf auth login` saved. */
+  /** Path of the token that `hf auth login` saved. */
   readonly tokenFile: string | undefined;
-  /** Use only what is cached: `HF_HUB_OFFLINE`. */
+  /** Use only cached files: `HF_HUB_OFFLINE`. */
   readonly offline: boolean;
-  /** Milliseconds before the first repetition of a failed request; doubled each time. */
+  /** Milliseconds before the first retry of a failed request. The time doubles with each retry. */
   readonly retryMs: number;
 }
 
@@ -43,7 +43,7 @@ export function hubSettings(env: Environment = process.env): HubSettings {
   };
 }
 
-/** `HF_HOME`, else `huggingface` in the cache folder of the user. */
+/** `HF_HOME`, otherwise `huggingface` in the user's cache folder. */
 function folderOf(env: Environment): string | undefined {
   const named = env["HF_HOME"];
   if (named) {

@@ -1,4 +1,4 @@
-/** What the command line touches of the process: output, files, the clock. */
+/** The interface of the command line to the process: output, files and clock. */
 
 import { spawn } from "node:child_process";
 import { availableParallelism } from "node:os";
@@ -10,50 +10,53 @@ import { adapterPlaces } from "./adapter_places.ts";
 import { fileError, hasGraphics, nodeFiles } from "./files.ts";
 import { type HubSettings, hubSettings } from "./hub_settings.ts";
 
-/** Streams, files and a clock, passed to every command. */
+/** The streams, files and clock of a command. */
 export interface CliIo {
-  /** Write to standard output; rejects with OutputClosed once nobody reads it. */
+  /** Writes to standard output. Rejects with OutputClosed after the reader has closed it. */
   out(text: string): Promise<void>;
-  /** Write a line to standard error. */
+  /** Writes a line to standard error. */
   err(line: string): void;
   /** Standard input. */
   readonly input: Readable;
-  /** Standard error is a terminal, so that progress bars make sense. */
+  /** Standard error is a terminal, so progress bars are useful. */
   readonly terminal: boolean;
   /** Standard error, for progress bars. */
   readonly errorStream: Writable;
   readonly files: FileSystem;
-  /** The cache folder of this user; undefined for one without a home. */
+  /** The cache folder of this user. Undefined for a user without a home folder. */
   readonly cache: string | undefined;
-  /** Where models are fetched from by name. */
+  /** The source of models by name. */
   readonly hub: HubSettings;
-  /** Variables of the environment. */
+  /** Environment variables. */
   readonly environment: { readonly [name: string]: string | undefined };
-  /** Threads that this machine runs at once. */
+  /** Number of hardware threads. */
   readonly threads: number;
-  /** Whether the system has a graphics device at all, as far as is known without WebGPU. */
+  /** Whether the system has a graphics device, as far as is known without WebGPU. */
   readonly graphics: boolean;
-  /** Where adapters are, to tell those of one name apart. */
+  /** Returns the locations of adapters, which distinguish adapters of the same name. */
   places(): Promise<AdapterPlaces>;
-  /** Show a page or a file in the browser of the user. */
+  /** Opens a page or a file in the user's browser. */
   browse(address: string): void;
-  /** Milliseconds. */
+  /** Current time in milliseconds. */
   now(): number;
-  /** Do something at Ctrl-C, or on SIGTERM, once, instead of ending at once; returns what undoes it. */
+  /**
+   * Registers an action for the first Ctrl-C or SIGTERM, which then does not end the process. Returns a function that
+   * removes it.
+   */
   onInterrupt(action: () => void): () => void;
 }
 
-/** Signals that ask a process to end. */
+/** Signals that request the end of a process. */
 const ENDING = ["SIGINT", "SIGTERM"] as const;
 
-/** Whoever read the output has gone; that is no error. */
+/** Thrown after the reader has closed the output. This is not an error. */
 export class OutputClosed extends Error {
   override name = "OutputClosed";
 }
 
 /** The streams of this process. */
 export function processIo(): CliIo {
-  // Broken pipes arrive as events as well as through callbacks; only the callbacks are used.
+  // Broken pipes are reported both as events and through callbacks. Only the callbacks are used.
   process.stdout.on("error", () => {});
   process.stderr.on("error", () => {});
   return {
@@ -67,7 +70,7 @@ export function processIo(): CliIo {
     err: (line) => {
       process.stderr.write(`${line}\n`);
     },
-    // Only to look at it keeps a process from ending.
+    // Lazy: the mere access keeps a process from ending.
     get input() {
       return process.stdin;
     },
@@ -83,7 +86,7 @@ export function processIo(): CliIo {
     browse,
     now: () => performance.now(),
     onInterrupt: (action) => {
-      // Schedulers send SIGTERM. The second signal, of either kind, ends the process.
+      // Schedulers send SIGTERM. The second signal of either kind ends the process.
       const release = (): void => {
         for (const name of ENDING) process.off(name, once);
       };
@@ -97,7 +100,7 @@ export function processIo(): CliIo {
   };
 }
 
-/** What opens an address, by platform. */
+/** The command that opens an address, by platform. */
 const OPENERS: { readonly [platform: string]: readonly string[] } = {
   darwin: ["open"],
   win32: ["cmd", "/c", "start", ""],

@@ -1,4 +1,4 @@
-// Asks for a Vulkan adapter, so that a layer that lists what it sees has the occasion to. See adapter_places.ts.
+// Requests a Vulkan adapter, which makes a Vulkan layer print its device list. See adapter_places.ts.
 import { create } from "webgpu";
 
 await create([]).requestAdapter();

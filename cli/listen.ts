@@ -1,29 +1,29 @@
-/** Listens at a port for the routes of a server. */
+/** Listens at a port for a server's routes. */
 
 import { createAdaptorServer } from "@hono/node-server";
 import type { Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { MachineError } from "../spec/mod.ts";
 
-/** Milliseconds in which the headers of a request, and all of it, must arrive. */
+/** Milliseconds until the headers of a request, and the complete request, must have arrived. */
 const [HEADERS_MS, REQUEST_MS] = [20_000, 60_000];
 
-/** Milliseconds for which a connection without a request is kept open. */
+/** Milliseconds that a connection without a request stays open. */
 const KEEP_ALIVE_MS = 30_000;
 
-/** Milliseconds between looks at which connections are idle. */
+/** Milliseconds between checks for idle connections. */
 const LOOK_MS = 20;
 
-/** Where to listen, and for how long connections may be silent. */
+/** The address, and the maximum idle time of connections. */
 export interface ListenOptions {
   readonly host: string;
-  /** 0: any that is free. */
+  /** 0: any free port. */
   readonly port: number;
-  /** Milliseconds without a byte in either direction after which a connection is closed. */
+  /** Milliseconds without traffic after which a connection is closed. */
   readonly silentMs: number;
 }
 
-/** Listens. Throws MachineError if the port cannot be used. */
+/** Starts to listen. Throws MachineError if the port is not available. */
 export async function listen(
   fetch: (request: Request) => Response | Promise<Response>,
   { host, port, silentMs }: ListenOptions,
@@ -54,7 +54,7 @@ export async function listen(
   return { server, address: `http://${name}:${bound}` };
 }
 
-/** Accepts no more connections, and resolves once the responses of all there are were sent. */
+/** Stops accepting connections. Resolves after all responses were sent. */
 export async function closeServer(server: Server): Promise<void> {
   const timer = setInterval(() => server.closeIdleConnections(), LOOK_MS);
   await new Promise((resolve) => server.close(resolve));

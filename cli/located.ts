@@ -5,23 +5,23 @@ import { parseHubName } from "./hub_name.ts";
 import type { CliIo } from "./io.ts";
 import { UsageError } from "./values.ts";
 
-/** A model as commands take it: its path, and files that have it. */
+/** A located model: its path, and the file system that contains it. */
 export interface Located {
   readonly io: CliIo;
   readonly model: string;
 }
 
-/** How a model is located. */
+/** Options for locating a model. */
 export interface LocateOptions {
   /** Default: `main`. */
   readonly revision?: string | undefined;
-  /** What is read of a model of the hub. Default: everything. */
+  /** The extent to read of a model on the hub. Default: everything. */
   readonly extent?: Extent;
-  /** Whether a file or folder of that path is preferred. Default: true. */
+  /** Prefer an existing file or folder of that path. Default: true. */
   readonly local?: boolean;
 }
 
-/** The path of a model: what is there under a path, else a model of the hub, which is fetched. */
+/** Locates a model: an existing path, otherwise a model on the hub, which is downloaded. */
 export async function locate(
   io: CliIo,
   model: string,

@@ -1,8 +1,9 @@
 /**
- * Locks: files that name the process that owns them. A lock whose owner has ended is replaced; its path is never empty
- * meanwhile, since an empty path is free for all. Only the owner of the claim on a lock may replace it. A claim is a lock
- * itself, at a path that ends with the id of the owner it is on, so the claim of a process that was killed is replaced in
- * the same way.
+ * Lock files that name the process that owns them.
+ *
+ * A lock whose owner has ended is replaced. Its path is never empty during the replacement, because any process may
+ * take an empty path. Only the owner of the claim on a lock may replace it. A claim is itself a lock, at a path that
+ * ends with the id of the lock's owner. The claim of a killed process is therefore replaced in the same way.
  */
 
 import type { Lock } from "../engine/files.ts";
@@ -15,20 +16,20 @@ import {
   type Processes,
 } from "./lock_owner.ts";
 
-/** What locks are made with. */
+/** The services that locks use. */
 export interface Locking {
   readonly disk: Pick<
     Disk,
     "link" | "readFile" | "rename" | "rm" | "writeFile"
   >;
-  /** Default: those of this machine. */
+  /** Default: the processes of this machine. */
   readonly processes?: Processes;
 }
 
-/** Attempts to take a lock that others release and take meanwhile. */
+/** Maximum attempts for a lock that other processes release and take in the meantime. */
 const ATTEMPTS = 10;
 
-/** Take a lock, or say who owns it. Errors are those of the file system. */
+/** Takes a lock, or returns its owner. Throws errors of the file system. */
 export async function takeLock(path: string, locking: Locking): Promise<Lock> {
   const { disk, processes = nodeProcesses } = locking;
   const owner = await processes.owner();
@@ -41,7 +42,7 @@ export async function takeLock(path: string, locking: Locking): Promise<Lock> {
       if (await create(path, { text, spare }, locking)) return held;
       const found = await readIfThere(path, locking);
       if (found === undefined) continue;
-      // A file server may report the failure of a link that it has made.
+      // A file server may report a failure although it created the link.
       if (found === text) return held;
       const other = parseOwner(found);
       const state = other ? await processes.stateOf(other) : "unknown";
@@ -64,12 +65,12 @@ export async function takeLock(path: string, locking: Locking): Promise<Lock> {
     }
     return { owner: "another process", gone: true };
   } finally {
-    // The lock is taken, or is not, whatever becomes of this.
+    // The result of the lock does not depend on this removal.
     await removeFile(spare, locking).catch(() => {});
   }
 }
 
-/** Make a file with all of its text at once; false if there is one. */
+/** Creates a file together with its complete text. Returns false if it already exists. */
 async function create(
   path: string,
   { text, spare }: { readonly text: string; readonly spare: string },
@@ -86,7 +87,7 @@ async function create(
       throw error;
     }
   }
-  // A file system without hard links: the text follows.
+  // For a file system without hard links: the text is written afterwards.
   try {
     await disk.writeFile(path, text, { flag: "wx" });
     return true;
@@ -97,13 +98,13 @@ async function create(
   }
 }
 
-/** Remove a file. One that stays would be in the way of others, so a disk that fails once is asked again. */
+/** Removes a file, with a retry after a failure: a remaining file would block other processes. */
 async function removeFile(path: string, { disk }: Locking): Promise<void> {
   await disk.rm(path, { force: true })
     .catch(() => disk.rm(path, { force: true }));
 }
 
-/** Remove a lock, unless a user has, and another process owns it. */
+/** Removes a lock, unless a user removed it and another process owns the path now. */
 async function release(
   path: string,
   text: string,

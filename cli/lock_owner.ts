@@ -1,4 +1,4 @@
-/** Processes that own locks: what distinguishes one from all others, and whether it still runs. */
+/** Processes that own locks: their unique identity, and whether they still run. */
 
 import * as fs from "node:fs/promises";
 import { hostname } from "node:os";
@@ -8,17 +8,17 @@ import { parseJson } from "../spec/parse_json.ts";
 
 /** The owner of a lock. */
 export interface Owner {
-  /** Differs between any two owners, also of one process. */
+  /** Unique per owner, also within one process. */
   readonly id: string;
   readonly pid: number;
   readonly host: string;
-  /** When it took the lock, in ISO 8601. */
+  /** Time when the lock was taken, in ISO 8601. */
   readonly since: string;
-  /** When the process started, in ticks since the boot; tells it from a later process with the same pid. */
+  /** Start of the process, in ticks since the boot. It distinguishes the process from a later one with the same pid. */
   readonly start: string | undefined;
-  /** The PID namespace, which gives pids their meaning. */
+  /** The PID namespace that the pid belongs to. */
   readonly namespace: string | undefined;
-  /** The id of this installation of the system. */
+  /** The id of this installation of the operating system. */
   readonly machine: string | undefined;
   readonly boot: string | undefined;
 }
@@ -26,9 +26,9 @@ export interface Owner {
 /** Whether the process of an owner runs. It is unknown for other hosts and PID namespaces. */
 export type OwnerState = "runs" | "ended" | "unknown";
 
-/** The process that takes locks, and what it can tell about others. */
+/** The current process as lock owner, and the state of other processes. */
 export interface Processes {
-  /** A new owner: this process. */
+  /** Creates a new owner for this process. */
   owner(): Promise<Owner>;
   stateOf(owner: Owner): Promise<OwnerState>;
 }
@@ -39,10 +39,10 @@ export const nodeProcesses: Processes = { owner, stateOf };
 /** The PID namespace of a Linux system outside of containers. */
 const INITIAL_NAMESPACE = "pid:[4026531836]";
 
-/** States of a process that does not run any more, in `/proc`. */
+/** States of ended processes in `/proc`. */
 const ENDED = ["Z", "X", "x"];
 
-/** An owner from the text of a lock; undefined if the text names none. */
+/** Reads an owner from the text of a lock. Undefined if the text names none. */
 export function parseOwner(text: string): Owner | undefined {
   let parsed: Partial<Owner>;
   try {
@@ -71,13 +71,13 @@ export function parseOwner(text: string): Owner | undefined {
     : undefined;
 }
 
-/** An owner in messages. */
+/** Formats an owner for messages. */
 export function describeOwner({ pid, host, since }: Owner): string {
   return `process ${pid} on ${host}, since ${since}`;
 }
 
 async function owner(): Promise<Owner> {
-  // Where /proc shows the pids of another namespace, it says nothing about this one.
+  // A /proc that shows another PID namespace has no information about this one.
   const shown = await unlessMissing(fs.readlink("/proc/self"));
   const [stat, namespace, machine, boot] = await Promise.all([
     shown === String(process.pid) ? statOf(process.pid) : undefined,
@@ -104,7 +104,7 @@ async function stateOf(other: Owner): Promise<OwnerState> {
   );
   if (!near) return "unknown";
   if (other.boot !== here.boot) {
-    // Two containers can have the same names on two machines; two systems outside of containers cannot.
+    // Two containers on two machines can have the same names. Two systems outside of containers cannot.
     return here.machine !== undefined && here.namespace === INITIAL_NAMESPACE
       ? "ended"
       : "unknown";
@@ -121,13 +121,13 @@ async function stateOf(other: Owner): Promise<OwnerState> {
   return same && !ENDED.includes(now.state) ? "runs" : "ended";
 }
 
-/** The state of a process and its start, as Linux tells. */
+/** Returns the state of a process and its start time on Linux. */
 async function statOf(
   pid: number,
 ): Promise<{ readonly state: string; readonly start: string } | undefined> {
   const stat = await unlessMissing(fs.readFile(`/proc/${pid}/stat`, "utf8"));
   if (stat === undefined) return undefined;
-  // The name of the program, in parentheses, may have any characters.
+  // The program name in parentheses may contain any characters.
   const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
   return { state: fields[0]!, start: fields[19]! };
 }

@@ -1,4 +1,4 @@
-/** Pages that this process serves to the user's own browser. */
+/** Serves pages to the browser of the user on this machine. */
 
 import {
   createServer,
@@ -8,19 +8,19 @@ import {
 } from "node:http";
 import type { AddressInfo } from "node:net";
 
-/** Answers a GET for a path. */
+/** Answers a GET request for a path. */
 export type Answer = (
   path: string,
   response: ServerResponse,
   headers: IncomingMessage["headers"],
 ) => void | Promise<void>;
 
-/** Serve on this machine only, at a port that is free. */
+/** Serves pages at a free port of the loopback address. */
 export async function serveLoopback(
   answer: Answer,
 ): Promise<{ readonly server: Server; readonly address: string }> {
   const server = createServer(async ({ method, url, headers }, response) => {
-    // A page of elsewhere whose name was made to lead here has another host.
+    // Rejects a foreign page whose host name was redirected to this address.
     const host = headers.host?.replace(/:\d+$/, "");
     const known = host === "127.0.0.1" || host === "localhost";
     if (!known || method !== "GET") {
@@ -31,7 +31,7 @@ export async function serveLoopback(
       const { pathname } = new URL(url ?? "/", "http://localhost");
       await answer(decodeURIComponent(pathname), response, headers);
     } catch {
-      // What cannot be read is not there for whoever asks; who was sent a part sees that the rest is missing.
+      // An unreadable file is reported as missing. After a part was sent, the connection is closed.
       if (response.headersSent) response.destroy();
       else response.writeHead(404).end();
     }

@@ -1,4 +1,4 @@
-/** The machines that `--target` knows by name: files of `machines/`, beside which one may have one's own. */
+/** Machine descriptions that `--target` accepts: names of files in `machines/`, and other files. */
 
 import { hostname } from "node:os";
 import { openMachineMeter } from "../engine/mod.ts";
@@ -8,23 +8,23 @@ import { deviceOptions } from "./commands/options.ts";
 import type { CliIo } from "./io.ts";
 import { packageFile } from "./places.ts";
 
-/** Names this machine: it is measured with so many ranks, as `devices --all` does. */
+/** The name of this machine. It is measured with the given number of ranks, as in `devices --all`. */
 const THIS = "this";
 
-/** Times that everything is measured of this machine: a plan is not worth a minute of it. */
+/** Number of repetitions for measuring this machine. It is kept small so that planning stays fast. */
 const REPETITIONS = 3;
 
-/** How this machine is measured. */
+/** Options for measuring this machine. */
 export interface FindMachineOptions {
   /** Default: 1. */
   readonly ranks?: number;
-  /** Default: as `devices --all` does. */
+  /** Default: the measurement of `devices --all`. */
   readonly measure?: (io: CliIo, ranks: number) => Promise<Machine>;
 }
 
 /**
- * Read the machine of a name, or of a file, or measure this one with so many ranks. Throws DataError that lists the names
- * where it is neither.
+ * Reads a machine by name or from a file, or measures this one with the given number of ranks. Otherwise throws a
+ * DataError that lists the names.
  */
 export async function findMachine(
   io: CliIo,
@@ -55,7 +55,7 @@ export async function findMachine(
   return await read(target);
 }
 
-/** Measure the devices that a run would use. */
+/** Measures the devices that a run would use. */
 async function measureThis(io: CliIo, ranks: number): Promise<Machine> {
   const { measure, close } = await openMachineMeter({
     ...deviceOptions(io, { devices: "shared", adapter: "auto" }),

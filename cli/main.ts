@@ -1,4 +1,4 @@
-/** The `switchyard` command: arguments in, an exit code out. */
+/** The `switchyard` command: converts arguments to an exit code. */
 
 import { CommanderError } from "commander";
 import { type CliIo, OutputClosed, processIo } from "./io.ts";
@@ -6,9 +6,9 @@ import { createProgram } from "./program.ts";
 import { UsageError } from "./values.ts";
 
 /**
- * Run a command line, without `node` and the script.
+ * Runs a command line, given without `node` and the script.
  *
- * @returns 0 done, 1 something about the user's model, plan or data, 2 a command line that cannot be understood, 3 the machine cannot do it
+ * @returns 0 success, 1 an error in the user's model, plan or data, 2 an invalid command line, 3 a limit of the machine
  */
 export async function main(
   argv: readonly string[],
@@ -41,7 +41,7 @@ export async function main(
   }, { launched: argv.includes("--job") });
 }
 
-/** Run an action; errors become a sentence on standard error and an exit code. */
+/** Runs an action. Errors become a message on standard error and an exit code. */
 export async function exitCodeOf(
   io: CliIo,
   action: () => Promise<number>,

@@ -1,4 +1,4 @@
-/** An MPI job as `launch` sees it: the launcher's process, what comes out of it, and its end, whatever happens. */
+/** Runs an MPI job: starts the launcher, filters its output, and ends all its processes. */
 
 import { spawn } from "node:child_process";
 import {
@@ -23,51 +23,54 @@ import {
 } from "./rank_lines.ts";
 import { finishLine } from "./values.ts";
 
-/** How long a job may take to end by itself once a rank failed, and then until it is killed. */
+/** Time for a job to end by itself after a rank failed, and the further time until it is killed. */
 const PATIENCE_MS = 2500, GRACE_MS = 3000;
 
-/** How long ranks may take to free their memory once all results are written. */
+/** Time for the ranks to free their memory after all results are written. */
 const FREEING_MS = 60_000;
 
-/** MPICH's launcher reports failures on standard output, line by line; the last line so far may be its first. */
+/**
+ * MPICH's launcher reports failures on standard output, line by line. An incomplete last line may be the start of a
+ * report.
+ */
 const MPICH_FAILURE = /\n?={60,}(\n=\s+BAD TERMINATION|\n?$)/;
 
-/** A job to run. */
+/** The description of a job. */
 export interface MpiJob {
   readonly argv: readonly string[];
   readonly family: MpiFamily;
-  /** Where its ranks keep memory that they share; see `jobFolder`. */
+  /** Folder of the memory that its ranks share. See `jobFolder`. */
   readonly folder: string;
-  /** Its ranks can stop by themselves once they have begun, with what they have saved. */
+  /** The ranks can stop by themselves after they have begun, and save their state. */
   readonly stops?: boolean;
-  /** Seconds for which a signal may stop a rank. */
+  /** Seconds that a signal may stop a rank. */
   readonly deadline: number;
 }
 
-/** A file that tells the ranks of a job on the launcher's host to stop. */
+/** Returns the path of the file that tells the ranks on the launcher's host to stop. */
 export function stopFile(folder: string): string {
   return path.join(folder, "stop");
 }
 
-/** How a job ended. */
+/** The end of a job. */
 export interface EndedJob {
-  /** The launcher's, which proves nothing. */
+  /** The launcher's exit code, which is unreliable. */
   readonly code: number;
-  /** Rank 0 said that it got to the end. */
+  /** Rank 0 reported the end. */
   readonly finished: boolean;
-  /** It was done and had to be ended: its results are there all the same. */
+  /** The job was done but had to be ended. Its results are complete. */
   readonly late: boolean;
-  /** The signal that this process was asked to end with. */
+  /** The signal that asked this process to end. */
   readonly signal: number | undefined;
-  /** The rank that failed, in a sentence, and its exit code. */
+  /** The failed rank as a sentence, and its exit code. */
   readonly failure:
     | { readonly text: string; readonly code: number }
     | undefined;
-  /** What the launcher said, where no rank reported a failure. */
+  /** The launcher's message if no rank reported a failure. */
   readonly cause: string | undefined;
 }
 
-/** A name for a job, and the folder of its shared memory on every host; rank.sh makes it and removes it. */
+/** Creates the name of a job and of its shared-memory folder on every host. rank.sh creates and removes the folder. */
 export function jobFolder(): string {
   const memory = "/dev/shm";
   return path.join(
@@ -76,20 +79,20 @@ export function jobFolder(): string {
   );
 }
 
-/** Run a job to its end. `freeingMs`: how long it may take once its results are written. */
+/** Runs a job to its end. `freeingMs` limits its time after the results are written. */
 export async function runJob(
   io: CliIo,
   job: MpiJob,
   { freeingMs = FREEING_MS }: { readonly freeingMs?: number } = {},
 ): Promise<EndedJob> {
-  // A group of its own, so that all of it can be ended.
+  // A separate process group, so that all of it can be ended.
   const child = spawn("mpirun", job.argv, {
     detached: true,
     stdio: ["ignore", "pipe", "pipe"],
     env: {
       ...process.env,
       OMPI_MCA_btl_sm_backing_directory: job.folder,
-      // What Open MPI 4 calls it.
+      // The name of this setting in Open MPI 4.
       OMPI_MCA_btl_vader_backing_directory: job.folder,
     },
   });
@@ -116,7 +119,7 @@ export async function runJob(
     }
     timer ??= setTimeout(endNow, PATIENCE_MS);
   };
-  // Every rank is done: what they still do is free their memory.
+  // Every rank is done and only frees its memory.
   let freeing = false, late = false;
   const finish = (): void => {
     if (timer) return;
@@ -157,7 +160,7 @@ export async function runJob(
         if (seconds > 0) stopped.set(rank, line.stopped);
         else stopped.delete(rank);
         if (seconds < job.deadline) return;
-        // It may have been done; if not, no other rank knows more.
+        // The rank may have been done. Otherwise no other rank has more information.
         late ||= freeing;
         endNow();
       }
@@ -195,7 +198,7 @@ export async function runJob(
   };
 }
 
-/** Whether there was a process to send a signal to; 0 only asks. */
+/** Sends a signal to a process. Returns whether the process exists; signal 0 only checks this. */
 function send(pid: number, signal: NodeJS.Signals | 0): boolean {
   try {
     return process.kill(pid, signal);
@@ -204,10 +207,10 @@ function send(pid: number, signal: NodeJS.Signals | 0): boolean {
   }
 }
 
-/** How often it is looked whether a rank has ended, and when it is killed. */
+/** Milliseconds between checks of whether a rank has ended, until it is killed, and until the wait is abandoned. */
 const LOOK_MS = 10, KILL_MS = 500, GIVE_UP_MS = 10_000;
 
-/** Make sure that nothing of the job on this host outlives its launcher, which may have been killed, or not have waited. */
+/** Ends all processes of the job on this host. The launcher may have been killed, or may not have waited for them. */
 async function endRanks(
   folder: string,
   started: readonly RankProcess[],
@@ -220,7 +223,9 @@ async function endRanks(
   }
 }
 
-/** Processes that have the folder of a job as an argument; where nothing tells, those that were reported. */
+/**
+ * Returns the processes with the job's folder as an argument. If the system offers no list, returns the reported ones.
+ */
 function processesOf(
   folder: string,
   started: readonly RankProcess[],
@@ -240,21 +245,23 @@ function processesOf(
         readFileSync(`/proc/${name}/cmdline`, "utf8").split("\0")
           .includes(folder);
     } catch {
-      // It has ended.
+      // The process has ended.
       return false;
     }
   }).map(Number);
 }
 
-/** What happens to the output of a job. */
+/** Events of a job's output. */
 interface OutputEvents {
   /** Rank 0 is done. */
   finished(): void;
-  /** Nobody reads any more. */
+  /** The reader closed the output. */
   closed(): void;
 }
 
-/** The standard output of a job: passed on up to the finish line, or to what MPICH's launcher says of a failure. */
+/**
+ * Filters the standard output of a job. Passes it on up to the finish line or to a failure report of MPICH's launcher.
+ */
 class JobOutput {
   readonly #io: CliIo;
   readonly #finish: string;
@@ -286,7 +293,7 @@ class JobOutput {
       });
   }
 
-  /** There is no more. Returns what is no output. */
+  /** Ends the output. Returns the rest that is not output of ranks. */
   async end(): Promise<string> {
     await this.#printed;
     if (this.#closed) throw this.#closed;
@@ -296,7 +303,7 @@ class JobOutput {
     return "";
   }
 
-  /** Where the output of ranks ends: at the finish line or what may be its beginning, or at a failure. */
+  /** Returns where the output of ranks ends: at the finish line or its possible start, or at a failure report. */
   #end(): number {
     const [text, finish] = [this.#held, this.#finish];
     const at = text.lastIndexOf(finish[0]!);

@@ -1,18 +1,18 @@
-/** What differs between the launchers of MPI: their flags, and what they print when a rank fails. */
+/** Differences between MPI launchers: their flags, and their messages after a rank failed. */
 
 import type { Host } from "./hosts_file.ts";
 import { FIRST, parseRankLine, type RankLine } from "./rank_lines.ts";
 
-/** Whose mpirun it is. */
+/** The MPI implementation of an mpirun. */
 export type MpiFamily = "openMpi" | "mpich";
 
-/** The family of an `mpirun --version` text. */
+/** Returns the implementation from the text of `mpirun --version`. */
 export function mpiFamily(version: string): MpiFamily | undefined {
   if (/Open MPI|OpenRTE|PRRTE/i.test(version)) return "openMpi";
   return /HYDRA|MPICH|Intel/i.test(version) ? "mpich" : undefined;
 }
 
-/** Where a job's ranks are started. */
+/** The hosts of a job's ranks. */
 export interface LauncherOptions {
   readonly ranks: number;
   readonly root: boolean;
@@ -20,7 +20,7 @@ export interface LauncherOptions {
   readonly hosts?: readonly Host[];
 }
 
-/** Arguments of mpirun, up to the program. */
+/** Returns the arguments of mpirun before the program. */
 export function launcherArguments(
   family: MpiFamily,
   { ranks, root, hosts }: LauncherOptions,
@@ -31,18 +31,18 @@ export function launcherArguments(
   }
   return [
     ...root ? ["--allow-run-as-root"] : [],
-    // More ranks than cores are slow, not wrong; and a rank has threads, so it is not bound to one core.
+    // More ranks than cores are slow but correct. A rank has threads and must not be bound to one core.
     "--oversubscribe",
     "--bind-to",
     "none",
-    // On one host nothing goes over a network, and without one Open MPI would complain.
+    // A single host needs no network. Without one, Open MPI would print a warning.
     ...list === undefined ? ["--mca", "btl", "^tcp"] : ["--host", list],
     "-n",
     String(ranks),
   ];
 }
 
-/** Lines of MPICH's launcher and library about a failed rank. */
+/** Lines about a failed rank from MPICH's launcher and library. */
 const MPICH_LINE =
   /^=|^Abort\(\d+\)|^application called MPI_Abort|^YOUR APPLICATION TERMINATED|^This typically refers to|^Please see the FAQ|^\[(mpiexec|proxy:)/;
 
@@ -50,27 +50,29 @@ const MPICH_LINE =
 const OPEN_MPI_LINE =
   /^(prterun|mpirun)[: ]|^\[[^\]]+:\d+\] (\*\*\* |.*(help message|MCA parameter))|^\d+ more process(es)? (has|have) sent help/;
 
-/** What the event library of Open MPI's launcher says of a socket that closes as a rank dies; nothing follows from it. */
+/**
+ * Message of the event library in Open MPI's launcher about a socket that closes when a rank ends. It has no meaning.
+ */
 const OPEN_MPI_NOISE = /^\[warn\] Epoll /;
 
-/** Lines around a block of Open MPI's launcher. */
+/** The lines around a block of Open MPI's launcher. */
 const RULE = /^-{50,}$/;
 
-/** What is only said when a rank failed. */
+/** Texts that appear only after a rank failed. */
 const FAILURE =
   /exited on signal|non-zero (status|exit code)|MPI_ABORT|calling "?abort|exiting improperly|BAD TERMINATION|MPI_Abort|MPI_ERRORS_ARE_FATAL|unexpectedly/;
 
-/** Who takes what is on the standard error of a job. */
+/** Receivers of the parts of a job's standard error. */
 export interface LauncherReaders {
-  /** Takes what ranks print. */
+  /** Receives a line that a rank printed. */
   say(line: string): void;
-  /** Takes what ranks tell `launch`. */
+  /** Receives a report from a rank to `launch`. */
   reported(line: RankLine): void;
-  /** The launcher says that a rank failed. */
+  /** Called when the launcher reports a failed rank. */
   failed(): void;
 }
 
-/** Tells apart, on standard error, what ranks say and what the launcher says of them. */
+/** Separates the lines of ranks on standard error from the lines of the launcher. */
 export class LauncherText {
   readonly #family: MpiFamily;
   readonly #readers: LauncherReaders;
@@ -84,7 +86,7 @@ export class LauncherText {
     this.#readers = readers;
   }
 
-  /** Take some text. */
+  /** Adds text. */
   push(text: string): void {
     // Open MPI ends some of its texts with a NUL.
     const lines = (this.#rest + text).replaceAll("\0", "").split(/\r?\n/);
@@ -92,21 +94,21 @@ export class LauncherText {
     for (const line of lines) this.#line(line);
   }
 
-  /** There is no more. */
+  /** Ends the text. */
   end(): void {
     if (this.#rest + this.#begun !== "") this.#line(this.#rest);
     this.#rest = "";
     if (this.#block) this.#endBlock(this.#block);
   }
 
-  /** What the launcher said of a failure; for those that no rank reported. It may name the wrong rank. */
+  /** Returns the launcher's message about a failure, for use if no rank reported one. It may name the wrong rank. */
   cause(): string | undefined {
     const text = this.#launcher.join(" ").replace(/\s+/g, " ").trim();
     return text === "" ? undefined : `mpirun says '${text}'`;
   }
 
   #line(text: string): void {
-    // A line of a rank may come in the midst of one that the launcher or a library has begun.
+    // A rank's line may appear in the middle of a line from the launcher or a library.
     const at = text.indexOf(FIRST);
     const reported = at < 0 ? undefined : parseRankLine(text.slice(at));
     if (reported) {
@@ -130,7 +132,7 @@ export class LauncherText {
     else this.#ofRank(line);
   }
 
-  // What is no failure, such as a remark about the network, is for the user.
+  // Other messages, such as a remark about the network, are passed to the user.
   #endBlock(block: readonly string[]): void {
     this.#block = undefined;
     if (FAILURE.test(block.join(" "))) this.#ofLauncher(block);

@@ -1,4 +1,4 @@
-/** The script and the style of the page, which were bundled when the package was made, or at the start of a clone. */
+/** The script and the style of the page. They are bundled when the package is built, or at the start of a clone. */
 
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -7,7 +7,7 @@ import type { PageAssets } from "../view/mod.ts";
 import type { CliIo } from "./io.ts";
 import { packageFile } from "./places.ts";
 
-/** Read them. Throws DataError where they were not made. */
+/** Reads the assets. Throws DataError if they were not built. */
 export async function pageAssets(io: CliIo): Promise<PageAssets> {
   const { files } = io;
   return {
@@ -16,13 +16,13 @@ export async function pageAssets(io: CliIo): Promise<PageAssets> {
   };
 }
 
-/** The file of the module that runs plans in a page. Throws DataError where it was not made. */
+/** Returns the path of the module that runs plans in a page. Throws DataError if it was not built. */
 export function browserModule(io: CliIo): string {
   return bundled(io, "browser/mod.js");
 }
 
 function bundled({ files }: CliIo, name: string): string {
-  // Code that runs from its TypeScript has nothing compiled beside it.
+  // When the code runs from TypeScript, no compiled file is next to it.
   const file = [
     fileURLToPath(new URL("..", import.meta.url)),
     packageFile(".compiled/dist"),

@@ -1,15 +1,15 @@
-/** Files of the package that are not compiled. */
+/** Paths of package files that are not compiled. */
 
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { RUNNING_ROOT } from "../spec/running.ts";
 
-/** The folder of the package: where this code runs from its TypeScript, or one that is above it. */
+/** The package folder relative to this file: next to the TypeScript source, or above the compiled file. */
 const PACKAGE = ["./", "../", "../../"]
   .map((path) => new URL(path, RUNNING_ROOT))
   .find((folder) => existsSync(new URL("bin/switchyard.mjs", folder)));
 
-/** The path of a file by its path in the package, whether this code runs from its TypeScript or compiled. */
+/** Returns the path of a package file, for TypeScript and compiled code. */
 export function packageFile(path: string): string {
   return fileURLToPath(new URL(path, PACKAGE));
 }

@@ -1,4 +1,4 @@
-/** What one plan has otherwise than another, by meaning: columns, numbers of steps and of allocations do not count. */
+/** The differences between two plans by meaning. Columns and the numbers of steps and allocations do not count. */
 
 import type { Summarized } from "../engine/mod.ts";
 import { formatPlan } from "../spec/mod.ts";
@@ -6,7 +6,7 @@ import { sentPerToken, sideBySide } from "../view/mod.ts";
 import { formatTable } from "./table.ts";
 import { formatSummary } from "./summary_text.ts";
 
-/** Two plans in numbers, side by side, as text; rows that differ begin with `*`. */
+/** Formats the figures of two plans in two columns. Rows that differ begin with `*`. */
 export async function comparePlans(
   a: Summarized & { readonly name: string },
   b: Summarized & { readonly name: string },
@@ -23,7 +23,7 @@ export async function comparePlans(
   return `${table.map((line) => line.trimEnd()).join("\n")}\n`;
 }
 
-/** Lines that only one of two plans has, under the sections that they are in; those of the second begin with `+`. */
+/** Lists the lines that only one of two plans has, under their sections. Lines of the second plan begin with `+`. */
 export async function diffPlans(
   a: Summarized,
   b: Summarized,
@@ -40,7 +40,7 @@ export async function diffPlans(
     : `${parts.join("\n").trimEnd()}\n`;
 }
 
-/** Sections by title, each a list of lines without what depends on the rest of the plan. */
+/** Returns sections by title. Each is a list of lines without references to the rest of the plan. */
 async function sectionsOf(
   { plan, summary }: Summarized,
 ): Promise<Map<string, string[]>> {
@@ -66,7 +66,10 @@ function squeeze(line: string): string {
     .replace(/\[\d+\]( {2}(?:counts|dispatch|combine))/, "$1");
 }
 
-/** Lines of `a` that `b` lacks and of `b` that `a` lacks, in order: what remains beside a longest common subsequence. */
+/**
+ * Returns the lines of `a` missing in `b` and of `b` missing in `a`, in order. They are the complement of a longest
+ * common subsequence.
+ */
 function diffLines(a: readonly string[], b: readonly string[]): string[] {
   let start = 0;
   while (start < Math.min(a.length, b.length) && a[start] === b[start]) start++;
@@ -78,7 +81,7 @@ function diffLines(a: readonly string[], b: readonly string[]): string[] {
   const left = a.slice(start, a.length - end);
   const right = b.slice(start, b.length - end);
   const width = right.length + 1;
-  // common[i * width + j]: the longest common subsequence of left from i and right from j.
+  // common[i * width + j]: length of the longest common subsequence of left from i and right from j.
   const common = new Uint32Array((left.length + 1) * width);
   for (let i = left.length - 1; i >= 0; i--) {
     for (let j = right.length - 1; j >= 0; j--) {

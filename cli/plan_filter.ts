@@ -1,21 +1,21 @@
-/** Parts of a plan's text and summary: one layer, one rank. */
+/** Restricts a plan's text and summary to one layer or one rank. */
 
 import { layersOf } from "../engine/mod.ts";
 import type { Plan, PlanSummary } from "../spec/mod.ts";
 import { DataError } from "../spec/errors.ts";
 
-/** What is shown; undefined: all. */
+/** The restriction. Undefined: no restriction. */
 export interface Shown {
   readonly layer?: number | undefined;
   readonly rank?: number | undefined;
 }
 
-/** The class of a layer only. Throws DataError where there is no such layer. */
+/** Restricts the summary to the class of one layer. Throws DataError if the layer does not exist. */
 export function filterSummary(
   summary: PlanSummary,
   { layer }: Shown,
 ): PlanSummary {
-  // A saved plan says nothing of its layers but in its steps.
+  // In a saved plan, only the steps refer to layers.
   if (layer === undefined || summary.layers.length === 0) return summary;
   const found = summary.layers.find(({ layers }) => hasNumber(layers, layer));
   if (found === undefined) throw noLayer(layer);
@@ -35,7 +35,7 @@ function hasNumber(ranges: string, layer: number): boolean {
   });
 }
 
-/** The lines of a plan's text that are about a layer and a rank. */
+/** Returns the lines of a plan's text for a layer and a rank. */
 export function filterPlanText(
   text: string,
   plan: Plan,
@@ -54,7 +54,7 @@ export function filterPlanText(
   }).join("\n");
 }
 
-/** Whether a line of an axis is about a layer: of blocks, only those of the layer are. */
+/** Returns whether an axis line belongs to a layer. An axis of a block belongs only to the layer of the block. */
 function hasAxis(line: string, layer: number): boolean {
   const [, low, high = low] =
     /\.(?:(\d+)|\{(\d+)\.\.(\d+)\})[./]/.exec(line)?.filter((group) =>
@@ -64,7 +64,7 @@ function hasAxis(line: string, layer: number): boolean {
     Number(low) <= layer && layer <= Number(high);
 }
 
-/** Whether a line of a section is about a layer: its steps, and the buffers and kernels that they use. */
+/** Returns the lines of a section for a layer: its steps, and the buffers and kernels that they use. */
 function linesOfLayer(
   plan: Plan,
   layer: number,

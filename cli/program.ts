@@ -21,7 +21,7 @@ import type { Mesh } from "../spec/mod.ts";
 import { PICTURE_NAMES } from "../view/picture_names.ts";
 import { integer, oneOf, parseSeed, parseTokens, positive } from "./values.ts";
 
-/** What runs a command, loaded when it is called: to print help takes none of it. */
+/** The modules of the commands, loaded on demand. Printing help loads none of them. */
 const COMMANDS = {
   chat: async () => (await import("./commands/chat.ts")).chatCommand,
   check: async () => (await import("./commands/check.ts")).checkCommand,
@@ -43,15 +43,15 @@ const COMMANDS = {
   verify: async () => (await import("./commands/verify.ts")).verifyCommand,
 };
 
-/** How commands report back. */
+/** Callbacks of commands. */
 export interface ProgramHooks {
-  /** Takes the exit code. */
+  /** Receives the exit code. */
   finish(code: number): void;
-  /** Takes help and version texts. */
+  /** Receives help and version texts. */
   print(text: string): void;
 }
 
-/** The whole command line. */
+/** Creates the complete command line. */
 export function createProgram(io: CliIo, hooks: ProgramHooks): Command {
   const program = new Command("switchyard")
     .description("Compile mixture-of-experts models to plans and run them")

@@ -1,10 +1,10 @@
-/** Progress of loading, as a bar on a terminal and as nothing elsewhere. */
+/** Progress of loading: a bar on a terminal, and nothing elsewhere. */
 
 import { Presets, SingleBar } from "cli-progress";
 import type { Progress } from "../engine/mod.ts";
 import type { CliIo } from "./io.ts";
 
-/** A bar that follows loading. */
+/** A progress bar of loading. */
 export interface ProgressBar {
   update(progress: Progress): void;
   stop(): void;
@@ -15,13 +15,16 @@ const TITLES: { readonly [S in Progress["stage"]]: string } = {
   weights: "Loading weights",
 };
 
-/** A bar that is given amounts. */
+/** A progress bar with explicit amounts. */
 export interface Bar {
   update(done: number): void;
   stop(): void;
 }
 
-/** A bar on standard error, silent where that is no terminal. `format` has `{bar}` and perhaps `{percentage}`. */
+/**
+ * Creates a bar on standard error, silent if it is not a terminal. `format` contains `{bar}` and optionally
+ * `{percentage}`.
+ */
 export function createBar(io: CliIo, format: string, total: number): Bar {
   if (!io.terminal) return { update: () => {}, stop: () => {} };
   const bar = new SingleBar({
@@ -34,7 +37,7 @@ export function createBar(io: CliIo, format: string, total: number): Bar {
   return { update: (done) => bar.update(done), stop: () => bar.stop() };
 }
 
-/** A bar that follows loading, on standard error; silent where that is no terminal. */
+/** Creates a progress bar of loading on standard error, silent if it is not a terminal. */
 export function createProgressBar(io: CliIo): ProgressBar {
   let bar: Bar | undefined;
   let stage: Progress["stage"] | undefined;

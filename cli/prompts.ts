@@ -1,4 +1,4 @@
-/** Prompts as they are given: texts, files, standard input, token ids; and what a checkpoint makes of them. */
+/** Prompts from texts, files, standard input or token ids, and their encoding. */
 
 import { text as readAll } from "node:stream/consumers";
 import type { ChatMessage, ChatTemplate, Tokenizer } from "../engine/mod.ts";
@@ -7,12 +7,15 @@ import type { Prompt } from "./flags.ts";
 import type { CliIo } from "./io.ts";
 import { UsageError } from "./values.ts";
 
-/** A prompt that has been read. */
+/** A prompt after reading. */
 export type GivenPrompt = { readonly text: string } | {
   readonly tokens: readonly number[];
 };
 
-/** Read the texts of prompts. `-` is standard input, to its end; one line break at the end of it or of a file is left out. */
+/**
+ * Reads the texts of prompts. `-` is standard input, to its end. One line break at the end of standard input or of a
+ * file is removed.
+ */
 export async function readPrompts(
   io: Pick<CliIo, "files" | "input">,
   prompts: readonly Prompt[],
@@ -38,7 +41,7 @@ export async function readPrompts(
   return found;
 }
 
-/** A prompt on each line of a file; blank lines are skipped. */
+/** Reads one prompt per line of a file. Blank lines are skipped. */
 async function readLines(
   { files }: Pick<CliIo, "files">,
   file: string,
@@ -55,7 +58,7 @@ function withoutBreak(text: string): string {
   return text.replace(/\r?\n$/, "");
 }
 
-/** Token ids of a prompt. */
+/** Encodes a prompt as token ids. */
 export async function encodePrompt(
   prompt: GivenPrompt,
   tokenizer: Tokenizer | undefined,
@@ -65,7 +68,7 @@ export async function encodePrompt(
     : await requireTokenizer(tokenizer).encode(prompt.text);
 }
 
-/** Token ids of a conversation, up to where the assistant begins. */
+/** Encodes a conversation as token ids, up to the start of the assistant's answer. */
 export async function encodeMessages(
   messages: readonly ChatMessage[],
   tokenizer: Tokenizer | undefined,
@@ -75,7 +78,7 @@ export async function encodeMessages(
   return await requireTokenizer(tokenizer).encodeBare(text);
 }
 
-/** The messages of a conversation that begins with these. */
+/** Returns the first messages of a conversation. */
 export function firstMessages(
   system: string | undefined,
   text: string,
@@ -88,7 +91,7 @@ export function firstMessages(
   ];
 }
 
-/** The tokenizer, or the complaint. */
+/** Returns the tokenizer, or throws an error. */
 export function requireTokenizer(tokenizer: Tokenizer | undefined): Tokenizer {
   if (tokenizer) return tokenizer;
   throw new DataError(

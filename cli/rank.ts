@@ -1,4 +1,7 @@
-/** A process as a rank of an MPI job: it joins, notes its step for the shell it runs under, and fails so that others learn why. */
+/**
+ * A process as a rank of an MPI job: it joins, records its step for the shell that started it, and reports its failure
+ * to the others.
+ */
 
 import { fstatSync, openSync, writeSync } from "node:fs";
 import { hostname } from "node:os";
@@ -8,13 +11,13 @@ import type { DeviceFlags } from "./flags.ts";
 import type { CliIo } from "./io.ts";
 import { describeFailure, failedLine } from "./rank_lines.ts";
 
-/** How long the job waits for rank 0 to say what is wrong with every rank. */
+/** Time that the job waits for rank 0 to report an error of every rank. */
 const AFTER_RANK_ZERO_MS = 500;
 
-/** How long a rank that another one let down waits for that one to say why. */
+/** Time that a rank waits for the cause from another rank that failed it. */
 const AFTER_CULPRIT_MS = 2000;
 
-/** Become a rank of the MPI job that this process was started in. */
+/** Joins the MPI job that started this process. */
 export async function joinAsRank(
   io: CliIo,
   { job, deadline }: DeviceFlags,
@@ -28,10 +31,10 @@ export async function joinAsRank(
   });
 }
 
-/** Exit codes of Node for a program that ended without an error, of its own accord or because nothing was left to wait for. */
+/** Exit codes of Node for a program that ended without an error, either by itself or because no work was left. */
 const UNNOTICED = [0, 13];
 
-/** Say that this process ends before its job does. There is no time to wait for others. */
+/** Reports that this process ends before its job. There is no time to wait for others. */
 function sayLeft(io: CliIo, launched: boolean): void {
   const failure = {
     ...launchedPlace(),
@@ -43,34 +46,37 @@ function sayLeft(io: CliIo, launched: boolean): void {
   io.err(launched ? failedLine(failure) : describeFailure(failure));
 }
 
-/** Notes where this rank is, for whoever survives it: under rank.sh the standard input is a file for notes. */
+/**
+ * Records the current step of this rank for the processes that survive it. Under rank.sh, standard input is a file for
+ * these records.
+ */
 function noteSteps(): { note?(step: string): void } {
   if (!fstatSync(0).isFile()) return {};
-  // Deno opens its standard input to be read only.
+  // Deno opens its standard input read-only.
   const file = "deno" in process.versions ? openSync("/dev/fd/0", "r+") : 0;
   return { note: (step) => void writeSync(file, `${step}\n`, 0) };
 }
 
-/** Which rank the launcher says that this process is, before it has joined. */
+/** Returns the rank that the launcher assigned to this process, before joining. */
 export function launchedPlace(): RankPlace {
   const rank = process.env["OMPI_COMM_WORLD_RANK"] ?? process.env["PMI_RANK"];
   return { rank: Number(rank ?? 0), host: hostname(), step: "" };
 }
 
-/** What is wrong with a rank. */
+/** The error of a rank. */
 export interface RankError {
   readonly place: RankPlace;
   readonly code: number;
   readonly message: string;
   /** Another rank is the cause. */
   readonly consequence: boolean;
-  /** `launch` is notified, and says it; without it this process does. */
+  /** `launch` is notified and prints the error. Without it, this process prints it. */
   readonly launched: boolean;
 }
 
 /**
- * Say what is wrong, once in the whole job, and leave the others the time to say more: what is wrong with every rank is
- * said by rank 0, what follows from the failure of another rank by that one.
+ * Reports an error once in the whole job, and leaves the other ranks time to add details. Rank 0 reports an error of
+ * every rank. If one rank caused the failures of others, that rank reports the error.
  */
 export async function failAsRank(
   io: CliIo,

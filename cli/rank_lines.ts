@@ -1,58 +1,58 @@
-/** What ranks, and the shells they run under, tell `launch` on standard error: lines that begin like no other text. */
+/** Messages from ranks and their shells to `launch` on standard error. They begin with a reserved character. */
 
-/** How a rank failed. */
+/** The failure of a rank. */
 export interface RankFailure {
   readonly rank: number;
   readonly host: string;
-  /** The exit code of its process; above 128 that of a signal. */
+  /** The exit code of its process. A code above 128 means a signal. */
   readonly code: number;
-  /** Where it was, such as `in step 'dispatch'`; empty where that is not known. */
+  /** The current step, such as `in step 'dispatch'`. Empty if unknown. */
   readonly step: string;
-  /** What it said; undefined: nothing, as a process that is killed. */
+  /** The rank's message. Undefined for a rank without a message, such as a killed process. */
   readonly message?: string;
-  /** Another rank is the cause, as far as this one can tell. */
+  /** Another rank is the cause, as far as this one can determine. */
   readonly consequence?: boolean;
 }
 
-/** A rank's process. */
+/** The process of a rank. */
 export interface RankProcess {
   readonly rank: number;
   readonly host: string;
   readonly pid: number;
 }
 
-/** A rank that a signal has stopped, such as SIGSTOP. */
+/** A rank that a signal stopped, such as SIGSTOP. */
 export interface StoppedRank {
   readonly rank: number;
   readonly host: string;
-  /** For how long so far; 0: it goes on. */
+  /** Duration of the stop so far. 0: it has resumed. */
   readonly seconds: number;
-  /** Where it is, such as `in step 'dispatch'`; empty if unknown. */
+  /** The current step, such as `in step 'dispatch'`. Empty if unknown. */
   readonly step: string;
 }
 
-/** What is in such a line. */
+/** The contents of such a line. */
 export type RankLine =
   | { readonly kind: "started"; readonly process: RankProcess }
   | { readonly kind: "begun" }
   | { readonly kind: "stopped"; readonly stopped: StoppedRank }
   | { readonly kind: "failed"; readonly failure: RankFailure };
 
-/** What such a line begins with. */
+/** The first character of such a line. */
 export const FIRST = "\x1e";
 
-/** The exit code of what a machine cannot do. */
+/** The exit code for limits of the machine. */
 const MACHINE = 3;
 
-/** Longer lines may be mixed up with those of other ranks on their way. */
+/** Maximum length. Longer lines may be mixed with lines of other ranks. */
 const LONGEST = 3000;
 
-/** What rank 0 says before its first step of training: from here on it can stop after a step. */
+/** Returns the line of rank 0 before its first training step. After it, rank 0 can stop after a step. */
 export function begunLine(): string {
   return `${FIRST}begun `;
 }
 
-/** What a rank says when it fails. */
+/** Returns the line of a rank that fails. */
 export function failedLine(failure: RankFailure): string {
   const message = failure.message?.slice(0, LONGEST);
   return `${FIRST}failed ${
@@ -60,7 +60,7 @@ export function failedLine(failure: RankFailure): string {
   }`;
 }
 
-/** Read a line of `begunLine`, of `failedLine` or of bin/rank.sh; undefined: it is other text. */
+/** Reads a line from `begunLine`, `failedLine` or bin/rank.sh. Undefined for other text. */
 export function parseRankLine(line: string): RankLine | undefined {
   if (!line.startsWith(FIRST)) return undefined;
   const [, kind, rest = ""] = /^(\w+) (.*)$/s.exec(line.slice(1)) ?? [];
@@ -87,19 +87,19 @@ export function parseRankLine(line: string): RankLine | undefined {
   }
 }
 
-/** Signals by which ranks are ended because another one failed. */
+/** Exit codes of signals that end ranks after another rank failed. */
 const ENDED_BY_OTHERS = [1, 2, 15].map((signal) => 128 + signal);
 
-/** How likely it is that a failure follows from that of another rank. */
+/** Returns how likely a failure was caused by another rank. */
 function doubt({ code, message, consequence }: RankFailure): number {
   if (consequence) return 2;
   if (message !== undefined) return 0;
   if (ENDED_BY_OTHERS.includes(code)) return 3;
-  // Open MPI ends a process without a word when another one is gone.
+  // Open MPI ends a process without a message after another one has ended.
   return code > 128 ? 0 : 1;
 }
 
-/** The failure that the others follow from, of all in the order they were reported. */
+/** Returns the original failure among all, in the order of their reports. */
 export function culprit(
   failures: readonly RankFailure[],
 ): RankFailure | undefined {
@@ -107,18 +107,18 @@ export function culprit(
     failures.filter(({ message }) => message !== undefined)
       .map(({ rank }) => rank),
   );
-  // What the shell of a rank sees of its end adds nothing to the rank's own words.
+  // The report of a rank's shell adds nothing to the rank's own message.
   const reported = failures.filter(({ rank, message }) =>
     message !== undefined || !spoke.has(rank)
   );
   const [first] = reported.toSorted((a, b) => doubt(a) - doubt(b));
-  // What is wrong with every rank is said by the lowest.
+  // An error of every rank is reported by the lowest one.
   return reported.filter(({ message }) => message === first?.message)
     .sort((a, b) => a.rank - b.rank)
     .find(({ message }) => message !== undefined) ?? first;
 }
 
-/** A failure in a sentence. */
+/** Formats a failure as a sentence. */
 export function describeFailure(failure: RankFailure): string {
   const { rank, host, code, step, message } = failure;
   const where = `rank ${rank} on ${host}`;
@@ -136,7 +136,7 @@ export function describeFailure(failure: RankFailure): string {
   }. Start the command again`;
 }
 
-/** What ranks, and their shells, reported of a job. */
+/** The reports of a job's ranks and their shells. */
 export interface Reported {
   readonly started: readonly RankProcess[];
   readonly failures: readonly RankFailure[];
@@ -144,13 +144,13 @@ export interface Reported {
   readonly stopped: ReadonlyMap<number, StoppedRank>;
 }
 
-/** Who is the cause of a job's end, in a sentence, as far as ranks reported. */
+/** Formats the cause of a job's end as a sentence, as far as it was reported. */
 export function describeEnd(
   { failures, started, stopped }: Reported,
 ): { readonly text: string; readonly code: number } | undefined {
   const failure = culprit(failures);
   const [still] = [...stopped.values()].sort((a, b) => b.seconds - a.seconds);
-  // Others miss a rank that is stopped, and it is ended by whoever ends the job.
+  // Other ranks wait for a stopped rank, and the end of the job ends it.
   if (
     still &&
     (!failure || doubt(failure) > 0 || stopped.has(failure.rank))

@@ -1,4 +1,4 @@
-/** What a search found, as text and as a document. */
+/** The result of a search, as text and as a document. */
 
 import {
   type Found,
@@ -17,21 +17,21 @@ import { type Machine, placeRanks } from "../spec/mod.ts";
 import { type SearchResult, strategyText } from "../view/mod.ts";
 import { formatTable } from "./table.ts";
 
-/** What was searched for. */
+/** The parameters of a search. */
 export interface SearchTerms {
   readonly machine: Machine;
   readonly phase: SearchPhase;
   readonly objective: Objective;
   readonly context: number;
   readonly experts: string;
-  /** What is trained is stored as. Default: bf16. */
+  /** Storage type of trained parameters. Default: bf16. */
   readonly dtype?: string;
 }
 
-/** Losers and meshes without room that are listed. */
+/** Maximum number of listed losers and of listed meshes that do not fit. */
 const LISTED = 12;
 
-/** The best, the Pareto front, and for all else why. */
+/** Formats the best result, the Pareto front, and the reasons for rejecting the rest. */
 export function formatSearch(searched: Searched, terms: SearchTerms): string {
   const { found, pareto, thrownOut } = searched;
   const [best] = found;
@@ -69,7 +69,7 @@ export function formatSearch(searched: Searched, terms: SearchTerms): string {
   ].join("\n");
 }
 
-/** How the best is planned. */
+/** Formats the command that plans the best result. */
 function advice(
   { mesh, replicas, strategy, step }: Found,
   { context, phase, dtype = "bf16" }: SearchTerms,
@@ -92,7 +92,7 @@ function advice(
   ];
 }
 
-/** The pages of caches, of layers that see everything where there are any: as many as a sequence has at least. */
+/** Returns the number of cache pages, for layers with full attention if there are any: the minimum for a sequence. */
 function pageFlags(plan: Plan, context: number): string[] {
   const counts = Object.keys(plan.axes).filter(isPageAxis).flatMap((name) => {
     const axis = heldAxis(plan, name);
@@ -103,7 +103,7 @@ function pageFlags(plan: Plan, context: number): string[] {
   return [`--pages ${Math.max(...counts, Math.ceil(context / size))}x${size}`];
 }
 
-/** By which rates the time of arithmetic is predicted: those of who compares it with published speeds may be others. */
+/** Formats the rates that predict the time of arithmetic. Comparisons with published speeds may need other rates. */
 function ratesLine(
   { step: { step } }: Found,
   { machine }: SearchTerms,
@@ -202,7 +202,7 @@ function crossoverLines(
   ];
 }
 
-/** What `search --json` prints, and more than a page shows. */
+/** Returns the JSON document of `search --json`, which has more than the page. */
 export function searchDocument(
   { found, pareto, thrownOut, crossover, curve }: Searched,
   { machine, phase, objective, context, experts }: SearchTerms,

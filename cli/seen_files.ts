@@ -1,4 +1,4 @@
-/** Files that a page shows beside a plan: source lines, traces, recorded choices. */
+/** Files that a page shows beside a plan: source lines, traces and recorded choices. */
 
 import path from "node:path";
 import {
@@ -16,8 +16,8 @@ import type { CliIo } from "./io.ts";
 import { packageFile } from "./places.ts";
 
 /**
- * The lines of source that steps come from, by `file:line`, as far as their files are here. A plan that is `untrusted` gets
- * lines of the package's models and of files in the working directory that it names by relative paths, and no others.
+ * Reads the source lines of steps by `file:line`, as far as the files exist. An `untrusted` plan gets only lines of the
+ * package's models and of files in the working directory that it names by relative paths.
  */
 export async function readSources(
   { files }: CliIo,
@@ -49,7 +49,10 @@ export async function readSources(
   return Object.fromEntries(found);
 }
 
-/** The text of a regular file, inside a folder if one is given, wherever symbolic links lead; undefined for anything else. */
+/**
+ * Reads the text of a regular file inside a folder, if one is given, after resolving symbolic links. Undefined for
+ * anything else.
+ */
 async function readSource(
   file: string,
   files: FileSystem,
@@ -67,13 +70,13 @@ async function readSource(
   try {
     return await files.readText(resolved);
   } catch (error) {
-    // A page does without the source of a folder, a pipe or what is not readable.
+    // The page omits the source of a folder, a pipe or an unreadable file.
     if (error instanceof DataError) return undefined;
     throw error;
   }
 }
 
-/** A row for each item of the last axis but one. */
+/** Returns one row per item of the second-to-last axis. */
 function rowsOf({ shape, data }: HostTensor): number[][] {
   const k = shape.at(-1)!;
   return Array.from(
@@ -82,7 +85,7 @@ function rowsOf({ shape, data }: HostTensor): number[][] {
   );
 }
 
-/** The events of a trace that `run --trace` wrote. Throws DataError where a file is no such trace. */
+/** Reads the events of a trace from `run --trace`. Throws DataError for another file. */
 export async function readTrace(
   { files }: CliIo,
   file: string,
@@ -115,8 +118,8 @@ function isEvent(event: unknown): event is TraceEvent {
 }
 
 /**
- * The experts that the tokens of a run chose, and their weights if the run has them: `layer{N}.topk_idx` and
- * `layer{N}.topk_weight`, or the outputs of the plan that are choices. Padding is left out.
+ * Reads the experts that a run chose for its tokens, and their weights if present. They are `layer{N}.topk_idx` and
+ * `layer{N}.topk_weight`, or the plan's outputs with choices. Padding is omitted.
  */
 export async function readChoices(
   { files }: CliIo,
@@ -137,7 +140,7 @@ export async function readChoices(
   const layers = found.flatMap(([name, layer]): LayerChoices[] => {
     const all = rowsOf(tensors[name]!);
     const weights = tensors[name.replace(/idx$/, "weight")];
-    // Padding chooses nothing, which a run records as -1.
+    // Padding has no choices; a run records it as -1.
     const isToken = (_: unknown, i: number) => all[i]!.every((e) => e >= 0);
     return [{
       layer,
@@ -154,10 +157,13 @@ export async function readChoices(
   );
 }
 
-/** Choices of experts, and their weights, as built-in families name them. */
+/** Names of chosen experts and their weights in built-in families. */
 const NAMED_CHOICES = /^layer\d+\.topk_(idx|weight)$/;
 
-/** Outputs of a plan that are choices of experts, and their layers: i32 along the axis of choices. */
+/**
+ * Returns the outputs of a plan with choices of experts, and their layers. Such an output is i32 along the axis of
+ * choices.
+ */
 function ownChoices(plan: Plan): Map<string, number> {
   const outputs = plan.programs.flatMap(({ outputs }) =>
     Object.entries(outputs)

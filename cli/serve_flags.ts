@@ -5,7 +5,7 @@ import type { DeviceFlags, PlanFlags } from "./flags.ts";
 import { deviceFlags, planFlags } from "./flag_options.ts";
 import { byteCount, integer, positive } from "./values.ts";
 
-/** How requests are answered, and whose. */
+/** The serving options and API keys. */
 export interface ServeFlags extends PlanFlags, DeviceFlags {
   readonly host?: string;
   readonly port?: number;
@@ -19,7 +19,7 @@ export interface ServeFlags extends PlanFlags, DeviceFlags {
   readonly requestDeadline?: number;
 }
 
-/** Add the flags to a command. */
+/** Adds the flags to a command. */
 export function serveFlags(command: Command): Command {
   return deviceFlags(planFlags(
     command

@@ -1,4 +1,4 @@
-/** `view --run`: a page that runs its plan itself, and the files that it asks for. */
+/** `view --run`: a page that runs its plan in the browser, and the files that it requests. */
 
 import type { ServerResponse } from "node:http";
 import { pipeline } from "node:stream/promises";
@@ -7,16 +7,16 @@ import type { CliIo } from "./io.ts";
 import { serveLoopback } from "./loopback.ts";
 import { browserModule } from "./page_assets.ts";
 
-/** Files of a checkpoint that a page may read. */
+/** The files of a checkpoint that a page may read. */
 const READ = /^[\w.-]+\.(json|safetensors)$/;
 
-/** Only a page that is isolated from other origins shares memory with workers. */
+/** Only a cross-origin isolated page can share memory with workers. */
 const ISOLATED = {
   "cross-origin-opener-policy": "same-origin",
   "cross-origin-embedder-policy": "require-corp",
 };
 
-/** Serve a page and the checkpoint in a folder until Ctrl-C, and say where. */
+/** Serves a page and the checkpoint in a folder until Ctrl-C, and prints the address. */
 export async function serveRun(
   io: CliIo,
   { page, folder, open }: {
@@ -52,10 +52,10 @@ export async function serveRun(
   server.closeAllConnections();
 }
 
-/** Bytes that are read and sent at a time. */
+/** Bytes of one read and send. */
 const CHUNK = 1 << 16;
 
-/** Send the part of a file that is asked for, as fast as it is read. */
+/** Sends the requested part of a file while it is read. */
 async function sendFile(
   response: ServerResponse,
   file: OpenFile,
@@ -71,7 +71,7 @@ async function sendFile(
       return;
     }
     const read = (from: number) => file.read(from, Math.min(CHUNK, end - from));
-    // Until something is read, the answer may be that nothing can be.
+    // Before the first read, the response can still report a failure.
     const first = await read(start);
     response.writeHead(asked ? 206 : 200, {
       "content-type": "application/octet-stream",

@@ -1,4 +1,4 @@
-/** `npm start`: the plan's summary, then text from the bundled checkpoint on four ranks. */
+/** `npm start`: prints the plan's summary, then text from the bundled checkpoint on four ranks. */
 
 import process from "node:process";
 import {
@@ -25,7 +25,7 @@ const PROMPT = "Once upon a time there was a";
 
 const SAMPLING = { temperature: 0.7, topK: 40, seed: 1 };
 
-/** Run the demonstration. It takes no arguments. Returns the exit code. */
+/** Runs the demonstration, which takes no arguments. Returns the exit code. */
 export async function start(
   argv: readonly string[] = process.argv.slice(2),
   io: CliIo = processIo(),

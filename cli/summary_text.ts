@@ -12,7 +12,7 @@ import { sizeText } from "../spec/size_text.ts";
 import { timeText } from "../spec/time_text.ts";
 import { formatTable } from "./table.ts";
 
-/** What people call a bound. */
+/** The names of bounds for users. */
 const BOUNDS: { readonly [axis: string]: string } = {
   token: "tokens a step",
   sequence: "sequences at once",
@@ -21,10 +21,10 @@ const BOUNDS: { readonly [axis: string]: string } = {
   within: "positions a page",
 };
 
-/** Pages of layers that see the last positions only. */
+/** Pages of layers with limited attention. */
 const LIMITED_PAGES = /^page_(window|chunk)_/;
 
-/** The summary as text, one screen at any size. */
+/** Formats the summary as text. It fits one screen for every size of model. */
 export function formatSummary(summary: PlanSummary): string {
   const { model, mesh, target, bounds, ranks, problems, notes } = summary;
   const active = model.activeParameters === undefined
@@ -171,7 +171,7 @@ function percentText(part: number): string {
   return `${Math.round(100 * part)} %`;
 }
 
-/** `46.70 B`, `12.90 M`. Thousands of millions are `B` of parameters and `G` of all else. */
+/** `46.70 B`, `12.90 M`. 10^9 is written `B` for parameters and `G` for everything else. */
 function countText(count: number, billions: "B" | "G"): string {
   const units = ["", " k", " M", ` ${billions}`, " T"];
   let unit = 0;

@@ -1,6 +1,6 @@
-/** Rows of text with their columns below each other. */
+/** Text tables with aligned columns. */
 
-/** The first column to the left, the others to the right, or all to the left. */
+/** Aligns the first column to the left and the others to the right, or all to the left. */
 export function formatTable(
   rows: readonly (readonly string[])[],
   align: "left" | "right" = "right",

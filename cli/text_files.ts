@@ -1,4 +1,4 @@
-/** Text files as training data: plain or compressed. */
+/** Text files as training data, plain or compressed. */
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -9,17 +9,17 @@ import type { FileSystem, OpenFile } from "../engine/mod.ts";
 import { codeOf } from "../runtime/cache/folders.ts";
 import { DataError, MachineError } from "../spec/mod.ts";
 
-/** A way to compress: how its files begin, and what unpacks them. */
+/** A compression format: the first bytes of its files, and its decompressor. */
 interface Packing {
   readonly name: string;
   readonly first: readonly number[];
-  /** In this process, where Node.js can. */
+  /** Decompresses in this process, if Node.js supports the format. */
   readonly unpack?: () => Transform;
-  /** A program that unpacks its standard input. */
+  /** A program that decompresses its standard input. */
   readonly tool: string;
 }
 
-/** Node.js has it from 22.15 on. */
+/** Available in Node.js from 22.15 on. */
 const unzstd = (zlib as { readonly createZstdDecompress?: () => Transform })
   .createZstdDecompress;
 
@@ -40,12 +40,12 @@ const PACKINGS: readonly Packing[] = [
   { name: "bzip2", first: [0x42, 0x5a, 0x68], tool: "bzip2" },
 ];
 
-/** Bytes of a file that are read at a time. */
+/** Bytes of one read. */
 const CHUNK = 1 << 20;
 
 /**
- * The text of a file in chunks. Throws DataError where it is no text in UTF-8, MachineError where what unpacks it is
- * missing.
+ * Reads the text of a file in chunks. Throws DataError for text that is not UTF-8 and MachineError if the decompressor
+ * is missing.
  */
 export async function* readTextFile(
   path: string,
@@ -108,7 +108,7 @@ async function* unpacked(
   await fed;
 }
 
-/** What a program unpacks. */
+/** Yields the output of a decompressor. */
 async function* unpackedBy(
   tool: string,
   stored: AsyncIterable<Uint8Array>,
@@ -116,7 +116,7 @@ async function* unpackedBy(
   const child = spawn(tool, ["-dc"], { stdio: ["pipe", "pipe", "ignore"] });
   const ended = once(child, "close");
   ended.catch(() => {});
-  // A tool that is missing, or stops early, does not read all.
+  // A missing or early-ended tool does not read its complete input.
   const fed = pipeline(stored, child.stdin).catch((error) => {
     if (error instanceof DataError || error instanceof MachineError) {
       throw error;

@@ -1,19 +1,19 @@
-/** How far training is: a bar on a terminal, elsewhere a line now and then. */
+/** Progress of training: a bar on a terminal, and occasional lines elsewhere. */
 
 import { Presets, SingleBar } from "cli-progress";
 import type { StepMetrics } from "../engine/mod.ts";
 import type { CliIo } from "./io.ts";
 
-/** Follows training. */
+/** Reports the progress of training. */
 export interface TrainingBar {
   step(metrics: StepMetrics): Promise<void>;
   stop(): void;
 }
 
-/** Lines of a whole training where there is no terminal. */
+/** Number of lines per training without a terminal. */
 const LINES = 50;
 
-/** A bar on standard error, or lines on standard output. */
+/** Creates a bar on standard error, or prints lines on standard output. */
 export function createTrainingBar(io: CliIo, steps: number): TrainingBar {
   if (!io.terminal) {
     const every = Math.max(1, Math.round(steps / LINES));
@@ -45,7 +45,7 @@ export function createTrainingBar(io: CliIo, steps: number): TrainingBar {
   };
 }
 
-/** A time in seconds, such as `45s`, `2m05s` or `1h30m`; `?` if it is unknown. */
+/** Formats a time in seconds, such as `45s`, `2m05s` or `1h30m`, or `?` if it is unknown. */
 export function duration(time: number): string {
   if (!Number.isFinite(time)) return "?";
   const seconds = Math.round(time);
@@ -58,7 +58,7 @@ export function duration(time: number): string {
     : `${Math.floor(minutes / 60)}h${two(minutes % 60)}m`;
 }
 
-/** The figures of a step in words. */
+/** Formats the figures of a step. */
 export function describeStep(metrics: StepMetrics): string {
   const { step, loss, gradientNorm, tokensPerSecond, experts } = metrics;
   return [
@@ -73,7 +73,7 @@ export function describeStep(metrics: StepMetrics): string {
   ].join(", ");
 }
 
-/** The least and the most that an expert of any layer got in some steps together; undefined where there are no experts. */
+/** Formats the minimum and maximum load of any layer's expert over several steps. Undefined without experts. */
 export function describeExperts(
   steps: readonly StepMetrics[],
 ): string | undefined {
@@ -88,7 +88,7 @@ export function describeExperts(
   return `experts in the last ${steps.length} steps: ${describeLoad(mean)}`;
 }
 
-/** A fair share is 1: what all experts get if they get the same. */
+/** Formats a load relative to a fair share of 1, which all experts have if the load is even. */
 function describeLoad(experts: StepMetrics["experts"]): string {
   const load = experts.flat();
   const fair = experts[0]!.length;

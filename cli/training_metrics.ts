@@ -1,4 +1,7 @@
-/** Metrics of a training as a file: a line of JSON for each step; at its end the loss and the experts' load as plots. */
+/**
+ * Metrics of a training as a file with one line of JSON per step. At the end, plots of the loss and the expert load are
+ * drawn.
+ */
 
 import type { FileSystem } from "../engine/mod.ts";
 import { parseJson } from "../spec/parse_json.ts";
@@ -7,22 +10,24 @@ import { expertLoad } from "./plots/expert_load.ts";
 import { lossCurve } from "./plots/loss_curve.ts";
 import type { StepRecord } from "./plots/record.ts";
 
-/** Takes metrics as they come. */
+/** Receives metrics during training. */
 export interface MetricsFile {
-  /** Write those of a step; gives the line. */
+  /** Writes the record of a step and returns the line. */
   add(record: StepRecord): Promise<string>;
-  /** Draw the plots. */
+  /** Draws the plots. */
   finish(): Promise<void>;
 }
 
-/** Where metrics go: `--metrics`, else `metrics.jsonl` in the folder of the checkpoints, with the plots beside it. */
+/**
+ * The location of metrics: `--metrics`, otherwise `metrics.jsonl` in the checkpoint folder, with the plots next to it.
+ */
 export interface MetricsOptions {
   readonly out: string;
   readonly metrics?: string;
   readonly resume?: boolean;
 }
 
-/** Begin to write. Of a training that is gone on with, lines of steps that are taken again are replaced. */
+/** Opens the file. In a resumed training, the lines of repeated steps are replaced. */
 export function openMetrics(
   { files }: Pick<CliIo, "files">,
   { out, metrics, resume = false }: MetricsOptions,
@@ -57,7 +62,7 @@ export function openMetrics(
   };
 }
 
-/** The lines of a file that are whole; none where there is no file. */
+/** Returns the complete lines of a file, or none if the file does not exist. */
 async function readRecords(
   file: string,
   files: FileSystem,
@@ -67,7 +72,7 @@ async function readRecords(
     try {
       return [parseJson(line) as StepRecord];
     } catch {
-      // The last one may have been broken off.
+      // The last line may be incomplete.
       return [];
     }
   });

@@ -1,18 +1,18 @@
-/** Values of flags: meshes, placements, adapters, token lists, numbers. */
+/** Parsers of flag values: meshes, placements, adapters, token lists and numbers. */
 
 import type { AdapterChoice } from "../engine/devices.ts";
 import { GUARANTEED_LIMITS, MAX_AXIS, MAX_RANKS } from "../spec/limits.ts";
 import type { Mesh } from "../spec/mesh.ts";
 
-/** Buffers are no larger. */
+/** Maximum limit: no buffer is larger. */
 const MOST_LIMIT = Number.MAX_SAFE_INTEGER;
 
-/** A command line that cannot be understood; exit code 2. */
+/** An invalid command line, with exit code 2. */
 export class UsageError extends Error {
   override name = "UsageError";
 }
 
-/** `ep=4,dp=2`: mesh axes in the order given. */
+/** Parses mesh axes in order, such as `ep=4,dp=2`. */
 export function parseMesh(text: string): Mesh {
   const mesh = pairs(text, "--mesh", "AXIS=SIZE, such as ep=4,dp=2").map(
     ([name, value]) => {
@@ -28,7 +28,7 @@ export function parseMesh(text: string): Mesh {
   return mesh;
 }
 
-/** `expert=ep,token=dp+ep`: tensor axis to mesh axes. */
+/** Parses tensor axes and their mesh axes, such as `expert=ep,token=dp+ep`. */
 export function parsePlace(text: string): { [axis: string]: string[] } {
   const form = "TENSORAXIS=MESHAXIS, such as expert=ep,token=dp+ep";
   return Object.fromEntries(
@@ -42,7 +42,7 @@ export function parsePlace(text: string): { [axis: string]: string[] } {
   );
 }
 
-/** `auto`, `cpu`, `native`, or numbers of adapters. */
+/** Parses `auto`, `cpu`, `native`, or numbers of adapters. */
 export function parseAdapter(text: string): AdapterChoice {
   if (text === "auto" || text === "cpu" || text === "native") return text;
   if (!/^\d{1,4}(,\d{1,4})*$/.test(text)) {
@@ -53,7 +53,7 @@ export function parseAdapter(text: string): AdapterChoice {
   return text.split(",").map(Number);
 }
 
-/** `4GiB`, `500MB`, a number of bytes, or `auto`. */
+/** Parses `4GiB`, `500MB`, a number of bytes, or `auto`. */
 export function parseMemory(text: string): number | "auto" {
   const found = text === "auto" ? text : bytesOf(text);
   if (found !== undefined) return found;
@@ -62,7 +62,7 @@ export function parseMemory(text: string): number | "auto" {
   );
 }
 
-/** A parser of `4GiB`, `500MB` or a number of bytes. */
+/** Returns a parser of `4GiB`, `500MB` or a number of bytes. */
 export function byteCount(flag: string): (text: string) => number {
   return (text) => {
     const found = bytesOf(text);
@@ -81,7 +81,7 @@ function bytesOf(text: string): number | undefined {
   return bytes > 0 && Number.isSafeInteger(bytes) ? bytes : undefined;
 }
 
-/** The seed of `--random`, or 0 where none is given. */
+/** Parses the seed of `--random`. Default: 0. */
 export function parseSeed(text: string | true): number {
   if (text === true) return 0;
   const seed = Number(text);
@@ -91,7 +91,7 @@ export function parseSeed(text: string | true): number {
   );
 }
 
-/** `1,2,3`: token ids; empty for none. */
+/** Parses token ids, such as `1,2,3`. The empty text has none. */
 export function parseTokens(text: string): number[] {
   if (!/^\d{1,9}(,\d{1,9})*$/.test(text)) {
     throw new UsageError(
@@ -101,7 +101,7 @@ export function parseTokens(text: string): number[] {
   return text.split(",").map(Number);
 }
 
-/** A parser of whole numbers from `min` to `max`. */
+/** Returns a parser of integers from `min` to `max`. */
 export function integer(
   flag: string,
   min: number,
@@ -121,7 +121,7 @@ export function integer(
   };
 }
 
-/** A parser of numbers from 0 up. */
+/** Returns a parser of numbers from 0 up. */
 export function notNegative(flag: string): (text: string) => number {
   return (text) => {
     const value = Number(text);
@@ -134,7 +134,7 @@ export function notNegative(flag: string): (text: string) => number {
   };
 }
 
-/** A parser of numbers above 0, and at most `max`. */
+/** Returns a parser of positive numbers up to `max`. */
 export function positive(
   flag: string,
   max: number,
@@ -150,7 +150,7 @@ export function positive(
   };
 }
 
-/** `maxBufferSize=4294967296`: limits of a device. */
+/** Parses limits of a device, such as `maxBufferSize=4294967296`. */
 export function parseLimits(text: string): { [limit: string]: number } {
   const form = "LIMIT=NUMBER, such as maxBufferSize=4294967296";
   return Object.fromEntries(
@@ -167,7 +167,7 @@ export function parseLimits(text: string): { [limit: string]: number } {
   );
 }
 
-/** A parser of one of a few words. */
+/** Returns a parser of a fixed set of words. */
 export function oneOf<W extends string>(
   flag: string,
   words: readonly W[],
@@ -183,14 +183,14 @@ export function oneOf<W extends string>(
   };
 }
 
-/** What rank 0 prints for `launch` once it is done; its first character is in no other output. */
+/** Returns the line that rank 0 prints for `launch` at the end. No other output contains its first character. */
 export function finishLine(mark: string): string {
   return `\x1e${mark}`;
 }
 
 const NAME = /^[A-Za-z_][A-Za-z0-9_]*$/;
 
-/** `expert`, `layers.3.moe/expert`. */
+/** An axis, such as `expert` or `layers.3.moe/expert`. */
 const AXIS = /^([A-Za-z0-9_.-]+\/)?[A-Za-z_][A-Za-z0-9_]*$/;
 
 function pairs(
@@ -214,7 +214,7 @@ function pairs(
   });
 }
 
-/** `512x16`: pages of a rank's caches, and positions of a page. */
+/** Parses the number of cache pages of a rank and the positions per page, such as `512x16`. */
 export function parsePages(
   text: string,
 ): { readonly count: number; readonly size: number } {

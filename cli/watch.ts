@@ -1,4 +1,4 @@
-/** A run watched live: a page on loopback, and what happens, as server-sent events. */
+/** A live view of a run: a page on loopback that receives server-sent events. */
 
 import type { ServerResponse } from "node:http";
 import { rankPlace } from "../engine/mod.ts";
@@ -8,21 +8,21 @@ import type { CliIo } from "./io.ts";
 import { serveLoopback } from "./loopback.ts";
 import { pageAssets } from "./page_assets.ts";
 
-/** Takes what happens. */
+/** Receives the events of a run. */
 export interface Watch {
-  /** Report an event to those who watch. */
+  /** Reports an event to all viewers. */
   send<K extends keyof LiveEvents>(kind: K, event: LiveEvents[K]): void;
-  /** Say how the run ended. On a terminal, those who watch can still look until Ctrl-C. */
+  /** Reports the end of the run. On a terminal, viewers stay connected until Ctrl-C. */
   end(text: string): Promise<void>;
 }
 
-/** Bytes that somebody who does not read may have waiting; then they are cut off, and come again. */
+/** Maximum unread bytes of a viewer. Above it, the viewer is disconnected and reconnects. */
 const WAITING = 1 << 20;
 
-/** Nobody watches. */
+/** A watch without viewers. */
 const NOBODY: Watch = { send: () => {}, end: () => Promise.resolve() };
 
-/** Serve the page of a run, where `--watch` asks for it and on rank 0 only, and say where it is. */
+/** Serves the page of a run if `--watch` requests it, on rank 0 only, and prints its address. */
 export async function startWatch(
   io: CliIo,
   title: string,
@@ -30,7 +30,7 @@ export async function startWatch(
 ): Promise<Watch> {
   if (!watch || (rankPlace()?.rank ?? 0) > 0) return NOBODY;
   const page = livePageHtml({ title }, await pageAssets(io));
-  // Not the events themselves: loads of experts of all steps are many bytes.
+  // The state is kept instead of the events: the expert loads of all steps are large.
   let state = NOTHING;
   const watchers = new Set<ServerResponse>();
   const { server, address } = await serveLoopback((path, response) => {
@@ -47,7 +47,7 @@ export async function startWatch(
       response.on("close", () => watchers.delete(response));
     } else response.writeHead(404).end();
   });
-  // To be watched keeps no process from ending.
+  // The server does not keep the process running.
   server.unref();
   io.err(`Watch at ${address}`);
   const send: Watch["send"] = (kind, event) => {
@@ -78,7 +78,7 @@ export async function startWatch(
   };
 }
 
-/** An event as a browser reads it. */
+/** Formats an event for a browser. */
 function eventText(kind: keyof LiveEvents, event: object): string {
   return `event: ${kind}\ndata: ${JSON.stringify(event)}\n\n`;
 }

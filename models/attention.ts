@@ -1,4 +1,4 @@
-/** Grouped-query attention as most families have it: projections, heads, cache, output. */
+/** Grouped-query attention as most families use it: projections, heads, cache and output. */
 
 import {
   add,
@@ -16,14 +16,14 @@ import {
 import type { DecoderScope, Layer, Rows } from "./decoder.ts";
 import type { Rotary } from "./rotary.ts";
 
-/** Queries, keys and values of all heads together. */
+/** Queries, keys and values of all heads in one row. */
 export interface Projections {
   readonly q: Tensor<"token query", "f32">;
   readonly k: Tensor<"token keyValue", "f32">;
   readonly v: Tensor<"token keyValue", "f32">;
 }
 
-/** Queries, keys and values by head. */
+/** Queries, keys and values per head. */
 export interface Heads {
   readonly q: Tensor<"token head headDim", "f32">;
   readonly k: Tensor<"token kvHead headDim", "f32">;
@@ -31,14 +31,14 @@ export interface Heads {
 }
 
 /**
- * Sizes of the axes of grouped-query attention: heads of keys, one head, all heads of a projection together. Two
- * projections of one size have two names, as an axis is one thing.
+ * Axis sizes of grouped-query attention: heads of keys, one head, and all heads of a projection. Each projection has
+ * its own axis name, even if two sizes are equal, because one axis has one meaning.
  */
 export type GroupedAxes = {
   readonly [axis in "kvHead" | "headDim" | "query" | "keyValue"]: number;
 };
 
-/** The cache of an attention, with the keys and values of the tokens of the run. */
+/** The cache of an attention block, including the keys and values of the current tokens. */
 export interface Written {
   readonly keys: Tensor<"sequence context kvHead headDim", "f32">;
   readonly values: Tensor<"sequence context kvHead headDim", "f32">;
@@ -47,7 +47,7 @@ export interface Written {
 /** The scope of an attention block. */
 export type AttentionScope = DecoderScope<keyof GroupedAxes>;
 
-/** The sizes of a configuration. */
+/** Returns the axis sizes of a configuration. */
 export function groupedAxes(
   c: {
     readonly heads: number;
@@ -69,7 +69,7 @@ export function project(
   rows: Rows,
   { bias = false, keysAsValues = false }: {
     readonly bias?: boolean;
-    /** There is no `v_proj`: values are what keys are made of. */
+    /** There is no `v_proj`: values are computed from the key projection. */
     readonly keysAsValues?: boolean;
   } = {},
 ): Projections {
@@ -85,7 +85,7 @@ export function project(
   };
 }
 
-/** One axis of heads and one of their elements. */
+/** Splits rows into an axis of heads and an axis of their elements. */
 export function splitHeads({ q, k, v }: Projections): Heads {
   return {
     q: split(q, "query", "head headDim"),
@@ -94,7 +94,7 @@ export function splitHeads({ q, k, v }: Projections): Heads {
   };
 }
 
-/** Project rows, head by head. */
+/** Projects rows and splits them into heads. */
 export function projectHeads(
   m: AttentionScope,
   rows: Rows,
@@ -103,7 +103,7 @@ export function projectHeads(
   return splitHeads(project(m, rows, options));
 }
 
-/** Queries and keys normed over all heads, by gains `q_norm` and `k_norm`. */
+/** Normalizes queries and keys over all heads, with the gains `q_norm` and `k_norm`. */
 export function normWhole(
   m: AttentionScope,
   { q, k, v }: Projections,
@@ -118,7 +118,7 @@ export function normWhole(
   };
 }
 
-/** Queries and keys normed head by head; `names` of the gains, `centred` if they are stored less 1. */
+/** Normalizes queries and keys per head. `names` are the gains; `centred` gains are stored minus 1. */
 export function normHeads(
   m: AttentionScope,
   { q, k, v }: Heads,
@@ -139,7 +139,7 @@ export function normHeads(
   };
 }
 
-/** Turn queries and keys by their positions. */
+/** Rotates queries and keys by their positions. */
 export function rotate(heads: Heads, rotary: Rotary, layer: Layer): Heads {
   const options = { position: layer.position, ...rotary };
   return {
@@ -149,7 +149,10 @@ export function rotate(heads: Heads, rotary: Rotary, layer: Layer): Heads {
   };
 }
 
-/** Queries of `q_proj`, normed head by head by `q_norm` and rotated, over a cache that another layer wrote; then `o_proj`. */
+/**
+ * Attends over a cache that another layer wrote, then applies `o_proj`. Queries use `q_proj`, the norm `q_norm` per
+ * head, and rotation.
+ */
 export function attendWritten(
   m: AttentionScope,
   rows: Rows,
@@ -179,7 +182,7 @@ export function attendWritten(
   return dot(merge(y, "head headDim", "query"), output, "query");
 }
 
-/** Attend over the cache of the layer's block, and bring all heads back to a row by `o_proj`. */
+/** Attends over the cache of the layer's block, merges the heads and applies `o_proj`. */
 export function attendHeads(
   m: AttentionScope,
   { q, k, v }: Heads,
@@ -190,13 +193,13 @@ export function attendHeads(
     readonly sinks?: Tensor<"head", "f32">;
     readonly scale?: number;
     readonly bias?: boolean;
-    /** The sigmoid of this multiplies what heads make. */
+    /** Its sigmoid multiplies the result of the heads. */
     readonly gate?: Tensor<"token head headDim", "f32">;
-    /** Takes the cache, for layers that attend over it too. */
+    /** Receives the cache, for other layers that attend over it. */
     readonly written?: (cache: Written) => void;
-    /** What the output matrix is called; default "o_proj". */
+    /** Name of the output matrix. Default: "o_proj". */
     readonly output?: string;
-    /** The block that it is in; default "self_attn". */
+    /** Block of the output matrix. Default: "self_attn". */
     readonly block?: string;
   } = {},
 ): Rows {

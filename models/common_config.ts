@@ -1,4 +1,4 @@
-/** Fields of config.json that all families have. A family gives its defaults, and the names it has for some of them. */
+/** The fields of config.json that all families share. A family provides its defaults and its names of fields. */
 
 import {
   booleanField,
@@ -12,27 +12,27 @@ import {
 import type { Decoder } from "./decoder.ts";
 import { readRotary, type Rotary } from "./rotary.ts";
 
-/** What a config.json says of any decoder but its heads; `ffn`: hidden elements of an expert. */
+/** The fields of any decoder except its heads. `ffn`: hidden size of an expert. */
 export type DecoderFields =
   & Omit<Decoder, "heads" | "headDim">
   & { readonly ffn: number };
 
-/** A family's defaults. Few families tie their embedding unless the file says so. */
+/** The defaults of a family. Most families have a separate output matrix by default. */
 export type DecoderDefaults = Omit<DecoderFields, "tied" | "kindOf"> & {
   readonly tied?: boolean;
 };
 
-/** What a family calls the fields that not all families call the same. */
+/** Field names that differ between families. */
 export interface FieldNames {
   readonly experts: string;
   readonly ffn: string;
-  /** Default "num_experts_per_tok". */
+  /** Default: "num_experts_per_tok". */
   readonly expertsPerToken?: string;
-  /** Default "rms_norm_eps". */
+  /** Default: "rms_norm_eps". */
   readonly epsilon?: string;
 }
 
-/** Read what any decoder has but its heads; all layers are equal and have experts unless a family says otherwise. */
+/** Reads the fields of any decoder except its heads. By default all layers are equal and have experts. */
 export function decoderFields(
   config: Config,
   defaults: DecoderDefaults,
@@ -47,7 +47,7 @@ export function decoderFields(
     expertsPerToken = "num_experts_per_tok",
     epsilon = "rms_norm_eps",
   } = names;
-  // Families with layers without experts have both, as two things; the others have one.
+  // Families with layers without experts have both fields. The others have one of them.
   const foreign = "moe_intermediate_size";
   if (ffn !== foreign && config[ffn] === undefined) {
     requireAbsent(config, foreign, ffn);
@@ -75,7 +75,7 @@ export interface GroupedDecoder extends DecoderFields, Decoder {
   readonly rotary: Rotary;
 }
 
-/** Its defaults. Without `kvHeads`, as many as heads; without `headDim`, hidden size / heads. */
+/** The defaults of a family. `kvHeads` defaults to the number of heads, and `headDim` to hidden size / heads. */
 export interface GroupedDefaults extends DecoderDefaults {
   readonly heads: number;
   readonly kvHeads?: number;
@@ -83,11 +83,11 @@ export interface GroupedDefaults extends DecoderDefaults {
   /** Base of the rotary frequencies. */
   readonly theta: number;
   readonly interleaved?: boolean;
-  /** Part of a head that is rotated; without it, all of a head. */
+  /** Fraction of a head that is rotated. Default: the whole head. */
   readonly part?: number;
 }
 
-/** Read what any decoder with grouped-query attention has. */
+/** Reads the fields of any decoder with grouped-query attention. */
 export function groupedFields(
   config: Config,
   defaults: GroupedDefaults,

@@ -1,6 +1,6 @@
 /**
- * The attention of DeepSeek-V4: one key of all heads, which is the value too; a window, and entries besides that stand for
- * windows of several tokens each, all of them or those that an indexer chooses.
+ * The attention of DeepSeek-V4. All heads share one key, which is also the value. Tokens see a window of positions.
+ * They also see compressed entries, each of several tokens: all entries, or those that an indexer chooses.
  */
 
 import {
@@ -38,7 +38,7 @@ import type { Rotary } from "./rotary.ts";
 export interface CompressedAttention {
   readonly heads: number;
   readonly dim: number;
-  /** Last elements of a head that positions rotate. */
+  /** Rotated elements at the end of a head. */
   readonly ropeDim: number;
   readonly queryLatent: number;
   readonly groups: number;
@@ -50,18 +50,18 @@ export interface CompressedAttention {
   readonly indexKeys: number;
 }
 
-/** What a layer compresses, and how it rotates. */
+/** The compression and the rotation of a layer. */
 export interface Compression {
   readonly rotary: Rotary;
-  /** Tokens of an entry; undefined: there are none. */
+  /** Tokens per entry. Undefined: no entries. */
   readonly ratio: number | undefined;
   /** Entries overlap, and an indexer chooses among them. */
   readonly indexed: boolean;
-  /** Entries of a sequence. */
+  /** Maximum number of entries of a sequence. */
   readonly entries: number;
 }
 
-/** Axes of all layers. */
+/** Axes that all layers share. */
 export type CompressedAxis =
   | "headDim"
   | "value"
@@ -77,7 +77,7 @@ export type CompressedAxis =
   | "selected"
   | "one";
 
-/** Their sizes. */
+/** Returns their sizes. */
 export function compressedAxes(
   c: CompressedAttention,
   selected: number,
@@ -102,7 +102,7 @@ export function compressedAxes(
 type Scope = DecoderScope<CompressedAxis>;
 type Positions = Tensor<"token", "i32">;
 
-/** Rotate the last elements of an axis; `nope` is the axis of the others, so many. */
+/** Rotates the last elements of an axis. `nope` is the axis of the other elements. */
 function rotateLast<A extends string>(
   x: Tensor<A, "f32">,
   axis: string,
@@ -124,7 +124,7 @@ function rotateLast<A extends string>(
   return all as Tensor as Tensor<A, "f32">;
 }
 
-/** A block of attention, `attn`. */
+/** The attention block `attn`. */
 export function attendCompressed(
   own: Scope,
   rows: Rows,
@@ -179,7 +179,7 @@ export function attendCompressed(
   });
 }
 
-/** Heads in groups, each of which has a matrix of its own. */
+/** Projects groups of heads, each with its own matrix. */
 function project(
   m: Scope,
   y: Tensor<"token head value", "f32">,
@@ -202,7 +202,7 @@ function project(
   );
 }
 
-/** The entries of a layer, and which of them tokens see. */
+/** Returns the entries of a layer, and the mask of the entries that tokens see. */
 function entriesOf(
   m: DecoderScope<CompressedAxis | "entry">,
   { rows, short, layer, ratio }: {
@@ -214,7 +214,7 @@ function entriesOf(
   c: CompressedAttention & Compression,
 ) {
   const { sequence, position } = layer;
-  // Windows that are complete with this token; whether it completes one; and the one that it is in.
+  // The number of windows completed up to this token, whether the token completes one, and its current window.
   const complete = div(add(position, 1), ratio);
   const completes = maximum(sub(mul(complete, ratio), position), 0);
   const window = div(position, ratio);
@@ -269,9 +269,9 @@ function entriesOf(
 }
 
 /**
- * What the window of a token becomes, as far as it has come: the sum of the tokens' values with weights of a softmax over
- * them, of each element by itself; with overlap, over half of the elements of the window before it too. Then normed and
- * rotated by the first position of the window.
+ * Computes the entry of each token's window up to that token. An entry is a weighted sum of the tokens' values, with
+ * softmax weights per element. With overlap, the sum includes half of the elements of the previous window. The entry is
+ * then normalized and rotated by the first position of its window.
  */
 function compress(
   own: DecoderScope<CompressedAxis | "entry">,
@@ -312,7 +312,7 @@ function compress(
         : rename(x, "columns", "pool");
     let [gate, value] = [half(gates, 1), half(values, 1)];
     if (indexed) {
-      // The first tap alone: what was that many tokens before.
+      // Only the first tap: the value of an earlier token at that distance.
       const none = mul(transpose(ape, "columns place"), 0);
       const one = add(slice(none, "place", 0, "one"), 1);
       const { y, state } = conv1d(
@@ -326,7 +326,7 @@ function compress(
         },
       );
       layer.keep(`${layer.name}.${prefix}.compressor.inputs`, state);
-      // In the first window there is none.
+      // The first window has no previous window.
       const missing = sub(cast(minimum(places.window, 1), "f32"), 1);
       const before = add(half(y, 0), mul(missing, 1e30));
       const top = maximum(before, gate);

@@ -1,12 +1,12 @@
-/** Reading a Hugging Face config.json: typed fields, the family's defaults, and clear errors. */
+/** Reads a Hugging Face config.json: typed fields, the family's defaults and error messages. */
 
 import { DataError, shown } from "../compiler/mod.ts";
 import { mostOf, otherSpelling } from "./field_names.ts";
 
-/** Values of fields by their keys: those of config.json, or the defaults of the family. */
+/** Field values by key, from config.json or the defaults of the family. */
 export type Fields = ReadonlyMap<string, unknown>;
 
-/** Key of the fields that were read. */
+/** Key of the record of fields that were read. */
 export const READ: unique symbol = Symbol("fields that were read");
 
 /** A parsed config.json. */
@@ -16,7 +16,7 @@ export type Config = {
   readonly [READ]?: Map<string, unknown>;
 };
 
-/** A config.json that records in `fields` which fields are read from it, and their values. */
+/** Returns a config.json that records in `fields` each field that is read, with its value. */
 export function recordFields(
   json: Config,
 ): { readonly config: Config; readonly fields: Fields } {
@@ -29,48 +29,53 @@ function record<T>(config: Config, key: string, value: T): T {
   return value;
 }
 
-/** What a run needs room for. */
+/** The maximum sizes of a run. */
 export interface Bounds {
-  /** Tokens of one step, all sequences together. */
+  /** Tokens of one step, over all sequences. */
   readonly maxTokens: number;
-  /** Sequences that a cache is kept for. */
+  /** Sequences that have a cache. */
   readonly maxSequences: number;
   /** Positions of one sequence. */
   readonly maxContext: number;
 }
 
-/** What a loss balances: the experts of each layer, or those of all layers with the same number as one. */
+/**
+ * The scope of a balance loss: the experts of each layer, or the experts with the same number in all layers together.
+ */
 export type Balance = "layer" | "together";
 
-/** How a decoder is built. */
+/** Options of a decoder. */
 export interface DecoderOptions extends Bounds {
-  /** Only these layers, in order, to plan a model by layers that stand for others. Default: all. */
+  /** Build only these layers, in order. Used to plan a model by representative layers. Default: all layers. */
   readonly layers?: readonly number[] | undefined;
-  /** Experts are not chosen but given: an input `layer{N}.topk_idx` for each router, named as what it chose. */
+  /**
+   * Experts are given instead of chosen: each router has an input `layer{N}.topk_idx`, with the name of its output of
+   * choices.
+   */
   readonly replay?: boolean;
   /**
-   * Only what follows some tokens: those that the input `rows` numbers, at most one for each sequence. Without
-   * `candidates` their `logits`; else as many of the largest, best first, as `candidates.logits` and `candidates.ids`.
-   * What nothing needs of other tokens is not computed.
+   * Return only the results of selected tokens: the input `rows` numbers them, at most one per sequence. Without
+   * `candidates`, the result is their `logits`. With `candidates`, it is that many of the largest logits in descending
+   * order, as `candidates.logits` and `candidates.ids`. Values of other tokens that nothing needs are not computed.
    */
   readonly next?: { readonly candidates?: number | undefined };
-  /** With the loss of next tokens, given as the input `labels`, -100 where there is none. */
+  /** Add the next-token loss. The labels are the input `labels`, with -100 for tokens without a label. */
   readonly training?: {
-    /** Weight of the loss that balances experts; 0: none. */
+    /** Weight of the balance loss of experts. 0: no balance loss. */
     readonly auxiliary: number;
-    /** Experts of each layer among themselves, or of all layers together, as transformers does. Default: together. */
+    /** Balance experts within each layer, or over all layers together as transformers does. Default: together. */
     readonly balance?: Balance | undefined;
-    /** Compute what is inside attention and experts a second time for gradients, instead of keeping it. */
+    /** Recompute the inside of attention and expert blocks for gradients instead of storing it. */
     readonly recompute?: boolean | undefined;
   };
 }
 
-/** The value of a field as config.json has it, for families that check it themselves. */
+/** Returns the raw value of a field, for families that check it themselves. */
 export function anyField(config: Config, key: string): unknown {
   return record(config, key, config[key]);
 }
 
-/** Declares fields that a family does not need: they change nothing, or repeat others. */
+/** Declares unused fields: they have no effect, or repeat other fields. */
 export function ignoreFields(config: Config, keys: readonly string[]): void {
   for (const key of keys) {
     if (key in config) record(config, key, config[key]);
@@ -78,8 +83,8 @@ export function ignoreFields(config: Config, keys: readonly string[]): void {
 }
 
 /**
- * The value of a field; undefined where it is missing or null. Throws DataError where it is missing and another key
- * stands in its place: the default would be taken without a word.
+ * Returns the value of a field, or undefined if it is missing or null. Throws DataError if the field is missing and the
+ * file has a similar key, because the default would then be wrong.
  */
 function fieldValue(config: Config, key: string): unknown {
   record(config, key, config[key]);
@@ -90,7 +95,7 @@ function fieldValue(config: Config, key: string): unknown {
   return config[key] ?? undefined;
 }
 
-/** Refuse a field that says under another name what an architecture calls `key`. */
+/** Rejects another name for the field that an architecture calls `key`. */
 export function requireAbsent(
   config: Config,
   other: string,
@@ -102,7 +107,7 @@ export function requireAbsent(
   );
 }
 
-/** An integer field of at least `min`, and at most what a field of that name may be. */
+/** Reads an integer field of at least `min`, and at most the limit of that field. */
 export function integerField(
   config: Config,
   key: string,
@@ -119,7 +124,7 @@ export function integerField(
   return record(config, key, value);
 }
 
-/** A number above 0. */
+/** Reads a positive number. */
 export function positiveField(
   config: Config,
   key: string,
@@ -132,7 +137,7 @@ export function positiveField(
   return record(config, key, value);
 }
 
-/** A positive number, or nothing where the field is null or missing. */
+/** Reads a positive number. Undefined if the field is null or missing. */
 export function optionalField(
   config: Config,
   key: string,
@@ -142,7 +147,7 @@ export function optionalField(
     : positiveField(config, key, { default: 1 });
 }
 
-/** An integer of at least 1, or nothing where the field is null or missing. */
+/** Reads an integer of at least 1. Undefined if the field is null or missing. */
 export function optionalIntegerField(
   config: Config,
   key: string,
@@ -152,7 +157,7 @@ export function optionalIntegerField(
     : integerField(config, key);
 }
 
-/** A boolean field. */
+/** Reads a boolean field. */
 export function booleanField(
   config: Config,
   key: string,
@@ -165,7 +170,7 @@ export function booleanField(
   return record(config, key, value);
 }
 
-/** Refuse a field whose value changes the model in a way that is not built. */
+/** Rejects a field whose value changes the model in an unsupported way. */
 export function requireField(
   config: Config,
   key: string,
@@ -177,7 +182,7 @@ export function requireField(
   }
 }
 
-/** Refuse `layer_types` that say another attention of a layer than the rest of the file does. */
+/** Rejects `layer_types` that contradict the other fields about a layer's attention. */
 export function requireLayerTypes(
   config: Config,
   kindOf: (layer: number) => string,
@@ -192,7 +197,7 @@ export function requireLayerTypes(
   throw fieldError("layer_types", kinds, wanted);
 }
 
-/** Kinds of layers, from the list `key`; `byDefault` of layers that it leaves out. */
+/** Reads the kinds of layers from the list `key`. `byDefault` gives the kind of unlisted layers. */
 export function layerTypes<K extends string>(
   config: Config,
   known: readonly K[],
@@ -209,7 +214,7 @@ export function layerTypes<K extends string>(
   return (layer) => (kinds[layer] as K | undefined) ?? byDefault(layer);
 }
 
-/** An object, or nothing where the field is null or missing. */
+/** Reads an object. Undefined if the field is null or missing. */
 export function objectField(config: Config, key: string): Config | undefined {
   const value = fieldValue(config, key);
   if (value === undefined) return undefined;
@@ -219,7 +224,7 @@ export function objectField(config: Config, key: string): Config | undefined {
   return value as Config;
 }
 
-/** The configuration of the text model, which a model of text and images has in a field of its own. */
+/** Returns the configuration of the text model. A model of text and images has it in a separate field. */
 export function textConfig(
   config: Config,
 ): { readonly config: Config; readonly wrapped: boolean } {
@@ -229,7 +234,7 @@ export function textConfig(
   return { config: { ...text, tie_word_embeddings }, wrapped: true };
 }
 
-/** A list of whole numbers, or nothing where the field is null or missing. */
+/** Reads a list of integers. Undefined if the field is null or missing. */
 export function integersField(
   config: Config,
   key: string,
@@ -242,7 +247,7 @@ export function integersField(
   return value as readonly number[];
 }
 
-/** Refuse sizes that do not divide. */
+/** Rejects sizes that are not divisible. */
 export function requireMultiple(
   config: { readonly name: string; readonly value: number },
   of: { readonly name: string; readonly value: number },
@@ -253,7 +258,7 @@ export function requireMultiple(
   );
 }
 
-/** The complaint about a field. */
+/** Creates the error about a field. */
 export function fieldError(
   key: string,
   value: unknown,

@@ -1,4 +1,7 @@
-/** What the published decoder families share, in the model language. A family says how a layer attends and feeds forward. */
+/**
+ * The shared parts of the published decoder families, in the model language. A family defines the attention and the
+ * feed-forward block of a layer.
+ */
 
 import {
   add,
@@ -32,22 +35,22 @@ export interface Decoder {
   readonly experts: number;
   readonly expertsPerToken: number;
   readonly epsilon: number;
-  /** Positions that the checkpoint was made for. */
+  /** Maximum positions of the checkpoint. */
   readonly maxPositions: number;
   /** The embedding table is also the output matrix. */
   readonly tied: boolean;
-  /** What sets a layer apart from others of the model. */
+  /** The properties that distinguish a layer from other layers of the model. */
   readonly kindOf: (layer: number) => LayerKind;
 }
 
-/** All that layers of a decoder may differ in: those of one kind are equal. */
+/** All properties that can differ between layers of a decoder. Layers of one kind are equal. */
 export interface LayerKind {
   readonly experts: boolean;
-  /** Positions that a token sees; undefined: all. */
+  /** Positions that a token sees. Undefined: all positions. */
   readonly window?: number | undefined;
-  /** Queries and keys are rotated by their positions, where only some layers do that. */
+  /** Queries and keys are rotated by their positions, if layers differ in that. */
   readonly rotated?: boolean;
-  /** What mixes tokens, where layers differ in that. */
+  /** The block that mixes tokens, if layers differ in that. */
   readonly mixer?: string;
 }
 
@@ -64,37 +67,37 @@ export type DecoderAxis =
   | "expert"
   | "choice";
 
-/** Where tensors of a decoder are declared. `Own` are the axes of a family, or of a block. */
+/** The scope that declares a decoder's tensors. `Own` are the axes of a family or of a block. */
 export type DecoderScope<Own extends string = never> = Scope<DecoderAxis | Own>;
 
 /** Rows of a layer. */
 export type Rows = Tensor<"token embed", "f32">;
 
-/** A layer at work. */
+/** The context of a layer while it is built. */
 export interface Layer {
   readonly index: number;
   readonly kind: LayerKind;
   /** Its block, `model.layers.N`. */
   readonly name: string;
-  /** Of each token. */
+  /** The sequence of each token. */
   readonly sequence: Tensor<"token", "i32">;
-  /** Of each token, in its sequence. */
+  /** The position of each token in its sequence. */
   readonly position: Tensor<"token", "i32">;
-  /** Return a tensor with the model's results: the next value of a state, or what a router did. */
+  /** Adds a tensor to the model's results: the next value of a state, or the output of a router. */
   readonly keep: (name: string, tensor: Tensor) => void;
-  /** The experts of each token, where they are given instead of chosen. */
+  /** The given experts of each token, if they are not chosen. */
   readonly choices: (() => Tensor<"token choice", "i32">) | undefined;
-  /** Takes what its router did. */
+  /** Receives the result of the layer's router. */
   readonly routed: (routed: Routed) => void;
-  /** Norms rows by a gain of the layer. */
+  /** Normalizes rows with a gain of the layer. */
   readonly norm: (m: DecoderScope, x: Rows, gain: string) => Rows;
-  /** Rows plus the result of `part`. */
+  /** Returns rows plus the result of `part`. */
   readonly residual: (x: Rows, part: (x: Rows) => Rows) => Rows;
-  /** After the last attention of a layer: the rows that logits are computed of, if those are not all. */
+  /** Called after the last attention of a layer: selects the rows that need logits. */
   readonly pick: <X extends Tensor>(m: DecoderScope, x: X) => X;
 }
 
-/** The name of what a layer's router chose, and of what it is given instead. */
+/** Returns the name of a router's choices. An input of given choices has the same name. */
 export function choicesName(layer: number): string {
   return `layer${layer}.topk_idx`;
 }
@@ -106,29 +109,32 @@ export type Part<Own extends string = never> = (
   layer: Layer,
 ) => Rows;
 
-/** The blocks of a layer. Both take normed rows and the scope of the layer; the residual is added by `decoderModel`. */
+/** The blocks of a layer. Both take normalized rows and the scope of the layer. `decoderModel` adds the residual. */
 export interface PreNorm<Own extends string> {
   readonly attend: Part<Own>;
   readonly feed: Part;
 }
 
-/** What layers begin with. */
+/** The inputs of the layers. */
 export interface Start {
   /** The ids of tokens, and their embeddings. */
   readonly ids: Tensor<"token", "i32">;
   readonly rows: Rows;
 }
 
-/** All of a layer, and what is around all of them. */
+/** A complete layer, and the code around all layers. */
 export interface Layers<Own extends string> {
   readonly layer: Part<Own>;
-  /** What the first layer takes; default embeddings. */
+  /** Input rows of the first layer. Default: the embeddings. */
   readonly rows?: Rows;
-  /** From what the last layer makes to what the last norm takes. */
+  /** Converts the result of the last layer to the input of the last norm. */
   readonly end?: (rows: Rows) => Rows;
 }
 
-/** The layers of a decoder: two blocks; all of a layer, residuals included; or that, after what layers share was computed. */
+/**
+ * The layers of a decoder: two blocks, a complete layer including residuals, or a complete layer after shared
+ * computation.
+ */
 export type DecoderBlocks<Axes extends AxisSizes> =
   & DecoderParts<Axes>
   & (PreNorm<keyof Axes & string> | {
@@ -141,26 +147,26 @@ export type DecoderBlocks<Axes extends AxisSizes> =
   });
 
 interface DecoderParts<Axes extends AxisSizes> {
-  /** Axes of attention, which are those of all layers. */
+  /** Axes of attention, which all layers share. */
   readonly axes: Axes;
-  /** Multiply embeddings, what each block adds, and logits; default 1. */
+  /** Factors of embeddings, of each block's result, and of logits. Default: 1. */
   readonly multipliers?: {
     readonly embedding: number;
     readonly residual: number;
     readonly logits: number;
   };
-  /** Logits are held within ± this, smoothly. */
+  /** Logits are smoothly limited to ± this value. */
   readonly softCap?: number;
-  /** Gains of norms are stored less 1. */
+  /** Gains of norms are stored minus 1. */
   readonly centred?: boolean;
-  /** Names of tensors that differ from those of Llama. */
+  /** Tensor names that differ from those of Llama. */
   readonly names?: Partial<DecoderNames>;
 }
 
 /** Names of the tensors outside of attention and feed-forward blocks. */
 export interface DecoderNames {
   readonly embedding: string;
-  /** The block of a layer, followed by its number. */
+  /** The block of a layer, without its number. */
   readonly layer: string;
   /** Gains of the norms of a layer, inside its block. */
   readonly attentionNorm: string;
@@ -170,7 +176,7 @@ export interface DecoderNames {
   readonly output: string;
 }
 
-/** The names that Llama and most families use. */
+/** The names in Llama and most families. */
 const NAMES: DecoderNames = {
   embedding: "model.embed_tokens.weight",
   layer: "model.layers",
@@ -187,7 +193,7 @@ export const WRAPPED: Partial<DecoderNames> = {
   norm: "model.language_model.norm.weight",
 };
 
-/** A decoder with a cache. Outputs `logits`, and what its layers keep. */
+/** A decoder with a cache. Outputs `logits`, and the tensors that its layers keep. */
 export function decoderModel<Axes extends AxisSizes>(
   decoder: Decoder,
   blocks: DecoderBlocks<Axes>,
@@ -266,7 +272,7 @@ export function decoderModel<Axes extends AxisSizes>(
         routed,
         norm,
         residual,
-        // No token sees what the last layer makes of another one after attention.
+        // After the last attention, no token depends on another token's row.
         pick: next && index === built.at(-1) ? pickRows : same,
       };
       x = own.block(name, {}, (own) => make(own, x, layer));
@@ -326,13 +332,16 @@ function same<X extends Tensor>(_: DecoderScope, x: X): X {
   return x;
 }
 
-/** The rows of the tokens that the input `rows` numbers. They go on under the types of all tokens, but on an axis of their own. */
+/**
+ * Selects the rows that the input `rows` numbers. Their types are those of all tokens, but they have an axis of their
+ * own.
+ */
 function pickRows<X extends Tensor>(m: DecoderScope, x: X): X {
   const rows = m.input("rows", "row", { dtype: "i32" });
   return embedding(x as Tensor as Rows, rows, "token") as Tensor as X;
 }
 
-/** `x` times a constant of the configuration; nothing is computed for 1. */
+/** Returns `x` times a constant of the configuration. A factor of 1 computes nothing. */
 export function times<A extends string>(
   x: Tensor<A, "f32">,
   factor: number,

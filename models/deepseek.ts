@@ -1,4 +1,4 @@
-/** What configurations of families with latent attention and shared experts have in common. */
+/** Shared configuration fields of families with latent attention and shared experts. */
 
 import {
   type Config,
@@ -20,11 +20,11 @@ export interface DeepseekConfig
   readonly kindOf: SharedExperts["kindOf"];
 }
 
-/** Defaults in which families differ. */
+/** Defaults that differ between families. */
 export interface DeepseekDefaults
   extends DecoderDefaults, LatentDefaults, SharedExpertDefaults {}
 
-/** Read what these families share; routing groups and latent attention included. */
+/** Reads the fields that these families share, including routing groups and latent attention. */
 export function deepseekFields(
   config: Config,
   defaults: DeepseekDefaults,
@@ -33,7 +33,7 @@ export function deepseekFields(
     experts: "n_routed_experts",
     ffn: "moe_intermediate_size",
   });
-  // Latent attention has the sizes of 'qk_rope_head_dim' and the like.
+  // Latent attention takes its sizes from 'qk_rope_head_dim' and similar fields.
   ignoreFields(config, ["head_dim", "num_key_value_heads", "qk_head_dim"]);
   return {
     ...latentFields(config, defaults),

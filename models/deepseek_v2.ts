@@ -1,4 +1,4 @@
-/** DeepSeek-V2: latent attention; experts of the best groups only, beside experts that every token goes to. */
+/** DeepSeek-V2: latent attention, group-limited routing and shared experts. */
 
 import { add, type Model } from "switchyard-moe";
 import {
@@ -26,8 +26,8 @@ export const family = defineFamily({
 });
 
 /**
- * Read a config.json of `DeepseekV2ForCausalLM`. What it leaves out has transformers' defaults. Weights are never divided
- * by their sum: transformers reads no `norm_topk_prob`, so one that asks for it is refused.
+ * Reads a config.json of `DeepseekV2ForCausalLM`. Missing fields have transformers' defaults. Weights are never divided
+ * by their sum, because transformers does not read `norm_topk_prob`. A file that sets it is rejected.
  */
 function readConfig(config: Config): DeepseekConfig {
   requireField(config, "norm_topk_prob", false);
@@ -64,7 +64,7 @@ function readConfig(config: Config): DeepseekConfig {
   return method === "greedy" ? { ...fields, expertGroups: undefined } : fields;
 }
 
-/** The model of a configuration. */
+/** Builds the model of a configuration. */
 function build(
   config: DeepseekConfig,
   options: DecoderOptions,

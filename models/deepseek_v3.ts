@@ -1,6 +1,6 @@
 /**
- * DeepSeek-V3: latent attention; experts chosen by sigmoids and a bias, out of the best groups only, beside an expert that
- * every token goes to; first layers without experts.
+ * DeepSeek-V3: latent attention, group-limited routing by sigmoids and a bias, a shared expert, and first layers
+ * without experts.
  */
 
 import type { Model } from "switchyard-moe";
@@ -26,7 +26,7 @@ export const family = defineFamily({
   unused: predictorTensors,
 });
 
-/** Read a config.json of `DeepseekV3ForCausalLM`. What it leaves out has transformers' defaults. */
+/** Reads a config.json of `DeepseekV3ForCausalLM`. Missing fields have transformers' defaults. */
 function readConfig(config: Config): DeepseekConfig {
   requireField(config, "topk_method", "noaux_tc");
   requireField(config, "scoring_func", "sigmoid");
@@ -52,7 +52,7 @@ function readConfig(config: Config): DeepseekConfig {
   });
 }
 
-/** The model of a configuration. */
+/** Builds the model of a configuration. */
 export function buildDeepseek(
   config: DeepseekConfig,
   options: DecoderOptions,

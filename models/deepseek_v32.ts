@@ -1,4 +1,4 @@
-/** DeepSeek-V3.2: DeepSeek-V3 whose tokens attend to the keys that an indexer chooses, most of all. */
+/** DeepSeek-V3.2: DeepSeek-V3 with sparse attention, where an indexer chooses the keys of each token. */
 
 import type { Model } from "switchyard-moe";
 import {
@@ -53,19 +53,19 @@ export const family = defineFamily({
   unused: predictorTensors,
 });
 
-/** A configuration of latent attention over the keys of an indexer. */
+/** A configuration of latent attention with an indexer. */
 export interface SparseConfig extends DeepseekConfig, Indexer {
-  /** Tokens of a layer attend to the keys of the last layer before it that has an indexer. */
+  /** Returns whether a layer uses the keys that the last earlier layer with an indexer chose. */
   readonly sharesKeys?: (layer: number) => boolean;
 }
 
-/** Defaults in which families differ. */
+/** Defaults that differ between families. */
 export interface SparseDefaults extends DeepseekDefaults {
   readonly indexHeads: number;
   readonly indexInterleaved: boolean;
 }
 
-/** Read a config.json. What it leaves out has the defaults. */
+/** Reads a config.json. Missing fields have the family's defaults. */
 export function sparseFields(
   config: Config,
   defaults: SparseDefaults,
@@ -85,7 +85,7 @@ export function sparseFields(
   };
 }
 
-/** The model of a configuration. */
+/** Builds the model of a configuration. */
 export function buildSparse(
   config: SparseConfig,
   options: DecoderOptions,
@@ -98,7 +98,7 @@ export function buildSparse(
       const feed = feedShared(config);
       return {
         layer: (own, x, layer) => {
-          // What a layer before it has chosen; planned without one, it has its own.
+          // The choice of an earlier layer. A layer that is planned alone has its own indexer.
           const given = config.sharesKeys?.(layer.index) ? last : undefined;
           const attended = layer.residual(x, (x) => {
             const rows = layer.norm(own, x, "input_layernorm.weight");

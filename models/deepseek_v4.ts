@@ -1,4 +1,7 @@
-/** DeepSeek-V4: hyper-connections instead of a residual stream, compressed attention, and first layers that route by token id. */
+/**
+ * DeepSeek-V4: hyper-connections instead of a residual stream, compressed attention, and first layers that route by
+ * token id.
+ */
 
 import {
   add,
@@ -61,7 +64,7 @@ const KINDS = [
   "heavily_compressed_attention",
 ] as const;
 
-/** What compresses in a layer. */
+/** The compression of a layer. */
 type Kind = (typeof KINDS)[number];
 
 /** A DeepSeek-V4 configuration. */
@@ -70,16 +73,16 @@ interface DeepseekV4Config
   readonly headDim: number;
   readonly sharedFfn: number;
   readonly routedScale: number;
-  /** Gates are at most this, and what they multiply is within it. */
+  /** Upper limit of gates, and limit of the absolute value of their factors. */
   readonly limit: number;
   readonly rates: { readonly [kind in Kind]: number | undefined };
   readonly kinds: (layer: number) => Kind;
   readonly hashed: (layer: number) => boolean;
-  /** Of layers without compression, and with it. */
+  /** Rotation of layers without and with compression. */
   readonly rotary: { readonly main: Rotary; readonly compress: Rotary };
 }
 
-/** Read a config.json. What it leaves out has transformers' defaults. */
+/** Reads a config.json. Missing fields have transformers' defaults. */
 function readConfig(config: Config): DeepseekV4Config {
   requireField(config, "attention_bias", false);
   requireField(config, "mlp_bias", false);
@@ -159,13 +162,13 @@ function readConfig(config: Config): DeepseekV4Config {
   };
 }
 
-/** Elements of a head that are rotated, by their part of it. */
+/** Returns the number of rotated elements of a head, from their fraction. */
 function rotatedElements(config: Config, dim: number): number {
   const factor = config["partial_rotary_factor"];
   return typeof factor === "number" ? Math.round(dim * factor) : 64;
 }
 
-/** What compresses in each layer: by name, or by tokens of an entry as published. */
+/** Reads the compression of each layer: by name, or by tokens per entry as published. */
 function readKinds(config: Config): (layer: number) => Kind {
   const ratios = integersField(config, "compress_ratios");
   const known: { readonly [ratio: number]: Kind } = {
@@ -186,7 +189,7 @@ function readKinds(config: Config): (layer: number) => Kind {
   );
 }
 
-/** Tokens of an entry by kind of layer. */
+/** Reads the tokens per entry for each kind of layer. */
 function readRates(config: Config): DeepseekV4Config["rates"] {
   const rates = objectField(config, "compress_rates") ?? {};
   const rate = (kind: Kind, key: string, value: number) =>
@@ -200,7 +203,10 @@ function readRates(config: Config): DeepseekV4Config["rates"] {
   };
 }
 
-/** Frequencies of layers without compression, which are plain, or with it, which may be scaled; cosines never are. */
+/**
+ * Reads the frequencies of layers without compression, which are plain, or with it, which may be scaled. Cosines are
+ * never scaled.
+ */
 function readFrequencies(
   config: Config,
   of: "main" | "compress",
@@ -223,7 +229,7 @@ function readFrequencies(
   return { ...rotary, scale: 1 };
 }
 
-/** The model of a configuration. */
+/** Builds the model of a configuration. */
 function build(config: DeepseekV4Config, options: DecoderOptions): Model {
   const { streams, embed } = config;
   const compressions = Object.fromEntries(
@@ -290,7 +296,7 @@ function compressionOf(
   };
 }
 
-/** The block `ffn`: experts, chosen by the router or by the token, and one that every token goes to. */
+/** The block `ffn`: experts that the router or the token id chooses, and a shared expert. */
 function feed(
   m: DecoderScope,
   rows: Rows,
@@ -308,7 +314,7 @@ function feed(
     swiglu(minimum(gate, limit), clamp(up, -limit, limit)) as Tensor<A, "f32">;
   return m.block("ffn", { ffn, tokenId: vocabulary }, (m) => {
     const byToken = () => {
-      // Small whole numbers are the same in f32, whose rows ranks add up.
+      // Small integers are exact in f32, and ranks add the rows of f32 tables.
       const table = m.param("gate.tid2eid", "tokenId choice", { dtype: "i32" });
       return cast(embedding(cast(table, "f32"), ids, "tokenId"), "i32");
     };

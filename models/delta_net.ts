@@ -1,6 +1,6 @@
 /**
- * Gated delta net (Yang et al., "Gated Delta Networks", arXiv 2412.06464): a layer that keeps a matrix for each head instead of
- * keys and values. Equation 10 is `linearRecurrence` by the rule "delta": `decay` is α, `rate` is β.
+ * Gated delta net (Yang et al., "Gated Delta Networks", arXiv 2412.06464): a layer with a state matrix per head instead
+ * of keys and values. Equation 10 is `linearRecurrence` with the rule "delta": `decay` is α, `rate` is β.
  */
 
 import {
@@ -37,11 +37,11 @@ export interface DeltaNet {
   readonly valueHeads: number;
   readonly keyDim: number;
   readonly valueDim: number;
-  /** Taps of the convolution. */
+  /** Number of taps of the convolution. */
   readonly taps: number;
 }
 
-/** Read the fields of a gated delta net. */
+/** Reads the fields of a gated delta net. */
 export function deltaNetFields(config: Config): DeltaNet {
   const field = (key: string, value: number) =>
     integerField(config, `linear_${key}`, { default: value });
@@ -64,8 +64,8 @@ export function deltaNetFields(config: Config): DeltaNet {
 }
 
 /**
- * Axes of the block: `head` and `kvHead` are heads of values and of keys; all keys, values and convolved channels; what the
- * projections of Qwen3-Next make for a head of keys.
+ * Axes of the block. `head` and `kvHead` are heads of values and of keys. The others are all keys, all values, the
+ * convolved channels, and the projection of Qwen3-Next per head of keys.
  */
 type DeltaAxis =
   | ConvolutionAxis
@@ -85,18 +85,18 @@ type DeltaAxis =
 
 type DeltaScope = DecoderScope<DeltaAxis>;
 
-/** What the projections of a row make. */
+/** The projections of a row. */
 export interface DeltaRows {
-  /** Queries, keys and values, before the convolution. */
+  /** Queries, keys and values before the convolution. */
   readonly mixed: Tensor<"token channels", "f32">;
   /** The gate of the result. */
   readonly gate: Tensor<"token values", "f32">;
-  /** What the rate and the decay are made of. */
+  /** The inputs of the rate and the decay. */
   readonly rate: Tensor<"token head", "f32">;
   readonly decay: Tensor<"token head", "f32">;
 }
 
-/** The block `linear_attn` of a layer, by projections of its rows. */
+/** The block `linear_attn` of a layer, given the projections of its rows. */
 export function deltaNet(
   m: DecoderScope,
   rows: Rows,
@@ -176,7 +176,7 @@ function attend(
   );
 }
 
-/** Projections of queries, keys and values together, and one each of the gate, the rate and the decay: Qwen3.5. */
+/** One projection of queries, keys and values, and one each of the gate, the rate and the decay: Qwen3.5. */
 export function projectFlat(
   m: DeltaScope,
   rows: Rows,
@@ -192,7 +192,7 @@ export function projectFlat(
   };
 }
 
-/** Projections in groups, one for each head of keys with the heads of values that read it: Qwen3-Next. */
+/** Projections in groups: one per head of keys, with the heads of values that read it. Used by Qwen3-Next. */
 export function projectGrouped(
   m: DeltaScope,
   rows: Rows,

@@ -1,4 +1,4 @@
-/** Dots1: the attention of Qwen3-MoE, with a window in later layers if there is one, and the experts of DeepSeek-V3. */
+/** Dots1: the attention of Qwen3-MoE, with an optional window in later layers, and the experts of DeepSeek-V3. */
 
 import type { Model } from "switchyard-moe";
 import {
@@ -36,7 +36,10 @@ interface Dots1Config extends GroupedDecoder, SharedExperts {
   readonly kindOf: SharedExperts["kindOf"];
 }
 
-/** Read a config.json of `Dots1ForCausalLM`. What it leaves out has transformers' defaults, numbers of experts those of dots.llm1. */
+/**
+ * Reads a config.json of `Dots1ForCausalLM`. Missing fields have transformers' defaults; numbers of experts default to
+ * those of dots.llm1.
+ */
 function readConfig(config: Config): Dots1Config {
   requireField(config, "attention_bias", false);
   const fields = groupedFields(config, {
@@ -59,7 +62,7 @@ function readConfig(config: Config): Dots1Config {
     routedScale: 1,
     normalize: false,
   });
-  // Where it is null, no layer has a window.
+  // If it is null, no layer has a window.
   const window = anyField(config, "sliding_window") === null
     ? undefined
     : integerField(config, "sliding_window", { default: 4096 });
@@ -82,7 +85,7 @@ function readConfig(config: Config): Dots1Config {
   };
 }
 
-/** The model of a configuration. */
+/** Builds the model of a configuration. */
 function build(config: Dots1Config, options: DecoderOptions): Model {
   return decoderModel(config, {
     axes: groupedAxes(config),

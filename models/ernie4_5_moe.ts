@@ -1,4 +1,4 @@
-/** ERNIE-4.5-MoE: pairs of neighbours rotated; experts chosen by a softmax and a bias, beside experts that every token goes to. */
+/** ERNIE-4.5-MoE: rotation of neighbouring pairs, routing by a softmax and a bias, and shared experts. */
 
 import { add, type Model, sum } from "switchyard-moe";
 import {
@@ -31,14 +31,14 @@ export const family = defineFamily({
 
 /** An ERNIE-4.5 configuration. */
 interface Ernie45MoeConfig extends GroupedDecoder {
-  /** Hidden elements of all shared experts together, 0 without them, and of a layer without experts. */
+  /** Hidden size of all shared experts together, 0 without them, and hidden size of a layer without experts. */
   readonly sharedFfn: number;
   readonly denseFfn: number;
-  /** What the sum of a token's scores is at least. */
+  /** Lower limit of the sum of a token's scores. */
   readonly minSum: number;
 }
 
-/** Read a config.json of `Ernie4_5_MoeForCausalLM`. What it leaves out has transformers' defaults. */
+/** Reads a config.json of `Ernie4_5_MoeForCausalLM`. Missing fields have transformers' defaults. */
 function readConfig(config: Config): Ernie45MoeConfig {
   requireField(config, "use_bias", false);
   const field = (key: string, value: number, min = 1) =>
@@ -80,7 +80,7 @@ function readConfig(config: Config): Ernie45MoeConfig {
   };
 }
 
-/** The model of a configuration. */
+/** Builds the model of a configuration. */
 function build(
   config: Ernie45MoeConfig,
   options: DecoderOptions,

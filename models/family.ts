@@ -1,4 +1,4 @@
-/** A family of models: how its config.json is read, and the decoder that is built from it. */
+/** A family of models: the reader of its config.json and the builder of its decoder. */
 
 import { DataError, type Model, setExample } from "../compiler/mod.ts";
 import {
@@ -10,13 +10,13 @@ import {
 import type { Decoder } from "./decoder.ts";
 import { changesNothing } from "./field_names.ts";
 
-/** What `defineFamily` is given. */
+/** The parameter of `defineFamily`. */
 export interface FamilyDefinition<C extends Decoder> {
   /** Names of the family in `architectures` of config.json. */
   readonly architectures: readonly string[];
-  /** Reads config.json with `integerField`, `groupedFields` and the like. */
+  /** Reads config.json with `integerField`, `groupedFields` and similar functions. */
   config(config: Config): C;
-  /** Builds the decoder, by `decoderModel` or otherwise with its inputs and outputs. */
+  /** Builds the decoder with `decoderModel`, or another model with the same inputs and outputs. */
   build(config: C, options: DecoderOptions): Model;
   /** Prefixes of tensors that a checkpoint may contain and the model does not use. Default: none. */
   unused?(config: C): readonly string[];
@@ -26,7 +26,7 @@ export interface FamilyDefinition<C extends Decoder> {
 export interface Family<C extends Decoder = Decoder>
   extends Readonly<FamilyDefinition<C>> {}
 
-/** The model of a config.json, to be built with bounds. */
+/** The model of a config.json, ready to be built with bounds. */
 export interface PublishedModel {
   readonly architecture: string;
   readonly decoder: Decoder;
@@ -73,7 +73,7 @@ export function defineFamily<C extends Decoder>(
   return family;
 }
 
-/** A small model of a family's own sizes; undefined where config.json has to give some. */
+/** Builds a small model from the family's default sizes. Undefined if the family requires sizes from config.json. */
 function exampleModel<C extends Decoder>(
   family: Family<C>,
 ): Model | undefined {
@@ -89,7 +89,7 @@ function exampleModel<C extends Decoder>(
   }
 }
 
-/** Whether a value was made by `defineFamily`. */
+/** Returns whether `defineFamily` made a value. */
 export function isFamily(value: unknown): value is Family {
   return typeof value === "object" && value !== null && FAMILIES.has(value);
 }

@@ -1,4 +1,4 @@
-/** Feed-forward blocks: gated, dense or of experts whose matrices are tensors of their own. */
+/** Feed-forward blocks: gated blocks, dense or with separate expert matrices. */
 
 import {
   add,
@@ -16,7 +16,7 @@ import {
 } from "../compiler/mod.ts";
 import type { DecoderScope, Layer, Part, Rows } from "./decoder.ts";
 
-/** What gates and what they multiply become: `swiglu`, or another gated unit. */
+/** A gated unit: `swiglu`, or another function of gates and their factors. */
 export type Glu = <A extends string>(
   gate: Tensor<A, "f32">,
   up: Tensor<A, "f32">,
@@ -25,7 +25,7 @@ export type Glu = <A extends string>(
 /** A routing of a decoder's tokens. */
 export type TokenRouting = Routing<"token", "expert", "slot", "choice">;
 
-/** `gate_proj`, `up_proj` and `down_proj` of a block that every token goes through. */
+/** The matrices `gate_proj`, `up_proj` and `down_proj` of a dense block. */
 export function mlp(
   m: DecoderScope,
   rows: Rows,
@@ -46,7 +46,7 @@ export function mlp(
   });
 }
 
-/** `input_linear`, gates first, and `output_linear` of a block that every token goes through. */
+/** The matrices `input_linear`, gates first, and `output_linear` of a dense block. */
 export function fusedMlp(
   m: DecoderScope,
   rows: Rows,
@@ -63,7 +63,10 @@ export function fusedMlp(
   });
 }
 
-/** `feed` of families where some layers have no experts: the block `mlp` has those of `sparse`, or is dense. */
+/**
+ * Returns the `feed` of families with some layers without experts: the block `mlp` contains the experts of `sparse`, or
+ * is dense.
+ */
 export function sparseOrDense(
   { ffn, denseFfn }: { readonly ffn: number; readonly denseFfn: number },
   sparse: Part<"ffn" | "gateUp">,
@@ -78,20 +81,20 @@ export function sparseOrDense(
       : mlp(m, rows, { name: "mlp", ffn: denseFfn });
 }
 
-/** How a router routes, but over what. */
+/** Options of a router except its axis. */
 export type RouterOptions =
   & Omit<
     RouteOptions<"token expert", "expert", RoutingPreset, "slot", "choice">,
     "over"
   >
   & {
-    /** What its matrix `weight` is a part of; default "gate". */
+    /** Name of the block with its matrix `weight`. Default: "gate". */
     readonly router?: string;
-    /** Its `bias` is added to logits; default false. */
+    /** Add a `bias` to its logits. Default: false. */
     readonly biased?: boolean;
   };
 
-/** Route the tokens of a layer, or replay what is given. The model returns the logits and the choices. */
+/** Routes the tokens of a layer, or replays given choices. The model returns the logits and the choices. */
 export function routeLayer(
   m: DecoderScope,
   rows: Rows,
@@ -115,28 +118,28 @@ export function routeLayer(
   return routing;
 }
 
-/** The names of the matrices of experts; `{expert}` in them is the number of the expert. */
+/** The names of the expert matrices. `{expert}` is replaced by the number of the expert. */
 export interface ExpertNames {
   readonly gate: string;
   readonly up: string;
   readonly down: string;
 }
 
-/** The names that most families give those matrices. */
+/** The names in most families. */
 const NAMES: ExpertNames = {
   gate: "experts.{expert}.gate_proj.weight",
   up: "experts.{expert}.up_proj.weight",
   down: "experts.{expert}.down_proj.weight",
 };
 
-/** Those of Mixtral and of families after it. */
+/** The names in Mixtral and related families. */
 export const NUMBERED: ExpertNames = {
   gate: "experts.{expert}.w1.weight",
   up: "experts.{expert}.w3.weight",
   down: "experts.{expert}.w2.weight",
 };
 
-/** Experts with matrices of their own. */
+/** Experts with separate matrices. */
 export function experts(
   m: DecoderScope<"ffn">,
   rows: Rows,
@@ -155,7 +158,7 @@ export function experts(
   return combine(done, routing);
 }
 
-/** Experts whose matrices of gates and of what they multiply are one tensor for all experts, gates first. */
+/** Experts with one tensor for all experts. Gates and their factors share one matrix, gates first. */
 export function fusedExperts(
   m: DecoderScope<"ffn" | "gateUp">,
   rows: Rows,
@@ -163,9 +166,9 @@ export function fusedExperts(
   { ffn, inward, outward, glu = swiglu, scale }: {
     readonly ffn: number;
     readonly glu?: Glu;
-    /** Multiplies what each expert makes. */
+    /** Multiplies the result of each expert. */
     readonly scale?: Tensor<"expert", "f32">;
-    /** Names of tensors, `expert gateUp embed` and `expert embed ffn`. */
+    /** Names of the tensors `expert gateUp embed` and `expert embed ffn`. */
     readonly inward: string;
     readonly outward: string;
   },

@@ -1,11 +1,11 @@
 /**
- * What the fields of a config.json are called, and how large each may be. An untrusted file is refused here, by the
- * name of the field, before anything is built of it.
+ * Names and limits of the fields of config.json. An invalid field of an untrusted file is rejected by name before the
+ * model is built.
  */
 
 import { isOneSlip } from "../compiler/mod.ts";
 
-/** Largest value of each integer field. What is not listed may be any 32-bit integer. */
+/** Maximum of each integer field. Unlisted fields may be any 32-bit integer. */
 const MOST: { readonly [key: string]: number } = {
   ...most(512, "num_hidden_layers", "num_layers", "num_nextn_predict_layers"),
   ...most(2 ** 24, "vocab_size", "index_topk"),
@@ -84,12 +84,12 @@ function most(
   return Object.fromEntries(keys.map((key) => [key, value]));
 }
 
-/** The largest value of an integer field. */
+/** Returns the maximum of an integer field. */
 export function mostOf(key: string): number {
   return Object.hasOwn(MOST, key) ? MOST[key]! : 2 ** 31 - 1;
 }
 
-/** Names that different families have for one thing. */
+/** Groups of field names with the same meaning in different families. */
 const SYNONYMS: readonly (readonly string[])[] = [
   ["num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"],
   [
@@ -113,8 +113,8 @@ const SYNONYMS: readonly (readonly string[])[] = [
 ];
 
 /**
- * The key of `keys` that stands where `key` is meant: another family's name for it, or one that a single letter left out,
- * added, replaced or swapped makes of it. Nothing where there is none.
+ * Finds a key of `keys` that probably means `key`. It is another family's name, or differs by one letter removed,
+ * added, replaced or swapped. Undefined if there is none.
  */
 export function otherSpelling(
   key: string,
@@ -125,7 +125,7 @@ export function otherSpelling(
     keys.find((other) => isOneSlip(other, key));
 }
 
-/** Fields that change nothing of what the model computes without training. */
+/** Fields without effect on the computation outside of training. */
 const CHANGE_NOTHING: ReadonlySet<string> = new Set([
   "architectures",
   "attention_dropout",
@@ -150,7 +150,7 @@ const CHANGE_NOTHING: ReadonlySet<string> = new Set([
   "use_cache",
 ]);
 
-/** Whether a field of config.json changes nothing of what the model computes. */
+/** Returns whether a field of config.json has no effect on the computation. */
 export function changesNothing(key: string): boolean {
   return CHANGE_NOTHING.has(key);
 }

@@ -1,4 +1,4 @@
-/** FlexOlmo: what a block makes is normed instead of what it is given; queries and keys normed over all heads. */
+/** FlexOlmo: each block normalizes its result instead of its input; queries and keys are normalized over all heads. */
 
 import type { Model } from "switchyard-moe";
 import {
@@ -30,11 +30,11 @@ export const family = defineFamily({
 
 /** A FlexOlmo configuration. */
 interface FlexOlmoConfig extends GroupedDecoder {
-  /** Weights of a token's experts are divided by their sum. */
+  /** Divide the weights of a token's experts by their sum. */
   readonly normalize: boolean;
 }
 
-/** Read a config.json of `FlexOlmoForCausalLM`. What it leaves out has transformers' defaults. */
+/** Reads a config.json of `FlexOlmoForCausalLM`. Missing fields have transformers' defaults. */
 function readConfig(config: Config): FlexOlmoConfig {
   requireField(config, "attention_bias", false);
   return {
@@ -54,7 +54,7 @@ function readConfig(config: Config): FlexOlmoConfig {
   };
 }
 
-/** The model of a configuration. */
+/** Builds the model of a configuration. */
 function build(
   config: FlexOlmoConfig,
   options: DecoderOptions,

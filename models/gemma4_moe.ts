@@ -1,6 +1,6 @@
 /**
- * Gemma 4 with experts: norms before and after every block; a dense block beside experts in every layer; full attention of other
- * sizes than that of a window, whose values may be its keys; logits within a bound.
+ * Gemma 4 with experts. Norms surround every block. Every layer has a dense block beside its experts. Full attention
+ * has other sizes than window attention, and its values may be its keys. Logits are limited.
  */
 
 import { add, gelu, type Model, mul, sum, type Tensor } from "switchyard-moe";
@@ -44,7 +44,7 @@ import {
 
 import { addLayerInputs, layerInputs } from "./layer_inputs.ts";
 
-/** The family of Gemma 4 with experts, text. */
+/** The family of Gemma 4 with experts, text part. */
 export const family = defineFamily({
   architectures: ["Gemma4ForCausalLM", "Gemma4ForConditionalGeneration"],
   config: readConfig,
@@ -57,7 +57,7 @@ export const family = defineFamily({
   ],
 });
 
-/** Attention of a layer. */
+/** The attention of a layer. */
 interface Attention {
   readonly heads: number;
   readonly kvHeads: number;
@@ -67,35 +67,37 @@ interface Attention {
   readonly keysAsValues: boolean;
 }
 
-/** What layers attend over. */
+/** The caches that layers attend over. */
 type Caches = Map<Attention, Written>;
 
 /** A Gemma 4 configuration. */
 interface Gemma4MoeConfig extends DecoderFields {
   readonly heads: number;
   readonly headDim: number;
-  /** Attention of layers with a window, and of the others. */
+  /** Attention of layers with a window, and of the other layers. */
   readonly sliding: Attention;
   readonly full: Attention;
   readonly denseFfn: number;
-  /** The last layers, so many, attend over the cache of the last layer before them with the same window. */
+  /**
+   * Number of last layers that attend over an earlier cache: that of the last layer before them with the same window.
+   */
   readonly sharingLayers: number;
-  /** Factor of `denseFfn` in these. */
+  /** Factor of `denseFfn` in these layers. */
   readonly wide: number;
-  /** Elements that a layer is given of each token besides; 0: none. */
+  /** Size of the additional per-layer input of each token. 0: none. */
   readonly layerInput: number;
   readonly softCap: number | undefined;
   readonly wrapped: boolean;
 }
 
-/** Read a config.json. What it leaves out has transformers' defaults. */
+/** Reads a config.json. Missing fields have transformers' defaults. */
 function readConfig(whole: Config): Gemma4MoeConfig {
   const { config, wrapped } = textConfig(whole);
   requireField(config, "attention_bias", false);
   requireField(config, "hidden_activation", "gelu_pytorch_tanh");
   ignoreFields(config, ["per_layer_config"]);
   const bidirectional = anyField(config, "use_bidirectional_attention") ?? null;
-  // "vision": only tokens of images see later ones.
+  // "vision": only image tokens see later tokens.
   if (bidirectional !== null && bidirectional !== "vision") {
     throw fieldError(
       "use_bidirectional_attention",
@@ -103,7 +105,7 @@ function readConfig(whole: Config): Gemma4MoeConfig {
       "null or 'vision', the only ones built",
     );
   }
-  // Left out, it means a model without experts.
+  // If it is missing, the model has no experts.
   requireStated(config, "enable_moe_block", true);
   const field = (key: string, value: number) =>
     integerField(config, key, { default: value });
@@ -154,7 +156,7 @@ function readConfig(whole: Config): Gemma4MoeConfig {
     ["sliding_attention", "full_attention"],
     (layer) => (layer + 1) % 6 === 0 ? "full_attention" : "sliding_attention",
   );
-  // The last layer has no window, whatever the list says of it.
+  // The last layer has no window, regardless of the list.
   const hasWindow = (layer: number) =>
     layer !== fields.layers - 1 && typeOf(layer) === "sliding_attention";
   const sharingLayers = integerField(config, "num_kv_shared_layers", {
@@ -197,7 +199,7 @@ function readConfig(whole: Config): Gemma4MoeConfig {
   };
 }
 
-/** Refuse layers that share the cache of a layer that is not there. */
+/** Rejects layers that share the cache of a layer that does not exist. */
 function checkSharing(
   layers: number,
   sharing: number,
@@ -215,7 +217,7 @@ function checkSharing(
   }
 }
 
-/** Refuse a field that is left out, or has another value than is built. */
+/** Rejects a field that is missing or has an unsupported value. */
 function requireStated(
   config: Config,
   key: string,
@@ -227,7 +229,10 @@ function requireStated(
   }
 }
 
-/** All pairs of a head with a window are rotated; of a full one the first ones, at the frequencies of the whole head. */
+/**
+ * Reads the frequencies. Window attention rotates all pairs of a head. Full attention rotates the first pairs, at the
+ * frequencies of the whole head.
+ */
 function readFrequencies(
   config: Config,
   type: "sliding_attention" | "full_attention",
@@ -254,7 +259,7 @@ function readFrequencies(
   };
 }
 
-/** The model of a configuration. */
+/** Builds the model of a configuration. */
 function build(config: Gemma4MoeConfig, options: DecoderOptions): Model {
   const { embed, epsilon, wrapped, softCap, layerInput, layers } = config;
   return decoderModel(config, {
@@ -321,7 +326,7 @@ function build(config: Gemma4MoeConfig, options: DecoderOptions): Model {
       readonly ready: Rows;
     },
   ): Rows {
-    // The router has a norm of its own, of what no block has normed.
+    // The router has its own norm of the unnormalized rows.
     const seen = mul(
       mul(plainNorm(rows, "embed", epsilon), m.param("router.scale", "embed")),
       embed ** -0.5,

@@ -33,11 +33,11 @@ interface Glm4MoeConfig extends GroupedDecoder, SharedExperts {
   readonly kindOf: SharedExperts["kindOf"];
   /** Queries, keys and values have biases. */
   readonly bias: boolean;
-  /** Queries and keys are normed head by head. */
+  /** Queries and keys are normalized per head. */
   readonly normed: boolean;
 }
 
-/** Read a config.json of `Glm4MoeForCausalLM`. What it leaves out has transformers' defaults. */
+/** Reads a config.json of `Glm4MoeForCausalLM`. Missing fields have transformers' defaults. */
 function readConfig(config: Config): Glm4MoeConfig {
   const fields = groupedFields(config, {
     layers: 46,
@@ -67,7 +67,7 @@ function readConfig(config: Config): Glm4MoeConfig {
   };
 }
 
-/** The model of a configuration. */
+/** Builds the model of a configuration. */
 function build(config: Glm4MoeConfig, options: DecoderOptions): Model {
   const { bias, normed, rotary } = config;
   return decoderModel(config, {

@@ -1,4 +1,4 @@
-/** GLM-4.7-Flash: the latent attention and the experts of DeepSeek-V3, in other sizes. */
+/** GLM-4.7-Flash: the latent attention and the experts of DeepSeek-V3, with other sizes. */
 
 import {
   booleanField,
@@ -18,7 +18,7 @@ export const family = defineFamily({
   unused: predictorTensors,
 });
 
-/** Read a config.json of `Glm4MoeLiteForCausalLM`. What it leaves out has transformers' defaults. */
+/** Reads a config.json of `Glm4MoeLiteForCausalLM`. Missing fields have transformers' defaults. */
 function readConfig(config: Config): DeepseekConfig {
   requireField(config, "topk_method", "noaux_tc");
   return deepseekFields(config, {

@@ -1,4 +1,4 @@
-/** GLM-5: DeepSeek-V3.2 in other sizes, where layers may attend to the keys that an earlier layer chose. */
+/** GLM-5: DeepSeek-V3.2 with other sizes, where layers may use the keys that an earlier layer chose. */
 
 import {
   booleanField,
@@ -23,7 +23,7 @@ export const family = defineFamily({
   unused: predictorTensors,
 });
 
-/** Read a config.json of `GlmMoeDsaForCausalLM`. What it leaves out has transformers' defaults. */
+/** Reads a config.json of `GlmMoeDsaForCausalLM`. Missing fields have transformers' defaults. */
 function readConfig(config: Config): SparseConfig {
   const fields = sparseFields(config, {
     layers: 78,
@@ -50,7 +50,7 @@ function readConfig(config: Config): SparseConfig {
     }),
   });
   const frequency = "index_topk_freq", pattern = "index_topk_pattern";
-  // What these say, 'indexer_types' says layer by layer.
+  // 'indexer_types' has the same information per layer.
   if (Array.isArray(config["indexer_types"])) {
     ignoreFields(config, [frequency, pattern, "index_skip_topk_offset"]);
   } else {

@@ -1,4 +1,7 @@
-/** gpt-oss: biases everywhere, sinks, a sliding window in every other layer, and experts with clamped gates. */
+/**
+ * gpt-oss: biases in all projections, attention sinks, a sliding window in every other layer, and experts with clamped
+ * gates.
+ */
 
 import {
   add,
@@ -41,11 +44,11 @@ export const family = defineFamily({
 
 /** A gpt-oss configuration. */
 interface GptOssConfig extends GroupedDecoder {
-  /** Gates are at most this, and what they multiply is within ± this. */
+  /** Upper limit of gates, and limit of the absolute value of their factors. */
   readonly limit: number;
 }
 
-/** The rotary scaling of the published checkpoints, where a config.json has none. */
+/** The rotary scaling of the published checkpoints, for a config.json without one. */
 const YARN = {
   rope_type: "yarn",
   factor: 32,
@@ -55,7 +58,7 @@ const YARN = {
   original_max_position_embeddings: 4096,
 };
 
-/** Read a config.json of `GptOssForCausalLM`. What it leaves out has transformers' defaults. */
+/** Reads a config.json of `GptOssForCausalLM`. Missing fields have transformers' defaults. */
 function readConfig(config: Config): GptOssConfig {
   requireField(config, "attention_bias", true);
   requireField(config, "swiglu_alpha", 1.702);
@@ -87,7 +90,7 @@ function readConfig(config: Config): GptOssConfig {
   };
 }
 
-/** By default the first layer slides, and every other one. */
+/** Reads the kinds of layers. By default every other layer has a sliding window, starting with the first. */
 function readKinds(config: Config): GptOssConfig["kindOf"] {
   const window = integerField(config, "sliding_window", { default: 128 });
   const kinds = ["sliding_attention", "full_attention"] as const;
@@ -98,7 +101,7 @@ function readKinds(config: Config): GptOssConfig["kindOf"] {
   });
 }
 
-/** The model of a configuration. */
+/** Builds the model of a configuration. */
 function build(config: GptOssConfig, options: DecoderOptions): Model {
   const { ffn, limit } = config;
   return decoderModel(config, {
@@ -125,7 +128,7 @@ function build(config: GptOssConfig, options: DecoderOptions): Model {
           dot(dispatch(rows, routing), inward, "embed"),
           m.param("experts.gate_up_proj_bias", "expert gateUp"),
         );
-        // Gates and what they multiply are side by side.
+        // Gates and their factors are interleaved.
         const hidden = clampedGlu(
           slice(both, "gateUp", 0, "ffn", 2),
           slice(both, "gateUp", 1, "ffn", 2),
@@ -141,7 +144,7 @@ function build(config: GptOssConfig, options: DecoderOptions): Model {
   }, options);
 }
 
-/** (up + 1) · gate · sigmoid(1.702 gate), gates clamped above only. */
+/** (up + 1) · gate · sigmoid(1.702 gate). Gates are clamped only from above. */
 function clampedGlu(
   gate: Tensor<"expert slot ffn", "f32">,
   up: Tensor<"expert slot ffn", "f32">,

@@ -1,4 +1,4 @@
-/** GraniteMoe: the softmax is over the chosen experts only, fused expert matrices, and four multipliers. */
+/** GraniteMoe: a softmax over the chosen experts only, fused expert matrices, and four multipliers. */
 
 import type { Model } from "switchyard-moe";
 import {
@@ -28,7 +28,7 @@ export const family = defineFamily({
 
 /** A GraniteMoe configuration. */
 export interface GraniteMoeConfig extends GroupedDecoder {
-  /** Scores are multiplied by `attention`, logits divided by `logits`. */
+  /** Scores are multiplied by `attention`; logits are divided by `logits`. */
   readonly multipliers: {
     readonly embedding: number;
     readonly attention: number;
@@ -37,13 +37,13 @@ export interface GraniteMoeConfig extends GroupedDecoder {
   };
 }
 
-/** Read a config.json of `GraniteMoeForCausalLM`. What it leaves out has transformers' defaults. */
+/** Reads a config.json of `GraniteMoeForCausalLM`. Missing fields have transformers' defaults. */
 function readConfig(config: Config): GraniteMoeConfig {
   requireField(config, "position_embedding_type", "rope");
   return graniteFields(config);
 }
 
-/** Read what Granite 4 has too. */
+/** Reads the fields that Granite 4 shares. */
 export function graniteFields(config: Config): GraniteMoeConfig {
   requireField(config, "attention_bias", false);
   const { head_dim: _, ...rest } = config;
@@ -69,7 +69,7 @@ export function graniteFields(config: Config): GraniteMoeConfig {
   };
 }
 
-/** The model of a configuration. */
+/** Builds the model of a configuration. */
 function build(
   config: GraniteMoeConfig,
   options: DecoderOptions,

@@ -1,4 +1,7 @@
-/** Granite 4, hybrid: layers of Mamba-2, and between them some of attention; the experts of GraniteMoe beside one that every token goes to. */
+/**
+ * Granite 4, hybrid: Mamba-2 layers with some attention layers between them, and the experts of GraniteMoe with a
+ * shared expert.
+ */
 
 import { add, type Model } from "switchyard-moe";
 import {
@@ -40,7 +43,7 @@ interface GraniteMoeHybridConfig extends GraniteMoeConfig, Mamba {
   readonly rotated: boolean;
 }
 
-/** Read a config.json of `GraniteMoeHybridForCausalLM`. What it leaves out has transformers' defaults. */
+/** Reads a config.json of `GraniteMoeHybridForCausalLM`. Missing fields have transformers' defaults. */
 function readConfig(config: Config): GraniteMoeHybridConfig {
   const field = (key: string, value: number, min = 1) =>
     integerField(config, key, { default: value, min });
@@ -88,7 +91,7 @@ function readConfig(config: Config): GraniteMoeHybridConfig {
   };
 }
 
-/** The model of a configuration. */
+/** Builds the model of a configuration. */
 function build(config: GraniteMoeHybridConfig, options: DecoderOptions): Model {
   const { multipliers, rotary, rotated, epsilon, sharedFfn } = config;
   const feed = feedGranite(config);

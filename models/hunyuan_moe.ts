@@ -1,4 +1,6 @@
-/** Hunyuan-MoE: queries and keys normed after rotation, a base of frequencies that `alpha` raises, a shared expert. */
+/**
+ * Hunyuan-MoE: queries and keys normalized after rotation, a frequency base that `alpha` raises, and a shared expert.
+ */
 
 import { add, type Model } from "switchyard-moe";
 import {
@@ -30,7 +32,7 @@ export const family = defineFamily({
   build,
 });
 
-/** Read a config.json of `HunYuanMoEV1ForCausalLM`. What it leaves out has transformers' defaults. */
+/** Reads a config.json of `HunYuanMoEV1ForCausalLM`. Missing fields have transformers' defaults. */
 function readConfig(config: Config): GroupedDecoder {
   requireField(config, "attention_bias", false);
   requireField(config, "use_qk_norm", true);
@@ -70,7 +72,7 @@ function readConfig(config: Config): GroupedDecoder {
   return { ...fields, rotary };
 }
 
-/** Published files list some numbers by layer; they are accepted if all are equal. */
+/** Published files list some values per layer. They are accepted if all are equal. */
 function ofAll(config: Config, key: string): Config {
   const values: unknown = config[key];
   if (!Array.isArray(values)) return config;
@@ -81,7 +83,7 @@ function ofAll(config: Config, key: string): Config {
   throw fieldError(key, values, "the same of all layers, the only one built");
 }
 
-/** The model of a configuration. */
+/** Builds the model of a configuration. */
 function build(
   config: GroupedDecoder,
   options: DecoderOptions,

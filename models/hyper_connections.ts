@@ -1,6 +1,6 @@
 /**
- * Manifold-constrained hyper-connections (arXiv 2512.24880): several residual streams. A block reads a weighted sum of them; its
- * result is added to each with a weight, and the streams are mixed by a doubly stochastic matrix.
+ * Manifold-constrained hyper-connections (arXiv 2512.24880): several residual streams. A block reads a weighted sum of
+ * the streams. Its result is added to each stream with a weight, and a doubly stochastic matrix mixes the streams.
  */
 
 import {
@@ -25,15 +25,15 @@ import { plainNorm } from "./norms.ts";
 /** Constants of hyper-connections. */
 export interface HyperConnections {
   readonly streams: number;
-  /** Iterations of Sinkhorn and Knopp, which make a matrix doubly stochastic. */
+  /** Sinkhorn-Knopp iterations, which make a matrix doubly stochastic. */
   readonly sinkhorn: number;
   readonly hyperEpsilon: number;
   readonly epsilon: number;
 }
 
 /**
- * Axes: streams; streams, and the result of a block; streams that a mix goes to, and that a result does; elements of both;
- * all weights of a mix; its matrix; all streams of a token; three factors; one.
+ * Axes, in order: streams; streams with a block's result; target streams of a mix; target streams of a result; elements
+ * of both; all weights of a mix; the mixing matrix; all streams of a token; three factors; one.
  */
 export type HyperAxis =
   | "stream"
@@ -47,7 +47,7 @@ export type HyperAxis =
   | "three"
   | "one";
 
-/** Their sizes for so many streams. */
+/** Returns their sizes for a number of streams. */
 export function hyperAxes(
   n: number,
   embed: number,
@@ -71,7 +71,7 @@ export type Streams = Tensor<"token stream embed", "f32">;
 
 type Scope = DecoderScope<HyperAxis>;
 
-/** All streams as one vector, normed. */
+/** Normalizes all streams as one vector. */
 function flatNorm(
   x: Streams,
   epsilon: number,
@@ -79,12 +79,12 @@ function flatNorm(
   return plainNorm(merge(x, "stream embed", "flat"), "flat", epsilon);
 }
 
-/** One of the factors of a mix. */
+/** Returns one of the factors of a mix. */
 function factor(m: Scope, name: string, i: number): Tensor<"", "f32"> {
   return sum(slice(m.param(name, "three"), "three", i, "one"), "one");
 }
 
-/** Equal streams: rows times 1 for each, of a tensor that has their axis. */
+/** Returns equal streams: rows times a tensor of ones along the axis of streams. */
 export function openStreams(m: Scope, rows: Rows): Streams {
   const ones = add(mul(m.param("hc_head_base", "stream"), 0), 1);
   const product = dot(
@@ -95,12 +95,12 @@ export function openStreams(m: Scope, rows: Rows): Streams {
   return named(transpose(product, "token toStream inner"));
 }
 
-/** Streams by their own names. */
+/** Renames the axis of streams. */
 function named(x: Tensor<"token toStream inner", "f32">): Streams {
   return rename(rename(x, "toStream", "stream"), "inner", "embed");
 }
 
-/** A block between the streams; its parameters begin with `name`. */
+/** Connects a block to the streams. Its parameters begin with `name`. */
 export function connect(
   m: Scope,
   x: Streams,
@@ -133,7 +133,7 @@ export function connect(
   const square = split(part(2 * n, "square", 2), "square", "stream toStream");
   const mix = doublyStochastic(square, sinkhorn, hyperEpsilon);
   const result = block(dot(before, x, "stream"));
-  // The streams and the result as one more, each with its weights.
+  // The streams with the result as an additional one, each with its weights.
   const parts = concat(
     rename(x, "embed", "inner"),
     split(result, "embed", "one inner"),
@@ -149,7 +149,7 @@ export function connect(
   return named(dot(weights, parts, "streams"));
 }
 
-/** A softmax of rows, then columns and rows divided by their sums in turn, columns first and last. */
+/** Applies a softmax to rows, then divides columns and rows by their sums in turn. Columns are first and last. */
 function doublyStochastic(
   x: Tensor<"token stream toStream", "f32">,
   iterations: number,
@@ -164,7 +164,7 @@ function doublyStochastic(
   return c;
 }
 
-/** The weighted sum of streams that the last norm takes. */
+/** Returns the weighted sum of streams for the last norm. */
 export function closeStreams(
   m: Scope,
   x: Streams,

@@ -1,6 +1,6 @@
 /**
- * The indexer of DeepSeek sparse attention (DeepSeek-V3.2, arXiv 2512.02556, equation 1): a small attention without values,
- * whose best keys are those that the attention of a layer sees.
+ * The indexer of DeepSeek sparse attention (DeepSeek-V3.2, arXiv 2512.02556, equation 1): a small attention without
+ * values. The attention of the layer sees only the keys with its best scores.
  */
 
 import {
@@ -16,19 +16,19 @@ import { type Config, integerField } from "./config.ts";
 import type { DecoderScope, Layer, Rows } from "./decoder.ts";
 import type { Rotary } from "./rotary.ts";
 
-/** The norm of keys has this epsilon, whatever the configuration says. */
+/** Epsilon of the key norm, independent of the configuration. */
 const EPSILON = 1e-6;
 
-/** Sizes of an indexer, and how the first elements of its heads are rotated. */
+/** Sizes of an indexer, and the rotation of the first elements of its heads. */
 export interface Indexer {
   readonly indexHeads: number;
   readonly indexDim: number;
-  /** Keys that a token attends to. */
+  /** Number of keys that a token attends to. */
   readonly indexKeys: number;
   readonly indexRotary: Rotary;
 }
 
-/** Read the fields of an indexer. */
+/** Reads the fields of an indexer. */
 export function indexerFields(
   config: Config,
   { heads, rotary }: { readonly heads: number; readonly rotary: Rotary },
@@ -44,7 +44,7 @@ export function indexerFields(
 /** The positions that each token attends to. */
 export type Selected = Tensor<"token selected", "i32">;
 
-/** Choose keys by the block `indexer` of the block at hand; `short`: what queries are made of. */
+/** Chooses keys with the block `indexer` of the current block. `short` is the input of the queries. */
 export function selectByIndexer(
   m: DecoderScope<"queryLatent">,
   { rows, short, layer, block }: {

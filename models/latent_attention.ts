@@ -1,7 +1,7 @@
 /**
- * Multi-head latent attention of DeepSeek (arXiv 2405.04434, 2.1). Keys and values of all heads are made from one short
- * vector per token, and only that is cached, with a key part that carries the position. The matrices that would make
- * keys and values of it are applied to queries and results instead, so that the cache is never expanded.
+ * Multi-head latent attention of DeepSeek (arXiv 2405.04434, 2.1). Keys and values of all heads are computed from one
+ * short vector per token. The cache holds only this vector and a key part that carries the position. The key and value
+ * matrices are applied to queries and results instead, so the cache is never expanded.
  */
 
 import {
@@ -32,28 +32,31 @@ import {
   yarnMagnitude,
 } from "./rotary.ts";
 
-/** Norms inside of the attention have this epsilon, whatever the configuration says. */
+/** Epsilon of the norms inside the attention, independent of the configuration. */
 const EPSILON = 1e-6;
 
-/** Sizes and constants of latent attention; `headDim` of the decoder is the part of a head that has positions. */
+/** Sizes and constants of latent attention. `headDim` of the decoder is the rotated part of a head. */
 export interface LatentFields {
   readonly heads: number;
   readonly headDim: number;
-  /** Elements of a head without positions, and of its value. */
+  /** Unrotated elements of a head, and elements of its value. */
   readonly nope: number;
   readonly value: number;
-  /** Elements that keys and values are made of, and queries; undefined: queries are made of the row itself. */
+  /**
+   * Sizes of the latent vectors of keys and values, and of queries. Undefined for queries: they are computed from the
+   * row itself.
+   */
   readonly latent: number;
   readonly queryLatent: number | undefined;
   readonly rotary: Rotary;
-  /** Multiplies scores. */
+  /** Factor of scores. */
   readonly scale: number;
-  /** Multiply queries, and normed latents; default 1. */
+  /** Factors of queries and of normalized latents. Default: 1. */
   readonly queryScale?: number;
   readonly latentScale?: number;
 }
 
-/** A family's defaults; those of DeepSeek where it has none. */
+/** A family's defaults. Missing ones are those of DeepSeek. */
 export interface LatentDefaults {
   readonly heads: number;
   readonly interleaved: boolean;
@@ -64,7 +67,7 @@ export interface LatentDefaults {
   readonly theta?: number;
 }
 
-/** Read the fields of latent attention. */
+/** Reads the fields of latent attention. */
 export function latentFields(
   config: Config,
   { heads, interleaved, nope: plain, value, queryLatent, theta = 10000 }:
@@ -81,7 +84,7 @@ export function latentFields(
     nope,
     value: integerField(config, "v_head_dim", { default: value ?? 128 }),
     latent: integerField(config, "kv_lora_rank", { default: 512 }),
-    // Where it is null, queries are not compressed.
+    // If it is null, queries are not compressed.
     queryLatent: anyField(config, "q_lora_rank") === null
       ? undefined
       : integerField(config, "q_lora_rank", { default: queryLatent ?? 1536 }),
@@ -90,7 +93,10 @@ export function latentFields(
   };
 }
 
-/** With YaRN, scores are sharpened by `mscale_all_dim`: always in DeepSeek's code, in transformers 4.55.0 only for V3. */
+/**
+ * Returns the factor of scores with YaRN, from `mscale_all_dim`. DeepSeek's code always applies it; transformers 4.55.0
+ * applies it only for V3.
+ */
 function stretch(config: Config): number {
   const scaling = ropeScaling(config);
   const weight = optionalField(scaling, "mscale_all_dim");
@@ -99,8 +105,8 @@ function stretch(config: Config): number {
 }
 
 /**
- * Sizes of the axes of latent attention: what keys with values are compressed to; of a head, what has positions, what has
- * none, both together, and the value; a key and value of a head; a cached vector; all heads together.
+ * Axis sizes of latent attention: the latent vector of keys and values; of a head the rotated part, the unrotated part,
+ * both together, and the value; a key and value of a head; a cached vector; and all heads together.
  */
 export type LatentAxes = {
   readonly [
@@ -118,7 +124,7 @@ export type LatentAxes = {
   ]: number;
 };
 
-/** The sizes of a configuration. */
+/** Returns the axis sizes of a configuration. */
 export function latentAxes(c: LatentFields): LatentAxes {
   return {
     latent: c.latent,
@@ -134,17 +140,17 @@ export function latentAxes(c: LatentFields): LatentAxes {
   };
 }
 
-/** Latent attention, and the block that it is in; default `self_attn`. */
+/** Latent attention and its block. Default: `self_attn`. */
 export interface LatentBlock extends LatentFields {
   readonly block?: string;
-  /** The keys that tokens attend to, chosen in the block, where that are not all. */
+  /** Chooses the keys that tokens attend to. Default: all keys. */
   readonly select?: (
     m: DecoderScope<"queryLatent">,
     short: Tensor<"token queryLatent", "f32">,
   ) => Selected;
 }
 
-/** A block of latent attention of a layer. */
+/** The latent attention block of a layer. */
 export function attendLatent(
   m: DecoderScope<keyof LatentAxes>,
   rows: Rows,
@@ -174,7 +180,7 @@ function attend(
   const { block = "self_attn", latentScale = 1 } = c;
   const rotation = { position: layer.position, ...c.rotary };
 
-  // What is cached: the normed latent, and a key part with the position that all heads share.
+  // The cache holds the normalized latent and a rotated key part that all heads share.
   const down = m.param("kv_a_proj_with_mqa.weight", "cached embed");
   const compressed = dot(rows, down, "embed");
   const normed = rmsNorm(
@@ -192,7 +198,7 @@ function attend(
     "cached",
   );
 
-  // What makes keys (without positions) and values of the latent, by head.
+  // The matrices that compute keys (without positions) and values from the latent, per head.
   const up = split(
     m.param("kv_b_proj.weight", "nopeValues latent"),
     "nopeValues",
@@ -221,13 +227,13 @@ function attend(
   return dot(values, m.param("o_proj.weight", "embed values"), "values");
 }
 
-/** Queries of all heads together, and the keys that they see, where those are chosen. */
+/** Queries of all heads, and the chosen keys if there is a choice. */
 interface Queries {
   readonly all: Tensor<"token queries", "f32">;
   readonly selected: Selected | undefined;
 }
 
-/** Queries of the row itself, or by way of a short vector. */
+/** Computes queries from the row itself, or through a latent vector. */
 function queries(
   m: DecoderScope<keyof LatentAxes>,
   rows: Rows,

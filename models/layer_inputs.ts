@@ -1,4 +1,7 @@
-/** Inputs of layers in the small models of Gemma 4: a second embedding of each token for each layer, mixed with its first one. */
+/**
+ * Per-layer inputs in the small models of Gemma 4: a second embedding of each token for each layer, mixed with the main
+ * one.
+ */
 
 import {
   add,
@@ -19,10 +22,10 @@ import {
   type Start,
 } from "switchyard-moe/models";
 
-/** Elements that a layer is given; those of all layers together; layers; and the axis of a factor. */
+/** Axes: the input of a layer, the inputs of all layers, the layers, and a factor. */
 type Axes = "layerInput" | "layerInputs" | "layer" | "one";
 
-/** What all layers are given, `layerInput` elements of each. */
+/** The inputs of all layers, `layerInput` elements each. */
 type LayerInputs = Tensor<"token layerInputs", "f32">;
 
 /** (table[ids] · sqrt(n) + rms(projection · embeddings / sqrt(embed))) / sqrt(2), for all layers. */
@@ -55,7 +58,7 @@ export function layerInputs(
   return mul(mixed, Math.SQRT1_2);
 }
 
-/** Rows plus what the gated inputs of a layer become. */
+/** Adds the gated input of a layer to its rows. */
 export function addLayerInputs(
   own: DecoderScope<Axes>,
   x: Rows,

@@ -1,4 +1,6 @@
-/** LFM2-MoE: layers of short convolutions between two gates, and some of attention; experts chosen by sigmoids and a bias. */
+/**
+ * LFM2-MoE: layers of short convolutions between two gates, some attention layers, and routing by sigmoids and a bias.
+ */
 
 import { dot, type Model, mul, slice } from "switchyard-moe";
 import {
@@ -38,17 +40,17 @@ export const family = defineFamily({
 
 /** An LFM2-MoE configuration. */
 interface Lfm2MoeConfig extends GroupedDecoder {
-  /** Hidden elements of a layer without experts. */
+  /** Hidden size of a layer without experts. */
   readonly denseFfn: number;
-  /** Taps of the convolution. */
+  /** Number of taps of the convolution. */
   readonly taps: number;
-  /** Weights of a token's experts are divided by their sum. */
+  /** Divide the weights of a token's experts by their sum. */
   readonly normalize: boolean;
-  /** Multiplies the weights of experts. */
+  /** Factor of expert weights. */
   readonly routedScale: number;
 }
 
-/** Read a config.json of `Lfm2MoeForCausalLM`. What it leaves out has transformers' defaults. */
+/** Reads a config.json of `Lfm2MoeForCausalLM`. Missing fields have transformers' defaults. */
 function readConfig(config: Config): Lfm2MoeConfig {
   requireField(config, "conv_bias", false);
   requireField(config, "use_expert_bias", true);
@@ -83,7 +85,7 @@ function readConfig(config: Config): Lfm2MoeConfig {
   };
 }
 
-/** The model of a configuration. */
+/** Builds the model of a configuration. */
 function build(config: Lfm2MoeConfig, options: DecoderOptions): Model {
   const { ffn, denseFfn, epsilon } = config;
   const names = ["q_layernorm", "k_layernorm"] as const;
@@ -123,7 +125,7 @@ function build(config: Lfm2MoeConfig, options: DecoderOptions): Model {
   }, options);
 }
 
-/** out_proj(C · convolution of B · x), with B, C and x made of a row. */
+/** out_proj(C · convolution of B · x), where B, C and x are projections of a row. */
 function convolveGated(
   m: DecoderScope,
   rows: Rows,

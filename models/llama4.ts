@@ -1,6 +1,6 @@
 /**
- * Llama 4, text: experts are given rows times their weight, beside one that every token goes to; layers without rotary
- * positions see everything, the others only their own chunk.
+ * Llama 4, text. Expert inputs are multiplied by the routing weight, and there is a shared expert. Layers without
+ * rotary positions see all positions; the others see only their own chunk.
  */
 
 import {
@@ -50,19 +50,19 @@ export const family = defineFamily({
 
 /** A Llama 4 text configuration. */
 interface Llama4Config extends GroupedDecoder {
-  /** Hidden elements of a layer without experts. */
+  /** Hidden size of a layer without experts. */
   readonly denseFfn: number;
-  /** Tokens of layers with positions see their own block of so many. */
+  /** Chunk size: tokens of layers with positions see only their own chunk. */
   readonly chunk: number;
-  /** Queries and keys of layers with positions are normed. */
+  /** Queries and keys of layers with positions are normalized. */
   readonly normed: boolean;
-  /** Queries of layers without positions grow with the position; undefined: not. */
+  /** Queries of layers without positions grow with the position. Undefined: they do not. */
   readonly temperature:
     | { readonly floor: number; readonly scale: number }
     | undefined;
 }
 
-/** Read a config.json of `Llama4ForCausalLM`. What it leaves out has transformers' defaults. */
+/** Reads a config.json of `Llama4ForCausalLM`. Missing fields have transformers' defaults. */
 function readConfig(config: Config): Llama4Config {
   requireField(config, "attention_bias", false);
   const fields = groupedFields(config, {
@@ -88,7 +88,7 @@ function readConfig(config: Config): Llama4Config {
       .filter((i) => (i + 1) % step === 0);
   const layers = integersField(config, "no_rope_layers") ?? [];
   const every = integerField(config, "no_rope_layer_interval", { default: 4 });
-  // The field's name says the opposite of what it holds: 1 for layers with positions.
+  // The name of this field means the opposite of its value: 1 marks layers with positions.
   const hasPositions = (layer: number) =>
     layers.length > 0 ? layers[layer] === 1 : (layer + 1) % every !== 0;
   requireLayerTypes(
@@ -116,7 +116,7 @@ function readConfig(config: Config): Llama4Config {
   };
 }
 
-/** The model of a configuration. */
+/** Builds the model of a configuration. */
 function build(config: Llama4Config, options: DecoderOptions): Model {
   const { ffn, denseFfn, rotary, chunk } = config;
   return decoderModel(config, {
@@ -158,7 +158,7 @@ function build(config: Llama4Config, options: DecoderOptions): Model {
   }, options);
 }
 
-/** Queries and keys normed head by head, without a gain. */
+/** Normalizes queries and keys per head, without a gain. */
 function norm({ q, k, v }: Heads, { epsilon }: Llama4Config): Heads {
   return {
     q: plainNorm(q, "headDim", epsilon),
@@ -167,7 +167,7 @@ function norm({ q, k, v }: Heads, { epsilon }: Llama4Config): Heads {
   };
 }
 
-/** Queries times 1 + scale · log(1 + floor((position + 1) / floor)). */
+/** Returns queries times 1 + scale · log(1 + floor((position + 1) / floor)). */
 function heat(heads: Heads, layer: Layer, config: Llama4Config): Heads {
   if (config.temperature === undefined) return heads;
   const { floor, scale } = config.temperature;

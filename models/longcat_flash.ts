@@ -1,6 +1,6 @@
 /**
- * LongCat-Flash: two blocks of latent attention and two dense blocks in a layer, and experts whose result comes at its end
- * (shortcut-connected MoE). Some experts are zero-computation ones, which give back what they are given.
+ * LongCat-Flash: each layer has two latent attention blocks, two dense blocks, and experts whose result is added at its
+ * end (shortcut-connected MoE). Zero-computation experts return their input.
  */
 
 import {
@@ -60,14 +60,14 @@ interface LongcatFlashConfig extends DecoderFields, LatentFields {
   readonly routedScale: number;
 }
 
-/** Read a config.json of `LongcatFlashForCausalLM`. What it leaves out has transformers' defaults. */
+/** Reads a config.json of `LongcatFlashForCausalLM`. Missing fields have transformers' defaults. */
 function readConfig(config: Config): LongcatFlashConfig {
   requireField(config, "zero_expert_type", "identity");
   requireField(config, "router_bias", false);
   requireField(config, "norm_topk_prob", false);
   requireField(config, "mla_scale_q_lora", true);
   requireField(config, "mla_scale_kv_lora", true);
-  // A layer here is two of those.
+  // One layer here counts as two in transformers.
   ignoreFields(config, [
     "head_dim",
     "num_key_value_heads",
@@ -108,7 +108,7 @@ function readConfig(config: Config): LongcatFlashConfig {
   };
 }
 
-/** The model of a configuration. */
+/** Builds the model of a configuration. */
 function build(config: LongcatFlashConfig, options: DecoderOptions): Model {
   const { denseFfn } = config;
   return decoderModel(config, {
@@ -164,7 +164,7 @@ function chooseAndFeed(
     });
     layer.routed({ logits, routing: all } as never);
     const chosen = cast(all.index, "f32");
-    // 1 for experts that compute, 0 for the others, which stand as the first one, of no weight.
+    // 1 for experts that compute and 0 for the others, which are replaced by the first expert with weight 0.
     const computes = clamp(add(neg(chosen), count), 0, 1);
     const weights = mul(all.weight, computes);
     const routing = route(slice(logits, "output", 0, "expert"), {

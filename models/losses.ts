@@ -1,4 +1,4 @@
-/** What decoders are trained for: the next token, and experts that share the work. */
+/** Training losses of decoders: next tokens, and the balance of experts. */
 
 import {
   add,
@@ -11,15 +11,16 @@ import {
 import type { DecoderOptions } from "./config.ts";
 import type { DecoderScope } from "./decoder.ts";
 
-/** What a router did. */
+/** The result of a router. */
 export interface Routed {
   readonly logits: Tensor<"token expert", "f32">;
   readonly routing: Routing<"token", "expert", "slot", "choice">;
 }
 
 /**
- * `loss`, and what it is made of: `ce_loss`, and `aux_loss` where there are routers. Balanced together, layers can make up
- * for each other, so that an expert of one of them gets nothing; balanced by layer, the loss is the mean over layers.
+ * Returns `loss` and its parts: `ce_loss`, and `aux_loss` if there are routers. If layers are balanced together, one
+ * can compensate for another, and an expert of one layer may receive no tokens. If they are balanced by layer, the loss
+ * is the mean over layers.
  */
 export function decoderLosses(
   m: DecoderScope,

@@ -1,7 +1,7 @@
 /**
- * Mamba-2 (Dao and Gu, "Transformers are SSMs", arXiv 2405.21060): a layer that keeps a matrix for each head instead of keys and
- * values. The recurrence of section 3 is `linearRecurrence` by the rule "add": queries are C, keys are B, values are x, the
- * rate is the step Δ, and the decay is exp(Δ A).
+ * Mamba-2 (Dao and Gu, "Transformers are SSMs", arXiv 2405.21060): a layer with a state matrix per head instead of keys
+ * and values. The recurrence of section 3 is `linearRecurrence` with the rule "add". Queries are C, keys are B, values
+ * are x, the rate is the step Δ, and the decay is exp(Δ A).
  */
 
 import {
@@ -30,17 +30,17 @@ import { convolutionAxes, convolve, decayOf } from "./recurrence.ts";
 /** Sizes of a Mamba-2 layer. */
 export interface Mamba {
   readonly mambaHeads: number;
-  /** Heads of keys and queries. */
+  /** Number of heads of keys and queries. */
   readonly groups: number;
-  /** Elements of a key, and of a value. */
+  /** Elements of a key and of a value. */
   readonly stateDim: number;
   readonly mambaDim: number;
-  /** Taps of the convolution. */
+  /** Number of taps of the convolution. */
   readonly taps: number;
   readonly convBias: boolean;
 }
 
-/** Check what families call the same, and sizes. */
+/** Checks the shared fields and the sizes. */
 export function checkMamba(
   config: Config,
   c: Omit<Mamba, "convBias">,
@@ -72,7 +72,7 @@ export function checkMamba(
   };
 }
 
-/** A Mamba-2 block. `groupNorm`: results are normed in the groups of their heads, else over all heads. */
+/** A Mamba-2 block. `groupNorm`: normalize results per group of heads instead of over all heads. */
 export function mamba(
   m: DecoderScope,
   rows: Rows,

@@ -1,4 +1,4 @@
-/** MiniMax-M2: norms over whole queries and keys, the first elements of a head rotated, experts chosen by sigmoids and a bias. */
+/** MiniMax-M2: norms over whole queries and keys, partial rotation of heads, and routing by sigmoids and a bias. */
 
 import type { Model } from "switchyard-moe";
 import {
@@ -27,7 +27,7 @@ export const family = defineFamily({
   build,
 });
 
-/** Read a config.json of `MiniMaxM2ForCausalLM`. What it leaves out has transformers' defaults. */
+/** Reads a config.json of `MiniMaxM2ForCausalLM`. Missing fields have transformers' defaults. */
 function readConfig(config: Config): GroupedDecoder {
   requireField(config, "scoring_func", "sigmoid");
   requireField(config, "use_qk_norm", true);
@@ -51,7 +51,7 @@ function readConfig(config: Config): GroupedDecoder {
   }, { experts: "num_local_experts", ffn: "intermediate_size" });
 }
 
-/** The model of a configuration. */
+/** Builds the model of a configuration. */
 function build(
   config: GroupedDecoder,
   options: DecoderOptions,

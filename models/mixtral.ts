@@ -1,4 +1,4 @@
-/** Mixtral: grouped-query attention, an optional sliding window, weights of experts that sum to 1. */
+/** Mixtral: grouped-query attention, an optional sliding window, and expert weights that sum to 1. */
 
 import type { Model } from "switchyard-moe";
 import {
@@ -27,11 +27,11 @@ export const family = defineFamily({
 
 /** A Mixtral configuration. */
 interface MixtralConfig extends GroupedDecoder {
-  /** Tokens see this many positions; undefined: all. */
+  /** Positions that tokens see. Undefined: all positions. */
   readonly window: number | undefined;
 }
 
-/** Read a config.json of `MixtralForCausalLM`. What it leaves out has transformers' defaults. */
+/** Reads a config.json of `MixtralForCausalLM`. Missing fields have transformers' defaults. */
 function readConfig(config: Config): MixtralConfig {
   return {
     ...groupedFields(config, {
@@ -51,7 +51,7 @@ function readConfig(config: Config): MixtralConfig {
   };
 }
 
-/** The model of a configuration. */
+/** Builds the model of a configuration. */
 function build(config: MixtralConfig, options: DecoderOptions): Model {
   return decoderModel(config, {
     axes: groupedAxes(config),

@@ -1,6 +1,7 @@
 /**
- * What families of models are made of: `defineFamily`, fields of config.json, and blocks of decoders in the language. A
- * family imports the language from `switchyard-moe` and the rest from here, `switchyard-moe/models`.
+ * Building blocks of model families: `defineFamily`, fields of config.json, and blocks of decoders in the model
+ * language. A family imports the language from `switchyard-moe` and the building blocks from this module,
+ * `switchyard-moe/models`.
  */
 
 export {

@@ -1,6 +1,6 @@
 /**
- * Nemotron-H: each layer is one block, of Mamba-2, of attention without positions, of experts or of a feed-forward network,
- * whose hidden elements are squares of those above 0.
+ * Nemotron-H: each layer is one block of Mamba-2, of attention without positions, of experts, or of a feed-forward
+ * network. The activation is the squared ReLU.
  */
 
 import {
@@ -52,7 +52,7 @@ interface NemotronHConfig extends GroupedDecoder, Mamba, SharedExperts {
   readonly embedding: string;
 }
 
-/** Kinds of layers by their names, old ones too, and in `hybrid_override_pattern`. */
+/** The names of layer kinds, including older ones and those of `hybrid_override_pattern`. */
 const KINDS: ReadonlyMap<unknown, string> = new Map([
   ["M", "mamba"],
   ["*", "attention"],
@@ -66,7 +66,10 @@ const KINDS: ReadonlyMap<unknown, string> = new Map([
   ["mlp", "mlp"],
 ]);
 
-/** Read a config.json of `NemotronHForCausalLM`. What it leaves out, but kinds of layers, has transformers' defaults. */
+/**
+ * Reads a config.json of `NemotronHForCausalLM`. Missing fields have transformers' defaults; the kinds of layers are
+ * required.
+ */
 function readConfig(config: Config): NemotronHConfig {
   requireField(config, "attention_bias", false);
   requireField(config, "mlp_bias", false);
@@ -118,7 +121,7 @@ function readConfig(config: Config): NemotronHConfig {
       routedScale: 1,
       normalize: true,
     }),
-    // Transformers 5 writes another name than published checkpoints have.
+    // Transformers 5 writes a name that differs from published checkpoints.
     embedding: /^5\./.test(String(anyField(config, "transformers_version")))
       ? "backbone.embedding.weight"
       : "backbone.embeddings.weight",
@@ -129,7 +132,7 @@ function readConfig(config: Config): NemotronHConfig {
   };
 }
 
-/** Kinds of all layers, from a list of names or from an older file's pattern. */
+/** Reads the kinds of all layers from a list of names, or from the pattern of an older file. */
 function readKinds(config: Config): readonly string[] {
   const listKey = "layers_block_type", patternKey = "hybrid_override_pattern";
   const list: unknown = anyField(config, listKey);
@@ -150,7 +153,7 @@ function readKinds(config: Config): readonly string[] {
     : fieldError(listKey, list, wanted);
 }
 
-/** The model of a configuration. */
+/** Builds the model of a configuration. */
 function build(config: NemotronHConfig, options: DecoderOptions): Model {
   const { epsilon, ffn, denseFfn, sharedFfn } = config;
   return decoderModel(config, {
@@ -215,7 +218,7 @@ function build(config: NemotronHConfig, options: DecoderOptions): Model {
   }, options);
 }
 
-/** `up_proj` and `down_proj` of a block that every token goes through. */
+/** The matrices `up_proj` and `down_proj` of a dense block. */
 function squared(
   m: DecoderScope,
   rows: Rows,

@@ -1,4 +1,4 @@
-/** OLMoE: norms over whole queries and keys, optional clipping, weights of experts as the softmax gives them. */
+/** OLMoE: norms over whole queries and keys, optional clipping, and expert weights directly from the softmax. */
 
 import { clamp, type Model } from "switchyard-moe";
 import {
@@ -30,13 +30,13 @@ export const family = defineFamily({
 
 /** An OLMoE configuration. */
 interface OlmoeConfig extends GroupedDecoder {
-  /** Weights of a token's experts are divided by their sum. */
+  /** Divide the weights of a token's experts by their sum. */
   readonly normalize: boolean;
-  /** Queries, keys and values are held within ± this; undefined: not. */
+  /** Queries, keys and values are clipped to ± this value. Undefined: no clipping. */
   readonly clip: number | undefined;
 }
 
-/** Read a config.json of `OlmoeForCausalLM`. What it leaves out has transformers' defaults. */
+/** Reads a config.json of `OlmoeForCausalLM`. Missing fields have transformers' defaults. */
 function readConfig(config: Config): OlmoeConfig {
   requireField(config, "attention_bias", false);
   const { head_dim: _, ...rest } = config;
@@ -58,7 +58,7 @@ function readConfig(config: Config): OlmoeConfig {
   };
 }
 
-/** The model of a configuration. */
+/** Builds the model of a configuration. */
 function build(config: OlmoeConfig, options: DecoderOptions): Model {
   const { clip = Infinity } = config;
   return decoderModel(config, {

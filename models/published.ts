@@ -1,4 +1,4 @@
-/** The built-in families, by the architectures that config.json names. */
+/** The built-in families, by the architectures in config.json. */
 
 import { DataError, shown } from "../compiler/mod.ts";
 import type { Config } from "./config.ts";
@@ -57,7 +57,7 @@ const BUILT_IN: readonly Family[] = [
   qwen3Next,
 ];
 
-/** The architectures that are built in. */
+/** The built-in architectures. */
 export const ARCHITECTURES: readonly string[] = BUILT_IN.flatMap(
   ({ architectures }) => architectures,
 );

@@ -1,4 +1,4 @@
-/** What Qwen's families share. */
+/** Shared code of the Qwen families. */
 
 import { add, dot, mul, sigmoid, sum } from "switchyard-moe";
 import {
@@ -21,13 +21,13 @@ import {
 
 /** A Qwen configuration. */
 export interface QwenConfig extends GroupedDecoder {
-  /** Hidden elements of a layer without experts. */
+  /** Hidden size of a layer without experts. */
   readonly denseFfn: number;
-  /** Weights of a token's experts are divided by their sum. */
+  /** Divide the weights of a token's experts by their sum. */
   readonly normalize: boolean;
 }
 
-/** Read what both have. Every `decoder_sparse_step`-th layer has experts, but those of `mlp_only_layers`. */
+/** Reads the shared fields. Every `decoder_sparse_step`-th layer has experts, except those in `mlp_only_layers`. */
 export function qwenFields(
   config: Config,
   defaults: GroupedDefaults & {
@@ -62,7 +62,7 @@ export function qwenFields(
   };
 }
 
-/** Experts beside one that every token goes to behind a gate. */
+/** Experts with a gated shared expert. */
 export function feedGated(
   m: DecoderScope<"ffn" | "gateUp">,
   rows: Rows,

@@ -1,4 +1,4 @@
-/** Qwen2-MoE: biases on queries, keys and values, an expert that every token goes to behind a gate, layers without experts. */
+/** Qwen2-MoE: biases on queries, keys and values, a gated shared expert, and layers without experts. */
 
 import type { Model } from "switchyard-moe";
 import {
@@ -27,13 +27,13 @@ export const family = defineFamily({
 
 /** A Qwen2-MoE configuration. */
 interface Qwen2MoeConfig extends QwenConfig {
-  /** Hidden elements of the shared expert. */
+  /** Hidden size of the shared expert. */
   readonly sharedFfn: number;
   /** Queries, keys and values have biases. */
   readonly bias: boolean;
 }
 
-/** Read a config.json of `Qwen2MoeForCausalLM`. What it leaves out has transformers' defaults. */
+/** Reads a config.json of `Qwen2MoeForCausalLM`. Missing fields have transformers' defaults. */
 function readConfig(config: Config): Qwen2MoeConfig {
   requireLayerTypes(config, () => "full_attention");
   return {
@@ -58,7 +58,7 @@ function readConfig(config: Config): Qwen2MoeConfig {
   };
 }
 
-/** The model of a configuration. */
+/** Builds the model of a configuration. */
 function build(
   config: Qwen2MoeConfig,
   options: DecoderOptions,

@@ -1,4 +1,4 @@
-/** Qwen3-MoE: queries and keys normed head by head, optional layers without experts. */
+/** Qwen3-MoE: queries and keys normalized per head, and optional layers without experts. */
 
 import type { Model } from "switchyard-moe";
 import {
@@ -29,7 +29,7 @@ export const family = defineFamily({
 /** A Qwen3-MoE configuration. */
 type Qwen3MoeConfig = QwenConfig;
 
-/** Read a config.json of `Qwen3MoeForCausalLM`. What it leaves out has transformers' defaults. */
+/** Reads a config.json of `Qwen3MoeForCausalLM`. Missing fields have transformers' defaults. */
 function readConfig(config: Config): Qwen3MoeConfig {
   requireField(config, "attention_bias", false);
   requireLayerTypes(config, () => "full_attention");
@@ -49,7 +49,7 @@ function readConfig(config: Config): Qwen3MoeConfig {
   });
 }
 
-/** The model of a configuration. */
+/** Builds the model of a configuration. */
 function build(
   config: Qwen3MoeConfig,
   options: DecoderOptions,

@@ -1,6 +1,6 @@
 /**
- * Qwen3-Next and Qwen3.5-MoE: layers of gated delta nets, and between them some of attention with a gate on its result; an
- * expert that every token goes to behind a gate. Gains of norms are stored less 1.
+ * Qwen3-Next and Qwen3.5-MoE: layers of gated delta nets, some layers of gated attention between them, and a gated
+ * shared expert. Gains of norms are stored minus 1.
  */
 
 import { dot, type Model, slice, split } from "switchyard-moe";
@@ -33,7 +33,7 @@ import {
 } from "switchyard-moe/models";
 import { feedGated, type QwenConfig, qwenFields } from "./qwen.ts";
 
-/** The family of Qwen3-Next and Qwen3.5-MoE, text. */
+/** The family of Qwen3-Next and Qwen3.5-MoE, text part. */
 export const family = defineFamily({
   architectures: [
     "Qwen3NextForCausalLM",
@@ -48,13 +48,13 @@ export const family = defineFamily({
 /** A Qwen3-Next configuration. */
 interface Qwen3NextConfig extends QwenConfig, DeltaNet {
   readonly sharedFfn: number;
-  /** Projections of delta nets are in groups, one for each head of keys. */
+  /** Projections of delta nets are grouped by head of keys. */
   readonly grouped: boolean;
-  /** Tensors are those of a model of text and images. */
+  /** Tensors have the names of a model of text and images. */
   readonly wrapped: boolean;
 }
 
-/** Read a config.json. What it leaves out has transformers' defaults. */
+/** Reads a config.json. Missing fields have transformers' defaults. */
 function readConfig(whole: Config): Qwen3NextConfig {
   const { config, wrapped } = textConfig(whole);
   requireField(config, "attention_bias", false);
@@ -97,7 +97,7 @@ function readConfig(whole: Config): Qwen3NextConfig {
   };
 }
 
-/** The model of a configuration. */
+/** Builds the model of a configuration. */
 function build(config: Qwen3NextConfig, options: DecoderOptions): Model {
   const { epsilon, ffn, sharedFfn, wrapped } = config;
   const project = config.grouped ? projectGrouped : projectFlat;
@@ -126,7 +126,7 @@ function build(config: Qwen3NextConfig, options: DecoderOptions): Model {
   }, options);
 }
 
-/** Attention whose queries come with a gate, head by head. */
+/** Attention whose query projection includes a gate per head. */
 function attend(
   m: DecoderScope<keyof GroupedAxes>,
   rows: Rows,

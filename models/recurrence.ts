@@ -1,12 +1,12 @@
-/** What layers that keep a state of one size for each sequence share: a short convolution, and the decay of a head. */
+/** Shared parts of layers with a fixed-size state per sequence: a short convolution, and the decay of a head. */
 
 import { conv1d, exp, mul, neg, sum, type Tensor } from "../compiler/mod.ts";
 import type { DecoderScope, Layer } from "./decoder.ts";
 
-/** Axes of a convolution besides its `channels`; `slot` is that of its state. */
+/** Axes of a convolution besides its `channels`. `slot` is the axis of its state. */
 export type ConvolutionAxis = "tap" | "slot" | "one";
 
-/** The sizes for a number of taps. */
+/** Returns the sizes for a number of taps. */
 export function convolutionAxes(
   taps: number,
 ): { readonly [axis in ConvolutionAxis]: number } {
@@ -14,8 +14,8 @@ export function convolutionAxes(
 }
 
 /**
- * Causal convolution of every channel by the parameter `weight`, without its bias. The state `inputs` of the layer's
- * block has the last inputs.
+ * Causal convolution of every channel with the parameter `weight`, without its bias. The state `inputs` of the layer's
+ * block holds the last inputs.
  */
 export function convolve(
   m: DecoderScope<ConvolutionAxis | "channels">,

@@ -13,33 +13,36 @@ import {
   requireField,
 } from "./config.ts";
 
-/** How positions rotate pairs of elements. */
+/** The rotation of pairs of elements by positions. */
 export interface Rotary {
   readonly inverseFrequencies: readonly number[];
-  /** Multiplies cosines and sines. */
+  /** Factor of cosines and sines. */
   readonly scale: number;
-  /** Pairs are neighbours instead of halves. */
+  /** Pairs are neighbouring elements instead of elements of the two halves. */
   readonly interleaved: boolean;
 }
 
-/** The scaling of rotary positions, from either place where transformers writes it. */
+/** Returns the scaling of rotary positions, from either field that transformers writes. */
 export function ropeScaling(config: Config): Config {
   return objectField(config, "rope_scaling") ??
     objectField(config, "rope_parameters") ?? {};
 }
 
-/** Where frequencies are read for. */
+/** The defaults for reading frequencies. */
 export interface RotaryDefaults {
   /** Elements of a head. */
   readonly dim: number;
   /** The family's default base. */
   readonly theta: number;
   readonly interleaved?: boolean;
-  /** The family's default part of a head that is rotated, its first elements. Without it, no part but all is accepted. */
+  /**
+   * The family's default fraction of a head that is rotated, from its start. Without it, only the whole head is
+   * accepted.
+   */
   readonly part?: number;
 }
 
-/** Read the frequencies of a head. Unknown kinds are refused. */
+/** Reads the frequencies of a head. Unknown kinds are rejected. */
 export function readRotary(
   config: Config,
   { dim: whole, theta, interleaved = false, part }: RotaryDefaults,
@@ -80,11 +83,14 @@ export function readRotary(
   return { ...yarn(scaling, config, { plain, base, dim }), interleaved };
 }
 
-/** Elements of a head that are rotated. Either place may hold a stale factor; that of the scaling counts. */
+/**
+ * Returns the number of rotated elements of a head. Either field may hold a stale factor; that of the scaling takes
+ * precedence.
+ */
 function rotatedPart(config: Config, dim: number, part: number): number {
   const elements = optionalIntegerField(config, "rotary_dim");
   const key = "partial_rotary_factor";
-  // Where both places have it, one is stale.
+  // If both fields have it, one is stale.
   ignoreFields(config, [key]);
   const factor = optionalField(ropeScaling(config), key) ??
     positiveField(config, key, { default: part });
@@ -99,7 +105,7 @@ function rotatedPart(config: Config, dim: number, part: number): number {
 
 /**
  * YaRN (arXiv 2309.00071): pairs that rotate less than `beta_slow` times over the original context are slowed by
- * `factor`, those that rotate more than `beta_fast` times are left alone, and the others are on a ramp between the two.
+ * `factor`. Pairs that rotate more than `beta_fast` times are unchanged. The others are interpolated on a ramp.
  */
 function yarn(
   scaling: Config,
@@ -133,9 +139,9 @@ function yarn(
 }
 
 /**
- * Llama 3.1 (transformers, `rope_type` llama3): pairs whose wavelength is more than the original context over
- * `low_freq_factor` are slowed by `factor`, those below the original context over `high_freq_factor` are left alone, and
- * in between the two are mixed, evenly in the number of turns over the original context.
+ * Llama 3.1 (transformers, `rope_type` llama3): pairs with a wavelength above the original context / `low_freq_factor`
+ * are slowed by `factor`. Pairs below the original context / `high_freq_factor` are unchanged. The others are
+ * interpolated linearly in the number of rotations over the original context.
  */
 function llama3(scaling: Config, plain: readonly number[]): number[] {
   const factor = positiveField(scaling, "factor");
@@ -146,13 +152,13 @@ function llama3(scaling: Config, plain: readonly number[]): number[] {
     const turns = original * frequency / (2 * Math.PI);
     if (turns > high) return frequency;
     if (turns < low) return frequency / factor;
-    // Where both factors are the same, only a pair right on them comes here.
+    // If both factors are equal, only a pair exactly at the limit reaches this line.
     const mix = high === low ? 0 : (turns - low) / (high - low);
     return frequency / factor * (1 - mix) + frequency * mix;
   });
 }
 
-/** What YaRN multiplies cosines and sines by, where the configuration does not say. */
+/** Returns YaRN's factor of cosines and sines, if the configuration has none. */
 function magnitude(scaling: Config): number {
   const factor = positiveField(scaling, "factor");
   const mscale = optionalField(scaling, "mscale");

@@ -1,6 +1,6 @@
 /**
- * Experts as DeepSeek-V3 has them, and families after it: chosen by sigmoids and a bias, out of the best groups only,
- * beside experts that every token goes to; some layers have none.
+ * Experts of DeepSeek-V3 and related families: group-limited routing by sigmoids and a bias, and shared experts. Some
+ * layers have no experts.
  */
 
 import { add } from "../compiler/mod.ts";
@@ -28,20 +28,22 @@ import {
   type TokenRouting,
 } from "./feed_forward.ts";
 
-/** What a config.json says of such experts. */
+/** The fields of such experts in config.json. */
 export interface SharedExperts {
-  /** Hidden elements of all shared experts together, and of a layer without experts. */
+  /** Hidden size of all shared experts together, and of a layer without experts. */
   readonly sharedFfn: number;
   readonly denseFfn: number;
   readonly kindOf: (layer: number) => LayerKind;
   readonly expertGroups:
     | { readonly count: number; readonly keep: number }
     | undefined;
-  /** Multiplies the weights of experts. */
+  /** Factor of expert weights. */
   readonly routedScale: number;
-  /** Weights of a token's experts are divided by their sum. */
+  /** Divide the weights of a token's experts by their sum. */
   readonly normalize: boolean;
-  /** Layers after the last one that predict further tokens. A checkpoint may hold them; the model does without. */
+  /**
+   * Layers after the last one that predict further tokens. A checkpoint may contain them; the model does not use them.
+   */
   readonly predictors: number;
 }
 
@@ -56,7 +58,7 @@ export interface SharedExpertDefaults {
   readonly topGroups?: number;
 }
 
-/** Read them. `ffn`: hidden elements of an expert. */
+/** Reads the fields. `ffn`: hidden size of an expert. */
 export function sharedExperts(
   config: Config,
   ffn: number,
@@ -86,7 +88,7 @@ export function sharedExperts(
   };
 }
 
-/** Which layers have experts: those that `mlp_layer_types` says, or all from `first_k_dense_replace` on. */
+/** Returns which layers have experts: those in `mlp_layer_types`, or all from `first_k_dense_replace` on. */
 function sparseLayers(
   config: Config,
   byDefault: number,
@@ -104,7 +106,7 @@ function sparseLayers(
   return (layer) => typeOf(layer) === "sparse";
 }
 
-/** Starts of the names of tensors that are for predicting further tokens. */
+/** Returns the prefixes of tensors that predict further tokens. */
 export function predictorTensors(
   { layers, predictors }: SharedExperts & Decoder,
 ): string[] {
@@ -114,7 +116,7 @@ export function predictorTensors(
   );
 }
 
-/** Route the tokens of a layer; the router is `gate`. */
+/** Routes the tokens of a layer; the router is `gate`. */
 export function routeShared(
   m: DecoderScope,
   rows: Rows,
@@ -125,7 +127,7 @@ export function routeShared(
   return routeLayer(m, rows, layer, {
     topK: config.expertsPerToken,
     preset: "deepseekV3",
-    // Which experts are chosen depends on it, their weights do not.
+    // The bias affects the choice of experts but not their weights.
     bias: m.param("gate.e_score_correction_bias", "expert"),
     ...expertGroups ? { expertGroups } : {},
     normalize: config.normalize ? "chosen" : "none",
@@ -133,7 +135,7 @@ export function routeShared(
   });
 }
 
-/** `feed` of a configuration: the block `mlp`. */
+/** The `feed` of a configuration: the block `mlp`. */
 export function feedShared(
   config: SharedExperts & Decoder & { readonly ffn: number },
 ): Part {

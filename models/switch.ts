@@ -1,7 +1,7 @@
 /**
- * The block of experts of Switch Transformers (arXiv 2101.03961), as transformers has it: one expert for each token, with
- * the weight that the softmax gives it, and so many slots of an expert in each sequence, in the order of tokens. What
- * finds no slot comes out as 0; the residual is outside.
+ * The expert block of Switch Transformers (arXiv 2101.03961), as in transformers. Each token has one expert, with its
+ * softmax weight. An expert has a fixed number of slots per sequence, which tokens fill in order. The result of a token
+ * without a slot is 0; the residual is outside of the block.
  */
 
 import {
@@ -24,22 +24,22 @@ import {
 /** Sizes of a block. */
 export interface SwitchBlock {
   readonly sequences: number;
-  /** Of each sequence. */
+  /** Tokens per sequence. */
   readonly tokens: number;
   readonly embed: number;
   readonly ffn: number;
   readonly experts: number;
-  /** Slots of an expert in a sequence. */
+  /** Slots of an expert per sequence. */
   readonly capacity: number;
   /** The router has a bias. */
   readonly routerBias: boolean;
 }
 
 /**
- * The block as a model. Its parameters have the names of `SwitchTransformersSparseMLP`. Outputs: `output`; what the
- * router did, `router_logits`, `router_mask` (1 for the expert that a token is kept by) and `expert_index`, in which
- * transformers names expert 0 for tokens that are dropped; and its losses `z_loss` and `aux_loss`, where they count so
- * too.
+ * The block as a model. Its parameters have the names of `SwitchTransformersSparseMLP`. Outputs are `output`, the
+ * router's results and the losses. The router's results are `router_logits`, `router_mask` (1 for the expert that keeps
+ * a token) and `expert_index`; for dropped tokens, the index is 0 as in transformers. The losses `z_loss` and
+ * `aux_loss` count dropped tokens in the same way.
  */
 export function switchBlock(block: SwitchBlock): Model {
   return model({
@@ -77,7 +77,7 @@ export function switchBlock(block: SwitchBlock): Model {
       m.param(`${at}.wo.weight`, "expert embed ffn"),
       "ffn",
     );
-    // A slot is -1 where the token is dropped: times 0 there, else times 1.
+    // A slot is -1 if the token is dropped. The factor is then 0, otherwise 1.
     const kept = add(minimum(routing.slot, 0), 1);
     const balance = balancingLoss(logits, routing, {
       over: "expert",

@@ -1,4 +1,4 @@
-/** `switchyard chat`: a conversation in the terminal, a line a message. */
+/** `switchyard chat`: a conversation in the terminal, one message per line. */
 
 import { createInterface } from "node:readline";
 import {
@@ -27,10 +27,10 @@ import { encodeMessages, requireTokenizer } from "../prompts.ts";
 import { UsageError } from "../values.ts";
 import { openOptions, targetOf } from "./options.ts";
 
-/** New tokens of an answer where neither the flags nor generation_config.json say. */
+/** Default of new tokens per answer. The flags and generation_config.json override it. */
 const NEW_TOKENS = 1024;
 
-/** Positions of a conversation unless more are asked for. */
+/** Default number of positions of a conversation. */
 const CONTEXT = 4096;
 
 /** Flags of `chat`. */
@@ -38,7 +38,10 @@ export interface ChatFlags extends PlanFlags, DeviceFlags, SamplingFlags {
   readonly system?: string;
 }
 
-/** Answer messages until the input ends. `/clear` begins anew, `/exit` ends; Ctrl-C ends an answer. */
+/**
+ * Answers messages until the input ends. `/clear` starts a new conversation, `/exit` ends the command, and Ctrl-C ends
+ * an answer.
+ */
 export async function chatCommand(
   base: CliIo,
   name: string,
@@ -109,7 +112,7 @@ export async function chatCommand(
         await io.out(`${await texts.end(0)}\n`);
         if (flags.stats) io.err(statsText(statsOf(result)));
         messages.push({ role: "assistant", content: texts.text(0) });
-        // The last token was not fed.
+        // The last token is not in the cache.
         cached = [...prompt, ...result.sequences[0]!.tokens.slice(0, -1)];
       }
       await ask();

@@ -1,4 +1,4 @@
-/** `switchyard check`: the mistakes of a model, with code frames. */
+/** `switchyard check`: report the errors in a model, with code frames. */
 
 import { statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
@@ -23,10 +23,13 @@ export interface CheckFlags extends ModelFlags {
   readonly watch?: boolean;
 }
 
-/** Milliseconds between looks at the files that are watched. */
+/** Milliseconds between checks of the watched files. */
 const LOOK = 50;
 
-/** Check a model file or a checkpoint folder; exit code 1 if there are mistakes, with `watch` in the end. */
+/**
+ * Checks a model file or a checkpoint folder. The exit code is 1 if there are errors; with `watch`, the last check
+ * decides.
+ */
 export async function checkCommand(
   base: CliIo,
   name: string,
@@ -44,7 +47,7 @@ export async function checkCommand(
   return await report(io, found, { ...flags, model });
 }
 
-/** Check whenever a file of the model has changed, until Ctrl-C. */
+/** Repeats the check after each change of a file of the model, until Ctrl-C. */
 async function watch(
   io: CliIo,
   model: string,
@@ -61,10 +64,10 @@ async function watch(
   let seen = new Map([[resolve(parseReference(model).path), ""]]);
   let code: number;
   do {
-    // Taken before files are read, so that no change is lost.
+    // Recorded before the files are read: otherwise a change could be missed.
     const before = versionsOf([...seen.keys()]);
     const { mistakes, files } = await check();
-    // An import may miss a file, and a folder is another one once it has it.
+    // The missing file of an import may be added later. The modification time of its folder then changes.
     const folders = mistakes.length > 0 ? files.map((f) => dirname(f)) : [];
     const now = versionsOf([...files, ...folders]);
     seen = new Map(
@@ -77,7 +80,7 @@ async function watch(
   return code;
 }
 
-/** When files were written, and how long they are; an editor may have removed one for a moment. */
+/** Returns the modification times and sizes of files. An editor may have removed a file for a moment. */
 function versionsOf(files: readonly string[]): Map<string, string> {
   return new Map(files.map((file) => {
     const found = statSync(file, { throwIfNoEntry: false });
@@ -85,7 +88,7 @@ function versionsOf(files: readonly string[]): Map<string, string> {
   }));
 }
 
-/** Wait until a file is another one than it was, and is written no more, or until the signal. */
+/** Waits until a file has changed and is no longer being written, or until the signal. */
 async function changed(
   seen: ReadonlyMap<string, string>,
   signal: AbortSignal,
@@ -100,7 +103,7 @@ async function changed(
   }
 }
 
-/** Print what was found; with `watch`, JSON is a line for each check. */
+/** Prints the result. With `watch`, the JSON form is one line per check. */
 async function report(
   io: CliIo,
   found: readonly Diagnostic[],

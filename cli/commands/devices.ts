@@ -1,4 +1,4 @@
-/** `switchyard devices`: the adapters of this machine, and which would be used. */
+/** `switchyard devices`: the adapters of this machine, and those that a run would use. */
 
 import {
   chooseAdapter,
@@ -13,7 +13,7 @@ import type { CliIo } from "../io.ts";
 import { UsageError } from "../values.ts";
 import { machineCommand, type MachineFlags } from "./machine.ts";
 
-/** Limits that decide whether a plan fits. */
+/** The limits that decide whether a plan fits. */
 const SHOWN = [
   "maxBufferSize",
   "maxStorageBufferBindingSize",
@@ -26,7 +26,7 @@ export interface DevicesFlags extends MachineFlags {
   readonly all?: boolean;
 }
 
-/** List the adapters, or with `--all` measure those that a run would use. */
+/** Lists the adapters. With `--all`, measures the adapters that a run would use. */
 export async function devicesCommand(
   io: CliIo,
   flags: DevicesFlags,

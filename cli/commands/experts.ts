@@ -1,4 +1,4 @@
-/** `--experts`: how tokens choose experts in steps that are predicted. */
+/** `--experts`: the choice of experts in predicted steps. */
 
 import {
   CHOICES,
@@ -8,7 +8,7 @@ import {
 } from "../../engine/mod.ts";
 import type { CliIo } from "../io.ts";
 
-/** `even`, `zipf:S`, or the outputs of a run. Throws DataError where a file has no choices. */
+/** Reads `even`, `zipf:S`, or the outputs of a run. Throws DataError if a file contains no choices. */
 export async function expertLoad(
   io: CliIo,
   text: string | undefined,

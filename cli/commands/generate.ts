@@ -36,10 +36,10 @@ import { startWatch } from "../watch.ts";
 import { joinAsRank } from "../rank.ts";
 import { openOptions, targetOf } from "./options.ts";
 
-/** New tokens where neither the flags nor generation_config.json say. */
+/** Default of new tokens. The flags and generation_config.json override it. */
 const NEW_TOKENS = 128;
 
-/** Sequences at a time, at most, unless more are asked for; other prompts wait. */
+/** Default upper bound of sequences in one batch. Other prompts wait. */
 const MOST_SEQUENCES = 64;
 
 /** Flags of `generate`. */
@@ -53,7 +53,7 @@ export interface GenerateFlags extends PlanFlags, DeviceFlags, SamplingFlags {
   readonly watch?: boolean;
 }
 
-/** Continue prompts and print the new text as it grows; several prompts are printed when all are done. */
+/** Continues prompts and prints the new text while it is generated. Several prompts are printed after all are done. */
 export async function generateCommand(
   base: CliIo,
   name: string,
@@ -220,7 +220,7 @@ function checkFlags(flags: GenerateFlags): void {
   checkSampling(flags);
 }
 
-/** Token ids of all prompts, as they are or as messages. */
+/** Encodes all prompts, as plain text or as messages. */
 async function encodeAll(
   io: CliIo,
   { folder, tokenizer, flags }: {
@@ -253,7 +253,7 @@ async function wholeText(
   return tokenizer ? await tokenizer.decode(tokens) : tokens.join(",");
 }
 
-/** The document of everything. */
+/** Returns the JSON document of all results. */
 async function jsonText(
   result: Generated,
   { timing, tokenizer, textOf, flags }: {

@@ -1,4 +1,4 @@
-/** `switchyard launch`: start ranks as MPI processes with the mpirun on the path, and see how they end. */
+/** `switchyard launch`: start ranks as MPI processes with the mpirun on the path, and report their end. */
 
 import { spawn } from "node:child_process";
 import process from "node:process";
@@ -22,10 +22,10 @@ export interface LaunchFlags {
   readonly json?: boolean;
 }
 
-/** Commands that have ranks. */
+/** The commands that can run on several ranks. */
 const COMMANDS = ["run", "generate", "train", "devices"];
 
-/** Run a command as ranks; returns the exit code of the rank that failed, or 0. */
+/** Runs a command on several ranks. Returns the exit code of the failed rank, or 0. */
 export async function launchCommand(
   io: CliIo,
   args: readonly string[],
@@ -43,7 +43,7 @@ export async function launchCommand(
     ...hosts ? { hosts } : {},
   });
   const ranks = [
-    // Exit codes of launchers prove nothing: rank 0 says itself that it got to the end.
+    // The exit code of a launcher is unreliable. Rank 0 reports the end itself.
     command!,
     "--devices",
     "mpi",
@@ -68,7 +68,7 @@ export async function launchCommand(
     deadline: Number(valueOf(rest, "--deadline")) || DEADLINE_MS / 1000,
   });
   if (ended.signal !== undefined) return 128 + ended.signal;
-  // Asked to end, its launcher and ranks may say so.
+  // The launcher and the ranks may print messages after a requested end.
   if (ended.late) return 0;
   if (ended.failure) {
     io.err(ended.failure.text);
@@ -102,7 +102,7 @@ function checkCommand(command: string, rest: readonly string[]): void {
   }
 }
 
-/** The value of a flag that ranks are given. */
+/** Returns the value of a flag in the arguments of the ranks. */
 function valueOf(args: readonly string[], flag: string): string | undefined {
   const at = args.findIndex((arg) =>
     arg === flag || arg.startsWith(`${flag}=`)

@@ -1,4 +1,4 @@
-/** `switchyard devices --all`: what a run's devices can do, and how fast its ranks exchange. */
+/** `switchyard devices --all`: the measured speed of a run's devices and of the exchanges between its ranks. */
 
 import { hostname } from "node:os";
 import { openMachineMeter } from "../../engine/mod.ts";
@@ -19,13 +19,13 @@ import { deviceOptions } from "./options.ts";
 /** Flags of `devices --all`. */
 export interface MachineFlags extends DeviceFlags {
   readonly ranks?: number;
-  /** Times that everything is measured. */
+  /** Number of repetitions of each measurement. */
   readonly repetitions?: number;
   readonly out?: string;
   readonly json?: boolean;
 }
 
-/** Measure, print, and keep it in a machine file. */
+/** Measures the machine, prints the result and saves it to a machine file. */
 export async function machineCommand(
   io: CliIo,
   flags: MachineFlags,

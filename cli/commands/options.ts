@@ -1,4 +1,4 @@
-/** Flags as options of the engine. */
+/** Conversion of flags to options of the engine. */
 
 import {
   given,
@@ -17,7 +17,7 @@ import { meshSizes } from "../../spec/mesh.ts";
 import { printable } from "../../spec/mod.ts";
 import { type Strategy, STRATEGY_NAMES } from "../../spec/strategies.ts";
 
-/** Flags that say how a model is compiled. */
+/** The flags that control compilation. */
 const COMPILED = {
   mesh: "--mesh",
   place: "--place",
@@ -29,19 +29,19 @@ const COMPILED = {
   ) as { [K in keyof Strategy]-?: string },
 } as const;
 
-/** Flags that say how large a checkpoint's model is. */
+/** The flags that set the bounds of a checkpoint's model. */
 const BOUNDS = {
   maxTokens: "--max-tokens",
   maxSequences: "--max-sequences",
   maxContext: "--max-context",
 } as const;
 
-/** The keys of a table. */
+/** Returns the keys of a table. */
 function keysOf<T extends object>(table: T): (keyof T)[] {
   return Object.keys(table) as (keyof T)[];
 }
 
-/** Load what a command line names, and report fields of config.json that its family does not read. */
+/** Loads the target of a command line, and reports unread fields of config.json. */
 export async function targetOf(
   io: CliIo,
   path: string,
@@ -71,7 +71,7 @@ export async function targetOf(
   return target;
 }
 
-/** Where and how large a model is compiled. Throws UsageError for flags that the target has no use for. */
+/** Returns the compile options and the bounds. Throws UsageError for flags that do not apply to the target. */
 export function planOptions(
   target: Pick<Target, "kind">,
   flags: PlanFlags,
@@ -101,7 +101,7 @@ export function planOptions(
   };
 }
 
-/** Where ranks live and what computes. */
+/** Returns the options of ranks and devices. */
 export function deviceOptions(
   io: CliIo,
   flags: DeviceFlags,
@@ -126,7 +126,7 @@ export function deviceOptions(
   };
 }
 
-/** Everything that opening a target needs of the flags, and what tuners found. */
+/** Returns all options for opening a target, including stored tuning results. */
 export async function openOptions(
   io: CliIo,
   target: Target,
@@ -142,7 +142,7 @@ export async function openOptions(
   };
 }
 
-/** Where tuners keep what they found; undefined for a user without a home. */
+/** Path of the stored tuning results. Undefined for a user without a home folder. */
 export function tuningsPath({ files, cache }: CliIo): string | undefined {
   return cache && files.join(files.join(cache, "switchyard"), "tunings.json");
 }

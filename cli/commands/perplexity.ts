@@ -1,4 +1,4 @@
-/** `switchyard perplexity`: how well a checkpoint predicts texts, and how far it is from another. */
+/** `switchyard perplexity`: the perplexity of a checkpoint on texts, and its divergence from a reference. */
 
 import {
   Decoder,
@@ -30,10 +30,10 @@ export interface PerplexityFlags extends PlanFlags, DeviceFlags {
   readonly json?: boolean;
 }
 
-/** Tokens of a window where no flag says, if the model has as many positions. */
+/** Default number of tokens per window. The positions of the model limit it. */
 const WINDOW = 2048;
 
-/** Score the texts of files, and print perplexity and divergence. */
+/** Scores the texts of files, and prints perplexity and divergence. */
 export async function perplexityCommand(
   base: CliIo,
   name: string,
@@ -67,7 +67,10 @@ export async function perplexityCommand(
   return 0;
 }
 
-/** Token ids of files, one text each, by the tokenizer of a checkpoint; of each file at most `limit`. */
+/**
+ * Encodes files with the tokenizer of a checkpoint, one text per file. `limit` is the maximum number of tokens per
+ * file.
+ */
 export async function encodeFiles(
   io: CliIo,
   folder: string,
@@ -90,13 +93,13 @@ export async function encodeFiles(
   }
 }
 
-/** What was measured, and in which windows. */
+/** The measured scores, and the windows that they were measured in. */
 export interface Measured extends Score {
   readonly window: number;
   readonly stride: number;
 }
 
-/** Scores texts by the first of one or two checkpoints; the second is the reference. */
+/** Scores texts with the first of one or two checkpoints. The second is the reference. */
 export async function measure(
   io: CliIo,
   { models, texts, flags }: {
@@ -160,7 +163,7 @@ export async function measure(
   }
 }
 
-/** What was measured, as JSON. */
+/** Formats the measurement as JSON. */
 export function documentOf({ nats, comparison, ...sizes }: Measured): object {
   return {
     ...sizes,
@@ -178,7 +181,7 @@ export function documentOf({ nats, comparison, ...sizes }: Measured): object {
   };
 }
 
-/** What was measured, as lines. */
+/** Formats the measurement as lines of text. */
 export function scoreText(
   { nats, comparison, window, stride }: Measured,
 ): string {

@@ -1,4 +1,7 @@
-/** `switchyard plan`: what a plan holds, whether it fits, and what its steps take on a machine; or the plan itself. */
+/**
+ * `switchyard plan`: the contents of a plan, whether it fits, and its predicted times on a machine; or the plan
+ * document.
+ */
 
 import type { Summarized } from "../../engine/mod.ts";
 import { formatPlan, stringifyPlan } from "../../spec/mod.ts";
@@ -20,14 +23,17 @@ import {
 export interface PlanCommandFlags extends SummaryFlags {
   readonly out?: string;
   readonly json?: boolean;
-  /** The plan itself instead of its summary. */
+  /** Print the plan document instead of its summary. */
   readonly full?: boolean;
   readonly layer?: number;
   readonly diff?: boolean;
   readonly other?: string;
 }
 
-/** Print the summary of a model's plan, or the plan; `--out` writes its document to a file. Exit code 3: it does not fit. */
+/**
+ * Prints the summary of a model's plan, or the plan itself. `--out` writes the plan document to a file. Exit code 3:
+ * the plan does not fit.
+ */
 export async function planCommand(
   base: CliIo,
   name: string,
@@ -88,7 +94,7 @@ async function printPlan(
   );
   const { problems, target } = summary;
   if (problems.length === 0) return 0;
-  // The summary as text lists them.
+  // The text form of the summary.
   if (!json && !full && layer === undefined) return 3;
   const where = target === undefined ? "" : ` on '${target}'`;
   io.err(
@@ -107,7 +113,7 @@ async function planText(
   return filterPlanText(formatPlan(plan), plan, filter);
 }
 
-/** Refuse flags that would do nothing. */
+/** Throws UsageError for flags without effect. */
 function checkFlags(flags: PlanCommandFlags): void {
   if ((flags.diff ?? false) !== (flags.other !== undefined)) {
     throw new UsageError(

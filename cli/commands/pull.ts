@@ -1,4 +1,4 @@
-/** `switchyard pull`: fetch a model of the hub into the cache. */
+/** `switchyard pull`: download a model from the hub into the cache. */
 
 import { parseHubName } from "../hub_name.ts";
 import type { CliIo } from "../io.ts";
@@ -10,7 +10,7 @@ export interface PullFlags {
   readonly revision?: string;
 }
 
-/** Fetch what is missing of a model, and print its folder. */
+/** Downloads the missing files of a model, and prints its folder. */
 export async function pullCommand(
   io: CliIo,
   name: string,

@@ -1,4 +1,4 @@
-/** `switchyard routers`: what router presets make of the same logits. */
+/** `switchyard routers`: the routing of the same logits by each router preset. */
 
 import {
   compareRouters,
@@ -20,10 +20,10 @@ export interface RoutersFlags {
   readonly json?: boolean;
 }
 
-/** Experts whose load is written out one by one. */
+/** Maximum number of experts whose loads are listed separately. */
 const LISTED = 8;
 
-/** Print a table of presets. */
+/** Prints a table of presets. */
 export async function routersCommand(
   io: CliIo,
   flags: RoutersFlags,
@@ -49,7 +49,7 @@ export async function routersCommand(
   return 0;
 }
 
-/** Columns of the table: a heading, and what it says of a preset. */
+/** The columns of the table: a heading and the value for a preset. */
 const COLUMNS: readonly (readonly [string, (row: RouterRow) => string])[] = [
   ["preset", ({ preset }) => preset],
   ["top-k", ({ topK }) => String(topK)],

@@ -40,7 +40,7 @@ export interface RunFlags extends PlanFlags, DeviceFlags {
   readonly inputs?: string;
   readonly outputs?: string;
   readonly weights?: string;
-  /** The seed of what is not given. */
+  /** The seed of random inputs and weights. */
   readonly random?: number;
   readonly replay?: string;
   readonly trace?: string;
@@ -51,7 +51,7 @@ export interface RunFlags extends PlanFlags, DeviceFlags {
   readonly json?: boolean;
 }
 
-/** Run a target and write its outputs. */
+/** Runs a target and writes its outputs. */
 export async function runCommand(
   base: CliIo,
   name: string,
@@ -174,7 +174,7 @@ export async function runCommand(
   }
 }
 
-/** Refuse a run that has no inputs, or whose results nobody would see. */
+/** Throws UsageError for a run without inputs or without any visible result. */
 function checkFlags({ inputs, outputs, random }: RunFlags): void {
   if (random !== undefined) return;
   for (const [flag, value] of Object.entries({ inputs, outputs })) {
@@ -187,7 +187,7 @@ function checkFlags({ inputs, outputs, random }: RunFlags): void {
   }
 }
 
-/** Refuse to save weights that are not drawn. */
+/** Throws UsageError for saving weights that are not random. */
 function checkSaved(
   target: Target,
   { saveWeights, random, weights }: RunFlags,
@@ -203,7 +203,7 @@ function checkSaved(
   }
 }
 
-/** Random token ids for a checkpoint or its configuration; undefined for what has inputs of its own. */
+/** Returns random token ids for a checkpoint or its configuration. Undefined for a target with inputs of its own. */
 function batchFor(target: Target, seed: number): Tensors | undefined {
   if (target.kind === "plan") {
     const shape = decoderShape(target.plan);
@@ -218,7 +218,7 @@ function batchFor(target: Target, seed: number): Tensors | undefined {
   return randomBatch(published.decoder.vocabulary, seed);
 }
 
-/** How many routings a plan with check steps has. */
+/** Returns the number of routings of a plan with check steps. */
 function checkedRoutings(plan: Plan): number {
   return plan.programs.flatMap(({ outputs }) => Object.keys(outputs))
     .filter((name) => /^check\.\d+$/.test(name)).length;
@@ -239,7 +239,7 @@ function describeChecked(routings: number | undefined): string {
     }: every choice of an expert returned to its token\n`;
 }
 
-/** Where the time of each rank went. */
+/** Formats the time of each rank by kind of work. */
 function describeTimes(times: readonly RankTimes[] | undefined): string {
   if (times === undefined) return "";
   const rows = times.map(({ rank, compute, exchange, wait, host }) => [
@@ -253,7 +253,7 @@ function describeTimes(times: readonly RankTimes[] | undefined): string {
   }`;
 }
 
-/** What those who watch see of a rank. */
+/** Returns the state of a rank for the live page. */
 function liveRank({ rank, peakBytes, sentBytes }: RankStatistics) {
   return {
     rank,
@@ -268,7 +268,7 @@ function toJson(rank: RankStatistics): object {
   return { rank: rank.rank, peakBytes, stagingBytes, sentBytes };
 }
 
-/** The least, mean and largest of the numbers of an output. */
+/** Formats the minimum, mean and maximum of an output. */
 function rangeText({ data }: HostTensor): string {
   let [least, most, sum] = [Infinity, -Infinity, 0];
   for (const x of data) {

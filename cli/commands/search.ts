@@ -1,4 +1,4 @@
-/** `switchyard search`: which mesh, strategy and batch of a model are best on a machine that need not be here. */
+/** `switchyard search`: the best mesh, strategy and batch of a model on a described machine, which may be absent. */
 
 import {
   type Found,
@@ -35,10 +35,10 @@ export interface SearchFlags extends ModelFlags {
   readonly json?: boolean;
 }
 
-/** Positions of a sequence where nobody says. */
+/** Default number of positions of a sequence. */
 const CONTEXT = 4096;
 
-/** Print what was found. Exit code 3: nothing fits. */
+/** Prints the result of the search. Exit code 3: nothing fits. */
 export async function searchCommand(
   base: CliIo,
   name: string,
@@ -112,7 +112,7 @@ export async function searchCommand(
   return searched.found.length > 0 ? 0 : 3;
 }
 
-/** How one replica of what was found is planned. */
+/** Returns the flags that plan one replica of a search result. */
 function planFlags(
   { mesh, strategy, step }: Found,
   maxContext: number,

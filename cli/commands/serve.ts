@@ -1,4 +1,4 @@
-/** `switchyard serve`: a checkpoint behind an OpenAI-compatible API. */
+/** `switchyard serve`: serve a checkpoint with an OpenAI-compatible API. */
 
 import {
   type ChatTemplate,
@@ -24,19 +24,19 @@ import type { ServeFlags } from "../serve_flags.ts";
 import { UsageError } from "../values.ts";
 import { openOptions, targetOf } from "./options.ts";
 
-/** Tokens of a step, sequences at a time and positions of a sequence, unless the flags say. */
+/** Defaults of tokens per step, sequences in one batch and positions of a sequence. */
 const [STEP_TOKENS, SEQUENCES, CONTEXT] = [512, 32, 4096] as const;
 
-/** The part of the caches that all sequences would need at full length. */
+/** Default size of the caches, as a part of the size for all sequences at full length. */
 const CACHED_PART = 0.25;
 
-/** How long a connection may be silent after its request's deadline, in milliseconds. */
+/** Milliseconds that a connection may be idle after the deadline of its request. */
 const SILENT_MS = 5000;
 
-/** Names of this machine, for servers that only it reaches. */
+/** The names of this machine that are reachable only from itself. */
 const LOOPBACK = ["127.0.0.1", "localhost", "[::1]"];
 
-/** Serve a checkpoint until Ctrl-C or SIGTERM; requests in progress are answered first. */
+/** Serves a checkpoint until Ctrl-C or SIGTERM. Requests in progress are completed first. */
 export async function serveCommand(
   base: CliIo,
   name: string,
@@ -144,7 +144,7 @@ export async function serveCommand(
   }
 }
 
-/** The chat template, or why there is none. */
+/** Returns the chat template, or the reason for its absence. */
 async function templateOf(
   io: CliIo,
   folder: string,
@@ -158,7 +158,7 @@ async function templateOf(
   }
 }
 
-/** Keys of requests: the flags', else that of the environment. */
+/** Returns the API keys from the flags, otherwise from the environment. */
 function keysOf(
   { environment }: CliIo,
   { apiKey }: ServeFlags,
@@ -167,7 +167,7 @@ function keysOf(
   return apiKey ?? (given ? [given] : []);
 }
 
-/** The last part of a path. */
+/** Returns the last component of a path. */
 function nameOf(folder: string): string {
   return folder.split(/[/\\]/).findLast((part) => part !== "") ?? folder;
 }

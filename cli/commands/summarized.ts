@@ -1,4 +1,4 @@
-/** The plan that a command line names, with its summary. */
+/** The plan of a command line, with its summary. */
 
 import {
   adamw,
@@ -21,34 +21,34 @@ import { UsageError } from "../values.ts";
 import { expertLoad } from "./experts.ts";
 import { planOptions, targetOf } from "./options.ts";
 
-/** Flags of commands that look at a plan. */
+/** Flags of the commands that inspect a plan. */
 export interface SummaryFlags extends PlanFlags {
-  /** A name of `machines/`, or a file. */
+  /** A name from `machines/`, or a file. */
   readonly target?: string;
   readonly limits?: { readonly [limit: string]: number };
-  /** How experts are chosen in steps that are predicted: `even`, `zipf:S`, or a file. */
+  /** The choice of experts in predicted steps: `even`, `zipf:S`, or a file. */
   readonly experts?: string;
   readonly check?: boolean;
   readonly rank?: number;
-  /** The plan of a step of training instead. */
+  /** Use the plan of a training step. */
   readonly train?: boolean;
   readonly optimizer?: "adamw" | "sgd";
   readonly clip?: number;
   readonly zero?: NonNullable<PlanTrainingOptions["zero"]>;
   readonly recompute?: boolean;
   readonly dtype?: EncodingName;
-  /** Every mesh that was given. */
+  /** All meshes of the command line. */
   readonly meshes: readonly Mesh[];
 }
 
-/** What sets the bound of an axis of a checkpoint's model. */
+/** The flag that sets the bound of each axis of a checkpoint's model. */
 const BOUND_FLAGS = {
   token: "--max-tokens",
   sequence: "--max-sequences",
   context: "--max-context",
 };
 
-/** Refuse flags of which a plan has no use. Throws UsageError. */
+/** Throws UsageError for flags that do not apply to a plan. */
 export function checkSummaryFlags(flags: SummaryFlags): void {
   if (flags.meshes.length > 1) {
     throw new UsageError(
@@ -73,7 +73,7 @@ export function checkSummaryFlags(flags: SummaryFlags): void {
   }
 }
 
-/** `--dtype` of a step of training. Throws UsageError for a dtype that cannot be trained in. */
+/** Returns `--dtype` of a training step. Throws UsageError for a dtype without training support. */
 export function trainedFlag(dtype: EncodingName): TrainedDType {
   try {
     return trainedDType(dtype);
@@ -82,14 +82,14 @@ export function trainedFlag(dtype: EncodingName): TrainedDType {
   }
 }
 
-/** What a command line says besides. */
+/** Further options of the command. */
 export interface SummarizedOptions {
   readonly machine: Machine | undefined;
-  /** Take a plan document as it is, whatever flags say of how a model is compiled. Default: refuse them. */
+  /** Use a plan document unchanged and ignore compile flags. Default: reject them. */
   readonly asIs?: boolean;
 }
 
-/** Compile what a command line names, and summarize it; a plan document as it is. */
+/** Compiles the target of a command line, and summarizes it. A plan document is used unchanged. */
 export async function summarized(
   io: CliIo,
   model: string,
@@ -125,7 +125,10 @@ export async function summarized(
   });
 }
 
-/** The plan of a step of training: what is exported is trained as it says, else with the output `loss`. */
+/**
+ * Returns the plan of a training step. The exported training declaration is used if present, otherwise the output
+ * `loss`.
+ */
 async function trainingPlan(
   io: CliIo,
   path: string,
@@ -153,7 +156,7 @@ async function trainingPlan(
   });
 }
 
-/** The ranks of the mesh, to measure this machine with. */
+/** Returns the number of ranks of the mesh, for measuring this machine. */
 export function ranksOf(
   { mesh = [] }: SummaryFlags,
 ): { readonly ranks: number } {

@@ -1,4 +1,4 @@
-/** `switchyard train`: train a checkpoint's model on text, or what a model file declares. */
+/** `switchyard train`: train a checkpoint's model on text, or run the training that a model file declares. */
 
 import {
   familyOf,
@@ -58,7 +58,10 @@ export interface TrainFlags
   readonly json?: boolean;
 }
 
-/** Train and print metrics. From the first step on, Ctrl-C and SIGTERM end it after the current step, which is saved. */
+/**
+ * Trains and prints metrics. After the first step, Ctrl-C and SIGTERM end the training after the current step, which is
+ * saved.
+ */
 export async function trainCommand(
   base: CliIo,
   name: string,
@@ -121,7 +124,7 @@ export async function trainCommand(
   return 0;
 }
 
-/** Whether 'launch' was asked to stop; ranks stop after the same step if one of them knows. */
+/** Returns whether 'launch' was asked to stop. All ranks stop after the same step if one of them has the request. */
 async function isToldToStop(
   io: CliIo,
   { job }: Pick<DeviceFlags, "job">,
@@ -130,7 +133,7 @@ async function isToldToStop(
     await io.files.stat(stopFile(job)) !== undefined;
 }
 
-/** Steps whose expert load is reported at the end, together: a single one varies much. */
+/** Number of steps in the final report of expert load. The load of a single step varies much. */
 const RECENT = 100;
 
 function ending(
@@ -232,7 +235,7 @@ async function startTraining(
   });
 }
 
-/** Whether ranks exchange anything; counting bytes takes time. */
+/** Returns whether ranks exchange data. Counting bytes takes time. */
 function exchanges(
   { mesh, devices }: TrainFlags,
   declared: readonly number[],

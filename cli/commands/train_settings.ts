@@ -1,4 +1,4 @@
-/** How `switchyard train` trains, from its flags. */
+/** The training settings from the flags of `switchyard train`. */
 
 import {
   adamw,
@@ -12,7 +12,7 @@ import type { FileSystem } from "../../engine/mod.ts";
 import { DataError } from "../../spec/mod.ts";
 import { UsageError } from "../values.ts";
 
-/** Flags that say how is trained: they are saved, and cannot be changed later. */
+/** Flags of training settings. They are saved and cannot change when the training is resumed. */
 export interface SettingFlags {
   readonly batch?: number;
   readonly length?: number;
@@ -57,7 +57,7 @@ const SETTINGS: { readonly [K in keyof Required<SettingFlags>]: string } = {
   seed: "--seed",
 };
 
-/** Throw a UsageError where a flag says how to train and something else does already. */
+/** Throws UsageError for a settings flag if the settings are already defined elsewhere. */
 export function refuseSettings(
   flags: SettingFlags,
   { beside, because }: { readonly beside: string; readonly because: string },
@@ -70,7 +70,7 @@ export function refuseSettings(
   }
 }
 
-/** The settings of a new training on text. */
+/** Returns the settings of a new training on text. */
 export function settingsOf(flags: SettingFlags, steps: number): TrainSettings {
   const { batch, length, lr, warmup, decay, floor, clip, aux, seed } = flags;
   const { balance, accumulate, recompute, biasUpdate, dtype } = flags;
@@ -118,7 +118,7 @@ function optimizerOf(flags: SettingFlags): TrainSettings["optimizer"] {
     : adamw({ ...decay, betas: [beta1 ?? 0.9, beta2 ?? 0.95] });
 }
 
-/** The settings of a training on text that is resumed. Throws UsageError where a flag says otherwise. */
+/** Returns the settings of a resumed training on text. Throws UsageError if a flag contradicts them. */
 export async function savedSettings(
   out: string,
   files: FileSystem,
@@ -144,7 +144,7 @@ export async function savedSettings(
   return settings;
 }
 
-/** The flags that give some settings. */
+/** Returns the flags that produce given settings. */
 function flagsOf(
   { optimizer, schedule, ...rest }: TrainSettings,
 ): {

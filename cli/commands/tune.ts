@@ -1,4 +1,4 @@
-/** `switchyard tune`: the fastest variants of a target's kernels on an adapter, kept for later runs. */
+/** `switchyard tune`: find the fastest kernel variants of a target on an adapter, and store them for later runs. */
 
 import { keepTuning, tuneTarget } from "../../engine/mod.ts";
 import type { DeviceFlags, PlanFlags } from "../flags.ts";
@@ -16,7 +16,7 @@ export interface TuneFlags extends PlanFlags, DeviceFlags {
   readonly json?: boolean;
 }
 
-/** Tune for a target. */
+/** Tunes the kernels of a target. */
 export async function tuneCommand(
   base: CliIo,
   name: string,

@@ -1,9 +1,9 @@
-/** `switchyard verify`: is a saved plan legal? */
+/** `switchyard verify`: check whether a saved plan is legal. */
 
 import { printable, verifyPlanText } from "../../spec/mod.ts";
 import type { CliIo } from "../io.ts";
 
-/** Verify a plan document; exit code 1 and the reasons if it is not legal. */
+/** Verifies a plan document. The exit code is 1 if it is not legal, and the reasons are printed. */
 export async function verifyCommand(
   io: CliIo,
   path: string,

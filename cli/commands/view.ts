@@ -1,4 +1,4 @@
-/** `switchyard view`: a plan as a page, or one of its pictures. */
+/** `switchyard view`: write a plan as a page, or one of its pictures. */
 
 import type { Summarized } from "../../engine/mod.ts";
 import { DataError } from "../../spec/errors.ts";
@@ -40,15 +40,15 @@ export interface ViewCommandFlags extends SummaryFlags {
   readonly against?: string;
   readonly out?: string;
   readonly open?: boolean;
-  /** Serve the page, for it to run the plan. */
+  /** Serve the page so that it can run the plan. */
   readonly run?: boolean;
-  /** What the model is called. Default: the last part of its path. */
+  /** Name of the model. Default: the last component of its path. */
   readonly name?: string;
   /** The search that found the plan. */
   readonly search?: SearchResult;
 }
 
-/** Write a page about a plan, or one picture of it. */
+/** Writes a page about a plan, or one of its pictures. */
 export async function viewCommand(
   base: CliIo,
   name: string,
@@ -81,7 +81,7 @@ export async function viewCommand(
   return 0;
 }
 
-/** Write the page that flags say to the file that they say. */
+/** Writes the page that the flags select to their output file. */
 export async function writePage(
   io: CliIo,
   model: string,
@@ -100,7 +100,7 @@ async function madeOf(io: CliIo, model: string, flags: ViewCommandFlags) {
   return { machine, made: await summarized(io, model, flags, { machine }) };
 }
 
-/** Refuse flags that would do nothing. */
+/** Throws UsageError for flags without effect. */
 function checkViewFlags(flags: ViewCommandFlags): void {
   const { svg, dark, open, run, out } = flags;
   if (run && (svg !== undefined || out !== undefined)) {
@@ -187,7 +187,7 @@ async function pageOf(
   }, await pageAssets(io));
 }
 
-/** What a model is called: the last part of its path. */
+/** Returns the name of a model: the last component of its path. */
 function nameOf(model: string): string {
   const last = model.split(/[/\\]/).findLast((part) => part !== "") ?? model;
   return last.replace(/\.(ts|json)$/, "");

@@ -1,4 +1,7 @@
-/** The cache of models in the standard layout: `blobs` by hash, `snapshots` of commits with links to them, `refs` of revisions. */
+/**
+ * The model cache in the standard layout: `blobs` by hash, `snapshots` of commits with links to blobs, and `refs` of
+ * revisions.
+ */
 
 import * as fs from "node:fs/promises";
 import path from "node:path";
@@ -8,26 +11,26 @@ import { guard } from "../files.ts";
 import type { HubSettings } from "../hub_settings.ts";
 import type { HubFile } from "./client.ts";
 
-/** One model in the cache. */
+/** The cache of one model. */
 export interface RepoCache {
-  /** The folder of a commit. */
+  /** Returns the folder of a commit. */
   snapshot(commit: string): string;
-  /** The commit that a revision had when it was last fetched. */
+  /** Returns the commit of a revision at its last download. */
   commitOf(revision: string): Promise<string | undefined>;
   setCommit(revision: string, commit: string): Promise<void>;
-  /** The file of the contents, and the path of its lock. */
+  /** Returns the path of the contents and of their lock. */
   blob(file: HubFile): { readonly path: string; readonly lock: string };
-  /** Whether a commit has a file. */
+  /** Returns whether a commit has a file. */
   has(commit: string, name: string): Promise<boolean>;
-  /** Gives a commit a file whose contents are cached. */
+  /** Links cached contents into a commit. */
   link(commit: string, file: HubFile): Promise<void>;
-  /** Makes the folders of a commit. */
+  /** Creates the folders of a commit. */
   makeFolders(commit: string): Promise<void>;
 }
 
 const COMMIT = /^[0-9a-f]{40}$/;
 
-/** The cache of a model. Throws MachineError where there is no folder for it. */
+/** Returns the cache of a model. Throws MachineError if no cache folder exists. */
 export function repoCache({ cache }: HubSettings, repo: string): RepoCache {
   if (cache === undefined) {
     throw new MachineError(
@@ -76,13 +79,13 @@ export function repoCache({ cache }: HubSettings, repo: string): RepoCache {
       const from = path.join(snapshot(commit), file.path);
       const { path: to } = blob(file);
       await guard("write", from, async () => {
-        // A link that leads nowhere is in the way.
+        // Removes a dangling link.
         await fs.rm(from, { force: true });
         try {
           await fs.symlink(path.relative(path.dirname(from), to), from);
         } catch (error) {
           if (codeOf(error) === "EEXIST") return;
-          // Windows lets few users make symbolic links.
+          // Windows allows only some users to create symbolic links.
           if (codeOf(error) !== "EPERM") throw error;
           await fs.link(to, from).catch(() => fs.copyFile(to, from));
         }

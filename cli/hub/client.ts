@@ -1,4 +1,4 @@
-/** Requests to the hub: the commit of a revision, its files, and their bytes. */
+/** Requests to the hub: the commit of a revision, its files, and their contents. */
 
 import { readFile } from "node:fs/promises";
 import { setTimeout } from "node:timers/promises";
@@ -13,37 +13,39 @@ export interface HubFile {
   readonly path: string;
   /** Bytes. */
   readonly size: number;
-  /** Hash of its contents, which is its name in the cache: SHA-256 of a large file, else the git object id (SHA-1). */
+  /**
+   * Hash of the contents and name in the cache. It is the SHA-256 of a large file, otherwise the git object id (SHA-1).
+   */
   readonly etag: string;
 }
 
-/** One model of the hub. */
+/** One model on the hub. */
 export interface HubClient {
-  /** The commit of a revision. */
+  /** Returns the commit of a revision. */
   commit(revision: string): Promise<string>;
-  /** Files of a commit, without those of folders. */
+  /** Lists the files at the top level of a commit. */
   list(commit: string): Promise<HubFile[]>;
-  /** Bytes of a file from an offset, to its end or to `end`. Rejects with what interrupted the transfer. */
+  /** Reads a file from an offset to `end`, or to its end. Rejects with the cause of an interruption. */
   open(
     file: HubFile,
     range: { readonly from: number; readonly end?: number },
   ): Promise<ReadableStream<Uint8Array>>;
 }
 
-/** The hub cannot be reached. */
+/** Thrown if the hub is not reachable. */
 export class Unreachable extends MachineError {}
 
-/** Attempts of a request that the hub or the network fails. */
+/** Number of attempts for a request after failures of the hub or the network. */
 const ATTEMPTS = 4;
 
-/** Opens a model. `revision` is for messages until a commit is known. */
+/** Opens a model. `revision` is used in messages until the commit is known. */
 export async function openClient(
   settings: HubSettings,
   repo: string,
   revision: string,
 ): Promise<HubClient> {
   const { endpoint: hubUrl } = settings;
-  // Loaded where it is needed: no other command waits for it.
+  // Loaded on demand: other commands do not wait for it.
   const hub = await import("@huggingface/hub");
   const token = await tokenOf(settings);
   const fetch = authorized(hubUrl, token);
@@ -121,7 +123,7 @@ export async function openClient(
   };
 }
 
-/** Names that are paths of one part, and hashes: both become names in the cache. */
+/** Returns whether both values are safe as names in the cache. */
 function isSafe(path: string, etag: string): boolean {
   return /^[A-Za-z0-9_][\w.-]*$/.test(path) &&
     /^([0-9a-f]{40}|[0-9a-f]{64})$/.test(etag);
@@ -136,8 +138,8 @@ async function tokenOf(
 }
 
 /**
- * `fetch` with the token for the endpoint alone: it is not sent to where files are redirected to. A server that ignores a
- * range would send other bytes than asked for.
+ * `fetch` that sends the token only to the endpoint, not to redirected addresses. It rejects a server that ignores the
+ * requested range.
  */
 function authorized(endpoint: string, token: string | undefined): typeof fetch {
   const { origin } = new URL(endpoint);
@@ -159,7 +161,7 @@ function authorized(endpoint: string, token: string | undefined): typeof fetch {
   };
 }
 
-/** What a request was for. */
+/** The purpose of a request. */
 interface Asked {
   readonly repo: string;
   readonly revision: string;
@@ -167,7 +169,7 @@ interface Asked {
   readonly hasToken: boolean;
 }
 
-/** What a failed request means: a DataError where repeating it does not help. */
+/** Explains a failed request. Returns a DataError if a retry cannot succeed. */
 function explain(error: unknown, asked: Asked): Error {
   if (error instanceof DataError || error instanceof MachineError) return error;
   const { repo, revision, endpoint, hasToken } = asked;
@@ -196,7 +198,7 @@ function explain(error: unknown, asked: Asked): Error {
   );
 }
 
-/** The innermost reason of an error; streams of the library reject with texts. */
+/** Returns the innermost reason of an error. The streams of the library reject with strings. */
 export function reasonOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   return codeOf(error.cause) ?? codeOf(error) ??

@@ -1,4 +1,6 @@
-/** Transfers of files into the cache: resumed where they were interrupted, and checked against their hash. */
+/**
+ * Downloads of files into the cache. Interrupted downloads are resumed, and contents are checked against their hash.
+ */
 
 import { createHash, type Hash } from "node:crypto";
 import * as fs from "node:fs/promises";
@@ -15,30 +17,30 @@ import {
   Unreachable,
 } from "./client.ts";
 
-/** What a transfer needs besides its file. */
+/** The context of a transfer. */
 export interface Transfer {
   readonly repo: string;
   readonly commit: string;
   readonly client: HubClient;
   readonly cache: RepoCache;
-  /** Whether to end, as another transfer has failed. */
+  /** Returns whether to stop because another transfer has failed. */
   readonly stopped: () => boolean;
-  /** Milliseconds before the first attempt to resume. */
+  /** Milliseconds before the first retry. */
   readonly retryMs: number;
-  /** Called with the number of bytes that a file has more, or fewer. */
+  /** Called with the change in the number of received bytes. */
   readonly onBytes: (bytes: number) => void;
   readonly notice: (text: string) => void;
 }
 
-/** Interruptions without a byte in between, after which a transfer ends. */
+/** Maximum number of consecutive interruptions without progress. */
 const INTERRUPTIONS = 5;
 
 const STOPPED = "Cannot fetch a file: another transfer has failed. Start again";
 
-/** Milliseconds between looks at a lock of another process. */
+/** Milliseconds between checks of another process's lock. */
 const LOOK = 200;
 
-/** Fetches a file, unless it is cached. One process at a time fetches it; the others wait. */
+/** Downloads a file unless it is cached. One process downloads a file while the others wait. */
 export async function download(
   file: HubFile,
   transfer: Transfer,
@@ -82,7 +84,7 @@ async function lock(
   }
 }
 
-/** The hash that a file must have: as git computes it, or as LFS does. */
+/** Returns the hash function of a file: that of git or of LFS. */
 function hashOf({ etag, size }: HubFile): Hash {
   return etag.length === 64
     ? createHash("sha256")
@@ -97,7 +99,7 @@ async function fetchBlob(
   const part = `${path}.incomplete`;
   const resumed = await receive(file, part, transfer);
   if (resumed !== "same") {
-    // What was there before may be what is wrong.
+    // The bytes from an earlier attempt may be corrupt.
     transfer.onBytes(-file.size);
     await fs.rm(part, { force: true });
     if (
@@ -112,7 +114,7 @@ async function fetchBlob(
   await guard("write", path, () => fs.rename(part, path));
 }
 
-/** Receives the rest of a file. Returns whether its hash is right; `suspect` where it is not and a part was there before. */
+/** Receives the rest of a file. Returns whether its hash is correct, or `suspect` if an earlier part may be corrupt. */
 async function receive(
   file: HubFile,
   part: string,
@@ -154,7 +156,7 @@ async function receive(
   }
 }
 
-/** Hashes what a file has already; one that is too long begins anew. Returns its bytes. */
+/** Hashes the existing part of a file and returns its size. A part that is too long is discarded. */
 async function hashPart(
   handle: fs.FileHandle,
   { size }: HubFile,
@@ -176,7 +178,7 @@ async function hashPart(
   return done;
 }
 
-/** Errors that repeating a transfer does not help: those of disks, and what the hub says of the file. */
+/** Returns whether a retry cannot fix the error. Examples are disk errors and rejections by the hub. */
 function isFinal(error: unknown): boolean {
   return error instanceof DataError ||
     error instanceof MachineError && !(error instanceof Unreachable);

@@ -1,4 +1,4 @@
-/** A model of the hub as a checkpoint folder: files that the cache lacks are fetched. */
+/** Provides a model of the hub as a checkpoint folder, and downloads missing files. */
 
 import type { FileSystem } from "../../engine/files.ts";
 import { DataError } from "../../spec/errors.ts";
@@ -18,21 +18,21 @@ import { filesNamed, smallFiles, weightNames } from "./needed.ts";
 import { inParallel } from "./parallel.ts";
 import { withRemote } from "./remote_files.ts";
 
-/** What a command reads of a model: everything, or its configuration and the headers of its weights. */
+/** The extent that a command reads: everything, or the configuration and the headers of the weights. */
 export type Extent = "weights" | "headers";
 
 /** A model of the hub on this machine. */
 export interface Fetched {
   /** Folder of the commit in the cache, or a GGUF file in it. */
   readonly model: string;
-  /** Files in which the model is complete, as far as it was asked for. */
+  /** Files with the complete requested extent of the model. */
   readonly files: FileSystem;
 }
 
-/** Files fetched at a time. */
+/** Number of parallel downloads. */
 const PARALLEL = 4;
 
-/** One model, on its way into the cache. */
+/** The state of one download. */
 interface Fetching {
   readonly io: CliIo;
   readonly name: HubName;
@@ -41,7 +41,10 @@ interface Fetching {
   readonly cache: RepoCache;
 }
 
-/** Fetches what is missing of a model. Throws DataError for a model that cannot be read, MachineError for a hub that cannot be reached. */
+/**
+ * Downloads the missing files of a model. Throws DataError for an unreadable model and MachineError for an unreachable
+ * hub.
+ */
 export async function fetchModel(
   io: CliIo,
   name: HubName,
@@ -84,7 +87,7 @@ function found({ io, name, cache }: Fetching, commit: string): Fetched {
   };
 }
 
-/** A model that is not fetched: the cache must have it. */
+/** Returns a model from the cache without downloads. */
 async function cached(
   fetching: Fetching,
   commit: string | undefined,
@@ -103,7 +106,7 @@ async function cached(
   );
 }
 
-/** The first file that the cache lacks; undefined where it has all. */
+/** Returns the first file that is missing in the cache, or undefined. */
 async function missingOf(
   { io, name, extent, cache }: Fetching,
   commit: string,
@@ -157,7 +160,7 @@ async function fetchFrom(
   };
 }
 
-/** Fetches files into the cache, with a bar on a terminal and a line elsewhere. */
+/** Downloads files into the cache, with a bar on a terminal and one line elsewhere. */
 async function transfer(
   wanted: readonly HubFile[],
   { client, commit, fetching }: {

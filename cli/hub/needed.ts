@@ -1,4 +1,4 @@
-/** Files of a model that are fetched: those that a checkpoint folder is read from, and no others. */
+/** Selection of the files that a checkpoint folder is read from. */
 
 import {
   COMPANION_FILES,
@@ -18,7 +18,7 @@ const SMALL: readonly string[] = [
   WEIGHT_INDEX,
 ];
 
-/** Files that a model is known by, of those it has: its configuration, its tokenizer and the index of its weights. */
+/** Returns the existing small files of a model: configuration, tokenizer and weight index. */
 export function smallFiles(
   all: readonly HubFile[],
   name: HubName,
@@ -37,7 +37,10 @@ export function smallFiles(
   );
 }
 
-/** Names of weight files: those of the index of a folder, `model.safetensors`, all there are, or a GGUF file with its parts. */
+/**
+ * Returns the names of the weight files: those in the index of a folder, `model.safetensors`, all such files, or a GGUF
+ * file with its parts.
+ */
 export async function weightNames(
   name: HubName,
   all: readonly string[],
@@ -53,7 +56,7 @@ export async function weightNames(
     : all.filter((path) => path.endsWith(".safetensors"));
 }
 
-/** The files of these names. Throws DataError for one that a model does not have. */
+/** Returns the files of given names. Throws DataError for a missing file. */
 export function filesNamed(
   names: readonly string[],
   all: readonly HubFile[],

@@ -1,8 +1,8 @@
-/** Several requests at a time. */
+/** Parallel requests. */
 
 /**
- * Does something with all items, `count` at a time. Rejects with the first error once all actions in flight have ended;
- * they can ask whether another has failed.
+ * Applies an action to all items, `count` at a time. Rejects with the first error after all running actions have ended.
+ * Actions can check whether another one has failed.
  */
 export async function inParallel<T>(
   items: readonly T[],

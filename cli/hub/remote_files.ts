@@ -1,4 +1,4 @@
-/** Files of the hub that are read where they are: the headers of weights, by requests of ranges. */
+/** Reads the headers of weight files on the hub by range requests. */
 
 import type { FileSystem, OpenFile } from "../../engine/files.ts";
 import { withGguf } from "../../engine/gguf/folder.ts";
@@ -7,13 +7,13 @@ import { shown } from "../../spec/shown.ts";
 import { type HubClient, type HubFile, reasonOf } from "./client.ts";
 import { inParallel } from "./parallel.ts";
 
-/** Bytes at the start of a file that are fetched together: most headers are shorter. */
+/** Number of bytes in the first request of a file. Most headers are shorter. */
 const HEAD = 1 << 17;
 
-/** Requests at a time. */
+/** Number of parallel requests. */
 const PARALLEL = 8;
 
-/** Files of this machine, and of a folder those of the hub that it does not have. */
+/** Returns the files of this machine, with missing files of a folder read from the hub. */
 export function withRemote(
   files: FileSystem,
   { folder, remote, client }: {
@@ -36,7 +36,7 @@ export function withRemote(
     open: async (path) => {
       const file = byPath.get(path);
       if (!file) return await files.open(path);
-      // Whoever opens one reads the headers of all.
+      // Opening one file reads the headers of all files.
       heads ??= headsOf(remote, client);
       return openRemote(file, client, (await heads).get(file)!);
     },

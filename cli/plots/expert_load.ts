@@ -1,20 +1,23 @@
-/** How much work each expert of each layer got over the steps of a training, as a heat map in SVG. */
+/** Heat map in SVG of each expert's load in each layer over the steps of a training. */
 
 import { bottomAxis, element, label, placeAt, type Scale, svg } from "./svg.ts";
 import type { StepRecord } from "./record.ts";
 
 const WIDTH = 720, LEFT = 96, RIGHT = 16, TOP = 52, BOTTOM = 48, GAP = 6;
 
-/** Height of the numbers of experts. */
+/** Height of the expert numbers. */
 const NUMBER = 9;
 
-/** Columns, at most: each is the mean of the steps that it stands for. */
+/** Maximum number of columns. Each shows the mean of several steps. */
 const COLUMNS = 60;
 
-/** Shares of a fair share that have colours of their own: none, fair, and so many times as much or more. */
+/** Loads of this many times a fair share or more have the same colour. */
 const MOST = 3;
 
-/** One row for each expert, grouped by layer; white is a fair share, blue less, red more. Undefined without experts. */
+/**
+ * Draws one row per expert, grouped by layer. White is a fair share, blue is less, and red is more. Undefined without
+ * experts.
+ */
 export function expertLoad(
   records: readonly StepRecord[],
 ): string | undefined {
@@ -50,7 +53,7 @@ export function expertLoad(
         parts.push(element("rect", {
           x: Number((LEFT + column * width).toFixed(1)),
           y: top + expert * row,
-          // A little wider, so that nothing shines through between two.
+          // Slightly wider, so that no gap is visible between two cells.
           width: Number((width + 0.3).toFixed(1)),
           height: row,
           fill: colour(share * experts),
@@ -93,7 +96,7 @@ function legend(): string[] {
   return [...bar, ...numbers];
 }
 
-/** Numbers of experts at their rows, as many as there is room for. */
+/** Draws the numbers of experts at their rows, as far as there is room. */
 function expertNumbers(experts: number, row: number, top: number): string[] {
   const each = Math.ceil(NUMBER / row);
   return Array.from({ length: Math.ceil(experts / each) }, (_, i) =>
@@ -104,7 +107,7 @@ function expertNumbers(experts: number, row: number, top: number): string[] {
     ));
 }
 
-/** From blue (0) over white (1) to red. */
+/** Returns a colour from blue (0) over white (1) to red. */
 function colour(share: number): string {
   const [r, g, b] = share <= 1
     ? mixed([33, 102, 172], [247, 247, 247], share)

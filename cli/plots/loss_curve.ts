@@ -15,12 +15,12 @@ import type { StepRecord } from "./record.ts";
 const WIDTH = 720, HEIGHT = 400;
 const LEFT = 56, RIGHT = 16, TOP = 28, BOTTOM = 48;
 
-/** Points of a line, at most: more than a screen shows. */
+/** Maximum points of a line: more than a screen can show. */
 const POINTS = 600;
 
 const TRAINED = "#9dbbd8", MEAN = "#1a6faf", VALIDATED = "#c2410c";
 
-/** Every step's loss, its running mean, and the loss on what is not trained on. */
+/** Draws every step's loss, its running mean, and the evaluation loss. */
 export function lossCurve(records: readonly StepRecord[]): string {
   const losses = records.map((record): Point => [record.step, record.ceLoss]);
   const validated = records.flatMap((record): Point[] =>
@@ -100,12 +100,12 @@ function legend(last: Point | undefined, window: number): string[] {
   });
 }
 
-/** Steps that the running mean stands for: the inverse of the weight of the newest. */
+/** Number of steps in the running mean: the inverse of the newest value's weight. */
 function windowOf(points: readonly Point[]): number {
   return Math.max(1, Math.min(25, points.length / 20));
 }
 
-/** Each value as the mean of those before it, old ones counting less. */
+/** Returns the running mean at each point, with decreasing weights of older values. */
 function smooth(points: readonly Point[]): Point[] {
   const decay = 1 - 1 / windowOf(points);
   let [sum, weight] = [0, 0];
@@ -116,7 +116,7 @@ function smooth(points: readonly Point[]): Point[] {
   });
 }
 
-/** Points that stand for all: the mean of as many neighbours as it takes. */
+/** Reduces the points: each result is the mean of several neighbours. */
 function thinned(points: readonly Point[]): readonly Point[] {
   const each = Math.ceil(points.length / POINTS);
   if (each <= 1) return points;

@@ -1,4 +1,4 @@
-/** What is written of each step of a training: a line of JSON. */
+/** The record of a training step: one line of JSON. */
 
 import type { StepMetrics } from "../../engine/mod.ts";
 
@@ -13,15 +13,15 @@ export interface StepRecord {
   readonly gradientNorm: number;
   readonly tokens: number;
   readonly tokensPerSecond: number;
-  /** Of each layer with experts, the share of choices that each expert got, to four digits. */
+  /** For each layer with experts, the fraction of choices per expert, with four digits. */
   readonly expertLoad: readonly (readonly number[])[];
   readonly sentBytes: number;
-  /** On the fullest rank of the process. */
+  /** Memory on the fullest rank of the process. */
   readonly memoryBytes: number;
   readonly saved: boolean;
 }
 
-/** The record of a step. */
+/** Creates the record of a step. */
 export function recordOf(metrics: StepMetrics): StepRecord {
   return {
     step: metrics.step,
@@ -40,7 +40,7 @@ export function recordOf(metrics: StepMetrics): StepRecord {
   };
 }
 
-/** Shares are counts of choices: more digits say nothing, and take most of the file. */
+/** Fractions are ratios of counts. More digits would carry no information and take most of the file. */
 function rounded(share: number): number {
   return Number(share.toFixed(4));
 }

@@ -1,4 +1,7 @@
-/** Speed over devices, both in powers of two, as SVG: what expert parallelism and replicas make of more devices. */
+/**
+ * Speed over the number of devices, both in powers of two, as SVG. It shows the effect of expert parallelism and
+ * replicas.
+ */
 
 import type { CurvePoint } from "../../engine/mod.ts";
 import { element, label, placeAt, polyline, type Scale, svg } from "./svg.ts";
@@ -8,10 +11,10 @@ const LEFT = 72, RIGHT = 16, TOP = 36, BOTTOM = 48;
 
 const BEST = "#1a6faf", SINGLE = "#c2410c", EVEN = "#bbb";
 
-/** A point: logarithms of devices and of tokens a second. */
+/** A point: the logarithms of devices and of tokens per second. */
 type Point = readonly [devices: number, speed: number];
 
-/** The best of all, all devices as one replica, and what even scaling of the first that fits would be. */
+/** Draws the best configuration, all devices as one replica, and linear scaling of the first one that fits. */
 export function speedCurve(
   curve: readonly CurvePoint[],
   title: string,
@@ -66,7 +69,7 @@ export function speedCurve(
   ]);
 }
 
-/** Lines and numbers at powers of two, not more than about ten. */
+/** Draws lines and numbers at powers of two, at most about ten. */
 function axis(scale: Scale, side: "bottom" | "left"): string[] {
   const step = Math.max(1, Math.ceil((scale.to - scale.from) / 12));
   const count = Math.floor((scale.to - scale.from) / step) + 1;

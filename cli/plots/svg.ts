@@ -1,6 +1,6 @@
-/** A chart as SVG: a frame with two axes and their ticks, and what is drawn into it. Nothing is measured: text has the width that it is given. */
+/** An SVG chart: a frame with two axes, their ticks, and contents. Text is not measured: the caller gives its width. */
 
-/** A range of values along an axis, and where its ends are drawn. */
+/** A range of values along an axis, and the pixel positions of its ends. */
 export interface Scale {
   readonly from: number;
   readonly to: number;
@@ -8,13 +8,13 @@ export interface Scale {
   readonly end: number;
 }
 
-/** Where a value is drawn, in pixels. */
+/** Returns the pixel position of a value. */
 export function placeAt(scale: Scale, value: number): number {
   const share = (value - scale.from) / (scale.to - scale.from || 1);
   return round(scale.start + share * (scale.end - scale.start));
 }
 
-/** Values from `from` to `to` at a distance of 1, 2 or 5 times a power of ten, about `count` of them. */
+/** Returns about `count` values between `from` and `to`, at a distance of 1, 2 or 5 times a power of ten. */
 export function ticks(from: number, to: number, count: number): number[] {
   const rough = (to - from) / count;
   if (!(rough > 0)) return [from];
@@ -31,7 +31,7 @@ export function ticks(from: number, to: number, count: number): number[] {
 /** Attributes of an element. */
 export type Attributes = { readonly [name: string]: string | number };
 
-/** An element; its content is text or other elements, already written. */
+/** Formats an element. Its content is text or other formatted elements. */
 export function element(
   name: string,
   attributes: Attributes,
@@ -44,7 +44,7 @@ export function element(
     : `<${name}${written}>${content}</${name}>`;
 }
 
-/** A text at a place. */
+/** Formats a text at a position. */
 export function label(
   content: string,
   [x, y]: readonly [number, number],
@@ -54,7 +54,7 @@ export function label(
   return element("text", { x, y, ...attributes }, escaped);
 }
 
-/** A line through points, in pixels. */
+/** Formats a line through points, in pixels. */
 export function polyline(
   points: readonly (readonly [x: number, y: number])[],
   attributes: Attributes,
@@ -63,7 +63,7 @@ export function polyline(
   return element("polyline", { points: written, fill: "none", ...attributes });
 }
 
-/** A whole document on white. */
+/** Formats a complete document on a white background. */
 export function svg(
   { width, height }: { readonly width: number; readonly height: number },
   content: readonly string[],
@@ -86,7 +86,7 @@ export function svg(
   }\n`;
 }
 
-/** Ticks, their numbers and a name along the bottom. */
+/** Draws ticks, their numbers and a name along the bottom. */
 export function bottomAxis(
   scale: Scale,
   y: number,
