@@ -16,6 +16,7 @@ import {
   sum,
   upTo,
 } from "../compiler/mod.ts";
+import { TUNING } from "../engine/tuning.ts";
 import {
   type Case,
   closeDevices,
@@ -105,6 +106,7 @@ const PLACES: readonly CompileOptions[] = [
   // Arenas of one buffer or two.
   { mesh: { ep: 2 }, limits: { maxBufferSize: 16384 } },
   { tuning: { matmul: { rows: 2, columns: 2, lanes: 8 } } },
+  { tuning: TUNING.gpu },
   { mesh: { ep: 2 }, tuning: { matmul: { rows: 1, columns: 4, lanes: 16 } } },
   {
     tuning: {

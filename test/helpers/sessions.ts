@@ -4,6 +4,7 @@ import {
   closeSync,
   fstatSync,
   openSync,
+  readdirSync,
   readFileSync,
   readSync,
 } from "node:fs";
@@ -141,11 +142,17 @@ export function folderOf(name: string): string {
   return name === "demo-lm" ? "examples/demo-lm" : `test/references/${name}`;
 }
 
+/** The files with the weights of a checkpoint of the repository. */
+export function weightFiles(name: string): string[] {
+  const folder = folderOf(name);
+  return readdirSync(repositoryFile(folder)).sort()
+    .filter((file) => /^model.*\.safetensors$/.test(file))
+    .map((file) => `${folder}/${file}`);
+}
+
 /** The weights of a checkpoint of the repository. */
 export async function openWeights(name: string): Promise<TensorDirectory> {
-  return await openSafetensors([
-    fileSource(`${folderOf(name)}/model.safetensors`),
-  ]);
+  return await openSafetensors(weightFiles(name).map(fileSource));
 }
 
 /** Bounds of tests: small, so that llvmpipe is quick. */
@@ -154,11 +161,13 @@ const BOUNDS: Bounds = { maxTokens: 64, maxSequences: 4, maxContext: 64 };
 /** Compile a published checkpoint of the repository for a mesh. */
 export async function compileCheckpoint(
   name: string,
-  options: CompileOptions = {},
+  { maxContext = BOUNDS.maxContext, ...options }:
+    & CompileOptions
+    & Partial<Pick<Bounds, "maxContext">> = {},
 ): Promise<Plan> {
   const config = repositoryFile(`${folderOf(name)}/config.json`);
   const { build } = publishedModel(JSON.parse(readFileSync(config, "utf8")));
-  const model: Model = build(BOUNDS);
+  const model: Model = build({ ...BOUNDS, maxContext });
   const weights = Object.fromEntries(
     [...await openWeights(name)].map(([tensor, { dtype }]) => [
       tensor,

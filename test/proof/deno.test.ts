@@ -1,4 +1,4 @@
-// A saved plan under Deno's own GPU object, another implementation of WebGPU: the recorded logits, router choices and tokens.
+// Saved plans under Deno's GPU object, a second implementation of WebGPU (wgpu): the recorded logits, router choices and tokens.
 // needs: gpu
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -11,16 +11,17 @@ import {
   readTensor,
   writeSafetensors,
 } from "../../runtime/mod.ts";
+import { TUNING } from "../../engine/tuning.ts";
 import { stringifyPlan } from "../../spec/mod.ts";
-import { gpuIsSoftware, skipWithoutGpu } from "../helpers/needs.ts";
+import { skipWithoutGpu } from "../helpers/needs.ts";
 import { readTensors } from "../helpers/read_tensors.ts";
 import {
   compileCheckpoint,
   fileSource,
-  folderOf,
   i32,
   repositoryFile,
   type Tensors,
+  weightFiles,
 } from "../helpers/sessions.ts";
 
 const TOLERANCE = 1e-4;
@@ -47,7 +48,7 @@ function stepsOf(recorded: Recorded): Tensors {
 /** Run a plan in another process, under Deno; undefined where it finds no adapter. */
 function runUnderDeno(
   folder: string,
-  files: { readonly plan: string; readonly weights: string },
+  files: { readonly plan: string; readonly weights: readonly string[] },
 ): string | undefined {
   const { status, stdout, stderr } = spawnSync(
     repositoryFile("node_modules/.bin/deno"),
@@ -55,9 +56,9 @@ function runUnderDeno(
       ...["run", "-A", "--no-check"],
       repositoryFile("test/fixtures/deno/run_plan.ts"),
       files.plan,
-      files.weights,
       join(folder, "inputs"),
       join(folder, "outputs"),
+      ...files.weights,
     ],
     { encoding: "utf8" },
   );
@@ -94,35 +95,62 @@ function compare(t: Test, outputs: Tensors, recorded: Recorded): void {
   );
 }
 
-for (const name of ["mixtral-6e", "demo-lm"]) {
-  // The parts that are compared are the same; a software GPU compiles the kernels of each for a minute.
-  const skip = skipWithoutGpu ||
-    (gpuIsSoftware && name === "demo-lm"
-      ? "on a software GPU, mixtral-6e stands for it"
-      : false);
-  t.test(`${name} on four ranks`, { skip }, async (t) => {
+/** Recorded checkpoints, of one family each but for dtypes. */
+const CHECKPOINTS = [
+  "deepseekv2-16e",
+  "deepseekv2-lite-8e",
+  "deepseekv3-16e",
+  "gptoss-8e",
+  "granitemoe-8e",
+  "llama4-8e",
+  "mixtral-6e",
+  "mixtral-8e",
+  "olmoe-16e",
+  "qwen2moe-8e",
+  "qwen3moe-16e",
+  "qwen3moe-8e-bf16",
+];
+
+/** Kernels for narrow and for wide devices. The context is long enough for attention that is split over keys. */
+const PLANS = {
+  "one rank, wide kernels": {
+    mesh: { ep: 1 },
+    tuning: TUNING.gpu,
+    maxContext: 256,
+  },
+  "two ranks": { mesh: { ep: 2 } },
+};
+
+for (const name of CHECKPOINTS) {
+  t.test(`${name} by wgpu`, { skip: skipWithoutGpu }, async (t) => {
     const folder = mkdtempSync(join(tmpdir(), "switchyard-deno-"));
     t.teardown(() => rmSync(folder, { recursive: true }));
     const recorded = readTensors(`${name}/reference.safetensors`);
     const plan = join(folder, "plan.json");
     writeFileSync(
-      plan,
-      stringifyPlan(await compileCheckpoint(name, { mesh: { ep: 4 } })),
-    );
-    writeFileSync(
       join(folder, "inputs"),
       writeSafetensors(stepsOf(recorded)),
     );
-    const weights = repositoryFile(`${folderOf(name)}/model.safetensors`);
-    const adapter = runUnderDeno(folder, { plan, weights });
-    if (adapter === undefined) {
-      t.pass("not compared", { skip: "Deno finds no adapter" });
-      return;
+    const weights = weightFiles(name).map(repositoryFile);
+    for (const [what, options] of Object.entries(PLANS)) {
+      writeFileSync(
+        plan,
+        stringifyPlan(await compileCheckpoint(name, options)),
+      );
+      const adapter = runUnderDeno(folder, { plan, weights });
+      if (adapter === undefined) {
+        t.pass("not compared", { skip: "Deno finds no adapter" });
+        return;
+      }
+      t.comment(`${what}, on ${adapter}`);
+      const found = await openSafetensors([
+        fileSource(join(folder, "outputs")),
+      ]);
+      const outputs: { [output: string]: HostTensor } = {};
+      for (const [name, entry] of found) {
+        outputs[name] = await readTensor(entry);
+      }
+      compare(t, outputs, recorded);
     }
-    t.comment(`on ${adapter}`);
-    const found = await openSafetensors([fileSource(join(folder, "outputs"))]);
-    const outputs: { [output: string]: HostTensor } = {};
-    for (const [name, entry] of found) outputs[name] = await readTensor(entry);
-    compare(t, outputs, recorded);
   });
 }
