@@ -13,10 +13,12 @@ import {
 } from "./flag_options.ts";
 import type { Prompt } from "./flags.ts";
 import { samplingFlags } from "./generation_flags.ts";
+import { perplexityFlags, quantizeFlags } from "./quantize_flags.ts";
 import { serveFlags } from "./serve_flags.ts";
 import { trainFlags } from "./train_flags.ts";
+import type { Rule } from "../engine/mod.ts";
 import { VERSION } from "../engine/version.ts";
-import { MAX_AXIS, MAX_RANKS } from "../spec/limits.ts";
+import { MAX_RANKS } from "../spec/limits.ts";
 import type { Mesh } from "../spec/mod.ts";
 import { PICTURE_NAMES } from "../view/picture_names.ts";
 import { integer, oneOf, parseSeed, parseTokens, positive } from "./values.ts";
@@ -33,6 +35,8 @@ const COMMANDS = {
     (await import("./commands/perplexity.ts")).perplexityCommand,
   plan: async () => (await import("./commands/plan.ts")).planCommand,
   pull: async () => (await import("./commands/pull.ts")).pullCommand,
+  quantize: async () =>
+    (await import("./commands/quantize.ts")).quantizeCommand,
   routers: async () => (await import("./commands/routers.ts")).routersCommand,
   search: async () => (await import("./commands/search.ts")).searchCommand,
   run: async () => (await import("./commands/run.ts")).runCommand,
@@ -351,35 +355,27 @@ function addRunCommands(
     .action(async (folder, flags) =>
       finish(await (await COMMANDS.serve())(io, folder, flags))
     );
-  deviceFlags(planFlags(
+  perplexityFlags(
     program.command("perplexity")
       .description("Measure how well a checkpoint predicts texts")
       .argument("<checkpoint>", "Checkpoint folder or hub name.")
       .argument("<files...>", "Texts, plain or compressed."),
-  ))
-    .option(
-      "--window <n>",
-      "Tokens per window. Default: the model's positions, at most 2048.",
-      integer("--window", 2, MAX_AXIS),
-    )
-    .option(
-      "--stride <n>",
-      "Tokens from one window to the next. Default: half a window.",
-      integer("--stride", 1, MAX_AXIS),
-    )
-    .option(
-      "--limit <n>",
-      "Tokens of each text, from its start. Default: all.",
-      integer("--limit", 2),
-    )
-    .option(
-      "--against <checkpoint>",
-      "Reference checkpoint or hub name: print KL divergence and agreement of routing.",
-    )
-    .option("--json", "Print JSON.")
+  )
     .action(async (model, files, flags) =>
       finish(
         await (await COMMANDS.perplexity())(io, model, { files, flags }),
+      )
+    );
+  const rules: Rule[] = [];
+  quantizeFlags(
+    program.command("quantize")
+      .description("Write a checkpoint with quantized weights")
+      .argument("<checkpoint>", "Checkpoint folder or hub name."),
+    rules,
+  )
+    .action(async (model, flags) =>
+      finish(
+        await (await COMMANDS.quantize())(io, model, { ...flags, rules }),
       )
     );
   deviceFlags(planFlags(

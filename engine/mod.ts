@@ -59,6 +59,16 @@ export {
   planTarget,
   tuneTarget,
 } from "./open.ts";
+export {
+  quantizeCheckpoint,
+  type Quantized,
+  type QuantizeOptions,
+} from "./quantize/mod.ts";
+export {
+  QUANTIZE_TARGETS,
+  type QuantizeTargetName,
+  type Rule,
+} from "./quantize/targets.ts";
 export { randomBatch, randomInputs, randomWeightParts } from "./random.ts";
 export {
   keepTuning,

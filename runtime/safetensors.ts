@@ -185,7 +185,15 @@ export function safetensorsParts(
 }
 
 /** Bytes per element in a written file. */
-const WIDTHS = { f32: 4, i32: 4, u32: 4, f16: 2, bf16: 2, u8: 1 } as const;
+const WIDTHS = {
+  f32: 4,
+  i32: 4,
+  u32: 4,
+  f16: 2,
+  bf16: 2,
+  u8: 1,
+  f8_e4m3: 1,
+} as const;
 
 /** The bytes of a file before its tensors, which follow in the same order. */
 export function safetensorsHead(

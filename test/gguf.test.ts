@@ -8,7 +8,6 @@ import t from "tap";
 import {
   type GgufData,
   type GgufTensor,
-  type GgufValue,
   vocabularyKeys,
   writeGguf,
 } from "../bench/peers/gguf.ts";
@@ -27,6 +26,7 @@ import {
   runOpened,
   writeSafetensors,
 } from "../engine/mod.ts";
+import type { GgufValue } from "../engine/gguf/write.ts";
 import { listWeightFiles } from "../engine/checkpoint.ts";
 import type { HostTensor } from "../runtime/mod.ts";
 import type { Activations } from "../spec/activations.ts";

@@ -113,7 +113,7 @@ t.test(
     ]);
     t.match(
       same.out,
-      /^perplexity (\S+) \+\/- \S+ over 99 tokens, windows of 64, stride 32\nreference +\1 .*, change \+0.000 %\ndivergence 0.000e\+0 .*\nagreement +100.00 % of the likeliest tokens, 100.00 % of the chosen experts\n$/,
+      /^perplexity (\S+) \+\/- \S+ over 99 tokens, windows of 64, stride 32\nreference +\1 .*, change \+0.000 \+\/- 0.000 %\ndivergence 0.000e\+0 .*\nagreement +100.00 % of the likeliest tokens, 100.00 % of the chosen experts\n$/,
       same.err,
     );
     const bad = async (more: readonly string[], pattern: RegExp) => {

@@ -2,12 +2,8 @@
 
 import { type HostTensor, writeSafetensors } from "../../runtime/mod.ts";
 import { randomValues } from "../session.ts";
-import {
-  type GgufTensor,
-  type GgufValue,
-  vocabularyKeys,
-  writeGguf,
-} from "./gguf.ts";
+import { type GgufTensor, vocabularyKeys, writeGguf } from "./gguf.ts";
+import type { GgufValue } from "../../engine/gguf/write.ts";
 
 /** Sizes of the decoder. */
 export const DECODER = {

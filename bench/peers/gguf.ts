@@ -1,14 +1,10 @@
 /** Writes GGUF, the file format of llama.cpp: keys with values, then tensors of f32 or bf16. */
 
-/** A value of a key. */
-export type GgufValue =
-  | { readonly u32: number }
-  | { readonly f32: number }
-  | { readonly text: string }
-  | { readonly texts: readonly string[] }
-  | { readonly bool: boolean }
-  | { readonly f32s: readonly number[] }
-  | { readonly i32s: readonly number[] };
+import {
+  ggufHead,
+  type GgufValue,
+  paddingAfter,
+} from "../../engine/gguf/write.ts";
 
 /** A tensor, its outermost axis first. */
 export interface GgufTensor<Data = Float32Array> {
@@ -29,44 +25,30 @@ export type GgufData =
     readonly blocks: Uint8Array;
   };
 
-const VERSION = 3;
-const ALIGNMENT = 32;
-// Codes of types of tensors, and of values.
+/** Numbers of types of tensors. */
 const STORED = { f32: 0, bf16: 30 };
-const CODE = { u32: 4, i32: 5, f32: 6, bool: 7, text: 8, array: 9 };
 
 /** The parts of a file. */
 export function* writeGguf(
   keys: { readonly [key: string]: GgufValue },
   tensors: { readonly [name: string]: GgufTensor<GgufData> },
 ): Generator<Uint8Array> {
-  const names = Object.keys(tensors);
-  const head: Uint8Array[] = [
-    Buffer.from("GGUF"),
-    u32(VERSION),
-    u64(names.length),
-    u64(Object.keys(keys).length),
-  ];
-  for (const [key, value] of Object.entries(keys)) {
-    head.push(...text(key), ...encode(value));
-  }
-  let offset = 0;
-  for (const name of names) {
-    const { shape, data } = tensors[name]!;
-    // The innermost axis comes first.
-    head.push(...text(name), u32(shape.length), ...shape.map(u64).reverse());
-    head.push(u32(typeOf(data)), u64(offset));
-    const bytes = bytesOf(tensors[name]!);
-    offset += bytes + padding(bytes).length;
-  }
-  yield* head;
-  yield padding(head.reduce((sum, part) => sum + part.length, 0));
-  for (const name of names) {
-    const { data } = tensors[name]!;
+  const entries = Object.entries(tensors);
+  yield ggufHead(
+    keys,
+    entries.map(([name, tensor]) => ({
+      name,
+      shape: tensor.shape,
+      type: typeOf(tensor.data),
+      bytes: bytesOf(tensor),
+    })),
+  );
+  for (const [, tensor] of entries) {
+    const { data } = tensor;
     if ("dtype" in data) yield* data.parts();
     else if ("type" in data) yield data.blocks;
     else yield new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-    yield padding(bytesOf(tensors[name]!));
+    yield paddingAfter(bytesOf(tensor));
   }
 }
 
@@ -111,43 +93,4 @@ function bytesOf({ shape, data }: GgufTensor<GgufData>): number {
   if ("type" in data) return data.blocks.length;
   const width = "dtype" in data && data.dtype === "bf16" ? 2 : 4;
   return shape.reduce((n, size) => n * size, width);
-}
-
-function encode(value: GgufValue): Uint8Array[] {
-  if ("u32" in value) return [u32(CODE.u32), u32(value.u32)];
-  if ("f32" in value) return [u32(CODE.f32), f32(value.f32)];
-  if ("bool" in value) return [u32(CODE.bool), Uint8Array.of(+value.bool)];
-  if ("text" in value) return [u32(CODE.text), ...text(value.text)];
-  if ("texts" in value) {
-    return [...array(CODE.text, value.texts), ...value.texts.flatMap(text)];
-  }
-  if ("f32s" in value) {
-    return [...array(CODE.f32, value.f32s), ...value.f32s.map(f32)];
-  }
-  return [...array(CODE.i32, value.i32s), ...value.i32s.map(u32)];
-}
-
-function array(code: number, { length }: readonly unknown[]): Uint8Array[] {
-  return [u32(CODE.array), u32(code), u64(length)];
-}
-
-function text(value: string): Uint8Array[] {
-  const bytes = Buffer.from(value);
-  return [u64(bytes.length), bytes];
-}
-
-function u32(value: number): Uint8Array {
-  return new Uint8Array(Uint32Array.of(value).buffer);
-}
-
-function f32(value: number): Uint8Array {
-  return new Uint8Array(Float32Array.of(value).buffer);
-}
-
-function u64(value: number): Uint8Array {
-  return new Uint8Array(BigUint64Array.of(BigInt(value)).buffer);
-}
-
-function padding(length: number): Uint8Array {
-  return new Uint8Array((ALIGNMENT - length % ALIGNMENT) % ALIGNMENT);
 }

@@ -9,13 +9,13 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { nodeFiles } from "../../cli/files.ts";
+import type { GgufValue } from "../../engine/gguf/write.ts";
 import { withTensors } from "../../engine/tensors.ts";
 import type { TensorEntry } from "../../runtime/mod.ts";
 import type { DemoConfig } from "./demo.ts";
 import {
   type GgufData,
   type GgufTensor,
-  type GgufValue,
   vocabularyKeys,
   writeGguf,
 } from "./gguf.ts";

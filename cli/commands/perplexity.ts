@@ -1,6 +1,7 @@
 /** `switchyard perplexity`: the perplexity of a checkpoint on texts, and its divergence from a reference. */
 
 import {
+  type Comparison,
   Decoder,
   decoderShape,
   type Mean,
@@ -173,6 +174,7 @@ export function documentOf({ nats, comparison, ...sizes }: Measured): object {
     ...comparison === undefined ? {} : {
       against: {
         perplexity: perplexityOf(comparison.reference),
+        change: changeOf(comparison),
         divergence: comparison.divergence,
         sameToken: comparison.sameToken,
         sameExperts: comparison.sameExperts ?? null,
@@ -192,11 +194,13 @@ export function scoreText(
   ];
   if (comparison) {
     const { reference, divergence, sameToken, sameExperts } = comparison;
-    const change = Math.exp(nats.mean - reference.mean) - 1;
+    const change = changeOf(comparison);
     lines.push(
       `reference  ${perplexityText(reference)}, change ${
-        change < 0 ? "" : "+"
-      }${(100 * change).toFixed(3)} %`,
+        change.value < 0 ? "" : "+"
+      }${(100 * change.value).toFixed(3)} +/- ${
+        (100 * change.error).toFixed(3)
+      } %`,
       `divergence ${divergence.mean.toExponential(3)} +/- ${
         divergence.error.toExponential(1)
       } nats per token (KL), largest ${divergence.largest.toExponential(1)}`,
@@ -208,6 +212,13 @@ export function scoreText(
     );
   }
   return `${lines.join("\n")}\n`;
+}
+
+/** Relative change of perplexity, and its error. */
+function changeOf(
+  { change: { mean, error } }: Comparison,
+): { readonly value: number; readonly error: number } {
+  return { value: Math.expm1(mean), error: Math.exp(mean) * error };
 }
 
 function perplexityText(nats: Mean): string {

@@ -31,6 +31,8 @@ export interface ParamFacts {
   readonly expert?: string;
   /** Whether it is the selection bias of a router, which is f32 also in 16-bit files. */
   readonly selection: boolean;
+  /** Whether it is contracted to the logits of a router. */
+  readonly router: boolean;
 }
 
 /** The parameters of a graph, in its order. */
@@ -38,6 +40,7 @@ export function paramFacts(graph: Graph): ParamFacts[] {
   const users = usersOf(graph);
   const dispatched = dispatchedNodes(graph);
   const biases = selectionBiases(graph.nodes);
+  const routers = routerParams(graph);
   return graph.nodes.flatMap((node) => {
     if (node.primitive !== "param") return [];
     const sizes = sizesOf(graph, node);
@@ -70,12 +73,30 @@ export function paramFacts(graph: Graph): ParamFacts[] {
       matrix: matrixOf(node, sizes, used),
       ...expert === undefined ? {} : { expert },
       selection: biases.has(node),
+      router: routers.has(node),
     }];
   });
 }
 
 function sizesOf(graph: Graph, node: Node): number[] {
   return node.axes.map((axis) => graph.axes[axis]!.size);
+}
+
+/** The parameters whose contractions become the logits of a routing. */
+function routerParams({ nodes }: Graph): ReadonlySet<Node> {
+  const found = new Set<Node>();
+  const seen = new Set<Node>();
+  const waiting = nodes.flatMap((node) =>
+    node.primitive === "route" ? [node.inputs[0]!] : []
+  );
+  for (let node = waiting.pop(); node; node = waiting.pop()) {
+    if (seen.has(node)) continue;
+    seen.add(node);
+    if (node.primitive === "param") found.add(node);
+    // What is contracted with a parameter is not logits any more.
+    waiting.push(...node.primitive === "dot" ? [node.inputs[1]!] : node.inputs);
+  }
+  return found;
 }
 
 /** The contractions of a parameter, directly or through views. */

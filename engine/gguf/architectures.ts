@@ -2,7 +2,7 @@
 
 import { DataError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
-import { type GgufHeader, type GgufKeys, numberOf } from "./header.ts";
+import { type GgufHeader, numberOf } from "./header.ts";
 
 /** Mapping from a tensor of llama.cpp to tensors of a checkpoint. */
 export interface TensorName {
@@ -18,20 +18,22 @@ export interface TensorName {
 export interface GgufArchitecture {
   /** Name of the architecture in config.json. */
   readonly architecture: string;
-  /** Fields of config.json besides the common ones. */
-  readonly config: (keys: Keys) => { readonly [field: string]: unknown };
-  /** Tensor names that extend or override the common ones, without `blk.N.` and `.weight`. */
+  /** Fields of config.json besides those of all: the keys that they are read from, the first that is there. */
+  readonly fields: ConfigFields;
+  /** Fields of config.json that all models of the architecture have in common. */
+  readonly constants?: { readonly [field: string]: unknown };
+  /** Layers without experts are `mlp_only_layers` of config.json. */
+  readonly listsDense?: true;
+  /** Names of tensors besides those of all, and instead of them. `blk.N.` and `.weight` are left out. */
   readonly tensors: { readonly [name: string]: string | TensorName };
+  /** llama.cpp uses the embeddings where the file has no output matrix. */
+  readonly ties?: true;
 }
 
-/** Numbers of keys under the name of the architecture. */
-export interface Keys {
-  readonly all: GgufKeys;
-  /** Layers without experts. */
-  readonly dense: readonly number[];
-  /** Undefined if the key is missing. */
-  number(key: string): number | undefined;
-}
+/** Keys of fields of config.json, without the name of the architecture. */
+export type ConfigFields = {
+  readonly [field: string]: string | readonly string[];
+};
 
 const ATTENTION = {
   attn_norm: "input_layernorm",
@@ -57,15 +59,18 @@ const DENSE = {
   ffn_down: "mlp.down_proj",
 } as const;
 
+/** The width of experts; older files have it in the key of dense layers. */
+const EXPERT_WIDTH = ["expert_feed_forward_length", "feed_forward_length"];
+
 /** The table, by `general.architecture`. */
-const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
+export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
   llama: {
     architecture: "MixtralForCausalLM",
-    config: ({ number }) => ({
-      intermediate_size: number("expert_feed_forward_length") ??
-        number("feed_forward_length"),
-      num_local_experts: number("expert_count"),
-    }),
+    fields: {
+      intermediate_size: EXPERT_WIDTH,
+      num_local_experts: "expert_count",
+    },
+    ties: true,
     tensors: {
       attn_q: { name: "self_attn.q_proj", interleaved: "head_count" },
       attn_k: { name: "self_attn.k_proj", interleaved: "head_count_kv" },
@@ -77,26 +82,24 @@ const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
   },
   olmoe: {
     architecture: "OlmoeForCausalLM",
-    config: ({ number }) => ({
-      intermediate_size: number("expert_feed_forward_length") ??
-        number("feed_forward_length"),
-      num_experts: number("expert_count"),
-      norm_topk_prob: false,
-    }),
+    fields: {
+      intermediate_size: EXPERT_WIDTH,
+      num_experts: "expert_count",
+    },
+    constants: { norm_topk_prob: false },
     tensors: EXPERTS,
   },
   qwen2moe: {
     architecture: "Qwen2MoeForCausalLM",
-    config: ({ number, dense }) => ({
-      mlp_only_layers: dense,
-      intermediate_size: number("feed_forward_length"),
-      moe_intermediate_size: number("expert_feed_forward_length"),
-      shared_expert_intermediate_size: number(
-        "expert_shared_feed_forward_length",
-      ),
-      num_experts: number("expert_count"),
-      norm_topk_prob: false,
-    }),
+    fields: {
+      intermediate_size: "feed_forward_length",
+      moe_intermediate_size: "expert_feed_forward_length",
+      shared_expert_intermediate_size: "expert_shared_feed_forward_length",
+      num_experts: "expert_count",
+    },
+    constants: { norm_topk_prob: false },
+    listsDense: true,
+    ties: true,
     tensors: {
       ...EXPERTS,
       ...DENSE,
@@ -108,13 +111,14 @@ const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
   },
   qwen3moe: {
     architecture: "Qwen3MoeForCausalLM",
-    config: ({ number, dense }) => ({
-      mlp_only_layers: dense,
-      intermediate_size: number("feed_forward_length"),
-      moe_intermediate_size: number("expert_feed_forward_length"),
-      num_experts: number("expert_count"),
-      norm_topk_prob: true,
-    }),
+    fields: {
+      intermediate_size: "feed_forward_length",
+      moe_intermediate_size: "expert_feed_forward_length",
+      num_experts: "expert_count",
+    },
+    constants: { norm_topk_prob: true },
+    listsDense: true,
+    ties: true,
     tensors: { ...EXPERTS, ...DENSE },
   },
 };
@@ -126,38 +130,25 @@ const OUTER: { readonly [name: string]: string } = {
   "output.weight": "lm_head.weight",
 };
 
-/** The row of a file. Throws DataError for an unsupported architecture. */
+/** The name and the row of a file. Throws DataError for an architecture that is not in the table. */
 export function architectureOf(
   path: string,
-  { keys, tensors }: GgufHeader,
-): { readonly row: GgufArchitecture; readonly keys: Keys } {
-  const name = keys["general.architecture"];
-  const row = typeof name === "string" && Object.hasOwn(ARCHITECTURES, name)
+  { keys }: Pick<GgufHeader, "keys">,
+): { readonly name: string; readonly row: GgufArchitecture } {
+  const name = String(keys["general.architecture"]);
+  const row = Object.hasOwn(ARCHITECTURES, name)
     ? ARCHITECTURES[name]
     : undefined;
   const dense = name === "llama" &&
     (numberOf(keys, "llama.expert_count") ?? 0) === 0;
-  if (row === undefined || dense) {
-    throw new DataError(
-      `Cannot open '${path}': its architecture is '${shown(String(name))}'${
-        dense ? " without experts" : ""
-      }, which is not read. Known ones are ${
-        Object.keys(ARCHITECTURES).join(", ")
-      }`,
-    );
-  }
-  return {
-    row,
-    keys: {
-      all: keys,
-      dense: tensors.flatMap((tensor) => {
-        const [, layer] = /^blk\.(\d+)\.ffn_gate\.weight$/.exec(tensor.name) ??
-          [];
-        return layer === undefined ? [] : [Number(layer)];
-      }),
-      number: (key) => numberOf(keys, `${name}.${key}`),
-    },
-  };
+  if (row !== undefined && !dense) return { name, row };
+  throw new DataError(
+    `Cannot open '${path}': its architecture is '${shown(name)}'${
+      dense ? " without experts" : ""
+    }, which is not read. Known ones are ${
+      Object.keys(ARCHITECTURES).join(", ")
+    }`,
+  );
 }
 
 /**
@@ -178,36 +169,39 @@ export function checkpointName(
   return { ...entry, name: `model.layers.${layer}.${entry.name}.${ending}` };
 }
 
-/** The config.json of a file. */
-export function configOf(
-  path: string,
-  header: GgufHeader,
-): { readonly [field: string]: unknown } {
-  const { row, keys } = architectureOf(path, header);
-  const { number } = keys;
-  const tokens = keys.all["tokenizer.ggml.tokens"];
-  const config = {
-    architectures: [row.architecture],
-    num_hidden_layers: number("block_count"),
-    hidden_size: number("embedding_length"),
-    num_attention_heads: number("attention.head_count"),
-    num_key_value_heads: number("attention.head_count_kv"),
-    head_dim: number("attention.key_length"),
-    rms_norm_eps: number("attention.layer_norm_rms_epsilon"),
-    rope_theta: number("rope.freq_base"),
-    max_position_embeddings: number("context_length"),
-    num_experts_per_tok: number("expert_used_count"),
-    vocab_size: number("vocab_size") ??
-      (Array.isArray(tokens) ? tokens.length : undefined),
-    tie_word_embeddings: !header.tensors.some(({ name }) =>
-      name === "output.weight"
-    ),
-    sliding_window: number("attention.sliding_window"),
-    ...row.config(keys),
-    bos_token_id: numberOf(keys.all, "tokenizer.ggml.bos_token_id"),
-    eos_token_id: numberOf(keys.all, "tokenizer.ggml.eos_token_id"),
-  };
-  return Object.fromEntries(
-    Object.entries(config).filter(([, value]) => value !== undefined),
-  );
+/** A tensor of a checkpoint in a file. */
+export interface GgufName extends TensorName {
+  /** With the number of the layer. */
+  readonly gguf: string;
+  /** The number of the expert whose part of the tensor it is. */
+  readonly expert: number | undefined;
+}
+
+/** Where a tensor of a checkpoint belongs in a file; undefined for one that llama.cpp has no name for. */
+export function ggufName(
+  row: GgufArchitecture,
+  name: string,
+): GgufName | undefined {
+  const outer = Object.entries(OUTER).find(([, ours]) => ours === name)?.[0];
+  if (outer !== undefined) return { gguf: outer, name, expert: undefined };
+  const [, layer, of = "", ending] =
+    /^model\.layers\.(\d+)\.(.+)\.(weight|bias)$/.exec(name) ?? [];
+  const names: GgufArchitecture["tensors"] = { ...ATTENTION, ...row.tensors };
+  for (const [gguf, found] of Object.entries(names)) {
+    const entry = typeof found === "string" ? { name: found } : found;
+    const [start = "", end] = entry.name.split("{expert}");
+    const [, expert] = end === undefined
+      ? []
+      : /^(\d+)$/.exec(of.slice(start.length, of.length - end.length)) ?? [];
+    const same = end === undefined
+      ? of === start
+      : expert !== undefined && of === `${start}${expert}${end}`;
+    if (!same) continue;
+    return {
+      ...entry,
+      gguf: `blk.${layer}.${gguf}.${ending}`,
+      expert: expert === undefined ? undefined : Number(expert),
+    };
+  }
+  return undefined;
 }

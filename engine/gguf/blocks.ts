@@ -6,6 +6,15 @@
 import { widen } from "../../runtime/half.ts";
 import type { Parts } from "../encodings/matrix.ts";
 import type { PackedElementName } from "../../spec/packed.ts";
+import {
+  type Encode,
+  encodeMxfp4,
+  encodeQ4,
+  encodeQ4K,
+  encodeQ5,
+  encodeQ6K,
+  encodeQ8,
+} from "./encode_blocks.ts";
 
 /** A type whose elements have separate bytes. */
 export interface PlainType {
@@ -26,6 +35,10 @@ export interface BlockType {
   readonly group: number;
   /** Decodes the block at the start of the bytes. */
   readonly decode: (block: Uint8Array, to: Parts) => void;
+  /** Encodes a block. Absent: files of the type are read only. */
+  readonly encode?: Encode;
+  /** The type of rows that blocks do not divide, if one is written. */
+  readonly instead?: string;
 }
 
 /** The f16 at a byte offset. */
@@ -143,6 +156,8 @@ export const GGUF_TYPES: {
     element: "int4",
     group: 32,
     decode: legacy({ offset: false, fifth: false }),
+    encode: encodeQ4,
+    instead: "BF16",
   },
   3: {
     name: "Q4_1",
@@ -159,6 +174,8 @@ export const GGUF_TYPES: {
     element: "int8",
     group: 32,
     decode: legacy({ offset: false, fifth: true }),
+    encode: encodeQ5,
+    instead: "BF16",
   },
   7: {
     name: "Q5_1",
@@ -178,6 +195,8 @@ export const GGUF_TYPES: {
       scales[0] = half(block, 0);
       codes.set(block.subarray(2, 34));
     },
+    encode: encodeQ8,
+    instead: "BF16",
   },
   12: {
     name: "Q4_K",
@@ -186,6 +205,8 @@ export const GGUF_TYPES: {
     element: "uint4",
     group: 32,
     decode: kBlock(false),
+    encode: encodeQ4K,
+    instead: "Q5_0",
   },
   13: {
     name: "Q5_K",
@@ -202,6 +223,8 @@ export const GGUF_TYPES: {
     element: "int8",
     group: 16,
     decode: q6K,
+    encode: encodeQ6K,
+    instead: "Q8_0",
   },
   20: {
     name: "IQ4_NL",
@@ -232,6 +255,8 @@ export const GGUF_TYPES: {
       scales[0] = 2 ** (block[0]! - 127);
       nibbles(block.subarray(1, 17), codes);
     },
+    encode: encodeMxfp4,
+    instead: "BF16",
   },
 };
 

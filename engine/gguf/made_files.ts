@@ -1,7 +1,7 @@
 /** The JSON files of a checkpoint, generated from the header of a GGUF file. */
 
 import type { FileSystem } from "../files.ts";
-import { configOf } from "./architectures.ts";
+import { configOf } from "./config.ts";
 import { ggufParts } from "./folder.ts";
 import { type GgufHeader, readGguf } from "./header.ts";
 import { tokenizerOf } from "./tokenizer.ts";

@@ -5,15 +5,11 @@ import { type FileSource, readExactly } from "../../runtime/file_source.ts";
 import { DataError } from "../../spec/errors.ts";
 import { PACKED_ELEMENTS, type PackedElement } from "../../spec/packed.ts";
 import { shown } from "../../spec/shown.ts";
-import {
-  type Parts,
-  rowSource,
-  type StoredMatrix,
-  viewsOf,
-} from "../encodings/matrix.ts";
+import { type Parts, type StoredMatrix, viewsOf } from "../encodings/matrix.ts";
 import { architectureOf, checkpointName } from "./architectures.ts";
 import { type BlockType, isBlockType } from "./blocks.ts";
-import type { GgufHeader, GgufTensor } from "./header.ts";
+import { uninterleavedRow, withRows } from "./interleaved.ts";
+import { type GgufHeader, type GgufTensor, numberOf } from "./header.ts";
 
 /** Tensors that follow from the keys. */
 const HARMLESS = new Set(["rope_freqs.weight"]);
@@ -35,13 +31,15 @@ export function ggufTensors(
   source: FileSource,
   header: GgufHeader,
 ): TensorEntry[] {
-  const { row, keys } = architectureOf(path, header);
+  const { name: architecture, row } = architectureOf(path, header);
   return header.tensors.flatMap((tensor): TensorEntry[] => {
     if (HARMLESS.has(tensor.name)) return [];
     const { name, interleaved, row: asRow } =
       checkpointName(row, tensor.name) ?? { name: tensor.name };
     const rowOf = interleaved && uninterleave(path, tensor, {
-      heads: keys.number(`attention.${interleaved}`) ?? 1,
+      heads:
+        numberOf(header.keys, `${architecture}.attention.${interleaved}`) ??
+          1,
     });
     const shape = asRow ? [1, ...tensor.shape] : tensor.shape;
     if (!name.includes("{expert}")) {
@@ -81,11 +79,7 @@ function uninterleave(
       }' has ${rows} rows, which are not pairs of ${heads} heads. Get the file again`,
     );
   }
-  return (row) => {
-    const at = row % width;
-    const pair = at % (width / 2);
-    return row - at + 2 * pair + (at < width / 2 ? 0 : 1);
-  };
+  return (row) => uninterleavedRow(row, width);
 }
 
 /** A tensor as entries: unchanged, or as views of its blocks. */
@@ -98,8 +92,8 @@ function entriesOf(
   },
 ): TensorEntry[] {
   const { name: stored, shape, type, bytes } = tensor;
-  const source = rowOf ? reordered(tensor, file, rowOf) : file;
-  const offset = rowOf ? 0 : tensor.offset;
+  const there = { shape, bytes, source: file, offset: tensor.offset };
+  const { source, offset } = rowOf ? withRows(there, rowOf) : there;
   if (!isBlockType(type)) {
     return [{ name, dtype: type.dtype, shape, source, offset, bytes }];
   }
@@ -117,31 +111,6 @@ function entriesOf(
   const [decoded, ...packed] = viewsOf(matrix);
   // A vector in blocks is read only as f32.
   return shape.length === 2 ? [decoded!, ...packed] : [{ ...decoded!, shape }];
-}
-
-/** A tensor whose rows have another order in the file, as a separate source. */
-function reordered(
-  { offset, bytes, shape }: Pick<GgufTensor, "offset" | "bytes" | "shape">,
-  source: FileSource,
-  rowOf: (row: number) => number,
-): FileSource {
-  const [rows = 1] = shape;
-  const rowBytes = bytes / rows;
-  return rowSource(source.name, {
-    rows,
-    rowBytes,
-    read: async (begin, end) => {
-      const read = new Uint8Array((end - begin) * rowBytes);
-      for (let row = begin; row < end; row++) {
-        const from = offset + rowOf(row) * rowBytes;
-        read.set(
-          await readExactly(source, from, rowBytes),
-          (row - begin) * rowBytes,
-        );
-      }
-      return read;
-    },
-  });
 }
 
 /** A matrix in blocks as codes, scales and offsets. */

@@ -5,10 +5,17 @@ import { shown } from "../../spec/shown.ts";
 import { type GgufHeader, type GgufKeys, numberOf } from "./header.ts";
 
 /** Types of tokens. */
-const NORMAL = 1, UNKNOWN = 2, CONTROL = 3, USER = 4;
+export const TOKEN_TYPES = {
+  normal: 1,
+  unknown: 2,
+  control: 3,
+  user: 4,
+  unused: 5,
+  byte: 6,
+} as const;
 
 /** Pre-tokenization pattern of GPT-2. */
-const GPT2 =
+export const GPT2 =
   "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
 /** Pattern of Llama 3, with `numbers` digits at a time. */
@@ -17,7 +24,7 @@ function llama3(numbers: string): string {
 }
 
 /** Pre-tokenization patterns by `tokenizer.ggml.pre`, applied one after another. */
-const SPLITS: { readonly [name: string]: readonly string[] } = {
+export const SPLITS: { readonly [name: string]: readonly string[] } = {
   default: [GPT2],
   "gpt-2": [GPT2],
   olmo: [GPT2],
@@ -55,7 +62,7 @@ export function tokenizerOf(
   const types = listOf(keys, "tokenizer.ggml.token_type");
   const tokens = texts.map((content, id): Token => ({
     content: String(content),
-    type: Number(types?.[id] ?? NORMAL),
+    type: Number(types?.[id] ?? TOKEN_TYPES.normal),
     id,
   }));
   const model = keys["tokenizer.ggml.model"];
@@ -85,7 +92,8 @@ export function tokenizerOf(
       padding: null,
       added_tokens: tokens
         .filter(({ type }) =>
-          type === CONTROL || type === USER || type === UNKNOWN
+          type === TOKEN_TYPES.control || type === TOKEN_TYPES.user ||
+          type === TOKEN_TYPES.unknown
         )
         .map(({ id, content, type }) => ({
           id,
@@ -94,7 +102,7 @@ export function tokenizerOf(
           lstrip: false,
           rstrip: false,
           normalized: false,
-          special: type !== USER,
+          special: type !== TOKEN_TYPES.user,
         })),
       ...make(path, keys, tokens),
       post_processor: first === true && bos !== null
@@ -193,7 +201,8 @@ function sentencePiece(
   const ids = new Map(tokens.map(({ content, id }) => [content, id]));
   const scores = listOf(keys, "tokenizer.ggml.scores") ?? [];
   const scored = tokens.filter(({ type, content }) =>
-    (type === NORMAL || type === USER) && [...content].length > 1
+    (type === TOKEN_TYPES.normal || type === TOKEN_TYPES.user) &&
+    [...content].length > 1
   ).map((token) => ({ ...token, score: Number(scores[token.id] ?? 0) }));
   scored.sort((a, b) => b.score - a.score || a.id - b.id);
   const merges = scored.flatMap(({ content }) => {
@@ -214,7 +223,7 @@ function sentencePiece(
     );
     return pairs;
   });
-  const unknown = tokens.find(({ type }) => type === UNKNOWN);
+  const unknown = tokens.find(({ type }) => type === TOKEN_TYPES.unknown);
   return {
     normalizer: {
       type: "Sequence",

@@ -4,10 +4,10 @@ import fc from "fast-check";
 import {
   type GgufData,
   type GgufTensor,
-  type GgufValue,
   vocabularyKeys,
   writeGguf,
 } from "../../bench/peers/gguf.ts";
+import type { GgufValue } from "../../engine/gguf/write.ts";
 import { BLOCK_TYPES, blocksOf } from "../../bench/peers/gguf_blocks.ts";
 import { configurationOf } from "../../engine/configuration.ts";
 import type { FileSystem } from "../../engine/files.ts";

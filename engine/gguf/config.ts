@@ -1,0 +1,153 @@
+/** config.json from the keys of a GGUF file, and back. */
+
+import { DataError } from "../../spec/errors.ts";
+import { shown } from "../../spec/shown.ts";
+import {
+  architectureOf,
+  type ConfigFields,
+  type GgufArchitecture,
+} from "./architectures.ts";
+import { type GgufHeader, type GgufKeys, numberOf } from "./header.ts";
+import type { GgufValue, GgufValues } from "./write.ts";
+
+type Config = { readonly [field: string]: unknown };
+
+/** Fields of all architectures. */
+const FIELDS: ConfigFields = {
+  num_hidden_layers: "block_count",
+  hidden_size: "embedding_length",
+  num_attention_heads: "attention.head_count",
+  num_key_value_heads: "attention.head_count_kv",
+  head_dim: "attention.key_length",
+  rms_norm_eps: "attention.layer_norm_rms_epsilon",
+  rope_theta: "rope.freq_base",
+  max_position_embeddings: "context_length",
+  num_experts_per_tok: "expert_used_count",
+  vocab_size: "vocab_size",
+  sliding_window: "attention.sliding_window",
+};
+
+/** Tokens that keys of the tokenizer name. */
+const TOKENS: ConfigFields = {
+  bos_token_id: "tokenizer.ggml.bos_token_id",
+  eos_token_id: "tokenizer.ggml.eos_token_id",
+};
+
+/** Keys whose values are floats, by their endings. */
+const FLOAT = /(epsilon|freq_base|_scale)$/;
+
+/** The config.json of a file. */
+export function configOf(
+  path: string,
+  header: GgufHeader,
+): { readonly [field: string]: unknown } {
+  const { name, row } = architectureOf(path, header);
+  const { keys, tensors } = header;
+  const tokens = keys["tokenizer.ggml.tokens"];
+  const config = {
+    architectures: [row.architecture],
+    vocab_size: Array.isArray(tokens) ? tokens.length : undefined,
+    tie_word_embeddings: !tensors.some(({ name }) => name === "output.weight"),
+    ...row.constants,
+    ...row.listsDense ? { mlp_only_layers: denseLayers(header) } : {},
+    ...read(keys, `${name}.`, { ...FIELDS, ...row.fields }),
+    ...read(keys, "", TOKENS),
+  };
+  return Object.fromEntries(
+    Object.entries(config).filter(([, value]) => value !== undefined),
+  );
+}
+
+/** Fields that keys give. */
+function read(keys: GgufKeys, prefix: string, fields: ConfigFields): Config {
+  return Object.fromEntries(
+    Object.entries(fields).flatMap(([field, names]): [string, unknown][] => {
+      const value = [names].flat()
+        .map((name) => valueOf(keys, prefix + name))
+        .find((value) => value !== undefined);
+      return value === undefined ? [] : [[field, value]];
+    }),
+  );
+}
+
+function valueOf(keys: GgufKeys, key: string): number | boolean | undefined {
+  const value = keys[key];
+  return typeof value === "boolean" ? value : numberOf(keys, key);
+}
+
+function denseLayers({ tensors }: GgufHeader): number[] {
+  return tensors.flatMap((tensor) => {
+    const [, layer] = /^blk\.(\d+)\.ffn_gate\.weight$/.exec(tensor.name) ?? [];
+    return layer === undefined ? [] : [Number(layer)];
+  });
+}
+
+/**
+ * The keys that a config.json becomes, those of the tokenizer left out. Throws DataError for a field that keys of the
+ * architecture cannot say.
+ */
+export function keysOf(
+  config: Config,
+  { name, row }: { readonly name: string; readonly row: GgufArchitecture },
+): GgufValues {
+  const values = new Map(Object.entries(flattened(config)));
+  refuseOthers(values, { name, row });
+  const keys = new Map<string, GgufValue>();
+  for (
+    const [field, names] of Object.entries({ ...FIELDS, ...row.fields })
+  ) {
+    const value = values.get(field);
+    const key = `${name}.${[names].flat()[0]!}`;
+    if (typeof value === "boolean") keys.set(key, { bool: value });
+    if (typeof value !== "number") continue;
+    keys.set(key, FLOAT.test(key) ? { f32: value } : { u32: value });
+  }
+  const heads = Number(values.get("num_attention_heads"));
+  const width = Number(
+    values.get("head_dim") ?? Number(values.get("hidden_size")) / heads,
+  );
+  const all: GgufValues = {
+    "general.architecture": { text: name },
+    "general.alignment": { u32: 32 },
+    "general.quantization_version": { u32: 2 },
+    ...Object.fromEntries(keys),
+    [`${name}.attention.key_length`]: { u32: width },
+    [`${name}.attention.value_length`]: { u32: width },
+    [`${name}.rope.dimension_count`]: { u32: width },
+    // Required by llama.cpp, where experts have a key of their own too.
+    ...keys.has(`${name}.feed_forward_length`) ? {} : {
+      [`${name}.feed_forward_length`]: {
+        u32: Number(values.get("intermediate_size")),
+      },
+    },
+  };
+  return all;
+}
+
+/** A configuration whose rotary parameters are fields of their own. */
+function flattened(config: Config): Config {
+  const { rope_parameters: rotary, ...others } = config;
+  return typeof rotary === "object" && rotary !== null
+    ? { ...others, ...rotary as Config }
+    : others;
+}
+
+/** Fields that change a model and that no key says: only these values can be written. */
+function refuseOthers(
+  config: ReadonlyMap<string, unknown>,
+  { name, row }: { readonly name: string; readonly row: GgufArchitecture },
+): void {
+  const wanted = { rope_scaling: null, clip_qkv: null, ...row.constants };
+  for (const [field, value] of Object.entries(wanted)) {
+    const found = config.get(field) ?? null;
+    if (found === value || (found === null && config.has(field) === false)) {
+      continue;
+    }
+    if (found === null) continue;
+    throw new DataError(
+      `Cannot write a GGUF file: '${field}' is ${
+        shown(JSON.stringify(found))
+      }, and files of architecture '${name}' cannot say so. Use --to fp8 or --to mxfp4 with a folder for --out`,
+    );
+  }
+}

@@ -1,0 +1,167 @@
+/** Encoders of GGUF blocks: the codes and scales that fit a block's elements, in the bytes that `blocks.ts` decodes. */
+
+import { narrow } from "../../runtime/half.ts";
+import { widenF16 } from "../../spec/half.ts";
+import { nearestCode } from "../encodings/nearest.ts";
+import {
+  affineScale,
+  clamped,
+  partOf,
+  symmetricScale,
+  type Weighted,
+} from "./fit.ts";
+
+/** Encodes elements into the block that begins with the first byte, which is zero throughout. */
+export type Encode = (elements: Weighted, block: Uint8Array) => void;
+
+/** The largest f16. */
+const LARGEST = 65504;
+
+/** Stores the nearest finite f16 at a byte. Returns it as a number. */
+function storeHalf(block: Uint8Array, at: number, value: number): number {
+  const bounded = Math.min(LARGEST, Math.max(-LARGEST, value));
+  const [bits = 0] = narrow("f16", Float32Array.of(bounded));
+  block[at] = bits & 255;
+  block[at + 1] = bits >> 8;
+  return widenF16(bits);
+}
+
+function inverseOf(scale: number): number {
+  return scale === 0 ? 0 : 1 / scale;
+}
+
+/** Stores codes of four bits: those of the first half in low bits, the others in high bits. */
+function storeNibbles(bytes: Uint8Array, codes: ArrayLike<number>): void {
+  const half = codes.length / 2;
+  for (let i = 0; i < half; i++) {
+    bytes[i] = codes[i]! & 15 | (codes[i + half]! & 15) << 4;
+  }
+}
+
+/** Q8_0: an f16 scale and 32 integers of eight bits. */
+export function encodeQ8({ values }: Weighted, block: Uint8Array): void {
+  const largest = values.reduce((max, x) => Math.max(max, Math.abs(x)), 0);
+  const inverse = inverseOf(storeHalf(block, 0, largest / 127));
+  values.forEach((x, i) => block[2 + i] = clamped(x * inverse, -127, 127));
+}
+
+/** Q4_0: an f16 scale and 32 integers of four bits, 8 too large. */
+export function encodeQ4(elements: Weighted, block: Uint8Array): void {
+  const inverse = inverseOf(storeHalf(block, 0, symmetricScale(elements, 8)));
+  const codes = elements.values.map((x) => clamped(x * inverse, -8, 7) + 8);
+  storeNibbles(block.subarray(2), codes);
+}
+
+/** Q5_0: an f16 scale, the fifth bits of 32 integers, 16 too large, and their four low bits. */
+export function encodeQ5(elements: Weighted, block: Uint8Array): void {
+  const inverse = inverseOf(storeHalf(block, 0, symmetricScale(elements, 16)));
+  const codes = elements.values.map((x) => clamped(x * inverse, -16, 15) + 16);
+  codes.forEach((code, i) => {
+    block[2 + (i >> 3)]! |= code >> 4 << (i & 7);
+  });
+  storeNibbles(block.subarray(6), codes);
+}
+
+/** Q4_K: eight sub-blocks of 32, whose scales and minimums have six bits, by two f16 factors. */
+export function encodeQ4K(elements: Weighted, block: Uint8Array): void {
+  const parts = Array.from(
+    { length: 8 },
+    (_, i) => partOf(elements, 32 * i, 32 * i + 32),
+  );
+  const fits = parts.map((part) => affineScale(part, 15));
+  const most = (of: (fit: typeof fits[number]) => number) =>
+    Math.max(...fits.map(of));
+  const factor = storeHalf(block, 0, most(({ scale }) => scale) / 63);
+  const minimumFactor = storeHalf(block, 2, most((fit) => fit.minimum) / 63);
+  const packed = block.subarray(4, 16);
+  const codes = new Uint8Array(256);
+  parts.forEach(({ values }, i) => {
+    const { scale, minimum } = fits[i]!;
+    const six = clamped(scale * inverseOf(factor), 0, 63);
+    const low = clamped(minimum * inverseOf(minimumFactor), 0, 63);
+    storeSixBits(packed, i, [six, low]);
+    const inverse = inverseOf(factor * six);
+    values.forEach((x, n) => {
+      codes[32 * i + n] = clamped((x + minimumFactor * low) * inverse, 0, 15);
+    });
+  });
+  for (let pair = 0; pair < 4; pair++) {
+    storeNibbles(
+      block.subarray(16 + 32 * pair),
+      codes.subarray(64 * pair, 64 * pair + 64),
+    );
+  }
+}
+
+/** Stores the scale and the minimum of sub-block `i`: those of the last four have their two high bits in the bytes of the first. */
+function storeSixBits(
+  packed: Uint8Array,
+  i: number,
+  [scale, minimum]: readonly [number, number],
+): void {
+  if (i < 4) {
+    packed[i]! |= scale;
+    packed[i + 4]! |= minimum;
+    return;
+  }
+  packed[i + 4] = scale & 15 | (minimum & 15) << 4;
+  packed[i - 4]! |= scale >> 4 << 6;
+  packed[i]! |= minimum >> 4 << 6;
+}
+
+/** Q6_K: 16 groups of 16 with scales of eight bits, by an f16 factor; four low bits and two high bits are apart. */
+export function encodeQ6K(elements: Weighted, block: Uint8Array): void {
+  const scales = Array.from(
+    { length: 16 },
+    (_, i) => symmetricScale(partOf(elements, 16 * i, 16 * i + 16), 32),
+  );
+  const extreme = scales.reduce(
+    (most, scale) => Math.abs(scale) > Math.abs(most) ? scale : most,
+    0,
+  );
+  const factor = storeHalf(block, 208, -extreme / 128);
+  for (let i = 0; i < 16; i++) {
+    const eight = clamped(scales[i]! * inverseOf(factor), -128, 127);
+    block[192 + i] = eight;
+    const inverse = inverseOf(factor * eight);
+    for (let at = 16 * i; at < 16 * i + 16; at++) {
+      const code = clamped(elements.values[at]! * inverse, -32, 31) + 32;
+      const [part, lane, quarter] = [at >> 7, at & 31, at >> 5 & 3];
+      block[64 * part + 32 * (quarter & 1) + lane]! |= (code & 15) <<
+        (quarter < 2 ? 0 : 4);
+      block[128 + 32 * part + lane]! |= code >> 4 << (2 * quarter);
+    }
+  }
+}
+
+/** MXFP4: a power of two and 32 floats of four bits. */
+export function encodeMxfp4(elements: Weighted, block: Uint8Array): void {
+  const { exponent, codes } = fitMxfp4(elements);
+  block[0] = exponent;
+  storeNibbles(block.subarray(1), codes);
+}
+
+const fp4 = nearestCode("fp4");
+
+/** The biased exponent of the scale of E2M1 codes, and the codes: the largest element is near 4 or near 6. */
+export function fitMxfp4(
+  { values, weights }: Weighted,
+): { readonly exponent: number; readonly codes: Uint8Array } {
+  const largest = values.reduce((max, x) => Math.max(max, Math.abs(x)), 0);
+  const first = largest === 0 ? 0 : Math.floor(Math.log2(largest)) - 2 + 127;
+  const candidates = [first, first + 1].map((exponent) => {
+    const bounded = Math.min(254, Math.max(0, exponent));
+    const scale = 2 ** (bounded - 127);
+    const codes = Uint8Array.from(values, (x) => fp4.code(x / scale));
+    const error = codes.reduce((sum, code, i) => {
+      const difference = fp4.value(code) * scale - values[i]!;
+      return sum + weights[i]! * difference * difference;
+    }, 0);
+    return { exponent: bounded, codes, error };
+  });
+  const [low, high] = candidates as [
+    typeof candidates[0],
+    typeof candidates[0],
+  ];
+  return high.error < low.error ? high : low;
+}

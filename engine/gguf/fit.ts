@@ -1,0 +1,122 @@
+/** Scales that fit the elements of a group best: least weighted squares over candidates, each refined by its codes. */
+
+/** Elements and what their errors count. */
+export interface Weighted {
+  readonly values: Float32Array;
+  /** Non-negative. */
+  readonly weights: Float32Array;
+}
+
+/** Candidates on each side of the scale that fits the largest element, and their distance in steps of the codes. */
+const CANDIDATES = 9, DISTANCE = 0.1;
+
+/** What errors of elements count: `importance` times their size, which is never nothing. */
+export function weightsOf(
+  values: Float32Array,
+  importance: Float32Array | undefined,
+): Float32Array {
+  const mean = values.reduce((sum, x) => sum + x * x, 0) / values.length;
+  return importance
+    ? values.map((x, i) => importance[i]! * Math.sqrt(mean + x * x))
+    : values.map((x) => Math.sqrt(mean) + Math.abs(x));
+}
+
+/** The part of the elements and weights from `begin` to `end`. */
+export function partOf(
+  { values, weights }: Weighted,
+  begin: number,
+  end: number,
+): Weighted {
+  return {
+    values: values.subarray(begin, end),
+    weights: weights.subarray(begin, end),
+  };
+}
+
+/** The nearest integer within bounds. */
+export function clamped(x: number, low: number, high: number): number {
+  return Math.min(high, Math.max(low, Math.round(x)));
+}
+
+/** The scale of integers from `-bound` to `bound - 1`; 0 where all elements are. */
+export function symmetricScale(
+  { values, weights }: Weighted,
+  bound: number,
+): number {
+  let extreme = 0;
+  for (const x of values) if (Math.abs(x) > Math.abs(extreme)) extreme = x;
+  if (extreme === 0) return 0;
+  let [best, scale] = [-1, -extreme / bound];
+  for (let k = -CANDIDATES; k <= CANDIDATES; k++) {
+    const inverse = -(bound + DISTANCE * k) / extreme;
+    let [products, squares] = [0, 0];
+    for (let i = 0; i < values.length; i++) {
+      const code = clamped(inverse * values[i]!, -bound, bound - 1);
+      products += weights[i]! * values[i]! * code;
+      squares += weights[i]! * code * code;
+    }
+    const gain = squares > 0 ? products * products / squares : 0;
+    if (gain > best) [best, scale] = [gain, products / squares];
+  }
+  return scale;
+}
+
+/** A scale, and what is subtracted from scaled codes. Neither is negative. */
+export interface Affine {
+  readonly scale: number;
+  readonly minimum: number;
+}
+
+/** The scale and the minimum of integers from 0 to `most`. */
+export function affineScale(
+  { values, weights }: Weighted,
+  most: number,
+): Affine {
+  let [low, high] = [0, -Infinity];
+  let [total, sum] = [0, 0];
+  for (let i = 0; i < values.length; i++) {
+    low = Math.min(low, values[i]!);
+    high = Math.max(high, values[i]!);
+    total += weights[i]!;
+    sum += weights[i]! * values[i]!;
+  }
+  if (high <= low) return { scale: 0, minimum: -low };
+  let best = { scale: (high - low) / most, minimum: -low };
+  let least = affineError({ values, weights }, best, most);
+  for (let k = -CANDIDATES; k <= CANDIDATES; k++) {
+    const inverse = (most + DISTANCE * k) / (high - low);
+    let [codes, squares, products] = [0, 0, 0];
+    for (let i = 0; i < values.length; i++) {
+      const code = clamped(inverse * (values[i]! - low), 0, most);
+      const weighted = weights[i]! * code;
+      codes += weighted;
+      squares += weighted * code;
+      products += weighted * values[i]!;
+    }
+    const determinant = total * squares - codes * codes;
+    if (determinant <= 0) continue;
+    const scale = (total * products - codes * sum) / determinant;
+    const minimum = (codes * products - squares * sum) / determinant;
+    const found = minimum > 0
+      ? { scale, minimum }
+      : { scale: products / squares, minimum: 0 };
+    if (!(found.scale > 0)) continue;
+    const error = affineError({ values, weights }, found, most);
+    if (error < least) [best, least] = [found, error];
+  }
+  return best;
+}
+
+function affineError(
+  { values, weights }: Weighted,
+  { scale, minimum }: Affine,
+  most: number,
+): number {
+  let error = 0;
+  for (let i = 0; i < values.length; i++) {
+    const code = clamped((values[i]! + minimum) / scale, 0, most);
+    const difference = scale * code - minimum - values[i]!;
+    error += weights[i]! * difference * difference;
+  }
+  return error;
+}

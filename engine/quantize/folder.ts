@@ -1,0 +1,222 @@
+/** A checkpoint as a folder of safetensors files with FP8 blocks or MXFP4 experts, tensor by tensor. */
+
+import { type FileTensor, safetensorsHead } from "../../runtime/mod.ts";
+import { bytesIn, rowsOf } from "../encodings/read.ts";
+import { nearestCode } from "../encodings/nearest.ts";
+import { fitMxfp4 } from "../gguf/encode_blocks.ts";
+import { weightsOf } from "../gguf/fit.ts";
+import { PACKINGS } from "../../spec/packed.ts";
+import type { Importance } from "./gguf_file.ts";
+import { columnsOf, piecesOf, type SourceTensor } from "./source.ts";
+
+/** A tensor of a file that is written. */
+export interface FolderTensor extends Pick<FileTensor, "dtype" | "shape"> {
+  readonly name: string;
+  readonly bytes: number;
+  /** Its bytes in pieces; those of one matrix are asked for in the order of its tensors. */
+  parts(): AsyncIterable<Uint8Array>;
+}
+
+/** A format of folders. */
+export interface FolderFormat {
+  /** `quantization_config` of config.json, without the modules that are left as they are. */
+  readonly config: { readonly [field: string]: unknown };
+  /** Whether a matrix is quantized. */
+  takes(tensor: SourceTensor): boolean;
+  /** The tensors that a matrix becomes. */
+  encode(tensor: SourceTensor, importance: Importance): FolderTensor[];
+}
+
+/** Rows and columns that share a scale in FP8. */
+const BLOCK = 128;
+
+/** The largest E4M3. */
+const LARGEST = 448;
+
+function isMatrix({ quantizable, table, shape }: SourceTensor): boolean {
+  return quantizable && !table && shape.length === 2;
+}
+
+/** The formats. */
+export const FOLDER_FORMATS: {
+  readonly [N in "fp8" | "mxfp4"]: FolderFormat;
+} = {
+  fp8: {
+    config: {
+      quant_method: "fp8",
+      fmt: "e4m3",
+      activation_scheme: "dynamic",
+      weight_block_size: [BLOCK, BLOCK],
+    },
+    takes: (tensor) =>
+      isMatrix(tensor) && !/(^|\.)(lm_head|embed_tokens)\./.test(tensor.name),
+    encode: (tensor) => fp8Tensors(tensor),
+  },
+  mxfp4: {
+    config: PACKINGS.mxfp4.file!.config,
+    takes: (tensor) =>
+      isMatrix(tensor) && tensor.ofExperts && columnsOf(tensor) % 32 === 0,
+    encode: mxfp4Tensors,
+  },
+};
+
+const fp8 = nearestCode("fp8");
+
+function fp8Tensors(tensor: SourceTensor): FolderTensor[] {
+  const [rows, columns] = tensor.shape as [number, number];
+  const across = Math.ceil(columns / BLOCK);
+  const scales = new Float32Array(Math.ceil(rows / BLOCK) * across);
+  const codes = async function* (): AsyncGenerator<Uint8Array> {
+    let first = 0;
+    for await (const values of piecesOf(tensor, BLOCK)) {
+      yield encodeFp8(values, columns, scales.subarray(first * across));
+      first += Math.ceil(values.length / columns / BLOCK);
+    }
+  };
+  const scaleBytes = new Uint8Array(scales.buffer);
+  return [
+    {
+      name: tensor.name,
+      dtype: "f8_e4m3",
+      shape: tensor.shape,
+      bytes: rows * columns,
+      parts: codes,
+    },
+    {
+      name: `${tensor.name}_scale_inv`,
+      dtype: "f32",
+      shape: [scales.length / across, across],
+      bytes: scaleBytes.length,
+      parts: () => once(scaleBytes),
+    },
+  ];
+}
+
+/** Rows as codes; the first row begins a block. Stores the scales of its blocks. */
+function encodeFp8(
+  values: Float32Array,
+  columns: number,
+  scales: Float32Array,
+): Uint8Array {
+  const across = Math.ceil(columns / BLOCK);
+  const blockOf = (i: number) =>
+    Math.floor(i / columns / BLOCK) * across +
+    Math.floor(i % columns / BLOCK);
+  const count = Math.ceil(values.length / columns / BLOCK) * across;
+  const largest = new Float32Array(count);
+  values.forEach((x, i) => {
+    const block = blockOf(i);
+    largest[block] = Math.max(largest[block]!, Math.abs(x));
+  });
+  // A scale of zero would stand for no number where others divide by it.
+  largest.forEach((size, block) => scales[block] = size / LARGEST || 1);
+  return Uint8Array.from(values, (x, i) => fp8.code(x / scales[blockOf(i)]!));
+}
+
+function mxfp4Tensors(
+  tensor: SourceTensor,
+  importance: Importance,
+): FolderTensor[] {
+  const [rows, columns] = tensor.shape as [number, number];
+  const groups = columns / 32;
+  const scales = new Uint8Array(rows * groups);
+  const weights = importance(tensor.name);
+  const blocks = async function* (): AsyncGenerator<Uint8Array> {
+    let group = 0;
+    for await (const values of piecesOf(tensor)) {
+      const bytes = new Uint8Array(values.length / 2);
+      for (let from = 0; from < values.length; from += 32) {
+        const part = values.subarray(from, from + 32);
+        const at = from % columns;
+        const { exponent, codes } = fitMxfp4({
+          values: part,
+          weights: weightsOf(part, weights?.subarray(at, at + 32)),
+        });
+        scales[group++] = exponent;
+        for (let i = 0; i < 16; i++) {
+          bytes[from / 2 + i] = codes[2 * i]! | codes[2 * i + 1]! << 4;
+        }
+      }
+      yield bytes;
+    }
+  };
+  const { elements, scales: ending } = PACKINGS.mxfp4.names;
+  return [
+    {
+      name: tensor.name + elements,
+      dtype: "u8",
+      shape: [rows, groups, 16],
+      bytes: rows * columns / 2,
+      parts: blocks,
+    },
+    {
+      name: tensor.name + ending,
+      dtype: "u8",
+      shape: [rows, groups],
+      bytes: scales.length,
+      parts: () => once(scales),
+    },
+  ];
+}
+
+/** A tensor as it is stored. */
+export function unchanged(tensor: SourceTensor): FolderTensor {
+  const { name, shape, bytes, dtype } = tensor;
+  const [rows = 1] = shape;
+  const each = Math.max(1, Math.floor(PIECE * rows / bytes));
+  return {
+    name,
+    shape,
+    bytes,
+    dtype: dtype.toLowerCase() as FileTensor["dtype"],
+    parts: async function* () {
+      for (let begin = 0; begin < rows; begin += each) {
+        const end = Math.min(rows, begin + each);
+        yield await bytesIn(rowsOf(tensor, begin, end));
+      }
+    },
+  };
+}
+
+/** Bytes of a tensor that are copied at once. */
+const PIECE = 4 << 20;
+
+async function* once(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
+  yield bytes;
+}
+
+/** The bytes of a file of these tensors. */
+export async function* fileBytes(
+  tensors: readonly FolderTensor[],
+  onProgress: (bytes: number) => void,
+): AsyncGenerator<Uint8Array> {
+  yield safetensorsHead(
+    tensors.map((tensor) => [tensor.name, tensor]),
+    { format: "pt" },
+  );
+  for (const tensor of tensors) {
+    for await (const part of tensor.parts()) {
+      onProgress(part.length);
+      yield part;
+    }
+  }
+}
+
+/** Tensors in files of at most `most` bytes, or of one tensor; those of a matrix stay together. */
+export function filesOf(
+  matrices: readonly (readonly FolderTensor[])[],
+  most: number,
+): FolderTensor[][] {
+  const files: FolderTensor[][] = [[]];
+  let size = 0;
+  for (const tensors of matrices) {
+    const bytes = tensors.reduce((sum, one) => sum + one.bytes, 0);
+    if (size > 0 && size + bytes > most) {
+      files.push([]);
+      size = 0;
+    }
+    files.at(-1)!.push(...tensors);
+    size += bytes;
+  }
+  return files;
+}

@@ -1,0 +1,167 @@
+/** A checkpoint as a GGUF file, tensor by tensor. */
+
+import { narrow } from "../../runtime/half.ts";
+import { DataError } from "../../spec/errors.ts";
+import { shown } from "../../spec/shown.ts";
+import {
+  ARCHITECTURES,
+  type GgufArchitecture,
+  type GgufName,
+  ggufName,
+} from "../gguf/architectures.ts";
+import { isBlockType } from "../gguf/blocks.ts";
+import { weightsOf } from "../gguf/fit.ts";
+import { interleaved } from "../gguf/interleaved.ts";
+import {
+  ggufHead,
+  type GgufValues,
+  paddingAfter,
+  type WrittenTensor,
+} from "../gguf/write.ts";
+import { columnsOf, piecesOf, type SourceTensor } from "./source.ts";
+import { type Rule, ruleOf } from "./targets.ts";
+import { fittingType, type NumberedType, writtenType } from "./types.ts";
+
+/** Weights of the columns of a matrix, by its name; undefined where nothing is known. */
+export type Importance = (tensor: string) => Float32Array | undefined;
+
+/** A tensor of a file, and the tensors of the checkpoint that it is made of: several if experts are stacked. */
+export interface GgufPart extends WrittenTensor {
+  readonly parts: readonly SourceTensor[];
+  readonly of: GgufName;
+  readonly stored: NumberedType;
+}
+
+/** The row of a model. Throws DataError for an architecture that is not in the table. */
+export function architectureFor(
+  architecture: string,
+): { readonly name: string; readonly row: GgufArchitecture } {
+  const found = Object.entries(ARCHITECTURES).find(([, row]) =>
+    row.architecture === architecture
+  );
+  if (found) return { name: found[0], row: found[1] };
+  throw new DataError(
+    `Cannot write a GGUF file of architecture '${
+      shown(architecture)
+    }'. Known ones are ${
+      Object.values(ARCHITECTURES).map((row) => row.architecture).join(", ")
+    }; or give a folder for --out, with --to fp8 or --to mxfp4`,
+  );
+}
+
+/** The tensors of the file. Throws DataError for a tensor that has no name in GGUF files. */
+export function ggufTensorsOf(
+  tensors: readonly SourceTensor[],
+  row: GgufArchitecture,
+  rules: readonly Rule[],
+): GgufPart[] {
+  const groups = new Map<string, [GgufName, SourceTensor][]>();
+  const put = (of: GgufName, tensor: SourceTensor) =>
+    groups.set(of.gguf, [...groups.get(of.gguf) ?? [], [of, tensor]]);
+  for (const tensor of tensors) {
+    const of = ggufName(row, tensor.name);
+    if (of === undefined) {
+      throw new DataError(
+        `Cannot write a GGUF file: tensor '${
+          shown(tensor.name)
+        }' has no name in files of its architecture. Give a folder for --out`,
+      );
+    }
+    put(of, tensor);
+  }
+  const embeddings = groups.get("token_embd.weight");
+  if (!row.ties && !groups.has("output.weight") && embeddings) {
+    const [of, tensor] = embeddings[0]!;
+    put({ ...of, gguf: "output.weight" }, {
+      ...tensor,
+      name: "lm_head.weight",
+    });
+  }
+  return [...groups.values()].map((found) => {
+    const parts = found
+      .sort(([a], [b]) => (a.expert ?? 0) - (b.expert ?? 0))
+      .map(([, tensor]) => tensor);
+    const [[of]] = found as [[GgufName, SourceTensor]];
+    const [tensor] = parts as [SourceTensor];
+    const stored = typeOf(tensor, rules);
+    const { shape } = tensor;
+    const whole = of.expert === undefined ? shape : [parts.length, ...shape];
+    const elements = whole.reduce((n, size) => n * size, 1);
+    return {
+      name: of.gguf,
+      shape: of.row ? shape.slice(1) : whole,
+      type: stored.number,
+      bytes: isBlockType(stored)
+        ? elements / stored.elements * stored.bytes
+        : elements * stored.bytes,
+      parts,
+      of,
+      stored,
+    };
+  });
+}
+
+function typeOf(tensor: SourceTensor, rules: readonly Rule[]): NumberedType {
+  const rule = tensor.quantizable ? ruleOf(rules, tensor.name) : undefined;
+  if (rule === undefined) return writtenType("F32");
+  return fittingType(
+    writtenType(rule.type === "keep" ? tensor.dtype : rule.type),
+    columnsOf(tensor),
+  );
+}
+
+/** The bytes of the file. Elements of a piece of one tensor are in memory at once. */
+export async function* ggufBytes(
+  keys: GgufValues,
+  tensors: readonly GgufPart[],
+  { importance, heads, onProgress }: {
+    readonly importance: Importance;
+    /** Number of heads by the key that says it. */
+    readonly heads: { readonly [key: string]: number };
+    readonly onProgress: (bytes: number) => void;
+  },
+): AsyncGenerator<Uint8Array> {
+  yield ggufHead(keys, tensors);
+  for (const { parts, stored, bytes, of } of tensors) {
+    for (const part of parts) {
+      const entry = of.interleaved
+        ? interleaved(part, part.shape[0]! / heads[of.interleaved]!)
+        : part;
+      const weights = importance(part.name);
+      for await (const values of piecesOf(entry)) {
+        const encoded = encodeRows(values, stored, weights);
+        onProgress(encoded.length);
+        yield encoded;
+      }
+    }
+    yield paddingAfter(bytes);
+  }
+}
+
+/** Rows as bytes of a type. `importance` has a number for each column. */
+export function encodeRows(
+  values: Float32Array,
+  type: NumberedType,
+  importance: Float32Array | undefined,
+): Uint8Array {
+  if (!isBlockType(type)) {
+    const stored = type.dtype === "F32"
+      ? values
+      : narrow(type.dtype === "F16" ? "f16" : "bf16", values);
+    return new Uint8Array(stored.buffer, stored.byteOffset, stored.byteLength);
+  }
+  const { elements, bytes } = type;
+  const blocks = new Uint8Array(values.length / elements * bytes);
+  for (let i = 0; i * elements < values.length; i++) {
+    const block = values.subarray(i * elements, (i + 1) * elements);
+    const from = i * elements % (importance?.length ?? 1);
+    type.encode!(
+      {
+        values: block,
+        weights: weightsOf(block, importance?.subarray(from, from + elements)),
+      },
+      blocks.subarray(i * bytes, (i + 1) * bytes),
+    );
+  }
+  return blocks;
+}

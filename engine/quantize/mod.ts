@@ -1,0 +1,275 @@
+/** Quantizes a checkpoint: a GGUF file, or a folder of safetensors files. */
+
+import { DataError } from "../../spec/errors.ts";
+import {
+  type Checkpoint,
+  COMPANION_FILES,
+  openCheckpoint,
+  WEIGHT_INDEX,
+} from "../checkpoint.ts";
+import type { FileSystem } from "../files.ts";
+import { keysOf } from "../gguf/config.ts";
+import { isGguf } from "../gguf/folder.ts";
+import type { GgufValues } from "../gguf/write.ts";
+import { tokenizerKeys } from "../gguf/write_tokenizer.ts";
+import { readJsonObject } from "../json_file.ts";
+import { withTensors } from "../tensors.ts";
+import { fileBytes, filesOf, FOLDER_FORMATS, unchanged } from "./folder.ts";
+import {
+  architectureFor,
+  ggufBytes,
+  ggufTensorsOf,
+  type Importance,
+} from "./gguf_file.ts";
+import { type SourceTensor, sourceTensors } from "./source.ts";
+import {
+  QUANTIZE_TARGETS,
+  type QuantizeTarget,
+  type QuantizeTargetName,
+  type Rule,
+} from "./targets.ts";
+
+/** How a checkpoint is quantized. */
+export interface QuantizeOptions {
+  readonly to: QuantizeTargetName;
+  /** `FILE.gguf`, or a folder. */
+  readonly out: string;
+  /** Rules that precede those of the format. */
+  readonly rules?: readonly Rule[];
+  /** Weights of the columns of matrices. Default: all are equal. */
+  readonly importance?: Importance;
+  readonly onProgress?: (done: number, total: number) => void;
+}
+
+/** What was written. */
+export interface Quantized {
+  /** Bytes of tensors in the checkpoint, and in what was written. */
+  readonly before: number;
+  readonly after: number;
+  /** Bytes of tensors by type. */
+  readonly types: { readonly [type: string]: number };
+}
+
+/** Bytes of a safetensors file, at most. */
+const FILE_BYTES = 4 * 2 ** 30;
+
+/**
+ * Quantizes a checkpoint. Tensors are read, encoded and written piece by piece, so that the checkpoint may be larger than
+ * memory. Throws DataError for a model that the format cannot say, and where `out` exists.
+ */
+export async function quantizeCheckpoint(
+  folder: string,
+  files: FileSystem,
+  options: QuantizeOptions,
+): Promise<Quantized> {
+  const { out, to } = options;
+  const target: QuantizeTarget = QUANTIZE_TARGETS[to];
+  const kind = isGguf(out) ? "file" : "folder";
+  if (!target.writes.includes(kind)) {
+    throw new DataError(
+      `Cannot quantize to ${to} as '${out}': the format is written to a ${
+        target.writes[0] === "file"
+          ? "GGUF file. Give FILE.gguf"
+          : "folder. Give one"
+      }`,
+    );
+  }
+  if (await files.stat(out) !== undefined) {
+    throw new DataError(
+      `Cannot write '${out}': there is a ${kind} of that name. Choose another name`,
+    );
+  }
+  const checkpoint = await openCheckpoint(folder, files);
+  return await withTensors(
+    checkpoint.weightFiles,
+    files,
+    async (directory) => {
+      const { published } = checkpoint;
+      const tensors = sourceTensors(directory, published, folder);
+      const write = kind === "file" ? writeFile : writeFolder;
+      const types = await write({ checkpoint, tensors }, files, options);
+      const sum = (bytes: readonly number[]) =>
+        bytes.reduce((total, one) => total + one, 0);
+      return {
+        before: sum(tensors.map(({ bytes }) => bytes)),
+        after: sum(Object.values(types)),
+        types,
+      };
+    },
+  );
+}
+
+/** A checkpoint whose tensors are known. */
+interface Source {
+  readonly checkpoint: Checkpoint;
+  readonly tensors: readonly SourceTensor[];
+}
+
+/** Adds up bytes of types. */
+function addedUp(
+  parts: readonly { readonly type: string; readonly bytes: number }[],
+): { readonly [type: string]: number } {
+  const types: { [type: string]: number } = {};
+  for (const { type, bytes } of parts) {
+    types[type] = (types[type] ?? 0) + bytes;
+  }
+  return types;
+}
+
+async function writeFile(
+  { checkpoint, tensors }: Source,
+  files: FileSystem,
+  options: QuantizeOptions,
+): Promise<Quantized["types"]> {
+  const { published, config } = checkpoint;
+  const { to, out, rules = [], importance = () => undefined } = options;
+  const { name, row } = architectureFor(published.architecture);
+  const target: QuantizeTarget = QUANTIZE_TARGETS[to];
+  const parts = ggufTensorsOf(tensors, row, [...rules, ...target.rules]);
+  const complete = { ...Object.fromEntries(published.fields), ...config };
+  const keys: GgufValues = {
+    ...keysOf(complete, { name, row }),
+    ...target.fileType === undefined
+      ? {}
+      : { "general.file_type": { u32: target.fileType } },
+    ...await tokenizerOf(checkpoint, files),
+  };
+  const total = parts.reduce((sum, { bytes }) => sum + bytes, 0);
+  let done = 0;
+  await files.write(
+    out,
+    ggufBytes(keys, parts, {
+      importance,
+      heads: headsOf(complete),
+      onProgress: (bytes) => options.onProgress?.(done += bytes, total),
+    }),
+  );
+  return addedUp(
+    parts.map(({ stored, bytes }) => ({ type: stored.name, bytes })),
+  );
+}
+
+function headsOf(
+  config: { readonly [field: string]: unknown },
+): { readonly [key: string]: number } {
+  const heads = Number(config["num_attention_heads"]);
+  return {
+    head_count: heads,
+    head_count_kv: Number(config["num_key_value_heads"] ?? heads),
+  };
+}
+
+async function tokenizerOf(
+  { folder, config, published }: Checkpoint,
+  files: FileSystem,
+): Promise<GgufValues> {
+  const path = (name: string) => files.join(folder, name);
+  const names = new Set(await files.list(folder));
+  if (!names.has("tokenizer.json")) return {};
+  const settings = names.has("tokenizer_config.json")
+    ? await readJsonObject(path("tokenizer_config.json"), files)
+    : {};
+  const inside = settings["chat_template"];
+  const template = names.has("chat_template.jinja")
+    ? await files.readText(path("chat_template.jinja"))
+    : typeof inside === "string"
+    ? inside
+    : undefined;
+  const id = (name: string) => {
+    const [first] = [config[`${name}_token_id`]].flat();
+    return typeof first === "number" && first >= 0 ? first : undefined;
+  };
+  return tokenizerKeys({
+    tokenizer: await readJsonObject(path("tokenizer.json"), files),
+    config: settings,
+    template,
+    ids: { bos: id("bos"), eos: id("eos"), pad: id("pad") },
+    vocabulary: Number(
+      config["vocab_size"] ?? published.fields.get("vocab_size"),
+    ),
+  });
+}
+
+async function writeFolder(
+  { checkpoint, tensors }: Source,
+  files: FileSystem,
+  { to, out, importance = () => undefined, onProgress, rules = [] }:
+    QuantizeOptions,
+): Promise<Quantized["types"]> {
+  const { config, folder } = checkpoint;
+  if (rules.length > 0) {
+    throw new DataError(
+      `Cannot use rules with '${out}': types of tensors are those of GGUF files. Give FILE.gguf for --out`,
+    );
+  }
+  const format = FOLDER_FORMATS[to as keyof typeof FOLDER_FORMATS];
+  const taken = tensors.filter(format.takes);
+  if (taken.length === 0) {
+    throw new DataError(
+      `Cannot quantize '${folder}' to ${to}: it has no matrix that the format stores. Choose another format`,
+    );
+  }
+  const matrices = tensors.map((tensor) =>
+    format.takes(tensor)
+      ? format.encode(tensor, importance)
+      : [unchanged(tensor)]
+  );
+  const split = filesOf(matrices, FILE_BYTES);
+  const nameOf = (i: number) =>
+    split.length === 1
+      ? "model.safetensors"
+      : `model-${number(i + 1)}-of-${number(split.length)}.safetensors`;
+  const total = matrices.flat().reduce((sum, { bytes }) => sum + bytes, 0);
+  let done = 0;
+  await files.makeFolder(out);
+  const path = (name: string) => files.join(out, name);
+  for (const [i, part] of split.entries()) {
+    await files.write(
+      path(nameOf(i)),
+      fileBytes(part, (bytes) => onProgress?.(done += bytes, total)),
+    );
+  }
+  const text = (name: string, value: object) =>
+    files.write(path(name), [
+      new TextEncoder().encode(`${JSON.stringify(value, null, 2)}\n`),
+    ]);
+  if (split.length > 1) {
+    await text(WEIGHT_INDEX, {
+      metadata: { total_size: total },
+      weight_map: Object.fromEntries(
+        split.flatMap((part, i) => part.map(({ name }) => [name, nameOf(i)])),
+      ),
+    });
+  }
+  for (const name of COMPANION_FILES) {
+    if (await files.stat(files.join(folder, name)) === undefined) continue;
+    const copied = await files.readText(files.join(folder, name));
+    await files.write(path(name), [new TextEncoder().encode(copied)]);
+  }
+  const left = tensors.filter((tensor) =>
+    !format.takes(tensor) && tensor.shape.length > 1
+  );
+  // The file that makes a folder a checkpoint is written last.
+  await text("config.json", {
+    ...config,
+    quantization_config: {
+      ...format.config,
+      modules_to_not_convert: left.map(({ name }) =>
+        name.replace(/\.weight$/, "")
+      ),
+    },
+  });
+  return addedUp(
+    matrices.flatMap((made, i) => {
+      const isTaken = format.takes(tensors[i]!);
+      return made.map(({ dtype, bytes }) => ({
+        type: (isTaken ? to : dtype).toUpperCase(),
+        bytes,
+      }));
+    }),
+  );
+}
+
+function number(n: number): string {
+  return String(n).padStart(5, "0");
+}

@@ -1,0 +1,108 @@
+/** The tensors of a checkpoint that is quantized: which may lose precision, and their elements in pieces. */
+
+import { type ParamFacts, paramFacts, trace } from "../../compiler/mod.ts";
+import type { PublishedModel } from "../../models/mod.ts";
+import {
+  readTensor,
+  type TensorDirectory,
+  type TensorEntry,
+} from "../../runtime/mod.ts";
+import { DataError } from "../../spec/errors.ts";
+import { shown } from "../../spec/shown.ts";
+import { rowsOf } from "../encodings/read.ts";
+
+/** A tensor of a checkpoint. */
+export interface SourceTensor extends TensorEntry {
+  /** Whether it is a matrix that may be quantized. Routers, norms and vectors are not. */
+  readonly quantizable: boolean;
+  /** Whether it is only looked up. */
+  readonly table: boolean;
+  /** Whether it belongs to experts. */
+  readonly ofExperts: boolean;
+}
+
+/** Elements that are in memory at once. */
+const PIECE = 1 << 20;
+
+/** Names with a number of an expert, as parameters have them. */
+function withoutExpert(name: string): string[] {
+  const parts = name.split(".");
+  return parts.flatMap((part, i) =>
+    /^\d+$/.test(part)
+      ? [[...parts.slice(0, i), "{}", ...parts.slice(i + 1)].join(".")]
+      : []
+  );
+}
+
+/** The tensors that are parameters of the model. Throws DataError where one is missing or is no float. */
+export function sourceTensors(
+  tensors: TensorDirectory,
+  { build }: Pick<PublishedModel, "build">,
+  where: string,
+): SourceTensor[] {
+  const params = paramFacts(
+    trace(build({ maxTokens: 1, maxSequences: 1, maxContext: 64 })),
+  );
+  const byName = new Map<string, ParamFacts>(
+    params.map((param) => [param.name.replace(/\{\w+\}/, "{}"), param]),
+  );
+  const missing = params.find(({ tensor }) => !tensors.has(tensor));
+  if (missing) {
+    throw new DataError(
+      `Cannot quantize '${where}': tensor '${missing.tensor}' is missing, or is stored in a way that only kernels read. Give a checkpoint whose weights are F32, F16 or BF16`,
+    );
+  }
+  return [...tensors.values()].flatMap((entry): SourceTensor[] => {
+    const param = byName.get(entry.name) ??
+      withoutExpert(entry.name).map((name) => byName.get(name))
+        .find((found) => found);
+    if (param === undefined) return [];
+    if (!["F32", "F16", "BF16"].includes(entry.dtype)) {
+      throw new DataError(
+        `Cannot quantize '${where}': tensor '${
+          shown(entry.name)
+        }' is ${entry.dtype}. Give a checkpoint whose weights are F32, F16 or BF16`,
+      );
+    }
+    const [rows = 1] = entry.shape;
+    return [{
+      ...entry,
+      quantizable: param.use !== "other" && !param.router &&
+        entry.shape.length > 1 && rows > 1,
+      table: param.use === "table",
+      ofExperts: param.expert !== undefined,
+    }];
+  });
+}
+
+/** Columns of a tensor: its last axis. */
+export function columnsOf({ shape }: TensorEntry): number {
+  return shape.at(-1) ?? 1;
+}
+
+/** The rows of a tensor in pieces of at least `together`. Throws DataError for an element that is not finite. */
+export async function* piecesOf(
+  entry: TensorEntry,
+  together = 1,
+): AsyncGenerator<Float32Array> {
+  const columns = columnsOf(entry);
+  const rows = entry.shape.slice(0, -1).reduce((n, size) => n * size, 1);
+  const each = together *
+    Math.max(1, Math.floor(PIECE / (columns * together)));
+  const matrix = { ...entry, shape: [rows, columns] };
+  for (let begin = 0; begin < rows; begin += each) {
+    const end = Math.min(rows, begin + each);
+    const { data } = await readTensor(rowsOf(matrix, begin, end));
+    const bad = data.findIndex((x) => !Number.isFinite(x));
+    if (bad >= 0) {
+      throw new DataError(
+        `Cannot quantize tensor '${
+          shown(entry.name)
+        }' of '${entry.source.name}': element ${
+          begin * columns + bad
+        } is not a finite number. Get the file again`,
+      );
+    }
+    yield data as Float32Array;
+  }
+}

@@ -1,0 +1,41 @@
+/** Types of GGUF tensors that are written. */
+
+import {
+  type BlockType,
+  GGUF_TYPES,
+  isBlockType,
+  type PlainType,
+} from "../gguf/blocks.ts";
+import { DataError } from "../../spec/errors.ts";
+
+/** A type with its number. */
+export type NumberedType = (PlainType | BlockType) & {
+  readonly number: number;
+};
+
+/** Types that are written, by name. */
+export const WRITTEN_TYPES: ReadonlyMap<string, NumberedType> = new Map(
+  Object.entries(GGUF_TYPES).flatMap(([number, type]) =>
+    isBlockType(type) && !type.encode
+      ? []
+      : [[type.name, { ...type, number: Number(number) }] as const]
+  ),
+);
+
+/** The type of a name. Throws DataError for one that is not written. */
+export function writtenType(name: string): NumberedType {
+  const type = WRITTEN_TYPES.get(name.toUpperCase());
+  if (type) return type;
+  throw new DataError(
+    `Cannot quantize to type '${name}'. Known ones are ${
+      [...WRITTEN_TYPES.keys()].join(", ")
+    }`,
+  );
+}
+
+/** The type of rows of `columns` elements: where blocks do not divide them, the one instead. */
+export function fittingType(type: NumberedType, columns: number): NumberedType {
+  return isBlockType(type) && columns % type.elements !== 0
+    ? fittingType(writtenType(type.instead!), columns)
+    : type;
+}

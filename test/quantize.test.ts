@@ -1,0 +1,358 @@
+/** Quantizing: encoders, GGUF files and folders, their quality and their bits on meshes. */
+// needs: cpu
+
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+import { gguf } from "@huggingface/gguf";
+import fc from "fast-check";
+import t from "tap";
+import { valuesOf } from "../bench/peers/gguf_blocks.ts";
+import { nodeFiles } from "../cli/files.ts";
+import { openTokenizer } from "../engine/mod.ts";
+import { nearestCode } from "../engine/encodings/nearest.ts";
+import { type BlockType, isBlockType } from "../engine/gguf/blocks.ts";
+import { encodeRows } from "../engine/quantize/gguf_file.ts";
+import { WRITTEN_TYPES } from "../engine/quantize/types.ts";
+import { PACKED_ELEMENTS } from "../spec/packed.ts";
+import {
+  checkpointFolder,
+  files,
+  readReference,
+} from "./helpers/checkpoints.ts";
+import { readRaw, switchyard, temporaryFolder } from "./helpers/cli.ts";
+import { skipUnasked } from "./helpers/needs.ts";
+
+const skip = skipUnasked("cpu");
+const demo = checkpointFolder("demo-lm");
+
+/** Root mean square of errors on numbers that are normally distributed, relative to theirs: the most that is accepted. */
+const ERRORS: { readonly [type: string]: number } = {
+  Q8_0: 0.0065,
+  Q6_K: 0.02,
+  Q5_0: 0.045,
+  Q4_K: 0.075,
+  Q4_0: 0.09,
+  MXFP4: 0.12,
+};
+
+/** Pseudo-random numbers, normally distributed. */
+function normal(count: number): Float32Array {
+  let state = 1;
+  const next = () => {
+    state = Math.imul(state, 1664525) + 1013904223 >>> 0;
+    return (state + 1) / (2 ** 32 + 1);
+  };
+  return Float32Array.from(
+    { length: count },
+    () => Math.sqrt(-2 * Math.log(next())) * Math.cos(2 * Math.PI * next()),
+  );
+}
+
+const ENCODED = [...WRITTEN_TYPES.values()].filter((type) =>
+  isBlockType(type)
+) as (BlockType & { readonly number: number })[];
+
+t.test("encoders fit what decoders read", (t) => {
+  t.strictSame(
+    ENCODED.map(({ name }) => name).sort(),
+    Object.keys(ERRORS).sort(),
+  );
+  const values = normal(256 * 64);
+  for (const type of ENCODED) {
+    const encode = (x: Float32Array) => encodeRows(x, type, undefined);
+    const decoded = valuesOf(type, encode(values));
+    let [errors, squares] = [0, 0];
+    values.forEach((x, i) => {
+      errors += (decoded[i]! - x) ** 2;
+      squares += x * x;
+    });
+    const error = Math.sqrt(errors / squares);
+    t.ok(error < ERRORS[type.name]!, `${type.name}: ${error}`);
+    t.ok(error > ERRORS[type.name]! / 2, `${type.name}: ${error}`);
+    t.ok(
+      valuesOf(type, encode(new Float32Array(256))).every((x) => x === 0),
+      `${type.name}: zeros`,
+    );
+    fc.assert(
+      fc.property(
+        fc.array(fc.float({ noNaN: true, noDefaultInfinity: true }), {
+          minLength: 256,
+          maxLength: 256,
+        }),
+        (list) => {
+          const block = Float32Array.from(list);
+          const found = valuesOf(type, encode(block));
+          return found.every((x) => Number.isFinite(x));
+        },
+      ),
+      { numRuns: 50 },
+    );
+  }
+  t.end();
+});
+
+t.test("important columns have smaller errors", (t) => {
+  const values = normal(256 * 64);
+  const importance = Float32Array.from(
+    { length: 256 },
+    (_, i) => i % 8 === 0 ? 1000 : 1,
+  );
+  for (const type of ENCODED) {
+    if (type.name === "Q8_0") continue;
+    const errorOf = (given: Float32Array | undefined) =>
+      valuesOf(type, encodeRows(values, type, given)).reduce(
+        (sum, x, i) => sum + (i % 8 === 0 ? (x - values[i]!) ** 2 : 0),
+        0,
+      );
+    const [without, having] = [errorOf(undefined), errorOf(importance)];
+    t.ok(having < without, `${type.name}: ${having} and ${without}`);
+  }
+  t.end();
+});
+
+t.test("codes are those of the nearest elements", (t) => {
+  for (const element of ["fp4", "fp8", "iq4"] as const) {
+    const { code, value } = nearestCode(element);
+    const { bits } = PACKED_ELEMENTS[element];
+    const all = Array.from({ length: 1 << bits }, (_, i) => i)
+      .filter((i) => element !== "fp8" || (i & 127) !== 127);
+    for (const i of all) t.equal(value(code(value(i))) + 0, value(i) + 0);
+    fc.assert(fc.property(
+      fc.double({ min: -600, max: 600, noNaN: true }),
+      (x) => {
+        const nearest = Math.min(...all.map((i) => Math.abs(value(i) - x)));
+        return Math.abs(value(code(x)) - x) === nearest;
+      },
+    ));
+  }
+  t.end();
+});
+
+/** Held-out text of the bundled checkpoint, in a file. */
+async function heldOut(folder: string): Promise<string> {
+  const { data } = (await readReference("demo-lm"))["eval.input_ids"]!;
+  const tokenizer = (await openTokenizer(demo, files))!;
+  const file = join(folder, "held_out.txt");
+  writeFileSync(file, await tokenizer.decode([...data]));
+  tokenizer.close();
+  return file;
+}
+
+/** The most that perplexity may change, and the types of matrices, by format. Rows of 128 and 192 have no blocks of 256. */
+const FORMATS = {
+  q8_0: { change: 0.001, divergence: 0.001, types: "F32 Q8_0" },
+  q4_k: { change: 0.02, divergence: 0.005, types: "F32 Q5_0 Q8_0" },
+  mxfp4: { change: 0.04, divergence: 0.02, types: "F32 MXFP4 Q8_0" },
+} as const;
+
+t.test(
+  "files of all formats are read by others, and predict as well",
+  { skip },
+  async (t) => {
+    const folder = temporaryFolder(t);
+    const text = await heldOut(folder);
+    for (const [to, { change, divergence, types }] of Object.entries(FORMATS)) {
+      const out = join(folder, `${to}.gguf`);
+      const { code, out: printed, err } = await switchyard([
+        ...["quantize", demo, "--to", to, "--out", out, "--text", text],
+        ...["--window", "128", "--adapter", "cpu", "--json"],
+      ]);
+      t.equal(code, 0, err);
+      const { score, after, before } = JSON.parse(printed) as {
+        before: number;
+        after: number;
+        score: {
+          against: {
+            change: { value: number; error: number };
+            sameToken: number;
+            sameExperts: number;
+            divergence: { mean: number };
+          };
+        };
+      };
+      t.ok(after < 0.6 * before);
+      // The text is short.
+      const { value, error } = score.against.change;
+      t.ok(Math.abs(value) < change + 2 * error, `${to}: ${value}, ${error}`);
+      t.ok(error < 0.01);
+      t.ok(score.against.sameExperts > 0.95, `${score.against.sameExperts}`);
+      t.ok(score.against.divergence.mean < divergence);
+      const { metadata, tensorInfos } = await gguf(out, {
+        allowLocalFile: true,
+      });
+      const names = new Map(
+        [...WRITTEN_TYPES.values()].map(({ number, name }) => [number, name]),
+      );
+      t.equal(
+        [...new Set(tensorInfos.map(({ dtype }) => names.get(dtype)))].sort()
+          .join(" "),
+        types,
+      );
+      for (const { name, dtype } of tensorInfos) {
+        if (/norm|ffn_gate_inp/.test(name)) t.equal(dtype, 0, name);
+      }
+      t.equal(metadata["general.architecture"], "olmoe");
+    }
+    const generate = async (model: string, ...more: string[]) => {
+      const { code, out, err } = await switchyard([
+        ...["generate", model, "-p", "It was a dark night, and", "-n", "8"],
+        ...["--adapter", "cpu", ...more],
+      ]);
+      t.equal(code, 0, err);
+      return out;
+    };
+    const q4 = join(folder, "q4_k.gguf");
+    t.equal(await generate(q4, "--mesh", "ep=4"), await generate(q4));
+  },
+);
+
+t.test("folders keep what is not quantized", { skip }, async (t) => {
+  const folder = temporaryFolder(t);
+  const original = await readRaw(join(demo, "model.safetensors"));
+  for (
+    const [to, scales, others] of [
+      ["fp8", "_scale_inv", 22],
+      ["mxfp4", "_scales", 38],
+    ] as const
+  ) {
+    const out = join(folder, to);
+    const { code, err } = await switchyard([
+      ...["quantize", demo, "--to", to, "--out", out],
+    ]);
+    t.equal(code, 0, err);
+    const tensors = await readRaw(join(out, "model.safetensors"));
+    const same = Object.entries(tensors).filter(([name, { data }]) =>
+      original[name] && Buffer.compare(original[name].data, data) === 0
+    );
+    t.ok(same.some(([name]) => name.endsWith("mlp.gate.weight")), "routers");
+    const scaled = Object.keys(tensors).filter((name) => name.endsWith(scales));
+    t.equal(same.length + scaled.length, Object.keys(original).length);
+    t.equal(same.length, others, same.map(([name]) => name).join());
+    const config = JSON.parse(
+      readFileSync(join(out, "config.json"), "utf8"),
+    ) as { quantization_config: { quant_method: string } };
+    t.equal(config.quantization_config.quant_method, to);
+    const generate = async (mesh: string) => {
+      const { code, out: text, err } = await switchyard([
+        ...["generate", out, "-p", "It was a dark night, and", "-n", "8"],
+        ...["--adapter", "cpu", "--mesh", mesh],
+      ]);
+      t.equal(code, 0, err);
+      return text;
+    };
+    t.equal(await generate("tp=2,ep=2"), await generate("ep=1"), to);
+  }
+});
+
+t.test("pieces of tensors are read, and rules are followed", async (t) => {
+  const folder = temporaryFolder(t);
+  let [largest, total] = [0, 0];
+  const counted = {
+    ...nodeFiles(),
+    open: async (path: string) => {
+      const file = await files.open(path);
+      return {
+        ...file,
+        read: (offset: number, length: number) => {
+          if (path.endsWith(".safetensors")) {
+            largest = Math.max(largest, length);
+            total += length;
+          }
+          return file.read(offset, length);
+        },
+      };
+    },
+  };
+  const out = join(folder, "rules.gguf");
+  const { code, out: printed, err } = await switchyard([
+    ...["quantize", demo, "--to", "q8_0", "--out", out],
+    ...["--rule", "*.layers.1.*=q4_0", "--rule", "*.embed_tokens.*=keep"],
+    ...["--rule", "*.gate.*=q4_0"],
+  ], counted);
+  t.equal(code, 0, err);
+  t.match(printed, /^wrote .*: 3.\d MiB of 5.5 MiB \(.*BF16 512.0 KiB/);
+  t.ok(largest < 2 ** 20 && total > 5 * 2 ** 20, `${largest} of ${total}`);
+  const { tensorInfos } = await gguf(pathToFileURL(out).pathname, {
+    allowLocalFile: true,
+  });
+  const typeOf = (name: string) =>
+    tensorInfos.find((tensor) => tensor.name === name)?.dtype;
+  t.equal(typeOf("blk.1.ffn_down_exps.weight"), 2);
+  t.equal(typeOf("blk.0.ffn_down_exps.weight"), 8);
+  t.equal(typeOf("token_embd.weight"), 30);
+  t.equal(typeOf("blk.1.ffn_gate_inp.weight"), 0, "routers are f32");
+  t.equal(typeOf("blk.1.attn_norm.weight"), 0);
+
+  const refused = async (
+    argv: readonly string[],
+    pattern: RegExp,
+    code = 1,
+  ) => {
+    const found = await switchyard(["quantize", ...argv]);
+    t.equal(found.code, code, found.err);
+    t.match(found.err, pattern);
+  };
+  await refused(
+    [demo, "--to", "q8_0", "--out", out],
+    /there is a file of that name/,
+  );
+  await refused(
+    [demo, "--to", "q8_0", "--out", join(folder, "x")],
+    /Give FILE.gguf/,
+  );
+  await refused(
+    [demo, "--to", "fp8", "--out", join(folder, "x.gguf")],
+    /the format is written to a folder/,
+  );
+  await refused(
+    [demo, "--to", "fp8", "--out", join(folder, "x"), "--rule", "a=q8_0"],
+    /types of tensors are those of GGUF files/,
+  );
+  await refused([demo, "--to", "q9"], /Cannot use --to 'q9'/, 2);
+  await refused(
+    [demo, "--to", "q8_0", "--rule", "q8_0"],
+    /Give PATTERN=TYPE/,
+    2,
+  );
+  await refused(
+    [demo, "--to", "q8_0", "--out", join(folder, "y.gguf"), "--rule", "*=q3_k"],
+    /Cannot quantize to type 'q3_k'\. Known ones are F32,/,
+  );
+  await refused(
+    [
+      checkpointFolder("longcatflash-12e"),
+      "--to",
+      "q8_0",
+      "--out",
+      join(folder, "z.gguf"),
+    ],
+    /^Cannot write a GGUF file of architecture 'LongcatFlashForCausalLM'/,
+  );
+});
+
+for (const checkpoint of ["mixtral-8e", "qwen2moe-8e", "qwen3moe-16e"]) {
+  t.test(
+    `${checkpoint} as it is in a GGUF file has the bits of its folder`,
+    { skip },
+    async (t) => {
+      const folder = temporaryFolder(t);
+      const out = join(folder, "same.gguf");
+      const from = checkpointFolder(checkpoint);
+      const made = await switchyard([
+        ...["quantize", from, "--to", "q8_0", "--out", out],
+        ...["--rule", "*=keep"],
+      ]);
+      t.equal(made.code, 0, made.err);
+      const tokens = async (model: string, mesh: string) => {
+        const { out, code, err } = await switchyard([
+          ...["generate", model, "--tokens", "5,60,7,3", "-n", "6", "--json"],
+          ...["--adapter", "cpu", "--mesh", mesh, "--logprobs", "3"],
+        ]);
+        t.equal(code, 0, err);
+        return (JSON.parse(out) as { sequences: unknown }).sequences;
+      };
+      t.strictSame(await tokens(out, "ep=2"), await tokens(from, "ep=1"));
+    },
+  );
+}
