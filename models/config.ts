@@ -88,8 +88,10 @@ export function ignoreFields(config: Config, keys: readonly string[]): void {
  */
 function fieldValue(config: Config, key: string): unknown {
   record(config, key, config[key]);
+  // A field that was read under its own name is no other spelling.
+  const keys = Object.keys(config).filter((name) => !config[READ]?.has(name));
   const other = config[key] === undefined
-    ? otherSpelling(key, Object.keys(config))
+    ? otherSpelling(key, keys)
     : undefined;
   if (other !== undefined) requireAbsent(config, other, key);
   return config[key] ?? undefined;
@@ -230,6 +232,7 @@ export function textConfig(
 ): { readonly config: Config; readonly wrapped: boolean } {
   const text = objectField(config, "text_config");
   if (text === undefined) return { config, wrapped: false };
+  ignoreFields(config, ["tie_word_embeddings"]);
   const { tie_word_embeddings = config["tie_word_embeddings"] } = text;
   return { config: { ...text, tie_word_embeddings }, wrapped: true };
 }

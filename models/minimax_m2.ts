@@ -11,6 +11,7 @@ import {
   groupedAxes,
   type GroupedDecoder,
   groupedFields,
+  ignoreFields,
   normWhole,
   NUMBERED,
   project,
@@ -34,6 +35,11 @@ function readConfig(config: Config): GroupedDecoder {
   requireField(config, "qk_norm_type", "per_layer");
   requireField(config, "use_routing_bias", true);
   requireField(config, "shared_intermediate_size", 0);
+  ignoreFields(config, [
+    "use_mtp",
+    "num_mtp_modules",
+    "mtp_transformer_layers",
+  ]);
   return groupedFields(config, {
     layers: 62,
     vocabulary: 200064,

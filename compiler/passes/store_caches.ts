@@ -44,7 +44,10 @@ function refuse(because: string): never {
 /** The caches that a node reads keys or values of. */
 export function cachesRead({ primitive, inputs }: Node): readonly Node[] {
   if (primitive === "attention") return inputs.slice(1, 3);
-  return primitive === "selectKeys" ? [inputs[2]!] : [];
+  const [, , keys] = inputs;
+  // Entries that only some tokens write are no positions.
+  const sparse = keys?.primitive === "cacheWrite" && keys.params.sparse;
+  return primitive === "selectKeys" && !sparse ? [keys!] : [];
 }
 
 /** The states with keys or values of attention. `refuse` reports why they are unknown. */
