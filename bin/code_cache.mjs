@@ -1,6 +1,6 @@
 /**
- * Keeps the machine code that V8 makes of this program, where Node.js can (22.1 and later): a third of the processor time of
- * a short command. Node.js checks each file against its source, and goes without one that does not fit.
+ * Stores V8's compiled code of this program, if Node.js supports it (22.1 and later). This saves a third of the
+ * processor time of a short command. Node.js checks each file against its source and ignores one that does not match.
  */
 
 import { mkdirSync, readdirSync } from "node:fs";
@@ -9,17 +9,20 @@ import { homedir } from "node:os";
 import { isAbsolute, join } from "node:path";
 import process from "node:process";
 
-/** Keeps the code of modules that are loaded from now on in the folder `code`, below others that are made where they are not. */
+/**
+ * Stores the code of modules that are loaded from now on. The folder `code` is created in the first usable one of
+ * `folders`.
+ */
 export function keepCode(...folders) {
   if (module.enableCompileCache === undefined) return;
   let folder = "";
   try {
-    // Where nothing can be made, as in /proc, 'recursive' never ends.
+    // With 'recursive', the call never ends in folders that allow no new entries, such as /proc.
     for (const name of [...folders, "code"]) {
       folder = join(folder, name);
       makeFolder(folder);
     }
-    // Node.js waits for a pipe.
+    // Opening a pipe would block Node.js.
     const entries = readdirSync(folder, {
       recursive: true,
       withFileTypes: true,
@@ -31,7 +34,10 @@ export function keepCode(...folders) {
   module.enableCompileCache(folder);
 }
 
-/** The cache folder of this user, as `userCache` of runtime/cache/folders.ts; undefined for a user without a home. */
+/**
+ * Returns the cache folder of this user, as `userCache` in runtime/cache/folders.ts does. Undefined for a user without
+ * a home folder.
+ */
 export function cacheFolder() {
   const named = process.env["XDG_CACHE_HOME"];
   if (named && isAbsolute(named)) return named;

@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /**
- * The `switchyard` command: `cli/main.ts`, bundled. An installed package has it in `dist`; a clone bundles it where it has
- * changed, even while it is packed and has a `dist` too.
+ * The `switchyard` command: the bundled `cli/main.ts`. An installed package contains it in `dist`. A clone bundles it
+ * after each change, even if it has a `dist` from packing.
  */
 
 import "./v8.mjs";
@@ -12,25 +12,25 @@ import { fileURLToPath, pathToFileURL } from "node:url";
 const installed = new URL("../dist/cli/main.js", import.meta.url);
 const compiler = new URL("../scripts/compile.mjs", import.meta.url);
 
-// Until `main` runs, which says what is wrong with the machine, nobody else does.
+// Until `main` runs, which reports errors itself, this handler reports machine errors.
 process.on("uncaughtException", fail);
-// With less address space, V8 ends the process somewhere later and says nothing of use.
+// With less address space, V8 ends the process later without a useful message.
 if (addressSpace() < 2 ** 31) await fail(new Error("too little memory"));
-// Modules that are imported above are open at once, before anything can say that too many files are.
+// The modules imported above are opened at the same time, before anything can report a limit of open files.
 if (process.argv.some((word) => /^(--devices=)?mpi$/.test(word))) {
   const { watchRank } = await import("./watch.mjs").catch(fail);
   watchRank(process.argv.slice(2));
 }
-// Errors and the places of calls speak of the source.
+// Makes errors and stack traces refer to the source.
 process.setSourceMapsEnabled(true);
 const { main } = await import(await locate()).catch(fail);
 process.off("uncaughtException", fail);
-// It fails where not even what says so can be loaded.
+// Fails if not even the error reporting can be loaded.
 process.exitCode = await main(process.argv.slice(2)).catch(fail);
-// Where the machine is at fault, a GPU may never end what it was given, and its threads would keep the process.
+// After a machine error, a GPU may never finish its work, and its threads would keep the process alive.
 if (process.exitCode === 3) process.exit();
 
-/** The program's URL. */
+/** Returns the URL of the program. */
 async function locate() {
   const { cacheFolder, keepCode } = await import("./code_cache.mjs");
   if (!existsSync(compiler)) {
@@ -45,7 +45,7 @@ async function locate() {
   return pathToFileURL(bundledFile("cli/main.ts")).href;
 }
 
-/** Says in a sentence why the program cannot start, and ends it as `main` does where the machine is at fault. */
+/** Prints why the program cannot start, and ends it with the exit code of machine errors. */
 function fail(error) {
   const text = error instanceof Error ? error.message : String(error);
   const [state, remedy] = !hasFiles()
@@ -65,11 +65,11 @@ function fail(error) {
     `Cannot start switchyard: ${state}. ${remedy}\n`,
     () => process.exit(3),
   );
-  // Nothing goes on until the sentence is out.
+  // Blocks until the message is written.
   return new Promise(() => {});
 }
 
-/** Whether as many files can be opened as loading a program opens at once. */
+/** Returns whether the process can open as many files at once as loading needs. */
 function hasFiles() {
   const open = [];
   try {
@@ -84,7 +84,7 @@ function hasFiles() {
   }
 }
 
-/** Bytes of address space that this process may have, where the system tells. */
+/** Returns the address space limit of this process in bytes, if the system reports it. */
 function addressSpace() {
   try {
     const limits = readFileSync("/proc/self/limits", "utf8");

@@ -1,7 +1,7 @@
 /**
- * Loaded first: the optimizing compiler of V8 before version 12 starts on functions after 0.2 MB of bytecode, which takes a
- * fifth of the processor time of a command that lasts a second, and of a longer one hardly less. Later versions wait by
- * themselves.
+ * Loaded first. Before version 12, V8's optimizing compiler starts on functions after 0.2 MB of bytecode, which takes a
+ * fifth of the processor time of a one-second command. Longer commands lose hardly any time by waiting. Later versions
+ * wait by default.
  */
 
 import process from "node:process";

@@ -1,18 +1,21 @@
 /**
- * Watches a rank that was started without `switchyard launch`, from before the program is loaded: other ranks wait for one
- * that a signal has stopped, in `MPI_Init` without an end. Under `launch`, rank.sh watches.
+ * Watches a rank that was started without `switchyard launch`, from before the program is loaded. If a signal stops a
+ * rank, other ranks wait for it in `MPI_Init` without a time limit. Under `launch`, rank.sh watches the rank.
  */
 
 import { spawn } from "node:child_process";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 
-/** Seconds for which a signal may stop a rank, where the command line has no `--deadline`: as `DEADLINE_MS` of runtime/mpi. */
+/**
+ * Default number of seconds that a signal may stop a rank, if the command line has no `--deadline`. Equal to
+ * `DEADLINE_MS` in runtime/mpi.
+ */
 export const DEADLINE_SECONDS = 120;
 
 const SCRIPT = fileURLToPath(new URL("watch.sh", import.meta.url));
 
-/** Starts the watcher of this process if its command line is that of a rank. */
+/** Starts the watcher of this process if its command line belongs to a rank. */
 export function watchRank(argv) {
   const { platform, pid } = process;
   if (platform === "win32" || argv.includes("--job")) return;
@@ -22,7 +25,7 @@ export function watchRank(argv) {
   const watcher = spawn("sh", [SCRIPT, String(pid), String(seconds)], {
     stdio: ["pipe", "ignore", "inherit"],
   });
-  // Without a shell nobody watches.
+  // Without a shell there is no watcher.
   watcher.on("error", () => {});
   watcher.unref();
   watcher.stdin?.unref();

@@ -1,6 +1,6 @@
-/** Blocks of fetched files in the browser's own storage for this site, which outlives the page. */
+/** Stores blocks of fetched files in the browser's storage for this site, which outlives the page. */
 
-/** What browsers call these; Node's types do not have them. */
+/** The browser's type names, which are missing in Node's types. */
 interface Directory {
   getDirectoryHandle(
     name: string,
@@ -25,18 +25,18 @@ interface StoredFile {
   }>;
 }
 
-/** Fetches so many bytes of a file from an offset. */
+/** Fetches a number of bytes of a file from an offset. */
 export type FetchBytes = (
   offset: number,
   length: number,
 ) => Promise<Uint8Array>;
 
-/** The folder of the storage that all is in. */
+/** The folder in the storage. */
 const FOLDER = "switchyard";
 
 /**
- * Fetches by `fetched` what the storage does not have, and keeps it there; only fetches where there is no storage, or no
- * room in it. `version` says which bytes the address has now: what was kept of another version of it is removed.
+ * Calls `fetched` for missing data and stores the result. If there is no storage, or no room in it, only fetches.
+ * `version` identifies the current contents at the address; stored data of other versions is removed.
  */
 export async function withCache(
   fetched: FetchBytes,
@@ -48,7 +48,7 @@ export async function withCache(
     const kept = await read(folder, offset, length).catch(() => undefined);
     if (kept) return kept;
     const bytes = await fetched(offset, length);
-    // Storage that is full, or was cleared meanwhile, costs another fetch, and no more.
+    // A full or cleared storage only causes another fetch.
     await write(folder, offset, bytes).catch(() => {});
     return bytes;
   };
@@ -92,11 +92,11 @@ async function write(
   const file = await folder.getFileHandle(`${offset}`, { create: true });
   const writable = await file.createWritable();
   await writable.write(bytes);
-  // All of it is there from here on, or nothing.
+  // The file appears completely or not at all.
   await writable.close();
 }
 
-/** Names of files have fewer characters than addresses. */
+/** File names are shorter than addresses. */
 async function digest(text: string): Promise<string> {
   const bytes = await crypto.subtle.digest(
     "SHA-256",

@@ -1,4 +1,4 @@
-/** What computes in a page: the visitor's GPU, or the processor by WebAssembly. */
+/** Compute devices of a page: the visitor's GPU, or the processor through WebAssembly. */
 
 import { MAX_THREADS } from "../runtime/cpu/control.ts";
 import { CpuPool } from "../runtime/cpu/pool.ts";
@@ -10,10 +10,10 @@ import { MachineError } from "../spec/errors.ts";
 import type { Plan } from "../spec/plan/plan.ts";
 import { startWebWorker } from "./web_worker.ts";
 
-/** `gpu` is WebGPU, `cpu` WebAssembly; `auto` takes a hardware GPU where there is one. */
+/** `gpu` is WebGPU and `cpu` is WebAssembly. `auto` prefers a hardware GPU if there is one. */
 export type BrowserDevice = "auto" | "gpu" | "cpu";
 
-/** What browsers know of themselves; Node's types do not have it. */
+/** Browser globals that are missing in Node's types. */
 const page = globalThis as unknown as {
   /** Whether memory can be shared with workers. */
   readonly crossOriginIsolated?: boolean;
@@ -24,10 +24,12 @@ const page = globalThis as unknown as {
 };
 
 /**
- * Open a device for all ranks of a plan. WebAssembly computes in as many workers as there are cores if the page is isolated
- * from other origins (served with `Cross-Origin-Opener-Policy: same-origin` and `Cross-Origin-Embedder-Policy:
- * require-corp`), as only such pages share memory with workers; else on the page's own thread, which waits meanwhile.
- * Errors: MachineError where there is no such device, or it cannot run the plan.
+ * Opens a device for all ranks of a plan.
+ *
+ * In a cross-origin isolated page, WebAssembly computes in one worker per core. Such a page is served with
+ * `Cross-Origin-Opener-Policy: same-origin` and `Cross-Origin-Embedder-Policy: require-corp`; only then can it share
+ * memory with workers. In other pages, WebAssembly computes on the page's own thread and blocks it. Errors:
+ * MachineError if there is no such device, or if it cannot run the plan.
  */
 export async function openDevice(
   plan: Plan,

@@ -1,4 +1,4 @@
-/** Files of a checkpoint in a browser: fetched by ranges, or given by the visitor. */
+/** Checkpoint files in a browser: fetched by byte ranges, or provided by the visitor. */
 
 import { type FetchBytes, withCache } from "./block_cache.ts";
 import type { FileSource } from "../runtime/file_source.ts";
@@ -8,22 +8,22 @@ import { DataError } from "../spec/errors.ts";
 export interface Folder {
   /** For people. */
   readonly name: string;
-  /** A file to read from; undefined where there is none. */
+  /** Opens a file for reading. Undefined if it does not exist. */
   open(file: string): Promise<FileSource | undefined>;
 }
 
-/** How a folder is fetched. */
+/** Options for fetching a folder. */
 export interface WebFolderOptions {
   /**
-   * Keep what is fetched by ranges in the browser's storage for this site (OPFS), for the next time that the page is opened,
-   * as long as address, length and `ETag` or `Last-Modified` of a file stay the same. Default: false.
+   * Store data fetched by ranges in the browser's storage for this site (OPFS). It is used again until the address, the
+   * length, or the `ETag` or `Last-Modified` of a file changes. Default: false.
    */
   readonly cache?: boolean;
 }
 
 /**
- * A folder of a web server, which must serve ranges of bytes: of a file of weights, each rank reads what it needs.
- * Errors: DataError for what cannot be fetched.
+ * Returns a folder of a web server that supports byte ranges: each rank reads only the needed parts of a weight file.
+ * Errors: DataError for a file that cannot be fetched.
  */
 export function webFolder(
   url: string | URL,
@@ -36,7 +36,7 @@ export function webFolder(
     name: base.href,
     async open(file) {
       const address = new URL(file, base);
-      // Says how long the file is, and whether the server serves ranges.
+      // Shows the length of the file and whether the server supports ranges.
       const response = await fetchRange(address, 0, 1);
       if (response.status === 404) return undefined;
       const total = response.headers.get("content-range")?.split("/")[1];
@@ -51,7 +51,7 @@ export function webFolder(
           fetched: cache
             ? await withCache(fetched, { address: address.href, version })
             : fetched,
-          // What is kept is found again whatever ranges the ranks of another mesh read.
+          // Stored data is found again for any ranges that ranks of another mesh read.
           longest: cache ? Infinity : BLOCK,
         });
       }
@@ -65,14 +65,14 @@ export function webFolder(
   };
 }
 
-/** Bytes that are fetched at once at least, and how many such blocks of a file are kept: ranks read the same parts. */
+/** Minimum bytes of one fetch, and number of such blocks that are kept per file: ranks read the same parts. */
 const BLOCK = 1 << 20, BLOCKS = 16;
 
 function inBlocks(
   { name, size }: { readonly name: string; readonly size: number },
   { fetched, longest }: {
     readonly fetched: FetchBytes;
-    /** Bytes that are read by blocks at most; more are fetched as they are. */
+    /** Maximum bytes of a read through blocks. Larger reads are fetched directly. */
     readonly longest: number;
   },
 ): FileSource {
@@ -80,10 +80,10 @@ function inBlocks(
   const block = (start: number): Promise<Uint8Array> => {
     const bytes = kept.get(start) ??
       fetched(start, Math.min(BLOCK, size - start));
-    // What was used last is last.
+    // The last entry is the most recently used one.
     kept.delete(start);
     kept.set(start, bytes);
-    // One that could not be fetched is fetched again when it is asked for again.
+    // A failed block is fetched again on the next request.
     bytes.catch(() => kept.get(start) === bytes && kept.delete(start));
     for (const [oldest] of kept) {
       if (kept.size <= BLOCKS) break;
@@ -111,7 +111,7 @@ function inBlocks(
   };
 }
 
-/** Files that were chosen or dropped, such as those of an `<input type="file" multiple>`. */
+/** Returns selected or dropped files as a folder, such as those of `<input type="file" multiple>`. */
 export function fileFolder(files: Iterable<File>): Folder {
   const byName = new Map([...files].map((file) => [file.name, file]));
   return {
@@ -131,7 +131,7 @@ export function fileFolder(files: Iterable<File>): Folder {
   };
 }
 
-/** The text of a file; undefined where there is none. */
+/** Returns the text of a file. Undefined if it does not exist. */
 export async function readText(
   folder: Folder,
   file: string,

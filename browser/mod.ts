@@ -1,6 +1,6 @@
 /**
- * Runs plans in a page: on the visitor's GPU by WebGPU, or on the processor by WebAssembly. Reaches no built-in module of
- * Node. A page without a bundler imports it from the package's `dist/browser/mod.js`.
+ * Runs plans in a page: on the visitor's GPU through WebGPU, or on the processor through WebAssembly. The module uses
+ * no built-in module of Node. A page without a bundler imports it from the package's `dist/browser/mod.js`.
  *
  * @example
  * ```ts

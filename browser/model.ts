@@ -1,4 +1,4 @@
-/** A plan and a checkpoint in a page: loaded, run, and asked for text. */
+/** A plan and a checkpoint in a page: loading, running and text generation. */
 
 import { Tokenizer } from "@huggingface/tokenizers";
 import { compileDocument } from "../compiler/document/read.ts";
@@ -25,19 +25,19 @@ import { assertLegal, verifyPlanText } from "../spec/verify/mod.ts";
 import { type BrowserDevice, openDevice } from "./device.ts";
 import { type Folder, readText, webFolder } from "./folder.ts";
 
-/** What to load. */
+/** Options of `openModel`. */
 export interface OpenModelOptions {
-  /** The text of a plan, as `switchyard plan --out` saves it. */
+  /** The text of a plan, as saved by `switchyard plan --out`. */
   readonly plan: string;
-  /** The folder of the checkpoint: its address, or its files. */
+  /** The folder of the checkpoint: its address or its files. */
   readonly checkpoint: string | URL | Folder;
-  /** Of an address: keep weights in the browser's storage, see `WebFolderOptions`. Default: false. */
+  /** For an address: store weights in the browser's storage; see `WebFolderOptions`. Default: false. */
   readonly cache?: boolean;
-  /** Compile the model of the plan for another mesh: `{ ep: 4 }`. Default: the plan runs as it is. */
+  /** Compile the plan's model for another mesh, such as `{ ep: 4 }`. Default: run the plan unchanged. */
   readonly mesh?: { readonly [meshAxis: string]: number };
   /** Default: auto. */
   readonly device?: BrowserDevice;
-  /** Records runs, which take longer then. */
+  /** Records runs, which makes them slower. */
   readonly tracer?: Tracer;
   readonly onProgress?: (progress: Progress) => void;
 }
@@ -47,15 +47,15 @@ export interface BrowserModel {
   readonly plan: Plan;
   readonly device: Device;
   readonly session: Session;
-  /** Continue a text; greedily, unless options say otherwise. Rejects with a MachineError where the device is lost. */
+  /** Continues a text, greedily by default. Rejects with a MachineError if the device is lost. */
   generate(prompt: string, options?: GenerateTextOptions): Promise<string>;
-  /** Give the device back. */
+  /** Releases the device. */
   close(): void;
 }
 
 /**
- * Load a plan of a decoder and the weights and the tokenizer of its checkpoint onto one device, which all ranks share.
- * Errors: PlanError for a plan that is not legal, DataError for files, MachineError for the device.
+ * Loads the plan of a decoder, and the weights and tokenizer of its checkpoint, onto one device that all ranks share.
+ * Errors: PlanError for an illegal plan, DataError for files, MachineError for the device.
  */
 export async function openModel(
   options: OpenModelOptions,
@@ -76,7 +76,7 @@ export async function openModel(
     readStop(folder),
     openWeights(folder).then(openSafetensors),
   ]);
-  // A checkpoint may have tensors that the model has no use for.
+  // A checkpoint may have tensors that the model does not use.
   checkTensors(plan, tensors, { where: folder.name, unused: [""] });
   const device = await openDevice(plan, options.device);
   const session = await createSession(plan, {
@@ -152,7 +152,7 @@ async function readStop(folder: Folder): Promise<ReadonlySet<number>> {
   );
 }
 
-/** The one file of a checkpoint, else those that its index names. */
+/** Opens the single weight file of a checkpoint, otherwise the files in its index. */
 async function openWeights(folder: Folder): Promise<FileSource[]> {
   const whole = await folder.open("model.safetensors");
   if (whole) return [whole];
@@ -182,7 +182,7 @@ function missing(folder: Folder, file: string): DataError {
   );
 }
 
-/** Lets the page do what else there is, such as draw. */
+/** Lets the page do other work, such as drawing. */
 function nextTask(): Promise<void> {
   return new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel();

@@ -2,7 +2,7 @@
 
 import type { PoolWorker, WorkerEvents } from "../runtime/cpu/pool.ts";
 
-/** What browsers call `Worker`; Node's types do not have it. */
+/** The browser's `Worker` type, which is missing in Node's types. */
 interface WebWorker {
   onmessage: (event: { readonly data: unknown }) => void;
   onerror: (event: { readonly message: string }) => void;
@@ -14,7 +14,7 @@ const { Worker } = globalThis as unknown as {
   readonly Worker: new (url: string) => WebWorker;
 };
 
-/** Start a thread from a blob, so that there is no script to be served. */
+/** Starts a thread from a blob, so no script file has to be served. */
 export function startWebWorker(
   program: string,
   on: WorkerEvents,

@@ -1,4 +1,5 @@
-// A whole decoder with a key-value cache. Run it on random data, on four ranks: switchyard run examples/decoder.ts --random --mesh ep=4
+// A complete decoder with a key-value cache. Run it on random data on four ranks: switchyard run examples/decoder.ts
+// --random --mesh ep=4
 import {
   add,
   attention,
@@ -38,7 +39,7 @@ export const decoder = model(
 
     let x = embedding(m.param("embed", "vocab embed"), ids, "vocab");
     for (let i = 0; i < LAYERS; i++) {
-      // Attention: queries and keys are rotated by position, keys and values kept for the steps to come.
+      // Attention: queries and keys are rotated by position; keys and values are kept for later steps.
       const normed = rmsNorm(x, m.param(`layers.${i}.norm`, "embed"), "embed");
       const q = dot(
         normed,
@@ -72,7 +73,7 @@ export const decoder = model(
       const output = m.param(`layers.${i}.output`, "embed head headDim");
       x = add(x, dot(y, output, "head headDim"));
 
-      // Experts: each token goes to two of them and returns as their weighted sum.
+      // Experts: each token is sent to two of them, and the result is their weighted sum.
       const rows = rmsNorm(
         x,
         m.param(`layers.${i}.expert_norm`, "embed"),

@@ -1,5 +1,6 @@
-// fairscale's MOELayer with Top2Gate: every group of tokens is routed by itself, its experts take 2 · tokens / experts each and
-// drop the rest. Run it on random data, on four ranks: switchyard run examples/fairscale.ts --random --mesh ep=4
+// fairscale's MOELayer with Top2Gate. Each group of tokens is routed separately; each expert takes 2 · tokens / experts
+// tokens of a group and drops the rest. Run it on random data on four ranks: switchyard run examples/fairscale.ts
+// --random --mesh ep=4
 import {
   add,
   combine,
@@ -13,18 +14,18 @@ import {
 
 /** Sizes of the layer. */
 export interface FairscaleOptions {
-  /** Routing groups: fairscale has one on every rank. */
+  /** Routing groups. fairscale has one per rank. */
   readonly groups: number;
-  /** Tokens of a group. */
+  /** Tokens per group. */
   readonly tokens: number;
   readonly experts: number;
-  /** Choose second experts with the noise of an input `gumbel`. */
+  /** Choose the second experts with noise from an input `gumbel`. */
   readonly noise?: boolean;
 }
 
 export const layer = fairscale({ groups: 4, tokens: 16, experts: 8 });
 
-/** The layer, by its sizes. */
+/** Builds the layer for given sizes. */
 export function fairscale(options: FairscaleOptions): Model {
   const { groups, tokens, experts, noise = false } = options;
   return model(

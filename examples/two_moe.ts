@@ -1,4 +1,5 @@
-// Two layers of experts from one block. Run it on random data: switchyard run examples/two_moe.ts --random --mesh ep=2
+// Two expert layers built from one block. Run it on random data: switchyard run examples/two_moe.ts --random --mesh
+// ep=2
 import {
   add,
   combine,
@@ -24,7 +25,7 @@ function mlp(m: MlpScope, x: Rows): Rows {
   return dot(hidden, m.param("down", "embed ffn"), "ffn");
 }
 
-/** Experts chosen by a softmax, or by sigmoids and a bias, beside one that every token goes to. */
+/** Experts that a softmax chooses, or sigmoids and a bias, with a shared expert for all tokens. */
 function moe(m: MoeScope, x: Rows, router: { topK: number; bias: boolean }) {
   const logits = dot(x, m.param("router.weight", "expert embed"), "embed");
   const chosen = { over: "expert", topK: router.topK } as const;

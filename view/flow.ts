@@ -1,4 +1,4 @@
-/** The data flow of some steps: the values that they read and write, with axes and shardings, as a graph. */
+/** The data flow of some steps as a graph: the values that they read and write, with axes and shardings. */
 
 import { onRank, type PlanBuffer } from "../spec/plan/plan.ts";
 import { sizeText } from "../spec/size_text.ts";
@@ -17,7 +17,7 @@ export interface FlowStep {
   readonly index: number;
   readonly role: Role;
   readonly name: string;
-  /** Its kernel; of a collective, the mesh axes and the bytes that leave a rank in a full step. */
+  /** Its kernel. For a collective: the mesh axes, and the bytes that leave a rank in a full step. */
   readonly how: string;
   /** Weights, constants and states that only this step uses. */
   readonly uses: readonly FlowValue[];
@@ -30,7 +30,7 @@ export interface FlowValue {
   /** Its buffer, without the name of the layer. */
   readonly name: string;
   readonly buffer: PlanBuffer;
-  /** Dtype, axes with their sharding, and what is unreduced. */
+  /** Dtype, axes with their sharding, and partial sums. */
   readonly type: string;
   readonly size: string;
 }
@@ -38,33 +38,36 @@ export interface FlowValue {
 /** A node of the graph. */
 export type FlowNode = FlowStep | FlowValue;
 
-/** From a node to a node. `through`: the values between two steps that are not nodes. */
+/** An edge between nodes. `through`: the values between two steps that are not nodes. */
 export interface FlowEdge {
   readonly from: string;
   readonly to: string;
   readonly through?: readonly string[];
 }
 
-/** A graph, steps in the order of the program. */
+/** A graph with steps in program order. */
 export interface Flow {
   readonly nodes: readonly FlowNode[];
   readonly edges: readonly FlowEdge[];
 }
 
-/** Which values are nodes. */
+/** The selection of values that are nodes. */
 export interface FlowOptions {
   /** The collectives among the steps. */
   readonly traffic: readonly Traffic[];
-  /** Weights, constants and states, which are part of the steps that use them. */
+  /** Show weights, constants and states as nodes instead of parts of their steps. */
   readonly weights: boolean;
-  /** Tables of integers, such as those of a routing; otherwise steps that share one are joined. */
+  /**
+   * Show integer tables, such as those of a routing, as nodes. Otherwise steps that share a table are connected
+   * directly.
+   */
   readonly tables: boolean;
 }
 
-/** Steps of a graph at most. */
+/** Maximum number of steps in a graph. */
 export const MOST_STEPS = 120;
 
-/** The graph of the steps from `start` to before `end`, of which there are at most `MOST_STEPS`. */
+/** Returns the graph of the steps from `start` to before `end`, at most `MOST_STEPS`. */
 export function flowOf(
   view: PlanView,
   program: ProgramView,
@@ -77,7 +80,7 @@ export function flowOf(
   const steps = new Map<string, FlowStep & { readonly uses: FlowValue[] }>();
   const nodes: FlowNode[] = [];
   const values = new Map<string, Value>();
-  // A state that is read and then written is two values.
+  // A state that is read and then written counts as two values.
   const versions = new Map<string, { version: number; read: boolean }>();
   const valueAt = (name: string, writes: boolean): Value => {
     const at = versions.get(name) ?? { version: 0, read: false };
@@ -170,10 +173,10 @@ function isTable({ dtype, kind }: PlanBuffer): boolean {
   return kind !== "state" && kind !== "weight" && /^[iu]/.test(dtype);
 }
 
-/** `self_attn.q_proj.weight` of `model.layers.3.self_attn.q_proj.weight` */
+/** Shortens `model.layers.3.self_attn.q_proj.weight` to `self_attn.q_proj.weight`. */
 export function shortName(name: string): string {
   return name.replace(/^.*\blayers\.\d+\./, "");
 }
 
-/** Characters of the name of a kernel at most. */
+/** Maximum length of a kernel's name. */
 const LONGEST = 36;

@@ -1,4 +1,4 @@
-/** The picture of a data flow: steps as boxes, values as labels between them, laid out in layers from top to bottom. */
+/** The picture of a data flow. Steps are boxes and values are labels between them, in layers from top to bottom. */
 
 import { Graph, layout } from "@dagrejs/dagre";
 import type { Flow, FlowNode, FlowValue } from "./flow.ts";
@@ -7,23 +7,23 @@ import type { Ink } from "./palette.ts";
 import type { ProgramView } from "./plan_view.ts";
 import { type Point, type Scene, type Shape, shortened } from "./scene.ts";
 
-/** Pixels of a character, by the size of its text. */
+/** Width of a character relative to the text size. */
 const CHARACTER = 0.58;
 const NAME = 12, DETAIL = 10.5;
-/** Pixels of a box with two lines, and of each further line. */
+/** Height of a box with two lines, and of each further line, in pixels. */
 const HEIGHT = 36, LINE = 14;
 const MARGIN = 14;
 
-/** What a flow picture shows besides. */
+/** Options of a flow picture. */
 export interface FlowPictureOptions {
   readonly program: ProgramView;
-  /** What the steps are called together. */
+  /** The common title of the steps. */
   readonly title: string;
-  /** A step that is marked. */
+  /** The index of a highlighted step. */
   readonly step?: number | undefined;
 }
 
-/** The graph as a scene. */
+/** Draws the graph as a scene. */
 export function flowPicture(flow: Flow, options: FlowPictureOptions): Scene {
   const graph = new Graph();
   graph.setGraph({
@@ -39,7 +39,7 @@ export function flowPicture(flow: Flow, options: FlowPictureOptions): Scene {
     graph.setNode(node.key, { width: widthOf(node), height: heightOf(node) });
   }
   for (const { from, to, through } of flow.edges) {
-    // Values are near the steps that compute them, more than tables.
+    // Values are placed closer to the steps that compute them than tables are.
     graph.setEdge(from, to, { weight: through ? 1 : 4 });
   }
   layout(graph);
@@ -94,10 +94,10 @@ function textOf(node: FlowNode): readonly [name: string, detail: string] {
     : [`${node.name}, ${node.size}`, shortened(node.type, LONGEST)];
 }
 
-/** Characters of a line at most. */
+/** Maximum number of characters in a line. */
 const LONGEST = 64;
 
-/** The weights and states of a step, a line each. */
+/** Lists the weights and states of a step, one per line. */
 function linesOf(node: FlowNode): readonly (readonly [string, Ink])[] {
   return node.kind === "value"
     ? []
@@ -197,7 +197,7 @@ function inkOf({ kind }: FlowValue["buffer"]): Ink {
   return kind === "weight" ? "weights" : kind === "state" ? "state" : "soft";
 }
 
-/** A curve through points: straight lines whose corners are round. */
+/** Returns a curve through points: straight lines with round corners. */
 function smooth(points: readonly Point[]): string {
   const [first, ...rest] = points;
   const last = rest.at(-1)!;

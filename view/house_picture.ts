@@ -1,4 +1,4 @@
-/** The picture of the ranks: what each of them holds, by kind, and its experts. */
+/** The picture of the ranks: their memory by kind, and their experts. */
 
 import { indicesOn } from "../spec/axis_parts.ts";
 import type { Plan } from "../spec/plan/plan.ts";
@@ -13,7 +13,7 @@ import { type Scene, type Shape, shortened } from "./scene.ts";
 import { layersText } from "./sections.ts";
 import { meshText, placeText } from "./tracks.ts";
 
-/** Kinds of memory, with what people call them. */
+/** The kinds of memory with their display names. */
 export const MEMORY_KINDS: readonly {
   readonly kind: Exclude<keyof RankBytes, "total">;
   readonly name: string;
@@ -29,10 +29,13 @@ const COLUMNS = 4;
 const GAP = 12;
 const CARD = [(WIDTH - GAP * (COLUMNS - 1)) / COLUMNS, 84] as const;
 
-/** Ranks of more are shown by class, and as a grid. */
+/** Maximum number of ranks with one card each. More ranks are shown by class and as a grid. */
 const FEW = 16;
 
-/** What ranks hold: a card for each of few, or for each class of many above the mesh as a grid. */
+/**
+ * Draws the contents of ranks. Few ranks have one card each. Many ranks have one card per class, above the mesh as a
+ * grid.
+ */
 export function housePicture(view: PlanView): Scene {
   const { plan, summary } = view;
   const classes = classOfRanks(plan, summary.ranks);
@@ -74,7 +77,7 @@ export function housePicture(view: PlanView): Scene {
   };
 }
 
-/** The class of each rank. */
+/** Returns the class of each rank. */
 export function classOfRanks(
   plan: Plan,
   ranks: readonly RankClass[],
@@ -86,7 +89,7 @@ export function classOfRanks(
   );
 }
 
-/** The experts of a layer that a rank holds. */
+/** Returns the experts of a layer on a rank. */
 export function expertsOn(
   plan: Plan,
   { rank, layer }: { readonly rank: number; readonly layer: number },
@@ -96,14 +99,17 @@ export function expertsOn(
   return found?.experts ?? [];
 }
 
-/** Experts that a rank holds of some layers. */
+/** The experts of some layers on a rank. */
 export interface HeldExperts {
   readonly experts: readonly number[];
-  /** The numbers of these layers; empty where the experts are those of all layers. */
+  /** The numbers of these layers. Empty if the experts are the same in all layers. */
   readonly layers: readonly number[];
 }
 
-/** The experts that a rank holds, each list once: layers may have different numbers or tables of them. */
+/**
+ * Returns the experts on a rank, with equal lists combined: layers may differ in their numbers of experts or in their
+ * placement tables.
+ */
 export function heldOn(plan: Plan, rank: number): readonly HeldExperts[] {
   const held = new Map<
     string,
@@ -121,7 +127,10 @@ export function heldOn(plan: Plan, rank: number): readonly HeldExperts[] {
   return [...held.values()];
 }
 
-/** `0..15`, and of layers that differ `0 1 2 (layer 0), 0..4 (layers 1–3)`; empty where a rank holds none of its own. */
+/**
+ * Formats experts as `0..15`, or as `0 1 2 (layer 0), 0..4 (layers 1–3)` if layers differ. Empty if a rank has no
+ * experts of its own.
+ */
 export function heldText(plan: Plan, rank: number): string {
   const held = heldOn(plan, rank);
   return held.map(({ experts, layers }) => {
@@ -148,7 +157,7 @@ function cardShapes(
   let from = x + 13;
   const bars = MEMORY_KINDS.flatMap(({ kind, name }): Shape[] => {
     if (bytes[kind] <= 0) return [];
-    // What hardly fills a device is still seen.
+    // A minimum width keeps small parts visible.
     const long = Math.max(1.5, inner * bytes[kind] / max);
     const bar: Shape = {
       kind: "rect",
@@ -182,7 +191,7 @@ function cardShapes(
       bold: true,
     },
     {
-      // Beside a long title there is no room.
+      // There is no room beside a long title.
       kind: "text",
       at: [x + width - 13, y + (title.length < 10 ? 24 : 70)],
       anchor: "end",
@@ -221,10 +230,10 @@ function cardShapes(
   ];
 }
 
-/** Pixels of a character of a card. */
+/** Width of a character on a card, in pixels. */
 const CHARACTER = 6.6;
 
-/** An expert's number in a frame. */
+/** Draws an expert's number in a frame. */
 function chip(text: string, [x, y]: readonly [number, number]): Shape[] {
   return [
     {
@@ -248,7 +257,7 @@ function chip(text: string, [x, y]: readonly [number, number]): Shape[] {
   ];
 }
 
-/** The mesh as a grid: rows of the last axis, wrapped where it is long. */
+/** Draws the mesh as a grid. Rows are the last axis, wrapped if it is long. */
 function gridShapes(
   { plan, summary }: PlanView,
   { classes, top }: {

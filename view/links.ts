@@ -1,8 +1,8 @@
-/** Addresses inside the page: what is behind `#`. */
+/** Addresses inside the page: the part after `#`. */
 
 import type { ProgramView } from "./plan_view.ts";
 
-/** The address of a step. */
+/** Returns the address of a step. */
 export function stepLink({ program }: ProgramView, index: number): string {
   return `${encodeURIComponent(program.name)}/${index}`;
 }

@@ -1,16 +1,16 @@
-/** A run that goes on: what its process says as it goes, and what a page makes of it. */
+/** The live state of a run: the events of its process, and the state that a page keeps. */
 
-/** A step of training, as its metrics are written. */
+/** The metrics of a training step. */
 export interface LiveStep {
   readonly step: number;
   readonly loss: number;
   readonly validationLoss: number | null;
   readonly gradientNorm: number;
   readonly tokensPerSecond: number;
-  /** Of each layer with experts, the share of choices that each expert got. */
+  /** For each layer with experts, the fraction of choices per expert. */
   readonly expertLoad: readonly (readonly number[])[];
   readonly sentBytes: number;
-  /** On the fullest rank of the process. */
+  /** Memory on the fullest rank of the process. */
   readonly memoryBytes: number;
 }
 
@@ -18,23 +18,23 @@ export interface LiveStep {
 export interface LiveRank {
   readonly rank: number;
   readonly peakBytes: number;
-  /** Sent to other ranks. */
+  /** Bytes sent to other ranks. */
   readonly dispatchBytes: number;
   readonly combineBytes: number;
 }
 
-/** What a process says, by kind. */
+/** The events of a process, by kind. */
 export interface LiveEvents {
-  /** All that is known so far, for those who come late. */
+  /** The complete state so far, for viewers that connect later. */
   readonly state: LiveState;
-  /** How far loading is. */
+  /** Progress of loading. */
   readonly progress: {
     readonly stage: string;
     readonly done: number;
     readonly total: number;
   };
   readonly step: LiveStep;
-  /** Text that was generated, and after how many milliseconds of all. */
+  /** Generated text, and its time in milliseconds from the start. */
   readonly text: {
     readonly sequence: number;
     readonly piece: string;
@@ -44,12 +44,12 @@ export interface LiveEvents {
   readonly end: { readonly text: string };
 }
 
-/** What is known of a run. It takes as much memory after many steps as after `MOST_POINTS`, texts aside. */
+/** The known state of a run. Apart from texts, its size is bounded after `MOST_POINTS` steps. */
 export interface LiveState {
   readonly progress?: LiveEvents["progress"];
-  /** The last step; the load of its experts is a mean of the last ones. */
+  /** The last step. Its expert load is averaged over recent steps. */
   readonly last?: LiveStep;
-  /** Loss over steps, thinned where there are many. */
+  /** Losses by step, thinned if there are many. */
   readonly losses: readonly LossPoint[];
   readonly validations: readonly LossPoint[];
   readonly texts: readonly string[];
@@ -59,16 +59,16 @@ export interface LiveState {
   readonly ended?: string;
 }
 
-/** A loss after a step. */
+/** The loss after a step. */
 export type LossPoint = readonly [step: number, loss: number];
 
-/** Points of a curve, at most. */
+/** Maximum number of points of a curve. */
 const MOST_POINTS = 2000;
 
-/** Steps whose loads are averaged, about. */
+/** Approximate number of steps in the average of loads. */
 const MEAN_OF = 20;
 
-/** Before anything is known. */
+/** The state before any event. */
 export const NOTHING: LiveState = {
   losses: [],
   validations: [],
@@ -107,7 +107,7 @@ const FOLLOWERS: Followers = {
   end: (state, { text }) => ({ ...state, ended: text }),
 };
 
-/** What is known after an event. */
+/** Returns the state after an event. */
 export function follow<K extends keyof LiveEvents>(
   state: LiveState,
   kind: K,
@@ -132,7 +132,7 @@ function meanLoad(
   );
 }
 
-/** Every second point of the older half, where there are too many. */
+/** Drops every second point of the older half if there are too many points. */
 function thinned(points: readonly LossPoint[]): readonly LossPoint[] {
   if (points.length <= MOST_POINTS) return points;
   const half = points.length / 2;

@@ -1,4 +1,4 @@
-/** Pictures of a training that goes on: its loss over steps, and the load of its experts. */
+/** Pictures of a running training: the loss by step and the load of its experts. */
 
 import type { LossPoint } from "./live.ts";
 import type { Scene, Shape } from "./scene.ts";
@@ -9,7 +9,7 @@ const HEIGHT = 260;
 const TOP = 14;
 const BOTTOM = 34;
 
-/** The loss over steps; losses on what is not trained on are dots. */
+/** Draws the loss by step. Evaluation losses are dots. */
 export function lossPicture(
   losses: readonly LossPoint[],
   validations: readonly LossPoint[],
@@ -76,7 +76,7 @@ export function lossPicture(
   };
 }
 
-/** Experts by layers: the stronger, the more of the choices an expert got. */
+/** Draws experts by layer. A stronger color means a larger part of the choices. */
 export function loadPicture(load: readonly (readonly number[])[]): Scene {
   const experts = Math.max(...load.map((layer) => layer.length));
   const cell = Math.min(60, (WIDTH - LEFT - 16) / experts);
@@ -99,7 +99,7 @@ export function loadPicture(load: readonly (readonly number[])[]): Scene {
         radius: 3,
         at: [LEFT + e * cell + 1, TOP + l * height + 1] as const,
         size: [cell - 2, height - 2] as const,
-        // A fair share is a third of the way.
+        // A fair share has a third of the full opacity.
         opacity: Number(
           Math.min(1, 0.05 + share * layer.length / 3).toFixed(2),
         ),

@@ -1,19 +1,19 @@
-/** Which buffers a rank needs when: scratch over the steps of a program. */
+/** Lifetimes of scratch buffers on a rank over the steps of a program. */
 
 import { onRank, type PlanBuffer } from "../spec/plan/plan.ts";
 import { livesOf } from "../spec/plan/lives.ts";
 import type { PlanView, ProgramView } from "./plan_view.ts";
 
-/** A scratch buffer over a program. */
+/** The lifetime of a scratch buffer in a program. */
 export interface LiveBuffer {
   readonly buffer: PlanBuffer;
   readonly bytes: number;
-  /** The first and last step that touch it. */
+  /** The first and last step that use it. */
   readonly first: number;
   readonly last: number;
 }
 
-/** The scratch buffers of a program on a rank, in the order in which they are first written. */
+/** Returns the scratch buffers of a program on a rank, in the order of their first write. */
 export function liveBuffers(
   { facts }: PlanView,
   program: ProgramView,
@@ -27,7 +27,7 @@ export function liveBuffers(
   });
 }
 
-/** Bytes in use at each step. */
+/** Returns the bytes in use at each step. */
 function bytesOverSteps(
   { steps }: ProgramView,
   buffers: readonly LiveBuffer[],
@@ -41,7 +41,7 @@ function bytesOverSteps(
   return change.slice(0, -1).map((bytes) => now += bytes);
 }
 
-/** The step at which most is in use, and the buffers that it is, largest first. */
+/** Returns the step with the maximum use, and its buffers, largest first. */
 export function peakOf(
   program: ProgramView,
   buffers: readonly LiveBuffer[],

@@ -1,6 +1,6 @@
 /**
- * The picture of the arena: where in memory each buffer is, and from which step to which. Memory that only other parts of
- * the program use is left out.
+ * The picture of the arena: the address range and the steps of each buffer. Memory that only other parts of the program
+ * use is omitted.
  */
 
 import { sizeText } from "../spec/size_text.ts";
@@ -11,11 +11,11 @@ import { type PlanView, type ProgramView, stepsOf } from "./plan_view.ts";
 import type { Scene, Shape } from "./scene.ts";
 import type { Section } from "./sections.ts";
 
-/** What an arena picture shows. */
+/** Options of an arena picture. */
 export interface MemoryPictureOptions {
   readonly program: ProgramView;
   readonly section: Section;
-  /** Whose memory. Default: 0. */
+  /** The rank. Default: 0. */
   readonly rank?: number;
 }
 
@@ -24,7 +24,10 @@ const LEFT = 84;
 const TOP = 14;
 const HEIGHT = 300;
 
-/** Allocations of scratch over the steps of one layer of a section: time to the right, addresses upwards. */
+/**
+ * Draws the scratch allocations over the steps of one layer of a section. Steps are horizontal and addresses are
+ * vertical.
+ */
 export function memoryPicture(
   view: PlanView,
   { program, section, rank = 0 }: MemoryPictureOptions,
@@ -95,7 +98,7 @@ export function memoryPicture(
   };
 }
 
-/** Where each allocation begins if they are stacked. */
+/** Returns the start of each allocation if they are stacked. */
 function stacked(buffers: readonly LiveBuffer[]): ReadonlyMap<number, number> {
   const ends = new Map<number, number>();
   for (const { buffer: { allocation, offset }, bytes } of buffers) {
@@ -110,7 +113,7 @@ function stacked(buffers: readonly LiveBuffer[]): ReadonlyMap<number, number> {
   return bases;
 }
 
-/** How much memory some buffers use at any time, and how much of that is below an address. */
+/** Returns the maximum memory in use at any step, and the part of it below an address. */
 function usedBy(
   buffers: readonly LiveBuffer[],
   bases: ReadonlyMap<number, number>,
@@ -133,7 +136,7 @@ function usedBy(
   return { top: Math.max(1, below(Infinity)), below };
 }
 
-/** Pixels of a character of a label. */
+/** Width of a label's character, in pixels. */
 const CHARACTER = 6.6;
 
 function bufferShapes(

@@ -1,4 +1,4 @@
-/** Pictures of a plan: functions from it to scenes, scenes as SVG, and a page of all of them. */
+/** Pictures of a plan as scenes, scenes as SVG, and a page of all pictures. */
 
 export {
   type LayerChoices,

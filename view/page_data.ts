@@ -1,4 +1,4 @@
-/** What a page is made of: the document of a plan and what else is known of it, inside one HTML file. */
+/** The data of a page: the document of a plan and related data, inside one HTML file. */
 
 import { documentOf } from "../spec/document/document.ts";
 import type { RankPlacement } from "../spec/machine.ts";
@@ -13,7 +13,7 @@ import { escaped } from "./scene.ts";
 import type { SearchResult } from "./search_result.ts";
 import type { SentPerToken } from "./traffic.ts";
 
-/** An event of a recorded run, as `run --trace` writes them. Times in microseconds. */
+/** An event of a recorded run, as `run --trace` writes it. Times are in microseconds. */
 export interface TraceEvent {
   readonly name: string;
   readonly cat: string;
@@ -25,65 +25,65 @@ export interface TraceEvent {
   readonly args: { readonly [name: string]: string | number };
 }
 
-/** Experts that tokens of a recorded run chose. */
+/** The experts that the tokens of a recorded run chose. */
 export interface LayerChoices {
   readonly layer: number;
-  /** The output of the model that they are. */
+  /** The output of the model that holds them. */
   readonly output: string;
-  /** Of each token, its experts. */
+  /** The experts of each token. */
   readonly chosen: readonly (readonly number[])[];
-  /** Of each token, what each of its experts counts for; where the run recorded that. */
+  /** The weights of each token's experts, if the run recorded them. */
   readonly weights?: readonly (readonly number[])[];
 }
 
-/** What two plans have otherwise. */
+/** The differences between two plans. */
 export interface PageDiff {
-  /** What the page's plan is compared with. */
+  /** Name of the other plan. */
   readonly name: string;
   readonly summary: PlanSummary;
   readonly sent: SentPerToken;
-  /** Lines that only one of them has, those of the page's plan with `-`, under their sections. */
+  /** Lines that only one of the plans has, under their sections. Lines of the page's plan begin with `-`. */
   readonly text: string;
 }
 
-/** Where a rank lives, as far as it says which link two ranks use. */
+/** The placement of a rank, as far as it determines the link between two ranks. */
 export type Place = Pick<RankPlacement, "host" | "rack">;
 
-/** What the page knows. */
+/** The data of a page. */
 export interface PageData {
   readonly title: string;
   /** The document of the plan. */
   readonly plan: { readonly [field: string]: unknown };
   readonly summary: PlanSummary;
-  /** Lines of the model's source, by `file:line`. */
+  /** Source lines of the model, by `file:line`. */
   readonly sources: { readonly [place: string]: string };
-  /** Steps of the first program on the machine of the summary. */
+  /** Predicted steps of the first program on the summary's machine. */
   readonly predicted: readonly PredictedTimeline[];
-  /** What these steps move and compute. */
+  /** The costs of these steps. */
   readonly costs: readonly PhaseCosts[];
-  /** The host and the rack of each rank on the machine of the summary. */
+  /** The host and rack of each rank on the summary's machine. */
   readonly places?: readonly Place[];
   readonly trace?: readonly TraceEvent[];
   readonly choices?: readonly LayerChoices[];
   readonly against?: PageDiff;
   /** The search that found the plan. */
   readonly search?: SearchResult;
-  /** The page is served beside a checkpoint, and runs the plan. */
+  /** The page is served with a checkpoint, and runs the plan. */
   readonly run?: boolean;
 }
 
-/** What the page of a run that goes on knows at first. */
+/** The initial data of a live page. */
 export interface LiveData {
   readonly title: string;
 }
 
-/** The program of the page and its style, as they were built. */
+/** The built program and style of the page. */
 export interface PageAssets {
   readonly script: string;
   readonly style: string;
 }
 
-/** A whole page: one file that needs no network and opens from disk. */
+/** Returns a complete page: one file that works without network and opens from disk. */
 export function pageHtml(
   plan: Plan,
   data: Omit<PageData, "plan">,
@@ -93,13 +93,13 @@ export function pageHtml(
     { ...data, plan: documentOf(plan) },
     { script, style },
     data.run
-      // Schemas and kernels become code.
+      // Schemas and kernels are compiled to code.
       ? "script-src 'self' 'unsafe-inline' 'unsafe-eval'; connect-src 'self'; worker-src blob:"
       : "script-src 'unsafe-inline'",
   );
 }
 
-/** The page of a run that goes on, which its process serves. It asks that process only. */
+/** Returns the page of a live run. It connects only to the process that serves it. */
 export function livePageHtml(data: LiveData, assets: PageAssets): string {
   return htmlOf(
     data,

@@ -1,6 +1,6 @@
-/** One color for one thing, in every picture: what work is for, what memory holds, and the paper. */
+/** One color per meaning, in every picture: roles of work, kinds of memory, and the background. */
 
-/** What a color stands for. `ink`, `soft`: text on paper; `deep`: text on a strong color. */
+/** The meaning of a color. `ink` and `soft`: text on the background. `deep`: text on a strong color. */
 export type Ink =
   | "ink"
   | "soft"
@@ -20,10 +20,10 @@ export type Ink =
   | "scratch"
   | "staging";
 
-/** A color for each ink. The hues are those that Okabe and Ito chose for everyone to distinguish. */
+/** A color for each meaning. The hues are those of Okabe and Ito, which colour-blind readers can distinguish. */
 export type Palette = { readonly [I in Ink]: string };
 
-/** On white paper. */
+/** Colors on a white background. */
 export const LIGHT: Palette = {
   ink: "#1d2433",
   soft: "#5b6372",
@@ -44,7 +44,7 @@ export const LIGHT: Palette = {
   staging: "#8a93a3",
 };
 
-/** On black paper. */
+/** Colors on a black background. */
 export const DARK: Palette = {
   ink: "#e8e6e1",
   soft: "#a3abb8",
@@ -65,7 +65,7 @@ export const DARK: Palette = {
   staging: "#6f7988",
 };
 
-/** The inks as properties of a style sheet: `--ink: #1d2433; …` */
+/** Returns the colors as style sheet properties: `--ink: #1d2433; …` */
 export function paletteStyle(palette: Palette): string {
   return Object.entries(palette).map(([ink, color]) => `--${ink}: ${color};`)
     .join(" ");

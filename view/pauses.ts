@@ -1,34 +1,34 @@
-/** When the ranks of a recorded run wait, and for what. */
+/** The times in which the ranks of a recorded run wait, with reasons. */
 
 import type { TraceEvent } from "./page_data.ts";
 
-/** A time in which a rank waits. Microseconds from the start of the run. */
+/** A time in which a rank waits, in microseconds from the start of the run. */
 export interface Pause {
   readonly rank: number;
   readonly start: number;
   readonly duration: number;
   /**
-   * `late`: for ranks that have more to do. `shared`: for ranks that use the same device. `flight`: for an exchange that
-   * was started earlier.
+   * `late`: for ranks with more work. `shared`: for ranks on the same device. `flight`: for an exchange that was
+   * started earlier.
    */
   readonly reason: "late" | "shared" | "flight";
 }
 
-/** What people call them. */
+/** Display names of the reasons. */
 export const PAUSE_NAMES: { readonly [R in Pause["reason"]]: string } = {
   late: "waiting for ranks that are later",
   shared: "waiting for ranks that share the device",
   flight: "waiting for an exchange in flight",
 };
 
-/** How long ranks wait in each collective until the last rank starts it, in microseconds. */
+/** Returns the microseconds that ranks wait in each collective until the last rank starts it. */
 export function lateBy(
   events: readonly TraceEvent[],
 ): ReadonlyMap<TraceEvent, number> {
   const rows = [...rowsOf(events.filter(isCollective)).values()];
   const [first] = rows;
   const late = new Map<TraceEvent, number>();
-  // All ranks take part in all collectives, in one order.
+  // All ranks take part in all collectives, in the same order.
   if (!first || rows.some(({ length }) => length !== first.length)) return late;
   for (const i of first.keys()) {
     const last = Math.max(...rows.map((row) => row[i]!.ts));
@@ -40,7 +40,7 @@ export function lateBy(
   return late;
 }
 
-/** The pauses of a run that started at `start`. */
+/** Returns the pauses of a run that started at `start`. */
 export function pausesOf(
   events: readonly TraceEvent[],
   { start, late }: {
@@ -65,7 +65,7 @@ export function pausesOf(
   return [...lates, ...flights, ...sharedPauses(events, start)];
 }
 
-/** Times in which a rank does nothing and another rank of its process does something. */
+/** Returns the times in which a rank is idle while another rank of its process works. */
 function sharedPauses(events: readonly TraceEvent[], start: number): Pause[] {
   return [...rowsOf(events)].flatMap(([tid, row]) => {
     const { pid } = row[0]!;
@@ -83,7 +83,7 @@ function sharedPauses(events: readonly TraceEvent[], start: number): Pause[] {
 
 type Interval = readonly [from: number, to: number];
 
-/** The times of events, in order, without overlaps. */
+/** Returns the times of events in order, without overlaps. */
 function intervalsOf(events: readonly TraceEvent[]): Interval[] {
   const merged: [number, number][] = [];
   for (const { ts, dur = 0 } of events.toSorted((a, b) => a.ts - b.ts)) {
@@ -94,7 +94,7 @@ function intervalsOf(events: readonly TraceEvent[]): Interval[] {
   return merged;
 }
 
-/** What is in the first intervals and not in the second. */
+/** Returns the first intervals without the second ones. */
 function minus(
   all: readonly Interval[],
   less: readonly Interval[],

@@ -1,4 +1,4 @@
-/** What pictures there are, for those who draw none. */
+/** The names of pictures, without the code that draws them. */
 
 /** The names, in the order of the page. */
 export const PICTURE_NAMES = ["tracks", "ranks", "traffic", "memory"] as const;

@@ -1,4 +1,4 @@
-/** Every picture of a plan, by name, of the section that people want to see first. */
+/** All pictures of a plan by name, of its most important section. */
 
 import { housePicture } from "./house_picture.ts";
 import { memoryPicture } from "./memory_picture.ts";
@@ -10,19 +10,19 @@ import { trackPicture } from "./track_picture.ts";
 import { mainTraffic, trafficOf } from "./traffic.ts";
 import { trafficPicture } from "./traffic_picture.ts";
 
-/** Of which steps pictures are. */
+/** The steps that pictures show. */
 export interface Shown {
   readonly program: ProgramView;
   readonly section: Section;
 }
 
-/** The first program, and its main section. */
+/** Returns the first program and its main section. */
 function shownFirst({ programs }: PlanView): Shown {
   const [program] = programs as readonly [ProgramView];
   return { program, section: mainSection(program.program, program.sections) };
 }
 
-/** How each is drawn; undefined where there is nothing to draw. */
+/** The function that draws each picture. It returns undefined if there is nothing to draw. */
 export const PICTURES: {
   readonly [N in PictureName]: (view: PlanView) => Scene | undefined;
 } = {

@@ -1,4 +1,4 @@
-/** A plan as pictures need it: what each step reads and writes, the sections of programs, and what each step is for. */
+/** A plan prepared for pictures: the accesses and roles of steps, and the sections of programs. */
 
 import type { Plan } from "../spec/plan/plan.ts";
 import type { PlanSummary } from "../spec/plan_summary.ts";
@@ -10,14 +10,14 @@ import {
 import { type Role, rolesOf } from "./roles.ts";
 import { type Section, sectionsOf } from "./sections.ts";
 
-/** A program with what is known of its steps. */
+/** A program with facts about its steps. */
 export interface ProgramView extends ProgramFacts {
   readonly sections: readonly Section[];
-  /** What each step is for. */
+  /** The role of each step. */
   readonly roles: readonly Role[];
 }
 
-/** A plan with what is known of it. */
+/** A plan with derived facts. */
 export interface PlanView {
   readonly plan: Plan;
   readonly summary: PlanSummary;
@@ -25,7 +25,7 @@ export interface PlanView {
   readonly programs: readonly ProgramView[];
 }
 
-/** Look at a plan and its summary. For legal plans only. */
+/** Prepares a legal plan and its summary. */
 export function viewPlan(plan: Plan, summary: PlanSummary): PlanView {
   const facts = collectFacts(plan);
   const programs = facts.programs.map((of) => {
@@ -35,7 +35,7 @@ export function viewPlan(plan: Plan, summary: PlanSummary): PlanView {
   return { plan, summary, facts, programs };
 }
 
-/** The steps of the first of a section's layers. */
+/** Returns the steps of a section's first layer. */
 export function stepsOf<T>(
   list: readonly T[],
   { start, length }: Pick<Section, "start" | "length">,

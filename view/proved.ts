@@ -1,17 +1,20 @@
-/** What the verifier proved of a step of a legal plan, in the step's own names and numbers; `plan.md` has the rules. */
+/**
+ * The verifier's results for a step of a legal plan, with the step's own names and numbers. See `plan.md` for the
+ * rules.
+ */
 
 import { onRank } from "../spec/plan/plan.ts";
 import type { RuleName } from "../spec/verify/mod.ts";
 import { isCollective, type StepFacts, width } from "../spec/plan/facts.ts";
 import type { PlanView, ProgramView } from "./plan_view.ts";
 
-/** A rule, and what it says of a step. */
+/** A rule, and its result for a step. */
 export interface Proved {
   readonly rule: RuleName;
   readonly text: string;
 }
 
-/** What rules say of a step; undefined where they say nothing of such steps. Numbers are those of rank 0. */
+/** The result of each rule for a step. Undefined if the rule does not apply. Numbers are those of rank 0. */
 const RULES: {
   readonly [R in RuleName]?: (
     view: PlanView,
@@ -61,13 +64,13 @@ const RULES: {
   },
 };
 
-/** The buffers among some that a program fills itself. */
+/** Returns the buffers that a program fills itself. */
 function scratchOf({ facts }: PlanView, names: readonly string[]): string[] {
   return [...new Set(names)]
     .filter((name) => facts.buffers.get(name)!.kind === "scratch");
 }
 
-/** What the verifier proved of a step, a rule a line. */
+/** Returns the verifier's results for a step, one rule per line. */
 export function provedOf(
   view: PlanView,
   program: ProgramView,

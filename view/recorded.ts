@@ -1,27 +1,27 @@
-/** What recorded runs say of tokens and exchanges: the rank of each token, and what went from rank to rank. */
+/** Tokens and exchanges of recorded runs: the rank of each token, and the bytes between ranks. */
 
 import { traceName } from "../spec/text/parts.ts";
 import type { Program, Step } from "../spec/plan/plan.ts";
 import type { TraceEvent } from "./page_data.ts";
 
-/** Bytes that a step sent, all recorded runs together. */
+/** The bytes that a step sent, over all recorded runs. */
 export interface Measured {
-  /** By all ranks. */
+  /** Bytes from all ranks. */
   readonly total: number;
   readonly between: (from: number, to: number) => number;
 }
 
 /** All runs of a program in a trace. */
 export interface Recorded {
-  /** The rank that each item of an axis was on, run after run; empty where the trace does not say. */
+  /** Returns the rank of each item of an axis, for all runs in order. Empty if the trace does not contain it. */
   sourceRanks(axis: string): readonly number[];
-  /** What a step sent; undefined where none of that name was recorded at its place. */
+  /** Returns the bytes that a step sent. Undefined if no step of that name was recorded at its position. */
   sent(step: Step, index: number): Measured | undefined;
 }
 
 /**
- * The runs of a program, as far as the trace is of the same model on the same mesh: steps are found by their names, as on
- * another device launches may be merged otherwise, so that places differ.
+ * Returns the runs of a program if the trace belongs to the same model on the same mesh. Steps are found by name: on
+ * another device launches may be merged differently, and positions differ.
  */
 export function recordedOf(
   trace: readonly TraceEvent[],
@@ -29,18 +29,18 @@ export function recordedOf(
 ): Recorded {
   const all = trace.filter(({ ph }) => ph === "X");
   const wholes = all.filter(({ tid }) => tid === 0);
-  // In each process the same runs.
+  // Each process has the same runs.
   const runs = wholes.filter(({ pid, name }) =>
     pid === wholes[0]!.pid && name === program
   );
-  // Clocks of processes differ, so that time tells runs apart only where it must.
+  // The clocks of processes differ, so runs are distinguished by time only when necessary.
   const alone = wholes.every(({ name }) => name === program);
   const during = all.filter(({ tid, ts }) =>
     tid > 0 &&
     (alone ||
       runs.some(({ ts: start, dur = 0 }) => ts >= start && ts <= start + dur))
   );
-  // Name -> place in the recorded plan -> what was sent there.
+  // Name -> position in the recorded plan -> bytes sent there.
   const exchanges = new Map<string, Map<number, TraceEvent[]>>();
   for (const event of during) {
     const { step, sentTo } = event.args;

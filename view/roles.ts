@@ -1,9 +1,9 @@
-/** What each step is for, which is the color that it has in every picture. */
+/** The role of each step, which determines its color in every picture. */
 
 import type { Program, Step } from "../spec/plan/plan.ts";
 import type { Section } from "./sections.ts";
 
-/** What a step is for. `dense`: everything that none of the others is. */
+/** The role of a step. `dense`: all other steps. */
 export type Role =
   | "attention"
   | "router"
@@ -13,7 +13,7 @@ export type Role =
   | "dense"
   | "update";
 
-/** What people call them. */
+/** Display names of the roles. */
 export const ROLE_NAMES: { readonly [R in Role]: string } = {
   attention: "attention",
   router: "router",
@@ -24,18 +24,18 @@ export const ROLE_NAMES: { readonly [R in Role]: string } = {
   dense: "embedding, dense layers and output",
 };
 
-/** What a part of a dispatch exchanges. */
+/** The data that a part of a dispatch exchanges. */
 const EXCHANGED: { readonly [part: string]: string } = {
   "exchange counts": "counts",
   "exchange places": "slots",
 };
 
-/** A part of a dispatch in words; of one that exchanges no rows of tokens, what it exchanges. */
+/** Formats a part of a dispatch. A part without rows of tokens is named by the data that it exchanges. */
 export function partName(part: string): string {
   return EXCHANGED[part] ?? part;
 }
 
-/** The role of every step of a program, from its part of a dispatch, its label, and what is around it. */
+/** Returns the role of every step of a program, from its part of a dispatch, its label and its neighbours. */
 export function rolesOf(
   program: Program,
   sections: readonly Section[],
@@ -50,12 +50,12 @@ export function rolesOf(
   return roles;
 }
 
-/** The op that a label begins with: `attention` of `attention : f32[…]`. */
+/** Returns the op at the start of a label: `attention` for `attention : f32[…]`. */
 export function opOf({ label = "" }: Pick<Step, "label">): string {
   return /^[\w]+/.exec(label)?.[0] ?? "";
 }
 
-/** The role that an op has wherever it is. */
+/** The role of an op that has the same role everywhere. */
 const BY_OP: { readonly [op: string]: Role | undefined } = {
   attention: "attention",
   cacheWrite: "attention",
@@ -86,7 +86,7 @@ function sectionRoles(
       known[i] === "attention" && block !== undefined ? [block] : []
     ),
   );
-  // Attention is all up to the norm of what comes after it; of gradients, which come in the other order, its block.
+  // Attention ends at the next norm. In gradients, whose order is reversed, it is the complete block.
   const norm = steps.findIndex((step, i) =>
     i > last && opOf(step) === "rmsNorm" && !blocks.has(step.block ?? "")
   );
@@ -104,7 +104,10 @@ function sectionRoles(
   });
 }
 
-/** The role of a step between dispatch and combine of gradients, where those of the router and of dense layers are too, by its axes. */
+/**
+ * Returns the role of a step between dispatch and combine of gradients by its axes. Steps of the router and of dense
+ * layers are also there.
+ */
 function gradientRole({ label = "" }: Step): Role {
   // Rows of experts, or their parameters.
   if (/\bslot\b|\[expert\S* \S+ /.test(label)) return "experts";

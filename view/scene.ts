@@ -1,15 +1,18 @@
-/** A picture as data: shapes at places, in inks. `sceneSvg` writes it; nothing is measured, so text has the width that it is given. */
+/**
+ * A picture as data: shapes with positions and colors. `sceneSvg` writes it. Text is not measured: the caller gives its
+ * width.
+ */
 
 import type { Ink, Palette } from "./palette.ts";
 
-/** What any shape may have: a text shown while the pointer is over it, and where a click leads. */
+/** Properties of all shapes: a text for the pointer, and the target of a click. */
 export interface ShapeNote {
   readonly title?: string | undefined;
-  /** The part of the page's address behind `#`. */
+  /** The part of the page's address after `#`. */
   readonly link?: string | undefined;
-  /** What a click does. Default: the title. */
+  /** Description of a click. Default: the title. */
   readonly action?: string;
-  /** The time that it stands for, in microseconds; not drawn. */
+  /** The time range of the shape, in microseconds. It is not drawn. */
   readonly time?: Point;
 }
 
@@ -21,11 +24,11 @@ export interface Rect extends ShapeNote {
   readonly ink: Ink;
   readonly radius?: number;
   readonly opacity?: number;
-  /** The ink of its border. */
+  /** The color of its border. */
   readonly border?: Ink;
 }
 
-/** A curve: SVG path data. */
+/** A curve as SVG path data. */
 export interface Path extends ShapeNote {
   readonly kind: "path";
   readonly d: string;
@@ -34,7 +37,7 @@ export interface Path extends ShapeNote {
   readonly opacity?: number;
 }
 
-/** A line of text, its baseline at a point. */
+/** A line of text with its baseline at a point. */
 export interface Text extends ShapeNote {
   readonly kind: "text";
   readonly at: Point;
@@ -45,32 +48,32 @@ export interface Text extends ShapeNote {
   readonly anchor?: "start" | "middle" | "end";
 }
 
-/** What a picture is made of. */
+/** The shapes of a picture. */
 export type Shape = Rect | Path | Text;
 
 /** x and y, or a width and a height, in pixels. */
 export type Point = readonly [x: number, y: number];
 
-/** A whole picture. */
+/** A complete picture. */
 export interface Scene {
   readonly size: Point;
-  /** What it shows, for those who do not see it. */
+  /** Description for screen readers. */
   readonly label: string;
   readonly shapes: readonly Shape[];
 }
 
 /** Options of `sceneSvg`. */
 export interface SceneSvgOptions {
-  /** Colors of a picture that stands by itself. Default: the properties of the page that it is in. */
+  /** Colors of a separate picture. Default: the style properties of the page. */
   readonly palette?: Palette;
 }
 
-/** A picture as an SVG element. With a palette it is a file of its own. */
+/** Returns a picture as an SVG element. With a palette, it is a complete file. */
 export function sceneSvg(scene: Scene, options: SceneSvgOptions = {}): string {
   const { palette } = options;
   const [width, height] = scene.size;
   const colorOf = (ink: Ink) => palette ? palette[ink] : `var(--${ink})`;
-  // A file of its own has no page that a link could lead to.
+  // A separate file has no page for links.
   const draw = palette ? shapeSvg : linkedSvg;
   const content = scene.shapes.map((shape) => draw(shape, colorOf));
   const links = palette === undefined &&
@@ -82,7 +85,7 @@ export function sceneSvg(scene: Scene, options: SceneSvgOptions = {}): string {
       viewBox: `0 0 ${round(width)} ${round(height)}`,
       width: round(width),
       height: round(height),
-      // Of a picture, all is one image; what can be clicked stays a group.
+      // A picture is one image; with links, it stays a group.
       role: links ? "group" : "img",
       "aria-label": scene.label,
       "font-family": "system-ui, sans-serif",
@@ -153,19 +156,19 @@ function shapeSvg(shape: Shape, colorOf: (ink: Ink) => string): string {
   }
 }
 
-/** A text of at most so many characters. */
+/** Shortens a text to a maximum number of characters. */
 export function shortened(text: string, most: number): string {
   return text.length > most ? `${text.slice(0, most - 1)}…` : text;
 }
 
-/** Path data of a curve that leaves and arrives level. */
+/** Returns path data of a curve with horizontal ends. */
 export function curve([x0, y0]: Point, [x1, y1]: Point): string {
   const middle = round((x0 + x1) / 2);
   const [from, to] = [`${round(x0)} ${round(y0)}`, `${round(x1)} ${round(y1)}`];
   return `M${from} C${middle} ${round(y0)} ${middle} ${round(y1)} ${to}`;
 }
 
-/** Path data of a straight line. */
+/** Returns path data of a straight line. */
 export function line([x0, y0]: Point, [x1, y1]: Point): string {
   return `M${round(x0)} ${round(y0)} L${round(x1)} ${round(y1)}`;
 }
@@ -182,7 +185,7 @@ function element(
     : `<${name}${written}>${content}</${name}>`;
 }
 
-/** Text as XML has it; what XML cannot hold is left out. */
+/** Escapes text for XML. Characters that XML does not allow are removed. */
 export function escaped(text: string): string {
   return text.replace(/(?![\t\n])[\p{Cc}\ufffe\uffff]/gu, "")
     .replaceAll("&", "&amp;").replaceAll("<", "&lt;")

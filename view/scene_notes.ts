@@ -1,17 +1,17 @@
-/** The shapes of a scene that say what they are, and the way from one to the next by keys. */
+/** The titled shapes of a scene, and keyboard navigation between them. */
 
 import type { Point, Scene } from "./scene.ts";
 
-/** A shape that has a title. */
+/** A shape with a title. */
 export interface SceneNote {
   readonly title: string;
-  /** Its middle; undefined for curves. */
+  /** Its center. Undefined for curves. */
   readonly middle: Point | undefined;
-  /** The time that it stands for, in microseconds. */
+  /** The time range of the shape, in microseconds. */
   readonly time: Point | undefined;
 }
 
-/** Shapes with titles, in the order in which they are drawn. */
+/** Returns the shapes with titles in drawing order. */
 export function notesOf({ shapes }: Scene): SceneNote[] {
   return shapes.flatMap((shape): SceneNote[] => {
     const { title, time } = shape;
@@ -23,8 +23,8 @@ export function notesOf({ shapes }: Scene): SceneNote[] {
 }
 
 /**
- * The index of the shape that a key leads to: left and right go in the order of drawing, up and down to the nearest shape
- * there. Undefined where the key leads nowhere.
+ * Returns the index of the next shape for a key. Left and right follow the drawing order; up and down lead to the
+ * nearest shape. Undefined if there is none.
  */
 export function nextNote(
   notes: readonly SceneNote[],

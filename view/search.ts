@@ -1,4 +1,4 @@
-/** Finding things of a plan by typing: steps, layers, buffers, kernels, ranks, experts. */
+/** Search in a plan: steps, layers, buffers, kernels, ranks and experts. */
 
 import type { StepFacts } from "../spec/plan/facts.ts";
 import { heldOn, heldText } from "./house_picture.ts";
@@ -6,19 +6,19 @@ import { stepLink } from "./links.ts";
 import { type PlanView, type ProgramView, stepsOf } from "./plan_view.ts";
 import { rangeOf } from "./sections.ts";
 
-/** Something found, and where it is on the page. */
+/** A result, and its address on the page. */
 export interface Found {
   readonly kind: "step" | "buffer" | "kernel" | "rank";
   readonly text: string;
   readonly link: string;
 }
 
-/** The most that is found. */
+/** Maximum number of results. */
 const MOST = 20;
 
 /**
- * What has every word of a query in its name. `layers.30` is a layer, where words behind it are looked for among its
- * steps only; `experts.3` is the rank that holds it; `rank 5` is a rank.
+ * Finds everything with all words of a query in its name. `layers.30` is a layer, and further words are searched only
+ * among its steps. `experts.3` is the rank that holds the expert, and `rank 5` is a rank.
  */
 export function search(view: PlanView, query: string): Found[] {
   const words = query.toLowerCase().split(/[\s/]+/).filter((w) => w !== "");
@@ -52,7 +52,7 @@ export function search(view: PlanView, query: string): Found[] {
   return [...everything(view)].filter(matches(words)).slice(0, MOST);
 }
 
-/** The steps of a layer of the model. */
+/** Returns the steps of a layer of the model. */
 function stepsOfLayer(
   program: ProgramView,
   layer: number,
@@ -89,7 +89,7 @@ function foundStep(program: ProgramView, at: StepFacts): Found {
   };
 }
 
-/** `12 dispatch: permute permute_512` */
+/** Formats a step: `12 dispatch: permute permute_512`. */
 function stepText({ step, index }: StepFacts): string {
   const what = step.part
     ? `${step.part.op}: ${step.part.part}`
@@ -104,7 +104,7 @@ function stepText({ step, index }: StepFacts): string {
   return `${index} ${what} ${how}`;
 }
 
-/** Steps of layers that are shown, kernels and buffers, each once. */
+/** Yields steps of shown layers, kernels and buffers, each once. */
 function* everything({ programs }: PlanView): Generator<Found> {
   for (const program of programs) {
     for (const section of program.sections) {

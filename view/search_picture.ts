@@ -1,4 +1,4 @@
-/** The picture of a search: speed over the time of a step, the Pareto front among all that was tried. */
+/** The picture of a search: speed over step time, with the Pareto front among all configurations. */
 
 import { rateText, timeText } from "../spec/time_text.ts";
 import { sizeText } from "../spec/size_text.ts";
@@ -11,10 +11,10 @@ import {
 
 const WIDTH = 1180, HEIGHT = 440;
 const LEFT = 84, RIGHT = 24, TOP = 92, BOTTOM = 62;
-/** Radius of a dot whose rank holds most, and of one whose rank holds nothing. */
+/** Radius of the dot with the maximum memory, and of a dot without memory. */
 const MOST = 11, LEAST = 4;
 
-/** Configurations as dots: to the right what takes longer for a step, upwards what is faster, larger what takes more memory. */
+/** Draws configurations as dots: step time to the right, speed upwards, and memory as the size of a dot. */
 export function searchPicture({ found, pareto }: SearchResult): Scene {
   const slower = found.slice(1)
     .filter((one) => !pareto.some((other) => isSame(one, other)));
@@ -41,7 +41,7 @@ export function searchPicture({ found, pareto }: SearchResult): Scene {
       title: titleOf(one),
     };
   };
-  // The front may have a mesh several times, with other loads.
+  // The front may contain a mesh several times with different loads.
   const named = pareto.filter((one, i) =>
     pareto.findIndex(({ name }) => name === one.name) === i
   );
@@ -109,7 +109,7 @@ function countText(value: number): string {
   return value.toLocaleString("en", { maximumFractionDigits: 2 });
 }
 
-/** Whether two are the same configuration under the same load. */
+/** Returns whether two results have the same configuration and load. */
 export function isSame(a: FoundConfiguration, b: FoundConfiguration): boolean {
   return a.name === b.name && a.sequences === b.sequences &&
     a.tokens === b.tokens && strategyText(a) === strategyText(b);
@@ -128,7 +128,7 @@ interface Label {
   readonly text: string;
 }
 
-/** Names above their dots, each further up where it would cover another. */
+/** Places names above their dots, moved up if they would overlap. */
 function placed(labels: readonly Label[]): Shape[] {
   const boxes: Label[] = [];
   for (const { at: [x, y], text } of labels) {
@@ -148,7 +148,7 @@ function placed(labels: readonly Label[]): Shape[] {
   }));
 }
 
-/** A logarithmic axis from pixel to pixel that has all values with some room, and round numbers on it. */
+/** Creates a logarithmic axis that contains all values with some margin, with round numbers as ticks. */
 function logScale(values: readonly number[], start: number, end: number) {
   const low = Math.min(...values) / 1.3, high = Math.max(...values) * 1.3;
   const at = (value: number) =>

@@ -1,25 +1,25 @@
-/** What a search found, as `switchyard search --json` prints it: configurations, the best first. */
+/** The result of a search, as printed by `switchyard search --json`: configurations, the best first. */
 
 import { type Strategy, strategyWords } from "../spec/strategies.ts";
 
 /** A configuration that fits. */
 export interface FoundConfiguration {
-  /** Its mesh: `dp=4,ep=2`; `dp` counts replicas. */
+  /** Its mesh, such as `dp=4,ep=2`. `dp` counts replicas. */
   readonly name: string;
   readonly strategy: Strategy & {
     readonly zero?: number;
     readonly recompute?: boolean;
   };
-  /** Tokens of a step of all replicas, and of how many sequences. */
+  /** Tokens and sequences per step, over all replicas. */
   readonly tokens: number;
   readonly sequences: number;
-  /** Of the fullest rank, and what it may hold. */
+  /** Memory of the fullest rank, and its limit. */
   readonly bytes: number;
   readonly limit?: number;
   /** Of a step. */
   readonly seconds: number;
   readonly tokensPerSecond: number;
-  /** Why it is not the best; of that, what bounds it. */
+  /** Why it is not the best. For the best: its limiting resource. */
   readonly why: string;
 }
 
@@ -30,11 +30,11 @@ export interface SearchResult {
   readonly objective: string;
   /** Positions of a sequence. */
   readonly context: number;
-  /** How experts are chosen. */
+  /** The distribution of expert choices. */
   readonly experts: string;
-  /** The best of each mesh, best first. */
+  /** The best configuration of each mesh, best first. */
   readonly found: readonly FoundConfiguration[];
-  /** What nothing else beats in speed, time of a step and memory at once. */
+  /** Configurations that no other one beats in speed, step time and memory at once. */
   readonly pareto: readonly FoundConfiguration[];
   readonly thrownOut: readonly {
     readonly name: string;
@@ -42,7 +42,7 @@ export interface SearchResult {
   }[];
 }
 
-/** `in 2 chunks, deduplicated`, `ZeRO-1, recomputed`; empty for a dispatch as ever. */
+/** Formats a strategy: `in 2 chunks, deduplicated`, `ZeRO-1, recomputed`. Empty for the default. */
 export function strategyText(
   { strategy: { zero = 0, recompute, ...sent } }: Pick<
     FoundConfiguration,

@@ -1,22 +1,24 @@
-/** A program in sections: layers that execute the same steps are one section, also where others are between them. */
+/**
+ * Divides a program into sections. Layers with the same steps form one section, even if other layers are between them.
+ */
 
 import { layersOf } from "../spec/plan/layers.ts";
 import type { Plan, Program, Step } from "../spec/plan/plan.ts";
 
-/** Steps that follow each other and belong together. */
+/** Consecutive steps that belong together. */
 export interface Section {
-  /** What people call it, and nothing else of the program: `layers 3–60`, `before the layers`. */
+  /** Display name, unique in the program: `layers 3–60`, `before the layers`. */
   readonly name: string;
   readonly phase: "forward" | "backward" | "update";
-  /** How many layers execute these steps. */
+  /** Number of layers with these steps. */
   readonly times: number;
-  /** The first step of the first of them. */
+  /** The first step of the first layer. */
   readonly start: number;
-  /** The first step of each of them. */
+  /** The first step of each layer. */
   readonly starts: readonly number[];
-  /** Steps of one. */
+  /** Number of steps of one layer. */
   readonly length: number;
-  /** The number of each of these layers in the model; none of steps that no layer has. */
+  /** The model's number of each of these layers. Empty for steps outside of layers. */
   readonly layers: readonly number[];
 }
 
@@ -27,7 +29,7 @@ interface Run {
   length: number;
 }
 
-/** The sections of a program, in order. */
+/** Returns the sections of a program in order. */
 export function sectionsOf(plan: Plan, program: Program): Section[] {
   const { names, of } = layersOf(plan, program);
   const runs: Run[] = [];
@@ -39,14 +41,14 @@ export function sectionsOf(plan: Plan, program: Program): Section[] {
     else runs.push({ layer, phase, start: i, length: 1 });
   }
   const folded: Run[][] = [];
-  // By what they execute, the last group of it.
+  // The last group for each sequence of steps.
   const groups = new Map<string, Run[]>();
   for (const run of runs) {
     const { start, length, layer, phase } = run;
     const steps = program.steps.slice(start, start + length);
     const key = `${phase} ${steps.map(shapeOf).join()}`;
     const group = groups.get(key);
-    // A layer with the same steps twice is in two groups.
+    // A layer that has the same steps twice is in two groups.
     const folds = /\d/.test(layer) && group !== undefined &&
       /\d/.test(group[0]!.layer) && group.every((one) => one.layer !== layer);
     if (folds) group.push(run);
@@ -68,7 +70,7 @@ export function sectionsOf(plan: Plan, program: Program): Section[] {
   }));
 }
 
-/** What two layers have the same of where they take the same steps. */
+/** Returns the properties that must be equal in the steps of two layers. */
 function shapeOf(step: Step): string {
   const part = step.part ? `${step.part.op} ${step.part.part}` : "";
   return `${step.op} ${step.op === "launch" ? step.kernel : ""} ${part}`;
@@ -87,10 +89,10 @@ function nameOf(group: readonly Run[]): string {
   return phase === "forward" ? name : `${name}, ${phase}`;
 }
 
-/** Ranges of layers that are named. */
+/** Maximum number of named ranges of layers. */
 const RANGES = 3;
 
-/** `3–60`, `0, 2, 4, … 22`: layers, in order of execution. */
+/** Formats layers in execution order: `3–60`, `0, 2, 4, … 22`. */
 export function layersText(layers: readonly number[]): string {
   const ranges: [number, number][] = [];
   for (const layer of layers.toSorted((a, b) => a - b)) {
@@ -106,7 +108,7 @@ export function layersText(layers: readonly number[]): string {
     : `${texts.slice(0, RANGES).join(", ")}, … ${texts.at(-1)}`;
 }
 
-/** Names that several have, such as of a layer that other steps come in between, with which of them it is. */
+/** Makes names unique by numbering equal ones. A layer has several sections if other steps are in the middle of it. */
 function distinct(names: readonly string[]): string[] {
   return names.map((name, i) => {
     const same = names.flatMap((other, j) => other === name ? [j] : []);
@@ -122,7 +124,7 @@ const WORDS: { readonly [name: string]: string } = {
   all: "all steps",
 };
 
-/** The section that people want to see first: that which exchanges most often, else which comes most often. */
+/** Returns the initially shown section: the one with the most exchanges, otherwise the most frequent one. */
 export function mainSection(
   program: Program,
   sections: readonly Section[],
@@ -138,7 +140,7 @@ export function mainSection(
   );
 }
 
-/** The first step and the one after the last of the k-th layer of a section. */
+/** Returns the first step and the end of the k-th layer of a section. */
 export function rangeOf(
   { starts, length }: Section,
   k: number,
@@ -147,7 +149,7 @@ export function rangeOf(
   return [start, start + length];
 }
 
-/** Which layer of a section a step is in, by index; undefined: none. */
+/** Returns the index of the section's layer that contains a step. Undefined if there is none. */
 export function layerOfStep(
   { starts, length }: Section,
   step: number,

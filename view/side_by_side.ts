@@ -1,17 +1,17 @@
-/** Two plans in numbers, side by side. */
+/** Comparison of the figures of two plans. */
 
 import type { PlanSummary, RankBytes } from "../spec/plan_summary.ts";
 import { sizeText } from "../spec/size_text.ts";
 import type { SentPerToken } from "./traffic.ts";
 import { meshText } from "./tracks.ts";
 
-/** A plan that is compared. */
+/** A plan in the comparison. */
 export interface Side {
   readonly summary: PlanSummary;
   readonly sent: SentPerToken;
 }
 
-/** Rows of a table of two plans: what is compared, and its value in each. */
+/** Returns table rows with a figure's name and its value in each plan. */
 export function sideBySide(
   mine: Side,
   other: Side,

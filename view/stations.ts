@@ -1,4 +1,4 @@
-/** What a section looks like on the tracks: work at stations, exchanges of rows as switches, gathers as ties. */
+/** The stations of a section on the tracks: work as stations, row exchanges as switches, and gathers as ties. */
 
 import type { AllToAllStep, Step } from "../spec/plan/plan.ts";
 import { sizeText } from "../spec/size_text.ts";
@@ -7,20 +7,22 @@ import { type ProgramView, stepsOf } from "./plan_view.ts";
 import { opOf, partName, type Role } from "./roles.ts";
 import type { Section } from "./sections.ts";
 
-/** Steps that stand on the tracks as one. */
+/** Steps that are drawn as one. */
 export interface Station {
-  /** station: work on each rank. switch: rows change tracks. tie: every rank gets what all of a group have. */
+  /**
+   * station: work on each rank. switch: rows change tracks. tie: every rank receives the data of all ranks of a group.
+   */
   readonly kind: "station" | "switch" | "tie";
   readonly role: Role;
   readonly title: string;
-  /** A line or two below the title. */
+  /** One or two lines below the title. */
   readonly details: readonly string[];
   readonly steps: readonly StepFacts[];
-  /** Mesh axes that an exchange goes over. */
+  /** Mesh axes of an exchange. */
   readonly over: readonly string[];
 }
 
-/** The stations of one layer of a section. */
+/** Returns the stations of one layer of a section. */
 export function stationsOf(program: ProgramView, section: Section): Station[] {
   const groups: { role: Role; steps: StepFacts[] }[] = [];
   const roles = stepsOf(program.roles, section);
@@ -40,7 +42,7 @@ function isExchange({ op }: Step): boolean {
   return op === "allToAll" || op === "allGather";
 }
 
-/** Ops that only change how a value is sharded. */
+/** Ops that only change the sharding of a value. */
 const MOVES: ReadonlySet<string> = new Set([
   "allGather",
   "allReduce",

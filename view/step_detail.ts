@@ -1,4 +1,4 @@
-/** All that is known of a step, in words and numbers. */
+/** The details of a step in words and numbers. */
 
 import { onRank } from "../spec/plan/plan.ts";
 import { formatSize } from "../spec/size.ts";
@@ -12,16 +12,16 @@ import { opOf, partName } from "./roles.ts";
 export interface UsedBuffer {
   readonly name: string;
   readonly kind: string;
-  /** Dtype, axes with their sharding, and what is unreduced. */
+  /** Dtype, axes with their sharding, and partial sums. */
   readonly type: string;
   readonly size: string;
 }
 
-/** A step as a page shows it. */
+/** The details of a step on a page. */
 export interface StepDetail {
   /** The op of the model, or the part of a dispatch. */
   readonly name: string;
-  /** What becomes of it: `f32[token/ep<=4096 embed:512]`. */
+  /** Type of its result: `f32[token/ep<=4096 embed:512]`. */
   readonly result: string;
   /** `over ep` */
   readonly over: string;
@@ -31,7 +31,7 @@ export interface StepDetail {
   readonly writes: readonly UsedBuffer[];
 }
 
-/** Describe a step; sizes are those of rank 0. */
+/** Describes a step. Sizes are those of rank 0. */
 export function describeStep(view: PlanView, at: StepFacts): StepDetail {
   const { step } = at;
   const used = (names: readonly string[]) =>
@@ -55,12 +55,12 @@ export function describeStep(view: PlanView, at: StepFacts): StepDetail {
   };
 }
 
-/** Floating-point results before tables of integers. */
+/** Sorts floating-point results before integer tables. */
 function rank({ type }: UsedBuffer): number {
   return /^[iu]/.test(type) ? 1 : 0;
 }
 
-/** Name of a step: `dot over embed`, `dispatch: permute`, `all-gather`. */
+/** Formats a step's name: `dot over embed`, `dispatch: permute`, `all-gather`. */
 export function nameOfStep({ step }: StepFacts): string {
   if (step.part) {
     const { op, part } = step.part;
@@ -81,10 +81,10 @@ function usedBuffer({ plan, facts }: PlanView, name: string): UsedBuffer {
   };
 }
 
-/** The block of a layer that an axis is of. */
+/** The block of a layer in an axis name. */
 const SCOPE = /\b[\w.]*layers\.\d+\.[\w.]*\//g;
 
-/** A type without the blocks that its axes are of: `f32[token ffn:768]` of `f32[token model.layers.0.mlp/ffn:768]`. */
+/** Removes blocks from the axes of a type: `f32[token ffn:768]` for `f32[token model.layers.0.mlp/ffn:768]`. */
 export function shortType(type: string): string {
   return type.replace(SCOPE, "");
 }

@@ -1,4 +1,7 @@
-/** The steps of a program as rows of a table: time, bytes, FLOPs and the share of the roofline bound, to sort and to filter. */
+/**
+ * The steps of a program as table rows with time, bytes, FLOPs and the fraction of the roofline bound, for sorting and
+ * filtering.
+ */
 
 import { layerOf } from "../spec/plan/layers.ts";
 import type { PhaseCosts } from "../spec/plan_summary.ts";
@@ -8,27 +11,27 @@ import { nameOfStep } from "./step_detail.ts";
 import type { TimedRun } from "./time.ts";
 import type { TimeWindow } from "./time_picture.ts";
 
-/** A step. Numbers that are not known are undefined. */
+/** A step. Unknown numbers are undefined. */
 export interface StepRow {
   readonly index: number;
   readonly name: string;
-  /** Its kernel, or the mesh axes that it communicates over. */
+  /** Its kernel, or the mesh axes of its communication. */
   readonly how: string;
   readonly layer: number | undefined;
   readonly kind: Role;
-  /** Microseconds, of a mean rank or of the first that is predicted. */
+  /** Microseconds, as the mean over ranks or of the first predicted rank. */
   readonly time: number | undefined;
-  /** When it ran. */
+  /** Its time range. */
   readonly span: TimeWindow | undefined;
   readonly bytes: number | undefined;
   readonly flops: number | undefined;
-  /** Microseconds that its roofline allows. */
+  /** Minimum microseconds according to the roofline. */
   readonly bound: number | undefined;
-  /** `bound` over `time`. */
+  /** `bound` divided by `time`. */
   readonly share: number | undefined;
 }
 
-/** What a table can be sorted by. */
+/** The sort keys of a table. */
 export type StepKey =
   | "index"
   | "name"
@@ -39,7 +42,7 @@ export type StepKey =
   | "flops"
   | "share";
 
-/** The costs that belong to a run: those of its phase, or of as many tokens; otherwise the first. */
+/** Returns the costs of a run: those of its phase, or of the same number of tokens, otherwise the first ones. */
 export function costsOf(
   costs: readonly PhaseCosts[],
   run: TimedRun | undefined,
@@ -50,7 +53,7 @@ export function costsOf(
   return { costs: found ?? costs[0], same: found !== undefined };
 }
 
-/** The rows of a program. Costs are of the first program only. */
+/** Returns the rows of a program. Only the first program has costs. */
 export function stepRows(
   view: PlanView,
   program: ProgramView,
@@ -116,20 +119,20 @@ function timesOf(
   return times;
 }
 
-/** What rows are looked for. */
+/** The conditions for rows. */
 export interface StepFilter {
-  /** Words, each in the name, the kernel or the kind. */
+  /** Words; each must be in the name, the kernel or the kind. */
   readonly words: string;
   readonly kind: Role | undefined;
   readonly layer: number | undefined;
-  /** A time that they overlap. */
+  /** A time range that rows must overlap. */
   readonly range: TimeWindow | undefined;
 }
 
-/** Microseconds by which the end of a step and the start of the next may differ: times are in nanoseconds. */
+/** Tolerance in microseconds between the end of a step and the start of the next. Times are rounded to nanoseconds. */
 const ROUNDED = 0.002;
 
-/** The rows that a filter lets through. */
+/** Returns the rows that match a filter. */
 export function filterRows(
   rows: readonly StepRow[],
   { words, kind, layer, range }: StepFilter,
@@ -149,7 +152,7 @@ export function filterRows(
   });
 }
 
-/** Rows in the order of a column; rows without a value are last. */
+/** Sorts rows by a column. Rows without a value are last. */
 export function sortRows(
   rows: readonly StepRow[],
   { by, descending }: { readonly by: StepKey; readonly descending: boolean },
@@ -164,7 +167,7 @@ export function sortRows(
   });
 }
 
-/** Sums of rows. The share is that of the rows that have one. */
+/** Sums of rows. The fraction covers only rows with a known one. */
 export interface StepSums {
   readonly time: number;
   readonly bytes: number;
@@ -187,7 +190,7 @@ export function sumRows(rows: readonly StepRow[]): StepSums {
   };
 }
 
-/** `1.34 G`: a number with a decimal prefix. */
+/** Formats a number with a decimal prefix, such as `1.34 G`. */
 export function scaledText(n: number, prefixes: readonly string[]): string {
   let value = n;
   let at = 0;

@@ -1,4 +1,4 @@
-/** A recorded run: what each rank did when, by what it was for. */
+/** A recorded run: the work of each rank over time, by role. */
 
 import { traceName } from "../spec/text/parts.ts";
 import { layerOf } from "../spec/plan/layers.ts";
@@ -9,40 +9,40 @@ import { lateBy, type Pause, pausesOf } from "./pauses.ts";
 import type { ProgramView } from "./plan_view.ts";
 import type { Role } from "./roles.ts";
 
-/** Something that a rank did. Times in microseconds from the start of the run. */
+/** An event on a rank. Times are in microseconds from the start of the run. */
 export interface Timed {
   readonly rank: number;
   readonly name: string;
   readonly role: Role;
   readonly start: number;
   readonly duration: number;
-  /** The layer of its step, where that has a number. */
+  /** The number of its step's layer, if there is one. */
   readonly layer?: number | undefined;
-  /** Index of its step in the plan, where that is known. */
+  /** Index of its step in the plan, if known. */
   readonly step?: number | undefined;
-  /** The step of an exchange that is predicted, which begins on all ranks at once. */
+  /** The step of a predicted exchange, which begins on all ranks at the same time. */
   readonly exchange?: number | undefined;
 }
 
-/** A run of a program that was recorded, or is predicted. */
+/** A recorded or predicted run of a program. */
 export interface TimedRun {
   readonly name: string;
-  /** The program that ran, and its tokens over all ranks, where they are known. */
+  /** The program of the run and its tokens over all ranks, if known. */
   readonly program: string;
   readonly tokens?: number | undefined;
-  /** The step that is predicted; undefined of a recorded run. */
+  /** The predicted phase. Undefined for a recorded run. */
   readonly phase?: Phase;
-  /** Nothing was run. */
+  /** The run is a prediction. */
   readonly predicted: boolean;
   readonly microseconds: number;
   readonly events: readonly Timed[];
-  /** When ranks wait. What is no event and no pause is the host's time. */
+  /** The waiting times of ranks. Time without an event or pause belongs to the host. */
   readonly pauses: readonly Pause[];
-  /** What is said of each rank that there are events of. Default: its number. */
+  /** Label of each rank with events. Default: its number. */
   readonly lanes?: ReadonlyMap<number, string>;
 }
 
-/** What people call the steps that are predicted. */
+/** Display names of predicted phases. */
 const PHASES: { readonly [P in PredictedTimeline["phase"]]: string } = {
   prefill: "prefill",
   decode: "decoding",
@@ -50,7 +50,7 @@ const PHASES: { readonly [P in PredictedTimeline["phase"]]: string } = {
   step: "a step",
 };
 
-/** `prefill of 512 tokens` */
+/** Formats a phase: `prefill of 512 tokens`. */
 export function phaseText(
   { phase, tokens }: Pick<PredictedTimeline, "phase" | "tokens">,
 ): string {
@@ -59,7 +59,7 @@ export function phaseText(
   }`;
 }
 
-/** Predicted steps of the first program. */
+/** Returns the predicted phases of the first program. */
 export function predictedRuns(
   predicted: readonly PredictedTimeline[],
   [program]: readonly ProgramView[],
@@ -100,12 +100,12 @@ export function predictedRuns(
   }));
 }
 
-/** The runs of a trace, in order. */
+/** Returns the runs of a trace in order. */
 export function runsOf(
   trace: readonly TraceEvent[],
   programs: readonly ProgramView[],
 ): TimedRun[] {
-  // By name and, for the trace of the same model on another mesh, by kernel.
+  // Roles by name. For a trace of the same model on another mesh, also by kernel.
   const roles = new Map<string, Role>();
   const layers = new Map<string, number | undefined>();
   for (const { steps, roles: of } of programs) {
@@ -118,7 +118,7 @@ export function runsOf(
     }
   }
   const timed = trace.filter(({ ph }) => ph === "X");
-  // The row before that of rank 0 holds whole runs, in each process the same.
+  // The row before that of rank 0 contains complete runs, the same in each process.
   const runs = timed.filter(({ tid }) => tid === 0);
   return runs.filter(({ pid }) => pid === runs[0]!.pid).map((run) => {
     const { name: program, ts: start, dur: microseconds = 0 } = run;
@@ -156,7 +156,7 @@ export function runsOf(
   });
 }
 
-/** Tokens of a run, where its trace says on which rank each was. */
+/** Returns the number of tokens of a run, if its trace contains the rank of each token. */
 function tokensOf({ args }: TraceEvent): number | undefined {
   const ranks = args["rank of each token"];
   return ranks === undefined || ranks === ""
@@ -168,7 +168,7 @@ function opOfPart({ op }: TraceEvent["args"]): Role | undefined {
   return op === "dispatch" || op === "combine" ? op : undefined;
 }
 
-/** The part of a run between two times. */
+/** Returns the part of a run between two times. */
 export function partOf(
   run: TimedRun,
   [from, to]: readonly [from: number, to: number],
@@ -187,7 +187,7 @@ export function partOf(
   };
 }
 
-/** When each layer begins and ends on the first rank, in order. */
+/** Returns the start and end of each layer on the first rank, in order. */
 export function layerTimes(
   { events }: Pick<TimedRun, "events">,
 ): (readonly [layer: number, time: readonly [from: number, to: number]])[] {
@@ -201,7 +201,7 @@ export function layerTimes(
   return [...times].sort((a, b) => a[1][0] - b[1][0]);
 }
 
-/** Microseconds by what they are for, of a mean rank or of the first that is predicted, largest first. */
+/** Returns microseconds by role, largest first, as the mean over ranks or of the first predicted rank. */
 export function timeByRole(
   run: Pick<TimedRun, "events" | "predicted">,
   ranks: number,
@@ -209,7 +209,7 @@ export function timeByRole(
   return sums(run, ranks, run.events.map((of) => [of.role, of] as const));
 }
 
-/** Microseconds of waiting by reason, as `timeByRole`. */
+/** Returns microseconds of waiting by reason, in the same way as `timeByRole`. */
 export function timeByReason(
   run: Pick<TimedRun, "events" | "pauses" | "predicted">,
   ranks: number,
@@ -232,8 +232,8 @@ function sums<K>(
 }
 
 /**
- * What the end of a predicted run waits for, in order: from what ends last back to the start, on the same rank, and at an
- * exchange on the rank that comes to it last.
+ * Returns the critical path of a predicted run in order. It is followed backwards from the last event: on the same
+ * rank, and at an exchange on the rank that reaches it last.
  */
 export function criticalPath({ events }: Pick<TimedRun, "events">): Timed[] {
   const before = new Map<Timed, Timed>();
@@ -260,7 +260,7 @@ export function criticalPath({ events }: Pick<TimedRun, "events">): Timed[] {
   return path.reverse();
 }
 
-/** What ends last. */
+/** Returns the event that ends last. */
 function latest(events: readonly Timed[]): Timed | undefined {
   return events.toSorted((a, b) =>
     b.start + b.duration - a.start - a.duration

@@ -1,4 +1,4 @@
-/** The picture of a recorded run: a track for each rank, and on it what it did, as wide as it took long. */
+/** The picture of a recorded run: a track per rank with its events. Width is time. */
 
 import { PAUSE_NAMES } from "./pauses.ts";
 import type { Scene, Shape } from "./scene.ts";
@@ -15,18 +15,18 @@ const LEFT = 84;
 const RIGHT = 10;
 const TOP = 26;
 const GAP = 34;
-/** Of up to two ranks, tracks are higher. */
+/** Tracks are higher for up to two ranks. */
 const FEW = 2, HIGH = 64;
-/** Ranks that are drawn. */
+/** Maximum number of drawn ranks. */
 const MOST = 64;
 
-/** The time at a pixel of the picture of a part of a run. */
+/** Returns the time at a pixel of the picture of a part of a run. */
 export function timeAt(x: number, [from, to]: TimeWindow): number {
   const part = (x - LEFT) / (WIDTH - LEFT - RIGHT);
   return from + Math.max(0, Math.min(1, part)) * (to - from);
 }
 
-/** The pixels of a range, as parts of the picture's width; undefined where none of it is in the part that is drawn. */
+/** Returns the pixels of a range as fractions of the picture's width. Undefined if the range is not visible. */
 export function rangeOnPicture(
   range: TimeWindow,
   [from, to]: TimeWindow,
@@ -42,7 +42,7 @@ export function rangeOnPicture(
 /** A part of a run, in microseconds from its start. */
 export type TimeWindow = readonly [from: number, to: number];
 
-/** A run over time, or a part of it. */
+/** Draws a run or a part of it over time. */
 export function timePicture(
   run: TimedRun,
   [from, to]: TimeWindow = [0, run.microseconds],
@@ -77,7 +77,7 @@ export function timePicture(
       },
     ];
   });
-  // Clocks of processes differ, so that of a recorded run nobody knows it.
+  // The critical path of a recorded run is unknown because the clocks of processes differ.
   const critical = new Set(predicted ? criticalPath(run) : []);
   const lanes = ranks.flatMap((rank, i): Shape[] => {
     const y = TOP + i * gap + gap / 2 - 2;
@@ -161,10 +161,10 @@ export function timePicture(
   };
 }
 
-/** Pixels between the numbers of two layers, at least. */
+/** Minimum distance between the numbers of two layers, in pixels. */
 const APART = 26;
 
-/** A line where each layer begins on the first rank, with its number where there is room. */
+/** Draws a line at the start of each layer on the first rank, with its number if there is room. */
 function layerMarks(
   events: readonly Timed[],
   { from, to, xOf, bottom }: {

@@ -1,4 +1,4 @@
-/** The picture of recorded choices: how often each expert was chosen, and the way of one token: to its experts and back. */
+/** The picture of recorded choices: the frequency of each expert, and the path of one token to its experts and back. */
 
 import { heldOn } from "./house_picture.ts";
 import type { LayerChoices } from "./page_data.ts";
@@ -6,12 +6,12 @@ import type { PlanView } from "./plan_view.ts";
 import type { Point, Scene, Shape } from "./scene.ts";
 import { hopsOf, weightText } from "./token_way.ts";
 
-/** What a picture of choices shows. */
+/** Options of a picture of choices. */
 export interface TokenPictureOptions {
   readonly choices: readonly LayerChoices[];
-  /** Number of the token whose way is drawn. */
+  /** Number of the token whose path is drawn. */
   readonly token: number;
-  /** Its rank, where that is known. */
+  /** Its rank, if known. */
   readonly sourceRank?: number | undefined;
 }
 
@@ -19,10 +19,10 @@ const WIDTH = 1180;
 const LEFT = 120;
 const TOP = 40;
 
-/** Columns of at least this width have room for the way between them. */
+/** Minimum width of columns with room for the path between them. */
 const ROOMY = 90;
 
-/** Layers to the right, experts downwards, those of one rank together. */
+/** Draws layers to the right and experts downwards, grouped by rank. */
 export function tokenPicture(
   view: PlanView,
   { choices, token, sourceRank }: TokenPictureOptions,
@@ -168,7 +168,7 @@ interface Row {
   readonly rank: number | undefined;
 }
 
-/** Experts by the first rank that holds them. */
+/** Sorts experts by the first rank that holds them. */
 function rowsOf(
   view: PlanView,
   choices: readonly LayerChoices[],
@@ -195,7 +195,7 @@ function rowsOf(
   );
 }
 
-/** How often each expert was chosen. */
+/** Returns how often each expert was chosen. */
 function loadOf({ chosen }: LayerChoices): Map<number, number> {
   const load = new Map<number, number>();
   for (const expert of chosen.flat()) {

@@ -1,4 +1,4 @@
-/** The way of a token through a layer of a recorded run: from its rank to those of its experts. */
+/** The path of a token through a layer of a recorded run: from its rank to the ranks of its experts. */
 
 import { modelAxis } from "../spec/axis_parts.ts";
 import type { Plan } from "../spec/plan/plan.ts";
@@ -8,18 +8,18 @@ import type { PlanView } from "./plan_view.ts";
 import { recordedOf } from "./recorded.ts";
 import { groupOfRanks } from "./tracks.ts";
 
-/** An expert that a token went to. */
+/** An expert that a token was sent to. */
 export interface Hop {
   readonly expert: number;
-  /** What it counts for; undefined where the run did not record that. */
+  /** Its weight. Undefined if the run did not record it. */
   readonly weight: number | undefined;
-  /** Where it is; several where that depends on where the token was, and that is unknown. None: on each rank. */
+  /** The ranks of the expert. Several if they depend on the unknown rank of the token. Empty: it is on each rank. */
   readonly ranks: readonly number[];
 }
 
 /**
- * The rank of each token, by the runs of the program that says what was chosen; undefined where those that
- * are recorded are not of as many tokens.
+ * Returns the rank of each token from the runs of the program that chose experts. Undefined if the recorded runs have
+ * another number of tokens.
  */
 export function sourceRanksOf(
   plan: Pick<Plan, "programs" | "axes">,
@@ -38,7 +38,7 @@ export function sourceRanksOf(
   return undefined;
 }
 
-/** Where a token went in a layer, in the order of its choices. */
+/** Returns the path of a token through a layer, in the order of its choices. */
 export function hopsOf(
   { plan }: PlanView,
   { layer, chosen, weights }: LayerChoices,
@@ -62,7 +62,7 @@ export function weightText(weight: number): string {
   return weight.toFixed(3);
 }
 
-/** The ranks that rows of a rank are sent to: its group over the axes that experts are sharded over. */
+/** Returns the ranks that receive rows from a rank: its group over the mesh axes of the experts. */
 function reachedFrom(plan: Plan, sourceRank: number | undefined): number[] {
   const all = Array.from({ length: plan.ranks }, (_, rank) => rank);
   if (sourceRank === undefined) return all;

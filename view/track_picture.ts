@@ -1,4 +1,4 @@
-/** The picture of a layer: ranks are tracks, work stands on them, and dispatch and combine are the switches. */
+/** The picture of a layer: ranks are tracks, stations are work, and dispatch and combine are switches. */
 
 import type { StepFacts } from "../spec/plan/facts.ts";
 import { spanText } from "../spec/text/parts.ts";
@@ -16,7 +16,7 @@ import {
   tracksOf,
 } from "./tracks.ts";
 
-/** What a track picture shows. */
+/** Options of a track picture. */
 export interface TrackPictureOptions {
   readonly program: ProgramView;
   readonly section: Section;
@@ -29,17 +29,17 @@ const TOP = 56;
 const GAP = 44;
 const WIDTH = 1180;
 
-/** Where a picture is drawn. */
+/** The state of a drawing. */
 interface Drawing {
   readonly view: PlanView;
   readonly tracks: readonly Track[];
-  /** The middle of a track. */
+  /** Returns the center of a track. */
   readonly y: (track: number) => number;
   readonly bottom: number;
   readonly options: TrackPictureOptions;
 }
 
-/** The tracks of one layer of a section. */
+/** Draws the tracks of one layer of a section. */
 export function trackPicture(
   view: PlanView,
   options: TrackPictureOptions,
@@ -81,7 +81,7 @@ function labelOf(
   return `${name} on ${plan.ranks} ranks: ${words.join(", then ")}`;
 }
 
-/** Pixels that a station and the words below it need. */
+/** Returns the minimum width of a station and its text. */
 function leastWidth({ kind, title, details, steps }: Station): number {
   if (kind === "tie") return Math.max(30, title.length * 6 + 8);
   const text = Math.max(
@@ -142,7 +142,7 @@ const DRAWN: {
       title: `${trackName(track)}: ${station.title}\n${
         station.steps.map(stepLine).join("\n")
       }`,
-      // One of them is enough to click with the keyboard.
+      // One link is enough for the keyboard.
       ...i === 0 ? { link: stepLink(program, station.steps[0]!.index) } : {},
     })),
   switch: (station, { view, tracks, y, from, to }) => {
@@ -178,7 +178,7 @@ const DRAWN: {
         ends.set(group, [known?.[0] ?? track, track]);
       }
     }
-    // Groups that interleave stand beside each other.
+    // Interleaved groups are drawn beside each other.
     const lines = [...ends.values()].filter(([a, b]) => b > a);
     const apart = Math.min(4, 20 / Math.max(1, lines.length));
     return [
@@ -230,7 +230,7 @@ function stationShapes(station: Station, span: Span): Shape[] {
   return [...shapes, name, ...below];
 }
 
-/** `dot over embed  matmul_512x8  examples/layer.ts:17:20` */
+/** Formats a step: `dot over embed  matmul_512x8  examples/layer.ts:17:20`. */
 function stepLine({ step }: StepFacts): string {
   const what = step.part
     ? `${step.part.op}: ${step.part.part}`

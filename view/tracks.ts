@@ -1,4 +1,4 @@
-/** The tracks of a picture: a rank each, or of many ranks a bundle of neighbours, one of which may be open. */
+/** The tracks of a picture: one per rank, or bundles of neighbouring ranks, of which one may be open. */
 
 import { coordinates, groupRanks, type Mesh } from "../spec/mesh.ts";
 import type { Plan } from "../spec/plan/plan.ts";
@@ -10,10 +10,12 @@ export interface Track {
   readonly count: number;
 }
 
-/** More tracks could not be distinguished. */
+/** Maximum number of distinguishable tracks. */
 const MOST = 16;
 
-/** A track for each rank; of more than 16 ranks, bundles. `open` is a rank whose bundle is shown rank by rank. */
+/**
+ * Returns one track per rank, or bundles for more than 16 ranks. `open` is a rank whose bundle is shown rank by rank.
+ */
 export function tracksOf(
   { ranks }: Pick<Plan, "ranks">,
   open?: number,
@@ -33,12 +35,12 @@ export function tracksOf(
   return tracks;
 }
 
-/** `rank 3`, `ranks 0–15` */
+/** Formats a track: `rank 3`, `ranks 0–15`. */
 export function trackName({ first, count }: Track): string {
   return count === 1 ? `rank ${first}` : `ranks ${first}–${first + count - 1}`;
 }
 
-/** Which tracks an exchange over mesh axes joins, as pairs of indices. */
+/** Returns the tracks that an exchange over mesh axes connects, as pairs of indices. */
 export function pairsOver(
   plan: Plan,
   tracks: readonly Track[],
@@ -52,7 +54,7 @@ export function pairsOver(
   );
 }
 
-/** The groups over mesh axes that each track has ranks of. */
+/** Returns the groups over mesh axes of each track's ranks. */
 export function groupsOn(
   { mesh, ranks }: Plan,
   tracks: readonly Track[],
@@ -64,19 +66,19 @@ export function groupsOn(
   );
 }
 
-/** The group over mesh axes that each rank is in, as a number. */
+/** Returns the number of each rank's group over mesh axes. */
 export function groupOfRanks(mesh: Mesh, over: readonly string[]): number[] {
   const rest = mesh.map(({ name }) => name).filter((n) => !over.includes(n));
   return groupRanks(mesh, rest);
 }
 
-/** `dp=2, ep=4` */
+/** Formats a mesh: `dp=2, ep=4`. */
 export function meshText({ mesh }: Pick<PlanSummary, "mesh">): string {
   return Object.entries(mesh).map(([name, size]) => `${name}=${size}`)
     .join(", ");
 }
 
-/** `ep 1, dp 0`: where a rank is on the mesh. */
+/** Formats the coordinates of a rank in the mesh: `ep 1, dp 0`. */
 export function placeText({ mesh }: Plan, rank: number): string {
   return coordinates(mesh, rank)
     .map((at, i) => `${mesh[i]!.name} ${at}`).join(", ");

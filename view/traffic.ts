@@ -1,4 +1,4 @@
-/** What moves between ranks in a section: each exchange, with its bytes for a token and for a full step. */
+/** The exchanges of a section, with their bytes per token and per full step. */
 
 import { modelAxis } from "../spec/axis_parts.ts";
 import { boundOf } from "../spec/plan/bytes.ts";
@@ -18,24 +18,24 @@ import { partName } from "./roles.ts";
 import type { Section } from "./sections.ts";
 import { groupOfRanks } from "./tracks.ts";
 
-/** A step that moves bytes between ranks. */
+/** A step that exchanges data between ranks. */
 export interface Traffic {
   readonly at: StepFacts;
   readonly name: string;
   readonly over: readonly string[];
-  /** Bytes that leave a rank for a token of it, if experts are chosen evenly; a gather without tokens has none. */
+  /** Bytes that leave a rank per token of it, for evenly chosen experts. Undefined for a gather without tokens. */
   readonly perToken: number | undefined;
-  /** The axis of the tokens, where it sends something for each of them. */
+  /** The token axis, if the exchange sends data per token. */
   readonly tokens?: string | undefined;
-  /** Bytes that leave a rank in a step of as many tokens as there is room for. */
+  /** Bytes that leave a rank in a step with the maximum number of tokens. */
   readonly perRank: number;
-  /** The most that one rank can send another. */
+  /** Maximum bytes from one rank to another. */
   readonly worstPair: number;
-  /** Bytes from one rank to another in such a step. */
+  /** Returns the bytes from one rank to another in such a step. */
   readonly between: (from: number, to: number) => number;
 }
 
-/** The exchanges of a section, or of one of its layers. */
+/** Returns the exchanges of a section, or of one of its layers. */
 export function trafficOf(
   { plan }: PlanView,
   program: ProgramView,
@@ -59,7 +59,7 @@ function exchanged(
 ): Traffic {
   const { step, bytes, shares, tokens, op } = exchange;
   const axis = tokens === undefined ? undefined : plan.axes[tokens];
-  // Tokens of a rank, if all have as many.
+  // Tokens per rank in an even distribution.
   const count = (axis?.size ?? 0) / groupSizeOf(plan.mesh, axis?.over ?? []);
   const { over } = step;
   const { part } = step.part!;
@@ -105,7 +105,7 @@ function gathered(plan: Plan, at: StepFacts, step: AllGatherStep): Traffic {
   };
 }
 
-/** Whether two ranks are in one group over mesh axes. */
+/** Returns whether two ranks are in one group over mesh axes. */
 function joinedBy(
   { mesh }: Plan,
   over: readonly string[],
@@ -114,10 +114,10 @@ function joinedBy(
   return (a, b) => groups[a] === groups[b];
 }
 
-/** Bytes that a token sends other ranks over all layers, if experts are chosen evenly. */
+/** Bytes per token that are sent to other ranks in all layers, for evenly chosen experts. */
 export type SentPerToken = { readonly [V in StepPart["op"]]: number };
 
-/** What dispatches and combines of the first program send. */
+/** Returns the bytes of the dispatches and combines of the first program. */
 export function sentPerToken(plan: Plan): SentPerToken {
   const exchanges = expectedExchanges(plan, plan.programs[0]!);
   const sum = (op: StepPart["op"]) =>
@@ -126,13 +126,13 @@ export function sentPerToken(plan: Plan): SentPerToken {
   return { dispatch: sum("dispatch"), combine: sum("combine") };
 }
 
-/** What a recorded run sent in an exchange. */
+/** The bytes of a recorded run in an exchange. */
 export interface MeasuredTraffic extends Measured {
-  /** Bytes that leave ranks for as many tokens as it had, if experts are chosen evenly; undefined where that is unknown. */
+  /** Expected bytes for the number of tokens of the run, for evenly chosen experts. Undefined if unknown. */
   readonly expected: number | undefined;
 }
 
-/** What recorded runs sent in each of some exchanges; undefined where they are of another plan. */
+/** Returns the recorded bytes of exchanges. Undefined for runs of another plan. */
 export function measuredTraffic(
   { plan }: PlanView,
   list: readonly Traffic[],
@@ -154,7 +154,7 @@ export function measuredTraffic(
   return all.some((one) => one) ? all : undefined;
 }
 
-/** Bytes that all ranks send others, by the class of the link that they use; of links that there are between them. */
+/** Returns the bytes between ranks by class of link, for the classes in use. */
 export function bytesByLink(
   { between }: Pick<Traffic, "between">,
   places: readonly Place[],
@@ -173,7 +173,7 @@ export function bytesByLink(
   });
 }
 
-/** The exchange that people want to see first: the one that sends most. */
+/** Returns the initially shown exchange: the largest one. */
 export function mainTraffic(list: readonly Traffic[]): Traffic | undefined {
   return list.toSorted((a, b) => b.perRank - a.perRank)[0];
 }

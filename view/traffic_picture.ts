@@ -1,4 +1,4 @@
-/** The heat map of an exchange: bytes from each rank to each other. */
+/** The heat map of an exchange: bytes between each pair of ranks. */
 
 import { sizeText } from "../spec/size_text.ts";
 import type { PlanView } from "./plan_view.ts";
@@ -9,16 +9,16 @@ import { type Track, trackName, tracksOf } from "./tracks.ts";
 const LEFT = 120;
 const TOP = 56;
 
-/** What a heat map shows. */
+/** Options of a heat map. */
 export interface TrafficPictureOptions {
   readonly traffic: Traffic;
-  /** What is shown instead of what is planned. */
+  /** Bytes to show instead of the planned ones. */
   readonly shown?: Pick<Traffic, "between"> | false | undefined;
   /** A rank whose bundle is shown rank by rank. */
   readonly open?: number | undefined;
 }
 
-/** Bytes between ranks, or between bundles of them, in a step of as many tokens as there is room for. */
+/** Draws the bytes between ranks or bundles of ranks in a step with the maximum number of tokens. */
 export function trafficPicture(
   { plan }: PlanView,
   { traffic, shown, open }: TrafficPictureOptions,
@@ -124,7 +124,7 @@ function sumBetween(
   return bytes;
 }
 
-/** `1.5 MiB` as `1.5M`. */
+/** Shortens `1.5 MiB` to `1.5M`. */
 function shortSize(bytes: number): string {
   return sizeText(Math.round(bytes))
     .replace(/ ([KMGT])iB$/, "$1").replace(/ bytes$/, "");

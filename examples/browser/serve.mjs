@@ -1,6 +1,6 @@
 /**
- * Serves the package on loopback: `node serve.mjs [PORT]`. Any server will do that serves ranges of bytes; the two headers
- * isolate the page from other origins, as browsers share memory with workers of such pages only.
+ * Serves the package on loopback: `node serve.mjs [PORT]`. Any server with byte ranges works. The two headers isolate
+ * the page from other origins; browsers share memory only with workers of isolated pages.
  */
 
 import { createReadStream, existsSync, statSync } from "node:fs";
@@ -13,14 +13,14 @@ const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const SCRIPT = join(ROOT, "dist/browser/mod.js");
 const TYPES = { ".html": "text/html", ".js": "text/javascript" };
 
-/** The script of a clone is bundled when it is asked for. */
+/** Bundles the script of a clone on request. */
 async function bundled() {
   const { bundleBrowser } = await import("../../scripts/bundle.mjs");
   const { outputFiles } = await bundleBrowser(join(ROOT, "dist"));
   return outputFiles[0].contents;
 }
 
-/** Starts the server. Returns it once it listens. */
+/** Starts the server. Returns it after it listens. */
 export async function serve(port) {
   const server = createServer(async ({ url, headers: { range } }, response) => {
     const { pathname } = new URL(url, "http://localhost");

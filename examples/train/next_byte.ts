@@ -1,5 +1,5 @@
-// A model that guesses the next byte of a text from the eight before it, and its training, experts on two ranks:
-// npx switchyard train examples/train/next_byte.ts --steps 200 --out trained
+// A model that predicts the next byte of a text from the previous eight bytes, and its training with experts on two
+// ranks: npx switchyard train examples/train/next_byte.ts --steps 200 --out trained
 import { readFileSync } from "node:fs";
 import {
   adamw,
@@ -67,15 +67,15 @@ export const nextByte = model(sizes, (m) => {
     ce_loss,
     aux_loss,
     loss: add(ce_loss, mul(aux_loss, 0.1)),
-    // Which experts were chosen: 'switchyard train' shows their load.
+    // The chosen experts; 'switchyard train' shows their load.
     "layer0.topk_idx": routing.index,
   };
 });
 
-// Its own source, wherever it is copied to.
+// The source of this file, wherever it is copied.
 const text = readFileSync(new URL(import.meta.url));
 
-/** Places of the text in an order that looks random; same step, same batch. */
+/** Returns pseudo-random positions of the text. The batch of a step is always the same. */
 function batch(step: number) {
   const before = new Int32Array(BATCH * WINDOW), next = new Int32Array(BATCH);
   for (let i = 0; i < BATCH; i++) {

@@ -1,9 +1,9 @@
-/** What the address of the page says: a step, a rank, or words to search for. */
+/** The address of the page: a step, a rank, or search words. */
 
 import type { PlanView } from "../plan_view.ts";
 import { search } from "../search.ts";
 
-/** Where on the page somebody is. */
+/** A location on the page. */
 export interface Address {
   /** Indices of a program and of a step in it. */
   readonly program: number;
@@ -12,7 +12,7 @@ export interface Address {
   readonly rank?: number;
 }
 
-/** Read what stands behind `#`. An address that leads nowhere is that of the page. */
+/** Reads the part after `#`. An invalid address means the whole page. */
 export function readAddress(view: PlanView, hash: string): Address {
   const text = decoded(hash.replace(/^#/, ""));
   const rank = /^(?:rank|open)\/(\d+)$/.exec(text);
@@ -32,7 +32,7 @@ export function readAddress(view: PlanView, hash: string): Address {
   return { program: 0 };
 }
 
-/** What is no encoding stays as it is. */
+/** Returns invalid encodings unchanged. */
 function decoded(text: string): string {
   try {
     return decodeURIComponent(text);

@@ -1,4 +1,4 @@
-/** The whole page: facts, a search, and a view for each question. */
+/** The complete page: facts, a search, and one view per question. */
 
 import type { VNode } from "preact";
 import { useEffect, useLayoutEffect, useMemo, useState } from "preact/hooks";
@@ -23,7 +23,7 @@ import { TokenView } from "./token_view.tsx";
 import { TracksView } from "./tracks_view.tsx";
 import { TrafficView } from "./traffic_view.tsx";
 
-/** What views of a part of a program take. */
+/** Parameters of the views of a part of a program. */
 export interface Shown {
   readonly view: PlanView;
   readonly program: ProgramView;
@@ -119,13 +119,13 @@ export function App(
   );
 }
 
-/** The section that a step is in. */
+/** Returns the section that a step belongs to. */
 function sectionOf({ sections }: ProgramView, step: number): Section {
   return sections.find((section) => layerOfStep(section, step) !== undefined) ??
     sections[0]!;
 }
 
-/** A button for each section of the program. */
+/** Shows one button per section of the program. */
 function Parts({ program, section, choose }: {
   readonly program: ProgramView;
   readonly section: Section;
@@ -148,9 +148,9 @@ function Parts({ program, section, choose }: {
   );
 }
 
-/** Keys that work everywhere but where somebody types. */
+/** Handles keys on the whole page except while the user types text. */
 function useKeys({ program, section, step }: Shown): void {
-  // At once: a key that is pressed as soon as a step is seen goes on from that step.
+  // Synchronous, so that a key pressed directly afterwards continues from this step.
   useLayoutEffect(() => {
     const press = (event: KeyboardEvent) => {
       const typing = event.target instanceof HTMLInputElement ||

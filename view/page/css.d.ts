@@ -1,2 +1,2 @@
-/** Style sheets, which esbuild writes beside the program. */
+/** Style sheets, which esbuild writes next to the program. */
 declare module "*.css" {}

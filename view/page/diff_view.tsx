@@ -1,4 +1,4 @@
-/** The eighth view: what another plan has otherwise. */
+/** The eighth view: differences from another plan. */
 
 import type { VNode } from "preact";
 import type { PageDiff } from "../page_data.ts";
@@ -7,7 +7,7 @@ import { sentPerToken } from "../traffic.ts";
 import type { Shown } from "./app.tsx";
 import { View } from "./picture.tsx";
 
-/** Numbers of two plans side by side, and the lines that only one of them has. */
+/** Shows the figures of two plans in two columns, and the lines that only one of them has. */
 export function DiffView(
   { view, against }: Shown & { readonly against: PageDiff },
 ): VNode {

@@ -1,11 +1,11 @@
 /** Files that are dropped on a page. */
 
-/** Whether files are dragged, and not, for instance, a text. */
+/** Returns whether files are dragged, and not, for example, text. */
 export function dragsFiles({ dataTransfer }: DragEvent): boolean {
   return dataTransfer?.types.includes("Files") ?? false;
 }
 
-/** The files that were dropped, and those that are in dropped folders. To be called while the event is handled. */
+/** Returns the dropped files and the files in dropped folders. Must be called while the event is handled. */
 export async function droppedFiles(
   { dataTransfer }: DragEvent,
 ): Promise<File[]> {
@@ -14,7 +14,7 @@ export async function droppedFiles(
   return (await Promise.all(entries.map(filesOf))).flat();
 }
 
-/** A file, or the files of a folder, without those of folders in it: a checkpoint has none there. */
+/** Returns a file, or the files of a folder without its subfolders: a checkpoint has none. */
 async function filesOf(entry: FileSystemEntry): Promise<File[]> {
   const inside = isFolder(entry) ? await entriesOf(entry) : [entry];
   return await Promise.all(
@@ -37,7 +37,7 @@ async function entriesOf(
 ): Promise<FileSystemEntry[]> {
   const reader = folder.createReader();
   const all: FileSystemEntry[] = [];
-  // It gives some at a time, and none when there are no more.
+  // Each call returns several entries, and none at the end.
   for (;;) {
     const some = await new Promise<FileSystemEntry[]>((resolve, reject) =>
       reader.readEntries(resolve, reject)

@@ -6,10 +6,10 @@ import type { PlanView } from "../plan_view.ts";
 import { scaledText } from "../step_table.ts";
 import { meshText } from "../tracks.ts";
 
-/** Suffixes of numbers of parameters. */
+/** Suffixes of parameter counts. */
 const COUNTS = ["", " k", " M", " B", " T"];
 
-/** What is asked first: how large the model is, where it is, what the fullest rank holds, whether it fits. */
+/** Shows the main facts: the size of the model, its mesh, the memory of the fullest rank, and whether it fits. */
 export function Facts({ view }: { readonly view: PlanView }): VNode {
   const { plan, summary, programs } = view;
   const { model, ranks, problems, notes, target } = summary;

@@ -10,7 +10,7 @@ import { trafficOf } from "../traffic.ts";
 import type { Shown } from "./app.tsx";
 import { Picture, View } from "./picture.tsx";
 
-/** Which value comes from which step, and which step needs it. */
+/** Shows which step produces each value and which steps read it. */
 export function FlowView(
   { view, program, section, step, parts }: Shown & {
     readonly parts: ComponentChildren;
@@ -20,7 +20,7 @@ export function FlowView(
   const [chosen, choose] = useState(0);
   const [weights, showWeights] = useState(true);
   const [tables, showTables] = useState(false);
-  // The layer of a step that is opened is shown.
+  // Shows the layer of an opened step.
   const opened = step === undefined ? undefined : layerOfStep(section, step);
   useEffect(() => {
     if (opened !== undefined) choose(opened);
@@ -87,7 +87,7 @@ export function FlowView(
   );
 }
 
-/** The middle of the first step. */
+/** Returns the center of the first step. */
 function firstStep({ shapes }: Scene): number | undefined {
   const first = shapes.find(({ link }) => link !== undefined);
   return first?.kind === "rect" ? first.at[0] + first.size[0] / 2 : undefined;

@@ -1,4 +1,4 @@
-/** The page of a run that goes on: it follows what the process that serves it says. */
+/** The page of a live run. It follows the events of the process that serves it. */
 
 import type { VNode } from "preact";
 import { useEffect, useMemo, useState } from "preact/hooks";
@@ -9,7 +9,7 @@ import { loadPicture, lossPicture } from "../live_picture.ts";
 import type { LiveData } from "../page_data.ts";
 import { Picture, View } from "./picture.tsx";
 
-/** Follows a run. */
+/** Shows a live run. */
 export function LivePage({ data }: { readonly data: LiveData }): VNode {
   const [state, gone] = useEvents();
   const { progress, last, texts, ranks, ended } = state;
@@ -38,10 +38,10 @@ export function LivePage({ data }: { readonly data: LiveData }): VNode {
   );
 }
 
-/** Milliseconds between two drawings: the page leaves the processor to the run. */
+/** Milliseconds between redraws, to leave processor time to the run. */
 const REDRAW = 200;
 
-/** What is known, drawn a few times a second; and whether nobody answers. */
+/** Returns the state, updated a few times per second, and whether the connection is lost. */
 function useEvents(): readonly [LiveState, boolean] {
   const [shown, show] = useState({ state: NOTHING, gone: false });
   useEffect(() => {

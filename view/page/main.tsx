@@ -1,4 +1,4 @@
-/** The page: reads what it knows out of its own file, and shows it. */
+/** The page: reads its data from its own file and shows it. */
 
 import { render } from "preact";
 import { expandDocument } from "../../spec/document/document.ts";

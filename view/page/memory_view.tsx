@@ -1,4 +1,4 @@
-/** The fifth view: memory over steps. */
+/** The fifth view: memory by step. */
 
 import type { ComponentChildren, VNode } from "preact";
 import { useMemo } from "preact/hooks";
@@ -10,10 +10,10 @@ import { describeStep } from "../step_detail.ts";
 import type { Shown } from "./app.tsx";
 import { Picture, View } from "./picture.tsx";
 
-/** Buffers of a peak that are named. */
+/** Number of named buffers of a peak. */
 const NAMED = 6;
 
-/** Where scratch buffers are in memory, and what makes the peak. */
+/** Shows the scratch buffers in memory, and the buffers of the peak. */
 export function MemoryView(
   { view, program, section, rank, parts }: Shown & {
     readonly parts: ComponentChildren;

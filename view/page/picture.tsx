@@ -1,4 +1,4 @@
-/** A picture, and the frame of a view: a question, its answer, and what shows it. */
+/** A picture, and the frame of a view: a question, its answer, and the picture. */
 
 import type { ComponentChildren, VNode } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
@@ -6,32 +6,35 @@ import { DARK, LIGHT } from "../palette.ts";
 import { type Point, type Scene, sceneSvg } from "../scene.ts";
 import { nextNote, notesOf, type SceneNote } from "../scene_notes.ts";
 
-/** What a picture may do besides. */
+/** Further properties of a picture. */
 export interface PictureProps {
   readonly scene: Scene;
-  /** The pixel that is in the middle at first, where the picture scrolls. */
+  /** The initial center in pixels, for a scrolling picture. */
   readonly middle?: number | undefined;
-  /** Drawn over the picture, which it has the size of. */
+  /** Drawn over the picture at the same size. */
   readonly overlay?: ComponentChildren;
-  /** Called with a shape that is clicked, or chosen by Enter; undefined where there is none. */
+  /** Called with a shape after a click or Enter. Undefined if there is no shape. */
   readonly onPick?: (note: SceneNote | undefined, event: PickEvent) => void;
-  /** Called with a range of the picture that the pointer was dragged over, in its pixels, and whether it goes on. */
+  /**
+   * Called with the range of the picture that the pointer was dragged over, in pixels, and whether the drag is
+   * finished.
+   */
   readonly onDrag?: (range: Point, done: boolean) => void;
-  /** Called with keys first. Returns whether the key was for it. */
+  /** Called first for each key. Returns whether it handled the key. */
   readonly onKey?: (event: KeyboardEvent) => boolean;
-  /** Called with turns of the wheel at a place of the picture. Returns whether it was for it. */
+  /** Called for wheel events at a position of the picture. Returns whether it handled the event. */
   readonly onWheel?: (event: WheelEvent, x: number) => boolean;
 }
 
-/** How a shape was picked. */
+/** The event that picked a shape. */
 export type PickEvent = Pick<MouseEvent, "shiftKey">;
 
-/** Pixels after which a click is a drag. */
+/** Pixels of movement that make a click a drag. */
 const DRAGGED = 4;
 
 /**
- * A scene as SVG, which scrolls where the page is too narrow for it. What a shape is stands below the picture while the
- * pointer is on it; arrow keys go from shape to shape. It can be saved as a file.
+ * Shows a scene as SVG, which scrolls if the page is too narrow. The title of the shape at the pointer is shown below
+ * the picture. Arrow keys select the next shape. The picture can be saved as a file.
  */
 export function Picture(props: PictureProps): VNode {
   const { scene, middle, overlay, onPick, onDrag, onKey, onWheel } = props;
@@ -56,7 +59,7 @@ export function Picture(props: PictureProps): VNode {
       current!.scrollLeft = middle - current!.clientWidth / 2;
     }
   }, [middle]);
-  /** The pixel of the scene below the pointer. */
+  /** Returns the pixel of the scene at the pointer. */
   const xOf = ({ clientX }: MouseEvent) => {
     const { left, width } = canvas.current!.getBoundingClientRect();
     return (clientX - left) * scene.size[0] / width;
@@ -125,7 +128,7 @@ export function Picture(props: PictureProps): VNode {
             onDrag!([Math.min(from, to), Math.max(from, to)], true);
             return;
           }
-          // The pointer is captured, so that it is the canvas that it is over.
+          // The pointer is captured, so the event target is always the canvas.
           const target = document.elementFromPoint(
             event.clientX,
             event.clientY,
@@ -151,7 +154,7 @@ export function Picture(props: PictureProps): VNode {
   );
 }
 
-/** Save a scene as a file, in the colors that it is seen in. */
+/** Saves a scene as a file in its current colors. */
 function save(scene: Scene): void {
   const dark = matchMedia("(prefers-color-scheme: dark)").matches;
   const svg = sceneSvg(scene, { palette: dark ? DARK : LIGHT });
@@ -159,7 +162,7 @@ function save(scene: Scene): void {
   link.href = URL.createObjectURL(new Blob([svg], { type: "image/svg+xml" }));
   link.download = `${scene.label.replace(/[^\w=.]+/g, "_")}.svg`;
   link.click();
-  // The browser reads it after this.
+  // The browser reads the address later.
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 

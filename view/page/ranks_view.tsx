@@ -1,4 +1,4 @@
-/** The second view: what ranks hold. */
+/** The second view: the contents of ranks. */
 
 import type { VNode } from "preact";
 import { useMemo } from "preact/hooks";
@@ -13,7 +13,7 @@ import { placeText } from "../tracks.ts";
 import type { Shown } from "./app.tsx";
 import { Picture, View } from "./picture.tsx";
 
-/** What each rank holds, by kind of memory, and its experts. */
+/** Shows the memory of each rank by kind, and its experts. */
 export function RanksView({ view, rank }: Shown): VNode {
   const { plan, summary } = view;
   const scene = useMemo(() => housePicture(view), []);

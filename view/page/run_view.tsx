@@ -1,4 +1,4 @@
-/** The plan at work, in this page. */
+/** Runs the plan in this page. */
 
 import type { VNode } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
@@ -8,10 +8,10 @@ import { View } from "./picture.tsx";
 
 type Device = "auto" | "gpu" | "cpu";
 
-/** What the page uses of `switchyard-moe/browser`, which is a program of its own beside it. */
+/** The used part of `switchyard-moe/browser`, which is a separate program. */
 interface Browser {
   readonly Tracer: new (now: () => number) => Tracer;
-  /** A checkpoint of files that the page was given. */
+  /** Creates a checkpoint from the files that the page was given. */
   fileFolder(files: readonly File[]): object;
   openModel(options: {
     readonly plan: string;
@@ -42,16 +42,16 @@ interface Model {
   close(): void;
 }
 
-/** New tokens of a text. */
+/** Number of new tokens of a text. */
 const NEW_TOKENS = 48;
 
-/** Where the program that runs plans is served, and the checkpoint. */
+/** Addresses of the program that runs plans, and of the checkpoint. */
 const MODULE = "./browser.js", CHECKPOINT = "checkpoint/";
 
-/** Milliseconds between two looks at what is recorded. */
+/** Milliseconds between reads of the recording. */
 const LOOK = 500;
 
-/** How a model was loaded. */
+/** The parameters of a loaded model. */
 interface Loaded {
   readonly model: Model;
   readonly device: Device;
@@ -59,7 +59,7 @@ interface Loaded {
   readonly tracer: Tracer | undefined;
 }
 
-/** Continues a text by the plan of the page, on the visitor's GPU or processor. What is recorded of it goes to `record`. */
+/** Continues a text with the page's plan, on the visitor's GPU or processor. The recording is passed to `record`. */
 export function RunView({ plan, record }: Pick<PageData, "plan"> & {
   readonly record: (trace: readonly TraceEvent[]) => void;
 }): VNode {
@@ -107,7 +107,7 @@ export function RunView({ plan, record }: Pick<PageData, "plan"> & {
       let seen = performance.now();
       const look = () => {
         seen = performance.now();
-        // A copy, which the views take for a new one.
+        // A copy, so that the views update.
         if (tracer) record([...tracer.toTrace().traceEvents]);
       };
       await model.generate(prompt, {
@@ -120,7 +120,7 @@ export function RunView({ plan, record }: Pick<PageData, "plan"> & {
       look();
       setState("idle");
     } catch (error) {
-      // What a lost device had in memory is gone with it.
+      // The memory of a lost device is lost too.
       loaded.current?.model.close();
       loaded.current = undefined;
       setStatus(error instanceof Error ? error.message : String(error));
@@ -183,7 +183,7 @@ export function RunView({ plan, record }: Pick<PageData, "plan"> & {
   );
 }
 
-/** Gives files that are dropped anywhere on the page, or says why they cannot be read. */
+/** Passes on files that are dropped anywhere on the page, or explains why they cannot be read. */
 function useDrop(
   give: (files: readonly File[]) => void,
   say: (problem: string) => void,

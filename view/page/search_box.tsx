@@ -1,11 +1,11 @@
-/** Finding by typing. */
+/** Search by typing. */
 
 import type { VNode } from "preact";
 import { useMemo, useState } from "preact/hooks";
 import type { PlanView } from "../plan_view.ts";
 import { search } from "../search.ts";
 
-/** A box for words, and what has them below it. */
+/** Shows a box for search words, with the results below. */
 export function SearchBox({ view }: { readonly view: PlanView }): VNode {
   const [words, setWords] = useState("");
   const found = useMemo(() => search(view, words), [words]);
@@ -17,7 +17,7 @@ export function SearchBox({ view }: { readonly view: PlanView }): VNode {
           event.preventDefault();
           if (found[0]) location.hash = `#${found[0].link}`;
           close();
-          // Keys are for the page again.
+          // Returns the keyboard focus to the page.
           document.getElementById("search")?.blur();
         }}
       >

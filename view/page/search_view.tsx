@@ -1,4 +1,4 @@
-/** The ninth view: what a search for a configuration tried. */
+/** The ninth view: the configurations that a search tried. */
 
 import type { VNode } from "preact";
 import { useMemo } from "preact/hooks";
@@ -12,7 +12,7 @@ import {
 } from "../search_result.ts";
 import { Picture, View } from "./picture.tsx";
 
-/** The best, the Pareto front, and why all else loses. */
+/** Shows the best one, the Pareto front, and why the others are worse. */
 export function SearchView(
   { search }: { readonly search: SearchResult },
 ): VNode {

@@ -13,7 +13,7 @@ import { View } from "./picture.tsx";
 
 type Sources = { readonly [place: string]: string };
 
-/** The steps of a section, and all about one of them. */
+/** Shows the steps of a section, and the details of one step. */
 export function StepsView(
   { view, program, section, step, parts, sources }: Shown & {
     readonly parts: ComponentChildren;
@@ -21,7 +21,7 @@ export function StepsView(
   },
 ): VNode {
   const { length, times, layers } = section;
-  // The layer of the section that the chosen step is in.
+  // The layer of the section with the chosen step.
   const k = step === undefined ? 0 : layerOfStep(section, step) ?? 0;
   const [from, end] = rangeOf(section, k);
   const list = useMemo(
@@ -146,7 +146,7 @@ function Detail({ view, program, step, sources }: {
   );
 }
 
-/** A text that is made when somebody wants to read it. */
+/** A text that is computed when it is opened. */
 function Unfolding({ title, text }: {
   readonly title: string;
   readonly text: () => string;

@@ -22,10 +22,10 @@ import type { Shown } from "./app.tsx";
 import { View } from "./picture.tsx";
 import type { Timeline } from "./timeline_state.ts";
 
-/** Rows that are shown at first. */
+/** Number of initially visible rows. */
 const FIRST = 40;
 
-/** Columns, and whether their largest values are shown first. */
+/** The columns, and whether their largest values are shown first. */
 const COLUMNS: readonly {
   readonly key: StepKey;
   readonly name: string;
@@ -41,7 +41,7 @@ const COLUMNS: readonly {
   { key: "share", name: "of roofline" },
 ];
 
-/** What each step costs. */
+/** Shows the cost of each step. */
 export function TableView(
   { view, program, costs, timeline }: Shown & {
     readonly costs: readonly PhaseCosts[];
@@ -190,7 +190,7 @@ export function TableView(
                       onClick={() =>
                         sort({
                           by: key,
-                          // Numbers that are costs begin with the largest.
+                          // Cost columns start with the largest value.
                           descending: on
                             ? !sorted.descending
                             : !word && key !== "layer",
@@ -236,7 +236,7 @@ export function TableView(
   );
 }
 
-/** Times of a step that are shown around it. */
+/** Number of steps shown before and after a selected step. */
 const AROUND = 12;
 
 function Row({ row, link, timeline }: {

@@ -1,4 +1,4 @@
-/** The sixth view: time, of runs that were recorded and of steps that are predicted. */
+/** The sixth view: the time of recorded runs and predicted steps. */
 
 import type { VNode } from "preact";
 import { useMemo, useState } from "preact/hooks";
@@ -27,7 +27,7 @@ import type { Shown } from "./app.tsx";
 import { Picture, View } from "./picture.tsx";
 import type { Timeline } from "./timeline_state.ts";
 
-/** Where the time of a run went, or is predicted to go. */
+/** Shows the time of a run by kind of work, measured or predicted. */
 export function TimeView(
   { view, timeline }: Shown & { readonly timeline: Timeline },
 ): VNode {
@@ -150,7 +150,7 @@ function longest([first]: ReturnType<typeof timeByRole>): string {
   return first ? `, longest with ${ROLE_NAMES[first[0]]}` : "";
 }
 
-/** Time by what it is for, and by what ranks wait for, of a run or of a range of it. */
+/** Shows sums of time by role and by reason of waiting, for a run or a range of it. */
 function Sums({ run, ranks, summed }: {
   readonly run: TimedRun;
   readonly ranks: number;
@@ -200,7 +200,7 @@ function Sums({ run, ranks, summed }: {
   );
 }
 
-/** What bounds a device. */
+/** Names of the limits of a device. */
 const BOUNDS: { readonly [B in Bottleneck]: string } = {
   launch: "kernel launches",
   arithmetic: "arithmetic",
@@ -210,7 +210,7 @@ const BOUNDS: { readonly [B in Bottleneck]: string } = {
   run: "the host: inputs, outputs and synchronization",
 };
 
-/** A predicted step by what bounds the device. */
+/** Shows a predicted step by limiting resource. */
 function Parts({ step: { parts, seconds } }: { readonly step: PredictedStep }) {
   const rows = (Object.keys(BOUNDS) as Bottleneck[])
     .filter((name) => parts[name] > 0)
@@ -231,12 +231,12 @@ function Parts({ step: { parts, seconds } }: { readonly step: PredictedStep }) {
   );
 }
 
-/** How much of the part that is seen the next one shows, and how far it is moved. */
+/** Zoom factor of one step, and fraction of the visible part that one step moves. */
 const IN = 0.4, ASIDE = 0.5;
 
 type Actions = ReturnType<typeof actionsOf>;
 
-/** What changes the part of a run that is drawn. */
+/** Returns the actions that change the visible part of a run. */
 function actionsOf(
   { microseconds }: TimedRun,
   [from, to]: TimeWindow,
@@ -244,7 +244,7 @@ function actionsOf(
 ) {
   const show = (middle: number, width: number) => {
     const wide = Math.min(microseconds, width);
-    // Aside, as far as there is something.
+    // Moves within the run.
     const start = Math.max(
       0,
       Math.min(microseconds - wide, middle - wide / 2),
@@ -271,7 +271,7 @@ const KEYS: { readonly [key: string]: keyof Actions } = {
   "Shift ArrowRight": "later",
 };
 
-/** Buttons for the part of a run that is drawn, and for the range that is selected. */
+/** Buttons for the visible part of a run and for the selected range. */
 function Buttons({ timeline, show, drawn: [from, to], run }: {
   readonly timeline: Timeline;
   readonly show: Actions;

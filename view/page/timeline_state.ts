@@ -1,4 +1,4 @@
-/** What the timeline shows: which run, which part of it, and the range that is selected. Views share it. */
+/** The state of the timeline, which views share: the run, its visible part, and the selected range. */
 
 import { useMemo, useState } from "preact/hooks";
 import type { PredictedTimeline } from "../../spec/plan_summary.ts";
@@ -10,12 +10,12 @@ import type { TimeWindow } from "../time_picture.ts";
 /** State of the timeline. */
 export interface Timeline {
   readonly runs: readonly TimedRun[];
-  /** Index of the run that is shown. */
+  /** Index of the shown run. */
   readonly chosen: number;
   readonly run: TimedRun | undefined;
-  /** The part that is drawn. Default: all. */
+  /** The visible part. Default: all. */
   readonly window: TimeWindow | undefined;
-  /** The range that is selected. */
+  /** The selected range. */
   readonly range: TimeWindow | undefined;
   choose(run: number): void;
   /** Shows a part of the run, or all of it. */
@@ -25,7 +25,7 @@ export interface Timeline {
 
 const NO_EVENTS: readonly TraceEvent[] = [];
 
-/** The state of the timeline; at first, the last recorded run or the first predicted one. */
+/** Creates the state of the timeline. It starts with the last recorded run or the first predicted one. */
 export function useTimeline(
   view: PlanView,
   { trace = NO_EVENTS, predicted }: {
@@ -59,7 +59,7 @@ export function useTimeline(
   };
 }
 
-/** A part of a run that is at least a microsecond long; undefined where it is all. */
+/** Limits a part to the run, with a minimum length of one microsecond. Undefined for the complete run. */
 function inside(
   whole: number,
   [from, to]: TimeWindow,

@@ -1,4 +1,4 @@
-/** The seventh view: a token's way through a recorded run. */
+/** The seventh view: the path of a token through a recorded run. */
 
 import type { VNode } from "preact";
 import { useMemo, useState } from "preact/hooks";
@@ -8,7 +8,7 @@ import { hopsOf, sourceRanksOf, weightText } from "../token_way.ts";
 import type { Shown } from "./app.tsx";
 import { Picture, View } from "./picture.tsx";
 
-/** The rank of a token, and its experts, layer by layer; and how often all were chosen. */
+/** Shows the rank of a token, its experts per layer, and how often each expert was chosen. */
 export function TokenView(
   { view, choices, trace }: Shown & {
     readonly choices: readonly LayerChoices[];

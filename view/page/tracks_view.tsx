@@ -7,7 +7,7 @@ import { stationsOf } from "../stations.ts";
 import type { Shown } from "./app.tsx";
 import { Picture, View } from "./picture.tsx";
 
-/** What happens in a layer, and where ranks wait for each other. */
+/** Shows the work of a layer, and the steps where ranks wait for each other. */
 export function TracksView(
   { view, program, section, rank, parts }: Shown & {
     readonly parts: ComponentChildren;
@@ -17,7 +17,7 @@ export function TracksView(
     () => trackPicture(view, { program, section, open: rank }),
     [program, section, rank],
   );
-  // Where rows are deduplicated, their indices go a way of their own.
+  // With deduplicated rows, indices have a separate exchange.
   const exchanges = stationsOf(program, section)
     .filter(({ kind, title, role }) => kind === "switch" && title === role)
     .length;

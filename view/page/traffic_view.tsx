@@ -1,4 +1,4 @@
-/** The fourth view: what moves between ranks. */
+/** The fourth view: data exchanged between ranks. */
 
 import type { ComponentChildren, VNode } from "preact";
 import { useMemo, useState } from "preact/hooks";
@@ -18,14 +18,14 @@ import { trafficPicture } from "../traffic_picture.ts";
 import type { Shown } from "./app.tsx";
 import { Picture, View } from "./picture.tsx";
 
-/** Where links go, in words. */
+/** Names of link classes. */
 const LINKS: { readonly [L in LinkClass]: string } = {
   sameHost: "within a host",
   otherHost: "between hosts of a rack",
   otherRack: "between racks",
 };
 
-/** The exchanges of a section, and one of them from rank to rank. */
+/** Shows the exchanges of a section, and the bytes between ranks for one of them. */
 export function TrafficView(
   { view, program, section, rank, parts, recorded, places }: Shown & {
     readonly parts: ComponentChildren;
