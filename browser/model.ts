@@ -10,6 +10,7 @@ import {
 } from "../engine/generate_text.ts";
 import { parseJsonObject } from "../engine/json_file.ts";
 import { stopTokens } from "../engine/stop_tokens.ts";
+import { completeText, type HeldText } from "../engine/tokenizer.ts";
 import type { Device } from "../runtime/device.ts";
 import {
   createSession,
@@ -131,16 +132,16 @@ async function openTokenizer(folder: Folder) {
   const encode = (text: string, special: boolean) =>
     Promise.resolve(made.encode(text, { add_special_tokens: special }).ids);
   const decode = (ids: readonly number[], skip: boolean) =>
-    Promise.resolve(
-      ids.length === 0
-        ? ""
-        : made.decode([...ids], { skip_special_tokens: skip }),
-    );
+    ids.length === 0
+      ? ""
+      : made.decode([...ids], { skip_special_tokens: skip });
   return {
     encode: (text: string) => encode(text, true),
     encodeBare: (text: string) => encode(text, false),
-    decode: (ids: readonly number[]) => decode(ids, true),
-    decodeAll: (ids: readonly number[]) => decode(ids, false),
+    decode: (ids: readonly number[]) => Promise.resolve(decode(ids, true)),
+    decodeAll: (ids: readonly number[]) => Promise.resolve(decode(ids, false)),
+    complete: (held: HeldText, added: readonly number[]) =>
+      Promise.resolve(completeText((ids) => decode(ids, true), held, added)),
     close: () => {},
   };
 }

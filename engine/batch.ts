@@ -139,11 +139,23 @@ export class Batch {
       this.#decoder.maxTokens,
     );
     if (tokens.ids.length === 0) return this.#endStuck();
-    const next = await this.#decoder.next(tokens, ends);
+    const needed = this.#needed(ends.map((end) => tokens.sequence[end]!));
+    const next = await this.#decoder.next(tokens, ends, { needed });
     for (let i = 0; i < ends.length; i++) {
       await this.#choose(tokens.sequence[ends[i]!]!, next[i]!);
     }
     return { tokens: tokens.ids.length, prompted, chosen: ends.length };
+  }
+
+  /** How many of the best tokens have to be known of each of some sequences; undefined: all. */
+  #needed(slots: readonly number[]): number | undefined {
+    let most = 0;
+    for (const slot of slots) {
+      const needed = candidatesOf(this.#slots[slot]!.options);
+      if (needed === undefined) return undefined;
+      most = Math.max(most, needed);
+    }
+    return most;
   }
 
   async #choose(slot: number, candidates: Candidates): Promise<void> {
@@ -216,7 +228,7 @@ function endingOf(
 
 function checkSampling(decoder: Decoder, options: SamplingOptions): void {
   const { gives, vocabulary } = decoder;
-  if (typeof gives === "string") return;
+  if (typeof gives === "string" || gives.logits) return;
   const needed = Math.min(candidatesOf(options) ?? vocabulary, vocabulary);
   if (needed <= gives.candidates) return;
   throw new DataError(

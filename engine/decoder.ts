@@ -34,8 +34,11 @@ export interface DecoderShape {
   readonly pagesShape: PagesShape | undefined;
   /** Whether sequences have recurrent states, which continue only from the last token. */
   readonly recurrent: boolean;
-  /** Outputs: logits of every token, of some tokens, or this many best candidates after each of these. */
-  readonly gives: "logits" | "next logits" | { readonly candidates: number };
+  /** Outputs: logits of every token, of some tokens, or this many best candidates after each of these, perhaps with logits. */
+  readonly gives: "logits" | "next logits" | {
+    readonly candidates: number;
+    readonly logits: boolean;
+  };
   /** The model axis of a port's local axis. */
   readonly modelAxis: (axis: string) => string;
   /** Elements of an input or output per token. */
@@ -81,7 +84,7 @@ export function decoderShape(plan: Plan): DecoderShape | undefined {
     recurrent: isRecurrent(plan),
     modelAxis: (axis) => modelAxis(plan, axis),
     gives: candidates !== undefined
-      ? { candidates }
+      ? { candidates, logits: logits !== undefined }
       : next
       ? "next logits"
       : "logits",
@@ -140,13 +143,18 @@ export class Decoder implements DecoderShape {
   /**
    * The candidates after some of the tokens, by index in the step: at most one per sequence if the plan selects rows.
    * With several processes, all receive them, so that all choose the same tokens.
+   *
+   * @param needed best candidates per token; undefined: logits. A plan with both outputs is read accordingly
    */
   async next(
     tokens: PackedTokens,
     rows: readonly number[],
+    { needed }: { readonly needed?: number | undefined } = {},
   ): Promise<Candidates[]> {
-    const picks = this.gives !== "logits";
-    const best = typeof this.gives === "object";
+    const { gives } = this;
+    const picks = gives !== "logits";
+    const best = typeof gives === "object" &&
+      (!gives.logits || needed !== undefined && needed <= gives.candidates);
     const outputs = await this.#session.run(
       this.program.name,
       {

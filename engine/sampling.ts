@@ -152,14 +152,26 @@ export function sample(
  * determines the tokens of a seed.
  */
 function byLogit(logits: Float32Array): Uint32Array {
-  // Adding 0 makes -0 equal to 0.
+  // Adding 0 makes -0 equal to 0. Keys that increase as logits decrease are radix-sorted, which is stable.
   const bits = new Uint32Array(Float32Array.from(logits, (x) => x + 0).buffer);
-  // 64-bit keys that increase as logits decrease, then by id: sorted without a callback.
-  const keys = new Uint32Array(2 * bits.length);
-  bits.forEach((x, id) => {
-    keys[2 * id] = id;
-    keys[2 * id + 1] = x >>> 31 ? x : ~x & 0x7fffffff;
-  });
-  new BigUint64Array(keys.buffer).sort();
-  return bits.map((_, i) => keys[2 * i]!);
+  let keys = bits.map((x) => x >>> 31 ? x : ~x & 0x7fffffff);
+  let ids = bits.map((_, id) => id);
+  let [toKeys, toIds] = [new Uint32Array(ids.length), ids.slice()];
+  for (let shift = 0; shift < 32; shift += DIGIT_BITS) {
+    const starts = new Uint32Array(DIGITS + 1);
+    for (const key of keys) starts[((key >>> shift) & (DIGITS - 1)) + 1]!++;
+    for (let digit = 1; digit < DIGITS; digit++) {
+      starts[digit]! += starts[digit - 1]!;
+    }
+    for (let i = 0; i < keys.length; i++) {
+      const at = starts[(keys[i]! >>> shift) & (DIGITS - 1)]!++;
+      toKeys[at] = keys[i]!;
+      toIds[at] = ids[i]!;
+    }
+    [keys, toKeys, ids, toIds] = [toKeys, keys, toIds, ids];
+  }
+  return ids;
 }
+
+/** Bits per digit of the radix sort. */
+const DIGIT_BITS = 11, DIGITS = 2 ** DIGIT_BITS;

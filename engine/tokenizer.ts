@@ -10,48 +10,77 @@ export interface Tokenizer {
   decode(tokens: readonly number[]): Promise<string>;
   /** The text of tokens including special tokens. */
   decodeAll(tokens: readonly number[]): Promise<string>;
+  /** The texts that tokens complete, without special tokens. */
+  complete(held: HeldText, added: readonly number[]): Promise<CompletedText>;
   /** Terminates its process. */
   close(): void;
 }
 
+/** State of a streamed text. */
+export interface HeldText {
+  /** Tokens of the last returned piece and later ones. */
+  readonly tokens: readonly number[];
+  /** Tokens of that piece. */
+  readonly given: number;
+}
+
+/** Pieces of text, one per token, and the state after them. */
+export interface CompletedText {
+  readonly pieces: readonly string[];
+  readonly held: HeldText;
+}
+
 /**
- * Streams the text of tokens. A token can end within a character, so a piece is returned only once it can no longer
+ * The texts that tokens complete. A token can end within a character, so a piece is returned only once it can no longer
  * change. Each piece is decoded together with the previous one, because some tokenizers drop a leading space.
  */
+export function completeText(
+  decode: (tokens: number[]) => string,
+  { tokens, given }: HeldText,
+  added: readonly number[],
+): CompletedText {
+  let held = [...tokens];
+  let count = given;
+  const pieces = added.map((token) => {
+    held.push(token);
+    const text = decode(held);
+    if (text.endsWith("\ufffd")) return "";
+    const piece = text.slice(decode(held.slice(0, count)).length);
+    held = held.slice(count);
+    count = held.length;
+    return piece;
+  });
+  return { pieces, held: { tokens: held, given: count } };
+}
+
+/** Streams the text of tokens, without partial characters. */
 export class TextStream {
-  #tokenizer: Tokenizer;
-  #tokens: number[] = [];
-  #before = 0;
-  #given = 0;
+  readonly #tokenizer: Tokenizer;
+  #held: HeldText = { tokens: [], given: 0 };
+
   constructor(tokenizer: Tokenizer) {
     this.#tokenizer = tokenizer;
   }
 
-  /** The text that `token` completes, often empty, never a partial character. */
+  /** The text that `token` completes, often empty. */
   async push(token: number): Promise<string> {
-    this.#tokens.push(token);
-    const text = await this.#decode(this.#tokens.length);
-    if (text.endsWith("\ufffd")) return "";
-    const piece = text.slice((await this.#decode(this.#given)).length);
-    this.#before = this.#given;
-    this.#given = this.#tokens.length;
-    return piece;
+    return (await this.pushAll([token]))[0]!;
   }
 
   /** The texts that tokens complete, one for each. */
-  async pushAll(tokens: readonly number[]): Promise<string[]> {
-    const pieces: string[] = [];
-    for (const token of tokens) pieces.push(await this.push(token));
-    return pieces;
+  async pushAll(tokens: readonly number[]): Promise<readonly string[]> {
+    if (tokens.length === 0) return [];
+    const completed = await this.#tokenizer.complete(this.#held, tokens);
+    this.#held = completed.held;
+    return completed.pieces;
   }
 
   /** The held-back text. */
   async end(): Promise<string> {
-    const text = await this.#decode(this.#tokens.length);
-    return text.slice((await this.#decode(this.#given)).length);
-  }
-
-  #decode(end: number): Promise<string> {
-    return this.#tokenizer.decode(this.#tokens.slice(this.#before, end));
+    const { tokens, given } = this.#held;
+    if (given === tokens.length) return "";
+    const text = await this.#tokenizer.decode(tokens);
+    const before = await this.#tokenizer.decode(tokens.slice(0, given));
+    return text.slice(before.length);
   }
 }

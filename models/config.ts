@@ -56,9 +56,13 @@ export interface DecoderOptions extends Bounds {
   /**
    * Return only the results of selected tokens: the input `rows` numbers them, at most one per sequence. Without
    * `candidates`, the result is their `logits`. With `candidates`, it is that many of the largest logits in descending
-   * order, as `candidates.logits` and `candidates.ids`. Values of other tokens that nothing needs are not computed.
+   * order, as `candidates.logits` and `candidates.ids`; with `logits` too, both. Values of other tokens that nothing needs
+   * are not computed.
    */
-  readonly next?: { readonly candidates?: number | undefined };
+  readonly next?: {
+    readonly candidates?: number | undefined;
+    readonly logits?: boolean;
+  };
   /** Add the next-token loss. The labels are the input `labels`, with -100 for tokens without a label. */
   readonly training?: {
     /** Weight of the balance loss of experts. 0: no balance loss. */

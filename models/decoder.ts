@@ -294,7 +294,7 @@ export function decoderModel<Axes extends AxisSizes>(
       });
       kept["candidates.logits"] = best.values;
       kept["candidates.ids"] = best.indices;
-      return kept;
+      return next.logits ? { logits, ...kept } : kept;
     }
     const losses = options.training
       ? decoderLosses(m, logits, all, options.training)

@@ -16,6 +16,7 @@ import {
 import {
   candidatesOf,
   greedy,
+  logprobsOf,
   randomNumbers,
   sample,
 } from "../engine/sampling.ts";
@@ -23,7 +24,7 @@ import { stopTokens } from "../engine/stop_tokens.ts";
 import { TextStream } from "../engine/tokenizer.ts";
 import type { GpuAdapter } from "../runtime/mod.ts";
 import { checkpointFolder, files } from "./helpers/checkpoints.ts";
-import "./helpers/seed.ts";
+import { repeatWith, SEED } from "./helpers/seed.ts";
 
 t.test("pages are as many as the longest neighbours of any need", (t) => {
   const few = fc.integer({ min: 1, max: 9 });
@@ -136,6 +137,20 @@ t.test("sample() draws the same from the best as from all", (t) => {
   }
   t.equal(candidatesOf({ temperature: 1 }), undefined, "any of the vocabulary");
   t.equal(candidatesOf({ temperature: 1, topK: 1000 }), undefined, "too many");
+  t.end();
+});
+
+t.test("the likeliest tokens are in order, the lowest id first among equals", (t) => {
+  const random = randomNumbers(SEED, 7);
+  const bytes = new Uint32Array(5000).map(() => random() * 2 ** 32);
+  const logits = new Float32Array(bytes.buffer)
+    .map((x) => Number.isFinite(x) ? x : 1);
+  const { top } = logprobsOf(logits, 0, logits.length);
+  t.strictSame(
+    top.map(({ token }) => token),
+    [...logits.keys()].sort((i, j) => logits[j]! - logits[i]! || i - j),
+    repeatWith(),
+  );
   t.end();
 });
 

@@ -71,6 +71,9 @@ function holdAgainst(
     for (const mesh of meshes) {
       const some = await use(name, { mesh, adapter, next: {} }, take);
       t.strictSame(some, whole, `${mesh}: logits`);
+      const both = { candidates: 12, logits: true };
+      const either = await use(name, { mesh, adapter, next: both }, take);
+      t.strictSame(either, whole, `${mesh}: candidates or logits`);
       await use(
         name,
         { mesh, adapter, next: { candidates: 12 } },

@@ -75,7 +75,7 @@ export async function serveCommand(
         ? {}
         : { maxTokens: flags.maxBatchTokens },
     }),
-    next: {},
+    next: { candidates: 1, logits: true },
     need: {
       tokens: STEP_TOKENS,
       sequences,

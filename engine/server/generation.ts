@@ -40,6 +40,8 @@ export type ChoiceEvent =
 export interface GenerateChoicesOptions {
   readonly loop: BatchLoop;
   readonly tokenizer: Tokenizer;
+  /** Whether text is decoded once a choice has ended. Default: false, as it grows. */
+  readonly whole?: boolean;
   /** If it is aborted, its reason, an error, is thrown, and sequences are cancelled. */
   readonly signal: AbortSignal;
 }
@@ -49,6 +51,7 @@ interface Growing {
   readonly index: number;
   /** Tokens that are not yet text. */
   readonly chosen: Chosen[];
+  readonly endsByText: boolean;
   forced: number;
   ending: Ending | undefined;
   ended: boolean;
@@ -58,7 +61,7 @@ interface Growing {
 /** Generates the choices of a request. Throws RequestError. */
 export async function* generateChoices(
   choices: readonly Choice[],
-  { loop, tokenizer, signal }: GenerateChoicesOptions,
+  { loop, tokenizer, signal, whole = false }: GenerateChoicesOptions,
 ): AsyncGenerator<ChoiceEvent, void, undefined> {
   let wake = () => {};
   let failure: RequestError | undefined;
@@ -79,7 +82,7 @@ export async function* generateChoices(
     while (growing.some(({ ended }) => !ended)) {
       if (signal.aborted) throw signal.reason;
       if (failure) throw failure;
-      const ready = growing.filter(hasNews);
+      const ready = growing.filter((one) => hasNews(one, whole));
       if (ready.length === 0) {
         await new Promise<void>((resolve) => wake = resolve);
       }
@@ -90,8 +93,10 @@ export async function* generateChoices(
   }
 }
 
-function hasNews({ chosen, ending, ended }: Growing): boolean {
-  return !ended && (chosen.length > 0 || ending !== undefined);
+function hasNews({ chosen, ending, ended, ...one }: Growing, whole: boolean) {
+  // Text may end a choice before its tokens do.
+  const waits = whole && !one.endsByText;
+  return !ended && (chosen.length > 0 && !waits || ending !== undefined);
 }
 
 /** New events of a choice. */
@@ -126,6 +131,7 @@ function addChoice(
     answer: new Answer(tokenizer, { stop: options.stop, stopTexts }),
     index,
     chosen: [],
+    endsByText: stopTexts.length > 0,
     forced: options.forced?.length ?? 0,
     ending: options.maxNewTokens === 0 ? "length" : undefined,
     ended: false,

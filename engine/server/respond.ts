@@ -89,10 +89,10 @@ export async function* respondStream(
 }
 
 function eventsOf(
-  { choices }: Prepared,
-  { served: { loop, decoder }, signal }: RespondOptions,
+  { choices, stream }: Prepared,
+  { served: { loop, decoder: tokenizer }, signal }: RespondOptions,
 ): AsyncGenerator<ChoiceEvent> {
-  return generateChoices(choices, { loop, tokenizer: decoder, signal });
+  return generateChoices(choices, { loop, tokenizer, signal, whole: !stream });
 }
 
 async function begin(prepared: Prepared): Promise<Collected[]> {

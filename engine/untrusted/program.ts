@@ -7,6 +7,7 @@ import type { Template } from "@huggingface/jinja";
 import type { Tokenizer } from "@huggingface/tokenizers";
 import process from "node:process";
 import type { Plan } from "../../spec/plan/plan.ts";
+import { completeText, type HeldText } from "../tokenizer.ts";
 
 /** Available tasks. */
 export type Task = keyof typeof TASKS;
@@ -27,10 +28,11 @@ const TASKS = {
   },
   encode: (text: string, special: boolean) =>
     tokenizer!.encode(text, { add_special_tokens: special }).ids,
-  decode: (ids: number[], skip: boolean) =>
-    ids.length === 0
-      ? ""
-      : tokenizer!.decode(ids, { skip_special_tokens: skip }),
+  decode,
+  complete: (texts: readonly (readonly [HeldText, readonly number[]])[]) =>
+    texts.map(([held, added]) =>
+      completeText((ids) => decode(ids, true), held, added)
+    ),
   async openTemplate(source: string) {
     const { Template } = await import("@huggingface/jinja");
     template = new Template(source);
@@ -41,6 +43,12 @@ const TASKS = {
     return await whyNotCompiled(plan);
   },
 };
+
+function decode(ids: number[], skip: boolean): string {
+  return ids.length === 0
+    ? ""
+    : tokenizer!.decode(ids, { skip_special_tokens: skip });
+}
 
 interface Call {
   readonly task: Task;

@@ -2,7 +2,7 @@
 
 import { DataError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
-import type { Tokenizer } from "../tokenizer.ts";
+import type { CompletedText, HeldText, Tokenizer } from "../tokenizer.ts";
 import { type Call, OpenSandbox } from "./open_sandbox.ts";
 import { SECONDS, UntrustedError } from "./sandbox.ts";
 
@@ -69,12 +69,55 @@ export async function createTokenizer(
       ["decode", [...tokens], skip],
       tokens.length / TOKENS_A_SECOND,
     ) as string;
+  const completed = createMerger(async (texts: readonly TextCall[]) => {
+    const added = texts.reduce((n, [, { length }]) => n + length, 0);
+    return await use(
+      ["complete", texts],
+      added / TOKENS_A_SECOND,
+    ) as CompletedText[];
+  });
   await inWords("read", () => sandbox.open());
   return {
     encode: (text) => encode(text, true),
     encodeBare: (text) => encode(text, false),
     decode: (tokens) => decode(tokens, true),
     decodeAll: (tokens) => decode(tokens, false),
+    complete: (held, added) => completed([held, added]),
     close: () => sandbox.close(),
   };
+}
+
+type TextCall = readonly [HeldText, readonly number[]];
+
+/** Merges calls that arrive while others are executed into one call. */
+function createMerger<T, R>(
+  action: (all: readonly T[]) => Promise<readonly R[]>,
+): (one: T) => Promise<R> {
+  interface Waiting {
+    readonly one: T;
+    resolve(result: R): void;
+    reject(error: unknown): void;
+  }
+  let waiting: Waiting[] = [];
+  let running = false;
+  const run = async () => {
+    running = true;
+    while (waiting.length > 0) {
+      const now = waiting;
+      waiting = [];
+      try {
+        const results = await action(now.map(({ one }) => one));
+        now.forEach(({ resolve }, i) => resolve(results[i]!));
+      } catch (error) {
+        for (const { reject } of now) reject(error);
+      }
+    }
+    running = false;
+  };
+  return (one) =>
+    new Promise((resolve, reject) => {
+      waiting.push({ one, resolve, reject });
+      // What else is called now is called together.
+      if (!running) queueMicrotask(() => running || void run());
+    });
 }
