@@ -69,7 +69,7 @@ export function planFlags(command: Command, meshes: Mesh[] = []): Command {
     )
     .option(
       "--activations <mode>",
-      "Activations of integer weights: q8 (quantized to blocks of 32 8-bit integers) or f32. Default: f32.",
+      "Activations of integer weights: q8 (quantized to blocks of 32 8-bit integers) or f32. Default: q8 for GGUF files, otherwise f32.",
       oneOf("--activations", ACTIVATIONS),
     );
   for (const [name, option] of STRATEGY_ENTRIES) {

@@ -1,5 +1,6 @@
 /** A config.json without weights, for plans. */
 
+import { isGguf } from "./gguf/folder.ts";
 import { readFamily } from "../models/family.ts";
 import type { Family, PublishedModel } from "../models/mod.ts";
 import { publishedModel } from "../models/published.ts";
@@ -74,7 +75,8 @@ export async function findConfiguration(
     if (!names.includes("config.json")) return undefined;
     const file = files.join(path, "config.json");
     const config = await readJsonObject(file, files);
-    const found = names.some((name) => name.endsWith(".safetensors"));
+    const found = isGguf(path) ||
+      names.some((name) => name.endsWith(".safetensors"));
     return found ? undefined : configurationOf(config, file, options);
   }
   if (!path.endsWith(".json")) return undefined;

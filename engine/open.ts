@@ -1,5 +1,7 @@
 /** Opens a target as a session: reads headers, compiles, verifies, opens devices, loads. */
 
+import type { Activations } from "../spec/activations.ts";
+import { isGguf } from "./gguf/folder.ts";
 import {
   compile,
   type CompileOptions,
@@ -362,7 +364,19 @@ export function targetOptions(
   target: Target,
   options: PlanOptions,
 ): CompileOptions {
-  return { ...compileOptions(options), ...pagesOf(target, options) };
+  return {
+    activations: activationsOf(target),
+    ...compileOptions(options),
+    ...pagesOf(target, options),
+  };
+}
+
+/** Default activations: q8 for GGUF files, as in llama.cpp; f32 for other checkpoints, whose engines compute in floats. */
+function activationsOf(target: Target): Activations {
+  return target.kind === "checkpoint" &&
+      target.checkpoint.weightFiles.some(isGguf)
+    ? "q8"
+    : "f32";
 }
 
 /** Compiler options of a plan. */

@@ -6,16 +6,19 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import {
-  type GgufData,
   type GgufTensor,
   vocabularyKeys,
   writeGguf,
 } from "../bench/peers/gguf.ts";
 import { writeOlmoeGguf } from "../bench/peers/olmoe_gguf.ts";
 import {
+  SMALL_KEYS,
+  SMALL_VOCABULARY,
+  writeSmallGguf,
+} from "../bench/peers/small_gguf.ts";
+import {
   BLOCK_TYPES,
   blocksOf,
-  bytesFrom,
   digestOf,
   valuesOf,
 } from "../bench/peers/gguf_blocks.ts";
@@ -58,67 +61,6 @@ t.test("blocks are decoded as ggml decodes them", (t) => {
   t.end();
 });
 
-const [LAYERS, EMBED, FFN, EXPERTS, VOCABULARY] = [2, 256, 256, 4, 320];
-
-const KEYS: { readonly [key: string]: GgufValue } = {
-  "general.architecture": { text: "olmoe" },
-  "olmoe.block_count": { u32: LAYERS },
-  "olmoe.context_length": { u32: 64 },
-  "olmoe.embedding_length": { u32: EMBED },
-  "olmoe.feed_forward_length": { u32: FFN },
-  "olmoe.expert_count": { u32: EXPERTS },
-  "olmoe.expert_used_count": { u32: 2 },
-  "olmoe.attention.head_count": { u32: 4 },
-  "olmoe.attention.head_count_kv": { u32: 4 },
-  "olmoe.attention.layer_norm_rms_epsilon": { f32: 1e-5 },
-  "olmoe.rope.freq_base": { f32: 10000 },
-};
-
-/** The matrices of a layer, and of its experts. */
-const MATRICES = ["attn_q", "attn_k", "attn_v", "attn_output"];
-const STACKED = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"];
-
-/** Writes a file whose matrices rotate over all types, and a file of the same numbers in f32. */
-function writeBoth(blocks: string, plain: string): void {
-  const stored: { [name: string]: GgufTensor<GgufData> } = {};
-  const decoded: { [name: string]: GgufTensor<GgufData> } = {};
-  let count = 0;
-  const put = (name: string, ...shape: number[]) => {
-    const type = BLOCK_TYPES[count++ % BLOCK_TYPES.length]!;
-    const elements = shape.reduce((n, size) => n * size, 1);
-    const raw = blocksOf(type, elements / type.elements, count);
-    stored[name] = { shape, data: { type: type.number, blocks: raw } };
-    decoded[name] = { shape, data: valuesOf(type, raw) };
-  };
-  const float = (name: string, ...shape: number[]) => {
-    const elements = shape.reduce((n, size) => n * size, 1);
-    const bytes = bytesFrom(++count, elements);
-    const data = Float32Array.from(
-      bytes,
-      (byte) => shape.length === 1 ? 1 + byte / 1000 : (byte - 128) / 500,
-    );
-    stored[name] = decoded[name] = { shape, data };
-  };
-  put("token_embd.weight", VOCABULARY, EMBED);
-  for (let i = 0; i < LAYERS; i++) {
-    for (const name of MATRICES) put(`blk.${i}.${name}.weight`, EMBED, EMBED);
-    for (const name of STACKED) {
-      put(`blk.${i}.${name}.weight`, EXPERTS, FFN, EMBED);
-    }
-    float(`blk.${i}.ffn_gate_inp.weight`, EXPERTS, EMBED);
-    for (
-      const name of ["attn_norm", "ffn_norm", "attn_q_norm", "attn_k_norm"]
-    ) {
-      float(`blk.${i}.${name}.weight`, EMBED);
-    }
-  }
-  float("output_norm.weight", EMBED);
-  put("output.weight", VOCABULARY, EMBED);
-  const keys = { ...KEYS, ...vocabularyKeys(VOCABULARY) };
-  writeFileSync(blocks, Buffer.concat([...writeGguf(keys, stored)]));
-  writeFileSync(plain, Buffer.concat([...writeGguf(keys, decoded)]));
-}
-
 async function outputsOf(
   path: string,
   mesh: string,
@@ -147,7 +89,7 @@ t.test(
   async (t) => {
     const folder = temporaryFolder(t);
     const [blocks, plain] = [join(folder, "q.gguf"), join(folder, "f32.gguf")];
-    writeBoth(blocks, plain);
+    writeSmallGguf(blocks, plain);
     const wanted = await outputsOf(plain, "ep=1", "cpu");
     const native = await whyNotNative() === undefined ? "native" : "cpu";
     t.equal(await outputsOf(blocks, "ep=1", "cpu"), wanted, "ep=1");
@@ -162,7 +104,7 @@ t.test(
   async (t) => {
     const folder = temporaryFolder(t);
     const [blocks, plain] = [join(folder, "q.gguf"), join(folder, "f32.gguf")];
-    writeBoth(blocks, plain);
+    writeSmallGguf(blocks, plain);
     const wanted = await outputsOf(blocks, "ep=1", "cpu", "q8");
     t.not(wanted, await outputsOf(blocks, "ep=1", "cpu"), "not those of f32");
     const native = await whyNotNative() === undefined ? "native" : "cpu";
@@ -170,6 +112,74 @@ t.test(
       t.equal(await outputsOf(blocks, mesh, native, "q8"), wanted, mesh);
     }
     t.equal(await outputsOf(blocks, "tp=2", "cpu", "q8"), wanted, "tp=2");
+  },
+);
+
+/** Logits behind each token of a prompt, recorded by `bench/llama_logits.ts`. */
+const LLAMA: {
+  readonly prompt: readonly number[];
+  readonly logits: readonly number[];
+} = JSON.parse(
+  readFileSync(
+    new URL("references/llama_logits.json", import.meta.url),
+    "utf8",
+  ),
+);
+
+/** The part of the largest logit by which logits may differ from those with f32 activations. */
+const TOLERANCE = 2e-2;
+
+async function logitsOf(
+  path: string,
+  prompt: readonly number[],
+  activations?: Activations,
+): Promise<Float32Array> {
+  const opened = await openTarget(await loadTarget(path, files), files, {
+    sharing: "shared",
+    adapter: "cpu",
+    need: { tokens: 16, sequences: 1, context: 16 },
+    ...activations ? { activations } : {},
+  });
+  const quantized = opened.plan.weights.some(({ activations }) => activations);
+  const { logits } = await runOpened(opened, padBatch([prompt]));
+  await opened.close();
+  if (quantized !== (activations !== "f32")) {
+    throw new Error("the plan states other activations");
+  }
+  return logits!.data as Float32Array;
+}
+
+t.test(
+  "logits with quantized activations are as exact as llama.cpp's",
+  { skip },
+  async (t) => {
+    const file = join(temporaryFolder(t), "small.gguf");
+    writeSmallGguf(file);
+    const { prompt, logits } = LLAMA;
+    const exact = await logitsOf(file, prompt, "f32");
+    // The default of GGUF files.
+    const quantized = await logitsOf(file, prompt);
+    t.equal(exact.length, logits.length);
+    const largest = Math.max(...exact.map(Math.abs));
+    const worst = (of: ArrayLike<number>) =>
+      Math.max(...exact.map((logit, i) => Math.abs(logit - of[i]!))) / largest;
+    const [ours, theirs] = [worst(quantized), worst(logits)];
+    t.ok(ours < TOLERANCE, `off by ${ours} of the largest`);
+    t.ok(ours < 1.2 * theirs, `off by ${ours}, llama.cpp by ${theirs}`);
+    const best = (of: ArrayLike<number>, row: number) => {
+      const each = Array.from(of).slice(
+        row * SMALL_VOCABULARY,
+        (row + 1) * SMALL_VOCABULARY,
+      );
+      const top = each.indexOf(Math.max(...each));
+      const second = Math.max(...each.filter((_, i) => i !== top));
+      return { top, margin: (each[top]! - second) / largest };
+    };
+    for (let row = 0; row < prompt.length; row++) {
+      const { top, margin } = best(logits, row);
+      if (margin < 2 * (ours + theirs)) continue;
+      t.equal(best(quantized, row).top, top, `row ${row}`);
+    }
   },
 );
 
@@ -404,7 +414,7 @@ t.test(
 t.test("damaged files are refused in one sentence", async (t) => {
   const folder = temporaryFolder(t);
   const whole = Buffer.concat([
-    ...writeGguf({ ...KEYS, ...vocabularyKeys(VOCABULARY) }, {
+    ...writeGguf({ ...SMALL_KEYS, ...vocabularyKeys(SMALL_VOCABULARY) }, {
       "token_embd.weight": { shape: [4, 8], data: new Float32Array(32) },
     }),
   ]);
@@ -430,7 +440,7 @@ t.test("damaged files are refused in one sentence", async (t) => {
   const axes = whole.indexOf(name) + name.length + 4;
   emptyAxis.fill(0, axes, axes + 8);
   await refused(emptyAxis, /does not fit in the file/);
-  const keys = { ...KEYS, ...vocabularyKeys(VOCABULARY) };
+  const keys = { ...SMALL_KEYS, ...vocabularyKeys(SMALL_VOCABULARY) };
   const texts = ["<unk>", "a".repeat(300)];
   const longToken = {
     ...keys,

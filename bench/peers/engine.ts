@@ -32,6 +32,7 @@ export interface OpenOursOptions {
   readonly mesh?: NonNullable<OpenOptions["mesh"]>;
   readonly place?: NonNullable<OpenOptions["place"]>;
   readonly numerics?: NonNullable<OpenOptions["numerics"]>;
+  readonly activations?: NonNullable<OpenOptions["activations"]>;
 }
 
 /** This project by C whose products and sums are rounded at once, and by WebAssembly. */

@@ -159,6 +159,8 @@ export interface PlanWeight {
   readonly shape: readonly Natural[];
   /** The stacked axis: each of its indices has a separate source tensor. */
   readonly stack?: Name;
+  /** Products with these elements have quantized activations. Absent: f32. */
+  readonly activations?: "q8";
 }
 
 /** The dispatch or combine of the model that a step belongs to. */

@@ -351,6 +351,7 @@ function formatWeights(plan: Plan): string[] {
       [
         ...stack === undefined ? [] : [`one tensor per ${stack}`],
         ...sliced.length > 0 ? [`slices of ${sliced.join(" ")}`] : [],
+        ...weight.activations ? [`${weight.activations} activations`] : [],
       ].join(", ") || "replicated",
     ];
   });

@@ -41,8 +41,16 @@ export function summarizePlan(plan: Plan): string {
       kinds("weight")
     }, states ${kinds("state")})`,
     ...trafficLines(facts),
+    ...activationLines(plan),
     `work: ${steps.join(", ")}, ${Object.keys(plan.kernels).length} kernels`,
   ].join("\n") + "\n";
+}
+
+function activationLines({ weights }: Plan): string[] {
+  const quantized = weights.filter(({ activations }) => activations);
+  return quantized.length === 0
+    ? []
+    : [`activations: q8 for ${quantized.length} weights`];
 }
 
 function expertLines(facts: Facts): string[] {

@@ -109,8 +109,8 @@ function groupAxis(
 export function addPacked(
   lowering: Lowering,
   node: NodeOf<"param">,
-  { axes, stored, along, filed = false }:
-    & Pick<ParamLayout, "axes" | "filed">
+  { axes, stored, along, filed = false, q8 = false }:
+    & Pick<ParamLayout, "axes" | "filed" | "q8">
     & {
       readonly stored: PackedDType;
       readonly along: string;
@@ -159,6 +159,7 @@ export function addPacked(
         ...blocks.map(({ total }) => total),
       ],
       ...stack === undefined ? {} : { stack: all[0]! },
+      ...q8 && ending === names.elements ? { activations: "q8" } : {},
     });
     return buffer;
   };

@@ -156,13 +156,14 @@ function layoutParam(
 /** Adds the buffer and the weight entry of a parameter. */
 export function addParam(lowering: Lowering, node: NodeOf<"param">): void {
   const layout = lowering.model.layouts.get(node)!;
-  const { axes, stored, along, filed = false } = layout;
+  const { axes, stored, along, filed = false, q8 = false } = layout;
   if (isPackedDType(stored)) {
     return addPacked(lowering, node, {
       axes,
       stored,
       along: along!,
       filed,
+      q8,
     });
   }
   const { name, stack } = node.params;

@@ -171,9 +171,18 @@ export function planSummary(
     ...predictedSteps(predicted),
     notes: [
       ...notes,
+      ...activationNotes(plan),
       ...machine || limits ? [] : limitNotes(plan, weights),
     ],
   };
+}
+
+/** States which activations are quantized. */
+function activationNotes({ weights }: Plan): readonly string[] {
+  const { length } = weights.filter(({ activations }) => activations);
+  return length === 0 ? [] : [
+    `activations of ${length} weights are quantized to 8 bits (q8). Compute in f32 with --activations f32`,
+  ];
 }
 
 /** Bits per element of the experts' matrices that are not quantized. */

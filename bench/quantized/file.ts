@@ -1,0 +1,111 @@
+/** A GGUF file of OLMoE's width with matrices of one type, of random blocks. */
+
+import type { GgufValues } from "../../engine/gguf/write.ts";
+import { closeSync, openSync, writeSync } from "node:fs";
+import { type BlockType, isBlockType } from "../../engine/gguf/blocks.ts";
+import { GGUF_TYPES } from "../../engine/gguf/blocks.ts";
+import {
+  type GgufData,
+  type GgufTensor,
+  vocabularyKeys,
+  writeGguf,
+} from "../peers/gguf.ts";
+import { blocksOf } from "../peers/gguf_blocks.ts";
+
+const EMBED = 2048, FFN = 1024, EXPERTS = 64, CHOICES = 8;
+
+/** Tokens of the vocabulary. */
+export const VOCABULARY = 16384;
+
+/** Blocks that all matrices are made of, each from another place on. */
+const POOL = 1 << 15;
+
+/** The type of a name, `Q8_0`, with its number. Throws where there is none. */
+export function typeOf(name: string): BlockType & { readonly number: number } {
+  for (const [number, type] of Object.entries(GGUF_TYPES)) {
+    if (type.name === name && isBlockType(type)) {
+      return { ...type, number: Number(number) };
+    }
+  }
+  throw new Error(`Cannot find type '${name}': GGUF types are in capitals`);
+}
+
+function keysOf(layers: number): GgufValues {
+  const counts = {
+    block_count: layers,
+    context_length: 4096,
+    embedding_length: EMBED,
+    feed_forward_length: FFN,
+    expert_count: EXPERTS,
+    expert_used_count: CHOICES,
+    "attention.head_count": 16,
+    "attention.head_count_kv": 16,
+  };
+  return {
+    "general.architecture": { text: "olmoe" },
+    ...Object.fromEntries(
+      Object.entries(counts).map(([key, u32]) => [`olmoe.${key}`, { u32 }]),
+    ),
+    "olmoe.attention.layer_norm_rms_epsilon": { f32: 1e-5 },
+    "olmoe.rope.freq_base": { f32: 10000 },
+    ...vocabularyKeys(VOCABULARY),
+  };
+}
+
+/** Write the file. */
+export function writeQuantized(
+  path: string,
+  { type, layers }: { readonly type: string; readonly layers: number },
+): void {
+  const row = typeOf(type);
+  const pool = blocksOf(row, POOL, 1);
+  const tensors: { [name: string]: GgufTensor<GgufData> } = {};
+  let count = 0;
+  const put = (name: string, ...shape: number[]) => {
+    const elements = shape.reduce((n, size) => n * size, 1);
+    const bytes = elements / row.elements * row.bytes;
+    const from = (count++ * 7919 % POOL) * row.bytes;
+    const blocks = new Uint8Array(bytes);
+    for (let at = 0, start = from; at < bytes; start = 0) {
+      const part = pool.subarray(
+        start,
+        Math.min(pool.length, start + bytes - at),
+      );
+      blocks.set(part, at);
+      at += part.length;
+    }
+    tensors[`${name}.weight`] = { shape, data: { type: row.number, blocks } };
+  };
+  const float = (name: string, ...shape: number[]) => {
+    const length = shape.reduce((n, size) => n * size, 1);
+    const data = Float32Array.from(
+      { length },
+      (_, i) =>
+        shape.length === 1 ? 1 : ((i * 7919 + count) % 251 - 125) / 2000,
+    );
+    tensors[`${name}.weight`] = { shape, data };
+  };
+  put("token_embd", VOCABULARY, EMBED);
+  for (let i = 0; i < layers; i++) {
+    for (const name of ["q", "k", "v", "output"]) {
+      put(`blk.${i}.attn_${name}`, EMBED, EMBED);
+    }
+    put(`blk.${i}.ffn_gate_exps`, EXPERTS, FFN, EMBED);
+    put(`blk.${i}.ffn_up_exps`, EXPERTS, FFN, EMBED);
+    put(`blk.${i}.ffn_down_exps`, EXPERTS, EMBED, FFN);
+    float(`blk.${i}.ffn_gate_inp`, EXPERTS, EMBED);
+    for (const n of ["attn_norm", "ffn_norm", "attn_q_norm", "attn_k_norm"]) {
+      float(`blk.${i}.${n}`, EMBED);
+    }
+  }
+  float("output_norm", EMBED);
+  put("output", VOCABULARY, EMBED);
+  const descriptor = openSync(path, "w");
+  try {
+    for (const part of writeGguf(keysOf(layers), tensors)) {
+      writeSync(descriptor, part);
+    }
+  } finally {
+    closeSync(descriptor);
+  }
+}
