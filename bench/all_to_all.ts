@@ -1,7 +1,7 @@
 /**
- * All-to-all between processes through the communicator, against MPI called from C on the same sizes, for every MPI that
- * is installed. `--ranks 2,4`, `--runs N` (of each program, interleaved; default 5), `--sizes BYTES,…`, `--adapter NUMBER` (a
- * GPU's mapped memory too), `--out FILE` (JSON). The C program needs `mpicc`.
+ * All-to-all between processes: the communicator against MPI called from C on the same sizes, for every installed MPI.
+ * Flags: `--ranks 2,4`, `--runs N` (of each program, interleaved; default 5), `--sizes BYTES,…`, `--adapter NUMBER`
+ * (also a GPU's mapped memory), `--out FILE` (JSON). The C program needs `mpicc`.
  */
 
 import { spawnSync } from "node:child_process";
@@ -30,10 +30,10 @@ const flags = parseArgs({
 const sizes = flags.sizes.split(",");
 const runs = Number(flags.runs);
 
-/** From this size on the communicator is to reach so much of C's bandwidth. */
+/** The goal: from this size on, the communicator reaches this fraction of C's bandwidth. */
 const GOAL = { bytes: 1 << 20, share: 0.8 };
 
-/** What a program printed about one size; times in ms of a call, by batch. */
+/** The output of a program for one size. Times are in ms per call, by batch. */
 interface Line {
   readonly bytes: number;
   readonly alltoallv?: readonly number[];
@@ -43,7 +43,7 @@ interface Line {
   readonly device?: string;
 }
 
-/** Milliseconds of a call, of all batches of all runs. */
+/** Milliseconds per call, over all batches of all runs. */
 interface Times {
   readonly median: number;
   readonly least: number;
@@ -58,11 +58,11 @@ interface Row {
   readonly alltoallv?: Times;
   readonly ialltoallv?: Times;
   readonly exchange: Times;
-  /** Of a rank, in GB/s. */
+  /** Bandwidth of a rank, in GB/s. */
   readonly bandwidth: number;
-  /** Of the bandwidth of the faster call from C. */
+  /** Fraction of the bandwidth of the faster call from C. */
   readonly share?: Times;
-  /** Copies by the host per byte of payload, the library's own apart. */
+  /** Copies by the host per byte of payload, without the library's own copies. */
   readonly copiesPerByte: number;
 }
 
@@ -73,7 +73,7 @@ function fileOf(name: string): string {
   return fileURLToPath(new URL(`all_to_all/${name}`, import.meta.url));
 }
 
-/** Compile the C program for a family; undefined where there is no compiler for it. */
+/** Compiles the C program for an MPI family. Undefined if there is no compiler for it. */
 function compileRaw(
   { command, name }: Launcher,
   folder: string,

@@ -1,6 +1,7 @@
 /**
- * Attention by itself, 16 heads of 64 over 4 heads of keys: time per token of prefills from 256 to 4096 tokens, and of a
- * decode step after so many, for each tuning of `--tunings JSON` (default: what the device has), interleaved. `--adapter native|cpu|NUMBER` (default: native), `--runs N`.
+ * Attention alone, with 16 heads of 64 and 4 heads of keys: time per token of prefills from 256 to 4096 tokens, and of
+ * a decode step after them. Each tuning of `--tunings JSON` (default: the device's) is measured, interleaved. Flags:
+ * `--adapter native|cpu|NUMBER` (default: native), `--runs N`.
  */
 
 import process from "node:process";
@@ -21,7 +22,7 @@ const { adapter, runs, tunings } = parseArgs({
 const HEADS = { heads: 16, kvHeads: 4, dim: 64 };
 const CONTEXT = 4096;
 
-/** A step of so many tokens that end at a position. */
+/** Returns a step with the given number of tokens that end at a position. */
 function inputsOf(tokens: number, end: number) {
   const rows = (heads: number) => {
     const shape = [tokens, heads, HEADS.dim];

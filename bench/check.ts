@@ -1,6 +1,6 @@
 /**
- * Measures again what bench/results/ keeps, and compares the ratios: a loss of more than 15 % is a failure. Programs to
- * check may be named. `npm run -s bench -- --check` starts it.
+ * Repeats the measurements in bench/results/ and compares the ratios. A loss of more than 15 % is a failure. Arguments
+ * name the programs to check. Started by `npm run -s bench -- --check`.
  */
 
 import { spawnSync } from "node:child_process";
@@ -11,7 +11,7 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { keptPath, readResult } from "./results.ts";
 
-/** How much of a ratio may be lost. */
+/** Allowed loss of a ratio. */
 const LOSS = 0.15;
 
 const named = process.argv.slice(2).filter((word) => !word.startsWith("-"));

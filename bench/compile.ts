@@ -1,4 +1,6 @@
-/** What compiling costs: a decoder of 48 layers and 128 experts, from the model call to the verified plan of 16 ranks. */
+/**
+ * The cost of compiling: a decoder of 48 layers and 128 experts, from the model call to the verified plan of 16 ranks.
+ */
 
 import { compile } from "../compiler/mod.ts";
 import { verifyPlan } from "../spec/verify/mod.ts";
@@ -7,7 +9,7 @@ import { decoderModel } from "./models.ts";
 
 const REPETITIONS = 3;
 
-// Loading the TypeScript compiler is not part of the figure, and the language loads it only when it first needs it.
+// Loads the TypeScript compiler, which the language loads on first use. It is not part of the figure.
 await import("@ts-morph/common");
 const times: number[] = [];
 let steps = 0;

@@ -1,4 +1,6 @@
-/** Grouped expert matmul on the CPU device: GFLOP/s by tile. Run: npm run -s bench -- cpu_matmul [rows columns lanes]… */
+/**
+ * Grouped expert matmul on the CPU device: GFLOP/s by tile. Run: npm run -s bench -- cpu_matmul [rows columns lanes]…
+ */
 
 import { matmul } from "../compiler/kernels/mod.ts";
 import { matmulGrid, type MatmulTile } from "../compiler/tuning/mod.ts";
@@ -13,7 +15,7 @@ const ROWS = 64;
 const K = 512;
 const COLUMNS = 1024;
 
-/** Median GFLOP/s of several launches of one tile. */
+/** Returns the median GFLOP/s of several launches of one tile. */
 async function measure(
   tile: MatmulTile,
   options: { threads: number; stored: StoredDType },
@@ -86,7 +88,7 @@ async function measure(
     rates.push(flops / (performance.now() - start) / 1e6);
   }
   device.destroy();
-  // The first runs are before the engine has optimised the kernel.
+  // Excludes the first runs, before the engine has optimized the kernel.
   return rates.slice(8).sort((a, b) => a - b)[8]!;
 }
 

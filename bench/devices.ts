@@ -1,6 +1,6 @@
 /**
- * The CPU device against an adapter, interleaved: the grouped expert FFN, prefill and decode of the bundled checkpoint, on
- * one rank. `--adapter NUMBER` (default 0), `--runs N`.
+ * The CPU device against an adapter, interleaved: the grouped expert FFN, and prefill and decode of the bundled
+ * checkpoint, on one rank. Flags: `--adapter NUMBER` (default 0), `--runs N`.
  */
 
 import { describe, interleaved, machine, median } from "./measure.ts";
@@ -30,7 +30,7 @@ interface Work {
   readonly name: string;
   readonly open: (place: Place) => Promise<Bench>;
   readonly once: (bench: Bench) => () => Promise<void>;
-  /** What a second of the work amounts to, given its time in ms. */
+  /** Returns the rate of the work, given its time in ms. */
   readonly rate: (ms: number) => string;
 }
 

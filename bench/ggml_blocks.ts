@@ -1,6 +1,6 @@
 /**
- * Decoding of GGUF blocks against ggml's own `dequantize_row_*`, on random bytes and on extreme ones: every element's bits.
- * ggml is the library in the npm package of llama.cpp, which `bench/peers` installs. Linux on x64 only.
+ * Decoding of GGUF blocks against ggml's `dequantize_row_*`: the bits of every element are compared, for random and
+ * extreme bytes. ggml is the library in the npm package of llama.cpp, which `bench/peers` installs. Linux on x64 only.
  */
 
 import { existsSync, writeFileSync } from "node:fs";
@@ -23,7 +23,7 @@ const { values: flags } = parseArgs({
   options: {
     blocks: { type: "string", default: "1000000" },
     seed: { type: "string", default: "1" },
-    // Write what `test/gguf.test.ts` compares with.
+    // Write the reference data of `test/gguf.test.ts`.
     record: { type: "string" },
     peers: {
       type: "string",
@@ -32,10 +32,10 @@ const { values: flags } = parseArgs({
   },
 });
 
-/** Blocks that are compared at once. */
+/** Number of blocks in one comparison. */
 const PIECE = 4096;
 
-/** Bytes from a seed (xorshift). */
+/** Yields bytes from a seed (xorshift). */
 function* bytesFrom(seed: number): Generator<number, never> {
   let state = seed | 1;
   for (;;) {
@@ -74,12 +74,12 @@ for (const type of BLOCK_TYPES) {
       { length: PIECE * type.bytes },
       () => bytes.next().value,
     );
-    // A part of the blocks has the same byte everywhere: zeros, ones, and what is between.
+    // Some blocks consist of one repeated byte: zeros, ones, and values between them.
     if (done % (8 * PIECE) === 0) raw.fill(bytes.next().value);
     const theirs = new Float32Array(PIECE * type.elements);
     dequantize(raw, theirs, theirs.length);
     const ours = valuesOf(type, raw);
-    // Files with scales that are not finite are refused. ggml has no negative zero in its table of MXFP4.
+    // Files with non-finite scales are rejected. ggml's table of MXFP4 has no negative zero.
     ours.forEach((value, i) => {
       const same = value === theirs[i] || !Number.isFinite(value);
       if (!same) wrong++;

@@ -1,7 +1,7 @@
 /**
- * How fast this project is against others on one adapter: the expert FFN, prefill and decode of the bundled checkpoint,
- * against onnxruntime, llama.cpp, TensorFlow.js and jax-js. Installs them into bench/peers/ at first.
- * `--adapter NUMBER` (default 0), `--runs N`, `--only ffn|decode`, `--out FILE`.
+ * The speed of this project against others on one adapter: the expert FFN, and prefill and decode of the bundled
+ * checkpoint. The others are onnxruntime, llama.cpp, TensorFlow.js and jax-js, which are installed into bench/peers/ on
+ * first use. Flags: `--adapter NUMBER` (default 0), `--runs N`, `--only ffn|decode`, `--out FILE`.
  */
 
 import { mkdtempSync, rmSync } from "node:fs";
@@ -51,5 +51,5 @@ try {
 } finally {
   rmSync(folder, { recursive: true, force: true });
 }
-// The peers keep threads of their own.
+// The threads of the other projects keep the process alive.
 process.exit();

@@ -1,7 +1,8 @@
 /**
- * The grouped matmul of the compiler against products written by hand in WGSL, on one adapter: 1,024 rows over 8 experts,
- * evenly and skewed, times 512 x 1024. `--adapter NUMBER` (default 0), `--runs N`, `--out FILE`,
- * `--tiles 8x4x8,8x4x8_vector_small,…` tries tiles; `--search` first looks for the best variant, over all that a tuner tries, and any height.
+ * The compiler's grouped matmul against hand-written WGSL products on one adapter: 1,024 rows over 8 experts, evenly
+ * and skewed, times 512 x 1024. Flags: `--adapter NUMBER` (default 0), `--runs N`, `--out FILE`. `--tiles
+ * 8x4x8,8x4x8_vector_small,…` measures tiles. `--search` first finds the best variant among all that a tuner measures,
+ * with any height.
  */
 
 import { parseArgs } from "node:util";
@@ -56,10 +57,10 @@ const BINDINGS: { readonly [name: string]: Binding } = {
   y: { name: "y", type: "f32", access: "write" },
 };
 
-/** A kernel, where it runs and on what. */
+/** A kernel, its device and its data. */
 interface Candidate {
   readonly tree: Kernel;
-  /** What is written by hand. */
+  /** Hand-written source. */
   readonly wgsl?: string;
   readonly grid: readonly [number, number, number];
   readonly buffers: readonly DeviceBuffer[];
@@ -77,7 +78,7 @@ function upload(data: Float32Array | Uint32Array): DeviceBuffer {
 }
 
 const x = upload(randomValues(SIZES.m * SIZES.k));
-// The experts share one matrix's values, so that every side has the same result.
+// All experts have the same matrix values, so every kernel has the same result.
 const w = randomValues(SIZES.k * SIZES.n, 2);
 const dense = upload(w);
 const stacked = device.createBuffer(8 * w.byteLength, "experts");
@@ -145,7 +146,7 @@ const given = flags.tiles?.split(",").map((text): MatmulTile => {
 });
 const kind = adapter.type === "software" ? "software" : "gpu";
 
-/** Make a candidate ready, and run it once. */
+/** Prepares a candidate and runs it once. */
 async function ready(
   side: string,
   { tree, wgsl, grid, buffers }: Candidate,
@@ -159,7 +160,7 @@ async function ready(
   return once;
 }
 
-/** The tuner's search on both loads, with no other kernel to share a height with. */
+/** Runs the tuner's search on both loads, without the constraint of a common height. */
 async function searched(): Promise<MatmulTile> {
   let best = tileOf(kind);
   for (const variants of variantsOf({ grouped: false }, kind)) {

@@ -1,4 +1,6 @@
-/** How long the CPU device takes to print, compile and instantiate every kernel of the bundled checkpoint on four ranks. */
+/**
+ * The time of the CPU device to print, compile and instantiate every kernel of the bundled checkpoint on four ranks.
+ */
 
 import { availableParallelism } from "node:os";
 import { readFileSync } from "node:fs";

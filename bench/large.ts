@@ -1,12 +1,14 @@
 /**
- * A checkpoint of 3 GB in bf16, of OLMoE's shape with fewer layers: the command `generate` until its first token, the memory
- * of its processes, and how it ends; then decode steps in this process, behind a prompt of `--prompt N` tokens, by what the
- * cache is stored as, interleaved with a loop in C that reads as many bytes. Makes the checkpoint at first, in `--folder`.
- * `--adapter native|cpu`, `--layers N`, `--runs N`, `--only load|decode|prefill`, `--ranks N` has processes of `launch` instead,
- * `--tokens N` a longer prompt for them: some sixty tokens use every expert.
- * `--only prefill` compares a prefill of `--tokens N` on the native device with llama.cpp's.
- * `--check` compares logits of every device and mesh (`--only WORD`: of those) with llama.cpp's. `--out FILE` keeps what is
- * found.
+ * A checkpoint of 3 GB in bf16, with OLMoE's shape and fewer layers. It is created in `--folder` on first use.
+ *
+ * Three things are measured: the command `generate` until its first token, the memory of its processes, and its end.
+ * Then decode steps in this process after a prompt of `--prompt N` tokens, for each storage type of the cache,
+ * interleaved with a loop in C that reads the same number of bytes.
+ *
+ * Flags: `--adapter native|cpu`, `--layers N`, `--runs N`, `--only load|decode|prefill`, `--out FILE`. `--ranks N` uses
+ * processes of `launch` instead; `--tokens N` gives them a longer prompt (about sixty tokens use every expert). `--only
+ * prefill` compares a prefill of `--tokens N` on the native device with llama.cpp. `--check` compares the logits of
+ * every device and mesh (or of those in `--only WORD`) with llama.cpp.
  */
 
 import { existsSync, mkdirSync, openSync, statSync, writeSync } from "node:fs";
@@ -63,7 +65,7 @@ if (!existsSync(join(folder, "config.json"))) {
 }
 if (flags.check) {
   const good = await checkLarge(folder, flags);
-  // The peer keeps threads of its own.
+  // The threads of llama.cpp keep the process alive.
   process.exit(good ? 0 : 1);
 }
 
@@ -92,7 +94,7 @@ if (only === undefined || only === "load") {
   }
   const times = (of: (run: Ran) => number) => all.map(of);
   const cores = median(times(({ firstCores }) => firstCores));
-  // Of a job, its launcher is not among the largest.
+  // The launcher of a job is not among the largest processes.
   const peaks = all.at(-1)!.peaks.slice(0, ranks);
   const peak = Math.max(...peaks);
   console.log(
@@ -166,7 +168,7 @@ if (only === undefined || only === "decode") {
   );
 }
 if (out !== undefined) writeDocument(out, found);
-// The peer keeps threads of its own.
+// The threads of llama.cpp keep the process alive.
 if (only === "prefill") process.exit();
 
 function gb(bytes: number): string {

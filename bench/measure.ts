@@ -1,8 +1,8 @@
-/** Repetitions, medians, and how they are printed. */
+/** Repetitions, medians, and their format. */
 
 import { cpus } from "node:os";
 
-/** The middle value. */
+/** Returns the median. */
 export function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b);
   const middle = sorted.length >> 1;
@@ -11,7 +11,7 @@ export function median(values: readonly number[]): number {
     : (sorted[middle - 1]! + sorted[middle]!) / 2;
 }
 
-/** Milliseconds that a piece of work takes. */
+/** Returns the milliseconds of a piece of work. */
 export async function milliseconds(
   work: () => Promise<unknown> | void,
 ): Promise<number> {
@@ -20,7 +20,7 @@ export async function milliseconds(
   return performance.now() - start;
 }
 
-/** Times of several pieces of work in ms, interleaved so that a noisy moment touches all of them. */
+/** Returns the times of several pieces of work in ms, interleaved so that disturbances affect all of them. */
 export async function interleaved<K extends string>(
   work: { readonly [_ in K]: () => Promise<unknown> | void },
   { repetitions, warmUp = 1 }: { repetitions: number; warmUp?: number },
@@ -38,7 +38,7 @@ export async function interleaved<K extends string>(
   return times;
 }
 
-/** `median ms (least to most, n runs)`. */
+/** Formats times: `median ms (minimum to maximum, n runs)`. */
 export function describe(times: readonly number[]): string {
   const [least, most] = [Math.min(...times), Math.max(...times)];
   return `${median(times).toFixed(2)} ms (${least.toFixed(2)} to ${
@@ -46,7 +46,7 @@ export function describe(times: readonly number[]): string {
   }, ${times.length} runs)`;
 }
 
-/** Units of work in a second: tokens, or 10^9 of operations or bytes. */
+/** Formats a rate per second: tokens, or 10^9 operations or bytes. */
 export function rateIn(
   { unit, amount }: { readonly unit: string; readonly amount: number },
   ms: number,
@@ -54,7 +54,7 @@ export function rateIn(
   return unit === "tokens/s" ? amount / ms * 1e3 : amount / ms / 1e6;
 }
 
-/** The machine in words. */
+/** Describes the machine. */
 export function machine(): string {
   const all = cpus();
   return `${all.length} cores (${

@@ -1,4 +1,4 @@
-/** Models that the benchmarks measure. */
+/** Models of the benchmarks. */
 
 import {
   add,
@@ -98,7 +98,10 @@ export function decoderModel(
   );
 }
 
-/** The source of a model whose `layers` expert layers are written out one after the other: what type checking costs. */
+/**
+ * Returns the source of a model with `layers` expert layers written out one after the other. It measures the cost of
+ * type checking.
+ */
 export function unrolledSource(layers: number): string {
   const body = Array.from({ length: layers }, (_, i) => {
     const from = i === 0 ? "x" : `x${i - 1}`;
@@ -120,7 +123,7 @@ export const unrolled = model({ token: upTo(4096), embed: 512, ffn: 1024, expert
 `;
 }
 
-/** The experts of one layer, with their router: 3.2 Gflop for 512 tokens. */
+/** The experts of one layer with their router: 3.2 Gflop for 512 tokens. */
 export function expertLayer(tokens: number): Model {
   return model(
     { token: upTo(tokens), embed: 512, ffn: 1024, expert: 8 },

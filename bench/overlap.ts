@@ -1,7 +1,7 @@
 /**
- * How much of the transfers of an expert layer chunks hide behind its computing: between processes through every MPI that is installed, and with
- * `--adapter NUMBER` between devices of one process too. `--ranks 2,4`, `--tokens N` (default 1024), `--chunks 2,4`,
- * `--runs N` (default 9), `--out FILE` (JSON).
+ * The fraction of an expert layer's transfer time that chunks overlap with computation. It is measured between
+ * processes for every installed MPI, and with `--adapter NUMBER` also between devices of one process. Flags: `--ranks
+ * 2,4`, `--tokens N` (default 1024), `--chunks 2,4`, `--runs N` (default 9), `--out FILE` (JSON).
  */
 
 import { spawnSync } from "node:child_process";
@@ -29,7 +29,7 @@ const flags = parseArgs({
 const RUN = fileURLToPath(new URL("../scripts/run.mjs", import.meta.url));
 const RANK = fileURLToPath(new URL("overlap/rank.ts", import.meta.url));
 
-/** The program with the ranks of a process, or as one of an MPI job's. */
+/** Returns the command of the program, with all ranks in one process or as one rank of an MPI job. */
 function program(ranksHere: number, device: string): string[] {
   return [
     ...[process.execPath, RUN, RANK, String(ranksHere), device],
@@ -48,7 +48,7 @@ function run([command, ...args]: readonly string[]): Overlapped {
 
 const rows: (Overlapped & { readonly where: string })[] = [];
 
-/** Times, and the share of the transfers' time in which the device computed. */
+/** Prints times, and the fraction of transfer time in which the device computed. */
 function show(where: string, found: Overlapped): void {
   rows.push({ where, ...found });
   const [whole] = found.chunks;

@@ -1,9 +1,11 @@
 /**
- * The share of parsing kernel text in compiling the bundled checkpoint for four ranks, from its files to the verified plan
- * (`switchyard plan`): the time in the functions through which all text is read, of the time in which the event loop was
- * busy in the same run; the median over runs. No profiler runs: one makes code slower that runs for the first time, as most
- * of the parser does. Each run is a process of its own, which compiles three times: in code that has not run before; again,
- * with the kernels that were put together lately; and another checkpoint, whose kernels are new, in code that has run.
+ * The fraction of parsing kernel text in compiling the bundled checkpoint for four ranks, from its files to the
+ * verified plan (`switchyard plan`). It is the time in the text-reading functions, divided by the busy time of the
+ * event loop in the same run; the median over runs. No profiler is used: it slows code that runs for the first time,
+ * which includes most of the parser.
+ *
+ * Each run is a separate process that compiles three times: with code that has not run before; again, with cached
+ * kernels; and another checkpoint with new kernels, with code that has run.
  */
 
 import { execFileSync } from "node:child_process";
@@ -15,14 +17,14 @@ import { timingOf, writeDocument } from "./results.ts";
 
 const RUNS = 15;
 
-/** Files of spec/kernel, and what others call of them to read text: cut, compare and resolve it. */
+/** The entry points of spec/kernel for reading text: functions that split, compare and resolve it. */
 const ENTRIES = {
   text: ["wgsl"],
   text_key: ["textKey"],
   resolve: ["expr", "resolveStatements"],
 };
 
-/** A hook for loading modules: what they export of `ENTRIES` runs in `globalThis.timed`. */
+/** A module hook: exported functions of `ENTRIES` run in `globalThis.timed`. */
 const HOOK = `
 export async function load(url, context, next) {
   const loaded = await next(url, context);
@@ -40,7 +42,7 @@ export async function load(url, context, next) {
   return { ...loaded, source: [before, ...timed, renamed].join("\\n") };
 }`;
 
-/** What compiles, loaded behind the hook. */
+/** The compiler, loaded with the hook. */
 type Compiler =
   & typeof import("../engine/mod.ts")
   & typeof import("../test/helpers/checkpoints.ts");
@@ -78,7 +80,7 @@ async function compileOnce(
     mesh: meshOf("ep=4"),
     bounds: { maxTokens: 256, maxSequences: 4, maxContext: 256 },
   });
-  // Busy time is counted from turn to turn of the event loop.
+  // Busy time is counted per turn of the event loop.
   await new Promise((resolve) => setImmediate(resolve));
   const { active } = performance.eventLoopUtilization(before);
   return { busy: active, parsing: parsing.ms - start };
@@ -89,7 +91,7 @@ if (process.argv[2] === "--once") {
   register(`data:text/javascript,${encodeURIComponent(HOOK)}`);
   // The event loop counts from its first turn on.
   await new Promise((resolve) => setImmediate(resolve));
-  // Loading modules is no part of the figure, and neither is the TypeScript compiler.
+  // Loads modules and the TypeScript compiler, which are not part of the figure.
   await import("@ts-morph/common");
   const compiler: Compiler = {
     ...await import("../engine/mod.ts"),

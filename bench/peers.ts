@@ -1,8 +1,8 @@
 /**
- * How fast the CPU devices are against others on the same CPU and as many threads: the expert FFN against onnxruntime,
- * prefill and decode against llama.cpp. Installs them into bench/peers/ at first. `--runs N`, `--only ffn|decode`,
- * `--prompt N` (256 tokens), `--out FILE.json` keeps the figures. `--cores`: one thread each, and the time of its core is counted, which other work on
- * the machine disturbs less.
+ * The speed of the CPU devices against others on the same CPU with the same number of threads: the expert FFN against
+ * onnxruntime, prefill and decode against llama.cpp. They are installed into bench/peers/ on first use. Flags: `--runs
+ * N`, `--only ffn|decode`, `--prompt N` (256 tokens), `--out FILE.json` saves the figures. `--cores` uses one thread
+ * each and counts core time, which other work on the machine affects less.
  */
 
 import { mkdtempSync, rmSync } from "node:fs";
@@ -28,7 +28,7 @@ const { values: flags } = parseArgs({
 const folder = mkdtempSync(join(tmpdir(), "switchyard-peers-"));
 try {
   const run: Run = {
-    // As many as the CPU device takes by default.
+    // The default number of threads of the CPU device.
     threads: flags.cores ? 1 : availableParallelism(),
     now: flags.cores
       ? () => process.cpuUsage().user / 1e3
@@ -61,5 +61,5 @@ try {
 } finally {
   rmSync(folder, { recursive: true, force: true });
 }
-// The peers keep threads of their own.
+// The threads of the other projects keep the process alive.
 process.exit();

@@ -1,4 +1,4 @@
-/** Plots of results: a group of horizontal bars for each piece of work, as SVG. */
+/** Plots of results as SVG: a group of horizontal bars for each piece of work. */
 
 import { element, label, svg } from "../cli/plots/svg.ts";
 import { rateIn } from "./measure.ts";
@@ -6,7 +6,7 @@ import type { Result } from "./results.ts";
 
 const ROW = 20, LEFT = 250, WIDTH = 360, RIGHT = 120;
 
-/** Bars as long as the rate of each side, the fastest of a piece of work filling the width. */
+/** Draws a bar for the rate of each side. The fastest one of a piece of work has the full width. */
 export function barsSvg(result: Result): string {
   let y = 24;
   const parts = [label(`${result.machine}, ${result.adapter}`, [8, y])];

@@ -1,9 +1,9 @@
 /**
- * The simulator against times that were measured once. Steps and exchanges at ep=1, 2 and 4: `results/predict.json` has the
- * machines that were measured right before, and the times. The orders of configurations of MoE models on four ranks:
- * `results/order.json` (devices of one process) and `results/order_mpi.json` (processes). Nothing is measured again but one of those,
- * `--order NAME`, with `--measure mpi|separate` (Open MPI or MPICH, or devices of one process), `--adapter cpu|native`,
- * `--rounds N` (default 5), `--out FILE`.
+ * The simulator against recorded times. `results/predict.json` has the steps and exchanges at ep=1, 2 and 4, and the
+ * machine measurements directly before them. `results/order.json` (devices of one process) and `results/order_mpi.json`
+ * (processes) have the order of configurations of MoE models on four ranks. Nothing is measured again except one of the
+ * orders: `--order NAME`, with `--measure mpi|separate` (Open MPI or MPICH, or devices of one process), `--adapter
+ * cpu|native`, `--rounds N` (default 5) and `--out FILE`.
  */
 
 import { spawnSync } from "node:child_process";
@@ -37,7 +37,7 @@ const flags = parseArgs({
   },
 }).values;
 
-/** Measure the order of configurations on four ranks. */
+/** Measures the order of configurations on four ranks. */
 function measureOrder(sharing: string): OrderDocument {
   const program = [
     ...[
@@ -60,7 +60,7 @@ function measureOrder(sharing: string): OrderDocument {
       ...program,
     ]
     : program;
-  // Compiled once, not by four processes at the same time.
+  // Compiled once, instead of by four processes at the same time.
   spawnSync(program[0]!, [program[1]!, program[2]!, "none"]);
   const { stdout, stderr, status } = spawnSync(command!, args, {
     encoding: "utf8",
@@ -74,7 +74,7 @@ function measureOrder(sharing: string): OrderDocument {
   };
 }
 
-/** Print an order. */
+/** Prints an order. */
 async function showOrder(
   name: string,
   { where, measured }: OrderDocument,
@@ -100,7 +100,7 @@ async function showOrder(
   }
 }
 
-/** Print what was recorded of steps and exchanges. */
+/** Prints the recorded steps and exchanges. */
 async function showRecorded(): Promise<void> {
   const replayed = await replay(flags.file);
   for (const { what, name, then, now } of replayed) {

@@ -1,4 +1,4 @@
-/** Results that are kept: a JSON file, a table and a plot of one program's figures, in bench/results/. */
+/** Saved results: a JSON file, a table and a plot per program, in bench/results/. */
 
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
@@ -14,48 +14,50 @@ export interface Timing {
   readonly runs: number;
 }
 
-/** One piece of work, and how long each side took for it in interleaved runs. */
+/** One piece of work, and the time of each side in interleaved runs. */
 export interface Work {
   readonly work: string;
-  /** What the work amounts to, in units whose rate is printed: `multiply-adds times two`, tokens. */
+  /** The amount of work, in the units of the printed rate: `multiply-adds times two`, tokens. */
   readonly amount: number;
   readonly unit: "GFLOP/s" | "GB/s" | "tokens/s";
   readonly sides: { readonly [side: string]: Timing };
-  /** How far results of a side are from ours, as a part of the greatest value. */
+  /** Difference of each side's results from this project's, relative to the largest value. */
   readonly difference?: { readonly [side: string]: number };
-  /** Sides that cannot do this work, and why. */
+  /** Sides that cannot do this work, with reasons. */
   readonly absent?: { readonly [side: string]: string };
 }
 
-/** What a program measured. */
+/** The measurements of a program. */
 export interface Result {
   readonly program: string;
   readonly machine: string;
   readonly adapter: string;
-  /** Flags that it was measured with, besides `--out`. Default: none. */
+  /** Flags of the measurement besides `--out`. Default: none. */
   readonly flags?: readonly string[];
   readonly versions?: { readonly [name: string]: string };
   readonly works: readonly Work[];
-  /** What else was measured. */
+  /** Other measurements. */
   readonly notes?: readonly string[];
-  /** Ratios that do not depend on how fast the machine is; more is better. `npm run bench -- --check` compares them. */
+  /**
+   * Ratios that do not depend on the speed of the machine; larger is better. `npm run bench -- --check` compares them.
+   */
   readonly ratios: { readonly [name: string]: number };
 }
 
-/** The side that is this project. */
+/** The side of this project. */
 export const OURS = "switchyard";
 
-/** The results that are kept of a program. */
+/** Returns the path of a program's saved results. */
 export function keptPath(program: string): string {
   return fileURLToPath(new URL(`results/${program}.json`, import.meta.url));
 }
 
-/** The results in a file. */
+/** Reads the results in a file. */
 export function readResult(file: string): Result {
   return JSON.parse(readFileSync(file, "utf8")) as Result;
 }
 
-/** A timing of a number of runs. */
+/** Summarizes the times of several runs. */
 export function timingOf(times: readonly number[]): Timing {
   return {
     median: round(median(times)),
@@ -65,7 +67,7 @@ export function timingOf(times: readonly number[]): Timing {
   };
 }
 
-/** How many times as fast one is as another whose runs were interleaved with its own: the median over pairs. */
+/** Returns the speed ratio of two interleaved sides: the median over pairs. */
 export function speedOf(
   ours: readonly number[],
   theirs: readonly number[],
@@ -73,13 +75,13 @@ export function speedOf(
   return round(median(ours.map((ms, i) => theirs[i]! / ms)));
 }
 
-/** Units of work in a second: `17.1 GFLOP/s`. */
+/** Formats a rate per second: `17.1 GFLOP/s`. */
 function rateOf(work: Work, ms: number): string {
   const { unit } = work;
   return `${rateIn(work, ms).toFixed(unit === "tokens/s" ? 0 : 1)} ${unit}`;
 }
 
-/** Print a result, and keep it where a file is given: that file, and a table and a plot beside it. */
+/** Prints a result. If a file is given, saves it with a table and a plot next to it. */
 export function report(
   measured: Omit<Result, "machine">,
   file: string | undefined,
@@ -93,7 +95,7 @@ export function report(
   writeFileSync(besides(file, "svg"), barsSvg(result));
 }
 
-/** Keep a document, and a table beside it. */
+/** Saves a document, and a table next to it. */
 export function writeResult(
   file: string,
   document: object,
@@ -103,7 +105,7 @@ export function writeResult(
   writeFileSync(besides(file, "md"), table);
 }
 
-/** Keep a document alone. */
+/** Saves only a document. */
 export function writeDocument(file: string, document: object): void {
   mkdirSync(dirname(file), { recursive: true });
   writeFileSync(file, JSON.stringify(document, null, 2) + "\n");
@@ -156,7 +158,7 @@ function tableOf(result: Result): string {
   return lines.join("\n") + "\n";
 }
 
-/** The name of the ratio of our speed to a side's. */
+/** Returns the name of the ratio between this project's speed and a side's. */
 export function ratioName({ work }: Pick<Work, "work">, side: string): string {
   return `${work}: against ${side}`;
 }

@@ -1,20 +1,20 @@
-/** What an adapter can do at most: copies and chains of multiply-adds, written by hand. */
+/** The limits of an adapter: hand-written copies and chains of multiply-adds. */
 
 import type { Device } from "../runtime/mod.ts";
 import type { Kernel } from "../spec/kernel/tree.ts";
 import { interleaved, median } from "./measure.ts";
 
-/** Elements that are copied: more than caches hold. */
+/** Copied elements: more than caches hold. */
 const WORDS = 1 << 24;
 
-/** Invocations, and turns of their loops with 16 chains of four multiply-adds each. */
+/** Invocations, and iterations of their loops with 16 chains of four multiply-adds each. */
 const LANES = 64, GROUPS = 512, TURNS = 256, CHAINS = 16;
 
-/** The roof of an adapter. */
+/** The roofline of an adapter. */
 export interface Roof {
-  /** Bytes read and written in a second, at most. */
+  /** Maximum bytes read and written per second. */
   readonly bandwidth: number;
-  /** Multiply-adds in a second, at most. */
+  /** Maximum multiply-adds per second. */
   readonly multiplyAdds: number;
 }
 
@@ -49,7 +49,7 @@ function each(line: (i: number) => string): string {
   return Array.from({ length: CHAINS }, (_, i) => line(i)).join("\n  ");
 }
 
-/** Measure the roof of a device: the best of interleaved runs. */
+/** Measures the roofline of a device: the best of interleaved runs. */
 export async function measureRoof(
   device: Device,
   repetitions: number,

@@ -1,7 +1,8 @@
 /**
- * What each kernel reaches of what the adapter can do: multiply-adds and bytes are read off the kernels' trees, times are
- * the adapter's own. The expert FFN of 512 tokens, prefill of 256 tokens and a decode step of 4 sequences of the bundled
- * checkpoint. `--adapter NUMBER` (default 0), `--runs N`, `--out FILE`.
+ * The fraction of the adapter's roofline that each kernel reaches. Multiply-adds and bytes are counted in the kernels'
+ * trees; times are measured by the adapter. The works are the expert FFN of 512 tokens, and of the bundled checkpoint
+ * prefill of 256 tokens and a decode step of 4 sequences. Flags: `--adapter NUMBER` (default 0), `--runs N`, `--out
+ * FILE`.
  */
 
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -41,24 +42,24 @@ const { values: flags } = parseArgs({
 });
 const runs = Number(flags.runs);
 
-/** What the launches of a kernel do in one step. */
+/** The work of a kernel's launches in one step. */
 interface KernelWork {
   launches: number;
   multiplyAdds: number;
-  /** Of each binding, no more than its buffer has. */
+  /** For each binding, at most the size of its buffer. */
   bytes: number;
 }
 
-/** A kernel in a step, measured. */
+/** A measured kernel in a step. */
 interface Reached extends KernelWork {
   readonly kernel: string;
   readonly ms: number;
-  /** Of the time that the roof allows. */
+  /** Fraction of the roofline. */
   readonly fraction: number;
   readonly bound: "multiply-adds" | "bytes";
 }
 
-/** A step that is looked at. */
+/** A measured step. */
 interface Work {
   readonly name: string;
   readonly target: Target;

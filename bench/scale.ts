@@ -1,6 +1,7 @@
 /**
- * What a plan for many ranks costs: DeepSeek-V3 as it is published (61 layers, 256 experts), from the model to a plan that
- * is compiled, verified, written, read and printed. CPU seconds of each phase; the file's bytes and the text's lines.
+ * The cost of a plan for many ranks: the published DeepSeek-V3 (61 layers, 256 experts), from the model to a plan that
+ * is compiled, verified, written, read and printed. Prints the CPU seconds of each phase, the file's bytes and the
+ * text's lines.
  *
  *     npm run -s bench -- scale [--layers N] [--max-tokens N] [MESH …]     MESH: ep=8 or dp=64,ep=64
  */
@@ -17,7 +18,7 @@ import { machine } from "./measure.ts";
 
 const MESHES = ["ep=1", "ep=8", "ep=256", "dp=64,ep=64", "ep=1024"];
 
-/** Devices with memory enough for any share of the model. */
+/** Devices with enough memory for any part of the model. */
 const LIMITS = {
   maxBufferSize: 2 ** 46,
   maxStorageBufferBindingSize: 2 ** 46,
@@ -39,7 +40,7 @@ const config = {
 };
 const published = publishedModel(config);
 
-/** `dp=64,ep=64` as compile takes it. */
+/** Parses a mesh such as `dp=64,ep=64`. */
 function meshOf(text: string): { [axis: string]: number } {
   return Object.fromEntries(
     text.split(",").map((pair) => {
@@ -49,20 +50,20 @@ function meshOf(text: string): { [axis: string]: number } {
   );
 }
 
-/** CPU seconds of this process. */
+/** Returns the CPU seconds of this process. */
 function seconds(): number {
   const { user, system } = process.cpuUsage();
   return (user + system) / 1e6;
 }
 
-/** What `work` gives, and the CPU seconds that it took. */
+/** Returns the result of `work` and its CPU seconds. */
 async function timed<T>(work: () => T | Promise<T>): Promise<[T, string]> {
   const start = seconds();
   const result = await work();
   return [result, `${(seconds() - start).toFixed(2)} s`];
 }
 
-// Loading the TypeScript compiler is not part of the figures, and the language loads it only when it first needs it.
+// Loads the TypeScript compiler, which the language loads on first use. It is not part of the figures.
 await import("@ts-morph/common");
 console.log(machine());
 for (const mesh of positionals.length > 0 ? positionals : MESHES) {

@@ -1,8 +1,8 @@
 /**
- * What grows with what: the cost per token of the expert layer from 256 to 4096 tokens, and compiling and loading a
- * decoder of 8 to 64 layers on four ranks. `--adapter cpu|NUMBER` (default: auto), `--runs N`.
+ * Scaling: the cost per token of the expert layer from 256 to 4096 tokens, and compiling and loading a decoder of 8 to
+ * 64 layers on four ranks. Flags: `--adapter cpu|NUMBER` (default: auto), `--runs N`.
  *
- * Times are those of the process on all cores as well as on the clock: other work on the machine disturbs the former less.
+ * Times are wall-clock times and times of the process on all cores. Other work on the machine affects the latter less.
  */
 
 import { readFileSync } from "node:fs";
@@ -17,7 +17,7 @@ import { workFlags } from "./work.ts";
 
 const { adapter, repetitions } = workFlags("auto");
 
-/** A piece of work on the clock and on all cores, in ms. */
+/** Wall-clock time and time of all cores of a piece of work, in ms. */
 interface Cost {
   readonly clock: number;
   readonly cores: number;
@@ -37,7 +37,7 @@ function medians(costs: readonly Cost[]): Cost {
   };
 }
 
-/** `1.00 1.02 …`: each in terms of the first. */
+/** Formats values relative to the first: `1.00 1.02 …`. */
 function ratios(values: readonly number[]): string {
   return values.map((value) => (value / values[0]!).toFixed(2)).join(" ");
 }
@@ -86,7 +86,7 @@ async function perToken(): Promise<void> {
   for (const bench of benches) await bench.close();
 }
 
-/** The bundled checkpoint's decoder with other layers; weights are random. */
+/** Builds the bundled checkpoint's decoder with another number of layers and random weights. */
 function decoderOf(layers: number): Model {
   const file = new URL("../examples/demo-lm/config.json", import.meta.url);
   const config = JSON.parse(readFileSync(file, "utf8")) as object;
@@ -99,7 +99,7 @@ function decoderOf(layers: number): Model {
 }
 
 async function perLayer(): Promise<void> {
-  // Loading the TypeScript compiler is not part of the figure.
+  // Loads the TypeScript compiler, which is not part of the figure.
   await import("@ts-morph/common");
   const options = { mesh: { ep: 4 } };
   await compile(decoderOf(2), options);

@@ -1,9 +1,9 @@
 /**
- * Prompts of mixed lengths whose sequences end at different times, against the same number of tokens in batches that are
- * full from beginning to end: tokens/s of the small Mixtral of `bench peers`, interleaved, by CPU time and by the clock. Says
- * how much of the states live tokens need, and compares sequences with what they are alone.
- * `--prompts N`, `--slots N`, `--tokens N` (of a step), `--runs N`, `--alone N` (sequences that are compared), `--pages NxM`
- * (pages and positions of each; default: as `generate` has them), `--adapter native|cpu`, `--out FILE`.
+ * Prompts of mixed lengths whose sequences end at different times, against the same number of tokens in batches that
+ * are always full. Prints tokens/s of the small Mixtral of `bench peers`, interleaved, by CPU time and wall-clock time,
+ * and the fraction of the states that live tokens use. It also compares sequences with the same sequences run alone.
+ * Flags: `--prompts N`, `--slots N`, `--tokens N` (per step), `--runs N`, `--alone N` (number of compared sequences),
+ * `--pages NxM` (pages and positions per page; default: as in `generate`), `--adapter native|cpu`, `--out FILE`.
  */
 
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -37,13 +37,13 @@ const [prompts, slots, tokens, runs, alone] = [
   ...[options.runs, options.alone],
 ].map(Number) as [number, number, number, number, number];
 
-/** A sequence: its prompt, and how many tokens follow. */
+/** A sequence: its prompt, and the number of new tokens. */
 interface Sequence {
   readonly prompt: readonly number[];
   readonly length: number;
 }
 
-/** Most tokens of a prompt, and new ones. */
+/** Maximum prompt tokens and new tokens. */
 const [PROMPT, NEW] = [96, 48];
 
 let seed = 1;
@@ -57,7 +57,7 @@ function sequenceOf(prompt: number, length: number): Sequence {
   return { prompt: Array.from({ length: prompt }, id), length };
 }
 
-// Short ones are the most frequent: the product of two uniform numbers.
+// The product of two uniform numbers makes short lengths the most frequent.
 const mixed = Array.from({ length: prompts }, () =>
   sequenceOf(
     1 + Math.floor(random(PROMPT) * random(1000) / 1000),
@@ -83,7 +83,7 @@ const { plan, session, close } = await openOurs(target, {
     tokens,
     sequences: slots,
     context: PROMPT + NEW,
-    // How many tokens follow is known at the end only.
+    // The number of new tokens is known only at the end.
     lengths: mixed.map(({ prompt }) => prompt.length + NEW),
   },
   next: {},
@@ -96,7 +96,7 @@ const { plan, session, close } = await openOurs(target, {
 });
 const decoder = new Decoder(session, decoderShape(plan)!);
 
-/** Of each step of mixed prompts: positions of pages in use, and those that live sequences have tokens at. */
+/** For each step of mixed prompts: positions of used pages, and positions of live tokens. */
 const steps: { taken: number; live: number }[] = [];
 const { pages } = decoder;
 const next = decoder.next.bind(decoder);
@@ -108,7 +108,7 @@ decoder.next = (packed, rows) => {
   return made;
 };
 
-/** What was made, and tokens a second by the clock and by CPU time. */
+/** Generates sequences. Returns the tokens, and tokens per second by wall-clock time and by CPU time. */
 async function run(sequences: readonly Sequence[]) {
   const made: number[][] = sequences.map(() => []);
   const [before, began] = [process.cpuUsage(), performance.now()];
@@ -146,7 +146,7 @@ let fed = 0;
 let used: typeof steps = [];
 for (let round = 0; round <= runs; round++) {
   for (const [name, of] of [["mixed", mixed], ["full", full]] as const) {
-    // The first run warms up.
+    // The first run is a warm-up.
     steps.length = 0;
     const { made, prefillTokens, ...rate } = await run(
       round === 0 ? of.slice(0, slots) : of,
@@ -170,7 +170,7 @@ for (let i = 0; i < alone; i++) {
 await close();
 rmSync(folder, { recursive: true });
 
-/** Without the beginning, where places fill, and the end, where no prompts wait. */
+/** Excludes the beginning, when the batch fills up, and the end, when no prompts wait. */
 const busy = used.slice(
   Math.floor(used.length / 10),
   Math.ceil(used.length * 9 / 10),
@@ -206,7 +206,7 @@ const result = {
         "pages against what live tokens need": round2(
           median(busy.map(({ taken, live }) => taken / live)),
         ),
-        // Those that are given back are taken first: no more of the states is ever written, nor resident.
+        // Released pages are reused first, so no other part of the states is ever written or resident.
         "pages ever used against what live tokens need at the fullest step":
           round2(Math.max(...used.map(({ taken }) => taken)) / live.at(-1)!),
         "all pages against that": round2(pool.positions / live.at(-1)!),

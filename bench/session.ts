@@ -1,4 +1,4 @@
-/** Plans on devices for the benchmarks: random or given weights, and a count of the time spent waiting. */
+/** Plans on devices for the benchmarks: random or given weights, and a measurement of waiting time. */
 
 import { availableParallelism } from "node:os";
 import { compile, type CompileOptions, type Model } from "../compiler/mod.ts";
@@ -16,19 +16,19 @@ import {
 import { sourceNames } from "../spec/axis_parts.ts";
 import type { Plan } from "../spec/plan/plan.ts";
 
-/** A loaded plan, its devices, and how long the host has waited for them. */
+/** A loaded plan, its devices, and the time that the host has waited for them. */
 export interface Bench {
   readonly plan: Plan;
   readonly session: Session;
-  /** Resolves when the devices have nothing left to do. */
+  /** Resolves when the devices are idle. */
   idle(): Promise<void>;
-  /** Milliseconds spent waiting for the devices since the last call. */
+  /** Returns the milliseconds of waiting for the devices since the last call. */
   takeWaiting(): number;
-  /** Close the session and its devices. */
+  /** Closes the session and its devices. */
   close(): Promise<void>;
 }
 
-/** How a benchmark is loaded. */
+/** Options for loading a benchmark. */
 export interface LoadOptions extends CompileOptions {
   readonly adapter: AdapterChoice;
   /** Default: random weights. */
@@ -36,7 +36,7 @@ export interface LoadOptions extends CompileOptions {
   readonly files?: readonly FileSource[];
 }
 
-/** Compile a model, open its devices and load weights. */
+/** Compiles a model, opens its devices and loads weights. */
 export async function load(model: Model, options: LoadOptions): Promise<Bench> {
   const { adapter, files, ...compileOptions } = options;
   const selected = await selectDevices({
@@ -49,7 +49,7 @@ export async function load(model: Model, options: LoadOptions): Promise<Bench> {
     limits: selected.limits,
     tuning: options.tuning ?? TUNING[computerOf(selected)],
   });
-  // Reads overlap: what counts is the time in which at least one is waited for.
+  // Reads overlap. Counts the time in which at least one read is waited for.
   let waited = 0;
   let waiting = 0;
   let since = 0;
@@ -88,7 +88,7 @@ export async function load(model: Model, options: LoadOptions): Promise<Bench> {
   };
 }
 
-/** The same device; `wait` sees every promise that depends on the device's progress. */
+/** Wraps a device. `wait` receives every promise that depends on the device's progress. */
 function countWaiting(
   device: Device,
   wait: <T>(promise: Promise<T>) => Promise<T>,
@@ -123,7 +123,7 @@ function countWaiting(
   };
 }
 
-/** Repeatable numbers from -1 to 1 (mulberry32). */
+/** Returns reproducible numbers from -1 to 1 (mulberry32). */
 export function randomValues(length: number, seed = 1): Float32Array {
   let state = seed;
   return Float32Array.from({ length }, () => {
@@ -134,7 +134,7 @@ export function randomValues(length: number, seed = 1): Float32Array {
   });
 }
 
-/** A safetensors file in memory with random values for every weight of a plan. */
+/** Returns a safetensors file in memory with random values for every weight of a plan. */
 export function randomWeights(plan: Plan): FileSource {
   const tensors: { [name: string]: HostTensor } = {};
   for (const weight of plan.weights) {

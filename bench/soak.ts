@@ -1,7 +1,7 @@
 /**
- * Everything that may go wrong with a rank, again and again, for every MPI that is installed: does the job end in time,
- * with the right message and exit code, and is nothing left? `--runs N` (of each fault; default 20), `--only TEXT` (faults
- * whose names have it), `--out FILE` (default `bench/results/soak.json`).
+ * Injects every kind of rank failure repeatedly, for every installed MPI. Checks that the job ends in time, with the
+ * right message and exit code, and leaves nothing behind. Flags: `--runs N` (of each fault; default 20), `--only TEXT`
+ * (faults with TEXT in their names), `--out FILE` (default `bench/results/soak.json`).
  */
 
 import { mkdtempSync, readdirSync, rmSync } from "node:fs";
@@ -32,15 +32,15 @@ interface Row {
   readonly fault: string;
   readonly runs: number;
   readonly passed: number;
-  /** From the fault to the end of `launch`, where the moment of the fault is known. */
+  /** Time from the fault to the end of `launch`, if the time of the fault is known. */
   readonly seconds?: { readonly median: number; readonly most: number };
   readonly problems: readonly string[];
 }
 
-/** From a fault to the end of the job, besides what ranks wait for the one at fault. */
+/** Maximum seconds from a fault to the end of the job, besides the waiting time of ranks for the failed one. */
 const MOST_SECONDS = 10;
 
-/** What is in shared memory. */
+/** Returns the files in shared memory. */
 function sharedMemory(): Set<string> {
   return new Set(readdirSync("/dev/shm"));
 }

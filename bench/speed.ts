@@ -1,6 +1,7 @@
 /**
- * How fast it computes: the grouped expert FFN, prefill and decode of the bundled checkpoint, the host's share of a
- * decode step, and what ep=4 costs against ep=1 on one adapter. `--adapter cpu|native|NUMBER` (default: auto), `--runs N`.
+ * Speed of computation: the grouped expert FFN, prefill and decode of the bundled checkpoint, the host's fraction of a
+ * decode step, and the cost of ep=4 relative to ep=1 on one adapter. Flags: `--adapter cpu|native|NUMBER` (default:
+ * auto), `--runs N`.
  */
 
 import { describe, interleaved, machine, median } from "./measure.ts";

@@ -1,6 +1,6 @@
 /**
- * CPU seconds that short commands take, whole processes, and that `check --watch` takes for a change. `--program FILE`
- * measures an installed `bin/switchyard.mjs`, `--out FILE` keeps the figures. Linux only.
+ * CPU seconds of short commands as complete processes, and of `check --watch` per change. `--program FILE` measures an
+ * installed `bin/switchyard.mjs`; `--out FILE` saves the figures. Linux only.
  */
 
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
@@ -32,7 +32,7 @@ const { values: flags } = parseArgs({
   },
 });
 
-/** Processor seconds of a process: its own, or those of its children that have ended. */
+/** Returns the CPU seconds of a process, or of its ended children. */
 function cpuSeconds(pid: number | "self", of: "own" | "children"): number {
   const text = readFileSync(`/proc/${pid}/stat`, "utf8");
   const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
@@ -40,7 +40,7 @@ function cpuSeconds(pid: number | "self", of: "own" | "children"): number {
   return (Number(fields[first]) + Number(fields[first + 1])) / 100;
 }
 
-/** CPU seconds of one process of the program. */
+/** Returns the CPU seconds of one process of the program. */
 function secondsOf(argv: readonly string[]): number {
   const before = cpuSeconds("self", "children");
   const { status, stderr } = spawnSync(
@@ -52,7 +52,7 @@ function secondsOf(argv: readonly string[]): number {
   return cpuSeconds("self", "children") - before;
 }
 
-/** CPU seconds of each of several changes of a file that is watched, half of them mistakes. */
+/** Returns the CPU seconds of several changes of a watched file. Half of them are errors. */
 async function secondsOfChanges(file: string): Promise<number[]> {
   const text = readFileSync(file, "utf8");
   const child: ChildProcess = spawn(
@@ -65,7 +65,7 @@ async function secondsOfChanges(file: string): Promise<number[]> {
   for await (const _line of createInterface({ input: child.stdout! })) {
     if (before > 0) seconds.push(cpuSeconds(child.pid!, "own") - before);
     if (seconds.length === REPETITIONS) break;
-    // What was put off until nothing else is to be done is no part of the next change.
+    // Waits for deferred work, which is not part of the next change.
     await setTimeout(1000);
     before = cpuSeconds(child.pid!, "own");
     const change = seconds.length % 2 === 0

@@ -1,6 +1,6 @@
 /**
- * Training: what a step costs against PyTorch on the CPU, the share of exchanges in a step for ep=1, 2, 4 and 8, and memory
- * against what the plan says. `--adapter cpu|NUMBER` (default: cpu), `--runs N`.
+ * Training: the cost of a step relative to PyTorch on the CPU, the fraction of exchanges in a step for ep=1, 2, 4 and
+ * 8, and memory relative to the plan. Flags: `--adapter cpu|NUMBER` (default: cpu), `--runs N`.
  */
 
 import { readFileSync } from "node:fs";
@@ -77,7 +77,7 @@ async function againstPyTorch(): Promise<void> {
   await ours.close();
 }
 
-/** Steps of a plan that move something between ranks. */
+/** Steps of a plan that exchange data between ranks. */
 const EXCHANGES = ["allToAll", "allGather", "wait"];
 
 async function shareOfExchange(ep: number): Promise<void> {
@@ -107,7 +107,7 @@ async function shareOfExchange(ep: number): Promise<void> {
   await traced.close();
 }
 
-/** What a plan says of the memory of ranks, and what they took. */
+/** Prints the planned and the measured memory of ranks. */
 async function memory(
   name: string,
   place: Partial<Parameters<typeof loadTraining>[1]>,

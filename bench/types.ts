@@ -1,4 +1,4 @@
-/** What type checking costs: instantiations and seconds of tsc for a model of 60 layers, written out. */
+/** The cost of type checking: instantiations and seconds of tsc for a written-out model of 60 layers. */
 
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -12,7 +12,7 @@ const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const LAYERS = 60;
 const REPETITIONS = 3;
 
-/** Figures that tsc prints about one run over a file. */
+/** Returns the figures that tsc prints about one run over a file. */
 function diagnostics(file: string): { [name: string]: number } {
   const output = execFileSync(process.execPath, [
     join(ROOT, "node_modules/typescript/bin/tsc"),

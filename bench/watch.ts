@@ -1,7 +1,7 @@
 /**
- * What it costs a training to be followed: 200 steps of `examples/train/next_byte.ts` plain, with `--watch`, and with
- * `--watch` and its page open in Chromium, interleaved; and how much memory the process and the page hold at steps 20 and
- * 200. `--rounds N` (default 9), `--out FILE` (default `bench/results/watch.json`).
+ * The cost of watching a training: 200 steps of `examples/train/next_byte.ts` plain, with `--watch`, and with `--watch` and
+ * its page open in Chromium, interleaved. Also measures the memory of the process and the page at steps 20 and 200. Flags:
+ * `--rounds N` (default 9), `--out FILE` (default `bench/results/watch.json`).
  */
 
 import { fork } from "node:child_process";
@@ -23,19 +23,19 @@ import { timingOf, writeDocument } from "./results.ts";
 
 const STEPS = 200;
 
-/** Steps after which memory is measured; the process waits there until it is. */
+/** Steps after which memory is measured. The process waits for the measurement. */
 const MEASURED = [20, STEPS];
 
 const SIDES = ["plain", "watched", "page"] as const;
 type Side = typeof SIDES[number];
 
-/** What the process of a training says. */
+/** A message from the process of a training. */
 type Said =
   | { readonly address: string }
   | { readonly step: number; readonly heap: number }
   | { readonly times: readonly number[]; readonly cpuMs: number };
 
-/** Bytes of live objects, after a step. */
+/** Bytes of live objects after a step. */
 interface Held {
   readonly step: number;
   readonly process: number;
@@ -47,12 +47,12 @@ interface Held {
 interface Run {
   /** Milliseconds of a step, the median. */
   readonly ms: number;
-  /** Milliseconds of all cores that the process took for a step, the mean. */
+  /** Core milliseconds of the process per step, the mean. */
   readonly cpuMs: number;
   readonly held: readonly Held[];
 }
 
-/** The training, in a process of its own. */
+/** Runs the training in a separate process. */
 async function train(argv: readonly string[]): Promise<void> {
   setFlagsFromString("--expose-gc");
   const collect = runInNewContext("gc") as () => void;
@@ -88,7 +88,7 @@ async function train(argv: readonly string[]): Promise<void> {
       `Cannot train: exit code ${code} after ${times.length} steps.`,
     );
   }
-  // Before the first measurement code is still compiled.
+  // Code is still being compiled before the first measurement.
   const timed = times.slice(MEASURED[0]);
   say({ times: timed, cpuMs: used / timed.length });
   process.disconnect();
@@ -123,7 +123,7 @@ async function run(side: Side, browser: Browser): Promise<Run> {
     } else if ("times" in said) ({ times, cpuMs } = said);
     else {
       const { step, heap } = said;
-      // The page has drawn this step.
+      // Waits until the page has drawn this step.
       await page?.locator(".facts dd", { hasText: RegExp(`^${step}$`) })
         .waitFor();
       if (MEASURED.includes(step)) {
@@ -190,7 +190,7 @@ async function measure(): Promise<void> {
   });
 }
 
-/** Milliseconds of a step, and as a part of those of the plain trainings. */
+/** Formats milliseconds per step, absolute and relative to the plain trainings. */
 function compared(
   runs: { readonly [S in Side]: readonly Run[] },
   side: Side,

@@ -1,14 +1,14 @@
 /**
- * Matrix products written by hand in WGSL, with no regard to the order of sums: what the compiler's kernels are measured
- * against. [m, k] times [k, n].
+ * Hand-written WGSL matrix products without a fixed order of sums, as a reference for the compiler's kernels. [m, k]
+ * times [k, n].
  */
 
-/** A variant. Each invocation holds `rows` x `columns` results; `lanes` make a workgroup. */
+/** A variant. Each invocation computes `rows` x `columns` results; a workgroup has `lanes` invocations. */
 export interface HandWritten {
   readonly rows: number;
   readonly columns: number;
   readonly lanes: number;
-  /** `vec4`: four columns in a load. `broadcast`: invocations of a subgroup load the left operand for each other. */
+  /** `vec4`: a load reads four columns. `broadcast`: invocations of a subgroup load the left operand for each other. */
   readonly loads: "scalar" | "vec4" | "broadcast";
 }
 
@@ -19,7 +19,7 @@ export interface ProductSizes {
   readonly n: number;
 }
 
-/** The variants that are tried. */
+/** The measured variants. */
 export const HAND_WRITTEN: readonly HandWritten[] = [
   { rows: 4, columns: 4, lanes: 32, loads: "scalar" },
   { rows: 8, columns: 4, lanes: 32, loads: "scalar" },
@@ -30,15 +30,15 @@ export const HAND_WRITTEN: readonly HandWritten[] = [
   { rows: 8, columns: 4, lanes: 32, loads: "broadcast" },
 ];
 
-/** Indices that one load of a subgroup brings: its least size here. */
+/** Number of indices per load of a subgroup: its minimum size here. */
 const SUBGROUP = 8;
 
-/** `8x4 lanes 32, broadcast`. */
+/** Formats a variant: `8x4 lanes 32, broadcast`. */
 export function variantName(o: HandWritten): string {
   return `${o.rows}x${o.columns} lanes ${o.lanes}, ${o.loads}`;
 }
 
-/** Workgroups of a product. */
+/** Returns the workgroups of a product. */
 export function handWrittenGrid(
   { rows, columns, lanes }: HandWritten,
   { m, n }: ProductSizes,
@@ -46,7 +46,7 @@ export function handWrittenGrid(
   return [m / rows, n / (columns * lanes), 1];
 }
 
-/** The program: bindings `x`, `w` and `y`, in this order. */
+/** Returns the program. Its bindings are `x`, `w` and `y`, in this order. */
 export function handWrittenMatmul(o: HandWritten, sizes: ProductSizes): string {
   const { rows, columns, lanes } = o;
   const { k, n } = sizes;

@@ -1,4 +1,4 @@
-/** The pieces of work that benchmarks time: the expert FFN, and prefill and decode of the bundled checkpoint. */
+/** The works of the benchmarks: the expert FFN, and prefill and decode of the bundled checkpoint. */
 
 import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
@@ -14,13 +14,13 @@ import {
 import { expertLayer } from "./models.ts";
 import { type Bench, load, randomValues } from "./session.ts";
 
-/** Where a piece of work runs. */
+/** The device and mesh of a work. */
 export interface Place {
   readonly adapter: AdapterChoice;
   readonly mesh: { readonly [axis: string]: number };
 }
 
-/** What `--adapter` (without it, `fallback`) and `--runs` (without it, 9) ask for. */
+/** Parses `--adapter` (default: `fallback`) and `--runs` (default: 9). */
 export function workFlags(
   fallback: string,
 ): { adapter: AdapterChoice; repetitions: number } {
@@ -41,12 +41,12 @@ export function workFlags(
 /** Tokens of the expert FFN, and its multiply-adds times two: 8 experts, top-2, 512 to 1024 and back, gated. */
 export const FFN = { tokens: 512, flops: 512 * 2 * 3 * 2 * 512 * 1024 };
 
-/** The expert FFN, loaded with random weights. */
+/** Loads the expert FFN with random weights. */
 export async function loadFfn(place: Place): Promise<Bench> {
   return await load(expertLayer(FFN.tokens), place);
 }
 
-/** One pass of the expert FFN. */
+/** Runs the expert FFN once. */
 export function ffnOnce({ session, idle }: Bench): () => Promise<void> {
   const x = {
     dtype: "f32",
@@ -59,13 +59,13 @@ export function ffnOnce({ session, idle }: Bench): () => Promise<void> {
   };
 }
 
-/** The sequences that prefill and decode work on. */
+/** The sequences of prefill and decode. */
 export const PROMPT = { sequences: 4, length: 64, position: 0 };
 
-/** Decode steps in one measured piece of work, so that a step is not lost in the noise. */
+/** Decode steps per measurement, which reduces the noise. */
 export const STEPS = 16;
 
-/** The bundled checkpoint's model and weights. Without `next`, it has logits. */
+/** Returns the bundled checkpoint's model and weights. Without `next`, the model returns logits. */
 export async function demoModel(
   next?: { readonly candidates: number },
 ): Promise<{
@@ -92,13 +92,13 @@ export async function demoModel(
   return { model, weights, files: [file] };
 }
 
-/** The bundled checkpoint. */
+/** Loads the bundled checkpoint. */
 export async function loadDemo(place: Place): Promise<Bench> {
   const { model, ...rest } = await demoModel({ candidates: 1 });
   return await load(model, { ...place, ...rest });
 }
 
-/** Packed inputs: `length` tokens of each of `sequences` sequences, from `position` on. */
+/** Returns packed inputs: `length` tokens of each of `sequences` sequences, starting at `position`. */
 export function packed(
   what: typeof PROMPT,
 ): { [name: string]: HostTensor } {
@@ -111,7 +111,7 @@ export function packed(
   };
 }
 
-/** The same, with the rows of the last tokens. */
+/** Returns packed inputs with the rows of the last tokens. */
 export function packedForNext(
   what: typeof PROMPT,
 ): { [name: string]: HostTensor } {
@@ -128,10 +128,10 @@ function integers(length: number, of: (i: number) => number): HostTensor {
   };
 }
 
-/** What a step reads back. */
+/** The outputs that a step reads. */
 const CHOSEN = ["candidates.logits", "candidates.ids"];
 
-/** Every prompt from the start. */
+/** Processes all prompts from the start. */
 export function prefillOnce({ session }: Bench): () => Promise<void> {
   return async () => {
     session.reset();
@@ -139,7 +139,7 @@ export function prefillOnce({ session }: Bench): () => Promise<void> {
   };
 }
 
-/** `STEPS` steps of one token for every sequence; the host's share of the time goes to `hostShare`. */
+/** Runs `STEPS` steps of one token per sequence. The host's fraction of the time is added to `hostShare`. */
 export function decodeSteps(
   { session, takeWaiting }: Bench,
   hostShare: number[] = [],

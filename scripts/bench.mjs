@@ -1,4 +1,4 @@
-/** `npm run -s bench -- NAME [flags]`: runs `bench/NAME.ts`; without a name, says which there are. */
+/** `npm run -s bench -- NAME [flags]`: runs `bench/NAME.ts`. Without a name, lists the programs. */
 
 import { spawnSync } from "node:child_process";
 import { readdirSync } from "node:fs";

@@ -1,7 +1,7 @@
 /**
- * Bundles what runs as few files, because a process takes most of its start to find and read each one: the program, the
- * page of `switchyard view`, `switchyard-moe/browser` and `switchyard-moe/editor`. `node scripts/bundle.mjs FOLDER` does it
- * by hand, for a package.
+ * Bundles programs into few files, because a process spends most of its start finding and reading files. The bundles
+ * are the program, the page of `switchyard view`, `switchyard-moe/browser` and `switchyard-moe/editor`. `node
+ * scripts/bundle.mjs FOLDER` creates them for a package.
  */
 
 import { mkdirSync, writeFileSync } from "node:fs";
@@ -14,9 +14,9 @@ import { VALIDATORS } from "./validators.mjs";
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 
 /**
- * Modules of the program, each with a file of its own; what they share is in `chunks`. Most are loaded by name. `models` has
- * a source map of its own, which every command reads whose model is one of them; printers
- * have files of their own, because what they printed is kept for as long as no file that they are made of changes.
+ * Modules of the program with one file each; shared code is in `chunks`. Most are loaded by name. `models` has a
+ * separate source map, which every command with a model from it reads. Printers have separate files, because their
+ * output is cached until one of these files changes.
  */
 const ENTRIES = [
   ...["cli/main.ts", "cli/start.ts", "cli/files.ts"],
@@ -26,7 +26,7 @@ const ENTRIES = [
   ...["runtime/cpu/print.ts", "runtime/native/print.ts"],
 ];
 
-/** What the package's names mean, as in tsconfig.json. */
+/** The modules of the package's names, as in tsconfig.json. */
 export const MODULES = {
   "switchyard-moe": "compiler/mod.ts",
   "switchyard-moe/models": "models/mod.ts",
@@ -36,13 +36,13 @@ export const MODULES = {
   "switchyard-moe/files": "cli/files.ts",
 };
 
-/** esbuild comes with tsx. */
+/** esbuild is a dependency of tsx. */
 export function loadEsbuild() {
   const { resolve } = createRequire(import.meta.url);
   return createRequire(resolve("tsx"))("esbuild");
 }
 
-/** How esbuild bundles programs. */
+/** esbuild options of programs. */
 export const PROGRAM = {
   absWorkingDir: ROOT,
   outbase: ROOT,
@@ -50,7 +50,7 @@ export const PROGRAM = {
   metafile: true,
   bundle: true,
   packages: "external",
-  // Built-in families import the package by its names, as those of users do.
+  // Built-in families import the package by its names, as user families do.
   alias: Object.fromEntries(
     Object.entries(MODULES).map(([name, file]) => [name, ROOT + file]),
   ),
@@ -61,14 +61,16 @@ export const PROGRAM = {
   format: "esm",
   platform: "node",
   target: "node20",
-  // Nodes of a graph have the names of the functions that are mapped.
+  // Nodes of a graph are named after the mapped functions.
   keepNames: true,
   sourcemap: "linked",
   sourcesContent: false,
   logLevel: "silent",
 };
 
-/** Bundles the program for a folder. Returns `outputFiles` to write, and `metafile`. Rejects with what is wrong with sources. */
+/**
+ * Bundles the program for a folder. Returns `outputFiles` to write, and `metafile`. Rejects with the errors in sources.
+ */
 export async function bundleProgram(folder) {
   return await loadEsbuild().build({
     ...PROGRAM,
@@ -92,7 +94,7 @@ const BROWSER = {
   plugins: [VALIDATORS],
 };
 
-/** As `bundleProgram`, of the page: one script and one style sheet. */
+/** Bundles the page, in the same way as `bundleProgram`: one script and one style sheet. */
 export async function bundlePage(folder) {
   return await loadEsbuild().build({
     ...BROWSER,
@@ -104,7 +106,10 @@ export async function bundlePage(folder) {
   });
 }
 
-/** As `bundleProgram`, of what pages import: one module. Rejects where it reaches a built-in module of Node. */
+/**
+ * Bundles the module that pages import, in the same way as `bundleProgram`. Rejects if it uses a built-in module of
+ * Node.
+ */
 export async function bundleBrowser(folder) {
   return await loadEsbuild().build({
     ...BROWSER,
@@ -115,7 +120,10 @@ export async function bundleBrowser(folder) {
   });
 }
 
-/** As `bundleProgram`, of the plugin of TypeScript's server, which loads plugins by `require`. */
+/**
+ * Bundles the plugin of TypeScript's server, in the same way as `bundleProgram`. The server loads plugins with
+ * `require`.
+ */
 export async function bundleEditor(folder) {
   return await loadEsbuild().build({
     ...PROGRAM,

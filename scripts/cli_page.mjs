@@ -1,6 +1,6 @@
 /**
- * The page docs/cli.md: every command with its arguments and options, made from the program itself. `npm run docs`
- * writes it; `test/docs.test.ts` compares.
+ * Generates docs/cli.md from the program: every command with its arguments and options. `npm run docs` writes it;
+ * `test/docs.test.ts` compares it.
  */
 
 import { writeFileSync } from "node:fs";
@@ -17,7 +17,7 @@ const INTRODUCTION =
 Exit codes: 0 success; 1 an error in the model, plan or data; 2 an error in the
 command line; 3 the machine cannot run it.`;
 
-/** A cell of a table: on one line, with nothing that ends it. */
+/** Formats a table cell: on one line, with escaped separators. */
 function cell(text) {
   return text.replaceAll("|", "\\|").replaceAll("<", "&lt;");
 }
@@ -31,7 +31,7 @@ function table(head, rows) {
   ].join("\n")];
 }
 
-/** The section of one command of commander. */
+/** Returns the section of one command. */
 function section(command) {
   const help = command.createHelp();
   const options = help.visibleOptions(command)
@@ -52,7 +52,7 @@ function section(command) {
   ].join("\n\n");
 }
 
-/** The text of docs/cli.md, of the program that `createProgram` returns. */
+/** Returns the text of docs/cli.md for the program from `createProgram`. */
 export function cliPage(program) {
   return [
     "# Command line",

@@ -1,13 +1,13 @@
 /**
- * Compiles the TypeScript of a clone into the folder `.compiled`, so that no process compiles at its start: the program
- * that `switchyard` runs is bundled, as for a package, in `.compiled/dist`; for tests, benchmarks and examples, which
- * import any module, there is one JavaScript file for each source. What is there is made again when a source has another
- * time of change.
+ * Compiles the TypeScript of a clone into the folder `.compiled`, so that processes start without compiling. The
+ * `switchyard` program is bundled in `.compiled/dist`, as for a package. Tests, benchmarks and examples import any
+ * module, so each source has one JavaScript file. A file is compiled again if the modification time of its source
+ * differs.
  *
- * What `check` reads of the package is in `.compiled/declared`, for as long as no source changes.
+ * The package declarations that `check` reads are in `.compiled/declared` until a source changes.
  *
- * `.compiled` has the same folders as the clone. Code of the package finds its place from there, as from `dist` in an
- * installed package; in tests, benchmarks and examples `import.meta` is that of the source, so that they find their
+ * `.compiled` has the folder structure of the clone. Package code finds its location from there, as from `dist` in an
+ * installed package. In tests, benchmarks and examples `import.meta` is that of the source, so that they find their
  * data.
  */
 
@@ -41,14 +41,14 @@ const COMPILED = join(ROOT, ".compiled");
 const DIST = join(COMPILED, "dist");
 /** The declarations of the public language, as in a package. */
 const DECLARED = join(COMPILED, "declared");
-/** What V8 made of it: see bin/code_cache.mjs. */
+/** V8's compiled code; see bin/code_cache.mjs. */
 const CODE = join(COMPILED, "code");
 /** The bundled programs that tests start, by their paths in the clone. */
 const STARTED = join(COMPILED, "started");
 
 /**
- * The library of tests: as one file it loads in a third of the time, which every file of tests takes. It leaves lines of
- * stacks out that are of a package.
+ * The test library. As a single file it loads in a third of the time, for each test file. It omits stack lines inside
+ * packages.
  */
 const TAP = join(COMPILED, "node_modules", "@tapjs");
 
@@ -57,19 +57,19 @@ export const LIBRARY = [
   ...["spec", "compiler", "runtime", "models", "engine", "view", "cli"],
 ];
 
-/** Folders of code that runs in a clone only. */
+/** Folders of code that runs only in a clone. */
 export const PROGRAMS = ["examples", "bench", "test"];
 
-/** Folders of sources that are data of tests or no part of this clone. */
+/** Folders of sources that are test data or not part of this clone. */
 const DATA = /^test.fixtures.|^test.references.|node_modules/;
 
-/** Files among the data that tests import. */
+/** Test data files that tests import. */
 const IMPORTED = [
   join("test", "fixtures", "source", "mathx.ts"),
   join("test", "fixtures", "types", "negative.ts"),
 ];
 
-/** Programs that tests start as processes of their own, and those that these start. */
+/** Programs that tests start as processes, and the programs that these start. */
 const STARTED_PROGRAMS = [
   "engine/untrusted/program.ts",
   ...["exchange", "memory", "run", "training"].map((name) =>
@@ -79,14 +79,14 @@ const STARTED_PROGRAMS = [
   "test/fuzz/fresh_runs.ts",
 ];
 
-/** The compiled file of a source, by its path in the clone. */
+/** Returns the compiled file of a source, by its path in the clone. */
 export function compiledFile(source) {
   return join(COMPILED, source.replace(/\.ts$/, ".js"));
 }
 
 /**
- * Compiles what has changed among folders of the clone and source files. Returns what is wrong with sources, by file;
- * such a file has nothing compiled.
+ * Compiles changed files among folders of the clone and source files. Returns the errors by source file; a file with
+ * errors has no compiled file.
  */
 export async function compile(paths) {
   forgetOtherVersions();
@@ -98,14 +98,14 @@ export async function compile(paths) {
   return await compileFiles(stale);
 }
 
-/** The bundled file of a module that is loaded by name, by its path in the clone. */
+/** Returns the bundled file of a module that is loaded by name, by its path in the clone. */
 export function bundledFile(source) {
   return join(DIST, source.replace(/\.ts$/, ".js"));
 }
 
 /**
- * Bundles the program and the page of 'view' where a source has changed. Returns what is wrong with sources of the program,
- * by file. Only 'view' needs the page, and says so where it could not be made.
+ * Bundles the program and the page of 'view' if a source has changed. Returns the errors in sources of the program by
+ * file. Only 'view' needs the page, and reports if it could not be built.
  */
 export async function bundle() {
   return await bundleStale(DIST, () => {
@@ -118,7 +118,7 @@ export async function bundle() {
   });
 }
 
-/** As `bundle`, of the programs that tests start. */
+/** Bundles the programs that tests start, in the same way as `bundle`. */
 export async function bundleStarted() {
   return await bundleStale(STARTED, () => [
     loadEsbuild().build({
@@ -131,9 +131,9 @@ export async function bundleStarted() {
   ]);
 }
 
-/** As `bundle`, of the library of tests. */
+/** Bundles the test library, in the same way as `bundle`. */
 export async function bundleTap() {
-  // What of it is CommonJS asks for modules of Node.
+  // Its CommonJS parts require modules of Node.
   const require = [
     "import { createRequire as requireOf } from 'node:module';",
     "const require = requireOf(import.meta.url);",
@@ -151,8 +151,8 @@ export async function bundleTap() {
 }
 
 /**
- * Makes the declarations where there are none. Checking models does not need them, and is twice as fast with them; where a
- * source has mistakes there are none.
+ * Creates missing declarations. Checking models works without them, but is twice as fast with them. Sources with errors
+ * have no declarations.
  */
 export function declare() {
   if (existsSync(DECLARED)) return;
@@ -166,7 +166,7 @@ export function declare() {
   rmSync(fresh, { recursive: true, force: true });
 }
 
-/** Bundles into a folder where a source has changed. Bundles that could not be made are made again next time. */
+/** Bundles into a folder if a source has changed. A failed bundle is built again the next time. */
 async function bundleStale(folder, make) {
   forgetOtherVersions();
   const sources = join(folder, "sources.json");
@@ -185,7 +185,7 @@ async function bundleStale(folder, make) {
   }
 }
 
-/** As `bundle`. Mistakes in sources are printed and end the process. */
+/** Bundles as `bundle` does. Errors in sources are printed and end the process. */
 export async function bundleOrExit() {
   const mistakes = await bundle();
   if (mistakes.size === 0) return;
@@ -193,14 +193,17 @@ export async function bundleOrExit() {
   process.exit(1);
 }
 
-/** Whether a source has another time of change than when it was bundled. */
+/** Returns whether the modification time of a source has changed since bundling. */
 function isStale(sources) {
   if (!existsSync(sources)) return true;
   return Object.entries(JSON.parse(readFileSync(sources, "utf8")))
     .some(([file, change]) => !isSameTime(changeOf(ROOT + file), change));
 }
 
-/** Notes what was bundled, with times of change. A source that has changed since `start` may have been read before or after. */
+/**
+ * Records the bundled sources with modification times. A source that changed after `start` may have been read before or
+ * after the change.
+ */
 function noteSources(sources, bundles, start) {
   const files = bundles.flatMap(({ metafile }) => Object.keys(metafile.inputs));
   const scripts = ["scripts/bundle.mjs", "scripts/validators.mjs"];
@@ -212,7 +215,7 @@ function noteSources(sources, bundles, start) {
   replaceFile(sources, text, new Date());
 }
 
-/** Removes chunks that have not been made for a day. A process that runs may still load those of an earlier bundle. */
+/** Removes chunks older than a day. A running process may still load chunks of an earlier bundle. */
 function forgetOldChunks(folder, now) {
   for (const file of filesOf(relative(ROOT, join(folder, "chunks")), ".js")) {
     if (now - changeOf(join(ROOT, file)) > 86_400_000) remove(join(ROOT, file));
@@ -220,8 +223,8 @@ function forgetOldChunks(folder, now) {
 }
 
 /**
- * The version of this file that compiled what is there; nothing is kept of another one. Folders change their names at once:
- * other processes may start as well, and find what is there or an empty one.
+ * Removes the output of other versions of this file. Folders are renamed atomically: other processes may start at the
+ * same time, and find either the output or an empty folder.
  */
 function forgetOtherVersions() {
   const key = join(COMPILED, "compile.mjs");
@@ -245,7 +248,7 @@ function removeFolder(folder) {
   rmSync(old, { recursive: true, force: true });
 }
 
-/** Gives a folder another name, unless there is none, or another process has put one there. */
+/** Renames a folder, unless it does not exist or another process has created the target. */
 function takePlace(folder, name) {
   try {
     renameSync(folder, name);
@@ -254,7 +257,7 @@ function takePlace(folder, name) {
   }
 }
 
-/** The TypeScript files of a folder, or a file. What was compiled from sources that are gone is removed. */
+/** Returns the TypeScript files of a folder, or a single file. Compiled files of deleted sources are removed. */
 function sourceFiles(path) {
   if (extname(path) !== "") return existsSync(ROOT + path) ? [path] : [];
   const files = filesOf(path, ".ts")
@@ -266,7 +269,7 @@ function sourceFiles(path) {
   return files;
 }
 
-/** Files below a folder of the clone, by their paths in it. */
+/** Returns the files below a folder of the clone, by their paths in it. */
 function filesOf(folder, extension) {
   if (!existsSync(join(ROOT, folder))) return [];
   return readdirSync(join(ROOT, folder), { recursive: true })
@@ -274,13 +277,15 @@ function filesOf(folder, extension) {
     .map((name) => join(folder, name));
 }
 
-/** When a file was changed, in whole milliseconds. A compiled file has the time of its source. */
+/** Returns the modification time of a file in integer milliseconds. A compiled file has the time of its source. */
 function changeOf(file) {
   const found = statSync(file, { throwIfNoEntry: false });
   return found && Math.round(found.mtimeMs);
 }
 
-/** Whether two times of change are equal. Node.js has parts of a millisecond, which are rounded, and Deno has none. */
+/**
+ * Returns whether two modification times are equal. Node.js returns rounded fractions of a millisecond, and Deno none.
+ */
 function isSameTime(a, b) {
   return a === b || Math.abs(a - b) <= 1;
 }
@@ -288,7 +293,7 @@ function isSameTime(a, b) {
 async function compileFiles(files) {
   const esbuild = loadEsbuild();
   const mistakes = new Map();
-  // A file with mistakes leaves a build without any output, so the others are compiled again.
+  // A file with errors fails the whole build, so the remaining files are compiled again.
   for (let left = files; left.length > 0;) {
     const dates = new Map(
       left.map((file) => [file, new Date(changeOf(ROOT + file))]),
@@ -307,7 +312,7 @@ async function compileFiles(files) {
   return mistakes;
 }
 
-/** What is wrong with sources that could not be built, by file. Throws what is no mistake in a source. */
+/** Returns the errors by source file. Throws any other error. */
 function mistakesIn(error) {
   const { errors = [] } = error;
   if (errors.length === 0 || errors.some(({ location }) => !location?.file)) {
@@ -335,7 +340,7 @@ async function build(esbuild, files) {
     sourcemap: "linked",
     sourcesContent: false,
     logLevel: "silent",
-    // Each file by itself: all that it imports stays outside.
+    // Each file separately: all its imports are external.
     bundle: true,
     packages: "external",
     tsconfigRaw: "{}",
@@ -361,7 +366,7 @@ async function build(esbuild, files) {
   return { outputs: results.flatMap(({ value }) => value.outputFiles) };
 }
 
-/** Imports of TypeScript become imports of what is compiled from it. */
+/** Imports of TypeScript become imports of the compiled files. */
 const SEPARATE = {
   name: "separate",
   setup(build) {
@@ -384,7 +389,7 @@ const SEPARATE = {
       if (!existsSync(source)) {
         return { errors: [{ text: `there is no file '${path}'` }] };
       }
-      // What is no TypeScript stays where it is.
+      // Other files stay in their place.
       const target = source.endsWith(".ts")
         ? compiledFile(relative(ROOT, source))
         : source;
@@ -394,8 +399,8 @@ const SEPARATE = {
 };
 
 /**
- * Tells a program where its source is, and what it is bundled with where that is compiled. It stands on the first line, so
- * that all lines stay what they are.
+ * Defines the location of a program's source, and of its bundle when compiled. It is on the first line, so that line
+ * numbers do not change.
  */
 const PLACED = {
   name: "placed",
@@ -415,7 +420,7 @@ const SOURCE_META = {
   "import.meta.dirname": "sourceMeta.dirname",
 };
 
-/** Writes what was compiled, with the dates of its sources; maps first, so that a file which is there has its map. */
+/** Writes compiled files with the times of their sources. Maps are first, so that every existing file has its map. */
 function write(outputs, dates) {
   const sorted = outputs.toSorted((a, b) =>
     Number(b.path.endsWith(".map")) - Number(a.path.endsWith(".map"))
@@ -428,7 +433,7 @@ function write(outputs, dates) {
   }
 }
 
-/** Puts a file in its place at once: other processes may do the same. */
+/** Replaces a file atomically: other processes may do the same. */
 function replaceFile(path, contents, date) {
   mkdirSync(dirname(path), { recursive: true });
   const fresh = `${path}.${process.pid}`;

@@ -1,6 +1,6 @@
 /**
- * `npm run nodes`: installs the newest release of every supported major of Node.js into `.nodes/VERSION`, for
- * `test/nodes.test.ts`. A release that is there stays; earlier ones of its major are removed.
+ * `npm run nodes`: installs the newest release of every supported major version of Node.js into `.nodes/VERSION`, for
+ * `test/nodes.test.ts`. An existing release is kept; earlier releases of the same major version are removed.
  */
 
 import { spawnSync } from "node:child_process";
@@ -20,10 +20,10 @@ import { ROOT } from "./setup.mjs";
 
 const FOLDER = join(ROOT, ".nodes");
 
-/** npm's package with the program of this system. */
+/** npm's package with the program for this system. */
 const PACKAGE = `node-${process.platform}-${process.arch}`;
 
-/** Supported majors, as package.json states them: `^22.0.0 || >=24.0.0`. */
+/** Returns the supported major versions from package.json: `^22.0.0 || >=24.0.0`. */
 export function supportedMajors() {
   const { engines } = JSON.parse(
     readFileSync(join(ROOT, "package.json"), "utf8"),
@@ -33,7 +33,7 @@ export function supportedMajors() {
   );
 }
 
-/** The program of a major, or undefined where none is installed. */
+/** Returns the program of a major version, or undefined if none is installed. */
 export function programOf(major) {
   const version = versionsOf(major).at(0);
   return version && join(FOLDER, version, "node");
@@ -50,7 +50,7 @@ function newestOf(major) {
   return found.toSorted((a, b) => minorOf(a) - minorOf(b)).at(-1);
 }
 
-/** Minor and patch of a version as a number. */
+/** Returns the minor and patch version as one number. */
 function minorOf(version) {
   const [, minor, patch] = version.split(".").map(Number);
   return minor * 1000 + patch;

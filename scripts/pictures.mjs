@@ -1,6 +1,6 @@
 /**
- * `node scripts/pictures.mjs` makes the pictures of docs/ again: drawings as `switchyard view` draws them, and screenshots of
- * the views of its page in Chromium, which CHROME_PATH names where it is none of Debian's.
+ * `node scripts/pictures.mjs` creates the pictures of docs/: drawings of `switchyard view`, and screenshots of its page
+ * in Chromium. CHROME_PATH names a Chromium that is not Debian's.
  */
 
 import { spawnSync } from "node:child_process";
@@ -11,7 +11,7 @@ import process from "node:process";
 import { pathToFileURL } from "node:url";
 import { ROOT } from "./setup.mjs";
 
-/** Files of docs/ and what `switchyard view` draws them from. */
+/** Files of docs/ and the arguments of `switchyard view`. */
 export const PICTURES = {
   "layer.svg": ["examples/layer.ts", "--mesh", "ep=4", "--svg", "tracks"],
   "layer_dark.svg": [
@@ -19,7 +19,7 @@ export const PICTURES = {
   ],
 };
 
-/** Screenshots of docs/views/: the page, the part of its address behind `#`, and the element. */
+/** Screenshots of docs/views/: the page, the part of its address after `#`, and the element. */
 const SCREENSHOTS = {
   "tracks.png": ["run", "", "#tracks"],
   "ranks.png": ["run", "rank/1", "#ranks"],
@@ -32,7 +32,7 @@ const SCREENSHOTS = {
   "search.png": ["search", "", "#search-result"],
 };
 
-/** Pixels of a page, which are the most of a screenshot. */
+/** Viewport size in pixels, which limits a screenshot. */
 const VIEWPORT = { width: 1244, height: 900 };
 
 /** Pixels around an element. */
@@ -47,20 +47,22 @@ function switchyard(...argv) {
   if (status !== 0) process.exit(1);
 }
 
-/** Runs that are recorded. */
+/** Number of recorded runs. */
 const RUNS = 7;
 
-/** Microseconds of the run in a trace. */
+/** Returns the microseconds of the run in a trace. */
 function durationOf(trace) {
   return JSON.parse(readFileSync(trace, "utf8")).traceEvents
     .find(({ cat }) => cat === "program").dur;
 }
 
-/** Pages of a recorded run on four ranks, beside one on two, and of a search. Gives their addresses. */
+/**
+ * Creates pages of a recorded run on four ranks, compared with one on two, and of a search. Returns their addresses.
+ */
 function makePages(folder) {
   const model = ["examples/demo-lm", "--mesh", "ep=4"];
   const file = (name) => join(folder, name);
-  // Of several runs the shortest: the others wait for what else the machine does.
+  // The shortest of several runs is used, because other work on the machine delays the others.
   const runs = Array.from({ length: RUNS }, (_, i) => {
     switchyard(
       ...["run", ...model, "--random", "--adapter", "cpu"],

@@ -1,6 +1,6 @@
 /**
- * The pages of docs/reference: one for each op, made from its doc comment, its signature and its options.
- * `npm run docs` writes them; `test/docs.test.ts` compares.
+ * Generates the pages of docs/reference, one per op, from doc comments, signatures and options. `npm run docs` writes
+ * them; `test/docs.test.ts` compares them.
  */
 
 import { mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
@@ -12,7 +12,7 @@ import ts from "typescript";
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const FOLDER = join(ROOT, "docs/reference");
 
-/** What a page has, in order, as the doc comment says it; "as `add`" where it is that of another op. */
+/** The parts of a page in order, from the doc comment. "as `add`" refers to the part of another op. */
 const PARTS = ["Axes", "Dtype", "Defaults", "Errors", "Gradient", "Sharding"];
 
 const FENCE = "`".repeat(3);
@@ -37,7 +37,7 @@ const HEADINGS = {
   recompute: "Training",
 };
 
-/** The text of each page, by its name: `add.md`. */
+/** Returns the text of each page by its name: `add.md`. */
 export function referencePages() {
   const program = ts.createProgram([join(ROOT, "compiler/dsl/mod.ts")], {
     noLib: true,
@@ -72,7 +72,7 @@ export function referencePages() {
   return pages;
 }
 
-/** The doc comment of a declaration, up to its first tag. */
+/** Returns the doc comment of a declaration, up to its first tag. */
 function commentOf(node) {
   const [doc] = ts.getJSDocCommentsAndTags(node);
   return ts.getTextOfJSDocComment(doc?.comment) ?? "";
@@ -85,7 +85,7 @@ function exampleOf(node) {
   return /```ts\n(.*?)```/s.exec(text)?.[1];
 }
 
-/** What a comment says: its first words, and each part. */
+/** Splits a comment into its first sentences and its parts. */
 function partsOf(comment) {
   const text = comment.replace(/\n\n/g, " ¶ ").replace(/\s+/g, " ").trim();
   const names = new RegExp(
@@ -110,7 +110,7 @@ function partsOf(comment) {
   };
 }
 
-/** The declaration without its body, without `NoInfer`, which only says from where types are inferred. */
+/** Returns the declaration without its body and without `NoInfer`, which only affects type inference. */
 function signatureOf(node) {
   const text = node.getSourceFile().text;
   return text.slice(node.getStart(), node.body.getStart()).trim()
@@ -139,7 +139,7 @@ function pageOf(op, known) {
   ].join("\n\n").replace(/\n+$/, "\n");
 }
 
-/** The members of an interface of options, those that it extends too. */
+/** Returns the members of an options interface, including inherited ones. */
 function optionsOf(declared, known) {
   const bases = (declared.heritageClauses ?? [])
     .flatMap(({ types }) => types)

@@ -1,4 +1,4 @@
-/** `node scripts/run.mjs FILE.ts [arguments]`: runs a TypeScript file of this clone, compiled. */
+/** `node scripts/run.mjs FILE.ts [arguments]`: compiles and runs a TypeScript file of this clone. */
 
 import { relative, resolve } from "node:path";
 import process from "node:process";
@@ -25,7 +25,7 @@ const mistakes = new Map([
   ...await bundle(),
 ]);
 for (const text of mistakes.values()) console.error(text);
-// Some start others.
+// Some programs start other programs.
 await bundleStarted();
 await bundleTap();
 process.argv[1] = compiledFile(source);

@@ -1,7 +1,8 @@
 /**
- * Writes JSON Schemas of documents from their TypeScript types: a type is the one declaration of its document. Interfaces
- * become closed objects, tags of doc comments keywords (`spec/values.ts`). Types are read as they are written,
- * without a type checker: references, unions, tuples, records, mapped types over literals, `Omit`, `Pick` and `Partial`.
+ * Generates JSON Schemas of documents from their TypeScript types, so that a type is the only declaration of its
+ * document. Interfaces become closed objects, and tags of doc comments become keywords (`spec/values.ts`). Types are
+ * read syntactically, without a type checker: references, unions, tuples, records, mapped types over literals, `Omit`,
+ * `Pick` and `Partial`.
  *
  *     node scripts/schemas.mjs
  */
@@ -15,7 +16,7 @@ import { loadEsbuild } from "./bundle.mjs";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 
-/** Modules that are written, with a type for each schema. */
+/** The generated modules, with a type for each schema. */
 export const MODULES = {
   "spec/document/schemas.ts": {
     expandedSchema: ["spec/plan/plan.ts", "Plan", "Switchyard plan, expanded"],
@@ -29,7 +30,7 @@ export const MODULES = {
   },
 };
 
-/** Numbers that tags name. */
+/** Numbers that tags refer to by name. */
 const LIMITS = Object.fromEntries(
   [
     ...readFileSync(join(ROOT, "spec/limits.ts"), "utf8")
@@ -46,13 +47,13 @@ function evaluate(text, scope) {
 
 const NAME = "^(?!__proto__$)[^\\u0000-\\u001f\\u007f]+$";
 
-/** Keywords that tags may say. */
+/** Keywords that tags may set. */
 const KEYWORDS = new Set([
   ...["minimum", "maximum", "exclusiveMinimum", "pattern", "minLength"],
   ...["maxLength", "minItems", "maxItems", "maxProperties", "uniqueItems"],
 ]);
 
-/** What tags of a declaration add to its schema. */
+/** Returns the schema keywords from the tags of a declaration. */
 function keywordsOf(node) {
   const found = {};
   for (const { tagName, comment } of ts.getJSDocTags(node)) {
@@ -69,7 +70,7 @@ function keywordsOf(node) {
 
 const files = new Map();
 
-/** Declarations of a source file by name, and what it imports. */
+/** Returns the declarations of a source file by name, and its imports. */
 function load(path) {
   const known = files.get(path);
   if (known) return known;
@@ -110,11 +111,11 @@ function resolve(name, file) {
   return resolve(original, load(from));
 }
 
-/** Makes the schema of one document. */
+/** Generates the schema of one document. */
 class Generator {
   definitions = {};
 
-  /** The schema of a type as it is written, in a scope: its file, and what type parameters stand for. */
+  /** Returns the schema of a type in a scope: its file, and the values of type parameters. */
   of(node, scope) {
     switch (node.kind) {
       case ts.SyntaxKind.StringKeyword:
@@ -193,7 +194,7 @@ class Generator {
     };
     if (typeParameters.length === 0 && isObject(found.node)) {
       if (!(name in this.definitions)) {
-        // Of what it contains itself.
+        // Reserves the name for recursive references.
         this.definitions[name] = undefined;
         this.definitions[name] = this.declared(found.node, inner);
       }
@@ -209,7 +210,7 @@ class Generator {
     return { ...schema, ...keywordsOf(node) };
   }
 
-  /** An object, closed unless it is a record. */
+  /** Returns the schema of an object, closed unless it is a record. */
   object(node, scope) {
     const index = node.members?.find(ts.isIndexSignatureDeclaration);
     if (index) {
@@ -278,7 +279,7 @@ class Generator {
     return [...inherited.filter(({ name }) => !names.has(name)), ...own];
   }
 
-  /** The literals of a type. */
+  /** Returns the literals of a type. */
   literals(node, scope) {
     if (ts.isIndexedAccessTypeNode(node)) {
       const query = ts.isParenthesizedTypeNode(node.objectType)
@@ -307,7 +308,7 @@ function literal(node) {
   return ts.isNumericLiteral(node) ? Number(node.text) : node.text;
 }
 
-/** Whether a declaration is of an object, or a union that has one. */
+/** Returns whether a declaration is an object type, or a union that contains one. */
 function isObject(node) {
   if (ts.isInterfaceDeclaration(node)) return true;
   const { type } = node;
@@ -324,7 +325,7 @@ function record(value) {
   };
 }
 
-/** One schema of several: an enum, a list of types, a union discriminated by a field, or any of them. */
+/** Returns one schema for several: an enum, a list of types, a union discriminated by a field, or a general union. */
 function unionOf(variants, resolved) {
   const words = variants.flatMap((v) =>
     v.enum ?? ("const" in v ? [v.const] : [])
@@ -352,7 +353,7 @@ function unionOf(variants, resolved) {
     : { anyOf: all };
 }
 
-/** Puts definitions that are used once where they are used. */
+/** Inlines definitions that are used once. */
 function inlined(schema, definitions) {
   const uses = new Map();
   const visit = (value) => {
@@ -386,7 +387,7 @@ function inlined(schema, definitions) {
   };
 }
 
-/** The JSON Schema of a type. */
+/** Returns the JSON Schema of a type. */
 export function schemaOf(path, name, title) {
   const generator = new Generator();
   const { node, file } = resolve(name, load(path));
@@ -398,7 +399,7 @@ export function schemaOf(path, name, title) {
   };
 }
 
-/** The text of a module of schemas. */
+/** Returns the text of a module of schemas. */
 export function moduleText(path) {
   const schemas = Object.entries(MODULES[path]).map(([name, from]) => {
     const [source, type] = from;
@@ -415,7 +416,7 @@ import type { Schema } from "${up}spec/document/schema.ts";
 ${schemas.join("\n")}`;
 }
 
-/** JSON in lines of at most 120 characters. */
+/** Formats JSON in lines of at most 120 characters. */
 function wrapped(json) {
   const parts = json.match(/"(?:[^"\\]|\\.)*"|[^"]/g);
   const lines = [""];
@@ -428,7 +429,7 @@ function wrapped(json) {
   return lines.join("\n");
 }
 
-/** What is written, by path: modules, and schemas of public documents as files. */
+/** Returns the generated files by path: modules, and schemas of public documents. */
 export async function schemaFiles() {
   const modules = Object.keys(MODULES).map((path) => [path, moduleText(path)]);
   const { outputFiles: [made] } = await loadEsbuild().build({
@@ -461,7 +462,7 @@ export async function schemaFiles() {
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  // Of the modules, the documents are made.
+  // The documents are generated from the modules.
   for (const path of Object.keys(MODULES)) {
     writeFileSync(join(ROOT, path), moduleText(path));
   }

@@ -1,7 +1,7 @@
 /**
- * Makes a fresh clone ready: the locked npm packages. Uses nothing but Node.
+ * Sets up a fresh clone by installing the locked npm packages. It uses only Node.
  *
- * `node scripts/setup.mjs` does it by hand; `npm start` and `npm test` do it by themselves.
+ * `node scripts/setup.mjs` runs it explicitly; `npm start` and `npm test` run it automatically.
  */
 
 import { spawnSync } from "node:child_process";
@@ -13,16 +13,16 @@ import { fileURLToPath } from "node:url";
 /** The folder of package.json. */
 export const ROOT = fileURLToPath(new URL("..", import.meta.url));
 
-/** The machine cannot do it, as in the command line's exit codes. */
+/** The exit code for limits of the machine, as in the command line. */
 const MACHINE = 3;
 
-/** Packages of a lock file by folder, or undefined if there is no such file. */
+/** Returns the packages of a lock file by folder, or undefined if there is no such file. */
 function lockedPackages(file) {
   if (!existsSync(file)) return undefined;
   return JSON.parse(readFileSync(file, "utf8")).packages;
 }
 
-/** Whether node_modules holds what package-lock.json asks for. npm leaves a lock file of its own there when it is done. */
+/** Returns whether node_modules matches package-lock.json. npm writes its own lock file there at the end. */
 export function packagesAreCurrent(root = ROOT) {
   const wanted = lockedPackages(join(root, "package-lock.json"));
   const present = lockedPackages(
@@ -41,7 +41,7 @@ function fail(message) {
   process.exit(MACHINE);
 }
 
-/** Installs the locked packages unless they are there. */
+/** Installs the locked packages if they are missing. */
 export function ensurePackages(root = ROOT) {
   if (packagesAreCurrent(root)) return;
   console.error("Installing the npm packages of package-lock.json …");
@@ -59,7 +59,7 @@ export function ensurePackages(root = ROOT) {
   }
 }
 
-/** A child's standard output goes to our standard error, which keeps ours for results. */
+/** Redirects a child's standard output to standard error, because standard output is for results. */
 const OUTPUT = ["ignore", 2, 2];
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) ensurePackages();

@@ -1,4 +1,4 @@
-/** `npm start`: makes sure of the set-up, then runs the main job, `cli/start.ts`. */
+/** `npm start`: completes the set-up, then runs `cli/start.ts`. */
 
 import process from "node:process";
 import { pathToFileURL } from "node:url";

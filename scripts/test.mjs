@@ -1,8 +1,8 @@
 /**
- * `npm test [-- WORD…]`: makes sure of the set-up, runs test files, and ends with one line, `N passed, N failed,
- * N skipped`. A word is a kind of tests (`pure`, `cpu`, `gpu`, `mpi`, `browser`), a part of a path, or a file; default: all files.
- * A test is an innermost `t.test`, or a whole file that has none; a file that crashes or prints no result counts as
- * failed.
+ * `npm test [-- WORD…]`: completes the set-up, runs test files, and ends with one line, `N passed, N failed, N
+ * skipped`. A word is a kind of tests (`pure`, `cpu`, `gpu`, `mpi`, `browser`), a part of a path, or a file. Default:
+ * all files. A test is an innermost `t.test`, or a complete file without one. A file that crashes or prints no result
+ * counts as failed.
  */
 
 import { spawn } from "node:child_process";
@@ -23,13 +23,13 @@ import {
 import { ensurePackages, ROOT } from "./setup.mjs";
 import { chooseFiles, KINDS, kindsOf } from "./test_files.mjs";
 
-/** Seconds after which a file is thought to hang, on a machine that is busy with other work too. */
+/** Seconds after which a file counts as hanging, even on a busy machine. */
 const TIMEOUT = 3600;
-/** Files at a time: one more than cores, because some wait for what they stopped. */
+/** Number of parallel files: one more than cores, because some wait for processes that they stopped. */
 const JOBS = Math.min(4, availableParallelism() + 1);
-/** Files at a time while cores idle, because several wait. More would only keep memory. */
+/** Maximum number of parallel files while cores are idle because several files wait. More would only use memory. */
 const MOST_JOBS = JOBS + 2;
-/** The part of all cores that idles when another file is started, and milliseconds after which that is looked at. */
+/** Idle fraction of all cores that starts another file, and milliseconds between checks. */
 const IDLE = 0.2, LOOK_MS = 1000;
 
 const TEST_PROCESS = new URL("test_process.mjs", import.meta.url).href;
@@ -37,7 +37,7 @@ const TEST_PROCESS = new URL("test_process.mjs", import.meta.url).href;
 ensurePackages();
 const { Parser } = await import("tap-parser");
 
-/** Collects the tree of tests that a TAP stream reports: each point with the points inside it. */
+/** Collects the tree of tests from a TAP stream: each point with its inner points. */
 function watch(parser) {
   const points = [];
   let inside;
@@ -51,7 +51,7 @@ function watch(parser) {
   return points;
 }
 
-/** Adds the tests among `points` to `counts`. `path` is the names around them. */
+/** Adds the tests among `points` to `counts`. `path` contains the names of the enclosing tests. */
 function tally(points, { path, counts }) {
   for (const { result, points: inner } of points) {
     const name = [...path, result.name].join(" > ");
@@ -75,7 +75,7 @@ function tally(points, { path, counts }) {
   }
 }
 
-/** What went wrong in a test: the failed assertions with their diagnostics. */
+/** Returns the failed assertions of a test with their diagnostics. */
 function failures(result, inner) {
   const bad = inner.filter((p) => !p.result.ok && !p.result.todo);
   return (bad.length > 0 ? bad.map((p) => p.result) : [result])
@@ -83,7 +83,7 @@ function failures(result, inner) {
     .join("\n");
 }
 
-/** A failed assertion's diagnostics as lines of text. */
+/** Formats the diagnostics of a failed assertion as lines. */
 function diagnosis(diag) {
   return Object.entries(diag || {})
     .filter(([key]) => !["at", "test", "tapCaught", "compare"].includes(key))
@@ -97,7 +97,7 @@ function indent(text) {
   return text.replaceAll(/^/gm, "    ");
 }
 
-/** Seconds that processors worked for processes which have ended, and for those below them; 0 where Linux does not say. */
+/** Returns the processor seconds of ended processes and their descendants, or 0 if the system does not report them. */
 function childSeconds() {
   try {
     const text = readFileSync("/proc/self/stat", "utf8");
@@ -110,7 +110,7 @@ function childSeconds() {
 
 let counted = 0;
 
-/** Those of the process that has just ended. */
+/** Returns the processor seconds of the last ended process. */
 function secondsOfLast() {
   const before = counted;
   counted = childSeconds();
@@ -131,9 +131,9 @@ function runFile(file) {
       env: {
         ...process.env,
         TAP_TIMEOUT: String(TIMEOUT),
-        // A software GPU takes longer to compile a kernel than to run it, most of that to make it faster.
+        // A software GPU spends more time on compiling a kernel than on running it, mostly on optimization.
         GALLIVM_PERF: "nopt",
-        // What needs another kind is skipped: see test/helpers/needs.ts.
+        // Tests that need another kind are skipped; see test/helpers/needs.ts.
         SWITCHYARD_TEST_KINDS: kinds.join(),
       },
       stdio: ["ignore", "pipe", "pipe"],
@@ -188,7 +188,7 @@ function summarise(file, { points, ended, exit, stderr, seconds, worked }) {
   } else {
     tally(points, { path: [file], counts });
   }
-  // A file can go wrong outside of its tests: it crashes, hangs, or runs none.
+  // A file can fail outside of its tests: it crashes, hangs, or runs no test.
   const ran = counts.passed + counts.failed.length + counts.skipped.length;
   if (counts.failed.length === 0 && (!ended.ok || exit !== 0 || ran === 0)) {
     const why = exit === "SIGKILL"
@@ -198,7 +198,7 @@ function summarise(file, { points, ended, exit, stderr, seconds, worked }) {
   }
   if (counts.failed.length > 0 && stderr !== "") {
     const lines = stderr.trimEnd().split("\n");
-    // A driver may say the same for every device.
+    // A driver may print the same message for every device.
     const text = [...new Set(lines)].join("\n");
     counts.failed.at(-1).details += `\n${indent(text)}`;
   }
@@ -215,13 +215,13 @@ function summarise(file, { points, ended, exit, stderr, seconds, worked }) {
   return counts;
 }
 
-/** How long files took, and for how long processors worked for them. */
+/** Formats the duration of files and their processor time. */
 function time({ seconds, worked }) {
   const work = worked > 0 ? `, ${worked.toFixed(1)} s of CPU` : "";
   return `${seconds.toFixed(1)} s${work}`;
 }
 
-/** Runs files in their order, and returns their counts. */
+/** Runs files in order and returns their counts. */
 async function runAll(files) {
   const waiting = [...files];
   const all = [];
@@ -238,7 +238,7 @@ async function runAll(files) {
   };
   for (let i = 0; i < JOBS; i++) start();
   let before = idleTime();
-  // In a container, cores that idle are the host's, and may not be ours.
+  // In a container, idle cores belong to the host and may not be available.
   const areOurs = availableParallelism() >= cpus().length;
   const timer = setInterval(() => {
     if (!areOurs) return;
@@ -252,7 +252,7 @@ async function runAll(files) {
   return all;
 }
 
-/** How long cores have idled, and have been there. */
+/** Returns the idle time and the total time of cores. */
 function idleTime() {
   const times = cpus().map(({ times }) => times);
   return {
@@ -273,7 +273,7 @@ const mistakes = new Map([
   ...await bundleStarted(),
   ...await bundleTap(),
 ]);
-// A file alone waits longer for declarations than it checks models without.
+// For a single file, creating the declarations takes longer than checking models without them.
 if (files.length > 1) declare();
 counted = childSeconds();
 for (const text of mistakes.values()) console.log(text);

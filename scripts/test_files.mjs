@@ -1,16 +1,16 @@
 /**
- * Test files, by what they need of the machine. A file says that in a line `// needs: cpu, gpu`: the CPU device, a GPU
- * adapter, an MPI; a file without that line is pure.
+ * Test files by their requirements. A file states them in a line `// needs: cpu, gpu`: the CPU device, a GPU adapter,
+ * an MPI. A file without that line is pure.
  */
 
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { ROOT } from "./setup.mjs";
 
-/** The kinds of tests. A file of several counts as one of the last of them. */
+/** The kinds of tests. A file with several kinds belongs to the last of them. */
 export const KINDS = ["pure", "cpu", "gpu", "mpi", "browser"];
 
-/** What takes longest, the longest first: started at the beginning, so that nothing long is left alone at the end. */
+/** The longest tests in descending order. They start first, so that no long test runs alone at the end. */
 const LONG = [
   "mpi/mpi",
   "end_to_end/references",
@@ -34,7 +34,7 @@ const LONG = [
   "train",
 ];
 
-/** The kinds of a test file, in the order of `KINDS`; throws an `Error` for a kind that there is not. */
+/** Returns the kinds of a test file, in the order of `KINDS`. Throws an `Error` for an unknown kind. */
 export function kindsOf(file) {
   const path = join(ROOT, file);
   const text = existsSync(path) ? readFileSync(path, "utf8") : "";
@@ -50,8 +50,8 @@ export function kindsOf(file) {
 }
 
 /**
- * The files that words mean, what takes longest first: kinds, parts of paths, or files. Without words all of them.
- * `kinds` are those among the words, or all.
+ * Returns the files that words select, longest first. Words are kinds, parts of paths, or files; without words, all
+ * files. `kinds` are those among the words, or all.
  */
 export function chooseFiles(words) {
   const asked = KINDS.filter((kind) => words.includes(kind));
@@ -70,7 +70,7 @@ export function chooseFiles(words) {
   return { files, kinds };
 }
 
-/** Where a file comes among others. */
+/** Returns the position of a file in the order. */
 function place(file) {
   const found = LONG.findIndex((part) => file.startsWith(join("test", part)));
   return found < 0 ? LONG.length : found;

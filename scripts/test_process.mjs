@@ -1,12 +1,12 @@
 /**
  * Loaded before a test file.
  *
- * V8 compiles WebAssembly again, to run faster, once a function has done a little. Kernels of tests are done before that
- * pays, and it takes up to a fifth of a file's time. Files of `OPTIMIZED` hold what is optimized to references; programs that
- * tests start, and `npm run bench`, run it too.
+ * V8 recompiles WebAssembly for speed after a function has run for a while. Kernels of tests finish before that is
+ * useful, and it takes up to a fifth of a file's time. It is therefore off, except in the files of `OPTIMIZED`, which
+ * compare optimized code with references. Programs that tests start, and `npm run bench`, also run with it.
  *
- * tap follows every promise of a process, to know which test one belongs to that fails while nobody awaits it; that takes a
- * sixth of the time of the tests. Without it, such a failure is the file's.
+ * tap tracks every promise of a process to assign unhandled failures to tests, which takes a sixth of the test time. It
+ * is therefore off, and such a failure belongs to the file.
  */
 
 import "../bin/v8.mjs";
@@ -16,10 +16,10 @@ import process from "node:process";
 import { setFlagsFromString } from "node:v8";
 import { isMainThread } from "node:worker_threads";
 
-/** Compiled files of tests whose WebAssembly is optimized. */
+/** Compiled test files with optimized WebAssembly. */
 const OPTIMIZED = /end_to_end[/\\]references\.test\.js$/;
 
-// Threads load this too, with paths of their own; flags are those of the process.
+// Threads load this file too, with other paths. Flags belong to the process.
 if (isMainThread && !OPTIMIZED.test(process.argv[1])) {
   setFlagsFromString("--wasm-tiering-budget=200000000");
 }

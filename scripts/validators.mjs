@@ -1,7 +1,7 @@
 /**
- * Writes what Ajv makes of JSON Schemas into bundles: a process then neither loads Ajv nor compiles a schema, and a page may
- * forbid code that is made at run time. Modules whose names end in `_validator.ts` export nothing but what `holdsOf` of
- * `spec/document/hold.ts` returns.
+ * Writes Ajv's compiled validators of JSON Schemas into bundles. A process then neither loads Ajv nor compiles schemas,
+ * and a page may forbid code generation at run time. Modules named `_validator.ts` export only results of `holdsOf` in
+ * `spec/document/hold.ts`.
  */
 
 import { createRequire } from "node:module";
@@ -17,7 +17,7 @@ const HOLD = fileURLToPath(
 export const VALIDATORS = {
   name: "validators",
   setup(build) {
-    /** What the schemas are written in, which bundles depend on as well. */
+    /** The sources of the schemas, which are also dependencies of the bundles. */
     const sources = new Set();
     build.onLoad({ filter: /_validator\.ts$/ }, async ({ path }) => {
       const { outputFiles: [made], metafile } = await build.esbuild.build({
@@ -42,7 +42,7 @@ export const VALIDATORS = {
       const loaded = await import(`data:text/javascript;base64,${code}`);
       return { contents: write(loaded), resolveDir: dirname(path) };
     });
-    // What Ajv's code calls becomes a part of the bundle.
+    // The functions that Ajv's code calls become part of the bundle.
     build.onResolve(
       { filter: /^ajv\/dist\/runtime\/|^fast-deep-equal$/ },
       ({ path }) => ({
@@ -50,7 +50,7 @@ export const VALIDATORS = {
       }),
     );
     build.onEnd(({ metafile }) => {
-      // A bundle with errors has none.
+      // A bundle with errors has no metafile.
       if (!metafile) return;
       for (const file of sources) {
         metafile.inputs[relative(".", file)] ??= { bytes: 0, imports: [] };
@@ -61,7 +61,7 @@ export const VALIDATORS = {
 
 const require = createRequire(import.meta.url);
 
-/** The module of some validators, as JavaScript. */
+/** Returns the module of some validators as JavaScript. */
 function write({ validators, OPTIONS }) {
   const { Ajv } = require("ajv");
   const standalone = require("ajv/dist/standalone").default;

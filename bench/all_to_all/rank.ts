@@ -1,4 +1,6 @@
-/** The same through the communicator: `rank.ts cpu|NUMBER BYTES…` prints a line of JSON for each size per pair. */
+/**
+ * The same exchange through the communicator: `rank.ts cpu|NUMBER BYTES…` prints a line of JSON for each size per pair.
+ */
 
 import process from "node:process";
 import { StagingAccount } from "../../runtime/communicator.ts";
@@ -46,7 +48,7 @@ const context = { plan, staging, sent: undefined };
 const counts = communicator.bind(gather, [memory], context);
 const dispatch = communicator.bind(dispatches[0]!, [memory], context);
 staging.allocate(1);
-// Pages that nobody has written yet would be timed.
+// Writes the pages first: the first access to a page takes longer.
 for (const name of ["x", "y0"]) {
   const megabyte = new Uint8Array(1 << 20).fill(world.rank);
   const { bytes } = memory.plan(name);
@@ -57,14 +59,14 @@ for (const name of ["x", "y0"]) {
   await device.idle();
 }
 
-/** Let every rank send so many bytes to every other from now on. */
+/** Sets the number of bytes that every rank sends to every other rank. */
 async function setBytes(bytes: number): Promise<void> {
   const rows = new Uint32Array(world.size).fill(bytes / ROW_BYTES);
   device.write(memory.buffer("mine"), 0, bytesOf(rows));
   await counts([]);
 }
 
-// The compiler of JavaScript is done with what a generation of some tokens has called.
+// Runs until the JavaScript compiler has optimized the code.
 await setBytes(ROW_BYTES);
 for (let i = 0; i < 5000; i++) await dispatch([]);
 

@@ -1,4 +1,4 @@
-/** How fast a loop in C reads memory, on threads of its own: large pages, and pages of a file. */
+/** The memory bandwidth of a multithreaded loop in C, for large pages and for pages of a file. */
 
 import { openSync } from "node:fs";
 import { loadNative } from "../../runtime/native/library.ts";
@@ -42,7 +42,7 @@ uint64_t bench_read(void *from, uint64_t bytes, uint32_t threads) {
 }
 `;
 
-/** Loops that read as many bytes once: of memory in large pages, and of a file that has been read. */
+/** Returns loops that read a number of bytes once: from memory in large pages, and from a cached file. */
 export async function readLoops(
   file: string,
   { bytes, threads }: { readonly bytes: number; readonly threads: number },
@@ -65,7 +65,7 @@ export async function readLoops(
   };
 }
 
-/** What they are called. */
+/** Names of the loops. */
 export const LOOPS = [
   "a loop in C, large pages",
   "a loop in C, the file's pages",

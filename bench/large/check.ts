@@ -1,7 +1,7 @@
 /**
- * Logits of a large checkpoint, behind every token of a prompt: this project's devices and meshes against one another, bit by
- * bit, and against llama.cpp on the same bf16 weights. The prompt has the last token of the vocabulary, and tokens of it go to
- * the last expert of the last layer, so that what is behind 2^31 bytes of the weights is used.
+ * Logits of a large checkpoint after every token of a prompt. This project's devices and meshes are compared with each
+ * other bit by bit, and with llama.cpp on the same bf16 weights. The prompt contains the last token of the vocabulary,
+ * and some tokens are sent to the last expert of the last layer. Weights beyond 2^31 bytes are therefore used.
  */
 
 import { createHash } from "node:crypto";
@@ -25,8 +25,8 @@ import { machine } from "../measure.ts";
 import { writeDocument } from "../results.ts";
 
 /**
- * How far llama.cpp's logits may be, as a part of the greatest: on bf16 weights it rounds what they are multiplied with to bf16
- * as well, on the same weights as f32 it rounds nothing.
+ * Allowed difference of llama.cpp's logits, relative to the largest logit. With bf16 weights it also rounds the other
+ * factor to bf16. With the same weights in f32 it does not round.
  */
 const TOLERANCE = { bf16: 1e-2, f32: 1e-4 };
 
@@ -36,7 +36,7 @@ const TOKENS = 32;
 interface Place {
   readonly adapter: AdapterChoice;
   readonly ranks: number;
-  /** The rows of the vocabulary's tables are sharded as experts are. */
+  /** Shard the rows of the vocabulary's tables as experts. */
   readonly vocabulary?: boolean;
 }
 
@@ -55,27 +55,30 @@ const PLACES: { readonly [name: string]: Place } = {
   "adapter 0, ep=4, vocab=ep": { adapter: [0], ranks: 4, vocabulary: true },
 };
 
-/** What came of a place. */
+/** The results of a place. */
 interface Found {
   readonly logits: Float32Array;
-  /** Of the last layer: experts of every token. */
+  /** Experts of every token in the last layer. */
   readonly choices: Int32Array;
 }
 
-/** What is kept of a place. */
+/** The saved results of a place. */
 type Kept =
   | { readonly refused: string }
   | {
-    /** From llama.cpp's, by what its weights are stored as. */
+    /** Difference from llama.cpp's logits, by the storage type of its weights. */
     readonly difference: { readonly [stored: string]: number };
-    /** From the first place. */
+    /** Difference from the first place. */
     readonly ownDifference: number;
-    /** As those of the first place of its kind of device: processors, adapters. */
+    /** Whether the bits equal those of the first place of the same kind of device, processor or adapter. */
     readonly equalBits: boolean;
     readonly tokensOfLastExpert: number;
   };
 
-/** Check the checkpoint of a folder, print what was found, and keep it in a file. Says whether all is as it must be. */
+/**
+ * Checks the checkpoint in a folder, prints the results and saves them to a file. Returns whether all results are
+ * correct.
+ */
 export async function checkLarge(
   folder: string,
   { only = "", out }: { readonly only?: string; readonly out?: string },
@@ -141,7 +144,7 @@ export async function checkLarge(
 
 const LLAMA = "node-llama-cpp";
 
-/** llama.cpp's. */
+/** Returns llama.cpp's logits. */
 async function theirLogits(
   folder: string,
   { prompt, vocabulary, matrices }: {
@@ -194,7 +197,7 @@ function hash(logits: Float32Array): string {
   return createHash("sha256").update(logits).digest("hex");
 }
 
-/** The greatest difference, as a part of the greatest value. */
+/** Returns the largest difference, relative to the largest value. */
 function differenceOf(ours: Float32Array, theirs: Float32Array): number {
   let [difference, greatest] = [0, 0];
   theirs.forEach((value, i) => {

@@ -1,4 +1,7 @@
-/** Decode steps of a large checkpoint in this process, by what its cache is stored as, interleaved with a loop in C that reads as much. */
+/**
+ * Decode steps of a large checkpoint in this process for each storage type of the cache, interleaved with a loop in C
+ * that reads the same number of bytes.
+ */
 
 import { availableParallelism } from "node:os";
 import process from "node:process";
@@ -18,25 +21,25 @@ import { cacheBytes, stepBytes } from "./olmoe.ts";
 
 const DTYPES = ["f32", "f16", "bf16"] as const;
 
-/** Bytes of a value of a cache. */
+/** Bytes of a cache value. */
 const WIDTH = { f32: 4, f16: 2, bf16: 2 };
 
-/** What was measured of one dtype of the cache. */
+/** The measurement for one dtype of the cache. */
 export interface Decoded {
-  /** Bytes that a step reads: weights that it uses, keys and values. */
+  /** Bytes that a step reads: the used weights, keys and values. */
   readonly bytes: number;
   readonly prefillMs: number;
-  /** The part of a step in which no launch runs. */
+  /** The fraction of a step in which no kernel runs. */
   readonly hostShare?: number;
   readonly stepsMs: readonly number[];
-  /** Of all cores: other work on the machine disturbs it less. */
+  /** Times of all cores together: other work on the machine affects them less. */
   readonly stepsCoresMs: readonly number[];
 }
 
-/** Steps for the host's share. */
+/** Number of steps for the host's fraction. */
 const SHARE_STEPS = 16;
 
-/** Measure steps behind a prompt of so many tokens. */
+/** Measures steps after a prompt of the given number of tokens. */
 export async function measureDecode(
   target: Extract<Target, { readonly kind: "checkpoint" }>,
   { adapter, prompt, runs }: {

@@ -1,4 +1,4 @@
-/** A checkpoint of OLMoE's shape in bf16, as Hugging Face lays it out, with random numbers. */
+/** A checkpoint with OLMoE's shape in bf16 in the Hugging Face layout, with random weights. */
 
 import { randomValues } from "../session.ts";
 
@@ -9,7 +9,7 @@ const EMBED = 2048,
   VOCABULARY = 50304,
   CHOICES = 8;
 
-/** Random numbers that all matrices are made of, each from another place on. */
+/** Random numbers of all matrices. Each matrix starts at a different position. */
 const POOL = 1 << 22;
 
 interface Tensor {
@@ -17,18 +17,21 @@ interface Tensor {
   readonly shape: readonly number[];
 }
 
-/** Bytes of weights that a step of one token reads: not the table of embeddings, of which it takes a row. */
+/**
+ * Returns the bytes of weights that a one-token step reads. It excludes the embedding table, of which only a row is
+ * read.
+ */
 export function stepBytes(layers: number): number {
   const layer = EMBED * (4 * EMBED + EXPERTS + 3 * FFN * CHOICES);
   return 2 * (layers * layer + VOCABULARY * EMBED);
 }
 
-/** Bytes of keys and values of a position, in elements of so many. */
+/** Returns the bytes of keys and values per position, for elements of the given size. */
 export function cacheBytes(layers: number, width: number): number {
   return 2 * layers * EMBED * width;
 }
 
-/** Write the files of a checkpoint of so many layers. */
+/** Writes the files of a checkpoint with the given number of layers. */
 export function writeOlmoe(
   layers: number,
   { write }: {
@@ -85,7 +88,7 @@ function tensorsOf(layers: number): Tensor[] {
       add(`mlp.experts.${e}.down_proj`, EMBED, FFN);
     }
   }
-  // In the order of names, as they are found.
+  // Sorted by name, as in the file.
   return tensors.sort((a, b) => a.name < b.name ? -1 : 1);
 }
 
@@ -108,7 +111,7 @@ function* partsOf(tensors: readonly Tensor[]): Iterable<Uint8Array> {
     const bytes = 2 * shape.reduce((a, b) => a * b);
     if (shape.length === 1) yield norm;
     else {
-      // Another place for every tensor, and a period that is no multiple of a row.
+      // A different start for every tensor, and a period that is not a multiple of a row.
       let at = (i * 7919 * 2) % matrix.length;
       for (let done = 0; done < bytes;) {
         const part = matrix.subarray(

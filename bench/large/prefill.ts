@@ -1,4 +1,7 @@
-/** Prefill of a large checkpoint in this process, and tokens after it, interleaved with llama.cpp on the same bf16 weights. */
+/**
+ * Prefill of a large checkpoint in this process and the following tokens, interleaved with llama.cpp on the same bf16
+ * weights.
+ */
 
 import { existsSync } from "node:fs";
 import { availableParallelism } from "node:os";
@@ -16,17 +19,23 @@ import { openLlama, type Timed } from "../peers/llama.ts";
 import { writeOlmoeGguf } from "../peers/olmoe_gguf.ts";
 import { OURS, speedOf, timingOf } from "../results.ts";
 
-/** Tokens that follow, the first of which the prefill gives. */
+/** Number of following tokens. The prefill returns the first of them. */
 const NEW_TOKENS = 17;
 
-/** Milliseconds of runs of a side: by the clock for the prefill and for a token after it, and of all cores for the whole. */
+/**
+ * Milliseconds of runs: wall-clock time of the prefill and per following token, and the time of all cores for the
+ * complete run.
+ */
 interface Times {
   readonly prefill: number[];
   readonly decode: number[];
   readonly cores: number[];
 }
 
-/** Measure prefills of so many tokens and what follows: what to keep of each side, and how many times as fast this project is. */
+/**
+ * Measures prefills of the given number of tokens and the following tokens. Returns the results of each side and this
+ * project's speed ratio.
+ */
 export async function measurePrefill(
   folder: string,
   target: Extract<Target, { readonly kind: "checkpoint" }>,

@@ -1,4 +1,7 @@
-/** A command of this clone as a process: when its first line comes, what memory its processes have, how it ends. Linux only. */
+/**
+ * Runs a command of this clone as a process, and measures the time of its first line, the memory of its processes, and
+ * its end. Linux only.
+ */
 
 import { spawn } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";
@@ -9,22 +12,22 @@ const PROGRAM = fileURLToPath(
   new URL("../../bin/switchyard.mjs", import.meta.url),
 );
 
-/** Milliseconds between looks at the processes. */
+/** Milliseconds between samples of the processes. */
 const LOOK_MS = 50;
 
-/** What became of a command. */
+/** The results of a command. */
 export interface Ran {
   readonly code: number | null;
-  /** Milliseconds until the first line, and seconds of cores of all processes until then. */
+  /** Milliseconds until the first line, and core seconds of all processes until then. */
   readonly firstMs: number;
   readonly firstCores: number;
-  /** Milliseconds from the last line until all of its processes were gone, their memory with them. */
+  /** Milliseconds from the last line until all processes have ended and their memory is free. */
   readonly endMs: number;
-  /** Most resident bytes of each of its Node processes, pages of files included, largest first. */
+  /** Peak resident bytes of each Node process including pages of files, largest first. */
   readonly peaks: readonly number[];
 }
 
-/** Run a command, such as `["generate", FOLDER]`. */
+/** Runs a command, such as `["generate", FOLDER]`. */
 export async function runCommand(argv: readonly string[]): Promise<Ran> {
   const start = performance.now();
   const child = spawn(process.execPath, [PROGRAM, ...argv], {
@@ -55,7 +58,7 @@ export async function runCommand(argv: readonly string[]): Promise<Ran> {
     child.on("exit", resolve)
   );
   clearInterval(timer);
-  // Of a launcher, ranks may live on.
+  // The ranks of a launcher may outlive it.
   while (left.some((pid) => looked(pid).name !== "")) await pause();
   return {
     code,
@@ -70,7 +73,7 @@ function pause(): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, 5));
 }
 
-/** A process and those that it started, at any remove. */
+/** Returns a process and all its descendants. */
 function treeOf(root: number): number[] {
   const parents = readdirSync("/proc").map(Number).filter((pid) => pid > 0)
     .map((pid) => [pid, Number(stat(pid)[1])] as const);
@@ -84,7 +87,7 @@ function treeOf(root: number): number[] {
   return tree;
 }
 
-/** Fields of a process after its name; none where it has ended. */
+/** Returns the fields of a process after its name. Empty if it has ended. */
 function stat(pid: number): string[] {
   const text = read(`/proc/${pid}/stat`);
   return text.slice(text.lastIndexOf(")") + 2).split(" ");
@@ -94,7 +97,7 @@ function looked(pid: number): { name: string; cores: number; peak: number } {
   const status = read(`/proc/${pid}/status`);
   const peak = Number(/^VmHWM:\s+(\d+)/m.exec(status)?.[1] ?? 0) * 1024;
   const fields = stat(pid);
-  // One that is only waited for has no memory.
+  // A zombie process has no memory.
   const ended = peak === 0;
   return {
     name: ended ? "" : /^Name:\s+(.*)/m.exec(status)?.[1] ?? "",

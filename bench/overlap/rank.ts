@@ -1,6 +1,6 @@
 /**
- * One expert layer with its exchanges whole and in chunks: `rank.ts RANKS DEVICE TOKENS RUNS CHUNKS…`. RANKS is the number
- * of ranks of this process, or 0 for one rank of an MPI job. Prints a line of JSON.
+ * One expert layer with complete exchanges and with chunks: `rank.ts RANKS DEVICE TOKENS RUNS CHUNKS…`. RANKS is the
+ * number of ranks in this process, or 0 for one rank of an MPI job. Prints a line of JSON.
  */
 
 import { availableParallelism } from "node:os";
@@ -25,19 +25,22 @@ import { watchDevice } from "../../test/helpers/sessions.ts";
 import { expertLayer } from "../models.ts";
 import { randomValues, randomWeights } from "../session.ts";
 
-/** What is printed of rank 0. */
+/** The output of rank 0. */
 export interface Overlapped {
   readonly device: string;
   readonly chunks: readonly Chunked[];
 }
 
-/** One number of chunks: what a run takes, and its transfers, in milliseconds. */
+/** Milliseconds of a run and of its transfers, for one number of chunks. */
 export interface Chunked {
   readonly chunks: number;
   readonly runs: readonly number[];
-  /** From when the rows to send are computed until those that come have arrived; the wait for slower ranks is in it. */
+  /**
+   * Time from the computation of the sent rows until the received rows have arrived. It includes the wait for slower
+   * ranks.
+   */
   readonly transfers: readonly number[];
-  /** Of this, while the device computed; unknown where its clock is not the host's. */
+  /** The part of it in which the device computed. Unknown if the device's clock is not the host's. */
   readonly hidden?: readonly number[];
   /** Device memory. */
   readonly bytes: number;
@@ -78,18 +81,18 @@ async function openDevices(plan: Plan): Promise<Device[]> {
   );
 }
 
-/** From when to when, in milliseconds. */
+/** A time range in milliseconds. */
 interface Interval {
   start: number;
   end: number;
 }
 
-/** Sees when the rows of an exchange are ready, and when it is over. */
+/** Records when the rows of an exchange are ready, and when it ends. */
 class Transfers {
   #all: Interval[] = [];
   #current: Interval | undefined;
 
-  /** A communicator whose exchanges are seen, on devices that `watch` returned. */
+  /** Returns a communicator with recorded exchanges, for devices that `watch` returned. */
   of(real: Communicator): Communicator {
     return {
       ...real,
@@ -133,7 +136,7 @@ class Transfers {
   }
 }
 
-/** The same times, each once. */
+/** Returns the union of intervals without overlaps. */
 function union(intervals: readonly Interval[]): Interval[] {
   const result: Interval[] = [];
   for (const next of [...intervals].sort((a, b) => a.start - b.start)) {
@@ -148,7 +151,7 @@ function lengthOf(intervals: readonly Interval[]): number {
   return intervals.reduce((n, { start, end }) => n + end - start, 0);
 }
 
-/** How long both go on at once. */
+/** Returns the duration of the intersection. */
 function commonTime(a: readonly Interval[], b: readonly Interval[]): number {
   return lengthOf(a.flatMap((x) =>
     b.map((y) => ({

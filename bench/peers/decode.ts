@@ -1,4 +1,7 @@
-/** A small Mixtral on the CPU, prefill and greedy decode: this project, by C and by WebAssembly, against llama.cpp, through node-llama-cpp. */
+/**
+ * Prefill and greedy decode of a small Mixtral on the CPU: this project, in C and in WebAssembly, against llama.cpp
+ * through node-llama-cpp.
+ */
 
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -25,17 +28,17 @@ import { checkClose, type Compared, type Run } from "./run.ts";
 
 const NEW_TOKENS = 33;
 
-/** Logits may differ by this much of the greatest one. */
+/** Allowed difference of logits, relative to the largest one. */
 const TOLERANCE = 1e-4;
 
 /** A side of the comparison. */
 interface Side {
-  /** Logits behind the prompt. */
+  /** Returns the logits after the prompt. */
   logits(): Promise<Float32Array>;
   generate(): Promise<Timed>;
 }
 
-/** Measure all sides. */
+/** Measures all sides. */
 export async function compareDecode(
   run: Run & { readonly prompt: number },
 ): Promise<Compared> {
@@ -52,7 +55,7 @@ export async function compareDecode(
     newTokens: NEW_TOKENS,
     now: run.now,
   });
-  // Threads of llama.cpp wait for each other in loops, which is slow where other work is on the cores: one may be faster.
+  // Threads of llama.cpp wait in busy loops, which is slow if the cores have other work. A single thread may be faster.
   const counts = [...new Set([run.threads, 1])];
   const own = {
     [OURS]: await openOurs(run, { side: OURS, prompt }),
@@ -128,7 +131,7 @@ export async function compareDecode(
   };
 }
 
-/** A prompt of so many tokens. */
+/** Returns a prompt of the given number of tokens. */
 function promptOf(length: number): number[] {
   return Array.from({ length }, (_, i) => 3 + i * 37 % 256);
 }
@@ -147,7 +150,7 @@ async function openOurs(
   },
 ): Promise<
   Side & {
-    /** The part of a decode step in which no launch runs. */
+    /** Returns the fraction of a decode step in which no kernel runs. */
     hostShare(): Promise<number>;
     close(): Promise<void>;
   }
@@ -157,7 +160,7 @@ async function openOurs(
     ...OUR_SIDES[side],
     threads: run.threads,
     timestamps: true,
-    // As llama.cpp, what nobody asks for is not computed: rows of the last layer, and their logits.
+    // As in llama.cpp, unused rows of the last layer and their logits are not computed.
     next: {},
     need: {
       tokens: prompt.length,

@@ -1,4 +1,4 @@
-/** One small Mixtral with random weights, written twice: as a checkpoint folder, and as a GGUF file for llama.cpp. */
+/** A small Mixtral with random weights in two formats: a checkpoint folder, and a GGUF file for llama.cpp. */
 
 import { type HostTensor, writeSafetensors } from "../../runtime/mod.ts";
 import { randomValues } from "../session.ts";
@@ -23,7 +23,7 @@ export const DECODER = {
 
 const HEAD_DIM = DECODER.embed / DECODER.heads;
 
-/** Files of the decoder, by name: those of the checkpoint folder, and `model.gguf`. */
+/** Returns the files of the decoder by name: those of the checkpoint folder, and `model.gguf`. */
 export function decoderFiles(): { [name: string]: Uint8Array } {
   const published: { [name: string]: HostTensor } = {};
   const gguf: { [name: string]: GgufTensor } = {};
@@ -104,7 +104,7 @@ function config(): object {
   };
 }
 
-// What llama.cpp wants to know.
+// Returns the keys that llama.cpp requires.
 function ggufKeys(): { readonly [key: string]: GgufValue } {
   return {
     "general.architecture": { text: "llama" },
@@ -126,7 +126,10 @@ function ggufKeys(): { readonly [key: string]: GgufValue } {
   };
 }
 
-/** llama.cpp turns neighbouring rows of a head together; the published order has the second halves after the first ones. */
+/**
+ * Reorders rows: llama.cpp rotates neighbouring rows of a head together; the published order puts the second halves
+ * after the first ones.
+ */
 function pairRows({ shape, data }: GgufTensor): GgufTensor {
   const [rows, columns] = shape as [number, number];
   const half = HEAD_DIM / 2;

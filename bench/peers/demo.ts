@@ -1,12 +1,12 @@
-/** The bundled checkpoint for the peers: its weights in f32, which is exact for bf16. */
+/** The bundled checkpoint for the other projects. Its weights are in f32, which is exact for bf16. */
 
 import { readFileSync } from "node:fs";
 import { openSafetensors, readTensor } from "../../runtime/mod.ts";
 
-/** Where the checkpoint is stored. */
+/** The folder of the checkpoint. */
 export const DEMO_FOLDER = new URL("../../examples/demo-lm/", import.meta.url);
 
-/** What is compared on it: greedy tokens behind a prompt. */
+/** The work that is compared: greedy tokens after a prompt. */
 export const DEMO_WORK = { prompt: 256, newTokens: 33 };
 
 /** Tokens of the prompt. */
@@ -15,7 +15,7 @@ export const DEMO_PROMPT: readonly number[] = Array.from(
   (_, i) => 3 + i * 37 % 2000,
 );
 
-/** Sizes of an OLMoE, by the names of its config.json. */
+/** Sizes of an OLMoE, with the names of its config.json. */
 export interface DemoConfig {
   readonly hidden_size: number;
   readonly intermediate_size: number;
@@ -30,7 +30,7 @@ export interface DemoConfig {
   readonly vocab_size: number;
 }
 
-/** A layer's weights, outputs outermost; experts one after the other. */
+/** A layer's weights, with outputs as the first axis and experts one after the other. */
 export interface DemoLayer {
   readonly norm: Float32Array;
   readonly q: Float32Array;
@@ -49,18 +49,18 @@ export interface DemoLayer {
 /** The checkpoint. */
 export interface Demo {
   readonly config: DemoConfig;
-  /** Also the head. */
+  /** Also the output matrix. */
   readonly embedding: Float32Array;
   readonly norm: Float32Array;
   readonly layers: readonly DemoLayer[];
 }
 
-/** Read the checkpoint. */
+/** Reads the checkpoint. */
 export async function readDemo(): Promise<Demo> {
   const config = JSON.parse(
     readFileSync(new URL("config.json", DEMO_FOLDER), "utf8"),
   ) as DemoConfig;
-  // Not the Buffer itself, whose slices share its memory.
+  // A copy, because slices of a Buffer share its memory.
   const bytes = new Uint8Array(
     readFileSync(new URL("model.safetensors", DEMO_FOLDER)),
   );
@@ -106,7 +106,7 @@ export async function readDemo(): Promise<Demo> {
   };
 }
 
-/** One matrix after the other. */
+/** Concatenates matrices. */
 export function joined(parts: readonly Float32Array[]): Float32Array {
   const all = new Float32Array(
     parts.reduce((sum, { length }) => sum + length, 0),

@@ -1,4 +1,4 @@
-/** This project's side: targets opened as every command opens them. */
+/** This project's side: targets are opened in the same way as by the commands. */
 
 import { nodeFiles } from "../../cli/files.ts";
 import type { AdapterChoice } from "../../engine/devices.ts";
@@ -15,19 +15,19 @@ import {
 import { slicePacked } from "../../engine/packing.ts";
 import { OURS } from "../results.ts";
 
-/** How a target is opened. */
+/** Options for opening a target. */
 export interface OpenOursOptions {
   readonly adapter: AdapterChoice;
   readonly threads: number;
   readonly weights?: string;
   readonly need?: Need;
-  /** Of a checkpoint: logits of some rows alone. */
+  /** For a checkpoint: compute the logits of selected rows only. */
   readonly next?: NonNullable<OpenOptions["next"]>;
-  /** Of a checkpoint: its bounds, and the pages of its caches. */
+  /** For a checkpoint: its bounds, and the pages of its caches. */
   readonly bounds?: NonNullable<OpenOptions["bounds"]>;
   readonly pages?: NonNullable<OpenOptions["pages"]>;
   readonly kvCacheDtype?: NonNullable<OpenOptions["kvCacheDtype"]>;
-  /** Keep when launches ran. */
+  /** Record when kernels run. */
   readonly timestamps?: boolean;
   readonly mesh?: NonNullable<OpenOptions["mesh"]>;
   readonly place?: NonNullable<OpenOptions["place"]>;
@@ -35,11 +35,11 @@ export interface OpenOursOptions {
   readonly activations?: NonNullable<OpenOptions["activations"]>;
 }
 
-/** This project by C whose products and sums are rounded at once, and by WebAssembly. */
+/** This project in C, with products and sums rounded together, and in WebAssembly. */
 export const FAST = "switchyard, fast numerics";
 export const WASM = "switchyard by WebAssembly";
 
-/** How the sides of this project on the CPU are opened. */
+/** Options of this project's sides on the CPU. */
 export const OUR_SIDES = {
   [OURS]: { adapter: "native" },
   [FAST]: { adapter: "native", numerics: "fast" },
@@ -48,7 +48,7 @@ export const OUR_SIDES = {
   readonly [side: string]: Pick<OpenOursOptions, "adapter" | "numerics">;
 };
 
-/** Open a target with all that is there by default. */
+/** Opens a target with the defaults of the commands. */
 export async function openOurs(
   target: Target,
   options: OpenOursOptions,
@@ -59,7 +59,7 @@ export async function openOurs(
   });
 }
 
-/** What follows a prompt, which is read in as few steps as it takes. States have to be new. */
+/** Processes a prompt in the minimum number of steps and returns the next token. States must be new. */
 export async function readPrompt(
   decoder: Decoder,
   prompt: readonly number[],
@@ -75,7 +75,7 @@ export async function readPrompt(
   return next!;
 }
 
-/** Let threads of the other side that wait in a loop for more work fall asleep. */
+/** Waits until threads of the other side sleep instead of waiting in a loop. */
 export async function pause(): Promise<void> {
   await new Promise((resolve) => setTimeout(resolve, 30));
 }

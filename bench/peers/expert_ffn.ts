@@ -1,4 +1,7 @@
-/** The expert layer on the CPU: this project, by C and by WebAssembly, against onnxruntime's operator `com.microsoft.MoE`. */
+/**
+ * The expert layer on the CPU: this project, in C and in WebAssembly, against onnxruntime's operator
+ * `com.microsoft.MoE`.
+ */
 
 import { OURS, speedOf, timingOf } from "../results.ts";
 import { FAST, OUR_SIDES, pause, WASM } from "./engine.ts";
@@ -14,10 +17,10 @@ import {
 import { onnxLayer } from "./onnx.ts";
 import { checkClose, type Compared, type Run } from "./run.ts";
 
-/** Outputs may differ by this much of the greatest one. */
+/** Allowed difference of outputs, relative to the largest one. */
 const TOLERANCE = 1e-4;
 
-/** Measure all sides. */
+/** Measures all sides. */
 export async function compareExpertFfn(run: Run): Promise<Compared> {
   const { tokens, embed, ffn, experts, topK } = LAYER_SIZES;
   const weights = randomWeights();

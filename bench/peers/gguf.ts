@@ -1,4 +1,4 @@
-/** Writes GGUF, the file format of llama.cpp: keys with values, then tensors of f32 or bf16. */
+/** Writes GGUF, the file format of llama.cpp: keys with values, then tensors. */
 
 import {
   ggufHead,
@@ -6,13 +6,13 @@ import {
   paddingAfter,
 } from "../../engine/gguf/write.ts";
 
-/** A tensor, its outermost axis first. */
+/** A tensor with its outermost axis first. */
 export interface GgufTensor<Data = Float32Array> {
   readonly shape: readonly number[];
   readonly data: Data;
 }
 
-/** What a tensor is written from: elements, or bytes that are made as they are written. */
+/** The data of a tensor: elements, or bytes that are generated during writing. */
 export type GgufData =
   | Float32Array
   | {
@@ -20,7 +20,7 @@ export type GgufData =
     parts(): Iterable<Uint8Array>;
   }
   | {
-    /** The number of a type in blocks, and the bytes of all blocks. */
+    /** The number of a block type, and the bytes of all blocks. */
     readonly type: number;
     readonly blocks: Uint8Array;
   };
@@ -28,7 +28,7 @@ export type GgufData =
 /** Numbers of types of tensors. */
 const STORED = { f32: 0, bf16: 30 };
 
-/** The parts of a file. */
+/** Yields the parts of a file. */
 export function* writeGguf(
   keys: { readonly [key: string]: GgufValue },
   tensors: { readonly [name: string]: GgufTensor<GgufData> },
@@ -52,7 +52,9 @@ export function* writeGguf(
   }
 }
 
-/** Keys of a vocabulary of so many words: nothing is tokenized, but llama.cpp does not start without words for all bytes. */
+/**
+ * Returns the keys of a vocabulary of the given size. Nothing is tokenized, but llama.cpp requires words for all bytes.
+ */
 export function vocabularyKeys(
   size: number,
 ): { readonly [key: string]: GgufValue } {

@@ -1,4 +1,4 @@
-/** Random blocks of GGUF types, and what they stand for. */
+/** Random blocks of GGUF types, and their values. */
 
 import { createHash } from "node:crypto";
 import {
@@ -8,12 +8,12 @@ import {
 } from "../../engine/gguf/blocks.ts";
 import { PACKED_ELEMENTS, type PackedElement } from "../../spec/packed.ts";
 
-/** The types in blocks, with their numbers. */
+/** The block types with their numbers. */
 export const BLOCK_TYPES = Object.entries(GGUF_TYPES).flatMap((
   [number, type],
 ) => isBlockType(type) ? [{ ...type, number: Number(number) }] : []);
 
-/** Bytes from a seed. */
+/** Returns bytes from a seed. */
 export function bytesFrom(seed: number, length: number): Uint8Array {
   const all: Uint8Array[] = [];
   for (let i = 0; 32 * i < length; i++) {
@@ -22,7 +22,7 @@ export function bytesFrom(seed: number, length: number): Uint8Array {
   return Uint8Array.from(Buffer.concat(all).subarray(0, length));
 }
 
-/** Bytes of factors, which are f16, by type; and of MXFP4's exponents. */
+/** Bytes of the f16 factors by type, and of MXFP4's exponents. */
 const FACTORS: { readonly [type: string]: readonly number[] } = {
   Q4_1: [0, 2],
   Q5_1: [0, 2],
@@ -31,7 +31,7 @@ const FACTORS: { readonly [type: string]: readonly number[] } = {
   Q6_K: [208],
 };
 
-/** Random blocks whose factors are small numbers. */
+/** Returns random blocks with small factors. */
 export function blocksOf(
   type: BlockType,
   count: number,
@@ -51,7 +51,7 @@ export function blocksOf(
   return blocks;
 }
 
-/** What blocks stand for. */
+/** Returns the values of blocks. */
 export function valuesOf(type: BlockType, blocks: Uint8Array): Float32Array {
   const { value, offset }: PackedElement = PACKED_ELEMENTS[type.element];
   const groups = type.elements / type.group;
@@ -75,7 +75,7 @@ export function valuesOf(type: BlockType, blocks: Uint8Array): Float32Array {
   return values;
 }
 
-/** What tells lists of numbers from each other. ggml has no negative zero in its table of MXFP4. */
+/** Returns a digest of numbers. ggml's table of MXFP4 has no negative zero. */
 export function digestOf(values: Float32Array): string {
   const bytes = Buffer.from(values.map((x) => x === 0 ? 0 : x).buffer);
   return createHash("sha256").update(bytes).digest("hex");

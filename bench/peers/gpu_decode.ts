@@ -1,4 +1,6 @@
-/** The bundled checkpoint on one adapter, prefill and greedy decode of one sequence: this project against every peer. */
+/**
+ * Prefill and greedy decode of one sequence of the bundled checkpoint on one adapter: this project against all others.
+ */
 
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -26,18 +28,18 @@ import { ortDecoder } from "./onnx_decoder.ts";
 import { tfDecoder } from "./tf_decoder.ts";
 import { interleave, type Side } from "./interleave.ts";
 
-/** Logits may differ by this much of the greatest one. */
+/** Allowed difference of logits, relative to the largest one. */
 const TOLERANCE = 1e-3;
 
-/** Logits behind tokens, given what came before; a step of a peer whose loop over tokens is ours. */
+/** Returns logits after tokens, given the previous ones. Used for projects whose token loop is in this benchmark. */
 export interface StepDecoder {
-  /** Forget all tokens. */
+  /** Resets the state. */
   reset(): void;
   step(tokens: readonly number[]): Promise<Float32Array>;
   close(): Promise<void>;
 }
 
-/** Measure all sides. */
+/** Measures all sides. */
 export async function compareDecodeOnGpu(
   run: GpuRun,
 ): Promise<Pick<Result, "works" | "ratios">> {
@@ -75,7 +77,7 @@ export async function compareDecodeOnGpu(
   );
 }
 
-/** A side from one that generates. */
+/** Creates a side from a generator. */
 function generating(
   once: () => Promise<Timed>,
   rest: Pick<Side, "values" | "close">,
@@ -90,7 +92,7 @@ function generating(
   };
 }
 
-/** A side whose greedy loop is this one. */
+/** Creates a side with this benchmark's greedy loop. */
 function stepping(decoder: StepDecoder): Side {
   const best = (logits: Float32Array) => logits.indexOf(Math.max(...logits));
   return generating(async () => {

@@ -1,4 +1,4 @@
-/** The expert layer on one adapter: this project against the peers that have WebGPU, rows from and to host memory. */
+/** The expert layer on one adapter: this project against others with WebGPU. Rows start and end in host memory. */
 
 import { milliseconds } from "../measure.ts";
 import { OURS, type Result } from "../results.ts";
@@ -15,13 +15,13 @@ import { type LayerWeights, onnxLayerOfProducts } from "./onnx.ts";
 import { tfLayer } from "./tf_layer.ts";
 import { interleave, type Side } from "./interleave.ts";
 
-/** Part of the work that is timed. */
+/** The measured part of the work. */
 const PART = "layer";
 
-/** Outputs may differ by this much of the greatest one. */
+/** Allowed difference of outputs, relative to the largest one. */
 const TOLERANCE = 1e-4;
 
-/** Measure all sides. */
+/** Measures all sides. */
 export async function compareFfnOnGpu(
   run: GpuRun,
 ): Promise<Pick<Result, "works" | "ratios">> {

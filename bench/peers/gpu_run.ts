@@ -1,12 +1,12 @@
-/** What comparisons on an adapter share. */
+/** Shared code of the comparisons on an adapter. */
 
 import type { GpuAdapter } from "../../runtime/mod.ts";
 import { loadOrt, type Ort, type OrtSession } from "./install.ts";
 
-/** How to compare on an adapter. */
+/** Options of a comparison on an adapter. */
 export interface GpuRun {
   readonly adapter: GpuAdapter;
-  /** Threads of each side on the host, at most. */
+  /** Maximum host threads of each side. */
   readonly threads: number;
   readonly pairs: number;
   readonly warmUp: number;
@@ -14,14 +14,14 @@ export interface GpuRun {
   readonly folder: string;
 }
 
-/** A model of onnxruntime on its WebGPU provider; operators that this does not have run on its CPU provider. */
+/** Opens an onnxruntime model on its WebGPU provider. Unsupported operators run on its CPU provider. */
 export async function openOrtSession(
   model: Uint8Array,
 ): Promise<{ session: OrtSession; Tensor: Ort["Tensor"] }> {
   const { InferenceSession, Tensor } = loadOrt();
   const session = await InferenceSession.create(model, {
     executionProviders: ["webgpu"],
-    // Operators that run on the CPU are meant to.
+    // Operators run on the CPU intentionally.
     logSeverityLevel: 3,
   });
   return { session, Tensor };

@@ -1,13 +1,13 @@
-/** Rows grouped by expert on the host, for peers whose operators cannot. */
+/** Groups rows by expert on the host, for projects without an operator for this. */
 
-/** A stable sort by expert: which choices follow each other, where each went, how many each expert has. */
+/** A stable sort by expert: the order of choices, the position of each choice, and the count of each expert. */
 export interface Grouped {
   readonly order: Int32Array;
   readonly home: Int32Array;
   readonly counts: readonly number[];
 }
 
-/** Group choices of experts. */
+/** Groups choices of experts. */
 export function groupByExpert(
   index: ArrayLike<number>,
   experts: number,

@@ -1,4 +1,7 @@
-/** The peers: what is used of them, and how they come here. Types are ours, so the project checks without them. */
+/**
+ * The other projects: the used parts of their APIs, and their installation. The types are declared here, so the project
+ * can be type-checked without them.
+ */
 
 import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
@@ -10,10 +13,10 @@ import { MachineError } from "../../spec/errors.ts";
 
 const FOLDER = fileURLToPath(new URL(".", import.meta.url));
 
-/** A package and its version. */
+/** Versions by package. */
 type Versions = { readonly [name: string]: string };
 
-/** Install the peers where they are not there yet, in a folder of their own. Returns their versions. */
+/** Installs the other projects in a separate folder if necessary. Returns their versions. */
 export function installPeers(): Versions {
   if (process.platform !== "linux" || process.arch !== "x64") {
     throw new MachineError(
@@ -32,8 +35,8 @@ export function installPeers(): Versions {
       Object.entries(dependencies).map((entry) => entry.join(" ")).join(", ")
     }`,
   );
-  // Their scripts would fetch or build variants for GPUs, and so would their optional packages. Not 'npm ci': it
-  // wants an entry for the optional packages of every system in the lock file.
+  // Skips install scripts and optional packages, which would download or build GPU variants. 'npm ci' is not used,
+  // because it requires an entry for the optional packages of every system in the lock file.
   const argv =
     "install --no-save --ignore-scripts --omit=optional --no-audit --no-fund";
   const { status } = spawnSync("npm", argv.split(" "), {
@@ -65,7 +68,7 @@ function packageOf(
   };
 }
 
-/** Import a peer by its place: programs are compiled into another folder, where it would not be found by its name. */
+/** Imports a project by path. Programs are compiled into another folder, from which it cannot be found by name. */
 export async function importPeer(name: string): Promise<unknown> {
   const file = join(FOLDER, "node_modules", name, packageOf(name).main);
   return await import(pathToFileURL(file).href) as unknown;
@@ -76,7 +79,7 @@ export interface OrtTensor {
   readonly data: Float32Array | BigInt64Array;
 }
 
-/** What is used of onnxruntime-node. */
+/** The used part of onnxruntime-node. */
 export interface Ort {
   readonly Tensor: new (
     type: "float32" | "int64" | "int32",
@@ -102,7 +105,7 @@ export interface OrtSession {
   release(): Promise<void>;
 }
 
-/** Load onnxruntime-node. */
+/** Loads onnxruntime-node. */
 export function loadOrt(): Ort {
   return createRequire(import.meta.url)("onnxruntime-node") as Ort;
 }
@@ -136,7 +139,7 @@ export interface LlamaContext {
   getSequence(): LlamaSequence;
 }
 
-/** What is used of node-llama-cpp. */
+/** The used part of node-llama-cpp. */
 export interface LlamaCpp {
   getLlama(options: {
     readonly gpu: false | "vulkan";
@@ -166,7 +169,7 @@ export interface Llama {
   dispose(): Promise<void>;
 }
 
-/** Load node-llama-cpp. */
+/** Loads node-llama-cpp. */
 export async function loadLlamaCpp(): Promise<LlamaCpp> {
   return await importPeer("node-llama-cpp") as LlamaCpp;
 }

@@ -1,46 +1,48 @@
-/** Sides that do the same work, their runs interleaved. */
+/** Sides that do the same work in interleaved runs. */
 
 import { type Result, speedOf, timingOf, type Work } from "../results.ts";
 import { OURS, ratioName } from "../results.ts";
 import { pause } from "./engine.ts";
 import { checkClose } from "./run.ts";
 
-/** What one run of a side took, and what came of it. */
+/** The time and the result of one run. */
 export interface Once {
   /** Milliseconds of each part of the work. */
   readonly ms: { readonly [part: string]: number };
-  /** Compared with ours in every run. */
+  /** Compared with this project's tokens in every run. */
   readonly tokens?: readonly number[];
 }
 
 /** A side that is ready to run. */
 export interface Side {
-  /** Compared with ours before anything is measured. */
+  /** Returns values that are compared with this project's before the measurement. */
   values(): Promise<Float32Array>;
   once(): Promise<Once>;
   close(): Promise<void>;
 }
 
-/** How each side is opened; the first is ours. */
+/** A function that opens each side. The first side is this project. */
 export type Sides = { readonly [side: string]: () => Promise<Side> };
 
-/** What the parts of the work are. */
+/** The parts of the work. */
 export interface Parts {
   readonly [part: string]: Pick<Work, "work" | "amount" | "unit">;
 }
 
-/** How to take turns. */
+/** Options of interleaved runs. */
 export interface Interleaving {
   readonly pairs: number;
   readonly warmUp: number;
-  /** Values may differ by this much of the greatest one. */
+  /** Allowed difference of values, relative to the largest one. */
   readonly tolerance: number;
-  /** Those of a side, by so much. */
+  /** Allowed difference for particular sides. */
   readonly tolerances?: { readonly [side: string]: number };
   readonly absent?: { readonly [side: string]: string };
 }
 
-/** Open every side, compare what they compute, then time interleaved runs. A side that cannot is left out, with the reason. */
+/**
+ * Opens every side, compares results, then measures interleaved runs. A side that fails is omitted, with the reason.
+ */
 export async function interleave(
   sides: Sides,
   parts: Parts,

@@ -1,10 +1,13 @@
-/** jax-js on its WebGPU backend: what is used of it. Types are ours, so the project checks without it. */
+/**
+ * jax-js with its WebGPU backend. The used part of its API is declared here, so the project can be type-checked without
+ * it.
+ */
 
 import { politely } from "../../runtime/politely.ts";
 import { importPeer } from "./install.ts";
 import { offerWebGpu } from "./webgpu.ts";
 
-/** An array. A function that takes it uses it up, unless it is given its `ref`. */
+/** An array. A function consumes its arguments, unless they are passed as `ref`. */
 export interface JaxArray {
   readonly ref: JaxArray;
   readonly shape: number[];
@@ -22,7 +25,7 @@ export interface JaxArray {
   slice(...index: readonly (number | [] | [number, number])[]): JaxArray;
 }
 
-/** What is used of jax-js. */
+/** The used part of jax-js. */
 export interface Jax {
   readonly numpy: {
     array(
@@ -46,7 +49,7 @@ export interface Jax {
   defaultDevice(device: "webgpu"): void;
 }
 
-/** Load jax-js with its WebGPU backend on the adapter of a name. */
+/** Loads jax-js with its WebGPU backend on the adapter with a name. */
 export async function loadJax(adapter: string): Promise<Jax> {
   await offerWebGpu(adapter);
   const jax = await importPeer("@jax-js/jax") as Jax;
@@ -60,7 +63,7 @@ export async function loadJax(adapter: string): Promise<Jax> {
   return jax;
 }
 
-/** Values of an array, waited for as our own runs wait; uses it up. */
+/** Reads and consumes an array. It waits in the same way as this project's runs. */
 export async function takeValues(x: JaxArray): Promise<Float32Array> {
   return await politely(x.data()) as Float32Array;
 }

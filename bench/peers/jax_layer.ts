@@ -1,11 +1,11 @@
-/** The expert layer in jax-js: the host groups rows by expert, as its functions of fixed shapes cannot. */
+/** The expert layer in jax-js. The host groups rows by expert, because functions with fixed shapes cannot. */
 
 import { groupByExpert } from "./grouping.ts";
 import { type JaxArray, loadJax, takeValues } from "./jax.ts";
 import { LAYER_SIZES } from "./layer.ts";
 import { type LayerWeights, transposed } from "./onnx.ts";
 
-/** One pass over the rows. */
+/** Runs the layer once. */
 export async function jaxLayer(
   adapter: string,
   weights: LayerWeights,
@@ -21,7 +21,7 @@ export async function jaxLayer(
     up: matrix(weights.up[e]!, ffn, embed),
     down: matrix(weights.down[e]!, embed, ffn),
   }));
-  // Compiled again for each number of rows, which is the same in every run here.
+  // Compiled for each number of rows, which is constant here.
   const expert = jit((rows: JaxArray, gate: JaxArray, up: JaxArray) => {
     const g = np.matmul(rows.ref, gate);
     return nn.sigmoid(g.ref).mul(g).mul(np.matmul(rows, up));

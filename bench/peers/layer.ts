@@ -1,4 +1,4 @@
-/** The expert layer that sides are compared on: its sizes, its weights, and this project's side. */
+/** The expert layer of the comparisons: its sizes, its weights, and this project's side. */
 
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -21,7 +21,7 @@ export const LAYER_SIZES = {
 export const LAYER_FLOPS = LAYER_SIZES.tokens * LAYER_SIZES.topK * 3 * 2 *
   LAYER_SIZES.embed * LAYER_SIZES.ffn;
 
-/** Rows for the layer. */
+/** Returns the input rows of the layer. */
 export function layerInput(): Float32Array {
   return randomValues(LAYER_SIZES.tokens * LAYER_SIZES.embed);
 }
@@ -32,7 +32,7 @@ export interface OurLayer {
   close(): Promise<void>;
 }
 
-/** Open the layer on a device of this project. */
+/** Opens the layer on a device of this project. */
 export async function openLayer(
   weights: LayerWeights,
   { folder, ...options }: OpenOursOptions & { readonly folder: string },
@@ -55,7 +55,7 @@ export async function openLayer(
   };
 }
 
-/** Weights of the layer: random, and the same in every run. */
+/** Returns random weights of the layer, the same in every run. */
 export function randomWeights(): LayerWeights {
   const { embed, ffn, experts } = LAYER_SIZES;
   let seed = 10;
@@ -73,7 +73,7 @@ export function randomWeights(): LayerWeights {
   };
 }
 
-/** The weights as a safetensors file. */
+/** Returns the weights as a safetensors file. */
 export function layerTensors(weights: LayerWeights): Uint8Array {
   const { embed, ffn, experts } = LAYER_SIZES;
   const tensors: { [name: string]: HostTensor } = {

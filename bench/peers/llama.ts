@@ -1,47 +1,47 @@
-/** llama.cpp through node-llama-cpp: greedy tokens behind a prompt, and logits. */
+/** llama.cpp through node-llama-cpp: greedy tokens after a prompt, and logits. */
 
 import process from "node:process";
 import { type LlamaSequence, loadLlamaCpp } from "./install.ts";
 
-/** One generation: the time to the first token, the time of the others, and which they were. */
+/** One generation: the time of the first token, the time of the others, and the tokens. */
 export interface Timed {
   readonly prefillMs: number;
   readonly decodeMs: number;
   readonly tokens: readonly number[];
 }
 
-/** How a model is opened. */
+/** Options for opening a model. */
 export interface LlamaOptions {
   /** A GGUF file. */
   readonly file: string;
-  /** Compute on the first Vulkan device, a software one included; default: on the CPU. */
+  /** Compute on the first Vulkan device, including software devices. Default: the CPU. */
   readonly vulkan?: boolean;
   readonly threads: number;
   readonly context: number;
   readonly vocabulary: number;
   readonly prompt: readonly number[];
   readonly newTokens: number;
-  /** The clock, in ms. Default: `performance.now`. */
+  /** The clock in ms. Default: `performance.now`. */
   readonly now?: () => number;
 }
 
 /** An open model. */
 export interface LlamaModel {
-  /** A context of so many threads. */
+  /** Opens a context with the given number of threads. */
   context(threads: number): Promise<{
-    /** Logits behind the prompt. */
+    /** Returns the logits after the prompt. */
     logits(): Promise<Float32Array>;
-    /** Logits behind each of its tokens, one after the other. */
+    /** Returns the logits after each token of the prompt. */
     allLogits(): Promise<Float32Array>;
     generate(): Promise<Timed>;
   }>;
   close(): Promise<void>;
 }
 
-/** Open a model in llama.cpp. */
+/** Opens a model in llama.cpp. */
 export async function openLlama(options: LlamaOptions): Promise<LlamaModel> {
   const { vulkan = false } = options;
-  // Without it, Vulkan devices that compute on the CPU are passed over.
+  // Required: otherwise Vulkan devices on the CPU are skipped.
   if (vulkan) process.env["GGML_VK_VISIBLE_DEVICES"] = "0";
   const { getLlama } = await loadLlamaCpp();
   const llama = await getLlama({
@@ -62,7 +62,7 @@ export async function openLlama(options: LlamaOptions): Promise<LlamaModel> {
         contextSize: options.context,
         batchSize: options.prompt.length,
         threads,
-        // All in f32, as on our side; its flash attention rounds to f16.
+        // All values in f32, as on this project's side. Its flash attention rounds to f16.
         flashAttention: false,
         experimentalKvCacheKeyType: "F32",
         experimentalKvCacheValueType: "F32",
@@ -78,7 +78,7 @@ export async function openLlama(options: LlamaOptions): Promise<LlamaModel> {
   };
 }
 
-/** Logits behind the tokens of the prompt from one on. */
+/** Returns the logits after the tokens of the prompt, from a given one on. */
 async function logitsOf(
   sequence: LlamaSequence,
   from: number,

@@ -1,4 +1,4 @@
-/** An OLMoE checkpoint folder as a GGUF file for llama.cpp. */
+/** Converts an OLMoE checkpoint folder to a GGUF file for llama.cpp. */
 
 import {
   closeSync,
@@ -20,7 +20,7 @@ import {
   writeGguf,
 } from "./gguf.ts";
 
-/** Weights of a layer: llama.cpp's name, ours, and whether each expert has one. */
+/** Weights of a layer: llama.cpp's name, this project's name, and whether each expert has one. */
 const LAYER = [
   ["attn_norm", "input_layernorm"],
   ["attn_q", "self_attn.q_proj"],
@@ -37,8 +37,8 @@ const LAYER = [
 ] as const;
 
 /**
- * Write a checkpoint whose tensors are all bf16. Matrices are widened to f32, or stay as they are: llama.cpp then rounds what
- * they are multiplied with to bf16 as well. Norms and routers are f32 in either case, as its own converter has them.
+ * Writes a checkpoint whose tensors are all bf16. Matrices are converted to f32 or unchanged. If they are unchanged,
+ * llama.cpp also rounds the other factor to bf16. Norms and routers are always f32, as in llama.cpp's converter.
  */
 export async function writeOlmoeGguf(
   folder: string,
@@ -106,7 +106,7 @@ function* partsOf(
   }
 }
 
-// What llama.cpp wants to know.
+// Returns the keys that llama.cpp requires.
 function keysOf(
   config: DemoConfig,
   vocabulary = vocabularyKeys(config.vocab_size),

@@ -1,4 +1,4 @@
-/** The expert layer as an ONNX model: with the operator `com.microsoft.MoE`, or of products of each expert's rows. */
+/** The expert layer as an ONNX model: with the operator `com.microsoft.MoE`, or with separate products per expert. */
 
 import { onnxGraph } from "./onnx_graph.ts";
 
@@ -11,7 +11,9 @@ export interface LayerSizes {
   readonly topK: number;
 }
 
-/** Weights of an expert layer: the router's, and for each expert those of its three products, outputs outermost. */
+/**
+ * Weights of an expert layer: the router's, and those of each expert's three products, with outputs as the first axis.
+ */
 export interface LayerWeights {
   readonly router: Float32Array;
   readonly gate: readonly Float32Array[];
@@ -19,7 +21,7 @@ export interface LayerWeights {
   readonly down: readonly Float32Array[];
 }
 
-/** The bytes of the model: `x` [tokens, embed] to `y` of the same shape. */
+/** Returns the bytes of the model from `x` [tokens, embed] to `y` with the same shape. */
 export function onnxLayer(
   sizes: LayerSizes,
   weights: LayerWeights,
@@ -41,7 +43,7 @@ export function onnxLayer(
     attributes: {
       k: { integer: topK },
       activation_type: { text: "swiglu" },
-      // Gate and up interleaved, and the plain function: no scaled sigmoid, no offset.
+      // Gate and up are interleaved. The plain function has neither a scaled sigmoid nor an offset.
       swiglu_fusion: { integer: 1 },
       activation_alpha: { float: 1 },
       activation_beta: { float: 0 },
@@ -52,7 +54,7 @@ export function onnxLayer(
   return graph.model({ inputs: { x: port }, outputs: { y: port } });
 }
 
-/** The same of plain operators: rows are gathered by expert, multiplied expert by expert, and put back. */
+/** Returns the same layer with basic operators: rows are gathered, multiplied and scattered per expert. */
 export function onnxLayerOfProducts(
   sizes: LayerSizes,
   weights: LayerWeights,
@@ -110,7 +112,7 @@ export function onnxLayerOfProducts(
   return graph.model({ inputs: { x: port }, outputs: { y: port } });
 }
 
-/** A matrix with rows for columns. */
+/** Transposes a matrix. */
 export function transposed(
   matrix: Float32Array,
   rows: number,
@@ -125,7 +127,7 @@ export function transposed(
   return result;
 }
 
-/** Rows of two matrices, alternating. */
+/** Interleaves the rows of two matrices. */
 function interleave(
   first: Float32Array,
   second: Float32Array,

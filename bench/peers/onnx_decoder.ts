@@ -1,4 +1,7 @@
-/** The bundled checkpoint as an ONNX model for onnxruntime: its fused operators, and all experts for every token. */
+/**
+ * The bundled checkpoint as an ONNX model for onnxruntime, with its fused operators. All experts compute for every
+ * token.
+ */
 
 import { type Demo, joined } from "./demo.ts";
 import type { StepDecoder } from "./gpu_decode.ts";
@@ -6,7 +9,7 @@ import { openOrtSession } from "./gpu_run.ts";
 import { transposed } from "./onnx.ts";
 import { type OnnxGraph, onnxGraph, type OnnxPort } from "./onnx_graph.ts";
 
-/** The checkpoint in onnxruntime. Keys and values are sent through host memory, as its API for Node wants it. */
+/** Opens the checkpoint in onnxruntime. Keys and values pass through host memory, as its API for Node requires. */
 export async function ortDecoder(demo: Demo): Promise<StepDecoder> {
   const { session, Tensor } = await openOrtSession(onnxDecoder(demo));
   const { config } = demo;
@@ -135,7 +138,7 @@ function onnxDecoder(demo: Demo): Uint8Array {
   });
 }
 
-/** Every expert for every token, and the shares of those that were not chosen are 0: no step waits for the host. */
+/** Every expert computes for every token, and unchosen experts have weight 0. No step waits for the host. */
 function feedForward(
   { op, ops, weight, integers }: OnnxGraph,
   { config }: Demo,
@@ -186,7 +189,7 @@ function feedForward(
   });
 }
 
-/** Cosines and sines by position and pair of elements. */
+/** Returns cosines and sines by position and pair of elements. */
 export function rotations(demo: Demo): [Float32Array, Float32Array] {
   const { max_position_embeddings: positions, rope_theta: theta } = demo.config;
   const half = headSize(demo) / 2;

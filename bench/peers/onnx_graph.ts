@@ -1,4 +1,4 @@
-/** Writes ONNX models: nodes one after the other, weights inside. */
+/** Writes ONNX models: a list of nodes, with the weights inside. */
 
 import {
   bytes,
@@ -26,19 +26,19 @@ export interface OnnxPort {
   readonly shape: readonly (number | string)[];
 }
 
-/** How a node is made. */
+/** Options of a node. */
 export interface NodeOptions {
   readonly attributes?: { readonly [name: string]: Attribute };
   /** `com.microsoft` for operators of onnxruntime. */
   readonly domain?: string;
-  /** The name of its output; default: one that is free. */
+  /** The name of its output. Default: a free name. */
   readonly output?: string;
 }
 
-/** A graph under construction. Operators give the names of their outputs. */
+/** A graph under construction. Operators return the names of their outputs. */
 export interface OnnxGraph {
   op(operator: string, inputs: readonly string[], o?: NodeOptions): string;
-  /** An operator with several outputs. */
+  /** Adds an operator with several outputs. */
   ops(
     operator: string,
     inputs: readonly string[],
@@ -52,7 +52,7 @@ export interface OnnxGraph {
   }): Uint8Array;
 }
 
-/** An empty graph. */
+/** Creates an empty graph. */
 export function onnxGraph(): OnnxGraph {
   const nodes: Field[] = [];
   const tensors: Field[] = [];

@@ -1,4 +1,4 @@
-/** Just enough of the protocol buffers' wire format to write a message. */
+/** A minimal writer of the protocol buffers wire format. */
 
 /** A part of a message: a field's tag and its value. */
 export type Field = readonly Uint8Array[];
@@ -32,7 +32,7 @@ export function message(number: number, fields: readonly Field[]): Field {
   return [varint(number << 3 | 2), varint(length), ...parts];
 }
 
-// Negative numbers are written as of 64 bits.
+// Negative numbers are written as 64-bit numbers.
 function varint(value: number): Uint8Array {
   const digits: number[] = [];
   let rest = BigInt.asUintN(64, BigInt(value));

@@ -1,27 +1,27 @@
-/** What both comparisons share. */
+/** Shared code of both comparisons. */
 
 import type { Result } from "../results.ts";
 
-/** How to compare. */
+/** Options of a comparison. */
 export interface Run {
-  /** Threads of each side, at most. */
+  /** Maximum threads of each side. */
   readonly threads: number;
-  /** The clock, in ms. */
+  /** The clock in ms. */
   readonly now: () => number;
-  /** Measured runs of each side, interleaved. */
+  /** Measured interleaved runs of each side. */
   readonly pairs: number;
-  /** Runs of each side before those. */
+  /** Warm-up runs of each side. */
   readonly warmUp: number;
   /** A folder for files, removed afterwards. */
   readonly folder: string;
-  /** Versions of the peers. */
+  /** Versions of the other projects. */
   readonly versions: { readonly [name: string]: string };
 }
 
-/** What a comparison found. */
+/** The results of a comparison. */
 export type Compared = Pick<Result, "works" | "ratios" | "notes">;
 
-/** The greatest difference, as a part of the greatest expected value. Throws if it is more than allowed. */
+/** Returns the largest difference, relative to the largest expected value. Throws if it is above the tolerance. */
 export function checkClose(
   actual: Float32Array,
   expected: Float32Array,
@@ -34,7 +34,7 @@ export function checkClose(
   }
   let [difference, greatest] = [0, 0];
   expected.forEach((value, i) => {
-    // Not Math.max: a NaN must not get lost.
+    // Not Math.max, which would hide a NaN here.
     const apart = Math.abs(actual[i]! - value);
     if (!(apart <= difference)) difference = apart;
     if (Math.abs(value) > greatest) greatest = Math.abs(value);

@@ -1,4 +1,7 @@
-/** The bundled checkpoint in TensorFlow.js: for one token its experts' weights are gathered, for more all experts compute. */
+/**
+ * The bundled checkpoint in TensorFlow.js. For one token, the weights of its experts are gathered; for several tokens,
+ * all experts compute.
+ */
 
 import { type Demo, joined } from "./demo.ts";
 import type { StepDecoder } from "./gpu_decode.ts";
@@ -8,7 +11,7 @@ import { loadTf, type Tf, type TfTensor, valuesOf } from "./tfjs.ts";
 
 type Cache = { keys: TfTensor; values: TfTensor }[];
 
-/** The checkpoint in TensorFlow.js. */
+/** Opens the checkpoint in TensorFlow.js. */
 export async function tfDecoder(
   adapter: string,
   demo: Demo,

@@ -1,11 +1,11 @@
-/** The expert layer in TensorFlow.js: the host groups rows by expert, as its operators cannot. */
+/** The expert layer in TensorFlow.js. The host groups rows by expert, because its operators cannot. */
 
 import { groupByExpert } from "./grouping.ts";
 import { LAYER_SIZES } from "./layer.ts";
 import { type LayerWeights, transposed } from "./onnx.ts";
 import { loadTf, type TfTensor, valuesOf } from "./tfjs.ts";
 
-/** One pass over the rows. */
+/** Runs the layer once. */
 export async function tfLayer(
   adapter: string,
   weights: LayerWeights,

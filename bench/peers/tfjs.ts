@@ -1,10 +1,13 @@
-/** TensorFlow.js on its WebGPU backend: what is used of it. Types are ours, so the project checks without it. */
+/**
+ * TensorFlow.js with its WebGPU backend. The used part of its API is declared here, so the project can be type-checked
+ * without it.
+ */
 
 import { politely } from "../../runtime/politely.ts";
 import { importPeer } from "./install.ts";
 import { offerWebGpu } from "./webgpu.ts";
 
-/** A tensor; values stay on the device until they are asked for. */
+/** A tensor. Its values stay on the device until they are read. */
 export interface TfTensor {
   readonly shape: readonly number[];
   data(): Promise<Float32Array | Int32Array>;
@@ -13,7 +16,7 @@ export interface TfTensor {
 
 type Axis = number | readonly number[];
 
-/** What is used of TensorFlow.js. */
+/** The used part of TensorFlow.js. */
 export interface Tf {
   setBackend(name: string): Promise<boolean>;
   ready(): Promise<void>;
@@ -23,7 +26,7 @@ export interface Tf {
     dtype: "float32" | "int32",
   ): TfTensor;
   tidy<T>(body: () => T): T;
-  /** Takes and gives tensors that a later `tidy` or `dispose` frees. */
+  /** Marks a tensor so that a later `tidy` or `dispose` frees it. */
   keep(x: TfTensor): TfTensor;
   dispose(x: object): void;
   matMul(a: TfTensor, b: TfTensor, turnA?: boolean, turnB?: boolean): TfTensor;
@@ -53,7 +56,7 @@ export interface Tf {
   zerosLike(x: TfTensor): TfTensor;
 }
 
-/** Load TensorFlow.js with its WebGPU backend on the adapter of a name. */
+/** Loads TensorFlow.js with its WebGPU backend on the adapter with a name. */
 export async function loadTf(adapter: string): Promise<Tf> {
   await offerWebGpu(adapter);
   const tf = await importPeer("@tensorflow/tfjs-core") as Tf;
@@ -67,7 +70,7 @@ export async function loadTf(adapter: string): Promise<Tf> {
   return tf;
 }
 
-/** Values of a tensor, waited for as our own runs wait. */
+/** Reads a tensor. It waits in the same way as this project's runs. */
 export async function valuesOf(x: TfTensor): Promise<Float32Array> {
   return await politely(x.data()) as Float32Array;
 }

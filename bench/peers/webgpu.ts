@@ -1,11 +1,11 @@
-/** WebGPU as browsers offer it, for peers that are written for them. */
+/** WebGPU as in browsers, for projects that are written for them. */
 
 import { create, globals } from "webgpu";
 
-/** The object that `navigator.gpu` is; it must never be collected. */
+/** The object `navigator.gpu`. It must never be garbage-collected. */
 let offered: GPU | undefined;
 
-/** Put `navigator.gpu` and its constants in place; the adapter is the one of that name. */
+/** Defines `navigator.gpu` and its constants, with the adapter of a name. */
 export function offerWebGpu(adapter: string): Promise<void> {
   if (offered === undefined) {
     Object.assign(globalThis, globals);

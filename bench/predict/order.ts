@@ -1,4 +1,7 @@
-/** Configurations of small MoE models on four ranks, and whether the simulator puts them in the order in which they were measured. */
+/**
+ * Configurations of small MoE models on four ranks, and whether the simulator's order of them equals the measured
+ * order.
+ */
 
 import {
   compile,
@@ -26,16 +29,16 @@ const WHOLE = { chunks: 1, deduplicate: false } as const;
 const DEDUPLICATED = { chunks: 1, deduplicate: true } as const;
 const GATHER = { dispatcher: "allGather", numerics: "fast" } as const;
 
-/** A step that is compared: its sequences, and their tokens in it and before it. */
+/** A compared step: its sequences, and their tokens in it and before it. */
 interface OrderedStep {
   readonly sequences: number;
   readonly length: number;
   readonly position: number;
 }
 
-/** What is compared. Each is measured once, and kept as `results/NAME.json`. */
+/** A comparison. Each is measured once, and saved as `results/NAME.json`. */
 interface Order {
-  /** Fields of a `config.json` that another order has otherwise. */
+  /** Fields of `config.json` that differ between orders. */
   readonly config: { readonly [field: string]: number };
   readonly steps: { readonly [S in Step]: OrderedStep };
   readonly configurations: { readonly [name: string]: Configuration };
@@ -44,7 +47,7 @@ interface Order {
 /** Kinds of steps. */
 export type Step = "prefill" | "decode";
 
-/** Meshes, strategies and chunks that are written out. */
+/** The listed meshes, strategies and chunks. */
 const WRITTEN: Order["configurations"] = {
   "ep=4": { mesh: { ep: 4 }, ...WHOLE },
   "ep=4, 2 chunks": { mesh: { ep: 4 }, ...WHOLE, chunks: 2 },
@@ -69,9 +72,9 @@ const WRITTEN: Order["configurations"] = {
 };
 
 /**
- * The orders. `order` was there when the simulator was written. `order_mpi` was chosen and declared before anything of it was
- * measured, and no rule of the simulator was changed afterwards: small experts of which a token chooses many, so that by what is predicted,
- * exchanges set configurations further apart than rounds are.
+ * The orders. `order` existed when the simulator was written. `order_mpi` was chosen and declared before any of it was
+ * measured, and the simulator was not changed afterwards. It has small experts and many choices per token: according to
+ * the prediction, exchanges then separate configurations by more than the variation between rounds.
  */
 export const ORDERS: { readonly [name: string]: Order } = {
   order: {
@@ -138,7 +141,7 @@ export const ORDERS: { readonly [name: string]: Order } = {
   },
 };
 
-/** An order of that name. Throws RangeError where there is none. */
+/** Returns an order by name. Throws RangeError if it does not exist. */
 export function orderNamed(name: string): Order {
   const order = ORDERS[name];
   if (order) return order;
@@ -149,7 +152,7 @@ export function orderNamed(name: string): Order {
   );
 }
 
-/** A small decoder of the form of Qwen3's. */
+/** Builds a small decoder with the structure of Qwen3. */
 function orderedModel({ config, steps: { prefill } }: Order): Model {
   const { sequences, length } = prefill;
   return publishedModel({
@@ -170,7 +173,7 @@ function orderedModel({ config, steps: { prefill } }: Order): Model {
   });
 }
 
-/** Compile a configuration for ranks on the CPU. */
+/** Compiles a configuration for ranks on the CPU. */
 export async function compileOrdered(
   { order, configuration, tuning, limits = CPU_LIMITS }: {
     readonly order: Order;
@@ -186,14 +189,14 @@ export async function compileOrdered(
   });
 }
 
-/** What one job measured. */
+/** The measurements of one job. */
 export interface Measured {
   /** Tiles of the plans. */
   readonly tuning: TuningTable;
   readonly machine: Machine;
   /** How often the routers chose each expert in each step. */
   readonly experts: { readonly [S in Step]: ExpertLoad };
-  /** Milliseconds of each configuration, the median of each round. */
+  /** Milliseconds of each configuration: the median of each round. */
   readonly times: {
     readonly [name: string]: { readonly [S in Step]: readonly number[] };
   };
@@ -207,14 +210,17 @@ export interface Ordered {
   readonly rounds: readonly number[];
 }
 
-/** A run that was measured, and where. */
+/** A measured run and its machine. */
 export interface OrderDocument {
   readonly machine: string;
   readonly where: string;
   readonly measured: Measured;
 }
 
-/** Predict every configuration that was measured, and sort them by what was. `plans` keeps theirs, for another machine. */
+/**
+ * Predicts every measured configuration and sorts them by measured time. `plans` stores the plans for use with another
+ * machine.
+ */
 export async function orderOf(
   order: Order,
   { tuning, machine, experts, times }: Measured,
@@ -248,7 +254,7 @@ function workloadOf({ steps }: Order, step: Step): Workload {
   return { tokens: sequences * length, sequences, past: position };
 }
 
-/** Whether two configurations are apart: no round of the one was as fast as any of the other. */
+/** Returns whether two configurations are separated: every round of one was slower than all rounds of the other. */
 export function areApart(
   { rounds: a }: Ordered,
   { rounds: b }: Ordered,
@@ -256,7 +262,10 @@ export function areApart(
   return Math.max(...a) < Math.min(...b) || Math.max(...b) < Math.min(...a);
 }
 
-/** Kendall's tau of measured and predicted times: of all pairs that count, those in the same order less those that are not. */
+/**
+ * Returns Kendall's tau of measured and predicted times: among the counted pairs, concordant minus discordant pairs,
+ * relative to all.
+ */
 export function kendall(
   times: readonly Ordered[],
   counts: (a: Ordered, b: Ordered) => boolean = () => true,

@@ -1,6 +1,6 @@
 /**
- * One of four ranks that measure the machine and every configuration of `order.ts`: `rank.ts SHARING ADAPTER ROUNDS ORDER`.
- * Configurations take turns in each round. Rank 0 prints a line of JSON.
+ * One of four ranks that measure the machine and every configuration of `order.ts`: `rank.ts SHARING ADAPTER ROUNDS
+ * ORDER`. Configurations are interleaved in each round. Rank 0 prints a line of JSON.
  */
 
 import { availableParallelism } from "node:os";
@@ -31,14 +31,14 @@ const [sharing, adapter, rounds, name] = process.argv.slice(2) as [
   string,
   string,
 ];
-// Where one rank fails MPI ends all, and nobody would read why.
+// If one rank fails, MPI ends all, so the reason is printed first.
 process.on("uncaughtException", (error) => {
   console.error(error);
   process.exit(1);
 });
 const order = orderNamed(name);
 const select = { sharing, adapter, threads: availableParallelism() };
-/** Steps of each kind in a round; as many before any counts. */
+/** Measured steps of each kind per round. The same number is run before as warm-up. */
 const REPEATED: { readonly [S in Step]: number } = { prefill: 4, decode: 16 };
 const KINDS = ["prefill", "decode"] as const;
 

@@ -1,4 +1,4 @@
-/** What `results/predict.json` recorded, steps and exchanges of machines of then, beside what the simulator says of them. */
+/** The recorded steps and exchanges in `results/predict.json`, compared with the simulator's predictions. */
 
 import { readFileSync } from "node:fs";
 import {
@@ -21,7 +21,7 @@ import { expertLayer } from "../models.ts";
 import { load } from "../session.ts";
 import { demoModel, FFN, packed, PROMPT } from "../work.ts";
 
-/** A time in ms: what the predictor of then said, what was measured, and the median ratio of its rounds. */
+/** A time in ms: the earlier prediction, the measurement, and the median ratio of its rounds. */
 interface Recorded {
   readonly predicted: number;
   readonly measured: number;
@@ -30,7 +30,7 @@ interface Recorded {
 
 /** A file of results. */
 interface Recording {
-  /** Tiles of the plans that ran, by what computed them. */
+  /** Tiles of the executed plans, by device. */
   readonly tunings: { readonly [C in Computer]?: TuningTable };
   readonly rows: readonly {
     readonly where: string;
@@ -39,11 +39,11 @@ interface Recording {
     readonly step: Recorded;
     readonly exchange?: Recorded;
   }[];
-  /** What each round predicted from. */
+  /** The machine description of each round. */
   readonly machines: { readonly [where: string]: readonly Machine[] };
 }
 
-/** A recorded time, and predicted over measured: as the predictor of then had it, and as the simulator has it. */
+/** A recorded time, and the ratios of predicted to measured time: of the earlier predictor and of the simulator. */
 export interface Replayed {
   readonly what: "step" | "exchange";
   readonly name: string;
@@ -51,15 +51,15 @@ export interface Replayed {
   readonly now: number;
 }
 
-/** A prediction is held to this, either way. */
+/** Maximum ratio between prediction and measurement, in either direction. */
 const WITHIN = 1.25;
 
-/** Whether predicted over measured is as near as is asked for. */
+/** Returns whether a ratio of predicted to measured time is within the goal. */
 export function isWithin(ratio: number): boolean {
   return ratio <= WITHIN && ratio >= 1 / WITHIN;
 }
 
-/** Predict what was recorded in a file of this folder. */
+/** Predicts the records of a file in this folder. */
 export async function replay(file: string): Promise<Replayed[]> {
   const { rows, machines, tunings } = JSON.parse(
     read(`../results/${file}`).toString(),
@@ -68,7 +68,7 @@ export async function replay(file: string): Promise<Replayed[]> {
   const plans = new Map<string, ReturnType<typeof compile>>();
   const found: Replayed[] = [];
   for (const { where, work, ranks, step, exchange } of rows) {
-    // Of processes, machines were kept of four ranks only.
+    // For processes, only machines of four ranks were saved.
     if (/MPI/.test(where) && ranks < 4) continue;
     const { model, weights, workload } = works.find(({ name }) =>
       work.startsWith(name)
@@ -111,7 +111,7 @@ export async function replay(file: string): Promise<Replayed[]> {
   return found;
 }
 
-/** How many are within the goal: by the predictor of then, and by the simulator. */
+/** Returns how many are within the goal, for the earlier predictor and for the simulator. */
 export function score(replayed: readonly Replayed[], of: Replayed["what"]) {
   const all = replayed.filter(({ what }) => what === of);
   return {
@@ -125,10 +125,13 @@ function read(path: string): Buffer {
   return readFileSync(new URL(path, import.meta.url));
 }
 
-/** What was measured: of the expert layer, choices were about even; of the bundled checkpoint, they are what it chooses. */
+/**
+ * Returns the measured works. The choices of the expert layer were approximately even; those of the bundled checkpoint
+ * are its own.
+ */
 async function recordedWorks(): Promise<
   readonly {
-    /** What its name begins with. */
+    /** Prefix of its name. */
     readonly name: string;
     readonly model: Model;
     readonly weights: NonNullable<CompileOptions["weights"]>;

@@ -1,4 +1,4 @@
-/** The same steps in PyTorch's CPU build, in a process that takes one whenever it is asked to. */
+/** The same steps in PyTorch's CPU build, in a process that runs one step per request. */
 
 import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -12,26 +12,26 @@ import { batchOf, type Configuration, STEP } from "./training.ts";
 
 const SCRIPT = fileURLToPath(new URL("olmoe.py", import.meta.url));
 
-/** Interpreters that may have PyTorch: the one in use, and the system's own. */
+/** Interpreters that may have PyTorch: the current one, and the system's. */
 const INTERPRETERS = ["python3", "/usr/bin/python3"];
 
-/** What PyTorch trains. */
+/** The training in PyTorch. */
 export interface PyTorchOptions {
   readonly weights: { readonly [name: string]: HostTensor };
   readonly threads: number;
 }
 
-/** PyTorch, waiting for the next step. */
+/** PyTorch, ready for the next step. */
 export interface PyTorch {
   readonly version: string;
-  /** The library that multiplies its matrices. */
+  /** The library of its matrix products. */
   readonly blas: string;
-  /** Take a step; gives its loss and how many milliseconds it took there. */
+  /** Runs a step. Returns its loss and its milliseconds in PyTorch. */
   step(): Promise<{ readonly loss: number; readonly ms: number }>;
   close(): void;
 }
 
-/** Start it; undefined where no interpreter has PyTorch. */
+/** Starts PyTorch. Undefined if no interpreter has it. */
 export async function startPyTorch(
   config: Configuration,
   { weights, threads }: PyTorchOptions,
@@ -51,7 +51,7 @@ export async function startPyTorch(
   ];
   for (const interpreter of INTERPRETERS) {
     const child = spawn(interpreter, argv);
-    // A missing interpreter is reported by an event; it ends like one that lacks PyTorch.
+    // A missing interpreter emits an event, and then ends like one without PyTorch.
     child.on("error", () => {});
     child.stderr.resume();
     const lines = createInterface(child.stdout)[Symbol.asyncIterator]();

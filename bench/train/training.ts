@@ -1,4 +1,4 @@
-/** A step of training for the benchmarks: the bundled checkpoint's model from random weights, on random tokens. */
+/** A training step for the benchmarks: the bundled checkpoint's model with random weights and random tokens. */
 
 import { availableParallelism } from "node:os";
 import {
@@ -20,34 +20,34 @@ import {
 import type { Plan } from "../../spec/plan/plan.ts";
 import { randomValues } from "../session.ts";
 
-/** Sequences of a step, tokens of one, and the learning rate. */
+/** Sequences of a step, tokens of a sequence, and the learning rate. */
 export const STEP = { batch: 8, length: 128, rate: 1e-3 };
 
-/** A configuration as config.json has it. */
+/** A configuration in the form of config.json. */
 export type Configuration = { readonly [name: string]: unknown };
 
-/** How the step is taken. */
+/** Options of a training step. */
 export interface TrainingPlace extends Partial<CompileTrainingOptions> {
   readonly adapter: AdapterChoice;
   readonly mesh: { readonly [axis: string]: number };
-  /** Compute blocks a second time for gradients. */
+  /** Recompute blocks for gradients. */
   readonly again?: boolean;
-  /** Record where the time goes; steps take longer. */
+  /** Record times, which makes steps slower. */
   readonly traced?: boolean;
 }
 
-/** A training that is loaded. */
+/** A loaded training. */
 export interface LoadedTraining {
   readonly plan: Plan;
-  /** Take a step; gives its loss. */
+  /** Runs a step and returns its loss. */
   step(): Promise<number>;
   statistics(): readonly RankStatistics[];
-  /** Milliseconds by what steps of the plan do, over all ranks, since it was loaded. */
+  /** Returns milliseconds by op of the plan, over all ranks, since loading. */
   times(): { readonly [op: string]: number };
   close(): Promise<void>;
 }
 
-/** Random tokens and what follows each. */
+/** Returns random tokens and their next tokens. */
 export function batchOf(
   { vocab_size }: Configuration,
 ): { readonly ids: Int32Array; readonly labels: Int32Array } {
@@ -59,12 +59,12 @@ export function batchOf(
   return { ids: draw(1), labels: draw(2) };
 }
 
-/** The weights before the first step. */
+/** Returns the weights before the first step. */
 export function weightsOf(plan: Plan): { readonly [name: string]: HostTensor } {
   return initialWeights(plan, { seed: 0, deviation: 0.02 });
 }
 
-/** Compile a step and load it. */
+/** Compiles a step and loads it. */
 export async function loadTraining(
   config: Configuration,
   { adapter, mesh, traced = false, again = false, ...more }: TrainingPlace,
