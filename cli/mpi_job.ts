@@ -173,16 +173,22 @@ export async function runJob(
     closed: endNow,
   });
   child.stdout.setEncoding("utf8").on("data", (chunk) => output.push(chunk));
+  let left: NodeJS.Timeout | undefined;
   const code = await new Promise<number>((resolve, reject) => {
     child.on("error", reject);
+    // A rank whose shell was killed keeps the launcher's output open.
+    child.on("exit", () => {
+      left = setTimeout(() => void endRanks(job.folder, started), PATIENCE_MS);
+    });
     child.on("close", (code) => resolve(code ?? 1));
   });
   clearTimeout(timer);
+  clearTimeout(left);
   await endRanks(job.folder, started);
   for (const name of signals) process.off(name, forward);
   rmSync(job.folder, { recursive: true, force: true });
-  const left = await output.end();
-  if (left !== "") text.push(`${left}\n`);
+  const rest = await output.end();
+  if (rest !== "") text.push(`${rest}\n`);
   text.end();
   return {
     code,

@@ -114,6 +114,14 @@ t.test("a job that is not done is not taken for one", {
   });
 });
 
+t.test("a rank whose shell was killed is ended", {
+  skip: process.platform !== "linux" && "there is no /proc",
+}, async (t) => {
+  const script = `(rank 0 sh -c 'while :; do sleep 1; done') &
+sleep 0.5; kill -9 $!; exit 1`;
+  t.match(await run(t, script), { code: 1, finished: false, out: "" });
+});
+
 /** Why tests that stop ranks are skipped, or false. */
 const skip = process.platform === "win32" && "Windows has no signals";
 

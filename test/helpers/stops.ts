@@ -137,8 +137,8 @@ export async function stopRank(
 }
 
 /** The process of a rank, as soon as it is there. */
-function rankOf(
-  { rankVariable }: Launcher,
+export function rankOf(
+  { rankVariable }: Pick<Launcher, "rankVariable">,
   scratch: string,
   rank: number,
 ): number | undefined {
