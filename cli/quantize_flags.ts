@@ -58,6 +58,10 @@ export function quantizeFlags(command: Command, rules: Rule[]): Command {
       },
     )
     .option(
+      "--importance <files...>",
+      "Texts, plain or compressed: columns whose activations are large there get smaller errors.",
+    )
+    .option(
       "--text <files...>",
       "Texts, plain or compressed: print perplexity, KL divergence from the original and agreement of routing.",
     )

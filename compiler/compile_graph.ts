@@ -14,6 +14,7 @@ import { countDropped } from "./graph/count_dropped.ts";
 import { dispatchedNodes } from "./graph/dispatched_nodes.ts";
 import type { Scalars } from "./graph/gradients.ts";
 import type { Graph } from "./graph/graph.ts";
+import { recordSquares } from "./graph/record_squares.ts";
 import { accumulatedName } from "./graph/train_step.ts";
 import { withSourceNames } from "./source_names.ts";
 import { DEFAULT_TILE } from "./tuning/tile.ts";
@@ -85,6 +86,11 @@ export interface CompileOptions extends Strategy {
    */
   readonly countDropped?: boolean;
   /**
+   * Whether to add outputs `squares.PARAMETER`: sums of squares of what each parameter is contracted with, for
+   * quantizers. Not available in training. As gradients, they differ between meshes in the last bits.
+   */
+  readonly recordSquares?: boolean;
+  /**
    * Paged KV cache: `count` pages of `size` positions per rank. The input `pages`, i32 [sequence, block], is the page
    * table: the page on its rank of each block of `size` positions of a sequence. Layers with a window have fewer pages
    * and a separate table. Not available in training. Bits do not change. A function receives the number of ranks that
@@ -116,7 +122,8 @@ export function compileLowered(
     size,
   }));
   const { zero = 0 } = options;
-  const counted = options.countDropped ? countDropped(traced) : traced;
+  const recorded = options.recordSquares ? recordSquares(traced) : traced;
+  const counted = options.countDropped ? countDropped(recorded) : recorded;
   const simple = zero === 3
     ? recomputeViews(simplify(counted))
     : simplify(counted);

@@ -50,6 +50,7 @@ export {
   type TrainStepOptions,
 } from "./graph/train_step.ts";
 export type { AxisPlacement, Placement } from "./sharding/placement.ts";
+export { SQUARES } from "./graph/record_squares.ts";
 export { type ParamFacts, paramFacts } from "./graph/param_facts.ts";
 export type { TrainedDType } from "./graph/stored.ts";
 export { trace, type TraceOptions } from "./graph/trace.ts";

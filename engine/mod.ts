@@ -59,6 +59,11 @@ export {
   planTarget,
   tuneTarget,
 } from "./open.ts";
+export { type Importance } from "./quantize/gguf_file.ts";
+export {
+  measureImportance,
+  type MeasureImportanceOptions,
+} from "./quantize/importance.ts";
 export {
   quantizeCheckpoint,
   type Quantized,

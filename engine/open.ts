@@ -69,6 +69,7 @@ const COMPILED = [
   ...STRATEGY_NAMES,
   "check",
   "countDropped",
+  "recordSquares",
   "pages",
   "kvCacheDtype",
   "activations",

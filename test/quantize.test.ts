@@ -202,7 +202,19 @@ t.test(
       t.equal(code, 0, err);
       return out;
     };
+    const weighted = async (mesh: string) => {
+      const out = join(folder, `${mesh}.gguf`);
+      const { code, err } = await switchyard([
+        ...["quantize", demo, "--to", "q4_k", "--out", out, "--mesh", mesh],
+        ...["--importance", text, "--window", "128", "--adapter", "cpu"],
+      ]);
+      t.equal(code, 0, err);
+      return readFileSync(out);
+    };
+    const found = await weighted("ep=2");
+    t.ok(found.equals(await weighted("ep=1")), "equal bytes on meshes");
     const q4 = join(folder, "q4_k.gguf");
+    t.notOk(found.equals(readFileSync(q4)), "importance has an effect");
     t.equal(await generate(q4, "--mesh", "ep=4"), await generate(q4));
   },
 );

@@ -11,6 +11,7 @@ import {
   type Score,
   type ScoredModel,
   scoreTexts,
+  type Target,
 } from "../../engine/mod.ts";
 import { DataError } from "../../spec/mod.ts";
 import type { DeviceFlags, PlanFlags } from "../flags.ts";
@@ -32,7 +33,7 @@ export interface PerplexityFlags extends PlanFlags, DeviceFlags {
 }
 
 /** Default number of tokens per window. The positions of the model limit it. */
-const WINDOW = 2048;
+export const WINDOW = 2048;
 
 /** Scores the texts of files, and prints perplexity and divergence. */
 export async function perplexityCommand(
@@ -94,6 +95,19 @@ export async function encodeFiles(
   }
 }
 
+/** The checkpoint that a path names. Throws DataError for anything else. */
+export async function scoredTarget(
+  io: CliIo,
+  model: string,
+  flags: PlanFlags,
+): Promise<Extract<Target, { readonly kind: "checkpoint" }>> {
+  const target = await targetOf(io, model, flags);
+  if (target.kind === "checkpoint") return target;
+  throw new DataError(
+    `Cannot score texts with '${model}': it is no checkpoint folder. Give a folder with config.json and safetensors files`,
+  );
+}
+
 /** The measured scores, and the windows that they were measured in. */
 export interface Measured extends Score {
   readonly window: number;
@@ -112,13 +126,7 @@ export async function measure(
   const opened: { close(): Promise<void> }[] = [];
   const targets = [];
   for (const model of models) {
-    const target = await targetOf(io, model, flags);
-    if (target.kind !== "checkpoint") {
-      throw new DataError(
-        `Cannot score texts with '${model}': it is no checkpoint folder. Give a folder with config.json and safetensors files`,
-      );
-    }
-    targets.push(target);
+    targets.push(await scoredTarget(io, model, flags));
   }
   const positions = Math.min(
     ...targets.map(({ checkpoint }) =>

@@ -1,6 +1,9 @@
 /** `switchyard quantize`: a checkpoint with smaller weights, and how far it is from the original. */
 
 import {
+  type Importance,
+  measureImportance,
+  openTarget,
   quantizeCheckpoint,
   type Quantized,
   type QuantizeTargetName,
@@ -9,14 +12,17 @@ import {
 import { sizeText } from "../../spec/size_text.ts";
 import type { CliIo } from "../io.ts";
 import { locate } from "../located.ts";
-import { createBar } from "../progress.ts";
+import { createBar, createProgressBar } from "../progress.ts";
 import { UsageError } from "../values.ts";
+import { openOptions } from "./options.ts";
 import {
   documentOf,
   encodeFiles,
   measure,
   type PerplexityFlags,
+  scoredTarget,
   scoreText,
+  WINDOW,
 } from "./perplexity.ts";
 
 /** Flags of `quantize`. */
@@ -26,6 +32,7 @@ export interface QuantizeFlags
   readonly out?: string;
   readonly rules: readonly Rule[];
   readonly text?: readonly string[];
+  readonly importance?: readonly string[];
 }
 
 /** Quantize a checkpoint, and compare it with the original on texts. */
@@ -47,11 +54,14 @@ export async function quantizeCommand(
   // Texts that cannot be read are reported before anything is written.
   const texts = text &&
     await encodeFiles(io, model, { files: text, limit: flags.limit });
+  const importance = flags.importance &&
+    await importanceFrom(io, model, { files: flags.importance, flags });
   const bar = createBar(io, `Quantizing to ${to} {bar} {percentage} %`, 1);
   const quantized = await quantizeCheckpoint(model, io.files, {
     to,
     out,
     rules,
+    ...importance ? { importance } : {},
     onProgress: (done, total) => bar.update(done / total),
   }).finally(bar.stop);
   if (!flags.json) await io.out(quantizedText(quantized, out));
@@ -73,6 +83,40 @@ export async function quantizeCommand(
     );
   } else if (measured) await io.out(scoreText(measured));
   return 0;
+}
+
+/** Importance of columns, measured on texts. */
+async function importanceFrom(
+  io: CliIo,
+  model: string,
+  { files, flags }: {
+    readonly files: readonly string[];
+    readonly flags: QuantizeFlags;
+  },
+): Promise<Importance> {
+  const texts = await encodeFiles(io, model, { files, limit: flags.limit });
+  const target = await scoredTarget(io, model, flags);
+  const { maxPositions } = target.checkpoint.published.decoder;
+  const context = Math.min(flags.window ?? WINDOW, maxPositions);
+  const loading = createProgressBar(io);
+  const opened = await openTarget(target, io.files, {
+    ...await openOptions(io, target, flags),
+    // Sums of other meshes differ in the last bits.
+    mesh: { ep: 1 },
+    recordSquares: true,
+    need: { tokens: context, sequences: 1, context },
+    onProgress: loading.update,
+  }).finally(loading.stop);
+  const bar = createBar(io, "Measuring activations {bar} {percentage} %", 1);
+  try {
+    return await measureImportance(opened, texts, {
+      context,
+      onProgress: (done, total) => bar.update(done / total),
+    });
+  } finally {
+    bar.stop();
+    await opened.close();
+  }
 }
 
 function quantizedText(

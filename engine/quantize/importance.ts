@@ -1,0 +1,79 @@
+/** Importance of the columns of matrices: mean squares of what they are multiplied with, over the tokens of texts. */
+
+import { SQUARES } from "../../compiler/mod.ts";
+import { Decoder, decoderShape } from "../decoder.ts";
+import type { Opened } from "../open.ts";
+import { packPrompts, slicePacked } from "../packing.ts";
+import { windowsOf } from "../score/windows.ts";
+import type { Importance } from "./gguf_file.ts";
+
+/** Options of `measureImportance`. */
+export interface MeasureImportanceOptions {
+  /** Tokens of a window. Windows do not overlap. */
+  readonly context: number;
+  readonly onProgress?: (done: number, total: number) => void;
+}
+
+/**
+ * Runs texts, as token ids, through a target that was opened with `recordSquares`. Experts that no token has chosen have no
+ * importance.
+ */
+export async function measureImportance(
+  { session, plan }: Pick<Opened, "session" | "plan">,
+  texts: readonly (readonly number[])[],
+  { context, onProgress }: MeasureImportanceOptions,
+): Promise<Importance> {
+  const decoder = new Decoder(session, decoderShape(plan)!);
+  const sums = new Map<string, Float64Array>();
+  const windows = texts.flatMap((text) =>
+    windowsOf(text.length, { context, stride: context }).map(({ from, to }) =>
+      text.slice(from, to)
+    )
+  );
+  for (const [i, window] of windows.entries()) {
+    session.reset();
+    const packed = packPrompts([window]);
+    for (let from = 0; from < window.length; from += decoder.maxTokens) {
+      const to = Math.min(window.length, from + decoder.maxTokens);
+      const outputs = await decoder.outputs(slicePacked(packed, from, to));
+      for (const [name, { data }] of Object.entries(outputs)) {
+        if (!name.startsWith(SQUARES)) continue;
+        const sum = sums.get(name) ?? new Float64Array(data.length);
+        data.forEach((x: number, at: number) => sum[at]! += x);
+        sums.set(name, sum);
+      }
+    }
+    onProgress?.(i + 1, windows.length);
+  }
+  return importanceOf(sums, plan.axes["expert"]?.size ?? 1);
+}
+
+/** Importance by the name of a tensor, from sums by the name of a parameter. */
+function importanceOf(
+  sums: ReadonlyMap<string, Float64Array>,
+  experts: number,
+): Importance {
+  return (tensor) => {
+    const whole = sums.get(SQUARES + tensor);
+    if (whole) return scaled(whole);
+    const [, start, expert, end] =
+      /^(.*\.experts\.)(\d+)(\..*)$/.exec(tensor) ??
+        [];
+    const all = sums.get(`${SQUARES}${start}{expert}${end}`);
+    if (!all) return undefined;
+    const columns = all.length / experts;
+    const at = Number(expert) * columns;
+    return scaled(all.subarray(at, at + columns));
+  };
+}
+
+/** Sums with a mean of 1, and none that is nothing; undefined where all are. */
+function scaled(sums: Float64Array): Float32Array | undefined {
+  const mean = sums.reduce((total, x) => total + x, 0) / sums.length;
+  return mean > 0
+    ? Float32Array.from(sums, (x) => Math.max(x / mean, LEAST))
+    : undefined;
+}
+
+/** The least importance of a column, relative to the mean. */
+const LEAST = 1e-4;
