@@ -1,6 +1,6 @@
 /**
- * A full server against `generate --prompts`: tokens/s of the same prompts, without loading. `--rounds N`, `--requests N`,
- * `--tokens N`, `--checkpoint FOLDER`; other flags are given to both commands.
+ * A full server against `generate --prompts`: tokens/s for the same prompts, without loading. Flags: `--rounds N`,
+ * `--requests N`, `--tokens N`, `--checkpoint FOLDER`; other flags are passed to both commands.
  */
 
 import { spawn } from "node:child_process";
@@ -16,7 +16,7 @@ const WORDS = "once upon a time there was a king who had a daughter and a fox"
 
 const flags = process.argv.slice(2);
 
-/** The value of a flag, which is taken out. */
+/** Removes a flag and returns its value. */
 function take(flag: string, otherwise: string): string {
   const at = flags.indexOf(flag);
   return at < 0 ? otherwise : flags.splice(at, 2)[1]!;
@@ -36,7 +36,7 @@ const prompts = Array.from(
     ).join(" "),
 );
 
-/** Starts a command; what it prints goes to `read`. */
+/** Starts a command and passes its output to `read`. */
 function start(argv: readonly string[], read: (text: string) => void) {
   const child = spawn(
     process.execPath,
@@ -48,7 +48,7 @@ function start(argv: readonly string[], read: (text: string) => void) {
   return { child, ended };
 }
 
-/** Tokens and seconds of `generate`, without loading. */
+/** Returns the tokens and seconds of `generate`, without loading. */
 async function generate(file: string): Promise<number> {
   let out = "";
   const { ended } = start([
@@ -64,7 +64,7 @@ async function generate(file: string): Promise<number> {
   return 1000 * count / (timing.prefillMs + timing.decodeMs);
 }
 
-/** Tokens/s of requests that are all sent at once. */
+/** Returns tokens/s for requests that are all sent at once. */
 async function ask(
   address: string,
   { stream = false, at = requests } = {},
@@ -94,7 +94,7 @@ async function ask(
   return 1000 * count / (performance.now() - begun);
 }
 
-/** A server that listens. */
+/** A listening server. */
 async function startServer() {
   let listens: (address: string) => void;
   const url = new Promise<string>((resolve) => listens = resolve);

@@ -147,7 +147,7 @@ export class Batch {
     return { tokens: tokens.ids.length, prompted, chosen: ends.length };
   }
 
-  /** How many of the best tokens have to be known of each of some sequences; undefined: all. */
+  /** Number of best tokens that each sequence needs. Undefined: all. */
   #needed(slots: readonly number[]): number | undefined {
     let most = 0;
     for (const slot of slots) {

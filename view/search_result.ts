@@ -16,7 +16,7 @@ export interface FoundConfiguration {
   /** Memory of the fullest rank, and its limit. */
   readonly bytes: number;
   readonly limit?: number;
-  /** Of a step. */
+  /** Seconds of a step. */
   readonly seconds: number;
   readonly tokensPerSecond: number;
   /** Why it is not the best. For the best: its limiting resource. */

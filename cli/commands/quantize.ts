@@ -1,4 +1,4 @@
-/** `switchyard quantize`: a checkpoint with smaller weights, and how far it is from the original. */
+/** `switchyard quantize`: write a checkpoint with smaller weights, and measure its difference from the original. */
 
 import {
   type Importance,
@@ -35,7 +35,7 @@ export interface QuantizeFlags
   readonly importance?: readonly string[];
 }
 
-/** Quantize a checkpoint, and compare it with the original on texts. */
+/** Quantizes a checkpoint, and compares it with the original on texts. */
 export async function quantizeCommand(
   base: CliIo,
   name: string,
@@ -51,7 +51,7 @@ export async function quantizeCommand(
   const last = name.split(/[/\\]/).findLast((part) => part !== "") ?? name;
   const out = flags.out ??
     `${last.replace(/\.gguf$|@.*$/, "")}-${to}${to === "fp8" ? "" : ".gguf"}`;
-  // Texts that cannot be read are reported before anything is written.
+  // Reports unreadable texts before anything is written.
   const texts = text &&
     await encodeFiles(io, model, { files: text, limit: flags.limit });
   const importance = flags.importance &&

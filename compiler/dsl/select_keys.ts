@@ -24,7 +24,7 @@ export interface SelectKeysOptions<K, KeyCache, Weights, At, C> {
   readonly axis?: C;
 }
 
-/** What `selectKeys` makes: the positions that each token attends to, and the next value of the state. */
+/** The result of `selectKeys`: the positions that each token attends to, and the next value of the state. */
 export type SelectKeys<
   Q extends string,
   S extends string,

@@ -84,7 +84,7 @@ export interface CapacityRule {
     | "floorOfCeil";
   /** Factor of the even share in a formula. Default: 1. */
   readonly factor?: number;
-  /** What is shared evenly: the choices (default) or the tokens of a group. */
+  /** The quantity that is balanced: the choices (default) or the tokens of a group. */
   readonly per?: "choice" | "token";
   readonly minimum?: number;
   /** Multiple that C is rounded up to. */

@@ -93,7 +93,7 @@ function routerParams({ nodes }: Graph): ReadonlySet<Node> {
     if (seen.has(node)) continue;
     seen.add(node);
     if (node.primitive === "param") found.add(node);
-    // What is contracted with a parameter is not logits any more.
+    // A contraction with a parameter ends the logits.
     waiting.push(...node.primitive === "dot" ? [node.inputs[1]!] : node.inputs);
   }
   return found;

@@ -64,7 +64,7 @@ export function bind(
   }
 }
 
-/** How to give an axis that an op names another name. */
+/** Renames an axis that an op names. */
 function remedy({ primitive }: Node, axis: string): string {
   const other = `${shortAxis(axis)}2`;
   switch (primitive) {

@@ -24,7 +24,7 @@ export interface BackwardOptions extends Seen {
   readonly context: number;
   readonly scale: number;
   readonly tokens: Expr;
-  /** Keys that each token attends to, where they are given: so many of `selected`. */
+  /** Number of selected keys per token, `selected`, if keys are selected. */
   readonly selected?: number;
 }
 
@@ -221,7 +221,7 @@ function eachKey(
     ${o.selected === undefined ? all : listed(o.selected)}`;
 }
 
-/** `found`: whether a token attends to `entry` by the keys that it is given. */
+/** `found`: whether the given keys of a token include `entry`. */
 function isSelected(
   { context }: BackwardOptions,
   selected: number,

@@ -65,7 +65,7 @@ export function attentionParts(o: AttentionOptions, tile: QueryTile): Kernel {
   });
 }
 
-/** Lane d stores its dimensions of every query, and the first lane what all lanes have. */
+/** Lane d stores its dimensions of every query, and the first lane stores the shared values. */
 function storeParts({ o, each, parts, width }: Queries): KernelText {
   const d = dimensionOf(o);
   const stored = wgsl`sums[part[t][h] * ${width} + (${d})] = block[t][h][c];`;
@@ -87,8 +87,8 @@ function storeParts({ o, each, parts, width }: Queries): KernelText {
 const AT_ONCE = 8;
 
 /**
- * Merges the blocks of one head of one token. Largest scores so far are a prefix maximum, which is exact in any order: lanes
- * find the scales of as many blocks, and then each adds its dimensions block by block.
+ * Merges the blocks of one head of one token. The running maximum of scores is exact in any order. Each lane computes
+ * the scales of some blocks; then each lane adds its dimensions block by block.
  */
 export function attentionMerge(o: AttentionOptions): Kernel {
   const { valueDim: width = o.dim } = o;

@@ -1,7 +1,9 @@
 /**
- * Matrix multiplication of quantized rows and packed weights: integer products of bytes, whose block sums are exact, and one
- * f32 sum of blocks in the order of `spec/numerics.md`. Invocations hold tiles of rows x columns as those of `matmul` do. Where
- * workgroups load weights together, a panel has their bytes in workgroup memory, four to a word.
+ * Matrix multiplication of quantized rows and packed weights: integer products of bytes with exact block sums, and one
+ * f32 sum of blocks in the order of `spec/numerics.md`.
+ *
+ * Invocations compute tiles of rows x columns, as in `matmul`. If workgroups load weights together, a panel stores
+ * their bytes in workgroup memory, four per word.
  */
 
 import {
@@ -39,7 +41,7 @@ import {
 } from "./matmul_bytes_sums.ts";
 import { rowsByPanels } from "./matmul_bytes_panels.ts";
 
-/** Describe a matrix multiplication of bytes. Its grid is `matmulGrid`. */
+/** Describes a matrix multiplication of bytes. Its grid is `matmulGrid`. */
 export function matmulBytes(options: BytesMatmulOptions): Kernel {
   const used = options.epilogue(
     {
@@ -69,7 +71,7 @@ function kernelFor(o: BytesMatmul): Kernel {
   });
 }
 
-/** Few rows have loops of their own, in which the first team loads weights for itself. */
+/** Few rows have separate loops, in which the first team loads weights for itself. */
 function rowsOfTile(o: BytesMatmul): KernelText {
   const { rows, right } = o.tile;
   const { teams, lanes } = teamsOf(o);
@@ -112,7 +114,10 @@ function loadedWords(
   }`;
 }
 
-/** Parts of sums, as a tree into sum<i>[r][c]: `body` adds those of `part_number` to part<i>[r][c], which are 0. */
+/**
+ * Partial sums, added as a tree into sum<i>[r][c]: `body` adds those of `part_number` to part<i>[r][c], which start at
+ * 0.
+ */
 function addedParts(
   parts: number,
   totals: readonly Register[],
@@ -136,13 +141,13 @@ function addedParts(
     }`;
 }
 
-/** `rows` rows from `team_first` on by the columns of a lane, whose words it loads for itself. */
+/** Computes `rows` rows from `team_first` on, for the columns of a lane, which loads its own words. */
 function rowsTimesColumns(o: BytesMatmul, rows: number): KernelText {
   const { columns } = o.tile;
   const parts = partsOf(o);
   const operands = operandsOf(o);
   const sumsOf = (weight: BytesOperand): readonly Sums[] =>
-    // What is read along k is read to its end before what follows in memory.
+    // Reads a line along k to its end before the next memory.
     weight.inside === "k"
       ? range(columns).map((c) => ({ rows, weight, columns: [c] }))
       : [{ rows, weight, columns: range(columns) }];
@@ -196,7 +201,7 @@ function rowsTimesColumns(o: BytesMatmul, rows: number): KernelText {
     ${finishAll(o, rows)}`;
 }
 
-/** Scales of a part of a sum, loaded along k at once; undefined where they are not side by side. */
+/** The scales of a part of a sum, loaded together along k. Undefined if they are not adjacent. */
 function scalesOfPart(
   o: BytesMatmul,
   { weight, columns: [c = 0, ...others] }: Sums,

@@ -1,4 +1,7 @@
-/** Operands of a matrix multiplication of bytes: where weights, scales and quantized rows are, and one integer sum of them. */
+/**
+ * Operands of a matrix multiplication of bytes: the locations of weights, scales and quantized rows, and one integer
+ * sum of them.
+ */
 
 import { Q8_LEAST, q8SumOf } from "../../spec/activations.ts";
 import { invariant } from "../../spec/errors.ts";
@@ -17,26 +20,26 @@ import { wgsl } from "./kernel.ts";
 import { type Bytes, bytesOf } from "./pieces/bytes.ts";
 import { type QuantizedLayout, quantizedRow } from "./quantize.ts";
 
-/** A packed right operand, and the left operand as it wants it. */
+/** A packed right operand, and the form of the left operand that it requires. */
 export interface BytesWeight {
   readonly binding: string;
   readonly stored: PackedDType;
   readonly scales: string;
-  /** What a scale has in memory. */
+  /** The storage of a scale. */
   readonly scaleDType: "u8" | "u32" | "f32";
   readonly offsets?: string;
   /** The innermost axis. Default: n. */
   readonly inside?: "n" | "k";
-  /** The binding of rows that `quantize` wrote. */
+  /** The binding of rows from `quantize`. */
   readonly left: string;
 }
 
-/** A matrix multiplication of quantized rows and packed weights, perhaps over groups of rows. */
+/** A matrix multiplication of quantized rows and packed weights, optionally over groups of rows. */
 export interface BytesMatmulOptions extends TiledMatmul {
   readonly k: number;
   readonly name: string;
   readonly bindings: readonly Binding[];
-  /** One, or several that share the rows. */
+  /** One weight, or several with the same rows. */
   readonly weights: readonly BytesWeight[];
   /** Run-time row count, uniform; not used when grouped. */
   readonly rows: Expr;
@@ -51,12 +54,12 @@ export interface BytesMatmulOptions extends TiledMatmul {
   ): readonly Stmt[];
 }
 
-/** A matrix multiplication and what becomes of a result: `result<weight>` at `row`, `column`. */
+/** A matrix multiplication and the use of a result: `result<weight>` at `row`, `column`. */
 export interface BytesMatmul extends BytesMatmulOptions {
   readonly used: readonly Stmt[];
 }
 
-/** A weight and what follows from how it is packed. */
+/** A weight and the properties of its packing. */
 export interface BytesOperand extends BytesWeight {
   /** Its number among the weights. */
   readonly i: number;
@@ -68,7 +71,7 @@ export interface BytesOperand extends BytesWeight {
   readonly perWord: number;
 }
 
-/** How a weight wants rows quantized. */
+/** The form of quantized rows that a weight requires. */
 export function quantizedLayoutOf(stored: PackedDType): QuantizedLayout {
   const packing: Packing = PACKINGS[stored];
   const sumOf = q8SumOf(packing);
@@ -101,7 +104,7 @@ export function operandsOf(
   });
 }
 
-/** column[c], the result's: those of lanes that are side by side are so too. */
+/** column[c] of the result. Adjacent lanes have adjacent columns. */
 export function columnsOf(o: BytesMatmulOptions): KernelText {
   const { lanes } = teamsOf(o);
   const { columns } = o.tile;
@@ -113,7 +116,7 @@ export function columnsOf(o: BytesMatmulOptions): KernelText {
     }`;
 }
 
-/** An index in what a weight has `each` of for a column, at `n` along k. */
+/** Returns the index of a column's entry at `n` along k, with `each` entries per column. */
 function indexOf(
   { grouped, columns }: BytesMatmulOptions,
   { inside }: BytesWeight,
@@ -140,7 +143,7 @@ export function wordOf(
   return wgsl`${weight.binding}[${indexOf(o, weight, { each, ...at })}]`;
 }
 
-/** Declares <name>[c]: what integers of sum `n` of a column are multiplied by; tiny scales and offsets count as 0. */
+/** Declares <name>[c]: the factor of the integers of sum `n` of a column. Tiny scales and offsets count as 0. */
 export function factorAt(
   o: BytesMatmulOptions,
   weight: BytesOperand,
@@ -172,7 +175,7 @@ export function factorAt(
     let ${name}[${c}] = select(0.0, stored_${name}[${c}], abs(stored_${name}[${c}]) >= ${Q8_LEAST});`;
 }
 
-/** Where a row's integers, scales and sums begin: <what>_at<i>[r], of the left operand of weight i. */
+/** The start of a row's integers, scales and sums, <what>_at<i>[r], in the left operand of weight i. */
 export function leftStarts(
   o: BytesMatmulOptions,
   weight: BytesOperand,
@@ -188,7 +191,7 @@ export function leftStarts(
     }`;
 }
 
-/** A product that no driver fuses with the sum that it is added to: the sign of an activation's scale is always 0. */
+/** A product that no driver fuses with its sum: the sign of an activation's scale is always 0. */
 export function term(
   { arithmetic = "guarded" }: BytesMatmulOptions,
   { integer, factor, scale }: {

@@ -25,7 +25,7 @@ import {
   SCALE_WORDS,
 } from "./matmul_bytes_sums.ts";
 
-/** How many blocks of 32 a panel has: an equal share of a part of the sums, or some parts. */
+/** Number of 32-element blocks per panel: an equal fraction of a part of the sums, or several parts. */
 function blocksInPanel(o: BytesMatmul): number {
   const { lanes } = teamsOf(o);
   const words = operandsOf(o).reduce(
@@ -42,7 +42,7 @@ function blocksInPanel(o: BytesMatmul): number {
   return 1;
 }
 
-/** As many rows for every team, by the columns of a lane, whose bytes all teams load into panels. */
+/** Computes the same number of rows for every team. All teams load the bytes of the columns into panels. */
 export function rowsByPanels(o: BytesMatmul): KernelText {
   const { rows, columns } = o.tile;
   const { lanes, teams } = teamsOf(o);
@@ -60,7 +60,7 @@ export function rowsByPanels(o: BytesMatmul): KernelText {
     columns: range(columns),
   }));
   const across = columns * lanes;
-  /** The place in an array that has one for each column. */
+  /** The index in an array with one element per column. */
   const place = (n: KernelText, c: number) =>
     wgsl`(${n}) * ${across} + (${c * lanes} + lane_column)`;
   const arrays = operands.map(({ i, sumOf, offsets }) => {

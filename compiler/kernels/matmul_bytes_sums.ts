@@ -1,4 +1,4 @@
-/** Sums of a matrix multiplication of bytes: what a lane holds, adds and finishes. */
+/** Sums of a matrix multiplication of bytes: the state of a lane, its additions and its results. */
 
 import { Q8_BLOCK, q8PartsOf } from "../../spec/activations.ts";
 import { EXACT } from "../../spec/numerics.ts";
@@ -23,10 +23,10 @@ import {
 import { u } from "./matmul_left.ts";
 import { range } from "./pieces/numbers.ts";
 
-/** Words of workgroup memory for scales of a part of a sum, where lanes load along k. */
+/** Words of workgroup memory for the scales of a part of a sum, if lanes load along k. */
 export const SCALE_WORDS = 1024;
 
-/** Declares row[r] and left_row[r], from `team_first` on. Beyond the last row the last one is read, and nothing written. */
+/** Declares row[r] and left_row[r], from `team_first` on. Rows beyond the end read the last row and write nothing. */
 export function rowsFrom(o: BytesMatmul, rows: number): KernelText {
   return wgsl`
     ${
@@ -60,15 +60,15 @@ export function registersOf(
 }
 
 /**
- * part<i>[r][c] += the products of sum `n`, of the rows with that number there: `words` is how the bytes of words `word` of a
- * column come, those of the sum from `first_word` on.
+ * part<i>[r][c] += the products of sum `n` for the rows with that number. `words` returns the bytes of a column's words
+ * `word`, starting at `first_word`.
  */
 export function addSum(
   o: BytesMatmul,
   sums: Sums,
   { n, words, factors, offsets }: {
     readonly n: KernelText;
-    /** Declares bytes<i>_0[c], and bytes<i>_1[c] where a word has two of bytes. */
+    /** Declares bytes<i>_0[c], and bytes<i>_1[c] if a word contains two words of bytes. */
     readonly words: KernelText;
     readonly factors: KernelText;
     readonly offsets?: KernelText | undefined;
@@ -152,14 +152,14 @@ export function addSum(
   }`;
 }
 
-/** Parts of sums of so many products. */
+/** Partial sums with the given number of products. */
 export function partsOf(
   { k, segments = EXACT.segments }: BytesMatmul,
 ): number {
   return q8PartsOf(k / Q8_BLOCK, EXACT.segments / segments);
 }
 
-/** What becomes of the results of `rows` rows of a lane. */
+/** The use of the results of a lane's `rows` rows. */
 export function finishAll(
   o: BytesMatmul,
   rows: number,

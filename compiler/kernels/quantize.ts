@@ -1,4 +1,6 @@
-/** Rows of f32 as integers of 8 bits with a scale for each block of 32, by integer arithmetic. See `spec/numerics.md`. */
+/**
+ * Rows of f32 as 8-bit integers with a scale per block of 32, computed with integer arithmetic. See `spec/numerics.md`.
+ */
 
 import {
   Q8_BLOCK,
@@ -10,33 +12,33 @@ import type { Binding, Expr, Kernel } from "./kernel.ts";
 import { elementwise, wgsl } from "./kernel.ts";
 import { u } from "./matmul_left.ts";
 
-/** How integers are laid out, and what is summed. */
+/** The layout of integers, and the elements per sum. */
 export interface QuantizedLayout {
   /**
-   * `consecutive`: a word has four neighbours. `alternate`: of eight, a word has the even ones and the next word the odd ones, as
-   * halves of bytes have the elements of words of eight.
+   * `consecutive`: a word has four neighbours. `alternate`: of eight elements, one word has the even ones and the next
+   * word the odd ones. This matches the halves of bytes in words of eight elements.
    */
   readonly order: "consecutive" | "alternate";
-  /** Elements of a sum. */
+  /** Elements per sum. */
   readonly sumOf: 16 | 32;
 }
 
 /** A quantization of rows. */
 export interface QuantizeOptions extends QuantizedLayout {
   readonly name: string;
-  /** Superset of what is used. */
+  /** A superset of the required ones. */
   readonly bindings: readonly Binding[];
-  /** How many blocks of 32 there are in all rows, u32. */
+  /** Number of 32-element blocks in all rows, u32. */
   readonly blocks: Expr;
   /** Element `j` of a block, f32. */
   at(block: Expr, j: Expr): Expr;
   /** Elements of a row. */
   readonly k: number;
-  /** Written, u32: of each row its words, then the bits of its scales, then its sums, as `quantizedRow` says. */
+  /** Written, u32: for each row its words, the bits of its scales, and its sums; see `quantizedRow`. */
   readonly to: string;
 }
 
-/** Where parts of a quantized row begin, and how many words it has. */
+/** The start of each part of a quantized row, and its number of words. */
 export function quantizedRow(
   k: number,
   { sumOf }: Pick<QuantizedLayout, "sumOf">,
@@ -46,7 +48,7 @@ export function quantizedRow(
   return { scales, sums, words: sums + k / sumOf };
 }
 
-/** One invocation for each block. Its grid is `elementwiseGrid(blocks)`. */
+/** One invocation per block. Its grid is `elementwiseGrid(blocks)`. */
 export function quantize(o: QuantizeOptions): Kernel {
   const { order, sumOf, to, k } = o;
   const row = quantizedRow(k, o);
@@ -54,7 +56,7 @@ export function quantize(o: QuantizeOptions): Kernel {
   const value = o.at(u("i"), u("j"));
   const quantized = wgsl`select(i32(round(${value} * inverse)), 0i, zero)`;
   const sums = Q8_BLOCK / sumOf;
-  // Words are shifted in from above.
+  // Each element is shifted into the word from the top.
   const words = order === "consecutive"
     ? wgsl`
       for (var word = first_word; word < first_word + ${sumOf / 4}; word++) {

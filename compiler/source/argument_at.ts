@@ -1,4 +1,4 @@
-/** Which argument of a call a mistake is about, where only its sentence says it. Loads no TypeScript: it is given one. */
+/** Finds the argument of a call that an error refers to, from the text of its message. The caller provides TypeScript. */
 
 import { callAt } from "./call_at.ts";
 import type { Diagnostic } from "./diagnostic.ts";

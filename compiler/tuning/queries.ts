@@ -22,7 +22,7 @@ export interface QueryShape {
   readonly valueDim?: number;
   /** Maximum number of queries per workgroup. Default: 1. */
   readonly queries?: number;
-  /** Keys that each token attends to, where they are given, and entries of a second cache: then a workgroup has one token. */
+  /** The keys that each token attends to are given, or there is a second cache. A workgroup then has one token. */
   readonly selected?: number;
   readonly entries?: number;
 }
@@ -30,7 +30,7 @@ export interface QueryShape {
 /** Maximum number of result elements that a lane sums at once, over all queries of a workgroup. */
 const MOST_SUMS = 32;
 
-/** Heads first: those of one token always share keys. */
+/** Heads come first: heads of one token always share keys. */
 export function queryTile(o: QueryShape): QueryTile {
   const { heads, kvHeads, dim, valueDim = dim } = o;
   const group = heads / kvHeads;
@@ -54,11 +54,11 @@ export function attentionGrid(o: QueryShape, tokens: Size): Grid {
   ];
 }
 
-/** A cache that attention is split over. */
+/** A cache with split attention. */
 export interface KeySpan extends QueryShape {
   /** Positions of the cache. */
   readonly context: number;
-  /** How many of them a token selects. Default: it sees all before its own. */
+  /** Number of positions that a token selects. Default: all earlier positions. */
   readonly selected?: number;
   /** Entries of a second cache. */
   readonly entries?: number;
@@ -71,25 +71,28 @@ export function keyBlocks(
   return Math.ceil(selected / KEY_BLOCK);
 }
 
-/** Lanes of the kernel that merges blocks, each of which takes the dimensions of a value that many apart. */
+/** Lanes of the kernel that merges blocks. Each takes the value dimensions at that stride. */
 export const MERGE_LANES = 64;
 
-/** Blocks of keys from which a split pays for its second launch. */
+/** Minimum number of key blocks for which splitting pays for the second launch. */
 const LEAST_BLOCKS = 8;
 
-/** Bytes of the blocks' sums, at most: what every device can bind. */
+/** Maximum bytes of the block sums: the largest binding that every device supports. */
 const MOST_BYTES = GUARANTEED_LIMITS.maxStorageBufferBindingSize;
 
-/** Up to how many tokens of a step attention is split over keys, of those that a tuning wants: 0 where the context is short, or block sums are too large. */
+/**
+ * Maximum tokens of a step with split attention, at most the number in the tuning. 0 if the context is short or block
+ * sums are too large.
+ */
 export function splitTokensOf(o: KeySpan, wanted: number): number {
   const blocks = keyBlocks(o);
-  // The blocks of a second cache follow those of the first, whose number differs between tokens.
+  // The blocks of a second cache follow those of the first. The number of the first differs between tokens.
   if (blocks < LEAST_BLOCKS || o.entries !== undefined) return 0;
   const each = 4 * o.heads * blocks * Math.max(2, o.valueDim ?? o.dim);
   return Math.min(wanted, Math.floor(MOST_BYTES / each));
 }
 
-/** The queries of a workgroup that takes one block of keys: heads of one token that read the same keys. */
+/** The queries of a workgroup with one block of keys: heads of one token that read the same keys. */
 export function splitTile(o: QueryShape): QueryTile {
   const { heads } = queryTile({ ...o, queries: o.heads / o.kvHeads });
   return { heads, tokens: 1 };

@@ -20,20 +20,22 @@ export interface TuningTable {
   readonly matmuls?: { readonly [shape: string]: MatmulTile };
   /** Maximum queries per workgroup of attention: heads with the same key head, then tokens. Default: 1. */
   readonly attention?: number;
-  /** Steps of at most this many tokens split attention over blocks of keys, for decoding on a wide device. Default: 0. */
+  /**
+   * Steps of at most this many tokens split attention over blocks of keys, for decoding on a wide device. Default: 0.
+   */
   readonly splitKeys?: number;
   /**
    * Storage dtypes of right operands that keep the layout of their files, with the contracted axis innermost. Default:
    * none.
    */
   readonly asFiled?: readonly FileDType[];
-  /** How matmuls of quantized rows multiply bytes. Default: guarded. */
+  /** Byte multiplication in matmuls of quantized rows. Default: guarded. */
   readonly bytes?: BytesArithmetic;
 }
 
 /**
- * How bytes are multiplied: signed or unsigned weights by signed activations; `guarded`: signed, and products of f32 are kept
- * from being fused with sums.
+ * The form of byte multiplication: signed or unsigned weights by signed activations. `guarded`: signed, and f32
+ * products are not fused with sums.
  */
 export type BytesArithmetic = "guarded" | "signed" | "unsigned";
 

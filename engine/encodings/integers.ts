@@ -1,10 +1,10 @@
-/** Integers of 64 bits, as published tables of ids are stored, as the 32 bits that plans compute with. */
+/** Reads 64-bit integers, which published tables of ids use, as the 32-bit integers of plans. */
 
 import { readTensor, type TensorEntry } from "../../runtime/mod.ts";
 import { rowSource } from "./matrix.ts";
 import { rowsOf } from "./read.ts";
 
-/** The tensor in 32 bits, under its own name. Reading throws DataError for a number that does not fit. */
+/** The tensor in 32 bits, under its own name. Reading throws DataError for a number out of range. */
 export function integerView(entry: TensorEntry): TensorEntry | undefined {
   const { name, dtype, shape, bytes, source } = entry;
   const [rows = 0] = shape;

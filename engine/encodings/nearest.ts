@@ -1,4 +1,4 @@
-/** Codes of numbers: those of the nearest elements of a kind. */
+/** Rounding of numbers to the codes of an element kind. */
 
 import {
   PACKED_ELEMENTS,
@@ -6,20 +6,23 @@ import {
   type PackedElementName,
 } from "../../spec/packed.ts";
 
-/** A kind of elements, both ways. */
+/** Conversion between numbers and codes of an element kind. */
 export interface Coder {
-  /** The code of the nearest element, the one with an even code among two; beyond the largest element, its code. */
+  /**
+   * Returns the code of the nearest element; of two equally near ones, the even code. Values beyond the largest element
+   * get its code.
+   */
   code(value: number): number;
-  /** What a code stands for. */
+  /** Returns the value of a code. */
   value(code: number): number;
 }
 
-/** Codes of elements of a kind. Codes of fp8 that are no numbers are not used. */
+/** Returns the rounding of an element kind. NaN codes of fp8 are not used. */
 export function nearestCode(element: PackedElementName): Coder {
   const { bits, value }: PackedElement = PACKED_ELEMENTS[element];
   const codes = Array.from({ length: 1 << bits }, (_, code) => code)
     .filter((code) => element !== "fp8" || (code & 127) !== 127)
-    // Of the two zeros the positive one is used.
+    // The positive zero is used.
     .filter((code) => value(code) !== 0 || 1 / value(code) > 0)
     .sort((a, b) => value(a) - value(b));
   const values = codes.map(value);

@@ -18,13 +18,16 @@ export interface TensorName {
 export interface GgufArchitecture {
   /** Name of the architecture in config.json. */
   readonly architecture: string;
-  /** Fields of config.json besides those of all: the keys that they are read from, the first that is there. */
+  /**
+   * Fields of config.json besides the common ones, with the keys that they are read from. The first existing key is
+   * used.
+   */
   readonly fields: ConfigFields;
-  /** Fields of config.json that all models of the architecture have in common. */
+  /** Fields of config.json with the same value in all models of the architecture. */
   readonly constants?: { readonly [field: string]: unknown };
   /** Layers without experts are `mlp_only_layers` of config.json. */
   readonly listsDense?: true;
-  /** Names of tensors besides those of all, and instead of them. `blk.N.` and `.weight` are left out. */
+  /** Names of tensors that add to or replace the common ones, without `blk.N.` and `.weight`. */
   readonly tensors: { readonly [name: string]: string | TensorName };
   /** llama.cpp uses the embeddings where the file has no output matrix. */
   readonly ties?: true;
@@ -171,13 +174,13 @@ export function checkpointName(
 
 /** A tensor of a checkpoint in a file. */
 export interface GgufName extends TensorName {
-  /** With the number of the layer. */
+  /** Name with the number of the layer. */
   readonly gguf: string;
-  /** The number of the expert whose part of the tensor it is. */
+  /** The number of the expert in a stacked tensor. */
   readonly expert: number | undefined;
 }
 
-/** Where a tensor of a checkpoint belongs in a file; undefined for one that llama.cpp has no name for. */
+/** Returns the GGUF name and part of a checkpoint tensor. Undefined if llama.cpp has no name for it. */
 export function ggufName(
   row: GgufArchitecture,
   name: string,

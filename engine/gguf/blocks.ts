@@ -35,9 +35,9 @@ export interface BlockType {
   readonly group: number;
   /** Decodes the block at the start of the bytes. */
   readonly decode: (block: Uint8Array, to: Parts) => void;
-  /** Encodes a block. Absent: files of the type are read only. */
+  /** Encodes a block. Absent: the type can only be read. */
   readonly encode?: Encode;
-  /** The type of rows that blocks do not divide, if one is written. */
+  /** The type for rows that are not a multiple of the block length. Absent: there is none. */
   readonly instead?: string;
 }
 

@@ -27,13 +27,13 @@ const FIELDS: ConfigFields = {
   sliding_window: "attention.sliding_window",
 };
 
-/** Tokens that keys of the tokenizer name. */
+/** Tokens in the keys of the tokenizer. */
 const TOKENS: ConfigFields = {
   bos_token_id: "tokenizer.ggml.bos_token_id",
   eos_token_id: "tokenizer.ggml.eos_token_id",
 };
 
-/** Keys whose values are floats, by their endings. */
+/** Endings of keys with float values. */
 const FLOAT = /(epsilon|freq_base|_scale)$/;
 
 /** The config.json of a file. */
@@ -58,7 +58,7 @@ export function configOf(
   );
 }
 
-/** Fields that keys give. */
+/** Returns the fields that keys provide. */
 function read(keys: GgufKeys, prefix: string, fields: ConfigFields): Config {
   return Object.fromEntries(
     Object.entries(fields).flatMap(([field, names]): [string, unknown][] => {
@@ -83,8 +83,8 @@ function denseLayers({ tensors }: GgufHeader): number[] {
 }
 
 /**
- * The keys that a config.json becomes, those of the tokenizer left out. Throws DataError for a field that keys of the
- * architecture cannot say.
+ * Returns the keys for a config.json, except those of the tokenizer. Throws DataError for a field that the
+ * architecture's keys cannot represent.
  */
 export function keysOf(
   config: Config,
@@ -114,7 +114,7 @@ export function keysOf(
     [`${name}.attention.key_length`]: { u32: width },
     [`${name}.attention.value_length`]: { u32: width },
     [`${name}.rope.dimension_count`]: { u32: width },
-    // Required by llama.cpp, where experts have a key of their own too.
+    // Required by llama.cpp even if experts have a separate key.
     ...keys.has(`${name}.feed_forward_length`) ? {} : {
       [`${name}.feed_forward_length`]: {
         u32: Number(values.get("intermediate_size")),
@@ -124,7 +124,7 @@ export function keysOf(
   return all;
 }
 
-/** A configuration whose rotary parameters are fields of their own. */
+/** Returns a configuration with rotary parameters as top-level fields. */
 function flattened(config: Config): Config {
   const { rope_parameters: rotary, ...others } = config;
   return typeof rotary === "object" && rotary !== null
@@ -132,7 +132,7 @@ function flattened(config: Config): Config {
     : others;
 }
 
-/** Fields that change a model and that no key says: only these values can be written. */
+/** Fields that change a model but have no key. Only these values can be written. */
 function refuseOthers(
   config: ReadonlyMap<string, unknown>,
   { name, row }: { readonly name: string; readonly row: GgufArchitecture },

@@ -1,4 +1,6 @@
-/** Encoders of GGUF blocks: the codes and scales that fit a block's elements, in the bytes that `blocks.ts` decodes. */
+/**
+ * Encoders of GGUF blocks: they choose codes and scales for a block's elements, in the layout that `blocks.ts` decodes.
+ */
 
 import { narrow } from "../../runtime/half.ts";
 import { widenF16 } from "../../spec/half.ts";
@@ -11,13 +13,13 @@ import {
   type Weighted,
 } from "./fit.ts";
 
-/** Encodes elements into the block that begins with the first byte, which is zero throughout. */
+/** Encodes elements into the block at the start of the bytes, which are all zero. */
 export type Encode = (elements: Weighted, block: Uint8Array) => void;
 
 /** The largest f16. */
 const LARGEST = 65504;
 
-/** Stores the nearest finite f16 at a byte. Returns it as a number. */
+/** Stores the nearest finite f16 at a byte offset and returns its value. */
 function storeHalf(block: Uint8Array, at: number, value: number): number {
   const bounded = Math.min(LARGEST, Math.max(-LARGEST, value));
   const [bits = 0] = narrow("f16", Float32Array.of(bounded));
@@ -30,7 +32,7 @@ function inverseOf(scale: number): number {
   return scale === 0 ? 0 : 1 / scale;
 }
 
-/** Stores codes of four bits: those of the first half in low bits, the others in high bits. */
+/** Stores four-bit codes: the first half in the low bits, the second half in the high bits. */
 function storeNibbles(bytes: Uint8Array, codes: ArrayLike<number>): void {
   const half = codes.length / 2;
   for (let i = 0; i < half; i++) {
@@ -45,14 +47,14 @@ export function encodeQ8({ values }: Weighted, block: Uint8Array): void {
   values.forEach((x, i) => block[2 + i] = clamped(x * inverse, -127, 127));
 }
 
-/** Q4_0: an f16 scale and 32 integers of four bits, 8 too large. */
+/** Q4_0: an f16 scale and 32 four-bit integers with an offset of 8. */
 export function encodeQ4(elements: Weighted, block: Uint8Array): void {
   const inverse = inverseOf(storeHalf(block, 0, symmetricScale(elements, 8)));
   const codes = elements.values.map((x) => clamped(x * inverse, -8, 7) + 8);
   storeNibbles(block.subarray(2), codes);
 }
 
-/** Q5_0: an f16 scale, the fifth bits of 32 integers, 16 too large, and their four low bits. */
+/** Q5_0: an f16 scale, the fifth bits of 32 integers with an offset of 16, and their four low bits. */
 export function encodeQ5(elements: Weighted, block: Uint8Array): void {
   const inverse = inverseOf(storeHalf(block, 0, symmetricScale(elements, 16)));
   const codes = elements.values.map((x) => clamped(x * inverse, -16, 15) + 16);
@@ -62,7 +64,7 @@ export function encodeQ5(elements: Weighted, block: Uint8Array): void {
   storeNibbles(block.subarray(6), codes);
 }
 
-/** Q4_K: eight sub-blocks of 32, whose scales and minimums have six bits, by two f16 factors. */
+/** Q4_K: eight sub-blocks of 32 with six-bit scales and minimums and two f16 factors. */
 export function encodeQ4K(elements: Weighted, block: Uint8Array): void {
   const parts = Array.from(
     { length: 8 },
@@ -93,7 +95,10 @@ export function encodeQ4K(elements: Weighted, block: Uint8Array): void {
   }
 }
 
-/** Stores the scale and the minimum of sub-block `i`: those of the last four have their two high bits in the bytes of the first. */
+/**
+ * Stores the scale and the minimum of sub-block `i`. The high two bits of the last four are in the bytes of the first
+ * four.
+ */
 function storeSixBits(
   packed: Uint8Array,
   i: number,
@@ -109,7 +114,9 @@ function storeSixBits(
   packed[i]! |= minimum >> 4 << 6;
 }
 
-/** Q6_K: 16 groups of 16 with scales of eight bits, by an f16 factor; four low bits and two high bits are apart. */
+/**
+ * Q6_K: 16 groups of 16 with eight-bit scales and an f16 factor; four low bits and two high bits are stored separately.
+ */
 export function encodeQ6K(elements: Weighted, block: Uint8Array): void {
   const scales = Array.from(
     { length: 16 },
@@ -143,7 +150,10 @@ export function encodeMxfp4(elements: Weighted, block: Uint8Array): void {
 
 const fp4 = nearestCode("fp4");
 
-/** The biased exponent of the scale of E2M1 codes, and the codes: the largest element is near 4 or near 6. */
+/**
+ * Returns the biased exponent of the scale of E2M1 codes, and the codes. The largest element becomes about 4 or about
+ * 6.
+ */
 export function fitMxfp4(
   { values, weights }: Weighted,
 ): { readonly exponent: number; readonly codes: Uint8Array } {

@@ -1,16 +1,19 @@
-/** Scales that fit the elements of a group best: least weighted squares over candidates, each refined by its codes. */
+/**
+ * Finds the best scale for the elements of a group: the minimum weighted squared error over candidates, each refined by
+ * its codes.
+ */
 
-/** Elements and what their errors count. */
+/** Elements and the weights of their errors. */
 export interface Weighted {
   readonly values: Float32Array;
   /** Non-negative. */
   readonly weights: Float32Array;
 }
 
-/** Candidates on each side of the scale that fits the largest element, and their distance in steps of the codes. */
+/** Number of candidates on each side of the scale that fits the largest element, and their distance in code steps. */
 const CANDIDATES = 9, DISTANCE = 0.1;
 
-/** What errors of elements count: `importance` times their size, which is never nothing. */
+/** Returns the weights of errors: `importance` times the size of the elements, always positive. */
 export function weightsOf(
   values: Float32Array,
   importance: Float32Array | undefined,
@@ -21,7 +24,7 @@ export function weightsOf(
     : values.map((x) => Math.sqrt(mean) + Math.abs(x));
 }
 
-/** The part of the elements and weights from `begin` to `end`. */
+/** Returns the elements and weights from `begin` to `end`. */
 export function partOf(
   { values, weights }: Weighted,
   begin: number,
@@ -33,12 +36,12 @@ export function partOf(
   };
 }
 
-/** The nearest integer within bounds. */
+/** Returns the nearest integer within bounds. */
 export function clamped(x: number, low: number, high: number): number {
   return Math.min(high, Math.max(low, Math.round(x)));
 }
 
-/** The scale of integers from `-bound` to `bound - 1`; 0 where all elements are. */
+/** Returns the scale of integers from `-bound` to `bound - 1`, or 0 if all elements are 0. */
 export function symmetricScale(
   { values, weights }: Weighted,
   bound: number,
@@ -61,13 +64,13 @@ export function symmetricScale(
   return scale;
 }
 
-/** A scale, and what is subtracted from scaled codes. Neither is negative. */
+/** A scale, and the minimum that is subtracted from scaled codes. Both are non-negative. */
 export interface Affine {
   readonly scale: number;
   readonly minimum: number;
 }
 
-/** The scale and the minimum of integers from 0 to `most`. */
+/** Returns the scale and the minimum of integers from 0 to `most`. */
 export function affineScale(
   { values, weights }: Weighted,
   most: number,

@@ -1,23 +1,26 @@
-/** Orders of rows of queries and keys: checkpoints have the first halves of a head's rotated pairs first, some GGUF files have pairs beside each other. */
+/**
+ * Row orders of queries and keys. Checkpoints store the first halves of a head's rotated pairs first; some GGUF files
+ * store pairs adjacently.
+ */
 
 import type { TensorEntry } from "../../runtime/mod.ts";
 import { readExactly } from "../../runtime/file_source.ts";
 import { rowSource } from "../encodings/matrix.ts";
 
-/** The row of a file with pairs that is row `row` of a checkpoint. `width` is that of a head. */
+/** Returns the file row with adjacent pairs for checkpoint row `row`. `width` is the length of a head. */
 export function uninterleavedRow(row: number, width: number): number {
   const at = row % width;
   const pair = at % (width / 2);
   return row - at + 2 * pair + (at < width / 2 ? 0 : 1);
 }
 
-/** The row of a checkpoint that is row `row` of a file with pairs. */
+/** Returns the checkpoint row for file row `row` with adjacent pairs. */
 export function interleavedRow(row: number, width: number): number {
   const at = row % width;
   return row - at + (at >> 1) + (at & 1) * width / 2;
 }
 
-/** A tensor with its rows in another order: row `row` is row `rowOf(row)` of it. */
+/** Reorders the rows of a tensor: row `row` is its row `rowOf(row)`. */
 export function withRows<
   T extends Pick<TensorEntry, "source" | "offset" | "bytes" | "shape">,
 >(
@@ -48,7 +51,7 @@ export function withRows<
   };
 }
 
-/** A tensor of a checkpoint with the rows of a file with pairs. */
+/** Returns a checkpoint tensor with its rows in the order of a file with adjacent pairs. */
 export function interleaved(tensor: TensorEntry, width: number): TensorEntry {
   return withRows(tensor, (row) => interleavedRow(row, width));
 }

@@ -1,4 +1,4 @@
-/** The header of a GGUF file that is written: keys with values, and where tensors are. Their bytes follow, each padded. */
+/** The header of a written GGUF file: keys with values, and tensor locations. The padded bytes of tensors follow. */
 
 /** A value of a key. */
 export type GgufValue =
@@ -29,7 +29,7 @@ const ALIGNMENT = 32;
 /** Codes of types of values. */
 const CODE = { u32: 4, i32: 5, f32: 6, bool: 7, text: 8, array: 9 };
 
-/** Everything before the bytes of tensors, which follow in the same order. */
+/** Returns everything before the bytes of tensors, which follow in the same order. */
 export function ggufHead(
   keys: GgufValues,
   tensors: readonly WrittenTensor[],
@@ -54,7 +54,7 @@ export function ggufHead(
   return joined([...head, paddingAfter(length)]);
 }
 
-/** Zeros after so many bytes, to where the next tensor may begin. */
+/** Returns zeros after a number of bytes, up to the start of the next tensor. */
 export function paddingAfter(length: number): Uint8Array {
   return new Uint8Array((ALIGNMENT - length % ALIGNMENT) % ALIGNMENT);
 }

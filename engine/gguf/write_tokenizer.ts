@@ -1,4 +1,4 @@
-/** The keys of a tokenizer in a GGUF file, from tokenizer.json and tokenizer_config.json. */
+/** Writes the keys of a tokenizer in a GGUF file, from tokenizer.json and tokenizer_config.json. */
 
 import { DataError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
@@ -7,15 +7,15 @@ import type { GgufValue, GgufValues } from "./write.ts";
 
 type Json = { readonly [key: string]: unknown };
 
-/** The files of a tokenizer, and what other files say of tokens. */
+/** The files of a tokenizer, and token settings from other files. */
 export interface TokenizerFiles {
   readonly tokenizer: Json;
   readonly config: Json;
   /** The chat template, if there is one. */
   readonly template: string | undefined;
-  /** Tokens that config.json names. */
+  /** Tokens in config.json. */
   readonly ids: { readonly [name: string]: number | undefined };
-  /** Rows of the embeddings: the vocabulary is padded to as many. */
+  /** Rows of the embeddings. The vocabulary is padded to this size. */
   readonly vocabulary: number;
 }
 
@@ -25,7 +25,7 @@ interface Added {
   readonly special: boolean;
 }
 
-/** The keys. Throws DataError for a tokenizer that a GGUF file cannot say. */
+/** Returns the keys. Throws DataError for a tokenizer that a GGUF file cannot represent. */
 export function tokenizerKeys(files: TokenizerFiles): GgufValues {
   const { tokenizer, config, template, ids, vocabulary } = files;
   const model = tokenizer["model"] as Json;
@@ -110,7 +110,7 @@ function refused(state: string): DataError {
   );
 }
 
-/** Merges in both forms that files have: texts with a space, and pairs. */
+/** Reads merges in both file forms: texts with a space, and pairs. */
 function mergesOf(model: Json): (readonly [string, string])[] {
   return (model["merges"] as readonly (string | readonly [string, string])[])
     .map((merge) =>
@@ -125,7 +125,7 @@ function mergesOf(model: Json): (readonly [string, string])[] {
     );
 }
 
-/** Scores of tokens: minus the number of the first merge that makes them. */
+/** Returns the scores of tokens: minus the number of the first merge that produces them. */
 function scoresOf(
   texts: readonly string[],
   merges: readonly (readonly [string, string])[],
@@ -138,7 +138,7 @@ function scoresOf(
   return texts.map((text) => scores.get(text) ?? 0);
 }
 
-/** Whether a first token is added to every text. */
+/** Returns whether a first token is added to every text. */
 function addsFirst(tokenizer: Json): boolean {
   const processors = partsOf(tokenizer["post_processor"], "processors");
   return processors.some(({ type, single }) =>
@@ -156,7 +156,7 @@ function partsOf(step: unknown, of: string): Json[] {
     : [step as Json];
 }
 
-/** The name of how texts are split before merges. */
+/** Returns the name of the rule that splits texts before merges. */
 function splitName(tokenizer: Json): string {
   const patterns = partsOf(tokenizer["pre_tokenizer"], "pretokenizers")
     .flatMap((step): string[] => {

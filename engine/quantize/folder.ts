@@ -1,4 +1,4 @@
-/** A checkpoint as a folder of safetensors files with FP8 blocks or MXFP4 experts, tensor by tensor. */
+/** Writes a checkpoint as a folder of safetensors files with FP8 blocks or MXFP4 experts, tensor by tensor. */
 
 import { type FileTensor, safetensorsHead } from "../../runtime/mod.ts";
 import { bytesIn, rowsOf } from "../encodings/read.ts";
@@ -9,25 +9,25 @@ import { PACKINGS } from "../../spec/packed.ts";
 import type { Importance } from "./gguf_file.ts";
 import { columnsOf, piecesOf, type SourceTensor } from "./source.ts";
 
-/** A tensor of a file that is written. */
+/** A tensor of the written file. */
 export interface FolderTensor extends Pick<FileTensor, "dtype" | "shape"> {
   readonly name: string;
   readonly bytes: number;
-  /** Its bytes in pieces; those of one matrix are asked for in the order of its tensors. */
+  /** Its bytes in pieces. The pieces of one matrix are requested in the order of its tensors. */
   parts(): AsyncIterable<Uint8Array>;
 }
 
 /** A format of folders. */
 export interface FolderFormat {
-  /** `quantization_config` of config.json, without the modules that are left as they are. */
+  /** `quantization_config` of config.json, without the unquantized modules. */
   readonly config: { readonly [field: string]: unknown };
-  /** Whether a matrix is quantized. */
+  /** Returns whether a matrix is quantized. */
   takes(tensor: SourceTensor): boolean;
-  /** The tensors that a matrix becomes. */
+  /** Returns the tensors that represent a matrix. */
   encode(tensor: SourceTensor, importance: Importance): FolderTensor[];
 }
 
-/** Rows and columns that share a scale in FP8. */
+/** Rows and columns per scale in FP8. */
 const BLOCK = 128;
 
 /** The largest E4M3. */
@@ -92,7 +92,7 @@ function fp8Tensors(tensor: SourceTensor): FolderTensor[] {
   ];
 }
 
-/** Rows as codes; the first row begins a block. Stores the scales of its blocks. */
+/** Encodes rows, the first of which begins a block. Stores the scales of its blocks. */
 function encodeFp8(
   values: Float32Array,
   columns: number,
@@ -108,7 +108,7 @@ function encodeFp8(
     const block = blockOf(i);
     largest[block] = Math.max(largest[block]!, Math.abs(x));
   });
-  // A scale of zero would stand for no number where others divide by it.
+  // A scale of zero is invalid for readers that divide by it.
   largest.forEach((size, block) => scales[block] = size / LARGEST || 1);
   return Uint8Array.from(values, (x, i) => fp8.code(x / scales[blockOf(i)]!));
 }
@@ -159,7 +159,7 @@ function mxfp4Tensors(
   ];
 }
 
-/** A tensor as it is stored. */
+/** Returns a tensor as stored. */
 export function unchanged(tensor: SourceTensor): FolderTensor {
   const { name, shape, bytes, dtype } = tensor;
   const [rows = 1] = shape;
@@ -185,7 +185,7 @@ async function* once(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
   yield bytes;
 }
 
-/** The bytes of a file of these tensors. */
+/** Yields the bytes of a file of these tensors. */
 export async function* fileBytes(
   tensors: readonly FolderTensor[],
   onProgress: (bytes: number) => void,
@@ -202,7 +202,7 @@ export async function* fileBytes(
   }
 }
 
-/** Tensors in files of at most `most` bytes, or of one tensor; those of a matrix stay together. */
+/** Groups tensors into files of at most `most` bytes, or of one tensor. The tensors of a matrix stay together. */
 export function filesOf(
   matrices: readonly (readonly FolderTensor[])[],
   most: number,

@@ -1,4 +1,4 @@
-/** A checkpoint as a GGUF file, tensor by tensor. */
+/** Writes a checkpoint as a GGUF file, tensor by tensor. */
 
 import { narrow } from "../../runtime/half.ts";
 import { DataError } from "../../spec/errors.ts";
@@ -22,17 +22,17 @@ import { columnsOf, piecesOf, type SourceTensor } from "./source.ts";
 import { type Rule, ruleOf } from "./targets.ts";
 import { fittingType, type NumberedType, writtenType } from "./types.ts";
 
-/** Weights of the columns of a matrix, by its name; undefined where nothing is known. */
+/** Returns the weights of a matrix's columns by its name. Undefined if they are unknown. */
 export type Importance = (tensor: string) => Float32Array | undefined;
 
-/** A tensor of a file, and the tensors of the checkpoint that it is made of: several if experts are stacked. */
+/** A tensor of a file, and its source tensors: several if experts are stacked. */
 export interface GgufPart extends WrittenTensor {
   readonly parts: readonly SourceTensor[];
   readonly of: GgufName;
   readonly stored: NumberedType;
 }
 
-/** The row of a model. Throws DataError for an architecture that is not in the table. */
+/** Returns the row of a model. Throws DataError for an architecture that is not in the table. */
 export function architectureFor(
   architecture: string,
 ): { readonly name: string; readonly row: GgufArchitecture } {
@@ -49,7 +49,7 @@ export function architectureFor(
   );
 }
 
-/** The tensors of the file. Throws DataError for a tensor that has no name in GGUF files. */
+/** Returns the tensors of the file. Throws DataError for a tensor without a GGUF name. */
 export function ggufTensorsOf(
   tensors: readonly SourceTensor[],
   row: GgufArchitecture,
@@ -110,13 +110,13 @@ function typeOf(tensor: SourceTensor, rules: readonly Rule[]): NumberedType {
   );
 }
 
-/** The bytes of the file. Elements of a piece of one tensor are in memory at once. */
+/** Yields the bytes of the file. Only the elements of one piece of a tensor are in memory at a time. */
 export async function* ggufBytes(
   keys: GgufValues,
   tensors: readonly GgufPart[],
   { importance, heads, onProgress }: {
     readonly importance: Importance;
-    /** Number of heads by the key that says it. */
+    /** Reads the number of heads from its key. */
     readonly heads: { readonly [key: string]: number };
     readonly onProgress: (bytes: number) => void;
   },
@@ -138,7 +138,7 @@ export async function* ggufBytes(
   }
 }
 
-/** Rows as bytes of a type. `importance` has a number for each column. */
+/** Encodes rows in a type. `importance` has a number per column. */
 export function encodeRows(
   values: Float32Array,
   type: NumberedType,

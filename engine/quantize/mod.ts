@@ -29,33 +29,33 @@ import {
   type Rule,
 } from "./targets.ts";
 
-/** How a checkpoint is quantized. */
+/** Options of quantizing a checkpoint. */
 export interface QuantizeOptions {
   readonly to: QuantizeTargetName;
   /** `FILE.gguf`, or a folder. */
   readonly out: string;
   /** Rules that precede those of the format. */
   readonly rules?: readonly Rule[];
-  /** Weights of the columns of matrices. Default: all are equal. */
+  /** Weights of the columns of matrices. Default: equal weights. */
   readonly importance?: Importance;
   readonly onProgress?: (done: number, total: number) => void;
 }
 
-/** What was written. */
+/** The result of quantizing. */
 export interface Quantized {
-  /** Bytes of tensors in the checkpoint, and in what was written. */
+  /** Bytes of tensors in the checkpoint, and in the result. */
   readonly before: number;
   readonly after: number;
   /** Bytes of tensors by type. */
   readonly types: { readonly [type: string]: number };
 }
 
-/** Bytes of a safetensors file, at most. */
+/** Maximum bytes of a safetensors file. */
 const FILE_BYTES = 4 * 2 ** 30;
 
 /**
- * Quantizes a checkpoint. Tensors are read, encoded and written piece by piece, so that the checkpoint may be larger than
- * memory. Throws DataError for a model that the format cannot say, and where `out` exists.
+ * Quantizes a checkpoint. Tensors are read, encoded and written piece by piece, so the checkpoint may be larger than
+ * memory. Throws DataError for a model that the format cannot represent, and if `out` exists.
  */
 export async function quantizeCheckpoint(
   folder: string,
@@ -99,13 +99,13 @@ export async function quantizeCheckpoint(
   );
 }
 
-/** A checkpoint whose tensors are known. */
+/** A checkpoint with its tensors. */
 interface Source {
   readonly checkpoint: Checkpoint;
   readonly tensors: readonly SourceTensor[];
 }
 
-/** Adds up bytes of types. */
+/** Adds up bytes by type. */
 function addedUp(
   parts: readonly { readonly type: string; readonly bytes: number }[],
 ): { readonly [type: string]: number } {
@@ -249,7 +249,7 @@ async function writeFolder(
   const left = tensors.filter((tensor) =>
     !format.takes(tensor) && tensor.shape.length > 1
   );
-  // The file that makes a folder a checkpoint is written last.
+  // The file that marks a folder as a checkpoint is written last.
   await text("config.json", {
     ...config,
     quantization_config: {

@@ -1,4 +1,4 @@
-/** The tensors of a checkpoint that is quantized: which may lose precision, and their elements in pieces. */
+/** The source tensors for quantizing: which of them may lose precision, and their elements in pieces. */
 
 import { type ParamFacts, paramFacts, trace } from "../../compiler/mod.ts";
 import type { PublishedModel } from "../../models/mod.ts";
@@ -15,16 +15,16 @@ import { rowsOf } from "../encodings/read.ts";
 export interface SourceTensor extends TensorEntry {
   /** Whether it is a matrix that may be quantized. Routers, norms and vectors are not. */
   readonly quantizable: boolean;
-  /** Whether it is only looked up. */
+  /** Whether it is only used for row lookups. */
   readonly table: boolean;
   /** Whether it belongs to experts. */
   readonly ofExperts: boolean;
 }
 
-/** Elements that are in memory at once. */
+/** Maximum number of elements in memory. */
 const PIECE = 1 << 20;
 
-/** Names with a number of an expert, as parameters have them. */
+/** Matches names with the number of an expert. */
 function withoutExpert(name: string): string[] {
   const parts = name.split(".");
   return parts.flatMap((part, i) =>
@@ -34,7 +34,7 @@ function withoutExpert(name: string): string[] {
   );
 }
 
-/** The tensors that are parameters of the model. Throws DataError where one is missing or is no float. */
+/** Returns the tensors that are parameters of the model. Throws DataError if one is missing or not a float tensor. */
 export function sourceTensors(
   tensors: TensorDirectory,
   { build }: Pick<PublishedModel, "build">,
@@ -75,12 +75,12 @@ export function sourceTensors(
   });
 }
 
-/** Columns of a tensor: its last axis. */
+/** Returns the columns of a tensor: its last axis. */
 export function columnsOf({ shape }: TensorEntry): number {
   return shape.at(-1) ?? 1;
 }
 
-/** The rows of a tensor in pieces of at least `together`. Throws DataError for an element that is not finite. */
+/** Yields the rows of a tensor in pieces of at least `together` rows. Throws DataError for a non-finite element. */
 export async function* piecesOf(
   entry: TensorEntry,
   together = 1,

@@ -1,19 +1,19 @@
-/** Formats that checkpoints are quantized to: one row each, with the types of tensors by rules. */
+/** Quantization formats: one row each, with rules for the types of tensors. */
 
-/** A rule: the type of the tensors whose names match a pattern, in which `*` stands for any characters. */
+/** A rule: the type of tensors whose names match a pattern. `*` matches any characters. */
 export interface Rule {
   readonly pattern: string;
-  /** A type of GGUF files, or `keep` for as it is in the checkpoint. */
+  /** A GGUF type, or `keep` for the checkpoint's own type. */
   readonly type: string;
 }
 
 /** A format. */
 export interface QuantizeTarget {
-  /** What is written: a GGUF file, a folder of safetensors files, or either. */
+  /** The output: a GGUF file, a folder of safetensors files, or either. */
   readonly writes: readonly ("file" | "folder")[];
-  /** The number that `general.file_type` of a GGUF file has. */
+  /** The value of `general.file_type` in a GGUF file. */
   readonly fileType?: number;
-  /** Types of tensors of a GGUF file: the first rule that matches. */
+  /** Types of tensors in a GGUF file. The first matching rule is used. */
   readonly rules: readonly Rule[];
 }
 
@@ -57,7 +57,7 @@ export const QUANTIZE_TARGETS = {
 /** A name in the table. */
 export type QuantizeTargetName = keyof typeof QUANTIZE_TARGETS;
 
-/** The first rule that matches a tensor. */
+/** Returns the first rule that matches a tensor. */
 export function ruleOf(
   rules: readonly Rule[],
   tensor: string,

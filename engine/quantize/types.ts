@@ -1,4 +1,4 @@
-/** Types of GGUF tensors that are written. */
+/** The GGUF types that can be written. */
 
 import {
   type BlockType,
@@ -13,7 +13,7 @@ export type NumberedType = (PlainType | BlockType) & {
   readonly number: number;
 };
 
-/** Types that are written, by name. */
+/** The types by name. */
 export const WRITTEN_TYPES: ReadonlyMap<string, NumberedType> = new Map(
   Object.entries(GGUF_TYPES).flatMap(([number, type]) =>
     isBlockType(type) && !type.encode
@@ -22,7 +22,7 @@ export const WRITTEN_TYPES: ReadonlyMap<string, NumberedType> = new Map(
   ),
 );
 
-/** The type of a name. Throws DataError for one that is not written. */
+/** Returns a type by name. Throws DataError for a type that cannot be written. */
 export function writtenType(name: string): NumberedType {
   const type = WRITTEN_TYPES.get(name.toUpperCase());
   if (type) return type;
@@ -33,7 +33,7 @@ export function writtenType(name: string): NumberedType {
   );
 }
 
-/** The type of rows of `columns` elements: where blocks do not divide them, the one instead. */
+/** Returns the type for rows of `columns` elements: the alternative type if blocks do not divide them. */
 export function fittingType(type: NumberedType, columns: number): NumberedType {
   return isBlockType(type) && columns % type.elements !== 0
     ? fittingType(writtenType(type.instead!), columns)

@@ -117,7 +117,7 @@ function createMerger<T, R>(
   return (one) =>
     new Promise((resolve, reject) => {
       waiting.push({ one, resolve, reject });
-      // What else is called now is called together.
+      // Calls in the same turn are batched.
       if (!running) queueMicrotask(() => running || void run());
     });
 }

@@ -24,7 +24,7 @@ export interface Variable {
   readonly name: string;
   readonly type: Expr["type"];
   readonly kind: "let" | "var" | "for";
-  /** Of a `let`. */
+  /** The value of a `let`. */
   readonly definition?: Expr;
   shape: Shape;
   /**

@@ -1,4 +1,4 @@
-/** Packed integers as four bytes to a word, for products with quantized activations. */
+/** Packed integers as four bytes per word, for products with quantized activations. */
 
 import {
   PACKED_ELEMENTS,
@@ -8,14 +8,14 @@ import {
 import { invariant } from "../../../spec/errors.ts";
 import { type Hole, type KernelText, wgsl } from "../../../spec/kernel/text.ts";
 
-/** Integers of an element kind, seen as bytes. */
+/** Integers of an element kind as bytes. */
 export interface Bytes {
   /**
-   * Four bytes to a word, of the elements of a word: one word, or two where elements have four bits, of those in lower and in
-   * upper halves of bytes.
+   * Converts a word of elements to words of four bytes. Four-bit elements give two words: the lower and the upper
+   * halves of bytes.
    */
   of(word: Hole): readonly KernelText[];
-  /** How much more bytes are than integers. */
+  /** The offset of bytes from integers. */
   readonly above: number;
 }
 

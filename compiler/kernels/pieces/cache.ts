@@ -1,29 +1,29 @@
-/** Where the keys of a sequence are in a cache: one after another, or in pages. */
+/** Location of a sequence's keys in a cache: consecutive, or in pages. */
 
 import { type KernelText, wgsl } from "../../../spec/kernel/text.ts";
 import { KEY_BLOCK } from "../../tuning/queries.ts";
 
-/** What a cache is like. */
+/** The layout of a cache. */
 export interface CacheShape {
   readonly kvHeads: number;
   /** Positions of the cache. */
   readonly context: number;
-  /** The cache is in pages of so many positions. */
+  /** Positions per page, if the cache has pages. */
   readonly pages?: { readonly size: number };
 }
 
-/** Where the keys and values of a sequence are. */
+/** Access to the keys and values of a sequence. */
 export interface Cache {
-  /** What is prepared for the sequence, and for a block that begins at `start`. */
+  /** Statements that prepare the sequence, and a block that begins at `start`. */
   readonly begin: KernelText;
   readonly ofBlock?: KernelText;
-  /** The cached vector at a position; of a block, if that is prepared. */
+  /** The cached vector at a position, or in a prepared block. */
   vectorOf(position: KernelText): KernelText;
-  /** Each block is memory of the sequence, also after the last key. */
+  /** Each block is memory of the sequence, even after the last key. */
   readonly whole: boolean;
 }
 
-/** The cache of the sequence of `token`. `scattered`: keys are read in any order, not in blocks. */
+/** The cache of the sequence of `token`. `scattered`: keys are read in any order instead of in blocks. */
 export function cacheOf(
   { kvHeads, context, pages }: CacheShape,
   { token, kvHead, scattered = false }: {
@@ -48,7 +48,7 @@ export function cacheOf(
   const { size } = pages;
   const begin = wgsl`
     let kv_head = ${kvHead};
-    // Where the table has the sequence.
+    // The start of the sequence in the page table.
     let blocks = u32(sequence[${token}]) * ${Math.ceil(context / size)};`;
   const entryOf = (position: KernelText) =>
     wgsl`u32(pages[blocks + (${position}) / ${size}]) * ${size} + (${position}) % ${size}`;
@@ -58,7 +58,7 @@ export function cacheOf(
     return { begin, vectorOf, whole: false };
   }
   const ofBlock = wgsl`
-    // All keys of the block are in one page: where position 0 would be in front of them, below 0 perhaps.
+    // All keys of the block are in one page. This is the index of position 0 relative to that page; it may be negative.
     let cache = (${entryOf(wgsl`start`)} - start) * ${kvHeads} + kv_head;`;
   return { begin, ofBlock, vectorOf: apart, whole: true };
 }

@@ -1,4 +1,4 @@
-/** Left operands of contractions as integers of 8 bits with a scale for each block: quantized once for all that read them. */
+/** Quantizes left operands of contractions to 8-bit integers with a scale per block, once for all readers. */
 
 import { Q8_BLOCK } from "../../../spec/activations.ts";
 import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";
@@ -38,14 +38,14 @@ export interface LeftOperand {
   readonly k: number;
   readonly rows: readonly string[];
   readonly over: readonly string[];
-  /** Rows follow each other in memory. */
+  /** Rows are consecutive in memory. */
   readonly contiguous: boolean;
   readonly grouped: GroupedRows | undefined;
-  /** The place of element k of a row of the contraction. */
+  /** The index of element k of a row of the contraction. */
   leftAt(scope: KernelScope, row: Expr, k: Expr): At;
 }
 
-/** The left operand of a contraction, quantized. */
+/** The quantized left operand of a contraction. */
 export function quantizedValue(
   lowering: Lowering,
   dot: NodeOf<"dot">,
@@ -61,7 +61,7 @@ export function quantizedValue(
   return made;
 }
 
-/** Rows of a value: their axes in a plan, and how many there are, for the kernel and for the host. */
+/** Rows of a value: their axes in a plan, and their number, for the kernel and for the host. */
 interface Rows {
   readonly axes: readonly DraftAxis[];
   readonly size: Size;
@@ -112,7 +112,7 @@ function quantizeValue(
   return { buffer, inMemory: memory !== undefined };
 }
 
-/** Rows as a contraction has them. */
+/** Rows in the order of a contraction. */
 function rowsOf(
   lowering: Lowering,
   rows: readonly string[],
@@ -133,7 +133,7 @@ function groupedRows({ axis, received, rowCount }: GroupedRows): Rows {
   };
 }
 
-/** Rows as they are in memory; undefined where their number there is not known. */
+/** Rows in memory order. Undefined if their number is unknown. */
 function rowsInMemory(
   lowering: Lowering,
   value: Node,
@@ -150,13 +150,13 @@ function rowsInMemory(
   if (through !== grouped.tokenOf || value.primitive !== "received") {
     return undefined;
   }
-  // Tokens that stay where they are.
+  // Tokens that are not moved.
   const [tokens] = value.inputs as [Node, Node];
   const axes = tokens.axes.filter((axis) => !storage.axes.includes(axis));
   return rowsOf(lowering, axes, undefined);
 }
 
-/** What a scale of a packed parameter has in memory. */
+/** The storage of a scale of a packed parameter. */
 export function scaleDTypeOf(
   lowering: Lowering,
   dot: NodeOf<"dot">,
