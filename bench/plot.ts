@@ -1,6 +1,12 @@
 /** Plots of results as SVG: a group of horizontal bars for each piece of work. */
 
-import { element, label, svg } from "../cli/plots/svg.ts";
+import {
+  LIGHT,
+  type Scene,
+  sceneSvg,
+  type Shape,
+  type Text,
+} from "../view/mod.ts";
 import { rateIn } from "./measure.ts";
 import type { Result } from "./results.ts";
 
@@ -9,10 +15,12 @@ const ROW = 20, LEFT = 250, WIDTH = 360, RIGHT = 120;
 /** Draws a bar for the rate of each side. The fastest one of a piece of work has the full width. */
 export function barsSvg(result: Result): string {
   let y = 24;
-  const parts = [label(`${result.machine}, ${result.adapter}`, [8, y])];
+  const shapes: Shape[] = [
+    words(`${result.machine}, ${result.adapter}`, [8, y]),
+  ];
   for (const work of result.works) {
     y += 1.5 * ROW;
-    parts.push(label(work.work, [8, y], { "font-weight": "bold" }));
+    shapes.push({ ...words(work.work, [8, y]), bold: true });
     const rates = Object.entries(work.sides).map(([side, { median }]) => ({
       side,
       rate: rateIn(work, median),
@@ -22,19 +30,26 @@ export function barsSvg(result: Result): string {
       y += ROW;
       const width = Math.max(1, Math.round(WIDTH * rate / most));
       const digits = rate >= 100 ? 0 : rate >= 10 ? 1 : 2;
-      const written = `${rate.toFixed(digits)} ${work.unit}`;
-      parts.push(
-        label(side, [LEFT - 8, y], { "text-anchor": "end" }),
-        element("rect", {
-          x: LEFT,
-          y: y - 12,
-          width,
-          height: 14,
-          fill: i === 0 ? "#1a6faf" : "#b9c4cf",
-        }),
-        label(written, [LEFT + width + 6, y]),
+      shapes.push(
+        { ...words(side, [LEFT - 8, y]), anchor: "end" },
+        {
+          kind: "rect",
+          at: [LEFT, y - 12],
+          size: [width, 14],
+          ink: i === 0 ? "attention" : "staging",
+        },
+        words(`${rate.toFixed(digits)} ${work.unit}`, [LEFT + width + 6, y]),
       );
     }
   }
-  return svg({ width: LEFT + WIDTH + RIGHT, height: y + ROW }, parts);
+  const scene: Scene = {
+    size: [LEFT + WIDTH + RIGHT, y + ROW],
+    label: `rates on ${result.machine}, ${result.adapter}`,
+    shapes,
+  };
+  return `${sceneSvg(scene, { palette: LIGHT })}\n`;
+}
+
+function words(text: string, at: readonly [number, number]): Text {
+  return { kind: "text", text, at };
 }

@@ -6,9 +6,14 @@
 import type { FileSystem } from "../engine/mod.ts";
 import { parseJson } from "../spec/parse_json.ts";
 import type { CliIo } from "./io.ts";
-import { expertLoad } from "./plots/expert_load.ts";
-import { lossCurve } from "./plots/loss_curve.ts";
-import type { StepRecord } from "./plots/record.ts";
+import {
+  LIGHT,
+  loadOverSteps,
+  lossPicture,
+  type Scene,
+  sceneSvg,
+} from "../view/mod.ts";
+import type { StepRecord } from "./step_record.ts";
 
 /** Receives metrics during training. */
 export interface MetricsFile {
@@ -51,15 +56,31 @@ export function openMetrics(
       if (!open) return;
       const records = await readRecords(file, files);
       const plots = {
-        "loss.svg": lossCurve(records),
-        "experts.svg": expertLoad(records),
+        "loss.svg": lossOf(records),
+        "experts.svg": loadOverSteps(records, WIDTH),
       };
-      for (const [name, text] of Object.entries(plots)) {
-        if (text === undefined) continue;
+      for (const [name, scene] of Object.entries(plots)) {
+        if (scene === undefined) continue;
+        const text = `${sceneSvg(scene, { palette: LIGHT })}\n`;
         await files.write(besides(file, name, files), [bytes(text)]);
       }
     },
   };
+}
+
+/** Size of the plots in pixels. */
+const WIDTH = 720, HEIGHT = 400;
+
+/** Plots the training and validation loss by step. */
+export function lossOf(records: readonly StepRecord[]): Scene {
+  const losses = {
+    losses: records.map(({ step, ceLoss }) => [step, ceLoss] as const),
+    validations: records.flatMap(({ step, validationLoss }) =>
+      validationLoss === null ? [] : [[step, validationLoss] as const]
+    ),
+    name: "Cross-entropy loss, nats per token",
+  };
+  return lossPicture(losses, [WIDTH, HEIGHT]);
 }
 
 /** Returns the complete lines of a file, or none if the file does not exist. */

@@ -12,7 +12,7 @@ import path from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import t, { type Test } from "tap";
 import { nodeFiles } from "../cli/files.ts";
-import { recordOf } from "../cli/plots/record.ts";
+import { recordOf } from "../cli/step_record.ts";
 import { openMetrics } from "../cli/training_metrics.ts";
 import {
   add,

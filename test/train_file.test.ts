@@ -5,10 +5,10 @@ import { readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
 import t from "tap";
 import { nodeFiles } from "../cli/files.ts";
-import { expertLoad } from "../cli/plots/expert_load.ts";
-import { lossCurve } from "../cli/plots/loss_curve.ts";
-import type { StepRecord } from "../cli/plots/record.ts";
-import { ticks } from "../cli/plots/svg.ts";
+import type { StepRecord } from "../cli/step_record.ts";
+import { lossOf } from "../cli/training_metrics.ts";
+import { ticks } from "../view/chart.ts";
+import { loadOverSteps, sceneSvg } from "../view/mod.ts";
 import { trace } from "../compiler/mod.ts";
 import { evaluate } from "../compiler/graph/evaluate.ts";
 import {
@@ -138,27 +138,34 @@ t.test("plots of a training", (t) => {
     memoryBytes: 0,
     saved: false,
   }));
-  const curve = lossCurve(records);
-  t.match(curve, /^<svg .*<\/svg>\n$/s);
-  t.equal(curve.match(/<circle /g)?.length, 5, "one for each validation");
+  const curve = sceneSvg(lossOf(records));
+  t.match(curve, /^<svg .*<\/svg>$/s);
+  t.equal(curve.match(/in validation/g)?.length, 5, "a dot for each");
   t.match(curve, /validation, at last 5\.000/);
   t.match(curve, />Cross-entropy loss, nats per token</);
   t.match(curve, />exponential mean of 25 steps</);
   t.match(curve, />step</);
-  const map = expertLoad(records)!;
-  t.match(map, /fill="#f7f7f7"/, "a fair share is white");
-  t.match(map, /fill="#2166ac"/, "nothing is blue");
+  const map = sceneSvg(loadOverSteps(records, 720)!);
+  t.match(
+    map,
+    /opacity="0" fill="var\(--attention\)"/,
+    "a fair share is white",
+  );
+  t.match(map, /opacity="1" fill="var\(--attention\)"/, "nothing is blue");
+  t.match(map, /opacity="0.5" fill="var\(--combine\)"/, "twice is orange");
   t.match(map, />layer 1</);
   t.match(map, />Load of each expert, as a multiple of a fair share</);
   const numbers = (experts: number) => {
     const load = [Array<number>(experts).fill(1 / experts)];
-    const drawn = expertLoad(records.map((r) => ({ ...r, expertLoad: load })));
-    return [...drawn!.matchAll(/font-size="9">(\d+)</g)].map(([, n]) => n);
+    const drawn = sceneSvg(
+      loadOverSteps(records.map((r) => ({ ...r, expertLoad: load })), 720)!,
+    );
+    return [...drawn.matchAll(/font-size="9"[^>]*>(\d+)</g)].map(([, n]) => n);
   };
   t.same(numbers(4), ["0", "1", "2", "3"]);
   t.same(numbers(256).slice(0, 3), ["0", "5", "10"], "where there is room");
   t.equal(
-    expertLoad(records.map((r) => ({ ...r, expertLoad: [] }))),
+    loadOverSteps(records.map((r) => ({ ...r, expertLoad: [] })), 720),
     undefined,
   );
   t.same(ticks(0, 500, 8), [0, 100, 200, 300, 400, 500]);

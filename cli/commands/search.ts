@@ -10,10 +10,10 @@ import {
 import { DataError } from "../../spec/errors.ts";
 import type { EncodingName } from "../../spec/encoding.ts";
 import type { ModelFlags } from "../flags.ts";
+import { LIGHT, sceneSvg, speedPicture } from "../../view/mod.ts";
 import type { CliIo } from "../io.ts";
 import { locate } from "../located.ts";
 import { findMachine } from "../machines.ts";
-import { speedCurve } from "../plots/speed_curve.ts";
 import { formatSearch, searchDocument } from "../search_text.ts";
 import { expertLoad } from "./experts.ts";
 import { targetOf } from "./options.ts";
@@ -91,7 +91,13 @@ export async function searchCommand(
     ...dtype === undefined ? {} : { dtype },
   };
   if (flags.svg !== undefined) {
-    const text = speedCurve(searched.curve, `${phase}, ${machine.name}`);
+    const curve = searched.curve.map(({ devices, best, single }) => ({
+      devices,
+      best: best?.tokensPerSecond,
+      single: single?.tokensPerSecond,
+    }));
+    const scene = speedPicture(curve, `${phase}, ${machine.name}`);
+    const text = `${sceneSvg(scene, { palette: LIGHT })}\n`;
     await io.files.write(flags.svg, [new TextEncoder().encode(text)]);
   }
   const document = searchDocument(searched, terms);

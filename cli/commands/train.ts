@@ -25,7 +25,7 @@ import {
   describeExperts,
   describeStep,
 } from "../training_bar.ts";
-import { recordOf } from "../plots/record.ts";
+import { recordOf } from "../step_record.ts";
 import { openMetrics } from "../training_metrics.ts";
 import { finishLine, UsageError } from "../values.ts";
 import { startWatch } from "../watch.ts";

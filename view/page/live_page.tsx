@@ -5,7 +5,8 @@ import { useEffect, useMemo, useState } from "preact/hooks";
 import { sizeText } from "../../spec/size_text.ts";
 import { rateText } from "../../spec/time_text.ts";
 import { follow, LIVE_KINDS, type LiveState, NOTHING } from "../live.ts";
-import { loadPicture, lossPicture } from "../live_picture.ts";
+import { loadPicture } from "../load_picture.ts";
+import { lossPicture } from "../loss_picture.ts";
 import type { LiveData } from "../page_data.ts";
 import { Picture, View } from "./picture.tsx";
 
@@ -72,12 +73,21 @@ function useEvents(): readonly [LiveState, boolean] {
   return [shown.state, shown.gone];
 }
 
+/** Pixels of pictures. */
+const WIDTH = 1180, HEIGHT = 300;
+
 function TrainingView({ state }: { readonly state: LiveState }): VNode {
   const { losses, validations } = state;
   const last = state.last!;
-  const curve = useMemo(() => lossPicture(losses, validations), [losses]);
+  const curve = useMemo(
+    () => lossPicture({ losses, validations, name: "Loss" }, [WIDTH, HEIGHT]),
+    [losses],
+  );
   const load = useMemo(
-    () => last.expertLoad.length > 0 ? loadPicture(last.expertLoad) : undefined,
+    () =>
+      last.expertLoad.length > 0
+        ? loadPicture(last.expertLoad, WIDTH)
+        : undefined,
     [last],
   );
   const facts = [
@@ -98,7 +108,7 @@ function TrainingView({ state }: { readonly state: LiveState }): VNode {
         <View
           id="load"
           question="Are experts chosen evenly?"
-          answer="A row is a layer, a box an expert: the stronger, the more tokens chose it in the last steps."
+          answer="A row is a layer, a box an expert: blue where fewer tokens chose it in the last steps than on average, orange where more did."
         >
           <Picture scene={load} />
         </View>

@@ -1,6 +1,6 @@
 /** The record of a training step: one line of JSON. */
 
-import type { StepMetrics } from "../../engine/mod.ts";
+import type { StepMetrics } from "../engine/mod.ts";
 
 /** One line. */
 export interface StepRecord {
