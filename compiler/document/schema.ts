@@ -129,7 +129,11 @@ const PARAMS: { readonly [P in ModelPrimitive]: Schema } = {
   merge: closed({ axes, to: axis }),
   slice: closed({ ...renamed, ...positions }),
   dilate: closed({ ...renamed, ...positions }),
-  concat: closed({ axes, to: axis }),
+  // Both operands may have one axis.
+  concat: closed({
+    axes: { type: "array", items: axis, maxItems: FEW },
+    to: axis,
+  }),
   transpose: closed({}),
   cast: closed({}),
   topK: closed({ over: axis, k: few, axis }),
