@@ -1,13 +1,19 @@
 /** A checkpoint folder: its configuration, its weight files, its tokenizer. */
 
 import type { Family, PublishedModel } from "../models/mod.ts";
-import { publishedModel } from "../models/published.ts";
+import {
+  isUnknown,
+  publishedModel,
+  unknownError,
+} from "../models/published.ts";
 import { ggufParts, isGguf } from "./gguf/folder.ts";
 import { DataError } from "../spec/errors.ts";
 import type { FileSystem } from "./files.ts";
 import { parseJsonObject, readJsonObject } from "./json_file.ts";
 import { readQuantization } from "./stored_as.ts";
+import { sum } from "../spec/sum.ts";
 import { stopTokens } from "./stop_tokens.ts";
+import { withTensors } from "./tensors.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 import { createTokenizer } from "./untrusted/tokenizer.ts";
 
@@ -74,6 +80,7 @@ export async function openConfiguration(
     files.join(folder, "config.json"),
     files,
   );
+  if (!family) await refuseUnknown(config, folder, files);
   const generation = await readGeneration(folder, files);
   const maxNewTokens = generation["max_new_tokens"];
   return {
@@ -85,6 +92,61 @@ export async function openConfiguration(
       ? Math.floor(maxNewTokens)
       : undefined,
   };
+}
+
+/** Throws DataError for an architecture that is not built in, with what the folder says of it. */
+export async function refuseUnknown(
+  config: JsonObject,
+  folder: string,
+  files: FileSystem,
+): Promise<void> {
+  if (!isUnknown(config)) return;
+  const { quantization_config: _, ...model } = config;
+  const contents = await describeFiles(folder, files).catch((error) => {
+    // Files that cannot be read say nothing.
+    if (error instanceof DataError) return undefined;
+    throw error;
+  });
+  throw unknownError(model, contents);
+}
+
+/** A sentence on the size of a model, from the headers of its files, or from their index. */
+async function describeFiles(
+  folder: string,
+  files: FileSystem,
+): Promise<string | undefined> {
+  const format = (n: number) => new Intl.NumberFormat("en").format(n);
+  const names = new Set(await files.list(folder));
+  if ([...names].some((name) => name.endsWith(".safetensors"))) {
+    const paths = await listWeightFiles(folder, files);
+    return await withTensors(paths, files, (tensors) => {
+      // What a view stands for counts once.
+      const behind = new Set(
+        [...tensors.values()].flatMap(({ of = [] }) => of),
+      );
+      const counted = [...tensors.values()].filter(({ name, of, packed }) =>
+        packed !== undefined || of === undefined && !behind.has(name)
+      );
+      const parameters = sum(
+        counted.map(({ shape }) => shape.reduce((n, size) => n * size, 1)),
+      );
+      return Promise.resolve(
+        `Its ${format(counted.length)} tensors have ${
+          format(parameters)
+        } parameters`,
+      );
+    });
+  }
+  if (!names.has(WEIGHT_INDEX)) return undefined;
+  const index = await readJsonObject(files.join(folder, WEIGHT_INDEX), files);
+  const { total_parameters: parameters, total_size: bytes } =
+    (index["metadata"] ?? {}) as JsonObject;
+  if (typeof parameters === "number") {
+    return `Its index counts ${format(parameters)} parameters`;
+  }
+  return typeof bytes === "number"
+    ? `Its index counts ${format(bytes)} bytes of tensors`
+    : undefined;
 }
 
 /** generation_config.json; an empty object if it does not exist. */

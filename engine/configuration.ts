@@ -5,7 +5,7 @@ import { readFamily } from "../models/family.ts";
 import type { Family, PublishedModel } from "../models/mod.ts";
 import { publishedModel } from "../models/published.ts";
 import { DataError } from "../spec/errors.ts";
-import type { FamilyOption } from "./checkpoint.ts";
+import { type FamilyOption, refuseUnknown } from "./checkpoint.ts";
 import type { FileSystem } from "./files.ts";
 import { readJsonObject } from "./json_file.ts";
 import { readStoredAs, type StoredAs } from "./stored_as.ts";
@@ -77,6 +77,7 @@ export async function findConfiguration(
     const config = await readJsonObject(file, files);
     const found = isGguf(path) ||
       names.some((name) => name.endsWith(".safetensors"));
+    if (!options.family) await refuseUnknown(textPart(config), path, files);
     return found ? undefined : configurationOf(config, file, options);
   }
   if (!path.endsWith(".json")) return undefined;

@@ -9,6 +9,7 @@ import { family as deepseekV4 } from "./deepseek_v4.ts";
 import { family as dots1 } from "./dots1.ts";
 import { family as ernie45Moe } from "./ernie4_5_moe.ts";
 import { type Family, type PublishedModel, readFamily } from "./family.ts";
+import { nearestFamily } from "./nearest.ts";
 import { family as flexOlmo } from "./flex_olmo.ts";
 import { family as gemma4Moe } from "./gemma4_moe.ts";
 import { family as glm4Moe } from "./glm4_moe.ts";
@@ -84,13 +85,30 @@ export function publishedModel(
     architectures.includes(architecture)
   );
   if (found) return readFamily(found, architecture, config);
+  if (!family) throw unknownError(config);
   throw new DataError(
-    family
-      ? `Cannot build architecture '${
-        shown(architecture)
-      }': the family of --family builds ${known}. Change 'architectures' of config.json or of the family`
-      : `Cannot build architecture '${
-        shown(architecture)
-      }': it is not built in. Give the file that defines its family with --family FILE.ts, or use one of ${known}`,
+    `Cannot build architecture '${
+      shown(architecture)
+    }': the family of --family builds ${known}. Change 'architectures' of config.json or of the family`,
   );
+}
+
+/** Whether config.json names an architecture that is not built in. */
+export function isUnknown({ architectures: names }: Config): boolean {
+  const architecture: unknown = Array.isArray(names) ? names[0] : undefined;
+  return typeof architecture === "string" &&
+    !ARCHITECTURES.includes(architecture);
+}
+
+/** The error for an architecture that is not built in, with the nearest family; `contents`: a sentence on its files. */
+export function unknownError(config: Config, contents?: string): DataError {
+  const [architecture] = config["architectures"] as [string];
+  const known = ARCHITECTURES.map((name) => `'${name}'`).join(", ");
+  const sentences = [
+    `Cannot build architecture '${shown(architecture)}': it is not built in`,
+    ...contents === undefined ? [] : [contents],
+    nearestFamily(BUILT_IN, config) ?? [],
+    `Give the file that defines its family with --family FILE.ts, or use one of ${known}`,
+  ].flat();
+  return new DataError(sentences.join(". "));
 }

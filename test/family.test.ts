@@ -7,6 +7,7 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  rmSync,
   writeFileSync,
 } from "node:fs";
 import path from "node:path";
@@ -132,12 +133,28 @@ ${TEXT.replaceAll("MixtralForCausalLM", "MineForCausalLM")}`,
   t.equal(refused.code, 1);
   t.match(
     refused.err,
-    /Cannot build architecture 'MineForCausalLM': it is not built in\. Give the file that defines its family with --family FILE\.ts/,
+    /Cannot build architecture 'MineForCausalLM': it is not built in\. Its fields are nearest to those of '.*\. Give the file that defines its family with --family FILE\.ts/,
   );
   t.notOk(existsSync(ran), "not executed");
   const { code, err } = await switchyard([...plan, "--family", source]);
   t.equal(code, 0, err);
   t.ok(existsSync(ran), "executed");
+  // What is known of it, from headers, and from an index without its files.
+  const weights = path.join(folder, "model.safetensors");
+  copyFileSync(
+    path.join(reference("deepseekv3-16e-fp8"), "model.safetensors"),
+    weights,
+  );
+  t.match((await switchyard(plan)).err, "tensors have 476,760 parameters.");
+  rmSync(weights);
+  writeFileSync(
+    `${weights}.index.json`,
+    JSON.stringify({ metadata: { total_size: 1234567 }, weight_map: {} }),
+  );
+  t.match(
+    (await switchyard(plan)).err,
+    "Its index counts 1,234,567 bytes of tensors.",
+  );
   t.equal(err, "config.json has 'family', which the family does not read\n");
 });
 

@@ -202,14 +202,50 @@ t.test("MXFP4 is for contractions over whole blocks", async (t) => {
 
 const KNOWN = ARCHITECTURES.map((name) => `'${name}'`).join(", ");
 
+t.test("an unknown architecture is compared with the built-in ones", (t) => {
+  const wrapped = configOf("qwen35moe-8e-wrapped");
+  for (
+    const [name, change, sentence] of [
+      [
+        "glm4moe-16e",
+        { gate_temperature: 2 },
+        "'Glm4MoeForCausalLM', which does not read 'gate_temperature'",
+      ],
+      [
+        "hunyuanmoe-12e",
+        { hidden_act: "relu", use_cla: true },
+        `'HunYuanMoEV1ForCausalLM', which does not read 'eod_token_id', 'sep_token_id' and does not accept that 'use_cla' is true and 'hidden_act' is "relu"`,
+      ],
+      [
+        "nemotronh-16e",
+        {},
+        "'NemotronHForCausalLM', which does not read 'chunk_size', 'expand', 'hidden_dropout', 'mamba_ssm_cache_dtype', 'moe_shared_expert_overlap', 'mtp_layers_block_type' and 7 more",
+      ],
+      [
+        "qwen35moe-8e-wrapped",
+        { text_config: { ...wrapped["text_config"] as object, extra: 1 } },
+        "'Qwen3NextForCausalLM', which does not read 'extra'",
+      ],
+    ] as const
+  ) {
+    const config = { ...configOf(name), ...change, architectures: ["Mine"] };
+    t.throws(() => publishedModel(config), {
+      name: "DataError",
+      message:
+        `Cannot build architecture 'Mine': it is not built in. Its fields are nearest to those of ${sentence}. Give the file that defines its family with --family FILE.ts, or use one of ${KNOWN}`,
+    });
+  }
+  t.end();
+});
+
 const WRONG: readonly (readonly [object, string])[] = [
   [
     { architectures: ["LlamaForCausalLM"] },
-    `Cannot build architecture 'LlamaForCausalLM': it is not built in. Give the file that defines its family with --family FILE.ts, or use one of ${KNOWN}`,
+    `Cannot build architecture 'LlamaForCausalLM': it is not built in. Its fields are nearest to those of 'OlmoeForCausalLM', which reads all of them. Give the file that defines its family with --family FILE.ts, or use one of ${KNOWN}`,
   ],
   [
     { architectures: ["SwitchTransformersForConditionalGeneration"] },
-    `Cannot build architecture 'SwitchTransformersForConditionalGeneration': it is not built in. Give the file that defines its family with --family FILE.ts, or use one of ${KNOWN}`,
+    `Cannot build architecture 'SwitchTransformersForConditionalGeneration': it is not built in. Its fields are nearest to those of 'OlmoeForCausalLM', which reads all of them. Give the file that defines its family with --family FILE.ts, or use one of ${KNOWN}`,
   ],
   [
     { architectures: [] },

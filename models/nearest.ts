@@ -1,0 +1,92 @@
+/** The family whose fields are most like those of a config.json that no family reads. */
+
+import { DataError } from "../compiler/mod.ts";
+import { type Config, type Fields, recordFields } from "./config.ts";
+import type { Family } from "./family.ts";
+import { changesNothing } from "./field_names.ts";
+
+/** Fields that a family has to read of a config.json before it is like it: sizes are in all of them. */
+const LEAST = 6;
+
+/** Fields that are listed; others are counted. */
+const LISTED = 6;
+
+/** A family, and the fields in which a config.json differs from what it reads. */
+interface Nearest {
+  readonly architecture: string;
+  readonly read: number;
+  readonly unread: readonly string[];
+  /** What it does not accept, such as `'hidden_act' is "relu"`. */
+  readonly refused: readonly string[];
+}
+
+/**
+ * A sentence on the family that reads most of the fields of a config.json, with those that it does not read or
+ * accept; undefined where none is near.
+ */
+export function nearestFamily(
+  families: readonly Family[],
+  json: Config,
+): string | undefined {
+  const text = json["text_config"];
+  const config = typeof text === "object" && text !== null
+    ? text as Config
+    : json;
+  const near = families.map((family) => differences(family, config))
+    .filter(({ read }) => read >= LEAST);
+  const valueOf = ({ read, unread, refused }: Nearest) =>
+    read - unread.length - refused.length;
+  const [best] = near.sort((a, b) => valueOf(b) - valueOf(a));
+  if (!best) return undefined;
+  const { architecture, unread, refused } = best;
+  const differs = [
+    ...unread.length > 0 ? [`does not read ${listOf(unread)}`] : [],
+    ...refused.length > 0
+      ? [`does not accept that ${refused.join(" and ")}`]
+      : [],
+  ];
+  return `Its fields are nearest to those of '${architecture}', which ${
+    differs.length > 0 ? differs.join(" and ") : "reads all of them"
+  }`;
+}
+
+/** What a family reads; fields that it does not accept are left out one after another. */
+function differences(family: Family, json: Config): Nearest {
+  const [architecture] = family.architectures as [string, ...string[]];
+  const refused: string[] = [];
+  let left: Config = { ...json, architectures: [architecture] };
+  let fields: Fields = new Map();
+  for (let again = true; again;) {
+    const recorded = recordFields(left);
+    fields = recorded.fields;
+    const state = refusedBy(family, recorded.config);
+    const field = /^'([^']+)'/.exec(state ?? "")?.[1] ?? "";
+    again = left[field] !== undefined;
+    if (state !== undefined) refused.push(state);
+    left = { ...left, [field]: undefined };
+  }
+  const keys = Object.keys(json).filter((key) => !changesNothing(key));
+  return {
+    architecture,
+    read: keys.filter((key) => fields.has(key)).length,
+    unread: keys.filter((key) => !fields.has(key)),
+    refused,
+  };
+}
+
+/** What a family does not accept, such as `'hidden_act' is "relu"`; undefined where it accepts all. */
+function refusedBy(family: Family, config: Config): string | undefined {
+  try {
+    family.config(config);
+    return undefined;
+  } catch (error) {
+    if (!(error instanceof DataError)) throw error;
+    return /^[^:]*: (.*?)(?:\. |, which |$)/.exec(error.message)?.[1] ?? "";
+  }
+}
+
+function listOf(keys: readonly string[]): string {
+  const listed = keys.slice(0, LISTED).map((key) => `'${key}'`).join(", ");
+  const more = keys.length - LISTED;
+  return more > 0 ? `${listed} and ${more} more` : listed;
+}
