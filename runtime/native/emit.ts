@@ -321,9 +321,10 @@ export class Emitter {
         const tile = this.name(s.tile);
         writer.line(`vu ${tile}[${s.words}];`);
         const at = `${this.name(s.pointer)} - ${address} + ${s.constant}`;
-        const later = s.later ? "&later" : "0";
+        const later = s.ahead === "later" ? "&later" : "0";
+        const along = s.ahead === "along" ? "&along" : "0";
         return writer.line(
-          `turn${s.words}(${tile}, ${address}, ${at}, ${s.apart}, ${later}, &along);`,
+          `turn${s.words}(${tile}, ${address}, ${at}, ${s.apart}, ${later}, ${along});`,
         );
       }
       case "prefetch":

@@ -67,6 +67,14 @@ INLINE void prefetch_along(const word *array, const word *from, uint64_t at, uin
 }
 `;
 
+/** Prefetches the same line of the rows after those of a transposed load. */
+const NEXT_IN_C = `
+INLINE void prefetch_next(const word *from, uint64_t at, uint64_t apart, uint64_t words) {
+  if (at / words % (${LINE_WORDS} / words)) return;
+  for (u i = LANES; i < 2 * LANES; i++) __builtin_prefetch(from + i * apart, 0, 2);
+}
+`;
+
 /**
  * `turnN` loads N words per lane, from rows with a stride of `apart` words, and transposes them: vector i contains word
  * i of each. They start `at` words after the beginning of an array with such rows. Vectors are assembled from LANES / N
@@ -88,6 +96,7 @@ function turnInC(lanes: number, words: number): string {
     "  const word *from = array + at;",
     ...vectors.map((i) => `  vu v${i} = ${load(i)};`),
     `  if (later) add_ahead(later, from + ${AHEAD} + (at % apart + ${AHEAD}) / apart * (LANES - 1) * apart, apart);`,
+    "  else if (!along) prefetch_next(from, at % apart, apart, " + words + ");",
     `  else prefetch_along(array, from, at % apart, apart, ${words}, along);`,
     "  vu a, b;",
   ];
@@ -283,7 +292,7 @@ typedef uint64_t vul __attribute__((vector_size(8 * LANES)));
 typedef vu __attribute__((aligned(4), may_alias)) run_of_words;
 ${LAUNCH_STRUCT}
 static const vu IOTA = { ${numbers} };
-${BODY}${fmaInC(fused)}${runsInC(lanes)}${AHEAD_IN_C}${ALONG_IN_C}${
+${BODY}${fmaInC(fused)}${runsInC(lanes)}${AHEAD_IN_C}${ALONG_IN_C}${NEXT_IN_C}${
     tileWidths(lanes).map((words) => turnInC(lanes, words)).join("")
   }${MATH_IN_C}${bytes ? BYTES_IN_C : ""}`;
 }

@@ -182,7 +182,7 @@ export type Statement =
     readonly constant: number;
     readonly apart: number;
     readonly words: number;
-    readonly later: boolean;
+    readonly ahead: "along" | "later" | "next";
   }
   /** Prefetches some of the lines that a `turn` with `later` queued. */
   | { readonly op: "prefetch" };

@@ -208,7 +208,9 @@ function tiledLoop(
       return on.count({ ...bounds, unroll: unrolled(UNROLL) }, iteration);
     }
     // Loops that fill workgroup memory are followed by loops that compute with it.
-    const later = s.body.some(({ op }) => op === "sharedStore");
+    const stores = s.body.flatMap((s) => s.op === "sharedStore" ? [s] : []);
+    const own = stores.some(({ array }) => on.readHere.has(array));
+    const later = stores.length > 0 && !own;
     on.prefetchesLater ||= later;
     // Some iterations at a time, along which words are loaded.
     const start = newLocal("start", "u");
@@ -228,7 +230,7 @@ function tiledLoop(
             constant,
             apart: group.apart,
             words,
-            later,
+            ahead: later ? "later" : own ? "next" : "along",
           });
           x.pointed.set(load, { tile, index: get(index) });
         }

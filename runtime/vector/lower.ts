@@ -4,7 +4,8 @@
  */
 
 import { endOf } from "../../spec/kernel/build.ts";
-import type { Kernel } from "../../spec/kernel/tree.ts";
+import type { Kernel, Stmt } from "../../spec/kernel/tree.ts";
+import { walkExpressions } from "../../spec/kernel/walk.ts";
 import { withScalarLoads } from "../../spec/kernel/vectors.ts";
 import { analyzeShapes, restingVariables, uniqueNames } from "./analyze.ts";
 import {
@@ -222,6 +223,7 @@ class KernelLowering {
   #phase(phase: Phase): void {
     const on = this.#on;
     this.#findFirst();
+    on.readHere = sharedIn(phase.body);
     if (this.#isSingle) return on.list(phase.body);
     // Values that are uniform in the workgroup are computed once.
     const at = phase.body.findIndex((s) => !isForAll(s, on.x.shapes));
@@ -249,6 +251,15 @@ class KernelLowering {
     const slot = this.#slots.get(name);
     if (slot) this.#on.set(slot, get(this.#on.localOf(name)), false);
   }
+}
+
+/** Workgroup memory that statements load from. */
+function sharedIn(body: readonly Stmt[]): Set<string> {
+  const arrays = new Set<string>();
+  walkExpressions(body, (e) => {
+    if (e.op === "shared") arrays.add(e.array);
+  });
+  return arrays;
 }
 
 function phasesOf(outer: readonly Outer[]): Phase[] {

@@ -49,6 +49,8 @@ export class Statements {
   readonly ahead = new Map<ForStmt, Ahead>();
   /** Variables that are declared around phases. */
   readonly outlived = new Set<string>();
+  /** Workgroup memory that the phase at hand loads from. */
+  readHere: ReadonlySet<string> = new Set();
   /** Whether an earlier loop has queued prefetches. */
   prefetchesLater = false;
   #out: Statement[] = [];

@@ -202,6 +202,10 @@ export function lowerMatmul(
     );
     const options: BytesMatmulOptions = {
       ...common,
+      // Drivers take long to compile loops of bytes.
+      tile: common.tile.code === "small"
+        ? { ...common.tile, columns: 1 }
+        : common.tile,
       arithmetic: lowering.options.tuning.bytes,
       weights: weights.map((
         { binding, stored, scales, offsets, inside },
