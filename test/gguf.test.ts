@@ -191,6 +191,8 @@ interface Converted {
   readonly names: { readonly [ours: string]: string };
   /** Queries and keys have rotated pairs beside each other. */
   readonly interleaved?: true;
+  /** Routed experts are scaled, and their weights normalized. */
+  readonly scales?: true;
 }
 
 type Config = { readonly [field: string]: number };
@@ -215,6 +217,9 @@ const LAYER_NAMES = {
   "mlp.gate_proj": "ffn_gate",
   "mlp.up_proj": "ffn_up",
   "mlp.down_proj": "ffn_down",
+  "mlp.shared_experts.gate_proj": "ffn_gate_shexp",
+  "mlp.shared_experts.up_proj": "ffn_up_shexp",
+  "mlp.shared_experts.down_proj": "ffn_down_shexp",
   "block_sparse_moe.gate": "ffn_gate_inp",
   "block_sparse_moe.experts.*.w1": "ffn_gate_exps",
   "block_sparse_moe.experts.*.w3": "ffn_up_exps",
@@ -244,6 +249,53 @@ const CONVERTED: readonly Converted[] = [
     names: LAYER_NAMES,
   },
   {
+    checkpoint: "dots1-16e",
+    architecture: "dots1",
+    keys: sharedKeys,
+    scales: true,
+    names: LAYER_NAMES,
+  },
+  {
+    checkpoint: "glm4moe-16e",
+    architecture: "glm4moe",
+    keys: (c) => ({
+      ...sharedKeys(c),
+      "rope.dimension_count": c["head_dim"]! / 2,
+    }),
+    scales: true,
+    names: {
+      ...LAYER_NAMES,
+      "post_attention_layernorm": "post_attention_norm",
+    },
+  },
+  {
+    checkpoint: "minimaxm2-16e",
+    architecture: "minimax-m2",
+    keys: (c) => ({
+      feed_forward_length: c["intermediate_size"]!,
+      expert_feed_forward_length: c["intermediate_size"]!,
+      expert_count: c["num_local_experts"]!,
+      expert_gating_func: 2,
+      "attention.key_length": c["head_dim"]!,
+      "rope.dimension_count": c["head_dim"]! / 2,
+    }),
+    names: LAYER_NAMES,
+  },
+  {
+    checkpoint: "ernie45moe-16e",
+    architecture: "ernie4_5-moe",
+    keys: (c) => ({
+      feed_forward_length: c["intermediate_size"]!,
+      expert_feed_forward_length: c["moe_intermediate_size"]!,
+      expert_count: c["moe_num_experts"]!,
+      expert_used_count: c["moe_k"]!,
+      expert_shared_count: c["moe_num_shared_experts"]!,
+      leading_dense_block_count: c["moe_layer_start_index"]!,
+      interleave_moe_layer_step: c["moe_layer_interval"]!,
+    }),
+    names: LAYER_NAMES,
+  },
+  {
     checkpoint: "qwen3moe-16e",
     architecture: "qwen3moe",
     keys: (c) => ({
@@ -255,6 +307,19 @@ const CONVERTED: readonly Converted[] = [
     names: LAYER_NAMES,
   },
 ];
+
+/** Keys of models whose experts are those of DeepSeek-V3; routers have sigmoids. */
+function sharedKeys(c: Config): { readonly [key: string]: number } {
+  return {
+    feed_forward_length: c["intermediate_size"]!,
+    expert_feed_forward_length: c["moe_intermediate_size"]!,
+    expert_count: c["n_routed_experts"]!,
+    expert_shared_count: c["n_shared_experts"]!,
+    leading_dense_block_count: c["first_k_dense_replace"]!,
+    expert_gating_func: 2,
+    "attention.key_length": c["head_dim"]!,
+  };
+}
 
 /** Rows of rotated pairs beside each other, from those of first halves before second halves. */
 function interleave(data: Float32Array, rows: number, heads: number) {
@@ -272,7 +337,7 @@ function interleave(data: Float32Array, rows: number, heads: number) {
 }
 
 async function convert(
-  { checkpoint, architecture, keys, names, interleaved }: Converted,
+  { checkpoint, architecture, keys, names, interleaved, scales }: Converted,
   [first, second]: readonly [string, string],
 ): Promise<void> {
   const folder = checkpointFolder(checkpoint);
@@ -294,6 +359,15 @@ async function convert(
     const [, layer, of = "", ending] =
       /^model\.layers\.(\d+)\.(.*)\.(weight|bias)$/.exec(name) ?? [];
     const expert = /\.experts\.(\d+)\./.exec(of)?.[1];
+    const [bias] = /\.(\d+)\..*e_score_correction_bias$/.exec(name)?.slice(1) ??
+      [];
+    if (bias !== undefined) {
+      tensors[`blk.${bias}.exp_probs_b.bias`] = {
+        shape: shape.slice(-1),
+        data: floats,
+      };
+      continue;
+    }
     const theirs = outer[name] ??
       `blk.${layer}.${
         names[of.replace(/\.experts\.\d+\./, ".experts.*.")]
@@ -311,7 +385,12 @@ async function convert(
       tensors[theirs] = { shape: row ? shape.slice(1) : shape, data: moved };
       continue;
     }
-    const experts = config["num_local_experts"] ?? config["num_experts"]!;
+    const experts = [
+      "num_local_experts",
+      "num_experts",
+      "n_routed_experts",
+      "moe_num_experts",
+    ].map((field) => config[field]).find((count) => count !== undefined)!;
     const stack = tensors[theirs] ??= {
       shape: [experts, ...shape],
       data: new Float32Array(experts * moved.length),
@@ -322,7 +401,7 @@ async function convert(
     block_count: config["num_hidden_layers"]!,
     context_length: config["max_position_embeddings"]!,
     embedding_length: config["hidden_size"]!,
-    expert_used_count: config["num_experts_per_tok"]!,
+    expert_used_count: config["num_experts_per_tok"] ?? 0,
     "attention.head_count": config["num_attention_heads"]!,
     "attention.head_count_kv": config["num_key_value_heads"]!,
     ...keys(config),
@@ -341,6 +420,14 @@ async function convert(
       f32: config["rms_norm_eps"]!,
     },
     [`${architecture}.rope.freq_base`]: { f32: theta },
+    ...scales
+      ? {
+        [`${architecture}.expert_weights_scale`]: {
+          f32: config["routed_scaling_factor"]!,
+        },
+        [`${architecture}.expert_weights_norm`]: { bool: true },
+      }
+      : {},
     [`${architecture}.vocab_size`]: { u32: config["vocab_size"]! },
   };
   const half = Object.entries(tensors);

@@ -343,7 +343,12 @@ t.test("pieces of tensors are read, and rules are followed", async (t) => {
   );
 });
 
-for (const checkpoint of ["mixtral-8e", "qwen2moe-8e", "qwen3moe-16e"]) {
+for (
+  const checkpoint of [
+    ...["mixtral-8e", "qwen2moe-8e", "qwen3moe-16e", "dots1-16e"],
+    ...["ernie45moe-16e", "glm4moe-16e", "minimaxm2-16e"],
+  ]
+) {
   t.test(
     `${checkpoint} as it is in a GGUF file has the bits of its folder`,
     { skip },

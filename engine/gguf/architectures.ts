@@ -12,6 +12,8 @@ export interface TensorName {
   readonly interleaved?: "head_count" | "head_count_kv";
   /** A vector that is a matrix of one row in a checkpoint. */
   readonly row?: true;
+  /** The name in a checkpoint is complete: `.weight` and `.bias` do not follow. */
+  readonly bare?: true;
 }
 
 /** A row of the table. */
@@ -25,6 +27,14 @@ export interface GgufArchitecture {
   readonly fields: ConfigFields;
   /** Fields of config.json with the same value in all models of the architecture. */
   readonly constants?: { readonly [field: string]: unknown };
+  /** Fields of config.json that say whether a tensor is there. */
+  readonly present?: { readonly [field: string]: string };
+  /** Keys with a number that all files of the architecture have. */
+  readonly keys?: { readonly [key: string]: number };
+  /** Keys that are products of fields of config.json. */
+  readonly products?: { readonly [key: string]: readonly string[] };
+  /** Only a part of the dims of heads is rotated. */
+  readonly rotatesPart?: true;
   /** Layers without experts are `mlp_only_layers` of config.json. */
   readonly listsDense?: true;
   /** Names of tensors that add to or replace the common ones, without `blk.N.` and `.weight`. */
@@ -61,6 +71,29 @@ const DENSE = {
   ffn_up: "mlp.up_proj",
   ffn_down: "mlp.down_proj",
 } as const;
+
+const SHARED = {
+  ffn_gate_shexp: "mlp.shared_experts.gate_proj",
+  ffn_up_shexp: "mlp.shared_experts.up_proj",
+  ffn_down_shexp: "mlp.shared_experts.down_proj",
+} as const;
+
+/** Fields of models whose experts are those of DeepSeek-V3. */
+const SHARED_FIELDS = {
+  intermediate_size: "feed_forward_length",
+  moe_intermediate_size: "expert_feed_forward_length",
+  n_routed_experts: "expert_count",
+  n_shared_experts: "expert_shared_count",
+  first_k_dense_replace: "leading_dense_block_count",
+  routed_scaling_factor: "expert_weights_scale",
+  norm_topk_prob: "expert_weights_norm",
+  n_group: "expert_group_count",
+  topk_group: "expert_group_used_count",
+  num_nextn_predict_layers: "nextn_predict_layers",
+} as const;
+
+/** The number of scores that are sigmoids of logits. */
+const SIGMOID = 2;
 
 /** The width of experts; older files have it in the key of dense layers. */
 const EXPERT_WIDTH = ["expert_feed_forward_length", "feed_forward_length"];
@@ -110,6 +143,85 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
       ffn_gate_shexp: "mlp.shared_expert.gate_proj",
       ffn_up_shexp: "mlp.shared_expert.up_proj",
       ffn_down_shexp: "mlp.shared_expert.down_proj",
+    },
+  },
+  dots1: {
+    architecture: "Dots1ForCausalLM",
+    fields: SHARED_FIELDS,
+    constants: { attention_bias: false, sliding_window: null },
+    keys: { expert_gating_func: SIGMOID },
+    tensors: {
+      ...EXPERTS,
+      ...DENSE,
+      ...SHARED,
+      exp_probs_b: { name: "mlp.gate.e_score_correction_bias", bare: true },
+    },
+  },
+  "ernie4_5-moe": {
+    architecture: "Ernie4_5_MoeForCausalLM",
+    fields: {
+      intermediate_size: "feed_forward_length",
+      moe_intermediate_size: "expert_feed_forward_length",
+      moe_num_experts: "expert_count",
+      moe_k: "expert_used_count",
+      num_experts_per_tok: [],
+      moe_num_shared_experts: "expert_shared_count",
+      moe_layer_start_index: "leading_dense_block_count",
+      moe_layer_interval: "interleave_moe_layer_step",
+    },
+    constants: { use_bias: false },
+    products: {
+      expert_shared_feed_forward_length: [
+        "moe_intermediate_size",
+        "moe_num_shared_experts",
+      ],
+    },
+    ties: true,
+    tensors: {
+      ...EXPERTS,
+      ...DENSE,
+      ...SHARED,
+      exp_probs_b: {
+        name: "mlp.moe_statics.e_score_correction_bias",
+        bare: true,
+        row: true,
+      },
+    },
+  },
+  glm4moe: {
+    architecture: "Glm4MoeForCausalLM",
+    fields: SHARED_FIELDS,
+    present: {
+      attention_bias: "attn_q.bias",
+      use_qk_norm: "attn_q_norm.weight",
+    },
+    keys: { expert_gating_func: SIGMOID },
+    rotatesPart: true,
+    tensors: {
+      ...EXPERTS,
+      ...DENSE,
+      ...SHARED,
+      post_attention_norm: "post_attention_layernorm",
+      exp_probs_b: { name: "mlp.gate.e_score_correction_bias", bare: true },
+    },
+  },
+  "minimax-m2": {
+    architecture: "MiniMaxM2ForCausalLM",
+    fields: {
+      intermediate_size: EXPERT_WIDTH,
+      num_local_experts: "expert_count",
+    },
+    keys: { expert_gating_func: SIGMOID },
+    rotatesPart: true,
+    tensors: {
+      ffn_gate_inp: "block_sparse_moe.gate",
+      ffn_gate_exps: "block_sparse_moe.experts.{expert}.w1",
+      ffn_up_exps: "block_sparse_moe.experts.{expert}.w3",
+      ffn_down_exps: "block_sparse_moe.experts.{expert}.w2",
+      exp_probs_b: {
+        name: "block_sparse_moe.e_score_correction_bias",
+        bare: true,
+      },
     },
   },
   qwen3moe: {
@@ -168,8 +280,9 @@ export function checkpointName(
   const names: GgufArchitecture["tensors"] = { ...ATTENTION, ...row.tensors };
   const found = Object.hasOwn(names, of) ? names[of] : undefined;
   if (found === undefined) return undefined;
-  const entry = typeof found === "string" ? { name: found } : found;
-  return { ...entry, name: `model.layers.${layer}.${entry.name}.${ending}` };
+  const entry: TensorName = typeof found === "string" ? { name: found } : found;
+  const end = entry.bare ? "" : `.${ending}`;
+  return { ...entry, name: `model.layers.${layer}.${entry.name}${end}` };
 }
 
 /** A tensor of a checkpoint in a file. */
@@ -187,11 +300,21 @@ export function ggufName(
 ): GgufName | undefined {
   const outer = Object.entries(OUTER).find(([, ours]) => ours === name)?.[0];
   if (outer !== undefined) return { gguf: outer, name, expert: undefined };
-  const [, layer, of = "", ending] =
-    /^model\.layers\.(\d+)\.(.+)\.(weight|bias)$/.exec(name) ?? [];
-  const names: GgufArchitecture["tensors"] = { ...ATTENTION, ...row.tensors };
+  const [, layer, rest = ""] = /^model\.layers\.(\d+)\.(.+)$/.exec(name) ?? [];
+  // Names of the architecture precede those of all.
+  const names: GgufArchitecture["tensors"] = {
+    ...row.tensors,
+    ...Object.fromEntries(
+      Object.entries(ATTENTION).filter(([name]) => !(name in row.tensors)),
+    ),
+  };
   for (const [gguf, found] of Object.entries(names)) {
-    const entry = typeof found === "string" ? { name: found } : found;
+    const entry: TensorName = typeof found === "string"
+      ? { name: found }
+      : found;
+    const [, of = "", ending] = entry.bare
+      ? [rest, rest, "bias"]
+      : /^(.+)\.(weight|bias)$/.exec(rest) ?? [];
     const [start = "", end] = entry.name.split("{expert}");
     const [, expert] = end === undefined
       ? []

@@ -44,18 +44,53 @@ export function configOf(
   const { name, row } = architectureOf(path, header);
   const { keys, tensors } = header;
   const tokens = keys["tokenizer.ggml.tokens"];
+  checkKeys(path, keys, { name, row });
+  const found = read(keys, `${name}.`, { ...FIELDS, ...row.fields });
+  const rotated = numberOf(keys, `${name}.rope.dimension_count`);
+  const width = numberOf(keys, `${name}.attention.key_length`);
   const config = {
     architectures: [row.architecture],
     vocab_size: Array.isArray(tokens) ? tokens.length : undefined,
     tie_word_embeddings: !tensors.some(({ name }) => name === "output.weight"),
     ...row.constants,
     ...row.listsDense ? { mlp_only_layers: denseLayers(header) } : {},
-    ...read(keys, `${name}.`, { ...FIELDS, ...row.fields }),
+    ...Object.fromEntries(
+      Object.entries(row.present ?? {}).map(([field, of]) => [
+        field,
+        tensors.some((tensor) => tensor.name === `blk.0.${of}`),
+      ]),
+    ),
+    ...row.rotatesPart && rotated !== undefined && width !== undefined
+      ? { partial_rotary_factor: rotated / width }
+      : {},
+    ...found,
+    // Layers that predict further tokens are counted too.
+    ...typeof found["num_hidden_layers"] === "number"
+      ? {
+        num_hidden_layers: found["num_hidden_layers"] -
+          Number(found["num_nextn_predict_layers"] ?? 0),
+      }
+      : {},
     ...read(keys, "", TOKENS),
   };
   return Object.fromEntries(
     Object.entries(config).filter(([, value]) => value !== undefined),
   );
+}
+
+/** Refuses a file that has another number for a key than all files of its architecture. */
+function checkKeys(
+  path: string,
+  keys: GgufKeys,
+  { name, row }: { readonly name: string; readonly row: GgufArchitecture },
+): void {
+  for (const [key, wanted] of Object.entries(row.keys ?? {})) {
+    const found = numberOf(keys, `${name}.${key}`) ?? wanted;
+    if (found === wanted) continue;
+    throw new DataError(
+      `Cannot open '${path}': its key '${name}.${key}' is ${found}, and only ${wanted} is read. Use another file`,
+    );
+  }
 }
 
 /** Returns the fields that keys provide. */
@@ -96,6 +131,8 @@ export function keysOf(
   for (
     const [field, names] of Object.entries({ ...FIELDS, ...row.fields })
   ) {
+    // Layers that predict further tokens are not written.
+    if (names.length === 0 || field === "num_nextn_predict_layers") continue;
     const value = values.get(field);
     const key = `${name}.${[names].flat()[0]!}`;
     if (typeof value === "boolean") keys.set(key, { bool: value });
@@ -106,6 +143,9 @@ export function keysOf(
   const width = Number(
     values.get("head_dim") ?? Number(values.get("hidden_size")) / heads,
   );
+  const part = row.rotatesPart
+    ? Number(values.get("partial_rotary_factor") ?? 1)
+    : 1;
   const all: GgufValues = {
     "general.architecture": { text: name },
     "general.alignment": { u32: 32 },
@@ -113,7 +153,17 @@ export function keysOf(
     ...Object.fromEntries(keys),
     [`${name}.attention.key_length`]: { u32: width },
     [`${name}.attention.value_length`]: { u32: width },
-    [`${name}.rope.dimension_count`]: { u32: width },
+    [`${name}.rope.dimension_count`]: { u32: width * part },
+    ...Object.fromEntries(
+      Object.entries(row.products ?? {}).map(([key, fields]) => [
+        `${name}.${key}`,
+        { u32: fields.reduce((n, field) => n * Number(values.get(field)), 1) },
+      ]),
+    ),
+    ...Object.fromEntries(
+      Object.entries(row.keys ?? {})
+        .map(([key, u32]) => [`${name}.${key}`, { u32 }]),
+    ),
     // Required by llama.cpp even if experts have a separate key.
     ...keys.has(`${name}.feed_forward_length`) ? {} : {
       [`${name}.feed_forward_length`]: {
@@ -137,13 +187,15 @@ function refuseOthers(
   config: ReadonlyMap<string, unknown>,
   { name, row }: { readonly name: string; readonly row: GgufArchitecture },
 ): void {
-  const wanted = { rope_scaling: null, clip_qkv: null, ...row.constants };
+  const wanted = {
+    rope_scaling: null,
+    rope_type: "default",
+    clip_qkv: null,
+    ...row.constants,
+  };
   for (const [field, value] of Object.entries(wanted)) {
     const found = config.get(field) ?? null;
-    if (found === value || (found === null && config.has(field) === false)) {
-      continue;
-    }
-    if (found === null) continue;
+    if (found === value || found === null) continue;
     throw new DataError(
       `Cannot write a GGUF file: '${field}' is ${
         shown(JSON.stringify(found))

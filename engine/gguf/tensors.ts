@@ -11,8 +11,8 @@ import { type BlockType, isBlockType } from "./blocks.ts";
 import { uninterleavedRow, withRows } from "./interleaved.ts";
 import { type GgufHeader, type GgufTensor, numberOf } from "./header.ts";
 
-/** Tensors that follow from the keys. */
-const HARMLESS = new Set(["rope_freqs.weight"]);
+/** Tensors that follow from the keys, or predict further tokens. */
+const HARMLESS = /^rope_freqs\.weight$|\.nextn\./;
 
 /** A matrix of a file: rows of blocks from an offset. */
 interface BlockRows {
@@ -33,7 +33,7 @@ export function ggufTensors(
 ): TensorEntry[] {
   const { name: architecture, row } = architectureOf(path, header);
   return header.tensors.flatMap((tensor): TensorEntry[] => {
-    if (HARMLESS.has(tensor.name)) return [];
+    if (HARMLESS.test(tensor.name)) return [];
     const { name, interleaved, row: asRow } =
       checkpointName(row, tensor.name) ?? { name: tensor.name };
     const rowOf = interleaved && uninterleave(path, tensor, {
