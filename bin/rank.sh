@@ -5,6 +5,7 @@
 . "${0%/*}/is_stopped.sh"
 job=$1
 shift
+command=$3
 rank=${OMPI_COMM_WORLD_RANK:-$PMI_RANK}
 host=$(uname -n)
 mkdir -p "$job" || exit 3
@@ -40,7 +41,20 @@ watch() {
 watch &
 watcher=$!
 # Whoever ends a job may say so twice, and a shell says 'Terminated' of what it runs then: from the first time on nobody listens.
-trap 'trap "" HUP INT TERM; kill -9 $child 2>/dev/null; kill $watcher 2>/dev/null; rm -rf "$job"; exit 143' HUP INT TERM
+end() {
+  trap '' HUP INT TERM
+  # A server answers its requests first, for a second at most.
+  if [ "$command $rank" = 'serve 0' ]; then
+    kill $child 2>/dev/null
+    { sleep 1; kill -9 $child; } >/dev/null 2>&1 &
+    killer=$!
+    { wait $child; kill $killer; } 2>/dev/null
+  fi
+  { kill -9 $child; kill $watcher; } 2>/dev/null
+  rm -rf "$job"
+  exit 143
+}
+trap end HUP INT TERM
 # A shell says 'Killed' of its own accord.
 { wait $child; } 2>/dev/null
 code=$?

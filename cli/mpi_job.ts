@@ -41,11 +41,15 @@ export interface MpiJob {
   readonly family: MpiFamily;
   /** Folder of the memory that its ranks share. See `jobFolder`. */
   readonly folder: string;
-  /** The ranks can stop by themselves after they have begun, and save their state. */
-  readonly stops?: boolean;
+  /** The message if the ranks, once they have begun, are asked to stop by themselves. Default: they are ended. */
+  readonly stops?: string;
   /** Seconds that a signal may stop a rank. */
   readonly deadline: number;
 }
+
+/** The message of a server that is asked to end. */
+export const ENDING =
+  "Ending after the requests in progress; once more to end at once";
 
 /** Returns the path of the file that tells the ranks on the launcher's host to stop. */
 export function stopFile(folder: string): string {
@@ -136,7 +140,7 @@ export async function runJob(
       reported = true;
       mkdirSync(job.folder, { recursive: true });
       writeFileSync(stopFile(job.folder), "");
-      io.err("Stopping after this step; once more to stop at once");
+      io.err(job.stops);
       return;
     }
     signal = number;

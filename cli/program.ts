@@ -407,7 +407,7 @@ function addRunCommands(
     .option("--json", "Print the command's JSON.")
     .argument(
       "<args...>",
-      "After --: run, generate, train or devices --all, with arguments.",
+      "After --: run, generate, serve, train or devices --all, with arguments.",
     )
     .action(async (args, flags) =>
       finish(await (await COMMANDS.launch())(io, args, flags))

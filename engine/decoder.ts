@@ -4,7 +4,7 @@
  */
 
 import { modelAxis } from "../spec/axis_parts.ts";
-import type { HostTensor, Session } from "../runtime/mod.ts";
+import type { HostTensor, RunOptions, Session } from "../runtime/mod.ts";
 import { DataError } from "../spec/errors.ts";
 import { seenThrough } from "../spec/pages.ts";
 import type { Plan, Port, Program } from "../spec/plan/plan.ts";
@@ -94,6 +94,12 @@ export function decoderShape(plan: Plan): DecoderShape | undefined {
 /** Outputs of a plan that returns candidates. */
 const BEST = { logits: "candidates.logits", ids: "candidates.ids" };
 
+/** One run of a decoder's program. */
+export interface DecoderRun {
+  readonly inputs: { readonly [name: string]: HostTensor };
+  readonly options: RunOptions;
+}
+
 /** A decoder on its devices. */
 export class Decoder implements DecoderShape {
   readonly program: Program;
@@ -112,9 +118,16 @@ export class Decoder implements DecoderShape {
   /** The page table, for paged caches. */
   readonly pages: PageTable | undefined;
   readonly #session: Session;
+  readonly #before: ((run: DecoderRun) => Promise<void>) | undefined;
 
-  constructor(session: Session, shape: DecoderShape) {
+  /** `before`: called before each run of `next`, whose outputs only rank 0 receives then. Default: all ranks receive them. */
+  constructor(
+    session: Session,
+    shape: DecoderShape,
+    { before }: { readonly before?: (run: DecoderRun) => Promise<void> } = {},
+  ) {
     this.#session = session;
+    this.#before = before;
     this.modelAxis = shape.modelAxis;
     this.program = shape.program;
     this.vocabulary = shape.vocabulary;
@@ -155,17 +168,22 @@ export class Decoder implements DecoderShape {
     const picks = gives !== "logits";
     const best = typeof gives === "object" &&
       (!gives.logits || needed !== undefined && needed <= gives.candidates);
-    const outputs = await this.#session.run(
-      this.program.name,
-      {
+    const run: DecoderRun = {
+      inputs: {
         ...this.#inputsOf(tokens),
         ...picks ? { rows: integers(Int32Array.from(rows)) } : {},
       },
-      rows.length === 0 ? { outputs: [] } : {
+      options: rows.length === 0 ? { outputs: [] } : {
         outputs: best ? Object.values(BEST) : ["logits"],
         ...picks ? {} : { rows: { logits: rows } },
-        everywhere: true,
+        everywhere: this.#before === undefined,
       },
+    };
+    await this.#before?.(run);
+    const outputs = await this.#session.run(
+      this.program.name,
+      run.inputs,
+      run.options,
     );
     const logits = outputs[best ? BEST.logits : "logits"]?.data;
     const ids = outputs[BEST.ids]?.data as Int32Array | undefined;

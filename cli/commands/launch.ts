@@ -6,7 +6,7 @@ import { DEADLINE_MS, requireKoffi } from "../../engine/mod.ts";
 import { MachineError } from "../../spec/mod.ts";
 import { type Host, hostsFor, parseHosts } from "../hosts_file.ts";
 import type { CliIo } from "../io.ts";
-import { jobFolder, runJob } from "../mpi_job.ts";
+import { ENDING, jobFolder, runJob } from "../mpi_job.ts";
 import {
   launcherArguments,
   type MpiFamily,
@@ -22,8 +22,14 @@ export interface LaunchFlags {
   readonly json?: boolean;
 }
 
+/** The messages of commands that stop by themselves when the job is asked to stop. */
+const STOPS: { readonly [command: string]: string } = {
+  serve: ENDING,
+  train: "Stopping after this step; once more to stop at once",
+};
+
 /** The commands that can run on several ranks. */
-const COMMANDS = ["run", "generate", "train", "devices"];
+const COMMANDS = ["run", "generate", "serve", "train", "devices"];
 
 /** Runs a command on several ranks. Returns the exit code of the failed rank, or 0. */
 export async function launchCommand(
@@ -64,7 +70,7 @@ export async function launchCommand(
     ],
     family,
     folder,
-    stops: command === "train",
+    ...Object.hasOwn(STOPS, command!) ? { stops: STOPS[command!]! } : {},
     deadline: Number(valueOf(rest, "--deadline")) || DEADLINE_MS / 1000,
   });
   if (ended.signal !== undefined) return 128 + ended.signal;
@@ -86,7 +92,7 @@ export async function launchCommand(
 function checkCommand(command: string, rest: readonly string[]): void {
   if (!COMMANDS.includes(command)) {
     throw new UsageError(
-      `Cannot launch '${command}': it has no ranks. Give 'run', 'generate', 'train' or 'devices' behind --`,
+      `Cannot launch '${command}': it has no ranks. Give 'run', 'generate', 'serve', 'train' or 'devices' behind --`,
     );
   }
   if (command === "devices" && !rest.includes("--all")) {

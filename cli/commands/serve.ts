@@ -11,17 +11,24 @@ import {
 import {
   BatchLoop,
   createApp,
+  createLeader,
+  follow,
+  HEARTBEAT_MS,
+  type LoopOptions,
   Metrics,
   TokenTexts,
 } from "../../engine/server/mod.ts";
-import { DataError } from "../../spec/mod.ts";
+import { DataError, MachineError } from "../../spec/mod.ts";
 import type { CliIo } from "../io.ts";
 import { closeServer, listen } from "../listen.ts";
 import { locate } from "../located.ts";
 import { createProgressBar } from "../progress.ts";
 import { requireTokenizer } from "../prompts.ts";
 import type { ServeFlags } from "../serve_flags.ts";
-import { UsageError } from "../values.ts";
+import { joinAsRank } from "../rank.ts";
+import { begunLine } from "../rank_lines.ts";
+import { ENDING, stopFile } from "../mpi_job.ts";
+import { finishLine } from "../values.ts";
 import { openOptions, targetOf } from "./options.ts";
 
 /** Defaults of tokens per step, sequences in one batch and positions of a sequence. */
@@ -33,6 +40,13 @@ const CACHED_PART = 0.25;
 /** Milliseconds that a connection may be idle after the deadline of its request. */
 const SILENT_MS = 5000;
 
+/** The error of requests in progress when another rank of the job ends. */
+const KILLED =
+  "Cannot go on: another rank of the job has ended. Start the command again";
+
+/** Milliseconds between looks for the request of 'launch' to end. */
+const LOOK_MS = 100;
+
 /** The names of this machine that are reachable only from itself. */
 const LOOPBACK = ["127.0.0.1", "localhost", "[::1]"];
 
@@ -42,13 +56,7 @@ export async function serveCommand(
   name: string,
   flags: ServeFlags,
 ): Promise<number> {
-  const { host = "127.0.0.1", port = 8000, requestDeadline = 600 } = flags;
-  const apiKeys = keysOf(base, flags);
-  if (flags.devices === "mpi") {
-    throw new UsageError(
-      "Cannot serve where ranks are processes. Use --devices shared",
-    );
-  }
+  if (flags.devices === "mpi") await joinAsRank(base, flags);
   const { io, model: folder } = await locate(base, name, flags);
   const target = await targetOf(io, folder, flags);
   if (target.kind !== "checkpoint") {
@@ -56,17 +64,10 @@ export async function serveCommand(
       `Cannot serve '${folder}': it is no checkpoint folder. Give a folder with config.json and safetensors files`,
     );
   }
-  const encoder = requireTokenizer(await openTokenizer(folder, io.files));
-  const decoder = requireTokenizer(await openTokenizer(folder, io.files));
-  const chat = await templateOf(io, folder);
-  const close = () => {
-    encoder.close();
-    decoder.close();
-    if (!("missing" in chat)) chat.close();
-  };
+  const { checkpoint } = target;
   const sequences = flags.maxSequences ?? SEQUENCES;
   const context = flags.maxContext ??
-    Math.min(CONTEXT, target.checkpoint.published.decoder.maxPositions);
+    Math.min(CONTEXT, checkpoint.published.decoder.maxPositions);
   const bar = createProgressBar(io);
   const opened = await openTarget(target, io.files, {
     ...await openOptions(io, target, {
@@ -86,21 +87,78 @@ export async function serveCommand(
       ),
     },
     onProgress: bar.update,
-  }).finally(bar.stop).catch((error) => {
-    close();
-    throw error;
-  });
+  }).finally(bar.stop);
   try {
-    const shape = new Decoder(opened.session, decoderShape(opened.plan)!);
+    const shape = decoderShape(opened.plan)!;
+    if (opened.rank > 0) await follow(opened, shape.program.name);
+    else {
+      const served = {
+        name: flags.name ?? (name === folder ? nameOf(folder) : name),
+        folder,
+        stop: checkpoint.stop,
+      };
+      if (flags.devices === "mpi") {
+        const leader = createLeader(opened);
+        await serveModel(io, {
+          ...served,
+          model: new Decoder(opened.session, shape, { before: leader.run }),
+          idle: { ms: HEARTBEAT_MS, action: leader.idle },
+        }, flags);
+        await leader.end();
+      } else {
+        const model = new Decoder(opened.session, shape);
+        await serveModel(io, { ...served, model }, flags);
+      }
+    }
+    await opened.finish();
+    if (flags.job !== undefined && opened.rank === 0) {
+      await io.out(`${finishLine(flags.job)}\n`);
+    }
+    return 0;
+  } finally {
+    await opened.close();
+  }
+}
+
+/** A loaded model. */
+interface LoadedModel extends Pick<LoopOptions, "idle"> {
+  readonly name: string;
+  readonly folder: string;
+  readonly model: Decoder;
+  readonly stop: ReadonlySet<number>;
+}
+
+/** Answers requests until the process is asked to end. */
+async function serveModel(
+  io: CliIo,
+  { name, folder, model, stop, idle }: LoadedModel,
+  flags: ServeFlags,
+): Promise<void> {
+  const { host = "127.0.0.1", port = 8000, requestDeadline = 600 } = flags;
+  const apiKeys = keysOf(io, flags);
+  const opened: { close(): void }[] = [];
+  const tokenizer = async () => {
+    const found = requireTokenizer(await openTokenizer(folder, io.files));
+    opened.push(found);
+    return found;
+  };
+  try {
+    const [encoder, decoder] = [await tokenizer(), await tokenizer()];
+    const chat = await templateOf(io, folder);
+    if (!("missing" in chat)) opened.push(chat);
     const metrics = new Metrics();
-    const loop = new BatchLoop(shape, { now: io.now, ...metrics.hooks });
-    metrics.watch(loop, shape);
+    const loop = new BatchLoop(model, {
+      now: io.now,
+      ...metrics.hooks,
+      ...idle ? { idle } : {},
+    });
+    metrics.watch(loop, model);
     const app = await createApp({
-      name: flags.name ?? (name === folder ? nameOf(folder) : name),
+      name,
       created: Math.floor(Date.now() / 1000),
       loop,
-      shape,
-      stop: target.checkpoint.stop,
+      shape: model,
+      stop,
       encoder,
       decoder,
       tokenTexts: new TokenTexts(decoder),
@@ -125,11 +183,11 @@ export async function serveCommand(
         `Anyone who reaches ${host} can send requests. Give --api-key to restrict it`,
       );
     }
-    await io.out(`Serving ${address}/v1 (Ctrl-C ends it)\n`);
-    const release = io.onInterrupt(() => {
-      io.err("Ending after the requests in progress; once more to end at once");
-      void app.drain().then(() => loop.close());
+    const release = onEnd(io, flags, {
+      asked: () => void app.drain().then(() => loop.close()),
+      killed: () => loop.fail(new MachineError(KILLED)),
     });
+    await io.out(`Serving ${address}/v1 (Ctrl-C ends it)\n`);
     try {
       await loop.run();
     } finally {
@@ -137,11 +195,40 @@ export async function serveCommand(
       await app.drain();
       await closeServer(server);
     }
-    return 0;
   } finally {
-    close();
-    await opened.close();
+    for (const { close } of opened) close();
   }
+}
+
+/**
+ * Calls `asked` when the process or its job is asked to end, and `killed` when the job ends at once, as it does when another
+ * rank has ended. Returns a function that undoes it.
+ */
+function onEnd(
+  io: CliIo,
+  { job }: ServeFlags,
+  { asked, killed }: {
+    readonly asked: () => void;
+    readonly killed: () => void;
+  },
+): () => void {
+  if (job === undefined) {
+    return io.onInterrupt(() => {
+      io.err(ENDING);
+      asked();
+    });
+  }
+  const release = io.onInterrupt(killed);
+  const timer = setInterval(async () => {
+    if (await io.files.stat(stopFile(job)) === undefined) return;
+    clearInterval(timer);
+    asked();
+  }, LOOK_MS);
+  io.err(begunLine());
+  return () => {
+    clearInterval(timer);
+    release();
+  };
 }
 
 /** Returns the chat template, or the reason for its absence. */

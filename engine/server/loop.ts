@@ -16,6 +16,11 @@ export interface LoopOptions {
   readonly onStep?: (step: BatchStep, ms: number) => void;
   /** Called with each token: milliseconds since the sequence was added, or since the previous token. */
   readonly onToken?: (ms: number, of: { readonly first: boolean }) => void;
+  /** Called after each period of so many milliseconds without sequences. */
+  readonly idle?: {
+    readonly ms: number;
+    readonly action: () => Promise<void>;
+  };
   /** A clock in milliseconds. */
   readonly now: () => number;
 }
@@ -32,6 +37,7 @@ export class BatchLoop {
   readonly #options: LoopOptions;
   readonly #growing = new Map<BatchSequence, (error: unknown) => void>();
   #wake: (() => void) | undefined;
+  #reject: ((error: unknown) => void) | undefined;
   #closed = false;
   #failure: { readonly error: unknown } | undefined;
   /** Maximum number of sequences in the caches. */
@@ -92,25 +98,39 @@ export class BatchLoop {
     this.#wake?.();
   }
 
-  /** Runs until the loop is closed and no sequence is left. Rejects if a step fails; all sequences fail with it. */
+  /** Runs until the loop is closed and no sequence is left. Rejects if a step fails, or as `fail` says. */
   async run(): Promise<void> {
-    const { now, onStep } = this.#options;
     try {
-      for (;;) {
-        const begun = now();
-        const step = await this.#batch.step();
-        if (step) {
-          onStep?.(step, now() - begun);
-          // Lets the event loop handle connections.
-          await new Promise((resolve) => setImmediate(resolve));
-        } else if (this.#closed) return;
-        else await this.#idle();
-      }
+      await Promise.race([
+        this.#run(),
+        new Promise<never>((_, reject) => this.#reject = reject),
+      ]);
     } catch (error) {
-      this.#failure = { error };
-      for (const fail of this.#growing.values()) fail(error);
-      this.#growing.clear();
+      this.fail(error);
       throw error;
+    }
+  }
+
+  /** Ends `run` and all sequences with an error, even within a step that never ends. */
+  fail(error: unknown): void {
+    if (this.#failure) return;
+    this.#failure = { error };
+    for (const fail of this.#growing.values()) fail(error);
+    this.#growing.clear();
+    this.#reject?.(error);
+  }
+
+  async #run(): Promise<void> {
+    const { now, onStep } = this.#options;
+    while (!this.#failure) {
+      const begun = now();
+      const step = await this.#batch.step();
+      if (step) {
+        onStep?.(step, now() - begun);
+        // Lets the event loop handle connections.
+        await new Promise((resolve) => setImmediate(resolve));
+      } else if (this.#closed) return;
+      else await this.#idle();
     }
   }
 
@@ -121,7 +141,19 @@ export class BatchLoop {
   }
 
   async #idle(): Promise<void> {
-    await new Promise<void>((resolve) => this.#wake = resolve);
+    const { idle } = this.#options;
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    let slept = false;
+    await new Promise<void>((resolve) => {
+      this.#wake = resolve;
+      if (!idle) return;
+      timer = setTimeout(() => {
+        slept = true;
+        resolve();
+      }, idle.ms);
+    });
+    clearTimeout(timer);
     this.#wake = undefined;
+    if (slept) await idle?.action();
   }
 }

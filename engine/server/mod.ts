@@ -1,6 +1,7 @@
 /** An OpenAI-compatible server: its routes and its batch. The caller provides connections. */
 
 export { type AppOptions, createApp, type ServerApp } from "./app.ts";
+export { createLeader, follow, HEARTBEAT_MS } from "./followers.ts";
 export { BatchLoop, type LoopOptions } from "./loop.ts";
 export { Metrics } from "./metrics.ts";
 export { type Served } from "./served.ts";

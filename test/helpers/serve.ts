@@ -7,13 +7,41 @@ import { main } from "../../cli/main.ts";
 import { checkpointFolder } from "./checkpoints.ts";
 import { copyCheckpoint, type Finished, withOutput } from "./cli.ts";
 
-/** A running server. */
-export interface TestServer {
+/** A server that can be asked. */
+export interface Asked {
   /** `http://127.0.0.1:PORT`. */
   readonly address: string;
   readonly client: OpenAI;
   /** Sends a body to a path. */
   post(path: string, body: unknown, init?: RequestInit): Promise<Response>;
+}
+
+/** A server at an address. */
+export function serverAt(address: string): Asked {
+  return {
+    address,
+    client: new OpenAI({
+      baseURL: `${address}/v1`,
+      apiKey: "none",
+      maxRetries: 0,
+    }),
+    post: (path, body, init = {}) =>
+      fetch(`${address}${path}`, {
+        method: "POST",
+        headers: { "content-type": "application/json" },
+        body: typeof body === "string" ? body : JSON.stringify(body),
+        ...init,
+      }),
+  };
+}
+
+/** The address in what a server prints. */
+export function addressIn(printed: string): string | undefined {
+  return /(http:\S+)\/v1/.exec(printed)?.[1];
+}
+
+/** A running server. */
+export interface TestServer extends Asked {
   /** Asks it to end, as Ctrl-C does. */
   interrupt(): void;
   /** What it printed, when it has ended. */
@@ -38,7 +66,7 @@ export async function startServer(
         out: async (text) => {
           await io.out(text);
           printed += text;
-          const [, found] = /(http:\S+)\/v1/.exec(printed) ?? [];
+          const found = addressIn(printed);
           if (found) resolve(found);
         },
         onInterrupt: (action) => {
@@ -50,19 +78,7 @@ export async function startServer(
     ended.then(({ err }) => reject(new Error(err)), reject);
   });
   return {
-    address,
-    client: new OpenAI({
-      baseURL: `${address}/v1`,
-      apiKey: "none",
-      maxRetries: 0,
-    }),
-    post: (path, body, init = {}) =>
-      fetch(`${address}${path}`, {
-        method: "POST",
-        headers: { "content-type": "application/json" },
-        body: typeof body === "string" ? body : JSON.stringify(body),
-        ...init,
-      }),
+    ...serverAt(address),
     interrupt: () => interrupt(),
     ended: ended!,
     stop: async () => {

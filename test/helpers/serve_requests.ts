@@ -1,7 +1,7 @@
 /** Random requests of a server, and their answers without what differs each time. */
 
 import { randomNumbers } from "../../engine/mod.ts";
-import type { TestServer } from "./serve.ts";
+import type { Asked } from "./serve.ts";
 
 /** A request, and whether its client leaves before the answer ends. */
 export interface RandomRequest {
@@ -75,7 +75,7 @@ export function randomRequests(
 
 /** The answer to a request: its body, or the events of each choice; "left" if its client leaves. */
 export async function answerOf(
-  server: TestServer,
+  server: Asked,
   { path, body, leaves }: RandomRequest,
 ): Promise<string> {
   const controller = new AbortController();
@@ -107,7 +107,7 @@ function stable(
 
 /** Sends requests one after another, each alone. Clients stay. */
 export async function answersAlone(
-  server: TestServer,
+  server: Asked,
   requests: readonly RandomRequest[],
 ): Promise<string[]> {
   const answers: string[] = [];
@@ -119,7 +119,7 @@ export async function answersAlone(
 
 /** Sends requests at random times, from a seed. */
 export async function answersTogether(
-  server: TestServer,
+  server: Asked,
   requests: readonly RandomRequest[],
   { seed }: { readonly seed: number },
 ): Promise<string[]> {
@@ -137,7 +137,7 @@ export async function answersTogether(
 
 /** A metric of a server. */
 export async function metricOf(
-  server: TestServer,
+  server: Asked,
   name: string,
 ): Promise<number> {
   const text = await (await fetch(`${server.address}/metrics`)).text();
