@@ -131,7 +131,13 @@ const CAPACITY: fc.Arbitrary<CapacityRule> = fc.record({
 const ROUTERS: fc.Arbitrary<Router> = fc.record({
   choices: fc.record({
     topK: fc.constantFrom(1, 2, 3),
-    score: fc.constantFrom("softmax", "chosenSoftmax", "sigmoid", "none"),
+    score: fc.constantFrom(
+      "softmax",
+      "chosenSoftmax",
+      "sigmoid",
+      "sqrtSoftplus",
+      "none",
+    ),
     normalize: fc.constantFrom("none", "chosen", "kept"),
     epsilon: fc.constantFrom(0, 1e-9),
     minSum: fc.option(fc.constant(0.5), { nil: undefined }),

@@ -249,7 +249,13 @@ function slotsLaunch(
 
 /** Rules by what differs in their kernels. */
 function* routers(): Generator<RouterOptions> {
-  const SCORES = ["softmax", "chosenSoftmax", "sigmoid", "none"] as const;
+  const SCORES = [
+    "softmax",
+    "chosenSoftmax",
+    "sigmoid",
+    "sqrtSoftplus",
+    "none",
+  ] as const;
   const NORMALIZED = ["none", "chosen", "kept"] as const;
   for (
     const { score, normalize, experts, topK } of product<
