@@ -1,5 +1,6 @@
 // Pictures of plans: what stands on the tracks, what changes them, and that those of docs/ are what is drawn today.
 
+import { spawnSync } from "node:child_process";
 import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import process from "node:process";
@@ -396,6 +397,7 @@ t.test("a page of a plan document has lines of files in the working directory, a
   writeFileSync(path.join(scratch, "secret.ts"), secret);
   writeFileSync(path.join(here, "models", "own.ts"), line);
   mkdirSync(path.join(here, "folder.ts"));
+  spawnSync("mkfifo", [path.join(here, "pipe.ts")]);
   symlinkSync(path.join(scratch, "secret.ts"), path.join(here, "link.ts"));
   symlinkSync(scratch, path.join(here, "up"));
   const document = path.join(here, "plan.json");
@@ -411,6 +413,7 @@ t.test("a page of a plan document has lines of files in the working directory, a
     "up/secret.ts",
     "link.ts",
     "folder.ts",
+    "pipe.ts",
     "missing.ts",
   ];
   const before = process.cwd();
