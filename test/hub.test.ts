@@ -16,6 +16,7 @@ import { nodeFiles } from "../cli/files.ts";
 import { parseHubName } from "../cli/hub_name.ts";
 import { type HubSettings, hubSettings } from "../cli/hub_settings.ts";
 import { main } from "../cli/main.ts";
+import { quantizeCheckpoint } from "../engine/mod.ts";
 import { checkpointFolder } from "./helpers/checkpoints.ts";
 import { temporaryFolder, withOutput } from "./helpers/cli.ts";
 import {
@@ -212,6 +213,27 @@ t.test("plan reads headers where they are", async (t) => {
   t.notOk(existsSync(join(folder, "model-00001-of-00004.safetensors")));
   const offline = await run(["plan", SHARDED], { offline: true });
   t.equal(offline.code, 0, "a configuration is enough");
+});
+
+t.test("a GGUF file of a model is planned by its header", async (t) => {
+  const file = join(temporaryFolder(t), "demo.gguf");
+  await quantizeCheckpoint(checkpointFolder("demo-lm"), nodeFiles(), {
+    to: "q8_0",
+    out: file,
+    rules: [{ pattern: "*", type: "F32" }],
+  });
+  const bytes = new Uint8Array(readFileSync(file));
+  const { server, run } = await startHub(t, {}, {
+    "a/gguf": { "demo.gguf": bytes },
+  });
+  const argv = ["--mesh", "ep=2", "--json"];
+  const found = await run(["plan", "a/gguf/demo.gguf", ...argv]);
+  t.equal(found.code, 0, found.err);
+  t.equal(found.out, (await run(["plan", file, ...argv])).out);
+  t.ok(
+    server.sent < bytes.length / 2,
+    `${server.sent} of ${bytes.length} bytes`,
+  );
 });
 
 t.test("interrupted transfers resume, in one command and the next", async (t) => {
