@@ -110,7 +110,8 @@ function linkedSvg(shape: Shape, colorOf: (ink: Ink) => string): string {
   if (shape.link === undefined) return drawn;
   const name = shape.action ?? shape.title;
   const named = name === undefined ? {} : { "aria-label": name };
-  return element("a", { href: `#${shape.link}`, ...named }, drawn);
+  // With a slash, it is no link that skips to a part of the page.
+  return element("a", { href: `#/${shape.link}`, ...named }, drawn);
 }
 
 function shapeSvg(shape: Shape, colorOf: (ink: Ink) => string): string {

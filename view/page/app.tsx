@@ -36,9 +36,9 @@ export interface Shown {
 export function App(
   { data, view }: { readonly data: PageData; readonly view: PlanView },
 ): VNode {
-  const [hash, setHash] = useState(location.hash);
+  const [hash, setHash] = useState(currentHash());
   useEffect(() => {
-    const follow = () => setHash(location.hash);
+    const follow = () => setHash(currentHash());
     addEventListener("hashchange", follow);
     return () => removeEventListener("hashchange", follow);
   }, []);
@@ -117,6 +117,11 @@ export function App(
       </footer>
     </>
   );
+}
+
+/** The part of the address from `#` on. Links of pictures have a slash after it, which is left out. */
+function currentHash(): string {
+  return location.hash.replace(/^#\//, "#");
 }
 
 /** Returns the section that a step belongs to. */
