@@ -17,7 +17,7 @@ export function editorRemark(file: string): string | undefined {
   }
   const version = typescriptVersion(settings);
   if (version === undefined || Number.parseInt(version) < 7) return undefined;
-  return `TypeScript ${version} of this project loads no plugins, so that editors that use it show no mistakes of '${PLUGIN}'. Run 'npm install --save-dev typescript@6' for them; 'check' needs neither`;
+  return `TypeScript ${version} of this project does not load plugins, so editors that use it show no errors of '${PLUGIN}'. Run 'npm install --save-dev typescript@6' for them; 'check' needs neither`;
 }
 
 /** Finds the nearest file of a name in a folder or its parents. */

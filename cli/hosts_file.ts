@@ -33,7 +33,7 @@ export function parseHosts(text: string, file: string): Host[] {
   const twice = names.find((name, i) => names.indexOf(name) < i);
   if (twice !== undefined) {
     throw new DataError(
-      `Cannot read '${file}': host '${twice}' is there twice. Give it once, with 'slots=N'`,
+      `Cannot read '${file}': host '${twice}' appears twice. Give it once, with 'slots=N'`,
     );
   }
   return hosts;
@@ -56,6 +56,6 @@ export function hostsFor(
   throw new DataError(
     `Cannot start ${ranks} ranks: the hosts of '${file}' have ${
       ranks - left
-    } slots. Add hosts, or 'slots=N' behind a name`,
+    } slots. Add hosts, or 'slots=N' after a name`,
   );
 }

@@ -206,7 +206,7 @@ function pairs(
     }
     if (seen.has(name)) {
       throw new UsageError(
-        `Cannot use ${flag} '${text}': '${name}' is there twice. Give it once`,
+        `Cannot use ${flag} '${text}': '${name}' appears twice. Give it once`,
       );
     }
     seen.add(name);

@@ -206,7 +206,7 @@ function dispatcherOf(
   if (dispatcher === undefined || numerics === "fast") return dispatcher;
   if (!dispatcherWords(dispatcher).reorders) return dispatcher;
   throw new ModelError(
-    `Cannot use dispatcher '${dispatcher}': what ranks make of a token is added in another order than on one rank, and numerics are 'exact'. Compile with 'fast' numerics, or use 'allToAll'`,
+    `Cannot use dispatcher '${dispatcher}': it adds the results of a token in another order than one rank does, and numerics are 'exact'. Compile with 'fast' numerics, or use 'allToAll'`,
   );
 }
 
@@ -215,6 +215,6 @@ function chunksOf({ chunks = 1 }: CompileOptions): number {
     return chunks;
   }
   throw new ModelError(
-    `Cannot cut dispatches into ${chunks} chunks: give a whole number from 1 to ${MAX_CHUNKS}`,
+    `Cannot split dispatches into ${chunks} chunks: give a whole number from 1 to ${MAX_CHUNKS}`,
   );
 }

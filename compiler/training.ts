@@ -148,7 +148,7 @@ export function train<Name extends string>(
 ): Training {
   if (!isModel(model)) {
     throw new ModelError(
-      "Cannot train what is no model. Give what 'model(…)' returns",
+      "Cannot train this value: it is not a model. Give the result of 'model(…)'",
     );
   }
   const training: Training = { ...options, model };

@@ -232,7 +232,7 @@ function checkSampling(decoder: Decoder, options: SamplingOptions): void {
   const needed = Math.min(candidatesOf(options) ?? vocabulary, vocabulary);
   if (needed <= gives.candidates) return;
   throw new DataError(
-    `Cannot draw from the best ${needed} tokens: the plan gives the best ${gives.candidates}. Compile it for more candidates`,
+    `Cannot draw from the best ${needed} tokens: the plan returns only the best ${gives.candidates}. Compile it for more candidates`,
   );
 }
 

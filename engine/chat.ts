@@ -110,7 +110,7 @@ async function createTemplate(
             tools: tools ?? null,
             documents: null,
           }]),
-        "Leave out --system if it takes none, or give the whole text without --chat",
+        "Leave out --system if it takes none, or give the complete text without --chat",
       ) as string,
     close: () => sandbox.close(),
   };
@@ -121,7 +121,7 @@ function conversationTemplate(value: unknown, folder: string): string {
   if (typeof value === "string") return value;
   if (value === undefined || value === null) {
     throw new DataError(
-      `Cannot chat with '${folder}': it has no chat template, neither chat_template.jinja nor 'chat_template' in tokenizer_config.json. Give the whole text without --chat`,
+      `Cannot chat with '${folder}': it has no chat template, neither chat_template.jinja nor 'chat_template' in tokenizer_config.json. Give the complete text without --chat`,
     );
   }
   const named = (Array.isArray(value) ? value : []).map((entry: unknown) =>

@@ -35,7 +35,7 @@ export async function compileDocumented(
 }
 
 const REMEDY =
-  "Compile the model again, or run what it says without a promise of its results (--allow-kernels)";
+  "Compile the model again, or run its kernels without guaranteed results (--allow-kernels)";
 
 /** Memory limit for compiling the model of a plan, in MiB. */
 const MEMORY = 4096;

@@ -230,12 +230,12 @@ export function checkRoom(
 ): void {
   if (need.sequences > shape.maxSequences) {
     throw new DataError(
-      `Cannot run ${need.sequences} sequences: the plan has room for ${shape.maxSequences}. Raise --max-sequences`,
+      `Cannot run ${need.sequences} sequences: the plan allows at most ${shape.maxSequences}. Raise --max-sequences`,
     );
   }
   if (need.context > shape.maxContext) {
     throw new DataError(
-      `Cannot run ${need.context} tokens of a sequence: the plan has room for ${shape.maxContext}. Raise --max-context`,
+      `Cannot run ${need.context} tokens of a sequence: the plan allows at most ${shape.maxContext}. Raise --max-context`,
     );
   }
 }

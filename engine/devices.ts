@@ -480,5 +480,5 @@ export function checkSharing(
 
 /** Why existing adapters are not in the list. */
 function cannotTell({ name, twins }: GpuAdapter): string {
-  return `There are ${twins} adapters named '${name}', and nothing tells them apart. Install Mesa's device-select layer (Debian package mesa-vulkan-drivers), or start a process for each with only one visible`;
+  return `There are ${twins} adapters named '${name}', and they cannot be distinguished. Install Mesa's device-select layer (Debian package mesa-vulkan-drivers), or start a process for each with only one visible`;
 }

@@ -75,7 +75,7 @@ export function checkTensors(
     throw new DataError(
       `Cannot load '${where}': tensor '${
         shown(name)
-      }' is no part of the model. Remove it, or check that the model is the right one`,
+      }' is not part of the model. Remove it, or check that the model is the right one`,
     );
   }
 }
@@ -106,14 +106,14 @@ function checkTensor(
     throw new DataError(
       `Cannot load '${where}': tensor '${name}' has shape [${
         shown(found.shape.join(", "))
-      }], and the model wants [${weight.shape.join(", ")}] (${
+      }], and the model expects [${weight.shape.join(", ")}] (${
         weight.axes.join(" ")
       }). Check that the model is the right one`,
     );
   }
   if (STORED[found.dtype] !== weight.stored) {
     throw new DataError(
-      `Cannot load '${where}': tensor '${name}' is ${found.dtype}, and the plan wants ${weight.stored.toUpperCase()}. Store it so, or compile the model again for these weights`,
+      `Cannot load '${where}': tensor '${name}' is ${found.dtype}, and the plan expects ${weight.stored.toUpperCase()}. Convert it, or compile the model again for these weights`,
     );
   }
 }

@@ -406,7 +406,7 @@ function checkDevices(devices: readonly Device[], ranks: number): void {
     throw new MachineError(
       `Cannot run the plan on devices '${
         first!.name
-      }' and '${other.name}': different kinds of device give different bits. Use one kind for all ranks`,
+      }' and '${other.name}': different kinds of device compute different bits. Use one kind for all ranks`,
     );
   }
 }

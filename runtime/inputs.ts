@@ -271,7 +271,7 @@ function tooLong(
   },
 ): DataError {
   return new DataError(
-    `Cannot give input '${name}' to rank ${rank}: it gets ${length} items of axis '${axis}' and has room for ${room}. Give shorter inputs or compile for longer ones`,
+    `Cannot give input '${name}' to rank ${rank}: it gets ${length} items of axis '${axis}', and the maximum is ${room}. Give shorter inputs or compile for longer ones`,
   );
 }
 

@@ -73,7 +73,7 @@ export async function readRows(
   const [first, ...rest] = port.axes;
   if (first === undefined) {
     throw new DataError(
-      "Cannot read rows of an output: it has no axes. Read it whole",
+      "Cannot read rows of an output: it has no axes. Read all of it",
     );
   }
   const length = axes.length(first);

@@ -222,7 +222,7 @@ function keyOf(
   if (key) return key.data;
   if (length(name) === 0) return [];
   throw new DataError(
-    `Cannot assign axis '${name}' to ranks: there is no input '${input}' to say where each item belongs. Give it`,
+    `Cannot assign axis '${name}' to ranks: there is no input '${input}' that assigns its items. Give it`,
   );
 }
 

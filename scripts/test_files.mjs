@@ -43,7 +43,7 @@ export function kindsOf(file) {
   const unknown = kinds.find((kind) => !KINDS.includes(kind));
   if (unknown !== undefined) {
     throw new Error(
-      `Cannot run '${file}': it needs '${unknown}'. Say what of cpu, gpu, mpi and browser it needs`,
+      `Cannot run '${file}': it needs '${unknown}'. Name its kinds, among cpu, gpu, mpi and browser`,
     );
   }
   return KINDS.filter((kind) => kinds.includes(kind));

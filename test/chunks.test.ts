@@ -240,7 +240,7 @@ t.test("a rank has as many chunks as experts, and an exchange as much room as it
   for (const chunks of [0, -1, 1.5, NaN, 1025]) {
     await t.rejects(compile(smallLayer, { chunks }), {
       message:
-        `Cannot cut dispatches into ${chunks} chunks: give a whole number from 1 to 1024`,
+        `Cannot split dispatches into ${chunks} chunks: give a whole number from 1 to 1024`,
     });
   }
 });
@@ -249,7 +249,7 @@ t.test("a sum over all rows of an expert cannot be cut", async (t) => {
   const graph = withGradients(trace(trained), "loss");
   await t.rejects(compileGraph(graph, { mesh: { ep: 2 }, chunks: 2 }), {
     message:
-      /^Cannot cut a dispatch into chunks: '\w+' needs all of its rows at once\. Compile with one chunk$/,
+      /^Cannot split a dispatch into chunks: '\w+' needs all of its rows at once\. Compile with one chunk$/,
   });
 });
 

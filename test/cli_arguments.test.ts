@@ -59,7 +59,7 @@ const USAGE: readonly (readonly [string, string])[] = [
   ],
   [
     "plan x.ts --mesh ep=2,ep=2",
-    "Cannot use --mesh 'ep=2,ep=2': 'ep' is there twice. Give it once",
+    "Cannot use --mesh 'ep=2,ep=2': 'ep' appears twice. Give it once",
   ],
   [
     "plan x.ts --place expert",

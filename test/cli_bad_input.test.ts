@@ -91,7 +91,7 @@ const CHECKPOINTS: readonly BadCheckpoint[] = [
     what: "an extra tensor",
     spoil: tensors((read) => read["more"] = integers([1], [1])),
     message:
-      "Cannot load 'FOLDER': tensor 'more' is no part of the model. Remove it, or check that the model is the right one",
+      "Cannot load 'FOLDER': tensor 'more' is not part of the model. Remove it, or check that the model is the right one",
   },
   {
     what: "a wrong shape",
@@ -100,7 +100,7 @@ const CHECKPOINTS: readonly BadCheckpoint[] = [
       read["model.norm.weight"] = { ...norm, shape: [24, 2] };
     }),
     message:
-      "Cannot load 'FOLDER': tensor 'model.norm.weight' has shape [24, 2], and the model wants [48] (embed). Check that the model is the right one",
+      "Cannot load 'FOLDER': tensor 'model.norm.weight' has shape [24, 2], and the model expects [48] (embed). Check that the model is the right one",
   },
   {
     what: "a wrong dtype",
@@ -109,7 +109,7 @@ const CHECKPOINTS: readonly BadCheckpoint[] = [
       read["model.norm.weight"] = { ...norm, dtype: "I32" };
     }),
     message:
-      "Cannot load 'FOLDER': tensor 'model.norm.weight' is I32, and the plan wants F32. Store it so, or compile the model again for these weights",
+      "Cannot load 'FOLDER': tensor 'model.norm.weight' is I32, and the plan expects F32. Convert it, or compile the model again for these weights",
   },
   {
     what: "a weight that is no number",
@@ -292,7 +292,7 @@ const COMMANDS: readonly BadCommand[] = [
     line: `verify ${MIXTRAL}/config.json`,
     code: 1,
     message:
-      `Cannot read '${MIXTRAL}/config.json': it says no version, as plans do. Give a document that 'switchyard plan --out' wrote`,
+      `Cannot read '${MIXTRAL}/config.json': it has no version. Give a document that 'switchyard plan --out' wrote`,
   },
   {
     line: `generate ${MIXTRAL}/config.json -p a`,
@@ -316,7 +316,7 @@ const COMMANDS: readonly BadCommand[] = [
     line: `plan ${MIXTRAL} --mesh tp=3`,
     code: 1,
     message:
-      "Cannot shard axis 'head' over 'tp': its size, 4, is no multiple of 3. Use tp=1, tp=2, or place it otherwise",
+      "Cannot shard axis 'head' over 'tp': its size, 4, is no multiple of 3. Use tp=1, tp=2, or change its placement",
   },
   {
     line: `plan ${MIXTRAL} --mesh ep=2,dp=2 --place expert=ep,token=ep`,
@@ -391,7 +391,7 @@ const COMMANDS: readonly BadCommand[] = [
     line: `${RUN} --max-context 2`,
     code: 1,
     message:
-      "Cannot run 3 tokens of a sequence: the plan has room for 2. Raise --max-context",
+      "Cannot run 3 tokens of a sequence: the plan allows at most 2. Raise --max-context",
   },
   {
     line: `${RUN} --adapter 99 --devices separate`,

@@ -134,7 +134,7 @@ t.test("what cannot be said in a conversation is refused in words", async (t) =>
   writeJson("tokenizer_config.json", config);
   t.equal(
     await refused(...chat),
-    "Cannot chat with 'FOLDER': it has no chat template, neither chat_template.jinja nor 'chat_template' in tokenizer_config.json. Give the whole text without --chat",
+    "Cannot chat with 'FOLDER': it has no chat template, neither chat_template.jinja nor 'chat_template' in tokenizer_config.json. Give the complete text without --chat",
   );
   const list = [{ name: "rag", template: "" }, { name: "tool_use" }];
   writeJson("tokenizer_config.json", { ...config, chat_template: list });
@@ -148,7 +148,7 @@ t.test("what cannot be said in a conversation is refused in words", async (t) =>
   });
   t.equal(
     await refused(...chat, "--system", "x"),
-    "Cannot apply the chat template of 'FOLDER': No system messages. Leave out --system if it takes none, or give the whole text without --chat",
+    "Cannot apply the chat template of 'FOLDER': No system messages. Leave out --system if it takes none, or give the complete text without --chat",
   );
   writeJson("tokenizer_config.json", {
     ...config,

@@ -186,6 +186,6 @@ t.test("a model file has its own inputs", async (t) => {
   t.equal(code, 2);
   t.equal(
     err,
-    "Cannot use --replay with a model file: its inputs are its own. Give 'choices' to 'route' in the file\n",
+    "Cannot use --replay with a model file: it declares its own inputs. Pass 'choices' to 'route' in the file\n",
   );
 });

@@ -133,7 +133,7 @@ t.test("a dtype that is not read is refused by tensor and name", async (t) => {
   t.equal(code, 1);
   t.equal(
     err.replaceAll(checkpoint, "FOLDER"),
-    `Cannot load 'FOLDER': tensor '${name}' is F8_E4M3, and the plan wants F32. Store it so, or compile the model again for these weights\n`,
+    `Cannot load 'FOLDER': tensor '${name}' is F8_E4M3, and the plan expects F32. Convert it, or compile the model again for these weights\n`,
   );
 });
 
@@ -167,7 +167,7 @@ t.test("layers that predict further tokens are left out, and no others", async (
   t.match(await switchyard(["check", deepseek]), { code: 0 });
   const refused = (name: string) => ({
     code: 1,
-    err: `tensor '${name}' is no part of the model`,
+    err: `tensor '${name}' is not part of the model`,
   });
   t.match(await run(0, behind), refused("model.layers.3.eh_proj.weight"));
   const wrong = "model.layers.30.eh_proj.weight";

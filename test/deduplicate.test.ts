@@ -281,7 +281,7 @@ t.test("an all-gather dispatch needs fast numerics", async (t) => {
     {
       name: "ModelError",
       message:
-        "Cannot use dispatcher 'allGather': what ranks make of a token is added in another order than on one rank, and numerics are 'exact'. Compile with 'fast' numerics, or use 'allToAll'",
+        "Cannot use dispatcher 'allGather': it adds the results of a token in another order than one rank does, and numerics are 'exact'. Compile with 'fast' numerics, or use 'allToAll'",
     },
   );
 });

@@ -104,7 +104,7 @@ t.test("where nothing tells them apart, that is said", { skip }, async (t) => {
     {
       name: "MachineError",
       message:
-        /^Cannot use adapter 1: it is not in the list\. There are 2 adapters named '.*', and nothing tells them apart\. Install /,
+        /^Cannot use adapter 1: it is not in the list\. There are 2 adapters named '.*', and they cannot be distinguished\. Install /,
     },
   );
 });

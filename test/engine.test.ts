@@ -344,7 +344,8 @@ t.test("checkSharing() says when ranks share, and refuses what was not meant", (
       "Cannot give 2 ranks an adapter each: the list names only 1 different. Name 2 different adapters, or fewer to share them",
   });
   const twin = adapter(0, "hardware", 2);
-  const twins = "There are 2 adapters named 'a0', and nothing tells them apart";
+  const twins =
+    "There are 2 adapters named 'a0', and they cannot be distinguished";
   t.throws(() => check([twin], 2), {
     name: "MachineError",
     message: new RegExp(

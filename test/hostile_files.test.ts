@@ -209,7 +209,7 @@ t.test("tensor names are shortened and printable", async (t) => {
   const { code, err } = await switchyard(["check", folder]);
   t.equal(
     err,
-    `Cannot load '${folder}': tensor '\\u{1b}[2J\\u{a}\\u{202e}gnp.exe' is no part of the model. Remove it, or check that the model is the right one\n`,
+    `Cannot load '${folder}': tensor '\\u{1b}[2J\\u{a}\\u{202e}gnp.exe' is not part of the model. Remove it, or check that the model is the right one\n`,
   );
   t.equal(code, 1);
   t.equal(shown("ok 1, ñ, 漢"), "ok 1, ñ, 漢");
@@ -282,7 +282,7 @@ for (const signal of ["SIGTERM", "SIGINT"] as const) {
     t.strictSame({ code, by, err }, {
       code: 0,
       by: null,
-      err: "Stopping after this step; once more to stop at once\n",
+      err: "Stopping after this step; interrupt again to stop immediately\n",
     });
     const { step } = await readOnDisk(out);
     const lines = readFileSync(path.join(out, "metrics.jsonl"), "utf8").trim();

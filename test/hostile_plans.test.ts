@@ -99,7 +99,7 @@ async function run(file: string, ...more: string[]) {
 const ALLOWED = ["--allow-kernels"];
 
 const REMEDY =
-  "Compile the model again, or run what it says without a promise of its results (--allow-kernels)\n";
+  "Compile the model again, or run its kernels without guaranteed results (--allow-kernels)\n";
 
 /** A plan whose launch has so many workgroups. */
 const groups = (n: number) =>
@@ -440,7 +440,7 @@ t.test("threads without address space are not started", {
     if (status !== 0) {
       t.match(
         stderr,
-        /^Cannot (reserve memory for the CPU device: the system gives no 4 GiB of address space|start \d+ threads? for the CPU device: the system gives them no address space)\. Raise the limit \(ulimit -v\)\n$/,
+        /^Cannot (reserve memory for the CPU device: the system does not provide 4 GiB of address space|start \d+ threads? for the CPU device: the system does not provide address space for them)\. Raise the limit \(ulimit -v\)\n$/,
         `${limit} KiB`,
       );
     }

@@ -21,7 +21,7 @@ async function generate(...args: string[]) {
 const SLOW = "it takes more than 2 s",
   LARGE = "it takes more than 256 MiB of memory";
 const BARE =
-  "Leave out --system if it takes none, or give the whole text without --chat";
+  "Leave out --system if it takes none, or give the complete text without --chat";
 
 const TEMPLATES: readonly (readonly [string, string, string, string])[] = [
   ["a long list", "{{ range(1000000000) }}", LARGE, BARE],

@@ -261,7 +261,7 @@ const MISTAKES: readonly (readonly [
   [
     () => wgsl`let a = 1u; @unroll (r < 2) { let b[a] = r; }`,
     [1, 37],
-    "Cannot index 'b' with this: which register it is would be known only in a run. Use variables of unrolled loops",
+    "Cannot index 'b' with this: the register must be known at compile time. Use variables of unrolled loops",
   ],
   [
     () => wgsl`@unroll (r < 2) { @unroll (c < 2) { let b[c] = r; } }`,
@@ -330,7 +330,7 @@ const MISTAKES: readonly (readonly [
   [
     () => wgsl`let a = 1;`,
     [1, 9],
-    "Cannot tell the type of 1: nothing beside it has one. Write 1u, 1i or 1.0",
+    "Cannot infer the type of 1: no other operand has one. Write 1u, 1i or 1.0",
   ],
   [
     () => wgsl`let a = 1u; a = 2;`,
@@ -355,7 +355,7 @@ const MISTAKES: readonly (readonly [
   [
     () => wgsl`let lane = 1u;`,
     [1, 5],
-    "Cannot declare 'lane': the word has a meaning of its own. Rename it",
+    "Cannot declare 'lane': the word is reserved. Rename it",
   ],
   [
     () => wgsl`let a = x[index[0]];`,
@@ -426,7 +426,7 @@ const MISTAKES: readonly (readonly [
   [
     () => wgsl`for (var i = 0; i < 4; i++) {}`,
     [1, 14],
-    "Cannot tell the type of 0: nothing beside it has one. Write 0u, 0i or 0.0",
+    "Cannot infer the type of 0: no other operand has one. Write 0u, 0i or 0.0",
   ],
   [
     () => wgsl`for (var i = 0u; i < index[0]; i++) {}`,
@@ -481,12 +481,12 @@ const MISTAKES: readonly (readonly [
   [
     () => wgsl`let a = lane & 1u == 0;`,
     [1, 14],
-    "Cannot mix '==' and '&': neither comes before the other. Add parentheses",
+    "Cannot mix '==' and '&': neither takes precedence. Add parentheses",
   ],
   [
     () => wgsl`let a = true && false || true;`,
     [1, 23],
-    "Cannot mix '&&' and '||': neither comes before the other. Add parentheses",
+    "Cannot mix '&&' and '||': neither takes precedence. Add parentheses",
   ],
   [
     () => wgsl`let a = 4294967296u;`,
@@ -516,7 +516,7 @@ const MISTAKES: readonly (readonly [
   [
     () => wgsl`let (a, b, c) = vec3(x)[0];`,
     [1, 5],
-    "Cannot load 3 elements at once: vectors have 2 or 4. Name as many",
+    "Cannot load 3 elements at once: vectors have 2 or 4. Name 2 or 4",
   ],
   [
     () => wgsl`let (a, b) = vec2(y)[0];`,
@@ -576,7 +576,7 @@ const MISTAKES: readonly (readonly [
   [
     () => wgsl`let row${A} = 1u;`,
     [1, 5],
-    "Cannot put a name together: a hole in it holds neither a word nor a number. Give it one, or separate it by a space",
+    "Cannot build a name: an interpolated part is neither a word nor a number. Give it one, or separate it by a space",
   ],
   [
     () => wgsl`let row${-1} = 1u;`,
@@ -658,7 +658,7 @@ t.test("a size that kernels cannot index is refused as too large", (t) => {
   t.throws(
     () => kernelOf({ name: "k", workgroupSize: 8, bindings: BINDINGS, body }),
     new MachineError(
-      "Cannot index 4294967296 elements: kernels do with at most 4294967040. Use more ranks or smaller bounds",
+      "Cannot index 4294967296 elements: kernels support at most 4294967040. Use more ranks or smaller bounds",
     ),
   );
   t.end();

@@ -279,7 +279,7 @@ t.test("trace() holds states to their names", (t) => {
       const { y, keys, values } = attend(m);
       return { y, keys: values, values: keys };
     }),
-    "Cannot return 'keys': it is a state, and what is returned is not its next value. Return what attention makes of it",
+    "Cannot return 'keys': it is a state, and the returned value is not its next value. Return the next value from attention",
   );
   t.end();
 });
@@ -306,7 +306,7 @@ t.test("checkGraph() refuses nodes that their rules do not make", (t) => {
     messageOf(() =>
       checkGraph({ ...graph, nodes: [...graph.nodes].reverse() })
     ),
-    /^Cannot order the graph: a 'map' node stands before an operand$/,
+    /^Cannot order the graph: a 'map' node precedes one of its operands$/,
   );
   t.match(
     messageOf(() =>

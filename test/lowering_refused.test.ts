@@ -25,7 +25,7 @@ compileRefused(
     (m) => ({ y: sum(m.input("x", "token other"), "token") }),
   ),
   { mesh: { dp: 2, ep: 2 }, place: { token: "dp", other: "ep" } },
-  "Cannot move 'token/dp other/ep' between ranks: it has more than one axis whose length is known only at run time. Place its axes otherwise",
+  "Cannot move 'token/dp other/ep' between ranks: it has more than one axis whose length is known only at run time. Change the placement of its axes",
 );
 compileRefused(
   "a dispatched value of a run-time width",
@@ -131,19 +131,19 @@ compileRefused(
   "a state that is written twice",
   attending("twice"),
   {},
-  "Cannot write state 'keys' twice: it is updated in place. Give each attention states of its own",
+  "Cannot write state 'keys' twice: it is updated in place. Use separate states for each attention",
 );
 compileRefused(
   "a state that is read before it is written",
   attending("old"),
   {},
-  "Cannot read state 'keys' before it is written: it is updated in place. Read what attention makes of it",
+  "Cannot read state 'keys' before it is written: it is updated in place. Read the next value from attention",
 );
 compileRefused(
   "a state that is written by two attentions",
   attending("chain"),
   {},
-  "Cannot write state 'keys' twice: it is updated in place. Give each attention states of its own",
+  "Cannot write state 'keys' twice: it is updated in place. Use separate states for each attention",
 );
 compileRefused(
   "a state of a dynamic length",

@@ -251,7 +251,7 @@ t.test("a matmul takes its multiply-adds and its bytes", async (t) => {
   near(seconds({ bandwidth: 10 }), bytes / 10, "bytes, each once");
   t.equal(seconds({ launch: 3, run: 2 }), 5, "one launch, one run");
   t.throws(() => simulate(plan, machineOf({}), { tokens: 257 }), {
-    message: /a step of 257 tokens: the plan has room for 256/,
+    message: /a step of 257 tokens: the plan allows at most 256/,
   });
   t.end();
 });

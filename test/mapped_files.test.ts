@@ -54,7 +54,7 @@ export const m = model({ a: 4, b: 1024, c: 1024 }, (m) =>
   t.strictSame(await run(shortens), {
     code: 1,
     out: "",
-    err: `Cannot go on with '${
+    err: `Cannot resume '${
       at("w")
     }': it became shorter during the run, or cannot be read. Copy it again\n`,
   });

@@ -95,7 +95,7 @@ function holdAgainst(
             }),
             {
               message:
-                "Cannot draw from the best 13 tokens: the plan gives the best 12. Compile it for more candidates",
+                "Cannot draw from the best 13 tokens: the plan returns only the best 12. Compile it for more candidates",
             },
           );
         },

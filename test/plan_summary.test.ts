@@ -477,7 +477,7 @@ t.test("a folder without weights is planned and not run", async (t) => {
   t.equal(there.code, 2);
   t.match(
     there.err,
-    /Cannot use --dtype without --train: .* says what its weights are stored as/,
+    /Cannot use --dtype without --train: .* defines the dtype of its weights/,
   );
 });
 

@@ -442,7 +442,8 @@ t.test("a server that is asked to end answers what it has begun", async (t) => {
   t.equal(text, (await generated("-p", PROMPT, "-n", "40")).text);
   t.match(await ending.ended, {
     code: 0,
-    err: "Ending after the requests in progress; once more to end at once\n",
+    err:
+      "Ending after the requests in progress; interrupt again to end immediately\n",
   });
 });
 

@@ -186,7 +186,7 @@ compileRefused(
   "heads that ranks cannot share",
   block(4, 2),
   { mesh: { tp: 3 } },
-  "Cannot shard axis 'head' over 'tp': its size, 4, is no multiple of 3. Use tp=1, tp=2, or place it otherwise",
+  "Cannot shard axis 'head' over 'tp': its size, 4, is no multiple of 3. Use tp=1, tp=2, or change its placement",
 );
 
 const numbers = (from: number, to: number) =>

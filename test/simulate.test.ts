@@ -96,7 +96,7 @@ t.test("launches, exchanges and waits of an expert layer", async (t) => {
     { message: /Cannot predict 2 ranks: .* places for 1/ },
   );
   t.throws(() => simulate(one, machineOf({}), { tokens: 1e6 }), {
-    message: /a step of 1000000 tokens: the plan has room for/,
+    message: /a step of 1000000 tokens: the plan allows at most/,
   });
   // 32 tokens of a rank, 2 choices each, 512 floats; a half of them is for the other rank, and counts of 8 experts.
   t.equal(separate.sentBytes, 2 * (32 * 2 / 2) * 2048 + 8 * 4);

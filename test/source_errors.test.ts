@@ -139,7 +139,7 @@ const REJECTED: readonly (readonly [Lambda, string, string])[] = [
       for (let i = 0; i < 4; i++) s += x;
       return s;
     }),
-    "Cannot lower a 'for' loop: a scalar function is made of 'const', 'let', 'if' and 'return'. Write it with those",
+    "Cannot lower a 'for' loop: a scalar function consists of 'const', 'let', 'if' and 'return'. Write it with those",
     "for (let i = 0; i < 4; i++) s += x;",
   ],
   [
@@ -147,7 +147,7 @@ const REJECTED: readonly (readonly [Lambda, string, string])[] = [
       while (x > 1) x /= 2;
       return x;
     }),
-    "Cannot lower a 'while' loop: a scalar function is made of 'const', 'let', 'if' and 'return'. Write it with those",
+    "Cannot lower a 'while' loop: a scalar function consists of 'const', 'let', 'if' and 'return'. Write it with those",
     "while (x > 1) x /= 2;",
   ],
   [
@@ -157,14 +157,14 @@ const REJECTED: readonly (readonly [Lambda, string, string])[] = [
           return x;
       }
     }),
-    "Cannot lower a 'switch': a scalar function is made of 'const', 'let', 'if' and 'return'. Write it with those",
+    "Cannot lower a 'switch': a scalar function consists of 'const', 'let', 'if' and 'return'. Write it with those",
     "switch (x) {",
   ],
   [
     map((x: number) => {
       throw new Error(String(x));
     }),
-    "Cannot lower a 'throw': a scalar function is made of 'const', 'let', 'if' and 'return'. Write it with those",
+    "Cannot lower a 'throw': a scalar function consists of 'const', 'let', 'if' and 'return'. Write it with those",
     "throw new Error(String(x));",
   ],
   [
@@ -193,7 +193,7 @@ const REJECTED: readonly (readonly [Lambda, string, string])[] = [
       temperature = x;
       return x;
     }),
-    "Cannot assign to 'temperature': it is not a variable of this function, and a kernel function changes nothing outside. Use a local variable and return it",
+    "Cannot assign to 'temperature': it is not a variable of this function, and a kernel function cannot change outer variables. Use a local variable and return it",
     "temperature",
   ],
   [
@@ -257,7 +257,7 @@ const REJECTED: readonly (readonly [Lambda, string, string])[] = [
   ],
   [
     map((...xs: number[]) => xs.length),
-    "Cannot lower the parameter '...xs: number[]': a kernel gives plain numbers. Name each number, without a default",
+    "Cannot lower the parameter '...xs: number[]': a kernel passes only numbers. Declare each number by name, without a default",
     "...xs: number[]",
   ],
   [
@@ -267,7 +267,7 @@ const REJECTED: readonly (readonly [Lambda, string, string])[] = [
   ],
   [
     map(async (x: number) => await x),
-    "Cannot lower an async or generator function: a kernel computes one number at once. Write a plain function",
+    "Cannot lower an async or generator function: a kernel computes one number at a time. Write a plain function",
     "async (x: number) => await x",
   ],
 ];
@@ -336,7 +336,7 @@ t.test("a function whose source is gone is read from its text", async (t) => {
   const native = await errorOf({ js: Math.exp, span });
   t.equal(
     native.message,
-    "Cannot lower the function at model.js:4:21 given to 'map': its source was not found and its text is no plain function. Write an arrow function in the call",
+    "Cannot lower the function at model.js:4:21 given to 'map': its source was not found and its text is not a plain function. Write an arrow function in the call",
   );
 });
 

@@ -80,7 +80,7 @@ t.test("a training of a file, stopped and gone on with", async (t) => {
   });
   t.match(await switchyard(argv("new", "--steps", "1", "--data", FILE)), {
     code: 2,
-    err: /Cannot use --data with a model file: the file says what is trained/,
+    err: /Cannot use --data with a model file: the file defines the training/,
   });
 });
 

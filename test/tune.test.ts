@@ -214,7 +214,7 @@ t.test("tables are kept by what computes", async (t) => {
   t.throws(() => tileFor(high, { ...shape, weights: 2 }), {
     name: "MachineError",
     message:
-      "Cannot take tile 32x8x8 for 'grouped pair f32 64x64': a lane would hold 512 results, and 256 are allowed. Give fewer rows or columns",
+      "Cannot use tile 32x8x8 for 'grouped pair f32 64x64': a lane would hold 512 results, and 256 are allowed. Give fewer rows or columns",
   });
   await keepTuning(files, path, { computer: "one", tuning: fourth });
   t.strictSame(await readTunings(files, path), { one: fourth }, "it heals");

@@ -50,7 +50,7 @@ export async function chatCommand(
   checkSampling(flags);
   if (flags.devices === "mpi") {
     throw new UsageError(
-      "Cannot chat where ranks are processes: only one of them has standard input. Use --devices shared",
+      "Cannot chat with ranks in separate processes: only one of them has standard input. Use --devices shared",
     );
   }
   const { io, model: folder } = await locate(base, name, flags);

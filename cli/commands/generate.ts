@@ -201,12 +201,12 @@ function checkFlags(flags: GenerateFlags): void {
   }
   if (flags.json && flags.jsonl) {
     throw new UsageError(
-      "Cannot use --json with --jsonl: each is the whole output. Give one of them",
+      "Cannot use --json with --jsonl: each is the complete output. Give one of them",
     );
   }
   if (flags.logprobs !== undefined && !flags.json && !flags.jsonl) {
     throw new UsageError(
-      "Cannot use --logprobs without --json or --jsonl: text has no place for them. Give one of them",
+      "Cannot use --logprobs without --json or --jsonl: text output does not include them. Give one of them",
     );
   }
   const standard = flags.prompts.some((prompt) =>
@@ -214,7 +214,7 @@ function checkFlags(flags: GenerateFlags): void {
   );
   if (flags.devices === "mpi" && standard) {
     throw new UsageError(
-      "Cannot read '-' where ranks are processes: only one of them has standard input. Give --prompt-file FILE",
+      "Cannot read '-' with ranks in separate processes: only one of them has standard input. Give --prompt-file FILE",
     );
   }
   checkSampling(flags);

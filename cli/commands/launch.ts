@@ -143,7 +143,7 @@ async function findLauncher(): Promise<MpiFamily> {
   const family = mpiFamily(version);
   if (family) return family;
   throw new MachineError(
-    `Cannot launch ranks: the 'mpirun' on the path is of no known MPI (${
+    `Cannot launch ranks: the 'mpirun' on the path belongs to an unknown MPI (${
       version.split("\n")[0]
     }). Install Open MPI or MPICH`,
   );

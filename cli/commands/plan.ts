@@ -118,13 +118,13 @@ function checkFlags(flags: PlanCommandFlags): void {
   if ((flags.diff ?? false) !== (flags.other !== undefined)) {
     throw new UsageError(
       flags.diff
-        ? "Cannot use --diff with one plan: there is nothing to compare it with. Give two"
+        ? "Cannot use --diff with one plan: there is no second plan to compare. Give two"
         : `Cannot plan '${flags.other}' too: a plan is of one model. Give one, or compare two with --diff`,
     );
   }
   if (flags.json && flags.full && flags.layer !== undefined) {
     throw new UsageError(
-      "Cannot use --layer with --json --full: a document is whole. Leave --full out for the summary of a layer",
+      "Cannot use --layer with --json --full: a plan document has no layers to select. Leave --full out for the summary of a layer",
     );
   }
 }

@@ -79,7 +79,7 @@ export async function runCommand(
     : {};
   if (flags.replay !== undefined && target.kind === "model") {
     throw new UsageError(
-      "Cannot use --replay with a model file: its inputs are its own. Give 'choices' to 'route' in the file",
+      "Cannot use --replay with a model file: it declares its own inputs. Pass 'choices' to 'route' in the file",
     );
   }
   const trace: RunOptions = flags.replay === undefined ? {} : {

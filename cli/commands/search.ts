@@ -59,7 +59,7 @@ export async function searchCommand(
   });
   if (target.kind !== "configuration" && target.kind !== "checkpoint") {
     throw new DataError(
-      `Cannot search with '${model}': it is no published model, so nothing is known of its sequences. Give a config.json, or a folder with one`,
+      `Cannot search with '${model}': it is not a published model, so its sequences are unknown. Give a config.json, or a folder with one`,
     );
   }
   const { dtype, limits } = flags;

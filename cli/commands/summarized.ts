@@ -57,7 +57,7 @@ export function checkSummaryFlags(flags: SummaryFlags): void {
   }
   if (flags.experts !== undefined && flags.target === undefined) {
     throw new UsageError(
-      "Cannot use --experts without --target: it says how experts are chosen in steps that are predicted. Leave it out, or name a machine",
+      "Cannot use --experts without --target: it sets the choice of experts in predicted steps. Leave it out, or name a machine",
     );
   }
   if (flags.train) {
@@ -68,7 +68,7 @@ export function checkSummaryFlags(flags: SummaryFlags): void {
   for (const flag of ["optimizer", "clip", "zero", "recompute"] as const) {
     if (flags[flag] === undefined) continue;
     throw new UsageError(
-      `Cannot use --${flag} without --train: it says how a model is trained. Leave it out, or give --train`,
+      `Cannot use --${flag} without --train: it is a training setting. Leave it out, or give --train`,
     );
   }
 }
@@ -113,7 +113,7 @@ export async function summarized(
   const { dtype } = flags;
   if (dtype !== undefined && target.kind !== "configuration") {
     throw new UsageError(
-      `Cannot use --dtype without --train: '${model}' says what its weights are stored as. Leave it out, or give --train`,
+      `Cannot use --dtype without --train: '${model}' defines the dtype of its weights. Leave it out, or give --train`,
     );
   }
   return await summarizeTarget(target, io.files, {

@@ -85,7 +85,9 @@ export async function trainCommand(
     onBegin: () => {
       if (flags.devices !== "mpi") {
         release = io.onInterrupt(() => {
-          io.err("Stopping after this step; once more to stop at once");
+          io.err(
+            "Stopping after this step; interrupt again to stop immediately",
+          );
           interrupted.abort();
         });
       } else if (flags.job !== undefined && !quiet) io.err(begunLine());
@@ -203,7 +205,7 @@ async function startTraining(
     ) {
       if (given === undefined) continue;
       throw new UsageError(
-        `Cannot use ${flag} with a model file: the file says what is trained. Leave it out`,
+        `Cannot use ${flag} with a model file: the file defines the training. Leave it out`,
       );
     }
     const declared = Object.values(source.mesh ?? {});
@@ -214,7 +216,7 @@ async function startTraining(
   }
   if (flags.data === undefined) {
     throw new UsageError(
-      `Cannot train '${what}' on nothing: it is a ${
+      `Cannot train '${what}' without data: it is a ${
         isFamily(source) ? "family" : "checkpoint"
       }. Give texts with --data`,
     );

@@ -107,7 +107,7 @@ function optimizerOf(flags: SettingFlags): TrainSettings["optimizer"] {
     throw new UsageError(
       `Cannot use ${
         SETTINGS[useless]
-      } with ${optimizer}: it has no such number. Leave it out`,
+      } with ${optimizer}: it has no such setting. Leave it out`,
     );
   }
   const decay = flags.weightDecay === undefined
@@ -127,7 +127,7 @@ export async function savedSettings(
   const { batch, length, ...rest } = (await readTraining(out, files)).settings;
   if (batch === undefined || length === undefined) {
     throw new DataError(
-      `Cannot go on with '${out}' as with a checkpoint: a model file was trained. Give that file instead of the folder`,
+      `Cannot resume '${out}' as with a checkpoint: a model file was trained. Give that file instead of the folder`,
     );
   }
   const settings = { batch, length, ...rest };

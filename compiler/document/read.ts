@@ -78,7 +78,7 @@ function checkRopes(nodes: readonly Node[]): void {
     const depth = below + (node.primitive === "rope" ? 1 : 0);
     if (depth > MAX_ROPES) {
       throw new PlanError(
-        `Cannot read the model of the plan: it rotates what is rotated more than ${MAX_ROPES} times. Compile it again`,
+        `Cannot read the model of the plan: it applies rope to rotated values more than ${MAX_ROPES} times. Compile it again`,
       );
     }
     depths.set(node, INLINE.has(node.primitive) ? depth : 0);

@@ -62,7 +62,7 @@ export function crossEntropy<A extends string, const K extends Axis<A>>(
   const rest = x.axes.filter((axis) => axis !== over);
   if (!sameAxes(label.axes, rest) || label.dtype !== "i32") {
     const error = new ModelError(
-      `Cannot take the crossEntropy of '${
+      `Cannot compute the crossEntropy of '${
         words(x.axes)
       }' with labels ${label.dtype}[${words(label.axes)}]: expected i32[${
         words(rest)

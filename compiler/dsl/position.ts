@@ -118,7 +118,7 @@ export function rope<
   const positions = options.positions ?? sizeOf("context");
   if (positions === undefined) {
     const error = new ModelError(
-      `Cannot rope '${x.axes}': nothing bounds the positions. Give 'positions', or the model an axis 'context'`,
+      `Cannot rope '${x.axes}': the positions are unbounded. Give 'positions', or declare an axis 'context' in the model`,
       span,
     );
     return refuse(error, [x]);

@@ -20,7 +20,7 @@ export function checkGraph(graph: Graph): void {
   for (const node of graph.nodes) {
     if (node.inputs.some((input) => !seen.has(input))) {
       throw new ModelError(
-        `Cannot order the graph: a '${node.primitive}' node stands before an operand`,
+        `Cannot order the graph: a '${node.primitive}' node precedes one of its operands`,
         node.span,
       );
     }

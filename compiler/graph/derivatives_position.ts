@@ -15,7 +15,7 @@ export function cacheWriteDerivative(
   return [
     () => {
       throw new ModelError(
-        `Cannot differentiate a cache that is written twice in a run. Give each attention states of its own`,
+        `Cannot differentiate a cache that is written twice in a run. Use separate states for each attention`,
         node.span,
       );
     },

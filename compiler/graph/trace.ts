@@ -125,7 +125,7 @@ function checkUpdate(
   report(
     problems,
     new ModelError(
-      `Cannot return '${name}': it is a state, and what is returned is not its next value. Return what attention makes of it`,
+      `Cannot return '${name}': it is a state, and the returned value is not its next value. Return the next value from attention`,
       node.span,
     ),
     [node],

@@ -399,7 +399,7 @@ class Expansion {
     });
     if (!rows) return;
     throw new ModelError(
-      `Cannot cut a dispatch into chunks: '${node.primitive}' needs all of its rows at once. Compile with one chunk`,
+      `Cannot split a dispatch into chunks: '${node.primitive}' needs all of its rows at once. Compile with one chunk`,
       node.span,
     );
   }

@@ -76,7 +76,7 @@ function divisors(size: number, below: number): number[] {
 
 function remedy(over: readonly string[], sizes: readonly number[]): string {
   const which = sizes.map((n) => `${over.join("+")}=${n}`).join(", ");
-  return `Use ${which}, or place it otherwise`;
+  return `Use ${which}, or change its placement`;
 }
 
 /** Checks reads of states, which are updated in place: a read before the write might otherwise see the new value. */
@@ -104,7 +104,7 @@ export function checkStates(graph: Graph): void {
     const second = writes[1] ?? again[0];
     if (second) {
       throw new ModelError(
-        `Cannot write state '${name}' twice: it is updated in place. Give each attention states of its own`,
+        `Cannot write state '${name}' twice: it is updated in place. Use separate states for each attention`,
         second.span,
       );
     }
@@ -112,7 +112,7 @@ export function checkStates(graph: Graph): void {
       Object.values(graph.outputs).find((output) => output === state);
     if (writes.length && reader) {
       throw new ModelError(
-        `Cannot read state '${name}' before it is written: it is updated in place. Read what attention makes of it`,
+        `Cannot read state '${name}' before it is written: it is updated in place. Read the next value from attention`,
         reader.span,
       );
     }

@@ -168,7 +168,7 @@ export class Resharding {
     const { experts, requests } = this.#facts;
     if (experts.has(axis) || !requests.get(axis)?.table) return;
     throw new ModelError(
-      `Cannot bring axis '${axis}' together on every rank: a table says where its items are. Place it without one, or use no value along it but where it is`,
+      `Cannot replicate axis '${axis}': a table assigns its items to ranks. Place it without a table, or use its values only where they are`,
       span,
     );
   }

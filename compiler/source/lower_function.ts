@@ -98,7 +98,7 @@ export function inline(
   ) {
     throw errorAt(
       fn,
-      "Cannot lower an async or generator function: a kernel computes one number at once. Write a plain function",
+      "Cannot lower an async or generator function: a kernel computes one number at a time. Write a plain function",
     );
   }
   const env: Environment = {
@@ -140,7 +140,7 @@ export function parameterType(parameter: ts.ParameterDeclaration): ScalarType {
   ) {
     throw errorAt(
       parameter,
-      `Cannot lower the parameter '${parameter.getText()}': a kernel gives plain numbers. Name each number, without a default`,
+      `Cannot lower the parameter '${parameter.getText()}': a kernel passes only numbers. Declare each number by name, without a default`,
     );
   }
   const type = parameter.type?.kind;
@@ -167,7 +167,7 @@ function declare(
   if (!ts.isIdentifier(name)) {
     throw errorAt(
       name,
-      `Cannot take '${name.getText()}' apart: a kernel has only numbers and booleans. Name each value by itself`,
+      `Cannot take '${name.getText()}' apart: a kernel has only numbers and booleans. Declare each value separately`,
     );
   }
   const symbol = checker.getSymbolAtLocation(name);
@@ -263,7 +263,7 @@ function run(
     statement,
     `Cannot lower ${
       nameOfKind(statement)
-    }: a scalar function is made of 'const', 'let', 'if' and 'return'. Write it with those`,
+    }: a scalar function consists of 'const', 'let', 'if' and 'return'. Write it with those`,
   );
 }
 
@@ -392,7 +392,7 @@ function assign(
   if (!symbol || !env.locals.has(symbol)) {
     throw errorAt(
       target,
-      `Cannot assign to '${target.getText()}': it is not a variable of this function, and a kernel function changes nothing outside. Use a local variable and return it`,
+      `Cannot assign to '${target.getText()}': it is not a variable of this function, and a kernel function cannot change outer variables. Use a local variable and return it`,
     );
   }
   const operand = step

@@ -61,7 +61,7 @@ function lowerText(text: string, span: Span | undefined): ScalarFunction {
     : undefined;
   if (!fn) {
     throw new LowerError(
-      `Cannot lower the function ${where}given to 'map': its source was not found and its text is no plain function. Write an arrow function in the call`,
+      `Cannot lower the function ${where}given to 'map': its source was not found and its text is not a plain function. Write an arrow function in the call`,
       span,
     );
   }

@@ -89,7 +89,7 @@ export function tileFor(
   const results = tile.rows * tile.columns * shape.weights;
   if (results > MOST_RESULTS) {
     throw new MachineError(
-      `Cannot take tile ${tileName(tile)} for '${
+      `Cannot use tile ${tileName(tile)} for '${
         matmulClass(shape)
       }': a lane would hold ${results} results, and ${MOST_RESULTS} are allowed. Give fewer rows or columns`,
     );

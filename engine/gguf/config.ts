@@ -199,7 +199,7 @@ function refuseOthers(
     throw new DataError(
       `Cannot write a GGUF file: '${field}' is ${
         shown(JSON.stringify(found))
-      }, and files of architecture '${name}' cannot say so. Use --to fp8 or --to mxfp4 with a folder for --out`,
+      }, and files of architecture '${name}' cannot represent it. Use --to fp8 or --to mxfp4 with a folder for --out`,
     );
   }
 }

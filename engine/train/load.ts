@@ -109,6 +109,6 @@ function product(sizes: readonly number[]): number {
 
 function changed(folder: string, tensor: string): DataError {
   return new DataError(
-    `Cannot go on with '${folder}': tensor '${tensor}' is not what was saved. Copy the folder again, or start from an earlier one`,
+    `Cannot resume '${folder}': tensor '${tensor}' differs from the saved one. Copy the folder again, or start from an earlier one`,
   );
 }

@@ -83,7 +83,7 @@ export async function checkFolder(
   const names = await files.list(folder);
   if (names.includes(WEIGHT_INDEX)) {
     throw new DataError(
-      `Cannot train into '${folder}': it has a checkpoint already. Go on with it (--resume), or give another folder`,
+      `Cannot train into '${folder}': it has a checkpoint already. Resume it (--resume), or give another folder`,
     );
   }
   const weights = names.find((name) =>
@@ -350,7 +350,7 @@ export async function readTraining(
   const path = files.join(folder, WEIGHT_INDEX);
   if (await files.stat(path) === undefined) {
     throw new DataError(
-      `Cannot go on with '${folder}': no training was saved there. Start one without --resume`,
+      `Cannot resume '${folder}': no training was saved there. Start one without --resume`,
     );
   }
   const index = await readJsonObject(path, files) as {
@@ -361,12 +361,12 @@ export async function readTraining(
   const training = index.metadata?.training;
   if (training === undefined) {
     throw new DataError(
-      `Cannot go on with '${folder}': it is a checkpoint without optimizer state. Start a new training from it, without --resume`,
+      `Cannot resume '${folder}': it is a checkpoint without optimizer state. Start a new training from it, without --resume`,
     );
   }
   if (training.format !== FORMAT) {
     throw new DataError(
-      `Cannot go on with '${folder}': its format is ${training.format}, and this version reads ${FORMAT}. Use the version that wrote it`,
+      `Cannot resume '${folder}': its format is ${training.format}, and this version reads ${FORMAT}. Use the version that wrote it`,
     );
   }
   return training;

@@ -80,7 +80,7 @@ export function checkSame(
 ): void {
   if (before.text !== now.text) {
     throw new DataError(
-      `Cannot go on with '${folder}': its text was another one. Give the same data, in the same order`,
+      `Cannot resume '${folder}': its text was another one. Give the same data, in the same order`,
     );
   }
   const old: { readonly [name: string]: unknown } = { ...before.settings };
@@ -89,7 +89,7 @@ export function checkSame(
     const [was, is] = [canonical(old[name]), canonical(current[name])];
     if (was === is) continue;
     throw new DataError(
-      `Cannot go on with '${folder}': '${name}' was ${was}, and is ${is}. Leave it as it was, or start a new training from the checkpoint`,
+      `Cannot resume '${folder}': '${name}' was ${was}, and is ${is}. Leave it as it was, or start a new training from the checkpoint`,
     );
   }
 }

@@ -96,7 +96,7 @@ export async function takeStep(
   const gradientNorm = results.at(-1)!.outputs[GRADIENT_NORM]!.data[0]!;
   if (!Number.isFinite(loss) || !Number.isFinite(gradientNorm)) {
     throw new DataError(
-      `Cannot go on training: in step ${step} the loss is ${loss} and the norm of its gradients ${gradientNorm}. Go on from the last checkpoint with a lower learning rate, or clip gradients`,
+      `Cannot continue training: in step ${step} the loss is ${loss} and the norm of its gradients ${gradientNorm}. Continue from the last checkpoint with a lower learning rate, or clip gradients`,
     );
   }
   return {

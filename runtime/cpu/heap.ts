@@ -42,7 +42,7 @@ export class Heap {
       });
     } catch (error) {
       throw new MachineError(
-        "Cannot reserve memory for the CPU device: the system gives no 4 GiB of address space. Raise the limit (ulimit -v)",
+        "Cannot reserve memory for the CPU device: the system does not provide 4 GiB of address space. Raise the limit (ulimit -v)",
         { cause: error },
       );
     }

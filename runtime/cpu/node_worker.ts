@@ -20,7 +20,7 @@ export function startNodeWorkers(threads: number): StartWorker {
       throw new MachineError(
         `Cannot start ${threads} thread${
           threads === 1 ? "" : "s"
-        } for the CPU device: the system gives them no address space. Raise the limit (ulimit -v)`,
+        } for the CPU device: the system does not provide address space for them. Raise the limit (ulimit -v)`,
       );
     }
     return startNodeWorker(program, on);

@@ -247,7 +247,7 @@ export class CpuPool implements HostPool<Int32Array> {
   #fail(reason: string): void {
     this.#stop(
       new MachineError(
-        `Cannot go on with the CPU device: a worker stopped (${reason}). Start again`,
+        `Cannot continue with the CPU device: a worker stopped (${reason}). Start again`,
       ),
     );
   }

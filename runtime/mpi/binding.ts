@@ -132,7 +132,7 @@ function checkSocket(): void {
     // No file has that number.
   }
   throw new MachineError(
-    "Cannot join the job: the socket of MPICH's launcher does not come through 'npx'. Give mpirun the flag -pmi-port, or start node_modules/.bin/switchyard without npx",
+    "Cannot join the job: the socket of MPICH's launcher is not passed through 'npx'. Give mpirun the flag -pmi-port, or start node_modules/.bin/switchyard without npx",
   );
 }
 

@@ -173,7 +173,7 @@ export class ProgressEngine {
       this.#abandoned.push(started);
       started.batch.reject(
         new PeerError(
-          `Cannot go on with ${what}: ${culprit()} did not join within ${seconds} s. Look for a rank that is stuck, and check that every rank runs the same command`,
+          `Cannot continue with ${what}: ${culprit()} did not join within ${seconds} s. Look for a rank that is stuck, and check that every rank runs the same command`,
         ),
       );
     }
@@ -182,6 +182,6 @@ export class ProgressEngine {
 
 function failure(name: string, { what }: Purpose, problem: string): PeerError {
   return new PeerError(
-    `Cannot go on with ${what}: MPI_${name} says '${problem}'. Check that every rank runs the same command`,
+    `Cannot continue with ${what}: MPI_${name} says '${problem}'. Check that every rank runs the same command`,
   );
 }

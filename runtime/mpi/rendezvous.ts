@@ -118,7 +118,7 @@ export class Rendezvous {
       }`
       : "exchanges other sizes";
     return new MachineError(
-      `Cannot go on with ${what}: ${
+      `Cannot continue with ${what}: ${
         this.#names([other])
       } is out of step, it ${state}. Check that every rank runs the same command on the same files`,
     );

@@ -135,7 +135,7 @@ function sizeOf(runs: readonly FileRun[]): number {
 
 function fileLost(name = "a file of weights"): DataError {
   return new DataError(
-    `Cannot go on with '${name}': it became shorter during the run, or cannot be read. Copy it again`,
+    `Cannot resume '${name}': it became shorter during the run, or cannot be read. Copy it again`,
   );
 }
 

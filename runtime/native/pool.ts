@@ -131,7 +131,7 @@ export class NativePool implements HostPool<Uint32Array> {
     const pool = library.runtime.open(threads);
     if (pool === 0n) {
       throw new MachineError(
-        "Cannot start the native CPU device: the system gives no memory. Close other programs",
+        "Cannot start the native CPU device: the system is out of memory. Close other programs",
       );
     }
     return new NativePool(library, pool, { ...options, threads });
@@ -238,7 +238,7 @@ export class NativePool implements HostPool<Uint32Array> {
       group = this.#library.runtime.group(this.#pool, all, previous);
       if (group === 0) {
         throw new MachineError(
-          "Cannot stream experts: the system gives no memory. Close other programs",
+          "Cannot stream experts: the system is out of memory. Close other programs",
         );
       }
       this.#groups.set(key, group);

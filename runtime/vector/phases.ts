@@ -57,7 +57,7 @@ function cut(kernel: Kernel, body: readonly Stmt[], shapes: Shapes): Outer[] {
   const demand = (e: Expr) => {
     if (shapes.of(e).group && shapes.isUniform(e)) return;
     throw new Error(
-      `Cannot print kernel '${kernel.name}': a barrier stands where not every invocation of the workgroup arrives. ` +
+      `Cannot print kernel '${kernel.name}': not every invocation of the workgroup reaches a barrier. ` +
         "Make the bounds and conditions around it uniform",
     );
   };

@@ -179,7 +179,7 @@ export function readDocument(document: unknown): ReadPlan {
   });
   if (version === undefined) {
     return refused(
-      "Cannot read the plan: it says no version, as plans do. Give a document that 'switchyard plan --out' wrote",
+      "Cannot read the plan: it has no version. Give a document that 'switchyard plan --out' wrote",
     );
   }
   if (typeof version === "number" && version !== 2) {

@@ -9,6 +9,6 @@ import type { Expr } from "./tree.ts";
 export function elementCount(count: number): Expr {
   if (count <= MAX_ELEMENTS) return u32(count);
   throw new MachineError(
-    `Cannot index ${count} elements: kernels do with at most ${MAX_ELEMENTS}. Use more ranks or smaller bounds`,
+    `Cannot index ${count} elements: kernels support at most ${MAX_ELEMENTS}. Use more ranks or smaller bounds`,
   );
 }

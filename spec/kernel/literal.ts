@@ -26,7 +26,7 @@ export function typed(
   if (value.op !== "literal") return value;
   if (wanted !== undefined && wanted !== "bool") return constant(value, wanted);
   throw new KernelTextError(
-    `Cannot tell the type of ${value.value}: nothing beside it has one. Write ${value.value}u, ${value.value}i or ${value.value}.0`,
+    `Cannot infer the type of ${value.value}: no other operand has one. Write ${value.value}u, ${value.value}i or ${value.value}.0`,
     value.text.template,
     value.token,
   );

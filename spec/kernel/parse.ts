@@ -132,7 +132,7 @@ function vector(s: Scanner): StmtSyntax {
   s.skip(")", "=");
   if (names.length !== 2 && names.length !== 4) {
     throw new KernelTextError(
-      `Cannot load ${names.length} elements at once: vectors have 2 or 4. Name as many`,
+      `Cannot load ${names.length} elements at once: vectors have 2 or 4. Name 2 or 4`,
       s.text.template,
       start,
     );

@@ -31,7 +31,7 @@ function operand(s: Scanner, min: number): Operand {
       unranked(operator, right.outer);
     if (mixed) {
       throw new KernelTextError(
-        `Cannot mix '${mixed.text}' and '${operator.text}': neither comes before the other. Add parentheses`,
+        `Cannot mix '${mixed.text}' and '${operator.text}': neither takes precedence. Add parentheses`,
         s.text.template,
         at,
       );

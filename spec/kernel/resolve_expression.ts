@@ -307,7 +307,7 @@ export function registerAt(
       throw mistake(
         p,
         index.start,
-        `Cannot index '${base}' with this: which register it is would be known only in a run. Use variables of unrolled loops`,
+        `Cannot index '${base}' with this: the register must be known at compile time. Use variables of unrolled loops`,
       );
     }
     numbers.push(Number(value.value));

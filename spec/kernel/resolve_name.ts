@@ -68,7 +68,7 @@ export function nameOf(p: Resolving, token: Token): string | undefined {
       throw mistake(
         p,
         token,
-        "Cannot put a name together: a hole in it holds neither a word nor a number. Give it one, or separate it by a space",
+        "Cannot build a name: an interpolated part is neither a word nor a number. Give it one, or separate it by a space",
       );
     }
     name += piece;

@@ -31,7 +31,7 @@ export function freshName(p: Declaring, { at, indices }: TargetSyntax): Name {
     throw mistake(
       p,
       at,
-      `Cannot declare '${base}': the word has a meaning of its own. Rename it`,
+      `Cannot declare '${base}': the word is reserved. Rename it`,
     );
   }
   // Each iteration of an unrolled loop has its own.

@@ -91,7 +91,7 @@ export const FAULTS: readonly Fault[] = [
     made: { rank: 1, kind: "stray" },
     code: 3,
     message: new RegExp(
-      `^rank 0 on \\S+: Cannot go on with step 'dispatch[^']*': rank 1 on \\S+ is out of step, it is in step 'compute [^']*'\\. .*\\n$`,
+      `^rank 0 on \\S+: Cannot continue with step 'dispatch[^']*': rank 1 on \\S+ is out of step, it is in step 'compute [^']*'\\. .*\\n$`,
     ),
   },
   {

@@ -176,7 +176,10 @@ t.test("the end of a job is laid to the rank that the others follow", (t) => {
   const stopped = new Map<number, StoppedRank>();
   const end = (...failures: RankFailure[]) =>
     describeEnd({ failures, started, stopped });
-  const wait = { message: "Cannot go on with step 'x': y", consequence: true };
+  const wait = {
+    message: "Cannot continue with step 'x': y",
+    consequence: true,
+  };
   t.equal(end(), undefined);
   t.strictSame(
     end(
@@ -206,7 +209,7 @@ t.test("the end of a job is laid to the rank that the others follow", (t) => {
     end(of(2, wait), of(0, wait)),
     {
       text:
-        "rank 0 on far: Cannot go on with step 'x': y. Nothing was heard from rank 1 on far",
+        "rank 0 on far: Cannot continue with step 'x': y. Nothing was heard from rank 1 on far",
       code: 3,
     },
     "who is silent, where all others wait",
@@ -245,13 +248,13 @@ t.test("hosts are given to both launchers, in one format", (t) => {
   }
   t.throws(() => hostsFor(hosts.slice(0, 2), 4, "f"), {
     message:
-      "Cannot start 4 ranks: the hosts of 'f' have 3 slots. Add hosts, or 'slots=N' behind a name",
+      "Cannot start 4 ranks: the hosts of 'f' have 3 slots. Add hosts, or 'slots=N' after a name",
   });
   for (const text of ["a slots=0", "a b", "-x", "a:2"]) {
     t.throws(() => parseHosts(text, "f"), { name: "DataError" }, text);
   }
   t.throws(() => parseHosts("a\na slots=2", "f"), {
-    message: /'a' is there twice/,
+    message: /'a' appears twice/,
   });
   t.end();
 });

@@ -83,11 +83,11 @@ for (const { name, command, family, skip } of LAUNCHERS) {
     const far = `rank 1 on ${hostname()}`;
     t.strictSame(await job("failures", 2), {
       other:
-        `Cannot go on with step 'a': ${far} is out of step, it is in step 'b'. Check that every rank runs the same command on the same files`,
+        `Cannot continue with step 'a': ${far} is out of step, it is in step 'b'. Check that every rank runs the same command on the same files`,
       sizes:
-        `Cannot go on with step 'c': ${far} is out of step, it exchanges other sizes. Check that every rank runs the same command on the same files`,
+        `Cannot continue with step 'c': ${far} is out of step, it exchanges other sizes. Check that every rank runs the same command on the same files`,
       late:
-        `Cannot go on with step 'd': ${far} did not join within 1 s. Look for a rank that is stuck, and check that every rank runs the same command`,
+        `Cannot continue with step 'd': ${far} did not join within 1 s. Look for a rank that is stuck, and check that every rank runs the same command`,
       alive: true,
     });
   });

@@ -399,7 +399,7 @@ t.test("launch refuses what it cannot start", async (t) => {
       1,
       `Cannot start 4 ranks: the hosts of '${
         file("hosts")
-      }' have 3 slots. Add hosts, or 'slots=N' behind a name\n`,
+      }' have 3 slots. Add hosts, or 'slots=N' after a name\n`,
     ],
   );
 });

@@ -153,7 +153,7 @@ for (const { name, command, family, rankVariable, skip } of LAUNCHERS) {
       t.equal(code, 3);
       t.match(
         err,
-        "Cannot join the job: the socket of MPICH's launcher does not come through 'npx'. Give mpirun the flag -pmi-port, or start node_modules/.bin/switchyard without npx\n",
+        "Cannot join the job: the socket of MPICH's launcher is not passed through 'npx'. Give mpirun the flag -pmi-port, or start node_modules/.bin/switchyard without npx\n",
       );
     });
   }

@@ -86,7 +86,7 @@ t.test("Ctrl-C ends after a step that is saved", {
   child.kill("SIGINT");
   const { code, err } = await ended;
   t.equal(code, 0, err);
-  t.match(err, /Stopping after this step; once more to stop at once/);
+  t.match(err, /Stopping after this step; interrupt again to stop immediately/);
   const { step } = await readOnDisk(out);
   t.ok(step >= 1, `step ${step}`);
   const here = path.join(scratch, "here");

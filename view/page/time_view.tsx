@@ -171,8 +171,8 @@ function Sums({ run, ranks, summed }: {
     <table class="sums">
       <caption>
         {run.predicted
-          ? "Predicted time of the first rank, by what it is for"
-          : "Time of a mean rank, by what it was for"}
+          ? "Predicted time of the first rank by role"
+          : "Time by role, mean over ranks"}
         {summed &&
           `, from ${durationText(summed[0])} to ${durationText(summed[1])}`}
       </caption>

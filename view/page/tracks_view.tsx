@@ -32,7 +32,7 @@ export function TracksView(
       question={section.layers.length > 0
         ? "What happens in a layer?"
         : "What happens, and where do ranks wait for each other?"}
-      answer={`Ranks are tracks, and work stands on them. ${
+      answer={`Ranks are tracks, with work on them. ${
         exchanges === 0
           ? `In ${name}, no token changes tracks.`
           : `In ${name}, tokens change tracks ${

@@ -71,7 +71,7 @@ export function TrafficView(
         } to other ranks, if experts are chosen evenly. ${
           shown
             ? "The map shows what the recorded run sent."
-            : "The map shows a step of as many tokens as there is room for."
+            : "The map shows a step with the maximum number of tokens."
         }${
           view.plan.ranks > 16
             ? " A box adds up what the ranks of one bundle send those of another."

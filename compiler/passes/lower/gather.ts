@@ -58,7 +58,7 @@ export function countedAxis(
     throw new PlacementError(
       `Cannot move '${
         node.axes.join(" ")
-      }' between ranks: it has more than one axis whose length is known only at run time. Place its axes otherwise`,
+      }' between ranks: it has more than one axis whose length is known only at run time. Change the placement of its axes`,
     );
   }
   return counted[0];

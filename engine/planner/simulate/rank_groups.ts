@@ -29,7 +29,7 @@ export function placesOf(plan: Plan, machine: Machine): RankPlacement[] {
   const places = placeRanks(machine);
   if (plan.ranks <= places.length) return places.slice(0, plan.ranks);
   throw new DataError(
-    `Cannot predict ${plan.ranks} ranks: the machine '${machine.name}' has places for ${places.length}. Use a smaller mesh, or describe a larger machine`,
+    `Cannot predict ${plan.ranks} ranks: the machine '${machine.name}' has only ${places.length}. Use a smaller mesh, or describe a larger machine`,
   );
 }
 

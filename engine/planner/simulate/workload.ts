@@ -43,7 +43,7 @@ export function lengthsOf(
       if (!dynamic || exact || rows.has(modelAxis(plan, axis))) continue;
       if (tokens <= size) continue;
       throw new DataError(
-        `Cannot predict a step of ${tokens} tokens: the plan has room for ${size}. Raise --max-tokens, or give fewer`,
+        `Cannot predict a step of ${tokens} tokens: the plan allows at most ${size}. Raise --max-tokens, or give fewer`,
       );
     }
   }

@@ -56,7 +56,7 @@ export async function compileTrainingStandIns(
   const { zero = 0, recompute = false } = given;
   if (target.kind === "model") {
     throw new DataError(
-      "Cannot plan the training of a model file by kinds of layers: only a published model says which layers are equal. Give a config.json",
+      "Cannot plan the training of a model file by kinds of layers: equal layers are known only for published models. Give a config.json",
     );
   }
   const { published } = target.kind === "checkpoint"
