@@ -60,7 +60,7 @@ function packed(dtype: PackedDType): EncodingEntry {
     title: () => dtype,
     bytes: ({ rows, columns }) =>
       rows * (4 * groups(columns, perWord) +
-        (scale === "u32" ? 1 : 4) * groups(columns, perScale ?? columns)),
+        STORED_BYTES[scale] * groups(columns, perScale ?? columns)),
   };
 }
 

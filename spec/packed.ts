@@ -85,7 +85,7 @@ export interface Packing {
   /** Adjacent elements of the contracted axis per scale: a power of two. Absent: all of them. */
   readonly perScale?: number;
   /** Type of a scale in kernels; for `u32`, files have a byte. */
-  readonly scale: "u32" | "f32";
+  readonly scale: "u8" | "f32";
   /** Suffixes of a parameter's tensor names: elements, scales, and offsets if the element kind has them. */
   readonly names: {
     readonly elements: string;
@@ -111,7 +111,7 @@ const FILED = {
     element: "fp4",
     perWord: 8,
     perScale: 32,
-    scale: "u32",
+    scale: "u8",
     names: { elements: "_blocks", scales: "_scales" },
     file: {
       dtype: "U8",

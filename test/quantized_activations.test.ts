@@ -4,7 +4,12 @@
 import t from "tap";
 import { bindings, elementwiseGrid } from "../compiler/kernels/mod.ts";
 import type { KernelTarget } from "./helpers/run_kernel.ts";
-import { bits, testKernels, workgroups } from "./helpers/run_kernel.ts";
+import {
+  bits,
+  inWords,
+  testKernels,
+  workgroups,
+} from "./helpers/run_kernel.ts";
 import { matmulBytes } from "../compiler/kernels/matmul_bytes.ts";
 import {
   type BytesMatmulOptions,
@@ -89,7 +94,7 @@ function matrix(
       (extreme && next() % 2 ? 1 << (bits - 1) : next()) & ((1 << bits) - 1),
   );
   const number = () =>
-    scale === "u32"
+    scale === "u8"
       ? 2 ** (next() % 200 - 127)
       : (next() / 2 ** 31 - 1) * 2 ** (next() % 30 - 20);
   const length = columns * k / perScale;
@@ -132,8 +137,8 @@ function stored(
   const order = <T extends Uint32Array | Float32Array>(values: T) =>
     inside === "k" ? values : turned(values, columns);
   const asWords = (values: Float32Array) =>
-    scale === "u32"
-      ? Uint32Array.from(order(values), (x) => Math.log2(x) + 127)
+    scale === "u8"
+      ? inWords(Uint8Array.from(order(values), (x) => Math.log2(x) + 127))
       : new Uint32Array(order(values).slice().buffer);
   return {
     weight: order(words),
@@ -177,14 +182,13 @@ function kernelsOf(
     bindings: bindings({
       rows: "u32",
       weight: "u32",
-      scales: scale,
+      scales: scale === "u8" ? "u32" : scale,
       ...offset ? { offsets: "f32" } : {},
     }, { y: "f32" }),
     weights: [{
       binding: "weight",
       stored,
       scales: "scales",
-      scaleDType: scale,
       ...offset ? { offsets: "offsets" } : {},
       inside,
       left,

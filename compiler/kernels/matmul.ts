@@ -294,6 +294,8 @@ function fewRows(o: Matmul, rows: number, first = "first"): KernelText {
       blocks,
       each,
       left,
+      before: (start) =>
+        o.weights.flatMap((_, i) => scalesOfBlock(o, i, { start })),
       add: products(o, left, { rows }),
       finish: (place) => finish(o, place),
     })

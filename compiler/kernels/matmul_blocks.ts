@@ -28,6 +28,8 @@ export interface TeamSums {
   readonly blocks: SumBlocks;
   readonly each: number;
   readonly left: Left;
+  /** Precedes the products of a block that starts at index `start`. */
+  before(start: KernelText): Statements;
   /** Adds the products at an index k to the blocks of the sums `sum<weight>[r][c]`. */
   readonly add: Statements;
   finish(place: Place): Stmt;
@@ -47,7 +49,7 @@ export interface Place {
  */
 export function sumsOfTeams(
   o: MatmulOptions,
-  { rows, first, blocks, each, left, add, finish }: TeamSums,
+  { rows, first, blocks, each, left, before, add, finish }: TeamSums,
 ): KernelText {
   const { columns } = o.tile;
   const { lanes, teams } = teamsOf(o);
@@ -97,6 +99,7 @@ export function sumsOfTeams(
       ? wgsl`block_at * ${length}`
       : wgsl`block_at / ${blocks.ofSegment} * ${ofSegment} + block_at % ${blocks.ofSegment} * ${length}`
   };
+    ${before(wgsl`block_start`)}
     ${eachSum((i) => wgsl`var sum${i}_block[r][c] = 0.0;`)}
     ${
     last === length

@@ -6,6 +6,7 @@
  * their bytes in workgroup memory, four per word.
  */
 
+import { PACKINGS } from "../../spec/packed.ts";
 import {
   declareEach,
   type Register,
@@ -213,13 +214,14 @@ function scalesOfPart(
     readonly offsets: KernelText | undefined;
   }
   | undefined {
-  const { i, inside, perScale, sumOf, scaleDType } = weight;
+  const { i, inside, perScale, sumOf, stored } = weight;
   const { lanes } = teamsOf(o);
   const parts = ["scales", "offsets"] as const;
   const used = parts.filter((part) => weight[part] !== undefined);
   if (
     inside !== "k" || others.length > 0 || perScale !== sumOf ||
-    scaleDType !== "f32" || used.length * inPart * lanes > SCALE_WORDS
+    PACKINGS[stored].scale !== "f32" ||
+    used.length * inPart * lanes > SCALE_WORDS
   ) return undefined;
   const array = (part: string) => `part_${part}`;
   const at = wgsl`(n - first_sum) * ${lanes} + lane_column`;

@@ -25,8 +25,6 @@ export interface BytesWeight {
   readonly binding: string;
   readonly stored: PackedDType;
   readonly scales: string;
-  /** The storage of a scale. */
-  readonly scaleDType: "u8" | "u32" | "f32";
   readonly offsets?: string;
   /** The innermost axis. Default: n. */
   readonly inside?: "n" | "k";
@@ -154,7 +152,7 @@ export function factorAt(
     readonly part: "scales" | "offsets";
   },
 ): KernelText {
-  const { perScale, sumOf, scaleDType, step } = weight;
+  const { perScale, sumOf, step } = weight;
   const each = o.k / perScale;
   const at = perScale === o.k
     ? wgsl`0u`
@@ -165,10 +163,9 @@ export function factorAt(
   const binding = weight[part]!;
   const scale = {
     f32: wgsl`${binding}[${index}]`,
-    u32: wgsl`bitcast<f32>(${binding}[${index}] << 23u)`,
     u8:
       wgsl`bitcast<f32>(((${binding}[${index} >> 2] >> ((${index} & 3) << 3)) & 255) << 23u)`,
-  }[scaleDType];
+  }[PACKINGS[weight.stored].scale];
   const by = part === "scales" ? step : 1;
   return wgsl`
     let stored_${name}[${c}] = ${by === 1 ? scale : wgsl`${scale} * ${by}`};

@@ -122,16 +122,18 @@ function weightStarts(o: MatmulOptions, i: number): KernelText {
   invariant(!packed || rowStride % 2 === 0, "packed rows are even");
   const apart = packed || width > 1 ? unit : 1;
   const place = apart > 1 ? "unit[n]" : "column[n]";
-  const starts = (base: string, words: number) => {
-    const first = ofExpert(o, Number(o.k) * words / width);
-    return wgsl`
-      @unroll (n < ${columns / apart}) {
-        let ${base}[n * ${apart}] = ${first} + ${place};
-      }`;
-  };
   return wgsl`
-    ${starts(`at${i}`, rowWords)}
-    ${scales !== undefined && starts(`scale${i}`, scaleWords)}`;
+    @unroll (n < ${columns / apart}) {
+      let at${i}[n * ${apart}] = ${
+    ofExpert(o, Number(o.k) * rowWords / width)
+  } + ${place};
+    }
+    ${
+    scales !== undefined && wgsl`
+    @unroll (c < ${columns}) {
+      let scale${i}[c] = ${ofExpert(o, Number(o.k) * scaleWords)} + column[c];
+    }`
+  }`;
 }
 
 /** Offset of the weights of the tile's expert, given the words per expert. */
@@ -204,56 +206,43 @@ function unpacked(
 }
 
 /** `rightAt` for elements that share words along k, with scales. */
-function packedRow(o: MatmulOptions, i: number): readonly KernelText[] {
-  const { binding, stored, rowStride, scales, offsets } = o.weights[i]!;
+function packedRow(
+  o: MatmulOptions,
+  i: number,
+): readonly (Stmt | KernelText)[] {
+  const { binding, stored, rowStride, offsets } = o.weights[i]!;
   const width = widthOf(o);
-  const { perWord, perScale } = packingOf(stored)!;
-  const decoder = decoderOf(stored as PackedDType);
-  const along = (name: string, per: number) => (c: number) =>
-    expr`${register(name, [c], "u32")} + (${K} >> ${Math.log2(per)}u) * ${
-      rowStride / width
-    }`;
+  const { perWord } = packingOf(stored)!;
   const codes = loadsOf(o, {
     binding,
     width,
-    index: along(`at${i}`, perWord),
+    index: (c) =>
+      expr`${register(`at${i}`, [c], "u32")} + (${K} >> ${
+        Math.log2(perWord)
+      }u) * ${rowStride / width}`,
   });
-  const scale = loadsOf(o, {
-    binding: scales!,
-    width,
-    index: perScale
-      ? along(`scale${i}`, perScale)
-      : (c) => register(`scale${i}`, [c], "u32"),
-  });
-  // Offsets have the layout of scales.
-  const offset = offsets === undefined ? undefined : loadsOf(o, {
-    binding: offsets,
-    width,
-    index: along(`scale${i}`, perScale!),
-  });
-  const value = (c: number) => {
-    const scaled = wgsl`${
-      decoder.element(wgsl`bits${i}[${c} + n]`)
-    } * factor${i}[${c} + n]`;
-    return offset ? wgsl`${scaled} + offset${i}[${c} + n]` : scaled;
-  };
-  return range(o.tile.columns / width).map((n) => n * width).map((c) =>
-    wgsl`
-      ${[
-      codes(`codes${i}`, c),
-      scale(`stored_scale${i}`, c),
-      ...offset ? [offset(`offset${i}`, c)] : [],
-    ]}
-      @unroll (n < ${width}) {
-        let bits${i}[${c} + n] = codes${i}[${c} + n] >> ((k & ${
-      perWord - 1
-    }) * ${32 / perWord});
-        let factor${i}[${c} + n] = ${
-      decoder.scale(wgsl`stored_scale${i}[${c} + n]`)
-    };
-        let b${i}[${c} + n] = ${value(c)};
-      }`
-  );
+  const columns = range(o.tile.columns);
+  return [
+    ...columns.filter((c) => c % width === 0)
+      .map((c) => codes(`codes${i}`, c)),
+    ...columns.flatMap((column) => scalesOfIteration(o, { i, column })),
+    wgsl`let bit${i} = (k & ${perWord - 1}) * ${32 / perWord};`,
+    ...columns.map((c) =>
+      letRegister(
+        `b${i}`,
+        [c],
+        packedElement(stored as PackedDType, {
+          bits: expr`${register(`codes${i}`, [c], "u32")} >> ${
+            local(`bit${i}`, "u32")
+          }`,
+          factor: register(`factor0_${i}`, [c]),
+          offset: offsets === undefined
+            ? undefined
+            : register(`offset0_${i}`, [c]),
+        }),
+      )
+    ),
+  ];
 }
 
 /** `rightAt` of several terms whose elements share words along k. */
@@ -289,8 +278,7 @@ function wordsAlongK(
         isHalf(stored)
           ? unpackHalves(stored, word)[n % 2]!
           : packedElement(stored as PackedDType, {
-            word,
-            n: n % per,
+            bits: expr`${word} >> ${(n % per) * 32 / per}u`,
             factor: register(`factor${Math.floor(n / perScale)}_${i}`, [c]),
             offset: offsets === undefined
               ? undefined
@@ -301,17 +289,16 @@ function wordsAlongK(
   ]);
 }
 
-/** An element of a word times its scale, plus its offset if there is one. */
+/** An element times its scale, plus its offset if there is one. */
 function packedElement(
   stored: PackedDType,
-  { word, n, factor, offset }: {
-    readonly word: Expr;
-    readonly n: number;
+  { bits, factor, offset }: {
+    /** Its code is in the lowest bits. */
+    readonly bits: Expr;
     readonly factor: Expr;
     readonly offset: Expr | undefined;
   },
 ): Expr {
-  const bits = expr`${word} >> ${n * 32 / perWord(stored)}u`;
   const scaled = expr`${
     decoderOf(stored).element(wgsl`(${bits})`)
   } * ${factor}`;
@@ -321,6 +308,12 @@ function packedElement(
 /** Elements along k that share a scale of weight i. */
 function perScaleOf(o: MatmulOptions, i: number): number {
   return packingOf(o.weights[i]!.stored)!.perScale ?? Number(o.k);
+}
+
+/** Elements between consecutive scales of a column. */
+function scalesApart(o: MatmulOptions, i: number): number {
+  const { inside, rowStride } = o.weights[i]!;
+  return inside === "k" ? 1 : rowStride;
 }
 
 /** Whether the elements of a column in one block of a sum share a scale, which is then loaded once per block. */
@@ -345,8 +338,7 @@ export function scalesOfBlock(
   },
 ): readonly KernelText[] {
   const { scales } = o.weights[i]!;
-  if (scales === undefined || termCount(o) === 1) return [];
-  if (!isScaledByBlock(o, i)) return [];
+  if (scales === undefined || !isScaledByBlock(o, i)) return [];
   const perScale = perScaleOf(o, i);
   return columns.map((column) => {
     const first = register(`scale${i}`, [column], "u32");
@@ -357,7 +349,7 @@ export function scalesOfBlock(
     return wgsl`
       let scale_at${i}[${column}] = ${first} + ((${start}) >> ${
       Math.log2(perScale)
-    }u);
+    }u) * ${scalesApart(o, i)};
       ${scaleAt(o, { i, column, group: 0, at })}`;
   });
 }
@@ -372,7 +364,9 @@ function scalesOfIteration(
   const terms = termCount(o);
   const first = register(`scale${i}`, [column], "u32");
   if (perScale >= terms) {
-    const at = expr`${first} + (${K} >> ${Math.log2(perScale / terms)}u)`;
+    const at = expr`${first} + (${K} >> ${Math.log2(perScale / terms)}u) * ${
+      scalesApart(o, i)
+    }`;
     return [scaleAt(o, { i, column, group: 0, at })];
   }
   const inIteration = terms / perScale;
@@ -399,7 +393,7 @@ function scaleAt(
 ): KernelText {
   const { stored, scales, offsets } = o.weights[i]!;
   const { scale: dtype } = packingOf(stored)!;
-  const factor = loadStored(scales!, dtype === "u32" ? "u8" : dtype, at);
+  const factor = loadStored(scales!, dtype, at);
   const { scale } = decoderOf(stored as PackedDType);
   return wgsl`
     let factor${group}_${i}[${column}] = ${scale(factor)};

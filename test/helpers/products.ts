@@ -15,6 +15,7 @@ import {
 import { add, load, mul, store, u32 } from "../../spec/kernel/build.ts";
 import { blockedRow } from "./kernel_reference.ts";
 import {
+  inWords,
   type KernelTarget,
   randoms,
   type Words,
@@ -78,7 +79,7 @@ function makeWeights(product: Product, seed: number): Weights {
     return {
       ...rest,
       words: rowsOfRank(words, product),
-      scales: rowsOfRank(scales!, product),
+      scales: inWords(rowsOfRank(scales!, product)),
     };
   }
   if (stored !== "f32") {

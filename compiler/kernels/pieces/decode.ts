@@ -84,7 +84,7 @@ export function decoderOf(stored: PackedDType): Decoder {
   const { element, scale } = PACKINGS[stored];
   return {
     element: ELEMENTS[element],
-    scale: scale === "u32" ? powerOfTwo : (value) => wgsl`${value}`,
+    scale: scale === "u8" ? powerOfTwo : (value) => wgsl`${value}`,
   };
 }
 

@@ -14,7 +14,7 @@ import {
   type BytesMatmulOptions,
   quantizedLayoutOf,
 } from "../../kernels/matmul_bytes_operands.ts";
-import { quantizedValue, scaleDTypeOf } from "./quantized.ts";
+import { quantizedValue } from "./quantized.ts";
 import type { MatmulOptions } from "../../kernels/matmul_options.ts";
 import { matmulGrid } from "../../tuning/lanes.ts";
 import { tileFor } from "../../tuning/table.ts";
@@ -214,7 +214,6 @@ export function lowerMatmul(
         binding,
         stored: stored as PackedDType,
         scales: scales!,
-        scaleDType: scaleDTypeOf(lowering, dots[i]!),
         ...offsets === undefined ? {} : { offsets },
         ...inside === undefined ? {} : { inside },
         left: scope.read(quantized[i]!.buffer),

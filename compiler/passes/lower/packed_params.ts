@@ -169,7 +169,7 @@ export function addPacked(
     buffer: add(elements, "u32", inner),
     packed: {
       stored,
-      scales: add(scales, filed && scale === "u32" ? "u8" : scale, scaled),
+      scales: add(scales, scale, scaled),
       ...offsets === undefined ? {} : { offsets: add(offsets, scale, scaled) },
     },
     dtype: "u32",

@@ -155,13 +155,3 @@ function rowsInMemory(
   const axes = tokens.axes.filter((axis) => !storage.axes.includes(axis));
   return rowsOf(lowering, axes, undefined);
 }
-
-/** The storage of a scale of a packed parameter. */
-export function scaleDTypeOf(
-  lowering: Lowering,
-  dot: NodeOf<"dot">,
-): "u8" | "u32" | "f32" {
-  const { packed } = lowering.values.storages.get(dot.inputs[1]!)!;
-  const { dtype } = lowering.draft.buffers.get(packed!.scales)!;
-  return dtype as "u8" | "u32" | "f32";
-}
