@@ -42,7 +42,7 @@ import { evaluateSize } from "../spec/size.ts";
 import { runNative } from "./helpers/run_native.ts";
 import { interpretKernel } from "./helpers/interpret_kernel.ts";
 import { runWasm } from "./helpers/run_wasm.ts";
-import { weights4 } from "./helpers/stored_weights.ts";
+import { inWords, weights4 } from "./helpers/stored_weights.ts";
 import { skipUnasked } from "./helpers/needs.ts";
 import { LENGTH, randomKernel } from "./fuzz/random_kernel.ts";
 import { repeatWith } from "./helpers/seed.ts";
@@ -391,10 +391,10 @@ function turned<A extends Uint8Array | Uint16Array | Uint32Array>(
 function stores(stored: "f32" | "bf16" | "mxfp4", k: number) {
   if (stored === "mxfp4") {
     const { words, scales } = weights4([k, COLUMNS], 3);
-    const bytes = turned(Uint8Array.from(scales!), k / 32);
+    const bytes = Uint8Array.from(scales!);
     return {
-      n: { w: words, scales: scales! },
-      k: { w: turned(words, k / 8), scales: new Uint32Array(bytes.buffer) },
+      n: { w: words, scales: inWords(bytes) },
+      k: { w: turned(words, k / 8), scales: inWords(turned(bytes, k / 32)) },
     };
   }
   const values = Float32Array.from(

@@ -2,14 +2,10 @@
 // needs: cpu, gpu
 
 import t from "tap";
+import { inWords } from "./helpers/stored_weights.ts";
 import { bindings, elementwiseGrid } from "../compiler/kernels/mod.ts";
 import type { KernelTarget } from "./helpers/run_kernel.ts";
-import {
-  bits,
-  inWords,
-  testKernels,
-  workgroups,
-} from "./helpers/run_kernel.ts";
+import { bits, testKernels, workgroups } from "./helpers/run_kernel.ts";
 import { matmulBytes } from "../compiler/kernels/matmul_bytes.ts";
 import {
   type BytesMatmulOptions,

@@ -8,7 +8,7 @@ import type { Expr, KernelText, Stmt } from "./kernel.ts";
 import { bindingsOf, expr, local, wgsl } from "./kernel.ts";
 import type { MatmulOptions, MatmulWeight } from "./matmul_options.ts";
 import { EXACT } from "../../spec/numerics.ts";
-import { equalBlocks } from "../tuning/tile.ts";
+import { sumBlocks } from "../tuning/tile.ts";
 import { decoderOf, perWord, unpackHalves } from "./pieces/decode.ts";
 import { range } from "./pieces/numbers.ts";
 import {
@@ -235,10 +235,10 @@ function packedRow(
           bits: expr`${register(`codes${i}`, [c], "u32")} >> ${
             local(`bit${i}`, "u32")
           }`,
-          factor: register(`factor0_${i}`, [c]),
+          factor: scaleOf(o, "factor", { i, column: c, n: 0 }),
           offset: offsets === undefined
             ? undefined
-            : register(`offset0_${i}`, [c]),
+            : scaleOf(o, "offset", { i, column: c, n: 0 }),
         }),
       )
     ),
@@ -256,7 +256,6 @@ function wordsAlongK(
   const terms = termsOf(o);
   const per = perWord(stored);
   const words = terms.length / per;
-  const { perScale = Infinity } = packingOf(stored) ?? {};
   const loads = range(words).map((n) => {
     const base = per > 1 ? `word${n}_${i}` : `${terms[n]!.prefix}b${i}`;
     const load = loadsOf(o, {
@@ -279,10 +278,10 @@ function wordsAlongK(
           ? unpackHalves(stored, word)[n % 2]!
           : packedElement(stored as PackedDType, {
             bits: expr`${word} >> ${(n % per) * 32 / per}u`,
-            factor: register(`factor${Math.floor(n / perScale)}_${i}`, [c]),
+            factor: scaleOf(o, "factor", { i, column: c, n }),
             offset: offsets === undefined
               ? undefined
-              : register(`offset${Math.floor(n / perScale)}_${i}`, [c]),
+              : scaleOf(o, "offset", { i, column: c, n }),
           }),
       );
     }),
@@ -316,18 +315,24 @@ function scalesApart(o: MatmulOptions, i: number): number {
   return inside === "k" ? 1 : rowStride;
 }
 
-/** Whether the elements of a column in one block of a sum share a scale, which is then loaded once per block. */
-function isScaledByBlock(o: MatmulOptions, i: number): boolean {
+/** Scales of a column in one block of a sum, which are loaded once per block: 1, or 2 if groups start within blocks. 0: more. */
+function scalesInBlock(o: MatmulOptions, i: number): 0 | 1 | 2 {
   const perScale = perScaleOf(o, i);
-  if (perScale === Number(o.k)) return true;
-  const blocks = equalBlocks(o);
-  // Without segments, only the last block is shorter.
-  if (!blocks && (o.segments ?? 1) > 1) return false;
-  return perScale % (blocks?.length ?? EXACT.block) === 0;
+  if (perScale === Number(o.k)) return 1;
+  const { length = EXACT.block, ofSegment = 1 } = sumBlocks(o) ?? {};
+  if (perScale < length) return 0;
+  const segment = Number(o.k) / (o.segments ?? 1);
+  const starts = ofSegment === 1 ? [segment] : [segment, length];
+  // Without segments, blocks start at multiples of their length.
+  const aligned = (o.segments ?? 1) === 1
+    ? perScale % length === 0
+    : starts.every((start) => start % perScale === 0 || perScale % start === 0);
+  return aligned ? 1 : 2;
 }
 
 /**
- * Declares factor0_<i>[c] and offset0_<i>[c] for the block of a sum that starts at index `start`, if it has one scale.
+ * Declares factor<g>_<i>[c] and offset<g>_<i>[c] of each scale of the block of a sum that starts at index `start`, and
+ * boundary_<i>, the first index with the second scale; nothing if they are loaded in every iteration.
  */
 export function scalesOfBlock(
   o: MatmulOptions,
@@ -337,21 +342,61 @@ export function scalesOfBlock(
     readonly start: KernelText;
   },
 ): readonly KernelText[] {
-  const { scales } = o.weights[i]!;
-  if (scales === undefined || !isScaledByBlock(o, i)) return [];
+  const count = o.weights[i]!.scales === undefined ? 0 : scalesInBlock(o, i);
+  if (count === 0) return [];
   const perScale = perScaleOf(o, i);
-  return columns.map((column) => {
-    const first = register(`scale${i}`, [column], "u32");
-    if (perScale === Number(o.k)) {
-      return scaleAt(o, { i, column, group: 0, at: first });
-    }
-    const at = register(`scale_at${i}`, [column], "u32");
-    return wgsl`
-      let scale_at${i}[${column}] = ${first} + ((${start}) >> ${
-      Math.log2(perScale)
-    }u) * ${scalesApart(o, i)};
-      ${scaleAt(o, { i, column, group: 0, at })}`;
-  });
+  if (perScale === Number(o.k)) {
+    return columns.map((column) => {
+      const at = register(`scale${i}`, [column], "u32");
+      return scaleAt(o, { i, column, group: 0, at });
+    });
+  }
+  const apart = scalesApart(o, i);
+  const last = Number(o.k) / perScale - 1;
+  const group = (g: number) =>
+    g === 0 ? wgsl`group_${i}` : wgsl`min(group_${i} + 1, ${last})`;
+  return [
+    wgsl`let group_${i} = (${start}) >> ${Math.log2(perScale)}u;`,
+    ...count === 1
+      ? []
+      : [wgsl`let boundary_${i} = (group_${i} + 1) * ${perScale};`],
+    ...columns.flatMap((column) =>
+      range(count).map((g) =>
+        wgsl`
+      let scale_at${g}_${i}[${column}] = scale${i}[${column}] + ${
+          group(g)
+        } * ${apart};
+      ${
+          scaleAt(o, {
+            i,
+            column,
+            group: g,
+            at: register(`scale_at${g}_${i}`, [column], "u32"),
+          })
+        }`
+      )
+    ),
+  ];
+}
+
+/** The factor or offset of an element at term `n` of iteration `k`. */
+function scaleOf(
+  o: MatmulOptions,
+  part: "factor" | "offset",
+  { i, column, n }: {
+    readonly i: number;
+    readonly column: number;
+    readonly n: number;
+  },
+): Expr {
+  const of = (group: number) => register(`${part}${group}_${i}`, [column]);
+  const count = scalesInBlock(o, i);
+  if (count === 0) return of(Math.floor(n / perScaleOf(o, i)));
+  return count === 1
+    ? of(0)
+    : expr`select(${of(0)}, ${of(1)}, ${K} * ${termCount(o)} >= ${
+      local(`boundary_${i}`, "u32")
+    })`;
 }
 
 /** Declares factor<g>_<i>[column] and offset<g>_<i>[column] for each scale of iteration `k`. */
@@ -359,7 +404,7 @@ function scalesOfIteration(
   o: MatmulOptions,
   { i, column }: { readonly i: number; readonly column: number },
 ): readonly KernelText[] {
-  if (o.weights[i]!.scales === undefined || isScaledByBlock(o, i)) return [];
+  if (o.weights[i]!.scales === undefined || scalesInBlock(o, i) > 0) return [];
   const perScale = perScaleOf(o, i);
   const terms = termCount(o);
   const first = register(`scale${i}`, [column], "u32");

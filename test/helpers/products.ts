@@ -15,13 +15,17 @@ import {
 import { add, load, mul, store, u32 } from "../../spec/kernel/build.ts";
 import { blockedRow } from "./kernel_reference.ts";
 import {
-  inWords,
   type KernelTarget,
   randoms,
   type Words,
   workgroups,
 } from "./run_kernel.ts";
-import { type StoredWeights, weights16, weights4 } from "./stored_weights.ts";
+import {
+  inWords,
+  type StoredWeights,
+  weights16,
+  weights4,
+} from "./stored_weights.ts";
 
 /** How weights are stored. */
 export const STORED = ["f32", "bf16", "f16", "mxfp4"] as const;

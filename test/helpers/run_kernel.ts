@@ -20,13 +20,6 @@ const { GPUBufferUsage, GPUMapMode, GPUShaderStage } =
 /** Contents of a buffer. */
 export type Words = Float32Array | Int32Array | Uint32Array;
 
-/** Bytes in whole words, as buffers have them. */
-export function inWords(bytes: ArrayLike<number>): Uint32Array {
-  const words = new Uint32Array(Math.ceil(bytes.length / 4));
-  new Uint8Array(words.buffer).set(bytes);
-  return words;
-}
-
 /** Something that can run kernels. Buffers by binding name; those the kernel writes are replaced by what it wrote. */
 export interface KernelTarget {
   readonly name: string;
