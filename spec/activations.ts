@@ -25,7 +25,7 @@ export const Q8_LIMITS = { zero: 72 << 23, none: 191 << 23 } as const;
 /** Bits of the NaN scale of a block without finite numbers. */
 export const Q8_NAN = 0x7fc00000;
 
-/** Bits of the f32 nearest to 2^15 / 127. */
+/** Bits of the f32 nearest to 1 / 127. */
 export const Q8_STEP = 0x3c010204;
 
 /** Magnitude below which scales and offsets of weights count as 0. */
