@@ -53,6 +53,7 @@ const SHORT: {
   large: { make: CLASSES["large"]!, count: 6 },
   disk: { make: CLASSES["disk"]!, count: 6 },
   locks: { make: CLASSES["locks"]!, count: 200 },
+  serve: { make: CLASSES["serve"]!, count: 6 },
   model: { make: CLASSES["model"]!, count: 60 },
   safetensors: { make: CLASSES["safetensors"]!, count: 1000 },
   gguf: { make: CLASSES["gguf"]!, count: 500 },

@@ -246,7 +246,9 @@ function streamOf(
 ): ReadableStream<Uint8Array> {
   const encoder = new TextEncoder();
   let reading = false;
+  let open = true;
   const stop = () => {
+    open = false;
     ended();
     void events.return();
   };
@@ -254,9 +256,9 @@ function streamOf(
     start(controller) {
       signal.addEventListener("abort", () => {
         // A client that is reading receives the reason.
-        if (reading) return;
+        if (reading || !open) return;
         stop();
-        controller.error(signal.reason);
+        controller.close();
       });
     },
     async pull(controller) {
@@ -264,9 +266,11 @@ function streamOf(
       try {
         const { done, value } = await events.next();
         if (!done) return controller.enqueue(encoder.encode(value));
+        open = false;
         ended();
         controller.close();
       } catch (error) {
+        open = false;
         ended();
         controller.error(error);
       } finally {
@@ -274,6 +278,7 @@ function streamOf(
       }
     },
     cancel: () => {
+      open = false;
       leave();
       stop();
     },

@@ -48,10 +48,18 @@ async function readBytes(request: Request, most: number): Promise<Uint8Array> {
   }
   const parts: Uint8Array[] = [];
   let size = 0;
-  for await (const part of request.body ?? []) {
-    size += part.length;
-    if (size > most) throw tooLarge();
-    parts.push(part);
+  try {
+    for await (const part of request.body ?? []) {
+      size += part.length;
+      if (size > most) throw tooLarge();
+      parts.push(part);
+    }
+  } catch (error) {
+    if (error instanceof RequestError) throw error;
+    throw new RequestError(
+      "Cannot read the request: the client closed the connection. Send all of the body",
+      { kind: "closed" },
+    );
   }
   const bytes = new Uint8Array(size);
   let at = 0;

@@ -13,6 +13,7 @@ import { lengthsClass } from "./lengths.ts";
 import { modelClass } from "./model.ts";
 import { planClass } from "./plan.ts";
 import { safetensorsClass } from "./safetensors.ts";
+import { serveClass } from "./serve.ts";
 import { writesClass } from "./writes.ts";
 import { templateClass, tokenizerClass } from "./text.ts";
 
@@ -36,5 +37,6 @@ export const CLASSES: {
   gguf: () => ggufClass() as FuzzClass<unknown>,
   config: () => configClass() as FuzzClass<unknown>,
   tokenizer: () => tokenizerClass() as FuzzClass<unknown>,
+  serve: () => serveClass() as FuzzClass<unknown>,
   template: () => templateClass() as FuzzClass<unknown>,
 };
