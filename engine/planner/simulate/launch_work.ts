@@ -1,7 +1,7 @@
 /** Counts the work of a launch on a rank: the work of some invocations of one workgroup, times the workgroups. */
 
 import type { Kernel } from "../../../spec/kernel/tree.ts";
-import { kernelWork } from "../../../spec/kernel/work.ts";
+import { type KernelWork, kernelWork } from "../../../spec/kernel/work.ts";
 import { wordsOn } from "../../../spec/per_rank.ts";
 import { onRank, type Plan, type PlanBuffer } from "../../../spec/plan/plan.ts";
 import type { RoutingRows } from "./routings.ts";
@@ -43,6 +43,9 @@ const LANES = 4, MORE_LANES = 16;
 /** Number of sampled workgroups along y if they do different work. */
 const MERGED = 8;
 
+/** Maximum number of workgroups along z whose work is compared. */
+const DEPTHS = 256;
+
 /** Counts the work of launches; equal launches are counted once. */
 export class LaunchCounter {
   readonly #counted = new Map<Kernel, Map<string, LaunchWork>>();
@@ -58,39 +61,82 @@ export class LaunchCounter {
   }
 }
 
-function countLaunch(
-  kernel: Kernel,
-  { workgroups: [x, y, z], typical, groups = 1 }: LaunchPlace,
-): LaunchWork {
-  const { workgroupSize, bindings } = kernel;
+/** Reads representative integers of a kernel's bindings. Undefined: unknown. */
+export function typicalLoad(
+  { bindings }: Kernel,
+  { typical }: Pick<LaunchPlace, "typical">,
+): (binding: string, index: number) => number | undefined {
   const data = new Map(bindings.map(({ name }, i) => [name, typical[i]]));
+  return (binding, index) => data.get(binding)?.(index);
+}
+
+/** A workgroup that represents others. */
+export interface SampledGroup {
+  readonly group: readonly [number, number, number];
+  /** Share of the workgroups of the launch. */
+  readonly share: number;
+}
+
+/**
+ * Workgroups of a launch that represent all: evenly distributed over x, and over y if work differs along y; along z, one
+ * for each amount of work, because attention has blocks of keys outside its window.
+ */
+export function sampledGroups(
+  kernel: Kernel,
+  place: LaunchPlace,
+): SampledGroup[] {
+  const { workgroups: [x, y, z], groups = 1 } = place;
   const looked = Math.max(1, Math.min(groups, x));
   const across = Math.min(isMerged(kernel) ? MERGED : 1, y);
-  const load = (binding: string, index: number) => data.get(binding)?.(index);
+  const load = typicalLoad(kernel, place);
+  return Array.from({ length: looked * across }, (_, n) => [
+    Math.floor((n % looked + 0.5) * x / looked),
+    Math.floor((Math.floor(n / looked) + 0.5) * y / across),
+  ]).flatMap(([atX, atY]) => {
+    const equal = new Map<string, number[]>();
+    const depths = Math.min(z, DEPTHS);
+    for (let n = 0; n < depths; n++) {
+      const atZ = Math.floor((n + 0.5) * z / depths);
+      const group = [atX!, atY!, atZ] as const;
+      const key = z === 1
+        ? ""
+        : JSON.stringify(kernelWork(kernel, { group, lane: 0, load }));
+      equal.set(key, [...equal.get(key) ?? [], atZ]);
+    }
+    return [...equal.values()].map((all): SampledGroup => ({
+      group: [atX!, atY!, all[all.length >> 1]!],
+      share: all.length / depths / looked / across,
+    }));
+  });
+}
+
+function countLaunch(kernel: Kernel, place: LaunchPlace): LaunchWork {
+  const { workgroupSize, bindings } = kernel;
+  const { workgroups: [x, y, z] } = place;
+  const load = typicalLoad(kernel, place);
+  const groups = sampledGroups(kernel, place);
   const worksOf = (max: number) => {
     const lanes = Math.min(max, workgroupSize);
-    return Array.from({ length: looked * across * lanes }, (_, n) => {
-      const lane = n % lanes;
-      const place = Math.floor(n / lanes);
-      const group = [
-        Math.floor((place % looked + 0.5) * x / looked),
-        Math.floor((Math.floor(place / looked) + 0.5) * y / across),
-        z >> 1,
-      ] as const;
-      const at = lanes === 1
-        ? 0
-        : Math.round(lane * (workgroupSize - 1) / (lanes - 1));
-      return kernelWork(kernel, { group, lane: at, load });
-    });
+    return groups.flatMap(({ group, share }) =>
+      Array.from({ length: lanes }, (_, lane) => {
+        const at = lanes === 1
+          ? 0
+          : Math.round(lane * (workgroupSize - 1) / (lanes - 1));
+        return {
+          work: kernelWork(kernel, { group, lane: at, load }),
+          share: share / lanes,
+        };
+      })
+    );
   };
   const few = worksOf(LANES);
-  const differ = few.some(({ multiplyAdds }, n) =>
-    multiplyAdds !== few[n - n % LANES]!.multiplyAdds
+  const differ = few.some(({ work }, n) =>
+    work.multiplyAdds !== few[n - n % LANES]!.work.multiplyAdds
   );
   const works = differ ? worksOf(MORE_LANES) : few;
-  const scale = x * y * z * workgroupSize / works.length;
-  const total = (of: (work: (typeof works)[number]) => number) =>
-    scale * works.reduce((n, work) => n + of(work), 0);
+  const scale = x * y * z * workgroupSize;
+  const total = (of: (work: KernelWork) => number) =>
+    scale * works.reduce((n, { work, share }) => n + share * of(work), 0);
   return {
     workgroups: x * y * z,
     lanes: kernel.workgroupSize,
@@ -98,7 +144,7 @@ function countLaunch(
     operations: total(({ operations }) => operations),
     loads: bindings.map((_, i) => total(({ loads }) => loads[i]!)),
     stores: bindings.map((_, i) => total(({ stores }) => stores[i]!)),
-    exact: works.every(({ exact }) => exact),
+    exact: works.every(({ work }) => work.exact),
   };
 }
 

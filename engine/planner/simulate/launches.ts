@@ -20,6 +20,7 @@ import { evaluateSize, type Size } from "../../../spec/size.ts";
 import { type LaunchSeconds, launchSeconds } from "./device_time.ts";
 import {
   LaunchCounter,
+  type LaunchPlace,
   type LaunchWork,
   type Typical,
   typicalOf,
@@ -54,6 +55,8 @@ export function launchContext(
 /** A counted launch. */
 export interface CountedLaunch {
   readonly work: LaunchWork;
+  /** Workgroups and representative contents of bindings. */
+  readonly place: LaunchPlace;
   /** Distinct bytes touched: all, and those read from weights, from weights of experts, and from states. */
   readonly bytes: number;
   readonly weights: number;
@@ -136,12 +139,13 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
       ].join(";");
       const known = made.get(key);
       if (known) return known;
-      const work = counter.count(tree, {
+      const place = {
         workgroups,
         typical: typical.map((known) => known?.at),
         key: typical.map((known) => known?.key ?? "").join(";"),
-      });
-      const counted = { work, ...touched(names, room, work) };
+      };
+      const work = counter.count(tree, place);
+      const counted = { work, place, ...touched(names, room, work) };
       made.set(key, counted);
       return counted;
     },
@@ -203,7 +207,7 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
     names: readonly string[],
     room: readonly number[],
     { loads, stores }: LaunchWork,
-  ): Omit<CountedLaunch, "work"> {
+  ): Omit<CountedLaunch, "work" | "place"> {
     const sums = { bytes: 0, weights: 0, experts: 0, states: 0 };
     for (const [i, name] of names.entries()) {
       const buffer = plan.buffers[name]!;
@@ -373,7 +377,7 @@ function expectedTiles(
 /** Seconds of a launch, or of one that moves rows between ranks of a device. */
 export function secondsOf(
   device: MachineDevice,
-  { work, bytes, weights, states }: Omit<CountedLaunch, "experts">,
+  { work, bytes, weights, states }: Omit<CountedLaunch, "experts" | "place">,
   cached: boolean,
 ): LaunchSeconds {
   return launchSeconds(device, work, { bytes, weights, states, cached });
