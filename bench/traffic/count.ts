@@ -1,0 +1,271 @@
+/**
+ * Counts the memory traffic of a workgroup: sectors and lines of every access, conflicts of banks, divergence, and how
+ * often a warp waits for memory.
+ */
+
+import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
+import { sum } from "../../spec/sum.ts";
+import {
+  type Access,
+  type LaneMeter,
+  type Mask,
+  runGroup,
+  type RunGroupOptions,
+} from "./lanes.ts";
+
+/** Lanes of a warp; bytes of a sector, the unit of memory traffic, and of a cache line; banks of workgroup memory. */
+export const WARP = 32, SECTOR = 32, LINE = 128, BANKS = 32;
+
+const WORD = 4;
+
+/** Totals of one load or store over all warps. */
+export interface Site {
+  readonly op: Access["op"];
+  readonly name: string;
+  /** Whether it accesses workgroup memory. */
+  readonly shared: boolean;
+  /** Instructions of warps, and their active lanes. */
+  requests: number;
+  lanes: number;
+  /** Distinct sectors and lines of each request, and bytes that lanes asked for. */
+  sectors: number;
+  lines: number;
+  bytes: number;
+  /** Passes over workgroup memory: 1 per request without bank conflicts. */
+  passes: number;
+}
+
+/** Distinct sectors of a binding that a workgroup loads, and the bytes in them that it asks for. */
+export interface Touched {
+  sectors: number;
+  bytes: number;
+}
+
+/** Memory that a warp waits for: device memory, the L2 cache, and the L1 cache or workgroup memory. */
+export type Level = typeof LEVELS[number];
+
+/** Nearest first: of loads in flight at once, a warp waits for the farthest. */
+const LEVELS = ["near", "l2", "device"] as const;
+
+/** Traffic of a workgroup. */
+export interface Counts {
+  readonly touched: ReadonlyMap<string, Touched>;
+  /** Bytes of stored sectors. */
+  readonly stored: number;
+  /** Instructions per warp, and the number if all lanes were active in them. */
+  readonly instructions: number;
+  readonly active: number;
+  /** Requests to workgroup memory and their passes, over all warps. */
+  readonly shared: { readonly requests: number; readonly passes: number };
+  /** Times that the slowest warp waits. */
+  readonly waits: { readonly [L in Level]: number };
+  readonly barriers: number;
+}
+
+/** Options of `countGroup`. */
+export interface CountOptions extends RunGroupOptions {
+  /** Whether a binding is in device memory when the launch begins, as weights and the KV cache are. */
+  readonly cold: (binding: string) => boolean;
+}
+
+/** Traffic of a workgroup, in total and by access. */
+export interface GroupCounts extends Counts {
+  readonly sites: ReadonlyMap<Expr | Stmt, Site>;
+}
+
+/** Counts the traffic of one workgroup. */
+export function countGroup(kernel: Kernel, options: CountOptions): GroupCounts {
+  const warps = Math.ceil(kernel.workgroupSize / WARP);
+  const sites = new Map<Expr | Stmt, Site>();
+  const touched = new Map<string, Touched>();
+  /** A bit for each word of the loaded sectors of a binding. */
+  const known = new Map<string, Map<number, number>>();
+  const waits = { device: 0, l2: 0, near: 0 };
+  let [stored, instructions, active, barriers] = [0, 0, 0, 0];
+  let pending = -1;
+  const loops: { weight: number; unroll: number; iterations: number }[] = [];
+  let weight = 1;
+
+  function settle(): void {
+    if (pending >= 0) waits[LEVELS[pending]!] += weight;
+    pending = -1;
+  }
+  function waitFor(level: Level): void {
+    pending = Math.max(pending, LEVELS.indexOf(level));
+  }
+  function issue(mask: Mask, count: number): void {
+    for (let warp = 0; warp < warps; warp++) {
+      const lanes = sum(mask.subarray(warp * WARP, (warp + 1) * WARP));
+      if (lanes > 0) instructions += weight * count / warps;
+      active += weight * count * lanes / WARP / warps;
+    }
+  }
+  /** Calls `each` with the indices of the active lanes of each warp. */
+  function request(
+    { node, op, name, mask, index }: Access,
+    shared: boolean,
+    each: (site: Site, indices: readonly number[]) => void,
+  ): void {
+    const site = sites.get(node) ?? newSite(op, name, shared);
+    sites.set(node, site);
+    for (let first = 0; first < mask.length; first += WARP) {
+      const indices = [...index.subarray(first, first + WARP)]
+        .filter((_, i) => mask[first + i]);
+      if (indices.length === 0) continue;
+      site.requests += weight;
+      site.lanes += weight * indices.length;
+      each(site, indices);
+    }
+    issue(mask, 1);
+  }
+  function load(name: string, sectors: ReadonlyMap<number, number>): void {
+    const seen = known.get(name) ?? new Map<number, number>();
+    known.set(name, seen);
+    const total = touched.get(name) ?? { sectors: 0, bytes: 0 };
+    touched.set(name, total);
+    waitFor("near");
+    for (const [sector, words] of sectors) {
+      const before = seen.get(sector);
+      if (before === undefined) {
+        total.sectors += weight;
+        waitFor(options.cold(name) ? "device" : "l2");
+      }
+      total.bytes += weight * WORD * bitsSet(words & ~(before ?? 0));
+      seen.set(sector, words | (before ?? 0));
+    }
+  }
+  const meter: LaneMeter = {
+    issue,
+    memory: (access) =>
+      request(access, false, (site, indices) => {
+        const words = wordsOf(indices, access.width);
+        const sectors = sectorsOf(words);
+        const lines = new Set(
+          [...words].map((w) => Math.floor(w * WORD / LINE)),
+        );
+        site.sectors += weight * sectors.size;
+        site.lines += weight * lines.size;
+        site.bytes += weight * words.size * WORD;
+        if (access.op === "store") stored += weight * sectors.size * SECTOR;
+        else load(access.name, sectors);
+      }),
+    shared: (access) => {
+      request(access, true, (site, indices) => {
+        site.bytes += weight * new Set(indices).size * WORD;
+        site.passes += weight * passesOf(indices);
+      });
+      waitFor("near");
+    },
+    barrier: () => {
+      settle();
+      barriers += weight;
+    },
+    enter: (loop) => {
+      settle();
+      weight *= loop.weight;
+      loops.push({ weight: loop.weight, unroll: loop.unroll, iterations: 0 });
+    },
+    iterated: () => {
+      const loop = loops.at(-1)!;
+      if (++loop.iterations % loop.unroll === 0) settle();
+    },
+    leave: () => {
+      settle();
+      weight /= loops.pop()!.weight;
+    },
+  };
+  runGroup(kernel, meter, options);
+  settle();
+  const conflicts = [...sites.values()].filter(({ shared }) => shared);
+  return {
+    sites,
+    touched,
+    stored,
+    instructions,
+    active,
+    shared: {
+      requests: sum(conflicts.map(({ requests }) => requests)),
+      passes: sum(conflicts.map(({ passes }) => passes)),
+    },
+    waits,
+    barriers,
+  };
+}
+
+/** A counted workgroup and the share of the launch that it represents. */
+export interface Sample {
+  readonly counts: Counts;
+  readonly share: number;
+}
+
+/** The mean workgroup of a launch, with the waits of the slowest. */
+export function meanCounts(samples: readonly Sample[]): Counts {
+  const mean = (of: (counts: Counts) => number) =>
+    sum(samples.map(({ counts, share }) => share * of(counts)));
+  const most = (level: Level) =>
+    Math.max(...samples.map(({ counts }) => counts.waits[level]));
+  const names = samples.flatMap(({ counts }) => [...counts.touched.keys()]);
+  return {
+    touched: new Map(
+      names.map((name) => [name, {
+        sectors: mean(({ touched }) => touched.get(name)?.sectors ?? 0),
+        bytes: mean(({ touched }) => touched.get(name)?.bytes ?? 0),
+      }]),
+    ),
+    stored: mean(({ stored }) => stored),
+    instructions: mean(({ instructions }) => instructions),
+    active: mean(({ active }) => active),
+    shared: {
+      requests: mean(({ shared }) => shared.requests),
+      passes: mean(({ shared }) => shared.passes),
+    },
+    waits: { device: most("device"), l2: most("l2"), near: most("near") },
+    barriers: mean(({ barriers }) => barriers),
+  };
+}
+
+function newSite(op: Access["op"], name: string, shared: boolean): Site {
+  return {
+    op,
+    name,
+    shared,
+    requests: 0,
+    lanes: 0,
+    sectors: 0,
+    lines: 0,
+    bytes: 0,
+    passes: 0,
+  };
+}
+
+function wordsOf(indices: readonly number[], width: number): Set<number> {
+  const words = new Set<number>();
+  for (const i of indices) {
+    for (let n = 0; n < width; n++) words.add(i * width + n);
+  }
+  return words;
+}
+
+/** Sectors of words, with a bit for each word. */
+function sectorsOf(words: ReadonlySet<number>): Map<number, number> {
+  const each = SECTOR / WORD;
+  const sectors = new Map<number, number>();
+  for (const word of words) {
+    const sector = Math.floor(word / each);
+    sectors.set(sector, (sectors.get(sector) ?? 0) | 1 << word % each);
+  }
+  return sectors;
+}
+
+/** Distinct words of the bank with the most: a bank delivers one word per pass, to any number of lanes. */
+function passesOf(indices: readonly number[]): number {
+  const banks = new Array<number>(BANKS).fill(0);
+  for (const word of new Set(indices)) banks[word % BANKS]!++;
+  return Math.max(...banks);
+}
+
+function bitsSet(word: number): number {
+  let n = 0;
+  for (let rest = word; rest; rest &= rest - 1) n++;
+  return n;
+}

@@ -1,0 +1,124 @@
+/** Described GPUs: machine files with facts about cores, caches and latencies. Nothing here was measured. */
+
+import { readFileSync } from "node:fs";
+import { parseMachine } from "../../spec/mod.ts";
+import { type Machine, placeRanks } from "../../spec/machine.ts";
+
+/** Facts that machine files do not have. Latencies are in seconds. */
+interface Cores {
+  /** The machine file. */
+  readonly machine: string;
+  readonly name: string;
+  /** Multiprocessors or compute units, and their clock in Hz. */
+  readonly cores: number;
+  readonly clock: number;
+  /** Share of the bandwidth that copies reach. Assumed. */
+  readonly reachable: number;
+  /** A load from device memory that is idle, and from one at full bandwidth (assumed). */
+  readonly idle: number;
+  readonly loaded: number;
+  /** A load from L2, and from L1 or workgroup memory. */
+  readonly l2: number;
+  readonly near: number;
+  /** Per core: instructions of warps issued per cycle; warps and workgroups at once; bytes per cycle from L2. */
+  readonly issue: number;
+  readonly warps: number;
+  readonly groups: number;
+  readonly port: number;
+  /** Words of workgroup memory per core. */
+  readonly words: number;
+}
+
+/** A described GPU. Rates are per second. */
+export interface Gpu extends Omit<Cores, "machine"> {
+  readonly machine: Machine;
+  readonly bandwidth: number;
+  readonly multiplyAdds: number;
+  /** Seconds of launching a kernel. */
+  readonly launch: number;
+}
+
+/** Cycles of an NVIDIA GPU at its boost clock, as seconds. */
+const H100_CLOCK = 1.755e9, RTX4090_CLOCK = 2.52e9;
+
+/**
+ * Latencies of NVIDIA GPUs in cycles: arXiv:2402.13499, "Benchmarking and Dissecting the Nvidia Hopper GPU
+ * Architecture". Cores and caches: data sheets. Latencies of the MI300X are assumed; its waves of 64 lanes count as two
+ * warps, of which the four SIMDs of a compute unit issue two per cycle.
+ */
+const CORES = {
+  h100: {
+    machine: "8xh100",
+    name: "H100 SXM5",
+    cores: 132,
+    clock: H100_CLOCK,
+    reachable: 0.92,
+    idle: 479 / H100_CLOCK,
+    loaded: 700e-9,
+    l2: 263 / H100_CLOCK,
+    near: 35 / H100_CLOCK,
+    issue: 4,
+    warps: 64,
+    groups: 32,
+    port: 64,
+    words: 57_344,
+  },
+  rtx4090: {
+    machine: "1x24gb",
+    name: "RTX 4090",
+    cores: 128,
+    clock: RTX4090_CLOCK,
+    reachable: 0.92,
+    idle: 542 / RTX4090_CLOCK,
+    loaded: 500e-9,
+    l2: 273 / RTX4090_CLOCK,
+    near: 37 / RTX4090_CLOCK,
+    issue: 4,
+    warps: 48,
+    groups: 24,
+    port: 64,
+    words: 25_600,
+  },
+  mi300x: {
+    machine: "8xmi300x",
+    name: "MI300X",
+    cores: 304,
+    clock: 2.1e9,
+    reachable: 0.81,
+    idle: 350e-9,
+    loaded: 800e-9,
+    l2: 220e-9,
+    near: 60e-9,
+    issue: 2,
+    warps: 64,
+    groups: 32,
+    port: 64,
+    words: 16_384,
+  },
+} as const satisfies { readonly [gpu: string]: Cores };
+
+/** Name of a described GPU. */
+export type GpuName = keyof typeof CORES;
+
+/** Names of the described GPUs. */
+export const GPU_NAMES = Object.keys(CORES) as readonly GpuName[];
+
+/** Whether a GPU of this name is described. */
+export function isGpuName(name: string): name is GpuName {
+  return Object.hasOwn(CORES, name);
+}
+
+/** A described GPU, with the rates of its machine file. */
+export function describedGpu(gpu: GpuName): Gpu {
+  const { machine: file, ...cores } = CORES[gpu];
+  const machine = parseMachine(
+    readFileSync(
+      new URL(`../../machines/${file}.json`, import.meta.url),
+      "utf8",
+    ),
+    file,
+  );
+  const device = machine.devices[placeRanks(machine)[0]!.kind]!;
+  const { bandwidth, multiplyAdds, launch } = device;
+  return { ...cores, machine, bandwidth, multiplyAdds, launch };
+}

@@ -1,0 +1,232 @@
+/** Counts the traffic of every launch of a step of a configuration on a described GPU. Exchanges are not counted. */
+
+import { nodeFiles } from "../../cli/files.ts";
+import { loadTarget } from "../../engine/mod.ts";
+import {
+  type LaunchPlace,
+  sampledGroups,
+  typicalLoad,
+} from "../../engine/planner/simulate/launch_work.ts";
+import {
+  type CountedLaunch,
+  launchContext,
+  openLaunchMeter,
+} from "../../engine/planner/simulate/launches.ts";
+import type { Workload } from "../../engine/planner/simulate/mod.ts";
+import { compileStandIns } from "../../engine/planner/summary/compiled.ts";
+import { summarizeRanks } from "../../engine/planner/summary/ranks.ts";
+import { DataError } from "../../spec/errors.ts";
+import type { Kernel } from "../../spec/kernel/tree.ts";
+import { layersOf } from "../../spec/plan/layers.ts";
+import { sum } from "../../spec/sum.ts";
+import { boundOf, type Limit } from "./bound.ts";
+import { countGroup, meanCounts } from "./count.ts";
+import type { Gpu } from "./gpus.ts";
+
+/** Traffic of a launch. */
+export interface LaunchTraffic {
+  readonly kernel: string;
+  readonly workgroups: number;
+  /** Lanes of a workgroup. */
+  readonly lanes: number;
+  /** Distinct bytes touched: all, and those of weights and states. */
+  readonly bytes: number;
+  readonly streamed: number;
+  readonly multiplyAdds: number;
+  /** Share of the fetched sectors of weights and states that is used. */
+  readonly efficiency: number;
+  /** Passes per request to workgroup memory: 1 without bank conflicts. Absent: no such request. */
+  readonly bankPasses?: number;
+  /** Share of the issued lanes that are inactive. */
+  readonly divergence: number;
+  /** Waits of a warp for device memory, or for L2 if there are none. */
+  readonly waits: number;
+  /** Bytes from device memory in flight. */
+  readonly inFlight: number;
+  /** Share of the bandwidth while the kernel runs. */
+  readonly share: number;
+  readonly by: Limit | "multiply-adds";
+  /** Including launch overhead. */
+  readonly seconds: number;
+}
+
+/** The launches of equal layers, or of everything outside layers. */
+export interface LayerTraffic {
+  readonly name: string;
+  /** Number of equal layers. */
+  readonly times: number;
+  readonly launches: readonly LaunchTraffic[];
+}
+
+/** Traffic of a step on rank 0. */
+export interface StepTraffic {
+  readonly layers: readonly LayerTraffic[];
+  readonly seconds: number;
+  readonly launches: number;
+  readonly bytes: number;
+  /** Seconds of `bytes` at full bandwidth. */
+  readonly floor: number;
+  /** Memory of the rank in bytes, and whether the GPU has as much. */
+  readonly memory: number;
+  readonly fits: boolean;
+}
+
+/** Options of `countStep`. */
+export interface CountStepOptions {
+  /** A config.json. */
+  readonly config: string;
+  readonly gpu: Gpu;
+  readonly mesh: { readonly [axis: string]: number };
+  readonly workload: Required<Pick<Workload, "tokens" | "sequences" | "past">>;
+  /** Iterations of an innermost loop whose loads the driver keeps in flight. */
+  readonly unroll: number;
+}
+
+/** Bounds of the plan beyond the step: tokens of a prefill step, and free positions of the KV cache. */
+const PREFILL = 512, ROOM = 8;
+
+/** Counts a step. Throws DataError if the target has no configuration, or if the workload exceeds the plan. */
+export async function countStep(
+  { config, gpu, mesh, workload, unroll }: CountStepOptions,
+): Promise<StepTraffic> {
+  const files = nodeFiles();
+  const target = await loadTarget(config, files, { withoutWeights: true });
+  if (target.kind === "plan") {
+    throw new DataError(
+      `Cannot count '${config}': it is a plan. Give a config.json`,
+    );
+  }
+  const { tokens, sequences, past } = workload;
+  const { plan, weights: { stands } } = await compileStandIns(target, files, {
+    machine: gpu.machine,
+    mesh,
+    bounds: {
+      maxTokens: Math.max(tokens, PREFILL),
+      maxSequences: sequences,
+      maxContext: past + Math.ceil(tokens / sequences) + ROOM,
+    },
+  });
+  const context = launchContext(plan, workload);
+  const meter = openLaunchMeter(context);
+  const { names, numbers, of } = layersOf(plan, context.program);
+  const launches = names.map((): LaunchTraffic[] => []);
+  const known = new Map<CountedLaunch, LaunchTraffic>();
+  for (const [i, step] of context.program.steps.entries()) {
+    if (step.op !== "launch") continue;
+    if (step.ranks !== "all" && !step.ranks.includes(0)) continue;
+    const counted = meter.launch(step, { rank: 0, fullness: "max" });
+    if (counted === undefined) continue;
+    const cold = (binding: string) =>
+      isPersistent(plan.buffers[step.bindings[binding]!]!.kind);
+    const traffic = known.get(counted) ?? trafficOf(counted, {
+      kernel: plan.kernels[step.kernel]!.tree,
+      cold,
+      gpu,
+      unroll,
+    });
+    known.set(counted, traffic);
+    launches[of[i]!]!.push(traffic);
+  }
+  const layers = mergeEqual(names.map((name, i) => ({
+    name,
+    times: numbers[i] === undefined ? 1 : stands.of(numbers[i]).length,
+    launches: launches[i]!,
+  })));
+  const total = (of: (launch: LaunchTraffic) => number) =>
+    sum(layers.map(({ times, launches }) => times * sum(launches.map(of))));
+  const bytes = total(({ bytes }) => bytes);
+  const [rank] = summarizeRanks(plan, {
+    machine: gpu.machine,
+    times: stands.times,
+    experts: [],
+    only: [0],
+  });
+  return {
+    layers,
+    seconds: total(({ seconds }) => seconds),
+    launches: total(() => 1),
+    bytes,
+    floor: bytes / gpu.bandwidth,
+    memory: rank!.bytes.total,
+    fits: (rank!.headroom ?? 0) >= 0,
+  };
+}
+
+/** Whether a buffer is too large for the L2 cache to keep it between steps. */
+function isPersistent(kind: string): boolean {
+  return kind === "weight" || kind === "state";
+}
+
+function trafficOf(
+  { work, place, bytes, weights, states }: CountedLaunch,
+  { kernel, cold, gpu, unroll }: {
+    readonly kernel: Kernel;
+    readonly cold: (binding: string) => boolean;
+    readonly gpu: Gpu;
+    readonly unroll: number;
+  },
+): LaunchTraffic {
+  const counts = countPlace(kernel, place, { cold, unroll });
+  const { workgroups, lanes, multiplyAdds } = work;
+  const streamed = weights + states;
+  const bound = boundOf(gpu, counts, {
+    workgroups,
+    lanes,
+    words: sum(kernel.shared.map(({ length }) => length)),
+    cold,
+    ...streamed > 0 ? { distinct: streamed } : {},
+  });
+  const arithmetic = multiplyAdds / gpu.multiplyAdds;
+  const seconds = Math.max(bound.seconds, arithmetic);
+  const { shared, waits, active, instructions } = counts;
+  return {
+    kernel: kernel.name,
+    workgroups,
+    lanes,
+    bytes,
+    streamed,
+    multiplyAdds,
+    efficiency: bound.efficiency,
+    ...shared.requests > 0
+      ? { bankPasses: shared.passes / shared.requests }
+      : {},
+    divergence: 1 - active / instructions,
+    waits: waits.device || waits.l2,
+    inFlight: bound.inFlight,
+    share: bytes / gpu.bandwidth / seconds,
+    by: arithmetic > bound.seconds ? "multiply-adds" : bound.by,
+    seconds: seconds + gpu.launch,
+  };
+}
+
+function countPlace(
+  kernel: Kernel,
+  place: LaunchPlace,
+  options: {
+    readonly cold: (binding: string) => boolean;
+    readonly unroll: number;
+  },
+) {
+  const load = typicalLoad(kernel, place);
+  return meanCounts(
+    sampledGroups(kernel, place).map(({ group, share }) => ({
+      counts: countGroup(kernel, { ...options, group, load }),
+      share,
+    })),
+  );
+}
+
+/** Joins layers with equal launches; the first names them. */
+function mergeEqual(layers: readonly LayerTraffic[]): LayerTraffic[] {
+  const merged = new Map<string, LayerTraffic>();
+  for (const layer of layers) {
+    const key = JSON.stringify(layer.launches);
+    const { name, times } = merged.get(key) ?? { name: layer.name, times: 0 };
+    merged.set(key, {
+      name,
+      times: times + layer.times,
+      launches: layer.launches,
+    });
+  }
+  return [...merged.values()];
+}

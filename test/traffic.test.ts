@@ -1,0 +1,311 @@
+// The traffic counter on kernels whose behaviour on GPUs is published, and on streams that were measured on a V100.
+
+import { fileURLToPath } from "node:url";
+import t from "tap";
+import { DEMO_FOLDER } from "../bench/peers/demo.ts";
+import { boundOf, type GpuCores } from "../bench/traffic/bound.ts";
+import {
+  countGroup,
+  type CountOptions,
+  type GroupCounts,
+  type Site,
+} from "../bench/traffic/count.ts";
+import { describedGpu, GPU_NAMES } from "../bench/traffic/gpus.ts";
+import { countStep } from "../bench/traffic/step.ts";
+import { layerTables, missedOf } from "../bench/traffic/tables.ts";
+import { sampledGroups } from "../engine/planner/simulate/launch_work.ts";
+import {
+  bindings,
+  kernelOf,
+  type KernelText,
+  wgsl,
+} from "../compiler/kernels/kernel.ts";
+
+/** Rows and columns of matrices. */
+const N = 1024;
+
+function kernel(body: KernelText, workgroupSize = 256) {
+  return kernelOf({
+    name: "counted",
+    workgroupSize,
+    bindings: bindings({ x: "f32", v: "f32" }, { y: "f32" }),
+    body,
+  });
+}
+
+function count(
+  body: KernelText,
+  { workgroupSize, ...options }: Partial<CountOptions> & {
+    workgroupSize?: number;
+  } = {},
+): GroupCounts {
+  return countGroup(kernel(body, workgroupSize), {
+    group: [3, 2, 0],
+    load: () => undefined,
+    cold: () => true,
+    unroll: 1,
+    ...options,
+  });
+}
+
+/** The only load or store of a name. */
+function site({ sites }: GroupCounts, op: Site["op"], name: string): Site {
+  const [found, ...others] = [...sites.values()]
+    .filter((site) => site.op === op && site.name === name);
+  t.strictSame(others, []);
+  return found!;
+}
+
+function perRequest({ requests, sectors, lines, passes }: Site) {
+  return {
+    sectors: sectors / requests,
+    lines: lines / requests,
+    passes: passes / requests,
+  };
+}
+
+/** Share of the bytes of sectors that is asked for, per request. */
+function efficiency({ bytes, sectors }: Site): number {
+  return bytes / (32 * sectors);
+}
+
+const COALESCED = { sectors: 4, lines: 1, passes: 0 };
+const SCATTERED = { sectors: 32, lines: 32, passes: 0 };
+
+t.test("a copy moves the sectors that it asks for", (t) => {
+  const counts = count(
+    wgsl`let i = group.x * 256 + lane; y[i] = x[i];`,
+  );
+  for (const at of [site(counts, "load", "x"), site(counts, "store", "y")]) {
+    t.strictSame(perRequest(at), COALESCED);
+    t.equal(efficiency(at), 1);
+  }
+  t.equal(counts.stored, 1024);
+  t.strictSame(counts.touched.get("x"), { sectors: 32, bytes: 1024 });
+  t.strictSame(counts.waits, { near: 0, l2: 0, device: 1 });
+  t.equal(counts.active, counts.instructions, "no divergence");
+  t.end();
+});
+
+t.test("vectors of 16 bytes per lane have 16 sectors per request", (t) => {
+  const counts = count(wgsl`
+    let i = group.x * 256 + lane;
+    let (a, b, c, d) = vec4(x)[i];
+    y[i] = a + b + c + d;`);
+  const at = site(counts, "load", "x");
+  t.strictSame(perRequest(at), { sectors: 16, lines: 4, passes: 0 });
+  t.equal(efficiency(at), 1);
+  t.end();
+});
+
+t.test("a copy of every eighth word uses an eighth of its sectors", (t) => {
+  const counts = count(
+    wgsl`let i = (group.x * 256 + lane) * 8; y[i] = x[i];`,
+  );
+  for (const at of [site(counts, "load", "x"), site(counts, "store", "y")]) {
+    t.equal(perRequest(at).sectors, 32);
+    t.equal(efficiency(at), 0.125);
+  }
+  t.end();
+});
+
+t.test("a word for all lanes is one sector and one pass", (t) => {
+  const counts = count(wgsl`
+    var<workgroup> cells: array<f32, 256>;
+    let i = group.x * 256 + lane;
+    cells[lane] = x[group.x];
+    workgroupBarrier();
+    y[i] = cells[7];`);
+  t.equal(perRequest(site(counts, "load", "x")).sectors, 1);
+  t.equal(perRequest(site(counts, "load", "cells")).passes, 1);
+  t.equal(counts.barriers, 1);
+  t.end();
+});
+
+/** Transposes a tile through workgroup memory with rows of so many words. */
+function transposed(pitch: number): GroupCounts {
+  return count(wgsl`
+    var<workgroup> tile: array<f32, ${32 * pitch}>;
+    let column = lane % 32;
+    let row = lane / 32;
+    for (var j = 0u; j < 32; j += 8) {
+      tile[(row + j) * ${pitch} + column] =
+        x[(group.y * 32 + row + j) * ${N} + group.x * 32 + column];
+    }
+    workgroupBarrier();
+    for (var k = 0u; k < 32; k += 8) {
+      y[(group.x * 32 + row + k) * ${N} + group.y * 32 + column] =
+        tile[column * ${pitch} + row + k];
+    }`);
+}
+
+// NVIDIA's "An Efficient Matrix Transpose in CUDA C/C++" has these three kernels.
+t.test("a transpose scatters stores, or has bank conflicts, or neither", (t) => {
+  const naive = count(wgsl`
+    let column = lane % 32;
+    let row = lane / 32;
+    for (var j = 0u; j < 32; j += 8) {
+      y[(group.x * 32 + column) * ${N} + group.y * 32 + row + j] =
+        x[(group.y * 32 + row + j) * ${N} + group.x * 32 + column];
+    }`);
+  t.strictSame(perRequest(site(naive, "load", "x")), COALESCED);
+  t.strictSame(perRequest(site(naive, "store", "y")), SCATTERED);
+  t.equal(efficiency(site(naive, "store", "y")), 0.125);
+
+  for (const [pitch, passes] of [[32, 32], [33, 1]] as const) {
+    const counts = transposed(pitch);
+    t.strictSame(perRequest(site(counts, "load", "x")), COALESCED);
+    t.strictSame(perRequest(site(counts, "store", "y")), COALESCED);
+    t.equal(perRequest(site(counts, "store", "tile")).passes, 1);
+    t.equal(perRequest(site(counts, "load", "tile")).passes, passes);
+  }
+  t.end();
+});
+
+t.test("a GEMV reads rows by lanes, rows by warps, or columns", (t) => {
+  const byLane = count(wgsl`
+    let row = group.x * 256 + lane;
+    var sum = 0.0;
+    for (var j = 0u; j < ${N}; j++) { sum += x[row * ${N} + j] * v[j]; }
+    y[row] = sum;`);
+  t.strictSame(perRequest(site(byLane, "load", "x")), SCATTERED);
+  t.equal(efficiency(site(byLane, "load", "x")), 0.125);
+  // A cache that keeps the sectors of all lanes fetches each once: 1 MiB of 256 rows.
+  t.strictSame(byLane.touched.get("x"), {
+    sectors: 32 * N,
+    bytes: 256 * N * 4,
+  });
+
+  const byWarp = count(wgsl`
+    let row = group.x * 8 + lane / 32;
+    var sum = 0.0;
+    for (var j = lane % 32; j < ${N}; j += 32) {
+      sum += x[row * ${N} + j] * v[j];
+    }
+    y[row * 32 + lane % 32] = sum;`);
+  t.strictSame(perRequest(site(byWarp, "load", "x")), COALESCED);
+  t.equal(byWarp.waits.device, N / 32);
+
+  const byColumn = count(wgsl`
+    let column = group.x * 256 + lane;
+    var sum = 0.0;
+    for (var j = 0u; j < ${N}; j++) { sum += x[j * ${N} + column] * v[j]; }
+    y[column] = sum;`);
+  t.strictSame(perRequest(site(byColumn, "load", "x")), COALESCED);
+  t.equal(perRequest(site(byColumn, "load", "v")).sectors, 1);
+  t.equal(byColumn.waits.device, N);
+  t.equal(byColumn.touched.get("x")!.bytes, 256 * N * 4, "of all iterations");
+  t.end();
+});
+
+t.test("lanes of one warp diverge, warps do not", (t) => {
+  const idle = (condition: KernelText) => {
+    const { active, instructions } = count(
+      wgsl`if (${condition}) { y[lane] = exp(x[lane]); }`,
+      { workgroupSize: 64 },
+    );
+    return 1 - active / instructions;
+  };
+  t.ok(idle(wgsl`lane % 2 == 0`) > 0.4);
+  t.equal(idle(wgsl`lane < 32`), 0);
+  t.end();
+});
+
+t.test("workgroups with equal work along z are sampled once", (t) => {
+  const windowed = kernel(wgsl`
+    if (group.z >= 30) { y[group.z * 256 + lane] = x[lane]; }`);
+  const samples = (z: number) =>
+    sampledGroups(windowed, { workgroups: [4, 2, z], typical: [], key: "" })
+      .map(({ group, share }) => [...group, Math.round(z * share)]);
+  t.strictSame(samples(1), [[2, 1, 0, 1]]);
+  t.strictSame(samples(33), [[2, 1, 15, 30], [2, 1, 31, 3]]);
+  t.end();
+});
+
+/**
+ * A V100 PCIe: latencies and bandwidths that github.com/te42kyfo/gpu-benches measured (commit 01d2bb5); the latency
+ * under load is assumed.
+ */
+const V100: GpuCores = {
+  cores: 80,
+  clock: 1.38e9,
+  bandwidth: 900e9,
+  reachable: 0.99,
+  idle: 436 / 1.38e9,
+  loaded: 600e-9,
+  l2: 214 / 1.38e9,
+  near: 30 / 1.38e9,
+  issue: 4,
+  warps: 64,
+  groups: 32,
+  port: 64,
+  words: 24_576,
+};
+
+/** GB/s of its sums over arrays of f64: workgroups of 128 lanes, loads per iteration. */
+const STREAMS:
+  readonly (readonly [groups: number, loads: number, rate: number])[] = [
+    [1, 1, 3.0],
+    [16, 1, 46.8],
+    [80, 1, 227.6],
+    [320, 1, 680.6],
+    [1280, 1, 878.9],
+    [16, 4, 158.6],
+    [80, 4, 629.1],
+    [1280, 4, 891.0],
+    [1, 8, 15.0],
+  ];
+
+t.test("bounds of streams are 0.9 to 1.5 times the measured rates", (t) => {
+  const iterations = 512;
+  const lanes = 128;
+  for (const [workgroups, unroll, measured] of STREAMS) {
+    const counts = count(
+      wgsl`
+        var sum = 0.0;
+        for (var j = 0u; j < ${iterations}; j++) {
+          let (a, b) = vec2(x)[(group.x * ${iterations} + j) * ${lanes} + lane];
+          sum += a + b;
+        }
+        y[group.x * ${lanes} + lane] = sum;`,
+      { workgroupSize: lanes, unroll },
+    );
+    const { seconds, efficiency } = boundOf(V100, counts, {
+      workgroups,
+      lanes,
+      words: 0,
+      cold: () => true,
+    });
+    const rate = workgroups * iterations * lanes * 8 / seconds / 1e9;
+    t.equal(efficiency, 1);
+    t.ok(
+      rate > 0.9 * measured && rate < 1.5 * measured,
+      `${workgroups} workgroups, ${unroll} loads: ${
+        rate.toFixed(1)
+      } GB/s, measured ${measured}`,
+    );
+  }
+  t.end();
+});
+
+t.test("a step is bounded by its bytes and launches on every GPU", async (t) => {
+  const config = fileURLToPath(DEMO_FOLDER);
+  for (const gpu of GPU_NAMES.map(describedGpu)) {
+    const step = await countStep({
+      config,
+      gpu,
+      mesh: { ep: 2 },
+      workload: { tokens: 2, sequences: 2, past: 16 },
+      unroll: 4,
+    });
+    const { layers, launches, seconds, floor, fits } = step;
+    const layerCount = layers.filter(({ name }) => /^layer/.test(name))
+      .reduce((n, { times }) => n + times, 0);
+    t.equal(layerCount, 4);
+    t.ok(launches > 4 * 8);
+    t.ok(seconds > floor + launches * gpu.launch);
+    t.ok(fits);
+    for (const { launch } of missedOf(step)) t.ok(launch.share < 0.7);
+    t.match(layerTables(step), /\| attention_\S+ \| \d+ × \d+ \|/);
+  }
+});
