@@ -49,7 +49,7 @@ export interface MpiJob {
 
 /** The message of a server that is asked to end. */
 export const ENDING =
-  "Ending after the requests in progress; once more to end at once";
+  "Ending after the requests in progress; interrupt again to end immediately";
 
 /** Returns the path of the file that tells the ranks on the launcher's host to stop. */
 export function stopFile(folder: string): string {

@@ -93,7 +93,7 @@ t.test("launches, exchanges and waits of an expert layer", async (t) => {
         machineOf({}, { hosts: [{ devices: [{ kind: "d" }] }] }),
         workload,
       ),
-    { message: /Cannot predict 2 ranks: .* places for 1/ },
+    { message: /Cannot predict 2 ranks: .* has only 1/ },
   );
   t.throws(() => simulate(one, machineOf({}), { tokens: 1e6 }), {
     message: /a step of 1000000 tokens: the plan allows at most/,

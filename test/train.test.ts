@@ -159,7 +159,7 @@ t.test("what cannot be gone on with", async (t) => {
   await succeed(first);
   t.match(await switchyard(first), {
     code: 1,
-    err: /has a checkpoint already\. Go on with it \(--resume\)/,
+    err: /has a checkpoint already\. Resume it \(--resume\)/,
   });
   t.strictSame(await switchyard([...resume, "--lr", "1"]), {
     code: 2,

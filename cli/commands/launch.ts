@@ -25,7 +25,7 @@ export interface LaunchFlags {
 /** The messages of commands that stop by themselves when the job is asked to stop. */
 const STOPS: { readonly [command: string]: string } = {
   serve: ENDING,
-  train: "Stopping after this step; once more to stop at once",
+  train: "Stopping after this step; interrupt again to stop immediately",
 };
 
 /** The commands that can run on several ranks. */
@@ -92,7 +92,7 @@ export async function launchCommand(
 function checkCommand(command: string, rest: readonly string[]): void {
   if (!COMMANDS.includes(command)) {
     throw new UsageError(
-      `Cannot launch '${command}': it has no ranks. Give 'run', 'generate', 'serve', 'train' or 'devices' behind --`,
+      `Cannot launch '${command}': it has no ranks. Give 'run', 'generate', 'serve', 'train' or 'devices' after --`,
     );
   }
   if (command === "devices" && !rest.includes("--all")) {

@@ -379,7 +379,7 @@ t.test("launch refuses what it cannot start", async (t) => {
   };
   t.strictSame(await launch("-n", "2", "--", "check", "m"), [
     2,
-    "Cannot launch 'check': it has no ranks. Give 'run', 'generate', 'serve', 'train' or 'devices' behind --\n",
+    "Cannot launch 'check': it has no ranks. Give 'run', 'generate', 'serve', 'train' or 'devices' after --\n",
   ]);
   t.strictSame(await launch("-n", "2", "--", "devices"), [
     2,

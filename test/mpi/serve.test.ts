@@ -75,7 +75,7 @@ t.test("the answers of one process, and its end", {
   const { code, err } = await ended;
   t.strictSame([code, err], [
     0,
-    "Ending after the requests in progress; once more to end at once\n",
+    "Ending after the requests in progress; interrupt again to end immediately\n",
   ]);
   t.strictSame(await processesLeft(jobOf(scratch)), []);
 });
