@@ -1,7 +1,7 @@
 /** Flags of `perplexity` and `quantize`. */
 
 import { type Command, Option } from "commander";
-import { QUANTIZE_TARGETS, type Rule } from "../engine/quantize/targets.ts";
+import { QUANTIZE_TARGETS, type Rule } from "../spec/quantize_targets.ts";
 import { MAX_AXIS } from "../spec/limits.ts";
 import { deviceFlags, planFlags } from "./flag_options.ts";
 import { integer, oneOf, UsageError } from "./values.ts";

@@ -73,7 +73,7 @@ export {
   QUANTIZE_TARGETS,
   type QuantizeTargetName,
   type Rule,
-} from "./quantize/targets.ts";
+} from "../spec/quantize_targets.ts";
 export { randomBatch, randomInputs, randomWeightParts } from "./random.ts";
 export {
   keepTuning,

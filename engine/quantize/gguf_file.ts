@@ -19,7 +19,7 @@ import {
   type WrittenTensor,
 } from "../gguf/write.ts";
 import { columnsOf, piecesOf, type SourceTensor } from "./source.ts";
-import { type Rule, ruleOf } from "./targets.ts";
+import { type Rule, ruleOf } from "../../spec/quantize_targets.ts";
 import { fittingType, type NumberedType, writtenType } from "./types.ts";
 
 /** Returns the weights of a matrix's columns by its name. Undefined if they are unknown. */

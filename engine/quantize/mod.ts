@@ -27,7 +27,7 @@ import {
   type QuantizeTarget,
   type QuantizeTargetName,
   type Rule,
-} from "./targets.ts";
+} from "../../spec/quantize_targets.ts";
 
 /** Options of quantizing a checkpoint. */
 export interface QuantizeOptions {
