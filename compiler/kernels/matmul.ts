@@ -152,12 +152,14 @@ function partsOfTile(o: Matmul): (readonly [height: number, KernelText])[] {
     return (inRows ? all : heights).map((n) => [n, ofFirstTeam(o, n)]);
   }
   // Without a barrier, lanes of different rows may be at different branches.
+  // No more passes than the workgroup has teams, whose rows it computes.
+  const passes = Math.min(PASSES, teamsOf(o).teams);
   return all.filter((n) => blocksInRound(o, n) > 0).map((n) =>
-    n === rows && n > 1 ? [PASSES * rows, rowsInPasses(o)] : [n, fewRows(o, n)]
+    n === rows && n > 1 ? [passes * rows, rowsInPasses(o)] : [n, fewRows(o, n)]
   );
 }
 
-/** Passes over the weights of a tile with teams that sum different blocks of k. All but the first hit a cache. */
+/** Most passes over the weights of a tile with teams that sum different blocks of k. All but the first hit a cache. */
 const PASSES = 4;
 
 /** A few times the rows of one team, as many at a time as it holds: rows shared out to teams would leave most of them idle. */

@@ -1,7 +1,17 @@
 /** Small launches of the generators of attention and of its derivative: all sizes around those at which they differ. */
 
 import { attention } from "../../compiler/kernels/attention.ts";
+import {
+  attentionMerge,
+  attentionParts,
+} from "../../compiler/kernels/attention_split.ts";
 import { attentionGrid } from "../../compiler/tuning/mod.ts";
+import {
+  KEY_BLOCK,
+  keyBlocks,
+  splitGrids,
+  splitTile,
+} from "../../compiler/tuning/queries.ts";
 import {
   attentionSum,
   type BackwardOptions,
@@ -14,6 +24,7 @@ import {
   scoreKeysGrid,
   selectKeys,
 } from "../../compiler/kernels/select_keys.ts";
+import type { AttentionOptions } from "../../compiler/kernels/attention_block.ts";
 import { elementwiseGrid } from "../../spec/kernel/elementwise.ts";
 import { lengthAt } from "../../compiler/kernels/kernel.ts";
 import { product } from "./generator_sums.ts";
@@ -294,5 +305,110 @@ export function* ofSelectKeys(): Generator<Launch> {
         stores: { selected: last.length * k },
       };
     }
+  }
+}
+
+/** Attention of some tokens to a cache of three blocks of keys, with the blocks that each token sees. */
+function* splits(): Generator<{
+  readonly options: AttentionOptions;
+  readonly positions: readonly number[];
+  /** Indices [token, head, block] of the blocks that tokens see. */
+  readonly seen: readonly number[];
+}> {
+  const context = 70;
+  for (const positions of [[], [0], [69], [31, 32, 33], [63, 64, 1]]) {
+    for (
+      const { heads: [heads, kvHeads], dims: [dim, valueDim], sees, ...o }
+        of product(ATTENTION)
+    ) {
+      // Entries are not split, and their selection is not.
+      if (o.entries || o.listed || o.shared && valueDim > dim) continue;
+      const options = {
+        name,
+        heads,
+        kvHeads,
+        dim,
+        valueDim,
+        ...sees,
+        shared: o.shared,
+        sinks: o.sinks,
+        context,
+        scale: 0.5,
+        tokens: lengthAt(0),
+      };
+      const blocks = keyBlocks(options);
+      const seen = positions.flatMap((position, token) => {
+        const { window = Infinity, chunk = Infinity } = sees;
+        const first = Math.max(
+          0,
+          position + 1 - window,
+          chunk === Infinity ? 0 : Math.floor(position / chunk) * chunk,
+        );
+        return Array.from(
+          { length: heads },
+          (_, head) =>
+            Array.from({ length: blocks }, (_, block) => block)
+              .filter((block) =>
+                block * KEY_BLOCK <= position &&
+                (block + 1) * KEY_BLOCK > first
+              )
+              .map((block) => (token * heads + head) * blocks + block),
+        ).flat();
+      });
+      yield { options, positions, seen };
+    }
+  }
+}
+
+/** The elements of some rows of a width. */
+function elementsOf(rows: readonly number[], width: number): number[] {
+  return rows.flatMap((row) =>
+    Array.from({ length: width }, (_, i) => row * width + i)
+  );
+}
+
+export function* ofAttentionParts(): Generator<Launch> {
+  for (const { options, positions, seen } of splits()) {
+    const { heads, kvHeads, dim, valueDim = dim, context } = options;
+    yield {
+      kernel: attentionParts(options, splitTile(options)),
+      grid: splitGrids(options, positions.length).parts,
+      reads: {
+        q: waves(positions.length * heads * dim),
+        keys: waves(context * kvHeads * dim),
+        values: waves(context * kvHeads * valueDim),
+        sequence: positions.map(() => 0),
+        position: positions,
+        lengths: [positions.length],
+      },
+      stores: {
+        tops: elementsOf(seen, 2),
+        sums: elementsOf(seen, valueDim),
+      },
+    };
+  }
+}
+
+export function* ofAttentionMerge(): Generator<Launch> {
+  for (const { options, positions, seen } of splits()) {
+    const { heads, dim, valueDim = dim } = options;
+    const rows = positions.length * heads * keyBlocks(options);
+    const written = (width: number) => {
+      const x = new Array<number>(rows * width).fill(NaN);
+      for (const i of elementsOf(seen, width)) x[i] = Math.sin(i);
+      return x;
+    };
+    yield {
+      kernel: attentionMerge(options),
+      grid: splitGrids(options, positions.length).merge,
+      reads: {
+        tops: written(2),
+        sums: written(valueDim),
+        position: positions,
+        sinks: waves(heads),
+        lengths: [positions.length],
+      },
+      stores: { y: positions.length * heads * valueDim },
+    };
   }
 }

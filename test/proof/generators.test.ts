@@ -4,6 +4,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import t from "tap";
 import * as heads from "../helpers/generator_attention.ts";
+import * as bytes from "../helpers/generator_bytes.ts";
 import * as dispatch from "../helpers/generator_dispatch.ts";
 import * as routing from "../helpers/generator_routing.ts";
 import * as sequences from "../helpers/generator_sequences.ts";
@@ -15,6 +16,8 @@ const CASES: { readonly [generator: string]: () => Iterable<Launch> } = {
   addParts: sums.ofAddParts,
   assign: dispatch.ofAssign,
   attention: heads.ofAttention,
+  attentionMerge: heads.ofAttentionMerge,
+  attentionParts: heads.ofAttentionParts,
   attentionSum: heads.ofAttentionSum,
   combine: dispatch.ofCombine,
   combineTranspose: dispatch.ofCombineTranspose,
@@ -28,8 +31,10 @@ const CASES: { readonly [generator: string]: () => Iterable<Launch> } = {
   mark: routing.ofMark,
   marks: routing.ofMarks,
   matmul: sums.ofMatmul,
+  matmulBytes: bytes.ofMatmulBytes,
   mergeRuns: routing.ofMergeRuns,
   permute: dispatch.ofPermute,
+  quantize: bytes.ofQuantize,
   queryGrad: heads.ofQueryGrad,
   reduce: sums.ofReduce,
   regroup: dispatch.ofRegroup,
@@ -52,7 +57,9 @@ t.test("every generator of compiler/kernels has cases", (t) => {
   const found = readdirSync(folder).filter((file) => file.endsWith(".ts"))
     .flatMap((file) => {
       const text = readFileSync(path.join(folder, file), "utf8");
-      return [...text.matchAll(/^export function (\w+)\([^]*?\): (\w+)/gm)]
+      return [
+        ...text.matchAll(/^export function (\w+)\((?:(?!\): )[^])*\): (\S+)/gm),
+      ]
         .filter(([, , type]) => type === "Kernel")
         .map(([, generator]) => generator!);
     });

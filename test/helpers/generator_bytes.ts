@@ -1,0 +1,113 @@
+/** Small launches of the generators of quantized rows and of their products. */
+
+import { matmulBytes } from "../../compiler/kernels/matmul_bytes.ts";
+import { quantizedLayoutOf } from "../../compiler/kernels/matmul_bytes_operands.ts";
+import { bindings, lengthAt } from "../../compiler/kernels/mod.ts";
+import { quantize, quantizedRow } from "../../compiler/kernels/quantize.ts";
+import { matmulGrid, type MatmulTile } from "../../compiler/tuning/mod.ts";
+import { elementwiseGrid } from "../../spec/kernel/elementwise.ts";
+import { load, store } from "../../spec/kernel/build.ts";
+import { expr } from "../../spec/kernel/resolve.ts";
+import { type PackedDType, type Packing, PACKINGS } from "../../spec/packed.ts";
+import type { Expr } from "../../spec/kernel/tree.ts";
+import type { Launch } from "./launch_faults.ts";
+import { waves } from "./waves.ts";
+
+const name = "kernel";
+
+export function* ofQuantize(): Generator<Launch> {
+  for (const order of ["consecutive", "alternate"] as const) {
+    for (const sumOf of [16, 32] as const) {
+      for (const [rows, k] of [[0, 32], [1, 32], [3, 64]] as const) {
+        yield {
+          kernel: quantize({
+            name,
+            order,
+            sumOf,
+            bindings: bindings({ x: "f32" }, { rows: "u32" }),
+            k,
+            blocks: lengthAt(0),
+            at: (block, j) => load("x", expr`${block} * 32 + ${j}`),
+            to: "rows",
+          }),
+          grid: elementwiseGrid(rows * k / 32),
+          reads: { x: waves(rows * k), lengths: [rows * k / 32] },
+          stores: { rows: rows * quantizedRow(k, { sumOf }).words },
+        };
+      }
+    }
+  }
+}
+
+const TILES: readonly MatmulTile[] = [
+  { rows: 2, columns: 2, lanes: 8 },
+  { rows: 2, columns: 1, lanes: 16, split: 4 },
+  { rows: 1, columns: 2, lanes: 16, split: 4, right: "workgroup" },
+];
+
+export function* ofMatmulBytes(): Generator<Launch> {
+  for (const stored of ["int8x32", "int4x32", "mxfp4", "uint4x32"] as const) {
+    for (const tile of TILES) {
+      for (const columns of [4, 12]) {
+        for (const rows of [0, 1, 3, 9]) {
+          yield productLaunch({ stored, tile, columns, rows });
+        }
+      }
+    }
+  }
+}
+
+function productLaunch(
+  { stored, tile, columns, rows }: {
+    readonly stored: PackedDType;
+    readonly tile: MatmulTile;
+    readonly columns: number;
+    readonly rows: number;
+  },
+): Launch {
+  const k = 64;
+  const layout = quantizedLayoutOf(stored);
+  const { perWord, perScale = k, scale, names }: Packing = PACKINGS[stored];
+  const options = {
+    name,
+    k,
+    columns,
+    tile,
+    rows: lengthAt(0),
+    bindings: bindings({
+      left: "u32",
+      weight: "u32",
+      scales: scale === "u8" ? "u32" : scale,
+      ...names.offsets === undefined ? {} : { offsets: "f32" },
+    }, { y: "f32" }),
+    weights: [{
+      binding: "weight",
+      stored,
+      scales: "scales",
+      ...names.offsets === undefined ? {} : { offsets: "offsets" },
+      left: "left",
+    }],
+    leftRow: (row: Expr) => row,
+    epilogue: (
+      { row, column }: { readonly row: Expr; readonly column: Expr },
+      [sum]: readonly Expr[],
+    ) => [store("y", expr`${row} * ${columns} + ${column}`, sum!)],
+  };
+  const scales = columns * k / perScale;
+  return {
+    kernel: matmulBytes(options),
+    grid: matmulGrid(options, rows),
+    reads: {
+      left: new Array(rows * quantizedRow(k, layout).words).fill(1),
+      weight: new Array(columns * k / perWord).fill(0x12345678),
+      scales: scale === "u8"
+        ? new Array(Math.ceil(scales / 4)).fill(0x7f7f7f7f)
+        : waves(scales),
+      offsets: waves(scales),
+      lengths: [rows],
+    },
+    stores: { y: rows * columns },
+    // Past the last column and row operands are loaded and not used.
+    beyond: ["weight", "scales", "offsets"],
+  };
+}
