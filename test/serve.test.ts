@@ -287,6 +287,7 @@ t.test("what cannot be answered is an error with its field", async (t) => {
       [{ logit_bias: { 2048: 1 } }, 400, "logit_bias"],
       [{ best_of: 3 }, 400, "best_of"],
       [{ suffix: "." }, 400, "suffix"],
+      [{ response_format: { type: "json_object" } }, 400, "response_format"],
       [{ model: "other" }, 404, "model"],
     ] as const
   ) {
@@ -300,6 +301,14 @@ t.test("what cannot be answered is an error with its field", async (t) => {
   t.match(
     await refused(client.chat.completions.create({ model, messages: [] })),
     { status: 400, param: "messages" },
+  );
+  t.match(
+    await refused(client.chat.completions.create({
+      model,
+      messages: [{ role: "user", content: "Hello" }],
+      tools: [{ type: "function", function: { name: "f" } }],
+    })),
+    { status: 400, param: "tools", code: "unsupported_parameter" },
   );
   const status = async (
     body: string | Uint8Array<ArrayBuffer>,

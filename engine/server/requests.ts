@@ -66,14 +66,7 @@ type Body = { readonly [field: string]: unknown };
 export function completionRequest(body: Body): CompletionRequest {
   const request = present(body);
   refuse(completionErrors(request));
-  for (const field of ["suffix", "best_of"]) {
-    const same = field === "best_of" && request[field] === (body["n"] ?? 1);
-    if (request[field] === undefined || same) continue;
-    throw new RequestError(
-      `Cannot use '${field}': it is not supported. Leave it out`,
-      { param: field, code: "unsupported_parameter" },
-    );
-  }
+  refuseUnsupported(request);
   return request as unknown as CompletionRequest;
 }
 
@@ -81,7 +74,34 @@ export function completionRequest(body: Body): CompletionRequest {
 export function chatRequest(body: Body): ChatRequest {
   const request = present(body);
   refuse(chatErrors(request));
+  refuseUnsupported(request);
   return request as unknown as ChatRequest;
+}
+
+/** Fields that would change a response and are not supported, and whether a value changes nothing. */
+const UNSUPPORTED: {
+  readonly [field: string]: (value: unknown, request: Body) => boolean;
+} = {
+  best_of: (value, { n = 1 }) => value === n,
+  functions: isEmpty,
+  response_format: (value) => (value as { type?: unknown }).type === "text",
+  suffix: (value) => value === "",
+  tools: isEmpty,
+};
+
+function isEmpty(value: unknown): boolean {
+  return Array.isArray(value) && value.length === 0;
+}
+
+function refuseUnsupported(request: Body): void {
+  for (const [field, changesNothing] of Object.entries(UNSUPPORTED)) {
+    const value = request[field];
+    if (value === undefined || changesNothing(value, request)) continue;
+    throw new RequestError(
+      `Cannot use '${field}': it is not supported. Leave it out`,
+      { param: field, code: "unsupported_parameter" },
+    );
+  }
 }
 
 /** Removes null fields, which count as omitted. */
