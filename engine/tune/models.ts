@@ -15,8 +15,10 @@ import {
 } from "../../compiler/mod.ts";
 import type { FileDType } from "../../spec/dtype.ts";
 
-/** Maximum tokens of a step, and number of experts. */
-export const MOST_TOKENS = 256, EXPERTS = 8;
+/** Maximum tokens of a step. */
+export const MOST_TOKENS = 256;
+
+const EXPERTS = 8;
 
 /** A model to time, the storage dtype of its weights, and its steps. */
 export interface Timed {

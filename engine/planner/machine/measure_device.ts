@@ -24,11 +24,8 @@ import {
   operationsModel,
   SEQUENCE,
 } from "./models.ts";
-import {
-  openSmallModel,
-  type SmallModel,
-  type StepInputs,
-} from "./small_model.ts";
+import { openSmallModel, type SmallModel } from "./small_model.ts";
+import type { StepInputs } from "../../small_inputs.ts";
 
 /**
  * Launches per chain: the difference of the last two gives the time of a launch, that of the first two the overhead of
