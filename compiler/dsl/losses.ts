@@ -303,7 +303,7 @@ export interface ImportanceOptions<A extends string, E extends string, G>
 
 /**
  * Importance loss: the variance over experts of the scores summed over tokens, divided by their squared mean (plus
- * 1e-10). `scores` are a softmax; with `routing.chosen` it is a load loss.
+ * 1e-10). `scores` are usually a softmax of the logits. With `routing.chosen` as the scores, the result is a load loss.
  *
  * Axes: none, or `per`. Dtype: "f32". Errors: axes that the scores do not have; a `group` as for `balancingLoss`.
  * Gradient: by the scores. Sharding: as `balancingLoss`.
