@@ -1,5 +1,5 @@
 /**
- * A lower bound of the time of a launch on a described GPU: the longest of waiting for memory, bandwidth, the port of a
+ * A model of the time of a launch on a described GPU: the longest of waiting for memory, bandwidth, the port of a
  * core to L2, and issuing instructions. Registers, and chains of loads within an iteration, are not modelled.
  */
 

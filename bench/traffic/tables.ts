@@ -10,7 +10,7 @@ export interface Missed {
   readonly times: number;
 }
 
-/** Goal: share of the bandwidth of launches that stream weights or the KV cache; lower if weights are 4-bit floats. */
+/** Goal: share of the bandwidth of launches that stream weights or the KV cache. */
 const GOAL = 0.7;
 
 /** Bytes of weights and states from which a launch counts as streaming; scales of norms are smaller. */
