@@ -57,7 +57,7 @@ export async function generate(
     batch.add(prompt, {
       ...options,
       ...onToken ? { onToken: (...of) => onToken(index, ...of) } : {},
-    }, index === 0 ? { fed: keptLength(decoder, prompt, cached) } : {})
+    }, index === 0 ? { fed: cachedLength(decoder, prompt, cached) } : {})
   );
   let [firstMs, prefillMs, decodeMs] = [0, 0, 0];
   let [prefillTokens, decodeSteps] = [0, 0];
@@ -94,7 +94,7 @@ export async function generate(
  * Number of cached tokens of the first prompt that need not be fed: not the last one, which the next token follows.
  * Frees all other pages. A decoder with recurrent states continues from its last token, or starts again.
  */
-function keptLength(
+function cachedLength(
   { pages, recurrent, maxSequences }: Decoder,
   prompt: readonly number[],
   cached: readonly number[],

@@ -110,7 +110,7 @@ export async function trainCommand(
       watch.send("step", record);
       if (!quiet && flags.json) await io.out(`${line}\n`);
       else if (!quiet) await bar.step(step);
-      if (await isToldToStop(io, flags)) interrupted.abort();
+      if (await isAskedToStop(io, flags)) interrupted.abort();
     }
     await metrics?.finish();
   } finally {
@@ -127,7 +127,7 @@ export async function trainCommand(
 }
 
 /** Returns whether 'launch' was asked to stop. All ranks stop after the same step if one of them has the request. */
-async function isToldToStop(
+async function isAskedToStop(
   io: CliIo,
   { job }: Pick<DeviceFlags, "job">,
 ): Promise<boolean> {
