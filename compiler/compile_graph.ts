@@ -165,6 +165,7 @@ export function compileLowered(
     (node) => isMatmul(node, layouts, dispatched),
     { dispatched, layouts, placed },
   );
+  const limits = { ...GUARANTEED_LIMITS, ...options.limits };
   const lowering = startLowering({
     model: {
       graph,
@@ -180,10 +181,10 @@ export function compileLowered(
       numerics,
       tile: options.tuning?.matmul ?? DEFAULT_TILE,
       tuning: options.tuning ?? {},
+      maxBinding: limits.maxStorageBufferBindingSize,
     },
   });
   const ports = lowerGraph(lowering);
-  const limits = { ...GUARANTEED_LIMITS, ...options.limits };
   const { kernels } = lowering.draft;
   const steps = withSourceNames(mergeLaunches(
     lowering,

@@ -1,7 +1,6 @@
 /** Number of queries per workgroup of attention, which share loads of keys and values. */
 
 import { foldGrid, type Grid } from "../../spec/kernel/make.ts";
-import { GUARANTEED_LIMITS } from "../../spec/limits.ts";
 import type { Size } from "../../spec/size.ts";
 
 /** Keys per block, and invocations per workgroup. */
@@ -77,19 +76,29 @@ export const MERGE_LANES = 64;
 /** Minimum number of key blocks for which splitting pays for the second launch. */
 const LEAST_BLOCKS = 8;
 
-/** Maximum bytes of the block sums: the largest binding that every device supports. */
-const MOST_BYTES = GUARANTEED_LIMITS.maxStorageBufferBindingSize;
+/** Maximum bytes of the block sums, on devices that can bind them. */
+const MOST_BYTES = 2 ** 29;
 
 /**
- * Maximum tokens of a step with split attention, at most the number in the tuning. 0 if the context is short or block
- * sums are too large.
+ * Maximum tokens of a step with split attention, at most `tokens`. 0 if the context is short or block sums are too
+ * large.
  */
-export function splitTokensOf(o: KeySpan, wanted: number): number {
+export function splitTokensOf(
+  o: KeySpan,
+  { tokens, maxBinding }: {
+    readonly tokens: number;
+    /** Maximum bytes of a binding. */
+    readonly maxBinding: number;
+  },
+): number {
   const blocks = keyBlocks(o);
   // The blocks of a second cache follow those of the first. The number of the first differs between tokens.
   if (blocks < LEAST_BLOCKS || o.entries !== undefined) return 0;
   const each = 4 * o.heads * blocks * Math.max(2, o.valueDim ?? o.dim);
-  return Math.min(wanted, Math.floor(MOST_BYTES / each));
+  return Math.min(
+    tokens,
+    Math.floor(Math.min(MOST_BYTES, maxBinding) / each),
+  );
 }
 
 /** The queries of a workgroup with one block of keys: heads of one token that read the same keys. */

@@ -108,8 +108,11 @@ export function lowerAttention(
       : {},
     queries: lowering.options.tuning.attention ?? 1,
   };
-  const { splitKeys = 0 } = lowering.options.tuning;
-  const splitTokens = splitTokensOf(options, splitKeys);
+  const { tuning, maxBinding } = lowering.options;
+  const splitTokens = splitTokensOf(options, {
+    tokens: tuning.splitKeys ?? 0,
+    maxBinding,
+  });
   // 16-bit caches are read in their stored dtype.
   const caches = isHalf(stored)
     ? {

@@ -90,6 +90,8 @@ export interface LoweringOptions {
   readonly numerics: NumericsClass;
   readonly tile: MatmulTile;
   readonly tuning: Tuning;
+  /** Maximum bytes of a binding. */
+  readonly maxBinding: number;
 }
 
 /** The parts of the plan so far. */
