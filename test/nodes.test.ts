@@ -19,7 +19,9 @@ import { clonePath } from "./helpers/compiled.ts";
 import { commandsOf, readPage, writeShownFiles } from "./helpers/guide.ts";
 import { skipWithoutMpi } from "./helpers/mpi.ts";
 import { skipWithoutGpu } from "./helpers/needs.ts";
+import { serveHub } from "./helpers/hub_server.ts";
 import { commandOf, type Runtime, RUNTIMES } from "./helpers/nodes.ts";
+import { addressIn, serverAt } from "./helpers/serve.ts";
 import { SEED } from "./helpers/seed.ts";
 
 /** A command, and why it is skipped here, or false. */
@@ -27,6 +29,7 @@ interface Case {
   readonly argv: readonly string[];
   readonly skip?: false | string;
   readonly input?: string;
+  readonly env?: { readonly [name: string]: string };
 }
 
 const DEMO = "node_modules/switchyard-moe/examples/demo-lm";
@@ -46,6 +49,13 @@ const OTHERS: readonly Case[] = [
   {
     argv: ["generate", DEMO, "-p", "One", "-n", "2", "--adapter", "native"],
   },
+  {
+    argv: [
+      ...["perplexity", DEMO, "text.txt", "--max-context", "64"],
+      ...["--adapter", "cpu"],
+    ],
+  },
+  { argv: ["quantize", DEMO, "--to", "q8_0", "--out", "demo.gguf"] },
   {
     argv: [
       ...["chat", "taught", "--family", "./twins.ts", "-n", "2"],
@@ -86,13 +96,18 @@ interface Ended {
   readonly err: string;
 }
 
-function start(runtime: Runtime, folder: string, argv: readonly string[]) {
+function start(
+  runtime: Runtime,
+  folder: string,
+  { argv, env = {} }: Case,
+) {
   return spawn(runtime.program, [...commandOf(runtime), ...argv], {
     cwd: folder,
     // Ranks of a job are this program too.
     env: {
       ...process.env,
       PATH: `${path.dirname(runtime.program)}:${process.env["PATH"]}`,
+      ...env,
     },
   });
 }
@@ -100,10 +115,10 @@ function start(runtime: Runtime, folder: string, argv: readonly string[]) {
 async function run(
   runtime: Runtime,
   folder: string,
-  { argv, input = "" }: Case,
+  given: Case,
 ): Promise<Ended> {
-  const child = start(runtime, folder, argv);
-  child.stdin.end(input);
+  const child = start(runtime, folder, given);
+  child.stdin.end(given.input ?? "");
   const ended = new Promise<number | null>((resolve) =>
     child.on("close", resolve)
   );
@@ -202,6 +217,10 @@ for (const [i, runtime] of RUNTIMES.entries()) {
       path.join(folder, "taught/chat_template.jinja"),
       "{% for message in messages %}{{ message.content }}{% endfor %}",
     );
+    writeFileSync(
+      path.join(folder, "text.txt"),
+      "Once upon a time. ".repeat(9),
+    );
     await writeRaw(path.join(folder, "logits"), {
       logits: floats([4, 8], 1),
     });
@@ -215,14 +234,52 @@ for (const [i, runtime] of RUNTIMES.entries()) {
       });
     }
     compare(t, folder, "plan.json");
+    compare(t, folder, "demo.gguf");
     if (!skipWithoutMpi) compare(t, folder, "launched");
+
+    started.add("pull");
+    await t.test("pull", async (t) => {
+      const files = ["config.json", "model.safetensors"].map((name) =>
+        [name, readFileSync(clonePath(`examples/demo-lm/${name}`))] as const
+      );
+      const hub = await serveHub({ "lab/demo": Object.fromEntries(files) });
+      t.teardown(() => hub.close());
+      const { code, out, err } = await run(runtime, folder, {
+        argv: ["pull", "lab/demo"],
+        env: { HF_ENDPOINT: hub.endpoint, HF_HOME: path.join(folder, "hub") },
+      });
+      t.equal(code, 0, err);
+      const pulled = out.trim().split("\n").at(-1)!;
+      for (const [name, bytes] of files) {
+        t.ok(readFileSync(path.join(pulled, name)).equals(bytes), name);
+      }
+    });
+
+    started.add("serve");
+    await t.test("serve", async (t) => {
+      const child = start(runtime, folder, {
+        argv: ["serve", DEMO, "--port", "0", "--adapter", "cpu"],
+      });
+      t.teardown(() => child.kill("SIGKILL"));
+      const ended = new Promise((resolve) => child.on("close", resolve));
+      let printed = "";
+      while (addressIn(printed) === undefined && child.exitCode === null) {
+        printed += await nextLine(child);
+      }
+      const { post } = serverAt(addressIn(printed)!);
+      const body = { model: "demo-lm", prompt: "One", max_tokens: 2 };
+      const answer = await post("/v1/completions", body);
+      t.equal(answer.status, 200, await answer.text());
+      child.kill("SIGTERM");
+      t.equal(await ended, 0);
+    });
 
     await t.test("check --watch", async (t) => {
       const file = path.join(folder, "layer.ts");
       const good = readFileSync(file, "utf8");
-      const child = start(runtime, folder, [
-        ...["check", "layer.ts", "--watch", "--json"],
-      ]);
+      const child = start(runtime, folder, {
+        argv: ["check", "layer.ts", "--watch", "--json"],
+      });
       t.teardown(() => child.kill("SIGKILL"));
       const first = await nextLine(child);
       writeFileSync(file, good.replace("topK: 2", "topK: 99"));
