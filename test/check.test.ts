@@ -288,7 +288,7 @@ t.test("check warns where a project's TypeScript cannot load the plugin that it 
   t.equal(await remark("5.9.3"), undefined);
   t.match(
     await remark("7.0.2"),
-    /^TypeScript 7\.0\.2 of this project loads no plugins/,
+    /^TypeScript 7\.0\.2 of this project does not load plugins/,
   );
   await writeFile(file, "");
   const { err } = await switchyard(["check", file]);

@@ -435,7 +435,7 @@ t.test("printKernels(): a barrier in a divergent condition is refused", (test) =
         data(),
         [1, 1, 1],
       ),
-    /Cannot print kernel 'test': a barrier/,
+    /Cannot print kernel 'test': not every invocation/,
   );
   test.end();
 });

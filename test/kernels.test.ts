@@ -37,7 +37,7 @@ import {
 import type { FileDType } from "../spec/dtype.ts";
 import type { Expr } from "../spec/kernel/tree.ts";
 import { blockedDot, softmaxOf } from "./helpers/kernel_reference.ts";
-import { weights16, weights4 } from "./helpers/stored_weights.ts";
+import { inWords, weights16, weights4 } from "./helpers/stored_weights.ts";
 import {
   bits,
   close,
@@ -177,7 +177,7 @@ testKernels(
       );
       const found = await target.run(
         matmul(o),
-        { ...shared, w: words, ...scales ? { s: scales } : {} },
+        { ...shared, w: words, ...scales ? { s: inWords(scales) } : {} },
         grid,
       );
       t.same(bits(found["y"]!), bits(wanted["y"]!));
