@@ -3,7 +3,7 @@
 
 import { readFileSync } from "node:fs";
 import process from "node:process";
-import t from "tap";
+import t, { type Test } from "tap";
 import { checkpointFolder } from "../helpers/checkpoints.ts";
 import { temporaryFolder } from "../helpers/cli.ts";
 import {
@@ -26,12 +26,14 @@ import {
 const DEMO = checkpointFolder("demo-lm");
 
 /** A server of two processes, each a rank. */
-async function launch(scratch: string) {
+async function launch(t: Test, scratch: string) {
   const launcher = LAUNCHERS.find(({ skip }) => !skip)!;
   const { child, ended } = startWith(launcher, scratch, [
     ...["launch", "-n", "2", "--", "serve", DEMO, "--port", "0"],
     ...["--adapter", "cpu", "--mesh", "ep=2"],
   ]);
+  // Its ranks end with it.
+  t.teardown(() => child.kill("SIGTERM"));
   const address = await new Promise<string>((resolve, reject) => {
     let out = "";
     child.stdout!.on("data", (text) => {
@@ -44,7 +46,12 @@ async function launch(scratch: string) {
   const setting = `${launcher.rankVariable}=1`;
   const second = () =>
     processesWith(jobOf(scratch), setting)
-      .find((pid) => /node/.test(readFileSync(`/proc/${pid}/comm`, "utf8")));
+      // Node.js 24 names its threads: not the shell that watches the rank.
+      .find((pid) =>
+        /^(node|MainThread)$/.test(
+          readFileSync(`/proc/${pid}/comm`, "utf8").trim(),
+        )
+      );
   return { child, ended, server: serverAt(address), second };
 }
 
@@ -56,7 +63,7 @@ t.test("the answers of one process, and its end", {
   const alone = await answersAlone(one, requests);
   await one.stop();
   const scratch = temporaryFolder(t);
-  const { child, ended, server } = await launch(scratch);
+  const { child, ended, server } = await launch(t, scratch);
   const answers = await answersTogether(server, requests, { seed: SEED });
   for (const [i, answer] of answers.entries()) {
     if (answer !== "left") t.equal(answer, alone[i]);
@@ -87,7 +94,7 @@ t.test(
   },
   async (t) => {
     const scratch = temporaryFolder(t);
-    const { ended, server, second } = await launch(scratch);
+    const { ended, server, second } = await launch(t, scratch);
     const request = {
       prompt: "Once",
       max_tokens: 500,
