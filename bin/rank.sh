@@ -43,10 +43,10 @@ watcher=$!
 # Whoever ends a job may say so twice, and a shell says 'Terminated' of what it runs then: from the first time on nobody listens.
 end() {
   trap '' HUP INT TERM
-  # A server answers its requests first, for a second at most.
+  # A server answers its requests first, for five seconds at most.
   if [ "$command $rank" = 'serve 0' ]; then
     kill $child 2>/dev/null
-    { sleep 1; kill -9 $child; } >/dev/null 2>&1 &
+    { sleep 5; kill -9 $child; } >/dev/null 2>&1 &
     killer=$!
     { wait $child; kill $killer; } 2>/dev/null
   fi
