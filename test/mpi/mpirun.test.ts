@@ -127,6 +127,8 @@ for (const { name, command, family, rankVariable, skip } of LAUNCHERS) {
     const { child, ended } = start(command!, [
       ...[...mpirun(2), process.execPath, BIN, ...GENERATE],
       ...["--prompt", prompt, "--deadline", "2"],
+      // More than a rank computes before it is stopped.
+      ...["--max-new-tokens", "400"],
     ]);
     // From when it is watched; MPI starts after that.
     let watched: number | undefined;
