@@ -1,6 +1,6 @@
 /** Number of queries per workgroup of attention, which share loads of keys and values. */
 
-import { foldGrid, type Grid } from "../../spec/kernel/make.ts";
+import { foldGrid, type Grid, GRID_LIMIT } from "../../spec/kernel/make.ts";
 import type { Size } from "../../spec/size.ts";
 
 /** Keys per block, and invocations per workgroup. */
@@ -94,6 +94,8 @@ export function splitTokensOf(
   const blocks = keyBlocks(o);
   // The blocks of a second cache follow those of the first. The number of the first differs between tokens.
   if (blocks < LEAST_BLOCKS || o.entries !== undefined) return 0;
+  // A workgroup per block, in one dimension of the grid.
+  if (blocks > GRID_LIMIT) return 0;
   const each = 4 * o.heads * blocks * Math.max(2, o.valueDim ?? o.dim);
   return Math.min(
     tokens,
