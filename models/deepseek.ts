@@ -24,6 +24,26 @@ export interface DeepseekConfig
 export interface DeepseekDefaults
   extends DecoderDefaults, LatentDefaults, SharedExpertDefaults {}
 
+/** Defaults of DeepSeek-V3, which later versions keep. */
+export const DEEPSEEK_V3 = {
+  layers: 61,
+  vocabulary: 129280,
+  embed: 7168,
+  heads: 128,
+  denseFfn: 18432,
+  ffn: 2048,
+  experts: 256,
+  sharedExperts: 1,
+  expertsPerToken: 8,
+  firstSparse: 3,
+  routedScale: 2.5,
+  normalize: true,
+  groups: 8,
+  topGroups: 4,
+  maxPositions: 4096,
+  epsilon: 1e-6,
+};
+
 /** Reads the fields that these families share, including routing groups and latent attention. */
 export function deepseekFields(
   config: Config,

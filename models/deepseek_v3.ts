@@ -16,7 +16,11 @@ import {
   predictorTensors,
   requireField,
 } from "switchyard-moe/models";
-import { type DeepseekConfig, deepseekFields } from "./deepseek.ts";
+import {
+  DEEPSEEK_V3,
+  type DeepseekConfig,
+  deepseekFields,
+} from "./deepseek.ts";
 
 /** The family of `DeepseekV3ForCausalLM`. */
 export const family = defineFamily({
@@ -32,22 +36,7 @@ function readConfig(config: Config): DeepseekConfig {
   requireField(config, "scoring_func", "sigmoid");
   requireField(config, "moe_layer_freq", 1);
   return deepseekFields(config, {
-    layers: 61,
-    vocabulary: 129280,
-    embed: 7168,
-    heads: 128,
-    denseFfn: 18432,
-    ffn: 2048,
-    experts: 256,
-    sharedExperts: 1,
-    expertsPerToken: 8,
-    firstSparse: 3,
-    routedScale: 2.5,
-    normalize: true,
-    groups: 8,
-    topGroups: 4,
-    maxPositions: 4096,
-    epsilon: 1e-6,
+    ...DEEPSEEK_V3,
     interleaved: booleanField(config, "rope_interleave", { default: true }),
   });
 }

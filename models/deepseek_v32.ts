@@ -19,6 +19,7 @@ import {
   type Selected,
 } from "switchyard-moe/models";
 import {
+  DEEPSEEK_V3,
   type DeepseekConfig,
   type DeepseekDefaults,
   deepseekFields,
@@ -29,22 +30,7 @@ export const family = defineFamily({
   architectures: ["DeepseekV32ForCausalLM"],
   config: (config) =>
     sparseFields(config, {
-      layers: 61,
-      vocabulary: 129280,
-      embed: 7168,
-      heads: 128,
-      denseFfn: 18432,
-      ffn: 2048,
-      experts: 256,
-      sharedExperts: 1,
-      expertsPerToken: 8,
-      firstSparse: 3,
-      routedScale: 2.5,
-      normalize: true,
-      groups: 8,
-      topGroups: 4,
-      maxPositions: 4096,
-      epsilon: 1e-6,
+      ...DEEPSEEK_V3,
       interleaved: booleanField(config, "rope_interleave", { default: true }),
       indexHeads: 64,
       indexInterleaved: false,

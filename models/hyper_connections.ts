@@ -149,7 +149,7 @@ export function connect(
   return named(dot(weights, parts, "streams"));
 }
 
-/** Applies a softmax to rows, then divides columns and rows by their sums in turn. Columns are first and last. */
+/** Applies a softmax to rows, then alternately divides columns and rows by their sums. Columns are first and last. */
 function doublyStochastic(
   x: Tensor<"token stream toStream", "f32">,
   iterations: number,
