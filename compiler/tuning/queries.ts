@@ -57,10 +57,6 @@ export function attentionGrid(o: QueryShape, tokens: Size): Grid {
 export interface KeySpan extends QueryShape {
   /** Positions of the cache. */
   readonly context: number;
-  /** Number of positions that a token selects. Default: all earlier positions. */
-  readonly selected?: number;
-  /** Entries of a second cache. */
-  readonly entries?: number;
 }
 
 /** Blocks of the keys that a token can see. */
