@@ -21,7 +21,7 @@ export interface LimitProblemsOptions {
 }
 
 /**
- * Every limit that a plan exceeds, with the largest buffer over it. Limits missing from `limits` are those that WebGPU
+ * Returns the exceeded limits of a plan, each with the largest buffer over it. Default limits are those that WebGPU
  * guarantees.
  */
 export function limitProblems(

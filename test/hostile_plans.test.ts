@@ -429,8 +429,8 @@ t.test("the CPU device has the limits of a plan, or names the missing one", asyn
 t.test("threads without address space are not started", {
   skip: process.platform !== "linux" && "other systems have no such limit",
 }, (t) => {
-  // Under Node.js 20 the memory of the device takes a little over 10 GiB, under 24 less; what is left beside it is enough for
-  // threads from some point on.
+  // The device reserves about 10 GiB of address space under Node.js 20, and less under 24. Larger limits leave room for
+  // threads.
   const seen = new Set([5.5e6, 11.5e6, 12e6, 1e8].map((limit) => {
     const { status, stderr } = spawnSync("sh", [
       ...["-c", `ulimit -v ${limit}; exec "$@"`, "sh", process.execPath],

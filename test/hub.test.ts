@@ -85,7 +85,7 @@ function commandsOf({ endpoint }: Pick<HubServer, "endpoint">, cache: string) {
   };
 }
 
-t.test("names are told from paths", (t) => {
+t.test("names are distinguished from paths", (t) => {
   t.strictSame(parseHubName("allenai/OLMoE-1B-7B-0924"), {
     repo: "allenai/OLMoE-1B-7B-0924",
     revision: undefined,

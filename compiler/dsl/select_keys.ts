@@ -120,7 +120,7 @@ export interface CacheRowsOptions<At> {
 }
 
 /**
- * The next value of a state to which some tokens write a row, such as those that end a window: `entries` of
+ * Writes rows of some tokens to a state, for example one row per window, and returns its next value: `entries` of
  * `latentAttention`. No two tokens of a run write to one position.
  *
  * Axes: `state` is `sequence entry …`, `rows` is `token …`; the result has the axes of `state`. Dtype: both equal;

@@ -38,7 +38,7 @@ export interface ExpertOuterOptions {
   /** The value of a grouped row for a row or column of the result. */
   left(row: Expr, grouped: Expr): Expr;
   right(column: Expr, grouped: Expr): Expr;
-  /** Statements, preceded by those that their expressions need. */
+  /** Makes statements, and adds the statements that their expressions need before them. */
   block(make: () => readonly KernelText[]): Statements;
   epilogue(
     at: { readonly expert: Expr; readonly row: Expr; readonly column: Expr },

@@ -11,8 +11,8 @@ type Over = readonly string[];
 /** Shardings during expert computation. */
 export interface DispatcherRule {
   /**
-   * The sharding of a token axis that is sharded over `has`. `experts`: mesh axes of the experts; `missing`: those that
-   * shard no token axis and are to be added to this one.
+   * Returns the sharding of a token axis from its current one, `has`. `experts`: mesh axes of the experts. `missing`:
+   * mesh axes that shard no token axis yet; this axis gets them.
    */
   tokens(
     has: Over,

@@ -1,7 +1,6 @@
 /**
- * Class `lengths`: a file of a cache of compiled kernels that is truncated, to whatever length, or has a bit flipped is not
- * used. A case takes each file of both caches, every length of it and 1,000 of its bits. What is made in its place is class
- * `cache`.
+ * Class `lengths`: damaged files of the caches of compiled kernels are not used. A case truncates each file of both caches
+ * to every length and flips 1,000 bits. Class `cache` tests the rebuild.
  */
 
 import {
