@@ -28,6 +28,14 @@ export const MODULES = {
       "Summary of a Switchyard plan",
     ],
   },
+  "engine/saved_schemas.ts": {
+    tuningSchema: ["engine/tune/saved.ts", "TuningFile", "Saved tunings"],
+    trainingSchema: [
+      "engine/train/saved.ts",
+      "SavedTraining",
+      "Saved training",
+    ],
+  },
 };
 
 /** Numbers that tags refer to by name. */

@@ -6,6 +6,7 @@
 import { DataError } from "./errors.ts";
 import type { Line, NonEmpty, NonNegative, PositiveNumber } from "./values.ts";
 import { machineErrors } from "./document/machine_validator.ts";
+import { deepestError, errorText } from "./document/schema_error.ts";
 import { MAX_RANKS } from "./limits.ts";
 import { JsonError, parseJson } from "./parse_json.ts";
 
@@ -183,19 +184,9 @@ export function parseMachine(json: string, file = "machine"): Machine {
       `${cannot}: it has version ${version}, and this program reads version 1. Measure the machine again`,
     );
   }
-  const [first] = machineErrors(document);
-  if (first !== undefined) {
-    const { instancePath, keyword, params, message } = first;
-    const state = keyword === "additionalProperties"
-      ? `has an unknown field '${params["additionalProperty"]}'`
-      : keyword === "required"
-      ? `has no field '${params["missingProperty"]}'`
-      : keyword === "enum"
-      ? `must be one of ${(params["allowedValues"] as string[]).join(", ")}`
-      : message ?? keyword;
-    throw new DataError(
-      `${cannot}: '${instancePath || "/"}' ${state}. See spec/machine.md`,
-    );
+  const error = deepestError(machineErrors(document));
+  if (error) {
+    throw new DataError(`${cannot}: ${errorText(error)}. See spec/machine.md`);
   }
   const machine = document as Machine;
   checkPlaces(machine, cannot);

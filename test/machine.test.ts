@@ -100,7 +100,7 @@ t.test("mistakes in machine files are named with their place", (t) => {
     ],
     [
       { links: { sameHost: { latency: 0, bandwidth: 1, per: "rack" } } },
-      /'\/links\/sameHost\/per' must be one of pair, rank, host/,
+      /'\/links\/sameHost\/per' must be one of 'pair', 'rank', 'host'/,
     ],
     [
       { hosts: [{ count: 20000, devices: [{ kind: "d" }] }] },

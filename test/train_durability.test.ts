@@ -161,6 +161,24 @@ t.test("a checkpoint on other meshes", async (t) => {
   const out = path.join(folder, "ep=4");
   const on = await steps(out, tinyOptions("ep=2", 3, { out, resume: true }));
   t.equal(on.length, 1, "a training goes on elsewhere");
+
+  const index = path.join(out, "model.safetensors.index.json");
+  const { metadata, ...rest } = JSON.parse(await files.readText(index));
+  const damaged: [change: object, state: RegExp][] = [
+    [{ format: 1 }, /its format is 1, and this version reads 2/],
+    [{ step: -1 }, /the training's '\/step' must be >= 0/],
+    [{ settings: {} }, /the training's '\/settings' has no field 'optimizer'/],
+    [
+      { optimizerState: { a: { shape: [1], slices: [{}] } } },
+      /'\/optimizerState\/a\/slices\/0' has no field 'file'/,
+    ],
+  ];
+  for (const [change, message] of damaged) {
+    const training = { ...metadata.training, ...change };
+    const text = JSON.stringify({ ...rest, metadata: { training } });
+    await files.write(index, [new TextEncoder().encode(text)]);
+    await t.rejects(readTraining(out, files), { name: "DataError", message });
+  }
 });
 
 t.test("parameters in parts beside tensor parallelism: all bytes", async (t) => {

@@ -195,14 +195,22 @@ t.test("tables are kept by what computes", async (t) => {
   };
   await broken("{", "it is not JSON");
   await broken("", "it is not JSON");
-  const tables = "its tables are not tables of tiles";
-  await broken(
-    '{"version":2,"tunings":{"one":{"matmul":{"rows":-1}}}}',
-    tables,
-  );
-  for (const wrong of [{ split: 3 }, { left: "nowhere" }, { right: 1 }]) {
-    const tunings = { one: { matmul: { ...tile, ...wrong } } };
-    await broken(JSON.stringify({ version: 2, tunings }), tables);
+  const wrong: [tile: object, state: string][] = [
+    [{ rows: -1 }, "'/tunings/one/matmul/rows' must be >= 1"],
+    [{ rows: undefined }, "'/tunings/one/matmul' has no field 'rows'"],
+    [
+      { split: 3 },
+      "the 8 lanes of tile 8x4x8_split3 are not divisible by 3 teams",
+    ],
+    [
+      { left: "nowhere" },
+      "'/tunings/one/matmul/left' must be one of 'registers', 'workgroup'",
+    ],
+    [{ wide: true }, "'/tunings/one/matmul' has an unknown field 'wide'"],
+  ];
+  for (const [change, state] of wrong) {
+    const tunings = { one: { matmul: { ...tile, ...change } } };
+    await broken(JSON.stringify({ version: 2, tunings }), state);
   }
   const large = { one: { matmuls: { any: { ...tile, rows: 64 } } } };
   await broken(

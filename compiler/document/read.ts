@@ -2,6 +2,7 @@
 
 import { PlanError } from "../../spec/errors.ts";
 import type { Holds } from "../../spec/document/hold.ts";
+import { deepestError, errorText } from "../../spec/document/schema_error.ts";
 import type { Plan } from "../../spec/plan/plan.ts";
 import { expandRepeats, type Json } from "../../spec/document/repeat.ts";
 import { compileLowered } from "../compile_graph.ts";
@@ -52,12 +53,10 @@ export function compileDocument(
 const LOWERED: Scalars = new Map();
 
 function hold(value: unknown, holds: Holds): void {
-  const [first] = holds(value);
-  if (first === undefined) return;
+  const error = deepestError(holds(value));
+  if (error === undefined) return;
   throw new PlanError(
-    `Cannot read the model of the plan: '${first.instancePath || "/"}' ${
-      first.message ?? "does not fit"
-    }. Compile it again`,
+    `Cannot read the model of the plan: ${errorText(error)}. Compile it again`,
   );
 }
 

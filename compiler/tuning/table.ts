@@ -18,7 +18,13 @@ export interface TuningTable {
   readonly pair?: MatmulTile;
   /** Tiles by `matmulClass`. */
   readonly matmuls?: { readonly [shape: string]: MatmulTile };
-  /** Maximum queries per workgroup of attention: heads with the same key head, then tokens. Default: 1. */
+  /**
+   * Maximum queries per workgroup of attention: heads with the same key head, then tokens. Default: 1.
+   *
+   * @integer
+   * @minimum 1
+   * @maximum 8
+   */
   readonly attention?: number;
   /**
    * Steps of at most this many tokens split attention over blocks of keys, for decoding on a wide device. Default: 0.

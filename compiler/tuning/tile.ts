@@ -8,12 +8,37 @@ import { packingOf } from "../../spec/packed.ts";
 
 /** Each invocation computes rows x columns results; `lanes` invocations form a workgroup. */
 export interface MatmulTile {
+  /**
+   * Rows of results per lane.
+   *
+   * @integer
+   * @minimum 1
+   * @maximum 64
+   */
   readonly rows: number;
+  /**
+   * Columns of results per lane.
+   *
+   * @integer
+   * @minimum 1
+   * @maximum 64
+   */
   readonly columns: number;
+  /**
+   * Lanes of a workgroup.
+   *
+   * @integer
+   * @minimum 1
+   * @maximum 256
+   */
   readonly lanes: number;
   /**
    * Teams of lanes with the same columns. Each has its own rows. If a tile has at most the rows of one team, as in
    * decode, teams sum different blocks of k, and block sums are added in order. Divides `lanes`. Default: 1.
+   *
+   * @integer
+   * @minimum 1
+   * @maximum 64
    */
   readonly split?: number;
   /**

@@ -7,6 +7,7 @@ import { sourceNames } from "../../spec/axis_parts.ts";
 import type { Optimizer } from "../../compiler/mod.ts";
 import { bytesOf, safetensorsHead } from "../../runtime/mod.ts";
 import type { StoredDType } from "../../spec/dtype.ts";
+import { deepestError, errorText } from "../../spec/document/schema_error.ts";
 import { DataError, MachineError } from "../../spec/errors.ts";
 import type { Plan } from "../../spec/plan/plan.ts";
 import { sha256 } from "../digest.ts";
@@ -14,6 +15,8 @@ import { COMPANION_FILES, WEIGHT_INDEX } from "../checkpoint.ts";
 import type { FileSystem } from "../files.ts";
 import { readJsonObject } from "../json_file.ts";
 import type { Opened } from "../open.ts";
+import type { Natural } from "../../spec/values.ts";
+import { trainingErrors } from "../saved_validator.ts";
 import {
   parameterPieces,
   type Piece,
@@ -26,9 +29,9 @@ import type { SavedSettings } from "./settings.ts";
 /** Saved data of a training besides its tensors. */
 export interface TrainingState {
   /** Completed steps. */
-  readonly step: number;
+  readonly step: Natural;
   /** Used sequences of the text, over all epochs. */
-  readonly position: number;
+  readonly position: Natural;
   /** Identity of the tokens of the text. */
   readonly text: string;
   readonly settings: SavedSettings;
@@ -40,26 +43,28 @@ export interface SavedSlice {
   /** Its name in the file. */
   readonly tensor: string;
   /** Its first index along each axis of the state. */
-  readonly start: readonly number[];
-  readonly shape: readonly number[];
+  readonly start: readonly Natural[];
+  readonly shape: readonly Natural[];
   readonly sha256: string;
 }
 
-/** Training metadata of an index. */
+/** Training metadata of an index. Its schema is generated from this type. */
 export interface SavedTraining extends TrainingState {
+  /** Version of the format. */
+  readonly format: 2;
   /** The hash of each parameter's bytes in the file. */
   readonly sha256: { readonly [tensor: string]: string };
   /** The optimizer state, by logical name. */
   readonly optimizerState: {
     readonly [state: string]: {
-      readonly shape: readonly number[];
+      readonly shape: readonly Natural[];
       readonly slices: readonly SavedSlice[];
     };
   };
 }
 
 /** Version of the format. */
-const FORMAT = 2;
+const FORMAT: SavedTraining["format"] = 2;
 
 /** Training files that an index may name, and those with an interrupted write. */
 const OURS = /^(model|optimizer)-\d+-\d+-of-\d+\.safetensors$/;
@@ -305,7 +310,7 @@ function indexOf(
       });
     }
   }
-  const training: SavedTraining & { readonly format: number } = {
+  const training: SavedTraining = {
     format: FORMAT,
     ...state,
     sha256: byName(parameters, ({ sha256 }) => sha256),
@@ -355,7 +360,7 @@ export async function readTraining(
   }
   const index = await readJsonObject(path, files) as {
     readonly metadata?: {
-      readonly training?: SavedTraining & { readonly format: number };
+      readonly training?: { readonly format?: unknown };
     };
   };
   const training = index.metadata?.training;
@@ -369,7 +374,15 @@ export async function readTraining(
       `Cannot resume '${folder}': its format is ${training.format}, and this version reads ${FORMAT}. Use the version that wrote it`,
     );
   }
-  return training;
+  const error = deepestError(trainingErrors(training));
+  if (error) {
+    throw new DataError(
+      `Cannot resume '${folder}': in '${path}', the training's ${
+        errorText(error)
+      }. Copy the file again`,
+    );
+  }
+  return training as SavedTraining;
 }
 
 async function writeText(

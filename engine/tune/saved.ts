@@ -9,14 +9,28 @@ import {
   tileName,
   type TuningTable,
 } from "../../compiler/mod.ts";
+import { deepestError, errorText } from "../../spec/document/schema_error.ts";
 import { JsonError, parseJson } from "../../spec/parse_json.ts";
 import type { FileSystem } from "../files.ts";
+import { tuningErrors } from "../saved_validator.ts";
 
-/** Tables by adapter and driver. */
-export type SavedTunings = { readonly [computer: string]: TuningTable };
+/** The variants that a tuner finds. */
+export type FoundTuning = Pick<
+  TuningTable,
+  "matmul" | "pair" | "matmuls" | "attention"
+>;
 
-/** Version of the file. Tables of other versions are ignored, because kernels have changed. */
-const VERSION = 2;
+/** Found variants by adapter and driver. */
+export type SavedTunings = { readonly [computer: string]: FoundTuning };
+
+/** The file. Its schema is generated from this type. */
+export interface TuningFile {
+  readonly version: 2;
+  readonly tunings: SavedTunings;
+}
+
+/** Version of the file. Files of other versions are ignored, because kernels have changed. */
+const VERSION: TuningFile["version"] = 2;
 
 /**
  * Reads saved tunings. Empty if the file does not exist or has another version. An unreadable file is ignored: `notice`
@@ -54,24 +68,14 @@ async function parseTunings(
     if (!(error instanceof JsonError)) throw error;
     throw refuse(`it ${error.state}`);
   }
-  const { version, tunings } = (document ?? {}) as {
-    version?: unknown;
-    tunings?: unknown;
-  };
-  if (version !== VERSION) return {};
-  if (!isRecord(tunings) || !Object.values(tunings).every(isTable)) {
-    throw refuse("its tables are not tables of tiles");
-  }
-  const large = Object.values(tunings as SavedTunings).flatMap(tilesOf)
-    .find(({ rows, columns }) => 2 * rows * columns > MOST_RESULTS);
-  if (large) {
-    throw refuse(
-      `tile ${tileName(large)} has more than ${
-        MOST_RESULTS / 2
-      } results a lane`,
-    );
-  }
-  return tunings as SavedTunings;
+  if ((document as Partial<TuningFile> | null)?.version !== VERSION) return {};
+  const error = deepestError(tuningErrors(document));
+  if (error) throw refuse(errorText(error));
+  const { tunings } = document as TuningFile;
+  const state = Object.values(tunings).flatMap(tilesOf).map(stateOf)
+    .find((wrong) => wrong !== undefined);
+  if (state !== undefined) throw refuse(state);
+  return tunings;
 }
 
 /**
@@ -88,58 +92,45 @@ export async function keepTuning(
 ): Promise<void> {
   const saved = await readTunings(files, path);
   const before = saved[computer];
-  const tunings = {
+  const { matmul, pair, attention } = tuning;
+  const tunings: SavedTunings = {
     ...saved,
     [computer]: {
       ...before,
-      ...tuning,
+      ...(matmul && { matmul }),
+      ...(pair && { pair }),
+      ...(attention !== undefined && { attention }),
       // Tiles of grouped matmuls depend on the height of that table's tile.
       matmuls: heightOf(before) === heightOf(tuning)
         ? { ...before?.matmuls, ...tuning.matmuls }
         : tuning.matmuls ?? {},
     },
   };
-  const text = JSON.stringify({ version: VERSION, tunings }, null, 2) + "\n";
+  const file: TuningFile = { version: VERSION, tunings };
+  const text = `${JSON.stringify(file, null, 2)}\n`;
   await files.write(path, [new TextEncoder().encode(text)]);
 }
 
-function heightOf(table: TuningTable | undefined): number | undefined {
+function heightOf(table: FoundTuning | undefined): number | undefined {
   return table?.matmul && tileHeight(table.matmul);
 }
 
-function isRecord(value: unknown): value is { [key: string]: unknown } {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
-function isTable(value: unknown): value is TuningTable {
-  if (!isRecord(value)) return false;
-  const { matmul, matmuls, attention } = value;
-  return (matmul === undefined || isTile(matmul)) &&
-    (matmuls === undefined ||
-      isRecord(matmuls) && Object.values(matmuls).every(isTile)) &&
-    (attention === undefined || isCount(attention, 8));
-}
-
 function tilesOf(
-  { matmul, pair, matmuls }: TuningTable,
+  { matmul, pair, matmuls = {} }: FoundTuning,
 ): readonly MatmulTile[] {
-  const named = [matmul, pair].filter((tile) => tile !== undefined);
-  const classes = typeof matmuls === "object" ? Object.values(matmuls) : [];
-  return [...named, ...classes];
+  return [matmul, pair, ...Object.values(matmuls)]
+    .filter((tile) => tile !== undefined);
 }
 
-function isTile(value: unknown): value is MatmulTile {
-  if (!isRecord(value)) return false;
-  const { rows, columns, lanes, split = 1, left = "registers" } = value;
-  const { right = "scalar", code = "large" } = value;
-  return isCount(rows, 64) && isCount(columns, 64) && columns % 2 === 0 &&
-    isCount(lanes, 256) && isCount(split, 64) && lanes % split === 0 &&
-    (left === "registers" || left === "workgroup") &&
-    ["scalar", "vector", "workgroup"].includes(right as string) &&
-    ["large", "small"].includes(code as string);
-}
-
-function isCount(value: unknown, max: number): value is number {
-  return Number.isInteger(value) && (value as number) >= 1 &&
-    (value as number) <= max;
+/** What is wrong with a tile besides its form; undefined if nothing is. */
+function stateOf(tile: MatmulTile): string | undefined {
+  const { rows, columns, lanes, split = 1 } = tile;
+  if (lanes % split !== 0) {
+    return `the ${lanes} lanes of tile ${
+      tileName(tile)
+    } are not divisible by ${split} teams`;
+  }
+  return 2 * rows * columns > MOST_RESULTS
+    ? `tile ${tileName(tile)} has more than ${MOST_RESULTS / 2} results a lane`
+    : undefined;
 }

@@ -1,12 +1,12 @@
 /** The JSON form of a plan. The reader treats the text as untrusted: it parses and then validates. */
 
-import type { ErrorObject } from "ajv";
 import { PlanError } from "../errors.ts";
 import type { Plan } from "../plan/plan.ts";
 import { documentOf, expandDocument } from "./document.ts";
 import { MAX_DEPTH, pathOfDeep } from "../parse_json.ts";
 import { isRepeat } from "./repeat.ts";
 import { planErrors } from "./plan_validator.ts";
+import { deepestError, errorText } from "./schema_error.ts";
 
 /** Placeholders for numbers that JSON.stringify would lose, and their text. */
 const LOST_NUMBERS: { readonly [mark: string]: string } = {
@@ -83,41 +83,8 @@ export function schemaProblem(document: unknown): SchemaProblem | undefined {
   if (deep !== undefined) {
     return problemAt(document, deep, `is nested deeper than ${MAX_DEPTH}`);
   }
-  const errors = planErrors(document);
-  if (errors.length === 0) return undefined;
-  // All branches of a union are listed; the one that matched furthest is the intended one.
-  const worst = errors.reduce<ErrorObject | undefined>(
-    (best, error) =>
-      !best || error.instancePath.length > best.instancePath.length
-        ? error
-        : best,
-    undefined,
-  );
-  return problemAt(document, worst?.instancePath ?? "", describe(worst));
-}
-
-function describe(error: ErrorObject | undefined): string {
-  if (!error) return "is not a plan";
-  const { params } = error;
-  if (error.keyword === "additionalProperties") {
-    return `has an unknown field '${params.additionalProperty}'`;
-  }
-  if (error.keyword === "required") {
-    return `has no field '${params.missingProperty}'`;
-  }
-  if (error.keyword === "discriminator") {
-    return `has an unknown '${params.tag}': ${JSON.stringify(params.tagValue)}`;
-  }
-  if (error.keyword === "enum") {
-    return `must be one of ${
-      (params.allowedValues as unknown[]).map((v) => `'${v}'`).join(", ")
-    }`;
-  }
-  if (error.keyword === "const") {
-    return `must be ${JSON.stringify(params.allowedValue)}`;
-  }
-  if (error.keyword === "pattern") return "is not a legal name";
-  return error.message ?? error.keyword;
+  const error = deepestError(planErrors(document));
+  return error && problemAt(document, error.path, error.state);
 }
 
 function problemAt(
@@ -126,13 +93,12 @@ function problemAt(
   state: string,
 ): SchemaProblem {
   const step = stepAt(document, path);
-  const where = path.length > 100 ? `${path.slice(0, 100)}…` : path;
   return {
     path,
     step,
-    message: `Cannot read the plan: ${step ? `${step} at ` : ""}'${
-      where || "/"
-    }' ${state}. Compile it again`,
+    message: `Cannot read the plan: ${step ? `${step} at ` : ""}${
+      errorText({ path, state })
+    }. Compile it again`,
   };
 }
 

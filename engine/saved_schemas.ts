@@ -1,0 +1,41 @@
+/** JSON Schemas of documents. `node scripts/schemas.mjs` generates them from the named types. */
+// deno-fmt-ignore-file
+
+import type { Schema } from "../spec/document/schema.ts";
+
+/** Schema of `TuningFile` in engine/tune/saved.ts. */
+export const tuningSchema: Schema = {"$schema":"http://json-schema.org/draft-07/schema#","title":"Saved tunings","type":"object","properties":{"version":{"const":2},
+  "tunings":{"type":"object","propertyNames":{"type":"string","pattern":"^(?!__proto__$)[^\\u0000-\\u001f\\u007f]+$"},
+  "additionalProperties":{"type":"object","properties":{"matmul":{"$ref":"#/definitions/MatmulTile"},
+  "pair":{"$ref":"#/definitions/MatmulTile"},"matmuls":{"type":"object","propertyNames":{"type":"string",
+  "pattern":"^(?!__proto__$)[^\\u0000-\\u001f\\u007f]+$"},"additionalProperties":{"$ref":"#/definitions/MatmulTile"}},
+  "attention":{"type":"integer","minimum":1,"maximum":8}},"required":[],"additionalProperties":false}}},
+  "required":["version","tunings"],"additionalProperties":false,"definitions":{"MatmulTile":{"type":"object",
+  "properties":{"rows":{"type":"integer","minimum":1,"maximum":64},"columns":{"type":"integer","minimum":1,
+  "maximum":64},"lanes":{"type":"integer","minimum":1,"maximum":256},"split":{"type":"integer","minimum":1,
+  "maximum":64},"left":{"enum":["registers","workgroup"]},"right":{"enum":["scalar","vector","workgroup"]},
+  "code":{"enum":["large","small"]}},"required":["rows","columns","lanes"],"additionalProperties":false}}};
+
+/** Schema of `SavedTraining` in engine/train/saved.ts. */
+export const trainingSchema: Schema = {"$schema":"http://json-schema.org/draft-07/schema#","title":"Saved training","type":"object","properties":{"step":{"type":"integer",
+  "minimum":0,"maximum":9007199254740991},"position":{"type":"integer","minimum":0,"maximum":9007199254740991},
+  "text":{"type":"string"},"settings":{"type":"object","properties":{"optimizer":{"type":"object","required":["kind"],
+  "discriminator":{"propertyName":"kind"},"oneOf":[{"type":"object","properties":{"kind":{"const":"adamW"},
+  "betas":{"type":"array","items":{"type":"number"},"minItems":2,"maxItems":2},"epsilon":{"type":"number"},
+  "weightDecay":{"type":"number"}},"required":["kind"],"additionalProperties":false},{"type":"object",
+  "properties":{"kind":{"const":"sgd"},"momentum":{"type":"number"},"weightDecay":{"type":"number"}},
+  "required":["kind"],"additionalProperties":false}]},"schedule":{"type":"object","properties":{"rate":{"type":"number"},
+  "warmup":{"type":"number"},"decay":{"type":"number"},"floor":{"type":"number"}},"required":["rate"],
+  "additionalProperties":false},"clipNorm":{"type":"number"},"accumulate":{"type":"number"},"biasUpdate":{"type":"number"},
+  "dtype":{"enum":["f32","f16","bf16"]},"seed":{"type":"number"},"batch":{"type":"number"},"length":{"type":"number"},
+  "auxiliary":{"type":"number"},"balance":{"enum":["layer","together"]},"recompute":{"type":"boolean"}},
+  "required":["optimizer","schedule"],"additionalProperties":false},"format":{"const":2},"sha256":{"type":"object",
+  "propertyNames":{"type":"string","pattern":"^(?!__proto__$)[^\\u0000-\\u001f\\u007f]+$"},"additionalProperties":{"type":"string"}},
+  "optimizerState":{"type":"object","propertyNames":{"type":"string","pattern":"^(?!__proto__$)[^\\u0000-\\u001f\\u007f]+$"},
+  "additionalProperties":{"type":"object","properties":{"shape":{"type":"array","items":{"type":"integer",
+  "minimum":0,"maximum":9007199254740991}},"slices":{"type":"array","items":{"type":"object","properties":{"file":{"type":"string"},
+  "tensor":{"type":"string"},"start":{"type":"array","items":{"type":"integer","minimum":0,"maximum":9007199254740991}},
+  "shape":{"type":"array","items":{"type":"integer","minimum":0,"maximum":9007199254740991}},"sha256":{"type":"string"}},
+  "required":["file","tensor","start","shape","sha256"],"additionalProperties":false}}},"required":["shape",
+  "slices"],"additionalProperties":false}}},"required":["step","position","text","settings","format",
+  "sha256","optimizerState"],"additionalProperties":false};

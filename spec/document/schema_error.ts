@@ -1,0 +1,55 @@
+/** The schema error of a document, in words. */
+
+import type { ErrorObject } from "ajv";
+
+/** An error at a place of a document. */
+export interface SchemaError {
+  /** JSON pointer into the document. */
+  readonly path: string;
+  /** What is wrong there, as a predicate: `has no field 'steps'`. */
+  readonly state: string;
+}
+
+/**
+ * The deepest of some schema errors; undefined if there are none. All branches of a union are listed, and the one that
+ * matched furthest is the intended one.
+ */
+export function deepestError(
+  errors: readonly ErrorObject[],
+): SchemaError | undefined {
+  const [first, ...rest] = errors;
+  if (first === undefined) return undefined;
+  const deepest = rest.reduce(
+    (best, error) =>
+      error.instancePath.length > best.instancePath.length ? error : best,
+    first,
+  );
+  return { path: deepest.instancePath, state: stateOf(deepest) };
+}
+
+/** The error as the subject and predicate of a sentence: `'/hosts' has no field 'devices'`. Long paths are shortened. */
+export function errorText({ path, state }: SchemaError): string {
+  const where = path.length > 100 ? `${path.slice(0, 100)}…` : path;
+  return `'${where || "/"}' ${state}`;
+}
+
+/** States by keyword of JSON Schema; others are Ajv's message. */
+const STATES: {
+  readonly [keyword: string]: (params: ErrorObject["params"]) => string;
+} = {
+  additionalProperties: ({ additionalProperty }) =>
+    `has an unknown field '${additionalProperty}'`,
+  required: ({ missingProperty }) => `has no field '${missingProperty}'`,
+  discriminator: ({ tag, tagValue }) =>
+    `has an unknown '${tag}': ${JSON.stringify(tagValue)}`,
+  enum: ({ allowedValues }) =>
+    `must be one of ${
+      (allowedValues as unknown[]).map((value) => `'${value}'`).join(", ")
+    }`,
+  const: ({ allowedValue }) => `must be ${JSON.stringify(allowedValue)}`,
+  pattern: () => "is not a legal name",
+};
+
+function stateOf({ keyword, params, message }: ErrorObject): string {
+  return STATES[keyword]?.(params) ?? message ?? keyword;
+}
