@@ -57,9 +57,9 @@ export function formatSummary(summary: PlanSummary): string {
       `does not fit (${problems.length} ${
         problems.length === 1 ? "problem" : "problems"
       })`,
-      ...problems.flatMap(({ what, mend }) => [
+      ...problems.flatMap(({ what, fix }) => [
         `  ${what}`,
-        `    mend: ${mend}`,
+        `    fix: ${fix}`,
       ]),
     ],
     ...notes.length === 0 ? [] : ["", ...notes.map((note) => `note: ${note}`)],

@@ -9,7 +9,7 @@ import { maxOverRanks, type Plan, type PlanBuffer } from "./plan/plan.ts";
 /** A problem with the smallest fix found. */
 export interface Problem {
   readonly what: string;
-  readonly mend: string;
+  readonly fix: string;
 }
 
 /** Options of `limitProblems`. */
@@ -38,7 +38,7 @@ export function limitProblems(
     if (need <= allowed) return [];
     return [{
       what: `a kernel needs ${name} = ${need}, and ${allowed} is allowed`,
-      mend: `allow ${name}=${need}`,
+      fix: `allow ${name}=${need}`,
     }];
   });
 }
@@ -65,7 +65,7 @@ function bufferProblems(plan: Plan, options: OverLimit): Problem[] {
   if (kinds.size === 0 && need > allowed) {
     return [{
       what: `an allocation needs ${name} = ${need}, and ${allowed} is allowed`,
-      mend: `allow ${name}=${need}`,
+      fix: `allow ${name}=${need}`,
     }];
   }
   return [...kinds.values()].map((over) => {
@@ -78,7 +78,7 @@ function bufferProblems(plan: Plan, options: OverLimit): Problem[] {
       : `has ${largest.bytes} bytes, and kernels index at most ${most}`;
     return {
       what: `buffer '${largest.buffer.name}'${others} ${what}`,
-      mend: mendBuffer(plan, largest, { ...options, allowed: most }),
+      fix: bufferFix(plan, largest, { ...options, allowed: most }),
     };
   });
 }
@@ -95,17 +95,17 @@ function kindOf(plan: Plan, { kind, axes }: PlanBuffer): string {
 }
 
 /** The bound, the number of ranks, or the limit that makes the largest buffer small enough. */
-function mendBuffer(
+function bufferFix(
   plan: Plan,
   { buffer, bytes }: { readonly buffer: PlanBuffer; readonly bytes: number },
   { allowed, name, bounds = {} }: OverLimit,
 ): string {
   const share = allowed / bytes;
-  const held = expertsMend(plan, buffer, share);
+  const held = expertsFix(plan, buffer, share);
   if (held !== undefined) return held;
   for (const axis of boundAxes(plan, buffer)) {
     const size = Math.floor(plan.axes[axis]!.size * share);
-    if (size >= 1) return boundMend(axis, size, bounds);
+    if (size >= 1) return boundFix(axis, size, bounds);
   }
   return allowed === indexed(buffer)
     ? "use more ranks or a smaller model"
@@ -113,7 +113,7 @@ function mendBuffer(
 }
 
 /** `--max-tokens 256`, or the change in the model's file. */
-export function boundMend(
+export function boundFix(
   axis: string,
   size: number,
   bounds: { readonly [axis: string]: string },
@@ -143,7 +143,7 @@ export function boundAxes(plan: Plan, buffer: PlanBuffer): string[] {
 }
 
 /** More ranks over the mesh axis of the experts, if that suffices. */
-function expertsMend(
+function expertsFix(
   plan: Plan,
   buffer: PlanBuffer,
   share: number,
@@ -154,13 +154,13 @@ function expertsMend(
     if (!known?.table) continue;
     const fewer = Math.floor(maxOverRanks(size) * share);
     if (fewer < 1) continue;
-    return meshMend(plan, known, Math.ceil(known.size / fewer));
+    return meshFix(plan, known, Math.ceil(known.size / fewer));
   }
   return undefined;
 }
 
 /** `--mesh ep=16`: more ranks over the last mesh axis that an axis is placed over. */
-export function meshMend(
+export function meshFix(
   plan: Plan,
   { over = [] }: { readonly over?: readonly string[] },
   parts: number,

@@ -335,7 +335,7 @@ const COMMANDS: readonly BadCommand[] = [
       `plan ${MIXTRAL} --json --max-context 9000000 --limits maxBufferSize=268435456`,
     code: 3,
     message:
-      "Cannot fit the plan: buffer 'model.layers.0.self_attn.keys' (and 4 more) needs maxBufferSize = 3456000000, and 268435456 is allowed. What mends it: --max-context 699050",
+      "Cannot fit the plan: buffer 'model.layers.0.self_attn.keys' (and 4 more) needs maxBufferSize = 3456000000, and 268435456 is allowed. The fix: --max-context 699050",
   },
   {
     // No machine is named, and none has kernels for so much.
@@ -343,7 +343,7 @@ const COMMANDS: readonly BadCommand[] = [
       `plan ${MIXTRAL} --json --max-context ${MAX_AXIS} --max-sequences ${MAX_AXIS}`,
     code: 3,
     message:
-      "Cannot fit the plan: buffer 'model.layers.0.self_attn.keys' (and 3 more) has 13510798882111488 bytes, and kernels index at most 17179868160. What mends it: --max-context 21",
+      "Cannot fit the plan: buffer 'model.layers.0.self_attn.keys' (and 3 more) has 13510798882111488 bytes, and kernels index at most 17179868160. The fix: --max-context 21",
   },
   {
     line: `plan ${MIXTRAL} --out /dev/full`,

@@ -98,7 +98,7 @@ t.test("limits that it is to fit in", async (t) => {
   const limits = ["--limits", "maxBufferSize=1000"];
   const { code, out } = await switchyard([...plan, ...limits]);
   t.equal(code, 3);
-  t.match(out, /needs maxBufferSize = \d+, and 1000 is allowed\n {4}mend: /);
+  t.match(out, /needs maxBufferSize = \d+, and 1000 is allowed\n {4}fix: /);
 });
 
 t.test("flags that say nothing without it", async (t) => {

@@ -1,4 +1,4 @@
-// `switchyard plan`: its summary, what does not fit and what mends it, from a config.json and for machines that are not here.
+// `switchyard plan`: its summary, what does not fit and the fix, from a config.json and for machines that are not here.
 
 import { Ajv } from "ajv";
 import {
@@ -322,23 +322,23 @@ t.test("one layer and one rank", async (t) => {
   }
 });
 
-/** The plan once more with what mends a problem. */
-async function mended(
+/** The summary of the plan with a fix applied. */
+async function withFix(
   t: Test,
   argv: readonly string[],
-  mend: string,
+  fix: string,
 ): Promise<PlanSummary> {
-  return await summaryOf(t, ...argv, ...mend.split(" "));
+  return await summaryOf(t, ...argv, ...fix.split(" "));
 }
 
-t.test("what mends a problem mends it, and nothing smaller does", async (t) => {
+t.test("the fix of a problem solves it, and nothing smaller does", async (t) => {
   const long = ["--max-context", "2048"];
   const wide = ["--max-tokens", "2048"];
   const cases: readonly (readonly [
     what: string,
     bounds: readonly string[],
     missing: (bytes: RankBytes) => number,
-    mend: RegExp,
+    fix: RegExp,
   ])[] = [
     ["sequences", long, (b) => 0.6 * b.state, /^--max-sequences (\d+)$/],
     [
@@ -368,21 +368,21 @@ t.test("what mends a problem mends it, and nothing smaller does", async (t) => {
       argv.push(machineFile(t, { ranks: 2, memory }));
       const { problems } = await summaryOf(t, ...argv);
       t.equal(problems.length, 1);
-      const [, number] = pattern.exec(problems[0]!.mend) ?? [];
-      t.match(problems[0]!.mend, pattern);
+      const [, number] = pattern.exec(problems[0]!.fix) ?? [];
+      t.match(problems[0]!.fix, pattern);
       if (number === undefined) return;
-      const after = await mended(t, argv, problems[0]!.mend);
-      t.strictSame(after.problems, [], "mended");
+      const after = await withFix(t, argv, problems[0]!.fix);
+      t.strictSame(after.problems, [], "solved");
       if (what === "both") return;
-      const [flag] = problems[0]!.mend.split(" ");
+      const [flag] = problems[0]!.fix.split(" ");
       const more = `${flag} ${Math.ceil(Number(number) * 1.2)}`;
-      const less = await mended(t, argv, more);
+      const less = await withFix(t, argv, more);
       t.equal(less.problems.length, 1, `${more} does not`);
     });
   }
 });
 
-t.test("more ranks mend what too many experts break, and all problems are reported", async (t) => {
+t.test("more ranks solve a problem of too many experts, and all problems are reported", async (t) => {
   const { ranks } = await summaryOf(
     t,
     OLMOE,
@@ -412,8 +412,8 @@ t.test("more ranks mend what too many experts break, and all problems are report
     "8",
   ];
   const [problem] = (await summaryOf(t, ...argv, "--mesh", "ep=2")).problems;
-  t.match(problem!.mend, /^--mesh ep=\d$/);
-  t.strictSame((await mended(t, argv, problem!.mend)).problems, []);
+  t.match(problem!.fix, /^--mesh ep=\d$/);
+  t.strictSame((await withFix(t, argv, problem!.fix)).problems, []);
 
   const tight = machineFile(t, {
     ranks: 2,
@@ -448,7 +448,7 @@ t.test("limits without a machine are those that are given", async (t) => {
   t.strictSame(problems.map(({ what }) => what), [
     "buffer 'model.layers.0.self_attn.keys' (and 3 more) needs maxBufferSize = 4194304, and 1048576 is allowed",
   ]);
-  t.equal(problems[0]!.mend, "--max-context 1024");
+  t.equal(problems[0]!.fix, "--max-context 1024");
   const bad = await switchyard(["plan", OLMOE, "--limits", "maxBuffer=1"]);
   t.equal(bad.code, 2);
   t.match(
@@ -535,7 +535,7 @@ t.test("experts of a rank: a number for each size of layers", async (t) => {
   t.match(out, /\n2 from 0 +3 or 5 /);
 });
 
-t.test("fewer bits of experts mend what they break, and what does not fit is said once", async (t) => {
+t.test("fewer bits of experts solve a problem of memory, and what does not fit is said once", async (t) => {
   const folder = temporaryFolder(t);
   const config = path.join(folder, "config.json");
   copyFileSync(path.join(OLMOE, "config.json"), config);
@@ -546,8 +546,8 @@ t.test("fewer bits of experts mend what they break, and what does not fit is sai
   const memory = Math.floor(total - 0.3 * weights);
   argv.push("--target", machineFile(t, { ranks: 2, memory }));
   const [problem] = (await summaryOf(t, ...argv)).problems;
-  t.equal(problem!.mend, "--dtype fp8");
-  t.strictSame((await mended(t, argv, problem!.mend)).problems, []);
+  t.equal(problem!.fix, "--dtype fp8");
+  t.strictSame((await withFix(t, argv, problem!.fix)).problems, []);
   const { code, out, err } = await switchyard(["plan", ...argv]);
   t.strictSame([code, err], [3, ""]);
   t.equal(out.match(/does not fit/g)?.length, 1);

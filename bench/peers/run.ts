@@ -29,7 +29,7 @@ export function checkClose(
 ): number {
   if (actual.length !== expected.length) {
     throw new Error(
-      `Cannot compare ${what}: ${actual.length} values against ${expected.length}. Mend the benchmark`,
+      `Cannot compare ${what}: ${actual.length} values against ${expected.length}. Correct the benchmark`,
     );
   }
   let [difference, greatest] = [0, 0];

@@ -100,7 +100,7 @@ async function printPlan(
   io.err(
     `Cannot fit the plan${where}: ${problems[0]!.what}${
       problems.length > 1 ? ` (and ${problems.length - 1} more)` : ""
-    }. What mends it: ${problems[0]!.mend}`,
+    }. The fix: ${problems[0]!.fix}`,
   );
   return 3;
 }

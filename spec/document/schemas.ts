@@ -271,7 +271,7 @@ export const planSummarySchema: Schema = {"$schema":"http://json-schema.org/draf
   "decode":{"$ref":"#/definitions/LayerSeconds"},"train":{"$ref":"#/definitions/LayerSeconds"},"step":{"$ref":"#/definitions/LayerSeconds"}},
   "required":[],"additionalProperties":false}},"required":["count","kind","layers","flopsPerToken","exchanges"],
   "additionalProperties":false}},"problems":{"type":"array","items":{"type":"object","properties":{"what":{"type":"string"},
-  "mend":{"type":"string"}},"required":["what","mend"],"additionalProperties":false}},"notes":{"type":"array",
+  "fix":{"type":"string"}},"required":["what","fix"],"additionalProperties":false}},"notes":{"type":"array",
   "items":{"type":"string"}},"predicted":{"type":"object","properties":{"prefill":{"$ref":"#/definitions/PredictedStep"},
   "decode":{"$ref":"#/definitions/PredictedStep"},"train":{"$ref":"#/definitions/PredictedStep"},"step":{"$ref":"#/definitions/PredictedStep"}},
   "required":[],"additionalProperties":false}},"required":["model","mesh","bounds","ranks","layers","problems",

@@ -48,9 +48,9 @@ export function Facts({ view }: { readonly view: PlanView }): VNode {
         <div class="problems">
           <h2>What does not fit{target === undefined ? "" : ` ${target}`}</h2>
           <ul>
-            {problems.map(({ what, mend }) => (
+            {problems.map(({ what, fix }) => (
               <li>
-                {what}. <span class="soft">Fix: {mend}</span>
+                {what}. <span class="soft">Fix: {fix}</span>
               </li>
             ))}
           </ul>

@@ -10,9 +10,9 @@ import {
 import { maxOverRanks } from "../../../spec/per_rank.ts";
 import { onRank, type Plan, type PlanBuffer } from "../../../spec/plan/plan.ts";
 import {
-  boundMend,
+  boundFix,
   limitProblems,
-  meshMend,
+  meshFix,
   type Problem,
 } from "../../../spec/problems.ts";
 import { deviceLimits } from "../../devices.ts";
@@ -81,7 +81,7 @@ function placeProblems(plan: Plan, machine: Machine | undefined): Problem[] {
   return [{
     what:
       `the mesh has ${plan.ranks} ranks, and '${machine.name}' has ${places}`,
-    mend: fewer >= 1
+    fix: fewer >= 1
       ? `--mesh ${
         plan.mesh.map(({ name, size }) =>
           `${name}=${name === last.name ? fewer : size}`
@@ -93,7 +93,7 @@ function placeProblems(plan: Plan, machine: Machine | undefined): Problem[] {
 
 /** A way to reduce the memory of a rank. */
 interface Change {
-  readonly mend: string;
+  readonly fix: string;
   /** Remaining fraction of the current value: closer to 1 is a smaller change. */
   readonly remains: number;
 }
@@ -114,7 +114,7 @@ function memoryProblem(
     ...cacheChanges(plan, bytes.state, excess, options),
     ...encoding
       ? excess <= encoding.saved ? [encoding] : fewer(excess - encoding.saved)
-        .map(({ mend }) => ({ mend: `${encoding.mend} ${mend}` }))
+        .map(({ fix }) => ({ fix: `${encoding.fix} ${fix}` }))
       : [],
   ];
   // A thousandth of the steps' memory, such as counts and alignment, does not depend on tokens either.
@@ -132,7 +132,7 @@ function memoryProblem(
   const who = count === 1 ? `rank ${first}` : `each of ${count} ranks`;
   return [{
     what: `${who} needs ${sizeText(bytes.total)}, and has ${sizeText(limit)}`,
-    mend: gentle[0]?.mend ?? changes[0]?.mend ??
+    fix: gentle[0]?.fix ?? changes[0]?.fix ??
       largerDevice(plan, { bytes, first }, options),
   }];
 }
@@ -161,9 +161,9 @@ function cacheChanges(
   // A sequence of full length must fit; one page more than the quotient is for rounding.
   const pages = Math.floor(sequences * context * remains / PAGE) - 1;
   const changes = [
-    ...remains >= 0.5 ? [{ mend: "--kv-cache-dtype bf16", remains: 0.5 }] : [],
+    ...remains >= 0.5 ? [{ fix: "--kv-cache-dtype bf16", remains: 0.5 }] : [],
     ...pages * PAGE >= context
-      ? [{ mend: `--pages ${pages}x${PAGE}`, remains }]
+      ? [{ fix: `--pages ${pages}x${PAGE}`, remains }]
       : [],
   ];
   return changes;
@@ -174,13 +174,13 @@ function encodingChange(
   plan: Plan,
   rank: number,
   options: ProblemOptions,
-): { readonly mend: string; readonly saved: number } | undefined {
+): { readonly fix: string; readonly saved: number } | undefined {
   const { encodable } = options;
   if (encodable === undefined) return undefined;
   const held = expertBytes(plan, rank, options);
   return held === 0
     ? undefined
-    : { mend: "--dtype fp8", saved: (1 - 8.01 / encodable) * held };
+    : { fix: "--dtype fp8", saved: (1 - 8.01 / encodable) * held };
 }
 
 /** If nothing else suffices: a device for the data of every rank and one expert per layer. */
@@ -197,7 +197,7 @@ function largerDevice(
   }
   const axis = heldAxis(plan, name);
   const one = experts / mostHeld(plan, axis);
-  return `${meshMend(plan, axis, axis.size)}, on devices of ${
+  return `${meshFix(plan, axis, axis.size)}, on devices of ${
     sizeText(equal + one)
   }: one expert of each layer is ${sizeText(one)}, and every rank holds ${
     sizeText(equal)
@@ -224,13 +224,13 @@ function boundChange(
 ): Change[] {
   const all = growing.reduce((n, { bytes }) => n + bytes, 0);
   const remains = (all - excess) / all;
-  const mends = growing.flatMap(({ axes }) => {
+  const fixes = growing.flatMap(({ axes }) => {
     const axis = axes.find((name) => Object.hasOwn(plan.axes, name));
     const size = axis ? shorter(plan, axis, remains) : 0;
-    return size >= 1 ? [boundMend(axis!, size, bounds)] : [];
+    return size >= 1 ? [boundFix(axis!, size, bounds)] : [];
   });
-  return mends.length === growing.length
-    ? [{ mend: mends.join(" "), remains }]
+  return fixes.length === growing.length
+    ? [{ fix: fixes.join(" "), remains }]
     : [];
 }
 
@@ -273,13 +273,13 @@ function expertChanges(
     const fewer = Math.floor(mostHeld(plan, axis) * remains);
     if (!(fewer >= 1)) return [];
     const parts = Math.ceil(axis.size / fewer);
-    const mend = meshMend(plan, axis, parts);
+    const fix = meshFix(plan, axis, parts);
     const ranks = parts * plan.ranks / (partLengths(plan, axis)?.length ?? 1);
     const places = options.machine ? machineRanks(options.machine) : Infinity;
     return [{
-      mend: ranks > places
-        ? `${mend}, on a machine of ${ranks} ranks (this one has ${places})`
-        : mend,
+      fix: ranks > places
+        ? `${fix}, on a machine of ${ranks} ranks (this one has ${places})`
+        : fix,
       // A machine that does not exist is a larger change than any other.
       remains: ranks > places ? 0 : remains / 2,
     }];
