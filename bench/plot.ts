@@ -1,9 +1,9 @@
 /** Plots of results as SVG: a group of horizontal bars for each piece of work. */
 
 import {
+  type Figure,
+  figureSvg,
   LIGHT,
-  type Scene,
-  sceneSvg,
   type Shape,
   type Text,
 } from "../view/mod.ts";
@@ -42,12 +42,12 @@ export function barsSvg(result: Result): string {
       );
     }
   }
-  const scene: Scene = {
+  const figure: Figure = {
     size: [LEFT + WIDTH + RIGHT, y + ROW],
     label: `rates on ${result.machine}, ${result.adapter}`,
     shapes,
   };
-  return `${sceneSvg(scene, { palette: LIGHT })}\n`;
+  return `${figureSvg(figure, { palette: LIGHT })}\n`;
 }
 
 function words(text: string, at: readonly [number, number]): Text {

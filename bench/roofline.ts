@@ -207,7 +207,7 @@ try {
     machine: machine(),
     adapter: adapter.name,
     roof,
-    scenes: all,
+    workloads: all,
     ratios,
   };
   if (flags.out !== undefined) writeResult(flags.out, result, table);

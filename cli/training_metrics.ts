@@ -7,11 +7,11 @@ import type { FileSystem } from "../engine/mod.ts";
 import { parseJson } from "../spec/parse_json.ts";
 import type { CliIo } from "./io.ts";
 import {
+  type Figure,
+  figureSvg,
   LIGHT,
   loadOverSteps,
   lossPicture,
-  type Scene,
-  sceneSvg,
 } from "../view/mod.ts";
 import type { StepRecord } from "./step_record.ts";
 
@@ -59,9 +59,9 @@ export function openMetrics(
         "loss.svg": lossOf(records),
         "experts.svg": loadOverSteps(records, WIDTH),
       };
-      for (const [name, scene] of Object.entries(plots)) {
-        if (scene === undefined) continue;
-        const text = `${sceneSvg(scene, { palette: LIGHT })}\n`;
+      for (const [name, figure] of Object.entries(plots)) {
+        if (figure === undefined) continue;
+        const text = `${figureSvg(figure, { palette: LIGHT })}\n`;
         await files.write(besides(file, name, files), [bytes(text)]);
       }
     },
@@ -72,7 +72,7 @@ export function openMetrics(
 const WIDTH = 720, HEIGHT = 400;
 
 /** Plots the training and validation loss by step. */
-export function lossOf(records: readonly StepRecord[]): Scene {
+export function lossOf(records: readonly StepRecord[]): Figure {
   const losses = {
     losses: records.map(({ step, ceLoss }) => [step, ceLoss] as const),
     validations: records.flatMap(({ step, validationLoss }) =>

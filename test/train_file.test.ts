@@ -8,7 +8,7 @@ import { nodeFiles } from "../cli/files.ts";
 import type { StepRecord } from "../cli/step_record.ts";
 import { lossOf } from "../cli/training_metrics.ts";
 import { ticks } from "../view/chart.ts";
-import { loadOverSteps, sceneSvg } from "../view/mod.ts";
+import { figureSvg, loadOverSteps } from "../view/mod.ts";
 import { trace } from "../compiler/mod.ts";
 import { evaluate } from "../compiler/graph/evaluate.ts";
 import {
@@ -138,14 +138,14 @@ t.test("plots of a training", (t) => {
     memoryBytes: 0,
     saved: false,
   }));
-  const curve = sceneSvg(lossOf(records));
+  const curve = figureSvg(lossOf(records));
   t.match(curve, /^<svg .*<\/svg>$/s);
   t.equal(curve.match(/in validation/g)?.length, 5, "a dot for each");
   t.match(curve, /validation, at last 5\.000/);
   t.match(curve, />Cross-entropy loss, nats per token</);
   t.match(curve, />exponential mean of 25 steps</);
   t.match(curve, />step</);
-  const map = sceneSvg(loadOverSteps(records, 720)!);
+  const map = figureSvg(loadOverSteps(records, 720)!);
   t.match(
     map,
     /opacity="0" fill="var\(--attention\)"/,
@@ -157,7 +157,7 @@ t.test("plots of a training", (t) => {
   t.match(map, />Load of each expert, as a multiple of a fair share</);
   const numbers = (experts: number) => {
     const load = [Array<number>(experts).fill(1 / experts)];
-    const drawn = sceneSvg(
+    const drawn = figureSvg(
       loadOverSteps(records.map((r) => ({ ...r, expertLoad: load })), 720)!,
     );
     return [...drawn.matchAll(/font-size="9"[^>]*>(\d+)</g)].map(([, n]) => n);

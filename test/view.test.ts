@@ -21,7 +21,7 @@ import {
   mainSection,
   rangeOf,
 } from "../view/sections.ts";
-import { sceneSvg } from "../view/scene.ts";
+import { figureSvg } from "../view/figure.ts";
 import { stationsOf } from "../view/stations.ts";
 import { criticalPath, partOf, timeByRole } from "../view/time.ts";
 import { timePicture } from "../view/time_picture.ts";
@@ -66,13 +66,17 @@ t.test("a layer has its stations, and switches where rows are exchanged", (t) =>
       "station combine: weighted sum 10",
     ],
   );
-  const scene = trackPicture(layer, { program: program!, section: section! });
-  const svg = sceneSvg(scene);
+  const figure = trackPicture(layer, { program: program!, section: section! });
+  const svg = figureSvg(figure);
   t.equal(svg.match(/<path [^>]*d="M[^"]*C/g)?.length, 2 * 4 * 4, "curves");
   t.equal(svg.match(/<rect [^>]*rx="5"/g)?.length, 5 * 4, "stations");
   t.match(svg, "2.0 KiB a row");
   t.match(svg, /href="#\/main\/7"/, "a station leads to its first step");
-  t.notMatch(sceneSvg(scene, { palette: LIGHT }), "href", "a file of its own");
+  t.notMatch(
+    figureSvg(figure, { palette: LIGHT }),
+    "href",
+    "a file of its own",
+  );
   t.end();
 });
 
@@ -265,7 +269,7 @@ t.test("many ranks are bundles, one of which opens", (t) => {
 });
 
 t.test("what a plan says cannot leave its text", (t) => {
-  const svg = sceneSvg({
+  const svg = figureSvg({
     size: [1, 1],
     label: `"><script>`,
     shapes: [{ kind: "text", at: [0, 0], text: "<a>\u0000&", link: `"x` }],
@@ -471,7 +475,7 @@ t.test("a rank's experts of layers of different sizes, found by its number", asy
   // Expert 7 is one of the second layer only.
   t.match(search(two, "experts.7"), [{ link: "rank/1" }]);
   t.equal(search(two, "experts.7").length, 1);
-  const card = sceneSvg(housePicture(two));
+  const card = figureSvg(housePicture(two));
   t.match(card, "experts 3 4 5 (layer 0), 5 6 7 8 9 (layer 1)");
 });
 
@@ -493,7 +497,7 @@ t.test("a part of a run: its sums, and where its layers begin", (t) => {
     events: [0, 1, 2, 3].map((layer) => event(layer, 10 * layer)),
   };
   t.strictSame(timeByRole(partOf(run, [5, 25]), 1), [["experts", 20]]);
-  const marks = sceneSvg(timePicture(run)).match(/layer \d/g);
+  const marks = figureSvg(timePicture(run)).match(/layer \d/g);
   t.strictSame(marks, ["layer 0", "layer 1", "layer 2", "layer 3"]);
   t.end();
 });

@@ -7,7 +7,7 @@ import { sizeText } from "../spec/size_text.ts";
 import { type Flow, flowOf } from "../view/flow.ts";
 import { flowPicture } from "../view/flow_picture.ts";
 import { viewPlan } from "../view/plan_view.ts";
-import type { Rect } from "../view/scene.ts";
+import type { Rect } from "../view/figure.ts";
 import { trafficOf } from "../view/traffic.ts";
 import { switchyard } from "./helpers/cli.ts";
 
@@ -32,8 +32,8 @@ async function flow(
     start,
     end: start + length,
   });
-  const scene = flowPicture(graph, { program: program!, title: "a layer" });
-  return { graph, scene, traffic };
+  const figure = flowPicture(graph, { program: program!, title: "a layer" });
+  return { graph, figure, traffic };
 }
 
 /** A line for each step and each value. */
@@ -115,12 +115,12 @@ t.test("boxes of a layout are apart, and inside of the picture", async (t) => {
   for (
     const argv of [LAYER, ["examples/demo-lm", "--mesh", "ep=2", "--train"]]
   ) {
-    const { scene } = await flow(argv, { weights: true, tables: true });
-    const boxes = scene.shapes.filter((shape): shape is Rect =>
+    const { figure } = await flow(argv, { weights: true, tables: true });
+    const boxes = figure.shapes.filter((shape): shape is Rect =>
       shape.kind === "rect" && shape.border !== undefined
     );
     t.ok(boxes.length > 10);
-    const [width, height] = scene.size;
+    const [width, height] = figure.size;
     for (const [i, { at: [x, y], size: [w, h] }] of boxes.entries()) {
       t.ok(x >= 0 && y >= 0 && x + w <= width && y + h <= height);
       for (const { at: [a, b], size: [c, d] } of boxes.slice(i + 1)) {

@@ -1,7 +1,7 @@
-/** Parts of charts: linear scales, their ticks, grids and lines, as shapes of a scene. */
+/** Parts of charts: linear scales, their ticks, grids and lines, as shapes of a figure. */
 
 import type { Ink } from "./palette.ts";
-import type { Point, Shape } from "./scene.ts";
+import type { Point, Shape } from "./figure.ts";
 
 /** A range of values along an axis, and the pixels of its ends. */
 export interface Scale {

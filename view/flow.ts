@@ -6,7 +6,7 @@ import { typeText } from "../spec/text/parts.ts";
 import { isCollective } from "../spec/plan/facts.ts";
 import type { PlanView, ProgramView } from "./plan_view.ts";
 import type { Role } from "./roles.ts";
-import { shortened } from "./scene.ts";
+import { shortened } from "./figure.ts";
 import { nameOfStep, shortType } from "./step_detail.ts";
 import type { Traffic } from "./traffic.ts";
 

@@ -5,7 +5,7 @@ import type { Flow, FlowNode, FlowValue } from "./flow.ts";
 import { stepLink } from "./links.ts";
 import type { Ink } from "./palette.ts";
 import type { ProgramView } from "./plan_view.ts";
-import { type Point, type Scene, type Shape, shortened } from "./scene.ts";
+import { type Figure, type Point, type Shape, shortened } from "./figure.ts";
 
 /** Width of a character relative to the text size. */
 const CHARACTER = 0.58;
@@ -23,8 +23,8 @@ export interface FlowPictureOptions {
   readonly step?: number | undefined;
 }
 
-/** Draws the graph as a scene. */
-export function flowPicture(flow: Flow, options: FlowPictureOptions): Scene {
+/** Draws the graph as a figure. */
+export function flowPicture(flow: Flow, options: FlowPictureOptions): Figure {
   const graph = new Graph();
   graph.setGraph({
     rankdir: "TB",

@@ -9,7 +9,7 @@ import { sizeText } from "../spec/size_text.ts";
 import { idsText } from "../spec/text/parts.ts";
 import type { Ink } from "./palette.ts";
 import type { PlanView } from "./plan_view.ts";
-import { type Scene, type Shape, shortened } from "./scene.ts";
+import { type Figure, type Shape, shortened } from "./figure.ts";
 import { layersText } from "./sections.ts";
 import { meshText, placeText } from "./tracks.ts";
 
@@ -36,7 +36,7 @@ const FEW = 16;
  * Draws the contents of ranks. Few ranks have one card each. Many ranks have one card per class, above the mesh as a
  * grid.
  */
-export function housePicture(view: PlanView): Scene {
+export function housePicture(view: PlanView): Figure {
   const { plan, summary } = view;
   const classes = classOfRanks(plan, summary.ranks);
   const max = Math.max(

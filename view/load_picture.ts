@@ -2,7 +2,7 @@
 
 import { bottomAxis, placeAt, type Scale, text } from "./chart.ts";
 import type { Ink } from "./palette.ts";
-import type { Scene, Shape } from "./scene.ts";
+import type { Figure, Shape } from "./figure.ts";
 
 /** Shares of the choices by layer and expert. */
 export type Load = readonly (readonly number[])[];
@@ -54,7 +54,7 @@ const TITLE = "Load of each expert, as a multiple of a fair share";
 const LEFT = 96, TOP = 52;
 
 /** Draws one row per layer and one column per expert. */
-export function loadPicture(load: Load, width: number): Scene {
+export function loadPicture(load: Load, width: number): Figure {
   const experts = Math.max(...load.map((layer) => layer.length));
   const cell = Math.min(60, (width - LEFT - 16) / experts);
   const height = 22;
@@ -91,7 +91,7 @@ const GAP = 6, NUMBER = 9;
 export function loadOverSteps(
   records: readonly { readonly step: number; readonly expertLoad: Load }[],
   width: number,
-): Scene | undefined {
+): Figure | undefined {
   const layers = records[0]?.expertLoad.length ?? 0;
   const experts = records[0]?.expertLoad[0]?.length ?? 0;
   if (layers * experts === 0) return undefined;

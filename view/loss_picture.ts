@@ -12,7 +12,7 @@ import {
   text,
 } from "./chart.ts";
 import type { LossPoint } from "./live.ts";
-import type { Point, Scene } from "./scene.ts";
+import type { Figure, Point } from "./figure.ts";
 
 const LEFT = 64, RIGHT = 16, TOP = 28, BOTTOM = 48;
 
@@ -35,7 +35,7 @@ export interface Losses {
 export function lossPicture(
   { losses, validations, name }: Losses,
   [width, height]: Point,
-): Scene {
+): Figure {
   const trained = losses.filter(isFinitePoint);
   const validated = validations.filter(isFinitePoint);
   const all = [...trained, ...validated].map(([, loss]) => loss);

@@ -8,7 +8,7 @@ import { typeText } from "../spec/text/parts.ts";
 import { stepLink } from "./links.ts";
 import { type LiveBuffer, liveBuffers } from "./memory.ts";
 import { type PlanView, type ProgramView, stepsOf } from "./plan_view.ts";
-import type { Scene, Shape } from "./scene.ts";
+import type { Figure, Shape } from "./figure.ts";
 import type { Section } from "./sections.ts";
 
 /** Options of an arena picture. */
@@ -31,7 +31,7 @@ const HEIGHT = 300;
 export function memoryPicture(
   view: PlanView,
   { program, section, rank = 0 }: MemoryPictureOptions,
-): Scene {
+): Figure {
   const { start, length } = section;
   const all = liveBuffers(view, program, rank);
   const bases = stacked(all);

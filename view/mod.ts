@@ -1,4 +1,4 @@
-/** Pictures of a plan as scenes, scenes as SVG, and a page of all pictures. */
+/** Pictures of a plan as figures, figures as SVG, and a page of all pictures. */
 
 export {
   type LayerChoices,
@@ -16,7 +16,7 @@ export { PICTURES } from "./pictures.ts";
 export { loadOverSteps } from "./load_picture.ts";
 export { lossPicture } from "./loss_picture.ts";
 export { type PlanView, viewPlan } from "./plan_view.ts";
-export { type Scene, sceneSvg, type Shape, type Text } from "./scene.ts";
+export { type Figure, figureSvg, type Shape, type Text } from "./figure.ts";
 export { type SearchResult, strategyText } from "./search_result.ts";
 export { type Side, sideBySide } from "./side_by_side.ts";
 export { speedPicture } from "./speed_picture.ts";

@@ -4,7 +4,7 @@ import { housePicture } from "./house_picture.ts";
 import { memoryPicture } from "./memory_picture.ts";
 import type { PictureName } from "./picture_names.ts";
 import type { PlanView, ProgramView } from "./plan_view.ts";
-import type { Scene } from "./scene.ts";
+import type { Figure } from "./figure.ts";
 import { mainSection, type Section } from "./sections.ts";
 import { trackPicture } from "./track_picture.ts";
 import { mainTraffic, trafficOf } from "./traffic.ts";
@@ -24,7 +24,7 @@ function shownFirst({ programs }: PlanView): Shown {
 
 /** The function that draws each picture. It returns undefined if there is nothing to draw. */
 export const PICTURES: {
-  readonly [N in PictureName]: (view: PlanView) => Scene | undefined;
+  readonly [N in PictureName]: (view: PlanView) => Figure | undefined;
 } = {
   tracks: (view) => trackPicture(view, shownFirst(view)),
   ranks: housePicture,

@@ -2,7 +2,7 @@
 
 import { rateText, timeText } from "../spec/time_text.ts";
 import { sizeText } from "../spec/size_text.ts";
-import type { Scene, Shape } from "./scene.ts";
+import type { Figure, Shape } from "./figure.ts";
 import {
   type FoundConfiguration,
   type SearchResult,
@@ -15,7 +15,7 @@ const LEFT = 84, RIGHT = 24, TOP = 92, BOTTOM = 62;
 const MOST = 11, LEAST = 4;
 
 /** Draws configurations as dots: step time to the right, speed upwards, and memory as the size of a dot. */
-export function searchPicture({ found, pareto }: SearchResult): Scene {
+export function searchPicture({ found, pareto }: SearchResult): Figure {
   const slower = found.slice(1)
     .filter((one) => !pareto.some((other) => isSame(one, other)));
   const all = [...slower, ...pareto];

@@ -11,7 +11,7 @@ import {
   type Scale,
   text,
 } from "./chart.ts";
-import type { Point, Scene } from "./scene.ts";
+import type { Figure, Point } from "./figure.ts";
 
 const WIDTH = 720, HEIGHT = 420;
 const LEFT = 72, RIGHT = 16, TOP = 44, BOTTOM = 48;
@@ -31,7 +31,7 @@ export interface SpeedPoint {
 export function speedPicture(
   curve: readonly SpeedPoint[],
   title: string,
-): Scene {
+): Figure {
   const points = (of: "best" | "single") =>
     curve.flatMap((point): Point[] => {
       const speed = point[of] ?? 0;

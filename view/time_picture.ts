@@ -1,7 +1,7 @@
 /** The picture of a recorded run: a track per rank with its events. Width is time. */
 
 import { PAUSE_NAMES } from "./pauses.ts";
-import type { Scene, Shape } from "./scene.ts";
+import type { Figure, Shape } from "./figure.ts";
 import {
   criticalPath,
   durationText,
@@ -46,7 +46,7 @@ export type TimeWindow = readonly [from: number, to: number];
 export function timePicture(
   run: TimedRun,
   [from, to]: TimeWindow = [0, run.microseconds],
-): Scene {
+): Figure {
   const { microseconds, events, pauses, name, predicted, lanes: names } = run;
   const ranks = [...new Set(events.map(({ rank }) => rank))]
     .sort((a, b) => a - b).slice(0, MOST);

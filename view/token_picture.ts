@@ -3,7 +3,7 @@
 import { heldOn } from "./house_picture.ts";
 import type { LayerChoices } from "./page_data.ts";
 import type { PlanView } from "./plan_view.ts";
-import type { Point, Scene, Shape } from "./scene.ts";
+import type { Figure, Point, Shape } from "./figure.ts";
 import { hopsOf, weightText } from "./token_way.ts";
 
 /** Options of a picture of choices. */
@@ -26,7 +26,7 @@ const ROOMY = 90;
 export function tokenPicture(
   view: PlanView,
   { choices, token, sourceRank }: TokenPictureOptions,
-): Scene {
+): Figure {
   const rows = rowsOf(view, choices);
   const height = Math.max(5, Math.min(24, 720 / rows.length));
   const width = Math.min(260, (WIDTH - LEFT - 10) / choices.length);

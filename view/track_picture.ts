@@ -4,7 +4,7 @@ import type { StepFacts } from "../spec/plan/facts.ts";
 import { spanText } from "../spec/text/parts.ts";
 import type { Ink } from "./palette.ts";
 import type { PlanView, ProgramView } from "./plan_view.ts";
-import { curve, line, type Scene, type Shape } from "./scene.ts";
+import { curve, type Figure, line, type Shape } from "./figure.ts";
 import type { Section } from "./sections.ts";
 import { type Station, stationsOf } from "./stations.ts";
 import { stepLink } from "./links.ts";
@@ -43,7 +43,7 @@ interface Drawing {
 export function trackPicture(
   view: PlanView,
   options: TrackPictureOptions,
-): Scene {
+): Figure {
   const { program, section, open } = options;
   const tracks = tracksOf(view.plan, open);
   const stations = stationsOf(program, section);

@@ -2,7 +2,7 @@
 
 import { sizeText } from "../spec/size_text.ts";
 import type { PlanView } from "./plan_view.ts";
-import type { Scene, Shape } from "./scene.ts";
+import type { Figure, Shape } from "./figure.ts";
 import type { Traffic } from "./traffic.ts";
 import { type Track, trackName, tracksOf } from "./tracks.ts";
 
@@ -22,7 +22,7 @@ export interface TrafficPictureOptions {
 export function trafficPicture(
   { plan }: PlanView,
   { traffic, shown, open }: TrafficPictureOptions,
-): Scene {
+): Figure {
   const tracks = tracksOf(plan, open);
   const cell = tracks.length > 16
     ? 28

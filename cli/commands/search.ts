@@ -10,7 +10,7 @@ import {
 import { DataError } from "../../spec/errors.ts";
 import type { EncodingName } from "../../spec/encoding.ts";
 import type { ModelFlags } from "../flags.ts";
-import { LIGHT, sceneSvg, speedPicture } from "../../view/mod.ts";
+import { figureSvg, LIGHT, speedPicture } from "../../view/mod.ts";
 import type { CliIo } from "../io.ts";
 import { locate } from "../located.ts";
 import { findMachine } from "../machines.ts";
@@ -96,8 +96,8 @@ export async function searchCommand(
       best: best?.tokensPerSecond,
       single: single?.tokensPerSecond,
     }));
-    const scene = speedPicture(curve, `${phase}, ${machine.name}`);
-    const text = `${sceneSvg(scene, { palette: LIGHT })}\n`;
+    const figure = speedPicture(curve, `${phase}, ${machine.name}`);
+    const text = `${figureSvg(figure, { palette: LIGHT })}\n`;
     await io.files.write(flags.svg, [new TextEncoder().encode(text)]);
   }
   const document = searchDocument(searched, terms);

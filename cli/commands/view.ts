@@ -6,12 +6,12 @@ import { placeRanks } from "../../spec/machine.ts";
 import type { Machine } from "../../spec/mod.ts";
 import {
   DARK,
+  figureSvg,
   LIGHT,
   meshText,
   pageHtml,
   type PictureName,
   PICTURES,
-  sceneSvg,
   type SearchResult,
   sentPerToken,
   viewPlan,
@@ -131,13 +131,13 @@ async function drawn(
   svg: PictureName,
   dark: boolean,
 ): Promise<string> {
-  const scene = PICTURES[svg](viewPlan(await plan(), summary));
-  if (scene === undefined) {
+  const figure = PICTURES[svg](viewPlan(await plan(), summary));
+  if (figure === undefined) {
     throw new DataError(
       `Cannot draw '${svg}': the plan has none. Give a --mesh of several ranks`,
     );
   }
-  return `${sceneSvg(scene, { palette: dark ? DARK : LIGHT })}\n`;
+  return `${figureSvg(figure, { palette: dark ? DARK : LIGHT })}\n`;
 }
 
 async function pageOf(

@@ -4,7 +4,7 @@ import type { ComponentChildren, VNode } from "preact";
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { flowOf, MOST_STEPS } from "../flow.ts";
 import { flowPicture } from "../flow_picture.ts";
-import type { Scene } from "../scene.ts";
+import type { Figure } from "../figure.ts";
 import { layerOfStep, rangeOf } from "../sections.ts";
 import { trafficOf } from "../traffic.ts";
 import type { Shown } from "./app.tsx";
@@ -28,7 +28,7 @@ export function FlowView(
   const k = Math.min(chosen, times - 1);
   const [from, end] = rangeOf(section, k);
   const title = times > 1 ? `layer ${layers[k]}` : section.name;
-  const scene = useMemo(() => {
+  const figure = useMemo(() => {
     const traffic = trafficOf(view, program, {
       start: from,
       length: end - from,
@@ -82,13 +82,13 @@ export function FlowView(
           tables of integers
         </label>
       </div>
-      <Picture scene={scene} middle={firstStep(scene)} />
+      <Picture figure={figure} middle={firstStep(figure)} />
     </View>
   );
 }
 
 /** Returns the center of the first step. */
-function firstStep({ shapes }: Scene): number | undefined {
+function firstStep({ shapes }: Figure): number | undefined {
   const first = shapes.find(({ link }) => link !== undefined);
   return first?.kind === "rect" ? first.at[0] + first.size[0] / 2 : undefined;
 }

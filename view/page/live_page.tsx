@@ -102,7 +102,7 @@ function TrainingView({ state }: { readonly state: LiveState }): VNode {
     <>
       <Facts facts={facts} />
       <View id="loss" question="Does it learn?" answer="The loss of each step.">
-        <Picture scene={curve} />
+        <Picture figure={curve} />
       </View>
       {load && (
         <View
@@ -110,7 +110,7 @@ function TrainingView({ state }: { readonly state: LiveState }): VNode {
           question="Are experts chosen evenly?"
           answer="A row is a layer, a box an expert: blue where fewer tokens chose it in the last steps than on average, orange where more did."
         >
-          <Picture scene={load} />
+          <Picture figure={load} />
         </View>
       )}
     </>

@@ -19,7 +19,7 @@ export function MemoryView(
     readonly parts: ComponentChildren;
   },
 ): VNode {
-  const scene = useMemo(
+  const figure = useMemo(
     () => memoryPicture(view, { program, section, rank: rank ?? 0 }),
     [program, section, rank],
   );
@@ -41,7 +41,7 @@ export function MemoryView(
       }
     >
       {parts}
-      <Picture scene={scene} />
+      <Picture figure={figure} />
       {at && (
         <p>
           Most is in use at{" "}

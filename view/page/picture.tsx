@@ -3,18 +3,18 @@
 import type { ComponentChildren, VNode } from "preact";
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { DARK, LIGHT } from "../palette.ts";
-import { type Point, type Scene, sceneSvg } from "../scene.ts";
-import { nextNote, notesOf, type SceneNote } from "../scene_notes.ts";
+import { type Figure, figureSvg, type Point } from "../figure.ts";
+import { type FigureNote, nextNote, notesOf } from "../figure_notes.ts";
 
 /** Further properties of a picture. */
 export interface PictureProps {
-  readonly scene: Scene;
+  readonly figure: Figure;
   /** The initial center in pixels, for a scrolling picture. */
   readonly middle?: number | undefined;
   /** Drawn over the picture at the same size. */
   readonly overlay?: ComponentChildren;
   /** Called with a shape after a click or Enter. Undefined if there is no shape. */
-  readonly onPick?: (note: SceneNote | undefined, event: PickEvent) => void;
+  readonly onPick?: (note: FigureNote | undefined, event: PickEvent) => void;
   /**
    * Called with the range of the picture that the pointer was dragged over, in pixels, and whether the drag is
    * finished.
@@ -33,18 +33,18 @@ export type PickEvent = Pick<MouseEvent, "shiftKey">;
 const DRAGGED = 4;
 
 /**
- * Shows a scene as SVG, which scrolls if the page is too narrow. The title of the shape at the pointer is shown below
+ * Shows a figure as SVG, which scrolls if the page is too narrow. The title of the shape at the pointer is shown below
  * the picture. Arrow keys select the next shape. The picture can be saved as a file.
  */
 export function Picture(props: PictureProps): VNode {
-  const { scene, middle, overlay, onPick, onDrag, onKey, onWheel } = props;
-  const svg = useMemo(() => sceneSvg(scene), [scene]);
-  const notes = useMemo(() => notesOf(scene), [scene]);
+  const { figure, middle, overlay, onPick, onDrag, onKey, onWheel } = props;
+  const svg = useMemo(() => figureSvg(figure), [figure]);
+  const notes = useMemo(() => notesOf(figure), [figure]);
   const frame = useRef<HTMLDivElement>(null);
   const canvas = useRef<HTMLDivElement>(null);
   const pressed = useRef<number | undefined>(undefined);
   const [at, show] = useState<number>();
-  useEffect(() => show(undefined), [scene]);
+  useEffect(() => show(undefined), [figure]);
   const titles = () => [...frame.current!.querySelectorAll("title")];
   const noteAt = (target: EventTarget | null) =>
     titles().findIndex(({ parentElement }) => parentElement === target);
@@ -52,17 +52,17 @@ export function Picture(props: PictureProps): VNode {
     const shape = at === undefined ? undefined : titles()[at]?.parentElement;
     shape?.classList.add("at");
     return () => shape?.classList.remove("at");
-  }, [at, scene]);
+  }, [at, figure]);
   useEffect(() => {
     const { current } = frame;
     if (middle !== undefined) {
       current!.scrollLeft = middle - current!.clientWidth / 2;
     }
   }, [middle]);
-  /** Returns the pixel of the scene at the pointer. */
+  /** Returns the pixel of the figure at the pointer. */
   const xOf = ({ clientX }: MouseEvent) => {
     const { left, width } = canvas.current!.getBoundingClientRect();
-    return (clientX - left) * scene.size[0] / width;
+    return (clientX - left) * figure.size[0] / width;
   };
   useEffect(() => {
     if (!onWheel) return;
@@ -81,7 +81,7 @@ export function Picture(props: PictureProps): VNode {
         class={onDrag ? "picture drags" : "picture"}
         tabIndex={0}
         role="region"
-        aria-label={scene.label}
+        aria-label={figure.label}
         onKeyDown={(event) => {
           if (onKey?.(event)) {
             event.preventDefault();
@@ -148,19 +148,19 @@ export function Picture(props: PictureProps): VNode {
               ? "Point at a shape, or use the arrow keys, to read what it is."
               : "")}
         </output>
-        <button type="button" onClick={() => save(scene)}>Save as SVG</button>
+        <button type="button" onClick={() => save(figure)}>Save as SVG</button>
       </div>
     </>
   );
 }
 
-/** Saves a scene as a file in its current colors. */
-function save(scene: Scene): void {
+/** Saves a figure as a file in its current colors. */
+function save(figure: Figure): void {
   const dark = matchMedia("(prefers-color-scheme: dark)").matches;
-  const svg = sceneSvg(scene, { palette: dark ? DARK : LIGHT });
+  const svg = figureSvg(figure, { palette: dark ? DARK : LIGHT });
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([svg], { type: "image/svg+xml" }));
-  link.download = `${scene.label.replace(/[^\w=.]+/g, "_")}.svg`;
+  link.download = `${figure.label.replace(/[^\w=.]+/g, "_")}.svg`;
   link.click();
   // The browser reads the address later.
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);

@@ -16,7 +16,7 @@ import { Picture, View } from "./picture.tsx";
 /** Shows the memory of each rank by kind, and its experts. */
 export function RanksView({ view, rank }: Shown): VNode {
   const { plan, summary } = view;
-  const scene = useMemo(() => housePicture(view), []);
+  const figure = useMemo(() => housePicture(view), []);
   const sharded = Object.entries(plan.axes)
     .flatMap(([, { of, experts, table, over }]) =>
       experts && table && over ? [`${of}s over ${over.join(", ")}`] : []
@@ -35,7 +35,7 @@ export function RanksView({ view, rank }: Shown): VNode {
           : "Every rank holds all experts."
       }${same}`}
     >
-      <Picture scene={scene} />
+      <Picture figure={figure} />
       <ul class="legend">
         {MEMORY_KINDS.filter(({ kind }) =>
           ranks.some(({ bytes }) => bytes[kind] > 0)

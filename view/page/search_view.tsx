@@ -21,7 +21,7 @@ export function SearchView(
     FoundConfiguration,
     ...FoundConfiguration[],
   ];
-  const scene = useMemo(() => searchPicture(search), [search]);
+  const figure = useMemo(() => searchPicture(search), [search]);
   return (
     <View
       id="search-result"
@@ -32,7 +32,7 @@ export function SearchView(
         timeText(best.seconds)
       } a step; ${best.why}. Simulated, not measured.`}
     >
-      <Picture scene={scene} />
+      <Picture figure={figure} />
       <ul class="legend">
         <li>
           <i class="ink experts" />{" "}

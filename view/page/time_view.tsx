@@ -33,8 +33,8 @@ export function TimeView(
 ): VNode {
   const { runs, chosen, run, window, range, zoom, select } = timeline;
   const [dragged, drag] = useState<TimeWindow>();
-  const scene = useMemo(() => run && timePicture(run, window), [run, window]);
-  if (!run || !scene) {
+  const figure = useMemo(() => run && timePicture(run, window), [run, window]);
+  if (!run || !figure) {
     return (
       <View
         id="time"
@@ -87,7 +87,7 @@ export function TimeView(
         </label>
       )}
       <Picture
-        scene={scene}
+        figure={figure}
         overlay={left !== undefined && (
           <div
             class="range"

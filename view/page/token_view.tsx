@@ -22,7 +22,7 @@ export function TokenView(
     [],
   );
   const sourceRank = sourceRanks?.[token];
-  const scene = useMemo(
+  const figure = useMemo(
     () => tokenPicture(view, { choices, token, sourceRank }),
     [token],
   );
@@ -52,7 +52,7 @@ export function TokenView(
             choose(Math.max(0, Math.min(count - 1, Number(value) || 0)))}
         />
       </label>
-      <Picture scene={scene} />
+      <Picture figure={figure} />
       <table>
         <caption>Token {token}, layer by layer</caption>
         <thead>

@@ -13,7 +13,7 @@ export function TracksView(
     readonly parts: ComponentChildren;
   },
 ): VNode {
-  const scene = useMemo(
+  const figure = useMemo(
     () => trackPicture(view, { program, section, open: rank }),
     [program, section, rank],
   );
@@ -41,7 +41,7 @@ export function TracksView(
       }${often}${bundles}`}
     >
       {parts}
-      <Picture scene={scene} />
+      <Picture figure={figure} />
     </View>
   );
 }

@@ -50,7 +50,7 @@ export function TrafficView(
   const index = chosen < 0 ? list.indexOf(mainTraffic(list)!) : chosen;
   const shown = !planned && measured?.[index];
   const traffic = list[index];
-  const scene = useMemo(
+  const figure = useMemo(
     () => traffic && trafficPicture(view, { traffic, shown, open: rank }),
     [traffic, shown, rank],
   );
@@ -168,7 +168,7 @@ export function TrafficView(
           </button>
         </div>
       )}
-      {scene && <Picture scene={scene} />}
+      {figure && <Picture figure={figure} />}
       {links && links.length > 0 && (
         <table class="links">
           <caption>

@@ -1,9 +1,9 @@
-/** The titled shapes of a scene, and keyboard navigation between them. */
+/** The titled shapes of a figure, and keyboard navigation between them. */
 
-import type { Point, Scene } from "./scene.ts";
+import type { Figure, Point } from "./figure.ts";
 
 /** A shape with a title. */
-export interface SceneNote {
+export interface FigureNote {
   readonly title: string;
   /** Its center. Undefined for curves. */
   readonly middle: Point | undefined;
@@ -12,8 +12,8 @@ export interface SceneNote {
 }
 
 /** Returns the shapes with titles in drawing order. */
-export function notesOf({ shapes }: Scene): SceneNote[] {
-  return shapes.flatMap((shape): SceneNote[] => {
+export function notesOf({ shapes }: Figure): FigureNote[] {
+  return shapes.flatMap((shape): FigureNote[] => {
     const { title, time } = shape;
     if (title === undefined) return [];
     if (shape.kind !== "rect") return [{ title, middle: undefined, time }];
@@ -27,7 +27,7 @@ export function notesOf({ shapes }: Scene): SceneNote[] {
  * nearest shape. Undefined if there is none.
  */
 export function nextNote(
-  notes: readonly SceneNote[],
+  notes: readonly FigureNote[],
   at: number | undefined,
   key: string,
 ): number | undefined {

@@ -1,5 +1,5 @@
 /**
- * A picture as data: shapes with positions and colors. `sceneSvg` writes it. Text is not measured: the caller gives its
+ * A picture as data: shapes with positions and colors. `figureSvg` writes it. Text is not measured: the caller gives its
  * width.
  */
 
@@ -55,29 +55,32 @@ export type Shape = Rect | Path | Text;
 export type Point = readonly [x: number, y: number];
 
 /** A complete picture. */
-export interface Scene {
+export interface Figure {
   readonly size: Point;
   /** Description for screen readers. */
   readonly label: string;
   readonly shapes: readonly Shape[];
 }
 
-/** Options of `sceneSvg`. */
-export interface SceneSvgOptions {
+/** Options of `figureSvg`. */
+export interface FigureSvgOptions {
   /** Colors of a separate picture. Default: the style properties of the page. */
   readonly palette?: Palette;
 }
 
 /** Returns a picture as an SVG element. With a palette, it is a complete file. */
-export function sceneSvg(scene: Scene, options: SceneSvgOptions = {}): string {
+export function figureSvg(
+  figure: Figure,
+  options: FigureSvgOptions = {},
+): string {
   const { palette } = options;
-  const [width, height] = scene.size;
+  const [width, height] = figure.size;
   const colorOf = (ink: Ink) => palette ? palette[ink] : `var(--${ink})`;
   // A separate file has no page for links.
   const draw = palette ? shapeSvg : linkedSvg;
-  const content = scene.shapes.map((shape) => draw(shape, colorOf));
+  const content = figure.shapes.map((shape) => draw(shape, colorOf));
   const links = palette === undefined &&
-    scene.shapes.some(({ link }) => link !== undefined);
+    figure.shapes.some(({ link }) => link !== undefined);
   return element(
     "svg",
     {
@@ -87,7 +90,7 @@ export function sceneSvg(scene: Scene, options: SceneSvgOptions = {}): string {
       height: round(height),
       // A picture is one image; with links, it stays a group.
       role: links ? "group" : "img",
-      "aria-label": scene.label,
+      "aria-label": figure.label,
       "font-family": "system-ui, sans-serif",
     },
     [
@@ -95,7 +98,7 @@ export function sceneSvg(scene: Scene, options: SceneSvgOptions = {}): string {
         ? [shapeSvg({
           kind: "rect",
           at: [0, 0],
-          size: scene.size,
+          size: figure.size,
           ink: "card",
           radius: 9,
         }, colorOf)]
