@@ -46,7 +46,7 @@ interface Line {
 /** Milliseconds per call, over all batches of all runs. */
 interface Times {
   readonly median: number;
-  readonly least: number;
+  readonly min: number;
 }
 
 /** One size on one MPI. */
@@ -122,7 +122,7 @@ function measure(
     const own = lines.filter((line) => line.bytes === bytes);
     const times = (call: "alltoallv" | "ialltoallv" | "exchange"): Times => {
       const all = own.flatMap((line) => line[call] ?? []);
-      return { median: median(all), least: Math.min(...all) };
+      return { median: median(all), min: Math.min(...all) };
     };
     const exchange = times("exchange");
     const row = {
@@ -142,7 +142,7 @@ function measure(
       ...row,
       alltoallv,
       ialltoallv,
-      share: { median: share("median"), least: share("least") },
+      share: { median: share("median"), min: share("min") },
     };
   });
 }
@@ -158,7 +158,7 @@ function show({ bytes, exchange, bandwidth, ...row }: Row): string {
     `${bandwidth.toFixed(2)} GB/s`.padStart(11),
     row.share === undefined
       ? ""
-      : `${row.share.median.toFixed(2)} (${row.share.least.toFixed(2)}) of C`,
+      : `${row.share.median.toFixed(2)} (${row.share.min.toFixed(2)}) of C`,
     row.share && bytes >= GOAL.bytes && row.share.median < GOAL.share
       ? "below the goal"
       : "",
@@ -168,7 +168,7 @@ function show({ bytes, exchange, bandwidth, ...row }: Row): string {
 const folder = mkdtempSync(join(tmpdir(), "switchyard-all-to-all-"));
 const rows: Row[] = [];
 console.log(
-  `${machine()}; ms a call, medians of 5 batches in each of ${runs} runs; GB/s of a rank, its own block included; in brackets by the least time`,
+  `${machine()}; ms a call, medians of 5 batches in each of ${runs} runs; GB/s of a rank, its own block included; in brackets by the shortest time`,
 );
 try {
   for (const launcher of LAUNCHERS) {

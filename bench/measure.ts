@@ -40,9 +40,9 @@ export async function interleaved<K extends string>(
 
 /** Formats times: `median ms (minimum to maximum, n runs)`. */
 export function describe(times: readonly number[]): string {
-  const [least, most] = [Math.min(...times), Math.max(...times)];
-  return `${median(times).toFixed(2)} ms (${least.toFixed(2)} to ${
-    most.toFixed(2)
+  const [min, max] = [Math.min(...times), Math.max(...times)];
+  return `${median(times).toFixed(2)} ms (${min.toFixed(2)} to ${
+    max.toFixed(2)
   }, ${times.length} runs)`;
 }
 

@@ -25,10 +25,10 @@ export function barsSvg(result: Result): string {
       side,
       rate: rateIn(work, median),
     }));
-    const most = Math.max(...rates.map(({ rate }) => rate));
+    const max = Math.max(...rates.map(({ rate }) => rate));
     for (const [i, { side, rate }] of rates.entries()) {
       y += ROW;
-      const width = Math.max(1, Math.round(WIDTH * rate / most));
+      const width = Math.max(1, Math.round(WIDTH * rate / max));
       const digits = rate >= 100 ? 0 : rate >= 10 ? 1 : 2;
       shapes.push(
         { ...words(side, [LEFT - 8, y]), anchor: "end" },

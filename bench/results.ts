@@ -9,8 +9,8 @@ import { barsSvg } from "./plot.ts";
 /** Times of one side, in ms. */
 export interface Timing {
   readonly median: number;
-  readonly least: number;
-  readonly most: number;
+  readonly min: number;
+  readonly max: number;
   readonly runs: number;
 }
 
@@ -61,8 +61,8 @@ export function readResult(file: string): Result {
 export function timingOf(times: readonly number[]): Timing {
   return {
     median: round(median(times)),
-    least: round(Math.min(...times)),
-    most: round(Math.max(...times)),
+    min: round(Math.min(...times)),
+    max: round(Math.max(...times)),
     runs: times.length,
   };
 }
@@ -125,11 +125,11 @@ function tableOf(result: Result): string {
     lines.push("", `## ${work.work}`, "");
     const ours = work.sides[OURS]?.median;
     lines.push(
-      "| side | median ms | least | most | runs | rate | our speed against it | differs by |",
+      "| side | median ms | min | max | runs | rate | our speed against it | differs by |",
       "| --- | --- | --- | --- | --- | --- | --- | --- |",
     );
     for (const [side, timing] of Object.entries(work.sides)) {
-      const { median, least, most, runs } = timing;
+      const { median, min, max, runs } = timing;
       const ratio = side === OURS || ours === undefined
         ? ""
         : `${result.ratios[ratioName(work, side)] ?? round(median / ours)}`;
@@ -137,7 +137,7 @@ function tableOf(result: Result): string {
       const version = result.versions?.[side];
       const cells = [
         version === undefined ? side : `${side} ${version}`,
-        ...[median, least, most].map((ms) => ms.toFixed(2)),
+        ...[median, min, max].map((ms) => ms.toFixed(2)),
         `${runs}`,
         ...[rateOf(work, median), ratio, difference],
       ];

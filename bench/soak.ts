@@ -33,12 +33,12 @@ interface Row {
   readonly runs: number;
   readonly passed: number;
   /** Time from the fault to the end of `launch`, if the time of the fault is known. */
-  readonly seconds?: { readonly median: number; readonly most: number };
+  readonly seconds?: { readonly median: number; readonly max: number };
   readonly problems: readonly string[];
 }
 
 /** Maximum seconds from a fault to the end of the job, besides the waiting time of ranks for the failed one. */
-const MOST_SECONDS = 10;
+const MAX_SECONDS = 10;
 
 /** Returns the files in shared memory. */
 function sharedMemory(): Set<string> {
@@ -63,7 +63,7 @@ try {
         const result = await makeFault(launcher, scratch, fault);
         if (result.seconds !== undefined) seconds.push(result.seconds);
         const late =
-          (result.seconds ?? 0) > MOST_SECONDS + (fault.deadline ?? 0);
+          (result.seconds ?? 0) > MAX_SECONDS + (fault.deadline ?? 0);
         if (late) problems.push(`it took ${result.seconds} s`);
         if (result.problems.length === 0 && !late) passed++;
         problems.push(...result.problems);
@@ -74,14 +74,14 @@ try {
         runs: Number(runs),
         passed,
         ...seconds.length > 0
-          ? { seconds: { median: median(seconds), most: Math.max(...seconds) } }
+          ? { seconds: { median: median(seconds), max: Math.max(...seconds) } }
           : {},
         problems,
       };
       rows.push(row);
       console.log(
         `${row.mpi}: ${row.fault}: ${passed} of ${runs}${
-          row.seconds ? `, ${row.seconds.most.toFixed(1)} s at most` : ""
+          row.seconds ? `, ${row.seconds.max.toFixed(1)} s at most` : ""
         }`,
       );
       for (const problem of problems) console.log(`  ${problem}`);

@@ -100,12 +100,12 @@ try {
     name,
     median: median(seconds),
     runs: seconds.length,
-    least: Math.min(...seconds),
-    most: Math.max(...seconds),
+    min: Math.min(...seconds),
+    max: Math.max(...seconds),
   }));
   console.log(machine());
-  for (const { name, median, least, most, runs } of figures) {
-    const [middle, low, high] = [median, least, most].map((s) => s.toFixed(2));
+  for (const { name, median, min, max, runs } of figures) {
+    const [middle, low, high] = [median, min, max].map((s) => s.toFixed(2));
     console.log(
       `${name}: ${middle} s of CPU (${low} to ${high}, ${runs} runs)`,
     );

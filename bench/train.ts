@@ -118,9 +118,9 @@ async function memory(
     ...place,
   });
   await loaded.step();
-  const most = (which: "predicted" | "actual") =>
+  const maxBytes = (which: "predicted" | "actual") =>
     Math.max(...loaded.statistics().map(({ peakBytes }) => peakBytes[which]));
-  const [predicted, actual] = [most("predicted"), most("actual")];
+  const [predicted, actual] = [maxBytes("predicted"), maxBytes("actual")];
   console.log(
     `memory of a rank, dp=2,ep=2, ${name}: ${mebibytes(actual)}, predicted ${
       mebibytes(predicted)

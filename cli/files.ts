@@ -143,7 +143,7 @@ async function openRegular(
 }
 
 /** Maximum bytes of one read. Node.js ends the process if a call requests 2 GiB. */
-const MOST_READ = 2 ** 30;
+const MAX_READ = 2 ** 30;
 
 /** Maximum bytes of a file that is read as one text: the limit of a string. */
 const LONGEST_TEXT = buffer.MAX_STRING_LENGTH;
@@ -172,7 +172,7 @@ async function openFile(file: string, disk: Disk): Promise<OpenFile> {
           const { bytesRead } = await handle.read(
             bytes,
             done,
-            Math.min(length - done, MOST_READ),
+            Math.min(length - done, MAX_READ),
             offset + done,
           );
           if (bytesRead === 0) {

@@ -92,9 +92,9 @@ export function describeExperts(
 function describeLoad(experts: StepMetrics["experts"]): string {
   const load = experts.flat();
   const fair = experts[0]!.length;
-  const [least, most] = [Math.min(...load), Math.max(...load)];
-  return `${(least * fair).toFixed(2)} to ${
-    (most * fair).toFixed(2)
+  const [min, max] = [Math.min(...load), Math.max(...load)];
+  return `${(min * fair).toFixed(2)} to ${
+    (max * fair).toFixed(2)
   } of a fair share`;
 }
 

@@ -5,7 +5,7 @@ import { GUARANTEED_LIMITS, MAX_AXIS, MAX_RANKS } from "../spec/limits.ts";
 import type { Mesh } from "../spec/mesh.ts";
 
 /** Maximum limit: no buffer is larger. */
-const MOST_LIMIT = Number.MAX_SAFE_INTEGER;
+const MAX_LIMIT = Number.MAX_SAFE_INTEGER;
 
 /** An invalid command line, with exit code 2. */
 export class UsageError extends Error {
@@ -162,7 +162,7 @@ export function parseLimits(text: string): { [limit: string]: number } {
           }`,
         );
       }
-      return [name, integer(`--limits ${name}`, 1, MOST_LIMIT)(value)];
+      return [name, integer(`--limits ${name}`, 1, MAX_LIMIT)(value)];
     }),
   );
 }

@@ -19,7 +19,7 @@ export { type MatmulTile, tileHeight } from "./tuning/tile.ts";
 export {
   matmulClass,
   type MatmulShape,
-  MOST_RESULTS,
+  MAX_RESULTS,
   ofHeight,
   tileName,
   type Tuning,

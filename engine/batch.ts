@@ -149,13 +149,13 @@ export class Batch {
 
   /** Number of best tokens that each sequence needs. Undefined: all. */
   #needed(slots: readonly number[]): number | undefined {
-    let most = 0;
+    let max = 0;
     for (const slot of slots) {
       const needed = candidatesOf(this.#slots[slot]!.options);
       if (needed === undefined) return undefined;
-      most = Math.max(most, needed);
+      max = Math.max(max, needed);
     }
-    return most;
+    return max;
   }
 
   async #choose(slot: number, candidates: Candidates): Promise<void> {

@@ -72,7 +72,7 @@ export function choosePages(
     Math.ceil(Math.min(length, maxContext) / size)
   );
   const each = Math.ceil(maxSequences / groupSize);
-  const max = mostTogether(pages, { window: maxSequences, each });
+  const max = maxTogether(pages, { window: maxSequences, each });
   // A sequence may have all positions, whatever is known of it.
   return {
     count: Math.max(max, Math.ceil(maxContext / size)),
@@ -81,7 +81,7 @@ export function choosePages(
 }
 
 /** The largest sum of the `each` longest of `window` neighbours, by a Fenwick tree over lengths, longest first. */
-function mostTogether(
+function maxTogether(
   lengths: readonly number[],
   { window, each }: { readonly window: number; readonly each: number },
 ): number {

@@ -290,7 +290,7 @@ function bytesOf(
 }
 
 /** Number of experts per layer that must be in memory at once, for two launches. */
-const LEAST_EXPERTS = 2;
+const MIN_EXPERTS = 2;
 
 /** Memory limit of experts, checked against the requirement of a launch. Undefined if all of them fit. */
 function expertBytesFor(
@@ -313,14 +313,14 @@ function expertBytesFor(
     ? availableMemory() - (all - experts)
     : expertMemory;
   if (expertMemory === "auto" && bytes >= experts) return undefined;
-  const least = LEAST_EXPERTS * Math.max(
+  const min = MIN_EXPERTS * Math.max(
     ...ranks.map((rank) => largestExpert(plan, rank)),
   );
-  if (bytes >= least) return bytes;
+  if (bytes >= min) return bytes;
   throw new MachineError(
     `Cannot keep experts in ${
       Math.max(0, bytes)
-    } bytes of memory: ${LEAST_EXPERTS} of a layer need ${least}. Give --expert-memory at least that`,
+    } bytes of memory: ${MIN_EXPERTS} of a layer need ${min}. Give --expert-memory at least that`,
   );
 }
 

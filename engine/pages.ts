@@ -284,15 +284,15 @@ export class PageTable {
     const whole = Math.floor(positions / this.size);
     const shared = positions % this.size > 0 && blocks[whole]! &&
       blocks[whole].users > 1;
-    const most = Math.min(
+    const max = Math.min(
       tokens.length,
       shared ? whole * this.size : positions,
     );
-    const seen = this.#firstBlocks(most).every((first, group) =>
-      pages[group]!.slice(first, Math.ceil(most / this.size))
+    const seen = this.#firstBlocks(max).every((first, group) =>
+      pages[group]!.slice(first, Math.ceil(max / this.size))
         .every((page) => page)
     );
-    const retained = seen ? most : 0;
+    const retained = seen ? max : 0;
     tokens.length = retained;
     const pool = this.#poolOf(sequence);
     while (blocks.length > Math.ceil(retained / this.size)) {

@@ -58,10 +58,10 @@ export function candidatesOf(options: SamplingOptions): number | undefined {
   }
   if (!options.temperature) return 1;
   const { topK = Infinity } = options;
-  return topK <= MOST_CANDIDATES ? topK : undefined;
+  return topK <= MAX_CANDIDATES ? topK : undefined;
 }
 
-const MOST_CANDIDATES = 128;
+const MAX_CANDIDATES = 128;
 
 /** A token and its log-probability, before any sampling options. */
 export interface Logprob {

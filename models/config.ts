@@ -1,7 +1,7 @@
 /** Reads a Hugging Face config.json: typed fields, the family's defaults and error messages. */
 
 import { DataError, shown } from "../compiler/mod.ts";
-import { mostOf, otherSpelling } from "./field_names.ts";
+import { maxOf, otherSpelling } from "./field_names.ts";
 
 /** Field values by key, from config.json or the defaults of the family. */
 export type Fields = ReadonlyMap<string, unknown>;
@@ -120,7 +120,7 @@ export function integerField(
   options: { readonly default?: number; readonly min?: number } = {},
 ): number {
   const value = fieldValue(config, key) ?? options.default;
-  const min = options.min ?? 1, max = mostOf(key);
+  const min = options.min ?? 1, max = maxOf(key);
   if (
     typeof value !== "number" || !Number.isInteger(value) || value < min ||
     value > max

@@ -6,10 +6,15 @@
 import { isOneSlip } from "../compiler/mod.ts";
 
 /** Maximum of each integer field. Unlisted fields may be any 32-bit integer. */
-const MOST: { readonly [key: string]: number } = {
-  ...most(512, "num_hidden_layers", "num_layers", "num_nextn_predict_layers"),
-  ...most(2 ** 24, "vocab_size", "index_topk"),
-  ...most(
+const MAX: { readonly [key: string]: number } = {
+  ...limited(
+    512,
+    "num_hidden_layers",
+    "num_layers",
+    "num_nextn_predict_layers",
+  ),
+  ...limited(2 ** 24, "vocab_size", "index_topk"),
+  ...limited(
     2 ** 20,
     "hidden_size",
     "intermediate_size",
@@ -21,7 +26,7 @@ const MOST: { readonly [key: string]: number } = {
     "ffn_hidden_size",
     "expert_ffn_hidden_size",
   ),
-  ...most(
+  ...limited(
     2 ** 16,
     "num_attention_heads",
     "num_key_value_heads",
@@ -40,7 +45,7 @@ const MOST: { readonly [key: string]: number } = {
     "moe_num_experts",
     "index_n_heads",
   ),
-  ...most(
+  ...limited(
     2 ** 14,
     "head_dim",
     "global_head_dim",
@@ -55,7 +60,7 @@ const MOST: { readonly [key: string]: number } = {
     "ssm_state_size",
     "mamba_d_state",
   ),
-  ...most(
+  ...limited(
     2 ** 12,
     "num_experts_per_tok",
     "moe_k",
@@ -67,7 +72,7 @@ const MOST: { readonly [key: string]: number } = {
     "n_group",
     "topk_group",
   ),
-  ...most(
+  ...limited(
     2 ** 8,
     "mamba_expand",
     "conv_kernel",
@@ -77,7 +82,7 @@ const MOST: { readonly [key: string]: number } = {
   ),
 };
 
-function most(
+function limited(
   value: number,
   ...keys: readonly string[]
 ): { readonly [key: string]: number } {
@@ -85,8 +90,8 @@ function most(
 }
 
 /** Returns the maximum of an integer field. */
-export function mostOf(key: string): number {
-  return Object.hasOwn(MOST, key) ? MOST[key]! : 2 ** 31 - 1;
+export function maxOf(key: string): number {
+  return Object.hasOwn(MAX, key) ? MAX[key]! : 2 ** 31 - 1;
 }
 
 /** Groups of field names with the same meaning in different families. */

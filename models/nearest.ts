@@ -6,7 +6,7 @@ import type { Family } from "./family.ts";
 import { changesNothing } from "./field_names.ts";
 
 /** Fields that a family has to read of a config.json before it is like it: sizes are in all of them. */
-const LEAST = 6;
+const MIN_LENGTH = 6;
 
 /** Fields that are listed; others are counted. */
 const LISTED = 6;
@@ -33,7 +33,7 @@ export function nearestFamily(
     ? text as Config
     : json;
   const near = families.map((family) => differences(family, config))
-    .filter(({ read }) => read >= LEAST);
+    .filter(({ read }) => read >= MIN_LENGTH);
   const valueOf = ({ read, unread, refused }: Nearest) =>
     read - unread.length - refused.length;
   const [best] = near.sort((a, b) => valueOf(b) - valueOf(a));

@@ -9,7 +9,7 @@ import type { TensorDirectory } from "./safetensors.ts";
 import { weightForm } from "./weight_form.ts";
 
 /** Minimum bytes of a mapped buffer. */
-const LEAST_BYTES = 1 << 20;
+const MIN_BYTES = 1 << 20;
 
 /**
  * Maps a weight. Returns false if its layout in the file differs, the files have no descriptor, or the device cannot
@@ -23,7 +23,7 @@ export function mapWeight(
 ): boolean {
   const { device } = memory;
   const { bytes } = memory.buffer(weight.buffer);
-  const small = bytes < LEAST_BYTES;
+  const small = bytes < MIN_BYTES;
   if (!device.map || small && !device.streams) return false;
   const runs = fileRuns(plan, weight, memory, tensors);
   if (runs?.reduce((n, run) => n + run.bytes, 0) !== bytes) return false;

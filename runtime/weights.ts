@@ -259,7 +259,7 @@ async function stream(
   const [outer] = placed.axes;
   const rows = outer?.size ?? 1;
   const rowBytes = rows === 0 ? 0 : entry.bytes / rows;
-  const most = Math.max(1, Math.floor(readBytes / Math.max(1, rowBytes)));
+  const max = Math.max(1, Math.floor(readBytes / Math.max(1, rowBytes)));
   const length = into.target.length;
   const needed = (row: number) => {
     if (!outer) return true;
@@ -276,7 +276,7 @@ async function stream(
       continue;
     }
     let end = row + 1;
-    while (end < rows && end - row < most && needed(end)) end++;
+    while (end < rows && end - row < max && needed(end)) end++;
     const bytes = await readExactly(
       entry.source,
       entry.offset + row * rowBytes,

@@ -28,7 +28,7 @@ const TIMEOUT = 3600;
 /** Number of parallel files: one more than cores, because some wait for processes that they stopped. */
 const JOBS = Math.min(4, availableParallelism() + 1);
 /** Maximum number of parallel files while cores are idle because several files wait. More would only use memory. */
-const MOST_JOBS = JOBS + 2;
+const MAX_JOBS = JOBS + 2;
 /** Idle fraction of all cores that starts another file, and milliseconds between checks. */
 const IDLE = 0.2, LOOK_MS = 1000;
 
@@ -245,7 +245,7 @@ async function runAll(files) {
     const now = idleTime();
     const share = (now.idle - before.idle) / (now.all - before.all);
     before = now;
-    if (share > IDLE && running.size < MOST_JOBS) start();
+    if (share > IDLE && running.size < MAX_JOBS) start();
   }, LOOK_MS);
   while (running.size > 0) await Promise.race(running);
   clearInterval(timer);

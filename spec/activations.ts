@@ -29,7 +29,7 @@ export const Q8_NAN = 0x7fc00000;
 export const Q8_STEP = 0x3c010204;
 
 /** Magnitude below which scales and offsets of weights count as 0. */
-export const Q8_LEAST = 2 ** -40;
+export const Q8_MIN = 2 ** -40;
 
 /**
  * Elements per integer sum of weights with this packing: 32, or 16 if so few share a scale. Undefined: these weights
@@ -82,7 +82,7 @@ export function quantizeActivations(x: Float32Array): QuantizedActivations {
   for (let b = 0; b < scales.length; b++) {
     const block = x.subarray(b * Q8_BLOCK, (b + 1) * Q8_BLOCK);
     const largest = block.reduce(
-      (most, value) => Math.max(most, bitsOf(value) & 0x7fffffff),
+      (max, value) => Math.max(max, bitsOf(value) & 0x7fffffff),
       0,
     );
     if (largest >= Q8_LIMITS.none) scales[b] = floatOf(Q8_NAN);
@@ -127,7 +127,7 @@ export function q8Dot(
   invariant(size, "weights are integers");
   const { perScale = codes.length } = packing;
   const { fround } = Math;
-  const factor = (x: number) => Math.abs(x) < Q8_LEAST ? 0 : x;
+  const factor = (x: number) => Math.abs(x) < Q8_MIN ? 0 : x;
   const sums = codes.length / size;
   const ofPart = sums / parts;
   return addAsTree(

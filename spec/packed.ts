@@ -202,13 +202,13 @@ export function packedDTypeOf(
     size >= perWord && group % size === 0 && columns % size === 0
   );
   const shared = fits.filter((size) => columns / SHARING_RANKS % size === 0);
-  const most = shared.at(-1) ?? fits[0];
+  const widest = shared.at(-1) ?? fits[0];
   // Blocks of quantized activations are not split, whatever ranks could share.
   const { step }: PackedElement = PACKED_ELEMENTS[element];
-  const size = step !== undefined && most !== undefined && most < 32 &&
+  const size = step !== undefined && widest !== undefined && widest < 32 &&
       fits.includes(32)
     ? 32
-    : most;
+    : widest;
   return size && groupedDType(element, size);
 }
 

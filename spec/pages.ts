@@ -27,8 +27,8 @@ export function seenPages(
   { window, chunk }: Seen,
   size: number,
 ): number | undefined {
-  const most = Math.min(window ?? Infinity, chunk ?? Infinity);
-  return most === Infinity ? undefined : Math.ceil((most - 1) / size) + 1;
+  const max = Math.min(window ?? Infinity, chunk ?? Infinity);
+  return max === Infinity ? undefined : Math.ceil((max - 1) / size) + 1;
 }
 
 /** The page axis of layers that see the same positions, and the input with their table. */

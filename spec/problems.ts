@@ -72,13 +72,13 @@ function bufferProblems(plan: Plan, options: OverLimit): Problem[] {
     const largest = over.reduce((a, b) => b.bytes > a.bytes ? b : a);
     const all = over.reduce((n, { buffer }) => n + times(buffer.name), 0);
     const others = all > 1 ? ` (and ${all - 1} more)` : "";
-    const most = room(largest.buffer);
-    const what = most === allowed
+    const max = room(largest.buffer);
+    const what = max === allowed
       ? `needs ${name} = ${largest.bytes}, and ${allowed} is allowed`
-      : `has ${largest.bytes} bytes, and kernels index at most ${most}`;
+      : `has ${largest.bytes} bytes, and kernels index at most ${max}`;
     return {
       what: `buffer '${largest.buffer.name}'${others} ${what}`,
-      fix: bufferFix(plan, largest, { ...options, allowed: most }),
+      fix: bufferFix(plan, largest, { ...options, allowed: max }),
     };
   });
 }

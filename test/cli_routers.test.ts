@@ -64,7 +64,7 @@ const RECORDED: readonly (readonly [
 t.test("figures are those of the systems themselves", async (t) => {
   const close = (found: number, wanted: number, what: string) =>
     t.ok(Math.abs(found - wanted) <= 2e-6, `${what}: ${found}, ${wanted}`);
-  for (const [preset, factor, drop, loss, least, largest] of RECORDED) {
+  for (const [preset, factor, drop, loss, smallest, largest] of RECORDED) {
     const { rows, zLoss } = await compared(
       ...["--preset", preset, "--capacity-factor", String(factor)],
       ...drop === undefined ? [] : ["--drop", drop],
@@ -74,7 +74,7 @@ t.test("figures are those of the systems themselves", async (t) => {
     const [{ balancingLoss, weightSum, capacity }] = rows as [RouterRow];
     t.equal(capacity, 8 * factor, what);
     close(balancingLoss, loss, `${what}, loss`);
-    close(weightSum[0], least, `${what}, least`);
+    close(weightSum[0], smallest, `${what}, least`);
     close(weightSum[1], largest, `${what}, largest`);
     close(zLoss, 4.4412374, "z-loss");
   }

@@ -297,7 +297,7 @@ const LONG: { readonly [what: string]: () => string } = {
     const word = binding!.type === "f32"
       ? bitcast("u32", load(binding!.name, u32(0)))
       : load(binding!.name, u32(0), binding!.type);
-    const most = (name: string, body: Stmt[]) =>
+    const longLoop = (name: string, body: Stmt[]) =>
       for_(name, u32(0), {
         op: "binary",
         type: "u32",
@@ -307,8 +307,8 @@ const LONG: { readonly [what: string]: () => string } = {
       }, body);
     return withFirst(
       var_("long", u32(0)),
-      most("q", [
-        most("r", [
+      longLoop("q", [
+        longLoop("r", [
           set("long", convert("u32", { op: "local", type: "u32", name: "r" })),
         ]),
       ]),

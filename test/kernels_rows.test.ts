@@ -190,14 +190,14 @@ testKernels(
     const cases = fc.record({
       splits: fc.constantFrom([0, 1], [0, 2, 4], [0, 3, 3, 4, 6, 7]),
       seed: fc.nat(99),
-      most: fc.constantFrom(0, 5),
+      max: fc.constantFrom(0, 5),
     });
-    await holds(cases, async ({ splits, seed, most }) => {
+    await holds(cases, async ({ splits, seed, max }) => {
       const groupSize = splits.length - 1;
       const experts = splits.at(-1)!;
       const counts = words(groupSize * experts)
         .map((_, i) =>
-          Math.floor((randoms(i + 1, seed)[i]! + 1) / 2 * (most + 1))
+          Math.floor((randoms(i + 1, seed)[i]! + 1) / 2 * (max + 1))
         );
       const count = (s: number, c: number) => counts[s * experts + c]!;
       // A row is its sender, expert and number there: sent by expert, received by sender, grouped by expert.

@@ -442,7 +442,7 @@ holds("a dynamic axis under another name", {
       other,
       turned: transpose(other, "embed other"),
       total: sum(scores, "other"),
-      most: max(scores, "token"),
+      largest: max(scores, "token"),
     };
   }),
 });

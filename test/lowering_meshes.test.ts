@@ -316,7 +316,7 @@ holds("tokens of a fixed number, experts in uneven shares", {
       best: best.values,
       bestAt: best.indices,
       sums: sum(x, "embed"),
-      most: max(rename(x, "embed", "other"), "other"),
+      largest: max(rename(x, "embed", "other"), "other"),
     };
   }),
 }, [...MESHES, {

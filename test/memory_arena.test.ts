@@ -33,12 +33,12 @@ function aligned({ bytes }: LiveRange): number {
 
 /** The most bytes that are live at a step. */
 function liveAtOnce(all: readonly LiveRange[]): number {
-  let most = 0;
+  let max = 0;
   for (const { first } of all) {
     const live = all.filter((r) => r.first <= first && r.last >= first);
-    most = Math.max(most, live.reduce((n, range) => n + aligned(range), 0));
+    max = Math.max(max, live.reduce((n, range) => n + aligned(range), 0));
   }
-  return most;
+  return max;
 }
 
 /** Where each arena ends. */

@@ -26,7 +26,7 @@ const BOUNDS: DecoderOptions = {
   maxContext: 2048,
 };
 /** Allocated, as a multiple of what is live at once. */
-const MOST = 1.05;
+const MAX_RATIO = 1.05;
 /** Of many layers, as a multiple of few. */
 const DEEPER = 1.02;
 
@@ -120,7 +120,7 @@ for (const { name, model, layers: [few, many], options } of SHAPES) {
     const long = await compiled(model(many), options);
     for (const plan of [short, long]) {
       const { live, allocated } = scratchOf(plan);
-      t.ok(allocated <= MOST * live, `${allocated} for ${live}`);
+      t.ok(allocated <= MAX_RATIO * live, `${allocated} for ${live}`);
     }
     const [a, b] = [short, long].map((plan) => scratchOf(plan).allocated);
     t.ok(b! <= DEEPER * a!, `${b} for ${many} layers, ${a} for ${few}`);
@@ -205,7 +205,7 @@ for (const recompute of [false, true]) {
       });
       const { live, allocated } = scratchOf(plan);
       t.ok(
-        allocated <= MOST * live,
+        allocated <= MAX_RATIO * live,
         `${JSON.stringify(mesh)}: ${allocated} for ${live}`,
       );
     }

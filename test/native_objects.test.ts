@@ -173,18 +173,18 @@ t.test("what was not used for longest is removed", async (t) => {
   for (const name of ["today", "long"]) {
     symlinkSync(name, file(`to_${name}`));
   }
-  await removeOldest(folder, { most: 25_000 });
+  await removeOldest(folder, { max: 25_000 });
   t.strictSame(
     readdirSync(folder).sort(),
     ["before", "looked", "now", "to_today", "today"],
   );
   // Not again within the hour; and what is in use may take four times as much.
   utimesSync(file("before"), hours(100), hours(100));
-  await removeOldest(folder, { most: 2048 });
+  await removeOldest(folder, { max: 2048 });
   t.ok(existsSync(file("before")));
-  const again = async (most: number) => {
+  const again = async (max: number) => {
     utimesSync(file("looked"), hours(2), hours(2));
-    await removeOldest(folder, { most });
+    await removeOldest(folder, { max });
     return readdirSync(folder).sort();
   };
   t.strictSame(await again(2048), ["looked", "now"]);

@@ -382,8 +382,8 @@ t.test("caches in 16 bits", async (t) => {
     const first = ({ sequences }: typeof one) =>
       sequences.map(({ logprobs }) => logprobs![0]!.logprob);
     const far = first(exact).map((p, i) => Math.abs(p - first(one)[i]!));
-    const most = Math.max(...far);
-    t.ok(most > 0 && most < 0.05, `${kvCacheDtype}: ${most} from f32`);
+    const max = Math.max(...far);
+    t.ok(max > 0 && max < 0.05, `${kvCacheDtype}: ${max} from f32`);
     t.equal(one.stateBytes * 2, exact.stateBytes);
   }
 });

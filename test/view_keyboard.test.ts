@@ -79,7 +79,7 @@ async function read(
   return said;
 }
 
-const most = ({ ranks }: PlanSummary, kind: keyof RankBytes) =>
+const max = ({ ranks }: PlanSummary, kind: keyof RankBytes) =>
   sizeText(Math.max(...ranks.map(({ bytes }) => bytes[kind])));
 
 t.test("every view", { skip: skipWithoutBrowser }, async (t) => {
@@ -93,7 +93,7 @@ t.test("every view", { skip: skipWithoutBrowser }, async (t) => {
   t.strictSame((await texts(page, ".facts dd")).slice(0, 4), [
     `${(summary.model.parameters / 1e6).toFixed(2)} M`,
     `${(summary.model.activeParameters! / 1e6).toFixed(2)} M`,
-    ...["4", most(summary, "total")],
+    ...["4", max(summary, "total")],
   ]);
 
   await tabTo(page, "#tracks .parts button:last-child");
@@ -179,7 +179,7 @@ t.test("every view", { skip: skipWithoutBrowser }, async (t) => {
     (await texts(page, "#diff tbody td")).slice(0, 12),
     [
       ...["ep=4", "ep=2"],
-      ...KINDS.flatMap((kind) => [most(summary, kind), most(other, kind)]),
+      ...KINDS.flatMap((kind) => [max(summary, kind), max(other, kind)]),
     ],
   );
   await tabTo(page, "#diff summary");

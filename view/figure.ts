@@ -161,8 +161,8 @@ function shapeSvg(shape: Shape, colorOf: (ink: Ink) => string): string {
 }
 
 /** Shortens a text to a maximum number of characters. */
-export function shortened(text: string, most: number): string {
-  return text.length > most ? `${text.slice(0, most - 1)}…` : text;
+export function shortened(text: string, max: number): string {
+  return text.length > max ? `${text.slice(0, max - 1)}…` : text;
 }
 
 /** Returns path data of a curve with horizontal ends. */

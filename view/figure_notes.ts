@@ -41,12 +41,12 @@ export function nextNote(
   const from = notes[at]!.middle;
   if (from === undefined) return undefined;
   const sign = key === "ArrowDown" ? 1 : -1;
-  let [best, least]: [number | undefined, number] = [undefined, Infinity];
+  let [best, nearest]: [number | undefined, number] = [undefined, Infinity];
   for (const [i, { middle }] of notes.entries()) {
     const down = middle === undefined ? 0 : sign * (middle[1] - from[1]);
     if (down < 1) continue;
     const far = 2 * down + Math.abs(middle![0] - from[0]);
-    if (far < least) [best, least] = [i, far];
+    if (far < nearest) [best, nearest] = [i, far];
   }
   return best;
 }

@@ -65,7 +65,7 @@ export interface FlowOptions {
 }
 
 /** Maximum number of steps in a graph. */
-export const MOST_STEPS = 120;
+export const MAX_STEPS = 120;
 
 /** Returns the graph of the steps from `start` to before `end`, at most `MOST_STEPS`. */
 export function flowOf(
@@ -92,7 +92,7 @@ export function flowOf(
     values.set(key, known);
     return known;
   };
-  for (const at of program.steps.slice(start, end).slice(0, MOST_STEPS)) {
+  for (const at of program.steps.slice(start, end).slice(0, MAX_STEPS)) {
     const { index, step, reads, writes } = at;
     const key = `step ${index}`;
     const bytes = sent.get(index)?.perRank;

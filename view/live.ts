@@ -63,7 +63,7 @@ export interface LiveState {
 export type LossPoint = readonly [step: number, loss: number];
 
 /** Maximum number of points of a curve. */
-const MOST_POINTS = 2000;
+const MAX_POINTS = 2000;
 
 /** Approximate number of steps in the average of loads. */
 const MEAN_OF = 20;
@@ -134,7 +134,7 @@ function meanLoad(
 
 /** Drops every second point of the older half if there are too many points. */
 function thinned(points: readonly LossPoint[]): readonly LossPoint[] {
-  if (points.length <= MOST_POINTS) return points;
+  if (points.length <= MAX_POINTS) return points;
   const half = points.length / 2;
   return points.filter((_, i) => i >= half || i % 2 === 0);
 }

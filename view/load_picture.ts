@@ -8,13 +8,13 @@ import type { Figure, Shape } from "./figure.ts";
 export type Load = readonly (readonly number[])[];
 
 /** Loads of this many times a fair share or more have the same color. */
-const MOST = 3;
+const MAX = 3;
 
 /** Returns the color of a multiple of a fair share: blue below, white at, orange above a fair share. */
 function colorOf(
   share: number,
 ): { readonly ink: Ink; readonly opacity: number } {
-  const far = share <= 1 ? 1 - share : Math.min(1, (share - 1) / (MOST - 1));
+  const far = share <= 1 ? 1 - share : Math.min(1, (share - 1) / (MAX - 1));
   return {
     ink: share <= 1 ? "attention" : "combine",
     opacity: Number(far.toFixed(2)),
@@ -25,13 +25,13 @@ function legend(right: number): Shape[] {
   const steps = 60;
   const scale: Scale = {
     from: 0,
-    to: MOST,
+    to: MAX,
     start: right - 230,
     end: right - 30,
   };
   return [
     ...Array.from({ length: steps }, (_, i): Shape => {
-      const value = MOST * i / (steps - 1);
+      const value = MAX * i / (steps - 1);
       return {
         kind: "rect",
         at: [placeAt(scale, value), 8],
@@ -39,9 +39,9 @@ function legend(right: number): Shape[] {
         ...colorOf(value),
       };
     }),
-    ...Array.from({ length: MOST + 1 }, (_, value) =>
+    ...Array.from({ length: MAX + 1 }, (_, value) =>
       text(
-        value === MOST ? `${value} or more` : String(value),
+        value === MAX ? `${value} or more` : String(value),
         [placeAt(scale, value), 33],
         "middle",
       )),

@@ -60,7 +60,7 @@ const RULES: {
         Math.floor(onRank(facts.buffers.get(name)!.bytes, 0) / step.rowBytes)
       }`
     );
-    return `there is room for the most rows that can come: ${room.join(", ")}`;
+    return `there is room for the maximum number of rows: ${room.join(", ")}`;
   },
 };
 

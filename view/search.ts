@@ -14,7 +14,7 @@ export interface Found {
 }
 
 /** Maximum number of results. */
-const MOST = 20;
+const MAX_ROWS = 20;
 
 /**
  * Finds everything with all words of a query in its name. `layers.30` is a layer, and further words are searched only
@@ -33,7 +33,7 @@ export function search(view: PlanView, query: string): Found[] {
       stepsOfLayer(program, Number(layer[1])).map((at) =>
         foundStep(program, at)
       )
-    ).filter(matches(rest)).slice(0, MOST);
+    ).filter(matches(rest)).slice(0, MAX_ROWS);
   }
   const rank = /^ranks?[. ](\d+)$/.exec(text);
   if (rank) return foundRanks(view, [Number(rank[1])]);
@@ -49,7 +49,7 @@ export function search(view: PlanView, query: string): Found[] {
       ),
     );
   }
-  return [...everything(view)].filter(matches(words)).slice(0, MOST);
+  return [...everything(view)].filter(matches(words)).slice(0, MAX_ROWS);
 }
 
 /** Returns the steps of a layer of the model. */
@@ -71,7 +71,7 @@ function matches(words: readonly string[]): (found: Found) => boolean {
 }
 
 function foundRanks(view: PlanView, ranks: readonly number[]): Found[] {
-  return ranks.filter((rank) => rank < view.plan.ranks).slice(0, MOST)
+  return ranks.filter((rank) => rank < view.plan.ranks).slice(0, MAX_ROWS)
     .map((rank) => ({
       kind: "rank",
       text: `${rank}, experts ${

@@ -12,7 +12,7 @@ import {
 const WIDTH = 1180, HEIGHT = 440;
 const LEFT = 84, RIGHT = 24, TOP = 92, BOTTOM = 62;
 /** Radius of the dot with the maximum memory, and of a dot without memory. */
-const MOST = 11, LEAST = 4;
+const MAX_RADIUS = 11, MIN_RADIUS = 4;
 
 /** Draws configurations as dots: step time to the right, speed upwards, and memory as the size of a dot. */
 export function searchPicture({ found, pareto }: SearchResult): Figure {
@@ -25,10 +25,11 @@ export function searchPicture({ found, pareto }: SearchResult): Figure {
     HEIGHT - BOTTOM,
     TOP,
   );
-  const most = Math.max(...all.map(({ bytes }) => bytes));
+  const max = Math.max(...all.map(({ bytes }) => bytes));
   const [best] = found as readonly [FoundConfiguration];
   const dot = (one: FoundConfiguration): Shape => {
-    const radius = LEAST + (MOST - LEAST) * Math.sqrt(one.bytes / most);
+    const radius = MIN_RADIUS +
+      (MAX_RADIUS - MIN_RADIUS) * Math.sqrt(one.bytes / max);
     const [cx, cy] = [x.at(one.seconds), y.at(one.tokensPerSecond)];
     return {
       kind: "rect",
@@ -132,7 +133,7 @@ interface Label {
 function placed(labels: readonly Label[]): Shape[] {
   const boxes: Label[] = [];
   for (const { at: [x, y], text } of labels) {
-    let top = y - MOST - 5;
+    let top = y - MAX_RADIUS - 5;
     const covers = ({ at: [otherX, otherY], text: other }: Label) =>
       Math.abs(otherX - x) < 3.3 * (text.length + other.length) + 6 &&
       Math.abs(otherY - top) < 12;

@@ -16,7 +16,7 @@ export function sideBySide(
   mine: Side,
   other: Side,
 ): (readonly [what: string, mine: string, other: string])[] {
-  const most = (
+  const max = (
     { summary: { ranks } }: Side,
     kind: keyof RankBytes,
   ) => sizeText(Math.max(...ranks.map(({ bytes }) => bytes[kind])));
@@ -26,7 +26,7 @@ export function sideBySide(
     ["mesh", ...of(({ summary }) => meshText(summary))],
     ...(["weights", "state", "scratch", "staging", "total"] as const)
       .map((kind) =>
-        [`${kind}, fullest rank`, ...of((s) => most(s, kind))] as const
+        [`${kind}, fullest rank`, ...of((s) => max(s, kind))] as const
       ),
     ...(["dispatch", "combine"] as const).map((op) =>
       [

@@ -18,7 +18,7 @@ const GAP = 34;
 /** Tracks are higher for up to two ranks. */
 const FEW = 2, HIGH = 64;
 /** Maximum number of drawn ranks. */
-const MOST = 64;
+const MAX = 64;
 
 /** Returns the time at a pixel of the picture of a part of a run. */
 export function timeAt(x: number, [from, to]: TimeWindow): number {
@@ -49,7 +49,7 @@ export function timePicture(
 ): Figure {
   const { microseconds, events, pauses, name, predicted, lanes: names } = run;
   const ranks = [...new Set(events.map(({ rank }) => rank))]
-    .sort((a, b) => a - b).slice(0, MOST);
+    .sort((a, b) => a - b).slice(0, MAX);
   const width = WIDTH - LEFT - RIGHT;
   const scale = width / Math.max(1, to - from);
   const xOf = (time: number) =>

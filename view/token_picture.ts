@@ -34,7 +34,7 @@ export function tokenPicture(
   const inset = roomy && sourceRank !== undefined ? width * 0.25 : 1;
   const yOf = (row: number) => TOP + (row + 0.5) * height;
   const loads = choices.map(loadOf);
-  const most = Math.max(1, ...loads.flatMap((load) => [...load.values()]));
+  const max = Math.max(1, ...loads.flatMap((load) => [...load.values()]));
   const boxes = choices.flatMap(({ layer }, column) =>
     rows.map(({ expert, rank }, row): Shape => {
       const load = loads[column]!.get(expert) ?? 0;
@@ -43,7 +43,7 @@ export function tokenPicture(
         ink: "experts",
         at: [LEFT + column * width + inset, TOP + row * height + 0.5] as const,
         size: [width - 2 * inset, height - 1] as const,
-        opacity: Number((0.06 + 0.6 * load / most).toFixed(2)),
+        opacity: Number((0.06 + 0.6 * load / max).toFixed(2)),
         title: `layer ${layer}, expert ${expert}${
           rank === undefined ? "" : ` on rank ${rank}`
         }: chosen ${load} ${load === 1 ? "time" : "times"}`,
@@ -184,13 +184,13 @@ function rowsOf(
     }
   }
   if (rows.length > 0) return rows;
-  const most = choices.reduce(
+  const max = choices.reduce(
     (max, { chosen }) =>
       chosen.reduce((max, experts) => Math.max(max, ...experts), max),
     0,
   );
   return Array.from(
-    { length: most + 1 },
+    { length: max + 1 },
     (_, expert) => ({ expert, rank: undefined }),
   );
 }

@@ -50,14 +50,14 @@ export function trackPicture(
   const y = (track: number) => TOP + track * GAP;
   const bottom = y(tracks.length - 1);
   const drawing: Drawing = { view, tracks, y, bottom, options };
-  const least = stations.map(leastWidth);
-  const total = least.reduce((a, b) => a + b, 0);
+  const widths = stations.map(minWidth);
+  const total = widths.reduce((a, b) => a + b, 0);
   const stretch = Math.max(1, (WIDTH - LEFT - 24) / total);
   const width = LEFT + total * stretch + 24;
   let x = LEFT;
   const shapes = stations.flatMap((station, i) => {
     const from = x;
-    x += least[i]! * stretch;
+    x += widths[i]! * stretch;
     return stationShapes(station, { ...drawing, from, to: x });
   });
   return {
@@ -82,7 +82,7 @@ function labelOf(
 }
 
 /** Returns the minimum width of a station and its text. */
-function leastWidth({ kind, title, details, steps }: Station): number {
+function minWidth({ kind, title, details, steps }: Station): number {
   if (kind === "tie") return Math.max(30, title.length * 6 + 8);
   const text = Math.max(
     title.length * 7.9,

@@ -11,7 +11,7 @@ export interface Track {
 }
 
 /** Maximum number of distinguishable tracks. */
-const MOST = 16;
+const MAX = 16;
 
 /**
  * Returns one track per rank, or bundles for more than 16 ranks. `open` is a rank whose bundle is shown rank by rank.
@@ -20,7 +20,7 @@ export function tracksOf(
   { ranks }: Pick<Plan, "ranks">,
   open?: number,
 ): Track[] {
-  const each = Math.ceil(ranks / MOST);
+  const each = Math.ceil(ranks / MAX);
   const tracks: Track[] = [];
   for (let first = 0; first < ranks; first += each) {
     const count = Math.min(each, ranks - first);

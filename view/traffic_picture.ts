@@ -31,12 +31,12 @@ export function trafficPicture(
   const bytes = tracks.map((from) =>
     tracks.map((to) => sumBetween(shown || traffic, from, to))
   );
-  const most = Math.max(1, ...bytes.flat());
+  const max = Math.max(1, ...bytes.flat());
   const shapes = bytes.flatMap((row, i) =>
     row.flatMap((value, j): Shape[] => {
       const [x, y] = [LEFT + j * cell, TOP + i * height];
       const stays = i === j && tracks[i]!.count === 1;
-      const share = value / most;
+      const share = value / max;
       return [
         {
           kind: "rect",

@@ -31,13 +31,13 @@ async function open(): Promise<Device> {
 }
 
 const world = await openWorld();
-const most = Math.max(...sizes.map(Number)) / ROW_BYTES * world.size;
+const max = Math.max(...sizes.map(Number)) / ROW_BYTES * world.size;
 const { plan, gather, dispatches } = exchangePlan({
   mesh: [{ name: "ep", size: world.size }],
   over: ["ep"],
   rowWords: ROW_BYTES / 4,
-  sendRows: most,
-  receiveRows: most,
+  sendRows: max,
+  receiveRows: max,
   chunks: 1,
 });
 const communicator = await createMpiCommunicator(world, plan);

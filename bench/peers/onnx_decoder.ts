@@ -157,11 +157,11 @@ function feedForward(
     shares,
     integers([1], [config.num_experts_per_tok]),
   ], { outputs: [`${shares}.best`, `${shares}.index`] }) as [string];
-  const least = op("ReduceMin", [best], {
+  const min = op("ReduceMin", [best], {
     attributes: { axes: { integers: [-1] } },
   });
-  const kept = op("Where", [
-    op("GreaterOrEqual", [shares, least]),
+  const top = op("Where", [
+    op("GreaterOrEqual", [shares, min]),
     shares,
     weight([1], new Float32Array(1)),
   ]);
@@ -181,7 +181,7 @@ function feedForward(
   const up = all(rows, layer.up, [embed, ffn]);
   const hidden = op("Mul", [op("Mul", [gate, op("Sigmoid", [gate])]), up]);
   const done = all(hidden, layer.down, [ffn, embed]);
-  const byExpert = op("Transpose", [kept], {
+  const byExpert = op("Transpose", [top], {
     attributes: { perm: { integers: [2, 1, 0] } },
   });
   return op("ReduceSum", [op("Mul", [done, byExpert]), integers([1], [0])], {

@@ -100,14 +100,14 @@ function decoderOf(tf: Tf, demo: Demo) {
       const done = tf.reshape(tf.matMul(hidden, own(layer.down)), [k, embed]);
       return tf.matMul(values, done);
     }
-    const least = tf.slice(values, [0, k - 1], [tokens, 1]);
-    const kept = tf.where(
-      tf.greaterEqual(shares, least),
+    const min = tf.slice(values, [0, k - 1], [tokens, 1]);
+    const top = tf.where(
+      tf.greaterEqual(shares, min),
       shares,
       tf.zerosLike(shares),
     );
     const hidden = swiglu(tf.expandDims(rows, 0), layer.gate, layer.up);
-    const byExpert = tf.expandDims(tf.transpose(kept, [1, 0]), 2);
+    const byExpert = tf.expandDims(tf.transpose(top, [1, 0]), 2);
     return tf.sum(tf.mul(tf.matMul(hidden, layer.down), byExpert), 0);
   };
   return (ids: readonly number[], from: number, cache: Cache) => {

@@ -92,7 +92,10 @@ export function boundOf(gpu: GpuCores, counts: Counts, launch: Launch): Bound {
   ][];
   return {
     seconds,
-    by: limits.reduce((most, limit) => limit[1] > most[1] ? limit : most)[0],
+    by:
+      limits.reduce((tightest, limit) =>
+        limit[1] > tightest[1] ? limit : tightest
+      )[0],
     efficiency,
     inFlight: device > 0 ? atOnce * fetched / device : 0,
   };

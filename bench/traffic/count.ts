@@ -202,7 +202,7 @@ export interface Sample {
 export function meanCounts(samples: readonly Sample[]): Counts {
   const mean = (of: (counts: Counts) => number) =>
     sum(samples.map(({ counts, share }) => share * of(counts)));
-  const most = (level: Level) =>
+  const max = (level: Level) =>
     Math.max(...samples.map(({ counts }) => counts.waits[level]));
   const names = samples.flatMap(({ counts }) => [...counts.touched.keys()]);
   return {
@@ -219,7 +219,7 @@ export function meanCounts(samples: readonly Sample[]): Counts {
       requests: mean(({ shared }) => shared.requests),
       passes: mean(({ shared }) => shared.passes),
     },
-    waits: { device: most("device"), l2: most("l2"), near: most("near") },
+    waits: { device: max("device"), l2: max("l2"), near: max("near") },
     barriers: mean(({ barriers }) => barriers),
   };
 }
@@ -257,7 +257,7 @@ function sectorsOf(words: ReadonlySet<number>): Map<number, number> {
   return sectors;
 }
 
-/** Distinct words of the bank with the most: a bank delivers one word per pass, to any number of lanes. */
+/** Distinct words of the busiest bank: a bank delivers one word per pass, to any number of lanes. */
 function passesOf(indices: readonly number[]): number {
   const banks = new Array<number>(BANKS).fill(0);
   for (const word of new Set(indices)) banks[word % BANKS]!++;

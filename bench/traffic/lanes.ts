@@ -236,8 +236,8 @@ export function runGroup(
     const from = value(s.from, mask);
     const [to, step] = [value(s.to, mask), value(s.step, mask)];
     const iterations = from.reduce(
-      (most, first, i) =>
-        mask[i] ? Math.max(most, Math.ceil((to[i]! - first) / step[i]!)) : most,
+      (max, first, i) =>
+        mask[i] ? Math.max(max, Math.ceil((to[i]! - first) / step[i]!)) : max,
       0,
     );
     if (iterations === 0) return;

@@ -40,7 +40,7 @@ import { openOptions, targetOf } from "./options.ts";
 const NEW_TOKENS = 128;
 
 /** Default upper bound of sequences in one batch. Other prompts wait. */
-const MOST_SEQUENCES = 64;
+const MAX_SEQUENCES = 64;
 
 /** Flags of `generate`. */
 export interface GenerateFlags extends PlanFlags, DeviceFlags, SamplingFlags {
@@ -90,7 +90,7 @@ export async function generateCommand(
     next: { candidates: candidatesOf(sampling) },
     need: {
       tokens: prompts.reduce((n, prompt) => n + prompt.length, 0),
-      sequences: Math.min(prompts.length, MOST_SEQUENCES),
+      sequences: Math.min(prompts.length, MAX_SEQUENCES),
       context: Math.max(...lengths),
       lengths,
     },

@@ -59,8 +59,10 @@ const COLUMNS: readonly (readonly [string, (row: RouterRow) => string])[] = [
   ["tokens lost", ({ droppedTokens }) => String(droppedTokens)],
   [
     "weights of a token",
-    ({ weightSum: [least, largest] }) =>
-      least > largest ? "-" : `${least.toFixed(4)}..${largest.toFixed(4)}`,
+    ({ weightSum: [smallest, largest] }) =>
+      smallest > largest
+        ? "-"
+        : `${smallest.toFixed(4)}..${largest.toFixed(4)}`,
   ],
   [
     "load",

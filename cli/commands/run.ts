@@ -270,13 +270,13 @@ function toJson(rank: RankStatistics): object {
 
 /** Formats the minimum, mean and maximum of an output. */
 function rangeText({ data }: HostTensor): string {
-  let [least, most, sum] = [Infinity, -Infinity, 0];
+  let [min, max, sum] = [Infinity, -Infinity, 0];
   for (const x of data) {
-    least = Math.min(least, x);
-    most = Math.max(most, x);
+    min = Math.min(min, x);
+    max = Math.max(max, x);
     sum += x;
   }
-  const [a, b, c] = [least, sum / data.length, most]
+  const [a, b, c] = [min, sum / data.length, max]
     .map((x) => Number(x.toPrecision(6)));
   return data.length === 0 ? "" : `, ${a} to ${c}, mean ${b}`;
 }

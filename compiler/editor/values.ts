@@ -59,9 +59,9 @@ function valueText(node: Node, graph: TracedGraph<string> | undefined): string {
   const axes = node.axes.map((axis) => graph?.axes[axis]);
   const sizes = axes.flatMap((axis) => axis ? [axis.size] : []);
   if (sizes.length < axes.length) return `${name}: ${node.dtype}`;
-  const most = axes.some((axis) => axis?.dynamic) ? "at most " : "";
+  const bound = axes.some((axis) => axis?.dynamic) ? "at most " : "";
   const shape = sizes.length > 0 ? `, ${sizes.join(" × ")}` : "";
-  return `${name}: ${node.dtype}${shape}, ${most}${bytesText(node, sizes)}`;
+  return `${name}: ${node.dtype}${shape}, ${bound}${bytesText(node, sizes)}`;
 }
 
 function bytesText({ dtype }: Node, sizes: readonly number[]): string {
@@ -94,9 +94,9 @@ function shardedText(
       const locals = node.axes.map((axis) =>
         localAxis(facts, axis, overOf(sharding, axis))
       );
-      const most = locals.some(({ dynamic }) => dynamic) ? "at most " : "";
+      const bound = locals.some(({ dynamic }) => dynamic) ? "at most " : "";
       const bytes = bytesText(node, locals.map(({ size }) => size));
-      return `${text}, ${most}${bytes} a rank`;
+      return `${text}, ${bound}${bytes} a rank`;
     };
   } catch (error) {
     // A mesh that does not fit the model is reported next to the value; it is not a mistake in the file.

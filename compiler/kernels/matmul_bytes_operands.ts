@@ -3,7 +3,7 @@
  * sum of them.
  */
 
-import { Q8_LEAST, q8SumOf } from "../../spec/activations.ts";
+import { Q8_MIN, q8SumOf } from "../../spec/activations.ts";
 import { invariant } from "../../spec/errors.ts";
 import {
   PACKED_ELEMENTS,
@@ -169,7 +169,7 @@ export function factorAt(
   const by = part === "scales" ? step : 1;
   return wgsl`
     let stored_${name}[${c}] = ${by === 1 ? scale : wgsl`${scale} * ${by}`};
-    let ${name}[${c}] = select(0.0, stored_${name}[${c}], abs(stored_${name}[${c}]) >= ${Q8_LEAST});`;
+    let ${name}[${c}] = select(0.0, stored_${name}[${c}], abs(stored_${name}[${c}]) >= ${Q8_MIN});`;
 }
 
 /** The start of a row's integers, scales and sums, <what>_at<i>[r], in the left operand of weight i. */

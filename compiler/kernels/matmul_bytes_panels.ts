@@ -35,8 +35,8 @@ function blocksInPanel(o: BytesMatmul): number {
   ) * o.tile.columns * lanes;
   const blocks = o.k / Q8_BLOCK;
   const inPart = blocks / partsOf(o);
-  const most = Math.floor((SHARED_WORDS - SCALE_WORDS) / words);
-  for (let n = Math.min(most, blocks); n > 1; n--) {
+  const max = Math.floor((SHARED_WORDS - SCALE_WORDS) / words);
+  for (let n = Math.min(max, blocks); n > 1; n--) {
     if (inPart % n === 0 || n % inPart === 0 && blocks % n === 0) return n;
   }
   return 1;

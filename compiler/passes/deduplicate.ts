@@ -6,7 +6,7 @@ import type { Placed } from "../sharding/placed.ts";
 import { chunkExperts, heldExperts, unitSplits } from "./expert_ranges.ts";
 
 /** Minimum savings of deduplication, per token, that justify one or two more small exchanges. */
-const LEAST_SHARE = 0.25, LEAST_BYTES = 1024;
+const MIN_SHARE = 0.25, MIN_BYTES = 1024;
 
 /** Whether a dispatch is deduplicated: if it can be, and if it is requested or worthwhile. */
 export function deduplicates(
@@ -34,5 +34,5 @@ export function deduplicates(
     4,
   );
   const saved = topK - expectedDestinations(units, topK);
-  return saved >= topK * LEAST_SHARE && saved * rowBytes >= LEAST_BYTES;
+  return saved >= topK * MIN_SHARE && saved * rowBytes >= MIN_BYTES;
 }

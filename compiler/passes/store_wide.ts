@@ -25,7 +25,7 @@ const EXPERT = "expert of row";
 const ROWS = "row count";
 const PARTS = "parts of axes";
 const TILES = "tiles of matmul";
-const MOST = GUARANTEED_LIMITS.maxStorageBuffersPerShaderStage;
+const MAX_BUFFERS = GUARANTEED_LIMITS.maxStorageBuffersPerShaderStage;
 
 /** Bindings of a kernel, by node or by name; equal ones are one binding. */
 type Bindings = ReadonlySet<Node | string>;
@@ -51,7 +51,7 @@ export function storeWide(expressions: Expressions, stored: Set<Node>): void {
     const needed = resultBindings(known, node);
     const inner = node.inputs.map((input) => needs.get(input)!);
     let all = union([needed, ...inner]);
-    while (count(all) > MOST) {
+    while (count(all) > MAX_BUFFERS) {
       const widest = widestOf(known, node, { inner, stored });
       if (widest < 0) break;
       const input = node.inputs[widest]!;

@@ -27,13 +27,13 @@ export interface QueryShape {
 }
 
 /** Maximum number of result elements that a lane sums at once, over all queries of a workgroup. */
-const MOST_SUMS = 32;
+const MAX_SUMS = 32;
 
 /** Heads come first: heads of one token always share keys. */
 export function queryTile(o: QueryShape): QueryTile {
   const { heads, kvHeads, dim, valueDim = dim } = o;
   const group = heads / kvHeads;
-  const fit = Math.floor(MOST_SUMS / Math.ceil(valueDim / KEY_BLOCK));
+  const fit = Math.floor(MAX_SUMS / Math.ceil(valueDim / KEY_BLOCK));
   const queries = Math.max(1, Math.min(o.queries ?? 1, fit));
   let shared = Math.min(group, queries);
   while (group % shared !== 0) shared--;
@@ -70,10 +70,10 @@ export function keyBlocks(
 export const MERGE_LANES = 64;
 
 /** Minimum number of key blocks for which splitting pays for the second launch. */
-const LEAST_BLOCKS = 8;
+const MIN_BLOCKS = 8;
 
 /** Maximum bytes of the block sums, on devices that can bind them. */
-const MOST_BYTES = 2 ** 29;
+const MAX_BYTES = 2 ** 29;
 
 /**
  * Maximum tokens of a step with split attention, at most `tokens`. 0 if the context is short or block sums are too
@@ -89,13 +89,13 @@ export function splitTokensOf(
 ): number {
   const blocks = keyBlocks(o);
   // The blocks of a second cache follow those of the first. The number of the first differs between tokens.
-  if (blocks < LEAST_BLOCKS || o.entries !== undefined) return 0;
+  if (blocks < MIN_BLOCKS || o.entries !== undefined) return 0;
   // A workgroup per block, in one dimension of the grid.
   if (blocks > GRID_LIMIT) return 0;
   const each = 4 * o.heads * blocks * Math.max(2, o.valueDim ?? o.dim);
   return Math.min(
     tokens,
-    Math.floor(Math.min(MOST_BYTES, maxBinding) / each),
+    Math.floor(Math.min(MAX_BYTES, maxBinding) / each),
   );
 }
 

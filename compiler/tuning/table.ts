@@ -80,7 +80,7 @@ export function matmulClass(shape: MatmulShape): string {
  * Maximum number of results in a lane's registers: GPUs have 255 per lane. A tile of a table has at most half, for
  * pairs.
  */
-export const MOST_RESULTS = 256;
+export const MAX_RESULTS = 256;
 
 /** The tile of a matmul, and the suffix of kernel names if a table chose it. Throws MachineError if it is too large. */
 export function tileFor(
@@ -93,11 +93,11 @@ export function tileFor(
   const chosen = found ?? (shape.weights > 1 ? pair : matmul);
   const tile = shape.grouped ? ofHeight(chosen, tileHeight(matmul)) : chosen;
   const results = tile.rows * tile.columns * shape.weights;
-  if (results > MOST_RESULTS) {
+  if (results > MAX_RESULTS) {
     throw new MachineError(
       `Cannot use tile ${tileName(tile)} for '${
         matmulClass(shape)
-      }': a lane would hold ${results} results, and ${MOST_RESULTS} are allowed. Give fewer rows or columns`,
+      }': a lane would hold ${results} results, and ${MAX_RESULTS} are allowed. Give fewer rows or columns`,
     );
   }
   return { tile, suffix: found ? `_by_${tileName(tile)}` : "" };

@@ -71,10 +71,10 @@ export function encodeQ4K(elements: Weighted, block: Uint8Array): void {
     (_, i) => partOf(elements, 32 * i, 32 * i + 32),
   );
   const fits = parts.map((part) => affineScale(part, 15));
-  const most = (of: (fit: typeof fits[number]) => number) =>
+  const maxOf = (of: (fit: typeof fits[number]) => number) =>
     Math.max(...fits.map(of));
-  const factor = storeHalf(block, 0, most(({ scale }) => scale) / 63);
-  const minimumFactor = storeHalf(block, 2, most((fit) => fit.minimum) / 63);
+  const factor = storeHalf(block, 0, maxOf(({ scale }) => scale) / 63);
+  const minimumFactor = storeHalf(block, 2, maxOf((fit) => fit.minimum) / 63);
   const packed = block.subarray(4, 16);
   const codes = new Uint8Array(256);
   parts.forEach(({ values }, i) => {
@@ -123,7 +123,7 @@ export function encodeQ6K(elements: Weighted, block: Uint8Array): void {
     (_, i) => symmetricScale(partOf(elements, 16 * i, 16 * i + 16), 32),
   );
   const extreme = scales.reduce(
-    (most, scale) => Math.abs(scale) > Math.abs(most) ? scale : most,
+    (max, scale) => Math.abs(scale) > Math.abs(max) ? scale : max,
     0,
   );
   const factor = storeHalf(block, 208, -extreme / 128);

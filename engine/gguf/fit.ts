@@ -70,10 +70,10 @@ export interface Affine {
   readonly minimum: number;
 }
 
-/** Returns the scale and the minimum of integers from 0 to `most`. */
+/** Returns the scale and the minimum of integers from 0 to `max`. */
 export function affineScale(
   { values, weights }: Weighted,
-  most: number,
+  max: number,
 ): Affine {
   let [low, high] = [0, -Infinity];
   let [total, sum] = [0, 0];
@@ -84,13 +84,13 @@ export function affineScale(
     sum += weights[i]! * values[i]!;
   }
   if (high <= low) return { scale: 0, minimum: -low };
-  let best = { scale: (high - low) / most, minimum: -low };
-  let least = affineError({ values, weights }, best, most);
+  let best = { scale: (high - low) / max, minimum: -low };
+  let smallest = affineError({ values, weights }, best, max);
   for (let k = -CANDIDATES; k <= CANDIDATES; k++) {
-    const inverse = (most + DISTANCE * k) / (high - low);
+    const inverse = (max + DISTANCE * k) / (high - low);
     let [codes, squares, products] = [0, 0, 0];
     for (let i = 0; i < values.length; i++) {
-      const code = clamped(inverse * (values[i]! - low), 0, most);
+      const code = clamped(inverse * (values[i]! - low), 0, max);
       const weighted = weights[i]! * code;
       codes += weighted;
       squares += weighted * code;
@@ -104,8 +104,8 @@ export function affineScale(
       ? { scale, minimum }
       : { scale: products / squares, minimum: 0 };
     if (!(found.scale > 0)) continue;
-    const error = affineError({ values, weights }, found, most);
-    if (error < least) [best, least] = [found, error];
+    const error = affineError({ values, weights }, found, max);
+    if (error < smallest) [best, smallest] = [found, error];
   }
   return best;
 }
@@ -113,11 +113,11 @@ export function affineScale(
 function affineError(
   { values, weights }: Weighted,
   { scale, minimum }: Affine,
-  most: number,
+  max: number,
 ): number {
   let error = 0;
   for (let i = 0; i < values.length; i++) {
-    const code = clamped((values[i]! + minimum) / scale, 0, most);
+    const code = clamped((values[i]! + minimum) / scale, 0, max);
     const difference = scale * code - minimum - values[i]!;
     error += weights[i]! * difference * difference;
   }

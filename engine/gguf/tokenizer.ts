@@ -37,7 +37,7 @@ export const SPLITS: { readonly [name: string]: readonly string[] } = {
 };
 
 /** Maximum characters of a SentencePiece token: its merges are found from all of its splits. */
-const MOST_CHARACTERS = 256;
+const MAX_CHARACTERS = 256;
 
 interface Token {
   readonly content: string;
@@ -207,9 +207,9 @@ function sentencePiece(
   scored.sort((a, b) => b.score - a.score || a.id - b.id);
   const merges = scored.flatMap(({ content }) => {
     const characters = [...content];
-    if (characters.length > MOST_CHARACTERS) {
+    if (characters.length > MAX_CHARACTERS) {
       throw new DataError(
-        `Cannot read the tokenizer of '${path}': a token has ${characters.length} characters, and the limit is ${MOST_CHARACTERS}. Use '--tokens'`,
+        `Cannot read the tokenizer of '${path}': a token has ${characters.length} characters, and the limit is ${MAX_CHARACTERS}. Use '--tokens'`,
       );
     }
     const pairs: [string, string][] = [];

@@ -205,13 +205,13 @@ export async function* fileBytes(
 /** Groups tensors into files of at most `most` bytes, or of one tensor. The tensors of a matrix stay together. */
 export function filesOf(
   matrices: readonly (readonly FolderTensor[])[],
-  most: number,
+  max: number,
 ): FolderTensor[][] {
   const files: FolderTensor[][] = [[]];
   let size = 0;
   for (const tensors of matrices) {
     const bytes = tensors.reduce((sum, one) => sum + one.bytes, 0);
-    if (size > 0 && size + bytes > most) {
+    if (size > 0 && size + bytes > max) {
       files.push([]);
       size = 0;
     }

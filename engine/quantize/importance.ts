@@ -71,9 +71,9 @@ function importanceOf(
 function scaled(sums: Float64Array): Float32Array | undefined {
   const mean = sums.reduce((total, x) => total + x, 0) / sums.length;
   return mean > 0
-    ? Float32Array.from(sums, (x) => Math.max(x / mean, LEAST))
+    ? Float32Array.from(sums, (x) => Math.max(x / mean, MIN_WEIGHT))
     : undefined;
 }
 
-/** The least importance of a column, relative to the mean. */
-const LEAST = 1e-4;
+/** The smallest importance of a column, relative to the mean. */
+const MIN_WEIGHT = 1e-4;

@@ -5,10 +5,10 @@ import { RequestError } from "./errors.ts";
 /** Maximum nesting depth of a body. */
 const DEPTH = 64;
 
-/** Reads the JSON object in a request's body. Throws RequestError for anything else, and for more than `most` bytes. */
+/** Reads the JSON object in a request's body. Throws RequestError for anything else, and for more than `maxBytes` bytes. */
 export async function readBody(
   request: Request,
-  most: number,
+  maxBytes: number,
 ): Promise<{ readonly [field: string]: unknown }> {
   const type = request.headers.get("content-type") ?? "";
   if (!/^application\/json\s*(;|$)/i.test(type)) {
@@ -17,7 +17,7 @@ export async function readBody(
       { kind: "media" },
     );
   }
-  const text = decode(await readBytes(request, most));
+  const text = decode(await readBytes(request, maxBytes));
   checkDepth(text);
   let value: unknown;
   try {
@@ -37,13 +37,16 @@ export async function readBody(
   );
 }
 
-async function readBytes(request: Request, most: number): Promise<Uint8Array> {
+async function readBytes(
+  request: Request,
+  maxBytes: number,
+): Promise<Uint8Array> {
   const tooLarge = () =>
     new RequestError(
-      `Cannot read the request: its body has more than ${most} bytes. Send less, or raise --max-body`,
+      `Cannot read the request: its body has more than ${maxBytes} bytes. Send less, or raise --max-body`,
       { kind: "size" },
     );
-  if (Number(request.headers.get("content-length") ?? 0) > most) {
+  if (Number(request.headers.get("content-length") ?? 0) > maxBytes) {
     throw tooLarge();
   }
   const parts: Uint8Array[] = [];
@@ -51,7 +54,7 @@ async function readBytes(request: Request, most: number): Promise<Uint8Array> {
   try {
     for await (const part of request.body ?? []) {
       size += part.length;
-      if (size > most) throw tooLarge();
+      if (size > maxBytes) throw tooLarge();
       parts.push(part);
     }
   } catch (error) {

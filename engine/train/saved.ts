@@ -170,10 +170,10 @@ function commonDType(plan: Plan): StoredDType {
       .reduce((n, size) => n * size, 1);
     counts.set(weight.stored, elements + (counts.get(weight.stored) ?? 0));
   }
-  const [most = "f32"] = [...counts.keys()].sort((a, b) =>
+  const [commonest = "f32"] = [...counts.keys()].sort((a, b) =>
     counts.get(b)! - counts.get(a)!
   );
-  return most;
+  return commonest;
 }
 
 /** Data to save, and the saving ranks. */

@@ -55,14 +55,14 @@ export function checkSettings(
   const numbers = { rate, floor, clipNorm, auxiliary, biasUpdate };
   for (const [name, value] of Object.entries({ ...whole, ...numbers })) {
     if (value === undefined) continue;
-    const least = name in counts ? 1 : 0;
-    if (value >= least && (!(name in whole) || Number.isSafeInteger(value))) {
+    const min = name in counts ? 1 : 0;
+    if (value >= min && (!(name in whole) || Number.isSafeInteger(value))) {
       continue;
     }
     throw new DataError(
       `Cannot train with ${name} ${value}: expected a ${
         name in whole ? "whole number" : "number"
-      } of at least ${least}`,
+      } of at least ${min}`,
     );
   }
   if (accumulate !== undefined && accumulate > MAX_MICRO_BATCHES) {

@@ -173,13 +173,13 @@ function expertLoad(plan: Plan, results: readonly Weighed[]): number[][] {
 /** The mean loss over all or some evenly spaced validation batches. Undefined if there are none. */
 export async function measure(
   run: Run,
-  most = Infinity,
+  max = Infinity,
 ): Promise<number | undefined> {
   const { opened: { plan, session, ranks }, task: { validation, loss } } = run;
   const program = plan.programs.find(({ name }) => name === VALIDATE);
   if (!program || !validation) return undefined;
   const output = "ce_loss" in program.outputs ? "ce_loss" : loss;
-  const count = Math.min(validation.count, most);
+  const count = Math.min(validation.count, max);
   let [sum, tokens] = [0, 0];
   for (let i = 0; i < count; i++) {
     const at = Math.floor(i * validation.count / count);

@@ -16,7 +16,7 @@ import {
 import type { FileDType } from "../../spec/dtype.ts";
 
 /** Maximum tokens of a step. */
-export const MOST_TOKENS = 256;
+export const MAX_TOKENS = 256;
 
 const EXPERTS = 8;
 
@@ -32,7 +32,7 @@ export interface Timed {
 }
 
 const STEPS: Timed["steps"] = [
-  { tokens: MOST_TOKENS, sequences: 1 },
+  { tokens: MAX_TOKENS, sequences: 1 },
   { tokens: 4, sequences: 4 },
 ];
 
@@ -40,7 +40,7 @@ const STEPS: Timed["steps"] = [
 export function matmulModel(shape: MatmulShape): Timed {
   const { grouped, weights, stored, k, columns } = shape;
   const names = Array.from({ length: weights }, (_, i) => `weight.${i}`);
-  const axes = { token: upTo(MOST_TOKENS), row: k, column: columns };
+  const axes = { token: upTo(MAX_TOKENS), row: k, column: columns };
   const product = (values: readonly Tensor<string, "f32">[]) =>
     values.length === 1
       ? values[0]!
@@ -80,7 +80,7 @@ export function attentionModel(
     readonly kvHeads: number;
     readonly dim: number;
   },
-  max = { tokens: MOST_TOKENS, sequences: 4 },
+  max = { tokens: MAX_TOKENS, sequences: 4 },
 ): Timed {
   const axes = {
     token: upTo(max.tokens),

@@ -4,7 +4,7 @@ import {
   DataError,
   MachineError,
   type MatmulTile,
-  MOST_RESULTS,
+  MAX_RESULTS,
   tileHeight,
   tileName,
   type TuningTable,
@@ -130,7 +130,7 @@ function stateOf(tile: MatmulTile): string | undefined {
       tileName(tile)
     } are not divisible by ${split} teams`;
   }
-  return 2 * rows * columns > MOST_RESULTS
-    ? `tile ${tileName(tile)} has more than ${MOST_RESULTS / 2} results a lane`
+  return 2 * rows * columns > MAX_RESULTS
+    ? `tile ${tileName(tile)} has more than ${MAX_RESULTS / 2} results a lane`
     : undefined;
 }

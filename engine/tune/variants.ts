@@ -18,7 +18,7 @@ const LEFTS = ["registers", "workgroup"] as const;
 const RIGHTS = ["scalar", "vector"] as const;
 
 /** Maximum lanes per workgroup guaranteed by every device. */
-const MOST_LANES = GUARANTEED_LIMITS.maxComputeInvocationsPerWorkgroup;
+const MAX_LANES = GUARANTEED_LIMITS.maxComputeInvocationsPerWorkgroup;
 
 /** Lists of candidate tiles, each derived from the best of the previous list. */
 export function variantsOf(
@@ -32,7 +32,7 @@ export function variantsOf(
     (tile) =>
       ACROSS.map(([columns, lanes]) => {
         return { ...tile, columns, lanes: lanes * (tile.split ?? 1) };
-      }).filter(({ lanes }) => lanes <= MOST_LANES),
+      }).filter(({ lanes }) => lanes <= MAX_LANES),
     // CPU devices keep their teams, which load weights once for all; sharing more costs time, because memory is
     // uniform.
     ...computer === "cpu" || computer === "native" ? [] : [
@@ -40,7 +40,7 @@ export function variantsOf(
       (tile: MatmulTile) => LEFTS.map((left) => ({ ...tile, left })),
       (tile: MatmulTile) =>
         SPLITS.map((split) => ({ ...tile, split, lanes: tile.lanes * split }))
-          .filter(({ lanes }) => lanes <= MOST_LANES),
+          .filter(({ lanes }) => lanes <= MAX_LANES),
     ],
   ];
 }

@@ -10,7 +10,7 @@ import path from "node:path";
 import { codeOf, makeFolder, userCache } from "./folders.ts";
 
 /** Maximum bytes of a folder. */
-const MOST_BYTES = 1 << 28;
+const MAX_BYTES = 1 << 28;
 /** Milliseconds after which a use is recorded again, and a folder is scanned again. */
 const AGAIN_MS = 3_600_000;
 /** Files used in the last `ms` are retained, because a process may be loading them, up to `times` the maximum bytes. */
@@ -78,7 +78,7 @@ export async function readUsed(file: string): Promise<Buffer | undefined> {
     try {
       const now = Date.now();
       const info = await handle.stat();
-      if (!info.isFile() || info.size > MOST_BYTES) return undefined;
+      if (!info.isFile() || info.size > MAX_BYTES) return undefined;
       const bytes = await handle.readFile();
       if (now - info.mtimeMs > AGAIN_MS) {
         await handle.utimes(now / 1e3, now / 1e3).catch(() => {});
@@ -121,7 +121,7 @@ export async function readSealed(file: string): Promise<Buffer | undefined> {
 /** Evicts least recently used files of a folder that is too large. The folder is scanned once per hour. */
 export async function removeOldest(
   folder: string,
-  { most = MOST_BYTES, now = Date.now() } = {},
+  { max = MAX_BYTES, now = Date.now() } = {},
 ): Promise<void> {
   const looked = path.join(folder, LOOKED);
   const last = await fs.lstat(looked).catch(() => undefined);
@@ -148,7 +148,7 @@ export async function removeOldest(
   ) {
     bytes += info.size;
     const inUse = now - info.mtimeMs <= IN_USE.ms;
-    if (bytes <= (inUse ? IN_USE.times * most : most)) continue;
+    if (bytes <= (inUse ? IN_USE.times * max : max)) continue;
     // Another process may have used it in the meantime.
     const again = await fs.lstat(file).catch(() => undefined);
     if (again?.mtimeMs !== info.mtimeMs) continue;

@@ -14,7 +14,7 @@ const HANDOVER = { first: 0.075, min: 0.02, max: 0.3 } as const;
 const TOWARDS = 1.1;
 
 /** Maximum milliseconds of a batch that runs here: other work of the thread has to wait. */
-const SHORT_AT_MOST = 1;
+const MAX_SHORT = 1;
 
 /** Milliseconds per unit of `RECORD.cost`. */
 const COST_UNIT = 1e-9;
@@ -72,7 +72,7 @@ export class ShortBatches {
 
   /** Maximum milliseconds of a short batch: workers would save less than the handover costs. */
   get #short(): number {
-    return Math.min(this.#handover / this.#saved, SHORT_AT_MOST);
+    return Math.min(this.#handover / this.#saved, MAX_SHORT);
   }
 
   /** Whether the records in words `from` to `to` are known to be short. */

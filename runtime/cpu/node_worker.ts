@@ -32,9 +32,9 @@ function addressSpaceLeft(): number {
   const read = (file: string, field: RegExp) =>
     Number(field.exec(readFileSync(`/proc/self/${file}`, "utf8"))?.[1]);
   try {
-    const most = read("limits", /^Max address space +(\d+)/m);
+    const max = read("limits", /^Max address space +(\d+)/m);
     const taken = read("status", /^VmSize:\s+(\d+) kB/m) * 1024;
-    return Number.isNaN(most) ? Infinity : most - taken;
+    return Number.isNaN(max) ? Infinity : max - taken;
   } catch {
     return Infinity;
   }

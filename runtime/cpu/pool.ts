@@ -109,10 +109,10 @@ export class CpuPool implements HostPool<Int32Array> {
     this.#deadlineMs = options.deadlineMs ?? DEADLINE_MS;
     this.#untrusted = options.untrusted ?? false;
     this.#store = options.store;
-    const least = start ? 1 : 0, most = start ? MAX_THREADS : 0;
-    if (!Number.isInteger(threads) || threads < least || threads > most) {
+    const min = start ? 1 : 0, max = start ? MAX_THREADS : 0;
+    if (!Number.isInteger(threads) || threads < min || threads > max) {
       throw new RangeError(
-        `Cannot start ${threads} threads: a CPU device has ${least} to ${most}. Give a number in that range`,
+        `Cannot start ${threads} threads: a CPU device has ${min} to ${max}. Give a number in that range`,
       );
     }
     this.threads = threads;

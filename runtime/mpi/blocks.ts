@@ -49,15 +49,15 @@ export function unitOf(
   offsets: readonly number[],
   longest: number,
 ): number {
-  const most = Math.max(...lengths, ...offsets);
+  const max = Math.max(...lengths, ...offsets);
   let unit = 1;
-  while (most / unit > longest) unit *= 2;
+  while (max / unit > longest) unit *= 2;
   const odd = unit === 1
     ? undefined
     : [...lengths, ...offsets].find((value) => value % unit !== 0);
   if (odd === undefined) return unit;
   throw new MachineError(
-    `Cannot exchange ${most} bytes: MPI counts to ${longest}, and ${odd} bytes are no multiple of ${unit}. Use more ranks, or smaller bounds`,
+    `Cannot exchange ${max} bytes: MPI counts to ${longest}, and ${odd} bytes are no multiple of ${unit}. Use more ranks, or smaller bounds`,
   );
 }
 

@@ -190,7 +190,7 @@ export class CompileError extends MachineError {
 }
 
 /** Maximum characters of an optimized text: the cost of optimization is superlinear. */
-const MOST_OPTIMIZED = 1 << 19;
+const MAX_OPTIMIZED = 1 << 19;
 
 /**
  * Compiles a text to a shared object, without optimization if that exceeds the limits. Throws CompileError on failure.
@@ -212,7 +212,7 @@ export async function compileObject(
       text,
       within,
     );
-  let ended = text.length > MOST_OPTIMIZED ? undefined : await compile([]);
+  let ended = text.length > MAX_OPTIMIZED ? undefined : await compile([]);
   // The compiler reports no error in the text.
   if (!ended || ended.code !== 0 && !/^<stdin>:\d/m.test(ended.err)) {
     ended = await compile(["-O0"]);

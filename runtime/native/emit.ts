@@ -64,12 +64,12 @@ function floatInC(value: number, type: "vf" | "vd"): string {
 
 /** Nesting depth of brackets in a text. */
 function nesting(text: string): number {
-  let [depth, most] = [0, 0];
+  let [depth, max] = [0, 0];
   for (const character of text) {
-    if (character === "(") most = Math.max(most, ++depth);
+    if (character === "(") max = Math.max(max, ++depth);
     else if (character === ")") depth--;
   }
-  return most;
+  return max;
 }
 
 /** Emits into one function. */

@@ -58,7 +58,7 @@ export interface FunctionsOptions {
 }
 
 /** Maximum characters of functions per compiler process, unless one function has more. */
-const MOST_CHARACTERS = 1 << 16;
+const MAX_CHARACTERS = 1 << 16;
 
 /** Bytes of a large object. */
 const OBJECT_BYTES = 1 << 18;
@@ -345,12 +345,12 @@ function messageOf(error: unknown): string {
 /** Names of functions that are compiled together: equal prelude, and about equal text length per core. */
 function batchesOf(functions: ReadonlyMap<string, CFunction>): string[][] {
   const all = sum(Array.from(functions.values(), ({ text }) => text.length));
-  const most = Math.min(MOST_CHARACTERS, all / availableParallelism());
+  const max = Math.min(MAX_CHARACTERS, all / availableParallelism());
   const batches: string[][] = [];
   const open = new Map<string, { names: string[]; length: number }>();
   for (const [name, { prelude, text }] of functions) {
     let batch = open.get(prelude);
-    if (!batch || batch.length + text.length > most) {
+    if (!batch || batch.length + text.length > max) {
       open.set(prelude, batch = { names: [], length: 0 });
       batches.push(batch.names);
     }

@@ -187,8 +187,8 @@ export class Expressions {
     if (known !== 0 && known !== -1) return apply(`u.${name}` as Op, a, b);
     // As in WGSL, a division by zero returns a / 1, without a trap.
     const zero = u.eqz(b);
-    const least = u.eq(a, 2 ** 31);
-    const wraps = u.and(least, u.eq(b, -1));
+    const isMin = u.eq(a, 2 ** 31);
+    const wraps = u.and(isMin, u.eq(b, -1));
     const bad = signed ? u.or(zero, wraps) : zero;
     return apply(`u.${name}` as Op, a, u.select(1, b, bad));
   }

@@ -199,7 +199,7 @@ function tiledLoop(
       });
     };
     // If lanes are loaded one by one, an iteration is long enough.
-    const unrolled = (most: number) => gathers(s, on) ? 1 : most;
+    const unrolled = (max: number) => gathers(s, on) ? 1 : max;
     const apart = groups.flatMap((group, i) =>
       group.apart > 1 ? [{ group, pointer: pointers[i]!.local }] : []
     );
@@ -354,19 +354,19 @@ function lookAhead(outer: ForStmt, counter: Local, on: Statements): void {
   const { x, writable } = on;
   const { from, to } = outer;
   if (from.op !== "const" || to.op !== "const") return;
-  const most = Number(to.value) - 1;
-  if (most >= MAX_SPAN) return;
+  const max = Number(to.value) - 1;
+  if (max >= MAX_SPAN) return;
   for (const inner of outer.body) {
     if (inner.op !== "for") continue;
     const span = spanOf(inner);
     if (!(span > 0 && span < MAX_SPAN)) continue;
     const groups = pointersOf(inner, on);
-    const all = { groups, shapes: x.shapes, writable, most };
+    const all = { groups, shapes: x.shapes, writable, max };
     const courses = coursesIn(outer, inner, all);
     if (!courses || groups.length === 0) continue;
     const lasts = courses.map(({ constant, stride }, i) => {
       const { loads, stride: along } = groups[i]!;
-      return constant + Math.max(...loads.values()) + stride * most +
+      return constant + Math.max(...loads.values()) + stride * max +
         Number(along) * (span - 1);
     });
     // No array is that long, and constants of i64 are below 2^31.

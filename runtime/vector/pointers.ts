@@ -265,18 +265,18 @@ export interface Course {
 export function coursesIn(
   outer: ForStmt,
   inner: ForStmt,
-  { groups, shapes, writable, most }: {
+  { groups, shapes, writable, max }: {
     readonly groups: readonly PointerGroup[];
     readonly shapes: Shapes;
     readonly writable: ReadonlySet<string>;
     /** Maximum of the outer counter. */
-    readonly most: number;
+    readonly max: number;
   },
 ): readonly Course[] | undefined {
   const known = new Invariants(outer, shapes, writable);
   const from = linear(inner.from, known);
   if (!from || from.terms.length + from.factors.length > 0) return undefined;
-  if (from.constant + from.stride * most >= 2 ** 28) return undefined;
+  if (from.constant + from.stride * max >= 2 ** 28) return undefined;
   const courses = groups.map(({ terms, stride }): Course | undefined => {
     if (typeof stride !== "number") return undefined;
     const parts = terms.map((term) => linear(term, known));

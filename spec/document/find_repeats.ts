@@ -6,7 +6,7 @@
 import { type Json, linearText, mentions, type Repeat } from "./repeat.ts";
 
 /** Minimum number of items that a repeat must save. */
-const LEAST_SAVED = 8;
+const MIN_SAVED = 8;
 
 /** Maximum items per part. */
 const LONGEST = 1024;
@@ -72,7 +72,7 @@ function longestRun(
   to: number,
 ): Run | undefined {
   let best: Run | undefined;
-  let saved = LEAST_SAVED - 1;
+  let saved = MIN_SAVED - 1;
   const keep = (
     start: number,
     period: number,
@@ -162,7 +162,7 @@ function repeatOf(
 ): Repeat {
   // The most frequent number of a part is the layer.
   const [from = 0] = [...layers].reduce<readonly number[]>(
-    (most, layer) => layer[1] > (most[1] ?? 0) ? layer : most,
+    (best, layer) => layer[1] > (best[1] ?? 0) ? layer : best,
     [],
   );
   let name = wordOf(parts[0]!, from);

@@ -127,7 +127,7 @@ export function expandRepeats(list: readonly Json[], what: string): Json[] {
   // The negation also rejects NaN.
   if (!(length <= MAX_ITEMS)) {
     throw new PlanError(
-      `Cannot read the plan: it has ${length} ${what}, and ${MAX_ITEMS} are the most. Compile it again`,
+      `Cannot read the plan: it has ${length} ${what}, and ${MAX_ITEMS} are allowed. Compile it again`,
     );
   }
   return list.flatMap((item) => {

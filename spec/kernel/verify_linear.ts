@@ -32,7 +32,7 @@ function isFree(degree: Degree): boolean {
 }
 
 /** Kernels need two or three. */
-const MOST_ROUNDS = 16;
+const MAX_ROUNDS = 16;
 
 /** The degree of all stores of a kernel, by binding, including the conditions of the stores. */
 class LinearReader {
@@ -52,7 +52,7 @@ class LinearReader {
 
   /** Degrees only increase, from `zero`, so this ends. False if it takes too long, as a hostile tree may. */
   read(): boolean {
-    for (let round = 0; round < MOST_ROUNDS; round++) {
+    for (let round = 0; round < MAX_ROUNDS; round++) {
       this.#changed = false;
       this.#block(this.kernel.body);
       if (!this.#changed) return true;

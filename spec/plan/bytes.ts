@@ -57,17 +57,17 @@ export function predictStaging(
 
 /** Maximum number of concurrent exchanges of a program. */
 export function exchangesAtOnce(plan: Pick<Plan, "programs">): number {
-  let most = 1;
+  let max = 1;
   for (const { steps } of plan.programs) {
     let started = 0;
     for (const step of steps) {
       if (step.op === "wait") started--;
       if (step.op !== "allToAll" && step.op !== "allGather") continue;
-      most = Math.max(most, started + 1);
+      max = Math.max(max, started + 1);
       if (step.op === "allToAll" && step.handle !== undefined) started++;
     }
   }
-  return most;
+  return max;
 }
 
 /** The experts of each group rank in an allToAll: all of them, or those of its chunk. */

@@ -74,9 +74,9 @@ function groupTokens(
   return permutation.axes.slice(0, -1).reduce((product, { axis, size }) => {
     const known = Object.hasOwn(plan.axes, axis) ? plan.axes[axis] : undefined;
     const sum = group.reduce((n, rank) => n + onRank(size, rank), 0);
-    const most = known?.over
+    const max = known?.over
       ? Math.min(known.size, sum)
       : Math.max(...group.map((rank) => onRank(size, rank)));
-    return product * most;
+    return product * max;
   }, 1);
 }

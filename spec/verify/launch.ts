@@ -144,13 +144,11 @@ export function checkWork(facts: Facts, report: Report): void {
         ["operations an invocation", work, MAX_INVOCATION],
         ["operations", groups * tree.workgroupSize * work, MAX_LAUNCH],
       ];
-      for (const [what, found, most] of checks) {
-        if (found <= most) continue;
+      for (const [what, found, max] of checks) {
+        if (found <= max) continue;
         report(
           `launch kernel '${step.kernel}'`,
-          `it takes ${rounded(found)} ${what}, and ${
-            rounded(most)
-          } are allowed`,
+          `it takes ${rounded(found)} ${what}, and ${rounded(max)} are allowed`,
           at,
         );
       }

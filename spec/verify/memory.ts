@@ -170,9 +170,9 @@ export function checkLimits(facts: Facts, report: Report): void {
     for (const at of steps) {
       if (at.step.op === "launch") {
         const bounds = at.step.workgroups.map((size) => facts.bound(size));
-        const most = Math.max(...bounds);
+        const max = Math.max(...bounds);
         // The negation also rejects NaN.
-        if (!(most <= limit("maxComputeWorkgroupsPerDimension"))) {
+        if (!(max <= limit("maxComputeWorkgroupsPerDimension"))) {
           report(
             `launch ${bounds.join(" x ")} workgroups`,
             `maxComputeWorkgroupsPerDimension is ${

@@ -140,7 +140,7 @@ export interface VerifyPlanOptions {
 }
 
 /** Maximum number of listed errors per rule. */
-const MOST_ERRORS = 20;
+const MAX_ERRORS = 20;
 
 /** All violations in a plan; empty if it may be run. Never throws, for any argument. */
 export function verifyPlan(
@@ -169,7 +169,7 @@ export function verifyPlan(
 function reporter(errors: VerifyError[], rule: RuleName): Report {
   let reported = 0;
   return (cannot, because, at) => {
-    if (++reported > MOST_ERRORS) return;
+    if (++reported > MAX_ERRORS) return;
     const where = at ? ` in ${placeOf(at)}` : "";
     errors.push({
       step: at?.name ?? null,

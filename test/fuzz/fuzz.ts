@@ -56,14 +56,14 @@ export async function fuzz<Case>(
   of: FuzzClass<Case>,
   { seed, count, minutes, findings = 10 }: FuzzOptions,
 ): Promise<FuzzReport<Case>> {
-  const most = count ?? (minutes === undefined ? of.count : Infinity);
+  const max = count ?? (minutes === undefined ? of.count : Infinity);
   const end = minutes === undefined ? Infinity : Date.now() + minutes * 60_000;
   const outcomes = new Map<string, number>();
   const found: Found<Case>[] = [];
   let tried = 0;
   for (
     let round = 0;
-    tried < most && found.length < findings && Date.now() < end;
+    tried < max && found.length < findings && Date.now() < end;
     round++
   ) {
     let shrinking = false;
@@ -84,7 +84,7 @@ export async function fuzz<Case>(
       }),
       {
         seed: (seed + round) | 0,
-        numRuns: Math.ceil(Math.min(most - tried, 1e6) / (of.together ?? 1)),
+        numRuns: Math.ceil(Math.min(max - tried, 1e6) / (of.together ?? 1)),
         ...Number.isFinite(end)
           ? {
             interruptAfterTimeLimit: Math.max(1, end - Date.now()),

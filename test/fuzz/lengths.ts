@@ -96,12 +96,12 @@ function contentOf(file: string) {
     };
     // A link leads somewhere.
     const cut = (length: number) => put(bytes.subarray(0, length));
-    return { bytes, put, cut, least: 1 };
+    return { bytes, put, cut, min: 1 };
   }
   const bytes = readFileSync(file);
   const put = (content: Buffer) => writeFileSync(file, content);
   const cut = (length: number) => truncateSync(file, length);
-  return { bytes, put, cut, least: 0 };
+  return { bytes, put, cut, min: 0 };
 }
 
 /** Damage a file in every way. Returns in how many. */
@@ -110,7 +110,7 @@ async function damage(
   isUsed: () => Promise<boolean>,
   seed: number,
 ): Promise<number> {
-  const { bytes, put, cut, least } = contentOf(file);
+  const { bytes, put, cut, min } = contentOf(file);
   const check = async (expected: boolean, what: string) => {
     if (await isUsed() === expected) return;
     throw new Finding(
@@ -118,7 +118,7 @@ async function damage(
     );
   };
   await check(true, "it is whole");
-  for (let length = bytes.length - 1; length >= least; length--) {
+  for (let length = bytes.length - 1; length >= min; length--) {
     cut(length);
     await check(false, `it is truncated to ${length} of ${bytes.length} bytes`);
   }
@@ -134,7 +134,7 @@ async function damage(
   }
   put(bytes);
   await check(true, "it is whole again");
-  return bytes.length - least + bits.length;
+  return bytes.length - min + bits.length;
 }
 
 /** Every file of both caches, damaged in every way. */

@@ -27,13 +27,13 @@ interface Saved {
   readonly case: unknown;
 }
 
-function numberFrom(least: number): (text: string) => number {
+function numberFrom(min: number): (text: string) => number {
   return (text) => {
     const value = Number(text);
-    if (text.trim() !== "" && Number.isFinite(value) && value >= least) {
+    if (text.trim() !== "" && Number.isFinite(value) && value >= min) {
       return value;
     }
-    throw new InvalidArgumentError(`Give a number of at least ${least}.`);
+    throw new InvalidArgumentError(`Give a number of at least ${min}.`);
   };
 }
 

@@ -10,7 +10,7 @@ import {
 import { Finding } from "./fuzz.ts";
 
 /** Seconds of CPU time and of the clock that a case may take. */
-const MOST_SECONDS = 10;
+const MAX_SECONDS = 10;
 
 const OWN = [DataError, MachineError, ModelError, PlanError];
 
@@ -58,6 +58,6 @@ export async function acceptedOrRefused(
     (user + system) / 1e6,
     (performance.now() - start) / 1000,
   );
-  if (seconds <= MOST_SECONDS) return outcome;
+  if (seconds <= MAX_SECONDS) return outcome;
   throw new Finding(`${what}: it takes ${seconds.toFixed(0)} s`);
 }

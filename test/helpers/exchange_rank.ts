@@ -62,11 +62,11 @@ async function exchanges(
   staging.allocate(chunks);
   const group = groupOf(mesh, world.rank, over);
   const columns = group.length * chunks;
-  const most = Math.floor(sendRows / columns);
+  const max = Math.floor(sendRows / columns);
   for (let round = 0; round < 4; round++) {
     // Counts of every rank of the job, drawn equally on every rank; some are zero.
     const all = world.ranks.map(() =>
-      Array.from({ length: columns }, () => Math.max(0, draw(most + 3) - 2))
+      Array.from({ length: columns }, () => Math.max(0, draw(max + 3) - 2))
     );
     const mine = all[world.rank]!;
     const rows = mine.reduce((n, count) => n + count, 0);

@@ -355,7 +355,7 @@ const SENT = range(5).flatMap((tokens) =>
     ),
   }))
 );
-const MOST_CHOICES = 10;
+const MAX_CHOICES = 10;
 
 const rowsOf = (sendRow: readonly number[]): number[] =>
   sendRow.filter((row) => row !== DROPPED);
@@ -364,7 +364,7 @@ const rowsOf = (sendRow: readonly number[]): number[] =>
 export function* ofSendIds(): Generator<Launch> {
   for (const { k, count, sendRow } of SENT) {
     yield {
-      kernel: sendIds({ k, tokens, maxChoices: MOST_CHOICES }),
+      kernel: sendIds({ k, tokens, maxChoices: MAX_CHOICES }),
       grid: elementwiseGrid(count * k),
       reads: { sendRow, groupRank: [1], lengths: [count] },
       stores: { ids: rowsOf(sendRow) },
@@ -377,10 +377,10 @@ export function* ofCompareIds(): Generator<Launch> {
   for (const { k, count, sendRow } of SENT) {
     const ids = new Array<number>(count * k).fill(NaN);
     sendRow.forEach((row, i) => {
-      if (row !== DROPPED) ids[row] = MOST_CHOICES + i;
+      if (row !== DROPPED) ids[row] = MAX_CHOICES + i;
     });
     yield {
-      kernel: compareIds({ k, tokens, maxChoices: MOST_CHOICES }),
+      kernel: compareIds({ k, tokens, maxChoices: MAX_CHOICES }),
       grid: [1, 1, 1],
       reads: { sendRow, ids, groupRank: [1], lengths: [count] },
       stores: { wrong: 1 },

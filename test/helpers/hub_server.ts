@@ -189,12 +189,12 @@ function sendBytes(
   });
   // Probes of one byte are answered.
   const fits = cut?.[0] === undefined || cut[0] >= part.length - 1;
-  const most = fits ? undefined : cut.shift();
-  if (most === undefined) {
+  const sent = fits ? undefined : cut.shift();
+  if (sent === undefined) {
     hub.sent += part.length;
     response.end(part);
     return;
   }
-  hub.sent += most;
-  response.write(part.subarray(0, most), () => response.socket?.end());
+  hub.sent += sent;
+  response.write(part.subarray(0, sent), () => response.socket?.end());
 }

@@ -394,8 +394,8 @@ async function testTokens(
 ): Promise<void> {
   const { prompts, generated } = recorded;
   const { uneven, software } = place;
-  const most = Math.max(...generated.map(({ length }) => length));
-  const count = software ? Math.min(most, 4) : most;
+  const max = Math.max(...generated.map(({ length }) => length));
+  const count = software ? Math.min(max, 4) : max;
   session.reset();
   const together = await greedyTokens(decoder, prompts, count);
   for (const [i, wanted] of generated.entries()) {

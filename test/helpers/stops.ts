@@ -22,16 +22,16 @@ import { TEXT } from "./tiny_training.ts";
 
 /** When a rank is stopped: some milliseconds after something can be seen of the job. */
 export const MOMENTS = {
-  generate: { after: "process", most: 600 },
-  start: { after: "process", most: 600 },
-  load: { after: "folder", most: 1500 },
-  step: { after: "step", most: 600 },
-  save: { after: "save", most: 10 },
-  end: { after: "last step", most: 100 },
+  generate: { after: "process", ms: 600 },
+  start: { after: "process", ms: 600 },
+  load: { after: "folder", ms: 1500 },
+  step: { after: "step", ms: 600 },
+  save: { after: "save", ms: 10 },
+  end: { after: "last step", ms: 100 },
 } as const satisfies {
   readonly [moment: string]: {
     readonly after: "process" | "folder" | "step" | "save" | "last step";
-    readonly most: number;
+    readonly ms: number;
   };
 };
 
@@ -41,7 +41,7 @@ export type Moment = keyof typeof MOMENTS;
 export interface Stop {
   readonly moment: Moment;
   readonly rank: number;
-  /** Of the most milliseconds of that moment. */
+  /** Of the milliseconds of that moment. */
   readonly share: number;
 }
 
@@ -101,7 +101,7 @@ export async function stopRank(
     save: () => lines > 0 && isSaving(),
     "last step": () => lines >= LAST,
   };
-  const { after, most } = MOMENTS[moment];
+  const { after, ms } = MOMENTS[moment];
   let pid: number | undefined;
   while (child.exitCode === null) {
     pid ??= rankOf(launcher, own, rank);
@@ -109,7 +109,7 @@ export async function stopRank(
     await sleep(2);
   }
   watcher?.close();
-  await sleep(share * most);
+  await sleep(share * ms);
   let stopped = false;
   try {
     stopped = pid !== undefined && process.kill(pid, "SIGSTOP");

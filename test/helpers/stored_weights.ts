@@ -37,9 +37,9 @@ export function weights16(
   const halves = new Uint16Array(k * rowStride);
   const noise = randoms(k * columns, seed);
   // Exponents of about 1 in bf16, so that sums stay finite; all of them in f16, zero and subnormals too.
-  const [least, most] = stored === "f16" ? [0, 0x7bff] : [0x3800, 0x4700];
+  const [min, max] = stored === "f16" ? [0, 0x7bff] : [0x3800, 0x4700];
   const values = noise.map((x, at) => {
-    const size = least + Math.floor(Math.abs(x) * (most - least + 1));
+    const size = min + Math.floor(Math.abs(x) * (max - min + 1));
     const bits = x < 0 ? size | 0x8000 : size;
     halves[Math.floor(at / columns) * rowStride + at % columns] = bits;
     return value16(bits, stored);

@@ -16,7 +16,7 @@ import { interpretKernel } from "./interpret_kernel.ts";
 const BYTES = 1 << 26;
 
 /** Faults that are kept. */
-const MOST = 5;
+const MAX = 5;
 
 type Bound = readonly Uint32Array[];
 
@@ -184,6 +184,6 @@ export class WatchedPool implements HostPool<Bound> {
   }
 
   #fault(text: string, faults = this.faults): void {
-    if (faults.length < MOST) faults.push(text);
+    if (faults.length < MAX) faults.push(text);
   }
 }

@@ -12,7 +12,7 @@ import { f32, openSession, type Target, TARGETS } from "../helpers/sessions.ts";
 /** Some GFLOP for each core: at least a tenth of a second on any device of a small machine, and small tensors. */
 const [TOKENS, EMBED, FFN] = [128 * availableParallelism(), 1024, 4096];
 /** Shorter waits say nothing. */
-const LEAST_MS = 50;
+const MIN_MS = 50;
 /** Idle time is looked at in windows, because what ran before may still be cleaned up. A thread that spins is in all. */
 const [WINDOWS, WINDOW_MS, IDLE_MS] = [50, 100, 2];
 
@@ -43,19 +43,19 @@ async function measure(t: Test, target: Target): Promise<void> {
   const turns = countTurns();
   await session.run("main", { x });
   const { milliseconds, unneeded } = turns();
-  const skip = milliseconds < LEAST_MS &&
+  const skip = milliseconds < MIN_MS &&
     `the device is too fast: ${milliseconds} ms`;
   t.equal(unneeded, 0, "the loop sleeps while the device computes", { skip });
 
-  let [least, windows] = [Infinity, 0];
-  for (; least > IDLE_MS && windows < WINDOWS; windows++) {
+  let [min, windows] = [Infinity, 0];
+  for (; min > IDLE_MS && windows < WINDOWS; windows++) {
     const before = process.cpuUsage();
     await setTimeout(WINDOW_MS);
     const { user, system } = process.cpuUsage(before);
-    least = Math.min(least, (user + system) / 1000);
+    min = Math.min(min, (user + system) / 1000);
   }
-  t.comment(`${least} of ${WINDOW_MS} ms in the last of ${windows} windows`);
-  t.ok(least <= IDLE_MS, "an idle session takes no processor");
+  t.comment(`${min} of ${WINDOW_MS} ms in the last of ${windows} windows`);
+  t.ok(min <= IDLE_MS, "an idle session takes no processor");
   session.close();
 }
 

@@ -13,7 +13,7 @@ const COUNTS = ["", " k", " M", " B", " T"];
 export function Facts({ view }: { readonly view: PlanView }): VNode {
   const { plan, summary, programs } = view;
   const { model, ranks, problems, notes, target } = summary;
-  const most = Math.max(...ranks.map(({ bytes }) => bytes.total));
+  const max = Math.max(...ranks.map(({ bytes }) => bytes.total));
   const steps = programs.reduce((n, { steps }) => n + steps.length, 0);
   const facts: (readonly [value: string, what: string])[] = [
     [scaledText(model.parameters, COUNTS), "parameters"],
@@ -27,7 +27,7 @@ export function Facts({ view }: { readonly view: PlanView }): VNode {
       `${plan.ranks}`,
       `${plan.ranks === 1 ? "rank" : "ranks"} (${meshText(summary)})`,
     ],
-    [sizeText(most), "on the fullest rank"],
+    [sizeText(max), "on the fullest rank"],
     [steps.toLocaleString("en"), "steps"],
     [`${Object.keys(plan.kernels).length}`, "kernels"],
   ];

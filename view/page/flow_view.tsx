@@ -2,7 +2,7 @@
 
 import type { ComponentChildren, VNode } from "preact";
 import { useEffect, useMemo, useState } from "preact/hooks";
-import { flowOf, MOST_STEPS } from "../flow.ts";
+import { flowOf, MAX_STEPS } from "../flow.ts";
 import { flowPicture } from "../flow_picture.ts";
 import type { Figure } from "../figure.ts";
 import { layerOfStep, rangeOf } from "../sections.ts";
@@ -42,7 +42,7 @@ export function FlowView(
     });
     return flowPicture(flow, { program, title, step });
   }, [program, from, end, weights, tables, step]);
-  const hidden = end - from - MOST_STEPS;
+  const hidden = end - from - MAX_STEPS;
   return (
     <View
       id="flow"

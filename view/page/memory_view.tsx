@@ -44,7 +44,7 @@ export function MemoryView(
       <Picture figure={figure} />
       {at && (
         <p>
-          Most is in use at{" "}
+          Peak at{" "}
           <a href={`#${stepLink(program, at.index)}`}>
             step {at.index}, {describeStep(view, at).name}
           </a>: {sizeText(peak.bytes)}, of which {peak.of.slice(0, NAMED).map(

@@ -30,10 +30,10 @@ export function bytesOf(
     { length: 1 << bits },
     (_, code) => value(code) / step,
   );
-  const least = Math.min(...integers);
+  const min = Math.min(...integers);
   if (bits === 8) {
     // Codes are integers modulo 256.
-    const above = sign === "unsigned" ? -least : least < 0 ? 0 : -128;
+    const above = sign === "unsigned" ? -min : min < 0 ? 0 : -128;
     return {
       of: (word) => [
         above % 256 === 0 ? wgsl`${word}` : wgsl`(${word} ^ 0x80808080u)`,
@@ -41,8 +41,8 @@ export function bytesOf(
       above,
     };
   }
-  const inOrder = integers.every((integer, code) => integer === code + least);
-  const above = inOrder || sign === "unsigned" ? -least : 0;
+  const inOrder = integers.every((integer, code) => integer === code + min);
+  const above = inOrder || sign === "unsigned" ? -min : 0;
   const table = [0, 1, 2, 3].map((word) =>
     integers.slice(4 * word, 4 * word + 4).reduce(
       (n, integer, i) => n + ((integer + above) & 255) * 2 ** (8 * i),

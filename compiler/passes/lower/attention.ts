@@ -143,18 +143,18 @@ export function lowerAttention(
     });
     return;
   }
-  const most = Math.max(...localBound(lowering.placed, token));
+  const max = Math.max(...localBound(lowering.placed, token));
   const isFixed = typeof tokens === "number";
   lowerSplit(lowering, node, {
     options,
-    most: Math.min(most, splitTokens),
-    tokens: isFixed || most <= splitTokens
+    max: Math.min(max, splitTokens),
+    tokens: isFixed || max <= splitTokens
       ? tokens
       : { upTo: [tokens, splitTokens, tokens] },
     bindings: { ...operands, y },
   });
   // Tokens that there cannot be have no launch.
-  if (most <= splitTokens) return;
+  if (max <= splitTokens) return;
   amendBuffer(lowering, y, { writers: 2 });
   addLaunch(lowering, node, attention(options), {
     bindings: { ...operands, y },
@@ -168,17 +168,17 @@ export function lowerAttention(
 function lowerSplit(
   lowering: Lowering,
   node: NodeOf<"attention">,
-  { options, most, tokens, bindings }: {
+  { options, max, tokens, bindings }: {
     readonly options: AttentionOptions;
-    /** The most tokens that there are. */
-    readonly most: number;
+    /** Maximum number of tokens. */
+    readonly max: number;
     readonly tokens: Size;
     readonly bindings: { readonly [binding: string]: string };
   },
 ): void {
   const { head, valueDim } = node.params;
   const blocks = [
-    { axis: "split token", size: most },
+    { axis: "split token", size: max },
     head,
     { axis: "key block", size: keyBlocks(options) },
   ];

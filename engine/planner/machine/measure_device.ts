@@ -19,7 +19,7 @@ import {
 import {
   chainModel,
   expertsModel,
-  MOST_TOKENS,
+  MAX_TOKENS,
   narrowModel,
   operationsModel,
   SEQUENCE,
@@ -37,7 +37,7 @@ const CHAINS = [64, 256, 1024] as const;
 const BUSY_TOKENS = 32;
 
 /** Tokens of steps that are tried until one takes long enough relative to its launches and to a wait. */
-const LONGER = [256, 1024, MOST_TOKENS], ENOUGH = 1e-2;
+const LONGER = [256, 1024, MAX_TOKENS], ENOUGH = 1e-2;
 
 /** Tokens of an attention step, of as many sequences. */
 const ATTENDING = 16;

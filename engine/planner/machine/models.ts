@@ -17,7 +17,7 @@ import {
 } from "../../../compiler/mod.ts";
 
 /** Maximum tokens of a measured step, and of a sequence. */
-export const MOST_TOKENS = 4096, SEQUENCE = 64;
+export const MAX_TOKENS = 4096, SEQUENCE = 64;
 
 /** `launches` nearly empty kernels, one after another, on tokens that index a state. */
 export function chainModel(launches: number): Model {
@@ -52,8 +52,8 @@ export function chainModel(launches: number): Model {
 export function operationsModel(layers: number): Model {
   return model(
     {
-      token: upTo(MOST_TOKENS),
-      sequence: MOST_TOKENS / SEQUENCE,
+      token: upTo(MAX_TOKENS),
+      sequence: MAX_TOKENS / SEQUENCE,
       context: SEQUENCE,
       head: 4,
       kvHead: 4,
@@ -88,7 +88,7 @@ export function operationsModel(layers: number): Model {
 /** A layer of gated experts: grouped matmuls whose weights exceed the cache of a core, as in real models. */
 export function expertsModel({ embed = 512, ffn = 1024 } = {}): Model {
   return model(
-    { token: upTo(MOST_TOKENS), embed, ffn, expert: 4 },
+    { token: upTo(MAX_TOKENS), embed, ffn, expert: 4 },
     (m) => {
       const x = m.input("x", "token embed");
       const logits = m.input("logits", "token expert");
@@ -113,7 +113,7 @@ export function expertsModel({ embed = 512, ffn = 1024 } = {}): Model {
 
 /** Narrow matmuls, with one workgroup for a few tokens and many for many. */
 export function narrowModel(matmuls: number): Model {
-  return model({ token: upTo(MOST_TOKENS), embed: 2048, narrow: 16 }, (m) => {
+  return model({ token: upTo(MAX_TOKENS), embed: 2048, narrow: 16 }, (m) => {
     const x = m.input("x", "token embed");
     return Object.fromEntries(
       Array.from({ length: matmuls }, (_, i) => [

@@ -31,13 +31,13 @@ export interface Crossover {
 }
 
 /** Maximum compared loads, unless kernels could not index that much. Memory is checked elsewhere. */
-const MOST = { decode: 256, prefill: 2048, train: 1 } as const;
+const MAX_LOAD = { decode: 256, prefill: 2048, train: 1 } as const;
 
 /** Compares the smallest replica that fits with the best one with more ranks. */
 export async function findCrossover(
   task: SearchTask,
   found: readonly Found[],
-  { max = Math.min(MOST[task.phase], task.context) } = {},
+  { max = Math.min(MAX_LOAD[task.phase], task.context) } = {},
 ): Promise<Crossover | undefined> {
   const min = Math.min(...found.map(({ mesh }) => replicaRanks(mesh)));
   const small = found.find(({ mesh }) => replicaRanks(mesh) === min);

@@ -14,7 +14,11 @@ import {
   stepReplica,
   type ThrownOut,
 } from "./evaluate.ts";
-import { leastTrained, leastWeights, type ReplicaMesh } from "./meshes.ts";
+import {
+  minTrainingBytes,
+  minWeightBytes,
+  type ReplicaMesh,
+} from "./meshes.ts";
 
 /** Facts known before compilation: the weights, and bytes of a device. */
 export interface Known {
@@ -23,7 +27,7 @@ export interface Known {
 }
 
 /** Maximum sequences (decode, train) and tokens (prefill) of a rank. */
-const MOST_LOAD = { decode: 512, prefill: 4096, train: 16 } as const;
+const MAX_LOAD = { decode: 512, prefill: 4096, train: 16 } as const;
 
 /** Loads that are tried besides the largest that fits, as fractions of it. */
 const PARTS = [1, 1 / 8];
@@ -65,8 +69,8 @@ export async function firstThatFits(
   let why = "";
   for (const strategy of FITTED[task.phase]) {
     const min = task.phase === "train"
-      ? leastTrained(weights, mesh, strategy)
-      : leastWeights(weights, mesh);
+      ? minTrainingBytes(weights, mesh, strategy)
+      : minWeightBytes(weights, mesh);
     if (min > limit) {
       why = `${
         task.phase === "train"
@@ -146,7 +150,7 @@ async function largestThatFits(
   const { mesh, strategy } = one;
   const { bytes, limit = Infinity } = one.fullest;
   const max = Math.min(
-    MOST_LOAD[task.phase],
+    MAX_LOAD[task.phase],
     task.phase === "prefill" ? task.context : Infinity,
   );
   const fixed = bytes.weights + (task.phase === "train" ? bytes.state : 0);

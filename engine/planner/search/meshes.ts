@@ -77,7 +77,7 @@ export function trainingMeshes(
 const ADAMW_BYTES = 12;
 
 /** Lower bound of the bytes of weights and optimizer state of a rank in training, with 16-bit weights. */
-export function leastTrained(
+export function minTrainingBytes(
   { params, stands }: ModelWeights,
   mesh: ReplicaMesh,
   { zero = 0 }: { readonly zero?: ZeroStage },
@@ -102,7 +102,7 @@ function heldShare(
 }
 
 /** Lower bound of the bytes of weights of a rank: its experts, and its shard of all else. */
-export function leastWeights(
+export function minWeightBytes(
   { params, stands, storedAs }: ModelWeights,
   mesh: ReplicaMesh,
 ): number {

@@ -54,7 +54,7 @@ export function exchangeSeconds(
 }
 
 /** Lower bound of the seconds of an exchange: its bytes over the bandwidth of links, without latency and staging. */
-export function leastExchangeSeconds(
+export function minExchangeSeconds(
   machine: Machine,
   { levels }: Pick<Traffic, "levels">,
 ): number {

@@ -11,7 +11,7 @@ import {
 } from "../../../spec/plan/plan.ts";
 import type { StepCost } from "../../../spec/plan_summary.ts";
 import { sum } from "../../../spec/sum.ts";
-import { leastExchangeSeconds } from "./exchange_time.ts";
+import { minExchangeSeconds } from "./exchange_time.ts";
 import { launchContext, openLaunchMeter } from "./launches.ts";
 import { levelsOf, peerBytes } from "./peer_bytes.ts";
 import { placesOf, rankGroups } from "./rank_groups.ts";
@@ -93,7 +93,7 @@ export function stepCosts(
       return { bytes, flops: 0, seconds };
     }
     const levels = levelsOf(places, { rank: 0, group: members, each, mean });
-    const seconds = leastExchangeSeconds(machine, { levels });
+    const seconds = minExchangeSeconds(machine, { levels });
     return { bytes, flops: 0, seconds };
   }
 }

@@ -196,7 +196,7 @@ function largerDevice(
     return `devices of ${sizeText(bytes.total)}`;
   }
   const axis = heldAxis(plan, name);
-  const one = experts / mostHeld(plan, axis);
+  const one = experts / maxHeld(plan, axis);
   return `${meshFix(plan, axis, axis.size)}, on devices of ${
     sizeText(equal + one)
   }: one expert of each layer is ${sizeText(one)}, and every rank holds ${
@@ -205,7 +205,7 @@ function largerDevice(
 }
 
 /** Maximum number of experts on a rank. */
-function mostHeld(plan: Plan, axis: Plan["axes"][string]): number {
+function maxHeld(plan: Plan, axis: Plan["axes"][string]): number {
   return Math.max(...partLengths(plan, axis) ?? [axis.size]);
 }
 
@@ -270,7 +270,7 @@ function expertChanges(
   const remains = (held - excess) / held;
   return options.experts.flatMap((name) => {
     const axis = heldAxis(plan, name);
-    const fewer = Math.floor(mostHeld(plan, axis) * remains);
+    const fewer = Math.floor(maxHeld(plan, axis) * remains);
     if (!(fewer >= 1)) return [];
     const parts = Math.ceil(axis.size / fewer);
     const fix = meshFix(plan, axis, parts);
