@@ -139,23 +139,15 @@ export class Batch {
       this.#decoder.maxTokens,
     );
     if (tokens.ids.length === 0) return this.#endStuck();
-    const needed = this.#needed(ends.map((end) => tokens.sequence[end]!));
-    const next = await this.#decoder.next(tokens, ends, { needed });
+    const growing = ends.map((end) => slots[tokens.sequence[end]!]!);
+    const next = await this.#decoder.next(tokens, ends, {
+      needed: neededBy(growing),
+      normalize: growing.some(({ options }) => options.logprobs !== undefined),
+    });
     for (let i = 0; i < ends.length; i++) {
       await this.#choose(tokens.sequence[ends[i]!]!, next[i]!);
     }
     return { tokens: tokens.ids.length, prompted, chosen: ends.length };
-  }
-
-  /** Number of best tokens that each sequence needs. Undefined: all. */
-  #needed(slots: readonly number[]): number | undefined {
-    let max = 0;
-    for (const slot of slots) {
-      const needed = candidatesOf(this.#slots[slot]!.options);
-      if (needed === undefined) return undefined;
-      max = Math.max(max, needed);
-    }
-    return max;
   }
 
   async #choose(slot: number, candidates: Candidates): Promise<void> {
@@ -195,6 +187,17 @@ export class Batch {
   }
 }
 
+/** Number of best tokens that each sequence needs. Undefined: all. */
+function neededBy(sequences: readonly Growing[]): number | undefined {
+  let max = 0;
+  for (const { options } of sequences) {
+    const needed = candidatesOf(options);
+    if (needed === undefined) return undefined;
+    max = Math.max(max, needed);
+  }
+  return max;
+}
+
 /** Chooses and reports the next token of a sequence. */
 async function grow(
   sequence: Growing,
@@ -208,7 +211,7 @@ async function grow(
   tokens.push(token);
   const known = options.logprobs === undefined
     ? undefined
-    : logprobsOf(candidates.logits, token, options.logprobs);
+    : logprobsOf(candidates, token, options.logprobs);
   if (known) logprobs.push(known);
   const stops = await options.onToken?.(token, known) === "stop";
   if (stops && !options.stop.has(token)) sequence.ending = "stop text";

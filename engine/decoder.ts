@@ -16,6 +16,7 @@ import {
   PageTable,
   placeTokens,
 } from "./pages.ts";
+import { NORMALIZER } from "../models/decoder.ts";
 import { CHOICES } from "./replay.ts";
 import type { Candidates } from "./sampling.ts";
 
@@ -39,6 +40,8 @@ export interface DecoderShape {
     readonly candidates: number;
     readonly logits: boolean;
   };
+  /** Whether the plan computes the log-sum-exp of logits after the selected tokens. */
+  readonly normalizes: boolean;
   /** The model axis of a port's local axis. */
   readonly modelAxis: (axis: string) => string;
   /** Elements of an input or output per token. */
@@ -82,6 +85,7 @@ export function decoderShape(plan: Plan): DecoderShape | undefined {
     width,
     pagesShape: pagesShape(plan, program),
     recurrent: isRecurrent(plan),
+    normalizes: NORMALIZER in program.outputs,
     modelAxis: (axis) => modelAxis(plan, axis),
     gives: candidates !== undefined
       ? { candidates, logits: logits !== undefined }
@@ -110,6 +114,7 @@ export class Decoder implements DecoderShape {
   readonly experts: number;
   readonly choices: DecoderShape["choices"];
   readonly recurrent: boolean;
+  readonly normalizes: boolean;
   readonly gives: DecoderShape["gives"];
   readonly width: (port: Port) => number;
   /** The model axis of a port's local axis. */
@@ -137,6 +142,7 @@ export class Decoder implements DecoderShape {
     this.experts = shape.experts;
     this.choices = shape.choices;
     this.recurrent = shape.recurrent;
+    this.normalizes = shape.normalizes;
     this.gives = shape.gives;
     this.width = shape.width;
     this.pagesShape = shape.pagesShape;
@@ -158,11 +164,15 @@ export class Decoder implements DecoderShape {
    * With several processes, all receive them, so that all choose the same tokens.
    *
    * @param needed best candidates per token; undefined: logits. A plan with both outputs is read accordingly
+   * @param normalize whether the log-sum-exp of logits is read too, if the plan computes it
    */
   async next(
     tokens: PackedTokens,
     rows: readonly number[],
-    { needed }: { readonly needed?: number | undefined } = {},
+    { needed, normalize = false }: {
+      readonly needed?: number | undefined;
+      readonly normalize?: boolean;
+    } = {},
   ): Promise<Candidates[]> {
     const { gives } = this;
     const picks = gives !== "logits";
@@ -174,7 +184,10 @@ export class Decoder implements DecoderShape {
         ...picks ? { rows: integers(Int32Array.from(rows)) } : {},
       },
       options: rows.length === 0 ? { outputs: [] } : {
-        outputs: best ? Object.values(BEST) : ["logits"],
+        outputs: [
+          ...best ? Object.values(BEST) : ["logits"],
+          ...normalize && this.normalizes ? [NORMALIZER] : [],
+        ],
         ...picks ? {} : { rows: { logits: rows } },
         everywhere: this.#before === undefined,
       },
@@ -187,12 +200,14 @@ export class Decoder implements DecoderShape {
     );
     const logits = outputs[best ? BEST.logits : "logits"]?.data;
     const ids = outputs[BEST.ids]?.data as Int32Array | undefined;
+    const normalizers = outputs[NORMALIZER]?.data;
     const width = (logits?.length ?? 0) / rows.length;
     return rows.map((_, i) => {
       const [from, to] = [i * width, (i + 1) * width];
       return {
         logits: logits!.subarray(from, to) as Float32Array,
         ids: ids?.subarray(from, to),
+        normalizer: normalizers?.[i],
       };
     });
   }

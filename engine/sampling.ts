@@ -46,6 +46,8 @@ export interface Candidates {
   readonly logits: Float32Array;
   /** Tokens by logit, descending, the lowest id first among equals. Absent: logits of all tokens, by id. */
   readonly ids?: Int32Array | undefined;
+  /** The log-sum-exp of the logits of the entire vocabulary, computed by the device. */
+  readonly normalizer?: number | undefined;
 }
 
 /**
@@ -74,17 +76,23 @@ export interface Logprobs extends Logprob {
   readonly top: readonly Logprob[];
 }
 
-/** Log-probabilities of a token and the `count` likeliest, from the logits of the entire vocabulary. */
+/**
+ * Log-probabilities of a token and the `count` likeliest, from the logits of the entire vocabulary. With a normalizer of
+ * the device they have the bits of the op `logProbabilities`; otherwise they are computed in f64.
+ */
 export function logprobsOf(
-  logits: Float32Array,
+  { logits, normalizer }: Candidates,
   token: number,
   count: number,
 ): Logprobs {
-  const total = logNormalizer(logits);
-  const of = (token: number): Logprob => ({
-    token,
-    logprob: logits[token]! - total,
-  });
+  const total = normalizer ?? logNormalizer(logits);
+  const of = (token: number): Logprob => {
+    const logprob = logits[token]! - total;
+    return {
+      token,
+      logprob: normalizer === undefined ? logprob : Math.fround(logprob),
+    };
+  };
   const top = [...byLogit(logits).subarray(0, count)].map(of);
   return { ...of(token), top };
 }

@@ -1,6 +1,6 @@
 /** Reads a Hugging Face config.json: typed fields, the family's defaults and error messages. */
 
-import { DataError, shown } from "../compiler/mod.ts";
+import { DataError, type Scope, shown, type Tensor } from "../compiler/mod.ts";
 import { maxOf, otherSpelling } from "./field_names.ts";
 
 /** Field values by key, from config.json or the defaults of the family. */
@@ -56,12 +56,13 @@ export interface DecoderOptions extends Bounds {
   /**
    * Return only the results of selected tokens: the input `rows` numbers them, at most one per sequence. Without
    * `candidates`, the result is their `logits`. With `candidates`, it is that many of the largest logits in descending
-   * order, as `candidates.logits` and `candidates.ids`; with `logits` too, both. Values of other tokens that nothing needs
-   * are not computed.
+   * order, as `candidates.logits` and `candidates.ids`; with `logits` too, both. With `normalizer`, also the log-sum-exp
+   * of each row's logits, for log-probabilities. Values of other tokens that nothing needs are not computed.
    */
   readonly next?: {
     readonly candidates?: number | undefined;
     readonly logits?: boolean;
+    readonly normalizer?: boolean;
   };
   /** Add the next-token loss. The labels are the input `labels`, with -100 for tokens without a label. */
   readonly training?: {
@@ -71,8 +72,25 @@ export interface DecoderOptions extends Bounds {
     readonly balance?: Balance | undefined;
     /** Recompute the inside of attention and expert blocks for gradients instead of storing it. */
     readonly recompute?: boolean | undefined;
+    /** Loss of the tokens, instead of the mean cross-entropy of the next tokens. */
+    readonly objective?: Objective | undefined;
   };
 }
+
+/** Model axes that a loss of tokens uses. */
+export type ObjectiveScope = Scope<"token" | "vocab" | "sequence">;
+
+/**
+ * A loss of tokens in the language: from the scope of the model, for inputs of its own, the logits and the labels (-100
+ * for none). Returns the scalar `loss` and any other outputs, such as metrics or log-probabilities of tokens.
+ */
+export type Objective = (
+  m: ObjectiveScope,
+  tokens: {
+    readonly logits: Tensor<"token vocab", "f32">;
+    readonly labels: Tensor<"token", "i32">;
+  },
+) => { readonly loss: Tensor<"", "f32">; readonly [output: string]: Tensor };
 
 /** Returns the raw value of a field, for families that check it themselves. */
 export function anyField(config: Config, key: string): unknown {

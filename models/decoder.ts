@@ -9,6 +9,7 @@ import {
   div,
   dot,
   embedding,
+  logSumExp,
   type Model,
   model,
   mul,
@@ -101,6 +102,9 @@ export interface Layer {
 export function choicesName(layer: number): string {
   return `layer${layer}.topk_idx`;
 }
+
+/** The output with the log-sum-exp of each row's logits. */
+export const NORMALIZER = "logits.normalizer";
 
 /** A part of a layer: takes the scope of the layer and rows. */
 export type Part<Own extends string = never> = (
@@ -286,6 +290,7 @@ export function decoderModel<Axes extends AxisSizes>(
     const logits = softCap === undefined
       ? products
       : mul(tanh(div(products, softCap)), softCap);
+    if (next?.normalizer) kept[NORMALIZER] = logSumExp(logits, "vocab");
     if (candidates) {
       const best = topK(logits, {
         over: "vocab",

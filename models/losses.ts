@@ -8,7 +8,7 @@ import {
   type Routing,
   type Tensor,
 } from "../compiler/mod.ts";
-import type { DecoderOptions } from "./config.ts";
+import type { DecoderOptions, Objective } from "./config.ts";
 import type { DecoderScope } from "./decoder.ts";
 
 /** The result of a router. */
@@ -18,7 +18,7 @@ export interface Routed {
 }
 
 /**
- * Returns `loss` and its parts: `ce_loss`, and `aux_loss` if there are routers. If layers are balanced together, one
+ * Returns `loss` and its parts: outputs of the objective, `ce_loss` by default, and `aux_loss` if there are routers. If layers are balanced together, one
  * can compensate for another, and an expert of one layer may receive no tokens. If they are balanced by layer, the loss
  * is the mean over layers.
  */
@@ -26,11 +26,13 @@ export function decoderLosses(
   m: DecoderScope,
   logits: Tensor<"token vocab", "f32">,
   routed: readonly Routed[],
-  { auxiliary, balance = "together" }: NonNullable<DecoderOptions["training"]>,
-): { [name: string]: Tensor<"", "f32"> } {
+  { auxiliary, balance = "together", objective = nextTokens }: NonNullable<
+    DecoderOptions["training"]
+  >,
+): { [name: string]: Tensor } {
   const labels = m.input("labels", "token", { dtype: "i32" });
-  const ce = crossEntropy(logits, labels, { over: "vocab" });
-  if (routed.length === 0) return { loss: ce, ce_loss: ce };
+  const { loss, ...outputs } = objective(m, { logits, labels });
+  if (routed.length === 0) return { loss, ...outputs };
   const groups = balance === "layer" ? routed.map((one) => [one]) : [routed];
   const sum = groups.map((some) =>
     balancingLoss(
@@ -40,5 +42,13 @@ export function decoderLosses(
     )
   ).reduce((sum, one) => add(sum, one));
   const aux = groups.length === 1 ? sum : mul(sum, 1 / groups.length);
-  return { loss: add(ce, mul(aux, auxiliary)), ce_loss: ce, aux_loss: aux };
+  return { loss: add(loss, mul(aux, auxiliary)), ...outputs, aux_loss: aux };
+}
+
+/** The mean cross-entropy of the next tokens. */
+function nextTokens(
+  ...[, { logits, labels }]: Parameters<Objective>
+): ReturnType<Objective> {
+  const loss = crossEntropy(logits, labels, { over: "vocab" });
+  return { loss, ce_loss: loss };
 }

@@ -50,6 +50,8 @@ export {
   integersField,
   layerTypes,
   objectField,
+  type Objective,
+  type ObjectiveScope,
   optionalField,
   optionalIntegerField,
   positiveField,

@@ -18,6 +18,7 @@ import {
   exp,
   latentAttention,
   log,
+  logProbabilities,
   logSumExp,
   map,
   max,
@@ -421,7 +422,10 @@ t.test("the loss of next tokens", async (t) => {
     const labels = m.input("labels", "token", { dtype: "i32" });
     const loss = crossEntropy(logits, labels, { over: "vocab" });
     const sure = mean(logSumExp(logits, "vocab"), "token");
-    return { loss: add(loss, mul(mul(sure, sure), 0.1)), ce: loss };
+    const rows = logProbabilities(logits, labels, { over: "vocab" });
+    const odd = mean(mul(rows, exp(rows)), "token");
+    const smooth = mul(mul(sure, sure), 0.1);
+    return { loss: add(add(loss, smooth), odd), ce: loss, rows };
   });
   const inputs = { x: waves(18), labels: [4, -100, 0, 2, -100, 4] };
   await gradientsHold(t, { model: net, inputs, params: { w: waves(15) } });
@@ -430,6 +434,7 @@ t.test("the loss of next tokens", async (t) => {
     params: { w: waves(15) },
   });
   t.equal(outputs["ce"]!.data[0], 0, "no label counts");
+  t.same([...outputs["rows"]!.data], new Array(6).fill(0));
   t.throws(
     () =>
       evaluate(trace(net), {

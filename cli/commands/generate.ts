@@ -87,7 +87,10 @@ export async function generateCommand(
       "set of prompts": JSON.stringify([prompts, maxNewTokens]),
       "way to choose tokens": JSON.stringify([sampling, stop]),
     },
-    next: { candidates: candidatesOf(sampling) },
+    next: {
+      candidates: candidatesOf(sampling),
+      normalizer: logprobs !== undefined,
+    },
     need: {
       tokens: prompts.reduce((n, prompt) => n + prompt.length, 0),
       sequences: Math.min(prompts.length, MAX_SEQUENCES),

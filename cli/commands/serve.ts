@@ -76,7 +76,7 @@ export async function serveCommand(
         ? {}
         : { maxTokens: flags.maxBatchTokens },
     }),
-    next: { candidates: 1, logits: true },
+    next: { candidates: 1, logits: true, normalizer: true },
     need: {
       tokens: STEP_TOKENS,
       sequences,

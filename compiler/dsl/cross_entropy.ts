@@ -1,12 +1,14 @@
-/** Cross-entropy, the loss of language models. */
+/** Log-probabilities of labels, and cross-entropy, the loss of language models. */
 
 import { ModelError } from "../../spec/errors.ts";
 import { expr } from "../../spec/kernel/resolve.ts";
+import type { Node } from "../graph/graph.ts";
 import { messages as say, words } from "../graph/messages.ts";
 import { builderContext, NodeBuilder } from "../graph/node_builder.ts";
 import { sameAxes } from "../graph/operands.ts";
 import {
   axisOf,
+  type Op,
   refuse,
   siteOf,
   type Tensor,
@@ -15,7 +17,7 @@ import {
 } from "./tensor.ts";
 import type { Axis, Without } from "./types.ts";
 
-/** Options of `crossEntropy`. */
+/** Options of `crossEntropy` and `logProbabilities`. */
 export interface CrossEntropyOptions<K extends string> {
   /** The axis of the classes, such as the vocabulary. */
   readonly over: K;
@@ -49,27 +51,99 @@ export function crossEntropy<A extends string, const K extends Axis<A>>(
   labels: Tensor<Without<A, NoInfer<K>>, "i32">,
   options: CrossEntropyOptions<K>,
 ): Tensor<"", "f32"> {
-  const { ignore = -100 } = options;
-  const trace = traceOf([logits, labels], crossEntropy);
-  const site = siteOf(trace, crossEntropy);
-  const { span } = site;
-  const over = axisOf(options.over, [logits], trace);
+  const found = rowsOfLabels(crossEntropy, logits, labels, options);
+  if ("refused" in found) return refuse(found.refused, [logits, labels], []);
+  const { b, total, chosen, counts } = found;
+  const losses = b.map(
+    (t, o, c) => expr`(${t} - ${o}) * ${c}`,
+    total,
+    chosen,
+    counts,
+  );
+  const mean = b.map(
+    (sum, n) => expr`${sum} / max(${n}, 1)`,
+    b.total(losses),
+    b.total(counts),
+  );
+  return wrap(mean, logits.trace);
+}
+
+/**
+ * The log-probability of each token's label: `logits[label] - logSumExp(logits)`; 0 for ignored tokens. It has the bits
+ * of the log-probabilities that `generate --logprobs` reports for the same logits. Losses of sampled tokens, such as
+ * policy gradients, are functions of it.
+ *
+ * Axes: those of `labels`, which has the axes of `logits` without `over`. Dtype: "f32"; labels are "i32". Defaults:
+ * `ignore` -100. Errors: as `crossEntropy`. Gradient: by `logits`, 1 at the label minus `softmax(logits)`. Sharding:
+ * along the token axes. `over` is replicated.
+ *
+ * @example
+ * ```ts
+ * const even = model({ token: 2, vocab: 4 }, (m) => {
+ *   const labels = m.input("labels", "token", { dtype: "i32" });
+ *   const logits = m.input("logits", "token vocab");
+ *   return { y: logProbabilities(logits, labels, { over: "vocab" }) };
+ * });
+ * const { outputs } = evaluate(trace(even), {
+ *   inputs: { logits: [0, 0, 0, 0, 9, 9, 9, 9], labels: [3, -100] },
+ * });
+ * console.assert(outputs.y?.data[0] === Math.fround(-Math.log(4)) && outputs.y.data[1] === 0);
+ * ```
+ */
+export function logProbabilities<A extends string, const K extends Axis<A>>(
+  logits: Tensor<A, "f32">,
+  labels: Tensor<Without<A, NoInfer<K>>, "i32">,
+  options: CrossEntropyOptions<K>,
+): Tensor<Without<A, NoInfer<K>>, "f32"> {
+  const found = rowsOfLabels(logProbabilities, logits, labels, options);
+  if ("refused" in found) {
+    return refuse(found.refused, [logits, labels], labels.node.axes);
+  }
+  const { b, total, chosen, counts } = found;
+  const rows = b.map(
+    (o, t, c) => expr`select(0.0, ${o} - ${t}, ${c} > 0.0)`,
+    chosen,
+    total,
+    counts,
+  );
+  return wrap(rows, logits.trace);
+}
+
+/** Per token: the log-sum-exp of its logits, the logit of its label, and whether the label counts. */
+interface RowsOfLabels {
+  readonly b: NodeBuilder;
+  readonly total: Node;
+  readonly chosen: Node;
+  /** 1 for counted tokens, 0 for ignored ones, in f32. */
+  readonly counts: Node;
+}
+
+function rowsOfLabels(
+  op: Op,
+  logits: Tensor,
+  labels: Tensor,
+  { over: name, ignore = -100 }: CrossEntropyOptions<string>,
+): RowsOfLabels | { readonly refused: ModelError } {
+  const trace = traceOf([logits, labels], op);
+  const site = siteOf(trace, op);
+  const over = axisOf(name, [logits], trace);
   const [x, label] = [logits.node, labels.node];
   if (!x.axes.includes(over)) {
-    const error = new ModelError(say.axis("crossEntropy", x.axes, over), span);
-    return refuse(error, [logits], []);
+    const refused = new ModelError(say.axis(op.name, x.axes, over), site.span);
+    return { refused };
   }
   const rest = x.axes.filter((axis) => axis !== over);
   if (!sameAxes(label.axes, rest) || label.dtype !== "i32") {
-    const error = new ModelError(
-      `Cannot compute the crossEntropy of '${
-        words(x.axes)
-      }' with labels ${label.dtype}[${words(label.axes)}]: expected i32[${
-        words(rest)
-      }]`,
-      span,
-    );
-    return refuse(error, [logits, labels], []);
+    return {
+      refused: new ModelError(
+        `Cannot compute the ${op.name} of '${
+          words(x.axes)
+        }' with labels ${label.dtype}[${words(label.axes)}]: expected i32[${
+          words(rest)
+        }]`,
+        site.span,
+      ),
+    };
   }
   const b = new NodeBuilder(builderContext(trace.axes, []), site);
   const counts = b.cast(
@@ -82,16 +156,5 @@ export function crossEntropy<A extends string, const K extends Axis<A>>(
   );
   const total = b.make("logSumExp", [x], { over });
   const chosen = b.make("embedding", [x, known], { over });
-  const losses = b.map(
-    (t, o, c) => expr`(${t} - ${o}) * ${c}`,
-    total,
-    chosen,
-    counts,
-  );
-  const mean = b.map(
-    (sum, n) => expr`${sum} / max(${n}, 1)`,
-    b.total(losses),
-    b.total(counts),
-  );
-  return wrap(mean, trace);
+  return { b, total, chosen, counts };
 }

@@ -50,7 +50,11 @@ export { clamp, where } from "./choose.ts";
 export { layerNorm, type LayerNormOptions } from "./layer_norm.ts";
 export { recompute } from "./recompute.ts";
 export { dot, einsum } from "./contraction.ts";
-export { crossEntropy, type CrossEntropyOptions } from "./cross_entropy.ts";
+export {
+  crossEntropy,
+  type CrossEntropyOptions,
+  logProbabilities,
+} from "./cross_entropy.ts";
 export * from "./reduce.ts";
 export * from "./shape.ts";
 export * from "./attention.ts";

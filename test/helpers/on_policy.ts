@@ -1,0 +1,215 @@
+/** Log-probabilities of sampled tokens, by the sampling decoder and by the forward pass of a training step. */
+
+import {
+  adamw,
+  logProbabilities,
+  mean,
+  mul,
+  STEP_INPUTS,
+  VALIDATE,
+} from "../../compiler/mod.ts";
+import { openConfiguration } from "../../engine/checkpoint.ts";
+import {
+  type AdapterChoice,
+  Decoder,
+  decoderShape,
+  generate,
+  loadTarget,
+  type Opened,
+  randomNumbers,
+} from "../../engine/mod.ts";
+import { compileTarget, openPlan } from "../../engine/open.ts";
+import { packPrompts } from "../../engine/packing.ts";
+import { readTensors } from "../../engine/tensors.ts";
+import { parameterPieces } from "../../engine/train/parameters.ts";
+import { compileStep } from "../../engine/train/plan.ts";
+import {
+  storedIn,
+  storedTensors,
+  writeMasters,
+} from "../../engine/train/stored.ts";
+import {
+  type FileTensor,
+  type HostTensor,
+  tensorsInMemory,
+} from "../../runtime/mod.ts";
+import { checkpointFolder, files, meshOf } from "./checkpoints.ts";
+
+/** Prompts share a prefix of pages, and there are more of them than slots. */
+const [PROMPTS, SLOTS, NEW_TOKENS, STEPS] = [6, 4, 6, 10];
+
+const optimizer = adamw({ betas: [0.9, 0.95] });
+
+/** Sampled tokens, and what both say of them. */
+export interface Sampled {
+  readonly prompt: readonly number[];
+  readonly tokens: readonly number[];
+  readonly logprobs: readonly number[];
+}
+
+type Weights = { readonly [name: string]: FileTensor };
+
+/** Where a session runs. */
+interface Place {
+  readonly mesh: string;
+  readonly adapter: AdapterChoice;
+}
+
+/** Opens the training of a checkpoint on a mesh. */
+export async function openTrained(
+  name: string,
+  { mesh, adapter }: Place,
+): Promise<Opened> {
+  const folder = checkpointFolder(name);
+  const { published } = await openConfiguration(folder, files, {});
+  const initial = await readTensors(`${folder}/model.safetensors`, files);
+  const model = published.build({
+    maxTokens: 128,
+    maxSequences: PROMPTS,
+    maxContext: 32,
+    training: {
+      auxiliary: 0.01,
+      objective: (_, { logits, labels }) => {
+        const logprobs = logProbabilities(logits, labels, { over: "vocab" });
+        return { loss: mul(mean(logprobs, "token"), -1), logprobs };
+      },
+    },
+  });
+  const step = {
+    model,
+    loss: "loss",
+    weights: await storedIn(folder, files),
+    settings: { optimizer },
+    validate: ["logprobs"],
+  };
+  const opened = await openPlan({
+    plan: (options) => compileStep(step, options),
+    tensors: (plan) =>
+      Promise.resolve(tensorsInMemory(storedTensors(plan, initial), folder)),
+    where: folder,
+    unused: published.unused,
+  }, { adapter, mesh: meshOf(mesh) });
+  writeMasters(opened, optimizer, initial);
+  return opened;
+}
+
+/** Takes ten steps. */
+export async function takeSteps({ plan, session }: Opened): Promise<void> {
+  for (let n = 1; n <= STEPS; n++) {
+    await session.run("main", {
+      ...labelled(promptsOf(plan.axes["vocab"]!.size, n)),
+      [STEP_INPUTS.rate]: number(1e-3),
+      [STEP_INPUTS.step]: number(n),
+    }, { outputs: [] });
+  }
+}
+
+/** The current parameters of a training. */
+export async function weightsOf(opened: Opened): Promise<Weights> {
+  const tensors: { [name: string]: FileTensor } = {};
+  for (const rank of opened.ranks) {
+    for (const piece of parameterPieces(opened, rank)) {
+      const read = await piece.read();
+      piece.tensors.forEach((tensor, i) => tensors[tensor.name] = read[i]!);
+    }
+  }
+  return tensors;
+}
+
+/** Samples with temperature 1 from given weights, in continuous batches, with paged caches that share prefixes. */
+export async function sampleTokens(
+  name: string,
+  tensors: Weights,
+  { mesh, adapter }: Place,
+): Promise<Sampled[]> {
+  const folder = checkpointFolder(name);
+  const target = await loadTarget(folder, files);
+  if (target.kind !== "checkpoint") throw new Error(`${name}: no checkpoint`);
+  const stored = await storedIn(folder, files);
+  const opened = await openPlan({
+    plan: (options) => compileTarget(target, stored, options),
+    tensors: () => Promise.resolve(tensorsInMemory(tensors, folder)),
+    where: folder,
+    unused: target.checkpoint.published.unused,
+  }, {
+    adapter,
+    mesh: meshOf(mesh),
+    next: { normalizer: true },
+    bounds: { maxTokens: 16, maxSequences: SLOTS, maxContext: 32 },
+    pages: { count: 40, size: 4 },
+  });
+  try {
+    const decoder = new Decoder(opened.session, decoderShape(opened.plan)!);
+    const { sequences } = await generate(
+      decoder,
+      promptsOf(decoder.vocabulary, 0),
+      {
+        temperature: 1,
+        seed: 7,
+        logprobs: 0,
+        maxNewTokens: NEW_TOKENS,
+        stop: new Set(),
+      },
+    );
+    return sequences.map(({ prompt, tokens, logprobs }) => ({
+      prompt,
+      tokens,
+      logprobs: logprobs!.map(({ logprob }) => logprob),
+    }));
+  } finally {
+    await opened.close();
+  }
+}
+
+/** The largest difference of log-probabilities between a training's forward pass and a decoder. */
+export async function largestRatio(
+  { session }: Opened,
+  sampled: readonly Sampled[],
+): Promise<number> {
+  const inputs = labelled(
+    sampled.map(({ prompt, tokens }) => [...prompt, ...tokens]),
+  );
+  const { logprobs } = await session.run(VALIDATE, inputs);
+  let [largest, row] = [0, 0];
+  for (const { prompt, tokens, logprobs: found } of sampled) {
+    found.forEach((logprob, i) => {
+      const at = row + prompt.length - 1 + i;
+      largest = Math.max(largest, Math.abs(logprobs!.data[at]! - logprob));
+    });
+    row += prompt.length + tokens.length;
+  }
+  return largest;
+}
+
+/** Prompts of 9 to 14 tokens that begin with the same eight. */
+function promptsOf(vocabulary: number, stream: number): number[][] {
+  const random = randomNumbers(3, stream);
+  const draw = () => Math.floor(random() * vocabulary);
+  const prefix = Array.from({ length: 8 }, draw);
+  return Array.from(
+    { length: PROMPTS },
+    (_, i) => [...prefix, ...Array.from({ length: i + 1 }, draw)],
+  );
+}
+
+/** Sequences as inputs of a training: each token has the next one as its label. */
+function labelled(
+  sequences: readonly (readonly number[])[],
+): { [name: string]: HostTensor } {
+  const { ids, sequence, position } = packPrompts(sequences);
+  const labels = sequences.flatMap((tokens) => [...tokens.slice(1), -100]);
+  return {
+    ids: integers(ids),
+    sequence: integers(sequence),
+    position: integers(position),
+    labels: integers(Int32Array.from(labels)),
+  };
+}
+
+function integers(data: Int32Array): HostTensor {
+  return { dtype: "i32", shape: [data.length], data };
+}
+
+function number(value: number): HostTensor {
+  return { dtype: "f32", shape: [], data: Float32Array.of(value) };
+}

@@ -1,0 +1,105 @@
+/**
+ * Sampled tokens have the log-probabilities of the training's forward pass, bit for bit: continuous batches and paged
+ * caches on one mesh, one packed batch on another, before and after ten steps.
+ */
+// needs: cpu, gpu
+
+import process from "node:process";
+import { readdirSync } from "node:fs";
+import t from "tap";
+import type { AdapterChoice } from "../engine/mod.ts";
+import { nativeCompiler } from "../runtime/native/mod.ts";
+import { checkpointFolder } from "./helpers/checkpoints.ts";
+import {
+  largestRatio,
+  openTrained,
+  sampleTokens,
+  takeSteps,
+  weightsOf,
+} from "./helpers/on_policy.ts";
+import { gpuIsSoftware, skipUnasked, skipWithoutGpu } from "./helpers/needs.ts";
+import { repeatWith, SEED } from "./helpers/seed.ts";
+
+/** With ON_POLICY=all, every checkpoint runs on all pairs of meshes and on both CPU devices. */
+const ALL = process.env["ON_POLICY"] === "all";
+
+const TRAINING = ["dp=2,ep=2", "ep=4", "tp=2"];
+const ROLLOUT = ["ep=4", "tp=2,ep=2", "ep=1"];
+
+/** Recorded checkpoints whose weights are floats. Stages of quantized ones cannot be trained. */
+const CHECKPOINTS = readdirSync(checkpointFolder("."), { withFileTypes: true })
+  .filter((entry) => entry.isDirectory() && /-\d+e/.test(entry.name))
+  .map(({ name }) => name)
+  .filter((name) => !/-(fp8|int4|mxfp4)$/.test(name)).sort();
+
+interface Case {
+  readonly name: string;
+  readonly adapter: AdapterChoice;
+  readonly training: readonly string[];
+  readonly rollout: readonly string[];
+}
+
+/** A device, and why it is not used here, or false. */
+const DEVICES = {
+  cpu: skipUnasked("cpu"),
+  native: await nativeCompiler() ? skipUnasked("cpu") : "no C compiler",
+  auto: skipWithoutGpu,
+} as const;
+
+function draw(turn: number, adapter: keyof typeof DEVICES): Case {
+  const at = <T>(list: readonly T[]): T => list[turn % list.length]!;
+  return {
+    adapter,
+    name: at(CHECKPOINTS),
+    training: [at(TRAINING)],
+    rollout: [ROLLOUT[Math.floor(turn / 3) % 3]!],
+  };
+}
+
+const turn = Math.abs(SEED);
+const OLMOE: Case = {
+  name: "olmoe-16e",
+  adapter: "auto",
+  training: ["dp=2,ep=2"],
+  rollout: ["ep=4"],
+};
+
+const CASES: readonly Case[] = ALL
+  ? [
+    ...CHECKPOINTS.flatMap((name) =>
+      (["cpu", "native"] as const).map((adapter) => (
+        { name, adapter, training: TRAINING, rollout: ROLLOUT }
+      ))
+    ),
+    OLMOE,
+  ]
+  : [
+    draw(turn, "cpu"),
+    draw(turn + 11, "native"),
+    // A software GPU compiles kernels for seconds.
+    ...!gpuIsSoftware || turn % 6 === 1 ? [OLMOE] : [],
+  ];
+
+for (const { name, adapter, training, rollout } of CASES) {
+  const skip = DEVICES[adapter as keyof typeof DEVICES];
+  const on = `${name} on ${adapter}, from ${rollout} to ${training}`;
+  t.test(`log-probabilities of ${on}`, { skip }, async (t) => {
+    if (!ALL) t.comment(repeatWith());
+    for (const mesh of training) {
+      const opened = await openTrained(name, { mesh, adapter });
+      for (const after of ["no step", "ten steps"]) {
+        if (after === "ten steps") await takeSteps(opened);
+        const weights = await weightsOf(opened);
+        for (const from of rollout) {
+          const sampled = await sampleTokens(name, weights, {
+            mesh: from,
+            adapter,
+          });
+          const ratio = await largestRatio(opened, sampled);
+          t.equal(ratio, 0, `${from} to ${mesh} after ${after}`);
+        }
+      }
+      await opened.close();
+    }
+  });
+}
