@@ -1,29 +1,20 @@
 /** `switchyard serve`: serve a checkpoint with an OpenAI-compatible API. */
 
+import { MessageChannel } from "node:worker_threads";
+import { Decoder, decoderShape, openTarget } from "../../engine/mod.ts";
 import {
-  type ChatTemplate,
-  Decoder,
-  decoderShape,
-  openChatTemplate,
-  openTarget,
-  openTokenizer,
-} from "../../engine/mod.ts";
-import {
-  BatchLoop,
-  createApp,
   createLeader,
+  createLoop,
   follow,
   HEARTBEAT_MS,
   type LoopOptions,
-  Metrics,
-  TokenTexts,
+  pageCounts,
 } from "../../engine/server/mod.ts";
 import { DataError, MachineError } from "../../spec/mod.ts";
 import type { CliIo } from "../io.ts";
-import { closeServer, listen } from "../listen.ts";
+import { loopPort, startHttp } from "../http_thread.ts";
 import { locate } from "../located.ts";
 import { createProgressBar } from "../progress.ts";
-import { requireTokenizer } from "../prompts.ts";
 import type { ServeFlags } from "../serve_flags.ts";
 import { joinAsRank } from "../rank.ts";
 import { begunLine } from "../rank_lines.ts";
@@ -131,72 +122,51 @@ interface LoadedModel extends Pick<LoopOptions, "idle"> {
 /** Answers requests until the process is asked to end. */
 async function serveModel(
   io: CliIo,
-  { name, folder, model, stop, idle }: LoadedModel,
+  { model, idle, ...served }: LoadedModel,
   flags: ServeFlags,
 ): Promise<void> {
   const { host = "127.0.0.1", port = 8000, requestDeadline = 600 } = flags;
   const apiKeys = keysOf(io, flags);
-  const opened: { close(): void }[] = [];
-  const tokenizer = async () => {
-    const found = requireTokenizer(await openTokenizer(folder, io.files));
-    opened.push(found);
-    return found;
-  };
+  const { vocabulary, maxContext, maxSequences } = model;
+  const { port1: ours, port2: routes } = new MessageChannel();
+  const loop = createLoop(model, loopPort(ours), {
+    now: io.now,
+    ...idle ? { idle } : {},
+  });
   try {
-    const [encoder, decoder] = [await tokenizer(), await tokenizer()];
-    const chat = await templateOf(io, folder);
-    if (!("missing" in chat)) opened.push(chat);
-    const metrics = new Metrics();
-    const loop = new BatchLoop(model, {
-      now: io.now,
-      ...metrics.hooks,
-      ...idle ? { idle } : {},
-    });
-    metrics.watch(loop, model);
-    const app = await createApp({
-      name,
-      created: Math.floor(Date.now() / 1000),
-      loop,
-      shape: model,
-      stop,
-      encoder,
-      decoder,
-      tokenTexts: new TokenTexts(decoder),
-      metrics,
-      now: io.now,
-      chat,
-    }, {
-      apiKeys,
-      origins: flags.cors ?? [],
-      hosts: isLoopback(host) ? [...LOOPBACK, host] : undefined,
-      maxQueue: flags.maxQueue ?? 256,
-      maxBody: flags.maxBody ?? 4 * 2 ** 20,
-      requestMs: 1000 * requestDeadline,
-    });
-    const { server, address } = await listen(app.fetch, {
-      host,
-      port,
-      silentMs: 1000 * requestDeadline + SILENT_MS,
-    });
+    const http = await startHttp({
+      ...served,
+      shape: { vocabulary, maxContext },
+      capacity: maxSequences,
+      pages: pageCounts(model),
+      app: {
+        apiKeys,
+        origins: flags.cors ?? [],
+        hosts: isLoopback(host) ? [...LOOPBACK, host] : undefined,
+        maxQueue: flags.maxQueue ?? 256,
+        maxBody: flags.maxBody ?? 4 * 2 ** 20,
+        requestMs: 1000 * requestDeadline,
+      },
+      listen: { host, port, silentMs: 1000 * requestDeadline + SILENT_MS },
+    }, { routes, onFail: (error) => loop.fail(error) });
     if (!isLoopback(host) && apiKeys.length === 0) {
       io.err(
         `Anyone who reaches ${host} can send requests. Give --api-key to restrict it`,
       );
     }
     const release = onEnd(io, flags, {
-      asked: () => void app.drain().then(() => loop.close()),
+      asked: () => void http.drain().then(() => loop.close()),
       killed: () => loop.fail(new MachineError(KILLED)),
     });
-    await io.out(`Serving ${address}/v1 (Ctrl-C ends it)\n`);
+    await io.out(`Serving ${http.address}/v1 (Ctrl-C ends it)\n`);
     try {
       await loop.run();
     } finally {
       release();
-      await app.drain();
-      await closeServer(server);
+      await http.close();
     }
   } finally {
-    for (const { close } of opened) close();
+    ours.close();
   }
 }
 
@@ -229,20 +199,6 @@ function onEnd(
     clearInterval(timer);
     release();
   };
-}
-
-/** Returns the chat template, or the reason for its absence. */
-async function templateOf(
-  io: CliIo,
-  folder: string,
-): Promise<ChatTemplate | { readonly missing: string }> {
-  try {
-    return await openChatTemplate(folder, io.files);
-  } catch (error) {
-    if (!(error instanceof DataError)) throw error;
-    const [, missing = error.message] = /: (.*)\. /.exec(error.message) ?? [];
-    return { missing };
-  }
 }
 
 /** Returns the API keys from the flags, otherwise from the environment. */

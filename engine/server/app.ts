@@ -77,7 +77,7 @@ export async function createApp(
   );
   const withKey = await checkKey(options.apiKeys);
   app.get("/metrics", withKey, async () => {
-    const { text, type } = await served.metrics.text();
+    const { text, type } = await served.metrics.text(served.loop);
     return new Response(text, { headers: { "content-type": type } });
   });
   app.use("/v1/*", withKey);
@@ -220,12 +220,13 @@ class RequestGate {
     if (refusal) throw refusal;
     const { maxQueue } = this.#options;
     const { loop } = this.#served;
-    const { waiting, running, capacity } = loop;
-    const idle = waiting + running === 0;
-    const full = waiting + running + sequences > maxQueue + capacity;
-    if ((idle || !full) && this.#open <= maxQueue + capacity) return;
+    const { sequences: present, capacity } = loop;
+    const full = present + sequences > maxQueue + capacity;
+    if ((present === 0 || !full) && this.#open <= maxQueue + capacity) return;
     throw new RequestError(
-      `Cannot answer: ${waiting} sequences wait, and at most ${maxQueue} may. Try again later`,
+      `Cannot answer: ${
+        Math.max(0, present - capacity)
+      } sequences wait, and at most ${maxQueue} may. Try again later`,
       { kind: "busy", code: "queue_full" },
     );
   }

@@ -1,7 +1,6 @@
 /** Generates the choices of one request: adds them to the loop, and streams their text. */
 
 import type { Ending, SequenceOptions } from "../batch.ts";
-import { DataError } from "../../spec/errors.ts";
 import {
   Answer,
   type Chosen,
@@ -9,7 +8,7 @@ import {
   type Piece,
 } from "./answer.ts";
 import { RequestError } from "./errors.ts";
-import type { BatchLoop } from "./loop.ts";
+import type { LoopFailure, RemoteLoop } from "./remote_loop.ts";
 import type { Tokenizer } from "../tokenizer.ts";
 
 /** A choice of a response. */
@@ -38,7 +37,7 @@ export type ChoiceEvent =
 
 /** Server objects that a request uses. */
 export interface GenerateChoicesOptions {
-  readonly loop: BatchLoop;
+  readonly loop: RemoteLoop;
   readonly tokenizer: Tokenizer;
   /** Whether text is decoded once a choice has ended. Default: false, as it grows. */
   readonly whole?: boolean;
@@ -71,8 +70,8 @@ export async function* generateChoices(
       growing.push(
         addChoice(loop, { choice, index, tokenizer }, {
           changed: () => wake(),
-          failed: (error) => {
-            failure ??= unavailable(error);
+          failed: (reason) => {
+            failure ??= unavailable(reason);
             wake();
           },
         }),
@@ -116,7 +115,7 @@ async function* newsOf(one: Growing): AsyncGenerator<ChoiceEvent> {
 }
 
 function addChoice(
-  loop: BatchLoop,
+  loop: RemoteLoop,
   { choice: { prompt, options, stopTexts }, index, tokenizer }: {
     readonly choice: Choice;
     readonly index: number;
@@ -124,7 +123,7 @@ function addChoice(
   },
   { changed, failed }: {
     readonly changed: () => void;
-    readonly failed: (error: unknown) => void;
+    readonly failed: (failure: LoopFailure) => void;
   },
 ): Growing {
   const one: Growing = {
@@ -138,33 +137,26 @@ function addChoice(
     cancel: () => {},
   };
   if (one.ending) return one;
-  try {
-    const sequence = loop.add(prompt, {
-      ...options,
-      onToken: (token, logprobs) => {
-        one.chosen.push({ token, logprobs });
-        changed();
-      },
-      onEnd: (ending) => {
-        one.ending = ending;
-        changed();
-      },
-      onFail: failed,
-    });
-    one.cancel = () => loop.cancel(sequence);
-  } catch (error) {
-    throw error instanceof DataError
-      ? new RequestError(error.message)
-      : unavailable(error);
-  }
+  if (loop.failure) throw unavailable(loop.failure);
+  const sequence = loop.add(prompt, {
+    ...options,
+    onToken: (token, logprobs) => {
+      one.chosen.push({ token, logprobs });
+      changed();
+    },
+    onEnd: (ending) => {
+      one.ending = ending;
+      changed();
+    },
+    onFail: failed,
+  });
+  one.cancel = () => loop.cancel(sequence);
   return one;
 }
 
-function unavailable(error: unknown): RequestError {
+function unavailable({ message }: LoopFailure): RequestError {
   return new RequestError(
-    `Cannot go on: the server ends, since a step failed (${
-      error instanceof Error ? error.message : error
-    }). Repeat the request when it has started again`,
+    `Cannot go on: the server ends, since a step failed (${message}). Repeat the request when it has started again`,
     { kind: "unavailable" },
   );
 }

@@ -14,8 +14,8 @@ import type { Decoder } from "../decoder.ts";
 export interface LoopOptions {
   /** Called after each step, with its duration in milliseconds. */
   readonly onStep?: (step: BatchStep, ms: number) => void;
-  /** Called with each token: milliseconds since the sequence was added, or since the previous token. */
-  readonly onToken?: (ms: number, of: { readonly first: boolean }) => void;
+  /** Called if the loop fails, with the error. */
+  readonly onFail?: (error: unknown) => void;
   /** Called after each period of so many milliseconds without sequences. */
   readonly idle?: {
     readonly ms: number;
@@ -25,33 +25,19 @@ export interface LoopOptions {
   readonly now: () => number;
 }
 
-/** A sequence with a callback for a failure of the loop. */
-export interface LoopSequence extends SequenceOptions {
-  /** Called if the loop ends before the sequence. */
-  readonly onFail: (error: unknown) => void;
-}
-
 /** Runs steps while there are sequences. */
 export class BatchLoop {
   readonly #batch: Batch;
   readonly #options: LoopOptions;
-  readonly #growing = new Map<BatchSequence, (error: unknown) => void>();
+  #looks: (() => void)[] = [];
   #wake: (() => void) | undefined;
   #reject: ((error: unknown) => void) | undefined;
   #closed = false;
   #failure: { readonly error: unknown } | undefined;
-  /** Maximum number of sequences in the caches. */
-  readonly capacity: number;
 
   constructor(decoder: Decoder, options: LoopOptions) {
-    this.capacity = decoder.maxSequences;
     this.#batch = new Batch(decoder);
     this.#options = options;
-  }
-
-  /** The error that ended the loop. */
-  get failure(): { readonly error: unknown } | undefined {
-    return this.#failure;
   }
 
   /** Number of queued sequences. */
@@ -65,36 +51,22 @@ export class BatchLoop {
   }
 
   /** Adds a sequence. Throws the error that ended the loop, and the errors of `Batch.add`. */
-  add(
-    prompt: readonly number[],
-    { onFail, onEnd, onToken, ...options }: LoopSequence,
-  ): BatchSequence {
+  add(prompt: readonly number[], options: SequenceOptions): BatchSequence {
     if (this.#failure) throw this.#failure.error;
-    const { now } = this.#options;
-    let [last, first] = [now(), true];
-    const sequence = this.#batch.add(prompt, {
-      ...options,
-      onToken: (token, logprobs) => {
-        const before = last;
-        last = now();
-        this.#options.onToken?.(last - before, { first });
-        first = false;
-        return onToken?.(token, logprobs);
-      },
-      onEnd: (ending) => {
-        this.#growing.delete(sequence);
-        onEnd?.(ending);
-      },
-    });
-    this.#growing.set(sequence, onFail);
+    const sequence = this.#batch.add(prompt, options);
     this.#wake?.();
     return sequence;
   }
 
-  /** Ends a running sequence before the next step. */
+  /** Ends a sequence before the next step. */
   cancel(sequence: BatchSequence): void {
-    if (!this.#growing.delete(sequence)) return;
     this.#batch.cancel(sequence);
+    this.#wake?.();
+  }
+
+  /** Calls an action between two steps, after cancelled sequences are removed. */
+  look(action: () => void): void {
+    this.#looks.push(action);
     this.#wake?.();
   }
 
@@ -115,19 +87,20 @@ export class BatchLoop {
   fail(error: unknown): void {
     if (this.#failure) return;
     this.#failure = { error };
-    for (const fail of this.#growing.values()) fail(error);
-    this.#growing.clear();
+    this.#options.onFail?.(error);
     this.#reject?.(error);
   }
 
   async #run(): Promise<void> {
     const { now, onStep } = this.#options;
     while (!this.#failure) {
+      const looks = this.#looks.splice(0);
       const begun = now();
       const step = await this.#batch.step();
+      if (step) onStep?.(step, now() - begun);
+      for (const look of looks) look();
       if (step) {
-        onStep?.(step, now() - begun);
-        // Lets the event loop handle connections.
+        // Lets the event loop handle messages.
         await new Promise((resolve) => setImmediate(resolve));
       } else if (this.#closed) return;
       else await this.#idle();

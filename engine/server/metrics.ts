@@ -1,9 +1,12 @@
 /** Metrics of a server, for Prometheus. */
 
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
-import type { BatchStep } from "../batch.ts";
 import type { Decoder } from "../decoder.ts";
-import type { BatchLoop, LoopOptions } from "./loop.ts";
+import type {
+  LoopState,
+  RemoteLoop,
+  RemoteLoopOptions,
+} from "./remote_loop.ts";
 
 /** Upper bounds of buckets in seconds. */
 const SECONDS = [
@@ -13,6 +16,24 @@ const SECONDS = [
 
 /** Upper bounds of buckets of tokens. */
 const TOKENS = Array.from({ length: 14 }, (_, i) => 2 ** i);
+
+/** Pages of a group on all ranks. */
+export interface PageCount {
+  readonly name: string;
+  readonly count: number;
+}
+
+/** Counts the pages of a decoder by group. */
+export function pageCounts(
+  { pagesShape }: Pick<Decoder, "pagesShape">,
+): PageCount[] {
+  if (!pagesShape) return [];
+  const ranks = new Set(pagesShape.owners).size;
+  return pagesShape.groups.map(({ input, count }) => ({
+    name: input,
+    count: ranks * count,
+  }));
+}
 
 /** Metrics of a server's activity. */
 export class Metrics {
@@ -56,10 +77,36 @@ export class Metrics {
     buckets: SECONDS,
   }));
 
+  readonly #gauges: readonly ((state: LoopState) => void)[];
+
+  /** `capacity`: sequences that the batch has room for. `pages`: groups of pages. */
+  constructor({ capacity, pages }: {
+    readonly capacity: number;
+    readonly pages: readonly PageCount[];
+  }) {
+    const gauge = (name: string, help: string) =>
+      new Gauge(this.#named({ name, help }));
+    const waiting = gauge("sequences_waiting", "Sequences in the queue.");
+    const running = gauge("sequences_running", "Sequences in the batch.");
+    gauge("sequences_max", "Sequences that the batch has room for.")
+      .set(capacity);
+    const used = pages.map(({ name, count }) => {
+      gauge(`${name}_max`, "Pages.").set(count);
+      return gauge(`${name}_used`, "Pages in use.");
+    });
+    this.#gauges = [
+      (state) => waiting.set(state.waiting),
+      (state) => running.set(state.running),
+      ...used.map((one, group) => (state: LoopState) =>
+        one.set(state.pages[group]!)
+      ),
+    ];
+  }
+
   /** Hooks of the loop. */
-  get hooks(): Pick<LoopOptions, "onStep" | "onToken"> {
+  get hooks(): Pick<RemoteLoopOptions, "onStep" | "onToken"> {
     return {
-      onStep: ({ tokens, prompted, chosen }: BatchStep, ms) => {
+      onStep: ({ tokens, prompted, chosen, ms }) => {
         this.#stepSeconds.observe(ms / 1000);
         this.#stepTokens.observe(tokens);
         this.#promptTokens.inc(prompted);
@@ -68,28 +115,6 @@ export class Metrics {
       onToken: (ms, { first }) =>
         (first ? this.#first : this.#next).observe(ms / 1000),
     };
-  }
-
-  /** Adds gauges of a loop and its decoder. */
-  watch(loop: BatchLoop, { pages, pagesShape }: Decoder): void {
-    const gauge = (name: string, help: string, value: () => number) => {
-      const made: Gauge = new Gauge(
-        this.#named({ name, help, collect: () => made.set(value()) }),
-      );
-    };
-    gauge("sequences_waiting", "Sequences in the queue.", () => loop.waiting);
-    gauge("sequences_running", "Sequences in the batch.", () => loop.running);
-    gauge(
-      "sequences_max",
-      "Sequences that the batch has room for.",
-      () => loop.capacity,
-    );
-    if (!pages || !pagesShape) return;
-    const ranks = new Set(pagesShape.owners).size;
-    pagesShape.groups.forEach(({ input, count }, group) => {
-      gauge(`${input}_used`, "Pages in use.", () => pages.used[group]!);
-      gauge(`${input}_max`, "Pages.", () => ranks * count);
-    });
   }
 
   /** Counts a response. */
@@ -102,7 +127,11 @@ export class Metrics {
   }
 
   /** All metrics, as Prometheus reads them, and the type of the text. */
-  async text(): Promise<{ readonly text: string; readonly type: string }> {
+  async text(
+    loop: Pick<RemoteLoop, "state">,
+  ): Promise<{ readonly text: string; readonly type: string }> {
+    const state = await loop.state();
+    if (state) { for (const set of this.#gauges) set(state); }
     return {
       text: await this.#registry.metrics(),
       type: this.#registry.contentType,

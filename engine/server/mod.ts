@@ -2,7 +2,8 @@
 
 export { type AppOptions, createApp, type ServerApp } from "./app.ts";
 export { createLeader, follow, HEARTBEAT_MS } from "./followers.ts";
-export { BatchLoop, type LoopOptions } from "./loop.ts";
-export { Metrics } from "./metrics.ts";
+export { type BatchLoop, type LoopOptions } from "./loop.ts";
+export { Metrics, type PageCount, pageCounts } from "./metrics.ts";
+export { createLoop, type LoopPort, RemoteLoop } from "./remote_loop.ts";
 export { type Served } from "./served.ts";
 export { TokenTexts } from "./token_texts.ts";

@@ -3,8 +3,8 @@
 import type { ChatTemplate } from "../chat.ts";
 import type { Decoder } from "../decoder.ts";
 import type { Tokenizer } from "../tokenizer.ts";
-import type { BatchLoop } from "./loop.ts";
 import type { Metrics } from "./metrics.ts";
+import type { RemoteLoop } from "./remote_loop.ts";
 import type { TokenTexts } from "./token_texts.ts";
 
 /** A model that is served. */
@@ -13,7 +13,7 @@ export interface Served {
   readonly name: string;
   /** Seconds since 1970. */
   readonly created: number;
-  readonly loop: BatchLoop;
+  readonly loop: RemoteLoop;
   readonly shape: Pick<Decoder, "vocabulary" | "maxContext">;
   /** Stop tokens. */
   readonly stop: ReadonlySet<number>;

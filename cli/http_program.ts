@@ -1,0 +1,111 @@
+/** The program of the thread that answers a server's requests: routes, tokenizers and connections. */
+
+import process from "node:process";
+import { type MessagePort, parentPort, workerData } from "node:worker_threads";
+import {
+  type ChatTemplate,
+  openChatTemplate,
+  openTokenizer,
+} from "../engine/mod.ts";
+import {
+  type AppOptions,
+  createApp,
+  Metrics,
+  type PageCount,
+  RemoteLoop,
+  type Served,
+  TokenTexts,
+} from "../engine/server/mod.ts";
+import { DataError, MachineError } from "../spec/mod.ts";
+import { nodeFiles } from "./files.ts";
+import { loopPort } from "./http_thread.ts";
+import { closeServer, listen, type ListenOptions } from "./listen.ts";
+import { requireTokenizer } from "./prompts.ts";
+
+/** A served checkpoint, and the options of its server. */
+export interface HttpSettings extends Pick<Served, "name" | "shape" | "stop"> {
+  readonly folder: string;
+  /** Maximum number of sequences in the caches. */
+  readonly capacity: number;
+  readonly pages: readonly PageCount[];
+  readonly app: AppOptions;
+  readonly listen: ListenOptions;
+}
+
+/** Data of the thread. */
+export interface HttpData {
+  readonly settings: HttpSettings;
+  /** The port of the loop. */
+  readonly loop: MessagePort;
+}
+
+/** A message to the thread. `drain`: reject further requests. `close`: drain, close all connections, and end. */
+export type HttpRequest = "drain" | "close";
+
+/** A message of the thread. */
+export type HttpReport =
+  | { readonly kind: "listens"; readonly address: string }
+  | {
+    readonly kind: "refused";
+    readonly message: string;
+    /** Whether the machine is the reason, not the checkpoint. */
+    readonly machine: boolean;
+  }
+  | { readonly kind: "drained" };
+
+const files = nodeFiles();
+const { settings, loop: port } = workerData as HttpData;
+
+function send(report: HttpReport): void {
+  parentPort!.postMessage(report);
+}
+
+/** Returns the chat template, or the reason for its absence. */
+async function templateOf(
+  folder: string,
+): Promise<ChatTemplate | { readonly missing: string }> {
+  try {
+    return await openChatTemplate(folder, files);
+  } catch (error) {
+    if (!(error instanceof DataError)) throw error;
+    const [, missing = error.message] = /: (.*)\. /.exec(error.message) ?? [];
+    return { missing };
+  }
+}
+
+/** Starts to listen. */
+async function serve(): Promise<void> {
+  const { folder, capacity, pages, ...served } = settings;
+  const now = () => performance.now();
+  const tokenizer = async () =>
+    requireTokenizer(await openTokenizer(folder, files));
+  const [encoder, decoder] = [await tokenizer(), await tokenizer()];
+  const metrics = new Metrics({ capacity, pages });
+  const app = await createApp({
+    ...served,
+    created: Math.floor(Date.now() / 1000),
+    loop: new RemoteLoop(loopPort(port), { capacity, now, ...metrics.hooks }),
+    encoder,
+    decoder,
+    tokenTexts: new TokenTexts(decoder),
+    metrics,
+    now,
+    chat: await templateOf(folder),
+  }, settings.app);
+  const { server, address } = await listen(app.fetch, settings.listen);
+  parentPort!.on("message", async (request: HttpRequest) => {
+    await app.drain();
+    if (request === "drain") return send({ kind: "drained" });
+    await closeServer(server);
+    process.exit();
+  });
+  send({ kind: "listens", address });
+}
+
+try {
+  await serve();
+} catch (error) {
+  const machine = error instanceof MachineError;
+  if (!machine && !(error instanceof DataError)) throw error;
+  send({ kind: "refused", message: error.message, machine });
+}

@@ -1,0 +1,266 @@
+/**
+ * The loop of a server in another thread than its routes, so that connections do not delay steps. After each step, the
+ * thread of the loop sends one message with all tokens.
+ */
+
+import type {
+  BatchSequence,
+  BatchStep,
+  Ending,
+  SequenceOptions,
+} from "../batch.ts";
+import type { Decoder } from "../decoder.ts";
+import type { Logprobs } from "../sampling.ts";
+import { BatchLoop, type LoopOptions } from "./loop.ts";
+
+/** A port of messages to another thread. */
+export interface LoopPort {
+  send(message: unknown): void;
+  /** Calls an action with each message. */
+  receive(action: (message: unknown) => void): void;
+}
+
+/** Options of a sequence without its callbacks. */
+type SentOptions = Omit<SequenceOptions, "onToken" | "onEnd">;
+
+/** A message of the routes. */
+type Request =
+  | {
+    readonly kind: "add";
+    readonly id: number;
+    readonly prompt: readonly number[];
+    readonly options: SentOptions;
+  }
+  | { readonly kind: "cancel"; readonly id: number }
+  | { readonly kind: "look" };
+
+/** Sequences and pages in use. */
+export interface LoopState {
+  /** Sequences in the batch. */
+  readonly running: number;
+  /** Sequences in the queue. */
+  readonly waiting: number;
+  /** Pages in use, by group. */
+  readonly pages: readonly number[];
+}
+
+/** A step and its duration in milliseconds. */
+export interface TimedStep extends BatchStep {
+  readonly ms: number;
+}
+
+/** A message of the loop. */
+type Report =
+  | {
+    readonly kind: "step";
+    readonly step: TimedStep;
+    /** New tokens by sequence. */
+    readonly tokens: readonly (readonly [
+      id: number,
+      token: number,
+      logprobs: Logprobs | undefined,
+    ])[];
+    readonly endings: readonly (readonly [id: number, ending: Ending])[];
+  }
+  | { readonly kind: "state"; readonly state: LoopState }
+  | { readonly kind: "failed"; readonly message: string };
+
+/** Creates a loop for the routes at the other end of a port. */
+export function createLoop(
+  decoder: Decoder,
+  port: LoopPort,
+  options: Pick<LoopOptions, "now" | "idle">,
+): BatchLoop {
+  const growing = new Map<number, BatchSequence>();
+  let tokens: [number, number, Logprobs | undefined][] = [];
+  let endings: [number, Ending][] = [];
+  const send = (report: Report) => port.send(report);
+  const failed = (error: unknown) =>
+    send({
+      kind: "failed",
+      message: error instanceof Error ? error.message : String(error),
+    });
+  const sendState = () => {
+    const { running, waiting } = loop;
+    const pages = decoder.pages?.used ?? [];
+    send({ kind: "state", state: { running, waiting, pages } });
+  };
+  const loop = new BatchLoop(decoder, {
+    ...options,
+    onStep: (step, ms) => {
+      send({ kind: "step", step: { ...step, ms }, tokens, endings });
+      [tokens, endings] = [[], []];
+    },
+    onFail: failed,
+  });
+  const add = ({ id, prompt, options }: Request & { kind: "add" }) => {
+    const sequence = loop.add(prompt, {
+      ...options,
+      onToken: (token, logprobs) => {
+        tokens.push([id, token, logprobs]);
+      },
+      onEnd: (ending) => {
+        growing.delete(id);
+        endings.push([id, ending]);
+      },
+    });
+    growing.set(id, sequence);
+  };
+  port.receive((message) => {
+    const request = message as Request;
+    switch (request.kind) {
+      case "add":
+        try {
+          return add(request);
+        } catch (error) {
+          return failed(error);
+        }
+      case "cancel": {
+        const sequence = growing.get(request.id);
+        growing.delete(request.id);
+        return sequence && loop.cancel(sequence);
+      }
+      case "look":
+        return loop.look(sendState);
+      default:
+        request satisfies never;
+    }
+  });
+  return loop;
+}
+
+/** Callbacks of routes. */
+export interface RemoteLoopOptions {
+  /** Maximum number of sequences in the caches. */
+  readonly capacity: number;
+  /** Called after each step. */
+  readonly onStep?: (step: TimedStep) => void;
+  /** Called with each token: milliseconds since the sequence was added, or since the previous token. */
+  readonly onToken?: (ms: number, of: { readonly first: boolean }) => void;
+  /** A clock in milliseconds. */
+  readonly now: () => number;
+}
+
+/** A sequence with a callback for a failure of the loop. */
+export interface RemoteSequence extends SequenceOptions {
+  /** Called if the loop ends before the sequence. */
+  readonly onFail: (failure: LoopFailure) => void;
+}
+
+/** Why a loop ended. */
+export interface LoopFailure {
+  readonly message: string;
+}
+
+interface Growing extends Pick<RemoteSequence, "onToken" | "onEnd" | "onFail"> {
+  last: number;
+  first: boolean;
+}
+
+/** A loop in another thread. */
+export class RemoteLoop {
+  readonly #port: LoopPort;
+  readonly #options: RemoteLoopOptions;
+  readonly #growing = new Map<number, Growing>();
+  #count = 0;
+  readonly #looking: ((state: LoopState | undefined) => void)[] = [];
+  #failure: LoopFailure | undefined;
+  /** Maximum number of sequences in the caches. */
+  readonly capacity: number;
+
+  constructor(port: LoopPort, options: RemoteLoopOptions) {
+    this.#port = port;
+    this.#options = options;
+    this.capacity = options.capacity;
+    port.receive((report) => this.#receive(report as Report));
+  }
+
+  /** The error that ended the loop. */
+  get failure(): LoopFailure | undefined {
+    return this.#failure;
+  }
+
+  /** Number of sequences in the caches and in the queue. */
+  get sequences(): number {
+    return this.#growing.size;
+  }
+
+  /** State of the loop after all earlier calls. Undefined if the loop has failed. */
+  async state(): Promise<LoopState | undefined> {
+    if (this.#failure) return undefined;
+    return await new Promise((resolve) => {
+      this.#looking.push(resolve);
+      this.#send({ kind: "look" });
+    });
+  }
+
+  /** Adds a sequence and returns its id. The prompt must be checked. */
+  add(
+    prompt: readonly number[],
+    { onToken, onEnd, onFail, ...options }: RemoteSequence,
+  ): number {
+    const id = this.#count++;
+    this.#growing.set(id, {
+      ...onToken ? { onToken } : {},
+      ...onEnd ? { onEnd } : {},
+      onFail,
+      last: this.#options.now(),
+      first: true,
+    });
+    this.#send({ kind: "add", id, prompt, options });
+    return id;
+  }
+
+  /** Ends a running sequence before the next step. */
+  cancel(id: number): void {
+    if (this.#growing.delete(id)) this.#send({ kind: "cancel", id });
+  }
+
+  /** Ends all sequences with an error. */
+  fail(message: string): void {
+    this.#failure ??= { message };
+    for (const { onFail } of this.#growing.values()) onFail(this.#failure);
+    this.#growing.clear();
+    for (const resolve of this.#looking.splice(0)) resolve(undefined);
+  }
+
+  #send(request: Request): void {
+    this.#port.send(request);
+  }
+
+  #receive(report: Report): void {
+    switch (report.kind) {
+      case "step":
+        return this.#step(report);
+      case "state":
+        return this.#looking.shift()?.(report.state);
+      case "failed":
+        return this.fail(report.message);
+      default:
+        report satisfies never;
+    }
+  }
+
+  #step({ step, tokens, endings }: Report & { kind: "step" }): void {
+    this.#options.onStep?.(step);
+    for (const [id, token, logprobs] of tokens) {
+      const one = this.#growing.get(id);
+      if (!one) continue;
+      this.#time(one);
+      void one.onToken?.(token, logprobs);
+    }
+    for (const [id, ending] of endings) {
+      const one = this.#growing.get(id);
+      this.#growing.delete(id);
+      one?.onEnd?.(ending);
+    }
+  }
+
+  #time(one: Growing): void {
+    const { now, onToken } = this.#options;
+    const [before, { first }] = [one.last, one];
+    one.last = now();
+    one.first = false;
+    onToken?.(one.last - before, { first });
+  }
+}
