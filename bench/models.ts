@@ -7,12 +7,12 @@ import {
   dispatch,
   dot,
   embedding,
-  map,
   type Model,
   model,
   rmsNorm,
   rope,
   route,
+  swiglu,
   type Tensor,
   upTo,
 } from "../compiler/mod.ts";
@@ -82,11 +82,7 @@ export function decoderModel(
         const gate = m.param(`${at}.{expert}.gate`, "expert ffn embed");
         const up = m.param(`${at}.{expert}.up`, "expert ffn embed");
         const down = m.param(`${at}.{expert}.down`, "expert embed ffn");
-        const hidden = map(
-          (g, u) => (g / (1 + Math.exp(-g))) * u,
-          dot(sent, gate, "embed"),
-          dot(sent, up, "embed"),
-        );
+        const hidden = swiglu(dot(sent, gate, "embed"), dot(sent, up, "embed"));
         x = add(x, combine(dot(hidden, down, "ffn"), routing));
       }
       const last = rmsNorm(x, m.param("norm", "embed"), "embed");
@@ -139,11 +135,7 @@ export function expertLayer(tokens: number): Model {
       const gate = m.param("{expert}.gate", "expert ffn embed");
       const up = m.param("{expert}.up", "expert ffn embed");
       const down = m.param("{expert}.down", "expert embed ffn");
-      const hidden = map(
-        (g, u) => (g / (1 + Math.exp(-g))) * u,
-        dot(sent, gate, "embed"),
-        dot(sent, up, "embed"),
-      );
+      const hidden = swiglu(dot(sent, gate, "embed"), dot(sent, up, "embed"));
       return { y: combine(dot(hidden, down, "ffn"), routing) };
     },
   );

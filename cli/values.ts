@@ -190,7 +190,7 @@ export function finishLine(mark: string): string {
 
 const NAME = /^[A-Za-z_][A-Za-z0-9_]*$/;
 
-/** An axis, such as `expert` or `layers.3.moe/expert`. */
+/** An axis, such as `expert` or `layers.3.moe.expert`. */
 const AXIS = /^([A-Za-z0-9_.-]+\/)?[A-Za-z_][A-Za-z0-9_]*$/;
 
 function pairs(

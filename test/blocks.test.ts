@@ -72,9 +72,9 @@ t.test("plans know steps, axes and parameters by their block", async (t) => {
   );
   for (
     const line of [
-      ...["layers.0.moe/expert/ep 6", "layers.1.moe/expert/ep 10"],
-      ...["layers.0.moe/choice 2", "layers.1.moe/choice 3"],
-      ...["layers.0.moe.shared/ffn 24", "layers.1.moe/ffn 40"],
+      ...["layers.0.moe.expert/ep 6", "layers.1.moe.expert/ep 10"],
+      ...["layers.0.moe.choice 2", "layers.1.moe.choice 3"],
+      ...["layers.0.moe.shared.ffn 24", "layers.1.moe.ffn 40"],
     ]
   ) t.ok(sizes.includes(line), line, { sizes });
   t.ok(
@@ -91,7 +91,7 @@ t.test("plans know steps, axes and parameters by their block", async (t) => {
     text,
     /dot over embed : f32\[token\/ep expert\].*\/\/ layers\.0\.moe /,
   );
-  t.match(text, /= dispatch .* : f32\[layers\.1\.moe\/expert\/ep:10 slot /);
+  t.match(text, /= dispatch .* : f32\[layers\.1\.moe\.expert\/ep:10 slot /);
   // What it was compiled from says it all again.
   const options = { mesh: { ep: 2 } };
   const document = await modelDocument(twoMoe, { options });
@@ -108,15 +108,15 @@ t.test("a placement names an axis in all blocks, or in one", async (t) => {
       .flatMap(([name, { over, table }]) => over && table ? [name] : []);
   };
   t.strictSame(await placed({ token: "ep", expert: "ep" }), [
-    ...["layers.0.moe/expert/ep", "layers.1.moe/expert/ep"],
+    ...["layers.0.moe.expert/ep", "layers.1.moe.expert/ep"],
   ]);
   t.strictSame(
-    await placed({ token: "ep", "layers.1.moe/expert": "ep" }),
-    ["layers.1.moe/expert/ep"],
+    await placed({ token: "ep", "layers.1.moe.expert": "ep" }),
+    ["layers.1.moe.expert/ep"],
   );
   await t.rejects(
-    placed({ token: "ep", "layers.2.moe/expert": "ep" }),
-    { message: /^Cannot place axis 'layers\.2\.moe\/expert': .*'expert'/ },
+    placed({ token: "ep", "layers.2.moe.expert": "ep" }),
+    { message: /^Cannot place axis 'layers\.2\.moe\.expert': .*'expert'/ },
   );
 });
 
@@ -142,8 +142,8 @@ t.test("blocks are nested, hide names, and are the same under one name", (t) => 
       : []
   );
   t.strictSame(params, [
-    ...["a.up: a/ffn embed", "a.down: embed a/ffn"],
-    ...["a.b.up: a.b/ffn embed", "a.b.down: embed a.b/ffn"],
+    ...["a.up: a.ffn embed", "a.down: embed a.ffn"],
+    ...["a.b.up: a.b.ffn embed", "a.b.down: embed a.b.ffn"],
   ]);
   const { outputs } = evaluate(graph, {
     inputs: { x: [1, 0, 0, 0] },
@@ -180,7 +180,7 @@ t.test("what a block cannot be, in a sentence", (t) => {
     [
       (m, x) =>
         add(m.block("a", { n: 2 }, () => x), m.block("a", { n: 3 }, () => x)),
-      "Cannot declare axis 'a/n' of 3: it is 2 already. Give the block another name",
+      "Cannot declare axis 'a.n' of 3: it is 2 already. Give the block another name",
     ],
     [
       (m) => m.block("a", {}, () => undefined as never),
@@ -213,7 +213,7 @@ t.test("what a block cannot be, in a sentence", (t) => {
           );
           return add(x, weights);
         }),
-      "Cannot make axis 'a/choice' of 3: its size in this model is 2. Name it by the option 'choice' of 'route', such as { choice: 'choice2' }, or route in a block",
+      "Cannot make axis 'a.choice' of 3: its size in this model is 2. Name it by the option 'choice' of 'route', such as { choice: 'choice2' }, or route in a block",
     ],
   ];
   for (const [build, message] of cases) {

@@ -82,9 +82,9 @@ function usedBuffer({ plan, facts }: PlanView, name: string): UsedBuffer {
 }
 
 /** The block of a layer in an axis name. */
-const SCOPE = /\b[\w.]*layers\.\d+\.[\w.]*\//g;
+const SCOPE = /\b(\w+\.)*layers\.\d+\.(\w+\.)*/g;
 
-/** Removes blocks from the axes of a type: `f32[token ffn:768]` for `f32[token model.layers.0.mlp/ffn:768]`. */
+/** Removes blocks from the axes of a type: `f32[token ffn:768]` for `f32[token model.layers.0.mlp.ffn:768]`. */
 export function shortType(type: string): string {
   return type.replace(SCOPE, "");
 }

@@ -68,7 +68,7 @@ export interface DeclareOptions<D extends DType> {
 export interface Scope<in Names extends string = string> {
   /**
    * Calls `body` in a scope with additional local axes `axes`. The same name outside or in another block is another
-   * axis of any size; placements and plans call it `layers.3.moe/expert`. Axes that an op names inside, such as
+   * axis of any size; placements and plans call it `layers.3.moe.expert`. Axes that an op names inside, such as
    * "choice" of `route`, are local too. Names of parameters and states get the block's name as prefix,
    * `layers.3.moe.router`; names of nested blocks are joined. A second call with the same name and axes continues the
    * block.
@@ -85,7 +85,7 @@ export interface Scope<in Names extends string = string> {
    *   const y = m.block("layers.0", { ffn: 4 }, (m) => hidden(m, x));
    *   return { y: m.block("layers.1", { ffn: 6 }, (m) => hidden(m, y)) };
    * });
-   * console.assert(trace(two).axes["layers.1/ffn"]?.size === 6);
+   * console.assert(trace(two).axes["layers.1.ffn"]?.size === 6);
    * ```
    */
   block<

@@ -1,7 +1,7 @@
 /** A tensor of the model: a node of the graph with its axes and dtype in its type. */
 
 import type { DType } from "../../spec/dtype.ts";
-import { axisIn, shortAxis } from "../../spec/axis_name.ts";
+import { axisIn, blockOfAxis, shortAxis } from "../../spec/axis_name.ts";
 import { ModelError, type Span } from "../../spec/errors.ts";
 import { renameAxes } from "../graph/axis_params.ts";
 import type {
@@ -20,7 +20,7 @@ import { callSite } from "../../spec/call_site.ts";
 export interface Block {
   /** `layers.3.moe`; "" is the model itself. */
   readonly path: string;
-  /** Graph names of the axes declared in this scope and the enclosing ones: `expert` is `layers.3.moe/expert`. */
+  /** Graph names of the axes declared in this scope and the enclosing ones: `expert` is `layers.3.moe.expert`. */
   readonly names: ReadonlyMap<string, string>;
 }
 
@@ -135,7 +135,7 @@ export function axisOf(
     const found = node.axes.find((axis) => shortAxis(axis) === name);
     if (found !== undefined) return found;
   }
-  return name.includes("/")
+  return blockOfAxis(name) !== ""
     ? name
     : block.names.get(name) ?? axisIn(block.path, name);
 }

@@ -3,7 +3,7 @@
  * split from a placed axis, or merged into it, follow it.
  */
 
-import { shortAxis } from "../../spec/axis_name.ts";
+import { blockOfAxis, shortAxis } from "../../spec/axis_name.ts";
 import { PlacementError } from "../../spec/errors.ts";
 import type { Table } from "../../spec/table.ts";
 import { groupSizeOf, type Mesh, MESH_AXES } from "../../spec/mesh.ts";
@@ -22,7 +22,7 @@ export type AxisPlacement = string | readonly string[] | {
 
 /**
  * Tensor axis -> placement. `expert` denotes the axis of that name of the model and of every block;
- * `layers.3.moe/expert` denotes the axis of one block and takes precedence.
+ * `layers.3.moe.expert` denotes the axis of one block and takes precedence.
  */
 export interface Placement {
   readonly [axis: string]: AxisPlacement;
@@ -138,7 +138,7 @@ function readRequests(
   const axes = Object.keys(graph.axes);
   // Axes of one block come last and override those of all blocks.
   const entries = Object.entries(requested).sort(([a], [b]) =>
-    Number(a.includes("/")) - Number(b.includes("/"))
+    Number(blockOfAxis(a) !== "") - Number(blockOfAxis(b) !== "")
   );
   for (const [name, value] of entries) {
     const named = axes.filter((axis) =>

@@ -57,7 +57,7 @@ export function repeatRows(rows: readonly (readonly string[])[]): string[] {
 
 /**
  * Merges rows of a table that differ only in one number in their names, which increases by one:
- * `layers.{0..3}.moe/ffn`.
+ * `layers.{0..3}.moe.ffn`.
  */
 export function mergeRows(
   rows: readonly (readonly string[])[],
@@ -173,18 +173,17 @@ export function dispatchedType(
   return `${buffer.dtype}[${[rows, ...rest].join(" ")}]`;
 }
 
-/** `0 1 2 5`; more than eight consecutive ones as `0..31`. */
+/** A source position, `layer.ts:9:16`. */
 export function spanText({ file, line, column }: Span): string {
   return oneLine(`${file}:${line}:${column}`);
 }
 
-/** The type of a dispatched value, with the rows of a buffer as `expert/ep slot`. */
+/** The name of a step in traces and tables: `layers.3.moe.dispatch:permute`. */
 export function traceName(step: Step): string {
   const { block, label = "", part } = step;
-  // `layer.ts:9:16`
   const [chunk = ""] = /, chunk \d+ of \d+$/.exec(label) ?? [];
   const what = part
-    ? `${part.op}/${part.part}${chunk}`
+    ? `${part.op}:${part.part}${chunk}`
     : step.label ?? (step.op === "launch" ? step.kernel : step.op);
-  return block ? `${block}/${what}` : what;
+  return block ? `${block}.${what}` : what;
 }

@@ -11,5 +11,5 @@ export const flag: Schema = { type: "boolean" };
 /** The name of an axis. */
 export const axis: Schema = {
   type: "string",
-  pattern: "^([A-Za-z0-9_.-]{1,200}/)?[A-Za-z_][A-Za-z0-9_]{0,99}$",
+  pattern: "^([A-Za-z0-9_.-]{1,200}\\.)?[A-Za-z_][A-Za-z0-9_]{0,99}$",
 };

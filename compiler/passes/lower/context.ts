@@ -1,7 +1,7 @@
 /** State of lowering: buffers, kernels, steps, and the storage of each node's value. */
 
 import { isCollective } from "../../graph/collectives.ts";
-import { isWithin } from "../../../spec/axis_name.ts";
+import { blockOfAxis, isWithin } from "../../../spec/axis_name.ts";
 import type { StoredDType } from "../../../spec/dtype.ts";
 import { storedBytes } from "../../../spec/layout.ts";
 import { invariant, ModelError } from "../../../spec/errors.ts";
@@ -395,7 +395,7 @@ export function unreducedOf({ sharding }: Node): readonly string[] {
 
 /** An axis in a label: without the block if it is the node's own or an enclosing one. */
 function axisLabel(axis: string, { block = "" }: Node): string {
-  const of = axis.slice(0, Math.max(0, axis.indexOf("/")));
+  const of = blockOfAxis(axis);
   return of !== "" && isWithin(block, of) ? axis.slice(of.length + 1) : axis;
 }
 

@@ -6,12 +6,12 @@ import {
   combine,
   dispatch,
   dot,
-  map,
   type Model,
   model,
   mul,
   rmsNorm,
   route,
+  swiglu,
   type Tensor,
   upTo,
 } from "../../../compiler/mod.ts";
@@ -101,11 +101,7 @@ export function expertsModel({ embed = 512, ffn = 1024 } = {}): Model {
       const gate = m.param("gate", "expert ffn embed");
       const up = m.param("up", "expert ffn embed");
       const down = m.param("down", "expert embed ffn");
-      const hidden = map(
-        (g, u) => (g / (1 + Math.exp(-g))) * u,
-        dot(sent, gate, "embed"),
-        dot(sent, up, "embed"),
-      );
+      const hidden = swiglu(dot(sent, gate, "embed"), dot(sent, up, "embed"));
       return { y: add(x, combine(dot(hidden, down, "ffn"), routing)) };
     },
   );
