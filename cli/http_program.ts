@@ -28,6 +28,8 @@ export interface HttpSettings extends Pick<Served, "name" | "shape" | "stop"> {
   /** Maximum number of sequences in the caches. */
   readonly capacity: number;
   readonly pages: readonly PageCount[];
+  /** Whether tokens are drafted. */
+  readonly speculates: boolean;
   readonly app: AppOptions;
   readonly listen: ListenOptions;
 }
@@ -75,12 +77,12 @@ async function templateOf(
 
 /** Starts to listen. */
 async function serve(): Promise<void> {
-  const { folder, capacity, pages, ...served } = settings;
+  const { folder, capacity, pages, speculates, ...served } = settings;
   const now = () => performance.now();
   const tokenizer = async () =>
     requireTokenizer(await openTokenizer(folder, files));
   const [encoder, decoder] = [await tokenizer(), await tokenizer()];
-  const metrics = new Metrics({ capacity, pages });
+  const metrics = new Metrics({ capacity, pages, speculates });
   const app = await createApp({
     ...served,
     created: Math.floor(Date.now() / 1000),

@@ -15,6 +15,7 @@ import type { Prompt } from "./flags.ts";
 import { samplingFlags } from "./generation_flags.ts";
 import { perplexityFlags, quantizeFlags } from "./quantize_flags.ts";
 import { serveFlags } from "./serve_flags.ts";
+import { speculationFlags } from "./speculation_flags.ts";
 import { trainFlags } from "./train_flags.ts";
 import type { Rule } from "../engine/mod.ts";
 import { VERSION } from "../engine/version.ts";
@@ -288,11 +289,11 @@ function addRunCommands(
       )
     );
   const prompts: Prompt[] = [];
-  samplingFlags(deviceFlags(planFlags(
+  speculationFlags(samplingFlags(deviceFlags(planFlags(
     program.command("generate")
       .description("Generate text with continuous batching")
       .argument("<checkpoint>", "Checkpoint folder or hub name."),
-  )))
+  ))))
     .option(
       "-p, --prompt <text>",
       "Prompt, or '-' for standard input. Repeatable.",

@@ -3,10 +3,14 @@
 import { type Command, Option } from "commander";
 import type { DeviceFlags, PlanFlags } from "./flags.ts";
 import { deviceFlags, planFlags } from "./flag_options.ts";
+import {
+  type SpeculationFlags,
+  speculationFlags,
+} from "./speculation_flags.ts";
 import { byteCount, integer, positive } from "./values.ts";
 
 /** The serving options and API keys. */
-export interface ServeFlags extends PlanFlags, DeviceFlags {
+export interface ServeFlags extends PlanFlags, DeviceFlags, SpeculationFlags {
   readonly host?: string;
   readonly port?: number;
   readonly name?: string;
@@ -21,7 +25,7 @@ export interface ServeFlags extends PlanFlags, DeviceFlags {
 
 /** Adds the flags to a command. */
 export function serveFlags(command: Command): Command {
-  return deviceFlags(planFlags(
+  return speculationFlags(deviceFlags(planFlags(
     command
       .option(
         "--port <n>",
@@ -64,7 +68,7 @@ export function serveFlags(command: Command): Command {
         "Time limit of a request, waiting included. Default: 600.",
         positive("--request-deadline", 86_400),
       ),
-  ));
+  )));
 }
 
 function repeated(text: string, before: readonly string[] = []): string[] {

@@ -1,6 +1,6 @@
 /**
- * Continuous batching: each step feeds one token of every decoding sequence, and prompt tokens up to the limit of the
- * step. Sequences are added and cancelled between steps and are independent.
+ * Continuous batching: each step feeds one token of every decoding sequence, with speculation also drafted ones, and
+ * prompt tokens up to the limit of the step. Sequences are added and cancelled between steps and are independent.
  */
 
 import { DataError } from "../spec/errors.ts";
@@ -16,7 +16,15 @@ import {
   sample,
   type SamplingOptions,
 } from "./sampling.ts";
-import { admit, nextStep, type Scheduled, type Slots } from "./schedule.ts";
+import {
+  admit,
+  decodingOf,
+  nextStep,
+  type Places,
+  type Scheduled,
+  type Slots,
+} from "./schedule.ts";
+import type { Speculation } from "./speculation/speculation.ts";
 
 /** Options of one sequence. */
 export interface SequenceOptions extends SamplingOptions {
@@ -75,13 +83,26 @@ export class Batch {
   readonly #waiting: Growing[] = [];
   readonly #slots: Slots<Growing>;
   readonly #retainsLast: boolean;
+  readonly #speculation: Speculation | undefined;
   #count = 0;
 
   /** `retainsLast`: whether the last sequence keeps its pages after its end, for a later batch. Default: false. */
-  constructor(decoder: Decoder, { retainsLast = false } = {}) {
+  constructor(
+    decoder: Decoder,
+    { retainsLast = false, speculation }: {
+      readonly retainsLast?: boolean;
+      readonly speculation?: Speculation | undefined;
+    } = {},
+  ) {
     this.#decoder = decoder;
     this.#slots = Array.from({ length: decoder.maxSequences });
     this.#retainsLast = retainsLast;
+    this.#speculation = speculation;
+    if (speculation && decoder.recurrent) {
+      throw new DataError(
+        "Cannot speculate with this model: its recurrent states contain every fed token, so rejected ones cannot be removed. Run it without --speculate",
+      );
+    }
   }
 
   /** Number of queued sequences. */
@@ -134,30 +155,92 @@ export class Batch {
     this.#removeCancelled();
     const places = { slots, waiting, pages: this.#decoder.pages };
     admit(places);
+    await this.#draft(places);
     const { tokens, ends, prompted } = nextStep(
       places,
       this.#decoder.maxTokens,
     );
     if (tokens.ids.length === 0) return this.#endStuck();
+    this.#speculation?.begin();
     const growing = ends.map((end) => slots[tokens.sequence[end]!]!);
     const next = await this.#decoder.next(tokens, ends, {
       needed: neededBy(growing),
       normalize: growing.some(({ options }) => options.logprobs !== undefined),
     });
-    for (let i = 0; i < ends.length; i++) {
-      await this.#choose(tokens.sequence[ends[i]!]!, next[i]!);
+    // The ends of a sequence are consecutive.
+    const bySlot = new Map<number, Candidates[]>();
+    ends.forEach((end, i) => {
+      const slot = tokens.sequence[end]!;
+      const known = bySlot.get(slot);
+      if (known) known.push(next[i]!);
+      else bySlot.set(slot, [next[i]!]);
+    });
+    let chosen = 0;
+    for (const [slot, candidates] of bySlot) {
+      chosen += await this.#choose(slot, candidates);
     }
-    return { tokens: tokens.ids.length, prompted, chosen: ends.length };
+    const step = { tokens: tokens.ids.length, prompted, chosen };
+    this.#speculation?.end({ ...step, sequences: bySlot.size });
+    return step;
   }
 
-  async #choose(slot: number, candidates: Candidates): Promise<void> {
+  /** Drafts tokens of decoding sequences, where neither their rows nor their pages displace others. */
+  async #draft(places: Places<Growing>): Promise<void> {
+    const { maxTokens, maxContext, maxRows, pages } = this.#decoder;
+    const decoding = decodingOf(places);
+    if (!this.#speculation || decoding.length === 0) return;
+    const { running } = this;
+    const total = Math.min(
+      maxRows - running,
+      // A step has a prompt token, too.
+      maxTokens - 1 - decoding.length,
+    );
+    await this.#speculation.propose(
+      decoding.map(({ slot, sequence }) => {
+        const { prompt, tokens, options: { maxNewTokens } } = sequence;
+        const needed = running * (pages?.size ?? 0) + this.#speculation!.max;
+        return {
+          sequence,
+          room: pages && !pages.hasRoom(slot, needed) ? 0 : Math.min(
+            maxNewTokens - tokens.length - 1,
+            maxContext - prompt.length - tokens.length,
+          ),
+        };
+      }),
+      total,
+    );
+  }
+
+  /** Samples after the last token of a sequence and its draft, up to the first difference. Returns the number of tokens. */
+  async #choose(
+    slot: number,
+    candidates: readonly Candidates[],
+  ): Promise<number> {
     const sequence = this.#slots[slot]!;
-    if (sequence.cancelled) return;
-    await grow(sequence, candidates);
-    sequence.ending ??= endingOf(sequence, this.#decoder.maxContext);
-    if (!sequence.ending) return;
-    this.#free(slot);
-    sequence.options.onEnd?.(sequence.ending);
+    const { draft = [], tokens } = sequence;
+    const before = tokens.length;
+    for (const [i, each] of candidates.entries()) {
+      if (sequence.cancelled) break;
+      await grow(sequence, each);
+      sequence.ending ??= endingOf(sequence, this.#decoder.maxContext);
+      if (sequence.ending || tokens.at(-1) !== draft[i]) break;
+    }
+    const chosen = tokens.length - before;
+    if (draft.length > 0) {
+      const isDrafted = tokens.at(-1) === draft[chosen - 1];
+      this.#speculation!.verified(sequence, {
+        drafted: draft.length,
+        accepted: isDrafted ? chosen : Math.max(0, chosen - 1),
+      });
+      sequence.draft = [];
+      const fed = sequence.prompt.length + tokens.length - 1;
+      sequence.fed = this.#decoder.pages?.keep(slot, fed) ?? fed;
+    }
+    if (sequence.ending) {
+      this.#free(slot);
+      sequence.options.onEnd?.(sequence.ending);
+    }
+    return chosen;
   }
 
   /** Ends a sequence that is alone and still has too few pages. Undefined if there is none. */

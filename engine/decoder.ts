@@ -27,6 +27,8 @@ export interface DecoderShape {
   readonly maxTokens: number;
   readonly maxSequences: number;
   readonly maxContext: number;
+  /** Maximum tokens of a step whose next tokens are returned. */
+  readonly maxRows: number;
   /** Experts per layer; 0 if there are none. */
   readonly experts: number;
   /** Inputs with choices of experts, if the plan does not choose them itself. */
@@ -80,6 +82,7 @@ export function decoderShape(plan: Plan): DecoderShape | undefined {
     maxTokens,
     maxSequences,
     maxContext,
+    maxRows: size(program.inputs["rows"]?.axes[0]) ?? maxTokens,
     experts: size("expert") ?? 0,
     choices,
     width,
@@ -111,6 +114,7 @@ export class Decoder implements DecoderShape {
   readonly maxTokens: number;
   readonly maxSequences: number;
   readonly maxContext: number;
+  readonly maxRows: number;
   readonly experts: number;
   readonly choices: DecoderShape["choices"];
   readonly recurrent: boolean;
@@ -139,6 +143,7 @@ export class Decoder implements DecoderShape {
     this.maxTokens = shape.maxTokens;
     this.maxSequences = shape.maxSequences;
     this.maxContext = shape.maxContext;
+    this.maxRows = shape.maxRows;
     this.experts = shape.experts;
     this.choices = shape.choices;
     this.recurrent = shape.recurrent;
@@ -160,7 +165,7 @@ export class Decoder implements DecoderShape {
   }
 
   /**
-   * The candidates after some of the tokens, by index in the step: at most one per sequence if the plan selects rows.
+   * The candidates after some of the tokens, by index in the step: at most `maxRows`.
    * With several processes, all receive them, so that all choose the same tokens.
    *
    * @param needed best candidates per token; undefined: logits. A plan with both outputs is read accordingly

@@ -3,6 +3,10 @@
 import { Batch, type Ending, type SequenceOptions } from "./batch.ts";
 import type { Decoder } from "./decoder.ts";
 import type { Logprobs } from "./sampling.ts";
+import type {
+  Speculation,
+  SpeculationStats,
+} from "./speculation/speculation.ts";
 
 /** Options of generation. */
 export interface GenerateOptions
@@ -15,6 +19,8 @@ export interface GenerateOptions
   ) => void | "stop" | Promise<void | "stop">;
   /** Tokens whose keys and values are cached in the slot of the first prompt. Default: none. */
   readonly cached?: readonly number[];
+  /** Drafts tokens. Default: none are drafted. */
+  readonly speculation?: Speculation | undefined;
   /** A clock in milliseconds. */
   readonly now?: () => number;
 }
@@ -40,6 +46,8 @@ export interface Generated {
   /** Milliseconds of all other steps, and their number. */
   readonly decodeMs: number;
   readonly decodeSteps: number;
+  /** Results of speculation, with it. */
+  readonly speculation?: SpeculationStats;
 }
 
 /**
@@ -49,10 +57,11 @@ export interface Generated {
 export async function generate(
   decoder: Decoder,
   prompts: readonly (readonly number[])[],
-  { onToken, cached = [], now = () => 0, ...options }: GenerateOptions,
+  { onToken, cached = [], speculation, now = () => 0, ...options }:
+    GenerateOptions,
 ): Promise<Generated> {
   // The pages of the last sequence may be reused.
-  const batch = new Batch(decoder, { retainsLast: true });
+  const batch = new Batch(decoder, { retainsLast: true, speculation });
   const sequences = prompts.map((prompt, index) =>
     batch.add(prompt, {
       ...options,
@@ -87,6 +96,7 @@ export async function generate(
     prefillTokens,
     decodeMs,
     decodeSteps,
+    ...speculation ? { speculation: speculation.stats } : {},
   };
 }
 

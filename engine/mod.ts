@@ -49,6 +49,13 @@ export {
   type GeneratedSequence,
   type GenerateOptions,
 } from "./generate.ts";
+export { modelDrafter } from "./speculation/draft_model.ts";
+export { lookupDrafter } from "./speculation/lookup.ts";
+export {
+  type Drafter,
+  Speculation,
+  type SpeculationStats,
+} from "./speculation/speculation.ts";
 export { generateText, type GenerateTextOptions } from "./generate_text.ts";
 export { type LoadedModel, openModel } from "./model.ts";
 export {

@@ -71,6 +71,27 @@ export function packPrompts(
   return packBatch({ rows: prompts.length, columns, ids, mask });
 }
 
+/** Packs consecutive tokens of sequences: those of `slot` have the positions from `first` on. */
+export function packTokens(
+  parts: readonly {
+    readonly slot: number;
+    readonly first: number;
+    readonly ids: readonly number[];
+  }[],
+): PackedTokens {
+  const ids = Int32Array.from(parts.flatMap((part) => part.ids));
+  return {
+    ids,
+    sequence: Int32Array.from(
+      parts.flatMap(({ slot, ids }) => ids.map(() => slot)),
+    ),
+    position: Int32Array.from(
+      parts.flatMap(({ first, ids }) => ids.map((_, i) => first + i)),
+    ),
+    cell: new Int32Array(ids.length),
+  };
+}
+
 /** Tokens `from` to `to` of a packed list. */
 export function slicePacked(
   packed: PackedTokens,

@@ -10,7 +10,9 @@ export interface Scheduled {
   readonly prompt: readonly number[];
   /** New tokens. */
   readonly tokens: readonly number[];
-  /** Number of fed tokens, of the prompt and new ones. */
+  /** Tokens that are expected to follow the new ones, for one step. */
+  draft?: readonly number[];
+  /** Number of fed tokens, of the prompt, new ones and drafted ones. */
   fed: number;
 }
 
@@ -24,7 +26,7 @@ export interface Places<S extends Scheduled> {
   readonly pages: PageTable | undefined;
 }
 
-/** Tokens of one step, those followed by a next token, and the number of prompt tokens. */
+/** Tokens of one step, those whose next token is requested, and the number of prompt tokens. */
 export interface StepTokens {
   readonly tokens: PackedTokens;
   readonly ends: readonly number[];
@@ -52,9 +54,9 @@ function hasPages(
 }
 
 /**
- * The next step, of at most `max` tokens: the last token of every decoding sequence, so that none waits for the prompt
- * of another, then prompt tokens. If a step has at least two tokens, one is reserved for prompts. Without free pages,
- * the last sequence is preempted and later recomputed.
+ * The next step, of at most `max` tokens: the last token of every decoding sequence and its draft, so that none waits
+ * for the prompt of another, then prompt tokens. If a step has at least two tokens, one is reserved for prompts. Without
+ * free pages, the last sequence is preempted and later recomputed.
  */
 export function nextStep<S extends Scheduled>(
   places: Places<S>,
@@ -75,6 +77,7 @@ export function nextStep<S extends Scheduled>(
     while (isPlaced(places, one) && !take(places, one, step)) {
       giveBack(places, lastOf(places, one.slot));
     }
+    if (isPlaced(places, one)) takeDraft(places, one, step);
   }
   const before = step.taken.length;
   for (const one of fresh.filter((one) => isPlaced(places, one))) {
@@ -119,6 +122,17 @@ function liveOf({ slots }: Places<Scheduled>): Live[] {
   ).sort((a, b) => a.sequence.index - b.sequence.index);
 }
 
+/** Sequences of which only the last token is to be fed, a new one, oldest first. */
+export function decodingOf<S extends Scheduled>(
+  { slots }: Places<S>,
+): { readonly slot: number; readonly sequence: S }[] {
+  return [...slots.entries()].flatMap(([slot, sequence]) =>
+    sequence && sequence.tokens.length > 0 && !isFresh({ slot, sequence })
+      ? [{ slot, sequence }]
+      : []
+  ).sort((a, b) => a.sequence.index - b.sequence.index);
+}
+
 /** Whether a sequence has prompt tokens, or recomputed ones, to feed. */
 function isFresh({ sequence: { prompt, tokens, fed } }: Live): boolean {
   return fed < prompt.length + Math.max(0, tokens.length - 1);
@@ -149,6 +163,25 @@ function take(
   if (sequence.fed === prompt.length + tokens.length) ends.push(taken.length);
   taken.push({ slot, id, at: fed });
   return true;
+}
+
+/** Adds the draft of a sequence to the step, as far as there are free pages. */
+function takeDraft(
+  { pages }: Places<Scheduled>,
+  { slot, sequence }: Live,
+  { taken, ends }: Step,
+): void {
+  const { draft = [] } = sequence;
+  let count = 0;
+  for (const id of draft) {
+    const at = sequence.fed;
+    if (pages && !pages.place(slot, at, id)) break;
+    sequence.fed++;
+    ends.push(taken.length);
+    taken.push({ slot, id, at });
+    count++;
+  }
+  sequence.draft = draft.slice(0, count);
 }
 
 /** Shares pages with another sequence with the same prefix, except for the last token, which the next one follows. */
@@ -185,6 +218,7 @@ function giveBack<S extends Scheduled>(
 ): void {
   const sequence = slots[slot]!;
   sequence.fed = pages?.keep(slot, 0) ?? 0;
+  sequence.draft = [];
   slots[slot] = undefined;
   waiting.unshift(sequence);
 }

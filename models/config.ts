@@ -54,8 +54,8 @@ export interface DecoderOptions extends Bounds {
    */
   readonly replay?: boolean;
   /**
-   * Return only the results of selected tokens: the input `rows` numbers them, at most one per sequence. Without
-   * `candidates`, the result is their `logits`. With `candidates`, it is that many of the largest logits in descending
+   * Return only the results of selected tokens: the input `rows` numbers them, on average at most `perSequence` per
+   * sequence (default: 1). Without `candidates`, the result is their `logits`. With `candidates`, it is that many of the largest logits in descending
    * order, as `candidates.logits` and `candidates.ids`; with `logits` too, both. With `normalizer`, also the log-sum-exp
    * of each row's logits, for log-probabilities. Values of other tokens that nothing needs are not computed.
    */
@@ -63,6 +63,7 @@ export interface DecoderOptions extends Bounds {
     readonly candidates?: number | undefined;
     readonly logits?: boolean;
     readonly normalizer?: boolean;
+    readonly perSequence?: number | undefined;
   };
   /** Add the next-token loss. The labels are the input `labels`, with -100 for tokens without a label. */
   readonly training?: {

@@ -208,7 +208,16 @@ export function decoderModel<Axes extends AxisSizes>(
   const candidates = next?.candidates &&
     Math.min(next.candidates, decoder.vocabulary);
   const optional: { readonly row?: UpTo; readonly candidate?: number } = {
-    ...next ? { row: upTo(options.maxSequences) } : {},
+    ...next
+      ? {
+        row: upTo(
+          Math.min(
+            options.maxTokens,
+            options.maxSequences * (next.perSequence ?? 1),
+          ),
+        ),
+      }
+      : {},
     ...candidates ? { candidate: candidates } : {},
   };
   const sizes = {

@@ -4,9 +4,11 @@
 import t from "tap";
 import {
   Batch,
+  type Drafter,
   type Logprobs,
   randomNumbers,
   type SequenceOptions,
+  Speculation,
 } from "../engine/mod.ts";
 import { loadCheckpoint, type Loaded } from "./helpers/checkpoints.ts";
 import { repeatWith, SEED } from "./helpers/seed.ts";
@@ -57,7 +59,7 @@ const REQUESTS = Array.from({ length: 24 }, (): Request => {
 async function load(mesh: string): Promise<Loaded> {
   const loaded = await loadCheckpoint("demo-lm", {
     mesh,
-    next: {},
+    next: { perSequence: 4 },
     pages: { count: 24, size: 4 },
     bounds: { maxTokens: 16, maxSequences: 4, maxContext: 64 },
   });
@@ -69,8 +71,9 @@ async function load(mesh: string): Promise<Loaded> {
 async function run(
   { decoder }: Loaded,
   requests: readonly Request[],
+  speculation?: Speculation,
 ): Promise<Result[]> {
-  const batch = new Batch(decoder);
+  const batch = new Batch(decoder, { speculation });
   const waiting = requests.map((request, i) => ({ ...request, i }))
     .sort((a, b) => a.at - b.at);
   const results: Result[] = [];
@@ -107,14 +110,15 @@ const loaded = await load("ep=1");
 const together = await run(loaded, REQUESTS);
 const whole = REQUESTS.map((one) => ({ ...one, at: 0, cancelAfter: Infinity }));
 
+const alone: Result[] = [];
+
 t.test("a sequence alone has the same bits", async (t) => {
-  for (const [i, request] of whole.entries()) {
-    const [alone] = await run(loaded, [request]);
-    hold(i, together[i]!, alone!);
-    const { forced = [] } = request.options;
+  for (const request of whole) alone.push(...await run(loaded, [request]));
+  for (const [i, { options: { forced = [] } }] of whole.entries()) {
+    hold(i, together[i]!, alone[i]!);
     t.strictSame(
-      alone!.tokens.slice(0, forced.length),
-      forced.slice(0, alone!.tokens.length),
+      alone[i]!.tokens.slice(0, forced.length),
+      forced.slice(0, alone[i]!.tokens.length),
     );
   }
 });
@@ -123,6 +127,39 @@ for (const mesh of ["ep=4", "tp=2,ep=2"]) {
   t.test(`the same on ${mesh}, all at once`, async () => {
     const all = await run(await load(mesh), whole);
     for (const [i, result] of together.entries()) hold(i, result, all[i]!);
+  });
+}
+
+/** Drafts what follows alone, with wrong tokens among them. */
+function drafterOf(results: readonly Result[]): Drafter {
+  const random = randomNumbers(SEED, 1);
+  const right = new Map(
+    results.map(({ tokens }, i) => [whole[i]!.prompt, tokens]),
+  );
+  return {
+    kindOf: () => ({ name: "known", assumed: 1 }),
+    draft: (wanted) =>
+      Promise.resolve(
+        wanted.map(({ sequence: { prompt, tokens }, count }) =>
+          right.get(prompt)!.slice(tokens.length, tokens.length + count)
+            .map((token) => random() < 0.2 ? (token + 1) % 2048 : token)
+        ),
+      ),
+  };
+}
+
+for (const mesh of ["ep=1", "ep=4", "tp=2,ep=2"]) {
+  t.test(`the same with drafted tokens on ${mesh}`, async (t) => {
+    const speculation = new Speculation({
+      max: 3,
+      drafter: drafterOf(alone),
+      // Drafted tokens cost nothing, so they always pay.
+      now: () => 0,
+    });
+    const drafted = await run(await load(mesh), REQUESTS, speculation);
+    for (const [i, result] of drafted.entries()) hold(i, result, alone[i]!);
+    const { stats } = speculation;
+    t.ok(0 < stats.accepted && stats.accepted < stats.drafted, "of both kinds");
   });
 }
 

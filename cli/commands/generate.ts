@@ -25,6 +25,12 @@ import { statsOf, statsText } from "../generation_stats.ts";
 import type { CliIo } from "../io.ts";
 import { locate } from "../located.ts";
 import { createProgressBar } from "../progress.ts";
+import { type OpenedSpeculation, openSpeculation } from "../speculation.ts";
+import {
+  checkSpeculation,
+  nextPerSequence,
+  type SpeculationFlags,
+} from "../speculation_flags.ts";
 import {
   encodeMessages,
   encodePrompt,
@@ -43,7 +49,8 @@ const NEW_TOKENS = 128;
 const MAX_SEQUENCES = 64;
 
 /** Flags of `generate`. */
-export interface GenerateFlags extends PlanFlags, DeviceFlags, SamplingFlags {
+export interface GenerateFlags
+  extends PlanFlags, DeviceFlags, SamplingFlags, SpeculationFlags {
   readonly prompts: readonly Prompt[];
   readonly chat?: boolean;
   readonly system?: string;
@@ -79,6 +86,8 @@ export async function generateCommand(
     ...logprobs === undefined ? {} : { logprobs },
   };
   const lengths = prompts.map(({ length }) => length + maxNewTokens);
+  const sequenceCount = Math.min(prompts.length, MAX_SEQUENCES);
+  const perSequence = nextPerSequence(flags);
   const bar = createProgressBar(io);
   const watch = await startWatch(io, `Text from ${folder}`, flags);
   const opened = await openTarget(target, io.files, {
@@ -90,10 +99,14 @@ export async function generateCommand(
     next: {
       candidates: candidatesOf(sampling),
       normalizer: logprobs !== undefined,
+      perSequence,
     },
     need: {
-      tokens: prompts.reduce((n, prompt) => n + prompt.length, 0),
-      sequences: Math.min(prompts.length, MAX_SEQUENCES),
+      tokens: Math.max(
+        prompts.reduce((n, prompt) => n + prompt.length, 0),
+        sequenceCount * perSequence,
+      ),
+      sequences: sequenceCount,
       context: Math.max(...lengths),
       lengths,
     },
@@ -103,7 +116,13 @@ export async function generateCommand(
     },
   }).finally(bar.stop);
   const { plan, session } = opened;
+  let draft: OpenedSpeculation | undefined;
   try {
+    const decoder = new Decoder(session, decoderShape(plan)!);
+    draft = await openSpeculation(io, flags, {
+      decoder,
+      alone: flags.devices !== "mpi",
+    });
     const loaded = io.now();
     const speaks = opened.rank === 0;
     const streams = !flags.json && !flags.jsonl && prompts.length === 1;
@@ -124,17 +143,14 @@ export async function generateCommand(
       }
       return stopped ? "stop" as const : undefined;
     };
-    const result = await generate(
-      new Decoder(session, decoderShape(plan)!),
-      prompts,
-      {
-        ...sampling,
-        maxNewTokens,
-        stop: target.checkpoint.stop,
-        now: io.now,
-        ...follows ? { onToken } : {},
-      },
-    );
+    const result = await generate(decoder, prompts, {
+      ...sampling,
+      maxNewTokens,
+      stop: target.checkpoint.stop,
+      speculation: draft.speculation,
+      now: io.now,
+      ...follows ? { onToken } : {},
+    });
     if (opened.rank > 0) {
       await opened.finish();
       return 0;
@@ -176,6 +192,7 @@ export async function generateCommand(
     return 0;
   } finally {
     tokenizer?.close();
+    await draft?.close();
     await opened.close();
   }
 }
@@ -221,6 +238,7 @@ function checkFlags(flags: GenerateFlags): void {
     );
   }
   checkSampling(flags);
+  checkSpeculation(flags);
 }
 
 /** Encodes all prompts, as plain text or as messages. */

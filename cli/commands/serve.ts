@@ -15,6 +15,8 @@ import type { CliIo } from "../io.ts";
 import { loopPort, startHttp } from "../http_thread.ts";
 import { locate } from "../located.ts";
 import { createProgressBar } from "../progress.ts";
+import { openSpeculation } from "../speculation.ts";
+import { checkSpeculation, nextPerSequence } from "../speculation_flags.ts";
 import type { ServeFlags } from "../serve_flags.ts";
 import { joinAsRank } from "../rank.ts";
 import { begunLine } from "../rank_lines.ts";
@@ -47,6 +49,7 @@ export async function serveCommand(
   name: string,
   flags: ServeFlags,
 ): Promise<number> {
+  checkSpeculation(flags);
   if (flags.devices === "mpi") await joinAsRank(base, flags);
   const { io, model: folder } = await locate(base, name, flags);
   const target = await targetOf(io, folder, flags);
@@ -67,7 +70,12 @@ export async function serveCommand(
         ? {}
         : { maxTokens: flags.maxBatchTokens },
     }),
-    next: { candidates: 1, logits: true, normalizer: true },
+    next: {
+      candidates: 1,
+      logits: true,
+      normalizer: true,
+      perSequence: nextPerSequence(flags),
+    },
     need: {
       tokens: STEP_TOKENS,
       sequences,
@@ -129,8 +137,13 @@ async function serveModel(
   const apiKeys = keysOf(io, flags);
   const { vocabulary, maxContext, maxSequences } = model;
   const { port1: ours, port2: routes } = new MessageChannel();
+  const draft = await openSpeculation(io, flags, {
+    decoder: model,
+    alone: true,
+  });
   const loop = createLoop(model, loopPort(ours), {
     now: io.now,
+    speculation: draft.speculation,
     ...idle ? { idle } : {},
   });
   try {
@@ -139,6 +152,7 @@ async function serveModel(
       shape: { vocabulary, maxContext },
       capacity: maxSequences,
       pages: pageCounts(model),
+      speculates: draft.speculation !== undefined,
       app: {
         apiKeys,
         origins: flags.cors ?? [],
@@ -167,6 +181,7 @@ async function serveModel(
     }
   } finally {
     ours.close();
+    await draft.close();
   }
 }
 

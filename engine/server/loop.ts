@@ -9,6 +9,7 @@ import {
   type SequenceOptions,
 } from "../batch.ts";
 import type { Decoder } from "../decoder.ts";
+import type { Speculation } from "../speculation/speculation.ts";
 
 /** Callbacks of a loop. */
 export interface LoopOptions {
@@ -21,6 +22,8 @@ export interface LoopOptions {
     readonly ms: number;
     readonly action: () => Promise<void>;
   };
+  /** Drafts tokens. Default: none are drafted. */
+  readonly speculation?: Speculation | undefined;
   /** A clock in milliseconds. */
   readonly now: () => number;
 }
@@ -36,7 +39,8 @@ export class BatchLoop {
   #failure: { readonly error: unknown } | undefined;
 
   constructor(decoder: Decoder, options: LoopOptions) {
-    this.#batch = new Batch(decoder);
+    const { speculation } = options;
+    this.#batch = new Batch(decoder, { speculation });
     this.#options = options;
   }
 

@@ -79,10 +79,11 @@ export class Metrics {
 
   readonly #gauges: readonly ((state: LoopState) => void)[];
 
-  /** `capacity`: sequences that the batch has room for. `pages`: groups of pages. */
-  constructor({ capacity, pages }: {
+  /** `capacity`: sequences that the batch has room for. `pages`: groups of pages. `speculates`: whether tokens are drafted. */
+  constructor({ capacity, pages, speculates = false }: {
     readonly capacity: number;
     readonly pages: readonly PageCount[];
+    readonly speculates?: boolean;
   }) {
     const gauge = (name: string, help: string) =>
       new Gauge(this.#named({ name, help }));
@@ -94,13 +95,31 @@ export class Metrics {
       gauge(`${name}_max`, "Pages.").set(count);
       return gauge(`${name}_used`, "Pages in use.");
     });
+    const speculation = speculates ? this.#speculationGauges(gauge) : [];
     this.#gauges = [
       (state) => waiting.set(state.waiting),
       (state) => running.set(state.running),
       ...used.map((one, group) => (state: LoopState) =>
         one.set(state.pages[group]!)
       ),
+      ...speculation,
     ];
+  }
+
+  #speculationGauges(
+    gauge: (name: string, help: string) => Gauge,
+  ): ((state: LoopState) => void)[] {
+    const drafted = gauge("drafted_tokens", "Drafted tokens.");
+    const accepted = gauge("accepted_tokens", "Accepted drafted tokens.");
+    const gain = gauge(
+      "speculation_gain",
+      "Estimated time of steps without drafted tokens, divided by their time.",
+    );
+    return [({ speculation }) => {
+      drafted.set(speculation?.drafted ?? 0);
+      accepted.set(speculation?.accepted ?? 0);
+      gain.set(speculation?.gain ?? 1);
+    }];
   }
 
   /** Hooks of the loop. */

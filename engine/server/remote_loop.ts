@@ -11,6 +11,7 @@ import type {
 } from "../batch.ts";
 import type { Decoder } from "../decoder.ts";
 import type { Logprobs } from "../sampling.ts";
+import type { SpeculationStats } from "../speculation/speculation.ts";
 import { BatchLoop, type LoopOptions } from "./loop.ts";
 
 /** A port of messages to another thread. */
@@ -42,6 +43,7 @@ export interface LoopState {
   readonly waiting: number;
   /** Pages in use, by group. */
   readonly pages: readonly number[];
+  readonly speculation?: SpeculationStats;
 }
 
 /** A step and its duration in milliseconds. */
@@ -69,7 +71,7 @@ type Report =
 export function createLoop(
   decoder: Decoder,
   port: LoopPort,
-  options: Pick<LoopOptions, "now" | "idle">,
+  options: Pick<LoopOptions, "now" | "idle" | "speculation">,
 ): BatchLoop {
   const growing = new Map<number, BatchSequence>();
   let tokens: [number, number, Logprobs | undefined][] = [];
@@ -83,7 +85,16 @@ export function createLoop(
   const sendState = () => {
     const { running, waiting } = loop;
     const pages = decoder.pages?.used ?? [];
-    send({ kind: "state", state: { running, waiting, pages } });
+    const stats = options.speculation?.stats;
+    send({
+      kind: "state",
+      state: {
+        running,
+        waiting,
+        pages,
+        ...stats ? { speculation: stats } : {},
+      },
+    });
   };
   const loop = new BatchLoop(decoder, {
     ...options,

@@ -1,0 +1,174 @@
+// Speculation by lookup and by a draft checkpoint: `generate` and `serve` give the tokens that they give without it.
+// needs: cpu
+
+import t from "tap";
+import {
+  generate,
+  lookupDrafter,
+  modelDrafter,
+  Speculation,
+} from "../engine/mod.ts";
+import { sum } from "../spec/sum.ts";
+import {
+  checkpointFolder,
+  loadCheckpoint,
+  type Loaded,
+  type Place,
+} from "./helpers/checkpoints.ts";
+import { copyCheckpoint, switchyard, temporaryFolder } from "./helpers/cli.ts";
+import { startServer } from "./helpers/serve.ts";
+import { metricOf } from "./helpers/serve_requests.ts";
+
+const DEMO = checkpointFolder("demo-lm");
+const LINE = "Once upon a time there was a king who had a fox";
+const PROMPTS = Array.from(
+  { length: 16 },
+  (_, i) => Array.from({ length: 12 + i }, (_, j) => 300 + 7 * ((i + j) % 6)),
+);
+
+type Tokens = readonly (readonly number[])[];
+
+/** Loads the bundled checkpoint. */
+async function load(
+  place: Pick<Place, "mesh" | "next" | "pages">,
+): Promise<Loaded> {
+  const bounds = { maxTokens: 128, maxSequences: 16, maxContext: 160 };
+  return await loadCheckpoint("demo-lm", { ...place, adapter: "cpu", bounds });
+}
+
+/** Drafts of both kinds for a decoder that drafts for itself. */
+const DRAFTERS = {
+  lookup: lookupDrafter,
+  model: (own: Loaded) => modelDrafter(own.decoder, own.decoder.vocabulary),
+} as const;
+
+const WAYS = { greedy: {}, seeded: { temperature: 0.4, topK: 30, seed: 3 } };
+
+t.test("10,000 tokens on three meshes are those without speculation", async (t) => {
+  const own = await load({ mesh: "ep=1", next: { candidates: 1 } });
+  t.teardown(own.close);
+  let tokens = 0;
+  const plain: { [way: string]: Tokens } = {};
+  for (
+    const [mesh, drafter, pages] of [
+      ["ep=1", "model", undefined],
+      ["ep=4", "lookup", undefined],
+      ["tp=2,ep=2", "lookup", { count: 160, size: 8 }],
+    ] as const
+  ) {
+    const loaded = await load({
+      mesh,
+      next: { candidates: 30, perSequence: 4 },
+      ...pages ? { pages } : {},
+    });
+    const run = async (way: keyof typeof WAYS, speculation?: Speculation) => {
+      const { sequences } = await generate(loaded.decoder, PROMPTS, {
+        ...WAYS[way],
+        maxNewTokens: 105,
+        stop: new Set<number>(),
+        speculation,
+      });
+      return sequences.map(({ tokens }) => tokens);
+    };
+    for (const way of ["greedy", "seeded"] as const) {
+      plain[way] ??= await run(way);
+      const speculation = new Speculation({
+        max: 3,
+        drafter: DRAFTERS[drafter](own),
+        // Drafted tokens cost nothing, so they always pay.
+        now: () => 0,
+      });
+      const found = await run(way, speculation);
+      t.strictSame(found, plain[way], `${way} on ${mesh}`);
+      tokens += sum(found.map(({ length }) => length));
+      const { accepted, drafted } = speculation.stats;
+      t.ok(100 < accepted && accepted <= drafted, `${accepted} of ${drafted}`);
+    }
+    await loaded.close();
+  }
+  t.ok(tokens >= 10_000, `${tokens} tokens`);
+});
+
+t.test("--speculate changes no token, and --stats counts drafts", async (t) => {
+  const run = async (...args: string[]) => {
+    const { code, out, err } = await switchyard([
+      ...["generate", DEMO, "--adapter", "cpu", "--json", "--stats"],
+      ...["-p", `${LINE} and a crow. ${LINE}`, "-n", "40", ...args],
+    ]);
+    t.equal(code, 0, err);
+    return JSON.parse(out) as {
+      readonly sequences: unknown;
+      readonly stats: { readonly [name: string]: number };
+    };
+  };
+  const plain = await run("--temperature", "1", "--seed", "3");
+  t.equal(plain.stats["draftedTokens"], undefined);
+  for (const more of [[], ["--draft", DEMO]]) {
+    const args = ["--temperature", "1", "--seed", "3", "--speculate", "4"];
+    const { sequences, stats } = await run(...args, ...more);
+    t.strictSame(sequences, plain.sequences);
+    t.ok(stats["acceptedTokens"]! <= stats["draftedTokens"]!);
+  }
+});
+
+t.test("a server drafts, and its metrics count", async (t) => {
+  const server = await startServer(DEMO, "--speculate", "4");
+  t.teardown(() => server.stop());
+  const { client } = server;
+  const { choices } = await client.completions.create({
+    model: "demo-lm",
+    prompt: `${LINE} and a crow. ${LINE}`,
+    max_tokens: 60,
+    temperature: 0,
+  });
+  const { out } = await switchyard([
+    ...["generate", DEMO, "--adapter", "cpu", "-n", "60"],
+    ...["-p", `${LINE} and a crow. ${LINE}`],
+  ]);
+  t.equal(`${choices[0]!.text}\n`, out);
+  const drafted = await metricOf(server, "switchyard_drafted_tokens");
+  const accepted = await metricOf(server, "switchyard_accepted_tokens");
+  t.ok(0 <= accepted && accepted <= drafted, `${accepted} of ${drafted}`);
+});
+
+t.test("what cannot speculate says why", async (t) => {
+  const refused = async (name: string, ...args: string[]) => {
+    const { code, err } = await switchyard([
+      ...["generate", name, "--adapter", "cpu", "--tokens", "1,2", "-n", "2"],
+      ...args,
+    ]);
+    return [code, err.split("\n").at(-2)];
+  };
+  const recurrent = checkpointFolder("granitemoehybrid-12e");
+  t.strictSame(await refused(recurrent, "--speculate", "2"), [
+    1,
+    "Cannot speculate with this model: its recurrent states contain every fed token, so rejected ones cannot be removed. Run it without --speculate",
+  ]);
+  const draft = ["--speculate", "2", "--draft"];
+  t.strictSame(await refused(DEMO, ...draft, recurrent), [
+    1,
+    "Cannot draft with this checkpoint: its recurrent states contain every fed token, so rejected ones cannot be removed. Give a checkpoint with attention only",
+  ]);
+  const other = await copyCheckpoint("mixtral-8e", temporaryFolder(t));
+  t.match(await refused(DEMO, ...draft, other), [
+    1,
+    /^Cannot draft with this checkpoint: its vocabulary has \d+ tokens, and the model's 2048\. Give a checkpoint with the same tokenizer$/,
+  ]);
+  t.match(await refused(DEMO, "--draft", DEMO), [
+    2,
+    /^Cannot use --draft without --speculate/,
+  ]);
+});
+
+t.test("lookup continues the longest match, and repeats its end", async (t) => {
+  const drafter = lookupDrafter();
+  const draft = async (prompt: number[], tokens: number[], count: number) => {
+    const sequence = { prompt, tokens };
+    const kind = drafter.kindOf(sequence);
+    if (kind === undefined) return undefined;
+    return (await drafter.draft([{ sequence, count }]))[0];
+  };
+  t.strictSame(await draft([1, 2, 3, 4], [5, 6], 2), undefined);
+  t.strictSame(await draft([1, 2, 3, 9, 2, 3, 4, 1], [2, 3], 3), [9, 2, 3]);
+  t.strictSame(await draft([7, 8, 7, 8], [7, 8], 5), [7, 8, 7, 8, 7]);
+});
