@@ -57,6 +57,12 @@ interface Measured {
 /** Cost of a drafted token relative to its benefit, up to which it is fed. */
 const WORTH = 0.9;
 
+/** Maximum estimated probability of acceptance. */
+const MAX_ACCEPTANCE = 0.999;
+
+/** Weight of a measurement in the cost of drafting, and what remains of it at each step without drafts. */
+const DRAFT_COST = { weight: 1 / 8, forgotten: 0.98 } as const;
+
 /** Decides which tokens are drafted, and counts accepted ones. */
 export class Speculation {
   /** Maximum drafted tokens per sequence and step. */
@@ -119,7 +125,10 @@ export class Speculation {
       wanted.push({ sequence, count });
       left -= count;
     }
-    if (wanted.length === 0) return;
+    if (wanted.length === 0) {
+      this.#draftMs *= DRAFT_COST.forgotten;
+      return;
+    }
     const begun = this.#now?.() ?? 0;
     const drafts = await this.#drafter.draft(wanted);
     const ms = (this.#now?.() ?? 0) - begun;
@@ -129,7 +138,8 @@ export class Speculation {
       made += drafts[i]!.length;
     });
     this.#draftingMs = ms;
-    if (made > 0) this.#draftMs += (ms / made - this.#draftMs) / 8;
+    if (made === 0) return;
+    this.#draftMs += DRAFT_COST.weight * (ms / made - this.#draftMs);
   }
 
   /** The minimum probability of acceptance with which a drafted token pays. */
@@ -137,12 +147,13 @@ export class Speculation {
     const without = this.#cost.of(sequences);
     const more = this.#cost.of(sequences + 1) - without;
     const each = without / sequences;
-    return each > 0 ? (more + this.#draftMs) / (WORTH * each) : 0;
+    const draft = this.#cost.isMeasured ? this.#draftMs : 0;
+    return each > 0 ? (more + draft) / (WORTH * each) : 0;
   }
 
   /** Number of drafted tokens that pay. */
   #worth(sequence: Drafted, kind: DraftKind, min: number): number {
-    const each = this.#acceptance.of(sequence, kind);
+    const each = Math.min(this.#acceptance.of(sequence, kind), MAX_ACCEPTANCE);
     if (min <= 0) return Infinity;
     return Math.max(0, Math.floor(Math.log(min) / Math.log(each)));
   }
