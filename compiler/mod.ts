@@ -2,7 +2,7 @@
 
 export * from "./dsl/mod.ts";
 export { setExample } from "./dsl/model.ts";
-export { compile, compileTraining } from "./compile.ts";
+export { compile, compileGraph, compileTraining } from "./compile.ts";
 export {
   ACCUMULATE,
   type CompileTrainingOptions,

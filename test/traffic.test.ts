@@ -215,7 +215,7 @@ t.test("workgroups with equal work along z are sampled once", (t) => {
   const windowed = kernel(wgsl`
     if (group.z >= 30) { y[group.z * 256 + lane] = x[lane]; }`);
   const samples = (z: number) =>
-    sampledGroups(windowed, { workgroups: [4, 2, z], typical: [], key: "" })
+    sampledGroups(windowed, { workgroups: [4, 2, z], typical: [] })
       .map(({ group, share }) => [...group, Math.round(z * share)]);
   t.strictSame(samples(1), [[2, 1, 0, 1]]);
   t.strictSame(samples(33), [[2, 1, 15, 30], [2, 1, 31, 3]]);

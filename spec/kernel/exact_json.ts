@@ -1,7 +1,5 @@
 /** JSON of the inputs of kernels as a key: equal only for equal kernels. */
 
-import type { Kernel } from "./tree.ts";
-
 /** Numbers that JSON does not distinguish: 0 and -0 of f32, and non-finite ones. */
 const INEXACT = /(?<!"type":"u32",)"value":0[,}]|null/;
 
@@ -14,12 +12,12 @@ export function exactJson(value: unknown): string {
     : json;
 }
 
-const texts = new WeakMap<Kernel, string>();
+const texts = new WeakMap<object, string>();
 
-/** The JSON of a kernel, cached. */
-export function kernelText(kernel: Kernel): string {
-  const text = texts.get(kernel) ?? exactJson(kernel);
-  texts.set(kernel, text);
+/** The JSON of an immutable value, such as a kernel or its body, cached. */
+export function cachedJson(value: object): string {
+  const text = texts.get(value) ?? exactJson(value);
+  texts.set(value, text);
   return text;
 }
 

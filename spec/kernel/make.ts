@@ -87,7 +87,7 @@ export interface KernelParts {
 
 /** Cache of recent kernels, by their inputs. */
 const made = new Map<string, Kernel>();
-const MADE = 256;
+const MADE = 2048;
 
 /** The cached kernel of equal inputs, or a new one: equal layers share one. `from` is compared as JSON. */
 export function madeOnce(from: unknown, make: () => Kernel): Kernel {

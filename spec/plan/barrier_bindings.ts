@@ -2,9 +2,13 @@
  * Bindings of a kernel that determine whether invocations reach a barrier: WGSL requires them to be read-only storage.
  */
 
+import { exactJson } from "../kernel/exact_json.ts";
 import { isReadOnly, type Kernel, type Stmt } from "../kernel/tree.ts";
 import { readTree } from "../kernel/verify_tree.ts";
 import { bodiesOf, someStatement } from "../kernel/walk.ts";
+
+/** Results by the body of a kernel: plans compiled one after the other share most bodies. */
+const found = new WeakMap<Kernel["body"], Map<string, string[]>>();
 
 /** Those of some bindings that are read-only and whose elements determine a loop or a branch around a barrier. */
 export function barrierBindings(
@@ -14,9 +18,16 @@ export function barrierBindings(
   const names = kernel.bindings.filter(isReadOnly).map(({ name }) => name)
     .filter(among);
   if (names.length === 0 || !kernel.body.some(surroundsBarrier)) return [];
+  const known = found.get(kernel.body) ?? new Map<string, string[]>();
+  found.set(kernel.body, known);
+  const key = exactJson([names, kernel.bindings, kernel.workgroupSize]);
   // Most kernels have none, which one check detects.
-  if (!diverges(kernel, names)) return [];
-  return names.filter((name) => diverges(kernel, [name]));
+  const result = known.get(key) ??
+    (diverges(kernel, names)
+      ? names.filter((name) => diverges(kernel, [name]))
+      : []);
+  known.set(key, result);
+  return result;
 }
 
 function surroundsBarrier(stmt: Stmt): boolean {

@@ -9,7 +9,7 @@ import { groupRanks } from "../../../spec/mesh.ts";
 import { dataPerRank } from "../../../spec/per_rank.ts";
 import type { Expr, Kernel } from "../../../spec/kernel/tree.ts";
 import { load, mul, u32 } from "../../../spec/kernel/build.ts";
-import { exactJson } from "../../../spec/kernel/exact_json.ts";
+import { cachedJson, exactJson } from "../../../spec/kernel/exact_json.ts";
 import {
   type AllGatherStep,
   type BufferAxis,
@@ -308,7 +308,8 @@ export function addKernel(lowering: Lowering, kernel: Kernel): string {
 
 function addByText(lowering: Lowering, kernel: Kernel): string {
   const { workgroupSize, bindings, shared, body } = kernel;
-  const key = exactJson([workgroupSize, bindings, shared, body]);
+  const rest = exactJson([workgroupSize, bindings, shared]);
+  const key = rest + cachedJson(body);
   const known = lowering.draft.kernelNames.get(key);
   if (known) return known;
   // The name may contain axis names, which may have any characters.

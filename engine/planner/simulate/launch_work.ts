@@ -1,6 +1,7 @@
 /** Counts the work of a launch on a rank: the work of some invocations of one workgroup, times the workgroups. */
 
 import type { Kernel } from "../../../spec/kernel/tree.ts";
+import { cachedJson, exactJson } from "../../../spec/kernel/exact_json.ts";
 import { type KernelWork, kernelWork } from "../../../spec/kernel/work.ts";
 import { wordsOn } from "../../../spec/per_rank.ts";
 import { onRank, type Plan, type PlanBuffer } from "../../../spec/plan/plan.ts";
@@ -27,9 +28,8 @@ export type Typical = (index: number) => number | undefined;
 /** Context of counting a launch. */
 export interface LaunchPlace {
   readonly workgroups: readonly [number, number, number];
-  /** Contents of bindings, and a key that is equal for equal contents. */
+  /** Contents of bindings. */
   readonly typical: readonly (Typical | undefined)[];
-  readonly key: string;
   /** Number of sampled workgroups along x: more than one if their work differs. Default: the middle one. */
   readonly groups?: number;
 }
@@ -46,19 +46,64 @@ const MERGED = 8;
 /** Maximum number of workgroups along z whose work is compared. */
 const DEPTHS = 256;
 
-/** Counts the work of launches; equal launches are counted once. */
-export class LaunchCounter {
-  readonly #counted = new Map<Kernel, Map<string, LaunchWork>>();
+/** Counted launches of a kernel. Each is found by what counting read of the known data. */
+type Counted = {
+  readonly reads: readonly (readonly [
+    binding: number,
+    index: number,
+    value: number | undefined,
+  ])[];
+  readonly work: LaunchWork;
+}[];
 
-  /** Counts a launch of `kernel`. */
-  count(kernel: Kernel, place: LaunchPlace): LaunchWork {
-    const counted = this.#counted.get(kernel) ?? new Map<string, LaunchWork>();
-    this.#counted.set(kernel, counted);
-    const key = `${place.workgroups} ${place.key}`;
-    const work = counted.get(key) ?? countLaunch(kernel, place);
-    counted.set(key, work);
-    return work;
-  }
+/** Counted launches by kernel, of all plans: a search compiles equal kernels for many meshes. */
+const countedByBody = new WeakMap<Kernel["body"], Map<string, Counted>>();
+const countedByText = new Map<string, Map<string, Counted>>();
+
+/** Maximum number of counted launches of a kernel with equal workgroups, and of kernels found by text. */
+const MOST = { launches: 16, texts: 4096 };
+
+/** The counted launches of equal kernels. Most share a body; those of merged launches have equal texts. */
+function countedOf(
+  { bindings, workgroupSize, body }: Kernel,
+): Map<string, Counted> {
+  const known = countedByBody.get(body);
+  if (known) return known;
+  const text = exactJson([workgroupSize, bindings]) + cachedJson(body);
+  const counted = countedByText.get(text) ?? new Map<string, Counted>();
+  if (countedByText.size === MOST.texts) countedByText.clear();
+  countedByText.set(text, counted);
+  countedByBody.set(body, counted);
+  return counted;
+}
+
+/** Counts the work of a launch of `kernel`. Equal launches are counted once. */
+export function launchWork(kernel: Kernel, place: LaunchPlace): LaunchWork {
+  const { workgroups, groups, typical } = place;
+  const all = countedOf(kernel);
+  const names = kernel.bindings.map(({ name }) => name);
+  const known = typical.map((at) => at ? 1 : 0);
+  const key = [...workgroups, groups, ...known, ...names].join();
+  const counted = all.get(key) ?? [];
+  all.set(key, counted);
+  const equal = counted.find(({ reads }) =>
+    reads.every(([binding, i, value]) => typical[binding]!(i) === value)
+  );
+  if (equal) return equal.work;
+  const reads = new Map<string, Counted[number]["reads"][number]>();
+  const work = countLaunch(kernel, {
+    ...place,
+    typical: typical.map((at, binding) =>
+      at && ((i) => {
+        const value = at(i);
+        reads.set(`${binding} ${i}`, [binding, i, value]);
+        return value;
+      })
+    ),
+  });
+  if (counted.length === MOST.launches) counted.shift();
+  counted.push({ reads: [...reads.values()], work });
+  return work;
 }
 
 /** Reads representative integers of a kernel's bindings. Undefined: unknown. */

@@ -19,9 +19,9 @@ import { groupSizeOf } from "../../../spec/mesh.ts";
 import { evaluateSize, type Size } from "../../../spec/size.ts";
 import { type LaunchSeconds, launchSeconds } from "./device_time.ts";
 import {
-  LaunchCounter,
   type LaunchPlace,
   type LaunchWork,
+  launchWork,
   type Typical,
   typicalOf,
 } from "./launch_work.ts";
@@ -81,7 +81,6 @@ export interface LaunchMeter {
 /** Creates a launch meter. */
 export function openLaunchMeter(context: LaunchContext): LaunchMeter {
   const { plan, lengths, routings, workload } = context;
-  const counter = new LaunchCounter();
   const routed = routedBuffers(context);
   const dispatched = Math.max(
     0,
@@ -142,9 +141,8 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
       const place = {
         workgroups,
         typical: typical.map((known) => known?.at),
-        key: typical.map((known) => known?.key ?? "").join(";"),
       };
-      const work = counter.count(tree, place);
+      const work = launchWork(tree, place);
       const counted = { work, place, ...touched(names, room, work) };
       made.set(key, counted);
       return counted;
@@ -249,11 +247,10 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
       counts: (i) => Math.floor((i + 1) * each) - Math.floor(i * each),
       groupRank: () => groupRank,
     };
-    return counter.count(kernel, {
+    return launchWork(kernel, {
       workgroups,
       groups: LOCAL_GROUPS,
       typical: kernel.bindings.map(({ name }) => named[name]),
-      key: `${each} ${groupRank}`,
     });
   }
 }

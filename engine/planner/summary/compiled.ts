@@ -1,6 +1,6 @@
 /** Compiles a target with representative layers, for a machine that need not be present. */
 
-import { compile, paramFacts, trace } from "../../../compiler/mod.ts";
+import { compileGraph, paramFacts, trace } from "../../../compiler/mod.ts";
 import type { EncodingName } from "../../../spec/encoding.ts";
 import {
   type Machine,
@@ -51,7 +51,7 @@ export async function compileStandIns(
   files: FileSystem,
   { machine, dtype, limits, ...given }: CompileStandInsOptions,
 ): Promise<CompiledStandIns> {
-  const { model, stored, declared, weights } = await buildStandIns(
+  const { traced, stored, declared, weights } = await buildStandIns(
     target,
     files,
     { ...given, dtype },
@@ -62,7 +62,7 @@ export async function compileStandIns(
     ...mesh ? { mesh } : {},
     ...forMachine(machine, { limits, tuning: given.tuning }),
   };
-  const plan = await compile(model, {
+  const plan = await compileGraph(traced, {
     ...targetOptions(target, how),
     weights: stored,
   });
@@ -90,7 +90,7 @@ export async function standInWeights(
   return (await buildStandIns(target, files, options)).weights;
 }
 
-/** The representative layers as a model, and the storage and compile dtypes of its weights. */
+/** The representative layers as a traced model, and the storage and compile dtypes of its weights. */
 async function buildStandIns(
   target: ModelTarget,
   files: FileSystem,
@@ -98,8 +98,8 @@ async function buildStandIns(
 ) {
   const stands = standInsOf(target);
   const built = stands === EACH_ITSELF ? {} : { layers: stands.layers };
-  const model = modelOf(target, { ...given, ...built });
-  const params = paramFacts(trace(model));
+  const traced = trace(modelOf(target, { ...given, ...built }));
+  const params = paramFacts(traced);
   const declared = target.kind === "configuration"
     ? target.configuration.storedAs(dtype)
     : undefined;
@@ -112,7 +112,7 @@ async function buildStandIns(
     storedAs: (param) =>
       declared?.of(param) ?? { name: stored[param.tensor] ?? param.dtype },
   };
-  return { model, stored, declared, weights };
+  return { traced, stored, declared, weights };
 }
 
 /** Compile options for a machine, without its limits. Given limits and tuning override those of the machine. */
