@@ -62,12 +62,18 @@ function send(report: HttpReport): void {
   parentPort!.postMessage(report);
 }
 
+/** Remedies of requests. */
+const REMEDIES = {
+  missing: "Use /v1/completions",
+  failed: "Leave out what the template rejects, or use /v1/completions",
+};
+
 /** Returns the chat template, or the reason for its absence. */
 async function templateOf(
   folder: string,
 ): Promise<ChatTemplate | { readonly missing: string }> {
   try {
-    return await openChatTemplate(folder, files);
+    return await openChatTemplate(folder, files, { remedies: REMEDIES });
   } catch (error) {
     if (!(error instanceof DataError)) throw error;
     const [, missing = error.message] = /: (.*)\. /.exec(error.message) ?? [];

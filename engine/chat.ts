@@ -26,6 +26,8 @@ export interface RenderOptions {
 
 /** The chat template of a checkpoint. */
 export interface ChatTemplate {
+  /** Its text. */
+  readonly source: string;
   /**
    * The text up to the start of the assistant's turn. It contains all special tokens, including the first one: encode
    * it with `encodeBare`.
@@ -55,6 +57,7 @@ const TOKENS = ["bos", "eos", "unk", "sep", "pad", "cls", "mask"];
 export async function openChatTemplate(
   folder: string,
   files: FileSystem,
+  { remedies = COMMAND_REMEDIES }: { readonly remedies?: ChatRemedies } = {},
 ): Promise<ChatTemplate> {
   const names = new Set(await files.list(folder));
   const config = names.has("tokenizer_config.json")
@@ -62,14 +65,34 @@ export async function openChatTemplate(
     : {};
   const source = names.has("chat_template.jinja")
     ? await files.readText(files.join(folder, "chat_template.jinja"))
-    : conversationTemplate(config["chat_template"], folder);
-  return await createTemplate(source, config, folder);
+    : conversationTemplate(config["chat_template"], { folder, remedies });
+  return await createTemplate(source, config, { folder, remedies });
+}
+
+/** Remedies in error messages. */
+export interface ChatRemedies {
+  /** If there is no template. */
+  readonly missing: string;
+  /** If the template fails for a conversation. */
+  readonly failed: string;
+}
+
+const COMMAND_REMEDIES: ChatRemedies = {
+  missing: "Give the complete text without --chat",
+  failed:
+    "Leave out --system if it takes none, or give the complete text without --chat",
+};
+
+/** The folder of a template, and remedies, for messages. */
+interface TemplatePlace {
+  readonly folder: string;
+  readonly remedies: ChatRemedies;
 }
 
 async function createTemplate(
   source: string,
   config: { readonly [key: string]: unknown },
-  folder: string,
+  { folder, remedies }: TemplatePlace,
 ): Promise<ChatTemplate> {
   if (source.length > LONGEST) {
     throw new DataError(
@@ -98,6 +121,7 @@ async function createTemplate(
     return content === undefined ? [] : [[`${kind}_token`, content]];
   }));
   return {
+    source,
     render: async (messages, { tools, values } = {}) =>
       await inWords(
         () =>
@@ -110,18 +134,21 @@ async function createTemplate(
             tools: tools ?? null,
             documents: null,
           }]),
-        "Leave out --system if it takes none, or give the complete text without --chat",
+        remedies.failed,
       ) as string,
     close: () => sandbox.close(),
   };
 }
 
 /** The template for conversations from a text or a list of named texts. */
-function conversationTemplate(value: unknown, folder: string): string {
+function conversationTemplate(
+  value: unknown,
+  { folder, remedies }: TemplatePlace,
+): string {
   if (typeof value === "string") return value;
   if (value === undefined || value === null) {
     throw new DataError(
-      `Cannot chat with '${folder}': it has no chat template, neither chat_template.jinja nor 'chat_template' in tokenizer_config.json. Give the complete text without --chat`,
+      `Cannot chat with '${folder}': it has no chat template, neither chat_template.jinja nor 'chat_template' in tokenizer_config.json. ${remedies.missing}`,
     );
   }
   const named = (Array.isArray(value) ? value : []).map((entry: unknown) =>

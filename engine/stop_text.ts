@@ -26,7 +26,7 @@ export class StopText {
       this.#held = "";
       return text.slice(0, Math.min(...found));
     }
-    const held = this.#beginning(text);
+    const held = startLength(text, this.#stops);
     this.#held = text.slice(text.length - held);
     return text.slice(0, text.length - held);
   }
@@ -37,14 +37,14 @@ export class StopText {
     this.#held = "";
     return held;
   }
+}
 
-  /** Number of characters at the end of a text that may start a stop text. */
-  #beginning(text: string): number {
-    const longest = Math.max(0, ...this.#stops.map(({ length }) => length - 1));
-    for (let n = Math.min(longest, text.length); n > 0; n--) {
-      const end = text.slice(text.length - n);
-      if (this.#stops.some((stop) => stop.startsWith(end))) return n;
-    }
-    return 0;
+/** Number of characters at the end of a text that may start one of some texts. */
+export function startLength(text: string, wanted: readonly string[]): number {
+  const longest = Math.max(0, ...wanted.map(({ length }) => length - 1));
+  for (let n = Math.min(longest, text.length); n > 0; n--) {
+    const end = text.slice(text.length - n);
+    if (wanted.some((one) => one.startsWith(end))) return n;
   }
+  return 0;
 }

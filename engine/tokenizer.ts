@@ -6,12 +6,19 @@ export interface Tokenizer {
   encode(text: string): Promise<number[]>;
   /** Ids of a text only; the text contains its special tokens. */
   encodeBare(text: string): Promise<number[]>;
-  /** The text of tokens without special tokens. */
-  decode(tokens: readonly number[]): Promise<string>;
+  /** The text of tokens without special tokens, except those that are part of a text of `shown`. */
+  decode(
+    tokens: readonly number[],
+    shown?: readonly string[],
+  ): Promise<string>;
   /** The text of tokens including special tokens. */
   decodeAll(tokens: readonly number[]): Promise<string>;
-  /** The texts that tokens complete, without special tokens. */
-  complete(held: HeldText, added: readonly number[]): Promise<CompletedText>;
+  /** The texts that tokens complete, decoded as by `decode`. */
+  complete(
+    held: HeldText,
+    added: readonly number[],
+    shown?: readonly string[],
+  ): Promise<CompletedText>;
   /** Terminates its process. */
   close(): void;
 }
@@ -56,10 +63,13 @@ export function completeText(
 /** Streams the text of tokens, without partial characters. */
 export class TextStream {
   readonly #tokenizer: Tokenizer;
+  readonly #shown: readonly string[];
   #held: HeldText = { tokens: [], given: 0 };
 
-  constructor(tokenizer: Tokenizer) {
+  /** `shown`: as for `Tokenizer.decode`. */
+  constructor(tokenizer: Tokenizer, shown: readonly string[] = []) {
     this.#tokenizer = tokenizer;
+    this.#shown = shown;
   }
 
   /** The text that `token` completes, often empty. */
@@ -70,7 +80,11 @@ export class TextStream {
   /** The texts that tokens complete, one for each. */
   async pushAll(tokens: readonly number[]): Promise<readonly string[]> {
     if (tokens.length === 0) return [];
-    const completed = await this.#tokenizer.complete(this.#held, tokens);
+    const completed = await this.#tokenizer.complete(
+      this.#held,
+      tokens,
+      this.#shown,
+    );
     this.#held = completed.held;
     return completed.pieces;
   }
@@ -79,8 +93,10 @@ export class TextStream {
   async end(): Promise<string> {
     const { tokens, given } = this.#held;
     if (given === tokens.length) return "";
-    const text = await this.#tokenizer.decode(tokens);
-    const before = await this.#tokenizer.decode(tokens.slice(0, given));
+    const decode = (ids: readonly number[]) =>
+      this.#tokenizer.decode(ids, this.#shown);
+    const text = await decode(tokens);
+    const before = await decode(tokens.slice(0, given));
     return text.slice(before.length);
   }
 }

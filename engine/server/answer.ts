@@ -29,12 +29,14 @@ export class Answer {
 
   constructor(
     tokenizer: Tokenizer,
-    { stop, stopTexts }: {
+    { stop, stopTexts, shown = [] }: {
       readonly stop: ReadonlySet<number>;
       readonly stopTexts: readonly string[];
+      /** Texts whose special tokens are part of the answer. Default: none. */
+      readonly shown?: readonly string[] | undefined;
     },
   ) {
-    this.#stream = new TextStream(tokenizer);
+    this.#stream = new TextStream(tokenizer, shown);
     this.#stopTexts = new StopText(stopTexts);
     this.#stop = stop;
   }

@@ -1,16 +1,10 @@
 /** `/v1/chat/completions`: conversations in the checkpoint's template. */
 
-import type { TemplateMessage } from "../chat.ts";
+import { createAnswer, encodeConversation } from "./conversation.ts";
 import { RequestError } from "./errors.ts";
 import type { Collected, CollectedToken, Prepared } from "./format.ts";
-import { checkPrompt, inRequestAsync } from "./prompts.ts";
-import {
-  type ChatRequest,
-  chatRequest,
-  type MessageRequest,
-  samplingOf,
-  stopTextsOf,
-} from "./requests.ts";
+import type { MessageDelta } from "./message/message_text.ts";
+import { chatRequest, samplingOf, stopTextsOf } from "./requests.ts";
 import type { Served } from "./served.ts";
 
 /** Prepares the choices of a body. Throws RequestError. */
@@ -20,16 +14,27 @@ export async function prepareChat(
 ): Promise<Prepared> {
   const request = chatRequest(body);
   const { n = 1, logprobs = false, top_logprobs = 0 } = request;
+  const { parallel_tool_calls: parallel = true } = request;
   if (top_logprobs > 0 && !logprobs) {
     throw new RequestError(
       "Cannot use 'top_logprobs': 'logprobs' is not true. Set it",
       { param: "top_logprobs" },
     );
   }
-  const prompt = await encodeConversation(request, served);
+  const conversation = await encodeConversation(request, served);
+  const { prompt, shown } = conversation;
   const maxNewTokens = request.max_completion_tokens ?? request.max_tokens ??
     served.shape.maxContext;
   const sampling = samplingOf(request, { ...served.shape, stop: served.stop });
+  const { seed } = sampling;
+  const answers = Array.from(
+    { length: n },
+    (_, choice) => createAnswer(conversation, { choice, seed, parallel }),
+  );
+  const reasonOf = (index: number, { reason }: Collected) =>
+    reason === "stop" && answers[index]!.calls > 0
+      ? "tool_calls"
+      : reason ?? null;
   const logprobsField = async (pieces: readonly CollectedToken[]) =>
     logprobs ? { content: await logprobsOf(pieces, served) } : null;
   return {
@@ -42,6 +47,7 @@ export async function prepareChat(
         ...logprobs ? { logprobs: top_logprobs } : {},
       },
       stopTexts: stopTextsOf(request),
+      shown,
     })),
     promptTokens: prompt.length,
     stream: request.stream ?? false,
@@ -49,63 +55,64 @@ export async function prepareChat(
     prefix: "chatcmpl",
     objects: ["chat.completion", "chat.completion.chunk"],
     begin: () => Promise.resolve({ text: "", pieces: [], reason: undefined }),
-    whole: async (index, { text, pieces, reason }: Collected) => ({
-      index,
-      message: { role: "assistant", content: text, refusal: null },
-      logprobs: await logprobsField(pieces),
-      finish_reason: reason ?? null,
-    }),
+    whole: async (index, collected: Collected) => {
+      const { text, pieces } = collected;
+      const parts = await answers[index]!.split(text, true);
+      const { content, ...others } = messageFields(parts);
+      const calls = others.tool_calls?.map(({ index: _, ...call }) => call);
+      return {
+        index,
+        message: {
+          role: "assistant",
+          content: content ?? (calls ? null : ""),
+          refusal: null,
+          ...others,
+          ...calls ? { tool_calls: calls } : {},
+        },
+        logprobs: await logprobsField(pieces),
+        finish_reason: reasonOf(index, collected),
+      };
+    },
     first: (index) =>
       Promise.resolve({
         index,
-        delta: { role: "assistant", content: "" },
+        delta: { role: "assistant", content: null },
         logprobs: null,
         finish_reason: null,
       }),
-    delta: async (index, { text, pieces, reason }) => {
-      const says = text !== "" || reason !== undefined ||
+    delta: async (index, added) => {
+      const { text, pieces, reason } = added;
+      const parts = await answers[index]!.split(text, reason !== undefined);
+      const delta = messageFields(parts);
+      const says = Object.keys(delta).length > 0 || reason !== undefined ||
         logprobs && pieces.length > 0;
       return says
         ? {
           index,
-          delta: text === "" ? {} : { content: text },
+          delta,
           logprobs: pieces.length > 0 ? await logprobsField(pieces) : null,
-          finish_reason: reason ?? null,
+          finish_reason: reasonOf(index, added),
         }
         : undefined;
     },
   };
 }
 
-/** Token ids of a conversation, up to the start of the assistant's turn. */
-async function encodeConversation(
-  { messages, chat_template_kwargs: values }: ChatRequest,
-  served: Served,
-): Promise<readonly number[]> {
-  const { chat, encoder } = served;
-  if ("missing" in chat) {
-    throw new RequestError(
-      `Cannot answer a conversation: ${chat.missing}. Use /v1/completions`,
-    );
-  }
-  const prompt = await inRequestAsync(async () =>
-    await encoder.encodeBare(
-      await chat.render(messages.map(templateMessage), { values }),
-    )
-  );
-  checkPrompt(prompt, served, "messages");
-  return prompt;
-}
-
-/** A message in the format of templates: its content is one text. */
-function templateMessage(message: MessageRequest): TemplateMessage {
-  const { role, content, ...rest } = message;
+/** Fields of a message, without empty ones. */
+function messageFields({ content, reasoning, calls }: MessageDelta) {
   return {
-    ...rest,
-    role: role === "developer" ? "system" : role,
-    content: typeof content === "object" && content !== null
-      ? content.map(({ text }) => text).join("")
-      : content ?? "",
+    ...content === "" ? {} : { content },
+    ...reasoning === "" ? {} : { reasoning_content: reasoning },
+    ...calls.length === 0 ? {} : {
+      tool_calls: calls.map(({ index, id, name, arguments: text }) => ({
+        index,
+        ...name === undefined ? {} : { id, type: "function" },
+        function: {
+          ...name === undefined ? {} : { name },
+          arguments: text,
+        },
+      })),
+    },
   };
 }
 

@@ -18,6 +18,8 @@ export interface Choice {
   readonly options: SequenceOptions;
   /** Texts that end it. */
   readonly stopTexts: readonly string[];
+  /** Texts whose special tokens are part of its text. Default: none. */
+  readonly shown?: readonly string[];
 }
 
 /** An event of a choice. */
@@ -116,7 +118,7 @@ async function* newsOf(one: Growing): AsyncGenerator<ChoiceEvent> {
 
 function addChoice(
   loop: RemoteLoop,
-  { choice: { prompt, options, stopTexts }, index, tokenizer }: {
+  { choice: { prompt, options, stopTexts, shown }, index, tokenizer }: {
     readonly choice: Choice;
     readonly index: number;
     readonly tokenizer: Tokenizer;
@@ -127,7 +129,11 @@ function addChoice(
   },
 ): Growing {
   const one: Growing = {
-    answer: new Answer(tokenizer, { stop: options.stop, stopTexts }),
+    answer: new Answer(tokenizer, {
+      stop: options.stop,
+      stopTexts,
+      shown,
+    }),
     index,
     chosen: [],
     endsByText: stopTexts.length > 0,

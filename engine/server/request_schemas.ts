@@ -100,6 +100,40 @@ const message: Schema = {
   },
 };
 
+const tool: Schema = {
+  type: "object",
+  required: ["type", "function"],
+  properties: {
+    type: { const: "function" },
+    function: {
+      type: "object",
+      required: ["name"],
+      properties: {
+        name: { type: "string", pattern: "^[\\w.-]{1,64}$" },
+        description: text,
+        parameters: { type: "object" },
+      },
+    },
+  },
+};
+
+const toolChoice: Schema = {
+  anyOf: [
+    { enum: ["none", "auto", "required"] },
+    {
+      type: "object",
+      required: ["function"],
+      properties: {
+        function: {
+          type: "object",
+          required: ["name"],
+          properties: { name: text },
+        },
+      },
+    },
+  ],
+};
+
 /** Schema of `/v1/chat/completions`. */
 export const chatSchema: Schema = {
   type: "object",
@@ -111,6 +145,10 @@ export const chatSchema: Schema = {
     max_completion_tokens: integer(1, 2 ** 31 - 1),
     max_tokens: integer(1, 2 ** 31 - 1),
     messages: list(message, 4096, 1),
+    parallel_tool_calls: flag,
+    reasoning_effort: text,
+    tool_choice: toolChoice,
+    tools: list(tool, 128),
     top_logprobs: integer(0, 20),
   },
 };

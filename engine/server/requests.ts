@@ -47,7 +47,21 @@ export interface TextPart {
 export interface MessageRequest {
   readonly role: string;
   readonly content?: string | null | readonly TextPart[];
+  readonly tool_calls?: readonly {
+    readonly function: { readonly name: string; readonly arguments: string };
+  }[];
   readonly [field: string]: unknown;
+}
+
+/** A function that a model may call. */
+export interface ToolRequest {
+  readonly type: "function";
+  readonly function: {
+    readonly name: string;
+    readonly description?: string;
+    /** JSON Schema of its arguments. */
+    readonly parameters?: { readonly [keyword: string]: unknown };
+  };
 }
 
 /** A body of `/v1/chat/completions`. */
@@ -57,6 +71,13 @@ export interface ChatRequest extends SamplingRequest {
   readonly max_completion_tokens?: number;
   readonly max_tokens?: number;
   readonly messages: readonly MessageRequest[];
+  /** Whether a message may have several calls. Default: true. */
+  readonly parallel_tool_calls?: boolean;
+  readonly reasoning_effort?: string;
+  readonly tool_choice?: "none" | "auto" | "required" | {
+    readonly function: { readonly name: string };
+  };
+  readonly tools?: readonly ToolRequest[];
   readonly top_logprobs?: number;
 }
 
@@ -86,7 +107,6 @@ const UNSUPPORTED: {
   functions: isEmpty,
   response_format: (value) => (value as { type?: unknown }).type === "text",
   suffix: (value) => value === "",
-  tools: isEmpty,
 };
 
 function isEmpty(value: unknown): boolean {

@@ -3,6 +3,7 @@
 import { RequestError } from "./errors.ts";
 import { type Collected, type Prepared, usageOf } from "./format.ts";
 import { type ChoiceEvent, generateChoices } from "./generation.ts";
+import { VERSION } from "../version.ts";
 import type { Served } from "./served.ts";
 
 /** Context of a response besides the request. */
@@ -18,12 +19,14 @@ function headOf({ prefix, objects }: Prepared, { name }: Served): {
   readonly object: string;
   readonly created: number;
   readonly model: string;
+  readonly system_fingerprint: string;
 } {
   return {
     id: `${prefix}-${crypto.randomUUID().replaceAll("-", "")}`,
     object: objects[0],
     created: Math.floor(Date.now() / 1000),
     model: name,
+    system_fingerprint: `b${VERSION}`,
   };
 }
 
@@ -124,7 +127,10 @@ function* partsOf(event: ChoiceEvent): Iterable<Collected> {
       }
       break;
     case "end":
-      yield { text: event.text, pieces: [], reason: event.reason };
+      if (event.text !== "") {
+        yield { text: event.text, pieces: [], reason: undefined };
+      }
+      yield { text: "", pieces: [], reason: event.reason };
   }
 }
 

@@ -20,18 +20,32 @@ export interface Answer {
 
 let tokenizer: Tokenizer | undefined;
 let template: Template | undefined;
+/** Texts of special tokens. */
+let special: ReadonlyMap<number, string> = new Map();
 
 const TASKS = {
   async openTokenizer(file: object, config: object) {
     const { Tokenizer } = await import("@huggingface/tokenizers");
     tokenizer = new Tokenizer(file, config);
+    const tokens = [...tokenizer.get_added_tokens_decoder()];
+    special = new Map(
+      tokens.flatMap(([id, { special, content }]) =>
+        special ? [[id, content]] : []
+      ),
+    );
   },
   encode: (text: string, special: boolean) =>
     tokenizer!.encode(text, { add_special_tokens: special }).ids,
   decode,
-  complete: (texts: readonly (readonly [HeldText, readonly number[]])[]) =>
-    texts.map(([held, added]) =>
-      completeText((ids) => decode(ids, true), held, added)
+  complete: (
+    texts: readonly (readonly [
+      held: HeldText,
+      added: readonly number[],
+      shown: readonly string[],
+    ])[],
+  ) =>
+    texts.map(([held, added, shown]) =>
+      completeText((ids) => decode(ids, true, shown), held, added)
     ),
   async openTemplate(source: string) {
     const { Template } = await import("@huggingface/jinja");
@@ -44,7 +58,18 @@ const TASKS = {
   },
 };
 
-function decode(ids: number[], skip: boolean): string {
+function decode(
+  ids: number[],
+  skip: boolean,
+  shown: readonly string[],
+): string {
+  if (skip && shown.length > 0) {
+    const kept = ids.filter((id) => {
+      const text = special.get(id);
+      return text === undefined || shown.some((one) => one.includes(text));
+    });
+    return decode(kept, false, shown);
+  }
   return ids.length === 0
     ? ""
     : tokenizer!.decode(ids, { skip_special_tokens: skip });

@@ -64,9 +64,13 @@ export async function createTokenizer(
       ["encode", text, special],
       text.length / CHARACTERS_A_SECOND,
     ) as number[];
-  const decode = async (tokens: readonly number[], skip: boolean) =>
+  const decode = async (
+    tokens: readonly number[],
+    skip: boolean,
+    shown: readonly string[] = [],
+  ) =>
     await use(
-      ["decode", [...tokens], skip],
+      ["decode", [...tokens], skip, shown],
       tokens.length / TOKENS_A_SECOND,
     ) as string;
   const completed = createMerger(async (texts: readonly TextCall[]) => {
@@ -80,14 +84,18 @@ export async function createTokenizer(
   return {
     encode: (text) => encode(text, true),
     encodeBare: (text) => encode(text, false),
-    decode: (tokens) => decode(tokens, true),
+    decode: (tokens, shown) => decode(tokens, true, shown),
     decodeAll: (tokens) => decode(tokens, false),
-    complete: (held, added) => completed([held, added]),
+    complete: (held, added, shown = []) => completed([held, added, shown]),
     close: () => sandbox.close(),
   };
 }
 
-type TextCall = readonly [HeldText, readonly number[]];
+type TextCall = readonly [
+  held: HeldText,
+  added: readonly number[],
+  shown: readonly string[],
+];
 
 /** Merges calls that arrive while others are executed into one call. */
 function createMerger<T, R>(
