@@ -5,7 +5,10 @@
  * Then decode steps in this process after a prompt of `--prompt N` tokens, for each storage type of the cache,
  * interleaved with a loop in C that reads the same number of bytes.
  *
- * Flags: `--adapter native|cpu`, `--layers N`, `--runs N`, `--only load|decode|prefill`, `--out FILE`. `--ranks N` uses
+ * `--only streamed --expert-memory BYTES` measures `--tokens N` decode steps of each of four routings with experts on
+ * disk, and compares them with the planner.
+ *
+ * Flags: `--adapter native|cpu`, `--layers N`, `--runs N`, `--only load|decode|prefill|streamed`, `--out FILE`. `--ranks N` uses
  * processes of `launch` instead; `--tokens N` gives them a longer prompt (about sixty tokens use every expert). `--only
  * prefill` compares a prefill of `--tokens N` on the native device with llama.cpp. `--check` compares the logits of
  * every device and mesh (or of those in `--only WORD`) with llama.cpp.
@@ -17,12 +20,14 @@ import { join } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { nodeFiles } from "../cli/files.ts";
+import { parseMemory } from "../cli/values.ts";
 import { loadTarget } from "../engine/mod.ts";
 import { checkLarge } from "./large/check.ts";
 import { LOOPS } from "./large/bandwidth.ts";
 import { measureDecode } from "./large/decode.ts";
 import { writeOlmoe } from "./large/olmoe.ts";
 import { measurePrefill } from "./large/prefill.ts";
+import { measureStreamed, type Streamed } from "./large/streamed.ts";
 import { type Ran, runCommand } from "./large/process.ts";
 import { describe, machine, median } from "./measure.ts";
 import { timingOf, writeDocument } from "./results.ts";
@@ -38,6 +43,7 @@ const { values: flags } = parseArgs({
     prompt: { type: "string", default: "16" },
     tokens: { type: "string", default: "5" },
     ranks: { type: "string", default: "1" },
+    "expert-memory": { type: "string", default: "2.4GB" },
     runs: { type: "string", default: "5" },
   },
 });
@@ -125,6 +131,31 @@ if (only === "prefill") {
   });
   console.log(JSON.stringify(measured, null, 2));
   found["prefill"] = measured;
+}
+if (only === "streamed") {
+  const expertMemory = parseMemory(flags["expert-memory"]);
+  const streamed = await measureStreamed(target, {
+    expertMemory: expertMemory as number,
+    tokens: tokens.length,
+  });
+  for (const [name, { predicted, ...one }] of Object.entries(streamed)) {
+    const text = (
+      { ms, bytes, hitRate }: Pick<Streamed, "ms" | "bytes" | "hitRate">,
+    ) =>
+      `${ms.toFixed(0)} ms, ${(bytes / 1e6).toFixed(0)} MB, hits ${
+        (100 * hitRate).toFixed(0)
+      } %`;
+    console.log(
+      `${name}: a token ${text(one)}; ${one.coresMs.toFixed(0)} ms of cores; ${
+        predicted.map((one) => `predicted from ${one.from} ${text(one)}`).join(
+          "; ",
+        )
+      }; disk ${
+        one.disk.map((rate) => (rate / 1e9).toFixed(2)).join(" and ")
+      } GB/s`,
+    );
+  }
+  found["streamed"] = { expertMemory, routings: streamed };
 }
 if (only === undefined || only === "decode") {
   const prompt = Number(flags.prompt);

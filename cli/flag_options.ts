@@ -184,6 +184,11 @@ export function summaryFlags(command: Command, meshes: Mesh[] = []): Command {
       parseLimits,
     )
     .option("--experts <load>", EXPERTS)
+    .option(
+      "--expert-memory <bytes>",
+      "Memory for experts of each process, for example 4GiB, or auto: others are on the target's disk. Default: all are in memory.",
+      parseMemory,
+    )
     .option("--train", "Plan a training step.")
     .addOption(
       new Option(

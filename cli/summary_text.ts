@@ -27,6 +27,7 @@ const LIMITED_PAGES = /^page_(window|chunk)_/;
 /** Formats the summary as text. It fits one screen for every size of model. */
 export function formatSummary(summary: PlanSummary): string {
   const { model, mesh, target, bounds, ranks, problems, notes } = summary;
+  const { predicted = {}, streamed } = summary;
   const active = model.activeParameters === undefined
     ? ""
     : `, ${countText(model.activeParameters, "B")} active`;
@@ -49,9 +50,9 @@ export function formatSummary(summary: PlanSummary): string {
       ).join(", ")
     }`,
     "",
-    ...formatTable([rankHeader(ranks), ...ranks.map(rankRow)]),
+    ...rankLines(ranks),
     ...layerLines(summary),
-    ...predictedLines(summary),
+    ...predictedLines(predicted),
     ...problems.length === 0 ? [] : [
       "",
       `does not fit (${problems.length} ${
@@ -62,8 +63,20 @@ export function formatSummary(summary: PlanSummary): string {
         `    fix: ${fix}`,
       ]),
     ],
+    ...streamed
+      ? [
+        "",
+        `with experts on disk, by '${streamed.device}'`,
+        ...rankLines(streamed.ranks),
+        ...predictedLines(streamed.predicted),
+      ]
+      : [],
     ...notes.length === 0 ? [] : ["", ...notes.map((note) => `note: ${note}`)],
   ].join("\n") + "\n";
+}
+
+function rankLines(ranks: readonly RankClass[]): string[] {
+  return formatTable([rankHeader(ranks), ...ranks.map(rankRow)]);
 }
 
 function rankHeader(ranks: readonly RankClass[]): string[] {
@@ -77,10 +90,13 @@ function rankHeader(ranks: readonly RankClass[]): string[] {
     "staging",
     "total",
     ...limited ? ["of", "headroom"] : [],
+    ...ranks[0]?.expertMemory ? ["experts in memory"] : [],
   ];
 }
 
-function rankRow({ count, first, bytes, limit, headroom, experts }: RankClass) {
+function rankRow(
+  { count, first, bytes, limit, headroom, experts, expertMemory }: RankClass,
+) {
   const { weights, state, scratch, staging, total } = bytes;
   return [
     count === 1 ? `rank ${first}` : `${count} from ${first}`,
@@ -90,6 +106,13 @@ function rankRow({ count, first, bytes, limit, headroom, experts }: RankClass) {
       sizeText(limit),
       headroom < 0 ? `-${sizeText(-headroom)}` : sizeText(headroom),
     ],
+    ...expertMemory
+      ? [
+        `${sizeText(expertMemory.bytes)} (${
+          percentText(expertMemory.bytes / Math.max(1, expertMemory.all))
+        })`,
+      ]
+      : [],
   ];
 }
 
@@ -134,9 +157,12 @@ function layerTime(seconds: LayerSeconds | undefined): string {
   return total > 0 ? `${timeText(total)}, ${why}` : timeText(total);
 }
 
-function predictedLines({ predicted = {} }: PlanSummary): string[] {
+function predictedLines(
+  predicted: NonNullable<PlanSummary["predicted"]>,
+): string[] {
   const steps = Object.entries(predicted) as [Phase, PredictedStep][];
   if (steps.length === 0) return [];
+  const streams = steps.some(([, { streamed }]) => streamed);
   return [
     "",
     ...formatTable([
@@ -148,6 +174,7 @@ function predictedLines({ predicted = {} }: PlanSummary): string[] {
         "step",
         "speed",
         "bound by",
+        ...streams ? ["disk, per token", "hit rate"] : [],
       ],
       ...steps.map(([phase, step]) => [
         phase,
@@ -155,6 +182,12 @@ function predictedLines({ predicted = {} }: PlanSummary): string[] {
         `${step.exact ? "" : ">= "}${timeText(step.seconds)}`,
         `${countText(step.tokensPerSecond, "G")} tokens/s`,
         `${step.bound} (${percentText(step.parts[step.bound] / step.seconds)})`,
+        ...step.streamed
+          ? [
+            sizeText(Math.round(step.streamed.bytes / step.tokens)),
+            percentText(step.streamed.hitRate),
+          ]
+          : [],
       ]),
     ]),
     ...predicted.prefill && predicted.decode

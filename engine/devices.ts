@@ -290,7 +290,7 @@ function bytesOf(
 }
 
 /** Number of experts per layer that must be in memory at once, for two launches. */
-const MIN_EXPERTS = 2;
+export const MIN_EXPERTS = 2;
 
 /** Memory limit of experts, checked against the requirement of a launch. Undefined if all of them fit. */
 function expertBytesFor(

@@ -100,11 +100,17 @@ export function largestExpert(plan: Plan, rank: number): number {
   return Math.max(0, ...launches);
 }
 
-/** Bytes of the streamable weights of a rank. */
-export function streamableBytes(plan: Plan, rank: number): number {
+/** Bytes of the streamable weights of a rank. `times`: number of buffers that one with this name represents. */
+export function streamableBytes(
+  plan: Plan,
+  rank: number,
+  times: (name: string) => number = () => 1,
+): number {
   return sum(
     plan.weights.map(({ buffer }) =>
-      isStreamable(plan, buffer) ? onRank(plan.buffers[buffer]!.bytes, rank) : 0
+      isStreamable(plan, buffer)
+        ? times(buffer) * onRank(plan.buffers[buffer]!.bytes, rank)
+        : 0
     ),
   );
 }

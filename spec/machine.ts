@@ -61,6 +61,8 @@ export interface MachineDevice {
     readonly launch: NonNegative;
     readonly operations: PositiveNumber;
   };
+  /** Bytes per second from a disk, for experts that a native CPU device streams. Absent: unknown. */
+  readonly disk?: PositiveNumber;
   /** Copies between the device and its host, for exchanges through the host. Absent: links include them. */
   readonly staging?: {
     readonly latency: NonNegative;
@@ -85,6 +87,8 @@ export interface MachineHost {
   /** Number of hosts of this kind. Default: 1. */
   readonly count?: MachineCount;
   readonly devices: NonEmpty<MachinePlace>;
+  /** The kind of its native CPU device, for plans with experts on disk. Default: that of its devices, if native. */
+  readonly processor?: Line;
   /** Devices of a host that can run at full rate at once, such as cores. Default: all. */
   readonly atOnce?: PositiveNumber;
 }
@@ -194,8 +198,11 @@ export function parseMachine(json: string, file = "machine"): Machine {
 }
 
 function checkPlaces(machine: Machine, cannot: string): void {
-  for (const { devices } of machine.hosts) {
-    for (const { kind } of devices) {
+  for (const { devices, processor } of machine.hosts) {
+    const kinds = devices.map(({ kind }) => kind);
+    for (
+      const kind of processor === undefined ? kinds : [...kinds, processor]
+    ) {
       if (Object.hasOwn(machine.devices, kind)) continue;
       throw new DataError(
         `${cannot}: a host has a device of kind '${kind}', and 'devices' has only ${
@@ -255,6 +262,22 @@ export function placeRanks(machine: Machine): RankPlacement[] {
     }
   }
   return places;
+}
+
+/** The machine with the native CPU device of each host in place of its devices. Undefined if a host has none. */
+export function processorsOf(machine: Machine): Machine | undefined {
+  const hosts = machine.hosts.flatMap((host) => {
+    const kind = host.processor ?? host.devices[0]!.kind;
+    return machine.devices[kind]?.computer !== "native"
+      ? []
+      : host.processor === undefined
+      ? [host]
+      : [{ ...host, devices: [{ kind }] as const }];
+  });
+  const [first, ...others] = hosts;
+  return first && hosts.length === machine.hosts.length
+    ? { ...machine, hosts: [first, ...others] }
+    : undefined;
 }
 
 /** The link class of two ranks. */

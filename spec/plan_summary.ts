@@ -37,6 +37,8 @@ export interface RankClass {
   readonly headroom?: Integer;
   /** Experts per layer on the rank: a number for each layer size. */
   readonly experts: readonly Natural[];
+  /** Memory of streamed experts, whose other weights are on disk. Absent: all are in memory. */
+  readonly expertMemory?: ExpertMemory;
 }
 
 /** Bytes of a layer per token. */
@@ -73,6 +75,7 @@ export type Bottleneck =
   | "launch"
   | "arithmetic"
   | "memory"
+  | "disk"
   | "exchange"
   | "waiting"
   | "run";
@@ -100,6 +103,30 @@ export interface PredictedStep {
   readonly parts: { readonly [B in Bottleneck]: NonNegative };
   /** False: a lower bound, because some work depends on unknown data. */
   readonly exact: boolean;
+  /** Reads of streamed experts by a rank. Absent: all experts are in memory. */
+  readonly streamed?: StreamedReads;
+}
+
+/** Reads of streamed experts in a step. */
+export interface StreamedReads {
+  readonly bytes: NonNegative;
+  /** Share of the used experts that are in memory. */
+  readonly hitRate: NonNegative;
+}
+
+/** Memory of streamed experts. */
+export interface ExpertMemory {
+  /** Bytes of the experts in memory, and of all experts of a rank. */
+  readonly bytes: Natural;
+  readonly all: Natural;
+}
+
+/** A plan with experts on disk, for a machine that has no memory for all of them. */
+export interface StreamedPlan {
+  /** Name of its device. */
+  readonly device: string;
+  readonly ranks: readonly RankClass[];
+  readonly predicted: { readonly [P in Phase]?: PredictedStep };
 }
 
 /** The document of `plan --json`. */
@@ -114,6 +141,8 @@ export interface PlanSummary {
   readonly layers: readonly LayerClass[];
   /** Problems with fixes. */
   readonly problems: readonly Problem[];
+  /** A plan that would fit the machine, if this one does not fit. */
+  readonly streamed?: StreamedPlan;
   /** Assumptions and other notes. */
   readonly notes: readonly string[];
   /** Predicted steps, if the machine has enough devices for the ranks. */

@@ -7,12 +7,20 @@ import { fileURLToPath } from "node:url";
 import t from "tap";
 import { nodeFiles } from "../cli/files.ts";
 import { parseMemory } from "../cli/values.ts";
-import { Decoder, decoderShape, openTarget } from "../engine/mod.ts";
+import {
+  CHOICES,
+  Decoder,
+  decoderShape,
+  openTarget,
+  recordedLoad,
+} from "../engine/mod.ts";
+import { READ_EXPERTS } from "../engine/planner/machine/measure_disk.ts";
+import { simulate } from "../engine/planner/simulate/mod.ts";
 import { resolveTarget } from "../engine/target.ts";
 import { HostDevice } from "../runtime/host_device.ts";
+import { streamableBytes } from "../runtime/mapped_weights.ts";
 import { NativePool, whyNotNative } from "../runtime/native/mod.ts";
-import { load, store, u32 } from "../spec/kernel/build.ts";
-import type { Kernel } from "../spec/kernel/tree.ts";
+import { parseMachine } from "../spec/mod.ts";
 
 const missing = await whyNotNative();
 const skip = missing ?? false;
@@ -74,6 +82,68 @@ for (const name of ["gptoss-8e-mxfp4", "qwen3moe-8e-bf16", "deepseekv2-16e"]) {
   });
 }
 
+t.test("the planner predicts the reads of the experts that a run chooses", {
+  skip,
+}, async (t) => {
+  const { opened } = await open(reference("deepseekv2-16e"), 200_000);
+  const { plan, session } = opened;
+  const decoder = new Decoder(session, decoderShape(plan)!);
+  const rows: { [name: string]: number[] } = {};
+  let half = session.statistics().streaming!;
+  for (let i = 0; i < 32; i++) {
+    if (i === 16) half = session.statistics().streaming!;
+    const cell = Int32Array.of(i);
+    const ids = Int32Array.of((i * 7 + 3) % decoder.vocabulary);
+    const sequence = new Int32Array(1);
+    const outputs = await decoder.outputs({
+      ids,
+      cell,
+      position: cell,
+      sequence,
+    });
+    for (const [name, { data }] of Object.entries(outputs)) {
+      if (CHOICES.test(name)) (rows[name] ??= []).push(...data);
+    }
+  }
+  const all = session.statistics().streaming!;
+  await opened.close();
+  const topK = Object.values(rows)[0]!.length / 32;
+  const experts = recordedLoad(Object.fromEntries(
+    Object.entries(rows).map(([name, data]) => [name, {
+      dtype: "i32" as const,
+      shape: [1, 32, topK],
+      data: Int32Array.from(data),
+    }]),
+  ));
+  const hits = all.hits - half.hits;
+  const hitRate = hits / (hits + all.misses - half.misses);
+  const machine = parseMachine(JSON.stringify({
+    version: 1,
+    name: "any",
+    devices: {
+      cpu: {
+        multiplyAdds: 1e9,
+        operations: 1e9,
+        bandwidth: 1e9,
+        launch: 0,
+      },
+    },
+    hosts: [{ devices: [{ kind: "cpu" }] }],
+    links: {},
+  }));
+  const { streamed } = simulate(
+    plan,
+    machine,
+    { tokens: 1, past: 16, experts },
+    {
+      resident: 200_000 / streamableBytes(plan, 0),
+    },
+  );
+  const { hitRate: predicted } = streamed!;
+  t.ok(hitRate > 0.1 && hitRate < 0.9, `${hitRate} hits, ${predicted}`);
+  t.ok(Math.abs(predicted - hitRate) < 0.05, `${predicted} of ${hitRate}`);
+});
+
 t.test("a file that became shorter ends a run in one sentence", {
   skip,
 }, async (t) => {
@@ -106,24 +176,14 @@ t.test("experts that cannot be read end a run without a limit of memory, too", {
     bytes: 1 << 13,
   }));
   const weight = device.stream!(experts)!;
-  const tree: Kernel = {
-    name: "first",
-    workgroupSize: 1,
-    bindings: [
-      { name: "tiles", type: "u32", access: "read" },
-      { name: "weight", type: "u32", access: "read" },
-      { name: "y", type: "u32", access: "write" },
-    ],
-    shared: [],
-    body: [store("y", u32(0), load("weight", u32(0), "u32"))],
-  };
-  await device.prepare({ first: { tree } });
+  const { name } = READ_EXPERTS;
+  await device.prepare({ [name]: { tree: READ_EXPERTS } });
   const tiles = device.createBuffer(16, "tiles");
   device.write(tiles, 0, new Uint8Array(Uint32Array.of(1, 0, 0, 0).buffer));
   const buffers = Object.freeze([tiles, weight, device.createBuffer(4, "y")]);
   device.streamFor(buffers, 0);
   truncateSync(file, 0);
-  device.launch("first", buffers, [1, 1, 1]);
+  device.launch(name, buffers, [1, 1, 1]);
   await t.rejects(device.idle(), /^Cannot read experts: a file of weights/);
   device.destroy();
   await handle.close();

@@ -99,11 +99,14 @@ t.test("every machine of the library is described whole, with its sources", asyn
     const machine = parseMachine(readFileSync(path.join(folder, file), "utf8"));
     ranks[file.replace(/\.json$/, "")] = machineRanks(machine);
     t.match(machine.source, /Specifications, nothing measured/, file);
-    for (const { memory, limits } of Object.values(machine.devices)) {
+    for (const device of Object.values(machine.devices)) {
+      const { memory, limits, computer, disk } = device;
       t.ok(memory! >= 16e9, `${file} has memory`);
       t.ok(
-        limits!["maxStorageBufferBindingSize"]! > 2 ** 31,
-        `${file} has limits`,
+        computer === "native"
+          ? disk! > 1e9
+          : limits!["maxStorageBufferBindingSize"]! > 2 ** 31,
+        `${file} has limits, or a disk`,
       );
     }
     t.equal(
@@ -296,6 +299,82 @@ t.test("bytes of exchanges are those that a run prints, tokens sent once include
         );
       }
     }
+  }
+});
+
+t.test("a model that exceeds a machine, with its experts on disk", async (t) => {
+  const file = path.join(CONFIGS, "qwen3-30b-a3b.json");
+  const laptop = [file, "--target", "laptop-16gb"];
+  const { code, streamed, problems } = await summaryOf(t, ...laptop);
+  t.equal(code, 3, "the GPU has no memory for it");
+  t.match(
+    problems[0]!.fix,
+    /^--adapter native --expert-memory auto, or --mesh/,
+  );
+  t.ok(streamed!.ranks[0]!.headroom! >= 0, "the processor has");
+  // 48 layers, 8 of 128 experts of three matrices in bf16.
+  const expert = 3 * 2048 * 768 * 2;
+  const one = [...laptop, "--max-sequences", "1"];
+  const decode = async (...flags: readonly string[]) => {
+    const summary = await summaryOf(t, ...one, ...flags);
+    t.equal(summary.code, 0);
+    const { bytes, all } = summary.ranks[0]!.expertMemory!;
+    t.equal(all, 48 * 128 * expert);
+    const { streamed, parts, seconds } = summary.predicted!.decode!;
+    const { bytes: read, hitRate } = streamed!;
+    const missed = (1 - hitRate) * 48 * 8 * expert;
+    t.ok(Math.abs(read / missed - 1) < 1e-6, `${read} bytes, misses ${missed}`);
+    t.ok(parts.disk > 0 && seconds > read / 7e9, "of the machine's disk");
+    const total = Object.values(parts).reduce((n, part) => n + part, 0);
+    t.ok(Math.abs(total / seconds - 1) < 1e-9, "parts add up to the step");
+    t.equal(
+      summary.predicted!.prefill!.streamed!.hitRate,
+      0,
+      "nothing is in memory at first",
+    );
+    return { bytes, hitRate };
+  };
+  const even = await decode("--expert-memory", "10GiB");
+  t.equal(even.bytes, 10 * 2 ** 30);
+  t.ok(even.hitRate > 0.1 && even.hitRate < 0.2, `${even.hitRate} of uniform`);
+  const more = await decode("--expert-memory", "20GiB");
+  const skewed = await decode(
+    "--expert-memory",
+    "10GiB",
+    "--experts",
+    "zipf:0.8",
+  );
+  t.ok(more.hitRate > 2 * even.hitRate, "more memory");
+  t.ok(skewed.hitRate > 2 * even.hitRate, "a few experts are used most");
+  const text = await switchyard(["plan", ...laptop]);
+  t.match(
+    text.out,
+    /with experts on disk, by 'Intel Core i9-13980HX'\n.*in memory/,
+  );
+  t.match(text.out, /disk, per token +hit rate\n/);
+
+  const small = await summaryOf(t, ...one, "--expert-memory", "1MB");
+  t.match(small.problems[0]!.what, /^experts have .* and 2 of a layer need 12/);
+  for (
+    const [argv, code, message] of [
+      [["--target", "8xh100"], 1, /'8 H100 .*' has no native CPU device/],
+      [[], 2, /--expert-memory without --target/],
+      [
+        ["--target", "laptop-16gb", "--train"],
+        2,
+        /--expert-memory with --train/,
+      ],
+    ] as const
+  ) {
+    const made = await switchyard([
+      "plan",
+      file,
+      ...argv,
+      "--expert-memory",
+      "1GB",
+    ]);
+    t.equal(made.code, code);
+    t.match(made.err, message);
   }
 });
 

@@ -33,6 +33,10 @@ export interface OpenOursOptions {
   readonly place?: NonNullable<OpenOptions["place"]>;
   readonly numerics?: NonNullable<OpenOptions["numerics"]>;
   readonly activations?: NonNullable<OpenOptions["activations"]>;
+  /** Choices of experts are inputs. */
+  readonly replay?: NonNullable<OpenOptions["replay"]>;
+  /** Memory of streamed experts. */
+  readonly expertMemory?: NonNullable<OpenOptions["expertMemory"]>;
 }
 
 /** This project in C, with products and sums rounded together, and in WebAssembly. */

@@ -95,6 +95,7 @@ function formatMachine(machine: Machine): string {
         "matmul",
         "other operations",
         "memory",
+        "disk",
         "launch",
         "workgroups at once",
       ],
@@ -115,11 +116,13 @@ function formatMachine(machine: Machine): string {
 
 function deviceRow([kind, device]: [string, MachineDevice]): string[] {
   const { multiplyAdds, operations, bandwidth, launch, parallel = 1 } = device;
+  const { disk } = device;
   return [
     kind,
     `${(2 * multiplyAdds / 1e9).toFixed(1)} GFLOP/s`,
     `${(operations / 1e9).toFixed(1)} G/s`,
     `${(bandwidth / 1e9).toFixed(1)} GB/s`,
+    disk === undefined ? "-" : `${(disk / 1e9).toFixed(1)} GB/s`,
     timeText(launch),
     parallel.toFixed(1),
   ];

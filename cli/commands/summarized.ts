@@ -28,6 +28,8 @@ export interface SummaryFlags extends PlanFlags {
   readonly limits?: { readonly [limit: string]: number };
   /** The choice of experts in predicted steps: `even`, `zipf:S`, or a file. */
   readonly experts?: string;
+  /** Memory of experts on disk. */
+  readonly expertMemory?: number | "auto";
   readonly check?: boolean;
   readonly rank?: number;
   /** Use the plan of a training step. */
@@ -58,6 +60,18 @@ export function checkSummaryFlags(flags: SummaryFlags): void {
   if (flags.experts !== undefined && flags.target === undefined) {
     throw new UsageError(
       "Cannot use --experts without --target: it sets the choice of experts in predicted steps. Leave it out, or name a machine",
+    );
+  }
+  if (
+    flags.expertMemory !== undefined &&
+    (flags.target === undefined || flags.train)
+  ) {
+    throw new UsageError(
+      `Cannot use --expert-memory ${
+        flags.train
+          ? "with --train: experts are streamed for inference only"
+          : "without --target: its disk decides the speed"
+      }. Leave it out${flags.train ? "" : ", or name a machine"}`,
     );
   }
   if (flags.train) {
@@ -101,6 +115,7 @@ export async function summarized(
     ...flags.limits ? { limits: flags.limits } : {},
     ...flags.rank === undefined ? {} : { rank: flags.rank },
     experts: await expertLoad(io, flags.experts),
+    expertMemory: flags.expertMemory,
   };
   if (flags.train) {
     const plan = await trainingPlan(io, model, flags, machine);

@@ -3,8 +3,8 @@
 import { readFileSync } from "node:fs";
 import { freemem } from "node:os";
 
-/** Fraction reserved for everything else. */
-const SPARE = 0.1;
+/** Fraction of available memory that is reserved for everything else. */
+export const SPARE = 0.1;
 
 /** Files with limits and usage of control groups, version 2 and version 1. */
 const GROUPS = [

@@ -5,7 +5,7 @@ const BOUNCE_BYTES = 1 << 20;
 /** Number of reader threads. */
 const READERS = 4;
 /** Number of launches of a group after which a use counts half. */
-const HALF_LIFE = 16;
+export const HALF_LIFE = 16;
 
 /**
  * A streamed weight reserves addresses for all of its experts and memory only for those that were read. A group is the
@@ -17,7 +17,7 @@ export const EXPERTS_IN_C = `
 enum { ABSENT, READING, RESIDENT };
 enum { READERS = ${READERS}, HALF_LIFE = ${HALF_LIFE} };
 struct place { char *address; uint64_t bytes, offset; int direct, buffered; };
-struct expert { uint32_t state, wanted; uint64_t last; double uses, rank; };
+struct expert { uint32_t state, wanted, fresh; uint64_t last; double uses, rank; };
 struct expert_group {
   uint32_t number, weights, experts, next;
   uint32_t *ids;
@@ -172,13 +172,20 @@ static void run_streamed(struct pool *p, struct launch *l, struct kernel *kernel
     x->rank = log2(x->uses) + (double)g->launches / HALF_LIFE;
     x->last = g->launches;
     x->wanted = 1;
-    if (x->state == RESIDENT) s->hits++; else s->misses++;
+    // An expert that the previous launch of the list requested was not in memory.
+    if (x->state == RESIDENT && !x->fresh) s->hits++; else s->misses++;
+    x->fresh = 0;
   }
   while (left > 0 && !p->stop && !s->failed && !atomic_load(&lost)) {
     int fits = 1;
     uint32_t count = 0, reading = 0, last = 0;
     for (uint32_t i = 0; i < n && fits; i++) if (!done[i]) fits = request(s, g, all[1 + 3 * i], 0);
-    if (next) for (uint32_t i = 0; i < n && fits; i++) if (all[1 + 3 * i] < next->experts) fits = request(s, next, all[1 + 3 * i], 0);
+    for (uint32_t i = 0; next && i < n && fits; i++) {
+      uint32_t e = all[1 + 3 * i];
+      if (e >= next->experts) continue;
+      if (next->list[e].state == ABSENT) next->list[e].fresh = 1;
+      fits = request(s, next, e, 0);
+    }
     for (uint32_t i = 0; i < n; i++) {
       if (done[i]) continue;
       uint32_t e = last = all[1 + 3 * i], state = g->list[e].state;

@@ -205,6 +205,7 @@ const BOUNDS: { readonly [B in Bottleneck]: string } = {
   launch: "kernel launches",
   arithmetic: "arithmetic",
   memory: "memory bandwidth",
+  disk: "reading experts from disk",
   exchange: "exchanges",
   waiting: "waiting for ranks that are later",
   run: "the host: inputs, outputs and synchronization",

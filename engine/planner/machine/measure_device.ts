@@ -8,6 +8,7 @@ import { HOSTS, type SelectedDevices } from "../../devices.ts";
 import { OPERATIONS_PER_MULTIPLY_ADD } from "../simulate/device_time.ts";
 import { countStep, type StepWork } from "../simulate/step_work.ts";
 import { computerOf } from "../../tuning.ts";
+import { openDiskMeter } from "./measure_disk.ts";
 import { type MemoryRates, openMemoryMeter } from "./measure_memory.ts";
 import {
   type MeasureOptions,
@@ -81,6 +82,10 @@ export async function openDeviceMeter(
   try {
     const memory = await openMemoryMeter(selected, options);
     opened.push(memory);
+    const disk = computerOf(selected) === "native"
+      ? await openDiskMeter(options)
+      : undefined;
+    if (disk) opened.push(disk);
     const [short, middle, long] = [
       await open(chainModel(CHAINS[0])),
       await open(chainModel(CHAINS[1])),
@@ -112,7 +117,8 @@ export async function openDeviceMeter(
         const copies = await memory.measure();
         const times = await interleaved(steps, options);
         const measured = works.map((work, i) => ({ work, seconds: times[i]! }));
-        return describe(selected, copies, measured);
+        const described = describe(selected, copies, measured);
+        return disk ? { ...described, disk: await disk.measure() } : described;
       },
       close,
     };

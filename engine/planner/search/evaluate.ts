@@ -234,6 +234,7 @@ function withLayers(
       launch: part("launch"),
       arithmetic: part("arithmetic"),
       memory: part("memory"),
+      disk: part("disk"),
       exchange: part("exchange"),
       waiting: part("waiting"),
       run: part("run"),

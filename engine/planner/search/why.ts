@@ -11,6 +11,7 @@ const WORDS: { readonly [B in Bottleneck]: string } = {
   launch: "launches are",
   arithmetic: "arithmetic is",
   memory: "reading weights and states is",
+  disk: "reading experts from disk is",
   exchange: "exchanges",
   waiting: "waiting for ranks with more to do is",
   run: "the host is",

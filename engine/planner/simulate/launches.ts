@@ -17,6 +17,7 @@ import {
 } from "../../../spec/plan/plan.ts";
 import { groupSizeOf } from "../../../spec/mesh.ts";
 import { evaluateSize, type Size } from "../../../spec/size.ts";
+import { sum } from "../../../spec/sum.ts";
 import { type LaunchSeconds, launchSeconds } from "./device_time.ts";
 import {
   type LaunchPlace,
@@ -62,6 +63,8 @@ export interface CountedLaunch {
   readonly weights: number;
   readonly experts: number;
   readonly states: number;
+  /** Bytes of all experts of a grouped matmul, used or not. */
+  readonly bound: number;
 }
 
 /** Load of the counted group rank. */
@@ -138,12 +141,20 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
       ].join(";");
       const known = made.get(key);
       if (known) return known;
+      const bindings = names.map((name) => plan.buffers[name]!);
+      const isGrouped = bindings.some(({ routing }) => routing === "tiles");
+      const bound = sum(
+        bindings.filter((buffer) => isGrouped && isExpert(plan, buffer))
+          .map((buffer) =>
+            onRank(buffer.bytes, rank) * shareOf(buffer, here, rank)
+          ),
+      );
       const place = {
         workgroups,
         typical: typical.map((known) => known?.at),
       };
       const work = launchWork(tree, place);
-      const counted = { work, place, ...touched(names, room, work) };
+      const counted = { work, place, bound, ...touched(names, room, work) };
       made.set(key, counted);
       return counted;
     },
@@ -182,15 +193,13 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
     }, 1);
     const bytes = onRank(buffer.bytes, rank);
     if (rows === undefined || !isExpert(plan, buffer)) return bytes * share;
-    // For a chunk, its experts; experts that no token chose are not read.
-    const held = onRank(buffer.axes[0]!.size, rank);
-    const there = Math.min(1, rows.localExperts / held);
+    // Experts that no token chose are not read.
     const each = rows.max / rows.localExperts;
     const chosen = workload.experts === undefined ||
         workload.experts.kind === "even"
       ? Math.min(1, each)
       : 1 - Math.exp(-each);
-    return bytes * there * chosen;
+    return bytes * shareOf(buffer, rows, rank) * chosen;
   }
 
   /** The used part of a state's axis: the sequences of a rank, and their positions. */
@@ -205,7 +214,7 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
     names: readonly string[],
     room: readonly number[],
     { loads, stores }: LaunchWork,
-  ): Omit<CountedLaunch, "work" | "place"> {
+  ): Omit<CountedLaunch, "work" | "place" | "bound"> {
     const sums = { bytes: 0, weights: 0, experts: 0, states: 0 };
     for (const [i, name] of names.entries()) {
       const buffer = plan.buffers[name]!;
@@ -269,6 +278,17 @@ function sequenceOwners({ axes, mesh }: Plan): number {
 function isExpert(plan: Plan, { kind, axes }: PlanBuffer): boolean {
   return kind === "weight" && axes.length > 0 &&
     plan.axes[axes[0]!.axis]?.experts === true;
+}
+
+/** Share of the experts of a rank that a launch has: those of its chunk. */
+function shareOf(
+  { axes }: PlanBuffer,
+  rows: RoutingRows | undefined,
+  rank: number,
+): number {
+  return rows
+    ? Math.min(1, rows.localExperts / onRank(axes[0]!.size, rank))
+    : 1;
 }
 
 /** The routing of a buffer, its number of chunks, and whether the buffer lists received rows. */
@@ -374,7 +394,10 @@ function expectedTiles(
 /** Seconds of a launch, or of one that moves rows between ranks of a device. */
 export function secondsOf(
   device: MachineDevice,
-  { work, bytes, weights, states }: Omit<CountedLaunch, "experts" | "place">,
+  { work, bytes, weights, states }: Pick<
+    CountedLaunch,
+    "work" | "bytes" | "weights" | "states"
+  >,
   cached: boolean,
 ): LaunchSeconds {
   return launchSeconds(device, work, { bytes, weights, states, cached });

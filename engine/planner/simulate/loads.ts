@@ -11,8 +11,12 @@ export type ExpertLoad =
   | { readonly kind: "even" }
   /** Random choices per token, with weight 1 / (e + 1) ** exponent for expert e; 0: uniform. */
   | { readonly kind: "zipf"; readonly exponent: number }
-  /** Number of choices of each expert, [router][expert]. */
-  | { readonly kind: "recorded"; readonly counts: readonly number[][] };
+  /** Number of choices of each expert, [router][expert]; and choices of each token, [router][token]. */
+  | {
+    readonly kind: "recorded";
+    readonly counts: readonly number[][];
+    readonly choices?: readonly (readonly number[])[][];
+  };
 
 /** Rows that group ranks receive for `tokens` tokens. */
 export interface RowShares {
@@ -97,15 +101,20 @@ export function rowShares(
   return { max: Math.min(1, max / DRAWS), mean };
 }
 
-/** Deterministic standard normal numbers (mulberry32, Box-Muller). */
-function normalsFrom(seed: number): () => number {
+/** Deterministic uniform numbers (mulberry32). */
+export function uniformsFrom(seed: number): () => number {
   let state = Math.imul(seed + 1, 0x9e3779b1);
-  const uniform = () => {
+  return () => {
     state = (state + 0x6d2b79f5) | 0;
     let t = Math.imul(state ^ (state >>> 15), 1 | state);
     t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
     return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
   };
+}
+
+/** Deterministic standard normal numbers (Box-Muller). */
+function normalsFrom(seed: number): () => number {
+  const uniform = uniformsFrom(seed);
   return () =>
     Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform());
 }
@@ -122,15 +131,21 @@ export function recordedLoad(
       "Cannot use recorded choices: the file has no tensor 'layer{N}.topk_idx'. Give one that 'run --outputs' wrote",
     );
   }
-  const counts = layers.map(([, { data }]) => {
+  // Padding has no choices; a run records -1.
+  const choices = layers.map(([, { data, shape }]) => {
+    const topK = shape.at(-1)!;
+    return Array.from(
+      { length: data.length / topK },
+      (_, token) => [...data.subarray(token * topK, (token + 1) * topK)],
+    ).filter(([first]) => first! >= 0);
+  });
+  const counts = choices.map((tokens) => {
     const chosen: number[] = [];
-    // Padding has no choices; a run records -1.
-    for (const expert of data) {
-      if (expert < 0) continue;
+    for (const expert of tokens.flat()) {
       while (chosen.length <= expert) chosen.push(0);
       chosen[expert]! += 1;
     }
     return chosen;
   });
-  return { kind: "recorded", counts };
+  return { kind: "recorded", counts, choices };
 }

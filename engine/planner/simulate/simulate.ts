@@ -11,9 +11,11 @@ import {
   type Plan,
   type Step,
 } from "../../../spec/plan/plan.ts";
+import type { StreamedReads } from "../../../spec/plan_summary.ts";
 import { sum } from "../../../spec/sum.ts";
 import { type LaunchSeconds, launchSeconds } from "./device_time.ts";
 import { exchangeSeconds } from "./exchange_time.ts";
+import { expertCache } from "./expert_cache.ts";
 import { layersOf } from "../../../spec/plan/layers.ts";
 import { launchContext, openLaunchMeter, secondsOf } from "./launches.ts";
 import { levelsOf, peerBytes, type Wire } from "./peer_bytes.ts";
@@ -26,6 +28,8 @@ export interface Parts {
   readonly launch: number;
   readonly arithmetic: number;
   readonly memory: number;
+  /** Reading experts, except while others are computed. */
+  readonly disk: number;
   readonly exchange: number;
   /** Waiting for ranks with more work. */
   readonly waiting: number;
@@ -52,6 +56,8 @@ export interface Prediction {
   readonly multiplyAdds: number;
   /** Bytes of expert weights read by a rank. */
   readonly expertBytes: number;
+  /** Reads of streamed experts by a rank, if they are streamed. */
+  readonly streamed?: StreamedReads;
   /** Bytes that a rank sends to other ranks. */
   readonly sentBytes: number;
   /** Devices that the ranks live on. */
@@ -80,6 +86,8 @@ export interface SimulateOptions {
   readonly wire?: Wire;
   /** Number of layers that a layer of the plan represents. Default: 1. */
   readonly times?: ((layer: number) => number) | undefined;
+  /** Fraction of experts in memory; the others are read from disk. Default: all experts are in memory. */
+  readonly resident?: number | undefined;
 }
 
 /** No time. */
@@ -87,6 +95,7 @@ export const NO_PARTS: Parts = {
   launch: 0,
   arithmetic: 0,
   memory: 0,
+  disk: 0,
   exchange: 0,
   waiting: 0,
   run: 0,
@@ -110,12 +119,16 @@ export function simulate(
   const { program, lengths, routings } = context;
   const meter = openLaunchMeter(context);
   const { names, numbers, of } = layersOf(plan, program);
-  const { times: timesOf = () => 1 } = options;
+  const { times: timesOf = () => 1, resident } = options;
+  const cache = resident === undefined
+    ? undefined
+    : expertCache(routings, workload, resident);
   const equal = numbers.map((n) => n === undefined ? 1 : timesOf(n));
   const layers = names.map(() => ({ ...NO_PARTS } as Mutable<Parts>));
   const clocks = groups.map((): Clock => ({ now: 0, busy: false }));
   const ends = new Map<string, number>();
   let [launches, multiplyAdds, expertBytes, sentBytes] = [0, 0, 0, 0];
+  let diskBytes = 0;
   let linkFree = 0;
   let exact = true;
   let [layer, current] = [0, 0];
@@ -146,6 +159,7 @@ export function simulate(
     launches,
     multiplyAdds,
     expertBytes,
+    ...cache ? { streamed: { bytes: diskBytes, hitRate: cache.hitRate } } : {},
     sentBytes,
     layers: names.map((name, i) => ({
       name,
@@ -189,6 +203,10 @@ export function simulate(
     const mean = seconds("mean") ?? max;
     const times = sharing * slower;
     spendLaunch(i, mean, times, false);
+    const read = cache ? max.counted.bound * cache.read : 0;
+    // Experts in memory are computed while others are read.
+    const reads = read / (device.disk ?? Infinity) - total(mean);
+    spend(i, "disk", Math.max(0, reads) * times);
     if (sharing === 1) {
       // Devices that alternate on all cores of a host leave them to the fullest; separate processes wait.
       const longest = total(max) * (oneAtATime ? 1 : slower);
@@ -200,6 +218,7 @@ export function simulate(
     multiplyAdds += mean.counted.work.multiplyAdds * sharing * equal[layer]!;
     exact &&= max.counted.work.exact;
     expertBytes += mean.counted.experts * equal[layer]!;
+    diskBytes += read * equal[layer]!;
   }
 
   function spendLaunch(

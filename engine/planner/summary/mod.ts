@@ -6,7 +6,11 @@ import { type EncodingName, isFileDType } from "../../../spec/encoding.ts";
 import { partNames } from "../../../spec/packed.ts";
 import { DataError } from "../../../spec/errors.ts";
 import { GUARANTEED_LIMITS } from "../../../spec/limits.ts";
-import type { Machine } from "../../../spec/machine.ts";
+import {
+  type Machine,
+  placeRanks,
+  processorsOf,
+} from "../../../spec/machine.ts";
 import { isPageAxis, WITHIN } from "../../../spec/pages.ts";
 import type { Plan, PlanBuffer, PlanWeight } from "../../../spec/plan/plan.ts";
 import { sizeText } from "../../../spec/size_text.ts";
@@ -15,6 +19,7 @@ import type { PlanOptions } from "../../open.ts";
 import type { Target } from "../../target.ts";
 import type { ExpertLoad } from "../simulate/mod.ts";
 import { compileStandIns } from "./compiled.ts";
+import { type ExpertLimit, expertMemoryProblems } from "./expert_memory.ts";
 import { layerClasses } from "./layers.ts";
 import { predictedSteps, predictSteps } from "./predictions.ts";
 import { EACH_ITSELF } from "./stand_ins.ts";
@@ -52,6 +57,8 @@ export interface SummaryOptions {
   readonly flags?: { readonly [axis: string]: string };
   /** Expert load of predicted steps. Default: even. */
   readonly experts?: ExpertLoad | undefined;
+  /** Memory of experts that the native CPU devices of the machine stream from disk. Default: all are in memory. */
+  readonly expertMemory?: ExpertLimit | undefined;
   /** Lists only this rank. Default: all, with equal ones together. */
   readonly rank?: number | undefined;
 }
@@ -85,9 +92,12 @@ export async function summarizeTarget(
   files: FileSystem,
   options: SummarizeTargetOptions = {},
 ): Promise<Summarized> {
+  const machine = options.expertMemory === undefined
+    ? options.machine
+    : streamingMachine(options.machine);
   if (target.kind === "plan") {
     const { plan } = target;
-    const summary = planSummary(plan, options);
+    const summary = planSummary(plan, { ...options, machine });
     return {
       plan: () => Promise.resolve(plan),
       summary,
@@ -96,9 +106,12 @@ export async function summarizeTarget(
       costs: () => Promise.resolve(predictCosts(plan, options)),
     };
   }
-  const { flags = {}, rank, experts, ...given } = options;
-  const { machine, limits } = options;
-  const compiled = await compileStandIns(target, files, given);
+  const { flags = {}, rank, experts, expertMemory, ...given } = options;
+  const { limits } = options;
+  const compiled = await compileStandIns(target, files, {
+    ...given,
+    machine,
+  });
   const { plan, weights, notes, full } = compiled;
   const summary = planSummary(plan, {
     machine,
@@ -106,6 +119,7 @@ export async function summarizeTarget(
     weights,
     rank,
     experts,
+    expertMemory,
     flags,
     encodable: target.kind === "configuration" && given.dtype === undefined
       ? expertBits(weights)
@@ -114,7 +128,7 @@ export async function summarizeTarget(
   });
   return {
     plan: full,
-    summary,
+    summary: await withStreamed(summary, target, { files, options }),
     untrusted: false,
     timelines: async () =>
       timelinesOf(await full(), summary, { machine, experts }),
@@ -130,6 +144,55 @@ function timelinesOf(
   return machine ? predictTimelines(plan, summary, { machine, experts }) : [];
 }
 
+/** The machine of native CPU devices with disks. Throws DataError if there is none. */
+function streamingMachine(machine: Machine | undefined): Machine {
+  const processors = machine && processorsOf(machine);
+  const disks = processors &&
+    placeRanks(processors).every(({ kind }) => processors.devices[kind]!.disk);
+  if (processors && disks) return processors;
+  const state = !machine
+    ? "there is no machine"
+    : processors
+    ? `the disk of '${machine.name}' is unknown`
+    : `'${machine.name}' has no native CPU device`;
+  throw new DataError(
+    `Cannot plan experts on disk: ${state}. Name a machine whose file has 'disk', such as one that 'devices --all --adapter native' measured`,
+  );
+}
+
+/** Flags of a run that streams its experts. */
+const STREAMED_FLAGS = "--adapter native --expert-memory auto";
+
+/** A summary whose plan does not fit, with the plan that streams its experts from disk, if that fits. */
+async function withStreamed(
+  summary: PlanSummary,
+  target: Target,
+  { files, options }: {
+    readonly files: FileSystem;
+    readonly options: SummarizeTargetOptions;
+  },
+): Promise<PlanSummary> {
+  const { machine, expertMemory } = options;
+  const processors = machine && processorsOf(machine);
+  const tooLarge = summary.ranks.some(({ headroom = 0 }) => headroom < 0);
+  const kind = processors && placeRanks(processors)[0]!.kind;
+  const device = kind === undefined ? undefined : processors!.devices[kind]!;
+  if (!tooLarge || expertMemory !== undefined || !device?.disk) return summary;
+  const { summary: streamed } = await summarizeTarget(target, files, {
+    ...options,
+    expertMemory: "auto",
+  });
+  const { ranks, problems, predicted = {} } = streamed;
+  return problems.length > 0 ? summary : {
+    ...summary,
+    problems: summary.problems.map(({ what, fix }) => ({
+      what,
+      fix: `${STREAMED_FLAGS}, or ${fix}`,
+    })),
+    streamed: { device: device.name ?? kind!, ranks, predicted },
+  };
+}
+
 /** Summarizes a plan. `weights`: those of its model, if available. */
 export function planSummary(
   plan: Plan,
@@ -140,17 +203,22 @@ export function planSummary(
   } = {},
 ): PlanSummary {
   const { machine, limits, weights, rank, flags = {}, notes = [] } = options;
+  const { expertMemory } = options;
   checkRank(plan, rank);
   const stands = weights?.stands ?? EACH_ITSELF;
   const { times } = stands;
   const experts = expertAxes(plan, weights);
   const isExperts = expertBuffers(plan, weights);
-  const holding = { machine, experts, times };
+  const holding = { machine, experts, times, expertMemory };
   const ranks = summarizeRanks(plan, holding);
+  const cached = ranks[0]!.expertMemory;
   const predicted = predictSteps(plan, {
     machine,
     stands,
     experts: options.experts,
+    resident: cached && cached.bytes < cached.all
+      ? cached.bytes / cached.all
+      : undefined,
   });
   return {
     model: weights ? summarizeModel(weights) : summarizeWeights(plan),
@@ -161,13 +229,16 @@ export function planSummary(
       ? ranks
       : summarizeRanks(plan, { ...holding, only: [rank] }),
     layers: weights ? layerClasses(plan, { ...weights, predicted }) : [],
-    problems: problemsOf(plan, ranks, {
-      ...holding,
-      limits,
-      isExperts,
-      bounds: flags,
-      encodable: options.encodable,
-    }),
+    problems: [
+      ...problemsOf(plan, ranks, {
+        ...holding,
+        limits,
+        isExperts,
+        bounds: flags,
+        encodable: options.encodable,
+      }),
+      ...cached ? expertMemoryProblems(plan, cached) : [],
+    ],
     ...predictedSteps(predicted),
     notes: [
       ...notes,

@@ -32,6 +32,8 @@ export interface PredictOptions {
   readonly stands: StandIns;
   /** Expert load. Default: even. */
   readonly experts?: ExpertLoad | undefined;
+  /** Fraction of experts in memory. Default: all. */
+  readonly resident?: number | undefined;
   /** Default: the largest steps within the bounds of the plan. */
   readonly workloads?: readonly PhaseWorkload[];
 }
@@ -47,7 +49,7 @@ export function predictSteps(
   plan: Plan,
   options: PredictOptions,
 ): Predictions {
-  const { machine, stands, experts = { kind: "even" } } = options;
+  const { machine, stands, experts = { kind: "even" }, resident } = options;
   if (machine === undefined || plan.ranks > machineRanks(machine)) {
     return new Map();
   }
@@ -55,7 +57,7 @@ export function predictSteps(
   return new Map(
     (options.workloads ?? workloadsOf(plan)).map(([phase, known]) => {
       const workload = { ...known, experts };
-      const step = simulate(plan, machine, workload, { times });
+      const step = simulate(plan, machine, workload, { times, resident });
       return [phase, { workload, step }];
     }),
   );
@@ -102,7 +104,7 @@ export function predictedSteps(
   if (predictions.size === 0) return {};
   const entries = [...predictions].map(([phase, { workload, step }]) => {
     const { tokens, sequences, past } = workload;
-    const { seconds, parts, exact } = step;
+    const { seconds, parts, exact, streamed } = step;
     const predicted: PredictedStep = {
       tokens,
       sequences,
@@ -112,6 +114,7 @@ export function predictedSteps(
       bound: boundOf(parts),
       parts,
       exact,
+      ...streamed ? { streamed } : {},
     };
     return [phase, predicted] as const;
   });
@@ -133,6 +136,7 @@ export function layerSeconds(
       launch: 0,
       arithmetic: 0,
       memory: 0,
+      disk: 0,
       exchange: 0,
       waiting: 0,
       run: 0,

@@ -3,6 +3,7 @@
 import { heldAxis, partLengths } from "../../../spec/axis_parts.ts";
 import { type Machine, placeRanks } from "../../../spec/machine.ts";
 import { groupRankOf } from "../../../spec/mesh.ts";
+import { type ExpertLimit, expertMemoryOf } from "./expert_memory.ts";
 import { alignedOffset } from "../../../spec/layout.ts";
 import { maxOverRanks, onRank, type Plan } from "../../../spec/plan/plan.ts";
 import { rankClasses } from "../../../spec/plan/rank_classes.ts";
@@ -15,35 +16,51 @@ export interface RankOptions {
   readonly times: (name: string) => number;
   /** Axes of experts. */
   readonly experts: readonly string[];
+  /** Memory of streamed experts. Default: all experts are in memory. */
+  readonly expertMemory?: ExpertLimit | undefined;
   /** Default: all ranks. */
   readonly only?: readonly number[];
 }
 
 /** Ranks with equal data, in the order of their lowest rank. */
 export function summarizeRanks(plan: Plan, options: RankOptions): RankClass[] {
-  const limitOf = shareOfDevice(plan, options.machine);
+  const shareOf = shareOfDevice(plan, options.machine);
   const staged = stagingOf(plan, options.machine);
   const equal = rankClasses(plan);
   const classes = new Map<string, RankClass>();
   const { only = Array.from({ length: plan.ranks }, (_, rank) => rank) } =
     options;
   for (const rank of only) {
-    const limit = limitOf(rank);
+    const { limit, sharing } = shareOf(rank);
     const key = `${equal[rank]} ${limit}`;
     const known = classes.get(key);
     if (known) {
       classes.set(key, { ...known, count: known.count + 1 });
       continue;
     }
-    const bytes = bytesOf(plan, rank, {
+    const all = bytesOf(plan, rank, {
       ...options,
       staging: onRank(staged, rank),
     });
+    const { total } = all;
+    const expertMemory = options.expertMemory === undefined
+      ? undefined
+      : expertMemoryOf(plan, { rank, total, limit, sharing }, {
+        expertMemory: options.expertMemory,
+        times: options.times,
+      });
+    const onDisk = expertMemory ? expertMemory.all - expertMemory.bytes : 0;
+    const bytes = {
+      ...all,
+      weights: all.weights - onDisk,
+      total: total - onDisk,
+    };
     classes.set(key, {
       count: 1,
       first: rank,
       bytes,
       ...limit === undefined ? {} : { limit, headroom: limit - bytes.total },
+      ...expertMemory ? { expertMemory } : {},
       experts: heldExperts(plan, options.experts, rank),
     });
   }
@@ -105,12 +122,14 @@ function stagingOf(
     : staging.local;
 }
 
-/** Memory of a rank's device, divided by the ranks of the plan that share it. */
+/** Number of ranks of the plan on a rank's device, and their share of its memory. */
 function shareOfDevice(
   { ranks }: Plan,
   machine: Machine | undefined,
-): (rank: number) => number | undefined {
-  if (machine === undefined) return () => undefined;
+): (
+  rank: number,
+) => { readonly sharing: number; readonly limit?: number | undefined } {
+  if (machine === undefined) return () => ({ sharing: ranks });
   const places = placeRanks(machine);
   const sharing = new Map<number, number>();
   for (const { device } of places.slice(0, ranks)) {
@@ -120,9 +139,11 @@ function shareOfDevice(
     // Ranks without a device are checked against a device of the last kind.
     const { kind, device } = places[Math.min(rank, places.length - 1)]!;
     const { memory } = machine.devices[kind]!;
-    return memory === undefined
-      ? undefined
-      : Math.floor(memory / (sharing.get(device) ?? 1));
+    const count = sharing.get(device) ?? 1;
+    return {
+      sharing: count,
+      limit: memory === undefined ? undefined : Math.floor(memory / count),
+    };
   };
 }
 

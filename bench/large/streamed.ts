@@ -1,0 +1,188 @@
+/**
+ * Decode steps of a large checkpoint whose experts are on disk, for several routings, with their bytes and times, and
+ * those that the planner predicts from a measurement of this machine. Choices of experts are inputs of the plan.
+ */
+
+import { availableParallelism } from "node:os";
+import process from "node:process";
+import { Decoder, decoderShape, openMachineMeter } from "../../engine/mod.ts";
+import { openDiskMeter } from "../../engine/planner/machine/measure_disk.ts";
+import { withDevices } from "../../engine/planner/machine/meter.ts";
+import {
+  type ExpertLoad,
+  recordedLoad,
+  simulate,
+} from "../../engine/planner/simulate/mod.ts";
+import { uniformsFrom } from "../../engine/planner/simulate/loads.ts";
+import type { Target } from "../../engine/mod.ts";
+import type { HostTensor } from "../../runtime/mod.ts";
+import { streamableBytes } from "../../runtime/mapped_weights.ts";
+import { openOurs } from "../peers/engine.ts";
+import { median } from "../measure.ts";
+
+/** Routings: the exponent of a Zipf distribution, and the chance that a choice stays from one token to the next. */
+const ROUTINGS = {
+  "uniform": { exponent: 0, stays: 0 },
+  "Zipf 0.8": { exponent: 0.8, stays: 0 },
+  "Zipf 0.8, 0.3 stay": { exponent: 0.8, stays: 0.3 },
+  "Zipf 1.2": { exponent: 1.2, stays: 0 },
+} as const;
+
+/** Repetitions of each measurement of this machine. */
+const REPETITIONS = 3;
+
+/** A token with a routing. */
+export interface Streamed {
+  /** Milliseconds, milliseconds of all cores, and bytes read per token. */
+  readonly ms: number;
+  readonly coresMs: number;
+  readonly bytes: number;
+  readonly hitRate: number;
+  /** The same by the planner, from the choices and from their distribution. */
+  readonly predicted: readonly {
+    readonly from: string;
+    readonly ms: number;
+    readonly bytes: number;
+    readonly hitRate: number;
+  }[];
+  /** Bytes per second of the disk before and after. */
+  readonly disk: readonly number[];
+}
+
+/** Choices of experts per layer, [token][choice]. */
+type Choices = readonly (readonly number[])[][];
+
+/** Measures `tokens` decode steps of each routing; the second half counts. */
+export async function measureStreamed(
+  target: Extract<Target, { readonly kind: "checkpoint" }>,
+  { expertMemory, tokens }: {
+    readonly expertMemory: number;
+    readonly tokens: number;
+  },
+): Promise<{ [routing: string]: Streamed }> {
+  const now = () => performance.now();
+  const threads = availableParallelism();
+  const context = tokens * Object.keys(ROUTINGS).length;
+  const opened = await openOurs(target, {
+    adapter: "native",
+    threads,
+    expertMemory,
+    replay: true,
+    need: { tokens: 1, sequences: 1, context },
+  });
+  const { plan, session } = opened;
+  const decoder = new Decoder(session, decoderShape(plan)!);
+  const meter = await openMachineMeter({
+    adapter: "native",
+    threads,
+    repetitions: REPETITIONS,
+    host: "this",
+    now,
+  });
+  const disk = (await openDiskMeter({ now, repetitions: REPETITIONS }))!;
+  const found: { [routing: string]: Streamed } = {};
+  let position = 0;
+  for (const [name, routing] of Object.entries(ROUTINGS)) {
+    const machine = await meter.measure();
+    const names = decoder.choices.map(([name]) => name);
+    const topK = decoder.width(decoder.choices[0]![1]);
+    const choices = choicesOf(routing, {
+      layers: names.length,
+      experts: decoder.experts,
+      topK,
+      tokens,
+    });
+    const rates = [await disk.measure()];
+    const steps: { ms: number; coresMs: number }[] = [];
+    let start = session.statistics().streaming!;
+    for (let token = 0; token < tokens; token++) {
+      if (token === tokens >> 1) start = session.statistics().streaming!;
+      const [before, began] = [process.cpuUsage(), now()];
+      const cell = Int32Array.of(position++);
+      await decoder.outputs(
+        {
+          ids: cell.map((cell) => (cell * 7919 + 13) % decoder.vocabulary),
+          sequence: new Int32Array(1),
+          position: cell,
+          cell,
+        },
+        Object.fromEntries(
+          names.map((name, layer): [string, HostTensor] => [name, {
+            dtype: "i32",
+            shape: [1, topK],
+            data: Int32Array.from(choices[layer]![token]!),
+          }]),
+        ),
+      );
+      const { user, system } = process.cpuUsage(before);
+      if (token < tokens >> 1) continue;
+      steps.push({ ms: now() - began, coresMs: (user + system) / 1e3 });
+    }
+    const { bytesRead, hits, misses } = session.statistics().streaming!;
+    rates.push(await disk.measure());
+    const [hit, missed] = [hits - start.hits, misses - start.misses];
+    const recorded = recordedLoad(Object.fromEntries(
+      names.map((name, layer) => [name, {
+        dtype: "i32",
+        shape: [1, tokens, topK],
+        data: Int32Array.from(choices[layer]!.flat()),
+      }]),
+    ));
+    const { exponent } = routing;
+    const loads: { [from: string]: ExpertLoad } = {
+      "choices": recorded,
+      [`zipf:${exponent}`]: { kind: "zipf", exponent },
+    };
+    const here = withDevices(machine, (device) => ({
+      ...device,
+      disk: median(rates),
+    }));
+    const resident = expertMemory / streamableBytes(plan, 0);
+    found[name] = {
+      ms: median(steps.map(({ ms }) => ms)),
+      coresMs: median(steps.map(({ coresMs }) => coresMs)),
+      bytes: (bytesRead - start.bytesRead) / steps.length,
+      hitRate: hit / (hit + missed),
+      predicted: Object.entries(loads).map(([from, experts]) => {
+        const workload = { tokens: 1, sequences: 1, past: position, experts };
+        const { seconds, streamed } = simulate(plan, here, workload, {
+          resident,
+        });
+        const { bytes, hitRate } = streamed!;
+        return { from, ms: 1000 * seconds, bytes, hitRate };
+      }),
+      disk: rates,
+    };
+  }
+  await meter.close();
+  await disk.close();
+  await opened.close();
+  return found;
+}
+
+/** Random choices without repetition; the experts of each layer have their own order of popularity. */
+function choicesOf(
+  { exponent, stays }: { readonly exponent: number; readonly stays: number },
+  { layers, experts, topK, tokens }: {
+    readonly layers: number;
+    readonly experts: number;
+    readonly topK: number;
+    readonly tokens: number;
+  },
+): Choices {
+  const random = uniformsFrom(7);
+  return Array.from({ length: layers }, () => {
+    const order = Array.from({ length: experts }, (_, e) => [random(), e])
+      .sort(([a], [b]) => a! - b!).map(([, e]) => e!);
+    let last: readonly number[] = [];
+    return Array.from({ length: tokens }, () => {
+      const kept = last.filter(() => random() < stays);
+      const others = order.map((e, rank) => ({
+        e,
+        at: -Math.log(random()) * (rank + 1) ** exponent,
+      })).filter(({ e }) => !kept.includes(e)).sort((a, b) => a.at - b.at);
+      last = [...kept, ...others.map(({ e }) => e)].slice(0, topK);
+      return last;
+    });
+  });
+}
