@@ -8,6 +8,7 @@ import type { Mesh } from "../spec/mod.ts";
 import { STRATEGY_ENTRIES } from "../spec/strategies.ts";
 import {
   integer,
+  matching,
   oneOf,
   parseAdapter,
   parseLimits,
@@ -89,6 +90,10 @@ function strategyOption(
   if (kind === "count") {
     return new Option(`${flag} <n>`, about)
       .argParser(integer(flag, 1, option.max));
+  }
+  if (kind === "text") {
+    return new Option(`${flag} <${name}>`, about)
+      .argParser(matching(flag, option.pattern));
   }
   const { words } = option;
   const named = oneOf(flag, words.map((word) => word.toLowerCase()));

@@ -183,6 +183,19 @@ export function oneOf<W extends string>(
   };
 }
 
+/** Returns a parser of a text of this pattern. */
+export function matching(
+  flag: string,
+  pattern: string,
+): (text: string) => string {
+  return (text) => {
+    if (new RegExp(pattern).test(text)) return text;
+    throw new UsageError(
+      `Cannot use ${flag} '${text}'. Give a text such as 0-10,11-23`,
+    );
+  };
+}
+
 /** Returns the line that rank 0 prints for `launch` at the end. No other output contains its first character. */
 export function finishLine(mark: string): string {
   return `\x1e${mark}`;

@@ -49,6 +49,7 @@ import {
   readPlacement,
   recomputeViews,
   shard,
+  stagesOf,
 } from "./sharding/mod.ts";
 
 /**
@@ -129,7 +130,12 @@ export function compileLowered(
     : simplify(counted);
   checkStates(simple);
   const place = readPlacement(simple, mesh, options.place);
-  const facts = axisFacts(simple, place.mesh, place.requests);
+  const facts = axisFacts(
+    simple,
+    place.mesh,
+    place.requests,
+    stagesOf(simple, place.mesh, options.stages),
+  );
   checkSizes(facts);
   const sharded = shard(facts, {
     // Accumulated gradients are always sharded: the same bytes are sent, and less memory is needed.
@@ -193,7 +199,7 @@ export function compileLowered(
   ));
   const memory = allocate(lowering.draft.buffers, steps, {
     kernels,
-    ranks: placed.ranks,
+    mesh: placed.mesh,
     maxBytes: limits.maxBufferSize,
   });
   const plan = assemble(lowering, { ...ports, steps }, memory);

@@ -1,5 +1,7 @@
 /** Compiles the graph of a model to the plan of a training step. */
 
+import { PlacementError } from "../spec/errors.ts";
+import { stageAxis } from "../spec/mesh.ts";
 import { withPartProgram } from "../spec/plan/part_program.ts";
 import type { Plan } from "../spec/plan/plan.ts";
 import { compileLowered, type CompileOptions } from "./compile_graph.ts";
@@ -36,7 +38,15 @@ export function compileTrainingLowered(
   scalars: Scalars,
   options: CompileTrainingOptions,
 ): Plan {
-  const { dtype, weights: given = {} } = options;
+  const { dtype, mesh = {}, weights: given = {} } = options;
+  const stages = stageAxis(
+    Object.entries(mesh).map(([name, size]) => ({ name, size })),
+  );
+  if (stages) {
+    throw new PlacementError(
+      `Cannot train on mesh axis '${stages.name}': only inference has pipeline stages. Use dp, ep or tp`,
+    );
+  }
   const { weights, masters } = storedForTraining(graph, given, dtype);
   const step = trainStep(graph, { ...options, masters }, scalars);
   const plan = compileLowered(step, scalars, { ...options, weights });

@@ -38,6 +38,7 @@ export function writeAssignments(
     const { name, assignment } = buffer;
     let words: Uint32Array | undefined;
     for (const memory of ranks) {
+      if (!memory.has(name)) continue;
       // Only rows are equal on all ranks.
       if (!words || assignment.holds !== "rows") {
         words = tableOf(buffer, memory.rank, axes);

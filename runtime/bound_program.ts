@@ -2,20 +2,17 @@
 
 import { invariant } from "../spec/errors.ts";
 import { startedBy } from "../spec/plan/handles.ts";
-import { groupOf } from "../spec/mesh.ts";
+import { executes, membersOf } from "../spec/plan/members.ts";
 import { onRank } from "../spec/per_rank.ts";
 import type {
   AllToAllStep,
+  CollectiveStep,
   LaunchStep,
   Plan,
   Program,
   Step,
 } from "../spec/plan/plan.ts";
-import type {
-  CollectiveStep,
-  Communicator,
-  CommunicatorContext,
-} from "./communicator.ts";
+import type { Communicator, CommunicatorContext } from "./communicator.ts";
 import type { Device, Launch } from "./device.ts";
 import { kernelKey } from "./kernel_key.ts";
 import type { RankMemory } from "./memory.ts";
@@ -157,7 +154,7 @@ function collectiveOver(
   step: Step,
   started: ReadonlyMap<string, AllToAllStep>,
 ): CollectiveStep | undefined {
-  if (step.op === "allGather") return step;
+  if (step.op === "allGather" || step.op === "send") return step;
   if (step.op === "wait") return started.get(step.handle);
   return step.op === "allToAll" && step.handle === undefined ? step : undefined;
 }
@@ -182,7 +179,7 @@ function bindStep(
   inFlight: InFlight,
 ): BoundPart[] {
   const here = context.ranks.filter(({ rank }) =>
-    step.ranks === "all" || step.ranks.includes(rank)
+    executes(context.plan.mesh, rank, step)
   );
   switch (step.op) {
     case "launch":
@@ -198,6 +195,7 @@ function bindStep(
       });
     case "allGather":
     case "allToAll":
+    case "send":
       return groupsOf(step, here, context).map((group) => ({
         ranks: group.map(({ rank }) => rank),
         execute: context.communicator.bind(step, group, context),
@@ -257,7 +255,7 @@ function groupsOf(
 ): RankMemory[][] {
   const groups = new Map<string, RankMemory[]>();
   for (const { rank } of here) {
-    const group = groupOf(context.plan.mesh, rank, step.over);
+    const group = membersOf(context.plan.mesh, rank, step);
     const local = group.flatMap((other) =>
       context.ranks.filter((memory) => memory.rank === other)
     );

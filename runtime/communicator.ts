@@ -1,20 +1,12 @@
 /** Communicators: the interface, and the choice of one. */
 
-import type {
-  AllGatherStep,
-  AllToAllStep,
-  Plan,
-  PlanKernel,
-} from "../spec/plan/plan.ts";
+import type { CollectiveStep, Plan, PlanKernel } from "../spec/plan/plan.ts";
 import { invariant } from "../spec/errors.ts";
 import type { Device, Staging, StagingUse } from "./device.ts";
 import { createHostBinder } from "./host_communicator.ts";
 import { LocalBinder } from "./local_communicator.ts";
 import type { RankMemory } from "./memory.ts";
 import type { RunCounts } from "./run_counts.ts";
-
-/** A step of a plan that moves bytes between ranks. */
-export type CollectiveStep = AllGatherStep | AllToAllStep;
 
 /** Executes one collective among the ranks of one group. Returns a promise only if the host must wait. */
 export type Exchange = (counts: RunCounts) => void | Promise<void>;
@@ -28,6 +20,8 @@ export interface SentBytes {
   gather: number;
   /** Partial sums. */
   reduce: number;
+  /** Values sent to other stages. */
+  stages: number;
 }
 
 /** Receives the byte counts of an exchange. */

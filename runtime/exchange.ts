@@ -7,12 +7,13 @@ import {
   type ExchangeBlocks,
 } from "../spec/plan/bytes.ts";
 import { onRank } from "../spec/plan/plan.ts";
-import type { AllGatherStep, AllToAllStep, Plan } from "../spec/plan/plan.ts";
 import type {
+  AllGatherStep,
+  AllToAllStep,
   CollectiveStep,
-  CommunicatorContext,
-  SentBytes,
-} from "./communicator.ts";
+  Plan,
+} from "../spec/plan/plan.ts";
+import type { CommunicatorContext, SentBytes } from "./communicator.ts";
 import type { Span } from "./device.ts";
 import { wordsOf } from "./host_tensor.ts";
 import type { RankMemory } from "./memory.ts";
@@ -32,6 +33,7 @@ export function reserveStaging(
 
 /** The category under which the bytes of a collective are counted. */
 export function sentKind(step: CollectiveStep): keyof SentBytes {
+  if (step.op === "send") return "stages";
   if (step.op === "allToAll") return step.part?.op ?? "dispatch";
   if (step.rows && !step.blocks) return "gather";
   return step.part ? "counts" : "reduce";

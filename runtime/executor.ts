@@ -236,6 +236,7 @@ class LoadedSession implements Session {
         if (!reported) this.#writeCounts(memory, counts[memory.rank]!);
         for (const [input, port] of Object.entries(program.inputs)) {
           const tensor = inputs[input]!;
+          if (!memory.has(port.buffer)) continue;
           writeInput({ name: input, port }, tensor, memory, axes);
         }
       }
@@ -293,7 +294,7 @@ class LoadedSession implements Session {
     this.#axes.sequenceRanks.clear();
     for (const memory of this.#ranks) {
       for (const [name, { kind }] of Object.entries(this.#plan.buffers)) {
-        if (kind === "state") memory.clear(name);
+        if (kind === "state" && memory.has(name)) memory.clear(name);
       }
     }
   }
@@ -354,6 +355,7 @@ class LoadedSession implements Session {
 
   #writeCounts(memory: RankMemory, counts: readonly number[]): void {
     for (const name of this.#countsBuffers) {
+      if (!memory.has(name)) continue;
       memory.device.write(
         memory.buffer(name),
         0,

@@ -1,11 +1,12 @@
 /** Exchanges between devices of one process: copies from memory lent by one device to memory lent by another. */
 
-import type { AllGatherStep, AllToAllStep } from "../spec/plan/plan.ts";
 import type {
+  AllGatherStep,
+  AllToAllStep,
   CollectiveStep,
-  CommunicatorContext,
-  Exchange,
-} from "./communicator.ts";
+  SendStep,
+} from "../spec/plan/plan.ts";
+import type { CommunicatorContext, Exchange } from "./communicator.ts";
 import type { Span } from "./device.ts";
 import {
   bringsCounts,
@@ -16,7 +17,7 @@ import {
   spansOf,
 } from "./exchange.ts";
 import type { RankMemory } from "./memory.ts";
-import type { RunCounts } from "./run_counts.ts";
+import { gatheredRows, type RunCounts } from "./run_counts.ts";
 
 /** One collective among ranks of this process. */
 interface Bound {
@@ -38,10 +39,37 @@ export function createHostBinder(): (
     for (const memory of group) reserveStaging(step, memory, context);
     const counts = bringsCounts(step, context.plan);
     const bound = { group, context, known, counts };
-    return step.op === "allGather"
+    return step.op === "send"
+      ? (counts) => send(step, bound, counts)
+      : step.op === "allGather"
       ? (counts) => allGather(step, bound, counts)
       : () => allToAll(step, bound);
   };
+}
+
+async function send(
+  step: SendStep,
+  { group: [source, destination], context }: Bound,
+  counts: RunCounts,
+): Promise<void> {
+  const { staging, sent, plan } = context;
+  const { rank } = source!;
+  const bytes = gatheredRows(step, plan, counts[rank]!) * step.bytes;
+  const [reading, writing] = [
+    staging.take(source!, "read"),
+    staging.take(destination!, "write"),
+  ];
+  try {
+    const [from, to] = await allOpen([
+      reading.open(source!.buffer(step.from), [{ offset: 0, bytes }]),
+      writing.open(destination!.buffer(step.to), [{ offset: 0, bytes }]),
+    ]);
+    to![0]!.set(from![0]!);
+    sent?.add(step, { from: rank, to: destination!.rank, bytes });
+  } finally {
+    staging.give(source!, "read", reading);
+    staging.give(destination!, "write", writing);
+  }
 }
 
 async function allGather(
@@ -81,7 +109,7 @@ interface Routes {
 
 /** Copies between lent memory, each byte once. */
 async function transfer(
-  step: CollectiveStep,
+  step: AllGatherStep | AllToAllStep,
   { group, context }: Bound,
   { out, into, arrived }: Routes,
 ): Promise<void> {

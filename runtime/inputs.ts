@@ -3,7 +3,7 @@
 import { modelAxis } from "../spec/axis_parts.ts";
 import { DataError } from "../spec/errors.ts";
 import { shown } from "../spec/shown.ts";
-import { coordinates } from "../spec/mesh.ts";
+import { groupOf } from "../spec/mesh.ts";
 import {
   onRank,
   type Plan,
@@ -283,6 +283,8 @@ export function speaksFor(plan: Plan, rank: number, port: Port): boolean {
       isSplit(plan, buffer, i) ? plan.axes[axis]?.over ?? [] : []
     ),
   );
-  const at = coordinates(plan.mesh, rank);
-  return plan.mesh.every(({ name }, i) => over.has(name) || at[i] === 0);
+  const others = plan.mesh.map(({ name }) => name)
+    .filter((name) => !over.has(name));
+  return groupOf(plan.mesh, rank, others)
+    .find((other) => onRank(buffer.bytes, other) > 0) === rank;
 }

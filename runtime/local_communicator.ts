@@ -3,13 +3,9 @@
 import type { Grid } from "../spec/kernel/make.ts";
 import type { Binding, Kernel } from "../spec/kernel/tree.ts";
 import { localLaunches } from "../spec/local/mod.ts";
-import { groupOf } from "../spec/mesh.ts";
-import type { Plan, PlanKernel } from "../spec/plan/plan.ts";
-import type {
-  CollectiveStep,
-  CommunicatorContext,
-  Exchange,
-} from "./communicator.ts";
+import { isCollective, membersOf } from "../spec/plan/members.ts";
+import type { CollectiveStep, Plan, PlanKernel } from "../spec/plan/plan.ts";
+import type { CommunicatorContext, Exchange } from "./communicator.ts";
 import type { Device, DeviceBuffer } from "./device.ts";
 import { wordsOf } from "./host_tensor.ts";
 import { keyOf } from "./kernel_key.ts";
@@ -40,8 +36,7 @@ export class LocalBinder {
     const isShared = sharing(plan, devices);
     for (const { steps } of plan.programs) {
       for (const step of steps) {
-        if (step.op !== "allGather" && step.op !== "allToAll") continue;
-        if (isShared(step.over)) this.#of(plan, step);
+        if (isCollective(step) && isShared(step)) this.#of(plan, step);
       }
     }
     return Object.fromEntries(
@@ -58,7 +53,8 @@ export class LocalBinder {
     context: CommunicatorContext,
   ): Exchange {
     const received = this.#of(context.plan, step);
-    const launches = group.flatMap((to) =>
+    const receivers = step.op === "send" ? group.slice(1) : group;
+    const launches = receivers.flatMap((to) =>
       received.map(({ key, bindings, sources, ...launch }) => {
         const buffers: readonly DeviceBuffer[] = Object.freeze(
           bindings.map(({ name }) => bufferOf(name, step, sources, to, group)),
@@ -106,16 +102,16 @@ export class LocalBinder {
   }
 }
 
-/** Whether the ranks of some group over mesh axes share one device. */
+/** Whether the ranks of some group of a collective share one device. */
 function sharing(
   { mesh, ranks }: Plan,
   devices: readonly Device[],
-): (over: readonly string[]) => boolean {
+): (step: CollectiveStep) => boolean {
   const known = new Map<string, boolean>();
-  return (over) => {
-    const key = JSON.stringify(over);
+  return (step) => {
+    const key = JSON.stringify([step.over, step.op === "send" && step.stages]);
     const shared = known.get(key) ??
-      Array.from({ length: ranks }, (_, rank) => groupOf(mesh, rank, over))
+      Array.from({ length: ranks }, (_, rank) => membersOf(mesh, rank, step))
         .some((group) =>
           group.every((rank) => devices[rank] === devices[group[0]!])
         );
@@ -134,7 +130,7 @@ function bufferOf(
   if (binding === "dst") return to.buffer(step.to);
   const source = /^src(\d+)$/.exec(binding);
   if (source) return group[sources[Number(source[1])]!]!.buffer(step.from);
-  if (step.op === "allGather" && step.rows && binding === "counts") {
+  if (step.op !== "allToAll" && step.rows && binding === "counts") {
     return to.buffer(step.rows.counts);
   }
   if (step.op === "allGather" && step.blocks && binding === "groupRank") {
@@ -154,6 +150,14 @@ async function countSent(
   group: readonly RankMemory[],
   sent: NonNullable<CommunicatorContext["sent"]>,
 ): Promise<void> {
+  if (step.op === "send") {
+    const [source, to] = group as readonly [RankMemory, RankMemory];
+    const counts = step.rows && to.buffer(step.rows.counts);
+    const times = counts ? wordsOf(await to.device.read(counts, 0, 4))[0]! : 1;
+    const bytes = times * step.bytes;
+    sent.add(step, { from: source.rank, to: to.rank, bytes });
+    return;
+  }
   if (step.op === "allGather") {
     // Every launch of the copy kernel moves the entire source, its block, or the known rows.
     const [first] = group;

@@ -25,17 +25,20 @@ export class RankMemory {
     this.rank = rank;
     let bytes = 0;
     const allocations = plan.allocations.map((allocation, i) => {
-      const label = `rank ${rank} allocation ${i}`;
-      const buffer = device.createBuffer(onRank(allocation.bytes, rank), label);
+      const size = onRank(allocation.bytes, rank);
+      if (size === 0) return undefined;
+      const buffer = device.createBuffer(size, `rank ${rank} allocation ${i}`);
       bytes += buffer.bytes;
       return buffer;
     });
     this.#bytes = bytes;
     this.#buffers = new Map(
-      Object.entries(plan.buffers).map(([name, buffer]) => {
+      Object.entries(plan.buffers).flatMap(([name, buffer]) => {
         const { allocation, offset } = buffer;
         const bytes = onRank(buffer.bytes, rank);
-        return [name, device.range(allocations[allocation]!, offset, bytes)];
+        if (bytes === 0) return [];
+        const range = device.range(allocations[allocation]!, offset, bytes);
+        return [[name, range] as const];
       }),
     );
   }
@@ -43,6 +46,11 @@ export class RankMemory {
   /** Bytes that the device actually allocated, not read from the plan. */
   get allocatedBytes(): number {
     return this.#bytes;
+  }
+
+  /** Whether the rank has a buffer: only the ranks of stages that use it do. */
+  has(name: string): boolean {
+    return this.#buffers.has(name);
   }
 
   /** The device memory of a buffer. */

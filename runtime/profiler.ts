@@ -1,9 +1,10 @@
 /** Traces of runs in the format of Chrome and Perfetto: one row per rank. */
 
-import type { Step } from "../spec/plan/plan.ts";
+import { isCollective } from "../spec/plan/members.ts";
+import type { CollectiveStep, Step } from "../spec/plan/plan.ts";
 import { traceName } from "../spec/text/parts.ts";
 import { type BoundPart, isAsynchronous } from "./bound_program.ts";
-import type { CollectiveStep, SentAccount } from "./communicator.ts";
+import type { SentAccount } from "./communicator.ts";
 import type { LaunchTiming } from "./device.ts";
 import type { RankMemory } from "./memory.ts";
 
@@ -114,10 +115,9 @@ export class Tracer {
         // Launches during an exchange in flight are not part of it.
         const timings = asynchronous ? [] : await finish(here);
         // An exchange through the host ends when the host has finished it.
-        const duration =
-          wait && (step.op === "allToAll" || step.op === "allGather")
-            ? elapsed
-            : this.#now() - start;
+        const duration = wait && isCollective(step)
+          ? elapsed
+          : this.#now() - start;
         const span = spanOf(timings);
         // Zero workgroups: nothing was launched.
         if (step.op === "launch" && span === undefined && timed) return;
@@ -128,7 +128,7 @@ export class Tracer {
             ...(step.part ? { op: step.part.op, part: step.part.part } : {}),
             clock: span === undefined ? "host" : "device",
           };
-          if (step.op === "allToAll" || step.op === "allGather") {
+          if (isCollective(step)) {
             this.#run!.exchanges.push({ step, rank, args });
           }
           this.#add(

@@ -1,15 +1,15 @@
 /** The dynamic lengths of one run, for launches. */
 
 import { groupOf } from "../spec/mesh.ts";
-import type { AllGatherStep, Plan } from "../spec/plan/plan.ts";
+import type { AllGatherStep, Plan, SendStep } from "../spec/plan/plan.ts";
 import type { Size } from "../spec/size.ts";
 
 /** Lengths by rank, then in the order of `plan.counts`. */
 export type RunCounts = readonly (readonly number[])[];
 
-/** Number of times that a rank sends the bytes of an allGather, by its lengths. */
+/** Number of times that a rank sends the bytes of an allGather or a send, by its lengths. */
 export function gatheredRows(
-  step: AllGatherStep,
+  step: AllGatherStep | SendStep,
   plan: Plan,
   lengths: readonly number[],
 ): number {

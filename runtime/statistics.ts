@@ -5,13 +5,9 @@ import {
   predictSentBytes,
   rowsBetween,
 } from "../spec/plan/bytes.ts";
-import { onRank, type Plan } from "../spec/plan/plan.ts";
-import type {
-  CollectiveStep,
-  Sent,
-  SentAccount,
-  SentBytes,
-} from "./communicator.ts";
+import { executes } from "../spec/plan/members.ts";
+import { type CollectiveStep, onRank, type Plan } from "../spec/plan/plan.ts";
+import type { Sent, SentAccount, SentBytes } from "./communicator.ts";
 import { sentKind } from "./exchange.ts";
 import { wordsOf } from "./host_tensor.ts";
 import type { Streaming } from "./device.ts";
@@ -38,6 +34,7 @@ export interface RankStatistics {
     readonly combine: Compared;
     readonly gather: Compared;
     readonly reduce: Compared;
+    readonly stages: Compared;
   };
 }
 
@@ -49,7 +46,14 @@ export interface Statistics {
 }
 
 function nothing(): SentBytes {
-  return { counts: 0, dispatch: 0, combine: 0, gather: 0, reduce: 0 };
+  return {
+    counts: 0,
+    dispatch: 0,
+    combine: 0,
+    gather: 0,
+    reduce: 0,
+    stages: 0,
+  };
 }
 
 /** Traffic of the ranks in this process. Communicators add the bytes that they moved, without access to predictions. */
@@ -75,7 +79,7 @@ export class TrafficAccount implements SentAccount {
     const key = sentKind(step);
     await Promise.all(this.#ranks.map(async (memory) => {
       const { rank } = memory;
-      if (step.ranks !== "all" && !step.ranks.includes(rank)) return;
+      if (!executes(this.#plan.mesh, rank, step)) return;
       const rows = step.op === "allToAll"
         ? rowsBetween(await this.#counts(step.counts, memory), step)
         : [];
@@ -100,6 +104,7 @@ export class TrafficAccount implements SentAccount {
       combine: compare("combine"),
       gather: compare("gather"),
       reduce: compare("reduce"),
+      stages: compare("stages"),
     };
   }
 
@@ -145,6 +150,7 @@ export function rankStatistics(
         combine: UNCOUNTED,
         gather: UNCOUNTED,
         reduce: UNCOUNTED,
+        stages: UNCOUNTED,
       },
   };
 }

@@ -11,6 +11,7 @@ import type { RankMemory } from "./memory.ts";
  */
 export function writeTables(plan: Plan, memory: RankMemory): void {
   for (const [name, buffer] of Object.entries(plan.buffers)) {
+    if (!memory.has(name)) continue;
     if (buffer.kind === "const") {
       const { data } = buffer;
       if (!data) continue;

@@ -83,7 +83,8 @@ export async function loadWeights(
     },
   };
   for (const weight of plan.weights) {
-    for (const owners of ownersOf(plan, weight, ranks)) {
+    const holding = ranks.filter((memory) => memory.has(weight.buffer));
+    for (const owners of ownersOf(plan, weight, holding)) {
       const others: RankMemory[] = [];
       for (const memory of owners) {
         if (mapWeight(plan, weight, memory, tensors)) {

@@ -1,6 +1,12 @@
 /** The logical grid of ranks, and groups along its axes. */
 
-import type { Name, RankCount, Short } from "./values.ts";
+import type {
+  Name,
+  Natural,
+  RankCount,
+  Short,
+  ShortNonEmpty,
+} from "./values.ts";
 
 /** One axis of the mesh. */
 export interface MeshAxis {
@@ -27,20 +33,52 @@ export type MeshRole =
   | "experts"
   | "heads"
   | "hidden"
-  | "vocabulary";
+  | "vocabulary"
+  | "layers";
 
-/** Mesh axes with a default placement, and the axes sharded over them: data, expert and tensor parallelism. */
+/**
+ * Mesh axes with a default placement, and the axes sharded over them: data, expert and tensor parallelism. Layers are
+ * not an axis of a tensor: each is on one stage, a coordinate of `pp` (pipeline parallelism).
+ */
 export const MESH_AXES: {
   readonly [name: string]: readonly MeshRole[] | undefined;
 } = {
   dp: ["tokens"],
   ep: ["tokens", "experts"],
   tp: ["heads", "hidden", "vocabulary", "experts"],
+  pp: ["layers"],
 };
 
 /** Axes sharded over a mesh axis by default; none for other names. */
 export function meshRoles(name: string): readonly MeshRole[] {
   return MESH_AXES[name] ?? [];
+}
+
+/** The mesh axis whose coordinates are pipeline stages. Undefined: the mesh has none. */
+export function stageAxis(mesh: Mesh): MeshAxis | undefined {
+  return mesh.find(({ name, size }) =>
+    size > 1 && meshRoles(name).includes("layers")
+  );
+}
+
+/** Ranks by their coordinates on one mesh axis: those at any of the coordinates `at`. */
+export interface RanksAt {
+  readonly axis: Name;
+  readonly at: ShortNonEmpty<Natural>;
+}
+
+/** The ranks of a step or a buffer. */
+export type RankSet = "all" | RanksAt;
+
+/** Whether a rank is in a set. */
+export function isIn(set: RankSet, mesh: Mesh, rank: number): boolean {
+  return set === "all" ||
+    set.at.includes(groupRankOf(mesh, rank, [set.axis]));
+}
+
+/** `` for all ranks, else `on pp 0 1`. */
+export function rankSetText(set: RankSet): string {
+  return set === "all" ? "" : `on ${set.axis} ${set.at.join(" ")}`;
 }
 
 /** Number of ranks of a mesh. */

@@ -6,6 +6,7 @@
 
 import { MAX_CHUNKS } from "./limits.ts";
 import type { NumericsClass } from "./numerics.ts";
+import { STAGES_PATTERN } from "./stages.ts";
 
 /** A dispatcher in words. */
 interface DispatcherWords {
@@ -60,6 +61,7 @@ type StrategyOption =
     | { readonly kind: "count"; readonly max: number }
     | { readonly kind: "flag" }
     | { readonly kind: "word"; readonly words: readonly string[] }
+    | { readonly kind: "text"; readonly pattern: string }
   );
 
 const CLASSES: readonly NumericsClass[] = ["exact", "fast"];
@@ -123,12 +125,24 @@ export const STRATEGY_OPTIONS = {
     }.`,
     text: (dispatcher: Dispatcher) => dispatcherWords(dispatcher).text,
   },
+  /**
+   * The layers of each pipeline stage, by their numbers from 0: `0-10,11-23`, or `cost` for stages of nearly equal FLOPs
+   * per token. Requires the mesh axis `pp`. Default: equal numbers of layers.
+   */
+  stages: {
+    kind: "text",
+    pattern: STAGES_PATTERN,
+    about:
+      "Layers of each pipeline stage, such as 0-10,11-23, or cost for nearly equal FLOPs. Default: equal numbers.",
+    text: (stages: string) => `stages ${stages}`,
+  },
 } as const satisfies { readonly [option: string]: StrategyOption };
 
 type Options = typeof STRATEGY_OPTIONS;
 type Value<O> = O extends { readonly kind: "count" } ? number
   : O extends { readonly kind: "flag" } ? boolean
   : O extends { readonly words: readonly (infer W)[] } ? W
+  : O extends { readonly kind: "text" } ? string
   : never;
 
 /** Dispatch strategy of a plan. */
@@ -156,7 +170,9 @@ function unusual(
     ? 1
     : option.kind === "flag"
     ? false
-    : option.words[0];
+    : option.kind === "word"
+    ? option.words[0]
+    : undefined;
   return value === usual ? undefined : value;
 }
 

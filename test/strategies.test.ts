@@ -268,6 +268,7 @@ t.test("tokens are gathered over the mesh axes of their experts only", async (t)
         gather: 40 * words * 4 * copies + (copies - 1) * sums,
         // Of each token, terms of all other ranks of its group, each of a part of the tokens.
         reduce: sums * (2 * copies - 1),
+        stages: 0,
       },
       JSON.stringify(mesh),
     );
@@ -300,6 +301,7 @@ t.test("weights of experts are gathered as they are stored, and no row is sent",
       combine: 0,
       gather: 0,
       reduce: 4 * bytesOf[stored] / 2,
+      stages: 0,
     });
     // Two scales of 16 bits on a rank have room for four, which are not gathered.
     const apart = await statisticsOf(made, {

@@ -3,7 +3,7 @@
 import { onRank, type PlanBuffer } from "../spec/plan/plan.ts";
 import { sizeText } from "../spec/size_text.ts";
 import { typeText } from "../spec/text/parts.ts";
-import { isCollective } from "../spec/plan/facts.ts";
+import { isCollective } from "../spec/plan/members.ts";
 import type { PlanView, ProgramView } from "./plan_view.ts";
 import type { Role } from "./roles.ts";
 import { shortened } from "./figure.ts";

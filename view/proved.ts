@@ -5,7 +5,8 @@
 
 import { onRank } from "../spec/plan/plan.ts";
 import type { RuleName } from "../spec/verify/mod.ts";
-import { isCollective, type StepFacts, width } from "../spec/plan/facts.ts";
+import { type StepFacts, width } from "../spec/plan/facts.ts";
+import { isCollective } from "../spec/plan/members.ts";
 import type { PlanView, ProgramView } from "./plan_view.ts";
 
 /** A rule, and its result for a step. */

@@ -2,7 +2,7 @@
 
 import { traceName } from "../spec/text/parts.ts";
 import { layerOf } from "../spec/plan/layers.ts";
-import { isCollective } from "../spec/plan/facts.ts";
+import { isCollective } from "../spec/plan/members.ts";
 import type { Phase, PredictedTimeline } from "../spec/plan_summary.ts";
 import type { TraceEvent } from "./page_data.ts";
 import { lateBy, type Pause, pausesOf } from "./pauses.ts";

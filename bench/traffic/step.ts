@@ -18,6 +18,7 @@ import { summarizeRanks } from "../../engine/planner/summary/ranks.ts";
 import { DataError } from "../../spec/errors.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import { layersOf } from "../../spec/plan/layers.ts";
+import { executes } from "../../spec/plan/members.ts";
 import { sum } from "../../spec/sum.ts";
 import { boundOf, type Limit } from "./bound.ts";
 import { countGroup, meanCounts } from "./count.ts";
@@ -113,7 +114,7 @@ export async function countStep(
   const known = new Map<CountedLaunch, LaunchTraffic>();
   for (const [i, step] of context.program.steps.entries()) {
     if (step.op !== "launch") continue;
-    if (step.ranks !== "all" && !step.ranks.includes(0)) continue;
+    if (!executes(plan.mesh, 0, step)) continue;
     const counted = meter.launch(step, { rank: 0, fullness: "max" });
     if (counted === undefined) continue;
     const cold = (binding: string) =>

@@ -229,6 +229,9 @@ function strategySchema(
   option: typeof STRATEGY_ENTRIES[number][1],
 ): Schema {
   if (option.kind === "flag") return flag;
+  if (option.kind === "text") {
+    return { type: "string", pattern: option.pattern };
+  }
   return option.kind === "count" ? upTo(option.max, 1) : oneOf(...option.words);
 }
 

@@ -23,6 +23,11 @@ export interface CollectiveParams {
     readonly axis: string;
     readonly to: string;
   };
+  /** Sends the value from the ranks of one stage to those of another, along the mesh axis `over`. */
+  send: {
+    readonly over: readonly string[];
+    readonly stages: readonly [source: number, destination: number];
+  };
 }
 
 /** Names of the collectives. */
@@ -34,6 +39,7 @@ const COLLECTIVES: { readonly [C in Collective]: FusionClass } = {
   allSlice: "inline",
   allReduce: "kernel",
   reduceScatter: "kernel",
+  send: "kernel",
 };
 
 /** Whether a primitive is a collective. */

@@ -12,6 +12,8 @@ export interface Over {
 export interface Sharding {
   readonly over: Over;
   readonly unreduced: readonly string[];
+  /** The pipeline stage whose ranks have the value. Undefined: all ranks have it. */
+  readonly stage?: number | undefined;
 }
 
 /** Replicated on every rank. */
@@ -64,9 +66,10 @@ export function formatSharding(
   sharding: Sharding,
 ): string {
   const text = axes.map((axis) => localName(axis, overOf(sharding, axis)));
-  const { unreduced } = sharding;
+  const { unreduced, stage } = sharding;
   return [
     ...text,
     ...unreduced.length > 0 ? [`{unreduced ${unreduced.join("+")}}`] : [],
+    ...stage === undefined ? [] : [`on stage ${stage}`],
   ].join(" ");
 }

@@ -9,9 +9,19 @@ import { barrierBindings } from "../../spec/plan/barrier_bindings.ts";
 import { startedBy } from "../../spec/plan/handles.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import {
+  groupRanks,
+  type Mesh,
+  rankCount,
+  type RankSet,
+  stageAxis,
+} from "../../spec/mesh.ts";
+import { mapRanks } from "../../spec/per_rank.ts";
+import { sidesOf } from "../../spec/plan/members.ts";
+import {
   type Allocation,
   maxOverRanks,
   onRank,
+  type PerRank,
   perRank,
   type PlanBuffer,
   type Step,
@@ -28,7 +38,7 @@ export interface Allocated {
 /** Options of `allocate`. */
 export interface AllocateOptions {
   readonly kernels: ReadonlyMap<string, Kernel>;
-  readonly ranks: number;
+  readonly mesh: Mesh;
   /** Bytes of the longest allocation; a longer buffer has its own. */
   readonly maxBytes: number;
 }
@@ -151,14 +161,58 @@ class Memory {
 }
 
 /**
+ * Buffers with 0 bytes on the ranks of stages that do not use them. Inputs in the buffer of lengths are on all ranks.
+ */
+function presentBuffers(
+  drafts: ReadonlyMap<string, BufferDraft>,
+  steps: readonly Step[],
+  mesh: Mesh,
+): Map<string, BufferDraft> {
+  const axis = stageAxis(mesh);
+  if (!axis) return new Map(drafts);
+  const used = new Map<string, Set<number> | "all">();
+  const use = (name: string, ranks: RankSet) => {
+    const known = used.get(name) ?? new Set();
+    if (known === "all" || ranks === "all") used.set(name, "all");
+    else used.set(name, new Set([...known, ...ranks.at]));
+  };
+  for (const step of steps) {
+    if (step.op === "send") {
+      const { reads, writes } = sidesOf(step);
+      use(step.from, reads);
+      use(step.to, writes);
+      if (step.rows) use(step.rows.counts, writes);
+    } else for (const name of buffersOf(step)) use(name, step.ranks);
+  }
+  const stages = groupRanks(mesh, [axis.name]);
+  return new Map(
+    [...drafts].map(([name, draft]) => {
+      const at = used.get(name) ?? "all";
+      if (at === "all" || draft.offset !== undefined) return [name, draft];
+      const bytes = perRank(
+        stages.map((stage, rank) =>
+          at.has(stage) ? onRank(draft.bytes, rank) : 0
+        ),
+      );
+      return [name, { ...draft, bytes }];
+    }),
+  );
+}
+
+/** The runs of ranks without a buffer: equal for buffers on the same stages. */
+function absences({ bytes }: BufferDraft): PerRank {
+  return mapRanks([bytes], ([n]) => n === 0 ? 0 : 1);
+}
+
+/**
  * Assigns memory. Offsets are the same on every rank: a buffer has as many bytes as on the rank that needs the most.
  */
 export function allocate(
   drafts: ReadonlyMap<string, BufferDraft>,
   steps: readonly Step[],
-  { kernels, ranks, maxBytes }: AllocateOptions,
+  { kernels, mesh, maxBytes }: AllocateOptions,
 ): Allocated {
-  const memory = new Memory(ranks);
+  const memory = new Memory(rankCount(mesh));
   const made = new Map<string, PlanBuffer>();
   const uses = usesOf(steps);
   const persistent = new Set(
@@ -167,7 +221,8 @@ export function allocate(
     ),
   );
   const scratch: string[] = [];
-  for (const [name, draft] of drafts) {
+  const present = presentBuffers(drafts, steps, mesh);
+  for (const [name, draft] of present) {
     if (draft.offset !== undefined) {
       const { allocation } = made.get(LENGTHS)!;
       made.set(name, memory.add(draft, allocation, draft.offset));
@@ -179,26 +234,35 @@ export function allocate(
     const base = memory.next;
     const slots = packArenas(
       names.map((name) => ({
-        bytes: maxOverRanks(drafts.get(name)!.bytes),
+        bytes: maxOverRanks(present.get(name)!.bytes),
         ...rangeOf(uses.get(name)!),
       })),
       maxBytes,
     );
     names.forEach((name, i) => {
       const { arena, offset } = slots[i]!;
-      made.set(name, memory.add(drafts.get(name)!, base + arena, offset));
+      made.set(name, memory.add(present.get(name)!, base + arena, offset));
     });
   };
   const shared = scratch.filter((name) => !persistent.has(name));
   const groups = groupsOf(shared, steps, kernels);
+  // Buffers of different stages share no allocation: a rank allocates only those of its stage.
+  const stageOf = (name: string) =>
+    JSON.stringify(absences(present.get(name)!));
   for (let group = 0; group <= Math.max(...groups.values(), 0); group++) {
-    pack(shared.filter((name) => groups.get(name) === group), (use) => use);
+    const names = shared.filter((name) => groups.get(name) === group);
+    for (const stage of new Set(names.map(stageOf))) {
+      pack(names.filter((name) => stageOf(name) === stage), (use) => use);
+    }
   }
   // These buffers are read after the program and are live until its end.
-  pack(
-    scratch.filter((name) => persistent.has(name)),
-    () => ({ first: 0, last: 0 }),
-  );
+  const read = scratch.filter((name) => persistent.has(name));
+  for (const stage of new Set(read.map(stageOf))) {
+    pack(
+      read.filter((name) => stageOf(name) === stage),
+      () => ({ first: 0, last: 0 }),
+    );
+  }
   return {
     allocations: memory.allocations,
     buffers: Object.fromEntries(

@@ -87,8 +87,9 @@ function bucketsOf(
     depths.set(node, depth + 1);
     const { over } = node.params;
     const terms = node.sharding?.unreduced.join("+");
-    const key = [node.primitive, depth, over.join("+"), node.phase, terms]
-      .join(" ");
+    const stage = node.sharding?.stage;
+    const group = [node.primitive, depth, over.join("+"), stage];
+    const key = [...group, node.phase, terms].join(" ");
     const elements = node.axes.reduce((n, axis) => n * axes[axis]!.size, 1);
     let bucket = open.get(key);
     if (!bucket || bucket.elements + elements > FULL) {

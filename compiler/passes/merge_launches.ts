@@ -11,6 +11,7 @@ import {
 } from "../../spec/kernel/merge.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import { limitOf } from "../../spec/limits.ts";
+import { rankSetText } from "../../spec/mesh.ts";
 import type { LaunchStep, Step } from "../../spec/plan/plan.ts";
 import { sharedBytes } from "./limits.ts";
 import { addKernel, LENGTHS, type Lowering } from "./lower/context.ts";
@@ -98,7 +99,8 @@ function takeMerged(
   for (let i = 0; i < rest.length;) {
     const step = rest[i]!;
     if (step.op !== "launch" || step.block !== first.block) break;
-    const next = canMerge(step) && !before.stops(step)
+    const together = rankSetText(step.ranks) === rankSetText(first.ranks);
+    const next = together && canMerge(step) && !before.stops(step)
       ? merge([...steps, step].map(launched))
       : undefined;
     before.add(step);

@@ -39,10 +39,10 @@ export function waitForExchanges(
 }
 
 function waitFor(exchange: AllToAllStep): Step {
-  const { handle, label, span, block, part, phase } = exchange;
+  const { ranks, handle, label, span, block, part, phase } = exchange;
   return {
     op: "wait",
-    ranks: "all",
+    ranks,
     handle: handle!,
     ...label === undefined ? {} : { label },
     ...span ? { span } : {},

@@ -11,6 +11,7 @@ import { updatedBy } from "../graph/in_place.ts";
 import { looksAtGroup, routeOperand } from "../graph/routing.ts";
 import { cachedSequences } from "./caches.ts";
 import type { Requests } from "./placement.ts";
+import type { Stages } from "./stages.ts";
 import {
   extendsOver,
   isWithinOver,
@@ -33,6 +34,8 @@ export interface AxisFacts {
   readonly given: ReadonlySet<string>;
   /** The inputs whose values determine the assignment of items to ranks, by axis. */
   readonly assigning: ReadonlyMap<string, string>;
+  /** The pipeline stages of nodes, if the mesh has any. */
+  readonly stages?: Stages | undefined;
 }
 
 /** Collects the facts about the axes of a graph. */
@@ -40,6 +43,7 @@ export function axisFacts(
   graph: Graph,
   mesh: Mesh,
   requests: Requests,
+  stages?: Stages,
 ): AxisFacts {
   const experts = new Set(
     graph.nodes.filter(isRouting).map(({ params }) => params.expert),
@@ -62,6 +66,7 @@ export function axisFacts(
     followers,
     given,
     assigning: assigningInputs(graph),
+    stages,
   };
 }
 

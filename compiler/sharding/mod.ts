@@ -12,5 +12,6 @@ export {
   readPlacement,
 } from "./placement.ts";
 export { shard } from "./shard.ts";
+export { stagesOf } from "./stages.ts";
 export { formatSharded } from "./text.ts";
 export { recomputeViews } from "./recompute_views.ts";

@@ -6,7 +6,12 @@
 import { blockOfAxis, shortAxis } from "../../spec/axis_name.ts";
 import { PlacementError } from "../../spec/errors.ts";
 import type { Table } from "../../spec/table.ts";
-import { groupSizeOf, type Mesh, MESH_AXES } from "../../spec/mesh.ts";
+import {
+  groupSizeOf,
+  type Mesh,
+  MESH_AXES,
+  stageAxis,
+} from "../../spec/mesh.ts";
 import { shown } from "../../spec/shown.ts";
 import { type Graph, isRouting, type Node } from "../graph/graph.ts";
 import { cachedSequences, checkCaches, placeCaches } from "./caches.ts";
@@ -105,6 +110,8 @@ const SYNONYMS: { readonly [name: string]: string } = {
   model: "tp",
   mp: "tp",
   tensor: "tp",
+  pipeline: "pp",
+  stage: "pp",
 };
 
 /** Rejects mesh axes without a default placement if no placement is given. */
@@ -117,15 +124,13 @@ function checkNames(mesh: Mesh): void {
   const meant = SYNONYMS[name.toLowerCase()] ??
     known.find((other) => letters(other) === letters(name));
   throw new PlacementError(
-    name === "pp"
-      ? `Cannot use mesh axis 'pp': pipeline parallelism is not implemented. Use dp, ep or tp`
-      : `Cannot use mesh axis '${
-        shown(name)
-      }': only dp, ep and tp have a default placement. ${
-        meant ? `Write ${meant}=${size}` : "Use one of them"
-      }, or name the tensor axes to shard over it with --place, for example --place expert=${
-        shown(name)
-      },token=${shown(name)}`,
+    `Cannot use mesh axis '${
+      shown(name)
+    }': only dp, ep, tp and pp have a default placement. ${
+      meant ? `Write ${meant}=${size}` : "Use one of them"
+    }, or name the tensor axes to shard over it with --place, for example --place expert=${
+      shown(name)
+    },token=${shown(name)}`,
   );
 }
 
@@ -178,8 +183,9 @@ function checkAllUsed(mesh: Mesh, requests: Requests): void {
   const used = new Set(
     [...requests.values()].flatMap((request) => request.over),
   );
+  const stages = stageAxis(mesh)?.name;
   for (const { name, size } of mesh) {
-    if (size > 1 && !used.has(name)) {
+    if (size > 1 && !used.has(name) && name !== stages) {
       throw new PlacementError(
         `Cannot use mesh axis '${name}': no axis of the model is placed over it. Place one, or remove it from the mesh`,
       );

@@ -8,9 +8,11 @@
  * | unreduced | an axis sharded over the same mesh axes | `reduceScatter` |
  * | unreduced over more, minor | a ragged axis sharded over more | `reduceScatter` over both, then `allGather` over minor |
  * | unreduced | reduced | `allReduce` |
+ * | on one stage | on another | `send` |
  */
 
 import type { Collective } from "../graph/collectives.ts";
+import { updatedState } from "../graph/in_place.ts";
 import { invariant, ModelError } from "../../spec/errors.ts";
 import {
   isRouting,
@@ -24,7 +26,6 @@ import { isRagged, placedOver } from "./local_axes.ts";
 import {
   extendsOver,
   isWithinOver,
-  type Over,
   overOf,
   sameOver,
   type Sharding,
@@ -52,9 +53,9 @@ export class Resharding {
 
   /** `value` in another sharding. `wanted.over` lists all of its axes. */
   to(value: Node, wanted: Sharding): Node {
-    if (isRouting(value)) return this.#routing(value, wanted.over);
+    if (isRouting(value)) return this.#routing(value, wanted);
     let now = value as Sharded;
-    now = this.#reduce(now, wanted);
+    now = this.#send(this.#reduce(now, wanted), wanted.stage);
     // A mesh axis freed by one axis may shard another.
     for (const axis of value.axes) {
       now = this.#gather(now, axis, overOf(wanted, axis));
@@ -63,6 +64,23 @@ export class Resharding {
       now = this.#slice(now, axis, overOf(wanted, axis));
     }
     return now;
+  }
+
+  /** Sends a value to the ranks of another stage. Values on all stages, and for all, are not sent. */
+  #send(value: Sharded, to: number | undefined): Sharded {
+    const from = value.sharding.stage;
+    if (from === undefined || to === undefined || from === to) return value;
+    if (updatedState(value).primitive === "state") {
+      throw new ModelError(
+        `Cannot send a cache from stage ${from} to stage ${to}: layers that share a cache must be on one stage. Give other --stages`,
+        value.span,
+      );
+    }
+    const { over } = this.#facts.stages!;
+    return this.#make(value, "send", { over: [over], stages: [from, to] }, {
+      ...value.sharding,
+      stage: to,
+    });
   }
 
   /** Whether the terms of a value have already been reduced. */
@@ -194,11 +212,13 @@ export class Resharding {
   }
 
   /** The routing of the same choices for the tokens in this sharding. */
-  #routing(route: RoutingNode, over: Over): Node {
+  #routing(route: RoutingNode, { over, stage }: Sharding): Node {
     const { tokens } = route.params;
-    const same = tokens.every((axis) =>
-      sameOver(overOf(route.sharding!, axis), overOf({ over }, axis))
-    );
+    const far = stage !== undefined && route.sharding!.stage !== stage;
+    const same = !far &&
+      tokens.every((axis) =>
+        sameOver(overOf(route.sharding!, axis), overOf({ over }, axis))
+      );
     if (same) return route;
     const { rule, expert, slot, choice } = route.params;
     const operands = route.primitive === "route" ? route.params.operands : [];
@@ -215,7 +235,7 @@ export class Resharding {
           axes,
           dtype: field === "weight" ? "f32" : "i32",
         }, route.sharding!),
-        { over, unreduced: [] },
+        { over, unreduced: [], stage },
       );
     const inputs = [
       part("index"),
@@ -223,7 +243,10 @@ export class Resharding {
       ...slotted ? [part("slot")] : [],
     ];
     const params = { rule, expert, slot, choice, tokens, slotted };
-    const key = JSON.stringify(tokens.map((axis) => overOf({ over }, axis)));
+    const key = JSON.stringify([
+      stage,
+      tokens.map((axis) => overOf({ over }, axis)),
+    ]);
     return this.#once(route, `choices ${key}`, {
       primitive: "choices",
       inputs,
@@ -237,6 +260,7 @@ export class Resharding {
         ),
       ),
       unreduced: [],
+      stage: stage ?? route.sharding!.stage,
     });
   }
 
@@ -255,9 +279,10 @@ export class Resharding {
       `a mesh axis shards two axes of '${of.axes.join(" ")}'`,
     );
     const { axes, dtype } = of;
-    const key = JSON.stringify([primitive, params, sharding]);
+    const placed = { stage: of.sharding.stage, ...sharding };
+    const key = JSON.stringify([primitive, params, placed]);
     const made = { primitive, params, inputs: [of], axes, dtype };
-    return this.#once(of, key, made, sharding);
+    return this.#once(of, key, made, placed);
   }
 
   #once(

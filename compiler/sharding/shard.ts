@@ -184,6 +184,7 @@ class Shards {
       this.#operand(input, {
         over: wantedOver(input, i, { over, roles, now: values[i]!.sharding }),
         unreduced: keeps.includes(i) ? this.#of(input).sharding!.unreduced : [],
+        stage: this.#stageOf(node),
       })
     );
     const segments = segmentsOfRank(this.#facts, node, over, reduced);
@@ -228,8 +229,8 @@ class Shards {
     return Object.fromEntries(
       Object.entries(this.#facts.graph.states).map(([name, node]) => {
         const leaf = leaves.get(name)!;
-        const { over } = this.#of(leaf).sharding!;
-        return [name, this.#to(node, { over, unreduced: [] })];
+        const { over, stage } = this.#of(leaf).sharding!;
+        return [name, this.#to(node, { over, unreduced: [], stage })];
       }),
     );
   }
@@ -242,7 +243,12 @@ class Shards {
   }
 
   #set(node: Node, now: Node, sharding: Sharding): void {
-    this.#now.set(node, this.#move.add({ ...now, sharding } as Node));
+    const placed = { stage: this.#stageOf(node), ...sharding };
+    this.#now.set(node, this.#move.add({ ...now, sharding: placed } as Node));
+  }
+
+  #stageOf(node: Node): number | undefined {
+    return this.#facts.stages?.of.get(node);
   }
 
   /** The placement of a leaf: that of its axes, with each mesh axis once. */
@@ -299,7 +305,10 @@ class Shards {
       ...originOf(user),
     } as unknown as Node;
     this.#gathered.set(key, gathered);
-    this.#set(gathered, gathered, this.#placed(input));
+    this.#set(gathered, gathered, {
+      ...this.#placed(input),
+      stage: this.#stageOf(input),
+    });
     return gathered;
   }
 
@@ -371,6 +380,7 @@ class Shards {
       ? this.#move.to(now, {
         over: { ...now.sharding!.over, [partition.axis]: partition.over },
         unreduced: wanted.unreduced,
+        stage: wanted.stage,
       })
       : now;
     return this.#move.to(scattered, wanted);

@@ -5,9 +5,10 @@ import type {
   AllGatherStep,
   AllToAllStep,
   Plan,
+  SendStep,
 } from "../../spec/plan/plan.ts";
+import { membersOf } from "../../spec/plan/members.ts";
 import type {
-  CollectiveStep,
   Communicator,
   CommunicatorContext,
   Exchange,
@@ -22,7 +23,7 @@ import {
   spansOf,
 } from "../exchange.ts";
 import type { RankMemory } from "../memory.ts";
-import type { RunCounts } from "../run_counts.ts";
+import { gatheredRows, type RunCounts } from "../run_counts.ts";
 import { LOADING_DEADLINE_MS, type MpiGroup, type MpiWorld } from "./world.ts";
 
 /** One collective among the processes of one group. */
@@ -54,6 +55,7 @@ export async function createMpiCommunicator(
     },
     bind(step, [memory], context) {
       reserveStaging(step, memory!, context);
+      if (step.op === "send") return bindSend(step, world, memory!, context);
       const bound: Bound = {
         world,
         context,
@@ -69,7 +71,38 @@ export async function createMpiCommunicator(
   };
 }
 
-function bindExchange(step: CollectiveStep, bound: Bound): Exchange {
+/** The side of this rank in a send. */
+function bindSend(
+  step: SendStep,
+  world: MpiWorld,
+  memory: RankMemory,
+  { plan, staging, sent }: CommunicatorContext,
+): Exchange {
+  const { rank } = memory;
+  const [source, destination] = membersOf(plan.mesh, rank, step) as [
+    number,
+    number,
+  ];
+  const sends = rank === source;
+  const use = sends ? "read" : "write";
+  const buffer = memory.buffer(sends ? step.from : step.to);
+  const what = `step '${step.label ?? step.op}'`;
+  return async (counts) => {
+    const bytes = gatheredRows(step, plan, counts[rank]!) * step.bytes;
+    const lent = staging.take(memory, use);
+    const opened = lent.open(buffer, [{ offset: 0, bytes }]);
+    const block = async () => (await opened)[0]!;
+    if (sends) {
+      await world.send(destination, block, { what });
+      sent?.add(step, { from: rank, to: destination, bytes });
+    } else await world.receive(source, block, { what });
+    staging.give(memory, use, lent);
+  };
+}
+
+type GroupStep = AllGatherStep | AllToAllStep;
+
+function bindExchange(step: GroupStep, bound: Bound): Exchange {
   return step.op === "allGather"
     ? (counts) => allGather(step, bound, counts)
     : () => allToAll(step, bound);
@@ -134,7 +167,7 @@ interface Routes {
 }
 
 async function exchange(
-  step: CollectiveStep,
+  step: GroupStep,
   { world, group, memory, context, groupRank, what }: Bound,
   { out, into, agreed, arrived }: Routes,
 ): Promise<void> {

@@ -37,6 +37,9 @@ export const LOADING_DEADLINE_MS = 3_600_000;
 /** Microseconds for the launcher to read the last output of a failed rank. */
 const BEFORE_ABORT_MICROSECONDS = 200_000;
 
+/** Tag of blocks that one rank sends another. Rendezvous has another tag. */
+const SEND_TAG = 2;
+
 /** A group of ranks that can exchange data. */
 export interface MpiGroup {
   readonly handle: Handle;
@@ -226,6 +229,48 @@ export class MpiWorld implements MpiGroup {
         group.handle,
       ],
     );
+  }
+
+  /** Sends a block to a rank, which receives it. Blocks between two ranks arrive in order. */
+  async send(
+    to: number,
+    block: () => Promise<Uint8Array>,
+    wait: Wait,
+  ): Promise<void> {
+    await this.#transfer("Isend", to, block, wait);
+  }
+
+  /** Receives a block of this length from a rank. */
+  async receive(
+    from: number,
+    block: () => Promise<Uint8Array>,
+    wait: Wait,
+  ): Promise<void> {
+    await this.#transfer("Irecv", from, block, wait);
+  }
+
+  async #transfer(
+    name: "Isend" | "Irecv",
+    other: number,
+    block: () => Promise<Uint8Array>,
+    wait: Wait,
+  ): Promise<void> {
+    const [data, [count], , unit] = this.#argumentsOf([await block()]) as [
+      Uint8Array,
+      Int32Array,
+      Int32Array,
+      Handle,
+    ];
+    this.#note(`in ${wait.what}`);
+    const host = this.hosts[other];
+    await this.#progress.start([{
+      name,
+      args: [data, count!, unit, other, SEND_TAG, this.handle],
+    }], {
+      ...this.#purpose(wait),
+      culprit: () => `rank ${other}${host === undefined ? "" : ` on ${host}`}`,
+    });
+    this.#note(`after ${wait.what}`);
   }
 
   #argumentsOf(blocks: readonly Uint8Array[]): Argument[] {

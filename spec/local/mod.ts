@@ -7,7 +7,12 @@ import { elementwiseGrid } from "../kernel/elementwise.ts";
 import type { Grid } from "../kernel/make.ts";
 import type { Kernel } from "../kernel/tree.ts";
 import { groupSizeOf, type Mesh } from "../mesh.ts";
-import type { AllGatherStep, AllToAllStep } from "../plan/plan.ts";
+import type {
+  AllGatherStep,
+  AllToAllStep,
+  CollectiveStep,
+  SendStep,
+} from "../plan/plan.ts";
 import { exchange, exchangeGrid, SOURCES } from "./exchange.ts";
 import { gather } from "./gather.ts";
 import { gatherRows, swapRows } from "./gather_rows.ts";
@@ -28,10 +33,11 @@ export interface LocalLaunch {
  */
 export function localLaunches(
   mesh: Mesh,
-): (step: AllGatherStep | AllToAllStep) => readonly LocalLaunch[] {
+): (step: CollectiveStep) => readonly LocalLaunch[] {
   const made = new Map<string, Kernel>();
   return (step) => {
-    const ranks = groupSizeOf(mesh, step.over);
+    // Of a send, only the source.
+    const ranks = step.op === "send" ? 1 : groupSizeOf(mesh, step.over);
     const { key, make, workgroups } = step.op === "allToAll"
       ? exchangeOf(step)
       : step.rows
@@ -87,9 +93,10 @@ function exchangeOf(step: AllToAllStep): Form {
   };
 }
 
-function rowsOf({ bytes, over, blocks }: AllGatherStep, axis: string): Form {
-  const rowWords = bytes / 4;
-  if (blocks) {
+function rowsOf(step: AllGatherStep | SendStep, axis: string): Form {
+  const rowWords = step.bytes / 4;
+  const over = step.op === "send" ? [] : step.over;
+  if (step.op === "allGather" && step.blocks) {
     const name = `swap_rows_${rowWords}`;
     return {
       key: name,
@@ -101,12 +108,15 @@ function rowsOf({ bytes, over, blocks }: AllGatherStep, axis: string): Form {
   return {
     key: name,
     make: (sources) => gatherRows({ name, rowWords, sources }),
-    workgroups: elementwiseGrid({ mul: [{ count: axis, over }, rowWords] }),
+    workgroups: elementwiseGrid({
+      mul: [{ count: axis, ...over.length > 0 ? { over } : {} }, rowWords],
+    }),
   };
 }
 
-function partsOf({ bytes, blocks }: AllGatherStep): Form {
-  const words = bytes / 4;
+function partsOf(step: AllGatherStep | SendStep): Form {
+  const words = step.bytes / 4;
+  const blocks = step.op === "allGather" ? step.blocks : undefined;
   const name = blocks ? `swap_blocks_${words}` : `gather_${words}`;
   return {
     key: name,

@@ -28,6 +28,11 @@ export function accessesOf(
         ],
         writes: [step.to],
       };
+    case "send":
+      return {
+        reads: [step.from, ...step.rows ? [step.rows.counts] : []],
+        writes: [step.to],
+      };
     case "allToAll":
       return {
         reads: [step.from, step.counts, step.groupRank],

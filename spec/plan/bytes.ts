@@ -1,7 +1,7 @@
 /** Predicted memory and traffic of a plan. The runtime counts actual values without reading these. */
 
-import { storedBytes } from "../layout.ts";
-import { groupOf, groupRankOf, groupSizeOf, type Mesh } from "../mesh.ts";
+import { executes, isCollective, membersOf } from "./members.ts";
+import { groupRankOf, groupSizeOf, type Mesh } from "../mesh.ts";
 import { mapRanks, onRank, type PerRank, sumPerRank } from "../per_rank.ts";
 import type { AllToAllStep, Plan, Step } from "./plan.ts";
 import type { Size } from "../size.ts";
@@ -37,7 +37,7 @@ export function predictStaging(
 ): { local: PerRank; host: PerRank } {
   const longest: { from: PerRank; to: PerRank } = { from: 0, to: 0 };
   for (const step of plan.programs.flatMap(({ steps }) => steps)) {
-    if (step.op !== "allGather" && step.op !== "allToAll") continue;
+    if (!isCollective(step)) continue;
     for (const side of ["from", "to"] as const) {
       longest[side] = mapRanks(
         [longest[side], plan.buffers[step[side]]!.bytes],
@@ -62,7 +62,7 @@ export function exchangesAtOnce(plan: Pick<Plan, "programs">): number {
     let started = 0;
     for (const step of steps) {
       if (step.op === "wait") started--;
-      if (step.op !== "allToAll" && step.op !== "allGather") continue;
+      if (!isCollective(step)) continue;
       max = Math.max(max, started + 1);
       if (step.op === "allToAll" && step.handle !== undefined) started++;
     }
@@ -194,10 +194,15 @@ export function predictSentBytes(
   options: SentBytesOptions,
 ): number {
   const { mesh, rank, length = () => 0 } = options;
-  if (step.ranks !== "all" && !step.ranks.includes(rank)) return 0;
+  if (!executes(mesh, rank, step)) return 0;
+  if (step.op === "send") {
+    const { rows, bytes } = step;
+    const [source] = membersOf(mesh, rank, step);
+    return source !== rank ? 0 : bytes * (rows ? length(rows.axis, rank) : 1);
+  }
   if (step.op === "allGather") {
     const { rows, blocks, bytes } = step;
-    const others = groupOf(mesh, rank, step.over).filter((r) => r !== rank);
+    const others = membersOf(mesh, rank, step).filter((r) => r !== rank);
     if (!rows) return bytes * others.length;
     // Each other rank receives this one's rows, or for blocks, as many as its own.
     return bytes * sum(
@@ -206,7 +211,7 @@ export function predictSentBytes(
   }
   if (step.op !== "allToAll") return 0;
   const me = groupRankOf(mesh, rank, step.over);
-  const others = groupOf(mesh, rank, step.over).map((_, p) => p)
+  const others = membersOf(mesh, rank, step).map((_, p) => p)
     .filter((p) => p !== me);
   return step.rowBytes *
     others.reduce(
@@ -268,6 +273,7 @@ export function expectedDestinations(
 /** Bytes of buffers of some kinds. */
 export function bytesOfKinds(plan: Plan, kinds: readonly string[]): PerRank {
   const bytes = Object.values(plan.buffers)
-    .filter((buffer) => kinds.includes(buffer.kind)).map(storedBytes);
+    .filter((buffer) => kinds.includes(buffer.kind))
+    .map((buffer) => buffer.bytes);
   return sumPerRank(bytes);
 }

@@ -8,10 +8,16 @@ import type { KernelFacts } from "../kernel/verify_tree.ts";
 import { type RoutingFacts, routingsOf } from "./routing_parts.ts";
 import { rankClasses } from "./rank_classes.ts";
 import { readTree } from "../kernel/verify_tree.ts";
-import { groupRankOf, groupSizeOf, type Mesh } from "../mesh.ts";
+import { isCollective, sidesOf } from "./members.ts";
+import {
+  groupRankOf,
+  groupSizeOf,
+  isIn,
+  type Mesh,
+  type RankSet,
+} from "../mesh.ts";
 import type {
-  AllGatherStep,
-  AllToAllStep,
+  CollectiveStep,
   LaunchStep,
   Plan,
   PlanBuffer,
@@ -33,9 +39,6 @@ export type Report = (
 /** One rule: checks the facts and reports violations. */
 export type Check = (facts: Facts, report: Report) => void;
 
-/** A collective step. */
-export type Collective = AllGatherStep | AllToAllStep;
-
 /** A step and its name in messages. */
 export interface StepPlace {
   readonly step: Step;
@@ -43,12 +46,13 @@ export interface StepPlace {
   readonly name: string;
 }
 
-/** A step with its position, ranks, and the buffers that it reads and writes. */
+/** A step with its position, one rank per class that executes it, and the buffers that it reads and writes. */
 export interface StepFacts extends StepPlace {
   readonly index: number;
   readonly ranks: readonly number[];
-  /** The classes of its ranks: indices into `Facts.classes`. */
-  readonly classes: readonly number[];
+  /** The classes of the ranks that read its operands, and of those that write its results. */
+  readonly readers: readonly number[];
+  readonly writers: readonly number[];
   readonly reads: readonly string[];
   readonly writes: readonly string[];
 }
@@ -95,15 +99,10 @@ export function formatSpan(span: Span): string {
   return oneLine(`${file}:${span.line}:${span.column}`);
 }
 
-/** Whether a step is a collective. */
-export function isCollective(step: Step): step is Collective {
-  return step.op === "allGather" || step.op === "allToAll";
-}
-
 /** The collectives among the steps of all programs. */
 export function* collectives(
   facts: Facts,
-): Generator<{ step: Collective; at: StepFacts }> {
+): Generator<{ step: CollectiveStep; at: StepFacts }> {
   for (const { steps } of facts.programs) {
     for (const at of steps) {
       if (isCollective(at.step)) yield { step: at.step, at };
@@ -152,7 +151,8 @@ export function collectFacts(plan: Plan): Facts {
       [name, { name, kernel, facts: readTree(kernel.tree) }] as const
     ),
   );
-  const every = [...classes.keys()];
+  const classesIn = (set: RankSet) =>
+    [...classes.keys()].filter((c) => isIn(set, plan.mesh, everyRank[c]!));
   const programs: ProgramFacts[] = plan.programs.map((program) => {
     const started = startedBy(program.steps);
     return {
@@ -161,9 +161,9 @@ export function collectFacts(plan: Plan): Facts {
         step,
         index,
         name: `${program.name}[${index}]`,
-        ...step.ranks === "all"
-          ? { ranks: everyRank, classes: every }
-          : { ranks: step.ranks, classes: classesOf(step.ranks, classes) },
+        ranks: classesIn(step.ranks).map((c) => everyRank[c]!),
+        readers: classesIn(sidesOf(step).reads),
+        writers: classesIn(sidesOf(step).writes),
         ...accessesOf(step, started, {
           launched: (launch) => launched(launch, kernels),
         }),
@@ -188,15 +188,6 @@ export function collectFacts(plan: Plan): Facts {
       return known;
     },
   };
-}
-
-/** The classes in a list of ranks. */
-function classesOf(
-  ranks: readonly number[],
-  classes: readonly (readonly number[])[],
-): number[] {
-  const inside = new Set(ranks);
-  return [...classes.keys()].filter((c) => inside.has(classes[c]![0]!));
 }
 
 /** The reads and writes of a launch, by the facts of its kernel's tree. */

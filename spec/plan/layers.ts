@@ -19,6 +19,11 @@ export function layerOf(name: string): number | undefined {
   return number === undefined ? undefined : Number(number);
 }
 
+/** The block of a layer that a block is in: `model.layers.3` of `model.layers.3.moe`. Undefined: in none. */
+export function layerBlock(block: string): string | undefined {
+  return /^(?:.*?\.)?(?:layer)?\d+(?=\.|$)/.exec(block)?.[0];
+}
+
 /**
  * The layers of a program. Steps without a block and without a weight belong to the layer of the previous step. A model
  * without numbers has one layer.

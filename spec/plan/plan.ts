@@ -7,7 +7,7 @@ import type { Table } from "../table.ts";
 import type { StoredDType } from "../dtype.ts";
 import type { Span } from "../errors.ts";
 import type { Kernel } from "../kernel/tree.ts";
-import type { Mesh } from "../mesh.ts";
+import type { Mesh, RankSet } from "../mesh.ts";
 import type { Numerics } from "../numerics.ts";
 import type { ConstData, PerRank } from "../per_rank.ts";
 import type { Size } from "../size.ts";
@@ -104,7 +104,12 @@ export interface PlanBuffer {
    * steps that read it. Other programs do not write it.
    */
   readonly written?: { readonly [program: string]: WriteOrder };
-  /** Bytes on each rank: the product of sizes (with padding) times the element size, rounded up to 4, at least 4. */
+  /** The buffer of another stage whose value it receives. */
+  readonly sentFrom?: Name;
+  /**
+   * Bytes on each rank: the product of sizes (with padding) times the element size, rounded up to 4, at least 4. 0 on
+   * ranks without the buffer: those of stages that do not use it.
+   */
   readonly bytes: PerRank;
   /** Index into `plan.allocations`. */
   readonly allocation: Natural;
@@ -135,7 +140,10 @@ export interface PlanBuffer {
   };
 }
 
-/** Memory that every rank allocates at once when a plan is loaded, such as a GPUBuffer. Buffers are ranges of it. */
+/**
+ * Memory that every rank allocates at once when a plan is loaded, such as a GPUBuffer. Buffers are ranges of it. 0
+ * bytes: the rank has none of its buffers.
+ */
 export interface Allocation {
   readonly bytes: PerRank;
 }
@@ -186,7 +194,8 @@ export interface StepPart {
 
 /** Common fields of steps. */
 export interface StepBase {
-  readonly ranks: "all" | NonEmpty<Natural>;
+  /** The ranks that execute it: all, or those of some stages. */
+  readonly ranks: RankSet;
   /** Its computation in the model's terms, `add(x, combine(…))`, and its source position. */
   readonly label?: string;
   readonly span?: Span;
@@ -229,6 +238,21 @@ export interface AllGatherStep extends StepBase {
   readonly bytes: Natural;
   readonly rows?: { readonly axis: Name; readonly counts: Name };
   readonly blocks?: { readonly groupRank: Name };
+}
+
+/**
+ * Sends `from` (`bytes` bytes) of each rank at coordinate `stages[0]` of the mesh axis `over` to `to` of the rank at
+ * `stages[1]` with the same other coordinates. With `rows`, as in an allGather, `bytes` is per row. `to` has the value
+ * of `from` (`sentFrom`), and both exist only on their stages.
+ */
+export interface SendStep extends StepBase {
+  readonly op: "send";
+  readonly over: ShortNonEmpty<Name>;
+  readonly stages: readonly [source: Natural, destination: Natural];
+  readonly from: Name;
+  readonly to: Name;
+  readonly bytes: Natural;
+  readonly rows?: { readonly axis: Name; readonly counts: Name };
 }
 
 /**
@@ -276,7 +300,11 @@ export type Step =
   | CopyStep
   | AllGatherStep
   | AllToAllStep
+  | SendStep
   | WaitStep;
+
+/** A step that moves bytes between ranks. */
+export type CollectiveStep = AllGatherStep | AllToAllStep | SendStep;
 
 /** An input or output for the caller: a global row-major tensor. */
 export interface Port {

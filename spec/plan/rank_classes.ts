@@ -1,8 +1,9 @@
 /** Classes of equal ranks: ranks with equal values and the same steps. */
 
-import { groupRanks } from "../mesh.ts";
+import { groupRanks, isIn, rankSetText } from "../mesh.ts";
 import { partLengths } from "../axis_parts.ts";
 import { onRank, type PerRank } from "../per_rank.ts";
+import { sidesOf } from "./members.ts";
 import type { Plan } from "./plan.ts";
 
 /** The class of each rank, as a number. Ranks of one class are equal in every value that may differ by rank. */
@@ -42,9 +43,11 @@ export function rankClasses(plan: Plan): number[] {
   for (const { steps } of plan.programs) {
     for (const step of steps) {
       if (step.op === "copy") splitBy(step.bytes);
-      if (step.ranks === "all") continue;
-      const ranks = new Set(step.ranks);
-      split(String(step.ranks), (rank) => ranks.has(rank) ? 1 : 0);
+      const { reads, writes } = sidesOf(step);
+      for (const set of [step.ranks, reads, writes]) {
+        if (set === "all") continue;
+        split(rankSetText(set), (rank) => isIn(set, plan.mesh, rank) ? 1 : 0);
+      }
     }
   }
   return classes;

@@ -4,7 +4,7 @@ import { oneLine } from "../shown.ts";
 import { perRankText } from "../per_rank.ts";
 import { blockOfAxis, isWithin } from "../axis_name.ts";
 import { expertRanges } from "../plan/bytes.ts";
-import { groupSizeOf } from "../mesh.ts";
+import { groupSizeOf, rankSetText } from "../mesh.ts";
 import type { Plan, Port, Step } from "../plan/plan.ts";
 import { formatSize, type Size } from "../size.ts";
 import {
@@ -194,8 +194,9 @@ function stepText(plan: Plan, at: StepFacts, underHeading: boolean): string {
     : step.label
     ? ` ${oneLine(step.label)}:`
     : "";
-  const ranks = step.ranks === "all" ? "" : ` on ranks ${step.ranks.join(" ")}`;
-  return `${head}${what} ${bodyText(plan, step, at)}${ranks}`;
+  // A send names its stages.
+  const ranks = step.op === "send" ? "" : rankSetText(step.ranks);
+  return `${head}${what} ${bodyText(plan, step, at)}${ranks && ` ${ranks}`}`;
 }
 
 function bodyText(plan: Plan, step: Step, at: StepFacts): string {
@@ -218,6 +219,12 @@ function bodyText(plan: Plan, step: Step, at: StepFacts): string {
       }${step.bytes} B to each of ${
         groupSizeOf(plan.mesh, step.over) - 1
       } others)${step.rows ? ` by ${step.rows.counts}` : ""}`;
+    case "send":
+      return `${step.to} = send ${step.from} over ${step.over.join("+")} from ${
+        step.stages.join(" to ")
+      } (${step.rows ? `${step.rows.axis} x ` : ""}${step.bytes} B)${
+        step.rows ? ` by ${step.rows.counts}` : ""
+      }`;
     case "allToAll":
       return `${step.to} = ${
         step.handle === undefined ? "" : "start "

@@ -2,6 +2,7 @@
 
 import { expertRanges, movesTokens } from "../plan/bytes.ts";
 import { storedElementsOf } from "../layout.ts";
+import { executes } from "../plan/members.ts";
 import { type AllToAllStep, onRank, type PlanBuffer } from "../plan/plan.ts";
 import type { Facts, Report } from "../plan/facts.ts";
 import { permutationsOf, type StepOf, titleOf } from "../plan/routing_parts.ts";
@@ -43,6 +44,7 @@ function capacityFault(
     Math.floor(onRank(facts.buffers.get(name)!.bytes, rank) / step.rowBytes);
   const ranges = expertRanges(step);
   for (const group of facts.groups(step.over)) {
+    if (!executes(facts.plan.mesh, group[0]!, step)) continue;
     const tokens = groupTokens(facts, permutation, group);
     for (const [groupRank, rank] of group.entries()) {
       const [first, end] = ranges[groupRank] ?? [0, 0];

@@ -3,15 +3,18 @@
 import { countsPerRank, expertRanges } from "../plan/bytes.ts";
 import { STORED_BYTES } from "../dtype.ts";
 import { storedElementsOf } from "../layout.ts";
+import { isIn } from "../mesh.ts";
+import { sidesOf } from "../plan/members.ts";
 import {
   type AllGatherStep,
   type AllToAllStep,
+  type CollectiveStep,
   onRank,
   type PlanBuffer,
+  type SendStep,
 } from "../plan/plan.ts";
 import { sameList } from "./axes.ts";
 import {
-  type Collective,
   collectives,
   type Facts,
   type Report,
@@ -19,8 +22,10 @@ import {
   width,
 } from "../plan/facts.ts";
 
-function titleOf(step: Collective): string {
-  return step.op === "allGather"
+function titleOf(step: CollectiveStep): string {
+  return step.op === "send"
+    ? `send '${step.from}' to '${step.to}'`
+    : step.op === "allGather"
     ? `gather '${step.from}' into '${step.to}'`
     : `exchange '${step.from}' into '${step.to}'`;
 }
@@ -28,10 +33,11 @@ function titleOf(step: Collective): string {
 /** Checks that all ranks of a group execute a collective, or none; steps are one list, so the order is the same. */
 export function checkGroups(facts: Facts, report: Report): void {
   for (const { step, at } of collectives(facts)) {
-    if (step.ranks === "all") continue;
-    const present = new Set(at.ranks);
+    if (step.ranks === "all" || step.op === "send") continue;
     for (const group of facts.groups(step.over)) {
-      const missing = group.filter((rank) => !present.has(rank));
+      const missing = group.filter((rank) =>
+        !isIn(step.ranks, facts.plan.mesh, rank)
+      );
       if (missing.length > 0 && missing.length < group.length) {
         report(
           titleOf(step),
@@ -48,7 +54,9 @@ export function checkGroups(facts: Facts, report: Report): void {
 /** Checks that buffers of collectives are long enough on every rank, and of one dtype. */
 export function checkShapes(facts: Facts, report: Report): void {
   for (const { step, at } of collectives(facts)) {
-    const faults = step.op === "allGather"
+    const faults = step.op === "send"
+      ? sendFaults(facts, step)
+      : step.op === "allGather"
       ? gatherFaults(facts, step, at)
       : exchangeFaults(facts, step, at);
     for (const fault of faults) report(titleOf(step), fault, at);
@@ -97,6 +105,47 @@ function gatherFaults(
   return faults;
 }
 
+/** A send of a value to the buffer that is for it, with the axes of the value, on the ranks of another stage. */
+function sendFaults(facts: Facts, step: SendStep): string[] {
+  const { mesh, ranks } = facts.plan;
+  const [from, to] = [step.from, step.to].map((n) => facts.buffers.get(n)!) as [
+    PlanBuffer,
+    PlanBuffer,
+  ];
+  const faults: string[] = [];
+  if (to.sentFrom !== step.from) {
+    faults.push(
+      `'${step.to}' is for ${
+        to.sentFrom === undefined ? "no sent value" : `'${to.sentFrom}'`
+      }`,
+    );
+  }
+  const layout = ({ dtype, axes, rowStride, unreduced }: PlanBuffer) =>
+    JSON.stringify([dtype, axes, rowStride, unreduced]);
+  if (layout(from) !== layout(to)) faults.push("they are laid out differently");
+  if (step.over.length !== 1) faults.push("stages are along one mesh axis");
+  if (step.bytes % 4 !== 0 || step.bytes === 0) {
+    faults.push(`${step.bytes} bytes are no whole words`);
+  }
+  if (step.rows) faults.push(...rowFaults(facts, step, step.rows));
+  const { reads, writes } = sidesOf(step);
+  for (let rank = 0; rank < ranks; rank++) {
+    const size = isIn(reads, mesh, rank)
+      ? from
+      : isIn(writes, mesh, rank)
+      ? to
+      : undefined;
+    if (!size || step.rows) continue;
+    const bytes = onRank(size.bytes, rank);
+    if (bytes === step.bytes) continue;
+    faults.push(
+      `'${size.name}' has ${bytes} bytes on rank ${rank}, and it moves ${step.bytes}`,
+    );
+    break;
+  }
+  return faults;
+}
+
 /** A buffer with the group rank of each rank. */
 function groupRankFaults(
   facts: Facts,
@@ -118,7 +167,7 @@ function groupRankFaults(
  */
 function rowFaults(
   facts: Facts,
-  step: AllGatherStep,
+  step: AllGatherStep | SendStep,
   rows: NonNullable<AllGatherStep["rows"]>,
 ): string[] {
   const faults: string[] = [];
@@ -134,24 +183,29 @@ function rowFaults(
   }
   if (!axis.dynamic) faults.push(`'${rows.axis}' is no dynamic axis`);
   const { assignment } = counts;
+  // A send moves the rows of one rank.
+  const over = step.op === "send" ? [] : step.over;
+  const blocks = step.op === "allGather" && step.blocks !== undefined;
   if (
     assignment?.axis !== rows.axis || assignment.holds !== "counts" ||
-    !sameList(assignment.over ?? [], step.over)
+    !sameList(assignment.over ?? [], over)
   ) {
     faults.push(
       `'${counts.name}' does not hold the counts of '${rows.axis}' over ${
-        step.over.join("+")
+        over.join("+")
       }`,
     );
   }
-  const groupSize = width(facts, step.over);
-  const [local, gathered] = step.blocks ? [to, from] : [from, to];
-  const axes = step.blocks ? local.axes.slice(1) : local.axes;
+  const groupSize = width(facts, over);
+  const [local, gathered] = blocks ? [to, from] : [from, to];
+  const axes = blocks ? local.axes.slice(1) : local.axes;
   if (
     axes[0]?.axis !== rows.axis ||
-    step.blocks && local.axes[0]?.size !== groupSize
+    blocks && local.axes[0]?.size !== groupSize
   ) faults.push(`'${local.name}' does not begin with '${rows.axis}'`);
-  const all = facts.bound({ count: rows.axis, over: step.over });
+  const all = step.op === "send"
+    ? undefined
+    : facts.bound({ count: rows.axis, over });
   for (
     const [buffer, [outer, ...inner], length] of [
       [local, axes, undefined],

@@ -2,6 +2,7 @@
 
 import { expertRanges } from "../plan/bytes.ts";
 import type { AllToAllStep, Plan, Step } from "../plan/plan.ts";
+import { rankSetText } from "../mesh.ts";
 import { sameList } from "./axes.ts";
 import type { Facts, Report, StepFacts, StepPlace } from "../plan/facts.ts";
 
@@ -58,7 +59,7 @@ function checkWait(
 }
 
 function ranksText({ ranks }: Step): string {
-  return ranks === "all" ? ranks : ranks.join(", ");
+  return rankSetText(ranks) || "all";
 }
 
 /** Checks that no step between start and wait reads what an exchange writes, or writes what it reads or writes. */

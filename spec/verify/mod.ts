@@ -54,6 +54,7 @@ import {
 } from "./structure.ts";
 import { checkLengths } from "./lengths.ts";
 import { checkOverlap, checkUsage } from "./overlap.ts";
+import { checkStages } from "./stages.ts";
 import { checkUnreduced } from "./unreduced.ts";
 import { checkWeights } from "./weights.ts";
 import { checkOnce, checkReads, checkUpdates, checkWrites } from "./writes.ts";
@@ -84,6 +85,7 @@ const RULES = {
   work: checkWork,
   copies: checkCopies,
   aliasing: checkAliasing,
+  stages: checkStages,
   reads: checkReads,
   writes: checkWrites,
   once: checkOnce,

@@ -1,12 +1,13 @@
 /** Rules that other rules depend on: the mesh, the order of sums, values per rank, and references. */
 
 import { buffersOf } from "../plan/accesses.ts";
-import { type MeshAxis, rankCount } from "../mesh.ts";
+import { type MeshAxis, rankCount, rankSetText } from "../mesh.ts";
 import { type PerRank, ranksGiven } from "../per_rank.ts";
 import type { Plan, Program } from "../plan/plan.ts";
 import { MAX_RANKS } from "../limits.ts";
 import type { Size } from "../size.ts";
-import { isCollective, type Report, type StepPlace } from "../plan/facts.ts";
+import type { Report, StepPlace } from "../plan/facts.ts";
+import { isCollective } from "../plan/members.ts";
 
 /** A rule over a plan whose references may not resolve yet. */
 export type StructureCheck = (plan: Plan, report: Report) => void;
@@ -67,8 +68,8 @@ export function checkNumerics(
 }
 
 /**
- * Checks that values per rank are given for a repeating part of the ranks, and that steps name existing ranks, once, in
- * order.
+ * Checks that values per rank are given for a repeating part of the ranks, and that steps name existing stages, once,
+ * in order.
  */
 export function checkRanks(plan: Plan, report: Report): void {
   const given = (what: string, ranks: number) => {
@@ -97,19 +98,34 @@ export function checkRanks(plan: Plan, report: Report): void {
     if (step.op === "copy") perRank(`the bytes of ${name}`, step.bytes);
   }
   for (const place of stepsOf(plan)) {
-    const { ranks } = place.step;
-    if (ranks === "all") continue;
-    const ascending = ranks.every((rank, i) =>
-      rank < plan.ranks && (i === 0 || rank > ranks[i - 1]!)
-    );
-    if (!ascending || ranks.length === 0) {
-      report(
-        "use the ranks",
-        `[${ranks.join(", ")}] are not ranks of ${plan.ranks} in order`,
-        place,
-      );
+    const { step } = place;
+    const { ranks } = step;
+    const axis = ranks === "all" ? undefined : ranks.axis;
+    const size = plan.mesh.find(({ name }) => name === axis)?.size;
+    const sent = step.op === "send" ? [...step.stages].sort(byNumber) : [];
+    if (ranks === "all" ? sent.length === 0 : isOrdered(ranks.at, size)) {
+      if (ranks === "all" || sent.length === 0) continue;
+      const [over] = step.op === "send" ? step.over : [];
+      if (over === axis && sent.join() === ranks.at.join()) continue;
     }
+    report(
+      "use the ranks",
+      `${rankSetText(ranks) || "all"} are not stages of a mesh axis in order${
+        sent.length > 0 ? `, those of a send between ${sent.join(" and ")}` : ""
+      }`,
+      place,
+    );
   }
+}
+
+function byNumber(a: number, b: number): number {
+  return a - b;
+}
+
+/** Whether coordinates are ascending and on a mesh axis of this size. */
+function isOrdered(at: readonly number[], size: number | undefined): boolean {
+  return size !== undefined && at.length > 0 &&
+    at.every((one, i) => one < size && (i === 0 || one > at[i - 1]!));
 }
 
 /** Checks that names are unique and that every used name is declared. */
@@ -191,6 +207,12 @@ export function checkReferences(plan: Plan, report: Report): void {
     if (buffer.name !== key) {
       report(`use buffer '${key}'`, `it calls itself '${buffer.name}'`);
     }
+    if (buffer.sentFrom !== undefined && !buffers.has(buffer.sentFrom)) {
+      report(
+        `receive buffer '${key}'`,
+        `the plan has no buffer '${buffer.sentFrom}'`,
+      );
+    }
     if (buffer.unreduced) isMesh(buffer.unreduced, `a sum in buffer '${key}'`);
     if (buffer.assignment) {
       const { axis, of, over } = buffer.assignment;
@@ -242,7 +264,7 @@ export function checkReferences(plan: Plan, report: Report): void {
     }
     if (isCollective(step)) {
       isMesh(step.over, "the exchange", place);
-      if (step.op === "allGather" && step.rows) {
+      if (step.op !== "allToAll" && step.rows) {
         isAxis(step.rows.axis, "gather rows of", place);
       }
       if (step.op === "allToAll") isSize(step.pairRows, place);

@@ -4,7 +4,12 @@
  * one is therefore detected, whatever it computes.
  */
 
-import type { BufferKind, Program, WriteOrder } from "../plan/plan.ts";
+import {
+  type BufferKind,
+  onRank,
+  type Program,
+  type WriteOrder,
+} from "../plan/plan.ts";
 import type { Facts, ProgramFacts, Report, StepFacts } from "../plan/facts.ts";
 
 /** Kinds whose contents exist before a program starts. */
@@ -65,6 +70,12 @@ function written(at: StepFacts): Iterable<string> {
   return at.step.op === "wait" ? [] : new Set(at.writes);
 }
 
+/** Whether the ranks of a class have a buffer. */
+function hasBuffer(facts: Facts, name: string, rankClass: number): boolean {
+  return onRank(facts.buffers.get(name)!.bytes, facts.everyRank[rankClass]!) >
+    0;
+}
+
 function isFilled(facts: Facts, program: Program): (name: string) => boolean {
   const inputs = new Set(
     Object.values(program.inputs).map(({ buffer }) => buffer),
@@ -91,7 +102,7 @@ export function checkReads(facts: Facts, report: Report): void {
       for (const name of new Set(at.reads)) {
         if (filled(name)) continue;
         const all = facts.buffers.get(name)!.writers ?? 1;
-        const early = at.classes.find((c) => writers.count(name, c) < all);
+        const early = at.readers.find((c) => writers.count(name, c) < all);
         if (early === undefined) continue;
         report(
           `read buffer '${name}'`,
@@ -100,14 +111,14 @@ export function checkReads(facts: Facts, report: Report): void {
           }`,
           at,
         );
-        writers.add(name, at.classes, all);
+        writers.add(name, at.readers, all);
       }
-      for (const name of written(at)) writers.add(name, at.classes);
+      for (const name of written(at)) writers.add(name, at.writers);
     }
     for (const [name, { buffer }] of Object.entries(program.outputs)) {
       const all = facts.buffers.get(buffer)!.writers ?? 1;
       const early = facts.classes.findIndex((_, c) =>
-        writers.count(buffer, c) < all
+        hasBuffer(facts, buffer, c) && writers.count(buffer, c) < all
       );
       if (early >= 0) {
         const count = writers.count(buffer, early);
@@ -163,7 +174,7 @@ export function checkOnce(facts: Facts, report: Report): void {
           }
           parts.set(part, at);
         }
-        const full = at.classes.find((c) => writers.count(name, c) >= all);
+        const full = at.writers.find((c) => writers.count(name, c) >= all);
         if (full !== undefined) {
           report(
             `write buffer '${name}'`,
@@ -177,7 +188,7 @@ export function checkOnce(facts: Facts, report: Report): void {
             at,
           );
         }
-        writers.add(name, at.classes);
+        writers.add(name, at.writers);
         last.set(name, at);
       }
     }
@@ -230,7 +241,7 @@ function checkProgramUpdates(
       // The step's own reads and writes are not compared.
       if (order === undefined || at.writes.includes(name)) continue;
       const wanted = order === "before reads" ? 1 : 0;
-      const wrong = at.classes.find((c) =>
+      const wrong = at.readers.find((c) =>
         Math.min(writers.count(name, c), 1) !== wanted
       );
       if (wrong === undefined) continue;
@@ -249,7 +260,7 @@ function checkProgramUpdates(
     for (const name of written(at)) {
       const { kind } = facts.buffers.get(name)!;
       if (!LASTING.includes(kind)) continue;
-      const twice = at.classes.find((c) => writers.count(name, c) > 0);
+      const twice = at.writers.find((c) => writers.count(name, c) > 0);
       if (!orders.has(name)) {
         report(
           `write buffer '${name}'`,
@@ -265,13 +276,13 @@ function checkProgramUpdates(
           at,
         );
       }
-      writers.add(name, at.classes);
+      writers.add(name, at.writers);
       by.set(name, at);
     }
   }
   for (const name of orders.keys()) {
     const without = facts.classes.findIndex((_, c) =>
-      writers.count(name, c) === 0
+      hasBuffer(facts, name, c) && writers.count(name, c) === 0
     );
     if (without < 0) continue;
     report(

@@ -146,6 +146,11 @@ function namesOf(
         ],
         written: [step.to, step.receivedCounts],
       };
+    case "send":
+      return {
+        all: [step.from, step.to, ...step.rows ? [step.rows.counts] : []],
+        written: [step.to],
+      };
     case "wait":
       return namesOf(plan, started.get(step.handle)!, started);
     default:

@@ -81,8 +81,8 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
   broken("group rank on no mesh axis", "references", null, /'ghost'/, (p) => {
     p.buffers["groupRank@ep"]!.data = { groupRank: ["ghost"] };
   }),
-  broken("a rank that does not exist", "ranks", DOWN, /\[0, 2\]/, (p) => {
-    steps(p)[DOWN]!.ranks = [0, 2];
+  broken("a stage that does not exist", "ranks", DOWN, /on ep 0 2/, (p) => {
+    steps(p)[DOWN]!.ranks = { axis: "ep", at: [0, 2] };
   }),
   broken("unknown buffer", "references", DOWN, /no such buffer/, (p) => {
     const { bindings } = launch(p, DOWN);

@@ -63,8 +63,8 @@ export const BROKEN_FLIGHTS: readonly Broken[] = [
     "wait on some ranks",
     "handles",
     ARRIVED,
-    /starts it on ranks \[all\], and here \[0\] wait/,
-    (p) => wait(p, ARRIVED).ranks = [0],
+    /starts it on ranks \[all\], and here \[on ep 0\] wait/,
+    (p) => wait(p, ARRIVED).ranks = { axis: "ep", at: [0] },
   ),
   broken(
     "rows that are read before they arrived",

@@ -37,6 +37,7 @@ import { repositoryFile } from "../helpers/sessions.ts";
 
 const MIXTRAL = checkpointFolder("mixtral-6e");
 const DEEPSEEK = checkpointFolder("deepseekv3-16e");
+const GRANITE = checkpointFolder("granitemoe-8e");
 const GPT_OSS = checkpointFolder("gptoss-8e");
 const DEMO = checkpointFolder("demo-lm");
 const LAYER = repositoryFile("examples/layer.ts");
@@ -108,14 +109,21 @@ const CASES: readonly Case[] = [
     model: DEEPSEEK,
     inputs: file("ids"),
     launched: [],
-    together: ["ep=2", "ep=4"],
+    together: ["ep=2", "ep=4", "pp=2", "pp=2,ep=2"],
+  },
+  {
+    name: "tied embeddings",
+    model: GRANITE,
+    inputs: file("ids"),
+    launched: [],
+    together: ["pp=2", "pp=2,dp=2"],
   },
   {
     name: "a gpt-oss",
     model: GPT_OSS,
     inputs: file("ids"),
     launched: [],
-    together: ["dp=2", "ep=4"],
+    together: ["dp=2", "ep=4", "pp=4", "pp=2,tp=2"],
   },
   {
     name: "six experts",

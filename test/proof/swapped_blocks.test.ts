@@ -27,7 +27,7 @@ function swappingCommunicator(): Communicator {
     ...honest,
     bind(step, group, context) {
       const exchange = honest.bind(step, group, context);
-      if (step.op === "allGather" || step.direction === "back") return exchange;
+      if (step.op !== "allToAll" || step.direction === "back") return exchange;
       const [a, b] = group as [RankMemory, RankMemory];
       const lengths = [a, b].map(({ rank }) =>
         onRank(context.plan.buffers[step.to]!.bytes, rank)

@@ -16,8 +16,8 @@ export function assignmentBuffer(
 ): string {
   const { placed } = lowering;
   const { holds } = assignment;
-  const about = "over" in assignment
-    ? ` over ${assignment.over!.join("+")}`
+  const about = assignment.over?.length
+    ? ` over ${assignment.over.join("+")}`
     : "of" in assignment
     ? ` in ${assignment.of}`
     : "";

@@ -189,7 +189,7 @@ export function lowerBucket(lowering: Lowering, bucket: Bucket): void {
   const groupRank = scatters ? groupRankBuffer(lowering, over) : undefined;
   lowering.draft.steps.push({
     op: "allGather",
-    ranks: "all",
+    ranks: lowering.progress.ranks,
     over,
     from,
     to,
@@ -222,7 +222,7 @@ export function lowerBucket(lowering: Lowering, bucket: Bucket): void {
   });
   lowering.draft.steps.push({
     op: "launch",
-    ranks: "all",
+    ranks: lowering.progress.ranks,
     bindings: scope.buffers,
     kernel: addKernel(lowering, kernel),
     workgroups: elementwiseGrid(words),

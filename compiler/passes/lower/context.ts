@@ -5,7 +5,7 @@ import { blockOfAxis, isWithin } from "../../../spec/axis_name.ts";
 import type { StoredDType } from "../../../spec/dtype.ts";
 import { storedBytes } from "../../../spec/layout.ts";
 import { invariant, ModelError } from "../../../spec/errors.ts";
-import { groupRanks } from "../../../spec/mesh.ts";
+import { groupRanks, type RankSet, stageAxis } from "../../../spec/mesh.ts";
 import { dataPerRank } from "../../../spec/per_rank.ts";
 import type { Expr, Kernel } from "../../../spec/kernel/tree.ts";
 import { load, mul, u32 } from "../../../spec/kernel/build.ts";
@@ -68,7 +68,7 @@ export function startLowering(input: LoweringInput): Lowering {
       quantized: new Map(),
       bucketPlaces: new Map(),
     },
-    progress: {},
+    progress: { ranks: "all" },
   };
 }
 
@@ -133,7 +133,10 @@ export function amendBuffer(
   lowering: Lowering,
   name: string,
   facts: Partial<
-    Pick<BufferDraft, "unreduced" | "writers" | "written" | "routing">
+    Pick<
+      BufferDraft,
+      "unreduced" | "writers" | "written" | "routing" | "sentFrom"
+    >
   >,
 ): string {
   const known = lowering.draft.buffers.get(name);
@@ -346,7 +349,7 @@ export function addLaunch(
   });
   lowering.draft.steps.push({
     op: "launch",
-    ranks: "all",
+    ranks: lowering.progress.ranks,
     kernel: addKernel(lowering, kernel),
     bindings: Object.fromEntries(bindings),
     workgroups: tidyGrid(lowering.placed, launch.workgroups),
@@ -364,11 +367,22 @@ export function addAllGather(
 ): void {
   lowering.draft.steps.push({
     op: "allGather",
-    ranks: "all",
+    ranks: lowering.progress.ranks,
     ...step,
     bytes: words * 4,
     ...about(lowering, node, part),
   });
+}
+
+/** The ranks that have a node's value, or for a send, those of its source and destination. */
+export function ranksOf(
+  { mesh }: Pick<Lowering["placed"], "mesh">,
+  at: readonly number[] | undefined,
+): RankSet {
+  const axis = stageAxis(mesh)?.name;
+  return axis === undefined || at === undefined
+    ? "all"
+    : { axis, at: [...at].sort((a, b) => a - b) };
 }
 
 /** Label, span and part of a step. */

@@ -65,7 +65,7 @@ export function emitExchange(
   );
   lowering.draft.steps.push({
     op: "allToAll",
-    ranks: "all",
+    ranks: lowering.progress.ranks,
     over,
     direction,
     from,

@@ -1,5 +1,6 @@
 /** State of lowering: the storage of each node's value, and the buffers, kernels and steps so far. */
 
+import type { RankSet } from "../../../spec/mesh.ts";
 import type { NumericsClass } from "../../../spec/numerics.ts";
 import type { StoredDType } from "../../../spec/dtype.ts";
 import type { PackedDType } from "../../../spec/packed.ts";
@@ -146,8 +147,12 @@ export interface Lowering {
   readonly options: LoweringOptions;
   readonly draft: PlanDraft;
   readonly values: Values;
-  /** Phase and block of the current nodes. */
-  readonly progress: { phase?: Phase; block?: string | undefined };
+  /** Phase and block of the current nodes, and the ranks of their stage. */
+  readonly progress: {
+    phase?: Phase;
+    block?: string | undefined;
+    ranks: RankSet;
+  };
 }
 
 /** Result buffers of a route or topK node. */

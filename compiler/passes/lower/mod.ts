@@ -6,7 +6,7 @@
 import { invariant } from "../../../spec/errors.ts";
 import { storedDType } from "../../../spec/dtype.ts";
 import type { Port } from "../../../spec/plan/plan.ts";
-import type { Node, NodeOf, Primitive } from "../../graph/graph.ts";
+import type { Graph, Node, NodeOf, Primitive } from "../../graph/graph.ts";
 import { updatedBy } from "../../graph/in_place.ts";
 import { routeOperand } from "../../graph/routing.ts";
 import { planAxis } from "../../sharding/lengths.ts";
@@ -33,7 +33,13 @@ import {
   lowerNextState,
   lowerShift,
 } from "./sequences.ts";
-import { addBuffer, freshName, LENGTHS, type Lowering } from "./context.ts";
+import {
+  addBuffer,
+  freshName,
+  LENGTHS,
+  type Lowering,
+  ranksOf,
+} from "./context.ts";
 import { isMatmul, lowerContract, lowerMatmul, reorderedRight } from "./dot.ts";
 import {
   lowerCacheWrite,
@@ -49,6 +55,7 @@ import { lowerAllToAll, lowerReceived } from "./exchange.ts";
 import { addParam } from "./params.ts";
 import { lowerAllReduce, lowerReduceScatter } from "./reduce_ranks.ts";
 import { lowerRoute, lowerTopK } from "./route.ts";
+import { lowerSend } from "./send.ts";
 import { lowerReduce, lowerRmsNorm, lowerSoftmax } from "./rows.ts";
 import { startUpdates } from "./updates.ts";
 import { isPlain } from "./storage.ts";
@@ -104,6 +111,7 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   allReduce: lowerAllReduce,
   reduceScatter: lowerReduceScatter,
   allGather: lowerAllGather,
+  send: lowerSend,
   cacheWrite: lowerCacheWrite,
   attention: lowerAttention,
   attentionSum: lowerAttentionSum,
@@ -129,10 +137,16 @@ export function lowerGraph(
   const inputs: { [name: string]: Port } = {};
   const updates = startUpdates(lowering);
   const blocks = blocksOf(lowering.model.graph);
+  const stages = stageOfNodes(lowering.model.graph);
   for (const node of lowering.model.graph.nodes) {
     // Nodes that the forward pass does not need are placed later and have the phase of their user.
     if (node.phase) lowering.progress.phase = node.phase;
     lowering.progress.block = node.phase ? undefined : blocks.get(node);
+    const stage = stages.get(node);
+    lowering.progress.ranks = ranksOf(
+      lowering.placed,
+      stage === undefined ? undefined : [stage],
+    );
     const bucket = lowering.model.buckets.get(node);
     if (bucket) {
       // The bucket is exchanged after its last member is computed.
@@ -158,6 +172,22 @@ export function lowerGraph(
     outputs[name] = { buffer, dtype: "u32", axes: [CHECK_AXIS] };
   }
   return { inputs, outputs };
+}
+
+/** The stage that computes each node: that of its value, and the source of a send. */
+function stageOfNodes({ nodes }: Graph): Map<Node, number | undefined> {
+  const stages = new Map<Node, number | undefined>();
+  for (const node of nodes) {
+    const { sharding, inputs } = node;
+    const stage = node.primitive === "send"
+      ? node.params.stages[0]
+      : sharding
+      ? sharding.stage
+      // Parts of a dispatch are on the stage of their operands.
+      : inputs.map((input) => stages.get(input)).find((s) => s !== undefined);
+    stages.set(node, stage);
+  }
+  return stages;
 }
 
 function lowerNode(lowering: Lowering, node: Node): void {

@@ -80,7 +80,7 @@ function emitUpdate(lowering: Lowering, { leaf, next }: Update): void {
   const { bytes } = lowering.draft.buffers.get(old.buffer)!;
   lowering.draft.steps.push({
     op: "copy",
-    ranks: "all",
+    ranks: lowering.progress.ranks,
     from: made.buffer,
     to: old.buffer,
     bytes,

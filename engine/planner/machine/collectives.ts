@@ -1,7 +1,6 @@
 /** Runs collectives of a plan alone, as in a run. */
 
 import {
-  type CollectiveStep,
   createCommunicator,
   type Device,
   RankMemory,
@@ -15,7 +14,7 @@ import {
 } from "../../../runtime/mpi/mod.ts";
 import { writeTables } from "../../../runtime/tables.ts";
 import { exchangesAtOnce } from "../../../spec/plan/bytes.ts";
-import type { Plan } from "../../../spec/plan/plan.ts";
+import type { CollectiveStep, Plan } from "../../../spec/plan/plan.ts";
 
 /** Bound collectives, and their memory. */
 export interface BoundCollectives {

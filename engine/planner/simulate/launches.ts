@@ -6,8 +6,7 @@ import type { Kernel } from "../../../spec/kernel/tree.ts";
 import type { MachineDevice } from "../../../spec/machine.ts";
 import { localLaunches } from "../../../spec/local/mod.ts";
 import {
-  type AllGatherStep,
-  type AllToAllStep,
+  type CollectiveStep,
   type LaunchStep,
   onRank,
   type Plan,
@@ -78,7 +77,7 @@ export interface LaunchMeter {
     at: { readonly rank: number; readonly fullness: Fullness },
   ): CountedLaunch | undefined;
   /** Consecutive kernels that move rows between ranks of one device, for all ranks of a group. */
-  local(step: AllGatherStep | AllToAllStep): LaunchWork[];
+  local(step: CollectiveStep): LaunchWork[];
 }
 
 /** Creates a launch meter. */
@@ -232,7 +231,7 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
     kernel: Kernel,
     sizes: readonly [Size, Size, Size],
     { step, groupRank, rows }: {
-      readonly step: AllGatherStep | AllToAllStep;
+      readonly step: CollectiveStep;
       readonly groupRank: number;
       readonly rows: RoutingRows | undefined;
     },
@@ -245,7 +244,7 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
     const experts = step.op === "allToAll"
       ? step.splits.at(-1)! - step.splits[0]!
       : 1;
-    const each = step.op === "allGather"
+    const each = step.op !== "allToAll"
       ? step.rows ? lengths.max(step.rows.axis) : 0
       : rows
       ? rows.tokens * (movesTokens(step) ? rows.destinations : rows.topK) /

@@ -6,11 +6,7 @@ import {
   type RankPlacement,
 } from "../../../spec/machine.ts";
 import { movesTokens, shareOfExperts } from "../../../spec/plan/bytes.ts";
-import type {
-  AllGatherStep,
-  AllToAllStep,
-  Plan,
-} from "../../../spec/plan/plan.ts";
+import type { CollectiveStep, Plan } from "../../../spec/plan/plan.ts";
 import type { LevelTraffic } from "./exchange_time.ts";
 import type { RoutingRows } from "./routings.ts";
 import type { Lengths } from "./workload.ts";
@@ -27,7 +23,7 @@ export interface Wire {
  */
 export function peerBytes(
   plan: Plan,
-  step: AllGatherStep | AllToAllStep,
+  step: CollectiveStep,
   { lengths, rows, groupSize, wire }: {
     readonly lengths: Lengths;
     readonly rows: RoutingRows | undefined;
@@ -35,7 +31,7 @@ export function peerBytes(
     readonly wire?: Wire | undefined;
   },
 ): { readonly each: number; readonly mean: number } {
-  if (step.op === "allGather") {
+  if (step.op !== "allToAll") {
     const each = step.bytes * (step.rows ? lengths.max(step.rows.axis) : 1);
     return { each, mean: each };
   }

@@ -3,10 +3,10 @@
  */
 
 import type { Machine } from "../../../spec/machine.ts";
-import { groupOf } from "../../../spec/mesh.ts";
+import { stageAxis } from "../../../spec/mesh.ts";
+import { executes, membersOf } from "../../../spec/plan/members.ts";
 import {
-  type AllGatherStep,
-  type AllToAllStep,
+  type CollectiveStep,
   onRank,
   type Plan,
   type Step,
@@ -132,25 +132,31 @@ export function simulate(
   let linkFree = 0;
   let exact = true;
   let [layer, current] = [0, 0];
+  // The breakdown of a step is that of the first class that executes it.
+  let reporter = 0;
   const spend = (i: number, what: keyof Parts, seconds: number) => {
     const { rank } = groups[i]!;
     const start = clocks[i]!.now;
     options.onSpent?.({ rank, step: current, what, start, seconds });
     clocks[i]!.now += seconds;
-    // The breakdown is that of the first class.
-    if (i === 0) layers[layer]![what] += seconds;
+    if (i === reporter) layers[layer]![what] += seconds;
   };
-  const waitUntil = (time: number, what: keyof Parts) => {
+  const waitUntil = (time: number, what: keyof Parts, step?: Step) => {
     for (const [i, clock] of clocks.entries()) {
+      if (step && !executes(plan.mesh, groups[i]!.rank, step)) continue;
       if (time > clock.now) spend(i, what, time - clock.now);
     }
   };
   for (const [n, step] of program.steps.entries()) {
     [layer, current] = [of[n]!, n];
+    reporter = groups.findIndex(({ rank }) => executes(plan.mesh, rank, step));
     take(step);
   }
   const last = Math.max(...clocks.map(({ now }) => now), linkFree);
+  // Stages work one after another: each waits while the others work, which is reported for them.
+  reporter = stageAxis(plan.mesh) ? -1 : 0;
   waitUntil(last, "waiting");
+  reporter = 0;
   spend(0, "run", groups[0]!.device.run ?? 0);
   const parts = addUp(layers, equal);
   return {
@@ -173,18 +179,19 @@ export function simulate(
   function take(step: Step): void {
     if (step.op === "launch") {
       for (const [i, group] of groups.entries()) {
-        if (step.ranks !== "all" && !step.ranks.includes(group.rank)) continue;
+        if (!executes(plan.mesh, group.rank, step)) continue;
         launch(step, group, i);
       }
     } else if (step.op === "copy") {
       for (const [i, { rank, device, sharing, slower }] of groups.entries()) {
+        if (!executes(plan.mesh, rank, step)) continue;
         const times = sharing * slower;
         spend(i, "launch", device.launch * times);
         const seconds = 2 * onRank(step.bytes, rank) / device.bandwidth;
         spend(i, "memory", seconds * times);
       }
     } else if (step.op === "wait") {
-      waitUntil(ends.get(step.handle) ?? 0, "exchange");
+      waitUntil(ends.get(step.handle) ?? 0, "exchange", step);
     } else exchange(step);
   }
 
@@ -213,7 +220,7 @@ export function simulate(
       spend(i, "waiting", Math.max(0, longest - total(mean) * slower));
     }
     clocks[i]!.busy = true;
-    if (i > 0) return;
+    if (i !== reporter) return;
     launches += sharing * equal[layer]!;
     multiplyAdds += mean.counted.work.multiplyAdds * sharing * equal[layer]!;
     exact &&= max.counted.work.exact;
@@ -232,9 +239,9 @@ export function simulate(
     }
   }
 
-  function exchange(step: AllGatherStep | AllToAllStep): void {
-    const { rank, place, device, sharing, slower } = groups[0]!;
-    const group = groupOf(plan.mesh, rank, step.over);
+  function exchange(step: CollectiveStep): void {
+    const { rank, place, device, sharing, slower, cached } = groups[reporter]!;
+    const group = membersOf(plan.mesh, rank, step);
     if (group.length === 1) return;
     const { each, mean } = peerBytes(plan, step, {
       lengths,
@@ -255,12 +262,12 @@ export function simulate(
           bytes,
           weights: 0,
           states: 0,
-          cached: groups[0]!.cached,
+          cached,
         });
-        spendLaunch(0, seconds, times * slower, true);
+        spendLaunch(reporter, seconds, times * slower, true);
         launches += times * equal[layer]!;
       }
-      waitUntil(clocks[0]!.now, "waiting");
+      waitUntil(clocks[reporter]!.now, "waiting", step);
       return;
     }
     const seconds = exchangeSeconds(machine, {
@@ -269,12 +276,19 @@ export function simulate(
       gathers: step.op === "allGather" && !step.rows,
       staged: 2 * group.length * each,
     }, place.kind);
-    for (const [i, clock] of clocks.entries()) {
+    const taking = clocks.filter((_, i) =>
+      executes(plan.mesh, groups[i]!.rank, step)
+    );
+    for (const clock of taking) {
       // Consecutive exchanges wait for the device once.
+      const i = clocks.indexOf(clock);
       if (clock.busy) spend(i, "run", groups[i]!.device.sync ?? 0);
       clock.busy = false;
     }
-    const ready = Math.max(...clocks.map(({ now }) => now));
+    // The ranks of a send's destination have waited for it.
+    const ready = step.op === "send"
+      ? clocks[reporter]!.now
+      : Math.max(...taking.map(({ now }) => now));
     const start = Math.max(ready, linkFree);
     linkFree = start + seconds;
     if (step.op === "allToAll" && step.handle !== undefined) {
@@ -282,8 +296,8 @@ export function simulate(
       ends.set(step.handle, linkFree);
       return;
     }
-    waitUntil(ready, "waiting");
-    waitUntil(linkFree, "exchange");
+    waitUntil(ready, "waiting", step);
+    waitUntil(linkFree, "exchange", step);
   }
 }
 

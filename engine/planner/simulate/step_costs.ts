@@ -1,10 +1,13 @@
 /** Bytes, FLOPs and roofline bound of every step on rank 0. */
 
 import type { Machine } from "../../../spec/machine.ts";
-import { groupOf } from "../../../spec/mesh.ts";
 import {
-  type AllGatherStep,
-  type AllToAllStep,
+  executes,
+  isCollective,
+  membersOf,
+} from "../../../spec/plan/members.ts";
+import {
+  type CollectiveStep,
   onRank,
   type Plan,
   type Step,
@@ -52,10 +55,8 @@ export function stepCosts(
 
   function costOf(step: Step): Cost | undefined {
     if (step.op === "wait") return undefined;
-    if (step.op === "allToAll" || step.op === "allGather") {
-      return exchanged(step);
-    }
-    if (step.ranks !== "all" && !step.ranks.includes(0)) return undefined;
+    if (!executes(plan.mesh, 0, step)) return undefined;
+    if (isCollective(step)) return exchanged(step);
     if (step.op === "copy") return local(2 * onRank(step.bytes, 0));
     const counted = meter.launch(step, { rank: 0, fullness: "mean" });
     return counted && local(counted.bytes, 2 * counted.work.multiplyAdds);
@@ -73,8 +74,8 @@ export function stepCosts(
     return { bytes, flops, seconds };
   }
 
-  function exchanged(step: AllGatherStep | AllToAllStep): Cost | undefined {
-    const members = groupOf(plan.mesh, 0, step.over);
+  function exchanged(step: CollectiveStep): Cost | undefined {
+    const members = membersOf(plan.mesh, 0, step);
     if (members.length === 1) return undefined;
     const { each, mean } = peerBytes(plan, step, {
       lengths,

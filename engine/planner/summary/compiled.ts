@@ -7,7 +7,11 @@ import {
   machineRanks,
   placeRanks,
 } from "../../../spec/machine.ts";
+import { stageAxis } from "../../../spec/mesh.ts";
+import { layerOf } from "../../../spec/plan/layers.ts";
 import type { Plan } from "../../../spec/plan/plan.ts";
+import { stageRanges, stagesText } from "../../../spec/stages.ts";
+import type { PublishedModel } from "../../../models/mod.ts";
 import type { FileSystem } from "../../files.ts";
 import {
   compileToSave,
@@ -51,7 +55,7 @@ export async function compileStandIns(
   files: FileSystem,
   { machine, dtype, limits, ...given }: CompileStandInsOptions,
 ): Promise<CompiledStandIns> {
-  const { traced, stored, declared, weights } = await buildStandIns(
+  const { traced, stored, declared, weights, stages } = await buildStandIns(
     target,
     files,
     { ...given, dtype },
@@ -63,7 +67,7 @@ export async function compileStandIns(
     ...forMachine(machine, { limits, tuning: given.tuning }),
   };
   const plan = await compileGraph(traced, {
-    ...targetOptions(target, how),
+    ...targetOptions(target, { ...how, ...stages }),
     weights: stored,
   });
   const full = () =>
@@ -96,7 +100,7 @@ async function buildStandIns(
   files: FileSystem,
   { dtype, ...given }: Omit<CompileStandInsOptions, "machine" | "limits">,
 ) {
-  const stands = standInsOf(target);
+  const { stands, ...placed } = standInsOf(target, given);
   const built = stands === EACH_ITSELF ? {} : { layers: stands.layers };
   const traced = trace(modelOf(target, { ...given, ...built }));
   const params = paramFacts(traced);
@@ -112,7 +116,7 @@ async function buildStandIns(
     storedAs: (param) =>
       declared?.of(param) ?? { name: stored[param.tensor] ?? param.dtype },
   };
-  return { traced, stored, declared, weights };
+  return { traced, stored, declared, weights, stages: placed };
 }
 
 /** Compile options for a machine, without its limits. Given limits and tuning override those of the machine. */
@@ -132,13 +136,61 @@ export function forMachine(
   };
 }
 
-/** Representative layers of a target: every layer represents itself if it is not a decoder. */
-export function standInsOf(target: ModelTarget): StandIns {
-  if (target.kind === "model") return EACH_ITSELF;
-  const { decoder } = target.kind === "checkpoint"
-    ? target.checkpoint.published
-    : target.configuration.published;
-  return standIns(decoder);
+/**
+ * Representative layers of a target, and their stages if the mesh has any: every layer represents itself if the target
+ * is not a decoder.
+ */
+export function standInsOf(
+  target: ModelTarget,
+  options: Pick<PlanOptions, "mesh" | "stages"> = {},
+): { readonly stands: StandIns; readonly stages?: string } {
+  if (target.kind === "model") return { stands: EACH_ITSELF };
+  const { published } = target.kind === "checkpoint"
+    ? target.checkpoint
+    : target.configuration;
+  const { decoder } = published;
+  const stands = standIns(decoder);
+  const mesh = Object.entries(options.mesh ?? {})
+    .map(([name, size]) => ({ name, size }));
+  const count = stageAxis(mesh)?.size ?? 1;
+  if (count === 1) return { stands };
+  const ranges = stageRanges(
+    count,
+    options.stages === "cost"
+      ? layerCosts(published, stands)
+      : new Array<number>(decoder.layers).fill(1),
+    options.stages,
+  );
+  const stageOf = (layer: number) =>
+    ranges.findIndex(([first, last]) => first <= layer && layer <= last);
+  const staged = standIns(decoder, stageOf);
+  const built = ranges.map((_, stage) =>
+    staged.layers.flatMap((layer, i) => stageOf(layer) === stage ? [i] : [])
+  );
+  // Layers that cannot be placed are compiled, and rejected, as they are.
+  if (staged.layers.length < count || built.some(({ length }) => !length)) {
+    return { stands: EACH_ITSELF };
+  }
+  return {
+    stands: staged,
+    stages: stagesText(built.map((all) => [all[0]!, all.at(-1)!])),
+  };
+}
+
+/** Multiply-adds per token of each layer, that of the last with the vocabulary. */
+function layerCosts(
+  published: PublishedModel,
+  { layers: built, of }: StandIns,
+): number[] {
+  const costs = new Array<number>(published.decoder.layers).fill(0);
+  const bounds = { maxTokens: 1, maxSequences: 1, maxContext: 1 };
+  const graph = trace(published.build({ ...bounds, layers: built }));
+  for (const { name, use, active } of paramFacts(graph)) {
+    if (use !== "matrix") continue;
+    const layer = layerOf(name) ?? costs.length - 1;
+    for (const equal of of(layer)) costs[equal]! += active;
+  }
+  return costs;
 }
 
 /** All ranks of a machine, but at most the number of experts. */

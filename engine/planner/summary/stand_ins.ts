@@ -16,11 +16,16 @@ export interface StandIns {
  * Chooses the representative layers. Two layers of each kind are built: the first follows another kind, the second its
  * own. The second represents all others except the last layer of the model, which is followed by other ops. Persistent
  * memory of a plan grows linearly with layers, and scratch memory is independent of their number.
+ *
+ * `stageOf`: the pipeline stage of a layer; equal layers of other stages are represented by others.
  */
-export function standIns({ layers, kindOf }: Decoder): StandIns {
+export function standIns(
+  { layers, kindOf }: Decoder,
+  stageOf: (layer: number) => number = () => 0,
+): StandIns {
   const kinds = new Map<string, number[]>();
   for (let layer = 0; layer < layers - 1; layer++) {
-    const kind = JSON.stringify(kindOf(layer));
+    const kind = JSON.stringify([stageOf(layer), kindOf(layer)]);
     kinds.set(kind, [...kinds.get(kind) ?? [], layer]);
   }
   const stands = new Map<number, readonly number[]>();

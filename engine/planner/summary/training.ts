@@ -63,7 +63,7 @@ export async function compileTrainingStandIns(
     ? target.checkpoint
     : target.configuration;
   const dtype = asked === undefined ? "bf16" : trainedDType(asked);
-  const stands = standInsOf(target);
+  const { stands } = standInsOf(target);
   const built = (layers: readonly number[]) =>
     published.build({
       ...bounds,

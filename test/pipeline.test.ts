@@ -1,0 +1,201 @@
+// Pipeline stages: the bytes of one rank, memory of a rank's stage only, and a verifier that holds every transfer.
+// needs: cpu
+import { createHash } from "node:crypto";
+import t from "tap";
+import {
+  generate,
+  loadTarget,
+  planTarget,
+  runOpened,
+  writeSafetensors,
+} from "../engine/mod.ts";
+import { compileStandIns } from "../engine/planner/summary/compiled.ts";
+import { summarizeRanks } from "../engine/planner/summary/ranks.ts";
+import { verifyPlan } from "../spec/mod.ts";
+import { onRank, type Plan, type Step } from "../spec/plan/plan.ts";
+import { stageRanges } from "../spec/stages.ts";
+import {
+  checkpointFolder,
+  files,
+  loadCheckpoint,
+  meshOf,
+  padBatch,
+  readReference,
+} from "./helpers/checkpoints.ts";
+import { checkPredictions } from "./helpers/predictions.ts";
+
+const FAMILIES: readonly {
+  readonly name: string;
+  readonly what: string;
+  readonly more?: readonly string[];
+}[] = [
+  { name: "granitemoe-8e", what: "tied embeddings" },
+  { name: "deepseekv3-16e", what: "a dense first layer" },
+  { name: "gptoss-8e", what: "sinks and windows", more: ["pp=4"] },
+  { name: "qwen3next-16e", what: "recurrent layers", more: ["tp=2,pp=2"] },
+];
+
+const MESHES = ["pp=2,ep=2", "pp=2,tp=2", "pp=2,dp=2"];
+
+for (const { name, what, ...family } of FAMILIES) {
+  t.test(`${name} with ${what}`, async (t) => {
+    const reference = await readReference(name);
+    const prompts: number[][] = [];
+    for (let i = 0; `p${i}.input_ids` in reference; i++) {
+      prompts.push([...reference[`p${i}.input_ids`]!.data]);
+    }
+    const bytesOn = async (mesh: string, sharing: "shared" | "separate") => {
+      const loaded = await loadCheckpoint(name, {
+        mesh,
+        sharing,
+        adapter: "cpu",
+      });
+      try {
+        const outputs = await runOpened(loaded, padBatch(prompts));
+        loaded.session.reset();
+        const { sequences } = await generate(loaded.decoder, prompts, {
+          maxNewTokens: 4,
+          stop: new Set(),
+        });
+        checkPredictions(t, loaded.session);
+        return createHash("sha256").update(writeSafetensors(outputs))
+          .update(JSON.stringify(sequences)).digest("hex");
+      } finally {
+        await loaded.close();
+      }
+    };
+    const wanted = await bytesOn("ep=1", "shared");
+    for (const mesh of [...MESHES, ...family.more ?? []]) {
+      t.equal(await bytesOn(mesh, "shared"), wanted, mesh);
+    }
+    t.equal(await bytesOn("pp=2", "separate"), wanted, "separate devices");
+  });
+}
+
+async function planOf(
+  name: string,
+  mesh: string,
+  stages?: string,
+): Promise<Plan> {
+  const target = await loadTarget(checkpointFolder(name), files);
+  return await planTarget(target, files, {
+    mesh: meshOf(mesh),
+    ...stages === undefined ? {} : { stages },
+  });
+}
+
+t.test("a rank has the weights and caches of its stage", async (t) => {
+  const [one, staged] = [
+    await planOf("granitemoe-8e", "ep=1"),
+    await planOf("granitemoe-8e", "pp=2", "0-0,1-2"),
+  ];
+  for (const [name, { kind, bytes }] of Object.entries(one.buffers)) {
+    if (kind !== "weight" && kind !== "state") continue;
+    const held = [0, 1].map((rank) =>
+      onRank(staged.buffers[name]!.bytes, rank)
+    );
+    const layer = /layers\.(\d)/.exec(name)?.[1];
+    const on = layer === undefined
+      ? name.includes("embed") ? [0, 1] : [1]
+      : [layer === "0" ? 0 : 1];
+    t.strictSame(
+      held,
+      [0, 1].map((rank) => on.includes(rank) ? bytes : 0),
+      `bytes of ${name} by rank`,
+    );
+  }
+  const mixed = await planOf("gptoss-8e", "pp=2,ep=2", "cost");
+  t.strictSame(verifyPlan(mixed), []);
+});
+
+t.test("representative layers have the memory of all", async (t) => {
+  const target = await loadTarget(checkpointFolder("gptoss-8e"), files);
+  if (target.kind === "plan") return t.fail("a checkpoint is no plan");
+  for (const stages of ["0-2,3-3", "cost"]) {
+    const { plan, weights, full } = await compileStandIns(target, files, {
+      mesh: { pp: 2 },
+      stages,
+    });
+    const { times } = weights.stands;
+    const all = await full();
+    t.strictSame(
+      summarizeRanks(plan, { times, experts: [] }).map(({ bytes }) => bytes),
+      summarizeRanks(all, { times: () => 1, experts: [] })
+        .map(({ bytes }) => bytes),
+      stages,
+    );
+  }
+});
+
+t.test("stages of nearly equal cost", (t) => {
+  t.strictSame(stageRanges(2, [1, 1, 1, 1, 4], "cost"), [[0, 3], [4, 4]]);
+  t.strictSame(stageRanges(3, [5, 1, 1, 1, 1]), [[0, 1], [2, 3], [4, 4]]);
+  t.strictSame(stageRanges(3, [5, 1, 1, 1, 1], "cost"), [
+    [0, 0],
+    [1, 2],
+    [3, 4],
+  ]);
+  t.end();
+});
+
+t.test("stages that do not split the layers are rejected", async (t) => {
+  const cases = [
+    ["pp=2", "0-1", /do not split layers 0-2 into 2 parts/],
+    ["pp=2", "0-0,2-2", /Give stages such as 0-1,2-2$/],
+    ["ep=2", "0-0,1-2", /the mesh has no axis 'pp'/],
+    ["pp=4", undefined, /Cannot place 3 layers on 4 stages/],
+  ] as const;
+  for (const [mesh, stages, message] of cases) {
+    await t.rejects(planOf("granitemoe-8e", mesh, stages), { message });
+  }
+  await t.rejects(planOf("gemma4moe-8e-ple", "pp=2"), {
+    message: /layers that share a cache must be on one stage/,
+  });
+});
+
+t.test("a plan without, with twice or with swapped transfers", async (t) => {
+  const plan = await planOf("gptoss-8e", "pp=4,ep=2");
+  t.strictSame(verifyPlan(plan), []);
+  const sends = plan.programs[0]!.steps.flatMap(({ op }, i) =>
+    op === "send" ? i : []
+  );
+  t.equal(sends.length, 3);
+  const rejected = (what: string, change: (steps: Step[]) => void) => {
+    const programs = structuredClone(plan.programs);
+    change(programs[0]!.steps as Step[]);
+    const mutant = { ...plan, programs };
+    t.not(verifyPlan(mutant).length, 0, what);
+  };
+  for (const [n, at] of sends.entries()) {
+    const other = sends[(n + 1) % sends.length]!;
+    rejected(`transfer ${n} dropped`, (steps) => steps.splice(at, 1));
+    rejected(
+      `transfer ${n} twice`,
+      (steps) => steps.splice(at, 0, structuredClone(steps[at]!)),
+    );
+    for (const field of ["from", "to", "stages"] as const) {
+      rejected(`${field} of transfers ${n} and another swapped`, (steps) => {
+        const [a, b] = [steps[at], steps[other]] as unknown as Record<
+          string,
+          unknown
+        >[];
+        [a![field], b![field]] = [b![field], a![field]];
+      });
+    }
+    rejected(`transfers ${n} and another swapped`, (steps) => {
+      [steps[at], steps[other]] = [steps[other]!, steps[at]!];
+    });
+    rejected(`transfer ${n} backwards`, (steps) => {
+      const step = steps[at] as unknown as { stages: number[] };
+      step.stages.reverse();
+    });
+    rejected(`transfer ${n} before its value`, (steps) => {
+      const [step] = steps.splice(at, 1);
+      steps.splice(sends[n - 1] ?? 0, 0, step!);
+    });
+    rejected(`a step after transfer ${n} on its source`, (steps) => {
+      const step = steps[at + 1] as unknown as { ranks: unknown };
+      step.ranks = (steps[at - 1] as Step).ranks;
+    });
+  }
+});
