@@ -14,10 +14,28 @@ import { integer, notNegative, oneOf, positive } from "./values.ts";
 /** Adds the flags to the command. */
 export function trainFlags(command: Command): Command {
   return deviceFlags(meshFlags(command))
-    .option("--data <files...>", "Training texts, plain or compressed.")
+    .option(
+      "--data <files...>",
+      'Training texts, plain or compressed; .jsonl: conversations, {"messages": […]} per line.',
+    )
+    .addOption(
+      new Option(
+        "--train-on <tokens>",
+        "With conversations: trained tokens, 'assistant' or 'all'. Default: assistant.",
+      ).argParser(oneOf("--train-on", ["assistant", "all"])),
+    )
+    .option(
+      "--no-packing",
+      "With conversations: --batch of them per micro-batch, instead of as many as fit.",
+    )
     .option(
       "--validate <files...>",
-      "Validation texts.",
+      "Validation texts, or conversations.",
+    )
+    .option(
+      "--validate-split <share>",
+      "With conversations: fraction that validates instead. Default: 0.",
+      positive("--validate-split", 0.5),
     )
     .option(
       "--validate-every <n>",
@@ -30,10 +48,15 @@ export function trainFlags(command: Command): Command {
       integer("--validate-batches", 1),
     )
     .requiredOption("--out <folder>", "Folder for checkpoints.")
-    .requiredOption(
+    .option(
       "--steps <n>",
       "Total number of steps.",
       integer("--steps", 1),
+    )
+    .option(
+      "--epochs <n>",
+      "With conversations: passes over the data, instead of --steps.",
+      integer("--epochs", 1),
     )
     .option(
       "--batch <n>",
@@ -47,7 +70,7 @@ export function trainFlags(command: Command): Command {
     )
     .option(
       "--length <n>",
-      "Tokens per sequence. Default: 128.",
+      "Tokens per sequence; longer conversations are truncated. Default: 128.",
       integer("--length", 1, MAX_AXIS),
     )
     .addOption(

@@ -22,6 +22,8 @@ export interface RenderOptions {
   readonly tools?: readonly object[] | undefined;
   /** Additional variables of the template. */
   readonly values?: { readonly [name: string]: unknown } | undefined;
+  /** Whether the start of an assistant's turn is added. Default: true. */
+  readonly generationPrompt?: boolean;
 }
 
 /** The chat template of a checkpoint. */
@@ -36,9 +38,22 @@ export interface ChatTemplate {
     messages: readonly (ChatMessage | TemplateMessage)[],
     options?: RenderOptions,
   ): Promise<string>;
+  /** Whether `MARKS` enclose the text of the assistant, because the template has `{% generation %}` blocks. */
+  readonly marked: boolean;
   /** Terminates its process. */
   close(): void;
 }
+
+/** Options of opening a chat template. */
+export interface OpenTemplateOptions {
+  /** Whether `MARKS` enclose the text of `{% generation %}` blocks. Default: false. */
+  readonly mark?: boolean;
+  /** Default: those of `generate`. */
+  readonly remedies?: ChatRemedies;
+}
+
+/** Characters around the assistant's text: Unicode noncharacters, which no text contains. */
+export const MARKS = { start: "\ufdd0", end: "\ufdd1" } as const;
 
 /** Memory limit of a template in MiB. */
 const MEMORY = 256;
@@ -57,7 +72,7 @@ const TOKENS = ["bos", "eos", "unk", "sep", "pad", "cls", "mask"];
 export async function openChatTemplate(
   folder: string,
   files: FileSystem,
-  { remedies = COMMAND_REMEDIES }: { readonly remedies?: ChatRemedies } = {},
+  { remedies = COMMAND_REMEDIES, mark = false }: OpenTemplateOptions = {},
 ): Promise<ChatTemplate> {
   const names = new Set(await files.list(folder));
   const config = names.has("tokenizer_config.json")
@@ -66,7 +81,7 @@ export async function openChatTemplate(
   const source = names.has("chat_template.jinja")
     ? await files.readText(files.join(folder, "chat_template.jinja"))
     : conversationTemplate(config["chat_template"], { folder, remedies });
-  return await createTemplate(source, config, { folder, remedies });
+  return await createTemplate(source, config, { folder, remedies, mark });
 }
 
 /** Remedies in error messages. */
@@ -90,10 +105,11 @@ interface TemplatePlace {
 }
 
 async function createTemplate(
-  source: string,
+  given: string,
   config: { readonly [key: string]: unknown },
-  { folder, remedies }: TemplatePlace,
+  { folder, remedies, mark }: TemplatePlace & { readonly mark: boolean },
 ): Promise<ChatTemplate> {
+  const source = mark ? markedSource(given) : given;
   if (source.length > LONGEST) {
     throw new DataError(
       `Cannot apply the chat template of '${folder}': it has ${source.length} characters, and at most ${LONGEST} are read. Check the template`,
@@ -121,15 +137,16 @@ async function createTemplate(
     return content === undefined ? [] : [[`${kind}_token`, content]];
   }));
   return {
-    source,
-    render: async (messages, { tools, values } = {}) =>
+    source: given,
+    marked: source !== given,
+    render: async (messages, { tools, values, generationPrompt = true } = {}) =>
       await inWords(
         () =>
           sandbox.call(["render", {
             ...values,
             ...tokens,
             messages,
-            add_generation_prompt: true,
+            add_generation_prompt: generationPrompt,
             // Variables that a template requires even if they are empty.
             tools: tools ?? null,
             documents: null,
@@ -138,6 +155,20 @@ async function createTemplate(
       ) as string,
     close: () => sandbox.close(),
   };
+}
+
+/**
+ * Replaces the tags of `{% generation %}` blocks, which produce nothing, by expressions that produce marks. Line breaks
+ * and indentation around a tag are removed, as around any other.
+ */
+function markedSource(source: string): string {
+  return source
+    .replace(/^[ \t]*(?={%-?\s*(?:end)?generation\s*-?%})/gm, "")
+    .replace(
+      /{%(-?)\s*(end)?generation\s*(-?)%}\n?/g,
+      (_, before: string, end: string | undefined, after: string) =>
+        `{{${before} "${end ? MARKS.end : MARKS.start}" ${after}}}`,
+    );
 }
 
 /** The template for conversations from a text or a list of named texts. */

@@ -8,7 +8,7 @@ import type { HostTensor, RunOptions, Session } from "../runtime/mod.ts";
 import { DataError } from "../spec/errors.ts";
 import { seenThrough } from "../spec/pages.ts";
 import type { Plan, Port, Program } from "../spec/plan/plan.ts";
-import type { PackedTokens } from "./packing.ts";
+import { integers, type PackedTokens } from "./packing.ts";
 import {
   isRecurrent,
   type PagesShape,
@@ -237,10 +237,6 @@ export class Decoder implements DecoderShape {
       ...this.pages?.tensors(),
     };
   }
-}
-
-function integers(data: Int32Array): HostTensor {
-  return { dtype: "i32", shape: [data.length], data };
 }
 
 /** Rejects more than the bounds of a plan. */

@@ -114,6 +114,12 @@ export {
   trainedDType,
 } from "./planner/mod.ts";
 export {
+  type ChatFile,
+  type ChatReport,
+  type Chats,
+  chatSteps,
+  openChats,
+  type OpenChatsOptions,
   planTraining,
   type PlanTrainingOptions,
   readTraining,
@@ -126,6 +132,7 @@ export {
   type TextOptions,
   trainCheckpoint,
   type TrainingState,
+  type TrainOn,
   type TrainOptions,
   type TrainSettings,
 } from "./train/mod.ts";

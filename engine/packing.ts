@@ -1,5 +1,6 @@
 /** Converts padded batches to packed tokens and back. */
 
+import type { HostTensor } from "../runtime/mod.ts";
 import { DataError } from "../spec/errors.ts";
 
 /** Integers of a batch: `[batch, seq]`, row-major. */
@@ -136,4 +137,9 @@ export function checkTokens(
       );
     }
   }
+}
+
+/** A one-dimensional tensor of integers. */
+export function integers(data: Int32Array): HostTensor {
+  return { dtype: "i32", shape: [data.length], data };
 }

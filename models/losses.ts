@@ -52,3 +52,12 @@ function nextTokens(
   const loss = crossEntropy(logits, labels, { over: "vocab" });
   return { loss, ce_loss: loss };
 }
+
+/** The mean cross-entropy of the next tokens, weighted by the input `weights`. */
+export function weightedTokens(
+  ...[m, { logits, labels }]: Parameters<Objective>
+): ReturnType<Objective> {
+  const weights = m.input("weights", "token");
+  const loss = crossEntropy(logits, labels, { over: "vocab", weights });
+  return { loss, ce_loss: loss };
+}

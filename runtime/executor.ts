@@ -73,6 +73,8 @@ export interface RunOptions {
   readonly rows?: { readonly [output: string]: readonly number[] };
   /** With several processes: whether every process receives outputs. Default: only that of rank 0. */
   readonly everywhere?: boolean;
+  /** Whether the sequences are new ones: their ranks do not depend on earlier runs. Default: false. */
+  readonly fresh?: boolean;
 }
 
 /** A plan loaded on devices. */
@@ -227,6 +229,7 @@ class LoadedSession implements Session {
     this.#running = true;
     try {
       const lengths = checkInputs(this.#plan, program, inputs);
+      if (options.fresh) this.#axes.sequenceRanks.clear();
       const axes = assignAxes(this.#plan, lengths, inputs, this.#axes);
       const counts = this.#countsOf(lengths, axes);
       const reported = counts === this.#counts;

@@ -425,15 +425,29 @@ t.test("the loss of next tokens", async (t) => {
     const rows = logProbabilities(logits, labels, { over: "vocab" });
     const odd = mean(mul(rows, exp(rows)), "token");
     const smooth = mul(mul(sure, sure), 0.1);
-    return { loss: add(add(loss, smooth), odd), ce: loss, rows };
+    const weighted = crossEntropy(logits, labels, {
+      over: "vocab",
+      weights: m.input("weights", "token"),
+    });
+    return {
+      loss: add(add(add(loss, smooth), odd), weighted),
+      ce: loss,
+      rows,
+      weighted,
+    };
   });
-  const inputs = { x: waves(18), labels: [4, -100, 0, 2, -100, 4] };
+  const inputs = {
+    x: waves(18),
+    labels: [4, -100, 0, 2, -100, 4],
+    weights: [0.5, 1, 0, 0.25, 1, 2],
+  };
   await gradientsHold(t, { model: net, inputs, params: { w: waves(15) } });
   const { outputs } = evaluate(trace(net), {
     inputs: { ...inputs, labels: new Array(6).fill(-100) },
     params: { w: waves(15) },
   });
   t.equal(outputs["ce"]!.data[0], 0, "no label counts");
+  t.equal(outputs["weighted"]!.data[0], 0, "no weight counts");
   t.same([...outputs["rows"]!.data], new Array(6).fill(0));
   t.throws(
     () =>

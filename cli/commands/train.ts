@@ -1,15 +1,22 @@
 /** `switchyard train`: train a checkpoint's model on text, or run the training that a model file declares. */
 
 import {
+  type ChatReport,
+  type Chats,
+  chatSteps,
+  type Family,
   familyOf,
   isFamily,
   loadTrainedFile,
+  openChats,
   type PlanTrainingOptions,
   rankPlace,
   runTraining,
   type StepMetrics,
   type Text,
   trainCheckpoint,
+  type Training,
+  type TrainSettings,
 } from "../../engine/mod.ts";
 import { meshSizes } from "../../spec/mesh.ts";
 import type { DeviceFlags, PlanFlags } from "../flags.ts";
@@ -47,8 +54,10 @@ export interface TrainFlags
   readonly validate?: readonly string[];
   readonly validateEvery?: number;
   readonly validateBatches?: number;
+  readonly validateSplit?: number;
   readonly out: string;
-  readonly steps: number;
+  readonly steps?: number;
+  readonly epochs?: number;
   readonly saveEvery?: number;
   readonly zero?: NonNullable<PlanTrainingOptions["zero"]>;
   readonly metrics?: string;
@@ -67,10 +76,12 @@ export async function trainCommand(
   name: string,
   flags: TrainFlags,
 ): Promise<number> {
-  const { out, steps } = flags;
+  const { out } = flags;
   if (flags.devices === "mpi") await joinAsRank(base, flags);
   const { io, model: what } = await locate(base, name, flags);
   const quiet = (rankPlace()?.rank ?? 0) > 0;
+  const given = await givenTraining(io, what, flags);
+  const { steps } = given;
   const watch = await startWatch(
     io,
     `Training of ${what}, ${steps} steps`,
@@ -79,7 +90,7 @@ export async function trainCommand(
   const interrupted = new AbortController();
   const loading = createProgressBar(io);
   let release = () => {};
-  const run = await startTraining(io, what, {
+  const run = await startTraining(io, given, {
     ...flags,
     signal: interrupted.signal,
     onBegin: () => {
@@ -154,22 +165,177 @@ function ending(
   return `${lines.join("\n")}\n`;
 }
 
-async function startTraining(
+/** A training as given: of a model file, or of a checkpoint or family on data. */
+type Given =
+  & { readonly steps: number }
+  & ({
+    readonly training: Training;
+  } | {
+    readonly source: string | Family;
+    readonly settings: TrainSettings;
+    readonly data: readonly Text[] | Chats;
+  });
+
+async function givenTraining(
   io: CliIo,
   what: string,
+  flags: TrainFlags,
+): Promise<Given> {
+  const { resume = false, out } = flags;
+  const source = await io.files.stat(what) === "folder"
+    ? what
+    : await loadTrainedFile(what);
+  if (typeof source !== "string" && !isFamily(source)) {
+    refuseSettings(flags, {
+      beside: "a model file",
+      because: "the file says how it is trained",
+    });
+    const on: { readonly [flag: string]: unknown } = {
+      "--family": flags.family,
+      "--data": flags.data,
+      "--validate": flags.validate,
+      "--validate-split": flags.validateSplit,
+      "--epochs": flags.epochs,
+      "--tokenizer": flags.tokenizer,
+    };
+    for (const [flag, given] of Object.entries(on)) {
+      if (given === undefined) continue;
+      throw new UsageError(
+        `Cannot use ${flag} with a model file: the file defines the training. Leave it out`,
+      );
+    }
+    return { training: source, steps: requiredSteps(flags) };
+  }
+  const { data, epochs } = flags;
+  if (data === undefined) {
+    throw new UsageError(
+      `Cannot train '${what}' without data: it is a ${
+        isFamily(source) ? "family" : "checkpoint"
+      }. Give texts with --data`,
+    );
+  }
+  const settings = resume
+    ? await savedSettings(out, io.files, flags)
+    : settingsOf(flags, flags.steps);
+  const from = resume ? out : source;
+  if (!areChats(data)) {
+    const on: { readonly [flag: string]: unknown } = {
+      "--train-on": flags.trainOn,
+      "--validate-split": flags.validateSplit,
+      "--epochs": epochs,
+      "--no-packing": flags.packing === false ? true : undefined,
+    };
+    for (const [flag, given] of Object.entries(on)) {
+      if (given === undefined) continue;
+      throw new UsageError(
+        `Cannot use ${flag} with texts: it is for conversations. Leave it out, or give .jsonl files`,
+      );
+    }
+    const texts = textsIn(io, data);
+    return { source: from, settings, data: texts, steps: requiredSteps(flags) };
+  }
+  const chats = await chatsOf(io, from, { data, settings, flags });
+  if (epochs === undefined) {
+    return { source: from, settings, data: chats, steps: requiredSteps(flags) };
+  }
+  const steps = chatSteps(chats, settings, epochs);
+  const { schedule } = settings;
+  const decayed = resume || schedule.decay !== undefined
+    ? settings
+    : { ...settings, schedule: { ...schedule, decay: steps } };
+  return { source: from, settings: decayed, data: chats, steps };
+}
+
+function requiredSteps({ steps, epochs }: TrainFlags): number {
+  if (steps !== undefined && epochs === undefined) return steps;
+  throw new UsageError(
+    steps === undefined
+      ? "Cannot train without a number of steps. Give --steps"
+      : "Cannot use --epochs with --steps: each is the length of the training. Give one of them",
+  );
+}
+
+/** Whether files have conversations, by their names. */
+function areChats(files: readonly string[]): boolean {
+  const chats = files.filter((file) => /\.jsonl(\.\w+)?$/i.test(file));
+  if (chats.length === 0 || chats.length === files.length) {
+    return chats.length > 0;
+  }
+  throw new UsageError(
+    `Cannot train on '${
+      chats[0]
+    }' together with texts: it has conversations. Give files of one kind`,
+  );
+}
+
+/** Reads conversations, and reports what is truncated or left out. */
+async function chatsOf(
+  io: CliIo,
+  source: string | Family,
+  { data, settings, flags }: {
+    readonly data: readonly string[];
+    readonly settings: TrainSettings;
+    readonly flags: TrainFlags;
+  },
+): Promise<Chats> {
+  const { validate, validateSplit, tokenizer, family } = flags;
+  const folder = typeof source === "string" ? source : tokenizer;
+  if (folder === undefined) {
+    throw new UsageError(
+      "Cannot train a family on conversations: it has no chat template. Give the folder of one with --tokenizer",
+    );
+  }
+  const filesIn = (paths: readonly string[]) =>
+    paths.map((name) => ({ name, text: () => readTextFile(name, io.files) }));
+  const { length, seed, trainOn } = settings;
+  const chats = await openChats(folder, io.files, {
+    data: filesIn(data),
+    length,
+    ...validate ? { validation: filesIn(validate) } : {},
+    ...validateSplit === undefined ? {} : { split: validateSplit },
+    ...trainOn === undefined ? {} : { trainOn },
+    ...tokenizer === undefined ? {} : { tokenizer },
+    ...seed === undefined ? {} : { seed },
+    family: typeof source === "string" ? await familyOf(family) : source,
+  });
+  if ((rankPlace()?.rank ?? 0) === 0) {
+    io.err(describeChats(chats.report, length));
+  }
+  return chats;
+}
+
+function describeChats(report: ChatReport, length: number): string {
+  const { samples, validation, tokens, trained } = report;
+  const { truncated, lost, untrained } = report;
+  return [
+    `${samples} conversations${
+      validation > 0 ? `, ${validation} for validation` : ""
+    }: ${tokens} tokens, ${trained} of them trained`,
+    ...truncated > 0
+      ? [`${truncated} truncated to ${length} tokens (${lost} tokens lost)`]
+      : [],
+    ...untrained > 0
+      ? [`${untrained} left out: no token of them is trained`]
+      : [],
+  ].join("; ");
+}
+
+async function startTraining(
+  io: CliIo,
+  given: Given,
   flags: TrainFlags & {
     readonly signal: AbortSignal;
     readonly onBegin: () => void;
     readonly onProgress: Parameters<typeof trainCheckpoint>[2]["onProgress"];
   },
 ): Promise<AsyncIterable<StepMetrics>> {
-  const { out, steps, saveEvery, mesh, place, resume = false } = flags;
+  const { out, saveEvery, mesh, place, resume = false } = flags;
   const { validateEvery, validateBatches, signal, onProgress } = flags;
   const { onBegin } = flags;
   const { zero } = flags;
   const options = {
     ...deviceOptions(io, flags),
-    steps,
+    steps: given.steps,
     out,
     now: io.now,
     resume,
@@ -185,54 +351,23 @@ async function startTraining(
     ...place ? { place } : {},
     ...onProgress ? { onProgress } : {},
   };
-  const source = await io.files.stat(what) === "folder"
-    ? what
-    : await loadTrainedFile(what);
-  if (typeof source !== "string" && !isFamily(source)) {
-    const { data, validate, tokenizer } = flags;
-    const on = {
-      "--family": flags.family,
-      "--data": data,
-      "--validate": validate,
-      "--tokenizer": tokenizer,
-    };
-    refuseSettings(flags, {
-      beside: "a model file",
-      because: "the file says how it is trained",
-    });
-    for (
-      const [flag, given] of Object.entries(on)
-    ) {
-      if (given === undefined) continue;
-      throw new UsageError(
-        `Cannot use ${flag} with a model file: the file defines the training. Leave it out`,
-      );
-    }
-    const declared = Object.values(source.mesh ?? {});
-    return runTraining(source, io.files, {
+  if ("training" in given) {
+    const declared = Object.values(given.training.mesh ?? {});
+    return runTraining(given.training, io.files, {
       ...options,
       statistics: exchanges(flags, declared),
     });
   }
-  if (flags.data === undefined) {
-    throw new UsageError(
-      `Cannot train '${what}' without data: it is a ${
-        isFamily(source) ? "family" : "checkpoint"
-      }. Give texts with --data`,
-    );
-  }
-  const settings = resume
-    ? await savedSettings(out, io.files, flags)
-    : settingsOf(flags, steps);
+  const { source, settings, data } = given;
   const { tokenizer, validate } = flags;
-  const family = isFamily(source) ? source : await familyOf(flags.family);
-  return trainCheckpoint(resume ? out : source, io.files, {
+  const texts = validate && !("samples" in data);
+  return trainCheckpoint(source, io.files, {
     ...settings,
-    family,
+    family: isFamily(source) ? source : await familyOf(flags.family),
     ...options,
     statistics: exchanges(flags, []),
-    data: textsIn(io, flags.data),
-    ...validate ? { validation: textsIn(io, validate) } : {},
+    data,
+    ...texts ? { validation: textsIn(io, validate) } : {},
     ...tokenizer === undefined ? {} : { tokenizer },
   });
 }

@@ -6,6 +6,7 @@ import {
   type Schedule,
   sgd,
   type TrainedDType,
+  type TrainOn,
   type TrainSettings,
 } from "../../engine/mod.ts";
 import type { FileSystem } from "../../engine/mod.ts";
@@ -32,6 +33,9 @@ export interface SettingFlags {
   readonly biasUpdate?: number;
   readonly recompute?: boolean;
   readonly dtype?: TrainedDType;
+  readonly trainOn?: TrainOn;
+  /** Absent and true: the default. */
+  readonly packing?: boolean;
   readonly seed?: number;
 }
 
@@ -53,6 +57,8 @@ const SETTINGS: { readonly [K in keyof Required<SettingFlags>]: string } = {
   recompute: "--recompute",
   biasUpdate: "--bias-update",
   dtype: "--dtype",
+  trainOn: "--train-on",
+  packing: "--no-packing",
   accumulate: "--accumulate",
   seed: "--seed",
 };
@@ -62,22 +68,34 @@ export function refuseSettings(
   flags: SettingFlags,
   { beside, because }: { readonly beside: string; readonly because: string },
 ): void {
+  const given = withoutDefaults(flags);
   for (const [name, flag] of Object.entries(SETTINGS)) {
-    if (flags[name as keyof SettingFlags] === undefined) continue;
+    if (given[name as keyof SettingFlags] === undefined) continue;
     throw new UsageError(
       `Cannot use ${flag} with ${beside}: ${because}. Leave it out`,
     );
   }
 }
 
-/** Returns the settings of a new training on text. */
-export function settingsOf(flags: SettingFlags, steps: number): TrainSettings {
+/** Commander sets a flag that can be negated. */
+function withoutDefaults(flags: SettingFlags): SettingFlags {
+  const { packing, ...others } = flags;
+  return packing === false ? { packing, ...others } : others;
+}
+
+/** Returns the settings of a new training on text. `steps`: where the decay of the learning rate ends by default. */
+export function settingsOf(
+  flags: SettingFlags,
+  steps: number | undefined,
+): TrainSettings {
   const { batch, length, lr, warmup, decay, floor, clip, aux, seed } = flags;
   const { balance, accumulate, recompute, biasUpdate, dtype } = flags;
+  const { trainOn, packing } = withoutDefaults(flags);
+  const end = decay ?? steps;
   const schedule: Schedule = {
     rate: lr ?? 1e-3,
     warmup: warmup ?? 0,
-    decay: decay ?? steps,
+    ...end === undefined ? {} : { decay: end },
     ...floor === undefined ? {} : { floor },
   };
   return {
@@ -93,6 +111,8 @@ export function settingsOf(flags: SettingFlags, steps: number): TrainSettings {
     ...recompute ? { recompute } : {},
     ...dtype === undefined ? {} : { dtype },
     ...accumulate === undefined ? {} : { accumulate },
+    ...trainOn === undefined ? {} : { trainOn },
+    ...packing === undefined ? {} : { packing },
   };
 }
 
@@ -132,11 +152,12 @@ export async function savedSettings(
   }
   const settings = { batch, length, ...rest };
   const saved = flagsOf(settings);
+  const given = withoutDefaults(flags);
   for (const [key, flag] of Object.entries(SETTINGS)) {
     const name = key as keyof SettingFlags;
-    if (flags[name] === undefined || flags[name] === saved[name]) continue;
+    if (given[name] === undefined || given[name] === saved[name]) continue;
     throw new UsageError(
-      `Cannot use ${flag} ${flags[name]} with --resume: the training started ${
+      `Cannot use ${flag} ${given[name]} with --resume: the training started ${
         saved[name] === undefined ? "without it" : `with ${saved[name]}`
       }. Leave it out`,
     );
@@ -171,6 +192,8 @@ function flagsOf(
     biasUpdate: rest.biasUpdate,
     recompute: rest.recompute,
     dtype: rest.dtype,
+    trainOn: rest.trainOn,
+    packing: rest.packing,
     seed: rest.seed ?? 0,
   };
 }

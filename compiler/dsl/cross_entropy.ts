@@ -17,20 +17,27 @@ import {
 } from "./tensor.ts";
 import type { Axis, Without } from "./types.ts";
 
-/** Options of `crossEntropy` and `logProbabilities`. */
-export interface CrossEntropyOptions<K extends string> {
+/** Options of `logProbabilities`. */
+export interface LabelOptions<K extends string> {
   /** The axis of the classes, such as the vocabulary. */
   readonly over: K;
   /** Label of ignored tokens. Default: -100. */
   readonly ignore?: number;
 }
 
+/** Options of `crossEntropy`. */
+export interface CrossEntropyOptions<A extends string, K extends string>
+  extends LabelOptions<K> {
+  /** Weight of each token in the mean. Default: 1. */
+  readonly weights?: Tensor<Without<A, NoInfer<K>>, "f32">;
+}
+
 /**
- * The mean of `-log softmax(logits)[label]` over all tokens that are not ignored; 0 if there are none. Probabilities
- * are never stored: it uses `logSumExp` and the logit of the label.
+ * The mean of `-log softmax(logits)[label]` over all tokens that are not ignored; 0 if there are none. With `weights`,
+ * the weighted mean. Probabilities are never stored: it uses `logSumExp` and the logit of the label.
  *
  * Axes: none; `labels` has the axes of `logits` without `over`. Dtype: "f32"; labels are "i32". Defaults: `ignore`
- * -100. Errors: an axis that the logits do not have; labels with other axes; at run time, a label out of range.
+ * -100. Errors: an axis that the logits do not have; labels or weights with other axes; at run time, a label out of range.
  * Gradient: by `logits`, `softmax(logits)` minus 1 at the label, divided by the number of counted tokens. Sharding:
  * along the token axes: each rank sums its tokens, and the sums are reduced. `over` is replicated.
  *
@@ -49,11 +56,27 @@ export interface CrossEntropyOptions<K extends string> {
 export function crossEntropy<A extends string, const K extends Axis<A>>(
   logits: Tensor<A, "f32">,
   labels: Tensor<Without<A, NoInfer<K>>, "i32">,
-  options: CrossEntropyOptions<K>,
+  options: CrossEntropyOptions<A, K>,
 ): Tensor<"", "f32"> {
-  const found = rowsOfLabels(crossEntropy, logits, labels, options);
+  const found = rowsOfLabels(crossEntropy, logits, [
+    labels,
+    ...options.weights ? [options.weights] : [],
+  ], options);
   if ("refused" in found) return refuse(found.refused, [logits, labels], []);
-  const { b, total, chosen, counts } = found;
+  const { b, total, chosen } = found;
+  const { weights } = options;
+  if (weights && !sameAxes(weights.node.axes, labels.node.axes)) {
+    const error = new ModelError(
+      `Cannot weigh labels '${words(labels.node.axes)}' by weights '${
+        words(weights.node.axes)
+      }': expected the same axes`,
+      b.origin.span,
+    );
+    return refuse(error, [logits, labels, weights], []);
+  }
+  const counts = weights
+    ? b.map((c, w) => expr`${c} * ${w}`, found.counts, weights.node)
+    : found.counts;
   const losses = b.map(
     (t, o, c) => expr`(${t} - ${o}) * ${c}`,
     total,
@@ -61,7 +84,9 @@ export function crossEntropy<A extends string, const K extends Axis<A>>(
     counts,
   );
   const mean = b.map(
-    (sum, n) => expr`${sum} / max(${n}, 1)`,
+    weights
+      ? (sum, n) => expr`${sum} / select(${n}, 1.0, ${n} == 0.0)`
+      : (sum, n) => expr`${sum} / max(${n}, 1)`,
     b.total(losses),
     b.total(counts),
   );
@@ -93,9 +118,9 @@ export function crossEntropy<A extends string, const K extends Axis<A>>(
 export function logProbabilities<A extends string, const K extends Axis<A>>(
   logits: Tensor<A, "f32">,
   labels: Tensor<Without<A, NoInfer<K>>, "i32">,
-  options: CrossEntropyOptions<K>,
+  options: LabelOptions<K>,
 ): Tensor<Without<A, NoInfer<K>>, "f32"> {
-  const found = rowsOfLabels(logProbabilities, logits, labels, options);
+  const found = rowsOfLabels(logProbabilities, logits, [labels], options);
   if ("refused" in found) {
     return refuse(found.refused, [logits, labels], labels.node.axes);
   }
@@ -121,10 +146,10 @@ interface RowsOfLabels {
 function rowsOfLabels(
   op: Op,
   logits: Tensor,
-  labels: Tensor,
-  { over: name, ignore = -100 }: CrossEntropyOptions<string>,
+  [labels, ...others]: readonly [Tensor, ...Tensor[]],
+  { over: name, ignore = -100 }: LabelOptions<string>,
 ): RowsOfLabels | { readonly refused: ModelError } {
-  const trace = traceOf([logits, labels], op);
+  const trace = traceOf([logits, labels, ...others], op);
   const site = siteOf(trace, op);
   const over = axisOf(name, [logits], trace);
   const [x, label] = [logits.node, labels.node];

@@ -53,6 +53,7 @@ export { dot, einsum } from "./contraction.ts";
 export {
   crossEntropy,
   type CrossEntropyOptions,
+  type LabelOptions,
   logProbabilities,
 } from "./cross_entropy.ts";
 export * from "./reduce.ts";

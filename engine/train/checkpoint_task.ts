@@ -1,6 +1,6 @@
 /** Trains a checkpoint's model on text. */
 
-import { type HostTensor, reachedItems } from "../../runtime/mod.ts";
+import type { HostTensor } from "../../runtime/mod.ts";
 import { DataError } from "../../spec/errors.ts";
 import { type Family, isFamily } from "../../models/mod.ts";
 import {
@@ -22,9 +22,10 @@ import { prepareFolder } from "./saved.ts";
 import { stopTokens } from "../stop_tokens.ts";
 import type { TrainSettings } from "./settings.ts";
 import { hasWeights, storedIn } from "./stored.ts";
-import type { BatchPlace, Task, WeighedBatch } from "./task.ts";
-import { type Sequence, type Text, TextRows } from "./text.ts";
-import { openTokens } from "./tokens.ts";
+import type { Chats } from "./chats.ts";
+import { chatSource, textSource } from "./sources.ts";
+import type { Task } from "./task.ts";
+import type { Text } from "./text.ts";
 
 /** Storage of tokens, and their readers. */
 interface TokenPlace {
@@ -34,9 +35,11 @@ interface TokenPlace {
 
 /** Data and options of training a checkpoint's model. */
 export interface TextOptions extends TrainSettings, FamilyOption {
-  /** The texts, one document each. With several processes and a folder, only rank 0 reads them. */
-  readonly data: readonly Text[];
-  /** Validation texts. */
+  /**
+   * The texts, one document each, or conversations. With several processes and a folder, only rank 0 reads the texts.
+   */
+  readonly data: readonly Text[] | Chats;
+  /** Validation texts. Conversations have their own. */
   readonly validation?: readonly Text[];
   /** Folder of the tokenizer. Default: that of the model. */
   readonly tokenizer?: string;
@@ -104,29 +107,33 @@ export async function checkpointTask(
       } tokens: a step has at most ${MAX_AXIS}. Use smaller ones, and more of them with --accumulate`,
     );
   }
-  const tokensOf = async (texts: readonly Text[]) =>
-    await openTokens(texts, {
+  const { data } = options;
+  const source = "samples" in data
+    ? chatSource(data, options)
+    : await textSource({ data, validation: options.validation }, {
+      length,
+      batch,
+      seed,
+      accumulate,
       tokenizer,
+      files,
+      folder: options.out,
+      sharing: options.sharing ?? "shared",
       between: [...stop][0],
       tokenizerText: await files.readText(
         files.join(tokenizerFolder, "tokenizer.json"),
       ),
-    }, { files, folder: options.out, sharing: options.sharing ?? "shared" });
-  const tokens = await tokensOf(options.data);
-  const rows = new TextRows(tokens.row, { length, seed });
-  const held = options.validation && await tokensOf(options.validation);
+    });
   tokenizer.close();
-  const validation = held && new TextRows(held.row, { length, seed });
   const { optimizer, schedule, clipNorm, balance, recompute } = options;
-  const { biasUpdate, dtype } = options;
+  const { biasUpdate, dtype, trainOn, packing } = options;
   const auxiliary = options.auxiliary ??
     Number(config["router_aux_loss_coef"] ?? 0.01);
   return {
+    ...source,
     model: published.build({
-      maxTokens: batch * length,
-      maxSequences: batch,
-      maxContext: length,
-      training: { auxiliary, balance, recompute },
+      ...source.bounds,
+      training: { auxiliary, balance, recompute, objective: source.objective },
     }),
     loss: "loss",
     settings: {
@@ -142,20 +149,10 @@ export async function checkpointTask(
       ...recompute ? { recompute } : {},
       ...dtype === undefined ? {} : { dtype },
       ...clipNorm === undefined ? {} : { clipNorm },
+      ...trainOn === undefined ? {} : { trainOn },
+      ...packing === undefined ? {} : { packing },
     },
     weights: folder === undefined ? {} : await storedIn(folder, files),
-    text: tokens.digest,
-    taken: batch * accumulate,
-    tokens: batch * accumulate * length,
-    // All sequences of the text; the last batch may have fewer.
-    validation: validation && {
-      count: Math.ceil(validation.rows / batch),
-      at: (index, place) =>
-        batchOf(validation, place, {
-          first: index * batch,
-          count: Math.min(batch, validation.rows - index * batch),
-        }),
-    },
     where: folder ?? "the initial weights",
     initial: async (plan) =>
       folder !== undefined && await storedWeights(folder, files) ||
@@ -163,18 +160,12 @@ export async function checkpointTask(
         seed,
         deviation: Number(config["initializer_range"] ?? 0.02),
       }),
-    batch: (index, place) =>
-      batchOf(rows, place, { first: index * batch, count: batch }),
     prepare: (out, plan) =>
       prepareFolder(out, files, {
         config,
         tokenizer: tokenizerFolder,
         generation: folder ?? tokenizerFolder,
       }, plan),
-    close: async () => {
-      await rows.close();
-      await validation?.close();
-    },
   };
 }
 
@@ -189,38 +180,4 @@ async function storedWeights(
     Object.assign(read, await readTensors(path, files));
   }
   return read;
-}
-
-/** Sequences as inputs of a decoder; only those of this process's ranks are read. */
-async function batchOf(
-  rows: TextRows,
-  { plan, program, ranks }: BatchPlace,
-  { first, count }: { readonly first: number; readonly count: number },
-): Promise<WeighedBatch> {
-  const { length } = rows;
-  const layout = {
-    sequence: numbers(count * length, (i) => Math.floor(i / length)),
-    position: numbers(count * length, (i) => i % length),
-  };
-  const items = ranks.map((rank) =>
-    reachedItems(plan, rank, { program, input: "ids", inputs: layout })
-  );
-  const whole = items.includes(undefined);
-  const reached = new Set(
-    items.flatMap((some) => [...some ?? []].map((i) => Math.floor(i / length))),
-  );
-  const ids = numbers(count * length, () => 0);
-  const labels = numbers(count * length, () => 0);
-  for (let i = 0; i < count; i++) {
-    if (!whole && !reached.has(i)) continue;
-    const row: Sequence = await rows.at(first + i);
-    ids.data.set(row.ids, i * length);
-    labels.data.set(row.labels, i * length);
-  }
-  return { inputs: { ...layout, ids, labels }, counted: count * length };
-}
-
-function numbers(count: number, of: (i: number) => number): HostTensor {
-  const data = Int32Array.from({ length: count }, (_, i) => of(i));
-  return { dtype: "i32", shape: [count], data };
 }

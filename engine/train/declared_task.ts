@@ -33,7 +33,6 @@ export async function declaredTask(
     // A function cannot be compared, but its first batch can.
     text: await digest(first),
     taken: accumulate,
-    tokens: accumulate * rowsOf(first),
     validation: validation && {
       count: training.validationBatches ?? 1,
       at: (index) => Promise.resolve(weighed(validation(index + 1))),
@@ -67,7 +66,7 @@ function weighed(inputs: Tensors): WeighedBatch {
   const labels = inputs["labels"]?.data;
   let counted = labels ? 0 : 1;
   labels?.forEach((label) => counted += label >= 0 ? 1 : 0);
-  return { inputs, counted };
+  return { inputs, counted, tokens: rowsOf(inputs) };
 }
 
 async function digest(inputs: Tensors): Promise<string> {

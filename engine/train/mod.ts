@@ -12,3 +12,12 @@ export type { SavedSettings, StepSettings, TrainSettings } from "./settings.ts";
 export type { StepMetrics } from "./step.ts";
 export type { TextOptions } from "./checkpoint_task.ts";
 export type { Text } from "./text.ts";
+export type { TrainOn } from "./assistant_text.ts";
+export {
+  type ChatFile,
+  type ChatReport,
+  type Chats,
+  openChats,
+  type OpenChatsOptions,
+} from "./chats.ts";
+export { chatSteps } from "./sources.ts";

@@ -3,6 +3,7 @@
 import type { Optimizer, Schedule, TrainedDType } from "../../compiler/mod.ts";
 import type { Balance } from "../../models/mod.ts";
 import { DataError } from "../../spec/errors.ts";
+import type { TrainOn } from "./assistant_text.ts";
 import { MAX_MICRO_BATCHES } from "../../spec/limits.ts";
 
 /** Settings that must not change during any training. */
@@ -39,6 +40,13 @@ export interface TrainSettings extends StepSettings {
    * Default: false.
    */
   readonly recompute?: boolean;
+  /** For conversations: the trained tokens. Default: those of the assistant. */
+  readonly trainOn?: TrainOn;
+  /**
+   * For conversations: whether a batch has as many as fit into `batch * length` tokens, instead of `batch` of them.
+   * Default: true.
+   */
+  readonly packing?: boolean;
 }
 
 /** Saved settings of a training, on text or not. */

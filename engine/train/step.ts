@@ -68,6 +68,7 @@ export async function takeStep(
   const started = now();
   const batches = await batchesOf(run, step);
   const all = batches.reduce((n, { counted }) => n + counted, 0);
+  const tokens = batches.reduce((n, { tokens }) => n + tokens, 0);
   const results: Weighed[] = [];
   for (const [i, { inputs, counted }] of batches.entries()) {
     const program = programOf(plan, i === accumulate - 1);
@@ -88,6 +89,7 @@ export async function takeStep(
     const outputs = await session.run(program.name, given, {
       outputs: wanted,
       everywhere: true,
+      fresh: true,
     });
     results.push({ outputs, share });
   }
@@ -104,10 +106,10 @@ export async function takeStep(
     rate,
     loss,
     gradientNorm,
-    tokens: task.tokens,
+    tokens,
     crossEntropy: meanOf(results, "ce_loss") ?? loss,
     auxiliary: meanOf(results, "aux_loss"),
-    tokensPerSecond: task.tokens / seconds,
+    tokensPerSecond: tokens / seconds,
     experts: expertLoad(plan, results),
     ...figuresOf(run),
   };
@@ -188,6 +190,7 @@ export async function measure(
     const outputs = await session.run(VALIDATE, inputs, {
       outputs: [output],
       everywhere: true,
+      fresh: true,
     });
     sum += outputs[output]!.data[0]! * counted;
     tokens += counted;

@@ -7,10 +7,13 @@ import type { PlanOptions } from "../open.ts";
 import type { Tensors } from "../run.ts";
 import type { SavedSettings } from "./settings.ts";
 
-/** Inputs of a model, and their weight in the loss: the number of counted labels. */
+/** Inputs of a model. */
 export interface WeighedBatch {
   readonly inputs: Tensors;
+  /** Weight in the loss: the number of counted labels, or the sum of their weights. */
   readonly counted: number;
+  /** Number of tokens; 0 if there are none. */
+  readonly tokens: number;
 }
 
 /** The program that runs on a batch, and the ranks of this process: parts for other ranks may be zeros. */
@@ -40,8 +43,6 @@ export interface Task extends Pick<PlanOptions, "mesh" | "place"> {
   readonly text: string;
   /** Sequences, or batches, per step. */
   readonly taken: number;
-  /** Tokens per step; 0 if there are none. */
-  readonly tokens: number;
   readonly validation: ValidationBatches | undefined;
   /** Source of the weights, for messages. */
   readonly where: string;

@@ -123,7 +123,7 @@ export class TextRows {
 }
 
 /** The numbers below `count` in random order. */
-function shuffled(count: number, random: () => number): Int32Array {
+export function shuffled(count: number, random: () => number): Int32Array {
   const order = Int32Array.from({ length: count }, (_, i) => i);
   for (let i = count - 1; i > 0; i--) {
     const j = Math.floor(random() * (i + 1));

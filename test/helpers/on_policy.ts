@@ -8,7 +8,7 @@ import {
   STEP_INPUTS,
   VALIDATE,
 } from "../../compiler/mod.ts";
-import { openConfiguration } from "../../engine/checkpoint.ts";
+import { listWeightFiles, openConfiguration } from "../../engine/checkpoint.ts";
 import {
   type AdapterChoice,
   Decoder,
@@ -62,7 +62,10 @@ export async function openTrained(
 ): Promise<Opened> {
   const folder = checkpointFolder(name);
   const { published } = await openConfiguration(folder, files, {});
-  const initial = await readTensors(`${folder}/model.safetensors`, files);
+  const initial: { [name: string]: HostTensor } = {};
+  for (const path of await listWeightFiles(folder, files)) {
+    Object.assign(initial, await readTensors(path, files));
+  }
   const model = published.build({
     maxTokens: 128,
     maxSequences: PROMPTS,
