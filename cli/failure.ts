@@ -4,7 +4,7 @@ import {
   formatError,
   PeerError,
   RankCountError,
-  rankPlace,
+  rankIdentity,
 } from "../engine/mod.ts";
 import {
   DataError,
@@ -16,7 +16,7 @@ import {
   printable,
 } from "../spec/mod.ts";
 import type { CliIo } from "./io.ts";
-import { failAsRank, launchedPlace } from "./rank.ts";
+import { failAsRank, launchedIdentity } from "./rank.ts";
 import { UsageError } from "./values.ts";
 
 /** Exit codes. */
@@ -30,10 +30,11 @@ export async function reportFailure(
 ): Promise<number> {
   const { code, message: text } = await describe(error);
   const message = printable(text);
-  const place = rankPlace() ?? (launched ? launchedPlace() : undefined);
-  if (place) {
+  const identity = rankIdentity() ??
+    (launched ? launchedIdentity() : undefined);
+  if (identity) {
     const consequence = error instanceof PeerError;
-    await failAsRank(io, { place, code, message, consequence, launched });
+    await failAsRank(io, { identity, code, message, consequence, launched });
   } else io.err(message);
   return code;
 }

@@ -4,9 +4,9 @@ import { spawn } from "node:child_process";
 import { availableParallelism } from "node:os";
 import process from "node:process";
 import type { Readable, Writable } from "node:stream";
-import type { AdapterPlaces, FileSystem } from "../engine/mod.ts";
+import type { AdapterSystemInfo, FileSystem } from "../engine/mod.ts";
 import { userCache } from "../runtime/cache/folders.ts";
-import { adapterPlaces } from "./adapter_places.ts";
+import { adapterSystemInfo } from "./adapter_system_info.ts";
 import { fileError, hasGraphics, nodeFiles } from "./files.ts";
 import { type HubSettings, hubSettings } from "./hub_settings.ts";
 
@@ -34,7 +34,7 @@ export interface CliIo {
   /** Whether the system has a graphics device, as far as is known without WebGPU. */
   readonly graphics: boolean;
   /** Returns the locations of adapters, which distinguish adapters of the same name. */
-  places(): Promise<AdapterPlaces>;
+  systemInfo(): Promise<AdapterSystemInfo>;
   /** Opens a page or a file in the user's browser. */
   browse(address: string): void;
   /** Current time in milliseconds. */
@@ -82,7 +82,7 @@ export function processIo(): CliIo {
     environment: process.env,
     threads: availableParallelism(),
     graphics: hasGraphics(),
-    places: adapterPlaces,
+    systemInfo: adapterSystemInfo,
     browse,
     now: () => performance.now(),
     onInterrupt: (action) => {

@@ -1,4 +1,4 @@
-// Requests a Vulkan adapter, which makes a Vulkan layer print its device list. See adapter_places.ts.
+// Requests a Vulkan adapter, which makes a Vulkan layer print its device list. See adapter_system_info.ts.
 import { create } from "webgpu";
 
 await create([]).requestAdapter();

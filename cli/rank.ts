@@ -6,7 +6,7 @@
 import { fstatSync, openSync, writeSync } from "node:fs";
 import { hostname } from "node:os";
 import process from "node:process";
-import { joinJob, type RankPlace, rankPlace } from "../engine/mod.ts";
+import { joinJob, type RankIdentity, rankIdentity } from "../engine/mod.ts";
 import type { DeviceFlags } from "./flags.ts";
 import type { CliIo } from "./io.ts";
 import { describeFailure, failedLine } from "./rank_lines.ts";
@@ -37,8 +37,8 @@ const UNNOTICED = [0, 13];
 /** Reports that this process ends before its job. There is no time to wait for others. */
 function sayLeft(io: CliIo, launched: boolean): void {
   const failure = {
-    ...launchedPlace(),
-    ...rankPlace(),
+    ...launchedIdentity(),
+    ...rankIdentity(),
     code: 1,
     message:
       "Cannot go on: the program ended before its job did. Report this as a bug, with the command",
@@ -58,14 +58,14 @@ function noteSteps(): { note?(step: string): void } {
 }
 
 /** Returns the rank that the launcher assigned to this process, before joining. */
-export function launchedPlace(): RankPlace {
+export function launchedIdentity(): RankIdentity {
   const rank = process.env["OMPI_COMM_WORLD_RANK"] ?? process.env["PMI_RANK"];
   return { rank: Number(rank ?? 0), host: hostname(), step: "" };
 }
 
 /** The error of a rank. */
 export interface RankError {
-  readonly place: RankPlace;
+  readonly identity: RankIdentity;
   readonly code: number;
   readonly message: string;
   /** Another rank is the cause. */
@@ -80,13 +80,13 @@ export interface RankError {
  */
 export async function failAsRank(
   io: CliIo,
-  { place, launched, ...error }: RankError,
+  { identity, launched, ...error }: RankError,
 ): Promise<void> {
-  const failure = { ...place, ...error };
+  const failure = { ...identity, ...error };
   if (launched) io.err(failedLine(failure));
   const wait = error.consequence
     ? AFTER_CULPRIT_MS
-    : place.rank > 0
+    : identity.rank > 0
     ? AFTER_RANK_ZERO_MS
     : 0;
   await new Promise((resolve) => setTimeout(resolve, wait));

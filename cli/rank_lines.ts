@@ -68,19 +68,19 @@ export function parseRankLine(line: string): RankLine | undefined {
     return { kind, failure: JSON.parse(rest) as RankFailure };
   }
   const [rank, host, number, ...words] = rest.trim().split(" ");
-  const place = { rank: Number(rank), host: host! };
+  const identity = { rank: Number(rank), host: host! };
   const step = words.join(" ");
   switch (kind) {
     case "begun":
       return { kind };
     case "started":
-      return { kind, process: { ...place, pid: Number(number) } };
+      return { kind, process: { ...identity, pid: Number(number) } };
     case "stopped":
-      return { kind, stopped: { ...place, seconds: Number(number), step } };
+      return { kind, stopped: { ...identity, seconds: Number(number), step } };
     case "ended":
       return {
         kind: "failed",
-        failure: { ...place, code: Number(number), step },
+        failure: { ...identity, code: Number(number), step },
       };
     default:
       return undefined;

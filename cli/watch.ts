@@ -1,7 +1,7 @@
 /** A live view of a run: a page on loopback that receives server-sent events. */
 
 import type { ServerResponse } from "node:http";
-import { rankPlace } from "../engine/mod.ts";
+import { rankIdentity } from "../engine/mod.ts";
 import { follow, type LiveEvents, NOTHING } from "../view/live.ts";
 import { livePageHtml } from "../view/mod.ts";
 import type { CliIo } from "./io.ts";
@@ -28,7 +28,7 @@ export async function startWatch(
   title: string,
   { watch }: { readonly watch?: boolean },
 ): Promise<Watch> {
-  if (!watch || (rankPlace()?.rank ?? 0) > 0) return NOBODY;
+  if (!watch || (rankIdentity()?.rank ?? 0) > 0) return NOBODY;
   const page = livePageHtml({ title }, await pageAssets(io));
   // The state is kept instead of the events: the expert loads of all steps are large.
   let state = NOTHING;

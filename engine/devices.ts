@@ -1,7 +1,7 @@
 /** Adapters: listing, selection with a reason, and one device per rank. */
 
 import {
-  type AdapterPlaces,
+  type AdapterSystemInfo,
   createGpuDevice,
   type Device,
   type GpuAdapter,
@@ -125,7 +125,7 @@ export interface SelectDevicesOptions {
   /** False: the system has no graphics device, so `auto` skips WebGPU, which is slow and prints warnings there. */
   readonly graphics?: boolean;
   /** Looks up the addresses of adapters with equal names. */
-  readonly places?: () => Promise<AdapterPlaces>;
+  readonly systemInfo?: () => Promise<AdapterSystemInfo>;
   /** Number of CPU threads; processes of one host divide them. Default: 1. */
   readonly threads?: number;
   /** Deadline in milliseconds for the work submitted to a device at once, at most a run. */
@@ -182,7 +182,7 @@ export async function selectDevices(
   }
   const adapters = await listAdapters({
     ...options.gpu ? { gpu: options.gpu } : {},
-    ...options.places ? { places: options.places } : {},
+    ...options.systemInfo ? { systemInfo: options.systemInfo } : {},
   });
   const list: GpuAdapter[] = [];
   if (choice === "auto") {

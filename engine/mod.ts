@@ -198,7 +198,7 @@ export { readInputs } from "./inputs.ts";
 export { CHOICES } from "./replay.ts";
 export { TextStream, type Tokenizer } from "./tokenizer.ts";
 export {
-  type AdapterPlaces,
+  type AdapterSystemInfo,
   type GpuAdapter,
   type HostTensor,
   listAdapters,
@@ -214,8 +214,8 @@ export {
 export {
   DEADLINE_MS,
   PeerError,
-  type RankPlace,
-  rankPlace,
+  type RankIdentity,
+  rankIdentity,
   requireKoffi,
   type WorldOptions,
 } from "../runtime/mpi/mod.ts";

@@ -18,11 +18,11 @@ export interface ListAdaptersOptions {
   /** `navigator.gpu` of a browser or Deno. Default: the npm package `webgpu`. */
   readonly gpu?: GPU;
   /** Looks up the addresses of adapters; called only if several have one name. */
-  readonly places?: () => Promise<AdapterPlaces>;
+  readonly systemInfo?: () => Promise<AdapterSystemInfo>;
 }
 
 /** System information about adapters besides their names. */
-export interface AdapterPlaces {
+export interface AdapterSystemInfo {
   /** Adapters with their PCI addresses (`0000:65:00.0`), from Mesa's device-select layer. */
   readonly pci: readonly { readonly name: string; readonly address: string }[];
   /** Description files of Vulkan drivers. */
@@ -35,7 +35,7 @@ type Environment = { readonly [name: string]: string };
 interface NamedAdapter {
   readonly name: string;
   readonly environment: Environment;
-  readonly place?: string;
+  readonly address?: string;
   readonly twins?: number;
 }
 
@@ -70,7 +70,7 @@ export async function listAdapters(
   }
   if (!await hasBinding()) return [];
   const list: GpuAdapter[] = [];
-  const adapters = await adapterNames(options.places);
+  const adapters = await adapterNames(options.systemInfo);
   const names = adapters.map(({ name }) => name);
   for (const named of adapters) {
     const { adapter, gpu } = await openInstance(named, names);
@@ -81,7 +81,7 @@ export async function listAdapters(
       unused = undefined;
       return first ?? (await openInstance(named, names)).adapter;
     };
-    const { place, twins } = named;
+    const { address, twins } = named;
     list.push({
       ...describeAdapter(adapter, {
         number: list.length,
@@ -89,7 +89,7 @@ export async function listAdapters(
         name: named.name,
         request,
       }),
-      ...place === undefined ? {} : { place },
+      ...address === undefined ? {} : { address },
       ...twins === undefined ? {} : { twins },
     });
   }
@@ -118,8 +118,8 @@ async function openInstance(
   named: NamedAdapter,
   names: readonly string[],
 ): Promise<{ readonly gpu: GPU; readonly adapter: GPUAdapter }> {
-  const { name, environment, place } = named;
-  const title = place === undefined ? name : `${name}' at '${place}`;
+  const { name, environment, address } = named;
+  const title = address === undefined ? name : `${name}' at '${address}`;
   const opened = await withEnvironment(environment, async () => {
     const gpu = await createInstance(name);
     return { gpu, adapter: await requestAdapter(gpu, title) };
@@ -152,14 +152,14 @@ async function createInstance(name: string): Promise<GPU> {
 
 /** Adapter names, with the environment that distinguishes equal ones. */
 async function adapterNames(
-  places: ListAdaptersOptions["places"],
+  systemInfo: ListAdaptersOptions["systemInfo"],
 ): Promise<NamedAdapter[]> {
   const names = await namesIn({});
   const unique = [...new Set(names)];
   if (unique.length === names.length) {
     return names.map((name) => ({ name, environment: {} }));
   }
-  const known = await places?.() ?? { pci: [], driverFiles: [] };
+  const known = await systemInfo?.() ?? { pci: [], driverFiles: [] };
   const found: NamedAdapter[] = [];
   for (const name of unique) {
     const wanted = names.filter((other) => other === name).length;
@@ -173,7 +173,7 @@ async function adapterNames(
 async function twinsOf(
   name: string,
   wanted: number,
-  { pci, driverFiles }: AdapterPlaces,
+  { pci, driverFiles }: AdapterSystemInfo,
 ): Promise<NamedAdapter[]> {
   const candidates: [place: string, environment: Environment][] = [
     // The layer hides all others. For an unlisted address it would return any adapter, so only listed ones are
@@ -190,11 +190,11 @@ async function twinsOf(
     ]),
   ];
   const found: NamedAdapter[] = [];
-  for (const [place, environment] of candidates) {
+  for (const [address, environment] of candidates) {
     if (found.length === wanted) break;
     const seen = await namesIn(environment);
     if (seen.filter((other) => other === name).length !== 1) continue;
-    found.push({ name, environment, place });
+    found.push({ name, environment, address });
   }
   // Without distinct addresses, the name selects only one of them.
   return found.length === wanted

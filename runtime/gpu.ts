@@ -30,7 +30,7 @@ export interface GpuAdapter {
   /** Whether WGSL has dot products of packed bytes. */
   readonly packedDot: boolean;
   /** Distinguishes adapters of one name: `PCI 0000:65:00.0`, or the file of the driver. */
-  readonly place?: string;
+  readonly address?: string;
   /** Number of adapters with this name that cannot be distinguished; any of them may be opened. */
   readonly twins?: number;
   /** A fresh adapter for one device. WebGPU allows one use of each. */

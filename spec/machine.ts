@@ -71,7 +71,7 @@ export interface MachineDevice {
 }
 
 /** Devices of one kind on a host. */
-export interface MachinePlace {
+export interface MachineDevices {
   /** A name in `devices`. */
   readonly kind: Line;
   /** Number of devices. Default: 1. */
@@ -193,7 +193,7 @@ export function parseMachine(json: string, file = "machine"): Machine {
     throw new DataError(`${cannot}: ${errorText(error)}. See spec/machine.md`);
   }
   const machine = document as Machine;
-  checkPlaces(machine, cannot);
+  checkHosts(machine, cannot);
   return machine;
 }
 
@@ -215,7 +215,7 @@ function checkPlaces(machine: Machine, cannot: string): void {
   const ranks = machineRanks(machine);
   if (ranks > MAX_RANKS) {
     throw new DataError(
-      `${cannot}: it has places for ${ranks} ranks, and a plan has at most ${MAX_RANKS}. Describe a part of it`,
+      `${cannot}: it describes ${ranks} ranks, and a plan has at most ${MAX_RANKS}. Describe a part of it`,
     );
   }
   const { measured } = machine;
@@ -226,7 +226,7 @@ function checkPlaces(machine: Machine, cannot: string): void {
       rows.length === ranks && rows.every((row) => row.length === ranks)
     ) continue;
     throw new DataError(
-      `${cannot}: '/measured/${name}' is not ${ranks} by ${ranks}, as many as there are places for ranks. Measure the machine again`,
+      `${cannot}: '/measured/${name}' is not ${ranks} by ${ranks}, the number of its ranks. Measure the machine again`,
     );
   }
 }
@@ -245,7 +245,7 @@ export function machineRanks(machine: Machine): number {
 
 /** The location of each rank: hosts in order, their devices in order, the ranks of a device consecutively. */
 export function placeRanks(machine: Machine): RankPlacement[] {
-  const places: RankPlacement[] = [];
+  const placements: RankPlacement[] = [];
   let device = 0;
   let host = 0;
   for (const { name = "host", count = 1, devices } of machine.hosts) {
@@ -255,13 +255,13 @@ export function placeRanks(machine: Machine): RankPlacement[] {
         for (let d = 0; d < many; d++, device++) {
           for (let r = 0; r < ranks; r++) {
             const rack = Math.floor(host / (machine.rack ?? Infinity));
-            places.push({ kind, device, host, hostName, rack });
+            placements.push({ kind, device, host, hostName, rack });
           }
         }
       }
     }
   }
-  return places;
+  return placements;
 }
 
 /** The machine with the native CPU device of each host in place of its devices. Undefined if a host has none. */

@@ -4,7 +4,10 @@ import { copyFileSync, existsSync, readFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import path from "node:path";
 import t from "tap";
-import { adapterPlaces, parseDeviceList } from "../cli/adapter_places.ts";
+import {
+  adapterSystemInfo,
+  parseDeviceList,
+} from "../cli/adapter_system_info.ts";
 import { selectDevices } from "../engine/devices.ts";
 import { createGpuDevice, listAdapters } from "../runtime/mod.ts";
 import { checkpointFolder } from "./helpers/checkpoints.ts";
@@ -73,8 +76,8 @@ t.test(
   { skip },
   async (t) => {
     const files = await twins(t, 2);
-    const adapters = await listAdapters({ places: adapterPlaces });
-    t.strictSame(adapters.map(({ number, place }) => [number, place]), [
+    const adapters = await listAdapters({ systemInfo: adapterSystemInfo });
+    t.strictSame(adapters.map(({ number, address }) => [number, address]), [
       [0, files[0]],
       [1, files[1]],
     ]);

@@ -6,7 +6,7 @@ import path from "node:path";
 import process from "node:process";
 import { Readable, Writable } from "node:stream";
 import t, { type Test } from "tap";
-import { adapterPlaces } from "../cli/adapter_places.ts";
+import { adapterSystemInfo } from "../cli/adapter_system_info.ts";
 import { hubSettings } from "../cli/hub_settings.ts";
 import type { CliIo } from "../cli/io.ts";
 import { jobFolder, runJob } from "../cli/mpi_job.ts";
@@ -52,7 +52,7 @@ async function run(
     environment: {},
     threads: 1,
     graphics: false,
-    places: adapterPlaces,
+    systemInfo: adapterSystemInfo,
     now: () => performance.now(),
     browse: () => {},
     onInterrupt: () => () => {},

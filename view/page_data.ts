@@ -47,7 +47,7 @@ export interface PageDiff {
 }
 
 /** The placement of a rank, as far as it determines the link between two ranks. */
-export type Place = Pick<RankPlacement, "host" | "rack">;
+export type HostPlacement = Pick<RankPlacement, "host" | "rack">;
 
 /** The data of a page. */
 export interface PageData {
@@ -62,7 +62,7 @@ export interface PageData {
   /** The costs of these steps. */
   readonly costs: readonly PhaseCosts[];
   /** The host and rack of each rank on the summary's machine. */
-  readonly places?: readonly Place[];
+  readonly placements?: readonly HostPlacement[];
   readonly trace?: readonly TraceEvent[];
   readonly choices?: readonly LayerChoices[];
   readonly against?: PageDiff;

@@ -45,11 +45,11 @@ export function recordedOf(
   for (const event of during) {
     const { step, sentTo } = event.args;
     if (sentTo === undefined) continue;
-    const places = exchanges.get(event.name) ?? new Map<number, TraceEvent[]>();
-    exchanges.set(event.name, places);
-    const place = places.get(Number(step)) ?? [];
-    places.set(Number(step), place);
-    place.push(event);
+    const byStep = exchanges.get(event.name) ?? new Map<number, TraceEvent[]>();
+    exchanges.set(event.name, byStep);
+    const events = byStep.get(Number(step)) ?? [];
+    byStep.set(Number(step), events);
+    events.push(event);
   }
   return {
     sourceRanks: (axis) =>
@@ -61,12 +61,12 @@ export function recordedOf(
       }),
     sent(step, index) {
       const name = traceName(step);
-      const places = exchanges.get(name);
+      const byStep = exchanges.get(name);
       const before =
         steps.slice(0, index).filter((other) => traceName(other) === name)
           .length;
-      const place = [...places?.keys() ?? []].sort((a, b) => a - b)[before];
-      return place === undefined ? undefined : measuredOf(places!.get(place)!);
+      const found = [...byStep?.keys() ?? []].sort((a, b) => a - b)[before];
+      return found === undefined ? undefined : measuredOf(byStep!.get(found)!);
     },
   };
 }

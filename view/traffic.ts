@@ -11,7 +11,7 @@ import { LINK_CLASSES, type LinkClass, linkClass } from "../spec/machine.ts";
 import { groupRanks, groupSizeOf } from "../spec/mesh.ts";
 import type { AllGatherStep, Plan, StepPart } from "../spec/plan/plan.ts";
 import type { StepFacts } from "../spec/plan/facts.ts";
-import type { Place } from "./page_data.ts";
+import type { HostPlacement } from "./page_data.ts";
 import { type PlanView, type ProgramView, stepsOf } from "./plan_view.ts";
 import type { Measured, Recorded } from "./recorded.ts";
 import { partName } from "./roles.ts";
@@ -157,11 +157,11 @@ export function measuredTraffic(
 /** Returns the bytes between ranks by class of link, for the classes in use. */
 export function bytesByLink(
   { between }: Pick<Traffic, "between">,
-  places: readonly Place[],
+  placements: readonly HostPlacement[],
 ): (readonly [link: LinkClass, bytes: number])[] {
   const bytes = new Map<LinkClass, number>();
-  for (const [from, a] of places.entries()) {
-    for (const [to, b] of places.entries()) {
+  for (const [from, a] of placements.entries()) {
+    for (const [to, b] of placements.entries()) {
       if (from === to) continue;
       const link = linkClass(a, b);
       bytes.set(link, (bytes.get(link) ?? 0) + between(from, to));

@@ -44,7 +44,7 @@ export async function devicesCommand(
       `Cannot use ${useless} without --all: the list has every adapter. Add --all to measure`,
     );
   }
-  const adapters = await listAdapters({ places: io.places });
+  const adapters = await listAdapters({ systemInfo: io.systemInfo });
   const native = await nativeCompiler();
   const { adapter, why } = chooseAdapter(adapters, native.missing);
   const chosen = typeof adapter === "string" ? adapter : adapter.number;
@@ -58,7 +58,7 @@ export async function devicesCommand(
           architecture,
           description,
           type: rest.type,
-          place: rest.place,
+          address: rest.address,
           twins: rest.twins,
           limits: rest.limits,
           features: rest.features,
@@ -90,8 +90,8 @@ export async function devicesCommand(
 }
 
 function formatAdapter(adapter: GpuAdapter): string {
-  const { number, name, type, place, twins, limits, features } = adapter;
-  const where = place === undefined ? "" : `, ${place}`;
+  const { number, name, type, address, twins, limits, features } = adapter;
+  const where = address === undefined ? "" : `, ${address}`;
   const one = twins === undefined
     ? ""
     : `, one of ${twins} that nothing tells apart`;

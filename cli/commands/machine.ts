@@ -64,15 +64,15 @@ export async function machineCommand(
 }
 
 function formatMachine(machine: Machine): string {
-  const places = placeRanks(machine);
+  const placements = placeRanks(machine);
   const { measured } = machine;
   const matrix = (title: string, cell: (a: number, b: number) => string) => [
     "",
     ...formatTable([
-      [title, ...places.map((_, b) => `rank ${b}`)],
-      ...places.map((_, a) => [
+      [title, ...placements.map((_, b) => `rank ${b}`)],
+      ...placements.map((_, a) => [
         `rank ${a}`,
-        ...places.map((_, b) => a === b ? "-" : cell(a, b)),
+        ...placements.map((_, b) => a === b ? "-" : cell(a, b)),
       ]),
     ]),
   ];
@@ -80,7 +80,7 @@ function formatMachine(machine: Machine): string {
     ...formatTable(
       [
         ["rank", "host", "device"],
-        ...places.map(({ hostName, kind }, rank) => [
+        ...placements.map(({ hostName, kind }, rank) => [
           `${rank}`,
           hostName,
           kind,

@@ -121,7 +121,7 @@ export function deviceOptions(
     ...expertMemory === undefined ? {} : { expertMemory },
     threads: io.threads,
     graphics: io.graphics,
-    places: io.places,
+    systemInfo: io.systemInfo,
     notice: (text: string) => io.err(text),
   };
 }

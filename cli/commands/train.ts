@@ -10,7 +10,7 @@ import {
   loadTrainedFile,
   openChats,
   type PlanTrainingOptions,
-  rankPlace,
+  rankIdentity,
   runTraining,
   type StepMetrics,
   type Text,
@@ -79,7 +79,7 @@ export async function trainCommand(
   const { out } = flags;
   if (flags.devices === "mpi") await joinAsRank(base, flags);
   const { io, model: what } = await locate(base, name, flags);
-  const quiet = (rankPlace()?.rank ?? 0) > 0;
+  const quiet = (rankIdentity()?.rank ?? 0) > 0;
   const given = await givenTraining(io, what, flags);
   const { steps } = given;
   const watch = await startWatch(
@@ -298,7 +298,7 @@ async function chatsOf(
     ...seed === undefined ? {} : { seed },
     family: typeof source === "string" ? await familyOf(family) : source,
   });
-  if ((rankPlace()?.rank ?? 0) === 0) {
+  if ((rankIdentity()?.rank ?? 0) === 0) {
     io.err(describeChats(chats.report, length));
   }
   return chats;

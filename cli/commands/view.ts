@@ -156,7 +156,7 @@ async function pageOf(
     ? undefined
     : await summarized(io, against, flags, { machine, asIs: true });
   const mesh = meshText(summary);
-  const places = machine
+  const placements = machine
     ? placeRanks(machine).map(({ host, rack }) => ({ host, rack }))
     : [];
   return pageHtml(plan, {
@@ -167,8 +167,8 @@ async function pageOf(
     sources: await readSources(io, plan, made),
     predicted: await made.timelines(),
     costs: await made.costs(),
-    ...places.length >= plan.ranks
-      ? { places: places.slice(0, plan.ranks) }
+    ...placements.length >= plan.ranks
+      ? { placements: placements.slice(0, plan.ranks) }
       : {},
     ...trace === undefined ? {} : { trace: await readTrace(io, trace) },
     ...choices === undefined

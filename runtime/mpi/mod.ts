@@ -10,8 +10,8 @@ export {
   type MpiGroup,
   MpiWorld,
   openWorld,
-  type RankPlace,
-  rankPlace,
+  type RankIdentity,
+  rankIdentity,
   type Wait,
   type WorldOptions,
 } from "./world.ts";

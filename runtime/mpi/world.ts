@@ -71,7 +71,7 @@ let world: Promise<MpiWorld> | undefined;
 let opened: MpiWorld | undefined;
 
 /** Rank of this process, its host, and its last exchange. */
-export interface RankPlace {
+export interface RankIdentity {
   readonly rank: number;
   readonly host: string;
   /** For example `in step 'dispatch'` or `after the start`. */
@@ -100,7 +100,7 @@ async function checkSize(world: MpiWorld): Promise<void> {
 }
 
 /** Rank of this process. Undefined if it does not, or not yet, belong to an MPI job. */
-export function rankPlace(): RankPlace | undefined {
+export function rankIdentity(): RankIdentity | undefined {
   return opened &&
     { rank: opened.rank, host: hostname(), step: opened.step };
 }

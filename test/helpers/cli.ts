@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import process from "node:process";
 import { Readable, Writable } from "node:stream";
-import { adapterPlaces } from "../../cli/adapter_places.ts";
+import { adapterSystemInfo } from "../../cli/adapter_system_info.ts";
 import { nodeFiles } from "../../cli/files.ts";
 import { hubSettings } from "../../cli/hub_settings.ts";
 import type { CliIo } from "../../cli/io.ts";
@@ -59,7 +59,7 @@ export async function withOutput(
     environment: {},
     threads: 2,
     graphics: true,
-    places: adapterPlaces,
+    systemInfo: adapterSystemInfo,
     now: () => performance.now(),
     browse: () => {},
     onInterrupt: () => () => {},

@@ -96,7 +96,7 @@ export function App(
         <StepsView {...shown} parts={parts} sources={data.sources} />
         <FlowView {...shown} parts={parts} />
         <TrafficView
-          {...{ ...shown, recorded, places: data.places }}
+          {...{ ...shown, recorded, placements: data.placements }}
           parts={parts}
         />
         <MemoryView {...shown} parts={parts} />

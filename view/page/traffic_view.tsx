@@ -5,7 +5,7 @@ import { useMemo, useState } from "preact/hooks";
 import type { LinkClass } from "../../spec/machine.ts";
 import { sizeText } from "../../spec/size_text.ts";
 import { stepLink } from "../links.ts";
-import type { Place } from "../page_data.ts";
+import type { HostPlacement } from "../page_data.ts";
 import type { Recorded } from "../recorded.ts";
 import { rangeOf } from "../sections.ts";
 import {
@@ -27,14 +27,14 @@ const LINKS: { readonly [L in LinkClass]: string } = {
 
 /** Shows the exchanges of a section, and the bytes between ranks for one of them. */
 export function TrafficView(
-  { view, program, section, rank, parts, recorded, places }: Shown & {
+  { view, program, section, rank, parts, recorded, placements }: Shown & {
     readonly parts: ComponentChildren;
     readonly recorded: Recorded | undefined;
-    readonly places: readonly Place[] | undefined;
+    readonly placements: readonly HostPlacement[] | undefined;
   },
 ): VNode {
   const [layer, setLayer] = useState(0);
-  const [place, choose] = useState<number>();
+  const [chosenStep, choose] = useState<number>();
   const [planned, setPlanned] = useState(false);
   const k = Math.min(layer, section.times - 1);
   const [start, end] = rangeOf(section, k);
@@ -46,7 +46,7 @@ export function TrafficView(
     () => recorded && measuredTraffic(view, list, recorded),
     [list, recorded],
   );
-  const chosen = list.findIndex(({ at }) => at.index - start === place);
+  const chosen = list.findIndex(({ at }) => at.index - start === chosenStep);
   const index = chosen < 0 ? list.indexOf(mainTraffic(list)!) : chosen;
   const shown = !planned && measured?.[index];
   const traffic = list[index];
@@ -55,8 +55,8 @@ export function TrafficView(
     [traffic, shown, rank],
   );
   const links = useMemo(
-    () => traffic && places && bytesByLink(shown || traffic, places),
-    [traffic, shown, places],
+    () => traffic && placements && bytesByLink(shown || traffic, placements),
+    [traffic, shown, placements],
   );
   const token = list.reduce((n, { perToken }) => n + (perToken ?? 0), 0);
   const what = section.times > 1 ? `each of ${section.name}` : section.name;

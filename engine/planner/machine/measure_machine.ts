@@ -331,11 +331,13 @@ function linksOf(
   times: LinkTimes,
   two: LinkTimes | undefined,
 ): MachineLinks {
-  const places = placeRanks(machine);
-  const ranks = places.length;
+  const placements = placeRanks(machine);
+  const ranks = placements.length;
   const links: { -readonly [C in keyof MachineLinks]: MachineLink } = {};
-  const pairs = places.flatMap((a, i) =>
-    places.flatMap((b, j) => i < j ? [{ i, j, class: linkClass(a, b) }] : [])
+  const pairs = placements.flatMap((a, i) =>
+    placements.flatMap((b, j) =>
+      i < j ? [{ i, j, class: linkClass(a, b) }] : []
+    )
   );
   const oneClass = new Set(pairs.map((pair) => pair.class)).size === 1;
   // Exchanges of all ranks resemble a run most, but are usable only if all their links are equal.

@@ -56,19 +56,19 @@ export async function search(
   { objective, ranks: asked, curve = false }: SearchOptions,
 ): Promise<Searched> {
   const { machine } = task;
-  const places = placeRanks(machine);
-  const ranks = asked ?? places.length;
-  if (ranks > places.length) {
+  const placements = placeRanks(machine);
+  const ranks = asked ?? placements.length;
+  if (ranks > placements.length) {
     throw new DataError(
-      `Cannot search ${ranks} ranks: the machine '${machine.name}' has ${places.length}. Ask for fewer, or describe a larger machine`,
+      `Cannot search ${ranks} ranks: the machine '${machine.name}' has ${placements.length}. Ask for fewer, or describe a larger machine`,
     );
   }
   const trains = task.phase === "train";
   const weights = await standInWeights(task.target, task.files, task.compile);
-  const { memory: limit = Infinity } = machine.devices[places[0]!.kind]!;
+  const { memory: limit = Infinity } = machine.devices[placements[0]!.kind]!;
   const known = { weights, limit };
   const sizes = {
-    host: places.filter(({ host }) => host === places[0]!.host).length,
+    host: placements.filter(({ host }) => host === placements[0]!.host).length,
     experts: Math.max(
       0,
       ...weights.params.map(({ expert, matrix }) =>
@@ -78,7 +78,7 @@ export async function search(
   };
   const meshes = trains
     ? trainingMeshes({ ...sizes, ranks })
-    : replicaMeshes({ ...sizes, ranks: places.length });
+    : replicaMeshes({ ...sizes, ranks: placements.length });
   const thrownOut: ThrownOut[] = [];
   const steps: ReplicaStep[] = [];
   for (const mesh of meshes) {
@@ -122,7 +122,7 @@ export async function search(
         sizes,
         better,
         known,
-        max: places.length,
+        max: placements.length,
       })
       : [],
   };

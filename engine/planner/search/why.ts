@@ -22,7 +22,9 @@ export function whySlower(found: Found, best: Found, machine: Machine): string {
   const times = perToken(found);
   if (found === best) {
     const bound = boundOf(found.step.step.parts);
-    const where = bound === "exchange" ? ` ${place(found, machine)} are` : "";
+    const where = bound === "exchange"
+      ? ` ${linkBetween(found, machine)} are`
+      : "";
     return `${WORDS[bound]}${where} ${share(found, bound)} of a step`;
   }
   const others = perToken(best);
@@ -30,7 +32,9 @@ export function whySlower(found: Found, best: Found, machine: Machine): string {
   const worse = parts.reduce((a, b) =>
     times[b] - others[b] > times[a] - others[a] ? b : a
   );
-  const where = worse === "exchange" ? ` ${place(found, machine)} are` : "";
+  const where = worse === "exchange"
+    ? ` ${linkBetween(found, machine)} are`
+    : "";
   return `${WORDS[worse]}${where} ${share(found, worse)} of a step: ${
     timeText(times[worse])
   } of a device for each token, and ${timeText(others[worse])} in the best`;
@@ -48,10 +52,10 @@ function share({ step: { step } }: Found, part: Bottleneck): string {
 }
 
 /** The links through which a replica exchanges. */
-function place({ step }: Found, machine: Machine): string {
-  const places = placeRanks(machine).slice(0, step.of.ranks);
+function linkBetween({ step }: Found, machine: Machine): string {
+  const placements = placeRanks(machine).slice(0, step.of.ranks);
   const count = (of: "host" | "rack") =>
-    new Set(places.map((place) => place[of])).size;
+    new Set(placements.map((placement) => placement[of])).size;
   return count("rack") > 1
     ? "between racks"
     : count("host") > 1

@@ -54,7 +54,7 @@ export function peerBytes(
 
 /** Other ranks of a group by their link, and the bytes to them. */
 export function levelsOf(
-  places: readonly RankPlacement[],
+  placements: readonly RankPlacement[],
   { rank, group, each, mean }: {
     readonly rank: number;
     readonly group: readonly number[];
@@ -62,14 +62,15 @@ export function levelsOf(
     readonly mean: number;
   },
 ): { readonly [L in LinkClass]?: LevelTraffic } {
-  const place = places[rank]!;
+  const placement = placements[rank]!;
   const peers = new Map<LinkClass, number>();
   for (const other of group) {
     if (other === rank) continue;
-    const link = linkClass(place, places[other]!);
+    const link = linkClass(placement, placements[other]!);
     peers.set(link, (peers.get(link) ?? 0) + 1);
   }
-  const beside = places.filter(({ host }) => host === place.host).length;
+  const beside =
+    placements.filter(({ host }) => host === placement.host).length;
   return Object.fromEntries(
     [...peers].map(([link, count]) => {
       // Local rows are moved within the host, too.

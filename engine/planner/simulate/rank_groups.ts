@@ -13,7 +13,7 @@ import { rankClasses } from "../../../spec/plan/rank_classes.ts";
 /** Ranks with equal data on equal devices: one represents all. */
 export interface RankGroup {
   readonly rank: number;
-  readonly place: RankPlacement;
+  readonly placement: RankPlacement;
   readonly device: MachineDevice;
   /** Ranks per device, divided by the devices of its host that compute at once. */
   readonly sharing: number;
@@ -25,11 +25,11 @@ export interface RankGroup {
 }
 
 /** The location of each rank. Throws DataError if the machine has too few. */
-export function placesOf(plan: Plan, machine: Machine): RankPlacement[] {
-  const places = placeRanks(machine);
-  if (plan.ranks <= places.length) return places.slice(0, plan.ranks);
+export function placementsOf(plan: Plan, machine: Machine): RankPlacement[] {
+  const placements = placeRanks(machine);
+  if (plan.ranks <= placements.length) return placements.slice(0, plan.ranks);
   throw new DataError(
-    `Cannot predict ${plan.ranks} ranks: the machine '${machine.name}' has only ${places.length}. Use a smaller mesh, or describe a larger machine`,
+    `Cannot predict ${plan.ranks} ranks: the machine '${machine.name}' has only ${placements.length}. Use a smaller mesh, or describe a larger machine`,
   );
 }
 
@@ -37,12 +37,12 @@ export function placesOf(plan: Plan, machine: Machine): RankPlacement[] {
 export function rankGroups(
   plan: Plan,
   machine: Machine,
-  places: readonly RankPlacement[],
+  placements: readonly RankPlacement[],
 ): RankGroup[] {
   const classes = rankClasses(plan);
   const sharing = new Map<number, number>();
   const devices = new Map<number, Set<number>>();
-  for (const { device, host } of places) {
+  for (const { device, host } of placements) {
     sharing.set(device, (sharing.get(device) ?? 0) + 1);
     devices.set(host, (devices.get(host) ?? new Set()).add(device));
   }
@@ -50,23 +50,23 @@ export function rankGroups(
     new Array<number>(count).fill(atOnce)
   );
   const groups = new Map<string, RankGroup>();
-  for (const [rank, place] of places.entries()) {
-    const shared = sharing.get(place.device)!;
+  for (const [rank, placement] of placements.entries()) {
+    const shared = sharing.get(placement.device)!;
     const slower = Math.max(
       1,
-      devices.get(place.host)!.size / atOnce[place.host]!,
+      devices.get(placement.host)!.size / atOnce[placement.host]!,
     );
-    const key = `${classes[rank]} ${place.kind} ${shared} ${slower}`;
+    const key = `${classes[rank]} ${placement.kind} ${shared} ${slower}`;
     if (groups.has(key)) continue;
-    const device = machine.devices[place.kind]!;
+    const device = machine.devices[placement.kind]!;
     const held = shared * onRank(plan.peakBytes, rank);
     groups.set(key, {
       rank,
-      place,
+      placement,
       device,
       sharing: shared,
       slower,
-      oneAtATime: atOnce[place.host] === 1,
+      oneAtATime: atOnce[placement.host] === 1,
       cached: held <= (device.cache?.bytes ?? 0),
     });
   }

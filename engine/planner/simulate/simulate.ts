@@ -19,7 +19,7 @@ import { expertCache } from "./expert_cache.ts";
 import { layersOf } from "../../../spec/plan/layers.ts";
 import { launchContext, openLaunchMeter, secondsOf } from "./launches.ts";
 import { levelsOf, peerBytes, type Wire } from "./peer_bytes.ts";
-import { placesOf, type RankGroup, rankGroups } from "./rank_groups.ts";
+import { placementsOf, type RankGroup, rankGroups } from "./rank_groups.ts";
 import type { Workload } from "./workload.ts";
 
 /** Seconds of a device by cause. */
@@ -113,8 +113,8 @@ export function simulate(
   workload: Workload,
   options: SimulateOptions = {},
 ): Prediction {
-  const places = placesOf(plan, machine);
-  const groups = rankGroups(plan, machine, places);
+  const placements = placementsOf(plan, machine);
+  const groups = rankGroups(plan, machine, placements);
   const context = launchContext(plan, workload);
   const { program, lengths, routings } = context;
   const meter = openLaunchMeter(context);
@@ -172,7 +172,7 @@ export function simulate(
       number: numbers[i],
       ...layers[i]!,
     })),
-    devices: new Set(places.map(({ device }) => device)).size,
+    devices: new Set(placements.map(({ device }) => device)).size,
     exact,
   };
 
@@ -240,7 +240,7 @@ export function simulate(
   }
 
   function exchange(step: CollectiveStep): void {
-    const { rank, place, device, sharing, slower, cached } = groups[reporter]!;
+    const { rank, placement, device, sharing, slower, cached } = groups[reporter]!;
     const group = membersOf(plan.mesh, rank, step);
     if (group.length === 1) return;
     const { each, mean } = peerBytes(plan, step, {
@@ -250,7 +250,9 @@ export function simulate(
       wire: options.wire,
     });
     sentBytes += each * (group.length - 1) * equal[layer]!;
-    if (group.every((other) => places[other]!.device === place.device)) {
+    if (
+      group.every((other) => placements[other]!.device === placement.device)
+    ) {
       // The cost of splitting a launch is part of the rate of kernels that move rows.
       const moves = step.op === "allToAll" && device.exchange
         ? { ...device.exchange, join: 0 }
@@ -271,11 +273,11 @@ export function simulate(
       return;
     }
     const seconds = exchangeSeconds(machine, {
-      levels: levelsOf(places, { rank, group, each, mean }),
+      levels: levelsOf(placements, { rank, group, each, mean }),
       // Gathers of counts; the time of row gathers depends on their bytes.
       gathers: step.op === "allGather" && !step.rows,
       staged: 2 * group.length * each,
-    }, place.kind);
+    }, placement.kind);
     const taking = clocks.filter((_, i) =>
       executes(plan.mesh, groups[i]!.rank, step)
     );

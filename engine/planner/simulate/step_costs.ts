@@ -17,7 +17,7 @@ import { sum } from "../../../spec/sum.ts";
 import { minExchangeSeconds } from "./exchange_time.ts";
 import { launchContext, openLaunchMeter } from "./launches.ts";
 import { levelsOf, peerBytes } from "./peer_bytes.ts";
-import { placesOf, rankGroups } from "./rank_groups.ts";
+import { placementsOf, rankGroups } from "./rank_groups.ts";
 import type { Workload } from "./workload.ts";
 
 /** Bytes and FLOPs of a step, and its roofline time. */
@@ -39,8 +39,8 @@ export function stepCosts(
   const context = launchContext(plan, workload);
   const { program, lengths, routings } = context;
   const meter = openLaunchMeter(context);
-  const places = machine && placesOf(plan, machine);
-  const [group] = machine ? rankGroups(plan, machine, places!) : [];
+  const placements = machine && placementsOf(plan, machine);
+  const [group] = machine ? rankGroups(plan, machine, placements!) : [];
   return program.steps.flatMap((step, index): StepCost[] => {
     const cost = costOf(step);
     if (cost === undefined) return [];
@@ -83,9 +83,9 @@ export function stepCosts(
       groupSize: members.length,
     });
     const bytes = each * (members.length - 1);
-    if (!machine || !places) return { bytes, flops: 0, seconds: undefined };
-    const { device } = places[0]!;
-    if (members.every((other) => places[other]!.device === device)) {
+    if (!machine || !placements) return { bytes, flops: 0, seconds: undefined };
+    const { device } = placements[0]!;
+    if (members.every((other) => placements[other]!.device === device)) {
       // Within a device, an exchange consists of copy launches.
       const touched = sum(
         meter.local(step).flatMap(({ loads, stores }) => [...loads, ...stores]),
@@ -93,7 +93,12 @@ export function stepCosts(
       const { seconds } = local(touched / members.length);
       return { bytes, flops: 0, seconds };
     }
-    const levels = levelsOf(places, { rank: 0, group: members, each, mean });
+    const levels = levelsOf(placements, {
+      rank: 0,
+      group: members,
+      each,
+      mean,
+    });
     const seconds = minExchangeSeconds(machine, { levels });
     return { bytes, flops: 0, seconds };
   }

@@ -45,7 +45,7 @@ export function problemsOf(
   const { machine, bounds } = options;
   const limits = limitsOf(machine, options.limits);
   return [
-    ...placeProblems(plan, machine),
+    ...rankProblems(plan, machine),
     ...ranks.flatMap((ranks) => memoryProblem(plan, ranks, options)),
     ...limitProblems(plan, limits, {
       bounds,
@@ -71,16 +71,16 @@ export function machineLimits(
   return deviceLimits(machine.devices[placeRanks(machine)[0]!.kind]!) ?? {};
 }
 
-function placeProblems(plan: Plan, machine: Machine | undefined): Problem[] {
+function rankProblems(plan: Plan, machine: Machine | undefined): Problem[] {
   if (machine === undefined) return [];
-  const places = machineRanks(machine);
-  if (plan.ranks <= places) return [];
+  const available = machineRanks(machine);
+  if (plan.ranks <= available) return [];
   const last = plan.mesh.at(-1)!;
   const others = plan.ranks / last.size;
-  const fewer = Math.floor(places / others);
+  const fewer = Math.floor(available / others);
   return [{
     what:
-      `the mesh has ${plan.ranks} ranks, and '${machine.name}' has ${places}`,
+      `the mesh has ${plan.ranks} ranks, and '${machine.name}' has ${available}`,
     fix: fewer >= 1
       ? `--mesh ${
         plan.mesh.map(({ name, size }) =>
@@ -275,13 +275,15 @@ function expertChanges(
     const parts = Math.ceil(axis.size / fewer);
     const fix = meshFix(plan, axis, parts);
     const ranks = parts * plan.ranks / (partLengths(plan, axis)?.length ?? 1);
-    const places = options.machine ? machineRanks(options.machine) : Infinity;
+    const available = options.machine
+      ? machineRanks(options.machine)
+      : Infinity;
     return [{
-      fix: ranks > places
-        ? `${fix}, on a machine of ${ranks} ranks (this one has ${places})`
+      fix: ranks > available
+        ? `${fix}, on a machine of ${ranks} ranks (this one has ${available})`
         : fix,
       // A machine that does not exist is a larger change than any other.
-      remains: ranks > places ? 0 : remains / 2,
+      remains: ranks > available ? 0 : remains / 2,
     }];
   });
 }

@@ -130,14 +130,14 @@ function shareOfDevice(
   rank: number,
 ) => { readonly sharing: number; readonly limit?: number | undefined } {
   if (machine === undefined) return () => ({ sharing: ranks });
-  const places = placeRanks(machine);
+  const placements = placeRanks(machine);
   const sharing = new Map<number, number>();
-  for (const { device } of places.slice(0, ranks)) {
+  for (const { device } of placements.slice(0, ranks)) {
     sharing.set(device, (sharing.get(device) ?? 0) + 1);
   }
   return (rank) => {
     // Ranks without a device are checked against a device of the last kind.
-    const { kind, device } = places[Math.min(rank, places.length - 1)]!;
+    const { kind, device } = placements[Math.min(rank, placements.length - 1)]!;
     const { memory } = machine.devices[kind]!;
     const count = sharing.get(device) ?? 1;
     return {

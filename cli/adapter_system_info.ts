@@ -5,11 +5,11 @@ import { readdirSync } from "node:fs";
 import { homedir } from "node:os";
 import path from "node:path";
 import process from "node:process";
-import type { AdapterPlaces } from "../engine/mod.ts";
+import type { AdapterSystemInfo } from "../engine/mod.ts";
 import { packageFile } from "./places.ts";
 
 /** The system's own information about adapters. Empty on systems other than Linux. */
-export async function adapterPlaces(): Promise<AdapterPlaces> {
+export async function adapterSystemInfo(): Promise<AdapterSystemInfo> {
   if (process.platform !== "linux") return { pci: [], driverFiles: [] };
   return { pci: parseDeviceList(await listDevices()), driverFiles: drivers() };
 }
@@ -37,7 +37,7 @@ async function listDevices(): Promise<string> {
  * Reads the adapters with a PCI address from the layer's list: `GPU 0: 10de:2330 "NVIDIA H100" discrete GPU
  * 0000:65:00.0`.
  */
-export function parseDeviceList(text: string): AdapterPlaces["pci"] {
+export function parseDeviceList(text: string): AdapterSystemInfo["pci"] {
   const line =
     /GPU \d+: [0-9a-f]+:[0-9a-f]+ "(.*)".* ([0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f])\b/gi;
   return [...text.matchAll(line)].map(([, name, address]) => ({
