@@ -153,11 +153,11 @@ export class Batch {
   async step(): Promise<BatchStep | undefined> {
     const [slots, waiting] = [this.#slots, this.#waiting];
     this.#removeCancelled();
-    const places = { slots, waiting, pages: this.#decoder.pages };
-    admit(places);
-    await this.#draft(places);
+    const state = { slots, waiting, pages: this.#decoder.pages };
+    admit(state);
+    await this.#draft(state);
     const { tokens, ends, prompted } = nextStep(
-      places,
+      state,
       this.#decoder.maxTokens,
     );
     if (tokens.ids.length === 0) return this.#endStuck();
@@ -185,9 +185,9 @@ export class Batch {
   }
 
   /** Drafts tokens of decoding sequences, where neither their rows nor their pages displace others. */
-  async #draft(places: Places<Growing>): Promise<void> {
+  async #draft(state: Places<Growing>): Promise<void> {
     const { maxTokens, maxContext, maxRows, pages } = this.#decoder;
-    const decoding = decodingOf(places);
+    const decoding = decodingOf(state);
     if (!this.#speculation || decoding.length === 0) return;
     const { running } = this;
     const total = Math.min(

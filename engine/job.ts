@@ -64,18 +64,18 @@ export async function checkJob(
   const [first, ...others] = texts.map((text) =>
     JSON.parse(text) as typeof local
   );
-  const place = (rank: number): string =>
+  const describe = (rank: number): string =>
     `rank ${rank} on ${world.hosts[rank]!}`;
   const different = others.flatMap((facts, i) => {
     const names = Object.keys({ ...first, ...facts })
       .filter((what) => facts[what] !== first![what])
       .map((what) => `another ${what}`);
-    return names.length === 0 ? [] : [`${place(i + 1)} has ${list(names)}`];
+    return names.length === 0 ? [] : [`${describe(i + 1)} has ${list(names)}`];
   });
   if (different.length === 0) return;
   throw new MachineError(
     `Cannot run the plan: ${list(different)} than ${
-      place(0)
+      describe(0)
     }. Give every rank the same command and the same files`,
   );
 }
@@ -172,7 +172,7 @@ async function identityOf(tensors: TensorDirectory): Promise<string> {
   const sorted = [...tensors].sort(([a], [b]) => a < b ? -1 : 1)
     .map(([, entry]) => entry);
   const every = Math.max(1, Math.ceil(sorted.length / SAMPLES));
-  const places = Math.min(
+  const pieces = Math.min(
     TENSOR_SAMPLES,
     Math.max(1, Math.floor(SAMPLES / sorted.length)),
   );
@@ -182,8 +182,8 @@ async function identityOf(tensors: TensorDirectory): Promise<string> {
     seen.push(JSON.stringify([name, dtype, shape, bytes]));
     if (i % every !== 0) continue;
     const length = Math.min(SAMPLE_BYTES, bytes);
-    for (let place = 1; place <= places; place++) {
-      const at = offset + Math.floor((bytes - length) * place / places);
+    for (let piece = 1; piece <= pieces; piece++) {
+      const at = offset + Math.floor((bytes - length) * piece / pieces);
       seen.push((await source.read(at, length)).join());
     }
   }

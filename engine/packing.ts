@@ -111,12 +111,12 @@ export function slicePacked(
 export function unpackRows<T extends Float32Array | Int32Array | Uint32Array>(
   padded: T,
   rows: T,
-  place: { readonly cell: Int32Array; readonly width: number },
+  packed: { readonly cell: Int32Array; readonly width: number },
 ): void {
-  place.cell.forEach((cell, row) => {
+  packed.cell.forEach((cell, row) => {
     padded.set(
-      rows.subarray(row * place.width, (row + 1) * place.width),
-      cell * place.width,
+      rows.subarray(row * packed.width, (row + 1) * packed.width),
+      cell * packed.width,
     );
   });
 }

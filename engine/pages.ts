@@ -259,7 +259,7 @@ export class PageTable {
       // Freed pages are always the first ones.
       let block = Math.min(first, pages[group]!.length) - 1;
       while (block >= 0 && pages[group]![block]) {
-        this.#giveBack(sequence, group, block--);
+        this.#releasePage(sequence, group, block--);
       }
     });
   }
@@ -297,7 +297,7 @@ export class PageTable {
     const pool = this.#poolOf(sequence);
     while (blocks.length > Math.ceil(retained / this.size)) {
       for (const group of pages.keys()) {
-        this.#giveBack(sequence, group, blocks.length - 1);
+        this.#releasePage(sequence, group, blocks.length - 1);
         pages[group]!.pop();
       }
       const block = blocks.pop()!;
@@ -339,7 +339,7 @@ export class PageTable {
   }
 
   /** Frees the page of a block, if the sequence has it. */
-  #giveBack(sequence: number, group: number, block: number): void {
+  #releasePage(sequence: number, group: number, block: number): void {
     const { blocks, pages } = this.#sequences[sequence]!;
     const page = pages[group]![block];
     if (!page) return;

@@ -20,7 +20,7 @@ export interface Scheduled {
 export type Slots<S extends Scheduled> = (S | undefined)[];
 
 /** Running and queued sequences, and the pages of the caches, if paged. */
-export interface Places<S extends Scheduled> {
+export interface BatchState<S extends Scheduled> {
   readonly slots: Slots<S>;
   readonly waiting: S[];
   readonly pages: PageTable | undefined;
@@ -34,18 +34,18 @@ export interface StepTokens {
 }
 
 /** Assigns free slots to queued sequences, if there are pages for all their tokens. */
-export function admit<S extends Scheduled>(places: Places<S>): void {
-  const { slots, waiting } = places;
+export function admit<S extends Scheduled>(state: BatchState<S>): void {
+  const { slots, waiting } = state;
   for (let slot = 0; slot < slots.length && waiting.length > 0; slot++) {
     if (slots[slot]) continue;
-    if (!hasPages(places, { slot, sequence: waiting[0]! })) continue;
+    if (!hasPages(state, { slot, sequence: waiting[0]! })) continue;
     slots[slot] = waiting.shift()!;
   }
 }
 
 /** Whether there are pages for all tokens of a sequence, or no other sequence of its rank to wait for. */
 function hasPages(
-  { slots, pages }: Places<Scheduled>,
+  { slots, pages }: BatchState<Scheduled>,
   { slot, sequence: { prompt, tokens } }: Live,
 ): boolean {
   if (!pages) return true;
@@ -59,13 +59,13 @@ function hasPages(
  * free pages, the last sequence is preempted and later recomputed.
  */
 export function nextStep<S extends Scheduled>(
-  places: Places<S>,
+  state: BatchState<S>,
   max: number,
 ): StepTokens {
   const step: Step = { taken: [], ends: [] };
-  const live = liveOf(places);
+  const live = liveOf(state);
   for (const { slot, sequence } of live) {
-    places.pages?.advance(slot, sequence.fed);
+    state.pages?.advance(slot, sequence.fed);
   }
   const fresh = live.filter(isFresh);
   const room = fresh.length > 0 ? Math.max(1, max - 1) : max;
@@ -74,22 +74,22 @@ export function nextStep<S extends Scheduled>(
     .slice(0, room)
     .sort((a, b) => a.sequence.index - b.sequence.index);
   for (const one of grown) {
-    while (isPlaced(places, one) && !take(places, one, step)) {
-      giveBack(places, lastOf(places, one.slot));
+    while (isRunning(state, one) && !take(state, one, step)) {
+      preempt(state, lastOf(state, one.slot));
     }
     if (isPlaced(places, one)) takeDraft(places, one, step);
   }
   const before = step.taken.length;
-  for (const one of fresh.filter((one) => isPlaced(places, one))) {
+  for (const one of fresh.filter((one) => isRunning(state, one))) {
     while (isUnfed(one) && step.taken.length < max) {
-      if (!share(places, one) && !take(places, one, step)) break;
+      if (!share(state, one) && !take(state, one, step)) break;
     }
   }
   const { taken, ends } = step;
   if (taken.length === 0 && live.length > 1) {
     // All pages are used by prompts, and none has enough.
-    giveBack(places, lastOf(places, live[0]!.slot));
-    return nextStep(places, max);
+    preempt(state, lastOf(state, live[0]!.slot));
+    return nextStep(state, max);
   }
   return {
     ends,
@@ -116,7 +116,7 @@ interface Step {
 }
 
 /** Sequences with a slot, oldest first. */
-function liveOf({ slots }: Places<Scheduled>): Live[] {
+function liveOf({ slots }: BatchState<Scheduled>): Live[] {
   return [...slots.entries()].flatMap(([slot, sequence]) =>
     sequence ? [{ slot, sequence }] : []
   ).sort((a, b) => a.sequence.index - b.sequence.index);
@@ -142,7 +142,7 @@ function isUnfed({ sequence: { prompt, tokens, fed } }: Live): boolean {
   return fed < prompt.length + tokens.length;
 }
 
-function isPlaced({ slots }: Places<Scheduled>, { slot, sequence }: Live) {
+function isRunning({ slots }: BatchState<Scheduled>, { slot, sequence }: Live) {
   return slots[slot] === sequence;
 }
 
@@ -152,7 +152,7 @@ function tokenOf({ prompt, tokens }: Scheduled, position: number): number {
 
 /** Adds the next token of a sequence to the step. Returns false without a free page. */
 function take(
-  { pages }: Places<Scheduled>,
+  { pages }: BatchState<Scheduled>,
   { slot, sequence }: Live,
   { taken, ends }: Step,
 ): boolean {
@@ -186,7 +186,7 @@ function takeDraft(
 
 /** Shares pages with another sequence with the same prefix, except for the last token, which the next one follows. */
 function share(
-  { pages }: Places<Scheduled>,
+  { pages }: BatchState<Scheduled>,
   { slot, sequence }: Live,
 ): boolean {
   if (!pages || sequence.fed % pages.size > 0) return false;
@@ -205,15 +205,15 @@ function* blocksOf(sequence: Scheduled, size: number): Iterable<number[]> {
 }
 
 /** The last sequence with pages of the same rank. */
-function lastOf(places: Places<Scheduled>, slot: number): Live {
-  const { pages } = places;
-  return liveOf(places)
+function lastOf(state: BatchState<Scheduled>, slot: number): Live {
+  const { pages } = state;
+  return liveOf(state)
     .filter((one) => pages?.owner(one.slot) === pages?.owner(slot)).at(-1)!;
 }
 
 /** Preempts a sequence: frees its pages and queues it. */
-function giveBack<S extends Scheduled>(
-  { slots, waiting, pages }: Places<S>,
+function preempt<S extends Scheduled>(
+  { slots, waiting, pages }: BatchState<S>,
   { slot }: Live,
 ): void {
   const sequence = slots[slot]!;

@@ -373,14 +373,16 @@ function inStep(
   { kernels, deadlineMs }: DeadlineError,
   { name, steps }: Program,
 ): DeadlineError {
-  const places = steps.flatMap((step, i) =>
+  const launches = steps.flatMap((step, i) =>
     step.op === "launch" && kernels.includes(step.kernel)
       ? [`${name}[${i}]`]
       : []
   );
-  const at = places.length === 0
+  const at = launches.length === 0
     ? ` of program '${name}'`
-    : ` in ${places.slice(0, 4).join(" or ")}${places.length > 4 ? " …" : ""}`;
+    : ` in ${launches.slice(0, 4).join(" or ")}${
+      launches.length > 4 ? " …" : ""
+    }`;
   return new DeadlineError(kernels, deadlineMs, at);
 }
 

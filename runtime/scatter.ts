@@ -3,7 +3,7 @@
 import type { StoredDType } from "../spec/dtype.ts";
 
 /** Destinations of a file tensor's elements, in elements of the buffer. */
-export interface Placed {
+export interface ScatterLayout {
   /** By file axis: its length, its stride in the buffer, and for a slice each index's local index or -1. */
   readonly axes: readonly {
     readonly size: number;
@@ -43,7 +43,7 @@ const EXPONENT: { readonly [D in StoredDType]: number } = {
 export function scatter(
   source: Words,
   rows: readonly [begin: number, end: number],
-  placed: Placed,
+  placed: ScatterLayout,
   into: ScatterTarget,
 ): number[] | undefined {
   const [begin, end] = rows;

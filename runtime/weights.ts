@@ -9,7 +9,7 @@ import { mapWeight } from "./mapped_weights.ts";
 import type { RankMemory } from "./memory.ts";
 import { readExactly } from "./file_source.ts";
 import type { TensorDirectory, TensorEntry } from "./safetensors.ts";
-import { type Placed, scatter, type Words } from "./scatter.ts";
+import { scatter, type ScatterLayout, type Words } from "./scatter.ts";
 import { weightForm } from "./weight_form.ts";
 
 /** Options of `loadWeights`. */
@@ -166,11 +166,16 @@ async function loadWeight(
     const image = images.of(end - begin);
     const target = wordsIn(image, width);
     for (const source of sources) {
-      const placed = place(plan, weight, source, first, { strides, sizes });
-      if (placed.lowest * width >= end || placed.highest * width < begin) {
+      const scattered = scatterOf(plan, weight, source, first, {
+        strides,
+        sizes,
+      });
+      if (
+        scattered.lowest * width >= end || scattered.highest * width < begin
+      ) {
         continue;
       }
-      await stream(weight, source.entry, placed, readBytes, {
+      await stream(weight, source.entry, scattered, readBytes, {
         target,
         from: begin / width,
       });
@@ -213,7 +218,7 @@ function stridesOf(sizes: readonly number[], rowStride?: number): number[] {
  * Destinations of the elements of a source tensor in the buffer: an offset, and for each file axis a stride and the
  * selected indices.
  */
-function place(
+function scatterOf(
   plan: Plan,
   weight: PlanWeight,
   { slot }: Source,
@@ -222,7 +227,7 @@ function place(
     readonly strides: readonly number[];
     readonly sizes: readonly number[];
   },
-): Placed {
+): ScatterLayout {
   const { axes } = memory.plan(weight.buffer);
   const strideOf = (name: string) => {
     const i = axes.findIndex(({ axis }) => axis === name);
@@ -252,12 +257,12 @@ function place(
 async function stream(
   weight: PlanWeight,
   entry: TensorEntry,
-  placed: Placed,
+  scattered: ScatterLayout,
   readBytes: number,
   into: { target: Words; from: number },
 ): Promise<void> {
   const width = STORED_BYTES[weight.stored];
-  const [outer] = placed.axes;
+  const [outer] = scattered.axes;
   const rows = outer?.size ?? 1;
   const rowBytes = rows === 0 ? 0 : entry.bytes / rows;
   const max = Math.max(1, Math.floor(readBytes / Math.max(1, rowBytes)));
@@ -266,9 +271,9 @@ async function stream(
     if (!outer) return true;
     const local = outer.local ? outer.local[row]! : row;
     if (local < 0) return false;
-    const low = placed.lowest + local * outer.stride;
-    const high = placed.highest -
-      (placedRows(outer) - 1 - local) * outer.stride;
+    const low = scattered.lowest + local * outer.stride;
+    const high = scattered.highest -
+      (scatteredRows(outer) - 1 - local) * outer.stride;
     return low < into.from + length && high >= into.from;
   };
   for (let row = 0; row < rows;) {
@@ -285,7 +290,7 @@ async function stream(
     );
     const bytesEach = weightForm(weight, entry) === "bytes";
     const source = bytesEach ? Uint32Array.from(bytes) : wordsIn(bytes, width);
-    const bad = scatter(source, [row, end], placed, {
+    const bad = scatter(source, [row, end], scattered, {
       ...into,
       stored: weight.stored,
     });
@@ -300,6 +305,6 @@ async function stream(
   }
 }
 
-function placedRows({ size, local }: Placed["axes"][number]): number {
+function scatteredRows({ size, local }: ScatterLayout["axes"][number]): number {
   return local ? local.reduce((n, at) => n + (at >= 0 ? 1 : 0), 0) : size;
 }

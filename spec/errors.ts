@@ -10,7 +10,7 @@ export interface Span {
 }
 
 /** ` at layer.ts:9:16`, for a message with a second position; empty if it is unknown. */
-export function atPlace(span: Span | undefined): string {
+export function atSpan(span: Span | undefined): string {
   if (!span) return "";
   const file = span.file.split(/[/\\]/).at(-1);
   return ` at ${file}:${span.line}:${span.column}`;

@@ -9,7 +9,7 @@ import { compile } from "../compiler/compile.ts";
 import {
   checkModel,
   type Diagnostic,
-  placedIn,
+  locatedIn,
 } from "../compiler/source/check.ts";
 import { diagnosticOf } from "../compiler/source/diagnostic.ts";
 import { openTypes } from "../compiler/source/type_problems.ts";
@@ -84,6 +84,6 @@ t.test("at run time each is thrown, with the same sentence at the same place", a
     }
     t.ok(thrown, `it is refused: ${expected}`);
     if (!thrown) continue;
-    t.equal(row(placedIn(read(), diagnosticOf(thrown, path))), expected);
+    t.equal(row(locatedIn(read(), diagnosticOf(thrown, path))), expected);
   }
 });

@@ -12,7 +12,7 @@ export interface Scale {
 }
 
 /** The pixel of a value. */
-export function placeAt(scale: Scale, value: number): number {
+export function coordinateAt(scale: Scale, value: number): number {
   const share = (value - scale.from) / (scale.to - scale.from || 1);
   return scale.start + share * (scale.end - scale.start);
 }
@@ -47,7 +47,7 @@ export function leftAxis(
     {},
 ): Shape[] {
   return values.flatMap((value): Shape[] => {
-    const y = placeAt(scale, value);
+    const y = coordinateAt(scale, value);
     return [
       {
         kind: "path",
@@ -69,7 +69,7 @@ export function bottomAxis(
 ): Shape[] {
   return [
     ...values.flatMap((value): Shape[] => {
-      const x = placeAt(scale, value);
+      const x = coordinateAt(scale, value);
       return [
         {
           kind: "path",

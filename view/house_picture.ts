@@ -11,7 +11,7 @@ import type { Ink } from "./palette.ts";
 import type { PlanView } from "./plan_view.ts";
 import { type Figure, type Shape, shortened } from "./figure.ts";
 import { layersText } from "./sections.ts";
-import { meshText, placeText } from "./tracks.ts";
+import { coordinatesText, meshText } from "./tracks.ts";
 
 /** The kinds of memory with their display names. */
 export const MEMORY_KINDS: readonly {
@@ -181,7 +181,7 @@ function cardShapes(
       radius: 9,
       size: [width - 1, height - 1] as const,
       border: "line" as const,
-      title: placeText(view.plan, rank),
+      title: coordinatesText(view.plan, rank),
     },
     {
       kind: "text",
@@ -281,7 +281,7 @@ function gridShapes(
       ink: "weights",
       radius: 3,
       opacity: Number((0.5 + 0.4 * of.bytes.total / max).toFixed(2)),
-      title: `rank ${rank} (${placeText(plan, rank)})\n${
+      title: `rank ${rank} (${coordinatesText(plan, rank)})\n${
         sizeText(of.bytes.total)
       }${experts === "" ? "" : `\nexperts ${experts}`}`,
     }, {

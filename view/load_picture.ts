@@ -1,6 +1,6 @@
 /** Pictures of the expert load: by layer at one step, and over the steps of a training. */
 
-import { bottomAxis, placeAt, type Scale, text } from "./chart.ts";
+import { bottomAxis, coordinateAt, type Scale, text } from "./chart.ts";
 import type { Ink } from "./palette.ts";
 import type { Figure, Shape } from "./figure.ts";
 
@@ -34,7 +34,7 @@ function legend(right: number): Shape[] {
       const value = MAX * i / (steps - 1);
       return {
         kind: "rect",
-        at: [placeAt(scale, value), 8],
+        at: [coordinateAt(scale, value), 8],
         size: [(scale.end - scale.start) / (steps - 1), 12],
         ...colorOf(value),
       };
@@ -42,7 +42,7 @@ function legend(right: number): Shape[] {
     ...Array.from({ length: MAX + 1 }, (_, value) =>
       text(
         value === MAX ? `${value} or more` : String(value),
-        [placeAt(scale, value), 33],
+        [coordinateAt(scale, value), 33],
         "middle",
       )),
   ];

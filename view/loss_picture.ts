@@ -2,11 +2,11 @@
 
 import {
   bottomAxis,
+  coordinateAt,
   dot,
   leftAxis,
   lineLegend,
   type LineStyle,
-  placeAt,
   polyline,
   type Scale,
   text,
@@ -55,8 +55,8 @@ export function lossPicture(
   };
   const drawn = (points: readonly LossPoint[]) =>
     thinned(points).map(([step, loss]): Point => [
-      placeAt(x, step),
-      placeAt(y, loss),
+      coordinateAt(x, step),
+      coordinateAt(y, loss),
     ]);
   const end = validated.at(-1);
   return {
@@ -70,7 +70,7 @@ export function lossPicture(
       ...polyline(drawn(validated), VALIDATED),
       ...validated.map(([step, loss]) =>
         dot(
-          [placeAt(x, step), placeAt(y, loss)],
+          [coordinateAt(x, step), coordinateAt(y, loss)],
           "combine",
           `step ${step}: ${loss.toFixed(4)} in validation`,
         )

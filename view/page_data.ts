@@ -56,7 +56,7 @@ export interface PageData {
   readonly plan: { readonly [field: string]: unknown };
   readonly summary: PlanSummary;
   /** Source lines of the model, by `file:line`. */
-  readonly sources: { readonly [place: string]: string };
+  readonly sources: { readonly [location: string]: string };
   /** Predicted steps of the first program on the summary's machine. */
   readonly predicted: readonly PredictedTimeline[];
   /** The costs of these steps. */

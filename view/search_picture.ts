@@ -98,7 +98,7 @@ export function searchPicture({ found, pareto }: SearchResult): Figure {
         text: "tokens/s ↑",
       },
       ...[...all].sort((a, b) => b.bytes - a.bytes).map(dot),
-      ...placed(named.map((one) => ({
+      ...withoutOverlaps(named.map((one) => ({
         at: [x.at(one.seconds), y.at(one.tokensPerSecond)] as const,
         text: one.name,
       }))),
@@ -130,7 +130,7 @@ interface Label {
 }
 
 /** Places names above their dots, moved up if they would overlap. */
-function placed(labels: readonly Label[]): Shape[] {
+function withoutOverlaps(labels: readonly Label[]): Shape[] {
   const boxes: Label[] = [];
   for (const { at: [x, y], text } of labels) {
     let top = y - MAX_RADIUS - 5;

@@ -2,11 +2,11 @@
 
 import {
   bottomAxis,
+  coordinateAt,
   dot,
   leftAxis,
   lineLegend,
   type LineStyle,
-  placeAt,
   polyline,
   type Scale,
   text,
@@ -53,8 +53,8 @@ export function speedPicture(
   };
   const drawn = (line: readonly Point[]) =>
     line.map(([devices, speed]): Point => [
-      placeAt(x, devices),
-      placeAt(y, speed),
+      coordinateAt(x, devices),
+      coordinateAt(y, speed),
     ]);
   const powers = (scale: Scale) => {
     const step = Math.max(1, Math.ceil((scale.to - scale.from) / 12));

@@ -79,7 +79,7 @@ export function meshText({ mesh }: Pick<PlanSummary, "mesh">): string {
 }
 
 /** Formats the coordinates of a rank in the mesh: `ep 1, dp 0`. */
-export function placeText({ mesh }: Plan, rank: number): string {
+export function coordinatesText({ mesh }: Plan, rank: number): string {
   return coordinates(mesh, rank)
     .map((at, i) => `${mesh[i]!.name} ${at}`).join(", ");
 }

@@ -3,7 +3,7 @@
 import { nodeFiles } from "../../cli/files.ts";
 import { loadTarget } from "../../engine/mod.ts";
 import {
-  type LaunchPlace,
+  type LaunchSetup,
   sampledGroups,
   typicalLoad,
 } from "../../engine/planner/simulate/launch_work.ts";
@@ -159,7 +159,7 @@ function isPersistent(kind: string): boolean {
 }
 
 function trafficOf(
-  { work, place, bytes, weights, states }: CountedLaunch,
+  { work, setup, bytes, weights, states }: CountedLaunch,
   { kernel, cold, gpu, unroll }: {
     readonly kernel: Kernel;
     readonly cold: (binding: string) => boolean;
@@ -167,7 +167,7 @@ function trafficOf(
     readonly unroll: number;
   },
 ): LaunchTraffic {
-  const counts = countPlace(kernel, place, { cold, unroll });
+  const counts = countSampled(kernel, setup, { cold, unroll });
   const { workgroups, lanes, multiplyAdds } = work;
   const streamed = weights + states;
   const bound = boundOf(gpu, counts, {
@@ -200,17 +200,17 @@ function trafficOf(
   };
 }
 
-function countPlace(
+function countSampled(
   kernel: Kernel,
-  place: LaunchPlace,
+  setup: LaunchSetup,
   options: {
     readonly cold: (binding: string) => boolean;
     readonly unroll: number;
   },
 ) {
-  const load = typicalLoad(kernel, place);
+  const load = typicalLoad(kernel, setup);
   return meanCounts(
-    sampledGroups(kernel, place).map(({ group, share }) => ({
+    sampledGroups(kernel, setup).map(({ group, share }) => ({
       counts: countGroup(kernel, { ...options, group, load }),
       share,
     })),

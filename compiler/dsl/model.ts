@@ -2,7 +2,7 @@
 
 import { axisIn, blockOfAxis, isWithin } from "../../spec/axis_name.ts";
 import type { DType } from "../../spec/dtype.ts";
-import { atPlace, ModelError, type Span } from "../../spec/errors.ts";
+import { atSpan, ModelError, type Span } from "../../spec/errors.ts";
 import { MAX_AXIS } from "../../spec/limits.ts";
 import type { AxisSize, Node } from "../graph/graph.ts";
 import type { Built, Traceable } from "../graph/trace.ts";
@@ -363,7 +363,7 @@ function makeScope(
       throw new ModelError(
         `Cannot declare ${kind} '${full}' as ${dtype}[${axes}]: it is ${before.primitive} ${before.dtype}[${
           words(before.axes)
-        }]${atPlace(before.span)} already`,
+        }]${atSpan(before.span)} already`,
         span,
       );
     }

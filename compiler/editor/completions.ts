@@ -19,10 +19,10 @@ export interface AxisCompletions {
 
 /** The axes that can be completed at a position, or undefined. */
 export function axisCompletions(
-  place: CheckedFile,
+  checked: CheckedFile,
   position: number,
 ): AxisCompletions | undefined {
-  const { ts, file } = place;
+  const { ts, file } = checked;
   const literal = nodeAt(ts, file, position - 1);
   if (!ts.isStringLiteralLike(literal)) return undefined;
   const call = literal.parent;
@@ -30,7 +30,7 @@ export function axisCompletions(
   const start = literal.getStart(file) + 1;
   const before = file.text.slice(start, position);
   const after = file.text.slice(position, literal.end - 1);
-  const axes = axesAround(place, call);
+  const axes = axesAround(checked, call);
   if (axes === undefined) return undefined;
   const soFar = before + after;
   const isName = nameOf(ts, call) !== call.expression &&
@@ -92,20 +92,20 @@ function inBraces(
 
 /** The axes of the scope on which a call is made, or which encloses it. */
 function axesAround(
-  place: CheckedFile,
+  checked: CheckedFile,
   call: ts.CallExpression,
 ): readonly string[] | undefined {
-  const { ts, program } = place;
+  const { ts, program } = checked;
   const checker = program.getTypeChecker();
   const callee = call.expression;
   if (ts.isPropertyAccessExpression(callee)) {
-    const found = axesOf(place, checker.getTypeAtLocation(callee.expression));
+    const found = axesOf(checked, checker.getTypeAtLocation(callee.expression));
     if (found) return found;
   }
   for (let node: ts.Node = call; node; node = node.parent) {
     if (!ts.isFunctionLike(node)) continue;
     for (const parameter of node.parameters) {
-      const axes = axesOf(place, checker.getTypeAtLocation(parameter.name));
+      const axes = axesOf(checked, checker.getTypeAtLocation(parameter.name));
       if (axes) return axes;
     }
   }

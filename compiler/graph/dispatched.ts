@@ -4,7 +4,7 @@
  */
 
 import { ofCollectives } from "./collectives.ts";
-import { atPlace as at, ModelError } from "../../spec/errors.ts";
+import { atSpan as at, ModelError } from "../../spec/errors.ts";
 import { words } from "./messages.ts";
 import { type Problems, report } from "./problems.ts";
 import {

@@ -1,6 +1,6 @@
 /** Tracing: runs a model's function once and collects and checks the nodes of its outputs. */
 
-import { atPlace, ModelError, type Span } from "../../spec/errors.ts";
+import { atSpan, ModelError, type Span } from "../../spec/errors.ts";
 import { checkDispatched } from "./dispatched.ts";
 import type { AxisSize, Graph, Node } from "./graph.ts";
 import { updatedState } from "./in_place.ts";
@@ -144,7 +144,7 @@ function checkStates(
       problems,
       new ModelError(
         `Cannot leave state '${node.params.name}': its next value is not returned${
-          place(node.span)
+          declaredAt(node.span)
         }. Return it under this name`,
         node.span,
       ),
@@ -153,6 +153,6 @@ function checkStates(
   }
 }
 
-function place(span: Span | undefined): string {
-  return span ? `, declared${atPlace(span)}` : "";
+function declaredAt(span: Span | undefined): string {
+  return span ? `, declared${atSpan(span)}` : "";
 }

@@ -47,11 +47,11 @@ export function simplify(graph: Graph): Graph {
 function paramsKey(node: Node, lambdas: Map<string | Lambda, number>): string {
   if (node.primitive !== "map") return exactJson(node.params);
   const { lambda } = node.params;
-  const place = lambda.lowered
+  const location = lambda.lowered
     ? exactJson(lambda.lowered)
     : lambda.span
     ? `${lambda.span.file}:${lambda.span.line}:${lambda.span.column} ${lambda.js}`
     : lambda;
-  if (!lambdas.has(place)) lambdas.set(place, lambdas.size);
-  return String(lambdas.get(place));
+  if (!lambdas.has(location)) lambdas.set(location, lambdas.size);
+  return String(lambdas.get(location));
 }

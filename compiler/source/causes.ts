@@ -42,7 +42,7 @@ function isUseIn(ts: TypeScript, node: ts.Node): node is Use {
 function wrongSymbols(
   ts: TypeScript,
   file: ts.SourceFile,
-  places: readonly ts.Node[],
+  wrongAt: readonly ts.Node[],
   checker: ts.TypeChecker,
 ): ReadonlySet<ts.Declaration> {
   const wrong = new Set<ts.Declaration>();
@@ -50,8 +50,8 @@ function wrongSymbols(
     // A declared type is right, whatever is assigned.
     if (!declaration.type) wrong.add(declaration);
   };
-  for (const place of places) {
-    const declaration = ancestor(place, ts.isVariableDeclaration);
+  for (const one of wrongAt) {
+    const declaration = ancestor(one, ts.isVariableDeclaration);
     if (declaration) add(declaration);
   }
   const visit = (node: ts.Node): void => {

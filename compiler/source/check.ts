@@ -89,11 +89,11 @@ export async function formatError(
     return formatDiagnostic(diagnostic);
   }
   const { openTypes } = await import("./type_problems.ts");
-  return formatDiagnostic(placedIn(openTypes(resolve(path))(), diagnostic));
+  return formatDiagnostic(locatedIn(openTypes(resolve(path))(), diagnostic));
 }
 
 /** An error that a run reports at a call, at the argument of the call that it is about. */
-export function placedIn(
+export function locatedIn(
   files: readonly CheckedFile[],
   diagnostic: Diagnostic,
 ): Diagnostic {
@@ -103,6 +103,6 @@ export function placedIn(
   );
   if (!checked) return diagnostic;
   const types = typeMistakes(checked);
-  const { call: _, ...placed } = atArgument(diagnostic, { ...checked, types });
-  return placed;
+  const { call: _, ...located } = atArgument(diagnostic, { ...checked, types });
+  return located;
 }

@@ -6,7 +6,7 @@ import {
   ModelError,
   type Span,
 } from "../../spec/errors.ts";
-import { codeFrame, FramedLowerError, pathOf, placeOf } from "./frame.ts";
+import { codeFrame, FramedLowerError, locationOf, pathOf } from "./frame.ts";
 import { lowerFirst, spanInStack } from "./load.ts";
 import { readSource } from "./unsaved.ts";
 
@@ -65,6 +65,6 @@ export function formatDiagnostic(diagnostic: Diagnostic): string {
   if (!span) return message;
   const source = sourceOf(span);
   return source === undefined
-    ? `${message}\n  --> ${placeOf(span)}`
+    ? `${message}\n  --> ${locationOf(span)}`
     : `${message}\n${codeFrame(span, source, width)}`;
 }

@@ -9,7 +9,7 @@ export function pathOf(file: string): string {
 }
 
 /** `name.ts:line:column`, as in plans and errors. */
-export function placeOf(span: Span): string {
+export function locationOf(span: Span): string {
   const name = span.file.split(/[\\/]/).at(-1) ?? span.file;
   return `${name}:${span.line}:${span.column}`;
 }
@@ -27,7 +27,7 @@ export function codeFrame(
   const room = line.length - span.column + 1;
   const carets = "^".repeat(Math.max(1, Math.min(width, room)));
   return [
-    `${gutter} --> ${placeOf(span)}`,
+    `${gutter} --> ${locationOf(span)}`,
     `${gutter} |`,
     `${number} | ${line}`.trimEnd(),
     `${gutter} | ${before}${carets}`,

@@ -196,7 +196,7 @@ interface Hooks {
 interface ModelHooks extends Hooks {
   readonly resolve: unknown;
   readonly load: unknown;
-  usePlaces(places: object): void;
+  usePaths(paths: object): void;
 }
 
 /** Hooks apply to the entire process, so they are registered once. */
@@ -220,25 +220,25 @@ async function registerAll(): Promise<Hooks> {
   const entries = [...runningModules()].map((
     [name, file],
   ) => [name, pathToFileURL(file).href]);
-  const places = {
+  const paths = {
     entries: Object.fromEntries(entries),
     importedAs: IMPORTED_AS,
     own: ownFolders().map((folder) => pathToFileURL(folder).href),
   };
   // Call sites are read from stack traces, which must refer to the original source.
   process.setSourceMapsEnabled(true);
-  if (!registerHooks) return registerThread(href, places);
+  if (!registerHooks) return registerThread(href, paths);
   const hooks: ModelHooks = await import(href);
-  hooks.usePlaces(places);
+  hooks.usePaths(paths);
   registerHooks({ resolve: hooks.resolve, load: hooks.load });
   return hooks;
 }
 
 /** Registers hooks on Node's loader thread, the only kind before Node.js 22.15. */
-function registerThread(href: string, places: object): Hooks {
+function registerThread(href: string, paths: object): Hooks {
   const { port1, port2 } = new MessageChannel();
   module.register(href, {
-    data: { ...places, port: port2 },
+    data: { ...paths, port: port2 },
     transferList: [port2],
   });
   return {

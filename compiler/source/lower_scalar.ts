@@ -5,7 +5,7 @@
 import { LowerError } from "../../spec/errors.ts";
 import type { Lambda, ScalarFunction } from "../graph/graph.ts";
 import { evaluateScalar } from "../graph/evaluate_scalar.ts";
-import { placeOf } from "./frame.ts";
+import { locationOf } from "./frame.ts";
 
 /**
  * Lowers scalar functions, each from its source at its call site. Lowered functions are returned unchanged; a function
@@ -40,11 +40,11 @@ function compareWithJavaScript(lambda: Lambda, fn: ScalarFunction): void {
     const js: number | boolean = lambda.js(...xs as number[]);
     const kernel = evaluateScalar(fn, xs, { precision: "f64" });
     if (close(Number(js), Number(kernel))) continue;
-    const place = lambda.span
-      ? `the function at ${placeOf(lambda.span)}`
+    const lambdaText = lambda.span
+      ? `the function at ${locationOf(lambda.span)}`
       : "a function";
     throw new LowerError(
-      `Cannot lower ${place}: for (${
+      `Cannot lower ${lambdaText}: for (${
         xs.join(", ")
       }) it gives ${js}, and its source gives ${kernel}. Keep captured values constant, and load the source that runs`,
       lambda.span,

@@ -6,7 +6,7 @@
 import { LowerError, type Span } from "../../spec/errors.ts";
 import type { Lambda, ScalarFunction } from "../graph/graph.ts";
 import { lambdaAt, originalSpan } from "./find_lambda.ts";
-import { placeOf } from "./frame.ts";
+import { locationOf } from "./frame.ts";
 import { type FunctionNode, lowerFunction } from "./lower_function.ts";
 import { functionOf } from "./lower_expression.ts";
 import { openProgram, ts } from "./project.ts";
@@ -29,8 +29,8 @@ export function lowerSources(lambdas: readonly Lambda[]): ScalarFunction[] {
       );
     }
     const text = lambda.js.toString();
-    const place = lambda.span ? `${placeOf(lambda.span)}|` : "";
-    return once(byText, place + text, () => lowerText(text, lambda.span));
+    const location = lambda.span ? `${locationOf(lambda.span)}|` : "";
+    return once(byText, location + text, () => lowerText(text, lambda.span));
   });
 }
 
@@ -50,7 +50,7 @@ function once<K, V>(made: Map<K, V>, key: K, make: () => V): V {
  * Lowers the text that JavaScript returns for a function whose source was not found. Outer names are then undefined.
  */
 function lowerText(text: string, span: Span | undefined): ScalarFunction {
-  const where = span ? `at ${placeOf(span)} ` : "";
+  const where = span ? `at ${locationOf(span)} ` : "";
   const name = "/switchyard/function.js";
   const program = openProgram([], new Map([[name, `(${text})`]]));
   const file = program.getSourceFile(name);

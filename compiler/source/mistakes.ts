@@ -54,14 +54,14 @@ export function allMistakes(
   for (const { doubtful, ...mistake } of traced) {
     const { span } = mistake;
     const same = types.filter((type) =>
-      type.folded && samePlace(type.call ?? type.span, span)
+      type.folded && sameSpan(type.call ?? type.span, span)
     );
     if (same.length > 0) {
       same.forEach((type) => said.add(type));
       const [{ code }] = same as [Diagnostic];
       const folded = same.flatMap((type) => type.folded ?? [type]);
-      const placed = atArgument(mistake, { types, ts, file });
-      found.push({ ...placed, ...code ? { code } : {}, folded });
+      const located = atArgument(mistake, { types, ts, file });
+      found.push({ ...located, ...code ? { code } : {}, folded });
     } else if (!doubtful || !typed) {
       found.push(atArgument(mistake, { types, ts, file }));
     }
@@ -85,7 +85,7 @@ export function atArgument<T extends Diagnostic>(
 ): T {
   const { span: call } = mistake;
   if (!call) return mistake;
-  const typed = types.find((type) => type.call && samePlace(type.call, call));
+  const typed = types.find((type) => type.call && sameSpan(type.call, call));
   if (typed) {
     const { span, width } = typed;
     return { ...mistake, call, ...span && width ? { span, width } : {} };
@@ -118,7 +118,7 @@ function withoutRepeats(mistakes: readonly Diagnostic[]): Diagnostic[] {
   return [...seen.values()];
 }
 
-function samePlace(a: Span | undefined, b: Span | undefined): boolean {
+function sameSpan(a: Span | undefined, b: Span | undefined): boolean {
   return a !== undefined && b !== undefined && a.line === b.line &&
     a.column === b.column && pathOf(a.file) === pathOf(b.file);
 }
@@ -128,12 +128,12 @@ function isInCall(
   ts: TypeScript,
   file: ts.SourceFile,
   { span }: Diagnostic,
-  place: Span,
+  position: Span,
 ): boolean {
-  const call = callAt(ts, file, place);
+  const call = callAt(ts, file, position);
   const end = call && file.getLineAndCharacterOfPosition(call.end).line + 1;
-  return span !== undefined && span.line >= place.line &&
-    span.line <= (end ?? place.line);
+  return span !== undefined && span.line >= position.line &&
+    span.line <= (end ?? position.line);
 }
 
 function typeMistake(

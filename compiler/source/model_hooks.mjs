@@ -23,7 +23,7 @@ const require = createRequire(import.meta.url);
  * folders with this package's code.
  * @type {{ entries: Record<string, string>, importedAs: [RegExp, string][], own: string[] }}
  */
-let places = { entries: {}, importedAs: [], own: [] };
+let paths = { entries: {}, importedAs: [], own: [] };
 
 /** URLs of users' files. @type {Set<string>} */
 const users = new Set();
@@ -31,9 +31,9 @@ const users = new Set();
 /** Unsaved texts of an editor, by path. @type {ReadonlyMap<string, string>} */
 let unsaved = new Map();
 
-/** @param {typeof places} given */
-export function usePlaces(given) {
-  places = given;
+/** @param {typeof paths} given */
+export function usePaths(given) {
+  paths = given;
 }
 
 /** @param {ReadonlyMap<string, string>} texts */
@@ -43,10 +43,10 @@ export function useTexts(texts) {
 
 /**
  * Called on Node's loader thread. `port` receives unsaved texts and acknowledges them.
- * @param {typeof places & { port: import("node:worker_threads").MessagePort }} given
+ * @param {typeof paths & { port: import("node:worker_threads").MessagePort }} given
  */
 export function initialize({ port, ...given }) {
-  usePlaces(given);
+  usePaths(given);
   port.on("message", (texts) => {
     useTexts(texts);
     port.postMessage({});
@@ -67,7 +67,7 @@ export function resolve(specifier, context, nextResolve) {
     return claim(specifier.slice(MODEL_SCHEME.length));
   }
   if (context.parentURL !== undefined && users.has(context.parentURL)) {
-    const entry = places.entries[specifier];
+    const entry = paths.entries[specifier];
     // The rest of the chain resolves this package; without a parent, so that no query is inherited.
     if (entry !== undefined) {
       return nextResolve(entry, { ...context, parentURL: undefined });
@@ -153,10 +153,10 @@ function claim(url) {
 function relative(specifier, parent) {
   if (!/^\.{0,2}\//.test(specifier)) return undefined;
   const { href } = new URL(specifier, parent);
-  const found = places.importedAs.map(([written, as]) =>
+  const found = paths.importedAs.map(([written, as]) =>
     href.replace(written, as)
   ).find((url) => /\.m?[jt]s$/.test(url) && isThere(fileURLToPath(url)));
-  if (found === undefined || places.own.some((own) => found.startsWith(own))) {
+  if (found === undefined || paths.own.some((own) => found.startsWith(own))) {
     return undefined;
   }
   return found;

@@ -98,7 +98,7 @@ interface Sizes {
 }
 
 /** Location of an element, and of the scale and zero point of its group. */
-interface Place {
+interface ElementIndex {
   readonly row: number;
   /** The column of an element, or the group of a zero point. */
   readonly column: number;
@@ -106,8 +106,16 @@ interface Place {
 
 /** Packing of codes and zero points in a layout. */
 interface Layout {
-  readonly code: (words: Uint32Array, sizes: Sizes, place: Place) => number;
-  readonly zero: (words: Uint32Array, sizes: Sizes, place: Place) => number;
+  readonly code: (
+    words: Uint32Array,
+    sizes: Sizes,
+    element: ElementIndex,
+  ) => number;
+  readonly zero: (
+    words: Uint32Array,
+    sizes: Sizes,
+    element: ElementIndex,
+  ) => number;
 }
 
 /**
@@ -127,7 +135,7 @@ const GPTQ: Layout = {
 function awqNibble(
   words: Uint32Array,
   { rows }: Sizes,
-  { row, column }: Place,
+  { row, column }: ElementIndex,
 ): number {
   const word = words[column * rows / 8 + (row >> 3)]!;
   return (word >>> (4 * AWQ_ORDER.indexOf(row & 7))) & 15;

@@ -28,7 +28,7 @@ import type { Task } from "./task.ts";
 import type { Text } from "./text.ts";
 
 /** Storage of tokens, and their readers. */
-interface TokenPlace {
+interface TokenStorage {
   readonly out?: string;
   readonly sharing?: DeviceSharing;
 }
@@ -77,7 +77,7 @@ async function originOf(
 export async function checkpointTask(
   what: string | Family,
   files: FileSystem,
-  options: TextOptions & TokenPlace,
+  options: TextOptions & TokenStorage,
 ): Promise<Task> {
   const { batch, length, seed = 0, accumulate = 1 } = options;
   const origin = await originOf(what, files, options);

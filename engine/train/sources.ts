@@ -8,7 +8,7 @@ import type { FileSystem } from "../files.ts";
 import type { Chats } from "./chats.ts";
 import { inputsOf, type Sample, SampleBatches, weightOf } from "./samples.ts";
 import type { TrainSettings } from "./settings.ts";
-import type { BatchPlace, Task, WeighedBatch } from "./task.ts";
+import type { BatchTarget, Task, WeighedBatch } from "./task.ts";
 import { type Sequence, type Text, TextRows } from "./text.ts";
 import { openTokens, type Tokenizing } from "./tokens.ts";
 
@@ -57,14 +57,14 @@ export async function textSource(
     // All sequences of the text; the last batch may have fewer.
     validation: validation && {
       count: Math.ceil(validation.rows / batch),
-      at: (index, place) =>
-        batchOf(validation, place, {
+      at: (index, target) =>
+        batchOf(validation, target, {
           first: index * batch,
           count: Math.min(batch, validation.rows - index * batch),
         }),
     },
-    batch: (index, place) =>
-      batchOf(rows, place, { first: index * batch, count: batch }),
+    batch: (index, target) =>
+      batchOf(rows, target, { first: index * batch, count: batch }),
     close: async () => {
       await rows.close();
       await validation?.close();
@@ -147,7 +147,7 @@ function chatSizes(
 /** Sequences as inputs of a decoder; only those of this process's ranks are read. */
 async function batchOf(
   rows: TextRows,
-  { plan, program, ranks }: BatchPlace,
+  { plan, program, ranks }: BatchTarget,
   { first, count }: { readonly first: number; readonly count: number },
 ): Promise<WeighedBatch> {
   const { length } = rows;

@@ -130,8 +130,8 @@ async function batchesOf(
   const batches: WeighedBatch[] = [];
   for (let i = 0; i < accumulate; i++) {
     const program = programOf(plan, i === accumulate - 1);
-    const place = { plan, program, ranks };
-    batches.push(await task.batch((step - 1) * accumulate + i, place));
+    const target = { plan, program, ranks };
+    batches.push(await task.batch((step - 1) * accumulate + i, target));
   }
   return batches;
 }
@@ -185,8 +185,8 @@ export async function measure(
   let [sum, tokens] = [0, 0];
   for (let i = 0; i < count; i++) {
     const at = Math.floor(i * validation.count / count);
-    const place = { plan, program, ranks };
-    const { inputs, counted } = await validation.at(at, place);
+    const target = { plan, program, ranks };
+    const { inputs, counted } = await validation.at(at, target);
     const outputs = await session.run(VALIDATE, inputs, {
       outputs: [output],
       everywhere: true,

@@ -17,7 +17,7 @@ export interface WeighedBatch {
 }
 
 /** The program that runs on a batch, and the ranks of this process: parts for other ranks may be zeros. */
-export interface BatchPlace {
+export interface BatchTarget {
   readonly plan: Plan;
   readonly program: Program;
   readonly ranks: readonly number[];
@@ -27,7 +27,7 @@ export interface BatchPlace {
 export interface ValidationBatches {
   readonly count: number;
   /** Batch `index`, from 0. */
-  at(index: number, place: BatchPlace): Promise<WeighedBatch>;
+  at(index: number, target: BatchTarget): Promise<WeighedBatch>;
 }
 
 /** A training, ready to be compiled. */
@@ -49,7 +49,7 @@ export interface Task extends Pick<PlanOptions, "mesh" | "place"> {
   /** Initial values of every parameter. */
   initial(plan: Plan): Promise<Tensors>;
   /** Batch `index` over all steps, from 0. */
-  batch(index: number, place: BatchPlace): Promise<WeighedBatch>;
+  batch(index: number, target: BatchTarget): Promise<WeighedBatch>;
   /** Creates the folder of checkpoints with their common parts. */
   prepare(out: string, plan: Plan): Promise<void>;
   /** Closes the source of batches. */

@@ -137,12 +137,12 @@ export class Emitter {
         return f.words(0, stride, Math.imul(stride, 2), Math.imul(stride, 3));
       }
       case "get": {
-        const { place } = value.local;
-        if (!place) return f.get(this.localOf(value.local));
-        f.get(place.own ? this.own.local : SCRATCH);
+        const { slot } = value.local;
+        if (!slot) return f.get(this.localOf(value.local));
+        f.get(slot.perVector ? this.own.local : SCRATCH);
         return f.load(
           isScalar(value) ? "i32.load" : "v128.load",
-          place.offset,
+          slot.offset,
         );
       }
       case "apply":
@@ -431,14 +431,14 @@ export class Emitter {
   }
 
   #set(local: Local, value: Value): void {
-    const { place } = local;
-    if (!place) {
+    const { slot } = local;
+    if (!slot) {
       this.values(value);
       return this.f.set(this.localOf(local));
     }
-    this.f.get(place.own ? this.own.local : SCRATCH);
+    this.f.get(slot.perVector ? this.own.local : SCRATCH);
     this.values(value);
-    this.f.load(isScalar(local) ? "i32.store" : "v128.store", place.offset);
+    this.f.load(isScalar(local) ? "i32.store" : "v128.store", slot.offset);
   }
 
   #store(s: Extract<Statement, { op: "store" }>): void {

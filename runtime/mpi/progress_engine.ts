@@ -82,9 +82,9 @@ export class ProgressEngine {
   /** Time of the last progress or start. */
   #moved = 0;
 
-  constructor(mpi: Binding, place: keyof typeof EAGER_MS) {
+  constructor(mpi: Binding, core: keyof typeof EAGER_MS) {
     this.#mpi = mpi;
-    this.#eagerMs = EAGER_MS[place];
+    this.#eagerMs = EAGER_MS[core];
   }
 
   /** Starts all calls. Resolves when all are complete. */

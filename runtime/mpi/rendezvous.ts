@@ -15,7 +15,7 @@ const HEADER_WORDS = 3;
 const TAG = 1;
 
 /** The processes of a rendezvous. */
-interface Place {
+interface RendezvousGroup {
   readonly handle: Handle;
   readonly rank: number;
   readonly size: number;
@@ -27,7 +27,7 @@ interface Place {
  * and the text.
  */
 export class Rendezvous {
-  readonly #place: Place;
+  readonly #processes: RendezvousGroup;
   readonly #progress: ProgressEngine;
   readonly #local = new Uint32Array(HEADER_BYTES / 4);
   /** The text of the message. */
@@ -38,11 +38,15 @@ export class Rendezvous {
   readonly #receiving: readonly (readonly Argument[])[];
   readonly #met = new Map<Handle, number>();
 
-  constructor(place: Place, mpi: Binding, progress: ProgressEngine) {
-    this.#place = place;
+  constructor(
+    processes: RendezvousGroup,
+    mpi: Binding,
+    progress: ProgressEngine,
+  ) {
+    this.#processes = processes;
     this.#progress = progress;
     this.#theirs = Array.from(
-      { length: place.size },
+      { length: processes.size },
       () => new Uint32Array(HEADER_BYTES / 4),
     );
     const { byte } = mpi.constants;
@@ -52,7 +56,7 @@ export class Rendezvous {
       byte,
       other,
       TAG,
-      place.handle,
+      processes.handle,
     ];
     this.#sending = this.#theirs.map((_, rank) => message(this.#local, rank));
     this.#receiving = this.#theirs.map(message);
@@ -69,7 +73,7 @@ export class Rendezvous {
     if (group.size === 1) return;
     this.#write(times, hashOf(agreed), wait.what);
     const missing = new Set(group.ranks);
-    missing.delete(this.#place.rank);
+    missing.delete(this.#processes.rank);
     const calls: Call[] = [];
     for (const other of missing) {
       calls.push({
@@ -125,7 +129,7 @@ export class Rendezvous {
   }
 
   #names(ranks: readonly number[]): string {
-    const { hosts } = this.#place;
+    const { hosts } = this.#processes;
     return ranks.map((rank) =>
       hosts[rank] === undefined
         ? `rank ${rank}`

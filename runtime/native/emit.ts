@@ -128,7 +128,7 @@ export class Emitter {
       case "iota":
         return value.stride === 1 ? "IOTA" : `(IOTA * ${value.stride >>> 0}u)`;
       case "get":
-        return this.#place(value.local);
+        return this.#addressOf(value.local);
       case "apply":
         return `(${this.#apply(value.fn, args)})`;
       case "call":
@@ -230,12 +230,12 @@ export class Emitter {
   }
 
   /** A variable in memory or in a register. */
-  #place(local: Local): string {
-    const { place } = local;
-    if (!place) return this.name(local);
+  #addressOf(local: Local): string {
+    const { slot } = local;
+    if (!slot) return this.name(local);
     return `(*(${local.type} *)(${
-      place.own ? "own" : "scratch"
-    } + ${place.offset}))`;
+      slot.perVector ? "own" : "scratch"
+    } + ${slot.offset}))`;
   }
 
   /** Emits the work of a workgroup. */
@@ -265,8 +265,8 @@ export class Emitter {
         );
       case "set": {
         const [value] = this.values(s.value);
-        const name = this.#place(s.local);
-        const declares = s.declares && !s.local.place;
+        const name = this.#addressOf(s.local);
+        const declares = s.declares && !s.local.slot;
         return writer.line(
           `${declares ? declared(s.local.type, name) : name} = ${value};`,
         );

@@ -297,8 +297,8 @@ export class NativePool implements HostPool<Uint32Array> {
     if (bytes === 0) return;
     const groups = Math.ceil(bytes / COPY_BLOCK);
     const at = this.#begin(COPY, groups, 2 * BINDING_WORDS) + RECORD_WORDS;
-    const places = [...halves(to), ...halves(bytes), ...halves(from)];
-    this.#records.words.set(places, at);
+    const bindings = [...halves(to), ...halves(bytes), ...halves(from)];
+    this.#records.words.set(bindings, at);
   }
 
   write(address: number, data: Uint8Array): void {

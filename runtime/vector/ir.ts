@@ -11,8 +11,8 @@ export type Type = "u" | "vu" | "vf" | "vd" | "vl" | "pointer";
 /**
  * Location of a variable in the scratch memory of a thread, or in the part of it that each vector of a workgroup has.
  */
-export interface Place {
-  readonly own: boolean;
+export interface ScratchSlot {
+  readonly perVector: boolean;
   readonly offset: number;
 }
 
@@ -21,7 +21,7 @@ export interface Local {
   readonly name: string;
   readonly type: Type;
   /** Undefined: in a register. */
-  readonly place?: Place;
+  readonly slot?: ScratchSlot;
 }
 
 /** An array of words: a binding, by number, or workgroup memory in the scratch memory of a thread. */
@@ -216,8 +216,8 @@ const RESULTS: { readonly [O in Op]?: Type } = {
 };
 
 /** A variable. */
-export function newLocal(name: string, type: Type, place?: Place): Local {
-  return place ? { name, type, place } : { name, type };
+export function newLocal(name: string, type: Type, slot?: ScratchSlot): Local {
+  return slot ? { name, type, slot } : { name, type };
 }
 /** A variable's value. */
 export function get(local: Local): Value {

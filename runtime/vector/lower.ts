@@ -13,8 +13,8 @@ import {
   type Local,
   type Memory,
   newLocal,
-  type Place,
   type Program,
+  type ScratchSlot,
   u,
   word,
 } from "./ir.ts";
@@ -121,12 +121,12 @@ class KernelLowering {
   }
 
   /** Reserves scratch memory for a vector, per thread or per vector. */
-  #take(own: boolean): Place {
+  #take(perVector: boolean): ScratchSlot {
     const { vectorBytes } = this.#options;
-    const offset = own ? this.#partBytes : this.#scratch;
-    if (own) this.#partBytes += vectorBytes;
+    const offset = perVector ? this.#partBytes : this.#scratch;
+    if (perVector) this.#partBytes += vectorBytes;
     else this.#scratch += vectorBytes;
-    return { own, offset };
+    return { perVector, offset };
   }
 
   /** The workgroup is one vector, so phases need no loops and variables no memory. */
@@ -156,8 +156,8 @@ class KernelLowering {
     isUsedThere: (name: string) => boolean,
   ): void {
     for (const name of names) {
-      const place = this.#take(true);
-      const memory = newLocal(name, this.#on.typeOf(name), place);
+      const scratch = this.#take(true);
+      const memory = newLocal(name, this.#on.typeOf(name), scratch);
       if (isUsedThere(name)) this.#on.x.locals.set(name, memory);
       else this.#slots.set(name, memory);
     }
@@ -172,7 +172,7 @@ class KernelLowering {
       if (this.#on.outlived.has(s.name)) continue;
       this.#on.outlived.add(s.name);
       const local = this.#on.localOf(s.name);
-      if (!local.place) this.#on.emit({ op: "declare", local });
+      if (!local.slot) this.#on.emit({ op: "declare", local });
     }
   }
 
@@ -206,7 +206,7 @@ class KernelLowering {
     this.#on.set(this.#first, word(0), false);
   }
 
-  #findOwn(): void {
+  #findPerVector(): void {
     if (this.#partBytes > 0) this.#on.emit({ op: "own" });
   }
 
@@ -214,7 +214,7 @@ class KernelLowering {
   #recall(): void {
     if (this.#crossing.size === 0 || this.#isSingle) return;
     this.#findFirst();
-    this.#findOwn();
+    this.#findPerVector();
     for (const name of this.#slots.keys()) {
       if (this.#on.x.shapes.variables.get(name)!.shape.group) this.#load(name);
     }
@@ -231,7 +231,7 @@ class KernelLowering {
     on.list(phase.body.slice(0, start));
     const next = u.add(get(this.#first), this.#options.lanes);
     const body = on.listOf(() => {
-      this.#findOwn();
+      this.#findPerVector();
       for (const name of phase.reads) this.#load(name);
       on.list(phase.body.slice(start));
       for (const name of phase.writes) this.#save(name);

@@ -15,7 +15,7 @@ import {
   laneOf,
   type Local,
   newLocal,
-  type Place,
+  type ScratchSlot,
   type Statement,
   type Type,
   v,
@@ -45,7 +45,7 @@ export class Statements {
   /** Bindings that the kernel writes. */
   readonly writable: ReadonlySet<string>;
   /** Reserves memory for a vector. */
-  readonly take: () => Place;
+  readonly take: () => ScratchSlot;
   readonly ahead = new Map<ForStmt, Ahead>();
   /** Variables that are declared around phases. */
   readonly outlived = new Set<string>();
@@ -63,7 +63,7 @@ export class Statements {
     shapes: Shapes,
     options: LoopOptions & {
       readonly writable: ReadonlySet<string>;
-      readonly take: () => Place;
+      readonly take: () => ScratchSlot;
     },
   ) {
     this.x = new Expressions(shapes);

@@ -122,11 +122,11 @@ function describeSyntax(text: string, error: unknown): string {
     (at !== null && Number(at[1]) >= text.length);
   const position = ends ? text.length : at ? Number(at[1]) : 0;
   const before = text.slice(0, position).split("\n");
-  const place = `line ${before.length} column ${before.at(-1)!.length + 1}`;
+  const location = `line ${before.length} column ${before.at(-1)!.length + 1}`;
   if (ends) {
-    return `the JSON ends too early, at ${place}. Write the file again`;
+    return `the JSON ends too early, at ${location}. Write the file again`;
   }
-  const where = at ? `, at ${place}` : "";
+  const where = at ? `, at ${location}` : "";
   return `it is not JSON${where}. Give a document that 'switchyard plan --out' wrote`;
 }
 

@@ -22,7 +22,7 @@ export interface Merged extends Omit<Launched, "kernel"> {
 }
 
 /** Location of dynamic lengths for a kernel. */
-export interface LengthsPlace {
+export interface LengthsBinding {
   readonly buffer: string;
   /** The dynamic axes, in the order of the buffer. */
   readonly counts: readonly string[];
@@ -40,7 +40,7 @@ interface Shared {
  */
 export function mergeKernels(
   parts: readonly Launched[],
-  lengths: LengthsPlace,
+  lengths: LengthsBinding,
 ): Merged | undefined {
   const { workgroupSize } = parts[0]!.kernel;
   const heights = parts.map(({ workgroups: [, y, z] }) =>
@@ -173,7 +173,7 @@ function addShared(
 /** The name of the binding of lengths. */
 function lengthsIn(
   all: Map<string, Shared>,
-  { buffer }: LengthsPlace,
+  { buffer }: LengthsBinding,
 ): string {
   const known = all.get(buffer);
   if (known) return known.binding.name;
@@ -188,7 +188,7 @@ function lengthsIn(
 /** A size as a kernel computes it. Undefined if only the host knows it. */
 function inKernel(
   size: Size,
-  { counts }: Pick<LengthsPlace, "counts">,
+  { counts }: Pick<LengthsBinding, "counts">,
   lengths: () => string,
 ): Expr | undefined {
   if (typeof size === "number") return u32(size);

@@ -73,15 +73,15 @@ export function unary(s: Scanner): ExprSyntax {
 
 function primary(s: Scanner): ExprSyntax {
   const at = s.peek();
-  const place = { start: at, at };
+  const position = { start: at, at };
   if (at.kind === "number") {
     s.next();
-    return { kind: "number", value: at.value, suffix: at.suffix, ...place };
+    return { kind: "number", value: at.value, suffix: at.suffix, ...position };
   }
   s.name("an expression");
   const word = at.kind === "name" ? at.text : undefined;
   if (word === "group" && s.take(".")) {
-    return { kind: "group", axis: s.name("x, y or z"), ...place };
+    return { kind: "group", axis: s.name("x, y or z"), ...position };
   }
   let type;
   if (word === "bitcast") {
@@ -94,12 +94,12 @@ function primary(s: Scanner): ExprSyntax {
     const parts = word !== undefined && Object.hasOwn(PARTS, word) &&
       PARTS[word as keyof typeof PARTS];
     const part = parts ? partOf(s, parts) : undefined;
-    return { kind: "call", args, type, part, ...place };
+    return { kind: "call", args, type, part, ...position };
   }
   const indices = indicesOf(s);
   return indices.length > 0
-    ? { kind: "element", indices, ...place }
-    : { kind: "word", ...place };
+    ? { kind: "element", indices, ...position }
+    : { kind: "word", ...position };
 }
 
 /** Functions that return vectors, of which one component is selected. */

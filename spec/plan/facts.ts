@@ -33,21 +33,21 @@ import type { Size } from "../size.ts";
 export type Report = (
   cannot: string,
   because: string,
-  step?: StepPlace,
+  step?: NamedStep,
 ) => void;
 
 /** One rule: checks the facts and reports violations. */
 export type Check = (facts: Facts, report: Report) => void;
 
 /** A step and its name in messages. */
-export interface StepPlace {
+export interface NamedStep {
   readonly step: Step;
   /** `main[12]` */
   readonly name: string;
 }
 
 /** A step with its position, one rank per class that executes it, and the buffers that it reads and writes. */
-export interface StepFacts extends StepPlace {
+export interface StepFacts extends NamedStep {
   readonly index: number;
   readonly ranks: readonly number[];
   /** The classes of the ranks that read its operands, and of those that write its results. */
@@ -88,7 +88,7 @@ export interface Facts {
 }
 
 /** `main[12] (layer.ts:9:16)` */
-export function placeOf(step: StepPlace): string {
+export function locationOf(step: NamedStep): string {
   const { span } = step.step;
   return span ? `${step.name} (${formatSpan(span)})` : step.name;
 }

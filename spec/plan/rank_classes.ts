@@ -37,8 +37,8 @@ export function rankClasses(plan: Plan): number[] {
     const lengths = partLengths(plan, axis);
     if (!lengths || lengths.every((n) => n === lengths[0])) continue;
     const over = axis.over!;
-    const places = groupRanks(plan.mesh, over);
-    split(`${over}: ${lengths}`, (rank) => lengths[places[rank]!] ?? 0);
+    const groups = groupRanks(plan.mesh, over);
+    split(`${over}: ${lengths}`, (rank) => lengths[groups[rank]!] ?? 0);
   }
   for (const { steps } of plan.programs) {
     for (const step of steps) {

@@ -70,19 +70,19 @@ export function formatPrograms(facts: Facts): string[] {
       const now = at.step.phase ?? "forward";
       if (trains && now !== phase) lines.push(`  ${phase = now}`);
       const said = [...block ? [block] : [], ...span ? [spanText(span)] : []];
-      const place = said.length > 0 ? `  // ${said.join(" ")}` : "";
+      const comment = said.length > 0 ? `  // ${said.join(" ")}` : "";
       const next = part ? `${part.op} ${part.routing}` : "";
       const opens = part !== undefined &&
         (next !== heading || opensGroup(part.part, steps[at.index - 1])) &&
         !continues(steps, at);
       if (opens) {
         const routing = routings.find((r) => r.facts.number === part.routing)!;
-        lines.push(`  ${headingOf(plan, steps, at, routing)}${place}`);
+        lines.push(`  ${headingOf(plan, steps, at, routing)}${comment}`);
       }
       if (opens || next !== heading) heading = opens ? next : "";
       const indent = heading ? "  " : "";
       lines.push(
-        `  ${indent}${stepText(plan, at, heading !== "")}${place}`,
+        `  ${indent}${stepText(plan, at, heading !== "")}${comment}`,
       );
     }
     return [

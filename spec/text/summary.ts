@@ -67,8 +67,8 @@ function expertLines(facts: Facts): string[] {
   return (sharded.length > 0 ? sharded : axes).map(([name, axis]) => {
     const { over, size } = axis;
     const lengths = partLengths(plan, axis);
-    const held = groupRanks(plan.mesh, over ?? []).map((place) =>
-      lengths?.[place] ?? size
+    const held = groupRanks(plan.mesh, over ?? []).map((groupRank) =>
+      lengths?.[groupRank] ?? size
     );
     const where = over ? `over ${over.join("+")}` : "on each rank";
     return `${modelAxis(plan, name)}s per rank: ${

@@ -4,12 +4,12 @@ import { expertRanges } from "../plan/bytes.ts";
 import type { AllToAllStep, Plan, Step } from "../plan/plan.ts";
 import { rankSetText } from "../mesh.ts";
 import { sameList } from "./axes.ts";
-import type { Facts, Report, StepFacts, StepPlace } from "../plan/facts.ts";
+import type { Facts, NamedStep, Report, StepFacts } from "../plan/facts.ts";
 
 /** Checks that every started exchange has a unique handle and one later wait on the same ranks. */
 export function checkHandles(plan: Plan, report: Report): void {
   for (const { name: program, steps } of plan.programs) {
-    const flying = new Map<string, StepPlace>();
+    const flying = new Map<string, NamedStep>();
     const started = new Set<string>();
     for (const [index, step] of steps.entries()) {
       const at = { step, name: `${program}[${index}]` };
@@ -37,8 +37,8 @@ export function checkHandles(plan: Plan, report: Report): void {
 
 function checkWait(
   handle: string,
-  start: StepPlace | undefined,
-  at: StepPlace,
+  start: NamedStep | undefined,
+  at: NamedStep,
   report: Report,
 ): void {
   if (!start) {

@@ -18,7 +18,7 @@ import { checkAliasing } from "./dataflow.ts";
 import {
   type Check,
   collectFacts,
-  placeOf,
+  locationOf,
   type Report,
 } from "../plan/facts.ts";
 import {
@@ -172,7 +172,7 @@ function reporter(errors: VerifyError[], rule: RuleName): Report {
   let reported = 0;
   return (cannot, because, at) => {
     if (++reported > MAX_ERRORS) return;
-    const where = at ? ` in ${placeOf(at)}` : "";
+    const where = at ? ` in ${locationOf(at)}` : "";
     errors.push({
       step: at?.name ?? null,
       rule,

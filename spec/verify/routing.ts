@@ -17,7 +17,7 @@ import {
 import { heldOver, sameList } from "./axes.ts";
 import {
   type Facts,
-  placeOf,
+  locationOf,
   type Report,
   type StepFacts,
 } from "../plan/facts.ts";
@@ -153,7 +153,7 @@ export function checkParts(facts: Facts, report: Report): void {
       if (early.index >= late.index) {
         report(
           title,
-          `'${early.step.part!.part}' in ${placeOf(early)} must come first`,
+          `'${early.step.part!.part}' in ${locationOf(early)} must come first`,
           late,
         );
       }
@@ -286,7 +286,7 @@ function onlyWriter(
     if (at.writes.includes(buffer) && !writers.includes(at)) {
       report(
         titleOf(routing),
-        `it overwrites '${buffer}', which ${placeOf(last)} needs`,
+        `it overwrites '${buffer}', which ${locationOf(last)} needs`,
         at,
       );
     }

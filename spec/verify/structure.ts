@@ -6,7 +6,7 @@ import { type PerRank, ranksGiven } from "../per_rank.ts";
 import type { Plan, Program } from "../plan/plan.ts";
 import { MAX_RANKS } from "../limits.ts";
 import type { Size } from "../size.ts";
-import type { Report, StepPlace } from "../plan/facts.ts";
+import type { NamedStep, Report } from "../plan/facts.ts";
 import { isCollective } from "../plan/members.ts";
 
 /** A rule over a plan whose references may not resolve yet. */
@@ -15,7 +15,7 @@ export type StructureCheck = (plan: Plan, report: Report) => void;
 /** Every step of a plan with its name. */
 export function* stepsOf(
   plan: Plan,
-): Generator<StepPlace & { program: Program }> {
+): Generator<NamedStep & { program: Program }> {
   for (const program of plan.programs) {
     for (const [index, step] of program.steps.entries()) {
       yield { step, program, name: `${program.name}[${index}]` };
@@ -97,8 +97,8 @@ export function checkRanks(plan: Plan, report: Report): void {
   for (const { step, name } of stepsOf(plan)) {
     if (step.op === "copy") perRank(`the bytes of ${name}`, step.bytes);
   }
-  for (const place of stepsOf(plan)) {
-    const { step } = place;
+  for (const at of stepsOf(plan)) {
+    const { step } = at;
     const { ranks } = step;
     const axis = ranks === "all" ? undefined : ranks.axis;
     const size = plan.mesh.find(({ name }) => name === axis)?.size;
@@ -113,7 +113,7 @@ export function checkRanks(plan: Plan, report: Report): void {
       `${rankSetText(ranks) || "all"} are not stages of a mesh axis in order${
         sent.length > 0 ? `, those of a send between ${sent.join(" and ")}` : ""
       }`,
-      place,
+      at,
     );
   }
 }
@@ -134,7 +134,7 @@ export function checkReferences(plan: Plan, report: Report): void {
   const kernels = new Set(Object.keys(plan.kernels));
   const mesh = new Set(plan.mesh.map((axis) => axis.name));
   const counts = new Set(plan.counts);
-  const isMesh = (over: readonly string[], what: string, at?: StepPlace) => {
+  const isMesh = (over: readonly string[], what: string, at?: NamedStep) => {
     for (const name of over) {
       if (!mesh.has(name)) {
         report(
@@ -148,17 +148,17 @@ export function checkReferences(plan: Plan, report: Report): void {
       report(`place ${what} over '${name}'`, "it is named twice", at);
     }
   };
-  const isBuffer = (name: string, at: StepPlace) => {
+  const isBuffer = (name: string, at: NamedStep) => {
     if (!buffers.has(name)) {
       report(`use buffer '${name}'`, "the plan has no such buffer", at);
     }
   };
-  const isKernel = (name: string, at: StepPlace) => {
+  const isKernel = (name: string, at: NamedStep) => {
     if (!kernels.has(name)) {
       report(`launch kernel '${name}'`, "the plan has no such kernel", at);
     }
   };
-  const isSize = (size: Size, at: StepPlace): void => {
+  const isSize = (size: Size, at: NamedStep): void => {
     if (typeof size === "number") return;
     if ("count" in size) {
       if (!counts.has(size.count)) {
@@ -184,7 +184,7 @@ export function checkReferences(plan: Plan, report: Report): void {
     }
   };
 
-  const isAxis = (axis: string, op: string, at?: StepPlace) => {
+  const isAxis = (axis: string, op: string, at?: NamedStep) => {
     if (!Object.hasOwn(plan.axes, axis)) {
       report(`${op} '${axis}'`, "the plan has no such axis", at);
     }
@@ -255,19 +255,19 @@ export function checkReferences(plan: Plan, report: Report): void {
       }
     }
   }
-  for (const place of stepsOf(plan)) {
-    const { step } = place;
-    for (const name of buffersOf(step)) isBuffer(name, place);
+  for (const at of stepsOf(plan)) {
+    const { step } = at;
+    for (const name of buffersOf(step)) isBuffer(name, at);
     if (step.op === "launch") {
-      isKernel(step.kernel, place);
-      for (const size of step.workgroups) isSize(size, place);
+      isKernel(step.kernel, at);
+      for (const size of step.workgroups) isSize(size, at);
     }
     if (isCollective(step)) {
-      isMesh(step.over, "the exchange", place);
+      isMesh(step.over, "the exchange", at);
       if (step.op !== "allToAll" && step.rows) {
-        isAxis(step.rows.axis, "gather rows of", place);
+        isAxis(step.rows.axis, "gather rows of", at);
       }
-      if (step.op === "allToAll") isSize(step.pairRows, place);
+      if (step.op === "allToAll") isSize(step.pairRows, at);
     }
   }
 }

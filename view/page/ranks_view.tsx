@@ -9,7 +9,7 @@ import {
   housePicture,
   MEMORY_KINDS,
 } from "../house_picture.ts";
-import { placeText } from "../tracks.ts";
+import { coordinatesText } from "../tracks.ts";
 import type { Shown } from "./app.tsx";
 import { Picture, View } from "./picture.tsx";
 
@@ -71,7 +71,7 @@ export function RanksView({ view, rank }: Shown): VNode {
       </table>
       {rank !== undefined && (
         <p class="chosen">
-          Rank {rank} ({placeText(plan, rank)}) holds{" "}
+          Rank {rank} ({coordinatesText(plan, rank)}) holds{" "}
           {sizeText(classOfRanks(plan, ranks)[rank]!.bytes.total)}
           {heldText(plan, rank) !== "" &&
             `, experts ${heldText(plan, rank)}`}.

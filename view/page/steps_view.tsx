@@ -11,7 +11,7 @@ import { describeStep, shortType, type UsedBuffer } from "../step_detail.ts";
 import type { Shown } from "./app.tsx";
 import { View } from "./picture.tsx";
 
-type Sources = { readonly [place: string]: string };
+type Sources = { readonly [source: string]: string };
 
 /** Shows the steps of a section, and the details of one step. */
 export function StepsView(
@@ -88,7 +88,7 @@ function Detail({ view, program, step, sources }: {
   const at = program.steps[step]!;
   const detail = describeStep(view, at);
   const { span } = at.step;
-  const place = span && `${span.file}:${span.line}`;
+  const source = span && `${span.file}:${span.line}`;
   const kernel = detail.kernel === undefined
     ? undefined
     : view.plan.kernels[detail.kernel];
@@ -108,9 +108,9 @@ function Detail({ view, program, step, sources }: {
       </p>
       {span && (
         <figure>
-          <figcaption>{place}:{span.column}</figcaption>
-          {sources[place!] !== undefined && (
-            <pre tabIndex={0}><code>{sources[place!]!.trim()}</code></pre>
+          <figcaption>{source}:{span.column}</figcaption>
+          {sources[source!] !== undefined && (
+            <pre tabIndex={0}><code>{sources[source!]!.trim()}</code></pre>
           )}
         </figure>
       )}

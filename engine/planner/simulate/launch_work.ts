@@ -26,7 +26,7 @@ export interface LaunchWork {
 export type Typical = (index: number) => number | undefined;
 
 /** Context of counting a launch. */
-export interface LaunchPlace {
+export interface LaunchSetup {
   readonly workgroups: readonly [number, number, number];
   /** Contents of bindings. */
   readonly typical: readonly (Typical | undefined)[];
@@ -61,7 +61,7 @@ const countedByBody = new WeakMap<Kernel["body"], Map<string, Counted>>();
 const countedByText = new Map<string, Map<string, Counted>>();
 
 /** Maximum number of counted launches of a kernel with equal workgroups, and of kernels found by text. */
-const MOST = { launches: 16, texts: 4096 };
+const MAX = { launches: 16, texts: 4096 };
 
 /** The counted launches of equal kernels. Most share a body; those of merged launches have equal texts. */
 function countedOf(
@@ -71,15 +71,15 @@ function countedOf(
   if (known) return known;
   const text = exactJson([workgroupSize, bindings]) + cachedJson(body);
   const counted = countedByText.get(text) ?? new Map<string, Counted>();
-  if (countedByText.size === MOST.texts) countedByText.clear();
+  if (countedByText.size === MAX.texts) countedByText.clear();
   countedByText.set(text, counted);
   countedByBody.set(body, counted);
   return counted;
 }
 
 /** Counts the work of a launch of `kernel`. Equal launches are counted once. */
-export function launchWork(kernel: Kernel, place: LaunchPlace): LaunchWork {
-  const { workgroups, groups, typical } = place;
+export function launchWork(kernel: Kernel, setup: LaunchSetup): LaunchWork {
+  const { workgroups, groups, typical } = setup;
   const all = countedOf(kernel);
   const names = kernel.bindings.map(({ name }) => name);
   const known = typical.map((at) => at ? 1 : 0);
@@ -92,7 +92,7 @@ export function launchWork(kernel: Kernel, place: LaunchPlace): LaunchWork {
   if (equal) return equal.work;
   const reads = new Map<string, Counted[number]["reads"][number]>();
   const work = countLaunch(kernel, {
-    ...place,
+    ...setup,
     typical: typical.map((at, binding) =>
       at && ((i) => {
         const value = at(i);
@@ -101,7 +101,7 @@ export function launchWork(kernel: Kernel, place: LaunchPlace): LaunchWork {
       })
     ),
   });
-  if (counted.length === MOST.launches) counted.shift();
+  if (counted.length === MAX.launches) counted.shift();
   counted.push({ reads: [...reads.values()], work });
   return work;
 }
@@ -109,7 +109,7 @@ export function launchWork(kernel: Kernel, place: LaunchPlace): LaunchWork {
 /** Reads representative integers of a kernel's bindings. Undefined: unknown. */
 export function typicalLoad(
   { bindings }: Kernel,
-  { typical }: Pick<LaunchPlace, "typical">,
+  { typical }: Pick<LaunchSetup, "typical">,
 ): (binding: string, index: number) => number | undefined {
   const data = new Map(bindings.map(({ name }, i) => [name, typical[i]]));
   return (binding, index) => data.get(binding)?.(index);
@@ -128,12 +128,12 @@ export interface SampledGroup {
  */
 export function sampledGroups(
   kernel: Kernel,
-  place: LaunchPlace,
+  setup: LaunchSetup,
 ): SampledGroup[] {
-  const { workgroups: [x, y, z], groups = 1 } = place;
+  const { workgroups: [x, y, z], groups = 1 } = setup;
   const looked = Math.max(1, Math.min(groups, x));
   const across = Math.min(isMerged(kernel) ? MERGED : 1, y);
-  const load = typicalLoad(kernel, place);
+  const load = typicalLoad(kernel, setup);
   return Array.from({ length: looked * across }, (_, n) => [
     Math.floor((n % looked + 0.5) * x / looked),
     Math.floor((Math.floor(n / looked) + 0.5) * y / across),
@@ -155,11 +155,11 @@ export function sampledGroups(
   });
 }
 
-function countLaunch(kernel: Kernel, place: LaunchPlace): LaunchWork {
+function countLaunch(kernel: Kernel, setup: LaunchSetup): LaunchWork {
   const { workgroupSize, bindings } = kernel;
-  const { workgroups: [x, y, z] } = place;
-  const load = typicalLoad(kernel, place);
-  const groups = sampledGroups(kernel, place);
+  const { workgroups: [x, y, z] } = setup;
+  const load = typicalLoad(kernel, setup);
+  const groups = sampledGroups(kernel, setup);
   const worksOf = (max: number) => {
     const lanes = Math.min(max, workgroupSize);
     return groups.flatMap(({ group, share }) =>

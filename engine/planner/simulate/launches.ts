@@ -19,7 +19,7 @@ import { evaluateSize, type Size } from "../../../spec/size.ts";
 import { sum } from "../../../spec/sum.ts";
 import { type LaunchSeconds, launchSeconds } from "./device_time.ts";
 import {
-  type LaunchPlace,
+  type LaunchSetup,
   type LaunchWork,
   launchWork,
   type Typical,
@@ -56,7 +56,7 @@ export function launchContext(
 export interface CountedLaunch {
   readonly work: LaunchWork;
   /** Workgroups and representative contents of bindings. */
-  readonly place: LaunchPlace;
+  readonly setup: LaunchSetup;
   /** Distinct bytes touched: all, and those read from weights, from weights of experts, and from states. */
   readonly bytes: number;
   readonly weights: number;
@@ -148,12 +148,12 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
             onRank(buffer.bytes, rank) * shareOf(buffer, here, rank)
           ),
       );
-      const place = {
+      const setup = {
         workgroups,
         typical: typical.map((known) => known?.at),
       };
-      const work = launchWork(tree, place);
-      const counted = { work, place, bound, ...touched(names, room, work) };
+      const work = launchWork(tree, setup);
+      const counted = { work, setup, bound, ...touched(names, room, work) };
       made.set(key, counted);
       return counted;
     },
@@ -213,7 +213,7 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
     names: readonly string[],
     room: readonly number[],
     { loads, stores }: LaunchWork,
-  ): Omit<CountedLaunch, "work" | "place" | "bound"> {
+  ): Omit<CountedLaunch, "work" | "setup" | "bound"> {
     const sums = { bytes: 0, weights: 0, experts: 0, states: 0 };
     for (const [i, name] of names.entries()) {
       const buffer = plan.buffers[name]!;

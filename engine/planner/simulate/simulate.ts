@@ -240,7 +240,8 @@ export function simulate(
   }
 
   function exchange(step: CollectiveStep): void {
-    const { rank, placement, device, sharing, slower, cached } = groups[reporter]!;
+    const { rank, placement, device, sharing, slower, cached } =
+      groups[reporter]!;
     const group = membersOf(plan.mesh, rank, step);
     if (group.length === 1) return;
     const { each, mean } = peerBytes(plan, step, {
