@@ -9,7 +9,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { nodeFiles } from "../cli/files.ts";
-import { packageFile } from "../cli/places.ts";
+import { packageFile } from "../cli/package_file.ts";
 import {
   Decoder,
   decoderShape,

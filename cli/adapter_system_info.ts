@@ -6,7 +6,7 @@ import { homedir } from "node:os";
 import path from "node:path";
 import process from "node:process";
 import type { AdapterSystemInfo } from "../engine/mod.ts";
-import { packageFile } from "./places.ts";
+import { packageFile } from "./package_file.ts";
 
 /** The system's own information about adapters. Empty on systems other than Linux. */
 export async function adapterSystemInfo(): Promise<AdapterSystemInfo> {

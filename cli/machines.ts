@@ -6,7 +6,7 @@ import { DataError } from "../spec/errors.ts";
 import { type Machine, parseMachine } from "../spec/mod.ts";
 import { deviceOptions } from "./commands/options.ts";
 import type { CliIo } from "./io.ts";
-import { packageFile } from "./places.ts";
+import { packageFile } from "./package_file.ts";
 
 /** The name of this machine. It is measured with the given number of ranks, as in `devices --all`. */
 const THIS = "this";

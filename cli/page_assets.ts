@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 import { DataError } from "../spec/errors.ts";
 import type { PageAssets } from "../view/mod.ts";
 import type { CliIo } from "./io.ts";
-import { packageFile } from "./places.ts";
+import { packageFile } from "./package_file.ts";
 
 /** Reads the assets. Throws DataError if they were not built. */
 export async function pageAssets(io: CliIo): Promise<PageAssets> {

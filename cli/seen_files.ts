@@ -13,7 +13,7 @@ import type { Plan } from "../spec/mod.ts";
 import { JsonError, parseJson } from "../spec/parse_json.ts";
 import type { LayerChoices, TraceEvent } from "../view/mod.ts";
 import type { CliIo } from "./io.ts";
-import { packageFile } from "./places.ts";
+import { packageFile } from "./package_file.ts";
 
 /**
  * Reads the source lines of steps by `file:line`, as far as the files exist. An `untrusted` plan gets only lines of the

@@ -14,7 +14,7 @@ import {
 import { invariant, summarizePlan } from "../spec/mod.ts";
 import { type CliIo, processIo } from "./io.ts";
 import { exitCodeOf } from "./main.ts";
-import { packageFile } from "./places.ts";
+import { packageFile } from "./package_file.ts";
 import { createProgressBar } from "./progress.ts";
 import { UsageError } from "./values.ts";
 

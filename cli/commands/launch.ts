@@ -12,7 +12,7 @@ import {
   type MpiFamily,
   mpiFamily,
 } from "../mpi_launcher.ts";
-import { packageFile } from "../places.ts";
+import { packageFile } from "../package_file.ts";
 import { UsageError } from "../values.ts";
 
 /** Flags of `launch`. */

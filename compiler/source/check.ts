@@ -19,7 +19,7 @@ import {
   type CheckedFile,
   typeMistakes,
 } from "./mistakes.ts";
-import { isOwn } from "./places.ts";
+import { isPackageCode } from "./package_paths.ts";
 import { type TracedMistake, traceFile } from "./traced.ts";
 
 export type { Diagnostic } from "./diagnostic.ts";
@@ -85,7 +85,7 @@ export async function formatError(
 ): Promise<string> {
   const diagnostic = diagnosticOf(error, "");
   const path = diagnostic.span && pathOf(diagnostic.span.file);
-  if (path === undefined || isOwn(path) || !existsSync(path)) {
+  if (path === undefined || isPackageCode(path) || !existsSync(path)) {
     return formatDiagnostic(diagnostic);
   }
   const { openTypes } = await import("./type_problems.ts");

@@ -20,9 +20,9 @@ import { codeFrame } from "./frame.ts";
 import {
   hooksFile,
   IMPORTED_AS,
-  ownFolders,
+  packageFolders,
   runningModules,
-} from "./places.ts";
+} from "./package_paths.ts";
 import { isUnsaved, readSource, useUnsaved } from "./unsaved.ts";
 
 /** A model file, and the name of an export, if given. */
@@ -223,7 +223,7 @@ async function registerAll(): Promise<Hooks> {
   const paths = {
     entries: Object.fromEntries(entries),
     importedAs: IMPORTED_AS,
-    own: ownFolders().map((folder) => pathToFileURL(folder).href),
+    own: packageFolders().map((folder) => pathToFileURL(folder).href),
   };
   // Call sites are read from stack traces, which must refer to the original source.
   process.setSourceMapsEnabled(true);

@@ -5,7 +5,7 @@
 
 import { statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
-import { IMPORTED_AS, isOwn } from "./places.ts";
+import { IMPORTED_AS, isPackageCode } from "./package_paths.ts";
 import { ts } from "./typescript.ts";
 import { isUnsaved, readSource } from "./unsaved.ts";
 
@@ -86,7 +86,7 @@ function createProgram(
     resolveModuleNameLiterals: (literals, from) =>
       literals.map((literal) => {
         const path = resolveRelative(literal.text, from);
-        if (path === undefined || isOwn(path)) {
+        if (path === undefined || isPackageCode(path)) {
           return { resolvedModule: undefined };
         }
         const extension = /\.[mc]?[jt]sx?$/.exec(path)?.[0] ?? ".ts";

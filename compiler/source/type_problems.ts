@@ -6,7 +6,7 @@
 import { existsSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import type { CheckedFile } from "./mistakes.ts";
-import { isOwn, typedModules } from "./places.ts";
+import { isPackageCode, typedModules } from "./package_paths.ts";
 import { libraryFiles, ts } from "./typescript.ts";
 import { readSource } from "./unsaved.ts";
 
@@ -137,14 +137,14 @@ function resolveModule(
     return { resolvedFileName: known, extension };
   }
   // Our own code is read only for its exported types; its internal imports do not matter.
-  if (isOwn(from) && !name.startsWith(".")) return undefined;
+  if (isPackageCode(from) && !name.startsWith(".")) return undefined;
   return ts.resolveModuleName(name, from, options, host).resolvedModule;
 }
 
 function checkedFiles(program: ts.Program): CheckedFile[] {
   return program.getSourceFiles()
     .filter(({ fileName }) => isUsers(fileName))
-    .map((file) => ({ ts, program, file, isOurs: isOwn }));
+    .map((file) => ({ ts, program, file, isOurs: isPackageCode }));
 }
 
 function isMissing({ program, file }: CheckedFile): boolean {
@@ -153,6 +153,6 @@ function isMissing({ program, file }: CheckedFile): boolean {
 }
 
 function isUsers(file: string): boolean {
-  return !file.endsWith(".d.ts") && !isOwn(file) &&
+  return !file.endsWith(".d.ts") && !isPackageCode(file) &&
     !file.includes("/node_modules/");
 }

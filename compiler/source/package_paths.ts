@@ -44,13 +44,13 @@ export const IMPORTED_AS: readonly (readonly [written: RegExp, as: string])[] =
   [[/$/, ""], [/\.(m?)js$/, ".$1ts"], [/$/, ".ts"], [/$/, ".js"]];
 
 /** Whether a file is part of this package. */
-export function isOwn(path: string): boolean {
+export function isPackageCode(path: string): boolean {
   const file = resolve(path);
-  return ownFolders().some((folder) => file.startsWith(folder));
+  return packageFolders().some((folder) => file.startsWith(folder));
 }
 
 /** The folders with this package's code, each ending with a separator. */
-export function ownFolders(): string[] {
+export function packageFolders(): string[] {
   return [RUNNING, SOURCES, ...DECLARED ? [DECLARED] : []].flatMap((root) =>
     FOLDERS.map((name) => join(root, name) + sep)
   );
