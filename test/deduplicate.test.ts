@@ -187,7 +187,7 @@ t.test("tokens are sent once by themselves where that saves much", async (t) => 
     return programs[0]!.steps.map(({ part }) => part?.part);
   };
   const { length } = (await parts(512, { mesh: { ep: 4 } }))
-    .filter((part) => part === "exchange places");
+    .filter((part) => part === "exchange indices");
   t.equal(length, 1, "a quarter of long rows");
   for (
     const [embed, mesh] of [
@@ -196,7 +196,7 @@ t.test("tokens are sent once by themselves where that saves much", async (t) => 
       [512, { mesh: { ep: 1 } }],
       [512, { mesh: { ep: 4 }, deduplicate: false }],
     ] as const
-  ) t.notOk((await parts(embed, mesh)).includes("exchange places"));
+  ) t.notOk((await parts(embed, mesh)).includes("exchange indices"));
 });
 
 t.test("the plan says what is saved", (t) => {
@@ -229,7 +229,7 @@ const BROKEN: readonly Mistake[] = [
   }],
   ["without their places", "parts", /tokens once and says 0 times/, (p) => {
     Reflect.deleteProperty(
-      stepAt(p, "allToAll", index("exchange places")),
+      stepAt(p, "allToAll", index("exchange indices")),
       "part",
     );
   }],

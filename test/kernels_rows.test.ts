@@ -79,7 +79,7 @@ testKernels(
         counts: words(experts + unitCount).fill(99),
         sendRow: words(tokens * k),
         ...units
-          ? { tokenRow: words(tokens * k), places: words(tokens * k) }
+          ? { tokenRow: words(tokens * k), tokenIndices: words(tokens * k) }
           : {},
         lengths: Uint32Array.of(tokens),
       }, [1, 1, 1]);
@@ -101,7 +101,7 @@ testKernels(
       const inUnit = (a: number, u: number) =>
         kept[a]! && sent[a]! >= units[u]! && sent[a]! < units[u + 1]!;
       const tokenRow = new Array<number>(tokens * k).fill(DROPPED);
-      const places = new Array<number>(
+      const tokenIndices = new Array<number>(
         expected.counts.reduce((a, b) => a + b, 0),
       );
       let rows = 0;
@@ -111,12 +111,17 @@ testKernels(
           const choices = Array.from({ length: k }, (_, j) => token * k + j);
           const there = choices.filter((a) => inUnit(a, u));
           if (there.length === 0) continue;
-          for (const a of there) places[expected.sendRow[a]!] = rows - first;
+          for (const a of there) {
+            tokenIndices[expected.sendRow[a]!] = rows - first;
+          }
           tokenRow[there[0]!] = rows++;
         }
       }
       t.same([...result["tokenRow"]!], tokenRow);
-      t.same([...result["places"]!.subarray(0, places.length)], places);
+      t.same(
+        [...result["tokenIndices"]!.subarray(0, tokenIndices.length)],
+        tokenIndices,
+      );
     }, 8);
   },
 );

@@ -148,7 +148,9 @@ t.test("no bit depends on the strategy", async (t) => {
         if (plan === undefined) return true;
         const steps = plan.programs.flatMap(({ steps }) => steps);
         const inChunks = steps.some(({ op }) => op === "wait");
-        const once = steps.some(({ part }) => part?.part === "exchange places");
+        const once = steps.some(({ part }) =>
+          part?.part === "exchange indices"
+        );
         if (inChunks) cut++;
         if (inChunks && once) both++;
         const found = await runPlan(made, "cpu", plan);

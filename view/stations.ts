@@ -62,7 +62,7 @@ function stationOf(
       ...base,
       kind: "switch",
       over: step.over,
-      title: step.part?.part === "exchange places"
+      title: step.part?.part === "exchange indices"
         ? partName(step.part.part)
         : role,
       details: [`all-to-all over ${step.over.join(", ")}`, rowText(step)],

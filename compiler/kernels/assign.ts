@@ -83,7 +83,7 @@ export function assign(o: AssignOptions): Kernel {
       // The row in which a token is sent to the unit of this choice: at its first choice there, else DROPPED.
       tokenRow: "u32 [token, k]",
       // For the choice of a send row, the index of its token within the unit.
-      places: "u32 [row]",
+      tokenIndices: "u32 [row]",
       // Output of `regroup`, if rows are local.
       tiles: "u32 [1 + 3 * tile bound]",
       tokenOf: "u32 [row]",
@@ -146,25 +146,25 @@ function tokensSent(
     }`;
   return {
     begin: wgsl`
-      var<workgroup> reached: array<u32, ${lanes * count}>;
+      var<workgroup> destined: array<u32, ${lanes * count}>;
       var<workgroup> sent: array<u32, ${count}>;
       var<workgroup> unit_of: array<u32, ${experts}>;
-      for (var u = 0u; u < ${count}; u++) { reached[lane * ${count} + u] = 0; }
+      for (var u = 0u; u < ${count}; u++) { destined[lane * ${count} + u] = 0; }
       for (var u = lane; u < ${count}; u += ${lanes}) {
-        let behind = ${pick(units.slice(1), U)};
-        for (var e = ${pick(units.slice(0, -1), U)}; e < behind; e++) {
+        let end = ${pick(units.slice(1), U)};
+        for (var e = ${pick(units.slice(0, -1), U)}; e < end; e++) {
           unit_of[e] = u;
         }
       }
       workgroupBarrier();`,
     counted: wgsl`
       ${found}
-      if (fresh == 1) { reached[cell]++; }`,
+      if (fresh == 1) { destined[cell]++; }`,
     scan: scanCells({
       lanes,
       buckets: count,
       bucket: "u",
-      cells: "reached",
+      cells: "destined",
       counts: "counts",
       first: experts,
       totals: "sent",
@@ -174,13 +174,13 @@ function tokensSent(
       if (fresh == 1) {
         var first_token = 0u;
         for (var u = 0u; u < unit; u++) { first_token += sent[u]; }
-        tokenRow[a] = first_token + reached[cell];
-        reached[cell]++;
+        tokenRow[a] = first_token + destined[cell];
+        destined[cell]++;
       } else {
         tokenRow[a] = ${DROPPED};
       }
       // This token is the last of the unit so far.
-      places[next] = reached[cell] - 1;`,
+      tokenIndices[next] = destined[cell] - 1;`,
   };
 }
 

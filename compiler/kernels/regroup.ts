@@ -85,7 +85,7 @@ export function regroup(o: RegroupOptions): Kernel {
       counts: "u32 [group rank, expert, then unit]",
       groupRank: "u32 [1]",
       // The token indices of choices, as received.
-      places: "u32 [row]",
+      tokenIndices: "u32 [row]",
     }, {
       tiles: "u32 [1 + 3 * tile bound]",
       rowOf: "u32 [row]",
@@ -118,7 +118,7 @@ export function regroup(o: RegroupOptions): Kernel {
             }
             for (var e2 = 0u; e2 < e; e2++) { row += counts[s * ${each} + first + e2]; }
             rowOf[g] = row;
-            ${o.once && wgsl`tokenOf[g] = tokens + places[row];`}
+            ${o.once && wgsl`tokenOf[g] = tokens + tokenIndices[row];`}
             expertOf[g] = ${expert};
           }
           before += here;

@@ -50,7 +50,7 @@ export function expectedExchanges(
     const all = movedExperts(step);
     const shares = held.map((n) => n / all);
     // With deduplicated dispatch, a word per choice contains the index of its token.
-    if (part === "exchange places") {
+    if (part === "exchange indices") {
       return [{ ...base, bytes: choices * 4, shares }];
     }
     const ends = experts.get(routing) ?? step.splits;
@@ -81,9 +81,9 @@ function expertSplits(program: Program): Map<number, readonly number[]> {
   for (const step of program.steps) {
     if (step.op !== "allToAll" || !step.part) continue;
     const { op, part, routing } = step.part;
-    if (op !== "combine" && part !== "exchange places") continue;
-    if (op === "combine" && chunks.has(`places ${routing}`)) continue;
-    const key = `${op === "combine" ? "back" : "places"} ${routing}`;
+    if (op !== "combine" && part !== "exchange indices") continue;
+    if (op === "combine" && chunks.has(`indices ${routing}`)) continue;
+    const key = `${op === "combine" ? "back" : "indices"} ${routing}`;
     const known = [...chunks.get(key) ?? [], step];
     chunks.set(key, known);
     ends.set(routing, unitEnds(known));

@@ -180,7 +180,7 @@ export interface StepPart {
     | "count"
     | "permute"
     | "exchange counts"
-    | "exchange places"
+    | "exchange indices"
     | "list rows"
     | "exchange rows"
     | "sum"

@@ -21,7 +21,7 @@ export interface RoutingFacts {
   readonly permute: readonly StepFacts[];
   readonly gather: readonly StepOf<AllGatherStep>[];
   /** For a deduplicated dispatch: the token indices of choices. */
-  readonly places: readonly StepOf<AllToAllStep>[];
+  readonly indices: readonly StepOf<AllToAllStep>[];
   /** With pre-summing: the rows of each token, and the sums. */
   readonly lists: readonly StepOf<AllToAllStep>[];
   readonly sums: readonly StepFacts[];
@@ -72,7 +72,7 @@ export function routingsOf(
         count: of("dispatch", "count"),
         permute: of("dispatch", "permute"),
         gather: of("dispatch", "exchange counts").filter(isGather),
-        places: of("dispatch", "exchange places").filter(isExchange),
+        indices: of("dispatch", "exchange indices").filter(isExchange),
         lists: of("dispatch", "exchange rows").filter(isExchange),
         sums: of("combine", "sum"),
         forward: of("dispatch", "exchange").filter(isExchange),
@@ -114,7 +114,7 @@ export function valuesOf(
 export function permutationsOf(routing: RoutingFacts): string[] {
   const written = new Set(routing.count.flatMap((at) => at.writes));
   const byTokens = (at: StepFacts) =>
-    routing.places.length > 0 && at.reads.some((name) => written.has(name));
+    routing.indices.length > 0 && at.reads.some((name) => written.has(name));
   const bySums = (at: StepFacts) =>
     routing.back.some(({ step }) =>
       movesTokens(step) && at.reads.includes(step.to)
@@ -126,8 +126,8 @@ export function permutationsOf(routing: RoutingFacts): string[] {
 }
 
 /** The end of the experts of each group rank and chunk, for exchanges by choices. */
-export function expertEnds({ places, back }: RoutingFacts): number[] {
-  const byChoices = places.length > 0 ? places : back;
+export function expertEnds({ indices, back }: RoutingFacts): number[] {
+  const byChoices = indices.length > 0 ? indices : back;
   return unitEnds(byChoices.map(({ step }) => step));
 }
 

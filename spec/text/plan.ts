@@ -237,8 +237,8 @@ function formatTraffic(facts: Facts): string[] {
   const rows = facts.routings.flatMap((routing) => {
     const { expert } = describeRouting(plan, routing);
     const { number, program, gather, forward, back } = routing;
-    const { places, lists } = routing;
-    const all = [...gather, ...places, ...lists, ...forward, ...back];
+    const { indices, lists } = routing;
+    const all = [...gather, ...indices, ...lists, ...forward, ...back];
     const lines = all.map(({ step, name }) => {
       const title = step.op === "allGather" ? "counts" : step.part!.op;
       if (step.op === "allGather") {

@@ -109,9 +109,9 @@ function trafficLines(facts: Facts): string[] {
       let others = 0;
       let saved = 0;
       for (const routing of routings) {
-        const { forward, back, places, lists } = routing;
+        const { forward, back, indices, lists } = routing;
         const exchanges = op === "dispatch"
-          ? [...forward, ...places, ...lists]
+          ? [...forward, ...indices, ...lists]
           : back;
         const ends = expertEnds(routing);
         for (const { step } of exchanges) {

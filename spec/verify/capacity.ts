@@ -18,8 +18,8 @@ export function checkCapacity(facts: Facts, report: Report): void {
     );
     if (name === undefined) continue;
     const permutation = facts.buffers.get(name)!;
-    const { forward, back, places } = routing;
-    for (const at of [...forward, ...back, ...places]) {
+    const { forward, back, indices } = routing;
+    for (const at of [...forward, ...back, ...indices]) {
       const once = movesTokens(at.step);
       const fault = capacityFault(facts, at, { permutation, once });
       if (fault !== undefined) report(titleOf(routing), fault, at);

@@ -17,8 +17,8 @@ import {
 export function checkChunks(facts: Facts, report: Report): void {
   for (const routing of facts.routings) {
     const title = titleOf(routing);
-    const { forward, back, places, lists } = routing;
-    const values = [forward, back, places, lists].flatMap(valuesOf);
+    const { forward, back, indices, lists } = routing;
+    const values = [forward, back, indices, lists].flatMap(valuesOf);
     for (const chunks of values) {
       const { splits } = chunks[0]!.step;
       const experts = chunks.map(({ step }) => expertRanges(step));
@@ -77,7 +77,7 @@ function cameSo(
     movesTokens(other.step)
       ? expertRanges(other.step)[0]![0] === other.step.splits[0]! + chunk &&
         flows(other) &&
-        routing.places.some(ofExperts)
+        routing.indices.some(ofExperts)
       : ofExperts(other)
   );
 }
@@ -92,7 +92,7 @@ export function checkSums(
   routing: RoutingFacts,
   report: Report,
 ): void {
-  const { places, lists, sums, back } = routing;
+  const { indices, lists, sums, back } = routing;
   const title = titleOf(routing);
   const [first] = [...lists, ...sums];
   if (first && plan.numerics.class !== "fast") {
@@ -102,11 +102,11 @@ export function checkSums(
       first,
     );
   }
-  if (first && (places.length === 0 || valuesOf(lists).length !== 1)) {
+  if (first && (indices.length === 0 || valuesOf(lists).length !== 1)) {
     report(
       title,
       `it says ${valuesOf(lists).length} times which rows are added up${
-        places.length === 0 ? ", of tokens that are not sent once" : ""
+        indices.length === 0 ? ", of tokens that are not sent once" : ""
       }`,
       first,
     );

@@ -27,7 +27,7 @@ const OPS: { readonly [part in StepPart["part"]]: StepFacts["step"]["op"] } = {
   "count": "launch",
   "permute": "launch",
   "exchange counts": "allGather",
-  "exchange places": "allToAll",
+  "exchange indices": "allToAll",
   "exchange": "allToAll",
   "list rows": "launch",
   "exchange rows": "allToAll",
@@ -97,8 +97,8 @@ export function checkParts(facts: Facts, report: Report): void {
     if (gather.length > 1) {
       report(title, "its counts are exchanged twice", gather[1]);
     }
-    const { places } = routing;
-    const times = valuesOf(places).length;
+    const { indices } = routing;
+    const times = valuesOf(indices).length;
     const once = forward.some(({ step }) => movesTokens(step));
     if (times !== (once ? 1 : 0)) {
       report(
@@ -106,7 +106,7 @@ export function checkParts(facts: Facts, report: Report): void {
         `it sends ${
           once ? "tokens once" : "rows of choices"
         } and says ${times} times where choices find tokens`,
-        places[0] ?? forward[0],
+        indices[0] ?? forward[0],
       );
       continue;
     }
@@ -136,7 +136,7 @@ export function checkParts(facts: Facts, report: Report): void {
           [gather.at(-1)!, forward[0]!],
           [gather.at(-1)!, regroup[0]!],
           [regroup.at(-1)!, back[0]!],
-          ...places.flatMap((at) =>
+          ...indices.flatMap((at) =>
             [
               [gather.at(-1)!, at],
               [at, regroup.at(-1)!],
@@ -188,8 +188,8 @@ export function checkOwned(facts: Facts, report: Report): void {
 export function checkTransposed(facts: Facts, report: Report): void {
   for (const routing of facts.routings) {
     const title = titleOf(routing);
-    const { forward, back, places, lists } = routing;
-    const exchanges = [...forward, ...lists, ...places, ...back];
+    const { forward, back, indices, lists } = routing;
+    const exchanges = [...forward, ...lists, ...indices, ...back];
     const gather = routing.gather[0];
     const first = exchanges.find(({ step }) => !movesTokens(step));
     if (!first || !gather) continue;

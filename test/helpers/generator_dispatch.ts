@@ -144,7 +144,7 @@ function* assigned(): Generator<Assigned> {
                   counts: experts + (units ? 2 : 0),
                   sendRow: index.length,
                   tokenRow: index.length,
-                  places: rows,
+                  tokenIndices: rows,
                   tokenOf: rows,
                   expertOf: rows,
                   rowCount: 1,
@@ -330,7 +330,7 @@ export function* ofRegroup(): Generator<Launch> {
               ...units,
             ]),
             groupRank: [me],
-            places: range(rows),
+            tokenIndices: range(rows),
           },
           stores: {
             rowOf: rows,

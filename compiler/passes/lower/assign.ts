@@ -57,7 +57,7 @@ export interface SentTokens {
   /** The row of a token, at its first choice of each unit. */
   readonly tokenRow: string;
   /** For the row of each choice, the index of its token within its unit. */
-  readonly places: string;
+  readonly indices: string;
   /** With pre-summing, the rows of each token, and their maximum number. */
   readonly lists?: { readonly rows: string; readonly maxChoices: number };
 }
@@ -118,7 +118,9 @@ export function launchAssign(
     ...order ? { order } : {},
     groupRank: rows.groupRank,
     counts: rows.counts,
-    ...tokens ? { tokenRow: tokens.tokenRow, places: tokens.places } : {},
+    ...tokens
+      ? { tokenRow: tokens.tokenRow, tokenIndices: tokens.indices }
+      : {},
   };
   addLaunch(lowering, node, kernel, {
     bindings,
@@ -242,7 +244,7 @@ function sentRows(
         }
         : {},
       tokenRow: choices("tokenRow"),
-      places: routingScratch(lowering, "places", { size: bound }),
+      indices: routingScratch(lowering, "tokenIndices", { size: bound }),
     };
   }
 }

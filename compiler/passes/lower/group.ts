@@ -38,7 +38,7 @@ export interface GroupedRows {
 /** Mapping from choices to deduplicated tokens. */
 interface ReceivedTokens {
   /** For each received row of a choice, the index of its token among those of its source. */
-  readonly places: string;
+  readonly indices: string;
   /** Grouped row -> received token. */
   readonly tokenOf: string;
   /** With pre-summing: the rows of each received token. */
@@ -60,7 +60,7 @@ export function lowerGroup(lowering: Lowering, node: NodeOf<"group">): void {
       bindings: { tiles, tokenOf: tokenOf!, expertOf, rowCount },
     });
   }
-  if (tokens) exchangePlaces(lowering, node, rows);
+  if (tokens) exchangeIndices(lowering, node, rows);
   const kernel = regroup({
     name: `regroup_${splits.at(-1)!}`,
     splits,
@@ -77,7 +77,9 @@ export function lowerGroup(lowering: Lowering, node: NodeOf<"group">): void {
       rowOf: rowOf!,
       expertOf,
       rowCount,
-      ...tokens ? { places: tokens.places, tokenOf: tokens.tokenOf } : {},
+      ...tokens
+        ? { tokenIndices: tokens.indices, tokenOf: tokens.tokenOf }
+        : {},
     },
     workgroups: regroupGrid(received.size),
     part: partOf(sent, "regroup"),
@@ -85,14 +87,14 @@ export function lowerGroup(lowering: Lowering, node: NodeOf<"group">): void {
 }
 
 /** Sends the token indices of choices to the ranks of experts, and with pre-summing, the rows of each token. */
-function exchangePlaces(
+function exchangeIndices(
   lowering: Lowering,
   node: NodeOf<"group">,
   rows: GroupedRows,
 ): void {
   const { received } = rows;
   const { sent } = received;
-  const { lists, places } = sent.tokens!;
+  const { lists, indices } = sent.tokens!;
   const here = rows.tokens!;
   if (lists) {
     emitExchange(lowering, node, received, {
@@ -105,11 +107,11 @@ function exchangePlaces(
     });
   }
   emitExchange(lowering, node, received, {
-    from: places,
-    to: here.places,
+    from: indices,
+    to: here.indices,
     words: 1,
     direction: "forward",
-    part: partOf(sent, "exchange places"),
+    part: partOf(sent, "exchange indices"),
   });
 }
 
@@ -146,7 +148,7 @@ function groupedRows(
     ...sent.tokens
       ? {
         tokens: {
-          places: scratch("placesHere", bound),
+          indices: scratch("receivedTokenIndices", bound),
           tokenOf: scratch("tokenOf", bound),
           ...lists
             ? {

@@ -38,7 +38,7 @@ export function routingRows(
   const found = new Map<number, RoutingRows>();
   const once = new Set(
     program.steps.flatMap(({ part }) =>
-      part?.part === "exchange places" ? [part.routing] : []
+      part?.part === "exchange indices" ? [part.routing] : []
     ),
   );
   // Exchanges by choices have one count per expert: token indices with deduplication, otherwise returned rows.
@@ -47,7 +47,7 @@ export function routingRows(
     if (step.op !== "allToAll" || !step.part) continue;
     const { op, part, routing } = step.part;
     if (
-      part === "exchange places" || op === "combine" && !once.has(routing)
+      part === "exchange indices" || op === "combine" && !once.has(routing)
     ) {
       byChoices.set(routing, step);
     }
