@@ -11,16 +11,16 @@ import {
   ffnOnce,
   loadDemo,
   loadFfn,
-  type Place,
   prefillOnce,
   PROMPT,
+  type Setup,
   STEPS,
   workFlags,
 } from "./work.ts";
 
 const { adapter, repetitions } = workFlags("0");
 
-async function onBoth(open: (place: Place) => Promise<Bench>) {
+async function onBoth(open: (setup: Setup) => Promise<Bench>) {
   const cpu = await open({ adapter: "cpu", mesh: {} });
   const other = await open({ adapter, mesh: {} });
   return { cpu, other };
@@ -28,7 +28,7 @@ async function onBoth(open: (place: Place) => Promise<Bench>) {
 
 interface Work {
   readonly name: string;
-  readonly open: (place: Place) => Promise<Bench>;
+  readonly open: (setup: Setup) => Promise<Bench>;
   readonly once: (bench: Bench) => () => Promise<void>;
   /** Returns the rate of the work, given its time in ms. */
   readonly rate: (ms: number) => string;

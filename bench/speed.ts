@@ -12,9 +12,9 @@ import {
   ffnOnce,
   loadDemo,
   loadFfn,
-  type Place,
   prefillOnce,
   PROMPT,
+  type Setup,
   STEPS,
   workFlags,
 } from "./work.ts";
@@ -24,7 +24,7 @@ const MESHES = { "ep=1": { ep: 1 }, "ep=4": { ep: 4 } };
 const NAMES = ["ep=1", "ep=4"] as const;
 type Both<T> = { [_ in (typeof NAMES)[number]]: T };
 
-async function onBoth(open: (place: Place) => Promise<Bench>) {
+async function onBoth(open: (setup: Setup) => Promise<Bench>) {
   const one = await open({ adapter, mesh: MESHES["ep=1"] });
   const four = await open({ adapter, mesh: MESHES["ep=4"] });
   return { "ep=1": one, "ep=4": four };

@@ -110,12 +110,12 @@ async function shareOfExchange(ep: number): Promise<void> {
 /** Prints the planned and the measured memory of ranks. */
 async function memory(
   name: string,
-  place: Partial<Parameters<typeof loadTraining>[1]>,
+  options: Partial<Parameters<typeof loadTraining>[1]>,
 ): Promise<void> {
   const loaded = await loadTraining(config, {
     adapter,
     mesh: { dp: 2, ep: 2 },
-    ...place,
+    ...options,
   });
   await loaded.step();
   const maxBytes = (which: "predicted" | "actual") =>

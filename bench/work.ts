@@ -15,7 +15,7 @@ import { expertLayer } from "./models.ts";
 import { type Bench, load, randomValues } from "./session.ts";
 
 /** The device and mesh of a work. */
-export interface Place {
+export interface Setup {
   readonly adapter: AdapterChoice;
   readonly mesh: { readonly [axis: string]: number };
 }
@@ -42,8 +42,8 @@ export function workFlags(
 export const FFN = { tokens: 512, flops: 512 * 2 * 3 * 2 * 512 * 1024 };
 
 /** Loads the expert FFN with random weights. */
-export async function loadFfn(place: Place): Promise<Bench> {
-  return await load(expertLayer(FFN.tokens), place);
+export async function loadFfn(setup: Setup): Promise<Bench> {
+  return await load(expertLayer(FFN.tokens), setup);
 }
 
 /** Runs the expert FFN once. */
@@ -93,9 +93,9 @@ export async function demoModel(
 }
 
 /** Loads the bundled checkpoint. */
-export async function loadDemo(place: Place): Promise<Bench> {
+export async function loadDemo(setup: Setup): Promise<Bench> {
   const { model, ...rest } = await demoModel({ candidates: 1 });
-  return await load(model, { ...place, ...rest });
+  return await load(model, { ...setup, ...rest });
 }
 
 /** Returns packed inputs: `length` tokens of each of `sequences` sequences, starting at `position`. */

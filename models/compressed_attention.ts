@@ -218,20 +218,20 @@ function entriesOf(
   const complete = div(add(position, 1), ratio);
   const completes = maximum(sub(mul(complete, ratio), position), 0);
   const window = div(position, ratio);
-  const places = {
+  const positions = {
     write: sub(mul(completes, complete), 1),
     last: sub(complete, 1),
     first: mul(window, ratio),
     window,
-    place: sub(position, mul(window, ratio)),
+    offset: sub(position, mul(window, ratio)),
   };
   const entries = cacheRows(
     m.state("entries", "sequence entry headDim"),
-    compress(m, { rows, layer, ratio, places, to: "headDim" }, c),
-    { sequence, position: places.write },
+    compress(m, { rows, layer, ratio, positions, to: "headDim" }, c),
+    { sequence, position: positions.write },
   );
   layer.keep(`${layer.name}.attn.entries`, entries);
-  if (!c.indexed) return { entries, last: places.last };
+  if (!c.indexed) return { entries, last: positions.last };
   const { indexHeads, indexDim, ropeDim, rotary } = c;
   const axes = {
     indexHead: indexHeads,
@@ -248,7 +248,7 @@ function entriesOf(
     );
     const weights = m.param("weights_proj.weight", "indexHead embed");
     const chosen = selectKeys(query, {
-      key: compress(m, { rows, layer, ratio, places, to: "indexDim" }, {
+      key: compress(m, { rows, layer, ratio, positions, to: "indexDim" }, {
         ...c,
         dim: indexDim,
       }) as Tensor as Tensor<"token indexDim", "f32">,
@@ -258,8 +258,8 @@ function entriesOf(
         (indexHeads * indexDim) ** -0.5,
       ),
       sequence,
-      position: places.write,
-      last: places.last,
+      position: positions.write,
+      last: positions.last,
       k: c.indexKeys,
     });
     layer.keep(`${layer.name}.attn.indexer.keys`, chosen.keys);
@@ -275,14 +275,14 @@ function entriesOf(
  */
 function compress(
   own: DecoderScope<CompressedAxis | "entry">,
-  { rows, layer, ratio, places, to }: {
+  { rows, layer, ratio, positions, to }: {
     readonly rows: Rows;
     readonly layer: Layer;
     readonly ratio: number;
-    readonly places: {
+    readonly positions: {
       readonly first: Positions;
       readonly window: Positions;
-      readonly place: Positions;
+      readonly offset: Positions;
     };
     readonly to: string;
   },
@@ -296,15 +296,18 @@ function compress(
     pool: dim,
     cell: dim,
     poolNope: dim - ropeDim,
-    place: ratio,
+    offset: ratio,
     slot: ratio,
     tap: ratio + 1,
   };
   const made = own.block("compressor", axes, (m) => {
     const inward = (name: string) =>
       dot(rows, m.param(`${name}.weight`, "columns embed"), "embed");
-    const ape = m.param("ape", "place columns");
-    const gates = add(inward("wgate"), embedding(ape, places.place, "place"));
+    const ape = m.param("ape", "offset columns");
+    const gates = add(
+      inward("wgate"),
+      embedding(ape, positions.offset, "offset"),
+    );
     const values = inward("wkv");
     const half = (x: typeof gates, i: number) =>
       indexed
@@ -313,8 +316,8 @@ function compress(
     let [gate, value] = [half(gates, 1), half(values, 1)];
     if (indexed) {
       // Only the first tap: the value of an earlier token at that distance.
-      const none = mul(transpose(ape, "columns place"), 0);
-      const one = add(slice(none, "place", 0, "one"), 1);
+      const none = mul(transpose(ape, "columns offset"), 0);
+      const one = add(slice(none, "offset", 0, "one"), 1);
       const { y, state } = conv1d(
         concat(half(gates, 0), half(values, 0), "pool", "columns"),
         concat(one, none, "one", "tap"),
@@ -327,7 +330,7 @@ function compress(
       );
       layer.keep(`${layer.name}.${prefix}.compressor.inputs`, state);
       // The first window has no previous window.
-      const missing = sub(cast(minimum(places.window, 1), "f32"), 1);
+      const missing = sub(cast(minimum(positions.window, 1), "f32"), 1);
       const before = add(half(y, 0), mul(missing, 1e30));
       const top = maximum(before, gate);
       const [a, b] = [exp(sub(before, top)), exp(sub(gate, top))];
@@ -336,7 +339,7 @@ function compress(
       gate = add(top, log(both));
     }
     const alone = (x: typeof gate) => split(x, "pool", "cell one");
-    const { y, keys: kept, values: keptValues } = attention(
+    const { y, keys: savedGates, values: savedValues } = attention(
       add(mul(alone(value), 0), 1),
       {
         key: alone(gate),
@@ -349,8 +352,8 @@ function compress(
         scale: 1,
       },
     );
-    layer.keep(`${layer.name}.${prefix}.compressor.gates`, kept);
-    layer.keep(`${layer.name}.${prefix}.compressor.values`, keptValues);
+    layer.keep(`${layer.name}.${prefix}.compressor.gates`, savedGates);
+    layer.keep(`${layer.name}.${prefix}.compressor.values`, savedValues);
     const normed = rmsNorm(
       merge(y, "cell one", "pool"),
       m.param("norm.weight", "pool"),
@@ -360,7 +363,7 @@ function compress(
     const rotated = rotateLast(normed, "pool", {
       nope: "poolNope",
       start: dim - ropeDim,
-      position: places.first,
+      position: positions.first,
       rotary,
     });
     return rename(rotated, "pool", to as "headDim");

@@ -199,10 +199,10 @@ t.test("in an empty folder, with the same meaning of 'switchyard-moe'", async (t
     join(folder, "helper.ts"),
     'export const wrong: number = "2";\n',
   );
-  const places = (await checkModel(bad)).map(({ span }) =>
+  const spans = (await checkModel(bad)).map(({ span }) =>
     `${span?.file.slice(folder.length + 1)}:${span?.line}:${span?.column}`
   );
-  t.same(places.sort(), ["bad.ts:3:64", "helper.ts:1:14"]);
+  t.same(spans.sort(), ["bad.ts:3:64", "helper.ts:1:14"]);
 });
 
 t.test("an error of the model function itself", async (t) => {

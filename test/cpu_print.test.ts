@@ -369,7 +369,7 @@ t.test("printKernels(): barriers, shared memory and what lives across them", (te
 
 t.test("printKernels(): phases of the first invocations of a workgroup", (test) => {
   const workgroupSize = 16;
-  const place = local("place", "u32");
+  const word = local("place", "u32");
   check(
     test,
     kernel([
@@ -378,15 +378,15 @@ t.test("printKernels(): phases of the first invocations of a workgroup", (test) 
         "place",
         add(mul(g, u32(40)), add(l, mul(local("team", "u32"), u32(2)))),
       ),
-      sharedStore("s", l, load("a", place)),
+      sharedStore("s", l, load("a", word)),
       barrier(),
-      if_(lt(l, u32(5)), [store("y", place, shared("s", sub(u32(15), l)))]),
+      if_(lt(l, u32(5)), [store("y", word, shared("s", sub(u32(15), l)))]),
       barrier(),
       if_(lt(local("team", "u32"), u32(3)), [
-        store("y", add(place, u32(20)), shared("s", add(l, u32(4)))),
+        store("y", add(word, u32(20)), shared("s", add(l, u32(4)))),
       ]),
       barrier(),
-      if_(lt(u32(5), l), [store("y", add(place, u32(10)), f32(7))]),
+      if_(lt(u32(5), l), [store("y", add(word, u32(10)), f32(7))]),
     ], {
       workgroupSize,
       shared: [{ name: "s", type: "f32", length: workgroupSize }],

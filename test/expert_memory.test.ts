@@ -44,13 +44,16 @@ async function open(folder: string, expertMemory?: number | "auto") {
   const decoder = new Decoder(opened.session, decoderShape(opened.plan)!);
   let position = 0;
   const feed = async (count: number) => {
-    const places = Int32Array.from({ length: count }, (_, i) => position + i);
+    const positions = Int32Array.from(
+      { length: count },
+      (_, i) => position + i,
+    );
     position += count;
     const [next] = await decoder.next({
-      ids: places.map((place) => (place * 7 + 3) % decoder.vocabulary),
+      ids: positions.map((place) => (place * 7 + 3) % decoder.vocabulary),
       sequence: new Int32Array(count),
-      position: places,
-      cell: places,
+      position: positions,
+      cell: positions,
     }, [count - 1]);
     return next!.logits.slice();
   };

@@ -68,11 +68,11 @@ async function sameEverywhere(
   t: Test,
   of: Case,
   kind: "cpu" | "gpu",
-  places: readonly CompileOptions[],
+  meshes: readonly CompileOptions[],
 ): Promise<void> {
-  await matches(t, of, kind, places.slice(0, 1));
-  const wanted = digest(await runCase(of, kind, places[0]));
-  for (const options of places.slice(1)) {
+  await matches(t, of, kind, meshes.slice(0, 1));
+  const wanted = digest(await runCase(of, kind, meshes[0]));
+  for (const options of meshes.slice(1)) {
     t.equal(
       digest(await runCase(of, kind, options)),
       wanted,
@@ -85,11 +85,11 @@ async function sameEverywhere(
 function whole(
   name: string,
   of: Case,
-  places: readonly CompileOptions[],
+  meshes: readonly CompileOptions[],
 ): void {
-  t.test(name, async (t) => await sameEverywhere(t, of, "cpu", places));
+  t.test(name, async (t) => await sameEverywhere(t, of, "cpu", meshes));
   t.test(`${name}, on a GPU`, { skip }, async (t) => {
-    await sameEverywhere(t, of, "gpu", places.slice(0, 3));
+    await sameEverywhere(t, of, "gpu", meshes.slice(0, 3));
   });
 }
 

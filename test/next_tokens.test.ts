@@ -6,7 +6,7 @@ import { generate, packPrompts } from "../engine/mod.ts";
 import {
   loadCheckpoint,
   type Loaded,
-  type Place,
+  type Setup,
 } from "./helpers/checkpoints.ts";
 import { skipWithoutGpu } from "./helpers/needs.ts";
 
@@ -39,10 +39,10 @@ async function take({ decoder, session }: Loaded): Promise<{
 
 async function use<R>(
   name: string,
-  place: Place,
+  setup: Setup,
   body: (loaded: Loaded) => Promise<R>,
 ): Promise<R> {
-  const loaded = await loadCheckpoint(name, place);
+  const loaded = await loadCheckpoint(name, setup);
   try {
     return await body(loaded);
   } finally {
@@ -60,7 +60,7 @@ function best(row: readonly number[], k: number): number[] {
 function holdAgainst(
   name: string,
   { adapter, skip = false, meshes }: {
-    readonly adapter: NonNullable<Place["adapter"]>;
+    readonly adapter: NonNullable<Setup["adapter"]>;
     readonly skip?: false | string;
     readonly meshes: readonly string[];
   },

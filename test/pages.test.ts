@@ -18,7 +18,7 @@ import {
   files,
   loadCheckpoint,
   meshOf,
-  type Place,
+  type Setup,
 } from "./helpers/checkpoints.ts";
 
 /** Two that begin with the same tokens, one that is the beginning of another, and more than there is room for at once. */
@@ -34,7 +34,7 @@ const PROMPTS = [
 ];
 
 /** What follows the prompts, to the last bit. */
-async function follow(name: string, place: Place, prompts = PROMPTS) {
+async function follow(name: string, place: Setup, prompts = PROMPTS) {
   const { decoder, plan, close } = await loadCheckpoint(name, place);
   try {
     const { sequences, prefillTokens } = await generate(decoder, prompts, {

@@ -87,8 +87,8 @@ t.test("groupOf() lists the ranks of a group by group rank", (t) => {
     for (let rank = 0; rank < rankCount(mesh); rank++) {
       const group = groupOf(mesh, rank, over);
       t.same(group.map((r) => groupRankOf(mesh, r, over)), [...group.keys()]);
-      const place = groupRankOf(mesh, rank, rest);
-      t.ok(group.every((r) => groupRankOf(mesh, r, rest) === place));
+      const ofRank = groupRankOf(mesh, rank, rest);
+      t.ok(group.every((r) => groupRankOf(mesh, r, rest) === ofRank));
       t.equal(new Set(group).size, group.length);
       t.ok(group.includes(rank));
     }

@@ -186,11 +186,11 @@ t.test("gshard weighs before it drops", (t) => {
   for (const j of [0, 1]) {
     for (let s = 0; s < TOKENS; s++) {
       const i = s * 2 + j;
-      const place = next[index![i]!]!++;
+      const assigned = next[index![i]!]!++;
       const p = softmaxRow(ROWS[s]!);
       const [a, b] = [p[index![s * 2]!]!, p[index![s * 2 + 1]!]!];
-      const kept = place < Math.floor(TOKENS * 1.25 / EXPERTS);
-      wanted.slot[i] = kept ? place : -1;
+      const kept = assigned < Math.floor(TOKENS * 1.25 / EXPERTS);
+      wanted.slot[i] = kept ? assigned : -1;
       wanted.weight[i] = kept ? (j === 0 ? a : b) / (a + b + 1e-9) : 0;
     }
   }

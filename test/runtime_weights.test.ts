@@ -108,10 +108,10 @@ t.test("loadWeights() gives the same bytes for any pieces", async (t) => {
           size: file.length,
           read: (offset, length) => {
             // Bytes at an odd place of a larger array, as a file cache may give them.
-            const place = new Uint8Array(length + 1);
-            place.set(file.subarray(offset, offset + length), odd ? 1 : 0);
+            const target = new Uint8Array(length + 1);
+            target.set(file.subarray(offset, offset + length), odd ? 1 : 0);
             return Promise.resolve(
-              place.subarray(odd ? 1 : 0, length + (odd ? 1 : 0)),
+              target.subarray(odd ? 1 : 0, length + (odd ? 1 : 0)),
             );
           },
         }]);

@@ -116,12 +116,12 @@ const ENTRY_SIZES = {
 
 /** Places of tokens: runs of sequences, from a position on. */
 function at(...runs: readonly (readonly [number, number, number])[]) {
-  const places = runs.flatMap(([sequence, from, to]) =>
+  const tokens = runs.flatMap(([sequence, from, to]) =>
     Array.from({ length: to - from }, (_, i) => [sequence, from + i] as const)
   );
   return {
-    sequence: places.map(([sequence]) => sequence),
-    position: places.map(([, position]) => position),
+    sequence: tokens.map(([sequence]) => sequence),
+    position: tokens.map(([, position]) => position),
   };
 }
 

@@ -40,7 +40,7 @@ const token = upTo(8);
 function sameBits(
   name: string,
   of: Case,
-  places: readonly CompileOptions[],
+  meshes: readonly CompileOptions[],
 ): void {
   const check =
     (kind: "cpu" | "gpu", on: readonly CompileOptions[]) => async (t: Test) => {
@@ -51,8 +51,8 @@ function sameBits(
         t.equal(found, wanted, JSON.stringify(options));
       }
     };
-  t.test(name, check("cpu", places));
-  t.test(`${name}, on a GPU`, { skip }, check("gpu", places.slice(0, 2)));
+  t.test(name, check("cpu", meshes));
+  t.test(`${name}, on a GPU`, { skip }, check("gpu", meshes.slice(0, 2)));
 }
 
 sameBits("experts over ranks that hold the same tokens", {

@@ -214,9 +214,12 @@ t.test("DeepEP's throughput kernels, 4,096 tokens, tokens sent once to a node", 
     const nodes = ranks / DEEPEP.ranksPerNode;
     // Experts of at most four nodes are chosen.
     const reached = Math.min(nodes, 4);
-    const places = reached * DEEPEP.ranksPerNode;
+    const reachedRanks = reached * DEEPEP.ranksPerNode;
     const local = DEEPEP.experts / ranks;
-    const splits = Array.from({ length: places + 1 }, (_, p) => p * local);
+    const splits = Array.from(
+      { length: reachedRanks + 1 },
+      (_, p) => p * local,
+    );
     const copies = expectedDestinations(splits, DEEPEP.topK);
     for (const op of ["dispatch", "combine"] as const) {
       const row = tokens * DEEPEP.bytes[op];

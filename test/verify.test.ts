@@ -99,13 +99,13 @@ const HOSTILE = [
 ];
 
 /** Every place of a document: its holder and its key. */
-function placesOf(value: unknown, places: [object, string][] = []) {
-  if (typeof value !== "object" || value === null) return places;
+function findStrings(value: unknown, strings: [object, string][] = []) {
+  if (typeof value !== "object" || value === null) return strings;
   for (const [key, item] of Object.entries(value)) {
-    places.push([value, key]);
-    placesOf(item, places);
+    strings.push([value, key]);
+    findStrings(item, strings);
   }
-  return places;
+  return strings;
 }
 
 t.test("verifyPlanText() never throws", async (t) => {
@@ -124,9 +124,9 @@ t.test("verifyPlanText() never throws", async (t) => {
       const document = JSON.parse(steps ? chunked : whole) as Plan;
       for (const { at, value, from } of changes) {
         // Of a document most is kernels: half of the time only its steps are changed.
-        const places = placesOf(steps ? document.programs : document);
-        const [holder, key] = places[at % places.length]!;
-        const [other, name] = places[(from ?? 0) % places.length]!;
+        const strings = findStrings(steps ? document.programs : document);
+        const [holder, key] = strings[at % strings.length]!;
+        const [other, name] = strings[(from ?? 0) % strings.length]!;
         const put = from === null
           ? value
           : structuredClone(Reflect.get(other, name));

@@ -246,8 +246,8 @@ t.test("traffic is split by the links that it uses", (t) => {
     trafficOf(layer, program!, program!.sections[0]!),
   )!;
   // Two hosts in racks of their own: of three others, one is beside a rank.
-  const places = [0, 0, 1, 1].map((host) => ({ host, rack: host }));
-  t.strictSame(bytesByLink(dispatch, places), [
+  const placements = [0, 0, 1, 1].map((host) => ({ host, rack: host }));
+  t.strictSame(bytesByLink(dispatch, placements), [
     ["sameHost", 4 * dispatch.perRank / 3],
     ["otherRack", 4 * dispatch.perRank * 2 / 3],
   ]);

@@ -33,14 +33,14 @@ const TOLERANCE = { bf16: 1e-2, f32: 1e-4 };
 const TOKENS = 32;
 
 /** A device and a mesh of ranks that share it. */
-interface Place {
+interface Setup {
   readonly adapter: AdapterChoice;
   readonly ranks: number;
   /** Shard the rows of the vocabulary's tables as experts. */
   readonly vocabulary?: boolean;
 }
 
-const PLACES: { readonly [name: string]: Place } = {
+const SETUPS: { readonly [name: string]: Setup } = {
   "native, ep=1": { adapter: "native", ranks: 1 },
   "native, ep=4": { adapter: "native", ranks: 4 },
   "WebAssembly, ep=1": { adapter: "cpu", ranks: 1 },
@@ -63,13 +63,13 @@ interface Found {
 }
 
 /** The saved results of a place. */
-type Kept =
+type Saved =
   | { readonly refused: string }
   | {
     /** Difference from llama.cpp's logits, by the storage type of its weights. */
     readonly difference: { readonly [stored: string]: number };
     /** Difference from the first place. */
-    readonly ownDifference: number;
+    readonly meshDifference: number;
     /** Whether the bits equal those of the first place of the same kind of device, processor or adapter. */
     readonly equalBits: boolean;
     readonly tokensOfLastExpert: number;
@@ -95,22 +95,22 @@ export async function checkLarge(
     bf16: await theirLogits(folder, { prompt, vocabulary, matrices: "bf16" }),
     f32: await theirLogits(folder, { prompt, vocabulary, matrices: "f32" }),
   };
-  const results: { [place: string]: Kept } = {};
+  const results: { [setup: string]: Saved } = {};
   const first: { processor?: Found; adapter?: Found } = {};
   let good = true;
-  for (const [name, place] of Object.entries(PLACES)) {
+  for (const [name, setup] of Object.entries(SETUPS)) {
     if (!name.includes(only)) continue;
     try {
-      const found = await run(target, { place, prompt, layers });
-      const kind = typeof place.adapter === "string" ? "processor" : "adapter";
+      const found = await run(target, { setup, prompt, layers });
+      const kind = typeof setup.adapter === "string" ? "processor" : "adapter";
       const same = first[kind] ??= found;
       const difference = {
         bf16: differenceOf(found.logits, theirs.bf16),
         f32: differenceOf(found.logits, theirs.f32),
       };
-      const kept = results[name] = {
+      const saved = results[name] = {
         difference,
-        ownDifference: differenceOf(
+        meshDifference: differenceOf(
           found.logits,
           (first.processor ?? found).logits,
         ),
@@ -120,8 +120,8 @@ export async function checkLarge(
         ).length,
       };
       good &&= difference.bf16 <= TOLERANCE.bf16 &&
-        difference.f32 <= TOLERANCE.f32 && kept.equalBits &&
-        kept.tokensOfLastExpert > 0;
+        difference.f32 <= TOLERANCE.f32 && saved.equalBits &&
+        saved.tokensOfLastExpert > 0;
     } catch (error) {
       if (!(error instanceof Error)) throw error;
       results[name] = { refused: error.message };
@@ -171,18 +171,18 @@ async function theirLogits(
 
 async function run(
   target: Target,
-  { place, prompt, layers }: {
-    readonly place: Place;
+  { setup, prompt, layers }: {
+    readonly setup: Setup;
     readonly prompt: readonly number[];
     readonly layers: number;
   },
 ): Promise<Found> {
   const opened = await openOurs(target, {
-    adapter: place.adapter,
+    adapter: setup.adapter,
     threads: availableParallelism(),
     need: { tokens: prompt.length, sequences: 1, context: prompt.length },
-    mesh: { ep: place.ranks },
-    ...place.vocabulary ? { place: { expert: "ep", vocab: "ep" } } : {},
+    mesh: { ep: setup.ranks },
+    ...setup.vocabulary ? { place: { expert: "ep", vocab: "ep" } } : {},
   });
   const decoder = new Decoder(opened.session, decoderShape(opened.plan)!);
   const outputs = await decoder.outputs(packPrompts([prompt]));

@@ -131,11 +131,11 @@ function tokensFrom(
   count: number,
   vocabulary: number,
 ): PackedTokens {
-  const places = Int32Array.from({ length: count }, (_, i) => from + i);
+  const positions = Int32Array.from({ length: count }, (_, i) => from + i);
   return {
-    ids: places.map((place) => place * 7919 % vocabulary),
+    ids: positions.map((p) => p * 7919 % vocabulary),
     sequence: new Int32Array(count),
-    position: places,
-    cell: places,
+    position: positions,
+    cell: positions,
   };
 }

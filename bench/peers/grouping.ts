@@ -3,7 +3,7 @@
 /** A stable sort by expert: the order of choices, the position of each choice, and the count of each expert. */
 export interface Grouped {
   readonly order: Int32Array;
-  readonly home: Int32Array;
+  readonly choiceRow: Int32Array;
   readonly counts: readonly number[];
 }
 
@@ -18,11 +18,11 @@ export function groupByExpert(
     counts.slice(0, e).reduce((sum, count) => sum + count, 0)
   );
   const order = new Int32Array(index.length);
-  const home = new Int32Array(index.length);
+  const choiceRow = new Int32Array(index.length);
   for (let i = 0; i < index.length; i++) {
     const at = next[index[i]!]!++;
     order[at] = i;
-    home[i] = at;
+    choiceRow[i] = at;
   }
-  return { order, home, counts };
+  return { order, choiceRow, counts };
 }

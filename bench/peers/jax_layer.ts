@@ -32,7 +32,7 @@ export async function jaxLayer(
     const [values, indices] = lax.topK(logits, topK);
     const shares = nn.softmax(values, -1).reshape([tokens, topK, 1]);
     const index = await takeValues(indices);
-    const { order, home, counts } = groupByExpert(index, experts);
+    const { order, choiceRow, counts } = groupByExpert(index, experts);
     const from = order.map((i) => Math.floor(i / topK));
     const sent = np.take(rows, np.array(from), 0);
     let start = 0;
@@ -44,7 +44,7 @@ export async function jaxLayer(
       return [np.matmul(expert(own, gate.ref, up.ref), down.ref)];
     });
     sent.dispose();
-    const back = np.take(np.concatenate(done, 0), np.array(home), 0);
+    const back = np.take(np.concatenate(done, 0), np.array(choiceRow), 0);
     return await takeValues(
       back.reshape([tokens, topK, embed]).mul(shares).sum(1),
     );

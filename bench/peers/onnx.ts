@@ -78,8 +78,8 @@ export function onnxLayerOfProducts(
   const [whole, each] = [integers([1], [-1]), integers([1], [topK])];
   const parts = Array.from({ length: experts }, (_, e) => {
     const found = op("NonZero", [op("Equal", [flat, integers([1], [e])])]);
-    const places = op("Reshape", [found, whole]);
-    const rows = op("Gather", ["x", op("Div", [places, each])]);
+    const choice = op("Reshape", [found, whole]);
+    const rows = op("Gather", ["x", op("Div", [choice, each])]);
     const product = (
       left: string,
       of: Float32Array,
@@ -91,14 +91,14 @@ export function onnxLayerOfProducts(
       op("Mul", [gate, op("Sigmoid", [gate])]),
       up,
     ]);
-    return { places, done: product(hidden, weights.down[e]!, [ffn, embed]) };
+    return { choice, done: product(hidden, weights.down[e]!, [ffn, embed]) };
   });
   const joined = (names: readonly string[]) =>
     op("Concat", names, { attributes: { axis: { integer: 0 } } });
   const back = op("ScatterND", [
     weight([choices, embed], new Float32Array(choices * embed)),
     op("Unsqueeze", [
-      joined(parts.map(({ places }) => places)),
+      joined(parts.map(({ choice }) => choice)),
       integers([1], [1]),
     ]),
     joined(parts.map(({ done }) => done)),

@@ -34,7 +34,7 @@ export async function tfLayer(
       return { rows, indices, shares: tf.softmax(values) };
     });
     const index = await valuesOf(first.indices);
-    const { order, home, counts } = groupByExpert(index, experts);
+    const { order, choiceRow, counts } = groupByExpert(index, experts);
     const y = tf.tidy(() => {
       const ints = (values: Int32Array) =>
         tf.tensor(values, [values.length], "int32");
@@ -46,7 +46,7 @@ export async function tfLayer(
         from += count;
         return [expert(rows, e)];
       });
-      const back = tf.gather(tf.concat(done, 0), ints(home));
+      const back = tf.gather(tf.concat(done, 0), ints(choiceRow));
       const each = tf.reshape(back, [tokens, topK, embed]);
       return tf.sum(tf.mul(each, tf.expandDims(first.shares, 2)), 1);
     });

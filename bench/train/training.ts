@@ -27,7 +27,7 @@ export const STEP = { batch: 8, length: 128, rate: 1e-3 };
 export type Configuration = { readonly [name: string]: unknown };
 
 /** Options of a training step. */
-export interface TrainingPlace extends Partial<CompileTrainingOptions> {
+export interface TrainingSetup extends Partial<CompileTrainingOptions> {
   readonly adapter: AdapterChoice;
   readonly mesh: { readonly [axis: string]: number };
   /** Recompute blocks for gradients. */
@@ -67,7 +67,7 @@ export function weightsOf(plan: Plan): { readonly [name: string]: HostTensor } {
 /** Compiles a step and loads it. */
 export async function loadTraining(
   config: Configuration,
-  { adapter, mesh, traced = false, again = false, ...more }: TrainingPlace,
+  { adapter, mesh, traced = false, again = false, ...more }: TrainingSetup,
 ): Promise<LoadedTraining> {
   const { batch, length, rate } = STEP;
   const tokens = batch * length;

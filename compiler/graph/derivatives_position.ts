@@ -25,14 +25,14 @@ export function cacheWriteDerivative(
         axes: [sequences, context],
         to: entry,
       });
-      const place = placeOf(b, context, sequence, position);
-      return b.make("embedding", [entries, place], { over: entry });
+      const entryIndex = entryIndexOf(b, context, sequence, position);
+      return b.make("embedding", [entries, entryIndex], { over: entry });
     },
   ];
 }
 
 /** The index of each token in a cache whose sequences and positions are one axis. */
-function placeOf(
+function entryIndexOf(
   b: NodeBuilder,
   context: string,
   sequence: Node,
@@ -73,7 +73,7 @@ export function attentionDerivative(
   const product = b.make("reduce", [
     b.map((y, d) => expr`${y} * ${d}`, node, dy),
   ], { kind: "sum", over: params.valueDim });
-  const place = placeOf(b, params.context, sequence, position);
+  const entryIndex = entryIndexOf(b, params.context, sequence, position);
   // Joins the two numbers of a head, so that a rank with some of the heads has both numbers of each.
   const beside = (x: Node, start: number) =>
     b.make("dilate", [x], {
@@ -86,7 +86,7 @@ export function attentionDerivative(
   const of = (what: "query" | "keys" | "values") => () =>
     b.make(
       "attentionGrad",
-      [q, keys, values, place, dy, statistics, ...selected],
+      [q, keys, values, entryIndex, dy, statistics, ...selected],
       { ...params, of: what },
     );
   const ofSinks = () =>

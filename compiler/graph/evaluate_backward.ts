@@ -25,10 +25,10 @@ export function scatterAddRows(
   const length = lengthOf(result, over);
   // Sums in double precision and rounds once.
   const sums = new Float64Array(result.data.length);
-  const places = [strides(result, rows.axes), strides(ids, rows.axes)];
-  visit(rows.shape, places, ([place, id], n) => {
+  const steps = [strides(result, rows.axes), strides(ids, rows.axes)];
+  visit(rows.shape, steps, ([entry, id], n) => {
     const row = within(ids.data[id!]!, length, `'${over}'`);
-    sums[place! + row * step]! += rows.data[n]!;
+    sums[entry! + row * step]! += rows.data[n]!;
   });
   sums.forEach((sum, i) => put(result, i, sum));
   return result;
@@ -45,7 +45,7 @@ interface Seen {
 }
 
 /** Sequence and position of a token. */
-interface Place {
+interface TokenPosition {
   readonly sequence: number;
   readonly position: number;
 }
@@ -54,7 +54,7 @@ interface Place {
 function eachQuery(
   params: AttentionParams,
   [q, keys, selected]: readonly [Value, Value, Value | undefined],
-  placeOf: (token: number) => Place,
+  positionOf: (token: number) => TokenPosition,
   each: (seen: readonly Seen[], query: number) => void,
 ): void {
   const [tokens, heads, dim] = q.shape as [number, number, number];
@@ -64,7 +64,7 @@ function eachQuery(
   for (let query = 0; query < tokens * heads; query++) {
     const t = Math.floor(query / heads);
     const kv = Math.floor((query % heads) / (heads / kvHeads));
-    const { sequence, position } = placeOf(t);
+    const { sequence, position } = positionOf(t);
     const seen: Seen[] = [];
     for (const c of seenPositions(params, { t, p: position, selected })) {
       const row = (sequence * contexts + c) * kvHeads + kv;
@@ -104,7 +104,7 @@ export function sumScores(
 /** The cotangent of queries, keys or values. */
 export function attendBack(
   node: Shown<"attentionGrad">,
-  [q, keys, values, place, dy, statistics, selected]: readonly Value[],
+  [q, keys, values, entry, dy, statistics, selected]: readonly Value[],
 ): Value {
   const { of, scale, shared } = node.params;
   const like = { query: q!, keys: keys!, values: values! }[of];
@@ -113,11 +113,11 @@ export function attendBack(
   const contexts = keys!.shape[1]!;
   const valueDim = dy!.shape[2]!;
   const valueStride = values!.shape.at(-1)!;
-  const placeOf = (t: number): Place => ({
-    sequence: Math.floor(place!.data[t]! / contexts),
-    position: place!.data[t]! % contexts,
+  const positionOf = (t: number): TokenPosition => ({
+    sequence: Math.floor(entry!.data[t]! / contexts),
+    position: entry!.data[t]! % contexts,
   });
-  eachQuery(node.params, [q!, keys!, selected], placeOf, (seen, query) => {
+  eachQuery(node.params, [q!, keys!, selected], positionOf, (seen, query) => {
     const logSum = statistics!.data[2 * query]!;
     const product = statistics!.data[2 * query + 1]!;
     for (const { from, key, score } of seen) {

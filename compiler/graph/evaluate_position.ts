@@ -35,10 +35,10 @@ export function embed(
   );
   const result = zeros(node.axes, shape, node.dtype);
   const step = strides(table, [over])[0]!;
-  const places = [strides(ids, node.axes), strides(table, node.axes)];
-  visit(shape, places, ([id, place], n) => {
+  const steps = [strides(ids, node.axes), strides(table, node.axes)];
+  visit(shape, steps, ([id, offset], n) => {
     const row = within(ids.data[id!]!, lengthOf(table, over), `'${over}'`);
-    result.data[n] = table.data[row * step + place!]!;
+    result.data[n] = table.data[row * step + offset!]!;
   });
   return result;
 }

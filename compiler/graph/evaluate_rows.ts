@@ -31,15 +31,15 @@ export function shapeFrom(node: Shown, values: readonly Value[]): number[] {
 export function alongRows(
   x: Value,
   over: string,
-  each: (row: number[], index: number, places: number[]) => void,
+  each: (row: number[], index: number, offsets: number[]) => void,
 ): void {
   const rest = x.axes.filter((axis) => axis !== over);
   const shape = rest.map((axis) => lengthOf(x, axis));
   const [step] = strides(x, [over]);
   const length = lengthOf(x, over);
   visit(shape, [strides(x, rest)], ([start], index) => {
-    const places = Array.from({ length }, (_, i) => start! + i * step!);
-    each(places.map((place) => x.data[place]!), index, places);
+    const offsets = Array.from({ length }, (_, i) => start! + i * step!);
+    each(offsets.map((offset) => x.data[offset]!), index, offsets);
   });
 }
 
@@ -51,8 +51,8 @@ export function mapRows(
   f: (row: number[]) => number[],
 ): Value {
   const result = zeros(node.axes, x.shape, node.dtype);
-  alongRows(x, over, (row, _, places) => {
-    f(row).forEach((y, i) => put(result, places[i]!, y));
+  alongRows(x, over, (row, _, offsets) => {
+    f(row).forEach((y, i) => put(result, offsets[i]!, y));
   });
   return result;
 }

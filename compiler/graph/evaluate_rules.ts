@@ -88,10 +88,10 @@ export const REFERENCE: {
   map: (node, context) => {
     const values = operands(node, context);
     const result = zeros(node.axes, shapeFrom(node, values), node.dtype);
-    const places = values.map((value) => strides(value, node.axes));
+    const offsets = values.map((value) => strides(value, node.axes));
     const whole = node.dtype === "i32" || node.dtype === "u32";
-    visit(result.shape, places, (at, n) => {
-      const xs = at.map((place, i) => values[i]!.data[place]!);
+    visit(result.shape, offsets, (at, n) => {
+      const xs = at.map((offset, i) => values[i]!.data[offset]!);
       // A product of integers can lose its low bits in a double.
       const product = whole && node.params.op === "mul" && xs.length === 2;
       put(
@@ -158,10 +158,10 @@ export const REFERENCE: {
     const outer = values.map((value) => strides(value, node.axes));
     visit(result.shape, outer, (starts, n) => {
       let sum = 0;
-      visit(inner, along, (places) => {
+      visit(inner, along, (offsets) => {
         let product = 1;
         values.forEach(({ data }, i) =>
-          product *= data[starts[i]! + places[i]!]!
+          product *= data[starts[i]! + offsets[i]!]!
         );
         sum += product;
       });
@@ -231,8 +231,8 @@ export const REFERENCE: {
     const steps = strides(x!, x!.axes).map((stride, i) =>
       x!.axes[i] === axis ? stride * step : stride
     );
-    visit(shape, [steps], ([place], n) => {
-      result.data[n] = x!.data[from + place!]!;
+    visit(shape, [steps], ([offset], n) => {
+      result.data[n] = x!.data[from + offset!]!;
     });
     return result;
   },
@@ -248,8 +248,8 @@ export const REFERENCE: {
     const steps = strides(result, node.axes).map((stride, i) =>
       node.axes[i] === to ? stride * step : stride
     );
-    visit(x!.shape, [steps], ([place], n) => {
-      result.data[start * along + place!] = x!.data[n]!;
+    visit(x!.shape, [steps], ([offset], n) => {
+      result.data[start * along + offset!] = x!.data[n]!;
     });
     return result;
   },
@@ -266,8 +266,8 @@ export const REFERENCE: {
     const steps = strides(result, node.axes);
     let start = 0;
     for (const value of values) {
-      visit(value.shape, [steps], ([place], n) => {
-        result.data[start + place!] = value.data[n]!;
+      visit(value.shape, [steps], ([offset], n) => {
+        result.data[start + offset!] = value.data[n]!;
       });
       start += value.shape[at]! * steps[at]!;
     }
@@ -277,8 +277,8 @@ export const REFERENCE: {
   transpose: (node, context) => {
     const [x] = operands(node, context);
     const result = zeros(node.axes, shapeFrom(node, [x!]), node.dtype);
-    visit(result.shape, [strides(x!, node.axes)], ([place], n) => {
-      result.data[n] = x!.data[place!]!;
+    visit(result.shape, [strides(x!, node.axes)], ([offset], n) => {
+      result.data[n] = x!.data[offset!]!;
     });
     return result;
   },
@@ -402,8 +402,8 @@ export const REFERENCE: {
 function reorder(value: Value, axes: readonly string[]): Value {
   const shape = axes.map((axis) => lengthOf(value, axis));
   const result = zeros(axes, shape, value.dtype);
-  visit(shape, [strides(value, axes)], ([place], n) => {
-    result.data[n] = value.data[place!]!;
+  visit(shape, [strides(value, axes)], ([offset], n) => {
+    result.data[n] = value.data[offset!]!;
   });
   return result;
 }

@@ -41,7 +41,9 @@ export function giveSlots(
     const room = slotsOf(rule, size, Math.max(...queues.map((q) => q.length)));
     capacity.push(room);
     for (const queue of queues) {
-      kept(rule, queue, room, choices).forEach((i, place) => slot[i] = place);
+      kept(rule, queue, room, choices).forEach((i, assigned) =>
+        slot[i] = assigned
+      );
     }
   }
   return { slot, capacity };

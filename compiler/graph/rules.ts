@@ -457,7 +457,7 @@ export const RULES: {
   }),
 
   attentionGrad: ({ inputs, params: { of } }) => {
-    const places = { query: 0, keys: 1, values: 2 };
-    return operand(inputs, places[of]);
+    const operandOf = { query: 0, keys: 1, values: 2 };
+    return operand(inputs, operandOf[of]);
   },
 };

@@ -74,19 +74,19 @@ export function lengthOf(value: Value, axis: string): number {
 export function visit(
   shape: readonly number[],
   arrays: readonly (readonly number[])[],
-  each: (places: readonly number[], n: number) => void,
+  each: (offsets: readonly number[], n: number) => void,
 ): void {
   const total = count(shape);
   const at = new Array<number>(shape.length).fill(0);
-  const places = new Array<number>(arrays.length).fill(0);
+  const offsets = new Array<number>(arrays.length).fill(0);
   for (let n = 0; n < total; n++) {
-    each(places, n);
+    each(offsets, n);
     for (let i = shape.length - 1; i >= 0; i--) {
       at[i]!++;
       const carry = at[i] === shape[i];
       const steps = carry ? 1 - shape[i]! : 1;
       for (let j = 0; j < arrays.length; j++) {
-        places[j]! += arrays[j]![i]! * steps;
+        offsets[j]! += arrays[j]![i]! * steps;
       }
       if (!carry) break;
       at[i] = 0;

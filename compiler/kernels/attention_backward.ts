@@ -68,8 +68,8 @@ export function attentionSum(o: BackwardOptions): Kernel {
  */
 export function queryGrad(o: BackwardOptions): Kernel {
   const query = {
-    position: wgsl`u32(place[token]) % ${o.context}`,
-    sequence: wgsl`u32(place[token]) / ${o.context}`,
+    position: wgsl`u32(entryOf[token]) % ${o.context}`,
+    sequence: wgsl`u32(entryOf[token]) / ${o.context}`,
   };
   const add = wgsl`
     ${score(o)}
@@ -111,11 +111,11 @@ export function keyGrad(o: BackwardOptions, of: "keys" | "values"): Kernel {
     body: wgsl`
       let written = i / ${o.kvHeads};
       let kv = i % ${o.kvHeads};
-      let entry = u32(place[written]);
+      let entry = u32(entryOf[written]);
       ${o.selected === undefined && wgsl`let end = ${seenUntil(o)};`}
       @unroll (e < ${length}) { var sum[e] = 0.0; }
       for (var token = 0u; token < ${o.tokens}; token++) {
-        let seen_from = u32(place[token]);
+        let seen_from = u32(entryOf[token]);
         ${o.selected !== undefined && isSelected(o, o.selected)}
         if (${
       o.selected === undefined
@@ -146,7 +146,7 @@ const GRAD_BINDINGS = bindings({
   ...CACHE,
   values: "f32 [sequence, context, valueDim, kvHead]",
   // Sequence * context + position.
-  place: "i32 [token]",
+  entryOf: "i32 [token]",
   dy: "f32 [token, valueDim, head]",
   // The log-sum-exps, then the products of cotangents and results.
   statistics: "f32 [token, head, 2]",

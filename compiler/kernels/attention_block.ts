@@ -218,12 +218,12 @@ export function scores(of: Queries): KernelText {
     ${dot}
     @unroll (${each}) {
       let score[t][h] = dot[t][h] * ${o.scale};
-      scores[lane + ${placeOf(of)}] = score[t][h];
+      scores[lane + ${offsetOf(of)}] = score[t][h];
     }`;
 }
 
 /** Offset of the scores and weights of a query in workgroup memory. */
-function placeOf({ heads }: Queries): KernelText {
+function offsetOf({ heads }: Queries): KernelText {
   return wgsl`(t * ${heads} + h) * ${KEY_BLOCK}`;
 }
 
@@ -233,7 +233,7 @@ function placeOf({ heads }: Queries): KernelText {
  */
 export function weights(of: Queries): KernelText {
   const { tokens, each, firstSeen } = of;
-  const place = placeOf(of);
+  const offset = offsetOf(of);
   const first = firstSeen ? wgsl`max(start, first[t]) - start` : wgsl`0u`;
   // A block that is completely masked for one of several tokens has low >= high for it.
   const many = tokens > 1;
@@ -241,7 +241,7 @@ export function weights(of: Queries): KernelText {
   const end = many ? wgsl`max(${of.end}[t], start)` : wgsl`${of.end}[t]`;
   const begin = many ? wgsl`min(low[t], ${KEY_BLOCK - 1})` : wgsl`low[t]`;
   const larger =
-    wgsl`block_top[t][h] = max(block_top[t][h], scores[j + ${place}]);`;
+    wgsl`block_top[t][h] = max(block_top[t][h], scores[j + ${offset}]);`;
   const before = wgsl`
     for (var j = low[t]; j < min(shared_low, high[t]); j++) { ${larger} }`;
   const behind = wgsl`
@@ -254,14 +254,14 @@ export function weights(of: Queries): KernelText {
     // The keys visible to all tokens.
     let shared_low = ${ofTokens("max", "low", of)};
     let shared_high = ${ofTokens("min", "high", of)};
-    @unroll (${each}) { var block_top[t][h] = scores[${begin} + ${place}]; }
+    @unroll (${each}) { var block_top[t][h] = scores[${begin} + ${offset}]; }
     for (var j = shared_low; j < shared_high; j++) {
       @unroll (${each}) { ${larger} }
     }
     @unroll (${each}) {
       ${many && firstSeen && before}
       ${many && behind}
-      weights[lane + ${place}] = exp(score[t][h] - block_top[t][h]);
+      weights[lane + ${offset}] = exp(score[t][h] - block_top[t][h]);
     }`;
 }
 
@@ -307,7 +307,7 @@ export function blockSums(of: Queries): KernelText {
       let value_at = (${vector}) * ${pairs ? length / 2 : length};
       ${value}
       @unroll (${each}) {
-        let weight[t][h] = weights[j + ${placeOf(of)}];
+        let weight[t][h] = weights[j + ${offsetOf(of)}];
         ${added(seenBy, "block_sum[t][h]", weightSum)}
         @unroll (c < ${parts}) {
           ${added(seenBy, "block[t][h][c]", valueSum)}

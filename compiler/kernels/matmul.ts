@@ -10,7 +10,7 @@ import { fma, u32 } from "../../spec/kernel/build.ts";
 import { whereBelow } from "../../spec/kernel/guards.ts";
 import type { Kernel, KernelText, Stmt } from "./kernel.ts";
 import { expr, GROUP_XZ, local, madeOnce, makeKernel, wgsl } from "./kernel.ts";
-import { type Place, sumsOfTeams } from "./matmul_blocks.ts";
+import { type MatmulResult, sumsOfTeams } from "./matmul_blocks.ts";
 import { type Left, leftOf, u } from "./matmul_left.ts";
 import {
   columnsAndWeights,
@@ -299,7 +299,7 @@ function fewRows(o: Matmul, rows: number, first = "first"): KernelText {
       before: (start) =>
         o.weights.flatMap((_, i) => scalesOfBlock(o, i, { start })),
       add: products(o, left, { rows }),
-      finish: (place) => finish(o, place),
+      finish: (result) => finish(o, result),
     })
   }`;
 }
@@ -381,14 +381,14 @@ function isSmall({ tile }: Matmul): boolean {
 
 /** The same in a loop over existing rows. Drivers do not know their number and do not unroll it. */
 function finishRows(o: Matmul, rows: number): KernelText {
-  const place = u("result_place");
+  const result = u("result_index");
   const sumOf = (weight: number, c: number) =>
     range(rows).map((r) => register(`sum${weight}`, [r, c])).reduce(
-      (sum, other, r) => expr`select(${sum}, ${other}, ${place} == ${r})`,
+      (sum, other, r) => expr`select(${sum}, ${other}, ${result} == ${r})`,
     );
   return wgsl`
     for (var result_row = row[0]; result_row < min(end, row[0] + ${rows}); result_row++) {
-      let result_place = result_row - row[0];
+      let result_index = result_row - row[0];
       ${
     range(o.tile.columns).map((c) =>
       finish(o, {
@@ -402,7 +402,7 @@ function finishRows(o: Matmul, rows: number): KernelText {
 }
 
 /** Epilogue of one result, if it is in the matrix. */
-function finish(o: Matmul, { row, column, sums }: Place): Stmt {
+function finish(o: Matmul, { row, column, sums }: MatmulResult): Stmt {
   return whereBelow([[row, u("end")], [column, u32(o.columns)]], [
     letRegister("row", [], row),
     letRegister("column", [], column),

@@ -32,11 +32,11 @@ export interface TeamSums {
   before(start: KernelText): Statements;
   /** Adds the products at an index k to the blocks of the sums `sum<weight>[r][c]`. */
   readonly add: Statements;
-  finish(place: Place): Stmt;
+  finish(result: MatmulResult): Stmt;
 }
 
 /** A result: the sum of each weight at a row and column. */
-export interface Place {
+export interface MatmulResult {
   readonly row: Expr;
   readonly column: Expr;
   readonly sums: readonly Expr[];
@@ -62,7 +62,7 @@ export function sumsOfTeams(
   const even = blocks.count % inRound === 0;
   // The round's first block.
   const start = single ? wgsl`0u` : wgsl`round_block`;
-  const place = (sum: Hole) =>
+  const blockSumAt = (sum: Hole) =>
     wgsl`(block * ${sums} + ${sum}) * ${lanes} + lane_column`;
   const totals = o.weights.map((_, i) => ({
     base: `total${i}`,
@@ -71,7 +71,9 @@ export function sumsOfTeams(
   const added = addedBlocks(totals, blocks, {
     number: wgsl`${start} + block`,
     add: o.weights.map((_, i) =>
-      wgsl`total${i}[j] += block_sums[${place(wgsl`${i * cells} + cell[j]`)}];`
+      wgsl`total${i}[j] += block_sums[${
+        blockSumAt(wgsl`${i * cells} + cell[j]`)
+      }];`
     ),
   });
   /** For each result of a lane; the last ones may not suffice for all teams. */
@@ -109,7 +111,7 @@ export function sumsOfTeams(
     ${
     eachSum((i) => {
       const sum = wgsl`${i * cells} + r * ${columns} + c`;
-      return wgsl`block_sums[${place(sum)}] = sum${i}_block[r][c];`;
+      return wgsl`block_sums[${blockSumAt(sum)}] = sum${i}_block[r][c];`;
     })
   }`;
   const inThisRound = single

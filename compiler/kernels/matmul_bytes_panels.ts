@@ -61,7 +61,7 @@ export function rowsByPanels(o: BytesMatmul): KernelText {
   }));
   const across = columns * lanes;
   /** The index in an array with one element per column. */
-  const place = (n: KernelText, c: number) =>
+  const panelIndex = (n: KernelText, c: number) =>
     wgsl`(${n}) * ${across} + (${c * lanes} + lane_column)`;
   const arrays = operands.map(({ i, sumOf, offsets }) => {
     const sums = inPanel * Q8_BLOCK / sumOf * across;
@@ -87,7 +87,7 @@ export function rowsByPanels(o: BytesMatmul): KernelText {
           let to_word = block * 8 + word * ${inWord};
           ${
         bytes.of(wgsl`stored${i}`).map((text, part) =>
-          wgsl`panel${i}[${place(wgsl`to_word + ${part}`, c)}] = ${text};`
+          wgsl`panel${i}[${panelIndex(wgsl`to_word + ${part}`, c)}] = ${text};`
         )
       }
         }
@@ -104,7 +104,7 @@ export function rowsByPanels(o: BytesMatmul): KernelText {
             })
           }
           panel_${part === "scales" ? "factors" : "offsets"}${i}[${
-            place(wgsl`block * ${sums} + s`, c)
+            panelIndex(wgsl`block * ${sums} + s`, c)
           }] = ${part}_s${i}[${c}];`
         )
       }

@@ -60,7 +60,7 @@ export function sumsByPanels(
     sums.map(({ base, indices }) => ({ base: `${base}_part`, indices })),
     segments,
   );
-  const place = (i: number, k: KernelText) => {
+  const panelIndex = (i: number, k: KernelText) => {
     const ofWeight = i * columns * lanes;
     return wgsl`(${k}) * ${row} + (${ofWeight} + c * ${lanes} + lane_column)`;
   };
@@ -69,7 +69,7 @@ export function sumsByPanels(
   const stored = terms.flatMap(({ prefix }, n) =>
     o.weights.map((_, i) => {
       const k = wgsl`team * ${length} + turn * ${terms.length} + ${n}`;
-      const to = place(i, k);
+      const to = panelIndex(i, k);
       return wgsl`
         @unroll (c < ${columns}) { panel[${to}] = ${prefix}b${i}[c]; }`;
     })
@@ -88,7 +88,7 @@ export function sumsByPanels(
   const right = o.weights.map((_, i) =>
     wgsl`
       @unroll (c < ${columns}) {
-        let b${i}[c] = panel[${place(i, wgsl`at_turn`)}];
+        let b${i}[c] = panel[${panelIndex(i, wgsl`at_turn`)}];
       }`
   );
   const oneBlock = wgsl`

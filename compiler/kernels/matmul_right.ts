@@ -121,12 +121,12 @@ function weightStarts(o: MatmulOptions, i: number): KernelText {
   const packed = isHalf(stored);
   invariant(!packed || rowStride % 2 === 0, "packed rows are even");
   const apart = packed || width > 1 ? unit : 1;
-  const place = apart > 1 ? "unit[n]" : "column[n]";
+  const index = apart > 1 ? "unit[n]" : "column[n]";
   return wgsl`
     @unroll (n < ${columns / apart}) {
       let at${i}[n * ${apart}] = ${
     ofExpert(o, Number(o.k) * rowWords / width)
-  } + ${place};
+  } + ${index};
     }
     ${
     scales !== undefined && wgsl`

@@ -44,11 +44,11 @@ export function sortRuns(o: OrderOptions): Kernel {
     body: wgsl`
       let start = i - i % ${SORTED_RUN};
       let end = min(start + ${SORTED_RUN}, ${o.tokens});
-      var place = start;
+      var index = start;
       for (var other = start; other < end; other++) {
-        if (${before(o, "other", "i")}) { place++; }
+        if (${before(o, "other", "i")}) { index++; }
       }
-      order[place] = i;`,
+      order[index] = i;`,
   });
 }
 

@@ -141,12 +141,12 @@ export function selectKeys(o: SelectKeysOptions): Kernel {
           var limit = 0u;
           for (var bit = 0u; bit < 32; bit++) {
             let candidate = limit | (0x80000000u >> bit);
-            var reach = 0u;
+            var count = 0u;
             for (var e = lane; e < end; e += ${lanes}) {
               let score = scores[first + e];
-              if (${orderKey("score")} >= candidate) { reach++; }
+              if (${orderKey("score")} >= candidate) { count++; }
             }
-            larger[lane] = reach;
+            larger[lane] = count;
             workgroupBarrier();
             var all = 0u;
             for (var l = 0u; l < ${lanes}; l++) { all += larger[l]; }
@@ -170,22 +170,22 @@ export function selectKeys(o: SelectKeysOptions): Kernel {
           equals[lane] = equal;
           workgroupBarrier();
           var room = ${k}u;
-          var place = 0u;
+          var index = 0u;
           var seen = 0u;
           for (var l = 0u; l < ${lanes}; l++) {
             room -= larger[l];
             if (l < lane) {
-              place += larger[l];
+              index += larger[l];
               seen += equals[l];
             }
           }
-          place += min(seen, room);
+          index += min(seen, room);
           for (var e = from; e < to; e++) {
             let score = scores[first + e];
             let order = ${orderKey("score")};
             if (order > limit || (order == limit && seen < room)) {
-              selected[list + place] = i32(e);
-              place++;
+              selected[list + index] = i32(e);
+              index++;
             }
             if (order == limit) { seen++; }
           }

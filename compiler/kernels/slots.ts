@@ -74,15 +74,15 @@ function eachGroup(o: SlotsOptions): KernelText {
 function slotsOfGroup(o: SlotsOptions): KernelText {
   const { rule, room } = o;
   const { order, drop } = rule.capacity!;
-  const places = order === "token" ? wgsl`size` : wgsl`size * ${rule.topK}`;
+  const candidates = order === "token" ? wgsl`size` : wgsl`size * ${rule.topK}`;
   const tabled = room === "table" ? wgsl`room[size]` : wgsl`${room}u`;
-  const cut = drop !== "position" && room !== "largest";
+  const byValue = drop !== "position" && room !== "largest";
   return wgsl`
     let row = group.x * ${o.tokens};
-    let places = ${places};
-    ${laneShare(wgsl`places`, LANES)}
-    let slots = ${room === "largest" ? "places" : tabled};
-    ${cut ? cutByValue(o) : cutByPlace(o)}`;
+    let candidates = ${candidates};
+    ${laneShare(wgsl`candidates`, LANES)}
+    let slots = ${room === "largest" ? "candidates" : tabled};
+    ${byValue ? dropByValue(o) : dropByIndex(o)}`;
 }
 
 /**
@@ -91,10 +91,10 @@ function slotsOfGroup(o: SlotsOptions): KernelText {
  */
 function eachChoice(o: SlotsOptions, then: KernelText): KernelText {
   const byToken = o.rule.capacity!.order === "token";
-  const place = byToken ? wgsl`start + p` : wgsl`start + p % size`;
+  const index = byToken ? wgsl`start + p` : wgsl`start + p % size`;
   return wgsl`
     for (var p = from; p < to; p++) {
-      let token = ${o.ordered ? wgsl`order[${place}]` : place};
+      let token = ${o.ordered ? wgsl`order[${index}]` : index};
       let found = mark[row + token];
       if (${byToken ? wgsl`found > 0` : wgsl`found == p / size + 1`}) {
         let at = token * ${o.rule.topK} + (found - 1);
@@ -104,7 +104,7 @@ function eachChoice(o: SlotsOptions, then: KernelText): KernelText {
 }
 
 /** Assigns slots in index order until none is left. */
-function cutByPlace(o: SlotsOptions): KernelText {
+function dropByIndex(o: SlotsOptions): KernelText {
   const assigned = wgsl`
     if (next < slots) { slot[at] = i32(next); }
     next++;`;
@@ -121,7 +121,7 @@ function cutByPlace(o: SlotsOptions): KernelText {
  * Assigns slots to the choices with the largest keys, in index order; ties to the first. The smallest key with a slot
  * is the largest key that at least as many choices reach as there are slots.
  */
-function cutByValue(o: SlotsOptions): KernelText {
+function dropByValue(o: SlotsOptions): KernelText {
   const value = o.rule.capacity!.drop === "score"
     ? wgsl`weight[at]`
     : wgsl`random[token * ${o.experts} + group.x]`;

@@ -27,7 +27,7 @@ export function topK({ name, rows, count, k }: TopKOptions): Kernel {
     ),
     body: wgsl`
       var<workgroup> tops: array<f32, ${lanes}>;
-      var<workgroup> places: array<u32, ${lanes}>;
+      var<workgroup> top_indices: array<u32, ${lanes}>;
       var<workgroup> taken: array<u32, 1>;
 
       let row = ${GROUP_XY};
@@ -53,7 +53,7 @@ export function topK({ name, rows, count, k }: TopKOptions): Kernel {
             }
           }
           tops[lane] = lane_value;
-          places[lane] = lane_best;
+          top_indices[lane] = lane_best;
           workgroupBarrier();
 
           // The best of the lanes, the lowest index among equals.
@@ -62,10 +62,10 @@ export function topK({ name, rows, count, k }: TopKOptions): Kernel {
             var best_value = 0.0;
             for (var l = 0u; l < ${lanes}; l++) {
               let top = tops[l];
-              let place = places[l];
-              if (place < ${count} && (best == ${count}
-                || (top > best_value || (top == best_value && place < best)))) {
-                best = place;
+              let top_index = top_indices[l];
+              if (top_index < ${count} && (best == ${count}
+                || (top > best_value || (top == best_value && top_index < best)))) {
+                best = top_index;
                 best_value = top;
               }
             }

@@ -29,22 +29,22 @@ export function fillBuckets(
   const buckets = bucketsOf(graph, layouts);
   if (buckets.size === 0) return { graph, buckets };
   const nodes: Node[] = [];
-  const placed = new Set<Node>();
+  const added = new Set<Node>();
   let waiting: Node[] = [];
   /** Adds a node, or all of its bucket, if all operands have been added. Returns false otherwise. */
-  const place = (node: Node): boolean => {
+  const tryAdd = (node: Node): boolean => {
     const { members } = buckets.get(node) ?? { members: [node] };
     const ready = members.every(({ inputs }) =>
-      inputs.every((input) => placed.has(input))
+      inputs.every((input) => added.has(input))
     );
     if (!ready) return false;
-    for (const member of members) placed.add(member);
+    for (const member of members) added.add(member);
     nodes.push(...members);
     return true;
   };
   for (const node of graph.nodes) {
-    if (placed.has(node)) continue;
-    if (!place(node)) {
+    if (added.has(node)) continue;
+    if (!tryAdd(node)) {
       waiting.push(node);
       continue;
     }
@@ -53,8 +53,8 @@ export function fillBuckets(
       full = false;
       const still: Node[] = [];
       for (const later of waiting) {
-        if (placed.has(later)) continue;
-        if (!place(later)) still.push(later);
+        if (added.has(later)) continue;
+        if (!tryAdd(later)) still.push(later);
         else if (buckets.has(later)) full = true;
       }
       waiting = still;

@@ -184,8 +184,8 @@ class Expansion {
       ? this.#send(node, routed, { sent, chunk: 0 })
       : this.now(x);
     if (groups.length === 0) this.#group(node, routed);
-    const place = { arrived, once, inPlace, chunk: 0 };
-    const received = this.#receive(node, routed, place);
+    const dispatch = { arrived, once, inPlace, chunk: 0 };
+    const received = this.#receive(node, routed, dispatch);
     if (sent && chunks > 1) routed.inFlight.push({ node, sent });
     else this.#now.set(node, received);
     if (known || assign.params.localOnly || !this.#options.check) return;

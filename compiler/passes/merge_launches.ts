@@ -87,11 +87,11 @@ function takeMerged(
   const steps = [first];
   let merged: Merged | undefined;
   let shares = false;
-  const place = { buffer: LENGTHS, counts: lowering.placed.counts };
+  const lengths = { buffer: LENGTHS, counts: lowering.placed.counts };
   const merge = (parts: readonly Launched[]): Merged | undefined => {
-    const made = mergeKernels(parts, place);
+    const made = mergeKernels(parts, lengths);
     if (!made || fits(made.kernel, limits)) return made;
-    const packed = mergeKernels(parts.map(inputs.bind), place);
+    const packed = mergeKernels(parts.map(inputs.bind), lengths);
     if (!packed || !fits(packed.kernel, limits)) return undefined;
     shares = true;
     return packed;

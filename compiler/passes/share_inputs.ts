@@ -28,13 +28,13 @@ export interface SharedInputs {
 
 /** The integer inputs of a plan that are short enough. */
 export function sharedInputs({ draft: { buffers } }: Lowering): SharedInputs {
-  const places = placesOf(buffers);
+  const inputOffsets = offsetsOf(buffers);
   return {
-    bind: lengthsBinder(places),
+    bind: lengthsBinder(inputOffsets),
     store: () => {
       const lengths = buffers.get(LENGTHS)!;
       let bytes = 0;
-      for (const [name, offset] of places) {
+      for (const [name, offset] of inputOffsets) {
         const input = buffers.get(name)!;
         buffers.set(name, { ...input, offset });
         bytes = offset + maxOverRanks(input.bytes);
@@ -47,33 +47,33 @@ export function sharedInputs({ draft: { buffers } }: Lowering): SharedInputs {
 }
 
 /** Byte offsets of the inputs after the lengths. */
-function placesOf(
+function offsetsOf(
   buffers: ReadonlyMap<string, BufferDraft>,
 ): ReadonlyMap<string, number> {
-  const places = new Map<string, number>();
+  const inputOffsets = new Map<string, number>();
   let end = maxOverRanks(buffers.get(LENGTHS)!.bytes);
   for (const { name, kind, dtype, bytes } of buffers.values()) {
     if (kind !== "input" || (dtype !== "i32" && dtype !== "u32")) continue;
     const offset = alignedOffset(end);
     if (offset + maxOverRanks(bytes) > MAX_SHARED) continue;
-    places.set(name, offset);
+    inputOffsets.set(name, offset);
     end = offset + maxOverRanks(bytes);
   }
-  return places;
+  return inputOffsets;
 }
 
 /** Rewrites kernels to bind lengths and the inputs after them once. */
 export function lengthsBinder(
-  places: ReadonlyMap<string, number>,
+  inputOffsets: ReadonlyMap<string, number>,
 ): (launched: Launched) => Launched {
   // Layers repeat.
   const bodies = new Map<string, readonly Stmt[]>();
-  return (launched) => bindLengthsOnce(launched, places, bodies);
+  return (launched) => bindLengthsOnce(launched, inputOffsets, bodies);
 }
 
 function bindLengthsOnce(
   launched: Launched,
-  places: ReadonlyMap<string, number>,
+  inputOffsets: ReadonlyMap<string, number>,
   bodies: Map<string, readonly Stmt[]>,
 ): Launched {
   const { kernel } = launched;
@@ -83,7 +83,7 @@ function bindLengthsOnce(
   let all: Binding | undefined;
   for (const binding of kernel.bindings) {
     const buffer = launched.bindings[binding.name]!;
-    const offset = places.get(buffer);
+    const offset = inputOffsets.get(buffer);
     if (buffer === LENGTHS) all = binding;
     else if (offset === undefined || widths.has(binding.name)) {
       rest.push(binding);

@@ -56,7 +56,7 @@ export function localBound(placed: Placed, axis: string): number[] {
   if (lengths.every((length) => length === lengths[0])) {
     return new Array<number>(ranks).fill(lengths[0]!);
   }
-  return groupRanks(mesh, over).map((place) => lengths[place]!);
+  return groupRanks(mesh, over).map((groupRank) => lengths[groupRank]!);
 }
 
 /** The maximum length of an axis over the ranks of one group. */

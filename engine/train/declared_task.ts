@@ -20,7 +20,7 @@ export async function declaredTask(
   return {
     model,
     loss,
-    ...placesOf(training),
+    ...meshOptions(training),
     settings: {
       optimizer,
       schedule,
@@ -47,7 +47,7 @@ export async function declaredTask(
 }
 
 /** The mesh and the placements of a declared training, if any. */
-export function placesOf(
+export function meshOptions(
   { mesh, place }: Training,
 ): Pick<PlanOptions, "mesh" | "place"> {
   return {

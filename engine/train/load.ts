@@ -14,7 +14,7 @@ import { sha256 } from "../digest.ts";
 import type { FileSystem } from "../files.ts";
 import { withTensors } from "../tensors.ts";
 import { optimizerStates, shapeOf } from "./parameters.ts";
-import { emptyPart, placeSlice, reaches } from "./parts.ts";
+import { copySlice, emptyPart, overlaps } from "./parts.ts";
 import type { SavedTraining } from "./saved.ts";
 
 /** Context of loading a training. */
@@ -84,14 +84,14 @@ async function loadState(
     return { rank, held, tensor: emptyPart(shape, held) };
   });
   for (const { tensor: name, start, shape, sha256: wanted } of slices) {
-    const reached = parts.filter(({ held }) => reaches(held, start, shape));
+    const reached = parts.filter(({ held }) => overlaps(held, start, shape));
     if (reached.length === 0) continue;
     const entry = tensors.get(name);
     if (entry?.shape.join() !== shape.join()) throw changed(folder, name);
     const tensor = await readTensor(entry);
     if (await sha256(tensor.data) !== wanted) throw changed(folder, name);
     for (const part of reached) {
-      placeSlice(part.tensor, part.held, { start, tensor });
+      copySlice(part.tensor, part.held, { start, tensor });
     }
   }
   for (const { rank, tensor } of parts) session.writePart(state, rank, tensor);

@@ -20,7 +20,7 @@ import {
 } from "../../runtime/mod.ts";
 import { isHalf } from "../../spec/dtype.ts";
 import type { Plan, PlanWeight } from "../../spec/plan/plan.ts";
-import { type Block, blocksOf, cutBlock, writersOf } from "./parts.ts";
+import { type Block, blocksOf, sliceBlock, writersOf } from "./parts.ts";
 
 /** Tensors of a file that are read together. */
 export interface Piece {
@@ -97,7 +97,7 @@ export function statePieces(
       })),
       read: async () => {
         const part = await session.readPart(state, rank);
-        return blocks.map((block) => cutBlock(part, block));
+        return blocks.map((block) => sliceBlock(part, block));
       },
     }];
   });

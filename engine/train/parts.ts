@@ -47,7 +47,7 @@ export function blocksOf(shape: readonly number[], held: Held): Block[] {
 }
 
 /** The elements of a block. */
-export function cutBlock(
+export function sliceBlock(
   { dtype, shape, data }: HostTensor,
   block: Block,
 ): HostTensor {
@@ -72,13 +72,13 @@ export function cutBlock(
 }
 
 /** Copies the elements of a block into a part. */
-export function placeSlice(
+export function copySlice(
   part: HostTensor,
   held: Held,
   { start, tensor }: Slice,
 ): void {
   // Along each axis, the index in the part of each index of the block; -1: none.
-  const places = tensor.shape.map((length, axis) => {
+  const targets = tensor.shape.map((length, axis) => {
     const indices = held[axis];
     return Int32Array.from(
       { length },
@@ -86,7 +86,7 @@ export function placeSlice(
     );
   });
   const visit = (axis: number, from: number, to: number): void => {
-    const found = places[axis];
+    const found = targets[axis];
     if (found === undefined) {
       part.data[to] = tensor.data[from]!;
       return;
@@ -112,7 +112,7 @@ export function emptyPart(shape: readonly number[], held: Held): HostTensor {
 }
 
 /** Whether a part overlaps a block. */
-export function reaches(
+export function overlaps(
   held: Held,
   start: readonly number[],
   shape: readonly number[],

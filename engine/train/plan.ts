@@ -21,7 +21,7 @@ import { familyConfiguration, findConfiguration } from "../configuration.ts";
 import type { FileSystem } from "../files.ts";
 import { compileOptions, type PlanOptions } from "../open.ts";
 import { forMachine } from "../planner/mod.ts";
-import { placesOf } from "./declared_task.ts";
+import { meshOptions } from "./declared_task.ts";
 import type { StepSettings } from "./settings.ts";
 import { storedIn } from "./stored.ts";
 import type { Task } from "./task.ts";
@@ -121,7 +121,7 @@ export async function planTraining(
   return await compileDocumented(
     step.model,
     howOf({ ...step, settings: chosen }, {
-      ...isTraining(what) ? placesOf(what) : {},
+      ...isTraining(what) ? meshOptions(what) : {},
       ...options,
       ...forMachine(machine, options),
     }),

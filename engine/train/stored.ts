@@ -21,7 +21,7 @@ import type { Tensors } from "../run.ts";
 import { withTensors } from "../tensors.ts";
 import { storedDTypes } from "../weights.ts";
 import { shapeOf } from "./parameters.ts";
-import { emptyPart, placeSlice } from "./parts.ts";
+import { copySlice, emptyPart } from "./parts.ts";
 
 /**
  * Storage dtypes of the tensors in a folder, from the headers of its files. Empty without weights. Throws DataError for
@@ -125,7 +125,7 @@ export function writeMasters(
           start.splice(stack, 0, i);
         }
         const tensor = { dtype, shape: whole, data };
-        placeSlice(part, held, { start, tensor });
+        copySlice(part, held, { start, tensor });
       }
       session.writePart(state, rank, part);
     }

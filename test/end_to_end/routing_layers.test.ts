@@ -337,8 +337,8 @@ function recordedChoices(
     const slots = (of("dispatch_mask")?.length ?? 0) / token / expert;
     of("dispatch_mask")?.forEach((taken, i) => {
       if (taken === 0) return;
-      const place = Math.floor(i / slots);
-      const key = [g, Math.floor(place / expert), place % expert, i % slots];
+      const choice = Math.floor(i / slots);
+      const key = [g, Math.floor(choice / expert), choice % expert, i % slots];
       kept.set(key.join(), of("combine_weights")![i]!);
     });
   }
@@ -351,10 +351,10 @@ function otherChoices(
   { index, slot, weight }: Outputs,
   { token, topK }: { token: number; topK: number },
 ): string[] {
-  const found = Array.from(slot!).flatMap((place, i) => {
+  const found = Array.from(slot!).flatMap((choice, i) => {
     const at = Math.floor(i / topK);
-    const key = [Math.floor(at / token), at % token, index![i], place].join();
-    return place < 0 ? [] : [[key, weight![i]!] as const];
+    const key = [Math.floor(at / token), at % token, index![i], choice].join();
+    return choice < 0 ? [] : [[key, weight![i]!] as const];
   });
   const wrong = found.filter(([key, w]) =>
     !(Math.abs((kept.get(key) ?? Infinity) - w) <= TOLERANCE)

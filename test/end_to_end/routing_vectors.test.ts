@@ -240,7 +240,7 @@ t.test("fairscale's own test, seed 3", async (t) => {
     return gate.data.slice(e * width, (e + 1) * width)
       .reduce((sum, w, d) => sum + w * input.data[s * width + d]!, 0);
   });
-  const places = combine.data.flatMap((w, i) =>
+  const expected = combine.data.flatMap((w, i) =>
     w > 0
       ? [[Math.floor(i / E / slots), Math.floor(i / slots) % E, i % slots]]
       : []
@@ -256,7 +256,7 @@ t.test("fairscale's own test, seed 3", async (t) => {
     options: { preset: "fairscale.top2" },
     operands: { noise: noise.data },
     combine: weights,
-    slots: places,
+    slots: expected,
     capacity: slots,
     loss,
   };

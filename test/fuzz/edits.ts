@@ -72,22 +72,22 @@ function reorder(plan: Plan, at: number, by: number): Plan {
     const started = startedBy(steps);
     return steps.map((step) => usedBy(plan, step, started));
   });
-  const places = used.flatMap((steps, p) =>
+  const candidates = used.flatMap((steps, p) =>
     steps.slice(1).flatMap((next, i) =>
       independent(steps[i]!, next) ? [{ p, i }] : []
     )
   );
-  const place = pick(places, at);
-  if (!place) return plan;
-  const steps = [...used[place.p]!];
-  for (let i = place.i, n = 0; n <= by && i + 1 < steps.length; i++, n++) {
+  const candidate = pick(candidates, at);
+  if (!candidate) return plan;
+  const steps = [...used[candidate.p]!];
+  for (let i = candidate.i, n = 0; n <= by && i + 1 < steps.length; i++, n++) {
     if (!independent(steps[i]!, steps[i + 1]!)) break;
     [steps[i], steps[i + 1]] = [steps[i + 1]!, steps[i]!];
   }
   return {
     ...plan,
     programs: plan.programs.map((program, p) =>
-      p === place.p
+      p === candidate.p
         ? { ...program, steps: steps.map(({ step }) => step) }
         : program
     ),

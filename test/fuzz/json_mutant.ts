@@ -28,17 +28,17 @@ export const jsonChanges: fc.Arbitrary<readonly JsonChange[]> = fc.array(
   { minLength: 1, maxLength: 3 },
 );
 
-interface Place {
+interface Target {
   readonly parent: { [key: string]: unknown };
   readonly key: string;
 }
 
-function placesOf(value: unknown, into: Place[]): Place[] {
+function targetsOf(value: unknown, into: Target[]): Target[] {
   if (typeof value !== "object" || value === null) return into;
-  const parent = value as Place["parent"];
+  const parent = value as Target["parent"];
   for (const key of Object.keys(parent)) {
     into.push({ parent, key });
-    placesOf(parent[key], into);
+    targetsOf(parent[key], into);
   }
   return into;
 }
@@ -50,9 +50,9 @@ export function mutateJson(
 ): object {
   const mutant = structuredClone(document);
   for (const { kind, at, value } of changes) {
-    const places = placesOf(mutant, []);
-    if (places.length === 0) return mutant;
-    const { parent, key } = places[at % places.length]!;
+    const targets = targetsOf(mutant, []);
+    if (targets.length === 0) return mutant;
+    const { parent, key } = targets[at % targets.length]!;
     if (kind === "replace") parent[key] = structuredClone(value);
     else if (kind === "double") {
       const copy = structuredClone(parent[key]);

@@ -63,7 +63,7 @@ interface Target {
 }
 
 /** A place where kernels run. */
-interface Place {
+interface KernelTarget {
   readonly name: string;
   /** What is said of cases that are equal. */
   readonly equal: string;
@@ -73,7 +73,7 @@ interface Place {
 }
 
 /** Kernels as WebAssembly, by vectors and by single invocations. */
-export const WASM: Place = {
+export const WASM: KernelTarget = {
   name: "kernel",
   equal: "equal in WebAssembly",
   open: () =>
@@ -84,7 +84,7 @@ export const WASM: Place = {
 };
 
 /** Kernels as C. */
-export const NATIVE: Place = {
+export const NATIVE: KernelTarget = {
   name: "kernel-native",
   equal: "equal in C",
   open: async () => {
@@ -102,7 +102,7 @@ export const NATIVE: Place = {
 const KERNELS_A_DEVICE = 50;
 
 /** Kernels as WGSL on the first adapter. */
-export const GPU: Place = {
+export const GPU: KernelTarget = {
   name: "kernel-gpu",
   equal: "equal on an adapter",
   options: { portable: true },
@@ -125,18 +125,18 @@ export const GPU: Place = {
 };
 
 /** Random kernels, run in a place and by the interpreter of trees. */
-export function kernelClass(place: Place = WASM): FuzzClass<Numbers> {
-  let opened: ReturnType<Place["open"]> | undefined;
-  const { portable = false } = place.options ?? {};
-  const made = (numbers: Numbers) => randomKernel(numbers, place.options);
+export function kernelClass(on: KernelTarget = WASM): FuzzClass<Numbers> {
+  let opened: ReturnType<KernelTarget["open"]> | undefined;
+  const { portable = false } = on.options ?? {};
+  const made = (numbers: Numbers) => randomKernel(numbers, on.options);
   return {
-    name: place.name,
-    count: place === WASM ? 5000 : 100,
+    name: on.name,
+    count: on === WASM ? 5000 : 100,
     cases: fc.array(fc.nat(2 ** 20), {
       ...{ minLength: 1, maxLength: 250, size: "max" } as const,
     }),
     async judge(numbers) {
-      const targets = await (opened ??= place.open());
+      const targets = await (opened ??= on.open());
       if (typeof targets === "string") return `not tried: ${targets}`;
       const kernel = made(numbers);
       const [fault] = [
@@ -164,7 +164,7 @@ export function kernelClass(place: Place = WASM): FuzzClass<Numbers> {
         if (differs === undefined) continue;
         throw new Finding(`${differs}, of target ${i}`);
       }
-      return place.equal;
+      return on.equal;
     },
     evidence: (numbers) =>
       Promise.resolve({ "wgsl": printWgsl(made(numbers)) }),

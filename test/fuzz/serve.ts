@@ -44,8 +44,8 @@ const KINDS = {
   },
   async mutant(server: TestServer, { seed, at, bytes }: Client) {
     const text = Buffer.from(bodyOf(seed));
-    const place = Math.floor(at * text.length);
-    bytes.forEach((byte, i) => text[(place + i) % text.length] = byte);
+    const start = Math.floor(at * text.length);
+    bytes.forEach((byte, i) => text[(start + i) % text.length] = byte);
     await refusedOrWhole(server, new Uint8Array(text));
   },
   async noise(server: TestServer, { bytes }: Client) {

@@ -53,7 +53,7 @@ export interface Loaded extends Opened {
 }
 
 /** Where a checkpoint is loaded. */
-export interface Place {
+export interface Setup {
   readonly mesh: string;
   readonly sharing?: DeviceSharing;
   readonly adapter?: AdapterChoice;
@@ -68,7 +68,7 @@ export interface Place {
 /** Load a checkpoint on a mesh. */
 export async function loadCheckpoint(
   name: string,
-  { mesh, sharing = "shared", adapter = "auto", next, ...more }: Place,
+  { mesh, sharing = "shared", adapter = "auto", next, ...more }: Setup,
 ): Promise<Loaded> {
   const target = await loadTarget(checkpointFolder(name), files);
   const opened = await openTarget(target, files, {

@@ -54,12 +54,12 @@ export const BATCHES: readonly (readonly (readonly [number, number])[])[] = [
 function cache(
   batch: (typeof BATCHES)[number],
   width: number,
-  place: (entry: number) => number = (entry) => entry * width,
+  offsetOf: (entry: number) => number = (entry) => entry * width,
 ): number[] {
   const x = new Array<number>(2 * CONTEXT * width).fill(NaN);
   for (const [sequence, position] of batch) {
     for (let p = 0; p <= position; p++) {
-      const start = place(sequence * CONTEXT + p);
+      const start = offsetOf(sequence * CONTEXT + p);
       for (let i = 0; i < width; i++) x[start + i] = Math.sin(start + i);
     }
   }
@@ -129,7 +129,7 @@ export function* ofAttention(): Generator<Launch> {
         ...entries ? { entries: CONTEXT } : {},
       };
       const pages = [3, 1, 0, 2];
-      const place = (width: number) => (entry: number) =>
+      const offsetOf = (width: number) => (entry: number) =>
         (paged ? pages[Math.floor(entry / 2)]! * 2 + entry % 2 : entry) *
         width;
       const [keys, values] = [kvHeads * dim, kvHeads * valueDim];
@@ -141,8 +141,8 @@ export function* ofAttention(): Generator<Launch> {
         grid: attentionGrid(options, batch.length),
         reads: {
           q: waves(batch.length * heads * dim),
-          keys: cache(batch, keys, place(keys)),
-          values: cache(batch, values, place(values)),
+          keys: cache(batch, keys, offsetOf(keys)),
+          values: cache(batch, values, offsetOf(values)),
           pages,
           ...listed ? { selected: selectedOf(batch) } : {},
           entries: cache(batch, dim),
@@ -160,7 +160,7 @@ export function* ofAttention(): Generator<Launch> {
 
 function* backward(
   make: (o: BackwardOptions) => Launch["kernel"],
-  storedOf: (o: BackwardOptions, places: readonly number[]) => {
+  storedOf: (o: BackwardOptions, entries: readonly number[]) => {
     readonly threads: number;
     readonly y: Launch["stores"][string];
   },
@@ -192,8 +192,8 @@ function* backward(
         tokens: lengthAt(0),
         ...listed ? { selected: 3 } : {},
       };
-      const place = batch.map(([s, p]) => s * CONTEXT + p);
-      const { threads, y } = storedOf(options, place);
+      const entryOf = batch.map(([s, p]) => s * CONTEXT + p);
+      const { threads, y } = storedOf(options, entryOf);
       yield {
         kernel: make(options),
         grid: elementwiseGrid(threads),
@@ -203,7 +203,7 @@ function* backward(
           values: cache(batch, kvHeads * valueDim),
           dy: waves(batch.length * heads * valueDim),
           statistics: waves(batch.length * heads * 2),
-          place,
+          entryOf,
           ...listed ? { selected: selectedOf(batch) } : {},
           sinks: waves(heads),
           lengths: [batch.length],
@@ -232,12 +232,12 @@ export function* ofKeyGrad(): Generator<Launch> {
   for (const part of ["keys", "values"] as const) {
     yield* backward(
       (o) => keyGrad(o, part),
-      ({ kvHeads, ...o }, places) => {
+      ({ kvHeads, ...o }, entries) => {
         const width = kvHeads * (part === "keys" ? o.dim : o.valueDim);
         return {
-          threads: places.length * kvHeads,
+          threads: entries.length * kvHeads,
           // Entries that no token wrote are left.
-          y: places.flatMap((entry) =>
+          y: entries.flatMap((entry) =>
             Array.from({ length: width }, (_, i) => entry * width + i)
           ),
         };
@@ -260,7 +260,7 @@ export function* ofScoreKeys(): Generator<Launch> {
           tokens: lengthAt(0),
           ...paged ? { pages: { size: 2 } } : {},
         };
-        const place = (entry: number) =>
+        const offsetOf = (entry: number) =>
           (paged ? pages[Math.floor(entry / 2)]! * 2 + entry % 2 : entry) * dim;
         yield {
           kernel: scoreKeys(options),
@@ -268,7 +268,7 @@ export function* ofScoreKeys(): Generator<Launch> {
           reads: {
             query: waves(batch.length * heads * dim),
             weights: waves(batch.length * heads),
-            keys: cache(batch, dim, place),
+            keys: cache(batch, dim, offsetOf),
             pages,
             lengths: [batch.length],
             sequence: batch.map(([sequence]) => sequence),

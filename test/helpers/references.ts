@@ -267,7 +267,7 @@ function testReference(
         });
         try {
           const uneven = loaded.decoder.experts % 3 === 0 ? "ep=4" : "ep=3";
-          const place = {
+          const setup = {
             first: bits.isEmpty,
             uneven: mesh === uneven && sharing === "shared",
             separate: sharing === "separate",
@@ -276,8 +276,8 @@ function testReference(
           if (meshes.batch?.includes(mesh)) {
             bits.hold(t, "the batch", await runFresh(loaded, recorded.prompts));
           } else {
-            await testOutputs(t, loaded, { recorded, bits, place });
-            await testTokens(t, loaded, { recorded, place });
+            await testOutputs(t, loaded, { recorded, bits, setup });
+            await testTokens(t, loaded, { recorded, setup });
           }
           checkPredictions(t, loaded.session);
         } finally {
@@ -316,14 +316,14 @@ class SameBits {
 async function testOutputs(
   t: Test,
   loaded: Loaded,
-  { recorded, bits, place }: {
+  { recorded, bits, setup }: {
     readonly recorded: Recorded;
     readonly bits: SameBits;
-    readonly place: Peculiar;
+    readonly setup: Peculiar;
   },
 ): Promise<void> {
   const { prompts, generated, reference, unordered } = recorded;
-  const { first, uneven, separate } = place;
+  const { first, uneven, separate } = setup;
   const batch = await runFresh(loaded, prompts);
   bits.hold(t, "the batch", batch);
   if (first) bits.hold(t, "the batch", await runFresh(loaded, prompts));
@@ -387,13 +387,13 @@ async function testPieces(
 async function testTokens(
   t: Test,
   { session, decoder }: Loaded,
-  { recorded, place }: {
+  { recorded, setup }: {
     readonly recorded: Recorded;
-    readonly place: Peculiar;
+    readonly setup: Peculiar;
   },
 ): Promise<void> {
   const { prompts, generated } = recorded;
-  const { uneven, software } = place;
+  const { uneven, software } = setup;
   const max = Math.max(...generated.map(({ length }) => length));
   const count = software ? Math.min(max, 4) : max;
   session.reset();

@@ -92,7 +92,7 @@ function ranksOf(
 }
 
 /** Where a choice is in `[token, expert, slot]`; undefined if it was dropped. */
-function placeOf(outputs: Tensors, choice: number, experts: number) {
+function rowOf(outputs: Tensors, choice: number, experts: number) {
   const slot = outputs["slot"]!.data[choice]!;
   const expert = outputs["index"]!.data[choice]!;
   const token = choice >> 1;
@@ -108,10 +108,10 @@ function compare(t: Test, outputs: Tensors, recording: Recording): void {
   const taken = mask.map(() => 0);
   const weights = mask.map(() => 0);
   for (let choice = 0; choice < outputs["slot"]!.data.length; choice++) {
-    const place = placeOf(outputs, choice, experts);
-    if (place === undefined) continue;
-    taken[place]!++;
-    weights[place] = outputs["weight"]!.data[choice]!;
+    const row = rowOf(outputs, choice, experts);
+    if (row === undefined) continue;
+    taken[row]!++;
+    weights[row] = outputs["weight"]!.data[choice]!;
   }
   t.strictSame(taken, mask, "every kept choice in its slot, no other");
   const wanted = all("combine_weights");

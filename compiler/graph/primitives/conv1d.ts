@@ -145,12 +145,12 @@ export function convolve(
   for (let i = 0; i < x.data.length; i++) {
     const [token, channel] = [Math.floor(i / channels), i % channels];
     const first = sequence.data[token]! * slots * channels + channel;
-    const places = Array.from(
+    const offsets = Array.from(
       { length: slots },
       (_, slot) => first + slot * channels,
     );
-    const seen = places.map((place) =>
-      position.data[token] === 0 ? 0 : next.data[place]!
+    const seen = offsets.map((offset) =>
+      position.data[token] === 0 ? 0 : next.data[offset]!
     );
     seen.push(x.data[i]!);
     const sum = seen.reduce(
@@ -159,7 +159,7 @@ export function convolve(
       0,
     );
     put(y, i, sum);
-    places.forEach((place, slot) => next.data[place] = seen[slot + 1]!);
+    offsets.forEach((offset, slot) => next.data[offset] = seen[slot + 1]!);
   }
   return { y, state: next };
 }

@@ -149,8 +149,8 @@ export function recur(
         const change = round(rate.data[at]! * rest);
         for (let i = 0; i < dim; i++) {
           const product = round(key.data[row + i]! * change);
-          const place = column + i * width;
-          next.data[place] = round(product + next.data[place]!);
+          const offset = column + i * width;
+          next.data[offset] = round(product + next.data[offset]!);
         }
         put(y, at * width + c, read(query, row, column));
       }

@@ -242,7 +242,7 @@ export function lowerAttentionGrad(
   lowering: Lowering,
   node: NodeOf<"attentionGrad">,
 ): void {
-  const [q, keys, values, place, dy, statistics, selected] = node
+  const [q, keys, values, entry, dy, statistics, selected] = node
     .inputs as [Node, Node, Node, Node, Node, Node, Node?];
   const { token, head, dim, valueDim, kvHead, shared, of } = node.params;
   const options = attentionOptions(lowering, node);
@@ -251,7 +251,7 @@ export function lowerAttentionGrad(
     q: [q, [token, dim, head]],
     keys: [keys, headsInnermost(keys, kvHead)],
     values: !shared && [values, headsInnermost(values, kvHead)],
-    place: [place, [token]],
+    entryOf: [entry, [token]],
     dy: [dy, [token, valueDim, head]],
     statistics: [statistics, statistics.axes],
     selected: selected && [selected, selected.axes],

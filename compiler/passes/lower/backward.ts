@@ -43,16 +43,16 @@ export function lowerReduceSum(
   }
   const [x, y] = node.inputs as [Node, Node?];
   if (y && isOuter(lowering, node, x, y)) return lowerOuter(lowering, node);
-  const { scope, places, epilogue, launch } = resultOf(lowering, node);
+  const { scope, space, epilogue, launch } = resultOf(lowering, node);
   launch(reduce({
     name: `reduce_sum_${over.join("_")}`,
     kind: "sum",
-    count: places.count,
+    count: space.count,
     length: productOf(scope, over),
     bindings: scope.bindings,
     epilogue,
     terms: (i, k) => {
-      const at = atJoined(over, atFlat(scope, over, k), places.at(i));
+      const at = atJoined(over, atFlat(scope, over, k), space.at(i));
       return node.inputs.map((input) => emitValue(scope, input, at));
     },
   }));
@@ -120,7 +120,7 @@ function lowerSumRows(
   if (lowerExpertOuter(lowering, node, grouped, startsHere)) return;
   const byExpert = node.axes.includes(expert);
   const starts = byExpert ? startsHere() : undefined;
-  const { scope, places, epilogue, launch } = resultOf(lowering, node);
+  const { scope, space, epilogue, launch } = resultOf(lowering, node);
   const inner = over.filter((axis) => axis !== slot && axis !== expert);
   if (inner.length > 0) {
     throw new ModelError(
@@ -133,14 +133,14 @@ function lowerSumRows(
   launch(reduce({
     name: `sum_rows_${node.axes.join("_")}`,
     kind: "sum",
-    count: places.count,
+    count: space.count,
     bindings: scope.bindings,
     epilogue,
     length: (i) => {
       if (starts === undefined) {
         return [u32(0), load(scope.read(grouped.rowCount), u32(0), "u32")];
       }
-      const at = places.at(i);
+      const at = space.at(i);
       const index = at.get(expert);
       const binding = scope.read(starts);
       return [
@@ -149,7 +149,7 @@ function lowerSumRows(
       ];
     },
     terms: (i, row) => {
-      const { get } = places.at(i);
+      const { get } = space.at(i);
       const at = atRow(scope, { get }, { grouped, row });
       return node.inputs.map((input) => emitValue(scope, input, at));
     },
@@ -186,12 +186,12 @@ export function lowerScatterAdd(
   const [rows, ids] = node.inputs as [Node, Node];
   const { over } = node.params;
   const summed = rows.axes.filter((axis) => !node.axes.includes(axis));
-  const { scope, places, epilogue, launch } = resultOf(lowering, node);
+  const { scope, space, epilogue, launch } = resultOf(lowering, node);
   const value = (input: Node) => (i: Expr, k: Expr) =>
     emitValue(
       scope,
       input,
-      atJoined(summed, atFlat(scope, summed, k), places.at(i)),
+      atJoined(summed, atFlat(scope, summed, k), space.at(i)),
     );
   const inner = node.axes.slice(node.axes.indexOf(over) + 1);
   const sizes = inner.map((axis) => sizeOf(lowering, [axis]));
@@ -200,12 +200,12 @@ export function lowerScatterAdd(
   const width = together ? fixedProduct(lowering, node, inner) : 1;
   const kernel = segmentSum({
     name: `scatter_${over}`,
-    count: places.count,
+    count: space.count,
     width,
     length: productOf(scope, summed),
     bindings: scope.bindings,
     index: value(ids),
-    wanted: (i) => places.at(i).get(over),
+    wanted: (i) => space.at(i).get(over),
     value: value(rows),
     epilogue,
   });

@@ -59,7 +59,7 @@ function partOf(member: Member): Node {
 }
 
 /** The location of the rank's shard of a member in the buffer of its block. */
-function localPlace(
+function localStorage(
   { members, offsets }: Layout,
   i: number,
   buffer: string,
@@ -74,7 +74,7 @@ function localPlace(
 }
 
 /** The location of all of a member in the buffer of all blocks. */
-function gatheredPlace(
+function gatheredStorage(
   lowering: Lowering,
   { members, offsets, words }: Layout,
   i: number,
@@ -118,20 +118,20 @@ function sendBuffer(lowering: Lowering, layout: Layout): string {
   return amendBuffer(lowering, buffer, { unreduced, writers });
 }
 
-function placeIn(
+function storageIn(
   lowering: Lowering,
   layout: Layout,
   i: number,
   buffer: string,
 ): Storage {
   return layout.members[i]!.primitive === "allGather"
-    ? localPlace(layout, i, buffer)
-    : gatheredPlace(lowering, layout, i, buffer);
+    ? localStorage(layout, i, buffer)
+    : gatheredStorage(lowering, layout, i, buffer);
 }
 
 /** Assigns bucket offsets to values that are computed directly in the send buffer, before lowering starts. */
-export function placeBuckets(lowering: Lowering): void {
-  const { model: { graph, fusion }, values: { bucketPlaces } } = lowering;
+export function assignBuckets(lowering: Lowering): void {
+  const { model: { graph, fusion }, values: { bucketStorage } } = lowering;
   const users = usersOf(graph);
   const named = new Set([
     ...Object.values(graph.outputs),
@@ -144,13 +144,13 @@ export function placeBuckets(lowering: Lowering): void {
       DIRECT.includes(x.primitive) && fusion.stored.has(x) && !named.has(x) &&
       // A step that reads a bucket follows all writes to it.
       users.get(x)!.every((user) => lowering.model.buckets.has(user)) &&
-      !bucketPlaces.has(x) && !reads(fusion, x, new Set(taken));
+      !bucketStorage.has(x) && !reads(fusion, x, new Set(taken));
     const chosen = taken.map(direct);
     if (!chosen.includes(true)) continue;
     const buffer = sendBuffer(lowering, layout);
     taken.forEach((x, i) => {
-      if (!chosen[i] || bucketPlaces.has(x)) return;
-      bucketPlaces.set(x, placeIn(lowering, layout, i, buffer));
+      if (!chosen[i] || bucketStorage.has(x)) return;
+      bucketStorage.set(x, storageIn(lowering, layout, i, buffer));
     });
   }
 }
@@ -201,7 +201,7 @@ export function lowerBucket(lowering: Lowering, bucket: Bucket): void {
     members.forEach((member, i) =>
       lowering.values.storages.set(
         member,
-        gatheredPlace(lowering, layout, i, to),
+        gatheredStorage(lowering, layout, i, to),
       )
     );
     return;
@@ -229,7 +229,7 @@ export function lowerBucket(lowering: Lowering, bucket: Bucket): void {
     ...aboutBucket(lowering, layout),
   });
   members.forEach((member, i) =>
-    lowering.values.storages.set(member, localPlace(layout, i, block))
+    lowering.values.storages.set(member, localStorage(layout, i, block))
   );
 }
 
@@ -238,11 +238,11 @@ function packed(lowering: Lowering, layout: Layout): string {
   const taken = layout.members.map(({ inputs }) => inputs[0]!);
   const found = taken.map((x) => lowering.values.storages.get(x)!);
   const placed = found.find((_, i) =>
-    lowering.values.bucketPlaces.has(taken[i]!)
+    lowering.values.bucketStorage.has(taken[i]!)
   );
   const isAt = (i: number, buffer: string) =>
     JSON.stringify(found[i]) ===
-      JSON.stringify(placeIn(lowering, layout, i, buffer));
+      JSON.stringify(storageIn(lowering, layout, i, buffer));
   // Scattered values are gathered in their stored layout if the buffer contains nothing else.
   const [{ buffer: first }] = found as [Storage];
   const alone = lowering.draft.buffers.get(first)!.bytes === layout.words * 4;
@@ -250,7 +250,7 @@ function packed(lowering: Lowering, layout: Layout): string {
   const buffer = placed?.buffer ?? sendBuffer(lowering, layout);
   taken.forEach((x, i) => {
     if (isAt(i, buffer)) return;
-    copyTo(lowering, x, placeIn(lowering, layout, i, buffer));
+    copyTo(lowering, x, storageIn(lowering, layout, i, buffer));
   });
   return buffer;
 }

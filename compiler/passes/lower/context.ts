@@ -66,7 +66,7 @@ export function startLowering(input: LoweringInput): Lowering {
       results: new Map(),
       ropeTables: new Map(),
       quantized: new Map(),
-      bucketPlaces: new Map(),
+      bucketStorage: new Map(),
     },
     progress: { ranks: "all" },
   };
@@ -188,7 +188,7 @@ export function partOf(
 function addParts(lowering: Lowering): Map<string, number> {
   const { placed } = lowering;
   const columns: number[][] = [];
-  const places = new Map<string, number>();
+  const columnOf = new Map<string, number>();
   const known = new Map<string, number>();
   for (const [name, axis] of Object.entries(placed.axes)) {
     const lengths = partLengths(placed, axis);
@@ -202,7 +202,7 @@ function addParts(lowering: Lowering): Map<string, number> {
         columns.push(ranks.map((groupRank) => part[groupRank]!));
       }
     }
-    places.set(name, known.get(key)!);
+    columnOf.set(name, known.get(key)!);
   }
   addTable(lowering, PARTS, {
     axis: "length and start",
@@ -211,7 +211,7 @@ function addParts(lowering: Lowering): Map<string, number> {
       (_, rank) => columns.map((column) => column[rank]!),
     ),
   });
-  return places;
+  return columnOf;
 }
 
 /** Adds a constant buffer of u32 along one axis, once. Returns its name. */

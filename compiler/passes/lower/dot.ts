@@ -276,16 +276,16 @@ function contracted(
 /** Lowers a dot that the tiled kernel does not support: one invocation per element. */
 export function lowerContract(lowering: Lowering, node: NodeOf<"dot">): void {
   const { over } = node.params;
-  const { scope, places, epilogue, launch } = resultOf(lowering, node);
+  const { scope, space, epilogue, launch } = resultOf(lowering, node);
   launch(reduce({
     name: `contract_${over.join("_")}`,
     kind: "sum",
-    count: places.count,
+    count: space.count,
     ...contracted(scope, node.params),
     bindings: scope.bindings,
     epilogue,
     terms: (i, k) => {
-      const at = atJoined(over, atFlat(scope, over, k), places.at(i));
+      const at = atJoined(over, atFlat(scope, over, k), space.at(i));
       return node.inputs.map((input) => emitValue(scope, input, at));
     },
   }));

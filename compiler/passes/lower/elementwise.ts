@@ -25,9 +25,9 @@ import {
   type Storage,
 } from "./context.ts";
 import { computeValue, emitValue, indexIn, storeTo } from "./emit.ts";
-import { placesGrid, placesOf, writeAll } from "./index_space.ts";
+import { indexGrid, indexSpaceOf, writeAll } from "./index_space.ts";
 import { KernelScope } from "./scope.ts";
-import { placeInCache, targetStorage } from "./epilogue.ts";
+import { cacheIndex, targetStorage } from "./epilogue.ts";
 import { isPlain, markUnreduced, storageFor } from "./storage.ts";
 
 /** Stores a node that is an expression over stored values. */
@@ -56,7 +56,7 @@ export function lowerCacheWrite(
       storeTo(
         scope,
         storage,
-        placeInCache(scope, node, at),
+        cacheIndex(scope, node, at),
         emitValue(scope, value, at),
       );
     if (!node.params.sparse) return [stored()];
@@ -74,26 +74,26 @@ function writeHalves(
   storage: Storage & { readonly dtype: HalfDType },
 ): void {
   const value = node.inputs[1]!;
-  const places = placesOf(scope, node, value.axes);
+  const space = indexSpaceOf(scope, node, value.axes);
   const bitsAt = (at: At): Expr =>
     packBits(storage.dtype, scope.bindValue(emitValue(scope, value, at)));
   const kernel = elementwise({
     name: `cacheWrite_${storage.dtype}`,
-    count: div(places.count, u32(2)),
+    count: div(space.count, u32(2)),
     bindings: scope.bindings,
     body: (word) =>
       scope.block(() => {
         const first = scope.bindValue(mul(word, u32(2)));
         const [low, high] = [first, add(first, u32(1))].map((index) =>
-          bitsAt(places.at(index))
+          bitsAt(space.at(index))
         );
         const both = binary("or", low!, binary("shl", high!, u32(16)));
-        const there = placeInCache(scope, node, places.at(first));
+        const there = cacheIndex(scope, node, space.at(first));
         const index = div(indexIn(scope, storage, there), u32(2));
         return [store(scope.write(storage.buffer), index, both)];
       }),
   });
-  scope.launch(node, kernel, placesGrid(places, 2));
+  scope.launch(node, kernel, indexGrid(space, 2));
 }
 
 /**

@@ -30,7 +30,7 @@ import type {
 } from "../../graph/graph.ts";
 import { type At, atWith, flatIndex, ROW } from "./indices.ts";
 import { lengthOf, productOf, type Storage } from "./context.ts";
-import type { BucketPlace } from "./lowering.ts";
+import type { BucketLayout } from "./lowering.ts";
 import { heldIndex, heldStart } from "./shard_offset.ts";
 import type { KernelScope } from "./scope.ts";
 
@@ -125,7 +125,7 @@ export function indexIn(
 function indexInBucket(
   scope: KernelScope,
   { axes }: Storage,
-  { offset, blocks }: BucketPlace,
+  { offset, blocks }: BucketLayout,
   at: At,
 ): Expr {
   const { placed } = scope.lowering;

@@ -12,7 +12,7 @@ import {
   type Storage,
 } from "./context.ts";
 import { computeValue, emitValue, finish, storeTo } from "./emit.ts";
-import { type Places, placesGrid, placesOf } from "./index_space.ts";
+import { indexGrid, type IndexSpace, indexSpaceOf } from "./index_space.ts";
 import { KernelScope } from "./scope.ts";
 import { storageFor } from "./storage.ts";
 
@@ -28,7 +28,7 @@ export interface Target {
 /** A kernel under construction that computes every index of a value. */
 export interface Result {
   readonly scope: KernelScope;
-  readonly places: Places;
+  readonly space: IndexSpace;
   readonly epilogue: (i: Expr, value: Expr) => Stmt[];
   /** Launches it; each invocation computes this many indices. */
   readonly launch: (kernel: Kernel, cells?: number) => void;
@@ -38,13 +38,13 @@ export interface Result {
 export function resultOf(lowering: Lowering, node: Node): Result {
   const scope = new KernelScope(lowering);
   const target = { scope, node, storage: storageFor(lowering, node) };
-  const places = placesOf(scope, node);
+  const space = indexSpaceOf(scope, node);
   return {
     scope,
-    places,
-    epilogue: (i, value) => writeTarget(target, places.at(i), [value]),
+    space,
+    epilogue: (i, value) => writeTarget(target, space.at(i), [value]),
     launch: (kernel, cells) =>
-      scope.launch(node, kernel, placesGrid(places, cells)),
+      scope.launch(node, kernel, indexGrid(space, cells)),
   };
 }
 
@@ -85,13 +85,13 @@ export function writeTarget(
     const there = splitAt(scope, at, { from: roots[0]!, to: written });
     const valueOf = cached || known.has(node) ? emitValue : computeValue;
     const value = valueOf(scope, written, there, known);
-    const place = cached ? placeInCache(scope, node, there) : there;
-    return [storeTo(scope, storage, place, value)];
+    const cell = cached ? cacheIndex(scope, node, there) : there;
+    return [storeTo(scope, storage, cell, value)];
   });
 }
 
 /** The cache location of a value: the sequence and position of its token, or the page that contains it. */
-export function placeInCache(
+export function cacheIndex(
   scope: KernelScope,
   node: NodeOf<"cacheWrite">,
   at: At,
@@ -101,16 +101,16 @@ export function placeInCache(
   ];
   const [outer, inner] = state.axes as [string, string];
   const index = (of: Node, at: At) => convert("u32", emitValue(scope, of, at));
-  const place = [sequence, position].map((of) => index(of, at));
+  const cell = [sequence, position].map((of) => index(of, at));
   if (pages) {
-    const [s, p] = place.map((index) => scope.bindValue(index));
+    const [s, p] = cell.map((index) => scope.bindValue(index));
     const within = lengthOf(scope, inner);
     const [sequenceAxis, blockAxis] = pages.axes as [string, string];
     const block = { [sequenceAxis]: s!, [blockAxis]: div(p!, within) };
-    place[0] = index(pages, { get: (axis) => block[axis]! });
-    place[1] = rem(p!, within);
+    cell[0] = index(pages, { get: (axis) => block[axis]! });
+    cell[1] = rem(p!, within);
   }
-  const indices = { [outer]: place[0], [inner]: place[1] };
+  const indices = { [outer]: cell[0], [inner]: cell[1] };
   return { get: (axis) => indices[axis] ?? at.get(axis) };
 }
 

@@ -83,8 +83,8 @@ export function lowerExpertOuter(
       const row = atFlat(scope, rows, at.row);
       const column = atFlat(scope, columns, at.column);
       const inner = atJoined(rows, row, column);
-      const place = atWith(inner, expert, () => at.expert);
-      return writeTarget({ scope, node, storage }, place, [sum]);
+      const target = atWith(inner, expert, () => at.expert);
+      return writeTarget({ scope, node, storage }, target, [sum]);
     },
   };
   scope.launch(node, expertOuter(options), expertOuterGrid(options));

@@ -22,7 +22,7 @@ import type { GroupedRows } from "./group.ts";
 import type { KernelScope } from "./scope.ts";
 
 /** An index space in row-major order. */
-export interface Places {
+export interface IndexSpace {
   /** The number of indices. */
   readonly count: Expr;
   /** The maximum number of indices, as known to the host. */
@@ -31,11 +31,11 @@ export interface Places {
 }
 
 /** The index space of `axes` of `node`. For a dispatched value, these include the expert and slot axes. */
-export function placesOf(
+export function indexSpaceOf(
   scope: KernelScope,
   node: Node,
   axes: readonly string[] = node.axes,
-): Places {
+): IndexSpace {
   const { lowering } = scope;
   const group = lowering.model.dispatched.get(node);
   if (!group) {
@@ -62,7 +62,7 @@ export function placesOf(
 }
 
 /** The grid of an elementwise kernel with this many indices per invocation. */
-export function placesGrid({ size }: Places, each = 1): Grid {
+export function indexGrid({ size }: IndexSpace, each = 1): Grid {
   if (each === 1) return elementwiseGrid(size);
   return elementwiseGrid(
     typeof size === "number"
@@ -124,13 +124,13 @@ export function writeAll(
   axes: readonly string[],
   body: (at: At) => readonly Stmt[],
 ): void {
-  const places = placesOf(scope, node, axes);
+  const space = indexSpaceOf(scope, node, axes);
   const rows = scope.lowering.model.dispatched.has(node) ? "_rows" : "";
   const kernel = elementwise({
     name: `${opOf(node)}${rows}`,
-    count: places.count,
+    count: space.count,
     bindings: scope.bindings,
-    body: (index) => scope.block(() => body(places.at(index))),
+    body: (index) => scope.block(() => body(space.at(index))),
   });
-  scope.launch(node, kernel, placesGrid(places));
+  scope.launch(node, kernel, indexGrid(space));
 }

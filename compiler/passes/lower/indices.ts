@@ -11,7 +11,7 @@ export interface At {
   readonly flat?: { readonly order: readonly string[]; readonly index: Expr };
 }
 
-/** The place with row-major index `index` over `order`. */
+/** The element with row-major index `index` over `order`. */
 export function atFlat(
   scope: KernelScope,
   order: readonly string[],

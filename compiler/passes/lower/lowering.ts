@@ -54,11 +54,11 @@ export interface Storage {
     readonly through?: string | undefined;
   };
   /** Stored in a bucket: see `bucket.ts`. */
-  readonly bucket?: BucketPlace;
+  readonly bucket?: BucketLayout;
 }
 
 /** Location of a value in a bucket. Its own axes have the maximum length over ranks. */
-export interface BucketPlace {
+export interface BucketLayout {
   /** Offset in elements of a block. */
   readonly offset: number;
   /**
@@ -129,7 +129,7 @@ export interface Values {
   /** Buffers of values that were quantized, by the layout. */
   readonly quantized: Map<Node, ReadonlyMap<string, QuantizedValue>>;
   /** Storage of values that are computed directly in a bucket. */
-  readonly bucketPlaces: Map<Node, Storage>;
+  readonly bucketStorage: Map<Node, Storage>;
 }
 
 /** A value as `quantize` wrote it. */

@@ -14,7 +14,7 @@ import { blocksOf } from "./blocks.ts";
 import { lowerAssign, lowerGatherCounts } from "./assign.ts";
 import { CHECK_AXIS, lowerCheckIds } from "./check.ts";
 import { lowerChoices } from "./choices.ts";
-import { lowerBucket, placeBuckets } from "./bucket.ts";
+import { assignBuckets, lowerBucket } from "./bucket.ts";
 import {
   lowerAttention,
   lowerAttentionGrad,
@@ -133,7 +133,7 @@ export function lowerGraph(
       size: Math.max(1, lowering.placed.counts.length),
     }],
   });
-  placeBuckets(lowering);
+  assignBuckets(lowering);
   const inputs: { [name: string]: Port } = {};
   const updates = startUpdates(lowering);
   const blocks = blocksOf(lowering.model.graph);

@@ -30,7 +30,7 @@ import {
   type Storage,
 } from "./context.ts";
 import { emitValue } from "./emit.ts";
-import { placesOf } from "./index_space.ts";
+import { indexSpaceOf } from "./index_space.ts";
 import { KernelScope } from "./scope.ts";
 
 /** The value of a stored node in the layout of `like`, in a new buffer. */
@@ -51,14 +51,14 @@ export function packedStorage(
     ...padded,
   });
   const scope = new KernelScope(lowering);
-  const places = placesOf(scope, node, axes);
+  const space = indexSpaceOf(scope, node, axes);
   const count = rowStride === undefined
-    ? places.count
+    ? space.count
     : mul(productOf(scope, axes.slice(0, -1)), u32(rowStride));
   /** Maps an element of the buffer to an element of the value, if there is one. */
   const unpadded = (element: Expr): { inside: Expr; index: Expr } => {
     if (rowStride === undefined) {
-      return { inside: lt(element, places.count), index: element };
+      return { inside: lt(element, space.count), index: element };
     }
     const row = scope.bindValue(div(element, u32(rowStride)));
     const column = scope.bindValue(sub(element, mul(row, u32(rowStride))));
@@ -69,7 +69,7 @@ export function packedStorage(
   const bitsAt = (element: Expr): Expr => {
     const { inside, index } = unpadded(element);
     const there = scope.bindValue(select(inside, index, u32(0)));
-    const value = scope.bindValue(emitValue(scope, node, places.at(there)));
+    const value = scope.bindValue(emitValue(scope, node, space.at(there)));
     return select(inside, packBits(dtype, value), u32(0));
   };
   const kernel = elementwise({

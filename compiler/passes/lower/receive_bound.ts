@@ -63,5 +63,5 @@ function heldPerRank(
 ): PerRank {
   return held.every((n) => n === held[0])
     ? held[0]!
-    : perRank(groupRanks(mesh, over).map((place) => held[place]!));
+    : perRank(groupRanks(mesh, over).map((groupRank) => held[groupRank]!));
 }

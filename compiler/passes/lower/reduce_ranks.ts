@@ -44,12 +44,12 @@ export function lowerAllReduce(
   ]);
   markUnreduced(lowering, node, parts);
   addAllGather(lowering, node, { over, from, to: parts, words });
-  const { scope, places, epilogue, launch } = resultOf(lowering, node);
+  const { scope, space, epilogue, launch } = resultOf(lowering, node);
   const binding = scope.read(parts);
   launch(addParts({
     name: `add_parts_${groupSize}`,
     parts: groupSize,
-    count: places.count,
+    count: space.count,
     bindings: scope.bindings,
     epilogue,
     load: (i, k) => load(binding, add(mul(k, u32(words)), i)),
@@ -96,10 +96,10 @@ function addTerms(
   const storage = storageFor(lowering, node);
   const scope = new KernelScope(lowering);
   writeAll(scope, node, node.axes, (at) => {
-    const place = there(scope, at);
+    const source = there(scope, at);
     const terms = Array.from(
       { length: groupSize },
-      (_, p) => scope.bindValue(loadTerm(scope, gathered, u32(p), place)),
+      (_, p) => scope.bindValue(loadTerm(scope, gathered, u32(p), source)),
     );
     const sum = addAsTree(terms, (a, b) => binary("add", a, b));
     return [storeTo(scope, storage, at, sum)];

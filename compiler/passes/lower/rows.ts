@@ -15,7 +15,7 @@ import { lengthOf, type Lowering } from "./context.ts";
 import { resultOf, targetStorage, writeTarget } from "./epilogue.ts";
 import type { At } from "./indices.ts";
 import { loadFrom } from "./emit.ts";
-import { alongRow, placesOf } from "./index_space.ts";
+import { alongRow, indexSpaceOf } from "./index_space.ts";
 import { KernelScope } from "./scope.ts";
 
 interface RowParts {
@@ -40,8 +40,8 @@ function rowParts(
   const { size, dynamic } = lowering.placed.axes[over]!;
   const length = lengthOf(scope, over);
   const outer = node.axes.filter((axis) => axis !== over);
-  const rows = placesOf(scope, node, outer);
-  const placeAt = (row: Expr, i: Expr) =>
+  const rows = indexSpaceOf(scope, node, outer);
+  const indexAt = (row: Expr, i: Expr) =>
     alongRow(node.axes, over, {
       at: rows.at(row),
       row,
@@ -54,7 +54,7 @@ function rowParts(
     length: size,
     actual: dynamic ? length : undefined,
     bindings: scope.bindings,
-    load: (row, i) => loadFrom(scope, source, placeAt(row, i)),
+    load: (row, i) => loadFrom(scope, source, indexAt(row, i)),
     epilogue: (row, i, valueAt) => {
       const value = (at: At) => {
         const value = valueAt(at.get(over));
@@ -63,7 +63,7 @@ function rowParts(
           : value;
       };
       const to = { scope, node: target, storage, roots: [node] };
-      return writeTarget(to, placeAt(row, i), [value]);
+      return writeTarget(to, indexAt(row, i), [value]);
     },
   };
   return { scope, options, size: rows.size };
@@ -106,16 +106,16 @@ export function lowerReduce(
   const kind = node.primitive === "reduce" ? node.params.kind : "logSumExp";
   const x = node.inputs[0]!;
   const source = lowering.values.storages.get(x)!;
-  const { scope, places, epilogue, launch } = resultOf(lowering, node);
+  const { scope, space, epilogue, launch } = resultOf(lowering, node);
   const length = lengthOf(scope, over);
   const terms = (row: Expr, i: Expr) => {
-    const place = { at: places.at(row), row, i, length };
-    return [loadFrom(scope, source, alongRow(x.axes, over, place))];
+    const element = { at: space.at(row), row, i, length };
+    return [loadFrom(scope, source, alongRow(x.axes, over, element))];
   };
   launch(reduce({
     name: kind,
     kind,
-    count: places.count,
+    count: space.count,
     length,
     bindings: scope.bindings,
     terms,

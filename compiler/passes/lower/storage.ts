@@ -18,7 +18,7 @@ import {
 /** Creates and registers the buffer of a node's value. Outputs keep their names. */
 export function storageFor(lowering: Lowering, node: Node): Storage {
   const group = lowering.model.dispatched.get(node);
-  const storage = lowering.values.bucketPlaces.get(node) ??
+  const storage = lowering.values.bucketStorage.get(node) ??
     (group
       ? rowStorage(lowering, node, lowering.values.groups.get(group)!)
       : plainStorage(lowering, node));

@@ -31,7 +31,7 @@ interface Update {
 /** Finds updated parameters and states, and the earliest step for each update. */
 export function startUpdates(lowering: Lowering): Updates {
   const { model: { graph } } = lowering;
-  const place = new Map(graph.nodes.map((node, i) => [node, i]));
+  const indexOf = new Map(graph.nodes.map((node, i) => [node, i]));
   const due = new Map<Node, Update[]>();
   const users = usersOf(graph);
   for (const leaf of graph.nodes) {
@@ -40,7 +40,7 @@ export function startUpdates(lowering: Lowering): Updates {
     if (next === undefined) continue;
     // The last node that reads the old value or computes the new one.
     const last = (users.get(leaf) ?? []).reduce(
-      (found, node) => place.get(node)! > place.get(found)! ? node : found,
+      (found, node) => indexOf.get(node)! > indexOf.get(found)! ? node : found,
       next,
     );
     due.set(last, [...due.get(last) ?? [], { leaf, next }]);
