@@ -18,9 +18,9 @@ import {
 } from "./sampling.ts";
 import {
   admit,
+  type BatchState,
   decodingOf,
   nextStep,
-  type Places,
   type Scheduled,
   type Slots,
 } from "./schedule.ts";
@@ -185,7 +185,7 @@ export class Batch {
   }
 
   /** Drafts tokens of decoding sequences, where neither their rows nor their pages displace others. */
-  async #draft(state: Places<Growing>): Promise<void> {
+  async #draft(state: BatchState<Growing>): Promise<void> {
     const { maxTokens, maxContext, maxRows, pages } = this.#decoder;
     const decoding = decodingOf(state);
     if (!this.#speculation || decoding.length === 0) return;

@@ -77,7 +77,7 @@ export function nextStep<S extends Scheduled>(
     while (isRunning(state, one) && !take(state, one, step)) {
       preempt(state, lastOf(state, one.slot));
     }
-    if (isPlaced(places, one)) takeDraft(places, one, step);
+    if (isRunning(state, one)) takeDraft(state, one, step);
   }
   const before = step.taken.length;
   for (const one of fresh.filter((one) => isRunning(state, one))) {
@@ -124,7 +124,7 @@ function liveOf({ slots }: BatchState<Scheduled>): Live[] {
 
 /** Sequences of which only the last token is to be fed, a new one, oldest first. */
 export function decodingOf<S extends Scheduled>(
-  { slots }: Places<S>,
+  { slots }: BatchState<S>,
 ): { readonly slot: number; readonly sequence: S }[] {
   return [...slots.entries()].flatMap(([slot, sequence]) =>
     sequence && sequence.tokens.length > 0 && !isFresh({ slot, sequence })
@@ -167,7 +167,7 @@ function take(
 
 /** Adds the draft of a sequence to the step, as far as there are free pages. */
 function takeDraft(
-  { pages }: Places<Scheduled>,
+  { pages }: BatchState<Scheduled>,
   { slot, sequence }: Live,
   { taken, ends }: Step,
 ): void {

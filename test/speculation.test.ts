@@ -13,7 +13,7 @@ import {
   checkpointFolder,
   loadCheckpoint,
   type Loaded,
-  type Place,
+  type Setup,
 } from "./helpers/checkpoints.ts";
 import { copyCheckpoint, switchyard, temporaryFolder } from "./helpers/cli.ts";
 import { startServer } from "./helpers/serve.ts";
@@ -30,7 +30,7 @@ type Tokens = readonly (readonly number[])[];
 
 /** Loads the bundled checkpoint. */
 async function load(
-  place: Pick<Place, "mesh" | "next" | "pages">,
+  place: Pick<Setup, "mesh" | "next" | "pages">,
 ): Promise<Loaded> {
   const bounds = { maxTokens: 128, maxSequences: 16, maxContext: 160 };
   return await loadCheckpoint("demo-lm", { ...place, adapter: "cpu", bounds });
