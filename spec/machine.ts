@@ -86,7 +86,7 @@ export interface MachineHost {
   readonly name?: Line;
   /** Number of hosts of this kind. Default: 1. */
   readonly count?: MachineCount;
-  readonly devices: NonEmpty<MachinePlace>;
+  readonly devices: NonEmpty<MachineDevices>;
   /** The kind of its native CPU device, for plans with experts on disk. Default: that of its devices, if native. */
   readonly processor?: Line;
   /** Devices of a host that can run at full rate at once, such as cores. Default: all. */
@@ -197,7 +197,7 @@ export function parseMachine(json: string, file = "machine"): Machine {
   return machine;
 }
 
-function checkPlaces(machine: Machine, cannot: string): void {
+function checkHosts(machine: Machine, cannot: string): void {
   for (const { devices, processor } of machine.hosts) {
     const kinds = devices.map(({ kind }) => kind);
     for (
