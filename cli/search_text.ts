@@ -12,7 +12,7 @@ import { isPageAxis, WITHIN } from "../spec/pages.ts";
 import type { Plan } from "../spec/plan/plan.ts";
 import { sizeText } from "../spec/size_text.ts";
 import { strategyFlags } from "../spec/strategies.ts";
-import { rateText, timeText } from "../spec/time_text.ts";
+import { ratesText, rateText, timeText } from "../spec/time_text.ts";
 import { type Machine, placeRanks } from "../spec/mod.ts";
 import { type SearchResult, strategyText } from "../view/mod.ts";
 import { formatTable } from "./table.ts";
@@ -108,18 +108,17 @@ function ratesLine(
   { step: { step } }: Found,
   { machine }: SearchTerms,
 ): string {
-  const { multiplyAdds } = machine.devices[placeRanks(machine)[0]!.kind]!;
+  const device = machine.devices[placeRanks(machine)[0]!.kind]!;
   const { arithmetic } = step.parts;
-  const share = step.multiplyAdds / multiplyAdds / arithmetic;
-  const rate = `${
-    Number((multiplyAdds / 1e12).toPrecision(3))
-  } T multiply-adds/s`;
+  const share = step.multiplyAdds / device.multiplyAdds / arithmetic;
   const rest = arithmetic > 0 && share < 1
     ? ` At it, multiply-adds are ${
       Math.round(100 * share)
     } % of the arithmetic; the rest is other operations of kernels, such as attention's.`
     : "";
-  return `rates   ${rate} of a device, as its machine file says: kernels accumulate in f32, so the library has FP32 rates, and speeds published of tensor cores are higher.${rest}`;
+  return `rates   ${
+    ratesText(device)
+  }. Speeds published of matrix units are higher.${rest}`;
 }
 
 function configuration(found: Found): string {

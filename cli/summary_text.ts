@@ -174,6 +174,7 @@ function predictedLines(
         "step",
         "speed",
         "bound by",
+        "memory floor",
         ...streams ? ["disk, per token", "hit rate"] : [],
       ],
       ...steps.map(([phase, step]) => [
@@ -182,6 +183,7 @@ function predictedLines(
         `${step.exact ? "" : ">= "}${timeText(step.seconds)}`,
         `${countText(step.tokensPerSecond, "G")} tokens/s`,
         `${step.bound} (${percentText(step.parts[step.bound] / step.seconds)})`,
+        timeText(step.memoryFloor),
         ...step.streamed
           ? [
             sizeText(Math.round(step.streamed.bytes / step.tokens)),

@@ -101,6 +101,8 @@ export interface PredictedStep {
   readonly bound: Bottleneck;
   /** Seconds by cause; `waiting`: for ranks with more work. */
   readonly parts: { readonly [B in Bottleneck]: NonNegative };
+  /** Seconds in which a device reads the weights and caches of the step at full bandwidth: no kernels are faster. */
+  readonly memoryFloor: NonNegative;
   /** False: a lower bound, because some work depends on unknown data. */
   readonly exact: boolean;
   /** Reads of streamed experts by a rank. Absent: all experts are in memory. */

@@ -1,5 +1,7 @@
 /** Times and rates as display text. */
 
+import type { MachineDevice } from "./machine.ts";
+
 /** `12.30 ms` */
 export function timeText(seconds: number): string {
   return seconds >= 1
@@ -15,4 +17,17 @@ export function rateText(tokensPerSecond: number): string {
   return `${
     tokensPerSecond.toFixed(digits).replace(/\B(?=(\d{3})+$)/g, ",")
   } tokens/s`;
+}
+
+/** The rates that predict arithmetic and memory: `f32 arithmetic at 41.3 T multiply-adds/s, without matrix units, and memory at 1.01 TB/s`. */
+export function ratesText(
+  { multiplyAdds, bandwidth }: Pick<
+    MachineDevice,
+    "multiplyAdds" | "bandwidth"
+  >,
+): string {
+  const [adds, bytes] = [multiplyAdds, bandwidth].map((rate) =>
+    Number((rate / 1e12).toPrecision(3))
+  );
+  return `f32 arithmetic at ${adds} T multiply-adds/s, without matrix units, and memory at ${bytes} TB/s`;
 }

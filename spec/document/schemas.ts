@@ -302,6 +302,7 @@ export const planSummarySchema: Schema = {"$schema":"http://json-schema.org/draf
   "arithmetic":{"type":"number","minimum":0},"memory":{"type":"number","minimum":0},"disk":{"type":"number",
   "minimum":0},"exchange":{"type":"number","minimum":0},"waiting":{"type":"number","minimum":0},"run":{"type":"number",
   "minimum":0}},"required":["launch","arithmetic","memory","disk","exchange","waiting","run"],"additionalProperties":false},
-  "exact":{"type":"boolean"},"streamed":{"type":"object","properties":{"bytes":{"type":"number","minimum":0},
-  "hitRate":{"type":"number","minimum":0}},"required":["bytes","hitRate"],"additionalProperties":false}},
-  "required":["tokens","sequences","past","seconds","tokensPerSecond","bound","parts","exact"],"additionalProperties":false}}};
+  "memoryFloor":{"type":"number","minimum":0},"exact":{"type":"boolean"},"streamed":{"type":"object",
+  "properties":{"bytes":{"type":"number","minimum":0},"hitRate":{"type":"number","minimum":0}},"required":["bytes",
+  "hitRate"],"additionalProperties":false}},"required":["tokens","sequences","past","seconds","tokensPerSecond",
+  "bound","parts","memoryFloor","exact"],"additionalProperties":false}}};

@@ -58,6 +58,8 @@ export interface Prediction {
   readonly expertBytes: number;
   /** Reads of streamed experts by a rank, if they are streamed. */
   readonly streamed?: StreamedReads;
+  /** Seconds in which a device reads the weights and states of the step at full bandwidth, with a mean load. */
+  readonly memoryFloor: number;
   /** Bytes that a rank sends to other ranks. */
   readonly sentBytes: number;
   /** Devices that the ranks live on. */
@@ -129,6 +131,7 @@ export function simulate(
   const ends = new Map<string, number>();
   let [launches, multiplyAdds, expertBytes, sentBytes] = [0, 0, 0, 0];
   let diskBytes = 0;
+  let memoryFloor = 0;
   let linkFree = 0;
   let exact = true;
   let [layer, current] = [0, 0];
@@ -166,6 +169,7 @@ export function simulate(
     multiplyAdds,
     expertBytes,
     ...cache ? { streamed: { bytes: diskBytes, hitRate: cache.hitRate } } : {},
+    memoryFloor,
     sentBytes,
     layers: names.map((name, i) => ({
       name,
@@ -226,6 +230,8 @@ export function simulate(
     exact &&= max.counted.work.exact;
     expertBytes += mean.counted.experts * equal[layer]!;
     diskBytes += read * equal[layer]!;
+    const floor = (mean.counted.weights + mean.counted.states) * equal[layer]!;
+    memoryFloor += floor * sharing / device.bandwidth;
   }
 
   function spendLaunch(

@@ -14,6 +14,7 @@ import {
 import { isPageAxis, WITHIN } from "../../../spec/pages.ts";
 import type { Plan, PlanBuffer, PlanWeight } from "../../../spec/plan/plan.ts";
 import { sizeText } from "../../../spec/size_text.ts";
+import { ratesText } from "../../../spec/time_text.ts";
 import type { FileSystem } from "../../files.ts";
 import type { PlanOptions } from "../../open.ts";
 import type { Target } from "../../target.ts";
@@ -243,9 +244,23 @@ export function planSummary(
     notes: [
       ...notes,
       ...activationNotes(plan),
+      ...predicted.size > 0 && machine ? [assumptionText(plan, machine)] : [],
       ...machine || limits ? [] : limitNotes(plan, weights),
     ],
   };
+}
+
+/** Returns the rates and dtypes that predictions assume. */
+function assumptionText(plan: Plan, machine: Machine): string {
+  const caches = Object.values(plan.buffers)
+    .filter(({ kind }) => kind === "state").map(({ dtype }) => dtype);
+  const stored = caches.length === 0
+    ? ""
+    : `, caches in ${[...new Set(caches)].join(" and ")}`;
+  const sends = plan.ranks === 1 ? "" : ", exchanges in f32";
+  return `times assume ${
+    ratesText(machine.devices[placeRanks(machine)[0]!.kind]!)
+  }${stored}${sends}`;
 }
 
 /** States which activations are quantized. */

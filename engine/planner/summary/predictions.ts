@@ -104,7 +104,7 @@ export function predictedSteps(
   if (predictions.size === 0) return {};
   const entries = [...predictions].map(([phase, { workload, step }]) => {
     const { tokens, sequences, past } = workload;
-    const { seconds, parts, exact, streamed } = step;
+    const { seconds, parts, memoryFloor, exact, streamed } = step;
     const predicted: PredictedStep = {
       tokens,
       sequences,
@@ -113,6 +113,7 @@ export function predictedSteps(
       tokensPerSecond: tokens / seconds,
       bound: boundOf(parts),
       parts,
+      memoryFloor,
       exact,
       ...streamed ? { streamed } : {},
     };
