@@ -29,6 +29,8 @@ export interface MachineDevice {
   readonly limits?: { readonly [limit: string]: NonNegative };
   /** Bytes of memory. Absent: unknown. */
   readonly memory?: PositiveNumber;
+  /** Bytes of it that driver and context need. Default: 0. */
+  readonly reserve?: NonNegative;
   /** Multiply-adds per second in a matmul (half the FLOP/s). */
   readonly multiplyAdds: PositiveNumber;
   /** Other operations per second: arithmetic, loads and stores of kernels other than matmuls. */
@@ -229,6 +231,13 @@ function checkHosts(machine: Machine, cannot: string): void {
       `${cannot}: '/measured/${name}' is not ${ranks} by ${ranks}, the number of its ranks. Measure the machine again`,
     );
   }
+}
+
+/** Bytes of a device's memory for plans; infinite if unknown. */
+export function usableMemory(
+  { memory = Infinity, reserve = 0 }: MachineDevice,
+): number {
+  return Math.max(0, memory - reserve);
 }
 
 /** Number of ranks of a machine. */

@@ -162,10 +162,14 @@ t.test("published models from their config.json", async (t) => {
       const flops = layers.reduce((n, l) => n + l.count * l.flopsPerToken, 0);
       const share = flops / 2 / model.activeParameters!;
       t.ok(share > 0.99 && share <= 1, `${share} of the active parameters`);
+      const [bounds, times] = summary.notes.slice(-2);
       t.match(
-        summary.notes.at(-1),
+        bounds,
         "bounds by default: --max-tokens 512, --max-sequences 8, --max-context 4096",
       );
+      t.match(times, /^times assume f32 arithmetic at 81\.7 T multiply-adds/);
+      const { decode } = summary.predicted!;
+      t.ok(decode!.memoryFloor > 0 && decode!.memoryFloor < decode!.seconds);
     });
   }
 });

@@ -3,7 +3,7 @@
  * others are simulated.
  */
 
-import { placeRanks } from "../../../spec/machine.ts";
+import { placeRanks, usableMemory } from "../../../spec/machine.ts";
 import { DataError } from "../../../spec/errors.ts";
 import { type Crossover, findCrossover } from "./crossover.ts";
 import { curveOf, type CurvePoint, trainingCurve } from "./curve.ts";
@@ -65,7 +65,7 @@ export async function search(
   }
   const trains = task.phase === "train";
   const weights = await standInWeights(task.target, task.files, task.compile);
-  const { memory: limit = Infinity } = machine.devices[placements[0]!.kind]!;
+  const limit = usableMemory(machine.devices[placements[0]!.kind]!);
   const known = { weights, limit };
   const sizes = {
     host: placements.filter(({ host }) => host === placements[0]!.host).length,

@@ -1,7 +1,11 @@
 /** Memory and experts of ranks, with equal ranks together. */
 
 import { heldAxis, partLengths } from "../../../spec/axis_parts.ts";
-import { type Machine, placeRanks } from "../../../spec/machine.ts";
+import {
+  type Machine,
+  placeRanks,
+  usableMemory,
+} from "../../../spec/machine.ts";
 import { groupRankOf } from "../../../spec/mesh.ts";
 import { type ExpertLimit, expertMemoryOf } from "./expert_memory.ts";
 import { alignedOffset } from "../../../spec/layout.ts";
@@ -122,7 +126,7 @@ function stagingOf(
     : staging.local;
 }
 
-/** Number of ranks of the plan on a rank's device, and their share of its memory. */
+/** Number of ranks of the plan on a rank's device, and their share of its usable memory. */
 function shareOfDevice(
   { ranks }: Plan,
   machine: Machine | undefined,
@@ -138,11 +142,11 @@ function shareOfDevice(
   return (rank) => {
     // Ranks without a device are checked against a device of the last kind.
     const { kind, device } = placements[Math.min(rank, placements.length - 1)]!;
-    const { memory } = machine.devices[kind]!;
+    const memory = usableMemory(machine.devices[kind]!);
     const count = sharing.get(device) ?? 1;
     return {
       sharing: count,
-      limit: memory === undefined ? undefined : Math.floor(memory / count),
+      limit: memory === Infinity ? undefined : Math.floor(memory / count),
     };
   };
 }
