@@ -173,6 +173,10 @@ export function deviceFlags(command: Command): Command {
       "Memory for experts, for example 4GiB, or auto: experts are read from their files while they are used. Native CPU device. Default: files are mapped.",
       parseMemory,
     )
+    .option(
+      "--preload",
+      "Read the weight files completely when loading. Default: mapped weights are read when they are used. CPU devices.",
+    )
     .addOption(new Option("--job <folder>").hideHelp());
 }
 

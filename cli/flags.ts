@@ -36,6 +36,8 @@ export interface DeviceFlags {
   readonly deadline?: number;
   /** Bytes of memory for experts that are read on demand. */
   readonly expertMemory?: number | "auto";
+  /** Read weight files completely when loading. */
+  readonly preload?: boolean;
   /** The job of a rank that 'launch' started. Rank 0 prints it at the end. */
   readonly job?: string;
 }

@@ -58,7 +58,7 @@ export function samplingFlags(command: Command): Command {
     .option("--seed <s>", "Sampling seed. Default: 0.", integer("--seed", 0))
     .option(
       "--stats",
-      "Print time to first token (TTFT) and tokens per second.",
+      "Print time to first token (TTFT) with and without loading, times and tokens per second of the phases, and bytes read from disk.",
     );
 }
 

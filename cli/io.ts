@@ -39,6 +39,8 @@ export interface CliIo {
   browse(address: string): void;
   /** Current time in milliseconds. */
   now(): number;
+  /** Bytes that this process has read from disk. 0 if the system does not count them. */
+  bytesRead(): number;
   /**
    * Registers an action for the first Ctrl-C or SIGTERM, which then does not end the process. Returns a function that
    * removes it.
@@ -85,6 +87,8 @@ export function processIo(): CliIo {
     systemInfo: adapterSystemInfo,
     browse,
     now: () => performance.now(),
+    // The system counts in units of 512 bytes.
+    bytesRead: () => 512 * process.resourceUsage().fsRead,
     onInterrupt: (action) => {
       // Schedulers send SIGTERM. The second signal of either kind ends the process.
       const release = (): void => {

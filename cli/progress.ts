@@ -13,6 +13,7 @@ export interface ProgressBar {
 const TITLES: { readonly [S in Progress["stage"]]: string } = {
   kernels: "Preparing kernels",
   weights: "Loading weights",
+  files: "Reading files",
 };
 
 /** A progress bar with explicit amounts. */

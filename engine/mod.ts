@@ -206,6 +206,7 @@ export {
   type RankStatistics,
   type RankTimes,
   rankTimes,
+  type Streaming,
   type Trace,
   Tracer,
   withoutAdapter,

@@ -104,6 +104,8 @@ export interface OpenOptions extends PlanOptions, SelectDevicesOptions {
   readonly weights?: string;
   /** Seed of random weights, if there are no files. Default: missing weights are an error. */
   readonly random?: number;
+  /** Whether mapped weight files are read completely. Default: only what is used is read. */
+  readonly preload?: boolean;
   readonly onProgress?: (progress: Progress) => void;
   readonly tracer?: Tracer;
   /** Whether bytes sent between ranks are counted. Runs are slower. */
@@ -278,6 +280,7 @@ export async function openPlan(
       devices,
       tensors,
       statistics: options.statistics ?? false,
+      preload: options.preload ?? false,
       ...(onProgress ? { onProgress } : {}),
       ...(tracer ? { tracer } : {}),
       ...(communicator ? { communicator } : {}),

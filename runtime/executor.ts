@@ -37,7 +37,7 @@ import {
   TrafficAccount,
 } from "./statistics.ts";
 import { writeTables } from "./tables.ts";
-import { loadWeights } from "./weights.ts";
+import { loadWeights, preloadFiles } from "./weights.ts";
 
 /** Options of a session besides the plan. */
 export interface CreateSessionOptions {
@@ -55,13 +55,15 @@ export interface CreateSessionOptions {
   readonly tracer?: Tracer;
   /** Whether bytes sent between ranks are counted. Runs are slower. */
   readonly statistics?: boolean;
+  /** Whether files that devices map are read completely, so that later reads of weights are from memory. */
+  readonly preload?: boolean;
   readonly onProgress?: (progress: Progress) => void;
 }
 
 /** Progress of loading. */
 export interface Progress {
-  readonly stage: "kernels" | "weights";
-  /** Number of kernels, or bytes of weights. */
+  readonly stage: "kernels" | "weights" | "files";
+  /** Number of kernels, or bytes of weights, or of files that are preloaded. */
   readonly done: number;
   readonly total: number;
 }
@@ -137,6 +139,13 @@ export async function createSession(
     onProgress: (done, total) =>
       onProgress?.({ stage: "weights", done, total }),
   });
+  if (options.preload && unique.some(({ map }) => map)) {
+    const sources = [...tensors.values()].map(({ source }) => source);
+    await preloadFiles(
+      [...new Set(sources)],
+      (done, total) => onProgress?.({ stage: "files", done, total }),
+    );
+  }
   for (const device of unique) await device.idle();
   return new LoadedSession(plan, ranks, { ...options, communicator });
 }

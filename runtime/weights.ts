@@ -3,11 +3,12 @@
 import { STORED_BYTES } from "../spec/dtype.ts";
 import { DataError, invariant } from "../spec/errors.ts";
 import { indicesOn, sourceName, stackedOn } from "../spec/axis_parts.ts";
+import { sum } from "../spec/sum.ts";
 import { groupRankOf } from "../spec/mesh.ts";
 import { onRank, type Plan, type PlanWeight } from "../spec/plan/plan.ts";
 import { mapWeight } from "./mapped_weights.ts";
 import type { RankMemory } from "./memory.ts";
-import { readExactly } from "./file_source.ts";
+import { type FileSource, readExactly } from "./file_source.ts";
 import type { TensorDirectory, TensorEntry } from "./safetensors.ts";
 import { scatter, type ScatterLayout, type Words } from "./scatter.ts";
 import { weightForm } from "./weight_form.ts";
@@ -92,6 +93,22 @@ export async function loadWeights(
         } else others.push(memory);
       }
       if (others.length > 0) await loadWeight(plan, weight, others, loading);
+    }
+  }
+}
+
+/** Reads files completely, so that the system caches them. */
+export async function preloadFiles(
+  sources: readonly FileSource[],
+  onProgress: (done: number, total: number) => void,
+): Promise<void> {
+  const total = sum(sources.map(({ size }) => size));
+  let done = 0;
+  for (const source of sources) {
+    for (let at = 0; at < source.size; at += READ_BYTES) {
+      const bytes = Math.min(READ_BYTES, source.size - at);
+      await readExactly(source, at, bytes);
+      onProgress(done += bytes, total);
     }
   }
 }

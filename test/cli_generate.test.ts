@@ -144,11 +144,12 @@ t.test("--jsonl is a line a token, and --stats says how fast", async (t) => {
       "-n",
       "4",
       "--stats",
+      "--preload",
     ],
   ]);
   t.match(
     err,
-    /^prefill: \d+ tokens, [\d.]+ tokens\/s, first token after [\d.]+ ms \(TTFT\)\ndecode: 4 tokens, [\d.]+ tokens\/s\n$/,
+    /^load: \d+ ms, 0 bytes read from disk, 0 bytes afterwards\nprefill: \d+ tokens in [\d.]+ ms, [\d.]+ tokens\/s, first token after [\d.]+ ms \(TTFT\), \d+ ms with loading\ndecode: 4 tokens in [\d.]+ ms, [\d.]+ tokens\/s\n$/,
   );
 });
 

@@ -3,6 +3,7 @@
 import { cpSync, truncateSync, writeFileSync } from "node:fs";
 import { open as openFile } from "node:fs/promises";
 import { join } from "node:path";
+import { Writable } from "node:stream";
 import { fileURLToPath } from "node:url";
 import t from "tap";
 import { nodeFiles } from "../cli/files.ts";
@@ -17,6 +18,8 @@ import {
 import { READ_EXPERTS } from "../engine/planner/machine/measure_disk.ts";
 import { simulate } from "../engine/planner/simulate/mod.ts";
 import { resolveTarget } from "../engine/target.ts";
+import { main } from "../cli/main.ts";
+import { switchyard, withOutput } from "./helpers/cli.ts";
 import { HostDevice } from "../runtime/host_device.ts";
 import { streamableBytes } from "../runtime/mapped_weights.ts";
 import { NativePool, whyNotNative } from "../runtime/native/mod.ts";
@@ -190,6 +193,39 @@ t.test("experts that cannot be read end a run without a limit of memory, too", {
   await t.rejects(device.idle(), /^Cannot read experts: a file of weights/);
   device.destroy();
   await handle.close();
+});
+
+t.test("--stats of streamed experts, and a bar for files that are preloaded", {
+  skip,
+}, async (t) => {
+  const argv = ["generate", reference("qwen3moe-8e-bf16"), "--tokens", "1,2"];
+  argv.push("-n", "6", "--adapter", "native");
+  const { out } = await switchyard([
+    ...[...argv, "--expert-memory", "64KB", "--stats", "--json"],
+  ]);
+  const { stats } = JSON.parse(out) as { stats: { [name: string]: number } };
+  t.ok(stats["expertBytes"]! > 64_000, `${stats["expertBytes"]} bytes`);
+  t.ok(stats["hitRate"]! >= 0 && stats["hitRate"]! < 1, "some were read");
+  t.ok(stats["loadTtftMs"]! >= stats["loadMs"]! + stats["ttftMs"]! - 2);
+  const shown: string[] = [];
+  const errorStream = new Writable({
+    write: (text, _, done) => done(void shown.push(String(text))),
+  });
+  const bar = Object.assign(errorStream, { isTTY: true, columns: 80 });
+  const loaded = await withOutput((io) => main([...argv, "--preload"], io), {
+    terminal: true,
+    errorStream: bar,
+  });
+  t.equal(loaded.code, 0, loaded.err);
+  t.match(shown.join(""), /Loading weights.*Reading files/s);
+  const both = await switchyard([
+    ...argv,
+    "--preload",
+    "--expert-memory",
+    "1MB",
+  ]);
+  t.match(both.err, /^Cannot use --preload with --expert-memory/);
+  t.equal(both.code, 2);
 });
 
 t.test("memory that holds no two experts is refused", { skip }, async (t) => {

@@ -54,6 +54,7 @@ async function run(
     graphics: false,
     systemInfo: adapterSystemInfo,
     now: () => performance.now(),
+    bytesRead: () => 0,
     browse: () => {},
     onInterrupt: () => () => {},
   };

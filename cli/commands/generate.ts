@@ -21,7 +21,11 @@ import {
   type SamplingFlags,
   samplingOf,
 } from "../generation_flags.ts";
-import { statsOf, statsText } from "../generation_stats.ts";
+import {
+  type GenerationStats,
+  statsOf,
+  statsText,
+} from "../generation_stats.ts";
 import type { CliIo } from "../io.ts";
 import { locate } from "../located.ts";
 import { createProgressBar } from "../progress.ts";
@@ -68,6 +72,7 @@ export async function generateCommand(
 ): Promise<number> {
   checkFlags(flags);
   const started = base.now();
+  const startedRead = base.bytesRead();
   if (flags.devices === "mpi") await joinAsRank(base, flags);
   const { io, model: folder } = await locate(base, name, flags);
   const target = await targetOf(io, folder, flags);
@@ -124,6 +129,7 @@ export async function generateCommand(
       alone: flags.devices !== "mpi",
     });
     const loaded = io.now();
+    const loadedRead = io.bytesRead();
     const speaks = opened.rank === 0;
     const streams = !flags.json && !flags.jsonl && prompts.length === 1;
     const texts = new GeneratedTexts(tokenizer, stop);
@@ -167,13 +173,18 @@ export async function generateCommand(
     }
     const textOf = async (i: number) =>
       follows ? texts.text(i) : await wholeText(sequences[i]!, tokenizer);
+    const loadMs = loaded - started;
+    const stats = statsOf(result, {
+      loadMs,
+      read: [startedRead, loadedRead, io.bytesRead()],
+      streaming: session.statistics().streaming,
+    });
     if (flags.json) {
-      const timing = { loadMs: loaded - started };
       await io.out(
-        await jsonText(result, { timing, tokenizer, textOf, flags }),
+        await jsonText(result, { loadMs, stats, tokenizer, textOf, flags }),
       );
     } else if (flags.jsonl) {
-      if (flags.stats) await line({ stats: statsOf(result) });
+      if (flags.stats) await line({ stats });
     } else if (streams) await io.out("\n");
     else {
       for (const i of sequences.keys()) {
@@ -181,7 +192,7 @@ export async function generateCommand(
       }
     }
     if (flags.stats && !flags.json && !flags.jsonl) {
-      io.err(statsText(statsOf(result)));
+      io.err(statsText(stats));
     }
     sayEndings(io, sequences, plan.axes["context"]?.size ?? 0);
     await opened.finish();
@@ -277,8 +288,9 @@ async function wholeText(
 /** Returns the JSON document of all results. */
 async function jsonText(
   result: Generated,
-  { timing, tokenizer, textOf, flags }: {
-    readonly timing: { readonly loadMs: number };
+  { loadMs, stats, tokenizer, textOf, flags }: {
+    readonly loadMs: number;
+    readonly stats: GenerationStats;
     readonly tokenizer: Tokenizer | undefined;
     readonly textOf: (sequence: number) => Promise<string>;
     readonly flags: GenerateFlags;
@@ -304,8 +316,8 @@ async function jsonText(
   }
   const document = {
     sequences,
-    timing: { ...timing, prefillMs, decodeMs, decodeSteps },
-    ...flags.stats ? { stats: statsOf(result) } : {},
+    timing: { loadMs, prefillMs, decodeMs, decodeSteps },
+    ...flags.stats ? { stats } : {},
   };
   return `${JSON.stringify(document, null, 2)}\n`;
 }

@@ -133,9 +133,15 @@ export async function openOptions(
   flags: PlanFlags & DeviceFlags,
 ): Promise<OpenOptions> {
   const tunings = tuningsPath(io);
+  if (flags.preload && flags.expertMemory !== undefined) {
+    throw new UsageError(
+      "Cannot use --preload with --expert-memory: experts that do not fit in memory are read when they are used. Give one of them",
+    );
+  }
   return {
     ...planOptions(target, flags),
     ...deviceOptions(io, flags),
+    preload: flags.preload ?? false,
     tunings: tunings === undefined
       ? {}
       : await readTunings(io.files, tunings, { notice: io.err }),

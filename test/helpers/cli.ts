@@ -61,6 +61,7 @@ export async function withOutput(
     graphics: true,
     systemInfo: adapterSystemInfo,
     now: () => performance.now(),
+    bytesRead: () => 0,
     browse: () => {},
     onInterrupt: () => () => {},
     ...given,
