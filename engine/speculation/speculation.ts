@@ -54,14 +54,30 @@ interface Measured {
   readonly chosen: number;
 }
 
-/** Cost of a drafted token relative to its benefit, up to which it is fed. */
-const WORTH = 0.9;
+/** Maximum time per new token with drafts, relative to that without. */
+const WORTH = 0.95;
 
 /** Maximum estimated probability of acceptance. */
 const MAX_ACCEPTANCE = 0.999;
 
-/** Weight of a measurement in the cost of drafting, and what remains of it at each step without drafts. */
-const DRAFT_COST = { weight: 1 / 8, forgotten: 0.98 } as const;
+/** Minimum probabilities of accepted tokens, one of which is chosen for each step. */
+const PROBABILITIES = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1] as const;
+
+/** Weight of a measurement in the time of drafting. */
+const DRAFT_WEIGHT = 1 / 8;
+
+/** Number of steps whose drafts do not pay, after which they are tried again: at first, and at most. */
+const PAUSE = { first: 64, max: 1024 } as const;
+
+/** A sequence with a possible draft. */
+interface Drafting {
+  readonly sequence: Drafted;
+  /** Maximum number of tokens. */
+  readonly max: number;
+  /** Probability that a token is accepted if those before it are, and its logarithm. */
+  readonly each: number;
+  readonly log: number;
+}
 
 /** Decides which tokens are drafted, and counts accepted ones. */
 export class Speculation {
@@ -76,6 +92,8 @@ export class Speculation {
   #accepted = 0;
   /** Milliseconds of drafting a token. */
   #draftMs = 0;
+  #pause: number = PAUSE.first;
+  #refusals = 0;
   /** Start of the step, and milliseconds of its drafts. */
   #begun = 0;
   #draftingMs = 0;
@@ -108,27 +126,27 @@ export class Speculation {
     sequences: readonly { readonly sequence: Drafted; readonly room: number }[],
     total: number,
   ): Promise<void> {
-    const wanted: { readonly sequence: Drafted; readonly count: number }[] = [];
-    const min = this.#minProbability(sequences.length);
-    let left = total;
+    const drafting: Drafting[] = [];
     for (const { sequence, room } of sequences) {
       sequence.draft = [];
       const kind = this.#drafter.kindOf(sequence);
-      const max = Math.min(this.max, room, left);
+      const max = Math.min(this.max, room);
       if (kind === undefined || max <= 0) continue;
-      const count = Math.min(max, this.#worth(sequence, kind, min));
-      if (count === 0) {
-        this.#acceptance.skipped(sequence, kind);
-        continue;
-      }
       this.#kinds.set(sequence, kind);
-      wanted.push({ sequence, count });
-      left -= count;
+      const each = Math.min(
+        this.#acceptance.of(sequence, kind),
+        MAX_ACCEPTANCE,
+      );
+      drafting.push({ sequence, max, log: Math.log(each), each });
     }
-    if (wanted.length === 0) {
-      this.#draftMs *= DRAFT_COST.forgotten;
-      return;
-    }
+    if (drafting.length === 0) return;
+    const counts = this.#worth(drafting, sequences.length, total);
+    const wanted = drafting.flatMap(({ sequence }, i) => {
+      if (counts[i]! > 0) return [{ sequence, count: counts[i]! }];
+      this.#acceptance.skipped(sequence, this.#kinds.get(sequence)!);
+      return [];
+    });
+    if (wanted.length === 0) return this.#refused(sequences.length);
     const begun = this.#now?.() ?? 0;
     const drafts = await this.#drafter.draft(wanted);
     const ms = (this.#now?.() ?? 0) - begun;
@@ -139,23 +157,52 @@ export class Speculation {
     });
     this.#draftingMs = ms;
     if (made === 0) return;
-    this.#draftMs += DRAFT_COST.weight * (ms / made - this.#draftMs);
+    this.#draftMs += DRAFT_WEIGHT * (ms / made - this.#draftMs);
+    // Drafts that are made despite known costs pay.
+    if (this.#cost.knows(sequences.length + made)) this.#pause = PAUSE.first;
   }
 
-  /** The minimum probability of acceptance with which a drafted token pays. */
-  #minProbability(sequences: number): number {
-    const without = this.#cost.of(sequences);
-    const more = this.#cost.of(sequences + 1) - without;
-    const each = without / sequences;
-    const draft = this.#cost.isMeasured ? this.#draftMs : 0;
-    return each > 0 ? (more + draft) / (WORTH * each) : 0;
+  /** Records a step without drafts because of their cost. It is measured again after some of these. */
+  #refused(sequences: number): void {
+    this.#refusals++;
+    if (this.#refusals < this.#pause) return;
+    this.#refusals = 0;
+    this.#pause = Math.min(2 * this.#pause, PAUSE.max);
+    this.#draftMs = 0;
+    this.#cost.forgetAbove(sequences);
   }
 
-  /** Number of drafted tokens that pay. */
-  #worth(sequence: Drafted, kind: DraftKind, min: number): number {
-    const each = Math.min(this.#acceptance.of(sequence, kind), MAX_ACCEPTANCE);
-    if (min <= 0) return Infinity;
-    return Math.max(0, Math.floor(Math.log(min) / Math.log(each)));
+  /**
+   * The numbers of drafted tokens with the largest expected number of new tokens per time: all tokens are drafted that
+   * are accepted with at least some probability.
+   */
+  #worth(
+    drafting: readonly Drafting[],
+    sequences: number,
+    total: number,
+  ): readonly number[] {
+    const draftMs = this.#cost.isMeasured ? this.#draftMs : 0;
+    let best = drafting.map(() => 0);
+    let min = this.#cost.of(sequences) * WORTH / sequences;
+    for (const probability of PROBABILITIES) {
+      let [left, tokens] = [total, sequences];
+      const counts = drafting.map(({ max, log }) => {
+        const likely = Math.floor(Math.log(probability) / log);
+        const count = Math.max(0, Math.min(max, left, likely));
+        left -= count;
+        return count;
+      });
+      counts.forEach((count, i) => {
+        const { each } = drafting[i]!;
+        for (let n = 1; n <= count; n++) tokens += each ** n;
+      });
+      const fed = total - left;
+      const ms = this.#cost.of(sequences + fed) + fed * draftMs;
+      if (fed === 0 || ms / tokens > min) continue;
+      min = ms / tokens;
+      best = counts;
+    }
+    return best;
   }
 
   /** Records the fed draft of a sequence, and how many of its tokens were accepted. */
@@ -186,7 +233,7 @@ export class Speculation {
     this.#cost.add(tokens, ms);
     if (!this.#cost.isMeasured) return;
     this.#with += ms + draftMs;
-    this.#without += ms * chosen / sequences *
-      this.#cost.relative(sequences) / this.#cost.relative(tokens);
+    const relative = this.#cost.of(sequences) / this.#cost.of(tokens);
+    this.#without += ms * chosen / sequences * relative;
   }
 }

@@ -1,72 +1,96 @@
-/** Time of a decode step, as a linear function of its tokens, from measured steps. */
+/** Time of a decode step by its number of tokens, from measured steps. */
 
-/** Weight of a step relative to the next one. */
-const DECAY = 0.95;
+/** Assumed time of a further token, relative to a step of one token. */
+const ASSUMED = 0.25;
 
-/** Number of first steps that are not measured, because they compile code. */
-const WARM_UP = 4;
+/** Number of first steps of a size that are not measured, because they compile code, and of those that then are. */
+const [WARM_UP, MEASURED] = [3, 3] as const;
 
-/** Assumed part, and how fast the measured one is forgotten in steps that do not show it. */
-const PART = { assumed: 0.15, forgotten: 0.02 } as const;
+/** Minimum weight of a step in the mean of its size, and maximum time relative to this mean. */
+const [WEIGHT, OUTLIER] = [1 / 8, 2] as const;
 
-/** Smallest variance of the number of tokens that shows the slope. */
-const SPREAD = 0.2;
+/** Maximum number of tokens with a mean of their own. Larger sizes share means of a quarter of an octave. */
+const EXACT = 16;
 
-/** A linear fit by least squares, with decaying weights. */
+/** Mean of steps of similar sizes. */
+class Mean {
+  #count = -WARM_UP;
+  tokens = 0;
+  ms = 0;
+
+  add(tokens: number, ms: number): void {
+    this.#count++;
+    if (this.#count <= 0) return;
+    const weight = Math.max(WEIGHT, 1 / this.#count);
+    // One slow step, such as a garbage collection, says little about others.
+    const max = this.#count === 1 ? Infinity : OUTLIER * this.ms;
+    this.tokens += weight * (tokens - this.tokens);
+    this.ms += weight * (Math.min(ms, max) - this.ms);
+  }
+
+  get isKnown(): boolean {
+    return this.#count >= MEASURED;
+  }
+}
+
+/** Measured times of steps. */
 export class StepCost {
-  #skipped = 0;
-  #weight = 0;
-  /** Weighted sums of tokens, their squares, milliseconds, and products. */
-  #tokens = 0;
-  #squares = 0;
-  #ms = 0;
-  #products = 0;
-  /** Part of a token in the time of a step of one token. */
-  #part: number = PART.assumed;
+  /** By size, ascending. */
+  #means: (readonly [size: number, mean: Mean])[] = [];
 
   /** Adds a measured step. */
   add(tokens: number, ms: number): void {
-    if (this.#skipped < WARM_UP) {
-      this.#skipped++;
-      return;
+    const size = sizeOf(tokens);
+    let mean = this.#means.find(([known]) => known === size)?.[1];
+    if (!mean) {
+      mean = new Mean();
+      this.#means.push([size, mean]);
+      this.#means.sort(([a], [b]) => a - b);
     }
-    // One slow step, such as a garbage collection, says little about others.
-    const measured = this.#weight > 0 ? Math.min(ms, 2 * this.of(tokens)) : ms;
-    this.#weight = DECAY * this.#weight + 1;
-    this.#tokens = DECAY * this.#tokens + tokens;
-    this.#squares = DECAY * this.#squares + tokens ** 2;
-    this.#ms = DECAY * this.#ms + measured;
-    this.#products = DECAY * this.#products + tokens * measured;
-    this.#fit();
+    mean.add(tokens, ms);
   }
 
-  #fit(): void {
-    const [n, t] = [this.#tokens / this.#weight, this.#ms / this.#weight];
-    const variance = this.#squares / this.#weight - n ** 2;
-    if (variance < SPREAD) {
-      this.#part += PART.forgotten * (PART.assumed - this.#part);
-      return;
-    }
-    const slope = (this.#products / this.#weight - n * t) / variance;
-    const each = Math.min(Math.max(slope, 0), t / n);
-    const one = t - each * (n - 1);
-    this.#part = one > 0 ? each / one : 1;
+  /** Forgets the times of steps with more tokens. */
+  forgetAbove(tokens: number): void {
+    this.#means = this.#means.filter(([size]) => size <= sizeOf(tokens));
   }
 
-  /** Time of a step relative to that of one token. */
-  relative(tokens: number): number {
-    return 1 + this.#part * (tokens - 1);
+  /** Whether steps of a number of tokens were measured. */
+  knows(tokens: number): boolean {
+    const size = sizeOf(tokens);
+    return this.#means.some(([known, mean]) => known === size && mean.isKnown);
   }
 
-  /** Time of a step in milliseconds. Before the first measurement, it is relative. */
-  of(tokens: number): number {
-    if (this.#weight === 0) return this.relative(tokens);
-    return this.#ms / this.#weight * this.relative(tokens) /
-      this.relative(this.#tokens / this.#weight);
-  }
-
-  /** Whether any step was measured. */
+  /** Whether any step was measured: times are then in milliseconds, otherwise relative to a step of one token. */
   get isMeasured(): boolean {
-    return this.#weight > 0;
+    return this.#means.some(([, { isKnown }]) => isKnown);
   }
+
+  /** Time of a step: interpolated between measured ones; larger ones are assumed to be cheap, so that they are tried. */
+  of(tokens: number): number {
+    let below: Mean | undefined;
+    for (const [, mean] of this.#means) {
+      if (!mean.isKnown) continue;
+      if (mean.tokens <= tokens) below = mean;
+      else if (!below) return mean.ms * assumed(tokens) / assumed(mean.tokens);
+      else {
+        const part = (tokens - below.tokens) / (mean.tokens - below.tokens);
+        return below.ms + part * (mean.ms - below.ms);
+      }
+    }
+    return below
+      ? below.ms * assumed(tokens) / assumed(below.tokens)
+      : assumed(tokens);
+  }
+}
+
+/** Assumed time of a step, relative to one of one token. */
+function assumed(tokens: number): number {
+  return 1 + ASSUMED * (tokens - 1);
+}
+
+function sizeOf(tokens: number): number {
+  return tokens <= EXACT
+    ? tokens
+    : 2 ** (Math.round(4 * Math.log2(tokens)) / 4);
 }
