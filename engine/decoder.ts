@@ -6,16 +6,11 @@
 import { modelAxis } from "../spec/axis_parts.ts";
 import type { HostTensor, RunOptions, Session } from "../runtime/mod.ts";
 import { DataError } from "../spec/errors.ts";
-import { seenThrough } from "../spec/pages.ts";
+import { seenThrough, STATES } from "../spec/pages.ts";
 import type { Plan, Port, Program } from "../spec/plan/plan.ts";
 import { integers, type PackedTokens } from "./packing.ts";
-import {
-  isRecurrent,
-  type PagesShape,
-  pagesShape,
-  PageTable,
-  placeTokens,
-} from "./pages.ts";
+import { PageTable, placeTokens } from "./pages.ts";
+import { isRecurrent, type PagesShape, pagesShape } from "./pages_shape.ts";
 import { NORMALIZER } from "../models/decoder.ts";
 import { CHOICES } from "./replay.ts";
 import type { Candidates } from "./sampling.ts";
@@ -60,8 +55,9 @@ export function decoderShape(plan: Plan): DecoderShape | undefined {
   const inputs = Object.entries(program?.inputs ?? {});
   const choices = inputs.filter(([name]) => CHOICES.test(name));
   const others = inputs.map(([name]) => name)
-    .filter((name) => !CHOICES.test(name) && !seenThrough(name)).sort()
-    .join(" ");
+    .filter((name) =>
+      !CHOICES.test(name) && !seenThrough(name) && name !== STATES.input
+    ).sort().join(" ");
   const size = (axis: string | undefined): number | undefined =>
     axis === undefined ? undefined : plan.axes[axis]?.size;
   const vocabulary = size(best ? "vocab" : logits?.axes[1]);
@@ -203,6 +199,7 @@ export class Decoder implements DecoderShape {
       run.inputs,
       run.options,
     );
+    this.pages?.ran(tokens);
     const logits = outputs[best ? BEST.logits : "logits"]?.data;
     const ids = outputs[BEST.ids]?.data as Int32Array | undefined;
     const normalizers = outputs[NORMALIZER]?.data;
@@ -222,10 +219,12 @@ export class Decoder implements DecoderShape {
     tokens: PackedTokens,
     choices: { readonly [name: string]: HostTensor } = {},
   ): Promise<{ readonly [name: string]: HostTensor }> {
-    return await this.#session.run(this.program.name, {
+    const outputs = await this.#session.run(this.program.name, {
       ...this.#inputsOf(tokens),
       ...choices,
     });
+    this.pages?.ran(tokens);
+    return outputs;
   }
 
   #inputsOf(tokens: PackedTokens): { [name: string]: HostTensor } {

@@ -1,90 +1,15 @@
 /**
  * Page tables of KV caches: pages are allocated on demand, freed at the end of a sequence or after its window, and
- * shared by sequences with a common prefix, whose keys and values have the same bits.
+ * shared by sequences with a common prefix, whose keys and values have the same bits. With recurrent states, a sequence
+ * continues from a snapshot of its prefix.
  */
 
 import type { HostTensor } from "../runtime/mod.ts";
 import { DataError } from "../spec/errors.ts";
-import { groupSizeOf } from "../spec/mesh.ts";
-import {
-  firstSeen,
-  type Seen,
-  seenPages,
-  seenThrough,
-  WITHIN,
-} from "../spec/pages.ts";
-import type { Plan, Program } from "../spec/plan/plan.ts";
+import { firstSeen, seenPages, STATES } from "../spec/pages.ts";
 import { sum } from "../spec/sum.ts";
-import { tableIds } from "../spec/table.ts";
-
-/** The pages of layers that see the same positions. */
-export interface PageGroup {
-  /** The input with their page table. */
-  readonly input: string;
-  readonly seen: Seen;
-  /** Pages per rank. */
-  readonly count: number;
-}
-
-/** The pages of a plan's caches. */
-export interface PagesShape {
-  /** Positions per page. */
-  readonly size: number;
-  readonly groups: readonly PageGroup[];
-  /** Maximum pages per sequence. */
-  readonly blocks: number;
-  /** For each sequence, the group rank with its pages. */
-  readonly owners: readonly number[];
-  /** Whether sequences have recurrent states, so that prefixes cannot be shared. */
-  readonly recurrent?: boolean;
-}
-
-/**
- * Whether sequences have states besides caches: matrices of recurrences, inputs of convolutions. They contain only the
- * last token.
- */
-export function isRecurrent({ buffers }: Plan): boolean {
-  return Object.values(buffers).some(({ kind, axes }) =>
-    kind === "state" &&
-    !axes.some(({ axis }) => axis === "context" || axis === WITHIN)
-  );
-}
-
-/** The pages of a decoder's plan. Undefined if caches are not paged. */
-export function pagesShape(
-  plan: Plan,
-  { inputs }: Program,
-): PagesShape | undefined {
-  const ports = Object.entries(inputs).flatMap(([input, port]) => {
-    const seen = seenThrough(input);
-    return seen ? [{ input, seen, port }] : [];
-  });
-  if (ports.length === 0) return undefined;
-  const [sequence, block] = ports[0]!.port.axes.map((name) =>
-    plan.axes[name]!
-  ) as [Plan["axes"][string], Plan["axes"][string]];
-  const { size, table, over = [] } = sequence;
-  const owners = new Array<number>(size).fill(0);
-  if (table) {
-    const groupSize = groupSizeOf(plan.mesh, over);
-    for (let at = 0; at < groupSize; at++) {
-      for (const id of tableIds({ size, table }, groupSize, at)) {
-        owners[id] = at;
-      }
-    }
-  }
-  return {
-    size: plan.axes[WITHIN]!.size,
-    groups: ports.map(({ input, seen, port }) => ({
-      input,
-      seen,
-      count: port.below!,
-    })),
-    blocks: block.size,
-    owners,
-    recurrent: isRecurrent(plan),
-  };
-}
+import type { PagesShape } from "./pages_shape.ts";
+import { type Snapshotted, StateRows } from "./state_rows.ts";
 
 /** A page of a group, and its number of sequences. */
 interface Page {
@@ -93,7 +18,7 @@ interface Page {
 }
 
 /** The positions of a page after the same tokens, shared by sequences, and its page in each group, if not yet freed. */
-interface Block {
+interface Block extends Snapshotted {
   readonly id: number;
   /** Number of sequences that use it. */
   users: number;
@@ -108,6 +33,8 @@ interface Sequence {
   readonly blocks: Block[];
   /** The pages of its blocks by group; pages outside the window are freed. */
   readonly pages: (Page | undefined)[][];
+  /** The positions after which snapshots are taken. */
+  readonly snapshots: Set<number>;
 }
 
 /** The pages of one group rank. */
@@ -131,11 +58,13 @@ export class PageTable {
   readonly #tables: readonly Int32Array[];
   readonly #pools: readonly Pool[];
   readonly #sequences: readonly Sequence[];
+  readonly #rows: StateRows | undefined;
   #blocks = 0;
 
   constructor(shape: PagesShape) {
-    const { size, groups, blocks, owners } = shape;
+    const { size, groups, blocks, owners, rows } = shape;
     this.size = size;
+    this.#rows = rows === undefined ? undefined : new StateRows(rows, owners);
     this.#shape = shape;
     this.#tables = groups.map(() => new Int32Array(owners.length * blocks));
     this.#pools = Array.from({ length: Math.max(...owners) + 1 }, () => ({
@@ -148,19 +77,28 @@ export class PageTable {
       tokens: [],
       blocks: [],
       pages: groups.map(() => []),
+      snapshots: new Set(),
     }));
   }
 
-  /** The page tables: i32 [sequence, block], by the name of the input. */
+  /** The page tables, i32 [sequence, block], and that of the rows of states, by the name of the input. */
   tensors(): { readonly [input: string]: HostTensor } {
     const { groups, blocks, owners } = this.#shape;
     const shape = [owners.length, blocks];
-    return Object.fromEntries(
-      groups.map(({ input }, group) => [
-        input,
-        { dtype: "i32", shape, data: this.#tables[group]! } as const,
-      ]),
-    );
+    return {
+      ...Object.fromEntries(
+        groups.map(({ input }, group) => [
+          input,
+          { dtype: "i32", shape, data: this.#tables[group]! } as const,
+        ]),
+      ),
+      ...this.#rows ? { [STATES.input]: this.#rows.tensor() } : {},
+    };
+  }
+
+  /** Records that a step has run these tokens. */
+  ran({ sequence, position }: StepTokens): void {
+    this.#rows?.ran(sequence, position);
   }
 
   /** The group rank of a sequence. */
@@ -210,6 +148,7 @@ export class PageTable {
       if (free.some((numbers) => numbers.length === 0)) return false;
       this.#add(sequence, {
         id: this.#blocks++,
+        before: blocks.at(-1),
         users: 0,
         pages: free.map((numbers) => ({ number: numbers.pop()!, users: 0 })),
       }, () => true);
@@ -221,11 +160,77 @@ export class PageTable {
 
   /**
    * Shares the next blocks with other sequences that have filled them, while they contain the coming tokens and have
-   * the pages visible to a following token. Returns the number of these positions.
+   * the pages visible to a following token. Returns the number of these positions whose tokens need not be fed. With
+   * recurrent states, these are the positions up to a snapshot. The pages after it are shared, too, and their tokens
+   * are fed for a snapshot at their end. "later": another sequence takes such a snapshot.
    */
-  share(sequence: number, coming: Iterable<readonly number[]>): number {
+  share(
+    sequence: number,
+    coming: Iterable<readonly number[]>,
+  ): number | "later" {
     if (this.#shape.recurrent) return 0;
-    const { tokens, blocks } = this.#sequences[sequence]!;
+    const { tokens, blocks, snapshots } = this.#sequences[sequence]!;
+    const rows = this.#rows;
+    // Tokens of shared pages are fed.
+    if (rows && rows.positions(sequence) < tokens.length) return 0;
+    const { found, known } = this.#find(sequence, coming);
+    if (found.length === 0) return 0;
+    const last = rows
+      ? found.findLastIndex(({ row }) => row !== undefined)
+      : found.length - 1;
+    if (found.some(({ takenBy }, i) => i > last && takenBy !== undefined)) {
+      return "later";
+    }
+    const before = tokens.length;
+    const limited = this.#shape.groups.some(({ seen }) =>
+      seenPages(seen, this.size) !== undefined
+    );
+    const shared = limited ? found.slice(0, last + 1) : found;
+    const first = this.#firstBlocks(
+      (blocks.length + shared.length) * this.size,
+    );
+    for (const block of shared) {
+      this.#add(sequence, block, (group, at) => at >= first[group]!);
+    }
+    for (const token of known.slice(0, shared.length * this.size)) {
+      tokens.push(token);
+    }
+    const fed = (last + 1) * this.size;
+    if (rows && last >= 0) rows.resume(sequence, before + fed, found[last]);
+    if (tokens.length > before + fed) {
+      snapshots.add(tokens.length);
+      blocks.at(-1)!.takenBy = sequence;
+    }
+    return fed;
+  }
+
+  /**
+   * Whether a snapshot is due before the token at a position of a sequence, whose last token in this series is at `end -
+   * 1`: at the last border of pages, and where shared pages end. Then only a new step may contain that token.
+   */
+  isDue(sequence: number, position: number, end: number): boolean {
+    if (!this.#rows) return false;
+    const { blocks, snapshots } = this.#sequences[sequence]!;
+    const border = end - 1 - (end - 1) % this.size;
+    snapshots.add(border);
+    if (!snapshots.has(position) || position % this.size > 0) return false;
+    const block = blocks[position / this.size - 1];
+    return block?.key !== undefined && block.row === undefined;
+  }
+
+  /** Takes the snapshot of a sequence that has run all tokens before a position. */
+  snapshot(sequence: number, position: number): void {
+    const { blocks, snapshots } = this.#sequences[sequence]!;
+    snapshots.delete(position);
+    this.#rows!.take(sequence, blocks[position / this.size - 1]!);
+  }
+
+  /** The next blocks that other sequences have filled with the coming tokens, and these tokens. */
+  #find(
+    sequence: number,
+    coming: Iterable<readonly number[]>,
+  ): { readonly found: readonly Block[]; readonly known: readonly number[] } {
+    const { blocks } = this.#sequences[sequence]!;
     const { full } = this.#poolOf(sequence);
     const found: Block[] = [];
     const known: number[] = [];
@@ -239,17 +244,12 @@ export class PageTable {
       const first = this.#firstBlocks(
         (blocks.length + found.length) * this.size,
       );
-      const isSeen = (group: number, block: number) => block >= first[group]!;
       const whole = found.every(({ pages }, i) =>
-        pages.every((page, group) => page || !isSeen(group, blocks.length + i))
+        pages.every((page, group) => page || blocks.length + i < first[group]!)
       );
-      if (!whole) continue;
-      for (const block of found) this.#add(sequence, block, isSeen);
-      const shared = known.slice(0, found.length * this.size);
-      for (const token of shared) tokens.push(token);
-      return shared.length;
+      if (whole) break;
     }
-    return 0;
+    return { found, known };
   }
 
   /** Frees the pages of a sequence that no token from a position on sees. */
@@ -276,17 +276,17 @@ export class PageTable {
   }
 
   /**
-   * Retains this many positions of a sequence, fewer if they are in a shared page, or none if a page visible to the
-   * next token was freed. Returns their number.
+   * Retains this many positions of a sequence, fewer if they are in a shared page or have no state, or none if a page
+   * visible to the next token was freed. Returns their number.
    */
   keep(sequence: number, positions: number): number {
-    const { tokens, blocks, pages } = this.#sequences[sequence]!;
+    const { tokens, blocks, pages, snapshots } = this.#sequences[sequence]!;
     const whole = Math.floor(positions / this.size);
     const shared = positions % this.size > 0 && blocks[whole]! &&
       blocks[whole].users > 1;
-    const max = Math.min(
-      tokens.length,
-      shared ? whole * this.size : positions,
+    const max = this.#resumable(
+      sequence,
+      Math.min(tokens.length, shared ? whole * this.size : positions),
     );
     const seen = this.#firstBlocks(max).every((first, group) =>
       pages[group]!.slice(first, Math.ceil(max / this.size))
@@ -294,18 +294,35 @@ export class PageTable {
     );
     const retained = seen ? max : 0;
     tokens.length = retained;
-    const pool = this.#poolOf(sequence);
+    snapshots.clear();
+    for (const block of blocks) {
+      if (block.takenBy === sequence) delete block.takenBy;
+    }
+    const isSaved = retained !== this.#rows?.positions(sequence);
+    if (isSaved) {
+      this.#rows?.resume(sequence, retained, blocks[retained / this.size - 1]);
+    }
     while (blocks.length > Math.ceil(retained / this.size)) {
       for (const group of pages.keys()) {
         this.#releasePage(sequence, group, blocks.length - 1);
         pages[group]!.pop();
       }
       const block = blocks.pop()!;
-      if (--block.users === 0) unpublish(pool, block);
+      if (--block.users === 0) this.#unpublish(sequence, block);
     }
     // Pages that are written again must not be found by their old contents.
-    if (retained % this.size > 0) unpublish(pool, blocks.at(-1)!);
+    if (retained % this.size > 0) this.#unpublish(sequence, blocks.at(-1)!);
     return retained;
+  }
+
+  /** The largest number of positions, up to `most`, whose state is known. */
+  #resumable(sequence: number, most: number): number {
+    const positions = this.#rows?.positions(sequence);
+    if (positions === undefined || positions === most) return most;
+    const { blocks } = this.#sequences[sequence]!;
+    const last = blocks.slice(0, Math.floor(most / this.size))
+      .findLastIndex(({ row }) => row !== undefined);
+    return (last + 1) * this.size;
   }
 
   #poolOf(sequence: number): Pool {
@@ -351,7 +368,7 @@ export class PageTable {
 
   /** Publishes a full block for prefix sharing. */
   #publish(sequence: number, at: number): void {
-    const { tokens, blocks } = this.#sequences[sequence]!;
+    const { tokens, blocks, snapshots } = this.#sequences[sequence]!;
     const ids = tokens.slice(at * this.size, (at + 1) * this.size);
     const before = blocks[at - 1];
     const known = at === 0 || before?.key !== undefined;
@@ -365,13 +382,18 @@ export class PageTable {
     const block = blocks[at]!;
     block.key = key;
     full.set(key, block);
+    if (this.#rows && snapshots.has((at + 1) * this.size)) {
+      block.takenBy = sequence;
+    }
   }
-}
 
-function unpublish({ full }: Pool, block: Block): void {
-  if (block.key === undefined) return;
-  full.delete(block.key);
-  delete block.key;
+  /** Ends the sharing of a block, and frees its snapshot. */
+  #unpublish(sequence: number, block: Block): void {
+    this.#rows?.free(sequence, block);
+    if (block.key === undefined) return;
+    this.#poolOf(sequence).full.delete(block.key);
+    delete block.key;
+  }
 }
 
 /** The key of a block: its contents and its previous block, so that keys identify prefixes. */

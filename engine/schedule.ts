@@ -46,10 +46,10 @@ export function admit<S extends Scheduled>(state: BatchState<S>): void {
 /** Whether there are pages for all tokens of a sequence, or no other sequence of its rank to wait for. */
 function hasPages(
   { slots, pages }: BatchState<Scheduled>,
-  { slot, sequence: { prompt, tokens } }: Live,
+  { slot, sequence }: Live,
 ): boolean {
   if (!pages) return true;
-  return pages.hasRoom(slot, prompt.length + tokens.length) ||
+  return pages.hasRoom(slot, lengthOf(sequence)) ||
     !slots.some((other, i) => other && pages.owner(i) === pages.owner(slot));
 }
 
@@ -81,8 +81,16 @@ export function nextStep<S extends Scheduled>(
   }
   const before = step.taken.length;
   for (const one of fresh.filter((one) => isRunning(state, one))) {
+    const { slot, sequence } = one;
+    const first = step.taken.length;
     while (isUnfed(one) && step.taken.length < max) {
-      if (!share(state, one) && !take(state, one, step)) break;
+      if (state.pages?.isDue(slot, sequence.fed, lengthOf(sequence))) {
+        if (step.taken.length > first) break;
+        state.pages.snapshot(slot, sequence.fed);
+      }
+      const shared = share(state, one);
+      if (shared === "later") break;
+      if (shared === 0 && !take(state, one, step)) break;
     }
   }
   const { taken, ends } = step;
@@ -138,8 +146,12 @@ function isFresh({ sequence: { prompt, tokens, fed } }: Live): boolean {
   return fed < prompt.length + Math.max(0, tokens.length - 1);
 }
 
-function isUnfed({ sequence: { prompt, tokens, fed } }: Live): boolean {
-  return fed < prompt.length + tokens.length;
+function isUnfed({ sequence }: Live): boolean {
+  return sequence.fed < lengthOf(sequence);
+}
+
+function lengthOf({ prompt, tokens }: Scheduled): number {
+  return prompt.length + tokens.length;
 }
 
 function isRunning({ slots }: BatchState<Scheduled>, { slot, sequence }: Live) {
@@ -156,11 +168,11 @@ function take(
   { slot, sequence }: Live,
   { taken, ends }: Step,
 ): boolean {
-  const { prompt, tokens, fed } = sequence;
+  const { fed } = sequence;
   const id = tokenOf(sequence, fed);
   if (pages && !pages.place(slot, fed, id)) return false;
   sequence.fed++;
-  if (sequence.fed === prompt.length + tokens.length) ends.push(taken.length);
+  if (sequence.fed === lengthOf(sequence)) ends.push(taken.length);
   taken.push({ slot, id, at: fed });
   return true;
 }
@@ -184,21 +196,24 @@ function takeDraft(
   sequence.draft = draft.slice(0, count);
 }
 
-/** Shares pages with another sequence with the same prefix, except for the last token, which the next one follows. */
+/**
+ * Shares pages with another sequence with the same prefix, except for the last token, which the next one follows.
+ * Returns the number of shared positions. "later": another sequence takes the snapshot of their state.
+ */
 function share(
   { pages }: BatchState<Scheduled>,
   { slot, sequence }: Live,
-): boolean {
-  if (!pages || sequence.fed % pages.size > 0) return false;
+): number | "later" {
+  if (!pages || sequence.fed % pages.size > 0) return 0;
   const shared = pages.share(slot, blocksOf(sequence, pages.size));
-  sequence.fed += shared;
-  return shared > 0;
+  if (shared !== "later") sequence.fed += shared;
+  return shared;
 }
 
 /** The tokens of a sequence that are not fed, except for the last one, in complete blocks of `size`. */
 function* blocksOf(sequence: Scheduled, size: number): Iterable<number[]> {
-  const { prompt, tokens, fed } = sequence;
-  const end = prompt.length + tokens.length - 1;
+  const { fed } = sequence;
+  const end = lengthOf(sequence) - 1;
   for (let from = fed; from + size <= end; from += size) {
     yield Array.from({ length: size }, (_, i) => tokenOf(sequence, from + i));
   }

@@ -6,6 +6,16 @@
 export const [WITHIN, BLOCK] = ["within", "block"] as const;
 
 /**
+ * Names for states with snapshots: their first axis, the rows; the input with the table, i32 [sequence, 2]; and its
+ * second axis: the row that the tokens of a sequence in a step continue from, and the row that they write.
+ */
+export const STATES = {
+  row: "stateRow",
+  input: "states",
+  use: "stateUse",
+} as const;
+
+/**
  * Positions visible to a token: the last `window` ones, or those of its own `chunk`; without either, all earlier ones.
  */
 export interface Seen {

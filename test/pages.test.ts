@@ -35,7 +35,7 @@ const PROMPTS = [
 
 /** What follows the prompts, to the last bit. */
 async function follow(name: string, place: Setup, prompts = PROMPTS) {
-  const { decoder, plan, close } = await loadCheckpoint(name, place);
+  const { decoder, plan, session, close } = await loadCheckpoint(name, place);
   try {
     const { sequences, prefillTokens } = await generate(decoder, prompts, {
       maxNewTokens: 9,
@@ -50,6 +50,7 @@ async function follow(name: string, place: Setup, prompts = PROMPTS) {
       })),
       prefillTokens,
       used: decoder.pages?.used,
+      peaks: session.statistics().ranks.map(({ peakBytes }) => peakBytes),
       groups: decoder.pagesShape?.groups,
       stateBytes: sum(
         Object.values(plan.buffers).filter(({ kind }) => kind === "state")
@@ -321,19 +322,58 @@ for (
   });
 }
 
-t.test("sequences with states of their last token share no pages", async (t) => {
-  const place = { mesh: "ep=1", adapter: "cpu" } as const;
-  // A convolution; entries that stand for several tokens.
-  for (const name of ["lfm2moe-16e", "deepseekv4-12e"]) {
-    const alone = await follow(name, place);
-    for (const pages of [MANY, FEW]) {
-      const bounds = { maxContext: 24 };
-      const paged = await follow(name, { ...place, pages, bounds });
-      const title = `${name}, ${pages.count} pages`;
+/** Prompts with a common prefix of several pages, among them one that is a prefix of others. */
+const FORKS = [5, 7, 9, 6, 8, 5].map((length, i) => [
+  ...Array.from({ length: 9 }, (_, at) => 3 + at * 7 % 40),
+  ...Array.from({ length: length - 5 }, (_, at) => 2 + at + i),
+  i + 1,
+]);
+
+for (
+  const [name, mesh] of Object.entries({
+    "qwen3next-16e": "ep=1",
+    "qwen35moe-16e": "tp=2",
+    "granitemoehybrid-12e": "ep=2",
+    "nemotronh-16e": "ep=1",
+    "lfm2moe-16e": "dp=2,ep=2",
+  })
+) {
+  t.test(`${name}: prefixes are shared through snapshots`, async (t) => {
+    const bounds = { maxContext: 24, maxSequences: 4 };
+    const place = { mesh, adapter: "cpu", bounds } as const;
+    const alone = await follow(name, place, FORKS);
+    t.equal(alone.prefillTokens, FORKS.flat().length);
+    for (const pages of [MANY, FEW, { ...MANY, snapshots: 1 }]) {
+      const paged = await follow(name, { ...place, pages }, FORKS);
+      const title = JSON.stringify(pages);
       t.strictSame(paged.sequences, alone.sequences, title);
-      t.ok(paged.prefillTokens >= FED, "all prompts are fed");
+      for (const { predicted, actual } of paged.peaks) {
+        t.equal(actual, predicted, `${title}: planned memory`);
+      }
+      if (pages === FEW || mesh === "dp=2,ep=2") continue;
+      t.ok(
+        paged.prefillTokens < alone.prefillTokens,
+        `${title}: ${paged.prefillTokens} of ${alone.prefillTokens} tokens fed`,
+      );
     }
+  });
+}
+
+t.test("entries that stand for several tokens are not shared", async (t) => {
+  const name = "deepseekv4-12e";
+  const place = { mesh: "ep=1", adapter: "cpu" } as const;
+  const alone = await follow(name, place);
+  for (const pages of [MANY, FEW]) {
+    const bounds = { maxContext: 24 };
+    const paged = await follow(name, { ...place, pages, bounds });
+    const title = `${name}, ${pages.count} pages`;
+    t.strictSame(paged.sequences, alone.sequences, title);
+    t.ok(paged.prefillTokens >= FED, "all prompts are fed");
   }
+});
+
+t.test("a state without snapshots does not go back", async (t) => {
+  const place = { mesh: "ep=1", adapter: "cpu" } as const;
   const name = "lfm2moe-16e";
   const { decoder, close } = await loadCheckpoint(name, place);
   try {

@@ -15,6 +15,12 @@ export function updatedBy({ primitive, inputs }: Node): Node | undefined {
   return at === undefined ? undefined : inputs[at];
 }
 
+/** The table of the pages or rows of a state that a node updates, its last operand. Undefined: there is none. */
+export function tableOf({ primitive, inputs }: Node): Node | undefined {
+  const at = SEQUENCE[primitive];
+  return at === undefined ? undefined : inputs[at + 2];
+}
+
 /** The initial state of a chain of updates. */
 export function updatedState(node: Node): Node {
   let root = node;

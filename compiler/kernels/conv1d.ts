@@ -4,7 +4,12 @@
 
 import type { Expr, Grid, Kernel } from "./kernel.ts";
 import { bindings, foldGrid, GROUP_XZ, kernelOf, wgsl } from "./kernel.ts";
-import { eachRun, sequenceBlocks, type Sequences } from "./pieces/sequences.ts";
+import {
+  eachRun,
+  sequenceBlocks,
+  type Sequences,
+  stateRow,
+} from "./pieces/sequences.ts";
 
 /** Channels per workgroup. */
 const LANES = 64;
@@ -31,8 +36,8 @@ export function conv1dGrid(o: Conv1dOptions): Grid {
 export function conv1d(o: Conv1dOptions): Kernel {
   const { channels, width } = o;
   const slots = width - 1;
-  const slotOf = (slot: string) =>
-    wgsl`(u32(sequence[t]) * ${slots} + ${slot}) * ${channels} + channel`;
+  const slotOf = (use: "read" | "write", slot: string) =>
+    wgsl`(${stateRow(o, use)} * ${slots} + ${slot}) * ${channels} + channel`;
   return kernelOf({
     name: o.name,
     workgroupSize: LANES,
@@ -41,6 +46,7 @@ export function conv1d(o: Conv1dOptions): Kernel {
       weight: "f32 [channel, tap]",
       sequence: "i32 [token]",
       position: "i32 [token]",
+      states: "i32 [sequence, use]",
     }, {
       y: "f32 [token, channel]",
       state: "f32 [sequence, slot, channel]",
@@ -56,7 +62,9 @@ export function conv1d(o: Conv1dOptions): Kernel {
       eachRun(o, {
         begin: wgsl`
           @unroll (j < ${slots}) {
-            input[j + 1] = select(state[${slotOf("j")}], 0.0, position[t] == 0);
+            input[j + 1] = select(state[${
+          slotOf("read", "j")
+        }], 0.0, position[t] == 0);
           }`,
         token: wgsl`
           @unroll (j < ${slots}) { input[j] = input[j + 1]; }
@@ -65,7 +73,9 @@ export function conv1d(o: Conv1dOptions): Kernel {
           @unroll (j < ${width}) { sum = fma(tap[j], input[j], sum); }
           y[t * ${channels} + channel] = sum;`,
         end: wgsl`
-          @unroll (j < ${slots}) { state[${slotOf("j")}] = input[j + 1]; }`,
+          @unroll (j < ${slots}) { state[${
+          slotOf("write", "j")
+        }] = input[j + 1]; }`,
       })
     }
       }`,

@@ -9,7 +9,12 @@ import { EXACT } from "../../spec/numerics.ts";
 import { SHARED_WORDS } from "../../spec/kernel/make.ts";
 import type { Expr, Grid, Kernel, KernelText } from "./kernel.ts";
 import { bindings, kernelOf, wgsl } from "./kernel.ts";
-import { eachRun, sequenceBlocks, type Sequences } from "./pieces/sequences.ts";
+import {
+  eachRun,
+  sequenceBlocks,
+  type Sequences,
+  stateRow,
+} from "./pieces/sequences.ts";
 
 /** Operands of a recurrence per token. */
 export type RecurrenceOperand = "query" | "keys" | "values" | "decay" | "rate";
@@ -69,6 +74,7 @@ export function linearRecurrence(o: RecurrenceOptions): Kernel {
       rate: "f32 [token, head]",
       sequence: "i32 [token]",
       position: "i32 [token]",
+      states: "i32 [sequence, use]",
     }, {
       y: "f32 [token, head, valueDim]",
       state: "f32 [sequence, head, dim, valueDim]",
@@ -99,7 +105,7 @@ export function linearRecurrence(o: RecurrenceOptions): Kernel {
           ? wgsl`
           for (var i = 0u; i < ${dim}; i++) {
             state[${
-            matrixAt(o)
+            matrixAt(o, "write")
           } + i * ${valueDim}] = cells[i * ${lanes} + lane];
           }`
           : wgsl``,
@@ -110,8 +116,9 @@ export function linearRecurrence(o: RecurrenceOptions): Kernel {
 }
 
 /** Offset of a token's matrix in the current column. */
-function matrixAt({ heads, dim, valueDim }: RecurrenceOptions): KernelText {
-  return wgsl`((u32(sequence[t]) * ${heads} + head) * ${
+function matrixAt(o: RecurrenceOptions, use: "read" | "write"): KernelText {
+  const { heads, dim, valueDim } = o;
+  return wgsl`((${stateRow(o, use)} * ${heads} + head) * ${
     dim * valueDim
   } + column)`;
 }
@@ -137,7 +144,7 @@ function beginState(o: RecurrenceOptions, lanes: number): KernelText {
     eachRow(dim, ["seen"], (i) =>
       wgsl`
       let old = select(state[${
-        matrixAt(o)
+        matrixAt(o, "read")
       } + ${i} * ${valueDim}], 0.0, position[t] == 0);
       let s = ${o.names.decay}[${decayAt(o, wgsl`factor`, i)}] * old;
       cells[${i} * ${lanes} + lane] = s;

@@ -16,11 +16,13 @@ import {
   seenPages,
   WITHIN,
 } from "../../spec/pages.ts";
-import type { Graph, Node, NodeOf } from "../graph/graph.ts";
+import type { Graph, Node } from "../graph/graph.ts";
 import { mapNodes } from "../graph/map_nodes.ts";
 import { localName } from "../graph/sharding.ts";
 import type { LocalAxis } from "../sharding/local_axes.ts";
 import type { Localized } from "../sharding/localize.ts";
+import { pageAxes, tableNode, wholeAxis } from "./page_axes.ts";
+import { snapshotStates } from "./snapshot_states.ts";
 import { cachesOf, cachesRead } from "./store_caches.ts";
 
 /** The pages of a rank's caches. */
@@ -32,6 +34,11 @@ export interface Pages {
    * positions. For layers with a window, at most as many as all sequences can use.
    */
   readonly count: number;
+  /**
+   * Snapshots per rank of the states of recurrences and convolutions, so that prefixes can be shared. Default: one per
+   * sequence of a rank, at most 8; none for a single sequence.
+   */
+  readonly snapshots?: number;
 }
 
 /** Stores the KV caches in pages, given or chosen for the ranks that share sequences. Throws ModelError. */
@@ -96,9 +103,9 @@ export function paginate(
   const taken = Object.keys(added).find((axis) => axis in placed.axes);
   if (taken) return refuse(`the model has an axis '${taken}'`);
   const tables = new Map(
-    groups.map(({ input }) => [input, tableNode(input, sequence)]),
+    groups.map(({ input }) => [input, tableNode(input, sequence, BLOCK)]),
   );
-  return {
+  return snapshotStates({
     graph: {
       ...pagedGraph(graph, {
         caches,
@@ -118,7 +125,7 @@ export function paginate(
       },
     },
     placed: { ...placed, axes: { ...placed.axes, ...added } },
-  };
+  }, pages.snapshots);
 }
 
 /** The positions that the layers reading a cache see; all positions if the layers differ. */
@@ -175,45 +182,6 @@ function refuse(because: string): never {
   throw new ModelError(
     `Cannot put caches into pages: ${because}. Change that, or compile without pages`,
   );
-}
-
-/** The axis of pages, on a rank and in the model. */
-function pageAxes(
-  { axis, count, over }: {
-    readonly axis: string;
-    readonly count: number;
-    readonly over: readonly string[];
-  },
-  groupSize: number,
-): { readonly [name: string]: LocalAxis } {
-  const total = count * groupSize;
-  const whole = wholeAxis(axis, total);
-  return {
-    [axis]: whole,
-    ...over.length === 0 ? {} : {
-      [localName(axis, over)]: {
-        ...whole,
-        over,
-        size: count,
-        table: "block",
-      },
-    },
-  };
-}
-
-function wholeAxis(of: string, size: number): LocalAxis {
-  return { of, over: [], size, total: size, dynamic: false };
-}
-
-function tableNode(name: string, sequence: string): Node {
-  return {
-    primitive: "input",
-    inputs: [],
-    params: { name },
-    axes: [sequence, BLOCK],
-    dtype: "i32",
-    span: undefined,
-  } as NodeOf<"input">;
 }
 
 /** The pages of a cache: their local axis and their page table. */

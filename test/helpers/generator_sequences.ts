@@ -25,11 +25,24 @@ function ofTokens(batch: (typeof BATCHES)[number]) {
   };
 }
 
-/** The elements of a state of two sequences that tokens of a batch leave another value of. */
-function updated(batch: (typeof BATCHES)[number], each: number): number[] {
+/** For two sequences, the rows of four whose state they read, and the rows that they write. */
+const ROWS = [[1, 3], [1, 0]] as const;
+
+/**
+ * The elements of a state of two sequences that tokens of a batch leave another value of. `rows`: they have the rows of
+ * `ROWS`.
+ */
+function updated(
+  batch: (typeof BATCHES)[number],
+  each: number,
+  rows = false,
+): number[] {
   const sequences = new Set(batch.map(([sequence]) => sequence));
   return [...sequences].flatMap((sequence) =>
-    Array.from({ length: each }, (_, i) => sequence * each + i)
+    Array.from(
+      { length: each },
+      (_, i) => (rows ? ROWS[sequence]![1] : sequence) * each + i,
+    )
   );
 }
 
@@ -37,7 +50,8 @@ export function* ofConv1d(): Generator<Launch> {
   for (const batch of BATCHES) {
     for (const width of [2, 4]) {
       for (const channels of [1, 3, 65]) {
-        const options = { name, width, channels, sequences: 2, tokens };
+        const rows = channels === 3;
+        const options = { name, width, channels, sequences: 2, tokens, rows };
         const each = channels * (width - 1);
         yield {
           kernel: conv1d(options),
@@ -46,11 +60,12 @@ export function* ofConv1d(): Generator<Launch> {
             ...ofTokens(batch),
             x: waves(batch.length * channels),
             weight: waves(channels * width),
-            state: waves(2 * each),
+            ...rows ? { states: ROWS.flat() } : {},
+            state: waves(4 * each),
           },
           stores: {
             y: batch.length * channels,
-            state: updated(batch, each),
+            state: updated(batch, each, rows),
           },
         };
       }
@@ -107,7 +122,9 @@ export function* ofLinearRecurrence(): Generator<Launch> {
         of,
         dim,
         valueDim,
+        rows: o.stateful && o.sequences === 2 && valueDim === 3,
       };
+      const { rows } = options;
       const each = heads * dim * valueDim;
       const { length } = batch;
       const state = o.stateful;
@@ -121,11 +138,12 @@ export function* ofLinearRecurrence(): Generator<Launch> {
           values: waves(length * heads * valueDim),
           decay: waves(length * heads * (o.perKey ? dim : 1)),
           rate: waves(length * heads),
-          ...state ? { state: waves(o.sequences * each) } : {},
+          ...rows ? { states: ROWS.flat() } : {},
+          ...state ? { state: waves(2 * o.sequences * each) } : {},
         },
         stores: {
           y: length * heads * valueDim,
-          ...state ? { state: updated(batch, each) } : {},
+          ...state ? { state: updated(batch, each, rows) } : {},
         },
       };
     }

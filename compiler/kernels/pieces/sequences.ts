@@ -10,6 +10,19 @@ export interface Sequences {
   readonly sequences: number;
   /** From the last token to the first. */
   readonly reverse?: boolean;
+  /** Whether the binding `states` has the row of a sequence's state to read and the one to write. */
+  readonly rows?: boolean;
+}
+
+/** The row of the state of token `t`'s sequence. */
+export function stateRow(
+  { rows = false }: Sequences,
+  use: "read" | "write",
+): KernelText {
+  const sequence = wgsl`u32(sequence[t])`;
+  return rows
+    ? wgsl`u32(states[${sequence} * 2 + ${use === "read" ? 0 : 1}])`
+    : sequence;
 }
 
 /**

@@ -7,7 +7,7 @@ import { invariant } from "../../../spec/errors.ts";
 import { storedDType } from "../../../spec/dtype.ts";
 import type { Port } from "../../../spec/plan/plan.ts";
 import type { Graph, Node, NodeOf, Primitive } from "../../graph/graph.ts";
-import { updatedBy } from "../../graph/in_place.ts";
+import { tableOf, updatedBy } from "../../graph/in_place.ts";
 import { routeOperand } from "../../graph/routing.ts";
 import { planAxis } from "../../sharding/lengths.ts";
 import { blocksOf } from "./blocks.ts";
@@ -309,10 +309,9 @@ function indexedAxis(
   user: Node,
   index: Node,
 ): string | undefined {
-  const [first, second, , , pages] = user.inputs;
+  const [first, second] = user.inputs;
   if (updatedBy(user) === index) {
-    const paged = user.primitive === "cacheWrite" ? pages : undefined;
-    const [sequence] = (paged ?? first!).axes as [string];
+    const [sequence] = (tableOf(user) ?? first!).axes as [string];
     return placed.axes[sequence]!.over.length > 0 ? sequence : undefined;
   }
   if (user.primitive !== "embedding" || second !== index) return;
@@ -324,7 +323,7 @@ function indexedAxis(
 function indexBound(lowering: Lowering, user: Node, index: Node): number[] {
   const size = (axis: string | undefined) =>
     lowering.placed.axes[axis ?? ""]!.total;
-  const [first, second, third, fourth, fifth] = user.inputs;
+  const [first, second, , fourth] = user.inputs;
   switch (user.primitive) {
     case "embedding":
     case "scatterAdd":
@@ -332,12 +331,15 @@ function indexBound(lowering: Lowering, user: Node, index: Node): number[] {
     case "rope":
       return second === index ? [user.params.positions] : [];
     case "cacheWrite":
-      if (third === index) return [size((fifth ?? first!).axes[0])];
-      if (fifth === index) return [lowering.placed.axes[first!.axes[0]!]!.size];
-      return fourth === index && !fifth ? [size(first!.axes[1])] : [];
     case "conv1d":
-    case "linearRecurrence":
-      return updatedBy(user) === index ? [size(first!.axes[0])] : [];
+    case "linearRecurrence": {
+      const table = tableOf(user);
+      if (table === index) return [lowering.placed.axes[first!.axes[0]!]!.size];
+      if (updatedBy(user) === index) return [size((table ?? first!).axes[0])];
+      return user.primitive === "cacheWrite" && fourth === index && !table
+        ? [size(first!.axes[1])]
+        : [];
+    }
     case "attention":
       // The axes of paged caches do not contain the maximum sequence length.
       return user.inputs[4] === index ? [size(user.params.context)] : [];

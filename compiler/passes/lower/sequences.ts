@@ -9,6 +9,7 @@ import {
   type RecurrenceOptions,
 } from "../../kernels/linear_recurrence.ts";
 import { shift } from "../../kernels/shift.ts";
+import { STATES } from "../../../spec/pages.ts";
 import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";
 import {
   addLaunch,
@@ -44,11 +45,20 @@ function operandBuffers(
   };
 }
 
+/** Sequences of a rank, and whether `table`, the last operand, has the rows of their states. */
+function sequencesOf(
+  lowering: Lowering,
+  [state]: readonly Node[],
+  table: Node | undefined,
+): { readonly sequences: number; readonly rows?: true } {
+  const [sequences] = lengthsOf(lowering, (table ?? state!).axes) as [number];
+  return table ? { sequences, rows: true } : { sequences };
+}
+
 /** One launch. */
 export function lowerConv1d(lowering: Lowering, node: NodeOf<"conv1d">): void {
   const [state, x] = node.inputs as [Node, Node];
-  const [sequences, slots, channels] = lengthsOf(lowering, state.axes) as [
-    number,
+  const [slots, channels] = lengthsOf(lowering, state.axes.slice(1)) as [
     number,
     number,
   ];
@@ -56,10 +66,10 @@ export function lowerConv1d(lowering: Lowering, node: NodeOf<"conv1d">): void {
     name: `conv1d_${channels}x${slots + 1}`,
     channels,
     width: slots + 1,
-    sequences,
+    ...sequencesOf(lowering, node.inputs, node.inputs[5]),
     tokens: tokenCount(lowering, [x.axes[0]!]),
   };
-  const names = ["x", "weight", "sequence", "position"];
+  const names = ["x", "weight", "sequence", "position", STATES.input];
   addLaunch(lowering, node, conv1d(options), {
     bindings: {
       ...operandBuffers(lowering, node, names),
@@ -93,16 +103,18 @@ export function lowerLinearRecurrence(
 ): void {
   const { rule, token, kvHead } = node.params;
   const [state, , , , decay] = node.inputs as [Node, Node, Node, Node, Node];
-  const [sequences, heads, dim, valueDim] = lengthsOf(
-    lowering,
-    state.axes,
-  ) as [number, number, number, number];
+  const [heads, dim, valueDim] = lengthsOf(lowering, state.axes.slice(1)) as [
+    number,
+    number,
+    number,
+  ];
   const [kvHeads] = lengthsOf(lowering, [kvHead]) as [number];
   const of = { query: kvHeads, key: kvHeads, value: heads };
   const buffers = operandBuffers(lowering, node, [
     ...OPERANDS,
     "sequence",
     "position",
+    STATES.input,
   ]) as { readonly [O in RecurrenceOperand]: string };
   const options = {
     name: `linearRecurrence_${rule}_${heads}x${dim}x${valueDim}`,
@@ -114,7 +126,7 @@ export function lowerLinearRecurrence(
     names: namesOf(buffers),
     dim,
     valueDim,
-    sequences,
+    ...sequencesOf(lowering, node.inputs, node.inputs[8]),
     tokens: tokenCount(lowering, [token]),
   };
   addLaunch(lowering, node, linearRecurrence(options), {

@@ -15,6 +15,7 @@ import {
   type Step,
 } from "../../../spec/plan/plan.ts";
 import { groupSizeOf } from "../../../spec/mesh.ts";
+import { STATES } from "../../../spec/pages.ts";
 import { evaluateSize, type Size } from "../../../spec/size.ts";
 import { sum } from "../../../spec/sum.ts";
 import { type LaunchSeconds, launchSeconds } from "./device_time.ts";
@@ -206,7 +207,9 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
     const { tokens, sequences = 1, past = 0 } = workload;
     const name = modelAxis(plan, axis);
     if (name === "context") return past + Math.ceil(tokens / sequences);
-    return name === "sequence" ? Math.ceil(sequences / owners) : Infinity;
+    return name === "sequence" || name === STATES.row
+      ? Math.ceil(sequences / owners)
+      : Infinity;
   }
 
   function touched(
