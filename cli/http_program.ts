@@ -18,7 +18,7 @@ import {
 } from "../engine/server/mod.ts";
 import { DataError, MachineError } from "../spec/mod.ts";
 import { nodeFiles } from "./files.ts";
-import { loopPort } from "./http_thread.ts";
+import { grammarsOf, loopPort } from "./http_thread.ts";
 import { closeServer, listen, type ListenOptions } from "./listen.ts";
 import { requireTokenizer } from "./prompts.ts";
 
@@ -95,6 +95,7 @@ async function serve(): Promise<void> {
     loop: new RemoteLoop(loopPort(port), { capacity, now, ...metrics.hooks }),
     encoder,
     decoder,
+    openGrammars: grammarsOf(settings, files).open,
     tokenTexts: new TokenTexts(decoder),
     metrics,
     now,

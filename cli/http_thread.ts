@@ -1,6 +1,7 @@
 /** Starts the thread that answers a server's requests. */
 
 import { type MessagePort, Worker } from "node:worker_threads";
+import { type FileSystem, type Grammars, openGrammars } from "../engine/mod.ts";
 import type { LoopPort } from "../engine/server/mod.ts";
 import { DataError, MachineError } from "../spec/mod.ts";
 import { RUNNING_ROOT } from "../spec/running.ts";
@@ -19,6 +20,22 @@ export interface HttpThread {
   drain(): Promise<void>;
   /** Drains, closes all connections, and ends the thread. */
   close(): Promise<void>;
+}
+
+/** Opens the grammars of a checkpoint with a tokenizer once, on the first call. */
+export function grammarsOf(
+  { folder, shape, stop }: Pick<HttpSettings, "folder" | "shape" | "stop">,
+  files: FileSystem,
+): { open(): Promise<Grammars>; close(): Promise<void> } {
+  let opened: Promise<Grammars | undefined> | undefined;
+  return {
+    open: async () => {
+      const { vocabulary } = shape;
+      opened ??= openGrammars(folder, files, { vocabulary, stop });
+      return (await opened)!;
+    },
+    close: async () => (await opened)?.close(),
+  };
 }
 
 /** The port of a loop or of its routes. */

@@ -8,6 +8,7 @@ import type { Decoder } from "./decoder.ts";
 import { checkTokens } from "./packing.ts";
 import { penalize } from "./penalties.ts";
 import {
+  allowedOf,
   type Candidates,
   candidatesOf,
   type Logprobs,
@@ -287,10 +288,21 @@ async function grow(
   candidates: Candidates,
 ): Promise<void> {
   const { tokens, random, logprobs, options } = sequence;
-  const token = options.forced?.[tokens.length] ?? sample({
-    ...candidates,
-    logits: penalize(candidates.logits, sequence, options),
-  }, { ...options, random });
+  let token = options.forced?.[tokens.length];
+  if (token === undefined) {
+    const { grammar, stop } = options;
+    const logits = penalize(candidates.logits, sequence, options);
+    const allowed = await grammar?.allowed();
+    const from = grammar
+      ? allowedOf(logits, { allowed, options })
+      : { ...candidates, logits };
+    if (from.logits.length === 0) {
+      sequence.ending = "stop text";
+      return;
+    }
+    token = sample(from, { ...options, random });
+    if (!stop.has(token)) grammar?.accept(token);
+  }
   tokens.push(token);
   const known = options.logprobs === undefined
     ? undefined

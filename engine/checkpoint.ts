@@ -8,6 +8,7 @@ import {
 } from "../models/published.ts";
 import { ggufParts, isGguf } from "./gguf/folder.ts";
 import { DataError } from "../spec/errors.ts";
+import type { Grammars } from "./grammar.ts";
 import type { FileSystem } from "./files.ts";
 import { parseJsonObject, readJsonObject } from "./json_file.ts";
 import { readQuantization } from "./stored_as.ts";
@@ -15,6 +16,7 @@ import { sum } from "../spec/sum.ts";
 import { stopTokens } from "./stop_tokens.ts";
 import { withTensors } from "./tensors.ts";
 import type { Tokenizer } from "./tokenizer.ts";
+import { createGrammars } from "./untrusted/grammars.ts";
 import { createTokenizer } from "./untrusted/tokenizer.ts";
 
 type JsonObject = { readonly [key: string]: unknown };
@@ -228,14 +230,45 @@ export async function openTokenizer(
   folder: string,
   files: FileSystem,
 ): Promise<Tokenizer | undefined> {
+  const read = await readTokenizer(folder, files);
+  return read && await createTokenizer(read, { folder, size: read.size });
+}
+
+/** Grammars for the tokens of a checkpoint. Undefined if the folder has no tokenizer. */
+export async function openGrammars(
+  folder: string,
+  files: FileSystem,
+  options: {
+    /** Number of logits. */
+    readonly vocabulary: number;
+    readonly stop: ReadonlySet<number>;
+  },
+): Promise<Grammars | undefined> {
+  const read = await readTokenizer(folder, files);
+  return read && createGrammars({ ...read, ...options });
+}
+
+/** The contents of tokenizer.json, its number of characters, and tokenizer_config.json. */
+async function readTokenizer(
+  folder: string,
+  files: FileSystem,
+): Promise<
+  | {
+    readonly tokenizer: object;
+    readonly config: { readonly [key: string]: unknown };
+    readonly size: number;
+  }
+  | undefined
+> {
   const path = files.join(folder, "tokenizer.json");
   if (await files.stat(path) === undefined) return undefined;
   const config = files.join(folder, "tokenizer_config.json");
   const text = await files.readText(path);
-  return await createTokenizer({
+  return {
     tokenizer: parseJsonObject(text, path),
     config: await files.stat(config) === undefined
       ? {}
       : await readJsonObject(config, files),
-  }, { folder, size: text.length });
+    size: text.length,
+  };
 }

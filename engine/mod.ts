@@ -25,6 +25,7 @@ export {
 export {
   type Checkpoint,
   openCheckpoint,
+  openGrammars,
   openTokenizer,
 } from "./checkpoint.ts";
 export { Decoder, type DecoderShape, decoderShape } from "./decoder.ts";
@@ -196,6 +197,7 @@ export { type Target } from "./target.ts";
 export { readTensors } from "./tensors.ts";
 export { readInputs } from "./inputs.ts";
 export { CHOICES } from "./replay.ts";
+export type { Grammars, GrammarSource, TokenGrammar } from "./grammar.ts";
 export { TextStream, type Tokenizer } from "./tokenizer.ts";
 export {
   type AdapterSystemInfo,

@@ -2,6 +2,7 @@
 
 import { DataError } from "../spec/errors.ts";
 import { sum } from "../spec/sum.ts";
+import type { TokenGrammar } from "./grammar.ts";
 import { changesLogits, type PenaltyOptions } from "./penalties.ts";
 
 /** Sampling options. With temperature 0 or none: the largest logit, the lowest id among equals. */
@@ -16,6 +17,8 @@ export interface SamplingOptions extends PenaltyOptions {
   readonly minP?: number;
   /** Requests log-probabilities of the chosen token and of this many likeliest ones. */
   readonly logprobs?: number;
+  /** Restricts sampling to the tokens that a grammar allows after the generated ones. */
+  readonly grammar?: TokenGrammar | undefined;
   /** Seed. The same seed gives the same tokens. Default: 0. */
   readonly seed?: number;
 }
@@ -55,9 +58,9 @@ export interface Candidates {
  * worth selecting on a device.
  */
 export function candidatesOf(options: SamplingOptions): number | undefined {
-  if (changesLogits(options) || options.logprobs !== undefined) {
-    return undefined;
-  }
+  if (
+    changesLogits(options) || options.logprobs !== undefined || options.grammar
+  ) return undefined;
   if (!options.temperature) return 1;
   const { topK = Infinity } = options;
   return topK <= MAX_CANDIDATES ? topK : undefined;
@@ -119,6 +122,35 @@ export function greedy(logits: Float32Array): number {
     if (logits[i]! > logits[best]!) best = i;
   }
   return best;
+}
+
+/**
+ * The allowed tokens of the entire vocabulary, of which a greedy choice needs only the best. Empty if none is allowed.
+ *
+ * @param allowed as `TokenGrammar.allowed` returns them
+ */
+export function allowedOf(
+  logits: Float32Array,
+  { allowed = new Int32Array(), options: { temperature = 0 } }: {
+    readonly allowed: Int32Array | undefined;
+    readonly options: SamplingOptions;
+  },
+): Candidates {
+  const isAllowed = (token: number) =>
+    (allowed[token >>> 5]! >>> (token & 31) & 1) === 1;
+  // Throws for a logit that is not finite.
+  greedy(logits);
+  let ids: Int32Array;
+  if (temperature > 0) ids = Int32Array.from(byLogit(logits).filter(isAllowed));
+  else {
+    let best: number | undefined;
+    for (let token = 0; token < logits.length; token++) {
+      if (!isAllowed(token)) continue;
+      if (best === undefined || logits[token]! > logits[best]!) best = token;
+    }
+    ids = Int32Array.from(best === undefined ? [] : [best]);
+  }
+  return { logits: Float32Array.from(ids, (token) => logits[token]!), ids };
 }
 
 /**

@@ -201,7 +201,7 @@ function formatOf(name: ToolFormatName, text: string): MessageFormat {
     hidden: tools.hidden ?? [],
     typeOf: (_, parameter) => ({ city: "string", days: "integer" })[parameter],
     reasoning,
-    reasons: false,
+    begins: "content",
   };
 }
 
@@ -246,7 +246,10 @@ t.test("formats are found in templates", (t) => {
 });
 
 t.test("reasoning that the prompt begins", (t) => {
-  const format = { ...formatOf("hermes", "<think>"), reasons: true };
+  const format = {
+    ...formatOf("hermes", "<think>"),
+    begins: "reasoning" as const,
+  };
   const { content, reasoning } = meaningOf(
     ["\nHm", " \n</th", "ink>", "\n\nYes. "],
     format,

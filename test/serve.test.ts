@@ -287,7 +287,10 @@ t.test("what cannot be answered is an error with its field", async (t) => {
       [{ logit_bias: { 2048: 1 } }, 400, "logit_bias"],
       [{ best_of: 3 }, 400, "best_of"],
       [{ suffix: "." }, 400, "suffix"],
-      [{ response_format: { type: "json_object" } }, 400, "response_format"],
+      [{ response_format: { type: "sound" } }, 400, "response_format"],
+      [{ json_schema: { type: "hiccup" } }, 400, null],
+      [{ grammar: 'root ::= "a" (' }, 400, null],
+      [{ grammar: 'root ::= "a"', json_schema: {} }, 400, null],
       [{ model: "other" }, 404, "model"],
     ] as const
   ) {

@@ -12,7 +12,7 @@ import {
 } from "../../engine/server/mod.ts";
 import { DataError, MachineError } from "../../spec/mod.ts";
 import type { CliIo } from "../io.ts";
-import { loopPort, startHttp } from "../http_thread.ts";
+import { grammarsOf, loopPort, startHttp } from "../http_thread.ts";
 import { locate } from "../located.ts";
 import { createProgressBar } from "../progress.ts";
 import { openSpeculation } from "../speculation.ts";
@@ -141,15 +141,18 @@ async function serveModel(
     decoder: model,
     alone: true,
   });
+  const shape = { vocabulary, maxContext };
+  const grammars = grammarsOf({ ...served, shape }, io.files);
   const loop = createLoop(model, loopPort(ours), {
     now: io.now,
+    openGrammars: grammars.open,
     speculation: draft.speculation,
     ...idle ? { idle } : {},
   });
   try {
     const http = await startHttp({
       ...served,
-      shape: { vocabulary, maxContext },
+      shape,
       capacity: maxSequences,
       pages: pageCounts(model),
       speculates: draft.speculation !== undefined,
@@ -181,6 +184,7 @@ async function serveModel(
     }
   } finally {
     ours.close();
+    await grammars.close();
     await draft.close();
   }
 }

@@ -6,6 +6,7 @@ import type { Collected, CollectedToken, Prepared } from "./format.ts";
 import type { MessageDelta } from "./message/message_text.ts";
 import { chatRequest, samplingOf, stopTextsOf } from "./requests.ts";
 import type { Served } from "./served.ts";
+import { grammarOf } from "./structured.ts";
 
 /** Prepares the choices of a body. Throws RequestError. */
 export async function prepareChat(
@@ -21,7 +22,11 @@ export async function prepareChat(
       { param: "top_logprobs" },
     );
   }
-  const conversation = await encodeConversation(request, served);
+  const grammar = await grammarOf(request, served);
+  const conversation = await encodeConversation(request, served, {
+    // A text grammar may describe calls and reasoning.
+    structured: grammar !== undefined && grammar.kind !== "ebnf",
+  });
   const { prompt, shown } = conversation;
   const maxNewTokens = request.max_completion_tokens ?? request.max_tokens ??
     served.shape.maxContext;
@@ -44,6 +49,7 @@ export async function prepareChat(
         ...sampling,
         stream,
         maxNewTokens,
+        grammar,
         ...logprobs ? { logprobs: top_logprobs } : {},
       },
       stopTexts: stopTextsOf(request),

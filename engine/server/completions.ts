@@ -10,6 +10,7 @@ import {
   stopTextsOf,
 } from "./requests.ts";
 import type { Served } from "./served.ts";
+import { grammarOf } from "./structured.ts";
 
 /** Default number of new tokens. */
 const NEW_TOKENS = 16;
@@ -25,6 +26,7 @@ export async function prepareCompletion(
     ...served.shape,
     stop: served.stop,
   });
+  const grammar = await grammarOf(request, served);
   const prompts = await encodePrompts(request, served);
   // Log-probabilities of a prompt exist for all tokens except the first.
   const forces = echo && logprobs !== undefined;
@@ -38,6 +40,7 @@ export async function prepareCompletion(
         ...sampling,
         stream,
         forced,
+        grammar,
         maxNewTokens: forced.length + max_tokens,
         ...logprobs === undefined ? {} : { logprobs },
       },

@@ -3,7 +3,11 @@
 import type { ChatTemplate, TemplateMessage } from "../chat.ts";
 import { sha256 } from "../digest.ts";
 import { RequestError } from "./errors.ts";
-import { reasoningFormatOf, toolFormatOf } from "./message/formats.ts";
+import {
+  DEMANDED_CALLS,
+  reasoningFormatOf,
+  toolFormatOf,
+} from "./message/formats.ts";
 import {
   type CallDelta,
   type MessageDelta,
@@ -13,6 +17,7 @@ import {
 import { checkPrompt, inRequestAsync } from "./prompts.ts";
 import type { ChatRequest, MessageRequest, ToolRequest } from "./requests.ts";
 import type { Served } from "./served.ts";
+import { demandedTools } from "./structured.ts";
 
 /** A conversation up to the start of the assistant's turn. */
 export interface Conversation {
@@ -34,10 +39,11 @@ export type ConversationRequest = Pick<
   | "reasoning_effort"
 >;
 
-/** Encodes a conversation. Throws RequestError. */
+/** Encodes a conversation. `structured`: whether its answer is JSON of a grammar. Throws RequestError. */
 export async function encodeConversation(
   request: ConversationRequest,
   served: Served,
+  { structured }: { readonly structured: boolean },
 ): Promise<Conversation> {
   const { chat, encoder } = served;
   if ("missing" in chat) {
@@ -49,7 +55,7 @@ export async function encodeConversation(
     request;
   const tools = tool_choice === "none" ? [] : request.tools ?? [];
   const format = toolFormatOf(chat.source);
-  if (tools.length > 0 && !format) {
+  if (tools.length > 0 && !format && !structured) {
     throw new RequestError(
       "Cannot use 'tools': the checkpoint's chat template has no known format of calls. Leave it out",
       { param: "tools", code: "unsupported_parameter" },
@@ -68,6 +74,20 @@ export async function encodeConversation(
     return { text, prompt: await encoder.encodeBare(text) };
   });
   checkPrompt(prompt, served, "messages");
+  if (structured) {
+    const calls = demandedTools(request) && DEMANDED_CALLS;
+    return {
+      prompt,
+      format: calls && {
+        tools: calls,
+        hidden: [],
+        typeOf: () => undefined,
+        reasoning: undefined,
+        begins: "calls",
+      },
+      shown: [],
+    };
+  }
   const calls = tools.length > 0 ? format : undefined;
   const hidden = [...format?.hidden ?? [], ...reasoning?.hidden ?? []];
   if (!calls && !reasoning && hidden.length === 0) {
@@ -80,8 +100,9 @@ export async function encodeConversation(
       hidden,
       typeOf: typesOf(tools),
       reasoning,
-      reasons: reasoning !== undefined &&
-        text.trimEnd().endsWith(reasoning.open),
+      begins: reasoning && text.trimEnd().endsWith(reasoning.open)
+        ? "reasoning"
+        : "content",
     },
     shown: [
       ...calls?.open ?? [],

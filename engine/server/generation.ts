@@ -1,6 +1,6 @@
 /** Generates the choices of one request: adds them to the loop, and streams their text. */
 
-import type { Ending, SequenceOptions } from "../batch.ts";
+import type { Ending } from "../batch.ts";
 import {
   Answer,
   type Chosen,
@@ -8,14 +8,14 @@ import {
   type Piece,
 } from "./answer.ts";
 import { RequestError } from "./errors.ts";
-import type { LoopFailure, RemoteLoop } from "./remote_loop.ts";
+import type { LoopFailure, RemoteLoop, RemoteSequence } from "./remote_loop.ts";
 import type { Tokenizer } from "../tokenizer.ts";
 
 /** A choice of a response. */
 export interface Choice {
   /** Token ids. */
   readonly prompt: readonly number[];
-  readonly options: SequenceOptions;
+  readonly options: Omit<RemoteSequence, "onToken" | "onEnd" | "onFail">;
   /** Texts that end it. */
   readonly stopTexts: readonly string[];
   /** Texts whose special tokens are part of its text. Default: none. */

@@ -10,6 +10,7 @@ import type {
   SequenceOptions,
 } from "../batch.ts";
 import type { Decoder } from "../decoder.ts";
+import type { Grammars, GrammarSource, TokenGrammar } from "../grammar.ts";
 import type { Logprobs } from "../sampling.ts";
 import type { SpeculationStats } from "../speculation/speculation.ts";
 import { BatchLoop, type LoopOptions } from "./loop.ts";
@@ -22,7 +23,9 @@ export interface LoopPort {
 }
 
 /** Options of a sequence without its callbacks. */
-type SentOptions = Omit<SequenceOptions, "onToken" | "onEnd">;
+type SentOptions =
+  & Omit<SequenceOptions, "onToken" | "onEnd" | "grammar">
+  & { readonly grammar?: GrammarSource | undefined };
 
 /** A message of the routes. */
 type Request =
@@ -65,22 +68,39 @@ type Report =
     readonly endings: readonly (readonly [id: number, ending: Ending])[];
   }
   | { readonly kind: "state"; readonly state: LoopState }
-  | { readonly kind: "failed"; readonly message: string };
+  | {
+    readonly kind: "failed";
+    /** Undefined if the loop ends. */
+    readonly id?: number;
+    readonly message: string;
+  };
+
+/** A sequence of the loop. Empty while its grammar is compiled. */
+interface Running {
+  readonly sequence?: BatchSequence;
+  readonly grammar?: TokenGrammar | undefined;
+}
 
 /** Creates a loop for the routes at the other end of a port. */
 export function createLoop(
   decoder: Decoder,
   port: LoopPort,
-  options: Pick<LoopOptions, "now" | "idle" | "speculation">,
+  { openGrammars, ...options }:
+    & Pick<LoopOptions, "now" | "idle" | "speculation">
+    & {
+      /** Grammars of the checkpoint. */
+      readonly openGrammars: () => Promise<Grammars>;
+    },
 ): BatchLoop {
-  const growing = new Map<number, BatchSequence>();
+  const growing = new Map<number, Running>();
   let tokens: [number, number, Logprobs | undefined][] = [];
   let endings: [number, Ending][] = [];
   const send = (report: Report) => port.send(report);
-  const failed = (error: unknown) =>
+  const failed = (error: unknown, id?: number) =>
     send({
       kind: "failed",
       message: error instanceof Error ? error.message : String(error),
+      ...id === undefined ? {} : { id },
     });
   const sendState = () => {
     const { running, waiting } = loop;
@@ -102,33 +122,41 @@ export function createLoop(
       send({ kind: "step", step: { ...step, ms }, tokens, endings });
       [tokens, endings] = [[], []];
     },
-    onFail: failed,
+    onFail: (error) => failed(error),
   });
-  const add = ({ id, prompt, options }: Request & { kind: "add" }) => {
+  const end = (id: number) => {
+    const one = growing.get(id);
+    growing.delete(id);
+    one?.grammar?.close();
+    return one;
+  };
+  const add = async ({ id, prompt, options }: Request & { kind: "add" }) => {
+    const { grammar: source, ...others } = options;
+    growing.set(id, {});
+    const grammar = source &&
+      await (await openGrammars()).start(source, (error) => failed(error, id));
+    // It may be cancelled meanwhile.
+    if (!growing.has(id)) return grammar?.close();
     const sequence = loop.add(prompt, {
-      ...options,
+      ...others,
+      grammar,
       onToken: (token, logprobs) => {
         tokens.push([id, token, logprobs]);
       },
       onEnd: (ending) => {
-        growing.delete(id);
+        end(id);
         endings.push([id, ending]);
       },
     });
-    growing.set(id, sequence);
+    growing.set(id, { sequence, grammar });
   };
   port.receive((message) => {
     const request = message as Request;
     switch (request.kind) {
       case "add":
-        try {
-          return add(request);
-        } catch (error) {
-          return failed(error);
-        }
+        return void add(request).catch((error) => failed(error, request.id));
       case "cancel": {
-        const sequence = growing.get(request.id);
-        growing.delete(request.id);
+        const sequence = end(request.id)?.sequence;
         return sequence && loop.cancel(sequence);
       }
       case "look":
@@ -153,7 +181,8 @@ export interface RemoteLoopOptions {
 }
 
 /** A sequence with a callback for a failure of the loop. */
-export interface RemoteSequence extends SequenceOptions {
+export interface RemoteSequence
+  extends SentOptions, Pick<SequenceOptions, "onToken" | "onEnd"> {
   /** Called if the loop ends before the sequence. */
   readonly onFail: (failure: LoopFailure) => void;
 }
@@ -246,7 +275,9 @@ export class RemoteLoop {
       case "state":
         return this.#looking.shift()?.(report.state);
       case "failed":
-        return this.fail(report.message);
+        if (report.id === undefined) return this.fail(report.message);
+        this.#growing.get(report.id)?.onFail(report);
+        return this.cancel(report.id);
       default:
         report satisfies never;
     }

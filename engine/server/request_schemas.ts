@@ -23,10 +23,38 @@ const [PROMPTS, CHOICES, STOPS] = [256, 128, 16] as const;
 
 const tokens = list(token, 2 ** 20, 1);
 
+/** Formats of answers. `json_object` may have a schema, too. */
+const responseFormat: Schema = {
+  anyOf: [
+    {
+      type: "object",
+      required: ["type"],
+      properties: {
+        type: { enum: ["text", "json_object"] },
+        schema: { type: "object" },
+      },
+    },
+    {
+      type: "object",
+      required: ["type", "json_schema"],
+      properties: {
+        type: { const: "json_schema" },
+        json_schema: {
+          type: "object",
+          required: ["schema"],
+          properties: { schema: { type: "object" } },
+        },
+      },
+    },
+  ],
+};
+
 const sampling: { readonly [field: string]: Schema } = {
   model: text,
   frequency_penalty: number(-2, 2),
+  grammar: { type: "string", maxLength: 2 ** 16 },
   ignore_eos: flag,
+  json_schema: { type: "object" },
   logit_bias: {
     type: "object",
     propertyNames: { type: "string", pattern: "^\\d{1,9}$" },
@@ -37,6 +65,7 @@ const sampling: { readonly [field: string]: Schema } = {
   n: integer(1, CHOICES),
   presence_penalty: number(-2, 2),
   repetition_penalty: number(1e-3, 1e3),
+  response_format: responseFormat,
   seed: integer(-Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER),
   stop: {
     anyOf: [

@@ -9,13 +9,22 @@ import { chatErrors, completionErrors } from "./request_validator.ts";
 export interface SamplingRequest {
   readonly model?: string;
   readonly frequency_penalty?: number;
+  /** A grammar in EBNF. */
+  readonly grammar?: string;
   /** Whether stop tokens are ignored. */
   readonly ignore_eos?: boolean;
+  /** A JSON Schema, as in `response_format`. */
+  readonly json_schema?: object;
   readonly logit_bias?: { readonly [token: string]: number };
   readonly min_p?: number;
   readonly n?: number;
   readonly presence_penalty?: number;
   readonly repetition_penalty?: number;
+  readonly response_format?: {
+    readonly type: "text" | "json_object" | "json_schema";
+    readonly schema?: object;
+    readonly json_schema?: { readonly schema: object };
+  };
   readonly seed?: number;
   readonly stop?: string | readonly string[];
   readonly stream?: boolean;
@@ -105,7 +114,6 @@ const UNSUPPORTED: {
 } = {
   best_of: (value, { n = 1 }) => value === n,
   functions: isEmpty,
-  response_format: (value) => (value as { type?: unknown }).type === "text",
   suffix: (value) => value === "",
 };
 

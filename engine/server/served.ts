@@ -1,6 +1,7 @@
 /** A served model. */
 
 import type { ChatTemplate } from "../chat.ts";
+import type { Grammars } from "../grammar.ts";
 import type { Decoder } from "../decoder.ts";
 import type { Tokenizer } from "../tokenizer.ts";
 import type { Metrics } from "./metrics.ts";
@@ -21,6 +22,8 @@ export interface Served {
   readonly encoder: Tokenizer;
   /** Decodes texts in another process, so that long prompts do not delay them. */
   readonly decoder: Tokenizer;
+  /** Checks grammars in another process than the loop's. */
+  readonly openGrammars: () => Promise<Grammars>;
   readonly tokenTexts: TokenTexts;
   readonly metrics: Metrics;
   /** A clock in milliseconds. */

@@ -37,6 +37,11 @@ export class OpenSandbox {
     );
   }
 
+  /** Terminates the process. The next call starts another one. */
+  restart(): void {
+    this.#sandbox?.close();
+  }
+
   /** Terminates the process permanently. */
   close(): void {
     this.#closed = true;

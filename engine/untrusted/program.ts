@@ -7,7 +7,10 @@ import type { Template } from "@huggingface/jinja";
 import type { Tokenizer } from "@huggingface/tokenizers";
 import process from "node:process";
 import type { Plan } from "../../spec/plan/plan.ts";
+import type { GrammarSource } from "../grammar.ts";
 import { completeText, type HeldText } from "../tokenizer.ts";
+import type { GrammarToken } from "./grammars.ts";
+import type { GrammarProgram } from "./xgrammar.ts";
 
 /** Available tasks. */
 export type Task = keyof typeof TASKS;
@@ -20,6 +23,7 @@ export interface Answer {
 
 let tokenizer: Tokenizer | undefined;
 let template: Template | undefined;
+let grammars: GrammarProgram | undefined;
 /** Texts of special tokens. */
 let special: ReadonlyMap<number, string> = new Map();
 
@@ -52,6 +56,23 @@ const TASKS = {
     template = new Template(source);
   },
   render: (values: Record<string, unknown>) => template!.render(values),
+  async openGrammars(
+    file: object,
+    config: object,
+    options: { readonly vocabulary: number; readonly stop: readonly number[] },
+  ) {
+    const { Tokenizer } = await import("@huggingface/tokenizers");
+    const { openGrammarProgram } = await import("./xgrammar.ts");
+    grammars = await openGrammarProgram(new Tokenizer(file, config), {
+      file,
+      ...options,
+    });
+  },
+  checkGrammar: (source: GrammarSource) => grammars!.check(source),
+  startGrammar: (id: number, source: GrammarSource) =>
+    grammars!.start(id, source),
+  acceptTokens: (tokens: readonly GrammarToken[]) => grammars!.accept(tokens),
+  endGrammar: (id: number) => grammars!.end(id),
   async whyNotCompiled(plan: Plan) {
     const { whyNotCompiled } = await import("../compiled_from.ts");
     return await whyNotCompiled(plan);

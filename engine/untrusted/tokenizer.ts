@@ -3,6 +3,7 @@
 import { DataError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
 import type { CompletedText, HeldText, Tokenizer } from "../tokenizer.ts";
+import { createMerger } from "./merger.ts";
 import { type Call, OpenSandbox } from "./open_sandbox.ts";
 import { SECONDS, UntrustedError } from "./sandbox.ts";
 
@@ -16,7 +17,7 @@ const CHARACTERS_A_SECOND = 100_000;
 const TOKENS_A_SECOND = 10_000;
 
 /** Characters of tokenizer.json per additional second of opening. */
-const OPENED_A_SECOND = 500_000;
+export const OPENED_A_SECOND = 500_000;
 
 /**
  * Creates a tokenizer from the untrusted texts of `tokenizer.json` and `tokenizer_config.json`, in a sandbox. Throws
@@ -96,36 +97,3 @@ type TextCall = readonly [
   added: readonly number[],
   shown: readonly string[],
 ];
-
-/** Merges calls that arrive while others are executed into one call. */
-function createMerger<T, R>(
-  action: (all: readonly T[]) => Promise<readonly R[]>,
-): (one: T) => Promise<R> {
-  interface Waiting {
-    readonly one: T;
-    resolve(result: R): void;
-    reject(error: unknown): void;
-  }
-  let waiting: Waiting[] = [];
-  let running = false;
-  const run = async () => {
-    running = true;
-    while (waiting.length > 0) {
-      const now = waiting;
-      waiting = [];
-      try {
-        const results = await action(now.map(({ one }) => one));
-        now.forEach(({ resolve }, i) => resolve(results[i]!));
-      } catch (error) {
-        for (const { reject } of now) reject(error);
-      }
-    }
-    running = false;
-  };
-  return (one) =>
-    new Promise((resolve, reject) => {
-      waiting.push({ one, resolve, reject });
-      // Calls in the same turn are batched.
-      if (!running) queueMicrotask(() => running || void run());
-    });
-}

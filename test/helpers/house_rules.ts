@@ -35,6 +35,7 @@ const PACKAGES: { readonly [name: string]: RegExp } = {
   "binaryen": /^runtime\/cpu\//,
   "@huggingface/jinja": /^engine\//,
   "@huggingface/tokenizers": /^(browser|engine\/untrusted)\//,
+  "@mlc-ai/web-xgrammar": /^engine\/untrusted\//,
   "@huggingface/gguf": /^engine\/gguf\//,
   "@huggingface/hub": /^cli\/hub\//,
   "hono": /^engine\/server\//,

@@ -68,6 +68,7 @@ export function randomRequests(
               : { logprobs: below(4), ...some(0.5, () => ({ echo: true })) },
         ),
         ...some(0.2, () => ({ stream_options: { include_usage: true } })),
+        ...some(0.05, () => ({ response_format: { type: "json_object" } })),
       },
     };
   });

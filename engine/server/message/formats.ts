@@ -178,6 +178,13 @@ export const TOOL_FORMATS = {
   },
 } satisfies { readonly [name: string]: ToolFormat };
 
+/** Calls that a request demands: the answer is a list of them. */
+export const DEMANDED_CALLS: ToolFormat = {
+  template: /(?!)/,
+  open: [],
+  calls: jsonCalls,
+};
+
 /** Name of a format. */
 export type ToolFormatName = keyof typeof TOOL_FORMATS;
 

@@ -8,6 +8,9 @@ import type {
   ToolFormat,
 } from "./formats.ts";
 
+/** A part of a text. */
+export type MessageMode = "content" | "reasoning" | "calls";
+
 /** Formats of a text. */
 export interface MessageFormat {
   /** Undefined: calls are content. */
@@ -17,8 +20,7 @@ export interface MessageFormat {
   readonly typeOf: ParameterType;
   /** Texts before and after reasoning. Undefined: reasoning is content. */
   readonly reasoning: ReasoningFormat | undefined;
-  /** Whether the text begins with reasoning. */
-  readonly reasons: boolean;
+  readonly begins: MessageMode;
 }
 
 /** New text of a call; the first one of a call has its name. */
@@ -39,12 +41,10 @@ export interface MessageDelta {
 /** Growth of a section after which it is read again. */
 const GROWTH = 1 / 64;
 
-type Mode = "content" | "reasoning" | "calls";
-
 /** A message whose text grows. */
 export class MessageText {
   readonly #format: MessageFormat;
-  #mode: Mode;
+  #mode: MessageMode;
   /** The text that is not yet assigned. */
   #pending = "";
   /** Spaces at the end of content or reasoning. */
@@ -61,8 +61,8 @@ export class MessageText {
 
   constructor(format: MessageFormat) {
     this.#format = format;
-    this.#mode = format.reasons ? "reasoning" : "content";
-    this.#begun = !format.reasons;
+    this.#mode = format.begins;
+    this.#begun = format.begins === "content";
   }
 
   /** Number of calls so far. */

@@ -1,0 +1,82 @@
+/** Answers that follow a grammar: of a response format, or of calls that a request demands. */
+
+import type { GrammarSource } from "../grammar.ts";
+import { RequestError } from "./errors.ts";
+import { inRequestAsync } from "./prompts.ts";
+import type { ChatRequest, SamplingRequest, ToolRequest } from "./requests.ts";
+import type { Served } from "./served.ts";
+
+/** The grammar of a request, checked. Undefined: any text. Throws RequestError. */
+export async function grammarOf(
+  request: SamplingRequest & Pick<ChatRequest, "tools" | "tool_choice">,
+  { openGrammars }: Pick<Served, "openGrammars">,
+): Promise<GrammarSource | undefined> {
+  const { response_format: format, json_schema, grammar } = request;
+  const schema = format?.json_schema?.schema ?? format?.schema ?? json_schema;
+  const tools = demandedTools(request);
+  const sources: readonly (GrammarSource | undefined)[] = [
+    schema && { kind: "schema", schema },
+    !schema && format?.type === "json_object" ? { kind: "object" } : undefined,
+    grammar === undefined ? undefined : { kind: "ebnf", text: grammar },
+    tools && {
+      kind: "schema",
+      schema: callsSchema(tools, request),
+      compact: true,
+    },
+  ];
+  const [source, another] = sources.filter((one) => one !== undefined);
+  if (another) {
+    throw new RequestError(
+      "Cannot use several of 'response_format', 'json_schema', 'grammar' and a demanded tool: an answer follows one grammar. Leave out all but one",
+    );
+  }
+  if (source) {
+    await inRequestAsync(async () => (await openGrammars()).check(source));
+  }
+  return source;
+}
+
+/** The tools of which a request demands calls. Undefined if it does not. Throws RequestError. */
+export function demandedTools(
+  { tools = [], tool_choice = "auto" }: Pick<
+    ChatRequest,
+    "tools" | "tool_choice"
+  >,
+): readonly ToolRequest[] | undefined {
+  if (tool_choice === "auto" || tool_choice === "none") return undefined;
+  const demanded = tool_choice === "required"
+    ? tools
+    : tools.filter((one) => one.function.name === tool_choice.function.name);
+  if (demanded.length > 0) return demanded;
+  throw new RequestError(
+    "Cannot use 'tool_choice': 'tools' has no such function. Add it",
+    { param: "tool_choice" },
+  );
+}
+
+/** The schema of a list of calls. */
+function callsSchema(
+  tools: readonly ToolRequest[],
+  { tool_choice, parallel_tool_calls = true }: Pick<
+    ChatRequest,
+    "tool_choice" | "parallel_tool_calls"
+  >,
+): object {
+  const isOne = tool_choice !== "required" || !parallel_tool_calls;
+  return {
+    type: "array",
+    minItems: 1,
+    ...isOne ? { maxItems: 1 } : {},
+    items: {
+      anyOf: tools.map(({ function: { name, parameters } }) => ({
+        type: "object",
+        properties: {
+          name: { const: name },
+          arguments: parameters ?? { type: "object" },
+        },
+        required: ["name", "arguments"],
+        additionalProperties: false,
+      })),
+    },
+  };
+}

@@ -1,0 +1,170 @@
+// Answers of `switchyard serve` that follow a grammar: JSON, calls of tools, and reasoning, for OpenAI's client.
+// needs: cpu
+
+import type OpenAI from "openai";
+import t from "tap";
+import { temporaryFolder } from "./helpers/cli.ts";
+import { chatCheckpoint, startServer } from "./helpers/serve.ts";
+
+/** It has the format of Hermes and reasoning. */
+const TEMPLATE =
+  "{% if tools %}<tool_call>{{ tools | tojson }}{% endif %}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.tool_calls %}<think>{{ m.tool_calls[0].function.arguments | tojson }}{% endif %}\n{% endfor %}<assistant>";
+const server = await startServer(
+  await chatCheckpoint(temporaryFolder(t), TEMPLATE),
+  ...["--mesh", "ep=2"],
+);
+t.teardown(() => server.stop());
+const { client } = server;
+const messages = [{ role: "user" as const, content: "Where is the fox?" }];
+const request = { model: "demo-lm", messages, seed: 5, max_tokens: 200 };
+
+const parameters = {
+  type: "object",
+  properties: { tree: { enum: ["oak", "elm"] }, old: { type: "boolean" } },
+  required: ["tree", "old"],
+};
+const tools = ["climb", "fell"].map((name) => ({
+  type: "function" as const,
+  function: { name, parameters },
+}));
+
+/** Checks arguments against the parameters. */
+function isTree(text: string): boolean {
+  const { tree, old, ...others } = JSON.parse(text) as {
+    [name: string]: unknown;
+  };
+  return ["oak", "elm"].includes(String(tree)) && typeof old === "boolean" &&
+    Object.keys(others).length === 0;
+}
+
+/** The message of a request, which a stream has too. */
+async function answered(
+  more: Omit<Partial<OpenAI.ChatCompletionCreateParams>, "stream">,
+): Promise<OpenAI.ChatCompletion.Choice> {
+  const whole = await client.chat.completions.create({ ...request, ...more });
+  const stream = client.chat.completions.stream({ ...request, ...more });
+  const streamed = await stream.finalChatCompletion();
+  const { content, tool_calls } = whole.choices[0]!.message;
+  const { message, finish_reason } = streamed.choices[0]!;
+  t.equal(message.content, content);
+  t.strictSame(
+    message.tool_calls?.map((
+      { id, function: { name, arguments: text } },
+    ) => [id, name, text]),
+    tool_calls?.map((call) =>
+      call.type === "function" &&
+      [call.id, call.function.name, call.function.arguments]
+    ),
+  );
+  t.equal(finish_reason, whole.choices[0]!.finish_reason);
+  return whole.choices[0]!;
+}
+
+/** Calls of a choice. */
+function callsOf({ message }: OpenAI.ChatCompletion.Choice) {
+  return (message.tool_calls ?? []).map((call) => {
+    if (call.type !== "function") throw new Error(call.type);
+    return call;
+  });
+}
+
+t.test("JSON of a schema", async (t) => {
+  const choice = await answered({
+    response_format: {
+      type: "json_schema",
+      json_schema: { name: "tree", schema: parameters },
+    },
+  });
+  t.ok(isTree(choice.message.content!), choice.message.content!);
+  t.equal(choice.finish_reason, "stop");
+});
+
+t.test("demanded calls", async (t) => {
+  for (
+    const tool_choice of [
+      "required",
+      { type: "function", function: { name: "fell" } },
+    ] as const
+  ) {
+    const choice = await answered({ tools, tool_choice });
+    t.equal(choice.finish_reason, "tool_calls");
+    t.equal(choice.message.content, null);
+    const calls = callsOf(choice);
+    t.ok(calls.length > 0);
+    for (const { id, function: { name, arguments: text } } of calls) {
+      t.match(id, /^[0-9a-f]{9}$/);
+      t.ok(isTree(text), text);
+      if (tool_choice !== "required") t.equal(name, "fell");
+    }
+  }
+  t.equal(
+    callsOf(
+      await answered({
+        tools,
+        tool_choice: "required",
+        parallel_tool_calls: false,
+      }),
+    ).length,
+    1,
+  );
+});
+
+t.test("reasoning and calls of the template's format, and their results", async (t) => {
+  const grammar =
+    'root ::= "<think>\\nHm.</think>\\n\\nYes.\\n<tool_call>\\n{\\"name\\": \\"climb\\", \\"arguments\\": {\\"tree\\": \\"elm\\"}}\\n</tool_call>"';
+  const choice = await answered({ tools, grammar } as object);
+  t.strictSame(choice.message.content, "Yes.");
+  t.match(choice.message, { reasoning_content: "Hm." });
+  const [call] = callsOf(choice);
+  t.match(call!.function, { name: "climb", arguments: '{"tree": "elm"}' });
+  t.equal(choice.finish_reason, "tool_calls");
+  const text = await answered(
+    { tools, grammar, tool_choice: "none" } as object,
+  );
+  t.match(text.message.content, /^Yes.\n<tool_call>/, "no calls are wanted");
+  const next = await answered({
+    max_tokens: 3,
+    tools,
+    messages: [
+      ...messages,
+      { role: "assistant", tool_calls: [call!] },
+      { role: "tool", tool_call_id: call!.id, content: "Down." },
+    ],
+  });
+  t.equal(next.finish_reason, "length");
+});
+
+t.test("requests that cannot be answered", async (t) => {
+  for (
+    const [more, expected] of [
+      [{ tool_choice: "required" }, "Cannot use 'tool_choice'"],
+      [
+        { tools, tool_choice: { type: "function", function: { name: "h" } } },
+        "Cannot use 'tool_choice'",
+      ],
+      [{
+        messages: [{
+          role: "assistant",
+          tool_calls: [{
+            id: "1",
+            type: "function",
+            function: { name: "f", arguments: "{" },
+          }],
+        }],
+      }, "Cannot use 'messages'"],
+      [{
+        response_format: { type: "json_object" },
+        tools,
+        tool_choice: "required",
+      }, "Cannot use several"],
+    ] as const
+  ) {
+    const answer = await server.post("/v1/chat/completions", {
+      ...request,
+      ...more,
+    });
+    t.equal(answer.status, 400);
+    const { error } = await answer.json() as { error: { message: string } };
+    t.equal(error.message.split(":")[0]!.split(" of")[0], expected);
+  }
+});
