@@ -9,7 +9,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
-import { keptPath, readResult } from "./results.ts";
+import { readResult, resultsPath } from "./results.ts";
 
 /** Allowed loss of a ratio. */
 const LOSS = 0.15;
@@ -21,7 +21,7 @@ const results = fileURLToPath(new URL("results/", import.meta.url));
 const all = (existsSync(results) ? readdirSync(results) : [])
   .filter((file) => file.endsWith(".json"))
   .map((file) => file.slice(0, -".json".length))
-  .filter((name) => readResult(keptPath(name)).ratios !== undefined);
+  .filter((name) => readResult(resultsPath(name)).ratios !== undefined);
 const missing = named.length === 0
   ? all.length === 0 ? ["ratios"] : []
   : named.filter((name) => !all.includes(name));
@@ -33,12 +33,12 @@ if (missing.length > 0) {
   );
   process.exit(1);
 }
-const kept = named.length === 0 ? all : named;
+const selected = named.length === 0 ? all : named;
 const folder = mkdtempSync(join(tmpdir(), "switchyard-check-"));
 let lost = 0;
 try {
-  for (const name of kept) {
-    const before = readResult(keptPath(name));
+  for (const name of selected) {
+    const before = readResult(resultsPath(name));
     const out = join(folder, `${name}.json`);
     const program = fileURLToPath(
       new URL(`${before.program}.ts`, import.meta.url),

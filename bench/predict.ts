@@ -24,7 +24,7 @@ import {
   ORDERS,
 } from "./predict/order.ts";
 import { isWithin, replay, type Replayed, score } from "./predict/recorded.ts";
-import { keptPath, writeDocument } from "./results.ts";
+import { resultsPath, writeDocument } from "./results.ts";
 
 const flags = parseArgs({
   options: {
@@ -121,10 +121,10 @@ async function showRecorded(): Promise<void> {
 if (flags.measure === undefined) {
   await showRecorded();
   for (const name of Object.keys(ORDERS)) {
-    if (!existsSync(keptPath(name))) continue;
+    if (!existsSync(resultsPath(name))) continue;
     await showOrder(
       name,
-      JSON.parse(readFileSync(keptPath(name), "utf8")) as OrderDocument,
+      JSON.parse(readFileSync(resultsPath(name), "utf8")) as OrderDocument,
     );
   }
 } else {

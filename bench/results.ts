@@ -48,7 +48,7 @@ export interface Result {
 export const OURS = "switchyard";
 
 /** Returns the path of a program's saved results. */
-export function keptPath(program: string): string {
+export function resultsPath(program: string): string {
   return fileURLToPath(new URL(`results/${program}.json`, import.meta.url));
 }
 

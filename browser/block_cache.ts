@@ -45,8 +45,8 @@ export async function withCache(
   const folder = await openFolder(address, version).catch(() => undefined);
   if (folder === undefined) return fetched;
   return async (offset, length) => {
-    const kept = await read(folder, offset, length).catch(() => undefined);
-    if (kept) return kept;
+    const cached = await read(folder, offset, length).catch(() => undefined);
+    if (cached) return cached;
     const bytes = await fetched(offset, length);
     // A full or cleared storage only causes another fetch.
     await write(folder, offset, bytes).catch(() => {});

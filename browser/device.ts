@@ -54,5 +54,5 @@ export async function openDevice(
       startWebWorker,
     )
     : await CpuPool.open(0, undefined);
-  return new HostDevice(pool, { ownsPool: true });
+  return new HostDevice(pool, { closesPool: true });
 }

@@ -76,18 +76,18 @@ function inBlocks(
     readonly longest: number;
   },
 ): FileSource {
-  const kept = new Map<number, Promise<Uint8Array>>();
+  const blocks = new Map<number, Promise<Uint8Array>>();
   const block = (start: number): Promise<Uint8Array> => {
-    const bytes = kept.get(start) ??
+    const bytes = blocks.get(start) ??
       fetched(start, Math.min(BLOCK, size - start));
     // The last entry is the most recently used one.
-    kept.delete(start);
-    kept.set(start, bytes);
+    blocks.delete(start);
+    blocks.set(start, bytes);
     // A failed block is fetched again on the next request.
-    bytes.catch(() => kept.get(start) === bytes && kept.delete(start));
-    for (const [oldest] of kept) {
-      if (kept.size <= BLOCKS) break;
-      kept.delete(oldest);
+    bytes.catch(() => blocks.get(start) === bytes && blocks.delete(start));
+    for (const [oldest] of blocks) {
+      if (blocks.size <= BLOCKS) break;
+      blocks.delete(oldest);
     }
     return bytes;
   };

@@ -155,8 +155,8 @@ async function readStop(folder: Folder): Promise<ReadonlySet<number>> {
 
 /** Opens the single weight file of a checkpoint, otherwise the files in its index. */
 async function openWeights(folder: Folder): Promise<FileSource[]> {
-  const whole = await folder.open("model.safetensors");
-  if (whole) return [whole];
+  const single = await folder.open("model.safetensors");
+  if (single) return [single];
   const index = await readJson(folder, "model.safetensors.index.json");
   const names = new Set(Object.values(index["weight_map"] ?? {}) as string[]);
   return await Promise.all([...names].map(async (name) => {

@@ -126,9 +126,9 @@ export async function readChoices(
   file: string,
   plan: Plan,
 ): Promise<LayerChoices[]> {
-  const own = ownChoices(plan);
+  const local = localChoices(plan);
   const tensors = await readTensors(file, files, {
-    wanted: (name) => NAMED_CHOICES.test(name) || own.has(name),
+    wanted: (name) => NAMED_CHOICES.test(name) || local.has(name),
   });
   const named = Object.keys(tensors).flatMap((name) => {
     const layer = /^layer(\d+)\.topk_idx$/.exec(name)?.[1];
@@ -136,7 +136,7 @@ export async function readChoices(
   });
   const found = named.length > 0
     ? named
-    : Object.keys(tensors).map((name) => [name, own.get(name)!] as const);
+    : Object.keys(tensors).map((name) => [name, local.get(name)!] as const);
   const layers = found.flatMap(([name, layer]): LayerChoices[] => {
     const all = rowsOf(tensors[name]!);
     const weights = tensors[name.replace(/idx$/, "weight")];
@@ -164,7 +164,7 @@ const NAMED_CHOICES = /^layer\d+\.topk_(idx|weight)$/;
  * Returns the outputs of a plan with choices of experts, and their layers. Such an output is i32 along the axis of
  * choices.
  */
-function ownChoices(plan: Plan): Map<string, number> {
+function localChoices(plan: Plan): Map<string, number> {
   const outputs = plan.programs.flatMap(({ outputs }) =>
     Object.entries(outputs)
   ).filter(([, { dtype, axes }]) =>

@@ -114,6 +114,6 @@ function cachedLength(
   const length = recurrent && shared < cached.length ? 0 : shared;
   if (!pages) return length;
   for (let slot = 1; slot < maxSequences; slot++) pages.keep(slot, 0);
-  const kept = pages.keep(0, length);
-  return kept === length || !recurrent ? kept : pages.keep(0, 0);
+  const retained = pages.keep(0, length);
+  return retained === length || !recurrent ? retained : pages.keep(0, 0);
 }

@@ -34,7 +34,7 @@ const DTYPES: { readonly [name: string]: EncodingName } = {
 };
 
 /** Embeddings, outputs and routers, which published quantizations do not change. */
-const KEPT =
+const UNQUANTIZED =
   /(^|\.)(embed_tokens|lm_head)(\.|$)|(^|\.)(gate|router)$|\.router\./;
 
 /** Reads storage dtypes. `dtype` overrides the file. Throws DataError for an unknown quantization. */
@@ -118,7 +118,7 @@ function isPacked(
   const packing = isFileDType(name) ? packingOf(name) : undefined;
   if (packing?.file?.expertsOnly && param.expert === undefined) return false;
   const module = param.tensor.replace(/\.weight$/, "");
-  return !KEPT.test(module) &&
+  return !UNQUANTIZED.test(module) &&
     !skipped.some((pattern) => matchesModule(pattern, module));
 }
 

@@ -104,7 +104,7 @@ export function projectHeads(
 }
 
 /** Normalizes queries and keys over all heads, with the gains `q_norm` and `k_norm`. */
-export function normWhole(
+export function normAllHeads(
   m: AttentionScope,
   { q, k, v }: Projections,
   options: { readonly epsilon: number },

@@ -240,20 +240,21 @@ export function decoderModel<Axes extends AxisSizes>(
       options.training?.recompute ? recompute(x, added) : added(x),
     );
   };
-  return model(sizes, (own) => {
-    const m: DecoderScope = own;
+  return model(sizes, (scope) => {
+    const m: DecoderScope = scope;
     const ids = m.input("ids", "token", { dtype: "i32" });
     const sequence = m.input("sequence", "token", { dtype: "i32" });
     const position = m.input("position", "token", { dtype: "i32" });
     const table = m.param(names.embedding, "vocab embed");
-    const kept: { [name: string]: Tensor } = {};
-    const keep = (name: string, tensor: Tensor) => void (kept[name] = tensor);
+    const nextStates: { [name: string]: Tensor } = {};
+    const keep = (name: string, tensor: Tensor) =>
+      void (nextStates[name] = tensor);
     const all: Routed[] = [];
     let x: Rows = times(embedding(table, ids, "vocab"), by.embedding);
     const layers = "layer" in blocks
       ? blocks
       : "begin" in blocks
-      ? blocks.begin(own, { ids, rows: x })
+      ? blocks.begin(scope, { ids, rows: x })
       : { layer: preNorm(blocks, names) };
     const { layer: make, end = (rows) => rows }: Layers<keyof Axes & string> =
       layers;
@@ -288,7 +289,7 @@ export function decoderModel<Axes extends AxisSizes>(
         // After the last attention, no token depends on another token's row.
         pick: next && index === built.at(-1) ? pickRows : same,
       };
-      x = own.block(name, {}, (own) => make(own, x, layer));
+      x = scope.block(name, {}, (scope) => make(scope, x, layer));
     }
     const output = decoder.tied ? table : m.param(names.output, "vocab embed");
     const products = times(
@@ -299,21 +300,21 @@ export function decoderModel<Axes extends AxisSizes>(
     const logits = softCap === undefined
       ? products
       : mul(tanh(div(products, softCap)), softCap);
-    if (next?.normalizer) kept[NORMALIZER] = logSumExp(logits, "vocab");
+    if (next?.normalizer) nextStates[NORMALIZER] = logSumExp(logits, "vocab");
     if (candidates) {
       const best = topK(logits, {
         over: "vocab",
         k: candidates,
         axis: "candidate",
       });
-      kept["candidates.logits"] = best.values;
-      kept["candidates.ids"] = best.indices;
-      return next.logits ? { logits, ...kept } : kept;
+      nextStates["candidates.logits"] = best.values;
+      nextStates["candidates.ids"] = best.indices;
+      return next.logits ? { logits, ...nextStates } : nextStates;
     }
     const losses = options.training
       ? decoderLosses(m, logits, all, options.training)
       : {};
-    return { logits, ...losses, ...kept };
+    return { logits, ...losses, ...nextStates };
   });
 
   function norm(m: DecoderScope, x: Rows, name: string): Rows {
@@ -329,11 +330,11 @@ function preNorm<Own extends string>(
   { attend, feed }: PreNorm<Own>,
   { attentionNorm, feedNorm }: DecoderNames,
 ): Part<Own> {
-  return (own, x, layer) => {
-    const m: DecoderScope = own;
+  return (scope, x, layer) => {
+    const m: DecoderScope = scope;
     const attended = layer.residual(
       x,
-      (x) => attend(own, layer.norm(m, x, attentionNorm), layer),
+      (x) => attend(scope, layer.norm(m, x, attentionNorm), layer),
     );
     return layer.residual(
       layer.pick(m, attended),

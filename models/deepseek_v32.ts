@@ -83,12 +83,12 @@ export function buildSparse(
       let last: Selected | undefined;
       const feed = feedShared(config);
       return {
-        layer: (own, x, layer) => {
+        layer: (scope, x, layer) => {
           // The choice of an earlier layer. A layer that is planned alone has its own indexer.
           const given = config.sharesKeys?.(layer.index) ? last : undefined;
           const attended = layer.residual(x, (x) => {
-            const rows = layer.norm(own, x, "input_layernorm.weight");
-            return attendLatent(own, rows, layer, {
+            const rows = layer.norm(scope, x, "input_layernorm.weight");
+            return attendLatent(scope, rows, layer, {
               ...config,
               select: (m, short) =>
                 last = given ??
@@ -103,11 +103,11 @@ export function buildSparse(
             });
           });
           return layer.residual(
-            layer.pick(own, attended),
+            layer.pick(scope, attended),
             (x) =>
               feed(
-                own,
-                layer.norm(own, x, "post_attention_layernorm.weight"),
+                scope,
+                layer.norm(scope, x, "post_attention_layernorm.weight"),
                 layer,
               ),
           );

@@ -13,7 +13,7 @@ import {
   groupedAxes,
   type GroupedDecoder,
   groupedFields,
-  normWhole,
+  normAllHeads,
   project,
   requireField,
   rotate,
@@ -61,11 +61,11 @@ function build(
 ): Model {
   return decoderModel(config, {
     axes: groupedAxes(config),
-    layer(own, x, layer) {
-      const m: DecoderScope = own;
+    layer(scope, x, layer) {
+      const m: DecoderScope = scope;
       const attended = layer.residual(x, (rows) => {
-        const done = own.block("self_attn", {}, (m) => {
-          const heads = splitHeads(normWhole(m, project(m, rows), config));
+        const done = scope.block("self_attn", {}, (m) => {
+          const heads = splitHeads(normAllHeads(m, project(m, rows), config));
           return attendHeads(m, rotate(heads, config.rotary, layer), layer);
         });
         return layer.norm(m, done, "post_attention_layernorm.weight");

@@ -91,8 +91,8 @@ interface Gemma4MoeConfig extends DecoderFields {
 }
 
 /** Reads a config.json. Missing fields have transformers' defaults. */
-function readConfig(whole: Config): Gemma4MoeConfig {
-  const { config, wrapped } = textConfig(whole);
+function readConfig(document: Config): Gemma4MoeConfig {
+  const { config, wrapped } = textConfig(document);
   requireField(config, "attention_bias", false);
   requireField(config, "hidden_activation", "gelu_pytorch_tanh");
   ignoreFields(config, ["per_layer_config"]);

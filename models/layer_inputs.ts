@@ -42,7 +42,7 @@ export function layerInputs(
   const model = wrapped ? "model.language_model" : "model";
   const name = (tensor: string) => `${model}.${tensor}.weight`;
   const table = m.param(name("embed_tokens_per_layer"), "vocab layerInputs");
-  const own = mul(embedding(table, ids, "vocab"), Math.sqrt(layerInput));
+  const embedded = mul(embedding(table, ids, "vocab"), Math.sqrt(layerInput));
   const projection = m.param(
     name("per_layer_model_projection"),
     "layerInputs embed",
@@ -54,13 +54,13 @@ export function layerInputs(
     "layerInput",
     { epsilon },
   );
-  const mixed = add(merge(normed, "layer layerInput", "layerInputs"), own);
+  const mixed = add(merge(normed, "layer layerInput", "layerInputs"), embedded);
   return mul(mixed, Math.SQRT1_2);
 }
 
 /** Adds the gated input of a layer to its rows. */
 export function addLayerInputs(
-  own: DecoderScope<Axes>,
+  scope: DecoderScope<Axes>,
   x: Rows,
   layer: Layer,
   { given, layerInput }: {
@@ -68,15 +68,21 @@ export function addLayerInputs(
     readonly layerInput: number;
   },
 ): Rows {
-  const m: DecoderScope = own;
+  const m: DecoderScope = scope;
   const mine = layer.pick(
     m,
     slice(given, "layerInputs", layer.index * layerInput, "layerInput"),
   );
   return layer.residual(x, (rows) => {
-    const down = own.param("per_layer_input_gate.weight", "layerInput embed");
+    const down = scope.param(
+      "per_layer_input_gate.weight",
+      "layerInput embed",
+    );
     const gate = gelu(dot(rows, down, "embed"), { approximate: "tanh" });
-    const up = own.param("per_layer_projection.weight", "embed layerInput");
+    const up = scope.param(
+      "per_layer_projection.weight",
+      "embed layerInput",
+    );
     return layer.norm(
       m,
       dot(mul(gate, mine), up, "layerInput"),

@@ -113,12 +113,12 @@ function build(config: LongcatFlashConfig, options: DecoderOptions): Model {
   const { denseFfn } = config;
   return decoderModel(config, {
     axes: latentAxes(config),
-    layer(own, x, layer) {
-      const m: DecoderScope = own;
+    layer(scope, x, layer) {
+      const m: DecoderScope = scope;
       const attend = (x: Rows, i: number) =>
         layer.residual(x, (rows) =>
           attendLatent(
-            own,
+            scope,
             layer.norm(m, rows, `input_layernorm.${i}.weight`),
             layer,
             { ...config, block: `self_attn.${i}` },

@@ -12,7 +12,7 @@ import {
   type GroupedDecoder,
   groupedFields,
   ignoreFields,
-  normWhole,
+  normAllHeads,
   NUMBERED,
   project,
   requireField,
@@ -66,7 +66,7 @@ function build(
     axes: groupedAxes(config),
     attend: (m, rows, layer) =>
       m.block("self_attn", {}, (m) => {
-        const heads = splitHeads(normWhole(m, project(m, rows), config));
+        const heads = splitHeads(normAllHeads(m, project(m, rows), config));
         return attendHeads(m, rotate(heads, config.rotary, layer), layer);
       }),
     feed: (m, rows, layer) =>

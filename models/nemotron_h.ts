@@ -163,8 +163,8 @@ function build(config: NemotronHConfig, options: DecoderOptions): Model {
       layer: "backbone.layers",
       norm: "backbone.norm_f.weight",
     },
-    layer(own, x, layer) {
-      const m: DecoderScope = own;
+    layer(scope, x, layer) {
+      const m: DecoderScope = scope;
       const { mixer } = layer.kind;
       const normed = (rows: Rows) => layer.norm(m, rows, "norm.weight");
       if (mixer === "mamba") {
@@ -182,7 +182,7 @@ function build(config: NemotronHConfig, options: DecoderOptions): Model {
       if (mixer === "attention") {
         const made = layer.residual(x, (rows) => {
           const ready = normed(rows);
-          return own.block(
+          return scope.block(
             "mixer",
             {},
             (m) =>

@@ -12,7 +12,7 @@ import {
   groupedAxes,
   type GroupedDecoder,
   groupedFields,
-  normWhole,
+  normAllHeads,
   optionalField,
   project,
   requireField,
@@ -65,7 +65,7 @@ function build(config: OlmoeConfig, options: DecoderOptions): Model {
     axes: groupedAxes(config),
     attend: (m, rows, layer) =>
       m.block("self_attn", {}, (m) => {
-        const { q, k, v } = normWhole(m, project(m, rows), config);
+        const { q, k, v } = normAllHeads(m, project(m, rows), config);
         const heads = splitHeads({
           q: clamp(q, -clip, clip),
           k: clamp(k, -clip, clip),

@@ -55,10 +55,10 @@ interface Qwen3NextConfig extends QwenConfig, DeltaNet {
 }
 
 /** Reads a config.json. Missing fields have transformers' defaults. */
-function readConfig(whole: Config): Qwen3NextConfig {
-  const { config, wrapped } = textConfig(whole);
+function readConfig(document: Config): Qwen3NextConfig {
+  const { config, wrapped } = textConfig(document);
   requireField(config, "attention_bias", false);
-  const [architecture] = whole["architectures"] as readonly string[];
+  const [architecture] = document["architectures"] as readonly string[];
   const grouped = architecture === "Qwen3NextForCausalLM";
   if (!grouped) requireField(config, "norm_topk_prob", true);
   const fields = qwenFields(config, {

@@ -45,10 +45,10 @@ export interface RotaryDefaults {
 /** Reads the frequencies of a head. Unknown kinds are rejected. */
 export function readRotary(
   config: Config,
-  { dim: whole, theta, interleaved = false, part }: RotaryDefaults,
+  { dim: headDim, theta, interleaved = false, part }: RotaryDefaults,
 ): Rotary {
   const scaling = ropeScaling(config);
-  const dim = part === undefined ? whole : rotatedPart(config, whole, part);
+  const dim = part === undefined ? headDim : rotatedPart(config, headDim, part);
   if (part === undefined) {
     requireField(config, "partial_rotary_factor", 1);
     requireField(scaling, "partial_rotary_factor", 1);

@@ -78,7 +78,7 @@ export function switchBlock(block: SwitchBlock): Model {
       "ffn",
     );
     // A slot is -1 if the token is dropped. The factor is then 0, otherwise 1.
-    const kept = add(minimum(routing.slot, 0), 1);
+    const assigned = add(minimum(routing.slot, 0), 1);
     const balance = balancingLoss(logits, routing, {
       over: "expert",
       per: "sequence",
@@ -87,7 +87,7 @@ export function switchBlock(block: SwitchBlock): Model {
       output: combine(done, routing),
       router_logits: logits,
       router_mask: cast(routing.kept, "i32"),
-      expert_index: mul(routing.index, kept),
+      expert_index: mul(routing.index, assigned),
       z_loss: zLoss(logits, { over: "expert" }),
       aux_loss: mean(balance, "sequence"),
     };

@@ -11,7 +11,7 @@ import type {
   Staging,
   Streaming,
 } from "./device.ts";
-import type { Kept } from "./host_records.ts";
+import type { RecordedLaunches } from "./host_records.ts";
 
 /** Limits of every device over a pool. */
 export const HOST_LIMITS = {
@@ -76,9 +76,9 @@ export interface HostPool<Bindings = unknown> {
     workgroups: readonly [number, number, number],
     times?: LaunchTiming[],
   ): void;
-  /** Saves the records of `record` for replay by `again`. */
-  keep?(record: () => void): Kept;
-  again?(kept: Kept, times?: LaunchTiming[]): void;
+  /** Saves the records of `record` for replay by `replay`. */
+  keep?(record: () => void): RecordedLaunches;
+  replay?(recorded: RecordedLaunches, times?: LaunchTiming[]): void;
   /** Records a copy between addresses. */
   copy(from: number, to: number, bytes: number): void;
   /** Writes bytes immediately if nothing is pending, else in order. */
@@ -93,7 +93,7 @@ export interface HostPool<Bindings = unknown> {
 /** Options of a device. */
 export interface HostDeviceOptions {
   /** Whether the pool is closed with the device. */
-  readonly ownsPool?: boolean;
+  readonly closesPool?: boolean;
   /** Whether launch times are recorded for `timings`. */
   readonly timestamps?: boolean;
 }
@@ -117,13 +117,13 @@ export class HostDevice<Bindings> implements Device {
   readonly name: string;
   readonly limits: Device["limits"];
   readonly #pool: HostPool<Bindings>;
-  readonly #ownsPool: boolean;
+  readonly #closesPool: boolean;
   readonly #kernels = new Map<string, HostKernel>();
   #spans: HostSpan[] = [];
   /** Bindings of frozen lists of buffers. */
   readonly #bindings = new WeakMap<readonly DeviceBuffer[], Bindings>();
   /** Records of frozen lists of launches. */
-  readonly #kept = new WeakMap<readonly Launch[], Kept>();
+  readonly #recorded = new WeakMap<readonly Launch[], RecordedLaunches>();
   #destroyed = false;
 
   readonly map?: NonNullable<Device["map"]>;
@@ -137,7 +137,7 @@ export class HostDevice<Bindings> implements Device {
     this.#pool = pool;
     this.name = pool.name;
     this.limits = pool.limits;
-    this.#ownsPool = options.ownsPool ?? false;
+    this.#closesPool = options.closesPool ?? false;
     const { heap } = pool;
     if (heap.map) {
       this.map = (runs) => {
@@ -239,15 +239,15 @@ export class HostDevice<Bindings> implements Device {
 
   launchAll(launches: readonly Launch[]): void {
     this.#check();
-    const kept = this.#kept.get(launches);
-    if (kept) return this.#pool.again!(kept, this.#times);
+    const recorded = this.#recorded.get(launches);
+    if (recorded) return this.#pool.replay!(recorded, this.#times);
     const record = () => {
       for (const { kernel, buffers, workgroups } of launches) {
         this.launch(kernel, buffers, workgroups);
       }
     };
     if (!this.#pool.keep || !Object.isFrozen(launches)) return record();
-    this.#kept.set(launches, this.#pool.keep(record));
+    this.#recorded.set(launches, this.#pool.keep(record));
   }
 
   copy(
@@ -307,7 +307,7 @@ export class HostDevice<Bindings> implements Device {
     this.#destroyed = true;
     const spans = this.#spans;
     this.#spans = [];
-    if (this.#ownsPool) {
+    if (this.#closesPool) {
       void this.#pool.close();
       return;
     }

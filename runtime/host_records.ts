@@ -23,7 +23,7 @@ export interface Batch<W extends Words> {
 }
 
 /** Saved records for replay. */
-export interface Kept<W extends Words = Words> {
+export interface RecordedLaunches<W extends Words = Words> {
   readonly words: W;
   /** Starts of launches whose times are requested. */
   readonly timed: readonly number[];
@@ -84,7 +84,7 @@ export class HostRecords<W extends Words> {
   }
 
   /** Saves the records of `record`. */
-  keep(record: () => void): Kept<W> {
+  keep(record: () => void): RecordedLaunches<W> {
     const [from, timed] = [this.#used, this.#timed.length];
     record();
     return {
@@ -94,7 +94,7 @@ export class HostRecords<W extends Words> {
   }
 
   /** Replays saved records. */
-  again({ words, timed }: Kept, times?: LaunchTiming[]): void {
+  replay({ words, timed }: RecordedLaunches, times?: LaunchTiming[]): void {
     const from = this.begin(words.length, 0);
     this.#words.set(words, from);
     if (!times) return;

@@ -211,10 +211,10 @@ export function writeInput(
     }
   }
   const source = words(tensor);
-  const whole = split.every(({ length, local, room }, i) =>
+  const replicated = split.every(({ length, local, room }, i) =>
     !local && (i === 0 || length === room)
   );
-  if (whole) {
+  if (replicated) {
     if (source.length > 0) {
       memory.device.write(memory.buffer(port.buffer), 0, bytesOf(source));
     }

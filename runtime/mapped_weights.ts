@@ -132,9 +132,9 @@ function fileRuns(
     const held = indicesOn(plan, axis, memory.rank);
     return { held, length: shape[i]! };
   });
-  const isWhole = ({ held, length }: typeof inner[number]) =>
+  const isComplete = ({ held, length }: typeof inner[number]) =>
     !held || held.length === length && isRun(held);
-  if (!outer || !inner.every(isWhole)) return undefined;
+  if (!outer || !inner.every(isComplete)) return undefined;
   if (outer.held && !isRun(outer.held, outer.held[0])) return undefined;
   const first = outer.held?.[0] ?? 0;
   const rows = outer.held?.length ?? outer.length;

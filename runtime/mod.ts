@@ -15,7 +15,7 @@ export * from "./null_device.ts";
 export * from "./profiler.ts";
 export { type RankTimes, rankTimes } from "./rank_times.ts";
 export { type RunCounts } from "./run_counts.ts";
-export { type Reached, reachedItems } from "./reached.ts";
+export { type LocalItems, localItems } from "./local_items.ts";
 export * from "./safetensors.ts";
 export {
   type Compared,

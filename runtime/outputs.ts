@@ -39,8 +39,8 @@ export async function readOutput(
   from: FinishedRun,
 ): Promise<HostTensor | undefined> {
   const { plan, axes } = from;
-  const whole = wholeOf(port, from);
-  if (whole) return await readPart(port, { from: 0, ...whole }, from);
+  const gathered = gatheredOf(port, from);
+  if (gathered) return await readPart(port, { from: 0, ...gathered }, from);
   const split = splitOnRanks(port, from);
   const { dtype } = plan.buffers[port.buffer]!;
   const lengths = split.map((axes, rank) =>
@@ -83,9 +83,9 @@ export async function readRows(
       `Cannot read row ${outside} of an output: axis '${first}' has length ${length}`,
     );
   }
-  const whole = wholeOf(port, from);
-  if (whole && rows.length === 1) {
-    const shape = [1, ...whole.shape.slice(1)];
+  const gathered = gatheredOf(port, from);
+  if (gathered && rows.length === 1) {
+    const shape = [1, ...gathered.shape.slice(1)];
     return await readPart(port, { from: rows[0]!, shape }, from);
   }
   const split = splitOnRanks(port, from);
@@ -143,7 +143,7 @@ function copyPart(
  * The shape of an output that a single rank stores in the returned layout, so that nothing has to be joined. Undefined
  * otherwise.
  */
-function wholeOf(
+function gatheredOf(
   port: Port,
   { plan, ranks, remote, axes }: FinishedRun,
 ): { readonly shape: readonly number[] } | undefined {

@@ -118,11 +118,11 @@ export function assignAxes(
     const made = axis.table ? lasting.tables : assigned;
     const known = made.get(name);
     if (known) return known;
-    const parts = cut(name, axis);
+    const parts = shard(name, axis);
     made.set(name, parts);
     return parts;
   };
-  const cut = (name: string, axis: PlanAxis): Assigned => {
+  const shard = (name: string, axis: PlanAxis): Assigned => {
     const { over = [], table, assignment, size } = axis;
     const parts = groupSizeOf(plan.mesh, over);
     if (table) {

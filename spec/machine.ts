@@ -304,7 +304,7 @@ export function linkClass(
 /** The JSON text of a machine, one device, host and link per line. */
 export function stringifyMachine(machine: Machine): string {
   const fields = Object.entries(machine).map(([key, value]) => {
-    const spread = typeof value === "object" && value !== null
+    const lines = typeof value === "object" && value !== null
       ? Object.entries(value).map(([name, item]) =>
         `    ${Array.isArray(value) ? "" : `${JSON.stringify(name)}: `}${
           JSON.stringify(item)
@@ -313,11 +313,11 @@ export function stringifyMachine(machine: Machine): string {
       : undefined;
     const [open, close] = Array.isArray(value) ? "[]" : "{}";
     return `  ${JSON.stringify(key)}: ${
-      !spread
+      !lines
         ? JSON.stringify(value)
-        : spread.length === 0
+        : lines.length === 0
         ? `${open}${close}`
-        : `${open}\n${spread.join(",\n")}\n  ${close}`
+        : `${open}\n${lines.join(",\n")}\n  ${close}`
     }`;
   });
   return `{\n${fields.join(",\n")}\n}\n`;

@@ -174,7 +174,7 @@ t.test("experts that cannot be read end a run without a limit of memory, too", {
   writeFileSync(file, new Uint8Array(1 << 14));
   const handle = await openFile(file);
   const pool = await NativePool.open(1);
-  const device = new HostDevice(pool, { ownsPool: true });
+  const device = new HostDevice(pool, { closesPool: true });
   const experts = [0, 1].map((i) => ({
     name: file,
     descriptor: handle.fd,

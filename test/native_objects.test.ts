@@ -17,7 +17,7 @@ import process from "node:process";
 import t from "tap";
 import { findCompiler } from "../runtime/native/mod.ts";
 import { type CFunction, ObjectCache } from "../runtime/native/objects.ts";
-import { KeptModules } from "../runtime/cpu/kept_modules.ts";
+import { ModuleCache } from "../runtime/cpu/module_cache.ts";
 import { readUsed, removeOldest } from "../runtime/cache/used_files.ts";
 import { skipUnasked } from "./helpers/needs.ts";
 
@@ -218,7 +218,7 @@ t.test("modules are printed once, and again if a file is damaged", async (t) => 
   const folder = path.join(t.testdir(), "wasm");
   let printed = 0;
   const find = (texts: string) =>
-    new KeptModules(folder).module(texts, () => {
+    new ModuleCache(folder).module(texts, () => {
       printed++;
       return { bytes: Uint8Array.of(10, ...Buffer.from(texts)), scratch: [4] };
     });
@@ -235,9 +235,9 @@ t.test("modules are printed once, and again if a file is damaged", async (t) => 
     t.strictSame([await find("a"), await find("a")], [first, first], what);
     t.ok(printed <= before + 1, "it is kept again");
   }
-  const nowhere = new KeptModules("/dev/null/wasm");
+  const nowhere = new ModuleCache("/dev/null/wasm");
   const made = () => ({ bytes: Uint8Array.of(1), scratch: [] });
   t.strictSame(await nowhere.module("a", made), made(), "without a folder");
-  const endless = new KeptModules("/proc/x/wasm");
+  const endless = new ModuleCache("/proc/x/wasm");
   t.strictSame(await endless.module("a", made), made(), "without a folder");
 });

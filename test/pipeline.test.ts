@@ -9,7 +9,7 @@ import {
   runOpened,
   writeSafetensors,
 } from "../engine/mod.ts";
-import { compileStandIns } from "../engine/planner/summary/compiled.ts";
+import { compileRepresentatives } from "../engine/planner/summary/compiled.ts";
 import { summarizeRanks } from "../engine/planner/summary/ranks.ts";
 import { verifyPlan } from "../spec/mod.ts";
 import { onRank, type Plan, type Step } from "../spec/plan/plan.ts";
@@ -112,11 +112,15 @@ t.test("representative layers have the memory of all", async (t) => {
   const target = await loadTarget(checkpointFolder("gptoss-8e"), files);
   if (target.kind === "plan") return t.fail("a checkpoint is no plan");
   for (const stages of ["0-2,3-3", "cost"]) {
-    const { plan, weights, full } = await compileStandIns(target, files, {
-      mesh: { pp: 2 },
-      stages,
-    });
-    const { times } = weights.stands;
+    const { plan, weights, full } = await compileRepresentatives(
+      target,
+      files,
+      {
+        mesh: { pp: 2 },
+        stages,
+      },
+    );
+    const { times } = weights.representatives;
     const all = await full();
     t.strictSame(
       summarizeRanks(plan, { times, experts: [] }).map(({ bytes }) => bytes),

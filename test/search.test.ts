@@ -10,7 +10,7 @@ import { planSummary, planTraining } from "../engine/mod.ts";
 import type { Crossover } from "../engine/planner/search/mod.ts";
 import { simulate } from "../engine/planner/simulate/mod.ts";
 import { replicaMeshes } from "../engine/planner/search/meshes.ts";
-import { compileTrainingStandIns } from "../engine/planner/summary/training.ts";
+import { compileTrainingRepresentatives } from "../engine/planner/summary/training.ts";
 import type { Machine, MachineLink, Plan } from "../spec/mod.ts";
 import { switchyard, temporaryFolder } from "./helpers/cli.ts";
 
@@ -253,7 +253,7 @@ t.test("bytes of a step of training by kinds of layers are those of all layers",
     recompute: true,
     zero: 1 as const,
   };
-  const made = await compileTrainingStandIns(target, {
+  const made = await compileTrainingRepresentatives(target, {
     ...how,
     machine: undefined,
   });

@@ -13,11 +13,11 @@ import {
 } from "../bench/predict/order.ts";
 import { replay, score } from "../bench/predict/recorded.ts";
 import { expertLayer } from "../bench/models.ts";
-import { keptPath } from "../bench/results.ts";
+import { resultsPath } from "../bench/results.ts";
 import { FFN } from "../bench/work.ts";
 import { nodeFiles } from "../cli/files.ts";
 import { configurationOf } from "../engine/configuration.ts";
-import { compileStandIns } from "../engine/planner/summary/compiled.ts";
+import { compileRepresentatives } from "../engine/planner/summary/compiled.ts";
 import { OPERATIONS_PER_MULTIPLY_ADD } from "../engine/planner/simulate/device_time.ts";
 import { exchangeSeconds } from "../engine/planner/simulate/exchange_time.ts";
 import { expertShares, rowShares } from "../engine/planner/simulate/loads.ts";
@@ -335,7 +335,7 @@ t.test("DeepSeek's published deployment on H800, tokens a second of a node", asy
       sequences: ranks * each.sequences,
       past: each.past,
     };
-    const { plan, weights } = await compileStandIns(
+    const { plan, weights } = await compileRepresentatives(
       { kind: "configuration", configuration },
       nodeFiles(),
       {
@@ -352,7 +352,7 @@ t.test("DeepSeek's published deployment on H800, tokens a second of a node", asy
       },
     );
     const { seconds } = simulate(plan, machine, workload, {
-      times: (layer) => weights.stands.of(layer).length,
+      times: (layer) => weights.representatives.of(layer).length,
       wire: { dispatch: 1 + 4 / 128, combine: 2 },
     });
     const ratio = 8 * each.tokens / seconds / published;
@@ -409,7 +409,7 @@ t.test("what was recorded of steps and exchanges on a machine", async (t) => {
 t.test("the order of configurations that was measured on four ranks", async (t) => {
   const order = orderNamed("order_mpi");
   const { measured } = JSON.parse(
-    readFileSync(keptPath("order_mpi"), "utf8"),
+    readFileSync(resultsPath("order_mpi"), "utf8"),
   ) as OrderDocument;
   const plans = new Map<string, Plan>();
   const { prefill, decode } = await orderOf(order, measured, { plans });

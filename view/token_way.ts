@@ -47,11 +47,11 @@ export function hopsOf(
     readonly sourceRank: number | undefined;
   },
 ): Hop[] {
-  const reached = reachedFrom(plan, sourceRank);
+  const destinations = destinationsFrom(plan, sourceRank);
   return chosen[token]!.map((expert, i) => ({
     expert,
     weight: weights?.[token]?.[i],
-    ranks: reached.filter((rank) =>
+    ranks: destinations.filter((rank) =>
       expertsOn(plan, { rank, layer }).includes(expert)
     ),
   }));
@@ -63,7 +63,10 @@ export function weightText(weight: number): string {
 }
 
 /** Returns the ranks that receive rows from a rank: its group over the mesh axes of the experts. */
-function reachedFrom(plan: Plan, sourceRank: number | undefined): number[] {
+function destinationsFrom(
+  plan: Plan,
+  sourceRank: number | undefined,
+): number[] {
   const all = Array.from({ length: plan.ranks }, (_, rank) => rank);
   if (sourceRank === undefined) return all;
   const { over = [] } =

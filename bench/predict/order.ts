@@ -25,7 +25,7 @@ export type Configuration = Pick<
   "mesh" | "chunks" | "deduplicate" | "dispatcher" | "numerics"
 >;
 
-const WHOLE = { chunks: 1, deduplicate: false } as const;
+const DEFAULTS = { chunks: 1, deduplicate: false } as const;
 const DEDUPLICATED = { chunks: 1, deduplicate: true } as const;
 const GATHER = { dispatcher: "allGather", numerics: "fast" } as const;
 
@@ -49,9 +49,9 @@ export type Step = "prefill" | "decode";
 
 /** The listed meshes, strategies and chunks. */
 const WRITTEN: Order["configurations"] = {
-  "ep=4": { mesh: { ep: 4 }, ...WHOLE },
-  "ep=4, 2 chunks": { mesh: { ep: 4 }, ...WHOLE, chunks: 2 },
-  "ep=4, 4 chunks": { mesh: { ep: 4 }, ...WHOLE, chunks: 4 },
+  "ep=4": { mesh: { ep: 4 }, ...DEFAULTS },
+  "ep=4, 2 chunks": { mesh: { ep: 4 }, ...DEFAULTS, chunks: 2 },
+  "ep=4, 4 chunks": { mesh: { ep: 4 }, ...DEFAULTS, chunks: 4 },
   "ep=4, deduplicated": { mesh: { ep: 4 }, ...DEDUPLICATED },
   "ep=4, deduplicated, 2 chunks": {
     mesh: { ep: 4 },
@@ -59,11 +59,11 @@ const WRITTEN: Order["configurations"] = {
     chunks: 2,
   },
   "ep=4, all-gather": { mesh: { ep: 4 }, ...GATHER },
-  "ep=2,tp=2": { mesh: { ep: 2, tp: 2 }, ...WHOLE },
-  "ep=2,tp=2, 2 chunks": { mesh: { ep: 2, tp: 2 }, ...WHOLE, chunks: 2 },
+  "ep=2,tp=2": { mesh: { ep: 2, tp: 2 }, ...DEFAULTS },
+  "ep=2,tp=2, 2 chunks": { mesh: { ep: 2, tp: 2 }, ...DEFAULTS, chunks: 2 },
   "ep=2,tp=2, deduplicated": { mesh: { ep: 2, tp: 2 }, ...DEDUPLICATED },
-  "dp=2,ep=2": { mesh: { dp: 2, ep: 2 }, ...WHOLE },
-  "dp=2,ep=2, 2 chunks": { mesh: { dp: 2, ep: 2 }, ...WHOLE, chunks: 2 },
+  "dp=2,ep=2": { mesh: { dp: 2, ep: 2 }, ...DEFAULTS },
+  "dp=2,ep=2, 2 chunks": { mesh: { dp: 2, ep: 2 }, ...DEFAULTS, chunks: 2 },
   "dp=2,ep=2, deduplicated": { mesh: { dp: 2, ep: 2 }, ...DEDUPLICATED },
   "dp=2,ep=2, all-gather": { mesh: { dp: 2, ep: 2 }, ...GATHER },
   "dp=2,tp=2": { mesh: { dp: 2, tp: 2 } },
@@ -114,9 +114,9 @@ export const ORDERS: { readonly [name: string]: Order } = {
       decode: { sequences: 16, length: 1, position: 8 },
     },
     configurations: {
-      "ep=4": { mesh: { ep: 4 }, ...WHOLE },
-      "ep=4, 4 chunks": { mesh: { ep: 4 }, ...WHOLE, chunks: 4 },
-      "ep=4, 16 chunks": { mesh: { ep: 4 }, ...WHOLE, chunks: 16 },
+      "ep=4": { mesh: { ep: 4 }, ...DEFAULTS },
+      "ep=4, 4 chunks": { mesh: { ep: 4 }, ...DEFAULTS, chunks: 4 },
+      "ep=4, 16 chunks": { mesh: { ep: 4 }, ...DEFAULTS, chunks: 16 },
       "ep=4, deduplicated": { mesh: { ep: 4 }, ...DEDUPLICATED },
       "ep=4, deduplicated, 8 chunks": {
         mesh: { ep: 4 },
@@ -124,15 +124,19 @@ export const ORDERS: { readonly [name: string]: Order } = {
         chunks: 8,
       },
       "ep=4, all-gather": { mesh: { ep: 4 }, ...GATHER },
-      "ep=2,tp=2": { mesh: { ep: 2, tp: 2 }, ...WHOLE },
-      "ep=2,tp=2, 8 chunks": { mesh: { ep: 2, tp: 2 }, ...WHOLE, chunks: 8 },
+      "ep=2,tp=2": { mesh: { ep: 2, tp: 2 }, ...DEFAULTS },
+      "ep=2,tp=2, 8 chunks": { mesh: { ep: 2, tp: 2 }, ...DEFAULTS, chunks: 8 },
       "ep=2,tp=2, deduplicated, 16 chunks": {
         mesh: { ep: 2, tp: 2 },
         ...DEDUPLICATED,
         chunks: 16,
       },
-      "dp=2,ep=2": { mesh: { dp: 2, ep: 2 }, ...WHOLE },
-      "dp=2,ep=2, 16 chunks": { mesh: { dp: 2, ep: 2 }, ...WHOLE, chunks: 16 },
+      "dp=2,ep=2": { mesh: { dp: 2, ep: 2 }, ...DEFAULTS },
+      "dp=2,ep=2, 16 chunks": {
+        mesh: { dp: 2, ep: 2 },
+        ...DEFAULTS,
+        chunks: 16,
+      },
       "dp=2,ep=2, all-gather": { mesh: { dp: 2, ep: 2 }, ...GATHER },
       "dp=2,tp=2": { mesh: { dp: 2, tp: 2 } },
       "dp=4": { mesh: { dp: 4 } },

@@ -13,7 +13,7 @@ import {
   openLaunchMeter,
 } from "../../engine/planner/simulate/launches.ts";
 import type { Workload } from "../../engine/planner/simulate/mod.ts";
-import { compileStandIns } from "../../engine/planner/summary/compiled.ts";
+import { compileRepresentatives } from "../../engine/planner/summary/compiled.ts";
 import { summarizeRanks } from "../../engine/planner/summary/ranks.ts";
 import { DataError } from "../../spec/errors.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
@@ -98,15 +98,19 @@ export async function countStep(
     );
   }
   const { tokens, sequences, past } = workload;
-  const { plan, weights: { stands } } = await compileStandIns(target, files, {
-    machine: gpu.machine,
-    mesh,
-    bounds: {
-      maxTokens: Math.max(tokens, PREFILL),
-      maxSequences: sequences,
-      maxContext: past + Math.ceil(tokens / sequences) + ROOM,
+  const { plan, weights: { representatives } } = await compileRepresentatives(
+    target,
+    files,
+    {
+      machine: gpu.machine,
+      mesh,
+      bounds: {
+        maxTokens: Math.max(tokens, PREFILL),
+        maxSequences: sequences,
+        maxContext: past + Math.ceil(tokens / sequences) + ROOM,
+      },
     },
-  });
+  );
   const context = launchContext(plan, workload);
   const meter = openLaunchMeter(context);
   const { names, numbers, of } = layersOf(plan, context.program);
@@ -130,7 +134,7 @@ export async function countStep(
   }
   const layers = mergeEqual(names.map((name, i) => ({
     name,
-    times: numbers[i] === undefined ? 1 : stands.of(numbers[i]).length,
+    times: numbers[i] === undefined ? 1 : representatives.of(numbers[i]).length,
     launches: launches[i]!,
   })));
   const total = (of: (launch: LaunchTraffic) => number) =>
@@ -138,7 +142,7 @@ export async function countStep(
   const bytes = total(({ bytes }) => bytes);
   const [rank] = summarizeRanks(plan, {
     machine: gpu.machine,
-    times: stands.times,
+    times: representatives.times,
     experts: [],
     only: [0],
   });

@@ -172,7 +172,7 @@ export async function generateCommand(
       }
     }
     const textOf = async (i: number) =>
-      follows ? texts.text(i) : await wholeText(sequences[i]!, tokenizer);
+      follows ? texts.text(i) : await completeText(sequences[i]!, tokenizer);
     const loadMs = loaded - started;
     const stats = statsOf(result, {
       loadMs,
@@ -278,7 +278,7 @@ async function encodeAll(
   return prompts;
 }
 
-async function wholeText(
+async function completeText(
   { tokens }: GeneratedSequence,
   tokenizer: Tokenizer | undefined,
 ): Promise<string> {

@@ -157,10 +157,10 @@ export function checkDispatched(
       problems?.wrong.add(node);
     }
   }
-  const kept = new Set(nodes);
+  const remaining = new Set(nodes);
   const lost = new Set([
     ...results.flatMap((node) => sent.get(node) ?? []),
-    ...dispatched.filter((node) => !kept.has(node)),
+    ...dispatched.filter((node) => !remaining.has(node)),
   ]);
   for (const node of lost) {
     if (meetsWrong(node, problems)) continue;
@@ -179,10 +179,10 @@ export function checkDispatched(
 /** Whether a node is used by a wrong node, which may be the missing combine. */
 function meetsWrong(node: Node, problems: Problems | undefined): boolean {
   if (!problems) return false;
-  const reached = new Set([node]);
+  const visited = new Set([node]);
   return problems.made.some((other) => {
-    if (!other.inputs.some((input) => reached.has(input))) return false;
-    reached.add(other);
+    if (!other.inputs.some((input) => visited.has(input))) return false;
+    visited.add(other);
     return problems.wrong.has(other);
   });
 }

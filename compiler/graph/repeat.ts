@@ -8,7 +8,7 @@ import { inOrder } from "./trace.ts";
  * Primitives whose results are saved because they move data between ranks or determine it: choices of experts,
  * dispatched rows, cache contents.
  */
-const KEPT: readonly Primitive[] = [
+const STORED: readonly Primitive[] = [
   "topK",
   "route",
   "choices",
@@ -48,7 +48,7 @@ export function repeat(
     inside.add(node);
     if (begins) copies.set(node, later(node.inputs[0]!));
     else if (MOVED.includes(node.primitive)) copies.set(node, later(node));
-    else if (!KEPT.includes(node.primitive)) {
+    else if (!STORED.includes(node.primitive)) {
       const inputs = node.inputs.map((input) => copies.get(input) ?? input);
       copies.set(node, { ...node, inputs, phase: "backward" } as Node);
     }

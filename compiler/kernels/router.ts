@@ -119,7 +119,7 @@ function choose(o: RouterOptions): KernelText {
   const noise = operands.includes("noise");
   const noisy = (e: string) => wgsl`${worth(o, e)} + noise[row + ${e}]`;
   const allowed = rule.expertGroups &&
-    inKeptGroup(experts / rule.expertGroups.count);
+    inTopGroup(experts / rule.expertGroups.count);
   if (!noise || rule.noisy !== "second") {
     const value = noise ? noisy("e") : worth(o, "e");
     const best = { k, count: experts, value, allowed };
@@ -252,6 +252,6 @@ function keepGroups(o: RouterOptions): KernelText | undefined {
 }
 
 /** Whether the group of expert e is kept; groups have `size` experts. */
-function inKeptGroup(size: number): KernelText {
+function inTopGroup(size: number): KernelText {
   return wgsl`((groups >> (e / ${size})) & 1) == 1`;
 }

@@ -96,8 +96,8 @@ export function paginate(
       pageAxes({ axis, count, over }, groupSize)
     ),
     {
-      [WITHIN]: wholeAxis(WITHIN, pages.size),
-      [BLOCK]: wholeAxis(BLOCK, blocks),
+      [WITHIN]: fullAxis(WITHIN, pages.size),
+      [BLOCK]: fullAxis(BLOCK, blocks),
     },
   );
   const taken = Object.keys(added).find((axis) => axis in placed.axes);

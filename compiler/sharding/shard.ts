@@ -168,7 +168,7 @@ class Shards {
     if (primitive === "dispatch") this.#startDispatch(node);
     const rule = RULES[primitive] as unknown as Rule<Primitive>;
     const taken = node.inputs.map((input) => this.#taken(input, node));
-    const keeps = this.#keptTerms(node, rule, taken);
+    const keeps = this.#storedTerms(node, rule, taken);
     const values = taken.map((input, i) => ({
       axes: input.axes,
       sharding: this.#offered(input, keeps.includes(i)),
@@ -390,7 +390,7 @@ class Shards {
    * The operands whose terms carry over to the result: those of ops that only move elements, and in gradients those of
    * linear ops. Other operands are reduced first.
    */
-  #keptTerms(
+  #storedTerms(
     node: Node,
     rule: Rule<Primitive>,
     taken: readonly Node[],

@@ -22,7 +22,7 @@ export function withoutConsequences(
     const follows = use &&
       some(ts, use, (node) =>
         node !== use && uses.includes(node as Use) ||
-        wholesOf(ts, node, checker).some((declaration) =>
+        sourcesOf(ts, node, checker).some((declaration) =>
           wrong.has(declaration) && declaration.end <= start
         ));
     return !follows;
@@ -60,7 +60,8 @@ function wrongSymbols(
       some(
         ts,
         node.initializer,
-        (part) => wholesOf(ts, part, checker).some((found) => wrong.has(found)),
+        (part) =>
+          sourcesOf(ts, part, checker).some((found) => wrong.has(found)),
       )
     ) add(node);
     ts.forEachChild(node, visit);
@@ -82,16 +83,16 @@ export function declarationsOf(
 }
 
 /** `declarationsOf` for any node; a part of a pattern counts as the entire pattern. */
-function wholesOf(
+function sourcesOf(
   ts: TypeScript,
   node: ts.Node,
   checker: ts.TypeChecker,
 ): readonly ts.Declaration[] {
   if (!ts.isIdentifier(node)) return [];
   return declarationsOf(ts, node, checker).map((declaration) => {
-    let whole: ts.Node = declaration;
-    while (ts.isBindingElement(whole)) whole = whole.parent.parent;
-    return whole as ts.Declaration;
+    let source: ts.Node = declaration;
+    while (ts.isBindingElement(source)) source = source.parent.parent;
+    return source as ts.Declaration;
   });
 }
 

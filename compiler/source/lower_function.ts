@@ -420,11 +420,11 @@ function withoutUnused(
 ): ScalarFunction["lets"] {
   const used = new Set<string>();
   collectLocals(result, used);
-  const kept = [...lets].reverse().filter(({ name, value }) => {
+  const needed = [...lets].reverse().filter(({ name, value }) => {
     if (used.has(name)) collectLocals(value, used);
     return used.has(name);
   });
-  return kept.reverse();
+  return needed.reverse();
 }
 
 function collectLocals(e: Expr, names: Set<string>): void {

@@ -67,10 +67,10 @@ export function allMistakes(
     }
   }
   const others = types.filter((type) => !said.has(type));
-  const kept = found.filter(({ span, call = span, folded }) =>
+  const reported = found.filter(({ span, call = span, folded }) =>
     folded || !call || !others.some((type) => isInCall(ts, file, type, call))
   );
-  return inOrder(withoutRepeats([...others, ...kept]));
+  return inOrder(withoutRepeats([...others, ...reported]));
 }
 
 /**

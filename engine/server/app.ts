@@ -8,7 +8,7 @@ import { prepareChat } from "./chat_completions.ts";
 import { prepareCompletion } from "./completions.ts";
 import { RequestError } from "./errors.ts";
 import type { Prepared } from "./format.ts";
-import { respondStream, respondWhole } from "./respond.ts";
+import { respondOnce, respondStream } from "./respond.ts";
 import type { Served } from "./served.ts";
 
 /** Access control and limits of a server. */
@@ -185,7 +185,7 @@ class RequestGate {
       const prepared = await prepare(body, served);
       this.#check(prepared.choices.length);
       if (!prepared.stream) {
-        const response = await respondWhole(prepared, { served, signal });
+        const response = await respondOnce(prepared, { served, signal });
         close();
         counted(200);
         return c.json(response);

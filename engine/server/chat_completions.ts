@@ -61,7 +61,7 @@ export async function prepareChat(
     prefix: "chatcmpl",
     objects: ["chat.completion", "chat.completion.chunk"],
     begin: () => Promise.resolve({ text: "", pieces: [], reason: undefined }),
-    whole: async (index, collected: Collected) => {
+    complete: async (index, collected: Collected) => {
       const { text, pieces } = collected;
       const parts = await answers[index]!.split(text, true);
       const { content, ...others } = messageFields(parts);

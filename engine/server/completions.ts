@@ -81,7 +81,7 @@ export async function prepareCompletion(
         : [],
       reason: undefined,
     }),
-    whole: choiceOf,
+    complete: choiceOf,
     first: async (choice, begun) =>
       echo ? await choiceOf(choice, begun) : undefined,
     delta: async (choice, added) => {

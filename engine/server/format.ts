@@ -29,7 +29,7 @@ export interface Prepared {
   /** State of a choice before any new token. */
   begin(choice: number): Promise<Collected>;
   /** A choice of a response. */
-  whole(choice: number, collected: Collected): Promise<object>;
+  complete(choice: number, collected: Collected): Promise<object>;
   /** A choice of the first chunk. Undefined if it is empty. */
   first(choice: number, begun: Collected): Promise<object | undefined>;
   /** A choice of a chunk. Undefined if it is empty. */

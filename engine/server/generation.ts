@@ -42,7 +42,7 @@ export interface GenerateChoicesOptions {
   readonly loop: RemoteLoop;
   readonly tokenizer: Tokenizer;
   /** Whether text is decoded once a choice has ended. Default: false, as it grows. */
-  readonly whole?: boolean;
+  readonly complete?: boolean;
   /** If it is aborted, its reason, an error, is thrown, and sequences are cancelled. */
   readonly signal: AbortSignal;
 }
@@ -62,7 +62,7 @@ interface Growing {
 /** Generates the choices of a request. Throws RequestError. */
 export async function* generateChoices(
   choices: readonly Choice[],
-  { loop, tokenizer, signal, whole = false }: GenerateChoicesOptions,
+  { loop, tokenizer, signal, complete = false }: GenerateChoicesOptions,
 ): AsyncGenerator<ChoiceEvent, void, undefined> {
   let wake = () => {};
   let failure: RequestError | undefined;
@@ -83,7 +83,7 @@ export async function* generateChoices(
     while (growing.some(({ ended }) => !ended)) {
       if (signal.aborted) throw signal.reason;
       if (failure) throw failure;
-      const ready = growing.filter((one) => hasNews(one, whole));
+      const ready = growing.filter((one) => hasNews(one, complete));
       if (ready.length === 0) {
         await new Promise<void>((resolve) => wake = resolve);
       }
@@ -94,9 +94,12 @@ export async function* generateChoices(
   }
 }
 
-function hasNews({ chosen, ending, ended, ...one }: Growing, whole: boolean) {
+function hasNews(
+  { chosen, ending, ended, ...one }: Growing,
+  complete: boolean,
+) {
   // Text may end a choice before its tokens do.
-  const waits = whole && !one.endsByText;
+  const waits = complete && !one.endsByText;
   return !ended && (chosen.length > 0 && !waits || ending !== undefined);
 }
 

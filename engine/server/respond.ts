@@ -31,7 +31,7 @@ function headOf({ prefix, objects }: Prepared, { name }: Served): {
 }
 
 /** The complete response. Throws RequestError. */
-export async function respondWhole(
+export async function respondOnce(
   prepared: Prepared,
   options: RespondOptions,
 ): Promise<object> {
@@ -43,7 +43,7 @@ export async function respondWhole(
   const choices: object[] = [];
   let tokens = 0;
   for (const [i, choice] of collected.entries()) {
-    choices.push(await prepared.whole(i, choice));
+    choices.push(await prepared.complete(i, choice));
     tokens += spokenTokens(choice);
   }
   return {
@@ -95,7 +95,12 @@ function eventsOf(
   { choices, stream }: Prepared,
   { served: { loop, decoder: tokenizer }, signal }: RespondOptions,
 ): AsyncGenerator<ChoiceEvent> {
-  return generateChoices(choices, { loop, tokenizer, signal, whole: !stream });
+  return generateChoices(choices, {
+    loop,
+    tokenizer,
+    signal,
+    complete: !stream,
+  });
 }
 
 async function begin(prepared: Prepared): Promise<Collected[]> {

@@ -75,22 +75,24 @@ async function loadState(
   },
 ): Promise<void> {
   const sizes = slices.map(({ shape }) => product(shape));
-  const whole = product(shape) === sizes.reduce((a, b) => a + b, 0);
+  const complete = product(shape) === sizes.reduce((a, b) => a + b, 0);
   const same = Object.hasOwn(plan.buffers, state) &&
     shape.join() === shapeOf(plan, state).join();
-  if (!whole || !same) throw changed(folder, state);
+  if (!complete || !same) throw changed(folder, state);
   const parts = ranks.map((rank) => {
     const held = heldIndices(plan, { name: state, rank });
     return { rank, held, tensor: emptyPart(shape, held) };
   });
   for (const { tensor: name, start, shape, sha256: wanted } of slices) {
-    const reached = parts.filter(({ held }) => overlaps(held, start, shape));
-    if (reached.length === 0) continue;
+    const overlapping = parts.filter(({ held }) =>
+      overlaps(held, start, shape)
+    );
+    if (overlapping.length === 0) continue;
     const entry = tensors.get(name);
     if (entry?.shape.join() !== shape.join()) throw changed(folder, name);
     const tensor = await readTensor(entry);
     if (await sha256(tensor.data) !== wanted) throw changed(folder, name);
-    for (const part of reached) {
+    for (const part of overlapping) {
       copySlice(part.tensor, part.held, { start, tensor });
     }
   }

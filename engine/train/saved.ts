@@ -145,12 +145,12 @@ export async function prepareFolder(
   const { config } = from;
   const name = TORCH_DTYPES[commonDType(plan)];
   const dtype = { torch_dtype: name, dtype: name };
-  const kept = Object.fromEntries(
+  const retained = Object.fromEntries(
     Object.entries(dtype).filter(([key]) => key in config),
   );
   await writeText(
     files.join(folder, "config.json"),
-    `${JSON.stringify({ ...config, ...kept }, null, 2)}\n`,
+    `${JSON.stringify({ ...config, ...retained }, null, 2)}\n`,
     files,
   );
 }
@@ -338,11 +338,13 @@ async function removeOthers(
   files: FileSystem,
   written: readonly Written[],
 ): Promise<void> {
-  const kept = new Set(
+  const retained = new Set(
     written.flatMap(({ model, optimizer }) => [model.file, optimizer.file]),
   );
   for (const name of await files.list(folder)) {
-    if (kept.has(name) || !OURS.test(name) && !UNFINISHED.test(name)) continue;
+    if (retained.has(name) || !OURS.test(name) && !UNFINISHED.test(name)) {
+      continue;
+    }
     await files.remove(files.join(folder, name));
   }
 }

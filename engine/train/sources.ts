@@ -1,6 +1,6 @@
 /** Batches of texts and of conversations, for the model of a checkpoint. */
 
-import { type HostTensor, reachedItems } from "../../runtime/mod.ts";
+import { type HostTensor, localItems } from "../../runtime/mod.ts";
 import type { Bounds, Objective } from "../../models/mod.ts";
 import { weightedTokens } from "../../models/losses.ts";
 import type { DeviceSharing } from "../devices.ts";
@@ -156,7 +156,7 @@ async function batchOf(
     position: numbers(count * length, (i) => i % length),
   };
   const items = ranks.map((rank) =>
-    reachedItems(plan, rank, { program, input: "ids", inputs: layout })
+    localItems(plan, rank, { program, input: "ids", inputs: layout })
   );
   const whole = items.includes(undefined);
   const reached = new Set(

@@ -137,7 +137,7 @@ async function makeFile(
   how: Tokenizing,
   files: FileSystem,
 ): Promise<void> {
-  if (await isWhole(path, files)) return;
+  if (await isComplete(path, files)) return;
   async function* parts(): AsyncGenerator<Uint8Array, void, undefined> {
     let hash = "";
     for await (const block of blocksOf(texts, how)) {
@@ -155,7 +155,7 @@ async function nextHash(before: string, block: Uint8Array): Promise<string> {
 }
 
 /** Whether a file is intact. */
-async function isWhole(path: string, files: FileSystem): Promise<boolean> {
+async function isComplete(path: string, files: FileSystem): Promise<boolean> {
   if (await files.stat(path) === undefined) return false;
   return await withFile(path, files, async (file) => {
     const end = file.size - TAIL;

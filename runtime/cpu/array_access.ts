@@ -9,7 +9,7 @@ export interface MemoryView {
   /** Local that holds its length in elements. */
   readonly length: number;
   /** Local with length + 5: `index + 4 < length + 5` holds if a vector at `index` overlaps the array. */
-  readonly reach: number;
+  readonly vectorEnd: number;
 }
 
 /** Converts the index on the stack to the address of an element; an index out of bounds becomes 0. */
@@ -31,7 +31,7 @@ export function checkRunAddress(f: WasmFunction, view: MemoryView): void {
   f.get(i);
   f.i32(4);
   f.op("i32.add");
-  f.get(view.reach);
+  f.get(view.vectorEnd);
   f.op("i32.lt_u", "select");
   scaleAddress(f, view);
 }

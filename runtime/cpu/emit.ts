@@ -84,7 +84,7 @@ export class Emitter {
   own = { local: 0, first: 0, parts: 0, bytes: 0 };
   readonly #library: Library;
   #repeated = new Set<Value>();
-  #kept = new Map<Value, number>();
+  #saved = new Map<Value, number>();
   #depth = 0;
   readonly #labels = new Map<object, number>();
 
@@ -95,15 +95,15 @@ export class Emitter {
 
   /** Pushes the values of a statement. */
   values(...values: readonly Value[]): void {
-    const outer = [this.#repeated, this.#kept] as const;
+    const outer = [this.#repeated, this.#saved] as const;
     this.#begin(...values);
     for (const value of values) this.#value(value);
-    [this.#repeated, this.#kept] = outer;
+    [this.#repeated, this.#saved] = outer;
   }
 
   #begin(...values: readonly Value[]): void {
     this.#repeated = repeatedIn(values);
-    this.#kept = new Map();
+    this.#saved = new Map();
   }
 
   /** The local of a variable, created on first use. */
@@ -117,13 +117,13 @@ export class Emitter {
   }
 
   #value(value: Value): void {
-    const kept = this.#kept.get(value);
-    if (kept !== undefined) return this.f.get(kept);
+    const saved = this.#saved.get(value);
+    if (saved !== undefined) return this.f.get(saved);
     this.#print(value);
     if (!this.#repeated.has(value)) return;
     const local = this.f.local(isScalar(value) ? "i32" : "v128");
     this.f.tee(local);
-    this.#kept.set(value, local);
+    this.#saved.set(value, local);
   }
 
   #print(value: Value): void {
@@ -300,7 +300,7 @@ export class Emitter {
 
   #wide({ params, body, args }: Extract<Value, { op: "wide" }>): void {
     const { f } = this;
-    const kept = args.map((arg) => {
+    const saved = args.map((arg) => {
       const local = f.local("v128");
       this.#value(arg);
       f.set(local);
@@ -309,8 +309,8 @@ export class Emitter {
     const half = f.local("v128");
     for (const [low, high] of [[0, 1], [2, 3]] as const) {
       params.forEach((param, i) => {
-        f.get(kept[i]!);
-        f.get(kept[i]!);
+        f.get(saved[i]!);
+        f.get(saved[i]!);
         f.shuffle(low, high, low, high);
         f.op("f64x2.promote_low_f32x4");
         f.set(this.localOf(param));

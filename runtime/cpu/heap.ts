@@ -61,7 +61,7 @@ export class Heap {
       return this.#inside(span);
     }
     const span = { address: this.#end, size };
-    this.#reach(this.#end + size, bytes, label);
+    this.#grow(this.#end + size, bytes, label);
     this.#end += size;
     return this.#inside(span);
   }
@@ -71,7 +71,7 @@ export class Heap {
     return { address: span.address + ALIGN, size: span.size };
   }
 
-  #reach(end: number, bytes: number, label: string): void {
+  #grow(end: number, bytes: number, label: string): void {
     const pages = Math.ceil(end / PAGE);
     const have = this.memory.buffer.byteLength / PAGE;
     if (pages <= have) return;

@@ -11,7 +11,7 @@ import { availableParallelism } from "node:os";
 import type { Device } from "../device.ts";
 import { HostDevice } from "../host_device.ts";
 import { MAX_THREADS } from "./control.ts";
-import { KeptModules } from "./kept_modules.ts";
+import { ModuleCache } from "./module_cache.ts";
 import { startNodeWorkers } from "./node_worker.ts";
 import { CpuPool, type CpuPoolOptions } from "./pool.ts";
 
@@ -39,7 +39,7 @@ export function openCpuPool(
   options?: CpuPoolOptions,
 ): Promise<CpuPool> {
   return CpuPool.open(threads, startNodeWorkers(threads), {
-    store: new KeptModules(),
+    store: new ModuleCache(),
     ...options,
   });
 }
@@ -52,7 +52,7 @@ export async function createCpuDevice(
     Math.min(availableParallelism(), MAX_THREADS);
   const pool = options.pool ?? await openCpuPool(threads);
   return new HostDevice(pool, {
-    ownsPool: options.pool === undefined,
+    closesPool: options.pool === undefined,
     timestamps: options.timestamps ?? false,
   });
 }

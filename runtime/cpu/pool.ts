@@ -12,7 +12,11 @@ import {
   type LaunchTiming,
 } from "../device.ts";
 import type { HostKernel, HostPool, HostSpan } from "../host_device.ts";
-import { type Batch, HostRecords, type Kept } from "../host_records.ts";
+import {
+  type Batch,
+  HostRecords,
+  type RecordedLaunches,
+} from "../host_records.ts";
 import { compileKernels, type ModuleStore } from "./compiled.ts";
 import {
   ARENA_ADDRESS,
@@ -303,12 +307,12 @@ export class CpuPool implements HostPool<Int32Array> {
     if (times) this.#records.time(at, times);
   }
 
-  keep(record: () => void): Kept {
+  keep(record: () => void): RecordedLaunches {
     return this.#records.keep(record);
   }
 
-  again(kept: Kept, times?: LaunchTiming[]): void {
-    this.#records.again(kept, times);
+  replay(recorded: RecordedLaunches, times?: LaunchTiming[]): void {
+    this.#records.replay(recorded, times);
   }
 
   /** Records a copy between addresses. */

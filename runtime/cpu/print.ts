@@ -153,7 +153,7 @@ function printPart(
   const emitter = new Emitter(f, library);
   for (const memory of program.memories) {
     const [address, length] = [f.local("i32"), f.local("i32")];
-    const reach = f.local("i32");
+    const vectorEnd = f.local("i32");
     if ("binding" in memory) {
       const at = RECORD_BYTES + 8 * memory.binding;
       f.get(0);
@@ -172,8 +172,8 @@ function printPart(
     f.get(length);
     f.i32(5);
     f.op("i32.add");
-    f.set(reach);
-    emitter.views.set(memory, { address, length, reach });
+    f.set(vectorEnd);
+    emitter.views.set(memory, { address, length, vectorEnd });
   }
   const first = emitter.localOf(program.first);
   const { parts, partBytes } = program;

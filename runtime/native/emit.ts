@@ -79,7 +79,7 @@ export class Emitter {
   readonly #names = new Map<object, string>();
   #program: Program | undefined;
   #repeated = new Set<Value>();
-  #kept = new Map<Value, string>();
+  #saved = new Map<Value, string>();
 
   constructor(writer: Writer) {
     this.writer = writer;
@@ -97,22 +97,22 @@ export class Emitter {
 
   /** The texts of the values of a statement, after temporaries. */
   values(...values: readonly Value[]): string[] {
-    const outer = [this.#repeated, this.#kept] as const;
+    const outer = [this.#repeated, this.#saved] as const;
     this.#repeated = repeatedIn(values);
-    this.#kept = new Map();
+    this.#saved = new Map();
     const texts = values.map((value) => this.#value(value));
-    [this.#repeated, this.#kept] = outer;
+    [this.#repeated, this.#saved] = outer;
     return texts;
   }
 
   #value(value: Value): string {
-    const known = this.#kept.get(value);
+    const known = this.#saved.get(value);
     if (known !== undefined) return known;
     const text = this.#text(value);
     if (!this.#repeated.has(value) && nesting(text) <= MAX_NESTING) return text;
     const name = this.writer.name("t");
     this.writer.line(`${declared(value.type, name)} = ${text};`);
-    this.#kept.set(value, name);
+    this.#saved.set(value, name);
     return name;
   }
 

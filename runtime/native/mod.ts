@@ -58,7 +58,7 @@ export async function createNativeDevice(
     Math.min(availableParallelism(), MAX_NATIVE_THREADS);
   const pool = options.pool ?? await NativePool.open(threads);
   return new HostDevice(pool, {
-    ownsPool: options.pool === undefined,
+    closesPool: options.pool === undefined,
     timestamps: options.timestamps ?? false,
   });
 }

@@ -15,7 +15,11 @@ import {
   type Streaming,
 } from "../device.ts";
 import { HOST_LIMITS, type HostKernel, type HostPool } from "../host_device.ts";
-import { type Batch, HostRecords, type Kept } from "../host_records.ts";
+import {
+  type Batch,
+  HostRecords,
+  type RecordedLaunches,
+} from "../host_records.ts";
 import { moduleHash } from "../cache/module_hash.ts";
 import { NativeHeap } from "./heap.ts";
 import { loadNative, type NativeLibrary } from "./library.ts";
@@ -285,12 +289,12 @@ export class NativePool implements HostPool<Uint32Array> {
     if (times) this.#records.time(at, times);
   }
 
-  keep(record: () => void): Kept {
+  keep(record: () => void): RecordedLaunches {
     return this.#records.keep(record);
   }
 
-  again(kept: Kept, times?: LaunchTiming[]): void {
-    this.#records.again(kept, times);
+  replay(recorded: RecordedLaunches, times?: LaunchTiming[]): void {
+    this.#records.replay(recorded, times);
   }
 
   copy(from: number, to: number, bytes: number): void {

@@ -95,7 +95,7 @@ export class Expressions {
   /** All lanes. */
   vector(e: Expr): Value {
     const value = this.#vectors.get(e) ??
-      (this.isWord(e) ? this.#spread(e) : this.#vector(e));
+      (this.isWord(e) ? this.#splat(e) : this.#vector(e));
     this.#vectors.set(e, value);
     return value;
   }
@@ -120,7 +120,7 @@ export class Expressions {
     return memory;
   }
 
-  #spread(e: Expr): Value {
+  #splat(e: Expr): Value {
     if (e.op === "const") {
       const value = Number(e.value);
       return constant("vu", e.type === "bool" && value ? -1 : value);

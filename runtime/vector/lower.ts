@@ -19,11 +19,11 @@ import {
   word,
 } from "./ir.ts";
 import {
-  cutPhases,
   invocationsOf,
   isForAll,
   type Outer,
   type Phase,
+  splitPhases,
 } from "./phases.ts";
 import { type LoopOptions, Statements } from "./statement.ts";
 
@@ -81,7 +81,7 @@ class KernelLowering {
     names.forEach((name, i) => locals.set(name, this.#groups[i]!));
     locals.set("local", this.#first);
     this.#addMemories();
-    const { outer, crossing } = cutPhases(kernel, body, shapes);
+    const { outer, crossing } = splitPhases(kernel, body, shapes);
     this.#outer = outer;
     this.#crossing = crossing;
     const outliving = this.#isSingle ? new Set<string>() : crossing;

@@ -40,7 +40,11 @@ export type Outer =
     readonly else: readonly Outer[];
   };
 
-function cut(kernel: Kernel, body: readonly Stmt[], shapes: Shapes): Outer[] {
+function splitBody(
+  kernel: Kernel,
+  body: readonly Stmt[],
+  shapes: Shapes,
+): Outer[] {
   const outer: Outer[] = [];
   let run: Stmt[] = [];
   const flush = () => {
@@ -69,14 +73,18 @@ function cut(kernel: Kernel, body: readonly Stmt[], shapes: Shapes): Outer[] {
     flush();
     if (s.op === "for") {
       for (const e of expressionsOf(s)) demand(e);
-      outer.push({ op: "for", loop: s, body: cut(kernel, s.body, shapes) });
+      outer.push({
+        op: "for",
+        loop: s,
+        body: splitBody(kernel, s.body, shapes),
+      });
     } else if (s.op === "if") {
       demand(s.condition);
       outer.push({
         op: "if",
         condition: s.condition,
-        then: cut(kernel, s.then, shapes),
-        else: cut(kernel, s.else ?? [], shapes),
+        then: splitBody(kernel, s.then, shapes),
+        else: splitBody(kernel, s.else ?? [], shapes),
       });
     }
   }
@@ -85,12 +93,12 @@ function cut(kernel: Kernel, body: readonly Stmt[], shapes: Shapes): Outer[] {
 }
 
 /** The phases of a kernel, and the variables that need memory because they outlive a phase. */
-export function cutPhases(
+export function splitPhases(
   kernel: Kernel,
   body: readonly Stmt[],
   shapes: Shapes,
 ): { outer: readonly Outer[]; crossing: ReadonlySet<string> } {
-  const outer = cut(kernel, body, shapes);
+  const outer = splitBody(kernel, body, shapes);
   const phases: Phase[] = [];
   const bounds = new Set<string>();
   const collect = (list: readonly Outer[]): void => {

@@ -26,7 +26,7 @@ function keepNumber(_key: string, value: unknown): unknown {
  * Number of levels of a field that are written over several lines; deeper values are on one line, so that documents can
  * be diffed.
  */
-const SPREAD: { readonly [field: string]: number } = {
+const INDENTED_DEPTH: { readonly [field: string]: number } = {
   axes: 1,
   allocations: 1,
   buffers: 1,
@@ -36,7 +36,7 @@ const SPREAD: { readonly [field: string]: number } = {
   compiledFrom: 2,
 };
 
-function spread(value: unknown, given: number, indent: string): string {
+function indented(value: unknown, given: number, indent: string): string {
   // Each item of a repeat has a separate line.
   const levels = isRepeat(value) ? 2 : given;
   if (levels === 0 || typeof value !== "object" || value === null) {
@@ -48,7 +48,7 @@ function spread(value: unknown, given: number, indent: string): string {
     .filter(([, item]) => item !== undefined)
     .map(([key, item]) =>
       inner + (isList ? "" : `${JSON.stringify(key)}: `) +
-      spread(item, levels - 1, inner)
+      indented(item, levels - 1, inner)
     );
   const [open, close] = isList ? "[]" : "{}";
   return items.length === 0
@@ -59,7 +59,7 @@ function spread(value: unknown, given: number, indent: string): string {
 /** The JSON text of a plan. Infinities are written as `1e999`, which every JSON reader parses as infinity. */
 export function stringifyPlan(plan: Plan): string {
   const fields = Object.entries(documentOf(plan)).map(([key, value]) =>
-    ` ${JSON.stringify(key)}: ${spread(value, SPREAD[key] ?? 0, " ")}`
+    ` ${JSON.stringify(key)}: ${indented(value, INDENTED_DEPTH[key] ?? 0, " ")}`
   );
   const json = `{\n${fields.join(",\n")}\n}\n`;
   return json.replace(

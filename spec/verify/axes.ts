@@ -219,13 +219,15 @@ export function checkAxes(facts: Facts, report: Report): void {
         continue;
       }
       const { all, part } = entry.legal;
-      const isWhole = facts.everyRank.every((r) => onRank(size, r) === all);
+      const isReplicated = facts.everyRank.every((r) =>
+        onRank(size, r) === all
+      );
       const isPart = part?.every((n, i) =>
         onRank(size, facts.everyRank[i]!) === n
       ) ?? false;
       // Parts of a fixed axis have the length of its table; if parts are bounded by blocks, the global length is legal
       // too.
-      if (!isPart && !(isWhole && !entry.axis.table)) {
+      if (!isPart && !(isReplicated && !entry.axis.table)) {
         fail(
           `its length is ${perRankText(size)} and the axis has ${all}${
             part ? `, in parts ${part}` : ""

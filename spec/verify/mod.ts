@@ -37,11 +37,11 @@ import {
 } from "./memory.ts";
 import { checkCapacity } from "./capacity.ts";
 import {
-  checkOwned,
   checkParts,
   checkPermutation,
   checkRegroup,
   checkReturns,
+  checkRoutings,
   checkTransposed,
 } from "./routing.ts";
 import { checkChunks } from "./returns.ts";
@@ -98,7 +98,7 @@ const RULES = {
   shapes: checkShapes,
   flight: checkFlight,
   parts: checkParts,
-  owned: checkOwned,
+  owned: checkRoutings,
   transposed: checkTransposed,
   chunks: checkChunks,
   permutation: checkPermutation,

@@ -67,7 +67,7 @@ function cameSo(
   chunk: number,
 ): boolean {
   const flows = (other: StepOf<AllToAllStep>) =>
-    reaches(routing.steps.slice(other.index + 1), [other.step.to], [at]);
+    flowsTo(routing.steps.slice(other.index + 1), [other.step.to], [at]);
   const ofExperts = (other: StepOf<AllToAllStep>) =>
     sameExperts(other.step, at.step) && flows(other);
   if (movesTokens(at.step)) {
@@ -127,8 +127,8 @@ export function checkSums(
   }
 }
 
-/** Whether data in some buffers reach one of the steps `ends`. */
-export function reaches(
+/** Whether data in some buffers flows to one of the steps `ends`. */
+export function flowsTo(
   steps: readonly StepFacts[],
   from: readonly string[],
   ends: readonly StepFacts[],

@@ -6,7 +6,7 @@
 import { expertsOfRows } from "../axis_parts.ts";
 import { countsPerRank, expertRanges, movesTokens } from "../plan/bytes.ts";
 import type { AllToAllStep, StepPart } from "../plan/plan.ts";
-import { checkSums, reaches } from "./returns.ts";
+import { checkSums, flowsTo } from "./returns.ts";
 import {
   permutationsOf,
   type RoutingFacts,
@@ -162,7 +162,7 @@ export function checkParts(facts: Facts, report: Report): void {
 }
 
 /** Checks that exchanges outside a dispatch or combine use exchanged counts and splits of a routing. */
-export function checkOwned(facts: Facts, report: Report): void {
+export function checkRoutings(facts: Facts, report: Report): void {
   for (const { steps } of facts.programs) {
     const splitsOf = new Map<string, (readonly number[])[]>();
     for (const at of steps) {
@@ -339,7 +339,7 @@ export function checkReturns(facts: Facts, report: Report): void {
       for (const start of exchanges ?? [at]) {
         const { step } = start;
         const arrived = step.op === "allToAll" ? [step.to] : start.writes;
-        if (!reaches(routing.steps.slice(start.index + 1), arrived, ends)) {
+        if (!flowsTo(routing.steps.slice(start.index + 1), arrived, ends)) {
           report(title, `'${arrived.join("', '")}' reaches no combine`, start);
         }
       }

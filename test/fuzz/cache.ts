@@ -17,7 +17,7 @@ import path from "node:path";
 import { spawnSync } from "node:child_process";
 import fc from "fast-check";
 import type { PrintedModule } from "../../runtime/cpu/mod.ts";
-import { KeptModules } from "../../runtime/cpu/kept_modules.ts";
+import { ModuleCache } from "../../runtime/cpu/module_cache.ts";
 import { findCompiler } from "../../runtime/native/mod.ts";
 import { ObjectCache } from "../../runtime/native/objects.ts";
 import { temporaryFolder } from "../helpers/cli.ts";
@@ -104,7 +104,7 @@ export function cacheClass(): FuzzClass<Case> {
     if (from) cpSync(from, here, { recursive: true, verbatimSymlinks: true });
   };
   const wasm = async (): Promise<boolean> => {
-    const found = await new KeptModules(here).module("texts", () => MODULE);
+    const found = await new ModuleCache(here).module("texts", () => MODULE);
     return Buffer.compare(found.bytes, MODULE.bytes) === 0 &&
       found.scratch.join() === MODULE.scratch.join();
   };

@@ -16,7 +16,7 @@ import {
 } from "node:fs";
 import path from "node:path";
 import fc from "fast-check";
-import { KeptModules } from "../../runtime/cpu/kept_modules.ts";
+import { ModuleCache } from "../../runtime/cpu/module_cache.ts";
 import { type Compiler, findCompiler } from "../../runtime/native/mod.ts";
 import { ObjectCache } from "../../runtime/native/objects.ts";
 import { temporaryFolder } from "../helpers/cli.ts";
@@ -83,7 +83,7 @@ function nativeKinds(compiler: Compiler): readonly Kind[] {
 
 const MODULE: Kind = {
   name: /\.kernels$/,
-  isUsed: (folder) => used(new KeptModules(folder).module("texts", unused)),
+  isUsed: (folder) => used(new ModuleCache(folder).module("texts", unused)),
 };
 
 /** What a file is: its bytes, or the path that a link leads to, and how to change it. */
@@ -155,7 +155,7 @@ export function lengthsClass(): FuzzClass<Case> {
         await new ObjectCache(compiler, folder)
           .functions(() => [FUNCTION], { of: "plan", progress: () => {} });
       }
-      await new KeptModules(folder).module("texts", () => ({
+      await new ModuleCache(folder).module("texts", () => ({
         bytes: Uint8Array.from({ length: 5000 }, (_, i) => i * 7),
         scratch: [4, 256],
       }));

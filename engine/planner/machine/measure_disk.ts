@@ -40,7 +40,7 @@ export async function openDiskMeter(
   if (file === undefined) return undefined;
   const { name, descriptor } = file;
   const pool = await NativePool.open(1, { expertBytes: RESIDENT * BYTES });
-  const device = new HostDevice(pool, { ownsPool: true });
+  const device = new HostDevice(pool, { closesPool: true });
   const close = async () => {
     await device.idle();
     device.destroy();

@@ -20,16 +20,16 @@ import {
   simulate,
 } from "../simulate/mod.ts";
 import {
-  compileStandIns,
-  type CompileStandInsOptions,
+  compileRepresentatives,
+  type CompileRepresentativesOptions,
   type ModelTarget,
 } from "../summary/compiled.ts";
 import { type PhaseWorkload, predictSteps } from "../summary/predictions.ts";
 import { limitsOf } from "../summary/problems.ts";
 import { summarizeRanks } from "../summary/ranks.ts";
 import {
-  compileTrainingStandIns,
-  type TrainingStandIns,
+  compileTrainingRepresentatives,
+  type TrainingRepresentatives,
 } from "../summary/training.ts";
 import type { ModelWeights } from "../summary/weights.ts";
 import { meshOf, type ReplicaMesh, replicaRanks } from "./meshes.ts";
@@ -54,7 +54,7 @@ export interface SearchTask {
   /** Positions per sequence. */
   readonly context: number;
   readonly experts?: ExpertLoad | undefined;
-  readonly compile: Pick<CompileStandInsOptions, "dtype" | "limits">;
+  readonly compile: Pick<CompileRepresentativesOptions, "dtype" | "limits">;
 }
 
 /** A plan of one replica. */
@@ -69,7 +69,7 @@ export interface ReplicaPlan {
   /** The ranks with the most memory. */
   readonly fullest: RankClass;
   /** For training: plans with one more layer, and the number of equal layers. */
-  readonly grown?: TrainingStandIns["grown"];
+  readonly grown?: TrainingRepresentatives["grown"];
 }
 
 /** A rejected mesh, and the reason. */
@@ -104,7 +104,7 @@ export async function compileReplica(
     const { plan, weights } = replica;
     const limits = limitsOf(task.machine, task.compile.limits);
     const [problem] = limitProblems(plan, limits, {
-      times: weights.stands.times,
+      times: weights.representatives.times,
     });
     return problem ? { mesh, why: problem.what } : replica;
   } catch (error) {
@@ -126,7 +126,7 @@ async function compileLoad(
   const { target, files, machine } = task;
   const { tokens, sequences } = stepOf(task, mesh, load);
   if (task.phase === "train") {
-    const compiled = await compileTrainingStandIns(target, {
+    const compiled = await compileTrainingRepresentatives(target, {
       ...strategy,
       machine,
       mesh: meshSizes(meshOf(mesh)),
@@ -139,7 +139,7 @@ async function compileLoad(
     });
     return { mesh, ranks: replicaRanks(mesh), strategy, load, ...compiled };
   }
-  const { plan, weights } = await compileStandIns(target, files, {
+  const { plan, weights } = await compileRepresentatives(target, files, {
     ...task.compile,
     ...strategy,
     machine,
@@ -161,7 +161,7 @@ async function compileLoad(
     // Logits of last tokens only, as in serving.
     next: {},
   });
-  const { times } = weights.stands;
+  const { times } = weights.representatives;
   const ranks = summarizeRanks(plan, { machine, times, experts: [] });
   return {
     mesh,
@@ -213,7 +213,7 @@ export function stepReplica(
   const predicted = predictSteps(plan, {
     machine,
     experts,
-    stands: weights.stands,
+    representatives: weights.representatives,
     workloads: [step],
   });
   return { of, ...known, step: predicted.get(phase)!.step };

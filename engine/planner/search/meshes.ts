@@ -78,7 +78,7 @@ const ADAMW_BYTES = 12;
 
 /** Lower bound of the bytes of weights and optimizer state of a rank in training, with 16-bit weights. */
 export function minTrainingBytes(
-  { params, stands }: ModelWeights,
+  { params, representatives }: ModelWeights,
   mesh: ReplicaMesh,
   { zero = 0 }: { readonly zero?: ZeroStage },
 ): number {
@@ -87,7 +87,7 @@ export function minTrainingBytes(
     const held = heldShare(param, mesh);
     const bytes = 2 * (zero === 3 ? 1 / all : held) +
       ADAMW_BYTES * (zero > 0 ? 1 / all : held);
-    return n + stands.times(param.name) * param.elements * bytes;
+    return n + representatives.times(param.name) * param.elements * bytes;
   }, 0);
 }
 
@@ -103,13 +103,13 @@ function heldShare(
 
 /** Lower bound of the bytes of weights of a rank: its experts, and its shard of all else. */
 export function minWeightBytes(
-  { params, stands, storedAs }: ModelWeights,
+  { params, representatives, storedAs }: ModelWeights,
   mesh: ReplicaMesh,
 ): number {
   return params.reduce(
     (n, param) =>
       n +
-      stands.times(param.name) * fileBytes(param, storedAs) *
+      representatives.times(param.name) * fileBytes(param, storedAs) *
         heldShare(param, mesh),
     0,
   );

@@ -22,7 +22,7 @@ import {
   paretoOf,
 } from "./found.ts";
 import { replicaMeshes, replicaRanks, trainingMeshes } from "./meshes.ts";
-import { standInWeights } from "../summary/compiled.ts";
+import { representativeWeights } from "../summary/compiled.ts";
 import { whySlower } from "./why.ts";
 
 /** Result of a search. */
@@ -64,7 +64,7 @@ export async function search(
     );
   }
   const trains = task.phase === "train";
-  const weights = await standInWeights(task.target, task.files, task.compile);
+  const weights = await representativeWeights(task.target, task.files, task.compile);
   const limit = usableMemory(machine.devices[placements[0]!.kind]!);
   const known = { weights, limit };
   const sizes = {

@@ -271,10 +271,10 @@ const LOCAL_GROUPS = 8;
 
 /** Group ranks with separate sequences. */
 function sequenceOwners({ axes, mesh }: Plan): number {
-  const owned = Object.values(axes).find(({ of, assignment }) =>
+  const expertAxis = Object.values(axes).find(({ of, assignment }) =>
     of === "sequence" || assignment?.by === "sequence"
   );
-  return groupSizeOf(mesh, owned?.over ?? []);
+  return groupSizeOf(mesh, expertAxis?.over ?? []);
 }
 
 function isExpert(plan: Plan, { kind, axes }: PlanBuffer): boolean {

@@ -74,12 +74,12 @@ export function levelsOf(
   return Object.fromEntries(
     [...peers].map(([link, count]) => {
       // Local rows are moved within the host, too.
-      const kept = link === "sameHost" ? 1 : 0;
+      const self = link === "sameHost" ? 1 : 0;
       return [link, {
         peers: count,
         bytes: count * each,
         pairBytes: each,
-        hostBytes: beside * (count + kept) * mean,
+        hostBytes: beside * (count + self) * mean,
       }];
     }),
   );

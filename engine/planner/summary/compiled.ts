@@ -24,14 +24,19 @@ import { compiledAs } from "../../stored_as.ts";
 import type { Target } from "../../target.ts";
 import { TUNING } from "../../tuning.ts";
 import { machineLimits } from "./problems.ts";
-import { EACH_ITSELF, type StandIns, standIns } from "./stand_ins.ts";
+import {
+  EACH_ITSELF,
+  representativeLayers,
+  type Representatives,
+} from "./representatives.ts";
 import type { ModelWeights } from "./weights.ts";
 
 /** A target with a model. */
 export type ModelTarget = Exclude<Target, { readonly kind: "plan" }>;
 
 /** Options of compiling a target for a machine. */
-export interface CompileStandInsOptions extends Omit<PlanOptions, "limits"> {
+export interface CompileRepresentativesOptions
+  extends Omit<PlanOptions, "limits"> {
   readonly machine?: Machine | undefined;
   /** Limits that override those of the machine. */
   readonly limits?: PlanOptions["limits"] | undefined;
@@ -40,7 +45,7 @@ export interface CompileStandInsOptions extends Omit<PlanOptions, "limits"> {
 }
 
 /** A plan of representative layers. */
-export interface CompiledStandIns {
+export interface CompiledRepresentatives {
   readonly plan: Plan;
   readonly weights: ModelWeights;
   /** Notes about the model. */
@@ -50,16 +55,17 @@ export interface CompiledStandIns {
 }
 
 /** Compiles a target, whatever its requirements. Default mesh: all ranks of the machine. */
-export async function compileStandIns(
+export async function compileRepresentatives(
   target: ModelTarget,
   files: FileSystem,
-  { machine, dtype, limits, ...given }: CompileStandInsOptions,
-): Promise<CompiledStandIns> {
-  const { traced, stored, declared, weights, stages } = await buildStandIns(
-    target,
-    files,
-    { ...given, dtype },
-  );
+  { machine, dtype, limits, ...given }: CompileRepresentativesOptions,
+): Promise<CompiledRepresentatives> {
+  const { traced, stored, declared, weights, stages } =
+    await buildRepresentatives(
+      target,
+      files,
+      { ...given, dtype },
+    );
   const mesh = given.mesh ?? (machine && meshOf(machine, weights.params));
   const how: PlanOptions = {
     ...given,
@@ -86,22 +92,27 @@ export async function compileStandIns(
 }
 
 /** The weights of a target, by representative layers; compiles nothing. */
-export async function standInWeights(
+export async function representativeWeights(
   target: ModelTarget,
   files: FileSystem,
-  options: Pick<CompileStandInsOptions, "dtype">,
+  options: Pick<CompileRepresentativesOptions, "dtype">,
 ): Promise<ModelWeights> {
-  return (await buildStandIns(target, files, options)).weights;
+  return (await buildRepresentatives(target, files, options)).weights;
 }
 
 /** The representative layers as a traced model, and the storage and compile dtypes of its weights. */
-async function buildStandIns(
+async function buildRepresentatives(
   target: ModelTarget,
   files: FileSystem,
-  { dtype, ...given }: Omit<CompileStandInsOptions, "machine" | "limits">,
+  { dtype, ...given }: Omit<
+    CompileRepresentativesOptions,
+    "machine" | "limits"
+  >,
 ) {
-  const { stands, ...placed } = standInsOf(target, given);
-  const built = stands === EACH_ITSELF ? {} : { layers: stands.layers };
+  const { representatives, ...placed } = representativesOf(target, given);
+  const built = representatives === EACH_ITSELF
+    ? {}
+    : { layers: representatives.layers };
   const traced = trace(modelOf(target, { ...given, ...built }));
   const params = paramFacts(traced);
   const declared = target.kind === "configuration"
@@ -112,7 +123,7 @@ async function buildStandIns(
     : await storedWeights(target, files);
   const weights: ModelWeights = {
     params,
-    stands,
+    representatives,
     storedAs: (param) =>
       declared?.of(param) ?? { name: stored[param.tensor] ?? param.dtype },
   };
@@ -140,39 +151,39 @@ export function forMachine(
  * Representative layers of a target, and their stages if the mesh has any: every layer represents itself if the target
  * is not a decoder.
  */
-export function standInsOf(
+export function representativesOf(
   target: ModelTarget,
   options: Pick<PlanOptions, "mesh" | "stages"> = {},
-): { readonly stands: StandIns; readonly stages?: string } {
-  if (target.kind === "model") return { stands: EACH_ITSELF };
+): { readonly representatives: Representatives; readonly stages?: string } {
+  if (target.kind === "model") return { representatives: EACH_ITSELF };
   const { published } = target.kind === "checkpoint"
     ? target.checkpoint
     : target.configuration;
   const { decoder } = published;
-  const stands = standIns(decoder);
+  const representatives = representativeLayers(decoder);
   const mesh = Object.entries(options.mesh ?? {})
     .map(([name, size]) => ({ name, size }));
   const count = stageAxis(mesh)?.size ?? 1;
-  if (count === 1) return { stands };
+  if (count === 1) return { representatives };
   const ranges = stageRanges(
     count,
     options.stages === "cost"
-      ? layerCosts(published, stands)
+      ? layerCosts(published, representatives)
       : new Array<number>(decoder.layers).fill(1),
     options.stages,
   );
   const stageOf = (layer: number) =>
     ranges.findIndex(([first, last]) => first <= layer && layer <= last);
-  const staged = standIns(decoder, stageOf);
+  const staged = representativeLayers(decoder, stageOf);
   const built = ranges.map((_, stage) =>
     staged.layers.flatMap((layer, i) => stageOf(layer) === stage ? [i] : [])
   );
   // Layers that cannot be placed are compiled, and rejected, as they are.
   if (staged.layers.length < count || built.some(({ length }) => !length)) {
-    return { stands: EACH_ITSELF };
+    return { representatives: EACH_ITSELF };
   }
   return {
-    stands: staged,
+    representatives: staged,
     stages: stagesText(built.map((all) => [all[0]!, all.at(-1)!])),
   };
 }
@@ -180,7 +191,7 @@ export function standInsOf(
 /** Multiply-adds per token of each layer, that of the last with the vocabulary. */
 function layerCosts(
   published: PublishedModel,
-  { layers: built, of }: StandIns,
+  { layers: built, of }: Representatives,
 ): number[] {
   const costs = new Array<number>(published.decoder.layers).fill(0);
   const bounds = { maxTokens: 1, maxSequences: 1, maxContext: 1 };

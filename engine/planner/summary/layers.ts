@@ -4,7 +4,7 @@ import type { ParamFacts } from "../../../compiler/mod.ts";
 import { expectedExchanges, toOthers } from "../../../spec/plan/exchanges.ts";
 import type { Plan } from "../../../spec/plan/plan.ts";
 import { layerOf, layersOf } from "../../../spec/plan/layers.ts";
-import type { StandIns } from "./stand_ins.ts";
+import type { Representatives } from "./representatives.ts";
 import { layerSeconds, type Predictions } from "./predictions.ts";
 import type {
   ExchangeSummary,
@@ -14,9 +14,9 @@ import type {
 /** Classes of equal layers, in the order of their first layer. Nodes without a layer number form one class. */
 export function layerClasses(
   plan: Plan,
-  { params, stands, predicted }: {
+  { params, representatives, predicted }: {
     readonly params: readonly ParamFacts[];
-    readonly stands: StandIns;
+    readonly representatives: Representatives;
     readonly predicted: Predictions;
   },
 ): LayerClass[] {
@@ -41,7 +41,7 @@ export function layerClasses(
     const key = JSON.stringify(fields);
     const known = classes.get(key) ?? { fields, built: [], layers: [] };
     known.built.push(layer);
-    if (layer !== undefined) known.layers.push(...stands.of(layer));
+    if (layer !== undefined) known.layers.push(...representatives.of(layer));
     classes.set(key, known);
   }
   // Models without layer numbers have one layer.
@@ -61,7 +61,7 @@ export function layerClasses(
         }
         : {},
       layers: rangesOf(layers.sort((a, b) => a - b)),
-      ...layerSeconds(predicted, built, stands),
+      ...layerSeconds(predicted, built, representatives),
     }));
 }
 

@@ -19,11 +19,11 @@ import type { FileSystem } from "../../files.ts";
 import type { PlanOptions } from "../../open.ts";
 import type { Target } from "../../target.ts";
 import type { ExpertLoad } from "../simulate/mod.ts";
-import { compileStandIns } from "./compiled.ts";
+import { compileRepresentatives } from "./compiled.ts";
 import { type ExpertLimit, expertMemoryProblems } from "./expert_memory.ts";
 import { layerClasses } from "./layers.ts";
 import { predictedSteps, predictSteps } from "./predictions.ts";
-import { EACH_ITSELF } from "./stand_ins.ts";
+import { EACH_ITSELF } from "./representatives.ts";
 import { problemsOf } from "./problems.ts";
 import { summarizeRanks } from "./ranks.ts";
 import type {
@@ -109,7 +109,7 @@ export async function summarizeTarget(
   }
   const { flags = {}, rank, experts, expertMemory, ...given } = options;
   const { limits } = options;
-  const compiled = await compileStandIns(target, files, {
+  const compiled = await compileRepresentatives(target, files, {
     ...given,
     machine,
   });
@@ -206,8 +206,8 @@ export function planSummary(
   const { machine, limits, weights, rank, flags = {}, notes = [] } = options;
   const { expertMemory } = options;
   checkRank(plan, rank);
-  const stands = weights?.stands ?? EACH_ITSELF;
-  const { times } = stands;
+  const representatives = weights?.representatives ?? EACH_ITSELF;
+  const { times } = representatives;
   const experts = expertAxes(plan, weights);
   const isExperts = expertBuffers(plan, weights);
   const holding = { machine, experts, times, expertMemory };
@@ -215,7 +215,7 @@ export function planSummary(
   const cached = ranks[0]!.expertMemory;
   const predicted = predictSteps(plan, {
     machine,
-    stands,
+    representatives,
     experts: options.experts,
     resident: cached && cached.bytes < cached.all
       ? cached.bytes / cached.all

@@ -18,7 +18,7 @@ import {
   simulate,
   type Workload,
 } from "../simulate/mod.ts";
-import type { StandIns } from "./stand_ins.ts";
+import type { Representatives } from "./representatives.ts";
 
 /** Predicted steps by phase. */
 export type Predictions = ReadonlyMap<
@@ -29,7 +29,7 @@ export type Predictions = ReadonlyMap<
 /** Options besides the plan. */
 export interface PredictOptions {
   readonly machine: Machine | undefined;
-  readonly stands: StandIns;
+  readonly representatives: Representatives;
   /** Expert load. Default: even. */
   readonly experts?: ExpertLoad | undefined;
   /** Fraction of experts in memory. Default: all. */
@@ -49,11 +49,12 @@ export function predictSteps(
   plan: Plan,
   options: PredictOptions,
 ): Predictions {
-  const { machine, stands, experts = { kind: "even" }, resident } = options;
+  const { machine, representatives, experts = { kind: "even" }, resident } =
+    options;
   if (machine === undefined || plan.ranks > machineRanks(machine)) {
     return new Map();
   }
-  const times = (layer: number) => stands.of(layer).length;
+  const times = (layer: number) => representatives.of(layer).length;
   return new Map(
     (options.workloads ?? workloadsOf(plan)).map(([phase, known]) => {
       const workload = { ...known, experts };
@@ -126,11 +127,11 @@ export function predictedSteps(
 export function layerSeconds(
   predictions: Predictions,
   built: readonly (number | undefined)[],
-  stands: StandIns,
+  representatives: Representatives,
 ): { readonly seconds?: { readonly [P in Phase]?: LayerSeconds } } {
   if (predictions.size === 0) return {};
   const times = (layer: number | undefined) =>
-    layer === undefined ? 1 : stands.of(layer).length;
+    layer === undefined ? 1 : representatives.of(layer).length;
   const all = sum(built.map(times));
   const entries = [...predictions].map(([phase, { step }]) => {
     const parts: { -readonly [P in keyof Parts]: number } = {

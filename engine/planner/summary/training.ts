@@ -13,18 +13,18 @@ import type { Plan } from "../../../spec/plan/plan.ts";
 import type { RankBytes, RankClass } from "../../../spec/plan_summary.ts";
 import { compileOptions } from "../../open.ts";
 import {
-  type CompileStandInsOptions,
+  type CompileRepresentativesOptions,
   forMachine,
   type ModelTarget,
-  standInsOf,
+  representativesOf,
 } from "./compiled.ts";
 import { summarizeRanks } from "./ranks.ts";
 import type { ModelWeights } from "./weights.ts";
 import type { Bounds } from "../../../models/mod.ts";
 
 /** Options of compiling a training step for a machine. */
-export interface CompileTrainingStandInsOptions
-  extends Omit<CompileStandInsOptions, "bounds"> {
+export interface CompileTrainingRepresentativesOptions
+  extends Omit<CompileRepresentativesOptions, "bounds"> {
   readonly bounds: Bounds;
   readonly zero?: ZeroStage;
   /** Whether attention and experts are recomputed. Default: false. */
@@ -35,7 +35,7 @@ export interface CompileTrainingStandInsOptions
  * A plan of representative layers, and the memory of the fullest ranks with all layers, or a lower bound if it does not
  * fit.
  */
-export interface TrainingStandIns {
+export interface TrainingRepresentatives {
   readonly plan: Plan;
   readonly weights: ModelWeights;
   readonly fullest: RankClass;
@@ -48,10 +48,10 @@ export interface TrainingStandIns {
  * layer; a plan with one more layer of a kind shows by how much: exactly for weights and states, to a few percent for
  * scratch memory, whose sharing changes. Throws DataError for a dtype that cannot be trained.
  */
-export async function compileTrainingStandIns(
+export async function compileTrainingRepresentatives(
   target: ModelTarget,
-  options: CompileTrainingStandInsOptions,
-): Promise<TrainingStandIns> {
+  options: CompileTrainingRepresentativesOptions,
+): Promise<TrainingRepresentatives> {
   const { machine, limits, dtype: asked, bounds, ...given } = options;
   const { zero = 0, recompute = false } = given;
   if (target.kind === "model") {
@@ -63,7 +63,7 @@ export async function compileTrainingStandIns(
     ? target.checkpoint
     : target.configuration;
   const dtype = asked === undefined ? "bf16" : trainedDType(asked);
-  const { stands } = standInsOf(target);
+  const { representatives } = representativesOf(target);
   const built = (layers: readonly number[]) =>
     published.build({
       ...bounds,
@@ -82,7 +82,7 @@ export async function compileTrainingStandIns(
       optimizer: adamw(),
       clipNorm: 1,
     });
-  const plan = await compiled(stands.layers);
+  const plan = await compiled(representatives.layers);
   const holding = { machine, times: () => 1, experts: [] };
   const ranksOf = (plan: Plan, only?: readonly number[]) =>
     summarizeRanks(plan, {
@@ -94,13 +94,13 @@ export async function compileTrainingStandIns(
   const all: { plan: Plan; layers: number }[] = [];
   let { bytes } = fullest;
   const { limit } = fullest;
-  for (const layer of stands.layers) {
+  for (const layer of representatives.layers) {
     // If some layers do not fit, all do not.
     if (limit !== undefined && bytes.total > limit) break;
-    const [, another, ...others] = stands.of(layer);
+    const [, another, ...others] = representatives.of(layer);
     if (another === undefined) continue;
     const more = await compiled(
-      [...stands.layers, another].sort((a, b) => a - b),
+      [...representatives.layers, another].sort((a, b) => a - b),
     );
     const [grown] = ranksOf(more, [fullest.first]);
     all.push({ plan: more, layers: others.length + 1 });
@@ -113,8 +113,8 @@ export async function compileTrainingStandIns(
     plan,
     grown: all,
     weights: {
-      stands,
-      params: paramFacts(trace(built(stands.layers))),
+      representatives,
+      params: paramFacts(trace(built(representatives.layers))),
       storedAs: () => ({ name: dtype }),
     },
     fullest: {
@@ -144,7 +144,7 @@ function grownBy(
 
 /** Storage dtype of trained weights. Throws DataError for a dtype that cannot be trained. */
 export function trainedDType(
-  dtype: NonNullable<CompileStandInsOptions["dtype"]>,
+  dtype: NonNullable<CompileRepresentativesOptions["dtype"]>,
 ): TrainedDType {
   if (dtype === "f32" || dtype === "f16" || dtype === "bf16") return dtype;
   throw new DataError(

@@ -9,26 +9,26 @@ import {
 import type { Plan } from "../../../spec/plan/plan.ts";
 import { plannedParts } from "../../../spec/packed.ts";
 import { STORED_BYTES } from "../../../spec/dtype.ts";
-import type { StandIns } from "./stand_ins.ts";
+import type { Representatives } from "./representatives.ts";
 import type { ModelSummary } from "../../../spec/plan_summary.ts";
 
 /** The parameters of a model and their storage. */
 export interface ModelWeights {
   /** Parameters of the representative layers. */
   readonly params: readonly ParamFacts[];
-  readonly stands: StandIns;
+  readonly representatives: Representatives;
   storedAs(param: ParamFacts): WeightEncoding;
 }
 
 /** Counts the parameters of a model. */
 export function summarizeModel(
-  { params, stands, storedAs }: ModelWeights,
+  { params, representatives, storedAs }: ModelWeights,
 ): ModelSummary {
   const stored = new Map<string, number>();
   let [parameters, activeParameters] = [0, 0];
   for (const param of params) {
     const title = encodingTitle(storedAs(param));
-    const times = stands.times(param.name);
+    const times = representatives.times(param.name);
     const bytes = times * fileBytes(param, storedAs);
     stored.set(title, (stored.get(title) ?? 0) + bytes);
     parameters += times * param.elements;

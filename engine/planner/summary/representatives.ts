@@ -4,7 +4,7 @@ import type { Decoder } from "../../../models/mod.ts";
 import { layerOf } from "../../../spec/plan/layers.ts";
 
 /** The layers of a model to build. */
-export interface StandIns {
+export interface Representatives {
   readonly layers: readonly number[];
   /** The layers that a built one represents, including itself. Empty for a layer that is not built. */
   of(layer: number): readonly number[];
@@ -19,36 +19,38 @@ export interface StandIns {
  *
  * `stageOf`: the pipeline stage of a layer; equal layers of other stages are represented by others.
  */
-export function standIns(
+export function representativeLayers(
   { layers, kindOf }: Decoder,
   stageOf: (layer: number) => number = () => 0,
-): StandIns {
+): Representatives {
   const kinds = new Map<string, number[]>();
   for (let layer = 0; layer < layers - 1; layer++) {
     const kind = JSON.stringify([stageOf(layer), kindOf(layer)]);
     kinds.set(kind, [...kinds.get(kind) ?? [], layer]);
   }
-  const stands = new Map<number, readonly number[]>();
+  const represented = new Map<number, readonly number[]>();
   for (const equal of kinds.values()) {
     const [first, second, ...others] = equal;
-    stands.set(first!, [first!]);
-    if (second !== undefined) stands.set(second, [second, ...others]);
+    represented.set(first!, [first!]);
+    if (second !== undefined) represented.set(second, [second, ...others]);
   }
-  stands.set(layers - 1, [layers - 1]);
-  return withStands(stands);
+  represented.set(layers - 1, [layers - 1]);
+  return representing(represented);
 }
 
 /** Every layer represents itself. */
-export const EACH_ITSELF: StandIns = {
+export const EACH_ITSELF: Representatives = {
   layers: [],
   of: (layer) => [layer],
   times: () => 1,
 };
 
-function withStands(stands: ReadonlyMap<number, readonly number[]>): StandIns {
-  const of = (layer: number) => stands.get(layer) ?? [];
+function representing(
+  represented: ReadonlyMap<number, readonly number[]>,
+): Representatives {
+  const of = (layer: number) => represented.get(layer) ?? [];
   return {
-    layers: [...stands.keys()].sort((a, b) => a - b),
+    layers: [...represented.keys()].sort((a, b) => a - b),
     of,
     times: (name) => {
       const layer = layerOf(name);

@@ -14,7 +14,7 @@ import { type PrintedModule, PRINTER } from "./print.ts";
 const printer = moduleHash(PRINTER);
 
 /** Modules by the texts of their kernels. Modules that cannot be read or written are printed again. */
-export class KeptModules {
+export class ModuleCache {
   readonly #folder: string | undefined;
 
   /** Default: the user's cache folder. */
@@ -28,8 +28,8 @@ export class KeptModules {
     print: () => PrintedModule,
   ): Promise<PrintedModule> {
     const file = await this.#file(texts);
-    const kept = file && decoded(await readSealed(file));
-    if (kept) return kept;
+    const cached = file && decoded(await readSealed(file));
+    if (cached) return cached;
     const module = print();
     if (file) {
       const folder = path.dirname(file);

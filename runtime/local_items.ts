@@ -5,7 +5,7 @@ import { type Inputs, splitAxes } from "./inputs.ts";
 import { assignAxes } from "./shard.ts";
 
 /** An input, and the other inputs of the run. */
-export interface Reached {
+export interface LocalItems {
   readonly program: Program;
   readonly input: string;
   /** At least those inputs that determine the lengths and assignments of axes. */
@@ -13,10 +13,10 @@ export interface Reached {
 }
 
 /** The indices along the first axis of an input that a rank receives in the first run of a session. Undefined: all. */
-export function reachedItems(
+export function localItems(
   plan: Plan,
   rank: number,
-  { program, input, inputs }: Reached,
+  { program, input, inputs }: LocalItems,
 ): Int32Array | undefined {
   const lengths = new Map<string, number>();
   for (const [name, { shape }] of Object.entries(inputs)) {
