@@ -14,12 +14,12 @@ export function pageAxes(
   groupSize: number,
 ): { readonly [name: string]: LocalAxis } {
   const total = count * groupSize;
-  const whole = wholeAxis(axis, total);
+  const full = fullAxis(axis, total);
   return {
-    [axis]: whole,
+    [axis]: full,
     ...over.length === 0 ? {} : {
       [localName(axis, over)]: {
-        ...whole,
+        ...full,
         over,
         size: count,
         table: "block",
@@ -29,7 +29,7 @@ export function pageAxes(
 }
 
 /** A replicated axis. */
-export function wholeAxis(of: string, size: number): LocalAxis {
+export function fullAxis(of: string, size: number): LocalAxis {
   return { of, over: [], size, total: size, dynamic: false };
 }
 

@@ -21,7 +21,7 @@ import { mapNodes } from "../graph/map_nodes.ts";
 import { localName } from "../graph/sharding.ts";
 import type { LocalAxis } from "../sharding/local_axes.ts";
 import type { Localized } from "../sharding/localize.ts";
-import { pageAxes, tableNode, wholeAxis } from "./page_axes.ts";
+import { fullAxis, pageAxes, tableNode } from "./page_axes.ts";
 import { snapshotStates } from "./snapshot_states.ts";
 import { cachesOf, cachesRead } from "./store_caches.ts";
 

@@ -11,7 +11,7 @@ import type { Node } from "../graph/graph.ts";
 import { mapNodes } from "../graph/map_nodes.ts";
 import { localName } from "../graph/sharding.ts";
 import type { Localized } from "../sharding/localize.ts";
-import { pageAxes, tableNode, wholeAxis } from "./page_axes.ts";
+import { fullAxis, pageAxes, tableNode } from "./page_axes.ts";
 
 /** Maximum default number of snapshots of a rank. */
 const SNAPSHOTS = 8;
@@ -46,7 +46,7 @@ export function snapshotStates(
   const rows = { axis: STATES.row, count: sequences + snapshots, over };
   const added = {
     ...pageAxes(rows, groupSizeOf(placed.mesh, over)),
-    [STATES.use]: wholeAxis(STATES.use, 2),
+    [STATES.use]: fullAxis(STATES.use, 2),
   };
   const row = localName(STATES.row, over);
   const table = tableNode(STATES.input, sequence, STATES.use);

@@ -64,7 +64,11 @@ export async function search(
     );
   }
   const trains = task.phase === "train";
-  const weights = await representativeWeights(task.target, task.files, task.compile);
+  const weights = await representativeWeights(
+    task.target,
+    task.files,
+    task.compile,
+  );
   const limit = usableMemory(machine.devices[placements[0]!.kind]!);
   const known = { weights, limit };
   const sizes = {
