@@ -147,6 +147,15 @@ function rowsInMemory(
   if (!grouped || through === undefined || through === grouped.rowOf) {
     return rowsOf(lowering, rows, grouped);
   }
+  if (grouped.tokens && through === grouped.tokens.tokenOf) {
+    const { axis, received, rowCount } = grouped;
+    return {
+      axes: [{ axis, size: received.tokenBound, dynamic: true }],
+      size: received.tokenSize,
+      // The number of tokens follows that of rows.
+      count: (scope) => load(scope.read(rowCount), u32(1), "u32"),
+    };
+  }
   if (through !== grouped.tokenOf || value.primitive !== "received") {
     return undefined;
   }
