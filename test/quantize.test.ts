@@ -1,7 +1,7 @@
 /** Quantizing: encoders, GGUF files and folders, their quality and their bits on meshes. */
 // needs: cpu
 
-import { readFileSync, writeFileSync } from "node:fs";
+import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { gguf } from "@huggingface/gguf";
@@ -12,6 +12,7 @@ import { nodeFiles } from "../cli/files.ts";
 import { openTokenizer } from "../engine/mod.ts";
 import { nearestCode } from "../engine/encodings/nearest.ts";
 import { type BlockType, isBlockType } from "../engine/gguf/blocks.ts";
+import { ropeScalingKeys, ropeScalingOf } from "../engine/gguf/rope_scaling.ts";
 import { encodeRows } from "../engine/quantize/gguf_file.ts";
 import { WRITTEN_TYPES } from "../engine/quantize/types.ts";
 import { PACKED_ELEMENTS } from "../spec/packed.ts";
@@ -343,6 +344,44 @@ t.test("pieces of tensors are read, and rules are followed", async (t) => {
   );
 });
 
+/** A copy of a checkpoint with scaled rotary positions. */
+function withYarn(from: string, to: string): string {
+  cpSync(from, to, { recursive: true });
+  const path = join(to, "config.json");
+  const config = JSON.parse(readFileSync(path, "utf8")) as object;
+  const scaling = {
+    rope_type: "yarn",
+    factor: 4,
+    original_max_position_embeddings: 8,
+    beta_fast: 2,
+  };
+  writeFileSync(path, JSON.stringify({ ...config, rope_scaling: scaling }));
+  return to;
+}
+
+t.test("other scalings of rotary positions are refused by name", (t) => {
+  const refused = (keys: { readonly [key: string]: unknown }) => () =>
+    ropeScalingOf("m.gguf", keys, "dots1");
+  t.throws(
+    refused({ "dots1.rope.scaling.type": "linear" }),
+    {
+      message:
+        "Cannot open 'm.gguf': its key 'dots1.rope.scaling.type' is 'linear', and only 'none' or 'yarn' is read. Use another file",
+    },
+  );
+  const yarn = { "dots1.rope.scaling.type": "yarn" };
+  t.throws(
+    refused({ ...yarn, "dots1.rope.scaling.yarn_ext_factor": 0.5 }),
+    /'dots1.rope.scaling.yarn_ext_factor' is '0.5', and only 1 is read/,
+  );
+  t.equal(ropeScalingOf("m.gguf", {}, "dots1"), undefined);
+  t.equal(
+    ropeScalingKeys({ rope_type: "yarn", mscale: 2 }, "dots1"),
+    undefined,
+  );
+  t.end();
+});
+
 for (
   const checkpoint of [
     ...["mixtral-8e", "qwen2moe-8e", "qwen3moe-16e", "dots1-16e"],
@@ -355,7 +394,9 @@ for (
     async (t) => {
       const folder = temporaryFolder(t);
       const out = join(folder, "same.gguf");
-      const from = checkpointFolder(checkpoint);
+      const from = checkpoint === "qwen3moe-16e"
+        ? withYarn(checkpointFolder(checkpoint), join(folder, "yarn"))
+        : checkpointFolder(checkpoint);
       const made = await switchyard([
         ...["quantize", from, "--to", "q8_0", "--out", out],
         ...["--rule", "*=keep"],

@@ -8,6 +8,7 @@ import {
   type GgufArchitecture,
 } from "./architectures.ts";
 import { type GgufHeader, type GgufKeys, numberOf } from "./header.ts";
+import { ropeScalingKeys, ropeScalingOf } from "./rope_scaling.ts";
 import type { GgufValue, GgufValues } from "./write.ts";
 
 type Config = { readonly [field: string]: unknown };
@@ -48,6 +49,7 @@ export function configOf(
   const found = read(keys, `${name}.`, { ...FIELDS, ...row.fields });
   const rotated = numberOf(keys, `${name}.rope.dimension_count`);
   const width = numberOf(keys, `${name}.attention.key_length`);
+  const scaling = ropeScalingOf(path, keys, name);
   const config = {
     architectures: [row.architecture],
     vocab_size: Array.isArray(tokens) ? tokens.length : undefined,
@@ -64,6 +66,7 @@ export function configOf(
       ? { partial_rotary_factor: rotated / width }
       : {},
     ...found,
+    ...scaling ? { rope_scaling: scaling } : {},
     // Layers that predict further tokens are counted too.
     ...typeof found["num_hidden_layers"] === "number"
       ? {
@@ -126,7 +129,8 @@ export function keysOf(
   { name, row }: { readonly name: string; readonly row: GgufArchitecture },
 ): GgufValues {
   const values = new Map(Object.entries(flattened(config)));
-  refuseOthers(values, { name, row });
+  const scaling = ropeScalingKeys(scalingIn(config), name);
+  refuseOthers(values, { name, row, scaled: scaling === undefined });
   const keys = new Map<string, GgufValue>();
   for (
     const [field, names] of Object.entries({ ...FIELDS, ...row.fields })
@@ -151,6 +155,7 @@ export function keysOf(
     "general.alignment": { u32: 32 },
     "general.quantization_version": { u32: 2 },
     ...Object.fromEntries(keys),
+    ...scaling,
     [`${name}.attention.key_length`]: { u32: width },
     [`${name}.attention.value_length`]: { u32: width },
     [`${name}.rope.dimension_count`]: { u32: width * part },
@@ -182,14 +187,25 @@ function flattened(config: Config): Config {
     : others;
 }
 
+/** The scaling of rotary positions. */
+function scalingIn(config: Config): Config {
+  const scaling = config["rope_scaling"] ?? config["rope_parameters"];
+  const { partial_rotary_factor: _, ...fields } = (scaling ?? {}) as Config;
+  return fields;
+}
+
 /** Fields that change a model but have no key. Only these values can be written. */
 function refuseOthers(
   config: ReadonlyMap<string, unknown>,
-  { name, row }: { readonly name: string; readonly row: GgufArchitecture },
+  { name, row, scaled }: {
+    readonly name: string;
+    readonly row: GgufArchitecture;
+    /** Whether positions are scaled in another way than files can have. */
+    readonly scaled: boolean;
+  },
 ): void {
   const wanted = {
-    rope_scaling: null,
-    rope_type: "default",
+    ...scaled ? { rope_scaling: null, rope_type: "default" } : {},
     clip_qkv: null,
     ...row.constants,
   };

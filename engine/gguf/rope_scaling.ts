@@ -1,0 +1,86 @@
+/** Scaling of rotary positions, from the keys of a GGUF file and back. */
+
+import { DataError } from "../../spec/errors.ts";
+import { shown } from "../../spec/shown.ts";
+import { type GgufKeys, numberOf } from "./header.ts";
+import type { GgufValues } from "./write.ts";
+
+type Config = { readonly [field: string]: unknown };
+
+/** Keys of YaRN after `rope.scaling.`, by the field of config.json, with the value of files without the key. */
+const YARN = {
+  factor: { key: "factor", value: undefined },
+  original_max_position_embeddings: {
+    key: "original_context_length",
+    value: undefined,
+  },
+  beta_fast: { key: "yarn_beta_fast", value: 32 },
+  beta_slow: { key: "yarn_beta_slow", value: 1 },
+} as const;
+
+/** Keys that change YaRN in ways that only these values leave out. */
+const PLAIN = { yarn_ext_factor: 1, yarn_attn_factor: 1, attn_factor: 1 };
+
+/**
+ * Returns `rope_scaling` of config.json. Undefined if positions are not scaled. Throws DataError for a kind of scaling
+ * that is not read.
+ */
+export function ropeScalingOf(
+  path: string,
+  keys: GgufKeys,
+  architecture: string,
+): Config | undefined {
+  const at = (key: string) => `${architecture}.rope.scaling.${key}`;
+  const type = keys[at("type")] ?? "none";
+  if (type === "none") return undefined;
+  const refuse = (key: string, read: string): never => {
+    throw new DataError(
+      `Cannot open '${path}': its key '${at(key)}' is '${
+        shown(String(keys[at(key)]))
+      }', and only ${read} is read. Use another file`,
+    );
+  };
+  if (type !== "yarn") refuse("type", "'none' or 'yarn'");
+  for (const [key, value] of Object.entries(PLAIN)) {
+    if ((numberOf(keys, at(key)) ?? value) !== value) {
+      refuse(key, String(value));
+    }
+  }
+  return {
+    rope_type: "yarn",
+    ...Object.fromEntries(
+      Object.entries(YARN).flatMap(([field, { key, value }]) => {
+        const found = numberOf(keys, at(key)) ?? value;
+        return found === undefined ? [] : [[field, found]];
+      }),
+    ),
+  };
+}
+
+/**
+ * Returns the keys of the scaling of a config.json. Undefined if files cannot represent it: another kind, or a field
+ * without a key.
+ */
+export function ropeScalingKeys(
+  scaling: Config,
+  architecture: string,
+): GgufValues | undefined {
+  const { rope_type, type, rope_theta: _, ...fields } = scaling;
+  const kind = rope_type ?? type ?? "default";
+  if (kind === "default") return {};
+  const known = Object.entries(fields).every(([field, value]) =>
+    Object.hasOwn(YARN, field) || field === "truncate" && value === true
+  );
+  if (kind !== "yarn" || !known) return undefined;
+  const all: GgufValues = Object.fromEntries(
+    Object.entries(YARN).flatMap(([field, { key }]) => {
+      const value = fields[field];
+      if (typeof value !== "number") return [];
+      const written = key === "original_context_length"
+        ? { u32: value }
+        : { f32: value };
+      return [[`${architecture}.rope.scaling.${key}`, written]];
+    }),
+  );
+  return { [`${architecture}.rope.scaling.type`]: { text: "yarn" }, ...all };
+}
