@@ -106,6 +106,11 @@ function toEven(x: number): number {
   return down % 2 === 0 ? down : down + 1;
 }
 
+/** Whether a scale or an offset is one that files may have: finite and of at most 2^40. */
+export function isAllowedScale(x: number): boolean {
+  return Math.abs(x) <= 2 ** 40;
+}
+
 /** A row of a packed matrix. */
 export interface PackedRow {
   readonly packing: Packing;

@@ -2,6 +2,7 @@
 
 import { readTensor, type TensorEntry } from "../../runtime/mod.ts";
 import { readExactly } from "../../runtime/file_source.ts";
+import { isAllowedScale } from "../../spec/activations.ts";
 import { DataError } from "../../spec/errors.ts";
 import { PACKED_ELEMENTS } from "../../spec/packed.ts";
 import { shown } from "../../spec/shown.ts";
@@ -34,7 +35,7 @@ export async function wordsIn(entry: TensorEntry): Promise<Uint32Array> {
   return new Uint32Array(bytes.buffer, 0, bytes.length / 4);
 }
 
-/** Floats of a tensor as f32: F32, F16, BF16, or F8_E4M3. Throws DataError for a non-finite one. */
+/** Floats of a tensor as f32: F32, F16, BF16, or F8_E4M3. Throws DataError for one that is not finite or above 2^40. */
 export async function floatsIn(entry: TensorEntry): Promise<Float32Array> {
   const { value } = PACKED_ELEMENTS.fp8;
   const values = entry.dtype === "F8_E4M3"
@@ -50,12 +51,12 @@ export async function floatsIn(entry: TensorEntry): Promise<Float32Array> {
       }' of '${entry.source.name}': its dtype is ${entry.dtype}, and scales are F32, F16, BF16 or F8_E4M3. Get the file again`,
     );
   }
-  const bad = values.findIndex((x) => !Number.isFinite(x));
+  const bad = values.findIndex((x) => !isAllowedScale(x));
   if (bad < 0) return values;
   throw new DataError(
     `Cannot read tensor '${
       shown(entry.name)
-    }' of '${entry.source.name}': element ${bad} is not a finite number. Get the file again`,
+    }' of '${entry.source.name}': element ${bad} is not a finite number of at most 2^40. Get the file again`,
   );
 }
 
