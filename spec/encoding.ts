@@ -1,6 +1,8 @@
 /** Weight encodings of checkpoints, with the bytes of a matrix. */
 
+import type { BlockName } from "./blocks.ts";
 import {
+  BLOCK_DTYPES,
   FILED_DTYPES,
   PACKED_DTYPES,
   type PackedDType,
@@ -8,6 +10,7 @@ import {
   type PackedElementName,
   type Packing,
   PACKINGS,
+  titleOf,
 } from "./packed.ts";
 import { type FileDType, STORED_BYTES, type StoredDType } from "./dtype.ts";
 
@@ -55,7 +58,14 @@ function groups(columns: number, group: number): number {
 
 /** Words of elements, and scales. */
 function packed(dtype: PackedDType): EncodingEntry {
-  const { perWord, perScale, scale }: Packing = PACKINGS[dtype];
+  const { perWord, perScale, scale, block }: Packing = PACKINGS[dtype];
+  if (block) {
+    return {
+      title: () => titleOf(dtype as BlockName),
+      bytes: ({ rows, columns }) =>
+        rows * groups(columns, block.elements) * block.bytes,
+    };
+  }
   return {
     title: () => dtype,
     bytes: ({ rows, columns }) =>
@@ -120,6 +130,7 @@ export type EncodingName = keyof typeof WEIGHT_ENCODINGS;
 export const STORED_NAMES: readonly EncodingName[] = [
   ...["f32", "f16", "bf16", "fp8"] as const,
   ...FILED_DTYPES,
+  ...BLOCK_DTYPES.filter((name) => name !== "mxfp4_block"),
   ...["int4", "gptq", "awq"] as const,
 ];
 

@@ -4,6 +4,7 @@
  * them in kernels; `engine/encodings/` reads them from published layouts.
  */
 
+import { type Block, type BlockName, BLOCKS } from "./blocks.ts";
 import type { FileDType } from "./dtype.ts";
 
 /** An element kind. */
@@ -92,6 +93,8 @@ export interface Packing {
     readonly scales: string;
     readonly offsets?: string;
   };
+  /** Elements, scales and offsets are in the blocks of GGUF files, in one tensor. Only for quantized activations. */
+  readonly block?: Block;
   /** Layout in safetensors files that kernels can read. Absent: it is read from other layouts. */
   readonly file?: {
     /** The dtype of elements. */
@@ -151,7 +154,7 @@ export function groupedDType(
 }
 
 /** A name in the table. */
-export type PackedDType = keyof typeof FILED | GroupedDType;
+export type PackedDType = keyof typeof FILED | GroupedDType | BlockName;
 
 /** Tensor name suffixes of a parameter with an element kind. */
 function namesOf(element: PackedElementName): Packing["names"] {
@@ -175,9 +178,35 @@ function grouped(element: PackedElementName, perScale: GroupSize): Packing {
   };
 }
 
+/** Rows of blocks. */
+function inBlocks(name: BlockName): Packing {
+  const { element, group } = BLOCKS[name];
+  const elements = `:${name}`;
+  return {
+    title: `blocks of ${titleOf(name)}`,
+    element,
+    perWord: 4,
+    perScale: group,
+    scale: "f32",
+    names: { elements, scales: elements },
+    block: BLOCKS[name],
+  };
+}
+
+/** Name of a block in GGUF files: `Q4_K`. */
+export function titleOf(name: BlockName): string {
+  return name.replace("_block", "").toUpperCase();
+}
+
+/** The encodings of blocks. */
+export const BLOCK_DTYPES = Object.keys(BLOCKS) as readonly BlockName[];
+
 /** The encodings. */
 export const PACKINGS: { readonly [D in PackedDType]: Packing } = {
   ...FILED,
+  ...Object.fromEntries(
+    BLOCK_DTYPES.map((name) => [name, inBlocks(name)]),
+  ) as { readonly [N in BlockName]: Packing },
   ...Object.fromEntries(
     (Object.keys(PACKED_ELEMENTS) as PackedElementName[]).flatMap((element) =>
       GROUP_SIZES.filter((size) => size >= 32 / PACKED_ELEMENTS[element].bits)
@@ -212,6 +241,15 @@ export function packedDTypeOf(
   return size && groupedDType(element, size);
 }
 
+/** The encoding of a matrix in blocks for devices and ranks that cannot read them. Undefined: f32. */
+export function repackedDType(
+  name: BlockName,
+  columns: number,
+): GroupedDType | undefined {
+  const { element, group } = BLOCKS[name];
+  return packedDTypeOf(element, { columns, group });
+}
+
 /** The names in the table. */
 export const PACKED_DTYPES = Object.keys(PACKINGS) as readonly PackedDType[];
 
@@ -223,6 +261,11 @@ export const FILED_DTYPES = Object.keys(
 /** Whether weights of a dtype are packed. */
 export function isPackedDType(dtype: FileDType): dtype is PackedDType {
   return Object.hasOwn(PACKINGS, dtype);
+}
+
+/** Whether weights of a dtype are blocks of GGUF files. */
+export function isBlockDType(dtype: FileDType): dtype is BlockName {
+  return Object.hasOwn(BLOCKS, dtype);
 }
 
 /** The packing of weights of a dtype. Undefined if each element has separate bytes. */
@@ -247,7 +290,7 @@ export interface PackedPart {
  */
 export interface PlannedPart {
   readonly title: string;
-  /** Model parameters per word; 0 for scales and offsets. */
+  /** Model parameters per word, or per byte of blocks; 0 for scales and offsets. */
   readonly perWord: number;
 }
 
@@ -267,6 +310,11 @@ export function plannedParts(
     });
   }
   for (const name of names) {
+    const block = BLOCK_DTYPES.find((block) => name.endsWith(`:${block}`));
+    if (block !== undefined) {
+      const { elements, bytes } = BLOCKS[block];
+      parts.set(name, { title: titleOf(block), perWord: elements / bytes });
+    }
     const [, title, rest] = /:([a-z]+\d)(_[a-z]+)?$/.exec(name) ?? [];
     if (title === undefined || !Object.hasOwn(PACKED_ELEMENTS, title)) continue;
     const { bits } = PACKED_ELEMENTS[title as PackedElementName];

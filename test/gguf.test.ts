@@ -64,16 +64,26 @@ t.test("blocks are decoded as ggml decodes them", (t) => {
 async function outputsOf(
   path: string,
   mesh: string,
-  adapter: "cpu" | "native",
-  activations: Activations = "f32",
+  { adapter, activations = "f32", deduplicate = false }: {
+    readonly adapter: "cpu" | "native";
+    readonly activations?: Activations;
+    readonly deduplicate?: boolean;
+  },
 ): Promise<string> {
   const opened = await openTarget(await loadTarget(path, files), files, {
     sharing: "shared",
     adapter,
     mesh: meshOf(mesh),
     activations,
+    deduplicate,
     need: { tokens: 16, sequences: 2, context: 16 },
   });
+  // On the native device, each matrix is one buffer with the bytes of the file.
+  const inBlocks = opened.plan.weights.filter(({ source }) =>
+    BLOCK_TYPES.some(({ block }) => source.endsWith(`:${block}`))
+  );
+  const mapped = adapter === "native" && activations === "q8";
+  t.equal(inBlocks.length > 0, mapped, "weights in blocks");
   try {
     const outputs = await runOpened(opened, padBatch([[5, 100, 7, 3], [9, 2]]));
     t.ok(outputs["logits"]!.data.every((x: number) => Number.isFinite(x)));
@@ -90,11 +100,23 @@ t.test(
     const folder = temporaryFolder(t);
     const [blocks, plain] = [join(folder, "q.gguf"), join(folder, "f32.gguf")];
     writeSmallGguf(blocks, plain);
-    const wanted = await outputsOf(plain, "ep=1", "cpu");
+    const wanted = await outputsOf(plain, "ep=1", { adapter: "cpu" });
     const native = await whyNotNative() === undefined ? "native" : "cpu";
-    t.equal(await outputsOf(blocks, "ep=1", "cpu"), wanted, "ep=1");
-    t.equal(await outputsOf(blocks, "ep=2", native), wanted, "ep=2");
-    t.equal(await outputsOf(blocks, "tp=2,ep=2", "cpu"), wanted, "tp=2,ep=2");
+    t.equal(
+      await outputsOf(blocks, "ep=1", { adapter: "cpu" }),
+      wanted,
+      "ep=1",
+    );
+    t.equal(
+      await outputsOf(blocks, "ep=2", { adapter: native }),
+      wanted,
+      "ep=2",
+    );
+    t.equal(
+      await outputsOf(blocks, "tp=2,ep=2", { adapter: "cpu" }),
+      wanted,
+      "tp=2,ep=2",
+    );
   },
 );
 
@@ -105,13 +127,34 @@ t.test(
     const folder = temporaryFolder(t);
     const [blocks, plain] = [join(folder, "q.gguf"), join(folder, "f32.gguf")];
     writeSmallGguf(blocks, plain);
-    const wanted = await outputsOf(blocks, "ep=1", "cpu", "q8");
-    t.not(wanted, await outputsOf(blocks, "ep=1", "cpu"), "not those of f32");
+    const wanted = await outputsOf(blocks, "ep=1", {
+      adapter: "cpu",
+      activations: "q8",
+    });
+    t.not(
+      wanted,
+      await outputsOf(blocks, "ep=1", { adapter: "cpu" }),
+      "not those of f32",
+    );
     const native = await whyNotNative() === undefined ? "native" : "cpu";
     for (const mesh of ["ep=1", "ep=2", "ep=4", "tp=2,ep=2"]) {
-      t.equal(await outputsOf(blocks, mesh, native, "q8"), wanted, mesh);
+      t.equal(
+        await outputsOf(blocks, mesh, { adapter: native, activations: "q8" }),
+        wanted,
+        mesh,
+      );
     }
-    t.equal(await outputsOf(blocks, "tp=2", "cpu", "q8"), wanted, "tp=2");
+    t.equal(
+      await outputsOf(blocks, "tp=2", { adapter: "cpu", activations: "q8" }),
+      wanted,
+      "tp=2",
+    );
+    const once = await outputsOf(blocks, "ep=4", {
+      adapter: native,
+      activations: "q8",
+      deduplicate: true,
+    });
+    t.equal(once, wanted, "ep=4, deduplicated");
   },
 );
 
@@ -448,8 +491,10 @@ for (const converted of CONVERTED) {
       const part = (n: number) => join(folder, `m-0000${n}-of-00002.gguf`);
       await convert(converted, [part(1), part(2)]);
       t.equal(
-        await outputsOf(part(1), "ep=2", "cpu"),
-        await outputsOf(checkpointFolder(checkpoint), "ep=1", "cpu"),
+        await outputsOf(part(1), "ep=2", { adapter: "cpu" }),
+        await outputsOf(checkpointFolder(checkpoint), "ep=1", {
+          adapter: "cpu",
+        }),
       );
     },
   );

@@ -313,7 +313,7 @@ const MISTAKES: readonly (readonly [
   [
     () => wgsl`let v = sine(x[0]);`,
     [1, 9],
-    "Cannot call 'sine': there is no such function. Functions are fma, exp, log, sqrt, sin, cos, tanh, abs, floor, ceil, trunc, round, sign, pow, roundF16, dot4U8I8, lookup16, inverseSqrt, dot4I8Packed, unpack2x16float, unpack4xI8, min, max, select and bitcast",
+    "Cannot call 'sine': there is no such function. Functions are fma, exp, log, sqrt, sin, cos, tanh, abs, floor, ceil, trunc, round, sign, pow, roundF16, dot4U8I8, lookup16, inverseSqrt, dot4I8Packed, unpack2x16float, unpack4xI8, bytesAt, min, max, select and bitcast",
   ],
   [
     () => wgsl`if (lane == 0) { counts[0] = 1;`,

@@ -34,6 +34,12 @@ function bytesKernel(workgroupSize: number): Kernel {
         sum += dot4I8Packed(nibbles, b[k * 4 + lane % 4]);
         sum += dot4U8I8(nibbles, b[k]);
       }
+      for (var k = 0u; k < 8; k++) {
+        z[i] ^= bytesAt(a, lane * 9 + 4 * k + 1) * (k + 1) + bytesAt(a, 4 * k + 3);
+      }
+      for (var k = 0u; k < 3; k++) {
+        z[i] += bytesAt(b, lane * 7 + 18 * k) ^ bytesAt(b, word % 189) ^ bytesAt(b, k * 5);
+      }
       y[i] += sum * 3 + unpack4xI8(word).x - unpack4xI8(word).y * unpack4xI8(word).z * 5 - unpack4xI8(word).w;`,
   });
 }

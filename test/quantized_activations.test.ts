@@ -24,6 +24,13 @@ import {
 import { load, store, u32 } from "../spec/kernel/build.ts";
 import { expr } from "../compiler/kernels/kernel.ts";
 import {
+  type Block,
+  blockDecoder,
+  type BlockName,
+  BLOCKS,
+} from "../spec/blocks.ts";
+import {
+  BLOCK_DTYPES,
   groupedDType,
   PACKED_ELEMENTS,
   type PackedDType,
@@ -74,6 +81,8 @@ interface Matrix {
   readonly codes: Uint8Array;
   readonly scales: Float32Array;
   readonly offsets?: Float32Array;
+  /** Its blocks, if it has some. */
+  readonly blocks?: Uint8Array;
 }
 
 function matrix(
@@ -81,7 +90,9 @@ function matrix(
   { columns, k, seed }: { columns: number; k: number; seed: number },
 ): Matrix {
   const next = randomsFrom(seed);
-  const { element, perScale = k, scale }: Packing = PACKINGS[stored];
+  const packing: Packing = PACKINGS[stored];
+  if (packing.block) return inBlocks(stored as BlockName, { columns, k, next });
+  const { element, perScale = k, scale } = packing;
   const { bits, offset }: PackedElement = PACKED_ELEMENTS[element];
   const extreme = seed % 3 === 0;
   const codes = Uint8Array.from(
@@ -105,6 +116,45 @@ function matrix(
   };
 }
 
+/** Random blocks with finite factors, of all sizes. */
+function inBlocks(
+  stored: BlockName,
+  { columns, k, next }: { columns: number; k: number; next: () => number },
+): Matrix {
+  const { elements, bytes, group, scales, offsets }: Block = BLOCKS[stored];
+  const count = columns * k / elements;
+  const blocks = Uint8Array.from({ length: count * bytes }, () => next());
+  const decode = blockDecoder(stored);
+  const groups = elements / group;
+  const made = {
+    codes: new Uint8Array(columns * k),
+    scales: new Float32Array(count * groups),
+    offsets: new Float32Array(count * groups),
+  };
+  for (let i = 0; i < count; i++) {
+    const block = blocks.subarray(i * bytes, (i + 1) * bytes);
+    for (const { at, factor } of offsets ? [scales, offsets] : [scales]) {
+      if (factor === "e8m0") block[at] = next() % 165;
+      else if ((block[at + 1]! & 0x7c) === 0x7c) block[at + 1]! &= 0x83;
+    }
+    decode(block, {
+      codes: made.codes.subarray(i * elements, (i + 1) * elements),
+      scales: made.scales.subarray(i * groups, (i + 1) * groups),
+      offsets: made.offsets.subarray(i * groups, (i + 1) * groups),
+    });
+  }
+  const { codes, scales: numbers } = made;
+  return {
+    stored,
+    columns,
+    k,
+    blocks,
+    codes,
+    scales: numbers,
+    ...offsets ? { offsets: made.offsets } : {},
+  };
+}
+
 /** Values [column, n] as [n, column]. */
 function turned<T extends Uint32Array | Float32Array>(
   values: T,
@@ -118,9 +168,13 @@ function turned<T extends Uint32Array | Float32Array>(
 
 /** The buffers of a matrix. */
 function stored(
-  { stored, codes, scales, offsets, columns }: Matrix,
+  { stored, codes, scales, offsets, columns, blocks }: Matrix,
   inside: "n" | "k",
 ): { readonly [part: string]: Uint32Array } {
+  if (blocks) {
+    const weight = inWords(blocks);
+    return { weight, scales: weight, offsets: weight };
+  }
   const { perWord, scale }: Packing = PACKINGS[stored];
   const words = Uint32Array.from(
     { length: codes.length / perWord },
@@ -157,8 +211,11 @@ function kernelsOf(
 ) {
   const layout = quantizedLayoutOf(stored);
   const left = "rows";
-  const { element, scale }: Packing = PACKINGS[stored];
+  const { element, scale, block }: Packing = PACKINGS[stored];
   const { offset }: PackedElement = PACKED_ELEMENTS[element];
+  const [scales, offsets] = block
+    ? ["weight", "weight"]
+    : ["scales", "offsets"];
   const first = quantize({
     name: `quantize_${layout.order}_${layout.sumOf}`,
     ...layout,
@@ -178,14 +235,14 @@ function kernelsOf(
     bindings: bindings({
       rows: "u32",
       weight: "u32",
-      scales: scale === "u8" ? "u32" : scale,
-      ...offset ? { offsets: "f32" } : {},
+      ...block ? {} : { scales: scale === "u8" ? "u32" : scale },
+      ...offset && !block ? { offsets: "f32" } : {},
     }, { y: "f32" }),
     weights: [{
       binding: "weight",
       stored,
-      scales: "scales",
-      ...offset ? { offsets: "offsets" } : {},
+      scales,
+      ...offset ? { offsets } : {},
       inside,
       left,
     }],
@@ -295,8 +352,8 @@ async function holdProduct(
     y: new Uint32Array(rows * columns),
   }, grids[1]);
   const y = new Float32Array(found["y"]!.buffer);
-  const packing = PACKINGS[dtype];
-  const { perScale = k }: Packing = packing;
+  const packing: Packing = PACKINGS[dtype];
+  const { perScale = k } = packing;
   const of = (values: Float32Array, at: number, each: number) =>
     values.subarray(at * each, (at + 1) * each);
   for (let row = 0; row < rows; row++) {
@@ -347,10 +404,21 @@ function on(target: KernelTarget): Run {
 }
 
 /** Every encoding with one of the shapes and kinds of activations each, and two encodings with all shapes. */
-const CASES = STORED.flatMap((stored, i) => {
+const CASES: readonly Case[] = STORED.flatMap((stored, i) => {
   const all = stored === "int8x32" || stored === "uint4x32";
   return SHAPES.filter((_, at) => all || at === i % SHAPES.length)
     .map((shape, at) => ({ stored, shape, kind: (i + at) % KINDS.length }));
+});
+
+/** Every block type, of which parts of sums may end within a block. */
+const BLOCK_CASES: readonly Case[] = BLOCK_DTYPES.flatMap((stored, i) => {
+  const { elements } = BLOCKS[stored];
+  return [{ rows: 1, k: 768, columns: 40 }, { rows: 9, k: 512, columns: 17 }]
+    .map(({ k, ...shape }, at) => ({
+      stored,
+      shape: { ...shape, k: elements === 256 ? k : k / 8 },
+      kind: (i + at) % KINDS.length,
+    }));
 });
 
 testKernels(
@@ -370,6 +438,11 @@ testKernels(
         );
       }
     }
+    for (const one of isCpu ? BLOCK_CASES : []) {
+      const variant = { ...GUARDED, inside: "k" } as const;
+      const result = await holdProduct(on(target), variant, one);
+      t.equal(result, undefined, titleOf(one));
+    }
   },
 );
 
@@ -387,12 +460,14 @@ t.test(
       await runNative(pool, kernel, { bindings, groups });
       return bindings;
     };
-    for (const one of CASES) {
+    for (const one of [...CASES, ...BLOCK_CASES]) {
       t.equal(await holdProduct(run, UNSIGNED, one), undefined, titleOf(one));
     }
     for (const lanes of [2, 4, 8]) {
       const tile: MatmulTile = { ...UNSIGNED.tile, lanes, split: 1 };
-      for (const one of CASES.filter(({ stored }) => stored === "uint4x32")) {
+      const some = [...CASES, ...BLOCK_CASES]
+        .filter(({ stored }) => /^(uint4x32|q4_k|q8_0)$/.test(stored));
+      for (const one of some) {
         t.equal(
           await holdProduct(run, { ...UNSIGNED, tile }, one),
           undefined,

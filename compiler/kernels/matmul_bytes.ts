@@ -24,20 +24,27 @@ import {
   type BytesMatmul,
   type BytesMatmulOptions,
   type BytesOperand,
+  codeWord,
   columnsOf,
   factorAt,
+  hasHeader,
+  type Header,
+  letBlocks,
+  letBytes,
   operandsOf,
-  wordOf,
+  partsOf,
+  storeHeader,
 } from "./matmul_bytes_operands.ts";
+import { HEADER_WORDS } from "./pieces/block.ts";
 import { range } from "./pieces/numbers.ts";
 import { sumTree } from "./pieces/sum_tree.ts";
 import {
-  addSum,
+  addSums,
   finishAll,
-  partsOf,
   registersOf,
   rowsFrom,
   SCALE_WORDS,
+  type SumName,
   type Sums,
 } from "./matmul_bytes_sums.ts";
 import { rowsByPanels } from "./matmul_bytes_panels.ts";
@@ -97,24 +104,6 @@ function rowsOfTile(o: BytesMatmul): KernelText {
     );
 }
 
-/** The bytes of a weight's word of some columns. */
-function loadedWords(
-  o: BytesMatmul,
-  { weight, columns }: Pick<Sums, "weight" | "columns">,
-): KernelText {
-  const { i, bytes } = weight;
-  return wgsl`${
-    columns.flatMap((c) => [
-      wgsl`let stored${i}[${c}] = ${
-        wordOf(o, weight, { c, n: wgsl`(first_word${i} + word)` })
-      };`,
-      ...bytes.of(wgsl`stored${i}[${c}]`).map((text, part) =>
-        wgsl`let bytes${i}_${part}[${c}] = ${text};`
-      ),
-    ])
-  }`;
-}
-
 /**
  * Partial sums, added as a tree into sum<i>[r][c]: `body` adds those of `part_number` to part<i>[r][c], which start at
  * 0.
@@ -157,7 +146,7 @@ function rowsTimesColumns(o: BytesMatmul, rows: number): KernelText {
     ${
     operands.flatMap(sumsOf).map((sums) => {
       const { weight, columns } = sums;
-      const { i, sumOf } = weight;
+      const { sumOf } = weight;
       const inPart = o.k / sumOf / parts;
       const scales = scalesOfPart(o, sums, inPart);
       return addedParts(
@@ -166,33 +155,22 @@ function rowsTimesColumns(o: BytesMatmul, rows: number): KernelText {
         wgsl`
           let first_sum = part_number * ${inPart};
           ${scales?.load}
-          for (var n = first_sum; n < first_sum + ${inPart}; n++) {
+          for (var n = first_sum; n < first_sum + ${inPart}; n += ${weight.together}) {
             ${
-          addSum(o, sums, {
+          addSums(o, sums, {
             n: wgsl`n`,
-            words: loadedWords(o, sums),
-            factors: scales?.factors ?? wgsl`${
+            before: letBlocks(o, weight, { columns, sum: wgsl`n` }),
+            codes: (word, part) => codeWord(weight, word, part),
+            words: wgsl`${
               columns.map((c) =>
-                factorAt(o, weight, {
-                  name: `factor${i}`,
-                  c,
-                  n: wgsl`n`,
-                  part: "scales",
-                })
+                letBytes(o, weight, { c, sum: wgsl`n`, word: wgsl`word` })
               )
             }`,
-            offsets: scales?.offsets ?? (weight.offsets !== undefined
-              ? wgsl`${
-                columns.map((c) =>
-                  factorAt(o, weight, {
-                    name: `offset${i}`,
-                    c,
-                    n: wgsl`n`,
-                    part: "offsets",
-                  })
-                )
-              }`
-              : undefined),
+            factors: (part, at) =>
+              scales?.of(part, at) ??
+                wgsl`${
+                  columns.map((c) => factorAt(o, weight, { ...at, c, part }))
+                }`,
           })
         }
           }`,
@@ -202,46 +180,82 @@ function rowsTimesColumns(o: BytesMatmul, rows: number): KernelText {
     ${finishAll(o, rows)}`;
 }
 
+/** What is loaded before a part of a sum, and the factors of its sums. */
+interface ScalesOfPart {
+  readonly load: KernelText;
+  of(part: "scales" | "offsets", at: SumName): KernelText;
+}
+
 /** The scales of a part of a sum, loaded together along k. Undefined if they are not adjacent. */
 function scalesOfPart(
   o: BytesMatmul,
-  { weight, columns: [c = 0, ...others] }: Sums,
+  { weight, columns }: Sums,
   inPart: number,
-):
-  | {
-    readonly load: KernelText;
-    readonly factors: KernelText;
-    readonly offsets: KernelText | undefined;
-  }
-  | undefined {
-  const { i, inside, perScale, sumOf, stored } = weight;
+): ScalesOfPart | undefined {
+  const { i, inside, perScale, sumOf, stored, hasOffsets } = weight;
   const { lanes } = teamsOf(o);
+  const [c = 0] = columns;
+  if (inside !== "k") return undefined;
+  if (hasHeader(weight)) return headersOfPart(o, { weight, columns }, inPart);
   const parts = ["scales", "offsets"] as const;
-  const used = parts.filter((part) => weight[part] !== undefined);
+  const used = hasOffsets ? parts : parts.slice(0, 1);
+  // Workgroup memory has room for one of the two.
+  const others = columns.length > 1 || operandsOf(o).some(hasHeader);
   if (
-    inside !== "k" || others.length > 0 || perScale !== sumOf ||
-    PACKINGS[stored].scale !== "f32" ||
+    others || perScale !== sumOf || PACKINGS[stored].scale !== "f32" ||
     used.length * inPart * lanes > SCALE_WORDS
   ) return undefined;
-  const array = (part: string) => `part_${part}`;
-  const at = wgsl`(n - first_sum) * ${lanes} + lane_column`;
-  const name = (part: string) =>
-    part === "scales" ? `factor${i}` : `offset${i}`;
-  const read = (part: string) =>
-    wgsl`let ${name(part)}[${c}] = ${array(part)}[${at}];`;
+  const index = (n: KernelText) =>
+    wgsl`(${n} - first_sum) * ${lanes} + lane_column`;
   return {
     load: wgsl`
       ${
       used.map((part) =>
         wgsl`
-        var<workgroup> ${array(part)}: array<f32, ${inPart * lanes}>;
+        var<workgroup> ${`part_${part}`}: array<f32, ${inPart * lanes}>;
         for (var n = first_sum; n < first_sum + ${inPart}; n++) {
-          ${factorAt(o, weight, { name: name(part), c, n: wgsl`n`, part })}
-          ${array(part)}[${at}] = ${name(part)}[${c}];
+          ${letBlocks(o, weight, { columns, sum: wgsl`n` })}
+          ${factorAt(o, weight, { name: `${part}${i}`, c, n: wgsl`n`, part })}
+          ${`part_${part}`}[${index(wgsl`n`)}] = ${`${part}${i}`}[${c}];
         }`
       )
     }`,
-    factors: read("scales"),
-    offsets: used.length > 1 ? read("offsets") : undefined,
+    of: (part, { name, n }) =>
+      wgsl`let ${name}[${c}] = ${`part_${part}`}[${index(n)}];`,
+  };
+}
+
+/** The first words of the blocks of a part of a sum. Undefined if they are too many. */
+function headersOfPart(
+  o: BytesMatmul,
+  { weight, columns }: Pick<Sums, "weight" | "columns">,
+  inPart: number,
+): ScalesOfPart | undefined {
+  const { lanes } = teamsOf(o);
+  const { sums } = weight.block!;
+  const [c = 0] = columns;
+  if ((Math.ceil(inPart / sums) + 1) * HEADER_WORDS * lanes > SCALE_WORDS) {
+    return undefined;
+  }
+  const header = (block: KernelText): Header => ({
+    array: "part_header",
+    index: (word) =>
+      wgsl`((${block} - first_sum / ${sums}) * ${HEADER_WORDS} + ${word}) * ${lanes} + lane_column`,
+  });
+  return {
+    load: wgsl`
+      var<workgroup> part_header: array<u32, ${SCALE_WORDS}>;
+      let end_block = (first_sum + ${inPart + sums - 1}) / ${sums};
+      for (var block = first_sum / ${sums}; block < end_block; block++) {
+        ${letBlocks(o, weight, { columns, sum: wgsl`(block * ${sums})` })}
+        ${storeHeader(weight, c, header(wgsl`block`))}
+      }`,
+    of: (part, at) =>
+      factorAt(o, weight, {
+        ...at,
+        c,
+        part,
+        header: header(wgsl`${at.n} / ${sums}`),
+      }),
   };
 }

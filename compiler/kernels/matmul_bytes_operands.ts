@@ -3,8 +3,14 @@
  * sum of them.
  */
 
-import { Q8_MIN, q8SumOf } from "../../spec/activations.ts";
+import {
+  Q8_BLOCK,
+  Q8_MIN,
+  q8PartsOf,
+  q8SumOf,
+} from "../../spec/activations.ts";
 import { invariant } from "../../spec/errors.ts";
+import { EXACT } from "../../spec/numerics.ts";
 import {
   PACKED_ELEMENTS,
   type PackedDType,
@@ -15,9 +21,17 @@ import {
 import type { TiledMatmul } from "../tuning/tile.ts";
 import type { BytesArithmetic } from "../tuning/table.ts";
 import { teamsOf } from "../tuning/lanes.ts";
-import type { Binding, Expr, KernelText, Stmt } from "./kernel.ts";
+import type { Binding, Expr, Hole, KernelText, Stmt } from "./kernel.ts";
 import { wgsl } from "./kernel.ts";
-import { type Bytes, bytesOf } from "./pieces/bytes.ts";
+import type { Block, BlockScales } from "../../spec/blocks.ts";
+import {
+  blockFactor,
+  type BlockWords,
+  blockWords,
+  HEADER_WORDS,
+  type InBlock,
+} from "./pieces/block.ts";
+import { bytesOf } from "./pieces/bytes.ts";
 import { type QuantizedLayout, quantizedRow } from "./quantize.ts";
 
 /** A packed right operand, and the form of the left operand that it requires. */
@@ -61,12 +75,32 @@ export interface BytesMatmul extends BytesMatmulOptions {
 export interface BytesOperand extends BytesWeight {
   /** Its number among the weights. */
   readonly i: number;
-  readonly bytes: Bytes;
+  /** The offset of bytes from integers. */
+  readonly above: number;
   readonly step: number;
   /** Elements of an integer sum, and elements that share a scale. */
   readonly sumOf: 16 | 32;
   readonly perScale: number;
-  readonly perWord: number;
+  /** Sums whose codes share words. */
+  readonly together: 1 | 2;
+  /** Stored words of these sums, and words of bytes in each. */
+  readonly words: number;
+  readonly parts: number;
+  /** Whether the parts of a word are next to each other in quantized rows, or parts of the sum. */
+  readonly alternate: boolean;
+  /** Whether sums have offsets. */
+  readonly hasOffsets: boolean;
+  readonly block: BlockOperand | undefined;
+  /** The bytes of a stored word outside of blocks, part by part. */
+  bytesOf(stored: KernelText): readonly KernelText[];
+}
+
+/** A block, and its codes. */
+interface BlockOperand {
+  readonly layout: Block;
+  readonly codes: BlockWords;
+  /** Sums of a block. */
+  readonly sums: number;
 }
 
 /** The form of quantized rows that a weight requires. */
@@ -74,30 +108,41 @@ export function quantizedLayoutOf(stored: PackedDType): QuantizedLayout {
   const packing: Packing = PACKINGS[stored];
   const sumOf = q8SumOf(packing);
   invariant(sumOf, "weights are integers");
-  return {
-    order: packing.perWord === 8 ? "alternate" : "consecutive",
-    sumOf,
-  };
+  const alternate = packing.perWord === 8;
+  return { order: alternate ? "alternate" : "consecutive", sumOf };
 }
 
 /** The weights of a matrix multiplication. */
 export function operandsOf(
-  { weights, k, arithmetic }: BytesMatmulOptions,
+  options: BytesMatmulOptions,
 ): readonly BytesOperand[] {
+  const { weights, k, arithmetic } = options;
+  const pairs = k / Q8_BLOCK / partsOf(options) % 2 === 0;
+  const sign = arithmetic === "unsigned" ? "unsigned" : "signed";
   return weights.map((weight, i) => {
-    const { element, perWord, perScale = k }: Packing = PACKINGS[weight.stored];
+    const packing: Packing = PACKINGS[weight.stored];
+    const { element, perWord, perScale = k, block: layout } = packing;
     const { step = 1 }: PackedElement = PACKED_ELEMENTS[element];
+    const { sumOf, order } = quantizedLayoutOf(weight.stored);
+    const codes = layout && blockWords(layout, { sign, pairs });
+    const bytes = bytesOf(element, sign);
     return {
       ...weight,
       i,
-      bytes: bytesOf(
-        element,
-        arithmetic === "unsigned" ? "unsigned" : "signed",
-      ),
+      above: codes?.above ?? bytes.above,
       step,
-      sumOf: quantizedLayoutOf(weight.stored).sumOf,
+      sumOf,
       perScale,
-      perWord,
+      together: codes?.together ?? 1,
+      words: codes?.words ?? sumOf / perWord,
+      parts: codes?.parts ?? perWord / 4,
+      alternate: order === "alternate",
+      hasOffsets: layout
+        ? layout.offsets !== undefined
+        : weight.offsets !== undefined,
+      block: layout && codes &&
+        { layout, codes, sums: layout.elements / sumOf },
+      bytesOf: bytes.of,
     };
   });
 }
@@ -131,28 +176,163 @@ function indexOf(
     : wgsl`(${expert} + ${column} + ${n} * ${columns})`;
 }
 
-/** A word of a weight. */
-export function wordOf(
+/**
+ * Declares bytes<i>_<part>[c]: the words of bytes of a sum's stored word. The names of `letBlocks` are declared before.
+ */
+export function letBytes(
   o: BytesMatmulOptions,
   weight: BytesOperand,
-  at: { readonly c: number; readonly n: KernelText },
+  { c, sum, word }: {
+    readonly c: number;
+    readonly sum: KernelText;
+    readonly word: KernelText;
+  },
 ): KernelText {
-  const each = o.k / weight.perWord;
-  return wgsl`${weight.binding}[${indexOf(o, weight, { each, ...at })}]`;
+  const { i, words, parts, block, binding } = weight;
+  const each = o.k / (4 * parts);
+  const n = wgsl`(${sum} * ${words} + ${word})`;
+  const loads = block?.codes.load(blockAt(weight, c), word) ??
+    [wgsl`${binding}[${indexOf(o, weight, { each, c, n })}]`];
+  const names = loads.map((_, plane) =>
+    plane === 0 ? `stored${i}` : `stored${i}_${plane}`
+  );
+  const stored = names.map((name) => wgsl`${name}[${c}]`);
+  const bytes = block?.codes.of(stored, word) ?? weight.bytesOf(stored[0]!);
+  return wgsl`
+    ${loads.map((load, at) => wgsl`let ${names[at]!}[${c}] = ${load};`)}
+    ${bytes.map((text, part) => wgsl`let bytes${i}_${part}[${c}] = ${text};`)}`;
+}
+
+/** Partial sums with the given number of products. */
+export function partsOf(
+  { k, segments = EXACT.segments }: Pick<BytesMatmulOptions, "k" | "segments">,
+): number {
+  return q8PartsOf(k / Q8_BLOCK, EXACT.segments / segments);
+}
+
+/** The number of a word of quantized rows in its sum, for a part of a stored word. */
+export function codeWord(
+  { alternate, parts, words }: BytesOperand,
+  word: KernelText,
+  part: number,
+): KernelText {
+  return alternate
+    ? wgsl`(${word} * ${parts} + ${part})`
+    : wgsl`(${word} + ${part * words})`;
+}
+
+/** Declares the block of a sum in each column, if the weight has blocks. */
+export function letBlocks(
+  o: BytesMatmulOptions,
+  weight: BytesOperand,
+  { columns, sum }: {
+    readonly columns: readonly number[];
+    readonly sum: KernelText;
+  },
+): KernelText {
+  const { i, block } = weight;
+  if (!block) return wgsl``;
+  const { layout: { bytes, elements }, sums } = block;
+  const each = o.k / elements * bytes;
+  const n = wgsl`${sums === 1 ? sum : wgsl`${sum} / ${sums}`} * ${bytes}`;
+  return wgsl`
+    ${sums > 1 && wgsl`let in_block${i} = ${sum} % ${sums};`}
+    ${
+    columns.map((c) =>
+      wgsl`let block_at${i}[${c}] = ${indexOf(o, weight, { each, c, n })};`
+    )
+  }`;
+}
+
+function blockAt(
+  { i, block, binding }: BytesOperand,
+  c: number,
+  next = 0,
+): InBlock {
+  return {
+    binding,
+    from: wgsl`block_at${i}[${c}]`,
+    sum: block!.sums === 1
+      ? wgsl`0u`
+      : next === 0
+      ? wgsl`in_block${i}`
+      : wgsl`(in_block${i} + 1)`,
+  };
+}
+
+/** Whether scales are in the first words of blocks, which lanes load together. */
+export function hasHeader({ block }: BytesOperand): boolean {
+  const { integers }: Partial<BlockScales> = block?.layout.scales ?? {};
+  return integers !== undefined && "six" in integers;
+}
+
+/** Stored first words of blocks, in workgroup memory. */
+export interface Header {
+  readonly array: string;
+  index(word: Hole): KernelText;
+}
+
+/** Stores the first words of a sum's block. `letBlocks` declares the block. */
+export function storeHeader(
+  weight: BytesOperand,
+  c: number,
+  { array, index }: Header,
+): KernelText {
+  const { binding, from } = blockAt(weight, c);
+  return wgsl`
+    for (var header_word = 0u; header_word < ${HEADER_WORDS}; header_word++) {
+      ${array}[${
+    index(wgsl`header_word`)
+  }] = bytesAt(${binding}, ${from} + header_word * 4);
+    }`;
+}
+
+/** What declares the factors of sums. */
+export interface FactorAt {
+  readonly name: string;
+  readonly c: number;
+  readonly n: KernelText;
+  /** 1 for the sum after that of `letBlocks`. Default: 0. */
+  readonly next?: 0 | 1;
+  readonly part: "scales" | "offsets";
+  /** The start of the block, if it is stored. */
+  readonly header?: Header | undefined;
 }
 
 /** Declares <name>[c]: the factor of the integers of sum `n` of a column. Tiny scales and offsets count as 0. */
 export function factorAt(
   o: BytesMatmulOptions,
   weight: BytesOperand,
-  { name, c, n, part }: {
-    readonly name: string;
-    readonly c: number;
-    readonly n: KernelText;
-    readonly part: "scales" | "offsets";
-  },
+  at: FactorAt,
 ): KernelText {
-  const { perScale, sumOf, step } = weight;
+  const { name, c, part } = at;
+  const by = part === "scales" ? weight.step : 1;
+  const scale = scaleAt(o, weight, at);
+  // f16 has no tiny numbers.
+  if (weight.block?.layout[part]?.factor === "f16") {
+    return wgsl`let ${name}[${c}] = ${scale};`;
+  }
+  return wgsl`
+    let stored_${name}[${c}] = ${by === 1 ? scale : wgsl`${scale} * ${by}`};
+    let ${name}[${c}] = select(0.0, stored_${name}[${c}], abs(stored_${name}[${c}]) >= ${Q8_MIN});`;
+}
+
+function scaleAt(
+  o: BytesMatmulOptions,
+  weight: BytesOperand,
+  { c, n, next, part, header }: FactorAt,
+): KernelText {
+  const { perScale, sumOf, block } = weight;
+  if (block) {
+    const found = blockAt(weight, c, next);
+    return blockFactor(block.layout, block.layout[part]!, {
+      ...found,
+      header: (word) =>
+        header
+          ? wgsl`${header.array}[${header.index(word)}]`
+          : wgsl`bytesAt(${found.binding}, ${found.from} + ${4 * word})`,
+    });
+  }
   const each = o.k / perScale;
   const at = perScale === o.k
     ? wgsl`0u`
@@ -161,15 +341,11 @@ export function factorAt(
     : wgsl`((${n}) / ${perScale / sumOf})`;
   const index = indexOf(o, weight, { each, c, n: at });
   const binding = weight[part]!;
-  const scale = {
+  return {
     f32: wgsl`${binding}[${index}]`,
     u8:
       wgsl`bitcast<f32>(((${binding}[${index} >> 2] >> ((${index} & 3) << 3)) & 255) << 23u)`,
   }[PACKINGS[weight.stored].scale];
-  const by = part === "scales" ? step : 1;
-  return wgsl`
-    let stored_${name}[${c}] = ${by === 1 ? scale : wgsl`${scale} * ${by}`};
-    let ${name}[${c}] = select(0.0, stored_${name}[${c}], abs(stored_${name}[${c}]) >= ${Q8_MIN});`;
 }
 
 /** The start of a row's integers, scales and sums, <what>_at<i>[r], in the left operand of weight i. */

@@ -5,21 +5,27 @@ import { SHARED_WORDS } from "../../spec/kernel/make.ts";
 import { f32 } from "../../spec/kernel/build.ts";
 import { declareEach, register, setEach } from "../../spec/kernel/registers.ts";
 import { teamsOf } from "../tuning/lanes.ts";
-import type { KernelText, Statements } from "./kernel.ts";
+import type { Hole, KernelText, Statements } from "./kernel.ts";
 import { local, wgsl } from "./kernel.ts";
 import {
   type BytesMatmul,
+  type BytesOperand,
+  codeWord,
   factorAt,
+  hasHeader,
+  letBlocks,
+  letBytes,
   operandsOf,
-  wordOf,
+  partsOf,
+  storeHeader,
 } from "./matmul_bytes_operands.ts";
+import { HEADER_WORDS } from "./pieces/block.ts";
 import { range } from "./pieces/numbers.ts";
 import { sumTree } from "./pieces/sum_tree.ts";
 
 import {
-  addSum,
+  addSums,
   finishAll,
-  partsOf,
   registersOf,
   rowsFrom,
   SCALE_WORDS,
@@ -28,18 +34,80 @@ import {
 /** Number of 32-element blocks per panel: an equal fraction of a part of the sums, or several parts. */
 function blocksInPanel(o: BytesMatmul): number {
   const { lanes } = teamsOf(o);
-  const words = operandsOf(o).reduce(
-    (n, { sumOf, offsets }) =>
-      n + 8 + Q8_BLOCK / sumOf * (offsets === undefined ? 1 : 2),
+  const operands = operandsOf(o);
+  const words = operands.reduce(
+    (n, { sumOf, hasOffsets }) =>
+      n + 8 + Q8_BLOCK / sumOf * (hasOffsets ? 2 : 1),
     0,
   ) * o.tile.columns * lanes;
+  const headers = operands.some(hasHeader) ? HEADER_WORDS * lanes : 0;
   const blocks = o.k / Q8_BLOCK;
   const inPart = blocks / partsOf(o);
-  const max = Math.floor((SHARED_WORDS - SCALE_WORDS) / words);
+  const max = Math.floor((SHARED_WORDS - SCALE_WORDS) / (words + headers));
   for (let n = Math.min(max, blocks); n > 1; n--) {
+    if (n % togetherOf(o) !== 0) continue;
     if (inPart % n === 0 || n % inPart === 0 && blocks % n === 0) return n;
   }
-  return 1;
+  return togetherOf(o);
+}
+
+/** Blocks whose weights are loaded together. */
+function togetherOf(o: BytesMatmul): number {
+  return Math.max(...operandsOf(o).map(({ together }) => together));
+}
+
+/** Loads the bytes and factors of a team's blocks into panels: those of one block, or of two together. */
+function fillBlock(
+  o: BytesMatmul,
+  weight: BytesOperand,
+  c: number,
+): KernelText {
+  const { lanes } = teamsOf(o);
+  const across = o.tile.columns * lanes;
+  const { i, sumOf, words, parts, hasOffsets, together } = weight;
+  const sums = Q8_BLOCK / sumOf;
+  const used = (["scales", "offsets"] as const).slice(0, hasOffsets ? 2 : 1);
+  const header = hasHeader(weight)
+    ? {
+      array: "panel_header",
+      index: (word: Hole) =>
+        wgsl`(team * ${HEADER_WORDS} + ${word}) * ${lanes} + lane_column`,
+    }
+    : undefined;
+  /** The index in an array with one element per column. */
+  const panelIndex = (n: KernelText) =>
+    wgsl`(${n}) * ${across} + (${c * lanes} + lane_column)`;
+  const factors = (part: "scales" | "offsets", next: 0 | 1) => {
+    const name = `${part}_s${i}${next === 0 ? "" : "_next"}`;
+    const n = wgsl`(fill_sum + ${next})`;
+    return wgsl`
+      ${factorAt(o, weight, { name, c, n, next, part, header })}
+      panel_${part === "scales" ? "factors" : "offsets"}${i}[${
+      panelIndex(wgsl`block * ${sums} + (s + ${next})`)
+    }] = ${name}[${c}];`;
+  };
+  return wgsl`
+    for (var s = 0u; s < ${sums * togetherOf(o)}; s += ${together}) {
+      let fill_sum = (first_block + block) * ${sums} + s;
+      ${letBlocks(o, weight, { columns: [c], sum: wgsl`fill_sum` })}
+      ${header && storeHeader(weight, c, header)}
+      let to_word = block * 8 + s * ${sumOf / 4};
+      for (var word = 0u; word < ${words}; word++) {
+        ${letBytes(o, weight, { c, sum: wgsl`fill_sum`, word: wgsl`word` })}
+        ${
+    range(parts).map((part) =>
+      wgsl`panel${i}[${
+        panelIndex(wgsl`to_word + ${codeWord(weight, wgsl`word`, part)}`)
+      }] = bytes${i}_${part}[${c}];`
+    )
+  }
+      }
+      ${
+    used.flatMap((part) =>
+      range(together).map((next) => factors(part, next as 0 | 1))
+    )
+  }
+    }`;
 }
 
 /** Computes the same number of rows for every team. All teams load the bytes of the columns into panels. */
@@ -60,82 +128,49 @@ export function rowsByPanels(o: BytesMatmul): KernelText {
     columns: range(columns),
   }));
   const across = columns * lanes;
-  /** The index in an array with one element per column. */
-  const panelIndex = (n: KernelText, c: number) =>
-    wgsl`(${n}) * ${across} + (${c * lanes} + lane_column)`;
-  const arrays = operands.map(({ i, sumOf, offsets }) => {
+  const arrays = operands.map(({ i, sumOf, hasOffsets }) => {
     const sums = inPanel * Q8_BLOCK / sumOf * across;
     return wgsl`
       var<workgroup> panel${i}: array<u32, ${inPanel * 8 * across}>;
       var<workgroup> panel_factors${i}: array<f32, ${sums}>;
       ${
-      offsets !== undefined &&
+      hasOffsets &&
       wgsl`var<workgroup> panel_offsets${i}: array<f32, ${sums}>;`
     }`;
   });
-  const filled = operands.map((weight) => {
-    const { i, perWord, sumOf, bytes, offsets } = weight;
-    const inWord = perWord / 4;
-    const sums = Q8_BLOCK / sumOf;
-    return range(columns).map((c) =>
-      wgsl`
-        let first_word${i}_${c} = (first_block + block) * ${Q8_BLOCK / perWord};
-        for (var word = 0u; word < ${Q8_BLOCK / perWord}; word++) {
-          let stored${i} = ${
-        wordOf(o, weight, { c, n: wgsl`(first_word${i}_${c} + word)` })
-      };
-          let to_word = block * 8 + word * ${inWord};
-          ${
-        bytes.of(wgsl`stored${i}`).map((text, part) =>
-          wgsl`panel${i}[${panelIndex(wgsl`to_word + ${part}`, c)}] = ${text};`
-        )
-      }
-        }
-        for (var s = 0u; s < ${sums}; s++) {
-          ${
-        (["scales", "offsets"] as const).map((part) =>
-          part === "offsets" && offsets === undefined ? wgsl`` : wgsl`
-          ${
-            factorAt(o, weight, {
-              name: `${part}_s${i}`,
-              c,
-              n: wgsl`((first_block + block) * ${sums} + s)`,
-              part,
-            })
-          }
-          panel_${part === "scales" ? "factors" : "offsets"}${i}[${
-            panelIndex(wgsl`block * ${sums} + s`, c)
-          }] = ${part}_s${i}[${c}];`
-        )
-      }
-        }`
-    );
-  });
+  const together = togetherOf(o);
+  const filled = operands.flatMap((weight) =>
+    range(columns).map((c) => fillBlock(o, weight, c))
+  );
   const totals = all.flatMap((sums) => registersOf("part", sums));
   const results = all.flatMap((sums) => registersOf("sum", sums));
   const ofBlock = all.map((sums) => {
-    const { i, sumOf, perWord, offsets } = sums.weight;
+    const { i, sumOf, together, parts: stored } = sums.weight;
     const count = Q8_BLOCK / sumOf;
-    const inWord = perWord / 4;
+    const parts = together === 2 ? 1 : stored;
+    const words = sumOf / 4 / parts;
     const read = (array: string, name: string) =>
       wgsl`@unroll (c < ${columns}) {
         let ${name}[c] = ${array}[(block * ${count} + s) * ${across} + (c * ${lanes} + lane_column)];
       }`;
-    const body = addSum(o, sums, {
+    const body = addSums(o, sums, {
       n: wgsl`(in_block * ${count} + s)`,
+      stored: { together: 1, words, parts },
+      codes: (word, part) => wgsl`(${word} * ${parts} + ${part})`,
       words: wgsl`
-        let panel_word = block * 8 + s * ${sumOf / 4} + word * ${inWord};
+        let panel_word = block * 8 + s * ${sumOf / 4} + word * ${parts};
         ${
-        range(inWord).map((part) =>
+        range(parts).map((part) =>
           wgsl`@unroll (c < ${columns}) {
           let bytes${i}_${part}[c] = panel${i}[(panel_word + ${part}) * ${across} + (c * ${lanes} + lane_column)];
         }`
         )
       }`,
-      factors: read(`panel_factors${i}`, `factor${i}`),
-      offsets: offsets === undefined
-        ? undefined
-        : read(`panel_offsets${i}`, `offset${i}`),
+      factors: (part, { name }) =>
+        read(
+          `panel_${part === "scales" ? "factors" : "offsets"}${i}`,
+          name,
+        ),
     });
     return wgsl`for (var s = 0u; s < ${count}; s++) { ${body} }`;
   });
@@ -167,17 +202,23 @@ export function rowsByPanels(o: BytesMatmul): KernelText {
       let part_number = first_block / ${inPart};
       ${tree.add(local("part_number", "u32"), done)}
     }`;
-  const turns = Math.ceil(inPanel / teams);
+  const turns = Math.ceil(inPanel / together / teams);
   const panel: Statements = wgsl`
     for (var turn = 0u; turn < ${turns}; turn++) {
-      let block = turn * ${teams} + team;
-      if (block < ${inPanel}) { ${filled.flat()} }
+      let block = (turn * ${teams} + team) * ${together};
+      if (block < ${inPanel}) { ${filled} }
     }
     workgroupBarrier();
     if (team_first < end) { ${whole ? ofParts : ofShare} }
     workgroupBarrier();`;
   return wgsl`
     ${arrays}
+    ${
+    operands.some(hasHeader) &&
+    wgsl`var<workgroup> panel_header: array<u32, ${
+      Math.min(teams, inPanel / together) * HEADER_WORDS * lanes
+    }>;`
+  }
     let team = lane / ${lanes};
     let team_first = first + team * ${rows};
     ${rowsFrom(o, rows)}

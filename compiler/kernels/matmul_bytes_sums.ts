@@ -1,7 +1,6 @@
 /** Sums of a matrix multiplication of bytes: the state of a lane, its additions and its results. */
 
-import { Q8_BLOCK, q8PartsOf } from "../../spec/activations.ts";
-import { EXACT } from "../../spec/numerics.ts";
+import { Q8_BLOCK } from "../../spec/activations.ts";
 import { u32 } from "../../spec/kernel/build.ts";
 import { clamped, whereBelow } from "../../spec/kernel/guards.ts";
 import {
@@ -59,104 +58,123 @@ export function registersOf(
   );
 }
 
-/**
- * part<i>[r][c] += the products of sum `n` for the rows with that number. `words` returns the bytes of a column's words
- * `word`, starting at `first_word`.
- */
-export function addSum(
+/** The operands of sums, for `addSums`. */
+export interface SumOperands {
+  /** The number of the first sum. */
+  readonly n: KernelText;
+  /** Sums that are computed together, their stored words, and words of bytes in each. Default: those of the weight. */
+  readonly stored?: Pick<BytesOperand, "together" | "words" | "parts">;
+  /** Declarations before the words. */
+  readonly before?: KernelText;
+  /** The number of a word of quantized rows in the sums. */
+  codes(word: KernelText, part: number): KernelText;
+  /** Declares bytes<i>_<part>[c]: the words of bytes in a column's word `word`. */
+  readonly words: KernelText;
+  /** Declares <name>[c], the scales or offsets of a sum. */
+  factors(part: "scales" | "offsets", at: SumName): KernelText;
+}
+
+/** One of the sums that are computed together: its number, and the names of its factors. */
+export interface SumName {
+  /** 0, or 1 for the second. */
+  readonly next: 0 | 1;
+  readonly n: KernelText;
+  readonly name: string;
+}
+
+/** part<i>[r][c] += the products of sums for the rows with their numbers. */
+export function addSums(
   o: BytesMatmul,
   sums: Sums,
-  { n, words, factors, offsets }: {
-    readonly n: KernelText;
-    /** Declares bytes<i>_0[c], and bytes<i>_1[c] if a word contains two words of bytes. */
-    readonly words: KernelText;
-    readonly factors: KernelText;
-    readonly offsets?: KernelText | undefined;
-  },
+  { n, stored = sums.weight, before, words, codes, factors }: SumOperands,
 ): KernelText {
   const { rows, weight, columns } = sums;
-  const { i, left, sumOf, perWord, bytes, offsets: minimum } = weight;
-  const inWord = perWord / 4;
+  const { i, left, sumOf, above, hasOffsets } = weight;
+  const { together, words: count, parts } = stored;
   const all = (text: (r: number, c: number) => KernelText) =>
     range(rows).flatMap((r) => columns.map((c) => text(r, c)));
-  const needsSum = bytes.above !== 0 || minimum !== undefined;
+  const needsSum = above !== 0 || hasOffsets;
   const perBlock = Q8_BLOCK / sumOf;
-  const block = perBlock === 1 ? n : wgsl`((${n}) / ${perBlock})`;
+  const every = range(together).map((next) => {
+    const number = next === 0 ? n : wgsl`(${n} + 1)`;
+    const end = next === 0 ? `${i}` : `${i}_next`;
+    const at = (name: string): SumName => ({
+      next: next as 0 | 1,
+      n: number,
+      name: `${name}${end}`,
+    });
+    const block = perBlock === 1 ? number : wgsl`((${number}) / ${perBlock})`;
+    const add = (integer: string, name: string) =>
+      all((r, c) =>
+        wgsl`part${i}[${r}][${c}] += ${
+          term(o, {
+            integer: integer === "dot"
+              ? wgsl`${`dot${end}`}[${r}][${c}]`
+              : wgsl`${`all${end}`}[${r}]`,
+            factor: wgsl`${name}[${c}]`,
+            scale: wgsl`${`scale${end}`}[${r}]`,
+          })
+        };`
+      );
+    return {
+      end,
+      begin: wgsl`
+        @unroll (r < ${rows}) {
+          let ${`scale${end}`}[r] = ${left}[scale_at${i}[r] + ${block}];
+          ${
+        needsSum &&
+        wgsl`let ${`all${end}`}[r] = bitcast<i32>(${left}[sum_at${i}[r] + ${number}]);`
+      }
+        }
+        ${
+        all((r, c) =>
+          wgsl`var ${`dot${end}`}[${r}][${c}] = ${
+            above === 0 ? wgsl`0i` : wgsl`${`all${end}`}[${r}] * ${-above}i`
+          };`
+        )
+      }`,
+      finish: wgsl`
+        ${factors("scales", at("factor"))}
+        ${add("dot", `factor${end}`)}
+        ${
+        hasOffsets && wgsl`
+          ${factors("offsets", at("offset"))}
+          ${add("all", `offset${end}`)}`
+      }`,
+    };
+  });
   const products = all((r, c) =>
     wgsl`${
-      range(inWord).map((part) =>
-        wgsl`dot${i}[${r}][${c}] += ${
+      range(parts).map((part) => {
+        const { end } = every[together === 2 ? part : 0]!;
+        return wgsl`${`dot${end}`}[${r}][${c}] += ${
           product(
             o,
             wgsl`bytes${i}_${part}[${c}]`,
             wgsl`codes${i}_${part}[${r}]`,
           )
-        };`
-      )
+        };`;
+      })
     }`
   );
   return wgsl`
-    @unroll (r < ${rows}) {
-      let scale${i}[r] = ${left}[scale_at${i}[r] + ${block}];
-      ${
-    needsSum &&
-    wgsl`let all${i}[r] = bitcast<i32>(${left}[sum_at${i}[r] + ${n}]);`
-  }
-    }
-    ${
-    all((r, c) =>
-      wgsl`var dot${i}[${r}][${c}] = ${
-        bytes.above === 0 ? wgsl`0i` : wgsl`all${i}[${r}] * ${-bytes.above}i`
-      };`
-    )
-  }
-    let first_word${i} = ${n} * ${sumOf / perWord};
-    for (var word = 0u; word < ${sumOf / perWord}; word++) {
+    ${every.map(({ begin }) => begin)}
+    ${before}
+    let first_word${i} = ${n} * ${sumOf / 4};
+    for (var word = 0u; word < ${count}; word++) {
       ${words}
       @unroll (r < ${rows}) {
         ${
-    range(inWord).map((part) =>
-      wgsl`let codes${i}_${part}[r] = ${left}[word_at${i}[r] + ${
-        inWord === 1
-          ? wgsl`(first_word${i} + word)`
-          : wgsl`((first_word${i} + word) * 2 + ${part})`
-      }];`
+    range(parts).map((part) =>
+      wgsl`let codes${i}_${part}[r] = ${left}[word_at${i}[r] + (first_word${i} + ${
+        codes(wgsl`word`, part)
+      })];`
     )
   }
       }
       ${products}
     }
-    ${factors}
-    ${
-    all((r, c) =>
-      wgsl`part${i}[${r}][${c}] += ${
-        term(o, {
-          integer: wgsl`dot${i}[${r}][${c}]`,
-          factor: wgsl`factor${i}[${c}]`,
-          scale: wgsl`scale${i}[${r}]`,
-        })
-      };`
-    )
-  }
-    ${offsets}
-    ${
-    minimum !== undefined && all((r, c) =>
-      wgsl`part${i}[${r}][${c}] += ${
-        term(o, {
-          integer: wgsl`all${i}[${r}]`,
-          factor: wgsl`offset${i}[${c}]`,
-          scale: wgsl`scale${i}[${r}]`,
-        })
-      };`
-    )
-  }`;
-}
-
-/** Partial sums with the given number of products. */
-export function partsOf(
-  { k, segments = EXACT.segments }: BytesMatmul,
-): number {
-  return q8PartsOf(k / Q8_BLOCK, EXACT.segments / segments);
+    ${every.map(({ finish }) => finish)}`;
 }
 
 /** The use of the results of a lane's `rows` rows. */

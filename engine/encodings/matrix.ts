@@ -3,6 +3,7 @@
  * row, and as f32 for other readers. Views are read lazily.
  */
 
+import { type BlockName, type BlockParts, BLOCKS } from "../../spec/blocks.ts";
 import {
   PACKED_ELEMENTS,
   packedDTypeOf,
@@ -28,6 +29,12 @@ export interface StoredMatrix {
   readonly group: number;
   /** Codes as stored in the file, if kernels can read them: words along the columns. */
   readonly codes?: TensorEntry;
+  /** The bytes of the file, if they are blocks that kernels can read. */
+  readonly blocks?: {
+    readonly name: BlockName;
+    readonly source: FileSource;
+    readonly offset: number;
+  };
   /** Reads rows of a part: a byte per code, an f32 per scale or offset. Throws DataError for non-finite values. */
   read(
     part: Part,
@@ -39,12 +46,7 @@ export interface StoredMatrix {
 }
 
 /** Rows of a matrix. */
-export interface Parts {
-  readonly codes: Uint8Array;
-  readonly scales: Float32Array;
-  /** Empty if the element kind has no offsets. */
-  readonly offsets: Float32Array;
-}
+export type Parts = BlockParts;
 
 async function partsOf(
   { read, readAll, element }: StoredMatrix,
@@ -150,18 +152,43 @@ async function decodeRows(
     (_, code) => value(code),
   );
   const { codes, scales, offsets } = await partsOf(matrix, begin, end);
-  const groups = Math.ceil(columns / group);
-  return Float32Array.from(codes, (code, i) => {
-    const row = Math.floor(i / columns);
-    const at = row * groups + Math.floor((i - row * columns) / group);
-    const scaled = Math.fround(table[code]! * scales[at]!);
-    return offset ? scaled + offsets[at]! : scaled;
-  });
+  const values = new Float32Array(codes.length);
+  let at = 0;
+  for (let row = 0; row < codes.length; row += columns) {
+    for (let first = 0; first < columns; first += group) {
+      const scale = scales[at]!;
+      const end = row + Math.min(columns, first + group);
+      for (let i = row + first; i < end; i++) {
+        values[i] = table[codes[i]!]! * scale;
+        if (offset) values[i]! += offsets[at]!;
+      }
+      at++;
+    }
+  }
+  return values;
+}
+
+/** The bytes of blocks. */
+function blocksOf(
+  { param, rows, columns, of }: StoredMatrix,
+  { name, source, offset }: NonNullable<StoredMatrix["blocks"]>,
+): TensorEntry {
+  const { elements, bytes } = BLOCKS[name];
+  const shape = [rows, columns / elements, bytes];
+  return {
+    name: param + PACKINGS[name].names.elements,
+    dtype: "U8",
+    shape,
+    source,
+    offset,
+    bytes: shape.reduce((n, size) => n * size, 1),
+    of,
+  };
 }
 
 /** The tensor names under which kernels and loaders find a matrix. */
 export function viewsOf(matrix: StoredMatrix): TensorEntry[] {
-  const { param, columns, element, codes } = matrix;
+  const { param, rows, columns, element, codes, blocks } = matrix;
   const decoded = computed(matrix, {
     name: param,
     dtype: "F32",
@@ -169,8 +196,9 @@ export function viewsOf(matrix: StoredMatrix): TensorEntry[] {
     rowBytes: 4 * columns,
     read: async (begin, end) => bytesOf(await decodeRows(matrix, begin, end)),
   });
+  const raw = blocks && blocksOf(matrix, blocks);
   const packed = packedDTypeOf(element, matrix);
-  if (packed === undefined) return [decoded];
+  if (packed === undefined) return raw ? [decoded, raw] : [decoded];
   const { names, perWord, perScale: size = columns } = PACKINGS[packed];
   const numbers = (part: "scales" | "offsets", ending: string) =>
     computed(matrix, {
@@ -195,7 +223,7 @@ export function viewsOf(matrix: StoredMatrix): TensorEntry[] {
       ...codes,
       name: param + names.elements,
       dtype: "U8",
-      shape: [matrix.rows, groups, 4 * inGroup],
+      shape: [rows, groups, 4 * inGroup],
       of: matrix.of,
     }
     : computed(matrix, {
@@ -209,7 +237,8 @@ export function viewsOf(matrix: StoredMatrix): TensorEntry[] {
       },
     });
   return [
-    { ...decoded, packed },
+    { ...decoded, packed: blocks?.name ?? packed },
+    ...raw ? [raw] : [],
     elements,
     numbers("scales", names.scales),
     ...names.offsets === undefined ? [] : [numbers("offsets", names.offsets)],

@@ -1,8 +1,15 @@
 /**
- * Encoders of GGUF blocks: they choose codes and scales for a block's elements, in the layout that `blocks.ts` decodes.
+ * Encoders of GGUF blocks: they choose codes and scales for a block's elements, in the layout of `spec/blocks.ts`.
  */
 
 import { narrow } from "../../runtime/half.ts";
+import {
+  type Block,
+  type BlockName,
+  BLOCKS,
+  Planes,
+  storeSixBits,
+} from "../../spec/blocks.ts";
 import { widenF16 } from "../../spec/half.ts";
 import { nearestCode } from "../encodings/nearest.ts";
 import {
@@ -32,36 +39,40 @@ function inverseOf(scale: number): number {
   return scale === 0 ? 0 : 1 / scale;
 }
 
-/** Stores four-bit codes: the first half in the low bits, the second half in the high bits. */
-function storeNibbles(bytes: Uint8Array, codes: ArrayLike<number>): void {
-  const half = codes.length / 2;
-  for (let i = 0; i < half; i++) {
-    bytes[i] = codes[i]! & 15 | (codes[i + half]! & 15) << 4;
-  }
+/** A writer of the codes of blocks: integers, or the codes of a table. */
+function codeWriter(
+  name: BlockName,
+  above = 0,
+): (block: Uint8Array, integers: ArrayLike<number>) => void {
+  const { codes, elements }: Block = BLOCKS[name];
+  const planes = new Planes(codes, elements);
+  return (block, integers) => planes.write(block, integers, above);
 }
+
+const storeQ8 = codeWriter("q8_0");
+const storeQ4 = codeWriter("q4_0", 8);
+const storeQ5 = codeWriter("q5_0", 16);
+const storeQ4K = codeWriter("q4_k");
+const storeQ6K = codeWriter("q6_k", 32);
+const storeMxfp4 = codeWriter("mxfp4_block");
 
 /** Q8_0: an f16 scale and 32 integers of eight bits. */
 export function encodeQ8({ values }: Weighted, block: Uint8Array): void {
   const largest = values.reduce((max, x) => Math.max(max, Math.abs(x)), 0);
   const inverse = inverseOf(storeHalf(block, 0, largest / 127));
-  values.forEach((x, i) => block[2 + i] = clamped(x * inverse, -127, 127));
+  storeQ8(block, values.map((x) => clamped(x * inverse, -127, 127)));
 }
 
 /** Q4_0: an f16 scale and 32 four-bit integers with an offset of 8. */
 export function encodeQ4(elements: Weighted, block: Uint8Array): void {
   const inverse = inverseOf(storeHalf(block, 0, symmetricScale(elements, 8)));
-  const codes = elements.values.map((x) => clamped(x * inverse, -8, 7) + 8);
-  storeNibbles(block.subarray(2), codes);
+  storeQ4(block, elements.values.map((x) => clamped(x * inverse, -8, 7)));
 }
 
 /** Q5_0: an f16 scale, the fifth bits of 32 integers with an offset of 16, and their four low bits. */
 export function encodeQ5(elements: Weighted, block: Uint8Array): void {
   const inverse = inverseOf(storeHalf(block, 0, symmetricScale(elements, 16)));
-  const codes = elements.values.map((x) => clamped(x * inverse, -16, 15) + 16);
-  codes.forEach((code, i) => {
-    block[2 + (i >> 3)]! |= code >> 4 << (i & 7);
-  });
-  storeNibbles(block.subarray(6), codes);
+  storeQ5(block, elements.values.map((x) => clamped(x * inverse, -16, 15)));
 }
 
 /** Q4_K: eight sub-blocks of 32 with six-bit scales and minimums and two f16 factors. */
@@ -81,37 +92,14 @@ export function encodeQ4K(elements: Weighted, block: Uint8Array): void {
     const { scale, minimum } = fits[i]!;
     const six = clamped(scale * inverseOf(factor), 0, 63);
     const low = clamped(minimum * inverseOf(minimumFactor), 0, 63);
-    storeSixBits(packed, i, [six, low]);
+    storeSixBits(packed, i, { which: 0, value: six });
+    storeSixBits(packed, i, { which: 1, value: low });
     const inverse = inverseOf(factor * six);
     values.forEach((x, n) => {
       codes[32 * i + n] = clamped((x + minimumFactor * low) * inverse, 0, 15);
     });
   });
-  for (let pair = 0; pair < 4; pair++) {
-    storeNibbles(
-      block.subarray(16 + 32 * pair),
-      codes.subarray(64 * pair, 64 * pair + 64),
-    );
-  }
-}
-
-/**
- * Stores the scale and the minimum of sub-block `i`. The high two bits of the last four are in the bytes of the first
- * four.
- */
-function storeSixBits(
-  packed: Uint8Array,
-  i: number,
-  [scale, minimum]: readonly [number, number],
-): void {
-  if (i < 4) {
-    packed[i]! |= scale;
-    packed[i + 4]! |= minimum;
-    return;
-  }
-  packed[i + 4] = scale & 15 | (minimum & 15) << 4;
-  packed[i - 4]! |= scale >> 4 << 6;
-  packed[i]! |= minimum >> 4 << 6;
+  storeQ4K(block, codes);
 }
 
 /**
@@ -127,25 +115,23 @@ export function encodeQ6K(elements: Weighted, block: Uint8Array): void {
     0,
   );
   const factor = storeHalf(block, 208, -extreme / 128);
+  const codes = new Int8Array(256);
   for (let i = 0; i < 16; i++) {
     const eight = clamped(scales[i]! * inverseOf(factor), -128, 127);
     block[192 + i] = eight;
     const inverse = inverseOf(factor * eight);
     for (let at = 16 * i; at < 16 * i + 16; at++) {
-      const code = clamped(elements.values[at]! * inverse, -32, 31) + 32;
-      const [part, lane, quarter] = [at >> 7, at & 31, at >> 5 & 3];
-      block[64 * part + 32 * (quarter & 1) + lane]! |= (code & 15) <<
-        (quarter < 2 ? 0 : 4);
-      block[128 + 32 * part + lane]! |= code >> 4 << (2 * quarter);
+      codes[at] = clamped(elements.values[at]! * inverse, -32, 31);
     }
   }
+  storeQ6K(block, codes);
 }
 
 /** MXFP4: a power of two and 32 floats of four bits. */
 export function encodeMxfp4(elements: Weighted, block: Uint8Array): void {
   const { exponent, codes } = fitMxfp4(elements);
   block[0] = exponent;
-  storeNibbles(block.subarray(1), codes);
+  storeMxfp4(block, codes);
 }
 
 const fp4 = nearestCode("fp4");

@@ -2,6 +2,7 @@
 
 import type { TensorEntry } from "../../runtime/mod.ts";
 import { type FileSource, readExactly } from "../../runtime/file_source.ts";
+import { isAllowedScale } from "../../spec/activations.ts";
 import { DataError } from "../../spec/errors.ts";
 import { PACKED_ELEMENTS, type PackedElement } from "../../spec/packed.ts";
 import { shown } from "../../spec/shown.ts";
@@ -11,8 +12,8 @@ import { type BlockType, isBlockType } from "./blocks.ts";
 import { uninterleavedRow, withRows } from "./interleaved.ts";
 import { type GgufHeader, type GgufTensor, numberOf } from "./header.ts";
 
-/** Tensors that follow from the keys, or predict further tokens. */
-const HARMLESS = /^rope_freqs\.weight$|\.nextn\./;
+/** Tensors that predict further tokens. */
+const HARMLESS = /\.nextn\./;
 
 /** A matrix of a file: rows of blocks from an offset. */
 interface BlockRows {
@@ -139,13 +140,13 @@ function blockMatrix(
       });
     }
     const finite = [scales, offsets].every((numbers) =>
-      numbers.every((value) => Number.isFinite(value))
+      numbers.every(isAllowedScale)
     );
     if (finite) return { codes, scales, offsets };
     throw new DataError(
       `Cannot read tensor '${
         shown(name)
-      }' of '${source.name}': a scale is not a finite number. Get the file again`,
+      }' of '${source.name}': a scale is not a finite number of at most 2^40. Get the file again`,
     );
   };
   return {
@@ -155,6 +156,7 @@ function blockMatrix(
     columns,
     element: type.element,
     group: type.group,
+    blocks: { name: type.block, source, offset },
     read: async (part, begin, end) => (await readAll(begin, end))[part],
     readAll,
   };

@@ -148,13 +148,22 @@ export class Emitter {
         return `(${a})[${value.lane}]`;
       case "load": {
         const { address, length } = this.arrays.get(value.from)!;
-        const at = `(${address}, ${length}, ${a})`;
+        const at = `${
+          value.bytes ? "_bytes" : ""
+        }(${address}, ${length}, ${a})`;
         if (value.form === "one") return `load${at}`;
         if (value.form === "splat") return `(${cast}splat(load${at}))`;
         if (value.form === "run") return `(${cast}load_run${at})`;
         return `(${cast}gather${value.rare ? "_called" : ""}${at})`;
       }
       case "read": {
+        if (value.bytes) {
+          const from = `ON(${a}, ${value.offset})`;
+          if (value.form === "one") return `*(const bytes *)${from}`;
+          return value.form === "splat"
+            ? `splat(*(const bytes *)${from})`
+            : `strided(${from}, ${value.apart})`;
+        }
         if (value.form === "one") return `${a}[${value.offset}]`;
         return value.form === "splat"
           ? `(${cast}splat(${a}[${value.offset}]))`
@@ -164,13 +173,15 @@ export class Emitter {
         const from = value.of
           ? this.arrays.get(value.of)!.address
           : this.#value(args[0]!);
-        return `(${from} + ${this.#long(args.at(-1)!)})`;
+        const by = this.#long(args.at(-1)!);
+        return value.bytes ? `ON(${from}, ${by})` : `(${from} + ${by})`;
       }
       case "within": {
         // 64-bit arithmetic does not wrap here.
         const last = c === undefined ? "" : ` + (uint64_t)${b} * ${c}`;
         const { length } = this.arrays.get(value.of)!;
-        return `((uint64_t)${a} + ${value.constant}${last} < ${length})`;
+        const all = value.bytes ? `4 * (uint64_t)${length}` : length;
+        return `((uint64_t)${a} + ${value.constant}${last} < ${all})`;
       }
       case "tile":
         return `(${cast}${this.name(value.tile)}[${a}])`;
@@ -320,11 +331,15 @@ export class Emitter {
         const { address } = this.arrays.get(s.from)!;
         const tile = this.name(s.tile);
         writer.line(`vu ${tile}[${s.words}];`);
-        const at = `${this.name(s.pointer)} - ${address} + ${s.constant}`;
+        const width = s.bytes ? 1 : 4;
+        const from = `(const char *)${this.name(s.pointer)}`;
+        const at = `${from} - (const char *)${address} + ${width * s.constant}`;
         const later = s.ahead === "later" ? "&later" : "0";
         const along = s.ahead === "along" ? "&along" : "0";
         return writer.line(
-          `turn${s.words}(${tile}, ${address}, ${at}, ${s.apart}, ${later}, ${along});`,
+          `turn${s.words}(${tile}, ${address}, ${at}, ${
+            width * s.apart
+          }, ${later}, ${along});`,
         );
       }
       case "prefetch":

@@ -223,7 +223,7 @@ export class NativePool implements HostPool<Uint32Array> {
     return Uint32Array.from(
       ranges.flatMap(({ address, bytes }) => [
         ...halves(address),
-        ...halves(Math.floor(bytes / 4)),
+        ...halves(Math.ceil(bytes / 4)),
       ]),
     );
   }

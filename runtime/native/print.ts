@@ -33,7 +33,7 @@ export function printKernel(
     inMemory: "outliving",
   });
   const body = bodyInC(program);
-  const bytes = /\bv_(dot4|lookup)/.test(body);
+  const bytes = /\b(v_dot4|v_lookup|strided)/.test(body);
   return {
     prelude: vectorsInC({ lanes, fused, bytes }),
     text:

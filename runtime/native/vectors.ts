@@ -13,14 +13,14 @@ import { LAUNCH_STRUCT } from "./records.ts";
 /** Readable bytes before and after every array: one vector of the widest kind. */
 export const GUARD_BYTES = 64;
 
-/** Words between a load that fills workgroup memory and the prefetch that it queues. */
-const AHEAD = 128;
+/** Bytes between a load that fills workgroup memory and the prefetch that it queues. */
+const AHEAD = 512;
 
-/** Words of a cache line. */
-const LINE_WORDS = 16;
+/** Bytes of a cache line. */
+const LINE = 64;
 
-/** Words between a transposed load and its prefetch. */
-const ALONG = 256;
+/** Bytes between a transposed load and its prefetch. */
+const ALONG = 1024;
 
 /** Capacity of the prefetch queue; the oldest addresses are dropped. */
 const AHEAD_ENTRIES = 16;
@@ -33,9 +33,9 @@ const AHEAD_ENTRIES = 16;
 const AHEAD_IN_C = `
 struct ahead {
   u first, end, done;
-  struct { const word *from; uint64_t apart; } rows[${AHEAD_ENTRIES}];
+  struct { const char *from; uint64_t apart; } rows[${AHEAD_ENTRIES}];
 };
-INLINE void add_ahead(struct ahead *a, const word *from, uint64_t apart) {
+INLINE void add_ahead(struct ahead *a, const char *from, uint64_t apart) {
   if (a->end - a->first == ${AHEAD_ENTRIES}) a->first++, a->done = 0;
   a->rows[a->end % ${AHEAD_ENTRIES}].from = from;
   a->rows[a->end++ % ${AHEAD_ENTRIES}].apart = apart;
@@ -43,7 +43,7 @@ INLINE void add_ahead(struct ahead *a, const word *from, uint64_t apart) {
 INLINE void prefetch_ahead(struct ahead *a) {
   if (a->first == a->end) return;
   uint64_t apart = a->rows[a->first % ${AHEAD_ENTRIES}].apart;
-  const word *from = a->rows[a->first % ${AHEAD_ENTRIES}].from + a->done * apart;
+  const char *from = a->rows[a->first % ${AHEAD_ENTRIES}].from + a->done * apart;
   for (u i = 0; i < LANES / 2; i++) __builtin_prefetch(from + i * apart);
   a->done = (a->done + LANES / 2) % LANES;
   if (a->done == 0) a->first++;
@@ -56,28 +56,28 @@ INLINE void prefetch_ahead(struct ahead *a) {
  * whose distance is a power of two share a set of the first level and evict each other there.
  */
 const ALONG_IN_C = `
-struct along { const word *array, *next, *other; };
-INLINE void prefetch_along(const word *array, const word *from, uint64_t at, uint64_t apart, uint64_t words, struct along *s) {
-  const word *next = from - at + LANES * apart;
-  if (at == 0) s->other = s->array == array ? 0 : s->next, s->array = array, s->next = next;
+struct along { const char *array, *next, *other; };
+INLINE void prefetch_along(const char *array, const char *from, uint64_t at, uint64_t apart, uint64_t bytes, struct along *s) {
+  const char *next = from - at + LANES * apart;
+  if (at < bytes && s->next != next) s->other = s->array == array ? 0 : s->next, s->array = array, s->next = next;
   uint64_t ahead = at + ${ALONG};
-  const word *row = ahead < apart ? from + ${ALONG} : (s->other ? s->other : next) + ahead - apart;
-  if (at / words % (${LINE_WORDS} / words)) return;
+  const char *row = ahead < apart ? from + ${ALONG} : (s->other ? s->other : next) + ahead - apart;
+  if (at % ${LINE} >= bytes) return;
   for (u i = 0; i < LANES; i++) __builtin_prefetch(row + i * apart, 0, 2);
 }
 `;
 
 /** Prefetches the same line of the rows after those of a transposed load. */
 const NEXT_IN_C = `
-INLINE void prefetch_next(const word *from, uint64_t at, uint64_t apart, uint64_t words) {
-  if (at / words % (${LINE_WORDS} / words)) return;
+INLINE void prefetch_next(const char *from, uint64_t at, uint64_t apart, uint64_t bytes) {
+  if (at % ${LINE} >= bytes) return;
   for (u i = LANES; i < 2 * LANES; i++) __builtin_prefetch(from + i * apart, 0, 2);
 }
 `;
 
 /**
- * `turnN` loads N words per lane, from rows with a stride of `apart` words, and transposes them: vector i contains word
- * i of each. They start `at` words after the beginning of an array with such rows. Vectors are assembled from LANES / N
+ * `turnN` loads N words per lane, from rows with a stride of `apart` bytes, and transposes them: vector i contains word
+ * i of each. They start `at` bytes after the beginning of an array with such rows. Vectors are assembled from LANES / N
  * rows; in each of log2 N steps, pairs of vectors exchange parts of N / 2, N / 4, … lanes.
  */
 function turnInC(lanes: number, words: number): string {
@@ -91,13 +91,14 @@ function turnInC(lanes: number, words: number): string {
       ? rows[0]!
       : `JOIN${rows.length}(${rows.join(", ")})`;
   };
+  const bytes = 4 * words;
   const text = [
     `INLINE void turn${words}(vu *tile, const word *array, uint64_t at, uint64_t apart, struct ahead *later, struct along *along) {`,
-    "  const word *from = array + at;",
+    "  const char *from = (const char *)array + at;",
     ...vectors.map((i) => `  vu v${i} = ${load(i)};`),
     `  if (later) add_ahead(later, from + ${AHEAD} + (at % apart + ${AHEAD}) / apart * (LANES - 1) * apart, apart);`,
-    "  else if (!along) prefetch_next(from, at % apart, apart, " + words + ");",
-    `  else prefetch_along(array, from, at % apart, apart, ${words}, along);`,
+    `  else if (!along) prefetch_next(from, at % apart, apart, ${bytes});`,
+    `  else prefetch_along((const char *)array, from, at % apart, apart, ${bytes}, along);`,
     "  vu a, b;",
   ];
   for (let step = 1; step < words; step *= 2) {
@@ -132,7 +133,7 @@ function runsInC(lanes: number): string {
       })`;
     return `typedef u ${type} __attribute__((vector_size(${
       4 * words
-    }), aligned(4), may_alias));
+    }), aligned(1), may_alias));
 #define ROW${words}(p) *(const ${type} *)(p)
 INLINE vu JOIN${parts}(${names.map((n) => `${type} ${n}`).join(", ")}) {
 #if defined __clang__ || __GNUC__ >= 12
@@ -147,7 +148,7 @@ INLINE vu JOIN${parts}(${names.map((n) => `${type} ${n}`).join(", ")}) {
 }
 `;
   };
-  return `#define ROW${lanes}(p) *(const run_of_words *)(p)\n` +
+  return `#define ROW${lanes}(p) *(const run_of_bytes *)(p)\n` +
     tileWidths(lanes).slice(1).map((words) => join(lanes / words)).join("");
 }
 
@@ -173,8 +174,8 @@ ${twice}#endif
 }
 
 /**
- * Products and tables of bytes: by instructions if the processor has them for this number of lanes. `dpbusd` multiplies
- * unsigned bytes by signed ones: 128 times the signed ones is subtracted.
+ * Products, tables and distant loads of bytes: by instructions if the processor has them for this number of lanes.
+ * `dpbusd` multiplies unsigned bytes by signed ones: 128 times the signed ones is subtracted.
  */
 const BYTES_IN_C = `
 #if defined __SSE2__
@@ -221,6 +222,27 @@ INLINE vu v_dot4(vu a, vu b) {
   vi sum = { 0 };
   for (int i = 0; i < 4; i++) sum += byte_of(a, i) * byte_of(b, i);
   return (vu)sum;
+}
+#endif
+// Loads of lanes that are some bytes apart. Compilers would assemble a vector in memory.
+#define AT(l) *(const bytes *)ON(p, (uint64_t)(l) * apart)
+#if defined WIDE && defined __SSE4_1__
+#define FOUR(l) _mm_insert_epi32(_mm_insert_epi32(_mm_insert_epi32(_mm_cvtsi32_si128(AT(l)), AT(l + 1), 1), AT(l + 2), 2), AT(l + 3), 3)
+#define EIGHT(l) _mm256_inserti128_si256(_mm256_castsi128_si256(FOUR(l)), FOUR(l + 4), 1)
+INLINE vu strided(const word *p, uint64_t apart) {
+#if LANES == 4
+  return (vu)FOUR(0);
+#elif LANES == 8
+  return (vu)EIGHT(0);
+#else
+  return (vu)_mm512_inserti64x4(_mm512_castsi256_si512(EIGHT(0)), EIGHT(8), 1);
+#endif
+}
+#else
+INLINE vu strided(const word *p, uint64_t apart) {
+  vu r;
+  for (int l = 0; l < LANES; l++) r[l] = AT(l);
+  return r;
 }
 #endif
 #ifdef BY_SIGNED
@@ -290,6 +312,8 @@ typedef double vd __attribute__((vector_size(8 * LANES)));
 typedef int64_t vl __attribute__((vector_size(8 * LANES)));
 typedef uint64_t vul __attribute__((vector_size(8 * LANES)));
 typedef vu __attribute__((aligned(4), may_alias)) run_of_words;
+typedef vu __attribute__((aligned(1), may_alias)) run_of_bytes;
+typedef u __attribute__((aligned(1), may_alias)) bytes;
 ${LAUNCH_STRUCT}
 static const vu IOTA = { ${numbers} };
 ${BODY}${fmaInC(fused)}${runsInC(lanes)}${AHEAD_IN_C}${ALONG_IN_C}${NEXT_IN_C}${
@@ -337,6 +361,16 @@ INLINE vu gather(const word *a, u n, vu at) {
   for (int l = 0; l < LANES; l++) r[l] = a[at[l]];
   return r;
 }
+#define ON(p, by) ((const word *)((const char *)(p) + (by)))
+INLINE u load_bytes(const word *a, u n, u at) {
+  return *(const bytes *)ON(a, (uint64_t)at + 3 < 4 * (uint64_t)n ? at : 0);
+}
+INLINE vu gather_bytes(const word *a, u n, vu at) {
+  vu r;
+  for (int l = 0; l < LANES; l++) r[l] = load_bytes(a, n, at[l]);
+  return r;
+}
+CALLED vu gather_called_bytes(const word *a, u n, vu at) { return gather_bytes(a, n, at); }
 CALLED vu gather_called(const word *a, u n, vu at) { return gather(a, n, at); }
 INLINE void store(word *a, u n, u at, u value) { if (at < n) a[at] = value; }
 CALLED void scatter(word *a, u n, vu at, vu value, vu m) {

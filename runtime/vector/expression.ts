@@ -50,7 +50,12 @@ const OPERATORS: { readonly [F in CallName]?: Op } = {
 
 /** A load that is known to be in bounds: through a pointer, or in a tile. */
 export type Pointed =
-  | { readonly pointer: Local; readonly offset: number }
+  | {
+    readonly pointer: Local;
+    readonly offset: number;
+    /** Elements between lanes. Default: one. */
+    readonly apart?: number;
+  }
   | { readonly tile: Local; readonly index: Value };
 
 /** The type of vectors of a scalar type. */
@@ -286,11 +291,12 @@ export class Expressions {
 
   #load(e: Load, type: Type): Value {
     const { stride } = this.shapes.of(e.index);
+    const bytes = isOfBytes(e);
     const form = type === "u"
       ? "one"
       : stride === 0
       ? "splat"
-      : stride === 1
+      : stride === 1 && !bytes
       ? "run"
       : "anywhere";
     const pointed = this.pointed.get(e);
@@ -298,15 +304,22 @@ export class Expressions {
       return { op: "tile", type, tile: pointed.tile, args: [pointed.index] };
     }
     if (pointed) {
-      const { pointer, offset } = pointed;
-      return { op: "read", type, form, offset, args: [get(pointer)] };
+      const { pointer, offset, apart = 1 } = pointed;
+      const args = [get(pointer)];
+      return { op: "read", type, form, offset, apart, bytes, args };
     }
     const index = form === "anywhere"
       ? this.vector(e.index)
       : this.word(e.index);
     const from = this.memory(e.op === "load" ? e.binding : e.array);
-    return { op: "load", type, from, form, rare: this.rare, args: [index] };
+    const { rare } = this;
+    return { op: "load", type, from, form, bytes, rare, args: [index] };
   }
+}
+
+/** Whether the index of a load is that of a byte. */
+export function isOfBytes(e: Load): boolean {
+  return e.op === "load" && e.bytes === true;
 }
 
 function lookup(indices: Value, words: readonly Expr[]): Value {

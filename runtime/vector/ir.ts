@@ -66,6 +66,11 @@ const OPERANDS = { u: "u", v: "vu", f: "vf", d: "vd", l: "vl" } as const;
 /** Elements of a load or a store: one, one for all lanes, consecutive ones, or any. */
 export type Form = "one" | "splat" | "run" | "anywhere";
 
+/** Units of indices and offsets: words, or bytes, from which on four are loaded. */
+interface Counted {
+  readonly bytes: boolean;
+}
+
 interface Node<O extends string, T extends Type = Type> {
   readonly op: O;
   readonly type: T;
@@ -91,17 +96,24 @@ export type Value =
   /** One lane's bits. */
   | Node<"lane", "u"> & { readonly lane: number }
   /** Elements at an index. An index out of bounds loads some other element of the array. `rare`: it rarely runs. */
-  | Node<"load"> & {
+  | Node<"load"> & Counted & {
     readonly from: Memory;
     readonly form: Form;
     readonly rare: boolean;
   }
-  /** Elements at a pointer, known to be in bounds. */
-  | Node<"read"> & { readonly form: Form; readonly offset: number }
+  /** Elements at a pointer, known to be in bounds; of lanes that are `apart`. */
+  | Node<"read"> & Counted & {
+    readonly form: Form;
+    readonly offset: number;
+    readonly apart: number;
+  }
   /** The address of an element of an array, or relative to a pointer: the last argument is the index. */
-  | Node<"address", "pointer"> & { readonly of?: Memory }
+  | Node<"address", "pointer"> & Counted & { readonly of?: Memory }
   /** Whether base + constant, or base + constant + stride * last, is in bounds, in 64 bits. */
-  | Node<"within", "u"> & { readonly of: Memory; readonly constant: number }
+  | Node<"within", "u"> & Counted & {
+    readonly of: Memory;
+    readonly constant: number;
+  }
   /** A vector of a transposed tile. */
   | Node<"tile"> & { readonly tile: Local };
 
@@ -174,7 +186,7 @@ export type Statement =
   /** Selects the current vector's part of scratch memory. */
   | { readonly op: "own" }
   /** Loads some words per lane, with a stride of `apart` elements, and transposes them into a tile. */
-  | {
+  | Counted & {
     readonly op: "turn";
     readonly tile: Local;
     readonly from: Memory;
@@ -276,10 +288,14 @@ export function laneOf(value: Value, lane: number): Value {
   return { op: "lane", type: "u", lane, args: [value] };
 }
 /** The address of an element. */
-export function addressOf(of: Memory | Value, index: Value): Value {
+export function addressOf(
+  of: Memory | Value,
+  index: Value,
+  bytes = false,
+): Value {
   return "op" in of
-    ? { op: "address", type: "pointer", args: [of, index] }
-    : { op: "address", type: "pointer", of, args: [index] };
+    ? { op: "address", type: "pointer", bytes, args: [of, index] }
+    : { op: "address", type: "pointer", bytes, of, args: [index] };
 }
 /** Whether all conditions hold. */
 export function allOf(first: Value, ...rest: readonly Value[]): Value {

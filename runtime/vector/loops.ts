@@ -95,9 +95,9 @@ function pointersOf(s: ForStmt, on: Statements): readonly PointerGroup[] {
   if (!isStraight(s) || s.step.op !== "const" || !shapes.isUniform(s.from)) {
     return [];
   }
-  const apart = on.loops === "tiles" && Number(s.step.value) === 1 &&
-    tiledWords(s, on) !== undefined;
-  return findPointers(s, shapes, { writable: on.writable, apart });
+  const apart = on.loops === "tiles" && Number(s.step.value) === 1;
+  const turns = apart && tiledWords(s, on) !== undefined;
+  return findPointers(s, shapes, { writable: on.writable, apart, turns });
 }
 
 /** Numbers of words per lane that can be transposed at once. */
@@ -136,7 +136,7 @@ function setPointer(
     : on.keepWord(group.stride.reduce((a, b) => mul(a, b)));
   const local = newLocal("p", "pointer");
   const first = u.add(base, u.mul(stride, from));
-  on.set(local, addressOf(on.x.memory(group.array), first));
+  on.set(local, addressOf(on.x.memory(group.array), first, group.bytes));
   return { local, base, stride };
 }
 
@@ -146,15 +146,20 @@ function within(
   { base, stride }: Pointer,
   { last, on }: { readonly last: Value; readonly on: Statements },
 ): Value {
-  const constant = Math.max(...group.loads.values()) +
-    (group.apart > 1 ? group.apart * (on.x.shapes.lanes - 1) : 0);
+  const { bytes, apart, loads } = group;
+  const constant = Math.max(...loads.values()) + (bytes ? 3 : 0) +
+    (apart > 1 ? apart * (on.x.shapes.lanes - 1) : 0);
   const of = on.x.memory(group.array);
   const args = [base, stride, last];
-  return { op: "within", type: "u", of, constant, args };
+  return { op: "within", type: "u", of, constant, bytes, args };
 }
 
-function advance(pointer: Local, elements: Value, on: Statements): void {
-  on.set(pointer, addressOf(get(pointer), elements), false);
+function advance(
+  pointer: Local,
+  elements: Value,
+  { on, bytes }: { readonly on: Statements; readonly bytes: boolean },
+): void {
+  on.set(pointer, addressOf(get(pointer), elements, bytes), false);
 }
 
 /** Removes pointers of loads. */
@@ -183,25 +188,25 @@ function tiledLoop(
     within(group, pointers[i]!, { last, on })
   );
   const fast = () => {
-    groups.forEach(({ loads, apart }, i) => {
-      if (apart > 1) return;
+    groups.forEach(({ loads, apart, transposed }, i) => {
+      if (transposed) return;
       const pointer = pointers[i]!.local;
       for (const [load, offset] of loads) {
-        x.pointed.set(load, { pointer, offset });
+        x.pointed.set(load, { pointer, offset, apart });
       }
     });
     const iteration = () => {
       on.list(s.body);
-      groups.forEach(({ apart }, i) => {
-        if (apart > 1) return;
+      groups.forEach(({ transposed, bytes }, i) => {
+        if (transposed) return;
         const { local, stride } = pointers[i]!;
-        advance(local, u.mul(stride, step), on);
+        advance(local, u.mul(stride, step), { on, bytes });
       });
     };
     // If lanes are loaded one by one, an iteration is long enough.
     const unrolled = (max: number) => gathers(s, on) ? 1 : max;
     const apart = groups.flatMap((group, i) =>
-      group.apart > 1 ? [{ group, pointer: pointers[i]!.local }] : []
+      group.transposed ? [{ group, pointer: pointers[i]!.local }] : []
     );
     if (apart.length === 0) {
       if (on.prefetchesLater) on.emit({ op: "prefetch" });
@@ -220,6 +225,7 @@ function tiledLoop(
     on.count({ counter: start, from, to, step: run, long }, () => {
       for (const { group, pointer } of apart) {
         const memory = x.memory(group.array);
+        const { bytes } = group;
         for (const [load, constant] of group.loads) {
           const tile = newLocal("tile", "vu");
           on.emit({
@@ -229,12 +235,13 @@ function tiledLoop(
             pointer,
             constant,
             apart: group.apart,
+            bytes,
             words,
             ahead: later ? "later" : own ? "next" : "along",
           });
           x.pointed.set(load, { tile, index: get(index) });
         }
-        advance(pointer, run, on);
+        advance(pointer, bytes ? word(4 * words) : run, { on, bytes });
       }
       // Few enough iterations that compilers unroll all of them and need no tile in memory.
       const tile = { counter: index, from: word(0), to: run, step: word(1) };
@@ -306,9 +313,9 @@ function unrolledLoop(
           groups.forEach(({ stride }, i) => {
             const last = copy === unrolled - 1;
             if (typeof stride !== "number") {
-              advance(pointers[i]!, strides[i]!, on);
+              advance(pointers[i]!, strides[i]!, { on, bytes: false });
             } else if (last && stride) {
-              advance(pointers[i]!, word(round * stride), on);
+              advance(pointers[i]!, word(round * stride), { on, bytes: false });
             }
           });
           on.set(counter, u.add(get(counter), step), false);
@@ -381,7 +388,14 @@ function lookAhead(outer: ForStmt, counter: Local, on: Statements): void {
       const constantLast = lasts[i]!;
       const args = [base];
       ranges.push(
-        { op: "within", type: "u", of, constant: constantLast, args },
+        {
+          op: "within",
+          type: "u",
+          of,
+          constant: constantLast,
+          bytes: false,
+          args,
+        },
       );
       return { pointer, stride };
     });

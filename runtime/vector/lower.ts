@@ -6,7 +6,7 @@
 import { endOf } from "../../spec/kernel/build.ts";
 import type { Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import { walkExpressions } from "../../spec/kernel/walk.ts";
-import { withScalarLoads } from "../../spec/kernel/vectors.ts";
+import { withScalarLoads, withWordLoads } from "../../spec/kernel/vectors.ts";
 import { analyzeShapes, restingVariables, uniqueNames } from "./analyze.ts";
 import {
   get,
@@ -66,7 +66,10 @@ class KernelLowering {
     this.#kernel = kernel;
     this.#options = options;
     this.#scratch = options.guardBytes;
-    const body = uniqueNames(withScalarLoads(kernel.body));
+    const scalar = withScalarLoads(kernel.body);
+    const body = uniqueNames(
+      options.loops === "tiles" ? scalar : withWordLoads(scalar),
+    );
     const shapes = analyzeShapes(kernel, body, options.lanes);
     this.#on = new Statements(shapes, {
       loops: options.loops,

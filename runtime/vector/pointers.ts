@@ -12,6 +12,7 @@ import {
   walkExpression,
   walkStatements,
 } from "../../spec/kernel/walk.ts";
+import { isOfBytes } from "./expression.ts";
 import type { Shapes } from "./shape.ts";
 
 type ForStmt = Extract<Stmt, { op: "for" }>;
@@ -21,6 +22,10 @@ export interface PointerGroup {
   readonly array: string;
   /** Elements between lanes. */
   readonly apart: number;
+  /** Elements are bytes, of which loads have four. */
+  readonly bytes: boolean;
+  /** Lanes have consecutive words in each iteration, so that the loads of several can be transposed. */
+  readonly transposed: boolean;
   /** Terms of the invariant part of the index. */
   readonly terms: readonly Expr[];
   /** Elements per iteration: a number, or factors of an invariant product. */
@@ -199,15 +204,17 @@ function linearParts(e: Expr, known: Invariants): Linear | undefined {
 export interface PointerOptions {
   /** Bindings that the kernel writes. */
   readonly writable: ReadonlySet<string>;
-  /** Also loads whose lanes are more than one element apart. */
+  /** Also loads whose lanes are more than one element apart. Default: no. */
   readonly apart?: boolean;
+  /** Whether several iterations can be transposed. Default: no. */
+  readonly turns?: boolean;
 }
 
 /** The loads of an innermost loop that can use pointers, grouped by common parts. */
 export function findPointers(
   loop: ForStmt,
   shapes: Shapes,
-  { writable, apart = false }: PointerOptions,
+  { writable, apart = false, turns = false }: PointerOptions,
 ): PointerGroup[] {
   const known = new Invariants(loop, shapes, writable);
   const groups = new Map<string, PointerGroup>();
@@ -226,10 +233,15 @@ export function findPointers(
         if (!fixed && index.stride !== 1) return;
         if (index.stride < 0 || index.stride >= 2 ** 24) return;
         const array = e.op === "load" ? e.binding : e.array;
-        const ahead = fixed && index.stride === 1 && known.keeps(array);
-        if (lane > 1 && !ahead) return;
+        const bytes = isOfBytes(e);
+        const word = bytes ? 4 : 1;
+        const transposed = lane > 1 && turns && fixed &&
+          index.stride === word &&
+          known.keeps(array);
+        if (lane > 1 && !transposed && !bytes) return;
         const key = [
           array,
+          bytes,
           lane,
           index.stride,
           index.factors.map(exactJson).sort().join("*"),
@@ -240,6 +252,8 @@ export function findPointers(
           group = {
             array,
             apart: lane,
+            bytes,
+            transposed,
             terms: index.terms,
             stride: fixed ? index.stride : index.factors,
             loads: new Map(),

@@ -50,6 +50,10 @@ export function load(
 ): Expr {
   return { op: "load", type, binding, index };
 }
+/** Four bytes of a binding of words, the lowest first, from a byte on. */
+export function loadBytes(binding: string, index: Expr): Expr {
+  return { op: "load", type: "u32", binding, index, bytes: true };
+}
 /** An element of workgroup memory. */
 export function shared(
   array: string,

@@ -8,6 +8,7 @@ import {
   convert,
   id,
   load,
+  loadBytes,
   local,
   neg,
   select,
@@ -380,6 +381,7 @@ function called(p: Resolving, s: Call): Expr {
   }
   if (name === "select") return selected(p, s);
   if (name === "unpack4xI8") return unpackedByte(p, s);
+  if (name === "bytesAt") return bytesAt(p, s);
   const half = s.part && HALVES[nameOf(p, s.part)!];
   const fn = half ?? NAMED[name] ?? name as CallName;
   if (!Object.hasOwn(FUNCTIONS, fn)) {
@@ -391,7 +393,7 @@ function called(p: Resolving, s: Call): Expr {
           .join(
             ", ",
           )
-      }, inverseSqrt, dot4I8Packed, unpack2x16float, unpack4xI8, min, max, select and bitcast`,
+      }, inverseSqrt, dot4I8Packed, unpack2x16float, unpack4xI8, bytesAt, min, max, select and bitcast`,
     );
   }
   const wanted = FUNCTIONS[fn].args;
@@ -413,6 +415,21 @@ function called(p: Resolving, s: Call): Expr {
     `Cannot call '${name}' with ${given}: it takes ${
       wanted.join(", ")
     }. Convert the arguments`,
+  );
+}
+
+/** `bytesAt(words, i)`: four bytes of a binding of u32, from byte i on. */
+function bytesAt(p: Resolving, s: Call): Expr {
+  const [of, at] = s.args;
+  const name = of?.kind === "word" ? nameAt(p, of.at, "a binding") : "";
+  const type = p.scope.array(name) ? undefined : p.scope.binding(name)?.type;
+  if (type === "u32" && at && s.args.length === 2) {
+    return loadBytes(name, expressionOf(p, at, INDEX));
+  }
+  throw mistake(
+    p,
+    s.at,
+    "Cannot call 'bytesAt' with this: it takes a binding of u32 and the number of a byte. Name such a binding",
   );
 }
 

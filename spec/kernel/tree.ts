@@ -88,6 +88,8 @@ export type Expr =
     readonly type: ScalarType;
     readonly binding: Identifier;
     readonly index: Expr;
+    /** `index` is that of a byte: four bytes of words, from there on. */
+    readonly bytes?: true;
   }
   | {
     readonly op: "shared";

@@ -1,8 +1,9 @@
 /** Vector loads: the bindings with them, and their replacement by scalar loads. */
 
 import { invariant } from "../errors.ts";
-import { add, let_, load, mul, u32 } from "./build.ts";
-import type { Kernel, LoadsStmt, Stmt } from "./tree.ts";
+import { add, binary, let_, load, mul, u32 } from "./build.ts";
+import { replaceIn } from "./replace.ts";
+import type { Expr, Kernel, LoadsStmt, Stmt } from "./tree.ts";
 import { bodiesOf, mapStatement, walkStatements } from "./walk.ts";
 
 /** One load for each element. */
@@ -22,6 +23,26 @@ export function withScalarLoads(body: readonly Stmt[]): readonly Stmt[] {
       : bodiesOf(s).length > 0
       ? [mapStatement(s, { body: withScalarLoads })]
       : [s]
+  );
+}
+
+/** Statements with loads of words in place of loads of bytes, for targets that load only aligned words. */
+export function withWordLoads(body: readonly Stmt[]): readonly Stmt[] {
+  return replaceIn(body, { load: wordLoads });
+}
+
+/** Four bytes, from two words. */
+export function wordLoads(e: Extract<Expr, { op: "load" }>): Expr | undefined {
+  if (!e.bytes) return undefined;
+  const at = binary("shr", e.index, u32(2));
+  const shift = binary("shl", binary("and", e.index, u32(3)), u32(3));
+  const word = (index: Expr) => load(e.binding, index, "u32");
+  // A shift by 32 is one by 0, so the upper word is shifted twice.
+  const upper = binary("shl", word(add(at, u32(1))), u32(1));
+  return binary(
+    "or",
+    binary("shr", word(at), shift),
+    binary("shl", upper, binary("xor", shift, u32(31))),
   );
 }
 

@@ -311,6 +311,11 @@ class Reader {
           );
         }
         this.#expect(expr, binding.type, "a load from", expr.binding);
+        if (expr.bytes && binding.type !== "u32") {
+          this.faults.add(
+            `bytes are loaded from '${expr.binding}', whose type is ${binding.type}`,
+          );
+        }
         this.loads.add(expr.binding);
         // The index of a vector load may be a load from another binding.
         if (!this.#inVector) this.#loaded.add(expr.binding);

@@ -3,7 +3,7 @@
 import { endOf } from "./build.ts";
 import { type LaneLoads, laneLoads } from "./lane_loads.ts";
 import { OPERATOR_TEXTS } from "./operators.ts";
-import { vectorWidths } from "./vectors.ts";
+import { vectorWidths, wordLoads } from "./vectors.ts";
 import { vectorName, wgslNames } from "./wgsl_names.ts";
 import {
   type BinaryOp,
@@ -209,8 +209,11 @@ export function printWgsl(
         return names.local(e.name);
       case "id":
         return e.name === "local" ? "lane" : e.name;
-      case "load":
+      case "load": {
+        const words = wordLoads(e);
+        if (words) return `(${print(words)})`;
         return `${names.global(e.binding)}[${print(e.index)}]`;
+      }
       case "shared":
         return element(e.array, e.index);
       case "unary":

@@ -204,7 +204,7 @@ class Walk {
         this.#add(this.#loads.get(e.binding)!, times * bytesOf(e.type));
         const index = this.#value(e.index, times);
         this.#access(times);
-        return index === undefined || e.type === "f32"
+        return index === undefined || e.type === "f32" || e.bytes
           ? undefined
           : this.#at?.load?.(e.binding, index);
       }

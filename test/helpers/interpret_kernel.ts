@@ -10,7 +10,7 @@ import {
   ofBits,
   UNARY,
 } from "../../spec/kernel/semantics.ts";
-import { withScalarLoads } from "../../spec/kernel/vectors.ts";
+import { withScalarLoads, withWordLoads } from "../../spec/kernel/vectors.ts";
 import { bodiesOf } from "../../spec/kernel/walk.ts";
 
 /** The contents of a binding, as u32 words. */
@@ -239,7 +239,7 @@ export function interpretKernel(
   watch: Watch = {},
 ): void {
   const [gx, gy, gz] = workgroups;
-  const body = withScalarLoads(kernel.body);
+  const body = withWordLoads(withScalarLoads(kernel.body));
   const waiting = waitingIn(body);
   for (let g = 0; g < gx * gy * gz; g++) {
     const memory = new Map(Object.entries(bindings));

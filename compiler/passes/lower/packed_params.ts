@@ -16,7 +16,11 @@ import { isUneven } from "../../sharding/lengths.ts";
 import { addBuffer, type Lowering } from "./context.ts";
 
 /** Whether each rank's items of an axis are complete groups of neighbours, equally many on each rank. */
-function inGroups(placed: Placed, axis: LocalAxis, per: number): boolean {
+export function inGroups(
+  placed: Placed,
+  axis: LocalAxis,
+  per: number,
+): boolean {
   const { size, table } = axis;
   if (size % per !== 0 || isUneven(placed, axis)) return false;
   return typeof table === "object"
@@ -123,13 +127,10 @@ export function addPacked(
   const [batch, columns] = filed
     ? [[], others]
     : [axes.slice(0, at), axes.slice(at + 1)];
-  const { names, perWord, perScale, scale }: Packing = PACKINGS[stored];
+  const packing: Packing = PACKINGS[stored];
+  const { names, perWord, perScale, scale } = packing;
   const group = (name: string, per: number) =>
     groupAxis(lowering, along, { name, per });
-  const block = perScale === undefined ? undefined : group("block", perScale);
-  const inner = perScale === undefined
-    ? [group("word", perWord)]
-    : [block!, word(lowering, `${along}_word`, perScale / perWord)];
   const add = (
     ending: string,
     dtype: "u32" | "f32" | "u8",
@@ -164,16 +165,32 @@ export function addPacked(
     return buffer;
   };
   const { elements, scales, offsets } = names;
-  const scaled = [block ?? word(lowering, `${along}_scale`, 1)];
-  lowering.values.storages.set(node, {
-    buffer: add(elements, "u32", inner),
-    packed: {
-      stored,
-      scales: add(scales, scale, scaled),
-      ...offsets === undefined ? {} : { offsets: add(offsets, scale, scaled) },
-    },
-    dtype: "u32",
-    axes,
+  const stores = (buffer: string, others: { readonly scales: string }) =>
+    lowering.values.storages.set(node, {
+      buffer,
+      packed: { stored, ...others },
+      dtype: "u32",
+      axes,
+    });
+  const width = (part: string, size: number) =>
+    word(lowering, `${along}_${part}`, size);
+  if (packing.block) {
+    const { elements: per, bytes } = packing.block;
+    const buffer = add(elements, "u8", [
+      group("block", per),
+      width("byte", bytes),
+    ]);
+    stores(buffer, { scales: buffer });
+    return;
+  }
+  const block = perScale === undefined ? undefined : group("block", perScale);
+  const inner = perScale === undefined
+    ? [group("word", perWord)]
+    : [block!, width("word", perScale / perWord)];
+  const scaled = [block ?? width("scale", 1)];
+  stores(add(elements, "u32", inner), {
+    scales: add(scales, scale, scaled),
+    ...offsets === undefined ? {} : { offsets: add(offsets, scale, scaled) },
   });
 }
 

@@ -6,9 +6,14 @@
 import type { Activations } from "../../../spec/activations.ts";
 import { type FileDType, isHalf, storedDType } from "../../../spec/dtype.ts";
 import type { Graph, Node, NodeOf } from "../../graph/graph.ts";
-import { isPackedDType } from "../../../spec/packed.ts";
+import { type BlockName, BLOCKS } from "../../../spec/blocks.ts";
+import {
+  isBlockDType,
+  isPackedDType,
+  repackedDType,
+} from "../../../spec/packed.ts";
 import { type DotShape, dotShape } from "./dot_shape.ts";
-import { addPacked, packedAxis, takesQ8 } from "./packed_params.ts";
+import { addPacked, inGroups, packedAxis, takesQ8 } from "./packed_params.ts";
 import { FUSION_CLASS } from "../fuse.ts";
 import { segmentsOf } from "../../../spec/numerics.ts";
 import { readsAlongK } from "../../tuning/tile.ts";
@@ -112,17 +117,46 @@ function isFiled(
     readsAlongK(stored, { k, segments: segments ?? segmentsOf(k) });
 }
 
+/** Whether kernels read a parameter in the blocks of its file. */
+function readsBlocks(
+  node: NodeOf<"param">,
+  dot: NodeOf<"dot"> | undefined,
+  { placed, options, stored }: {
+    readonly placed: Placed;
+    readonly options: LayoutOptions;
+    readonly stored: BlockName;
+  },
+): boolean {
+  const { elements, bytes } = BLOCKS[stored];
+  const axis = placed.axes[dot?.params.over[0] ?? ""];
+  if (options.activations !== "q8" || !options.asFiled.includes(stored)) {
+    return false;
+  }
+  const all = node.axes.reduce((n, name) => n * placed.axes[name]!.size, 1);
+  // Kernels have addresses of 32 bits.
+  return dot !== undefined && axis !== undefined &&
+    takesQ8(dot, { placed, stored }) && inGroups(placed, axis, elements) &&
+    isFiled(dot, stored, placed) && all / elements * bytes < 2 ** 32;
+}
+
 function layoutParam(
   node: NodeOf<"param">,
   users: readonly Node[],
   placed: Placed,
   options: LayoutOptions,
 ): ParamLayout {
-  const named = options.stored[tensorOf(node)] ?? storedDType(node.dtype);
+  const found = options.stored[tensorOf(node)] ?? storedDType(node.dtype);
   const dot = contractionWith(node, users);
   const right = dot?.inputs[1];
   const viewed = users.some((user) => FUSION_CLASS[user.primitive] === "view");
   const known = viewed || right !== node ? undefined : dot;
+  const named = isBlockDType(found) && !readsBlocks(node, known, {
+      placed,
+      options,
+      stored: found,
+    })
+    ? repackedDType(found, placed.axes[node.axes.at(-1)!]!.total) ?? "f32"
+    : found;
   const q8 = isPackedDType(named) && options.activations === "q8" &&
     takesQ8(known, { placed, stored: named });
   const along = isPackedDType(named)

@@ -60,7 +60,7 @@ export function summarizeWeights(plan: Plan): ModelSummary {
     const elements = copies * shape.reduce((n, size) => n * size, 1);
     const part = parts.get(weight.source);
     // Several elements share a word; a scale counts with its elements.
-    parameters += elements * (part?.perWord ?? 1);
+    parameters += Math.round(elements * (part?.perWord ?? 1));
     const title = part?.title ?? weight.stored;
     const bytes = elements *
       (part?.perWord === 0 && weight.stored === "u32"
