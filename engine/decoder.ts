@@ -11,7 +11,7 @@ import type { Plan, Port, Program } from "../spec/plan/plan.ts";
 import { integers, type PackedTokens } from "./packing.ts";
 import { PageTable, placeTokens } from "./pages.ts";
 import { isRecurrent, type PagesShape, pagesShape } from "./pages_shape.ts";
-import { NORMALIZER } from "../models/decoder.ts";
+import { NORMALIZER } from "../models/outputs.ts";
 import { CHOICES } from "./replay.ts";
 import type { Candidates } from "./sampling.ts";
 

@@ -24,6 +24,7 @@ import {
 } from "../compiler/mod.ts";
 import type { DecoderOptions } from "./config.ts";
 import { decoderLosses, type Routed } from "./losses.ts";
+import { NORMALIZER } from "./outputs.ts";
 
 /** Sizes and constants of any decoder. */
 export interface Decoder {
@@ -102,9 +103,6 @@ export interface Layer {
 export function choicesName(layer: number): string {
   return `layer${layer}.topk_idx`;
 }
-
-/** The output with the log-sum-exp of each row's logits. */
-export const NORMALIZER = "logits.normalizer";
 
 /** A part of a layer: takes the scope of the layer and rows. */
 export type Part<Own extends string = never> = (
