@@ -38,6 +38,7 @@ const COMMANDS = {
   pull: async () => (await import("./commands/pull.ts")).pullCommand,
   quantize: async () =>
     (await import("./commands/quantize.ts")).quantizeCommand,
+  replay: async () => (await import("./commands/replay.ts")).replayCommand,
   routers: async () => (await import("./commands/routers.ts")).routersCommand,
   search: async () => (await import("./commands/search.ts")).searchCommand,
   run: async () => (await import("./commands/run.ts")).runCommand,
@@ -334,10 +335,27 @@ function addRunCommands(
       "--jsonl",
       "Print one line of JSON per token as it is generated.",
     )
+    .option(
+      "--receipt <file>",
+      "Write a receipt: hashes of plan, weights, tokenizer and logits, for 'switchyard replay'. Reads all weights.",
+    )
     .action(async (folder, flags) =>
       finish(
         await (await COMMANDS.generate())(io, folder, { ...flags, prompts }),
       )
+    );
+  deviceFlags(planFlags(
+    program.command("replay")
+      .description("Generate the text of a receipt again, and compare")
+      .argument("<receipt>", "File of generate --receipt or of a response."),
+  ))
+    .option(
+      "--model <checkpoint>",
+      "Checkpoint folder or hub name. Default: that of the receipt.",
+    )
+    .option("--json", "Print JSON.")
+    .action(async (receipt, flags) =>
+      finish(await (await COMMANDS.replay())(io, receipt, flags))
     );
   samplingFlags(deviceFlags(planFlags(
     program.command("chat")

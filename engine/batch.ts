@@ -7,6 +7,7 @@ import { DataError } from "../spec/errors.ts";
 import type { Decoder } from "./decoder.ts";
 import { checkTokens } from "./packing.ts";
 import { penalize } from "./penalties.ts";
+import { type LogitsHash, logitsHash } from "./receipt/receipt.ts";
 import {
   allowedOf,
   type Candidates,
@@ -37,6 +38,8 @@ export interface SequenceOptions extends SamplingOptions {
   readonly stream?: number;
   /** First new tokens, given instead of sampled; they count as new tokens. Default: none. */
   readonly forced?: readonly number[];
+  /** Whether logits are hashed for a receipt. Default: false. */
+  readonly receipt?: boolean;
   /** Called with each new token. "stop" ends the sequence. With several processes, all must return the same. */
   readonly onToken?: (
     token: number,
@@ -56,6 +59,8 @@ export interface BatchSequence {
   readonly tokens: readonly number[];
   /** Log-probabilities of each new token, if requested. */
   readonly logprobs: readonly Logprobs[];
+  /** Hashes of logits before some new tokens, for a receipt. */
+  readonly hashes: readonly LogitsHash[];
   /** Undefined for a running or cancelled sequence. */
   readonly ending: Ending | undefined;
 }
@@ -72,6 +77,7 @@ export interface BatchStep {
 interface Growing extends Scheduled, BatchSequence {
   readonly tokens: number[];
   readonly logprobs: Logprobs[];
+  readonly hashes: LogitsHash[];
   readonly options: SequenceOptions;
   readonly random: () => number;
   ending: Ending | undefined;
@@ -135,6 +141,7 @@ export class Batch {
       prompt,
       tokens: [],
       logprobs: [],
+      hashes: [],
       fed,
       options,
       ending: undefined,
@@ -275,7 +282,7 @@ export class Batch {
 function neededBy(sequences: readonly Growing[]): number | undefined {
   let max = 0;
   for (const { options } of sequences) {
-    const needed = candidatesOf(options);
+    const needed = options.receipt ? undefined : candidatesOf(options);
     if (needed === undefined) return undefined;
     max = Math.max(max, needed);
   }
@@ -287,7 +294,10 @@ async function grow(
   sequence: Growing,
   candidates: Candidates,
 ): Promise<void> {
-  const { tokens, random, logprobs, options } = sequence;
+  const { tokens, random, logprobs, hashes, options } = sequence;
+  const hash = options.receipt &&
+    await logitsHash(candidates.logits, tokens.length);
+  if (hash) hashes.push(hash);
   let token = options.forced?.[tokens.length];
   if (token === undefined) {
     const { grammar, stop } = options;

@@ -1,6 +1,11 @@
 /** Text generation: continues prompts as one batch, and measures time. */
 
-import { Batch, type Ending, type SequenceOptions } from "./batch.ts";
+import {
+  Batch,
+  type BatchSequence,
+  type Ending,
+  type SequenceOptions,
+} from "./batch.ts";
 import type { Decoder } from "./decoder.ts";
 import type { Logprobs } from "./sampling.ts";
 import type {
@@ -33,6 +38,8 @@ export interface GeneratedSequence {
   readonly ending: Ending;
   /** Log-probabilities of each new token, if requested. */
   readonly logprobs?: readonly Logprobs[];
+  /** Hashes of logits, with `receipt`. */
+  readonly hashes: BatchSequence["hashes"];
 }
 
 /** Generated sequences, and times. */
@@ -85,9 +92,12 @@ export async function generate(
     }
   }
   return {
-    sequences: sequences.map(({ prompt, tokens, ending, logprobs }) => ({
+    sequences: sequences.map((
+      { prompt, tokens, ending, logprobs, hashes },
+    ) => ({
       prompt,
       tokens,
+      hashes,
       ending: ending!,
       ...options.logprobs === undefined ? {} : { logprobs },
     })),

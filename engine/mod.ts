@@ -50,6 +50,18 @@ export {
   type GeneratedSequence,
   type GenerateOptions,
 } from "./generate.ts";
+export { hashCheckpoint } from "./receipt/checkpoint_hashes.ts";
+export {
+  readReceipt,
+  type Receipt,
+  receiptOf,
+  receiptPlan,
+} from "./receipt/receipt.ts";
+export {
+  checkpointDifferences,
+  replaySequences,
+  TOGETHER,
+} from "./receipt/replay.ts";
 export { modelDrafter } from "./speculation/draft_model.ts";
 export { lookupDrafter } from "./speculation/lookup.ts";
 export {

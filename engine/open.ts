@@ -117,6 +117,8 @@ export interface OpenOptions extends PlanOptions, SelectDevicesOptions {
 /** A loaded target. */
 export interface Opened {
   readonly plan: Plan;
+  /** Kind of the devices, which determines bits: "cpu", or adapters with their drivers. */
+  readonly device: string;
   readonly session: Session;
   /** The rank for which this process prints and writes results: that of an MPI job, else 0. */
   readonly rank: number;
@@ -288,6 +290,7 @@ export async function openPlan(
     if (world) await allLoaded(world);
     return {
       plan,
+      device: selected.kind === "cpu" ? "cpu" : selected.computer,
       session,
       rank: world?.rank ?? 0,
       ranks: world

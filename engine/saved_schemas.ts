@@ -3,6 +3,28 @@
 
 import type { Schema } from "../spec/document/schema.ts";
 
+/** Schema of `Receipt` in engine/receipt/receipt.ts. */
+export const receiptSchema: Schema = {"$schema":"http://json-schema.org/draft-07/schema#","title":"Receipt","type":"object","properties":{"version":{"const":1},
+  "model":{"type":"string"},"device":{"type":"string"},"plan":{"type":"object","properties":{"sha256":{"type":"string"},
+  "mesh":{"type":"array","items":{"type":"object","properties":{"name":{"type":"string","pattern":"^(?!__proto__$)[^\\u0000-\\u001f\\u007f]+$"},
+  "size":{"type":"integer","minimum":1,"maximum":4096}},"required":["name","size"],"additionalProperties":false},
+  "maxItems":64},"kvCacheDtype":{"enum":["f32","f16","bf16"]},"activations":{"enum":["q8","f32"]}},"required":["sha256",
+  "mesh"],"additionalProperties":false},"checkpoint":{"type":"object","properties":{"config":{"type":"string"},
+  "tokenizer":{"type":"string"},"weights":{"type":"object","propertyNames":{"type":"string","pattern":"^(?!__proto__$)[^\\u0000-\\u001f\\u007f]+$"},
+  "additionalProperties":{"type":"string"}}},"required":["config","weights"],"additionalProperties":false},
+  "sequences":{"type":"array","items":{"type":"object","properties":{"prompt":{"type":"array","items":{"type":"integer",
+  "minimum":0,"maximum":9007199254740991}},"tokens":{"type":"array","items":{"type":"integer","minimum":0,
+  "maximum":9007199254740991}},"sampling":{"type":"object","properties":{"temperature":{"type":"number"},
+  "topK":{"type":"integer","minimum":0,"maximum":9007199254740991},"topP":{"type":"number"},"minP":{"type":"number"},
+  "repeatPenalty":{"type":"number"},"presencePenalty":{"type":"number"},"frequencyPenalty":{"type":"number"},
+  "bias":{"type":"array","items":{"type":"array","items":[{"type":"integer","minimum":0,"maximum":9007199254740991},
+  {"type":"number"}],"minItems":2,"additionalItems":false}},"seed":{"type":"integer","minimum":0,"maximum":4294967295},
+  "stream":{"type":"integer","minimum":0,"maximum":9007199254740991}},"required":["seed","stream"],"additionalProperties":false},
+  "logits":{"type":"array","items":{"type":"array","items":[{"type":"integer","minimum":0,"maximum":9007199254740991},
+  {"type":"string"}],"minItems":2,"additionalItems":false}}},"required":["prompt","tokens","sampling",
+  "logits"],"additionalProperties":false}}},"required":["version","model","device","plan","checkpoint",
+  "sequences"],"additionalProperties":false};
+
 /** Schema of `TuningFile` in engine/tune/saved.ts. */
 export const tuningSchema: Schema = {"$schema":"http://json-schema.org/draft-07/schema#","title":"Saved tunings","type":"object","properties":{"version":{"const":2},
   "tunings":{"type":"object","propertyNames":{"type":"string","pattern":"^(?!__proto__$)[^\\u0000-\\u001f\\u007f]+$"},

@@ -1,7 +1,14 @@
 /** Schema errors of saved files. scripts/validators.mjs generates this for bundled programs. */
 
 import { holdsOf } from "../spec/document/hold.ts";
-import { trainingSchema, tuningSchema } from "./saved_schemas.ts";
+import {
+  receiptSchema,
+  trainingSchema,
+  tuningSchema,
+} from "./saved_schemas.ts";
+
+/** Errors of a receipt. */
+export const receiptErrors = holdsOf(receiptSchema);
 
 /** Errors of a file of tunings. */
 export const tuningErrors = holdsOf(tuningSchema);

@@ -29,6 +29,7 @@ export const MODULES = {
     ],
   },
   "engine/saved_schemas.ts": {
+    receiptSchema: ["engine/receipt/receipt.ts", "Receipt", "Receipt"],
     tuningSchema: ["engine/tune/saved.ts", "TuningFile", "Saved tunings"],
     trainingSchema: [
       "engine/train/saved.ts",

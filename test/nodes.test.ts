@@ -47,8 +47,12 @@ const OTHERS: readonly Case[] = [
     skip: skipWithoutGpu,
   },
   {
-    argv: ["generate", DEMO, "-p", "One", "-n", "2", "--adapter", "native"],
+    argv: [
+      ...["generate", DEMO, "-p", "One", "-n", "2", "--adapter", "native"],
+      ...["--speculate", "2", "--receipt", "receipt.json"],
+    ],
   },
+  { argv: ["replay", "receipt.json", "--adapter", "native"] },
   {
     argv: [
       ...["perplexity", DEMO, "text.txt", "--max-context", "64"],

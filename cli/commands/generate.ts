@@ -11,6 +11,7 @@ import {
   openChatTemplate,
   openTarget,
   openTokenizer,
+  receiptOf,
   type Tokenizer,
 } from "../../engine/mod.ts";
 import { DataError, invariant } from "../../spec/mod.ts";
@@ -44,6 +45,7 @@ import {
 import { finishLine, UsageError } from "../values.ts";
 import { startWatch } from "../watch.ts";
 import { joinAsRank } from "../rank.ts";
+import { writeReceipt } from "../receipts.ts";
 import { openOptions, targetOf } from "./options.ts";
 
 /** Default of new tokens. The flags and generation_config.json override it. */
@@ -62,6 +64,7 @@ export interface GenerateFlags
   readonly json?: boolean;
   readonly jsonl?: boolean;
   readonly watch?: boolean;
+  readonly receipt?: string;
 }
 
 /** Continues prompts and prints the new text while it is generated. Several prompts are printed after all are done. */
@@ -104,6 +107,7 @@ export async function generateCommand(
     next: {
       candidates: candidatesOf(sampling),
       normalizer: logprobs !== undefined,
+      logits: flags.receipt !== undefined,
       perSequence,
     },
     need: {
@@ -154,6 +158,7 @@ export async function generateCommand(
       maxNewTokens,
       stop: target.checkpoint.stop,
       speculation: draft.speculation,
+      receipt: flags.receipt !== undefined,
       now: io.now,
       ...follows ? { onToken } : {},
     });
@@ -193,6 +198,17 @@ export async function generateCommand(
     }
     if (flags.stats && !flags.json && !flags.jsonl) {
       io.err(statsText(stats));
+    }
+    if (flags.receipt !== undefined) {
+      await writeReceipt(io, flags.receipt, {
+        model: name,
+        checkpoint: target.checkpoint,
+        opened,
+        flags,
+        sequences: sequences.map((sequence, stream) =>
+          receiptOf(sequence, { ...sampling, stream })
+        ),
+      });
     }
     sayEndings(io, sequences, plan.axes["context"]?.size ?? 0);
     await opened.finish();
@@ -246,6 +262,11 @@ function checkFlags(flags: GenerateFlags): void {
   if (flags.devices === "mpi" && standard) {
     throw new UsageError(
       "Cannot read '-' with ranks in separate processes: only one of them has standard input. Give --prompt-file FILE",
+    );
+  }
+  if (flags.receipt !== undefined && flags.numerics === "fast") {
+    throw new UsageError(
+      "Cannot use --receipt with --numerics fast: bits then depend on the mesh. Leave out one of them",
     );
   }
   checkSampling(flags);
