@@ -168,3 +168,93 @@ t.test("requests that cannot be answered", async (t) => {
     t.equal(error.message.split(":")[0]!.split(" of")[0], expected);
   }
 });
+
+t.test("responses: items, and the events that build them", async (t) => {
+  const grammar =
+    'root ::= "<think>Hm.</think>Yes.<tool_call>{\\"name\\": \\"climb\\", \\"arguments\\": {\\"tree\\": \\"elm\\"}}</tool_call>"';
+  const named = tools.map(({ type, function: one }) => ({
+    type,
+    strict: false,
+    ...one,
+  }));
+  const asked = {
+    model: "demo-lm",
+    instructions: "Be brief.",
+    input: [{ role: "user" as const, content: "Where is the fox?" }],
+    tools: named,
+    seed: 5,
+    grammar,
+  };
+  const whole = await client.responses.create(asked);
+  t.equal(whole.status, "completed");
+  t.equal(whole.output_text, "Yes.");
+  const kinds = whole.output.map(({ type }) => type);
+  t.strictSame(kinds, ["reasoning", "message", "function_call"]);
+  const call = whole.output.find((one) => one.type === "function_call")!;
+  t.match(call, { name: "climb", arguments: '{"tree": "elm"}' });
+  t.ok(whole.usage!.output_tokens > 0);
+
+  const stream = client.responses.stream(asked);
+  const deltas: { [type: string]: string } = {};
+  const types: string[] = [];
+  let next = 0;
+  for await (const event of stream) {
+    t.equal(event.sequence_number, next++);
+    types.push(event.type);
+    if ("delta" in event) {
+      deltas[event.type] = (deltas[event.type] ?? "") + event.delta;
+    }
+  }
+  t.strictSame(deltas, {
+    "response.reasoning_text.delta": "Hm.",
+    "response.output_text.delta": "Yes.",
+    "response.function_call_arguments.delta": '{"tree": "elm"}',
+  });
+  t.strictSame(
+    types.filter((type) => !type.endsWith(".delta")).map((type) =>
+      type.slice("response.".length)
+    ),
+    [
+      ...["created", "in_progress"],
+      ...["output_item.added", "content_part.added", "reasoning_text.done"],
+      ...["content_part.done", "output_item.done"],
+      ...["output_item.added", "content_part.added", "output_text.done"],
+      ...["content_part.done", "output_item.done"],
+      ...["output_item.added", "function_call_arguments.done"],
+      ...["output_item.done", "completed"],
+    ],
+  );
+  const final = await stream.finalResponse();
+  const plain = (items: readonly object[]) =>
+    items.map((item) => ({ ...item, id: "", parsed_arguments: undefined }));
+  t.equal(final.output_text, whole.output_text);
+  t.match(plain(final.output), plain(whole.output));
+
+  const followed = await client.responses.create({
+    model: "demo-lm",
+    input: [
+      { role: "user", content: [{ type: "input_text", text: "Where?" }] },
+      ...whole.output as OpenAI.Responses.ResponseInputItem[],
+      { type: "function_call_output", call_id: call.call_id, output: "Down." },
+    ],
+    max_output_tokens: 3,
+  });
+  t.equal(followed.status, "incomplete");
+  t.strictSame(followed.incomplete_details, { reason: "max_output_tokens" });
+  const shaped = await client.responses.create({
+    ...asked,
+    grammar: undefined,
+    tools: [],
+    text: {
+      format: { type: "json_schema", name: "tree", schema: parameters },
+    },
+  } as OpenAI.Responses.ResponseCreateParamsNonStreaming);
+  t.ok(isTree(shaped.output_text), shaped.output_text);
+  const refused = async (more: object) => {
+    const body = { input: "One", ...more };
+    return (await server.post("/v1/responses", body)).status;
+  };
+  t.equal(await refused({ previous_response_id: "resp_1" }), 400);
+  t.equal(await refused({ input: [{ role: "user" }] }), 400);
+  t.equal(await refused({ tools: [{ type: "web_search" }] }), 400);
+});

@@ -9,6 +9,7 @@ import { prepareCompletion } from "./completions.ts";
 import { RequestError } from "./errors.ts";
 import type { Prepared } from "./format.ts";
 import { respondOnce, respondStream } from "./respond.ts";
+import { prepareResponse } from "./responses.ts";
 import type { Served } from "./served.ts";
 
 /** Access control and limits of a server. */
@@ -45,6 +46,7 @@ type Prepare = (
 const ANSWERED: { readonly [path: string]: Prepare } = {
   "/v1/completions": prepareCompletion,
   "/v1/chat/completions": prepareChat,
+  "/v1/responses": prepareResponse,
 };
 
 /** Creates the routes of a server. */

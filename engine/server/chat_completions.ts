@@ -43,6 +43,7 @@ export async function prepareChat(
   const logprobsField = async (pieces: readonly CollectedToken[]) =>
     logprobs ? { content: await logprobsOf(pieces, served) } : null;
   return {
+    kind: "completion",
     choices: Array.from({ length: n }, (_, stream) => ({
       prompt,
       options: {

@@ -64,6 +64,7 @@ export async function prepareCompletion(
     finish_reason: reason ?? null,
   });
   return {
+    kind: "completion",
     choices,
     promptTokens: prompts.reduce((n, { tokens }) => n + tokens.length, 0),
     stream: request.stream ?? false,

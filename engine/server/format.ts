@@ -15,12 +15,42 @@ export interface Collected {
   reason: FinishReason | undefined;
 }
 
-/** A prepared request, and the format of its responses. */
-export interface Prepared {
+/** A prepared request. */
+interface PreparedChoices {
   readonly choices: readonly Choice[];
   /** Tokens of all prompts; a prompt with several choices counts once. */
   readonly promptTokens: number;
   readonly stream: boolean;
+}
+
+/** A prepared request, and the format of its responses. */
+export type Prepared = PreparedCompletion | PreparedResource;
+
+/** A request with one choice, whose response is a resource. */
+export interface PreparedResource extends PreparedChoices {
+  readonly kind: "resource";
+  readonly resource: Resource;
+}
+
+/** A response that is a resource, which events change. */
+export interface Resource {
+  /** The first events. */
+  begin(): readonly ResourceEvent[];
+  /** Adds a part of the choice. */
+  add(added: Collected): Promise<readonly ResourceEvent[]>;
+  /** The resource. */
+  result(): object;
+}
+
+/** A change of a resource. */
+export interface ResourceEvent {
+  readonly type: string;
+  readonly [field: string]: unknown;
+}
+
+/** A request whose response is a list of choices. */
+export interface PreparedCompletion extends PreparedChoices {
+  readonly kind: "completion";
   readonly includeUsage: boolean;
   /** Prefix of ids. */
   readonly prefix: string;

@@ -129,20 +129,18 @@ const message: Schema = {
   },
 };
 
+const toolFields: { readonly [field: string]: Schema } = {
+  name: { type: "string", pattern: "^[\\w.-]{1,64}$" },
+  description: { anyOf: [text, { type: "null" }] },
+  parameters: { anyOf: [{ type: "object" }, { type: "null" }] },
+};
+
 const tool: Schema = {
   type: "object",
   required: ["type", "function"],
   properties: {
     type: { const: "function" },
-    function: {
-      type: "object",
-      required: ["name"],
-      properties: {
-        name: { type: "string", pattern: "^[\\w.-]{1,64}$" },
-        description: text,
-        parameters: { type: "object" },
-      },
-    },
+    function: { type: "object", required: ["name"], properties: toolFields },
   },
 };
 
@@ -179,5 +177,109 @@ export const chatSchema: Schema = {
     tool_choice: toolChoice,
     tools: list(tool, 128),
     top_logprobs: integer(0, 20),
+  },
+};
+
+const inputText: Schema = {
+  type: "object",
+  required: ["type", "text"],
+  properties: {
+    type: { enum: ["input_text", "output_text", "reasoning_text"] },
+    text,
+  },
+};
+
+const inputContent: Schema = { anyOf: [text, list(inputText, 1024)] };
+
+const inputItem: Schema = {
+  anyOf: [
+    {
+      type: "object",
+      required: ["role", "content"],
+      properties: {
+        type: { const: "message" },
+        role: { enum: ["system", "developer", "user", "assistant"] },
+        content: inputContent,
+      },
+    },
+    {
+      type: "object",
+      required: ["type", "call_id", "name", "arguments"],
+      properties: {
+        type: { const: "function_call" },
+        call_id: text,
+        name: text,
+        arguments: text,
+      },
+    },
+    {
+      type: "object",
+      required: ["type", "call_id", "output"],
+      properties: {
+        type: { const: "function_call_output" },
+        call_id: text,
+        output: inputContent,
+      },
+    },
+    {
+      type: "object",
+      required: ["type"],
+      properties: {
+        type: { const: "reasoning" },
+        content: { anyOf: [{ type: "null" }, list(inputText, 1024)] },
+      },
+    },
+  ],
+};
+
+/** Schema of `/v1/responses`. */
+export const responseSchema: Schema = {
+  type: "object",
+  required: ["input"],
+  properties: {
+    ...sampling,
+    input: { anyOf: [text, list(inputItem, 4096, 1)] },
+    instructions: text,
+    max_output_tokens: integer(1, 2 ** 31 - 1),
+    metadata: { type: "object", additionalProperties: text, maxProperties: 16 },
+    parallel_tool_calls: flag,
+    reasoning: { type: "object", properties: { effort: text } },
+    text: {
+      type: "object",
+      properties: {
+        format: {
+          anyOf: [
+            {
+              type: "object",
+              required: ["type"],
+              properties: { type: { enum: ["text", "json_object"] } },
+            },
+            {
+              type: "object",
+              required: ["type", "schema"],
+              properties: {
+                type: { const: "json_schema" },
+                schema: { type: "object" },
+              },
+            },
+          ],
+        },
+      },
+    },
+    tool_choice: {
+      anyOf: [
+        { enum: ["none", "auto", "required"] },
+        {
+          type: "object",
+          required: ["name"],
+          properties: { type: { const: "function" }, name: text },
+        },
+      ],
+    },
+    tools: list({
+      type: "object",
+      required: ["type", "name"],
+      properties: { type: { const: "function" }, ...toolFields },
+    }, 128),
   },
 };

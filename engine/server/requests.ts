@@ -3,7 +3,11 @@
 import type { ErrorObject } from "ajv";
 import type { SequenceOptions } from "../batch.ts";
 import { RequestError } from "./errors.ts";
-import { chatErrors, completionErrors } from "./request_validator.ts";
+import {
+  chatErrors,
+  completionErrors,
+  responseErrors,
+} from "./request_validator.ts";
 
 /** Fields of all requests. */
 export interface SamplingRequest {
@@ -67,9 +71,9 @@ export interface ToolRequest {
   readonly type: "function";
   readonly function: {
     readonly name: string;
-    readonly description?: string;
+    readonly description?: string | null;
     /** JSON Schema of its arguments. */
-    readonly parameters?: { readonly [keyword: string]: unknown };
+    readonly parameters?: { readonly [keyword: string]: unknown } | null;
   };
 }
 
@@ -90,30 +94,88 @@ export interface ChatRequest extends SamplingRequest {
   readonly top_logprobs?: number;
 }
 
+/** An item of a conversation. */
+export type InputItem =
+  | {
+    readonly type?: "message";
+    readonly role: string;
+    readonly content: string | readonly TextPart[];
+  }
+  | {
+    readonly type: "function_call";
+    readonly call_id: string;
+    readonly name: string;
+    readonly arguments: string;
+  }
+  | {
+    readonly type: "function_call_output";
+    readonly call_id: string;
+    readonly output: string | readonly TextPart[];
+  }
+  | {
+    readonly type: "reasoning";
+    readonly content?: readonly TextPart[] | null;
+  };
+
+/** A body of `/v1/responses`. */
+export interface ResponseRequest extends SamplingRequest {
+  readonly input: string | readonly InputItem[];
+  readonly instructions?: string;
+  readonly max_output_tokens?: number;
+  readonly metadata?: { readonly [key: string]: string };
+  readonly parallel_tool_calls?: boolean;
+  readonly reasoning?: { readonly effort?: string };
+  readonly text?: {
+    readonly format?: {
+      readonly type: "text" | "json_object" | "json_schema";
+      readonly schema?: object;
+    };
+  };
+  readonly tool_choice?: "none" | "auto" | "required" | {
+    readonly name: string;
+  };
+  readonly tools?: readonly ({
+    readonly type: "function";
+    readonly strict?: boolean;
+  } & ToolRequest["function"])[];
+}
+
 type Body = { readonly [field: string]: unknown };
 
 /** Checks a body of `/v1/completions`. Throws RequestError. */
 export function completionRequest(body: Body): CompletionRequest {
-  const request = present(body);
-  refuse(completionErrors(request));
-  refuseUnsupported(request);
-  return request as unknown as CompletionRequest;
+  return checked(body, completionErrors) as unknown as CompletionRequest;
 }
 
 /** Checks a body of `/v1/chat/completions`. Throws RequestError. */
 export function chatRequest(body: Body): ChatRequest {
+  return checked(body, chatErrors) as unknown as ChatRequest;
+}
+
+/** Checks a body of `/v1/responses`. Throws RequestError. */
+export function responseRequest(body: Body): ResponseRequest {
+  return checked(body, responseErrors) as unknown as ResponseRequest;
+}
+
+function checked(
+  body: Body,
+  errorsOf: (body: Body) => readonly ErrorObject[],
+): Body {
   const request = present(body);
-  refuse(chatErrors(request));
+  refuse(errorsOf(request));
   refuseUnsupported(request);
-  return request as unknown as ChatRequest;
+  return request;
 }
 
 /** Fields that would change a response and are not supported, and whether a value changes nothing. */
 const UNSUPPORTED: {
   readonly [field: string]: (value: unknown, request: Body) => boolean;
 } = {
+  background: (value) => value === false,
   best_of: (value, { n = 1 }) => value === n,
+  conversation: () => false,
   functions: isEmpty,
+  previous_response_id: () => false,
   suffix: (value) => value === "",
 };
 

@@ -1,7 +1,14 @@
 /** Responses: one JSON object, or a stream of server-sent events. */
 
 import { RequestError } from "./errors.ts";
-import { type Collected, type Prepared, usageOf } from "./format.ts";
+import {
+  type Collected,
+  type Prepared,
+  type PreparedCompletion,
+  type PreparedResource,
+  type ResourceEvent,
+  usageOf,
+} from "./format.ts";
 import { type ChoiceEvent, generateChoices } from "./generation.ts";
 import { VERSION } from "../version.ts";
 import type { Served } from "./served.ts";
@@ -14,7 +21,7 @@ export interface RespondOptions {
 }
 
 /** Fields of every object of a response. */
-function headOf({ prefix, objects }: Prepared, { name }: Served): {
+function headOf({ prefix, objects }: PreparedCompletion, { name }: Served): {
   readonly id: string;
   readonly object: string;
   readonly created: number;
@@ -35,6 +42,13 @@ export async function respondOnce(
   prepared: Prepared,
   options: RespondOptions,
 ): Promise<object> {
+  if (prepared.kind === "resource") {
+    const { resource } = prepared;
+    for await (const event of eventsOf(prepared, options)) {
+      for (const part of partsOf(event)) await resource.add(part);
+    }
+    return resource.result();
+  }
   const collected = await begin(prepared);
   for await (const event of eventsOf(prepared, options)) {
     const into = collected[event.choice]!;
@@ -54,8 +68,38 @@ export async function respondOnce(
 }
 
 /** The response as server-sent events. An error ends it as a separate event. */
-export async function* respondStream(
+export function respondStream(
   prepared: Prepared,
+  options: RespondOptions,
+): AsyncGenerator<string, void, undefined> {
+  return prepared.kind === "resource"
+    ? streamResource(prepared, options)
+    : streamChoices(prepared, options);
+}
+
+async function* streamResource(
+  prepared: PreparedResource,
+  options: RespondOptions,
+): AsyncGenerator<string, void, undefined> {
+  const { resource } = prepared;
+  const textOf = (event: ResourceEvent) =>
+    `event: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`;
+  try {
+    yield* resource.begin().map(textOf);
+    for await (const event of eventsOf(prepared, options)) {
+      for (const part of partsOf(event)) {
+        yield* (await resource.add(part)).map(textOf);
+      }
+    }
+    yield "data: [DONE]\n\n";
+  } catch (error) {
+    if (!(error instanceof RequestError)) throw error;
+    yield textOf({ type: "error", ...error.body });
+  }
+}
+
+async function* streamChoices(
+  prepared: PreparedCompletion,
   options: RespondOptions,
 ): AsyncGenerator<string, void, undefined> {
   const { includeUsage, promptTokens, objects } = prepared;
@@ -103,7 +147,7 @@ function eventsOf(
   });
 }
 
-async function begin(prepared: Prepared): Promise<Collected[]> {
+async function begin(prepared: PreparedCompletion): Promise<Collected[]> {
   return await Promise.all(
     prepared.choices.map((_, choice) => prepared.begin(choice)),
   );
@@ -139,7 +183,7 @@ function* partsOf(event: ChoiceEvent): Iterable<Collected> {
   }
 }
 
-/** Tokens that are not part of the prompt. */
-function spokenTokens({ pieces }: Collected): number {
+/** Number of tokens that are not part of the prompt. */
+export function spokenTokens({ pieces }: Collected): number {
   return pieces.filter(({ text }) => text !== undefined).length;
 }
