@@ -1,8 +1,13 @@
 /** Prompts from texts, files, standard input or token ids, and their encoding. */
 
 import { text as readAll } from "node:stream/consumers";
-import type { ChatMessage, ChatTemplate, Tokenizer } from "../engine/mod.ts";
-import { DataError } from "../spec/errors.ts";
+import {
+  type ChatMessage,
+  type ChatTemplate,
+  openChatTemplate,
+  type Tokenizer,
+} from "../engine/mod.ts";
+import { DataError, invariant } from "../spec/errors.ts";
 import type { Prompt } from "./flags.ts";
 import type { CliIo } from "./io.ts";
 import { UsageError } from "./values.ts";
@@ -76,6 +81,36 @@ export async function encodeMessages(
 ): Promise<number[]> {
   const text = await chat.render(messages);
   return await requireTokenizer(tokenizer).encodeBare(text);
+}
+
+/** Encodes all prompts, as plain text or as messages. */
+export async function encodePrompts(
+  io: CliIo,
+  { folder, tokenizer, flags }: {
+    readonly folder: string;
+    readonly tokenizer: Tokenizer | undefined;
+    readonly flags: {
+      readonly prompts: readonly Prompt[];
+      readonly chat?: boolean;
+      readonly system?: string;
+    };
+  },
+): Promise<number[][]> {
+  const chat = flags.chat
+    ? await openChatTemplate(folder, io.files)
+    : undefined;
+  const prompts: number[][] = [];
+  for (const prompt of await readPrompts(io, flags.prompts)) {
+    if (!chat) {
+      prompts.push(await encodePrompt(prompt, tokenizer));
+      continue;
+    }
+    invariant("text" in prompt, "token ids in a conversation");
+    const messages = firstMessages(flags.system, prompt.text);
+    prompts.push(await encodeMessages(messages, tokenizer, chat));
+  }
+  chat?.close();
+  return prompts;
 }
 
 /** Returns the first messages of a conversation. */

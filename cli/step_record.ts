@@ -1,6 +1,6 @@
 /** The record of a training step: one line of JSON. */
 
-import type { StepMetrics } from "../engine/mod.ts";
+import type { PolicyMetrics, StepMetrics } from "../engine/mod.ts";
 
 /** One line. */
 export interface StepRecord {
@@ -19,6 +19,10 @@ export interface StepRecord {
   /** Memory on the fullest rank of the process. */
   readonly memoryBytes: number;
   readonly saved: boolean;
+  /** Other parts of the loss, such as `kl`. */
+  readonly parts?: StepMetrics["parts"];
+  /** With policy gradients. */
+  readonly policy?: PolicyMetrics;
 }
 
 /** Creates the record of a step. */
@@ -37,6 +41,8 @@ export function recordOf(metrics: StepMetrics): StepRecord {
     sentBytes: metrics.sentBytes,
     memoryBytes: metrics.memoryBytes,
     saved: metrics.saved,
+    ...Object.keys(metrics.parts).length > 0 ? { parts: metrics.parts } : {},
+    ...metrics.policy ? { policy: metrics.policy } : {},
   };
 }
 

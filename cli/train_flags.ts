@@ -9,7 +9,7 @@ import {
   watchOption,
   zeroOption,
 } from "./flag_options.ts";
-import { integer, notNegative, oneOf, positive } from "./values.ts";
+import { integer, notNegative, oneOf, parseMesh, positive } from "./values.ts";
 
 /** Adds the flags to the command. */
 export function trainFlags(command: Command): Command {
@@ -46,6 +46,58 @@ export function trainFlags(command: Command): Command {
       "--validate-batches <n>",
       "Batches per validation before the last. Default: all.",
       integer("--validate-batches", 1),
+    )
+    .option(
+      "--reward <file.ts>",
+      "Policy gradients (GRPO): exports (prompt, text) => number, also async.",
+    )
+    .option(
+      "--prompts <file>",
+      "With --reward: prompts, one per line.",
+    )
+    .option(
+      "--chat",
+      "With --reward: apply the checkpoint's chat template to each prompt.",
+    )
+    .option(
+      "--samples <n>",
+      "With --reward: samples per prompt, compared with each other. Default: 8.",
+      integer("--samples", 2),
+    )
+    .option(
+      "--max-new-tokens <n>",
+      "With --reward: maximum tokens per sample. Default: 64.",
+      integer("--max-new-tokens", 1),
+    )
+    .option(
+      "--updates <n>",
+      "With --reward: optimizer steps per set of samples. Default: 1.",
+      integer("--updates", 1),
+    )
+    .option(
+      "--clip-ratio <e>",
+      "With --reward: clipping of probability ratios to 1 ± e. Default: 0.2.",
+      positive("--clip-ratio", 1),
+    )
+    .option(
+      "--clip-ratio-high <e>",
+      "With --reward: upper clipping, 1 + e. Default: --clip-ratio.",
+      positive("--clip-ratio-high", 1e30),
+    )
+    .option(
+      "--kl <weight>",
+      "With --reward: weight of the KL divergence from the initial model. Default: not computed.",
+      notNegative("--kl"),
+    )
+    .option(
+      "--rollout-mesh <axes>",
+      "With --reward: mesh of sampling. Default: --mesh.",
+      parseMesh,
+    )
+    .option(
+      "--kv-cache-dtype <dtype>",
+      "With --reward: KV cache dtype of sampling. Other than f32, samples are not exactly on-policy. Default: f32.",
+      oneOf("--kv-cache-dtype", ["f32", "f16", "bf16"]),
     )
     .requiredOption("--out <folder>", "Folder for checkpoints.")
     .option(
@@ -142,7 +194,7 @@ export function trainFlags(command: Command): Command {
     .addOption(dtypeOption())
     .option(
       "--save-every <n>",
-      "Steps between checkpoints. Default: only at the end.",
+      "Steps between checkpoints. Default: only at the end; with --reward: 1.",
       integer("--save-every", 1),
     )
     .option(

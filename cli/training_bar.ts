@@ -1,7 +1,7 @@
 /** Progress of training: a bar on a terminal, and occasional lines elsewhere. */
 
 import { Presets, SingleBar } from "cli-progress";
-import type { StepMetrics } from "../engine/mod.ts";
+import type { PolicyMetrics, StepMetrics } from "../engine/mod.ts";
 import type { CliIo } from "./io.ts";
 
 /** Reports the progress of training. */
@@ -66,10 +66,25 @@ export function describeStep(metrics: StepMetrics): string {
     ...metrics.validation === undefined
       ? []
       : [`validation ${metrics.validation.toFixed(4)}`],
+    ...metrics.policy ? [describePolicy(metrics.policy)] : [],
+    ...Object.entries(metrics.parts).map(([name, value]) =>
+      `${name} ${value.toPrecision(3)}`
+    ),
     `gradient ${gradientNorm.toFixed(3)}`,
     `${Math.round(tokensPerSecond)} tokens/s`,
     ...experts.length > 0 ? [`experts ${describeLoad(experts)}`] : [],
     ...metrics.sentBytes > 0 ? [`${bytes(metrics.sentBytes)} exchanged`] : [],
+  ].join(", ");
+}
+
+function describePolicy(
+  { reward, length, entropy, logRatio }: PolicyMetrics,
+): string {
+  return [
+    `reward ${reward.toPrecision(4)}`,
+    `${length.toFixed(1)} tokens a sample`,
+    `entropy ${entropy.toFixed(3)}`,
+    `log ratio ${logRatio === 0 ? "0" : logRatio.toExponential(1)}`,
   ].join(", ");
 }
 

@@ -58,6 +58,7 @@ export function openMetrics(
       const plots = {
         "loss.svg": lossOf(records),
         "experts.svg": loadOverSteps(records, WIDTH),
+        "reward.svg": rewardsOf(records),
       };
       for (const [name, figure] of Object.entries(plots)) {
         if (figure === undefined) continue;
@@ -81,6 +82,16 @@ export function lossOf(records: readonly StepRecord[]): Figure {
     name: "Cross-entropy loss, nats per token",
   };
   return lossPicture(losses, [WIDTH, HEIGHT]);
+}
+
+/** Plots the mean reward by step. Undefined without policy gradients. */
+function rewardsOf(records: readonly StepRecord[]): Figure | undefined {
+  const losses = records.flatMap(({ step, policy }) =>
+    policy ? [[step, policy.reward] as const] : []
+  );
+  if (losses.length === 0) return undefined;
+  const rewards = { losses, validations: [], name: "Mean reward" };
+  return lossPicture(rewards, [WIDTH, HEIGHT]);
 }
 
 /** Returns the complete lines of a file, or none if the file does not exist. */

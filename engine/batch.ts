@@ -316,7 +316,7 @@ async function grow(
   tokens.push(token);
   const known = options.logprobs === undefined
     ? undefined
-    : logprobsOf(candidates, token, options.logprobs);
+    : logprobsOf(candidates, token, options);
   if (known) logprobs.push(known);
   const stops = await options.onToken?.(token, known) === "stop";
   if (stops && !options.stop.has(token)) sequence.ending = "stop text";

@@ -5,6 +5,7 @@ import { type Family, isFamily } from "../models/mod.ts";
 import type { Checked, Diagnostic } from "../compiler/source/check.ts";
 import { DataError, ModelError } from "../spec/errors.ts";
 import type { FileSystem } from "./files.ts";
+import type { Reward } from "./train/policy_task.ts";
 import { planTarget } from "./open.ts";
 import { checkTensors } from "./weights.ts";
 import {
@@ -73,6 +74,16 @@ const TRAINING = { noun: "training", op: "train(…)", is: isTraining };
 export async function loadTrainingFile(reference: string): Promise<Training> {
   const { resolveExport } = await import("../compiler/source/load.ts");
   return await resolveExport(reference, TRAINING);
+}
+
+/** The reward exported by `file.ts` or `file.ts#export`. */
+export async function loadReward(reference: string): Promise<Reward> {
+  const { resolveExport } = await import("../compiler/source/load.ts");
+  return await resolveExport(reference, {
+    noun: "reward",
+    op: "(prompt, text) => number",
+    is: (value): value is Reward => typeof value === "function",
+  });
 }
 
 /** The training or the family exported by `file.ts` or `file.ts#export`. */

@@ -11,7 +11,7 @@ import {
   trace,
 } from "../compiler/mod.ts";
 import { isCompiled } from "../compiler/compiled.ts";
-import type { Bounds, DecoderOptions, PublishedModel } from "../models/mod.ts";
+import type { Bounds, DecoderOptions } from "../models/mod.ts";
 import {
   createSession,
   type Progress,
@@ -43,6 +43,13 @@ import {
   type Tuned,
   type TuneOptions,
 } from "./tune/mod.ts";
+import {
+  type Companion,
+  compileCompanions,
+  openCompanions,
+  type OpenedCompanion,
+  withNeedsOf,
+} from "./companions.ts";
 import { tuningOf } from "./tuning.ts";
 import { selectDevices, type SelectDevicesOptions } from "./devices.ts";
 import type { FileSystem } from "./files.ts";
@@ -53,7 +60,14 @@ import {
   gatherStatistics,
   gatherTrace,
 } from "./job.ts";
-import type { Target } from "./target.ts";
+import {
+  folderOf,
+  isPublished,
+  type Published,
+  publishedOf,
+  type Target,
+  unusedOf,
+} from "./target.ts";
 import { withTensors } from "./tensors.ts";
 import { given } from "./given.ts";
 import { compiledAs } from "./stored_as.ts";
@@ -120,6 +134,8 @@ export interface Opened {
   /** Kind of the devices, which determines bits: "cpu", or adapters with their drivers. */
   readonly device: string;
   readonly session: Session;
+  /** The companions of a `Loadable`, in order. */
+  readonly companions: readonly OpenedCompanion[];
   /** The rank for which this process prints and writes results: that of an MPI job, else 0. */
   readonly rank: number;
   /** The ranks in this process. */
@@ -243,6 +259,8 @@ export interface Loadable {
   readonly where: string | undefined;
   /** Prefixes of unused tensors that are allowed. */
   readonly unused?: readonly string[];
+  /** Plans that run on the same devices, in one process. */
+  readonly companions?: readonly Companion[];
 }
 
 /** Selects devices, compiles for them, and loads. */
@@ -252,12 +270,14 @@ export async function openPlan(
 ): Promise<Opened> {
   const selected = await selectDevices(options);
   const { world } = selected;
-  const plan = await loadable.plan({
+  const chosen = {
     limits: selected.limits,
     tuning: tuningOf(selected, options.tunings),
     ...world ? { mesh: { ep: world.size } } : {},
     ...options,
-  });
+  };
+  const plan = await loadable.plan(chosen);
+  const companions = await compileCompanions(loadable, chosen, plan);
   const tensors = await loadable.tensors(plan);
   if (world) {
     const { kind } = selected;
@@ -274,7 +294,14 @@ export async function openPlan(
   }
   const { where = "", unused = [] } = loadable;
   checkTensors(plan, tensors, { where, unused });
-  const { devices, close } = await selected.open(plan);
+  const { devices: opened, close } = await selected.open(
+    withNeedsOf(plan, companions),
+  );
+  const devicesOf = ({ ranks }: Plan) =>
+    world
+      ? opened
+      : Array.from({ length: ranks }, (_, i) => opened[i % opened.length]!);
+  const devices = devicesOf(plan);
   try {
     const { onProgress, tracer } = options;
     const communicator = world && await createMpiCommunicator(world, plan);
@@ -288,14 +315,21 @@ export async function openPlan(
       ...(communicator ? { communicator } : {}),
     });
     if (world) await allLoaded(world);
+    const ranks = world
+      ? [world.rank]
+      : Array.from({ length: plan.ranks }, (_, rank) => rank);
+    const beside = await openCompanions(
+      companions,
+      { plan, session, ranks },
+      devicesOf,
+    );
     return {
       plan,
       device: selected.kind === "cpu" ? "cpu" : selected.computer,
       session,
+      companions: beside,
       rank: world?.rank ?? 0,
-      ranks: world
-        ? [world.rank]
-        : Array.from({ length: plan.ranks }, (_, rank) => rank),
+      ranks,
       gatherTexts: async (text, what) =>
         world ? await gatherPatiently(world, text, what) : [text],
       statistics: async () => {
@@ -318,7 +352,7 @@ export async function openPlan(
       },
     };
   } catch (error) {
-    for (const device of new Set(devices)) device.destroy();
+    for (const device of new Set(opened)) device.destroy();
     await close();
     throw error;
   }
@@ -437,31 +471,6 @@ function pagesOf(
   const { lengths } = need;
   const bounds = boundsOf(target, { need, ...options });
   return { pages: (groupSize) => choosePages(lengths, bounds, groupSize) };
-}
-
-type Published = Extract<
-  Target,
-  { readonly kind: "checkpoint" | "configuration" }
->;
-
-function isPublished(target: Target): target is Published {
-  return target.kind === "checkpoint" || target.kind === "configuration";
-}
-
-function publishedOf(
-  target: Published,
-): PublishedModel {
-  return target.kind === "checkpoint"
-    ? target.checkpoint.published
-    : target.configuration.published;
-}
-
-function folderOf(target: Target): string | undefined {
-  return target.kind === "checkpoint" ? target.checkpoint.folder : undefined;
-}
-
-function unusedOf(target: Target): readonly string[] {
-  return target.kind === "checkpoint" ? target.checkpoint.published.unused : [];
 }
 
 async function weightFiles(

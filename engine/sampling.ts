@@ -19,6 +19,8 @@ export interface SamplingOptions extends PenaltyOptions {
   readonly logprobs?: number;
   /** Restricts sampling to the tokens that a grammar allows after the generated ones. */
   readonly grammar?: TokenGrammar | undefined;
+  /** With `logprobs`: whether the entropy of each distribution is computed. Default: false. */
+  readonly entropy?: boolean;
   /** Seed. The same seed gives the same tokens. Default: 0. */
   readonly seed?: number;
 }
@@ -77,16 +79,21 @@ export interface Logprob {
 /** Log-probabilities of the chosen token and of the likeliest ones. */
 export interface Logprobs extends Logprob {
   readonly top: readonly Logprob[];
+  /** Entropy of the distribution in nats, if requested. */
+  readonly entropy?: number;
 }
 
 /**
- * Log-probabilities of a token and the `count` likeliest, from the logits of the entire vocabulary. With a normalizer of
+ * Log-probabilities of a token and of the `logprobs` likeliest, from the logits of the entire vocabulary. With a normalizer of
  * the device they have the bits of the op `logProbabilities`; otherwise they are computed in f64.
  */
 export function logprobsOf(
   { logits, normalizer }: Candidates,
   token: number,
-  count: number,
+  { logprobs = 0, entropy = false }: Pick<
+    SamplingOptions,
+    "logprobs" | "entropy"
+  >,
 ): Logprobs {
   const total = normalizer ?? logNormalizer(logits);
   const of = (token: number): Logprob => {
@@ -96,8 +103,19 @@ export function logprobsOf(
       logprob: normalizer === undefined ? logprob : Math.fround(logprob),
     };
   };
-  const top = [...byLogit(logits).subarray(0, count)].map(of);
-  return { ...of(token), top };
+  const top = logprobs === 0
+    ? []
+    : [...byLogit(logits).subarray(0, logprobs)].map(of);
+  const known = { ...of(token), top };
+  return entropy ? { ...known, entropy: entropyOf(logits, total) } : known;
+}
+
+function entropyOf(logits: Float32Array, normalizer: number): number {
+  let entropy = 0;
+  for (const logit of logits) {
+    entropy += Math.exp(logit - normalizer) * (normalizer - logit);
+  }
+  return entropy;
 }
 
 /** The log-sum-exp of logits, in f64. Throws DataError for a non-finite one. */

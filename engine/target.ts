@@ -1,7 +1,7 @@
 /** Targets: a checkpoint folder, a model file, or a saved plan at a path. */
 
 import type { Model } from "../compiler/mod.ts";
-import { type Family, isFamily } from "../models/mod.ts";
+import { type Family, isFamily, type PublishedModel } from "../models/mod.ts";
 import { DataError, PlanError } from "../spec/errors.ts";
 import { type LegalPlan, verifyPlanText } from "../spec/mod.ts";
 import {
@@ -101,4 +101,34 @@ export async function readPlan(
     throw new PlanError(`${first.message}${more}`);
   }
   return plan as LegalPlan;
+}
+
+/** A target with a configuration. */
+export type Published = Extract<
+  Target,
+  { readonly kind: "checkpoint" | "configuration" }
+>;
+
+/** Whether a target has a configuration. */
+export function isPublished(target: Target): target is Published {
+  return target.kind === "checkpoint" || target.kind === "configuration";
+}
+
+/** The model of a configuration. */
+export function publishedOf(
+  target: Published,
+): PublishedModel {
+  return target.kind === "checkpoint"
+    ? target.checkpoint.published
+    : target.configuration.published;
+}
+
+/** The folder of a checkpoint. */
+export function folderOf(target: Target): string | undefined {
+  return target.kind === "checkpoint" ? target.checkpoint.folder : undefined;
+}
+
+/** Prefixes of unused tensors that a checkpoint may have. */
+export function unusedOf(target: Target): readonly string[] {
+  return target.kind === "checkpoint" ? target.checkpoint.published.unused : [];
 }

@@ -143,3 +143,11 @@ export {
   sharedExperts,
 } from "./shared_experts.ts";
 export { readRotary, ropeScaling, type Rotary } from "./rotary.ts";
+export {
+  grpo,
+  type GrpoOptions,
+  meanOf,
+  type PolicyLoss,
+  type PolicyTokens,
+  type TokenValues,
+} from "./policy.ts";

@@ -37,6 +37,7 @@ import {
   TrafficAccount,
 } from "./statistics.ts";
 import { writeTables } from "./tables.ts";
+import { equalWeights } from "./shared_weights.ts";
 import { loadWeights, preloadFiles } from "./weights.ts";
 
 /** Options of a session besides the plan. */
@@ -58,6 +59,11 @@ export interface CreateSessionOptions {
   /** Whether files that devices map are read completely, so that later reads of weights are from memory. */
   readonly preload?: boolean;
   readonly onProgress?: (progress: Progress) => void;
+  /**
+   * A session on the same devices whose weights this one uses where both plans lay them out equally (`equalWeights`).
+   * They are then not loaded.
+   */
+  readonly weightsOf?: Session | undefined;
 }
 
 /** Progress of loading. */
@@ -96,6 +102,8 @@ export interface Session {
   readPart(name: string, rank: number): Promise<HostTensor>;
   /** Sets the shard of an f32 parameter or state on a rank of this process. */
   writePart(name: string, rank: number, part: HostTensor): void;
+  /** Loads all weights again that are not shared with another session. Returns the bytes that were written to ranks. */
+  load(tensors: TensorDirectory): Promise<number>;
   /** Sets states to zero and forgets the rank of each sequence. */
   reset(): void;
   /**
@@ -131,14 +139,39 @@ export async function createSession(
     );
     done += total / unique.length;
   }
-  const ranks = devices.map((device, i) =>
-    new RankMemory(plan, device, remote ? remote.rank : i)
-  );
-  for (const memory of ranks) writeTables(plan, memory);
-  await loadWeights(plan, ranks, tensors, {
-    onProgress: (done, total) =>
-      onProgress?.({ stage: "weights", done, total }),
+  const source = options.weightsOf && LOADED.get(options.weightsOf);
+  const shared =
+    source && devices.every((device, i) => device === source.ranks[i]?.device)
+      ? equalWeights(plan, source.plan)
+      : new Set<string>();
+  const ranks = devices.map((device, i) => {
+    const from = source?.ranks[i];
+    const buffers = [...shared].flatMap((name) =>
+      from?.has(name) ? [[name, from.buffer(name)] as const] : []
+    );
+    const rank = remote ? remote.rank : i;
+    return new RankMemory(plan, device, rank, new Map(buffers));
   });
+  for (const memory of ranks) writeTables(plan, memory);
+  const weights = plan.weights.filter(({ buffer }) => !shared.has(buffer));
+  const load = async (
+    tensors: TensorDirectory,
+    onProgress?: (done: number, total: number) => void,
+  ) => {
+    let written = 0;
+    await loadWeights({ ...plan, weights }, ranks, tensors, {
+      onProgress: (done, total) => {
+        written = done;
+        onProgress?.(done, total);
+      },
+    });
+    for (const device of unique) await device.idle();
+    return written;
+  };
+  await load(
+    tensors,
+    (done, total) => onProgress?.({ stage: "weights", done, total }),
+  );
   if (options.preload && unique.some(({ map }) => map)) {
     const sources = [...tensors.values()].map(({ source }) => source);
     await preloadFiles(
@@ -146,11 +179,20 @@ export async function createSession(
       (done, total) => onProgress?.({ stage: "files", done, total }),
     );
   }
-  for (const device of unique) await device.idle();
-  return new LoadedSession(plan, ranks, { ...options, communicator });
+  const loaded = { ...options, communicator, load };
+  const session = new LoadedSession(plan, ranks, loaded);
+  LOADED.set(session, { plan, ranks });
+  return session;
 }
 
+/** Plans and memory of sessions. */
+const LOADED = new WeakMap<Session, {
+  readonly plan: Plan;
+  readonly ranks: readonly RankMemory[];
+}>();
+
 class LoadedSession implements Session {
+  readonly load: Session["load"];
   readonly #plan: Plan;
   readonly #ranks: readonly RankMemory[];
   readonly #programs: ReadonlyMap<string, BoundProgram>;
@@ -171,9 +213,13 @@ class LoadedSession implements Session {
   constructor(
     plan: Plan,
     ranks: readonly RankMemory[],
-    options: CreateSessionOptions & { readonly communicator: Communicator },
+    options: CreateSessionOptions & {
+      readonly communicator: Communicator;
+      readonly load: (tensors: TensorDirectory) => Promise<number>;
+    },
   ) {
     const { communicator, tracer } = options;
+    this.load = options.load;
     this.#plan = plan;
     this.#ranks = ranks;
     this.#staging = new StagingAccount();

@@ -18,13 +18,24 @@ export class RankMemory {
   readonly #buffers: Map<string, DeviceBuffer>;
   readonly #bytes: number;
 
-  /** Allocates everything that the plan lists for `rank`. */
-  constructor(plan: Plan, device: Device, rank: number) {
+  /** Allocates everything that the plan lists for `rank`, except for allocations of only `shared` buffers. */
+  constructor(
+    plan: Plan,
+    device: Device,
+    rank: number,
+    shared: ReadonlyMap<string, DeviceBuffer> = new Map(),
+  ) {
     this.#plan = plan;
     this.device = device;
     this.rank = rank;
     let bytes = 0;
+    const used = new Set(
+      Object.entries(plan.buffers).flatMap(([name, { allocation }]) =>
+        shared.has(name) ? [] : [allocation]
+      ),
+    );
     const allocations = plan.allocations.map((allocation, i) => {
+      if (!used.has(i)) return undefined;
       const size = onRank(allocation.bytes, rank);
       if (size === 0) return undefined;
       const buffer = device.createBuffer(size, `rank ${rank} allocation ${i}`);
@@ -33,12 +44,13 @@ export class RankMemory {
     });
     this.#bytes = bytes;
     this.#buffers = new Map(
-      Object.entries(plan.buffers).flatMap(([name, buffer]) => {
-        const { allocation, offset } = buffer;
-        const bytes = onRank(buffer.bytes, rank);
+      Object.entries(plan.buffers).flatMap(([name, planned]) => {
+        const { allocation, offset } = planned;
+        const bytes = onRank(planned.bytes, rank);
         if (bytes === 0) return [];
-        const range = device.range(allocations[allocation]!, offset, bytes);
-        return [[name, range] as const];
+        const buffer = shared.get(name) ??
+          device.range(allocations[allocation]!, offset, bytes);
+        return [[name, buffer] as const];
       }),
     );
   }

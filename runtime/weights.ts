@@ -16,7 +16,7 @@ import { weightForm } from "./weight_form.ts";
 /** Options of `loadWeights`. */
 export interface LoadWeightsOptions {
   /** Bytes of weights written to ranks so far, and in total. */
-  readonly onProgress?: (done: number, total: number) => void;
+  readonly onProgress?: ((done: number, total: number) => void) | undefined;
   /** Bytes of a buffer that are assembled in host memory at a time. */
   readonly pieceBytes?: number;
   /** Bytes read from a file at a time. */

@@ -200,6 +200,7 @@ const METRICS = {
   sentBytes: 0,
   memoryBytes: 0,
   validation: undefined,
+  parts: {},
   saved: true,
 };
 

@@ -145,7 +145,9 @@ t.test("the likeliest tokens are in order, the lowest id first among equals", (t
   const bytes = new Uint32Array(5000).map(() => random() * 2 ** 32);
   const logits = new Float32Array(bytes.buffer)
     .map((x) => Number.isFinite(x) ? x : 1);
-  const { top } = logprobsOf({ logits }, 0, logits.length);
+  const { top } = logprobsOf({ logits }, 0, {
+    logprobs: logits.length,
+  });
   t.strictSame(
     top.map(({ token }) => token),
     [...logits.keys()].sort((i, j) => logits[j]! - logits[i]! || i - j),

@@ -8,13 +8,12 @@ import {
   type Generated,
   type GeneratedSequence,
   type Logprobs,
-  openChatTemplate,
   openTarget,
   openTokenizer,
   receiptOf,
   type Tokenizer,
 } from "../../engine/mod.ts";
-import { DataError, invariant } from "../../spec/mod.ts";
+import { DataError } from "../../spec/mod.ts";
 import type { DeviceFlags, PlanFlags, Prompt } from "../flags.ts";
 import { GeneratedTexts } from "../generated_text.ts";
 import {
@@ -36,12 +35,7 @@ import {
   nextPerSequence,
   type SpeculationFlags,
 } from "../speculation_flags.ts";
-import {
-  encodeMessages,
-  encodePrompt,
-  firstMessages,
-  readPrompts,
-} from "../prompts.ts";
+import { encodePrompts } from "../prompts.ts";
 import { finishLine, UsageError } from "../values.ts";
 import { startWatch } from "../watch.ts";
 import { joinAsRank } from "../rank.ts";
@@ -85,7 +79,7 @@ export async function generateCommand(
     );
   }
   const tokenizer = await openTokenizer(folder, io.files);
-  const prompts = await encodeAll(io, { folder, tokenizer, flags });
+  const prompts = await encodePrompts(io, { folder, tokenizer, flags });
   const maxNewTokens = flags.maxNewTokens ?? target.checkpoint.maxNewTokens ??
     NEW_TOKENS;
   const { stop = [], logprobs } = flags;
@@ -271,32 +265,6 @@ function checkFlags(flags: GenerateFlags): void {
   }
   checkSampling(flags);
   checkSpeculation(flags);
-}
-
-/** Encodes all prompts, as plain text or as messages. */
-async function encodeAll(
-  io: CliIo,
-  { folder, tokenizer, flags }: {
-    readonly folder: string;
-    readonly tokenizer: Tokenizer | undefined;
-    readonly flags: GenerateFlags;
-  },
-): Promise<number[][]> {
-  const chat = flags.chat
-    ? await openChatTemplate(folder, io.files)
-    : undefined;
-  const prompts: number[][] = [];
-  for (const prompt of await readPrompts(io, flags.prompts)) {
-    if (!chat) {
-      prompts.push(await encodePrompt(prompt, tokenizer));
-      continue;
-    }
-    invariant("text" in prompt, "token ids in a conversation");
-    const messages = firstMessages(flags.system, prompt.text);
-    prompts.push(await encodeMessages(messages, tokenizer, chat));
-  }
-  chat?.close();
-  return prompts;
 }
 
 async function completeText(

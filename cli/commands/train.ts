@@ -16,6 +16,7 @@ import {
   type Text,
   trainCheckpoint,
   type Training,
+  trainPolicy,
   type TrainSettings,
 } from "../../engine/mod.ts";
 import { meshSizes } from "../../spec/mesh.ts";
@@ -38,20 +39,19 @@ import { finishLine, UsageError } from "../values.ts";
 import { startWatch } from "../watch.ts";
 import { deviceOptions } from "./options.ts";
 import {
-  refuseSettings,
-  savedSettings,
-  type SettingFlags,
-  settingsOf,
-} from "./train_settings.ts";
+  type GivenPolicy,
+  givenPolicy,
+  type PolicyFlags,
+  refusePolicyFlags,
+} from "./train_policy.ts";
+import { refuseSettings, savedSettings, settingsOf } from "./train_settings.ts";
 
 /** Flags of `train`. */
 export interface TrainFlags
   extends
-    SettingFlags,
+    PolicyFlags,
     DeviceFlags,
     Pick<PlanFlags, "mesh" | "place" | "family" | "revision"> {
-  readonly data?: readonly string[];
-  readonly validate?: readonly string[];
   readonly validateEvery?: number;
   readonly validateBatches?: number;
   readonly validateSplit?: number;
@@ -92,6 +92,7 @@ export async function trainCommand(
   let release = () => {};
   const run = await startTraining(io, given, {
     ...flags,
+    checkpoint: what,
     signal: interrupted.signal,
     onBegin: () => {
       if (flags.devices !== "mpi") {
@@ -171,6 +172,8 @@ type Given =
   & ({
     readonly training: Training;
   } | {
+    readonly policy: GivenPolicy;
+  } | {
     readonly source: string | Family;
     readonly settings: TrainSettings;
     readonly data: readonly Text[] | Chats;
@@ -185,6 +188,7 @@ async function givenTraining(
   const source = await io.files.stat(what) === "folder"
     ? what
     : await loadTrainedFile(what);
+  if (flags.reward === undefined) refusePolicyFlags(flags);
   if (typeof source !== "string" && !isFamily(source)) {
     refuseSettings(flags, {
       beside: "a model file",
@@ -192,6 +196,7 @@ async function givenTraining(
     });
     const on: { readonly [flag: string]: unknown } = {
       "--family": flags.family,
+      "--reward": flags.reward,
       "--data": flags.data,
       "--validate": flags.validate,
       "--validate-split": flags.validateSplit,
@@ -207,6 +212,21 @@ async function givenTraining(
     return { training: source, steps: requiredSteps(flags) };
   }
   const { data, epochs } = flags;
+  if (flags.reward !== undefined) {
+    if (isFamily(source)) {
+      throw new UsageError(
+        "Cannot train a family with policy gradients: it has no weights to sample from. Give a checkpoint folder",
+      );
+    }
+    const settings = resume
+      ? await savedSettings(out, io.files, flags)
+      : settingsOf(flags, flags.steps);
+    const policy = await givenPolicy(io, resume ? out : source, {
+      flags,
+      settings,
+    });
+    return { policy, steps: requiredSteps(flags) };
+  }
   if (data === undefined) {
     throw new UsageError(
       `Cannot train '${what}' without data: it is a ${
@@ -324,6 +344,8 @@ async function startTraining(
   io: CliIo,
   given: Given,
   flags: TrainFlags & {
+    /** The given checkpoint, also if another folder is resumed. */
+    readonly checkpoint: string;
     readonly signal: AbortSignal;
     readonly onBegin: () => void;
     readonly onProgress: Parameters<typeof trainCheckpoint>[2]["onProgress"];
@@ -356,6 +378,22 @@ async function startTraining(
     return runTraining(given.training, io.files, {
       ...options,
       statistics: exchanges(flags, declared),
+    });
+  }
+  if ("policy" in given) {
+    const { folder, settings, ...policy } = given.policy;
+    const { rolloutMesh, kvCacheDtype = "f32", checkpoint } = flags;
+    const { saveEvery = 1 } = flags;
+    return trainPolicy(folder, io.files, {
+      ...settings,
+      ...policy,
+      ...options,
+      saveEvery,
+      family: await familyOf(flags.family),
+      statistics: exchanges(flags, []),
+      ...rolloutMesh ? { rolloutMesh: meshSizes(rolloutMesh) } : {},
+      ...kvCacheDtype === "f32" ? {} : { rolloutNumerics: { kvCacheDtype } },
+      reference: checkpoint,
     });
   }
   const { source, settings, data } = given;

@@ -2,6 +2,7 @@
 
 import {
   adamw,
+  type PolicySettings,
   readTraining,
   type Schedule,
   sgd,
@@ -37,9 +38,42 @@ export interface SettingFlags {
   /** Absent and true: the default. */
   readonly packing?: boolean;
   readonly seed?: number;
+  readonly samples?: number;
+  readonly maxNewTokens?: number;
+  readonly updates?: number;
+  readonly clipRatio?: number;
+  readonly clipRatioHigh?: number;
+  readonly kl?: number;
 }
 
-const SETTINGS: { readonly [K in keyof Required<SettingFlags>]: string } = {
+/** The flags of settings that only policy gradients have, and the settings. */
+export const POLICY_SETTINGS = {
+  samples: "samples",
+  maxNewTokens: "maxNewTokens",
+  updates: "updates",
+  clipRatio: "clip",
+  clipRatioHigh: "clipHigh",
+  kl: "kl",
+} as const satisfies {
+  readonly [F in keyof SettingFlags]?: keyof PolicySettings;
+};
+
+/** The settings of policy gradients that flags give. */
+export function policySettingsOf(
+  flags: SettingFlags,
+): Partial<PolicySettings> {
+  return Object.fromEntries(
+    Object.entries(POLICY_SETTINGS).flatMap(([flag, setting]) => {
+      const value = flags[flag as keyof typeof POLICY_SETTINGS];
+      return value === undefined ? [] : [[setting, value]];
+    }),
+  );
+}
+
+/** The flag of each setting. */
+export const SETTINGS: {
+  readonly [K in keyof Required<SettingFlags>]: string;
+} = {
   batch: "--batch",
   length: "--length",
   optimizer: "--optimizer",
@@ -61,6 +95,12 @@ const SETTINGS: { readonly [K in keyof Required<SettingFlags>]: string } = {
   packing: "--no-packing",
   accumulate: "--accumulate",
   seed: "--seed",
+  samples: "--samples",
+  maxNewTokens: "--max-new-tokens",
+  updates: "--updates",
+  clipRatio: "--clip-ratio",
+  clipRatioHigh: "--clip-ratio-high",
+  kl: "--kl",
 };
 
 /** Throws UsageError for a settings flag if the settings are already defined elsewhere. */
@@ -143,7 +183,7 @@ export async function savedSettings(
   out: string,
   files: FileSystem,
   flags: SettingFlags,
-): Promise<TrainSettings> {
+): Promise<TrainSettings & Partial<PolicySettings>> {
   const { batch, length, ...rest } = (await readTraining(out, files)).settings;
   if (batch === undefined || length === undefined) {
     throw new DataError(
@@ -167,7 +207,7 @@ export async function savedSettings(
 
 /** Returns the flags that produce given settings. */
 function flagsOf(
-  { optimizer, schedule, ...rest }: TrainSettings,
+  { optimizer, schedule, ...rest }: TrainSettings & Partial<PolicySettings>,
 ): {
   readonly [K in keyof Required<SettingFlags>]: SettingFlags[K] | undefined;
 } {
@@ -195,5 +235,11 @@ function flagsOf(
     trainOn: rest.trainOn,
     packing: rest.packing,
     seed: rest.seed ?? 0,
+    samples: rest.samples,
+    maxNewTokens: rest.maxNewTokens,
+    updates: rest.updates,
+    clipRatio: rest.clip,
+    clipRatioHigh: rest.clipHigh,
+    kl: rest.kl,
   };
 }

@@ -1,12 +1,10 @@
 /** Trains a checkpoint's model on text. */
 
-import type { HostTensor } from "../../runtime/mod.ts";
 import { DataError } from "../../spec/errors.ts";
 import { type Family, isFamily } from "../../models/mod.ts";
 import {
   type Checkpoint,
   type FamilyOption,
-  listWeightFiles,
   openConfiguration,
   openTokenizer,
   readGeneration,
@@ -14,14 +12,12 @@ import {
 import { completeConfig, familyConfiguration } from "../configuration.ts";
 import { MAX_AXIS } from "../../spec/limits.ts";
 import type { FileSystem } from "../files.ts";
-import type { Tensors } from "../run.ts";
 import type { DeviceSharing } from "../devices.ts";
-import { readTensors } from "../tensors.ts";
 import { initialWeights } from "./initial.ts";
 import { prepareFolder } from "./saved.ts";
 import { stopTokens } from "../stop_tokens.ts";
 import type { TrainSettings } from "./settings.ts";
-import { hasWeights, storedIn } from "./stored.ts";
+import { storedIn, storedWeights } from "./stored.ts";
 import type { Chats } from "./chats.ts";
 import { chatSource, textSource } from "./sources.ts";
 import type { Task } from "./task.ts";
@@ -167,17 +163,4 @@ export async function checkpointTask(
         generation: folder ?? tokenizerFolder,
       }, plan),
   };
-}
-
-/** The weights of a folder, widened to f32. Undefined if it has none. */
-async function storedWeights(
-  folder: string,
-  files: FileSystem,
-): Promise<Tensors | undefined> {
-  if (!await hasWeights(folder, files)) return undefined;
-  const read: { [name: string]: HostTensor } = {};
-  for (const path of await listWeightFiles(folder, files)) {
-    Object.assign(read, await readTensors(path, files));
-  }
-  return read;
 }

@@ -5,10 +5,19 @@ export {
   type RunTrainingOptions,
   trainCheckpoint,
   type TrainOptions,
+  trainPolicy,
+  type TrainPolicyOptions,
 } from "./train.ts";
 export { planTraining, type PlanTrainingOptions } from "./plan.ts";
 export { readTraining, type TrainingState } from "./saved.ts";
-export type { SavedSettings, StepSettings, TrainSettings } from "./settings.ts";
+export type {
+  PolicySettings,
+  SavedSettings,
+  StepSettings,
+  TrainSettings,
+} from "./settings.ts";
+export type { PolicyMetrics } from "./policy_metrics.ts";
+export type { PolicyOptions, PolicyPrompt, Reward } from "./policy_task.ts";
 export type { StepMetrics } from "./step.ts";
 export type { TextOptions } from "./checkpoint_task.ts";
 export type { Text } from "./text.ts";

@@ -49,18 +49,54 @@ export interface TrainSettings extends StepSettings {
   readonly packing?: boolean;
 }
 
+/** Settings that must not change during a training with policy gradients. */
+export interface PolicySettings {
+  /** Samples per prompt, whose rewards are compared. Default: 8. */
+  readonly samples: number;
+  /** Maximum tokens of a sample. Default: 64. */
+  readonly maxNewTokens: number;
+  /** Distance from 1 at which probability ratios are clipped. Default: 0.2. */
+  readonly clip: number;
+  /** The same for ratios above 1. Default: `clip`. */
+  readonly clipHigh?: number;
+  /** Weight of the KL divergence from the initial model. Default: it is not computed. */
+  readonly kl?: number;
+  /** Optimizer steps per set of samples. Only in the first one are they samples of the current model. Default: 1. */
+  readonly updates: number;
+}
+
 /** Saved settings of a training, on text or not. */
-export type SavedSettings = StepSettings & Partial<TrainSettings>;
+export type SavedSettings =
+  & StepSettings
+  & Partial<TrainSettings>
+  & Partial<PolicySettings>;
 
 /** Rejects invalid settings. */
 export function checkSettings(
   { schedule, clipNorm, batch, length, accumulate, ...rest }: SavedSettings,
 ): void {
   const { auxiliary, seed, biasUpdate } = rest;
+  const { samples, maxNewTokens, updates, clip, clipHigh, kl } = rest;
   const { rate, warmup, decay, floor } = schedule;
-  const counts = { batch, length, accumulate };
+  const counts = {
+    batch,
+    length,
+    accumulate,
+    samples,
+    maxNewTokens,
+    updates,
+  };
   const whole = { ...counts, warmup, decay, seed };
-  const numbers = { rate, floor, clipNorm, auxiliary, biasUpdate };
+  const numbers = {
+    rate,
+    floor,
+    clipNorm,
+    auxiliary,
+    biasUpdate,
+    clip,
+    clipHigh,
+    kl,
+  };
   for (const [name, value] of Object.entries({ ...whole, ...numbers })) {
     if (value === undefined) continue;
     const min = name in counts ? 1 : 0;

@@ -13,6 +13,7 @@ import type { Plan, Program } from "../../spec/plan/plan.ts";
 import type { Opened } from "../open.ts";
 import { CHOICES } from "../replay.ts";
 import type { Tensors } from "../run.ts";
+import type { PolicyMetrics } from "./policy_metrics.ts";
 import type { Task, WeighedBatch } from "./task.ts";
 
 /** Metrics of a step. */
@@ -38,6 +39,10 @@ export interface StepMetrics {
   readonly validation: number | undefined;
   /** Whether a checkpoint was written after it. */
   readonly saved: boolean;
+  /** Metrics of policy gradients. Undefined for other trainings. */
+  readonly policy?: PolicyMetrics;
+  /** Other scalar outputs of the loss by name, such as `kl`. */
+  readonly parts: { readonly [name: string]: number };
 }
 
 /** A loaded training. */
@@ -84,7 +89,8 @@ export async function takeStep(
       .map(([name, value]) => [name, scalar(value)]);
     const given = { ...inputs, ...Object.fromEntries(scalars) };
     const wanted = Object.keys(program.outputs).filter((name) =>
-      CHOICES.test(name) || name === task.loss || NUMBERS.includes(name)
+      CHOICES.test(name) || name === task.loss || NUMBERS.includes(name) ||
+      task.outputs?.includes(name) || isPart(program, name)
     );
     const outputs = await session.run(program.name, given, {
       outputs: wanted,
@@ -111,8 +117,31 @@ export async function takeStep(
     auxiliary: meanOf(results, "aux_loss"),
     tokensPerSecond: tokens / seconds,
     experts: expertLoad(plan, results),
+    ...task.observe
+      ? { policy: task.observe(results.map(({ outputs }) => outputs)) }
+      : {},
+    parts: partsOf(programOf(plan, true), results, task.loss),
     ...figuresOf(run),
   };
+}
+
+/** Whether an output is a scalar. */
+function isPart({ outputs }: Program, name: string): boolean {
+  return outputs[name]!.axes.length === 0;
+}
+
+/** The scalar outputs besides those with a metric of their own. */
+function partsOf(
+  program: Program,
+  results: readonly Weighed[],
+  loss: string,
+): StepMetrics["parts"] {
+  const names = Object.keys(program.outputs).filter((name) =>
+    isPart(program, name) && name !== loss && !NUMBERS.includes(name)
+  );
+  return Object.fromEntries(
+    names.map((name) => [name, meanOf(results, name)!]),
+  );
 }
 
 /** Result of a batch, and its share of the counted labels of the step. */

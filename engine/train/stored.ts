@@ -18,7 +18,7 @@ import { listWeightFiles } from "../checkpoint.ts";
 import { isGguf } from "../gguf/folder.ts";
 import type { FileSystem } from "../files.ts";
 import type { Tensors } from "../run.ts";
-import { withTensors } from "../tensors.ts";
+import { readTensors, withTensors } from "../tensors.ts";
 import { storedDTypes } from "../weights.ts";
 import { shapeOf } from "./parameters.ts";
 import { copySlice, emptyPart } from "./parts.ts";
@@ -62,6 +62,19 @@ export async function hasWeights(
 ): Promise<boolean> {
   const names = await files.list(folder);
   return names.some((name) => name.endsWith(".safetensors"));
+}
+
+/** The weights of a folder, widened to f32. Undefined if it has none. */
+export async function storedWeights(
+  folder: string,
+  files: FileSystem,
+): Promise<Tensors | undefined> {
+  if (!await hasWeights(folder, files)) return undefined;
+  const read: { [name: string]: HostTensor } = {};
+  for (const path of await listWeightFiles(folder, files)) {
+    Object.assign(read, await readTensors(path, files));
+  }
+  return read;
 }
 
 /** Initial values as stored by a plan: 16-bit ones are rounded. Throws DataError if one is out of range. */

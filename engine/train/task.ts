@@ -3,8 +3,10 @@
 import type { Model } from "../../compiler/mod.ts";
 import type { FileDType } from "../../spec/dtype.ts";
 import type { Plan, Program } from "../../spec/plan/plan.ts";
-import type { PlanOptions } from "../open.ts";
+import type { Companion } from "../companions.ts";
+import type { Opened, PlanOptions } from "../open.ts";
 import type { Tensors } from "../run.ts";
+import type { PolicyMetrics } from "./policy_metrics.ts";
 import type { SavedSettings } from "./settings.ts";
 
 /** Inputs of a model. */
@@ -50,6 +52,16 @@ export interface Task extends Pick<PlanOptions, "mesh" | "place"> {
   initial(plan: Plan): Promise<Tensors>;
   /** Batch `index` over all steps, from 0. */
   batch(index: number, target: BatchTarget): Promise<WeighedBatch>;
+  /** Plans beside that of the training. Default: none. */
+  readonly companions?: readonly Companion[];
+  /** Outputs of a step that `observe` receives. */
+  readonly outputs?: readonly string[];
+  /** Steps that are saved together: a training is neither saved nor stopped between them. Default: 1. */
+  readonly whole?: number;
+  /** Called before the first batch, with the opened plans. */
+  begin?(opened: Opened): void;
+  /** Metrics of a step from the outputs of each of its batches. Called after each step. */
+  observe?(outputs: readonly Tensors[]): PolicyMetrics;
   /** Creates the folder of checkpoints with their common parts. */
   prepare(out: string, plan: Plan): Promise<void>;
   /** Closes the source of batches. */

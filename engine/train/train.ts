@@ -4,6 +4,7 @@ import type { CompileTrainingOptions, Training } from "../../compiler/mod.ts";
 import { type TensorDirectory, tensorsInMemory } from "../../runtime/mod.ts";
 import type { Family } from "../../models/mod.ts";
 import { openWorld } from "../../runtime/mpi/mod.ts";
+import { DataError } from "../../spec/errors.ts";
 import type { Plan } from "../../spec/plan/plan.ts";
 import { listWeightFiles } from "../checkpoint.ts";
 import type { SelectDevicesOptions } from "../devices.ts";
@@ -17,6 +18,7 @@ import {
 import type { Tensors } from "../run.ts";
 import { checkpointTask, type TextOptions } from "./checkpoint_task.ts";
 import { declaredTask } from "./declared_task.ts";
+import { type PolicyOptions, policyTask } from "./policy_task.ts";
 import { checkParameters, loadOptimizerState } from "./load.ts";
 import { compileStep } from "./plan.ts";
 import {
@@ -95,6 +97,43 @@ export async function* trainCheckpoint(
   );
 }
 
+/** Options of training with policy gradients. */
+export interface TrainPolicyOptions extends PolicyOptions, RunTrainingOptions {}
+
+/**
+ * Trains a checkpoint with policy gradients: each step samples responses to prompts, rewards them, and trains on them.
+ * Yields the metrics of each step, as `trainCheckpoint`. Rollouts have the bits of the training's forward pass on any
+ * mesh. Throws DataError for options that do not fit together.
+ *
+ * @example
+ * ```ts
+ * const metrics = trainPolicy("examples/demo-lm", files, {
+ *   prompts, reward: (_, text) => text.split("e").length, steps: 20, batch: 16, length: 96,
+ *   optimizer: adamw(), schedule: { rate: 1e-4 }, adapter: "auto", now: () => performance.now(),
+ * });
+ * for await (const { step, policy } of metrics) console.log(step, policy?.reward);
+ * ```
+ */
+export async function* trainPolicy(
+  folder: string,
+  files: FileSystem,
+  options: TrainPolicyOptions,
+): AsyncGenerator<StepMetrics, void, undefined> {
+  const { sharing, steps, updates = 1 } = options;
+  if (sharing === "mpi") {
+    throw new DataError(
+      "Cannot train with policy gradients on ranks in separate processes: weights move between meshes in one process. Leave --devices out",
+    );
+  }
+  if (steps % updates !== 0) {
+    throw new DataError(
+      `Cannot take ${steps} steps with ${updates} updates per set of samples: the last set would be incomplete. Change one of them`,
+    );
+  }
+  checkSettings(options);
+  yield* execute(() => policyTask(folder, files, options), files, options);
+}
+
 /**
  * Executes the training declared by `train(model, …)`. A given mesh and placements override the declared ones.
  *
@@ -167,8 +206,11 @@ async function* takeSteps(
       await saveRun(run, step, { out, files });
     };
     options.onBegin?.();
+    task.begin?.(opened);
+    const { whole = 1 } = task;
     for (let step = run.step + 1; step <= steps; step++) {
-      if (await stopping()) break;
+      const between = run.step % whole === 0;
+      if (await stopping() && between) break;
       const metrics = await takeStep(run, step, now);
       const due = validateEvery !== undefined && step % validateEvery === 0;
       const validation = step === steps
@@ -177,7 +219,8 @@ async function* takeSteps(
         ? await measure(run, options.validationBatches)
         : undefined;
       const toSave = saveEvery !== undefined && step % saveEvery === 0;
-      if (toSave || step === steps || await stopping()) await save(step);
+      const stops = step === steps || await stopping();
+      if ((toSave || stops) && step % whole === 0) await save(step);
       run.step = step;
       yield { ...metrics, validation, saved: saved === step };
     }
@@ -252,10 +295,12 @@ async function openWith(
   const step = validation
     ? { ...task, validate: [task.loss, ...LOSSES] }
     : task;
+  const { companions = [] } = task;
   return await openPlan({
     plan: (chosen) => compileStep(step, { ...options, ...chosen }),
     tensors,
     where,
+    companions,
   }, {
     ...mesh ? { mesh } : {},
     ...place ? { place } : {},

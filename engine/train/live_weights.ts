@@ -1,0 +1,72 @@
+/** The current parameters of a training as tensors for another session, without a file. */
+
+import {
+  bytesOf,
+  equalWeights,
+  type TensorDirectory,
+  type TensorEntry,
+} from "../../runtime/mod.ts";
+import { onRank, type Plan } from "../../spec/plan/plan.ts";
+import { sum } from "../../spec/sum.ts";
+import { parameterPieces, type Piece, type Reading } from "./parameters.ts";
+
+/** Bytes of the weights of rollouts, by the plans of training and rollouts. */
+export interface WeightBytes {
+  /** Bytes that both plans use in the same memory. */
+  readonly shared: number;
+  /** Bytes that are written to the ranks of rollouts after each update. */
+  readonly moved: number;
+}
+
+/** The bytes of the weights that rollouts share with the training, and of those that are moved. */
+export function weightBytes(training: Plan, rollouts: Plan): WeightBytes {
+  const shared = equalWeights(rollouts, training);
+  const bytes = (wanted: boolean) =>
+    sum(
+      rollouts.weights.map(({ buffer }) => buffer)
+        .filter((name) => shared.has(name) === wanted)
+        .flatMap((name) =>
+          Array.from(
+            { length: rollouts.ranks },
+            (_, rank) => onRank(rollouts.buffers[name]!.bytes, rank),
+          )
+        ),
+    );
+  return { shared: bytes(true), moved: bytes(false) };
+}
+
+/**
+ * The parameters of a training by the names of a checkpoint. They are read from the devices when they are needed; host
+ * memory has the shards of about one weight at a time.
+ */
+export function liveTensors(from: Reading): TensorDirectory {
+  const recent = new Map<Piece, ReturnType<Piece["read"]>>();
+  const readPiece = (piece: Piece) => {
+    const known = recent.get(piece);
+    if (known) return known;
+    if (recent.size === from.plan.ranks) {
+      recent.delete(recent.keys().next().value!);
+    }
+    const read = piece.read();
+    recent.set(piece, read);
+    return read;
+  };
+  const entries = from.ranks.flatMap((rank) =>
+    parameterPieces(from, rank).flatMap((piece) =>
+      piece.tensors.map(({ name, dtype, shape }, i): [string, TensorEntry] => {
+        const bytes = (dtype === "f32" ? 4 : 2) *
+          shape.reduce((n, size) => n * size, 1);
+        const source = {
+          name: "the training",
+          size: bytes,
+          read: async (offset: number, length: number) =>
+            bytesOf((await readPiece(piece))[i]!.data)
+              .subarray(offset, offset + length),
+        };
+        const entry = { name, shape, source, offset: 0, bytes };
+        return [name, { ...entry, dtype: dtype.toUpperCase() }];
+      })
+    )
+  );
+  return new Map(entries);
+}
