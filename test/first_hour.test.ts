@@ -46,7 +46,7 @@ t.test("mesh axes without a default placement are refused, with a suggestion", a
   t.strictSame([code, err], [0, ""], "--place declares a name");
 });
 
-t.test("an option of 'route' that is nearly right", async () => {
+t.test("an option of 'route' that is nearly right", async (t) => {
   await refused(
     ["plan", changed("top_k.ts", "topK: 2", "top_k: 2")],
     "Cannot route with option 'top_k': it is unknown. Write 'topK'",
@@ -58,6 +58,14 @@ t.test("an option of 'route' that is nearly right", async () => {
   await refused(
     ["plan", changed("other.ts", "topK: 2", "topK: 2, bananas: 3")],
     "Cannot route with option 'bananas': it is unknown. Options are over, preset, slot, choice, topK, score, normalize, epsilon, minSum, weighs, scale, noisy, expertGroups, capacity, group, noise, bias, mask, random, choices, weights",
+  );
+  const { err } = await switchyard([
+    ...["plan", changed("many.ts", "topK: 2", "topK: 99")],
+  ]);
+  t.match(
+    err,
+    /topK: 99,\n +\| +\^\^\n?$/,
+    "a value on its own line is marked",
   );
 });
 

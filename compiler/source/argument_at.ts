@@ -6,7 +6,8 @@ import type { ts, TypeScript } from "./typescript.ts";
 
 /**
  * The literal argument, or the literal in an options object, that a sentence repeats: `"ffn"` of `softmax(x, "ffn")` in
- * "Cannot softmax 'token embed' over 'ffn'". Undefined where none is repeated, or several are.
+ * "Cannot softmax 'token embed' over 'ffn'". If several are repeated, the only number of the options among them: in
+ * "Cannot choose 99 of axis 'expert'", the value of `topK`. Undefined otherwise.
  */
 export function argumentAt(
   ts: TypeScript,
@@ -28,5 +29,9 @@ export function argumentAt(
       : ts.isNumericLiteral(literal) &&
         RegExp(`(?<![\\w.'])${literal.text}(?![\\w'])`).test(message)
   );
-  return repeated.length === 1 ? repeated[0] : undefined;
+  if (repeated.length === 1) return repeated[0];
+  const numbers = repeated.filter((literal) =>
+    ts.isNumericLiteral(literal) && ts.isPropertyAssignment(literal.parent)
+  );
+  return numbers.length === 1 ? numbers[0] : undefined;
 }
