@@ -175,6 +175,8 @@ type Given =
     readonly policy: GivenPolicy;
   } | {
     readonly source: string | Family;
+    /** The family of the checkpoint, if it is not built in. A resumed family is a checkpoint too. */
+    readonly family: Family | undefined;
     readonly settings: TrainSettings;
     readonly data: readonly Text[] | Chats;
   });
@@ -238,6 +240,8 @@ async function givenTraining(
     ? await savedSettings(out, io.files, flags)
     : settingsOf(flags, flags.steps);
   const from = resume ? out : source;
+  const family = isFamily(source) ? source : await familyOf(flags.family);
+  const text = { source: from, family, settings };
   if (!areChats(data)) {
     const on: { readonly [flag: string]: unknown } = {
       "--train-on": flags.trainOn,
@@ -252,18 +256,18 @@ async function givenTraining(
       );
     }
     const texts = textsIn(io, data);
-    return { source: from, settings, data: texts, steps: requiredSteps(flags) };
+    return { ...text, data: texts, steps: requiredSteps(flags) };
   }
-  const chats = await chatsOf(io, from, { data, settings, flags });
+  const chats = await chatsOf(io, from, { data, settings, flags, family });
   if (epochs === undefined) {
-    return { source: from, settings, data: chats, steps: requiredSteps(flags) };
+    return { ...text, data: chats, steps: requiredSteps(flags) };
   }
   const steps = chatSteps(chats, settings, epochs);
   const { schedule } = settings;
   const decayed = resume || schedule.decay !== undefined
     ? settings
     : { ...settings, schedule: { ...schedule, decay: steps } };
-  return { source: from, settings: decayed, data: chats, steps };
+  return { ...text, settings: decayed, data: chats, steps };
 }
 
 function requiredSteps({ steps, epochs }: TrainFlags): number {
@@ -292,13 +296,14 @@ function areChats(files: readonly string[]): boolean {
 async function chatsOf(
   io: CliIo,
   source: string | Family,
-  { data, settings, flags }: {
+  { data, settings, flags, family }: {
     readonly data: readonly string[];
     readonly settings: TrainSettings;
     readonly flags: TrainFlags;
+    readonly family: Family | undefined;
   },
 ): Promise<Chats> {
-  const { validate, validateSplit, tokenizer, family } = flags;
+  const { validate, validateSplit, tokenizer } = flags;
   const folder = typeof source === "string" ? source : tokenizer;
   if (folder === undefined) {
     throw new UsageError(
@@ -316,7 +321,7 @@ async function chatsOf(
     ...trainOn === undefined ? {} : { trainOn },
     ...tokenizer === undefined ? {} : { tokenizer },
     ...seed === undefined ? {} : { seed },
-    family: typeof source === "string" ? await familyOf(family) : source,
+    family,
   });
   if ((rankIdentity()?.rank ?? 0) === 0) {
     io.err(describeChats(chats.report, length));
@@ -396,12 +401,12 @@ async function startTraining(
       reference: checkpoint,
     });
   }
-  const { source, settings, data } = given;
+  const { source, family, settings, data } = given;
   const { tokenizer, validate } = flags;
   const texts = validate && !("samples" in data);
   return trainCheckpoint(source, io.files, {
     ...settings,
-    family: isFamily(source) ? source : await familyOf(flags.family),
+    family,
     ...options,
     statistics: exchanges(flags, []),
     data,
