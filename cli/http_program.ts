@@ -4,8 +4,10 @@ import process from "node:process";
 import { type MessagePort, parentPort, workerData } from "node:worker_threads";
 import {
   type ChatTemplate,
+  hashCheckpoint,
   openChatTemplate,
   openTokenizer,
+  type Receipt,
 } from "../engine/mod.ts";
 import {
   type AppOptions,
@@ -30,6 +32,9 @@ export interface HttpSettings extends Pick<Served, "name" | "shape" | "stop"> {
   readonly pages: readonly PageCount[];
   /** Whether tokens are drafted. */
   readonly speculates: boolean;
+  readonly weightFiles: readonly string[];
+  /** What receipts state of the run. Undefined for fast numerics. */
+  readonly receipt: Omit<Receipt, "checkpoint" | "sequences"> | undefined;
   readonly app: AppOptions;
   readonly listen: ListenOptions;
 }
@@ -81,6 +86,15 @@ async function templateOf(
   }
 }
 
+/** Returns receipts without sequences. The checkpoint is hashed once, on the first call. */
+function receiptsOf(run: NonNullable<HttpSettings["receipt"]>) {
+  let hashed: ReturnType<typeof hashCheckpoint> | undefined;
+  return async () => {
+    hashed ??= hashCheckpoint(settings, files);
+    return { ...run, checkpoint: await hashed };
+  };
+}
+
 /** Starts to listen. */
 async function serve(): Promise<void> {
   const { folder, capacity, pages, speculates, ...served } = settings;
@@ -99,6 +113,7 @@ async function serve(): Promise<void> {
     tokenTexts: new TokenTexts(decoder),
     metrics,
     now,
+    receipt: served.receipt && receiptsOf(served.receipt),
     chat: await templateOf(folder),
   }, settings.app);
   const { server, address } = await listen(app.fetch, settings.listen);

@@ -10,19 +10,16 @@ import {
 import type { PlanFlags } from "./flags.ts";
 import type { CliIo } from "./io.ts";
 
-/** A run whose receipt is written. */
-export interface ReceiptRun extends Pick<Receipt, "model" | "sequences"> {
-  readonly checkpoint: Checkpoint;
+/** A run that may have receipts. */
+export interface ReceiptRun extends Pick<Receipt, "model"> {
   readonly opened: Pick<Opened, "plan" | "device">;
   readonly flags: PlanFlags;
 }
 
-/** Returns a receipt. Reads all weights. */
-export async function makeReceipt(
-  { files }: Pick<CliIo, "files">,
-  { model, checkpoint, opened, flags, sequences }: ReceiptRun,
-): Promise<Receipt> {
-  const { kvCacheDtype, activations } = flags;
+/** Returns what a receipt states of a run besides its checkpoint and its sequences. */
+export async function receiptOfRun(
+  { model, opened, flags: { kvCacheDtype, activations } }: ReceiptRun,
+): Promise<Omit<Receipt, "checkpoint" | "sequences">> {
   return {
     version: 1,
     model,
@@ -31,18 +28,23 @@ export async function makeReceipt(
       ...kvCacheDtype === undefined ? {} : { kvCacheDtype },
       ...activations === undefined ? {} : { activations },
     }),
-    checkpoint: await hashCheckpoint(checkpoint, files),
-    sequences,
   };
 }
 
-/** Writes a receipt to a file. */
+/** Writes a receipt to a file. Reads all weights. */
 export async function writeReceipt(
   io: Pick<CliIo, "files">,
   path: string,
-  run: ReceiptRun,
+  { checkpoint, sequences, ...run }:
+    & ReceiptRun
+    & Pick<Receipt, "sequences">
+    & { readonly checkpoint: Checkpoint },
 ): Promise<void> {
-  const receipt = await makeReceipt(io, run);
+  const receipt: Receipt = {
+    ...await receiptOfRun(run),
+    checkpoint: await hashCheckpoint(checkpoint, io.files),
+    sequences,
+  };
   const text = `${JSON.stringify(receipt, null, 2)}\n`;
   await io.files.write(path, [new TextEncoder().encode(text)]);
 }

@@ -44,6 +44,8 @@ export interface SequenceOptions extends SamplingOptions {
   readonly onToken?: (
     token: number,
     logprobs: Logprobs | undefined,
+    /** The hash of the logits before the token, with `receipt`, before some tokens. */
+    hash?: LogitsHash,
   ) => void | "stop" | Promise<void | "stop">;
   /** Called when the sequence ends, but not when it is cancelled. */
   readonly onEnd?: (ending: Ending) => void;
@@ -318,7 +320,8 @@ async function grow(
     ? undefined
     : logprobsOf(candidates, token, options);
   if (known) logprobs.push(known);
-  const stops = await options.onToken?.(token, known) === "stop";
+  const stops =
+    await options.onToken?.(token, known, hash || undefined) === "stop";
   if (stops && !options.stop.has(token)) sequence.ending = "stop text";
 }
 

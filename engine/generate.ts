@@ -72,7 +72,9 @@ export async function generate(
   const sequences = prompts.map((prompt, index) =>
     batch.add(prompt, {
       ...options,
-      ...onToken ? { onToken: (...of) => onToken(index, ...of) } : {},
+      ...onToken
+        ? { onToken: (token, logprobs) => onToken(index, token, logprobs) }
+        : {},
     }, index === 0 ? { fed: cachedLength(decoder, prompt, cached) } : {})
   );
   let [firstMs, prefillMs, decodeMs] = [0, 0, 0];

@@ -5,6 +5,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import t from "tap";
 import { copyCheckpoint, switchyard, temporaryFolder } from "./helpers/cli.ts";
+import { startServer } from "./helpers/serve.ts";
 
 const folder = temporaryFolder(t);
 const checkpoint = await copyCheckpoint("demo-lm", folder);
@@ -25,6 +26,51 @@ async function replay(...args: string[]) {
   ]);
   return [code, (code === 0 ? out : err).trimEnd()];
 }
+
+t.test("a response has a receipt, and a replay of it is equal", async (t) => {
+  const server = await startServer(
+    checkpoint,
+    ...["--mesh", "ep=4", "--speculate", "3"],
+  );
+  t.teardown(() => server.stop());
+  const request = {
+    prompt: ["Once upon a time", "The fox"],
+    n: 2,
+    max_tokens: 12,
+    seed: 9,
+    stop: " the",
+    presence_penalty: 1,
+    logit_bias: { 300: 2 },
+    receipt: true,
+  };
+  const ask = async (path: string, body: object) => {
+    const response = await server.post(path, body);
+    return await response.text();
+  };
+  const { receipt, choices, usage } = JSON.parse(
+    await ask("/v1/completions", request),
+  ) as {
+    receipt: Receipt;
+    choices: unknown[];
+    usage: { completion_tokens: number };
+  };
+  t.equal(receipt.sequences.length, choices.length);
+  const events = await ask("/v1/completions", { ...request, stream: true });
+  const last = events.trim().split("\n\n").at(-2)!;
+  t.strictSame(
+    (JSON.parse(last.slice("data: ".length)) as { receipt: unknown }).receipt,
+    receipt,
+    "streamed",
+  );
+  writeFileSync(file, JSON.stringify(receipt));
+  const [code, text] = await replay("--mesh", "ep=2");
+  t.equal(code, 0);
+  t.match(text, `${usage.completion_tokens} tokens and `);
+  t.match(
+    await ask("/v1/completions", { ...request, echo: true, logprobs: 1 }),
+    /Cannot use 'receipt': with 'echo' and 'logprobs'/,
+  );
+});
 
 t.test("a receipt is repeated on other meshes, and differences are named", async (t) => {
   const { code, err } = await switchyard([

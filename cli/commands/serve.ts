@@ -15,6 +15,8 @@ import type { CliIo } from "../io.ts";
 import { grammarsOf, loopPort, startHttp } from "../http_thread.ts";
 import { locate } from "../located.ts";
 import { createProgressBar } from "../progress.ts";
+import type { HttpSettings } from "../http_program.ts";
+import { receiptOfRun } from "../receipts.ts";
 import { openSpeculation } from "../speculation.ts";
 import { checkSpeculation, nextPerSequence } from "../speculation_flags.ts";
 import type { ServeFlags } from "../serve_flags.ts";
@@ -95,6 +97,10 @@ export async function serveCommand(
         name: flags.name ?? (name === folder ? nameOf(folder) : name),
         folder,
         stop: checkpoint.stop,
+        weightFiles: checkpoint.weightFiles,
+        receipt: flags.numerics === "fast"
+          ? undefined
+          : await receiptOfRun({ model: name, opened, flags }),
       };
       if (flags.devices === "mpi") {
         const leader = createLeader(opened);
@@ -120,7 +126,10 @@ export async function serveCommand(
 }
 
 /** A loaded model. */
-interface LoadedModel extends Pick<LoopOptions, "idle"> {
+interface LoadedModel
+  extends
+    Pick<LoopOptions, "idle">,
+    Pick<HttpSettings, "weightFiles" | "receipt"> {
   readonly name: string;
   readonly folder: string;
   readonly model: Decoder;

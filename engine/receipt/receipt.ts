@@ -80,7 +80,7 @@ export function receiptOf(
     BatchSequence,
     "prompt" | "tokens" | "hashes"
   >,
-  options: SamplingOptions & { readonly stream: number },
+  options: Omit<SamplingOptions, "grammar"> & { readonly stream: number },
 ): ReceiptSequence {
   const { bias, seed = 0, stream } = options;
   const chosen = Object.fromEntries(

@@ -1,6 +1,7 @@
 /** The text of one choice of a response, as its tokens arrive. */
 
 import type { Ending } from "../batch.ts";
+import type { LogitsHash } from "../receipt/receipt.ts";
 import type { Logprobs } from "../sampling.ts";
 import { StopText } from "../stop_text.ts";
 import { TextStream, type Tokenizer } from "../tokenizer.ts";
@@ -8,17 +9,17 @@ import { TextStream, type Tokenizer } from "../tokenizer.ts";
 /** Finish reason of a choice in the API. */
 export type FinishReason = "stop" | "length" | "tool_calls";
 
-/** A token of a choice, and the text that it completes. */
-export interface Piece {
-  readonly token: number;
-  readonly text: string;
-  readonly logprobs: Logprobs | undefined;
-}
-
 /** A chosen token. */
 export interface Chosen {
   readonly token: number;
   readonly logprobs: Logprobs | undefined;
+  /** The hash of the logits before it, for a receipt. */
+  readonly hash?: LogitsHash | undefined;
+}
+
+/** A token of a choice, and the text that it completes. */
+export interface Piece extends Chosen {
+  readonly text: string;
 }
 
 /** Converts tokens to text, up to a stop token or a stop text. */
@@ -51,10 +52,10 @@ export class Answer {
     const pieces: Piece[] = [];
     const spoken = chosen.filter(({ token }) => !this.#stop.has(token));
     const texts = await this.#stream.pushAll(spoken.map(({ token }) => token));
-    for (const [i, { token, logprobs }] of chosen.entries()) {
+    for (const [i, one] of chosen.entries()) {
       if (this.stopped) break;
       const text = i < spoken.length ? this.#stopTexts.push(texts[i]!) : "";
-      pieces.push({ token, text, logprobs });
+      pieces.push({ ...one, text });
     }
     return pieces;
   }

@@ -149,8 +149,8 @@ function addChoice(
   if (loop.failure) throw unavailable(loop.failure);
   const sequence = loop.add(prompt, {
     ...options,
-    onToken: (token, logprobs) => {
-      one.chosen.push({ token, logprobs });
+    onToken: (token, logprobs, hash) => {
+      one.chosen.push({ token, logprobs, hash });
       changed();
     },
     onEnd: (ending) => {

@@ -11,6 +11,7 @@ import type {
 } from "../batch.ts";
 import type { Decoder } from "../decoder.ts";
 import type { Grammars, GrammarSource, TokenGrammar } from "../grammar.ts";
+import type { LogitsHash } from "../receipt/receipt.ts";
 import type { Logprobs } from "../sampling.ts";
 import type { SpeculationStats } from "../speculation/speculation.ts";
 import { BatchLoop, type LoopOptions } from "./loop.ts";
@@ -64,6 +65,7 @@ type Report =
       id: number,
       token: number,
       logprobs: Logprobs | undefined,
+      hash: LogitsHash | undefined,
     ])[];
     readonly endings: readonly (readonly [id: number, ending: Ending])[];
   }
@@ -93,7 +95,7 @@ export function createLoop(
     },
 ): BatchLoop {
   const growing = new Map<number, Running>();
-  let tokens: [number, number, Logprobs | undefined][] = [];
+  let tokens: (Report & { kind: "step" })["tokens"][number][] = [];
   let endings: [number, Ending][] = [];
   const send = (report: Report) => port.send(report);
   const failed = (error: unknown, id?: number) =>
@@ -140,8 +142,8 @@ export function createLoop(
     const sequence = loop.add(prompt, {
       ...others,
       grammar,
-      onToken: (token, logprobs) => {
-        tokens.push([id, token, logprobs]);
+      onToken: (token, logprobs, hash) => {
+        tokens.push([id, token, logprobs, hash]);
       },
       onEnd: (ending) => {
         end(id);
@@ -285,11 +287,11 @@ export class RemoteLoop {
 
   #step({ step, tokens, endings }: Report & { kind: "step" }): void {
     this.#options.onStep?.(step);
-    for (const [id, token, logprobs] of tokens) {
+    for (const [id, token, logprobs, hash] of tokens) {
       const one = this.#growing.get(id);
       if (!one) continue;
       this.#time(one);
-      void one.onToken?.(token, logprobs);
+      void one.onToken?.(token, logprobs, hash);
     }
     for (const [id, ending] of endings) {
       const one = this.#growing.get(id);

@@ -73,6 +73,7 @@ const sampling: { readonly [field: string]: Schema } = {
       list({ type: "string", minLength: 1, maxLength: 1024 }, STOPS),
     ],
   },
+  receipt: flag,
   stream: flag,
   stream_options: {
     type: "object",

@@ -23,6 +23,8 @@ export interface SamplingRequest {
   readonly min_p?: number;
   readonly n?: number;
   readonly presence_penalty?: number;
+  /** Whether the response has a receipt. */
+  readonly receipt?: boolean;
   readonly repetition_penalty?: number;
   readonly response_format?: {
     readonly type: "text" | "json_object" | "json_schema";
@@ -256,6 +258,7 @@ export function samplingOf(
     presencePenalty: request.presence_penalty ?? 0,
     frequencyPenalty: request.frequency_penalty ?? 0,
     bias: new Map(bias),
+    receipt: request.receipt ?? false,
   };
 }
 

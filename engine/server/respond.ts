@@ -10,6 +10,7 @@ import {
   usageOf,
 } from "./format.ts";
 import { type ChoiceEvent, generateChoices } from "./generation.ts";
+import { checkReceipt, hasReceipt, receiptFields } from "./receipts.ts";
 import { VERSION } from "../version.ts";
 import type { Served } from "./served.ts";
 
@@ -49,6 +50,7 @@ export async function respondOnce(
     }
     return resource.result();
   }
+  checkReceipt(prepared, options.served);
   const collected = await begin(prepared);
   for await (const event of eventsOf(prepared, options)) {
     const into = collected[event.choice]!;
@@ -64,6 +66,7 @@ export async function respondOnce(
     ...headOf(prepared, options.served),
     choices,
     usage: usageOf(prepared.promptTokens, tokens),
+    ...await receiptFields(prepared, collected, options),
   };
 }
 
@@ -113,16 +116,25 @@ async function* streamChoices(
     });
   let tokens = 0;
   try {
-    for (const [i, begun] of (await begin(prepared)).entries()) {
+    checkReceipt(prepared, options.served);
+    const collected = await begin(prepared);
+    for (const [i, begun] of collected.entries()) {
       const first = await prepared.first(i, begun);
       if (first) yield chunk(first);
     }
     for await (const event of eventsOf(prepared, options)) {
       for (const part of partsOf(event)) {
         tokens += spokenTokens(part);
+        if (hasReceipt(prepared)) {
+          collected[event.choice]!.pieces.push(...part.pieces);
+        }
         const delta = await prepared.delta(event.choice, part);
         if (delta) yield chunk(delta);
       }
+    }
+    if (hasReceipt(prepared)) {
+      const receipt = await receiptFields(prepared, collected, options);
+      yield event({ ...head, choices: [], ...receipt });
     }
     if (includeUsage) {
       const usage = usageOf(promptTokens, tokens);

@@ -3,6 +3,7 @@
 import type { ChatTemplate } from "../chat.ts";
 import type { Grammars } from "../grammar.ts";
 import type { Decoder } from "../decoder.ts";
+import type { Receipt } from "../receipt/receipt.ts";
 import type { Tokenizer } from "../tokenizer.ts";
 import type { Metrics } from "./metrics.ts";
 import type { RemoteLoop } from "./remote_loop.ts";
@@ -26,6 +27,8 @@ export interface Served {
   readonly openGrammars: () => Promise<Grammars>;
   readonly tokenTexts: TokenTexts;
   readonly metrics: Metrics;
+  /** Everything of a receipt besides its sequences. Reads all weights at the first call. Undefined for fast numerics. */
+  readonly receipt: (() => Promise<Omit<Receipt, "sequences">>) | undefined;
   /** A clock in milliseconds. */
   readonly now: () => number;
   /** The checkpoint's template, or the reason why there is none. */
