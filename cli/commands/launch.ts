@@ -42,6 +42,11 @@ export async function launchCommand(
   await requireKoffi();
   const hosts = await readHosts(io, flags);
   const family = await findLauncher();
+  const adapter = valueOf(rest, "--adapter");
+  const onCpu = adapter === undefined || !/^\d/.test(adapter);
+  if (!hosts && onCpu && flags.n > io.threads) {
+    io.err(oversubscribed(flags.n, io.threads));
+  }
   const folder = jobFolder();
   const launcher = launcherArguments(family, {
     ranks: flags.n,
@@ -87,6 +92,13 @@ export async function launchCommand(
         `the ranks ended without a result (exit code ${ended.code} of mpirun)`
     }. Start the command again`,
   );
+}
+
+/** States why more ranks than cores are slow. */
+function oversubscribed(ranks: number, cores: number): string {
+  return `${ranks} ranks share ${cores} ${
+    cores === 1 ? "core" : "cores"
+  }: each step waits for ranks that have no core. Launch at most ${cores}, or run all ranks in one process, without 'launch': results have the same bits`;
 }
 
 function checkCommand(command: string, rest: readonly string[]): void {

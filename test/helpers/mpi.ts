@@ -132,11 +132,12 @@ export function startWith(
 }
 
 /**
- * What a launched program printed on standard error, without what Open MPI says about a lost peer: lines and paragraphs of
+ * What a launched program printed on standard error, without the note on few cores, and without what Open MPI says about a lost peer: lines and paragraphs of
  * any shape, whose parts may stand between each other. Where Open MPI said something, what is left are our messages,
  * wherever in a line they begin, and lines that begin as a stack trace does.
  */
 export function withoutMpi(text: string): string {
+  text = text.replace(/^\d+ ranks share \d+ cores?: .*\n/m, "");
   if (!/\bMPI\b|mca_btl_|^\[\S+:\d+\]/m.test(text)) return text;
   const ours =
     /(?:rank \d+ on \S+(?::| in step) |Cannot )[^\n]*\n|^(?:\s+at |\w*Error\b).*\n/gm;

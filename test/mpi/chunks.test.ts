@@ -1,6 +1,7 @@
 // Dispatches in chunks between processes of real MPI jobs: the bytes of whole dispatches on one shared device.
 // needs: cpu, mpi
 import { readFileSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import path from "node:path";
 import t from "tap";
 import { checkpointFolder } from "../helpers/checkpoints.ts";
@@ -47,6 +48,11 @@ for (const launcher of LAUNCHERS) {
         ...["--outputs", apart],
       ]).ended;
       t.strictSame([code, withoutMpi(err)], [0, ""]);
+      const warns = new RegExp(
+        `^${ranks} ranks share \\d+ cores?: each step`,
+        "m",
+      );
+      t.equal(warns.test(err), ranks > availableParallelism(), "a warning");
       t.ok(readFileSync(apart).equals(readFileSync(shared)), "the same bytes");
       const figures = [
         ...out.matchAll(/"predicted": (\d+),\s+"actual": (\d+)/g),
