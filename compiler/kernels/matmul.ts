@@ -6,6 +6,7 @@
  */
 
 import { invariant } from "../../spec/errors.ts";
+import { packingOf } from "../../spec/packed.ts";
 import { fma, u32 } from "../../spec/kernel/build.ts";
 import { whereBelow } from "../../spec/kernel/guards.ts";
 import type { Kernel, KernelText, Stmt } from "./kernel.ts";
@@ -117,8 +118,9 @@ function teamOf(o: Matmul): KernelText {
 }
 
 /**
- * Tiles are often partly filled, above all in decode. One row and a quarter of a tile have separate loops, with the
- * same sums and less work; so does every number of rows for which teams split k.
+ * Tiles are often partly filled, above all in decode. One row, a quarter of a tile, and half of one if its weights have
+ * k innermost, have separate loops, with the same sums and less work; so does every number of rows for which teams
+ * split k.
  */
 function rowsOfTile(o: Matmul): KernelText {
   const { rows } = o.tile;
@@ -149,13 +151,23 @@ function partsOfTile(o: Matmul): (readonly [height: number, KernelText])[] {
   if (right === "workgroup") {
     // For weights with columns innermost, one team loads as fast as all teams together.
     const inRows = o.weights.every(({ inside }) => inside !== "k");
-    return (inRows ? all : heights).map((n) => [n, ofFirstTeam(o, n)]);
+    const parts = (inRows ? all : heights)
+      .map((n): readonly [number, KernelText] => [n, ofFirstTeam(o, n)]);
+    const half = Math.ceil(rows / 2);
+    return inRows || half <= Math.max(1, quarter)
+      ? parts
+      : [...parts, halvesOfFirstTeam(o, half)];
   }
   // Without a barrier, lanes of different rows may be at different branches.
   // No more passes than the workgroup has teams, whose rows it computes.
   const passes = Math.min(PASSES, teamsOf(o).teams);
   return all.filter((n) => blocksInRound(o, n) > 0).map((n) =>
-    n === rows && n > 1 ? [passes * rows, rowsInPasses(o)] : [n, fewRows(o, n)]
+    n === rows && n > 1
+      ? [
+        passes * rows,
+        rowsInPasses(o, rows, (first) => fewRows(o, rows, first)),
+      ]
+      : [n, fewRows(o, n)]
   );
 }
 
@@ -163,13 +175,17 @@ function partsOfTile(o: Matmul): (readonly [height: number, KernelText])[] {
 const PASSES = 4;
 
 /** A few times the rows of one team, as many at a time as it holds: rows shared out to teams would leave most of them idle. */
-function rowsInPasses(o: Matmul): KernelText {
-  const { rows } = o.tile;
+function rowsInPasses(
+  o: Matmul,
+  rows: number,
+  pass: (first: string) => KernelText,
+): KernelText {
+  // Sums of the last pass have been added.
+  const waits = blocksInRound(o, rows) > 0;
   return wgsl`
     for (var pass_first = first; pass_first < end; pass_first += ${rows}) {
-      // Sums of the last pass have been added.
-      workgroupBarrier();
-      ${fewRows(o, rows, "pass_first")}
+      ${waits && wgsl`workgroupBarrier();`}
+      ${pass("pass_first")}
     }`;
 }
 
@@ -177,7 +193,7 @@ function rowsInPasses(o: Matmul): KernelText {
  * So few rows that the first team processes all of them. Time is dominated by weight loads. With k innermost, the
  * weights of a column are read to the end before the next column, because they are consecutive in memory.
  */
-function ofFirstTeam(o: Matmul, rows: number): KernelText {
+function ofFirstTeam(o: Matmul, rows: number, from = "first"): KernelText {
   const apart = Number(o.k) > SUM_BLOCK &&
     o.weights.every(({ inside }) => inside === "k");
   const inOrder = allSums(o).flatMap(({ weight, columns }) =>
@@ -185,8 +201,21 @@ function ofFirstTeam(o: Matmul, rows: number): KernelText {
   );
   return wgsl`
     if (lane < ${teamsOf(o).lanes}) {
-      ${rowsTimesColumns(o, rows, apart ? { inOrder } : {})}
+      ${rowsTimesColumns(o, rows, { from, ...apart ? { inOrder } : {} })}
     }`;
+}
+
+/**
+ * At most the rows of one team, half of them at a time, so that sums stay in registers. The weights of the second pass
+ * are cached; if they are packed, they would be decoded again.
+ */
+function halvesOfFirstTeam(
+  o: Matmul,
+  half: number,
+): readonly [height: number, body: KernelText] {
+  return o.weights.some(({ stored }) => packingOf(stored))
+    ? [half, ofFirstTeam(o, half)]
+    : [2 * half, rowsInPasses(o, half, (first) => ofFirstTeam(o, half, first))];
 }
 
 /** Sums of a lane for some columns of a weight. */
@@ -206,8 +235,10 @@ function allSums({ weights, tile }: Matmul): readonly SumsOfWeight[] {
 function rowsTimesColumns(
   o: Matmul,
   rows: number,
-  { joint = false, inOrder = [allSums(o)] }: {
+  { joint = false, from = "first", inOrder = [allSums(o)] }: {
     readonly joint?: boolean;
+    /** Variable with the first row. */
+    readonly from?: string;
     readonly inOrder?: readonly (readonly SumsOfWeight[])[];
   } = {},
 ): KernelText {
@@ -216,6 +247,7 @@ function rowsTimesColumns(
   const left = leftOf(o, {
     rows,
     ofGroup: rows * teams,
+    ...teams === 1 ? { from } : {},
     stretch: blocks?.length ?? SUM_BLOCK,
     waits: blocks?.count === 1,
   });
