@@ -29,6 +29,8 @@ export interface HttpSettings extends Pick<Served, "name" | "shape" | "stop"> {
   readonly folder: string;
   /** Maximum number of sequences in the caches. */
   readonly capacity: number;
+  /** Experts per layer. */
+  readonly experts: number;
   readonly pages: readonly PageCount[];
   /** Whether tokens are drafted. */
   readonly speculates: boolean;
@@ -97,12 +99,12 @@ function receiptsOf(run: NonNullable<HttpSettings["receipt"]>) {
 
 /** Starts to listen. */
 async function serve(): Promise<void> {
-  const { folder, capacity, pages, speculates, ...served } = settings;
+  const { folder, capacity, experts, pages, speculates, ...served } = settings;
   const now = () => performance.now();
   const tokenizer = async () =>
     requireTokenizer(await openTokenizer(folder, files));
   const [encoder, decoder] = [await tokenizer(), await tokenizer()];
-  const metrics = new Metrics({ capacity, pages, speculates });
+  const metrics = new Metrics({ capacity, experts, pages, speculates });
   const app = await createApp({
     ...served,
     created: Math.floor(Date.now() / 1000),

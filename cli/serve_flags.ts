@@ -19,6 +19,7 @@ export interface ServeFlags extends PlanFlags, DeviceFlags, SpeculationFlags {
   readonly maxBatchTokens?: number;
   readonly maxQueue?: number;
   readonly maxBody?: number;
+  readonly stats?: boolean;
   /** Seconds. */
   readonly requestDeadline?: number;
 }
@@ -62,6 +63,10 @@ export function serveFlags(command: Command): Command {
         "--max-body <bytes>",
         "Maximum size of a request, for example 8MiB. Default: 4MiB.",
         byteCount("--max-body"),
+      )
+      .option(
+        "--stats",
+        "Count bytes sent between ranks for /metrics. Steps are slower. Default: false.",
       )
       .option(
         "--request-deadline <seconds>",

@@ -15,6 +15,7 @@ import {
   type Logprobs,
   logprobsOf,
   randomNumbers,
+  type RoutedExperts,
   sample,
   type SamplingOptions,
 } from "./sampling.ts";
@@ -27,6 +28,14 @@ import {
   type Slots,
 } from "./schedule.ts";
 import type { Speculation } from "./speculation/speculation.ts";
+
+/** Data of a new token, if it was requested. */
+export interface TokenRecord {
+  /** The hash of the logits before the token, with `receipt`, before some tokens. */
+  readonly hash?: LogitsHash | undefined;
+  /** The experts of the token before. */
+  readonly experts?: RoutedExperts | undefined;
+}
 
 /** Options of one sequence. */
 export interface SequenceOptions extends SamplingOptions {
@@ -44,9 +53,10 @@ export interface SequenceOptions extends SamplingOptions {
   readonly onToken?: (
     token: number,
     logprobs: Logprobs | undefined,
-    /** The hash of the logits before the token, with `receipt`, before some tokens. */
-    hash?: LogitsHash,
+    record: TokenRecord,
   ) => void | "stop" | Promise<void | "stop">;
+  /** Whether `onToken` receives the experts of the token before each new one. Default: false. */
+  readonly experts?: boolean;
   /** Called when the sequence ends, but not when it is cancelled. */
   readonly onEnd?: (ending: Ending) => void;
 }
@@ -74,6 +84,8 @@ export interface BatchStep {
   readonly prompted: number;
   /** New tokens. */
   readonly chosen: number;
+  /** Experts of the tokens before new ones, if they were read. */
+  readonly experts?: readonly RoutedExperts[];
 }
 
 interface Growing extends Scheduled, BatchSequence {
@@ -93,16 +105,23 @@ export class Batch {
   readonly #slots: Slots<Growing>;
   readonly #retainsLast: boolean;
   readonly #speculation: Speculation | undefined;
+  readonly #expertSteps: number;
   #count = 0;
+  #steps = 0;
 
-  /** `retainsLast`: whether the last sequence keeps its pages after its end, for a later batch. Default: false. */
+  /**
+   * @param retainsLast whether the last sequence keeps its pages after its end, for a later batch. Default: false
+   * @param expertSteps the experts are read in one of this many steps. Default: only if a sequence requests them
+   */
   constructor(
     decoder: Decoder,
-    { retainsLast = false, speculation }: {
+    { retainsLast = false, speculation, expertSteps = Infinity }: {
       readonly retainsLast?: boolean;
       readonly speculation?: Speculation | undefined;
+      readonly expertSteps?: number;
     } = {},
   ) {
+    this.#expertSteps = expertSteps;
     this.#decoder = decoder;
     this.#slots = Array.from({ length: decoder.maxSequences });
     this.#retainsLast = retainsLast;
@@ -173,9 +192,12 @@ export class Batch {
     if (tokens.ids.length === 0) return this.#endStuck();
     this.#speculation?.begin();
     const growing = ends.map((end) => slots[tokens.sequence[end]!]!);
+    const experts = ++this.#steps % this.#expertSteps === 0 ||
+      growing.some(({ options }) => options.experts);
     const next = await this.#decoder.next(tokens, ends, {
       needed: neededBy(growing),
       normalize: growing.some(({ options }) => options.logprobs !== undefined),
+      experts,
     });
     // The ends of a sequence are consecutive.
     const bySlot = new Map<number, Candidates[]>();
@@ -189,7 +211,12 @@ export class Batch {
     for (const [slot, candidates] of bySlot) {
       chosen += await this.#choose(slot, candidates);
     }
-    const step = { tokens: tokens.ids.length, prompted, chosen };
+    const step = {
+      tokens: tokens.ids.length,
+      prompted,
+      chosen,
+      ...experts ? { experts: next.map(({ experts }) => experts!) } : {},
+    };
     this.#speculation?.end({ ...step, sequences: bySlot.size });
     return step;
   }
@@ -320,8 +347,11 @@ async function grow(
     ? undefined
     : logprobsOf(candidates, token, options);
   if (known) logprobs.push(known);
-  const stops =
-    await options.onToken?.(token, known, hash || undefined) === "stop";
+  const record = {
+    hash: hash || undefined,
+    experts: options.experts ? candidates.experts : undefined,
+  };
+  const stops = await options.onToken?.(token, known, record) === "stop";
   if (stops && !options.stop.has(token)) sequence.ending = "stop text";
 }
 

@@ -150,6 +150,13 @@ export class Decoder implements DecoderShape {
     this.pages = shape.pagesShape && new PageTable(shape.pagesShape);
   }
 
+  /** Outputs with choices of routers, in the order of layers. */
+  get routers(): readonly string[] {
+    return Object.keys(this.program.outputs)
+      .filter((name) => CHOICES.test(name))
+      .toSorted((a, b) => layerOf(a) - layerOf(b));
+  }
+
   /** Outputs with a row per token, such as logits and choices of routers. */
   get rowOutputs(): [string, Port][] {
     const axisOf = ({ axes }: Port) =>
@@ -166,19 +173,30 @@ export class Decoder implements DecoderShape {
    *
    * @param needed best candidates per token; undefined: logits. A plan with both outputs is read accordingly
    * @param normalize whether the log-sum-exp of logits is read too, if the plan computes it
+   * @param experts whether the choices of routers are read too
    */
   async next(
     tokens: PackedTokens,
     rows: readonly number[],
-    { needed, normalize = false }: {
+    { needed, normalize = false, experts = false }: {
       readonly needed?: number | undefined;
       readonly normalize?: boolean;
+      readonly experts?: boolean;
     } = {},
   ): Promise<Candidates[]> {
     const { gives } = this;
     const picks = gives !== "logits";
     const best = typeof gives === "object" &&
       (!gives.logits || needed !== undefined && needed <= gives.candidates);
+    const routers = experts ? this.routers : [];
+    // The last layer may have only the selected rows.
+    const perToken = new Set(
+      experts ? this.rowOutputs.map(([name]) => name) : [],
+    );
+    const readRows = [
+      ...picks ? [] : ["logits"],
+      ...routers.filter((name) => perToken.has(name)),
+    ];
     const run: DecoderRun = {
       inputs: {
         ...this.#inputsOf(tokens),
@@ -188,8 +206,9 @@ export class Decoder implements DecoderShape {
         outputs: [
           ...best ? Object.values(BEST) : ["logits"],
           ...normalize && this.normalizes ? [NORMALIZER] : [],
+          ...routers,
         ],
-        ...picks ? {} : { rows: { logits: rows } },
+        rows: Object.fromEntries(readRows.map((name) => [name, rows])),
         everywhere: this.#before === undefined,
       },
     };
@@ -210,6 +229,9 @@ export class Decoder implements DecoderShape {
         logits: logits!.subarray(from, to) as Float32Array,
         ids: ids?.subarray(from, to),
         normalizer: normalizers?.[i],
+        ...experts
+          ? { experts: routers.map((name) => rowOf(outputs[name]!, i)) }
+          : {},
       };
     });
   }
@@ -253,4 +275,13 @@ export function checkRoom(
       `Cannot run ${need.context} tokens of a sequence: the plan allows at most ${shape.maxContext}. Raise --max-context`,
     );
   }
+}
+
+function layerOf(router: string): number {
+  return Number(/\d+/.exec(router));
+}
+
+function rowOf({ shape, data }: HostTensor, row: number): number[] {
+  const [, width = 1] = shape;
+  return [...data.subarray(row * width, (row + 1) * width)];
 }

@@ -46,6 +46,9 @@ export function randomNumbers(seed: number, stream: number): () => number {
   return next;
 }
 
+/** Chosen experts of one token, by layer with a router. */
+export type RoutedExperts = readonly (readonly number[])[];
+
 /** Candidate tokens: the entire vocabulary, or the best of it. */
 export interface Candidates {
   readonly logits: Float32Array;
@@ -53,6 +56,8 @@ export interface Candidates {
   readonly ids?: Int32Array | undefined;
   /** The log-sum-exp of the logits of the entire vocabulary, computed by the device. */
   readonly normalizer?: number | undefined;
+  /** The experts that the routers of layers chose for the token before, by layer, if they were requested. */
+  readonly experts?: RoutedExperts | undefined;
 }
 
 /**

@@ -367,6 +367,45 @@ t.test("metrics count tokens and responses", async (t) => {
   });
 });
 
+t.test("routed experts of tokens, their load, and bytes sent", async (t) => {
+  const stats = await startServer(folder, "--mesh", "ep=2", "--stats");
+  t.teardown(() => stats.stop());
+  const ask = { prompt: PROMPT, max_tokens: 40, temperature: 0 };
+  interface Body {
+    readonly choices: readonly {
+      readonly text: string;
+      readonly routed_experts: readonly (number[][])[];
+    }[];
+  }
+  const whole = await (await stats.post("/v1/completions", {
+    ...ask,
+    routed_experts: true,
+  })).json() as Body;
+  const experts = whole.choices[0]!.routed_experts;
+  t.equal(experts.length, 40);
+  for (const layers of experts) {
+    t.equal(layers.length, 4);
+    for (const chosen of layers) {
+      t.equal(new Set(chosen).size, 2);
+      t.ok(chosen.every((expert) => expert >= 0 && expert < 8));
+    }
+  }
+  const lines = (await (await server.post("/v1/completions", {
+    ...ask,
+    routed_experts: true,
+    stream: true,
+  })).text()).split("\n").filter((line) => line.startsWith("data: {"));
+  const streamed = lines.flatMap((line) =>
+    (JSON.parse(line.slice("data: ".length)) as Body).choices[0]!.routed_experts
+  );
+  t.strictSame(streamed, experts);
+  const layer = (name: string) =>
+    metricOf(stats, `switchyard_${name}{layer="0"}`);
+  t.ok(await layer("expert_choices") > 0);
+  t.ok(await layer("expert_imbalance") >= 1);
+  t.ok(await metricOf(stats, 'switchyard_sent_bytes{kind="dispatch"}') > 0);
+});
+
 t.test("keys, origins and hosts", async (t) => {
   const guarded = await startServer(
     checkpointFolder("demo-lm"),

@@ -1,7 +1,12 @@
 /** `switchyard serve`: serve a checkpoint with an OpenAI-compatible API. */
 
 import { MessageChannel } from "node:worker_threads";
-import { Decoder, decoderShape, openTarget } from "../../engine/mod.ts";
+import {
+  Decoder,
+  decoderShape,
+  type Opened,
+  openTarget,
+} from "../../engine/mod.ts";
 import {
   createLeader,
   createLoop,
@@ -87,6 +92,7 @@ export async function serveCommand(
         () => Math.ceil(CACHED_PART * context),
       ),
     },
+    statistics: flags.stats ?? false,
     onProgress: bar.update,
   }).finally(bar.stop);
   try {
@@ -101,6 +107,7 @@ export async function serveCommand(
         receipt: flags.numerics === "fast"
           ? undefined
           : await receiptOfRun({ model: name, opened, flags }),
+        sentBytes: flags.stats ? () => sentBytes(opened) : () => ({}),
       };
       if (flags.devices === "mpi") {
         const leader = createLeader(opened);
@@ -125,11 +132,26 @@ export async function serveCommand(
   }
 }
 
+/** Bytes that the ranks in this process sent to others, by kind. */
+function sentBytes({ session }: Pick<Opened, "session">): {
+  [kind: string]: number;
+} {
+  const sent: { [kind: string]: number } = {};
+  for (const rank of session.statistics().ranks) {
+    for (const [kind, { actual }] of Object.entries(rank.sentBytes)) {
+      sent[kind] = (sent[kind] ?? 0) + actual;
+    }
+  }
+  return sent;
+}
+
 /** A loaded model. */
 interface LoadedModel
   extends
     Pick<LoopOptions, "idle">,
     Pick<HttpSettings, "weightFiles" | "receipt"> {
+  /** Bytes that the ranks in this process sent, by kind. */
+  readonly sentBytes: () => { readonly [kind: string]: number };
   readonly name: string;
   readonly folder: string;
   readonly model: Decoder;
@@ -139,7 +161,7 @@ interface LoadedModel
 /** Answers requests until the process is asked to end. */
 async function serveModel(
   io: CliIo,
-  { model, idle, ...served }: LoadedModel,
+  { model, idle, sentBytes, ...served }: LoadedModel,
   flags: ServeFlags,
 ): Promise<void> {
   const { host = "127.0.0.1", port = 8000, requestDeadline = 600 } = flags;
@@ -155,6 +177,7 @@ async function serveModel(
   const loop = createLoop(model, loopPort(ours), {
     now: io.now,
     openGrammars: grammars.open,
+    sentBytes,
     speculation: draft.speculation,
     ...idle ? { idle } : {},
   });
@@ -163,6 +186,7 @@ async function serveModel(
       ...served,
       shape,
       capacity: maxSequences,
+      experts: model.experts,
       pages: pageCounts(model),
       speculates: draft.speculation !== undefined,
       app: {

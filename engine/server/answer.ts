@@ -1,7 +1,6 @@
 /** The text of one choice of a response, as its tokens arrive. */
 
-import type { Ending } from "../batch.ts";
-import type { LogitsHash } from "../receipt/receipt.ts";
+import type { Ending, TokenRecord } from "../batch.ts";
 import type { Logprobs } from "../sampling.ts";
 import { StopText } from "../stop_text.ts";
 import { TextStream, type Tokenizer } from "../tokenizer.ts";
@@ -10,11 +9,9 @@ import { TextStream, type Tokenizer } from "../tokenizer.ts";
 export type FinishReason = "stop" | "length" | "tool_calls";
 
 /** A chosen token. */
-export interface Chosen {
+export interface Chosen extends TokenRecord {
   readonly token: number;
   readonly logprobs: Logprobs | undefined;
-  /** The hash of the logits before it, for a receipt. */
-  readonly hash?: LogitsHash | undefined;
 }
 
 /** A token of a choice, and the text that it completes. */

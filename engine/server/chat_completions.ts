@@ -2,7 +2,12 @@
 
 import { createAnswer, encodeConversation } from "./conversation.ts";
 import { RequestError } from "./errors.ts";
-import type { Collected, CollectedToken, Prepared } from "./format.ts";
+import {
+  type Collected,
+  type CollectedToken,
+  expertsField,
+  type Prepared,
+} from "./format.ts";
 import type { MessageDelta } from "./message/message_text.ts";
 import { chatRequest, samplingOf, stopTextsOf } from "./requests.ts";
 import type { Served } from "./served.ts";
@@ -77,6 +82,7 @@ export async function prepareChat(
           ...calls ? { tool_calls: calls } : {},
         },
         logprobs: await logprobsField(pieces),
+        ...expertsField(pieces, request),
         finish_reason: reasonOf(index, collected),
       };
     },
@@ -92,12 +98,13 @@ export async function prepareChat(
       const parts = await answers[index]!.split(text, reason !== undefined);
       const delta = messageFields(parts);
       const says = Object.keys(delta).length > 0 || reason !== undefined ||
-        logprobs && pieces.length > 0;
+        (logprobs || request.routed_experts) && pieces.length > 0;
       return says
         ? {
           index,
           delta,
           logprobs: pieces.length > 0 ? await logprobsField(pieces) : null,
+          ...expertsField(pieces, request),
           finish_reason: reasonOf(index, added),
         }
         : undefined;

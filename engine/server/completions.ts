@@ -1,6 +1,11 @@
 /** `/v1/completions`: continues prompts without a template. */
 
-import type { Collected, CollectedToken, Prepared } from "./format.ts";
+import {
+  type Collected,
+  type CollectedToken,
+  expertsField,
+  type Prepared,
+} from "./format.ts";
 import type { Choice } from "./generation.ts";
 import { checkPrompt, inRequestAsync } from "./prompts.ts";
 import {
@@ -61,6 +66,7 @@ export async function prepareCompletion(
     logprobs: logprobs === undefined
       ? null
       : await logprobsOf(pieces, { served, offsets, index }),
+    ...expertsField(pieces, request),
     finish_reason: reason ?? null,
   });
   return {

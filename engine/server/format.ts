@@ -1,6 +1,7 @@
 /** Formats the choices of a request for an API. */
 
 import type { Chosen, FinishReason } from "./answer.ts";
+import type { RoutedExperts } from "../sampling.ts";
 import type { Choice } from "./generation.ts";
 
 /** A token of a choice, and the text that it completes. Undefined text for a token of the prompt. */
@@ -77,4 +78,14 @@ export function usageOf(promptTokens: number, completionTokens: number): {
     completion_tokens: completionTokens,
     total_tokens: promptTokens + completionTokens,
   };
+}
+
+/** The experts of tokens, if a request asks for them. Null for a token of the prompt. */
+export function expertsField(
+  pieces: readonly CollectedToken[],
+  { routed_experts = false }: { readonly routed_experts?: boolean },
+): { readonly routed_experts?: readonly (RoutedExperts | null)[] } {
+  return routed_experts
+    ? { routed_experts: pieces.map(({ experts }) => experts ?? null) }
+    : {};
 }

@@ -149,8 +149,8 @@ function addChoice(
   if (loop.failure) throw unavailable(loop.failure);
   const sequence = loop.add(prompt, {
     ...options,
-    onToken: (token, logprobs, hash) => {
-      one.chosen.push({ token, logprobs, hash });
+    onToken: (token, logprobs, record) => {
+      one.chosen.push({ token, logprobs, ...record });
       changed();
     },
     onEnd: (ending) => {

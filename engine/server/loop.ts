@@ -11,6 +11,9 @@ import {
 import type { Decoder } from "../decoder.ts";
 import type { Speculation } from "../speculation/speculation.ts";
 
+/** Experts are counted in one of this many steps. */
+const EXPERT_STEPS = 16;
+
 /** Callbacks of a loop. */
 export interface LoopOptions {
   /** Called after each step, with its duration in milliseconds. */
@@ -40,7 +43,10 @@ export class BatchLoop {
 
   constructor(decoder: Decoder, options: LoopOptions) {
     const { speculation } = options;
-    this.#batch = new Batch(decoder, { speculation });
+    this.#batch = new Batch(decoder, {
+      expertSteps: EXPERT_STEPS,
+      speculation,
+    });
     this.#options = options;
   }
 

@@ -80,8 +80,10 @@ export class Metrics {
   readonly #gauges: readonly ((state: LoopState) => void)[];
 
   /** `capacity`: sequences that the batch has room for. `pages`: groups of pages. `speculates`: whether tokens are drafted. */
-  constructor({ capacity, pages, speculates = false }: {
+  constructor({ capacity, experts, pages, speculates = false }: {
     readonly capacity: number;
+    /** Experts per layer. */
+    readonly experts: number;
     readonly pages: readonly PageCount[];
     readonly speculates?: boolean;
   }) {
@@ -96,14 +98,46 @@ export class Metrics {
       return gauge(`${name}_used`, "Pages in use.");
     });
     const speculation = speculates ? this.#speculationGauges(gauge) : [];
+    const choices = this.#labelled("layer", {
+      name: "expert_choices",
+      help:
+        "Choices of experts in the sampled steps (one of 16), by layer with experts.",
+    });
+    const imbalance = this.#labelled("layer", {
+      name: "expert_imbalance",
+      help:
+        "Choices of the most chosen expert of a layer, divided by the mean, in the sampled steps.",
+    });
+    const sent = this.#labelled("kind", {
+      name: "sent_bytes",
+      help: "Bytes that ranks sent to others, counted with --stats.",
+    });
     this.#gauges = [
       (state) => waiting.set(state.waiting),
       (state) => running.set(state.running),
       ...used.map((one, group) => (state: LoopState) =>
         one.set(state.pages[group]!)
       ),
+      ({ load }) => {
+        for (const [layer, { choices: count, max }] of load.entries()) {
+          choices.set({ layer }, count);
+          imbalance.set({ layer }, max * experts / count);
+        }
+      },
+      ({ sent: bytes }) => {
+        for (const [kind, count] of Object.entries(bytes)) {
+          sent.set({ kind }, count);
+        }
+      },
       ...speculation,
     ];
+  }
+
+  #labelled(
+    label: string,
+    options: { readonly name: string; readonly help: string },
+  ): Gauge<string> {
+    return new Gauge(this.#named({ ...options, labelNames: [label] }));
   }
 
   #speculationGauges(

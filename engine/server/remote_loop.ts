@@ -8,12 +8,13 @@ import type {
   BatchStep,
   Ending,
   SequenceOptions,
+  TokenRecord,
 } from "../batch.ts";
 import type { Decoder } from "../decoder.ts";
 import type { Grammars, GrammarSource, TokenGrammar } from "../grammar.ts";
-import type { LogitsHash } from "../receipt/receipt.ts";
 import type { Logprobs } from "../sampling.ts";
 import type { SpeculationStats } from "../speculation/speculation.ts";
+import { ExpertLoad, type LayerLoad } from "./expert_load.ts";
 import { BatchLoop, type LoopOptions } from "./loop.ts";
 
 /** A port of messages to another thread. */
@@ -48,6 +49,10 @@ export interface LoopState {
   /** Pages in use, by group. */
   readonly pages: readonly number[];
   readonly speculation?: SpeculationStats;
+  /** Load of the experts of each layer with a router. */
+  readonly load: readonly LayerLoad[];
+  /** Bytes sent between ranks, by kind, if they are counted. */
+  readonly sent: { readonly [kind: string]: number };
 }
 
 /** A step and its duration in milliseconds. */
@@ -55,18 +60,21 @@ export interface TimedStep extends BatchStep {
   readonly ms: number;
 }
 
+/** A token of a sequence. */
+type NewToken = readonly [
+  id: number,
+  token: number,
+  logprobs: Logprobs | undefined,
+  record: TokenRecord,
+];
+
 /** A message of the loop. */
 type Report =
   | {
     readonly kind: "step";
     readonly step: TimedStep;
     /** New tokens by sequence. */
-    readonly tokens: readonly (readonly [
-      id: number,
-      token: number,
-      logprobs: Logprobs | undefined,
-      hash: LogitsHash | undefined,
-    ])[];
+    readonly tokens: readonly NewToken[];
     readonly endings: readonly (readonly [id: number, ending: Ending])[];
   }
   | { readonly kind: "state"; readonly state: LoopState }
@@ -92,10 +100,13 @@ export function createLoop(
     & {
       /** Grammars of the checkpoint. */
       readonly openGrammars: () => Promise<Grammars>;
+      /** Bytes sent between ranks, by kind. */
+      readonly sentBytes?: () => { readonly [kind: string]: number };
     },
 ): BatchLoop {
   const growing = new Map<number, Running>();
-  let tokens: (Report & { kind: "step" })["tokens"][number][] = [];
+  let tokens: NewToken[] = [];
+  const load = new ExpertLoad();
   let endings: [number, Ending][] = [];
   const send = (report: Report) => port.send(report);
   const failed = (error: unknown, id?: number) =>
@@ -115,12 +126,15 @@ export function createLoop(
         waiting,
         pages,
         ...stats ? { speculation: stats } : {},
+        load: load.layers,
+        sent: options.sentBytes?.() ?? {},
       },
     });
   };
   const loop = new BatchLoop(decoder, {
     ...options,
-    onStep: (step, ms) => {
+    onStep: ({ experts = [], ...step }, ms) => {
+      for (const one of experts) load.add(one);
       send({ kind: "step", step: { ...step, ms }, tokens, endings });
       [tokens, endings] = [[], []];
     },
@@ -142,8 +156,8 @@ export function createLoop(
     const sequence = loop.add(prompt, {
       ...others,
       grammar,
-      onToken: (token, logprobs, hash) => {
-        tokens.push([id, token, logprobs, hash]);
+      onToken: (...one) => {
+        tokens.push([id, ...one]);
       },
       onEnd: (ending) => {
         end(id);
@@ -287,11 +301,11 @@ export class RemoteLoop {
 
   #step({ step, tokens, endings }: Report & { kind: "step" }): void {
     this.#options.onStep?.(step);
-    for (const [id, token, logprobs, hash] of tokens) {
+    for (const [id, ...token] of tokens) {
       const one = this.#growing.get(id);
       if (!one) continue;
       this.#time(one);
-      void one.onToken?.(token, logprobs, hash);
+      void one.onToken?.(...token);
     }
     for (const [id, ending] of endings) {
       const one = this.#growing.get(id);

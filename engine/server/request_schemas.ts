@@ -66,6 +66,7 @@ const sampling: { readonly [field: string]: Schema } = {
   presence_penalty: number(-2, 2),
   repetition_penalty: number(1e-3, 1e3),
   response_format: responseFormat,
+  routed_experts: flag,
   seed: integer(-Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER),
   stop: {
     anyOf: [

@@ -31,6 +31,8 @@ export interface SamplingRequest {
     readonly schema?: object;
     readonly json_schema?: { readonly schema: object };
   };
+  /** Whether a choice has the experts of its tokens. */
+  readonly routed_experts?: boolean;
   readonly seed?: number;
   readonly stop?: string | readonly string[];
   readonly stream?: boolean;
@@ -249,6 +251,7 @@ export function samplingOf(
   return {
     // As in `randomNumbers`.
     seed: seed >>> 0,
+    experts: request.routed_experts ?? false,
     stop: request.ignore_eos ? new Set() : stop,
     temperature: request.temperature ?? 1,
     ...top_k > 0 ? { topK: top_k } : {},
