@@ -56,6 +56,7 @@ export const TUNING: { readonly [K in Computer]: TuningTable } = {
     asFiled: ["f32", "bf16", "f16", ...PACKED_DTYPES],
     bytes: "unsigned",
     attention: 8,
+    recurrence: 2,
   },
   gpu: { matmul: WIDE, pair: { ...WIDE, columns: 2 }, splitKeys: 8 },
   software: {

@@ -256,7 +256,10 @@ const options = closed({}, {
   ),
   kvCacheDtype: oneOf("f32", "f16", "bf16"),
   activations: oneOf(...ACTIVATIONS),
-  pages: closed({ size: upTo(MAX_AXIS, 1), count: upTo(MAX_AXIS, 1) }),
+  pages: closed(
+    { size: upTo(MAX_AXIS, 1), count: upTo(MAX_AXIS, 1) },
+    { snapshots: upTo(MAX_AXIS) },
+  ),
   zero: oneOf(0, 1, 3),
   tuning: closed({}, {
     matmul: tile,
@@ -264,6 +267,7 @@ const options = closed({}, {
     matmuls: record(tile),
     attention: upTo(FEW, 1),
     splitKeys: upTo(FEW),
+    recurrence: upTo(4),
     asFiled: list(stored, FEW),
   }),
 });

@@ -41,28 +41,38 @@ export interface RecurrenceOptions extends Sequences {
   /** Elements of a key and of a value. */
   readonly dim: number;
   readonly valueDim: number;
+  /** Columns per lane, which share loads, if they divide those of a workgroup evenly. Default: 1. */
+  readonly columns?: number | undefined;
 }
 
-/** Columns per workgroup: as many as fit into workgroup memory. */
-function lanesOf({ dim, valueDim }: RecurrenceOptions): number {
-  let lanes = 32;
-  while (lanes > 1 && (lanes * dim > SHARED_WORDS || lanes / 2 >= valueDim)) {
-    lanes /= 2;
+/** Lanes of a workgroup, and columns of each: as many as fit into workgroup memory. */
+function shapeOf(
+  { dim, valueDim, columns: wanted = 1 }: RecurrenceOptions,
+): {
+  readonly lanes: number;
+  readonly columns: number;
+  readonly cells: number;
+} {
+  let cells = 32;
+  while (cells > 1 && (cells * dim > SHARED_WORDS || cells / 2 >= valueDim)) {
+    cells /= 2;
   }
-  return lanes;
+  const whole = cells % wanted === 0 && valueDim % cells === 0;
+  const columns = whole ? wanted : 1;
+  return { lanes: cells / columns, columns, cells };
 }
 
 /** One workgroup per group of columns and block of sequences. */
 export function recurrenceGrid(o: RecurrenceOptions): Grid {
-  const tiles = Math.ceil(o.valueDim / lanesOf(o));
+  const tiles = Math.ceil(o.valueDim / shapeOf(o).cells);
   return [o.heads * tiles, sequenceBlocks(o), 1];
 }
 
 /** Creates the kernel of a recurrence. */
 export function linearRecurrence(o: RecurrenceOptions): Kernel {
   const { dim, valueDim, heads, stateful } = o;
-  const lanes = lanesOf(o);
-  const tiles = Math.ceil(valueDim / lanes);
+  const { lanes, cells } = shapeOf(o);
+  const tiles = Math.ceil(valueDim / cells);
   return kernelOf({
     name: o.name,
     workgroupSize: lanes,
@@ -80,33 +90,46 @@ export function linearRecurrence(o: RecurrenceOptions): Kernel {
       state: "f32 [sequence, head, dim, valueDim]",
     }),
     body: wgsl`
-      var<workgroup> cells: array<f32, ${dim * lanes}>;
+      var<workgroup> cells: array<f32, ${dim * cells}>;
       let head = group.x / ${tiles};
-      let column = group.x % ${tiles} * ${lanes} + lane;
+      let column = group.x % ${tiles} * ${cells} + lane;
       // The value of the state for the key of the current token.
-      var seen = 0.0;
+      ${each(o, wgsl`var seen[c] = 0.0;`)}
       if (column < ${valueDim}) {
         ${
       eachRun(o, {
-        begin: stateful ? beginState(o, lanes) : wgsl`
-          seen = 0.0;
-          for (var i = 0u; i < ${dim}; i++) { cells[i * ${lanes} + lane] = 0.0; }`,
+        begin: stateful ? beginState(o) : wgsl`
+          ${each(o, wgsl`seen[c] = 0.0;`)}
+          for (var i = 0u; i < ${dim}; i++) {
+            ${each(o, wgsl`cells[${cellAt(o, wgsl`i`)}] = 0.0;`)}
+          }`,
         token: wgsl`
           let at = t * ${heads} + head;
           let row = ${rowOf(o, "key", "t")};
           let query_row = ${rowOf(o, "query", "t")};
           let next_row = ${rowOf(o, "key", "next")};
           let next_factor = ${factorAt(o, o.reverse ? "t" : "next")};
-          let value = ${o.names.values}[(t * ${o.of.value} + head / ${
+          let value_at = (t * ${o.of.value} + head / ${
           heads / o.of.value
-        }) * ${valueDim} + column];
-          ${o.rule === "erase" ? erase(o, lanes) : update(o, lanes)}`,
+        }) * ${valueDim} + column;
+          ${
+          each(
+            o,
+            wgsl`let value[c] = ${o.names.values}[value_at + c * ${lanes}];`,
+          )
+        }
+          ${o.rule === "erase" ? erase(o) : update(o)}`,
         end: stateful
           ? wgsl`
           for (var i = 0u; i < ${dim}; i++) {
-            state[${
-            matrixAt(o, "write")
-          } + i * ${valueDim}] = cells[i * ${lanes} + lane];
+            ${
+            each(
+              o,
+              wgsl`state[${matrixAt(o, "write")} + i * ${valueDim}] = cells[${
+                cellAt(o, wgsl`i`)
+              }];`,
+            )
+          }
           }`
           : wgsl``,
       })
@@ -120,7 +143,18 @@ function matrixAt(o: RecurrenceOptions, use: "read" | "write"): KernelText {
   const { heads, dim, valueDim } = o;
   return wgsl`((${stateRow(o, use)} * ${heads} + head) * ${
     dim * valueDim
-  } + column)`;
+  } + column + c * ${shapeOf(o).lanes})`;
+}
+
+/** Code for each column `c` of a lane. */
+function each(o: RecurrenceOptions, code: KernelText): KernelText {
+  return wgsl`@unroll (c < ${shapeOf(o).columns}) { ${code} }`;
+}
+
+/** The index of the cell of row `i` in column `c`. */
+function cellAt(o: RecurrenceOptions, i: KernelText): KernelText {
+  const { lanes, cells } = shapeOf(o);
+  return wgsl`${i} * ${cells} + c * ${lanes} + lane`;
 }
 
 /** Offset of a token's query or key. */
@@ -134,79 +168,121 @@ function rowOf(
 }
 
 /** Loads the columns of a sequence's state, applies the decay of its token, and computes their value for its key. */
-function beginState(o: RecurrenceOptions, lanes: number): KernelText {
-  const { dim, valueDim } = o;
+function beginState(o: RecurrenceOptions): KernelText {
+  const { valueDim } = o;
   return wgsl`
     let key = ${rowOf(o, "key", "t")};
     let factor = ${factorAt(o, "t")};
-    seen = 0.0;
+    ${each(o, wgsl`seen[c] = 0.0;`)}
     ${
-    eachRow(dim, ["seen"], (i) =>
+    eachRow(o, ["seen"], (i) =>
       wgsl`
       let old = select(state[${
         matrixAt(o, "read")
       } + ${i} * ${valueDim}], 0.0, position[t] == 0);
       let s = ${o.names.decay}[${decayAt(o, wgsl`factor`, i)}] * old;
-      cells[${i} * ${lanes} + lane] = s;
-      seen_block = fma(s, ${o.names.keys}[key + ${i}], seen_block);`)
+      cells[${cellAt(o, i)}] = s;
+      seen_block[c] = fma(s, ${o.names.keys}[key + ${i}], seen_block[c]);`)
   }`;
 }
 
 /** Update and result of a token, and in the same pass the decay and key product of the next one. */
-function update(o: RecurrenceOptions, lanes: number): KernelText {
-  const { rule } = o;
-  const rest = rule === "add" ? wgsl`value` : wgsl`(value - seen)`;
+function update(o: RecurrenceOptions): KernelText {
+  const { rule, valueDim } = o;
+  const { lanes } = shapeOf(o);
+  const rest = rule === "add" ? wgsl`value[c]` : wgsl`(value[c] - seen[c])`;
   const sums = [
     ...rule === "seen" ? [] : ["result"],
     ...rule === "add" ? [] : ["seen"],
   ];
   return wgsl`
-    let change = ${
-    o.stateful || rule === "seen" ? wgsl`${o.names.rate}[at] * ${rest}` : rest
-  };
-    var result = ${rule === "seen" ? wgsl`seen` : wgsl`0.0`};
-    seen = 0.0;
     ${
-    eachRow(o.dim, sums, (i) =>
+    each(
+      o,
       wgsl`
-      let s = fma(${o.names.keys}[row + ${i}], change, cells[${i} * ${lanes} + lane]);
+      let change[c] = ${
+        o.stateful || rule === "seen"
+          ? wgsl`${o.names.rate}[at] * ${rest}`
+          : rest
+      };
+      var result[c] = ${rule === "seen" ? wgsl`seen[c]` : wgsl`0.0`};
+      seen[c] = 0.0;`,
+    )
+  }
+    ${laterDecay(o)}
+    ${
+    eachRow(o, sums, (i) =>
+      wgsl`
+      let s = fma(${o.names.keys}[row + ${i}], change[c], cells[${
+        cellAt(o, i)
+      }]);
       ${
         rule !== "seen" &&
-        wgsl`result_block = fma(s, ${o.names.query}[query_row + ${i}], result_block);`
+        wgsl`result_block[c] = fma(s, ${o.names.query}[query_row + ${i}], result_block[c]);`
       }
-      let later = select(1.0, ${o.names.decay}[${
-        decayAt(o, wgsl`next_factor`, i)
-      }], goes_on) * s;
+      let later = ${laterDecayAt(o, i)} * s;
       ${
         rule !== "add" &&
-        wgsl`seen_block = fma(later, ${o.names.keys}[next_row + ${i}], seen_block);`
+        wgsl`seen_block[c] = fma(later, ${o.names.keys}[next_row + ${i}], seen_block[c]);`
       }
-      cells[${i} * ${lanes} + lane] = later;`)
+      cells[${cellAt(o, i)}] = later;`)
   }
-    y[at * ${o.valueDim} + column] = result;`;
+    ${
+    each(
+      o,
+      wgsl`y[at * ${valueDim} + column + c * ${lanes}] = result[c];`,
+    )
+  }`;
 }
 
 /** The update of a token, then the erased value for its key, and the decay of the next one. */
-function erase(o: RecurrenceOptions, lanes: number): KernelText {
+function erase(o: RecurrenceOptions): KernelText {
+  const { lanes } = shapeOf(o);
   return wgsl`
-    seen = 0.0;
+    ${each(o, wgsl`seen[c] = 0.0;`)}
     ${
-    eachRow(o.dim, ["seen"], (i) =>
+    eachRow(o, ["seen"], (i) =>
       wgsl`
-      let s = fma(${o.names.query}[query_row + ${i}], value, cells[${i} * ${lanes} + lane]);
-      cells[${i} * ${lanes} + lane] = s;
-      seen_block = fma(s, ${o.names.keys}[row + ${i}], seen_block);`)
+      let s = fma(${o.names.query}[query_row + ${i}], value[c], cells[${
+        cellAt(o, i)
+      }]);
+      cells[${cellAt(o, i)}] = s;
+      seen_block[c] = fma(s, ${o.names.keys}[row + ${i}], seen_block[c]);`)
   }
-    y[at * ${o.valueDim} + column] = seen;
-    let change = -(${o.names.rate}[at] * seen);
     ${
-    eachRow(o.dim, [], (i) =>
+    each(
+      o,
       wgsl`
-      let s = fma(${o.names.keys}[row + ${i}], change, cells[${i} * ${lanes} + lane]);
-      cells[${i} * ${lanes} + lane] = select(1.0, ${o.names.decay}[${
-        decayAt(o, wgsl`next_factor`, i)
-      }], goes_on) * s;`)
+      y[at * ${o.valueDim} + column + c * ${lanes}] = seen[c];
+      let change[c] = -(${o.names.rate}[at] * seen[c]);`,
+    )
+  }
+    ${laterDecay(o)}
+    ${
+    eachRow(o, [], (i) =>
+      wgsl`
+      let s = fma(${o.names.keys}[row + ${i}], change[c], cells[${
+        cellAt(o, i)
+      }]);
+      cells[${cellAt(o, i)}] = ${laterDecayAt(o, i)} * s;`)
   }`;
+}
+
+/** Declares the decay of the next token, 1 without one, if it is the same for all rows. */
+function laterDecay({ perKey, names }: RecurrenceOptions): KernelText {
+  return perKey
+    ? wgsl``
+    : wgsl`let later_decay = select(1.0, ${names.decay}[next_factor], goes_on);`;
+}
+
+/** The decay of a row for the next token. */
+function laterDecayAt(
+  { perKey, names }: RecurrenceOptions,
+  i: KernelText,
+): KernelText {
+  return perKey
+    ? wgsl`select(1.0, ${names.decay}[next_factor + ${i}], goes_on)`
+    : wgsl`later_decay`;
 }
 
 /** Offset of the decays of a token's head. */
@@ -224,22 +300,23 @@ function decayAt(
 
 /** A pass over the rows of the columns, with sums in the blocks of the contract. */
 function eachRow(
-  dim: number,
+  o: RecurrenceOptions,
   sums: readonly string[],
   body: (i: KernelText) => KernelText,
 ): KernelText {
+  const { dim } = o;
   const block = Math.min(EXACT.block, dim);
   const part = (size: number) => {
     const unrolled = size % 4 === 0 ? 4 : 1;
     return wgsl`
-      ${sums.map((sum) => wgsl`var ${`${sum}_block`} = 0.0;`)}
+      ${sums.map((sum) => each(o, wgsl`var ${`${sum}_block`}[c] = 0.0;`))}
       for (var j = 0u; j < ${size}; j += ${unrolled}) {
         @unroll (u < ${unrolled}) {
           let i = start + j + u;
-          ${body(wgsl`i`)}
+          ${each(o, body(wgsl`i`))}
         }
       }
-      ${sums.map((sum) => wgsl`${sum} += ${`${sum}_block`};`)}`;
+      ${sums.map((sum) => each(o, wgsl`${sum}[c] += ${`${sum}_block`}[c];`))}`;
   };
   const whole = Math.floor(dim / block) * block;
   return wgsl`

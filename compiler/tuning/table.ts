@@ -31,6 +31,14 @@ export interface TuningTable {
    */
   readonly splitKeys?: number;
   /**
+   * Columns of a state per lane of a recurrence, which share loads. Default: 1.
+   *
+   * @integer
+   * @minimum 1
+   * @maximum 4
+   */
+  readonly recurrence?: number;
+  /**
    * Storage dtypes of right operands that keep the layout of their files, with the contracted axis innermost. Default:
    * none.
    */

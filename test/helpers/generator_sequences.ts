@@ -87,7 +87,7 @@ const RECURRENCES: {
   reverse: [false, true],
   perKey: [false, true],
   heads: [[1, 1], [4, 2]],
-  dims: [[1, 1], [8, 3], [33, 2], [36, 33]],
+  dims: [[1, 1], [8, 3], [33, 2], [36, 33], [4, 64]],
   // Two sequences are together, of 200 some.
   sequences: [2, 200],
 };
@@ -109,6 +109,7 @@ export function* ofLinearRecurrence(): Generator<Launch> {
     ) {
       // Large ones of one batch only; scans have no state, and begin all sequences; only they go backwards.
       if ((dim > 8 || o.sequences > 2) && n !== 4) continue;
+      if (valueDim === 64 && (n !== 4 || heads === 1)) continue;
       const scans = o.rule === "seen" || o.rule === "erase";
       if (o.stateful && (scans || o.reverse)) continue;
       if (!o.stateful && (o.sequences > 2 || o.rule === "delta")) continue;
@@ -123,6 +124,8 @@ export function* ofLinearRecurrence(): Generator<Launch> {
         dim,
         valueDim,
         rows: o.stateful && o.sequences === 2 && valueDim === 3,
+        // Of 64 values; others are not divided evenly.
+        columns: 2,
       };
       const { rows } = options;
       const each = heads * dim * valueDim;

@@ -126,6 +126,7 @@ export function lowerLinearRecurrence(
     names: namesOf(buffers),
     dim,
     valueDim,
+    columns: lowering.options.tuning.recurrence,
     ...sequencesOf(lowering, node.inputs, node.inputs[8]),
     tokens: tokenCount(lowering, [token]),
   };
@@ -172,6 +173,7 @@ export function lowerLinearScan(
     of: { query: headsOf(query), key: headsOf(key), value: headsOf(value) },
     dim: width,
     valueDim: valueWidth,
+    columns: lowering.options.tuning.recurrence,
     sequences: 1,
     tokens: tokenCount(lowering, [token]),
   };
