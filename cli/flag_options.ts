@@ -3,9 +3,9 @@
 import { ACTIVATIONS } from "../spec/activations.ts";
 import { type Command, Option } from "commander";
 import { STORED_NAMES } from "../spec/encoding.ts";
-import { MAX_AXIS, MAX_RANKS } from "../spec/limits.ts";
+import { MAX_AXIS, MAX_MICRO_BATCHES, MAX_RANKS } from "../spec/limits.ts";
 import type { Mesh } from "../spec/mod.ts";
-import { STRATEGY_ENTRIES } from "../spec/strategies.ts";
+import { STRATEGY_ENTRIES, STRATEGY_OPTIONS } from "../spec/strategies.ts";
 import {
   integer,
   matching,
@@ -77,6 +77,14 @@ export function planFlags(command: Command, meshes: Mesh[] = []): Command {
     placed.addOption(strategyOption(name, option));
   }
   return placed;
+}
+
+/** Adds the flags of pipeline stages. */
+export function stageFlags(command: Command): Command {
+  for (const name of ["stages", "pipeline"] as const) {
+    command.addOption(strategyOption(name, STRATEGY_OPTIONS[name]));
+  }
+  return command;
 }
 
 /** Creates an option of the dispatch strategy. */
@@ -210,6 +218,11 @@ export function summaryFlags(command: Command, meshes: Mesh[] = []): Command {
       "--clip <norm>",
       "With --train, gradient clipping norm. Default: 1.",
       positive("--clip", 1e6),
+    )
+    .option(
+      "--accumulate <n>",
+      "With --train, micro-batches per step. Default: 1.",
+      integer("--accumulate", 1, MAX_MICRO_BATCHES),
     )
     .addOption(zeroOption())
     .option(

@@ -6,6 +6,7 @@ import {
   deviceFlags,
   dtypeOption,
   meshFlags,
+  stageFlags,
   watchOption,
   zeroOption,
 } from "./flag_options.ts";
@@ -13,7 +14,7 @@ import { integer, notNegative, oneOf, parseMesh, positive } from "./values.ts";
 
 /** Adds the flags to the command. */
 export function trainFlags(command: Command): Command {
-  return deviceFlags(meshFlags(command))
+  return deviceFlags(stageFlags(meshFlags(command)))
     .option(
       "--data <files...>",
       'Training texts, plain or compressed; .jsonl: conversations, {"messages": […]} per line.',

@@ -10,6 +10,7 @@ import {
   dispatcherWords,
   type Strategy,
 } from "../spec/strategies.ts";
+import { SCHEDULE_NAMES } from "../spec/schedule.ts";
 import { countDropped } from "./graph/count_dropped.ts";
 import { dispatchedNodes } from "./graph/dispatched_nodes.ts";
 import type { Scalars } from "./graph/gradients.ts";
@@ -48,6 +49,7 @@ import {
   type Placement,
   readPlacement,
   recomputeViews,
+  scheduleStages,
   shard,
   stagesOf,
 } from "./sharding/mod.ts";
@@ -144,7 +146,9 @@ export function compileLowered(
     dispatcher: dispatcherOf(options),
   });
   const { pages, kvCacheDtype = "f32" } = options;
-  const localGraph = localize(facts, sharded);
+  const { pipeline: schedule = SCHEDULE_NAMES[0] } = options;
+  const scheduled = scheduleStages(sharded, facts.stages, schedule);
+  const localGraph = localize(facts, scheduled.graph);
   const localized = isHalf(kvCacheDtype)
     ? storeCaches(localGraph, kvCacheDtype)
     : localGraph;
@@ -202,7 +206,9 @@ export function compileLowered(
     mesh: placed.mesh,
     maxBytes: limits.maxBufferSize,
   });
-  const plan = assemble(lowering, { ...ports, steps }, memory);
+  const { pipeline } = scheduled;
+  const assembled = assemble(lowering, { ...ports, steps }, memory);
+  const plan = pipeline ? { ...assembled, pipeline } : assembled;
   if (!options.overLimits) checkLimits(plan, limits);
   return plan;
 }

@@ -1,10 +1,9 @@
 /** Compiles the graph of a model to the plan of a training step. */
 
-import { PlacementError } from "../spec/errors.ts";
-import { stageAxis } from "../spec/mesh.ts";
 import { withPartProgram } from "../spec/plan/part_program.ts";
 import type { Plan } from "../spec/plan/plan.ts";
 import { compileLowered, type CompileOptions } from "./compile_graph.ts";
+import { microName } from "./graph/micro_batches.ts";
 import type { Scalars } from "./graph/gradients.ts";
 import type { Graph } from "./graph/graph.ts";
 import { storedForTraining, type TrainedDType } from "./graph/stored.ts";
@@ -38,20 +37,12 @@ export function compileTrainingLowered(
   scalars: Scalars,
   options: CompileTrainingOptions,
 ): Plan {
-  const { dtype, mesh = {}, weights: given = {} } = options;
-  const stages = stageAxis(
-    Object.entries(mesh).map(([name, size]) => ({ name, size })),
-  );
-  if (stages) {
-    throw new PlacementError(
-      `Cannot train on mesh axis '${stages.name}': only inference has pipeline stages. Use dp, ep or tp`,
-    );
-  }
+  const { dtype, weights: given = {} } = options;
   const { weights, masters } = storedForTraining(graph, given, dtype);
   const step = trainStep(graph, { ...options, masters }, scalars);
   const plan = compileLowered(step, scalars, { ...options, weights });
   const [{ outputs }] = plan.programs as [Plan["programs"][number]];
-  const { accumulate = false, validate } = options;
+  const { accumulate = false, microBatches = 1, validate } = options;
   const accumulating = accumulate
     ? withPartProgram(plan, {
       name: ACCUMULATE,
@@ -62,6 +53,8 @@ export function compileTrainingLowered(
   if (validate === undefined) return accumulating;
   return withPartProgram(accumulating, {
     name: VALIDATE,
-    outputs: validate.filter((name) => name in outputs),
+    outputs: validate.map((name) =>
+      microBatches === 1 ? name : microName(name, 0)
+    ).filter((name) => name in outputs),
   });
 }

@@ -44,6 +44,7 @@ export {
   OPTIMIZER_STATES,
   type Sgd,
 } from "./graph/optimizers.ts";
+export { microName } from "./graph/micro_batches.ts";
 export {
   GRADIENT_NORM,
   STEP_INPUTS,

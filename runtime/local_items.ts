@@ -20,7 +20,8 @@ export function localItems(
 ): Int32Array | undefined {
   const lengths = new Map<string, number>();
   for (const [name, { shape }] of Object.entries(inputs)) {
-    program.inputs[name]!.axes.forEach((axis, i) =>
+    // The program may have an input per micro-batch instead.
+    program.inputs[name]?.axes.forEach((axis, i) =>
       lengths.set(axis, shape[i]!)
     );
   }

@@ -2,7 +2,7 @@
 
 import { isHalf } from "../spec/dtype.ts";
 import { DataError, invariant } from "../spec/errors.ts";
-import type { Plan, Port } from "../spec/plan/plan.ts";
+import { onRank, type Plan, type Port } from "../spec/plan/plan.ts";
 import { bytesOf, type HostTensor, words, zeros } from "./host_tensor.ts";
 import { splitAxes } from "./inputs.ts";
 import type { RankMemory } from "./memory.ts";
@@ -68,7 +68,7 @@ export async function readPersistentPart(
 ): Promise<HostTensor> {
   const split = splitPersistent(plan, name, memory.rank);
   const part = zeros("f32", split.map(heldLength));
-  if (part.data.length === 0) return part;
+  if (part.data.length === 0 || !memory.has(name)) return part;
   const { dtype } = memory.plan(name);
   const held = storedWords(
     dtype,
@@ -95,7 +95,7 @@ export function writePersistentPart(
   const split = splitPersistent(plan, name, memory.rank);
   invariant(plan.buffers[name]!.dtype === "f32", `'${name}' is not in f32`);
   checkPersistent(name, part, split.map(heldLength));
-  if (part.data.length === 0) return;
+  if (part.data.length === 0 || !memory.has(name)) return;
   const held = new Uint32Array(localSpan(split));
   const source = words(part);
   forEachRun(split.map(withoutGaps), (from, to, count) => {
@@ -106,7 +106,12 @@ export function writePersistentPart(
 
 function splitPersistent(plan: Plan, name: string, rank: number): SplitAxis[] {
   const port = persistentPort(plan, name);
-  return splitAxes(port, plan.buffers[name]!, rank, persistentAxes(plan));
+  const buffer = plan.buffers[name]!;
+  const split = splitAxes(port, buffer, rank, persistentAxes(plan));
+  // A rank of another stage has no indices.
+  return onRank(buffer.bytes, rank) > 0
+    ? split
+    : split.map((axis) => ({ ...axis, local: new Int32Array(0) }));
 }
 
 function heldLength({ local, length }: SplitAxis): number {

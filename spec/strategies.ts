@@ -6,6 +6,7 @@
 
 import { MAX_CHUNKS } from "./limits.ts";
 import type { NumericsClass } from "./numerics.ts";
+import { SCHEDULE_NAMES, type ScheduleName, SCHEDULES } from "./schedule.ts";
 import { STAGES_PATTERN } from "./stages.ts";
 
 /** A dispatcher in words. */
@@ -135,6 +136,16 @@ export const STRATEGY_OPTIONS = {
     about:
       "Layers of each pipeline stage, such as 0-10,11-23, or cost for nearly equal FLOPs. Default: equal numbers.",
     text: (stages: string) => `stages ${stages}`,
+  },
+  /** Order in which pipeline stages execute the micro-batches of a training step: see `SCHEDULES`. Default: 1f1b. */
+  pipeline: {
+    kind: "word",
+    words: SCHEDULE_NAMES,
+    about: `Pipeline schedule of training: ${
+      SCHEDULE_NAMES.map((name) => `${name}, ${SCHEDULES[name].about}`)
+        .join("; ")
+    }.`,
+    text: (pipeline: ScheduleName) => `pipeline ${pipeline}`,
   },
 } as const satisfies { readonly [option: string]: StrategyOption };
 

@@ -1,19 +1,37 @@
 // Pipeline stages: the bytes of one rank, memory of a rank's stage only, and a verifier that holds every transfer.
 // needs: cpu
 import { createHash } from "node:crypto";
-import t from "tap";
+import { readFileSync } from "node:fs";
+import t, { type Test } from "tap";
+import {
+  add,
+  compileTraining,
+  dot,
+  mean,
+  model,
+  mul,
+  relu,
+  sgd,
+  upTo,
+} from "../compiler/mod.ts";
 import {
   generate,
   loadTarget,
   planTarget,
   runOpened,
+  trainCheckpoint,
+  type TrainOptions,
   writeSafetensors,
 } from "../engine/mod.ts";
+import { simulate } from "../engine/planner/simulate/mod.ts";
 import { compileRepresentatives } from "../engine/planner/summary/compiled.ts";
 import { summarizeRanks } from "../engine/planner/summary/ranks.ts";
-import { verifyPlan } from "../spec/mod.ts";
+import { formatPlan, type Machine, verifyPlan } from "../spec/mod.ts";
+import { parseMachine } from "../spec/machine.ts";
 import { onRank, type Plan, type Step } from "../spec/plan/plan.ts";
+import { idealBubble, SCHEDULE_NAMES } from "../spec/schedule.ts";
 import { stageRanges } from "../spec/stages.ts";
+import { temporaryFolder } from "./helpers/cli.ts";
 import {
   checkpointFolder,
   files,
@@ -23,6 +41,10 @@ import {
   readReference,
 } from "./helpers/checkpoints.ts";
 import { checkPredictions } from "./helpers/predictions.ts";
+import { repositoryFile } from "./helpers/sessions.ts";
+import { readOnDisk, tinyModel, tinyOptions } from "./helpers/tiny_training.ts";
+
+const MACHINE = repositoryFile("machines/4x24gb.json");
 
 const FAMILIES: readonly {
   readonly name: string;
@@ -203,3 +225,121 @@ t.test("a plan without, with twice or with swapped transfers", async (t) => {
     });
   }
 });
+
+/** The parameters and the optimizer state of a training. */
+async function trained(
+  t: Test,
+  model: string,
+  { mesh = { ep: 1 }, ...more }: Partial<TrainOptions>,
+): Promise<object> {
+  const out = temporaryFolder(t);
+  const text = Object.entries(mesh).map((axis) => axis.join("=")).join(",");
+  const steps = trainCheckpoint(
+    model,
+    files,
+    tinyOptions(text, 2, { ...more, out }),
+  );
+  for await (const step of steps) t.ok(step.loss > 0);
+  const { parameters, optimizerState } = await readOnDisk(out);
+  return { parameters, optimizerState };
+}
+
+t.test("training has the bytes of one rank with the same micro-batches", async (t) => {
+  const model = await tinyModel(t);
+  const accumulate = 3;
+  const one = await trained(t, model, { accumulate });
+  for (const pipeline of SCHEDULE_NAMES) {
+    const mesh = { pp: 2 };
+    const options = { accumulate, mesh, pipeline };
+    t.same(await trained(t, model, options), one, pipeline);
+  }
+  const axes = [{ ep: 2 }, { tp: 2 }, { dp: 2 }];
+  for (const [i, mesh] of axes.entries()) {
+    const without = await trained(t, model, { accumulate, mesh });
+    const staged = await trained(t, model, {
+      accumulate,
+      mesh: { pp: 2, ...mesh },
+      pipeline: SCHEDULE_NAMES[i]!,
+      sharing: i === 0 ? "separate" : "shared",
+    });
+    t.same(staged, without, `pp=2 and ${Object.keys(mesh)[0]}`);
+  }
+});
+
+/** Four equal layers, a stage each. */
+const chain = model({ token: upTo(2048), embed: 1024, hidden: 4096 }, (m) => {
+  const layers = Array.from({ length: 4 }, (_, i) => i);
+  const y = layers.reduce(
+    (x, i) =>
+      m.block(`layers.${i}`, {}, (b) => {
+        const up = dot(x, b.param("up", "hidden embed"), "embed");
+        return add(x, dot(relu(up), b.param("down", "embed hidden"), "hidden"));
+      }),
+    m.input("x", "token embed"),
+  );
+  return { loss: mean(mean(mul(y, y), "embed"), "token") };
+});
+
+t.test("schedules and their bubbles", async (t) => {
+  for (const [stages, microBatches] of [[2, 4], [4, 8], [4, 16]] as const) {
+    const size = { stages, microBatches };
+    const bubble = (stages - 1) / microBatches;
+    t.equal(idealBubble("gpipe", size), bubble);
+    t.equal(idealBubble("1f1b", size), bubble);
+    t.ok(idealBubble("zerobubble", size) <= bubble / 2);
+  }
+  const machine = parseMachine(readFileSync(MACHINE, "utf8"), MACHINE);
+  const found = new Map<string, { counted: number; peak: number }>();
+  for (const pipeline of SCHEDULE_NAMES) {
+    const plan = await compileTraining(chain, {
+      loss: "loss",
+      optimizer: sgd(),
+      mesh: { pp: 4 },
+      microBatches: 8,
+      pipeline,
+    });
+    t.strictSame(verifyPlan(plan), []);
+    const { bubble } = plan.pipeline!;
+    t.match(
+      formatPlan(plan),
+      `pipeline  ${pipeline}, 4 stages, 8 micro-batches: a bubble of ${
+        Number((100 * bubble).toFixed(1))
+      } % of the work`,
+    );
+    const counted = countedBubble(plan, machine);
+    found.set(pipeline, { counted, peak: onRank(plan.peakBytes, 1) });
+    t.ok(
+      Math.abs(counted - bubble) < 0.2 * bubble,
+      `${pipeline}: ${counted} of predicted steps, ${bubble} in the plan`,
+    );
+  }
+  const [first, all, split] = SCHEDULE_NAMES.map((name) => found.get(name)!);
+  t.ok(first!.peak < 0.6 * all!.peak, "1f1b saves fewer activations");
+  t.ok(split!.counted < 0.55 * first!.counted, "split gradients wait less");
+});
+
+/** The time that stages wait until the last backward pass ends, relative to the time that they work. */
+function countedBubble(plan: Plan, machine: Machine): number {
+  const { steps } = plan.programs[0]!;
+  const last = steps.findLastIndex((step) =>
+    step.op === "launch" && /matmul|outer/.test(step.kernel)
+  );
+  let [busy, end] = [0, 0];
+  simulate(plan, fast(machine), { tokens: 2048, sequences: 1, past: 0 }, {
+    onSpent({ step, what, start, seconds }) {
+      if (step > last || what === "waiting") return;
+      busy += seconds;
+      end = Math.max(end, start + seconds);
+    },
+  });
+  return (4 * end - busy) / busy;
+}
+
+/** A machine whose links take no time. */
+function fast(machine: Machine): Machine {
+  const { sameHost } = machine.links;
+  return {
+    ...machine,
+    links: { sameHost: { ...sameHost!, latency: 1e-9, bandwidth: 1e15 } },
+  };
+}

@@ -36,6 +36,7 @@ export interface SummaryFlags extends PlanFlags {
   readonly train?: boolean;
   readonly optimizer?: "adamw" | "sgd";
   readonly clip?: number;
+  readonly accumulate?: number;
   readonly zero?: NonNullable<PlanTrainingOptions["zero"]>;
   readonly recompute?: boolean;
   readonly dtype?: EncodingName;
@@ -79,7 +80,15 @@ export function checkSummaryFlags(flags: SummaryFlags): void {
     if (dtype !== undefined) trainedFlag(dtype);
     return;
   }
-  for (const flag of ["optimizer", "clip", "zero", "recompute"] as const) {
+  for (
+    const flag of [
+      "optimizer",
+      "clip",
+      "accumulate",
+      "zero",
+      "recompute",
+    ] as const
+  ) {
     if (flags[flag] === undefined) continue;
     throw new UsageError(
       `Cannot use --${flag} without --train: it is a training setting. Leave it out, or give --train`,
@@ -150,7 +159,7 @@ async function trainingPlan(
   flags: SummaryFlags,
   machine: Machine | undefined,
 ): Promise<LegalPlan> {
-  const { optimizer, clip, zero, recompute, dtype } = flags;
+  const { optimizer, clip, accumulate, zero, recompute, dtype } = flags;
   const what = await loadTrainable(path, io.files);
   const of = typeof what === "string"
     ? { kind: "checkpoint" as const }
@@ -160,6 +169,7 @@ async function trainingPlan(
     ...planOptions(of, flags),
     machine,
     check: flags.check ?? false,
+    ...accumulate === undefined ? {} : { accumulate },
     ...flags.limits ? { limits: flags.limits } : {},
     ...optimizer === undefined
       ? {}

@@ -47,11 +47,13 @@ import {
 import { refuseSettings, savedSettings, settingsOf } from "./train_settings.ts";
 
 /** Flags of `train`. */
-export interface TrainFlags
-  extends
-    PolicyFlags,
-    DeviceFlags,
-    Pick<PlanFlags, "mesh" | "place" | "family" | "revision"> {
+export interface TrainFlags extends
+  PolicyFlags,
+  DeviceFlags,
+  Pick<
+    PlanFlags,
+    "mesh" | "place" | "stages" | "pipeline" | "family" | "revision"
+  > {
   readonly validateEvery?: number;
   readonly validateBatches?: number;
   readonly validateSplit?: number;
@@ -357,6 +359,7 @@ async function startTraining(
   },
 ): Promise<AsyncIterable<StepMetrics>> {
   const { out, saveEvery, mesh, place, resume = false } = flags;
+  const { stages, pipeline } = flags;
   const { validateEvery, validateBatches, signal, onProgress } = flags;
   const { onBegin } = flags;
   const { zero } = flags;
@@ -376,6 +379,8 @@ async function startTraining(
       : { validationBatches: validateBatches },
     ...mesh ? { mesh: meshSizes(mesh) } : {},
     ...place ? { place } : {},
+    ...stages === undefined ? {} : { stages },
+    ...pipeline === undefined ? {} : { pipeline },
     ...onProgress ? { onProgress } : {},
   };
   if ("training" in given) {

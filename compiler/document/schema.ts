@@ -13,7 +13,7 @@ import { definitions } from "../../spec/document/plan_schema.ts";
 import { definedRows } from "../graph/primitives/mod.ts";
 import { axis, flag, number } from "../graph/primitives/fields.ts";
 import { STORED_BYTES } from "../../spec/dtype.ts";
-import { MAX_AXIS, MAX_RANKS } from "../../spec/limits.ts";
+import { MAX_AXIS, MAX_MICRO_BATCHES, MAX_RANKS } from "../../spec/limits.ts";
 import { PACKED_DTYPES } from "../../spec/packed.ts";
 import { STRATEGY_ENTRIES } from "../../spec/strategies.ts";
 import { GIVEN, type ModelPrimitive } from "./document.ts";
@@ -297,6 +297,7 @@ const training = closed({
 }, {
   clipNorm: number,
   accumulate: flag,
+  microBatches: upTo(MAX_MICRO_BATCHES, 1),
   recompute: flag,
   biasUpdate: number,
   dtype: oneOf("f32", "f16", "bf16"),

@@ -369,19 +369,22 @@ export interface NodeOf<P extends Primitive> {
   readonly block?: string;
   /** Phase of a training step. Absent: the forward pass. */
   readonly phase?: Phase;
+  /** Micro-batch of the training step, if its graph has several. */
+  readonly micro?: number;
   /** `chunk 1 of 2`, if the node is repeated for each chunk of a dispatch. */
   readonly chunk?: string;
   /** Sharding over the ranks, set by `shard`. */
   readonly sharding?: Sharding;
 }
 
-/** Source position, block and phase of a node. */
-export type Origin = Pick<Node, "span" | "block" | "phase">;
+/** Source position, block, phase and micro-batch of a node. */
+export type Origin = Pick<Node, "span" | "block" | "phase" | "micro">;
 
 /** The origin of a node, for nodes derived from it. */
-export function originOf({ span, block, phase }: Origin): Origin {
+export function originOf({ span, block, phase, micro }: Origin): Origin {
   return {
     span,
+    ...micro === undefined ? {} : { micro },
     ...block === undefined ? {} : { block },
     ...phase === undefined ? {} : { phase },
   };

@@ -32,13 +32,17 @@ export interface BuilderContext {
 export class NodeBuilder {
   readonly context: BuilderContext;
   readonly origin: Omit<Written, "given">;
+  readonly #micro: Pick<Node, "micro">;
 
   constructor(
     context: BuilderContext,
-    { span, block, problems }: Omit<Written, "given">,
+    { span, block, problems, micro }:
+      & Omit<Written, "given">
+      & Pick<Node, "micro">,
   ) {
     this.context = context;
     this.origin = { span, block, problems };
+    this.#micro = micro === undefined ? {} : { micro };
   }
 
   /** A node of any primitive. */
@@ -53,7 +57,7 @@ export class NodeBuilder {
       ...origin,
       given,
     }) as Node;
-    return phase === undefined ? node : { ...node, phase };
+    return phase === undefined ? node : { ...node, ...this.#micro, phase };
   }
 
   /** Applies a scalar function to nodes. Each node has all axes of the later ones, alone or together with them. */

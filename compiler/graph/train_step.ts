@@ -11,6 +11,7 @@ import {
   OPTIMIZER_STATES,
   update,
 } from "./optimizers.ts";
+import { microBatch, microName, sharedInputs } from "./micro_batches.ts";
 import { biasStep, selectionBiases } from "./selection_bias.ts";
 import { deriveSizes } from "./sizes.ts";
 import { inOrder } from "./trace.ts";
@@ -24,6 +25,11 @@ export interface TrainStepOptions {
   readonly clipNorm?: number;
   /** Whether gradients are accumulated over micro-batches. Default: false. */
   readonly accumulate?: boolean;
+  /**
+   * Micro-batches in one graph, whose gradients are added in order. Inputs, states and outputs are named by `microName`.
+   * Excludes `accumulate`. Default: 1.
+   */
+  readonly microBatches?: number;
   /** Whether `recompute` blocks are recomputed instead of saved. Default: true. */
   readonly recompute?: boolean;
   /**
@@ -87,9 +93,22 @@ export function trainStep(
   scalars: Scalars = new Map(),
 ): Graph {
   const { loss, optimizer, clipNorm, recompute = true } = options;
-  const { accumulate = false, masters = new Set() } = options;
-  const { nodes: forward, outputs, states } = graph;
-  const of = outputs[loss];
+  const { accumulate = false, microBatches = 1, masters = new Set() } = options;
+  const { nodes: forward } = graph;
+  const shared = sharedInputs(graph);
+  const batches = microBatches === 1
+    ? [graph]
+    : Array.from({ length: microBatches }, (_, i) =>
+      microBatch(graph, i, shared));
+  const outputs: Graph["outputs"] = Object.assign(
+    {},
+    ...batches.map(({ outputs }) => outputs),
+  );
+  const states: Graph["states"] = Object.assign(
+    {},
+    ...batches.map(({ states }) => states),
+  );
+  const of = graph.outputs[loss];
   if (of === undefined) {
     throw new ModelError(
       `Cannot train by output '${loss}': the model has no such output. Return one`,
@@ -100,17 +119,44 @@ export function trainStep(
   const parameters = forward.filter((node): node is NodeOf<"param"> =>
     node.primitive === "param" && !biases.has(node)
   );
-  const local = gradients(
-    { axes: graph.axes, nodes: forward },
-    of,
-    parameters,
-    { scalars, repeats: recompute },
-  );
+  const [local, ...later] = batches.map(({ axes, nodes, outputs }, i) =>
+    gradients(
+      { axes, nodes },
+      outputs[microBatches === 1 ? loss : microName(loss, i)]!,
+      parameters,
+      { scalars, repeats: recompute },
+    )
+  ) as [readonly Node[], ...(readonly Node[])[]];
   const context = builderContext(graph.axes, forward, "update");
   const b = new NodeBuilder(context, of);
   const scalar = (name: string) =>
     b.make("input", [], { name }, { axes: [], dtype: "f32" });
-  const found = accumulate
+  /** The sum over micro-batches, in the order in which `accumulate` adds them. */
+  const added = (gradients: readonly Node[]): Node =>
+    gradients.reduce<Node | undefined>((sum, gradient, micro) => {
+      const builder = new NodeBuilder(
+        { ...context, phase: "backward" },
+        { ...of, micro },
+      );
+      const share = scalar(microName(STEP_INPUTS.share, micro));
+      return sum
+        ? builder.map(
+          (sum, g, share) => expr`${sum} + ${g} * ${share}`,
+          sum,
+          gradient,
+          share,
+        )
+        : builder.map(
+          (g, share) => expr`0.0 + ${g} * ${share}`,
+          gradient,
+          share,
+        );
+    }, undefined)!;
+  const found = microBatches > 1
+    ? local.map((gradient, i) =>
+      added([gradient, ...later.map((each) => each[i]!)])
+    )
+    : accumulate
     ? local.map((gradient, i) =>
       b.map(
         (sum, keep, g, share) => expr`${sum} * ${keep} + ${g} * ${share}`,
@@ -154,7 +200,11 @@ export function trainStep(
     if (accumulate) next[accumulatedName(name)] = found[i]!;
     stateNames.forEach((name, j) => next[name] = after.optimizerState[j]!);
   }
-  const { loads, next: moved } = nextBiases(b, biases, options);
+  const { loads, next: moved } = nextBiases(
+    b,
+    selectionBiases(batches.flatMap(({ nodes }) => nodes)),
+    options,
+  );
   Object.assign(next, moved);
   const all = { ...outputs, [GRADIENT_NORM]: norm };
   const nodes = inOrder([

@@ -88,7 +88,7 @@ function bucketsOf(
     const { over } = node.params;
     const terms = node.sharding?.unreduced.join("+");
     const stage = node.sharding?.stage;
-    const group = [node.primitive, depth, over.join("+"), stage];
+    const group = [node.primitive, depth, over.join("+"), stage, node.micro];
     const key = [...group, node.phase, terms].join(" ");
     const elements = node.axes.reduce((n, axis) => n * axes[axis]!.size, 1);
     let bucket = open.get(key);

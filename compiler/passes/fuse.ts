@@ -96,10 +96,13 @@ export function fuse(
       });
     }
     if (kind === "kernel") stored.add(node);
-    if (
-      kind === "inline" &&
-      (required.has(node) || (users.get(node)?.length ?? 0) > 1)
-    ) stored.add(node);
+    const used = users.get(node) ?? [];
+    // Sums over micro-batches are stored as they grow, so that their terms are freed.
+    const lasts = node.micro !== undefined &&
+      used.some(({ micro }) => micro !== node.micro);
+    if (kind === "inline" && (required.has(node) || used.length > 1 || lasts)) {
+      stored.add(node);
+    }
   }
   const isInline = (node: Node) => FUSION_CLASS[node.primitive] === "inline";
   const single = (node: Node) =>

@@ -11,6 +11,7 @@ export {
   type Placement,
   readPlacement,
 } from "./placement.ts";
+export { scheduleStages } from "./schedule.ts";
 export { shard } from "./shard.ts";
 export { stagesOf } from "./stages.ts";
 export { formatSharded } from "./text.ts";

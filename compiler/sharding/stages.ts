@@ -21,7 +21,7 @@ export interface Stages {
 
 /**
  * Assigns a stage to each node. A node of a layer is on the stage of the layer; the embedding is on the first stage, and
- * other nodes are on the last stage of their operands. Updated parameters and states are on the stage of their first
+ * other nodes are on the last stage of their operands with the most axes, in the backward pass on the first. Updated parameters and states are on the stage of their first
  * user; other parameters, such as tied embeddings in inference, are on every stage that uses them.
  *
  * `given`: the layers of each stage, or `cost`, see `stageRanges`. Throws PlacementError.
@@ -128,10 +128,18 @@ function assign(
   const stageOf = (node: Node): number | undefined => {
     const parameter = updates.get(node);
     if (parameter && node.phase === "update") return of.get(parameter);
-    const stages = node.inputs.flatMap((input) => of.get(input) ?? []);
-    const fixed = stages.length === 0 && !node.inputs.some(isLeaf);
-    if (fixed) return undefined;
-    return layerStage(node) ?? Math.max(0, ...stages);
+    const all = node.inputs.filter((input) => of.has(input));
+    if (all.length === 0 && !node.inputs.some(isLeaf)) return undefined;
+    const values = all.filter((input) => !isLeaf(input));
+    const staged = values.length > 0 ? values : all;
+    const largest = Math.max(...staged.map(({ axes }) => axes.length));
+    const stages = staged.filter(({ axes }) => axes.length === largest)
+      .map((input) => of.get(input)!);
+    // The sum of the gradients of a tied embedding is where its update is.
+    const nearest = node.phase === "backward" && largest > 0
+      ? Math.min(...stages)
+      : Math.max(0, ...stages);
+    return layerStage(node) ?? nearest;
   };
   for (const node of graph.nodes) {
     if (node.primitive === "input") {

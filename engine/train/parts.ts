@@ -1,7 +1,7 @@
 /** Assigns the parts of a training to writing ranks, and splits and joins tensors. */
 
 import { heldIndices, type HostTensor, zeros } from "../../runtime/mod.ts";
-import type { Plan } from "../../spec/plan/plan.ts";
+import { onRank, type Plan } from "../../spec/plan/plan.ts";
 
 /** Along each axis of a tensor, the global indices of a part, in order. Undefined: all. */
 export type Held = readonly (Int32Array | undefined)[];
@@ -27,6 +27,7 @@ export type Block = readonly RunOfIndices[];
 export function writersOf(plan: Plan, name: string, turn: number): number[] {
   const holders = new Map<string, number[]>();
   for (let rank = 0; rank < plan.ranks; rank++) {
+    if (onRank(plan.buffers[name]!.bytes, rank) === 0) continue;
     const part = heldIndices(plan, { name, rank })
       .map((held) => held?.join() ?? "all").join(";");
     holders.set(part, [...holders.get(part) ?? [], rank]);

@@ -13,6 +13,7 @@ import {
   type ZeroStage,
 } from "../../compiler/mod.ts";
 import { assertLegal, type LegalPlan, type Machine } from "../../spec/mod.ts";
+import { stageAxis } from "../../spec/mesh.ts";
 import { defaultBounds } from "../bounds.ts";
 import { type Family, isFamily } from "../../models/mod.ts";
 import { type FamilyOption, openConfiguration } from "../checkpoint.ts";
@@ -61,6 +62,10 @@ function howOf(
 } {
   const { optimizer, clipNorm, accumulate = 1, biasUpdate, dtype } = settings;
   const { zero } = options;
+  const mesh = Object.entries(options.mesh ?? {})
+    .map(([name, size]) => ({ name, size }));
+  // Stages work on different micro-batches at the same time, in one program.
+  const piped = accumulate > 1 && stageAxis(mesh) !== undefined;
   return {
     options: {
       ...compileOptions(options),
@@ -70,7 +75,8 @@ function howOf(
     training: {
       loss,
       optimizer,
-      accumulate: accumulate > 1,
+      accumulate: accumulate > 1 && !piped,
+      ...piped ? { microBatches: accumulate } : {},
       ...clipNorm === undefined ? {} : { clipNorm },
       ...biasUpdate === undefined ? {} : { biasUpdate },
       ...dtype === undefined ? {} : { dtype },
@@ -92,6 +98,8 @@ export interface PlanTrainingOptions extends PlanOptions, FamilyOption {
    * f32.
    */
   readonly dtype?: TrainedDType;
+  /** Micro-batches per step. Default: as declared; otherwise 1. */
+  readonly accumulate?: number;
   /** ZeRO stage. Default: 0. */
   readonly zero?: ZeroStage;
   /** For a checkpoint: whether attention and experts are recomputed. Default: false. */
@@ -110,13 +118,14 @@ export async function planTraining(
   files: FileSystem,
   options: PlanTrainingOptions,
 ): Promise<LegalPlan> {
-  const { optimizer, clipNorm, dtype, machine } = options;
+  const { optimizer, clipNorm, dtype, accumulate, machine } = options;
   const { settings, ...step } = await stepOf(what, files, options);
   const chosen = {
     ...settings,
     ...optimizer === undefined ? {} : { optimizer },
     ...clipNorm === undefined ? {} : { clipNorm },
     ...dtype === undefined ? {} : { dtype },
+    ...accumulate === undefined ? {} : { accumulate },
   };
   return await compileDocumented(
     step.model,

@@ -1,5 +1,6 @@
 /** Batches of texts and of conversations, for the model of a checkpoint. */
 
+import { microName } from "../../compiler/mod.ts";
 import { type HostTensor, localItems } from "../../runtime/mod.ts";
 import type { Bounds, Objective } from "../../models/mod.ts";
 import { weightedTokens } from "../../models/losses.ts";
@@ -155,8 +156,9 @@ async function batchOf(
     sequence: numbers(count * length, (i) => Math.floor(i / length)),
     position: numbers(count * length, (i) => i % length),
   };
+  const input = "ids" in program.inputs ? "ids" : microName("ids", 0);
   const items = ranks.map((rank) =>
-    localItems(plan, rank, { program, input: "ids", inputs: layout })
+    localItems(plan, rank, { program, input, inputs: layout })
   );
   const whole = items.includes(undefined);
   const reached = new Set(

@@ -3,6 +3,7 @@
 import {
   ACCUMULATE,
   GRADIENT_NORM,
+  microName,
   rateAt,
   STEP_INPUTS,
   VALIDATE,
@@ -74,8 +75,11 @@ export async function takeStep(
   const batches = await batchesOf(run, step);
   const all = batches.reduce((n, { counted }) => n + counted, 0);
   const tokens = batches.reduce((n, { tokens }) => n + tokens, 0);
-  const results: Weighed[] = [];
+  const results: Weighed[] = isPiped(plan)
+    ? await runTogether(run, batches, { rate, step, all })
+    : [];
   for (const [i, { inputs, counted }] of batches.entries()) {
+    if (isPiped(plan)) break;
     const program = programOf(plan, i === accumulate - 1);
     const share = counted / all;
     const numbers: { readonly [name: string]: number } = {
@@ -88,12 +92,8 @@ export async function takeStep(
       .filter(([name]) => name in program.inputs)
       .map(([name, value]) => [name, scalar(value)]);
     const given = { ...inputs, ...Object.fromEntries(scalars) };
-    const wanted = Object.keys(program.outputs).filter((name) =>
-      CHOICES.test(name) || name === task.loss || NUMBERS.includes(name) ||
-      task.outputs?.includes(name) || isPart(program, name)
-    );
     const outputs = await session.run(program.name, given, {
-      outputs: wanted,
+      outputs: metricsOf(program, task),
       everywhere: true,
       fresh: true,
     });
@@ -120,28 +120,93 @@ export async function takeStep(
     ...task.observe
       ? { policy: task.observe(results.map(({ outputs }) => outputs)) }
       : {},
-    parts: partsOf(programOf(plan, true), results, task.loss),
+    parts: partsOf(results, task.loss),
     ...figuresOf(run),
   };
 }
 
-/** Whether an output is a scalar. */
-function isPart({ outputs }: Program, name: string): boolean {
-  return outputs[name]!.axes.length === 0;
+/** The outputs that are read: scalars, choices of experts, and those that the task requests, of every micro-batch. */
+function metricsOf({ outputs }: Program, task: Task): string[] {
+  return Object.entries(outputs).flatMap(([output, { axes }]) => {
+    const name = output.replace(/@\d+$/, "");
+    const isRead = axes.length === 0 || CHOICES.test(name) ||
+      task.outputs?.includes(name);
+    return isRead ? [output] : [];
+  });
 }
 
 /** The scalar outputs besides those with a metric of their own. */
 function partsOf(
-  program: Program,
   results: readonly Weighed[],
   loss: string,
 ): StepMetrics["parts"] {
-  const names = Object.keys(program.outputs).filter((name) =>
-    isPart(program, name) && name !== loss && !NUMBERS.includes(name)
+  const names = Object.entries(results.at(-1)!.outputs).flatMap((
+    [name, { shape }],
+  ) =>
+    shape.length === 0 && name !== loss && !NUMBERS.includes(name) ? [name] : []
   );
   return Object.fromEntries(
     names.map((name) => [name, meanOf(results, name)!]),
   );
+}
+
+/** Whether one program executes all micro-batches of a step. */
+function isPiped({ programs: [program] }: Plan): boolean {
+  return microName(STEP_INPUTS.share, 0) in program!.inputs;
+}
+
+/** Executes the micro-batches of a step in one run. Throws DataError if the inputs that they share differ. */
+async function runTogether(
+  { opened: { plan, session }, task }: Run,
+  batches: readonly WeighedBatch[],
+  { rate, step, all }: {
+    readonly rate: number;
+    readonly step: number;
+    readonly all: number;
+  },
+): Promise<Weighed[]> {
+  const program = plan.programs[0]!;
+  const inputs: { [name: string]: HostTensor } = {};
+  for (const [i, { inputs: given, counted }] of batches.entries()) {
+    const named = { ...given, [STEP_INPUTS.share]: scalar(counted / all) };
+    for (const [name, tensor] of Object.entries(named)) {
+      const own = microName(name, i);
+      if (own in program.inputs) inputs[own] = tensor;
+      else if (i === 0) inputs[name] = tensor;
+      else if (!sameNumbers(inputs[name]!, tensor)) {
+        throw new DataError(
+          `Cannot train micro-batch ${
+            i + 1
+          } of a step on pipeline stages: its input '${name}' differs from that of the first. Give all micro-batches the same lengths, or use --accumulate 1`,
+        );
+      }
+    }
+  }
+  const numbers = { [STEP_INPUTS.rate]: rate, [STEP_INPUTS.step]: step };
+  for (const [name, value] of Object.entries(numbers)) {
+    if (name in program.inputs) inputs[name] = scalar(value);
+  }
+  const outputs = await session.run(program.name, inputs, {
+    outputs: metricsOf(program, task),
+    everywhere: true,
+    fresh: true,
+  });
+  return batches.map(({ counted }, i) => ({
+    share: counted / all,
+    outputs: Object.fromEntries(
+      Object.entries(outputs).flatMap(([name, tensor]) => {
+        const [of, micro] = name.split("@");
+        return micro === undefined || Number(micro) === i
+          ? [[of!, tensor] as const]
+          : [];
+      }),
+    ),
+  }));
+}
+
+function sameNumbers(a: HostTensor, b: HostTensor): boolean {
+  return a.data.length === b.data.length &&
+    a.data.every((value, i) => value === b.data[i]);
 }
 
 /** Result of a batch, and its share of the counted labels of the step. */
@@ -165,9 +230,9 @@ async function batchesOf(
   return batches;
 }
 
-/** The program of the last micro-batch of a step, which updates parameters, or of an earlier one. */
+/** The program of all micro-batches of a step, of the last one, which updates parameters, or of an earlier one. */
 function programOf(plan: Plan, last: boolean): Program {
-  const name = last ? plan.programs[0]!.name : ACCUMULATE;
+  const name = last || isPiped(plan) ? plan.programs[0]!.name : ACCUMULATE;
   return plan.programs.find((program) => program.name === name)!;
 }
 
@@ -209,14 +274,20 @@ export async function measure(
   const { opened: { plan, session, ranks }, task: { validation, loss } } = run;
   const program = plan.programs.find(({ name }) => name === VALIDATE);
   if (!program || !validation) return undefined;
-  const output = "ce_loss" in program.outputs ? "ce_loss" : loss;
+  const own = (name: string) => isPiped(plan) ? microName(name, 0) : name;
+  const output = own(own("ce_loss") in program.outputs ? "ce_loss" : loss);
   const count = Math.min(validation.count, max);
   let [sum, tokens] = [0, 0];
   for (let i = 0; i < count; i++) {
     const at = Math.floor(i * validation.count / count);
-    const target = { plan, program, ranks };
-    const { inputs, counted } = await validation.at(at, target);
-    const outputs = await session.run(VALIDATE, inputs, {
+    const place = { plan, program, ranks };
+    const { inputs, counted } = await validation.at(at, place);
+    const given = Object.fromEntries(
+      Object.entries(inputs).map(([name, tensor]) =>
+        [own(name) in program.inputs ? own(name) : name, tensor] as const
+      ),
+    );
+    const outputs = await session.run(VALIDATE, given, {
       outputs: [output],
       everywhere: true,
       fresh: true,

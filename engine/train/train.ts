@@ -43,7 +43,7 @@ import { withTensors } from "../tensors.ts";
 export interface RunTrainingOptions
   extends
     SelectDevicesOptions,
-    Pick<PlanOptions, "mesh" | "place">,
+    Pick<PlanOptions, "mesh" | "place" | "stages" | "pipeline">,
     Pick<OpenOptions, "statistics" | "onProgress">,
     Pick<CompileTrainingOptions, "zero"> {
   /** Total steps, including those before a resume. */

@@ -47,6 +47,7 @@ export async function createMpiCommunicator(
 ): Promise<Communicator> {
   const groups = await splitGroups(world, plan);
   const known = new KnownCounts();
+  const sends: Sends = { failed: undefined };
   return {
     remote: {
       rank: world.rank,
@@ -55,7 +56,9 @@ export async function createMpiCommunicator(
     },
     bind(step, [memory], context) {
       reserveStaging(step, memory!, context);
-      if (step.op === "send") return bindSend(step, world, memory!, context);
+      if (step.op === "send") {
+        return bindSend(step, { world, sends, memory: memory! }, context);
+      }
       const bound: Bound = {
         world,
         context,
@@ -71,11 +74,19 @@ export async function createMpiCommunicator(
   };
 }
 
-/** The side of this rank in a send. */
+/** The failure of a send that the source has not waited for. */
+interface Sends {
+  failed: { readonly error: unknown } | undefined;
+}
+
+/** The side of this rank in a send. It is buffered: the source does not wait until the destination receives. */
 function bindSend(
   step: SendStep,
-  world: MpiWorld,
-  memory: RankMemory,
+  { world, sends, memory }: {
+    readonly world: MpiWorld;
+    readonly sends: Sends;
+    readonly memory: RankMemory;
+  },
   { plan, staging, sent }: CommunicatorContext,
 ): Exchange {
   const { rank } = memory;
@@ -83,19 +94,20 @@ function bindSend(
     number,
     number,
   ];
-  const sends = rank === source;
-  const use = sends ? "read" : "write";
-  const buffer = memory.buffer(sends ? step.from : step.to);
+  const isSource = rank === source;
+  const use = isSource ? "read" : "write";
+  const buffer = memory.buffer(isSource ? step.from : step.to);
   const what = `step '${step.label ?? step.op}'`;
   return async (counts) => {
     const bytes = gatheredRows(step, plan, counts[rank]!) * step.bytes;
+    if (sends.failed) throw sends.failed.error;
     const lent = staging.take(memory, use);
-    const opened = lent.open(buffer, [{ offset: 0, bytes }]);
-    const block = async () => (await opened)[0]!;
-    if (sends) {
-      await world.send(destination, block, { what });
+    const [block] = await lent.open(buffer, [{ offset: 0, bytes }]);
+    if (isSource) {
+      world.send(destination, block!.slice(), { what })
+        .catch((error: unknown) => sends.failed = { error });
       sent?.add(step, { from: rank, to: destination, bytes });
-    } else await world.receive(source, block, { what });
+    } else await world.receive(source, block!, { what });
     staging.give(memory, use, lent);
   };
 }

@@ -232,36 +232,29 @@ export class MpiWorld implements MpiGroup {
   }
 
   /** Sends a block to a rank, which receives it. Blocks between two ranks arrive in order. */
-  async send(
-    to: number,
-    block: () => Promise<Uint8Array>,
-    wait: Wait,
-  ): Promise<void> {
+  async send(to: number, block: Uint8Array, wait: Wait): Promise<void> {
     await this.#transfer("Isend", to, block, wait);
   }
 
   /** Receives a block of this length from a rank. */
-  async receive(
-    from: number,
-    block: () => Promise<Uint8Array>,
-    wait: Wait,
-  ): Promise<void> {
+  async receive(from: number, block: Uint8Array, wait: Wait): Promise<void> {
+    this.#note(`in ${wait.what}`);
     await this.#transfer("Irecv", from, block, wait);
+    this.#note(`after ${wait.what}`);
   }
 
   async #transfer(
     name: "Isend" | "Irecv",
     other: number,
-    block: () => Promise<Uint8Array>,
+    block: Uint8Array,
     wait: Wait,
   ): Promise<void> {
-    const [data, [count], , unit] = this.#argumentsOf([await block()]) as [
+    const [data, [count], , unit] = this.#argumentsOf([block]) as [
       Uint8Array,
       Int32Array,
       Int32Array,
       Handle,
     ];
-    this.#note(`in ${wait.what}`);
     const host = this.hosts[other];
     await this.#progress.start([{
       name,
@@ -270,7 +263,6 @@ export class MpiWorld implements MpiGroup {
       ...this.#purpose(wait),
       culprit: () => `rank ${other}${host === undefined ? "" : ` on ${host}`}`,
     });
-    this.#note(`after ${wait.what}`);
   }
 
   #argumentsOf(blocks: readonly Uint8Array[]): Argument[] {

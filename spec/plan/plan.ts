@@ -10,12 +10,14 @@ import type { Kernel } from "../kernel/tree.ts";
 import type { Mesh, RankSet } from "../mesh.ts";
 import type { Numerics } from "../numerics.ts";
 import type { ConstData, PerRank } from "../per_rank.ts";
+import type { ScheduleName } from "../schedule.ts";
 import type { Size } from "../size.ts";
 import type {
   Count,
   Name,
   Natural,
   NonEmpty,
+  NonNegative,
   RankCount,
   Several,
   Short,
@@ -344,6 +346,15 @@ export interface Plan {
   readonly buffers: { readonly [name: string]: PlanBuffer };
   readonly kernels: { readonly [name: string]: PlanKernel };
   readonly weights: readonly PlanWeight[];
+  /**
+   * Training on pipeline stages: the schedule of the micro-batches in the first program, and its estimated bubble: the
+   * time that stages wait relative to the time that they work.
+   */
+  readonly pipeline?: {
+    readonly schedule: ScheduleName;
+    readonly microBatches: Count;
+    readonly bubble: NonNegative;
+  };
   readonly programs: NonEmpty<Program>;
   /** Sum of the allocations. */
   readonly peakBytes: PerRank;

@@ -5,7 +5,8 @@ import { perRankText } from "../per_rank.ts";
 import { digits } from "../per_rank.ts";
 import { printWgsl } from "../kernel/wgsl.ts";
 import { kernelCost } from "../kernel/cost.ts";
-import { coordinates, groupRankOf, groupSizeOf } from "../mesh.ts";
+import { coordinates, groupRankOf, groupSizeOf, stageAxis } from "../mesh.ts";
+import { idealBubble } from "../schedule.ts";
 import {
   type TabledAxis,
   tableIds,
@@ -80,9 +81,24 @@ function formatHeader(plan: Plan): string[] {
   return [
     `plan version ${plan.version}, numerics ${numericsText(plan)}`,
     `  mesh      ${meshText(plan)} (${plan.ranks} ranks)`,
+    ...pipelineText(plan),
     `  counts    ${plan.counts.join(" ") || "none"}`,
     `  limits    ${pairs(plan.requiredLimits) || "none"}`,
     `  features  ${plan.requiredFeatures.join(" ") || "none"}`,
+  ];
+}
+
+/** `1f1b, 4 stages, 8 micro-batches: a bubble of 41.2 % of the work (37.5 % for equal stages)` */
+function pipelineText({ mesh, pipeline }: Plan): string[] {
+  const stages = stageAxis(mesh)?.size;
+  if (!pipeline || stages === undefined) return [];
+  const { schedule, microBatches, bubble } = pipeline;
+  const percent = (share: number) => `${Number((100 * share).toFixed(1))} %`;
+  const equal = idealBubble(schedule, { stages, microBatches });
+  return [
+    `  pipeline  ${schedule}, ${stages} stages, ${microBatches} micro-batches: a bubble of ${
+      percent(bubble)
+    } of the work (${percent(equal)} for equal stages)`,
   ];
 }
 

@@ -44,31 +44,53 @@ async function trainHere(argv: readonly string[]): Promise<void> {
 }
 
 // Checkpoints of ep=2 are below, of the other MPI; test/mpi/training.test.ts has steps on both axes.
-t.test("checkpoints of dp=2 in bf16, the optimizer state in parts", {
-  skip: skipWithoutMpi,
-}, async (t) => {
-  const model = await tinyModel(t);
-  const scratch = temporaryFolder(t);
-  const [here, out] = ["here", "out"].map((name) =>
-    path.join(scratch, name)
-  ) as [string, string];
-  const job = {
+const JOBS: readonly {
+  readonly what: string;
+  readonly mesh: string;
+  readonly ranks: number;
+  readonly more: readonly string[];
+}[] = [
+  {
+    what: "dp=2 in bf16, the optimizer state in parts",
     mesh: "dp=2",
-    steps: 2,
+    ranks: 2,
     more: ["--dtype", "bf16", "--zero", "1"],
-  };
-  await trainHere(training(model, here, job));
-  const launcher = LAUNCHERS.findLast(({ skip }) => !skip)!;
-  const { code, err } = await startWith(launcher, scratch, [
-    ...["launch", "-n", "2", "--", ...training(model, out, job)],
-  ]).ended;
-  t.equal(code, 0, err);
-  t.same(
-    await contents(out),
-    await contents(here),
-    "every byte, a file of each rank",
-  );
-});
+  },
+  {
+    what: "two stages",
+    mesh: "pp=2",
+    ranks: 2,
+    more: ["--accumulate", "3", "--pipeline", "1f1b"],
+  },
+  {
+    what: "stages of two ranks, split gradients",
+    mesh: "pp=2,ep=2",
+    ranks: 4,
+    more: ["--accumulate", "3", "--pipeline", "zerobubble"],
+  },
+];
+
+for (const [i, { what, mesh, ranks, more }] of JOBS.entries()) {
+  t.test(`checkpoints of ${what}`, { skip: skipWithoutMpi }, async (t) => {
+    const model = await tinyModel(t);
+    const scratch = temporaryFolder(t);
+    const [here, out] = ["here", "out"].map((name) =>
+      path.join(scratch, name)
+    ) as [string, string];
+    const job = { mesh, steps: 2, more };
+    await trainHere(training(model, here, job));
+    const able = LAUNCHERS.filter(({ skip }) => !skip);
+    const { code, err } = await startWith(able[i % able.length]!, scratch, [
+      ...["launch", "-n", String(ranks), "--", ...training(model, out, job)],
+    ]).ended;
+    t.equal(code, 0, err);
+    t.same(
+      await contents(out),
+      await contents(here),
+      "every byte, a file of each rank",
+    );
+  });
+}
 
 // 'launch' tells ranks to stop by a file, whichever MPI they are started by.
 t.test("Ctrl-C ends after a step that is saved", {

@@ -142,7 +142,9 @@ export function lowerGraph(
     // Nodes that the forward pass does not need are placed later and have the phase of their user.
     if (node.phase) lowering.progress.phase = node.phase;
     lowering.progress.block = node.phase ? undefined : blocks.get(node);
-    const stage = stages.get(node);
+    const stage = node.primitive === "send"
+      ? node.params.stages[0]
+      : stages.get(node);
     lowering.progress.ranks = ranksOf(
       lowering.placed,
       stage === undefined ? undefined : [stage],
@@ -174,14 +176,12 @@ export function lowerGraph(
   return { inputs, outputs };
 }
 
-/** The stage that computes each node: that of its value, and the source of a send. */
+/** The stage that has the value of each node. */
 function stageOfNodes({ nodes }: Graph): Map<Node, number | undefined> {
   const stages = new Map<Node, number | undefined>();
   for (const node of nodes) {
     const { sharding, inputs } = node;
-    const stage = node.primitive === "send"
-      ? node.params.stages[0]
-      : sharding
+    const stage = sharding
       ? sharding.stage
       // Parts of a dispatch are on the stage of their operands.
       : inputs.map((input) => stages.get(input)).find((s) => s !== undefined);

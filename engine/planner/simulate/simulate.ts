@@ -3,12 +3,13 @@
  */
 
 import type { Machine } from "../../../spec/machine.ts";
-import { stageAxis } from "../../../spec/mesh.ts";
-import { executes, membersOf } from "../../../spec/plan/members.ts";
+import { isIn, stageAxis } from "../../../spec/mesh.ts";
+import { executes, membersOf, sidesOf } from "../../../spec/plan/members.ts";
 import {
   type CollectiveStep,
   onRank,
   type Plan,
+  type SendStep,
   type Step,
 } from "../../../spec/plan/plan.ts";
 import type { StreamedReads } from "../../../spec/plan_summary.ts";
@@ -152,7 +153,8 @@ export function simulate(
   };
   for (const [n, step] of program.steps.entries()) {
     [layer, current] = [of[n]!, n];
-    reporter = groups.findIndex(({ rank }) => executes(plan.mesh, rank, step));
+    const { reads } = sidesOf(step);
+    reporter = groups.findIndex(({ rank }) => isIn(reads, plan.mesh, rank));
     take(step);
   }
   const last = Math.max(...clocks.map(({ now }) => now), linkFree);
@@ -162,8 +164,13 @@ export function simulate(
   reporter = 0;
   spend(0, "run", groups[0]!.device.run ?? 0);
   const parts = addUp(layers, equal);
+  // Stages work at the same time on different micro-batches.
+  const together = plan.pipeline !== undefined;
+  const seconds = together
+    ? last + (groups[0]!.device.run ?? 0)
+    : sum(Object.values(parts));
   return {
-    seconds: sum(Object.values(parts)),
+    seconds,
     parts,
     launches,
     multiplyAdds,
@@ -257,9 +264,11 @@ export function simulate(
       wire: options.wire,
     });
     sentBytes += each * (group.length - 1) * equal[layer]!;
-    if (
-      group.every((other) => placements[other]!.device === placement.device)
-    ) {
+    const local = group.every((other) =>
+      placements[other]!.device === placement.device
+    );
+    if (step.op === "send" && !local) return send(step, group, each);
+    if (local) {
       // The cost of splitting a launch is part of the rate of kernels that move rows.
       const moves = step.op === "allToAll" && device.exchange
         ? { ...device.exchange, join: 0 }
@@ -294,10 +303,7 @@ export function simulate(
       if (clock.busy) spend(i, "run", groups[i]!.device.sync ?? 0);
       clock.busy = false;
     }
-    // The ranks of a send's destination have waited for it.
-    const ready = step.op === "send"
-      ? clocks[reporter]!.now
-      : Math.max(...taking.map(({ now }) => now));
+    const ready = Math.max(...taking.map(({ now }) => now));
     const start = Math.max(ready, linkFree);
     linkFree = start + seconds;
     if (step.op === "allToAll" && step.handle !== undefined) {
@@ -307,6 +313,28 @@ export function simulate(
     }
     waitUntil(ready, "waiting", step);
     waitUntil(linkFree, "exchange", step);
+  }
+
+  /** The source continues; the destination waits for its work, and then for the transfer. */
+  function send(step: SendStep, group: readonly number[], each: number): void {
+    const source = clocks[reporter]!;
+    const { rank, placement } = groups[reporter]!;
+    const seconds = exchangeSeconds(machine, {
+      levels: levelsOf(placements, { rank, group, each, mean: each }),
+      staged: 2 * each,
+    }, placement.kind);
+    source.busy = false;
+    const to = groups.flatMap(({ rank }, i) =>
+      isIn(sidesOf(step).writes, plan.mesh, rank) ? [i] : []
+    );
+    for (const i of to) {
+      const { now } = clocks[i]!;
+      if (source.now > now) spend(i, "waiting", source.now - now);
+      reporter = i;
+      const end = source.now + seconds;
+      if (end > clocks[i]!.now) spend(i, "exchange", end - clocks[i]!.now);
+      clocks[i]!.busy = false;
+    }
   }
 }
 
