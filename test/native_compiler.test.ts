@@ -79,7 +79,7 @@ ${body}
     const memory = `exec ${process.execPath} -e 'Buffer.alloc(2 ** 31 - 1)'`;
     await compileObject(script(memory), text, { to, limits });
     t.equal(calls(), 2, "memory is limited");
-    const long = `${text}/*${" ".repeat(1 << 19)}*/`;
+    const long = `${text}/*${" ".repeat(1 << 20)}*/`;
     await compileObject(script("exit 1"), long, { to, limits });
     t.equal(calls(), 1, "a long text is not optimized");
     await t.rejects(

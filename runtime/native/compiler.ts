@@ -190,7 +190,7 @@ export class CompileError extends MachineError {
 }
 
 /** Maximum characters of an optimized text: the cost of optimization is superlinear. */
-const MAX_OPTIMIZED = 1 << 19;
+const MAX_OPTIMIZED = 1 << 20;
 
 /**
  * Compiles a text to a shared object, without optimization if that exceeds the limits. Throws CompileError on failure.

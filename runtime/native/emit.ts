@@ -334,12 +334,14 @@ export class Emitter {
         const width = s.bytes ? 1 : 4;
         const from = `(const char *)${this.name(s.pointer)}`;
         const at = `${from} - (const char *)${address} + ${width * s.constant}`;
+        // Between the codes of blocks there are scales.
+        const step = s.bytes ? 4.5 * s.words : 4 * s.words;
         const later = s.ahead === "later" ? "&later" : "0";
         const along = s.ahead === "along" ? "&along" : "0";
         return writer.line(
           `turn${s.words}(${tile}, ${address}, ${at}, ${
             width * s.apart
-          }, ${later}, ${along});`,
+          }, ${step}, ${later}, ${along});`,
         );
       }
       case "prefetch":

@@ -57,27 +57,28 @@ INLINE void prefetch_ahead(struct ahead *a) {
  */
 const ALONG_IN_C = `
 struct along { const char *array, *next, *other; };
-INLINE void prefetch_along(const char *array, const char *from, uint64_t at, uint64_t apart, uint64_t bytes, struct along *s) {
+INLINE void prefetch_along(const char *array, const char *from, uint64_t at, uint64_t apart, uint64_t step, struct along *s) {
   const char *next = from - at + LANES * apart;
-  if (at < bytes && s->next != next) s->other = s->array == array ? 0 : s->next, s->array = array, s->next = next;
+  if (at < step && s->next != next) s->other = s->array == array ? 0 : s->next, s->array = array, s->next = next;
   uint64_t ahead = at + ${ALONG};
   const char *row = ahead < apart ? from + ${ALONG} : (s->other ? s->other : next) + ahead - apart;
-  if (at % ${LINE} >= bytes) return;
+  if (at % ${LINE} >= step) return;
   for (u i = 0; i < LANES; i++) __builtin_prefetch(row + i * apart, 0, 2);
 }
 `;
 
 /** Prefetches the same line of the rows after those of a transposed load. */
 const NEXT_IN_C = `
-INLINE void prefetch_next(const char *from, uint64_t at, uint64_t apart, uint64_t bytes) {
-  if (at % ${LINE} >= bytes) return;
+INLINE void prefetch_next(const char *from, uint64_t at, uint64_t apart, uint64_t step) {
+  if (at % ${LINE} >= step) return;
   for (u i = LANES; i < 2 * LANES; i++) __builtin_prefetch(from + i * apart, 0, 2);
 }
 `;
 
 /**
  * `turnN` loads N words per lane, from rows with a stride of `apart` bytes, and transposes them: vector i contains word
- * i of each. They start `at` bytes after the beginning of an array with such rows. Vectors are assembled from LANES / N
+ * i of each. They start `at` bytes after the beginning of an array with such rows, and the next ones about `step` bytes
+ * later: the first load in a line prefetches. Vectors are assembled from LANES / N
  * rows; in each of log2 N steps, pairs of vectors exchange parts of N / 2, N / 4, … lanes.
  */
 function turnInC(lanes: number, words: number): string {
@@ -91,14 +92,13 @@ function turnInC(lanes: number, words: number): string {
       ? rows[0]!
       : `JOIN${rows.length}(${rows.join(", ")})`;
   };
-  const bytes = 4 * words;
   const text = [
-    `INLINE void turn${words}(vu *tile, const word *array, uint64_t at, uint64_t apart, struct ahead *later, struct along *along) {`,
+    `INLINE void turn${words}(vu *tile, const word *array, uint64_t at, uint64_t apart, uint64_t step, struct ahead *later, struct along *along) {`,
     "  const char *from = (const char *)array + at;",
     ...vectors.map((i) => `  vu v${i} = ${load(i)};`),
     `  if (later) add_ahead(later, from + ${AHEAD} + (at % apart + ${AHEAD}) / apart * (LANES - 1) * apart, apart);`,
-    `  else if (!along) prefetch_next(from, at % apart, apart, ${bytes});`,
-    `  else prefetch_along((const char *)array, from, at % apart, apart, ${bytes}, along);`,
+    `  else if (!along) prefetch_next(from, at % apart, apart, step);`,
+    `  else prefetch_along((const char *)array, from, at % apart, apart, step, along);`,
     "  vu a, b;",
   ];
   for (let step = 1; step < words; step *= 2) {
