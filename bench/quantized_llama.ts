@@ -1,10 +1,16 @@
 /**
  * Files that `quantize` writes in llama.cpp. Of the bundled checkpoint, quantized: greedy tokens after prompts against
  * ours, and the largest difference of logits. Of checkpoints with recorded references, in f32: logits of all tokens of a
- * prompt. Linux on x64 only; `bench/peers` installs llama.cpp.
+ * prompt. Linux on x64 only; `bench/peers` installs llama.cpp. With names of checkpoints, compares only those.
  */
 
-import { cpSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
@@ -36,8 +42,15 @@ const NEW_TOKENS = 48;
 /** Recorded checkpoints. llama.cpp has no layers without experts in Qwen2, which the recorded one has. */
 const FAMILIES = [
   ...["olmoe-16e", "mixtral-8e", "qwen3moe-16e", "dots1-16e", "glm4moe-16e"],
-  ...["minimaxm2-16e", "ernie45moe-16e"],
+  ...["minimaxm2-16e", "ernie45moe-16e", "deepseekv3-16e"],
+  "hunyuanmoe-12e",
 ];
+
+/** Scaled rotary positions of a checkpoint in place of its own. llama.cpp has one magnitude for both uses. */
+const SCALED: { readonly [name: string]: object } = {
+  "deepseekv3-16e": { mscale: 0.8, mscale_all_dim: 0.8 },
+  "qwen3moe-16e": { beta_fast: 2 },
+};
 
 const files = nodeFiles();
 const checkpoint = packageFile("examples/demo-lm");
@@ -47,10 +60,14 @@ const prompts: number[][] = [];
 for (const prompt of PROMPTS) prompts.push(await tokenizer.encode(prompt));
 tokenizer.close();
 try {
+  const only = process.argv.slice(2);
   for (const [name, { writes }] of Object.entries(QUANTIZE_TARGETS)) {
-    if (writes[0] === "file") await compare(name as QuantizeTargetName);
+    if (writes[0] !== "file" || only.length > 0) continue;
+    await compare(name as QuantizeTargetName);
   }
-  for (const name of FAMILIES) await compareFamily(name);
+  for (const name of only.length > 0 ? only : FAMILIES) {
+    await compareFamily(name);
+  }
 } finally {
   rmSync(folder, { recursive: true });
 }
@@ -103,6 +120,22 @@ function byteTokens(): string[] {
 async function compareFamily(name: string): Promise<void> {
   const from = join(folder, name);
   cpSync(packageFile(`test/references/${name}`), from, { recursive: true });
+  const scaling = SCALED[name];
+  if (scaling) {
+    const config = JSON.parse(
+      readFileSync(join(from, "config.json"), "utf8"),
+    ) as object;
+    const rope_scaling = {
+      rope_type: "yarn",
+      factor: 4,
+      original_max_position_embeddings: 8,
+      ...scaling,
+    };
+    writeFileSync(
+      join(from, "config.json"),
+      JSON.stringify({ ...config, rope_scaling }),
+    );
+  }
   const vocab = Object.fromEntries(byteTokens().map((text, id) => [text, id]));
   const tokenizer = {
     added_tokens: [],

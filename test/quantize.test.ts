@@ -11,6 +11,9 @@ import { valuesOf } from "../bench/peers/gguf_blocks.ts";
 import { nodeFiles } from "../cli/files.ts";
 import { openTokenizer } from "../engine/mod.ts";
 import { nearestCode } from "../engine/encodings/nearest.ts";
+import { ARCHITECTURES } from "../engine/gguf/architectures.ts";
+import { joinedLatent } from "../engine/gguf/latent.ts";
+import { readTensor, type TensorEntry } from "../runtime/mod.ts";
 import { type BlockType, isBlockType } from "../engine/gguf/blocks.ts";
 import { ropeScalingKeys, ropeScalingOf } from "../engine/gguf/rope_scaling.ts";
 import { encodeRows } from "../engine/quantize/gguf_file.ts";
@@ -344,24 +347,72 @@ t.test("pieces of tensors are read, and rules are followed", async (t) => {
   );
 });
 
-/** A copy of a checkpoint with scaled rotary positions. */
-function withYarn(from: string, to: string): string {
+/** Scaled rotary positions, by checkpoint. */
+const SCALED: { readonly [checkpoint: string]: object } = {
+  "qwen3moe-16e": { beta_fast: 2 },
+  // Files have the base in f32, which a raised one is not.
+  "hunyuanmoe-12e": { rope_type: "default" },
+  "deepseekv3-16e": { mscale: 0.8, mscale_all_dim: 0.8 },
+};
+
+/** Returns a copy of a checkpoint with scaled rotary positions. */
+function withScaling(
+  from: string,
+  { to, scaling }: { readonly to: string; readonly scaling: object },
+): string {
   cpSync(from, to, { recursive: true });
   const path = join(to, "config.json");
   const config = JSON.parse(readFileSync(path, "utf8")) as object;
-  const scaling = {
+  const rope_parameters = {
+    rope_theta: 1e4,
     rope_type: "yarn",
     factor: 4,
     original_max_position_embeddings: 8,
-    beta_fast: 2,
+    ...scaling,
   };
-  writeFileSync(path, JSON.stringify({ ...config, rope_scaling: scaling }));
+  writeFileSync(
+    path,
+    JSON.stringify({ ...config, rope_parameters, rope_scaling: null }),
+  );
   return to;
 }
 
+t.test("keys and values of latent attention are joined by head", async (t) => {
+  const part = (name: string, ...shape: number[]): TensorEntry => {
+    const values = Float32Array.from(
+      { length: shape.reduce((n, size) => n * size, 1) },
+      (_, i) => i + (name === "v" ? 100 : 0),
+    );
+    return {
+      name,
+      dtype: "F32",
+      shape,
+      offset: 0,
+      bytes: values.byteLength,
+      source: {
+        name: "file",
+        size: values.byteLength,
+        read: (offset, length) =>
+          Promise.resolve(new Uint8Array(values.buffer, offset, length)),
+      },
+    };
+  };
+  const joined = joinedLatent("kv_b", {
+    keys: part("k", 2, 2, 3),
+    values: part("v", 2, 1, 2),
+  });
+  const { data } = await readTensor(joined);
+  t.strictSame(joined.shape, [8, 2]);
+  t.strictSame([...data], [
+    ...[0, 3, 1, 4, 2, 5, 100, 101],
+    ...[6, 9, 7, 10, 8, 11, 102, 103],
+  ]);
+});
+
 t.test("other scalings of rotary positions are refused by name", (t) => {
+  const dots1 = { name: "dots1", row: ARCHITECTURES["dots1"]! };
   const refused = (keys: { readonly [key: string]: unknown }) => () =>
-    ropeScalingOf("m.gguf", keys, "dots1");
+    ropeScalingOf("m.gguf", keys, dots1);
   t.throws(
     refused({ "dots1.rope.scaling.type": "linear" }),
     {
@@ -374,9 +425,13 @@ t.test("other scalings of rotary positions are refused by name", (t) => {
     refused({ ...yarn, "dots1.rope.scaling.yarn_ext_factor": 0.5 }),
     /'dots1.rope.scaling.yarn_ext_factor' is '0.5', and only 1 is read/,
   );
-  t.equal(ropeScalingOf("m.gguf", {}, "dots1"), undefined);
+  t.equal(ropeScalingOf("m.gguf", {}, dots1), undefined);
   t.equal(
-    ropeScalingKeys({ rope_type: "yarn", mscale: 2 }, "dots1"),
+    ropeScalingKeys({ rope_type: "yarn", mscale: 2 }, {
+      ...dots1,
+      base: 1e4,
+      dim: 8,
+    }),
     undefined,
   );
   t.end();
@@ -385,7 +440,8 @@ t.test("other scalings of rotary positions are refused by name", (t) => {
 for (
   const checkpoint of [
     ...["mixtral-8e", "qwen2moe-8e", "qwen3moe-16e", "dots1-16e"],
-    ...["ernie45moe-16e", "glm4moe-16e", "minimaxm2-16e"],
+    ...["ernie45moe-16e", "glm4moe-16e", "minimaxm2-16e", "deepseekv3-16e"],
+    "hunyuanmoe-12e",
   ]
 ) {
   t.test(
@@ -394,8 +450,12 @@ for (
     async (t) => {
       const folder = temporaryFolder(t);
       const out = join(folder, "same.gguf");
-      const from = checkpoint === "qwen3moe-16e"
-        ? withYarn(checkpointFolder(checkpoint), join(folder, "yarn"))
+      const scaling = SCALED[checkpoint];
+      const from = scaling
+        ? withScaling(checkpointFolder(checkpoint), {
+          to: join(folder, "scaled"),
+          scaling,
+        })
         : checkpointFolder(checkpoint);
       const made = await switchyard([
         ...["quantize", from, "--to", "q8_0", "--out", out],

@@ -35,6 +35,10 @@ export interface GgufArchitecture {
   readonly products?: { readonly [key: string]: readonly string[] };
   /** Only a part of the dims of heads is rotated. */
   readonly rotatesPart?: true;
+  /** `alpha` of dynamic scaling is in the base of the rotary frequencies. */
+  readonly raisesBase?: true;
+  /** Attention is latent: heads have other sizes for keys and values, and `kv_b_proj` may be two tensors. */
+  readonly latent?: true;
   /** Layers without experts are `mlp_only_layers` of config.json. */
   readonly listsDense?: true;
   /** Names of tensors that add to or replace the common ones, without `blk.N.` and `.weight`. */
@@ -145,6 +149,31 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
       ffn_down_shexp: "mlp.shared_expert.down_proj",
     },
   },
+  deepseek2: {
+    architecture: "DeepseekV3ForCausalLM",
+    fields: {
+      ...SHARED_FIELDS,
+      head_dim: [],
+      q_lora_rank: "attention.q_lora_rank",
+      kv_lora_rank: "attention.kv_lora_rank",
+      qk_rope_head_dim: "rope.dimension_count",
+    },
+    constants: { scoring_func: "sigmoid", topk_method: "noaux_tc" },
+    keys: { expert_gating_func: SIGMOID },
+    latent: true,
+    tensors: {
+      ...EXPERTS,
+      ...DENSE,
+      ...SHARED,
+      attn_q_a: "self_attn.q_a_proj",
+      attn_q_a_norm: "self_attn.q_a_layernorm",
+      attn_q_b: "self_attn.q_b_proj",
+      attn_kv_a_mqa: "self_attn.kv_a_proj_with_mqa",
+      attn_kv_a_norm: "self_attn.kv_a_layernorm",
+      attn_kv_b: "self_attn.kv_b_proj",
+      exp_probs_b: { name: "mlp.gate.e_score_correction_bias", bare: true },
+    },
+  },
   dots1: {
     architecture: "Dots1ForCausalLM",
     fields: SHARED_FIELDS,
@@ -203,6 +232,37 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
       ...SHARED,
       post_attention_norm: "post_attention_layernorm",
       exp_probs_b: { name: "mlp.gate.e_score_correction_bias", bare: true },
+    },
+  },
+  "hunyuan-moe": {
+    architecture: "HunYuanMoEV1ForCausalLM",
+    fields: {
+      intermediate_size: EXPERT_WIDTH,
+      num_experts: "expert_count",
+      moe_topk: "expert_used_count",
+      num_experts_per_tok: [],
+    },
+    constants: {
+      num_shared_expert: 1,
+      use_qk_norm: true,
+      use_cla: false,
+      use_mixed_mlp_moe: true,
+    },
+    keys: { expert_shared_count: 1 },
+    raisesBase: true,
+    products: {
+      feed_forward_length: ["intermediate_size"],
+      expert_shared_feed_forward_length: ["intermediate_size"],
+    },
+    ties: true,
+    tensors: {
+      ...EXPERTS,
+      attn_q_norm: "self_attn.query_layernorm",
+      attn_k_norm: "self_attn.key_layernorm",
+      ffn_gate_inp: "mlp.gate.wg",
+      ffn_gate_shexp: "mlp.shared_mlp.gate_proj",
+      ffn_up_shexp: "mlp.shared_mlp.up_proj",
+      ffn_down_shexp: "mlp.shared_mlp.down_proj",
     },
   },
   "minimax-m2": {

@@ -49,7 +49,10 @@ export function configOf(
   const found = read(keys, `${name}.`, { ...FIELDS, ...row.fields });
   const rotated = numberOf(keys, `${name}.rope.dimension_count`);
   const width = numberOf(keys, `${name}.attention.key_length`);
-  const scaling = ropeScalingOf(path, keys, name);
+  const scaling = ropeScalingOf(path, keys, { name, row });
+  const latent = (of: string) =>
+    numberOf(keys, `${name}.attention.${of}_mla`) ??
+      numberOf(keys, `${name}.attention.${of}`);
   const config = {
     architectures: [row.architecture],
     vocab_size: Array.isArray(tokens) ? tokens.length : undefined,
@@ -64,6 +67,12 @@ export function configOf(
     ),
     ...row.rotatesPart && rotated !== undefined && width !== undefined
       ? { partial_rotary_factor: rotated / width }
+      : {},
+    ...row.latent && rotated !== undefined
+      ? {
+        qk_nope_head_dim: (latent("key_length") ?? NaN) - rotated,
+        v_head_dim: latent("value_length"),
+      }
       : {},
     ...found,
     ...scaling ? { rope_scaling: scaling } : {},
@@ -129,7 +138,13 @@ export function keysOf(
   { name, row }: { readonly name: string; readonly row: GgufArchitecture },
 ): GgufValues {
   const values = new Map(Object.entries(flattened(config)));
-  const scaling = ropeScalingKeys(scalingIn(config), name);
+  const sizes = headSizes(values, row);
+  const scaling = ropeScalingKeys(scalingIn(config), {
+    name,
+    row,
+    base: Number(values.get("rope_theta")),
+    dim: sizes.rotated,
+  });
   refuseOthers(values, { name, row, scaled: scaling === undefined });
   const keys = new Map<string, GgufValue>();
   for (
@@ -143,22 +158,15 @@ export function keysOf(
     if (typeof value !== "number") continue;
     keys.set(key, FLOAT.test(key) ? { f32: value } : { u32: value });
   }
-  const heads = Number(values.get("num_attention_heads"));
-  const width = Number(
-    values.get("head_dim") ?? Number(values.get("hidden_size")) / heads,
-  );
-  const part = row.rotatesPart
-    ? Number(values.get("partial_rotary_factor") ?? 1)
-    : 1;
   const all: GgufValues = {
     "general.architecture": { text: name },
     "general.alignment": { u32: 32 },
     "general.quantization_version": { u32: 2 },
     ...Object.fromEntries(keys),
     ...scaling,
-    [`${name}.attention.key_length`]: { u32: width },
-    [`${name}.attention.value_length`]: { u32: width },
-    [`${name}.rope.dimension_count`]: { u32: width * part },
+    [`${name}.attention.key_length`]: { u32: sizes.key },
+    [`${name}.attention.value_length`]: { u32: sizes.value },
+    [`${name}.rope.dimension_count`]: { u32: sizes.rotated },
     ...Object.fromEntries(
       Object.entries(row.products ?? {}).map(([key, fields]) => [
         `${name}.${key}`,
@@ -177,6 +185,25 @@ export function keysOf(
     },
   };
   return all;
+}
+
+/** Elements of the keys and values of a head, and of the rotated part. */
+function headSizes(
+  values: ReadonlyMap<string, unknown>,
+  { latent, rotatesPart }: GgufArchitecture,
+): { readonly key: number; readonly value: number; readonly rotated: number } {
+  const number = (field: string) => Number(values.get(field));
+  if (latent) {
+    const rotated = number("qk_rope_head_dim");
+    const key = number("qk_nope_head_dim") + rotated;
+    return { key, value: number("v_head_dim"), rotated };
+  }
+  const heads = number("num_attention_heads");
+  const key = Number(values.get("head_dim") ?? number("hidden_size") / heads);
+  const part = rotatesPart
+    ? Number(values.get("partial_rotary_factor") ?? 1)
+    : 1;
+  return { key, value: key, rotated: key * part };
 }
 
 /** Returns a configuration with rotary parameters as top-level fields. */

@@ -2,6 +2,7 @@
 
 import { DataError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
+import type { GgufArchitecture } from "./architectures.ts";
 import { type GgufKeys, numberOf } from "./header.ts";
 import type { GgufValues } from "./write.ts";
 
@@ -18,6 +19,19 @@ const YARN = {
   beta_slow: { key: "yarn_beta_slow", value: 1 },
 } as const;
 
+/** The key of a tenth of `mscale`, which multiplies the logits of latent attention. */
+const MULTIPLIER = "yarn_log_multiplier";
+
+function magnitudes(mscale: number): Config {
+  return { mscale, mscale_all_dim: mscale };
+}
+
+/** A row of the table of architectures and its name. */
+interface Architecture {
+  readonly name: string;
+  readonly row: GgufArchitecture;
+}
+
 /** Keys that change YaRN in ways that only these values leave out. */
 const PLAIN = { yarn_ext_factor: 1, yarn_attn_factor: 1, attn_factor: 1 };
 
@@ -28,9 +42,9 @@ const PLAIN = { yarn_ext_factor: 1, yarn_attn_factor: 1, attn_factor: 1 };
 export function ropeScalingOf(
   path: string,
   keys: GgufKeys,
-  architecture: string,
+  { name, row }: Architecture,
 ): Config | undefined {
-  const at = (key: string) => `${architecture}.rope.scaling.${key}`;
+  const at = (key: string) => `${name}.rope.scaling.${key}`;
   const type = keys[at("type")] ?? "none";
   if (type === "none") return undefined;
   const refuse = (key: string, read: string): never => {
@@ -46,8 +60,12 @@ export function ropeScalingOf(
       refuse(key, String(value));
     }
   }
+  const multiplier = numberOf(keys, at(MULTIPLIER));
   return {
     rope_type: "yarn",
+    ...row.latent && multiplier !== undefined
+      ? magnitudes(Number((10 * multiplier).toPrecision(6)))
+      : {},
     ...Object.fromEntries(
       Object.entries(YARN).flatMap(([field, { key, value }]) => {
         const found = numberOf(keys, at(key)) ?? value;
@@ -63,24 +81,45 @@ export function ropeScalingOf(
  */
 export function ropeScalingKeys(
   scaling: Config,
-  architecture: string,
+  { name, row, base, dim }: Architecture & {
+    /** The base of the rotary frequencies, and the rotated elements of a head. */
+    readonly base: number;
+    readonly dim: number;
+  },
 ): GgufValues | undefined {
   const { rope_type, type, rope_theta: _, ...fields } = scaling;
   const kind = rope_type ?? type ?? "default";
   if (kind === "default") return {};
+  const { alpha, factor } = fields;
+  if (row.raisesBase && kind === "dynamic" && typeof alpha === "number") {
+    if (factor !== 1) return undefined;
+    const raised = base * alpha ** (dim / (dim - 2));
+    return { [`${name}.rope.freq_base`]: { f32: raised } };
+  }
+  const { mscale, mscale_all_dim: all } = fields;
+  const others = row.latent && typeof all === "number" && mscale === all
+    ? magnitudes(all)
+    : {};
   const known = Object.entries(fields).every(([field, value]) =>
-    Object.hasOwn(YARN, field) || field === "truncate" && value === true
+    Object.hasOwn(YARN, field) || Object.hasOwn(others, field) ||
+    field === "truncate" && value === true
   );
   if (kind !== "yarn" || !known) return undefined;
-  const all: GgufValues = Object.fromEntries(
+  const keys: GgufValues = Object.fromEntries(
     Object.entries(YARN).flatMap(([field, { key }]) => {
       const value = fields[field];
       if (typeof value !== "number") return [];
       const written = key === "original_context_length"
         ? { u32: value }
         : { f32: value };
-      return [[`${architecture}.rope.scaling.${key}`, written]];
+      return [[`${name}.rope.scaling.${key}`, written]];
     }),
   );
-  return { [`${architecture}.rope.scaling.type`]: { text: "yarn" }, ...all };
+  return {
+    [`${name}.rope.scaling.type`]: { text: "yarn" },
+    ...keys,
+    ..."mscale" in others
+      ? { [`${name}.rope.scaling.${MULTIPLIER}`]: { f32: Number(all) / 10 } }
+      : {},
+  };
 }

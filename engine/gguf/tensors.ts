@@ -9,6 +9,7 @@ import { shown } from "../../spec/shown.ts";
 import { type Parts, type StoredMatrix, viewsOf } from "../encodings/matrix.ts";
 import { architectureOf, checkpointName } from "./architectures.ts";
 import { type BlockType, isBlockType } from "./blocks.ts";
+import { joinedLatent } from "./latent.ts";
 import { uninterleavedRow, withRows } from "./interleaved.ts";
 import { type GgufHeader, type GgufTensor, numberOf } from "./header.ts";
 
@@ -33,7 +34,7 @@ export function ggufTensors(
   header: GgufHeader,
 ): TensorEntry[] {
   const { name: architecture, row } = architectureOf(path, header);
-  return header.tensors.flatMap((tensor): TensorEntry[] => {
+  const entries = header.tensors.flatMap((tensor): TensorEntry[] => {
     if (HARMLESS.test(tensor.name)) return [];
     const { name, interleaved, row: asRow } =
       checkpointName(row, tensor.name) ?? { name: tensor.name };
@@ -59,6 +60,22 @@ export function ggufTensors(
         source,
         { name: name.replace("{expert}", String(expert)), rowOf },
       )).flat();
+  });
+  return row.latent ? withLatent(entries) : entries;
+}
+
+/** The entries with `kv_b_proj` in place of its two parts. */
+function withLatent(entries: readonly TensorEntry[]): TensorEntry[] {
+  const part = (name: string) => entries.find((entry) => entry.name === name);
+  return entries.flatMap((keys) => {
+    const [, layer, of] =
+      /^blk\.(\d+)\.attn_([kv])_b\.weight$/.exec(keys.name) ??
+        [];
+    if (layer === undefined) return [keys];
+    const values = part(`blk.${layer}.attn_v_b.weight`);
+    if (of === "v" || !values) return [];
+    const name = `model.layers.${layer}.self_attn.kv_b_proj.weight`;
+    return [joinedLatent(name, { keys, values })];
   });
 }
 
