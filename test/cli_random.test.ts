@@ -27,7 +27,7 @@ t.test("run --random gives the same bytes on every mesh, and others for another 
   t.equal(two.bytes, one.bytes);
   t.match(
     two.out,
-    /^Drew what is not given from seed 0\nWrote .*\n {2}y f32 \[24, 32\], -\d+\.\d+ to \d+\.\d+, mean -?\d/,
+    /^Drew missing weights and inputs from seed 0\nWrote .*\n {2}y f32 \[24, 32\], -\d+\.\d+ to \d+\.\d+, mean -?\d/,
   );
   t.match(
     two.out,

@@ -27,7 +27,7 @@ export const ROLE_NAMES: { readonly [R in Role]: string } = {
 /** The data that a part of a dispatch exchanges. */
 const EXCHANGED: { readonly [part: string]: string } = {
   "exchange counts": "counts",
-  "exchange indices": "slots",
+  "exchange indices": "indices",
 };
 
 /** Formats a part of a dispatch. A part without rows of tokens is named by the data that it exchanges. */

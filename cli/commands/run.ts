@@ -294,7 +294,7 @@ function describe(
   const head = [
     ...random === undefined
       ? []
-      : [`Drew what is not given from seed ${random}`],
+      : [`Drew missing weights and inputs from seed ${random}`],
     file === undefined ? "Outputs" : `Wrote ${file}`,
   ];
   const lines = ranks.map(({ rank, peakBytes, sentBytes }) =>

@@ -60,7 +60,7 @@ type AllButLast<S extends string, Acc extends string = ""> = S extends
 /** `S` if the model has its axes; completions of the last word if only that one is unknown; else the error. */
 export type Known<Names extends string, S extends string> =
   [Without<S, Names>] extends [""] ? [Repeated<S>] extends [never] ? S
-    : `Cannot declare '${S}': axis '${Repeated<S>}' is there twice`
+    : `Cannot declare '${S}': axis '${Repeated<S>}' is repeated`
     : string extends S ? S
     : [Without<S, Names>] extends [LastWord<S>]
       ? AllButLast<S> extends "" ? Names

@@ -45,7 +45,7 @@ export const messages = {
       words(others)
     }': axis '${axis}' is of another block in each`,
   repeatedAxis: (axes: Axes, axis: string): string =>
-    `Cannot declare '${words(axes)}': axis '${shortAxis(axis)}' is there twice`,
+    `Cannot declare '${words(axes)}': axis '${shortAxis(axis)}' is repeated`,
   stack: (axes: Axes, axis: string): string =>
     `Cannot stack '${words(axes)}' over '${
       shortAxis(axis)
