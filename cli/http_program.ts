@@ -18,6 +18,7 @@ import {
   type Served,
   TokenTexts,
 } from "../engine/server/mod.ts";
+import { livePageHtml, type PageAssets } from "../view/mod.ts";
 import { DataError, MachineError } from "../spec/mod.ts";
 import { nodeFiles } from "./files.ts";
 import { grammarsOf, loopPort } from "./http_thread.ts";
@@ -38,6 +39,8 @@ export interface HttpSettings extends Pick<Served, "name" | "shape" | "stop"> {
   /** What receipts state of the run. Undefined for fast numerics. */
   readonly receipt: Omit<Receipt, "checkpoint" | "sequences"> | undefined;
   readonly app: AppOptions;
+  /** Undefined: there is no page. */
+  readonly assets: PageAssets | undefined;
   readonly listen: ListenOptions;
 }
 
@@ -100,6 +103,7 @@ function receiptsOf(run: NonNullable<HttpSettings["receipt"]>) {
 /** Starts to listen. */
 async function serve(): Promise<void> {
   const { folder, capacity, experts, pages, speculates, ...served } = settings;
+  const chat = await templateOf(folder);
   const now = () => performance.now();
   const tokenizer = async () =>
     requireTokenizer(await openTokenizer(folder, files));
@@ -116,8 +120,20 @@ async function serve(): Promise<void> {
     metrics,
     now,
     receipt: served.receipt && receiptsOf(served.receipt),
-    chat: await templateOf(folder),
-  }, settings.app);
+    chat,
+  }, {
+    ...settings.app,
+    page: settings.assets && livePageHtml({
+      title: served.name,
+      served: {
+        model: served.name,
+        chat: !("missing" in chat),
+        keyed: settings.app.apiKeys.length > 0,
+        experts,
+        maxContext: served.shape.maxContext,
+      },
+    }, settings.assets),
+  });
   const { server, address } = await listen(app.fetch, settings.listen);
   parentPort!.on("message", async (request: HttpRequest) => {
     await app.drain();

@@ -7,11 +7,13 @@ export {
   type PageData,
   type PageDiff,
   pageHtml,
+  type ServedData,
   type TraceEvent,
 } from "./page_data.ts";
 export type { LiveEvents } from "./live.ts";
 export { DARK, LIGHT, type Palette } from "./palette.ts";
 export { PICTURE_NAMES, type PictureName } from "./picture_names.ts";
+export { type AnswerToken, answerTokens } from "./served_answer.ts";
 export { PICTURES } from "./pictures.ts";
 export { loadOverSteps } from "./load_picture.ts";
 export { lossPicture } from "./loss_picture.ts";

@@ -77,6 +77,22 @@ export interface LiveData {
   readonly title: string;
 }
 
+/** The initial data of the page of a server. */
+export interface ServedData {
+  readonly title: string;
+  readonly served: {
+    /** The id of the model. */
+    readonly model: string;
+    /** Whether it has a chat template. */
+    readonly chat: boolean;
+    /** Whether requests need an API key. */
+    readonly keyed: boolean;
+    /** Experts per layer. */
+    readonly experts: number;
+    readonly maxContext: number;
+  };
+}
+
 /** The built program and style of the page. */
 export interface PageAssets {
   readonly script: string;
@@ -99,8 +115,11 @@ export function pageHtml(
   );
 }
 
-/** Returns the page of a live run. It connects only to the process that serves it. */
-export function livePageHtml(data: LiveData, assets: PageAssets): string {
+/** Returns the page of a live run or of a server. It connects only to the process that serves it. */
+export function livePageHtml(
+  data: LiveData | ServedData,
+  assets: PageAssets,
+): string {
   return htmlOf(
     data,
     assets,
@@ -109,7 +128,7 @@ export function livePageHtml(data: LiveData, assets: PageAssets): string {
 }
 
 function htmlOf(
-  data: LiveData | PageData,
+  data: LiveData | PageData | ServedData,
   { script, style }: PageAssets,
   policy: string,
 ): string {

@@ -16,7 +16,9 @@ import {
   pageCounts,
 } from "../../engine/server/mod.ts";
 import { DataError, MachineError } from "../../spec/mod.ts";
+import type { PageAssets } from "../../view/mod.ts";
 import type { CliIo } from "../io.ts";
+import { pageAssets } from "../page_assets.ts";
 import { grammarsOf, loopPort, startHttp } from "../http_thread.ts";
 import { locate } from "../located.ts";
 import { createProgressBar } from "../progress.ts";
@@ -145,6 +147,16 @@ function sentBytes({ session }: Pick<Opened, "session">): {
   return sent;
 }
 
+/** The assets of the page. Undefined if they were not built. */
+async function assetsOf(io: CliIo): Promise<PageAssets | undefined> {
+  try {
+    return await pageAssets(io);
+  } catch (error) {
+    if (error instanceof DataError) return undefined;
+    throw error;
+  }
+}
+
 /** A loaded model. */
 interface LoadedModel
   extends
@@ -187,6 +199,7 @@ async function serveModel(
       shape,
       capacity: maxSequences,
       experts: model.experts,
+      assets: await assetsOf(io),
       pages: pageCounts(model),
       speculates: draft.speculation !== undefined,
       app: {

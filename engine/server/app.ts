@@ -26,6 +26,8 @@ export interface AppOptions {
   readonly maxBody: number;
   /** Timeout of a request in milliseconds. */
   readonly requestMs: number;
+  /** The page at `/`. */
+  readonly page?: string | undefined;
 }
 
 /** A server without its connections. */
@@ -47,6 +49,13 @@ const ANSWERED: { readonly [path: string]: Prepare } = {
   "/v1/completions": prepareCompletion,
   "/v1/chat/completions": prepareChat,
   "/v1/responses": prepareResponse,
+};
+
+/** What the policy in the page cannot state. */
+const PAGE_HEADERS = {
+  "content-security-policy": "frame-ancestors 'none'",
+  "referrer-policy": "no-referrer",
+  "x-content-type-options": "nosniff",
 };
 
 /** Creates the routes of a server. */
@@ -77,6 +86,10 @@ export async function createApp(
         ? failed(c, requests.unavailable)
         : c.json({ status: "ok" }),
   );
+  const { page } = options;
+  if (page !== undefined) {
+    app.get("/", (c) => c.html(page, 200, PAGE_HEADERS));
+  }
   const withKey = await checkKey(options.apiKeys);
   app.get("/metrics", withKey, async () => {
     const { text, type } = await served.metrics.text(served.loop);
