@@ -20,17 +20,21 @@ import {
 import { gpuIsSoftware, skipUnasked, skipWithoutGpu } from "./helpers/needs.ts";
 import { repeatWith, SEED } from "./helpers/seed.ts";
 
-/** With ON_POLICY=all, every checkpoint runs on all pairs of meshes and on both CPU devices. */
-const ALL = process.env["ON_POLICY"] === "all";
+/**
+ * With ON_POLICY=all, every checkpoint runs on all pairs of meshes and on both CPU devices; with ON_POLICY=each, on one
+ * pair and one of the devices.
+ */
+const WANTED = process.env["ON_POLICY"];
+const ALL = WANTED === "all";
 
 const TRAINING = ["dp=2,ep=2", "ep=4", "tp=2"];
 const ROLLOUT = ["ep=4", "tp=2,ep=2", "ep=1"];
 
-/** Recorded checkpoints whose weights are floats. Stages of quantized ones cannot be trained. */
+/** Recorded checkpoints that can be trained: weights are floats, and DeepSeek-V4 runs for inference only. */
 const CHECKPOINTS = readdirSync(checkpointFolder("."), { withFileTypes: true })
   .filter((entry) => entry.isDirectory() && /-\d+e/.test(entry.name))
   .map(({ name }) => name)
-  .filter((name) => !/-(fp8|int4|mxfp4)$/.test(name)).sort();
+  .filter((name) => !/-(fp8|int4|mxfp4)$|^deepseekv4/.test(name)).sort();
 
 interface Case {
   readonly name: string;
@@ -73,6 +77,8 @@ const CASES: readonly Case[] = ALL
     ),
     OLMOE,
   ]
+  : WANTED === "each"
+  ? CHECKPOINTS.map((_, i) => draw(i, i % 2 === 0 ? "cpu" : "native"))
   : [
     draw(turn, "cpu"),
     draw(turn + 11, "native"),
@@ -84,7 +90,7 @@ for (const { name, adapter, training, rollout } of CASES) {
   const skip = DEVICES[adapter as keyof typeof DEVICES];
   const on = `${name} on ${adapter}, from ${rollout} to ${training}`;
   t.test(`log-probabilities of ${on}`, { skip }, async (t) => {
-    if (!ALL) t.comment(repeatWith());
+    if (WANTED === undefined) t.comment(repeatWith());
     for (const mesh of training) {
       const opened = await openTrained(name, { mesh, adapter });
       for (const after of ["no step", "ten steps"]) {

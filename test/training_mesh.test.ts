@@ -4,18 +4,24 @@
 import t from "tap";
 import {
   add,
+  compileTraining,
   dot,
   map,
   mean,
   merge,
   model,
+  sgd,
   split,
   sum,
   transpose,
   upTo,
 } from "../compiler/mod.ts";
 import { GRADIENT_NORM } from "../compiler/graph/train_step.ts";
-import { formatPlan } from "../spec/mod.ts";
+import { TUNING } from "../engine/tuning.ts";
+import type { Config } from "../models/mod.ts";
+import { publishedModel } from "../models/published.ts";
+import { NATIVE_LIMITS } from "../runtime/native/mod.ts";
+import { formatPlan, verifyPlan } from "../spec/mod.ts";
 import { graphWithGradients } from "./helpers/gradients.ts";
 import { countedRun } from "./helpers/counted_run.ts";
 import {
@@ -27,6 +33,7 @@ import {
   runCase,
   skip,
 } from "./helpers/run_model.ts";
+import { readJson } from "./helpers/read_tensors.ts";
 import { CALLS, layer, stepCase } from "./helpers/training_layer.ts";
 
 t.teardown(closeDevices);
@@ -148,4 +155,22 @@ t.test("bytes of sums are those predicted, and the plan says them", async (t) =>
       `rank ${rank}`,
     );
   }
+});
+
+t.test("a matmul that begins a sum over ranks does not add another term", async (t) => {
+  const config = readJson("glm4moe-16e/config.json") as Config;
+  const published = publishedModel(config).build({
+    maxTokens: 64,
+    maxSequences: 2,
+    maxContext: 32,
+    training: { auxiliary: 0 },
+  });
+  const plan = await compileTraining(published, {
+    loss: "loss",
+    optimizer: sgd(),
+    mesh: { tp: 2 },
+    limits: NATIVE_LIMITS,
+    tuning: TUNING.native,
+  });
+  t.same(verifyPlan(plan), []);
 });

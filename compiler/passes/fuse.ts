@@ -158,6 +158,7 @@ function absorbable(
 ): Node[] {
   const dots: Node[] = [];
   const combines: Node[] = [];
+  let terms = 0;
   const visit = (inner: Node): void => {
     for (const input of inner.inputs) {
       if (input.axes.join() !== node.axes.join()) continue;
@@ -169,6 +170,7 @@ function absorbable(
       } else if (
         single(input) && input.primitive === "dot" && isMatmul(input)
       ) dots.push(input);
+      else if (isTerm(input)) terms++;
     }
   };
   if (node.primitive === "map" || node.primitive === "cast") visit(node);
@@ -181,7 +183,16 @@ function absorbable(
         layouts.get(first!.inputs[1]!)?.[what]
     )
   );
-  return partner ? [first!, partner] : [first!];
+  const roots = partner ? [first!, partner] : [first!];
+  // A kernel that reads terms stores only what is linear in them; a sum over a sharded axis is a term of its own.
+  const begins = isTerm(first!) && !first!.inputs.some(isTerm);
+  const readsTerms = terms > 0 || dots.length > roots.length;
+  return begins && readsTerms ? [] : roots;
+}
+
+/** Whether ranks have terms of the value. */
+function isTerm({ sharding }: Node): boolean {
+  return (sharding?.unreduced.length ?? 0) > 0;
 }
 
 function sameContraction(a: Node, b: Node): boolean {
