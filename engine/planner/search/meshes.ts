@@ -13,16 +13,19 @@ export interface ReplicaMesh {
   readonly dp?: number;
   readonly ep: number;
   readonly tp: number;
+  /** Pipeline stages. Default: 1. */
+  readonly pp?: number;
 }
 
 /** Number of ranks of a replica. */
-export function replicaRanks({ dp = 1, ep, tp }: ReplicaMesh): number {
-  return dp * ep * tp;
+export function replicaRanks({ dp = 1, ep, tp, pp = 1 }: ReplicaMesh): number {
+  return pp * dp * ep * tp;
 }
 
 /** The mesh in the compiler's format. */
-export function meshOf({ dp = 1, ep, tp }: ReplicaMesh): Mesh {
+export function meshOf({ dp = 1, ep, tp, pp = 1 }: ReplicaMesh): Mesh {
   return [
+    ...pp > 1 ? [{ name: "pp", size: pp }] : [],
     ...dp > 1 ? [{ name: "dp", size: dp }] : [],
     ...ep > 1 || tp === 1 ? [{ name: "ep", size: ep }] : [],
     ...tp > 1 ? [{ name: "tp", size: tp }] : [],
@@ -41,10 +44,11 @@ export function meshName(mesh: ReplicaMesh, replicas = 1): string {
 
 /**
  * Powers of two for `ep` and `tp`, and all ranks as `ep`. `tp` stays within a host, and every rank has at least one
- * expert.
+ * expert. `pp`: the number of stages. Default: 1.
  */
 export function replicaMeshes(
-  { ranks, host, experts }: {
+  { ranks: all, host, experts, pp = 1 }: {
+    readonly pp?: number;
     readonly ranks: number;
     /** Ranks per host. */
     readonly host: number;
@@ -52,13 +56,17 @@ export function replicaMeshes(
     readonly experts: number;
   },
 ): ReplicaMesh[] {
+  const ranks = Math.floor(all / pp);
+  const stages = pp > 1 ? { pp } : {};
   const max = Math.min(ranks, Math.max(1, experts));
   const meshes: ReplicaMesh[] = [];
   for (let tp = 1; tp <= Math.min(host, ranks); tp *= 2) {
-    for (let ep = 1; ep * tp <= max; ep *= 2) meshes.push({ ep, tp });
+    for (let ep = 1; ep * tp <= max; ep *= 2) {
+      meshes.push({ ep, tp, ...stages });
+    }
   }
   if (max === ranks && !meshes.some(({ ep }) => ep === ranks)) {
-    meshes.push({ ep: ranks, tp: 1 });
+    meshes.push({ ep: ranks, tp: 1, ...stages });
   }
   return meshes;
 }
@@ -94,11 +102,11 @@ export function minTrainingBytes(
 /** Local fraction of a parameter: its experts, and for all else its shard over `tp`. */
 function heldShare(
   { expert, matrix }: ParamFacts,
-  { ep, tp }: ReplicaMesh,
+  { ep, tp, pp = 1 }: ReplicaMesh,
 ): number {
-  return expert === undefined
+  return (expert === undefined
     ? 1 / tp
-    : Math.ceil(matrix.count / (ep * tp)) / matrix.count;
+    : Math.ceil(matrix.count / (ep * tp)) / matrix.count) / pp;
 }
 
 /** Lower bound of the bytes of weights of a rank: its experts, and its shard of all else. */

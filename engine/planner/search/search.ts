@@ -21,7 +21,12 @@ import {
   type Objective,
   paretoOf,
 } from "./found.ts";
-import { replicaMeshes, replicaRanks, trainingMeshes } from "./meshes.ts";
+import {
+  type ReplicaMesh,
+  replicaMeshes,
+  replicaRanks,
+  trainingMeshes,
+} from "./meshes.ts";
 import { representativeWeights } from "../summary/compiled.ts";
 import { whySlower } from "./why.ts";
 
@@ -85,10 +90,17 @@ export async function search(
     : replicaMeshes({ ...sizes, ranks: placements.length });
   const thrownOut: ThrownOut[] = [];
   const steps: ReplicaStep[] = [];
-  for (const mesh of meshes) {
-    const found = await firstThatFits(task, mesh, known);
-    if ("why" in found) thrownOut.push(found);
-    else steps.push(...found);
+  const evaluate = async (meshes: readonly ReplicaMesh[]) => {
+    for (const mesh of meshes) {
+      const found = await firstThatFits(task, mesh, known);
+      if ("why" in found) thrownOut.push(found);
+      else steps.push(...found);
+    }
+  };
+  await evaluate(meshes);
+  // Stages of one batch work one after another: they are for models that fit in no other way.
+  for (let pp = 2; pp <= ranks && !trains && steps.length === 0; pp *= 2) {
+    await evaluate(replicaMeshes({ ...sizes, ranks: placements.length, pp }));
   }
   const better = compareBy(objective);
   const within = () =>
