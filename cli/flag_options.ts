@@ -125,6 +125,14 @@ export function modelFlags(command: Command): Command {
     .addOption(revisionOption());
 }
 
+/** Adds the flag of low-rank adapters. */
+export function loraFlag(command: Command): Command {
+  return command.option(
+    "--lora <folder>",
+    "Folder of low-rank adapters in PEFT's layout. Default: none.",
+  );
+}
+
 /** The revision of a model on the hub. */
 export function revisionOption(): Option {
   return new Option(
@@ -190,7 +198,7 @@ export function deviceFlags(command: Command): Command {
 
 /** Adds the flags that select a plan and the machine to compare it with. */
 export function summaryFlags(command: Command, meshes: Mesh[] = []): Command {
-  return planFlags(command, meshes)
+  return loraFlag(planFlags(command, meshes))
     .option(
       "--target <machine>",
       "Machine to check the plan against: a name from machines/, a machine file, or 'this' to measure this machine.",

@@ -15,6 +15,8 @@ export interface ModelFlags {
 
 /** Flags that control compilation. */
 export interface PlanFlags extends Strategy, ModelFlags {
+  /** Folder of low-rank adapters. */
+  readonly lora?: string;
   readonly mesh?: Mesh;
   readonly place?: { readonly [axis: string]: readonly string[] };
   readonly maxTokens?: number;

@@ -4,6 +4,7 @@ import { Command, Option } from "commander";
 import type { CliIo } from "./io.ts";
 import {
   deviceFlags,
+  loraFlag,
   modelFlags,
   planFlags,
   revisionOption,
@@ -36,6 +37,7 @@ const COMMANDS = {
     (await import("./commands/perplexity.ts")).perplexityCommand,
   plan: async () => (await import("./commands/plan.ts")).planCommand,
   pull: async () => (await import("./commands/pull.ts")).pullCommand,
+  merge: async () => (await import("./commands/merge.ts")).mergeCommand,
   quantize: async () =>
     (await import("./commands/quantize.ts")).quantizeCommand,
   replay: async () => (await import("./commands/replay.ts")).replayCommand,
@@ -248,14 +250,14 @@ function addRunCommands(
   io: CliIo,
   { finish }: ProgramHooks,
 ): void {
-  deviceFlags(planFlags(
+  loraFlag(deviceFlags(planFlags(
     program.command("run")
       .description("Run a model or plan on tensors")
       .argument(
         "<model>",
         "Model file, checkpoint folder, hub name or plan file.",
       ),
-  ))
+  )))
     .option("--inputs <file>", "Inputs, a safetensors file.")
     .option("--weights <file>", "Weights, a safetensors file or a folder.")
     .option("--outputs <file>", "Outputs, a safetensors file to write.")
@@ -290,11 +292,11 @@ function addRunCommands(
       )
     );
   const prompts: Prompt[] = [];
-  speculationFlags(samplingFlags(deviceFlags(planFlags(
+  speculationFlags(loraFlag(samplingFlags(deviceFlags(planFlags(
     program.command("generate")
       .description("Generate text with continuous batching")
       .argument("<checkpoint>", "Checkpoint folder or hub name."),
-  ))))
+  )))))
     .option(
       "-p, --prompt <text>",
       "Prompt, or '-' for standard input. Repeatable.",
@@ -357,33 +359,45 @@ function addRunCommands(
     .action(async (receipt, flags) =>
       finish(await (await COMMANDS.replay())(io, receipt, flags))
     );
-  samplingFlags(deviceFlags(planFlags(
+  loraFlag(samplingFlags(deviceFlags(planFlags(
     program.command("chat")
       .description("Chat with a checkpoint in the terminal")
       .argument("<checkpoint>", "Checkpoint folder or hub name."),
-  )))
+  ))))
     .option("--system <text>", "System message.")
     .action(async (folder, flags) =>
       finish(await (await COMMANDS.chat())(io, folder, flags))
     );
-  serveFlags(
+  loraFlag(serveFlags(
     program.command("serve")
       .description("Serve a checkpoint with an OpenAI-compatible API")
       .argument("<checkpoint>", "Checkpoint folder or hub name."),
-  )
+  ))
     .action(async (folder, flags) =>
       finish(await (await COMMANDS.serve())(io, folder, flags))
     );
-  perplexityFlags(
+  loraFlag(perplexityFlags(
     program.command("perplexity")
       .description("Measure how well a checkpoint predicts texts")
       .argument("<checkpoint>", "Checkpoint folder or hub name.")
       .argument("<files...>", "Texts, plain or compressed."),
-  )
+  ))
     .action(async (model, files, flags) =>
       finish(
         await (await COMMANDS.perplexity())(io, model, { files, flags }),
       )
+    );
+  program.command("merge")
+    .description("Write a checkpoint with the low-rank adapters of a folder")
+    .argument("<checkpoint>", "Checkpoint folder or hub name.")
+    .requiredOption(
+      "--lora <folder>",
+      "Folder of low-rank adapters in PEFT's layout.",
+    )
+    .requiredOption("--out <folder>", "Folder to write.")
+    .addOption(revisionOption())
+    .action(async (model, flags) =>
+      finish(await (await COMMANDS.merge())(io, model, flags))
     );
   const rules: Rule[] = [];
   quantizeFlags(

@@ -10,7 +10,14 @@ import {
   watchOption,
   zeroOption,
 } from "./flag_options.ts";
-import { integer, notNegative, oneOf, parseMesh, positive } from "./values.ts";
+import {
+  integer,
+  notNegative,
+  oneOf,
+  parseLora,
+  parseMesh,
+  positive,
+} from "./values.ts";
 
 /** Adds the flags to the command. */
 export function trainFlags(command: Command): Command {
@@ -189,6 +196,11 @@ export function trainFlags(command: Command): Command {
       "--bias-update <rate>",
       "Loss-free load balancing: change of the router's selection bias per step. Default: 0.",
       notNegative("--bias-update"),
+    )
+    .option(
+      "--lora <settings>",
+      "Train low-rank adapters: rank=16,alpha=32,targets=attention+experts. Targets are 'attention', 'experts', or names such as q_proj.",
+      parseLora,
     )
     .option("--seed <s>", "Random seed. Default: 0.", integer("--seed", 0))
     .addOption(zeroOption())

@@ -1,6 +1,7 @@
 /** Parsers of flag values: meshes, placements, adapters, token lists and numbers. */
 
 import type { AdapterChoice } from "../engine/devices.ts";
+import type { LoraSettings } from "../engine/lora/mod.ts";
 import { GUARANTEED_LIMITS, MAX_AXIS, MAX_RANKS } from "../spec/limits.ts";
 import type { Mesh } from "../spec/mesh.ts";
 
@@ -40,6 +41,24 @@ export function parsePlace(text: string): { [axis: string]: string[] } {
       return [axis, over];
     }),
   );
+}
+
+/** Parses the settings of adapters, such as `rank=16,alpha=32,targets=attention+experts`. */
+export function parseLora(text: string): LoraSettings {
+  const form =
+    "rank=RANK[,alpha=ALPHA][,targets=NAME+NAME], such as rank=16,alpha=32,targets=attention+experts";
+  const found = new Map(pairs(text, "--lora", form));
+  const { rank, alpha = rank, targets = "attention+experts", ...others } =
+    Object.fromEntries(found);
+  const [unknown] = Object.keys(others);
+  if (unknown !== undefined || !/^\d+$/.test(rank ?? "")) {
+    throw new UsageError(`Cannot use --lora '${text}'. Give ${form}`);
+  }
+  return {
+    rank: Number(rank),
+    alpha: Number(alpha),
+    targets: targets.split("+"),
+  };
 }
 
 /** Parses `auto`, `cpu`, `native`, or numbers of adapters. */

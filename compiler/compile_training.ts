@@ -37,8 +37,11 @@ export function compileTrainingLowered(
   scalars: Scalars,
   options: CompileTrainingOptions,
 ): Plan {
-  const { dtype, weights: given = {} } = options;
-  const { weights, masters } = storedForTraining(graph, given, dtype);
+  const { dtype, trained, weights: given = {} } = options;
+  const { weights, masters } = storedForTraining(graph, given, {
+    dtype,
+    trained,
+  });
   const step = trainStep(graph, { ...options, masters }, scalars);
   const plan = compileLowered(step, scalars, { ...options, weights });
   const [{ outputs }] = plan.programs as [Plan["programs"][number]];

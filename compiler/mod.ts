@@ -50,6 +50,16 @@ export {
   STEP_INPUTS,
   type TrainStepOptions,
 } from "./graph/train_step.ts";
+export {
+  adaptedParameter,
+  type AdapterNames,
+  adapterNames,
+  type Adapters,
+  isAdapter,
+  isTrained,
+  type TrainedParameters,
+  withAdapters,
+} from "./graph/adapters.ts";
 export type { AxisPlacement, Placement } from "./sharding/placement.ts";
 export { SQUARES } from "./graph/record_squares.ts";
 export { type ParamFacts, paramFacts } from "./graph/param_facts.ts";

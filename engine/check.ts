@@ -23,10 +23,11 @@ export { parseReference } from "../compiler/source/load.ts";
 export async function loadTarget(
   path: string,
   files: FileSystem,
-  { family, withoutWeights = false }: LoadTargetOptions = {},
+  { family, lora, withoutWeights = false }: LoadTargetOptions = {},
 ): Promise<Target> {
   return await resolveTarget(path, files, {
     withoutWeights,
+    lora,
     family: await familyOf(family),
     loadModel: loadModelFile,
   });
@@ -37,7 +38,7 @@ export type FamilyReference = string | Family | undefined;
 
 /** Options of `loadTarget`. */
 export interface LoadTargetOptions
-  extends Pick<ResolveTargetOptions, "withoutWeights"> {
+  extends Pick<ResolveTargetOptions, "lora" | "withoutWeights"> {
   /** The family of a config.json. Default: a built-in one. */
   readonly family?: FamilyReference;
 }

@@ -166,6 +166,7 @@ export {
   type TrainedDType,
   type Training,
 } from "../compiler/mod.ts";
+export { type LoraSettings, mergeLora, type MergeOptions } from "./lora/mod.ts";
 export { type Family, isFamily } from "../models/mod.ts";
 export { VERSION } from "./version.ts";
 export {

@@ -16,6 +16,7 @@ import {
   findConfiguration,
 } from "./configuration.ts";
 import type { FileSystem } from "./files.ts";
+import { adaptCheckpoint, readLora } from "./lora/mod.ts";
 
 /** A target that can be compiled and run; a configuration has no weights. */
 export type Target =
@@ -28,6 +29,8 @@ export type Target =
 export interface ResolveTargetOptions extends FamilyOption {
   /** Loads the model or the family of a TypeScript file, `file.ts` or `file.ts#export`. */
   readonly loadModel: (specifier: string) => Promise<Model | Family>;
+  /** A folder of low-rank adapters for a checkpoint (LoRA, in PEFT's layout). Default: none. */
+  readonly lora?: string | undefined;
   /** Whether a config.json without weights is accepted, in a folder or as a file. Default: false. */
   readonly withoutWeights?: boolean;
 }
@@ -45,14 +48,22 @@ export async function resolveTarget(
       `Cannot read '${file}': there is no such file or folder. Check the path`,
     );
   }
-  if (options.withoutWeights) {
+  if (options.lora !== undefined && kind !== "folder") {
+    throw new DataError(
+      `Cannot use adapters with '${path}': they are for a checkpoint folder. Leave them out, or give a folder`,
+    );
+  }
+  if (options.withoutWeights && options.lora === undefined) {
     const configuration = await findConfiguration(path, files, options);
     if (configuration) return { kind: "configuration", configuration };
   }
   if (kind === "folder") {
+    const checkpoint = await openCheckpoint(path, files, options);
     return {
       kind: "checkpoint",
-      checkpoint: await openCheckpoint(path, files, options),
+      checkpoint: options.lora === undefined
+        ? checkpoint
+        : adaptCheckpoint(checkpoint, await readLora(options.lora, files)),
     };
   }
   if (/\.[cm]?[jt]sx?$/.test(file)) {

@@ -62,6 +62,14 @@ const OTHERS: readonly Case[] = [
   { argv: ["quantize", DEMO, "--to", "q8_0", "--out", "demo.gguf"] },
   {
     argv: [
+      ...["train", DEMO, "--data", "text.txt", "--out", "adapters"],
+      ...["--steps", "1", "--batch", "1", "--length", "16"],
+      ...["--lora", "rank=2,targets=q_proj", "--adapter", "cpu"],
+    ],
+  },
+  { argv: ["merge", DEMO, "--lora", "adapters", "--out", "merged"] },
+  {
+    argv: [
       ...["chat", "taught", "--family", "./twins.ts", "-n", "2"],
       ...["--adapter", "cpu"],
     ],

@@ -45,10 +45,14 @@ function keysOf<T extends object>(table: T): (keyof T)[] {
 export async function targetOf(
   io: CliIo,
   path: string,
-  flags: ModelFlags & Pick<LoadTargetOptions, "withoutWeights">,
+  flags: ModelFlags & Pick<LoadTargetOptions, "lora" | "withoutWeights">,
 ): Promise<Target> {
-  const { family, withoutWeights = false } = flags;
-  const target = await loadTarget(path, io.files, { family, withoutWeights });
+  const { family, lora, withoutWeights = false } = flags;
+  const target = await loadTarget(path, io.files, {
+    family,
+    lora,
+    withoutWeights,
+  });
   if (
     family !== undefined && (target.kind === "plan" || target.kind === "model")
   ) {

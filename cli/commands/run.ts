@@ -67,6 +67,7 @@ export async function runCommand(
   });
   const target = await targetOf(io, model, {
     family: flags.family,
+    lora: flags.lora,
     withoutWeights: random !== undefined && flags.weights === undefined,
   });
   checkSaved(target, flags);

@@ -132,6 +132,7 @@ export async function summarized(
   }
   const target = await targetOf(io, model, {
     family: flags.family,
+    lora: flags.lora,
     withoutWeights: true,
   });
   const { dtype } = flags;

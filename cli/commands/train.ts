@@ -241,7 +241,8 @@ async function givenTraining(
   const settings = resume
     ? await savedSettings(out, io.files, flags)
     : settingsOf(flags, flags.steps);
-  const from = resume ? out : source;
+  // Checkpoints of adapters do not contain the weights that they adapt.
+  const from = resume && settings.lora === undefined ? out : source;
   const family = isFamily(source) ? source : await familyOf(flags.family);
   const text = { source: from, family, settings };
   if (!areChats(data)) {

@@ -2,6 +2,7 @@
 
 import {
   adamw,
+  type LoraSettings,
   type PolicySettings,
   readTraining,
   type Schedule,
@@ -32,6 +33,7 @@ export interface SettingFlags {
   readonly aux?: number;
   readonly balance?: "layer" | "together";
   readonly biasUpdate?: number;
+  readonly lora?: LoraSettings;
   readonly recompute?: boolean;
   readonly dtype?: TrainedDType;
   readonly trainOn?: TrainOn;
@@ -90,6 +92,7 @@ export const SETTINGS: {
   balance: "--balance",
   recompute: "--recompute",
   biasUpdate: "--bias-update",
+  lora: "--lora",
   dtype: "--dtype",
   trainOn: "--train-on",
   packing: "--no-packing",
@@ -130,7 +133,7 @@ export function settingsOf(
 ): TrainSettings {
   const { batch, length, lr, warmup, decay, floor, clip, aux, seed } = flags;
   const { balance, accumulate, recompute, biasUpdate, dtype } = flags;
-  const { trainOn, packing } = withoutDefaults(flags);
+  const { trainOn, packing, lora } = withoutDefaults(flags);
   const end = decay ?? steps;
   const schedule: Schedule = {
     rate: lr ?? 1e-3,
@@ -153,6 +156,7 @@ export function settingsOf(
     ...accumulate === undefined ? {} : { accumulate },
     ...trainOn === undefined ? {} : { trainOn },
     ...packing === undefined ? {} : { packing },
+    ...lora === undefined ? {} : { lora },
   };
 }
 
@@ -195,10 +199,13 @@ export async function savedSettings(
   const given = withoutDefaults(flags);
   for (const [key, flag] of Object.entries(SETTINGS)) {
     const name = key as keyof SettingFlags;
-    if (given[name] === undefined || given[name] === saved[name]) continue;
+    const [now, before] = [given[name], saved[name]].map((value) =>
+      typeof value === "object" ? JSON.stringify(value) : value
+    );
+    if (now === undefined || now === before) continue;
     throw new UsageError(
-      `Cannot use ${flag} ${given[name]} with --resume: the training started ${
-        saved[name] === undefined ? "without it" : `with ${saved[name]}`
+      `Cannot use ${flag} ${now} with --resume: the training started ${
+        before === undefined ? "without it" : `with ${before}`
       }. Leave it out`,
     );
   }
@@ -230,6 +237,7 @@ function flagsOf(
     aux: rest.auxiliary,
     balance: rest.balance,
     biasUpdate: rest.biasUpdate,
+    lora: rest.lora,
     recompute: rest.recompute,
     dtype: rest.dtype,
     trainOn: rest.trainOn,

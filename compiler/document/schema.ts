@@ -301,6 +301,7 @@ const training = closed({
   recompute: flag,
   biasUpdate: number,
   dtype: oneOf("f32", "f16", "bf16"),
+  trained: oneOf("all", "adapters"),
   validate: list(text, 1 << 10),
 });
 

@@ -3,6 +3,7 @@
 import { shortAxis } from "../../spec/axis_name.ts";
 import type { FileDType, HalfDType } from "../../spec/dtype.ts";
 import type { Graph, NodeOf } from "./graph.ts";
+import { isTrained, type TrainedParameters } from "./adapters.ts";
 import { selectionBiases } from "./selection_bias.ts";
 
 /** Storage dtypes of trained parameters. Master weights of 16-bit parameters are f32. */
@@ -26,13 +27,16 @@ export interface TrainedStorage {
 }
 
 /**
- * Storage dtypes of trained parameters: the 16-bit dtype of the file, or `dtype` for all. Other parameters are f32. The
- * selection bias of a router is always f32: 16 bits would lose its steps, and it has no optimizer.
+ * Storage dtypes of trained parameters: the 16-bit dtype of the file, or `dtype` for all that are trained. Other
+ * parameters are f32. The selection bias of a router is always f32: 16 bits would lose its steps, and it has no optimizer.
  */
 export function storedForTraining(
   { nodes }: Pick<Graph, "nodes">,
   weights: StoredDTypes,
-  dtype: TrainedDType | undefined,
+  { dtype, trained }: {
+    readonly dtype?: TrainedDType | undefined;
+    readonly trained?: TrainedParameters | undefined;
+  },
 ): TrainedStorage {
   const biases = selectionBiases(nodes);
   const stored: { [tensor: string]: FileDType } = {};
@@ -40,10 +44,11 @@ export function storedForTraining(
   for (const node of nodes) {
     if (node.primitive !== "param" || node.dtype !== "f32") continue;
     const tensor = tensorOf(node);
-    const wanted = dtype ?? weights[tensor];
+    const updated = isTrained(node.params.name, trained);
+    const wanted = (updated ? dtype : undefined) ?? weights[tensor];
     if (wanted !== "f16" && wanted !== "bf16" || biases.has(node)) continue;
     stored[tensor] = wanted;
-    masters.add(node.params.name);
+    if (updated) masters.add(node.params.name);
   }
   return { weights: stored, masters };
 }

@@ -2,6 +2,7 @@
 
 import { expr } from "../../spec/kernel/resolve.ts";
 import { ModelError } from "../../spec/errors.ts";
+import { isTrained, type TrainedParameters } from "./adapters.ts";
 import { gradients, type Scalars } from "./gradients.ts";
 import type { Graph, Node, NodeOf } from "./graph.ts";
 import { builderContext, NodeBuilder } from "./node_builder.ts";
@@ -39,6 +40,8 @@ export interface TrainStepOptions {
   readonly biasUpdate?: number;
   /** Parameters stored in 16 bits. Each has an f32 master weight as a state, which the optimizer updates. */
   readonly masters?: ReadonlySet<string>;
+  /** Which parameters are trained. The others are constant. Default: `all`. */
+  readonly trained?: TrainedParameters;
 }
 
 /**
@@ -66,13 +69,15 @@ function countedName(bias: string): string {
 /** States accumulated over the micro-batches of a step: gradients, and choices of experts if biases follow them. */
 export function accumulatedStates(
   { nodes }: Pick<Graph, "nodes">,
-  { biasUpdate }: Pick<TrainStepOptions, "biasUpdate">,
+  { biasUpdate, trained }: Pick<TrainStepOptions, "biasUpdate" | "trained">,
 ): string[] {
   const biases = selectionBiases(nodes);
   return nodes.flatMap((node) => {
     if (node.primitive !== "param") return [];
     const { name } = node.params;
-    if (!biases.has(node)) return [accumulatedName(name)];
+    if (!biases.has(node)) {
+      return isTrained(name, trained) ? [accumulatedName(name)] : [];
+    }
     return biasUpdate === undefined ? [] : [countedName(name)];
   });
 }
@@ -117,7 +122,8 @@ export function trainStep(
   }
   const biases = selectionBiases(forward);
   const parameters = forward.filter((node): node is NodeOf<"param"> =>
-    node.primitive === "param" && !biases.has(node)
+    node.primitive === "param" && !biases.has(node) &&
+    isTrained(node.params.name, options.trained)
   );
   const [local, ...later] = batches.map(({ axes, nodes, outputs }, i) =>
     gradients(

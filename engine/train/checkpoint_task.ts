@@ -1,10 +1,18 @@
 /** Trains a checkpoint's model on text. */
 
+import { adaptedParameter } from "../../compiler/mod.ts";
+import {
+  adaptedModel,
+  trainedAdapters,
+  writeLoraConfig,
+  writeLoraWeights,
+} from "../lora/mod.ts";
 import { DataError } from "../../spec/errors.ts";
 import { type Family, isFamily } from "../../models/mod.ts";
 import {
   type Checkpoint,
   type FamilyOption,
+  listWeightFiles,
   openConfiguration,
   openTokenizer,
   readGeneration,
@@ -14,10 +22,10 @@ import { MAX_AXIS } from "../../spec/limits.ts";
 import type { FileSystem } from "../files.ts";
 import type { DeviceSharing } from "../devices.ts";
 import { initialWeights } from "./initial.ts";
-import { prepareFolder } from "./saved.ts";
+import { prepareFolder, prepareTexts } from "./saved.ts";
 import { stopTokens } from "../stop_tokens.ts";
 import type { TrainSettings } from "./settings.ts";
-import { storedIn, storedWeights } from "./stored.ts";
+import { hasWeights, storedIn, storedWeights } from "./stored.ts";
 import type { Chats } from "./chats.ts";
 import { chatSource, textSource } from "./sources.ts";
 import type { Task } from "./task.ts";
@@ -121,13 +129,18 @@ export async function checkpointTask(
       ),
     });
   tokenizer.close();
-  const { optimizer, schedule, clipNorm, balance, recompute } = options;
+  const { optimizer, schedule, clipNorm, balance, recompute, lora } = options;
+  if (lora) await refuseAdapters(folder, files, options);
   const { biasUpdate, dtype, trainOn, packing } = options;
   const auxiliary = options.auxiliary ??
     Number(config["router_aux_loss_coef"] ?? 0.01);
+  const adapted = lora
+    ? adaptedModel(published, trainedAdapters(lora))
+    : published;
   return {
     ...source,
-    model: published.build({
+    ...lora ? await adapterParts(folder!, files) : {},
+    model: adapted.build({
       ...source.bounds,
       training: { auxiliary, balance, recompute, objective: source.objective },
     }),
@@ -147,20 +160,67 @@ export async function checkpointTask(
       ...clipNorm === undefined ? {} : { clipNorm },
       ...trainOn === undefined ? {} : { trainOn },
       ...packing === undefined ? {} : { packing },
+      ...lora === undefined ? {} : { lora },
     },
     weights: folder === undefined ? {} : await storedIn(folder, files),
     where: folder ?? "the initial weights",
-    initial: async (plan) =>
-      folder !== undefined && await storedWeights(folder, files) ||
-      initialWeights(plan, {
+    initial: async (plan) => {
+      const stored = folder !== undefined &&
+        await storedWeights(folder, files);
+      if (stored && !lora) return stored;
+      const random = initialWeights(plan, {
         seed,
         deviation: Number(config["initializer_range"] ?? 0.02),
-      }),
-    prepare: (out, plan) =>
-      prepareFolder(out, files, {
-        config,
+        trained: lora ? "adapters" : "all",
+      });
+      return { ...stored || {}, ...random };
+    },
+    prepare: async (out, plan) => {
+      const texts = {
         tokenizer: tokenizerFolder,
         generation: folder ?? tokenizerFolder,
-      }, plan),
+      };
+      if (lora === undefined) {
+        return await prepareFolder(out, files, { config, ...texts }, plan);
+      }
+      await prepareTexts(out, files, texts);
+      await writeLoraConfig(out, files, {
+        ...lora,
+        base: folder!,
+        modules: plan.weights.flatMap(({ source }) =>
+          adaptedParameter(source)?.parameter ?? []
+        ),
+      });
+    },
+  };
+}
+
+/** Rejects adapters of a model without weights, and settings that change other parameters. */
+async function refuseAdapters(
+  folder: string | undefined,
+  files: FileSystem,
+  { biasUpdate }: Pick<TrainSettings, "biasUpdate">,
+): Promise<void> {
+  if (biasUpdate !== undefined) {
+    throw new DataError(
+      "Cannot train adapters with a bias update: selection biases are constant then. Leave one of them out",
+    );
+  }
+  if (folder !== undefined && await hasWeights(folder, files)) return;
+  throw new DataError(
+    "Cannot train adapters of random weights: the adapters of another start would not fit. Give a checkpoint with weights",
+  );
+}
+
+/** The parts of a task that trains adapters of the weights in a folder. */
+async function adapterParts(
+  folder: string,
+  files: FileSystem,
+): Promise<Pick<Task, "trained" | "constants" | "saved">> {
+  return {
+    trained: "adapters",
+    constants: await listWeightFiles(folder, files),
+    saved: async (out) =>
+      await writeLoraWeights(out, files, await listWeightFiles(out, files)),
   };
 }

@@ -1,6 +1,10 @@
 /** Resumes a training on any mesh: every rank reads and verifies its own shards. */
 
-import type { Optimizer } from "../../compiler/mod.ts";
+import {
+  isTrained,
+  type Optimizer,
+  type TrainedParameters,
+} from "../../compiler/mod.ts";
 import {
   heldIndices,
   readTensor,
@@ -30,9 +34,14 @@ export async function checkParameters(
   folder: string,
   { sha256: wanted }: SavedTraining,
   tensors: TensorDirectory,
-  { plan, ranks }: Loading,
+  { plan, ranks, trained }: Loading & {
+    readonly trained?: TrainedParameters | undefined;
+  },
 ): Promise<void> {
-  const names = [...new Set([...Object.keys(wanted), ...tensors.keys()])];
+  const written = [...tensors.keys()].filter((name) =>
+    isTrained(name, trained)
+  );
+  const names = [...new Set([...Object.keys(wanted), ...written])];
   for (const [i, name] of names.sort().entries()) {
     if (!ranks.includes(i % plan.ranks)) continue;
     const entry = tensors.get(name);

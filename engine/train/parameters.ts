@@ -7,9 +7,11 @@ import {
   stackedOn,
 } from "../../spec/axis_parts.ts";
 import {
+  isTrained,
   MASTER,
   type Optimizer,
   OPTIMIZER_STATES,
+  type TrainedParameters,
 } from "../../compiler/mod.ts";
 import {
   type FileTensor,
@@ -38,6 +40,8 @@ export interface WrittenTensor extends Pick<FileTensor, "dtype" | "shape"> {
 
 /** Source of pieces. */
 export interface Reading {
+  /** Which parameters are written: those that are trained. Default: all. */
+  readonly trained?: TrainedParameters | undefined;
   readonly plan: Plan;
   readonly session: Session;
   /** The ranks in this process. */
@@ -46,11 +50,12 @@ export interface Reading {
 
 /** The parameters written by a rank, with the tensors of a checkpoint. */
 export function parameterPieces(
-  { plan, session, ranks }: Reading,
+  { plan, session, ranks, trained }: Reading,
   rank: number,
 ): Piece[] {
   return plan.weights.flatMap((weight, turn): Piece[] => {
     const { buffer, stack, shape, stored: dtype } = weight;
+    if (!isTrained(weight.source, trained)) return [];
     const read = async (tensor: Promise<HostTensor | undefined>) => {
       const found = await tensor;
       return found ? asInFiles(plan, weight, found) : [];

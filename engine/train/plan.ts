@@ -28,7 +28,8 @@ import { storedIn } from "./stored.ts";
 import type { Task } from "./task.ts";
 
 /** Parameters of a training step. */
-export interface Step extends Pick<Task, "model" | "loss" | "weights"> {
+export interface Step
+  extends Pick<Task, "model" | "loss" | "weights" | "trained"> {
   readonly settings: Omit<StepSettings, "schedule" | "seed">;
   /** Outputs of the validation program. Default: the plan has none. */
   readonly validate?: readonly string[];
@@ -54,7 +55,7 @@ type StepOptions =
 
 /** Compiler options of any plan, and of a training step. */
 function howOf(
-  { loss, settings, weights, validate }: Step,
+  { loss, settings, weights, trained, validate }: Step,
   options: StepOptions,
 ): {
   readonly options: CompileOptions;
@@ -80,6 +81,7 @@ function howOf(
       ...clipNorm === undefined ? {} : { clipNorm },
       ...biasUpdate === undefined ? {} : { biasUpdate },
       ...dtype === undefined ? {} : { dtype },
+      ...trained === undefined ? {} : { trained },
       ...validate ? { validate } : {},
     },
   };

@@ -94,6 +94,11 @@ export async function policyTask(
   const micro = accumulate * updates;
   const sampled = batch * micro;
   check({ ...options, samples, maxNewTokens, sampled });
+  if (options.lora) {
+    throw new DataError(
+      "Cannot train adapters with policy gradients: sampling uses the weights of the training. Leave the adapters out",
+    );
+  }
   const checkpoint = await openCheckpoint(folder, files, options);
   const { published, config, stop } = checkpoint;
   const tokenizer = await openTokenizer(folder, files);

@@ -4,7 +4,7 @@
  */
 
 import { sourceNames } from "../../spec/axis_parts.ts";
-import type { Optimizer } from "../../compiler/mod.ts";
+import type { Optimizer, TrainedParameters } from "../../compiler/mod.ts";
 import { bytesOf, safetensorsHead } from "../../runtime/mod.ts";
 import type { StoredDType } from "../../spec/dtype.ts";
 import { deepestError, errorText } from "../../spec/document/schema_error.ts";
@@ -122,12 +122,11 @@ export async function lockFolder(
   );
 }
 
-/** Prepares a folder for saving a training, with the common parts of all its checkpoints. */
-export async function prepareFolder(
+/** Creates a folder with the tokenizer and generation_config.json of others. */
+export async function prepareTexts(
   folder: string,
   files: FileSystem,
-  from: Sources,
-  plan: Plan,
+  from: Pick<Sources, "tokenizer" | "generation">,
 ): Promise<void> {
   await files.makeFolder(folder);
   for (const name of COMPANION_FILES) {
@@ -142,6 +141,16 @@ export async function prepareFolder(
       files,
     );
   }
+}
+
+/** Prepares a folder for saving a training, with the common parts of all its checkpoints. */
+export async function prepareFolder(
+  folder: string,
+  files: FileSystem,
+  from: Sources,
+  plan: Plan,
+): Promise<void> {
+  await prepareTexts(folder, files, from);
   const { config } = from;
   const name = TORCH_DTYPES[commonDType(plan)];
   const dtype = { torch_dtype: name, dtype: name };
@@ -180,6 +189,8 @@ function commonDType(plan: Plan): StoredDType {
 export interface Saving
   extends Pick<Opened, "plan" | "session" | "rank" | "ranks" | "gatherTexts"> {
   readonly optimizer: Optimizer;
+  /** Which parameters are written: those that are trained. Default: all. */
+  readonly trained?: TrainedParameters | undefined;
 }
 
 /** Files written by a rank. */

@@ -1,6 +1,7 @@
 /** Training settings that a checkpoint stores for an exact resume. */
 
 import type { Optimizer, Schedule, TrainedDType } from "../../compiler/mod.ts";
+import type { LoraSettings } from "../lora/mod.ts";
 import type { Balance } from "../../models/mod.ts";
 import { DataError } from "../../spec/errors.ts";
 import type { TrainOn } from "./assistant_text.ts";
@@ -31,6 +32,8 @@ export interface TrainSettings extends StepSettings {
   readonly batch: number;
   /** Tokens per sequence. */
   readonly length: number;
+  /** Trains low-rank adapters instead of the parameters. Default: all parameters are trained. */
+  readonly lora?: LoraSettings;
   /** Weight of the balancing loss. Default: `router_aux_loss_coef` of config.json, else 0.01. */
   readonly auxiliary?: number;
   /** Whether that loss covers each layer separately, or all together as in transformers (default). */

@@ -124,8 +124,9 @@ export function writeMasters(
   initial: Tensors,
 ): void {
   for (const weight of plan.weights) {
-    if (!isHalf(weight.stored)) continue;
     const state = `${MASTER[kind]}.${weight.buffer}`;
+    // Constant parameters have no master weights.
+    if (!isHalf(weight.stored) || !Object.hasOwn(plan.buffers, state)) continue;
     const stack = stackedAt(plan, weight, state);
     for (const rank of ranks) {
       const held = heldIndices(plan, { name: state, rank });

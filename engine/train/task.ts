@@ -1,6 +1,6 @@
 /** A training task, independent of its origin: a checkpoint on text, or the export of a model file. */
 
-import type { Model } from "../../compiler/mod.ts";
+import type { Model, TrainedParameters } from "../../compiler/mod.ts";
 import type { FileDType } from "../../spec/dtype.ts";
 import type { Plan, Program } from "../../spec/plan/plan.ts";
 import type { Companion } from "../companions.ts";
@@ -52,6 +52,12 @@ export interface Task extends Pick<PlanOptions, "mesh" | "place"> {
   initial(plan: Plan): Promise<Tensors>;
   /** Batch `index` over all steps, from 0. */
   batch(index: number, target: BatchTarget): Promise<WeighedBatch>;
+  /** Which parameters are trained. Default: all. */
+  readonly trained?: TrainedParameters;
+  /** Weight files of constant parameters, which checkpoints of the training do not contain. Default: none. */
+  readonly constants?: readonly string[];
+  /** Called after a checkpoint is written to a folder, on rank 0. */
+  saved?(out: string): Promise<void>;
   /** Plans beside that of the training. Default: none. */
   readonly companions?: readonly Companion[];
   /** Outputs of a step that `observe` receives. */

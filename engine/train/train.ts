@@ -267,7 +267,10 @@ async function openTraining(
   const folder = out ?? task.where;
   const before = await readTraining(folder, files);
   checkSame(folder, before, task);
-  const paths = await listWeightFiles(folder, files);
+  const paths = [
+    ...await listWeightFiles(folder, files),
+    ...task.constants ?? [],
+  ];
   return await withTensors(paths, files, async (tensors) => {
     const opened = await openWith(
       task,
@@ -275,7 +278,10 @@ async function openTraining(
       () => Promise.resolve(tensors),
     );
     return await undoneOnError(opened.close, async () => {
-      await checkParameters(folder, before, tensors, opened);
+      await checkParameters(folder, before, tensors, {
+        ...opened,
+        trained: task.trained,
+      });
       const { optimizer } = task.settings;
       await loadOptimizerState(folder, files, before, {
         ...opened,
@@ -323,12 +329,14 @@ async function undoneOnError<T>(
 }
 
 async function saveRun(
-  { opened, task: { settings, text, taken } }: Run,
+  { opened, task }: Run,
   step: number,
   { out, files }: { readonly out: string; readonly files: FileSystem },
 ): Promise<void> {
+  const { settings, text, taken, trained } = task;
   const { optimizer } = settings;
   const position = step * taken;
   const state = { step, position, text, settings };
-  await saveTraining(out, files, { ...opened, optimizer }, state);
+  await saveTraining(out, files, { ...opened, optimizer, trained }, state);
+  if (opened.rank === 0) await task.saved?.(out);
 }

@@ -1,0 +1,11 @@
+/** Low-rank adapters (LoRA): training, folders in PEFT's layout, and merging. */
+
+export {
+  adaptCheckpoint,
+  type LoraFolder,
+  readLora,
+  writeLoraConfig,
+  writeLoraWeights,
+} from "./folder.ts";
+export { adaptedModel, type LoraSettings, trainedAdapters } from "./targets.ts";
+export { mergeLora, type MergeOptions } from "./merge.ts";

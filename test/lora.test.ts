@@ -1,0 +1,258 @@
+/** Low-rank adapters: their gradients, training on meshes, PEFT's layout, and merging. */
+// needs: cpu
+
+import { readFile, writeFile } from "node:fs/promises";
+import path from "node:path";
+import t from "tap";
+import {
+  add,
+  combine,
+  dispatch,
+  dot,
+  model,
+  mul,
+  rmsNorm,
+  route,
+  sum,
+  swiglu,
+  upTo,
+} from "../compiler/dsl/mod.ts";
+import {
+  adamw,
+  compileTraining,
+  type Model,
+  withAdapters,
+} from "../compiler/mod.ts";
+import { readLora } from "../engine/lora/mod.ts";
+import { publishedModel } from "../models/published.ts";
+import { files } from "./helpers/checkpoints.ts";
+import {
+  copyCheckpoint,
+  readRaw,
+  switchyard,
+  temporaryFolder,
+  writeRaw,
+} from "./helpers/cli.ts";
+import { gradientsHold, graphWithGradients } from "./helpers/gradients.ts";
+import { readJson, readTensors } from "./helpers/read_tensors.ts";
+import { closeDevices, matches } from "./helpers/run_model.ts";
+import { contents, TEXT, tinyConfig } from "./helpers/tiny_training.ts";
+
+t.teardown(closeDevices);
+
+/** The demo in f32, so that merging rounds as little as possible. */
+async function wideDemo(folder: string): Promise<string> {
+  const wide = await copyCheckpoint("demo-lm", folder);
+  const file = path.join(wide, "model.safetensors");
+  const tensors = Object.entries(await readRaw(file)).map(
+    ([name, { shape, data }]) => {
+      const halves = new Uint16Array(Uint8Array.from(data).buffer);
+      const words = Uint32Array.from(halves, (half) => half << 16);
+      const bytes = new Uint8Array(words.buffer);
+      return [name, { dtype: "F32", shape, data: bytes }];
+    },
+  );
+  await writeRaw(file, Object.fromEntries(tensors));
+  return wide;
+}
+
+/** A layer with experts and a projection, and the sum of squares of its outputs. */
+const layer = model(
+  { token: upTo(9), embed: 6, ffn: 5, expert: 4 },
+  (m) => {
+    const x = m.input("x", "token embed");
+    const router = m.param("router.weight", "expert embed");
+    const rows = rmsNorm(x, m.param("norm.weight", "embed"), "embed");
+    const routing = route(dot(rows, router, "embed"), {
+      over: "expert",
+      topK: 2,
+      preset: "mixtral",
+    });
+    const sent = dispatch(rows, routing);
+    const gate = m.param(
+      "experts.{expert}.gate_proj.weight",
+      "expert ffn embed",
+    );
+    const up = m.param("experts.{expert}.up_proj.weight", "expert ffn embed");
+    const down = m.param(
+      "experts.{expert}.down_proj.weight",
+      "expert embed ffn",
+    );
+    const hidden = swiglu(dot(sent, gate, "embed"), dot(sent, up, "embed"));
+    const y = add(x, combine(dot(hidden, down, "ffn"), routing));
+    const squares = sum(sum(mul(y, y), "embed"), "token");
+    return { loss: squares };
+  },
+);
+
+const adapters = {
+  rank: 3,
+  scale: 0.5,
+  adapts: (name: string) => /\.(gate|up|down)_proj\./.test(name),
+};
+
+t.test("gradients of adapters are slopes, and those of kernels", async (t) => {
+  const adapted = withAdapters(layer, adapters) as Model;
+  const graph = await graphWithGradients(adapted);
+  const params = Object.fromEntries(
+    graph.nodes.flatMap((node) => {
+      if (node.primitive !== "param") return [];
+      const size = node.axes.reduce((n, axis) => n * graph.axes[axis]!.size, 1);
+      const { name } = node.params;
+      const wave = (_: number, i: number) =>
+        Math.sin(1 + i * 1.7 + name.length) / 2;
+      return [[name, Array.from({ length: size }, wave)]];
+    }),
+  );
+  t.equal(Object.keys(params).length, 5 + 6, "each matrix has two adapters");
+  const x = Array.from({ length: 7 * 6 }, (_, i) => Math.cos(i * 2.3));
+  const lengths = { token: 7 };
+  await gradientsHold(t, { model: adapted, inputs: { x }, params, lengths });
+  await matches(t, { model: graph, lengths }, "cpu", [
+    {},
+    { mesh: { ep: 2 } },
+    { mesh: { dp: 2, ep: 2 } },
+  ]);
+});
+
+t.test("memory is that of the weights, the adapters and their optimizer", async (t) => {
+  const published = publishedModel(await tinyConfig());
+  const bounds = { maxTokens: 16, maxSequences: 1, maxContext: 16 };
+  const base = published.build({ ...bounds, training: { auxiliary: 0.01 } });
+  const plan = await compileTraining(withAdapters(base, adapters) as Model, {
+    loss: "loss",
+    optimizer: adamw(),
+    trained: "adapters",
+    weights: { "model.norm.weight": "bf16" },
+    mesh: { ep: 2 },
+  });
+  const bytes = (kind: string, name: RegExp) =>
+    Object.values(plan.buffers).filter((buffer) =>
+      buffer.kind === kind && name.test(buffer.name)
+    ).reduce((n, buffer) => n + (buffer.bytes as number), 0);
+  const trained = bytes("weight", /lora_/);
+  t.ok(trained > 0);
+  t.equal(bytes("state", /^adamw/), 2 * trained);
+  t.equal(bytes("state", /^adamw(?!.*lora_)/), 0, "others have no state");
+  const { dtype } = plan.buffers["model.norm.weight"]!;
+  t.equal(dtype, "bf16", "constant weights keep their dtype");
+});
+
+t.test("adapters of a checkpoint are trained, used and merged", async (t) => {
+  const folder = temporaryFolder(t);
+  const demo = await wideDemo(folder);
+  const at = (name: string) => path.join(folder, name);
+  const run = async (argv: readonly string[], wanted = 0) => {
+    const { code, out, err } = await switchyard(argv);
+    t.equal(code, wanted, err);
+    return { out, err };
+  };
+  const train = (out: string, mesh: string, ...more: readonly string[]) =>
+    run([
+      ...["train", demo, "--data", TEXT, "--out", at(out), "--mesh", mesh],
+      ...["--batch", "2", "--length", "24", "--adapter", "cpu"],
+      ...["--optimizer", "sgd", "--lr", "2", "--decay", "4", ...more],
+    ]);
+  const lora = ["--lora", "rank=4,alpha=8,targets=attention+experts"];
+  await train("one", "ep=1", "--steps", "4", ...lora);
+  await train("two", "ep=2", "--steps", "4", ...lora);
+  await train("resumed", "ep=2", "--steps", "2", ...lora);
+  await train("resumed", "ep=2", "--steps", "4", "--resume", ...lora);
+  await train("four", "tp=2,ep=2", "--steps", "4", ...lora);
+  const weights = "adapter_model.safetensors";
+  const [straight, resumed] = [
+    await contents(at("two")),
+    await contents(at("resumed")),
+  ];
+  for (const [name, bytes] of Object.entries(straight)) {
+    t.ok(
+      resumed[name] === bytes,
+      `a resumed training has the bytes of ${name}`,
+    );
+  }
+  const values = readTensors(path.join(at("one"), weights));
+  for (const out of ["two", "four"]) {
+    const sharded = readTensors(path.join(at(out), weights));
+    t.strictSame(Object.keys(sharded), Object.keys(values));
+    for (const [name, wanted] of Object.entries(values)) {
+      const largest = Math.max(...wanted.map(Math.abs));
+      const error = Math.max(
+        ...wanted.map((value, i) => Math.abs(value - sharded[name]![i]!)),
+      );
+      t.ok(error <= 1e-4 * largest, `${out}: ${name} is off by ${error}`);
+    }
+  }
+
+  // PEFT's names: a matrix of [rank, inputs] and one of [outputs, rank] for each module, experts one by one.
+  t.match(readJson(path.join(at("one"), "adapter_config.json")), {
+    peft_type: "LORA",
+    r: 4,
+    lora_alpha: 8,
+    target_modules: ["down_proj", "gate_proj", "k_proj"],
+  });
+  const { modules, scale } = await readLora(at("one"), files);
+  t.equal(scale, 2);
+  t.equal(modules.size, 4 * (4 + 8 * 3));
+  t.ok(modules.has("model.layers.3.mlp.experts.7.down_proj"));
+  const module = "base_model.model.model.layers.0.mlp.experts.0.up_proj";
+  t.equal(values[`${module}.lora_A.weight`]!.length, 4 * 128);
+  t.equal(values[`${module}.lora_B.weight`]!.length, 192 * 4);
+
+  const generate = async (argv: readonly string[]) =>
+    JSON.parse(
+      (await run([
+        ...["generate", ...argv, "--prompt", "Once upon", "-n", "8"],
+        ...["--logprobs", "3", "--json", "--adapter", "cpu"],
+      ])).out,
+    );
+  const adapted = await generate([demo, "--lora", at("one")]);
+  for (const mesh of ["ep=4", "tp=2,ep=2"]) {
+    const found = await generate([demo, "--lora", at("one"), "--mesh", mesh]);
+    t.strictSame(found.sequences, adapted.sequences, mesh);
+  }
+  t.strictNotSame((await generate([demo])).sequences, adapted.sequences);
+  await run(["merge", demo, "--lora", at("one"), "--out", at("merged")]);
+  const merged = await generate([at("merged")]);
+  const numbers = (value: unknown): number[] =>
+    JSON.stringify(value).match(/-?\d+\.\d+(e-?\d+)?/g)!.map(Number);
+  const [wanted, found] = [adapted, merged].map(({ sequences }) => sequences);
+  t.equal(found[0].text, wanted[0].text);
+  const [a, b] = [numbers(wanted), numbers(found)];
+  t.ok(a.length > 20);
+  t.ok(
+    a.every((value, i) =>
+      Math.abs(value - b[i]!) <= 1e-6 * Math.max(1, -value)
+    ),
+    "merged and unmerged log-probabilities agree",
+  );
+  const before = readTensors(path.join(demo, "model.safetensors"));
+  const after = readTensors(path.join(at("merged"), "model.safetensors"));
+  const kept = Object.keys(before).filter((name) =>
+    !/_proj\.weight$/.test(name)
+  );
+  for (const name of kept) {
+    t.ok(String(after[name]) === String(before[name]), `${name} is unchanged`);
+  }
+
+  // What cannot be used ends in one sentence.
+  const config = path.join(at("two"), "adapter_config.json");
+  const text = await readFile(config, "utf8");
+  const refused: [change: object, message: RegExp][] = [
+    [{ use_dora: true }, /adapter_config.json has 'use_dora' true/],
+    [{ peft_type: "IA3" }, /their method is IA3/],
+    [{ r: 0 }, /'r' or 'lora_alpha' of adapter_config.json is missing/],
+    [{ modules_to_save: ["lm_head"] }, /has 'modules_to_save' \["lm_head"\]/],
+  ];
+  for (const [change, message] of refused) {
+    await writeFile(config, JSON.stringify({ ...JSON.parse(text), ...change }));
+    const argv = ["generate", demo, "--lora", at("two"), "-p", "a", "-n", "1"];
+    t.match((await run(argv, 1)).err, message);
+  }
+  const none = ["--lora", "rank=4,targets=nothing", "--steps", "1"];
+  const { code, err } = await switchyard([
+    ...["train", demo, "--data", TEXT, "--out", at("none"), ...none],
+    ...["--adapter", "cpu"],
+  ]);
+  t.equal(code, 1);
+  t.match(err, /Cannot adapt the model: no matrix is a target/);
+});
