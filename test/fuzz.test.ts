@@ -31,6 +31,9 @@ const SHORT: {
   },
   "kernel-native": { make: CLASSES["kernel-native"]!, count: 8 },
   "kernel-gpu": { make: CLASSES["kernel-gpu"]!, count: 8 },
+  products: { make: CLASSES["products"]!, count: 20 },
+  "products-native": { make: CLASSES["products-native"]!, count: 2 },
+  "products-gpu": { make: CLASSES["products-gpu"]!, count: 2 },
   plan: {
     make: () =>
       planClass({

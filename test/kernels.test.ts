@@ -37,7 +37,8 @@ import {
 import type { FileDType } from "../spec/dtype.ts";
 import type { Expr } from "../spec/kernel/tree.ts";
 import { blockedDot, softmaxOf } from "./helpers/kernel_reference.ts";
-import { inWords, weights16, weights4 } from "./helpers/stored_weights.ts";
+import { inWords } from "./helpers/halves.ts";
+import { weights16, weights4 } from "./helpers/stored_weights.ts";
 import {
   bits,
   close,

@@ -12,6 +12,7 @@ import { largeClass } from "./large.ts";
 import { lengthsClass } from "./lengths.ts";
 import { modelClass } from "./model.ts";
 import { planClass } from "./plan.ts";
+import { productsClass } from "./products.ts";
 import { safetensorsClass } from "./safetensors.ts";
 import { serveClass } from "./serve.ts";
 import { writesClass } from "./writes.ts";
@@ -24,6 +25,9 @@ export const CLASSES: {
   kernel: () => kernelClass() as FuzzClass<unknown>,
   "kernel-native": () => kernelClass(NATIVE) as FuzzClass<unknown>,
   "kernel-gpu": () => kernelClass(GPU) as FuzzClass<unknown>,
+  products: () => productsClass() as FuzzClass<unknown>,
+  "products-native": () => productsClass(NATIVE) as FuzzClass<unknown>,
+  "products-gpu": () => productsClass(GPU) as FuzzClass<unknown>,
   plan: () => planClass() as FuzzClass<unknown>,
   determinism: () => determinismClass() as FuzzClass<unknown>,
   writes: () => writesClass() as FuzzClass<unknown>,

@@ -63,7 +63,7 @@ interface Target {
 }
 
 /** A place where kernels run. */
-interface KernelTarget {
+export interface KernelTarget {
   readonly name: string;
   /** What is said of cases that are equal. */
   readonly equal: string;

@@ -42,3 +42,10 @@ export function nearest(values: Float64Array, x: number): number {
   const up = above < below || above === below && low % 2 === 1;
   return sign | (up ? high : low);
 }
+
+/** Bytes in whole words, as buffers have them. */
+export function inWords(bytes: ArrayLike<number>): Uint32Array {
+  const words = new Uint32Array(Math.ceil(bytes.length / 4));
+  new Uint8Array(words.buffer).set(bytes);
+  return words;
+}

@@ -13,6 +13,7 @@ import {
   type MatmulTile,
 } from "../../compiler/tuning/mod.ts";
 import { add, load, mul, store, u32 } from "../../spec/kernel/build.ts";
+import { inWords } from "./halves.ts";
 import { blockedRow } from "./kernel_reference.ts";
 import {
   type KernelTarget,
@@ -20,12 +21,7 @@ import {
   type Words,
   workgroups,
 } from "./run_kernel.ts";
-import {
-  inWords,
-  type StoredWeights,
-  weights16,
-  weights4,
-} from "./stored_weights.ts";
+import { type StoredWeights, weights16, weights4 } from "./stored_weights.ts";
 
 /** How weights are stored. */
 export const STORED = ["f32", "bf16", "f16", "mxfp4"] as const;

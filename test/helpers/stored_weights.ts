@@ -47,13 +47,6 @@ export function weights16(
   return { words: new Uint32Array(halves.buffer), rowStride, values };
 }
 
-/** Bytes in whole words, as buffers have them. */
-export function inWords(bytes: ArrayLike<number>): Uint32Array {
-  const words = new Uint32Array(Math.ceil(bytes.length / 4));
-  new Uint8Array(words.buffer).set(bytes);
-  return words;
-}
-
 /** All codes, and the exponents that published weights have. */
 export function weights4(
   [k, columns]: readonly [number, number],
