@@ -1,5 +1,5 @@
 // The npm package, installed in an empty project elsewhere: its command, its types, and its import from JavaScript.
-// needs: cpu
+// needs: cpu, browser
 import { spawn, spawnSync } from "node:child_process";
 import {
   cpSync,
@@ -15,8 +15,15 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
+import type { Server } from "node:http";
+import type { AddressInfo } from "node:net";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import t from "tap";
+import {
+  openBrowser,
+  openPage,
+  skipWithoutBrowser,
+} from "./helpers/browser.ts";
 import { switchyard as runHere } from "./helpers/cli.ts";
 import {
   commandsOf,
@@ -295,6 +302,64 @@ t.test("docs/own_model.md, from file to text", (t) => {
   const typed = call(process.execPath, [tsc, "-p", "."], folder);
   t.equal(typed.status, 0, typed.stdout);
   t.end();
+});
+
+t.test("docs/library.md in a browser: text of a model of one's own", {
+  skip: skipWithoutBrowser,
+}, async (t) => {
+  const folder = join(PROJECT, "guide");
+  const page = readPage("library.md");
+  const [, line] = /`switchyard (plan taught .*?)`/.exec(page)!;
+  const command = (...argv: string[]) =>
+    call(process.execPath, [
+      join(INSTALLED, "bin/switchyard.mjs"),
+      ...argv,
+    ], folder);
+  const planned = command(...line!.split(" "));
+  t.equal(planned.status, 0, planned.stderr);
+  const wanted = command(
+    ...["generate", "taught", "--family", "./twins.ts", "--adapter", "cpu"],
+    ...["-p", "Once upon a time", "--json"],
+  );
+  t.equal(wanted.status, 0, wanted.stderr);
+  const program = programsOf(page).at(-1)!.replace("demo-lm/", "taught/");
+  const { serve } = await import(
+    pathToFileURL(join(INSTALLED, "examples/browser/serve.mjs")).href
+  ) as { serve(port: number): Promise<Server> };
+  const server = await serve(0);
+  t.teardown(() => server.close());
+  const { port } = server.address() as AddressInfo;
+  const browser = await openBrowser();
+  t.teardown(() => browser.close());
+  const { page: tab, complaints } = await openPage(browser, "about:blank");
+  const headers = {
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-embedder-policy": "require-corp",
+  };
+  await tab.route(/\/(plan\.json|taught\/.*)$/, async (route) => {
+    const { pathname } = new URL(route.request().url());
+    const path = join(folder, pathname);
+    if (!existsSync(path)) return await route.fulfill({ status: 404 });
+    await route.fulfill({ path, headers });
+  });
+  const imports = { "switchyard-moe/browser": "/dist/browser/mod.js" };
+  await tab.route("**/guide.html", (route) =>
+    route.fulfill({
+      contentType: "text/html",
+      headers,
+      body: `<!doctype html><head><link rel="icon" href="data:,">
+<script type="importmap">${JSON.stringify({ imports })}</script>
+<script type="module">${program}document.title = "done";</script></head>`,
+    }));
+  await tab.goto(`http://localhost:${port}/guide.html`);
+  await tab.waitForFunction("document.title === 'done'");
+  const [{ text }] = JSON.parse(wanted.stdout).sequences;
+  const shown = await tab.evaluate<string>("document.body.textContent");
+  t.ok(shown.length > 0 && text.length > 0, "there is text");
+  const length = Math.min(shown.length, text.length);
+  t.equal(shown.slice(0, length), text.slice(0, length), "of the same bits");
+  // A browser reports files that a checkpoint may lack.
+  t.strictSame(complaints.filter((one) => !/404/.test(one)), []);
 });
 
 t.test("docs/library.md: its programs run under Node.js and Deno, and have types without the library of pages", async (t) => {
