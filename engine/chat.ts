@@ -99,7 +99,7 @@ const COMMAND_REMEDIES: ChatRemedies = {
 };
 
 /** The folder of a template, and remedies, for messages. */
-interface TemplatePlace {
+interface TemplateSource {
   readonly folder: string;
   readonly remedies: ChatRemedies;
 }
@@ -107,7 +107,7 @@ interface TemplatePlace {
 async function createTemplate(
   given: string,
   config: { readonly [key: string]: unknown },
-  { folder, remedies, mark }: TemplatePlace & { readonly mark: boolean },
+  { folder, remedies, mark }: TemplateSource & { readonly mark: boolean },
 ): Promise<ChatTemplate> {
   const source = mark ? markedSource(given) : given;
   if (source.length > LONGEST) {
@@ -174,7 +174,7 @@ function markedSource(source: string): string {
 /** The template for conversations from a text or a list of named texts. */
 function conversationTemplate(
   value: unknown,
-  { folder, remedies }: TemplatePlace,
+  { folder, remedies }: TemplateSource,
 ): string {
   if (typeof value === "string") return value;
   if (value === undefined || value === null) {

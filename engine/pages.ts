@@ -315,12 +315,12 @@ export class PageTable {
     return retained;
   }
 
-  /** The largest number of positions, up to `most`, whose state is known. */
-  #resumable(sequence: number, most: number): number {
+  /** The largest number of positions, up to `max`, whose state is known. */
+  #resumable(sequence: number, max: number): number {
     const positions = this.#rows?.positions(sequence);
-    if (positions === undefined || positions === most) return most;
+    if (positions === undefined || positions === max) return max;
     const { blocks } = this.#sequences[sequence]!;
-    const last = blocks.slice(0, Math.floor(most / this.size))
+    const last = blocks.slice(0, Math.floor(max / this.size))
       .findLastIndex(({ row }) => row !== undefined);
     return (last + 1) * this.size;
   }

@@ -192,9 +192,9 @@ export function sample(
     kept,
     (i) => Math.exp((logits[i]! - logits[best]!) / options.temperature!),
   );
-  const reach = (options.topP ?? 1) * sum(weights);
+  const threshold = (options.topP ?? 1) * sum(weights);
   let count = 0;
-  for (let total = 0; count < weights.length && total < reach; count++) {
+  for (let total = 0; count < weights.length && total < threshold; count++) {
     total += weights[count]!;
   }
   const { minP = 0 } = options;

@@ -100,8 +100,8 @@ export function listTasks(
         );
         // A micro-batch that has started on the stage continues.
         const isNew = kind === "forward" && !started[stage]!.has(task.micro);
-        const most = stages - stage;
-        if (pass && bounded && isNew && inFlight(stage, start) >= most) {
+        const max = stages - stage;
+        if (pass && bounded && isNew && inFlight(stage, start) >= max) {
           continue;
         }
         const sooner = !best || start < best.start ||

@@ -43,18 +43,18 @@ function balancedSizes(costs: readonly number[], parts: number): number[] {
   const tables: Split[][] = [];
   for (let part = 0; part < parts; part++) {
     tables.push(costs.map((_, i) => {
-      let best: Split = { most: Infinity, squares: Infinity, size: i + 1 };
+      let best: Split = { max: Infinity, squares: Infinity, size: i + 1 };
       for (let size = 1; size <= i + 1; size++) {
         const before = part === 0
           ? size === i + 1 ? NOTHING : undefined
           : tables[part - 1]![i - size];
         if (!before) continue;
         const last = sum(costs.slice(i - size + 1, i + 1));
-        const most = Math.max(before.most, last);
+        const max = Math.max(before.max, last);
         const squares = before.squares + last * last;
-        const better = most < best.most ||
-          most === best.most && squares < best.squares;
-        if (better) best = { most, squares, size };
+        const better = max < best.max ||
+          max === best.max && squares < best.squares;
+        if (better) best = { max, squares, size };
       }
       return best;
     }));
@@ -70,9 +70,9 @@ function balancedSizes(costs: readonly number[], parts: number): number[] {
 
 /** The best split of the first items. */
 interface Split {
-  readonly most: number;
+  readonly max: number;
   readonly squares: number;
   readonly size: number;
 }
 
-const NOTHING: Split = { most: 0, squares: 0, size: 0 };
+const NOTHING: Split = { max: 0, squares: 0, size: 0 };

@@ -67,7 +67,7 @@ export interface FlowOptions {
 /** Maximum number of steps in a graph. */
 export const MAX_STEPS = 120;
 
-/** Returns the graph of the steps from `start` to before `end`, at most `MOST_STEPS`. */
+/** Returns the graph of the steps from `start` to before `end`, at most `MAX_STEPS`. */
 export function flowOf(
   view: PlanView,
   program: ProgramView,

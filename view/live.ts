@@ -44,7 +44,7 @@ export interface LiveEvents {
   readonly end: { readonly text: string };
 }
 
-/** The known state of a run. Apart from texts, its size is bounded after `MOST_POINTS` steps. */
+/** The known state of a run. Apart from texts, its size is bounded after `MAX_POINTS` steps. */
 export interface LiveState {
   readonly progress?: LiveEvents["progress"];
   /** The last step. Its expert load is averaged over recent steps. */

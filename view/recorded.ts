@@ -28,13 +28,13 @@ export function recordedOf(
   { name: program, steps }: Program,
 ): Recorded {
   const all = trace.filter(({ ph }) => ph === "X");
-  const wholes = all.filter(({ tid }) => tid === 0);
+  const complete = all.filter(({ tid }) => tid === 0);
   // Each process has the same runs.
-  const runs = wholes.filter(({ pid, name }) =>
-    pid === wholes[0]!.pid && name === program
+  const runs = complete.filter(({ pid, name }) =>
+    pid === complete[0]!.pid && name === program
   );
   // The clocks of processes differ, so runs are distinguished by time only when necessary.
-  const alone = wholes.every(({ name }) => name === program);
+  const alone = complete.every(({ name }) => name === program);
   const during = all.filter(({ tid, ts }) =>
     tid > 0 &&
     (alone ||

@@ -47,7 +47,7 @@ export interface BalancingOptions<A extends string, E extends string, G>
   extends TokenOptions<A, E, G>, Partial<BalancingRule> {}
 
 /** Axes of a loss. */
-type Kept<G> = [G] extends [never] ? "" : G extends string ? G : "";
+type Grouped<G> = [G] extends [never] ? "" : G extends string ? G : "";
 
 /** Checks and nodes common to all losses. */
 function begin(
@@ -230,7 +230,7 @@ export function balancingLoss<
   logits: OneOrMore<Tensor<A, "f32">>,
   routing: OneOrMore<Routing>,
   options: BalancingOptions<A, E, G>,
-): Tensor<Kept<G>, "f32"> {
+): Tensor<Grouped<G>, "f32"> {
   const [layers, routings] = [list(logits), list(routing)];
   const sums = begin(balancingLoss, layers, options);
   const { b, trace, span, over } = sums;
@@ -281,7 +281,7 @@ export function zLoss<
 >(
   logits: OneOrMore<Tensor<A, "f32">>,
   options: TokenOptions<A, E, G>,
-): Tensor<Kept<G>, "f32"> {
+): Tensor<Grouped<G>, "f32"> {
   const layers = list(logits);
   const sums = begin(zLoss, layers, options);
   const { b, over } = sums;
@@ -324,7 +324,7 @@ export function importanceLoss<
 >(
   scores: Tensor<A, "f32">,
   options: ImportanceOptions<A, E, G>,
-): Tensor<Kept<G>, "f32"> {
+): Tensor<Grouped<G>, "f32"> {
   const { unbiased = false } = options;
   const sums = begin(importanceLoss, [scores], options);
   const { b, trace, over } = sums;

@@ -107,16 +107,16 @@ export function createResource(
     if (!item || item.complete) return [];
     item.complete = true;
     const { event: name, field, part } = KINDS[item.kind];
-    const place = placeOf(item);
+    const position = fieldsOf(item);
     return [
       event(`${name}.done`, {
-        ...place,
+        ...position,
         [field]: item.text,
         ...item.kind === "message" ? { logprobs: [] } : {},
         ...item.kind === "call" ? { name: item.call!.name } : {},
       }),
       ...part
-        ? [event("content_part.done", { ...place, part: part(item.text) })]
+        ? [event("content_part.done", { ...position, part: part(item.text) })]
         : [],
       event("output_item.done", {
         output_index: item.index,
@@ -152,14 +152,14 @@ export function createResource(
       }));
       items.push(item);
       if (part) {
-        const added = { ...placeOf(item), part: part("") };
+        const added = { ...fieldsOf(item), part: part("") };
         events.push(event("content_part.added", added));
       }
     }
     item!.text += text;
     if (text !== "") {
       events.push(event(`${KINDS[kind].event}.delta`, {
-        ...placeOf(item!),
+        ...fieldsOf(item!),
         delta: text,
         ...kind === "message" ? { logprobs: [] } : {},
       }));
@@ -209,7 +209,7 @@ function statusOf(reason: Collected["reason"]): string {
 }
 
 /** Fields of events that name an item and its part. */
-function placeOf({ id, index, kind }: Item): object {
+function fieldsOf({ id, index, kind }: Item): object {
   return {
     item_id: id,
     output_index: index,

@@ -26,7 +26,7 @@ export interface Purpose {
  * Milliseconds for which the loop tests without pauses while nothing moves: longer than the skew between the ranks of a
  * step, if each has a core. A rank that pauses is late itself, and the others then pause too.
  */
-const EAGER_MS = { ownCore: 0.5, sharedCore: 0.05 };
+const EAGER_MS = { dedicatedCore: 0.5, sharedCore: 0.05 };
 
 /**
  * Pauses between tests in microseconds: a hundredth of the time waited so far, within these limits. Without pauses,

@@ -158,7 +158,10 @@ export class MpiWorld implements MpiGroup {
     this.localRank = this.#ask("Comm_rank", host[0]!);
     this.localSize = this.#ask("Comm_size", host[0]!);
     const alone = this.localSize <= availableParallelism();
-    this.#progress = new ProgressEngine(mpi, alone ? "ownCore" : "sharedCore");
+    this.#progress = new ProgressEngine(
+      mpi,
+      alone ? "dedicatedCore" : "sharedCore",
+    );
     this.#rendezvous = new Rendezvous(this, mpi, this.#progress);
   }
 

@@ -78,7 +78,7 @@ export class ObjectCache {
   #private: Promise<string> | undefined;
   #unkept: string | undefined;
   /** Contents of verified objects. */
-  readonly #whole = new Map<string, Buffer>();
+  readonly #complete = new Map<string, Buffer>();
 
   constructor(compiler: Compiler, folder = cacheFolder("native")) {
     this.compiler = compiler;
@@ -180,16 +180,16 @@ export class ObjectCache {
     const objects = new Set(wanted.map(({ path }) => path));
     await Promise.all(Array.from(objects, (object) => this.#open(object)));
     return wanted.map(({ path, name }) =>
-      this.#whole.get(path)?.includes(`${name}\0`) ?? false
+      this.#complete.get(path)?.includes(`${name}\0`) ?? false
     );
   }
 
   async #open(object: string): Promise<void> {
-    if (this.#whole.has(object)) return;
+    if (this.#complete.has(object)) return;
     const hash = OBJECT.exec(path.basename(object))?.[1];
     const bytes = await readUsed(object);
     if (bytes && hashOf(bytes).toString("hex") === hash) {
-      this.#whole.set(object, bytes);
+      this.#complete.set(object, bytes);
     }
   }
 
@@ -295,7 +295,7 @@ export class ObjectCache {
       bytes = await readFile(part);
       return `${hashOf(bytes).toString("hex")}.so`;
     });
-    this.#whole.set(object, bytes);
+    this.#complete.set(object, bytes);
     await Promise.all(
       names.map((name) =>
         putFile(folder, async (part) => {

@@ -97,7 +97,7 @@ class LinearReader {
   }
 
   /** Degree of an assigned value, including its condition. */
-  #kept(value: Expr): Degree {
+  #savedDegree(value: Expr): Degree {
     const degree = this.#expr(value);
     return isFree(this.#control) ? degree : "other";
   }
@@ -106,7 +106,7 @@ class LinearReader {
     switch (stmt.op) {
       case "let":
       case "var":
-        this.#declare(stmt.name, stmt, this.#kept(stmt.value));
+        this.#declare(stmt.name, stmt, this.#savedDegree(stmt.value));
         return;
       case "loads": {
         const known = this.#elements.get(stmt) ?? scalarLoads(stmt);
@@ -116,18 +116,18 @@ class LinearReader {
       }
       case "set": {
         const declared = this.#declared(stmt.name);
-        const degree = this.#kept(stmt.value);
+        const degree = this.#savedDegree(stmt.value);
         if (declared) this.#grow(this.#locals, declared, degree);
         return;
       }
       case "store": {
-        const degree = this.#kept(stmt.value);
+        const degree = this.#savedDegree(stmt.value);
         const there = isFree(this.#expr(stmt.index)) ? degree : "other";
         this.#grow(this.stored, stmt.binding, there);
         return;
       }
       case "sharedStore": {
-        const degree = this.#kept(stmt.value);
+        const degree = this.#savedDegree(stmt.value);
         const there = isFree(this.#expr(stmt.index)) ? degree : "other";
         this.#grow(this.#shared, stmt.array, there);
         return;

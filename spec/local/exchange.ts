@@ -71,11 +71,11 @@ export function exchange(o: ExchangeOptions): Kernel {
 function blockOf(o: ExchangeOptions, f: number): KernelText {
   const perRank = countsPerRank(o);
   const source = o.sources[f]!;
-  const [own_first, own_end] = expertRanges(o)[source]!;
+  const [local_first, local_end] = expertRanges(o)[source]!;
   const forward = o.direction === "forward";
   const [sender, first, end] = forward
     ? [wgsl`${source}u`, wgsl`my_first`, wgsl`my_end`]
-    : [wgsl`me`, wgsl`${own_first}u`, wgsl`${own_end}u`];
+    : [wgsl`me`, wgsl`${local_first}u`, wgsl`${local_end}u`];
   const [inSender, inReceiver] = forward ? ["from", "to"] : ["to", "from"];
   /** `name` += counts of `sender` in experts from `from` below `to`. */
   const addExperts = (name: string, sender: Hole, from: Hole, to: Hole) =>

@@ -107,6 +107,17 @@ const WORDS: readonly (readonly [gives: RegExp, way: string])[] = [
     "iterations, unrolled",
   ],
   [/\bTurnMeter\b|\bdevice!?\.turn\b/, "sync"],
+  [/\bmend(s|ed|ing)?\b|[a-z]Mend\b/, "fix"],
+  [/\bscenes?\b|\bScene\w*|\bsceneSvg\b/, "figure, workload"],
+  [/\b(MOST|LEAST)(_[A-Z]+)*\b|\b(most|least)[A-Z]\w*/, "max, min"],
+  [
+    /\bplace(Of|sOf|At|In|Text)\b|\b(Step|Launch|Rank|Token|Batch)Places?\b/,
+    "index, slot, location",
+  ],
+  [/\bexchange places\b/, "token indices"],
+  [/\bKept[A-Z]\w*/, "cached, saved"],
+  [/\bwhole(Of|s|Axis|Text)\b|\bnormWhole\b/, "complete, gathered"],
+  [/\b[sS]tandIns?\w*|\bwithStands\b/, "representative"],
   [/^\s*(\*|\/[/*]).*\b(lies?|lain)\b/i, "is stored, is laid out"],
 ];
 
