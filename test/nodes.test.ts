@@ -282,6 +282,9 @@ for (const [i, runtime] of RUNTIMES.entries()) {
       const body = { model: "demo-lm", prompt: "One", max_tokens: 2 };
       const answer = await post("/v1/completions", body);
       t.equal(answer.status, 200, await answer.text());
+      const grammar = 'root ::= "a"{3,3}';
+      const forced = await post("/v1/completions", { ...body, grammar });
+      t.match(await forced.text(), /"text":"aa"/);
       child.kill("SIGTERM");
       t.equal(await ended, 0);
     });

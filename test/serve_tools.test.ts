@@ -77,6 +77,14 @@ t.test("JSON of a schema", async (t) => {
   });
   t.ok(isTree(choice.message.content!), choice.message.content!);
   t.equal(choice.finish_reason, "stop");
+  const schema = {
+    type: "array",
+    items: [{ const: 1 }, { const: "a" }],
+    minItems: 2,
+    maxItems: 2,
+  };
+  const list = await answered({ json_schema: schema } as object);
+  t.strictSame(JSON.parse(list.message.content!), [1, "a"]);
 });
 
 t.test("demanded calls", async (t) => {

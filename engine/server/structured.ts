@@ -15,7 +15,7 @@ export async function grammarOf(
   const schema = format?.json_schema?.schema ?? format?.schema ?? json_schema;
   const tools = demandedTools(request);
   const sources: readonly (GrammarSource | undefined)[] = [
-    schema && { kind: "schema", schema },
+    schema && { kind: "schema", schema: withPrefixItems(schema) as object },
     !schema && format?.type === "json_object" ? { kind: "object" } : undefined,
     grammar === undefined ? undefined : { kind: "ebnf", text: grammar },
     tools && {
@@ -34,6 +34,25 @@ export async function grammarOf(
     await inRequestAsync(async () => (await openGrammars()).check(source));
   }
   return source;
+}
+
+/** Keywords with values instead of schemas. */
+const VALUES: ReadonlySet<string> = new Set(["const", "enum", "default"]);
+
+/** A schema whose lists of `items`, as in draft 7, are the `prefixItems` of later drafts. */
+function withPrefixItems(schema: unknown): unknown {
+  if (Array.isArray(schema)) return schema.map(withPrefixItems);
+  if (typeof schema !== "object" || schema === null) return schema;
+  const { items, ...others } = schema as { [keyword: string]: unknown };
+  const renamed = items === undefined
+    ? others
+    : { ...others, [Array.isArray(items) ? "prefixItems" : "items"]: items };
+  return Object.fromEntries(
+    Object.entries(renamed).map(([name, value]) => [
+      name,
+      VALUES.has(name) ? value : withPrefixItems(value),
+    ]),
+  );
 }
 
 /** The tools of which a request demands calls. Undefined if it does not. Throws RequestError. */
