@@ -80,8 +80,7 @@ const CASES: readonly Case[] = ALL
   : WANTED === "each"
   ? CHECKPOINTS.map((_, i) => draw(i, i % 2 === 0 ? "cpu" : "native"))
   : [
-    draw(turn, "cpu"),
-    draw(turn + 11, "native"),
+    draw(turn, turn % 2 === 0 ? "cpu" : "native"),
     // A software GPU compiles kernels for seconds.
     ...!gpuIsSoftware || turn % 6 === 1 ? [OLMOE] : [],
   ];
