@@ -148,6 +148,27 @@ t.test("the package has the checkpoint and the sources, and no tests", (t) => {
   t.end();
 });
 
+t.test("links of its pages lead to files of the package", (t) => {
+  const pages = ["README.md", "SECURITY.md"].concat(
+    ["docs", "spec"].flatMap((folder) =>
+      readdirSync(join(INSTALLED, folder))
+        .filter((name) => name.endsWith(".md"))
+        .map((name) => `${folder}/${name}`)
+    ),
+  );
+  t.ok(pages.length > 20, `${pages.length} pages`);
+  const broken = pages.flatMap((page) => {
+    const text = readFileSync(join(INSTALLED, page), "utf8");
+    return [...text.matchAll(/\]\(([^)#\s]+)(#[^)]*)?\)/g)]
+      .map(([, link]) => link!)
+      .filter((link) => !/^[a-z]+:/.test(link))
+      .filter((link) => !existsSync(join(INSTALLED, dirname(page), link)))
+      .map((link) => `${page}: ${link}`);
+  });
+  t.strictSame(broken, []);
+  t.end();
+});
+
 t.test("switchyard --help and devices", (t) => {
   t.match(switchyard("--help"), { status: 0, stdout: /devices/ });
   const { status, stdout, stderr } = switchyard("devices", "--json");
