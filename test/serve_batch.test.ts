@@ -1,6 +1,8 @@
-// Requests at random times: each answer has the bytes that it has alone, on every mesh, whoever else is there or leaves.
+// Requests at random times: each answer has the bytes that it has alone, on every mesh, whoever else is there or
+// leaves, with and without speculation, also after a restart. SERVE_REQUESTS=1000 sets the number of requests.
 // needs: cpu
 
+import process from "node:process";
 import t from "tap";
 import { temporaryFolder } from "./helpers/cli.ts";
 import { repeatWith, SEED } from "./helpers/seed.ts";
@@ -12,37 +14,64 @@ import {
   randomRequests,
 } from "./helpers/serve_requests.ts";
 
+/** Number of requests; more for a long run, whose every configuration then serves all of them. */
+const COUNT = Number(process.env["SERVE_REQUESTS"] ?? 60);
+
 const folder = await chatCheckpoint(temporaryFolder(t));
-const REQUESTS = randomRequests(60, { seed: SEED });
+const REQUESTS = randomRequests(COUNT, { seed: SEED });
 /** So few pages that sequences are preempted. */
 const SMALL = [
   ...["--max-sequences", "6", "--max-context", "128", "--pages", "48x4"],
-  ...["--max-batch-tokens", "24"],
+  ...["--max-batch-tokens", "24", "--max-queue", `${256 + 4 * COUNT}`],
 ];
 
 const quiet = await startServer(folder);
 const alone = await answersAlone(quiet, REQUESTS);
 await quiet.stop();
 
-for (const mesh of ["ep=1", "ep=4", "tp=2,ep=2"]) {
-  t.test(`on ${mesh}`, async (t) => {
-    const server = await startServer(folder, "--mesh", mesh, ...SMALL);
-    t.teardown(() => server.stop());
+const SPECULATE = ["--speculate", "3"];
+
+for (
+  const [mesh, ...args] of [
+    ["ep=1", ...SPECULATE],
+    ["ep=4"],
+    ["tp=2,ep=2", ...SPECULATE],
+    ...COUNT >= 1000
+      ? [["ep=1"], ["ep=4", ...SPECULATE], ["tp=2,ep=2"]] as const
+      : [],
+  ] as const
+) {
+  t.test(`on ${mesh} ${args.join(" ")}`, async (t) => {
     const seed = SEED + mesh.length;
-    const answers = await answersTogether(server, REQUESTS, { seed });
     let [equal, left] = [0, 0];
-    for (const [i, answer] of answers.entries()) {
-      if (answer === "left") left++;
-      else if (answer === alone[i]) equal++;
-      else {
-        const body = JSON.stringify(REQUESTS[i]!.body);
-        t.equal(answer, alone[i], `${body}. ${repeatWith()}`);
+    // Some servers are started again in the middle.
+    const part = mesh === "ep=1" ? Math.ceil(COUNT / 2) : COUNT;
+    for (let first = 0; first < COUNT; first += part) {
+      const server = await startServer(
+        folder,
+        "--mesh",
+        mesh,
+        ...args,
+        ...SMALL,
+      );
+      const requests = REQUESTS.slice(first, first + part);
+      const answers = await answersTogether(server, requests, { seed });
+      for (const [i, answer] of answers.entries()) {
+        const expected = alone[first + i];
+        if (answer === "left") left++;
+        else if (answer === expected) equal++;
+        else {
+          const body = JSON.stringify(requests[i]!.body);
+          t.equal(answer, expected, `${body}. ${repeatWith()}`);
+        }
       }
+      const idle = ["sequences_running", "sequences_waiting", "pages_used"];
+      for (const name of idle) {
+        t.equal(await metricOf(server, `switchyard_${name}`), 0, name);
+      }
+      await server.stop();
     }
     t.equal(equal + left, REQUESTS.length);
-    const idle = ["sequences_running", "sequences_waiting", "pages_used"];
-    for (const name of idle) {
-      t.equal(await metricOf(server, `switchyard_${name}`), 0, name);
-    }
+    if (COUNT > 60) t.comment(`${equal} equal, ${left} left`);
   });
 }

@@ -158,7 +158,9 @@ export interface Llama {
     readonly gpuLayers?: "max" | 0;
   }): Promise<{
     createContext(options: {
+      /** Positions of all sequences. */
       readonly contextSize: number;
+      readonly sequences?: number;
       readonly batchSize: number;
       readonly threads: number;
       readonly flashAttention: boolean;
