@@ -179,19 +179,25 @@ class RequestGate {
           { kind: "deadline" },
         ),
       ), requestMs);
+    const leave = () =>
+      abort(
+        new RequestError(
+          "Cannot answer: the client closed the connection. Keep it open",
+          { kind: "closed" },
+        ),
+      );
+    const { signal: connection } = c.req.raw;
+    connection.addEventListener("abort", leave);
     let closed = false;
     const close = () => {
       if (closed) return;
       closed = true;
       clearTimeout(timer);
+      // Otherwise the platform would retain the request.
+      connection.removeEventListener("abort", leave);
       if (--this.#open > 0) return;
       for (const resolve of this.#idle) resolve();
     };
-    const left = new RequestError(
-      "Cannot answer: the client closed the connection. Keep it open",
-      { kind: "closed" },
-    );
-    c.req.raw.signal.addEventListener("abort", () => abort(left));
     const served = this.#served;
     const { signal } = controller;
     try {
@@ -209,7 +215,7 @@ class RequestGate {
       return new Response(
         streamOf(events, {
           signal,
-          leave: () => abort(left),
+          leave,
           ended: () => {
             if (!closed) counted(signal.aborted ? signal.reason.status : 200);
             close();
