@@ -1,13 +1,14 @@
 /** GLM-5: DeepSeek-V3.2 with other sizes, where layers may use the keys that an earlier layer chose. */
 
 import {
+  anyField,
   booleanField,
   type Config,
   defineFamily,
-  ignoreFields,
+  fieldError,
+  integerField,
   layerTypes,
   predictorTensors,
-  requireField,
 } from "switchyard-moe/models";
 import {
   buildSparse,
@@ -22,6 +23,33 @@ export const family = defineFamily({
   build: buildSparse,
   unused: predictorTensors,
 });
+
+const TYPES = ["full", "shared"] as const;
+
+/**
+ * The type of a layer that `indexer_types` does not list: by a letter of `index_topk_pattern`, else every
+ * `index_topk_freq`-th layer after the first `index_skip_topk_offset` has an indexer.
+ */
+function sharedByFrequency(
+  config: Config,
+): (layer: number) => typeof TYPES[number] {
+  const frequency = integerField(config, "index_topk_freq", { default: 1 });
+  const offset = integerField(config, "index_skip_topk_offset", {
+    default: 2,
+    min: 0,
+  });
+  const pattern: unknown = anyField(config, "index_topk_pattern") ?? "";
+  if (typeof pattern !== "string" || !/^[FS]*$/.test(pattern)) {
+    throw fieldError("index_topk_pattern", pattern, "a text of F and S");
+  }
+  return (layer) => {
+    const letter = pattern[layer];
+    const shared = letter
+      ? letter === "S"
+      : Math.max(0, layer + 1 - offset) % frequency !== 0;
+    return shared ? "shared" : "full";
+  };
+}
 
 /** Reads a config.json of `GlmMoeDsaForCausalLM`. Missing fields have transformers' defaults. */
 function readConfig(config: Config): SparseConfig {
@@ -49,18 +77,10 @@ function readConfig(config: Config): SparseConfig {
       default: true,
     }),
   });
-  const frequency = "index_topk_freq", pattern = "index_topk_pattern";
-  // 'indexer_types' has the same information per layer.
-  if (Array.isArray(config["indexer_types"])) {
-    ignoreFields(config, [frequency, pattern, "index_skip_topk_offset"]);
-  } else {
-    requireField(config, frequency, 1);
-    requireField(config, pattern, "");
-  }
   const typeOf = layerTypes(
     config,
-    ["full", "shared"],
-    () => "full",
+    TYPES,
+    sharedByFrequency(config),
     "indexer_types",
   );
   const sharesKeys = (layer: number) => layer > 0 && typeOf(layer) === "shared";

@@ -466,8 +466,8 @@ t.test("families refuse options that they do not have, by name", (t) => {
     ],
     [
       "glmmoedsa-16e",
-      { indexer_types: undefined, index_topk_freq: 4 },
-      "'index_topk_freq' is 4. It must be 1, the only one built",
+      { index_topk_pattern: "FXF" },
+      `'index_topk_pattern' is "FXF". It must be a text of F and S`,
     ],
     [
       "deepseekv4-12e",
@@ -647,6 +647,28 @@ t.test("layers have the attention and experts that their families give them", (t
   t.type(window, "number");
   const chunks = attentions("llama4-8e", { no_rope_layers: undefined });
   t.strictSame(chunks.map(({ chunk }) => chunk), [128, 128, 128, undefined]);
+  const indexed = (layers: number, change: object) => {
+    const { decoder } = publishedModel({
+      ...configOf("glmmoedsa-16e"),
+      num_hidden_layers: layers,
+      layer_types: null,
+      ...change,
+    });
+    return Array.from({ length: layers }, (_, layer) => layer)
+      .filter((layer) => decoder.kindOf(layer).mixer === "indexer");
+  };
+  const recorded = indexed(4, {});
+  t.strictSame(recorded, [0, 1, 3]);
+  const untyped = { indexer_types: null };
+  t.strictSame(indexed(4, { ...untyped, index_topk_freq: 2 }), recorded);
+  const pattern = { ...untyped, index_topk_pattern: "FFSF" };
+  t.strictSame(indexed(4, pattern), recorded);
+  const published = { index_topk_freq: 4, index_skip_topk_offset: 3 };
+  t.strictSame(
+    indexed(12, { ...untyped, ...published }),
+    [0, 1, 2, 6, 10],
+    "as GLM-5.2 lists them",
+  );
   const [latent] = attentions("deepseekv3-16e");
   t.match(latent, { shared: true, valueDim: "latent" });
   const mscale = 0.1 * 0.8 * Math.log(4) + 1;
