@@ -5,6 +5,8 @@
  * Then decode steps in this process after a prompt of `--prompt N` tokens, for each storage type of the cache,
  * interleaved with a loop in C that reads the same number of bytes.
  *
+ * `--config CONFIG.json --only decode` measures the decode step of the shape of a published configuration instead.
+ *
  * `--only streamed --expert-memory BYTES` measures `--tokens N` decode steps of each of four routings with experts on
  * disk, and compares them with the planner.
  *
@@ -14,9 +16,16 @@
  * every device and mesh (or of those in `--only WORD`) with llama.cpp.
  */
 
-import { existsSync, mkdirSync, openSync, statSync, writeSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  statSync,
+  writeSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { nodeFiles } from "../cli/files.ts";
@@ -26,6 +35,12 @@ import { checkLarge } from "./large/check.ts";
 import { LOOPS } from "./large/bandwidth.ts";
 import { measureDecode } from "./large/decode.ts";
 import { writeOlmoe } from "./large/olmoe.ts";
+import {
+  type PublishedConfig,
+  publishedStepBytes,
+  withLayers,
+  writePublished,
+} from "./large/published.ts";
 import { measurePrefill } from "./large/prefill.ts";
 import { measureStreamed, type Streamed } from "./large/streamed.ts";
 import { type Ran, runCommand } from "./large/process.ts";
@@ -39,6 +54,8 @@ const { values: flags } = parseArgs({
     check: { type: "boolean", default: false },
     only: { type: "string" },
     out: { type: "string" },
+    // The decode step of the shape of this config.json.
+    config: { type: "string" },
     layers: { type: "string", default: "3" },
     prompt: { type: "string", default: "16" },
     tokens: { type: "string", default: "5" },
@@ -59,15 +76,24 @@ const tokens = Array.from(
   { length: Number(flags.tokens) },
   (_, i) => i * 7919 % 50304,
 );
-const folder = `${flags.folder}-${flags.layers}`;
+const published = flags.config === undefined ? undefined : withLayers(
+  JSON.parse(readFileSync(flags.config, "utf8")) as PublishedConfig,
+  Number(flags.layers),
+);
+const shape = flags.config === undefined
+  ? ""
+  : `-${basename(flags.config, ".json")}`;
+const folder = `${flags.folder}${shape}-${flags.layers}`;
 if (!existsSync(join(folder, "config.json"))) {
   mkdirSync(folder, { recursive: true });
-  writeOlmoe(Number(flags.layers), {
-    write: (name, parts) => {
+  const files = {
+    write: (name: string, parts: Iterable<Uint8Array>) => {
       const descriptor = openSync(join(folder, name), "w");
       for (const part of parts) writeSync(descriptor, part);
     },
-  });
+  };
+  if (published) await writePublished(published, files);
+  else writeOlmoe(Number(flags.layers), files);
 }
 if (flags.check) {
   const good = await checkLarge(folder, flags);
@@ -159,7 +185,12 @@ if (only === "streamed") {
 }
 if (only === undefined || only === "decode") {
   const prompt = Number(flags.prompt);
-  const steps = await measureDecode(target, { adapter, prompt, runs });
+  const steps = await measureDecode(target, {
+    adapter,
+    prompt,
+    runs,
+    ...published ? { step: publishedStepBytes(published) } : {},
+  });
   const rate = ({ bytes, stepsMs }: typeof steps[string]) =>
     bytes / median(stepsMs) / 1e6;
   const coresRate = ({ bytes, stepsCoresMs }: typeof steps[string]) =>

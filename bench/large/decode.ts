@@ -42,14 +42,16 @@ const SHARE_STEPS = 16;
 /** Measures steps after a prompt of the given number of tokens. */
 export async function measureDecode(
   target: Extract<Target, { readonly kind: "checkpoint" }>,
-  { adapter, prompt, runs }: {
+  { adapter, prompt, runs, step }: {
     readonly adapter: HostKind;
     readonly prompt: number;
     readonly runs: number;
+    /** Bytes of weights that a step reads, without caches. Default: those of OLMoE's shape, with caches. */
+    readonly step?: number;
   },
 ): Promise<{ [what: string]: Decoded }> {
   const { vocabulary, layers } = target.checkpoint.published.decoder;
-  const weights = stepBytes(layers);
+  const weights = step ?? stepBytes(layers);
   const read: {
     [what: string]: Pick<Decoded, "bytes" | "prefillMs" | "hostShare">;
   } = {};
@@ -91,7 +93,8 @@ export async function measureDecode(
       }
       return median(all);
     };
-    const bytes = weights + prompt * cacheBytes(layers, WIDTH[dtype]);
+    const cache = step ? 0 : prompt * cacheBytes(layers, WIDTH[dtype]);
+    const bytes = weights + cache;
     read[dtype] = { bytes, prefillMs };
   }
   const loops = await readLoops(target.checkpoint.weightFiles[0]!, {

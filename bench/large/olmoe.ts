@@ -92,7 +92,8 @@ function tensorsOf(layers: number): Tensor[] {
   return tensors.sort((a, b) => a.name < b.name ? -1 : 1);
 }
 
-function* partsOf(tensors: readonly Tensor[]): Iterable<Uint8Array> {
+/** Yields the parts of a safetensors file with random numbers. */
+export function* partsOf(tensors: readonly Tensor[]): Iterable<Uint8Array> {
   let offset = 0;
   const header = Object.fromEntries(tensors.map(({ name, shape }) => {
     const bytes = 2 * shape.reduce((a, b) => a * b);
@@ -106,10 +107,10 @@ function* partsOf(tensors: readonly Tensor[]): Iterable<Uint8Array> {
   yield length;
   yield padded;
   const matrix = bf16(randomValues(POOL, 1).map((x) => x * 0.03));
-  const norm = bf16(randomValues(EMBED, 2).map((x) => 1 + x / 4));
+  const norm = bf16(randomValues(4 * EMBED, 2).map((x) => 1 + x / 4));
   for (const [i, { shape }] of tensors.entries()) {
     const bytes = 2 * shape.reduce((a, b) => a * b);
-    if (shape.length === 1) yield norm;
+    if (bytes <= norm.length) yield norm.subarray(0, bytes);
     else {
       // A different start for every tensor, and a period that is not a multiple of a row.
       let at = (i * 7919 * 2) % matrix.length;
