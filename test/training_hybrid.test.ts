@@ -28,7 +28,7 @@ const MESHES = {
   "lfm2moe-16e": [{ tp: 2, ep: 2 }],
   "qwen35moe-8e-wrapped": [{ ep: 2 }],
   "gemma4moe-8e-ple": [{ ep: 2 }],
-  "glmmoedsa-16e": [{ tp: 2 }],
+  "glmmoedsa-16e": [{ ep: 2 }, { tp: 2 }],
 } as const;
 
 /** Two sequences of tokens, each with the next one as its label. */
@@ -73,6 +73,9 @@ for (const [name, meshes] of Object.entries(MESHES)) {
         weightDecay: 0.01,
       },
     }, await lowerScalars(graph));
+    const indexers = Object.keys(step.states)
+      .filter((state) => /indexer\..*(weight|bias)$/.test(state));
+    t.strictSame(indexers, [], "indexers are constant");
     const file = `${checkpointFolder(name)}/model.safetensors`;
     const source = { name: file, ...await files.open(file) };
     const inputs = batch();

@@ -1,4 +1,4 @@
-/** Selection biases of routers: they balance experts without a loss and have no gradient. */
+/** Parameters without a gradient: selection biases of routers, which balance experts without a loss, and indexers. */
 
 import { expr } from "../../spec/kernel/resolve.ts";
 import type { Node, NodeOf } from "./graph.ts";
@@ -26,6 +26,29 @@ export function selectionBiases(
     if (others.has(bias)) found.delete(bias);
   }
   return found;
+}
+
+/**
+ * The parameters that determine a value only through `selectKeys`, such as those of an indexer. The choice has no
+ * derivative, so training by that value leaves them constant.
+ */
+export function selectingParams(
+  nodes: readonly Node[],
+  value: Node,
+): Set<Node> {
+  const derived = new Set<Node>([value]);
+  const selecting = new Set<Node>();
+  // Users follow their operands.
+  for (const node of nodes.toReversed()) {
+    if (!derived.has(node) && !selecting.has(node)) continue;
+    const through = node.primitive !== "selectKeys" && derived.has(node);
+    for (const input of node.inputs) (through ? derived : selecting).add(input);
+  }
+  return new Set(
+    [...selecting].filter((node) =>
+      node.primitive === "param" && !derived.has(node)
+    ),
+  );
 }
 
 /** `rate · sign(mean load - load)` per expert. The load is a count of choices. */
