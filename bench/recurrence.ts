@@ -234,9 +234,12 @@ if (!existsSync(folder)) {
   process.exit(3);
 }
 console.log(machine());
+// The native device configures the foreign functions before any library is loaded.
+const opened: (Awaited<ReturnType<typeof openOurs>>)[] = [];
+for (const layer of LAYERS) opened.push(await openOurs(layer));
 const ggml = openGgml(folder);
-for (const layer of LAYERS) {
-  const ours = await openOurs(layer);
+for (const [i, layer] of LAYERS.entries()) {
+  const ours = opened[i]!;
   const theirs = openTheirs(ggml, layer);
   const times: { ours: number; theirs: number }[] = [];
   for (let i = 0; i <= runs; i++) {
