@@ -96,9 +96,6 @@ export async function whyNotNative(): Promise<string | undefined> {
   }
 }
 
-/** Stack of the thread that runs launches. A kernel that is compiled without optimization has all values on it. */
-const STACK_BYTES = 4 << 20;
-
 async function load(): Promise<NativeLibrary> {
   const compiler = await findCompiler();
   const why = await whyNotNative();
@@ -109,7 +106,6 @@ async function load(): Promise<NativeLibrary> {
   }
   const objects = new ObjectCache(compiler);
   const koffi = await import("koffi");
-  koffi.config({ async_stack_size: STACK_BYTES });
   const library = await loadLibrary(objects, koffi.load);
   const bind = (text: string) => library.func(text);
   const open = bind("void *switchyard_open(uint32_t threads)");
