@@ -163,6 +163,22 @@ for (const mesh of ["ep=1", "ep=4", "tp=2,ep=2"]) {
   });
 }
 
+t.test("a long prompt delays other sequences by at most one chunk", async (t) => {
+  const batch = new Batch(loaded.decoder);
+  const add = (prompt: readonly number[]) =>
+    batch.add(prompt, { maxNewTokens: 8, stop: new Set<number>() });
+  const first = add(COMMON);
+  while (first.tokens.length === 0) await batch.step();
+  const long = add([...COMMON, ...COMMON, ...COMMON]);
+  for (let steps = 1; !first.ending; steps++) {
+    const step = await batch.step();
+    t.ok(step!.tokens <= loaded.decoder.maxTokens);
+    t.equal(first.tokens.length, 1 + steps, "a token in each step");
+  }
+  while (await batch.step());
+  t.equal(long.tokens.length, 8);
+});
+
 t.test("a sequence without enough pages ends with its context", async (t) => {
   const ended: string[] = [];
   const batch = new Batch(loaded.decoder);
