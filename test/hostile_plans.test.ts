@@ -176,7 +176,7 @@ const OTHERS: { [what: string]: readonly [() => string, string] } = {
       plan(({ plan }) => {
         plan.compiledFrom = { axes: {} };
       }),
-    "the model in it does not compile, Cannot read the model of the plan: '/' must have required property 'nodes'. Compile it again",
+    "the model in it does not compile, Cannot read the model of the plan: '/' has no field 'nodes'. Compile it again",
   ],
   "a model that is too large": [
     () =>
