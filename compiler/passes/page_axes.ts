@@ -3,6 +3,7 @@
 import type { Node, NodeOf } from "../graph/graph.ts";
 import { localName } from "../graph/sharding.ts";
 import type { LocalAxis } from "../sharding/local_axes.ts";
+import type { Localized } from "../sharding/localize.ts";
 
 /** An axis with a number of items per rank, such as pages, on a rank and in the model. */
 export function pageAxes(
@@ -25,6 +26,23 @@ export function pageAxes(
         table: "block",
       },
     },
+  };
+}
+
+/** A graph and its placement with more axes. */
+export function withAxes(
+  { graph, placed }: Localized,
+  added: { readonly [name: string]: LocalAxis },
+): Localized {
+  const sizes = Object.entries(added).map(
+    ([name, { size, dynamic }]) => [name, { size, dynamic }] as const,
+  );
+  return {
+    graph: {
+      ...graph,
+      axes: { ...graph.axes, ...Object.fromEntries(sizes) },
+    },
+    placed: { ...placed, axes: { ...placed.axes, ...added } },
   };
 }
 

@@ -21,7 +21,7 @@ import { mapNodes } from "../graph/map_nodes.ts";
 import { localName } from "../graph/sharding.ts";
 import type { LocalAxis } from "../sharding/local_axes.ts";
 import type { Localized } from "../sharding/localize.ts";
-import { fullAxis, pageAxes, tableNode } from "./page_axes.ts";
+import { fullAxis, pageAxes, tableNode, withAxes } from "./page_axes.ts";
 import { snapshotStates } from "./snapshot_states.ts";
 import { cachesOf, cachesRead } from "./store_caches.ts";
 
@@ -105,27 +105,18 @@ export function paginate(
   const tables = new Map(
     groups.map(({ input }) => [input, tableNode(input, sequence, BLOCK)]),
   );
-  return snapshotStates({
-    graph: {
-      ...pagedGraph(graph, {
-        caches,
-        tables: [...tables.values()],
-        pagesOf: (cache) => {
-          const { axis, input } = pagesNames(seen(cache));
-          return { page: localName(axis, over), table: tables.get(input)! };
-        },
-      }),
-      axes: {
-        ...graph.axes,
-        ...Object.fromEntries(
-          Object.entries(added).map(([name, { size, dynamic }]) =>
-            [name, { size, dynamic }] as const
-          ),
-        ),
-      },
+  const paged = pagedGraph(graph, {
+    caches,
+    tables: [...tables.values()],
+    pagesOf: (cache) => {
+      const { axis, input } = pagesNames(seen(cache));
+      return { page: localName(axis, over), table: tables.get(input)! };
     },
-    placed: { ...placed, axes: { ...placed.axes, ...added } },
-  }, pages.snapshots);
+  });
+  return snapshotStates(
+    withAxes({ graph: { ...paged, axes: graph.axes }, placed }, added),
+    pages.snapshots,
+  );
 }
 
 /** The positions that the layers reading a cache see; all positions if the layers differ. */

@@ -11,7 +11,7 @@ import type { Node } from "../graph/graph.ts";
 import { mapNodes } from "../graph/map_nodes.ts";
 import { localName } from "../graph/sharding.ts";
 import type { Localized } from "../sharding/localize.ts";
-import { fullAxis, pageAxes, tableNode } from "./page_axes.ts";
+import { fullAxis, pageAxes, tableNode, withAxes } from "./page_axes.ts";
 
 /** Maximum default number of snapshots of a rank. */
 const SNAPSHOTS = 8;
@@ -60,21 +60,10 @@ export function snapshotStates(
       ...isState ? { axes: [row, ...node.axes.slice(1)] } : {},
     } as Node;
   });
-  return {
-    graph: {
-      ...rest,
-      nodes: [table, ...nodes],
-      axes: {
-        ...graph.axes,
-        ...Object.fromEntries(
-          Object.entries(added).map(([name, { size, dynamic }]) =>
-            [name, { size, dynamic }] as const
-          ),
-        ),
-      },
-    },
-    placed: { ...placed, axes: { ...placed.axes, ...added } },
-  };
+  return withAxes({
+    graph: { ...rest, axes: graph.axes, nodes: [table, ...nodes] },
+    placed,
+  }, added);
 }
 
 function isUpdate({ primitive }: Node): boolean {

@@ -24,7 +24,7 @@ import type { DeviceSharing } from "../devices.ts";
 import { initialWeights } from "./initial.ts";
 import { prepareFolder, prepareTexts } from "./saved.ts";
 import { stopTokens } from "../stop_tokens.ts";
-import type { TrainSettings } from "./settings.ts";
+import { textSettings, type TrainSettings } from "./settings.ts";
 import { hasWeights, storedIn, storedWeights } from "./stored.ts";
 import type { Chats } from "./chats.ts";
 import { chatSource, textSource } from "./sources.ts";
@@ -129,9 +129,8 @@ export async function checkpointTask(
       ),
     });
   tokenizer.close();
-  const { optimizer, schedule, clipNorm, balance, recompute, lora } = options;
+  const { balance, recompute, lora } = options;
   if (lora) await refuseAdapters(folder, files, options);
-  const { biasUpdate, dtype, trainOn, packing } = options;
   const auxiliary = options.auxiliary ??
     Number(config["router_aux_loss_coef"] ?? 0.01);
   const adapted = lora
@@ -145,23 +144,7 @@ export async function checkpointTask(
       training: { auxiliary, balance, recompute, objective: source.objective },
     }),
     loss: "loss",
-    settings: {
-      optimizer,
-      schedule,
-      batch,
-      length,
-      seed,
-      auxiliary,
-      ...accumulate === 1 ? {} : { accumulate },
-      ...balance === undefined ? {} : { balance },
-      ...biasUpdate === undefined ? {} : { biasUpdate },
-      ...recompute ? { recompute } : {},
-      ...dtype === undefined ? {} : { dtype },
-      ...clipNorm === undefined ? {} : { clipNorm },
-      ...trainOn === undefined ? {} : { trainOn },
-      ...packing === undefined ? {} : { packing },
-      ...lora === undefined ? {} : { lora },
-    },
+    settings: textSettings({ ...options, seed, auxiliary }),
     weights: folder === undefined ? {} : await storedIn(folder, files),
     where: folder ?? "the initial weights",
     initial: async (plan) => {

@@ -34,7 +34,11 @@ import { PolicyMeter, type PolicyMetrics } from "./policy_metrics.ts";
 import { groupAdvantages, type Rollout, rollOut } from "./rollouts.ts";
 import { inputsOf, type Sample } from "./samples.ts";
 import { prepareFolder } from "./saved.ts";
-import type { PolicySettings, TrainSettings } from "./settings.ts";
+import {
+  type PolicySettings,
+  textSettings,
+  type TrainSettings,
+} from "./settings.ts";
 import { storedIn, storedTensors, storedWeights } from "./stored.ts";
 import type { Task } from "./task.ts";
 import { shuffled } from "./text.ts";
@@ -113,8 +117,7 @@ export async function policyTask(
     maxSequences: batch,
     maxContext: length,
   };
-  const { balance, recompute, optimizer, schedule, clipNorm } = options;
-  const { biasUpdate, dtype } = options;
+  const { balance, recompute } = options;
   const auxiliary = options.auxiliary ??
     Number(config["router_aux_loss_coef"] ?? 0.01);
   const loss = options.loss ?? grpo({ clip, clipHigh, kl });
@@ -170,24 +173,13 @@ export async function policyTask(
     }),
     loss: "loss",
     settings: {
-      optimizer,
-      schedule,
-      batch,
-      length,
-      seed,
-      auxiliary,
+      ...textSettings({ ...options, seed, auxiliary }),
       samples,
       maxNewTokens,
       clip,
       updates,
       ...clipHigh === undefined ? {} : { clipHigh },
       ...kl === undefined ? {} : { kl },
-      ...accumulate === 1 ? {} : { accumulate },
-      ...balance === undefined ? {} : { balance },
-      ...biasUpdate === undefined ? {} : { biasUpdate },
-      ...recompute ? { recompute } : {},
-      ...dtype === undefined ? {} : { dtype },
-      ...clipNorm === undefined ? {} : { clipNorm },
     },
     weights: await storedIn(folder, files),
     text: await sha256(

@@ -52,6 +52,38 @@ export interface TrainSettings extends StepSettings {
   readonly packing?: boolean;
 }
 
+/** Optional settings, with the default of those whose default is the same everywhere. */
+const OPTIONAL: {
+  readonly [
+    K in Exclude<
+      keyof TrainSettings,
+      "optimizer" | "schedule" | "batch" | "length"
+    >
+  ]: TrainSettings[K] | undefined;
+} = {
+  clipNorm: undefined,
+  accumulate: 1,
+  biasUpdate: undefined,
+  dtype: undefined,
+  seed: undefined,
+  lora: undefined,
+  auxiliary: undefined,
+  balance: undefined,
+  recompute: false,
+  trainOn: undefined,
+  packing: undefined,
+};
+
+/** The settings among the options of a training on text, without those that equal their default. */
+export function textSettings(options: TrainSettings): TrainSettings {
+  const { optimizer, schedule, batch, length } = options;
+  const given = (Object.keys(OPTIONAL) as (keyof typeof OPTIONAL)[])
+    .filter((name) => options[name] !== undefined)
+    .filter((name) => options[name] !== OPTIONAL[name])
+    .map((name) => [name, options[name]]);
+  return { optimizer, schedule, batch, length, ...Object.fromEntries(given) };
+}
+
 /** Settings that must not change during a training with policy gradients. */
 export interface PolicySettings {
   /** Samples per prompt, whose rewards are compared. Default: 8. */

@@ -5,6 +5,7 @@ import { sizeText } from "../../spec/size_text.ts";
 import type { PlanView } from "../plan_view.ts";
 import { scaledText } from "../step_table.ts";
 import { meshText } from "../tracks.ts";
+import { type Fact, FactList } from "./fact_list.tsx";
 
 /** Suffixes of parameter counts. */
 const COUNTS = ["", " k", " M", " B", " T"];
@@ -15,7 +16,7 @@ export function Facts({ view }: { readonly view: PlanView }): VNode {
   const { model, ranks, problems, notes, target } = summary;
   const max = Math.max(...ranks.map(({ bytes }) => bytes.total));
   const steps = programs.reduce((n, { steps }) => n + steps.length, 0);
-  const facts: (readonly [value: string, what: string])[] = [
+  const facts: Fact[] = [
     [scaledText(model.parameters, COUNTS), "parameters"],
     ...model.activeParameters === undefined ? [] : [
       [
@@ -33,14 +34,7 @@ export function Facts({ view }: { readonly view: PlanView }): VNode {
   ];
   return (
     <section aria-label="Facts">
-      <dl class="facts">
-        {facts.map(([value, what]) => (
-          <div>
-            <dt>{what}</dt>
-            <dd>{value}</dd>
-          </div>
-        ))}
-      </dl>
+      <FactList facts={facts} />
       {target !== undefined && problems.length === 0 && (
         <p class="good">It fits {target}.</p>
       )}

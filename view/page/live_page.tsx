@@ -8,6 +8,7 @@ import { follow, LIVE_KINDS, type LiveState, NOTHING } from "../live.ts";
 import { loadPicture } from "../load_picture.ts";
 import { lossPicture } from "../loss_picture.ts";
 import type { LiveData } from "../page_data.ts";
+import { FactList } from "./fact_list.tsx";
 import { Picture, View } from "./picture.tsx";
 
 /** Shows a live run. */
@@ -100,7 +101,7 @@ function TrainingView({ state }: { readonly state: LiveState }): VNode {
   ] as const;
   return (
     <>
-      <Facts facts={facts} />
+      <FactList facts={facts} />
       <View id="loss" question="Does it learn?" answer="The loss of each step.">
         <Picture figure={curve} />
       </View>
@@ -121,7 +122,7 @@ function TextView({ state }: { readonly state: LiveState }): VNode {
   const { texts, tokens, ms } = state;
   return (
     <>
-      <Facts
+      <FactList
         facts={[
           [`${tokens}`, "new tokens"],
           [rateText(1000 * tokens / Math.max(1, ms)), "speed"],
@@ -129,21 +130,6 @@ function TextView({ state }: { readonly state: LiveState }): VNode {
       />
       {texts.map((text) => <p class="text">{text}</p>)}
     </>
-  );
-}
-
-function Facts({ facts }: {
-  readonly facts: readonly (readonly [value: string, what: string])[];
-}): VNode {
-  return (
-    <dl class="facts">
-      {facts.map(([value, what]) => (
-        <div>
-          <dt>{what}</dt>
-          <dd>{value}</dd>
-        </div>
-      ))}
-    </dl>
   );
 }
 

@@ -4,6 +4,7 @@ import type { VNode } from "preact";
 import { useRef, useState } from "preact/hooks";
 import type { ServedData } from "../page_data.ts";
 import { type AnswerToken, answerTokens, choicesOf } from "../served_answer.ts";
+import { FactList } from "./fact_list.tsx";
 import { View } from "./picture.tsx";
 
 /** A message, with the tokens of an answer. */
@@ -223,14 +224,7 @@ function TokenView({ tokens, at, experts, select }: {
           onInput={(event) => select(Number(event.currentTarget.value) - 1)}
         />
       </label>
-      <dl class="facts">
-        {facts.map(([value, what]) => (
-          <div>
-            <dt>{what}</dt>
-            <dd>{value}</dd>
-          </div>
-        ))}
-      </dl>
+      <FactList facts={facts} />
       {layers.length === 0
         ? <p>The model has no routers.</p>
         : (
