@@ -295,7 +295,7 @@ function addRunCommands(
   speculationFlags(loraFlag(samplingFlags(deviceFlags(planFlags(
     program.command("generate")
       .description("Generate text with continuous batching")
-      .argument("<checkpoint>", "Checkpoint folder or hub name."),
+      .argument("<checkpoint>", "Checkpoint folder, GGUF file or hub name."),
   )))))
     .option(
       "-p, --prompt <text>",
@@ -306,7 +306,7 @@ function addRunCommands(
     )
     .option(
       "--prompt-file <file>",
-      "File that holds one prompt. Repeatable.",
+      "File with one prompt. Repeatable.",
       (file) => {
         prompts.push({ file });
       },
@@ -353,7 +353,7 @@ function addRunCommands(
   ))
     .option(
       "--model <checkpoint>",
-      "Checkpoint folder or hub name. Default: that of the receipt.",
+      "Checkpoint folder, GGUF file or hub name. Default: that of the receipt.",
     )
     .option("--json", "Print JSON.")
     .action(async (receipt, flags) =>
@@ -362,7 +362,7 @@ function addRunCommands(
   loraFlag(samplingFlags(deviceFlags(planFlags(
     program.command("chat")
       .description("Chat with a checkpoint in the terminal")
-      .argument("<checkpoint>", "Checkpoint folder or hub name."),
+      .argument("<checkpoint>", "Checkpoint folder, GGUF file or hub name."),
   ))))
     .option("--system <text>", "System message.")
     .action(async (folder, flags) =>
@@ -371,7 +371,7 @@ function addRunCommands(
   loraFlag(serveFlags(
     program.command("serve")
       .description("Serve a checkpoint with an OpenAI-compatible API")
-      .argument("<checkpoint>", "Checkpoint folder or hub name."),
+      .argument("<checkpoint>", "Checkpoint folder, GGUF file or hub name."),
   ))
     .action(async (folder, flags) =>
       finish(await (await COMMANDS.serve())(io, folder, flags))
@@ -379,7 +379,7 @@ function addRunCommands(
   loraFlag(perplexityFlags(
     program.command("perplexity")
       .description("Measure how well a checkpoint predicts texts")
-      .argument("<checkpoint>", "Checkpoint folder or hub name.")
+      .argument("<checkpoint>", "Checkpoint folder, GGUF file or hub name.")
       .argument("<files...>", "Texts, plain or compressed."),
   ))
     .action(async (model, files, flags) =>

@@ -34,7 +34,7 @@ export function trainFlags(command: Command): Command {
     )
     .option(
       "--no-packing",
-      "With conversations: --batch of them per micro-batch, instead of as many as fit.",
+      "With conversations: --batch conversations per micro-batch. Default: as many as fit.",
     )
     .option(
       "--validate <files...>",
@@ -42,7 +42,7 @@ export function trainFlags(command: Command): Command {
     )
     .option(
       "--validate-split <share>",
-      "With conversations: fraction that validates instead. Default: 0.",
+      "With conversations: fraction of --data used for validation. Default: 0.",
       positive("--validate-split", 0.5),
     )
     .option(

@@ -38,7 +38,8 @@ export const SCHEDULES = {
     splits: false,
   },
   zerobubble: {
-    about: "as 1f1b, with gradients of weights while a stage would wait",
+    about:
+      "as 1f1b, but weight gradients are computed while a stage would wait",
     order: ["backward", "forward", "weights"],
     bounded: true,
     splits: true,
