@@ -18,7 +18,7 @@ const ROOT = fileURLToPath(new URL("..", import.meta.url));
  * separate source map, which every command with a model from it reads. Printers have separate files, because their
  * output is cached until one of these files changes.
  */
-const ENTRIES = [
+export const ENTRIES = [
   ...["cli/main.ts", "cli/start.ts", "cli/files.ts", "cli/http_program.ts"],
   ...["compiler/mod.ts", "spec/mod.ts", "runtime/mod.ts"],
   ...["engine/mod.ts", "engine/untrusted/program.ts"],

@@ -23,14 +23,9 @@ interface Compile {
   bundledFile(source: string): string;
 }
 
-/** What scripts/bundle.mjs bundles. */
-const ENTRIES = [
-  ...["cli/main.ts", "cli/start.ts", "cli/files.ts", "compiler/mod.ts"],
-  ...["spec/mod.ts", "runtime/mod.ts", "engine/mod.ts"],
-  ...["engine/untrusted/program.ts", "compiler/editor/tracer.ts"],
-  ...["models/mod.ts", "models/published.ts"],
-  ...["runtime/cpu/print.ts", "runtime/native/print.ts"],
-];
+const { ENTRIES } = await import(
+  new URL("../scripts/bundle.mjs", import.meta.url).href
+) as { readonly ENTRIES: readonly string[] };
 
 /** A clone with nothing but what compiles it. */
 async function emptyClone(t: Test) {
