@@ -74,9 +74,14 @@ interface Product {
   readonly matrix: NodeOf<"param">;
   /** The other operand. */
   readonly input: Node;
+  /** Axes of both that are not contracted: those of experts. */
+  readonly batch: readonly string[];
 }
 
-/** The product of a node, if it contracts f32 values with one parameter. */
+/**
+ * The product of a node, if it contracts f32 values with one parameter. Undefined for experts in one tensor, for which
+ * PEFT has another layout.
+ */
 function productOf(node: Node): Product | undefined {
   if (node.primitive !== "dot" || node.dtype !== "f32") return undefined;
   const [a, b] = node.inputs as readonly [Node, Node];
@@ -84,15 +89,13 @@ function productOf(node: Node): Product | undefined {
   if (matrix.primitive !== "param" || input.primitive === "param") {
     return undefined;
   }
-  return { dot: node, matrix, input };
-}
-
-/** Parameters that can have adapters: matrices that a graph multiplies directly. */
-export function adaptable(nodes: readonly Node[]): string[] {
-  const names = nodes.flatMap((node) =>
-    productOf(node)?.matrix.params.name ?? []
+  const { over } = node.params;
+  const batch = matrix.axes.filter((axis) =>
+    input.axes.includes(axis) && !over.includes(axis)
   );
-  return [...new Set(names)];
+  return batch.length > 0 && matrix.params.stack === undefined
+    ? undefined
+    : { dot: node, matrix, input, batch };
 }
 
 /**
@@ -145,13 +148,10 @@ function adapted(built: Built, { rank, scale, adapts }: Adapters): Built {
     dispatched: dispatched.map(now),
   };
 
-  function withAdapter({ dot, matrix, input }: Product): Node {
+  function withAdapter({ dot, matrix, input, batch }: Product): Node {
     const { over } = dot.params;
     const { name, stack } = matrix.params;
     const names = adapterNames(name);
-    const batch = matrix.axes.filter((x) =>
-      input.axes.includes(x) && !over.includes(x)
-    );
     const out = without(matrix.axes, [...batch, ...over]);
     const b = new NodeBuilder(context, dot);
     const param = (name: string, axes: readonly string[]) => {

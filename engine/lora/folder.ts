@@ -191,7 +191,7 @@ function remove(modules: Set<string>, parameter: string): void {
 export async function writeLoraConfig(
   folder: string,
   files: FileSystem,
-  { rank, alpha, targets, base, modules }: LoraSettings & {
+  { rank, alpha, base, modules }: Pick<LoraSettings, "rank" | "alpha"> & {
     /** The checkpoint of the model. */
     readonly base: string;
     /** Names of the adapted parameters. */
@@ -207,7 +207,7 @@ export async function writeLoraConfig(
     base_model_name_or_path: base,
     r: rank,
     lora_alpha: alpha,
-    target_modules: targets.length > 0 ? [...last].sort() : [],
+    target_modules: [...last].sort(),
     lora_dropout: 0,
     bias: "none",
     fan_in_fan_out: false,
