@@ -104,7 +104,7 @@ t.test("mistakes in machine files are named with their place", (t) => {
     ],
     [
       { hosts: [{ count: 20000, devices: [{ kind: "d" }] }] },
-      /places for 20000 ranks, and a plan has at most 4096/,
+      /it describes 20000 ranks, and a plan has at most 4096/,
     ],
     [
       { measured: { communicator: "mpi", latency: [[0]], bandwidth: [[0]] } },

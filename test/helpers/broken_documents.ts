@@ -37,6 +37,19 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
     Object.assign(p, { version: 3 });
   }),
 
+  broken(
+    "buffer of another stage",
+    "stages",
+    null,
+    /rank 1 does not have it/,
+    (p) => {
+      const { bytes } = p.buffers.sent!;
+      Object.assign(p.buffers.sent!, {
+        bytes: { every: 1, runs: [[1, bytes], [1, 0]] },
+      });
+    },
+  ),
+
   // Mesh, ranks, references.
   broken("mesh of other size", "mesh", null, /3 ranks/, (p) => {
     p.mesh[0]!.size = 3;
