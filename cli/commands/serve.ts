@@ -225,8 +225,9 @@ async function serveModel(
     try {
       await loop.run();
     } finally {
-      release();
       await http.close();
+      // Until the last response is sent, another signal must not end the process.
+      release();
     }
   } finally {
     ours.close();
