@@ -254,7 +254,15 @@ function onEnd(
       asked();
     });
   }
-  const release = io.onInterrupt(killed);
+  // A job that ends repeats the signal: it must not end the process before the last response is sent.
+  let release = () => {};
+  const hear = () => {
+    release = io.onInterrupt(() => {
+      hear();
+      killed();
+    });
+  };
+  hear();
   const timer = setInterval(async () => {
     if (await io.files.stat(stopFile(job)) === undefined) return;
     clearInterval(timer);
