@@ -122,6 +122,12 @@ export class Decoder implements DecoderShape {
   readonly pagesShape: DecoderShape["pagesShape"];
   /** The page table, for paged caches. */
   readonly pages: PageTable | undefined;
+  /** Outputs with choices of routers, in the order of layers. */
+  readonly routers: readonly string[];
+  /** Outputs with a row per token, such as logits and choices of routers. */
+  readonly rowOutputs: readonly (readonly [name: string, port: Port])[];
+  /** Outputs of `routers` with a row per token. The last layer may have only the selected rows. */
+  readonly #routersOfTokens: readonly string[];
   readonly #session: Session;
   readonly #before: ((run: DecoderRun) => Promise<void>) | undefined;
 
@@ -148,23 +154,12 @@ export class Decoder implements DecoderShape {
     this.width = shape.width;
     this.pagesShape = shape.pagesShape;
     this.pages = shape.pagesShape && new PageTable(shape.pagesShape);
-  }
-
-  /** Outputs with choices of routers, in the order of layers. */
-  get routers(): readonly string[] {
-    return Object.keys(this.program.outputs)
+    this.routers = Object.keys(shape.program.outputs)
       .filter((name) => CHOICES.test(name))
       .toSorted((a, b) => layerOf(a) - layerOf(b));
-  }
-
-  /** Outputs with a row per token, such as logits and choices of routers. */
-  get rowOutputs(): [string, Port][] {
-    const axisOf = ({ axes }: Port) =>
-      axes[0] === undefined ? undefined : this.modelAxis(axes[0]);
-    const token = axisOf(this.program.inputs["ids"]!);
-    return Object.entries(this.program.outputs).filter(([, port]) =>
-      axisOf(port) === token && port.axes.length === 2
-    );
+    this.rowOutputs = rowOutputsOf(shape);
+    const perToken = new Set(this.rowOutputs.map(([name]) => name));
+    this.#routersOfTokens = this.routers.filter((name) => perToken.has(name));
   }
 
   /**
@@ -189,13 +184,9 @@ export class Decoder implements DecoderShape {
     const best = typeof gives === "object" &&
       (!gives.logits || needed !== undefined && needed <= gives.candidates);
     const routers = experts ? this.routers : [];
-    // The last layer may have only the selected rows.
-    const perToken = new Set(
-      experts ? this.rowOutputs.map(([name]) => name) : [],
-    );
     const readRows = [
       ...picks ? [] : ["logits"],
-      ...routers.filter((name) => perToken.has(name)),
+      ...experts ? this.#routersOfTokens : [],
     ];
     const run: DecoderRun = {
       inputs: {
@@ -275,6 +266,17 @@ export function checkRoom(
       `Cannot run ${need.context} tokens of a sequence: the plan allows at most ${shape.maxContext}. Raise --max-context`,
     );
   }
+}
+
+function rowOutputsOf(
+  { program, modelAxis }: Pick<DecoderShape, "program" | "modelAxis">,
+): [string, Port][] {
+  const axisOf = ({ axes }: Port) =>
+    axes[0] === undefined ? undefined : modelAxis(axes[0]);
+  const token = axisOf(program.inputs["ids"]!);
+  return Object.entries(program.outputs).filter(([, port]) =>
+    axisOf(port) === token && port.axes.length === 2
+  );
 }
 
 function layerOf(router: string): number {

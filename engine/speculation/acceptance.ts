@@ -9,7 +9,7 @@ export interface DraftKind {
 /** Weight of the assumed probability in the estimate for all sequences, and of that in the estimate for one. */
 const PRIOR_WEIGHT = 2;
 
-/** What remains of counts at each token that is not drafted, so that drafts are tried again. */
+/** Each token that is not drafted multiplies the counts by this factor, so that drafts are tried again. */
 const FORGOTTEN = { all: 0.995, one: 0.96 } as const;
 
 /** Maximum weight of past tokens. */

@@ -3,7 +3,7 @@
 /** Assumed time of a further token, relative to a step of one token. */
 const ASSUMED = 0.25;
 
-/** Number of first steps of a size that are not measured, because they compile code, and of those that then are. */
+/** The first steps of a size compile code and are not measured. Then some steps of that size are measured. */
 const [WARM_UP, MEASURED] = [3, 3] as const;
 
 /** Minimum weight of a step in the mean of its size, and maximum time relative to this mean. */

@@ -48,7 +48,7 @@ export interface OpenChatsOptions extends FamilyOption {
   readonly seed?: number;
 }
 
-/** Counts of what was read. */
+/** Numbers of conversations and tokens in the data. */
 export interface ChatReport {
   /** Conversations for training and for validation. */
   readonly samples: number;

@@ -40,7 +40,7 @@ export interface WrittenTensor extends Pick<FileTensor, "dtype" | "shape"> {
 
 /** Source of pieces. */
 export interface Reading {
-  /** Which parameters are written: those that are trained. Default: all. */
+  /** The trained parameters, which are written. Default: all. */
   readonly trained?: TrainedParameters | undefined;
   readonly plan: Plan;
   readonly session: Session;

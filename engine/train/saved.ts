@@ -189,7 +189,7 @@ function commonDType(plan: Plan): StoredDType {
 export interface Saving
   extends Pick<Opened, "plan" | "session" | "rank" | "ranks" | "gatherTexts"> {
   readonly optimizer: Optimizer;
-  /** Which parameters are written: those that are trained. Default: all. */
+  /** The trained parameters, which are written. Default: all. */
   readonly trained?: TrainedParameters | undefined;
 }
 

@@ -125,7 +125,7 @@ export async function takeStep(
   };
 }
 
-/** The outputs that are read: scalars, choices of experts, and those that the task requests, of every micro-batch. */
+/** Names of the outputs to read from each micro-batch: scalars, choices of experts, and those that the task requests. */
 function metricsOf({ outputs }: Program, task: Task): string[] {
   return Object.entries(outputs).flatMap(([output, { axes }]) => {
     const name = output.replace(/@\d+$/, "");

@@ -50,8 +50,9 @@ export interface NamedStep {
 export interface StepFacts extends NamedStep {
   readonly index: number;
   readonly ranks: readonly number[];
-  /** The classes of the ranks that read its operands, and of those that write its results. */
+  /** Classes of the ranks that read its operands. */
   readonly readers: readonly number[];
+  /** Classes of the ranks that write its results. */
   readonly writers: readonly number[];
   readonly reads: readonly string[];
   readonly writes: readonly string[];
