@@ -31,9 +31,9 @@ class Occurrences {
   }
 
   #note(pair: number, at: number): void {
-    const places = this.#after.get(pair);
-    if (!places) this.#after.set(pair, [at]);
-    else if (places.push(at) > COMPARED) places.shift();
+    const indices = this.#after.get(pair);
+    if (!indices) this.#after.set(pair, [at]);
+    else if (indices.push(at) > COMPARED) indices.shift();
   }
 
   /** The index after the longest earlier match of the last tokens, the latest of equal ones. Undefined without a pair. */
@@ -41,9 +41,9 @@ class Occurrences {
     const known = this.#tokens;
     const end = known.length;
     if (end < 2) return undefined;
-    const places = this.#after.get(pairOf(known[end - 2]!, known[end - 1]!));
+    const indices = this.#after.get(pairOf(known[end - 2]!, known[end - 1]!));
     let best: { at: number; length: number } | undefined;
-    for (const at of places ?? []) {
+    for (const at of indices ?? []) {
       let length = 2;
       while (
         length < LONGEST && length < at &&
