@@ -129,6 +129,7 @@ export async function measure(
     targets.push(await scoredTarget(io, model, flags));
   }
   const positions = Math.min(
+    flags.maxContext ?? Infinity,
     ...targets.map(({ checkpoint }) =>
       checkpoint.published.decoder.maxPositions
     ),
