@@ -1,15 +1,18 @@
 // The C compiler: what it may use, and what is compiled of an untrusted plan.
 // needs: cpu
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
 import {
   chmodSync,
   existsSync,
+  mkdirSync,
   readdirSync,
   readFileSync,
   writeFileSync,
 } from "node:fs";
 import path from "node:path";
 import process from "node:process";
+import { setTimeout } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import t from "tap";
 import {
@@ -30,6 +33,7 @@ import {
 import type { Stmt } from "../spec/kernel/tree.ts";
 import { parsePlan, stringifyPlan } from "../spec/mod.ts";
 import type { LaunchStep, Plan } from "../spec/plan/plan.ts";
+import { checkpointFolder } from "./helpers/checkpoints.ts";
 import {
   floats,
   switchyard,
@@ -165,4 +169,42 @@ export const m = model({ a: 64, b: 64 }, (m) => ({ y: add(m.input("x", "a b"), 1
     stderr,
     /^Cannot compile the kernels of the plan: .* has not ended within 1 s\. Allow more with --deadline if they need that\n$/,
   );
+});
+
+t.test("Ctrl-C while kernels are compiled", { skip }, async (t) => {
+  const folder = temporaryFolder(t);
+  const at = (name: string) => path.join(folder, name);
+  // The compiler reports that it started, then sleeps longer than a test may take.
+  mkdirSync(at("bin"));
+  writeFileSync(
+    at("bin/slow"),
+    `#!/bin/sh
+case "$*" in *-shared*) echo >> '${at("started")}'; exec sleep 600;; esac
+exec ${compiler!.command} "$@"
+`,
+  );
+  chmodSync(at("bin/slow"), 0o755);
+  writeFileSync(at("text"), "the cat sat on the mat. ".repeat(400));
+  const child = spawn(process.execPath, [
+    ...[PROGRAM, "train", checkpointFolder("demo-lm"), "--data", at("text")],
+    ...["--steps", "1", "--out", at("out"), "--adapter", "native"],
+  ], {
+    // A terminal sends the signal to all processes of the group.
+    detached: true,
+    env: {
+      ...process.env,
+      XDG_CACHE_HOME: at("cache"),
+      CC: at("bin/slow"),
+    },
+    stdio: ["ignore", "ignore", "pipe"],
+  });
+  let err = "";
+  child.stderr!.on("data", (data) => err += String(data));
+  const ended = once(child, "close");
+  while (!existsSync(at("started")) && child.exitCode === null) {
+    await setTimeout(20);
+  }
+  process.kill(-child.pid!, "SIGINT");
+  const [, signal] = await ended;
+  t.strictSame([signal, err], ["SIGINT", ""]);
 });
