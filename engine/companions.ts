@@ -18,6 +18,8 @@ export interface Main {
   readonly session: Session;
   /** The ranks in this process. */
   readonly ranks: readonly number[];
+  /** The tensors that it was loaded from. */
+  readonly tensors: TensorDirectory;
 }
 
 /** A plan that runs on the devices of a main one. */

@@ -320,7 +320,7 @@ export async function openPlan(
       : Array.from({ length: plan.ranks }, (_, rank) => rank);
     const beside = await openCompanions(
       companions,
-      { plan, session, ranks },
+      { plan, session, ranks, tensors },
       devicesOf,
     );
     return {

@@ -36,6 +36,7 @@ import {
   type Statistics,
   TrafficAccount,
 } from "./statistics.ts";
+import { sourceNames } from "../spec/axis_parts.ts";
 import { writeTables } from "./tables.ts";
 import { equalWeights } from "./shared_weights.ts";
 import { loadWeights, preloadFiles } from "./weights.ts";
@@ -102,7 +103,10 @@ export interface Session {
   readPart(name: string, rank: number): Promise<HostTensor>;
   /** Sets the shard of an f32 parameter or state on a rank of this process. */
   writePart(name: string, rank: number, part: HostTensor): void;
-  /** Loads all weights again that are not shared with another session. Returns the bytes that were written to ranks. */
+  /**
+   * Loads the weights of given tensors again, except those that are shared with another session. Returns the bytes that
+   * were written to ranks.
+   */
   load(tensors: TensorDirectory): Promise<number>;
   /** Sets states to zero and forgets the rank of each sequence. */
   reset(): void;
@@ -155,6 +159,7 @@ export async function createSession(
   for (const memory of ranks) writeTables(plan, memory);
   const weights = plan.weights.filter(({ buffer }) => !shared.has(buffer));
   const load = async (
+    weights: Plan["weights"],
     tensors: TensorDirectory,
     onProgress?: (done: number, total: number) => void,
   ) => {
@@ -169,6 +174,7 @@ export async function createSession(
     return written;
   };
   await load(
+    weights,
     tensors,
     (done, total) => onProgress?.({ stage: "weights", done, total }),
   );
@@ -179,7 +185,17 @@ export async function createSession(
       (done, total) => onProgress?.({ stage: "files", done, total }),
     );
   }
-  const loaded = { ...options, communicator, load };
+  const loaded = {
+    ...options,
+    communicator,
+    load: (tensors: TensorDirectory) =>
+      load(
+        weights.filter((weight) =>
+          sourceNames(plan, weight).some((name) => tensors.has(name))
+        ),
+        tensors,
+      ),
+  };
   const session = new LoadedSession(plan, ranks, loaded);
   LOADED.set(session, { plan, ranks });
   return session;

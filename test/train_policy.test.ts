@@ -92,15 +92,31 @@ t.test("the command line: on-policy bits between meshes, kill -9 and a resumed r
   const { step } = index.metadata.training;
   t.ok(step >= seen - 1, `after ${seen} steps, ${step} are saved`);
   await run("killed", "--resume");
-  const [found, wanted] = [
-    await contents(at("killed")),
-    await contents(at("straight")),
-  ];
-  t.same(Object.keys(found), Object.keys(wanted));
-  for (const name of Object.keys(wanted)) {
-    t.ok(found[name] === wanted[name], name);
-  }
+  const same = async (...folders: readonly [string, string]) => {
+    const [found, wanted] = await Promise.all(
+      folders.map((folder) => contents(at(folder))),
+    ) as [Contents, Contents];
+    t.same(Object.keys(found), Object.keys(wanted));
+    for (const name of Object.keys(wanted)) {
+      t.ok(found[name] === wanted[name], name);
+    }
+  };
+  await same("killed", "straight");
+
+  // Adapters: the last flag of a kind counts.
+  const lora = ["--lora", "rank=2,targets=attention", "--steps"];
+  await run("adapters", ...lora, "2");
+  await run("resumed", ...lora, "1");
+  await run("resumed", ...lora, "2", "--resume");
+  await same("resumed", "adapters");
+  const generated = await switchyard([
+    ...["generate", start, "--lora", at("adapters"), "-p", "A", "-n", "2"],
+    ...["--adapter", "cpu"],
+  ]);
+  t.equal(generated.code, 0, generated.err);
 });
+
+type Contents = Awaited<ReturnType<typeof contents>>;
 
 t.test("from a program: shared memory, other rollout meshes, several updates, losses of its own", async (t) => {
   const { start } = await tinyPolicy(t);
@@ -162,6 +178,23 @@ t.test("from a program: shared memory, other rollout meshes, several updates, lo
   });
   t.ok(other[0]!.policy!.logRatio > 0, "other numerics have other bits");
   t.ok(other[0]!.parts["surprise"]! < 0);
+
+  const lora = { rank: 2, alpha: 4, targets: ["attention", "experts"] };
+  const adapting = { lora, kl: 0.1, schedule: { rate: 0.1 } };
+  const adapted = await run("ep=2", adapting);
+  t.equal(adapted[0]!.policy!.movedBytes, 0, "weights are shared");
+  t.equal(adapted[0]!.parts["kl"], 0, "adapters begin without effect");
+  t.ok(adapted[1]!.parts["kl"]! > 0);
+  const moved = await run("dp=2", {
+    ...adapting,
+    rolloutMesh: meshOf("tp=2,ep=2"),
+  });
+  for (const { policy } of [...adapted, ...moved]) t.equal(policy!.logRatio, 0);
+  const [{ policy: sent }] = moved as [StepMetrics];
+  t.same({ ...sent, movedBytes: 0 }, adapted[0]!.policy);
+  t.ok(sent!.movedBytes > 0);
+  t.ok(sent!.movedBytes < movedBytes, "only adapters are sent");
+
   await t.rejects(run("ep=1", { samples: 3 }), {
     message: /^Cannot compare 3 samples of a prompt in steps of 8 samples/,
   });

@@ -225,10 +225,8 @@ async function givenTraining(
     const settings = resume
       ? await savedSettings(out, io.files, flags)
       : settingsOf(flags, flags.steps);
-    const policy = await givenPolicy(io, resume ? out : source, {
-      flags,
-      settings,
-    });
+    const from = resumedFrom(source, { resume, out, settings });
+    const policy = await givenPolicy(io, from, { flags, settings });
     return { policy, steps: requiredSteps(flags) };
   }
   if (data === undefined) {
@@ -241,8 +239,7 @@ async function givenTraining(
   const settings = resume
     ? await savedSettings(out, io.files, flags)
     : settingsOf(flags, flags.steps);
-  // Checkpoints of adapters do not contain the weights that they adapt.
-  const from = resume && settings.lora === undefined ? out : source;
+  const from = resumedFrom(source, { resume, out, settings });
   const family = isFamily(source) ? source : await familyOf(flags.family);
   const text = { source: from, family, settings };
   if (!areChats(data)) {
@@ -271,6 +268,18 @@ async function givenTraining(
     ? settings
     : { ...settings, schedule: { ...schedule, decay: steps } };
   return { ...text, settings: decayed, data: chats, steps };
+}
+
+/** The folder of the weights. Checkpoints of adapters do not contain those that they adapt. */
+function resumedFrom<Source>(
+  source: Source,
+  { resume, out, settings }: {
+    readonly resume: boolean;
+    readonly out: string;
+    readonly settings: TrainSettings;
+  },
+): Source | string {
+  return resume && settings.lora === undefined ? out : source;
 }
 
 function requiredSteps({ steps, epochs }: TrainFlags): number {

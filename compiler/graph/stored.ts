@@ -46,7 +46,8 @@ export function storedForTraining(
     const tensor = tensorOf(node);
     const updated = isTrained(node.params.name, trained);
     const wanted = (updated ? dtype : undefined) ?? weights[tensor];
-    if (wanted !== "f16" && wanted !== "bf16" || biases.has(node)) continue;
+    if (wanted !== "f16" && wanted !== "bf16") continue;
+    if (updated && biases.has(node)) continue;
     stored[tensor] = wanted;
     if (updated) masters.add(node.params.name);
   }

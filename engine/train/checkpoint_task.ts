@@ -1,18 +1,11 @@
 /** Trains a checkpoint's model on text. */
 
-import { adaptedParameter } from "../../compiler/mod.ts";
-import {
-  adaptedModel,
-  trainedAdapters,
-  writeLoraConfig,
-  writeLoraWeights,
-} from "../lora/mod.ts";
+import { adaptedModel, trainedAdapters } from "../lora/mod.ts";
 import { DataError } from "../../spec/errors.ts";
 import { type Family, isFamily } from "../../models/mod.ts";
 import {
   type Checkpoint,
   type FamilyOption,
-  listWeightFiles,
   openConfiguration,
   openTokenizer,
   readGeneration,
@@ -21,11 +14,12 @@ import { completeConfig, familyConfiguration } from "../configuration.ts";
 import { MAX_AXIS } from "../../spec/limits.ts";
 import type { FileSystem } from "../files.ts";
 import type { DeviceSharing } from "../devices.ts";
+import { adapterParts } from "./adapter_parts.ts";
 import { initialWeights } from "./initial.ts";
-import { prepareFolder, prepareTexts } from "./saved.ts";
+import { prepareFolder } from "./saved.ts";
 import { stopTokens } from "../stop_tokens.ts";
 import { textSettings, type TrainSettings } from "./settings.ts";
-import { hasWeights, storedIn, storedWeights } from "./stored.ts";
+import { storedIn, storedWeights } from "./stored.ts";
 import type { Chats } from "./chats.ts";
 import { chatSource, textSource } from "./sources.ts";
 import type { Task } from "./task.ts";
@@ -130,7 +124,10 @@ export async function checkpointTask(
     });
   tokenizer.close();
   const { balance, recompute, lora } = options;
-  if (lora) await refuseAdapters(folder, files, options);
+  const texts = {
+    tokenizer: tokenizerFolder,
+    generation: folder ?? tokenizerFolder,
+  };
   const auxiliary = options.auxiliary ??
     Number(config["router_aux_loss_coef"] ?? 0.01);
   const adapted = lora
@@ -138,7 +135,6 @@ export async function checkpointTask(
     : published;
   return {
     ...source,
-    ...lora ? await adapterParts(folder!, files) : {},
     model: adapted.build({
       ...source.bounds,
       training: { auxiliary, balance, recompute, objective: source.objective },
@@ -150,60 +146,16 @@ export async function checkpointTask(
     initial: async (plan) => {
       const stored = folder !== undefined &&
         await storedWeights(folder, files);
-      if (stored && !lora) return stored;
-      const random = initialWeights(plan, {
+      if (stored) return stored;
+      return initialWeights(plan, {
         seed,
         deviation: Number(config["initializer_range"] ?? 0.02),
-        trained: lora ? "adapters" : "all",
-      });
-      return { ...stored || {}, ...random };
-    },
-    prepare: async (out, plan) => {
-      const texts = {
-        tokenizer: tokenizerFolder,
-        generation: folder ?? tokenizerFolder,
-      };
-      if (lora === undefined) {
-        return await prepareFolder(out, files, { config, ...texts }, plan);
-      }
-      await prepareTexts(out, files, texts);
-      await writeLoraConfig(out, files, {
-        ...lora,
-        base: folder!,
-        modules: plan.weights.flatMap(({ source }) =>
-          adaptedParameter(source)?.parameter ?? []
-        ),
       });
     },
-  };
-}
-
-/** Rejects adapters of a model without weights, and settings that change other parameters. */
-async function refuseAdapters(
-  folder: string | undefined,
-  files: FileSystem,
-  { biasUpdate }: Pick<TrainSettings, "biasUpdate">,
-): Promise<void> {
-  if (biasUpdate !== undefined) {
-    throw new DataError(
-      "Cannot train adapters with a bias update: selection biases are constant then. Leave one of them out",
-    );
-  }
-  if (folder !== undefined && await hasWeights(folder, files)) return;
-  throw new DataError(
-    "Cannot train adapters of random weights: the adapters of another start would not fit. Give a checkpoint with weights",
-  );
-}
-
-/** The parts of a task that trains adapters of the weights in a folder. */
-async function adapterParts(
-  folder: string,
-  files: FileSystem,
-): Promise<Pick<Task, "trained" | "constants" | "saved">> {
-  return {
-    trained: "adapters",
-    constants: await listWeightFiles(folder, files),
-    saved: async (out) =>
-      await writeLoraWeights(out, files, await listWeightFiles(out, files)),
+    prepare: (out, plan) =>
+      prepareFolder(out, files, { config, ...texts }, plan),
+    ...lora
+      ? await adapterParts(folder, files, { ...options, lora, seed, texts })
+      : {},
   };
 }

@@ -6,8 +6,8 @@ import {
   type TensorDirectory,
   type TensorEntry,
 } from "../../runtime/mod.ts";
+import { isTrained, type TrainedParameters } from "../../compiler/mod.ts";
 import { onRank, type Plan } from "../../spec/plan/plan.ts";
-import { sum } from "../../spec/sum.ts";
 import { parameterPieces, type Piece, type Reading } from "./parameters.ts";
 
 /** Bytes of the weights of rollouts, by the plans of training and rollouts. */
@@ -16,27 +16,34 @@ export interface WeightBytes {
   readonly shared: number;
   /** Bytes that are written to the ranks of rollouts after each update. */
   readonly moved: number;
+  /** Bytes of constant weights that are written to the ranks of rollouts once. */
+  readonly copied: number;
 }
 
-/** The bytes of the weights that rollouts share with the training, and of those that are moved. */
-export function weightBytes(training: Plan, rollouts: Plan): WeightBytes {
-  const shared = equalWeights(rollouts, training);
-  const bytes = (wanted: boolean) =>
-    sum(
-      rollouts.weights.map(({ buffer }) => buffer)
-        .filter((name) => shared.has(name) === wanted)
-        .flatMap((name) =>
-          Array.from(
-            { length: rollouts.ranks },
-            (_, rank) => onRank(rollouts.buffers[name]!.bytes, rank),
-          )
-        ),
-    );
-  return { shared: bytes(true), moved: bytes(false) };
+/** The bytes of the weights that rollouts share with the training, and of those that are moved or copied. */
+export function weightBytes(
+  training: Plan,
+  rollouts: Plan,
+  trained?: TrainedParameters,
+): WeightBytes {
+  const equal = equalWeights(rollouts, training);
+  const found = { shared: 0, moved: 0, copied: 0 };
+  for (const { buffer, source } of rollouts.weights) {
+    const how = equal.has(buffer)
+      ? "shared"
+      : isTrained(source, trained)
+      ? "moved"
+      : "copied";
+    const { bytes } = rollouts.buffers[buffer]!;
+    for (let rank = 0; rank < rollouts.ranks; rank++) {
+      found[how] += onRank(bytes, rank);
+    }
+  }
+  return found;
 }
 
 /**
- * The parameters of a training by the names of a checkpoint. They are read from the devices when they are needed; host
+ * The trained parameters by the names of a checkpoint. They are read from the devices when they are needed; host
  * memory has the shards of about one weight at a time.
  */
 export function liveTensors(from: Reading): TensorDirectory {

@@ -4,9 +4,16 @@ import { DataError, invariant } from "../../spec/errors.ts";
 import { MAX_AXIS } from "../../spec/limits.ts";
 import { sourceNames } from "../../spec/axis_parts.ts";
 import type { NumericsClass } from "../../spec/numerics.ts";
+import type { FileDType } from "../../spec/dtype.ts";
 import type { MeshSizes } from "../../spec/mesh.ts";
 import type { Plan, Program } from "../../spec/plan/plan.ts";
-import type { CacheDType } from "../../compiler/mod.ts";
+import {
+  type CacheDType,
+  isTrained,
+  type TrainedParameters,
+} from "../../compiler/mod.ts";
+import { adaptedModel, trainedAdapters } from "../lora/mod.ts";
+import { adapterParts } from "./adapter_parts.ts";
 import {
   grpo,
   LOGPROBS,
@@ -98,13 +105,17 @@ export async function policyTask(
   const micro = accumulate * updates;
   const sampled = batch * micro;
   check({ ...options, samples, maxNewTokens, sampled });
-  if (options.lora) {
-    throw new DataError(
-      "Cannot train adapters with policy gradients: sampling uses the weights of the training. Leave the adapters out",
-    );
-  }
-  const checkpoint = await openCheckpoint(folder, files, options);
-  const { published, config, stop } = checkpoint;
+  const { lora } = options;
+  const base = await openCheckpoint(folder, files, options);
+  const { config, stop } = base;
+  const published = lora
+    ? adaptedModel(base.published, trainedAdapters(lora))
+    : base.published;
+  const texts = { tokenizer: folder, generation: folder };
+  const adapters = lora &&
+    await adapterParts(folder, files, { ...options, lora, seed, texts });
+  const { trained } = adapters ?? {};
+  const weights = await storedIn(folder, files);
   const tokenizer = await openTokenizer(folder, files);
   if (!tokenizer) {
     throw new DataError(
@@ -133,11 +144,11 @@ export async function policyTask(
 
   const rollOutGroup = async (at: number) => {
     const { companions: [rollouts] } = opened!;
-    const bytes = weightBytes(opened!.plan, rollouts!.plan);
-    const movedBytes = bytes.moved === 0
+    const { moved } = weightBytes(opened!.plan, rollouts!.plan, trained);
+    const movedBytes = moved === 0
       ? 0
-      : await rollouts!.session.load(liveTensors(opened!));
-    invariant(movedBytes === bytes.moved, "weights move as planned");
+      : await rollouts!.session.load(liveTensors({ ...opened!, trained }));
+    invariant(movedBytes === moved, "weights move as planned");
     const chosen = promptsOf(prompts, {
       first: at * sampled / samples,
       count: sampled / samples,
@@ -181,7 +192,7 @@ export async function policyTask(
       ...clipHigh === undefined ? {} : { clipHigh },
       ...kl === undefined ? {} : { kl },
     },
-    weights: await storedIn(folder, files),
+    weights,
     text: await sha256(
       JSON.stringify([prompts, options.rewardIdentity ?? null]),
     ),
@@ -190,7 +201,9 @@ export async function policyTask(
     where: folder,
     initial: async () => (await storedWeights(folder, files))!,
     companions: [
-      rolloutCompanion(checkpoint, {
+      rolloutCompanion({ ...base, published }, {
+        trained,
+        weights,
         mesh: options.rolloutMesh,
         ...options.rolloutNumerics,
         prompts,
@@ -199,7 +212,8 @@ export async function policyTask(
       }),
       ...reference === undefined ? [] : [
         referenceCompanion(reference, files, {
-          model: published.build({
+          shares: adapters !== undefined && reference === folder,
+          model: base.published.build({
             ...bounds,
             training: { auxiliary, objective: scoringObjective },
           }),
@@ -235,11 +249,8 @@ export async function policyTask(
     },
     observe: (outputs): PolicyMetrics => meter.observe(outputs),
     prepare: (out, plan) =>
-      prepareFolder(out, files, {
-        config,
-        tokenizer: folder,
-        generation: folder,
-      }, plan),
+      prepareFolder(out, files, { config, ...texts }, plan),
+    ...adapters,
     close: () => {
       tokenizer.close();
       return Promise.resolve();
@@ -372,9 +383,11 @@ async function withReference(
 /** The rollouts beside a training. */
 function rolloutCompanion(
   checkpoint: Checkpoint,
-  { mesh, prompts, maxNewTokens, sampled, ...numerics }:
+  { mesh, prompts, maxNewTokens, sampled, trained, weights, ...numerics }:
     & NonNullable<PolicyOptions["rolloutNumerics"]>
     & {
+      readonly trained: TrainedParameters | undefined;
+      readonly weights: { readonly [tensor: string]: FileDType };
       readonly mesh: MeshSizes | undefined;
       readonly prompts: readonly PolicyPrompt[];
       readonly maxNewTokens: number;
@@ -388,7 +401,7 @@ function rolloutCompanion(
     plan: async (chosen, main) =>
       await compileTarget(
         { kind: "checkpoint", checkpoint },
-        storedBy(main),
+        { ...weights, ...storedBy(main, trained) },
         {
           ...besideOf(chosen, mesh),
           ...numerics,
@@ -401,7 +414,10 @@ function rolloutCompanion(
           },
         },
       ),
-    tensors: (main) => Promise.resolve(liveTensors(main)),
+    tensors: (main) =>
+      Promise.resolve(
+        new Map([...main.tensors, ...liveTensors({ ...main, trained })]),
+      ),
   };
 }
 
@@ -418,31 +434,32 @@ function besideOf(
   };
 }
 
-/** Storage dtypes of the tensors of a training. */
-function storedBy(plan: Plan) {
+/** Storage dtypes of the trained tensors of a training. */
+function storedBy(plan: Plan, trained: TrainedParameters | undefined) {
   return Object.fromEntries(
-    plan.weights.flatMap((weight) =>
-      sourceNames(plan, weight).map((name) => [name, weight.stored])
-    ),
+    plan.weights.filter(({ source }) => isTrained(source, trained))
+      .flatMap((weight) =>
+        sourceNames(plan, weight).map((name) => [name, weight.stored] as const)
+      ),
   );
 }
 
-/** The initial model beside a training. */
+/** The initial model beside a training. It shares the weights of a training that does not change them. */
 function referenceCompanion(
   folder: string,
   files: FileSystem,
-  { model }: Pick<Task, "model">,
+  { model, shares }: Pick<Task, "model"> & Pick<Companion, "shares">,
 ): Companion {
   return {
-    shares: false,
+    shares,
     plan: async (chosen) =>
       await compileTarget(
         { kind: "model", model },
         await storedIn(folder, files),
         besideOf(chosen, undefined),
       ),
-    tensors: async (_, plan) =>
-      tensorsInMemory(
+    tensors: async (main, plan) =>
+      shares ? main.tensors : tensorsInMemory(
         storedTensors(plan, (await storedWeights(folder, files))!),
         folder,
       ),

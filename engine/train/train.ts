@@ -246,10 +246,19 @@ async function openTraining(
   const { out, resume = false } = options;
   if (!resume) {
     let initial: Tensors = {};
-    const opened = await openWith(task, options, async (plan) => {
-      initial = await task.initial(plan);
-      return tensorsInMemory(storedTensors(plan, initial), task.where);
-    });
+    const opened = await withTensors(
+      task.constants ?? [],
+      files,
+      (constants) =>
+        openWith(task, options, async (plan) => {
+          initial = await task.initial(plan);
+          const begun = storedTensors(plan, initial);
+          return new Map([
+            ...constants,
+            ...tensorsInMemory(begun, task.where),
+          ]);
+        }),
+    );
     return await undoneOnError(opened.close, async () => {
       const { plan, rank } = opened;
       writeMasters(opened, task.settings.optimizer, initial);
