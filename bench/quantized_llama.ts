@@ -43,13 +43,27 @@ const NEW_TOKENS = 48;
 const FAMILIES = [
   ...["olmoe-16e", "mixtral-8e", "qwen3moe-16e", "dots1-16e", "glm4moe-16e"],
   ...["minimaxm2-16e", "ernie45moe-16e", "deepseekv3-16e"],
-  "hunyuanmoe-12e",
+  ...["hunyuanmoe-12e", "deepseekv2-16e", "gptoss-8e", "granitemoe-8e"],
+  "lfm2moe-16e",
 ];
 
-/** Scaled rotary positions of a checkpoint in place of its own. llama.cpp has one magnitude for both uses. */
-const SCALED: { readonly [name: string]: object } = {
-  "deepseekv3-16e": { mscale: 0.8, mscale_all_dim: 0.8 },
-  "qwen3moe-16e": { beta_fast: 2 },
+const YARN = {
+  rope_type: "yarn",
+  factor: 4,
+  original_max_position_embeddings: 8,
+};
+
+/**
+ * Fields of a config.json in place of the recorded ones. llama.cpp has one magnitude of scaled positions for both uses,
+ * rounds the bounds of YaRN, which gpt-oss does not, and has another choice of expert groups than DeepSeek-V2.
+ */
+const CHANGED: { readonly [name: string]: object } = {
+  "deepseekv2-16e": { topk_method: "greedy", n_group: 1, topk_group: 1 },
+  "deepseekv3-16e": {
+    rope_scaling: { ...YARN, mscale: 0.8, mscale_all_dim: 0.8 },
+  },
+  "gptoss-8e": { rope_scaling: { rope_type: "default" } },
+  "qwen3moe-16e": { rope_scaling: { ...YARN, beta_fast: 2 } },
 };
 
 const files = nodeFiles();
@@ -120,20 +134,14 @@ function byteTokens(): string[] {
 async function compareFamily(name: string): Promise<void> {
   const from = join(folder, name);
   cpSync(packageFile(`test/references/${name}`), from, { recursive: true });
-  const scaling = SCALED[name];
-  if (scaling) {
+  const changed = CHANGED[name];
+  if (changed) {
     const config = JSON.parse(
       readFileSync(join(from, "config.json"), "utf8"),
     ) as object;
-    const rope_scaling = {
-      rope_type: "yarn",
-      factor: 4,
-      original_max_position_embeddings: 8,
-      ...scaling,
-    };
     writeFileSync(
       join(from, "config.json"),
-      JSON.stringify({ ...config, rope_scaling }),
+      JSON.stringify({ ...config, ...changed }),
     );
   }
   const vocab = Object.fromEntries(byteTokens().map((text, id) => [text, id]));

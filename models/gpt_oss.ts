@@ -17,9 +17,11 @@ import {
 } from "switchyard-moe";
 import {
   attendHeads,
+  booleanField,
   type Config,
   decoderModel,
   type DecoderOptions,
+  type DecoderScope,
   defineFamily,
   groupedAxes,
   type GroupedDecoder,
@@ -33,6 +35,8 @@ import {
   requireField,
   rotate,
   routeLayer,
+  type Rows,
+  type TokenRouting,
 } from "switchyard-moe/models";
 
 /** The family of `GptOssForCausalLM`. */
@@ -46,6 +50,8 @@ export const family = defineFamily({
 interface GptOssConfig extends GroupedDecoder {
   /** Upper limit of gates, and limit of the absolute value of their factors. */
   readonly limit: number;
+  /** One tensor has the gates and factors of all experts. Otherwise each matrix of an expert is a tensor. */
+  readonly fused: boolean;
 }
 
 /** The rotary scaling of the published checkpoints, for a config.json without one. */
@@ -87,6 +93,7 @@ function readConfig(config: Config): GptOssConfig {
     }, { experts: "num_local_experts", ffn: "intermediate_size" }),
     kindOf: readKinds(config),
     limit: positiveField(config, "swiglu_limit", { default: 7 }),
+    fused: booleanField(config, "fused_experts", { default: true }),
   };
 }
 
@@ -103,7 +110,7 @@ function readKinds(config: Config): GptOssConfig["kindOf"] {
 
 /** Builds the model of a configuration. */
 function build(config: GptOssConfig, options: DecoderOptions): Model {
-  const { ffn, limit } = config;
+  const { ffn, limit, fused } = config;
   return decoderModel(config, {
     axes: groupedAxes(config),
     attend: (m, rows, layer) =>
@@ -123,9 +130,11 @@ function build(config: GptOssConfig, options: DecoderOptions): Model {
           topK: config.expertsPerToken,
           preset: "gptOss",
         });
+        const sent = dispatch(rows, routing);
+        if (!fused) return separateExperts(m, sent, routing, limit);
         const inward = m.param("experts.gate_up_proj", "expert embed gateUp");
         const both = add(
-          dot(dispatch(rows, routing), inward, "embed"),
+          dot(sent, inward, "embed"),
           m.param("experts.gate_up_proj_bias", "expert gateUp"),
         );
         // Gates and their factors are interleaved.
@@ -142,6 +151,32 @@ function build(config: GptOssConfig, options: DecoderOptions): Model {
         return combine(done, routing);
       }),
   }, options);
+}
+
+/** Experts whose matrices are separate tensors, as in GGUF files. */
+function separateExperts(
+  m: DecoderScope<"ffn">,
+  sent: Tensor<"expert slot embed", "f32">,
+  routing: TokenRouting,
+  limit: number,
+): Rows {
+  const inward = (name: string) =>
+    add(
+      dot(
+        sent,
+        m.param(`experts.{expert}.${name}.weight`, "expert ffn embed"),
+        "embed",
+      ),
+      m.param(`experts.{expert}.${name}.bias`, "expert ffn"),
+    );
+  const hidden = clampedGlu(inward("gate_proj"), inward("up_proj"), limit);
+  const down = "experts.{expert}.down_proj";
+  const done = dot(
+    hidden,
+    m.param(`${down}.weight`, "expert embed ffn"),
+    "ffn",
+  );
+  return combine(add(done, m.param(`${down}.bias`, "expert embed")), routing);
 }
 
 /** (up + 1) · gate · sigmoid(1.702 gate). Gates are clamped only from above. */

@@ -3,10 +3,12 @@
 import type { Model } from "switchyard-moe";
 import {
   attendHeads,
+  booleanField,
   type Config,
   decoderModel,
   type DecoderOptions,
   defineFamily,
+  experts,
   fusedExperts,
   groupedAxes,
   type GroupedDecoder,
@@ -35,6 +37,8 @@ export interface GraniteMoeConfig extends GroupedDecoder {
     readonly residual: number;
     readonly logits: number;
   };
+  /** One tensor has the gates and factors of all experts. Otherwise each matrix of an expert is a tensor. */
+  readonly fused: boolean;
 }
 
 /** Reads a config.json of `GraniteMoeForCausalLM`. Missing fields have transformers' defaults. */
@@ -66,6 +70,7 @@ export function graniteFields(config: Config): GraniteMoeConfig {
       residual: positiveField(config, "residual_multiplier", { default: 1 }),
       logits: positiveField(config, "logits_scaling", { default: 1 }),
     },
+    fused: booleanField(config, "fused_experts", { default: true }),
   };
 }
 
@@ -89,7 +94,7 @@ function build(
 
 /** The block `block_sparse_moe`. */
 export function feedGranite(
-  { ffn, expertsPerToken: topK }: GraniteMoeConfig,
+  { ffn, expertsPerToken: topK, fused }: GraniteMoeConfig,
 ): Part {
   return (m, rows, layer) =>
     m.block("block_sparse_moe", { ffn, gateUp: 2 * ffn }, (m) => {
@@ -98,6 +103,7 @@ export function feedGranite(
         topK,
         preset: "graniteMoe",
       });
+      if (!fused) return experts(m, rows, routing);
       return fusedExperts(m, rows, routing, {
         ffn,
         inward: "input_linear.weight",

@@ -441,7 +441,8 @@ for (
   const checkpoint of [
     ...["mixtral-8e", "qwen2moe-8e", "qwen3moe-16e", "dots1-16e"],
     ...["ernie45moe-16e", "glm4moe-16e", "minimaxm2-16e", "deepseekv3-16e"],
-    "hunyuanmoe-12e",
+    ...["hunyuanmoe-12e", "deepseekv2-16e", "deepseekv2-lite-8e"],
+    ...["gptoss-8e", "granitemoe-8e", "lfm2moe-16e"],
   ]
 ) {
   t.test(

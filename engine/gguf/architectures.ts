@@ -12,12 +12,26 @@ export interface TensorName {
   readonly interleaved?: "head_count" | "head_count_kv";
   /** A vector that is a matrix of one row in a checkpoint. */
   readonly row?: true;
-  /** The name in a checkpoint is complete: `.weight` and `.bias` do not follow. */
-  readonly bare?: true;
+  /** A matrix that has a second axis of length 1 in a checkpoint. */
+  readonly middle?: true;
+  /** The name in a checkpoint is complete. Only names in files have this ending. */
+  readonly bare?: "weight" | "bias";
+}
+
+/** A tensor with all experts of a checkpoint whose files have one tensor for each part. */
+export interface FusedTensor {
+  /** Names of the parts. `{expert}` is replaced by the number of the expert. */
+  readonly parts: readonly string[];
+  /** Rows of the parts alternate. Default: parts follow each other. */
+  readonly interleaved?: true;
+  /** The last two axes are exchanged. */
+  readonly transposed?: true;
 }
 
 /** A row of the table. */
 export interface GgufArchitecture {
+  /** `general.architecture`. Default: the key of the row. Rows with equal names differ in `keys`. */
+  readonly name?: string;
   /** Name of the architecture in config.json. */
   readonly architecture: string;
   /**
@@ -25,8 +39,10 @@ export interface GgufArchitecture {
    * used.
    */
   readonly fields: ConfigFields;
-  /** Fields of config.json with the same value in all models of the architecture. */
+  /** Fields of config.json with the same value in all models of the architecture, or in files without their key. */
   readonly constants?: { readonly [field: string]: unknown };
+  /** Other values of constants that mean the same in files. */
+  readonly equivalents?: { readonly [field: string]: unknown };
   /** Fields of config.json that say whether a tensor is there. */
   readonly present?: { readonly [field: string]: string };
   /** Keys with a number that all files of the architecture have. */
@@ -41,8 +57,18 @@ export interface GgufArchitecture {
   readonly latent?: true;
   /** Layers without experts are `mlp_only_layers` of config.json. */
   readonly listsDense?: true;
+  /** `layer_types` of config.json, repeated. */
+  readonly pattern?: readonly string[];
+  /** `layer_types` of layers with and without key heads, whose numbers files list by layer. */
+  readonly listsKeyHeads?: readonly [attention: string, other: string];
+  /** Positions of a config.json without scaling are scaled, and the bounds of YaRN are not rounded. */
+  readonly scalesByDefault?: true;
   /** Names of tensors that add to or replace the common ones, without `blk.N.` and `.weight`. */
   readonly tensors: { readonly [name: string]: string | TensorName };
+  /** Names of tensors outside of layers that precede the common ones. */
+  readonly outer?: { readonly [name: string]: string };
+  /** Names of fused tensors in a layer of a checkpoint. */
+  readonly fused?: { readonly [name: string]: FusedTensor };
   /** llama.cpp uses the embeddings where the file has no output matrix. */
   readonly ties?: true;
 }
@@ -52,22 +78,17 @@ export type ConfigFields = {
   readonly [field: string]: string | readonly string[];
 };
 
-const ATTENTION = {
-  attn_norm: "input_layernorm",
-  attn_q: "self_attn.q_proj",
-  attn_k: "self_attn.k_proj",
-  attn_v: "self_attn.v_proj",
-  attn_output: "self_attn.o_proj",
-  attn_q_norm: "self_attn.q_norm",
-  attn_k_norm: "self_attn.k_norm",
-  ffn_norm: "post_attention_layernorm",
-} as const;
-
 const EXPERTS = {
   ffn_gate_inp: "mlp.gate",
   ffn_gate_exps: "mlp.experts.{expert}.gate_proj",
   ffn_up_exps: "mlp.experts.{expert}.up_proj",
   ffn_down_exps: "mlp.experts.{expert}.down_proj",
+} as const;
+
+/** Queries and keys of architectures that rotate adjacent elements in files. */
+const INTERLEAVED = {
+  attn_q: { name: "self_attn.q_proj", interleaved: "head_count" },
+  attn_k: { name: "self_attn.k_proj", interleaved: "head_count_kv" },
 } as const;
 
 const DENSE = {
@@ -96,8 +117,26 @@ const SHARED_FIELDS = {
   num_nextn_predict_layers: "nextn_predict_layers",
 } as const;
 
-/** The number of scores that are sigmoids of logits. */
+/** `expert_gating_func`: scores are a softmax or sigmoids of logits. */
+const SOFTMAX = 1;
 const SIGMOID = 2;
+
+/** Fields and tensors of latent attention. */
+const LATENT_FIELDS = {
+  head_dim: [],
+  q_lora_rank: "attention.q_lora_rank",
+  kv_lora_rank: "attention.kv_lora_rank",
+  qk_rope_head_dim: "rope.dimension_count",
+} as const;
+
+const LATENT = {
+  attn_q_a: "self_attn.q_a_proj",
+  attn_q_a_norm: "self_attn.q_a_layernorm",
+  attn_q_b: "self_attn.q_b_proj",
+  attn_kv_a_mqa: "self_attn.kv_a_proj_with_mqa",
+  attn_kv_a_norm: "self_attn.kv_a_layernorm",
+  attn_kv_b: "self_attn.kv_b_proj",
+} as const;
 
 /** The width of experts; older files have it in the key of dense layers. */
 const EXPERT_WIDTH = ["expert_feed_forward_length", "feed_forward_length"];
@@ -112,8 +151,7 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
     },
     ties: true,
     tensors: {
-      attn_q: { name: "self_attn.q_proj", interleaved: "head_count" },
-      attn_k: { name: "self_attn.k_proj", interleaved: "head_count_kv" },
+      ...INTERLEAVED,
       ffn_gate_inp: "block_sparse_moe.gate",
       ffn_gate_exps: "block_sparse_moe.experts.{expert}.w1",
       ffn_up_exps: "block_sparse_moe.experts.{expert}.w3",
@@ -151,28 +189,39 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
   },
   deepseek2: {
     architecture: "DeepseekV3ForCausalLM",
-    fields: {
-      ...SHARED_FIELDS,
-      head_dim: [],
-      q_lora_rank: "attention.q_lora_rank",
-      kv_lora_rank: "attention.kv_lora_rank",
-      qk_rope_head_dim: "rope.dimension_count",
+    fields: { ...SHARED_FIELDS, ...LATENT_FIELDS },
+    constants: {
+      q_lora_rank: null,
+      scoring_func: "sigmoid",
+      topk_method: "noaux_tc",
     },
-    constants: { scoring_func: "sigmoid", topk_method: "noaux_tc" },
     keys: { expert_gating_func: SIGMOID },
     latent: true,
     tensors: {
       ...EXPERTS,
       ...DENSE,
       ...SHARED,
-      attn_q_a: "self_attn.q_a_proj",
-      attn_q_a_norm: "self_attn.q_a_layernorm",
-      attn_q_b: "self_attn.q_b_proj",
-      attn_kv_a_mqa: "self_attn.kv_a_proj_with_mqa",
-      attn_kv_a_norm: "self_attn.kv_a_layernorm",
-      attn_kv_b: "self_attn.kv_b_proj",
-      exp_probs_b: { name: "mlp.gate.e_score_correction_bias", bare: true },
+      ...LATENT,
+      exp_probs_b: { name: "mlp.gate.e_score_correction_bias", bare: "bias" },
     },
+  },
+  // Files of DeepSeek-V2 may lack the key of scores.
+  deepseek2_softmax: {
+    name: "deepseek2",
+    architecture: "DeepseekV2ForCausalLM",
+    fields: { ...SHARED_FIELDS, ...LATENT_FIELDS },
+    constants: {
+      q_lora_rank: null,
+      norm_topk_prob: false,
+      scoring_func: "softmax",
+      topk_method: "group_limited_greedy",
+      n_group: 1,
+      topk_group: 1,
+    },
+    equivalents: { topk_method: "greedy" },
+    keys: { expert_gating_func: SOFTMAX },
+    latent: true,
+    tensors: { ...EXPERTS, ...DENSE, ...SHARED, ...LATENT },
   },
   dots1: {
     architecture: "Dots1ForCausalLM",
@@ -183,7 +232,7 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
       ...EXPERTS,
       ...DENSE,
       ...SHARED,
-      exp_probs_b: { name: "mlp.gate.e_score_correction_bias", bare: true },
+      exp_probs_b: { name: "mlp.gate.e_score_correction_bias", bare: "bias" },
     },
   },
   "ernie4_5-moe": {
@@ -212,7 +261,7 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
       ...SHARED,
       exp_probs_b: {
         name: "mlp.moe_statics.e_score_correction_bias",
-        bare: true,
+        bare: "bias",
         row: true,
       },
     },
@@ -231,7 +280,75 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
       ...DENSE,
       ...SHARED,
       post_attention_norm: "post_attention_layernorm",
-      exp_probs_b: { name: "mlp.gate.e_score_correction_bias", bare: true },
+      exp_probs_b: { name: "mlp.gate.e_score_correction_bias", bare: "bias" },
+    },
+  },
+  "gpt-oss": {
+    architecture: "GptOssForCausalLM",
+    fields: {
+      intermediate_size: EXPERT_WIDTH,
+      num_local_experts: "expert_count",
+    },
+    constants: { attention_bias: true, fused_experts: false },
+    equivalents: { fused_experts: true },
+    pattern: ["sliding_attention", "full_attention"],
+    scalesByDefault: true,
+    tensors: {
+      ...EXPERTS,
+      attn_sinks: { name: "self_attn.sinks", bare: "weight" },
+      ffn_gate_inp: "mlp.router",
+      post_attention_norm: "post_attention_layernorm",
+    },
+    fused: {
+      "mlp.experts.gate_up_proj": {
+        parts: partsOf("mlp", ["gate_proj.weight", "up_proj.weight"]),
+        interleaved: true,
+        transposed: true,
+      },
+      "mlp.experts.gate_up_proj_bias": {
+        parts: partsOf("mlp", ["gate_proj.bias", "up_proj.bias"]),
+        interleaved: true,
+      },
+      "mlp.experts.down_proj": {
+        parts: partsOf("mlp", ["down_proj.weight"]),
+        transposed: true,
+      },
+      "mlp.experts.down_proj_bias": {
+        parts: partsOf("mlp", ["down_proj.bias"]),
+      },
+    },
+  },
+  granitemoe: {
+    architecture: "GraniteMoeForCausalLM",
+    fields: {
+      head_dim: [],
+      intermediate_size: EXPERT_WIDTH,
+      num_local_experts: "expert_count",
+      attention_multiplier: "attention.scale",
+      embedding_multiplier: "embedding_scale",
+      residual_multiplier: "residual_scale",
+      logits_scaling: "logit_scale",
+    },
+    constants: { attention_bias: false, fused_experts: false },
+    equivalents: { fused_experts: true },
+    ties: true,
+    tensors: {
+      ...INTERLEAVED,
+      ffn_gate_inp: "block_sparse_moe.router.layer",
+      ffn_gate_exps: "block_sparse_moe.experts.{expert}.gate_proj",
+      ffn_up_exps: "block_sparse_moe.experts.{expert}.up_proj",
+      ffn_down_exps: "block_sparse_moe.experts.{expert}.down_proj",
+    },
+    fused: {
+      "block_sparse_moe.input_linear.weight": {
+        parts: partsOf("block_sparse_moe", [
+          "gate_proj.weight",
+          "up_proj.weight",
+        ]),
+      },
+      "block_sparse_moe.output_linear.weight": {
+        parts: partsOf("block_sparse_moe", ["down_proj.weight"]),
+      },
     },
   },
   "hunyuan-moe": {
@@ -265,6 +382,50 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
       ffn_down_shexp: "mlp.shared_mlp.down_proj",
     },
   },
+  lfm2moe: {
+    architecture: "Lfm2MoeForCausalLM",
+    fields: {
+      intermediate_size: "feed_forward_length",
+      moe_intermediate_size: "expert_feed_forward_length",
+      num_experts: "expert_count",
+      num_dense_layers: "leading_dense_block_count",
+      conv_L_cache: "shortconv.l_cache",
+      norm_eps: "attention.layer_norm_rms_epsilon",
+      rms_norm_eps: [],
+      num_key_value_heads: [],
+    },
+    constants: {
+      conv_bias: false,
+      norm_topk_prob: true,
+      routed_scaling_factor: 1,
+      use_expert_bias: true,
+    },
+    keys: { expert_gating_func: SIGMOID },
+    listsKeyHeads: ["full_attention", "conv"],
+    ties: true,
+    tensors: {
+      attn_norm: "operator_norm",
+      ffn_norm: "ffn_norm",
+      attn_q_norm: "self_attn.q_layernorm",
+      attn_k_norm: "self_attn.k_layernorm",
+      attn_output: "self_attn.out_proj",
+      "shortconv.conv": { name: "conv.conv", middle: true },
+      "shortconv.in_proj": "conv.in_proj",
+      "shortconv.out_proj": "conv.out_proj",
+      ffn_gate: "feed_forward.w1",
+      ffn_up: "feed_forward.w3",
+      ffn_down: "feed_forward.w2",
+      ffn_gate_inp: "feed_forward.gate",
+      ffn_gate_exps: "feed_forward.experts.{expert}.w1",
+      ffn_up_exps: "feed_forward.experts.{expert}.w3",
+      ffn_down_exps: "feed_forward.experts.{expert}.w2",
+      exp_probs_b: { name: "feed_forward.expert_bias", bare: "bias" },
+    },
+    outer: {
+      "token_embd_norm.weight": "model.embedding_norm.weight",
+      "output_norm.weight": "model.embedding_norm.weight",
+    },
+  },
   "minimax-m2": {
     architecture: "MiniMaxM2ForCausalLM",
     fields: {
@@ -280,7 +441,7 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
       ffn_down_exps: "block_sparse_moe.experts.{expert}.w2",
       exp_probs_b: {
         name: "block_sparse_moe.e_score_correction_bias",
-        bare: true,
+        bare: "bias",
       },
     },
   },
@@ -298,12 +459,9 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
   },
 };
 
-/** Tensors outside of layers. */
-const OUTER: { readonly [name: string]: string } = {
-  "token_embd.weight": "model.embed_tokens.weight",
-  "output_norm.weight": "model.norm.weight",
-  "output.weight": "lm_head.weight",
-};
+function partsOf(block: string, names: readonly string[]): string[] {
+  return names.map((name) => `${block}.experts.{expert}.${name}`);
+}
 
 /** The name and the row of a file. Throws DataError for an architecture that is not in the table. */
 export function architectureOf(
@@ -311,83 +469,24 @@ export function architectureOf(
   { keys }: Pick<GgufHeader, "keys">,
 ): { readonly name: string; readonly row: GgufArchitecture } {
   const name = String(keys["general.architecture"]);
-  const row = Object.hasOwn(ARCHITECTURES, name)
-    ? ARCHITECTURES[name]
-    : undefined;
+  const rows = Object.entries(ARCHITECTURES)
+    .filter(([key, row]) => (row.name ?? key) === name)
+    .map(([, row]) => row);
+  const row =
+    rows.find((row) =>
+      Object.entries(row.keys ?? {}).every(([key, value]) =>
+        numberOf(keys, `${name}.${key}`) === value
+      )
+    ) ?? rows.at(-1);
   const dense = name === "llama" &&
     (numberOf(keys, "llama.expert_count") ?? 0) === 0;
   if (row !== undefined && !dense) return { name, row };
+  const known = new Set(
+    Object.entries(ARCHITECTURES).map(([key, { name = key }]) => name),
+  );
   throw new DataError(
     `Cannot open '${path}': its architecture is '${shown(name)}'${
       dense ? " without experts" : ""
-    }, which is not read. Known ones are ${
-      Object.keys(ARCHITECTURES).join(", ")
-    }`,
+    }, which is not read. Known ones are ${[...known].join(", ")}`,
   );
-}
-
-/**
- * The checkpoint name of a tensor of llama.cpp, with the number of the layer. Undefined for a tensor that no model has.
- */
-export function checkpointName(
-  row: GgufArchitecture,
-  name: string,
-): TensorName | undefined {
-  const outer = OUTER[name];
-  if (outer !== undefined) return { name: outer };
-  const [, layer, of = "", ending] =
-    /^blk\.(\d+)\.(\w+)\.(weight|bias)$/.exec(name) ?? [];
-  const names: GgufArchitecture["tensors"] = { ...ATTENTION, ...row.tensors };
-  const found = Object.hasOwn(names, of) ? names[of] : undefined;
-  if (found === undefined) return undefined;
-  const entry: TensorName = typeof found === "string" ? { name: found } : found;
-  const end = entry.bare ? "" : `.${ending}`;
-  return { ...entry, name: `model.layers.${layer}.${entry.name}${end}` };
-}
-
-/** A tensor of a checkpoint in a file. */
-export interface GgufName extends TensorName {
-  /** Name with the number of the layer. */
-  readonly gguf: string;
-  /** The number of the expert in a stacked tensor. */
-  readonly expert: number | undefined;
-}
-
-/** Returns the GGUF name and part of a checkpoint tensor. Undefined if llama.cpp has no name for it. */
-export function ggufName(
-  row: GgufArchitecture,
-  name: string,
-): GgufName | undefined {
-  const outer = Object.entries(OUTER).find(([, ours]) => ours === name)?.[0];
-  if (outer !== undefined) return { gguf: outer, name, expert: undefined };
-  const [, layer, rest = ""] = /^model\.layers\.(\d+)\.(.+)$/.exec(name) ?? [];
-  // Names of the architecture precede those of all.
-  const names: GgufArchitecture["tensors"] = {
-    ...row.tensors,
-    ...Object.fromEntries(
-      Object.entries(ATTENTION).filter(([name]) => !(name in row.tensors)),
-    ),
-  };
-  for (const [gguf, found] of Object.entries(names)) {
-    const entry: TensorName = typeof found === "string"
-      ? { name: found }
-      : found;
-    const [, of = "", ending] = entry.bare
-      ? [rest, rest, "bias"]
-      : /^(.+)\.(weight|bias)$/.exec(rest) ?? [];
-    const [start = "", end] = entry.name.split("{expert}");
-    const [, expert] = end === undefined
-      ? []
-      : /^(\d+)$/.exec(of.slice(start.length, of.length - end.length)) ?? [];
-    const same = end === undefined
-      ? of === start
-      : expert !== undefined && of === `${start}${expert}${end}`;
-    if (!same) continue;
-    return {
-      ...entry,
-      gguf: `blk.${layer}.${gguf}.${ending}`,
-      expert: expert === undefined ? undefined : Number(expert),
-    };
-  }
-  return undefined;
 }

@@ -13,12 +13,15 @@ import type { GgufValue, GgufValues } from "./write.ts";
 
 type Config = { readonly [field: string]: unknown };
 
+/** The number of key heads, or a list by layer. */
+const KEY_HEADS = "attention.head_count_kv";
+
 /** Fields of all architectures. */
 const FIELDS: ConfigFields = {
   num_hidden_layers: "block_count",
   hidden_size: "embedding_length",
   num_attention_heads: "attention.head_count",
-  num_key_value_heads: "attention.head_count_kv",
+  num_key_value_heads: KEY_HEADS,
   head_dim: "attention.key_length",
   rms_norm_eps: "attention.layer_norm_rms_epsilon",
   rope_theta: "rope.freq_base",
@@ -35,7 +38,7 @@ const TOKENS: ConfigFields = {
 };
 
 /** Endings of keys with float values. */
-const FLOAT = /(epsilon|freq_base|_scale)$/;
+const FLOAT = /(epsilon|freq_base|[_.]scale)$/;
 
 /** The config.json of a file. */
 export function configOf(
@@ -59,6 +62,7 @@ export function configOf(
     tie_word_embeddings: !tensors.some(({ name }) => name === "output.weight"),
     ...row.constants,
     ...row.listsDense ? { mlp_only_layers: denseLayers(header) } : {},
+    ...row.listsKeyHeads ? layerTypes(keys[`${name}.${KEY_HEADS}`], row) : {},
     ...Object.fromEntries(
       Object.entries(row.present ?? {}).map(([field, of]) => [
         field,
@@ -75,7 +79,7 @@ export function configOf(
       }
       : {},
     ...found,
-    ...scaling ? { rope_scaling: scaling } : {},
+    ...scaling || row.scalesByDefault ? { rope_scaling: scaling ?? null } : {},
     // Layers that predict further tokens are counted too.
     ...typeof found["num_hidden_layers"] === "number"
       ? {
@@ -122,6 +126,16 @@ function valueOf(keys: GgufKeys, key: string): number | boolean | undefined {
   return typeof value === "boolean" ? value : numberOf(keys, key);
 }
 
+/** Types of layers and the number of key heads, from a list of numbers of key heads. */
+function layerTypes(list: unknown, row: GgufArchitecture): Config {
+  const [attention, other] = row.listsKeyHeads!;
+  const heads = Array.isArray(list) ? list.map(Number) : [];
+  return {
+    layer_types: heads.map((count) => count > 0 ? attention : other),
+    num_key_value_heads: Math.max(0, ...heads),
+  };
+}
+
 function denseLayers({ tensors }: GgufHeader): number[] {
   return tensors.flatMap((tensor) => {
     const [, layer] = /^blk\.(\d+)\.ffn_gate\.weight$/.exec(tensor.name) ?? [];
@@ -146,6 +160,7 @@ export function keysOf(
     dim: sizes.rotated,
   });
   refuseOthers(values, { name, row, scaled: scaling === undefined });
+  const types = values.get("layer_types") as readonly string[] | undefined;
   const keys = new Map<string, GgufValue>();
   for (
     const [field, names] of Object.entries({ ...FIELDS, ...row.fields })
@@ -177,6 +192,17 @@ export function keysOf(
       Object.entries(row.keys ?? {})
         .map(([key, u32]) => [`${name}.${key}`, { u32 }]),
     ),
+    ...row.listsKeyHeads && types
+      ? {
+        [`${name}.${KEY_HEADS}`]: {
+          i32s: types.map((type) =>
+            type === row.listsKeyHeads![0]
+              ? Number(values.get("num_key_value_heads"))
+              : 0
+          ),
+        },
+      }
+      : {},
     // Required by llama.cpp even if experts have a separate key.
     ...keys.has(`${name}.feed_forward_length`) ? {} : {
       [`${name}.feed_forward_length`]: {
@@ -231,14 +257,33 @@ function refuseOthers(
     readonly scaled: boolean;
   },
 ): void {
+  const { constants = {}, equivalents = {}, fields, pattern } = row;
   const wanted = {
     ...scaled ? { rope_scaling: null, rope_type: "default" } : {},
     clip_qkv: null,
-    ...row.constants,
+    ...Object.fromEntries(
+      Object.entries(constants).filter(([field]) =>
+        !Object.hasOwn(fields, field)
+      ),
+    ),
   };
+  const types = config.get("layer_types");
+  if (pattern && Array.isArray(types)) {
+    const other = types.findIndex((type, i) =>
+      type !== pattern[i % pattern.length]
+    );
+    if (other >= 0) refuse("layer_types", types[other]);
+  }
   for (const [field, value] of Object.entries(wanted)) {
     const found = config.get(field) ?? null;
     if (found === value || found === null) continue;
+    if (Object.hasOwn(equivalents, field) && equivalents[field] === found) {
+      continue;
+    }
+    refuse(field, found);
+  }
+
+  function refuse(field: string, found: unknown): never {
     throw new DataError(
       `Cannot write a GGUF file: '${field}' is ${
         shown(JSON.stringify(found))

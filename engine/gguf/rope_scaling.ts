@@ -63,6 +63,7 @@ export function ropeScalingOf(
   const multiplier = numberOf(keys, at(MULTIPLIER));
   return {
     rope_type: "yarn",
+    ...row.scalesByDefault ? { truncate: false } : {},
     ...row.latent && multiplier !== undefined
       ? magnitudes(Number((10 * multiplier).toPrecision(6)))
       : {},
@@ -102,9 +103,12 @@ export function ropeScalingKeys(
     : {};
   const known = Object.entries(fields).every(([field, value]) =>
     Object.hasOwn(YARN, field) || Object.hasOwn(others, field) ||
-    field === "truncate" && value === true
+    field === "truncate" && value === !row.scalesByDefault
   );
-  if (kind !== "yarn" || !known) return undefined;
+  const rounds = fields["truncate"] !== false;
+  if (kind !== "yarn" || !known || rounds === row.scalesByDefault) {
+    return undefined;
+  }
   const keys: GgufValues = Object.fromEntries(
     Object.entries(YARN).flatMap(([field, { key }]) => {
       const value = fields[field];

@@ -7,11 +7,12 @@ import { DataError } from "../../spec/errors.ts";
 import { PACKED_ELEMENTS, type PackedElement } from "../../spec/packed.ts";
 import { shown } from "../../spec/shown.ts";
 import { type Parts, type StoredMatrix, viewsOf } from "../encodings/matrix.ts";
-import { architectureOf, checkpointName } from "./architectures.ts";
+import { architectureOf, type TensorName } from "./architectures.ts";
 import { type BlockType, isBlockType } from "./blocks.ts";
 import { joinedLatent } from "./latent.ts";
 import { uninterleavedRow, withRows } from "./interleaved.ts";
 import { type GgufHeader, type GgufTensor, numberOf } from "./header.ts";
+import { checkpointName } from "./names.ts";
 
 /** Tensors that predict further tokens. */
 const HARMLESS = /\.nextn\./;
@@ -36,14 +37,18 @@ export function ggufTensors(
   const { name: architecture, row } = architectureOf(path, header);
   const entries = header.tensors.flatMap((tensor): TensorEntry[] => {
     if (HARMLESS.test(tensor.name)) return [];
-    const { name, interleaved, row: asRow } =
+    const { name, interleaved, row: asRow, middle }: TensorName =
       checkpointName(row, tensor.name) ?? { name: tensor.name };
     const rowOf = interleaved && uninterleave(path, tensor, {
       heads:
         numberOf(header.keys, `${architecture}.attention.${interleaved}`) ??
           1,
     });
-    const shape = asRow ? [1, ...tensor.shape] : tensor.shape;
+    const shape = asRow
+      ? [1, ...tensor.shape]
+      : middle
+      ? [tensor.shape[0]!, 1, ...tensor.shape.slice(1)]
+      : tensor.shape;
     if (!name.includes("{expert}")) {
       return entriesOf({ ...tensor, shape }, source, { name, rowOf });
     }

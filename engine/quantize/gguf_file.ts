@@ -3,12 +3,8 @@
 import { narrow } from "../../runtime/half.ts";
 import { DataError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
-import {
-  ARCHITECTURES,
-  type GgufArchitecture,
-  type GgufName,
-  ggufName,
-} from "../gguf/architectures.ts";
+import { ARCHITECTURES, type GgufArchitecture } from "../gguf/architectures.ts";
+import { type GgufName, ggufName } from "../gguf/names.ts";
 import { isBlockType } from "../gguf/blocks.ts";
 import { weightsOf } from "../gguf/fit.ts";
 import { interleaved } from "../gguf/interleaved.ts";
@@ -18,6 +14,7 @@ import {
   paddingAfter,
   type WrittenTensor,
 } from "../gguf/write.ts";
+import { partsOf } from "./fused.ts";
 import { columnsOf, piecesOf, type SourceTensor } from "./source.ts";
 import { type Rule, ruleOf } from "../../spec/quantize_targets.ts";
 import { fittingType, type NumberedType, writtenType } from "./types.ts";
@@ -39,7 +36,7 @@ export function architectureFor(
   const found = Object.entries(ARCHITECTURES).find(([, row]) =>
     row.architecture === architecture
   );
-  if (found) return { name: found[0], row: found[1] };
+  if (found) return { name: found[1].name ?? found[0], row: found[1] };
   throw new DataError(
     `Cannot write a GGUF file of architecture '${
       shown(architecture)
@@ -58,7 +55,7 @@ export function ggufTensorsOf(
   const groups = new Map<string, [GgufName, SourceTensor][]>();
   const put = (of: GgufName, tensor: SourceTensor) =>
     groups.set(of.gguf, [...groups.get(of.gguf) ?? [], [of, tensor]]);
-  for (const tensor of tensors) {
+  for (const tensor of tensors.flatMap((tensor) => partsOf(tensor, row))) {
     const of = ggufName(row, tensor.name);
     if (of === undefined) {
       throw new DataError(
@@ -89,7 +86,11 @@ export function ggufTensorsOf(
     const elements = whole.reduce((n, size) => n * size, 1);
     return {
       name: of.gguf,
-      shape: of.row ? shape.slice(1) : whole,
+      shape: of.row
+        ? shape.slice(1)
+        : of.middle
+        ? [shape[0]!, ...shape.slice(2)]
+        : whole,
       type: stored.number,
       bytes: isBlockType(stored)
         ? elements / stored.elements * stored.bytes
