@@ -25,9 +25,14 @@ import {
 } from "../compiler/mod.ts";
 import { readLora } from "../engine/lora/mod.ts";
 import { publishedModel } from "../models/published.ts";
-import { files } from "./helpers/checkpoints.ts";
+import { withTensors } from "../engine/tensors.ts";
+import { bytesOf, readTensor, type TensorEntry } from "../runtime/mod.ts";
+import { PACKED_ELEMENTS } from "../spec/packed.ts";
+import { checkpointFolder, files } from "./helpers/checkpoints.ts";
+import { openTrained, takeSteps, weightsOf } from "./helpers/on_policy.ts";
 import {
   copyCheckpoint,
+  type RawTensor,
   readRaw,
   switchyard,
   temporaryFolder,
@@ -136,6 +141,93 @@ t.test("memory is that of the weights, the adapters and their optimizer", async 
   t.equal(bytes("state", /^adamw(?!.*lora_)/), 0, "others have no state");
   const { dtype } = plan.buffers["model.norm.weight"]!;
   t.equal(dtype, "bf16", "constant weights keep their dtype");
+});
+
+/** A checkpoint with the values of a quantized one, in f32. */
+async function decoded(name: string, folder: string): Promise<string> {
+  const from = checkpointFolder(name);
+  const { quantization_config: _, ...config } = readJson(
+    path.join(from, "config.json"),
+  );
+  await writeFile(path.join(folder, "config.json"), JSON.stringify(config));
+  const file = path.join(from, "model.safetensors");
+  const written: { [name: string]: RawTensor } = {};
+  await withTensors([file], files, async (tensors) => {
+    const parts = new Set(
+      [...tensors.values()].flatMap((entry) => entry.of ?? []),
+    );
+    for (const [name, entry] of tensors) {
+      if (parts.has(name) && !entry.of || /:|_scales$/.test(name)) continue;
+      const { shape, data } = name.endsWith("_blocks")
+        ? await decodedBlocks(
+          entry,
+          tensors.get(name.replace("_blocks", "_scales"))!,
+        )
+        : await readTensor(entry);
+      written[name.replace("_blocks", "")] = {
+        dtype: data instanceof Float32Array ? "F32" : "I32",
+        shape,
+        data: bytesOf(data),
+      };
+    }
+  });
+  await writeRaw(path.join(folder, "model.safetensors"), written);
+  return folder;
+}
+
+/** The values of MXFP4: `expert in out` of codes `expert out group byte`, whose low nibble is the first element. */
+async function decodedBlocks(blocks: TensorEntry, scales: TensorEntry) {
+  const [experts = 0, out = 0, groups = 0, bytes = 0] = blocks.shape;
+  const codes = await blocks.source.read(blocks.offset, blocks.bytes);
+  const exponents = await scales.source.read(scales.offset, scales.bytes);
+  const size = 2 * groups * bytes;
+  const data = new Float32Array(experts * size * out);
+  for (let row = 0; row < experts * out; row++) {
+    for (let k = 0; k < size; k++) {
+      const byte = codes[(row * size + k) >> 1]!;
+      const code = k % 2 === 0 ? byte & 15 : byte >> 4;
+      const scale = 2 ** (exponents[row * groups + Math.floor(k / 32)]! - 127);
+      const expert = Math.floor(row / out);
+      data[(expert * size + k) * out + row % out] =
+        PACKED_ELEMENTS.fp4.value(code) * scale;
+    }
+  }
+  return { shape: [experts, size, out], data };
+}
+
+t.test("adapters of quantized weights are those of their values", async (t) => {
+  for (
+    const [name, mesh] of [
+      ["deepseekv3-16e-fp8", "ep=2"],
+      ["kimik2-16e-int4", "tp=2"],
+      ["gptoss-8e-mxfp4", "tp=2,ep=2"],
+    ] as const
+  ) {
+    const adaptersIn = async (folder: string) => {
+      const opened = await openTrained(name, { mesh, adapter: "cpu", folder });
+      try {
+        await takeSteps(opened, 2);
+        return await weightsOf(name, opened);
+      } finally {
+        await opened.close();
+      }
+    };
+    const quantized = await adaptersIn(checkpointFolder(name));
+    const wanted = await adaptersIn(
+      await decoded(name, temporaryFolder(t)),
+    );
+    let [moved, worst] = [0, 0];
+    for (const [adapter, { data }] of Object.entries(wanted)) {
+      const values = data as Float32Array;
+      const found = quantized[adapter]!.data as Float32Array;
+      const largest = Math.max(...values.map(Math.abs));
+      const error = Math.max(...values.map((x, i) => Math.abs(x - found[i]!)));
+      if (/lora_B/.test(adapter) && largest > 0) moved++;
+      worst = Math.max(worst, error / (largest || 1));
+    }
+    t.ok(moved > 7, `${name}: ${moved} adapters have an effect`);
+    t.ok(worst <= 1e-6, `${name}: adapters are off by ${worst}`);
+  }
 });
 
 t.test("adapters of a checkpoint are trained, used and merged", async (t) => {

@@ -33,13 +33,13 @@ const TRAINING = ["dp=2,ep=2", "ep=4", "tp=2"];
 const ROLLOUT = ["ep=4", "tp=2,ep=2", "ep=1"];
 
 /**
- * Recorded checkpoints that can be trained: not those with quantized weights, DeepSeek-V4, whose attention has no
- * derivative, and LongCat-Flash, whose routers do not share an axis that a balancing loss could sum over.
+ * Recorded checkpoints that can be trained, or whose adapters can, for quantized ones: not DeepSeek-V4, whose attention
+ * has no derivative, and LongCat-Flash, whose routers do not share an axis that a balancing loss could sum over.
  */
 const CHECKPOINTS = readdirSync(checkpointFolder("."), { withFileTypes: true })
   .filter((entry) => entry.isDirectory() && /-\d+e/.test(entry.name))
   .map(({ name }) => name)
-  .filter((name) => !/-(fp8|int4|mxfp4)$|^(deepseekv4|longcatflash)/.test(name))
+  .filter((name) => !/^(deepseekv4|longcatflash)/.test(name))
   .sort();
 
 interface Case {
@@ -107,7 +107,7 @@ for (const { name, adapter: device, training, rollout } of CASES) {
       if (!opened) continue;
       for (const after of ["no step", "ten steps"]) {
         if (after === "ten steps") await takeSteps(opened);
-        const weights = await weightsOf(opened);
+        const weights = await weightsOf(name, opened);
         for (const from of rollout) {
           const sampled = await sampleTokens(name, weights, {
             mesh: from,

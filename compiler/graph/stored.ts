@@ -1,7 +1,7 @@
 /** Storage dtypes of parameters, in files and in training. */
 
 import { shortAxis } from "../../spec/axis_name.ts";
-import type { FileDType, HalfDType } from "../../spec/dtype.ts";
+import { type FileDType, type HalfDType, isHalf } from "../../spec/dtype.ts";
 import type { Graph, NodeOf } from "./graph.ts";
 import { isTrained, type TrainedParameters } from "./adapters.ts";
 import { selectionBiases } from "./selection_bias.ts";
@@ -27,8 +27,8 @@ export interface TrainedStorage {
 }
 
 /**
- * Storage dtypes of trained parameters: the 16-bit dtype of the file, or `dtype` for all that are trained. Other
- * parameters are f32. The selection bias of a router is always f32: 16 bits would lose its steps, and it has no optimizer.
+ * Storage dtypes of trained parameters: the 16-bit dtype of the file, or `dtype`; otherwise f32. Constant parameters have
+ * the dtype of the file. The selection bias of a router is always f32: 16 bits would lose its steps, and it has no optimizer.
  */
 export function storedForTraining(
   { nodes }: Pick<Graph, "nodes">,
@@ -46,8 +46,8 @@ export function storedForTraining(
     const tensor = tensorOf(node);
     const updated = isTrained(node.params.name, trained);
     const wanted = (updated ? dtype : undefined) ?? weights[tensor];
-    if (wanted !== "f16" && wanted !== "bf16") continue;
-    if (updated && biases.has(node)) continue;
+    if (wanted === undefined || updated && biases.has(node)) continue;
+    if (updated && !isHalf(wanted)) continue;
     stored[tensor] = wanted;
     if (updated) masters.add(node.params.name);
   }

@@ -289,7 +289,7 @@ function wordsAlongK(
 }
 
 /** An element times its scale, plus its offset if there is one. */
-function packedElement(
+export function packedElement(
   stored: PackedDType,
   { bits, factor, offset }: {
     /** Its code is in the lowest bits. */

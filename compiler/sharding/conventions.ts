@@ -9,6 +9,7 @@ import {
   type MeshRole,
   meshRoles,
 } from "../../spec/mesh.ts";
+import { adaptedParameter } from "../graph/adapters.ts";
 import { type Graph, isRouting, type Node } from "../graph/graph.ts";
 import { dispatchedNodes } from "../graph/dispatched_nodes.ts";
 import type { Request } from "./placement.ts";
@@ -115,10 +116,11 @@ function hiddenRole(
   if (node.primitive === "map" || node.primitive === "cast") return "passed";
   if (node.primitive !== "dot") return "other";
   const [left, right] = node.inputs as [Node, Node];
-  const parameter = right.primitive === "param";
-  if (!parameter || !right.axes.includes(axis)) return "other";
+  if (right.primitive !== "param" || !right.axes.includes(axis)) return "other";
   if (node.params.over.includes(axis)) return "contracted";
-  return left.axes.includes(axis) ? "other" : "made";
+  // The short axis of an adapter is replicated.
+  const low = adaptedParameter(right.params.name)?.matrix === "a";
+  return low || left.axes.includes(axis) ? "other" : "made";
 }
 
 /** Whether an axis is evenly divisible. */

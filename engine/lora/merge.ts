@@ -66,13 +66,13 @@ export async function mergeLora(
   await withTensors([...weightFiles, adapters.path], files, async (all) => {
     const stored = [...all.values()].filter(({ of }) => of === undefined);
     const total = stored.reduce((n, { bytes }) => n + bytes, 0);
-    for (const { name, dtype } of stored) {
+    for (const { name, dtype, of } of all.values()) {
       const module = name.replace(/\.weight$/, "");
-      if (!unused.delete(module) || MERGED[dtype]) continue;
+      if (!unused.delete(module) || of === undefined && MERGED[dtype]) continue;
       throw new DataError(
-        `Cannot merge adapters into '${folder}': tensor '${
-          shown(name)
-        }' is ${dtype}. Give a checkpoint in f32, bf16 or f16`,
+        `Cannot merge adapters into '${folder}': tensor '${shown(name)}' is ${
+          of ? "quantized" : dtype
+        }. Give a checkpoint in f32, bf16 or f16`,
       );
     }
     const [module] = unused;

@@ -141,7 +141,9 @@ export async function checkpointTask(
     }),
     loss: "loss",
     settings: textSettings({ ...options, seed, auxiliary }),
-    weights: folder === undefined ? {} : await storedIn(folder, files),
+    weights: folder === undefined
+      ? {}
+      : await storedIn(folder, files, lora && "adapters"),
     where: folder ?? "the initial weights",
     initial: async (plan) => {
       const stored = folder !== undefined &&

@@ -115,7 +115,7 @@ export async function policyTask(
   const adapters = lora &&
     await adapterParts(folder, files, { ...options, lora, seed, texts });
   const { trained } = adapters ?? {};
-  const weights = await storedIn(folder, files);
+  const weights = await storedIn(folder, files, trained);
   const tokenizer = await openTokenizer(folder, files);
   if (!tokenizer) {
     throw new DataError(

@@ -1,7 +1,11 @@
 /** 16-bit parameters in training: their selection, their initial values, and their f32 master weights. */
 
 import { modelAxis, sourceNames } from "../../spec/axis_parts.ts";
-import { MASTER, type Optimizer } from "../../compiler/mod.ts";
+import {
+  MASTER,
+  type Optimizer,
+  type TrainedParameters,
+} from "../../compiler/mod.ts";
 import {
   type FileTensor,
   heldIndices,
@@ -25,11 +29,12 @@ import { copySlice, emptyPart } from "./parts.ts";
 
 /**
  * Storage dtypes of the tensors in a folder, from the headers of its files. Empty without weights. Throws DataError for
- * weights that cannot be trained: quantized ones, and those of a GGUF file.
+ * weights that cannot be trained: those of a GGUF file, and quantized ones unless only adapters are trained.
  */
 export async function storedIn(
   folder: string,
   files: FileSystem,
+  trained?: TrainedParameters,
 ): Promise<{ readonly [tensor: string]: FileDType }> {
   if (isGguf(folder)) throw untrained(folder, "it is a GGUF file");
   if (await files.stat(folder) !== "folder") return {};
@@ -42,16 +47,17 @@ export async function storedIn(
   const [tensor, packing] = Object.entries(stored)
     .map(([name, dtype]) => [name, packingOf(dtype)] as const)
     .find(([, packing]) => packing !== undefined) ?? [];
-  if (packing === undefined) return stored;
+  if (packing === undefined || trained === "adapters") return stored;
   throw untrained(
     folder,
     `tensor '${shown(tensor!)}' is quantized (${packing.title})`,
+    ", or train adapters (--lora)",
   );
 }
 
-function untrained(folder: string, state: string): DataError {
+function untrained(folder: string, state: string, more = ""): DataError {
   return new DataError(
-    `Cannot train '${folder}': ${state}. Give a checkpoint folder in f32, bf16 or f16`,
+    `Cannot train '${folder}': ${state}. Give a checkpoint folder in f32, bf16 or f16${more}`,
   );
 }
 

@@ -17,15 +17,25 @@ import {
   loadTarget,
   type Opened,
   randomNumbers,
+  type Tensors,
 } from "../../engine/mod.ts";
-import { compileTarget, openPlan } from "../../engine/open.ts";
+import type { PublishedModel } from "../../models/mod.ts";
+import { adaptedModel, trainedAdapters } from "../../engine/lora/mod.ts";
+import {
+  compileTarget,
+  type Loadable,
+  type OpenOptions,
+  openPlan,
+} from "../../engine/open.ts";
 import { packPrompts } from "../../engine/packing.ts";
-import { readTensors } from "../../engine/tensors.ts";
+import { withTensors } from "../../engine/tensors.ts";
+import { initialWeights } from "../../engine/train/initial.ts";
 import { parameterPieces } from "../../engine/train/parameters.ts";
 import { compileStep } from "../../engine/train/plan.ts";
 import {
   storedIn,
   storedTensors,
+  storedWeights,
   writeMasters,
 } from "../../engine/train/stored.ts";
 import {
@@ -39,6 +49,21 @@ import { checkpointFolder, files, meshOf } from "./checkpoints.ts";
 const [PROMPTS, SLOTS, NEW_TOKENS, STEPS] = [6, 4, 6, 10];
 
 const optimizer = adamw({ betas: [0.9, 0.95] });
+
+/** Adapters of quantized weights, which are constant. */
+const LORA = { rank: 4, alpha: 8, targets: ["attention", "experts"] };
+
+/** Whether a checkpoint is quantized. Its adapters are trained. */
+function isQuantized(name: string): boolean {
+  return /-(fp8|int4|mxfp4)$/.test(name);
+}
+
+/** What is trained and sampled of a checkpoint. */
+function trainedModel(name: string, published: PublishedModel): PublishedModel {
+  return isQuantized(name)
+    ? adaptedModel(published, trainedAdapters(LORA))
+    : published;
+}
 
 /** Sampled tokens, and what both say of them. */
 export interface Sampled {
@@ -55,18 +80,20 @@ interface Place {
   readonly adapter: AdapterChoice;
 }
 
+/** Where a training runs, and the folder of its weights. Default: that of the recorded checkpoint. */
+interface TrainingPlace extends Place {
+  readonly folder?: string;
+}
+
 /** Opens the training of a checkpoint on a mesh. */
 export async function openTrained(
   name: string,
-  { mesh, adapter }: Place,
+  { mesh, adapter, folder = checkpointFolder(name) }: TrainingPlace,
 ): Promise<Opened> {
-  const folder = checkpointFolder(name);
   const { published } = await openConfiguration(folder, files, {});
-  const initial: { [name: string]: HostTensor } = {};
-  for (const path of await listWeightFiles(folder, files)) {
-    Object.assign(initial, await readTensors(path, files));
-  }
-  const model = published.build({
+  const trained = isQuantized(name) ? "adapters" : "all";
+  let initial: Tensors = {};
+  const model = trainedModel(name, published).build({
     maxTokens: 128,
     maxSequences: PROMPTS,
     maxContext: 32,
@@ -81,14 +108,19 @@ export async function openTrained(
   const step = {
     model,
     loss: "loss",
-    weights: await storedIn(folder, files),
+    weights: await storedIn(folder, files, trained),
     settings: { optimizer },
+    trained,
     validate: ["logprobs"],
-  };
-  const opened = await openPlan({
+  } as const;
+  const opened = await openOn(name, {
     plan: (options) => compileStep(step, options),
-    tensors: (plan) =>
-      Promise.resolve(tensorsInMemory(storedTensors(plan, initial), folder)),
+    tensors: async (plan) => {
+      initial = trained === "all"
+        ? (await storedWeights(folder, files))!
+        : initialWeights(plan, { seed: 1, deviation: 0, trained });
+      return tensorsInMemory(storedTensors(plan, initial), folder);
+    },
     where: folder,
     unused: published.unused,
   }, { adapter, mesh: meshOf(mesh) });
@@ -96,9 +128,29 @@ export async function openTrained(
   return opened;
 }
 
-/** Takes ten steps. */
-export async function takeSteps({ plan, session }: Opened): Promise<void> {
-  for (let n = 1; n <= STEPS; n++) {
+/** Opens a plan with given tensors and, for a quantized checkpoint, with those of its files. */
+async function openOn(
+  name: string,
+  loadable: Loadable,
+  options: OpenOptions,
+): Promise<Opened> {
+  const paths = isQuantized(name)
+    ? await listWeightFiles(loadable.where!, files)
+    : [];
+  return await withTensors(paths, files, (constants) =>
+    openPlan({
+      ...loadable,
+      tensors: async (plan) =>
+        new Map([...constants, ...await loadable.tensors(plan)]),
+    }, options));
+}
+
+/** Takes steps: ten by default. */
+export async function takeSteps(
+  { plan, session }: Opened,
+  steps = STEPS,
+): Promise<void> {
+  for (let n = 1; n <= steps; n++) {
     await session.run("main", {
       ...labelled(promptsOf(plan.axes["vocab"]!.size, n)),
       [STEP_INPUTS.rate]: number(1e-3),
@@ -107,11 +159,15 @@ export async function takeSteps({ plan, session }: Opened): Promise<void> {
   }
 }
 
-/** The current parameters of a training. */
-export async function weightsOf(opened: Opened): Promise<Weights> {
+/** The current parameters of a training, or its adapters. */
+export async function weightsOf(
+  name: string,
+  opened: Opened,
+): Promise<Weights> {
   const tensors: { [name: string]: FileTensor } = {};
+  const trained = isQuantized(name) ? "adapters" : "all";
   for (const rank of opened.ranks) {
-    for (const piece of parameterPieces(opened, rank)) {
+    for (const piece of parameterPieces({ ...opened, trained }, rank)) {
       const read = await piece.read();
       piece.tensors.forEach((tensor, i) => tensors[tensor.name] = read[i]!);
     }
@@ -128,9 +184,12 @@ export async function sampleTokens(
   const folder = checkpointFolder(name);
   const target = await loadTarget(folder, files);
   if (target.kind !== "checkpoint") throw new Error(`${name}: no checkpoint`);
-  const stored = await storedIn(folder, files);
-  const opened = await openPlan({
-    plan: (options) => compileTarget(target, stored, options),
+  const stored = await storedIn(folder, files, "adapters");
+  const { checkpoint } = target;
+  const published = trainedModel(name, checkpoint.published);
+  const adapted = { ...target, checkpoint: { ...checkpoint, published } };
+  const opened = await openOn(name, {
+    plan: (options) => compileTarget(adapted, stored, options),
     tensors: () => Promise.resolve(tensorsInMemory(tensors, folder)),
     where: folder,
     unused: target.checkpoint.published.unused,

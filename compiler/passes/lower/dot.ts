@@ -1,6 +1,6 @@
 /** Contractions: the tiled matmul if the right operand is a parameter in its layout, else a general kernel. */
 
-import { type PackedDType, packingOf } from "../../../spec/packed.ts";
+import type { PackedDType } from "../../../spec/packed.ts";
 import { invariant } from "../../../spec/errors.ts";
 import { add, loadStored, mul, u32 } from "../../../spec/kernel/build.ts";
 import type { Expr } from "../../../spec/kernel/tree.ts";
@@ -49,7 +49,9 @@ export function isMatmul(
   const layout = layouts.get(node.inputs[1]!);
   if (!layout) return false;
   const shape = dotShape(node);
-  const { columns } = shape;
+  const { columns, over } = shape;
+  // Gradients contract packed parameters over another axis.
+  if (layout.along !== undefined && over.join() !== layout.along) return false;
   const orders = [rightAxes(shape), ...layout.filed ? [filedAxes(shape)] : []];
   if (
     columns.length === 0 ||
@@ -73,8 +75,8 @@ function hasMatmulShape(
 }
 
 /**
- * Transposes a parameter stored for another contraction, for example that of the forward pass, for the tiled kernel:
- * costs one pass over the weight and saves many over the rows. Undefined if it does not help.
+ * Transposes and decodes a parameter stored for another contraction, for example that of the forward pass, for the tiled
+ * kernel: costs one pass over the weight and saves many over the rows. Undefined if it does not help.
  */
 export function reorderedRight(
   lowering: Lowering,
@@ -83,7 +85,7 @@ export function reorderedRight(
   const right = node.inputs[1]!;
   const layout = lowering.model.layouts.get(right);
   const shape = dotShape(node);
-  const known = layout ? !packingOf(layout.stored) : isGathered(right);
+  const known = layout !== undefined || isGathered(right);
   const fits = known &&
     shape.columns.length > 0 && hasMatmulShape(node, lowering.model.dispatched);
   return fits ? rowMajorStorage(lowering, right, rightAxes(shape)) : undefined;

@@ -1,6 +1,7 @@
 /** Expressions: the value of a node at an index, with elementwise nodes inlined down to loads of stored values. */
 
-import { packingOf } from "../../../spec/packed.ts";
+import type { StoredDType } from "../../../spec/dtype.ts";
+import { type Packing, PACKINGS } from "../../../spec/packed.ts";
 import { invariant, ModelError } from "../../../spec/errors.ts";
 import {
   add,
@@ -20,7 +21,10 @@ import {
   sub,
   u32,
 } from "../../../spec/kernel/build.ts";
+import { expr } from "../../../spec/kernel/resolve.ts";
 import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
+import { packedElement } from "../../kernels/matmul_right.ts";
+import { decoderOf } from "../../kernels/pieces/decode.ts";
 import { mapOperands } from "../../../spec/kernel/walk.ts";
 import type {
   Node,
@@ -77,15 +81,43 @@ export function loadFrom(
   storage: Storage,
   at: At,
 ): Expr {
-  if (storage.packed) {
-    throw new ModelError(
-      `Cannot read '${storage.buffer}' element by element: it is stored as ${
-        packingOf(storage.packed.stored)!.title
-      }, which only a contraction with a parameter on the right unpacks. Store it in 16 bits`,
-    );
-  }
+  if (storage.packed) return loadPacked(scope, storage, storage.packed, at);
   const index = indexIn(scope, storage, at);
   return loadStored(scope.read(storage.buffer), storage.dtype, index);
+}
+
+/** The decoded element of a packed parameter. Throws ModelError for blocks of GGUF files. */
+function loadPacked(
+  scope: KernelScope,
+  { buffer, axes }: Storage,
+  { stored, along, scales, offsets }: NonNullable<Storage["packed"]>,
+  at: At,
+): Expr {
+  const { title, block, perWord, perScale, scale }: Packing = PACKINGS[stored];
+  if (block) {
+    throw new ModelError(
+      `Cannot read '${buffer}' element by element: it is stored as ${title}, which only a contraction with a parameter on the right unpacks. Store it in 16 bits`,
+    );
+  }
+  const k = scope.bindValue(at.get(along));
+  /** The index with the elements of `along` in groups; by default, all of them are one. */
+  const groupAt = (per?: number) =>
+    scope.bindValue(axes.reduce<Expr>((index, axis) => {
+      const { size } = scope.lowering.placed.axes[axis]!;
+      if (axis !== along) return add(mul(index, u32(size)), at.get(axis));
+      return per === undefined
+        ? index
+        : add(mul(index, u32(size / per)), div(k, u32(per)));
+    }, u32(0)));
+  const load = (binding: string, dtype: StoredDType, per?: number) =>
+    loadStored(scope.read(binding), dtype, groupAt(per));
+  const word = scope.bindValue(load(buffer, "u32", perWord));
+  const shift = mul(rem(k, u32(perWord)), u32(32 / perWord));
+  return packedElement(stored, {
+    bits: scope.bindValue(expr`${word} >> ${shift}`),
+    factor: expr`${decoderOf(stored).scale(load(scales, scale, perScale))}`,
+    offset: offsets === undefined ? undefined : load(offsets, "f32", perScale),
+  });
 }
 
 /** Stores the value of `node` at an index. */

@@ -42,9 +42,10 @@ export interface Storage {
   readonly buffer: string;
   readonly dtype: StoredDType;
   readonly axes: readonly string[];
-  /** Elements share words along the contracted axis; scales are in another buffer. */
+  /** Elements share words along an axis; scales are in another buffer. */
   readonly packed?: {
     readonly stored: PackedDType;
+    readonly along: string;
     readonly scales: string;
     readonly offsets?: string;
   };

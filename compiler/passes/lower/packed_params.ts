@@ -168,7 +168,7 @@ export function addPacked(
   const stores = (buffer: string, others: { readonly scales: string }) =>
     lowering.values.storages.set(node, {
       buffer,
-      packed: { stored, ...others },
+      packed: { stored, along, ...others },
       dtype: "u32",
       axes,
     });
