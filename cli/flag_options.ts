@@ -5,7 +5,12 @@ import { type Command, Option } from "commander";
 import { STORED_NAMES } from "../spec/encoding.ts";
 import { MAX_AXIS, MAX_MICRO_BATCHES, MAX_RANKS } from "../spec/limits.ts";
 import type { Mesh } from "../spec/mod.ts";
-import { STRATEGY_ENTRIES, STRATEGY_OPTIONS } from "../spec/strategies.ts";
+import {
+  type Strategy,
+  STRATEGY_ENTRIES,
+  STRATEGY_OPTIONS,
+  strategyFlag,
+} from "../spec/strategies.ts";
 import {
   integer,
   matching,
@@ -89,10 +94,10 @@ export function stageFlags(command: Command): Command {
 
 /** Creates an option of the dispatch strategy. */
 function strategyOption(
-  name: string,
+  name: keyof Strategy,
   option: typeof STRATEGY_ENTRIES[number][1],
 ): Option {
-  const flag = `--${name}`;
+  const flag = strategyFlag(name);
   const { kind, about } = option;
   if (kind === "flag") return new Option(flag, about);
   if (kind === "count") {
@@ -100,7 +105,7 @@ function strategyOption(
       .argParser(integer(flag, 1, option.max));
   }
   if (kind === "text") {
-    return new Option(`${flag} <${name}>`, about)
+    return new Option(`${flag} <${flag.split("-").at(-1)}>`, about)
       .argParser(matching(flag, option.pattern));
   }
   const { words } = option;

@@ -2,6 +2,7 @@
 
 import { layersOf } from "../engine/mod.ts";
 import type { Plan, PlanSummary } from "../spec/mod.ts";
+import { buffersOf } from "../spec/plan/accesses.ts";
 import { DataError } from "../spec/errors.ts";
 
 /** The restriction. Undefined: no restriction. */
@@ -78,10 +79,8 @@ function linesOfLayer(
     for (const [i, step] of program.steps.entries()) {
       if (wanted < 0 || layers.of[i] !== wanted) continue;
       shown.add(i);
-      if (step.op === "launch") {
-        names.add(step.kernel);
-        for (const name of Object.values(step.bindings)) names.add(name);
-      } else if (step.op !== "wait") names.add(step.from).add(step.to);
+      if (step.op === "launch") names.add(step.kernel);
+      for (const name of buffersOf(step)) names.add(name);
     }
     steps.set(program.name, shown);
   }

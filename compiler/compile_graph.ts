@@ -160,6 +160,7 @@ export function compileLowered(
     placed,
     check,
     deduplicate,
+    receiveRows: options.receiveRows,
     numerics,
     chunks: chunksOf(options),
   });

@@ -3,6 +3,7 @@
 import { invariant } from "../spec/errors.ts";
 import { startedBy } from "../spec/plan/handles.ts";
 import { executes, membersOf } from "../spec/plan/members.ts";
+import { loopsOf } from "../spec/plan/rounds.ts";
 import { onRank } from "../spec/per_rank.ts";
 import type {
   AllToAllStep,
@@ -10,12 +11,14 @@ import type {
   LaunchStep,
   Plan,
   Program,
+  RoundsStep,
   Step,
 } from "../spec/plan/plan.ts";
 import type { Communicator, CommunicatorContext } from "./communicator.ts";
 import type { Device, Launch } from "./device.ts";
 import { kernelKey } from "./kernel_key.ts";
 import type { RankMemory } from "./memory.ts";
+import { bindRounds, type BoundRounds } from "./rounds.ts";
 import { bindWorkgroups, type RunCounts } from "./run_counts.ts";
 
 /** A program whose steps are bound, as parts on their ranks, in order. */
@@ -53,11 +56,41 @@ export class InFlight {
   }
 }
 
+/** A part of a step, or the rounds of an exchange. */
+export type ReadyPart = ReadyStep | ReadyRounds;
+
 /** A part of a step. It returns a promise only if the host must wait. */
-export interface ReadyPart {
+export interface ReadyStep {
   /** The collective that ends with it on all ranks: that of its step, or the one that it waits for. */
   readonly collective: CollectiveStep | undefined;
   readonly execute: (counts: RunCounts) => void | Promise<void>;
+}
+
+/** The parts that are repeated for each round of an exchange. */
+export interface ReadyRounds {
+  readonly rounds: BoundRounds;
+  readonly parts: readonly ReadyStep[];
+}
+
+/** Executes parts in order. `done` is called after each collective. */
+export async function executeParts(
+  parts: readonly ReadyPart[],
+  counts: RunCounts,
+  done: ((collective: CollectiveStep) => Promise<void>) | undefined,
+): Promise<void> {
+  for (const part of parts) {
+    if ("rounds" in part) {
+      const count = await part.rounds.begin();
+      for (let round = 0; round < count; round++) {
+        part.rounds.start(round);
+        await executeParts(part.parts, counts, done);
+      }
+      continue;
+    }
+    const wait = part.execute(counts);
+    if (wait) await wait;
+    if (part.collective) await done?.(part.collective);
+  }
 }
 
 /** One part of a step: a launch or copy on a rank, or a collective of a group. */
@@ -89,9 +122,9 @@ export function bindProgram(
   const { around = (_: Step, part: BoundPart) => part } = context;
   const inFlight = new InFlight();
   const started = startedBy(program.steps);
-  const parts = program.steps.flatMap((step, index) => {
+  const ready = program.steps.map((step, index) => {
     const bound = bindStep(step, context, inFlight);
-    return bound.map((part, i): ReadyPart & Pick<BoundPart, "launch"> => {
+    return bound.map((part, i): JoinedStep => {
       const done = around(step, part, index).execute;
       const last = i === bound.length - 1;
       return {
@@ -107,14 +140,34 @@ export function bindProgram(
       };
     });
   });
-  return { parts: joinLaunches(parts), inFlight };
+  const parts: ReadyPart[] = [];
+  let next = 0;
+  const until = (end: number) => joinLaunches(ready.slice(next, end).flat());
+  for (const { first, last } of loopsOf(program.steps)) {
+    parts.push(...until(first));
+    next = first;
+    const step = program.steps[first] as RoundsStep;
+    parts.push({
+      rounds: bindRounds(
+        step,
+        groupsOf(step, ranksOf(step, context), context),
+        context,
+      ),
+      parts: until(last + 1),
+    });
+    next = last + 1;
+  }
+  return { parts: [...parts, ...until(ready.length)], inFlight };
 }
+
+/** A step that may be joined with others. */
+type JoinedStep = ReadyStep & Pick<BoundPart, "launch">;
 
 /** Joins consecutive launches for devices that can start several at once. */
 function joinLaunches(
-  parts: readonly (ReadyPart & Pick<BoundPart, "launch">)[],
-): ReadyPart[] {
-  const joined: ReadyPart[] = [];
+  parts: readonly JoinedStep[],
+): ReadyStep[] {
+  const joined: ReadyStep[] = [];
   for (let from = 0; from < parts.length;) {
     const device = parts[from]!.launch?.device;
     let to = from + 1;
@@ -134,7 +187,7 @@ function joinLaunches(
 function allAtOnce(
   device: Device,
   launches: readonly BoundLaunch[],
-): ReadyPart {
+): ReadyStep {
   // A session passes the same object while lengths do not change, as in decode.
   let last: RunCounts | undefined;
   let known: readonly Launch[] = [];
@@ -173,14 +226,17 @@ export function isAsynchronous(
   return devices.length === 1 || new Set(devices).size > 1;
 }
 
+/** The ranks of this process that execute a step. */
+function ranksOf(step: Step, { ranks, plan }: BindContext): RankMemory[] {
+  return ranks.filter(({ rank }) => executes(plan.mesh, rank, step));
+}
+
 function bindStep(
   step: Step,
   context: BindContext,
   inFlight: InFlight,
 ): BoundPart[] {
-  const here = context.ranks.filter(({ rank }) =>
-    executes(context.plan.mesh, rank, step)
-  );
+  const here = ranksOf(step, context);
   switch (step.op) {
     case "launch":
       return here.map((memory) => bindLaunch(step, memory, context.plan));
@@ -210,6 +266,8 @@ function bindStep(
           return exchange;
         },
       }];
+    case "rounds":
+      return [];
     default:
       return step satisfies never;
   }
@@ -249,7 +307,7 @@ function bindLaunch(
 
 /** The groups of a collective, by group rank. Ranks of other processes are unknown here. */
 function groupsOf(
-  step: CollectiveStep,
+  step: Pick<CollectiveStep, "over">,
   here: readonly RankMemory[],
   context: BindContext,
 ): RankMemory[][] {

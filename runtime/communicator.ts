@@ -3,6 +3,7 @@
 import type { CollectiveStep, Plan, PlanKernel } from "../spec/plan/plan.ts";
 import { invariant } from "../spec/errors.ts";
 import type { Device, Staging, StagingUse } from "./device.ts";
+import type { KnownCounts } from "./exchange.ts";
 import { createHostBinder } from "./host_communicator.ts";
 import { LocalBinder } from "./local_communicator.ts";
 import type { RankMemory } from "./memory.ts";
@@ -76,6 +77,8 @@ export interface CommunicatorContext {
   readonly plan: Plan;
   /** Host memory for bytes that enter and leave devices. */
   readonly staging: StagingAccount;
+  /** Counts of exchanges that the host knows. */
+  readonly known: KnownCounts;
   /** Counts bytes sent to other ranks. Undefined: they are not counted. */
   readonly sent: SentAccount | undefined;
 }

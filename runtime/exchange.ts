@@ -39,13 +39,16 @@ export function sentKind(step: CollectiveStep): keyof SentBytes {
   return step.part ? "counts" : "reduce";
 }
 
-/** Whether a step gathers the counts of an exchange. */
+/** Whether a step gathers the counts of an exchange, or of its rounds. */
 export function bringsCounts(
   step: CollectiveStep,
   { programs }: Plan,
 ): boolean {
   return programs.some(({ steps }) =>
-    steps.some((other) => other.op === "allToAll" && other.counts === step.to)
+    steps.some((other) =>
+      (other.op === "allToAll" || other.op === "rounds") &&
+      other.counts === step.to
+    )
   );
 }
 
@@ -58,20 +61,24 @@ export class KnownCounts {
 
   /** Caches gathered counts, by group rank. */
   keep(
-    { rank }: RankMemory,
+    memory: RankMemory,
     buffer: string,
     bytes: readonly Uint8Array[],
   ): void {
-    const counts = bytes.map((part) => [...wordsOf(part)]);
+    this.set(memory, buffer, bytes.map((part) => [...wordsOf(part)]));
+  }
+
+  /** Caches counts. */
+  set({ rank }: RankMemory, buffer: string, counts: Counts): void {
     this.#known.set(`${rank} ${buffer}`, counts);
   }
 
   /**
-   * The counts of an exchange among `groupSize` ranks, by group rank and expert. A promise if they have to be read from
-   * the device.
+   * The counts of an exchange among `groupSize` ranks, or of its rounds, by group rank and expert. A promise if they have
+   * to be read from the device.
    */
   of(
-    step: AllToAllStep,
+    step: Pick<AllToAllStep, "counts" | "splits" | "countsPerRank">,
     memory: RankMemory,
     groupSize: number,
   ): Counts | Promise<Counts> {

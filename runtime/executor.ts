@@ -3,7 +3,11 @@
 import { DataError, invariant, MachineError } from "../spec/errors.ts";
 import { exchangesAtOnce } from "../spec/plan/bytes.ts";
 import type { Plan, Program } from "../spec/plan/plan.ts";
-import { bindProgram, type BoundProgram } from "./bound_program.ts";
+import {
+  bindProgram,
+  type BoundProgram,
+  executeParts,
+} from "./bound_program.ts";
 import {
   type Communicator,
   createCommunicator,
@@ -16,6 +20,7 @@ import {
   writeAssignments,
 } from "./assignment.ts";
 import { DeadlineError, type Device } from "./device.ts";
+import { KnownCounts } from "./exchange.ts";
 import { bytesOf, type HostTensor } from "./host_tensor.ts";
 import { checkInputs, countsOf, type Inputs, writeInput } from "./inputs.ts";
 import {
@@ -254,6 +259,7 @@ class LoadedSession implements Session {
       plan,
       ranks,
       staging: this.#staging,
+      known: new KnownCounts(),
       sent: tracer && this.#traffic
         ? tracer.noting(this.#traffic)
         : this.#traffic,
@@ -315,11 +321,12 @@ class LoadedSession implements Session {
         }
       }
       this.#tracer?.begin(name, itemRanks(this.#plan, program, axes));
-      for (const { collective, execute } of bound.parts) {
-        const wait = execute(counts);
-        if (wait) await wait;
-        if (collective) await this.#traffic?.predict(collective, counts);
-      }
+      const traffic = this.#traffic;
+      await executeParts(
+        bound.parts,
+        counts,
+        traffic && ((collective) => traffic.predict(collective, counts)),
+      );
       this.#tracer?.end();
       return await this.#read(program, axes, { ...options, outputs: wanted });
     } catch (error) {

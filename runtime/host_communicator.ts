@@ -11,7 +11,6 @@ import type { Span } from "./device.ts";
 import {
   bringsCounts,
   gatheredSpans,
-  KnownCounts,
   receivedSpans,
   reserveStaging,
   spansOf,
@@ -23,7 +22,6 @@ import { gatheredRows, type RunCounts } from "./run_counts.ts";
 interface Bound {
   readonly group: readonly RankMemory[];
   readonly context: CommunicatorContext;
-  readonly known: KnownCounts;
   /** Whether it gathers the counts of exchanges. */
   readonly counts: boolean;
 }
@@ -34,11 +32,10 @@ export function createHostBinder(): (
   group: readonly RankMemory[],
   context: CommunicatorContext,
 ) => Exchange {
-  const known = new KnownCounts();
   return (step, group, context) => {
     for (const memory of group) reserveStaging(step, memory, context);
     const counts = bringsCounts(step, context.plan);
-    const bound = { group, context, known, counts };
+    const bound = { group, context, counts };
     return step.op === "send"
       ? (counts) => send(step, bound, counts)
       : step.op === "allGather"
@@ -77,21 +74,21 @@ async function allGather(
   bound: Bound,
   counts: RunCounts,
 ): Promise<void> {
-  const { group, context, known } = bound;
+  const { group, context } = bound;
   const ranks = group.map(({ rank }) => rank);
   const spans = gatheredSpans(step, context.plan, { ranks, counts });
   await transfer(step, bound, {
     out: (s) => step.blocks ? spans : [{ offset: 0, bytes: spans[s]!.bytes }],
     into: (p) => receivedSpans(step, spans, p),
     arrived: (memory, blocks) => {
-      if (bound.counts) known.keep(memory, step.to, blocks);
+      if (bound.counts) context.known.keep(memory, step.to, blocks);
     },
   });
 }
 
 async function allToAll(step: AllToAllStep, bound: Bound): Promise<void> {
-  const { group, known } = bound;
-  const found = known.of(step, group[0]!, group.length);
+  const { group, context } = bound;
+  const found = context.known.of(step, group[0]!, group.length);
   const counts = found instanceof Promise ? await found : found;
   const spans = group.map((_, p) => spansOf(step, counts, p));
   await transfer(step, bound, {

@@ -1,6 +1,7 @@
 /** Weights whose memory layout equals that of their files: devices can map the files. */
 
 import { indicesOn, sourceName, stackedOn } from "../spec/axis_parts.ts";
+import { buffersOf } from "../spec/plan/accesses.ts";
 import { onRank, type Plan, type PlanWeight } from "../spec/plan/plan.ts";
 import { sum } from "../spec/sum.ts";
 import type { DeviceBuffer, FileRun } from "./device.ts";
@@ -69,10 +70,7 @@ function isStreamable(plan: Plan, name: string): boolean {
   const isTiles = (buffer: string) => plan.buffers[buffer]!.routing === "tiles";
   return plan.programs.every(({ steps }) =>
     steps.every((step) => {
-      if (step.op === "wait") return true;
-      const used = step.op === "launch"
-        ? Object.values(step.bindings)
-        : [step.from, step.to];
+      const used = buffersOf(step);
       return !used.includes(name) ||
         step.op === "launch" && used.some(isTiles);
     })

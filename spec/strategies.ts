@@ -7,6 +7,7 @@
 import { MAX_CHUNKS } from "./limits.ts";
 import type { NumericsClass } from "./numerics.ts";
 import { SCHEDULE_NAMES, type ScheduleName, SCHEDULES } from "./schedule.ts";
+import { RECEIVE_ROWS_PATTERN } from "./plan/rounds.ts";
 import { STAGES_PATTERN } from "./stages.ts";
 
 /** A dispatcher in words. */
@@ -52,6 +53,8 @@ type StrategyOption =
   & {
     /** Its help. */
     readonly about: string;
+    /** Its flag. Default: its name. */
+    readonly flag?: string;
     /** Values that a search tries besides the default; exclusive if they cannot be combined with others. */
     readonly tries?: readonly (number | boolean | string)[];
     readonly alone?: true;
@@ -92,6 +95,22 @@ export const STRATEGY_OPTIONS = {
     tries: [true],
     about: "Send each token at most once per rank, even if it saves little.",
     text: () => "deduplicated",
+  },
+  /**
+   * Rows that a rank has receive buffers for: a number, or a factor of the even share (`1.25x`), the rows of each rank
+   * if experts are chosen evenly. If more rows arrive, the exchange and the experts' computation run in rounds. Tokens
+   * are not deduplicated. Not available in training, with chunks, or with `check`. Bits do not depend on it. Default:
+   * the worst case.
+   */
+  receiveRows: {
+    kind: "text",
+    pattern: RECEIVE_ROWS_PATTERN,
+    flag: "receive-rows",
+    alone: true,
+    tries: ["1.25x"],
+    about:
+      "Rows in a rank's receive buffers: a number, or a factor of the even share, such as 1.25x. More rows are received in rounds. Default: the worst case.",
+    text: (rows: string) => `${rows} receive rows`,
   },
   /**
    * `exact`: bits do not depend on the mesh or a strategy. `fast`: the ranks of experts pre-sum the rows of a token
@@ -187,14 +206,21 @@ function unusual(
   return value === usual ? undefined : value;
 }
 
+/** The flag of an option: `--receive-rows`. */
+export function strategyFlag(name: keyof Strategy): string {
+  const { flag = name }: StrategyOption = STRATEGY_OPTIONS[name];
+  return `--${flag}`;
+}
+
 /** `--chunks 2`, `--deduplicate`, `--dispatcher allgather`: non-default options. */
 export function strategyFlags(strategy: Strategy): string[] {
   return STRATEGY_ENTRIES.flatMap(([name, option]) => {
     const value = unusual(strategy, name, option);
     if (value === undefined) return [];
+    const flag = strategyFlag(name);
     return option.kind === "flag"
-      ? [`--${name}`]
-      : [`--${name} ${String(value).toLowerCase()}`];
+      ? [flag]
+      : [`${flag} ${String(value).toLowerCase()}`];
   });
 }
 

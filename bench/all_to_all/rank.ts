@@ -5,6 +5,7 @@
 import process from "node:process";
 import { StagingAccount } from "../../runtime/communicator.ts";
 import { createCpuDevice } from "../../runtime/cpu/mod.ts";
+import { KnownCounts } from "../../runtime/exchange.ts";
 import { bytesOf } from "../../runtime/host_tensor.ts";
 import { RankMemory } from "../../runtime/memory.ts";
 import {
@@ -44,7 +45,8 @@ const communicator = await createMpiCommunicator(world, plan);
 const { device, copied } = countCopies(await open());
 const memory = new RankMemory(plan, device, world.rank);
 const staging = new StagingAccount();
-const context = { plan, staging, sent: undefined };
+const known = new KnownCounts();
+const context = { plan, staging, known, sent: undefined };
 const counts = communicator.bind(gather, [memory], context);
 const dispatch = communicator.bind(dispatches[0]!, [memory], context);
 staging.allocate(1);

@@ -15,7 +15,11 @@ import type { DeviceFlags, ModelFlags, PlanFlags } from "../flags.ts";
 import { UsageError } from "../values.ts";
 import { meshSizes } from "../../spec/mesh.ts";
 import { printable } from "../../spec/mod.ts";
-import { type Strategy, STRATEGY_NAMES } from "../../spec/strategies.ts";
+import {
+  type Strategy,
+  STRATEGY_NAMES,
+  strategyFlag,
+} from "../../spec/strategies.ts";
 
 /** The flags that control compilation. */
 const COMPILED = {
@@ -25,7 +29,7 @@ const COMPILED = {
   kvCacheDtype: "--kv-cache-dtype",
   activations: "--activations",
   ...Object.fromEntries(
-    STRATEGY_NAMES.map((name) => [name, `--${name}`]),
+    STRATEGY_NAMES.map((name) => [name, strategyFlag(name)]),
   ) as { [K in keyof Strategy]-?: string },
 } as const;
 

@@ -256,7 +256,16 @@ export interface PrimitiveParams extends DefinedParams, CollectiveParams {
   };
   /** assign: its counts on every rank of the group */
   gatherCounts: { readonly over: readonly string[] };
-  /** counts (gatherCounts, or assign on one rank): the received rows of each expert, or of the experts of a chunk */
+  /**
+   * gatherCounts: the counts of a round in which each rank receives at most `rows` of at most `maxRows` rows; starts the
+   * rounds
+   */
+  rounds: {
+    readonly over: readonly string[];
+    readonly rows: number;
+    readonly maxRows: number;
+  };
+  /** counts (gatherCounts, rounds, or assign on one rank): the received rows of each expert, or of the experts of a chunk */
   group: {
     readonly expert: string;
     readonly slot: string;
@@ -265,7 +274,7 @@ export interface PrimitiveParams extends DefinedParams, CollectiveParams {
   /** x, assign: [tokens…, rest…] in the order of send rows; `once`: of tokens */
   permute: { readonly weighted: boolean; readonly once: boolean };
   /**
-   * rows, gatherCounts, then the rows of earlier chunks, which are preserved: sends rows to the ranks of their experts,
+   * rows, gatherCounts or rounds, then the rows of earlier chunks, which are preserved: sends rows to the ranks of their experts,
    * or back
    */
   allToAll: {
@@ -333,6 +342,7 @@ export type Primitive = keyof PrimitiveParams;
 const EXPANDED = [
   "assign",
   "gatherCounts",
+  "rounds",
   "group",
   "permute",
   "allToAll",

@@ -31,6 +31,8 @@ export interface RegroupOptions {
    * within the rank.
    */
   readonly experts?: readonly (readonly [first: number, end: number])[];
+  /** Counts per rank. Default: one per expert, and with `once` one per unit. */
+  readonly countsPerRank?: number;
   /** Tokens are deduplicated; set for each chunk. */
   readonly once?: { readonly chunk: number; readonly chunks: number };
   /** Rows per tile: `matmulShape(…).rows` of the matmuls that use the list. */
@@ -66,7 +68,7 @@ export function regroup(o: RegroupOptions): Kernel {
   const sources = o.sources ?? groupSize;
   const experts = o.splits.at(-1)!;
   const { chunk = 0, chunks = 0 } = o.once ?? {};
-  const each = experts + groupSize * chunks;
+  const { countsPerRank: each = experts + groupSize * chunks } = o;
   const tokensFrom = (source: string) =>
     wgsl`counts[${source} * ${each} + ${experts + chunk} + me * ${chunks}]`;
   const parts = expertRanges(o);

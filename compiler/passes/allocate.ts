@@ -17,6 +17,7 @@ import {
 } from "../../spec/mesh.ts";
 import { mapRanks } from "../../spec/per_rank.ts";
 import { sidesOf } from "../../spec/plan/members.ts";
+import { liveInLoops, loopsOf } from "../../spec/plan/rounds.ts";
 import {
   type Allocation,
   maxOverRanks,
@@ -62,6 +63,10 @@ function usesOf(steps: readonly Step[]): Map<string, Use> {
       else result.set(buffer, { first: i, last: i });
     }
   });
+  const loops = loopsOf(steps);
+  for (const use of result.values()) {
+    Object.assign(use, liveInLoops(use, loops));
+  }
   return result;
 }
 

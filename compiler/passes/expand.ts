@@ -11,7 +11,8 @@
  * except for rows that are weighted before the exchange or returned unchanged. A routing whose tokens are replicated in
  * its group has no exchange: each rank uses the rows of its own experts. In chunks, the nodes between dispatch and
  * combine are repeated once per chunk: the rows of some experts of every rank. With deduplication, rows are tokens, at
- * most one per rank and chunk. Under `fast` numerics, `localCombine` also pre-sums the returned rows of a token on each
+ * most one per rank and chunk. With `receiveRows`, the nodes between dispatch and combine follow a `rounds` node, and their
+ * steps are repeated at run time. Under `fast` numerics, `localCombine` also pre-sums the returned rows of a token on each
  * rank.
  */
 
@@ -30,6 +31,7 @@ import {
   type RoutingNode,
 } from "../graph/graph.ts";
 import type { Placed } from "../sharding/placed.ts";
+import { roundsOf } from "./rounds.ts";
 import { chunkExperts, splitsOf } from "./expert_ranges.ts";
 import { deduplicates } from "./deduplicate.ts";
 
@@ -40,12 +42,17 @@ export interface ExpandOptions {
   readonly chunks: number;
   /** Whether tokens are deduplicated. Undefined: if it saves enough. */
   readonly deduplicate: boolean | undefined;
+  /** Rows that ranks have receive buffers for, see `Strategy`. Undefined: the worst case. */
+  readonly receiveRows: string | undefined;
   readonly numerics: NumericsClass;
   /** Whether ids of choices are sent with every routing and compared on return. */
   readonly check: boolean;
 }
 
-/** Expands every dispatch and combine. Throws ModelError if chunks are requested and a node needs all rows at once. */
+/**
+ * Expands every dispatch and combine. Throws ModelError if chunks or rounds are requested and a node needs all rows at
+ * once.
+ */
 export function expand(graph: Graph, options: ExpandOptions): Graph {
   const expansion = new Expansion(graph, options);
   for (const node of graph.nodes) expansion.add(node);
@@ -67,11 +74,13 @@ interface Routed {
   /** The mesh axes of its group of ranks. */
   readonly over: readonly string[];
   readonly chunks: number;
+  /** Undefined: all rows are received at once. */
+  readonly rounds: PrimitiveParams["rounds"] | undefined;
   /** Counts of every rank of the group. */
   counts: Node;
   /** Received rows, by chunk. */
   readonly groups: Node[];
-  /** Values whose first chunk is in flight. */
+  /** Values whose first chunk is in flight, or that are received in rounds. */
   readonly inFlight: {
     readonly node: Node;
     readonly sent: NodeOf<"permute">;
@@ -120,7 +129,7 @@ class Expansion {
     if (node.primitive === "dispatch") return this.#dispatch(node);
     if (isReturn(node)) return this.#return(node);
     const routed = this.#routed.get(this.#dispatched.get(node)!);
-    if (routed && routed.chunks > 1) {
+    if (routed && inParts(routed)) {
       routed.deferred.push(node);
       return;
     }
@@ -180,6 +189,10 @@ class Expansion {
       params: { weighted, once },
     });
     if (!known) this.#count(node, routed);
+    if (sent && routed.rounds) {
+      routed.inFlight.push({ node, sent });
+      return;
+    }
     const arrived = sent
       ? this.#send(node, routed, { sent, chunk: 0 })
       : this.now(x);
@@ -197,7 +210,7 @@ class Expansion {
 
   /** Numbers the rows of a routing. */
   #route(node: NodeOf<"dispatch">, route: RoutingNode): Routed {
-    const { placed, deduplicate, numerics } = this.#options;
+    const { placed, numerics } = this.#options;
     const [expert, slot] = node.axes as [string, string];
     const splits = splitsOf(placed, expert);
     const { over } = placed.axes[expert]!;
@@ -206,11 +219,12 @@ class Expansion {
     const far = several && over.every((name) => held.includes(name));
     const localOnly = several && !far;
     const chunks = chunkExperts(splits, far ? this.#options.chunks : 1).length;
+    const rounds = far ? roundsOf(node, route, this.#options) : undefined;
     const once = !localOnly && deduplicates(this.#graph, route, {
       placed,
       splits,
       chunks,
-      asked: deduplicate,
+      asked: rounds ? false : this.#options.deduplicate,
     });
     const assign = this.#make(node, "assign", {
       inputs: [this.now(route)],
@@ -228,6 +242,7 @@ class Expansion {
       assign,
       over: far ? over : [],
       chunks,
+      rounds,
       counts: assign as Node,
       groups: [],
       inFlight: [],
@@ -326,6 +341,7 @@ class Expansion {
     routed: Routed,
   ): Node {
     const { over, chunks, values } = routed;
+    if (routed.rounds) return this.#returnRounds(node, y, routed);
     if (chunks === 1) {
       const value = this.now(y);
       return over.length === 0 ? value : this.#sendBack(node, y, routed, {
@@ -359,6 +375,37 @@ class Expansion {
       });
     }
     return before!;
+  }
+
+  /** Starts rounds that receive and compute the rows of `y`, and return them to the offsets they were sent from. */
+  #returnRounds(
+    node: NodeOf<"combine"> | NodeOf<"combineTranspose">,
+    y: Node,
+    routed: Routed,
+  ): Node {
+    const counts = this.#make(node, "rounds", {
+      inputs: [routed.counts],
+      params: routed.rounds!,
+    }) as Node;
+    const made = new Map<Node, Node>();
+    const round = { ...routed, counts, groups: [], values: [made] };
+    this.#group(node, round);
+    const needed = new Set([y]);
+    for (const other of [...routed.deferred].reverse()) {
+      if (needed.has(other)) other.inputs.forEach((input) => needed.add(input));
+    }
+    for (const { node, sent } of routed.inFlight) {
+      if (!needed.has(node)) continue;
+      const dispatch = { sent, once: false, chunk: 0 };
+      const arrived = this.#send(node, round, dispatch);
+      this.#receive(node, round, { ...dispatch, arrived });
+    }
+    const of = (input: Node) => made.get(input) ?? this.now(input);
+    for (const other of routed.deferred) {
+      if (needed.has(other)) made.set(other, this.#copy(other, { of }));
+    }
+    const value = made.get(y)!;
+    return this.#sendBack(node, y, round, { value, chunk: 0 });
   }
 
   #sendBack(
@@ -395,14 +442,26 @@ class Expansion {
   #refuseChunks(node: Node): void {
     const rows = node.inputs.some((input) => {
       const route = this.#dispatched.get(input);
-      return route && this.#routed.get(route)!.chunks > 1;
+      return route && inParts(this.#routed.get(route)!);
     });
     if (!rows) return;
+    const parts = this.#options.receiveRows === undefined
+      ? ["chunks", "with one chunk"]
+      : ["rounds", "without receiveRows"];
     throw new ModelError(
-      `Cannot split a dispatch into chunks: '${node.primitive}' needs all of its rows at once. Compile with one chunk`,
+      `Cannot split a dispatch into ${
+        parts[0]
+      }: '${node.primitive}' needs all of its rows at once. Compile ${
+        parts[1]
+      }`,
       node.span,
     );
   }
+}
+
+/** Whether rows are received in parts. */
+function inParts({ chunks, rounds }: Routed): boolean {
+  return chunks > 1 || rounds !== undefined;
 }
 
 function isReturn(

@@ -43,6 +43,7 @@ export const FUSION_CLASS: { readonly [P in Primitive]: FusionClass } = {
   combineTranspose: "kernel",
   assign: "tuple",
   gatherCounts: "tuple",
+  rounds: "tuple",
   group: "tuple",
   checkIds: "tuple",
   permute: "kernel",

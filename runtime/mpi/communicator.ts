@@ -17,7 +17,6 @@ import type { Span } from "../device.ts";
 import {
   bringsCounts,
   gatheredSpans,
-  KnownCounts,
   receivedSpans,
   reserveStaging,
   spansOf,
@@ -32,7 +31,6 @@ interface Bound {
   readonly group: MpiGroup;
   readonly memory: RankMemory;
   readonly context: CommunicatorContext;
-  readonly known: KnownCounts;
   /** Whether it gathers the counts of exchanges. */
   readonly counts: boolean;
   /** This rank's index in the group. */
@@ -46,7 +44,6 @@ export async function createMpiCommunicator(
   plan: Plan,
 ): Promise<Communicator> {
   const groups = await splitGroups(world, plan);
-  const known = new KnownCounts();
   const sends: Sends = { failed: undefined };
   return {
     remote: {
@@ -62,7 +59,6 @@ export async function createMpiCommunicator(
       const bound: Bound = {
         world,
         context,
-        known,
         memory: memory!,
         group: groups.get(step.over.join())!,
         counts: bringsCounts(step, plan),
@@ -142,7 +138,7 @@ async function allGather(
   bound: Bound,
   counts: RunCounts,
 ): Promise<void> {
-  const { context, group, known, memory, groupRank } = bound;
+  const { context, group, memory, groupRank } = bound;
   const { ranks } = group;
   const spans = gatheredSpans(step, context.plan, { ranks, counts });
   await exchange(step, bound, {
@@ -151,14 +147,14 @@ async function allGather(
     into: receivedSpans(step, spans, groupRank),
     agreed: spans.map(({ bytes }) => bytes),
     arrived: (blocks) => {
-      if (bound.counts) known.keep(memory, step.to, blocks);
+      if (bound.counts) context.known.keep(memory, step.to, blocks);
     },
   });
 }
 
 async function allToAll(step: AllToAllStep, bound: Bound): Promise<void> {
-  const { group, known, memory, groupRank } = bound;
-  const found = known.of(step, memory, group.size);
+  const { context, group, memory, groupRank } = bound;
+  const found = context.known.of(step, memory, group.size);
   const counts = found instanceof Promise ? await found : found;
   const { send, receive } = spansOf(step, counts, groupRank);
   await exchange(step, bound, {

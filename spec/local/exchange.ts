@@ -30,6 +30,8 @@ export interface ExchangeOptions {
   readonly countsPerRank?: number;
   /** Only these experts of each group rank. Default: all. */
   readonly experts?: readonly (readonly [first: number, end: number])[];
+  /** The counts are those of a round: offsets in the buffer by destination follow the experts. */
+  readonly inRounds?: boolean;
   /** Group ranks of the sources, at most four. */
   readonly sources: readonly number[];
   readonly rowWords: number;
@@ -73,9 +75,9 @@ function blockOf(o: ExchangeOptions, f: number): KernelText {
   const source = o.sources[f]!;
   const [local_first, local_end] = expertRanges(o)[source]!;
   const forward = o.direction === "forward";
-  const [sender, first, end] = forward
-    ? [wgsl`${source}u`, wgsl`my_first`, wgsl`my_end`]
-    : [wgsl`me`, wgsl`${local_first}u`, wgsl`${local_end}u`];
+  const [sender, owner, first, end] = forward
+    ? [wgsl`${source}u`, wgsl`me`, wgsl`my_first`, wgsl`my_end`]
+    : [wgsl`me`, wgsl`${source}u`, wgsl`${local_first}u`, wgsl`${local_end}u`];
   const [inSender, inReceiver] = forward ? ["from", "to"] : ["to", "from"];
   /** `name` += counts of `sender` in experts from `from` below `to`. */
   const addExperts = (name: string, sender: Hole, from: Hole, to: Hole) =>
@@ -89,7 +91,13 @@ function blockOf(o: ExchangeOptions, f: number): KernelText {
     var to${f} = 0u;
     ${addExperts("rows", sender, first, end)}
     // The sender's rows for earlier experts, and the rows of earlier senders for these experts.
-    ${addExperts(inSender, sender, wgsl`${o.splits[0]!}u`, first)}
+    ${
+    o.inRounds
+      ? wgsl`${inSender + f} = counts[${sender} * ${perRank} + ${o.splits.at(
+        -1,
+      )!} + ${owner}];`
+      : addExperts(inSender, sender, wgsl`${o.splits[0]!}u`, first)
+  }
     for (var s = 0u; s < ${sender}; s++) {
       ${addExperts(inReceiver, wgsl`s`, first, end)}
     }`;

@@ -74,11 +74,11 @@ interface Form {
 }
 
 function exchangeOf(step: AllToAllStep): Form {
-  const { splits, experts, countsPerRank, direction } = step;
+  const { splits, experts, countsPerRank, direction, inRounds } = step;
   const rowWords = step.rowBytes / 4;
   const name = `exchange_${direction}_${rowWords}`;
   return {
-    key: JSON.stringify([name, splits, experts, countsPerRank]),
+    key: JSON.stringify([name, splits, experts, countsPerRank, inRounds]),
     make: (sources) =>
       exchange({
         name,
@@ -88,6 +88,7 @@ function exchangeOf(step: AllToAllStep): Form {
         sources,
         ...experts ? { experts } : {},
         ...countsPerRank === undefined ? {} : { countsPerRank },
+        ...inRounds ? { inRounds } : {},
       }),
     workgroups: exchangeGrid(step.pairRows),
   };

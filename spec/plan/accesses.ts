@@ -38,6 +38,8 @@ export function accessesOf(
         reads: [step.from, step.counts, step.groupRank],
         writes: [step.to, step.receivedCounts],
       };
+    case "rounds":
+      return { reads: [step.counts], writes: [step.to] };
     case "wait":
       return accessesOf(started.get(step.handle)!, started, { launched });
     default:

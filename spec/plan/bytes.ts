@@ -154,15 +154,18 @@ export interface BlocksOfOptions {
 /** The blocks of a rank, from the counts of its group, `[group rank][expert]`, which every rank of it has. */
 export function blocksOf(
   counts: readonly (readonly number[])[],
-  step: Pick<AllToAllStep, "splits" | "experts" | "direction">,
+  step: Pick<AllToAllStep, "splits" | "experts" | "direction" | "inRounds">,
   { groupRank }: BlocksOfOptions,
 ): ExchangeBlocks {
   const experts = expertRanges(step);
   const local = counts[groupRank]!;
   const [mine, end] = experts[groupRank]!;
+  const offsets = local.slice(step.splits.at(-1));
   // By destination: at their offsets in the complete exchange. By source: packed.
-  const byDestination = experts.map(([first, end]) => ({
-    offset: sum(local.slice(step.splits[0], first)),
+  const byDestination = experts.map(([first, end], p) => ({
+    offset: step.inRounds
+      ? offsets[p]!
+      : sum(local.slice(step.splits[0], first)),
     count: sum(local.slice(first, end)),
   }));
   let offset = 0;

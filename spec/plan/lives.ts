@@ -1,6 +1,7 @@
 /** Live ranges of buffers. */
 
 import type { Facts, ProgramFacts } from "./facts.ts";
+import { liveInLoops, loopsOf } from "./rounds.ts";
 
 /** First and last step of a buffer's live range in a program, and the step that names it for messages. */
 export interface Life {
@@ -11,7 +12,8 @@ export interface Life {
 
 /**
  * The live range of each scratch buffer in a program: from the first step that uses it to the last one. The host reads
- * `receivedCounts` of a collective after the program, so it is live until the end; other kinds are always live.
+ * `receivedCounts` of a collective after the program, so it is live until the end; other kinds are always live. Steps that
+ * are repeated in rounds extend live ranges (`liveInLoops`).
  */
 export function livesOf(
   { buffers }: Pick<Facts, "buffers">,
@@ -32,6 +34,10 @@ export function livesOf(
       const life = lives.get(step.receivedCounts)!;
       life.last = end;
     }
+  }
+  const loops = loopsOf(steps.map(({ step }) => step));
+  for (const life of lives.values()) {
+    Object.assign(life, liveInLoops(life, loops));
   }
   return lives;
 }

@@ -182,6 +182,7 @@ export interface StepPart {
     | "count"
     | "permute"
     | "exchange counts"
+    | "rounds"
     | "exchange indices"
     | "list rows"
     | "exchange rows"
@@ -269,6 +270,9 @@ export interface SendStep extends StepBase {
  * *chunk*. In the buffer by destination (forward: `from`, back: `to`), they have their offsets in the complete
  * exchange; in the other one the blocks of the chunk are packed.
  *
+ * With `inRounds`, the counts are those of a round (`RoundsStep`), which state the offsets of its rows in the buffer by
+ * destination.
+ *
  * With `handle`, the step only starts the exchange, which ends at the `wait` step with that name.
  */
 export interface AllToAllStep extends StepBase {
@@ -283,6 +287,7 @@ export interface AllToAllStep extends StepBase {
   /** Counts per rank. Default: up to the last split. */
   readonly countsPerRank?: Count;
   readonly experts?: NonEmpty<readonly [first: Natural, end: Natural]>;
+  readonly inRounds?: true;
   readonly groupRank: Name;
   readonly receivedCounts: Name;
   /** Maximum number of rows from one rank to another. */
@@ -296,6 +301,25 @@ export interface WaitStep extends StepBase {
   readonly handle: Name;
 }
 
+/**
+ * Divides the exchanges of a routing into rounds, so that a rank receives at most `rows` rows at a time. The following
+ * steps, up to the last exchange by `to`, are repeated for each round. The rows of a rank are ordered by expert, source
+ * rank and token; round r has the rows from r * `rows` below (r + 1) * `rows` of each rank. The number of rounds is at
+ * least 1, and follows from the rank with the most rows. Every rank of the group derives it from `counts`, u32
+ * [group rank][expert], whose experts are split as in `AllToAllStep`. `to` receives the counts of a round: u32
+ * [group rank][expert, then group rank], the rows of each expert, then the offset of the first row sent to each rank.
+ * `maxRows` is the maximum number of rows that a rank receives in all rounds.
+ */
+export interface RoundsStep extends StepBase {
+  readonly op: "rounds";
+  readonly over: ShortNonEmpty<Name>;
+  readonly counts: Name;
+  readonly to: Name;
+  readonly splits: Several<Natural>;
+  readonly rows: Count;
+  readonly maxRows: Count;
+}
+
 /** One step of a program. The union is closed. */
 export type Step =
   | LaunchStep
@@ -303,7 +327,8 @@ export type Step =
   | AllGatherStep
   | AllToAllStep
   | SendStep
-  | WaitStep;
+  | WaitStep
+  | RoundsStep;
 
 /** A step that moves bytes between ranks. */
 export type CollectiveStep = AllGatherStep | AllToAllStep | SendStep;

@@ -1,7 +1,13 @@
 /** The steps of each routing, by part of dispatch or combine. */
 
 import { movedExperts, movesTokens, unitEnds } from "./bytes.ts";
-import type { AllGatherStep, AllToAllStep, Step, StepPart } from "./plan.ts";
+import type {
+  AllGatherStep,
+  AllToAllStep,
+  RoundsStep,
+  Step,
+  StepPart,
+} from "./plan.ts";
 import { sum } from "../sum.ts";
 import type { ProgramFacts, StepFacts } from "./facts.ts";
 
@@ -20,6 +26,8 @@ export interface RoutingFacts {
   readonly count: readonly StepFacts[];
   readonly permute: readonly StepFacts[];
   readonly gather: readonly StepOf<AllGatherStep>[];
+  /** Starts of rounds: one for each returned value, or none. */
+  readonly rounds: readonly StepOf<RoundsStep>[];
   /** For a deduplicated dispatch: the token indices of choices. */
   readonly indices: readonly StepOf<AllToAllStep>[];
   /** With pre-summing: the rows of each token, and the sums. */
@@ -41,6 +49,11 @@ function isPart(
 
 function isGather(at: StepFacts): at is StepOf<AllGatherStep> {
   return at.step.op === "allGather";
+}
+
+/** Whether a step starts rounds. */
+export function isRounds(at: StepFacts): at is StepOf<RoundsStep> {
+  return at.step.op === "rounds";
 }
 
 function isExchange(at: StepFacts): at is StepOf<AllToAllStep> {
@@ -72,6 +85,7 @@ export function routingsOf(
         count: of("dispatch", "count"),
         permute: of("dispatch", "permute"),
         gather: of("dispatch", "exchange counts").filter(isGather),
+        rounds: of("dispatch", "rounds").filter(isRounds),
         indices: of("dispatch", "exchange indices").filter(isExchange),
         lists: of("dispatch", "exchange rows").filter(isExchange),
         sums: of("combine", "sum"),

@@ -232,7 +232,7 @@ function bodyText(plan: Plan, step: Step, at: StepFacts): string {
         step.over.join("+")
       } by ${step.counts} split ${idsText(step.splits)}${
         step.countsPerRank === undefined ? "" : ` of ${step.countsPerRank}`
-      }${
+      }${step.inRounds ? " in rounds" : ""}${
         step.experts
           ? ` experts ${step.experts.map((pair) => pair.join("..")).join(" ")}`
           : ""
@@ -241,6 +241,12 @@ function bodyText(plan: Plan, step: Step, at: StepFacts): string {
       } to a rank) received counts ${step.receivedCounts}${
         step.handle === undefined ? "" : ` as '${oneLine(step.handle)}'`
       }`;
+    case "rounds":
+      return `${step.to} = rounds of ${step.counts} over ${
+        step.over.join("+")
+      } split ${
+        idsText(step.splits)
+      } (${step.rows} rows on a rank at a time, of up to ${step.maxRows})`;
     case "wait":
       return `${at.writes[0]} = wait for '${oneLine(step.handle)}'`;
     default:

@@ -11,6 +11,7 @@ import {
 import { groupRanks, groupSizeOf } from "../mesh.ts";
 import { type PerRank, perRank, valuesOf } from "../per_rank.ts";
 import { onRank, type Plan } from "../plan/plan.ts";
+import { receiveTexts } from "../plan/rounds.ts";
 import { sizeText } from "../size_text.ts";
 import { meshText } from "./plan.ts";
 import { collectFacts, type Facts } from "../plan/facts.ts";
@@ -40,6 +41,7 @@ export function summarizePlan(plan: Plan): string {
     `memory per rank: ${rangeText(plan.peakBytes)} (weights ${
       kinds("weight")
     }, states ${kinds("state")})`,
+    ...receiveTexts(plan).map((text) => `receive buffers: ${text}`),
     ...trafficLines(facts),
     ...activationLines(plan),
     `work: ${steps.join(", ")}, ${Object.keys(plan.kernels).length} kernels`,

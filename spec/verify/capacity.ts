@@ -3,13 +3,18 @@
 import { expertRanges, movesTokens } from "../plan/bytes.ts";
 import { storedElementsOf } from "../layout.ts";
 import { executes } from "../plan/members.ts";
-import { type AllToAllStep, onRank, type PlanBuffer } from "../plan/plan.ts";
+import {
+  type AllToAllStep,
+  onRank,
+  type PlanBuffer,
+  type RoundsStep,
+} from "../plan/plan.ts";
 import type { Facts, Report } from "../plan/facts.ts";
 import { permutationsOf, type StepOf, titleOf } from "../plan/routing_parts.ts";
 
 /**
  * Receive and return buffers have room for the maximum number of rows: tokens of the group times min(choices, local
- * experts).
+ * experts), or of a round.
  */
 export function checkCapacity(facts: Facts, report: Report): void {
   for (const routing of facts.routings) {
@@ -21,8 +26,23 @@ export function checkCapacity(facts: Facts, report: Report): void {
     const { forward, back, indices } = routing;
     for (const at of [...forward, ...back, ...indices]) {
       const once = movesTokens(at.step);
-      const fault = capacityFault(facts, at, { permutation, once });
+      const rounds = routing.rounds.find(({ step }) =>
+        step.to === at.step.counts
+      );
+      const fault = capacityFault(facts, at, {
+        permutation,
+        once,
+        max: rounds?.step.rows ?? Infinity,
+      });
       if (fault !== undefined) report(titleOf(routing), fault, at);
+    }
+    for (const at of routing.rounds) {
+      const worst = worstRows(facts, at.step, permutation);
+      if (worst !== at.step.maxRows) {
+        const fault =
+          `a rank receives up to ${worst} rows, not ${at.step.maxRows}`;
+        report(titleOf(routing), fault, at);
+      }
     }
   }
 }
@@ -30,9 +50,11 @@ export function checkCapacity(facts: Facts, report: Report): void {
 function capacityFault(
   facts: Facts,
   at: StepOf<AllToAllStep>,
-  { permutation, once }: {
+  { permutation, once, max }: {
     readonly permutation: PlanBuffer;
     readonly once: boolean;
+    /** Maximum number of rows that are received at a time. */
+    readonly max: number;
   },
 ): string | undefined {
   const { step } = at;
@@ -53,7 +75,7 @@ function capacityFault(
       const sent = storedElementsOf(permutation, rank);
       const need = [
         [sentFrom, once ? sent / k * Math.min(k, group.length) : sent],
-        [receivedIn, tokens * Math.min(k, experts)],
+        [receivedIn, Math.min(max, tokens * Math.min(k, experts))],
       ] as const;
       for (const [name, rows] of need) {
         if (rowsOf(name, rank) < rows) {
@@ -65,6 +87,24 @@ function capacityFault(
     }
   }
   return undefined;
+}
+
+/** Maximum number of rows that a rank of any group receives. */
+function worstRows(
+  facts: Facts,
+  { over, splits }: RoundsStep,
+  permutation: PlanBuffer,
+): number {
+  const held = splits.slice(1).map((end, p) => end - splits[p]!);
+  return Math.max(
+    ...facts.groups(over).flatMap((group) => {
+      const tokens = groupTokens(facts, permutation, group);
+      return held.map((experts, p) =>
+        tokens *
+        Math.min(onRank(permutation.axes.at(-1)!.size, group[p]!), experts)
+      );
+    }),
+  );
 }
 
 /** Maximum number of tokens of the ranks in a group together. */

@@ -11,8 +11,10 @@ import {
   type CollectiveStep,
   onRank,
   type PlanBuffer,
+  type RoundsStep,
   type SendStep,
 } from "../plan/plan.ts";
+import { isRounds, type StepOf } from "../plan/routing_parts.ts";
 import { sameList } from "./axes.ts";
 import {
   collectives,
@@ -53,6 +55,9 @@ export function checkGroups(facts: Facts, report: Report): void {
 
 /** Checks that buffers of collectives are long enough on every rank, and of one dtype. */
 export function checkShapes(facts: Facts, report: Report): void {
+  for (const at of facts.programs.flatMap(({ steps }) => steps)) {
+    if (isRounds(at)) checkRoundShapes(facts, at, report);
+  }
   for (const { step, at } of collectives(facts)) {
     const faults = step.op === "send"
       ? sendFaults(facts, step)
@@ -274,17 +279,44 @@ function exchangeFaults(
       );
     }
   }
-  const holds = (name: string, words: number) => {
-    const buffer = facts.buffers.get(name)!;
-    const rank = at.ranks.find((r) => storedElementsOf(buffer, r) !== words);
-    if (buffer.dtype !== "u32" || rank !== undefined) {
-      faults.push(`'${name}' must hold ${words} u32`);
-    }
-  };
-  holds(step.counts, groupSize * perRank);
-  holds(step.receivedCounts, groupSize);
+  faults.push(
+    ...wordFaults(facts, at, [step.counts, groupSize * perRank]),
+    ...wordFaults(facts, at, [step.receivedCounts, groupSize]),
+  );
   faults.push(...groupRankFaults(facts, step.over, step.groupRank));
   return faults;
+}
+
+/** A buffer that must have a number of u32 on each rank. */
+function wordFaults(
+  facts: Facts,
+  at: StepFacts,
+  [name, words]: readonly [string, number],
+): string[] {
+  const buffer = facts.buffers.get(name)!;
+  const rank = at.ranks.find((r) => storedElementsOf(buffer, r) !== words);
+  return buffer.dtype !== "u32" || rank !== undefined
+    ? [`'${name}' must hold ${words} u32`]
+    : [];
+}
+
+function checkRoundShapes(
+  facts: Facts,
+  at: StepOf<RoundsStep>,
+  report: Report,
+): void {
+  const { counts, to, splits, over } = at.step;
+  const groupSize = width(facts, over);
+  const experts = splits.at(-1)!;
+  const ascending = splits.every((end, i) => end >= (splits[i - 1] ?? 0));
+  const faults = splits.length !== groupSize + 1 || splits[0] !== 0 ||
+      !ascending
+    ? [`splits [${splits.join(", ")}] do not split experts for ${groupSize}`]
+    : [
+      ...wordFaults(facts, at, [counts, groupSize * experts]),
+      ...wordFaults(facts, at, [to, groupSize * (experts + groupSize)]),
+    ];
+  for (const fault of faults) report(`count the rows of '${to}'`, fault, at);
 }
 
 /** Whether the inner axes of a buffer form a row of this many bytes. */

@@ -57,6 +57,7 @@ import { checkOverlap, checkUsage } from "./overlap.ts";
 import { checkStages } from "./stages.ts";
 import { checkUnreduced } from "./unreduced.ts";
 import { checkWeights } from "./weights.ts";
+import { checkRounds } from "./rounds.ts";
 import { checkOnce, checkReads, checkUpdates, checkWrites } from "./writes.ts";
 
 /** Rules that the others depend on. If one fails, the others are skipped. */
@@ -102,6 +103,7 @@ const RULES = {
   transposed: checkTransposed,
   chunks: checkChunks,
   permutation: checkPermutation,
+  rounds: checkRounds,
   regroup: checkRegroup,
   returns: checkReturns,
   capacity: checkCapacity,

@@ -27,6 +27,7 @@ const OPS: { readonly [part in StepPart["part"]]: StepFacts["step"]["op"] } = {
   "count": "launch",
   "permute": "launch",
   "exchange counts": "allGather",
+  "rounds": "rounds",
   "exchange indices": "allToAll",
   "exchange": "allToAll",
   "list rows": "launch",
@@ -67,7 +68,13 @@ export function checkParts(facts: Facts, report: Report): void {
     }
     const { count, permute, gather, forward, regroup, back, combine } = routing;
     const far = gather.length + forward.length + back.length > 0;
-    const [gone, returned] = [valuesOf(forward), valuesOf(back)];
+    const [sent, returned] = [valuesOf(forward), valuesOf(back)];
+    // Each rounds send the values that they need.
+    const gone = routing.rounds.length === 0
+      ? sent
+      : sent.filter(([at], i) =>
+        i === sent.findIndex(([other]) => other!.step.from === at!.step.from)
+      );
     const stages: readonly (readonly [string, readonly StepFacts[]])[] = [
       ["count", count],
       ["combine", combine],
@@ -125,17 +132,20 @@ export function checkParts(facts: Facts, report: Report): void {
         combine.at(-1),
       );
     }
+    // Rounds regroup once for each returned value, otherwise all regroups are first.
+    const lastRegroup = routing.rounds.length > 0 ? regroup[0] : regroup.at(-1);
     const order: readonly (readonly [StepFacts, StepFacts])[] = [
       [count.at(-1)!, combine[0]!],
       ...permute.slice(0, 1).map((at) => [count.at(-1)!, at] as const),
       ...regroup.slice(0, 1).map((at) => [count.at(-1)!, at] as const),
-      ...regroup.slice(-1).map((at) => [at, combine[0]!] as const),
+      ...lastRegroup ? [[lastRegroup, combine[0]!] as const] : [],
       ...far
         ? [
           [count.at(-1)!, gather[0]!],
           [gather.at(-1)!, forward[0]!],
           [gather.at(-1)!, regroup[0]!],
-          [regroup.at(-1)!, back[0]!],
+          [lastRegroup!, back[0]!],
+          ...routing.rounds.length > 0 ? pairs(regroup, back) : [],
           ...indices.flatMap((at) =>
             [
               [gather.at(-1)!, at],
@@ -188,7 +198,7 @@ export function checkRoutings(facts: Facts, report: Report): void {
 export function checkTransposed(facts: Facts, report: Report): void {
   for (const routing of facts.routings) {
     const title = titleOf(routing);
-    const { forward, back, indices, lists } = routing;
+    const { forward, back, indices, lists, rounds } = routing;
     const exchanges = [...forward, ...lists, ...indices, ...back];
     const gather = routing.gather[0];
     const first = exchanges.find(({ step }) => !movesTokens(step));
@@ -197,9 +207,10 @@ export function checkTransposed(facts: Facts, report: Report): void {
     for (const at of exchanges) {
       const step = at.step;
       const fail = (because: string) => report(title, because, at);
-      if (step.counts !== gather.step.to) {
+      const counts = countsAt(routing, at) ?? gather.step.to;
+      if (step.counts !== counts) {
         fail(
-          `its counts are '${gather.step.to}' and the exchange uses '${step.counts}'`,
+          `its counts are '${counts}' and the exchange uses '${step.counts}'`,
         );
       }
       if (!sameList(step.over, gather.step.over)) {
@@ -225,6 +236,14 @@ export function checkTransposed(facts: Facts, report: Report): void {
         );
       }
     }
+    for (const at of rounds) {
+      const { counts, over, splits } = at.step;
+      if (
+        counts === gather.step.to && sameList(over, gather.step.over) &&
+        sameList(splits, model.splits)
+      ) continue;
+      report(title, "its rounds are of other counts or experts", at);
+    }
     const lengths = model.splits.slice(1).map((end, p) =>
       end - model.splits[p]!
     );
@@ -247,6 +266,14 @@ export function checkTransposed(facts: Facts, report: Report): void {
     const last = exchanges.reduce((a, b) => a.index > b.index ? a : b);
     onlyWriter(routing, gather.step.to, [gather], last, report);
   }
+}
+
+/** The counts of the rounds that a step of a routing is repeated in. Undefined: it has none. */
+function countsAt(
+  { rounds }: RoutingFacts,
+  { index }: StepFacts,
+): string | undefined {
+  return rounds.findLast((at) => at.index < index)?.step.to;
 }
 
 /** Deduplicated tokens have counts after those of experts: equally many per rank, one per chunk. */
@@ -368,10 +395,12 @@ function sumsRows({ plan, buffers }: Facts, { step, writes }: StepFacts) {
 export function checkRegroup(facts: Facts, report: Report): void {
   for (const routing of facts.routings) {
     const { count, gather, regroup, forward } = routing;
-    const made = gather.length > 0
+    const all = gather.length > 0
       ? gather.flatMap((at) => at.writes)
       : count.flatMap((at) => at.writes);
     for (const at of regroup) {
+      const now = countsAt(routing, at);
+      const made = now === undefined ? all : [now];
       if (!at.reads.some((name) => made.includes(name))) {
         report(titleOf(routing), "it groups rows by other counts", at);
       }

@@ -262,6 +262,7 @@ export function checkReferences(plan: Plan, report: Report): void {
       isKernel(step.kernel, at);
       for (const size of step.workgroups) isSize(size, at);
     }
+    if (step.op === "rounds") isMesh(step.over, "the rounds", at);
     if (isCollective(step)) {
       isMesh(step.over, "the exchange", at);
       if (step.op !== "allToAll" && step.rows) {

@@ -151,6 +151,8 @@ function namesOf(
         all: [step.from, step.to, ...step.rows ? [step.rows.counts] : []],
         written: [step.to],
       };
+    case "rounds":
+      return { all: [step.counts, step.to], written: [step.to] };
     case "wait":
       return namesOf(plan, started.get(step.handle)!, started);
     default:

@@ -43,6 +43,15 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
       });
     },
   ),
+  broken(
+    "exchange by the counts of a round that does not start",
+    "rounds",
+    EXCHANGE,
+    /no rounds start/,
+    (p) => {
+      exchange(p, EXCHANGE).inRounds = true;
+    },
+  ),
   broken("sum of two types", "tree", null, /'add' does not take/, (p) => {
     kernelOf(p, DOWN).tree.body.push({
       op: "let",

@@ -4,6 +4,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import process from "node:process";
 import { StagingAccount } from "../../runtime/communicator.ts";
 import { createCpuDevice } from "../../runtime/cpu/mod.ts";
+import { KnownCounts } from "../../runtime/exchange.ts";
 import { bytesOf, wordsOf } from "../../runtime/host_tensor.ts";
 import { RankMemory } from "../../runtime/memory.ts";
 import {
@@ -49,7 +50,8 @@ async function exchanges(
   const { device, copied } = countCopies(await opened);
   const memory = new RankMemory(plan, device, world.rank);
   const staging = new StagingAccount();
-  const context = { plan, staging, sent: undefined };
+  const known = new KnownCounts();
+  const context = { plan, staging, known, sent: undefined };
   const bind = (step: typeof gather | typeof dispatches[number]) => {
     const exchange = communicator.bind(step, [memory], context);
     return async () => await exchange([]);

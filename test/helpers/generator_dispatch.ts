@@ -286,7 +286,7 @@ export function* ofListRows(): Generator<Launch> {
 /** All counts below three that two ranks have for one or two experts of each; of three experts, below two. */
 export function* ofRegroup(): Generator<Launch> {
   for (
-    const { splits, experts, below, once } of [
+    const { splits, experts, below, once, offsets = 0 } of [
       { splits: [0, 1, 2], below: 3 },
       { splits: [0, 1, 3], below: 2 },
       { splits: [0, 1, 3], below: 2, once: { chunk: 0, chunks: 1 } },
@@ -298,12 +298,13 @@ export function* ofRegroup(): Generator<Launch> {
         once: { chunk: 1, chunks: 2 },
       },
       { splits: [0, 3], below: 4 },
+      { splits: [0, 1, 3], below: 2, offsets: 2 },
     ]
   ) {
     const [groupSize, all] = [splits.length - 1, splits.at(-1)!];
     const cells = groupSize * all;
     // Behind the experts of experts, one for each rank and chunk.
-    const units = range(once ? groupSize * once.chunks : 0);
+    const units = range(once ? groupSize * once.chunks : offsets);
     for (const n of range(below ** cells)) {
       const counts = range(cells).map((c) =>
         Math.floor(n / below ** c) % below
@@ -322,6 +323,7 @@ export function* ofRegroup(): Generator<Launch> {
             tileRows,
             ...experts ? { experts } : {},
             ...once ? { once } : {},
+            ...offsets ? { countsPerRank: all + offsets } : {},
           }),
           grid: regroupGrid(rows),
           reads: {

@@ -1,9 +1,9 @@
-// Dispatches in chunks between processes of real MPI jobs: the bytes of whole dispatches on one shared device.
+// Dispatches in chunks and in rounds between processes of real MPI jobs: the bytes of whole dispatches on one device.
 // needs: cpu, mpi
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import path from "node:path";
-import t from "tap";
+import t, { type Test } from "tap";
 import { checkpointFolder } from "../helpers/checkpoints.ts";
 import {
   integers,
@@ -34,6 +34,13 @@ const RUN = [
 
 const JOBS = [{ ranks: 2, chunks: 3 }, { ranks: 4, chunks: 2 }];
 
+/** Checks that memory and bytes of every rank are as predicted. */
+function checkFigures(t: Test, out: string, ranks: number): void {
+  const figures = [...out.matchAll(/"predicted": (\d+),\s+"actual": (\d+)/g)];
+  t.ok(figures.length >= 5 * ranks);
+  for (const [, predicted, actual] of figures) t.equal(actual, predicted);
+}
+
 const whole = await switchyard([...RUN, "--outputs", shared]);
 
 for (const launcher of LAUNCHERS) {
@@ -54,11 +61,46 @@ for (const launcher of LAUNCHERS) {
       );
       t.equal(warns.test(err), ranks > availableParallelism(), "a warning");
       t.ok(readFileSync(apart).equals(readFileSync(shared)), "the same bytes");
-      const figures = [
-        ...out.matchAll(/"predicted": (\d+),\s+"actual": (\d+)/g),
-      ];
-      t.ok(figures.length >= 5 * ranks);
-      for (const [, predicted, actual] of figures) t.equal(actual, predicted);
+      checkFigures(t, out, ranks);
     });
   }
+}
+
+/** All tokens choose the first experts, which are on one rank. */
+const ADVERSARIAL = `import {
+  combine, dispatch, dot, model, mul, route, upTo,
+} from "switchyard-moe";
+
+export const layer = model({ token: upTo(24), embed: 8, expert: 8 }, (m) => {
+  const x = m.input("x", "token embed");
+  const logits = dot(x, m.param("router", "expert embed"), "embed");
+  const routing = route(mul(logits, 0), {
+    over: "expert", topK: 2, preset: "mixtral",
+  });
+  const w = m.param("experts.{expert}.w", "expert embed");
+  return { y: combine(mul(dispatch(x, routing), w), routing) };
+});
+`;
+
+const file = path.join(scratch, "adversarial.ts");
+writeFileSync(file, ADVERSARIAL);
+const RANDOM = ["run", file, "--random", "--adapter", "cpu", "--json"];
+const [needed, worst] = ["needed", "worst"].map((name) =>
+  path.join(scratch, name)
+) as [string, string];
+const one = await switchyard([...RANDOM, "--outputs", worst]);
+
+for (const launcher of LAUNCHERS) {
+  t.test(`${launcher.name}: rounds for one expert's rank`, {
+    skip: launcher.skip,
+  }, async (t) => {
+    t.equal(one.code, 0, one.err);
+    const { code, out } = await startWith(launcher, scratch, [
+      ...["launch", "-n", "4", "--", ...RANDOM, "--mesh", "ep=4"],
+      ...["--receive-rows", "1.25x", "--outputs", needed],
+    ]).ended;
+    t.equal(code, 0);
+    t.ok(readFileSync(needed).equals(readFileSync(worst)), "the same bytes");
+    checkFigures(t, out, 4);
+  });
 }

@@ -18,6 +18,7 @@ import {
 } from "../expert_ranges.ts";
 import { localBound } from "../../sharding/lengths.ts";
 import {
+  about,
   addAllGather,
   addConst,
   addLaunch,
@@ -47,6 +48,8 @@ export interface SentRows {
   /** Counts of every rank of the group; `counts` itself for one rank. */
   readonly countsAll: string;
   readonly groupRank: string;
+  /** Maximum number of rows that a rank receives in a round. Absent: all at once. */
+  readonly roundRows?: number;
   /** Set if tokens are sent at most once per rank and chunk, a *unit*. */
   readonly tokens?: SentTokens;
 }
@@ -67,10 +70,14 @@ export function routeOf({ node }: SentRows): RoutingNode {
   return node.inputs[0] as RoutingNode;
 }
 
-/** The number of counts of a rank for a routing. */
+/** The number of counts of a rank for a routing, or for its rounds, whose counts include an offset per group rank. */
 export function countsPerRankOf(
-  { node, splits, chunks }: Pick<SentRows, "node" | "splits" | "chunks">,
+  { node, splits, chunks, roundRows }: Pick<
+    SentRows,
+    "node" | "splits" | "chunks" | "roundRows"
+  >,
 ): number {
+  if (roundRows !== undefined) return splits.at(-1)! + splits.length - 1;
   return splits.at(-1)! +
     (node.params.once ? unitSplits(chunks).length - 1 : 0);
 }
@@ -167,6 +174,30 @@ export function lowerGatherCounts(
     workgroups: elementwiseGrid(rows.size),
     part: partOf(rows, "list rows"),
   });
+}
+
+/** Starts the rounds of an exchange. */
+export function lowerRounds(
+  lowering: Lowering,
+  node: NodeOf<"rounds">,
+): void {
+  const all = sentBy(lowering, node.inputs[0]!);
+  const { rows, maxRows } = node.params;
+  const { over, splits, countsAll: counts } = all;
+  const groupSize = splits.length - 1;
+  const to = amendBuffer(
+    lowering,
+    addScratch(lowering, "roundCounts", "u32", [
+      { axis: "groupRank", size: groupSize },
+      { axis: "counts of round", size: splits.at(-1)! + groupSize },
+    ]),
+    { routing: "counts" },
+  );
+  lowering.values.rounds.set(node, { ...all, countsAll: to, roundRows: rows });
+  const { ranks } = lowering.progress;
+  const step = { ranks, over, counts, to, splits, rows, maxRows };
+  const why = about(lowering, node, partOf(all, "rounds"));
+  lowering.draft.steps.push({ op: "rounds", ...step, ...why });
 }
 
 /** The part of a dispatch that a step belongs to. */
@@ -298,7 +329,11 @@ function orderBuffer(lowering: Lowering, expert: string): string | undefined {
   }));
 }
 
-/** The sent rows of a node: those of an assignment, or of one with gathered counts. */
-export function sentBy({ values: { sent } }: Lowering, node: Node): SentRows {
-  return sent.get(node.primitive === "gatherCounts" ? node.inputs[0]! : node)!;
+/** The sent rows of a node: those of an assignment, of one with gathered counts, or of its rounds. */
+export function sentBy(
+  { values: { sent, rounds } }: Lowering,
+  node: Node,
+): SentRows {
+  return rounds.get(node) ??
+    sent.get(node.primitive === "gatherCounts" ? node.inputs[0]! : node)!;
 }

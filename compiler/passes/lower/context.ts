@@ -61,6 +61,7 @@ export function startLowering(input: LoweringInput): Lowering {
     values: {
       storages: new Map(),
       sent: new Map(),
+      rounds: new Map(),
       groups: new Map(),
       rowStarts: new Map(),
       results: new Map(),
@@ -432,6 +433,7 @@ function labelOp(node: Node): string {
       return node.params.direction === "forward" ? "dispatch" : "combine";
     case "assign":
     case "gatherCounts":
+    case "rounds":
     case "group":
     case "permute":
     case "received":
@@ -449,7 +451,7 @@ function labelOp(node: Node): string {
  */
 export function labelOf(node: Node): string {
   const op = labelOp(node);
-  const over = "over" in node.params && node.primitive !== "gatherCounts"
+  const over = "over" in node.params && labelOp(node) !== "dispatch"
     ? ` over ${
       [node.params.over].flat().map((axis) => axisLabel(axis, node))
         .join(isCollective(node.primitive) ? "+" : " ")

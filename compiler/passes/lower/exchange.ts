@@ -39,7 +39,7 @@ export function emitExchange(
   what: Exchange,
 ): void {
   const { from, to, words, direction, handle, part } = what;
-  const { over, groupRank, chunks, splits, countsAll } = rows.sent;
+  const { over, groupRank, chunks, splits, countsAll, roundRows } = rows.sent;
   const countsPerRank = countsPerRankOf(rows.sent);
   const groupSize = groupSizeOf(lowering.placed.mesh, over);
   // For tokens, one count per rank and chunk, after the counts of experts.
@@ -75,6 +75,7 @@ export function emitExchange(
     splits: once ? ends : splits,
     ...countsPerRank === splits.at(-1) ? {} : { countsPerRank },
     ...count > 1 ? { experts } : {},
+    ...roundRows === undefined ? {} : { inRounds: true },
     groupRank,
     receivedCounts,
     pairRows: once ? rows.tokenSize : rows.size,

@@ -6,6 +6,7 @@ import type { NodeOf } from "../../graph/graph.ts";
 import { tileHeight } from "../../tuning/tile.ts";
 import { regroup, regroupGrid, tileBound } from "../../kernels/regroup.ts";
 import {
+  countsPerRankOf,
   launchAssign,
   listBuffer,
   partOf,
@@ -65,6 +66,9 @@ export function lowerGroup(lowering: Lowering, node: NodeOf<"group">): void {
     name: `regroup_${splits.at(-1)!}`,
     splits,
     tileRows,
+    ...sent.roundRows === undefined
+      ? {}
+      : { countsPerRank: countsPerRankOf(sent) },
     ...chunks.length === 1 ? {} : { experts: chunks[chunk]! },
     ...sent.node.params.localOnly ? { sources: 1 } : {},
     ...tokens ? { once: { chunk, chunks: chunks.length } } : {},

@@ -118,8 +118,9 @@ export interface PlanDraft {
 /** Storage of values, by node. */
 export interface Values {
   readonly storages: Map<Node, Storage>;
-  /** The sent rows of routings by assign node, and the received rows by group node. */
+  /** The sent rows of routings by assign node and by rounds node, and the received rows by group node. */
   readonly sent: Map<Node, SentRows>;
+  readonly rounds: Map<Node, SentRows>;
   readonly groups: Map<Node, GroupedRows>;
   /** The first row of each expert by group node, created for gradients. */
   readonly rowStarts: Map<Node, string>;

@@ -11,7 +11,7 @@ import { tableOf, updatedBy } from "../../graph/in_place.ts";
 import { routeOperand } from "../../graph/routing.ts";
 import { planAxis } from "../../sharding/lengths.ts";
 import { blocksOf } from "./blocks.ts";
-import { lowerAssign, lowerGatherCounts } from "./assign.ts";
+import { lowerAssign, lowerGatherCounts, lowerRounds } from "./assign.ts";
 import { CHECK_AXIS, lowerCheckIds } from "./check.ts";
 import { lowerChoices } from "./choices.ts";
 import { assignBuckets, lowerBucket } from "./bucket.ts";
@@ -99,6 +99,7 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
     invariant(false, `'${primitive}' is expanded before`),
   assign: lowerAssign,
   gatherCounts: lowerGatherCounts,
+  rounds: lowerRounds,
   group: lowerGroup,
   checkIds: lowerCheckIds,
   permute: lowerPermute,

@@ -41,6 +41,11 @@ export function receivedRows(
     1,
   );
   const tokenSize = sizeOf(lowering, tokens, over);
+  const bound = ranges.length === 1
+    ? sent.bound
+    : mapRanks([experts], ([n]) => tokenBound * Math.min(topK, n!));
+  const size = { mul: [tokenSize, Math.min(topK, maxExperts)] };
+  const { roundRows } = sent;
   return {
     sent,
     chunk,
@@ -48,10 +53,10 @@ export function receivedRows(
     maxExperts,
     tokenBound,
     tokenSize,
-    bound: ranges.length === 1
-      ? sent.bound
-      : mapRanks([experts], ([n]) => tokenBound * Math.min(topK, n!)),
-    size: { mul: [tokenSize, Math.min(topK, maxExperts)] },
+    bound: roundRows === undefined
+      ? bound
+      : mapRanks([bound], ([rows]) => Math.min(rows!, roundRows)),
+    size: roundRows === undefined ? size : { min: [size, roundRows] },
   };
 }
 

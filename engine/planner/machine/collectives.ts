@@ -7,6 +7,7 @@ import {
   type RunCounts,
   StagingAccount,
 } from "../../../runtime/mod.ts";
+import { KnownCounts } from "../../../runtime/exchange.ts";
 import { kernelsByKey } from "../../../runtime/kernel_key.ts";
 import {
   createMpiCommunicator,
@@ -49,7 +50,8 @@ export async function bindCollectives(
   };
   for (const device of unique) await device.prepare(kernels);
   const staging = new StagingAccount();
-  const context = { plan, staging, sent: undefined };
+  const known = new KnownCounts();
+  const context = { plan, staging, known, sent: undefined };
   const execute = steps.map((step) =>
     communicator.bind(step, memories, context)
   );

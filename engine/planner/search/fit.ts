@@ -32,10 +32,13 @@ const MAX_LOAD = { decode: 512, prefill: 4096, train: 16 } as const;
 /** Loads that are tried besides the largest that fits, as fractions of it. */
 const PARTS = [1, 1 / 8];
 
+/** Receive buffers for a nearly even load. */
+const BY_NEED: SearchStrategy = { chunks: 1, receiveRows: "1.25x" };
+
 /** Strategies in the order in which they are tried until one fits. */
 const FITTED: { readonly [P in SearchPhase]: readonly SearchStrategy[] } = {
-  prefill: [{ chunks: 1 }],
-  decode: [{ chunks: 1 }],
+  prefill: [{ chunks: 1 }, BY_NEED],
+  decode: [{ chunks: 1 }, BY_NEED],
   train: [
     { chunks: 1, zero: 1 },
     { chunks: 1, zero: 1, recompute: true },
@@ -179,7 +182,10 @@ export async function otherStrategies(
     if (sameStrategy(strategy, first)) continue;
     const plan = await compileReplica(task, mesh, { strategy, load });
     if ("why" in plan || !fits(plan)) continue;
-    if (isOther(plan, of)) steps.push(...stepsOf(task, plan));
+    if (!isOther(plan, of)) continue;
+    steps.push(...stepsOf(task, plan));
+    // Smaller receive buffers leave memory for more tokens.
+    if (strategy.receiveRows) steps.push(...await largerSteps(task, plan));
   }
   return steps;
 }

@@ -75,7 +75,12 @@ export interface LaunchMeter {
   /** Undefined: nothing is launched. */
   launch(
     step: LaunchStep,
-    at: { readonly rank: number; readonly fullness: Fullness },
+    at: {
+      readonly rank: number;
+      readonly fullness: Fullness;
+      /** Rounds in which a launch on received rows is repeated, each with a part of the rows. Default: 1. */
+      readonly rounds?: number;
+    },
   ): CountedLaunch | undefined;
   /** Consecutive kernels that move rows between ranks of one device, for all ranks of a group. */
   local(step: CollectiveStep): LaunchWork[];
@@ -97,14 +102,14 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
     .filter(({ kind }) => kind === "input");
   const owners = sequenceOwners(plan);
   return {
-    launch: (step, { rank, fullness }) => {
+    launch: (step, { rank, fullness, rounds = 1 }) => {
       const names = plan.kernels[step.kernel]!.tree.bindings
         .map(({ name }) => step.bindings[name]!);
       const of = names.map((name) => routed.get(name))
         .find((found) => found !== undefined);
       const given = of && routings.get(of.routing);
       const rows = given && of.chunks > 1 ? chunkOf(given, of.chunks) : given;
-      const here = rows && { ...rows, max: rows[fullness] };
+      const here = rows && { ...rows, max: rows[fullness] / rounds };
       const grouped = here !== undefined && step.part?.part !== "regroup" &&
         names.some((name) => routed.get(name)?.afterwards);
       const tile = grouped ? tileOf(step.workgroups) : undefined;

@@ -24,10 +24,12 @@ export interface Wire {
 export function peerBytes(
   plan: Plan,
   step: CollectiveStep,
-  { lengths, rows, groupSize, wire }: {
+  { lengths, rows, groupSize, rounds = 1, wire }: {
     readonly lengths: Lengths;
     readonly rows: RoutingRows | undefined;
     readonly groupSize: number;
+    /** Rounds, each with a part of the rows. */
+    readonly rounds?: number;
     readonly wire?: Wire | undefined;
   },
 ): { readonly each: number; readonly mean: number } {
@@ -44,7 +46,7 @@ export function peerBytes(
       (plan.buffers[step.from]!.dtype === "f32" ? 4 : 2)
     : 1;
   const ofChoices = (choices: number) =>
-    step.rowBytes * element * choices / groupSize * share *
+    step.rowBytes * element * choices / groupSize / rounds * share *
     shareOfExperts(step);
   return {
     each: ofChoices(Math.max(tokens * topK, max)),

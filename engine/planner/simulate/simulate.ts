@@ -18,6 +18,7 @@ import { type LaunchSeconds, launchSeconds } from "./device_time.ts";
 import { exchangeSeconds } from "./exchange_time.ts";
 import { expertCache } from "./expert_cache.ts";
 import { layersOf } from "../../../spec/plan/layers.ts";
+import { loopsOf } from "../../../spec/plan/rounds.ts";
 import { launchContext, openLaunchMeter, secondsOf } from "./launches.ts";
 import { levelsOf, peerBytes, type Wire } from "./peer_bytes.ts";
 import { placementsOf, type RankGroup, rankGroups } from "./rank_groups.ts";
@@ -136,6 +137,9 @@ export function simulate(
   let linkFree = 0;
   let exact = true;
   let [layer, current] = [0, 0];
+  const loops = loopsOf(program.steps);
+  // The rounds of the current step.
+  let rounds = 1;
   // The breakdown of a step is that of the first class that executes it.
   let reporter = 0;
   const spend = (i: number, what: keyof Parts, seconds: number) => {
@@ -155,7 +159,8 @@ export function simulate(
     [layer, current] = [of[n]!, n];
     const { reads } = sidesOf(step);
     reporter = groups.findIndex(({ rank }) => isIn(reads, plan.mesh, rank));
-    take(step);
+    rounds = roundsAt(n);
+    for (let round = 0; round < rounds; round++) take(step);
   }
   const last = Math.max(...clocks.map(({ now }) => now), linkFree);
   // Stages work one after another: each waits while the others work, which is reported for them.
@@ -187,6 +192,16 @@ export function simulate(
     exact,
   };
 
+  /** Number of rounds that a step is repeated in, by the rank with the most rows. */
+  function roundsAt(n: number): number {
+    const loop = loops.find(({ first, last }) => first < n && n <= last);
+    const step = loop && program.steps[loop.first]!;
+    const rows = step?.part && routings.get(step.part.routing);
+    return step?.op === "rounds" && rows
+      ? Math.max(1, Math.ceil(rows.max / step.rows))
+      : 1;
+  }
+
   function take(step: Step): void {
     if (step.op === "launch") {
       for (const [i, group] of groups.entries()) {
@@ -201,6 +216,11 @@ export function simulate(
         const seconds = 2 * onRank(step.bytes, rank) / device.bandwidth;
         spend(i, "memory", seconds * times);
       }
+    } else if (step.op === "rounds") {
+      // The host reads the counts.
+      for (const [i, { device }] of groups.entries()) {
+        spend(i, "run", device.sync ?? 0);
+      }
     } else if (step.op === "wait") {
       waitUntil(ends.get(step.handle) ?? 0, "exchange", step);
     } else exchange(step);
@@ -212,7 +232,7 @@ export function simulate(
     i: number,
   ): void {
     const seconds = (fullness: "max" | "mean") => {
-      const counted = meter.launch(step, { rank, fullness });
+      const counted = meter.launch(step, { rank, fullness, rounds });
       return counted && { counted, ...secondsOf(device, counted, cached) };
     };
     const max = seconds("max");
@@ -261,6 +281,7 @@ export function simulate(
       lengths,
       rows: step.part && routings.get(step.part.routing),
       groupSize: group.length,
+      rounds,
       wire: options.wire,
     });
     sentBytes += each * (group.length - 1) * equal[layer]!;

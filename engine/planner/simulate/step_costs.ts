@@ -54,7 +54,7 @@ export function stepCosts(
   });
 
   function costOf(step: Step): Cost | undefined {
-    if (step.op === "wait") return undefined;
+    if (step.op === "wait" || step.op === "rounds") return undefined;
     if (!executes(plan.mesh, 0, step)) return undefined;
     if (isCollective(step)) return exchanged(step);
     if (step.op === "copy") return local(2 * onRank(step.bytes, 0));

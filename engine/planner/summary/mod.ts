@@ -13,6 +13,7 @@ import {
 } from "../../../spec/machine.ts";
 import { isPageAxis, WITHIN } from "../../../spec/pages.ts";
 import type { Plan, PlanBuffer, PlanWeight } from "../../../spec/plan/plan.ts";
+import { receiveTexts } from "../../../spec/plan/rounds.ts";
 import { sizeText } from "../../../spec/size_text.ts";
 import { ratesText } from "../../../spec/time_text.ts";
 import type { FileSystem } from "../../files.ts";
@@ -243,6 +244,9 @@ export function planSummary(
     ...predictedSteps(predicted),
     notes: [
       ...notes,
+      ...receiveTexts(plan).map((text) =>
+        `receive buffers have ${text}; more rows are received in rounds`
+      ),
       ...activationNotes(plan),
       ...predicted.size > 0 && machine ? [assumptionText(plan, machine)] : [],
       ...machine || limits ? [] : limitNotes(plan, weights),
