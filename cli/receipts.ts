@@ -18,7 +18,7 @@ export interface ReceiptRun extends Pick<Receipt, "model"> {
 
 /** Returns what a receipt states of a run besides its checkpoint and its sequences. */
 export async function receiptOfRun(
-  { model, opened, flags: { kvCacheDtype, activations } }: ReceiptRun,
+  { model, opened, flags: { kvCacheDtype, activations, wire } }: ReceiptRun,
 ): Promise<Omit<Receipt, "checkpoint" | "sequences">> {
   return {
     version: 1,
@@ -27,6 +27,7 @@ export async function receiptOfRun(
     plan: await receiptPlan(opened.plan, {
       ...kvCacheDtype === undefined ? {} : { kvCacheDtype },
       ...activations === undefined ? {} : { activations },
+      ...wire === undefined ? {} : { wire },
     }),
   };
 }

@@ -16,6 +16,7 @@ import { dispatchedNodes } from "./graph/dispatched_nodes.ts";
 import type { Scalars } from "./graph/gradients.ts";
 import type { Graph } from "./graph/graph.ts";
 import { recordSquares } from "./graph/record_squares.ts";
+import { roundExchanges } from "./graph/round_exchanges.ts";
 import { accumulatedName } from "./graph/train_step.ts";
 import { withSourceNames } from "./source_names.ts";
 import { DEFAULT_TILE } from "./tuning/tile.ts";
@@ -127,9 +128,11 @@ export function compileLowered(
   const { zero = 0 } = options;
   const recorded = options.recordSquares ? recordSquares(traced) : traced;
   const counted = options.countDropped ? countDropped(recorded) : recorded;
+  const { wire = "f32" } = options;
+  const rounded = roundExchanges(counted, wire);
   const simple = zero === 3
-    ? recomputeViews(simplify(counted))
-    : simplify(counted);
+    ? recomputeViews(simplify(rounded))
+    : simplify(rounded);
   checkStates(simple);
   const place = readPlacement(simple, mesh, options.place);
   const facts = axisFacts(
@@ -190,6 +193,7 @@ export function compileLowered(
     placed,
     options: {
       numerics,
+      wire,
       tile: options.tuning?.matmul ?? DEFAULT_TILE,
       tuning: options.tuning ?? {},
       maxBinding: limits.maxStorageBufferBindingSize,

@@ -5,6 +5,7 @@
 
 import type { Count } from "./values.ts";
 import { invariant } from "./errors.ts";
+import type { WireFormat } from "./wire.ts";
 
 /** The order of sums, and whether the mesh may change it. Its parameters belong to the kind of device. */
 export interface Numerics {
@@ -20,6 +21,8 @@ export interface Numerics {
   readonly minSegment: Count;
   /** Terms per block, added one after another. */
   readonly block: Count;
+  /** Format to which the rows of dispatch and combine are rounded. Default: they are not. */
+  readonly wire?: WireFormat;
 }
 
 /** Whether the mesh may change the order of sums. */

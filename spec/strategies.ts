@@ -9,6 +9,7 @@ import type { NumericsClass } from "./numerics.ts";
 import { SCHEDULE_NAMES, type ScheduleName, SCHEDULES } from "./schedule.ts";
 import { RECEIVE_ROWS_PATTERN } from "./plan/rounds.ts";
 import { STAGES_PATTERN } from "./stages.ts";
+import { type Wire, WIRE_NAMES } from "./wire.ts";
 
 /** A dispatcher in words. */
 interface DispatcherWords {
@@ -144,6 +145,18 @@ export const STRATEGY_OPTIONS = {
       }).join("; ")
     }.`,
     text: (dispatcher: Dispatcher) => dispatcherWords(dispatcher).text,
+  },
+  /**
+   * Format of the rows that dispatch and combine exchange. `bf16`: both. `fp8`: dispatched rows are E4M3 with a scale
+   * per 128 elements, and combined rows are bf16. Rows are rounded on every mesh, so bits do not depend on the mesh, but
+   * they differ from those of `f32`. Not available in training. Default: f32. See spec/numerics.md.
+   */
+  wire: {
+    kind: "word",
+    words: WIRE_NAMES,
+    about:
+      "Format of exchanged rows: bf16 rounds them at dispatch and combine; fp8 rounds to FP8 at dispatch and to bf16 at combine.",
+    text: (wire: Wire) => `${wire} wire`,
   },
   /**
    * The layers of each pipeline stage, by their numbers from 0: `0-10,11-23`, or `cost` for stages of nearly equal FLOPs

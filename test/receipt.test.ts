@@ -75,6 +75,7 @@ t.test("a response has a receipt, and a replay of it is equal", async (t) => {
 t.test("a receipt is repeated on other meshes, and differences are named", async (t) => {
   const { code, err } = await switchyard([
     ...["generate", checkpoint, "--adapter", "cpu", "--mesh", "ep=2"],
+    ...["--wire", "fp8"],
     ...["-p", "Once upon a time", "-p", "The fox", "-n", "20"],
     ...["--temperature", "0.8", "--top-p", "0.9", "--seed", "4"],
     ...["--repeat-penalty", "1.1", "--receipt", file],

@@ -341,6 +341,7 @@ t.test("DeepSeek's published deployment on H800, tokens a second of a node", asy
       {
         machine,
         deduplicate,
+        wire: "fp8",
         chunks: 2,
         next: {},
         mesh: { ep: ranks },
@@ -353,7 +354,6 @@ t.test("DeepSeek's published deployment on H800, tokens a second of a node", asy
     );
     const { seconds } = simulate(plan, machine, workload, {
       times: (layer) => weights.representatives.of(layer).length,
-      wire: { dispatch: 1 + 4 / 128, combine: 2 },
     });
     const ratio = 8 * each.tokens / seconds / published;
     t.ok(ratio < 1.5 && ratio > 1 / 1.5, `${name}: ${ratio.toFixed(2)}`);

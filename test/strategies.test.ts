@@ -18,6 +18,7 @@ import {
 } from "../compiler/mod.ts";
 import { kernelsByKey } from "../runtime/kernel_key.ts";
 import { DISPATCHER_NAMES, dispatcherWords } from "../spec/strategies.ts";
+import { WIRE_NAMES } from "../spec/wire.ts";
 import { countedRun } from "./helpers/counted_run.ts";
 import {
   type Case,
@@ -137,12 +138,14 @@ t.test("no bit depends on the strategy", async (t) => {
         deduplicate: fc.constantFrom(true, true, false),
         dispatcher: fc.constantFrom(...EXACT_DISPATCHERS),
         check: fc.boolean(),
+        wire: fc.constantFrom("f32" as const, ...WIRE_NAMES),
       }),
       async (
         { router, mesh, capacity, dtype, stored, tokens, ...strategy },
       ) => {
         const made = layer(router, { capacity, dtype, stored, tokens });
-        const wanted = digest(await runCase(made, "cpu"));
+        const { wire } = strategy;
+        const wanted = digest(await runCase(made, "cpu", { wire }));
         const options = { ...mesh, ...strategy };
         const plan = await compiled(made, options);
         if (plan === undefined) return true;

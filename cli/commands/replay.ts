@@ -36,7 +36,7 @@ export async function replayCommand(
 ): Promise<number> {
   if (flags.devices === "mpi") await joinAsRank(base, flags);
   const receipt = await readReceipt(path, base.files);
-  const { sequences, plan: { kvCacheDtype, activations } } = receipt;
+  const { sequences, plan: { kvCacheDtype, activations, wire } } = receipt;
   const { io, model } = await locate(base, flags.model ?? receipt.model, flags);
   const target = await targetOf(io, model, flags);
   if (target.kind !== "checkpoint") {
@@ -53,6 +53,7 @@ export async function replayCommand(
       ...flags,
       ...kvCacheDtype === undefined ? {} : { kvCacheDtype },
       ...activations === undefined ? {} : { activations },
+      ...wire === undefined ? {} : { wire },
     }),
     next: { perSequence: TOGETHER },
     need: {

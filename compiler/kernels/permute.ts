@@ -4,6 +4,7 @@ import type { Binding, Expr, Kernel, Stmt } from "./kernel.ts";
 import { elementwise, INDEX, local, reads, wgsl, writes } from "./kernel.ts";
 import { DROPPED } from "./assign.ts";
 import type { ResultOptions } from "./reduce.ts";
+import { encodedElement, type WireRows } from "./wire.ts";
 
 /** Rows of tokens and their choices. */
 interface RowsOfTokens {
@@ -61,6 +62,8 @@ export interface CombineOptions extends RowsOfTokens {
   readonly bindings: readonly Binding[];
   /** Whether results are multiplied by their weights, `weight` f32 [token, k]. */
   readonly weighed: boolean;
+  /** Format of `returned`, u32. Default: f32. */
+  readonly wire?: WireRows;
   /** `sendRow` is [token, 2 * k] of `listRows`: rows, then the bits of their weights. */
   readonly listed?: boolean;
   /** Consumes the result at element i of [token, row]. */
@@ -73,6 +76,12 @@ export function combine(o: CombineOptions): Kernel {
   const weight = listed
     ? wgsl`bitcast<f32>(sendRow[choice + ${k}])`
     : wgsl`weight[choice]`;
+  const result = o.wire
+    ? encodedElement("returned", o.wire, {
+      row: wgsl`(from * ${row / o.wire.length} + element / ${o.wire.length})`,
+      element: wgsl`(element % ${o.wire.length})`,
+    })
+    : wgsl`returned[from * ${row} + element]`;
   const added = o.weighed
     ? wgsl`fma(${weight}, result, sum)`
     : wgsl`sum + result`;
@@ -88,7 +97,7 @@ export function combine(o: CombineOptions): Kernel {
         let choice = choices + j;
         let from = sendRow[choice];
         if (from != ${DROPPED}) {
-          let result = returned[from * ${row} + element];
+          let result = ${result};
           sum = ${added};
         }
       }

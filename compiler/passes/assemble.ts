@@ -47,12 +47,16 @@ export function assemble(
   { steps, ...ports }: Lowered,
   { allocations, buffers }: Allocated,
 ): Plan {
-  const { placed, draft: { weights } } = lowering;
+  const { placed, draft: { weights }, options: { numerics, wire } } = lowering;
   const kernels = declareWritable(lowering.draft.kernels, steps, buffers);
   const printed = [...kernels].map(([name, tree]) => [name, { tree }] as const);
   const draft: Plan = {
     version: 2,
-    numerics: { ...EXACT, class: lowering.options.numerics },
+    numerics: {
+      ...EXACT,
+      class: numerics,
+      ...wire === "f32" ? {} : { wire },
+    },
     requiredLimits: {},
     requiredFeatures: [],
     mesh: placed.mesh,

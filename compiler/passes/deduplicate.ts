@@ -1,7 +1,13 @@
 /** Decides when a dispatch is deduplicated: a token is sent at most once per rank. */
 
 import { expectedDestinations } from "../../spec/plan/bytes.ts";
-import { type Graph, isWeighted, type RoutingNode } from "../graph/graph.ts";
+import { wireWords } from "../../spec/wire.ts";
+import {
+  type Graph,
+  isWeighted,
+  type Node,
+  type RoutingNode,
+} from "../graph/graph.ts";
 import type { Placed } from "../sharding/placed.ts";
 import { chunkExperts, heldExperts, unitSplits } from "./expert_ranges.ts";
 
@@ -29,10 +35,14 @@ export function deduplicates(
     Math.max(...heldExperts(units)) > 1;
   if (!value || !can) return false;
   if (asked !== undefined) return asked;
-  const rowBytes = value.axes.slice(2).reduce(
-    (bytes, axis) => bytes * placed.axes[axis]!.size,
-    4,
-  );
+  const lengths = value.axes.slice(2).map((axis) => placed.axes[axis]!.size);
+  const elements = lengths.reduce((n, length) => n * length, 1);
+  const [x] = value.inputs as [Node];
+  const last = lengths.at(-1)!;
+  const rowBytes = 4 *
+    (x.primitive === "round"
+      ? elements / last * wireWords(x.params.format, last)
+      : elements);
   const saved = topK - expectedDestinations(units, topK);
   return saved >= topK * MIN_SHARE && saved * rowBytes >= MIN_BYTES;
 }

@@ -13,13 +13,14 @@
  * combine are repeated once per chunk: the rows of some experts of every rank. With deduplication, rows are tokens, at
  * most one per rank and chunk. With `receiveRows`, the nodes between dispatch and combine follow a `rounds` node, and their
  * steps are repeated at run time. Under `fast` numerics, `localCombine` also pre-sums the returned rows of a token on each
- * rank.
+ * rank. Rows that are rounded to the format of an exchange are encoded in it, if they are exchanged or permuted.
  */
 
 import { ModelError } from "../../spec/errors.ts";
 import type { NumericsClass } from "../../spec/numerics.ts";
 import { groupSizeOf } from "../../spec/mesh.ts";
 import { dispatchedNodes } from "../graph/dispatched_nodes.ts";
+import { roundedAs, roundLast, unrounded } from "../graph/round_exchanges.ts";
 import {
   dropsChoices,
   type Graph,
@@ -54,8 +55,9 @@ export interface ExpandOptions {
  * once.
  */
 export function expand(graph: Graph, options: ExpandOptions): Graph {
-  const expansion = new Expansion(graph, options);
-  for (const node of graph.nodes) expansion.add(node);
+  const { nodes, outputs, states } = roundLast(graph);
+  const expansion = new Expansion({ ...graph, nodes }, options);
+  for (const node of nodes) expansion.add(node);
   const now = (named: { readonly [name: string]: Node }) =>
     Object.fromEntries(
       Object.entries(named).map(([name, node]) => [name, expansion.now(node)]),
@@ -63,8 +65,8 @@ export function expand(graph: Graph, options: ExpandOptions): Graph {
   return {
     axes: graph.axes,
     nodes: expansion.nodes,
-    outputs: now(graph.outputs),
-    states: now(graph.states),
+    outputs: now(outputs),
+    states: now(states),
   };
 }
 
@@ -115,7 +117,9 @@ class Expansion {
       ),
     );
     this.#untouched = new Set(
-      graph.nodes.flatMap((node) => isReturn(node) ? node.inputs[0]! : []),
+      graph.nodes.flatMap((node) =>
+        isReturn(node) ? unrounded(node.inputs[0]!) : []
+      ),
     );
   }
 
@@ -128,6 +132,8 @@ class Expansion {
   add(node: Node): void {
     if (node.primitive === "dispatch") return this.#dispatch(node);
     if (isReturn(node)) return this.#return(node);
+    // Rows are rounded where they are sent.
+    if (node.primitive === "round") return;
     const routed = this.#routed.get(this.#dispatched.get(node)!);
     if (routed && inParts(routed)) {
       routed.deferred.push(node);
@@ -184,8 +190,9 @@ class Expansion {
     const once = assign.params.once && plain;
     // Rows are not moved: kernels find their tokens.
     const inPlace = assign.params.local && plain;
+    const rows = this.#rounded(x, this.now(unrounded(x)), !inPlace);
     const sent = inPlace ? undefined : this.#make(node, "permute", {
-      inputs: [this.now(x), assign as Node],
+      inputs: [rows, assign as Node],
       params: { weighted, once },
     });
     if (!known) this.#count(node, routed);
@@ -193,9 +200,7 @@ class Expansion {
       routed.inFlight.push({ node, sent });
       return;
     }
-    const arrived = sent
-      ? this.#send(node, routed, { sent, chunk: 0 })
-      : this.now(x);
+    const arrived = sent ? this.#send(node, routed, { sent, chunk: 0 }) : rows;
     if (groups.length === 0) this.#group(node, routed);
     const dispatch = { arrived, once, inPlace, chunk: 0 };
     const received = this.#receive(node, routed, dispatch);
@@ -206,6 +211,12 @@ class Expansion {
       inputs: [assign, ...groups] as Node[],
       params: {},
     });
+  }
+
+  #rounded(operand: Node, value: Node, encoded: boolean): Node {
+    return operand.primitive === "round"
+      ? this.#push(roundedAs(operand, value, encoded))
+      : value;
   }
 
   /** Numbers the rows of a routing. */
@@ -343,11 +354,10 @@ class Expansion {
     const { over, chunks, values } = routed;
     if (routed.rounds) return this.#returnRounds(node, y, routed);
     if (chunks === 1) {
-      const value = this.now(y);
-      return over.length === 0 ? value : this.#sendBack(node, y, routed, {
-        value,
-        chunk: 0,
-      });
+      const value = this.now(unrounded(y));
+      return over.length === 0
+        ? this.#rounded(y, value, false)
+        : this.#sendBack(node, y, routed, { value, chunk: 0 });
     }
     const inFlight = routed.inFlight.splice(0);
     const deferred = routed.deferred.splice(0);
@@ -369,7 +379,7 @@ class Expansion {
         );
       }
       before = this.#sendBack(node, y, routed, {
-        value: made.get(y)!,
+        value: made.get(unrounded(y))!,
         chunk,
         ...before ? { before } : {},
       });
@@ -390,7 +400,7 @@ class Expansion {
     const made = new Map<Node, Node>();
     const round = { ...routed, counts, groups: [], values: [made] };
     this.#group(node, round);
-    const needed = new Set([y]);
+    const needed = new Set([unrounded(y)]);
     for (const other of [...routed.deferred].reverse()) {
       if (needed.has(other)) other.inputs.forEach((input) => needed.add(input));
     }
@@ -404,7 +414,7 @@ class Expansion {
     for (const other of routed.deferred) {
       if (needed.has(other)) made.set(other, this.#copy(other, { of }));
     }
-    const value = made.get(y)!;
+    const value = made.get(unrounded(y))!;
     return this.#sendBack(node, y, round, { value, chunk: 0 });
   }
 
@@ -431,7 +441,11 @@ class Expansion {
       }) as Node
       : value;
     return this.#make(node, "allToAll", {
-      inputs: [rows, counts, ...before ? [before] : []],
+      inputs: [
+        this.#rounded(y, rows, true),
+        counts,
+        ...before ? [before] : [],
+      ],
       params: { direction: "back", chunk, once },
       axes,
       dtype,

@@ -8,6 +8,7 @@ import { DataError } from "../../spec/errors.ts";
 import type { Mesh } from "../../spec/mesh.ts";
 import type { Plan } from "../../spec/plan/plan.ts";
 import type { Natural, Word } from "../../spec/values.ts";
+import type { Wire } from "../../spec/wire.ts";
 import type { BatchSequence } from "../batch.ts";
 import { parseJsonObject } from "../json_file.ts";
 import { sha256 } from "../digest.ts";
@@ -34,6 +35,7 @@ export interface ReceiptPlan {
   readonly mesh: Mesh;
   readonly kvCacheDtype?: CacheDType;
   readonly activations?: Activations;
+  readonly wire?: Wire;
 }
 
 /** A sequence of a receipt. */
@@ -117,7 +119,7 @@ export function samplingOfReceipt(
 /** The plan of a receipt. */
 export async function receiptPlan(
   plan: Plan,
-  options: Pick<ReceiptPlan, "kvCacheDtype" | "activations">,
+  options: Pick<ReceiptPlan, "kvCacheDtype" | "activations" | "wire">,
 ): Promise<ReceiptPlan> {
   return {
     sha256: await sha256(stringifyPlan(plan)),

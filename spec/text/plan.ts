@@ -66,12 +66,12 @@ export function meshText(plan: Plan): string {
     "none";
 }
 
-function pairs(record: { readonly [name: string]: number }): string {
+function pairs(record: { readonly [name: string]: number | string }): string {
   return Object.entries(record).map(([name, value]) => `${name}=${value}`)
     .join(" ");
 }
 
-/** `exact segments=8 minSegment=4 block=32` */
+/** `exact segments=8 minSegment=4 block=32 wire=fp8` */
 function numericsText({ numerics }: Plan): string {
   const { class: name, ...parameters } = numerics;
   return `${name} ${pairs(parameters)}`;

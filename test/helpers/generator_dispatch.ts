@@ -11,7 +11,16 @@ import {
   permute,
 } from "../../compiler/kernels/permute.ts";
 import { regroup, regroupGrid } from "../../compiler/kernels/regroup.ts";
-import { store } from "../../spec/kernel/build.ts";
+import {
+  decodeRows,
+  encodeRows,
+  roundRows,
+  wireUnits,
+} from "../../compiler/kernels/wire.ts";
+import { load, store } from "../../spec/kernel/build.ts";
+import { expr } from "../../spec/kernel/resolve.ts";
+import type { Expr } from "../../spec/kernel/tree.ts";
+import { type WireFormat, wireWords } from "../../spec/wire.ts";
 import { type Contents, type Launch, resultsOf } from "./launch_faults.ts";
 import { waves } from "./waves.ts";
 
@@ -386,6 +395,79 @@ export function* ofCompareIds(): Generator<Launch> {
       grid: [1, 1, 1],
       reads: { sendRow, ids, groupRank: [1], lengths: [count] },
       stores: { wrong: 1 },
+    };
+  }
+}
+
+/** Few rows in every format, of lengths with and without partial words and blocks. */
+function* wireRows() {
+  for (const format of ["bf16", "fp8"] satisfies WireFormat[]) {
+    for (const length of [1, 2, 6, 128, 131]) {
+      for (const count of [0, 1, 3]) {
+        const rows = { name, format, length, rows: lengthAt(0) };
+        const words = count * wireWords(format, length);
+        yield { rows, count, length, words };
+      }
+    }
+  }
+}
+
+/** Element `i` of a row of `length` elements. */
+function elementOf(length: number) {
+  return (row: Expr, i: Expr) => expr`${row} * ${length} + ${i}`;
+}
+
+export function* ofEncodeRows(): Generator<Launch> {
+  for (const { rows, count, length, words } of wireRows()) {
+    const at = elementOf(length);
+    yield {
+      kernel: encodeRows({
+        ...rows,
+        bindings: bindings({ x: "f32" }, { to: "u32" }),
+        load: (row, i) => load("x", at(row, i)),
+        to: "to",
+      }),
+      grid: elementwiseGrid(count * wireUnits(rows)),
+      reads: { x: waves(count * length), lengths: [count] },
+      stores: { to: words },
+    };
+  }
+}
+
+export function* ofRoundRows(): Generator<Launch> {
+  for (const { rows, count, length } of wireRows()) {
+    const at = elementOf(length);
+    yield {
+      kernel: roundRows({
+        ...rows,
+        bindings: bindings({ x: "f32" }, { y: "f32" }),
+        load: (row, i) => load("x", at(row, i)),
+        store: (row, i, value) => [store("y", at(row, i), value)],
+      }),
+      grid: elementwiseGrid(count * wireUnits(rows)),
+      reads: { x: waves(count * length), lengths: [count] },
+      stores: { y: count * length },
+    };
+  }
+}
+
+export function* ofDecodeRows(): Generator<Launch> {
+  for (const { rows, count, length, words } of wireRows()) {
+    yield {
+      kernel: decodeRows({
+        ...rows,
+        bindings: bindings({ from: "u32", rowOf: "u32" }, { y: "f32" }),
+        from: "from",
+        rowFrom: (row) => load("rowOf", row, "u32"),
+        store: (i, value) => [store("y", i, value)],
+      }),
+      grid: elementwiseGrid(count * length),
+      reads: {
+        from: range(words),
+        rowOf: range(count).reverse(),
+        lengths: [count],
+      },
+      stores: { y: count * length },
     };
   }
 }

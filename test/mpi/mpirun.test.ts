@@ -40,7 +40,7 @@ await writeRaw(file("ids"), {
 });
 const RUN = [
   ...["run", checkpointFolder("mixtral-6e"), "--inputs", file("ids")],
-  ...["--mesh", "ep=2", "--outputs"],
+  ...["--mesh", "ep=2", "--wire", "fp8", "--outputs"],
 ];
 const absent = await whyNotNative();
 if (absent !== undefined) {

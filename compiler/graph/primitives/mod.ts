@@ -8,6 +8,8 @@ import { logSumExp } from "./log_sum_exp.ts";
 import { nextState } from "./next_state.ts";
 import { selectKeys } from "./select_keys.ts";
 import { rmsNorm } from "./rms_norm.ts";
+import { round } from "./round.ts";
+import type { WireFormat } from "../../../spec/wire.ts";
 import { shift } from "./shift.ts";
 import { softmax } from "./softmax.ts";
 
@@ -52,6 +54,15 @@ export interface DefinedParams {
   };
   /** x, sequence, position: the rows of the tokens `by` positions earlier */
   shift: { readonly by: number };
+  /**
+   * x, rounded in blocks along `over` to the format of an exchange; `encoded`, after expansion: stored in the format.
+   * Only the compiler inserts it
+   */
+  round: {
+    readonly over: string;
+    readonly format: WireFormat;
+    readonly encoded?: true;
+  };
 }
 
 type Defined = keyof DefinedParams;
@@ -67,6 +78,7 @@ const DEFINITIONS: { readonly [P in Defined]: Definition<P> } = {
   nextState,
   selectKeys,
   shift,
+  round,
 };
 
 /** One field of every definition, as table rows by primitive. */

@@ -1,6 +1,5 @@
 /** Exchanges of rows: to the ranks of their experts, and back. */
 
-import { storedDType } from "../../../spec/dtype.ts";
 import { groupSizeOf } from "../../../spec/mesh.ts";
 import type { StepPart } from "../../../spec/plan/plan.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
@@ -9,7 +8,6 @@ import {
   about,
   addScratch,
   amendBuffer,
-  fixedProduct,
   freshName,
   type Lowering,
   type Storage,
@@ -17,6 +15,7 @@ import {
 import { rowMajorStorage } from "./elementwise.ts";
 import { restAxes } from "./index_space.ts";
 import { type ReceivedRows, receivedRows } from "./receive_bound.ts";
+import { lowerDecoded, sentRows } from "./round.ts";
 
 /** Exchange of rows of `words` words from one buffer to another on the destination ranks. */
 export interface Exchange {
@@ -94,8 +93,7 @@ export function lowerAllToAll(
   const sent = sentBy(lowering, counts);
   const rows = receivedRows(lowering, sent, chunk);
   const [expert, slot, ...rest] = node.axes;
-  const words = fixedProduct(lowering, node, rest);
-  const dtype = storedDType(node.dtype);
+  const { words, dtype, axes, wire } = sentRows(lowering, node, value);
   const forward = direction === "forward";
   const arriving = once ? rows.tokenBound : rows.bound;
   const buffer = before
@@ -110,7 +108,7 @@ export function lowerAllToAll(
           size: forward ? arriving : once ? sent.tokens!.bound : sent.bound,
           dynamic: true,
         },
-        ...rest,
+        ...axes,
       ],
     );
   const count = sent.chunks.length;
@@ -134,7 +132,12 @@ export function lowerAllToAll(
       }
       : {},
   });
-  lowering.values.storages.set(node, { buffer, dtype, axes: rest });
+  lowering.values.storages.set(node, {
+    buffer,
+    dtype,
+    axes: rest,
+    ...wire ? { wire } : {},
+  });
 }
 
 /** Received rows, by expert. */
@@ -153,6 +156,14 @@ export function lowerReceived(
   const found = inPlace
     ? rowMajorStorage(lowering, value, value.axes)
     : lowering.values.storages.get(value) as Storage;
+  const { wire } = found;
+  if (wire) {
+    return lowerDecoded(lowering, node, {
+      rows,
+      through,
+      found: { ...found, wire },
+    });
+  }
   // Rows have the axes of one token.
   const axes = inPlace ? restAxes(node) : found.axes;
   lowering.values.storages.set(node, {

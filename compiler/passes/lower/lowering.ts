@@ -3,6 +3,7 @@
 import type { RankSet } from "../../../spec/mesh.ts";
 import type { NumericsClass } from "../../../spec/numerics.ts";
 import type { StoredDType } from "../../../spec/dtype.ts";
+import type { Wire } from "../../../spec/wire.ts";
 import type { PackedDType } from "../../../spec/packed.ts";
 import type { Kernel } from "../../../spec/kernel/tree.ts";
 import type {
@@ -25,6 +26,7 @@ import type { Fusion } from "../fuse.ts";
 import type { ParamLayout } from "../param_layout.ts";
 import type { Placed } from "../../sharding/placed.ts";
 import type { Bucket } from "../buckets.ts";
+import type { WireRows } from "../../kernels/wire.ts";
 import type { SentRows } from "./assign.ts";
 import type { GroupedRows } from "./group.ts";
 
@@ -50,6 +52,8 @@ export interface Storage {
     readonly offsets?: string;
   };
   readonly rowStride?: number;
+  /** Rows along the last axis are encoded for an exchange, in words. */
+  readonly wire?: WireRows;
   readonly rows?: {
     readonly rows: GroupedRows;
     readonly through?: string | undefined;
@@ -90,6 +94,7 @@ export interface LoweredModel {
 /** Options of kernel selection. */
 export interface LoweringOptions {
   readonly numerics: NumericsClass;
+  readonly wire: Wire;
   readonly tile: MatmulTile;
   readonly tuning: Tuning;
   /** Maximum bytes of a binding. */

@@ -54,6 +54,7 @@ import { lowerCombine, lowerPermute } from "./permute.ts";
 import { lowerAllToAll, lowerReceived } from "./exchange.ts";
 import { addParam } from "./params.ts";
 import { lowerAllReduce, lowerReduceScatter } from "./reduce_ranks.ts";
+import { lowerRound } from "./round.ts";
 import { lowerRoute, lowerTopK } from "./route.ts";
 import { lowerSend } from "./send.ts";
 import { lowerReduce, lowerRmsNorm, lowerSoftmax } from "./rows.ts";
@@ -85,6 +86,7 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   softmax: lowerSoftmax,
   logSumExp: lowerReduce,
   rmsNorm: lowerRmsNorm,
+  round: lowerRound,
   conv1d: lowerConv1d,
   linearRecurrence: lowerLinearRecurrence,
   linearScan: lowerLinearScan,

@@ -1,6 +1,5 @@
 /** Permutes tokens into send order, and combines returned rows into tokens. */
 
-import { storedDType } from "../../../spec/dtype.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";
 import { reads } from "../../kernels/kernel.ts";
@@ -21,6 +20,7 @@ import { rowMajorBuffer } from "./elementwise.ts";
 import { finish } from "./emit.ts";
 import { routeResults } from "./route.ts";
 import { KernelScope, wordType } from "./scope.ts";
+import { sentRows } from "./round.ts";
 import { storageFor } from "./storage.ts";
 import { tokenCount } from "./tokens.ts";
 
@@ -34,15 +34,14 @@ export function lowerPermute(
   const { weighted, once } = node.params;
   const { tokens, rule: { topK } } = routeOf(rows).params;
   const [expert, slot, ...rest] = node.axes;
-  const words = fixedProduct(lowering, node, rest);
-  const dtype = storedDType(node.dtype);
+  const { words, dtype, axes, wire } = sentRows(lowering, node, x);
   const send = addScratch(lowering, "sent", dtype, [
     {
       axis: `${expert} ${slot}`,
       size: once ? rows.tokens!.bound : rows.bound,
       dynamic: true,
     },
-    ...rest,
+    ...axes,
   ]);
   const kernel = permute({
     name: `permute_${words}`,
@@ -61,7 +60,9 @@ export function lowerPermute(
   addLaunch(lowering, node, kernel, {
     bindings: {
       send,
-      x: rowMajorBuffer(lowering, x, x.axes),
+      x: wire
+        ? lowering.values.storages.get(x)!.buffer
+        : rowMajorBuffer(lowering, x, x.axes),
       ...weighted
         ? { weight: routeResults(lowering, routeOf(rows)).weight }
         : {},
@@ -70,7 +71,12 @@ export function lowerPermute(
     workgroups: elementwiseGrid({ mul: [rows.size, words] }),
     part: partOf(rows, "permute"),
   });
-  lowering.values.storages.set(node, { buffer: send, dtype, axes: rest });
+  lowering.values.storages.set(node, {
+    buffer: send,
+    dtype,
+    axes: rest,
+    ...wire ? { wire } : {},
+  });
 }
 
 /** The weighted sum of the rows of a token in the order of its choices, with its epilogue. */
@@ -86,7 +92,8 @@ export function lowerCombine(
   const words = fixedProduct(lowering, node, rest);
   const scope = new KernelScope(lowering);
   const storage = storageFor(lowering, target);
-  scope.readAs("returned", lowering.values.storages.get(returned)!.buffer);
+  const { buffer, wire } = lowering.values.storages.get(returned)!;
+  scope.readAs("returned", buffer);
   scope.readAs(
     "sendRow",
     node.params.once ? rows.tokens!.tokenRow : rows.sendRow,
@@ -101,6 +108,7 @@ export function lowerCombine(
     k: topK,
     tokens: productOf(scope, tokens),
     weighed,
+    ...wire ? { wire } : {},
     bindings: scope.bindings,
     epilogue: (index, sum) => {
       const outer = atFlat(scope, tokens, div(index, u32(words)));

@@ -6,31 +6,23 @@ import {
   type RankPlacement,
 } from "../../../spec/machine.ts";
 import { movesTokens, shareOfExperts } from "../../../spec/plan/bytes.ts";
-import type { CollectiveStep, Plan } from "../../../spec/plan/plan.ts";
+import type { CollectiveStep } from "../../../spec/plan/plan.ts";
 import type { LevelTraffic } from "./exchange_time.ts";
 import type { RoutingRows } from "./routings.ts";
 import type { Lengths } from "./workload.ts";
-
-/** Bytes per element of exchanged rows, such as 1 for FP8. */
-export interface Wire {
-  readonly dispatch: number;
-  readonly combine: number;
-}
 
 /**
  * Bytes from a rank to each other rank of its group, in the busier direction: for the rank with the most, and for a
  * mean one.
  */
 export function peerBytes(
-  plan: Plan,
   step: CollectiveStep,
-  { lengths, rows, groupSize, rounds = 1, wire }: {
+  { lengths, rows, groupSize, rounds = 1 }: {
     readonly lengths: Lengths;
     readonly rows: RoutingRows | undefined;
     readonly groupSize: number;
     /** Rounds, each with a part of the rows. */
     readonly rounds?: number;
-    readonly wire?: Wire | undefined;
   },
 ): { readonly each: number; readonly mean: number } {
   if (step.op !== "allToAll") {
@@ -39,14 +31,9 @@ export function peerBytes(
   }
   if (rows === undefined) return { each: 0, mean: 0 };
   const { tokens, topK, max } = rows;
-  const isRows = step.part?.part === "exchange";
   const share = movesTokens(step) ? rows.destinations / topK : 1;
-  const element = wire && isRows && step.part
-    ? wire[step.part.op] /
-      (plan.buffers[step.from]!.dtype === "f32" ? 4 : 2)
-    : 1;
   const ofChoices = (choices: number) =>
-    step.rowBytes * element * choices / groupSize / rounds * share *
+    step.rowBytes * choices / groupSize / rounds * share *
     shareOfExperts(step);
   return {
     each: ofChoices(Math.max(tokens * topK, max)),

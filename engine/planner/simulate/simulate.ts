@@ -20,7 +20,7 @@ import { expertCache } from "./expert_cache.ts";
 import { layersOf } from "../../../spec/plan/layers.ts";
 import { loopsOf } from "../../../spec/plan/rounds.ts";
 import { launchContext, openLaunchMeter, secondsOf } from "./launches.ts";
-import { levelsOf, peerBytes, type Wire } from "./peer_bytes.ts";
+import { levelsOf, peerBytes } from "./peer_bytes.ts";
 import { placementsOf, type RankGroup, rankGroups } from "./rank_groups.ts";
 import type { Workload } from "./workload.ts";
 
@@ -86,8 +86,6 @@ export interface SpentTime {
 export interface SimulateOptions {
   /** Called for all activities of ranks, in order. */
   readonly onSpent?: (spent: SpentTime) => void;
-  /** Default: the bytes of the plan. */
-  readonly wire?: Wire;
   /** Number of layers that a layer of the plan represents. Default: 1. */
   readonly times?: ((layer: number) => number) | undefined;
   /** Fraction of experts in memory; the others are read from disk. Default: all experts are in memory. */
@@ -277,12 +275,11 @@ export function simulate(
       groups[reporter]!;
     const group = membersOf(plan.mesh, rank, step);
     if (group.length === 1) return;
-    const { each, mean } = peerBytes(plan, step, {
+    const { each, mean } = peerBytes(step, {
       lengths,
       rows: step.part && routings.get(step.part.routing),
       groupSize: group.length,
       rounds,
-      wire: options.wire,
     });
     sentBytes += each * (group.length - 1) * equal[layer]!;
     const local = group.every((other) =>

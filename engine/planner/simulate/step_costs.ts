@@ -77,7 +77,7 @@ export function stepCosts(
   function exchanged(step: CollectiveStep): Cost | undefined {
     const members = membersOf(plan.mesh, 0, step);
     if (members.length === 1) return undefined;
-    const { each, mean } = peerBytes(plan, step, {
+    const { each, mean } = peerBytes(step, {
       lengths,
       rows: step.part && routings.get(step.part.routing),
       groupSize: members.length,

@@ -16,6 +16,7 @@ import type { Plan, PlanBuffer, PlanWeight } from "../../../spec/plan/plan.ts";
 import { receiveTexts } from "../../../spec/plan/rounds.ts";
 import { sizeText } from "../../../spec/size_text.ts";
 import { ratesText } from "../../../spec/time_text.ts";
+import { WIRES } from "../../../spec/wire.ts";
 import type { FileSystem } from "../../files.ts";
 import type { PlanOptions } from "../../open.ts";
 import type { Target } from "../../target.ts";
@@ -261,7 +262,13 @@ function assumptionText(plan: Plan, machine: Machine): string {
   const stored = caches.length === 0
     ? ""
     : `, caches in ${[...new Set(caches)].join(" and ")}`;
-  const sends = plan.ranks === 1 ? "" : ", exchanges in f32";
+  const { dispatch = "f32", combine = "f32" } =
+    WIRES[plan.numerics.wire ?? "f32"];
+  const sends = plan.ranks === 1
+    ? ""
+    : dispatch === combine
+    ? `, exchanges in ${dispatch}`
+    : `, dispatch in ${dispatch}, combine in ${combine}`;
   return `times assume ${
     ratesText(machine.devices[placeRanks(machine)[0]!.kind]!)
   }${stored}${sends}`;
