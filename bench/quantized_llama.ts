@@ -4,6 +4,7 @@
  * prompt. Linux on x64 only; `bench/peers` installs llama.cpp. With names of checkpoints, compares only those.
  */
 
+import { execFileSync } from "node:child_process";
 import {
   cpSync,
   mkdtempSync,
@@ -44,7 +45,7 @@ const FAMILIES = [
   ...["olmoe-16e", "mixtral-8e", "qwen3moe-16e", "dots1-16e", "glm4moe-16e"],
   ...["minimaxm2-16e", "ernie45moe-16e", "deepseekv3-16e"],
   ...["hunyuanmoe-12e", "deepseekv2-16e", "gptoss-8e", "granitemoe-8e"],
-  "lfm2moe-16e",
+  ...["lfm2moe-16e", "qwen3next-16e", "qwen35moe-16e"],
 ];
 
 const YARN = {
@@ -64,6 +65,11 @@ const CHANGED: { readonly [name: string]: object } = {
   },
   "gptoss-8e": { rope_scaling: { rope_type: "default" } },
   "qwen3moe-16e": { rope_scaling: { ...YARN, beta_fast: 2 } },
+};
+
+/** Sizes of other checkpoints, with random weights: llama.cpp has equal sizes of keys and values. */
+const REDRAWN: { readonly [name: string]: object } = {
+  "qwen35moe-16e": { linear_key_head_dim: 16 },
 };
 
 const files = nodeFiles();
@@ -134,7 +140,7 @@ function byteTokens(): string[] {
 async function compareFamily(name: string): Promise<void> {
   const from = join(folder, name);
   cpSync(packageFile(`test/references/${name}`), from, { recursive: true });
-  const changed = CHANGED[name];
+  const changed = CHANGED[name] ?? REDRAWN[name];
   if (changed) {
     const config = JSON.parse(
       readFileSync(join(from, "config.json"), "utf8"),
@@ -143,6 +149,16 @@ async function compareFamily(name: string): Promise<void> {
       join(from, "config.json"),
       JSON.stringify({ ...config, ...changed }),
     );
+  }
+  if (name in REDRAWN) {
+    const weights = join(from, "model.safetensors");
+    rmSync(weights);
+    rmSync(join(from, "reference.safetensors"));
+    const argv = ["run", from, "--random", "--save-weights", weights];
+    execFileSync(process.execPath, [
+      packageFile("bin/switchyard.mjs"),
+      ...argv,
+    ]);
   }
   const vocab = Object.fromEntries(byteTokens().map((text, id) => [text, id]));
   const tokenizer = {

@@ -183,13 +183,51 @@ export function projectFlat(
 ): DeltaRows {
   const heads = (name: string) =>
     dot(rows, m.param(`${name}.weight`, "head embed"), "embed");
+  return {
+    ...flatChannels(m, rows),
+    rate: heads("in_proj_b"),
+    decay: heads("in_proj_a"),
+  };
+}
+
+function flatChannels(
+  m: DeltaScope,
+  rows: Rows,
+): Pick<DeltaRows, "mixed" | "gate"> {
   const mixed = m.param("in_proj_qkv.weight", "channels embed");
   return {
     mixed: dot(rows, mixed, "embed"),
     gate: dot(rows, m.param("in_proj_z.weight", "values embed"), "embed"),
-    rate: heads("in_proj_b"),
-    decay: heads("in_proj_a"),
   };
+}
+
+/** As `projectFlat`, with rates and decays in groups: Qwen3-Next in GGUF files. */
+export function projectSplit(
+  m: DeltaScope,
+  rows: Rows,
+  c: DeltaNet,
+): DeltaRows {
+  return { ...flatChannels(m, rows), ...groupedRates(m, rows, c) };
+}
+
+/** Rates and decays of the value heads, in groups by head of keys. */
+function groupedRates(
+  m: DeltaScope,
+  rows: Rows,
+  c: DeltaNet,
+): Pick<DeltaRows, "rate" | "decay"> {
+  const pairs = split(
+    dot(rows, m.param("in_proj_ba.weight", "pairs embed"), "embed"),
+    "pairs",
+    "kvHead groupedPair",
+  );
+  const headsAt = (start: number) =>
+    merge(
+      slice(pairs, "groupedPair", start, "perKey"),
+      "kvHead perKey",
+      "head",
+    );
+  return { rate: headsAt(0), decay: headsAt(c.valueHeads / c.keyHeads) };
 }
 
 /** Projections in groups: one per head of keys, with the heads of values that read it. Used by Qwen3-Next. */
@@ -205,11 +243,6 @@ export function projectGrouped(
     "allGrouped",
     "kvHead grouped",
   );
-  const pairs = split(
-    dot(rows, m.param("in_proj_ba.weight", "pairs embed"), "embed"),
-    "pairs",
-    "kvHead groupedPair",
-  );
   const keysAt = (start: number) =>
     merge(slice(all, "grouped", start, "keyDim"), "kvHead keyDim", "keys");
   const valuesAt = (start: number) =>
@@ -217,12 +250,6 @@ export function projectGrouped(
       slice(all, "grouped", start, "perKeyValues"),
       "kvHead perKeyValues",
       "values",
-    );
-  const headsAt = (start: number) =>
-    merge(
-      slice(pairs, "groupedPair", start, "perKey"),
-      "kvHead perKey",
-      "head",
     );
   return {
     mixed: concat(
@@ -237,7 +264,6 @@ export function projectGrouped(
       "channels",
     ),
     gate: valuesAt(2 * keyDim + values),
-    rate: headsAt(0),
-    decay: headsAt(c.valueHeads / c.keyHeads),
+    ...groupedRates(m, rows, c),
   };
 }

@@ -97,6 +97,7 @@ export {
   deltaNetFields,
   projectFlat,
   projectGrouped,
+  projectSplit,
 } from "./delta_net.ts";
 export {
   type ExpertNames,

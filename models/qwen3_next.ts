@@ -6,6 +6,7 @@
 import { dot, type Model, slice, split } from "switchyard-moe";
 import {
   attendHeads,
+  booleanField,
   type Config,
   decoderModel,
   type DecoderOptions,
@@ -24,6 +25,7 @@ import {
   normHeads,
   projectFlat,
   projectGrouped,
+  projectSplit,
   requireField,
   rotate,
   type Rows,
@@ -48,8 +50,8 @@ export const family = defineFamily({
 /** A Qwen3-Next configuration. */
 interface Qwen3NextConfig extends QwenConfig, DeltaNet {
   readonly sharedFfn: number;
-  /** Projections of delta nets are grouped by head of keys. */
-  readonly grouped: boolean;
+  /** How delta nets project rows: `grouped` by head of keys, `flat`, or flat except for rates and decays, `split`. */
+  readonly projections: "grouped" | "flat" | "split";
   /** Tensors have the names of a model of text and images. */
   readonly wrapped: boolean;
 }
@@ -92,15 +94,25 @@ function readConfig(document: Config): Qwen3NextConfig {
     sharedFfn: integerField(config, "shared_expert_intermediate_size", {
       default: 512,
     }),
-    grouped,
+    projections: !grouped
+      ? "flat"
+      : booleanField(config, "fused_projections", { default: true })
+      ? "grouped"
+      : "split",
     wrapped,
   };
 }
 
+const PROJECTIONS = {
+  flat: projectFlat,
+  grouped: projectGrouped,
+  split: projectSplit,
+};
+
 /** Builds the model of a configuration. */
 function build(config: Qwen3NextConfig, options: DecoderOptions): Model {
   const { epsilon, ffn, sharedFfn, wrapped } = config;
-  const project = config.grouped ? projectGrouped : projectFlat;
+  const project = PROJECTIONS[config.projections];
   return decoderModel(config, {
     axes: groupedAxes(config),
     centred: true,

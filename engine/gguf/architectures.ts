@@ -2,106 +2,16 @@
 
 import { DataError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
+import type { GgufArchitecture } from "./architecture.ts";
+import {
+  DENSE,
+  EXPERT_WIDTH,
+  EXPERTS,
+  INTERLEAVED,
+  SHARED,
+} from "./common_names.ts";
+import { QWEN35_MOE, QWEN3_NEXT } from "./delta_net_rows.ts";
 import { type GgufHeader, numberOf } from "./header.ts";
-
-/** Mapping from a tensor of llama.cpp to tensors of a checkpoint. */
-export interface TensorName {
-  /** `{layer}` and, for stacked experts, `{expert}` are replaced by numbers. */
-  readonly name: string;
-  /** Rows are in the order of interleaved rotary dims: the key with their number of heads. */
-  readonly interleaved?: "head_count" | "head_count_kv";
-  /** A vector that is a matrix of one row in a checkpoint. */
-  readonly row?: true;
-  /** A matrix that has a second axis of length 1 in a checkpoint. */
-  readonly middle?: true;
-  /** The name in a checkpoint is complete. Only names in files have this ending. */
-  readonly bare?: "weight" | "bias";
-}
-
-/** A tensor with all experts of a checkpoint whose files have one tensor for each part. */
-export interface FusedTensor {
-  /** Names of the parts. `{expert}` is replaced by the number of the expert. */
-  readonly parts: readonly string[];
-  /** Rows of the parts alternate. Default: parts follow each other. */
-  readonly interleaved?: true;
-  /** The last two axes are exchanged. */
-  readonly transposed?: true;
-}
-
-/** A row of the table. */
-export interface GgufArchitecture {
-  /** `general.architecture`. Default: the key of the row. Rows with equal names differ in `keys`. */
-  readonly name?: string;
-  /** Name of the architecture in config.json. */
-  readonly architecture: string;
-  /**
-   * Fields of config.json besides the common ones, with the keys that they are read from. The first existing key is
-   * used.
-   */
-  readonly fields: ConfigFields;
-  /** Fields of config.json with the same value in all models of the architecture, or in files without their key. */
-  readonly constants?: { readonly [field: string]: unknown };
-  /** Other values of constants that mean the same in files. */
-  readonly equivalents?: { readonly [field: string]: unknown };
-  /** Fields of config.json that say whether a tensor is there. */
-  readonly present?: { readonly [field: string]: string };
-  /** Keys with a number that all files of the architecture have. */
-  readonly keys?: { readonly [key: string]: number };
-  /** Keys that are products of fields of config.json. */
-  readonly products?: { readonly [key: string]: readonly string[] };
-  /** Only a part of the dims of heads is rotated. */
-  readonly rotatesPart?: true;
-  /** `alpha` of dynamic scaling is in the base of the rotary frequencies. */
-  readonly raisesBase?: true;
-  /** Attention is latent: heads have other sizes for keys and values, and `kv_b_proj` may be two tensors. */
-  readonly latent?: true;
-  /** Layers without experts are `mlp_only_layers` of config.json. */
-  readonly listsDense?: true;
-  /** `layer_types` of config.json, repeated. */
-  readonly pattern?: readonly string[];
-  /** `layer_types` of layers with and without key heads, whose numbers files list by layer. */
-  readonly listsKeyHeads?: readonly [attention: string, other: string];
-  /** Positions of a config.json without scaling are scaled, and the bounds of YaRN are not rounded. */
-  readonly scalesByDefault?: true;
-  /** Names of tensors that add to or replace the common ones, without `blk.N.` and `.weight`. */
-  readonly tensors: { readonly [name: string]: string | TensorName };
-  /** Names of tensors outside of layers that precede the common ones. */
-  readonly outer?: { readonly [name: string]: string };
-  /** Names of fused tensors in a layer of a checkpoint. */
-  readonly fused?: { readonly [name: string]: FusedTensor };
-  /** llama.cpp uses the embeddings where the file has no output matrix. */
-  readonly ties?: true;
-}
-
-/** Keys of fields of config.json, without the name of the architecture. */
-export type ConfigFields = {
-  readonly [field: string]: string | readonly string[];
-};
-
-const EXPERTS = {
-  ffn_gate_inp: "mlp.gate",
-  ffn_gate_exps: "mlp.experts.{expert}.gate_proj",
-  ffn_up_exps: "mlp.experts.{expert}.up_proj",
-  ffn_down_exps: "mlp.experts.{expert}.down_proj",
-} as const;
-
-/** Queries and keys of architectures that rotate adjacent elements in files. */
-const INTERLEAVED = {
-  attn_q: { name: "self_attn.q_proj", interleaved: "head_count" },
-  attn_k: { name: "self_attn.k_proj", interleaved: "head_count_kv" },
-} as const;
-
-const DENSE = {
-  ffn_gate: "mlp.gate_proj",
-  ffn_up: "mlp.up_proj",
-  ffn_down: "mlp.down_proj",
-} as const;
-
-const SHARED = {
-  ffn_gate_shexp: "mlp.shared_experts.gate_proj",
-  ffn_up_shexp: "mlp.shared_experts.up_proj",
-  ffn_down_shexp: "mlp.shared_experts.down_proj",
-} as const;
 
 /** Fields of models whose experts are those of DeepSeek-V3. */
 const SHARED_FIELDS = {
@@ -137,9 +47,6 @@ const LATENT = {
   attn_kv_a_norm: "self_attn.kv_a_layernorm",
   attn_kv_b: "self_attn.kv_b_proj",
 } as const;
-
-/** The width of experts; older files have it in the key of dense layers. */
-const EXPERT_WIDTH = ["expert_feed_forward_length", "feed_forward_length"];
 
 /** The table, by `general.architecture`. */
 export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
@@ -445,6 +352,8 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
       },
     },
   },
+  qwen3next: QWEN3_NEXT,
+  qwen35moe: QWEN35_MOE,
   qwen3moe: {
     architecture: "Qwen3MoeForCausalLM",
     fields: {

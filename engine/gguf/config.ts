@@ -2,11 +2,8 @@
 
 import { DataError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
-import {
-  architectureOf,
-  type ConfigFields,
-  type GgufArchitecture,
-} from "./architectures.ts";
+import type { ConfigFields, GgufArchitecture } from "./architecture.ts";
+import { architectureOf } from "./architectures.ts";
 import { type GgufHeader, type GgufKeys, numberOf } from "./header.ts";
 import { ropeScalingKeys, ropeScalingOf } from "./rope_scaling.ts";
 import type { GgufValue, GgufValues } from "./write.ts";
@@ -78,6 +75,7 @@ export function configOf(
         v_head_dim: latent("value_length"),
       }
       : {},
+    ...Object.fromEntries(quotients(keys, name, row)),
     ...found,
     ...scaling || row.scalesByDefault ? { rope_scaling: scaling ?? null } : {},
     // Layers that predict further tokens are counted too.
@@ -92,6 +90,21 @@ export function configOf(
   return Object.fromEntries(
     Object.entries(config).filter(([, value]) => value !== undefined),
   );
+}
+
+/** The first fields of products of two, of which the second has a key. */
+function quotients(
+  keys: GgufKeys,
+  name: string,
+  { products = {}, fields }: GgufArchitecture,
+): [string, number][] {
+  return Object.entries(products).flatMap(([key, [first, second]]) => {
+    const [product, by] = [key, [fields[second!] ?? []].flat()[0]]
+      .map((of) => numberOf(keys, `${name}.${of}`));
+    return product === undefined || by === undefined
+      ? []
+      : [[first!, product / by]];
+  });
 }
 
 /** Refuses a file that has another number for a key than all files of its architecture. */
@@ -203,6 +216,9 @@ export function keysOf(
         },
       }
       : {},
+    ...row.sections
+      ? { [`${name}.rope.dimension_sections`]: { i32s: sectionsOf(values) } }
+      : {},
     // Required by llama.cpp even if experts have a separate key.
     ...keys.has(`${name}.feed_forward_length`) ? {} : {
       [`${name}.feed_forward_length`]: {
@@ -211,6 +227,12 @@ export function keysOf(
     },
   };
   return all;
+}
+
+/** Pairs of rotated elements of each section. */
+function sectionsOf(values: ReadonlyMap<string, unknown>): number[] {
+  const sections = values.get("mrope_section") ?? [11, 11, 10];
+  return [...sections as number[], 0];
 }
 
 /** Elements of the keys and values of a head, and of the rotated part. */

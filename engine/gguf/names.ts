@@ -1,24 +1,7 @@
 /** Names of tensors: those of llama.cpp and those of checkpoints. */
 
-import type { GgufArchitecture, TensorName } from "./architectures.ts";
-
-const ATTENTION = {
-  attn_norm: "input_layernorm",
-  attn_q: "self_attn.q_proj",
-  attn_k: "self_attn.k_proj",
-  attn_v: "self_attn.v_proj",
-  attn_output: "self_attn.o_proj",
-  attn_q_norm: "self_attn.q_norm",
-  attn_k_norm: "self_attn.k_norm",
-  ffn_norm: "post_attention_layernorm",
-} as const;
-
-/** Tensors outside of layers. */
-const OUTER: { readonly [name: string]: string } = {
-  "token_embd.weight": "model.embed_tokens.weight",
-  "output_norm.weight": "model.norm.weight",
-  "output.weight": "lm_head.weight",
-};
+import type { GgufArchitecture, TensorName } from "./architecture.ts";
+import { ATTENTION, OUTER } from "./common_names.ts";
 
 /**
  * The checkpoint name of a tensor of llama.cpp, with the number of the layer. Undefined for a tensor that no model has.
@@ -28,16 +11,20 @@ export function checkpointName(
   name: string,
 ): TensorName | undefined {
   const outer = { ...OUTER, ...row.outer }[name];
-  if (outer !== undefined) return { name: outer };
-  const [, layer, of = "", ending] =
-    /^blk\.(\d+)\.(.+)\.(weight|bias)$/.exec(name) ?? [];
+  if (outer !== undefined) return entryOf(outer);
+  const [, layer, of = "", ending = ""] =
+    /^blk\.(\d+)\.(.+?)(?:\.(weight|bias))?$/.exec(name) ?? [];
   const names: GgufArchitecture["tensors"] = { ...ATTENTION, ...row.tensors };
   const found = Object.hasOwn(names, of) ? names[of] : undefined;
   if (found === undefined) return undefined;
-  const entry: TensorName = typeof found === "string" ? { name: found } : found;
-  if (entry.bare !== undefined && entry.bare !== ending) return undefined;
-  const end = entry.bare ? "" : `.${ending}`;
+  const entry = entryOf(found);
+  if ((entry.bare ?? (ending || "weight")) !== ending) return undefined;
+  const end = entry.bare === undefined ? `.${ending}` : "";
   return { ...entry, name: `model.layers.${layer}.${entry.name}${end}` };
+}
+
+function entryOf(found: string | TensorName): TensorName {
+  return typeof found === "string" ? { name: found } : found;
 }
 
 /** A tensor of a checkpoint in a file. */
@@ -53,9 +40,11 @@ export function ggufName(
   row: GgufArchitecture,
   name: string,
 ): GgufName | undefined {
-  const outer = Object.entries({ ...row.outer, ...OUTER })
-    .find(([, ours]) => ours === name)?.[0];
-  if (outer !== undefined) return { gguf: outer, name, expert: undefined };
+  const [outer, of] = Object.entries({ ...OUTER, ...row.outer })
+    .find(([, ours]) => entryOf(ours).name === name) ?? [];
+  if (outer !== undefined) {
+    return { ...entryOf(of!), gguf: outer, expert: undefined };
+  }
   const [, layer, rest = ""] = /^model\.layers\.(\d+)\.(.+)$/.exec(name) ?? [];
   // Names of the architecture precede those of all.
   const names: GgufArchitecture["tensors"] = {
@@ -65,10 +54,8 @@ export function ggufName(
     ),
   };
   for (const [gguf, found] of Object.entries(names)) {
-    const entry: TensorName = typeof found === "string"
-      ? { name: found }
-      : found;
-    const [, of = "", ending] = entry.bare
+    const entry = entryOf(found);
+    const [, of = "", ending] = entry.bare !== undefined
       ? [rest, rest, entry.bare]
       : /^(.+)\.(weight|bias)$/.exec(rest) ?? [];
     const [start = "", end] = entry.name.split("{expert}");
@@ -81,7 +68,7 @@ export function ggufName(
     if (!same) continue;
     return {
       ...entry,
-      gguf: `blk.${layer}.${gguf}.${ending}`,
+      gguf: `blk.${layer}.${gguf}${ending && `.${ending}`}`,
       expert: expert === undefined ? undefined : Number(expert),
     };
   }

@@ -2,7 +2,7 @@
 
 import { DataError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
-import type { GgufArchitecture } from "./architectures.ts";
+import type { GgufArchitecture } from "./architecture.ts";
 import { type GgufKeys, numberOf } from "./header.ts";
 import type { GgufValues } from "./write.ts";
 

@@ -7,12 +7,20 @@ import { DataError } from "../../spec/errors.ts";
 import { PACKED_ELEMENTS, type PackedElement } from "../../spec/packed.ts";
 import { shown } from "../../spec/shown.ts";
 import { type Parts, type StoredMatrix, viewsOf } from "../encodings/matrix.ts";
-import { architectureOf, type TensorName } from "./architectures.ts";
+import type { TensorName } from "./architecture.ts";
+import { architectureOf } from "./architectures.ts";
 import { type BlockType, isBlockType } from "./blocks.ts";
 import { joinedLatent } from "./latent.ts";
 import { uninterleavedRow, withRows } from "./interleaved.ts";
 import { type GgufHeader, type GgufTensor, numberOf } from "./header.ts";
 import { checkpointName } from "./names.ts";
+import {
+  type Tiled,
+  tiledHead,
+  type ValueHeads,
+  withHeads,
+} from "./value_heads.ts";
+import { withValues } from "./values.ts";
 
 /** Tensors that predict further tokens. */
 const HARMLESS = /\.nextn\./;
@@ -37,8 +45,9 @@ export function ggufTensors(
   const { name: architecture, row } = architectureOf(path, header);
   const entries = header.tensors.flatMap((tensor): TensorEntry[] => {
     if (HARMLESS.test(tensor.name)) return [];
-    const { name, interleaved, row: asRow, middle }: TensorName =
-      checkpointName(row, tensor.name) ?? { name: tensor.name };
+    const entry: TensorName = checkpointName(row, tensor.name) ??
+      { name: tensor.name };
+    const { name, interleaved, row: asRow, middle, values, tiled } = entry;
     const rowOf = interleaved && uninterleave(path, tensor, {
       heads:
         numberOf(header.keys, `${architecture}.attention.${interleaved}`) ??
@@ -50,7 +59,14 @@ export function ggufTensors(
       ? [tensor.shape[0]!, 1, ...tensor.shape.slice(1)]
       : tensor.shape;
     if (!name.includes("{expert}")) {
-      return entriesOf({ ...tensor, shape }, source, { name, rowOf });
+      const found = entriesOf({ ...tensor, shape }, source, {
+        name,
+        rowOf,
+        ...tiled
+          ? { tiled: { tiled, heads: valueHeads(architecture, header) } }
+          : {},
+      });
+      return values ? [withValues(found[0]!, values, "read")] : found;
     }
     const [experts = 0, ...rest] = shape;
     const bytes = tensor.bytes / experts;
@@ -67,6 +83,18 @@ export function ggufTensors(
       )).flat();
   });
   return row.latent ? withLatent(entries) : entries;
+}
+
+/** The sizes of delta nets. */
+function valueHeads(name: string, { keys }: GgufHeader): ValueHeads {
+  const number = (key: string) => numberOf(keys, `${name}.ssm.${key}`) ?? NaN;
+  const values = number("time_step_rank");
+  return {
+    keyHeads: number("group_count"),
+    valueHeads: values,
+    keyDim: number("state_size"),
+    valueDim: number("inner_size") / values,
+  };
 }
 
 /** The entries with `kv_b_proj` in place of its two parts. */
@@ -109,14 +137,24 @@ function uninterleave(
 function entriesOf(
   tensor: GgufTensor,
   file: FileSource,
-  { name, rowOf }: {
+  { name, rowOf, tiled }: {
     readonly name: string;
     readonly rowOf?: ((row: number) => number) | undefined;
+    readonly tiled?: { readonly tiled: Tiled; readonly heads: ValueHeads };
   },
 ): TensorEntry[] {
   const { name: stored, shape, type, bytes } = tensor;
   const there = { shape, bytes, source: file, offset: tensor.offset };
-  const { source, offset } = rowOf ? withRows(there, rowOf) : there;
+  const unit = (tiled?.heads.valueDim ?? 0) * bytes /
+    shape.reduce((n, size) => n * size, 1);
+  // Blocks that cross the borders of heads are decoded.
+  const decodes = tiled?.tiled === "columns" && isBlockType(type) &&
+    tiled.heads.valueDim % type.elements !== 0;
+  const { source, offset } = rowOf
+    ? withRows(there, rowOf)
+    : tiled && !decodes
+    ? withHeads(there, tiledHead, { ...tiled, unit })
+    : there;
   if (!isBlockType(type)) {
     return [{ name, dtype: type.dtype, shape, source, offset, bytes }];
   }
@@ -132,6 +170,11 @@ function entriesOf(
     type,
   });
   const [decoded, ...packed] = viewsOf(matrix);
+  if (decodes) {
+    const { packed: _, ...plain } = decoded!;
+    const unit = 4 * tiled.heads.valueDim;
+    return [withHeads(plain, tiledHead, { ...tiled, unit })];
+  }
   // A vector in blocks is read only as f32.
   return shape.length === 2 ? [decoded!, ...packed] : [{ ...decoded!, shape }];
 }

@@ -3,14 +3,26 @@
 import type { TensorEntry } from "../../runtime/mod.ts";
 import { bytesIn, rowsOf } from "../encodings/read.ts";
 import { rowSource } from "../encodings/matrix.ts";
-import type { FusedTensor, GgufArchitecture } from "../gguf/architectures.ts";
+import type { FusedTensor, GgufArchitecture } from "../gguf/architecture.ts";
+import { withRows } from "../gguf/interleaved.ts";
+import type { ValueHeads } from "../gguf/value_heads.ts";
 import type { SourceTensor } from "./source.ts";
 
-/** The parts of a fused tensor, by expert. Other tensors are returned unchanged. */
+/** A grouped projection of a delta net: queries, keys, values and gates of each key head. */
+const GROUPED = /^(.*\.linear_attn\.)in_proj_qkvz\.weight$/;
+
+/**
+ * The parts of a fused tensor: by expert, or those of a grouped projection. Other tensors are returned unchanged.
+ */
 export function partsOf(
   tensor: SourceTensor,
-  { fused = {} }: GgufArchitecture,
+  { fused = {}, splitsProjections }: GgufArchitecture,
+  heads: ValueHeads,
 ): SourceTensor[] {
+  const [, start] = GROUPED.exec(tensor.name) ?? [];
+  if (splitsProjections && start !== undefined) {
+    return projections(tensor, start, heads);
+  }
   const [, layer, name = ""] =
     /^(model\.layers\.\d+\.)(.+)$/.exec(tensor.name) ??
       [];
@@ -28,6 +40,48 @@ export function partsOf(
       ofExperts: true,
     }));
   }).flat();
+}
+
+/** Queries, keys and values as one tensor, and gates as another. Each part has the rows of all heads. */
+function projections(
+  tensor: SourceTensor,
+  start: string,
+  { keyHeads, valueHeads, keyDim, valueDim }: ValueHeads,
+): SourceTensor[] {
+  const values = valueHeads / keyHeads * valueDim;
+  const group = 2 * keyDim + 2 * values;
+  /** Row r of the `width` rows of each group from `from` on. */
+  const at = (r: number, from: number, width: number) =>
+    Math.floor(r / width) * group + from + r % width;
+  const keys = keyHeads * keyDim;
+  const mixed = (r: number) =>
+    r < keys
+      ? at(r, 0, keyDim)
+      : r < 2 * keys
+      ? at(r - keys, keyDim, keyDim)
+      : at(r - 2 * keys, 2 * keyDim, values);
+  const [all = 1, ...rest] = tensor.shape;
+  const part = (
+    name: string,
+    rows: number,
+    rowOf: (row: number) => number,
+  ): SourceTensor => {
+    const reordered = withRows(tensor, rowOf);
+    return {
+      ...reordered,
+      name: `${start}${name}.weight`,
+      shape: [rows, ...rest],
+      bytes: tensor.bytes / all * rows,
+    };
+  };
+  return [
+    part("in_proj_qkv", 2 * keys + keyHeads * values, mixed),
+    part(
+      "in_proj_z",
+      keyHeads * values,
+      (r) => at(r, 2 * keyDim + values, values),
+    ),
+  ];
 }
 
 /** The tensor of an expert: rows of equal length, in the order of the parts. */

@@ -1,13 +1,21 @@
 /** Writes a checkpoint as a GGUF file, tensor by tensor. */
 
 import { narrow } from "../../runtime/half.ts";
+import type { TensorEntry } from "../../runtime/mod.ts";
 import { DataError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
-import { ARCHITECTURES, type GgufArchitecture } from "../gguf/architectures.ts";
+import type { GgufArchitecture } from "../gguf/architecture.ts";
+import { ARCHITECTURES } from "../gguf/architectures.ts";
 import { type GgufName, ggufName } from "../gguf/names.ts";
 import { isBlockType } from "../gguf/blocks.ts";
 import { weightsOf } from "../gguf/fit.ts";
 import { interleaved } from "../gguf/interleaved.ts";
+import {
+  groupedHead,
+  type ValueHeads,
+  withHeads,
+} from "../gguf/value_heads.ts";
+import { withValues } from "../gguf/values.ts";
 import {
   ggufHead,
   type GgufValues,
@@ -21,6 +29,13 @@ import { fittingType, type NumberedType, writtenType } from "./types.ts";
 
 /** Returns the weights of a matrix's columns by its name. Undefined if they are unknown. */
 export type Importance = (tensor: string) => Float32Array | undefined;
+
+/** Numbers of heads and their sizes. */
+export interface HeadSizes {
+  /** Numbers of query heads and of key heads, by their keys. */
+  readonly heads: { readonly [key: string]: number };
+  readonly valueHeads: ValueHeads;
+}
 
 /** A tensor of a file, and its source tensors: several if experts are stacked. */
 export interface GgufPart extends WrittenTensor {
@@ -50,12 +65,19 @@ export function architectureFor(
 export function ggufTensorsOf(
   tensors: readonly SourceTensor[],
   row: GgufArchitecture,
-  rules: readonly Rule[],
+  { rules, sizes: { valueHeads } }: {
+    readonly rules: readonly Rule[];
+    readonly sizes: HeadSizes;
+  },
 ): GgufPart[] {
   const groups = new Map<string, [GgufName, SourceTensor][]>();
   const put = (of: GgufName, tensor: SourceTensor) =>
     groups.set(of.gguf, [...groups.get(of.gguf) ?? [], [of, tensor]]);
-  for (const tensor of tensors.flatMap((tensor) => partsOf(tensor, row))) {
+  for (
+    const tensor of tensors.flatMap((tensor) =>
+      partsOf(tensor, row, valueHeads)
+    )
+  ) {
     const of = ggufName(row, tensor.name);
     if (of === undefined) {
       throw new DataError(
@@ -115,21 +137,17 @@ function typeOf(tensor: SourceTensor, rules: readonly Rule[]): NumberedType {
 export async function* ggufBytes(
   keys: GgufValues,
   tensors: readonly GgufPart[],
-  { importance, heads, onProgress }: {
+  { importance, sizes, onProgress }: {
     readonly importance: Importance;
-    /** Reads the number of heads from its key. */
-    readonly heads: { readonly [key: string]: number };
+    readonly sizes: HeadSizes;
     readonly onProgress: (bytes: number) => void;
   },
 ): AsyncGenerator<Uint8Array> {
   yield ggufHead(keys, tensors);
   for (const { parts, stored, bytes, of } of tensors) {
     for (const part of parts) {
-      const entry = of.interleaved
-        ? interleaved(part, part.shape[0]! / heads[of.interleaved]!)
-        : part;
       const weights = importance(part.name);
-      for await (const values of piecesOf(entry)) {
+      for await (const values of piecesOf(asFiled(part, of, sizes))) {
         const encoded = encodeRows(values, stored, weights);
         onProgress(encoded.length);
         yield encoded;
@@ -137,6 +155,22 @@ export async function* ggufBytes(
     }
     yield paddingAfter(bytes);
   }
+}
+
+/** A tensor with the rows, columns and values of a file. */
+function asFiled(
+  part: SourceTensor,
+  { interleaved: key, tiled, values }: GgufName,
+  { heads, valueHeads }: HeadSizes,
+): TensorEntry {
+  const elements = part.shape.reduce((n, size) => n * size, 1);
+  const unit = valueHeads.valueDim * part.bytes / elements;
+  const ordered = key
+    ? interleaved(part, part.shape[0]! / heads[key]!)
+    : tiled
+    ? withHeads(part, groupedHead, { tiled, heads: valueHeads, unit })
+    : part;
+  return values ? withValues(ordered, values, "write") : ordered;
 }
 
 /** Encodes rows in a type. `importance` has a number per column. */

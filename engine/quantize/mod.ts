@@ -19,6 +19,7 @@ import {
   architectureFor,
   ggufBytes,
   ggufTensorsOf,
+  type HeadSizes,
   type Importance,
 } from "./gguf_file.ts";
 import { type SourceTensor, sourceTensors } from "./source.ts";
@@ -125,8 +126,12 @@ async function writeFile(
   const { to, out, rules = [], importance = () => undefined } = options;
   const { name, row } = architectureFor(published.architecture);
   const target: QuantizeTarget = QUANTIZE_TARGETS[to];
-  const parts = ggufTensorsOf(tensors, row, [...rules, ...target.rules]);
   const complete = { ...Object.fromEntries(published.fields), ...config };
+  const sizes = headSizes(complete);
+  const parts = ggufTensorsOf(tensors, row, {
+    rules: [...rules, ...target.rules],
+    sizes,
+  });
   const keys: GgufValues = {
     ...keysOf(complete, { name, row }),
     ...target.fileType === undefined
@@ -140,7 +145,7 @@ async function writeFile(
     out,
     ggufBytes(keys, parts, {
       importance,
-      heads: headsOf(complete),
+      sizes,
       onProgress: (bytes) => options.onProgress?.(done += bytes, total),
     }),
   );
@@ -149,13 +154,22 @@ async function writeFile(
   );
 }
 
-function headsOf(
+function headSizes(
   config: { readonly [field: string]: unknown },
-): { readonly [key: string]: number } {
-  const heads = Number(config["num_attention_heads"]);
+): HeadSizes {
+  const number = (field: string) => Number(config[field]);
+  const heads = number("num_attention_heads");
   return {
-    head_count: heads,
-    head_count_kv: Number(config["num_key_value_heads"] ?? heads),
+    heads: {
+      head_count: heads,
+      head_count_kv: Number(config["num_key_value_heads"] ?? heads),
+    },
+    valueHeads: {
+      keyHeads: number("linear_num_key_heads"),
+      valueHeads: number("linear_num_value_heads"),
+      keyDim: number("linear_key_head_dim"),
+      valueDim: number("linear_value_head_dim"),
+    },
   };
 }
 

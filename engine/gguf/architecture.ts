@@ -1,0 +1,86 @@
+/** A row of the table of architectures: the fields of config.json and the tensor names of GGUF files. */
+
+import type { Tiled } from "./value_heads.ts";
+import type { Values } from "./values.ts";
+
+/** Mapping from a tensor of llama.cpp to tensors of a checkpoint. */
+export interface TensorName {
+  /** `{layer}` and, for stacked experts, `{expert}` are replaced by numbers. */
+  readonly name: string;
+  /** Rows are in the order of interleaved rotary dims: the key with their number of heads. */
+  readonly interleaved?: "head_count" | "head_count_kv";
+  /** A vector that is a matrix of one row in a checkpoint. */
+  readonly row?: true;
+  /** A matrix that has a second axis of length 1 in a checkpoint. */
+  readonly middle?: true;
+  /** The name in a checkpoint is complete. Only names in files have this ending. */
+  readonly bare?: "weight" | "bias" | "";
+  /** Elements are changed. */
+  readonly values?: Values;
+  /** Value heads are in another order. */
+  readonly tiled?: Tiled;
+}
+
+/** A tensor with all experts of a checkpoint whose files have one tensor for each part. */
+export interface FusedTensor {
+  /** Names of the parts. `{expert}` is replaced by the number of the expert. */
+  readonly parts: readonly string[];
+  /** Rows of the parts alternate. Default: parts follow each other. */
+  readonly interleaved?: true;
+  /** The last two axes are exchanged. */
+  readonly transposed?: true;
+}
+
+/** A row of the table. */
+export interface GgufArchitecture {
+  /** `general.architecture`. Default: the key of the row. Rows with equal names differ in `keys`. */
+  readonly name?: string;
+  /** Name of the architecture in config.json. */
+  readonly architecture: string;
+  /**
+   * Fields of config.json besides the common ones, with the keys that they are read from. The first existing key is
+   * used.
+   */
+  readonly fields: ConfigFields;
+  /** Fields of config.json with the same value in all models of the architecture, or in files without their key. */
+  readonly constants?: { readonly [field: string]: unknown };
+  /** Other values of constants that mean the same in files. */
+  readonly equivalents?: { readonly [field: string]: unknown };
+  /** Fields of config.json that say whether a tensor is there. */
+  readonly present?: { readonly [field: string]: string };
+  /** Keys with a number that all files of the architecture have. */
+  readonly keys?: { readonly [key: string]: number };
+  /** Keys that are products of fields of config.json. */
+  readonly products?: { readonly [key: string]: readonly string[] };
+  /** Only a part of the dims of heads is rotated. */
+  readonly rotatesPart?: true;
+  /** `alpha` of dynamic scaling is in the base of the rotary frequencies. */
+  readonly raisesBase?: true;
+  /** Attention is latent: heads have other sizes for keys and values, and `kv_b_proj` may be two tensors. */
+  readonly latent?: true;
+  /** Layers without experts are `mlp_only_layers` of config.json. */
+  readonly listsDense?: true;
+  /** `layer_types` of config.json, repeated. */
+  readonly pattern?: readonly string[];
+  /** `layer_types` of layers with and without key heads, whose numbers files list by layer. */
+  readonly listsKeyHeads?: readonly [attention: string, other: string];
+  /** Checkpoints have one tensor of the projections `in_proj_qkv` and `in_proj_z`, grouped by key head. */
+  readonly splitsProjections?: true;
+  /** Files have `mrope_section` of config.json. All sections have the same positions in texts. */
+  readonly sections?: true;
+  /** Positions of a config.json without scaling are scaled, and the bounds of YaRN are not rounded. */
+  readonly scalesByDefault?: true;
+  /** Names of tensors that add to or replace the common ones, without `blk.N.` and `.weight`. */
+  readonly tensors: { readonly [name: string]: string | TensorName };
+  /** Names of tensors outside of layers that precede the common ones. */
+  readonly outer?: { readonly [name: string]: string | TensorName };
+  /** Names of fused tensors in a layer of a checkpoint. */
+  readonly fused?: { readonly [name: string]: FusedTensor };
+  /** llama.cpp uses the embeddings where the file has no output matrix. */
+  readonly ties?: true;
+}
+
+/** Keys of fields of config.json, without the name of the architecture. */
+export type ConfigFields = {
+  readonly [field: string]: string | readonly string[];
+};

@@ -1,0 +1,54 @@
+/** Tensor names and keys that several architectures share. */
+
+/** Attention and norms, in most families. */
+export const ATTENTION = {
+  attn_norm: "input_layernorm",
+  attn_q: "self_attn.q_proj",
+  attn_k: "self_attn.k_proj",
+  attn_v: "self_attn.v_proj",
+  attn_output: "self_attn.o_proj",
+  attn_q_norm: "self_attn.q_norm",
+  attn_k_norm: "self_attn.k_norm",
+  ffn_norm: "post_attention_layernorm",
+} as const;
+
+/** Routers and experts. */
+export const EXPERTS = {
+  ffn_gate_inp: "mlp.gate",
+  ffn_gate_exps: "mlp.experts.{expert}.gate_proj",
+  ffn_up_exps: "mlp.experts.{expert}.up_proj",
+  ffn_down_exps: "mlp.experts.{expert}.down_proj",
+} as const;
+
+/** Queries and keys of architectures that rotate adjacent elements in files. */
+export const INTERLEAVED = {
+  attn_q: { name: "self_attn.q_proj", interleaved: "head_count" },
+  attn_k: { name: "self_attn.k_proj", interleaved: "head_count_kv" },
+} as const;
+
+/** Feed-forward layers without experts. */
+export const DENSE = {
+  ffn_gate: "mlp.gate_proj",
+  ffn_up: "mlp.up_proj",
+  ffn_down: "mlp.down_proj",
+} as const;
+
+/** Shared experts. */
+export const SHARED = {
+  ffn_gate_shexp: "mlp.shared_experts.gate_proj",
+  ffn_up_shexp: "mlp.shared_experts.up_proj",
+  ffn_down_shexp: "mlp.shared_experts.down_proj",
+} as const;
+
+/** Tensors outside of layers. */
+export const OUTER: { readonly [name: string]: string } = {
+  "token_embd.weight": "model.embed_tokens.weight",
+  "output_norm.weight": "model.norm.weight",
+  "output.weight": "lm_head.weight",
+};
+
+/** The width of experts; older files have it in the key of dense layers. */
+export const EXPERT_WIDTH = [
+  "expert_feed_forward_length",
+  "feed_forward_length",
+];
