@@ -23,51 +23,50 @@ export interface UniformOptions extends NoiseOptions {
 }
 
 const ROUNDS = 10;
-const MULTIPLIERS = [0xd2511f53, 0xcd9e8d57] as const;
-const WEYL = [0x9e3779b9, 0xbb67ae85] as const;
+const MULTIPLIER_0 = 0xd2511f53, MULTIPLIER_1 = 0xcd9e8d57;
+const WEYL_0 = 0x9e3779b9, WEYL_1 = 0xbb67ae85;
 
-/** The high word of a product of two u32. */
+/** The high word of a product of two u32, as i32. Every sum of its halves is below 2^32. */
 function highWord(a: number, b: number): number {
-  const [a1, a0] = [a >>> 16, a & 0xffff];
-  const [b1, b0] = [b >>> 16, b & 0xffff];
-  const middle = a1 * b0 + ((a0 * b0) >>> 16);
-  const low = (middle & 0xffff) + a0 * b1;
-  return (a1 * b1 + Math.floor(middle / 65536) + Math.floor(low / 65536)) >>> 0;
+  const a1 = a >>> 16, a0 = a & 0xffff, b1 = b >>> 16, b0 = b & 0xffff;
+  const middle = (Math.imul(a1, b0) + (Math.imul(a0, b0) >>> 16)) | 0;
+  const low = ((middle & 0xffff) + Math.imul(a0, b1)) | 0;
+  return (Math.imul(a1, b1) + (middle >>> 16) + (low >>> 16)) | 0;
 }
 
-/** Philox 4×32-10 (Salmon et al., 2011): four random words of a counter of four words, by a key of two. */
+/**
+ * Philox 4×32-10 (Salmon et al., 2011): replaces a counter of four words by four random words, by a key of two. It
+ * allocates nothing, because a large tensor has millions of counters.
+ */
 export function philox(
-  counter: readonly number[],
-  key: readonly number[],
-): number[] {
-  let [a, b, c, d] = counter as [number, number, number, number];
-  let [k0, k1] = key as [number, number];
+  counter: Uint32Array,
+  key: readonly [number, number],
+): void {
+  let a = counter[0]! | 0, b = counter[1]! | 0;
+  let c = counter[2]! | 0, d = counter[3]! | 0;
+  let k0 = key[0] | 0, k1 = key[1] | 0;
   for (let round = 0; round < ROUNDS; round++) {
-    const [high0, low0] = [
-      highWord(MULTIPLIERS[0], a),
-      Math.imul(MULTIPLIERS[0], a) >>> 0,
-    ];
-    const [high1, low1] = [
-      highWord(MULTIPLIERS[1], c),
-      Math.imul(MULTIPLIERS[1], c) >>> 0,
-    ];
-    [a, b, c, d] = [
-      (high1 ^ b ^ k0) >>> 0,
-      low1,
-      (high0 ^ d ^ k1) >>> 0,
-      low0,
-    ];
-    k0 = (k0 + WEYL[0]) >>> 0;
-    k1 = (k1 + WEYL[1]) >>> 0;
+    const high0 = highWord(MULTIPLIER_0, a), low0 = Math.imul(MULTIPLIER_0, a);
+    const high1 = highWord(MULTIPLIER_1, c), low1 = Math.imul(MULTIPLIER_1, c);
+    a = high1 ^ b ^ k0;
+    b = low1;
+    c = high0 ^ d ^ k1;
+    d = low0;
+    k0 = (k0 + WEYL_0) | 0;
+    k1 = (k1 + WEYL_1) | 0;
   }
-  return [a, b, c, d];
+  counter[0] = a;
+  counter[1] = b;
+  counter[2] = c;
+  counter[3] = d;
 }
 
-/** 24-bit numbers strictly between 0 and 1. */
-function unit(
+/** Applies a function to 24-bit random numbers strictly between 0 and 1. */
+function draw(
+  map: (unit: number) => number,
   count: number,
   { seed, stream = 0, first = 0 }: NoiseOptions,
-): Float64Array {
+): Float32Array {
   for (const [name, value] of Object.entries({ count, seed, stream, first })) {
     const limit = name === "stream" ? 2 ** 32 - 1 : Number.MAX_SAFE_INTEGER;
     if (!Number.isSafeInteger(value) || value < 0 || value > limit) {
@@ -76,21 +75,22 @@ function unit(
       );
     }
   }
-  const key = [seed >>> 0, Math.floor(seed / 2 ** 32)];
-  const numbers = new Float64Array(count);
-  let words: number[] = [];
+  const key = [seed >>> 0, Math.floor(seed / 2 ** 32)] as const;
+  const numbers = new Float32Array(count);
+  const words = new Uint32Array(4);
   let at = -1;
   for (let i = 0; i < count; i++) {
     const index = first + i;
     const block = Math.floor(index / 4);
     if (block !== at) {
-      words = philox(
-        [block >>> 0, Math.floor(block / 2 ** 32), stream, 0],
-        key,
-      );
+      words[0] = block >>> 0;
+      words[1] = Math.floor(block / 2 ** 32);
+      words[2] = stream;
+      words[3] = 0;
+      philox(words, key);
       at = block;
     }
-    numbers[i] = ((words[index % 4]! >>> 8) + 0.5) / 2 ** 24;
+    numbers[i] = map(((words[index % 4]! >>> 8) + 0.5) / 2 ** 24);
   }
   return numbers;
 }
@@ -110,10 +110,7 @@ export function uniformNoise(
   options: UniformOptions,
 ): Float32Array {
   const { low = 0, high = 1 } = options;
-  return Float32Array.from(
-    unit(count, options),
-    (x) => low + x * (high - low),
-  );
+  return draw((u) => low + u * (high - low), count, options);
 }
 
 /**
@@ -131,8 +128,5 @@ export function gumbelNoise(
   count: number,
   options: NoiseOptions,
 ): Float32Array {
-  return Float32Array.from(
-    unit(count, options),
-    (u) => -Math.log(-Math.log(u)),
-  );
+  return draw((u) => -Math.log(-Math.log(u)), count, options);
 }
