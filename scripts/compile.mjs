@@ -34,6 +34,7 @@ import {
   MODULES,
   PROGRAM,
 } from "./bundle.mjs";
+import { VALIDATOR, VALIDATORS } from "./validators.mjs";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const COMPILED = join(ROOT, ".compiled");
@@ -90,12 +91,16 @@ export function compiledFile(source) {
  */
 export async function compile(paths) {
   forgetOtherVersions();
-  const stale = paths.flatMap(sourceFiles).filter((file) =>
+  const sources = paths.flatMap(sourceFiles);
+  const stale = sources.filter((file) =>
     !isSameTime(changeOf(ROOT + file), changeOf(compiledFile(file)))
   );
   if (stale.length === 0) return new Map();
-  if (!stale.every(isProgram)) forgetDeclarations();
-  return await compileFiles(stale);
+  if (stale.every(isProgram)) return await compileFiles(stale);
+  forgetDeclarations();
+  // A compiled validator contains schemas, which are in other files.
+  const validators = sources.filter((file) => VALIDATOR.test(file));
+  return await compileFiles([...new Set([...stale, ...validators])]);
 }
 
 /** Returns the bundled file of a module that is loaded by name, by its path in the clone. */
@@ -345,15 +350,25 @@ async function build(esbuild, files) {
     packages: "external",
     tsconfigRaw: "{}",
   };
+  const [validators, others] = [true, false].map((wanted) =>
+    files.filter((file) => VALIDATOR.test(file) === wanted)
+  );
   const results = await Promise.allSettled([
     esbuild.build({
       ...options,
-      entryPoints: files.filter((file) => !isProgram(file)),
+      entryPoints: validators,
+      plugins: [SEPARATE, VALIDATORS],
+      sourcemap: false,
+      minifyWhitespace: true,
+    }),
+    esbuild.build({
+      ...options,
+      entryPoints: others.filter((file) => !isProgram(file)),
       plugins: [SEPARATE],
     }),
     esbuild.build({
       ...options,
-      entryPoints: files.filter(isProgram),
+      entryPoints: others.filter(isProgram),
       plugins: [SEPARATE, PLACED],
       define: SOURCE_META,
     }),

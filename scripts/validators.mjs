@@ -1,7 +1,7 @@
 /**
- * Writes Ajv's compiled validators of JSON Schemas into bundles. A process then neither loads Ajv nor compiles schemas,
- * and a page may forbid code generation at run time. Modules named `_validator.ts` export only results of `holdsOf` in
- * `spec/document/hold.ts`.
+ * Writes Ajv's compiled validators of JSON Schemas into compiled code. A process then neither loads Ajv nor compiles
+ * schemas, and a page may forbid code generation at run time. Modules named `_validator.ts` export only results of
+ * `holdsOf` in `spec/document/hold.ts`.
  */
 
 import { createRequire } from "node:module";
@@ -13,13 +13,16 @@ const HOLD = fileURLToPath(
   new URL("../spec/document/hold.ts", import.meta.url),
 );
 
+/** Sources of validators. */
+export const VALIDATOR = /_validator\.ts$/;
+
 /** The plugin of esbuild. */
 export const VALIDATORS = {
   name: "validators",
   setup(build) {
     /** The sources of the schemas, which are also dependencies of the bundles. */
     const sources = new Set();
-    build.onLoad({ filter: /_validator\.ts$/ }, async ({ path }) => {
+    build.onLoad({ filter: VALIDATOR }, async ({ path }) => {
       const { outputFiles: [made], metafile } = await build.esbuild.build({
         stdin: {
           contents: `export * as validators from ${JSON.stringify(path)};
