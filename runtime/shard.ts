@@ -1,6 +1,6 @@
 /** Assignment of axis items to ranks, and splitting and joining of global tensors. */
 
-import { modelAxis } from "../spec/axis_parts.ts";
+import { modelAxis, partBounds } from "../spec/axis_parts.ts";
 import { DataError } from "../spec/errors.ts";
 import {
   blockSizes,
@@ -134,7 +134,21 @@ export function assignAxes(
     switch (assignment?.by) {
       case "items": {
         const key = keyOf(inputs, { name, input: assignment.input, length });
-        return assignItems(key, partsOf(assignment.of), length(assignment.of));
+        const items = assignItems(
+          key,
+          partsOf(assignment.of),
+          length(assignment.of),
+        );
+        const bounds = partBounds(plan, axis);
+        const full = items.findIndex((local, at) => local.length > bounds[at]!);
+        if (full < 0) return items;
+        throw new DataError(
+          `Cannot assign axis '${name}' to ranks: group rank ${full} has ${
+            items[full]!.length
+          } items, and room for ${
+            bounds[full]
+          }. Give each item of '${assignment.of}' at most ${assignment.each}`,
+        );
       }
       case "sequence": {
         const key = keyOf(inputs, { name, input: assignment.input, length });

@@ -8,7 +8,10 @@ import type { Plan, PlanAxis, PlanBuffer, PlanWeight } from "./plan/plan.ts";
 type Axes = Pick<Plan, "axes" | "mesh">;
 
 /** Fields that determine the numbers of local items of an axis. */
-type AxisParts = Pick<PlanAxis, "size" | "over" | "table" | "assignment">;
+type AxisParts = Pick<PlanAxis, "size" | "over" | "table" | "assignment"> & {
+  /** Its length over all ranks, if `size` is that of a rank. */
+  readonly total?: number;
+};
 
 /** The model axis of a buffer's axis. */
 export function modelAxis({ axes }: Pick<Plan, "axes">, axis: string): string {
@@ -60,6 +63,13 @@ export function partBounds(
 ): readonly number[] {
   const groupSize = groupSizeOf(plan.mesh, over);
   if (table) return tableLengths({ size, table }, groupSize);
+  if (assignment?.by === "items" && assignment.each !== undefined) {
+    const { each } = assignment;
+    const of = plan.axes[assignment.of]!;
+    const { table = "block", total = of.size } = of;
+    return tableLengths({ size: total, table }, groupSize)
+      .map((n) => Math.min(size, n * each));
+  }
   if (assignment?.by !== "blocks") {
     return new Array<number>(groupSize).fill(size);
   }

@@ -15,6 +15,7 @@ import {
   upTo,
 } from "../compiler/mod.ts";
 import { formatPlan, summarizePlan } from "../spec/mod.ts";
+import { switchyard } from "./helpers/cli.ts";
 import { stepAt } from "./helpers/break_plan.ts";
 import { countedRun } from "./helpers/counted_run.ts";
 import { type Mistake, testRefused } from "./helpers/refused.ts";
@@ -191,3 +192,22 @@ const BROKEN: readonly Mistake[] = [
 ];
 
 testRefused(plan, BROKEN, (name) => `rounds ${name} are refused`);
+
+t.test("DeepSeek-V3 prefill of 4,096 tokens a rank fits by need", async (t) => {
+  const sizes = ["--mesh", "ep=32", "--max-tokens", "131072"];
+  const plan = (...flags: string[]) =>
+    switchyard([
+      ...["plan", "test/references/configs/deepseek-v3.json", ...sizes],
+      ...["--max-sequences", "32", "--max-context", "4096"],
+      ...["--target", "64x8xh800", ...flags],
+    ]);
+  const worst = await plan();
+  t.equal(worst.code, 3);
+  t.match(worst.out, "each of 32 ranks needs 135.7 GiB, and has 78.6 GiB");
+  const needed = await plan("--receive-rows", "1.25x");
+  t.equal(needed.code, 0, needed.out);
+  t.match(
+    needed.out,
+    "receive buffers have 40960 rows per rank, of up to 1048576",
+  );
+});

@@ -82,11 +82,28 @@ t.test("tokens follow the table of their sequences, in every run anew", (t) => {
         dynamic: true,
         of: "token",
         over: ["ep"],
-        assignment: { by: "items", input: "sequence", of: "sequence/ep" },
+        assignment: {
+          by: "items",
+          input: "sequence",
+          of: "sequence/ep",
+          each: 2,
+        },
       },
     },
   } as unknown as Plan;
   const lasting = lastingAxes();
+  const long = Int32Array.of(1, 1, 1);
+  t.throws(
+    () =>
+      assignAxes(plan, new Map([["token", 3]]), {
+        sequence: { dtype: "i32", shape: [3], data: long },
+      }).local("token/ep", 1),
+    {
+      name: "DataError",
+      message:
+        "Cannot assign axis 'token/ep' to ranks: group rank 1 has 3 items, and room for 2. Give each item of 'sequence/ep' at most 2",
+    },
+  );
   for (
     const [sequence, tokens] of [
       [[0, 1, 2, 0], [[0, 2, 3], [1]]],

@@ -94,6 +94,14 @@ const BROKEN: readonly Mistake[] = [
   ["of no axis", "references", /'ghost'.*: the plan has no such axis/, (p) => {
     p.axes["row/dp"]!.assignment = { by: "items", input: "rows", of: "ghost" };
   }],
+  ["that are bounded by items of no table", "placement", /no table/, (p) => {
+    p.axes["row/dp"]!.assignment = {
+      by: "items",
+      input: "rows",
+      of: "token/dp",
+      each: 1,
+    };
+  }],
   ["by an input of other items", "placement", /no input 'sequence'/, (p) => {
     p.axes["row/dp"]!.assignment = {
       by: "items",

@@ -16,6 +16,8 @@ export interface CachedSequences {
   readonly sequence: string;
   readonly token: string;
   readonly input: string;
+  /** Maximum number of tokens of a sequence in a step: the positions of its caches. Undefined: unknown. */
+  readonly positions?: number;
 }
 
 /** The sequence axes of a graph's caches that can be sharded: only caches use the sequence numbers. */
@@ -35,9 +37,29 @@ export function cachedSequences(graph: Graph): CachedSequences[] {
       !users.get(by)!.every((user) => numbersSequences(user, by))
     ) {
       other.add(sequence);
-    } else found.set(sequence, { sequence, token, input: by.params.name });
+    } else {
+      const positions = positionsOf(graph, node) ?? known?.positions;
+      const { name: input } = by.params;
+      found.set(sequence, {
+        sequence,
+        token,
+        input,
+        ...positions === undefined ? {} : { positions },
+      });
+    }
   }
   return [...found.values()].filter(({ sequence }) => !other.has(sequence));
+}
+
+/** The positions of a cache that every token writes. */
+function positionsOf(
+  { axes }: Graph,
+  { primitive, params, inputs }: Node,
+): number | undefined {
+  const [, context] = inputs[0]!.axes;
+  return primitive === "cacheWrite" && !params.sparse && context !== undefined
+    ? axes[context]!.size
+    : undefined;
 }
 
 function numbersSequences({ primitive, inputs }: Node, by: Node): boolean {

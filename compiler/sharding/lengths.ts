@@ -66,7 +66,9 @@ export function groupBound(
   over: readonly string[],
 ): number {
   const { size, assignment, over: axisOver } = placed.axes[axis]!;
-  if (axisOver.length === 0 || assignment?.by !== "blocks") return size;
+  const bounded = assignment?.by === "blocks" ||
+    assignment?.by === "items" && assignment.each !== undefined;
+  if (axisOver.length === 0 || !bounded) return size;
   const others = placed.mesh.map(({ name }) => name)
     .filter((name) => !over.includes(name));
   const groups = groupRanks(placed.mesh, others);

@@ -106,9 +106,17 @@ function followersOf(
 ): Map<string, Extract<Assignment, { by: "items" }>> {
   const { nodes, axes } = graph;
   const followers = new Map<string, Extract<Assignment, { by: "items" }>>();
-  for (const { sequence, token, input } of cachedSequences(graph)) {
-    if (!requests.get(sequence)?.over.length) continue;
-    followers.set(token, { by: "items", input, of: sequence });
+  for (const cached of cachedSequences(graph)) {
+    const { sequence, token, input, positions: each } = cached;
+    const request = requests.get(sequence);
+    if (!request?.over.length) continue;
+    const bounded = each !== undefined && !axes[sequence]!.dynamic;
+    followers.set(token, {
+      by: "items",
+      input,
+      of: sequence,
+      ...bounded ? { each } : {},
+    });
   }
   for (const node of nodes) {
     if (node.primitive !== "embedding") continue;

@@ -1,5 +1,6 @@
 /** Predicted memory and traffic of a plan. The runtime counts actual values without reading these. */
 
+import { partBounds } from "../axis_parts.ts";
 import { executes, isCollective, membersOf } from "./members.ts";
 import { groupRankOf, groupSizeOf, type Mesh } from "../mesh.ts";
 import { mapRanks, onRank, type PerRank, sumPerRank } from "../per_rank.ts";
@@ -229,7 +230,10 @@ export function boundOf(
   size: Size,
   plan: Pick<Plan, "mesh"> & {
     readonly axes: {
-      readonly [name: string]: Pick<Plan["axes"][string], "size" | "over">;
+      readonly [name: string]: Pick<
+        Plan["axes"][string],
+        "size" | "over" | "table" | "assignment"
+      >;
     };
   },
 ): number {
@@ -238,6 +242,7 @@ export function boundOf(
     const axis = Object.hasOwn(plan.axes, size.count)
       ? plan.axes[size.count]
       : undefined;
+    if (axis && !size.over?.length) return Math.max(...partBounds(plan, axis));
     // Ranks along a mesh axis that does not shard the tensor axis have the same items.
     const copies = (size.over ?? []).filter((m) => !axis?.over?.includes(m));
     return (axis?.size ?? 0) * groupSizeOf(plan.mesh, copies);

@@ -47,13 +47,19 @@ export interface PlanAxis {
   /**
    * Placed dynamic axes: the assignment of items to ranks. `blocks`: contiguous ones, of all items or of those that
    * ranks have of axis `within`. `sequence` names the input that keeps a sequence on one rank. `items`: each item is on
-   * the rank of the item of axis `of` that the input numbers; the rank receives local numbers. `group`: the
+   * the rank of the item of axis `of` that the input numbers, at most `each` for one of them; the rank receives local
+   * numbers. `group`: the
    * concatenation of axis `of` over the ranks with equal coordinates along these mesh axes.
    */
   readonly assignment?:
     | { readonly by: "blocks"; readonly within?: Name }
     | { readonly by: "sequence"; readonly input: Name }
-    | { readonly by: "items"; readonly input: Name; readonly of: Name }
+    | {
+      readonly by: "items";
+      readonly input: Name;
+      readonly of: Name;
+      readonly each?: Count;
+    }
     | { readonly by: "group"; readonly of: Name };
 }
 

@@ -112,7 +112,9 @@ function assignmentText(
   }
   if (assignment.by === "group") return `group of ${assignment.of}`;
   const input = `${assignment.by} ${assignment.input}`;
-  return assignment.by === "items" ? `${input} of ${assignment.of}` : input;
+  if (assignment.by !== "items") return input;
+  const { of, each } = assignment;
+  return `${input} of ${of}${each === undefined ? "" : `, ${each} each`}`;
 }
 
 /** The ids of each rank of a group; for many ranks with blocks or cyclic tables, only the kind. */

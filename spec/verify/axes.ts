@@ -166,6 +166,9 @@ function checkItems(
   ) {
     fail(`'${assignment.of}' is not assigned over the same mesh axes`);
   }
+  if (assignment.each !== undefined && !of.table) {
+    fail(`'${assignment.of}' has no table, and its items are bounded`);
+  }
   for (const { name, inputs } of plan.programs) {
     const uses = Object.values(inputs).some((p) => p.axes.includes(axis));
     if (!uses) continue;
@@ -188,8 +191,9 @@ function legalSizes(
 ): { all: number; part: readonly number[] | undefined } {
   const axis = plan.axes[name]!;
   const { over, table, assignment, size } = axis;
-  const blocks = assignment?.by === "blocks" && ending.has(name);
-  if (!over || (!table && !blocks)) {
+  const bounded = ending.has(name) && (assignment?.by === "blocks" ||
+    assignment?.by === "items" && assignment.each !== undefined);
+  if (!over || (!table && !bounded)) {
     return { all: size, part: undefined };
   }
   const lengths = partBounds(plan, axis);
