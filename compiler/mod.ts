@@ -55,6 +55,7 @@ export {
   type AdapterNames,
   adapterNames,
   type Adapters,
+  fusedModules,
   isAdapter,
   isTrained,
   type TrainedParameters,

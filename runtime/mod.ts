@@ -23,4 +23,4 @@ export {
   type RankStatistics,
   type Statistics,
 } from "./statistics.ts";
-export { type WeightForm, weightForm } from "./weight_form.ts";
+export { fileShape, type WeightForm, weightForm } from "./weight_form.ts";

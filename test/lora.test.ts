@@ -1,6 +1,7 @@
 /** Low-rank adapters: their gradients, training on meshes, PEFT's layout, and merging. */
 // needs: cpu
 
+import { readdirSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
 import t from "tap";
@@ -41,7 +42,12 @@ import {
 import { gradientsHold, graphWithGradients } from "./helpers/gradients.ts";
 import { readJson, readTensors } from "./helpers/read_tensors.ts";
 import { closeDevices, matches } from "./helpers/run_model.ts";
-import { contents, TEXT, tinyConfig } from "./helpers/tiny_training.ts";
+import {
+  contents,
+  TEXT,
+  tinyConfig,
+  tinyModel,
+} from "./helpers/tiny_training.ts";
 
 t.teardown(closeDevices);
 
@@ -59,6 +65,34 @@ async function wideDemo(folder: string): Promise<string> {
   );
   await writeRaw(file, Object.fromEntries(tensors));
   return wide;
+}
+
+/** The adapters that a training wrote. */
+async function adaptersIn(folder: string) {
+  const file = path.join(folder, "adapter_model.safetensors");
+  return { raw: await readRaw(file), values: readTensors(file) };
+}
+
+/** The only weight file of a training or a merged checkpoint. */
+function weightsFile(folder: string): string {
+  const [file] = readdirSync(folder).filter((name) =>
+    /^model-?.*\.safetensors$/.test(name)
+  );
+  return path.join(folder, file!);
+}
+
+type Numbers = { readonly [name: string]: ArrayLike<number> };
+
+/** The largest difference, relative to the largest number of its tensor. */
+function furthest(found: Numbers, wanted: Numbers): number {
+  return Math.max(
+    ...Object.entries(wanted).map(([name, tensor]) => {
+      const values = Array.from(tensor);
+      const largest = Math.max(...values.map(Math.abs));
+      const errors = values.map((x, i) => Math.abs(x - found[name]![i]!));
+      return Math.max(...errors) / (largest || 1);
+    }),
+  );
 }
 
 /** A layer with experts and a projection, and the sum of squares of its outputs. */
@@ -203,30 +237,29 @@ t.test("adapters of quantized weights are those of their values", async (t) => {
       ["gptoss-8e-mxfp4", "tp=2,ep=2"],
     ] as const
   ) {
-    const adaptersIn = async (folder: string) => {
+    const trained = async (folder: string) => {
       const opened = await openTrained(name, { mesh, adapter: "cpu", folder });
       try {
         await takeSteps(opened, 2);
-        return await weightsOf(name, opened);
+        return Object.fromEntries(
+          Object.entries(await weightsOf(name, opened)).map((
+            [adapter, { data }],
+          ) => [adapter, data as Float32Array]),
+        );
       } finally {
         await opened.close();
       }
     };
-    const quantized = await adaptersIn(checkpointFolder(name));
-    const wanted = await adaptersIn(
+    const quantized = await trained(checkpointFolder(name));
+    const wanted = await trained(
       await decoded(name, temporaryFolder(t)),
     );
-    let [moved, worst] = [0, 0];
-    for (const [adapter, { data }] of Object.entries(wanted)) {
-      const values = data as Float32Array;
-      const found = quantized[adapter]!.data as Float32Array;
-      const largest = Math.max(...values.map(Math.abs));
-      const error = Math.max(...values.map((x, i) => Math.abs(x - found[i]!)));
-      if (/lora_B/.test(adapter) && largest > 0) moved++;
-      worst = Math.max(worst, error / (largest || 1));
-    }
-    t.ok(moved > 7, `${name}: ${moved} adapters have an effect`);
-    t.ok(worst <= 1e-6, `${name}: adapters are off by ${worst}`);
+    const moved = Object.entries(wanted).filter(([adapter, values]) =>
+      /lora_B/.test(adapter) && values.some((x) => x !== 0)
+    );
+    t.ok(moved.length > 10, `${name}: ${moved.length} adapters have an effect`);
+    const error = furthest(quantized, wanted);
+    t.ok(error <= 1e-6, `${name}: adapters are off by ${error}`);
   }
 });
 
@@ -251,7 +284,6 @@ t.test("adapters of a checkpoint are trained, used and merged", async (t) => {
   await train("resumed", "ep=2", "--steps", "2", ...lora);
   await train("resumed", "ep=2", "--steps", "4", "--resume", ...lora);
   await train("four", "tp=2,ep=2", "--steps", "4", ...lora);
-  const weights = "adapter_model.safetensors";
   const [straight, resumed] = [
     await contents(at("two")),
     await contents(at("resumed")),
@@ -262,17 +294,12 @@ t.test("adapters of a checkpoint are trained, used and merged", async (t) => {
       `a resumed training has the bytes of ${name}`,
     );
   }
-  const values = readTensors(path.join(at("one"), weights));
+  const { values } = await adaptersIn(at("one"));
   for (const out of ["two", "four"]) {
-    const sharded = readTensors(path.join(at(out), weights));
-    t.strictSame(Object.keys(sharded), Object.keys(values));
-    for (const [name, wanted] of Object.entries(values)) {
-      const largest = Math.max(...wanted.map(Math.abs));
-      const error = Math.max(
-        ...wanted.map((value, i) => Math.abs(value - sharded[name]![i]!)),
-      );
-      t.ok(error <= 1e-4 * largest, `${out}: ${name} is off by ${error}`);
-    }
+    const sharded = await adaptersIn(at(out));
+    t.strictSame(Object.keys(sharded.values), Object.keys(values));
+    const error = furthest(sharded.values, values);
+    t.ok(error <= 1e-4, `${out}: adapters are off by ${error}`);
   }
 
   // PEFT's names: a matrix of [rank, inputs] and one of [outputs, rank] for each module, experts one by one.
@@ -347,4 +374,96 @@ t.test("adapters of a checkpoint are trained, used and merged", async (t) => {
   ]);
   t.equal(code, 1);
   t.match(err, /Cannot adapt the model: no matrix is a target/);
+});
+
+t.test("experts in one tensor have PEFT's layout of parameters", async (t) => {
+  const folder = temporaryFolder(t);
+  const at = (name: string) => path.join(folder, name);
+  const run = async (argv: readonly string[]) => {
+    const { code, out, err } = await switchyard(argv);
+    t.equal(code, 0, err);
+    return out;
+  };
+  const config = readJson(
+    path.join(checkpointFolder("gptoss-8e"), "config.json"),
+  );
+  const { vocab_size } = await tinyConfig();
+  const gptoss = await tinyModel(t);
+  await writeFile(
+    path.join(gptoss, "config.json"),
+    JSON.stringify({ ...config, vocab_size, torch_dtype: "float32" }),
+  );
+  const train = (from: string, out: string, ...more: readonly string[]) =>
+    run([
+      ...["train", from, "--data", TEXT, "--out", at(out), "--batch", "2"],
+      ...["--length", "16", "--optimizer", "sgd", "--lr", "20"],
+      ...["--adapter", "cpu", ...more],
+    ]);
+  await train(gptoss, "start", "--steps", "1");
+  const lora = ["--steps", "2", "--lora", "rank=3,alpha=6"];
+  for (const mesh of ["ep=1", "tp=2,ep=2"]) {
+    await train(at("start"), mesh, "--mesh", mesh, ...lora);
+  }
+  const { raw, values } = await adaptersIn(at("ep=1"));
+  const sharded = await adaptersIn(at("tp=2,ep=2"));
+  t.ok(furthest(sharded.values, values) <= 1e-4);
+
+  const { hidden_size: embed, intermediate_size: ffn } = config as {
+    readonly [size: string]: number;
+  };
+  t.match(readJson(path.join(at("ep=1"), "adapter_config.json")), {
+    target_modules: ["k_proj", "o_proj", "q_proj", "v_proj"],
+    target_parameters: ["mlp.experts.down_proj", "mlp.experts.gate_up_proj"],
+  });
+  // The first parameter of a module is wrapped first; the second wraps that.
+  const module = "base_model.model.model.layers.0.mlp.experts";
+  const shapes = Object.fromEntries(
+    Object.entries(raw).filter(([name]) => name.startsWith(module))
+      .map(([name, { shape }]) => [name.slice(module.length), shape]),
+  );
+  t.strictSame(shapes, {
+    ".base_layer.lora_A.weight": [8 * 3, embed],
+    ".base_layer.lora_B.weight": [2 * ffn!, 3 * 8],
+    ".lora_A.weight": [8 * 3, ffn],
+    ".lora_B.weight": [embed, 3 * 8],
+  });
+
+  const tokens = async (argv: readonly string[]) =>
+    JSON.parse(
+      await run([
+        ...["generate", ...argv, "--prompt", "Once upon", "-n", "6"],
+        ...["--logprobs", "1", "--json", "--adapter", "cpu"],
+      ]),
+    ).sequences[0].logprobs.map(({ logprob }: { logprob: number }) => logprob);
+  const adapted = await tokens([at("start"), "--lora", at("ep=1")]);
+  t.same(
+    await tokens([at("start"), "--lora", at("ep=1"), "--mesh", "tp=2,ep=2"]),
+    adapted,
+  );
+  await run([
+    "merge",
+    at("start"),
+    "--lora",
+    at("ep=1"),
+    "--out",
+    at("merged"),
+  ]);
+  const merged = await tokens([at("merged")]);
+  const plain = await tokens([at("start")]);
+  t.ok(furthest({ merged }, { merged: adapted }) <= 1e-6);
+  t.ok(furthest({ plain }, { plain: adapted }) > 1e-4, "they have an effect");
+  // PEFT's sum over experts, by hand.
+  const names = [".lora_A.weight", ".lora_B.weight"].map((end) => module + end);
+  const [a, b] = names.map((name) => values[name]!) as [number[], number[]];
+  const matrix = "model.layers.0.mlp.experts.down_proj";
+  const [before, after] = ["start", "merged"].map((name) =>
+    readTensors(weightsFile(at(name)))[matrix]!
+  ) as [number[], number[]];
+  const [expert, input, output] = [5, 7, 11];
+  const change = [0, 1, 2].map((r) =>
+    b[output * 3 * 8 + r * 8 + expert]! * a[(expert * 3 + r) * ffn! + input]!
+  ).reduce((x, y) => x + y);
+  const element = (expert * ffn! + input) * embed! + output;
+  const found = after[element]! - before[element]!;
+  t.ok(Math.abs(found - 2 * change) < 1e-6, `${found} is ${2 * change}`);
 });

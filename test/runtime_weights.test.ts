@@ -311,7 +311,7 @@ for (
 }
 
 t.test("weightForm() takes bytes for words, one or four to a word", (t) => {
-  const weight = { stored: "u32", shape: [2, 3] } as const;
+  const weight = { source: "w", stored: "u32", shape: [2, 3] } as const;
   const form = (dtype: string, shape: number[]) =>
     weightForm(weight, { dtype, shape });
   t.equal(form("U32", [2, 3]), "elements");

@@ -1,12 +1,13 @@
 /**
  * Low-rank adapters (LoRA, Hu et al. 2021, equation 3): `y = W x + scale · B (A x)` for matrices W of a model, as a
  * rewrite of its graph. A has axes `lora` and those that W contracts, B those of W's output and `lora`; adapters of
- * experts also have the expert axis. Names are those of PEFT.
+ * experts also have the expert axis. Names and layouts are those of PEFT: linear modules, or `target_parameters` for
+ * experts in one tensor (its `ParamWrapper`).
  */
 
 import { add, f32, mul } from "../../spec/kernel/build.ts";
 import { ModelError } from "../../spec/errors.ts";
-import type { Node, NodeOf } from "./graph.ts";
+import { isRouting, type Node, type NodeOf } from "./graph.ts";
 import { mapNodes } from "./map_nodes.ts";
 import { without } from "./messages.ts";
 import { builderContext, NodeBuilder } from "./node_builder.ts";
@@ -18,8 +19,11 @@ export interface Adapters {
   readonly rank: number;
   /** Factor of their product. */
   readonly scale: number;
-  /** Whether a matrix has an adapter, by its parameter: `layers.0.mlp.experts.{expert}.up_proj.weight`. */
-  readonly adapts: (parameter: string) => boolean;
+  /**
+   * Whether a matrix has an adapter, by its parameter: `layers.0.mlp.experts.{expert}.up_proj.weight`. `fused`: the
+   * parameter has the matrices of all experts.
+   */
+  readonly adapts: (parameter: string, fused: boolean) => boolean;
 }
 
 /** Names of the two matrices of an adapter. */
@@ -31,10 +35,29 @@ export interface AdapterNames {
 /** Prefix of PEFT's tensor names. */
 const PREFIX = "base_model.model.";
 
-/** The adapter's matrices for a parameter, under PEFT's names. */
+/** The adapter's matrices for the parameter of a module, under PEFT's names. */
 export function adapterNames(parameter: string): AdapterNames {
   const module = PREFIX + parameter.replace(/\.weight$/, "");
   return { a: `${module}.lora_A.weight`, b: `${module}.lora_B.weight` };
+}
+
+/**
+ * The modules that PEFT adds for fused parameters. Those of one module are nested, the first one innermost:
+ * `mlp.experts.base_layer` for `mlp.experts.gate_up_proj`, then `mlp.experts` for `mlp.experts.down_proj`.
+ *
+ * @param parameters in the order of the module
+ */
+export function fusedModules(
+  parameters: readonly string[],
+): ReadonlyMap<string, string> {
+  const moduleOf = (parameter: string) => parameter.replace(/\.[^.]+$/, "");
+  return new Map(parameters.map((parameter, i) => {
+    const module = moduleOf(parameter);
+    const outer = parameters.slice(i + 1).filter((other) =>
+      moduleOf(other) === module
+    );
+    return [parameter, module + ".base_layer".repeat(outer.length)];
+  }));
 }
 
 /** Whether a tensor or parameter is a matrix of an adapter. */
@@ -76,13 +99,15 @@ interface Product {
   readonly input: Node;
   /** Axes of both that are not contracted: those of experts. */
   readonly batch: readonly string[];
+  /** Whether one tensor has the matrices of all experts. */
+  readonly fused: boolean;
 }
 
-/**
- * The product of a node, if it contracts f32 values with one parameter. Undefined for experts in one tensor, for which
- * PEFT has another layout.
- */
-function productOf(node: Node): Product | undefined {
+/** The product of a node, if it contracts f32 values with one parameter, of each expert or of none. */
+function productOf(
+  node: Node,
+  experts: ReadonlySet<string>,
+): Product | undefined {
   if (node.primitive !== "dot" || node.dtype !== "f32") return undefined;
   const [a, b] = node.inputs as readonly [Node, Node];
   const [matrix, input] = b.primitive === "param" ? [b, a] : [a, b];
@@ -93,9 +118,11 @@ function productOf(node: Node): Product | undefined {
   const batch = matrix.axes.filter((axis) =>
     input.axes.includes(axis) && !over.includes(axis)
   );
-  return batch.length > 0 && matrix.params.stack === undefined
-    ? undefined
-    : { dot: node, matrix, input, batch };
+  const fused = batch.length > 0 && matrix.params.stack === undefined;
+  if (fused && !(batch.length === 1 && experts.has(batch[0]!))) {
+    return undefined;
+  }
+  return { dot: node, matrix, input, batch, fused };
 }
 
 /**
@@ -124,11 +151,25 @@ function adapted(built: Built, { rank, scale, adapts }: Adapters): Built {
   const context = builderContext(axes, nodes);
   const made = new Map<string, Node>();
   const changed = new Map<Node, Node>();
+  const experts = new Set(
+    nodes.filter(isRouting).map(({ params }) => params.expert),
+  );
+  const adaptedProduct = (node: Node) => {
+    const product = productOf(node, experts);
+    return product && adapts(product.matrix.params.name, product.fused)
+      ? product
+      : undefined;
+  };
+  const modules = fusedModules([
+    ...new Set(
+      nodes.map(adaptedProduct).flatMap((product) =>
+        product?.fused ? [product.matrix.params.name] : []
+      ),
+    ),
+  ]);
   mapNodes({ axes, nodes, outputs: {}, states: {} }, (node, before) => {
-    const product = productOf(node);
-    const after = product && adapts(product.matrix.params.name)
-      ? withAdapter(product)
-      : node;
+    const product = adaptedProduct(node);
+    const after = product ? withAdapter(product) : node;
     changed.set(before, after);
     return after;
   });
@@ -148,10 +189,10 @@ function adapted(built: Built, { rank, scale, adapts }: Adapters): Built {
     dispatched: dispatched.map(now),
   };
 
-  function withAdapter({ dot, matrix, input, batch }: Product): Node {
+  function withAdapter({ dot, matrix, input, batch, fused }: Product): Node {
     const { over } = dot.params;
     const { name, stack } = matrix.params;
-    const names = adapterNames(name);
+    const names = adapterNames(modules.get(name) ?? name);
     const out = without(matrix.axes, [...batch, ...over]);
     const b = new NodeBuilder(context, dot);
     const param = (name: string, axes: readonly string[]) => {
@@ -164,7 +205,11 @@ function adapted(built: Built, { rank, scale, adapts }: Adapters): Built {
     };
     const contracted = without(matrix.axes, [...batch, ...out]);
     const down = param(names.a, [...batch, axis, ...contracted]);
-    const up = param(names.b, [...batch, ...out, axis]);
+    // A file has `expert rank` rows of A, and `rank expert` columns of B.
+    const up = param(
+      names.b,
+      fused ? [...out, axis, ...batch] : [...batch, ...out, axis],
+    );
     const low = b.make("dot", [input, down], { over });
     const high = b.make("dot", [low, up], { over: [axis] });
     return b.map(

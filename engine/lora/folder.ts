@@ -5,6 +5,7 @@ import {
   type AdapterNames,
   adapterNames,
   type Adapters,
+  type Model,
   type TrainedDType,
 } from "../../compiler/mod.ts";
 import { safetensorsHead, type TensorDirectory } from "../../runtime/mod.ts";
@@ -14,7 +15,11 @@ import type { Checkpoint } from "../checkpoint.ts";
 import type { FileSystem } from "../files.ts";
 import { readJsonObject } from "../json_file.ts";
 import { withTensors } from "../tensors.ts";
-import { adaptedModel, type LoraSettings } from "./targets.ts";
+import {
+  adaptedModel,
+  type AdaptedParameters,
+  type LoraSettings,
+} from "./targets.ts";
 
 const CONFIG = "adapter_config.json", WEIGHTS = "adapter_model.safetensors";
 
@@ -27,6 +32,8 @@ export interface LoraFolder {
   readonly path: string;
   /** The adapted modules: `model.layers.0.self_attn.q_proj`. */
   readonly modules: ReadonlySet<string>;
+  /** The last parts of the names of adapted parameters that are not those of linear modules. */
+  readonly parameters: readonly string[];
 }
 
 type Config = { readonly [key: string]: unknown };
@@ -42,7 +49,6 @@ const NEUTRAL: { readonly [option: string]: (value: unknown) => boolean } = {
   modules_to_save: isEmpty,
   layer_replication: isEmpty,
   trainable_token_indices: isEmpty,
-  target_parameters: isEmpty,
 };
 
 function isEmpty(value: unknown): boolean {
@@ -94,7 +100,15 @@ export async function readLora(
     scale: alpha / (config["use_rslora"] === true ? Math.sqrt(length) : length),
     path,
     modules,
+    parameters: namesIn(config["target_parameters"]),
   };
+}
+
+/** The strings of a list. */
+function namesIn(value: unknown): string[] {
+  return Array.isArray(value)
+    ? value.filter((name) => typeof name === "string")
+    : [];
 }
 
 /** The modules with both matrices. */
@@ -121,14 +135,18 @@ function modulesOf(
 }
 
 /** The adapters of a folder for a model. Experts of one parameter all have adapters, or none. */
-function adaptersOf({ rank, scale, modules }: LoraFolder): Adapters {
+export function adaptersOf(
+  { rank, scale, modules, parameters }: LoraFolder,
+): Adapters {
   return {
     rank,
     scale,
-    adapts: (parameter) =>
-      modules.has(
-        parameter.replace(/\.weight$/, "").replace(/\{\w+\}/g, "0"),
-      ),
+    adapts: (parameter, fused) =>
+      fused
+        ? parameters.some((target) => `.${parameter}`.endsWith(`.${target}`))
+        : modules.has(
+          parameter.replace(/\.weight$/, "").replace(/\{\w+\}/g, "0"),
+        ),
   };
 }
 
@@ -137,16 +155,7 @@ export function adaptCheckpoint(
   { published, weightFiles, ...checkpoint }: Checkpoint,
   lora: LoraFolder,
 ): Checkpoint {
-  const unused = new Set(lora.modules);
-  const { adapts, ...adapters } = adaptersOf(lora);
-  const adapted = adaptedModel(published, {
-    ...adapters,
-    adapts: (parameter) => {
-      const wanted = adapts(parameter);
-      if (wanted) remove(unused, parameter);
-      return wanted;
-    },
-  });
+  const adapted = adaptedModel(published, adaptersOf(lora));
   return {
     ...checkpoint,
     weightFiles: [...weightFiles, lora.path],
@@ -158,19 +167,34 @@ export function adaptCheckpoint(
           ...model,
           build: (traced) => {
             const built = model.build(traced);
-            const [module] = unused;
             // A part of the layers has a part of the modules.
-            if (module === undefined || options.layers) return built;
-            throw new DataError(
-              `Cannot use the adapters of '${lora.path}': the model multiplies by no matrix '${
-                shown(module)
-              }'. Give those of this model`,
-            );
+            if (!options.layers) checkModules(built.declared, lora);
+            return built;
           },
         };
       },
     },
   };
+}
+
+/** Rejects modules of a folder that are not among the parameters of a model. */
+function checkModules(
+  declared: ReturnType<Model["build"]>["declared"],
+  { modules, path }: Pick<LoraFolder, "modules" | "path">,
+): void {
+  const unused = new Set(modules);
+  for (const node of declared) {
+    const known = node.primitive === "param" &&
+      adaptedParameter(node.params.name);
+    if (known) remove(unused, known.parameter);
+  }
+  const [module] = unused;
+  if (module === undefined) return;
+  throw new DataError(
+    `Cannot use the adapters of '${path}': the model multiplies by no matrix '${
+      shown(module)
+    }'. Give those of this model`,
+  );
 }
 
 /** Removes the modules of a parameter, `{expert}` standing for every expert. */
@@ -191,23 +215,26 @@ function remove(modules: Set<string>, parameter: string): void {
 export async function writeLoraConfig(
   folder: string,
   files: FileSystem,
-  { rank, alpha, base, modules }: Pick<LoraSettings, "rank" | "alpha"> & {
+  { rank, alpha, base, parameters }: Pick<LoraSettings, "rank" | "alpha"> & {
     /** The checkpoint of the model. */
     readonly base: string;
-    /** Names of the adapted parameters. */
-    readonly modules: readonly string[];
+    readonly parameters: AdaptedParameters;
   },
 ): Promise<void> {
-  const last = new Set(
-    modules.map((name) => name.replace(/\.weight$/, "").split(".").at(-1)!),
-  );
+  const [modules, fused] = [new Set<string>(), new Set<string>()];
+  for (const [name, isFused] of parameters) {
+    // Parameters are named without the layer.
+    if (isFused) fused.add(name.replace(/^.*?\.\d+\./, ""));
+    else modules.add(name.replace(/\.weight$/, "").split(".").at(-1)!);
+  }
   const config: Config = {
     peft_type: "LORA",
     task_type: "CAUSAL_LM",
     base_model_name_or_path: base,
     r: rank,
     lora_alpha: alpha,
-    target_modules: [...last].sort(),
+    target_modules: [...modules].sort(),
+    ...fused.size === 0 ? {} : { target_parameters: [...fused].sort() },
     lora_dropout: 0,
     bias: "none",
     fan_in_fan_out: false,

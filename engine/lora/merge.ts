@@ -1,6 +1,12 @@
 /** Merges adapters into the weights of a checkpoint. */
 
-import { adapterNames } from "../../compiler/mod.ts";
+import {
+  adapterNames,
+  fusedModules,
+  paramFacts,
+  trace,
+} from "../../compiler/mod.ts";
+import type { PublishedModel } from "../../models/mod.ts";
 import {
   bytesOf,
   type HostTensor,
@@ -21,7 +27,8 @@ import {
 import type { FileSystem } from "../files.ts";
 import { isGguf } from "../gguf/folder.ts";
 import { withTensors } from "../tensors.ts";
-import { readLora } from "./folder.ts";
+import { adaptersOf, type LoraFolder, readLora } from "./folder.ts";
+import { adaptedModel, recorded } from "./targets.ts";
 
 /** Options of `mergeLora`. */
 export interface MergeOptions {
@@ -50,7 +57,7 @@ export async function mergeLora(
   files: FileSystem,
   { lora, out, onProgress }: MergeOptions,
 ): Promise<number> {
-  const { weightFiles } = await openCheckpoint(folder, files);
+  const { weightFiles, published } = await openCheckpoint(folder, files);
   const adapters = await readLora(lora, files);
   if (await files.stat(out) !== undefined) {
     throw new DataError(
@@ -62,12 +69,13 @@ export async function mergeLora(
       `Cannot merge adapters into '${folder}': it is a GGUF file. Give a checkpoint folder`,
     );
   }
+  const fused = fusedIn(published, adapters);
   const unused = new Set(adapters.modules);
   await withTensors([...weightFiles, adapters.path], files, async (all) => {
     const stored = [...all.values()].filter(({ of }) => of === undefined);
     const total = stored.reduce((n, { bytes }) => n + bytes, 0);
     for (const { name, dtype, of } of all.values()) {
-      const module = name.replace(/\.weight$/, "");
+      const module = fused.get(name)?.module ?? name.replace(/\.weight$/, "");
       if (!unused.delete(module) || of === undefined && MERGED[dtype]) continue;
       throw new DataError(
         `Cannot merge adapters into '${folder}': tensor '${shown(name)}' is ${
@@ -92,6 +100,7 @@ export async function mergeLora(
           files.join(out, name),
           mergedBytes(tensors, all, {
             scale: adapters.scale,
+            fused,
             onBytes: (bytes) => onProgress?.(done += bytes, total),
           }),
         );
@@ -111,8 +120,9 @@ export async function mergeLora(
 async function* mergedBytes(
   tensors: TensorDirectory,
   all: TensorDirectory,
-  { scale, onBytes }: {
+  { scale, fused, onBytes }: {
     readonly scale: number;
+    readonly fused: ReturnType<typeof fusedIn>;
     readonly onBytes: (bytes: number) => void;
   },
 ): AsyncGenerator<Uint8Array, void, undefined> {
@@ -126,51 +136,91 @@ async function* mergedBytes(
     { format: "pt" },
   );
   for (const entry of entries) {
-    const { a, b } = adapterNames(entry.name);
+    const matrices = fused.get(entry.name);
+    const { a, b } = adapterNames(matrices?.module ?? entry.name);
     const [down, up] = [all.get(a), all.get(b)];
     yield down && up
       ? await merged(
         entry,
         [await readTensor(down), await readTensor(up)],
-        scale,
+        { scale, matrices },
       )
       : await entry.source.read(entry.offset, entry.bytes);
     onBytes(entry.bytes);
   }
 }
 
-/** The bytes of `W + scale · B A`. */
+/** The matrices of all experts in one tensor. */
+interface FusedMatrices {
+  /** Its module in PEFT. */
+  readonly module: string;
+  /** Whether the axis of inputs is before that of outputs. */
+  readonly inputsFirst: boolean;
+}
+
+/** The adapted tensors that have the matrices of all experts. */
+function fusedIn(
+  published: PublishedModel,
+  lora: LoraFolder,
+): ReadonlyMap<string, FusedMatrices> {
+  const { adapters, parameters } = recorded(adaptersOf(lora));
+  const model = adaptedModel(published, adapters)
+    .build({ maxTokens: 1, maxSequences: 1, maxContext: 1 });
+  const axes = new Map(
+    paramFacts(trace(model)).map(({ name, axes }) => [name, axes]),
+  );
+  const fused = [...parameters].filter(([, isFused]) => isFused)
+    .map(([name]) => name);
+  return new Map([...fusedModules(fused)].map(([name, module]) => {
+    const inputs = axes.get(adapterNames(module).a)!.at(-1);
+    return [name, { module, inputsFirst: axes.get(name)![1] === inputs }];
+  }));
+}
+
+/** The bytes of `W + scale · B A`, of a matrix or of those of all experts. */
 async function merged(
   entry: TensorEntry,
-  [{ shape: [rank = 0, inputs = 0], data: a }, { shape: rows, data: b }]:
+  [{ shape: [rows = 0, inputs = 0], data: a }, { shape: outer, data: b }]:
     readonly [HostTensor, HostTensor],
-  scale: number,
+  { scale, matrices }: {
+    readonly scale: number;
+    readonly matrices: FusedMatrices | undefined;
+  },
 ): Promise<Uint8Array> {
-  const [outputs = 0] = rows;
+  const [outputs = 0] = outer;
+  const { inputsFirst = false } = matrices ?? {};
+  const matrix = inputsFirst ? [inputs, outputs] : [outputs, inputs];
+  const [experts = 1] = matrices ? entry.shape : [];
+  const wanted = matrices ? [experts, ...matrix] : matrix;
   if (
-    entry.shape.join() !== [outputs, inputs].join() ||
-    rows.join() !== [outputs, rank].join()
+    entry.shape.join() !== wanted.join() ||
+    outer.join() !== [outputs, rows].join() || rows % experts !== 0
   ) {
     throw new DataError(
       `Cannot merge adapters into '${shown(entry.name)}': its shape is [${
         entry.shape.join(", ")
       }], and that of its adapters [${
-        [outputs, inputs].join(", ")
+        wanted.join(", ")
       }]. Give those of this checkpoint`,
     );
   }
   const stored = MERGED[entry.dtype]!;
+  const rank = rows / experts;
   const values = (await readTensor(entry)).data as Float32Array;
   const row = new Float64Array(inputs);
-  for (let o = 0; o < outputs; o++) {
-    row.fill(0);
-    for (let r = 0; r < rank; r++) {
-      const factor = b[o * rank + r]!;
-      for (let i = 0; i < inputs; i++) row[i]! += factor * a[r * inputs + i]!;
-    }
-    const start = o * inputs;
-    for (let i = 0; i < inputs; i++) {
-      values[start + i] = values[start + i]! + scale * row[i]!;
+  for (let expert = 0; expert < experts; expert++) {
+    const start = expert * inputs * outputs;
+    for (let o = 0; o < outputs; o++) {
+      row.fill(0);
+      for (let r = 0; r < rank; r++) {
+        const factor = b[o * rows + r * experts + expert]!;
+        const first = (expert * rank + r) * inputs;
+        for (let i = 0; i < inputs; i++) row[i]! += factor * a[first + i]!;
+      }
+      for (let i = 0; i < inputs; i++) {
+        const at = start + (inputsFirst ? i * outputs + o : o * inputs + i);
+        values[at] = values[at]! + scale * row[i]!;
+      }
     }
   }
   return bytesOf(isHalf(stored) ? narrow(stored, values) : values);

@@ -2,10 +2,16 @@
 
 export {
   adaptCheckpoint,
+  adaptersOf,
   type LoraFolder,
   readLora,
   writeLoraConfig,
   writeLoraWeights,
 } from "./folder.ts";
-export { adaptedModel, type LoraSettings, trainedAdapters } from "./targets.ts";
+export {
+  adaptedModel,
+  type LoraSettings,
+  recorded,
+  trainedAdapters,
+} from "./targets.ts";
 export { mergeLora, type MergeOptions } from "./merge.ts";

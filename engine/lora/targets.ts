@@ -14,17 +14,19 @@ export interface LoraSettings {
   readonly targets: readonly string[];
 }
 
-/** Groups of matrices by the name of their parameter. */
-const GROUPS: { readonly [group: string]: (parameter: string) => boolean } = {
+/** Groups of matrices by the name of their parameter, and whether it has those of all experts. */
+const GROUPS: { readonly [group: string]: Adapters["adapts"] } = {
   attention: (name) => /\.(self_attn|linear_attn|attention|attn)\./.test(name),
-  // Experts in one tensor have no `{expert}` in their name, and PEFT has another layout for them.
-  experts: (name) => /\.\{expert\}\./.test(name),
+  experts: (name, fused) => fused || /\.\{expert\}\./.test(name),
 };
 
 /** Whether a target names the matrix of a parameter. */
-function isTarget(parameter: string, target: string): boolean {
+function isTarget(
+  parameter: string,
+  { target, fused }: { readonly target: string; readonly fused: boolean },
+): boolean {
   const group = Object.hasOwn(GROUPS, target) ? GROUPS[target] : undefined;
-  if (group) return group(parameter);
+  if (group) return group(parameter, fused);
   const module = parameter.replace(/\.weight$/, "");
   return module === target || module.endsWith(`.${target}`);
 }
@@ -46,8 +48,29 @@ export function trainedAdapters(
   return {
     rank,
     scale: alpha / rank,
-    adapts: (parameter) =>
-      targets.some((target) => isTarget(parameter, target)),
+    adapts: (parameter, fused) =>
+      targets.some((target) => isTarget(parameter, { target, fused })),
+  };
+}
+
+/** Names of adapted parameters, and whether each has the matrices of all experts. */
+export type AdaptedParameters = ReadonlyMap<string, boolean>;
+
+/** The same adapters, and the parameters that have them once the model is traced. */
+export function recorded(
+  adapters: Adapters,
+): { readonly adapters: Adapters; readonly parameters: AdaptedParameters } {
+  const parameters = new Map<string, boolean>();
+  return {
+    parameters,
+    adapters: {
+      ...adapters,
+      adapts: (parameter, fused) => {
+        const wanted = adapters.adapts(parameter, fused);
+        if (wanted) parameters.set(parameter, fused);
+        return wanted;
+      },
+    },
   };
 }
 

@@ -1,12 +1,15 @@
 /** Parts of tasks that train adapters of constant weights. */
 
-import { adaptedParameter } from "../../compiler/mod.ts";
+import type { PublishedModel } from "../../models/mod.ts";
 import { DataError } from "../../spec/errors.ts";
 import type { Plan } from "../../spec/plan/plan.ts";
 import { listWeightFiles } from "../checkpoint.ts";
 import type { FileSystem } from "../files.ts";
 import {
+  adaptedModel,
   type LoraSettings,
+  recorded,
+  trainedAdapters,
   writeLoraConfig,
   writeLoraWeights,
 } from "../lora/mod.ts";
@@ -20,8 +23,19 @@ import type { Task } from "./task.ts";
 export interface AdapterOptions extends Pick<TrainSettings, "biasUpdate"> {
   readonly lora: LoraSettings;
   readonly seed: number;
+  /** The model without adapters. */
+  readonly published: PublishedModel;
   /** Sources of the tokenizer and of generation_config.json. */
   readonly texts: Omit<Sources, "config">;
+}
+
+/** A model with adapters, and the parts of a task that trains them. */
+export interface AdapterParts {
+  readonly published: PublishedModel;
+  readonly parts: Pick<
+    Task,
+    "trained" | "constants" | "initial" | "saved" | "prepare"
+  >;
 }
 
 /**
@@ -31,10 +45,8 @@ export interface AdapterOptions extends Pick<TrainSettings, "biasUpdate"> {
 export async function adapterParts(
   folder: string | undefined,
   files: FileSystem,
-  { lora, seed, texts, biasUpdate }: AdapterOptions,
-): Promise<
-  Pick<Task, "trained" | "constants" | "initial" | "saved" | "prepare">
-> {
+  { lora, seed, published, texts, biasUpdate }: AdapterOptions,
+): Promise<AdapterParts> {
   if (biasUpdate !== undefined) {
     throw new DataError(
       "Cannot train adapters with a bias update: selection biases are constant then. Leave one of them out",
@@ -45,7 +57,8 @@ export async function adapterParts(
       "Cannot train adapters of random weights: the adapters of another start would not fit. Give a checkpoint with weights",
     );
   }
-  return {
+  const { adapters, parameters } = recorded(trainedAdapters(lora));
+  const parts: AdapterParts["parts"] = {
     trained: "adapters",
     constants: await listWeightFiles(folder, files),
     initial: (plan: Plan) =>
@@ -55,15 +68,14 @@ export async function adapterParts(
       ),
     saved: async (out) =>
       await writeLoraWeights(out, files, await listWeightFiles(out, files)),
-    prepare: async (out, plan) => {
+    prepare: async (out) => {
       await prepareTexts(out, files, texts);
       await writeLoraConfig(out, files, {
         ...lora,
         base: folder,
-        modules: plan.weights.flatMap(({ source }) =>
-          adaptedParameter(source)?.parameter ?? []
-        ),
+        parameters,
       });
     },
   };
+  return { published: adaptedModel(published, adapters), parts };
 }

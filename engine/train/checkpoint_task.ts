@@ -1,6 +1,5 @@
 /** Trains a checkpoint's model on text. */
 
-import { adaptedModel, trainedAdapters } from "../lora/mod.ts";
 import { DataError } from "../../spec/errors.ts";
 import { type Family, isFamily } from "../../models/mod.ts";
 import {
@@ -131,11 +130,17 @@ export async function checkpointTask(
   const auxiliary = options.auxiliary ??
     Number(config["router_aux_loss_coef"] ?? 0.01);
   const adapted = lora
-    ? adaptedModel(published, trainedAdapters(lora))
-    : published;
+    ? await adapterParts(folder, files, {
+      ...options,
+      lora,
+      seed,
+      published,
+      texts,
+    })
+    : { published, parts: {} };
   return {
     ...source,
-    model: adapted.build({
+    model: adapted.published.build({
       ...source.bounds,
       training: { auxiliary, balance, recompute, objective: source.objective },
     }),
@@ -156,8 +161,6 @@ export async function checkpointTask(
     },
     prepare: (out, plan) =>
       prepareFolder(out, files, { config, ...texts }, plan),
-    ...lora
-      ? await adapterParts(folder, files, { ...options, lora, seed, texts })
-      : {},
+    ...adapted.parts,
   };
 }

@@ -14,6 +14,7 @@ import {
   type TrainedParameters,
 } from "../../compiler/mod.ts";
 import {
+  fileShape,
   type FileTensor,
   heldIndices,
   type HostTensor,
@@ -54,7 +55,8 @@ export function parameterPieces(
   rank: number,
 ): Piece[] {
   return plan.weights.flatMap((weight, turn): Piece[] => {
-    const { buffer, stack, shape, stored: dtype } = weight;
+    const { buffer, stack, stored: dtype } = weight;
+    const shape = fileShape(weight);
     if (!isTrained(weight.source, trained)) return [];
     const read = async (tensor: Promise<HostTensor | undefined>) => {
       const found = await tensor;
@@ -133,9 +135,10 @@ function nameOf(state: string, shape: readonly number[], block: Block): string {
 /** Converts a buffer to the axes and dtype of the file: one tensor, or one per index of a stacked axis. */
 function asInFiles(
   plan: Plan,
-  { buffer, axes, shape, stack, stored: dtype }: PlanWeight,
+  weight: PlanWeight,
   tensor: HostTensor,
 ): FileTensor[] {
+  const { buffer, axes, stack, stored: dtype } = weight;
   const held = plan.buffers[buffer]!.axes.map(({ axis }) => axis);
   const wanted = stack === undefined ? axes : [stack, ...axes];
   const order = wanted.map((axis) => held.indexOf(axis));
@@ -145,7 +148,7 @@ function asInFiles(
   const size = data.length / count;
   return Array.from({ length: count }, (_, i) => ({
     dtype,
-    shape,
+    shape: fileShape(weight),
     data: data.subarray(i * size, (i + 1) * size),
   }));
 }

@@ -12,8 +12,7 @@ import {
   isTrained,
   type TrainedParameters,
 } from "../../compiler/mod.ts";
-import { adaptedModel, trainedAdapters } from "../lora/mod.ts";
-import { adapterParts } from "./adapter_parts.ts";
+import { type AdapterParts, adapterParts } from "./adapter_parts.ts";
 import {
   grpo,
   LOGPROBS,
@@ -108,13 +107,20 @@ export async function policyTask(
   const { lora } = options;
   const base = await openCheckpoint(folder, files, options);
   const { config, stop } = base;
-  const published = lora
-    ? adaptedModel(base.published, trainedAdapters(lora))
-    : base.published;
   const texts = { tokenizer: folder, generation: folder };
-  const adapters = lora &&
-    await adapterParts(folder, files, { ...options, lora, seed, texts });
-  const { trained } = adapters ?? {};
+  const { published, parts } = lora
+    ? await adapterParts(folder, files, {
+      ...options,
+      lora,
+      seed,
+      published: base.published,
+      texts,
+    })
+    : {
+      published: base.published,
+      parts: {} as Partial<AdapterParts["parts"]>,
+    };
+  const { trained } = parts;
   const weights = await storedIn(folder, files, trained);
   const tokenizer = await openTokenizer(folder, files);
   if (!tokenizer) {
@@ -212,7 +218,7 @@ export async function policyTask(
       }),
       ...reference === undefined ? [] : [
         referenceCompanion(reference, files, {
-          shares: adapters !== undefined && reference === folder,
+          shares: trained !== undefined && reference === folder,
           model: base.published.build({
             ...bounds,
             training: { auxiliary, objective: scoringObjective },
@@ -250,7 +256,7 @@ export async function policyTask(
     observe: (outputs): PolicyMetrics => meter.observe(outputs),
     prepare: (out, plan) =>
       prepareFolder(out, files, { config, ...texts }, plan),
-    ...adapters,
+    ...parts,
     close: () => {
       tokenizer.close();
       return Promise.resolve();
