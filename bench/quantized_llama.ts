@@ -46,6 +46,7 @@ const FAMILIES = [
   ...["minimaxm2-16e", "ernie45moe-16e", "deepseekv3-16e"],
   ...["hunyuanmoe-12e", "deepseekv2-16e", "gptoss-8e", "granitemoe-8e"],
   ...["lfm2moe-16e", "qwen3next-16e", "qwen35moe-16e"],
+  "gemma4moe-12e",
 ];
 
 const YARN = {
@@ -71,6 +72,9 @@ const CHANGED: { readonly [name: string]: object } = {
 const REDRAWN: { readonly [name: string]: object } = {
   "qwen35moe-16e": { linear_key_head_dim: 16 },
 };
+
+/** Largest allowed difference of logits, relative to the largest. llama.cpp rounds GELU to f16. */
+const LIMITS: { readonly [name: string]: number } = { "gemma4moe-12e": 2e-3 };
 
 const files = nodeFiles();
 const checkpoint = packageFile("examples/demo-lm");
@@ -198,7 +202,7 @@ async function compareFamily(name: string): Promise<void> {
       (worst / largest).toExponential(1)
     } of the largest`,
   );
-  if (!(worst / largest < 1e-5)) process.exitCode = 1;
+  if (!(worst / largest < (LIMITS[name] ?? 1e-5))) process.exitCode = 1;
 }
 
 /** The largest difference, and the largest size of the first. */

@@ -87,6 +87,8 @@ interface Gemma4MoeConfig extends DecoderFields {
   /** Size of the additional per-layer input of each token. 0: none. */
   readonly layerInput: number;
   readonly softCap: number | undefined;
+  /** One tensor has the matrices of all experts. */
+  readonly fused: boolean;
   readonly wrapped: boolean;
 }
 
@@ -190,6 +192,7 @@ function readConfig(document: Config): Gemma4MoeConfig {
       : 1,
     layerInput,
     softCap: optionalField(config, "final_logit_softcapping"),
+    fused: booleanField(config, "fused_experts", { default: true }),
     wrapped,
     kindOf: (layer) => ({
       experts: true,
@@ -321,7 +324,7 @@ function build(config: Gemma4MoeConfig, options: DecoderOptions): Model {
     m: DecoderScope,
     rows: Rows,
     layer: Layer,
-    { config: { ffn, expertsPerToken: topK }, ready }: {
+    { config: { ffn, expertsPerToken: topK, fused }, ready }: {
       readonly config: Gemma4MoeConfig;
       readonly ready: Rows;
     },
@@ -337,14 +340,15 @@ function build(config: Gemma4MoeConfig, options: DecoderOptions): Model {
       preset: "mixtral",
     });
     const scale = m.param("router.per_expert_scale", "expert");
+    const expert = fused ? "" : "{expert}.";
     return m.block(
       "experts",
       { ffn, gateUp: 2 * ffn },
       (m) =>
         fusedExperts(m, ready, routing, {
           ffn,
-          inward: "gate_up_proj",
-          outward: "down_proj",
+          inward: `${expert}gate_up_proj`,
+          outward: `${expert}down_proj`,
           glu: geglu,
           scale,
         }),

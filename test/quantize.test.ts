@@ -443,7 +443,7 @@ for (
     ...["ernie45moe-16e", "glm4moe-16e", "minimaxm2-16e", "deepseekv3-16e"],
     ...["hunyuanmoe-12e", "deepseekv2-16e", "deepseekv2-lite-8e"],
     ...["gptoss-8e", "granitemoe-8e", "lfm2moe-16e"],
-    ...["qwen3next-16e", "qwen35moe-16e"],
+    ...["qwen3next-16e", "qwen35moe-16e", "gemma4moe-12e"],
   ]
 ) {
   t.test(

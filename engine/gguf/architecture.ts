@@ -1,7 +1,9 @@
 /** A row of the table of architectures: the fields of config.json and the tensor names of GGUF files. */
 
 import type { Tiled } from "./value_heads.ts";
+import type { GgufHeader } from "./header.ts";
 import type { Values } from "./values.ts";
+import type { GgufValues } from "./write.ts";
 
 /** Mapping from a tensor of llama.cpp to tensors of a checkpoint. */
 export interface TensorName {
@@ -76,6 +78,18 @@ export interface GgufArchitecture {
   readonly outer?: { readonly [name: string]: string | TensorName };
   /** Names of fused tensors in a layer of a checkpoint. */
   readonly fused?: { readonly [name: string]: FusedTensor };
+  /** Tensors of files that no parameter is read from. */
+  readonly unused?: readonly string[];
+  /** Fields and keys that other properties of a row cannot express. */
+  readonly config?: {
+    read(
+      name: string,
+      header: GgufHeader,
+    ): { readonly [field: string]: unknown };
+    write(name: string, config: ReadonlyMap<string, unknown>): GgufValues;
+  };
+  /** Factors that divide the rotary frequencies: the tensor `rope_freqs`. */
+  readonly frequencies?: (config: ReadonlyMap<string, unknown>) => number[];
   /** llama.cpp uses the embeddings where the file has no output matrix. */
   readonly ties?: true;
 }

@@ -11,6 +11,7 @@ import {
   SHARED,
 } from "./common_names.ts";
 import { QWEN35_MOE, QWEN3_NEXT } from "./delta_net_rows.ts";
+import { GEMMA4_MOE } from "./gemma4_row.ts";
 import { type GgufHeader, numberOf } from "./header.ts";
 
 /** Fields of models whose experts are those of DeepSeek-V3. */
@@ -352,6 +353,7 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
       },
     },
   },
+  gemma4: GEMMA4_MOE,
   qwen3next: QWEN3_NEXT,
   qwen35moe: QWEN35_MOE,
   qwen3moe: {

@@ -35,7 +35,7 @@ const TOKENS: ConfigFields = {
 };
 
 /** Endings of keys with float values. */
-const FLOAT = /(epsilon|freq_base|[_.]scale)$/;
+const FLOAT = /(epsilon|freq_base|softcapping|[_.]scale)$/;
 
 /** The config.json of a file. */
 export function configOf(
@@ -75,6 +75,7 @@ export function configOf(
         v_head_dim: latent("value_length"),
       }
       : {},
+    ...row.config?.read(name, header),
     ...Object.fromEntries(quotients(keys, name, row)),
     ...found,
     ...scaling || row.scalesByDefault ? { rope_scaling: scaling ?? null } : {},
@@ -225,6 +226,7 @@ export function keysOf(
         u32: Number(values.get("intermediate_size")),
       },
     },
+    ...row.config?.write(name, values),
   };
   return all;
 }

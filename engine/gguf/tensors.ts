@@ -44,7 +44,9 @@ export function ggufTensors(
 ): TensorEntry[] {
   const { name: architecture, row } = architectureOf(path, header);
   const entries = header.tensors.flatMap((tensor): TensorEntry[] => {
-    if (HARMLESS.test(tensor.name)) return [];
+    if (HARMLESS.test(tensor.name) || row.unused?.includes(tensor.name)) {
+      return [];
+    }
     const entry: TensorName = checkpointName(row, tensor.name) ??
       { name: tensor.name };
     const { name, interleaved, row: asRow, middle, values, tiled } = entry;

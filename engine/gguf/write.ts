@@ -7,6 +7,7 @@ export type GgufValue =
   | { readonly text: string }
   | { readonly texts: readonly string[] }
   | { readonly bool: boolean }
+  | { readonly bools: readonly boolean[] }
   | { readonly f32s: readonly number[] }
   | { readonly i32s: readonly number[] };
 
@@ -78,6 +79,12 @@ function encode(value: GgufValue): Uint8Array[] {
   if ("text" in value) return [u32(CODE.text), ...text(value.text)];
   if ("texts" in value) {
     return [...array(CODE.text, value.texts), ...value.texts.flatMap(text)];
+  }
+  if ("bools" in value) {
+    return [
+      ...array(CODE.bool, value.bools),
+      Uint8Array.from(value.bools, Number),
+    ];
   }
   if ("f32s" in value) {
     return [...array(CODE.f32, value.f32s), ...value.f32s.map(f32)];

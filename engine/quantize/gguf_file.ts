@@ -8,6 +8,7 @@ import type { GgufArchitecture } from "../gguf/architecture.ts";
 import { ARCHITECTURES } from "../gguf/architectures.ts";
 import { type GgufName, ggufName } from "../gguf/names.ts";
 import { isBlockType } from "../gguf/blocks.ts";
+import { rowSource } from "../encodings/matrix.ts";
 import { weightsOf } from "../gguf/fit.ts";
 import { interleaved } from "../gguf/interleaved.ts";
 import {
@@ -131,6 +132,35 @@ function typeOf(tensor: SourceTensor, rules: readonly Rule[]): NumberedType {
     writtenType(rule.type === "keep" ? tensor.dtype : rule.type),
     columnsOf(tensor),
   );
+}
+
+/** A vector that no parameter has. */
+export function addedVector(
+  name: string,
+  elements: readonly number[],
+): GgufPart {
+  const data = new Uint8Array(Float32Array.from(elements).buffer);
+  const stored = writtenType("F32");
+  const of = { name, gguf: name, expert: undefined };
+  const shape = [elements.length];
+  const source = rowSource(name, {
+    rows: 1,
+    rowBytes: data.length,
+    read: () => Promise.resolve(data),
+  });
+  const tensor = {
+    name,
+    dtype: "F32",
+    shape,
+    source,
+    offset: 0,
+    bytes: data.length,
+    quantizable: false,
+    table: false,
+    ofExperts: false,
+  };
+  const { number: type } = stored;
+  return { name, shape, type, bytes: data.length, parts: [tensor], of, stored };
 }
 
 /** Yields the bytes of the file. Only the elements of one piece of a tensor are in memory at a time. */

@@ -16,6 +16,7 @@ import { readJsonObject } from "../json_file.ts";
 import { withTensors } from "../tensors.ts";
 import { fileBytes, filesOf, FOLDER_FORMATS, unchanged } from "./folder.ts";
 import {
+  addedVector,
   architectureFor,
   ggufBytes,
   ggufTensorsOf,
@@ -128,10 +129,14 @@ async function writeFile(
   const target: QuantizeTarget = QUANTIZE_TARGETS[to];
   const complete = { ...Object.fromEntries(published.fields), ...config };
   const sizes = headSizes(complete);
-  const parts = ggufTensorsOf(tensors, row, {
-    rules: [...rules, ...target.rules],
-    sizes,
-  });
+  const factors = row.frequencies?.(new Map(Object.entries(complete)));
+  const parts = [
+    ...ggufTensorsOf(tensors, row, {
+      rules: [...rules, ...target.rules],
+      sizes,
+    }),
+    ...factors ? [addedVector("rope_freqs.weight", factors)] : [],
+  ];
   const keys: GgufValues = {
     ...keysOf(complete, { name, row }),
     ...target.fileType === undefined
