@@ -26,6 +26,7 @@ import {
   allocate,
   assemble,
   type CacheDType,
+  type ChoosePages,
   expand,
   fillBuckets,
   fuse,
@@ -98,9 +99,10 @@ export interface CompileOptions extends Strategy {
    * Paged KV cache: `count` pages of `size` positions per rank. The input `pages`, i32 [sequence, block], is the page
    * table: the page on its rank of each block of `size` positions of a sequence. Layers with a window have fewer pages
    * and a separate table. Not available in training. Bits do not change. A function receives the number of ranks that
-   * sequences are sharded over. Default: every sequence has memory for all positions.
+   * sequences are sharded over, and the positions of a sequence on a rank. Default: every sequence has memory for all
+   * positions.
    */
-  readonly pages?: Pages | ((groupSize: number) => Pages);
+  readonly pages?: Pages | ChoosePages;
   /**
    * KV cache dtype. `f16` and `bf16` round to nearest on write and halve the memory. Not available in training.
    * Default: f32.

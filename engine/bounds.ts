@@ -1,7 +1,9 @@
 /** Bounds of a plan: tokens per step, sequences, positions. */
 
 import type { Pages } from "../compiler/mod.ts";
+import { KEY_BLOCK } from "../compiler/tuning/queries.ts";
 import type { Bounds } from "../models/mod.ts";
+import { meshRoles, type MeshSizes } from "../spec/mesh.ts";
 import { sum } from "../spec/sum.ts";
 
 /** Default tokens per step; longer prompts are fed in several steps. */
@@ -18,6 +20,23 @@ export interface Need {
   readonly lengths?: readonly number[];
 }
 
+/** Limits of the positions of a sequence. */
+export interface ContextLimits {
+  /** Positions that the model was trained for. */
+  readonly maxPositions: number;
+  /** Chosen bounds are multiples of this, if the model has enough positions. Default: 1. */
+  readonly multiple?: number;
+}
+
+/** The unit of positions that the ranks of a mesh can share: a block of keys for each. 1 if they share none. */
+export function positionsUnit(mesh: MeshSizes): number {
+  const ranks = Object.entries(mesh).reduce(
+    (n, [name, size]) => meshRoles(name).includes("context") ? n * size : n,
+    1,
+  );
+  return ranks === 1 ? 1 : ranks * KEY_BLOCK;
+}
+
 /**
  * The given bounds, else sufficient ones, rounded up to powers of two so that similar runs share kernels. Positions,
  * which cost memory even if unused, are rounded up by at most an eighth.
@@ -25,30 +44,35 @@ export interface Need {
 export function chooseBounds(
   need: Need,
   given: Partial<Bounds>,
-  maxPositions: number,
+  { maxPositions, multiple = 1 }: ContextLimits,
 ): Bounds {
+  const chosen = Math.min(
+    maxPositions,
+    eighthsOfPower(Math.max(need.context, 256)),
+  );
+  const rounded = Math.ceil(chosen / multiple) * multiple;
   return {
     maxTokens: given.maxTokens ??
       Math.min(STEP_TOKENS, powerOfTwo(Math.max(need.tokens, 64))),
     maxSequences: given.maxSequences ?? powerOfTwo(need.sequences),
     maxContext: given.maxContext ??
-      Math.min(maxPositions, eighthsOfPower(Math.max(need.context, 256))),
+      (rounded <= maxPositions ? rounded : chosen),
   };
 }
 
 /** Bounds of a plan for unknown use. */
 export function defaultBounds(
   given: Partial<Bounds>,
-  maxPositions: number,
+  limits: ContextLimits,
 ): Bounds {
   return chooseBounds(
     {
       tokens: STEP_TOKENS,
       sequences: 8,
-      context: Math.min(maxPositions, 4096),
+      context: Math.min(limits.maxPositions, 4096),
     },
     given,
-    maxPositions,
+    limits,
   );
 }
 

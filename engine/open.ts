@@ -34,6 +34,7 @@ import {
   choosePages,
   defaultBounds,
   type Need,
+  positionsUnit,
 } from "./bounds.ts";
 import { assertCompiled, compileDocumented } from "./compiled_from.ts";
 import { listWeightFiles } from "./checkpoint.ts";
@@ -454,12 +455,15 @@ export function modelOf(
 
 function boundsOf(
   target: Published,
-  { need, bounds = {} }: PlanOptions,
+  { need, bounds = {}, mesh = {} }: PlanOptions,
 ): Bounds {
-  const { maxPositions } = publishedOf(target).decoder;
+  const limits = {
+    maxPositions: publishedOf(target).decoder.maxPositions,
+    multiple: positionsUnit(mesh),
+  };
   return need
-    ? chooseBounds(need, bounds, maxPositions)
-    : defaultBounds(bounds, maxPositions);
+    ? chooseBounds(need, bounds, limits)
+    : defaultBounds(bounds, limits);
 }
 
 /** Caches are paged if the lengths of sequences are known. */
@@ -470,7 +474,10 @@ function pagesOf(
   if (pages || !need?.lengths || !isPublished(target)) return {};
   const { lengths } = need;
   const bounds = boundsOf(target, { need, ...options });
-  return { pages: (groupSize) => choosePages(lengths, bounds, groupSize) };
+  return {
+    pages: (groupSize, positions) =>
+      choosePages(lengths, { ...bounds, maxContext: positions }, groupSize),
+  };
 }
 
 async function weightFiles(

@@ -37,10 +37,10 @@ interface Sequence {
   readonly snapshots: Set<number>;
 }
 
-/** The pages of one group rank. */
+/** The pages of the ranks that share a sequence. */
 interface Pool {
-  /** Free pages by group, the next one last. */
-  readonly free: readonly number[][];
+  /** Free pages of each of these ranks by group, the next one last. */
+  readonly free: readonly (readonly number[][])[];
   /** Full blocks by their previous block and their tokens. */
   readonly full: Map<string, Block>;
 }
@@ -59,17 +59,24 @@ export class PageTable {
   readonly #pools: readonly Pool[];
   readonly #sequences: readonly Sequence[];
   readonly #rows: StateRows | undefined;
+  /** Pages of a sequence on each rank that shares it. */
+  readonly #blocksOnRank: number;
   #blocks = 0;
 
   constructor(shape: PagesShape) {
-    const { size, groups, blocks, owners, rows } = shape;
+    const { size, groups, blocks, owners, rows, sharing = 1 } = shape;
     this.size = size;
     this.#rows = rows === undefined ? undefined : new StateRows(rows, owners);
     this.#shape = shape;
     this.#tables = groups.map(() => new Int32Array(owners.length * blocks));
+    this.#blocksOnRank = blocks / sharing;
     this.#pools = Array.from({ length: Math.max(...owners) + 1 }, () => ({
-      free: groups.map(({ count }) =>
-        Array.from({ length: count }, (_, i) => count - 1 - i)
+      free: Array.from(
+        { length: sharing },
+        () =>
+          groups.map(({ count }) =>
+            Array.from({ length: count }, (_, i) => count - 1 - i)
+          ),
       ),
       full: new Map(),
     }));
@@ -106,19 +113,29 @@ export class PageTable {
     return this.#shape.owners[sequence]!;
   }
 
-  /** Whether the rank of a sequence has enough free pages for this many tokens of it. */
+  /** Whether the ranks of a sequence have enough free pages for this many further tokens of it. */
   hasRoom(sequence: number, tokens: number): boolean {
-    const { free } = this.#poolOf(sequence);
-    const all = Math.ceil(tokens / this.size);
-    return this.#shape.groups.every(({ seen }, group) =>
-      free[group]!.length >= Math.min(all, seenPages(seen, this.size) ?? all)
-    );
+    const { groups } = this.#shape;
+    const onRank = this.#blocksOnRank;
+    const first = this.#sequences[sequence]!.blocks.length;
+    const end = first + Math.ceil(tokens / this.size);
+    return this.#poolOf(sequence).free.every((free, rank) => {
+      const begin = Math.max(first, rank * onRank);
+      const all = Math.max(0, Math.min(end, (rank + 1) * onRank) - begin);
+      return groups.every(({ seen }, group) =>
+        free[group]!.length >= Math.min(all, seenPages(seen, this.size) ?? all)
+      );
+    });
   }
 
   /** Used pages on all ranks by group; shared pages count once. */
   get used(): number[] {
     return this.#shape.groups.map(({ count }, group) =>
-      sum(this.#pools.map(({ free }) => count - free[group]!.length))
+      sum(
+        this.#pools.flatMap(({ free }) =>
+          free.map((ofRank) => count - ofRank[group]!.length)
+        ),
+      )
     );
   }
 
@@ -143,8 +160,8 @@ export class PageTable {
         );
       }
     }
-    const { free } = this.#poolOf(sequence);
     while (blocks.length <= block) {
+      const free = this.#freeOf(sequence, blocks.length);
       if (free.some((numbers) => numbers.length === 0)) return false;
       this.#add(sequence, {
         id: this.#blocks++,
@@ -329,6 +346,12 @@ export class PageTable {
     return this.#pools[this.owner(sequence)]!;
   }
 
+  /** The free pages, by group, of the rank with a block of a sequence. */
+  #freeOf(sequence: number, block: number): readonly number[][] {
+    const { free } = this.#poolOf(sequence);
+    return free[Math.floor(block / this.#blocksOnRank)]!;
+  }
+
   /** By group, the first block visible to a token at a position. */
   #firstBlocks(position: number): number[] {
     return this.#shape.groups.map(({ seen }) =>
@@ -363,7 +386,7 @@ export class PageTable {
     pages[group]![block] = undefined;
     if (--page.users > 0) return;
     blocks[block]!.pages[group] = undefined;
-    this.#poolOf(sequence).free[group]!.push(page.number);
+    this.#freeOf(sequence, block)[group]!.push(page.number);
   }
 
   /** Publishes a full block for prefix sharing. */

@@ -21,6 +21,8 @@ export interface PagesShape {
   readonly groups: readonly PageGroup[];
   /** Maximum pages per sequence. */
   readonly blocks: number;
+  /** The number of ranks that share the pages of a sequence, each with consecutive ones. Default: 1. */
+  readonly sharing?: number;
   /** For each sequence, the group rank with its pages. */
   readonly owners: readonly number[];
   /** Whether sequences have recurrent states without snapshots, so that prefixes cannot be shared. */
@@ -72,6 +74,7 @@ export function pagesShape(
       count: port.below!,
     })),
     blocks: block.size,
+    sharing: groupSizeOf(plan.mesh, block.over ?? []),
     owners,
     recurrent: rows === undefined && isRecurrent(plan),
     rows,

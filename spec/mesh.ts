@@ -6,6 +6,7 @@ import type {
   RankCount,
   Short,
   ShortNonEmpty,
+  ShortRecord,
 } from "./values.ts";
 
 /** One axis of the mesh. */
@@ -34,11 +35,12 @@ export type MeshRole =
   | "heads"
   | "hidden"
   | "vocabulary"
+  | "context"
   | "layers";
 
 /**
- * Mesh axes with a default placement, and the axes sharded over them: data, expert and tensor parallelism. Layers are
- * not an axis of a tensor: each is on one stage, a coordinate of `pp` (pipeline parallelism).
+ * Mesh axes with a default placement, and the axes sharded over them: data, expert, tensor and context parallelism.
+ * Layers are not an axis of a tensor: each is on one stage, a coordinate of `pp` (pipeline parallelism).
  */
 export const MESH_AXES: {
   readonly [name: string]: readonly MeshRole[] | undefined;
@@ -46,6 +48,7 @@ export const MESH_AXES: {
   dp: ["tokens"],
   ep: ["tokens", "experts"],
   tp: ["heads", "hidden", "vocabulary", "experts"],
+  cp: ["context", "experts"],
   pp: ["layers"],
 };
 
@@ -61,11 +64,8 @@ export function stageAxis(mesh: Mesh): MeshAxis | undefined {
   );
 }
 
-/** Ranks by their coordinates on one mesh axis: those at any of the coordinates `at`. */
-export interface RanksAt {
-  readonly axis: Name;
-  readonly at: ShortNonEmpty<Natural>;
-}
+/** Ranks by their coordinates on some mesh axes: those at any of the coordinates that are listed for each axis. */
+export type RanksAt = ShortRecord<ShortNonEmpty<Natural>>;
 
 /** The ranks of a step or a buffer. */
 export type RankSet = "all" | RanksAt;
@@ -73,12 +73,18 @@ export type RankSet = "all" | RanksAt;
 /** Whether a rank is in a set. */
 export function isIn(set: RankSet, mesh: Mesh, rank: number): boolean {
   return set === "all" ||
-    set.at.includes(groupRankOf(mesh, rank, [set.axis]));
+    Object.entries(set).every(([axis, at]) =>
+      at.includes(groupRankOf(mesh, rank, [axis]))
+    );
 }
 
-/** `` for all ranks, else `on pp 0 1`. */
+/** `` for all ranks, else `on pp 0 1` or `on pp 0, cp 2`. */
 export function rankSetText(set: RankSet): string {
-  return set === "all" ? "" : `on ${set.axis} ${set.at.join(" ")}`;
+  if (set === "all") return "";
+  const axes = Object.entries(set).map(([axis, at]) =>
+    `${axis} ${at.join(" ")}`
+  );
+  return `on ${axes.join(", ")}`;
 }
 
 /** Number of ranks of a mesh. */

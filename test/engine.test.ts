@@ -273,17 +273,20 @@ t.test("stopTokens() reads a number, a list, and falls back", (t) => {
 
 t.test("chooseBounds() keeps what is given and rounds the rest up", (t) => {
   const need = { tokens: 300, sequences: 3, context: 300 };
-  t.strictSame(chooseBounds(need, {}, 4096), {
+  t.strictSame(chooseBounds(need, {}, { maxPositions: 4096 }), {
     maxTokens: 512,
     maxSequences: 4,
     maxContext: 320,
   });
-  t.strictSame(chooseBounds(need, { maxTokens: 7, maxContext: 9 }, 100), {
-    maxTokens: 7,
-    maxSequences: 4,
-    maxContext: 9,
-  });
-  t.equal(chooseBounds(need, {}, 100).maxContext, 100);
+  t.strictSame(
+    chooseBounds(need, { maxTokens: 7, maxContext: 9 }, { maxPositions: 100 }),
+    {
+      maxTokens: 7,
+      maxSequences: 4,
+      maxContext: 9,
+    },
+  );
+  t.equal(chooseBounds(need, {}, { maxPositions: 100 }).maxContext, 100);
   t.end();
 });
 

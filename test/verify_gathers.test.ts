@@ -64,7 +64,7 @@ const BROKEN: readonly Mistake[] = [
     Reflect.deleteProperty(gather(p), "rows");
   }],
   ["on one rank", "groups", /wait for ever/, (p) => {
-    steps(p)[GATHER]!.ranks = { axis: "dp", at: [0] };
+    steps(p)[GATHER]!.ranks = { dp: [0] };
   }],
   [
     "with a table that nobody describes",

@@ -73,7 +73,7 @@ const CACHES: readonly Mistake[] = [
     "updates",
     /buffer 'model.layers.0.self_attn.values' in program 'main': no step writes it on rank 1/,
     (plan) => {
-      steps(plan)[find(plan, writesValues)]!.ranks = { axis: "ep", at: [0] };
+      steps(plan)[find(plan, writesValues)]!.ranks = { ep: [0] };
     },
   ],
   [

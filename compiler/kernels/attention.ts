@@ -10,21 +10,27 @@ import { KEY_BLOCK, type QueryTile, queryTile } from "../tuning/queries.ts";
 import {
   type AttentionOptions,
   beginQueries,
+  beginShard,
   blockSums,
   DIMENSION,
   dimensionOf,
   ofTokens,
+  onRank,
   operandsOf,
   type Queries,
   queriesOf,
   scores,
+  sumsOf,
   weights,
 } from "./attention_block.ts";
 import type { Kernel, KernelText } from "./kernel.ts";
 import { bindings, GROUP_YZ, kernelOf, wgsl } from "./kernel.ts";
 import { LOWEST, range } from "./pieces/numbers.ts";
 
-/** Creates the attention kernel. The result of a head depends only on its query and the keys up to its position. */
+/**
+ * Creates the attention kernel. The result of a head depends only on its query and the keys up to its position. If ranks
+ * share the positions of a sequence, the result is the running sums after this rank, `sumsAfter`.
+ */
 export function attention(o: AttentionOptions): Kernel {
   const tile = queryTile(o);
   const room = tile.heads * tile.tokens * KEY_BLOCK;
@@ -33,12 +39,18 @@ export function attention(o: AttentionOptions): Kernel {
     workgroupSize: KEY_BLOCK,
     bindings: [
       ...operandsOf(o),
-      ...bindings({}, { y: "f32 [token, head, valueDim]" }),
+      ...bindings(
+        {},
+        o.shard
+          ? { sumsAfter: "f32 [token, head, sums]" }
+          : { y: "f32 [token, head, valueDim]" },
+      ),
     ],
     body: wgsl`
       var<workgroup> scores: array<f32, ${room}>;
       var<workgroup> weights: array<f32, ${room}>;
 
+      ${beginShard(o)}
       let first_token = ${GROUP_YZ} * ${tile.tokens};
       if (first_token < ${o.tokens}) {
         ${together(o, tile)}
@@ -82,8 +94,21 @@ function attend(
     ${results(of)}`;
 }
 
-/** Declares the running maximum and sums of each query: those of no keys, or of its sink. */
-function beginSums({ o, heads, each, parts }: Queries): KernelText {
+/** Declares the running maximum and sums of each query: those of no keys, of its sink, or of earlier ranks. */
+function beginSums({ o, heads, each, parts, width }: Queries): KernelText {
+  if (o.shard?.continues) {
+    return wgsl`
+      @unroll (${each}) {
+        let sums_at[t][h] = ${sumsOf("row[t][h]", width)};
+        var top[t][h] = sumsBefore[sums_at[t][h] + ${width}];
+        var sum[t][h] = sumsBefore[sums_at[t][h] + ${width + 1}];
+        @unroll (c < ${parts}) {
+          var value_sum[t][h][c] = sumsBefore[sums_at[t][h] + min(${
+      dimensionOf(o)
+    }, ${width - 1})];
+        }
+      }`;
+  }
   const sink = wgsl`sinks[group.x * ${heads} + h]`;
   return wgsl`
     @unroll (${each}) {
@@ -95,10 +120,13 @@ function beginSums({ o, heads, each, parts }: Queries): KernelText {
 
 /** All blocks of keys. */
 function eachBlock(of: Queries): KernelText {
-  const first = of.firstSeen
-    ? wgsl`${ofTokens("min", "first", of)} / ${KEY_BLOCK} * ${KEY_BLOCK}`
-    : wgsl`0u`;
-  const end = ofTokens("max", of.end, of);
+  const [first, end] = onRank(
+    of.o,
+    of.firstSeen
+      ? wgsl`${ofTokens("min", "first", of)} / ${KEY_BLOCK} * ${KEY_BLOCK}`
+      : wgsl`0u`,
+    ofTokens("max", of.end, of),
+  );
   return wgsl`
     for (var start = ${first}; start < ${end}; start += ${KEY_BLOCK}) {
       ${of.cache.ofBlock}
@@ -157,6 +185,25 @@ function mergeBlock({ tokens, each, parts }: Queries): KernelText {
 /** Lane d writes its dimensions of every query. */
 function results({ o, each, width, parts }: Queries): KernelText {
   const d = dimensionOf(o);
+  if (o.shard) {
+    const after = wgsl`sumsAfter[${
+      sumsOf("row[t][h]", width)
+    } + ${d}] = value_sum[t][h][c];`;
+    return wgsl`
+      @unroll (${each}) {
+        @unroll (c < ${parts}) {
+          ${
+      width % KEY_BLOCK === 0
+        ? after
+        : wgsl`if (${DIMENSION} < ${width}) { ${after} }`
+    }
+        }
+        if (lane == 0) {
+          sumsAfter[${sumsOf("row[t][h]", width)} + ${width}] = top[t][h];
+          sumsAfter[${sumsOf("row[t][h]", width)} + ${width + 1}] = sum[t][h];
+        }
+      }`;
+  }
   const result = wgsl`
     y[row[t][h] * ${width} + (${d})] = value_sum[t][h][c] / sum[t][h];`;
   const inside = width % KEY_BLOCK === 0

@@ -32,6 +32,43 @@ export interface AttentionOptions extends QueryShape, Seen, CacheShape {
   readonly entries?: number;
   readonly scale: number;
   readonly tokens: Expr;
+  /** Ranks share the positions of a sequence, in blocks: the sums of this rank's keys are added to those of earlier ones. */
+  readonly shard?: KeyShard;
+}
+
+/** The positions of a rank, and the sums that it continues. */
+export interface KeyShard {
+  /** Index of the first position in the constants `parts`. */
+  readonly start: number;
+  /** Whether earlier ranks have positions, whose sums are `sumsBefore`. */
+  readonly continues: boolean;
+}
+
+/** Name of the first position of this rank, if ranks share positions. */
+const FIRST_POSITION = "first_position";
+
+/** Declares the first position of this rank, if ranks share positions. */
+export function beginShard({ shard }: AttentionOptions): KernelText | false {
+  return shard !== undefined &&
+    wgsl`let ${FIRST_POSITION} = parts[${shard.start}];`;
+}
+
+/** Offset of the sums of a query in `sumsBefore` and `sumsAfter`: of `width` values, then the maximum and the sum of weights. */
+export function sumsOf(row: Hole, width: number): KernelText {
+  return wgsl`${row} * ${width + 2}`;
+}
+
+/** The positions from `first` to before `end` that are on this rank. */
+export function onRank(
+  { shard, context }: AttentionOptions,
+  first: KernelText,
+  end: KernelText,
+): readonly [first: KernelText, end: KernelText] {
+  if (!shard) return [first, end];
+  return [
+    wgsl`max(${first}, ${FIRST_POSITION})`,
+    wgsl`min(${end}, ${FIRST_POSITION} + ${context})`,
+  ];
 }
 
 /** Read bindings of attention. Paged caches start with [page, within]. */
@@ -48,6 +85,8 @@ export function operandsOf(o: AttentionOptions): readonly Binding[] {
     entries: "f32 [sequence, entry, dim]",
     last: "i32 [token]",
     pages: "i32 [sequence, block]",
+    parts: "u32 [part]",
+    sumsBefore: "f32 [token, head, sums]",
   });
 }
 
@@ -107,7 +146,8 @@ function selectedOf(
   kvHead: KernelText,
 ): Cache {
   const scattered = o.selected !== undefined && o.entries === undefined;
-  const cache = cacheOf(o, { token, kvHead, scattered });
+  const begin = o.shard && wgsl`${FIRST_POSITION}`;
+  const cache = cacheOf({ ...o, begin }, { token, kvHead, scattered });
   if (!scattered) return cache;
   const last = o.context - 1;
   return {

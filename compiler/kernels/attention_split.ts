@@ -12,18 +12,21 @@ import {
 import {
   type AttentionOptions,
   beginQueries,
+  beginShard,
   blockSums,
   DIMENSION,
   dimensionOf,
   keysOfTokens,
+  onRank,
   operandsOf,
   type Queries,
   queriesOf,
   scores,
+  sumsOf,
   weights,
 } from "./attention_block.ts";
 import type { Kernel, KernelText } from "./kernel.ts";
-import { bindings, kernelOf, wgsl } from "./kernel.ts";
+import { bindings, elementwise, kernelOf, wgsl } from "./kernel.ts";
 import { LOWEST } from "./pieces/numbers.ts";
 
 /** The block of keys of each workgroup: its largest score and sum of weights, f32 [token, head, block, 2], and its sums of values. */
@@ -47,8 +50,13 @@ export function attentionParts(o: AttentionOptions, tile: QueryTile): Kernel {
       var<workgroup> scores: array<f32, ${room}>;
       var<workgroup> weights: array<f32, ${room}>;
 
+      ${beginShard(o)}
       let token = group.y;
-      let start = group.z * ${KEY_BLOCK};
+      let start = ${
+      o.shard
+        ? wgsl`first_position + group.z * ${KEY_BLOCK}`
+        : wgsl`group.z * ${KEY_BLOCK}`
+    };
       if (token < ${o.tokens}) {
         ${of.cache.begin}
         ${beginQueries(of)}
@@ -93,7 +101,6 @@ const AT_ONCE = 8;
 export function attentionMerge(o: AttentionOptions): Kernel {
   const { valueDim: width = o.dim } = o;
   const parts = Math.ceil(width / MERGE_LANES);
-  const isWindowed = o.window !== undefined || o.chunk !== undefined;
   const dimension = wgsl`lane + c * ${MERGE_LANES}`;
   const inside = (body: KernelText) =>
     width % MERGE_LANES === 0
@@ -111,26 +118,28 @@ export function attentionMerge(o: AttentionOptions): Kernel {
       position: "i32 [token]",
       selected: "i32 [token, selected]",
       sinks: "f32 [head]",
-    }, { y: "f32 [token, head, valueDim]" }),
+      parts: "u32 [part]",
+      sumsBefore: "f32 [token, head, sums]",
+    }, {
+      ...o.shard
+        ? { sumsAfter: "f32 [token, head, sums]" }
+        : { y: "f32 [token, head, valueDim]" },
+    }),
     body: wgsl`
       var<workgroup> block_tops: array<f32, ${MERGE_LANES}>;
       var<workgroup> block_sums: array<f32, ${MERGE_LANES}>;
       var<workgroup> old_scales: array<f32, ${MERGE_LANES}>;
       var<workgroup> block_scales: array<f32, ${MERGE_LANES}>;
 
+      ${beginShard(o)}
       let head = group.x;
       let token = group.y;
       if (token < ${o.tokens}) {
         ${keysOfTokens(o, "token", 1)}
         let row = token * ${o.heads} + head;
         let blocks = row * ${keyBlocks(o)};
-        let first_block = ${
-      isWindowed ? wgsl`first[0]` : wgsl`0u`
-    } / ${KEY_BLOCK};
-        let last_block = (end[0] + ${KEY_BLOCK - 1}) / ${KEY_BLOCK};
-        var top = ${o.sinks ? wgsl`sinks[head]` : wgsl`f32(${LOWEST})`};
-        var sum = ${o.sinks ? wgsl`1.0` : wgsl`0.0`};
-        @unroll (c < ${parts}) { var value_sum[c] = 0.0; }
+        ${blocksOnRank(o)}
+        ${beginMerge(o, { parts, width, d })}
         for (var start = first_block; start < last_block; start += ${MERGE_LANES}) {
           let count = min(last_block - start, ${MERGE_LANES});
           let block = blocks + start;
@@ -171,9 +180,80 @@ export function attentionMerge(o: AttentionOptions): Kernel {
         }
         @unroll (c < ${parts}) {
           ${
-      inside(wgsl`y[row * ${width} + (${dimension})] = value_sum[c] / sum;`)
+      inside(
+        o.shard
+          ? wgsl`sumsAfter[${
+            sumsOf("row", width)
+          } + (${dimension})] = value_sum[c];`
+          : wgsl`y[row * ${width} + (${dimension})] = value_sum[c] / sum;`,
+      )
     }
         }
+        ${
+      o.shard && wgsl`
+        if (lane == 0) {
+          sumsAfter[${sumsOf("row", width)} + ${width}] = top;
+          sumsAfter[${sumsOf("row", width)} + ${width + 1}] = sum;
+        }`
+    }
       }`,
+  });
+}
+
+/** Declares the blocks of keys of a token, `first_block` to before `last_block`, counted from the first of this rank. */
+function blocksOnRank(o: AttentionOptions): KernelText {
+  const isWindowed = o.window !== undefined || o.chunk !== undefined;
+  const first = isWindowed ? wgsl`first[0]` : wgsl`0u`;
+  if (!o.shard) {
+    return wgsl`
+        let first_block = ${first} / ${KEY_BLOCK};
+        let last_block = (end[0] + ${KEY_BLOCK - 1}) / ${KEY_BLOCK};`;
+  }
+  const [low, high] = onRank(o, first, wgsl`end[0]`);
+  return wgsl`
+        let first_block = (${low} - first_position) / ${KEY_BLOCK};
+        let last_block = (max(${high}, first_position) - first_position + ${
+    KEY_BLOCK - 1
+  }) / ${KEY_BLOCK};`;
+}
+
+/** Declares the running maximum and sums of a query: those of no keys, of its sink, or of earlier ranks. */
+function beginMerge(
+  o: AttentionOptions,
+  { parts, width, d }: {
+    readonly parts: number;
+    readonly width: number;
+    readonly d: KernelText;
+  },
+): KernelText {
+  const at = sumsOf("row", width);
+  if (o.shard?.continues) {
+    return wgsl`
+        var top = sumsBefore[${at} + ${width}];
+        var sum = sumsBefore[${at} + ${width + 1}];
+        @unroll (c < ${parts}) { var value_sum[c] = sumsBefore[${at} + (${d})]; }`;
+  }
+  return wgsl`
+        var top = ${o.sinks ? wgsl`sinks[head]` : wgsl`f32(${LOWEST})`};
+        var sum = ${o.sinks ? wgsl`1.0` : wgsl`0.0`};
+        @unroll (c < ${parts}) { var value_sum[c] = 0.0; }`;
+}
+
+/** The result of attention from the sums of all ranks. Its grid is `elementwiseGrid(tokens * heads * valueDim)`. */
+export function attentionResult(o: AttentionOptions): Kernel {
+  const { valueDim: width = o.dim } = o;
+  return elementwise({
+    name: `${o.name}_result`,
+    count: wgsl`${o.tokens} * ${o.heads * width}`,
+    bindings: bindings(
+      { sumsAfter: "f32 [token, head, sums]" },
+      { y: "f32 [token, head, valueDim]" },
+    ),
+    body: (i) =>
+      wgsl`
+      let sums_at = ${sumsOf(wgsl`${i} / ${width}`, width)};
+      y[${i}] = sumsAfter[sums_at + ${i} % ${width}] / sumsAfter[sums_at + ${
+        width + 1
+      }];`,
   });
 }

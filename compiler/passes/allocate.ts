@@ -9,11 +9,11 @@ import { barrierBindings } from "../../spec/plan/barrier_bindings.ts";
 import { startedBy } from "../../spec/plan/handles.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import {
-  groupRanks,
+  isIn,
   type Mesh,
   rankCount,
   type RankSet,
-  stageAxis,
+  rankSetText,
 } from "../../spec/mesh.ts";
 import { mapRanks } from "../../spec/per_rank.ts";
 import { sidesOf } from "../../spec/plan/members.ts";
@@ -166,20 +166,22 @@ class Memory {
 }
 
 /**
- * Buffers with 0 bytes on the ranks of stages that do not use them. Inputs in the buffer of lengths are on all ranks.
+ * Buffers with 0 bytes on ranks that do not use them, such as those of other stages. Inputs in the buffer of lengths are
+ * on all ranks.
  */
 function presentBuffers(
   drafts: ReadonlyMap<string, BufferDraft>,
   steps: readonly Step[],
   mesh: Mesh,
 ): Map<string, BufferDraft> {
-  const axis = stageAxis(mesh);
-  if (!axis) return new Map(drafts);
-  const used = new Map<string, Set<number> | "all">();
-  const use = (name: string, ranks: RankSet) => {
-    const known = used.get(name) ?? new Set();
-    if (known === "all" || ranks === "all") used.set(name, "all");
-    else used.set(name, new Set([...known, ...ranks.at]));
+  const ranks = Array.from({ length: rankCount(mesh) }, (_, rank) => rank);
+  const users = new Map<string, ReadonlyMap<string, RankSet>>();
+  const use = (name: string, set: RankSet) => {
+    const known = users.get(name);
+    const text = rankSetText(set);
+    if (!known?.has(text)) {
+      users.set(name, new Map([...known ?? [], [text, set]]));
+    }
   };
   for (const step of steps) {
     if (step.op === "send") {
@@ -189,14 +191,17 @@ function presentBuffers(
       if (step.rows) use(step.rows.counts, writes);
     } else for (const name of buffersOf(step)) use(name, step.ranks);
   }
-  const stages = groupRanks(mesh, [axis.name]);
   return new Map(
     [...drafts].map(([name, draft]) => {
-      const at = used.get(name) ?? "all";
-      if (at === "all" || draft.offset !== undefined) return [name, draft];
+      const sets = [...users.get(name)?.values() ?? ["all" as const]];
+      if (sets.includes("all") || draft.offset !== undefined) {
+        return [name, draft];
+      }
       const bytes = perRank(
-        stages.map((stage, rank) =>
-          at.has(stage) ? onRank(draft.bytes, rank) : 0
+        ranks.map((rank) =>
+          sets.some((set) => isIn(set, mesh, rank))
+            ? onRank(draft.bytes, rank)
+            : 0
         ),
       );
       return [name, { ...draft, bytes }];
@@ -204,7 +209,7 @@ function presentBuffers(
   );
 }
 
-/** The runs of ranks without a buffer: equal for buffers on the same stages. */
+/** The runs of ranks without a buffer: equal for buffers on the same ranks. */
 function absences({ bytes }: BufferDraft): PerRank {
   return mapRanks([bytes], ([n]) => n === 0 ? 0 : 1);
 }
@@ -251,20 +256,20 @@ export function allocate(
   };
   const shared = scratch.filter((name) => !persistent.has(name));
   const groups = groupsOf(shared, steps, kernels);
-  // Buffers of different stages share no allocation: a rank allocates only those of its stage.
-  const stageOf = (name: string) =>
+  // Buffers of different ranks share no allocation: a rank allocates only its own.
+  const ranksOf = (name: string) =>
     JSON.stringify(absences(present.get(name)!));
   for (let group = 0; group <= Math.max(...groups.values(), 0); group++) {
     const names = shared.filter((name) => groups.get(name) === group);
-    for (const stage of new Set(names.map(stageOf))) {
-      pack(names.filter((name) => stageOf(name) === stage), (use) => use);
+    for (const ranks of new Set(names.map(ranksOf))) {
+      pack(names.filter((name) => ranksOf(name) === ranks), (use) => use);
     }
   }
   // These buffers are read after the program and are live until its end.
   const read = scratch.filter((name) => persistent.has(name));
-  for (const stage of new Set(read.map(stageOf))) {
+  for (const ranks of new Set(read.map(ranksOf))) {
     pack(
-      read.filter((name) => stageOf(name) === stage),
+      read.filter((name) => ranksOf(name) === ranks),
       () => ({ first: 0, last: 0 }),
     );
   }

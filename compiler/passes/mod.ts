@@ -24,7 +24,7 @@
 export { allocate } from "./allocate.ts";
 export { fillBuckets } from "./buckets.ts";
 export { fuse } from "./fuse.ts";
-export { type Pages, paginate } from "./paginate.ts";
+export { type ChoosePages, type Pages, paginate } from "./paginate.ts";
 export { type CacheDType, storeCaches } from "./store_caches.ts";
 export { expand } from "./expand.ts";
 export { overlap, waitForExchanges } from "./overlap.ts";

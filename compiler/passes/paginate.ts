@@ -41,10 +41,13 @@ export interface Pages {
   readonly snapshots?: number;
 }
 
+/** The pages for ranks that share sequences: their number, and the positions of a sequence on a rank. */
+export type ChoosePages = (groupSize: number, positions: number) => Pages;
+
 /** Stores the KV caches in pages, given or chosen for the ranks that share sequences. Throws ModelError. */
 export function paginate(
   localized: Localized,
-  given: Pages | ((groupSize: number) => Pages),
+  given: Pages | ChoosePages,
 ): Localized {
   const { graph, placed } = localized;
   const caches = cachesOf(graph, refuse);
@@ -62,18 +65,28 @@ export function paginate(
     );
   }
   const { over, size: sequences } = placed.axes[sequence]!;
+  const { over: shared, size: positions } = placed.axes[context]!;
   const groupSize = groupSizeOf(placed.mesh, over);
-  const pages = typeof given === "function" ? given(groupSize) : given;
+  const pages = typeof given === "function"
+    ? given(groupSize, positions)
+    : given;
   checkPages(pages);
-  const blocks = Math.ceil(placed.axes[context]!.size / pages.size);
+  const blocks = Math.ceil(positions / pages.size);
   if (pages.count < blocks) {
     return refuse(
       `${pages.count} have ${
         pages.count * pages.size
-      } positions, and a sequence up to ${placed.axes[context]!.size}`,
+      } positions, and a sequence up to ${positions}${
+        shared.length > 0 ? " on a rank" : ""
+      }`,
     );
   }
-  const seen = seenOf(graph, placed.axes[context]!.size);
+  if (shared.length > 0 && positions % pages.size !== 0) {
+    return refuse(
+      `a rank has ${positions} positions of a sequence, which pages of ${pages.size} do not divide`,
+    );
+  }
+  const seen = seenOf(graph, placed.axes[context]!.total);
   const count = (of: Seen): number => {
     const each = seenPages(of, pages.size);
     if (each === undefined) return pages.count;
@@ -83,6 +96,7 @@ export function paginate(
     const whole = Math.max(0, Math.floor((tokens - 2 * ends) / pages.size));
     return Math.min(pages.count, each * sequences + ends + whole);
   };
+  const ranks = [...over, ...shared];
   const groups = [...new Map(
     [...caches].map((cache) => {
       const of = seen(cache);
@@ -93,24 +107,26 @@ export function paginate(
   const added: { readonly [axis: string]: LocalAxis } = Object.assign(
     {},
     ...groups.map(({ axis, count }) =>
-      pageAxes({ axis, count, over }, groupSize)
+      pageAxes({ axis, count, over: ranks }, groupSizeOf(placed.mesh, ranks))
     ),
-    {
-      [WITHIN]: fullAxis(WITHIN, pages.size),
-      [BLOCK]: fullAxis(BLOCK, blocks),
-    },
+    { [WITHIN]: fullAxis(WITHIN, pages.size) },
+    pageAxes(
+      { axis: BLOCK, count: blocks, over: shared },
+      groupSizeOf(placed.mesh, shared),
+    ),
   );
+  const block = localName(BLOCK, shared);
   const taken = Object.keys(added).find((axis) => axis in placed.axes);
   if (taken) return refuse(`the model has an axis '${taken}'`);
   const tables = new Map(
-    groups.map(({ input }) => [input, tableNode(input, sequence, BLOCK)]),
+    groups.map(({ input }) => [input, tableNode(input, sequence, block)]),
   );
   const paged = pagedGraph(graph, {
     caches,
     tables: [...tables.values()],
     pagesOf: (cache) => {
       const { axis, input } = pagesNames(seen(cache));
-      return { page: localName(axis, over), table: tables.get(input)! };
+      return { page: localName(axis, ranks), table: tables.get(input)! };
     },
   });
   return snapshotStates(

@@ -1,15 +1,18 @@
 /**
  * KV caches: a rank allocates only the sequences whose tokens it has. Sequence s of a cache is on rank s mod n of n,
- * and tokens are assigned to the rank of their sequence.
+ * and tokens are assigned to the rank of their sequence. The positions of a sequence can be sharded in blocks (context
+ * parallelism).
  */
 
 import { PlacementError } from "../../spec/errors.ts";
+import { groupSizeOf } from "../../spec/mesh.ts";
 import type { Graph, Node } from "../graph/graph.ts";
 import { updatedBy } from "../graph/in_place.ts";
 import { usersOf } from "../graph/users.ts";
 import { sameOver } from "../graph/sharding.ts";
+import { KEY_BLOCK } from "../tuning/queries.ts";
 import { RULES } from "./rules.ts";
-import type { Request, Requests } from "./placement.ts";
+import type { PlacedMesh, Request, Requests } from "./placement.ts";
 
 /** The sequence axis of caches, the token axis, and the input with the sequence of each token. */
 export interface CachedSequences {
@@ -93,6 +96,7 @@ function indexedAxes({ primitive, params, inputs, axes }: Node): string[] {
     return [inputs[0]!.axes[0]!, params.dim];
   }
   if (primitive === "selectKeys") return [...inputs[2]!.axes];
+  if (primitive === "attentionSum") return [params.context];
   if (primitive !== "attention") return [];
   const { token, head, kvHead } = params;
   return inputs.slice(1, 3).flatMap(({ axes }) => axes)
@@ -100,18 +104,33 @@ function indexedAxes({ primitive, params, inputs, axes }: Node): string[] {
 }
 
 /**
- * Checks that the axes along which caches are indexed or contracted by attention are replicated, except for sequences
- * on the ranks of their tokens. Throws PlacementError.
+ * Checks that the axes along which caches are indexed or contracted by attention are replicated, except for positions
+ * in blocks, and for sequences on the ranks of their tokens. Throws PlacementError.
  */
 export function checkCaches(
-  { nodes }: Graph,
+  { nodes, axes }: Graph,
   sequences: readonly CachedSequences[],
-  requests: Requests,
+  { mesh, requests }: PlacedMesh,
 ): void {
+  const contexts = new Set(
+    nodes.flatMap((node) =>
+      node.primitive === "attention" ? [node.params.context] : []
+    ),
+  );
   for (const node of nodes) {
     for (const axis of indexedAxes(node)) {
       const { over = [] } = requests.get(axis) ?? {};
       if (over.length === 0) continue;
+      if (contexts.has(axis)) {
+        const why = over.length > 1
+          ? "positions can be sharded over one mesh axis. Place them so"
+          : wholeContext(node) ??
+            unequalBlocks(axes[axis]!.size, groupSizeOf(mesh, over));
+        if (why === undefined) continue;
+        throw new PlacementError(
+          `Cannot shard axis '${axis}' over '${over.join("+")}': ${why}`,
+        );
+      }
       const known = sequences.find(({ sequence }) => sequence === axis);
       const tokens = requests.get(known?.token ?? "")?.over ?? [];
       if (sameOver(tokens, over)) continue;
@@ -126,4 +145,28 @@ export function checkCaches(
       );
     }
   }
+}
+
+/** Why a node needs all positions of a sequence on one rank, if it does. */
+function wholeContext({ primitive, params }: Node): string | undefined {
+  const remedy = "Remove it from the mesh";
+  if (primitive === "attentionSum") {
+    return `training needs all keys of a sequence on one rank. ${remedy}`;
+  }
+  const selects = primitive === "selectKeys" ||
+    primitive === "attention" &&
+      (params.selected !== undefined || params.entries !== undefined);
+  return selects
+    ? `the model selects keys among all positions of a sequence. ${remedy}`
+    : undefined;
+}
+
+/** Why positions cannot be divided into equal numbers of complete blocks of keys, if they cannot. */
+function unequalBlocks(size: number, ranks: number): string | undefined {
+  const unit = KEY_BLOCK * ranks;
+  return size % unit === 0
+    ? undefined
+    : `its ${size} positions are not divisible into blocks of ${KEY_BLOCK} keys for ${ranks} ranks. Use a multiple of ${unit}, such as ${
+      Math.ceil(size / unit) * unit
+    } (--max-context)`;
 }

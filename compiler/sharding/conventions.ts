@@ -67,6 +67,12 @@ function rolesOf(graph: Graph): Map<MeshRole, readonly string[]> {
     ["experts", experts],
     ["tokens", tokens],
     ["heads", attentions.map(({ head }) => head)],
+    [
+      "context",
+      attentions.flatMap((params) =>
+        "context" in params ? [params.context] : []
+      ),
+    ],
     ["vocabulary", vocabularyOf(graph)],
     ["hidden", hiddenOf(graph)],
   ]);

@@ -80,7 +80,7 @@ export function readPlacement(
   const caches = cachedSequences(graph);
   const requests = placeCaches(caches, placed.requests);
   follow(graph, requests);
-  checkCaches(graph, caches, requests);
+  checkCaches(graph, caches, { mesh: placed.mesh, requests });
   return { mesh: placed.mesh, requests };
 }
 
@@ -110,6 +110,7 @@ const SYNONYMS: { readonly [name: string]: string } = {
   model: "tp",
   mp: "tp",
   tensor: "tp",
+  context: "cp",
   pipeline: "pp",
   stage: "pp",
 };
@@ -126,7 +127,7 @@ function checkNames(mesh: Mesh): void {
   throw new PlacementError(
     `Cannot use mesh axis '${
       shown(name)
-    }': only dp, ep, tp and pp have a default placement. ${
+    }': only dp, ep, tp, cp and pp have a default placement. ${
       meant ? `Write ${meant}=${size}` : "Use one of them"
     }, or name the tensor axes to shard over it with --place, for example --place expert=${
       shown(name)

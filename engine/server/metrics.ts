@@ -28,7 +28,8 @@ export function pageCounts(
   { pagesShape }: Pick<Decoder, "pagesShape">,
 ): PageCount[] {
   if (!pagesShape) return [];
-  const ranks = new Set(pagesShape.owners).size;
+  const { owners, sharing = 1 } = pagesShape;
+  const ranks = new Set(owners).size * sharing;
   return pagesShape.groups.map(({ input, count }) => ({
     name: input,
     count: ranks * count,

@@ -170,7 +170,7 @@ async function decoderOf(
       await openConfiguration(what, files, { family });
   const { maxPositions } = published.decoder;
   return published.build({
-    ...defaultBounds(bounds, maxPositions),
+    ...defaultBounds(bounds, { maxPositions }),
     // The weight of the balancing loss changes only a constant of the plan.
     training: { auxiliary: 0.01, recompute },
   });

@@ -28,9 +28,10 @@ export function sidesOf(
   if (step.op !== "send") return { reads: step.ranks, writes: step.ranks };
   const axis = step.over[0]!;
   const [source, destination] = step.stages;
+  const others = step.ranks === "all" ? {} : step.ranks;
   return {
-    reads: { axis, at: [source] },
-    writes: { axis, at: [destination] },
+    reads: { ...others, [axis]: [source] },
+    writes: { ...others, [axis]: [destination] },
   };
 }
 

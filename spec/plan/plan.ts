@@ -203,7 +203,7 @@ export interface StepPart {
 
 /** Common fields of steps. */
 export interface StepBase {
-  /** The ranks that execute it: all, or those of some stages. */
+  /** The ranks that execute it: all, or those at some coordinates of mesh axes, such as the ranks of a stage. */
   readonly ranks: RankSet;
   /** Its computation in the model's terms, `add(x, combine(…))`, and its source position. */
   readonly label?: string;

@@ -68,8 +68,8 @@ export function checkNumerics(
 }
 
 /**
- * Checks that values per rank are given for a repeating part of the ranks, and that steps name existing stages, once,
- * in order.
+ * Checks that values per rank are given for a repeating part of the ranks, and that steps name existing
+ * coordinates, once, in order.
  */
 export function checkRanks(plan: Plan, report: Report): void {
   const given = (what: string, ranks: number) => {
@@ -100,17 +100,22 @@ export function checkRanks(plan: Plan, report: Report): void {
   for (const at of stepsOf(plan)) {
     const { step } = at;
     const { ranks } = step;
-    const axis = ranks === "all" ? undefined : ranks.axis;
-    const size = plan.mesh.find(({ name }) => name === axis)?.size;
+    const sizeOf = (axis: string) =>
+      plan.mesh.find(({ name }) => name === axis)?.size;
+    const sets = ranks === "all" ? {} : ranks;
+    const exist = Object.entries(sets).every(([axis, at]) =>
+      isOrdered(at, sizeOf(axis))
+    );
     const sent = step.op === "send" ? [...step.stages].sort(byNumber) : [];
-    if (ranks === "all" ? sent.length === 0 : isOrdered(ranks.at, size)) {
-      if (ranks === "all" || sent.length === 0) continue;
-      const [over] = step.op === "send" ? step.over : [];
-      if (over === axis && sent.join() === ranks.at.join()) continue;
-    }
+    const sends = Object.entries(sets).some(([axis, at]) =>
+      step.op === "send" && axis === step.over[0] && at.join() === sent.join()
+    );
+    if (exist && sends === (sent.length > 0)) continue;
     report(
       "use the ranks",
-      `${rankSetText(ranks) || "all"} are not stages of a mesh axis in order${
+      `${
+        rankSetText(ranks) || "all"
+      } are not coordinates of mesh axes in order${
         sent.length > 0 ? `, those of a send between ${sent.join(" and ")}` : ""
       }`,
       at,

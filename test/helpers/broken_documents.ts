@@ -95,7 +95,7 @@ export const BROKEN_DOCUMENTS: readonly Broken[] = [
     p.buffers["groupRank@ep"]!.data = { groupRank: ["ghost"] };
   }),
   broken("a stage that does not exist", "ranks", DOWN, /on ep 0 2/, (p) => {
-    steps(p)[DOWN]!.ranks = { axis: "ep", at: [0, 2] };
+    steps(p)[DOWN]!.ranks = { ep: [0, 2] };
   }),
   broken("unknown buffer", "references", DOWN, /no such buffer/, (p) => {
     const { bindings } = launch(p, DOWN);

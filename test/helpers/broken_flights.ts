@@ -64,7 +64,7 @@ export const BROKEN_FLIGHTS: readonly Broken[] = [
     "handles",
     ARRIVED,
     /starts it on ranks \[all\], and here \[on ep 0\] wait/,
-    (p) => wait(p, ARRIVED).ranks = { axis: "ep", at: [0] },
+    (p) => wait(p, ARRIVED).ranks = { ep: [0] },
   ),
   broken(
     "rows that are read before they arrived",

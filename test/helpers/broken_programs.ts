@@ -170,7 +170,7 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
     steps(p)[ROUTE] = { ...steps(p)[LOGITS]! };
   }),
   broken("launch missing on one rank", "reads", ROUTE, /rank 1/, (p) => {
-    steps(p)[LOGITS]!.ranks = { axis: "ep", at: [0] };
+    steps(p)[LOGITS]!.ranks = { ep: [0] };
   }),
   broken("output never written", "reads", null, /output 'y'/, (p) => {
     const { bindings } = launch(p, COMBINE);
@@ -326,11 +326,11 @@ export const BROKEN_PROGRAMS: readonly Broken[] = [
     EXCHANGE,
     /wait for ever/,
     (p) => {
-      steps(p)[EXCHANGE]!.ranks = { axis: "ep", at: [0] };
+      steps(p)[EXCHANGE]!.ranks = { ep: [0] };
     },
   ),
   broken("counts missing on one rank", "groups", COUNTS, /ranks \[0\]/, (p) => {
-    steps(p)[COUNTS]!.ranks = { axis: "ep", at: [1] };
+    steps(p)[COUNTS]!.ranks = { ep: [1] };
   }),
   broken("fewer bytes gathered", "shapes", COUNTS, /moves 16/, (p) => {
     stepAt(p, "allGather", COUNTS).bytes = 16;

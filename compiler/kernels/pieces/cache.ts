@@ -6,8 +6,10 @@ import { KEY_BLOCK } from "../../tuning/queries.ts";
 /** The layout of a cache. */
 export interface CacheShape {
   readonly kvHeads: number;
-  /** Positions of the cache. */
+  /** Positions of the cache on this rank. */
   readonly context: number;
+  /** The first of them, if ranks share the positions of a sequence. Default: 0. */
+  readonly begin?: KernelText | undefined;
   /** Positions per page, if the cache has pages. */
   readonly pages?: { readonly size: number };
 }
@@ -25,7 +27,7 @@ export interface Cache {
 
 /** The cache of the sequence of `token`. `scattered`: keys are read in any order instead of in blocks. */
 export function cacheOf(
-  { kvHeads, context, pages }: CacheShape,
+  { kvHeads, context, begin, pages }: CacheShape,
   { token, kvHead, scattered = false }: {
     readonly token: string;
     readonly kvHead: KernelText;
@@ -35,30 +37,34 @@ export function cacheOf(
   const apart = (position: KernelText) =>
     wgsl`cache + ${position} * ${kvHeads}`;
   if (!pages) {
+    const first = wgsl`u32(sequence[${token}]) * ${
+      context * kvHeads
+    } + ${kvHead}`;
+    const zero = begin ? wgsl`${first} - ${begin} * ${kvHeads}` : first;
     return {
       begin: wgsl`
-        // The cached vector of position 0.
-        let cache = u32(sequence[${token}]) * ${
-        context * kvHeads
-      } + ${kvHead};`,
+        // The cached vector of position 0; it may be negative.
+        let cache = ${zero};`,
       vectorOf: apart,
       whole: context % KEY_BLOCK === 0 && !scattered,
     };
   }
   const { size } = pages;
-  const begin = wgsl`
+  const prepare = wgsl`
     let kv_head = ${kvHead};
     // The start of the sequence in the page table.
     let blocks = u32(sequence[${token}]) * ${Math.ceil(context / size)};`;
-  const entryOf = (position: KernelText) =>
-    wgsl`u32(pages[blocks + (${position}) / ${size}]) * ${size} + (${position}) % ${size}`;
+  const entryOf = (position: KernelText) => {
+    const at = begin ? wgsl`${position} - ${begin}` : position;
+    return wgsl`u32(pages[blocks + (${at}) / ${size}]) * ${size} + (${at}) % ${size}`;
+  };
   if (size % KEY_BLOCK !== 0 || scattered) {
     const vectorOf = (position: KernelText) =>
       wgsl`(${entryOf(position)}) * ${kvHeads} + kv_head`;
-    return { begin, vectorOf, whole: false };
+    return { begin: prepare, vectorOf, whole: false };
   }
   const ofBlock = wgsl`
     // All keys of the block are in one page. This is the index of position 0 relative to that page; it may be negative.
     let cache = (${entryOf(wgsl`start`)} - start) * ${kvHeads} + kv_head;`;
-  return { begin, ofBlock, vectorOf: apart, whole: true };
+  return { begin: prepare, ofBlock, vectorOf: apart, whole: true };
 }

@@ -20,9 +20,11 @@ import {
 import {
   attentionMerge,
   attentionParts,
+  attentionResult,
 } from "../../kernels/attention_split.ts";
 import { localBound } from "../../sharding/lengths.ts";
-import type { Size } from "../../../spec/size.ts";
+import type { Grid } from "../../../spec/kernel/make.ts";
+import { groupSizeOf, type RankSet } from "../../../spec/mesh.ts";
 import { rowsGrid } from "../../kernels/rows.ts";
 import {
   scoreKeys,
@@ -33,10 +35,15 @@ import {
   addLaunch,
   addScratch,
   amendBuffer,
+  fixedProduct,
   type Lowering,
+  partIndex,
+  PARTS,
   sizeOf,
 } from "./context.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
+import { countedAxis } from "./gather.ts";
+import { addReceived, addSend } from "./send.ts";
 import { storageFor } from "./storage.ts";
 import { tokenCount } from "./tokens.ts";
 
@@ -134,72 +141,177 @@ export function lowerAttention(
     pages: pages && [pages, pages.axes],
   });
   const { buffer: y } = storageFor(lowering, node);
-  const tokens = sizeOf(lowering, [token]);
   const operands = { ...caches, ...bindings };
-  if (splitTokens === 0) {
-    addLaunch(lowering, node, attention(options), {
-      bindings: { ...operands, y },
-      workgroups: attentionGrid(options, tokens),
-    });
+  if (isSharded(lowering, node)) {
+    lowerShards(lowering, node, { options, splitTokens, operands, y });
     return;
   }
-  const max = Math.max(...localBound(lowering.placed, token));
-  const isFixed = typeof tokens === "number";
-  lowerSplit(lowering, node, {
-    options,
-    max: Math.min(max, splitTokens),
-    tokens: isFixed || max <= splitTokens
-      ? tokens
-      : { upTo: [tokens, splitTokens, tokens] },
-    bindings: { ...operands, y },
-  });
-  // Tokens that there cannot be have no launch.
-  if (max <= splitTokens) return;
-  amendBuffer(lowering, y, { writers: 2 });
-  addLaunch(lowering, node, attention(options), {
-    bindings: { ...operands, y },
-    workgroups: attentionGrid(options, {
-      above: [tokens, splitTokens, tokens],
-    }),
-  });
+  const split = splitTokens > 0
+    ? addParts(lowering, node, { options, splitTokens, operands })
+    : undefined;
+  addSums(lowering, node, { options, split, operands: { ...operands, y } }, y);
 }
 
-/** Attention split over blocks of keys, whose sums a second launch merges. */
-function lowerSplit(
+/** An attention and the buffers of its operands, by binding. */
+interface Attended {
+  readonly options: AttentionOptions;
+  readonly operands: { readonly [binding: string]: string };
+}
+
+/** Sums of blocks of keys, if tokens are few. */
+interface SplitKeys {
+  readonly bindings: { readonly tops: string; readonly sums: string };
+  readonly grid: Grid;
+  /** Number of tokens above which keys are not split. Undefined: there are never more. */
+  readonly upTo: number | undefined;
+}
+
+/** Launches the sums of each block of keys. */
+function addParts(
   lowering: Lowering,
   node: NodeOf<"attention">,
-  { options, max, tokens, bindings }: {
-    readonly options: AttentionOptions;
-    /** Maximum number of tokens. */
-    readonly max: number;
-    readonly tokens: Size;
-    readonly bindings: { readonly [binding: string]: string };
+  { options, splitTokens, operands }: Attended & {
+    readonly splitTokens: number;
   },
-): void {
-  const { head, valueDim } = node.params;
+): SplitKeys {
+  const { token, head, valueDim } = node.params;
+  const tokens = sizeOf(lowering, [token]);
+  const max = Math.max(...localBound(lowering.placed, token));
+  const isFixed = typeof tokens === "number";
+  const grids = splitGrids(
+    options,
+    isFixed || max <= splitTokens
+      ? tokens
+      : { upTo: [tokens, splitTokens, tokens] },
+  );
   const blocks = [
-    { axis: "split token", size: max },
+    { axis: "split token", size: Math.min(max, splitTokens) },
     head,
     { axis: "key block", size: keyBlocks(options) },
   ];
-  const parts = {
+  const bindings = {
     tops: addScratch(lowering, "tops", "f32", [
       ...blocks,
       { axis: "top, sum", size: 2 },
     ]),
     sums: addScratch(lowering, "sums", "f32", [...blocks, valueDim]),
   };
-  const grids = splitGrids(options, tokens);
-  const kernels = [
-    [attentionParts(options, splitTile(options)), grids.parts],
-    [attentionMerge(options), grids.merge],
-  ] as const;
-  for (const [kernel, workgroups] of kernels) {
-    addLaunch(lowering, node, kernel, {
-      bindings: { ...bindings, ...parts },
-      workgroups,
+  addLaunch(lowering, node, attentionParts(options, splitTile(options)), {
+    bindings: { ...operands, ...bindings },
+    workgroups: grids.parts,
+  });
+  const upTo = max <= splitTokens ? undefined : splitTokens;
+  return { bindings, grid: grids.merge, upTo };
+}
+
+/** Launches the merge of split keys, and for more tokens, or without a split, attention in one launch. */
+function addSums(
+  lowering: Lowering,
+  node: NodeOf<"attention">,
+  { options, split, operands }: Attended & {
+    readonly split: SplitKeys | undefined;
+  },
+  result: string,
+): void {
+  const tokens = sizeOf(lowering, [node.params.token]);
+  if (split) {
+    addLaunch(lowering, node, attentionMerge(options), {
+      bindings: { ...operands, ...split.bindings },
+      workgroups: split.grid,
+    });
+    // Tokens that there cannot be have no launch.
+    if (split.upTo === undefined) return;
+    amendBuffer(lowering, result, { writers: 2 });
+  }
+  addLaunch(lowering, node, attention(options), {
+    bindings: operands,
+    workgroups: attentionGrid(
+      options,
+      split ? { above: [tokens, split.upTo!, tokens] } : tokens,
+    ),
+  });
+}
+
+/** Whether ranks share the positions of a sequence. */
+function isSharded(
+  { placed }: Lowering,
+  { params }: NodeOf<"attention">,
+): boolean {
+  return placed.axes[params.context]!.over.length > 0;
+}
+
+/**
+ * Attention of all tokens on each rank to the keys on that rank. The running sums are sent from rank to rank, so that
+ * blocks of keys are merged in order. The last rank sends the sums of all keys to the others.
+ */
+function lowerShards(
+  lowering: Lowering,
+  node: NodeOf<"attention">,
+  { options: of, splitTokens, operands, y }: Attended & {
+    readonly splitTokens: number;
+    readonly y: string;
+  },
+): void {
+  const { progress, placed } = lowering;
+  const { context, token, head, valueDim } = node.params;
+  const { over } = placed.axes[context]!;
+  const last = groupSizeOf(placed.mesh, over) - 1;
+  const { ranks } = progress;
+  const at = (...coordinates: number[]): RankSet => ({
+    ...ranks === "all" ? {} : ranks,
+    [over[0]!]: coordinates,
+  });
+  const width = placed.axes[valueDim]!.size + 2;
+  const sumsAfter = addScratch(lowering, "running sums", "f32", [
+    token,
+    head,
+    { axis: "values, top, sum", size: width },
+  ]);
+  const sumsBefore = addReceived(lowering, "previous sums", sumsAfter);
+  const total = addReceived(lowering, "total sums", sumsAfter);
+  const rows = countedAxis(lowering, node);
+  const fixed = rows === undefined ? [token, head] : [head];
+  const send = (from: number, to: number, into: string) =>
+    addSend(lowering, node, {
+      ranks: at(...[from, to].sort((a, b) => a - b)),
+      over,
+      stages: [from, to],
+      from: sumsAfter,
+      to: into,
+      bytes: 4 * width * fixedProduct(lowering, node, fixed),
+      rows,
+    });
+  const start = partIndex(lowering, context, "start");
+  const optionsOf = (rank: number): AttentionOptions => ({
+    ...of,
+    shard: { start, continues: rank > 0 },
+  });
+  const buffers = { ...operands, parts: PARTS, sumsBefore, sumsAfter };
+  const split = splitTokens > 0
+    ? addParts(lowering, node, {
+      options: optionsOf(0),
+      splitTokens,
+      operands: buffers,
+    })
+    : undefined;
+  for (let rank = 0; rank <= last; rank++) {
+    progress.ranks = at(rank);
+    const options = optionsOf(rank);
+    addSums(lowering, node, { options, split, operands: buffers }, sumsAfter);
+    if (rank < last) send(rank, rank + 1, sumsBefore);
+  }
+  for (let rank = 0; rank < last; rank++) send(last, rank, total);
+  const others = Array.from({ length: last }, (_, rank) => rank);
+  for (
+    const [coordinates, sums] of [[others, total], [[last], sumsAfter]] as const
+  ) {
+    progress.ranks = at(...coordinates);
+    addLaunch(lowering, node, attentionResult(of), {
+      bindings: { sumsAfter: sums, y },
+      workgroups: elementwiseGrid(sizeOf(lowering, [token, head, valueDim])),
     });
   }
+  progress.ranks = ranks;
 }
 
 /** The axes of a cache with its heads, if any, last. */

@@ -179,10 +179,19 @@ export function partOf(
   axis: string,
   what: "length" | "start",
 ): Expr {
-  const { draft } = scope.lowering;
-  draft.parts ??= addParts(scope.lowering);
-  const slot = draft.parts.get(axis)! + (what === "length" ? 0 : 1);
+  const slot = partIndex(scope.lowering, axis, what);
   return load(scope.read(PARTS), u32(slot), "u32");
+}
+
+/** The index of a length or first item in the buffer of parts. */
+export function partIndex(
+  lowering: Lowering,
+  axis: string,
+  what: "length" | "start",
+): number {
+  const { draft } = lowering;
+  draft.parts ??= addParts(lowering);
+  return draft.parts.get(axis)! + (what === "length" ? 0 : 1);
 }
 
 /** Adds the buffer of parts. Returns the index of each sharded axis in it. */
@@ -383,7 +392,7 @@ export function ranksOf(
   const axis = stageAxis(mesh)?.name;
   return axis === undefined || at === undefined
     ? "all"
-    : { axis, at: [...at].sort((a, b) => a - b) };
+    : { [axis]: [...at].sort((a, b) => a - b) };
 }
 
 /** Label, span and part of a step. */

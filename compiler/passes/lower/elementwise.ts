@@ -27,7 +27,7 @@ import {
 import { computeValue, emitValue, indexIn, storeTo } from "./emit.ts";
 import { indexGrid, indexSpaceOf, writeAll } from "./index_space.ts";
 import { KernelScope } from "./scope.ts";
-import { cacheIndex, targetStorage } from "./epilogue.ts";
+import { targetStorage, writeCache } from "./epilogue.ts";
 import { isPlain, markUnreduced, storageFor } from "./storage.ts";
 
 /** Stores a node that is an expression over stored values. */
@@ -53,17 +53,12 @@ export function lowerCacheWrite(
   if (isHalf(dtype)) return writeHalves(scope, node, { ...storage, dtype });
   writeAll(scope, node, value.axes, (at) => {
     const stored = () =>
-      storeTo(
-        scope,
-        storage,
-        cacheIndex(scope, node, at),
-        emitValue(scope, value, at),
-      );
-    if (!node.params.sparse) return [stored()];
+      writeCache(scope, node, at, (cell) => [
+        storeTo(scope, storage, cell, emitValue(scope, value, at)),
+      ]);
+    if (!node.params.sparse) return stored();
     const position = emitValue(scope, node.inputs[3]!, at);
-    return [
-      if_(binary("ge", position, i32(0)), scope.block(() => [stored()])),
-    ];
+    return [if_(binary("ge", position, i32(0)), scope.block(stored))];
   });
 }
 
@@ -88,9 +83,10 @@ function writeHalves(
           bitsAt(space.at(index))
         );
         const both = binary("or", low!, binary("shl", high!, u32(16)));
-        const there = cacheIndex(scope, node, space.at(first));
-        const index = div(indexIn(scope, storage, there), u32(2));
-        return [store(scope.write(storage.buffer), index, both)];
+        return writeCache(scope, node, space.at(first), (cell) => {
+          const index = div(indexIn(scope, storage, cell), u32(2));
+          return [store(scope.write(storage.buffer), index, both)];
+        });
       }),
   });
   scope.launch(node, kernel, indexGrid(space, 2));

@@ -1,6 +1,14 @@
 /** Epilogues: the elementwise ops that a kernel applies to its result before the store. */
 
-import { convert, div, rem } from "../../../spec/kernel/build.ts";
+import {
+  binary,
+  convert,
+  div,
+  if_,
+  mul,
+  rem,
+  sub,
+} from "../../../spec/kernel/build.ts";
 import type { Expr, Kernel, Stmt } from "../../../spec/kernel/tree.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { type At, atFlat, atJoined, flatIndex } from "./indices.ts";
@@ -9,6 +17,7 @@ import {
   lengthOf,
   type Lowering,
   MAIN,
+  partOf,
   type Storage,
 } from "./context.ts";
 import { computeValue, emitValue, finish, storeTo } from "./emit.ts";
@@ -85,33 +94,54 @@ export function writeTarget(
     const there = splitAt(scope, at, { from: roots[0]!, to: written });
     const valueOf = cached || known.has(node) ? emitValue : computeValue;
     const value = valueOf(scope, written, there, known);
-    const cell = cached ? cacheIndex(scope, node, there) : there;
-    return [storeTo(scope, storage, cell, value)];
+    return cached
+      ? writeCache(scope, node, there, (cell) => [
+        storeTo(scope, storage, cell, value),
+      ])
+      : [storeTo(scope, storage, there, value)];
   });
 }
 
-/** The cache location of a value: the sequence and position of its token, or the page that contains it. */
-export function cacheIndex(
+/**
+ * Statements that write the value of a token into its cache: at its sequence and position, or in the page that contains
+ * it. `write` creates them for that location. Positions on other ranks are skipped.
+ */
+export function writeCache(
   scope: KernelScope,
   node: NodeOf<"cacheWrite">,
   at: At,
-): At {
+  write: (cell: At) => Stmt[],
+): Stmt[] {
   const [state, , sequence, position, pages] = node.inputs as [
     ...[Node, Node, Node, Node, Node?],
   ];
   const [outer, inner] = state.axes as [string, string];
   const index = (of: Node, at: At) => convert("u32", emitValue(scope, of, at));
-  const cell = [sequence, position].map((of) => index(of, at));
-  if (pages) {
-    const [s, p] = cell.map((index) => scope.bindValue(index));
-    const within = lengthOf(scope, inner);
-    const [sequenceAxis, blockAxis] = pages.axes as [string, string];
-    const block = { [sequenceAxis]: s!, [blockAxis]: div(p!, within) };
-    cell[0] = index(pages, { get: (axis) => block[axis]! });
-    cell[1] = rem(p!, within);
-  }
-  const indices = { [outer]: cell[0], [inner]: cell[1] };
-  return { get: (axis) => indices[axis] ?? at.get(axis) };
+  const within = lengthOf(scope, inner);
+  // The axis of positions, or of pages of them.
+  const context = pages?.axes[1] ?? inner;
+  const { axes } = scope.lowering.placed;
+  const isSharded = axes[context]!.over.length > 0;
+  const [s, global] = [sequence, position].map((of) => {
+    const found = index(of, at);
+    return pages || isSharded ? scope.bindValue(found) : found;
+  }) as [Expr, Expr];
+  const held = (p: Expr) => {
+    const indices = pages
+      ? { [outer]: pageOf(pages, s, div(p, within)), [inner]: rem(p, within) }
+      : { [outer]: s, [inner]: p };
+    return write({ get: (axis) => indices[axis] ?? at.get(axis) });
+  };
+  const pageOf = ({ axes }: Node, s: Expr, b: Expr) => {
+    const block: { [axis: string]: Expr } = { [axes[0]!]: s, [axes[1]!]: b };
+    return index(pages!, { get: (axis) => block[axis]! });
+  };
+  if (!isSharded) return held(global);
+  const positions = (length: Expr) => pages ? mul(length, within) : length;
+  const first = positions(partOf(scope, context, "start"));
+  const local = scope.bindValue(sub(global, first));
+  const isHeld = binary("lt", local, positions(lengthOf(scope, context)));
+  return [if_(isHeld, scope.block(() => held(local)))];
 }
 
 /** An index of `from` in the axes of `to`, which splits the last axes of `from`. */

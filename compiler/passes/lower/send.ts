@@ -1,7 +1,8 @@
-/** Send: moves a value from the ranks of one stage to those of another. */
+/** Send: moves a value from the ranks at one coordinate of a mesh axis to those at another. */
 
 import { storedDType } from "../../../spec/dtype.ts";
 import { ModelError } from "../../../spec/errors.ts";
+import type { SendStep } from "../../../spec/plan/plan.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { planAxis } from "../../sharding/lengths.ts";
 import { assignmentBuffer } from "./assignment.ts";
@@ -27,10 +28,9 @@ export function lowerSend(lowering: Lowering, node: NodeOf<"send">): void {
   const axes = rows === undefined ? rest : [rows, ...rest];
   const from = rowMajorBuffer(lowering, x, axes);
   const dtype = storedDType(x.dtype);
-  const { bytes, axes: stored } = lowering.draft.buffers.get(from)!;
-  const to = addScratch(lowering, "sent", dtype, stored);
+  const { bytes } = lowering.draft.buffers.get(from)!;
+  const to = addReceived(lowering, "sent", from);
   markUnreduced(lowering, node, to);
-  amendBuffer(lowering, to, { sentFrom: from });
   if (rows === undefined && typeof bytes !== "number") {
     throw new ModelError(
       `Cannot send '${
@@ -39,21 +39,48 @@ export function lowerSend(lowering: Lowering, node: NodeOf<"send">): void {
       node.span,
     );
   }
-  lowering.draft.steps.push({
-    op: "send",
+  addSend(lowering, node, {
     ranks: ranksOf(placed, stages),
     over,
     stages,
     from,
     to,
-    ...rows === undefined ? { bytes: bytes as number } : {
-      bytes: 4 * fixedProduct(lowering, node, rest),
+    rows,
+    bytes: rows === undefined
+      ? bytes as number
+      : 4 * fixedProduct(lowering, node, rest),
+  });
+  lowering.values.storages.set(node, { buffer: to, dtype, axes });
+}
+
+/** A scratch buffer for a buffer of another rank. Returns its name. */
+export function addReceived(
+  lowering: Lowering,
+  base: string,
+  from: string,
+): string {
+  const { dtype, axes } = lowering.draft.buffers.get(from)!;
+  const to = addScratch(lowering, base, dtype, axes);
+  return amendBuffer(lowering, to, { sentFrom: from });
+}
+
+/** Adds a send of a buffer, or only of its rows along the dynamic axis `rows`, for a node. */
+export function addSend(
+  lowering: Lowering,
+  node: Node,
+  { rows, ...step }:
+    & Pick<SendStep, "ranks" | "over" | "stages" | "from" | "to" | "bytes">
+    & { readonly rows: string | undefined },
+): void {
+  lowering.draft.steps.push({
+    op: "send",
+    ...step,
+    ...rows === undefined ? {} : {
       rows: {
-        axis: planAxis(placed, rows),
+        axis: planAxis(lowering.placed, rows),
         counts: assignmentBuffer(lowering, rows, { holds: "counts", over: [] }),
       },
     },
     ...about(lowering, node),
   });
-  lowering.values.storages.set(node, { buffer: to, dtype, axes });
 }
