@@ -116,14 +116,17 @@ export class PageTable {
   /** Whether the ranks of a sequence have enough free pages for this many further tokens of it. */
   hasRoom(sequence: number, tokens: number): boolean {
     const { groups } = this.#shape;
-    const onRank = this.#blocksOnRank;
+    const { free: all } = this.#poolOf(sequence);
     const first = this.#sequences[sequence]!.blocks.length;
     const end = first + Math.ceil(tokens / this.size);
-    return this.#poolOf(sequence).free.every((free, rank) => {
-      const begin = Math.max(first, rank * onRank);
-      const all = Math.max(0, Math.min(end, (rank + 1) * onRank) - begin);
+    // Those after the context count for the last rank.
+    const endOf = (rank: number) =>
+      rank < all.length ? Math.min(end, rank * this.#blocksOnRank) : end;
+    return all.every((free, rank) => {
+      const needed = endOf(rank + 1) - Math.max(first, endOf(rank));
       return groups.every(({ seen }, group) =>
-        free[group]!.length >= Math.min(all, seenPages(seen, this.size) ?? all)
+        free[group]!.length >=
+          Math.min(needed, seenPages(seen, this.size) ?? needed)
       );
     });
   }

@@ -21,7 +21,7 @@ export interface SentBytes {
   gather: number;
   /** Partial sums. */
   reduce: number;
-  /** Values sent to other stages. */
+  /** Values sent to other stages, and sums of attention sent to ranks with other positions. */
   stages: number;
 }
 

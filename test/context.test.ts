@@ -1,53 +1,249 @@
-// Context parallelism: the bytes of one rank, memory and bytes as predicted, and a verifier that holds every transfer.
+// Context parallelism: the bytes of one rank, memory of a rank's positions only, and a verifier that holds every transfer.
 // needs: cpu
 import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
+import path from "node:path";
 import t from "tap";
-import { generate, runOpened, writeSafetensors } from "../engine/mod.ts";
-import { loadCheckpoint, padBatch } from "./helpers/checkpoints.ts";
-import { checkPredictions } from "./helpers/predictions.ts";
+import { type PlanOptions, runOpened } from "../engine/mod.ts";
+import { verifyPlan } from "../spec/mod.ts";
+import { onRank, type Plan, type Step } from "../spec/plan/plan.ts";
+import {
+  checkpointFolder,
+  loadCheckpoint,
+  padBatch,
+  planOn,
+  type Setup,
+} from "./helpers/checkpoints.ts";
+import {
+  integers,
+  switchyard,
+  temporaryFolder,
+  writeRaw,
+} from "./helpers/cli.ts";
+import { bytesOf } from "./helpers/run_bytes.ts";
 
-/** Prompts of these lengths. */
-function promptsOf(lengths: readonly number[]): number[][] {
-  return lengths.map((length, s) =>
-    Array.from({ length }, (_, i) => (i * i * 7 + i * 3 + s * 11) % 90)
-  );
+/** Tokens of a prompt of this length. */
+function promptOf(length: number, seed = 0): number[] {
+  return Array.from({ length }, (_, i) => (i * i * 7 + i * 3 + seed) % 90);
 }
 
-const PROMPTS = promptsOf([70, 3, 118, 40]);
+/** Prompts that end on the first, second, third and last of four ranks. */
+const PROMPTS = [3, 40, 70, 118].map((length, s) => promptOf(length, s));
 
-for (const name of ["granitemoe-8e", "gptoss-8e", "deepseekv3-16e"]) {
-  t.test(name, async (t) => {
-    const bytesOn = async (
-      mesh: string,
-      sharing: "shared" | "separate",
-      pages?: { readonly size: number; readonly count: number },
-    ) => {
-      const loaded = await loadCheckpoint(name, {
-        mesh,
-        sharing,
-        adapter: "cpu",
-        bounds: { maxContext: 128, maxTokens: 64 },
-        ...pages ? { pages } : {},
-      });
-      try {
-        const outputs = await runOpened(loaded, padBatch(PROMPTS));
-        loaded.session.reset();
-        const { sequences } = await generate(loaded.decoder, PROMPTS, {
-          maxNewTokens: 8,
-          stop: new Set(),
-        });
-        checkPredictions(t, loaded.session);
-        return createHash("sha256").update(writeSafetensors(outputs))
-          .update(JSON.stringify(sequences)).digest("hex");
-      } finally {
-        await loaded.close();
-      }
-    };
-    const wanted = await bytesOn("ep=1", "shared");
-    t.equal(await bytesOn("cp=2", "shared"), wanted, "cp=2");
-    t.equal(await bytesOn("cp=4", "shared"), wanted, "cp=4");
-    const pages = { size: 16, count: 12 };
-    t.equal(await bytesOn("cp=4", "shared", pages), wanted, "pages");
-    t.equal(await bytesOn("cp=2", "separate"), wanted, "separate devices");
+const BOUNDS = { maxContext: 128, maxTokens: 64 };
+
+const FAMILIES: readonly {
+  readonly name: string;
+  readonly what: string;
+  readonly setups: readonly Setup[];
+}[] = [
+  {
+    name: "granitemoe-8e",
+    what: "grouped queries",
+    setups: [
+      { mesh: "cp=2" },
+      { mesh: "cp=4", pages: { size: 16, count: 12 } },
+      { mesh: "cp=2,ep=2", kvCacheDtype: "bf16" },
+    ],
+  },
+  {
+    name: "gptoss-8e",
+    what: "sinks and windows",
+    setups: [
+      { mesh: "cp=4", sharing: "separate" },
+      { mesh: "cp=2,tp=2", pages: { size: 32, count: 8 } },
+      { mesh: "pp=2,cp=2" },
+    ],
+  },
+  {
+    name: "deepseekv3-16e",
+    what: "latent attention",
+    setups: [{ mesh: "cp=4" }, { mesh: "dp=2,cp=2" }],
+  },
+  {
+    name: "qwen3next-16e",
+    what: "recurrent layers",
+    setups: [{ mesh: "cp=4" }],
+  },
+];
+
+for (const { name, what, setups } of FAMILIES) {
+  t.test(`${name} with ${what}`, async (t) => {
+    const bytesOn = (setup: Setup) =>
+      bytesOf(t, name, { bounds: BOUNDS, ...setup }, PROMPTS);
+    const one = await bytesOn({ mesh: "ep=1" });
+    for (const setup of setups) {
+      const { mesh, pages, sharing, kvCacheDtype } = setup;
+      const wanted = kvCacheDtype
+        ? await bytesOn({ mesh: "ep=1", kvCacheDtype })
+        : one;
+      t.equal(
+        await bytesOn(setup),
+        wanted,
+        `${mesh} ${sharing ?? ""} ${pages ? "in pages" : ""}`,
+      );
+    }
   });
 }
+
+function planOf(
+  name: string,
+  mesh: string,
+  options: PlanOptions = {},
+): Promise<Plan> {
+  return planOn(name, mesh, { bounds: BOUNDS, ...options });
+}
+
+t.test("a context that one rank rejects", async (t) => {
+  const folder = temporaryFolder(t);
+  const model = checkpointFolder("granitemoe-8e");
+  const file = (name: string) => path.join(folder, name);
+  // The third of four ranks has the last token.
+  await writeRaw(file("ids"), {
+    input_ids: integers([1, 2100], promptOf(2100)),
+  });
+  const bounds = [
+    "--max-context",
+    "4096",
+    "--max-sequences",
+    "1",
+    "--max-tokens",
+    "256",
+  ];
+  const planOn = async (mesh: string) =>
+    await switchyard([
+      ...["plan", model, "--mesh", mesh, ...bounds],
+      ...["--limits", `maxBufferSize=${300 * 2 ** 10}`],
+      ...["--out", file(`${mesh}.json`)],
+    ]);
+  const run = async (what: string, more: readonly string[]) => {
+    const { code, err } = await switchyard([
+      ...["run", what, "--inputs", file("ids"), "--outputs", file("out")],
+      ...["--adapter", "cpu", ...more],
+    ]);
+    t.equal(code, 0, err);
+    return createHash("sha256").update(readFileSync(file("out"))).digest("hex");
+  };
+  const rejected = await planOn("ep=1");
+  t.equal(rejected.code, 3, rejected.err);
+  t.match(rejected.out, /maxBufferSize/);
+  const wanted = await run(model, ["--mesh", "ep=1", ...bounds]);
+  for (const mesh of ["cp=2", "cp=4"]) {
+    const { code, out, err } = await planOn(mesh);
+    t.equal(code, 0, out + err);
+    t.equal(
+      await run(file(`${mesh}.json`), ["--weights", model]),
+      wanted,
+      mesh,
+    );
+  }
+});
+
+t.test("a rank has the caches of its positions, and sends its sums", async (t) => {
+  const one = await planOf("granitemoe-8e", "ep=1");
+  for (const n of [2, 4]) {
+    const plan = await planOf("granitemoe-8e", `cp=${n}`);
+    for (const [name, { kind, bytes }] of Object.entries(one.buffers)) {
+      if (kind !== "state") continue;
+      t.equal(plan.buffers[name]!.bytes, onRank(bytes, 0) / n, name);
+    }
+    const { axes } = plan;
+    const loaded = await loadCheckpoint("granitemoe-8e", {
+      mesh: `cp=${n}`,
+      adapter: "cpu",
+      bounds: BOUNDS,
+    });
+    const tokens = PROMPTS.flat().length;
+    await runOpened(loaded, padBatch(PROMPTS));
+    const sent = loaded.session.statistics().ranks
+      .map(({ sentBytes }) => sentBytes.stages.actual);
+    await loaded.close();
+    // Each rank sends the running maximum and sums to the next one, and the last one to all others.
+    const each = 3 * tokens * 4 * axes["head"]!.size *
+      (axes["headDim"]!.size + 2);
+    t.strictSame(
+      sent,
+      sent.map((_, rank) => each * (rank < n - 1 ? 1 : n - 1)),
+      `cp=${n}`,
+    );
+  }
+});
+
+t.test("positions that cannot be sharded are rejected", async (t) => {
+  const cases = [
+    [
+      "granitemoe-8e",
+      { bounds: { maxContext: 100 } },
+      /Cannot shard axis 'context' over 'cp': its 100 positions are not divisible into blocks of 32 keys for 2 ranks. Use a multiple of 64, such as 128/,
+    ],
+    [
+      "granitemoe-8e",
+      { pages: { size: 24, count: 6 } },
+      /a rank has 64 positions of a sequence, which pages of 24 do not divide/,
+    ],
+    [
+      "deepseekv32-16e",
+      {},
+      /Cannot shard axis 'context' over 'cp': the model selects keys among all positions of a sequence/,
+    ],
+  ] as const;
+  for (const [name, options, message] of cases) {
+    await t.rejects(planOf(name, "cp=2", options), { message });
+  }
+});
+
+t.test("a plan without, with twice or with swapped transfers", async (t) => {
+  const plan = await planOf("gptoss-8e", "cp=4");
+  t.strictSame(verifyPlan(plan), []);
+  const all = plan.programs[0]!.steps;
+  const sends = all.flatMap(({ op }, i) => op === "send" ? i : []);
+  t.equal(sends.length, 4 * 6);
+  const rejected = (what: string, change: (steps: Step[]) => void) => {
+    const programs = structuredClone(plan.programs);
+    change(programs[0]!.steps as Step[]);
+    t.not(verifyPlan({ ...plan, programs }).length, 0, what);
+  };
+  // The transfers of one layer.
+  for (const [n, at] of sends.slice(0, 6).entries()) {
+    rejected(`transfer ${n} dropped`, (steps) => steps.splice(at, 1));
+    rejected(
+      `transfer ${n} twice`,
+      (steps) => steps.splice(at, 0, structuredClone(steps[at]!)),
+    );
+    rejected(`transfer ${n} backwards`, (steps) => {
+      const step = steps[at] as unknown as { stages: number[] };
+      step.stages.reverse();
+    });
+    rejected(`transfer ${n} before its value`, (steps) => {
+      const [step] = steps.splice(at, 1);
+      steps.splice(sends[0]! - 1, 0, step!);
+    });
+    rejected(`transfer ${n} to another buffer`, (steps) => {
+      const other = steps[sends[n < 3 ? 3 : 0]!] as { to: string };
+      (steps[at] as unknown as { to: string }).to = other.to;
+    });
+  }
+  const attends = all.flatMap((step, i) =>
+    i < sends[5]! && step.op === "launch" && step.ranks !== "all" ? i : []
+  );
+  t.equal(attends.length, 4);
+  for (const [rank, at] of attends.entries()) {
+    rejected(
+      `attention on rank ${rank} dropped`,
+      (steps) => steps.splice(at, 1),
+    );
+    rejected(`attention on rank ${rank} on the next`, (steps) => {
+      const other = steps[attends[(rank + 1) % 4]!]!;
+      (steps[at] as unknown as { ranks: unknown }).ranks = other.ranks;
+    });
+    if (rank === 0) continue;
+    rejected(`attention on rank ${rank} without earlier sums`, (steps) => {
+      const [of, first] = [steps[at], steps[attends[0]!]] as unknown as {
+        kernel: string;
+        bindings: object;
+      }[];
+      of!.kernel = first!.kernel;
+      of!.bindings = first!.bindings;
+    });
+  }
+});

@@ -35,8 +35,12 @@ t.test("mesh axes without a default placement are refused, with a suggestion", a
     [...plan, "pp=2,ep=4"],
     "Cannot place 0 layers on 2 stages: a stage would have none. Number the blocks of layers, such as layers.0, or leave pp out",
   );
+  await refused(
+    [...plan, "cp=4"],
+    "Cannot use mesh axis 'cp': the model has no attention over a cache whose positions it could shard. Remove it from the mesh",
+  );
   const unknown = (name: string, remedy: string) =>
-    `Cannot use mesh axis '${name}': only dp, ep, tp and pp have a default placement. ${remedy}, or name the tensor axes to shard over it with --place, for example --place expert=${name},token=${name}`;
+    `Cannot use mesh axis '${name}': only dp, ep, tp, cp and pp have a default placement. ${remedy}, or name the tensor axes to shard over it with --place, for example --place expert=${name},token=${name}`;
   await refused([...plan, "pe=4"], unknown("pe", "Write ep=4"));
   await refused([...plan, "data=2"], unknown("data", "Write dp=2"));
   await refused([...plan, "rows=2"], unknown("rows", "Use one of them"));

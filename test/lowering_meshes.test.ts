@@ -274,6 +274,19 @@ for (const dtype of ["f32", "f16"] as const) {
     ],
   };
   const overKeys: CompileOptions = { tuning: { splitKeys: 2 } };
+  // Eight blocks on each of two ranks.
+  holds(`attention to keys of two ranks, ${dtype}`, {
+    ...of,
+    model: attending(upTo(40), dtype, 512),
+    calls: [
+      ...of.calls!,
+      { x: waves(8 * 3), sequence: [1, 1, 0], position: [44, 255, 256] },
+      { x: waves(8), sequence: [1], position: [300] },
+    ],
+  }, [
+    { ...overKeys, mesh: { cp: 2 }, place: { context: "cp" } },
+    { mesh: { cp: 2 }, place: { context: "cp" } },
+  ]);
   holds(`attention split over keys, ${dtype}`, of, [
     overKeys,
     ...dtype === "f32"

@@ -1,6 +1,5 @@
 // Pipeline stages: the bytes of one rank, memory of a rank's stage only, and a verifier that holds every transfer.
 // needs: cpu
-import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import t, { type Test } from "tap";
 import {
@@ -15,13 +14,9 @@ import {
   upTo,
 } from "../compiler/mod.ts";
 import {
-  generate,
   loadTarget,
-  planTarget,
-  runOpened,
   trainCheckpoint,
   type TrainOptions,
-  writeSafetensors,
 } from "../engine/mod.ts";
 import { search } from "../engine/planner/search/mod.ts";
 import { simulate } from "../engine/planner/simulate/mod.ts";
@@ -36,12 +31,10 @@ import { temporaryFolder } from "./helpers/cli.ts";
 import {
   checkpointFolder,
   files,
-  loadCheckpoint,
-  meshOf,
-  padBatch,
+  planOn,
   readReference,
 } from "./helpers/checkpoints.ts";
-import { checkPredictions } from "./helpers/predictions.ts";
+import { bytesOf } from "./helpers/run_bytes.ts";
 import { repositoryFile } from "./helpers/sessions.ts";
 import { readOnDisk, tinyModel, tinyOptions } from "./helpers/tiny_training.ts";
 
@@ -67,26 +60,8 @@ for (const { name, what, ...family } of FAMILIES) {
     for (let i = 0; `p${i}.input_ids` in reference; i++) {
       prompts.push([...reference[`p${i}.input_ids`]!.data]);
     }
-    const bytesOn = async (mesh: string, sharing: "shared" | "separate") => {
-      const loaded = await loadCheckpoint(name, {
-        mesh,
-        sharing,
-        adapter: "cpu",
-      });
-      try {
-        const outputs = await runOpened(loaded, padBatch(prompts));
-        loaded.session.reset();
-        const { sequences } = await generate(loaded.decoder, prompts, {
-          maxNewTokens: 4,
-          stop: new Set(),
-        });
-        checkPredictions(t, loaded.session);
-        return createHash("sha256").update(writeSafetensors(outputs))
-          .update(JSON.stringify(sequences)).digest("hex");
-      } finally {
-        await loaded.close();
-      }
-    };
+    const bytesOn = (mesh: string, sharing: "shared" | "separate") =>
+      bytesOf(t, name, { mesh, sharing }, prompts);
     const wanted = await bytesOn("ep=1", "shared");
     for (const mesh of [...MESHES, ...family.more ?? []]) {
       t.equal(await bytesOn(mesh, "shared"), wanted, mesh);
@@ -95,16 +70,8 @@ for (const { name, what, ...family } of FAMILIES) {
   });
 }
 
-async function planOf(
-  name: string,
-  mesh: string,
-  stages?: string,
-): Promise<Plan> {
-  const target = await loadTarget(checkpointFolder(name), files);
-  return await planTarget(target, files, {
-    mesh: meshOf(mesh),
-    ...stages === undefined ? {} : { stages },
-  });
+function planOf(name: string, mesh: string, stages?: string): Promise<Plan> {
+  return planOn(name, mesh, stages === undefined ? {} : { stages });
 }
 
 t.test("a rank has the weights and caches of its stage", async (t) => {

@@ -247,7 +247,9 @@ for (const axis of ["context", "dim"]) {
     `attention whose '${axis}' is sharded`,
     block(4, 2),
     { mesh: { ep: 2 }, place: { [axis]: "ep" } },
-    `Cannot shard axis '${axis}' over 'ep': caches have all of it on every rank. Leave it out of the placement`,
+    axis === "context"
+      ? "Cannot shard axis 'context' over 'ep': its 8 positions are not divisible into blocks of 32 keys for 2 ranks. Use a multiple of 64, such as 64 (--max-context)"
+      : "Cannot shard axis 'dim' over 'ep': caches have all of it on every rank. Leave it out of the placement",
   );
 }
 

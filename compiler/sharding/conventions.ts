@@ -12,11 +12,12 @@ import {
 import { adaptedParameter } from "../graph/adapters.ts";
 import { type Graph, isRouting, type Node } from "../graph/graph.ts";
 import { dispatchedNodes } from "../graph/dispatched_nodes.ts";
+import { PlacementError } from "../../spec/errors.ts";
 import type { Request } from "./placement.ts";
 
 /**
  * The default placement of the axes of a graph. An axis is sharded only if its size is divisible, except for tokens and
- * experts.
+ * experts. Throws PlacementError.
  */
 export function conventionalPlacement(
   graph: Graph,
@@ -29,6 +30,14 @@ export function conventionalPlacement(
       meshRoles(name).includes(role) ? [name] : []
     );
     if (over.length === 0) continue;
+    const unused = role === "context" && axes.length === 0;
+    if (unused && groupSizeOf(mesh, over) > 1) {
+      throw new PlacementError(
+        `Cannot use mesh axis '${
+          over[0]
+        }': the model has no attention over a cache whose positions it could shard. Remove it from the mesh`,
+      );
+    }
     for (const axis of axes) {
       // A vocabulary may have any size, and replicating it costs little.
       if (role === "vocabulary" && !divides(graph, mesh, axis, over)) continue;

@@ -112,11 +112,11 @@ export interface PlanBuffer {
    * steps that read it. Other programs do not write it.
    */
   readonly written?: { readonly [program: string]: WriteOrder };
-  /** The buffer of another stage whose value it receives. */
+  /** The buffer of another rank whose value it receives. */
   readonly sentFrom?: Name;
   /**
    * Bytes on each rank: the product of sizes (with padding) times the element size, rounded up to 4, at least 4. 0 on
-   * ranks without the buffer: those of stages that do not use it.
+   * ranks without the buffer, such as those of stages that do not use it.
    */
   readonly bytes: PerRank;
   /** Index into `plan.allocations`. */
@@ -252,7 +252,7 @@ export interface AllGatherStep extends StepBase {
 /**
  * Sends `from` (`bytes` bytes) of each rank at coordinate `stages[0]` of the mesh axis `over` to `to` of the rank at
  * `stages[1]` with the same other coordinates. With `rows`, as in an allGather, `bytes` is per row. `to` has the value
- * of `from` (`sentFrom`), and both exist only on their stages.
+ * of `from` (`sentFrom`).
  */
 export interface SendStep extends StepBase {
   readonly op: "send";

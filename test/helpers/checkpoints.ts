@@ -12,10 +12,12 @@ import {
   type Opened,
   openTarget,
   type PlanOptions,
+  planTarget,
   readTensors,
   type Tensors,
 } from "../../engine/mod.ts";
 import type { MeshSizes } from "../../spec/mesh.ts";
+import type { Plan } from "../../spec/plan/plan.ts";
 
 /** Files of this machine. */
 export const files = nodeFiles();
@@ -82,6 +84,16 @@ export async function loadCheckpoint(
   });
   const decoder = new Decoder(opened.session, decoderShape(opened.plan)!);
   return { ...opened, decoder };
+}
+
+/** The plan of a checkpoint on a mesh. */
+export async function planOn(
+  name: string,
+  mesh: string,
+  options: PlanOptions = {},
+): Promise<Plan> {
+  const target = await loadTarget(checkpointFolder(name), files);
+  return await planTarget(target, files, { mesh: meshOf(mesh), ...options });
 }
 
 /** Prompts as a right-padded batch, as `run` takes it. */

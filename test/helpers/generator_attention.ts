@@ -4,6 +4,7 @@ import { attention } from "../../compiler/kernels/attention.ts";
 import {
   attentionMerge,
   attentionParts,
+  attentionResult,
 } from "../../compiler/kernels/attention_split.ts";
 import { attentionGrid } from "../../compiler/tuning/mod.ts";
 import {
@@ -155,6 +156,34 @@ export function* ofAttention(): Generator<Launch> {
         stores: { y: batch.length * heads * valueDim },
       };
     }
+  }
+  yield* onRanks();
+}
+
+/** Attention to the keys of one of the ranks that share positions. */
+function* onRanks(): Generator<Launch> {
+  let c = 0;
+  for (const { options, positions } of splits()) {
+    const { heads, kvHeads, dim, valueDim = dim, context, shard } = options;
+    if (!shard || dim > 3 && positions.length < 3) continue;
+    const tiled = { ...options, queries: [1, 4, 6][c++ % 3]! };
+    const paged = c % 2 > 0 ? { pages: { size: KEY_BLOCK } } : {};
+    yield {
+      kernel: attention({ ...tiled, ...paged }),
+      grid: attentionGrid(tiled, positions.length),
+      reads: {
+        q: waves(positions.length * heads * dim),
+        keys: waves(context * kvHeads * dim),
+        values: waves(context * kvHeads * valueDim),
+        pages: [2, 0, 1],
+        sinks: waves(heads),
+        sequence: positions.map(() => 0),
+        position: positions,
+        lengths: [positions.length],
+        ...shardReads(options, positions.length),
+      },
+      stores: resultsOf(options, positions.length),
+    };
   }
 }
 
@@ -308,6 +337,30 @@ export function* ofSelectKeys(): Generator<Launch> {
   }
 }
 
+/** The first of ranks that share positions, and a later one. */
+const [FIRST, LATER] = [
+  { start: 1, continues: false },
+  { start: 1, continues: true },
+] as const;
+
+/** The first positions of a rank, and the sums of earlier ones. */
+function shardReads(
+  { heads, dim, valueDim = dim }: AttentionOptions,
+  tokens: number,
+): Launch["reads"] {
+  return { parts: [0, 32], sumsBefore: waves(tokens * heads * (valueDim + 2)) };
+}
+
+/** The results of some tokens, or the sums if ranks share positions. */
+function resultsOf(
+  { heads, dim, valueDim = dim, shard }: AttentionOptions,
+  tokens: number,
+): Launch["stores"] {
+  return shard
+    ? { sumsAfter: tokens * heads * (valueDim + 2) }
+    : { y: tokens * heads * valueDim };
+}
+
 /** Attention of some tokens to a cache of three blocks of keys, with the blocks that each token sees. */
 function* splits(): Generator<{
   readonly options: AttentionOptions;
@@ -315,12 +368,21 @@ function* splits(): Generator<{
   /** Indices [token, head, block] of the blocks that tokens see. */
   readonly seen: readonly number[];
 }> {
-  const context = 70;
-  for (const positions of [[], [0], [69], [31, 32, 33], [63, 64, 1]]) {
+  const rankOf = [[0, 70, undefined], [32, 96, FIRST], [
+    32,
+    96,
+    LATER,
+  ]] as const;
+  const all = [[], [0], [69], [31, 32, 33], [63, 64, 1]];
+  for (const [n, local] of all.entries()) {
     for (
       const { heads: [heads, kvHeads], dims: [dim, valueDim], sees, ...o }
         of product(ATTENTION)
     ) {
+      // All forms of a rank over the variants; the last token sees no key of a later rank.
+      const [begin, context, shard] =
+        rankOf[(n + heads + dim + (sees.window ?? 0) + Number(o.sinks)) % 3]!;
+      const positions = local.map((p) => p === 1 ? p : p + begin);
       // Entries are not split, and their selection is not.
       if (o.entries || o.listed || o.shared && valueDim > dim) continue;
       const options = {
@@ -335,6 +397,7 @@ function* splits(): Generator<{
         context,
         scale: 0.5,
         tokens: lengthAt(0),
+        ...shard ? { shard } : {},
       };
       const blocks = keyBlocks(options);
       const seen = positions.flatMap((position, token) => {
@@ -349,8 +412,8 @@ function* splits(): Generator<{
           (_, head) =>
             Array.from({ length: blocks }, (_, block) => block)
               .filter((block) =>
-                block * KEY_BLOCK <= position &&
-                (block + 1) * KEY_BLOCK > first
+                begin + block * KEY_BLOCK <= position &&
+                begin + (block + 1) * KEY_BLOCK > first
               )
               .map((block) => (token * heads + head) * blocks + block),
         ).flat();
@@ -380,6 +443,7 @@ export function* ofAttentionParts(): Generator<Launch> {
         sequence: positions.map(() => 0),
         position: positions,
         lengths: [positions.length],
+        ...shardReads(options, positions.length),
       },
       stores: {
         tops: elementsOf(seen, 2),
@@ -392,7 +456,8 @@ export function* ofAttentionParts(): Generator<Launch> {
 export function* ofAttentionMerge(): Generator<Launch> {
   for (const { options, positions, seen } of splits()) {
     const { heads, dim, valueDim = dim } = options;
-    const rows = positions.length * heads * keyBlocks(options);
+    const tokens = positions.length;
+    const rows = tokens * heads * keyBlocks(options);
     const written = (width: number) => {
       const x = new Array<number>(rows * width).fill(NaN);
       for (const i of elementsOf(seen, width)) x[i] = Math.sin(i);
@@ -406,9 +471,25 @@ export function* ofAttentionMerge(): Generator<Launch> {
         sums: written(valueDim),
         position: positions,
         sinks: waves(heads),
-        lengths: [positions.length],
+        lengths: [tokens],
+        ...shardReads(options, tokens),
       },
-      stores: { y: positions.length * heads * valueDim },
+      stores: resultsOf(options, tokens),
+    };
+  }
+}
+
+export function* ofAttentionResult(): Generator<Launch> {
+  for (const { options, positions: { length } } of splits()) {
+    const { heads, dim, valueDim = dim } = options;
+    yield {
+      kernel: attentionResult(options),
+      grid: elementwiseGrid(length * heads * valueDim),
+      reads: {
+        sumsAfter: waves(length * heads * (valueDim + 2)),
+        lengths: [length],
+      },
+      stores: { y: length * heads * valueDim },
     };
   }
 }

@@ -82,6 +82,10 @@ await writeRaw(file("ids"), {
   ),
 });
 
+await writeRaw(file("long"), {
+  input_ids: integers([1, 250], Array.from({ length: 250 }, (_, i) => i % 90)),
+});
+
 await writeRaw(file("whole.in"), {
   x: floats([11, 8], 1),
   router: floats([4, 8], 1),
@@ -89,6 +93,13 @@ await writeRaw(file("whole.in"), {
 });
 
 const CASES: readonly Case[] = [
+  {
+    name: "a long context",
+    model: GPT_OSS,
+    inputs: file("long"),
+    launched: [],
+    together: ["cp=2", "cp=4", "ep=2,cp=2"],
+  },
   {
     name: "the layer",
     model: LAYER,

@@ -18,6 +18,7 @@ const CASES: { readonly [generator: string]: () => Iterable<Launch> } = {
   attention: heads.ofAttention,
   attentionMerge: heads.ofAttentionMerge,
   attentionParts: heads.ofAttentionParts,
+  attentionResult: heads.ofAttentionResult,
   attentionSum: heads.ofAttentionSum,
   combine: dispatch.ofCombine,
   combineTranspose: dispatch.ofCombineTranspose,
