@@ -1,9 +1,9 @@
 /** Bounds of a plan: tokens per step, sequences, positions. */
 
 import type { Pages } from "../compiler/mod.ts";
-import { KEY_BLOCK } from "../compiler/tuning/queries.ts";
 import type { Bounds } from "../models/mod.ts";
 import { meshRoles, type MeshSizes } from "../spec/mesh.ts";
+import { EXACT } from "../spec/numerics.ts";
 import { sum } from "../spec/sum.ts";
 
 /** Default tokens per step; longer prompts are fed in several steps. */
@@ -24,17 +24,17 @@ export interface Need {
 export interface ContextLimits {
   /** Positions that the model was trained for. */
   readonly maxPositions: number;
-  /** Chosen bounds are multiples of this, if the model has enough positions. Default: 1. */
-  readonly multiple?: number;
+  /** Its ranks can share the positions of chosen bounds, if the model has enough. Default: one rank. */
+  readonly mesh?: MeshSizes | undefined;
 }
 
 /** The unit of positions that the ranks of a mesh can share: a block of keys for each. 1 if they share none. */
-export function positionsUnit(mesh: MeshSizes): number {
+function positionsUnit(mesh: MeshSizes): number {
   const ranks = Object.entries(mesh).reduce(
     (n, [name, size]) => meshRoles(name).includes("context") ? n * size : n,
     1,
   );
-  return ranks === 1 ? 1 : ranks * KEY_BLOCK;
+  return ranks === 1 ? 1 : ranks * EXACT.block;
 }
 
 /**
@@ -44,12 +44,13 @@ export function positionsUnit(mesh: MeshSizes): number {
 export function chooseBounds(
   need: Need,
   given: Partial<Bounds>,
-  { maxPositions, multiple = 1 }: ContextLimits,
+  { maxPositions, mesh = {} }: ContextLimits,
 ): Bounds {
   const chosen = Math.min(
     maxPositions,
     eighthsOfPower(Math.max(need.context, 256)),
   );
+  const multiple = positionsUnit(mesh);
   const rounded = Math.ceil(chosen / multiple) * multiple;
   return {
     maxTokens: given.maxTokens ??

@@ -34,7 +34,6 @@ import {
   choosePages,
   defaultBounds,
   type Need,
-  positionsUnit,
 } from "./bounds.ts";
 import { assertCompiled, compileDocumented } from "./compiled_from.ts";
 import { listWeightFiles } from "./checkpoint.ts";
@@ -455,15 +454,10 @@ export function modelOf(
 
 function boundsOf(
   target: Published,
-  { need, bounds = {}, mesh = {} }: PlanOptions,
+  { need, bounds = {}, mesh }: PlanOptions,
 ): Bounds {
-  const limits = {
-    maxPositions: publishedOf(target).decoder.maxPositions,
-    multiple: positionsUnit(mesh),
-  };
-  return need
-    ? chooseBounds(need, bounds, limits)
-    : defaultBounds(bounds, limits);
+  const max = { ...publishedOf(target).decoder, mesh };
+  return need ? chooseBounds(need, bounds, max) : defaultBounds(bounds, max);
 }
 
 /** Caches are paged if the lengths of sequences are known. */

@@ -6,11 +6,11 @@
 
 import { PlacementError } from "../../spec/errors.ts";
 import { groupSizeOf } from "../../spec/mesh.ts";
+import { EXACT } from "../../spec/numerics.ts";
 import type { Graph, Node } from "../graph/graph.ts";
 import { updatedBy } from "../graph/in_place.ts";
 import { usersOf } from "../graph/users.ts";
 import { sameOver } from "../graph/sharding.ts";
-import { KEY_BLOCK } from "../tuning/queries.ts";
 import { RULES } from "./rules.ts";
 import type { PlacedMesh, Request, Requests } from "./placement.ts";
 
@@ -163,10 +163,10 @@ function wholeContext({ primitive, params }: Node): string | undefined {
 
 /** Why positions cannot be divided into equal numbers of complete blocks of keys, if they cannot. */
 function unequalBlocks(size: number, ranks: number): string | undefined {
-  const unit = KEY_BLOCK * ranks;
+  const unit = EXACT.block * ranks;
   return size % unit === 0
     ? undefined
-    : `its ${size} positions are not divisible into blocks of ${KEY_BLOCK} keys for ${ranks} ranks. Use a multiple of ${unit}, such as ${
+    : `its ${size} positions are not divisible into blocks of ${EXACT.block} keys for ${ranks} ranks. Use a multiple of ${unit}, such as ${
       Math.ceil(size / unit) * unit
     } (--max-context)`;
 }
