@@ -29,6 +29,8 @@ import {
   runOpened,
   writeSafetensors,
 } from "../engine/mod.ts";
+import { SPLITS } from "../engine/gguf/pre_tokenizers.ts";
+import { tokenizerOf } from "../engine/gguf/tokenizer.ts";
 import type { GgufValue } from "../engine/gguf/write.ts";
 import { listWeightFiles } from "../engine/checkpoint.ts";
 import type { HostTensor } from "../runtime/mod.ts";
@@ -601,4 +603,68 @@ t.test("rows of odd heads are refused", async (t) => {
       message: new RegExp(`has 8 rows, which are not pairs of ${u32} heads`),
     });
   }
+});
+
+t.test("texts are split as the tokenizers of models split them", (t) => {
+  const split = (name: string, text: string) =>
+    SPLITS[name]!.reduce((parts, pattern) => {
+      // JavaScript has no groups without case in every version that runs this.
+      const plain = pattern.replaceAll(
+        "(?i:'s|'t|'re|'ve|'m|'ll|'d)",
+        "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])",
+      );
+      return parts.flatMap((part) =>
+        part.split(new RegExp(`(${plain})`, "u")).filter(Boolean)
+      );
+    }, [text]);
+  const text = "I'M HelloWorld 12345 e\u0301t\u00e9 \u4f60\u597dab?\n/x";
+  const wanted: { readonly [name: string]: readonly string[] } = {
+    "gpt-2": ["I", "'", "M", " HelloWorld", " 12345", " e", "\u0301"],
+    "llama-bpe": ["I", "'M", " HelloWorld", " ", "123", "45", " e"],
+    qwen2: ["I", "'M", " HelloWorld", " ", "1", "2", "3", "4", "5", " e"],
+    qwen35: ["I", "'M", " HelloWorld", " ", "1", "2", "3", "4", "5"],
+    "gpt-4o": ["I'M", " Hello", "World", " ", "123", "45"],
+    "kimi-k2": ["I'M", " Hello", "World", " ", "123", "45"],
+    "deepseek-v3": ["I", "'M", " HelloWorld", " ", "123", "45"],
+  };
+  const ends: { readonly [name: string]: readonly string[] } = {
+    "gpt-2": ["t\u00e9", " \u4f60\u597dab", "?", "\n", "/", "x"],
+    "llama-bpe": ["\u0301t\u00e9", " \u4f60\u597dab", "?\n", "/x"],
+    qwen2: ["\u0301t\u00e9", " \u4f60\u597dab", "?\n", "/x"],
+    qwen35: [" e\u0301t\u00e9", " \u4f60\u597dab", "?\n", "/x"],
+    "gpt-4o": [" e\u0301t\u00e9", " \u4f60\u597dab", "?\n/", "x"],
+    "kimi-k2": [" e\u0301t\u00e9", " ", "\u4f60\u597d", "ab", "?\n", "/x"],
+    "deepseek-v3": [" e\u0301t\u00e9", " ", "\u4f60\u597d", "ab", "?\n", "/x"],
+  };
+  for (const [name, start] of Object.entries(wanted)) {
+    const found = split(name, text);
+    t.equal(found.join(""), text);
+    t.strictSame(found.slice(0, start.length), start, name);
+    const end = ends[name]!;
+    t.strictSame(found.slice(-end.length), end, name);
+  }
+  t.end();
+});
+
+t.test("the tokenizer of Gemma 4 has the merges of its file", (t) => {
+  const tokens = ["<pad>", "<bos>", "a", "b", "\u2581", "ab", "\u2581ab"];
+  const found = tokenizerOf("g.gguf", {
+    keys: {
+      "tokenizer.ggml.model": "gemma4",
+      "tokenizer.ggml.tokens": tokens,
+      "tokenizer.ggml.token_type": [3, 3, 1, 1, 1, 1, 1],
+      "tokenizer.ggml.merges": ["a b", "\u2581 ab"],
+      "tokenizer.ggml.bos_token_id": 1,
+    },
+    tensors: [],
+  })!;
+  const { model, normalizer, decoder, post_processor } = found.tokenizer as {
+    [name: string]: { [name: string]: unknown };
+  };
+  t.match(model, { type: "BPE", merges: ["a b", "\u2581 ab"] });
+  t.equal(model!["byte_fallback"], true);
+  t.notMatch(JSON.stringify(normalizer), /Prepend/);
+  t.notMatch(JSON.stringify(decoder), /Strip/);
+  t.match(JSON.stringify(post_processor), /<bos>/);
+  t.end();
 });

@@ -3,6 +3,7 @@
 import { DataError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
 import { type GgufHeader, type GgufKeys, numberOf } from "./header.ts";
+import { IGNORES_MERGES, SPLITS } from "./pre_tokenizers.ts";
 
 /** Types of tokens. */
 export const TOKEN_TYPES = {
@@ -13,28 +14,6 @@ export const TOKEN_TYPES = {
   unused: 5,
   byte: 6,
 } as const;
-
-/** Pre-tokenization pattern of GPT-2. */
-export const GPT2 =
-  "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
-
-/** Pattern of Llama 3, with `numbers` digits at a time. */
-function llama3(numbers: string): string {
-  return `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|${numbers}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`;
-}
-
-/** Pre-tokenization patterns by `tokenizer.ggml.pre`, applied one after another. */
-export const SPLITS: { readonly [name: string]: readonly string[] } = {
-  default: [GPT2],
-  "gpt-2": [GPT2],
-  olmo: [GPT2],
-  dbrx: [llama3("\\p{N}{1,3}")],
-  "llama-bpe": [llama3("\\p{N}{1,3}")],
-  qwen2: [llama3("\\p{N}")],
-  refact: ["\\p{N}", GPT2],
-  starcoder: ["\\p{N}", GPT2],
-  "granite-docling": ["\\p{N}", GPT2],
-};
 
 /** Maximum characters of a SentencePiece token: its merges are found from all of its splits. */
 const MAX_CHARACTERS = 256;
@@ -66,16 +45,14 @@ export function tokenizerOf(
     id,
   }));
   const model = keys["tokenizer.ggml.model"];
-  const make = model === "gpt2"
-    ? byteLevel
-    : model === "llama"
-    ? sentencePiece
+  const make = Object.hasOwn(MODELS, String(model))
+    ? MODELS[String(model)]
     : undefined;
   if (make === undefined) {
     throw new DataError(
       `Cannot read the tokenizer of '${path}': its model is '${
         shown(String(model))
-      }', and known ones are gpt2 and llama. Use '--tokens'`,
+      }', and known ones are ${Object.keys(MODELS).join(", ")}. Use '--tokens'`,
     );
   }
   const nameOf = (key: string) => {
@@ -83,7 +60,7 @@ export function tokenizerOf(
     return id === undefined ? null : tokens[id]?.content ?? null;
   };
   const bos = nameOf("bos");
-  const first = keys["tokenizer.ggml.add_bos_token"] ?? model === "llama";
+  const first = keys["tokenizer.ggml.add_bos_token"] ?? model !== "gpt2";
   const template = keys["tokenizer.chat_template"];
   return {
     tokenizer: {
@@ -185,19 +162,39 @@ function byteLevel(
       end_of_word_suffix: null,
       fuse_unk: false,
       byte_fallback: false,
-      ignore_merges: name === "llama-bpe",
+      ignore_merges: IGNORES_MERGES.has(name),
       vocab: vocabularyOf(tokens),
       merges: (listOf(keys, "tokenizer.ggml.merges") ?? []).map(String),
     },
   };
 }
 
-/** SentencePiece BPE: merges follow from the scores of tokens, best first. */
-function sentencePiece(
+type Make = (
   path: string,
   keys: GgufKeys,
   tokens: readonly Token[],
-): object {
+) => object;
+
+/** Tokenizers by `tokenizer.ggml.model`. */
+const MODELS: { readonly [model: string]: Make } = {
+  gpt2: byteLevel,
+  llama: (path, keys, tokens) =>
+    sentencePiece(keys, tokens, mergesByScore(path, keys, tokens)),
+  // Merges are listed, and no space precedes a text.
+  gemma4: (_, keys, tokens) =>
+    sentencePiece(
+      { ...keys, "tokenizer.ggml.add_space_prefix": false },
+      tokens,
+      (listOf(keys, "tokenizer.ggml.merges") ?? []).map(String),
+    ),
+};
+
+/** Merges of SentencePiece BPE follow from the scores of tokens, best first. */
+function mergesByScore(
+  path: string,
+  keys: GgufKeys,
+  tokens: readonly Token[],
+): [string, string][] {
   const ids = new Map(tokens.map(({ content, id }) => [content, id]));
   const scores = listOf(keys, "tokenizer.ggml.scores") ?? [];
   const scored = tokens.filter(({ type, content }) =>
@@ -205,7 +202,7 @@ function sentencePiece(
     [...content].length > 1
   ).map((token) => ({ ...token, score: Number(scores[token.id] ?? 0) }));
   scored.sort((a, b) => b.score - a.score || a.id - b.id);
-  const merges = scored.flatMap(({ content }) => {
+  return scored.flatMap(({ content }) => {
     const characters = [...content];
     if (characters.length > MAX_CHARACTERS) {
       throw new DataError(
@@ -223,14 +220,21 @@ function sentencePiece(
     );
     return pairs;
   });
+}
+
+/** SentencePiece BPE. */
+function sentencePiece(
+  keys: GgufKeys,
+  tokens: readonly Token[],
+  merges: readonly (string | readonly [string, string])[],
+): object {
+  const prefixed = keys["tokenizer.ggml.add_space_prefix"] !== false;
   const unknown = tokens.find(({ type }) => type === TOKEN_TYPES.unknown);
   return {
     normalizer: {
       type: "Sequence",
       normalizers: [
-        ...keys["tokenizer.ggml.add_space_prefix"] === false
-          ? []
-          : [{ type: "Prepend", prepend: "\u2581" }],
+        ...prefixed ? [{ type: "Prepend", prepend: "\u2581" }] : [],
         { type: "Replace", pattern: { String: " " }, content: "\u2581" },
       ],
     },
@@ -241,7 +245,7 @@ function sentencePiece(
         { type: "Replace", pattern: { String: "\u2581" }, content: " " },
         { type: "ByteFallback" },
         { type: "Fuse" },
-        { type: "Strip", content: " ", start: 1, stop: 0 },
+        ...prefixed ? [{ type: "Strip", content: " ", start: 1, stop: 0 }] : [],
       ],
     },
     model: {

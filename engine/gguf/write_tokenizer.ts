@@ -2,7 +2,8 @@
 
 import { DataError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
-import { GPT2, SPLITS, TOKEN_TYPES } from "./tokenizer.ts";
+import { GPT2, SPLITS } from "./pre_tokenizers.ts";
+import { TOKEN_TYPES } from "./tokenizer.ts";
 import type { GgufValue, GgufValues } from "./write.ts";
 
 type Json = { readonly [key: string]: unknown };
