@@ -1,5 +1,5 @@
 /**
- * The simulator against recorded times. `results/predict.json` has the steps and exchanges at ep=1, 2 and 4, and the
+ * The simulator against published and recorded times. `results/predict.json` has the steps and exchanges at ep=1, 2 and 4, and the
  * machine measurements directly before them. `results/order.json` (devices of one process) and `results/order_mpi.json`
  * (processes) have the order of configurations of MoE models on four ranks. Nothing is measured again except one of the
  * orders: `--order NAME`, with `--measure mpi|separate` (Open MPI or MPICH, or devices of one process), `--adapter
@@ -23,6 +23,7 @@ import {
   orderOf,
   ORDERS,
 } from "./predict/order.ts";
+import { publishedTimes } from "./predict/exchanges.ts";
 import { isWithin, replay, type Replayed, score } from "./predict/recorded.ts";
 import { resultsPath, writeDocument } from "./results.ts";
 
@@ -118,7 +119,19 @@ async function showRecorded(): Promise<void> {
   }
 }
 
+/** Prints the published times of dispatch and combine kernels. */
+function showPublished(): void {
+  for (const { name, seconds, ratio } of publishedTimes()) {
+    console.log(
+      `${name}: ${
+        (1e6 * seconds).toFixed(0)
+      } us published, predicted over published ${ratio.toFixed(2)}`,
+    );
+  }
+}
+
 if (flags.measure === undefined) {
+  showPublished();
   await showRecorded();
   for (const name of Object.keys(ORDERS)) {
     if (!existsSync(resultsPath(name))) continue;

@@ -4,7 +4,13 @@
  */
 
 import { DataError } from "./errors.ts";
-import type { Line, NonEmpty, NonNegative, PositiveNumber } from "./values.ts";
+import type {
+  Line,
+  NonEmpty,
+  NonNegative,
+  PositiveNumber,
+  Share,
+} from "./values.ts";
 import { machineErrors } from "./document/machine_validator.ts";
 import { deepestError, errorText } from "./document/schema_error.ts";
 import { MAX_RANKS } from "./limits.ts";
@@ -119,8 +125,12 @@ export interface MachineLink {
     readonly bytes: PositiveNumber;
     readonly seconds: NonNegative;
   }[];
+  /** Share of `bandwidth` that long exchanges reach. Default: 1, for measured bandwidths. */
+  readonly efficiency?: Share;
   /** Seconds that each further rank of an exchange adds to the latency. Default: 0. */
   readonly peer?: NonNegative;
+  /** Seconds that an adapter spends on each message, if software drives it. Default: 0. */
+  readonly message?: NonNegative;
   /** Total bandwidth of the ranks below a switch as a multiple of its own. Default: 1. */
   readonly oversubscription?: PositiveNumber;
 }

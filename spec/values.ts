@@ -58,6 +58,14 @@ export type NonNegative = number;
 export type PositiveNumber = number;
 
 /**
+ * A part of a quantity, above 0 and at most 1.
+ *
+ * @exclusiveMinimum 0
+ * @maximum 1
+ */
+export type Share = number;
+
+/**
  * A name. Names are printed on terminals and used as keys: no control characters, and not `__proto__`.
  *
  * @pattern ^(?!__proto__$)[^\u0000-\u001f\u007f]+$

@@ -260,9 +260,10 @@ export const machineSchema: Schema = {"$schema":"http://json-schema.org/draft-07
   "minimum":0},"peer":{"type":"number","minimum":0}},"required":["latency","peer"],"additionalProperties":false},
   "bandwidth":{"type":"number","exclusiveMinimum":0},"per":{"enum":["pair","rank","host"]},"short":{"type":"array",
   "items":{"type":"object","properties":{"bytes":{"type":"number","exclusiveMinimum":0},"seconds":{"type":"number",
-  "minimum":0}},"required":["bytes","seconds"],"additionalProperties":false}},"peer":{"type":"number",
-  "minimum":0},"oversubscription":{"type":"number","exclusiveMinimum":0}},"required":["latency","bandwidth",
-  "per"],"additionalProperties":false}}};
+  "minimum":0}},"required":["bytes","seconds"],"additionalProperties":false}},"efficiency":{"type":"number",
+  "exclusiveMinimum":0,"maximum":1},"peer":{"type":"number","minimum":0},"message":{"type":"number","minimum":0},
+  "oversubscription":{"type":"number","exclusiveMinimum":0}},"required":["latency","bandwidth","per"],
+  "additionalProperties":false}}};
 
 /** Schema of `PlanSummary` in spec/plan_summary.ts. */
 export const planSummarySchema: Schema = {"$schema":"http://json-schema.org/draft-07/schema#","title":"Summary of a Switchyard plan","type":"object",

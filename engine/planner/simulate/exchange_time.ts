@@ -14,6 +14,8 @@ export interface LevelTraffic {
   readonly peers: number;
   /** Bytes to all of them. */
   readonly bytes: number;
+  /** Messages to all of them. Default: one each. */
+  readonly messages?: number;
   /** Bytes to the largest destination. Default: an even share. */
   readonly pairBytes?: number;
   /** Bytes of all ranks that share a host's bandwidth, including local ones. Default: `bytes`. */
@@ -40,10 +42,12 @@ export function exchangeSeconds(
     const traffic = levels[level];
     if (!traffic || traffic.peers <= 0) continue;
     const link = linkOf(machine, level);
-    const further = Math.max(0, traffic.peers - 1);
+    const { peers, messages = peers } = traffic;
+    const further = Math.max(0, peers - 1);
     const seconds = gathers && link.gather
       ? link.gather.latency + link.gather.peer * further
       : link.latency + (link.peer ?? 0) * further +
+        (link.message ?? 0) * messages +
         moveSeconds(link, movedBytes(link, traffic));
     transfer = Math.max(transfer, seconds);
   }
@@ -64,7 +68,7 @@ export function minExchangeSeconds(
       const traffic = levels[level];
       if (!traffic || traffic.peers <= 0) return [];
       const link = linkOf(machine, level);
-      return [movedBytes(link, traffic) / link.bandwidth];
+      return [movedBytes(link, traffic) / reachedBandwidth(link)];
     }),
   );
 }
@@ -76,10 +80,8 @@ function movedBytes({ per }: MachineLink, traffic: LevelTraffic): number {
 }
 
 /** Seconds of a message of this many bytes on a link, without latency. */
-export function moveSeconds(
-  { bandwidth, oversubscription = 1, short = [] }: MachineLink,
-  bytes: number,
-): number {
+export function moveSeconds(link: MachineLink, bytes: number): number {
+  const { oversubscription = 1, short = [] } = link;
   let before = { bytes: 0, seconds: 0 };
   for (const size of short) {
     if (bytes < size.bytes) {
@@ -89,7 +91,12 @@ export function moveSeconds(
     before = size;
   }
   return before.seconds +
-    (bytes - before.bytes) * oversubscription / bandwidth;
+    (bytes - before.bytes) * oversubscription / reachedBandwidth(link);
+}
+
+/** Bytes per second that a long exchange reaches on a link. */
+function reachedBandwidth({ bandwidth, efficiency = 1 }: MachineLink): number {
+  return bandwidth * efficiency;
 }
 
 function linkOf(machine: Machine, level: LinkClass): MachineLink {
