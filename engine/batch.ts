@@ -1,6 +1,7 @@
 /**
  * Continuous batching: each step feeds one token of every decoding sequence, with speculation also drafted ones, and
- * prompt tokens up to the limit of the step. Sequences are added and cancelled between steps and are independent.
+ * prompt tokens up to the limit of the step. On pipeline stages, several steps are in flight, each with a part of the
+ * decoding sequences. Sequences are added and cancelled between steps and are independent.
  */
 
 import { DataError } from "../spec/errors.ts";
@@ -26,6 +27,7 @@ import {
   nextStep,
   type Scheduled,
   type Slots,
+  type StepTokens,
 } from "./schedule.ts";
 import type { Speculation } from "./speculation/speculation.ts";
 
@@ -98,6 +100,15 @@ interface Growing extends Scheduled, BatchSequence {
   cancelled: boolean;
 }
 
+/** A step in flight. */
+interface StepInFlight extends StepTokens {
+  /** The sequence of each of the `ends`. */
+  readonly growing: readonly Growing[];
+  /** Whether the choices of routers are read. */
+  readonly experts: boolean;
+  readonly next: Promise<readonly Candidates[]>;
+}
+
 /** Sequences that share the caches of a decoder. */
 export class Batch {
   readonly #decoder: Decoder;
@@ -106,6 +117,10 @@ export class Batch {
   readonly #retainsLast: boolean;
   readonly #speculation: Speculation | undefined;
   readonly #expertSteps: number;
+  /** Maximum steps in flight. */
+  readonly #atOnce: number;
+  /** Steps in flight, oldest first. */
+  readonly #flight: StepInFlight[] = [];
   #count = 0;
   #steps = 0;
 
@@ -126,6 +141,8 @@ export class Batch {
     this.#slots = Array.from({ length: decoder.maxSequences });
     this.#retainsLast = retainsLast;
     this.#speculation = speculation;
+    // A draft continues the tokens of all earlier steps.
+    this.#atOnce = speculation ? 1 : decoder.concurrentRuns;
     if (speculation && decoder.recurrent) {
       throw new DataError(
         "Cannot speculate with this model: its recurrent states contain every fed token, so rejected ones cannot be removed. Run it without --speculate",
@@ -178,31 +195,22 @@ export class Batch {
     (sequence as Growing).cancelled = true;
   }
 
-  /** Runs a step. Undefined if no sequence is left. */
+  /**
+   * Completes the oldest step in flight, after it has started as many as pipeline stages execute concurrently.
+   * Undefined if no sequence is left.
+   */
   async step(): Promise<BatchStep | undefined> {
-    const [slots, waiting] = [this.#slots, this.#waiting];
-    this.#removeCancelled();
-    const state = { slots, waiting, pages: this.#decoder.pages };
-    admit(state);
-    await this.#draft(state);
-    const { tokens, ends, prompted } = nextStep(
-      state,
-      this.#decoder.maxTokens,
-    );
-    if (tokens.ids.length === 0) return this.#endStuck();
-    this.#speculation?.begin();
-    const growing = ends.map((end) => slots[tokens.sequence[end]!]!);
-    const experts = ++this.#steps % this.#expertSteps === 0 ||
-      growing.some(({ options }) => options.experts);
-    const next = await this.#decoder.next(tokens, ends, {
-      needed: neededBy(growing),
-      normalize: growing.some(({ options }) => options.logprobs !== undefined),
-      experts,
-    });
+    while (this.#flight.length < this.#atOnce && await this.#start());
+    const step = this.#flight.shift();
+    if (!step) return this.#endStuck();
+    const { tokens, ends, growing, experts } = step;
+    const next = await step.next;
     // The ends of a sequence are consecutive.
     const bySlot = new Map<number, Candidates[]>();
     ends.forEach((end, i) => {
       const slot = tokens.sequence[end]!;
+      // A cancelled sequence may have left its slot.
+      if (this.#slots[slot] !== growing[i]) return;
       const known = bySlot.get(slot);
       if (known) known.push(next[i]!);
       else bySlot.set(slot, [next[i]!]);
@@ -211,14 +219,42 @@ export class Batch {
     for (const [slot, candidates] of bySlot) {
       chosen += await this.#choose(slot, candidates);
     }
-    const step = {
+    const done = {
       tokens: tokens.ids.length,
-      prompted,
+      prompted: step.prompted,
       chosen,
       ...experts ? { experts: next.map(({ experts }) => experts!) } : {},
     };
-    this.#speculation?.end({ ...step, sequences: bySlot.size });
-    return step;
+    this.#speculation?.end({ ...done, sequences: bySlot.size });
+    return done;
+  }
+
+  /** Starts a step with sequences that are not in flight. Returns false if it would have no tokens. */
+  async #start(): Promise<boolean> {
+    const [slots, waiting] = [this.#slots, this.#waiting];
+    this.#removeCancelled();
+    const busy = new Set(this.#flight.flatMap(({ growing }) => growing));
+    const state = { slots, waiting, pages: this.#decoder.pages, busy };
+    admit(state);
+    await this.#draft(state);
+    const { tokens, ends, prompted } = nextStep(state, {
+      tokens: this.#decoder.maxTokens,
+      decoding: Math.ceil(this.running / this.#atOnce),
+    });
+    if (tokens.ids.length === 0) return false;
+    this.#speculation?.begin();
+    const growing = ends.map((end) => slots[tokens.sequence[end]!]!);
+    const experts = ++this.#steps % this.#expertSteps === 0 ||
+      growing.some(({ options }) => options.experts);
+    const next = this.#decoder.next(tokens, ends, {
+      needed: neededBy(growing),
+      normalize: growing.some(({ options }) => options.logprobs !== undefined),
+      experts,
+    });
+    // An earlier step may fail first.
+    next.catch(() => {});
+    this.#flight.push({ tokens, ends, prompted, growing, experts, next });
+    return true;
   }
 
   /** Drafts tokens of decoding sequences, where neither their rows nor their pages displace others. */

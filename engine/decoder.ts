@@ -130,6 +130,8 @@ export class Decoder implements DecoderShape {
   readonly #routersOfTokens: readonly string[];
   readonly #session: Session;
   readonly #before: ((run: DecoderRun) => Promise<void>) | undefined;
+  /** Number of runs of `next` that pipeline stages execute concurrently. */
+  readonly concurrentRuns: number;
 
   /** `before`: called before each run of `next`, whose outputs only rank 0 receives then. Default: all ranks receive them. */
   constructor(
@@ -139,6 +141,7 @@ export class Decoder implements DecoderShape {
   ) {
     this.#session = session;
     this.#before = before;
+    this.concurrentRuns = before ? 1 : session.concurrentRuns;
     this.modelAxis = shape.modelAxis;
     this.program = shape.program;
     this.vocabulary = shape.vocabulary;
@@ -203,13 +206,12 @@ export class Decoder implements DecoderShape {
         everywhere: this.#before === undefined,
       },
     };
-    await this.#before?.(run);
+    if (this.#before) await this.#before(run);
     const outputs = await this.#session.run(
       this.program.name,
       run.inputs,
       run.options,
     );
-    this.pages?.ran(tokens);
     const logits = outputs[best ? BEST.logits : "logits"]?.data;
     const ids = outputs[BEST.ids]?.data as Int32Array | undefined;
     const normalizers = outputs[NORMALIZER]?.data;
@@ -232,22 +234,23 @@ export class Decoder implements DecoderShape {
     tokens: PackedTokens,
     choices: { readonly [name: string]: HostTensor } = {},
   ): Promise<{ readonly [name: string]: HostTensor }> {
-    const outputs = await this.#session.run(this.program.name, {
+    return await this.#session.run(this.program.name, {
       ...this.#inputsOf(tokens),
       ...choices,
     });
-    this.pages?.ran(tokens);
-    return outputs;
   }
 
   #inputsOf(tokens: PackedTokens): { [name: string]: HostTensor } {
     if (this.pages) placeTokens(this.pages, tokens);
-    return {
+    const inputs = {
       ids: integers(tokens.ids),
       sequence: integers(tokens.sequence),
       position: integers(tokens.position),
-      ...this.pages?.tensors(),
+      ...this.pages?.tensors({ copied: this.concurrentRuns > 1 }),
     };
+    // The next run continues from the states of this one.
+    this.pages?.ran(tokens);
+    return inputs;
   }
 }
 

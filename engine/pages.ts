@@ -88,22 +88,26 @@ export class PageTable {
     }));
   }
 
-  /** The page tables, i32 [sequence, block], and that of the rows of states, by the name of the input. */
-  tensors(): { readonly [input: string]: HostTensor } {
+  /**
+   * The page tables, i32 [sequence, block], and that of the rows of states, by the name of the input. `copied`: later
+   * calls do not change them. Default: false.
+   */
+  tensors({ copied = false } = {}): { readonly [input: string]: HostTensor } {
     const { groups, blocks, owners } = this.#shape;
     const shape = [owners.length, blocks];
     return {
       ...Object.fromEntries(
-        groups.map(({ input }, group) => [
-          input,
-          { dtype: "i32", shape, data: this.#tables[group]! } as const,
-        ]),
+        groups.map(({ input }, group) => {
+          const table = this.#tables[group]!;
+          const data = copied ? table.slice() : table;
+          return [input, { dtype: "i32", shape, data }] as const;
+        }),
       ),
       ...this.#rows ? { [STATES.input]: this.#rows.tensor() } : {},
     };
   }
 
-  /** Records that a step has run these tokens. */
+  /** Records that a step runs these tokens. */
   ran({ sequence, position }: StepTokens): void {
     this.#rows?.ran(sequence, position);
   }

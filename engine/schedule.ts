@@ -24,6 +24,16 @@ export interface BatchState<S extends Scheduled> {
   readonly slots: Slots<S>;
   readonly waiting: S[];
   readonly pages: PageTable | undefined;
+  /** Sequences whose next token is computed by a step in flight. Default: none. */
+  readonly busy?: ReadonlySet<Scheduled>;
+}
+
+/** Bounds of a step. */
+export interface StepBounds {
+  /** Maximum tokens. */
+  readonly tokens: number;
+  /** Maximum decoding sequences. Default: all. */
+  readonly decoding?: number;
 }
 
 /** Tokens of one step, those whose next token is requested, and the number of prompt tokens. */
@@ -54,16 +64,19 @@ function hasPages(
 }
 
 /**
- * The next step, of at most `max` tokens: the last token of every decoding sequence and its draft, so that none waits
- * for the prompt of another, then prompt tokens. If a step has at least two tokens, one is reserved for prompts. Without
- * free pages, the last sequence is preempted and later recomputed.
+ * The next step: the last token of every decoding sequence and its draft, so that none waits for the prompt of another,
+ * then prompt tokens. If a step has at least two tokens, one is reserved for prompts. Without free pages, the last
+ * sequence is preempted and later recomputed, but none while sequences are busy. Empty if nothing can be fed.
  */
 export function nextStep<S extends Scheduled>(
   state: BatchState<S>,
-  max: number,
+  bounds: StepBounds,
 ): StepTokens {
   const step: Step = { taken: [], ends: [] };
-  const live = liveOf(state);
+  const { tokens: max, decoding = Infinity } = bounds;
+  const { busy = new Set() } = state;
+  const live = liveOf(state).filter(({ sequence }) => !busy.has(sequence));
+  const preempts = busy.size === 0;
   for (const { slot, sequence } of live) {
     state.pages?.advance(slot, sequence.fed);
   }
@@ -71,10 +84,11 @@ export function nextStep<S extends Scheduled>(
   const room = fresh.length > 0 ? Math.max(1, max - 1) : max;
   const grown = live.filter((one) => !isFresh(one))
     .sort((a, b) => a.sequence.tokens.length - b.sequence.tokens.length)
-    .slice(0, room)
+    .slice(0, Math.min(room, decoding))
     .sort((a, b) => a.sequence.index - b.sequence.index);
   for (const one of grown) {
     while (isRunning(state, one) && !take(state, one, step)) {
+      if (!preempts) break;
       preempt(state, lastOf(state, one.slot));
     }
     if (isRunning(state, one)) takeDraft(state, one, step);
@@ -94,10 +108,10 @@ export function nextStep<S extends Scheduled>(
     }
   }
   const { taken, ends } = step;
-  if (taken.length === 0 && live.length > 1) {
+  if (taken.length === 0 && live.length > 1 && preempts) {
     // All pages are used by prompts, and none has enough.
     preempt(state, lastOf(state, live[0]!.slot));
-    return nextStep(state, max);
+    return nextStep(state, bounds);
   }
   return {
     ends,

@@ -67,7 +67,7 @@ export class StateRows {
     return { dtype: "i32", shape: [this.#states.length, 2], data };
   }
 
-  /** Records that a step has run these tokens. */
+  /** Records that a step runs these tokens. */
   ran(sequence: Int32Array, position: Int32Array): void {
     sequence.forEach((s, i) => {
       const state = this.#states[s]!;

@@ -61,6 +61,8 @@ export type ReadyPart = ReadyStep | ReadyRounds;
 
 /** A part of a step. It returns a promise only if the host must wait. */
 export interface ReadyStep {
+  /** The ranks of this process that execute it. */
+  readonly ranks: readonly number[];
   /** The collective that ends with it on all ranks: that of its step, or the one that it waits for. */
   readonly collective: CollectiveStep | undefined;
   readonly execute: (counts: RunCounts) => void | Promise<void>;
@@ -68,28 +70,36 @@ export interface ReadyStep {
 
 /** The parts that are repeated for each round of an exchange. */
 export interface ReadyRounds {
+  /** The ranks of this process that execute them. */
+  readonly ranks: readonly number[];
   readonly rounds: BoundRounds;
   readonly parts: readonly ReadyStep[];
 }
 
-/** Executes parts in order. `done` is called after each collective. */
-export async function executeParts(
-  parts: readonly ReadyPart[],
+/** Executes a part. `done` is called after each collective. Returns a promise only if the host must wait. */
+export function executePart(
+  part: ReadyPart,
   counts: RunCounts,
   done: ((collective: CollectiveStep) => Promise<void>) | undefined,
+): void | Promise<void> {
+  if ("rounds" in part) return executeRounds(part, counts, done);
+  const wait = part.execute(counts);
+  const { collective } = part;
+  if (!collective || !done) return wait;
+  return Promise.resolve(wait).then(() => done(collective));
+}
+
+async function executeRounds(
+  { rounds, parts }: ReadyRounds,
+  ...rest: [RunCounts, Parameters<typeof executePart>[2]]
 ): Promise<void> {
-  for (const part of parts) {
-    if ("rounds" in part) {
-      const count = await part.rounds.begin();
-      for (let round = 0; round < count; round++) {
-        part.rounds.start(round);
-        await executeParts(part.parts, counts, done);
-      }
-      continue;
+  const count = await rounds.begin();
+  for (let round = 0; round < count; round++) {
+    rounds.start(round);
+    for (const part of parts) {
+      const wait = executePart(part, ...rest);
+      if (wait) await wait;
     }
-    const wait = part.execute(counts);
-    if (wait) await wait;
-    if (part.collective) await done?.(part.collective);
   }
 }
 
@@ -128,6 +138,7 @@ export function bindProgram(
       const done = around(step, part, index).execute;
       const last = i === bound.length - 1;
       return {
+        ranks: part.ranks,
         // A wrapped launch cannot be joined with others.
         ...part.launch && !context.around ? { launch: part.launch } : {},
         collective: last ? collectiveOver(step, started) : undefined,
@@ -147,12 +158,10 @@ export function bindProgram(
     parts.push(...until(first));
     next = first;
     const step = program.steps[first] as RoundsStep;
+    const here = ranksOf(step, context);
     parts.push({
-      rounds: bindRounds(
-        step,
-        groupsOf(step, ranksOf(step, context), context),
-        context,
-      ),
+      ranks: here.map(({ rank }) => rank),
+      rounds: bindRounds(step, groupsOf(step, here, context), context),
       parts: until(last + 1),
     });
     next = last + 1;
@@ -175,9 +184,7 @@ function joinLaunches(
       while (parts[to]?.launch?.device === device) to++;
     }
     joined.push(
-      to > from + 1
-        ? allAtOnce(device!, parts.slice(from, to).map((p) => p.launch!))
-        : parts[from]!,
+      to > from + 1 ? allAtOnce(device!, parts.slice(from, to)) : parts[from]!,
     );
     from = to;
   }
@@ -186,12 +193,14 @@ function joinLaunches(
 
 function allAtOnce(
   device: Device,
-  launches: readonly BoundLaunch[],
+  parts: readonly JoinedStep[],
 ): ReadyStep {
+  const launches = parts.map(({ launch }) => launch!);
   // A session passes the same object while lengths do not change, as in decode.
   let last: RunCounts | undefined;
   let known: readonly Launch[] = [];
   return {
+    ranks: [...new Set(parts.flatMap(({ ranks }) => ranks))],
     collective: undefined,
     execute: (counts) => {
       if (counts !== last) {

@@ -63,10 +63,10 @@ export interface RemoteRanks {
   readonly rank: number;
   /**
    * Gathers bytes of every rank on rank 0, or on all ranks. Each rank knows the sizes of the others. All ranks must
-   * call it in the same order.
+   * call it in the same order. With pipeline stages, a rank does not wait for others whose bytes it does not receive.
    */
   gather(
-    bytes: Uint8Array,
+    bytes: Promise<Uint8Array>,
     lengths: readonly number[],
     options: { readonly everywhere: boolean },
   ): Promise<readonly Uint8Array[] | undefined>;

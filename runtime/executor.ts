@@ -1,13 +1,11 @@
 /** Executes a plan: outer loop over steps, inner loop over ranks. The plan is its only source of work. */
 
-import { DataError, invariant, MachineError } from "../spec/errors.ts";
+import { DataError, invariant } from "../spec/errors.ts";
 import { exchangesAtOnce } from "../spec/plan/bytes.ts";
-import type { Plan, Program } from "../spec/plan/plan.ts";
-import {
-  bindProgram,
-  type BoundProgram,
-  executeParts,
-} from "./bound_program.ts";
+import { stageAxis } from "../spec/mesh.ts";
+import type { Plan, Port, Program } from "../spec/plan/plan.ts";
+import { checkDevices, checkLimits, inStep } from "./check_devices.ts";
+import { bindProgram, executePart } from "./bound_program.ts";
 import {
   type Communicator,
   createCommunicator,
@@ -30,8 +28,15 @@ import {
   writePersistentPart,
 } from "./persistent.ts";
 import { kernelsByKey } from "./kernel_key.ts";
+import {
+  type Lane,
+  type LaneProgram,
+  laneProgram,
+  LaneRun,
+  lanesOf,
+} from "./lanes.ts";
 import { RankMemory } from "./memory.ts";
-import { readOutput, readRows } from "./outputs.ts";
+import { type FinishedRun, readOutput, readRows } from "./outputs.ts";
 import type { Tracer } from "./profiler.ts";
 import type { TensorDirectory } from "./safetensors.ts";
 import { reuseCounts, type RunCounts } from "./run_counts.ts";
@@ -93,7 +98,13 @@ export interface RunOptions {
 
 /** A plan loaded on devices. */
 export interface Session {
-  /** Runs a program. All processes must pass the same inputs. */
+  /** The number of runs that pipeline stages can execute at the same time. Without stages, or with a tracer: 1. */
+  readonly concurrentRuns: number;
+  /**
+   * Runs a program. All processes must pass the same inputs. Runs may be in flight at the same time: each rank executes
+   * them in the order of the calls. Their inputs must not change until they end. If a run fails, those that started
+   * after it fail, too.
+   */
   run(
     program: string,
     inputs: Inputs,
@@ -214,9 +225,11 @@ const LOADED = new WeakMap<Session, {
 
 class LoadedSession implements Session {
   readonly load: Session["load"];
+  readonly concurrentRuns: number;
   readonly #plan: Plan;
   readonly #ranks: readonly RankMemory[];
-  readonly #programs: ReadonlyMap<string, BoundProgram>;
+  readonly #lanes: readonly Lane[];
+  readonly #programs: ReadonlyMap<string, LaneProgram>;
   readonly #staging: StagingAccount;
   readonly #traffic: TrafficAccount | undefined;
   readonly #tracer: Tracer | undefined;
@@ -229,7 +242,8 @@ class LoadedSession implements Session {
   #counts: RunCounts = [];
   /** Whether ranks may have other items of an axis in each run. */
   readonly #isPlaced: boolean;
-  #running = false;
+  /** Number of runs in flight. */
+  #inFlight = 0;
 
   constructor(
     plan: Plan,
@@ -266,12 +280,18 @@ class LoadedSession implements Session {
       communicator,
       ...tracer ? { around: tracer.around(ranks) } : {},
     };
+    this.#lanes = lanesOf(plan, ranks);
     this.#programs = new Map(
-      plan.programs.map((program) => [
-        program.name,
-        bindProgram(program, context),
-      ]),
+      plan.programs.map((program) => {
+        const bound = bindProgram(program, context);
+        return [program.name, laneProgram(program, bound, this.#lanes)];
+      }),
     );
+    this.concurrentRuns = tracer
+      ? 1
+      : this.#remote
+      ? stageAxis(plan.mesh)?.size ?? 1
+      : this.#lanes.length;
     this.#staging.allocate(exchangesAtOnce(plan));
   }
 
@@ -280,15 +300,15 @@ class LoadedSession implements Session {
     inputs: Inputs,
     options: RunOptions = {},
   ): Promise<{ [output: string]: HostTensor }> {
-    const program = this.#plan.programs.find((p) => p.name === name);
     const bound = this.#programs.get(name);
-    if (!program || !bound) {
+    if (!bound) {
       throw new DataError(
         `Cannot run program '${name}': the plan has only ${
           [...this.#programs.keys()].map((n) => `'${n}'`).join(", ")
         }`,
       );
     }
+    const { program, byLane, inFlight } = bound;
     const wanted = options.outputs ?? Object.keys(program.outputs);
     for (const output of wanted) {
       if (Object.hasOwn(program.outputs, output)) continue;
@@ -298,44 +318,77 @@ class LoadedSession implements Session {
         }`,
       );
     }
-    if (this.#running) {
+    const lengths = checkInputs(this.#plan, program, inputs);
+    if (this.#tracer && this.#inFlight > 0) {
       throw new DataError(
-        `Cannot run program '${name}': another run is in progress. Await it first`,
+        `Cannot trace program '${name}': another run is in progress. Await it first`,
       );
     }
-    this.#running = true;
-    try {
-      const lengths = checkInputs(this.#plan, program, inputs);
-      if (options.fresh) this.#axes.sequenceRanks.clear();
-      const axes = assignAxes(this.#plan, lengths, inputs, this.#axes);
-      const counts = this.#countsOf(lengths, axes);
-      const reported = counts === this.#counts;
-      this.#counts = counts;
-      writeAssignments(this.#assignmentBuffers, this.#ranks, axes);
-      for (const memory of this.#ranks) {
-        if (!reported) this.#writeCounts(memory, counts[memory.rank]!);
-        for (const [input, port] of Object.entries(program.inputs)) {
-          const tensor = inputs[input]!;
-          if (!memory.has(port.buffer)) continue;
-          writeInput({ name: input, port }, tensor, memory, axes);
-        }
-      }
-      this.#tracer?.begin(name, itemRanks(this.#plan, program, axes));
-      const traffic = this.#traffic;
-      await executeParts(
-        bound.parts,
+    if (options.fresh) this.#axes.sequenceRanks.clear();
+    const axes = assignAxes(this.#plan, lengths, inputs, this.#axes);
+    const counts = this.#countsOf(lengths, axes);
+    const reported = counts === this.#counts;
+    this.#counts = counts;
+    this.#inFlight++;
+    const traffic = this.#traffic;
+    const run = new LaneRun((part) =>
+      executePart(
+        part,
         counts,
         traffic && ((collective) => traffic.predict(collective, counts)),
+      )
+    );
+    let left = this.#lanes.length;
+    this.#tracer?.begin(name, itemRanks(this.#plan, program, axes));
+    try {
+      const read = await run.on(this.#lanes, async (lane, index) => {
+        writeAssignments(this.#assignmentBuffers, lane.ranks, axes);
+        for (const memory of lane.ranks) {
+          if (!reported) this.#writeCounts(memory, counts[memory.rank]!);
+          for (const [input, port] of Object.entries(program.inputs)) {
+            if (!memory.has(port.buffer)) continue;
+            writeInput({ name: input, port }, inputs[input]!, memory, axes);
+          }
+        }
+        for (const part of byLane[index]!) {
+          const wait = run.execute(part);
+          if (wait) await wait;
+        }
+        if (--left === 0) this.#tracer?.end();
+        const outputs = wanted.filter((output) =>
+          this.#laneOf(program.outputs[output]!) === lane
+        );
+        return await this.#read(program, axes, { ...options, outputs });
+      });
+      const outputs = new Map(
+        await Promise.all(
+          read.flat().map(async ([output, tensor]) =>
+            [output, await tensor] as const
+          ),
+        ),
       );
-      this.#tracer?.end();
-      return await this.#read(program, axes, { ...options, outputs: wanted });
+      return Object.fromEntries(wanted.flatMap((output) => {
+        const tensor = outputs.get(output);
+        return tensor ? [[output, tensor]] : [];
+      }));
     } catch (error) {
       // Work of this process must end before the next run; other processes may never answer.
-      if (!this.#remote) await bound.inFlight.settle();
+      if (!this.#remote) await inFlight.settle();
+      this.#counts = [];
+      this.#lengths = undefined;
       throw error instanceof DeadlineError ? inStep(error, program) : error;
     } finally {
-      this.#running = false;
+      if (--this.#inFlight === 0) {
+        for (const lane of this.#lanes) lane.last = undefined;
+      }
     }
+  }
+
+  /** The lane that reads an output: the first with its buffer. */
+  #laneOf({ buffer }: Port): Lane {
+    return this.#lanes.find(({ ranks }) =>
+      ranks.some((memory) => memory.has(buffer))
+    ) ?? this.#lanes[0]!;
   }
 
   /** The lengths on ranks: the same object as in the previous run if they are equal. */
@@ -354,7 +407,7 @@ class LoadedSession implements Session {
   ): Promise<{ [name: string]: HostTensor }> {
     const [plan, ranks, remote] = [this.#plan, this.#ranks, this.#remote];
     const axes = persistentAxes(plan);
-    const from = { plan, ranks, remote, axes, everywhere: false };
+    const from = { plan, ranks, remote, axes, everywhere: false, reads: [] };
     const read: { [name: string]: HostTensor } = {};
     for (const name of names) {
       const tensor = await readOutput(persistentPort(plan, name), from);
@@ -401,31 +454,30 @@ class LoadedSession implements Session {
     }
   }
 
+  /** Reads outputs from the ranks of this process. Those of other processes may arrive later. */
   async #read(
     program: Program,
     axes: RunAxes,
     options: RunOptions & { readonly outputs: readonly string[] },
-  ): Promise<{ [output: string]: HostTensor }> {
+  ): Promise<[output: string, tensor: Promise<HostTensor | undefined>][]> {
     const { outputs, rows: wanted, everywhere = false } = options;
     const [plan, ranks, remote] = [this.#plan, this.#ranks, this.#remote];
-    const from = { plan, ranks, remote, axes, everywhere };
-    const readOne = async (output: string) => {
-      const port = program.outputs[output]!;
-      const rows = wanted?.[output];
-      return rows
-        ? await readRows(port, rows, from)
-        : await readOutput(port, from);
-    };
-    const read: (HostTensor | undefined)[] = [];
-    // Processes must gather the same output at the same time; a single process reads all at once.
-    if (remote) {
-      for (const output of outputs) {
-        read.push(await readOne(output));
-      }
-    } else read.push(...await Promise.all(outputs.map(readOne)));
-    return Object.fromEntries(
-      outputs.flatMap((output, i) => read[i] ? [[output, read[i]]] : []),
+    const reads: Promise<unknown>[] = [];
+    const from: FinishedRun = { plan, ranks, remote, axes, everywhere, reads };
+    const read = outputs.map(
+      (output): [string, Promise<HostTensor | undefined>] => {
+        const port = program.outputs[output]!;
+        const rows = wanted?.[output];
+        const tensor = rows
+          ? readRows(port, rows, from)
+          : readOutput(port, from);
+        // The caller of `run` receives its failure.
+        tensor.catch(() => {});
+        return [output, tensor];
+      },
     );
+    await Promise.all(reads);
+    return read;
   }
 
   #memoryOf(rank: number): RankMemory {
@@ -443,55 +495,5 @@ class LoadedSession implements Session {
         bytesOf(new Uint32Array(counts)),
       );
     }
-  }
-}
-
-/** Adds the step of a kernel that took too long, or its candidates, to the error. */
-function inStep(
-  { kernels, deadlineMs }: DeadlineError,
-  { name, steps }: Program,
-): DeadlineError {
-  const launches = steps.flatMap((step, i) =>
-    step.op === "launch" && kernels.includes(step.kernel)
-      ? [`${name}[${i}]`]
-      : []
-  );
-  const at = launches.length === 0
-    ? ` of program '${name}'`
-    : ` in ${launches.slice(0, 4).join(" or ")}${
-      launches.length > 4 ? " …" : ""
-    }`;
-  return new DeadlineError(kernels, deadlineMs, at);
-}
-
-/** Checks the plan's limits against the devices. A GPU was opened with the limits of the plan. */
-function checkLimits(plan: Plan, devices: readonly Device[]): void {
-  for (const { name, limits } of devices) {
-    for (const [limit, value] of Object.entries(plan.requiredLimits)) {
-      const has = limits[limit];
-      if (has === undefined || value <= has) continue;
-      throw new MachineError(
-        `Cannot run the plan on '${name}': it needs ${limit} = ${value}, and the device has ${has}. Compile the model for this device`,
-      );
-    }
-  }
-}
-
-function checkDevices(devices: readonly Device[], ranks: number): void {
-  if (devices.length !== ranks) {
-    throw new MachineError(
-      `Cannot run the plan on ${devices.length} ranks: it is made for ${ranks}. Give one device for each rank`,
-    );
-  }
-  const [first] = devices;
-  const other = devices.find((device) =>
-    device.kind !== first!.kind || device.name !== first!.name
-  );
-  if (other) {
-    throw new MachineError(
-      `Cannot run the plan on devices '${
-        first!.name
-      }' and '${other.name}': different kinds of device compute different bits. Use one kind for all ranks`,
-    );
   }
 }

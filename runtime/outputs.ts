@@ -31,6 +31,8 @@ export interface FinishedRun {
   readonly remote: RemoteRanks | undefined;
   /** Whether every process receives outputs, not only that of rank 0. */
   readonly everywhere: boolean;
+  /** Receives the reads from the ranks of this process: a later run must not start before they end. */
+  readonly reads: Promise<unknown>[];
 }
 
 /** Reads an output. Undefined in a process that does not receive it. */
@@ -161,17 +163,16 @@ function gatheredOf(
 async function readPart(
   { buffer, dtype }: Port,
   { from, shape }: { readonly from: number; readonly shape: readonly number[] },
-  { ranks: [memory] }: FinishedRun,
+  { ranks: [memory], reads }: FinishedRun,
 ): Promise<HostTensor> {
   const rowBytes = 4 * elementCount(shape.slice(1));
   const bytes = (shape[0] ?? 1) * rowBytes;
   const { device } = memory!;
-  return tensorOf(
-    bytes === 0
-      ? new Uint8Array()
-      : await device.read(memory!.buffer(buffer), from * rowBytes, bytes),
-    { dtype, shape },
-  );
+  const read = bytes === 0
+    ? new Uint8Array()
+    : device.read(memory!.buffer(buffer), from * rowBytes, bytes);
+  if (read instanceof Promise) reads.push(read);
+  return tensorOf(await read, { dtype, shape });
 }
 
 function splitOnRanks(port: Port, { plan, axes }: FinishedRun): SplitAxis[][] {
@@ -185,16 +186,19 @@ function splitOnRanks(port: Port, { plan, axes }: FinishedRun): SplitAxis[][] {
 /** Reads the ranks' shards of an output, with lengths known to every process, and joins them. */
 async function readParts(
   lengths: readonly number[],
-  { ranks, remote, everywhere }: FinishedRun,
+  { ranks, remote, everywhere, reads }: FinishedRun,
   read: (memory: RankMemory) => Promise<Uint8Array>,
 ): Promise<readonly Uint8Array[] | undefined> {
-  const parts = await Promise.all(
+  const parts = Promise.all(
     ranks.map(async (memory) =>
       lengths[memory.rank] === 0 ? new Uint8Array(0) : await read(memory)
     ),
   );
-  if (!remote) return parts;
-  return await remote.gather(parts[0]!, lengths, { everywhere });
+  reads.push(parts);
+  if (!remote) return await parts;
+  // Called at once: processes must gather outputs in the same order.
+  const part = parts.then(([first]) => first!);
+  return await remote.gather(part, lengths, { everywhere });
 }
 
 function joined(parts: readonly Uint8Array[]): Uint8Array {

@@ -56,9 +56,13 @@ const REQUESTS = Array.from({ length: 24 }, (): Request => {
 });
 
 /** The caches have so few pages that sequences are preempted. */
-async function load(mesh: string): Promise<Loaded> {
+async function load(
+  mesh: string,
+  sharing: "shared" | "separate" = "shared",
+): Promise<Loaded> {
   const loaded = await loadCheckpoint("demo-lm", {
     mesh,
+    sharing,
     next: { perSequence: 4 },
     pages: { count: 24, size: 4 },
     bounds: { maxTokens: 16, maxSequences: 4, maxContext: 64 },
@@ -129,6 +133,13 @@ for (const mesh of ["ep=4", "tp=2,ep=2"]) {
     for (const [i, result] of together.entries()) hold(i, result, all[i]!);
   });
 }
+
+t.test("the same with a step in flight on each of two stages", async (t) => {
+  const staged = await load("pp=2", "separate");
+  t.equal(staged.decoder.concurrentRuns, 2);
+  const results = await run(staged, REQUESTS);
+  for (const [i, result] of results.entries()) hold(i, result, alone[i]!);
+});
 
 /** Drafts what follows alone, with wrong tokens among them. */
 function drafterOf(results: readonly Result[]): Drafter {

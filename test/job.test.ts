@@ -153,7 +153,7 @@ t.test("a trace has the events of every rank on the clock of rank 0", async (t) 
       },
       gatherTexts: (text) => Promise.resolve([text, text]),
       gather: async (part) => {
-        parts[rank] = part;
+        parts[rank] = await part;
         if (parts[0] && parts[1]) arrive(parts);
         return rank === 0 ? await all : undefined;
       },

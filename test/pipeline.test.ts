@@ -1,9 +1,11 @@
 // Pipeline stages: the bytes of one rank, memory of a rank's stage only, and a verifier that holds every transfer.
 // needs: cpu
 import { readFileSync } from "node:fs";
+import { setImmediate as immediate } from "node:timers/promises";
 import t, { type Test } from "tap";
 import {
   add,
+  compile,
   compileTraining,
   dot,
   mean,
@@ -22,8 +24,10 @@ import { search } from "../engine/planner/search/mod.ts";
 import { simulate } from "../engine/planner/simulate/mod.ts";
 import { compileRepresentatives } from "../engine/planner/summary/compiled.ts";
 import { summarizeRanks } from "../engine/planner/summary/ranks.ts";
+import { createNullDevice, createSession } from "../runtime/mod.ts";
 import { formatPlan, type Machine, verifyPlan } from "../spec/mod.ts";
 import { parseMachine } from "../spec/machine.ts";
+import { executes } from "../spec/plan/members.ts";
 import { onRank, type Plan, type Step } from "../spec/plan/plan.ts";
 import { idealBubble, SCHEDULE_NAMES } from "../spec/schedule.ts";
 import { stageRanges } from "../spec/stages.ts";
@@ -246,6 +250,47 @@ const chain = model({ token: upTo(2048), embed: 1024, hidden: 4096 }, (m) => {
     m.input("x", "token embed"),
   );
   return { loss: mean(mean(mul(y, y), "embed"), "token") };
+});
+
+t.test("a stage executes the next run while the other executes the first", async (t) => {
+  const plan = await compile(chain, { mesh: { pp: 2 } });
+  const launches: number[] = [];
+  let release = () => {};
+  const blocked = new Promise<void>((resolve) => release = resolve);
+  const devices = [0, 1].map((rank) => {
+    const device = createNullDevice("null", () => {
+      launches.push(rank);
+    });
+    const { read } = device;
+    return rank === 0 ? device : {
+      ...device,
+      async read(...range: Parameters<typeof read>) {
+        await blocked;
+        return await read(...range);
+      },
+    };
+  });
+  const session = await createSession({ ...plan, weights: [] }, { devices });
+  t.equal(session.concurrentRuns, 2);
+  const inputs = {
+    x: { dtype: "f32", shape: [1, 1024], data: new Float32Array(1024) },
+  } as const;
+  const runs = [session.run("main", inputs), session.run("main", inputs)];
+  const perRun = (rank: number) =>
+    plan.programs[0]!.steps.filter((step) =>
+      step.op === "launch" && executes(plan.mesh, rank, step)
+    ).length;
+  const launched = (rank: number) =>
+    launches.filter((other) => other === rank).length;
+  for (let i = 0; launched(0) < 2 * perRun(0) && i < 1e4; i++) {
+    await immediate();
+  }
+  t.equal(launched(0), 2 * perRun(0), "stage 0 has executed both");
+  t.equal(launched(1), perRun(1), "stage 1 is in the first run");
+  release();
+  await Promise.all(runs);
+  t.equal(launched(1), 2 * perRun(1));
+  session.close();
 });
 
 t.test("schedules and their bubbles", async (t) => {

@@ -1,6 +1,6 @@
 /** Exchanges between ranks in separate processes: MPI reads and writes memory lent by their devices. */
 
-import { groupOf, groupRankOf } from "../../spec/mesh.ts";
+import { groupOf, groupRankOf, stageAxis } from "../../spec/mesh.ts";
 import type {
   AllGatherStep,
   AllToAllStep,
@@ -48,8 +48,12 @@ export async function createMpiCommunicator(
   return {
     remote: {
       rank: world.rank,
-      gather: (bytes, lengths, { everywhere }) =>
-        world.gather(bytes, lengths, { what: "joining outputs", everywhere }),
+      gather: (bytes, lengths, { everywhere }) => {
+        const options = { what: "joining outputs", everywhere };
+        return stageAxis(plan.mesh)
+          ? world.gatherDirectly(bytes, lengths, options)
+          : world.gather(bytes, lengths, options);
+      },
     },
     bind(step, [memory], context) {
       reserveStaging(step, memory!, context);

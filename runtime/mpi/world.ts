@@ -37,8 +37,8 @@ export const LOADING_DEADLINE_MS = 3_600_000;
 /** Microseconds for the launcher to read the last output of a failed rank. */
 const BEFORE_ABORT_MICROSECONDS = 200_000;
 
-/** Tag of blocks that one rank sends another. Rendezvous has another tag. */
-const SEND_TAG = 2;
+/** Tags of blocks that one rank sends another. Rendezvous has another tag. */
+const TAGS = { send: 2, gather: 3 } as const;
 
 /** A group of ranks that can exchange data. */
 export interface MpiGroup {
@@ -126,6 +126,8 @@ export class MpiWorld implements MpiGroup {
   readonly #options: WorldOptions;
   /** Collectives start in the order of their calls, which is the same on every rank. */
   #turn = Promise.resolve();
+  /** Messages of `gatherDirectly` are sent in the order of its calls. */
+  #gathering: Promise<unknown> = Promise.resolve();
   #step = "";
   #finished = false;
 
@@ -236,20 +238,24 @@ export class MpiWorld implements MpiGroup {
 
   /** Sends a block to a rank, which receives it. Blocks between two ranks arrive in order. */
   async send(to: number, block: Uint8Array, wait: Wait): Promise<void> {
-    await this.#transfer("Isend", to, block, wait);
+    await this.#transfer("Isend", { other: to, block, tag: TAGS.send }, wait);
   }
 
   /** Receives a block of this length from a rank. */
   async receive(from: number, block: Uint8Array, wait: Wait): Promise<void> {
     this.#note(`in ${wait.what}`);
-    await this.#transfer("Irecv", from, block, wait);
+    const tag = TAGS.send;
+    await this.#transfer("Irecv", { other: from, block, tag }, wait);
     this.#note(`after ${wait.what}`);
   }
 
   async #transfer(
     name: "Isend" | "Irecv",
-    other: number,
-    block: Uint8Array,
+    { other, block, tag }: {
+      readonly other: number;
+      readonly block: Uint8Array;
+      readonly tag: number;
+    },
     wait: Wait,
   ): Promise<void> {
     const [data, [count], , unit] = this.#argumentsOf([block]) as [
@@ -261,7 +267,7 @@ export class MpiWorld implements MpiGroup {
     const host = this.hosts[other];
     await this.#progress.start([{
       name,
-      args: [data, count!, unit, other, SEND_TAG, this.handle],
+      args: [data, count!, unit, other, tag, this.handle],
     }], {
       ...this.#purpose(wait),
       culprit: () => `rank ${other}${host === undefined ? "" : ` on ${host}`}`,
@@ -295,24 +301,63 @@ export class MpiWorld implements MpiGroup {
 
   /** Gathers bytes of every rank on rank 0 or on all ranks. Each rank knows the sizes of the others. */
   async gather(
-    bytes: Uint8Array,
+    bytes: Uint8Array | Promise<Uint8Array>,
     lengths: readonly number[],
     options: Wait & { readonly everywhere: boolean },
   ): Promise<Uint8Array[] | undefined> {
     const { everywhere } = options;
+    const receive = this.#gathered(lengths, everywhere);
+    await this.exchange(this, async () => {
+      const known = await bytes;
+      const send = lengths.map((_, to) =>
+        everywhere || to === 0 ? known : known.subarray(0, 0)
+      );
+      return { send, receive, agreed: lengths };
+    }, options);
+    return everywhere || this.rank === 0 ? receive : undefined;
+  }
+
+  /**
+   * `gather` by messages between two ranks: a rank waits only for the ranks whose bytes it receives. `bytes` may arrive
+   * later.
+   */
+  async gatherDirectly(
+    bytes: Promise<Uint8Array>,
+    lengths: readonly number[],
+    { everywhere, ...wait }: Wait & { readonly everywhere: boolean },
+  ): Promise<Uint8Array[] | undefined> {
+    const { rank } = this;
+    const tag = TAGS.gather;
+    const receive = this.#gathered(lengths, everywhere);
+    const moved = receive.flatMap((block, other) =>
+      other === rank || block.length === 0
+        ? []
+        : this.#transfer("Irecv", { other, block, tag }, wait)
+    );
+    // Messages between two ranks arrive in the order in which they are sent.
+    const sent = this.#gathering.then(() => bytes).then((block) => {
+      receive[rank]?.set(block.subarray(0, receive[rank].length));
+      if (block.length === 0) return [];
+      const to = this.ranks.filter((other) =>
+        other !== rank && (everywhere || other === 0)
+      );
+      return to.map((other) =>
+        this.#transfer("Isend", { other, block, tag }, wait)
+      );
+    });
+    this.#gathering = sent.catch(() => {});
+    await Promise.all([...moved, sent.then((all) => Promise.all(all))]);
+    return everywhere || rank === 0 ? receive : undefined;
+  }
+
+  /** Blocks for gathered bytes, by rank, in one ArrayBuffer; empty ones on ranks that do not receive them. */
+  #gathered(lengths: readonly number[], everywhere: boolean): Uint8Array[] {
     const here = everywhere || this.rank === 0;
     const coming = lengths.map((length) => here ? length : 0);
     const data = new Uint8Array(sum(coming));
-    const receive = startsOf(coming).map((start, from) =>
+    return startsOf(coming).map((start, from) =>
       data.subarray(start, start + coming[from]!)
     );
-    const nothing = bytes.subarray(0, 0);
-    await this.exchange(this, () => ({
-      send: lengths.map((_, to) => everywhere || to === 0 ? bytes : nothing),
-      receive,
-      agreed: lengths,
-    }), options);
-    return here ? receive : undefined;
   }
 
   /** Marks every process as done. Without it, the exit of a process ends the job as a failure. */

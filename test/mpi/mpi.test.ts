@@ -343,13 +343,16 @@ for (const launcher of LAUNCHERS) {
     );
   }
 
-  t.test(`${name}: generate prints what a shared device gives, once`, {
-    skip,
-  }, async (t) => {
-    const shared = await switchyard([...GENERATE, "--mesh", "ep=2"]);
-    const { code, out, err } = await launch(2, GENERATE).ended;
-    t.strictSame([code, withoutMpi(err), out], [0, "", shared.out]);
-  });
+  for (const mesh of ["ep=2", "pp=2"]) {
+    t.test(`${name}: generate on ${mesh} prints what a shared device gives`, {
+      skip,
+    }, async (t) => {
+      const generate = [...GENERATE, "--mesh", mesh];
+      const shared = await switchyard(generate);
+      const { code, out, err } = await launch(2, generate).ended;
+      t.strictSame([code, withoutMpi(err), out], [0, "", shared.out]);
+    });
+  }
 
   t.test(
     `${name}: a wrong flag, file or mesh is said once, with its exit code`,
