@@ -8,8 +8,9 @@ export function widen(
   stored: HalfDType,
   halves: Uint16Array,
 ): Float32Array {
-  if (stored === "f16") return Float32Array.from(halves, widenF16);
-  return new Float32Array(Uint32Array.from(halves, (h) => h << 16).buffer);
+  // `map` of an array is many times faster than `from` with a function.
+  if (stored === "f16") return new Float32Array(halves).map(widenF16);
+  return new Float32Array(new Uint32Array(halves).map((h) => h << 16).buffer);
 }
 
 /**
@@ -26,11 +27,12 @@ export function narrow(
     values.length,
   );
   const bitsOf = stored === "f16" ? narrowF16 : narrowBf16;
-  return Uint16Array.from(bits, (all) => {
+  const halves = bits.map((all) => {
     const size = all & 0x7fffffff;
     if (size > 0x7f800000) return QUIET_NAN[stored];
     return all >>> 16 & 0x8000 | bitsOf(size);
   });
+  return new Uint16Array(halves);
 }
 
 function narrowBf16(size: number): number {

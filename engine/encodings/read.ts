@@ -39,9 +39,8 @@ export async function wordsIn(entry: TensorEntry): Promise<Uint32Array> {
 export async function floatsIn(entry: TensorEntry): Promise<Float32Array> {
   const { value } = PACKED_ELEMENTS.fp8;
   const values = entry.dtype === "F8_E4M3"
-    ? Float32Array.from(
-      await bytesIn(entry),
-      (code) => (code & 127) === 127 ? NaN : value(code),
+    ? new Float32Array(await bytesIn(entry)).map((code) =>
+      (code & 127) === 127 ? NaN : value(code)
     )
     : (await readTensor(entry)).data;
   if (!(values instanceof Float32Array)) {

@@ -144,13 +144,11 @@ export function integers(
 /** Made-up numbers from -scale to scale. */
 export function floats(shape: number[], scale: number): RawTensor {
   let state = shape.length;
-  const data = Float32Array.from(
-    { length: shape.reduce((product, n) => product * n, 1) },
-    () => {
+  const data = new Float32Array(shape.reduce((product, n) => product * n, 1))
+    .map(() => {
       state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
       return (state / 2 ** 31 - 1) * scale;
-    },
-  );
+    });
   return { dtype: "F32", shape, data: new Uint8Array(data.buffer) };
 }
 
