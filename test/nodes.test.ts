@@ -1,5 +1,5 @@
-// Each command as a process of every supported major of Node.js and of Deno: those of the guides, and the others once.
-// One runtime, rotating by SEED, also runs a second guide and a search.
+// Each command as a process of every supported major of Node.js and of Deno.
+// One runtime, rotating by SEED, also searches for a mesh.
 // needs: cpu, gpu, mpi
 import { type ChildProcess, spawn } from "node:child_process";
 import {
@@ -16,7 +16,7 @@ import { text } from "node:stream/consumers";
 import t, { type Test } from "tap";
 import { floats, temporaryFolder, writeRaw } from "./helpers/cli.ts";
 import { clonePath } from "./helpers/compiled.ts";
-import { commandsOf, readPage, writeShownFiles } from "./helpers/guide.ts";
+import { readPage, writeShownFiles } from "./helpers/guide.ts";
 import { skipWithoutMpi } from "./helpers/mpi.ts";
 import { skipWithoutGpu } from "./helpers/needs.ts";
 import { serveHub } from "./helpers/hub_server.ts";
@@ -34,9 +34,23 @@ interface Case {
 
 const DEMO = "node_modules/switchyard-moe/examples/demo-lm";
 
-/** What the guides have not. Files are those that the guides leave. */
-const OTHERS: readonly Case[] = [
+/** Every command but those that the test starts on their own. Files are those that a guide shows, and of cases before. */
+const CASES: readonly Case[] = [
   { argv: ["devices"] },
+  {
+    argv: [
+      ...["run", "layer.ts", "--random", "--mesh", "ep=4"],
+      ...["--adapter", "cpu", "--outputs", "y"],
+    ],
+  },
+  {
+    argv: [
+      ...["train", "twins.ts", "--tokenizer", "tokenizer"],
+      ...["--data", "text.txt"],
+      ...["--steps", "1", "--batch", "1", "--length", "16"],
+      ...["--adapter", "cpu", "--out", "twins"],
+    ],
+  },
   { argv: ["plan", "layer.ts", "--mesh", "ep=2", "--out", "plan.json"] },
   { argv: ["verify", "plan.json"] },
   { argv: ["view", "layer.ts", "--mesh", "ep=2"] },
@@ -70,7 +84,7 @@ const OTHERS: readonly Case[] = [
   { argv: ["merge", DEMO, "--lora", "adapters", "--out", "merged"] },
   {
     argv: [
-      ...["chat", "taught", "--family", "./twins.ts", "-n", "2"],
+      ...["chat", "twins", "--family", "./twins.ts", "-n", "2"],
       ...["--adapter", "cpu"],
     ],
     input: "Hello\n",
@@ -84,23 +98,10 @@ const OTHERS: readonly Case[] = [
   },
 ];
 
-/** Lines of a guide that are no commands of the program. */
-const SHELL: {
-  readonly [program: string]: (folder: string, argv: readonly string[]) => void;
-} = {
-  mkdir: (folder, [name]) => void mkdirSync(path.join(folder, name!)),
-  cp: (folder, argv) => {
-    for (const from of argv.slice(0, -1)) {
-      copyFileSync(
-        path.join(folder, from),
-        path.join(folder, argv.at(-1)!, path.basename(from)),
-      );
-    }
-  },
+/** One runtime only, because it takes long. */
+const SEARCH: Case = {
+  argv: ["search", `${DEMO}/config.json`, "--target", "8xh100"],
 };
-
-/** Commands that compute: here on the CPU, wherever a guide does. */
-const COMPUTES = new Set(["run", "train", "generate"]);
 
 interface Ended {
   readonly code: number | null;
@@ -141,35 +142,6 @@ async function run(
   return { code: await ended, out, err };
 }
 
-/** Fewer steps and tokens than a guide asks for. */
-function shortened(argv: readonly string[]): string[] {
-  return argv.map((word, i) =>
-    argv[i - 1] === "--steps" ? "1" : argv[i - 1] === "-n" ? "2" : word
-  );
-}
-
-/** Runs each line of a guide. Returns names of the commands. */
-async function runGuide(
-  t: Test,
-  runtime: Runtime,
-  { page, folder }: { readonly page: string; readonly folder: string },
-): Promise<string[]> {
-  const names: string[] = [];
-  for (const [program, ...words] of commandsOf(page)) {
-    if (program !== "npx") {
-      SHELL[program!]!(folder, words);
-      continue;
-    }
-    const [, name, ...rest] = shortened(words);
-    const where = COMPUTES.has(name!) ? ["--adapter", "cpu"] : [];
-    const argv = [name!, ...rest, ...where];
-    const { code, err } = await run(runtime, folder, { argv });
-    t.equal(code, 0, `${argv.join(" ")}: ${err}`);
-    names.push(name!);
-  }
-  return names;
-}
-
 /** The next line that a process prints. */
 async function nextLine(child: ChildProcess): Promise<string> {
   let said = "";
@@ -190,11 +162,12 @@ function compare(t: Test, folder: string, name: string): void {
   else made.set(name, bytes);
 }
 
-/** The runtime that also runs the second guide; rotates by SEED. */
-const SECOND_GUIDE = Math.abs(SEED) % RUNTIMES.length;
+const installed = RUNTIMES.filter(({ skip }) => !skip);
+/** The runtime that also searches; rotates by SEED. */
+const SEARCHING = installed[Math.abs(SEED) % installed.length];
 
 t.jobs = 2;
-for (const [i, runtime] of RUNTIMES.entries()) {
+for (const runtime of RUNTIMES) {
   const { name, skip } = runtime;
   t.test(name, { skip, buffered: true }, async (t) => {
     const folder = temporaryFolder(t);
@@ -204,29 +177,18 @@ for (const [i, runtime] of RUNTIMES.entries()) {
       path.join(folder, "node_modules/switchyard-moe"),
       "junction",
     );
+    writeShownFiles(readPage("own_model.md"), folder);
     const started = new Set<string>();
 
-    await t.test("the guides", async (t) => {
-      const own = readPage("own_model.md");
-      const second = i === SECOND_GUIDE ? [readPage("fits.md")] : [];
-      writeShownFiles(own, folder);
+    mkdirSync(path.join(folder, "tokenizer"));
+    for (const file of ["tokenizer.json", "tokenizer_config.json"]) {
       copyFileSync(
-        clonePath("examples/demo-lm/config.json"),
-        path.join(folder, "config.json"),
+        clonePath(`examples/demo-lm/${file}`),
+        path.join(folder, "tokenizer", file),
       );
-      for (const page of [own, ...second]) {
-        const names = await runGuide(t, runtime, { page, folder });
-        names.forEach((name) => started.add(name));
-      }
-      compare(t, folder, "y.safetensors");
-      const weights = readdirSync(path.join(folder, "trained"))
-        .filter((name) => /^model-.*safetensors$/.test(name));
-      t.ok(weights.length > 0);
-      for (const name of weights) compare(t, folder, `trained/${name}`);
-    });
-
+    }
     writeFileSync(
-      path.join(folder, "taught/chat_template.jinja"),
+      path.join(folder, "tokenizer/chat_template.jinja"),
       "{% for message in messages %}{{ message.content }}{% endfor %}",
     );
     writeFileSync(
@@ -236,7 +198,8 @@ for (const [i, runtime] of RUNTIMES.entries()) {
     await writeRaw(path.join(folder, "logits"), {
       logits: floats([4, 8], 1),
     });
-    for (const each of OTHERS) {
+    const cases = runtime === SEARCHING ? [...CASES, SEARCH] : CASES;
+    for (const each of cases) {
       const { argv, skip = false } = each;
       started.add(argv[0]!);
       await t.test(argv.join(" "), { skip }, async (t) => {
@@ -245,6 +208,11 @@ for (const [i, runtime] of RUNTIMES.entries()) {
         t.notMatch(err, /^Warning/m);
       });
     }
+    const weights = readdirSync(path.join(folder, "twins"))
+      .filter((name) => /^model-.*safetensors$/.test(name));
+    t.ok(weights.length > 0);
+    for (const name of weights) compare(t, folder, `twins/${name}`);
+    compare(t, folder, "y");
     compare(t, folder, "plan.json");
     compare(t, folder, "demo.gguf");
     if (!skipWithoutMpi) compare(t, folder, "launched");
@@ -289,6 +257,7 @@ for (const [i, runtime] of RUNTIMES.entries()) {
       t.equal(await ended, 0);
     });
 
+    started.add("check");
     await t.test("check --watch", async (t) => {
       const file = path.join(folder, "layer.ts");
       const good = readFileSync(file, "utf8");
@@ -309,7 +278,7 @@ for (const [i, runtime] of RUNTIMES.entries()) {
     t.ok(commands.length > 10);
     t.strictSame(
       commands.filter((name) => !started.has(name)),
-      i === SECOND_GUIDE ? ["tune"] : ["search", "tune"],
+      runtime === SEARCHING ? ["tune"] : ["search", "tune"],
       "all but what takes long",
     );
   });

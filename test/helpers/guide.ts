@@ -20,6 +20,13 @@ export function commandsOf(page: string): string[][] {
   );
 }
 
+/** Arguments of a guide's command with fewer steps and tokens. */
+export function shortened(argv: readonly string[]): string[] {
+  return argv.map((word, i) =>
+    argv[i - 1] === "--steps" ? "1" : argv[i - 1] === "-n" ? "2" : word
+  );
+}
+
 /** Writes the files that a page shows into a folder: blocks of code after "`name`:". */
 export function writeShownFiles(page: string, folder: string): void {
   const shown = page.matchAll(/^`([\w./]+\.\w+)`:\n\n```\w+\n(.*?)```/gms);
