@@ -13,15 +13,17 @@ type ForStmt = Extract<Stmt, { readonly op: "for" }>;
 /** Number of statements and expressions of a tree; shared ones count once. */
 export function treeNodes({ body }: Kernel): number {
   const seen = new Set<object>();
-  const rest: unknown[] = [...body];
+  const rest: object[] = [body];
+  const add = (part: unknown) => {
+    if (typeof part === "object" && part !== null) rest.push(part);
+  };
   while (rest.length > 0) {
-    const node = rest.pop();
-    if (typeof node !== "object" || node === null || seen.has(node)) continue;
-    if (Array.isArray(node)) { for (const part of node) rest.push(part); }
-    else {
+    const node = rest.pop()!;
+    if (Array.isArray(node)) node.forEach(add);
+    else if (!seen.has(node)) {
       seen.add(node);
       for (const key in node) {
-        rest.push((node as { readonly [key: string]: unknown })[key]);
+        add((node as { readonly [key: string]: unknown })[key]);
       }
     }
   }
