@@ -121,10 +121,10 @@ function layerLines({ layers, predicted = {} }: PlanSummary): string[] {
   const names = ["dispatch", "combine"] as const;
   const phases = Object.keys(predicted) as Phase[];
   const sent = (layer: LayerClass, name: (typeof names)[number]) => {
-    const exchange = layer.exchanges.find((e) => e.name === name);
-    return exchange
-      ? `${sizeText(exchange.bytesPerToken)} over ${exchange.over.join("+")}`
-      : "-";
+    const texts = layer.exchanges.filter((e) => e.name === name).map((e) =>
+      `${sizeText(e.bytesPerToken)} over ${e.over.join("+")}`
+    );
+    return texts.length > 0 ? texts.join(", ") : "-";
   };
   return [
     "",

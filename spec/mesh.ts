@@ -39,18 +39,23 @@ export type MeshRole =
   | "layers";
 
 /**
- * Mesh axes with a default placement, and the axes sharded over them: data, expert, tensor and context parallelism.
- * Layers are not an axis of a tensor: each is on one stage, a coordinate of `pp` (pipeline parallelism).
+ * Mesh axes with a default placement, and the axes sharded over them: data, expert, tensor and context parallelism, and
+ * with `node` expert parallelism over nodes. Layers are not an axis of a tensor: each is on one stage, a coordinate of
+ * `pp` (pipeline parallelism).
  */
 export const MESH_AXES: {
   readonly [name: string]: readonly MeshRole[] | undefined;
 } = {
   dp: ["tokens"],
+  node: ["tokens", "experts"],
   ep: ["tokens", "experts"],
   tp: ["heads", "hidden", "vocabulary", "experts"],
   cp: ["context", "experts"],
   pp: ["layers"],
 };
+
+/** The mesh axis of nodes: exchanges over it and others have two levels, between nodes and within a node. */
+export const NODE_AXIS = "node";
 
 /** Axes sharded over a mesh axis by default; none for other names. */
 export function meshRoles(name: string): readonly MeshRole[] {

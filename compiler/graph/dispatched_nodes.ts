@@ -17,6 +17,7 @@ const RETURNS: readonly Node["primitive"][] = [
   "combineTranspose",
   "allToAll",
   "localCombine",
+  "moveRows",
 ];
 
 /** Every node on dispatched rows, with its dispatch. */

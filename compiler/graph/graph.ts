@@ -242,12 +242,15 @@ export interface PrimitiveParams extends DefinedParams, CollectiveParams {
   /**
    * Nodes that expanding a dispatch inserts (see passes/expand.ts), each on [expert, slot, rest…]. routing: the row of
    * each choice, by owner, expert and token, and counts of rows; `once`: also for deduplicated tokens; `sums`: tokens
-   * whose rows are pre-summed before they return; `localOnly`: only choices of local experts; `local`: rows stay on
+   * whose rows are pre-summed before they return; `over` and `splits`: mesh axes of the exchange, and the experts of each
+   * group rank; `localOnly`: only choices of local experts; `local`: rows stay on
    * this rank and are grouped at once.
    */
   assign: {
     readonly expert: string;
     readonly slot: string;
+    readonly over: readonly string[];
+    readonly splits: readonly number[];
     readonly chunks: number;
     readonly once: boolean;
     readonly sums: boolean;
@@ -264,6 +267,19 @@ export interface PrimitiveParams extends DefinedParams, CollectiveParams {
     readonly over: readonly string[];
     readonly rows: number;
     readonly maxRows: number;
+  };
+  /** gatherCounts over nodes: rows that this rank forwards to the experts of its node, divided over `over` by `splits` */
+  nodeCounts: {
+    readonly over: readonly string[];
+    readonly splits: readonly number[];
+  };
+  /**
+   * rows, group of rows received from nodes, nodeCounts: the rows ordered by the experts of the node (forward), or at the
+   * offsets where they were received (back); `once`: of deduplicated tokens
+   */
+  moveRows: {
+    readonly direction: "forward" | "back";
+    readonly once: boolean;
   };
   /** counts (gatherCounts, rounds, or assign on one rank): the received rows of each expert, or of the experts of a chunk */
   group: {
@@ -343,6 +359,8 @@ const EXPANDED = [
   "assign",
   "gatherCounts",
   "rounds",
+  "nodeCounts",
+  "moveRows",
   "group",
   "permute",
   "allToAll",

@@ -12,12 +12,11 @@
  * its group has no exchange: each rank uses the rows of its own experts. In chunks, the nodes between dispatch and
  * combine are repeated once per chunk: the rows of some experts of every rank. With deduplication, rows are tokens, at
  * most one per rank and chunk. With `receiveRows`, the nodes between dispatch and combine follow a `rounds` node, and their
- * steps are repeated at run time. Under `fast` numerics, `localCombine` also pre-sums the returned rows of a token on each
+ * steps are repeated at run time. With experts over nodes, rows are sent to a rank of each node, deduplicated, and
+ * forwarded by a second exchange within the node; rows return in the same way. Under `fast` numerics, `localCombine` also pre-sums the returned rows of a token on each
  * rank. Rows that are rounded to the format of an exchange are encoded in it, if they are exchanged or permuted.
  */
 
-import { ModelError } from "../../spec/errors.ts";
-import type { NumericsClass } from "../../spec/numerics.ts";
 import { groupSizeOf } from "../../spec/mesh.ts";
 import { dispatchedNodes } from "../graph/dispatched_nodes.ts";
 import { roundedAs, roundLast, unrounded } from "../graph/round_exchanges.ts";
@@ -31,24 +30,19 @@ import {
   type PrimitiveParams,
   type RoutingNode,
 } from "../graph/graph.ts";
-import type { Placed } from "../sharding/placed.ts";
+import {
+  chunkName,
+  type ExpandOptions,
+  inParts,
+  isReturn,
+  needsAllRows,
+  type Routed,
+  type Sent,
+} from "./routed.ts";
+import { nodeLevels } from "./node_levels.ts";
 import { roundsOf } from "./rounds.ts";
 import { chunkExperts, splitsOf } from "./expert_ranges.ts";
 import { deduplicates } from "./deduplicate.ts";
-
-/** The mesh, and the strategy of every routing. */
-export interface ExpandOptions {
-  readonly placed: Placed;
-  /** Number of chunks of a dispatch, if its ranks have enough experts. */
-  readonly chunks: number;
-  /** Whether tokens are deduplicated. Undefined: if it saves enough. */
-  readonly deduplicate: boolean | undefined;
-  /** Rows that ranks have receive buffers for, see `Strategy`. Undefined: the worst case. */
-  readonly receiveRows: string | undefined;
-  readonly numerics: NumericsClass;
-  /** Whether ids of choices are sent with every routing and compared on return. */
-  readonly check: boolean;
-}
 
 /**
  * Expands every dispatch and combine. Throws ModelError if chunks or rounds are requested and a node needs all rows at
@@ -68,31 +62,6 @@ export function expand(graph: Graph, options: ExpandOptions): Graph {
     outputs: now(outputs),
     states: now(states),
   };
-}
-
-/** State of the parts of one routing. */
-interface Routed {
-  readonly assign: NodeOf<"assign">;
-  /** The mesh axes of its group of ranks. */
-  readonly over: readonly string[];
-  readonly chunks: number;
-  /** Undefined: all rows are received at once. */
-  readonly rounds: PrimitiveParams["rounds"] | undefined;
-  /** Counts of every rank of the group. */
-  counts: Node;
-  /** Received rows, by chunk. */
-  readonly groups: Node[];
-  /** Values whose first chunk is in flight, or that are received in rounds. */
-  readonly inFlight: {
-    readonly node: Node;
-    readonly sent: NodeOf<"permute">;
-  }[];
-  /** Nodes on rows before the combine, in order. */
-  readonly deferred: Node[];
-  /** Replacements of nodes on rows, by chunk. */
-  readonly values: readonly Map<Node, Node>[];
-  /** Returned rows, by sent value. */
-  readonly returned: Map<Node, Node>;
 }
 
 class Expansion {
@@ -191,24 +160,31 @@ class Expansion {
     // Rows are not moved: kernels find their tokens.
     const inPlace = assign.params.local && plain;
     const rows = this.#rounded(x, this.now(unrounded(x)), !inPlace);
-    const sent = inPlace ? undefined : this.#make(node, "permute", {
+    const permuted = inPlace ? undefined : this.#make(node, "permute", {
       inputs: [rows, assign as Node],
       params: { weighted, once },
-    });
+    }) as Node;
     if (!known) this.#count(node, routed);
+    const sent = permuted &&
+      this.#toNode(routed, { node, sent: permuted, once });
     if (sent && routed.rounds) {
-      routed.inFlight.push({ node, sent });
+      routed.inFlight.push(sent);
       return;
     }
-    const arrived = sent ? this.#send(node, routed, { sent, chunk: 0 }) : rows;
+    const arrived = sent ? this.#send(routed, sent, 0) : rows;
     if (groups.length === 0) this.#group(node, routed);
-    const dispatch = { arrived, once, inPlace, chunk: 0 };
-    const received = this.#receive(node, routed, dispatch);
-    if (sent && chunks > 1) routed.inFlight.push({ node, sent });
+    const received = this.#receive(node, routed, {
+      arrived,
+      once: sent?.once ?? once,
+      inPlace,
+      chunk: 0,
+    });
+    if (sent && chunks > 1) routed.inFlight.push(sent);
     else this.#now.set(node, received);
     if (known || assign.params.localOnly || !this.#options.check) return;
+    const checked = routed.nodes ? [routed.nodes.group] : groups;
     this.#make(node, "checkIds", {
-      inputs: [assign, ...groups] as Node[],
+      inputs: [assign, ...checked] as Node[],
       params: {},
     });
   }
@@ -223,35 +199,42 @@ class Expansion {
   #route(node: NodeOf<"dispatch">, route: RoutingNode): Routed {
     const { placed, numerics } = this.#options;
     const [expert, slot] = node.axes as [string, string];
-    const splits = splitsOf(placed, expert);
     const { over } = placed.axes[expert]!;
     const several = groupSizeOf(placed.mesh, over) > 1;
     const held = route.params.tokens.flatMap((axis) => placed.axes[axis]!.over);
     const far = several && over.every((name) => held.includes(name));
     const localOnly = several && !far;
+    const levels = far ? nodeLevels(node, this.#options) : undefined;
+    const splits = levels?.nodes.splits ?? splitsOf(placed, expert);
     const chunks = chunkExperts(splits, far ? this.#options.chunks : 1).length;
-    const rounds = far ? roundsOf(node, route, this.#options) : undefined;
+    const local = levels?.ranks.over ?? over;
+    const rounds = far
+      ? roundsOf(node, route, { ...this.#options, over: local })
+      : undefined;
     const once = !localOnly && deduplicates(this.#graph, route, {
       placed,
       splits,
       chunks,
-      asked: rounds ? false : this.#options.deduplicate,
+      asked: levels ? true : rounds ? false : this.#options.deduplicate,
     });
     const assign = this.#make(node, "assign", {
       inputs: [this.now(route)],
       params: {
         expert,
         slot,
+        over: levels?.nodes.over ?? over,
+        splits,
         chunks,
         once,
-        sums: once && numerics === "fast",
+        sums: once && !levels && numerics === "fast",
         localOnly,
         local: !several && !dropsChoices(route),
       },
     });
     const routed: Routed = {
       assign,
-      over: far ? over : [],
+      levels,
+      over: far ? local : [],
       chunks,
       rounds,
       counts: assign as Node,
@@ -269,11 +252,61 @@ class Expansion {
 
   /** Exchanges the row counts of every expert in the group. */
   #count(node: Node, routed: Routed): void {
-    const { assign, over } = routed;
+    const { assign, over, levels } = routed;
     if (over.length === 0) return;
-    routed.counts = this.#make(node, "gatherCounts", {
-      inputs: [assign as Node],
-      params: { over },
+    const gather = (counts: Node, over: readonly string[]) =>
+      this.#make(node, "gatherCounts", {
+        inputs: [counts],
+        params: { over },
+      }) as Node;
+    if (!levels) {
+      routed.counts = gather(assign as Node, over);
+      return;
+    }
+    const counts = gather(assign as Node, levels.nodes.over);
+    const { expert, slot } = assign.params;
+    const group = this.#make(node, "group", {
+      inputs: [counts],
+      params: { expert, slot, chunk: 0 },
+    }) as Node;
+    const forwarded = this.#make(node, "nodeCounts", {
+      inputs: [counts],
+      params: levels.ranks,
+    }) as Node;
+    routed.nodes = { counts, group, forwarded };
+    routed.counts = gather(forwarded, over);
+  }
+
+  /** With two levels: sends rows to the nodes of their experts, where they are ordered for its ranks. */
+  #toNode({ nodes }: Routed, of: Sent): Sent {
+    if (!nodes) return of;
+    const { node, sent, once } = of;
+    const arrived = this.#make(node, "allToAll", {
+      inputs: [sent, nodes.counts],
+      params: { direction: "forward", chunk: 0, once },
+    }) as Node;
+    const moved = this.#make(node, "moveRows", {
+      inputs: [arrived, nodes.group, nodes.forwarded],
+      params: { direction: "forward", once },
+    }) as Node;
+    return { node, sent: moved, once: false };
+  }
+
+  /** With two levels: returns the rows of a node to their sources. */
+  #fromNode({ nodes }: Routed, node: Node, rows: Node): Node {
+    if (!nodes) return rows;
+    const { axes, dtype } = rows;
+    const moved = this.#make(node, "moveRows", {
+      inputs: [rows, nodes.group, nodes.forwarded],
+      params: { direction: "back", once: false },
+      axes,
+      dtype,
+    }) as Node;
+    return this.#make(node, "allToAll", {
+      inputs: [moved, nodes.counts],
+      params: { direction: "back", chunk: 0, once: false },
+      axes,
+      dtype,
     }) as Node;
   }
 
@@ -292,17 +325,14 @@ class Expansion {
 
   /** Sends the rows of a chunk to the ranks of their experts. */
   #send(
-    node: Node,
     { over, chunks, counts }: Routed,
-    { sent, chunk }: {
-      readonly sent: NodeOf<"permute">;
-      readonly chunk: number;
-    },
+    { node, sent, once }: Sent,
+    chunk: number,
   ): Node {
-    if (over.length === 0) return sent as Node;
+    if (over.length === 0) return sent;
     return this.#make(node, "allToAll", {
-      inputs: [sent as Node, counts],
-      params: { direction: "forward", chunk, once: sent.params.once },
+      inputs: [sent, counts],
+      params: { direction: "forward", chunk, once },
       ...chunkName(chunk, chunks),
     }) as Node;
   }
@@ -364,10 +394,10 @@ class Expansion {
     let before: Node | undefined;
     for (const [chunk, made] of values.entries()) {
       // The next chunk is in flight while a chunk is computed.
-      for (const { node, sent } of chunk + 1 < chunks ? inFlight : []) {
-        const next = { sent, once: sent.params.once, chunk: chunk + 1 };
-        const arrived = this.#send(node, routed, next);
-        this.#receive(node, routed, { ...next, arrived });
+      for (const rows of chunk + 1 < chunks ? inFlight : []) {
+        const { node, once } = rows;
+        const arrived = this.#send(routed, rows, chunk + 1);
+        this.#receive(node, routed, { arrived, once, chunk: chunk + 1 });
       }
       for (const other of deferred) {
         made.set(
@@ -404,11 +434,10 @@ class Expansion {
     for (const other of [...routed.deferred].reverse()) {
       if (needed.has(other)) other.inputs.forEach((input) => needed.add(input));
     }
-    for (const { node, sent } of routed.inFlight) {
-      if (!needed.has(node)) continue;
-      const dispatch = { sent, once: false, chunk: 0 };
-      const arrived = this.#send(node, round, dispatch);
-      this.#receive(node, round, { ...dispatch, arrived });
+    for (const rows of routed.inFlight) {
+      if (!needed.has(rows.node)) continue;
+      const arrived = this.#send(round, rows, 0);
+      this.#receive(rows.node, round, { arrived, once: false, chunk: 0 });
     }
     const of = (input: Node) => made.get(input) ?? this.now(input);
     for (const other of routed.deferred) {
@@ -440,7 +469,7 @@ class Expansion {
         ...chunkName(chunk, chunks),
       }) as Node
       : value;
-    return this.#make(node, "allToAll", {
+    const returned = this.#make(node, "allToAll", {
       inputs: [
         this.#rounded(y, rows, true),
         counts,
@@ -451,6 +480,7 @@ class Expansion {
       dtype,
       ...chunkName(chunk, chunks),
     }) as Node;
+    return this.#fromNode(routed, node, returned);
   }
 
   #refuseChunks(node: Node): void {
@@ -458,35 +488,6 @@ class Expansion {
       const route = this.#dispatched.get(input);
       return route && inParts(this.#routed.get(route)!);
     });
-    if (!rows) return;
-    const parts = this.#options.receiveRows === undefined
-      ? ["chunks", "with one chunk"]
-      : ["rounds", "without receiveRows"];
-    throw new ModelError(
-      `Cannot split a dispatch into ${
-        parts[0]
-      }: '${node.primitive}' needs all of its rows at once. Compile ${
-        parts[1]
-      }`,
-      node.span,
-    );
+    if (rows) throw needsAllRows(node, this.#options);
   }
-}
-
-/** Whether rows are received in parts. */
-function inParts({ chunks, rounds }: Routed): boolean {
-  return chunks > 1 || rounds !== undefined;
-}
-
-function isReturn(
-  node: Node,
-): node is NodeOf<"combine"> | NodeOf<"combineTranspose"> {
-  return node.primitive === "combine" || node.primitive === "combineTranspose";
-}
-
-function chunkName(
-  chunk: number,
-  chunks: number,
-): { readonly chunk?: string } {
-  return chunks === 1 ? {} : { chunk: `chunk ${chunk + 1} of ${chunks}` };
 }

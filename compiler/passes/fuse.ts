@@ -44,6 +44,8 @@ export const FUSION_CLASS: { readonly [P in Primitive]: FusionClass } = {
   assign: "tuple",
   gatherCounts: "tuple",
   rounds: "tuple",
+  nodeCounts: "tuple",
+  moveRows: "kernel",
   group: "tuple",
   checkIds: "tuple",
   permute: "kernel",

@@ -4,7 +4,7 @@ import { ModelError } from "../../spec/errors.ts";
 import { receiveRows } from "../../spec/plan/rounds.ts";
 import type { Node, PrimitiveParams, RoutingNode } from "../graph/graph.ts";
 import { groupBound } from "../sharding/lengths.ts";
-import type { ExpandOptions } from "./expand.ts";
+import type { ExpandOptions } from "./routed.ts";
 import { heldExperts, splitsOf } from "./expert_ranges.ts";
 
 /**
@@ -14,13 +14,18 @@ import { heldExperts, splitsOf } from "./expert_ranges.ts";
 export function roundsOf(
   node: Node,
   route: RoutingNode,
-  { placed, chunks, deduplicate, check, receiveRows: given }: ExpandOptions,
+  { placed, chunks, deduplicate, check, over, receiveRows: given }:
+    & ExpandOptions
+    & {
+      /** Mesh axes of the exchange. */
+      readonly over: readonly string[];
+    },
 ): PrimitiveParams["rounds"] | undefined {
   if (given === undefined) return undefined;
   const { tokens, rule: { topK } } = route.params;
   const [expert] = node.axes as [string];
-  const { over } = placed.axes[expert]!;
-  const all = tokens.reduce((n, t) => n * groupBound(placed, t, over), 1);
+  const sources = placed.axes[expert]!.over;
+  const all = tokens.reduce((n, t) => n * groupBound(placed, t, sources), 1);
   const held = heldExperts(splitsOf(placed, expert));
   const rows = receiveRows(given, all * topK / held.length);
   const maxRows = all * Math.min(topK, Math.max(...held));

@@ -43,7 +43,7 @@ export function expectedExchanges(
     if (step.op !== "allToAll" || !step.part) return [];
     const { op, routing, part } = step.part;
     if (!part.startsWith("exchange")) return [];
-    const where = indices.get(routing)?.axes ?? [];
+    const where = indices.get(step.part.within ?? routing)?.axes ?? [];
     const choices = where.length > 0 ? onRank(where.at(-1)!.size, 0) : 0;
     const base = { index, step, op, tokens: where[0]?.axis };
     const held = expertRanges(step).map(([first, end]) => end - first);

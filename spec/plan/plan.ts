@@ -197,6 +197,8 @@ export interface StepPart {
     | "wait"
     | "regroup"
     | "combine";
+  /** The routing of the exchange between nodes, if this one is within a node. */
+  readonly within?: Natural;
   /** Part count: rows are local, and it also lists them by expert. */
   readonly lists?: true;
 }

@@ -19,6 +19,8 @@ export interface StepOf<S extends Step> extends StepFacts {
 /** The parts of one routing in one program, each in the order of steps. */
 export interface RoutingFacts {
   readonly number: number;
+  /** The routing between nodes, if this one is within a node. */
+  readonly within?: RoutingFacts;
   readonly program: string;
   /** Every step of the program. */
   readonly steps: readonly StepFacts[];
@@ -96,7 +98,21 @@ export function routingsOf(
       });
     }
   }
-  return routings;
+  return routings.map((routing) => {
+    const number = routing.all[0]!.step.part!.within;
+    const within = routings.find((other) =>
+      other.number === number && other.program === routing.program &&
+      other !== routing
+    );
+    return within ? { ...routing, within } : routing;
+  });
+}
+
+/** The mesh axes over which rows of a routing are sent: between nodes and within a node, or at once. */
+export function sentOver({ within, gather }: RoutingFacts): readonly string[] {
+  return [within, { gather }].flatMap((routing) =>
+    routing?.gather[0]?.step.over ?? []
+  );
 }
 
 /**
@@ -123,10 +139,12 @@ export function valuesOf(
 
 /**
  * The buffers with the send row of each choice: written by count, read by every combine and permute, except for
- * deduplicated ones, which use other rows from count, and those that add pre-summed rows.
+ * deduplicated ones, which use other rows from count, and those that add pre-summed rows. Within a node, those of the
+ * rows that were received from nodes.
  */
 export function permutationsOf(routing: RoutingFacts): string[] {
-  const written = new Set(routing.count.flatMap((at) => at.writes));
+  const made = routing.within?.regroup ?? routing.count;
+  const written = new Set(made.flatMap((at) => at.writes));
   const byTokens = (at: StepFacts) =>
     routing.indices.length > 0 && at.reads.some((name) => written.has(name));
   const bySums = (at: StepFacts) =>

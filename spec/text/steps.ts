@@ -154,7 +154,11 @@ function dispatchedOf(
   permute: StepFacts | undefined,
   exchange: StepFacts | undefined,
 ): Ends {
-  const made = new Set(facts.count.flatMap((step) => step.writes));
+  const made = new Set(
+    [facts, facts.within ?? facts].flatMap(({ count, regroup }) =>
+      [...count, ...regroup].flatMap((step) => step.writes)
+    ),
+  );
   const value = permute?.reads.find((name) =>
     !made.has(name) && plan.buffers[name]!.kind !== "counts"
   );

@@ -90,7 +90,7 @@ function heldText(held: readonly number[]): string {
 
 /** Choices per token of a routing: the last axis of its permutation. */
 function choicesOf(facts: Facts, routing: RoutingFacts): number {
-  const name = permutationsOf(routing).find((n) =>
+  const name = permutationsOf(routing.within ?? routing).find((n) =>
     facts.buffers.get(n)!.axes.length > 1
   );
   const last = name === undefined
@@ -99,17 +99,27 @@ function choicesOf(facts: Facts, routing: RoutingFacts): number {
   return last ? onRank(last.size, 0) : 0;
 }
 
+/** ` (20 over node, 48 over ep)`: bytes by the mesh axes of exchanges, if there are several. */
+function linksText(links: ReadonlyMap<string, number>): string {
+  const texts = [...links].map(([over, bytes]) =>
+    `${Math.round(bytes)} over ${over}`
+  );
+  return texts.length > 1 ? ` (${texts.join(", ")})` : "";
+}
+
 /** Bytes per token in the dispatches and combines of each program. */
 function trafficLines(facts: Facts): string[] {
   const lines: string[] = [];
   for (const { program } of facts.programs) {
     const routings = facts.routings.filter((r) => r.program === program.name);
     if (routings.length === 0) continue;
+    const layers = routings.filter(({ within }) => !within).length;
     const where = facts.programs.length > 1 ? ` in ${program.name}` : "";
     for (const op of ["dispatch", "combine"] as const) {
       let max = 0;
       let others = 0;
       let saved = 0;
+      const links = new Map<string, number>();
       for (const routing of routings) {
         const { forward, back, indices, lists } = routing;
         const exchanges = op === "dispatch"
@@ -125,7 +135,10 @@ function trafficLines(facts: Facts): string[] {
           const usual = once ? expectedDestinations(ends, choices) : choices;
           const bytes = step.rowBytes * shareOfExperts(step);
           max += rows * bytes;
-          others += usual * bytes * (groupSize - 1) / groupSize;
+          const far = usual * bytes * (groupSize - 1) / groupSize;
+          others += far;
+          const link = step.over.join("+");
+          links.set(link, (links.get(link) ?? 0) + far);
           const plain = step.part!.part === "exchange" ? choices : 0;
           saved += (plain - usual) * bytes * (groupSize - 1) / groupSize;
         }
@@ -135,11 +148,11 @@ function trafficLines(facts: Facts): string[] {
           ? `${op} per token${where}: 0 bytes, all experts are on each rank`
           : `${op} per token${where}: at most ${
             Math.round(max)
-          } bytes over ${routings.length} ${
-            routings.length === 1 ? "layer" : "layers"
-          }, ${
+          } bytes over ${layers} ${layers === 1 ? "layer" : "layers"}, ${
             Math.round(others)
           } of them to other ranks if experts are chosen evenly${
+            linksText(links)
+          }${
             saved > 0
               ? `, ${Math.round(saved)} fewer than once for each expert`
               : ""

@@ -3,14 +3,15 @@
 import { expertRanges, movesTokens } from "../plan/bytes.ts";
 import { storedElementsOf } from "../layout.ts";
 import { executes } from "../plan/members.ts";
-import {
-  type AllToAllStep,
-  onRank,
-  type PlanBuffer,
-  type RoundsStep,
-} from "../plan/plan.ts";
+import { groupOf } from "../mesh.ts";
+import { type AllToAllStep, onRank, type PlanBuffer } from "../plan/plan.ts";
 import type { Facts, Report } from "../plan/facts.ts";
-import { permutationsOf, type StepOf, titleOf } from "../plan/routing_parts.ts";
+import {
+  permutationsOf,
+  sentOver,
+  type StepOf,
+  titleOf,
+} from "../plan/routing_parts.ts";
 
 /**
  * Receive and return buffers have room for the maximum number of rows: tokens of the group times min(choices, local
@@ -18,7 +19,8 @@ import { permutationsOf, type StepOf, titleOf } from "../plan/routing_parts.ts";
  */
 export function checkCapacity(facts: Facts, report: Report): void {
   for (const routing of facts.routings) {
-    const name = permutationsOf(routing).find((n) =>
+    const { within = routing } = routing;
+    const name = permutationsOf(within).find((n) =>
       facts.buffers.get(n)!.axes.length > 1
     );
     if (name === undefined) continue;
@@ -33,11 +35,14 @@ export function checkCapacity(facts: Facts, report: Report): void {
         permutation,
         once,
         max: rounds?.step.rows ?? Infinity,
+        within: routing.within && sentOver(within),
       });
       if (fault !== undefined) report(titleOf(routing), fault, at);
     }
     for (const at of routing.rounds) {
-      const worst = worstRows(facts, at.step, permutation);
+      const { splits } = at.step;
+      const over = sentOver(routing);
+      const worst = worstRows(facts, { splits, over }, permutation);
       if (worst !== at.step.maxRows) {
         const fault =
           `a rank receives up to ${worst} rows, not ${at.step.maxRows}`;
@@ -50,11 +55,13 @@ export function checkCapacity(facts: Facts, report: Report): void {
 function capacityFault(
   facts: Facts,
   at: StepOf<AllToAllStep>,
-  { permutation, once, max }: {
+  { permutation, once, max, within = [] }: {
     readonly permutation: PlanBuffer;
     readonly once: boolean;
     /** Maximum number of rows that are received at a time. */
     readonly max: number;
+    /** Mesh axes over which the sent rows were received from other nodes. */
+    readonly within?: readonly string[] | undefined;
   },
 ): string | undefined {
   const { step } = at;
@@ -67,12 +74,16 @@ function capacityFault(
   const ranges = expertRanges(step);
   for (const group of facts.groups(step.over)) {
     if (!executes(facts.plan.mesh, group[0]!, step)) continue;
-    const tokens = groupTokens(facts, permutation, group);
+    const tokensOver = (rank: number, over: readonly string[]) =>
+      groupTokens(facts, permutation, groupOf(facts.plan.mesh, rank, over));
+    const tokens = tokensOver(group[0]!, [...within, ...step.over]);
     for (const [groupRank, rank] of group.entries()) {
       const [first, end] = ranges[groupRank] ?? [0, 0];
       const experts = end - first;
       const k = onRank(choices, rank);
-      const sent = storedElementsOf(permutation, rank);
+      const sent = within.length > 0
+        ? tokensOver(rank, within) * Math.min(k, step.splits.at(-1)!)
+        : storedElementsOf(permutation, rank);
       const need = [
         [sentFrom, once ? sent / k * Math.min(k, group.length) : sent],
         [receivedIn, Math.min(max, tokens * Math.min(k, experts))],
@@ -89,20 +100,23 @@ function capacityFault(
   return undefined;
 }
 
-/** Maximum number of rows that a rank of any group receives. */
+/** Maximum number of rows that a rank of any group receives. The last mesh axes are those of `splits`. */
 function worstRows(
   facts: Facts,
-  { over, splits }: RoundsStep,
+  { over, splits }: {
+    readonly over: readonly string[];
+    readonly splits: readonly number[];
+  },
   permutation: PlanBuffer,
 ): number {
   const held = splits.slice(1).map((end, p) => end - splits[p]!);
   return Math.max(
     ...facts.groups(over).flatMap((group) => {
       const tokens = groupTokens(facts, permutation, group);
-      return held.map((experts, p) =>
-        tokens *
-        Math.min(onRank(permutation.axes.at(-1)!.size, group[p]!), experts)
-      );
+      return group.map((rank, p) => {
+        const choices = onRank(permutation.axes.at(-1)!.size, rank);
+        return tokens * Math.min(choices, held[p % held.length]!);
+      });
     }),
   );
 }

@@ -10,6 +10,7 @@ import { checkSums, flowsTo } from "./returns.ts";
 import {
   permutationsOf,
   type RoutingFacts,
+  sentOver,
   type StepOf,
   titleOf,
   valuesOf,
@@ -247,8 +248,13 @@ export function checkTransposed(facts: Facts, report: Report): void {
     const lengths = model.splits.slice(1).map((end, p) =>
       end - model.splits[p]!
     );
-    const held = heldOver(facts, model.over);
-    if (!held.some((each) => sameList(each, lengths))) {
+    const levels = facts.routings.some(({ within }) =>
+      within?.number === routing.number && within.program === routing.program
+    );
+    const nodes = routing.within?.forward[0]?.step.splits.length ?? 2;
+    const all = new Array(nodes - 1).fill(lengths).flat();
+    const held = heldOver(facts, sentOver(routing));
+    if (!levels && !held.some((each) => sameList(each, all))) {
       report(
         title,
         `its experts are split into [${
@@ -263,8 +269,51 @@ export function checkTransposed(facts: Facts, report: Report): void {
     if (!counted) {
       report(title, "the counts that are exchanged are not its own", gather);
     }
+    if (routing.within) checkForwarded(routing, routing.within, report);
     const last = exchanges.reduce((a, b) => a.index > b.index ? a : b);
     onlyWriter(routing, gather.step.to, [gather], last, report);
+  }
+}
+
+/** Checks that a routing within a node forwards the rows that the one between nodes received for its experts. */
+function checkForwarded(
+  { gather, count, permute, combine, forward, ...routing }: RoutingFacts,
+  within: RoutingFacts,
+  report: Report,
+): void {
+  const title = titleOf({
+    gather,
+    count,
+    permute,
+    combine,
+    forward,
+    ...routing,
+  });
+  const counts = within.gather[0]?.step.to ?? "";
+  for (const at of count) {
+    if (!at.reads.includes(counts)) {
+      report(title, `it counts other rows than those by '${counts}'`, at);
+    }
+  }
+  const experts = forward[0]?.step.splits.at(-1) ?? 0;
+  const { splits } = within.back[0]?.step ?? { splits: [] };
+  if (!splits.every((end, node) => end === node * experts)) {
+    const fault = `its node has ${experts} experts, and nodes are split at [${
+      splits.join(", ")
+    }]`;
+    report(title, fault, forward[0]);
+  }
+  const received = within.forward.map(({ step }) => step.to);
+  for (const at of permute) {
+    if (!at.reads.some((name) => received.includes(name))) {
+      report(title, "it forwards rows that no node sent", at);
+    }
+  }
+  const returned = within.back.map(({ step }) => step.from);
+  for (const at of combine) {
+    if (!at.writes.every((name) => returned.includes(name))) {
+      report(title, "its rows do not return to their nodes", at);
+    }
   }
 }
 
@@ -340,7 +389,8 @@ export function checkPermutation(facts: Facts, report: Report): void {
       );
     }
     for (const name of shared) {
-      onlyWriter(routing, name, count, combine.at(-1)!, report);
+      const writers = routing.within?.regroup ?? count;
+      onlyWriter(routing, name, writers, combine.at(-1)!, report);
     }
   }
 }

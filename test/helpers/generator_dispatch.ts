@@ -5,6 +5,7 @@ import { compareIds, sendIds } from "../../compiler/kernels/check_ids.ts";
 import { elementwiseGrid } from "../../spec/kernel/elementwise.ts";
 import { bindings, lengthAt } from "../../compiler/kernels/kernel.ts";
 import { listRows } from "../../compiler/kernels/list_rows.ts";
+import { moveRows, nodeCounts } from "../../compiler/kernels/move_rows.ts";
 import {
   combine,
   combineTranspose,
@@ -198,6 +199,46 @@ export function* ofPermute(): Generator<Launch> {
           lengths: [count],
         },
         stores: { send: kept.filter(Boolean).length * row },
+      };
+    }
+  }
+}
+
+/** Rows in all orders, moved there and back. */
+export function* ofMoveRows(): Generator<Launch> {
+  for (const order of [[], [0], [1, 0], [2, 0, 1]]) {
+    for (const direction of ["forward", "back"] as const) {
+      for (const row of [1, 3]) {
+        const elements = order.length * row;
+        yield {
+          kernel: moveRows({ name, row, direction, type: "u32" }),
+          grid: elementwiseGrid(4 * row),
+          reads: {
+            rowCount: [order.length],
+            index: order,
+            x: range(elements),
+          },
+          stores: { y: elements },
+        };
+      }
+    }
+  }
+}
+
+export function* ofNodeCounts(): Generator<Launch> {
+  for (const [nodes, experts, units] of [[2, 1, 0], [2, 3, 2], [3, 2, 3]]) {
+    const countsPerRank = nodes! * experts! + units!;
+    for (const me of range(nodes!)) {
+      yield {
+        kernel: nodeCounts({
+          name,
+          nodes: nodes!,
+          experts: experts!,
+          countsPerRank,
+        }),
+        grid: elementwiseGrid(experts!),
+        reads: { all: range(nodes! * countsPerRank), groupRank: [me] },
+        stores: { counts: experts! },
       };
     }
   }

@@ -36,6 +36,8 @@ const CASES: { readonly [generator: string]: () => Iterable<Launch> } = {
   matmul: sums.ofMatmul,
   matmulBytes: bytes.ofMatmulBytes,
   mergeRuns: routing.ofMergeRuns,
+  moveRows: dispatch.ofMoveRows,
+  nodeCounts: dispatch.ofNodeCounts,
   permute: dispatch.ofPermute,
   quantize: bytes.ofQuantize,
   queryGrad: heads.ofQueryGrad,

@@ -13,7 +13,6 @@ import {
   type ExpertRanges,
   expertTable,
   heldExperts,
-  splitsOf,
   unitSplits,
 } from "../expert_ranges.ts";
 import { localBound } from "../../sharding/lengths.ts";
@@ -33,6 +32,8 @@ import { tokenCount } from "./tokens.ts";
 /** The rows that a rank sends for a routing, and their buffers. */
 export interface SentRows {
   readonly number: number;
+  /** Exchanges within a node: the rows that are sent between nodes. */
+  readonly within?: SentRows;
   /** The assign node. Its parameters state whose choices have rows, and whether these are local. */
   readonly node: NodeOf<"assign">;
   readonly over: readonly string[];
@@ -72,14 +73,14 @@ export function routeOf({ node }: SentRows): RoutingNode {
 
 /** The number of counts of a rank for a routing, or for its rounds, whose counts include an offset per group rank. */
 export function countsPerRankOf(
-  { node, splits, chunks, roundRows }: Pick<
+  { node, splits, chunks, roundRows, within }: Pick<
     SentRows,
-    "node" | "splits" | "chunks" | "roundRows"
+    "node" | "splits" | "chunks" | "roundRows" | "within"
   >,
 ): number {
   if (roundRows !== undefined) return splits.at(-1)! + splits.length - 1;
   return splits.at(-1)! +
-    (node.params.once ? unitSplits(chunks).length - 1 : 0);
+    (node.params.once && !within ? unitSplits(chunks).length - 1 : 0);
 }
 
 /** Counts rows per expert and numbers them. */
@@ -202,11 +203,16 @@ export function lowerRounds(
 
 /** The part of a dispatch that a step belongs to. */
 export function partOf(
-  { number }: SentRows,
+  { number, within }: SentRows,
   part: StepPart["part"],
   op: StepPart["op"] = "dispatch",
 ): StepPart {
-  return { op, routing: number, part };
+  return {
+    op,
+    routing: number,
+    part,
+    ...within ? { within: within.number } : {},
+  };
 }
 
 function sentRows(
@@ -214,12 +220,11 @@ function sentRows(
   node: NodeOf<"assign">,
 ): SentRows {
   const { placed } = lowering;
-  const { expert, once, localOnly } = node.params;
+  const { once, localOnly, over, splits } = node.params;
   const route = node.inputs[0] as RoutingNode;
   const { choice, tokens, rule: { topK } } = route.params;
-  const { over, of } = placed.axes[expert]!;
+  const { of } = placed.axes[node.params.expert]!;
   const groupSize = groupSizeOf(placed.mesh, over);
-  const splits = splitsOf(placed, expert);
   const chunks = chunkExperts(splits, node.params.chunks);
   const localChoices = localOnly
     ? Math.min(topK, Math.max(...heldExperts(splits)))

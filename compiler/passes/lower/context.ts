@@ -439,10 +439,12 @@ function labelOp(node: Node): string {
     case "map":
       return node.params.op;
     case "allToAll":
+    case "moveRows":
       return node.params.direction === "forward" ? "dispatch" : "combine";
     case "assign":
     case "gatherCounts":
     case "rounds":
+    case "nodeCounts":
     case "group":
     case "permute":
     case "received":

@@ -48,6 +48,7 @@ import {
 } from "./elementwise.ts";
 import { ropeKey } from "./emit.ts";
 import { lowerAllGather } from "./gather.ts";
+import { lowerMoveRows, lowerNodeCounts } from "./forward_rows.ts";
 import { lowerGroup } from "./group.ts";
 import { lowerLocalCombine } from "./local_combine.ts";
 import { lowerCombine, lowerPermute } from "./permute.ts";
@@ -102,6 +103,8 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   assign: lowerAssign,
   gatherCounts: lowerGatherCounts,
   rounds: lowerRounds,
+  nodeCounts: lowerNodeCounts,
+  moveRows: lowerMoveRows,
   group: lowerGroup,
   checkIds: lowerCheckIds,
   permute: lowerPermute,

@@ -239,7 +239,10 @@ export function returningNodes(graph: Graph): Set<Node> {
       node.primitive === "combineTranspose" ||
       node.primitive === "localCombine" ||
       node.primitive === "allToAll" && node.params.direction === "back";
-    if (!returns || returned!.primitive === "allToAll") continue;
+    if (
+      !returns || returned!.primitive === "allToAll" ||
+      returned!.primitive === "moveRows"
+    ) continue;
     let value: Node = returned!;
     result.add(value);
     while (

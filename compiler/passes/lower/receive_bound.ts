@@ -31,7 +31,9 @@ export function receivedRows(
   const { placed } = lowering;
   const { tokens, rule: { topK } } = routeOf(sent).params;
   // Tokens that are replicated in the group are not received.
-  const over = sent.node.params.localOnly ? [] : sent.over;
+  const over = sent.node.params.localOnly
+    ? []
+    : [...sent.within?.over ?? [], ...sent.over];
   const ranges = sent.chunks[chunk]!;
   const held = ranges.map(([first, end]) => end - first);
   const experts = heldPerRank(placed.mesh, sent.over, held);

@@ -17,6 +17,7 @@ import {
 import {
   minTrainingBytes,
   minWeightBytes,
+  overNodes,
   type ReplicaMesh,
 } from "./meshes.ts";
 
@@ -188,6 +189,22 @@ export async function otherStrategies(
     if (strategy.receiveRows) steps.push(...await largerSteps(task, plan));
   }
   return steps;
+}
+
+/** Steps with exchanges in two levels, between hosts and within a host, if experts are on several and it fits. */
+export async function stepsOverNodes(
+  task: SearchTask,
+  { mesh, load, strategy }: ReplicaPlan,
+  host: number,
+): Promise<ReplicaStep[]> {
+  const nodes = overNodes(mesh, host);
+  if (!nodes) return [];
+  const { receiveRows } = strategy;
+  const plan = await compileReplica(task, nodes, {
+    strategy: receiveRows ? BY_NEED : { chunks: 1 },
+    load,
+  });
+  return "why" in plan || !fits(plan) ? [] : stepsOf(task, plan);
 }
 
 function sameStrategy(a: SearchStrategy, b: SearchStrategy): boolean {

@@ -1,7 +1,7 @@
 /** Meshes of one replica, and facts known before compilation. */
 
 import type { ParamFacts, ZeroStage } from "../../../compiler/mod.ts";
-import type { Mesh } from "../../../spec/mesh.ts";
+import { type Mesh, NODE_AXIS } from "../../../spec/mesh.ts";
 import { fileBytes, type ModelWeights } from "../summary/weights.ts";
 
 /**
@@ -13,6 +13,8 @@ export interface ReplicaMesh {
   readonly dp?: number;
   readonly ep: number;
   readonly tp: number;
+  /** Number of nodes that the ranks of \`ep\` are divided into, for exchanges in two levels. Default: 1. */
+  readonly node?: number;
   /** Pipeline stages. Default: 1. */
   readonly pp?: number;
 }
@@ -23,10 +25,14 @@ export function replicaRanks({ dp = 1, ep, tp, pp = 1 }: ReplicaMesh): number {
 }
 
 /** The mesh in the compiler's format. */
-export function meshOf({ dp = 1, ep, tp, pp = 1 }: ReplicaMesh): Mesh {
+export function meshOf(
+  { dp = 1, ep: all, tp, node = 1, pp = 1 }: ReplicaMesh,
+): Mesh {
+  const ep = all / node;
   return [
     ...pp > 1 ? [{ name: "pp", size: pp }] : [],
     ...dp > 1 ? [{ name: "dp", size: dp }] : [],
+    ...node > 1 ? [{ name: NODE_AXIS, size: node }] : [],
     ...ep > 1 || tp === 1 ? [{ name: "ep", size: ep }] : [],
     ...tp > 1 ? [{ name: "tp", size: tp }] : [],
   ];
@@ -69,6 +75,18 @@ export function replicaMeshes(
     meshes.push({ ep: ranks, tp: 1, ...stages });
   }
   return meshes;
+}
+
+/** The mesh with exchanges in two levels. Undefined: the experts are within a host, or hosts have unequal parts. */
+export function overNodes(
+  mesh: ReplicaMesh,
+  host: number,
+): ReplicaMesh | undefined {
+  const { ep, tp, pp = 1 } = mesh;
+  const node = ep * tp / host;
+  const fits = pp === 1 && node > 1 && host > 1 && Number.isInteger(node) &&
+    ep % node === 0;
+  return fits ? { ...mesh, node } : undefined;
 }
 
 /** Meshes of a number of ranks for a training step: `dp` is the remainder of `ep` and `tp`, in powers of two. */

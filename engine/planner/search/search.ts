@@ -12,7 +12,12 @@ import {
   type SearchTask,
   type ThrownOut,
 } from "./evaluate.ts";
-import { firstThatFits, largerSteps, otherStrategies } from "./fit.ts";
+import {
+  firstThatFits,
+  largerSteps,
+  otherStrategies,
+  stepsOverNodes,
+} from "./fit.ts";
 import {
   bestOfMeshes,
   compareBy,
@@ -115,6 +120,7 @@ export async function search(
   for (const { mesh, step } of finalists()) {
     if (replicaRanks(mesh) === 1) continue;
     steps.push(...await otherStrategies(task, step.of));
+    if (!trains) steps.push(...await stepsOverNodes(task, step.of, sizes.host));
   }
   const all = within();
   const front = paretoOf(all);

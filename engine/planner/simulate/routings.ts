@@ -7,6 +7,7 @@ import {
   type AllToAllStep,
   onRank,
   type Plan,
+  type PlanBuffer,
   type Program,
 } from "../../../spec/plan/plan.ts";
 import { type ExpertLoad, expertShares, rowShares } from "./loads.ts";
@@ -53,18 +54,22 @@ export function routingRows(
     }
   }
   const made = new Map<string, RoutingRows>();
+  const choicesOf = new Map<number, PlanBuffer | undefined>();
   for (const step of program.steps) {
     if (step.op !== "launch" || step.part?.part !== "count") continue;
-    const { routing } = step.part;
+    const { routing, within } = step.part;
     const buffers = Object.values(step.bindings).map((name) =>
       plan.buffers[name]!
     );
-    const choices = buffers.find(({ axes, dtype }) =>
-      dtype === "u32" && axes.length > 1 && !axes.at(-1)!.dynamic
-    );
+    const choices = within === undefined
+      ? buffers.find(({ axes, dtype }) =>
+        dtype === "u32" && axes.length > 1 && !axes.at(-1)!.dynamic
+      )
+      : choicesOf.get(within);
+    choicesOf.set(routing, choices);
     const counts = buffers.find((buffer) => buffer.routing === "counts");
     if (!choices || !counts || found.has(routing)) continue;
-    const exchange = byChoices.get(routing);
+    const exchange = withinNodes(byChoices, routing, within);
     const experts = exchange?.splits.at(-1) ??
       onRank(counts.axes.at(-1)!.size, 0);
     const { axis, dynamic, size } = choices.axes[0]!;
@@ -82,7 +87,7 @@ export function routingRows(
         ? lengths.over(axis, exchange.over)
         : tokens * groupSizeOf(plan.mesh, exchange.over),
       once: once.has(routing),
-      number: load.kind === "recorded" ? routing : 0,
+      number: load.kind === "recorded" ? within ?? routing : 0,
     };
     const key = JSON.stringify(facts);
     const rows = made.get(key) ?? rowsOf(facts, load);
@@ -90,6 +95,25 @@ export function routingRows(
     found.set(routing, rows);
   }
   return found;
+}
+
+/** The exchange of a routing by choices; within a node, as if rows were sent to the ranks of all nodes at once. */
+function withinNodes(
+  byChoices: ReadonlyMap<number, AllToAllStep>,
+  routing: number,
+  within: number | undefined,
+): Pick<AllToAllStep, "splits" | "over"> | undefined {
+  const exchange = byChoices.get(routing);
+  const nodes = within === undefined ? undefined : byChoices.get(within);
+  if (!exchange || !nodes) return exchange;
+  const [first, ...ends] = exchange.splits;
+  const splits = nodes.splits.slice(0, -1).flatMap((start) =>
+    ends.map((end) => start + end)
+  );
+  return {
+    splits: [first, ...splits] as unknown as AllToAllStep["splits"],
+    over: [...nodes.over, ...exchange.over] as unknown as AllToAllStep["over"],
+  };
 }
 
 /** First experts of the group ranks and the end, if ranks have the rows of their own experts without an exchange. */

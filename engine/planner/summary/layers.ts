@@ -95,7 +95,9 @@ function exchangesOf(plan: Plan): Map<number | undefined, ExchangeSummary[]> {
     const { index, op: name, step: { over } } = exchange;
     const layer = numbers[of[index]!];
     const list = found.get(layer) ?? [];
-    const known = list.findIndex((other) => other.name === name);
+    const known = list.findIndex((other) =>
+      other.name === name && other.over.join() === over.join()
+    );
     const before = known < 0 ? 0 : list[known]!.bytesPerToken;
     const bytesPerToken = Math.round(before + toOthers(plan, exchange));
     const entry = { name, bytesPerToken, over };
