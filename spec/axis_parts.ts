@@ -67,8 +67,9 @@ export function partBounds(
     const { each } = assignment;
     const of = plan.axes[assignment.of]!;
     const { table = "block", total = of.size } = of;
-    return tableLengths({ size: total, table }, groupSize)
-      .map((n) => Math.min(size, n * each));
+    // The same on all ranks, because groups of ranks that share items have buffers of one length.
+    const most = Math.max(...tableLengths({ size: total, table }, groupSize));
+    return new Array<number>(groupSize).fill(Math.min(size, most * each));
   }
   if (assignment?.by !== "blocks") {
     return new Array<number>(groupSize).fill(size);

@@ -78,7 +78,7 @@ t.test("tokens follow the table of their sequences, in every run anew", (t) => {
       sequence: { size: 3 },
       "sequence/ep": { size: 3, of: "sequence", over: ["ep"], table: "cyclic" },
       "token/ep": {
-        size: 4,
+        size: 8,
         dynamic: true,
         of: "token",
         over: ["ep"],
@@ -92,16 +92,16 @@ t.test("tokens follow the table of their sequences, in every run anew", (t) => {
     },
   } as unknown as Plan;
   const lasting = lastingAxes();
-  const long = Int32Array.of(1, 1, 1);
+  const long = Int32Array.of(1, 1, 1, 1, 1);
   t.throws(
     () =>
-      assignAxes(plan, new Map([["token", 3]]), {
-        sequence: { dtype: "i32", shape: [3], data: long },
+      assignAxes(plan, new Map([["token", 5]]), {
+        sequence: { dtype: "i32", shape: [5], data: long },
       }).local("token/ep", 1),
     {
       name: "DataError",
       message:
-        "Cannot assign axis 'token/ep' to ranks: group rank 1 has 3 items, and room for 2. Give each item of 'sequence/ep' at most 2",
+        "Cannot assign axis 'token/ep' to ranks: group rank 1 has 5 items, and room for 4. Give each item of 'sequence/ep' at most 2",
     },
   );
   for (
