@@ -68,7 +68,11 @@ const files = nodeFiles();
 const common = {
   adapter: "native",
   threads: 1,
-  bounds: { maxTokens: 256, maxSequences: count, maxContext: tokens + 96 },
+  bounds: {
+    maxTokens: 256,
+    maxSequences: count,
+    maxContext: 32 * Math.ceil((tokens + 96) / 32),
+  },
 } as const;
 const tokenizer = (await openTokenizer(options.checkpoint, files))!;
 const opened = await openOurs(await loadTarget(options.checkpoint, files), {

@@ -43,7 +43,7 @@ testKernels(
     // Those of one sequence may share a workgroup.
     const batch = fc.oneof(
       fc.array(token, { maxLength: 6 }),
-      fc.array(token, { maxLength: 6 }).map((tokens) =>
+      fc.array(token, { maxLength: 9 }).map((tokens) =>
         tokens.map(({ position }) => ({ sequence: 1, position }))
       ),
     );
@@ -55,7 +55,7 @@ testKernels(
       sinks: fc.boolean(),
       // Values of their own, or the first elements of the keys.
       shared: fc.boolean(),
-      queries: fc.constantFrom(2, 4, 6),
+      queries: fc.constantFrom(2, 4, 6, 16),
       seed: fc.nat(1000),
     });
     await holds(

@@ -28,7 +28,7 @@ const skip = skipUnasked("cpu") ||
 /** Stores a number. */
 function stores(value: number): CFunction {
   return {
-    prelude: "typedef unsigned u;",
+    prelude: "typedef unsigned u;\n#define KERNEL void",
     text: `(u *x) { *x = ${value}; }`,
     scratch: value,
   };

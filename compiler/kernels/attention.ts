@@ -21,11 +21,12 @@ import {
   queriesOf,
   scores,
   sumsOf,
+  type TokenRun,
   weights,
 } from "./attention_block.ts";
 import type { Kernel, KernelText } from "./kernel.ts";
 import { bindings, GROUP_YZ, kernelOf, wgsl } from "./kernel.ts";
-import { LOWEST, range } from "./pieces/numbers.ts";
+import { LOWEST } from "./pieces/numbers.ts";
 
 /**
  * Creates the attention kernel. The result of a head depends only on its query and the keys up to its position. If ranks
@@ -58,33 +59,41 @@ export function attention(o: AttentionOptions): Kernel {
   });
 }
 
-/** Processes this many tokens of one sequence together, and other tokens one after another. */
+/**
+ * Processes consecutive tokens of one sequence together: one, at most half of the tile, or more. After the last of them,
+ * it is computed again and not written.
+ */
 function together(o: AttentionOptions, tile: QueryTile): KernelText {
-  const all = attend(o, "first_token", tile);
-  if (tile.tokens === 1) return all;
-  const end = wgsl`first_token + ${tile.tokens}`;
-  const sequenceOf = (t: number) =>
-    wgsl`sequence[min(first_token + ${t}, ${o.tokens} - 1)]`;
-  const equal = range(tile.tokens).slice(1)
-    .map((t) => wgsl`${sequenceOf(t)} == sequence[first_token]`)
-    .reduce((all, test) => wgsl`${all} && ${test}`);
+  if (tile.tokens === 1) return attend(o, tile, { token: "first_token" });
+  const half = Math.ceil(tile.tokens / 2);
+  const run = (tokens: number) =>
+    attend(o, { ...tile, tokens }, {
+      token: "token",
+      run: tokens > 1 ? "run" : undefined,
+    });
+  const few = half > 1
+    ? wgsl`if (run > 1) { ${run(half)} } else { ${run(1)} }`
+    : run(1);
   return wgsl`
-    if (${end} <= ${o.tokens} && ${equal}) {
-      ${all}
-    } else {
-      for (var token = first_token; token < min(${end}, ${o.tokens}); token++) {
-        ${attend(o, "token", { ...tile, tokens: 1 })}
+    let end_token = min(first_token + ${tile.tokens}, ${o.tokens});
+    for (var token = first_token; token < end_token; token++) {
+      if (token == first_token || sequence[max(token, 1) - 1] != sequence[token]) {
+        var run = 1u;
+        for (var other = token + 1; other < end_token; other++) {
+          if (other == token + run && sequence[other] == sequence[token]) { run += 1u; }
+        }
+        if (run > ${half}) { ${run(tile.tokens)} } else { ${few} }
       }
     }`;
 }
 
-/** The heads of tokens of one sequence, starting with `token`. */
+/** The heads of tokens of one sequence. */
 function attend(
   o: AttentionOptions,
-  token: string,
   tile: QueryTile,
+  tokens: TokenRun,
 ): KernelText {
-  const of = queriesOf(o, token, tile);
+  const of = queriesOf(o, tile, tokens);
   return wgsl`
     ${of.cache.begin}
     ${beginQueries(of)}
@@ -183,31 +192,29 @@ function mergeBlock({ tokens, each, parts }: Queries): KernelText {
 }
 
 /** Lane d writes its dimensions of every query. */
-function results({ o, each, width, parts }: Queries): KernelText {
+function results({ o, each, width, parts, run }: Queries): KernelText {
   const d = dimensionOf(o);
-  if (o.shard) {
-    const after = wgsl`sumsAfter[${
-      sumsOf("row[t][h]", width)
-    } + ${d}] = value_sum[t][h][c];`;
-    return wgsl`
-      @unroll (${each}) {
-        @unroll (c < ${parts}) {
-          ${
-      width % KEY_BLOCK === 0
-        ? after
-        : wgsl`if (${DIMENSION} < ${width}) { ${after} }`
+  const inside = (store: KernelText) =>
+    width % KEY_BLOCK === 0
+      ? store
+      : wgsl`if (${DIMENSION} < ${width}) { ${store} }`;
+  const sums = sumsOf("row[t][h]", width);
+  const all = o.shard
+    ? wgsl`
+      @unroll (c < ${parts}) {
+        ${inside(wgsl`sumsAfter[${sums} + ${d}] = value_sum[t][h][c];`)}
+      }
+      if (lane == 0) {
+        sumsAfter[${sums} + ${width}] = top[t][h];
+        sumsAfter[${sums} + ${width + 1}] = sum[t][h];
+      }`
+    : wgsl`
+      @unroll (c < ${parts}) {
+        ${
+      inside(wgsl`
+          y[row[t][h] * ${width} + (${d})] = value_sum[t][h][c] / sum[t][h];`)
     }
-        }
-        if (lane == 0) {
-          sumsAfter[${sumsOf("row[t][h]", width)} + ${width}] = top[t][h];
-          sumsAfter[${sumsOf("row[t][h]", width)} + ${width + 1}] = sum[t][h];
-        }
       }`;
-  }
-  const result = wgsl`
-    y[row[t][h] * ${width} + (${d})] = value_sum[t][h][c] / sum[t][h];`;
-  const inside = width % KEY_BLOCK === 0
-    ? result
-    : wgsl`if (${DIMENSION} < ${width}) { ${result} }`;
-  return wgsl`@unroll (${each}) { @unroll (c < ${parts}) { ${inside} } }`;
+  const exist = run === undefined ? all : wgsl`if (t < ${run}) { ${all} }`;
+  return wgsl`@unroll (${each}) { ${exist} }`;
 }

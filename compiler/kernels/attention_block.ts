@@ -90,16 +90,22 @@ export function operandsOf(o: AttentionOptions): readonly Binding[] {
   });
 }
 
+/** Consecutive tokens of one sequence. */
+export interface TokenRun {
+  /** The variable with the first token's index. */
+  readonly token: string;
+  /** The variable with their number, if they may be fewer than those of the tile. */
+  readonly run?: string | undefined;
+}
+
 /** Queries of one workgroup. Register `top[t][h]` belongs to head h of token t. */
-export interface Queries extends QueryTile {
+export interface Queries extends QueryTile, TokenRun {
   readonly o: AttentionOptions;
   readonly cache: Cache;
   /** The binding of keys, what they are stored as, and the variable with the end of those that each token sees. */
   readonly keys: string;
   readonly stored: "f32" | HalfDType;
   readonly end: string;
-  /** The first token's index. */
-  readonly token: string;
   /** Iterations of loops over all queries. */
   readonly each: KernelText;
   /** Elements of a value, in parts of 32 with one element per lane: see `DIMENSION`. */
@@ -109,18 +115,18 @@ export interface Queries extends QueryTile {
   readonly firstSeen: KernelText | undefined;
 }
 
-/** The queries of a tile, starting with `token`. */
+/** The queries of a tile. */
 export function queriesOf(
   o: AttentionOptions,
-  token: string,
-  tile: QueryTile,
+  { heads, tokens }: QueryTile,
+  { token, run }: TokenRun,
 ): Queries {
-  const { heads, tokens } = tile;
   const { valueDim: width = o.dim } = o;
   const kvHead = wgsl`group.x / ${o.heads / o.kvHeads / heads}`;
   return {
     o,
     token,
+    run,
     heads,
     tokens,
     width,
@@ -178,8 +184,7 @@ function countSelected(
 /** Declares the end of the keys of each token, `end[t]`, and where they start, `first[t]`, if that is not always 0. */
 export function keysOfTokens(
   o: AttentionOptions,
-  token: string,
-  tokens: number,
+  { token, tokens, run }: TokenRun & { readonly tokens: number },
 ): KernelText {
   const firstSeen = firstSeenOf(o);
   const listed = (end: string) =>
@@ -188,7 +193,7 @@ export function keysOfTokens(
       : countSelected(token, o.selected, end);
   const ends = wgsl`
     @unroll (t < ${tokens}) {
-      let end[t] = u32(position[${token} + t]) + 1;
+      let end[t] = u32(position[${tokenAt({ token, run })}]) + 1;
       ${firstSeen && wgsl`let first[t] = ${firstSeen};`}
     }`;
   return wgsl`
@@ -198,14 +203,20 @@ export function keysOfTokens(
     ${o.entries !== undefined && listed("entry_end")}`;
 }
 
+/** The index of token t. After the last token, the last one again. */
+function tokenAt({ token, run }: TokenRun): KernelText {
+  return run === undefined
+    ? wgsl`${token} + t`
+    : wgsl`${token} + min(t, ${run} - 1)`;
+}
+
 /** Declares the keys of each token, and the offset of each query. */
-export function beginQueries(
-  { o, token, heads, tokens, each }: Queries,
-): KernelText {
+export function beginQueries(of: Queries): KernelText {
+  const { o, heads, each } = of;
   return wgsl`
-    ${keysOfTokens(o, token, tokens)}
+    ${keysOfTokens(o, of)}
     @unroll (${each}) {
-      let row[t][h] = (${token} + t) * ${o.heads} + (group.x * ${heads} + h);
+      let row[t][h] = (${tokenAt(of)}) * ${o.heads} + (group.x * ${heads} + h);
       let q_at[t][h] = row[t][h] * ${o.dim};
     }`;
 }

@@ -31,7 +31,7 @@ import { LOWEST } from "./pieces/numbers.ts";
 
 /** The block of keys of each workgroup: its largest score and sum of weights, f32 [token, head, block, 2], and its sums of values. */
 export function attentionParts(o: AttentionOptions, tile: QueryTile): Kernel {
-  const of = queriesOf(o, "token", tile);
+  const of = queriesOf(o, tile, { token: "token" });
   const room = tile.heads * KEY_BLOCK;
   const isSeen = of.firstSeen
     ? wgsl`start < end[0] && first[0] / ${KEY_BLOCK} * ${KEY_BLOCK} <= start`
@@ -135,7 +135,7 @@ export function attentionMerge(o: AttentionOptions): Kernel {
       let head = group.x;
       let token = group.y;
       if (token < ${o.tokens}) {
-        ${keysOfTokens(o, "token", 1)}
+        ${keysOfTokens(o, { token: "token", tokens: 1 })}
         let row = token * ${o.heads} + head;
         let blocks = row * ${keyBlocks(o)};
         ${blocksOnRank(o)}

@@ -59,9 +59,7 @@ export function matmul(options: MatmulOptions): Kernel {
   );
   const o: Matmul = { ...options, tile, used };
   return madeOnce([o, left], () => {
-    const inside = wgsl`
-      ${columnsAndWeights(o, teamsOf(o).lanes)}
-      ${rowsOfTile(o)}`;
+    const inside = rowsOfTile(o);
     return makeKernel({
       name: o.name,
       workgroupSize: tile.lanes,
@@ -118,25 +116,40 @@ function teamOf(o: Matmul): KernelText {
 }
 
 /**
- * Tiles are often partly filled, above all in decode. One row, a quarter of a tile, and half of one if its weights have
- * k innermost, have separate loops, with the same sums and less work; so does every number of rows for which teams
- * split k.
+ * Tiles are often partly filled, above all in decode. One row and a quarter of a tile have separate loops, with the same
+ * sums and less work; so do half and all rows of a team if its weights have k innermost, and every number of rows for
+ * which teams split k.
  */
 function rowsOfTile(o: Matmul): KernelText {
   const { rows } = o.tile;
   const full = blocksInPanel(o) > 0
     ? rowsByPanels(o)
     : rowsTimesColumns(o, rows, { joint: isJoint(o) });
-  return partsOfTile(o).reduceRight(
-    (others, [height, body]) =>
-      wgsl`
+  const columns = columnsAndWeights(o, { lanes: teamsOf(o).lanes });
+  const apart = isByColumn(o);
+  return wgsl`
+    ${!apart && columns}
+    ${
+    partsOfTile(o).reduceRight(
+      (others, [height, body]) =>
+        wgsl`
         if (end - first < ${height + 1}) {
           ${body}
         } else {
           ${others}
         }`,
-    full,
-  );
+      wgsl`${apart && columns} ${full}`,
+    )
+  }`;
+}
+
+/**
+ * Whether few rows are multiplied by one column of a lane after another: with k innermost, the weights of a column are
+ * consecutive in memory.
+ */
+function isByColumn(o: Matmul): boolean {
+  return o.tile.right === "workgroup" && teamsOf(o).teams > 1 &&
+    Number(o.k) > SUM_BLOCK && o.weights.every(({ inside }) => inside === "k");
 }
 
 /** The loops for fewer rows than a tile, each with its number of rows. */
@@ -151,23 +164,20 @@ function partsOfTile(o: Matmul): (readonly [height: number, KernelText])[] {
   if (right === "workgroup") {
     // For weights with columns innermost, one team loads as fast as all teams together.
     const inRows = o.weights.every(({ inside }) => inside !== "k");
-    const parts = (inRows ? all : heights)
-      .map((n): readonly [number, KernelText] => [n, ofFirstTeam(o, n)]);
+    // More than half of the rows of a team would decode packed weights; all teams together decode them once.
+    const isPacked = o.weights.some(({ stored }) => packingOf(stored));
     const half = Math.ceil(rows / 2);
-    return inRows || half <= Math.max(1, quarter)
-      ? parts
-      : [...parts, halvesOfFirstTeam(o, half)];
+    const alongK = isPacked ? [half] : [half, rows];
+    const parts = inRows
+      ? all
+      : [...heights, ...alongK.filter((n) => n > heights.at(-1)!)];
+    return parts.map((n) => [n, ofFirstTeam(o, n)]);
   }
   // Without a barrier, lanes of different rows may be at different branches.
   // No more passes than the workgroup has teams, whose rows it computes.
   const passes = Math.min(PASSES, teamsOf(o).teams);
   return all.filter((n) => blocksInRound(o, n) > 0).map((n) =>
-    n === rows && n > 1
-      ? [
-        passes * rows,
-        rowsInPasses(o, rows, (first) => fewRows(o, rows, first)),
-      ]
-      : [n, fewRows(o, n)]
+    n === rows && n > 1 ? [passes * rows, rowsInPasses(o)] : [n, fewRows(o, n)]
   );
 }
 
@@ -175,47 +185,42 @@ function partsOfTile(o: Matmul): (readonly [height: number, KernelText])[] {
 const PASSES = 4;
 
 /** A few times the rows of one team, as many at a time as it holds: rows shared out to teams would leave most of them idle. */
-function rowsInPasses(
-  o: Matmul,
-  rows: number,
-  pass: (first: string) => KernelText,
-): KernelText {
-  // Sums of the last pass have been added.
-  const waits = blocksInRound(o, rows) > 0;
+function rowsInPasses(o: Matmul): KernelText {
+  const { rows } = o.tile;
   return wgsl`
     for (var pass_first = first; pass_first < end; pass_first += ${rows}) {
-      ${waits && wgsl`workgroupBarrier();`}
-      ${pass("pass_first")}
+      // Sums of the last pass have been added.
+      workgroupBarrier();
+      ${fewRows(o, rows, "pass_first")}
     }`;
 }
 
-/**
- * So few rows that the first team processes all of them. Time is dominated by weight loads. With k innermost, the
- * weights of a column are read to the end before the next column, because they are consecutive in memory.
- */
-function ofFirstTeam(o: Matmul, rows: number, from = "first"): KernelText {
-  const apart = Number(o.k) > SUM_BLOCK &&
-    o.weights.every(({ inside }) => inside === "k");
-  const inOrder = allSums(o).flatMap(({ weight, columns }) =>
-    columns.map((column) => [{ weight, columns: [column] }])
-  );
+/** So few rows that the first team processes all of them. Time is dominated by weight loads. */
+function ofFirstTeam(o: Matmul, rows: number): KernelText {
   return wgsl`
     if (lane < ${teamsOf(o).lanes}) {
-      ${rowsTimesColumns(o, rows, { from, ...apart ? { inOrder } : {} })}
+      ${isByColumn(o) ? columnByColumn(o, rows) : rowsTimesColumns(o, rows)}
     }`;
 }
 
-/**
- * At most the rows of one team, half of them at a time, so that sums stay in registers. The weights of the second pass
- * are cached; if they are packed, they would be decoded again.
- */
-function halvesOfFirstTeam(
-  o: Matmul,
-  half: number,
-): readonly [height: number, body: KernelText] {
-  return o.weights.some(({ stored }) => packingOf(stored))
-    ? [half, ofFirstTeam(o, half)]
-    : [2 * half, rowsInPasses(o, half, (first) => ofFirstTeam(o, half, first))];
+/** One column of a lane after another, and one weight after another. */
+function columnByColumn(o: Matmul, rows: number): KernelText {
+  const { columns } = o.tile;
+  const { lanes } = teamsOf(o);
+  const one = { ...o, tile: { ...o.tile, columns: 1 } };
+  const part = columns > 1
+    ? wgsl`(group.y * ${columns} + part)`
+    : wgsl`group.y`;
+  const body = wgsl`
+    ${columnsAndWeights(one, { lanes, part })}
+    ${
+    rowsTimesColumns(one, rows, {
+      inOrder: allSums(one).map((sum) => [sum]),
+    })
+  }`;
+  return columns > 1
+    ? wgsl`for (var part = 0u; part < ${columns}; part++) { ${body} }`
+    : body;
 }
 
 /** Sums of a lane for some columns of a weight. */
@@ -235,10 +240,8 @@ function allSums({ weights, tile }: Matmul): readonly SumsOfWeight[] {
 function rowsTimesColumns(
   o: Matmul,
   rows: number,
-  { joint = false, from = "first", inOrder = [allSums(o)] }: {
+  { joint = false, inOrder = [allSums(o)] }: {
     readonly joint?: boolean;
-    /** Variable with the first row. */
-    readonly from?: string;
     readonly inOrder?: readonly (readonly SumsOfWeight[])[];
   } = {},
 ): KernelText {
@@ -247,7 +250,6 @@ function rowsTimesColumns(
   const left = leftOf(o, {
     rows,
     ofGroup: rows * teams,
-    ...teams === 1 ? { from } : {},
     stretch: blocks?.length ?? SUM_BLOCK,
     waits: blocks?.count === 1,
   });

@@ -86,12 +86,16 @@ export function indicesOfTerms(o: MatmulOptions): KernelText {
  */
 export function columnsAndWeights(
   o: MatmulOptions,
-  lanes: number,
+  { lanes, part = wgsl`group.y` }: {
+    readonly lanes: number;
+    /** Index of these columns, in units of the columns of `lanes` lanes. Default: of the workgroup. */
+    readonly part?: KernelText;
+  },
 ): KernelText {
   const { columns } = o.tile;
   const unit = unitOf(o);
   return wgsl`
-    let lane_unit = group.y * ${columns * lanes / unit} + lane % ${lanes};
+    let lane_unit = ${part} * ${columns * lanes / unit} + lane % ${lanes};
     @unroll (u < ${columns / unit}) {
       let unit[u] = lane_unit + u * ${lanes};
       @unroll (n < ${unit}) { let column[u * ${unit} + n] = unit[u] * ${unit} + n; }

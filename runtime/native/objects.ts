@@ -30,7 +30,7 @@ import {
 
 /** A kernel as a C function without a name. */
 export interface CFunction {
-  /** Text before it. Functions with equal preludes may share an object. */
+  /** Text before it, with its type as the macro KERNEL. Functions with equal preludes may share an object. */
   readonly prelude: string;
   /** Its parameters and its body. */
   readonly text: string;
@@ -224,7 +224,7 @@ export class ObjectCache {
         if (left.length === 0) continue;
         const { prelude } = missing.get(left[0]!)!;
         const texts = left.map((name) =>
-          `void ${name}${missing.get(name)!.text}`
+          `KERNEL ${name}${missing.get(name)!.text}`
         );
         const text = [prelude, ...texts].join("\n");
         const object = await this.#compile(folder, text, {

@@ -335,6 +335,8 @@ const BODY = `
 #define UNROLL(n) PRAGMA(GCC unroll n)
 #endif
 #define CALLED static __attribute__((noinline))
+// Otherwise, GCC does not vectorize loops over lanes inside several conditions.
+#define KERNEL __attribute__((hot)) void
 
 // Values.
 INLINE u bits(float x) { union { float f; u w; } a = { x }; return a.w; }

@@ -113,7 +113,9 @@ export function cacheClass(): FuzzClass<Case> {
     const cache = new ObjectCache((await findCompiler())!, here);
     const functions = () =>
       VALUES.map((value) => ({
-        prelude: value < 9 ? "typedef unsigned u;" : "typedef unsigned int u;",
+        prelude: `typedef unsigned ${
+          value < 9 ? "" : "int "
+        }u;\n#define KERNEL void`,
         text: `(u *x) { *x = ${value}; }`,
         scratch: value,
       }));

@@ -53,7 +53,7 @@ interface Kind {
 }
 
 const FUNCTION = {
-  prelude: "typedef unsigned u;",
+  prelude: "typedef unsigned u;\n#define KERNEL void",
   text: "(u *x) { *x = 7; }",
   scratch: 7,
 };
