@@ -131,10 +131,10 @@ export function modelFlags(command: Command): Command {
 }
 
 /** Adds the flag of low-rank adapters. */
-export function loraFlag(command: Command): Command {
+export function loraFlag(command: Command, more = ""): Command {
   return command.option(
     "--lora <folder>",
-    "Folder of low-rank adapters in PEFT's layout. Default: none.",
+    `Folder of low-rank adapters in PEFT's layout. ${more}Default: none.`,
   );
 }
 
@@ -203,7 +203,10 @@ export function deviceFlags(command: Command): Command {
 
 /** Adds the flags that select a plan and the machine to compare it with. */
 export function summaryFlags(command: Command, meshes: Mesh[] = []): Command {
-  return loraFlag(planFlags(command, meshes))
+  return loraFlag(
+    planFlags(command, meshes),
+    "With --train, adapters to train, such as rank=16,alpha=32,targets=attention+experts. ",
+  )
     .option(
       "--target <machine>",
       "Machine to check the plan against: a name from machines/, a machine file, or 'this' to measure this machine.",
@@ -238,6 +241,11 @@ export function summaryFlags(command: Command, meshes: Mesh[] = []): Command {
       integer("--accumulate", 1, MAX_MICRO_BATCHES),
     )
     .addOption(zeroOption())
+    .option(
+      "--rollout-mesh <axes>",
+      "With --train, mesh of sampling for policy gradients: print the bytes of weights sent to it.",
+      parseMesh,
+    )
     .option(
       "--recompute",
       "With --train, activation checkpointing: recompute attention and experts in the backward pass.",

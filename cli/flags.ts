@@ -15,7 +15,7 @@ export interface ModelFlags {
 
 /** Flags that control compilation. */
 export interface PlanFlags extends Strategy, ModelFlags {
-  /** Folder of low-rank adapters. */
+  /** Folder of low-rank adapters; settings of adapters to train for the plan of a training. */
   readonly lora?: string;
   readonly mesh?: Mesh;
   readonly place?: { readonly [axis: string]: readonly string[] };

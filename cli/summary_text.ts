@@ -8,6 +8,7 @@ import type {
   PredictedStep,
   RankClass,
 } from "../spec/mod.ts";
+import type { RolloutBytes } from "../spec/plan_summary.ts";
 import { sizeText } from "../spec/size_text.ts";
 import { timeText } from "../spec/time_text.ts";
 import { formatTable } from "./table.ts";
@@ -24,10 +25,24 @@ const BOUNDS: { readonly [axis: string]: string } = {
 /** Pages of layers with limited attention. */
 const LIMITED_PAGES = /^page_(window|chunk)_/;
 
+function meshText(mesh: PlanSummary["mesh"]): string {
+  return Object.entries(mesh).map(([axis, size]) => `${axis}=${size}`)
+    .join(",");
+}
+
+/** Describes the weights of rollouts. */
+function rolloutLine({ mesh, shared, moved, copied }: RolloutBytes): string {
+  return `rollouts on ${meshText(mesh)}: ${
+    sizeText(moved)
+  } of weights moved after each update, ${
+    sizeText(shared)
+  } shared with the training, ${sizeText(copied)} copied once`;
+}
+
 /** Formats the summary as text. It fits one screen for every size of model. */
 export function formatSummary(summary: PlanSummary): string {
   const { model, mesh, target, bounds, ranks, problems, notes } = summary;
-  const { predicted = {}, streamed } = summary;
+  const { predicted = {}, streamed, rollouts } = summary;
   const active = model.activeParameters === undefined
     ? ""
     : `, ${countText(model.activeParameters, "B")} active`;
@@ -35,13 +50,11 @@ export function formatSummary(summary: PlanSummary): string {
     Object.keys(model.stored).length === 1 ? name : `${name} ${sizeText(bytes)}`
   );
   const all = Object.values(mesh).reduce((n, size) => n * size, 1);
-  const meshText = Object.entries(mesh)
-    .map(([axis, size]) => `${axis}=${size}`).join(",");
   return [
     `model   ${countText(model.parameters, "B")} parameters${active}, ${
       sizeText(model.bytes)
     } (${stored.join(", ")})`,
-    `mesh    ${meshText} (${all} ${all === 1 ? "rank" : "ranks"})${
+    `mesh    ${meshText(mesh)} (${all} ${all === 1 ? "rank" : "ranks"})${
       target === undefined ? "" : ` on '${target}'`
     }`,
     `bounds  ${
@@ -53,6 +66,7 @@ export function formatSummary(summary: PlanSummary): string {
     ...rankLines(ranks),
     ...layerLines(summary),
     ...predictedLines(predicted),
+    ...rollouts ? ["", rolloutLine(rollouts)] : [],
     ...problems.length === 0 ? [] : [
       "",
       `does not fit (${problems.length} ${

@@ -134,6 +134,7 @@ export {
   chatSteps,
   openChats,
   type OpenChatsOptions,
+  planRollouts,
   planTraining,
   type PlanTrainingOptions,
   type PolicyMetrics,

@@ -145,10 +145,23 @@ export interface PlanSummary {
   readonly problems: readonly Problem[];
   /** A plan that would fit the machine, if this one does not fit. */
   readonly streamed?: StreamedPlan;
+  /** For a training with policy gradients: bytes of weights on the ranks of its rollouts. */
+  readonly rollouts?: RolloutBytes;
   /** Assumptions and other notes. */
   readonly notes: readonly string[];
   /** Predicted steps, if the machine has enough devices for the ranks. */
   readonly predicted?: { readonly [P in Phase]?: PredictedStep };
+}
+
+/** Bytes of the weights of rollouts, over all ranks of their mesh. */
+export interface RolloutBytes {
+  readonly mesh: { readonly [axis: string]: Natural };
+  /** In the memory of the training. */
+  readonly shared: Natural;
+  /** Sent after each update. */
+  readonly moved: Natural;
+  /** Constant weights that are copied once. */
+  readonly copied: Natural;
 }
 
 /** A step of the plan on a rank, in microseconds since the start of the program. */

@@ -67,6 +67,21 @@ async function wideDemo(folder: string): Promise<string> {
   return wide;
 }
 
+/** A machine of two CPU devices. */
+function machineOfCpu(): object {
+  const of = (name: string) =>
+    readJson(path.join(import.meta.dirname, `../machines/${name}.json`));
+  const { devices, hosts, ...laptop } = of("laptop-16gb");
+  const cpu = { ...(devices as { cpu: object }).cpu, computer: "cpu" };
+  const kind = { kind: "cpu" };
+  return {
+    ...laptop,
+    devices: { cpu },
+    hosts: [{ ...(hosts as object[])[0], devices: [kind, kind] }],
+    links: of("2x24gb")["links"],
+  };
+}
+
 /** The adapters that a training wrote. */
 async function adaptersIn(folder: string) {
   const file = path.join(folder, "adapter_model.safetensors");
@@ -275,12 +290,25 @@ t.test("adapters of a checkpoint are trained, used and merged", async (t) => {
   const train = (out: string, mesh: string, ...more: readonly string[]) =>
     run([
       ...["train", demo, "--data", TEXT, "--out", at(out), "--mesh", mesh],
-      ...["--batch", "2", "--length", "24", "--adapter", "cpu"],
+      ...["--batch", "2", "--length", "24", "--adapter", "cpu", "--json"],
       ...["--optimizer", "sgd", "--lr", "2", "--decay", "4", ...more],
     ]);
   const lora = ["--lora", "rank=4,alpha=8,targets=attention+experts"];
   await train("one", "ep=1", "--steps", "4", ...lora);
-  await train("two", "ep=2", "--steps", "4", ...lora);
+  const { out } = await train("two", "ep=2", "--steps", "4", ...lora);
+  const machine = at("machine.json");
+  await writeFile(machine, JSON.stringify(machineOfCpu()));
+  const planned = await run([
+    ...["plan", demo, "--train", ...lora, "--optimizer", "sgd", "--json"],
+    ...["--mesh", "ep=2", "--target", machine, "--max-tokens", "48"],
+    ...["--max-sequences", "2", "--max-context", "24"],
+  ]);
+  const [{ bytes }] = JSON.parse(planned.out).ranks;
+  t.equal(
+    bytes.weights + bytes.state + bytes.scratch,
+    JSON.parse(out.split("\n")[0]!).memoryBytes,
+    "memory is planned exactly",
+  );
   await train("resumed", "ep=2", "--steps", "2", ...lora);
   await train("resumed", "ep=2", "--steps", "4", "--resume", ...lora);
   await train("four", "tp=2,ep=2", "--steps", "4", ...lora);

@@ -105,7 +105,20 @@ t.test("the command line: on-policy bits between meshes, kill -9 and a resumed r
 
   // Adapters: the last flag of a kind counts.
   const lora = ["--lora", "rank=2,targets=attention", "--steps"];
-  await run("adapters", ...lora, "2");
+  const [, second] = await run("adapters", ...lora, "2");
+  for (
+    const [policy, adapters] of [
+      [straight[1]!.policy, []],
+      [second!.policy, lora.slice(0, 2)],
+    ] as const
+  ) {
+    const planned = await switchyard([
+      ...["plan", start, "--train", "--mesh", "dp=2,ep=2", "--json"],
+      ...["--rollout-mesh", "ep=4", ...adapters],
+    ]);
+    const { rollouts } = JSON.parse(planned.out);
+    t.equal(rollouts.moved, policy.movedBytes, "planned bytes are moved");
+  }
   await run("resumed", ...lora, "1");
   await run("resumed", ...lora, "2", "--resume");
   await same("resumed", "adapters");

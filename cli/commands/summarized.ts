@@ -3,7 +3,9 @@
 import {
   adamw,
   familyOf,
+  isFamily,
   loadTrainable,
+  planRollouts,
   planTraining,
   type PlanTrainingOptions,
   sgd,
@@ -14,10 +16,11 @@ import {
 } from "../../engine/mod.ts";
 import type { EncodingName } from "../../spec/encoding.ts";
 import type { LegalPlan, Machine, Mesh } from "../../spec/mod.ts";
-import { rankCount } from "../../spec/mesh.ts";
+import { meshSizes, rankCount } from "../../spec/mesh.ts";
+import type { RolloutBytes } from "../../spec/plan_summary.ts";
 import type { PlanFlags } from "../flags.ts";
 import type { CliIo } from "../io.ts";
-import { UsageError } from "../values.ts";
+import { parseLora, UsageError } from "../values.ts";
 import { expertLoad } from "./experts.ts";
 import { planOptions, targetOf } from "./options.ts";
 
@@ -39,6 +42,8 @@ export interface SummaryFlags extends PlanFlags {
   readonly accumulate?: number;
   readonly zero?: NonNullable<PlanTrainingOptions["zero"]>;
   readonly recompute?: boolean;
+  /** Mesh of rollouts beside the training. */
+  readonly rolloutMesh?: Mesh;
   readonly dtype?: EncodingName;
   /** All meshes of the command line. */
   readonly meshes: readonly Mesh[];
@@ -80,18 +85,18 @@ export function checkSummaryFlags(flags: SummaryFlags): void {
     if (dtype !== undefined) trainedFlag(dtype);
     return;
   }
-  for (
-    const flag of [
-      "optimizer",
-      "clip",
-      "accumulate",
-      "zero",
-      "recompute",
-    ] as const
-  ) {
-    if (flags[flag] === undefined) continue;
+  const others = {
+    "--optimizer": flags.optimizer,
+    "--clip": flags.clip,
+    "--accumulate": flags.accumulate,
+    "--zero": flags.zero,
+    "--recompute": flags.recompute,
+    "--rollout-mesh": flags.rolloutMesh,
+  };
+  for (const [flag, value] of Object.entries(others)) {
+    if (value === undefined) continue;
     throw new UsageError(
-      `Cannot use --${flag} without --train: it is a training setting. Leave it out, or give --train`,
+      `Cannot use ${flag} without --train: it is a training setting. Leave it out, or give --train`,
     );
   }
 }
@@ -127,8 +132,15 @@ export async function summarized(
     expertMemory: flags.expertMemory,
   };
   if (flags.train) {
-    const plan = await trainingPlan(io, model, flags, machine);
-    return await summarizeTarget({ kind: "plan", plan }, io.files, against);
+    const { plan, rollouts } = await trainingPlan(io, model, flags, machine);
+    const made = await summarizeTarget(
+      { kind: "plan", plan },
+      io.files,
+      against,
+    );
+    return rollouts
+      ? { ...made, summary: { ...made.summary, rollouts } }
+      : made;
   }
   const target = await targetOf(io, model, {
     family: flags.family,
@@ -151,21 +163,34 @@ export async function summarized(
 }
 
 /**
- * Returns the plan of a training step. The exported training declaration is used if present, otherwise the output
- * `loss`.
+ * Returns the plan of a training step, and the weights of its rollouts. The exported training declaration is used if
+ * present, otherwise the output `loss`.
  */
 async function trainingPlan(
   io: CliIo,
   path: string,
   flags: SummaryFlags,
   machine: Machine | undefined,
-): Promise<LegalPlan> {
+): Promise<{ readonly plan: LegalPlan; readonly rollouts?: RolloutBytes }> {
   const { optimizer, clip, accumulate, zero, recompute, dtype } = flags;
+  const { lora, rolloutMesh } = flags;
   const what = await loadTrainable(path, io.files);
   const of = typeof what === "string"
     ? { kind: "checkpoint" as const }
     : { kind: "model" as const };
-  return await planTraining(what, io.files, {
+  const isPublished = typeof what === "string" || isFamily(what);
+  for (
+    const [flag, value] of [
+      ["--lora", lora],
+      ["--rollout-mesh", rolloutMesh],
+    ] as const
+  ) {
+    if (value === undefined || isPublished) continue;
+    throw new UsageError(
+      `Cannot use ${flag} with a model file: it is for checkpoints and families. Leave it out`,
+    );
+  }
+  const options = {
     family: await familyOf(flags.family),
     ...planOptions(of, flags),
     machine,
@@ -179,7 +204,16 @@ async function trainingPlan(
     ...zero === undefined ? {} : { zero },
     ...recompute === undefined ? {} : { recompute },
     ...dtype === undefined ? {} : { dtype: trainedFlag(dtype) },
+    ...lora === undefined ? {} : { lora: parseLora(lora) },
+  };
+  const plan = await planTraining(what, io.files, options);
+  if (!rolloutMesh || !isPublished) return { plan };
+  const rollouts = await planRollouts(what, io.files, {
+    ...options,
+    training: plan,
+    rolloutMesh: meshSizes(rolloutMesh),
   });
+  return { plan, rollouts };
 }
 
 /** Returns the number of ranks of the mesh, for measuring this machine. */

@@ -12,6 +12,7 @@ import {
 import { definitions } from "../../spec/document/plan_schema.ts";
 import { definedRows } from "../graph/primitives/mod.ts";
 import { axis, flag, number } from "../graph/primitives/fields.ts";
+import { BYTES_ARITHMETIC } from "../tuning/mod.ts";
 import { STORED_BYTES } from "../../spec/dtype.ts";
 import { MAX_AXIS, MAX_MICRO_BATCHES, MAX_RANKS } from "../../spec/limits.ts";
 import { PACKED_DTYPES } from "../../spec/packed.ts";
@@ -269,6 +270,7 @@ const options = closed({}, {
     splitKeys: upTo(FEW),
     recurrence: upTo(4),
     asFiled: list(stored, FEW),
+    bytes: oneOf(...BYTES_ARITHMETIC),
   }),
 });
 

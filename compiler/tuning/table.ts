@@ -51,7 +51,10 @@ export interface TuningTable {
  * The form of byte multiplication: signed or unsigned weights by signed activations. `guarded`: signed, and f32
  * products are not fused with sums.
  */
-export type BytesArithmetic = "guarded" | "signed" | "unsigned";
+export type BytesArithmetic = typeof BYTES_ARITHMETIC[number];
+
+/** The forms of byte multiplication. */
+export const BYTES_ARITHMETIC = ["guarded", "signed", "unsigned"] as const;
 
 /** A table, or one whose tiles a function chooses; undefined: the tile of the others. */
 export type Tuning =

@@ -8,24 +8,15 @@ import {
 } from "../../runtime/mod.ts";
 import { isTrained, type TrainedParameters } from "../../compiler/mod.ts";
 import { onRank, type Plan } from "../../spec/plan/plan.ts";
+import type { RolloutBytes } from "../../spec/plan_summary.ts";
 import { parameterPieces, type Piece, type Reading } from "./parameters.ts";
-
-/** Bytes of the weights of rollouts, by the plans of training and rollouts. */
-export interface WeightBytes {
-  /** Bytes that both plans use in the same memory. */
-  readonly shared: number;
-  /** Bytes that are written to the ranks of rollouts after each update. */
-  readonly moved: number;
-  /** Bytes of constant weights that are written to the ranks of rollouts once. */
-  readonly copied: number;
-}
 
 /** The bytes of the weights that rollouts share with the training, and of those that are moved or copied. */
 export function weightBytes(
   training: Plan,
   rollouts: Plan,
   trained?: TrainedParameters,
-): WeightBytes {
+): Omit<RolloutBytes, "mesh"> {
   const equal = equalWeights(rollouts, training);
   const found = { shared: 0, moved: 0, copied: 0 };
   for (const { buffer, source } of rollouts.weights) {

@@ -8,7 +8,11 @@ export {
   trainPolicy,
   type TrainPolicyOptions,
 } from "./train.ts";
-export { planTraining, type PlanTrainingOptions } from "./plan.ts";
+export {
+  planRollouts,
+  planTraining,
+  type PlanTrainingOptions,
+} from "./plan.ts";
 export { readTraining, type TrainingState } from "./saved.ts";
 export type {
   PolicySettings,

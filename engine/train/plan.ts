@@ -8,21 +8,38 @@ import {
   type DocumentTraining,
   isTraining,
   type Model,
+  paramFacts,
+  trace,
   type TrainedDType,
   type Training,
   type ZeroStage,
 } from "../../compiler/mod.ts";
 import { assertLegal, type LegalPlan, type Machine } from "../../spec/mod.ts";
-import { stageAxis } from "../../spec/mesh.ts";
+import { type MeshSizes, stageAxis } from "../../spec/mesh.ts";
+import type { Plan } from "../../spec/plan/plan.ts";
+import type { RolloutBytes } from "../../spec/plan_summary.ts";
 import { defaultBounds } from "../bounds.ts";
-import { type Family, isFamily } from "../../models/mod.ts";
-import { type FamilyOption, openConfiguration } from "../checkpoint.ts";
+import {
+  type Family,
+  isFamily,
+  type PublishedModel,
+} from "../../models/mod.ts";
+import { type FamilyOption, openCheckpoint } from "../checkpoint.ts";
 import { compileDocumented } from "../compiled_from.ts";
 import { familyConfiguration, findConfiguration } from "../configuration.ts";
 import type { FileSystem } from "../files.ts";
+import {
+  adaptedModel,
+  type LoraSettings,
+  trainedAdapters,
+} from "../lora/mod.ts";
 import { compileOptions, type PlanOptions } from "../open.ts";
 import { forMachine } from "../planner/mod.ts";
 import { meshOptions } from "./declared_task.ts";
+import { compiledAs } from "../stored_as.ts";
+import { type Published, publishedOf } from "../target.ts";
+import { weightBytes } from "./live_weights.ts";
+import { compileRollouts, type RolloutsOf } from "./rollout_plan.ts";
 import type { StepSettings } from "./settings.ts";
 import { storedIn } from "./stored.ts";
 import type { Task } from "./task.ts";
@@ -97,7 +114,7 @@ export interface PlanTrainingOptions extends PlanOptions, FamilyOption {
   readonly clipNorm?: number;
   /**
    * Storage dtype of all parameters. Default: as declared; for a checkpoint with weights, that of the weights; else
-   * f32.
+   * f32. With `lora`, of the constant weights of a configuration; adapters are f32.
    */
   readonly dtype?: TrainedDType;
   /** Micro-batches per step. Default: as declared; otherwise 1. */
@@ -106,6 +123,8 @@ export interface PlanTrainingOptions extends PlanOptions, FamilyOption {
   readonly zero?: ZeroStage;
   /** For a checkpoint: whether attention and experts are recomputed. Default: false. */
   readonly recompute?: boolean;
+  /** For a published model: adapters that are trained instead of the weights. Default: none. */
+  readonly lora?: LoraSettings;
 }
 
 /**
@@ -120,13 +139,14 @@ export async function planTraining(
   files: FileSystem,
   options: PlanTrainingOptions,
 ): Promise<LegalPlan> {
-  const { optimizer, clipNorm, dtype, accumulate, machine } = options;
+  const { optimizer, clipNorm, dtype, accumulate, machine, lora } = options;
   const { settings, ...step } = await stepOf(what, files, options);
   const chosen = {
     ...settings,
     ...optimizer === undefined ? {} : { optimizer },
     ...clipNorm === undefined ? {} : { clipNorm },
-    ...dtype === undefined ? {} : { dtype },
+    // With adapters, it is the dtype of a configuration's weights.
+    ...dtype === undefined || lora ? {} : { dtype },
     ...accumulate === undefined ? {} : { accumulate },
   };
   return await compileDocumented(
@@ -139,6 +159,37 @@ export async function planTraining(
   );
 }
 
+/**
+ * The bytes of weights that rollouts on a mesh share with a training of a published model, or receive after each update.
+ *
+ * @param training the plan of `planTraining` with the same options
+ */
+export async function planRollouts(
+  what: string | Family,
+  files: FileSystem,
+  { training, rolloutMesh, ...options }: PlanTrainingOptions & {
+    readonly training: Plan;
+    readonly rolloutMesh: MeshSizes;
+  },
+): Promise<RolloutBytes> {
+  const { target, weights, trained } = await publishedStep(
+    what,
+    files,
+    options,
+  );
+  const { bounds, machine } = options;
+  const plan = await compileRollouts(
+    target,
+    { training, trained, weights },
+    {
+      ...bounds ? { bounds } : {},
+      ...forMachine(machine, options),
+      mesh: rolloutMesh,
+    },
+  );
+  return { mesh: rolloutMesh, ...weightBytes(training, plan, trained) };
+}
+
 /** Default training options of a target. */
 async function stepOf(
   what: string | Model | Family | Training,
@@ -147,10 +198,17 @@ async function stepOf(
 ): Promise<Step> {
   const settings = { optimizer: adamw(), clipNorm: 1 };
   if (typeof what === "string" || isFamily(what)) {
+    const { target, ...step } = await publishedStep(what, files, options);
+    const { bounds = {}, recompute = false } = options;
+    const published = publishedOf(target);
     return {
-      model: await decoderOf(what, files, options),
+      ...step,
+      model: published.build({
+        ...defaultBounds(bounds, published.decoder),
+        // The weight of the balancing loss changes only a constant of the plan.
+        training: { auxiliary: 0.01, recompute },
+      }),
       loss: "loss",
-      weights: isFamily(what) ? {} : await storedIn(what, files),
       settings,
     };
   }
@@ -158,20 +216,51 @@ async function stepOf(
   return { model: what.model, loss: what.loss ?? "loss", settings: what };
 }
 
-/** The model of a checkpoint or a config.json, with its losses. */
-async function decoderOf(
+/** The model of a checkpoint or a config.json, with its adapters, and the storage dtypes of its weights. */
+async function publishedStep(
   what: string | Family,
   files: FileSystem,
-  { bounds = {}, recompute = false, family }: PlanTrainingOptions,
-): Promise<Model> {
-  const { published } = isFamily(what)
+  { family, lora, dtype }: PlanTrainingOptions,
+): Promise<
+  & { readonly target: Published }
+  & Pick<RolloutsOf, "weights">
+  & Pick<Step, "trained">
+> {
+  const configuration = isFamily(what)
     ? familyConfiguration(what, "")
-    : await findConfiguration(what, files, { family }) ??
-      await openConfiguration(what, files, { family });
-  const { maxPositions } = published.decoder;
-  return published.build({
-    ...defaultBounds(bounds, { maxPositions }),
-    // The weight of the balancing loss changes only a constant of the plan.
-    training: { auxiliary: 0.01, recompute },
-  });
+    : await findConfiguration(what, files, { family });
+  const adapted = (published: PublishedModel) =>
+    lora ? adaptedModel(published, trainedAdapters(lora)) : published;
+  const trained = lora ? "adapters" : "all";
+  if (configuration === undefined) {
+    const folder = what as string;
+    const checkpoint = await openCheckpoint(folder, files, { family });
+    return {
+      target: {
+        kind: "checkpoint",
+        checkpoint: {
+          ...checkpoint,
+          published: adapted(checkpoint.published),
+        },
+      },
+      weights: await storedIn(folder, files, trained),
+      trained,
+    };
+  }
+  const { published, storedAs } = configuration;
+  const smallest = { maxTokens: 1, maxSequences: 1, maxContext: 1 };
+  return {
+    target: {
+      kind: "configuration",
+      configuration: { ...configuration, published: adapted(published) },
+    },
+    // Only constant weights have the dtype of the configuration.
+    weights: lora
+      ? compiledAs(
+        storedAs(dtype),
+        paramFacts(trace(published.build(smallest))),
+      )
+      : {},
+    trained,
+  };
 }

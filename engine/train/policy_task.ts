@@ -2,16 +2,11 @@
 
 import { DataError, invariant } from "../../spec/errors.ts";
 import { MAX_AXIS } from "../../spec/limits.ts";
-import { sourceNames } from "../../spec/axis_parts.ts";
 import type { NumericsClass } from "../../spec/numerics.ts";
 import type { FileDType } from "../../spec/dtype.ts";
 import type { MeshSizes } from "../../spec/mesh.ts";
-import type { Plan, Program } from "../../spec/plan/plan.ts";
-import {
-  type CacheDType,
-  isTrained,
-  type TrainedParameters,
-} from "../../compiler/mod.ts";
+import type { Program } from "../../spec/plan/plan.ts";
+import type { CacheDType, TrainedParameters } from "../../compiler/mod.ts";
 import { type AdapterParts, adapterParts } from "./adapter_parts.ts";
 import {
   grpo,
@@ -37,6 +32,7 @@ import { randomNumbers } from "../sampling.ts";
 import type { Tokenizer } from "../tokenizer.ts";
 import { liveTensors, weightBytes } from "./live_weights.ts";
 import { PolicyMeter, type PolicyMetrics } from "./policy_metrics.ts";
+import { compileRollouts } from "./rollout_plan.ts";
 import { groupAdvantages, type Rollout, rollOut } from "./rollouts.ts";
 import { inputsOf, type Sample } from "./samples.ts";
 import { prepareFolder } from "./saved.ts";
@@ -405,21 +401,20 @@ function rolloutCompanion(
   return {
     shares: true,
     plan: async (chosen, main) =>
-      await compileTarget(
-        { kind: "checkpoint", checkpoint },
-        { ...weights, ...storedBy(main, trained) },
-        {
-          ...besideOf(chosen, mesh),
-          ...numerics,
-          next: { normalizer: true },
-          need: {
-            tokens: sampled * longest,
-            sequences: Math.min(sampled, MAX_SEQUENCES),
-            context: longest,
-            lengths: new Array<number>(sampled).fill(longest),
-          },
+      await compileRollouts({ kind: "checkpoint", checkpoint }, {
+        training: main,
+        trained,
+        weights,
+      }, {
+        ...besideOf(chosen, mesh),
+        ...numerics,
+        need: {
+          tokens: sampled * longest,
+          sequences: Math.min(sampled, MAX_SEQUENCES),
+          context: longest,
+          lengths: new Array<number>(sampled).fill(longest),
         },
-      ),
+      }),
     tensors: (main) =>
       Promise.resolve(
         new Map([...main.tensors, ...liveTensors({ ...main, trained })]),
@@ -438,16 +433,6 @@ function besideOf(
     ...tuning ? { tuning } : {},
     ...of ? { mesh: of } : {},
   };
-}
-
-/** Storage dtypes of the trained tensors of a training. */
-function storedBy(plan: Plan, trained: TrainedParameters | undefined) {
-  return Object.fromEntries(
-    plan.weights.filter(({ source }) => isTrained(source, trained))
-      .flatMap((weight) =>
-        sourceNames(plan, weight).map((name) => [name, weight.stored] as const)
-      ),
-  );
 }
 
 /** The initial model beside a training. It shares the weights of a training that does not change them. */
