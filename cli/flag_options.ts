@@ -93,7 +93,7 @@ export function stageFlags(command: Command): Command {
 }
 
 /** Creates an option of the dispatch strategy. */
-function strategyOption(
+export function strategyOption(
   name: keyof Strategy,
   option: typeof STRATEGY_ENTRIES[number][1],
 ): Option {

@@ -2,11 +2,13 @@
 
 import { type Command, Option } from "commander";
 import { MAX_AXIS, MAX_MICRO_BATCHES } from "../spec/limits.ts";
+import { STRATEGY_OPTIONS } from "../spec/strategies.ts";
 import {
   deviceFlags,
   dtypeOption,
   meshFlags,
   stageFlags,
+  strategyOption,
   watchOption,
   zeroOption,
 } from "./flag_options.ts";
@@ -22,6 +24,7 @@ import {
 /** Adds the flags to the command. */
 export function trainFlags(command: Command): Command {
   return deviceFlags(stageFlags(meshFlags(command)))
+    .addOption(strategyOption("numerics", STRATEGY_OPTIONS.numerics))
     .option(
       "--data <files...>",
       'Training texts, plain or compressed; .jsonl: conversations, {"messages": […]} per line.',

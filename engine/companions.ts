@@ -6,6 +6,8 @@ import {
   type Session,
   type TensorDirectory,
 } from "../runtime/mod.ts";
+import { createMpiCommunicator, type MpiWorld } from "../runtime/mpi/mod.ts";
+import { PlacementError } from "../spec/errors.ts";
 import type { LegalPlan } from "../spec/mod.ts";
 import { perRank } from "../spec/per_rank.ts";
 import { onRank, type Plan } from "../spec/plan/plan.ts";
@@ -50,26 +52,43 @@ export interface CompiledCompanion {
 export async function compileCompanions(
   { companions = [] }: { readonly companions?: readonly Companion[] },
   options: PlanOptions,
-  main: Plan,
+  { plan: main, world }: {
+    /** The main plan. */
+    readonly plan: Plan;
+    /** The processes of a job, which are the ranks of each plan. Default: one process has all ranks. */
+    readonly world: MpiWorld | undefined;
+  },
 ): Promise<CompiledCompanion[]> {
   const compiled: CompiledCompanion[] = [];
   for (const companion of companions) {
-    compiled.push({ companion, plan: await companion.plan(options, main) });
+    const plan = await companion.plan(options, main);
+    if (world && plan.ranks !== world.size) {
+      throw new PlacementError(
+        `Cannot sample on a mesh of ${plan.ranks} ranks in ${world.size} processes: each process is a rank of both meshes. Give meshes of ${world.size} ranks`,
+      );
+    }
+    compiled.push({ companion, plan });
   }
   return compiled;
 }
 
-/** Loads companions onto the devices of the main plan. */
+/** Loads companions onto the devices of the main plan. All processes of a job must call it. */
 export async function openCompanions(
   companions: readonly CompiledCompanion[],
   main: Main,
-  devicesOf: (plan: Plan) => readonly Device[],
+  { devicesOf, world }: {
+    devicesOf(plan: Plan): readonly Device[];
+    readonly world: MpiWorld | undefined;
+  },
 ): Promise<OpenedCompanion[]> {
   const opened: OpenedCompanion[] = [];
   for (const { companion, plan } of companions) {
     const session = await createSession(plan, {
       devices: devicesOf(plan),
       tensors: await companion.tensors(main, plan),
+      ...world
+        ? { communicator: await createMpiCommunicator(world, plan) }
+        : {},
       weightsOf: companion.shares ? main.session : undefined,
     });
     opened.push({ plan, session });

@@ -277,7 +277,7 @@ export async function openPlan(
     ...options,
   };
   const plan = await loadable.plan(chosen);
-  const companions = await compileCompanions(loadable, chosen, plan);
+  const companions = await compileCompanions(loadable, chosen, { plan, world });
   const tensors = await loadable.tensors(plan);
   if (world) {
     const { kind } = selected;
@@ -321,7 +321,7 @@ export async function openPlan(
     const beside = await openCompanions(
       companions,
       { plan, session, ranks, tensors },
-      devicesOf,
+      { devicesOf, world },
     );
     return {
       plan,

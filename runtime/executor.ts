@@ -46,10 +46,9 @@ import {
   type Statistics,
   TrafficAccount,
 } from "./statistics.ts";
-import { sourceNames } from "../spec/axis_parts.ts";
 import { writeTables } from "./tables.ts";
 import { equalWeights } from "./shared_weights.ts";
-import { loadWeights, preloadFiles } from "./weights.ts";
+import { loadWeights, preloadFiles, withGivenWeights } from "./weights.ts";
 
 /** Options of a session besides the plan. */
 export interface CreateSessionOptions {
@@ -112,9 +111,12 @@ export interface Session {
   ): Promise<{ [output: string]: HostTensor }>;
   /**
    * The current parameters and states, global, in f32 and in the axes of their buffers. They must be floating-point.
-   * All processes must call it; only that of rank 0 receives the result.
+   * All processes must call it; by default, only that of rank 0 receives the result.
    */
-  read(names: readonly string[]): Promise<{ [name: string]: HostTensor }>;
+  read(
+    names: readonly string[],
+    options?: Pick<RunOptions, "everywhere">,
+  ): Promise<{ [name: string]: HostTensor }>;
   /** The shard of a parameter or state on a rank of this process: along each axis the indices of `heldIndices`. */
   readPart(name: string, rank: number): Promise<HostTensor>;
   /** Sets the shard of an f32 parameter or state on a rank of this process. */
@@ -174,23 +176,18 @@ export async function createSession(
   });
   for (const memory of ranks) writeTables(plan, memory);
   const weights = plan.weights.filter(({ buffer }) => !shared.has(buffer));
+  const loading = { ...plan, weights };
   const load = async (
-    weights: Plan["weights"],
+    from: Plan,
     tensors: TensorDirectory,
     onProgress?: (done: number, total: number) => void,
   ) => {
-    let written = 0;
-    await loadWeights({ ...plan, weights }, ranks, tensors, {
-      onProgress: (done, total) => {
-        written = done;
-        onProgress?.(done, total);
-      },
-    });
+    const written = await loadWeights(from, ranks, tensors, { onProgress });
     for (const device of unique) await device.idle();
     return written;
   };
   await load(
-    weights,
+    loading,
     tensors,
     (done, total) => onProgress?.({ stage: "weights", done, total }),
   );
@@ -205,12 +202,7 @@ export async function createSession(
     ...options,
     communicator,
     load: (tensors: TensorDirectory) =>
-      load(
-        weights.filter((weight) =>
-          sourceNames(plan, weight).some((name) => tensors.has(name))
-        ),
-        tensors,
-      ),
+      load(withGivenWeights(loading, tensors), tensors),
   };
   const session = new LoadedSession(plan, ranks, loaded);
   LOADED.set(session, { plan, ranks });
@@ -404,10 +396,11 @@ class LoadedSession implements Session {
 
   async read(
     names: readonly string[],
+    { everywhere = false }: Pick<RunOptions, "everywhere"> = {},
   ): Promise<{ [name: string]: HostTensor }> {
     const [plan, ranks, remote] = [this.#plan, this.#ranks, this.#remote];
     const axes = persistentAxes(plan);
-    const from = { plan, ranks, remote, axes, everywhere: false, reads: [] };
+    const from = { plan, ranks, remote, axes, everywhere, reads: [] };
     const read: { [name: string]: HostTensor } = {};
     for (const name of names) {
       const tensor = await readOutput(persistentPort(plan, name), from);

@@ -2,7 +2,12 @@
 
 import { STORED_BYTES } from "../spec/dtype.ts";
 import { DataError, invariant } from "../spec/errors.ts";
-import { indicesOn, sourceName, stackedOn } from "../spec/axis_parts.ts";
+import {
+  indicesOn,
+  sourceName,
+  sourceNames,
+  stackedOn,
+} from "../spec/axis_parts.ts";
 import { sum } from "../spec/sum.ts";
 import { groupRankOf } from "../spec/mesh.ts";
 import { onRank, type Plan, type PlanWeight } from "../spec/plan/plan.ts";
@@ -53,13 +58,21 @@ interface Source {
   readonly entry: TensorEntry;
 }
 
-/** Fills the weight buffers of all ranks. */
+/** A plan with those of its weights of which tensors are given. */
+export function withGivenWeights(plan: Plan, tensors: TensorDirectory): Plan {
+  const weights = plan.weights.filter((weight) =>
+    sourceNames(plan, weight).some((name) => tensors.has(name))
+  );
+  return { ...plan, weights };
+}
+
+/** Fills the weight buffers of all ranks. Returns the written bytes. */
 export async function loadWeights(
   plan: Plan,
   ranks: readonly RankMemory[],
   tensors: TensorDirectory,
   options: LoadWeightsOptions = {},
-): Promise<void> {
+): Promise<number> {
   const { onProgress } = options;
   for (const weight of plan.weights) checkSources(plan, weight, ranks, tensors);
   const total = plan.weights.reduce(
@@ -95,6 +108,7 @@ export async function loadWeights(
       if (others.length > 0) await loadWeight(plan, weight, others, loading);
     }
   }
+  return done;
 }
 
 /** Reads files completely, so that the system caches them. */

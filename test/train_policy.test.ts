@@ -17,7 +17,9 @@ import {
   trainPolicy,
   type TrainPolicyOptions,
 } from "../engine/mod.ts";
+import { PolicyMeter } from "../engine/train/policy_metrics.ts";
 import { groupAdvantages } from "../engine/train/rollouts.ts";
+import { LOGPROBS, POLICY_INPUTS } from "../models/policy.ts";
 import { grpo, meanOf, type TokenValues } from "../models/mod.ts";
 import { files, meshOf } from "./helpers/checkpoints.ts";
 import { COMMAND } from "./helpers/compiled.ts";
@@ -122,6 +124,7 @@ t.test("the command line: on-policy bits between meshes, kill -9 and a resumed r
   await run("resumed", ...lora, "1");
   await run("resumed", ...lora, "2", "--resume");
   await same("resumed", "adapters");
+  await run("fast", ...lora, "1", "--numerics", "fast");
   const generated = await switchyard([
     ...["generate", start, "--lora", at("adapters"), "-p", "A", "-n", "2"],
     ...["--adapter", "cpu"],
@@ -218,6 +221,29 @@ t.test("from a program: shared memory, other rollout meshes, several updates, lo
   await t.rejects(run("ep=1", { reward: () => NaN }), {
     message: /^Cannot use the reward of a response to "[^"]+": it is NaN/,
   });
+});
+
+t.test("log ratios are asserted with exact numerics, and reported with others", (t) => {
+  const column = (...values: number[]) => ({
+    dtype: "f32" as const,
+    shape: [values.length],
+    data: Float32Array.from(values),
+  });
+  const observed = (exact: boolean, onPolicy: boolean) => {
+    const meter = new PolicyMeter({ exact });
+    meter.begin({ rewards: [1, 2], rollouts: [], movedBytes: 3 });
+    meter.give({
+      [POLICY_INPUTS.old]: column(-1, -2, -3),
+      [POLICY_INPUTS.mask]: column(0, 1, 1),
+    }, { onPolicy });
+    return meter.observe([{ [LOGPROBS]: column(-9, -2, -3.25) }]);
+  };
+  t.match(observed(false, true), { logRatio: 0.25, movedBytes: 3 });
+  t.match(observed(true, false), { logRatio: 0.25 });
+  t.throws(() => observed(true, true), {
+    message: /differ by 0\.25 between rollouts and training, and must be equal/,
+  });
+  t.end();
 });
 
 t.test("grpo() is its formula", async (t) => {

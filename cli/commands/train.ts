@@ -52,7 +52,13 @@ export interface TrainFlags extends
   DeviceFlags,
   Pick<
     PlanFlags,
-    "mesh" | "place" | "stages" | "pipeline" | "family" | "revision"
+    | "mesh"
+    | "place"
+    | "stages"
+    | "pipeline"
+    | "numerics"
+    | "family"
+    | "revision"
   > {
   readonly validateEvery?: number;
   readonly validateBatches?: number;
@@ -369,7 +375,7 @@ async function startTraining(
   },
 ): Promise<AsyncIterable<StepMetrics>> {
   const { out, saveEvery, mesh, place, resume = false } = flags;
-  const { stages, pipeline } = flags;
+  const { stages, pipeline, numerics } = flags;
   const { validateEvery, validateBatches, signal, onProgress } = flags;
   const { onBegin } = flags;
   const { zero } = flags;
@@ -391,6 +397,7 @@ async function startTraining(
     ...place ? { place } : {},
     ...stages === undefined ? {} : { stages },
     ...pipeline === undefined ? {} : { pipeline },
+    ...numerics === undefined ? {} : { numerics },
     ...onProgress ? { onProgress } : {},
   };
   if ("training" in given) {

@@ -1,15 +1,15 @@
-/** The current parameters of a training as tensors for another session, without a file. */
+/** Moves the current parameters of a training to another session, without a file. */
 
 import {
-  bytesOf,
   equalWeights,
-  type TensorDirectory,
-  type TensorEntry,
+  type Session,
+  tensorsInMemory,
 } from "../../runtime/mod.ts";
 import { isTrained, type TrainedParameters } from "../../compiler/mod.ts";
 import { onRank, type Plan } from "../../spec/plan/plan.ts";
 import type { RolloutBytes } from "../../spec/plan_summary.ts";
-import { parameterPieces, type Piece, type Reading } from "./parameters.ts";
+import { sourceNames } from "../../spec/axis_parts.ts";
+import { asInFiles, type Reading } from "./parameters.ts";
 
 /** The bytes of the weights that rollouts share with the training, and of those that are moved or copied. */
 export function weightBytes(
@@ -34,37 +34,27 @@ export function weightBytes(
 }
 
 /**
- * The trained parameters by the names of a checkpoint. They are read from the devices when they are needed; host
- * memory has the shards of about one weight at a time.
+ * Writes the trained weights of a training to the ranks of rollouts that do not share them. One weight at a time is in
+ * host memory. All processes must call it. Returns the bytes that were written to ranks of this process.
  */
-export function liveTensors(from: Reading): TensorDirectory {
-  const recent = new Map<Piece, ReturnType<Piece["read"]>>();
-  const readPiece = (piece: Piece) => {
-    const known = recent.get(piece);
-    if (known) return known;
-    if (recent.size === from.plan.ranks) {
-      recent.delete(recent.keys().next().value!);
-    }
-    const read = piece.read();
-    recent.set(piece, read);
-    return read;
-  };
-  const entries = from.ranks.flatMap((rank) =>
-    parameterPieces(from, rank).flatMap((piece) =>
-      piece.tensors.map(({ name, dtype, shape }, i): [string, TensorEntry] => {
-        const bytes = (dtype === "f32" ? 4 : 2) *
-          shape.reduce((n, size) => n * size, 1);
-        const source = {
-          name: "the training",
-          size: bytes,
-          read: async (offset: number, length: number) =>
-            bytesOf((await readPiece(piece))[i]!.data)
-              .subarray(offset, offset + length),
-        };
-        const entry = { name, shape, source, offset: 0, bytes };
-        return [name, { ...entry, dtype: dtype.toUpperCase() }];
-      })
-    )
-  );
-  return new Map(entries);
+export async function moveWeights(
+  from: Pick<Reading, "plan" | "session" | "trained">,
+  to: { readonly plan: Plan; readonly session: Session },
+): Promise<number> {
+  const shared = equalWeights(to.plan, from.plan);
+  let bytes = 0;
+  for (const weight of from.plan.weights) {
+    const { buffer, source } = weight;
+    if (shared.has(buffer) || !isTrained(source, from.trained)) continue;
+    const read = await from.session.read([buffer], { everywhere: true });
+    const parts = asInFiles(from.plan, weight, read[buffer]!);
+    const names = sourceNames(from.plan, weight);
+    bytes += await to.session.load(
+      tensorsInMemory(
+        Object.fromEntries(names.map((name, i) => [name, parts[i]!])),
+        "the training",
+      ),
+    );
+  }
+  return bytes;
 }

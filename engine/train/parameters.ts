@@ -133,7 +133,7 @@ function nameOf(state: string, shape: readonly number[], block: Block): string {
 }
 
 /** Converts a buffer to the axes and dtype of the file: one tensor, or one per index of a stacked axis. */
-function asInFiles(
+export function asInFiles(
   plan: Plan,
   weight: PlanWeight,
   tensor: HostTensor,

@@ -25,12 +25,13 @@ import {
 import { sha256 } from "../digest.ts";
 import type { FileSystem } from "../files.ts";
 import type { Companion, OpenedCompanion } from "../companions.ts";
+import { sum } from "../../spec/sum.ts";
 import { compileTarget, type Opened, type PlanOptions } from "../open.ts";
 import { tensorsInMemory } from "../../runtime/mod.ts";
 import type { Tensors } from "../run.ts";
 import { randomNumbers } from "../sampling.ts";
 import type { Tokenizer } from "../tokenizer.ts";
-import { liveTensors, weightBytes } from "./live_weights.ts";
+import { moveWeights, weightBytes } from "./live_weights.ts";
 import { PolicyMeter, type PolicyMetrics } from "./policy_metrics.ts";
 import { compileRollouts } from "./rollout_plan.ts";
 import { groupAdvantages, type Rollout, rollOut } from "./rollouts.ts";
@@ -71,6 +72,8 @@ export interface PolicyOptions
   readonly reference?: string;
   /** Mesh of the rollouts. Default: that of the training. */
   readonly rolloutMesh?: MeshSizes;
+  /** Numerics of training and rollouts. With `fast`, log-probabilities differ. Default: exact. */
+  readonly numerics?: NumericsClass;
   /** Numerics of the rollouts other than those of the training: log-probabilities then differ. */
   readonly rolloutNumerics?: {
     readonly kvCacheDtype?: CacheDType;
@@ -138,7 +141,8 @@ export async function policyTask(
     reference: reference !== undefined,
   });
   const meter = new PolicyMeter({
-    exact: options.rolloutNumerics === undefined,
+    exact: options.rolloutNumerics === undefined &&
+      options.numerics !== "fast",
   });
   let opened: Opened | undefined;
   let group = -1;
@@ -147,9 +151,9 @@ export async function policyTask(
   const rollOutGroup = async (at: number) => {
     const { companions: [rollouts] } = opened!;
     const { moved } = weightBytes(opened!.plan, rollouts!.plan, trained);
-    const movedBytes = moved === 0
-      ? 0
-      : await rollouts!.session.load(liveTensors({ ...opened!, trained }));
+    const written = await moveWeights({ ...opened!, trained }, rollouts!);
+    const all = await opened!.gatherTexts(String(written), "moving weights");
+    const movedBytes = sum(all.map(Number));
     invariant(movedBytes === moved, "weights move as planned");
     const chosen = promptsOf(prompts, {
       first: at * sampled / samples,
@@ -165,10 +169,15 @@ export async function policyTask(
       seed,
       stream: at * sampled,
     });
-    const rewards = await rewardsOf(found, each, {
-      tokenizer,
-      reward: options.reward,
-    });
+    // Rewards may differ between processes.
+    const scored = opened!.rank === 0
+      ? await rewardsOf(found, each, { tokenizer, reward: options.reward })
+      : [];
+    const [text] = await opened!.gatherTexts(
+      JSON.stringify(scored),
+      "computing rewards",
+    );
+    const rewards = JSON.parse(text!) as readonly number[];
     const advantages = groupAdvantages(rewards, samples);
     rewarded = found.map((rollout, i) => ({
       rollout,
@@ -377,6 +386,7 @@ async function withReference(
   const given = inputsFor(program, inputs);
   const { [LOGPROBS]: logprobs } = await session.run(program.name, given, {
     outputs: [LOGPROBS],
+    everywhere: true,
     fresh: true,
   });
   return { ...inputs, [POLICY_INPUTS.reference]: logprobs! };
@@ -415,22 +425,21 @@ function rolloutCompanion(
           lengths: new Array<number>(sampled).fill(longest),
         },
       }),
-    tensors: (main) =>
-      Promise.resolve(
-        new Map([...main.tensors, ...liveTensors({ ...main, trained })]),
-      ),
+    // Trained weights are moved before the first rollouts.
+    tensors: ({ tensors }) => Promise.resolve(tensors),
   };
 }
 
 /** Options for a plan on the devices of another one. */
 function besideOf(
-  { limits, tuning, mesh: trained }: PlanOptions,
+  { limits, tuning, numerics, mesh: trained }: PlanOptions,
   mesh: MeshSizes | undefined,
 ): PlanOptions {
   const of = mesh ?? trained;
   return {
     ...limits ? { limits } : {},
     ...tuning ? { tuning } : {},
+    ...numerics ? { numerics } : {},
     ...of ? { mesh: of } : {},
   };
 }

@@ -43,7 +43,7 @@ import { withTensors } from "../tensors.ts";
 export interface RunTrainingOptions
   extends
     SelectDevicesOptions,
-    Pick<PlanOptions, "mesh" | "place" | "stages" | "pipeline">,
+    Pick<PlanOptions, "mesh" | "place" | "stages" | "pipeline" | "numerics">,
     Pick<OpenOptions, "statistics" | "onProgress">,
     Pick<CompileTrainingOptions, "zero"> {
   /** Total steps, including those before a resume. */
@@ -119,12 +119,7 @@ export async function* trainPolicy(
   files: FileSystem,
   options: TrainPolicyOptions,
 ): AsyncGenerator<StepMetrics, void, undefined> {
-  const { sharing, steps, updates = 1 } = options;
-  if (sharing === "mpi") {
-    throw new DataError(
-      "Cannot train with policy gradients on ranks in separate processes: weights move between meshes in one process. Leave --devices out",
-    );
-  }
+  const { steps, updates = 1 } = options;
   if (steps % updates !== 0) {
     throw new DataError(
       `Cannot take ${steps} steps with ${updates} updates per set of samples: the last set would be incomplete. Change one of them`,

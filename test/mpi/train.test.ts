@@ -1,6 +1,7 @@
 // `switchyard train` between processes of real MPI jobs: checkpoints have the bytes of one process, and Ctrl-C saves.
 // needs: cpu, mpi
 import { existsSync } from "node:fs";
+import { writeFile } from "node:fs/promises";
 import path from "node:path";
 import t from "tap";
 import { whyNotNative } from "../../runtime/native/mod.ts";
@@ -91,6 +92,41 @@ for (const [i, { what, mesh, ranks, more }] of JOBS.entries()) {
     );
   });
 }
+
+t.test("policy gradients move weights between meshes of processes", {
+  skip: skipWithoutMpi,
+}, async (t) => {
+  const launcher = LAUNCHERS.find(({ skip }) => !skip)!;
+  const scratch = temporaryFolder(t);
+  const at = (name: string) => path.join(scratch, name);
+  const start = { mesh: "ep=1", steps: 1 };
+  await trainHere(training(await tinyModel(t), at("start"), start));
+  await writeFile(at("prompts.txt"), "The king\nA wolf\n");
+  // Only the process of rank 0 computes rewards.
+  await writeFile(
+    at("reward.ts"),
+    "let calls = 0;\nexport const reward = (_: string, text: string) => text.length + calls++;\n",
+  );
+  const argv = (out: string) => [
+    ...["train", at("start"), "--reward", at("reward.ts"), "--samples", "4"],
+    ...["--prompts", at("prompts.txt"), "--length", "16", "--kl", "0.1"],
+    ...["--max-new-tokens", "6", "--mesh", "dp=2", "--rollout-mesh", "ep=2"],
+    ...["--lora", "rank=2", "--steps", "2", "--lr", "0.1", "--out", at(out)],
+    ...["--adapter", "cpu", "--json"],
+  ];
+  await trainHere(argv("here"));
+  const { code, err, out } = await startWith(launcher, scratch, [
+    ...["launch", "-n", "2", "--", ...argv("out")],
+  ]).ended;
+  t.equal(code, 0, err);
+  t.same(await contents(at("out")), await contents(at("here")));
+  const steps = out.match(/^\{"step".*$/gm)!.map((line) => JSON.parse(line));
+  t.equal(steps.length, 2);
+  for (const { policy } of steps) {
+    t.equal(policy.logRatio, 0);
+    t.ok(policy.movedBytes > 0);
+  }
+});
 
 // 'launch' tells ranks to stop by a file, whichever MPI they are started by.
 t.test("Ctrl-C ends after a step that is saved", {
