@@ -19,6 +19,8 @@ export interface Network {
   readonly agent: string;
   /** Bytes that a host's interface received so far. */
   received(host: string): number;
+  /** Limits what each host sends, in Mbit/s; a text says why that cannot be done here. */
+  throttle(megabits: number): string | undefined;
 }
 
 /** What the launchers of MPI need, to reach the hosts of a network and use it. */
@@ -90,6 +92,15 @@ export function createNetwork(
         stats64: { rx: { bytes: number } };
       }[];
       return link!.stats64.rx.bytes;
+    },
+    throttle: (megabits) => {
+      for (const host of hosts) {
+        const limit =
+          `netns exec ${host} tc qdisc replace dev eth0 root tbf rate ${megabits}mbit burst 64kb latency 400ms`;
+        const { ok, problem } = ip(...limit.split(" "));
+        if (!ok) return problem;
+      }
+      return undefined;
     },
   };
 }

@@ -28,10 +28,10 @@ const scratch = temporaryFolder(t);
 const network = createNetwork(2, scratch);
 const absent = typeof network === "string" ? network : false;
 
-const [inputs, weights, shared, apart, hostsFile] = [
-  ...["inputs", "weights", "shared", "apart", "hosts"],
+const [inputs, weights, shared, apart, hostsFile, pairsFile] = [
+  ...["inputs", "weights", "shared", "apart", "hosts", "pairs"],
 ].map((name) => path.join(scratch, name)) as [
-  ...[string, string, string, string, string],
+  ...[string, string, string, string, string, string],
 ];
 await writeRaw(inputs, { x: floats([768, 512], 1) });
 await writeRaw(weights, {
@@ -44,10 +44,11 @@ await writeRaw(weights, {
     ]).flat(),
   ),
 });
-const RUN = [
+const MODEL = [
   ...["run", repositoryFile("examples/layer.ts"), "--inputs", inputs],
-  ...["--weights", weights, "--mesh", "ep=3", "--adapter", "cpu"],
+  ...["--weights", weights, "--adapter", "cpu"],
 ];
+const RUN = [...MODEL, "--mesh", "ep=3"];
 
 interface Report {
   readonly ranks: readonly {
@@ -90,6 +91,16 @@ for (const launcher of LAUNCHERS) {
       t.ok(sent > 1_000_000, `${sent} bytes were sent`);
       t.ok(received > sent, `${received} bytes came through the interface`);
       t.ok(received < 4 * sent, "and not much else");
+    });
+
+    await t.test("exchange in two levels", async (t) => {
+      await writeFile(pairsFile, `${near} slots=2\n${far} slots=2\n`);
+      const { code, err } = await startWith(launcher, scratch, [
+        ...["launch", "-n", "4", "--hosts", pairsFile, "--", ...MODEL],
+        ...["--mesh", "node=2,ep=2", "--outputs", apart],
+      ], onHost).ended;
+      t.strictSame([code, withoutMpi(err)], [0, ""]);
+      t.ok(readFileSync(apart).equals(readFileSync(shared)), "the same bytes");
     });
 
     await t.test("end when the one on the other host is killed", async (t) => {

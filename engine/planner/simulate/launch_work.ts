@@ -274,7 +274,9 @@ export function typicalOf(
       key: `${each} ${columns}`,
     };
   }
-  return constant(0);
+  // The number of rows, then that of tokens.
+  const counts = buffer.routing === "rows" && onRank(buffer.bytes, rank) <= 8;
+  return constant(counts ? Math.round(rows.max) : 0);
 }
 
 function constant(value: number): { at: Typical; key: string } {
