@@ -177,6 +177,7 @@ function predictedLines(
   const steps = Object.entries(predicted) as [Phase, PredictedStep][];
   if (steps.length === 0) return [];
   const streams = steps.some(([, { streamed }]) => streamed);
+  const staged = steps.some(([, { inFlight }]) => inFlight);
   return [
     "",
     ...formatTable([
@@ -186,6 +187,7 @@ function predictedLines(
         "sequences",
         "after",
         "step",
+        ...staged ? ["in flight"] : [],
         "speed",
         "bound by",
         "memory floor",
@@ -195,6 +197,7 @@ function predictedLines(
         phase,
         ...[step.tokens, step.sequences, step.past].map(String),
         `${step.exact ? "" : ">= "}${timeText(step.seconds)}`,
+        ...staged ? [String(step.inFlight ?? 1)] : [],
         `${countText(step.tokensPerSecond, "G")} tokens/s`,
         `${step.bound} (${percentText(step.parts[step.bound] / step.seconds)})`,
         timeText(step.memoryFloor),
@@ -210,10 +213,17 @@ function predictedLines(
       ? [
         `time to the first token ${
           timeText(predicted.prefill.seconds)
-        }, to each further one ${timeText(predicted.decode.seconds)}`,
+        }, to each further one ${timeText(nextTokenSeconds(predicted.decode))}`,
       ]
       : [],
   ];
+}
+
+/** Seconds from a token of a sequence to its next one. */
+function nextTokenSeconds(
+  { sequences, inFlight = 1, seconds, tokensPerSecond }: PredictedStep,
+): number {
+  return inFlight === 1 ? seconds : inFlight * sequences / tokensPerSecond;
 }
 
 function percentText(part: number): string {

@@ -96,6 +96,9 @@ export interface PredictedStep {
   /** Earlier tokens of each sequence. */
   readonly past: Natural;
   readonly seconds: NonNegative;
+  /** Steps that pipeline stages execute concurrently. Absent: 1. */
+  readonly inFlight?: Natural;
+  /** Of all steps in flight. */
   readonly tokensPerSecond: NonNegative;
   /** Cause of most of the time. */
   readonly bound: Bottleneck;
@@ -176,6 +179,9 @@ export interface PredictedTimeline {
   readonly phase: Phase;
   readonly tokens: number;
   readonly sequences: number;
+  /** Steps that pipeline stages execute concurrently, and the throughput of all of them. Absent: one. */
+  readonly inFlight?: number;
+  readonly tokensPerSecond?: number;
   readonly microseconds: number;
   /** The activity of each class of equal ranks. */
   readonly lanes: readonly {

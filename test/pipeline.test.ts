@@ -3,35 +3,29 @@
 import { readFileSync } from "node:fs";
 import { setImmediate as immediate } from "node:timers/promises";
 import t, { type Test } from "tap";
-import {
-  add,
-  compile,
-  compileTraining,
-  dot,
-  mean,
-  model,
-  mul,
-  relu,
-  sgd,
-  upTo,
-} from "../compiler/mod.ts";
+import { compile, compileTraining, sgd } from "../compiler/mod.ts";
 import {
   loadTarget,
   trainCheckpoint,
   type TrainOptions,
 } from "../engine/mod.ts";
 import { search } from "../engine/planner/search/mod.ts";
-import { simulate } from "../engine/planner/simulate/mod.ts";
 import { compileRepresentatives } from "../engine/planner/summary/compiled.ts";
 import { summarizeRanks } from "../engine/planner/summary/ranks.ts";
 import { createNullDevice, createSession } from "../runtime/mod.ts";
-import { formatPlan, type Machine, verifyPlan } from "../spec/mod.ts";
+import {
+  formatPlan,
+  type Machine,
+  type PlanSummary,
+  verifyPlan,
+} from "../spec/mod.ts";
 import { parseMachine } from "../spec/machine.ts";
 import { executes } from "../spec/plan/members.ts";
 import { onRank, type Plan, type Step } from "../spec/plan/plan.ts";
 import { idealBubble, SCHEDULE_NAMES } from "../spec/schedule.ts";
 import { stageRanges } from "../spec/stages.ts";
-import { temporaryFolder } from "./helpers/cli.ts";
+import { sum } from "../spec/sum.ts";
+import { switchyard, temporaryFolder } from "./helpers/cli.ts";
 import {
   checkpointFolder,
   files,
@@ -40,9 +34,16 @@ import {
 } from "./helpers/checkpoints.ts";
 import { bytesOf } from "./helpers/run_bytes.ts";
 import { repositoryFile } from "./helpers/sessions.ts";
-import { readOnDisk, tinyModel, tinyOptions } from "./helpers/tiny_training.ts";
+import { backwardWork, chain } from "./helpers/stages.ts";
+import {
+  readOnDisk,
+  tinyConfig,
+  tinyModel,
+  tinyOptions,
+} from "./helpers/tiny_training.ts";
 
 const MACHINE = repositoryFile("machines/4x24gb.json");
+const MIXTRAL = repositoryFile("test/references/configs/mixtral-8x7b.json");
 
 const FAMILIES: readonly {
   readonly name: string;
@@ -70,7 +71,9 @@ for (const { name, what, ...family } of FAMILIES) {
     for (const mesh of [...MESHES, ...family.more ?? []]) {
       t.equal(await bytesOn(mesh, "shared"), wanted, mesh);
     }
-    t.equal(await bytesOn("pp=2", "separate"), wanted, "separate devices");
+    for (const mesh of ["pp=2", ...MESHES]) {
+      t.equal(await bytesOn(mesh, "separate"), wanted, `${mesh}, separate`);
+    }
   });
 }
 
@@ -216,6 +219,27 @@ async function trained(
   return { parameters, optimizerState };
 }
 
+t.test("families are trained with the bytes of one rank", async (t) => {
+  const { vocab_size } = await tinyConfig();
+  for (const { name, more } of FAMILIES) {
+    const mesh = more?.includes("pp=4") ? { pp: 4 } : { pp: 2 };
+    const config = `${checkpointFolder(name)}/config.json`;
+    const model = await tinyModel(t, {
+      ...JSON.parse(readFileSync(config, "utf8")) as object,
+      vocab_size,
+    });
+    const [one, staged] = [
+      await trained(t, model, { accumulate: 2 }),
+      await trained(t, model, {
+        accumulate: 2,
+        mesh,
+        sharing: "separate",
+      }),
+    ];
+    t.same(staged, one, `${name} on ${mesh.pp} stages`);
+  }
+});
+
 t.test("training has the bytes of one rank with the same micro-batches", async (t) => {
   const model = await tinyModel(t);
   const accumulate = 3;
@@ -236,20 +260,6 @@ t.test("training has the bytes of one rank with the same micro-batches", async (
     });
     t.same(staged, without, `pp=2 and ${Object.keys(mesh)[0]}`);
   }
-});
-
-/** Four equal layers, a stage each. */
-const chain = model({ token: upTo(2048), embed: 1024, hidden: 4096 }, (m) => {
-  const layers = Array.from({ length: 4 }, (_, i) => i);
-  const y = layers.reduce(
-    (x, i) =>
-      m.block(`layers.${i}`, {}, (b) => {
-        const up = dot(x, b.param("up", "hidden embed"), "embed");
-        return add(x, dot(relu(up), b.param("down", "embed hidden"), "hidden"));
-      }),
-    m.input("x", "token embed"),
-  );
-  return { loss: mean(mean(mul(y, y), "embed"), "token") };
 });
 
 t.test("a stage executes the next run while the other executes the first", async (t) => {
@@ -333,33 +343,37 @@ t.test("schedules and their bubbles", async (t) => {
 
 /** The time that stages wait until the last backward pass ends, relative to the time that they work. */
 function countedBubble(plan: Plan, machine: Machine): number {
-  const { steps } = plan.programs[0]!;
-  const last = steps.findLastIndex((step) =>
-    step.op === "launch" && /matmul|outer/.test(step.kernel)
-  );
-  let [busy, end] = [0, 0];
-  simulate(plan, fast(machine), { tokens: 2048, sequences: 1, past: 0 }, {
-    onSpent({ step, what, start, seconds }) {
-      if (step > last || what === "waiting") return;
-      busy += seconds;
-      end = Math.max(end, start + seconds);
-    },
-  });
+  const work = backwardWork(plan, machine);
+  const busy = sum(work.map(({ seconds }) => seconds));
+  const end = Math.max(...work.map(({ start, seconds }) => start + seconds));
   return (4 * end - busy) / busy;
 }
 
-/** A machine whose links take no time. */
-function fast(machine: Machine): Machine {
-  const { sameHost } = machine.links;
-  return {
-    ...machine,
-    links: { sameHost: { ...sameHost!, latency: 1e-9, bandwidth: 1e15 } },
+t.test("predictions have a step in flight on each stage", async (t) => {
+  const predicted = async (mesh: string) => {
+    const { code, out, err } = await switchyard([
+      ...["plan", MIXTRAL, "--target", MACHINE, "--mesh", mesh, "--json"],
+    ]);
+    t.ok(code === 0 || code === 3, err);
+    const summary = JSON.parse(out) as PlanSummary;
+    return summary.predicted!;
   };
-}
+  const staged = await predicted("pp=4");
+  for (const phase of ["prefill", "decode"] as const) {
+    const { inFlight, tokens, seconds, tokensPerSecond } = staged[phase]!;
+    t.equal(inFlight, 4);
+    // Four stages of equal layers, of which the last has the vocabulary.
+    const speedup = tokensPerSecond * seconds / tokens;
+    t.ok(3.5 < speedup && speedup <= 4, `${phase}: ${speedup}`);
+  }
+  t.equal(staged.decode!.sequences, 2, "a quarter of the sequences");
+  const { decode } = await predicted("ep=4");
+  t.notOk(decode!.inFlight);
+});
 
 t.test("a model that fits in no other way is searched with stages", async (t) => {
   const target = await loadTarget(
-    repositoryFile("test/references/configs/mixtral-8x7b.json"),
+    MIXTRAL,
     files,
     { withoutWeights: true },
   );

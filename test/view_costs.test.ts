@@ -199,6 +199,8 @@ t.test("waits of a predicted run are those of ranks with less to do", (t) => {
     phase: "decode",
     tokens: 1,
     sequences: 1,
+    inFlight: 2,
+    tokensPerSecond: 149.5,
     microseconds: 10,
     lanes: [{ rank: 0, count: 2, steps: [], waits: [[0, 2, 3], [1, 6, 1]] }],
   };
@@ -206,6 +208,10 @@ t.test("waits of a predicted run are those of ranks with less to do", (t) => {
     program: { name: "main" },
   }] as unknown as Parameters<typeof predictedRuns>[1];
   const [run] = predictedRuns([timeline], [program!]);
+  t.equal(
+    run!.name,
+    "decoding of 1 token, 149.5 tokens/s with 2 steps in flight",
+  );
   t.strictSame(run!.pauses.map(({ reason, duration }) => [reason, duration]), [
     ["late", 3],
     ["late", 1],

@@ -4,6 +4,7 @@ import { traceName } from "../spec/text/parts.ts";
 import { layerOf } from "../spec/plan/layers.ts";
 import { isCollective } from "../spec/plan/members.ts";
 import type { Phase, PredictedTimeline } from "../spec/plan_summary.ts";
+import { rateText } from "../spec/time_text.ts";
 import type { TraceEvent } from "./page_data.ts";
 import { lateBy, type Pause, pausesOf } from "./pauses.ts";
 import type { ProgramView } from "./plan_view.ts";
@@ -59,16 +60,28 @@ export function phaseText(
   }`;
 }
 
+/** Formats the throughput of concurrent steps: `, 149.5 tokens/s with 4 steps in flight`. */
+function inFlightText(
+  { inFlight, tokensPerSecond = 0 }: Pick<
+    PredictedTimeline,
+    "inFlight" | "tokensPerSecond"
+  >,
+): string {
+  return inFlight === undefined
+    ? ""
+    : `, ${rateText(tokensPerSecond)} with ${inFlight} steps in flight`;
+}
+
 /** Returns the predicted phases of the first program. */
 export function predictedRuns(
   predicted: readonly PredictedTimeline[],
   [program]: readonly ProgramView[],
 ): TimedRun[] {
-  return predicted.map(({ phase, tokens, microseconds, lanes }) => ({
+  return predicted.map(({ phase, tokens, microseconds, lanes, ...rest }) => ({
     phase,
     tokens,
     program: program!.program.name,
-    name: phaseText({ phase, tokens }),
+    name: phaseText({ phase, tokens }) + inFlightText(rest),
     predicted: true,
     microseconds,
     events: lanes.flatMap(({ rank, steps }) =>

@@ -32,15 +32,16 @@ export async function tinyConfig(): Promise<
   return { ...JSON.parse(await readFile(demo, "utf8")) as object, ...SIZES };
 }
 
-/** A folder with a small OLMoE and no weights. */
+/** A folder with a small model and no weights. Default: an OLMoE. */
 export async function tinyModel(
   t: { teardown(fn: () => void): unknown },
+  config?: object,
 ): Promise<string> {
   const folder = path.join(temporaryFolder(t), "tiny");
   await mkdir(folder);
   await writeFile(
     path.join(folder, "config.json"),
-    JSON.stringify(await tinyConfig()),
+    JSON.stringify(config ?? await tinyConfig()),
   );
   const demo = checkpointFolder("demo-lm");
   for (const name of ["tokenizer.json", "tokenizer_config.json"]) {

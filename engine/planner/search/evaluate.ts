@@ -85,6 +85,7 @@ export interface ReplicaStep {
   readonly tokens: number;
   readonly sequences: number;
   readonly step: Prediction;
+  readonly tokensPerSecond: number;
 }
 
 /**
@@ -208,7 +209,8 @@ export function stepReplica(
         }),
       first,
     );
-    return { of, ...known, step: all };
+    const tokensPerSecond = known.tokens / all.seconds;
+    return { of, ...known, step: all, tokensPerSecond };
   }
   const predicted = predictSteps(plan, {
     machine,
@@ -216,7 +218,8 @@ export function stepReplica(
     representatives: weights.representatives,
     workloads: [step],
   });
-  return { of, ...known, step: predicted.get(phase)!.step };
+  const { step: one, tokensPerSecond } = predicted.get(phase)!;
+  return { of, ...known, step: one, tokensPerSecond };
 }
 
 /** A step with more layers, each taking as long as the first. */
@@ -240,6 +243,7 @@ function withLayers(
       run: part("run"),
     },
     seconds: grown(({ seconds }) => seconds),
+    busiest: grown(({ busiest }) => busiest),
     launches: grown(({ launches }) => launches),
     multiplyAdds: grown(({ multiplyAdds }) => multiplyAdds),
     expertBytes: grown(({ expertBytes }) => expertBytes),

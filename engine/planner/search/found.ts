@@ -44,7 +44,7 @@ export function foundOf(step: ReplicaStep, ranks: number): Found {
     sequences: replicas * sequences,
     bytes: fullest.bytes.total,
     limit: fullest.limit,
-    tokensPerSecond: replicas * tokens / seconds,
+    tokensPerSecond: replicas * step.tokensPerSecond,
     pareto: false,
     why: "",
   };

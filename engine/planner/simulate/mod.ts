@@ -1,6 +1,7 @@
 /** Predicts a step of a plan on a machine that need not be present. */
 
 export { type ExpertLoad, recordedLoad } from "./loads.ts";
+export { concurrentRuns } from "./rank_groups.ts";
 export type { Workload } from "./workload.ts";
 export {
   type Parts,

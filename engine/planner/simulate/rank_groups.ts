@@ -7,6 +7,7 @@ import {
   placeRanks,
   type RankPlacement,
 } from "../../../spec/machine.ts";
+import { groupRankOf, stageAxis } from "../../../spec/mesh.ts";
 import { onRank, type Plan } from "../../../spec/plan/plan.ts";
 import { rankClasses } from "../../../spec/plan/rank_classes.ts";
 
@@ -33,6 +34,26 @@ export function placementsOf(plan: Plan, machine: Machine): RankPlacement[] {
   );
 }
 
+/**
+ * Number of runs that the stages of a plan execute concurrently: 1 if stages share a device, or if a run has
+ * micro-batches.
+ */
+export function concurrentRuns(plan: Plan, machine: Machine): number {
+  const axis = stageAxis(plan.mesh);
+  if (!axis || plan.pipeline) return 1;
+  const atOnce = atOnceOf(machine);
+  const stages = new Map<number, number>();
+  for (
+    const [rank, { device, host }] of placementsOf(plan, machine).entries()
+  ) {
+    const stage = groupRankOf(plan.mesh, rank, [axis.name]);
+    const shared = (stages.get(device) ?? stage) !== stage;
+    if (shared || atOnce[host] === 1) return 1;
+    stages.set(device, stage);
+  }
+  return axis.size;
+}
+
 /** The groups of ranks with equal times, that of rank 0 first. */
 export function rankGroups(
   plan: Plan,
@@ -46,9 +67,7 @@ export function rankGroups(
     sharing.set(device, (sharing.get(device) ?? 0) + 1);
     devices.set(host, (devices.get(host) ?? new Set()).add(device));
   }
-  const atOnce = machine.hosts.flatMap(({ count = 1, atOnce = Infinity }) =>
-    new Array<number>(count).fill(atOnce)
-  );
+  const atOnce = atOnceOf(machine);
   const groups = new Map<string, RankGroup>();
   for (const [rank, placement] of placements.entries()) {
     const shared = sharing.get(placement.device)!;
@@ -71,4 +90,11 @@ export function rankGroups(
     });
   }
   return [...groups.values()];
+}
+
+/** The number of devices of each host that compute at once. */
+function atOnceOf({ hosts }: Machine): number[] {
+  return hosts.flatMap(({ count = 1, atOnce = Infinity }) =>
+    new Array<number>(count).fill(atOnce)
+  );
 }

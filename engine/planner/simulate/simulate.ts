@@ -49,6 +49,8 @@ export interface PredictedLayer extends Parts {
 /** A predicted step. */
 export interface Prediction {
   readonly seconds: number;
+  /** Seconds in which the busiest pipeline stage works. Without stages: `seconds`. */
+  readonly busiest: number;
   /** Seconds of a device with a mean share of the experts' work, by cause. */
   readonly parts: Parts;
   readonly layers: readonly PredictedLayer[];
@@ -106,6 +108,8 @@ export const NO_PARTS: Parts = {
 interface Clock {
   now: number;
   busy: boolean;
+  /** Seconds in which it does not wait for another stage, in all layers. */
+  worked: number;
 }
 
 /** Predicts one step of a plan's first program. Throws DataError if the machine has too few devices for the ranks. */
@@ -127,7 +131,11 @@ export function simulate(
     : expertCache(routings, workload, resident);
   const equal = numbers.map((n) => n === undefined ? 1 : timesOf(n));
   const layers = names.map(() => ({ ...NO_PARTS } as Mutable<Parts>));
-  const clocks = groups.map((): Clock => ({ now: 0, busy: false }));
+  const clocks = groups.map((): Clock => ({
+    now: 0,
+    busy: false,
+    worked: 0,
+  }));
   const ends = new Map<string, number>();
   let [launches, multiplyAdds, expertBytes, sentBytes] = [0, 0, 0, 0];
   let diskBytes = 0;
@@ -145,6 +153,7 @@ export function simulate(
     const start = clocks[i]!.now;
     options.onSpent?.({ rank, step: current, what, start, seconds });
     clocks[i]!.now += seconds;
+    clocks[i]!.worked += seconds * equal[layer]!;
     if (i === reporter) layers[layer]![what] += seconds;
   };
   const waitUntil = (time: number, what: keyof Parts, step?: Step) => {
@@ -161,6 +170,7 @@ export function simulate(
     for (let round = 0; round < rounds; round++) take(step);
   }
   const last = Math.max(...clocks.map(({ now }) => now), linkFree);
+  const worked = Math.max(...clocks.map(({ worked }) => worked));
   // Stages work one after another: each waits while the others work, which is reported for them.
   reporter = stageAxis(plan.mesh) ? -1 : 0;
   waitUntil(last, "waiting");
@@ -172,8 +182,10 @@ export function simulate(
   const seconds = together
     ? last + (groups[0]!.device.run ?? 0)
     : sum(Object.values(parts));
+  const staged = !together && stageAxis(plan.mesh);
   return {
     seconds,
+    busiest: staged ? Math.min(seconds, worked) : seconds,
     parts,
     launches,
     multiplyAdds,
@@ -347,7 +359,11 @@ export function simulate(
     );
     for (const i of to) {
       const { now } = clocks[i]!;
-      if (source.now > now) spend(i, "waiting", source.now - now);
+      if (source.now > now) {
+        const { worked } = clocks[i]!;
+        spend(i, "waiting", source.now - now);
+        clocks[i]!.worked = worked;
+      }
       reporter = i;
       const end = source.now + seconds;
       if (end > clocks[i]!.now) spend(i, "exchange", end - clocks[i]!.now);

@@ -12,6 +12,7 @@ import type {
 } from "../../../spec/plan_summary.ts";
 import { sum } from "../../../spec/sum.ts";
 import {
+  concurrentRuns,
   type ExpertLoad,
   type Parts,
   type Prediction,
@@ -21,10 +22,17 @@ import {
 import type { Representatives } from "./representatives.ts";
 
 /** Predicted steps by phase. */
-export type Predictions = ReadonlyMap<
-  Phase,
-  { readonly workload: Required<Workload>; readonly step: Prediction }
->;
+export type Predictions = ReadonlyMap<Phase, PhasePrediction>;
+
+/** A predicted step of a phase. */
+export interface PhasePrediction {
+  readonly workload: Required<Workload>;
+  readonly step: Prediction;
+  /** Steps that pipeline stages execute concurrently. */
+  readonly inFlight: number;
+  /** Throughput of all of them. */
+  readonly tokensPerSecond: number;
+}
 
 /** Options besides the plan. */
 export interface PredictOptions {
@@ -56,12 +64,35 @@ export function predictSteps(
   }
   const times = (layer: number) => representatives.of(layer).length;
   return new Map(
-    (options.workloads ?? workloadsOf(plan)).map(([phase, known]) => {
-      const workload = { ...known, experts };
+    (options.workloads ?? workloadsOf(plan)).map((known) => {
+      const { inFlight, workload: one } = stepInFlight(plan, machine, known);
+      const workload = { ...one, experts };
       const step = simulate(plan, machine, workload, { times, resident });
-      return [phase, { workload, step }];
+      const [phase, { tokens }] = known;
+      const all = phase === "decode" ? tokens : inFlight * tokens;
+      const seconds = Math.max(step.seconds, inFlight * step.busiest);
+      const tokensPerSecond = all / seconds;
+      return [phase, { workload, step, inFlight, tokensPerSecond }];
     }),
   );
+}
+
+/** A step of a phase, and the number of steps in flight, among which decoding sequences are divided. */
+export function stepInFlight(
+  plan: Plan,
+  machine: Machine,
+  [phase, { tokens, sequences, past }]: PhaseWorkload,
+): { readonly inFlight: number; readonly workload: PhaseWorkload[1] } {
+  const stages = concurrentRuns(plan, machine);
+  if (phase !== "decode") {
+    return { inFlight: stages, workload: { tokens, sequences, past } };
+  }
+  const inFlight = Math.min(stages, sequences);
+  const part = (n: number) => Math.ceil(n / inFlight);
+  return {
+    inFlight,
+    workload: { tokens: part(tokens), sequences: part(sequences), past },
+  };
 }
 
 /** The largest steps within the bounds of a plan. */
@@ -103,7 +134,8 @@ export function predictedSteps(
   predictions: Predictions,
 ): Pick<PlanSummary, "predicted"> {
   if (predictions.size === 0) return {};
-  const entries = [...predictions].map(([phase, { workload, step }]) => {
+  const entries = [...predictions].map(([phase, prediction]) => {
+    const { workload, step, inFlight, tokensPerSecond } = prediction;
     const { tokens, sequences, past } = workload;
     const { seconds, parts, memoryFloor, exact, streamed } = step;
     const predicted: PredictedStep = {
@@ -111,7 +143,8 @@ export function predictedSteps(
       sequences,
       past,
       seconds,
-      tokensPerSecond: tokens / seconds,
+      ...inFlight > 1 ? { inFlight } : {},
+      tokensPerSecond,
       bound: boundOf(parts),
       parts,
       memoryFloor,

@@ -12,7 +12,7 @@ import type {
 } from "../../../spec/plan_summary.ts";
 import { rankClasses } from "../../../spec/plan/rank_classes.ts";
 import { type ExpertLoad, simulate, stepCosts } from "../simulate/mod.ts";
-import { workloadsOf } from "./predictions.ts";
+import { stepInFlight, workloadsOf } from "./predictions.ts";
 
 /** Options besides the plan. */
 export interface TimelineOptions {
@@ -27,7 +27,8 @@ export function predictTimelines(
   options: TimelineOptions,
 ): PredictedTimeline[] {
   const steps = Object.entries(predicted) as [Phase, PredictedStep][];
-  return steps.map(([phase, { tokens, sequences, past }]) => {
+  return steps.map(([phase, predicted]) => {
+    const { tokens, sequences, past, inFlight, tokensPerSecond } = predicted;
     const { machine, experts = { kind: "even" } } = options;
     const lanes = new Map<number, Lane>();
     const workload = { tokens, sequences, past, experts };
@@ -51,6 +52,7 @@ export function predictTimelines(
       phase,
       tokens,
       sequences,
+      ...inFlight === undefined ? {} : { inFlight, tokensPerSecond },
       microseconds: seconds * 1e6,
       lanes: [...lanes].map(([rank, { steps, waits }]) => ({
         rank,
@@ -104,9 +106,13 @@ export function predictCosts(
   },
 ): PhaseCosts[] {
   const fits = machine && plan.ranks <= machineRanks(machine);
-  return workloadsOf(plan).map(([phase, known]) => ({
-    phase,
-    tokens: known.tokens,
-    steps: stepCosts(plan, { ...known, experts }, fits ? machine : undefined),
-  }));
+  return workloadsOf(plan).map((known) => {
+    const [phase] = known;
+    const one = fits ? stepInFlight(plan, machine, known).workload : known[1];
+    return {
+      phase,
+      tokens: one.tokens,
+      steps: stepCosts(plan, { ...one, experts }, fits ? machine : undefined),
+    };
+  });
 }
