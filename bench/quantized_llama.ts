@@ -46,7 +46,7 @@ const FAMILIES = [
   ...["minimaxm2-16e", "ernie45moe-16e", "deepseekv3-16e"],
   ...["hunyuanmoe-12e", "deepseekv2-16e", "gptoss-8e", "granitemoe-8e"],
   ...["lfm2moe-16e", "qwen3next-16e", "qwen35moe-16e"],
-  "gemma4moe-12e",
+  ...["gemma4moe-12e", "granitemoehybrid-12e"],
 ];
 
 const YARN = {

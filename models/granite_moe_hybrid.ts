@@ -19,6 +19,7 @@ import {
   layerTypes,
   type Mamba,
   mamba,
+  mlp,
   projectHeads,
   requireMultiple,
   rotate,
@@ -95,6 +96,7 @@ function readConfig(config: Config): GraniteMoeHybridConfig {
 function build(config: GraniteMoeHybridConfig, options: DecoderOptions): Model {
   const { multipliers, rotary, rotated, epsilon, sharedFfn } = config;
   const feed = feedGranite(config);
+  const shared = config.fused ? fusedMlp : mlp;
   return decoderModel(config, {
     axes: groupedAxes(config),
     multipliers: { ...multipliers, logits: 1 / multipliers.logits },
@@ -115,7 +117,7 @@ function build(config: GraniteMoeHybridConfig, options: DecoderOptions): Model {
     feed: (m, rows, layer) =>
       add(
         feed(m, rows, layer),
-        fusedMlp(m, rows, { name: "shared_mlp", ffn: sharedFfn }),
+        shared(m, rows, { name: "shared_mlp", ffn: sharedFfn }),
       ),
   }, options);
 }

@@ -444,6 +444,7 @@ for (
     ...["hunyuanmoe-12e", "deepseekv2-16e", "deepseekv2-lite-8e"],
     ...["gptoss-8e", "granitemoe-8e", "lfm2moe-16e"],
     ...["qwen3next-16e", "qwen35moe-16e", "gemma4moe-12e"],
+    "granitemoehybrid-12e",
   ]
 ) {
   t.test(
@@ -465,7 +466,9 @@ for (
       ]);
       t.equal(made.code, 0, made.err);
       // Files have other numbers than folders for the decays of delta nets.
-      const digits = /^qwen3(next|5)/.test(checkpoint) ? 4 : 20;
+      const digits = /^(qwen3(next|5)|granitemoehybrid)/.test(checkpoint)
+        ? 4
+        : 20;
       t.strictSame(
         await greedy(t, out, { mesh: "ep=2", digits }),
         await greedy(t, from, { mesh: "ep=1", digits }),

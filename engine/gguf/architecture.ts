@@ -17,6 +17,8 @@ export interface TensorName {
   readonly middle?: true;
   /** The name in a checkpoint is complete. Only names in files have this ending. */
   readonly bare?: "weight" | "bias" | "";
+  /** A vector that is a matrix in files: of one column, or of a row per group of a Mamba-2 layer. */
+  readonly filed?: "column" | "groups";
   /** Elements are changed. */
   readonly values?: Values;
   /** Value heads are in another order. */
@@ -25,7 +27,7 @@ export interface TensorName {
 
 /** A tensor with all experts of a checkpoint whose files have one tensor for each part. */
 export interface FusedTensor {
-  /** Names of the parts. `{expert}` is replaced by the number of the expert. */
+  /** Names of the parts. `{expert}` is replaced by the number of the expert. Without it, all experts share the parts. */
   readonly parts: readonly string[];
   /** Rows of the parts alternate. Default: parts follow each other. */
   readonly interleaved?: true;

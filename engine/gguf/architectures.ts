@@ -7,11 +7,16 @@ import {
   DENSE,
   EXPERT_WIDTH,
   EXPERTS,
+  GRANITE_FIELDS,
+  GRANITE_FUSED,
+  GRANITE_TENSORS,
   INTERLEAVED,
+  partsOf,
   SHARED,
 } from "./common_names.ts";
 import { QWEN35_MOE, QWEN3_NEXT } from "./delta_net_rows.ts";
 import { GEMMA4_MOE } from "./gemma4_row.ts";
+import { GRANITE_HYBRID } from "./mamba_rows.ts";
 import { type GgufHeader, numberOf } from "./header.ts";
 
 /** Fields of models whose experts are those of DeepSeek-V3. */
@@ -226,38 +231,15 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
       },
     },
   },
+  granitehybrid: GRANITE_HYBRID,
   granitemoe: {
     architecture: "GraniteMoeForCausalLM",
-    fields: {
-      head_dim: [],
-      intermediate_size: EXPERT_WIDTH,
-      num_local_experts: "expert_count",
-      attention_multiplier: "attention.scale",
-      embedding_multiplier: "embedding_scale",
-      residual_multiplier: "residual_scale",
-      logits_scaling: "logit_scale",
-    },
+    fields: GRANITE_FIELDS,
     constants: { attention_bias: false, fused_experts: false },
     equivalents: { fused_experts: true },
     ties: true,
-    tensors: {
-      ...INTERLEAVED,
-      ffn_gate_inp: "block_sparse_moe.router.layer",
-      ffn_gate_exps: "block_sparse_moe.experts.{expert}.gate_proj",
-      ffn_up_exps: "block_sparse_moe.experts.{expert}.up_proj",
-      ffn_down_exps: "block_sparse_moe.experts.{expert}.down_proj",
-    },
-    fused: {
-      "block_sparse_moe.input_linear.weight": {
-        parts: partsOf("block_sparse_moe", [
-          "gate_proj.weight",
-          "up_proj.weight",
-        ]),
-      },
-      "block_sparse_moe.output_linear.weight": {
-        parts: partsOf("block_sparse_moe", ["down_proj.weight"]),
-      },
-    },
+    tensors: GRANITE_TENSORS,
+    fused: GRANITE_FUSED,
   },
   "hunyuan-moe": {
     architecture: "HunYuanMoEV1ForCausalLM",
@@ -369,10 +351,6 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
     tensors: { ...EXPERTS, ...DENSE },
   },
 };
-
-function partsOf(block: string, names: readonly string[]): string[] {
-  return names.map((name) => `${block}.experts.{expert}.${name}`);
-}
 
 /** The name and the row of a file. Throws DataError for an architecture that is not in the table. */
 export function architectureOf(

@@ -52,3 +52,38 @@ export const EXPERT_WIDTH = [
   "expert_feed_forward_length",
   "feed_forward_length",
 ];
+
+/** Names of the matrices of all experts of a block. */
+export function partsOf(block: string, names: readonly string[]): string[] {
+  return names.map((name) => `${block}.experts.{expert}.${name}`);
+}
+
+/** Fields of Granite models. */
+export const GRANITE_FIELDS = {
+  head_dim: [],
+  intermediate_size: EXPERT_WIDTH,
+  num_local_experts: "expert_count",
+  attention_multiplier: "attention.scale",
+  embedding_multiplier: "embedding_scale",
+  residual_multiplier: "residual_scale",
+  logits_scaling: "logit_scale",
+} as const;
+
+/** Tensors of Granite models. */
+export const GRANITE_TENSORS = {
+  ...INTERLEAVED,
+  ffn_gate_inp: "block_sparse_moe.router.layer",
+  ffn_gate_exps: "block_sparse_moe.experts.{expert}.gate_proj",
+  ffn_up_exps: "block_sparse_moe.experts.{expert}.up_proj",
+  ffn_down_exps: "block_sparse_moe.experts.{expert}.down_proj",
+} as const;
+
+/** Fused tensors of Granite models. */
+export const GRANITE_FUSED = {
+  "block_sparse_moe.input_linear.weight": {
+    parts: partsOf("block_sparse_moe", ["gate_proj.weight", "up_proj.weight"]),
+  },
+  "block_sparse_moe.output_linear.weight": {
+    parts: partsOf("block_sparse_moe", ["down_proj.weight"]),
+  },
+} as const;

@@ -4,7 +4,7 @@ import { DataError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
 import type { ConfigFields, GgufArchitecture } from "./architecture.ts";
 import { architectureOf } from "./architectures.ts";
-import { type GgufHeader, type GgufKeys, numberOf } from "./header.ts";
+import { type GgufHeader, type GgufKeys, maxOf, numberOf } from "./header.ts";
 import { ropeScalingKeys, ropeScalingOf } from "./rope_scaling.ts";
 import type { GgufValue, GgufValues } from "./write.ts";
 
@@ -59,7 +59,7 @@ export function configOf(
     tie_word_embeddings: !tensors.some(({ name }) => name === "output.weight"),
     ...row.constants,
     ...row.listsDense ? { mlp_only_layers: denseLayers(header) } : {},
-    ...row.listsKeyHeads ? layerTypes(keys[`${name}.${KEY_HEADS}`], row) : {},
+    ...row.listsKeyHeads ? layerTypes(keys, `${name}.${KEY_HEADS}`, row) : {},
     ...Object.fromEntries(
       Object.entries(row.present ?? {}).map(([field, of]) => [
         field,
@@ -100,7 +100,8 @@ function quotients(
   { products = {}, fields }: GgufArchitecture,
 ): [string, number][] {
   return Object.entries(products).flatMap(([key, [first, second]]) => {
-    const [product, by] = [key, [fields[second!] ?? []].flat()[0]]
+    const all: ConfigFields = { ...FIELDS, ...fields };
+    const [product, by] = [key, [all[second!] ?? []].flat()[0]]
       .map((of) => numberOf(keys, `${name}.${of}`));
     return product === undefined || by === undefined
       ? []
@@ -141,12 +142,17 @@ function valueOf(keys: GgufKeys, key: string): number | boolean | undefined {
 }
 
 /** Types of layers and the number of key heads, from a list of numbers of key heads. */
-function layerTypes(list: unknown, row: GgufArchitecture): Config {
+function layerTypes(
+  keys: GgufKeys,
+  key: string,
+  row: GgufArchitecture,
+): Config {
+  const list = keys[key];
   const [attention, other] = row.listsKeyHeads!;
   const heads = Array.isArray(list) ? list.map(Number) : [];
   return {
     layer_types: heads.map((count) => count > 0 ? attention : other),
-    num_key_value_heads: Math.max(0, ...heads),
+    num_key_value_heads: maxOf(keys, key),
   };
 }
 

@@ -112,3 +112,11 @@ export function numberOf(keys: GgufKeys, key: string): number | undefined {
     ? Number(value)
     : undefined;
 }
+
+/** An integer key, or the largest integer of a list by layer. Undefined if it is missing. */
+export function maxOf(keys: GgufKeys, key: string): number | undefined {
+  const list = keys[key];
+  return Array.isArray(list)
+    ? Math.max(0, ...list.map(Number))
+    : numberOf(keys, key);
+}

@@ -12,7 +12,7 @@ import { architectureOf } from "./architectures.ts";
 import { type BlockType, isBlockType } from "./blocks.ts";
 import { joinedLatent } from "./latent.ts";
 import { uninterleavedRow, withRows } from "./interleaved.ts";
-import { type GgufHeader, type GgufTensor, numberOf } from "./header.ts";
+import { type GgufHeader, type GgufTensor, maxOf, numberOf } from "./header.ts";
 import { checkpointName } from "./names.ts";
 import {
   type Tiled,
@@ -49,16 +49,18 @@ export function ggufTensors(
     }
     const entry: TensorName = checkpointName(row, tensor.name) ??
       { name: tensor.name };
-    const { name, interleaved, row: asRow, middle, values, tiled } = entry;
+    const { name, interleaved, row: asRow, middle, filed, values, tiled } =
+      entry;
     const rowOf = interleaved && uninterleave(path, tensor, {
-      heads:
-        numberOf(header.keys, `${architecture}.attention.${interleaved}`) ??
-          1,
+      heads: maxOf(header.keys, `${architecture}.attention.${interleaved}`) ??
+        1,
     });
     const shape = asRow
       ? [1, ...tensor.shape]
-      : middle
+      : middle && tensor.shape.length > 1
       ? [tensor.shape[0]!, 1, ...tensor.shape.slice(1)]
+      : filed
+      ? [tensor.shape.reduce((n, size) => n * size, 1)]
       : tensor.shape;
     if (!name.includes("{expert}")) {
       const found = entriesOf({ ...tensor, shape }, source, {

@@ -28,16 +28,17 @@ export function partsOf(
       [];
   const found = Object.hasOwn(fused, name) ? fused[name]! : undefined;
   if (found === undefined) return [tensor];
-  const [experts = 0] = tensor.shape;
-  return Array.from({ length: experts }, (_, expert) => {
-    const read = matrixOf(rowsOf(tensor, expert, expert + 1), found);
+  const isStacked = found.parts[0]!.includes("{expert}");
+  const stack = isStacked ? tensor : { ...tensor, shape: [1, ...tensor.shape] };
+  return Array.from({ length: stack.shape[0]! }, (_, expert) => {
+    const read = matrixOf(rowsOf(stack, expert, expert + 1), found);
     return found.parts.map((part, i) => ({
       ...partOf(read, i, found.parts.length),
       name: `${layer}${part.replace("{expert}", String(expert))}`,
       dtype: tensor.dtype,
       quantizable: tensor.quantizable,
       table: tensor.table,
-      ofExperts: true,
+      ofExperts: isStacked,
     }));
   }).flat();
 }

@@ -36,6 +36,8 @@ export interface HeadSizes {
   /** Numbers of query heads and of key heads, by their keys. */
   readonly heads: { readonly [key: string]: number };
   readonly valueHeads: ValueHeads;
+  /** Groups of a Mamba-2 layer. */
+  readonly groups: number;
 }
 
 /** A tensor of a file, and its source tensors: several if experts are stacked. */
@@ -66,7 +68,7 @@ export function architectureFor(
 export function ggufTensorsOf(
   tensors: readonly SourceTensor[],
   row: GgufArchitecture,
-  { rules, sizes: { valueHeads } }: {
+  { rules, sizes }: {
     readonly rules: readonly Rule[];
     readonly sizes: HeadSizes;
   },
@@ -76,7 +78,7 @@ export function ggufTensorsOf(
     groups.set(of.gguf, [...groups.get(of.gguf) ?? [], [of, tensor]]);
   for (
     const tensor of tensors.flatMap((tensor) =>
-      partsOf(tensor, row, valueHeads)
+      partsOf(tensor, row, sizes.valueHeads)
     )
   ) {
     const of = ggufName(row, tensor.name);
@@ -111,8 +113,10 @@ export function ggufTensorsOf(
       name: of.gguf,
       shape: of.row
         ? shape.slice(1)
-        : of.middle
+        : of.middle && shape.length > 1
         ? [shape[0]!, ...shape.slice(2)]
+        : of.filed
+        ? filedShape(elements, of.filed === "groups" ? sizes.groups : elements)
         : whole,
       type: stored.number,
       bytes: isBlockType(stored)
@@ -123,6 +127,10 @@ export function ggufTensorsOf(
       stored,
     };
   });
+}
+
+function filedShape(elements: number, rows: number): number[] {
+  return [rows, elements / rows];
 }
 
 function typeOf(tensor: SourceTensor, rules: readonly Rule[]): NumberedType {

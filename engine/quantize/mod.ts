@@ -169,6 +169,7 @@ function headSizes(
       head_count: heads,
       head_count_kv: Number(config["num_key_value_heads"] ?? heads),
     },
+    groups: number("mamba_n_groups"),
     valueHeads: {
       keyHeads: number("linear_num_key_heads"),
       valueHeads: number("linear_num_value_heads"),
