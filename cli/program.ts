@@ -338,6 +338,10 @@ function addRunCommands(
       "Print one line of JSON per token as it is generated.",
     )
     .option(
+      "--json-schema <file>",
+      "Generate JSON of a JSON Schema in a file.",
+    )
+    .option(
       "--receipt <file>",
       "Write a receipt: hashes of plan, weights, tokenizer and logits, for 'switchyard replay'. Reads all weights.",
     )

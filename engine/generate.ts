@@ -7,6 +7,7 @@ import {
   type SequenceOptions,
 } from "./batch.ts";
 import type { Decoder } from "./decoder.ts";
+import type { TokenGrammar } from "./grammar.ts";
 import type { Logprobs } from "./sampling.ts";
 import type {
   Speculation,
@@ -14,8 +15,13 @@ import type {
 } from "./speculation/speculation.ts";
 
 /** Options of generation. */
-export interface GenerateOptions
-  extends Omit<SequenceOptions, "stream" | "forced" | "onToken" | "onEnd"> {
+export interface GenerateOptions extends
+  Omit<
+    SequenceOptions,
+    "stream" | "forced" | "grammar" | "onToken" | "onEnd"
+  > {
+  /** The grammar of each prompt's new tokens. Default: any tokens. */
+  readonly grammars?: readonly TokenGrammar[];
   /** Called with each new token. "stop" ends the sequence. With several processes, all must return the same. */
   readonly onToken?: (
     sequence: number,
@@ -64,14 +70,21 @@ export interface Generated {
 export async function generate(
   decoder: Decoder,
   prompts: readonly (readonly number[])[],
-  { onToken, cached = [], speculation, now = () => 0, ...options }:
-    GenerateOptions,
+  {
+    onToken,
+    cached = [],
+    speculation,
+    grammars,
+    now = () => 0,
+    ...options
+  }: GenerateOptions,
 ): Promise<Generated> {
   // The pages of the last sequence may be reused.
   const batch = new Batch(decoder, { retainsLast: true, speculation });
   const sequences = prompts.map((prompt, index) =>
     batch.add(prompt, {
       ...options,
+      grammar: grammars?.[index],
       ...onToken
         ? { onToken: (token, logprobs) => onToken(index, token, logprobs) }
         : {},

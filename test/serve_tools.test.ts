@@ -1,18 +1,18 @@
 // Answers of `switchyard serve` that follow a grammar: JSON, calls of tools, and reasoning, for OpenAI's client.
 // needs: cpu
 
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
 import type OpenAI from "openai";
 import t from "tap";
-import { temporaryFolder } from "./helpers/cli.ts";
+import { switchyard, temporaryFolder } from "./helpers/cli.ts";
 import { chatCheckpoint, startServer } from "./helpers/serve.ts";
 
 /** It has the format of Hermes and reasoning. */
 const TEMPLATE =
   "{% if tools %}<tool_call>{{ tools | tojson }}{% endif %}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.tool_calls %}<think>{{ m.tool_calls[0].function.arguments | tojson }}{% endif %}\n{% endfor %}<assistant>";
-const server = await startServer(
-  await chatCheckpoint(temporaryFolder(t), TEMPLATE),
-  ...["--mesh", "ep=2"],
-);
+const checkpoint = await chatCheckpoint(temporaryFolder(t), TEMPLATE);
+const server = await startServer(checkpoint, "--mesh", "ep=2");
 t.teardown(() => server.stop());
 const { client } = server;
 const messages = [{ role: "user" as const, content: "Where is the fox?" }];
@@ -85,6 +85,40 @@ t.test("JSON of a schema", async (t) => {
   };
   const list = await answered({ json_schema: schema } as object);
   t.strictSame(JSON.parse(list.message.content!), [1, "a"]);
+});
+
+t.test("generate --json-schema: the server's text, on another mesh", async (t) => {
+  const file = join(temporaryFolder(t), "schema.json");
+  const generated = async (schema: object, ...args: string[]) => {
+    writeFileSync(file, JSON.stringify(schema));
+    return await switchyard([
+      ...["generate", checkpoint, "--adapter", "cpu", "--json-schema", file],
+      ...["--prompt", "A fox in the", "--prompt", "A crow in the", ...args],
+    ]);
+  };
+  const drawn = ["--temperature", "1", "--seed", "5", "-n", "200", "--json"];
+  const { code, out, err } = await generated(parameters, ...drawn);
+  t.equal(code, 0, err);
+  const [fox, crow] = JSON.parse(out).sequences as { text: string }[];
+  t.ok(isTree(crow!.text), crow!.text);
+  const options: OpenAI.CompletionCreateParamsNonStreaming & {
+    readonly json_schema: object;
+  } = {
+    model: "demo-lm",
+    prompt: "A fox in the",
+    seed: 5,
+    max_tokens: 200,
+    temperature: 1,
+    json_schema: parameters,
+  };
+  const { choices: [choice] } = await client.completions.create(options);
+  t.equal(fox!.text, choice!.text);
+  t.ok(isTree(fox!.text), fox!.text);
+  const refused = await generated({ type: "hiccup" });
+  t.equal(refused.code, 1);
+  t.match(refused.err, "Cannot use the JSON Schema: ");
+  const alone = await generated(parameters, "--receipt", "receipt.json");
+  t.match(alone.err, "Cannot use --json-schema with --receipt: ");
 });
 
 t.test("demanded calls", async (t) => {

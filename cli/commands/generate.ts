@@ -40,6 +40,7 @@ import { finishLine, UsageError } from "../values.ts";
 import { startWatch } from "../watch.ts";
 import { joinAsRank } from "../rank.ts";
 import { writeReceipt } from "../receipts.ts";
+import { openSchema } from "../schema.ts";
 import { openOptions, targetOf } from "./options.ts";
 
 /** Default of new tokens. The flags and generation_config.json override it. */
@@ -59,6 +60,8 @@ export interface GenerateFlags
   readonly jsonl?: boolean;
   readonly watch?: boolean;
   readonly receipt?: string;
+  /** A file with a JSON Schema, which the new texts follow. */
+  readonly jsonSchema?: string;
 }
 
 /** Continues prompts and prints the new text while it is generated. Several prompts are printed after all are done. */
@@ -90,6 +93,13 @@ export async function generateCommand(
   const lengths = prompts.map(({ length }) => length + maxNewTokens);
   const sequenceCount = Math.min(prompts.length, MAX_SEQUENCES);
   const perSequence = nextPerSequence(flags);
+  const schema = flags.jsonSchema === undefined
+    ? undefined
+    : await openSchema(io, flags.jsonSchema, {
+      folder,
+      stop: target.checkpoint.stop,
+      vocabulary: target.checkpoint.published.decoder.vocabulary,
+    });
   const bar = createProgressBar(io);
   const watch = await startWatch(io, `Text from ${folder}`, flags);
   const opened = await openTarget(target, io.files, {
@@ -99,7 +109,7 @@ export async function generateCommand(
       "way to choose tokens": JSON.stringify([sampling, stop]),
     },
     next: {
-      candidates: candidatesOf(sampling),
+      candidates: schema ? undefined : candidatesOf(sampling),
       normalizer: logprobs !== undefined,
       logits: flags.receipt !== undefined,
       perSequence,
@@ -154,12 +164,14 @@ export async function generateCommand(
       speculation: draft.speculation,
       receipt: flags.receipt !== undefined,
       now: io.now,
+      ...schema ? { grammars: await schema.start(prompts.length) } : {},
       ...follows ? { onToken } : {},
     });
     if (opened.rank > 0) {
       await opened.finish();
       return 0;
     }
+    schema?.check();
     const { sequences } = result;
     if (follows) {
       for (const i of sequences.keys()) {
@@ -213,6 +225,7 @@ export async function generateCommand(
     return 0;
   } finally {
     tokenizer?.close();
+    schema?.close();
     await draft?.close();
     await opened.close();
   }
@@ -256,6 +269,16 @@ function checkFlags(flags: GenerateFlags): void {
   if (flags.devices === "mpi" && standard) {
     throw new UsageError(
       "Cannot read '-' with ranks in separate processes: only one of them has standard input. Give --prompt-file FILE",
+    );
+  }
+  if (flags.jsonSchema !== undefined && flags.devices === "mpi") {
+    throw new UsageError(
+      "Cannot use --json-schema with ranks in separate processes: each would restrict tokens for itself. Run one process, or serve",
+    );
+  }
+  if (flags.jsonSchema !== undefined && flags.receipt !== undefined) {
+    throw new UsageError(
+      "Cannot use --json-schema with --receipt: a replay does not restrict tokens to a grammar. Leave out one of them",
     );
   }
   if (flags.receipt !== undefined && flags.numerics === "fast") {

@@ -15,7 +15,7 @@ export async function grammarOf(
   const schema = format?.json_schema?.schema ?? format?.schema ?? json_schema;
   const tools = demandedTools(request);
   const sources: readonly (GrammarSource | undefined)[] = [
-    schema && { kind: "schema", schema: withPrefixItems(schema) as object },
+    schema && schemaGrammar(schema),
     !schema && format?.type === "json_object" ? { kind: "object" } : undefined,
     grammar === undefined ? undefined : { kind: "ebnf", text: grammar },
     tools && {
@@ -38,6 +38,11 @@ export async function grammarOf(
 
 /** Keywords with values instead of schemas. */
 const VALUES: ReadonlySet<string> = new Set(["const", "enum", "default"]);
+
+/** The grammar of JSON of a schema. */
+export function schemaGrammar(schema: object): GrammarSource {
+  return { kind: "schema", schema: withPrefixItems(schema) as object };
+}
 
 /** A schema whose lists of `items`, as in draft 7, are the `prefixItems` of later drafts. */
 function withPrefixItems(schema: unknown): unknown {
