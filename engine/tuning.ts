@@ -33,10 +33,11 @@ const PANELS: MatmulTile = {
 };
 
 /**
- * For devices with thousands of lanes: if rows are few, teams of 8 lanes sum different blocks of k, so that enough loads
- * are in flight. Every WebGPU device has 256 lanes and 16 KiB of workgroup memory; the sums of 4 rows fill that memory.
+ * For devices with thousands of lanes: if rows are few, teams of 4 lanes sum different blocks of k for 16 columns, so
+ * that enough loads are in flight on every core. Every WebGPU device has 256 lanes and 16 KiB of workgroup memory; the
+ * sums of 4 rows fill that memory.
  */
-const WIDE: MatmulTile = { rows: 4, columns: 4, lanes: 256, split: 32 };
+const WIDE: MatmulTile = { rows: 4, columns: 4, lanes: 256, split: 64 };
 
 /**
  * Default tuning. CPU devices have a tile of rows and vectors of columns in registers, and load weights once for many
@@ -58,7 +59,11 @@ export const TUNING: { readonly [K in Computer]: TuningTable } = {
     attention: 8,
     recurrence: 2,
   },
-  gpu: { matmul: WIDE, pair: { ...WIDE, columns: 2 }, splitKeys: 8 },
+  gpu: {
+    matmul: WIDE,
+    pair: { ...WIDE, rows: 8, columns: 2, split: 32 },
+    splitKeys: 8,
+  },
   software: {
     matmul: {
       rows: 8,

@@ -13,6 +13,7 @@ import { sharesAnyBlocks } from "../compiler/tuning/tile.ts";
 import { printWgsl } from "../spec/kernel/wgsl.ts";
 import {
   expected,
+  hasScales,
   optionsOf,
   type Product,
   resultOf,
@@ -64,8 +65,8 @@ function productsOf(
 ): fc.Arbitrary<Product> {
   const count = countsOf(tile);
   return fc.record({
-    // Blocks of MXFP4 are whole.
-    stored: fc.constantFrom(...STORED.filter((s) => !ragged || s !== "mxfp4")),
+    // Blocks of weights with scales are whole.
+    stored: fc.constantFrom(...STORED.filter((s) => !ragged || !hasScales(s))),
     blocks: fc.integer({ min: 1, max: 6 }),
     segments: fc.constantFrom(1, 2, 8),
     less: fc.integer({ min: 1, max: 31 }),
@@ -80,8 +81,8 @@ function productsOf(
     seed: fc.nat(1000),
   }).map(({ blocks, less, ...rest }): Product => {
     const { stored, grouped, late, segments } = rest;
-    // Segments of whole blocks, shorter than one, or neither. Those of MXFP4 are whole.
-    const short = segments > 1 && stored !== "mxfp4" && less % 2 === 1;
+    // Segments of whole blocks, shorter than one, or neither. Those of weights with scales are whole.
+    const short = segments > 1 && !hasScales(stored) && less % 2 === 1;
     const length = ragged
       ? 32 * (segments > 1 ? blocks : blocks - 1) + less
       : short

@@ -17,7 +17,12 @@ import { dot, model, trace } from "../compiler/mod.ts";
 import { add, load, mul, store, u32 } from "../spec/kernel/build.ts";
 import { addAsTree, orderedSum, segmentsOf } from "../spec/numerics.ts";
 import { interpretKernel } from "./helpers/interpret_kernel.ts";
-import { type Product, resultOf, STORED } from "./helpers/products.ts";
+import {
+  hasScales,
+  type Product,
+  resultOf,
+  STORED,
+} from "./helpers/products.ts";
 import {
   bits,
   holds,
@@ -99,9 +104,9 @@ const products: fc.Arbitrary<Product> = fc.record({
   counts: fc.array(fc.constantFrom(1, 4, 9), { minLength: 2, maxLength: 2 }),
   seed: fc.nat(1000),
 }).map(({ length, ...rest }) => {
-  // Scales of MXFP4 belong to 32 indices, which are on one rank.
+  // Scales belong to 32 indices, which are on one rank.
   const k = 8 *
-    (rest.stored === "mxfp4" ? 32 * Math.ceil(length / 32) : length);
+    (hasScales(rest.stored) ? 32 * Math.ceil(length / 32) : length);
   const counts = rest.grouped ? rest.counts : rest.counts.slice(0, 1);
   return { ...rest, k, segments: 8, counts, pair: false, late: false };
 });

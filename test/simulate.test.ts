@@ -290,6 +290,8 @@ t.test("what goes along with a multiply-add of a matmul follows from the tile", 
     const grouped = Object.entries(kernels)
       .filter(([name]) => name.startsWith("grouped_matmul"));
     t.equal(grouped.length, 2);
+    const said = OPERATIONS_PER_MULTIPLY_ADD[computer];
+    let max = 0;
     for (const [name, { tree }] of grouped) {
       const works = Array.from(
         { length: tree.workgroupSize },
@@ -297,11 +299,11 @@ t.test("what goes along with a multiply-add of a matmul follows from the tile", 
       );
       const ratio = sum(works.map(({ operations }) => operations)) /
         sum(works.map(({ multiplyAdds }) => multiplyAdds));
-      const said = OPERATIONS_PER_MULTIPLY_ADD[computer];
       t.ok(ratio < 1.03 * said, `${computer}, ${name}: ${ratio}, ${said} said`);
-      // Software adapters have the number of GPUs, which is more than theirs.
-      if (computer !== "software") t.ok(said < 1.1 * ratio, name);
+      max = Math.max(max, ratio);
     }
+    // Software adapters have the number of GPUs, which is more than theirs.
+    if (computer !== "software") t.ok(said < 1.1 * max, computer);
   }
 });
 

@@ -18,6 +18,9 @@ export const WARP = 32, SECTOR = 32, LINE = 128, BANKS = 32;
 
 const WORD = 4;
 
+/** Most words that a lane loads at once: a driver keeps registers for sums and indices. */
+const REGISTERS = 64;
+
 /** Totals of one load or store over all warps. */
 export interface Site {
   readonly op: Access["op"];
@@ -82,13 +85,13 @@ export function countGroup(kernel: Kernel, options: CountOptions): GroupCounts {
   const known = new Map<string, Map<number, number>>();
   const waits = { device: 0, l2: 0, near: 0 };
   let [stored, instructions, active, barriers] = [0, 0, 0, 0];
-  let pending = -1;
+  let [pending, words] = [-1, 0];
   const loops: { weight: number; unroll: number; iterations: number }[] = [];
   let weight = 1;
 
   function settle(): void {
     if (pending >= 0) waits[LEVELS[pending]!] += weight;
-    pending = -1;
+    [pending, words] = [-1, 0];
   }
   function waitFor(level: Level): void {
     pending = Math.max(pending, LEVELS.indexOf(level));
@@ -136,19 +139,24 @@ export function countGroup(kernel: Kernel, options: CountOptions): GroupCounts {
   }
   const meter: LaneMeter = {
     issue,
-    memory: (access) =>
+    memory: (access) => {
+      if (access.op === "load") {
+        if (words + access.width > REGISTERS) settle();
+        words += access.width;
+      }
       request(access, false, (site, indices) => {
-        const words = wordsOf(indices, access.width);
-        const sectors = sectorsOf(words);
+        const asked = wordsOf(indices, access.width);
+        const sectors = sectorsOf(asked);
         const lines = new Set(
-          [...words].map((w) => Math.floor(w * WORD / LINE)),
+          [...asked].map((w) => Math.floor(w * WORD / LINE)),
         );
         site.sectors += weight * sectors.size;
         site.lines += weight * lines.size;
-        site.bytes += weight * words.size * WORD;
+        site.bytes += weight * asked.size * WORD;
         if (access.op === "store") stored += weight * sectors.size * SECTOR;
         else load(access.name, sectors);
-      }),
+      });
+    },
     shared: (access) => {
       request(access, true, (site, indices) => {
         site.bytes += weight * new Set(indices).size * WORD;

@@ -20,6 +20,7 @@ import {
   scalesOfBlock,
   termsOf,
 } from "./matmul_right.ts";
+import { beginWords, nextTerms, termsAtOnce } from "./matmul_words.ts";
 import { sumsByPanels } from "./matmul_panels.ts";
 import type { MatmulOptions } from "./matmul_options.ts";
 import {
@@ -160,8 +161,8 @@ function partsOfTile(o: Matmul): (readonly [height: number, KernelText])[] {
   if (teamsOf(o).teams === 1) {
     return rows === 1 ? [] : heights.map((n) => [n, rowsTimesColumns(o, n)]);
   }
-  const all = [...new Set([...heights, rows])];
   if (right === "workgroup") {
+    const all = [...new Set([...heights, rows])];
     // For weights with columns innermost, one team loads as fast as all teams together.
     const inRows = o.weights.every(({ inside }) => inside !== "k");
     // More than half of the rows of a team would decode packed weights; all teams together decode them once.
@@ -174,10 +175,13 @@ function partsOfTile(o: Matmul): (readonly [height: number, KernelText])[] {
     return parts.map((n) => [n, ofFirstTeam(o, n)]);
   }
   // Without a barrier, lanes of different rows may be at different branches.
+  const fits = [...new Set([...heights, Math.ceil(rows / 2), rows])]
+    .filter((n) => blocksInRound(o, n) > 0);
+  const max = fits.at(-1) ?? 0;
   // No more passes than the workgroup has teams, whose rows it computes.
-  const passes = Math.min(PASSES, teamsOf(o).teams);
-  return all.filter((n) => blocksInRound(o, n) > 0).map((n) =>
-    n === rows && n > 1 ? [passes * rows, rowsInPasses(o)] : [n, fewRows(o, n)]
+  const passes = Math.min(PASSES * max, teamsOf(o).teams * rows);
+  return fits.map((n) =>
+    n === max && n > 1 ? [passes, rowsInPasses(o, n)] : [n, fewRows(o, n)]
   );
 }
 
@@ -185,8 +189,7 @@ function partsOfTile(o: Matmul): (readonly [height: number, KernelText])[] {
 const PASSES = 4;
 
 /** A few times the rows of one team, as many at a time as it holds: rows shared out to teams would leave most of them idle. */
-function rowsInPasses(o: Matmul): KernelText {
-  const { rows } = o.tile;
+function rowsInPasses(o: Matmul, rows: number): KernelText {
   return wgsl`
     for (var pass_first = first; pass_first < end; pass_first += ${rows}) {
       // Sums of the last pass have been added.
@@ -322,6 +325,7 @@ function fewRows(o: Matmul, rows: number, first = "first"): KernelText {
   });
   return wgsl`
     let team = ${teamOf(o)};
+    ${termsAtOnce(o) > 1 && beginWords(o)}
     ${left.prepare}
     ${
     sumsOfTeams(o, {
@@ -332,7 +336,8 @@ function fewRows(o: Matmul, rows: number, first = "first"): KernelText {
       left,
       before: (start) =>
         o.weights.flatMap((_, i) => scalesOfBlock(o, i, { start })),
-      add: products(o, left, { rows }),
+      terms: termsAtOnce(o),
+      add: (count) => productsAtOnce(o, left, { rows, count }),
       finish: (result) => finish(o, result),
     })
   }`;
@@ -350,7 +355,7 @@ function products(
   const terms = termsOf(o);
   const prefixes = terms.map(({ prefix }) => prefix);
   invariant(
-    terms.length === 1 || !isStaged(o) && blocksInRound(o, rows) === 0,
+    terms.length === 1 || !isStaged(o),
     "several terms are summed in a plain tile",
   );
   const loaded = range(rows).flatMap((r) =>
@@ -361,6 +366,28 @@ function products(
     ${loaded}
     ${sums.flatMap(({ weight, columns }) => rightAt(o, weight, columns))}
     ${addProducts(o, rows, { prefixes, sums })}`;
+}
+
+/** The products of `count` consecutive indices from k: all loads come before the first sum. */
+function productsAtOnce(
+  o: Matmul,
+  left: Pick<Left, "at">,
+  { rows, count }: { readonly rows: number; readonly count: number },
+): KernelText {
+  const { terms, loaded, values } = nextTerms(o, count);
+  return wgsl`
+    ${loaded}
+    ${
+    terms.flatMap(({ prefix, k }) =>
+      range(rows).map((r) => letRegister(`${prefix}a`, [r], left.at(r, k)))
+    )
+  }
+    ${
+    terms.flatMap(({ prefix }, n) => [
+      ...values(n),
+      ...addProducts(o, rows, { prefixes: [prefix] }),
+    ])
+  }`;
 }
 
 /** sum<i>_block[r][c] = fma(a[r], b<i>[c], sum<i>_block[r][c]), for each weight and each operand prefix. */

@@ -30,8 +30,10 @@ export interface TeamSums {
   readonly left: Left;
   /** Precedes the products of a block that starts at index `start`. */
   before(start: KernelText): Statements;
-  /** Adds the products at an index k to the blocks of the sums `sum<weight>[r][c]`. */
-  readonly add: Statements;
+  /** Consecutive indices of k in an iteration. */
+  readonly terms: number;
+  /** Adds the products at `count` indices from `k` to the blocks of the sums `sum<weight>[r][c]`. */
+  add(count: number): Statements;
   finish(result: MatmulResult): Stmt;
 }
 
@@ -49,7 +51,7 @@ export interface MatmulResult {
  */
 export function sumsOfTeams(
   o: MatmulOptions,
-  { rows, first, blocks, each, left, before, add, finish }: TeamSums,
+  { rows, first, blocks, each, left, before, terms, add, finish }: TeamSums,
 ): KernelText {
   const { columns } = o.tile;
   const { lanes, teams } = teamsOf(o);
@@ -86,11 +88,22 @@ export function sumsOfTeams(
     o.weights.map((_, i) =>
       wgsl`@unroll (r < ${rows}, c < ${columns}) { ${text(i)} }`
     );
-  const terms = (count: number) =>
-    wgsl`
-    for (var k = block_start; k < block_start + ${count}; k++) {
-      ${add}
+  const products = (start: KernelText, { count, each }: {
+    readonly count: number;
+    readonly each: number;
+  }) =>
+    count > 0 && wgsl`
+    for (var part = 0u; part < ${count / each}; part++) {
+      let k = ${start} + part * ${each};
+      ${add(each)}
     }`;
+  const ofBlock = (count: number) => {
+    const rest = count % terms;
+    const whole = count - rest;
+    return wgsl`
+      ${products(wgsl`block_start`, { count: whole, each: terms })}
+      ${products(wgsl`block_start + ${whole}`, { count: rest, each: rest })}`;
+  };
   const isLast = wgsl`block_at % ${blocks.ofSegment} == ${
     blocks.ofSegment - 1
   }`;
@@ -105,8 +118,8 @@ export function sumsOfTeams(
     ${eachSum((i) => wgsl`var sum${i}_block[r][c] = 0.0;`)}
     ${
     last === length
-      ? terms(length)
-      : wgsl`if (${isLast}) { ${terms(last)} } else { ${terms(length)} }`
+      ? ofBlock(length)
+      : wgsl`if (${isLast}) { ${ofBlock(last)} } else { ${ofBlock(length)} }`
   }
     ${
     eachSum((i) => {

@@ -31,7 +31,7 @@ export interface Left {
   readonly prepare: KernelText;
   /** Code before the products of a stretch of k, if any; it ends with a barrier. */
   before?(start: KernelText): KernelText;
-  /** The value at k of row[r], or at another index name if all lanes load for themselves. */
+  /** The value of row[r] at index `k`. Default: `k`. */
   at(r: number, k?: string): Expr;
 }
 
@@ -108,12 +108,9 @@ function staged(o: MatmulOptions, of: LeftRows): Left {
       wgsl`
         ${each(ofGroup * stretch, loaded(start))}
         workgroupBarrier();`,
-    at: (r) => {
+    at: (r, k = "k") => {
       const row = expr`${before} + ${r}`;
-      return shared(
-        "left_tile",
-        expr`${row} * ${depth} + ${u("k")} % ${depth}`,
-      );
+      return shared("left_tile", expr`${row} * ${depth} + ${u(k)} % ${depth}`);
     },
   };
 }

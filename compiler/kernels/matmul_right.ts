@@ -1,6 +1,6 @@
 /** The right operand of a matrix multiplication: the columns of lanes, and the decoding of weights. */
 
-import { type HalfDType, isHalf } from "../../spec/dtype.ts";
+import { isHalf } from "../../spec/dtype.ts";
 import { type PackedDType, packingOf } from "../../spec/packed.ts";
 import { invariant } from "../../spec/errors.ts";
 import { loadStored, u32 } from "../../spec/kernel/build.ts";
@@ -54,19 +54,21 @@ function termCount({ weights }: Pick<MatmulOptions, "weights">): number {
 }
 
 /** One product of an iteration for each sum: the prefix of its operand names, and the name of its index. */
-interface Term {
+export interface Term {
   readonly prefix: string;
   readonly k: string;
 }
 
+export const SINGLE: Term = { prefix: "", k: "k" };
+
 /** The products of an iteration. */
 export function termsOf(o: Pick<MatmulOptions, "weights">): readonly Term[] {
   const count = termCount(o);
-  if (count === 1) return [{ prefix: "", k: "k" }];
-  return range(count).map((n) => ({
-    prefix: n === 0 ? "" : `next${n}_`,
-    k: `k_term${n}`,
-  }));
+  return count === 1 ? [SINGLE] : range(count).map(termAt);
+}
+
+export function termAt(n: number): Term {
+  return { prefix: n === 0 ? "" : `next${n}_`, k: `k_term${n}` };
 }
 
 /** Declares the indices of the products of iteration `k`. */
@@ -175,37 +177,51 @@ export function rightAt(
   i: number,
   columns: readonly number[] = range(o.tile.columns),
 ): readonly (Stmt | KernelText)[] {
-  const { binding, stored, inside, rowStride } = o.weights[i]!;
+  const { stored } = o.weights[i]!;
   if (termCount(o) > 1) return wordsAlongK(o, i, columns);
   if (packingOf(stored)) return packedRow(o, i);
+  const at = { i, columns, prefix: "", k: K };
+  return [...wordsAt(o, at), ...valuesAt(o, at)];
+}
+
+/** Values of a weight at one index of k. */
+interface RightTerm {
+  /** The weight. */
+  readonly i: number;
+  readonly columns: readonly number[];
+  readonly prefix: string;
+}
+
+/** Declares <prefix>b<i>[c], or <prefix>word<i>[c] if two columns share a word. */
+export function wordsAt(
+  o: MatmulOptions,
+  { i, columns, prefix, k }: RightTerm & { readonly k: Expr },
+): readonly Stmt[] {
+  const { binding, stored, inside, rowStride } = o.weights[i]!;
   const width = inside === "k" ? 1 : widthOf(o);
   const apart = inside === "k" ? 1 : rowStride / perWord(stored) / width;
+  const half = isHalf(stored);
   const load = loadsOf(o, {
     binding,
     width,
-    index: (c) => expr`${register(`at${i}`, [c], "u32")} + ${K} * ${apart}`,
+    index: (c) => expr`${register(`at${i}`, [c], "u32")} + ${k} * ${apart}`,
   });
-  if (!isHalf(stored)) {
-    return columns.filter((c) => c % width === 0)
-      .map((c) => load(`b${i}`, c));
-  }
-  return columns.filter((c) => c % (2 * width) === 0).flatMap((first) => [
-    load(`word${i}`, first, 2),
-    ...range(width).map((n) => first + 2 * n).flatMap((c) =>
-      unpacked(stored, i, c)
-    ),
-  ]);
+  return columns.filter((c) => c % (width * (half ? 2 : 1)) === 0).map((c) =>
+    half ? load(`${prefix}word${i}`, c, 2) : load(`${prefix}b${i}`, c)
+  );
 }
 
-/** Declares b<i>[c] of both elements of word<i>[column], which are adjacent columns. */
-function unpacked(
-  stored: HalfDType,
-  i: number,
-  column: number,
+/** Declares <prefix>b<i>[c] of both elements of <prefix>word<i>[c], which are adjacent columns. */
+export function valuesAt(
+  o: MatmulOptions,
+  { i, columns, prefix }: RightTerm,
 ): readonly Stmt[] {
-  const word = register(`word${i}`, [column], "u32");
-  return unpackHalves(stored, word).map((value, n) =>
-    letRegister(`b${i}`, [column + n], value)
+  const { stored } = o.weights[i]!;
+  if (!isHalf(stored)) return [];
+  return columns.filter((c) => c % 2 === 0).flatMap((c) =>
+    unpackHalves(stored, register(`${prefix}word${i}`, [c], "u32")).map(
+      (value, n) => letRegister(`${prefix}b${i}`, [c + n], value),
+    )
   );
 }
 
@@ -214,39 +230,52 @@ function packedRow(
   o: MatmulOptions,
   i: number,
 ): readonly (Stmt | KernelText)[] {
-  const { binding, stored, rowStride, offsets } = o.weights[i]!;
-  const width = widthOf(o);
+  const { stored, offsets } = o.weights[i]!;
   const { perWord } = packingOf(stored)!;
-  const codes = loadsOf(o, {
-    binding,
-    width,
-    index: (c) =>
-      expr`${register(`at${i}`, [c], "u32")} + (${K} >> ${
-        Math.log2(perWord)
-      }u) * ${rowStride / width}`,
-  });
-  const columns = range(o.tile.columns);
   return [
-    ...columns.filter((c) => c % width === 0)
-      .map((c) => codes(`codes${i}`, c)),
-    ...columns.flatMap((column) => scalesOfIteration(o, { i, column })),
+    ...codesAt(o, { i, prefix: "", k: K }),
+    ...range(o.tile.columns)
+      .flatMap((column) => scalesOfIteration(o, { i, column })),
     wgsl`let bit${i} = (k & ${perWord - 1}) * ${32 / perWord};`,
-    ...columns.map((c) =>
+    ...range(o.tile.columns).map((column) =>
       letRegister(
         `b${i}`,
-        [c],
+        [column],
         packedElement(stored as PackedDType, {
-          bits: expr`${register(`codes${i}`, [c], "u32")} >> ${
+          bits: expr`${register(`codes${i}`, [column], "u32")} >> ${
             local(`bit${i}`, "u32")
           }`,
-          factor: scaleOf(o, "factor", { i, column: c, n: 0 }),
+          factor: scaleOf(o, "factor", { i, column, k: K }),
           offset: offsets === undefined
             ? undefined
-            : scaleOf(o, "offset", { i, column: c, n: 0 }),
+            : scaleOf(o, "offset", { i, column, k: K }),
         }),
       )
     ),
   ];
+}
+
+/** Declares <prefix>codes<i>[c]: the words with index `k` of weight i. */
+export function codesAt(
+  o: MatmulOptions,
+  { i, prefix, k }: {
+    readonly i: number;
+    readonly prefix: string;
+    readonly k: Expr;
+  },
+): readonly Stmt[] {
+  const { binding, stored, rowStride } = o.weights[i]!;
+  const width = widthOf(o);
+  const codes = loadsOf(o, {
+    binding,
+    width,
+    index: (c) =>
+      expr`${register(`at${i}`, [c], "u32")} + (${k} >> ${
+        Math.log2(perWord(stored))
+      }u) * ${rowStride / width}`,
+  });
+  return range(o.tile.columns).filter((c) => c % width === 0)
+    .map((c) => codes(`${prefix}codes${i}`, c));
 }
 
 /** `rightAt` of several terms whose elements share words along k. */
@@ -270,6 +299,7 @@ function wordsAlongK(
     });
     return (c: number) => load(base, c);
   });
+  const k = expr`${K} * ${terms.length}`;
   return columns.flatMap((c) => [
     ...loads.map((load) => load(c)),
     ...scalesOfIteration(o, { i, column: c }),
@@ -282,10 +312,10 @@ function wordsAlongK(
           ? unpackHalves(stored, word)[n % 2]!
           : packedElement(stored as PackedDType, {
             bits: expr`${word} >> ${(n % per) * 32 / per}u`,
-            factor: scaleOf(o, "factor", { i, column: c, n }),
+            factor: scaleOf(o, "factor", { i, column: c, k, n }),
             offset: offsets === undefined
               ? undefined
-              : scaleOf(o, "offset", { i, column: c, n }),
+              : scaleOf(o, "offset", { i, column: c, k, n }),
           }),
       );
     }),
@@ -309,7 +339,7 @@ export function packedElement(
 }
 
 /** Elements along k that share a scale of weight i. */
-function perScaleOf(o: MatmulOptions, i: number): number {
+export function perScaleOf(o: MatmulOptions, i: number): number {
   return packingOf(o.weights[i]!.stored)!.perScale ?? Number(o.k);
 }
 
@@ -320,7 +350,7 @@ function scalesApart(o: MatmulOptions, i: number): number {
 }
 
 /** Scales of a column in one block of a sum, which are loaded once per block: 1, or 2 if groups start within blocks. 0: more. */
-function scalesInBlock(o: MatmulOptions, i: number): 0 | 1 | 2 {
+export function scalesInBlock(o: MatmulOptions, i: number): 0 | 1 | 2 {
   const perScale = perScaleOf(o, i);
   if (perScale === Number(o.k)) return 1;
   const { length = EXACT.block, ofSegment = 1 } = sumBlocks(o) ?? {};
@@ -383,14 +413,15 @@ export function scalesOfBlock(
   ];
 }
 
-/** The factor or offset of an element at term `n` of iteration `k`. */
-function scaleOf(
+/** The factor or offset of an element at index `k`, or at term `n` of an iteration that starts there. */
+export function scaleOf(
   o: MatmulOptions,
   part: "factor" | "offset",
-  { i, column, n }: {
+  { i, column, k, n = 0 }: {
     readonly i: number;
     readonly column: number;
-    readonly n: number;
+    readonly k: Expr;
+    readonly n?: number;
   },
 ): Expr {
   const of = (group: number) => register(`${part}${group}_${i}`, [column]);
@@ -398,7 +429,7 @@ function scaleOf(
   if (count === 0) return of(Math.floor(n / perScaleOf(o, i)));
   return count === 1
     ? of(0)
-    : expr`select(${of(0)}, ${of(1)}, ${K} * ${termCount(o)} >= ${
+    : expr`select(${of(0)}, ${of(1)}, ${k} >= ${
       local(`boundary_${i}`, "u32")
     })`;
 }

@@ -21,10 +21,20 @@ import {
   type Words,
   workgroups,
 } from "./run_kernel.ts";
-import { type StoredWeights, weights16, weights4 } from "./stored_weights.ts";
+import {
+  type StoredWeights,
+  weights16,
+  weights4,
+  weights8,
+} from "./stored_weights.ts";
 
 /** How weights are stored. */
-export const STORED = ["f32", "bf16", "f16", "mxfp4"] as const;
+export const STORED = ["f32", "bf16", "f16", "mxfp4", "fp8x32"] as const;
+
+/** Whether 32 indices of k share a scale. */
+export function hasScales(stored: typeof STORED[number]): boolean {
+  return stored === "mxfp4" || stored === "fp8x32";
+}
 
 /** A product: what is multiplied, and how. */
 export interface Product {
@@ -74,12 +84,14 @@ function makeWeights(product: Product, seed: number): Weights {
   const { stored, k, columns, counts } = product;
   // Experts are stored one after another, as more rows.
   const size = [k * counts.length, columns] as const;
-  if (stored === "mxfp4") {
-    const { words, scales, ...rest } = weights4(size, seed);
+  if (stored === "mxfp4" || stored === "fp8x32") {
+    const make = stored === "mxfp4" ? weights4 : weights8;
+    const { words, scales, ...rest } = make(size, seed);
+    const local = rowsOfRank(scales!, product);
     return {
       ...rest,
       words: rowsOfRank(words, product),
-      scales: inWords(rowsOfRank(scales!, product)),
+      scales: local instanceof Uint32Array ? inWords(local) : local,
     };
   }
   if (stored !== "f32") {
@@ -120,7 +132,9 @@ export function optionsOf(product: Product, tile: MatmulTile): MatmulOptions {
     bindings: [
       reads("x"),
       ...names.map((name) => reads(name, type)),
-      ...names.map((name) => reads(`scales_${name}`, "u32")),
+      ...names.map((name) =>
+        reads(`scales_${name}`, product.stored === "fp8x32" ? "f32" : "u32")
+      ),
       reads("tiles", "u32"),
       reads("rowOf", "u32"),
       writes("y"),

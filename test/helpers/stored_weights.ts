@@ -22,7 +22,8 @@ function value16(bits: number, stored: "f16" | "bf16"): number {
 /** Weights [k, columns] as they are stored, with the binding that holds them and what they stand for. */
 export interface StoredWeights {
   readonly words: Uint32Array;
-  readonly scales?: Uint32Array;
+  /** Exponents, or factors. */
+  readonly scales?: Uint32Array | Float32Array;
   readonly rowStride: number;
   readonly values: Float32Array;
 }
@@ -62,6 +63,29 @@ export function weights4(
     const code = Math.floor(x * 16000) % 16;
     words[Math.floor(i / 8) * columns + c]! |= code << 4 * (i % 8);
     return FP4[code]! * 2 ** (scales[scale]! - 127);
+  });
+  return { words, scales, rowStride: columns, values };
+}
+
+/** All codes of E4M3 but NaN, with subnormals as often as others, and a scale per 32 along k. */
+export function weights8(
+  [k, columns]: readonly [number, number],
+  seed: number,
+): StoredWeights {
+  const words = new Uint32Array(k / 4 * columns);
+  const scales = randoms(k / 32 * columns, seed + 1);
+  const noise = randoms(k * columns, seed).map(Math.abs);
+  const values = noise.map((x, at) => {
+    const [i, c] = [Math.floor(at / columns), at % columns];
+    const code = Math.floor(x * 16000) % 256;
+    const finite = code % 128 === 127 ? code - 1 : code;
+    words[Math.floor(i / 4) * columns + c]! |= finite << 8 * (i % 4);
+    const [exponent, fraction] = [finite % 128 >> 3, finite % 8];
+    const size = exponent === 0
+      ? fraction * 2 ** -9
+      : (8 + fraction) * 2 ** (exponent - 10);
+    const scale = scales[Math.floor(i / 32) * columns + c]!;
+    return Math.fround((finite < 128 ? size : -size) * scale);
   });
   return { words, scales, rowStride: columns, values };
 }

@@ -71,12 +71,82 @@ const ELEMENTS: {
   iq4,
 };
 
+/** Decodes all elements of a word at once, with fewer instructions than one after another. */
+export interface WordDecoder {
+  /** Precedes the kernel's loops, for all lanes of a workgroup. */
+  begin?(lanes: number): KernelText;
+  /** Declares the elements of a word, f32, in the order of its bits. */
+  elements(word: Hole, names: readonly string[]): KernelText;
+}
+
+/** An entry of a table of the 16 floats: its entries are in separate banks of workgroup memory. */
+const FP4_WORD: WordDecoder = {
+  begin: (lanes) =>
+    wgsl`
+    var<workgroup> fp4_values: array<f32, 16>;
+    for (var code = lane; code < 16; code += ${lanes}) {
+      fp4_values[code] = ${fp4("code")};
+    }
+    workgroupBarrier();`,
+  elements: (word, names) =>
+    wgsl`${
+      names.map((name, n) =>
+        wgsl`let ${name} = fp4_values[(${word} >> ${4 * n}u) & 15];`
+      )
+    }`,
+};
+
+/**
+ * Normal floats: the sign is shifted with the magnitude, whose copies of the sign are cleared. Words with a subnormal
+ * element are rare.
+ */
+const FP8_WORD: WordDecoder = {
+  elements: (word, names) => {
+    const normal = (n: number) => {
+      const top = n === 3 ? word : wgsl`(${word} << ${24 - 8 * n}u)`;
+      const bits = wgsl`bitcast<u32>(bitcast<i32>(${top}) >> 4u)`;
+      return wgsl`bitcast<f32>((${bits} & ${0x87f00000}u) + ${120 << 23}u)`;
+    };
+    // A byte without exponent borrows; its neighbour may borrow too, and is decoded again without need.
+    const borrows =
+      wgsl`((${word} & ${0x78787878}u) - ${0x08080808}u) & ${0x80808080}u`;
+    return wgsl`
+      ${names.map((name, n) => wgsl`var ${name} = ${normal(n)};`)}
+      if ((${borrows}) != 0) {
+        ${
+      names.map((name, n) =>
+        wgsl`${name} = ${fp8(wgsl`(${word} >> ${8 * n}u)`)};`
+      )
+    }
+      }`;
+  },
+};
+
 /** Decoder of a weight. */
 interface Decoder {
   /** The element in the lowest bits of `bits`, f32. */
   element(bits: Hole): KernelText;
+  /** All elements of a word. */
+  readonly word: WordDecoder;
   /** Its factor, computed from the loaded scale, f32. */
   scale(stored: Hole): KernelText;
+}
+
+const WORDS: { readonly [E in PackedElementName]?: WordDecoder } = {
+  fp4: FP4_WORD,
+  fp8: FP8_WORD,
+};
+
+function oneByOne(element: PackedElementName): WordDecoder {
+  return {
+    elements: (word, names) =>
+      wgsl`${
+        names.map((name, n) => {
+          const bits = wgsl`(${word} >> ${n * 32 / names.length}u)`;
+          return wgsl`let ${name} = ${ELEMENTS[element](bits)};`;
+        })
+      }`,
+  };
 }
 
 /** The decoder of an encoding. */
@@ -84,6 +154,7 @@ export function decoderOf(stored: PackedDType): Decoder {
   const { element, scale } = PACKINGS[stored];
   return {
     element: ELEMENTS[element],
+    word: WORDS[element] ?? oneByOne(element),
     scale: scale === "u8" ? powerOfTwo : (value) => wgsl`${value}`,
   };
 }
