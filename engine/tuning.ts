@@ -63,6 +63,7 @@ export const TUNING: { readonly [K in Computer]: TuningTable } = {
     matmul: WIDE,
     pair: { ...WIDE, rows: 8, columns: 2, split: 32 },
     splitKeys: 8,
+    wideRows: true,
   },
   software: {
     matmul: {

@@ -4,14 +4,19 @@
 import fc from "fast-check";
 import {
   elementwiseGrid,
+  type Grid,
+  type Kernel,
   lengthAt,
   router,
+  routerByLanes,
+  type RouterOptions,
   rowsGrid,
   topK,
 } from "../compiler/kernels/mod.ts";
 import { ROUTING_PRESETS } from "../compiler/graph/routing.ts";
 import { softmaxOf, topIndices } from "./helpers/kernel_reference.ts";
 import {
+  bits,
   close,
   holds,
   randoms,
@@ -93,4 +98,57 @@ testKernels("router() chooses and weighs by its preset", async (t, target) => {
     });
     close(t, result["weight"]!, weights);
   });
+});
+
+testKernels("routerByLanes() has the bits of router()", async (t, target) => {
+  const cases = fc.record({
+    preset: fc.constantFrom("mixtral", "olmoe", "deepseekV3", "gptOss"),
+    groups: fc.constantFrom(undefined, 1, 2),
+    tokens: fc.constantFrom(0, 1, 9),
+    experts: fc.constantFrom(8, 40, 160, 264),
+    bias: fc.boolean(),
+    padded: fc.boolean(),
+  });
+  await holds(
+    cases,
+    async ({ preset, groups, tokens, experts, bias, padded }) => {
+      const k = 4;
+      const o: RouterOptions = {
+        name: "router",
+        experts,
+        rule: {
+          preset,
+          topK: k,
+          ...ROUTING_PRESETS[
+            preset as "mixtral" | "olmoe" | "deepseekV3" | "gptOss"
+          ],
+          ...groups === undefined
+            ? {}
+            : { expertGroups: { count: 4, keep: 2, best: groups } },
+        },
+        tokens: lengthAt(0),
+        operands: [
+          ...bias ? ["bias" as const] : [],
+          ...padded ? ["mask" as const] : [],
+        ],
+      };
+      const run = async (kernel: Kernel, grid: Grid) => {
+        const { index, weight, slot } = await target.run(kernel, {
+          // Some logits are equal.
+          logits: coarse(tokens * experts, experts),
+          bias: coarse(experts, 3),
+          mask: Int32Array.from({ length: tokens }, (_, i) => i % 2),
+          index: ints(tokens * k),
+          weight: floats(tokens * k),
+          slot: ints(tokens * k),
+          lengths: Uint32Array.of(tokens),
+        }, workgroups(grid));
+        return [index, weight, slot].map((words) => words && bits(words));
+      };
+      t.same(
+        await run(routerByLanes(o), rowsGrid(tokens)),
+        await run(router(o), elementwiseGrid(tokens)),
+      );
+    },
+  );
 });

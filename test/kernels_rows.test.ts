@@ -4,10 +4,13 @@
 import fc from "fast-check";
 import {
   assign,
+  assignFew,
+  type AssignOptions,
   bindings,
   combine,
   DROPPED,
   elementwiseGrid,
+  FEW_CHOICES,
   lengthAt,
   permute,
   regroup,
@@ -63,7 +66,7 @@ testKernels(
       );
       const slot = index.map((_, a) => noise[tokens * k + a]! < 0.3 ? -1 : 0);
       const order = words(experts).map((_, e) => experts - 1 - e);
-      const kernel = assign({
+      const options: AssignOptions = {
         name: "assign",
         experts,
         k,
@@ -71,7 +74,9 @@ testKernels(
         dropping,
         ordered,
         ...units ? { units } : {},
-      });
+      };
+      const few = tokens * k <= FEW_CHOICES && seed % 2 === 0;
+      const kernel = few ? assignFew(options) : assign(options);
       const result = await target.run(kernel, {
         index,
         slot,

@@ -38,6 +38,29 @@ export interface AssignOptions {
   readonly grouped?: { readonly tileRows: number };
 }
 
+/** The operands and results of assignments. */
+export const ASSIGN_BINDINGS = bindings({
+  index: "i32 [token, k]",
+  // -1: the choice is dropped.
+  slot: "i32 [token, k]",
+  // Index of each expert in send order.
+  order: "u32 [expert]",
+  groupRank: "u32 [1]",
+}, {
+  // After the counts of experts, the number of tokens for each unit.
+  counts: "u32 [expert, then unit]",
+  sendRow: "u32 [token, k]",
+  // The row in which a token is sent to the unit of this choice: at its first choice there, else DROPPED.
+  tokenRow: "u32 [token, k]",
+  // For the choice of a send row, the index of its token within the unit.
+  tokenIndices: "u32 [row]",
+  // Output of `regroup`, if rows are local.
+  tiles: "u32 [1 + 3 * tile bound]",
+  tokenOf: "u32 [row]",
+  expertOf: "u32 [row]",
+  rowCount: "u32 [1]",
+});
+
 /** Rows by expert, then token. */
 export function assign(o: AssignOptions): Kernel {
   const { experts, k, tokens } = o;
@@ -69,27 +92,7 @@ export function assign(o: AssignOptions): Kernel {
   return kernelOf({
     name: o.name,
     workgroupSize: lanes,
-    bindings: bindings({
-      index: "i32 [token, k]",
-      // -1: the choice is dropped.
-      slot: "i32 [token, k]",
-      // Index of each expert in send order.
-      order: "u32 [expert]",
-      groupRank: "u32 [1]",
-    }, {
-      // After the counts of experts, the number of tokens for each unit.
-      counts: "u32 [expert, then unit]",
-      sendRow: "u32 [token, k]",
-      // The row in which a token is sent to the unit of this choice: at its first choice there, else DROPPED.
-      tokenRow: "u32 [token, k]",
-      // For the choice of a send row, the index of its token within the unit.
-      tokenIndices: "u32 [row]",
-      // Output of `regroup`, if rows are local.
-      tiles: "u32 [1 + 3 * tile bound]",
-      tokenOf: "u32 [row]",
-      expertOf: "u32 [row]",
-      rowCount: "u32 [1]",
-    }),
+    bindings: ASSIGN_BINDINGS,
     body: wgsl`
       var<workgroup> cells: array<u32, ${lanes * experts}>;
       var<workgroup> experts: array<u32, ${experts}>;
@@ -185,7 +188,7 @@ function tokensSent(
 }
 
 /** The index of the expert of a choice in send order. */
-function indexOf(
+export function indexOf(
   { ordered }: Pick<AssignOptions, "ordered">,
   choice: string,
 ): KernelText {
@@ -194,7 +197,7 @@ function indexOf(
 }
 
 /** The tiles of all experts, and the number of rows. */
-function tilesOf(
+export function tilesOf(
   experts: number,
   lanes: number,
   { tileRows }: { readonly tileRows: number },
@@ -216,7 +219,7 @@ function tilesOf(
 const [ME, U] = [local("me", "u32"), local("u", "u32")];
 
 /** `first` and `end` of the experts of this rank. */
-function localExperts(splits: readonly number[]): KernelText {
+export function localExperts(splits: readonly number[]): KernelText {
   return wgsl`
     let me = groupRank[0];
     let first = ${pick(splits.slice(0, -1), ME)};

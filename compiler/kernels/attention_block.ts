@@ -113,6 +113,8 @@ export interface Queries extends QueryTile, TokenRun {
   readonly parts: number;
   /** The first position that token t attends to, if it is not always 0. */
   readonly firstSeen: KernelText | undefined;
+  /** Words of keys, and of values, that a lane loads at once. Default: those of one element. */
+  readonly atOnce?: number;
 }
 
 /** The queries of a tile. */
@@ -238,6 +240,9 @@ export function scores(of: Queries): KernelText {
   const { o, each, keys, stored } = of;
   const pairs = pairsOf(o);
   const [even, odd] = unpackHalves(pairs ?? "f16", local("key_pair", "u32"));
+  const perWord = pairs ? 2 : 1;
+  const { atOnce = 1 } = of;
+  const words = o.dim % KEY_BLOCK === 0 ? Math.min(atOnce, 16) : 1;
   const product = (d: KernelText, key: string) =>
     wgsl`
       @unroll (${each}) {
@@ -245,8 +250,8 @@ export function scores(of: Queries): KernelText {
       }`;
   const dot = blockedSum(
     registers("dot", of.tokens, of.heads),
-    { length: o.dim, over: "d", terms: pairs ? 2 : 1 },
-    pairs
+    { length: o.dim, over: "d", terms: words * perWord },
+    words > 1 ? productsAtOnce(of, { pairs, words, product }) : pairs
       ? wgsl`
       let key_pair = keys[key_at + d];
       let key_even = ${even};
@@ -271,6 +276,39 @@ export function scores(of: Queries): KernelText {
       let score[t][h] = dot[t][h] * ${o.scale};
       scores[lane + ${offsetOf(of)}] = score[t][h];
     }`;
+}
+
+/** The products of some words of a key, all of which are loaded before the first product. */
+function productsAtOnce(
+  { keys, stored }: Queries,
+  { pairs, words, product }: {
+    readonly pairs: HalfDType | undefined;
+    readonly words: number;
+    product(d: KernelText, key: string): KernelText;
+  },
+): KernelText {
+  return wgsl`
+    ${
+    range(words).map((n) => {
+      const element = wgsl`let element_${n} = key_at + d * ${words} + ${n};`;
+      const index = local(`element_${n}`, "u32");
+      return pairs
+        ? wgsl`${element} let key_pair_${n} = ${keys}[${index}];`
+        : wgsl`${element} let key_${n} = ${loadStored(keys, stored, index)};`;
+    })
+  }
+    ${
+    range(words).map((n) => {
+      if (!pairs) return product(wgsl`(d * ${words} + ${n})`, `key_${n}`);
+      const d = (odd: number) => wgsl`(d * ${2 * words} + ${2 * n + odd})`;
+      const [even, odd] = unpackHalves(pairs, local(`key_pair_${n}`, "u32"));
+      return wgsl`
+        let key_even_${n} = ${even};
+        let key_odd_${n} = ${odd};
+        ${product(d(0), `key_even_${n}`)}
+        ${product(d(1), `key_odd_${n}`)}`;
+    })
+  }`;
 }
 
 /** Offset of the scores and weights of a query in workgroup memory. */
@@ -326,43 +364,78 @@ export function blockSums(of: Queries): KernelText {
     ? DIMENSION
     : wgsl`min(${DIMENSION}, ${width - 1})`;
   const pairs = pairsOf(o);
-  const [even, odd] = unpackHalves(
-    pairs ?? "f16",
-    local("value_pair[c]", "u32"),
-  );
-  const value = pairs
-    ? wgsl`
+  /** Declares value[c] of the key at value_at; names have a suffix. */
+  const value = (n: string) => {
+    const [even, odd] = unpackHalves(
+      pairs ?? "f16",
+      local(`value_pair${n}[c]`, "u32"),
+    );
+    return pairs
+      ? wgsl`
       @unroll (c < ${parts} by 2) {
-        let value_pair[c] = ${values}[value_at + lane + c * ${KEY_BLOCK / 2}];
-        let value[c] = ${even};
-        let value[c + 1] = ${odd};
+        let value_pair${n}[c] = ${values}[value_at${n} + lane + c * ${
+        KEY_BLOCK / 2
+      }];
+        let value${n}[c] = ${even};
+        let value${n}[c + 1] = ${odd};
       }`
-    : wgsl`
+      : wgsl`
       @unroll (c < ${parts}) {
-        let element[c] = value_at + ${d};
-        let value[c] = ${
-      loadStored(values, stored, local("element[c]", "u32"))
-    };
+        let element${n}[c] = value_at${n} + ${d};
+        let value${n}[c] = ${
+        loadStored(values, stored, local(`element${n}[c]`, "u32"))
+      };
       }`;
+  };
   // A weight of 0 would be wrong for masked keys: 0 times infinity is not 0.
   const added = (of: "all" | "some", sum: string, more: KernelText) =>
     of === "all"
       ? wgsl`${sum} = ${more};`
       : wgsl`${sum} = select(${sum}, ${more}, low[t] <= j && j < high[t]);`;
   const weightSum = wgsl`block_sum[t][h] + weight[t][h]`;
-  const valueSum = wgsl`fma(weight[t][h], value[c], block[t][h][c])`;
-  const vector = of.cache.vectorOf(wgsl`(start + j)`);
+  const vectorAt = (n: string) =>
+    wgsl`
+    let value_at${n} = (${of.cache.vectorOf(wgsl`(start + j${n})`)}) * ${
+      pairs ? length / 2 : length
+    };
+    ${value(n)}`;
+  const add = (seenBy: "all" | "some", n = "") => {
+    const sum = wgsl`fma(weight[t][h], value${n}[c], block[t][h][c])`;
+    return wgsl`
+      @unroll (${each}) {
+        let weight[t][h] = weights[j${n} + ${offsetOf(of)}];
+        ${added(seenBy, "block_sum[t][h]", weightSum)}
+        @unroll (c < ${parts}) {
+          ${added(seenBy, "block[t][h][c]", sum)}
+        }
+      }`;
+  };
   const keys = (seenBy: "all" | "some", from: Hole, end: Hole) =>
     wgsl`
     for (var j = ${from}; j < ${end}; j++) {
-      let value_at = (${vector}) * ${pairs ? length / 2 : length};
-      ${value}
-      @unroll (${each}) {
-        let weight[t][h] = weights[j + ${offsetOf(of)}];
-        ${added(seenBy, "block_sum[t][h]", weightSum)}
-        @unroll (c < ${parts}) {
-          ${added(seenBy, "block[t][h][c]", valueSum)}
-        }
+      ${vectorAt("")}
+      ${add(seenBy)}
+    }`;
+  // Keys whose values are loaded before the first sum; the last one stands for others after it.
+  const together = Math.floor((of.atOnce ?? 1) / parts);
+  const inTurns = wgsl`
+    for (var turn = 0u; turn < ${
+    Math.ceil(KEY_BLOCK / Math.max(1, together))
+  }; turn++) {
+      let first_j = shared_low + turn * ${together};
+      if (first_j < shared_high) {
+        ${
+    range(together).map((n) =>
+      wgsl`
+        let j_${n} = min(first_j + ${n}, shared_high - 1);
+        ${vectorAt(`_${n}`)}`
+    )
+  }
+        ${
+    range(together).map((n) =>
+      wgsl`if (first_j + ${n} < shared_high) { ${add("all", `_${n}`)} }`
+    )
+  }
       }
     }`;
   const first = ofTokens("min", "low", of);
@@ -375,7 +448,7 @@ export function blockSums(of: Queries): KernelText {
       @unroll (c < ${parts}) { var block[t][h][c] = 0.0; }
     }
     ${tokens > 1 && of.firstSeen && before}
-    ${keys("all", "shared_low", "shared_high")}
+    ${together > 1 ? inTurns : keys("all", "shared_low", "shared_high")}
     ${tokens > 1 && behind}`;
 }
 

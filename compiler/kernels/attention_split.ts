@@ -29,9 +29,13 @@ import type { Kernel, KernelText } from "./kernel.ts";
 import { bindings, elementwise, kernelOf, wgsl } from "./kernel.ts";
 import { LOWEST } from "./pieces/numbers.ts";
 
+/** Words that a lane loads at once, so that loads are in flight while it has no other work. */
+const WORDS_AT_ONCE = 16;
+
 /** The block of keys of each workgroup: its largest score and sum of weights, f32 [token, head, block, 2], and its sums of values. */
 export function attentionParts(o: AttentionOptions, tile: QueryTile): Kernel {
-  const of = queriesOf(o, tile, { token: "token" });
+  const queries = queriesOf(o, tile, { token: "token" });
+  const of = { ...queries, atOnce: WORDS_AT_ONCE };
   const room = tile.heads * KEY_BLOCK;
   const isSeen = of.firstSeen
     ? wgsl`start < end[0] && first[0] / ${KEY_BLOCK} * ${KEY_BLOCK} <= start`

@@ -2,6 +2,7 @@
 
 export * from "./add_parts.ts";
 export * from "./assign.ts";
+export * from "./assign_few.ts";
 export * from "./attention.ts";
 export * from "./capacity.ts";
 export * from "./kernel.ts";
@@ -12,6 +13,7 @@ export * from "./permute.ts";
 export * from "./reduce.ts";
 export * from "./regroup.ts";
 export * from "./router.ts";
+export * from "./router_lanes.ts";
 export * from "./rows.ts";
 export * from "./slots.ts";
 export * from "./top_k.ts";

@@ -3,9 +3,10 @@
  * not apply), and sums over ranges of grouped rows. `pieces/blocked_sum.ts` contains the sum of the contract.
  */
 
-import type { Binding, Expr, Kernel, Stmt } from "./kernel.ts";
+import type { Binding, Expr, Kernel, KernelText, Stmt } from "./kernel.ts";
 import { elementwise, expr, INDEX, local, wgsl } from "./kernel.ts";
-import { blockedSum } from "./pieces/blocked_sum.ts";
+import { blockedSum, SUM_BLOCK } from "./pieces/blocked_sum.ts";
+import { range } from "./pieces/numbers.ts";
 
 /** A kernel with one invocation per result. Its grid is `elementwiseGrid(count)`. */
 export interface ResultOptions {
@@ -28,6 +29,8 @@ export interface ReduceOptions extends ResultOptions {
     | ((i: Expr) => readonly [from: Expr, to: Expr]);
   /** Number of equal segments of a sum, whose totals are added as a balanced tree; see `blockedSum`. Default: 1. */
   readonly segments?: number;
+  /** Terms that are loaded before the first is added, if blocks of a sum of products have so many. Default: 1. */
+  readonly atOnce?: number | undefined;
   /** Term k of result i, f32: a value, or for sums two factors. */
   terms(i: Expr, k: Expr): readonly Expr[];
 }
@@ -49,12 +52,16 @@ export function reduce(o: ReduceOptions): Kernel {
   const largest = wgsl`
     var top = ${-Infinity};
     for (var k = 0u; k < ${length}; k++) { top = max(top, ${a}); }`;
-  const total = (add: typeof largest) =>
-    blockedSum("sum", { length, segments: o.segments }, add);
+  const total = (add: KernelText, terms = 1) =>
+    blockedSum("sum", { length, segments: o.segments, terms }, add);
+  const terms = b ? termsAtOnce(o) : 1;
   const sum = total(
-    b
+    terms > 1
+      ? productsAtOnce(o, terms)
+      : b
       ? wgsl`sum_block = fma(${a}, ${b}, sum_block);`
       : wgsl`sum_block += ${a};`,
+    terms,
   );
   const [text, result] = {
     sum: () => [sum, SUM] as const,
@@ -74,6 +81,28 @@ export function reduce(o: ReduceOptions): Kernel {
       ${text}
       ${o.epilogue(INDEX, result)}`,
   });
+}
+
+/** `o.atOnce`, if all blocks of the sum are multiples of it; else 1. */
+function termsAtOnce(
+  { atOnce = 1, length, segments = 1 }: ReduceOptions,
+): number {
+  return typeof length === "number" && length / segments % atOnce === 0 &&
+      SUM_BLOCK % atOnce === 0
+    ? atOnce
+    : 1;
+}
+
+/** The products of the terms from `count` * k on. */
+function productsAtOnce(o: ReduceOptions, count: number): KernelText {
+  const factors = range(count).map((n) =>
+    o.terms(INDEX, expr`${K} * ${count} + ${n}`)
+  );
+  return wgsl`
+    ${factors.map(([a, b], n) => wgsl`let a_${n} = ${a}; let b_${n} = ${b};`)}
+    ${
+    factors.map((_, n) => wgsl`sum_block = fma(a_${n}, b_${n}, sum_block);`)
+  }`;
 }
 
 function meanOf(length: number | Expr): Expr {

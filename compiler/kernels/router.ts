@@ -26,6 +26,22 @@ export interface RouterOptions {
   readonly operands?: readonly RouterOperand[];
 }
 
+/** The operands and results of routers. */
+export const ROUTER_BINDINGS = bindings({
+  logits: "f32 [token, expert]",
+  noise: "f32 [token, expert]",
+  bias: "f32 [expert]",
+  weights: "f32 [token, k]",
+  mask: "i32 [token]",
+  choices: "i32 [token, k]",
+}, {
+  // 0 or -1, if only padding is dropped.
+  slot: "i32 [token, k]",
+  first: "f32 [token]",
+  index: "i32 [token, k]",
+  weight: "f32 [token, k]",
+});
+
 /** Chosen experts and their weights. If weights are divided by the sum of kept ones, they are the scores. */
 export function router(o: RouterOptions): Kernel {
   const { experts, rule, operands = [] } = o;
@@ -34,7 +50,7 @@ export function router(o: RouterOptions): Kernel {
   const padding = operands.includes("mask") && rule.capacity === undefined;
   const firstScore = wgsl`
     let best_first = index[choices_at];
-    first[i] = ${score(rule, wgsl`u32(best_first)`)};`;
+    ${storeFirst(rule, wgsl`u32(best_first)`)}`;
   const maskPadding = wgsl`
     // Padding has no slot and no weight.
     let is_padding = mask[i] == 0;
@@ -45,20 +61,7 @@ export function router(o: RouterOptions): Kernel {
   return elementwise({
     name: o.name,
     count: o.tokens,
-    bindings: bindings({
-      logits: "f32 [token, expert]",
-      noise: "f32 [token, expert]",
-      bias: "f32 [expert]",
-      weights: "f32 [token, k]",
-      mask: "i32 [token]",
-      choices: "i32 [token, k]",
-    }, {
-      // 0 or -1, if only padding is dropped.
-      slot: "i32 [token, k]",
-      first: "f32 [token]",
-      index: "i32 [token, k]",
-      weight: "f32 [token, k]",
-    }),
+    bindings: ROUTER_BINDINGS,
     body: wgsl`
       let row = i * ${experts};
       let choices_at = i * ${k};
@@ -72,8 +75,13 @@ export function router(o: RouterOptions): Kernel {
   });
 }
 
+/** Stores the score of a token's first choice. */
+export function storeFirst(rule: RoutingRule, expert: KernelText): KernelText {
+  return wgsl`first[i] = ${score(rule, expert)};`;
+}
+
 /** Whether weights are a softmax over the chosen experts, computed after selection. */
-function chosenSoftmax({ rule, operands = [] }: RouterOptions): boolean {
+export function chosenSoftmax({ rule, operands = [] }: RouterOptions): boolean {
   return rule.score === "chosenSoftmax" && !operands.includes("weights");
 }
 
@@ -87,7 +95,7 @@ function softmaxOfAll(experts: number): KernelText {
 }
 
 /** The score of an expert. */
-function score({ score }: RoutingRule, expert: Hole): KernelText {
+export function score({ score }: RoutingRule, expert: Hole): KernelText {
   const logit = wgsl`logits[row + ${expert}]`;
   switch (score) {
     case "softmax":
@@ -146,7 +154,10 @@ function choose(o: RouterOptions): KernelText {
 }
 
 /** Selection value of experts: score plus bias, or a value with the order of the score. */
-function worth({ rule, operands = [] }: RouterOptions, e: string): KernelText {
+export function worth(
+  { rule, operands = [] }: RouterOptions,
+  e: string,
+): KernelText {
   if (operands.includes("bias")) return wgsl`${score(rule, e)} + bias[${e}]`;
   const added = (rule.expertGroups?.best ?? 1) > 1;
   return added ? score(rule, e) : wgsl`logits[row + ${e}]`;
@@ -172,7 +183,10 @@ function writeChoice(
 }
 
 /** A weight times the model's scale, unless weights are divided after dropping. */
-function scaled({ scale, normalize }: RoutingRule, w: KernelText): KernelText {
+export function scaled(
+  { scale, normalize }: RoutingRule,
+  w: KernelText,
+): KernelText {
   return scale === undefined || normalize === "kept"
     ? w
     : wgsl`${w} * ${scale}`;
@@ -224,8 +238,21 @@ function softmaxOfChosen(rule: RoutingRule): KernelText {
  */
 function keepGroups(o: RouterOptions): KernelText | undefined {
   if (o.rule.expertGroups === undefined) return undefined;
-  const { count, keep, best } = o.rule.expertGroups;
-  const size = o.experts / count;
+  const { count, keep } = o.rule.expertGroups;
+  const groups = { k: keep, count, ...groupValue(o, worth(o, "m")) };
+  return wgsl`
+    var groups = 0u;
+    ${eachLargest("group_", groups, wgsl`groups |= 1u << group_;`)}`;
+}
+
+/** The value of group `e`: the sum of its best members, of which `member` is the value of expert m. */
+export function groupValue(
+  { experts, rule: { expertGroups } }: RouterOptions,
+  member: KernelText,
+): { readonly prepare: KernelText; readonly value: KernelText } {
+  invariant(expertGroups, "experts have groups");
+  const { count, best } = expertGroups;
+  const size = experts / count;
   const members = Array.from({ length: best }, (_, n) => n);
   // Insertion into the best so far, from the last to the first: each receives the value displaced from the previous
   // one.
@@ -233,22 +260,17 @@ function keepGroups(o: RouterOptions): KernelText | undefined {
     const fallen = n === 0 ? "member" : wgsl`min(member_${n - 1}, member)`;
     return wgsl`member_${n} = max(member_${n}, ${fallen});`;
   });
-  const groups = {
-    k: keep,
-    count,
+  return {
     prepare: wgsl`
       let start = e * ${size};
       ${members.map((n) => wgsl`var member_${n} = f32(${LOWEST});`)}
       for (var m = start; m < start + ${size}; m++) {
-        let member = ${worth(o, "m")};
+        let member = ${member};
         ${insert}
       }`,
     value: members.map((n) => wgsl`member_${n}`)
       .reduce((sum, member) => wgsl`${sum} + ${member}`),
   };
-  return wgsl`
-    var groups = 0u;
-    ${eachLargest("group_", groups, wgsl`groups |= 1u << group_;`)}`;
 }
 
 /** Whether the group of expert e is kept; groups have `size` experts. */

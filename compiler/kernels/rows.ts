@@ -8,6 +8,7 @@ import type { Binding, Expr, Grid, Kernel, KernelText } from "./kernel.ts";
 import type { Statements, Stmt } from "./kernel.ts";
 import { expr, foldGrid, GROUP_XY, kernelOf, local, wgsl } from "./kernel.ts";
 import { SUM_BLOCK } from "./pieces/blocked_sum.ts";
+import { range } from "./pieces/numbers.ts";
 
 /** A kernel of one workgroup per row. Its grid is `rowsGrid(rows)`. */
 export interface RowsOptions {
@@ -18,6 +19,8 @@ export interface RowsOptions {
   /** The dynamic length of a row, if it is dynamic. */
   readonly actual?: Expr | undefined;
   readonly bindings: readonly Binding[];
+  /** For a wide device: more lanes, each with all loads of a block in flight. Default: false. */
+  readonly wide?: boolean | undefined;
   /** The f32 element `i` of a row. */
   load(row: Expr, i: Expr): Expr;
   /** Consumes the result at `i`; `value` returns the result at any index of the row. */
@@ -30,9 +33,9 @@ export function rowsGrid(rows: Size): Grid {
 }
 
 /** Variables of the text: the row, an element of it, an index of its sum. */
-const [ROW, ELEMENT, K] = ["row", "i", "k"].map((name) =>
+const [ROW, ELEMENT, K, FIRST] = ["row", "i", "k", "first"].map((name) =>
   local(name, "u32")
-) as [Expr, Expr, Expr];
+) as [Expr, Expr, Expr, Expr];
 const [TOP, TOTAL, SCALE] = ["top", "total", "scale"].map((name) =>
   local(name, "f32")
 ) as [Expr, Expr, Expr];
@@ -42,12 +45,19 @@ export function lanesOf(length: number): number {
   return length <= 8 ? 8 : length <= 256 ? 32 : 64;
 }
 
+/** Length of rows from which a wide device has the most lanes of every WebGPU device. */
+const LONG = 1024, MAX_LANES = 256;
+
+/** Lanes of a row. */
+function lanesOfRow({ length, wide }: RowsOptions): number {
+  return wide && length >= LONG ? MAX_LANES : lanesOf(length);
+}
+
 /** x * (1 / sqrt(mean(x^2) + epsilon)) of every row. */
 export function rmsNorm(o: RowsOptions & { readonly epsilon: number }): Kernel {
   const length = o.actual ? wgsl`f32(${o.actual})` : o.length;
-  const square = wgsl`
-    let value = ${o.load(ROW, K)};
-    block = fma(value, value, block);`;
+  const square = (value: string) =>
+    wgsl`block = fma(${value}, ${value}, block);`;
   const scaled = (i: Expr) => expr`${o.load(ROW, i)} * ${SCALE}`;
   return rowKernel(
     o,
@@ -60,9 +70,9 @@ export function rmsNorm(o: RowsOptions & { readonly epsilon: number }): Kernel {
 
 /** exp(x - max) / sum of exp(x - max), of every row. */
 export function softmax(o: RowsOptions): Kernel {
-  const lanes = lanesOf(o.length);
+  const lanes = lanesOfRow(o);
   const larger = wgsl`lane_top = max(lane_top, ${o.load(ROW, ELEMENT)});`;
-  const power = wgsl`block += exp(${o.load(ROW, K)} - top);`;
+  const power = (value: string) => wgsl`block += exp(${value} - top);`;
   const share = (i: Expr) => expr`exp(${o.load(ROW, i)} - ${TOP}) / ${TOTAL}`;
   return rowKernel(
     o,
@@ -83,7 +93,7 @@ export function softmax(o: RowsOptions): Kernel {
 function rowKernel(o: RowsOptions, body: KernelText): Kernel {
   return kernelOf({
     name: o.name,
-    workgroupSize: lanesOf(o.length),
+    workgroupSize: lanesOfRow(o),
     bindings: o.bindings,
     body: wgsl`
       let row = ${GROUP_XY};
@@ -101,14 +111,17 @@ function endOf({ length, actual }: RowsOptions): Expr | KernelText {
 /** Executes `body` for element `i` of the row; elements are distributed over the lanes. */
 function eachElement(o: RowsOptions, body: Statements): KernelText {
   return wgsl`
-    for (var i = lane; i < ${endOf(o)}; i += ${lanesOf(o.length)}) { ${body} }`;
+    for (var i = lane; i < ${endOf(o)}; i += ${lanesOfRow(o)}) { ${body} }`;
 }
 
 /**
  * Computes `total`, the sum of the contract over the row, in every lane: lanes sum complete blocks, then each lane adds
- * the block sums in order. For each index `k`, `add` adds to `block`.
+ * the block sums in order. `add` adds a value to `block`.
  */
-function rowSum(o: RowsOptions, add: KernelText): KernelText {
+function rowSum(
+  o: RowsOptions,
+  add: (value: string) => KernelText,
+): KernelText {
   const count = Math.ceil(o.length / SUM_BLOCK);
   const blocks = o.actual
     ? wgsl`(${o.actual} + ${SUM_BLOCK - 1}) / ${SUM_BLOCK}`
@@ -116,20 +129,29 @@ function rowSum(o: RowsOptions, add: KernelText): KernelText {
   const next = wgsl`b * ${SUM_BLOCK} + ${SUM_BLOCK}`;
   // With blocks of equal length, all lanes have the same iterations.
   const even = !o.actual && o.length % SUM_BLOCK === 0;
-  const sum = even
+  const term = wgsl`
+    let value = ${o.load(ROW, K)};
+    ${add("value")}`;
+  const atOnce = (n: number) => o.load(ROW, expr`${FIRST} + ${n}`);
+  const sum = even && o.wide
+    ? wgsl`
+      let first = b * ${SUM_BLOCK};
+      ${range(SUM_BLOCK).map((n) => wgsl`let value_${n} = ${atOnce(n)};`)}
+      ${range(SUM_BLOCK).map((n) => add(`value_${n}`))}`
+    : even
     ? wgsl`
       let first = b * ${SUM_BLOCK};
       for (var turn = 0u; turn < ${SUM_BLOCK}; turn++) {
         let k = first + turn;
-        ${add}
+        ${term}
       }`
     : wgsl`
       for (var k = b * ${SUM_BLOCK}; k < min(${next}, ${endOf(o)}); k++) {
-        ${add}
+        ${term}
       }`;
   return wgsl`
     var<workgroup> blocks: array<f32, ${count}>;
-    for (var b = lane; b < ${blocks}; b += ${lanesOf(o.length)}) {
+    for (var b = lane; b < ${blocks}; b += ${lanesOfRow(o)}) {
       var block = 0.0;
       ${sum}
       blocks[b] = block;

@@ -31,6 +31,11 @@ export interface TuningTable {
    */
   readonly splitKeys?: number;
   /**
+   * Rows have many lanes, for decoding on a wide device: a lane per block in norms, per expert in routers and per choice
+   * in assignments. Default: false.
+   */
+  readonly wideRows?: boolean;
+  /**
    * Columns of a state per lane of a recurrence, which share loads. Default: 1.
    *
    * @integer

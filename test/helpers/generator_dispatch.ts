@@ -1,6 +1,11 @@
 /** Small launches of the generators of dispatch and of combine: all choices of few tokens. */
 
-import { assign, DROPPED } from "../../compiler/kernels/assign.ts";
+import {
+  assign,
+  type AssignOptions,
+  DROPPED,
+} from "../../compiler/kernels/assign.ts";
+import { assignFew, FEW_CHOICES } from "../../compiler/kernels/assign_few.ts";
 import { compareIds, sendIds } from "../../compiler/kernels/check_ids.ts";
 import { elementwiseGrid } from "../../spec/kernel/elementwise.ts";
 import { bindings, lengthAt } from "../../compiler/kernels/kernel.ts";
@@ -83,6 +88,7 @@ export function* allChoices(): Generator<Choices> {
 /** Where choices go: some are dropped, some are of other ranks. */
 interface Assigned extends Choices {
   readonly kept: readonly boolean[];
+  readonly options: AssignOptions;
   readonly launch: Launch;
 }
 
@@ -127,21 +133,23 @@ function* assigned(): Generator<Assigned> {
             const tiles = total(
               counts.map((n) => Math.ceil(n / (tileRows ?? 1))),
             );
+            const options: AssignOptions = {
+              name,
+              experts,
+              k,
+              tokens,
+              ordered,
+              dropping: dropped !== undefined,
+              ...own === undefined ? {} : { splits },
+              ...tileRows === undefined ? {} : { grouped: { tileRows } },
+              ...units ? { units } : {},
+            };
             yield {
               ...choices,
               kept,
+              options,
               launch: {
-                kernel: assign({
-                  name,
-                  experts,
-                  k,
-                  tokens,
-                  ordered,
-                  dropping: dropped !== undefined,
-                  ...own === undefined ? {} : { splits },
-                  ...tileRows === undefined ? {} : { grouped: { tileRows } },
-                  ...units ? { units } : {},
-                }),
+                kernel: assign(options),
                 grid: [1, 1, 1],
                 reads: {
                   index,
@@ -171,6 +179,13 @@ function* assigned(): Generator<Assigned> {
 
 export function* ofAssign(): Generator<Launch> {
   for (const { launch } of assigned()) yield launch;
+}
+
+export function* ofAssignFew(): Generator<Launch> {
+  for (const { options, launch, index } of assigned()) {
+    if (index.length > FEW_CHOICES) continue;
+    yield { ...launch, kernel: assignFew(options) };
+  }
 }
 
 /** Choices that were assigned, and the rows that they got; a part of all of them. */

@@ -15,6 +15,11 @@ import {
   sortRuns,
 } from "../../compiler/kernels/order_tokens.ts";
 import { router, type RouterOptions } from "../../compiler/kernels/router.ts";
+import {
+  comparesExperts,
+  routerByLanes,
+} from "../../compiler/kernels/router_lanes.ts";
+import { rowsGrid } from "../../compiler/kernels/rows.ts";
 import { slots, slotsGrid } from "../../compiler/kernels/slots.ts";
 import type { RoutingRule } from "../../compiler/graph/graph.ts";
 import { u32 } from "../../spec/kernel/build.ts";
@@ -302,12 +307,15 @@ function* routers(): Generator<RouterOptions> {
   }
 }
 
-export function* ofRouter(): Generator<Launch> {
+/** Launches of routers, with their options and numbers of tokens. */
+function* routed(): Generator<
+  { readonly o: RouterOptions; readonly count: number; readonly launch: Launch }
+> {
   let n = 0;
   for (const o of routers()) {
     const { experts, rule: { topK: k, capacity } } = o;
     for (const count of [[0, 2], [1, 65], [3]][n++ % 3]!) {
-      yield {
+      const launch = {
         kernel: router(o),
         grid: elementwiseGrid(count),
         reads: {
@@ -329,6 +337,18 @@ export function* ofRouter(): Generator<Launch> {
             : {},
         },
       };
+      yield { o, count, launch };
     }
+  }
+}
+
+export function* ofRouter(): Generator<Launch> {
+  for (const { launch } of routed()) yield launch;
+}
+
+export function* ofRouterByLanes(): Generator<Launch> {
+  for (const { o, count, launch } of routed()) {
+    if (!comparesExperts(o)) continue;
+    yield { ...launch, kernel: routerByLanes(o), grid: rowsGrid(count) };
   }
 }

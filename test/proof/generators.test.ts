@@ -15,6 +15,7 @@ import { faultsOf, type Launch } from "../helpers/launch_faults.ts";
 const CASES: { readonly [generator: string]: () => Iterable<Launch> } = {
   addParts: sums.ofAddParts,
   assign: dispatch.ofAssign,
+  assignFew: dispatch.ofAssignFew,
   attention: heads.ofAttention,
   attentionMerge: heads.ofAttentionMerge,
   attentionParts: heads.ofAttentionParts,
@@ -46,6 +47,7 @@ const CASES: { readonly [generator: string]: () => Iterable<Launch> } = {
   rmsNorm: sums.ofRmsNorm,
   roundRows: dispatch.ofRoundRows,
   router: routing.ofRouter,
+  routerByLanes: routing.ofRouterByLanes,
   rowStarts: sums.ofRowStarts,
   sendIds: dispatch.ofSendIds,
   scoreKeys: heads.ofScoreKeys,

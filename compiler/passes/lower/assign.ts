@@ -5,8 +5,10 @@ import { mapRanks, type PerRank, perRank } from "../../../spec/per_rank.ts";
 import type { PlanBuffer, StepPart } from "../../../spec/plan/plan.ts";
 import type { Size } from "../../../spec/size.ts";
 import type { Node, NodeOf, RoutingNode } from "../../graph/graph.ts";
-import { assign } from "../../kernels/assign.ts";
+import { assign, type AssignOptions } from "../../kernels/assign.ts";
+import { assignFew, FEW_CHOICES } from "../../kernels/assign_few.ts";
 import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";
+import type { Kernel } from "../../kernels/kernel.ts";
 import { listRows } from "../../kernels/list_rows.ts";
 import {
   chunkExperts,
@@ -107,7 +109,7 @@ export function launchAssign(
   const results = routeResults(lowering, route);
   const order = orderBuffer(lowering, expert);
   const part = partOf(rows, "count");
-  const kernel = assign({
+  const options: AssignOptions = {
     name: `assign_${splits.at(-1)!}`,
     experts: splits.at(-1)!,
     k: topK,
@@ -117,8 +119,8 @@ export function launchAssign(
     ...localOnly ? { splits } : {},
     ...tokens ? { units: unitSplits(rows.chunks) } : {},
     ...grouped ? { grouped } : {},
-  });
-  const bindings = {
+  };
+  const buffers: { readonly [binding: string]: string } = {
     ...grouped?.bindings,
     index: results.index,
     sendRow,
@@ -130,11 +132,28 @@ export function launchAssign(
       ? { tokenRow: tokens.tokenRow, tokenIndices: tokens.indices }
       : {},
   };
-  addLaunch(lowering, node, kernel, {
-    bindings,
-    workgroups: [1, 1, 1],
-    part: grouped ? { ...part, lists: true } : part,
-  });
+  const add = (kernel: Kernel, groups: Size) =>
+    addLaunch(lowering, node, kernel, {
+      bindings: buffers,
+      workgroups: [groups, 1, 1],
+      part: grouped ? { ...part, lists: true } : part,
+    });
+  if (lowering.options.tuning.wideRows !== true) {
+    return add(assign(options), 1);
+  }
+  const few = assignFew({ ...options, name: `${options.name}_few` });
+  const max = axes.reduce(
+    (n, axis) => n * Math.max(...localBound(lowering.placed, axis)),
+    topK,
+  );
+  if (max <= FEW_CHOICES) return add(few, 1);
+  for (const { name, access } of few.bindings) {
+    if (access !== "read") {
+      amendBuffer(lowering, buffers[name]!, { writers: 2 });
+    }
+  }
+  add(few, { upTo: [rows.size, FEW_CHOICES, 1] });
+  add(assign(options), { above: [rows.size, FEW_CHOICES, 1] });
 }
 
 /** Exchanges the counts of all ranks of the group. */

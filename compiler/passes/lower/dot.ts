@@ -286,6 +286,7 @@ export function lowerContract(lowering: Lowering, node: NodeOf<"dot">): void {
     ...contracted(scope, node.params),
     bindings: scope.bindings,
     epilogue,
+    ...lowering.options.tuning.wideRows ? { atOnce: 16 } : {},
     terms: (i, k) => {
       const at = atJoined(over, atFlat(scope, over, k), space.at(i));
       return node.inputs.map((input) => emitValue(scope, input, at));

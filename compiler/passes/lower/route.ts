@@ -11,7 +11,8 @@ import {
 import { isMark, type Mark, routeOperandAxes } from "../../graph/routing.ts";
 import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";
 import { marks } from "../../kernels/capacity.ts";
-import { router } from "../../kernels/router.ts";
+import { router, type RouterOptions } from "../../kernels/router.ts";
+import { comparesExperts, routerByLanes } from "../../kernels/router_lanes.ts";
 import { rowsGrid } from "../../kernels/rows.ts";
 import { topK } from "../../kernels/top_k.ts";
 import { groupLength, lowerCapacity } from "./capacity.ts";
@@ -43,19 +44,23 @@ export function lowerRoute(lowering: Lowering, node: NodeOf<"route">): void {
     : undefined;
   const logits = node.inputs[0]!;
   const experts = lowering.placed.axes[expert]!.size;
+  const options: RouterOptions = {
+    name: `router_${experts}`,
+    experts,
+    rule,
+    tokens: tokenCount(lowering, tokens),
+    group: groupLength(lowering, node),
+    operands: node.params.operands.filter((name) =>
+      name !== "group" && name !== "random"
+    ),
+  };
+  const count = sizeOf(lowering, tokens);
+  const byLanes = lowering.options.tuning.wideRows === true &&
+    comparesExperts(options);
   addLaunch(
     lowering,
     node,
-    router({
-      name: `router_${experts}`,
-      experts,
-      rule,
-      tokens: tokenCount(lowering, tokens),
-      group: groupLength(lowering, node),
-      operands: node.params.operands.filter((name) =>
-        name !== "group" && name !== "random"
-      ),
-    }),
+    byLanes ? routerByLanes(options) : router(options),
     {
       bindings: {
         ...operands,
@@ -65,7 +70,7 @@ export function lowerRoute(lowering: Lowering, node: NodeOf<"route">): void {
         ...slot ? { slot } : {},
         ...first ? { first } : {},
       },
-      workgroups: elementwiseGrid(sizeOf(lowering, tokens)),
+      workgroups: byLanes ? rowsGrid(count) : elementwiseGrid(count),
     },
   );
   const results = { index, weight, ...slot ? { slot } : {} };

@@ -54,6 +54,7 @@ function rowParts(
     length: size,
     actual: dynamic ? length : undefined,
     bindings: scope.bindings,
+    wide: lowering.options.tuning.wideRows,
     load: (row, i) => loadFrom(scope, source, indexAt(row, i)),
     epilogue: (row, i, valueAt) => {
       const value = (at: At) => {

@@ -1,0 +1,202 @@
+/**
+ * Routers for wide devices: a workgroup per token and a lane per expert. The place of an expert is the number of better
+ * ones. Comparisons and counts are exact in any order, and sums have the order of `router`, so bits are equal.
+ */
+
+import {
+  chosenSoftmax,
+  divisorOf,
+  groupValue,
+  ROUTER_BINDINGS,
+  type RouterOptions,
+  scaled,
+  score,
+  storeFirst,
+  worth,
+} from "./router.ts";
+import type { Kernel, KernelText } from "./kernel.ts";
+import { GROUP_XY, kernelOf, wgsl } from "./kernel.ts";
+import { SUM_BLOCK } from "./pieces/blocked_sum.ts";
+
+/** Lanes of a workgroup of `routerByLanes`. */
+const LANES = 256;
+
+/** Whether experts are chosen by one comparison of their values. */
+export function comparesExperts(
+  { rule, operands = [] }: RouterOptions,
+): boolean {
+  return rule.choose === undefined && !operands.includes("noise") &&
+    rule.topK <= LANES / 2;
+}
+
+/** Chosen experts and their weights, as by `router`. Its grid is `rowsGrid(tokens)`. */
+export function routerByLanes(o: RouterOptions): Kernel {
+  const { experts, rule, tokens, operands = [] } = o;
+  const k = rule.topK;
+  const lanes = experts > LANES / 2 ? LANES : LANES / 2;
+  const each = (body: KernelText) =>
+    wgsl`for (var e = lane; e < ${experts}; e += ${lanes}) { ${body} }`;
+  const raw = operands.includes("weights")
+    ? wgsl`weights[choices_at + better]`
+    : score(rule, "e");
+  const counted = wgsl`
+    let other = worths[n];
+    if (other > value || (other == value && n < e)) { better++; }`;
+  const compared = wgsl`
+    let value = worths[e];
+    var better = 0u;
+    ${eachCandidate(o, counted)}
+    if (better < ${k}) {
+      best[better] = e;
+      raws[better] = ${raw};
+    }`;
+  const isKept = rule.expertGroups &&
+    wgsl`kept[e / ${experts / rule.expertGroups.count}] == 1`;
+  const padding = operands.includes("mask") && rule.capacity === undefined;
+  return kernelOf({
+    name: o.name,
+    workgroupSize: lanes,
+    bindings: ROUTER_BINDINGS,
+    body: wgsl`
+      var<workgroup> worths: array<f32, ${experts}>;
+      var<workgroup> best: array<u32, ${k}>;
+      var<workgroup> raws: array<f32, ${k}>;
+      let i = ${GROUP_XY};
+      if (i < ${tokens}) {
+        let row = i * ${experts};
+        let choices_at = i * ${k};
+        ${rule.score === "softmax" && softmaxByLanes(experts, each)}
+        ${each(wgsl`worths[e] = ${worth(o, "e")};`)}
+        // Of NaN values; the index stays in bounds.
+        if (lane < ${k}) { best[lane] = 0; raws[lane] = 0.0; }
+        workgroupBarrier();
+        ${keptGroups(o)}
+        ${each(isKept ? wgsl`if (${isKept}) { ${compared} }` : compared)}
+        workgroupBarrier();
+        if (lane < ${k}) {
+          var chosen = 0.0;
+          for (var j = 0u; j < ${k}; j++) { chosen += raws[j]; }
+          var share = raws[lane];
+          ${chosenSoftmax(o) && softmaxOfRaws(k)}
+          ${
+      rule.normalize === "chosen" &&
+      wgsl`share = share / (${divisorOf(rule, "chosen")});`
+    }
+          ${
+      padding && wgsl`
+          // Padding has no slot and no weight.
+          let is_padding = mask[i] == 0;
+          slot[choices_at + lane] = select(0i, -1, is_padding);`
+    }
+          index[choices_at + lane] = i32(best[lane]);
+          let of_share = ${scaled(rule, wgsl`share`)};
+          weight[choices_at + lane] = ${
+      padding ? wgsl`select(of_share, 0.0, is_padding)` : wgsl`of_share`
+    };
+          ${
+      rule.capacity?.prioritised &&
+      wgsl`if (lane == 0) { ${storeFirst(rule, wgsl`best[0]`)} }`
+    }
+        }
+      }`,
+  });
+}
+
+/** Executes `body` for each expert `n` that may be chosen. */
+function eachCandidate(
+  { experts, rule: { expertGroups } }: RouterOptions,
+  body: KernelText,
+): KernelText {
+  if (!expertGroups) {
+    return wgsl`for (var n = 0u; n < ${experts}; n++) { ${body} }`;
+  }
+  const size = experts / expertGroups.count;
+  return wgsl`
+    for (var g = 0u; g < ${expertGroups.count}; g++) {
+      if (kept[g] == 1) {
+        for (var n = g * ${size}; n < g * ${size} + ${size}; n++) { ${body} }
+      }
+    }`;
+}
+
+/** `top` and `total` as `softmaxOfAll` of `router`: a lane per block. */
+function softmaxByLanes(
+  experts: number,
+  each: (body: KernelText) => KernelText,
+): KernelText {
+  const blocks = Math.ceil(experts / SUM_BLOCK);
+  const ofBlock = (body: KernelText) =>
+    wgsl`
+    if (lane < ${blocks}) {
+      let end = min(lane * ${SUM_BLOCK} + ${SUM_BLOCK}, ${experts});
+      ${body}
+    }
+    workgroupBarrier();`;
+  return wgsl`
+    var<workgroup> blocks: array<f32, ${blocks}>;
+    ${each(wgsl`worths[e] = logits[row + e];`)}
+    workgroupBarrier();
+    ${
+    ofBlock(wgsl`
+      var block_top = worths[lane * ${SUM_BLOCK}];
+      for (var n = lane * ${SUM_BLOCK}; n < end; n++) { block_top = max(block_top, worths[n]); }
+      blocks[lane] = block_top;`)
+  }
+    var top = blocks[0];
+    for (var b = 1u; b < ${blocks}; b++) { top = max(top, blocks[b]); }
+    ${each(wgsl`worths[e] = exp(worths[e] - top);`)}
+    workgroupBarrier();
+    ${
+    ofBlock(wgsl`
+      var block = 0.0;
+      for (var n = lane * ${SUM_BLOCK}; n < end; n++) { block += worths[n]; }
+      blocks[lane] = block;`)
+  }
+    var total = 0.0;
+    for (var b = 0u; b < ${blocks}; b++) { total += blocks[b]; }`;
+}
+
+/** `kept[e]` becomes 1 for each kept group of experts, else 0: a lane per group. */
+function keptGroups(o: RouterOptions): KernelText | undefined {
+  if (o.rule.expertGroups === undefined) return undefined;
+  const { count, keep } = o.rule.expertGroups;
+  const { prepare, value } = groupValue(o, wgsl`worths[m]`);
+  const ofLane = (body: KernelText) =>
+    wgsl`
+    if (lane < ${count}) {
+      let e = lane;
+      ${body}
+    }
+    workgroupBarrier();`;
+  return wgsl`
+    var<workgroup> group_values: array<f32, ${count}>;
+    var<workgroup> kept: array<u32, ${count}>;
+    ${
+    ofLane(wgsl`
+      ${prepare}
+      group_values[e] = ${value};`)
+  }
+    ${
+    ofLane(wgsl`
+      let value = group_values[e];
+      var better = 0u;
+      for (var n = 0u; n < ${count}; n++) {
+        let other = group_values[n];
+        if (other > value || (other == value && n < e)) { better++; }
+      }
+      kept[e] = select(0u, 1, better < ${keep});`)
+  }`;
+}
+
+/** `share` becomes the softmax of the lane's choice, `chosen` the sum of all. */
+function softmaxOfRaws(k: number): KernelText {
+  return wgsl`
+    var top = raws[0];
+    for (var j = 1u; j < ${k}; j++) { top = max(top, raws[j]); }
+    chosen = 0.0;
+    for (var j = 0u; j < ${k}; j++) { chosen += exp(raws[j] - top); }
+    share = exp(share - top) / chosen;
+    var shares = 0.0;
+    for (var j = 0u; j < ${k}; j++) { shares += exp(raws[j] - top) / chosen; }
+    chosen = shares;`;
+}
