@@ -59,6 +59,7 @@ export interface Term {
   readonly k: string;
 }
 
+/** The only term of an iteration. */
 export const SINGLE: Term = { prefix: "", k: "k" };
 
 /** The products of an iteration. */
@@ -67,6 +68,7 @@ export function termsOf(o: Pick<MatmulOptions, "weights">): readonly Term[] {
   return count === 1 ? [SINGLE] : range(count).map(termAt);
 }
 
+/** Term `n` of several. */
 export function termAt(n: number): Term {
   return { prefix: n === 0 ? "" : `next${n}_`, k: `k_term${n}` };
 }
