@@ -279,6 +279,11 @@ export function searchFlags(command: Command): Command {
       ).argParser(oneOf("--objective", ["throughput", "latency", "memory"])),
     )
     .option(
+      "--max-step <ms>",
+      "Goal: maximum time of a step in ms, to the first token in prefill and between tokens in decode. Default: none.",
+      positive("--max-step", 1e9),
+    )
+    .option(
       "--ranks <n>",
       "Number of ranks. Default: all.",
       integer("--ranks", 1, MAX_RANKS),

@@ -24,6 +24,8 @@ export interface SearchTerms {
   readonly objective: Objective;
   readonly context: number;
   readonly experts: string;
+  /** Maximum seconds of a step. Default: none. */
+  readonly goal?: number;
   /** Storage type of trained parameters. Default: bf16. */
   readonly dtype?: string;
 }
@@ -37,11 +39,18 @@ export function formatSearch(searched: Searched, terms: SearchTerms): string {
   const [best] = found;
   const rest = found.slice(1, LISTED);
   return [
-    `${terms.phase} on '${terms.machine.name}', sequences of ${terms.context} positions, experts chosen ${terms.experts}, objective ${terms.objective}`,
+    `${terms.phase} on '${terms.machine.name}', sequences of ${terms.context} positions, experts chosen ${terms.experts}, objective ${terms.objective}${
+      terms.goal === undefined
+        ? ""
+        : `, steps of at most ${timeText(terms.goal)}`
+    }`,
     "",
     ...best
       ? [
         `best    ${configuration(best)}: ${best.why}`,
+        ...best.seconds > (terms.goal ?? Infinity)
+          ? ["        no configuration meets the goal"]
+          : [],
         ...advice(best, terms),
         ratesLine(best, terms),
       ]
@@ -160,7 +169,8 @@ function crossoverLines(
   { phase }: SearchTerms,
 ): string[] {
   if (!crossover || !best) return [];
-  const { replicas, experts, first, at, from, to, speed, load } = crossover;
+  const { replicas, experts, first, crossings, from, to, speed, load } =
+    crossover;
   const unit = phase === "decode" ? "sequences" : "tokens";
   const [size, other] = [replicas, experts].map(({ ep, tp }) => ep * tp);
   const names = {
@@ -174,7 +184,6 @@ function crossoverLines(
   const why = winner === "replicas"
     ? `exchanges of experts apart cost ${exchanged} of a device for each token, and the reading of weights that they save is worth ${saved}`
     : `experts apart save ${saved} of reading weights for each token, and exchanges cost ${exchanged}`;
-  const second = first === "replicas" ? "experts" : "replicas";
   const room = best.step.of.load;
   const apart = meshName(best.mesh) !== meshName(replicas);
   return [
@@ -193,18 +202,20 @@ function crossoverLines(
         }`,
       ]
       : [],
-    at === undefined
-      ? `crossover: none from ${from} to ${to} ${unit} a rank`
-      : `crossover: ${names[second]} is faster from ${at} ${unit} a rank on, ${
-        names[first]
-      } below`,
+    crossings.length === 0
+      ? `crossovers: none from ${from} to ${to} ${unit} a rank`
+      : `crossovers: ${names[first]} at ${from} ${unit} a rank${
+        crossings.map(({ at, to, because }) =>
+          `, ${names[to]} from ${at} on (${because})`
+        ).join("")
+      }`,
   ];
 }
 
 /** Returns the JSON document of `search --json`, which has more than the page. */
 export function searchDocument(
   { found, pareto, thrownOut, crossover, curve }: Searched,
-  { machine, phase, objective, context, experts }: SearchTerms,
+  { machine, phase, objective, context, experts, goal }: SearchTerms,
 ): SearchResult & { readonly [more: string]: unknown } {
   return {
     machine: machine.name,
@@ -212,6 +223,7 @@ export function searchDocument(
     objective,
     context,
     experts,
+    ...goal === undefined ? {} : { goal },
     found: found.map(documentOf),
     pareto: pareto.map(documentOf),
     thrownOut: thrownOut.map((one) => ({ name: meshName(one.mesh), ...one })),

@@ -45,7 +45,9 @@ export function formatSummary(summary: PlanSummary): string {
   const { predicted = {}, streamed, rollouts } = summary;
   const active = model.activeParameters === undefined
     ? ""
-    : `, ${countText(model.activeParameters, "B")} active`;
+    : `, ${
+      countText(model.activeParameters, "B")
+    } active (embeddings excluded)`;
   const stored = Object.entries(model.stored).map(([name, bytes]) =>
     Object.keys(model.stored).length === 1 ? name : `${name} ${sizeText(bytes)}`
   );

@@ -25,6 +25,9 @@ import { JsonError, parseJson } from "./parse_json.ts";
  */
 export type MachineCount = number;
 
+/** Dtypes of operands of matrix units. */
+export const MATRIX_DTYPES = ["bf16", "fp8", "fp4", "int8"] as const;
+
 /** Rates and overheads of a device. Times are seconds. */
 export interface MachineDevice {
   /** Display name. */
@@ -39,6 +42,10 @@ export interface MachineDevice {
   readonly reserve?: NonNegative;
   /** Multiply-adds per second in a matmul (half the FLOP/s). */
   readonly multiplyAdds: PositiveNumber;
+  /** Multiply-adds per second of its matrix units by dtype, from a data sheet. Plans do not use them. */
+  readonly matrix?: {
+    readonly [D in typeof MATRIX_DTYPES[number]]?: PositiveNumber;
+  };
   /** Other operations per second: arithmetic, loads and stores of kernels other than matmuls. */
   readonly operations: PositiveNumber;
   /** Bytes per second between memory and kernels. */

@@ -19,15 +19,24 @@ export function rateText(tokensPerSecond: number): string {
   } tokens/s`;
 }
 
-/** The rates that predict arithmetic and memory: `f32 arithmetic at 41.3 T multiply-adds/s, without matrix units, and memory at 1.01 TB/s`. */
+/**
+ * The rates that predict arithmetic and memory: `f32 arithmetic at 41.3 T multiply-adds/s, without matrix units (data sheet: bf16 82.6 T), and
+ * memory at 1.01 TB/s`.
+ */
 export function ratesText(
-  { multiplyAdds, bandwidth }: Pick<
+  { multiplyAdds, bandwidth, matrix = {} }: Pick<
     MachineDevice,
-    "multiplyAdds" | "bandwidth"
+    "multiplyAdds" | "bandwidth" | "matrix"
   >,
 ): string {
-  const [adds, bytes] = [multiplyAdds, bandwidth].map((rate) =>
-    Number((rate / 1e12).toPrecision(3))
+  const tera = (rate: number) => Number((rate / 1e12).toPrecision(3));
+  const rates = Object.entries(matrix).map(([dtype, rate]) =>
+    `${dtype} ${tera(rate)} T`
   );
-  return `f32 arithmetic at ${adds} T multiply-adds/s, without matrix units, and memory at ${bytes} TB/s`;
+  const sheet = rates.length === 0 ? "" : ` (data sheet: ${rates.join(", ")})`;
+  return `f32 arithmetic at ${
+    tera(multiplyAdds)
+  } T multiply-adds/s, without matrix units${sheet}, and memory at ${
+    tera(bandwidth)
+  } TB/s`;
 }

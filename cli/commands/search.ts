@@ -25,6 +25,8 @@ export interface SearchFlags extends ModelFlags {
   readonly target: string;
   readonly phase?: SearchPhase;
   readonly objective?: Objective;
+  /** Milliseconds. */
+  readonly maxStep?: number;
   readonly ranks?: number;
   readonly maxContext?: number;
   readonly experts?: string;
@@ -74,6 +76,7 @@ export async function searchCommand(
     files: io.files,
     context: flags.maxContext ?? Math.min(CONTEXT, decoder.maxPositions),
     experts: await expertLoad(io, flags.experts),
+    ...flags.maxStep === undefined ? {} : { goal: flags.maxStep / 1000 },
     compile: {
       ...dtype === undefined ? {} : { dtype },
       ...limits === undefined ? {} : { limits },

@@ -1,4 +1,4 @@
-/** Compares replicas with expert parallelism: the load from which the other one is faster. */
+/** Compares replicas with expert parallelism: the loads from which the other one is faster. */
 
 import {
   compileReplica,
@@ -7,9 +7,20 @@ import {
   stepReplica,
 } from "./evaluate.ts";
 import { type ReplicaMesh, replicaRanks } from "./meshes.ts";
+import type { Bottleneck } from "../../../spec/plan_summary.ts";
+import type { Parts, Prediction } from "../simulate/mod.ts";
 import type { Found } from "./found.ts";
 
-/** Two meshes with equal numbers of devices, and the load at which the other one becomes faster. */
+/** A load from which the other mesh is faster. */
+export interface Crossing {
+  readonly at: number;
+  /** The faster one from there on. */
+  readonly to: "replicas" | "experts";
+  /** Cause of time of which it needs less there, by the largest difference. */
+  readonly because: Bottleneck;
+}
+
+/** Two meshes with equal numbers of devices, and the loads at which the faster one changes. */
 export interface Crossover {
   /** The smallest replica, and the best one with more ranks for experts. */
   readonly replicas: ReplicaMesh;
@@ -19,8 +30,8 @@ export interface Crossover {
   readonly to: number;
   /** The faster one at `from`. */
   readonly first: "replicas" | "experts";
-  /** The load at which the other one becomes faster. Undefined: never. */
-  readonly at: number | undefined;
+  /** Ascending. */
+  readonly crossings: readonly Crossing[];
   /** The load of the smallest replica for `exchanged`, `saved` and `speed`. */
   readonly load: number;
   /** Seconds of a device per token: additional exchange time with sharded experts, and saved memory time. */
@@ -55,26 +66,30 @@ export async function findCrossover(
       : undefined;
   }
   const from = task.phase === "decode" ? 1 : Math.min(16, max);
-  const known = new Map<string, number>();
-  const each = (of: ReplicaPlan, load: number) => {
+  const known = new Map<string, Prediction>();
+  const stepAt = (of: ReplicaPlan, load: number) => {
     const key = `${of.ranks} ${load}`;
-    const seconds = known.get(key) ??
-      stepReplica(task, of, load).step.seconds / load;
-    known.set(key, seconds);
-    return seconds;
+    const step = known.get(key) ?? stepReplica(task, of, load).step;
+    known.set(key, step);
+    return step;
   };
-  const isFaster = (load: number) => each(a, load) <= each(b, load);
-  const first = isFaster(from);
-  const at = firstOther(isFaster, from, max);
+  const winner = (load: number) =>
+    stepAt(a, load).seconds <= stepAt(b, load).seconds ? "replicas" : "experts";
+  const crossings = changes(winner, from, max).map((at): Crossing => {
+    const to = winner(at);
+    const [x, y] = [stepAt(a, at).parts, stepAt(b, at).parts];
+    const [wins, loses] = to === "replicas" ? [x, y] : [y, x];
+    return { at, to, because: largestSaving(wins, loses) };
+  });
   const load = Math.min(max, Math.max(1, small.step.of.load));
-  const [x, y] = [a, b].map((of) => stepReplica(task, of, load).step);
+  const [x, y] = [a, b].map((of) => stepAt(of, load));
   return {
     replicas: small.mesh,
     experts: large.mesh,
     from,
     to: max,
-    first: first ? "replicas" : "experts",
-    at,
+    first: winner(from),
+    crossings,
     load,
     exchanged: (y!.parts.exchange - x!.parts.exchange) / load,
     saved: (x!.parts.memory - y!.parts.memory) / load,
@@ -82,19 +97,44 @@ export async function findCrossover(
   };
 }
 
-/** The smallest value at which `test` differs from `from`: by doubling, then by bisection. */
-function firstOther(
-  test: (value: number) => boolean,
+/** The cause of which one step spends less than another, by the largest difference. */
+function largestSaving(wins: Parts, loses: Parts): Bottleneck {
+  const parts = Object.keys(wins) as Bottleneck[];
+  return parts.reduce((best, part) =>
+    loses[part] - wins[part] > loses[best] - wins[best] ? part : best
+  );
+}
+
+/**
+ * The values at which `of` changes: between neighbours of 1, 2, 3, 4, 6, 8, 12, …, by bisection. Two changes between
+ * neighbours are not found.
+ */
+function changes<T>(
+  of: (value: number) => T,
   from: number,
   to: number,
-): number | undefined {
-  const first = test(from);
-  let [low, high] = [from, 2 * from];
-  while (high <= to && test(high) === first) [low, high] = [high, 2 * high];
-  if (high > to) return undefined;
+): number[] {
+  const found: number[] = [];
+  for (let low = from; low < to;) {
+    const power = 2 ** Math.floor(Math.log2(low));
+    const next = low < 2 || low >= 1.5 * power ? 2 * power : 1.5 * power;
+    const high = Math.min(to, next);
+    if (of(low) !== of(high)) found.push(changeBetween(of, low, high));
+    low = high;
+  }
+  return found;
+}
+
+/** The smallest value above `low` at which `of` has its value at `high`. */
+function changeBetween<T>(
+  of: (value: number) => T,
+  low: number,
+  high: number,
+): number {
+  const first = of(low);
   while (high - low > 1) {
     const middle = Math.floor((low + high) / 2);
-    if (test(middle) === first) low = middle;
+    if (of(middle) === first) low = middle;
     else high = middle;
   }
   return high;

@@ -54,6 +54,8 @@ export interface SearchTask {
   /** Positions per sequence. */
   readonly context: number;
   readonly experts?: ExpertLoad | undefined;
+  /** Maximum seconds of a step: to the first token in prefill, between tokens in decode. Default: none. */
+  readonly goal?: number | undefined;
   readonly compile: Pick<CompileRepresentativesOptions, "dtype" | "limits">;
 }
 

@@ -33,6 +33,9 @@ const MAX_LOAD = { decode: 512, prefill: 4096, train: 16 } as const;
 /** Loads that are tried besides the largest that fits, as fractions of it. */
 const PARTS = [1, 1 / 8];
 
+/** The same if steps have a maximum time. */
+const GOAL_PARTS = Array.from({ length: 13 }, (_, i) => 2 ** (-i / 2));
+
 /** Receive buffers for a nearly even load. */
 const BY_NEED: SearchStrategy = { chunks: 1, receiveRows: "1.25x" };
 
@@ -226,7 +229,9 @@ function isOther(
 /** Steps of several loads of one plan, and of a single sequence. */
 function stepsOf(task: SearchTask, plan: ReplicaPlan): ReplicaStep[] {
   const loads = new Set(
-    PARTS.map((part) => Math.floor(plan.load * part)).filter((n) => n > 0),
+    (task.goal === undefined ? PARTS : GOAL_PARTS).map((part) =>
+      Math.floor(plan.load * part)
+    ).filter((n) => n > 0),
   );
   const single = task.phase === "decode" ||
     task.phase === "prefill" && plan.mesh.ep * plan.load >= task.context;

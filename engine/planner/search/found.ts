@@ -50,9 +50,21 @@ export function foundOf(step: ReplicaStep, ranks: number): Found {
   };
 }
 
-/** Ties are resolved in favour of the smaller replica. */
+/** Whether a configuration exceeds a goal in seconds of a step. */
+export function misses(
+  { seconds }: Pick<Found, "seconds">,
+  goal = Infinity,
+): boolean {
+  return seconds > goal;
+}
+
+/**
+ * Configurations that meet the goal, in seconds of a step, come first. Ties are resolved in favour of the smaller
+ * replica.
+ */
 export function compareBy(
   objective: Objective,
+  goal?: number,
 ): (a: Found, b: Found) => number {
   const of: { readonly [O in Objective]: (found: Found) => number } = {
     throughput: ({ tokensPerSecond }) => -tokensPerSecond,
@@ -61,6 +73,7 @@ export function compareBy(
   };
   const next = objective === "throughput" ? of.latency : of.throughput;
   return (a, b) =>
+    Number(misses(a, goal)) - Number(misses(b, goal)) ||
     of[objective](a) - of[objective](b) || next(a) - next(b) ||
     replicaRanks(a.mesh) - replicaRanks(b.mesh);
 }

@@ -49,8 +49,8 @@ export function meshName(mesh: ReplicaMesh, replicas = 1): string {
 }
 
 /**
- * Powers of two for `ep` and `tp`, and all ranks as `ep`. `tp` stays within a host, and every rank has at least one
- * expert. `pp`: the number of stages. Default: 1.
+ * Powers of two for `ep` and `tp`, and other numbers that use all ranks or those of a host. `tp` stays within a host,
+ * and every rank has at least one expert. `pp`: the number of stages. Default: 1.
  */
 export function replicaMeshes(
   { ranks: all, host, experts, pp = 1 }: {
@@ -71,8 +71,13 @@ export function replicaMeshes(
       meshes.push({ ep, tp, ...stages });
     }
   }
-  if (max === ranks && !meshes.some(({ ep }) => ep === ranks)) {
-    meshes.push({ ep: ranks, tp: 1, ...stages });
+  for (const all of new Set([Math.min(host, ranks), ranks])) {
+    for (let tp = 1; tp <= Math.min(host, all) && all <= max; tp++) {
+      const ep = all / tp;
+      const known = meshes.some((mesh) => mesh.ep === ep && mesh.tp === tp);
+      if (host % tp !== 0 || !Number.isInteger(ep) || known) continue;
+      meshes.push({ ep, tp, ...stages });
+    }
   }
   return meshes;
 }

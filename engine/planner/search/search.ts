@@ -23,6 +23,7 @@ import {
   compareBy,
   type Found,
   foundOf,
+  misses,
   type Objective,
   paretoOf,
 } from "./found.ts";
@@ -65,7 +66,7 @@ export async function search(
   task: SearchTask,
   { objective, ranks: asked, curve = false }: SearchOptions,
 ): Promise<Searched> {
-  const { machine } = task;
+  const { machine, goal } = task;
   const placements = placeRanks(machine);
   const ranks = asked ?? placements.length;
   if (ranks > placements.length) {
@@ -107,7 +108,7 @@ export async function search(
   for (let pp = 2; pp <= ranks && !trains && steps.length === 0; pp *= 2) {
     await evaluate(replicaMeshes({ ...sizes, ranks: placements.length, pp }));
   }
-  const better = compareBy(objective);
+  const better = compareBy(objective, goal);
   const within = () =>
     steps.filter(({ of }) => of.ranks <= ranks)
       .map((step) => foundOf(step, ranks)).sort(better);
@@ -128,7 +129,10 @@ export async function search(
   const explained = (found: Found): Found => ({
     ...found,
     pareto: front.has(found),
-    why: best ? whySlower(found, best, machine) : "",
+    why: best
+      ? (misses(found, goal) ? "misses the goal; " : "") +
+        whySlower(found, best, machine)
+      : "",
   });
   return {
     found: bestOfMeshes(all).map(explained),
