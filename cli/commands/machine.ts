@@ -25,6 +25,12 @@ export interface MachineFlags extends DeviceFlags {
   readonly json?: boolean;
 }
 
+/** Milliseconds after which measurements are repeated less often, so that all take at most about 30 s. */
+const ENOUGH_MS = 15_000;
+
+/** Spread above which a machine is busy: the range of the middle half of the times over their median. */
+const NOISY = 0.5;
+
 /** Measures the machine, prints the result and saves it to a machine file. */
 export async function machineCommand(
   io: CliIo,
@@ -38,6 +44,7 @@ export async function machineCommand(
     }
     await joinAsRank(io, flags);
   }
+  const spreads = new Map<string, number>();
   const { first, world, measure, close } = await openMachineMeter({
     ...deviceOptions(io, flags),
     ...flags.ranks === undefined ? {} : { ranks: flags.ranks },
@@ -46,6 +53,10 @@ export async function machineCommand(
       : { repetitions: flags.repetitions },
     host: hostname(),
     now: io.now,
+    // Processes repeat equally often.
+    ...flags.devices === "mpi" ? {} : { deadline: io.now() + ENOUGH_MS },
+    onSpread: (what, spread) =>
+      spreads.set(what, Math.max(spread, spreads.get(what) ?? 0)),
   });
   const machine = await measure();
   if (first) {
@@ -53,7 +64,17 @@ export async function machineCommand(
     if (flags.out !== undefined) {
       await io.files.write(flags.out, [new TextEncoder().encode(text)]);
     }
-    await io.out(flags.json ? text : formatMachine(machine));
+    await io.out(flags.json ? text : formatMachine(machine, spreads));
+    const noisy = flags.repetitions === 1
+      ? []
+      : [...spreads].filter(([, spread]) => spread > NOISY);
+    if (noisy.length > 0) {
+      io.err(
+        `the machine is busy: times vary by ${
+          spreadsText(noisy)
+        }. Measure again when it is idle`,
+      );
+    }
   }
   await close();
   await world?.finish();
@@ -63,7 +84,17 @@ export async function machineCommand(
   return 0;
 }
 
-function formatMachine(machine: Machine): string {
+/** `12 % (memory), 8 % (matmul)` */
+function spreadsText(spreads: Iterable<readonly [string, number]>): string {
+  return [...spreads].map(([what, spread]) =>
+    `${Math.round(100 * spread)} % (${what})`
+  ).join(", ");
+}
+
+function formatMachine(
+  machine: Machine,
+  spreads: ReadonlyMap<string, number>,
+): string {
   const placements = placeRanks(machine);
   const { measured } = machine;
   const matrix = (title: string, cell: (a: number, b: number) => string) => [
@@ -101,6 +132,8 @@ function formatMachine(machine: Machine): string {
       ],
       ...Object.entries(machine.devices).map(deviceRow),
     ]),
+    "",
+    `spread of the middle half of the times: ${spreadsText(spreads)}`,
     ...measured
       ? [
         ...matrix(

@@ -11,10 +11,11 @@ import { computerOf } from "../../tuning.ts";
 import { openDiskMeter } from "./measure_disk.ts";
 import { type MemoryRates, openMemoryMeter } from "./measure_memory.ts";
 import {
+  isRepeated,
   type MeasureOptions,
-  median,
   type Meter,
   REPETITIONS,
+  reportedMedian,
   warmUpFor,
 } from "./meter.ts";
 import {
@@ -93,17 +94,19 @@ export async function openDeviceMeter(
     ];
     const operations = await open(operationsModel(2));
     const experts = await open(expertsModel());
+    const busy = { tokens: BUSY_TOKENS, sequences: BUSY_TOKENS };
+    const reading = await openReading(open, short);
     const steps: Step[] = [
-      [short, { tokens: BUSY_TOKENS, sequences: BUSY_TOKENS }],
-      [middle, { tokens: BUSY_TOKENS, sequences: BUSY_TOKENS }],
-      [middle, { tokens: 1 }],
-      [long, { tokens: 1 }],
-      [operations, await longEnough(operations)],
-      [experts, await longEnough(experts)],
-      [await openReading(open, short), { tokens: READING_TOKENS }],
+      [short, busy, "launches"],
+      [middle, busy, "launches"],
+      [middle, { tokens: 1 }, "launches"],
+      [long, { tokens: 1 }, "launches"],
+      [operations, await longEnough(operations), "other operations"],
+      [experts, await longEnough(experts), "matmul"],
+      [reading, { tokens: READING_TOKENS }, "weights"],
       ...[0, SEQUENCE - 1].map((past): Step => {
         const workload = { tokens: ATTENDING, sequences: ATTENDING, past };
-        return [operations, workload];
+        return [operations, workload, "attention"];
       }),
       // On a software adapter a workgroup has a core to itself.
       ...computerOf(selected) === "software"
@@ -217,7 +220,11 @@ function workgroupsOf(narrow: SmallModel): Step[] {
   const tokens = tokensOfAWorkgroup(narrow.plan);
   const some = Math.max(4, Math.min(16, 512 / tokens));
   const many = Math.max(1024, 4 * some * tokens);
-  return [tokens, some * tokens, many].map((n) => [narrow, { tokens: n }]);
+  return [tokens, some * tokens, many].map((n) => [
+    narrow,
+    { tokens: n },
+    "matmul",
+  ]);
 }
 
 /** Maximum number of tokens for which a narrow matmul is one workgroup. */
@@ -251,8 +258,8 @@ async function openReading(
   return model!;
 }
 
-/** A model and its inputs. */
-type Step = readonly [SmallModel, StepInputs];
+/** A model, its inputs, and what it measures. */
+type Step = readonly [SmallModel, StepInputs, what: string];
 
 /** A step that was repeated. */
 interface Measured {
@@ -277,21 +284,23 @@ async function longEnough(model: SmallModel): Promise<StepInputs> {
 
 async function warmUp(
   steps: readonly Step[],
-  { repetitions = REPETITIONS }: MeasureOptions,
+  { now, deadline = Infinity, repetitions = REPETITIONS }: MeasureOptions,
 ): Promise<void> {
   const seconds = warmUpFor(WARM_UP, repetitions);
   for (const [model, inputs] of steps) {
-    for (let spent = 0; spent < seconds;) spent += await model.step(inputs);
+    for (let spent = 0; spent < seconds && now() < deadline;) {
+      spent += await model.step(inputs);
+    }
   }
 }
 
 /** Median times of steps in seconds, interleaved so that noise affects all of them. */
 async function interleaved(
   steps: readonly Step[],
-  { repetitions = REPETITIONS }: MeasureOptions,
+  options: MeasureOptions,
 ): Promise<number[]> {
   const times = steps.map((): number[] => []);
-  for (let i = 0; i < repetitions; i++) {
+  for (let i = 0; isRepeated(i, options); i++) {
     for (const [n, [model, inputs]] of steps.entries()) {
       // Memory that was idle is slow at first.
       await model.step(inputs);
@@ -302,5 +311,5 @@ async function interleaved(
       }
     }
   }
-  return times.map(median);
+  return times.map((all, n) => reportedMedian(all, steps[n]![2], options));
 }

@@ -7,10 +7,10 @@ import { invariant } from "../../../spec/errors.ts";
 import { load, store, u32 } from "../../../spec/kernel/build.ts";
 import type { Kernel } from "../../../spec/kernel/tree.ts";
 import {
+  isRepeated,
   type MeasureOptions,
-  median,
   type Meter,
-  REPETITIONS,
+  reportedMedian,
 } from "./meter.ts";
 
 /** Bytes of an expert, their number in the file, and the number of them in memory. */
@@ -34,8 +34,9 @@ export const READ_EXPERTS: Kernel = {
  * the folder accepts no file of this size, or the system cannot stream it.
  */
 export async function openDiskMeter(
-  { now, repetitions = REPETITIONS }: MeasureOptions,
+  options: MeasureOptions,
 ): Promise<Meter<number> | undefined> {
+  const { now } = options;
   const file = await scratchFile(BYTES, EXPERTS);
   if (file === undefined) return undefined;
   const { name, descriptor } = file;
@@ -81,8 +82,8 @@ export async function openDiskMeter(
   return {
     measure: async () => {
       const rates: number[] = [];
-      for (let i = 0; i < repetitions; i++) rates.push(await rate());
-      return median(rates);
+      while (isRepeated(rates.length, options)) rates.push(await rate());
+      return reportedMedian(rates, "disk", options);
     },
     close,
   };

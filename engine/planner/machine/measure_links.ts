@@ -17,6 +17,7 @@ import {
   median,
   type Meter,
   REPETITIONS,
+  reportedMedian,
   warmUpFor,
 } from "./meter.ts";
 import { exchangeModel, EXPERTS_OF_RANK } from "./models.ts";
@@ -90,9 +91,10 @@ export interface LinkMeter extends Meter<LinkTimes> {
 export async function openLinkMeter(
   selected: SelectedDevices,
   ranks: number,
-  { now, repetitions = REPETITIONS }: MeasureOptions,
+  options: MeasureOptions,
 ): Promise<LinkMeter> {
   const { world } = selected;
+  const { now, repetitions = REPETITIONS } = options;
   const max = Math.max(2, Math.floor(ALL_ROWS / ranks ** 2));
   const rows = forSizes((size) => Math.min(ROWS[size], max));
   const plan = await compile(exchangeModel(ranks, rows.many), {
@@ -138,7 +140,9 @@ export async function openLinkMeter(
       await bound.idle();
       if (i >= 0) seconds.push((now() - start) / 1000 / together);
     }
-    return median(seconds);
+    return times > 1
+      ? reportedMedian(seconds, "exchanges", options)
+      : median(seconds);
   }
 
   /** The seconds of an exchange in which rank `from` sends `count(from, to)` rows to rank `to`. */

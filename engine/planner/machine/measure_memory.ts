@@ -4,10 +4,10 @@ import { compile } from "../../../compiler/mod.ts";
 import type { MachineDevice } from "../../../spec/machine.ts";
 import type { SelectedDevices } from "../../devices.ts";
 import {
+  isRepeated,
   type MeasureOptions,
-  median,
   type Meter,
-  REPETITIONS,
+  reportedMedian,
 } from "./meter.ts";
 import { chainModel } from "./models.ts";
 
@@ -23,8 +23,9 @@ export type MemoryRates = Pick<MachineDevice, "name" | "bandwidth" | "cache">;
  */
 export async function openMemoryMeter(
   selected: SelectedDevices,
-  { now, repetitions = REPETITIONS }: MeasureOptions,
+  options: MeasureOptions,
 ): Promise<Meter<MemoryRates>> {
+  const { now } = options;
   const plan = await compile(chainModel(1), { limits: selected.limits });
   const { devices: [opened], close } = await selected.open(plan);
   const device = opened!;
@@ -46,9 +47,9 @@ export async function openMemoryMeter(
       const rates: number[] = [];
       for (const bytes of COPIES) {
         const times: number[] = [];
-        for (let i = 0; i < repetitions; i++) times.push(await copy(bytes));
+        while (isRepeated(times.length, options)) times.push(await copy(bytes));
         // Every byte is read and written.
-        rates.push(2 * longest / median(times));
+        rates.push(2 * longest / reportedMedian(times, "memory", options));
       }
       const bandwidth = rates.at(-1)!;
       const cached = rates.findLastIndex((rate) => rate > 1.5 * bandwidth);

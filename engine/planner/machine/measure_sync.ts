@@ -4,6 +4,7 @@ import type { Machine } from "../../../spec/machine.ts";
 import { simulate } from "../simulate/mod.ts";
 import type { SelectedDevices } from "../../devices.ts";
 import {
+  isRepeated,
   type MeasureOptions,
   median,
   type Meter,
@@ -55,7 +56,7 @@ export async function openSyncMeter(
   return {
     measure: async () => {
       const differences: number[] = [];
-      for (let i = 0; i < PAIRS * repetitions; i++) {
+      for (let i = 0; isRepeated(Math.floor(i / PAIRS), options); i++) {
         // Consecutive, so that noise affects both.
         const seconds = await few.step(inputs);
         differences.push(await many.step(inputs) - seconds);

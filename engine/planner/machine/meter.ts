@@ -11,6 +11,35 @@ export interface MeasureOptions {
   readonly now: () => number;
   /** Repetitions of each measurement; the median counts. Default: `REPETITIONS`. */
   readonly repetitions?: number;
+  /** Time of `now` after which measurements are repeated only `FEWEST` times. Default: none. */
+  readonly deadline?: number;
+  /** Receives the spread of the times of a measurement: the range of their middle half, or of few times, over their median. */
+  readonly onSpread?: (what: string, spread: number) => void;
+}
+
+/** Repetitions after the deadline. */
+const FEWEST = 3;
+
+/** Whether a measurement is repeated, after `done` repetitions. */
+export function isRepeated(
+  done: number,
+  { now, deadline = Infinity, repetitions = REPETITIONS }: MeasureOptions,
+): boolean {
+  return done <
+    (now() < deadline ? repetitions : Math.min(FEWEST, repetitions));
+}
+
+/** The median of times, whose spread is reported. */
+export function reportedMedian(
+  times: readonly number[],
+  what: string,
+  { onSpread }: Pick<MeasureOptions, "onSpread">,
+): number {
+  const sorted = [...times].sort((a, b) => a - b);
+  const outside = Math.floor(sorted.length / 4);
+  const middle = sorted.slice(outside, sorted.length - outside);
+  onSpread?.(what, (middle.at(-1)! - middle[0]!) / median(times));
+  return median(times);
 }
 
 /** Warm-up proportional to the number of repetitions. */
