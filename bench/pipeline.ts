@@ -1,7 +1,7 @@
 /**
  * The bubble of pipeline schedules on four processes of every installed MPI, against that of the plan. Kernels are
  * replaced by waits of their predicted times, so that processes need no core each. Flags: `--micro-batches N` (default
- * 8), `--ms N` (the mean time of a stage per micro-batch, default 2000), `--out FILE` (JSON).
+ * 8), `--ms N` (the mean time of a stage per micro-batch, default 8000), `--out FILE` (JSON).
  */
 
 import { spawnSync } from "node:child_process";
@@ -18,7 +18,7 @@ import type { MeasuredBubble } from "./pipeline/rank.ts";
 const flags = parseArgs({
   options: {
     "micro-batches": { type: "string", default: "8" },
-    ms: { type: "string", default: "2000" },
+    ms: { type: "string", default: "8000" },
     out: { type: "string" },
   },
 }).values;
@@ -50,18 +50,21 @@ for (const { name, command, family, skip } of LAUNCHERS) {
   for (const [i, one] of found.entries()) {
     const schedule = SCHEDULE_NAMES[i]!;
     rows.push({ mpi: name, schedule, ...one });
-    const { measured, planned, equal } = one;
+    const { measured, predicted, planned, equal } = one;
     const percent = (part: number) => `${(100 * part).toFixed(1)} %`;
     console.log(
-      `${name}, ${schedule}: measured ${percent(measured)}, planned ${
-        percent(planned)
-      }, of equal stages ${percent(equal)}; measured / planned ${
-        (measured / planned).toFixed(2)
-      }`,
+      `${name}, ${schedule}: measured ${percent(measured)}, predicted ${
+        percent(predicted)
+      }, planned ${percent(planned)}, of equal stages ${percent(equal)}`,
     );
   }
 }
 if (flags.out !== undefined) {
-  const result = { machine: machine(), ...flags, rows };
+  const result = {
+    machine: machine(),
+    microBatches: Number(flags["micro-batches"]),
+    ms: Number(flags.ms),
+    rows,
+  };
   writeFileSync(flags.out, `${JSON.stringify(result, undefined, 2)}\n`);
 }

@@ -25,6 +25,9 @@ import { backwardWork, chain } from "../../test/helpers/stages.ts";
 /** Bubbles of a schedule: waiting time relative to working time. */
 export interface MeasuredBubble {
   readonly measured: number;
+  /** Of the predicted times, if transfers take no time. */
+  readonly predicted: number;
+  /** Of the plan, by multiply-adds. */
   readonly planned: number;
   /** The bubble of equal stages. */
   readonly equal: number;
@@ -126,10 +129,12 @@ async function measure(pipeline: ScheduleName): Promise<MeasuredBubble> {
   const start = performance.now();
   await run();
   const ends = await world.gatherTexts(String(end() - start), wait);
-  const all = 4 * Math.max(...ends.map(Number));
-  const worked = scale * busy;
+  const bubble = (end: number) => (4 * end - busy) / busy;
   return {
-    measured: (all - worked) / worked,
+    measured: bubble(Math.max(...ends.map(Number)) / scale),
+    predicted: bubble(
+      Math.max(...work.map(({ start, seconds }) => start + seconds)),
+    ),
     planned: plan.pipeline!.bubble,
     equal: idealBubble(pipeline, { stages: 4, microBatches: Number(micro) }),
   };

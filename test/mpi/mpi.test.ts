@@ -35,6 +35,7 @@ import {
 import type { RankCase } from "../helpers/run_rank.ts";
 import { repositoryFile } from "../helpers/sessions.ts";
 
+const QWEN3_NEXT = checkpointFolder("qwen3next-16e");
 const MIXTRAL = checkpointFolder("mixtral-6e");
 const DEEPSEEK = checkpointFolder("deepseekv3-16e");
 const GRANITE = checkpointFolder("granitemoe-8e");
@@ -135,6 +136,13 @@ const CASES: readonly Case[] = [
     inputs: file("ids"),
     launched: [],
     together: ["dp=2", "ep=4", "pp=4", "pp=2,tp=2"],
+  },
+  {
+    name: "recurrent layers",
+    model: QWEN3_NEXT,
+    inputs: file("ids"),
+    launched: [],
+    together: ["pp=2"],
   },
   {
     name: "six experts",
@@ -309,7 +317,10 @@ for (const launcher of LAUNCHERS) {
       one.together.filter((mesh) => ranksOf(mesh) === ranks)
         .map((mesh) => ({ one, mesh }))
     );
-    const mine = alternating(cases, launcher);
+    // Sends between stages are tested here only, so on both.
+    const staged = cases.filter(({ mesh }) => mesh.includes("pp="));
+    const others = cases.filter((one) => !staged.includes(one));
+    const mine = [...staged, ...alternating(others, launcher)];
     if (ranks === 8 && mine.length === 0) continue;
     t.test(
       `${name}: models on ${ranks} ranks give the bytes of a shared device`,
