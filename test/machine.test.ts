@@ -9,6 +9,7 @@ import {
   exchangeWorks,
 } from "../engine/planner/machine/exchange_rates.ts";
 import { forSizes } from "../engine/planner/machine/measure_links.ts";
+import { isRepeated, reportedMedian } from "../engine/planner/machine/meter.ts";
 import { exchangeModel } from "../engine/planner/machine/models.ts";
 import { launchSeconds } from "../engine/planner/simulate/device_time.ts";
 import { exchangeSeconds } from "../engine/planner/simulate/exchange_time.ts";
@@ -253,5 +254,21 @@ t.test("a matmul takes its multiply-adds and its bytes", async (t) => {
   t.throws(() => simulate(plan, machineOf({}), { tokens: 257 }), {
     message: /a step of 257 tokens: the plan allows at most 256/,
   });
+  t.end();
+});
+
+t.test("measurements are repeated less often after the deadline, and report their spread", (t) => {
+  const repeated = (done: number, now: number) =>
+    isRepeated(done, { now: () => now, deadline: 10 });
+  t.strictSame(
+    [repeated(2, 11), repeated(3, 11), repeated(8, 9), repeated(9, 9)],
+    [true, false, true, false],
+  );
+  const spreads: (readonly [string, number])[] = [];
+  const onSpread = (what: string, spread: number) =>
+    spreads.push([what, spread]);
+  t.equal(reportedMedian([4, 2, 3], "few", { onSpread }), 3);
+  t.equal(reportedMedian([1, 9, 4, 5, 4, 3, 4, 99], "all", { onSpread }), 4);
+  t.strictSame(spreads, [["few", 2 / 3], ["all", 1 / 4]]);
   t.end();
 });
