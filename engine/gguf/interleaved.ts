@@ -20,35 +20,46 @@ export function interleavedRow(row: number, width: number): number {
   return row - at + (at >> 1) + (at & 1) * width / 2;
 }
 
+/** Place and shape of the bytes of a tensor. */
+export type Stored = Pick<TensorEntry, "source" | "offset" | "bytes" | "shape">;
+
+/** Some rows of a tensor and the bytes of a row. */
+interface Rows {
+  readonly begin: number;
+  readonly end: number;
+  readonly rowBytes: number;
+}
+
+/** A tensor with other bytes of the same length. `read` returns those of some rows. */
+export function withRead<T extends Stored>(
+  tensor: T,
+  read: (rows: Rows) => Promise<Uint8Array>,
+): T {
+  const [rows = 1] = tensor.shape;
+  const rowBytes = tensor.bytes / rows;
+  const source = rowSource(tensor.source.name, {
+    rows,
+    rowBytes,
+    read: (begin, end) => read({ begin, end, rowBytes }),
+  });
+  return { ...tensor, offset: 0, source };
+}
+
 /** Reorders the rows of a tensor: row `row` is its row `rowOf(row)`. */
-export function withRows<
-  T extends Pick<TensorEntry, "source" | "offset" | "bytes" | "shape">,
->(
+export function withRows<T extends Stored>(
   tensor: T,
   rowOf: (row: number) => number,
 ): T {
-  const { source, offset, bytes, shape } = tensor;
-  const [rows = 1] = shape;
-  const rowBytes = bytes / rows;
-  return {
-    ...tensor,
-    offset: 0,
-    source: rowSource(source.name, {
-      rows,
-      rowBytes,
-      read: async (begin, end) => {
-        const read = new Uint8Array((end - begin) * rowBytes);
-        for (let row = begin; row < end; row++) {
-          const from = offset + rowOf(row) * rowBytes;
-          read.set(
-            await readExactly(source, from, rowBytes),
-            (row - begin) * rowBytes,
-          );
-        }
-        return read;
-      },
-    }),
-  };
+  const { source, offset } = tensor;
+  return withRead(tensor, async ({ begin, end, rowBytes }) => {
+    const read = new Uint8Array((end - begin) * rowBytes);
+    for (let row = begin; row < end; row++) {
+      const from = offset + rowOf(row) * rowBytes;
+      const bytes = await readExactly(source, from, rowBytes);
+      read.set(bytes, (row - begin) * rowBytes);
+    }
+    return read;
+  });
 }
 
 /** Returns a checkpoint tensor with its rows in the order of a file with adjacent pairs. */

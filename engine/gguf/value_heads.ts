@@ -4,9 +4,7 @@
  */
 
 import { readExactly } from "../../runtime/file_source.ts";
-import type { TensorEntry } from "../../runtime/mod.ts";
-import { rowSource } from "../encodings/matrix.ts";
-import { withRows } from "./interleaved.ts";
+import { type Stored, withRead, withRows } from "./interleaved.ts";
 
 /** Sizes of a gated delta net. */
 export interface ValueHeads {
@@ -36,9 +34,7 @@ export function groupedHead(head: number, of: ValueHeads): number {
 }
 
 /** Returns a tensor whose value heads are those at `headOf` of a tensor. `unit`: the bytes of a head in a row. */
-export function withHeads<
-  T extends Pick<TensorEntry, "source" | "offset" | "bytes" | "shape">,
->(
+export function withHeads<T extends Stored>(
   tensor: T,
   headOf: (head: number, of: ValueHeads) => number,
   { tiled, heads, unit }: {
@@ -65,35 +61,22 @@ export function withHeads<
 }
 
 /** Returns a matrix whose unit i of each row is unit `order[i]`, of `unit` bytes each. */
-function withUnits<
-  T extends Pick<TensorEntry, "source" | "offset" | "bytes" | "shape">,
->(tensor: T, order: readonly number[], unit: number): T {
-  const { source, offset, bytes, shape } = tensor;
-  const [rows = 1] = shape;
-  const rowBytes = bytes / rows;
-  return {
-    ...tensor,
-    offset: 0,
-    source: rowSource(source.name, {
-      rows,
-      rowBytes,
-      read: async (begin, end) => {
-        const from = await readExactly(
-          source,
-          offset + begin * rowBytes,
-          (end - begin) * rowBytes,
-        );
-        const to = new Uint8Array(from.length);
-        for (let row = 0; row < from.length; row += rowBytes) {
-          order.forEach((at, i) =>
-            to.set(
-              from.subarray(row + at * unit, row + (at + 1) * unit),
-              row + i * unit,
-            )
-          );
-        }
-        return to;
-      },
-    }),
-  };
+function withUnits<T extends Stored>(
+  tensor: T,
+  order: readonly number[],
+  unit: number,
+): T {
+  const { source, offset } = tensor;
+  return withRead(tensor, async ({ begin, end, rowBytes }) => {
+    const first = offset + begin * rowBytes;
+    const from = await readExactly(source, first, (end - begin) * rowBytes);
+    const to = new Uint8Array(from.length);
+    for (let row = 0; row < from.length; row += rowBytes) {
+      order.forEach((at, i) => {
+        const start = row + at * unit;
+        to.set(from.subarray(start, start + unit), row + i * unit);
+      });
+    }
+    return to;
+  });
 }
