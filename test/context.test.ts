@@ -4,11 +4,21 @@ import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import t from "tap";
-import { type PlanOptions, runOpened } from "../engine/mod.ts";
+import {
+  loadTarget,
+  type PlanOptions,
+  planSummary,
+  runOpened,
+} from "../engine/mod.ts";
+import { search } from "../engine/planner/search/mod.ts";
+import { parseMachine } from "../spec/machine.ts";
 import { verifyPlan } from "../spec/mod.ts";
 import { onRank, type Plan, type Step } from "../spec/plan/plan.ts";
+import { viewPlan } from "../view/plan_view.ts";
+import { trafficOf } from "../view/traffic.ts";
 import {
   checkpointFolder,
+  files,
   loadCheckpoint,
   padBatch,
   planOn,
@@ -21,6 +31,7 @@ import {
   writeRaw,
 } from "./helpers/cli.ts";
 import { bytesOf } from "./helpers/run_bytes.ts";
+import { repositoryFile } from "./helpers/sessions.ts";
 
 /** Tokens of a prompt of this length. */
 function promptOf(length: number, seed = 0): number[] {
@@ -246,4 +257,56 @@ t.test("a plan without, with twice or with swapped transfers", async (t) => {
       of!.bindings = first!.bindings;
     });
   }
+});
+
+t.test("the page shows the transfers of a layer", async (t) => {
+  const plan = await planOf("granitemoe-8e", "cp=4");
+  const view = viewPlan(plan, planSummary(plan));
+  const [program] = view.programs;
+  const section = program!.sections.find(({ layers }) => layers.length > 0)!;
+  const sends = trafficOf(view, program!, section)
+    .filter(({ name }) => name === "send");
+  const ranks = [0, 1, 2, 3];
+  const bytes = ranks.flatMap((a) =>
+    ranks.flatMap((b) => sends.map(({ between }) => between(a, b)))
+  ).reduce((a, b) => a + b, 0);
+  const { token, head, headDim } = plan.axes;
+  t.equal(
+    bytes,
+    2 * 3 * 4 * token!.size * head!.size * (headDim!.size + 2),
+  );
+});
+
+t.test("a context that fits in no other way is searched with cp", async (t) => {
+  const target = await loadTarget(
+    repositoryFile("test/references/configs/deepseek-v2-lite.json"),
+    files,
+    { withoutWeights: true },
+  );
+  if (target.kind === "plan") return t.fail("a configuration is no plan");
+  const file = repositoryFile("machines/4x24gb.json");
+  const machine = parseMachine(readFileSync(file, "utf8"), file);
+  const { found, thrownOut } = await search({
+    target,
+    files,
+    // A device per host, so that tp is not used.
+    machine: {
+      ...machine,
+      devices: { gpu: { ...machine.devices["gpu"]!, memory: 18e9 } },
+      hosts: [{
+        ...machine.hosts[0]!,
+        devices: [{ kind: "gpu", count: 1 }],
+        count: 4,
+      }],
+      links: { ...machine.links, otherHost: machine.links.sameHost! },
+    },
+    phase: "decode",
+    context: 131072,
+    compile: {},
+  }, { objective: "latency" });
+  t.ok(thrownOut.some(({ mesh: { pp, cp } }) => pp === undefined && !cp));
+  t.strictSame(
+    new Set(found.flatMap(({ mesh }) => Object.keys(mesh))),
+    new Set(["ep", "tp", "pp", "cp"]),
+  );
 });

@@ -1,6 +1,10 @@
 /** The data flow of some steps as a graph: the values that they read and write, with axes and shardings. */
 
-import { onRank, type PlanBuffer } from "../spec/plan/plan.ts";
+import {
+  type CollectiveStep,
+  onRank,
+  type PlanBuffer,
+} from "../spec/plan/plan.ts";
 import { sizeText } from "../spec/size_text.ts";
 import { typeText } from "../spec/text/parts.ts";
 import { isCollective } from "../spec/plan/members.ts";
@@ -64,6 +68,13 @@ export interface FlowOptions {
   readonly tables: boolean;
 }
 
+/** Names of collectives. */
+const COLLECTIVES: { readonly [O in CollectiveStep["op"]]: string } = {
+  allToAll: "all-to-all",
+  allGather: "all-gather",
+  send: "send",
+};
+
 /** Maximum number of steps in a graph. */
 export const MAX_STEPS = 120;
 
@@ -104,9 +115,9 @@ export function flowOf(
       role: program.roles[index]!,
       name: nameOfStep(at),
       how: isCollective(step)
-        ? `${step.op === "allToAll" ? "all-to-all" : "all-gather"} over ${
-          step.over.join(", ")
-        }${bytes === undefined ? "" : `, ${sizeText(Math.round(bytes))}`}`
+        ? `${COLLECTIVES[step.op]} over ${step.over.join(", ")}${
+          bytes === undefined ? "" : `, ${sizeText(Math.round(bytes))}`
+        }`
         : step.op === "launch"
         ? shortened(step.kernel, LONGEST)
         : step.op,

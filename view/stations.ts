@@ -78,12 +78,20 @@ function stationOf(
     };
   }
   const count = steps.length;
+  const sends = steps.flatMap(({ step }) =>
+    step.op === "send" ? step.over : []
+  );
   return {
     ...base,
     kind: "station",
     over: [],
     title: titleOf(role, steps, section),
-    details: [count === 1 ? "1 step" : `${count} steps`],
+    details: [
+      count === 1 ? "1 step" : `${count} steps`,
+      ...sends.length > 0
+        ? [`${sends.length} sent over ${[...new Set(sends)].join(", ")}`]
+        : [],
+    ],
   };
 }
 

@@ -9,7 +9,13 @@ import {
 } from "../spec/plan/exchanges.ts";
 import { LINK_CLASSES, type LinkClass, linkClass } from "../spec/machine.ts";
 import { groupRanks, groupSizeOf } from "../spec/mesh.ts";
-import type { AllGatherStep, Plan, StepPart } from "../spec/plan/plan.ts";
+import { executes, membersOf } from "../spec/plan/members.ts";
+import type {
+  AllGatherStep,
+  Plan,
+  SendStep,
+  StepPart,
+} from "../spec/plan/plan.ts";
 import type { StepFacts } from "../spec/plan/facts.ts";
 import type { HostPlacement } from "./page_data.ts";
 import { type PlanView, type ProgramView, stepsOf } from "./plan_view.ts";
@@ -47,6 +53,7 @@ export function trafficOf(
   return stepsOf(program.steps, section).flatMap((at): Traffic[] => {
     const { step, index } = at;
     if (step.op === "allGather") return [gathered(plan, at, step)];
+    if (step.op === "send") return [sentTo(plan, at, step)];
     const exchange = expected.get(index);
     return exchange ? [exchanged(plan, at, exchange)] : [];
   });
@@ -85,8 +92,7 @@ function exchanged(
 
 function gathered(plan: Plan, at: StepFacts, step: AllGatherStep): Traffic {
   const { over, bytes, rows, blocks } = step;
-  const axis = rows && plan.axes[rows.axis];
-  const count = axis ? axis.size / groupSizeOf(plan.mesh, axis.over ?? []) : 1;
+  const { count, max } = timesOf(plan, step);
   const others = groupSizeOf(plan.mesh, over) - 1;
   const joined = joinedBy(plan, over);
   return {
@@ -100,8 +106,38 @@ function gathered(plan: Plan, at: StepFacts, step: AllGatherStep): Traffic {
     perToken: rows ? bytes * others : undefined,
     tokens: rows?.axis,
     perRank: bytes * count * others,
-    worstPair: bytes * (axis ? axis.size : 1),
+    worstPair: bytes * max,
     between: (from, to) => joined(from, to) ? bytes * count : 0,
+  };
+}
+
+/** Rows of a rank in an even distribution, and at most; 1 for a step that sends no rows. */
+function timesOf(
+  plan: Plan,
+  { rows }: Pick<AllGatherStep, "rows">,
+): { readonly count: number; readonly max: number } {
+  if (!rows) return { count: 1, max: 1 };
+  const { size, over = [] } = plan.axes[rows.axis]!;
+  return { count: size / groupSizeOf(plan.mesh, over), max: size };
+}
+
+function sentTo(plan: Plan, at: StepFacts, step: SendStep): Traffic {
+  const { over, bytes, rows } = step;
+  const { count, max } = timesOf(plan, step);
+  const sends = (from: number, to: number) => {
+    const [source, destination] = membersOf(plan.mesh, from, step);
+    return executes(plan.mesh, from, step) && source === from &&
+      destination === to;
+  };
+  return {
+    at,
+    over,
+    name: "send",
+    perToken: rows && bytes,
+    tokens: rows?.axis,
+    perRank: bytes * count,
+    worstPair: bytes * max,
+    between: (from, to) => sends(from, to) ? bytes * count : 0,
   };
 }
 

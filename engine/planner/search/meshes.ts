@@ -1,39 +1,47 @@
 /** Meshes of one replica, and facts known before compilation. */
 
 import type { ParamFacts, ZeroStage } from "../../../compiler/mod.ts";
-import { type Mesh, NODE_AXIS } from "../../../spec/mesh.ts";
+import { type Mesh, NODE_AXIS, rankCount } from "../../../spec/mesh.ts";
 import { fileBytes, type ModelWeights } from "../summary/weights.ts";
 
+/** Mesh axes for models that fit in no other way. */
+export interface MoreAxes {
+  /** Pipeline stages. Default: 1. */
+  readonly pp?: number;
+  /** Ranks that share the positions of a sequence. Default: 1. */
+  readonly cp?: number;
+}
+
 /**
- * Placement of one replica on ranks: experts over `ep` and `tp`, tokens over `dp` and `ep`, heads and all else over
- * `tp`. In training, copies of a model reduce their gradients and count as one replica.
+ * Placement of one replica on ranks: experts over `ep`, `cp` and `tp`, tokens over `dp` and `ep`, positions of caches
+ * over `cp`, heads and all else over `tp`. In training, copies of a model reduce their gradients and count as one
+ * replica.
  */
-export interface ReplicaMesh {
+export interface ReplicaMesh extends MoreAxes {
   /** Default: 1. */
   readonly dp?: number;
   readonly ep: number;
   readonly tp: number;
   /** Number of nodes that the ranks of \`ep\` are divided into, for exchanges in two levels. Default: 1. */
   readonly node?: number;
-  /** Pipeline stages. Default: 1. */
-  readonly pp?: number;
 }
 
 /** Number of ranks of a replica. */
-export function replicaRanks({ dp = 1, ep, tp, pp = 1 }: ReplicaMesh): number {
-  return pp * dp * ep * tp;
+export function replicaRanks(mesh: ReplicaMesh): number {
+  return rankCount(meshOf(mesh));
 }
 
 /** The mesh in the compiler's format. */
 export function meshOf(
-  { dp = 1, ep: all, tp, node = 1, pp = 1 }: ReplicaMesh,
+  { dp = 1, ep: all, tp, node = 1, pp = 1, cp = 1 }: ReplicaMesh,
 ): Mesh {
   const ep = all / node;
   return [
     ...pp > 1 ? [{ name: "pp", size: pp }] : [],
     ...dp > 1 ? [{ name: "dp", size: dp }] : [],
     ...node > 1 ? [{ name: NODE_AXIS, size: node }] : [],
-    ...ep > 1 || tp === 1 ? [{ name: "ep", size: ep }] : [],
+    ...ep > 1 || tp * cp === 1 ? [{ name: "ep", size: ep }] : [],
+    ...cp > 1 ? [{ name: "cp", size: cp }] : [],
     ...tp > 1 ? [{ name: "tp", size: tp }] : [],
   ];
 }
@@ -50,25 +58,25 @@ export function meshName(mesh: ReplicaMesh, replicas = 1): string {
 
 /**
  * Powers of two for `ep` and `tp`, and other numbers that use all ranks or those of a host. `tp` stays within a host,
- * and every rank has at least one expert. `pp`: the number of stages. Default: 1.
+ * and every rank has at least one expert.
  */
 export function replicaMeshes(
-  { ranks: all, host, experts, pp = 1 }: {
-    readonly pp?: number;
+  { ranks: all, host, experts }: {
     readonly ranks: number;
     /** Ranks per host. */
     readonly host: number;
     /** Experts per layer; 0 if there are none. */
     readonly experts: number;
   },
+  more: MoreAxes = {},
 ): ReplicaMesh[] {
-  const ranks = Math.floor(all / pp);
-  const stages = pp > 1 ? { pp } : {};
-  const max = Math.min(ranks, Math.max(1, experts));
+  const { pp = 1, cp = 1 } = more;
+  const ranks = Math.floor(all / (pp * cp));
+  const max = Math.min(ranks, Math.max(1, Math.floor(experts / cp)));
   const meshes: ReplicaMesh[] = [];
   for (let tp = 1; tp <= Math.min(host, ranks); tp *= 2) {
     for (let ep = 1; ep * tp <= max; ep *= 2) {
-      meshes.push({ ep, tp, ...stages });
+      meshes.push({ ep, tp, ...more });
     }
   }
   for (const all of new Set([Math.min(host, ranks), ranks])) {
@@ -76,7 +84,7 @@ export function replicaMeshes(
       const ep = all / tp;
       const known = meshes.some((mesh) => mesh.ep === ep && mesh.tp === tp);
       if (host % tp !== 0 || !Number.isInteger(ep) || known) continue;
-      meshes.push({ ep, tp, ...stages });
+      meshes.push({ ep, tp, ...more });
     }
   }
   return meshes;
@@ -87,9 +95,10 @@ export function overNodes(
   mesh: ReplicaMesh,
   host: number,
 ): ReplicaMesh | undefined {
-  const { ep, tp, pp = 1 } = mesh;
+  const { ep, tp, pp = 1, cp = 1 } = mesh;
   const node = ep * tp / host;
-  const fits = pp === 1 && node > 1 && host > 1 && Number.isInteger(node) &&
+  const fits = pp * cp === 1 && node > 1 && host > 1 &&
+    Number.isInteger(node) &&
     ep % node === 0;
   return fits ? { ...mesh, node } : undefined;
 }
@@ -125,11 +134,11 @@ export function minTrainingBytes(
 /** Local fraction of a parameter: its experts, and for all else its shard over `tp`. */
 function heldShare(
   { expert, matrix }: ParamFacts,
-  { ep, tp, pp = 1 }: ReplicaMesh,
+  { ep, tp, pp = 1, cp = 1 }: ReplicaMesh,
 ): number {
   return (expert === undefined
     ? 1 / tp
-    : Math.ceil(matrix.count / (ep * tp)) / matrix.count) / pp;
+    : Math.ceil(matrix.count / (ep * cp * tp)) / matrix.count) / pp;
 }
 
 /** Lower bound of the bytes of weights of a rank: its experts, and its shard of all else. */

@@ -104,9 +104,13 @@ export async function search(
     }
   };
   await evaluate(meshes);
-  // Stages of one batch work one after another: they are for models that fit in no other way.
-  for (let pp = 2; pp <= ranks && !trains && steps.length === 0; pp *= 2) {
-    await evaluate(replicaMeshes({ ...sizes, ranks: placements.length, pp }));
+  // Stages of one batch, and ranks that share positions, work one after another: they are for models that fit in no
+  // other way.
+  for (let n = 2; n <= ranks && !trains && steps.length === 0; n *= 2) {
+    for (const more of [{ pp: n }, { cp: n }]) {
+      const all = { ...sizes, ranks: placements.length };
+      await evaluate(replicaMeshes(all, more));
+    }
   }
   const better = compareBy(objective, goal);
   const within = () =>

@@ -146,15 +146,22 @@ export function simulate(
   const loops = loopsOf(program.steps);
   // The rounds of the current step.
   let rounds = 1;
-  // The breakdown of a step is that of the first class that executes it.
+  // Stages work at the same time on different micro-batches.
+  const together = plan.pipeline !== undefined;
+  // The breakdown of a step is that of the first class that executes it; classes that work at the same time count once.
   let reporter = 0;
+  let reported = 0;
   const spend = (i: number, what: keyof Parts, seconds: number) => {
     const { rank } = groups[i]!;
     const start = clocks[i]!.now;
     options.onSpent?.({ rank, step: current, what, start, seconds });
-    clocks[i]!.now += seconds;
+    const end = clocks[i]!.now += seconds;
     clocks[i]!.worked += seconds * equal[layer]!;
-    if (i === reporter) layers[layer]![what] += seconds;
+    if (i !== reporter) return;
+    layers[layer]![what] += together
+      ? seconds
+      : Math.max(0, end - Math.max(start, reported));
+    reported = Math.max(reported, end);
   };
   const waitUntil = (time: number, what: keyof Parts, step?: Step) => {
     for (const [i, clock] of clocks.entries()) {
@@ -171,14 +178,11 @@ export function simulate(
   }
   const last = Math.max(...clocks.map(({ now }) => now), linkFree);
   const worked = Math.max(...clocks.map(({ worked }) => worked));
-  // Stages work one after another: each waits while the others work, which is reported for them.
-  reporter = stageAxis(plan.mesh) ? -1 : 0;
+  reporter = together ? -1 : 0;
   waitUntil(last, "waiting");
   reporter = 0;
   spend(0, "run", groups[0]!.device.run ?? 0);
   const parts = addUp(layers, equal);
-  // Stages work at the same time on different micro-batches.
-  const together = plan.pipeline !== undefined;
   const seconds = together
     ? last + (groups[0]!.device.run ?? 0)
     : sum(Object.values(parts));
