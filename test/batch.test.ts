@@ -134,9 +134,9 @@ for (const mesh of ["ep=4", "tp=2,ep=2"]) {
   });
 }
 
-t.test("the same with a step in flight on each of two stages", async (t) => {
-  const staged = await load("pp=2", "separate");
-  t.equal(staged.decoder.concurrentRuns, 2);
+t.test("the same with a step in flight on each of four stages", async (t) => {
+  const staged = await load("pp=4", "separate");
+  t.equal(staged.decoder.concurrentRuns, 4);
   const results = await run(staged, REQUESTS);
   for (const [i, result] of results.entries()) hold(i, result, alone[i]!);
 });
