@@ -269,6 +269,7 @@ const options = closed({}, {
     attention: upTo(FEW, 1),
     splitKeys: upTo(FEW),
     recurrence: upTo(4),
+    wideRows: flag,
     asFiled: list(stored, FEW),
     bytes: oneOf(...BYTES_ARITHMETIC),
   }),
