@@ -1,6 +1,11 @@
 /** Finds everything that does not fit a machine, each with the smallest fix. */
 
-import { heldAxis, modelAxis, partLengths } from "../../../spec/axis_parts.ts";
+import {
+  heldAxis,
+  modelAxis,
+  partBounds,
+  partLengths,
+} from "../../../spec/axis_parts.ts";
 import { UNLIMITED } from "../../../spec/limits.ts";
 import {
   type Machine,
@@ -238,9 +243,37 @@ function boundChange(
 function shorter(plan: Plan, name: string, remains: number): number {
   const axis = heldAxis(plan, name);
   const lengths = partLengths(plan, axis);
-  return lengths && !plan.axes[name]!.dynamic
-    ? Math.floor(Math.max(...lengths) * remains) * lengths.length
-    : Math.floor(plan.axes[name]!.size * remains);
+  if (lengths && !plan.axes[name]!.dynamic) {
+    return Math.floor(Math.max(...lengths) * remains) * lengths.length;
+  }
+  return Math.floor(fewerTokens(plan, name, remains));
+}
+
+/**
+ * A length of a dynamic axis for this share of the memory of steps. A rank may have fewer tokens than a step: those of
+ * the positions of its sequences. Buffers of received rows grow with all tokens of a step.
+ */
+function fewerTokens(plan: Plan, name: string, remains: number): number {
+  const { size } = plan.axes[name]!;
+  const [local, axis] =
+    Object.entries(plan.axes).find(([, { of, assignment }]) =>
+      of === name && assignment?.by === "items"
+    ) ?? [];
+  const most = axis ? Math.max(...partBounds(plan, axis)) : size;
+  if (most >= size) return size * remains;
+  let [all, ofTokens] = [0, 0];
+  for (const { kind, bytes, axes } of Object.values(plan.buffers)) {
+    if (kind !== "scratch") continue;
+    all += maxOverRanks(bytes);
+    if (axes.some(({ axis }) => axis === local)) {
+      ofTokens += maxOverRanks(bytes);
+    }
+  }
+  const share = ofTokens / all;
+  const above = (remains - share) / (1 - share) * size;
+  // Buffers share memory, so the shares are estimates: a tenth is left free.
+  return 0.9 *
+    (above >= most ? above : remains / (share / most + (1 - share) / size));
 }
 
 /** The token axis: the dynamic input axis. */
