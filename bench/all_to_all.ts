@@ -119,9 +119,9 @@ function measure(
     lines.push(...runRanks(launcher, ranks, [...rank, ...sizes]));
   }
   return sizes.map(Number).map((bytes) => {
-    const own = lines.filter((line) => line.bytes === bytes);
+    const ofSize = lines.filter((line) => line.bytes === bytes);
     const times = (call: "alltoallv" | "ialltoallv" | "exchange"): Times => {
-      const all = own.flatMap((line) => line[call] ?? []);
+      const all = ofSize.flatMap((line) => line[call] ?? []);
       return { median: median(all), min: Math.min(...all) };
     };
     const exchange = times("exchange");
@@ -129,10 +129,10 @@ function measure(
       mpi: launcher.name,
       ranks,
       bytes,
-      device: own.find((line) => line.device)!.device!,
+      device: ofSize.find((line) => line.device)!.device!,
       exchange,
       bandwidth: bytes * ranks / exchange.median / 1e6,
-      copiesPerByte: Math.max(...own.map((line) => line.copiesPerByte ?? 0)),
+      copiesPerByte: Math.max(...ofSize.map((line) => line.copiesPerByte ?? 0)),
     };
     if (!raw) return row;
     const [alltoallv, ialltoallv] = [times("alltoallv"), times("ialltoallv")];

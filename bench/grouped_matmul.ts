@@ -196,7 +196,7 @@ for (const tile of tried ?? [tileOf(kind)]) {
     candidates[side] = ours(tile, rows);
   }
 }
-const own = Object.keys(candidates);
+const generated = Object.keys(candidates);
 for (const variant of HAND_WRITTEN) {
   if (
     variant.loads === "broadcast" && !adapter.features.includes("subgroups")
@@ -223,7 +223,7 @@ const times = await interleaved(once, {
   repetitions: Number(flags.runs),
   warmUp: 2,
 });
-const byHand = Object.keys(times).filter((side) => !own.includes(side));
+const byHand = Object.keys(times).filter((side) => !generated.includes(side));
 const best = byHand.reduce((a, b) =>
   median(times[a]!) <= median(times[b]!) ? a : b
 );
@@ -240,7 +240,7 @@ report({
     ),
     difference,
   }],
-  ratios: Object.fromEntries(own.map((side) => [
+  ratios: Object.fromEntries(generated.map((side) => [
     `grouped matmul, ${side}, of the best by hand`,
     Number((median(times[best]!) / median(times[side]!)).toFixed(3)),
   ])),

@@ -197,7 +197,7 @@ if (only === undefined || only === "decode") {
     bytes / median(stepsCoresMs) / 1e6;
   found["decode"] = Object.fromEntries(
     Object.entries(steps).map(([what, one]) => {
-      const kept = {
+      const figures = {
         prompt,
         bytes: one.bytes,
         gbPerSecond: rate(one),
@@ -212,11 +212,13 @@ if (only === undefined || only === "decode") {
       };
       console.log(
         `${what}: ${describe(one.stepsMs)}, ${
-          kept.gbPerSecond.toFixed(1)
+          figures.gbPerSecond.toFixed(1)
         } GB/s, ${
-          kept.ofLoops.map((part) => part.toFixed(2)).join(" and ")
-        } of the loops; of a core ${kept.gbPerSecondOfCore.toFixed(1)} GB/s, ${
-          kept.ofLoopsByCore.map((part) => part.toFixed(2)).join(" and ")
+          figures.ofLoops.map((part) => part.toFixed(2)).join(" and ")
+        } of the loops; of a core ${
+          figures.gbPerSecondOfCore.toFixed(1)
+        } GB/s, ${
+          figures.ofLoopsByCore.map((part) => part.toFixed(2)).join(" and ")
         } of the loops${
           one.hostShare === undefined
             ? ""
@@ -225,7 +227,7 @@ if (only === undefined || only === "decode") {
             } %`
         }`,
       );
-      return [what, kept];
+      return [what, figures];
     }),
   );
 }

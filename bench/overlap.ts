@@ -51,11 +51,11 @@ const rows: (Overlapped & { readonly where: string })[] = [];
 /** Prints times, and the fraction of transfer time in which the device computed. */
 function show(where: string, found: Overlapped): void {
   rows.push({ where, ...found });
-  const [whole] = found.chunks;
+  const [unsplit] = found.chunks;
   console.log(`${where}, ${found.device}:`);
   for (const { chunks, runs, transfers, hidden, bytes } of found.chunks) {
     const share = hidden?.map((ms, i) => 100 * ms / transfers[i]!);
-    const more = 100 * (bytes / whole!.bytes - 1);
+    const more = 100 * (bytes / unsplit!.bytes - 1);
     console.log(
       `  ${chunks === 1 ? "whole" : `${chunks} chunks`}: ${
         describe(runs)

@@ -46,8 +46,8 @@ async function againstPyTorch(): Promise<void> {
   }
   let worst = 0;
   for (let i = 0; i < 3; i++) {
-    const [own, other] = [await ours.step(), (await theirs.step()).loss];
-    worst = Math.max(worst, Math.abs(own / other - 1));
+    const [loss, other] = [await ours.step(), (await theirs.step()).loss];
+    worst = Math.max(worst, Math.abs(loss / other - 1));
   }
   if (worst > 1e-4) {
     throw new MachineError(

@@ -55,11 +55,11 @@ export function webFolder(
           longest: cache ? Infinity : BLOCK,
         });
       }
-      const whole = await bytesOf(response);
+      const content = await bytesOf(response);
       return sourceOf(
         file,
-        whole.length,
-        (from, to) => Promise.resolve(whole.slice(from, to)),
+        content.length,
+        (from, to) => Promise.resolve(content.slice(from, to)),
       );
     },
   };

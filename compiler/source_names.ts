@@ -3,12 +3,12 @@
  * not reveal the folders of the machine that compiled it.
  */
 
-import { ownFile } from "../spec/call_site.ts";
+import { thisFile } from "../spec/call_site.ts";
 import type { Span } from "../spec/errors.ts";
 
 /** The folder of the package, with a trailing slash. */
 function packageFolder(): string {
-  return ownFile().replace(/(spec|chunks)[/\\][^/\\]*$/, "");
+  return thisFile().replace(/(spec|chunks)[/\\][^/\\]*$/, "");
 }
 
 /** The common folders of all paths. */
@@ -38,11 +38,14 @@ export function withSourceNames<T extends { readonly span?: Span }>(
     ...new Set(steps.flatMap(({ span }) => span ? [span.file] : [])),
   ].filter((file) => WHOLE.test(file));
   const folder = packageFolder();
-  const isOwn = (file: string) => folder !== "" && file.startsWith(folder);
-  const shared = sharedFolder(files.filter((file) => !isOwn(file)));
+  const inLibrary = (file: string) => folder !== "" && file.startsWith(folder);
+  const shared = sharedFolder(files.filter((file) => !inLibrary(file)));
   const nameOf = (file: string) =>
     WHOLE.test(file)
-      ? file.slice((isOwn(file) ? folder : shared).length).replaceAll("\\", "/")
+      ? file.slice((inLibrary(file) ? folder : shared).length).replaceAll(
+        "\\",
+        "/",
+      )
       : file;
   return steps.map((step) =>
     step.span

@@ -9,7 +9,7 @@ import { DataError } from "../spec/errors.ts";
 import { seenThrough, STATES } from "../spec/pages.ts";
 import type { Plan, Port, Program } from "../spec/plan/plan.ts";
 import { integers, type PackedTokens } from "./packing.ts";
-import { PageTable, placeTokens } from "./pages.ts";
+import { assignTokens, PageTable } from "./pages.ts";
 import { isRecurrent, type PagesShape, pagesShape } from "./pages_shape.ts";
 import { NORMALIZER } from "../models/outputs.ts";
 import { CHOICES } from "./replay.ts";
@@ -241,7 +241,7 @@ export class Decoder implements DecoderShape {
   }
 
   #inputsOf(tokens: PackedTokens): { [name: string]: HostTensor } {
-    if (this.pages) placeTokens(this.pages, tokens);
+    if (this.pages) assignTokens(this.pages, tokens);
     const inputs = {
       ids: integers(tokens.ids),
       sequence: integers(tokens.sequence),

@@ -152,7 +152,7 @@ export class PageTable {
   }
 
   /** Records the token at a position and allocates its pages. Returns false if there is no free page. */
-  place(sequence: number, position: number, token: number): boolean {
+  assign(sequence: number, position: number, token: number): boolean {
     const { tokens, blocks, pages } = this.#sequences[sequence]!;
     const block = Math.floor(position / this.size);
     if (
@@ -268,10 +268,10 @@ export class PageTable {
       const first = this.#firstBlocks(
         (blocks.length + found.length) * this.size,
       );
-      const whole = found.every(({ pages }, i) =>
+      const isComplete = found.every(({ pages }, i) =>
         pages.every((page, group) => page || blocks.length + i < first[group]!)
       );
-      if (whole) break;
+      if (isComplete) break;
     }
     return { found, known };
   }
@@ -305,12 +305,12 @@ export class PageTable {
    */
   keep(sequence: number, positions: number): number {
     const { tokens, blocks, pages, snapshots } = this.#sequences[sequence]!;
-    const whole = Math.floor(positions / this.size);
-    const shared = positions % this.size > 0 && blocks[whole]! &&
-      blocks[whole].users > 1;
+    const fullPages = Math.floor(positions / this.size);
+    const shared = positions % this.size > 0 && blocks[fullPages]! &&
+      blocks[fullPages].users > 1;
     const max = this.#resumable(
       sequence,
-      Math.min(tokens.length, shared ? whole * this.size : positions),
+      Math.min(tokens.length, shared ? fullPages * this.size : positions),
     );
     const seen = this.#firstBlocks(max).every((first, group) =>
       pages[group]!.slice(first, Math.ceil(max / this.size))
@@ -405,8 +405,8 @@ export class PageTable {
     const { full } = this.#poolOf(sequence);
     const key = keyOf(before, ids);
     const there = full.get(key);
-    const whole = there?.pages.every((page) => page);
-    if (!known || ids.includes(undefined) || whole) return;
+    const isComplete = there?.pages.every((page) => page);
+    if (!known || ids.includes(undefined) || isComplete) return;
     // A block with freed pages is less useful for sharing.
     if (there) delete there.key;
     const block = blocks[at]!;
@@ -438,14 +438,14 @@ function keyOf(
  * Allocates the pages of all tokens of a step, and frees pages that none of them sees. Throws DataError if there are
  * too few.
  */
-export function placeTokens(
+export function assignTokens(
   pages: PageTable,
   { ids, ...of }: StepTokens & { readonly ids: Int32Array },
 ): void {
   const { sequence, position } = of;
   pages.advanceAll(of);
   for (let i = 0; i < ids.length; i++) {
-    if (pages.place(sequence[i]!, position[i]!, ids[i]!)) continue;
+    if (pages.assign(sequence[i]!, position[i]!, ids[i]!)) continue;
     throw new DataError(
       `Cannot run position ${position[i]!} of sequence ${sequence[
         i

@@ -186,9 +186,9 @@ function randomTensor(
     const data = uniformNoise(count, { ...options, low: -1, high: 1 });
     return { dtype, shape, data };
   }
-  const whole = uniformNoise(count, options)
+  const integers = uniformNoise(count, options)
     .map((x) => Math.min(below - 1, Math.floor(x * below)));
   return dtype === "i32"
-    ? { dtype, shape, data: Int32Array.from(whole) }
-    : { dtype, shape, data: Uint32Array.from(whole) };
+    ? { dtype, shape, data: Int32Array.from(integers) }
+    : { dtype, shape, data: Uint32Array.from(integers) };
 }

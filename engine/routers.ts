@@ -148,10 +148,10 @@ function routeBy(
   routed.index.forEach((expert, i) => {
     weights[Math.floor(i / k) * experts + expert]! += routed.weight[i]!;
   });
-  const retained = marks(routed, "kept");
+  const keptMask = marks(routed, "kept");
   const load = new Array<number>(experts).fill(0);
   const ofToken = new Array<number>(tokens).fill(0);
-  retained.forEach((n, i) => {
+  keptMask.forEach((n, i) => {
     load[i % experts]! += n;
     ofToken[Math.floor(i / experts)]! += n;
   });

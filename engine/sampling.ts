@@ -187,9 +187,9 @@ export function sample(
   const best = greedy(logits);
   if (!options.temperature) return ids ? ids[best]! : best;
   const order = ids ? Uint32Array.from(logits.keys()) : byLogit(logits);
-  const kept = order.subarray(0, options.topK ?? order.length);
+  const sampled = order.subarray(0, options.topK ?? order.length);
   const weights = Float64Array.from(
-    kept,
+    sampled,
     (i) => Math.exp((logits[i]! - logits[best]!) / options.temperature!),
   );
   const threshold = (options.topP ?? 1) * sum(weights);
@@ -207,7 +207,7 @@ export function sample(
     if (at === candidates.length - 1) break;
     at++;
   }
-  return ids ? ids[kept[at]!]! : kept[at]!;
+  return ids ? ids[sampled[at]!]! : sampled[at]!;
 }
 
 /**

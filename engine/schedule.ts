@@ -184,7 +184,7 @@ function take(
 ): boolean {
   const { fed } = sequence;
   const id = tokenOf(sequence, fed);
-  if (pages && !pages.place(slot, fed, id)) return false;
+  if (pages && !pages.assign(slot, fed, id)) return false;
   sequence.fed++;
   if (sequence.fed === lengthOf(sequence)) ends.push(taken.length);
   taken.push({ slot, id, at: fed });
@@ -201,7 +201,7 @@ function takeDraft(
   let count = 0;
   for (const id of draft) {
     const at = sequence.fed;
-    if (pages && !pages.place(slot, at, id)) break;
+    if (pages && !pages.assign(slot, at, id)) break;
     sequence.fed++;
     ends.push(taken.length);
     taken.push({ slot, id, at });

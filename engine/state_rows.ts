@@ -18,7 +18,7 @@ export interface Snapshotted {
 /** The state of a sequence. */
 interface State {
   /** The row that the sequence writes. */
-  own: number;
+  writeRow: number;
   /** The row with its state. */
   from: number;
   /** Number of positions in its state. */
@@ -49,8 +49,8 @@ export class StateRows {
       blocks: new Set<Snapshotted>(),
     }));
     this.#states = owners.map((owner) => {
-      const own = this.#pools[owner]!.free.pop()!;
-      return { own, from: own, positions: 0 };
+      const writeRow = this.#pools[owner]!.free.pop()!;
+      return { writeRow, from: writeRow, positions: 0 };
     });
   }
 
@@ -62,7 +62,7 @@ export class StateRows {
   /** The rows to read and to write: i32 [sequence, 2]. */
   tensor(): HostTensor {
     const data = Int32Array.from(
-      this.#states.flatMap(({ from, own }) => [from, own]),
+      this.#states.flatMap(({ from, writeRow }) => [from, writeRow]),
     );
     return { dtype: "i32", shape: [this.#states.length, 2], data };
   }
@@ -71,7 +71,7 @@ export class StateRows {
   ran(sequence: Int32Array, position: Int32Array): void {
     sequence.forEach((s, i) => {
       const state = this.#states[s]!;
-      state.from = state.own;
+      state.from = state.writeRow;
       state.positions = position[i]! + 1;
     });
   }
@@ -79,7 +79,7 @@ export class StateRows {
   /** Continues a sequence from the snapshot after a number of positions; without positions, from its start. */
   resume(sequence: number, positions: number, block?: Snapshotted): void {
     const state = this.#states[sequence]!;
-    state.from = block?.row ?? state.own;
+    state.from = block?.row ?? state.writeRow;
     state.positions = positions;
   }
 
@@ -91,9 +91,9 @@ export class StateRows {
     if (pool.free.length === 0) this.#evict(pool);
     const row = pool.free.pop();
     if (row === undefined) return;
-    block.row = state.own;
+    block.row = state.writeRow;
     pool.blocks.add(block);
-    state.own = row;
+    state.writeRow = row;
   }
 
   /** Frees the snapshot of a block on the rank of a sequence. */

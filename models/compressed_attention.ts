@@ -126,7 +126,7 @@ function rotateLast<A extends string>(
 
 /** The attention block `attn`. */
 export function attendCompressed(
-  own: Scope,
+  scope: Scope,
   rows: Rows,
   layer: Layer,
   c: CompressedAttention & Compression,
@@ -141,7 +141,7 @@ export function attendCompressed(
       inverseFrequencies: rotary.inverseFrequencies.map((f) => -f),
     },
   };
-  return own.block("attn", { entry: c.entries }, (m) => {
+  return scope.block("attn", { entry: c.entries }, (m) => {
     const short = rmsNorm(
       dot(rows, m.param("wq_a.weight", "queryLatent embed"), "embed"),
       m.param("q_norm.weight", "queryLatent"),
@@ -274,7 +274,7 @@ function entriesOf(
  * then normalized and rotated by the first position of its window.
  */
 function compress(
-  own: DecoderScope<CompressedAxis | "entry">,
+  scope: DecoderScope<CompressedAxis | "entry">,
   { rows, layer, ratio, positions, to }: {
     readonly rows: Rows;
     readonly layer: Layer;
@@ -300,7 +300,7 @@ function compress(
     slot: ratio,
     tap: ratio + 1,
   };
-  const made = own.block("compressor", axes, (m) => {
+  const made = scope.block("compressor", axes, (m) => {
     const inward = (name: string) =>
       dot(rows, m.param(`${name}.weight`, "columns embed"), "embed");
     const ape = m.param("ape", "offset columns");

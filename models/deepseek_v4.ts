@@ -219,13 +219,13 @@ function readFrequencies(
   const theta = of === "main"
     ? positiveField(config, "rope_theta", { default: 10000 })
     : positiveField(config, "compress_rope_theta", { default: 160000 });
-  const own = objectField(all, of) ??
+  const ofKind = objectField(all, of) ??
     (of === "main" ? {} : { ...scaling, rope_theta: theta });
   const rotary = readRotary({
     ...config,
     rope_theta: theta,
     rope_scaling: undefined,
-    rope_parameters: { ...own, partial_rotary_factor: 1 },
+    rope_parameters: { ...ofKind, partial_rotary_factor: 1 },
     partial_rotary_factor: 1,
   }, { dim, theta, interleaved: true });
   return { ...rotary, scale: 1 };
@@ -252,29 +252,29 @@ function build(config: DeepseekV4Config, options: DecoderOptions): Model {
     },
     begin: (m, { ids, rows }) => ({
       rows: openStreams(m, rows) as Tensor as Rows,
-      layer(own, x, layer) {
+      layer(scope, x, layer) {
         const streams = x as Tensor as Streams;
         const kind = config.kinds(layer.index);
         const attended = connect(
-          own,
+          scope,
           streams,
           { ...config, name: "hc_attn" },
           (rows) =>
             attendCompressed(
-              own,
-              layer.norm(own, rows, "attn_norm.weight"),
+              scope,
+              layer.norm(scope, rows, "attn_norm.weight"),
               layer,
               { ...config, ...compressions[kind], indexKeys },
             ),
         );
         const fed = connect(
-          own,
-          layer.pick(own, attended),
+          scope,
+          layer.pick(scope, attended),
           { ...config, name: "hc_ffn" },
           (rows) =>
-            feed(own, layer.norm(own, rows, "ffn_norm.weight"), layer, {
+            feed(scope, layer.norm(scope, rows, "ffn_norm.weight"), layer, {
               config,
-              ids: layer.pick(own, ids),
+              ids: layer.pick(scope, ids),
             }),
         );
         return fed as Tensor as Rows;

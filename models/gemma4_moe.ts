@@ -208,10 +208,13 @@ function checkSharing(
   sharing: number,
   hasWindow: (layer: number) => boolean,
 ): void {
-  const own = Array.from({ length: Math.max(0, layers - sharing) }, (_, i) => i)
+  const windowed = Array.from(
+    { length: Math.max(0, layers - sharing) },
+    (_, i) => i,
+  )
     .map(hasWindow);
-  for (let layer = own.length; layer < layers; layer++) {
-    if (own.includes(hasWindow(layer))) continue;
+  for (let layer = windowed.length; layer < layers; layer++) {
+    if (windowed.includes(hasWindow(layer))) continue;
     throw fieldError(
       "num_kv_shared_layers",
       sharing,
@@ -242,14 +245,14 @@ function readFrequencies(
   dim: number,
 ): Rotary {
   const all = objectField(config, "rope_parameters") ?? {};
-  const own = objectField(all, type) ?? {};
+  const ofType = objectField(all, type) ?? {};
   const full = type === "full_attention";
-  requireField(own, "rope_type", full ? "proportional" : "default");
-  const base = positiveField(own, "rope_theta", {
+  requireField(ofType, "rope_type", full ? "proportional" : "default");
+  const base = positiveField(ofType, "rope_theta", {
     default: full ? 1e6 : 10000,
   });
   const part = full
-    ? positiveField(own, "partial_rotary_factor", { default: 0.25 })
+    ? positiveField(ofType, "partial_rotary_factor", { default: 0.25 })
     : 1;
   const rotated = Math.floor(part * dim / 2);
   return {
@@ -275,14 +278,14 @@ function build(config: Gemma4MoeConfig, options: DecoderOptions): Model {
     names: wrapped ? WRAPPED : {},
     multipliers: { embedding: Math.sqrt(embed), residual: 1, logits: 1 },
     ...softCap === undefined ? {} : { softCap },
-    begin(own, start) {
+    begin(scope, start) {
       const caches: Caches = new Map();
       const given = layerInput === 0
         ? undefined
-        : layerInputs(own, start, { epsilon, wrapped, layerInput, embed });
+        : layerInputs(scope, start, { epsilon, wrapped, layerInput, embed });
       return {
-        layer: (own, x, layer) => {
-          const m: DecoderScope = own;
+        layer: (scope, x, layer) => {
+          const m: DecoderScope = scope;
           const norm = (rows: Rows, name: string) =>
             layer.norm(m, rows, `${name}.weight`);
           const attended = layer.residual(x, (rows) => {
@@ -313,8 +316,8 @@ function build(config: Gemma4MoeConfig, options: DecoderOptions): Model {
           });
           const done = given === undefined
             ? fed
-            : addLayerInputs(own, fed, layer, { given, layerInput });
-          return mul(done, sum(own.param("layer_scalar", "one"), "one"));
+            : addLayerInputs(scope, fed, layer, { given, layerInput });
+          return mul(done, sum(scope.param("layer_scalar", "one"), "one"));
         },
       };
     },

@@ -282,10 +282,10 @@ export class HostDevice<Bindings> implements Device {
         await this.#pool.settle();
         // MPI requires blocks of one ArrayBuffer.
         const start = this.#address(buffer, 0, buffer.bytes);
-        const whole = this.#pool.heap.view(start, buffer.bytes);
+        const memory = this.#pool.heap.view(start, buffer.bytes);
         return spans.map(({ offset, bytes }) => {
           const from = this.#address(buffer, offset, bytes) - start;
-          return whole.subarray(from, from + bytes);
+          return memory.subarray(from, from + bytes);
         });
       },
       close: () => {},

@@ -29,7 +29,7 @@ export function laterCallSite(op: AnyFunction): () => Span | undefined {
 }
 
 /** The path of this file in call sites. */
-export function ownFile(): string {
+export function thisFile(): string {
   return here()?.file ?? "";
 }
 

@@ -10,7 +10,7 @@ import {
   type PlanOptions,
   planTarget,
 } from "../engine/mod.ts";
-import { placeTokens } from "../engine/pages.ts";
+import { assignTokens } from "../engine/pages.ts";
 import { layer } from "../examples/layer.ts";
 import { sum } from "../spec/sum.ts";
 import {
@@ -70,14 +70,14 @@ t.test("pages are taken, shared and given back", (t) => {
     groups: [{ input: "pages", seen: {}, count: 4 }],
   });
   const place = (sequence: number, tokens: readonly number[]) =>
-    tokens.every((token, i) => pages.place(sequence, i, token));
+    tokens.every((token, i) => pages.assign(sequence, i, token));
   t.ok(place(0, [7, 8, 9]));
   t.strictSame(pages.used, [2]);
   t.notOk(pages.share(1, [[7, 8]]), "nothing of another rank");
   t.ok(pages.share(2, [[7, 8]]), "a full page");
   t.notOk(pages.share(2, [[9, 9]]), "no page that is not full");
   t.strictSame(pages.used, [2], "counted once");
-  t.ok(pages.place(2, 2, 5));
+  t.ok(pages.assign(2, 2, 5));
   t.strictSame(
     [...pages.tensors()["pages"]!.data].filter((_, i) => i % 3 < 2),
     [0, 1, 0, 0, 0, 2],
@@ -85,14 +85,14 @@ t.test("pages are taken, shared and given back", (t) => {
   t.equal(pages.keep(0, 1), 0, "what others have is not written into");
   t.strictSame(pages.used, [2]);
   t.ok(place(0, [1, 2, 3, 4]));
-  t.notOk(pages.place(0, 4, 5), "none is left");
+  t.notOk(pages.assign(0, 4, 5), "none is left");
   t.equal(pages.keep(2, 3), 3);
   t.equal(pages.keep(2, 0), 0);
   t.ok(pages.hasRoom(0, 4));
   t.notOk(pages.hasRoom(0, 5));
   t.notOk(pages.share(2, [[7, 8]]), "nobody has it any more");
   t.ok(pages.share(2, [[1, 2]]));
-  t.ok(pages.place(0, 3, 6), "written again");
+  t.ok(pages.assign(0, 3, 6), "written again");
   t.notOk(pages.share(2, [[3, 4]]), "nobody has these any more");
   t.end();
 });
@@ -112,7 +112,7 @@ t.test("pages that no token sees any more are given back", (t) => {
   const grow = (sequence: number, from: number, to: number) => {
     pages.advance(sequence, from);
     for (let at = from; at < to; at++) {
-      if (!pages.place(sequence, at, at)) return false;
+      if (!pages.assign(sequence, at, at)) return false;
     }
     return true;
   };
@@ -152,7 +152,7 @@ t.test("every page of a window that a step needs is there", (t) => {
     const all = spans.flatMap(([sequence, from, to]) =>
       Array.from({ length: to - from }, (_, i) => [sequence, from + i] as const)
     );
-    placeTokens(pages, {
+    assignTokens(pages, {
       ids: Int32Array.from(all, ([sequence, at]) => sequence * 100 + at),
       sequence: Int32Array.from(all, ([sequence]) => sequence),
       position: Int32Array.from(all, ([, at]) => at),
@@ -164,7 +164,7 @@ t.test("every page of a window that a step needs is there", (t) => {
   step([2, 0, 1]);
   t.strictSame(pages.used, [7, 5], "those that are not in a step give back");
   step([0, 5, 7]);
-  t.throws(() => pages.place(0, 3, 7), {
+  t.throws(() => pages.assign(0, 3, 7), {
     name: "DataError",
     message:
       "Cannot run position 3 of sequence 0: it has given back pages that the token there sees, or others read the page that it is in. Feed it again from position 0, as 'keep' returns",
@@ -182,7 +182,7 @@ t.test("a full block takes the place of one that has given pages back", (t) => {
     groups: [{ input: "pages_window_2", seen, count: 12 }],
   });
   const feed = (sequence: number, tokens: number) => {
-    for (let at = 0; at < tokens; at++) pages.place(sequence, at, at);
+    for (let at = 0; at < tokens; at++) pages.assign(sequence, at, at);
   };
   feed(0, 6);
   pages.advance(0, 6);
@@ -201,7 +201,7 @@ t.test("long beginnings are shared", (t) => {
     groups: [{ input: "pages", seen: {}, count: 2 }],
   });
   const tokens = new Array<number>(size).fill(1);
-  tokens.forEach((token, at) => pages.place(0, at, token));
+  tokens.forEach((token, at) => pages.assign(0, at, token));
   t.equal(pages.share(1, [tokens]), size);
   t.end();
 });

@@ -57,19 +57,19 @@ export async function compareDecode(
   });
   // Threads of llama.cpp wait in busy loops, which is slow if the cores have other work. A single thread may be faster.
   const counts = [...new Set([run.threads, 1])];
-  const own = {
+  const runs = {
     [OURS]: await openOurs(run, { side: OURS, prompt }),
     [FAST]: await openOurs(run, { side: FAST, prompt }),
     [WASM]: await openOurs(run, { side: WASM, prompt }),
   };
-  const sides: { [name: string]: Side } = { ...own };
+  const sides: { [name: string]: Side } = { ...runs };
   for (const threads of counts) {
     const name = `llama.cpp, ${threads} thread${threads === 1 ? "" : "s"}`;
     sides[name] = await llama.context(threads);
   }
   const others = Object.keys(sides).slice(1);
-  const theirs = others.filter((name) => !(name in own));
-  const logits = await own[OURS].logits();
+  const theirs = others.filter((name) => !(name in runs));
+  const logits = await runs[OURS].logits();
   const difference: { [name: string]: number } = {};
   for (const name of others) {
     difference[name] = checkClose(logits, await sides[name]!.logits(), {
@@ -91,8 +91,8 @@ export async function compareDecode(
       decode[name]!.push(timed.decodeMs / (NEW_TOKENS - 1));
     }
   }
-  const hostShare = await own[OURS].hostShare();
-  for (const side of Object.values(own)) await side.close();
+  const hostShare = await runs[OURS].hostShare();
+  for (const side of Object.values(runs)) await side.close();
   await llama.close();
 
   const { layers, embed, ffn, experts, topK } = DECODER;

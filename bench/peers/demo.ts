@@ -75,24 +75,24 @@ export async function readDemo(): Promise<Demo> {
       .data as Float32Array;
   const layers: DemoLayer[] = [];
   for (let i = 0; i < config.num_hidden_layers; i++) {
-    const own = (name: string) => f32(`layers.${i}.${name}`);
+    const tensor = (name: string) => f32(`layers.${i}.${name}`);
     const experts = (name: string) =>
       Promise.all(
         Array.from(
           { length: config.num_experts },
-          (_, e) => own(`mlp.experts.${e}.${name}_proj`),
+          (_, e) => tensor(`mlp.experts.${e}.${name}_proj`),
         ),
       );
     layers.push({
-      norm: await own("input_layernorm"),
-      q: await own("self_attn.q_proj"),
-      k: await own("self_attn.k_proj"),
-      v: await own("self_attn.v_proj"),
-      o: await own("self_attn.o_proj"),
-      qNorm: await own("self_attn.q_norm"),
-      kNorm: await own("self_attn.k_norm"),
-      ffnNorm: await own("post_attention_layernorm"),
-      router: await own("mlp.gate"),
+      norm: await tensor("input_layernorm"),
+      q: await tensor("self_attn.q_proj"),
+      k: await tensor("self_attn.k_proj"),
+      v: await tensor("self_attn.v_proj"),
+      o: await tensor("self_attn.o_proj"),
+      qNorm: await tensor("self_attn.q_norm"),
+      kNorm: await tensor("self_attn.k_norm"),
+      ffnNorm: await tensor("post_attention_layernorm"),
+      router: await tensor("mlp.gate"),
       gate: await experts("gate"),
       up: await experts("up"),
       down: await experts("down"),

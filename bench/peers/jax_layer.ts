@@ -38,10 +38,10 @@ export async function jaxLayer(
     let start = 0;
     const done = counts.flatMap((count, e) => {
       if (count === 0) return [];
-      const own = sent.ref.slice([start, start + count], []);
+      const local = sent.ref.slice([start, start + count], []);
       start += count;
       const { gate, up, down } = parts[e]!;
-      return [np.matmul(expert(own, gate.ref, up.ref), down.ref)];
+      return [np.matmul(expert(local, gate.ref, up.ref), down.ref)];
     });
     sent.dispose();
     const back = np.take(np.concatenate(done, 0), np.array(choiceRow), 0);

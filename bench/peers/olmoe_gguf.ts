@@ -78,8 +78,8 @@ export async function writeOlmoeGguf(
       }
     }
     put("output_norm", "model.norm");
-    const own = directory.has("lm_head.weight");
-    put("output", own ? "lm_head" : "model.embed_tokens");
+    const untied = directory.has("lm_head.weight");
+    put("output", untied ? "lm_head" : "model.embed_tokens");
     const descriptor = openSync(file, "w");
     try {
       for (const part of writeGguf(keysOf(config, vocabulary), tensors)) {
@@ -111,7 +111,7 @@ function keysOf(
   config: DemoConfig,
   vocabulary = vocabularyKeys(config.vocab_size),
 ): { readonly [key: string]: GgufValue } {
-  const own: { [key: string]: GgufValue } = {
+  const metadata: { [key: string]: GgufValue } = {
     block_count: { u32: config.num_hidden_layers },
     context_length: { u32: config.max_position_embeddings },
     embedding_length: { u32: config.hidden_size },
@@ -129,7 +129,7 @@ function keysOf(
     "general.name": { text: "a mixture of experts" },
     "general.alignment": { u32: 32 },
     ...Object.fromEntries(
-      Object.entries(own).map(([key, value]) => [`olmoe.${key}`, value]),
+      Object.entries(metadata).map(([key, value]) => [`olmoe.${key}`, value]),
     ),
     ...vocabulary,
   };

@@ -75,10 +75,10 @@ export function onnxLayerOfProducts(
     integers([3], [tokens, topK, 1]),
   ]);
   const flat = op("Reshape", [index, integers([1], [choices])]);
-  const [whole, each] = [integers([1], [-1]), integers([1], [topK])];
+  const [inferred, each] = [integers([1], [-1]), integers([1], [topK])];
   const parts = Array.from({ length: experts }, (_, e) => {
     const found = op("NonZero", [op("Equal", [flat, integers([1], [e])])]);
-    const choice = op("Reshape", [found, whole]);
+    const choice = op("Reshape", [found, inferred]);
     const rows = op("Gather", ["x", op("Div", [choice, each])]);
     const product = (
       left: string,

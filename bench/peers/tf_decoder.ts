@@ -90,14 +90,17 @@ function decoderOf(tf: Tf, demo: Demo) {
     const [tokens, k] = values.shape as [number, number];
     if (tokens === 1) {
       const chosen = tf.reshape(indices, [k]);
-      const own = (of: TfTensor) => tf.gather(of, chosen);
+      const ofChosen = (of: TfTensor) => tf.gather(of, chosen);
       const each = tf.concat(new Array<TfTensor>(k).fill(rows), 0);
       const hidden = swiglu(
         tf.expandDims(each, 1),
-        own(layer.gate),
-        own(layer.up),
+        ofChosen(layer.gate),
+        ofChosen(layer.up),
       );
-      const done = tf.reshape(tf.matMul(hidden, own(layer.down)), [k, embed]);
+      const done = tf.reshape(tf.matMul(hidden, ofChosen(layer.down)), [
+        k,
+        embed,
+      ]);
       return tf.matMul(values, done);
     }
     const min = tf.slice(values, [0, k - 1], [tokens, 1]);

@@ -51,8 +51,8 @@ export function ruleProblem(
 
 function capacityProblem(by: string, capacity: CapacityRule) {
   const { slots, factor, per, minimum = 0, alignment = 1 } = capacity;
-  const whole = (n: number, min: number) => Number.isInteger(n) && n >= min;
-  if (typeof slots === "number" && !whole(slots, 0)) {
+  const isCount = (n: number, min: number) => Number.isInteger(n) && n >= min;
+  if (typeof slots === "number" && !isCount(slots, 0)) {
     return `${by} with ${slots} slots: expected a whole number`;
   }
   if (
@@ -66,10 +66,10 @@ function capacityProblem(by: string, capacity: CapacityRule) {
   if (factor !== undefined && !(factor > 0 && Number.isFinite(factor))) {
     return `${by} with a capacity factor of ${factor}: expected a number above 0`;
   }
-  if (!whole(minimum, 0)) {
+  if (!isCount(minimum, 0)) {
     return `${by} with at least ${minimum} slots: expected a whole number`;
   }
-  return whole(alignment, 1)
+  return isCount(alignment, 1)
     ? undefined
     : `${by} with slots in multiples of ${alignment}: expected a whole number of at least 1`;
 }

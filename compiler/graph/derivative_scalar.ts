@@ -139,8 +139,8 @@ class Derivation {
         return change === undefined ? undefined : k.div(change, b);
       }
       case "rem": {
-        const whole = expr`trunc(${a} / ${b})`;
-        return plus(da, minus(times(db, whole)));
+        const quotient = expr`trunc(${a} / ${b})`;
+        return plus(da, minus(times(db, quotient)));
       }
       case "min":
         return this.#choose(k.binary("le", a, b), da, db);

@@ -83,13 +83,13 @@ export function recurrenceDerivative(
       if (!delta) return ofKeys(made);
       const later = scan("add", [d, dv, key], { rows, reverse });
       const earlier = scan("add", [dv, d, key], { rows });
-      const own = ofKeys(along(d, dv));
+      const current = ofKeys(along(d, dv));
       const sum = ofKeys(minus(minus(made, later), earlier));
       return b.map(
         (s, k, o) => expr`fma(${k}, ${o} * 2.0, ${s})`,
         sum,
         key,
-        own,
+        current,
       );
     },
     () => dv,

@@ -149,8 +149,8 @@ export function attend(
   for (let t = 0; t < tokens!; t++) {
     const s = sequence!.data[t]!;
     const p = position!.data[t]!;
-    const own = entries ? undefined : selected;
-    const seen = seenPositions(params, { t, p, selected: own });
+    const ofKeys = entries ? undefined : selected;
+    const seen = seenPositions(params, { t, p, selected: ofKeys });
     const more = entries
       ? selected
         ? seenPositions(params, { t, p, selected })

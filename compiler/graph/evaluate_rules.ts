@@ -89,11 +89,11 @@ export const REFERENCE: {
     const values = operands(node, context);
     const result = zeros(node.axes, shapeFrom(node, values), node.dtype);
     const offsets = values.map((value) => strides(value, node.axes));
-    const whole = node.dtype === "i32" || node.dtype === "u32";
+    const isInteger = node.dtype === "i32" || node.dtype === "u32";
     visit(result.shape, offsets, (at, n) => {
       const xs = at.map((offset, i) => values[i]!.data[offset]!);
       // A product of integers can lose its low bits in a double.
-      const product = whole && node.params.op === "mul" && xs.length === 2;
+      const product = isInteger && node.params.op === "mul" && xs.length === 2;
       put(
         result,
         n,
@@ -286,8 +286,8 @@ export const REFERENCE: {
   cast: (node, context) => {
     const [x] = operands(node, context);
     const result = zeros(node.axes, x!.shape, node.dtype);
-    const whole = node.dtype === "i32" || node.dtype === "u32";
-    x!.data.forEach((v, i) => put(result, i, whole ? Math.trunc(v) : v));
+    const isInteger = node.dtype === "i32" || node.dtype === "u32";
+    x!.data.forEach((v, i) => put(result, i, isInteger ? Math.trunc(v) : v));
     return result;
   },
 

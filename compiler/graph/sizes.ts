@@ -53,8 +53,8 @@ function checkGroups(sizes: Sizes, node: NodeOf<"route">): void {
       `Cannot route in groups of experts by their ${best} best: expected a whole number of at least 1`,
     );
   }
-  const whole = Number.isInteger(count) && count >= 1 && count <= MAX_GROUPS;
-  if (!whole || size % count !== 0 || size / count < best) {
+  const inRange = Number.isInteger(count) && count >= 1 && count <= MAX_GROUPS;
+  if (!inRange || size % count !== 0 || size / count < best) {
     fail(
       node,
       `Cannot route in ${count} groups of experts: expected a whole number to ${MAX_GROUPS} that divides ${size} and leaves at least ${best} in each`,
@@ -90,23 +90,23 @@ function sameLength(node: NodeOf<Collective>, sizes: Sizes): void {
 function checkPositions(
   sizes: Sizes,
   node: NodeOf<"slice"> | NodeOf<"dilate">,
-  whole: string,
+  source: string,
   part: string,
 ): void {
   const { start, step } = node.params;
-  const size = fixed(sizes, node, whole, "slice");
+  const size = fixed(sizes, node, source, "slice");
   const length = fixed(sizes, node, part, "slice to");
   if (!Number.isInteger(step) || step < 1) {
     fail(
       node,
-      `Cannot slice '${part}' of '${whole}': the step is ${step}, expected a whole number of at least 1`,
+      `Cannot slice '${part}' of '${source}': the step is ${step}, expected a whole number of at least 1`,
     );
   }
   const last = start + (length - 1) * step;
   if (!Number.isInteger(start) || start < 0 || last >= size) {
     fail(
       node,
-      `Cannot slice '${part}' of '${whole}': positions ${start} to ${last} are not all within its size, ${size}`,
+      `Cannot slice '${part}' of '${source}': positions ${start} to ${last} are not all within its size, ${size}`,
     );
   }
 }

@@ -165,7 +165,7 @@ function entriesOf(of: Queries, size: number): Queries {
       begin: wgsl``,
       vectorOf: (key) =>
         wgsl`u32(sequence[${of.token}]) * ${size} + ${entry(key)}`,
-      whole: false,
+      hasFullBlocks: false,
     },
   };
 }

@@ -230,9 +230,9 @@ export function beginQueries(of: Queries): KernelText {
 function pairsOf(
   { stored = "f32", dim, valueDim = dim, entries }: AttentionOptions,
 ): HalfDType | undefined {
-  const whole = entries === undefined && dim % KEY_BLOCK === 0 &&
+  const inPairs = entries === undefined && dim % KEY_BLOCK === 0 &&
     valueDim % (2 * KEY_BLOCK) === 0;
-  return isHalf(stored) && whole ? stored : undefined;
+  return isHalf(stored) && inPairs ? stored : undefined;
 }
 
 /** Lane j scores key j of the block: q · k * scale. */
@@ -263,7 +263,7 @@ export function scores(of: Queries): KernelText {
       let key_d = ${loadStored(keys, stored, local("element", "u32"))};
       ${product(wgsl`d`, "key_d")}`,
   );
-  const key = of.cache.whole
+  const key = of.cache.hasFullBlocks
     ? wgsl`start + lane`
     : wgsl`min(start + lane, ${ofTokens("max", of.end, of)} - 1)`;
   const vector = of.cache.vectorOf(wgsl`key`);

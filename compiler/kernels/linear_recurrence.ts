@@ -57,8 +57,8 @@ function shapeOf(
   while (cells > 1 && (cells * dim > SHARED_WORDS || cells / 2 >= valueDim)) {
     cells /= 2;
   }
-  const whole = cells % wanted === 0 && valueDim % cells === 0;
-  const columns = whole ? wanted : 1;
+  const divides = cells % wanted === 0 && valueDim % cells === 0;
+  const columns = divides ? wanted : 1;
   return { lanes: cells / columns, columns, cells };
 }
 
@@ -163,8 +163,8 @@ function rowOf(
   operand: "query" | "key",
   t: string,
 ): KernelText {
-  const own = of[operand];
-  return wgsl`(${t} * ${own} + head / ${heads / own}) * ${dim}`;
+  const count = of[operand];
+  return wgsl`(${t} * ${count} + head / ${heads / count}) * ${dim}`;
 }
 
 /** Loads the columns of a sequence's state, applies the decay of its token, and computes their value for its key. */
@@ -318,15 +318,15 @@ function eachRow(
       }
       ${sums.map((sum) => each(o, wgsl`${sum}[c] += ${`${sum}_block`}[c];`))}`;
   };
-  const whole = Math.floor(dim / block) * block;
+  const blocksEnd = Math.floor(dim / block) * block;
   return wgsl`
-    for (var start = 0u; start < ${whole}; start += ${block}) {
+    for (var start = 0u; start < ${blocksEnd}; start += ${block}) {
       ${part(block)}
     }
     ${
-    whole < dim && wgsl`
-    for (var start = ${whole}u; start < ${dim}; start += ${block}) {
-      ${part(dim - whole)}
+    blocksEnd < dim && wgsl`
+    for (var start = ${blocksEnd}u; start < ${dim}; start += ${block}) {
+      ${part(dim - blocksEnd)}
     }`
   }`;
 }

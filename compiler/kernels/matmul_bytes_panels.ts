@@ -120,7 +120,7 @@ export function rowsByPanels(o: BytesMatmul): KernelText {
     o.k / Q8_BLOCK,
   ];
   const inPart = blocks / parts;
-  const whole = inPanel % inPart === 0;
+  const divides = inPanel % inPart === 0;
   const operands = operandsOf(o);
   const all = operands.map((weight) => ({
     rows,
@@ -209,7 +209,7 @@ export function rowsByPanels(o: BytesMatmul): KernelText {
       if (block < ${inPanel}) { ${filled} }
     }
     workgroupBarrier();
-    if (team_first < end) { ${whole ? ofParts : ofShare} }
+    if (team_first < end) { ${divides ? ofParts : ofShare} }
     workgroupBarrier();`;
   return wgsl`
     ${arrays}
@@ -224,7 +224,7 @@ export function rowsByPanels(o: BytesMatmul): KernelText {
     ${rowsFrom(o, rows)}
     ${declareEach(results)}
     ${tree.declare}
-    ${!whole && declareEach(totals)}
+    ${!divides && declareEach(totals)}
     for (var first_block = 0u; first_block < ${blocks}; first_block += ${inPanel}) {
       ${panel}
     }

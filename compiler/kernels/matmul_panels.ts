@@ -53,7 +53,7 @@ export function sumsByPanels(
   const row = o.weights.length * columns * lanes;
   const step = inPanel * length;
   const segments = count / ofSegment;
-  const whole = inPanel % ofSegment === 0;
+  const divides = inPanel % ofSegment === 0;
   const ofLength = length * ofSegment;
   // The partial sums of a segment, which outlive a panel only if it contains no complete segment.
   const tree = sumTree(
@@ -133,12 +133,12 @@ export function sumsByPanels(
     ${inPanel < count && wgsl`workgroupBarrier();`}
     if (team < ${inPanel}) { ${loaded} }
     workgroupBarrier();
-    if (team_first < end) { ${whole ? ofSegments : ofPart} }`;
+    if (team_first < end) { ${divides ? ofSegments : ofPart} }`;
   return wgsl`
     var<workgroup> panel: array<f32, ${step * row}>;
     let lane_column = lane % ${lanes};
     ${tree.declare}
-    ${!whole && declareEach(sums, "_part")}
+    ${!divides && declareEach(sums, "_part")}
     ${
     // A panel of all of k is one stretch between barriers, which keeps sums in registers.
     inPanel === count

@@ -93,8 +93,8 @@ export function paginate(
     // Two tokens of a sequence may see one page more than one token does, plus one per further page of tokens.
     const tokens = stepTokens(localized);
     const ends = Math.min(sequences, Math.floor(tokens / 2));
-    const whole = Math.max(0, Math.floor((tokens - 2 * ends) / pages.size));
-    return Math.min(pages.count, each * sequences + ends + whole);
+    const fullPages = Math.max(0, Math.floor((tokens - 2 * ends) / pages.size));
+    return Math.min(pages.count, each * sequences + ends + fullPages);
   };
   const ranks = [...over, ...shared];
   const groups = [...new Map(

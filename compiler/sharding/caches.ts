@@ -71,7 +71,7 @@ function numbersSequences({ primitive, inputs }: Node, by: Node): boolean {
 }
 
 /** Places caches on the ranks of their sequences' tokens, and tokens on the ranks of placed caches. */
-export function placeCaches(
+export function shardCaches(
   caches: readonly CachedSequences[],
   placed: Requests,
 ): Map<string, Request> {

@@ -9,7 +9,7 @@ import type { Graph } from "../graph/graph.ts";
 import type { PlacedMesh, Request } from "./placement.ts";
 
 /** Places the key heads of every attention. Throws PlacementError if they are not divisible. */
-export function placeKeyHeads(graph: Graph, placed: PlacedMesh): PlacedMesh {
+export function shardKeyHeads(graph: Graph, placed: PlacedMesh): PlacedMesh {
   let now = placed;
   for (const node of graph.nodes) {
     if (
@@ -24,7 +24,7 @@ export function placeKeyHeads(graph: Graph, placed: PlacedMesh): PlacedMesh {
     // Indivisible heads are rejected later, by their own name.
     const even = graph.axes[head]!.size % groupSizeOf(now.mesh, over) === 0;
     if (given || !even) continue;
-    now = placeAxis(now, kvHead, { over, size: graph.axes[kvHead]!.size });
+    now = shardAxis(now, kvHead, { over, size: graph.axes[kvHead]!.size });
   }
   return now;
 }
@@ -52,7 +52,7 @@ function checkKeyHeads(
   );
 }
 
-function placeAxis(
+function shardAxis(
   { mesh, requests }: PlacedMesh,
   axis: string,
   { over, size }: { readonly over: readonly string[]; readonly size: number },

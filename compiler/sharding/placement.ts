@@ -14,9 +14,9 @@ import {
 } from "../../spec/mesh.ts";
 import { shown } from "../../spec/shown.ts";
 import { type Graph, isRouting, type Node } from "../graph/graph.ts";
-import { cachedSequences, checkCaches, placeCaches } from "./caches.ts";
+import { cachedSequences, checkCaches, shardCaches } from "./caches.ts";
 import { conventionalPlacement } from "./conventions.ts";
-import { placeKeyHeads } from "./key_heads.ts";
+import { shardKeyHeads } from "./key_heads.ts";
 import { quoteAll } from "./messages.ts";
 
 /** Placement of an axis: mesh axes, optionally with a table of ids by group rank. */
@@ -76,9 +76,9 @@ export function readPlacement(
     }]),
   );
   follow(graph, wide);
-  const placed = placeKeyHeads(graph, { mesh, requests: wide });
+  const placed = shardKeyHeads(graph, { mesh, requests: wide });
   const caches = cachedSequences(graph);
-  const requests = placeCaches(caches, placed.requests);
+  const requests = shardCaches(caches, placed.requests);
   follow(graph, requests);
   checkCaches(graph, caches, { mesh: placed.mesh, requests });
   return { mesh: placed.mesh, requests };

@@ -157,14 +157,14 @@ function power(a: Expr, b: Expr, bind: Bind): Expr {
   const size = bind(k.call("pow", k.call("abs", x), y));
   const half = k.mul(y, k.f32(0.5));
   const odd = k.binary("ne", k.call("floor", half), half);
-  const whole = k.eq(k.call("trunc", y), y);
+  const isInteger = k.eq(k.call("trunc", y), y);
   const negative = k.select(odd, k.neg(size), size);
   return k.select(
     k.eq(y, k.f32(0)),
     k.f32(1),
     k.select(
       k.lt(x, k.f32(0)),
-      k.select(whole, negative, k.call("pow", x, y)),
+      k.select(isInteger, negative, k.call("pow", x, y)),
       size,
     ),
   );

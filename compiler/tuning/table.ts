@@ -121,10 +121,10 @@ export function tileFor(
 
 /** A tile with the rows of a given height; without teams if they cannot divide it. */
 export function ofHeight(tile: MatmulTile, height: number): MatmulTile {
-  const { split = 1, ...whole } = tile;
+  const { split = 1, ...unsplit } = tile;
   return height % split === 0
     ? { ...tile, rows: height / split }
-    : { ...whole, rows: height };
+    : { ...unsplit, rows: height };
 }
 
 /** `4x4x32`, and other distinguishing options: `4x4x32_split8_workgroup`. */

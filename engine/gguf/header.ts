@@ -89,9 +89,10 @@ export async function readGguf(
       ? elements / type.elements * type.bytes
       : elements * type.bytes;
     const offset = start + Number(info.offset);
-    const whole = !isBlockType(type) || shape.at(-1)! % type.elements === 0;
+    const hasFullBlocks = !isBlockType(type) ||
+      shape.at(-1)! % type.elements === 0;
     if (
-      isEmpty || !whole || !Number.isSafeInteger(bytes) ||
+      isEmpty || !hasFullBlocks || !Number.isSafeInteger(bytes) ||
       offset + bytes > file.size
     ) {
       throw new DataError(

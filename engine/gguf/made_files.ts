@@ -29,12 +29,12 @@ export async function madeFiles(
   const parts = await Promise.all(
     ggufParts(path).slice(1).map((part) => openGguf(part, files)),
   );
-  const whole = {
+  const joined = {
     ...header,
     tensors: [header, ...parts].flatMap(({ tensors }) => tensors),
   };
   const made = new Map<string, string>();
-  made.set("config.json", JSON.stringify(configOf(path, whole)));
+  made.set("config.json", JSON.stringify(configOf(path, joined)));
   const tokenizer = tokenizerOf(path, header);
   if (tokenizer) {
     made.set("tokenizer.json", JSON.stringify(tokenizer.tokenizer));

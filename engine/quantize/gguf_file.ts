@@ -107,8 +107,8 @@ export function ggufTensorsOf(
     const [tensor] = parts as [SourceTensor];
     const stored = typeOf(tensor, rules);
     const { shape } = tensor;
-    const whole = of.expert === undefined ? shape : [parts.length, ...shape];
-    const elements = whole.reduce((n, size) => n * size, 1);
+    const stacked = of.expert === undefined ? shape : [parts.length, ...shape];
+    const elements = stacked.reduce((n, size) => n * size, 1);
     return {
       name: of.gguf,
       shape: of.row
@@ -117,7 +117,7 @@ export function ggufTensorsOf(
         ? [shape[0]!, ...shape.slice(2)]
         : of.filed
         ? filedShape(elements, of.filed === "groups" ? sizes.groups : elements)
-        : whole,
+        : stacked,
       type: stored.number,
       bytes: isBlockType(stored)
         ? elements / stored.elements * stored.bytes

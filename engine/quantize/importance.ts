@@ -54,8 +54,8 @@ function importanceOf(
   experts: number,
 ): Importance {
   return (tensor) => {
-    const whole = sums.get(SQUARES + tensor);
-    if (whole) return scaled(whole);
+    const together = sums.get(SQUARES + tensor);
+    if (together) return scaled(together);
     const [, start, expert, end] =
       /^(.*\.experts\.)(\d+)(\..*)$/.exec(tensor) ??
         [];

@@ -131,21 +131,21 @@ export async function openChats(
     for await (const conversation of conversationsOf(data)) {
       const sample = await encode(conversation, encoding);
       const excess = sample.ids.length - 1 - options.length;
-      const kept = excess > 0
+      const truncated = excess > 0
         ? firstTokens(sample, options.length + 1)
         : sample;
       if (excess > 0) {
         report.truncated++;
         report.lost += excess;
       }
-      const trained = kept.weights.subarray(1).filter((w) => w > 0).length;
+      const trained = truncated.weights.subarray(1).filter((w) => w > 0).length;
       if (trained === 0) {
         report.untrained++;
         continue;
       }
-      report.tokens += kept.ids.length;
+      report.tokens += truncated.ids.length;
       report.trained += trained;
-      samples.push(kept);
+      samples.push(truncated);
     }
     return samples;
   };

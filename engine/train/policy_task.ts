@@ -232,7 +232,7 @@ export async function policyTask(
       ],
     ],
     outputs: [LOGPROBS],
-    whole: updates,
+    stepsPerSave: updates,
     begin: (pair) => {
       opened = pair;
     },

@@ -121,7 +121,7 @@ export function checkSettings(
     maxNewTokens,
     updates,
   };
-  const whole = { ...counts, warmup, decay, seed };
+  const integers = { ...counts, warmup, decay, seed };
   const numbers = {
     rate,
     floor,
@@ -132,15 +132,15 @@ export function checkSettings(
     clipHigh,
     kl,
   };
-  for (const [name, value] of Object.entries({ ...whole, ...numbers })) {
+  for (const [name, value] of Object.entries({ ...integers, ...numbers })) {
     if (value === undefined) continue;
     const min = name in counts ? 1 : 0;
-    if (value >= min && (!(name in whole) || Number.isSafeInteger(value))) {
+    if (value >= min && (!(name in integers) || Number.isSafeInteger(value))) {
       continue;
     }
     throw new DataError(
       `Cannot train with ${name} ${value}: expected a ${
-        name in whole ? "whole number" : "number"
+        name in integers ? "whole number" : "number"
       } of at least ${min}`,
     );
   }

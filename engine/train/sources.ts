@@ -160,14 +160,14 @@ async function batchOf(
   const items = ranks.map((rank) =>
     localItems(plan, rank, { program, input, inputs: layout })
   );
-  const whole = items.includes(undefined);
+  const reachesAll = items.includes(undefined);
   const reached = new Set(
     items.flatMap((some) => [...some ?? []].map((i) => Math.floor(i / length))),
   );
   const ids = numbers(count * length, () => 0);
   const labels = numbers(count * length, () => 0);
   for (let i = 0; i < count; i++) {
-    if (!whole && !reached.has(i)) continue;
+    if (!reachesAll && !reached.has(i)) continue;
     const row: Sequence = await rows.at(first + i);
     ids.data.set(row.ids, i * length);
     labels.data.set(row.labels, i * length);

@@ -170,8 +170,8 @@ async function runTogether(
   for (const [i, { inputs: given, counted }] of batches.entries()) {
     const named = { ...given, [STEP_INPUTS.share]: scalar(counted / all) };
     for (const [name, tensor] of Object.entries(named)) {
-      const own = microName(name, i);
-      if (own in program.inputs) inputs[own] = tensor;
+      const micro = microName(name, i);
+      if (micro in program.inputs) inputs[micro] = tensor;
       else if (i === 0) inputs[name] = tensor;
       else if (!sameNumbers(inputs[name]!, tensor)) {
         throw new DataError(
@@ -274,17 +274,22 @@ export async function measure(
   const { opened: { plan, session, ranks }, task: { validation, loss } } = run;
   const program = plan.programs.find(({ name }) => name === VALIDATE);
   if (!program || !validation) return undefined;
-  const own = (name: string) => isPiped(plan) ? microName(name, 0) : name;
-  const output = own(own("ce_loss") in program.outputs ? "ce_loss" : loss);
+  const microOf = (name: string) => isPiped(plan) ? microName(name, 0) : name;
+  const output = microOf(
+    microOf("ce_loss") in program.outputs ? "ce_loss" : loss,
+  );
   const count = Math.min(validation.count, max);
   let [sum, tokens] = [0, 0];
   for (let i = 0; i < count; i++) {
     const at = Math.floor(i * validation.count / count);
-    const place = { plan, program, ranks };
-    const { inputs, counted } = await validation.at(at, place);
+    const source = { plan, program, ranks };
+    const { inputs, counted } = await validation.at(at, source);
     const given = Object.fromEntries(
       Object.entries(inputs).map(([name, tensor]) =>
-        [own(name) in program.inputs ? own(name) : name, tensor] as const
+        [
+          microOf(name) in program.inputs ? microOf(name) : name,
+          tensor,
+        ] as const
       ),
     );
     const outputs = await session.run(VALIDATE, given, {

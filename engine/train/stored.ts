@@ -139,12 +139,12 @@ export function writeMasters(
       const part = emptyPart(shapeOf(plan, state), held);
       for (const [i, name] of sourceNames(plan, weight).entries()) {
         const { dtype, shape, data } = initial[name]!;
-        const [whole, start] = [[...shape], shape.map(() => 0)];
+        const [size, start] = [[...shape], shape.map(() => 0)];
         if (stack !== undefined) {
-          whole.splice(stack, 0, 1);
+          size.splice(stack, 0, 1);
           start.splice(stack, 0, i);
         }
-        const tensor = { dtype, shape: whole, data };
+        const tensor = { dtype, shape: size, data };
         copySlice(part, held, { start, tensor });
       }
       session.writePart(state, rank, part);

@@ -63,7 +63,7 @@ export interface Task extends Pick<PlanOptions, "mesh" | "place"> {
   /** Outputs of a step that `observe` receives. */
   readonly outputs?: readonly string[];
   /** Steps that are saved together: a training is neither saved nor stopped between them. Default: 1. */
-  readonly whole?: number;
+  readonly stepsPerSave?: number;
   /** Called before the first batch, with the opened plans. */
   begin?(opened: Opened): void;
   /** Metrics of a step from the outputs of each of its batches. Called after each step. */

@@ -202,9 +202,9 @@ async function* takeSteps(
     };
     options.onBegin?.();
     task.begin?.(opened);
-    const { whole = 1 } = task;
+    const { stepsPerSave = 1 } = task;
     for (let step = run.step + 1; step <= steps; step++) {
-      const between = run.step % whole === 0;
+      const between = run.step % stepsPerSave === 0;
       if (await stopping() && between) break;
       const metrics = await takeStep(run, step, now);
       const due = validateEvery !== undefined && step % validateEvery === 0;
@@ -215,7 +215,7 @@ async function* takeSteps(
         : undefined;
       const toSave = saveEvery !== undefined && step % saveEvery === 0;
       const stops = step === steps || await stopping();
-      if ((toSave || stops) && step % whole === 0) await save(step);
+      if ((toSave || stops) && step % stepsPerSave === 0) await save(step);
       run.step = step;
       yield { ...metrics, validation, saved: saved === step };
     }

@@ -85,11 +85,11 @@ function decode(
   shown: readonly string[],
 ): string {
   if (skip && shown.length > 0) {
-    const kept = ids.filter((id) => {
+    const visible = ids.filter((id) => {
       const text = special.get(id);
       return text === undefined || shown.some((one) => one.includes(text));
     });
-    return decode(kept, false, shown);
+    return decode(visible, false, shown);
   }
   return ids.length === 0
     ? ""

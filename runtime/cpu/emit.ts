@@ -81,7 +81,7 @@ export class Emitter {
    * Location of a vector's part of scratch memory: its first invocation, the start of the parts, and bytes per
    * invocation.
    */
-  own = { local: 0, first: 0, parts: 0, bytes: 0 };
+  part = { local: 0, first: 0, parts: 0, bytes: 0 };
   readonly #library: Library;
   #repeated = new Set<Value>();
   #saved = new Map<Value, number>();
@@ -139,7 +139,7 @@ export class Emitter {
       case "get": {
         const { slot } = value.local;
         if (!slot) return f.get(this.localOf(value.local));
-        f.get(slot.perVector ? this.own.local : SCRATCH);
+        f.get(slot.perVector ? this.part.local : SCRATCH);
         return f.load(
           isScalar(value) ? "i32.load" : "v128.load",
           slot.offset,
@@ -408,14 +408,14 @@ export class Emitter {
         f.i32(s.bytes);
         return f.fill();
       case "own":
-        f.get(this.own.first);
-        f.i32(this.own.bytes);
+        f.get(this.part.first);
+        f.i32(this.part.bytes);
         f.op("i32.mul");
         f.get(SCRATCH);
         f.op("i32.add");
-        f.i32(this.own.parts);
+        f.i32(this.part.parts);
         f.op("i32.add");
-        return f.set(this.own.local);
+        return f.set(this.part.local);
       case "turn":
         throw new Error("internal: tiles are not lowered for WebAssembly");
     }
@@ -436,7 +436,7 @@ export class Emitter {
       this.values(value);
       return this.f.set(this.localOf(local));
     }
-    this.f.get(slot.perVector ? this.own.local : SCRATCH);
+    this.f.get(slot.perVector ? this.part.local : SCRATCH);
     this.values(value);
     this.f.load(isScalar(local) ? "i32.store" : "v128.store", slot.offset);
   }

@@ -54,10 +54,10 @@ export function printKernels(
     const parts = mergedParts(kernel).map(({ end, kernel }) => {
       return { end, ...printPart(kernel, lanes, { library }) };
     });
-    const whole = parts.length === 1 ? parts[0]!.f : printParts(
+    const run = parts.length === 1 ? parts[0]!.f : printParts(
       parts.map(({ end, f }) => ({ end, index: module.add(f) })),
     );
-    module.add(whole, `run${i}`);
+    module.add(run, `run${i}`);
     return Math.max(...parts.map(({ scratch }) => scratch));
   });
   return { bytes: module.encode(), scratch };
@@ -177,8 +177,8 @@ function printPart(
   }
   const first = emitter.localOf(program.first);
   const { parts, partBytes } = program;
-  const own = f.local("i32");
-  emitter.own = { local: own, first, parts, bytes: partBytes / lanes };
+  const base = f.local("i32");
+  emitter.part = { local: base, first, parts, bytes: partBytes / lanes };
   const [x, y, z] = program.groups.map((local) => emitter.localOf(local));
   const rest = f.local("i32");
   eachGroup(f, () => {

@@ -118,8 +118,8 @@ export class Emitter {
 
   #text(value: Value): string {
     const args = value.args;
-    const own = ["apply", "wide", "address"].includes(value.op);
-    const texts = own ? [] : args.map((arg) => this.#value(arg));
+    const emitsOperands = ["apply", "wide", "address"].includes(value.op);
+    const texts = emitsOperands ? [] : args.map((arg) => this.#value(arg));
     const [a, b, c] = texts;
     const cast = `(${value.type})`;
     switch (value.op) {

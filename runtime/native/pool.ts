@@ -341,8 +341,8 @@ export class NativePool implements HostPool<Uint32Array> {
       from = runtime.run(this.#pool, words, { from, to, budget: HERE_BUDGET });
       if (from > 0) {
         const last = runtime.position(this.#pool);
-        this.#here += whole(words, last + RECORD.end) -
-          whole(words, RECORD.start);
+        this.#here += uint64At(words, last + RECORD.end) -
+          uint64At(words, RECORD.start);
       }
     }
     if (from < to || this.#here > HERE_BUDGET) {
@@ -352,8 +352,8 @@ export class NativePool implements HostPool<Uint32Array> {
     this.#checkFiles();
     for (const { at, times } of timed) {
       times.push({
-        start: whole(words, at + RECORD.start),
-        end: whole(words, at + RECORD.end),
+        start: uint64At(words, at + RECORD.start),
+        end: uint64At(words, at + RECORD.end),
       });
     }
   }
@@ -413,6 +413,6 @@ function halves(value: number): [number, number] {
   return [value % 2 ** 32, Math.floor(value / 2 ** 32)];
 }
 
-function whole(words: Uint32Array, at: number): number {
+function uint64At(words: Uint32Array, at: number): number {
   return words[at]! + 2 ** 32 * words[at + 1]!;
 }

@@ -50,10 +50,12 @@ export function restingVariables(
     if (!someStatement(s.body, ({ op }) => op === "for")) {
       for (const name of namesIn(s.body)) busy.add(name);
     } else {
-      const own = new Set<string>();
+      const declared = new Set<string>();
       walkStatements(s.body, (inner) => {
-        if (inner.op === "var") own.add(inner.name);
-        if (inner.op === "set" && !own.has(inner.name)) set.add(inner.name);
+        if (inner.op === "var") declared.add(inner.name);
+        if (inner.op === "set" && !declared.has(inner.name)) {
+          set.add(inner.name);
+        }
       });
     }
   });

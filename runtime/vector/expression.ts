@@ -278,8 +278,8 @@ export class Expressions {
     const b = this.vector(e.b);
     if (e.a.type === "f32") {
       if (e.fn !== "rem") return apply(`f.${e.fn}` as Op, a, b);
-      const whole = f.trunc(f.div(a, b));
-      return f.sub(a, f.mul(b, whole));
+      const quotient = f.trunc(f.div(a, b));
+      return f.sub(a, f.mul(b, quotient));
     }
     if (e.fn !== "div" && e.fn !== "rem") return apply(`v.${name}` as Op, a, b);
     const is = (x: Value, value: number) => v.eq(x, value);

@@ -214,8 +214,8 @@ function tiledLoop(
     }
     // Loops that fill workgroup memory are followed by loops that compute with it.
     const stores = s.body.flatMap((s) => s.op === "sharedStore" ? [s] : []);
-    const own = stores.some(({ array }) => on.readHere.has(array));
-    const later = stores.length > 0 && !own;
+    const readsHere = stores.some(({ array }) => on.readHere.has(array));
+    const later = stores.length > 0 && !readsHere;
     on.prefetchesLater ||= later;
     // Some iterations at a time, along which words are loaded.
     const start = newLocal("start", "u");
@@ -237,7 +237,7 @@ function tiledLoop(
             apart: group.apart,
             bytes,
             words,
-            ahead: later ? "later" : own ? "next" : "along",
+            ahead: later ? "later" : readsHere ? "next" : "along",
           });
           x.pointed.set(load, { tile, index: get(index) });
         }
@@ -294,8 +294,8 @@ function unrolledLoop(
   if (ahead && span < round) return;
   // end = from + complete rounds, if from < to.
   const rounds = u.div_u(u.sub(to, from), round);
-  const whole = ahead ? word(span - span % round) : u.mul(rounds, round);
-  const end = on.keep("end", u.add(from, whole));
+  const roundsEnd = ahead ? word(span - span % round) : u.mul(rounds, round);
+  const end = on.keep("end", u.add(from, roundsEnd));
   const fast = (inRange: Value, pointers: readonly Local[]) =>
     on.if(inRange, () => {
       const body = on.listOf(() => {

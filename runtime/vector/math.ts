@@ -81,10 +81,10 @@ function exp(value: Value): Value {
   ]);
   const y = f.add(f.add(f.mul(f.mul(p, r), r), r), 1);
   // For NaN, the factors do not matter.
-  const whole = v.whole(n);
-  const half = v.shr_s(whole, 1);
+  const integer = v.whole(n);
+  const half = v.shr_s(integer, 1);
   const power = (k: Value) => f.bits(v.shl(v.add(k, 127), 23));
-  return f.mul(f.mul(y, power(half)), power(v.sub(whole, half)));
+  return f.mul(f.mul(y, power(half)), power(v.sub(integer, half)));
 }
 
 /** e^x of f64, |x| clamped to 700. */

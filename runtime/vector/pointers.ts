@@ -294,12 +294,12 @@ export function coursesIn(
   const courses = groups.map(({ terms, stride }): Course | undefined => {
     if (typeof stride !== "number") return undefined;
     const parts = terms.map((term) => linear(term, known));
-    const whole = parts.filter((part) => part && part.factors.length === 0);
-    if (whole.length < parts.length) return undefined;
+    const constant = parts.filter((part) => part && part.factors.length === 0);
+    if (constant.length < parts.length) return undefined;
     const sum = (of: (part: Linear) => number) =>
-      whole.reduce((n, part) => n + of(part!), stride * of(from));
+      constant.reduce((n, part) => n + of(part!), stride * of(from));
     const course = {
-      terms: whole.flatMap((part) => part!.terms),
+      terms: constant.flatMap((part) => part!.terms),
       constant: sum((part) => part.constant),
       stride: sum((part) => part.stride),
     };

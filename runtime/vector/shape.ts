@@ -114,12 +114,12 @@ export class Shapes {
     switch (e.op) {
       case "const": {
         const value = Number(e.value);
-        const whole = e.type === "u32" || e.type === "i32";
+        const isInteger = e.type === "u32" || e.type === "i32";
         return {
           stride: 0,
-          align: whole ? lowBit(value) : 1,
+          align: isInteger ? lowBit(value) : 1,
           group: true,
-          ...(whole ? { value } : {}),
+          ...(isInteger ? { value } : {}),
         };
       }
       case "local":
@@ -156,9 +156,9 @@ export class Shapes {
       }
       case "convert":
       case "bitcast": {
-        const whole = (e.type === "u32" || e.type === "i32") &&
+        const isInteger = (e.type === "u32" || e.type === "i32") &&
           (e.a.type === "u32" || e.a.type === "i32");
-        return whole ? this.of(e.a) : this.#plain([e.a]);
+        return isInteger ? this.of(e.a) : this.#plain([e.a]);
       }
     }
   }

@@ -223,8 +223,8 @@ export class Statements {
     const condition = this.keep("condition", x.vector(s.condition));
     const outer = this.#mask;
     const masked = (mask: Value, body: readonly Stmt[]) => {
-      const kept = this.keep("mask", mask);
-      this.if(v.any(kept), () => this.#under(kept, body));
+      const saved = this.keep("mask", mask);
+      this.if(v.any(saved), () => this.#under(saved, body));
     };
     masked(outer ? v.and(outer, condition) : condition, s.then);
     if (!s.else) return;

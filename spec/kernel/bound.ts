@@ -21,10 +21,10 @@ function statementWork(s: Stmt): number {
   if (s.op === "for") {
     return nodes(s.from) + nodes(s.to) + iterations(s) * (1 + workOf(s.body));
   }
-  const own = expressionsOf(s).reduce((n, e) => n + nodes(e), 0);
+  const ofExpressions = expressionsOf(s).reduce((n, e) => n + nodes(e), 0);
   return bodiesOf(s).reduce(
     (n, body) => n + workOf(body),
-    s.op === "if" ? own : 1 + own,
+    s.op === "if" ? ofExpressions : 1 + ofExpressions,
   );
 }
 

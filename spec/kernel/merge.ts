@@ -198,8 +198,8 @@ function inKernel(
   }
   const part = (s: Size) => inKernel(s, { counts }, lengths);
   if ("ceilDiv" in size) {
-    const [whole, by] = size.ceilDiv;
-    const value = part(whole);
+    const [dividend, by] = size.ceilDiv;
+    const value = part(dividend);
     return value && div(add(value, u32(by - 1)), u32(by));
   }
   if (!("mul" in size)) return undefined;

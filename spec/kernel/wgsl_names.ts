@@ -68,12 +68,12 @@ export function wgslNames(
     globals.set(name, choose(name));
   }
   const locals = new Map<string, string>();
-  const own = localsOf(kernel.body);
+  const declared = localsOf(kernel.body);
   const added = lanes.flatMap(({ name, variables }) => [
     name,
     ...variables.map((one) => one.name),
   ]);
-  for (const name of new Set([...own, ...added])) {
+  for (const name of new Set([...declared, ...added])) {
     locals.set(name, choose(name));
   }
   const find = (map: Map<string, string>, name: string): string => {

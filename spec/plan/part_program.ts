@@ -32,11 +32,11 @@ export function withPartProgram(
     ...Object.values(wanted).map(({ buffer }) => buffer),
     ...states,
   ]);
-  const kept: number[] = [];
+  const indices: number[] = [];
   for (const { index, reads, writes } of [...steps].reverse()) {
     // A buffer may be written by several steps, each a part of it: all of them count.
     if (!writes.some((buffer) => needed.has(buffer))) continue;
-    kept.push(index);
+    indices.push(index);
     for (const buffer of reads) needed.add(buffer);
   }
   const part: Program = {
@@ -46,7 +46,7 @@ export function withPartProgram(
         .filter(([, { buffer }]) => needed.has(buffer)),
     ),
     outputs: wanted,
-    steps: kept.reverse().map((index) => program.steps[index]!),
+    steps: indices.reverse().map((index) => program.steps[index]!),
   };
   const programs = [...plan.programs, part];
   const buffers = Object.fromEntries(

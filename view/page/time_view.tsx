@@ -280,14 +280,14 @@ function Buttons({ timeline, show, drawn: [from, to], run }: {
   readonly run: TimedRun;
 }) {
   const { range, zoom, select } = timeline;
-  const whole = run.microseconds;
+  const duration = run.microseconds;
   const layers = useMemo(() => layerTimes(run), [run]);
-  const all = to - from >= whole;
+  const all = to - from >= duration;
   const actions = [
     ["zoom in", show.in, false],
     ["zoom out", show.out, all],
     ["earlier", show.earlier, from <= 0],
-    ["later", show.later, to >= whole],
+    ["later", show.later, to >= duration],
     ["all of it", show.all, all],
   ] as const;
   return (

@@ -61,11 +61,11 @@ export function useTimeline(
 
 /** Limits a part to the run, with a minimum length of one microsecond. Undefined for the complete run. */
 function inside(
-  whole: number,
+  duration: number,
   [from, to]: TimeWindow,
 ): TimeWindow | undefined {
-  const width = Math.max(1, Math.min(whole, to - from));
+  const width = Math.max(1, Math.min(duration, to - from));
   const middle = (from + to) / 2;
-  const start = Math.max(0, Math.min(whole - width, middle - width / 2));
-  return width < whole ? [start, start + width] : undefined;
+  const start = Math.max(0, Math.min(duration - width, middle - width / 2));
+  return width < duration ? [start, start + width] : undefined;
 }

@@ -66,8 +66,8 @@ export const linearScan: Definition<"linearScan"> = {
       (_, i) => reverse ? tokens - 1 - i : i,
     );
     const rowOf = (x: Value, t: number, h: number) => {
-      const [, own, length] = x.shape as [number, number, number];
-      return (t * own + Math.floor(h / (heads / own))) * length;
+      const [, count, length] = x.shape as [number, number, number];
+      return (t * count + Math.floor(h / (heads / count))) * length;
     };
     for (let h = 0; h < heads; h++) {
       for (let c = 0; c < width; c++) {

@@ -141,11 +141,11 @@ function sixBits(
   header: (word: number) => KernelText,
 ): KernelText {
   const shift = wgsl`((${sum} & 3) * 8)`;
-  const own = header(1 + which);
-  const low = wgsl`((${own} >> ${shift}) & 63)`;
+  const word = header(1 + which);
+  const low = wgsl`((${word} >> ${shift}) & 63)`;
   const high = wgsl`(((${header(3)} >> (${shift} + ${
     4 * which
-  })) & 15) | (((${own} >> (${shift} + 6)) & 3) << 4))`;
+  })) & 15) | (((${word} >> (${shift} + 6)) & 3) << 4))`;
   return wgsl`select(${high}, ${low}, ${sum} < 4)`;
 }
 

@@ -127,12 +127,12 @@ function oneSegment(
   const end = known && length % SUM_BLOCK === 0
     ? next
     : wgsl`min(${next}, ${last})`;
-  const whole = rest > 0
+  const blocksEnd = rest > 0
     ? wgsl`${from} + ${Number(length) - rest}`
     : wgsl`${last}`;
   return wgsl`
-    for (var ${k}_block = ${from}; ${k}_block < ${whole}; ${k}_block += ${SUM_BLOCK}) {
+    for (var ${k}_block = ${from}; ${k}_block < ${blocksEnd}; ${k}_block += ${SUM_BLOCK}) {
       ${block(wgsl`${k}_block`, end, SUM_BLOCK)}
     }
-    ${rest > 0 && block(whole, last, rest)}`;
+    ${rest > 0 && block(blocksEnd, last, rest)}`;
 }

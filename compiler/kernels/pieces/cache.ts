@@ -22,7 +22,7 @@ export interface Cache {
   /** The cached vector at a position, or in a prepared block. */
   vectorOf(position: KernelText): KernelText;
   /** Each block is memory of the sequence, even after the last key. */
-  readonly whole: boolean;
+  readonly hasFullBlocks: boolean;
 }
 
 /** The cache of the sequence of `token`. `scattered`: keys are read in any order instead of in blocks. */
@@ -46,7 +46,7 @@ export function cacheOf(
         // The cached vector of position 0; it may be negative.
         let cache = ${zero};`,
       vectorOf: apart,
-      whole: context % KEY_BLOCK === 0 && !scattered,
+      hasFullBlocks: context % KEY_BLOCK === 0 && !scattered,
     };
   }
   const { size } = pages;
@@ -61,10 +61,10 @@ export function cacheOf(
   if (size % KEY_BLOCK !== 0 || scattered) {
     const vectorOf = (position: KernelText) =>
       wgsl`(${entryOf(position)}) * ${kvHeads} + kv_head`;
-    return { begin: prepare, vectorOf, whole: false };
+    return { begin: prepare, vectorOf, hasFullBlocks: false };
   }
   const ofBlock = wgsl`
     // All keys of the block are in one page. This is the index of position 0 relative to that page; it may be negative.
     let cache = (${entryOf(wgsl`start`)} - start) * ${kvHeads} + kv_head;`;
-  return { begin: prepare, ofBlock, vectorOf: apart, whole: true };
+  return { begin: prepare, ofBlock, vectorOf: apart, hasFullBlocks: true };
 }

@@ -152,9 +152,9 @@ function splitAt(
 ): At {
   const outer = to.axes.filter((axis) => from.axes.includes(axis));
   if (outer.length === to.axes.length) return at;
-  const whole = from.axes.filter((axis) => !to.axes.includes(axis));
+  const merged = from.axes.filter((axis) => !to.axes.includes(axis));
   const parts = to.axes.filter((axis) => !from.axes.includes(axis));
-  const index = scope.bindValue(flatIndex(scope, whole, at));
+  const index = scope.bindValue(flatIndex(scope, merged, at));
   return {
     ...atJoined(parts, atFlat(scope, parts, index), at),
     ...at.flat && at.flat.order.join() === from.axes.join()

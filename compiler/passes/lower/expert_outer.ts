@@ -28,8 +28,8 @@ function sidesOf(
   }
   const [rows, columns] = [restAxes(x), restAxes(y)];
   const shared = rows.some((axis) => columns.includes(axis));
-  const whole = rows.length + columns.length + 1 === node.axes.length;
-  return shared || !whole || rows.length * columns.length === 0
+  const isComplete = rows.length + columns.length + 1 === node.axes.length;
+  return shared || !isComplete || rows.length * columns.length === 0
     ? undefined
     : { rows, columns };
 }

@@ -111,8 +111,8 @@ export function alongRow(
   { at, row, i, length }: { at: At; row: Expr; i: Expr; length: Expr },
 ): At {
   const get = (axis: string) => axis === over ? i : at.get(axis);
-  const whole = at.flat?.order.length === axes.length - 1;
-  if (!whole || axes.at(-1) !== over) return { get };
+  const isComplete = at.flat?.order.length === axes.length - 1;
+  if (!isComplete || axes.at(-1) !== over) return { get };
   const index = binary("add", binary("mul", row, length), i);
   return { get, flat: { order: axes, index } };
 }

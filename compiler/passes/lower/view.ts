@@ -40,8 +40,8 @@ function viewAxes(
       return axes.map((axis) => axis === from ? to : axis);
     }
     case "split": {
-      const { axis: whole, into } = node.params;
-      return axes.flatMap((axis) => axis === whole ? into : [axis]);
+      const { axis: from, into } = node.params;
+      return axes.flatMap((axis) => axis === from ? into : [axis]);
     }
     case "merge": {
       const { axes: parts, to } = node.params;

@@ -43,8 +43,8 @@ export function reportedMedian(
 }
 
 /** Warm-up proportional to the number of repetitions. */
-export function warmUpFor(whole: number, repetitions: number): number {
-  return whole * Math.min(1, repetitions / REPETITIONS);
+export function warmUpFor(full: number, repetitions: number): number {
+  return full * Math.min(1, repetitions / REPETITIONS);
 }
 
 /** An open device or link that can be measured repeatedly. */
