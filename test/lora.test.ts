@@ -190,6 +190,17 @@ t.test("memory is that of the weights, the adapters and their optimizer", async 
   t.equal(bytes("state", /^adamw(?!.*lora_)/), 0, "others have no state");
   const { dtype } = plan.buffers["model.norm.weight"]!;
   t.equal(dtype, "bf16", "constant weights keep their dtype");
+  const written = plan.programs.flatMap(({ steps }) => steps)
+    .flatMap((step): string[] => {
+      if (step.op === "copy") return [step.to];
+      if (step.op !== "launch") return [];
+      return plan.kernels[step.kernel]!.tree.bindings
+        .filter(({ access }) => access !== "read")
+        .map(({ name }) => step.bindings[name]!);
+    })
+    .filter((name) => plan.buffers[name]!.kind === "weight");
+  t.ok(written.length > 0);
+  t.ok(written.every((name) => /lora_/.test(name)), "base weights are read");
 });
 
 /** A checkpoint with the values of a quantized one, in f32. */
@@ -312,6 +323,7 @@ t.test("adapters of a checkpoint are trained, used and merged", async (t) => {
   await train("resumed", "ep=2", "--steps", "2", ...lora);
   await train("resumed", "ep=2", "--steps", "4", "--resume", ...lora);
   await train("four", "tp=2,ep=2", "--steps", "4", ...lora);
+  await train("sliced", "tp=2", "--steps", "4", ...lora);
   const [straight, resumed] = [
     await contents(at("two")),
     await contents(at("resumed")),
@@ -323,7 +335,7 @@ t.test("adapters of a checkpoint are trained, used and merged", async (t) => {
     );
   }
   const { values } = await adaptersIn(at("one"));
-  for (const out of ["two", "four"]) {
+  for (const out of ["two", "four", "sliced"]) {
     const sharded = await adaptersIn(at(out));
     t.strictSame(Object.keys(sharded.values), Object.keys(values));
     const error = furthest(sharded.values, values);
