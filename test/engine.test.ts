@@ -193,6 +193,7 @@ t.test("generate() gives prompts the room that growing sequences leave", async (
     maxSequences: 2,
     maxContext: 16,
     vocabulary: 9,
+    concurrentRuns: 1,
     gives: "logits",
     next,
   } as unknown as Decoder;

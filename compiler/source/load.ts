@@ -223,7 +223,7 @@ async function registerAll(): Promise<Hooks> {
   const paths = {
     entries: Object.fromEntries(entries),
     importedAs: IMPORTED_AS,
-    packages: packageFolders().map((folder) => pathToFileURL(folder).href),
+    inPackage: packageFolders().map((folder) => pathToFileURL(folder).href),
   };
   // Call sites are read from stack traces, which must refer to the original source.
   process.setSourceMapsEnabled(true);

@@ -19,11 +19,11 @@ const MODEL_SCHEME = "switchyard-model:";
 const require = createRequire(import.meta.url);
 
 /**
- * `entries`: URLs of the package's modules, by name. `importedAs`: resolutions of a relative import. `own`: URLs of the
+ * `entries`: URLs of the package's modules, by name. `importedAs`: resolutions of a relative import. `inPackage`: URLs of the
  * folders with this package's code.
- * @type {{ entries: Record<string, string>, importedAs: [RegExp, string][], own: string[] }}
+ * @type {{ entries: Record<string, string>, importedAs: [RegExp, string][], inPackage: string[] }}
  */
-let paths = { entries: {}, importedAs: [], own: [] };
+let paths = { entries: {}, importedAs: [], inPackage: [] };
 
 /** URLs of users' files. @type {Set<string>} */
 const users = new Set();
@@ -156,7 +156,10 @@ function relative(specifier, parent) {
   const found = paths.importedAs.map(([written, as]) =>
     href.replace(written, as)
   ).find((url) => /\.m?[jt]s$/.test(url) && isThere(fileURLToPath(url)));
-  if (found === undefined || paths.own.some((own) => found.startsWith(own))) {
+  if (
+    found === undefined ||
+    paths.inPackage.some((folder) => found.startsWith(folder))
+  ) {
     return undefined;
   }
   return found;
