@@ -19,8 +19,8 @@ const MODEL_SCHEME = "switchyard-model:";
 const require = createRequire(import.meta.url);
 
 /**
- * `entries`: URLs of the package's modules, by name. `importedAs`: resolutions of a relative import. `inPackage`: URLs of the
- * folders with this package's code.
+ * `entries`: URLs of the package's modules, by name. `importedAs`: resolutions of a relative import. `inPackage`: URLs
+ * of the folders with this package's code.
  * @type {{ entries: Record<string, string>, importedAs: [RegExp, string][], inPackage: string[] }}
  */
 let paths = { entries: {}, importedAs: [], inPackage: [] };
