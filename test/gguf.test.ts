@@ -605,6 +605,35 @@ t.test("rows of odd heads are refused", async (t) => {
   }
 });
 
+t.test("value heads that do not fit their tensor are refused", async (t) => {
+  const file = join(temporaryFolder(t), "heads.gguf");
+  for (
+    const [keyHeads, valueHeads, inner] of [
+      [2, 4, 64],
+      [3, 4, 8],
+      [0, 4, 8],
+      [2, 4, 6],
+      [2, 0, 8],
+    ] as const
+  ) {
+    const keys = {
+      "general.architecture": { text: "qwen35moe" },
+      "qwen35moe.ssm.group_count": { u32: keyHeads },
+      "qwen35moe.ssm.time_step_rank": { u32: valueHeads },
+      "qwen35moe.ssm.inner_size": { u32: inner },
+      "qwen35moe.ssm.state_size": { u32: 2 },
+    };
+    const tensors = {
+      "blk.0.attn_gate.weight": { shape: [8, 4], data: new Float32Array(32) },
+    };
+    writeFileSync(file, Buffer.concat([...writeGguf(keys, tensors)]));
+    await t.rejects(readTensors(file, files), {
+      message:
+        /the shape of tensor 'blk.0.attn_gate.weight', \[8, 4\], does not fit the keys 'qwen35moe.ssm.\*'/,
+    });
+  }
+});
+
 t.test("texts are split as the tokenizers of models split them", (t) => {
   const split = (name: string, text: string) =>
     SPLITS[name]!.reduce((parts, pattern) => {

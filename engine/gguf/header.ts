@@ -118,6 +118,6 @@ export function numberOf(keys: GgufKeys, key: string): number | undefined {
 export function maxOf(keys: GgufKeys, key: string): number | undefined {
   const list = keys[key];
   return Array.isArray(list)
-    ? Math.max(0, ...list.map(Number))
+    ? list.reduce<number>((most, value) => Math.max(most, Number(value)), 0)
     : numberOf(keys, key);
 }

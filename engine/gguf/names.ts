@@ -10,8 +10,8 @@ export function checkpointName(
   row: GgufArchitecture,
   name: string,
 ): TensorName | undefined {
-  const outer = { ...OUTER, ...row.outer }[name];
-  if (outer !== undefined) return entryOf(outer);
+  const outers = { ...OUTER, ...row.outer };
+  if (Object.hasOwn(outers, name)) return entryOf(outers[name]!);
   const [, layer, of = "", ending = ""] =
     /^blk\.(\d+)\.(.+?)(?:\.(weight|bias))?$/.exec(name) ?? [];
   const names: GgufArchitecture["tensors"] = { ...ATTENTION, ...row.tensors };

@@ -12,9 +12,16 @@ import { architectureOf } from "./architectures.ts";
 import { type BlockType, isBlockType } from "./blocks.ts";
 import { joinedLatent } from "./latent.ts";
 import { uninterleavedRow, withRows } from "./interleaved.ts";
-import { type GgufHeader, type GgufTensor, maxOf, numberOf } from "./header.ts";
+import {
+  type GgufHeader,
+  type GgufKeys,
+  type GgufTensor,
+  maxOf,
+  numberOf,
+} from "./header.ts";
 import { checkpointName } from "./names.ts";
 import {
+  hasHeads,
   type Tiled,
   tiledHead,
   type ValueHeads,
@@ -67,7 +74,19 @@ export function ggufTensors(
         name,
         rowOf,
         ...tiled
-          ? { tiled: { tiled, heads: valueHeads(architecture, header) } }
+          ? {
+            tiled: {
+              tiled,
+              heads: valueHeads(
+                path,
+                { name: architecture, keys: header.keys },
+                {
+                  tensor,
+                  tiled,
+                },
+              ),
+            },
+          }
           : {},
       });
       return values ? [withValues(found[0]!, values, "read")] : found;
@@ -89,16 +108,26 @@ export function ggufTensors(
   return row.latent ? withLatent(entries) : entries;
 }
 
-/** The sizes of delta nets. */
-function valueHeads(name: string, { keys }: GgufHeader): ValueHeads {
+/** The sizes of delta nets. Throws DataError if a tensor does not have them. */
+function valueHeads(
+  path: string,
+  { name, keys }: { readonly name: string; readonly keys: GgufKeys },
+  { tensor, tiled }: { readonly tensor: GgufTensor; readonly tiled: Tiled },
+): ValueHeads {
   const number = (key: string) => numberOf(keys, `${name}.ssm.${key}`) ?? NaN;
   const values = number("time_step_rank");
-  return {
+  const heads = {
     keyHeads: number("group_count"),
     valueHeads: values,
     keyDim: number("state_size"),
     valueDim: number("inner_size") / values,
   };
+  if (hasHeads(tensor.shape, tiled, heads)) return heads;
+  throw new DataError(
+    `Cannot open '${path}': the shape of tensor '${shown(tensor.name)}', [${
+      tensor.shape.join(", ")
+    }], does not fit the keys '${name}.ssm.*'. Get the file again`,
+  );
 }
 
 /** The entries with `kv_b_proj` in place of its two parts. */

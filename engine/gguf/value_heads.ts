@@ -21,6 +21,25 @@ export interface ValueHeads {
  */
 export type Tiled = "heads" | "rows" | "channels" | "columns";
 
+/** Whether a tensor of this shape has the value heads, and the sizes are possible. */
+export function hasHeads(
+  shape: readonly number[],
+  tiled: Tiled,
+  { keyHeads, valueHeads, keyDim, valueDim }: ValueHeads,
+): boolean {
+  const sizes = [keyHeads, valueHeads, keyDim, valueDim];
+  if (!sizes.every((size) => Number.isInteger(size) && size > 0)) return false;
+  const values = valueHeads * valueDim;
+  const needed = {
+    heads: valueHeads,
+    rows: values,
+    channels: 2 * keyHeads * keyDim + values,
+    columns: values,
+  };
+  const found = tiled === "columns" ? shape.at(-1) : shape[0];
+  return valueHeads % keyHeads === 0 && found === needed[tiled];
+}
+
 /** The number of the head in a file for a head of a checkpoint. */
 export function tiledHead(head: number, of: ValueHeads): number {
   const each = of.valueHeads / of.keyHeads;

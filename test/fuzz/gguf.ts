@@ -44,52 +44,76 @@ const WORDS = [
 const PATH = "model.gguf";
 const [EMBED, EXPERTS, VOCABULARY] = [256, 2, 264];
 
+/** Value heads of a delta net, two for each key head, and their elements. */
+const [VALUE_HEADS, VALUES] = [4, 256];
+
+const DELTA_NET: { readonly [key: string]: GgufValue } = {
+  "ssm.conv_kernel": { u32: 4 },
+  "ssm.group_count": { u32: VALUE_HEADS / 2 },
+  "ssm.inner_size": { u32: VALUES },
+  "ssm.state_size": { u32: VALUES / VALUE_HEADS },
+  "ssm.time_step_rank": { u32: VALUE_HEADS },
+};
+
 /** Files of small models, each of another architecture, with where their headers end. */
 function models(): { readonly bytes: Uint8Array; readonly head: number }[] {
-  return ["olmoe", "qwen3moe", "llama"].map((name, model) => {
-    const size = (count: number): GgufValue => ({ u32: count });
-    const keys: { readonly [key: string]: GgufValue } = {
-      "general.architecture": { text: name },
-      "general.alignment": size(32),
-      ...Object.fromEntries(
-        Object.entries({
-          block_count: size(1),
-          context_length: size(64),
-          embedding_length: size(EMBED),
-          feed_forward_length: size(EMBED),
-          expert_feed_forward_length: size(EMBED),
-          expert_count: size(EXPERTS),
-          expert_used_count: size(1),
-          "attention.head_count": size(2),
-          "attention.head_count_kv": size(2),
-          "attention.layer_norm_rms_epsilon": { f32: 1e-5 },
-          "rope.freq_base": { f32: 10000 },
-        }).map(([key, value]) => [`${name}.${key}`, value]),
-      ),
-      ...vocabularyKeys(VOCABULARY),
-    };
-    const tensors: { [name: string]: GgufTensor<GgufData> } = {};
-    const put = (tensor: string, ...shape: number[]) => {
-      const type = BLOCK_TYPES[
-        (model + Object.keys(tensors).length) % BLOCK_TYPES.length
-      ]!;
-      const elements = shape.reduce((n, length) => n * length, 1);
-      const blocks = blocksOf(type, elements / type.elements, model);
-      tensors[tensor] = { shape, data: { type: type.number, blocks } };
-    };
-    put("token_embd.weight", 4, EMBED);
-    put("blk.0.attn_q.weight", 4, EMBED);
-    put("blk.0.ffn_gate_exps.weight", EXPERTS, 4, EMBED);
-    tensors["output_norm.weight"] = {
-      shape: [EMBED],
-      data: new Float32Array(EMBED).fill(1),
-    };
-    const parts = [...writeGguf(keys, tensors)];
-    // The data of a tensor is a part, with one of padding after it; the header has one too.
-    const data = parts.slice(-2 * Object.keys(tensors).length);
-    const bytes = Buffer.concat(parts);
-    return { bytes, head: bytes.length - Buffer.concat(data).length };
-  });
+  return ["olmoe", "qwen3moe", "llama", "qwen35moe", "lfm2moe"].map(
+    (name, model) => {
+      const size = (count: number): GgufValue => ({ u32: count });
+      const keys: { readonly [key: string]: GgufValue } = {
+        "general.architecture": { text: name },
+        "general.alignment": size(32),
+        ...Object.fromEntries(
+          Object.entries({
+            block_count: size(1),
+            context_length: size(64),
+            embedding_length: size(EMBED),
+            feed_forward_length: size(EMBED),
+            expert_feed_forward_length: size(EMBED),
+            expert_count: size(EXPERTS),
+            expert_used_count: size(1),
+            "attention.head_count": size(2),
+            "attention.head_count_kv": name === "lfm2moe"
+              ? { i32s: [2] }
+              : size(2),
+            ...name === "qwen35moe" ? DELTA_NET : {},
+            "attention.layer_norm_rms_epsilon": { f32: 1e-5 },
+            "rope.freq_base": { f32: 10000 },
+          }).map(([key, value]) => [`${name}.${key}`, value]),
+        ),
+        ...vocabularyKeys(VOCABULARY),
+      };
+      const tensors: { [name: string]: GgufTensor<GgufData> } = {};
+      const put = (tensor: string, ...shape: number[]) => {
+        const type = BLOCK_TYPES[
+          (model + Object.keys(tensors).length) % BLOCK_TYPES.length
+        ]!;
+        const elements = shape.reduce((n, length) => n * length, 1);
+        const blocks = blocksOf(type, elements / type.elements, model);
+        tensors[tensor] = { shape, data: { type: type.number, blocks } };
+      };
+      put("token_embd.weight", 4, EMBED);
+      put("blk.0.attn_q.weight", 4, EMBED);
+      put("blk.0.ffn_gate_exps.weight", EXPERTS, 4, EMBED);
+      if (name === "qwen35moe") {
+        put("blk.0.attn_gate.weight", VALUES, EMBED);
+        put("blk.0.ssm_out.weight", 4, VALUES);
+        tensors["blk.0.ssm_a"] = {
+          shape: [VALUE_HEADS],
+          data: new Float32Array(VALUE_HEADS).fill(-1),
+        };
+      }
+      tensors["output_norm.weight"] = {
+        shape: [EMBED],
+        data: new Float32Array(EMBED).fill(1),
+      };
+      const parts = [...writeGguf(keys, tensors)];
+      // The data of a tensor is a part, with one of padding after it; the header has one too.
+      const data = parts.slice(-2 * Object.keys(tensors).length);
+      const bytes = Buffer.concat(parts);
+      return { bytes, head: bytes.length - Buffer.concat(data).length };
+    },
+  );
 }
 
 function changed(bytes: Uint8Array, head: number, change: Change): Buffer {
