@@ -100,9 +100,8 @@ export interface Session {
   /** The number of runs that pipeline stages can execute at the same time. Without stages, or with a tracer: 1. */
   readonly concurrentRuns: number;
   /**
-   * Runs a program. All processes must pass the same inputs. Runs may be in flight at the same time: each rank executes
-   * them in the order of the calls. Their inputs must not change until they end. If a run fails, those that started
-   * after it fail, too.
+   * Runs a program. All processes must pass the same inputs. Several runs may be in flight: each rank executes them in
+   * the order of the calls. Inputs must not change until their run ends. If a run fails, later runs in flight fail, too.
    */
   run(
     program: string,

@@ -34,7 +34,7 @@ interface Case {
 
 const DEMO = "node_modules/switchyard-moe/examples/demo-lm";
 
-/** Every command but those that the test starts on their own. Files are those that a guide shows, and of cases before. */
+/** All commands except those with a test of their own. Their files come from a guide or from earlier cases. */
 const CASES: readonly Case[] = [
   { argv: ["devices"] },
   {

@@ -276,7 +276,7 @@ async function givenTraining(
   return { ...text, settings: decayed, data: chats, steps };
 }
 
-/** The folder of the weights. Checkpoints of adapters do not contain those that they adapt. */
+/** The folder of the base weights. A checkpoint of adapters does not contain them. */
 function resumedFrom<Source>(
   source: Source,
   { resume, out, settings }: {

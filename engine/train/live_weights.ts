@@ -11,7 +11,7 @@ import type { RolloutBytes } from "../../spec/plan_summary.ts";
 import { sourceNames } from "../../spec/axis_parts.ts";
 import { asInFiles, type Reading } from "./parameters.ts";
 
-/** The bytes of the weights that rollouts share with the training, and of those that are moved or copied. */
+/** Bytes of weights by how rollouts get them from the training: shared, moved or copied. */
 export function weightBytes(
   training: Plan,
   rollouts: Plan,

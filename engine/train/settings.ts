@@ -74,7 +74,7 @@ const OPTIONAL: {
   packing: undefined,
 };
 
-/** The settings among the options of a training on text, without those that equal their default. */
+/** The settings of a training on text that differ from their defaults. */
 export function textSettings(options: TrainSettings): TrainSettings {
   const { optimizer, schedule, batch, length } = options;
   const given = (Object.keys(OPTIONAL) as (keyof typeof OPTIONAL)[])

@@ -84,8 +84,8 @@ export function loopsOf(steps: readonly Step[]): Loop[] {
 }
 
 /**
- * The live range of a buffer whose first and last uses are given. What a loop reads and does not write is live until its
- * end, and what is read after the loop that writes it, from its start.
+ * The live range of a buffer, given its first and last uses. A buffer that a loop only reads is live until the end of
+ * the loop. A buffer that a loop writes and a later step reads is live from the start of the loop.
  */
 export function liveInLoops(
   { first, last }: Loop,

@@ -138,9 +138,9 @@ export function valuesOf(
 }
 
 /**
- * The buffers with the send row of each choice: written by count, read by every combine and permute, except for
- * deduplicated ones, which use other rows from count, and those that add pre-summed rows. Within a node, those of the
- * rows that were received from nodes.
+ * The buffers with the send row of each choice. Count writes them; every combine and permute reads them. Exceptions:
+ * deduplicated steps use other rows of count, and steps that add pre-summed rows use none. Within a node, the buffers
+ * have the rows that were received from other nodes.
  */
 export function permutationsOf(routing: RoutingFacts): string[] {
   const made = routing.within?.regroup ?? routing.count;

@@ -22,7 +22,7 @@ export interface ReplicaMesh extends MoreAxes {
   readonly dp?: number;
   readonly ep: number;
   readonly tp: number;
-  /** Number of nodes that the ranks of \`ep\` are divided into, for exchanges in two levels. Default: 1. */
+  /** Number of nodes that the ranks of `ep` are divided into, for exchanges in two levels. Default: 1. */
   readonly node?: number;
 }
 
