@@ -3,12 +3,10 @@
 
 import t from "tap";
 import {
-  add,
   combine,
   type CompileOptions,
   dispatch,
   dot,
-  map,
   model,
   mul,
   route,
@@ -18,6 +16,7 @@ import { formatPlan, type Plan, summarizePlan } from "../spec/mod.ts";
 import { verifyPlan } from "../spec/verify/mod.ts";
 import { type Draft, stepAt, type StepOf } from "./helpers/break_plan.ts";
 import { relativeError } from "./helpers/checkpoints.ts";
+import { exchangedLayers } from "./helpers/exchanged_layers.ts";
 import { type Mistake, testRefused } from "./helpers/refused.ts";
 import { countedRun } from "./helpers/counted_run.ts";
 import {
@@ -28,52 +27,13 @@ import {
   EXPERT_MESHES,
   runCase,
   skip,
-  waves,
 } from "./helpers/run_model.ts";
 
 t.teardown(closeDevices);
 
 const sizes = { token: upTo(48), embed: 16, ffn: 12, expert: 8 };
 
-/** Three of eight experts; what is dropped; values sent weighed, sent back as they came, and sent twice. */
-const layers: Case = {
-  model: model(sizes, (m) => {
-    const x = m.input("x", "token embed");
-    const logits = dot(x, m.param("router", "expert embed"), "embed");
-    const over = { over: "expert" } as const;
-    const routing = route(logits, { ...over, topK: 3, preset: "mixtral" });
-    const dropping = route(logits, {
-      over: "expert",
-      topK: 2,
-      preset: "gshard.top2",
-      choice: "two",
-      capacity: { slots: 7 },
-      slot: "place",
-    });
-    const weighed = route(logits, {
-      over: "expert",
-      topK: 2,
-      preset: "llama4",
-      choice: "two",
-      slot: "input",
-    });
-    const up = m.param("experts.{expert}.up", "expert ffn embed");
-    const down = m.param("experts.{expert}.down", "expert embed ffn");
-    const hidden = map(
-      (u) => Math.max(u, 0),
-      dot(dispatch(x, routing), up, "embed"),
-    );
-    const first = combine(dot(hidden, down, "ffn"), routing);
-    return {
-      first,
-      second: combine(mul(dispatch(first, routing), 2), routing),
-      same: combine(dispatch(x, routing), routing),
-      dropped: combine(mul(dispatch(x, dropping), 3), dropping),
-      weighed: combine(add(dispatch(x, weighed), 1), weighed),
-    };
-  }),
-  calls: [48, 5, 1, 0].map((tokens) => ({ x: waves(16 * tokens, tokens) })),
-};
+const layers = exchangedLayers({ tokens: 48, embed: 16, slots: 7 });
 
 for (const kind of ["cpu", "gpu"] as const) {
   const options = kind === "gpu" ? { skip } : {};

@@ -3,20 +3,18 @@
 
 import t from "tap";
 import {
-  add,
   combine,
   type CompileOptions,
   dispatch,
   dot,
-  map,
   model,
-  mul,
   route,
   upTo,
 } from "../compiler/mod.ts";
 import { formatPlan, summarizePlan } from "../spec/mod.ts";
 import { type Draft, stepAt } from "./helpers/break_plan.ts";
 import { countedRun } from "./helpers/counted_run.ts";
+import { exchangedLayers } from "./helpers/exchanged_layers.ts";
 import { type Mistake, testRefused } from "./helpers/refused.ts";
 import {
   type Case,
@@ -32,45 +30,7 @@ t.teardown(closeDevices);
 const [TOKENS, EXPERTS, CHOICES, ROW] = [24, 8, 3, 8];
 const SIZES = { token: upTo(TOKENS), embed: ROW, ffn: 12, expert: EXPERTS };
 
-/** Dropped choices; values sent weighted, returned unchanged, and sent twice. */
-const layers: Case = {
-  model: model(SIZES, (m) => {
-    const x = m.input("x", "token embed");
-    const logits = dot(x, m.param("router", "expert embed"), "embed");
-    const over = { over: "expert" } as const;
-    const routing = route(logits, { ...over, topK: 3, preset: "mixtral" });
-    const dropping = route(logits, {
-      over: "expert",
-      topK: 2,
-      preset: "gshard.top2",
-      choice: "two",
-      capacity: { slots: 5 },
-      slot: "place",
-    });
-    const weighed = route(logits, {
-      over: "expert",
-      topK: 2,
-      preset: "llama4",
-      choice: "two",
-      slot: "input",
-    });
-    const up = m.param("experts.{expert}.up", "expert ffn embed");
-    const down = m.param("experts.{expert}.down", "expert embed ffn");
-    const hidden = map(
-      (u) => Math.max(u, 0),
-      dot(dispatch(x, routing), up, "embed"),
-    );
-    const first = combine(dot(hidden, down, "ffn"), routing);
-    return {
-      first,
-      second: combine(mul(dispatch(first, routing), 2), routing),
-      same: combine(dispatch(x, routing), routing),
-      dropped: combine(mul(dispatch(x, dropping), 3), dropping),
-      weighed: combine(add(dispatch(x, weighed), 1), weighed),
-    };
-  }),
-  calls: [TOKENS, 5, 1, 0].map((n) => ({ x: waves(ROW * n, n) })),
-};
+const layers = exchangedLayers({ tokens: TOKENS, embed: ROW, slots: 5 });
 
 t.test("two levels change no bit", async (t) => {
   const wanted = digest(await runCase(layers, "cpu"));
