@@ -1,7 +1,7 @@
 /**
- * Page tables of KV caches: pages are allocated on demand, freed at the end of a sequence or after its window, and
- * shared by sequences with a common prefix, whose keys and values have the same bits. With recurrent states, a sequence
- * continues from a snapshot of its prefix.
+ * Page tables of KV caches: pages are allocated on demand, and shared by sequences with a common prefix, whose keys and
+ * values have the same bits. Full pages outlive their sequences and windows until they are evicted, least recently used
+ * first. With recurrent states, a sequence continues from a snapshot of its prefix.
  */
 
 import type { HostTensor } from "../runtime/mod.ts";
@@ -10,21 +10,18 @@ import { firstSeen, seenPages, STATES } from "../spec/pages.ts";
 import { sum } from "../spec/sum.ts";
 import type { PagesShape } from "./pages_shape.ts";
 import { type Snapshotted, StateRows } from "./state_rows.ts";
-
-/** A page of a group, and its number of sequences. */
-interface Page {
-  readonly number: number;
-  users: number;
-}
+import { type Page, UnusedPages } from "./unused_pages.ts";
 
 /** The positions of a page after the same tokens, shared by sequences, and its page in each group, if not yet freed. */
 interface Block extends Snapshotted {
   readonly id: number;
+  /** Index in its sequences. */
+  readonly at: number;
   /** Number of sequences that use it. */
   users: number;
   /** Its key for prefix sharing, once it is full. */
   key?: string;
-  readonly pages: (Page | undefined)[];
+  readonly pages: (Page<Block> | undefined)[];
 }
 
 /** A sequence: its tokens and their blocks. */
@@ -32,15 +29,15 @@ interface Sequence {
   readonly tokens: (number | undefined)[];
   readonly blocks: Block[];
   /** The pages of its blocks by group; pages outside the window are freed. */
-  readonly pages: (Page | undefined)[][];
+  readonly pages: (Page<Block> | undefined)[][];
   /** The positions after which snapshots are taken. */
   readonly snapshots: Set<number>;
 }
 
 /** The pages of the ranks that share a sequence. */
 interface Pool {
-  /** Free pages of each of these ranks by group, the next one last. */
-  readonly free: readonly (readonly number[][])[];
+  /** Unused pages of each of these ranks by group. */
+  readonly unused: readonly (readonly UnusedPages<Block>[])[];
   /** Full blocks by their previous block and their tokens. */
   readonly full: Map<string, Block>;
 }
@@ -71,12 +68,9 @@ export class PageTable {
     this.#tables = groups.map(() => new Int32Array(owners.length * blocks));
     this.#blocksOnRank = blocks / sharing;
     this.#pools = Array.from({ length: Math.max(...owners) + 1 }, () => ({
-      free: Array.from(
+      unused: Array.from(
         { length: sharing },
-        () =>
-          groups.map(({ count }) =>
-            Array.from({ length: count }, (_, i) => count - 1 - i)
-          ),
+        () => groups.map(({ count }) => new UnusedPages<Block>(count)),
       ),
       full: new Map(),
     }));
@@ -117,30 +111,30 @@ export class PageTable {
     return this.#shape.owners[sequence]!;
   }
 
-  /** Whether the ranks of a sequence have enough free pages for this many further tokens of it. */
+  /** Whether the ranks of a sequence have enough unused pages for this many further tokens of it. */
   hasRoom(sequence: number, tokens: number): boolean {
     const { groups } = this.#shape;
-    const { free: all } = this.#poolOf(sequence);
+    const { unused: all } = this.#poolOf(sequence);
     const first = this.#sequences[sequence]!.blocks.length;
     const end = first + Math.ceil(tokens / this.size);
     // Those after the context count for the last rank.
     const endOf = (rank: number) =>
       rank < all.length ? Math.min(end, rank * this.#blocksOnRank) : end;
-    return all.every((free, rank) => {
+    return all.every((unused, rank) => {
       const needed = endOf(rank + 1) - Math.max(first, endOf(rank));
       return groups.every(({ seen }, group) =>
-        free[group]!.length >=
+        unused[group]!.count >=
           Math.min(needed, seenPages(seen, this.size) ?? needed)
       );
     });
   }
 
-  /** Used pages on all ranks by group; shared pages count once. */
+  /** Pages of sequences on all ranks by group; shared pages count once. */
   get used(): number[] {
     return this.#shape.groups.map(({ count }, group) =>
       sum(
-        this.#pools.flatMap(({ free }) =>
-          free.map((ofRank) => count - ofRank[group]!.length)
+        this.#pools.flatMap(({ unused }) =>
+          unused.map((ofRank) => count - ofRank[group]!.count)
         ),
       )
     );
@@ -151,7 +145,7 @@ export class PageTable {
     return sum(this.#sequences.map(({ tokens }) => tokens.length));
   }
 
-  /** Records the token at a position and allocates its pages. Returns false if there is no free page. */
+  /** Records the token at a position and allocates its pages. Returns false if there is no unused page. */
   assign(sequence: number, position: number, token: number): boolean {
     const { tokens, blocks, pages } = this.#sequences[sequence]!;
     const block = Math.floor(position / this.size);
@@ -168,14 +162,20 @@ export class PageTable {
       }
     }
     while (blocks.length <= block) {
-      const free = this.#freeOf(sequence, blocks.length);
-      if (free.some((numbers) => numbers.length === 0)) return false;
-      this.#add(sequence, {
+      const unused = this.#unusedOf(sequence, blocks.length);
+      if (unused.some(({ count }) => count === 0)) return false;
+      const added: Block = {
         id: this.#blocks++,
+        at: blocks.length,
         before: blocks.at(-1),
         users: 0,
-        pages: free.map((numbers) => ({ number: numbers.pop()!, users: 0 })),
-      }, () => true);
+        pages: [],
+      };
+      for (const group of unused.keys()) {
+        const number = this.#take(sequence, group, added.at);
+        added.pages.push({ number, group, block: added, users: 0 });
+      }
+      this.#add(sequence, added, () => true);
     }
     tokens[position] = token;
     if ((position + 1) % this.size === 0) this.#publish(sequence, block);
@@ -332,7 +332,8 @@ export class PageTable {
         pages[group]!.pop();
       }
       const block = blocks.pop()!;
-      if (--block.users === 0) this.#unpublish(sequence, block);
+      block.users--;
+      this.#forget(sequence, block);
     }
     // Pages that are written again must not be found by their old contents.
     if (retained % this.size > 0) this.#unpublish(sequence, blocks.at(-1)!);
@@ -353,10 +354,26 @@ export class PageTable {
     return this.#pools[this.owner(sequence)]!;
   }
 
-  /** The free pages, by group, of the rank with a block of a sequence. */
-  #freeOf(sequence: number, block: number): readonly number[][] {
-    const { free } = this.#poolOf(sequence);
-    return free[Math.floor(block / this.#blocksOnRank)]!;
+  /** The unused pages, by group, of the rank with a block of a sequence. */
+  #unusedOf(sequence: number, block: number): readonly UnusedPages<Block>[] {
+    const { unused } = this.#poolOf(sequence);
+    return unused[Math.floor(block / this.#blocksOnRank)]!;
+  }
+
+  /** Allocates an unused page for a block of a sequence, perhaps a cached one. */
+  #take(sequence: number, group: number, at: number): number {
+    const { number, evicted } = this.#unusedOf(sequence, at)[group]!.take();
+    if (evicted) {
+      evicted.block.pages[group] = undefined;
+      this.#forget(sequence, evicted.block);
+    }
+    return number;
+  }
+
+  /** Unpublishes a block without users and pages. */
+  #forget(sequence: number, block: Block): void {
+    const isCached = block.pages.some((page) => page);
+    if (block.users === 0 && !isCached) this.#unpublish(sequence, block);
   }
 
   /** By group, the first block visible to a token at a position. */
@@ -378,22 +395,24 @@ export class PageTable {
       const seen = isSeen(group, at) ? page : undefined;
       pages[group]!.push(seen);
       if (!seen) continue;
-      seen.users++;
+      if (seen.users++ === 0) this.#unusedOf(sequence, at)[group]!.use(seen);
       this.#tables[group]![sequence * this.#shape.blocks + at] = seen.number;
     }
     block.users++;
     blocks.push(block);
   }
 
-  /** Frees the page of a block, if the sequence has it. */
+  /** Releases the page of a block, if the sequence has it: a page that can be shared is cached. */
   #releasePage(sequence: number, group: number, block: number): void {
-    const { blocks, pages } = this.#sequences[sequence]!;
+    const { pages } = this.#sequences[sequence]!;
     const page = pages[group]![block];
     if (!page) return;
     pages[group]![block] = undefined;
     if (--page.users > 0) return;
-    blocks[block]!.pages[group] = undefined;
-    this.#freeOf(sequence, block)[group]!.push(page.number);
+    const unused = this.#unusedOf(sequence, block)[group]!;
+    if (page.block.key !== undefined) return unused.cache(page);
+    page.block.pages[group] = undefined;
+    unused.free(page);
   }
 
   /** Publishes a full block for prefix sharing. */
@@ -408,7 +427,8 @@ export class PageTable {
     const isComplete = there?.pages.every((page) => page);
     if (!known || ids.includes(undefined) || isComplete) return;
     // A block with freed pages is less useful for sharing.
-    if (there) delete there.key;
+    if (there?.users === 0) this.#unpublish(sequence, there);
+    else delete there?.key;
     const block = blocks[at]!;
     block.key = key;
     full.set(key, block);
@@ -417,12 +437,17 @@ export class PageTable {
     }
   }
 
-  /** Ends the sharing of a block, and frees its snapshot. */
+  /** Ends the sharing of a block, and frees its cached pages and its snapshot. */
   #unpublish(sequence: number, block: Block): void {
     this.#rows?.free(sequence, block);
     if (block.key === undefined) return;
     this.#poolOf(sequence).full.delete(block.key);
     delete block.key;
+    block.pages.forEach((page, group) => {
+      if (page?.users !== 0) return;
+      block.pages[group] = undefined;
+      this.#unusedOf(sequence, block.at)[group]!.free(page);
+    });
   }
 }
 

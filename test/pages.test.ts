@@ -90,10 +90,47 @@ t.test("pages are taken, shared and given back", (t) => {
   t.equal(pages.keep(2, 0), 0);
   t.ok(pages.hasRoom(0, 4));
   t.notOk(pages.hasRoom(0, 5));
-  t.notOk(pages.share(2, [[7, 8]]), "nobody has it any more");
+  t.notOk(pages.share(2, [[9, 9]]), "no page that was not full");
   t.ok(pages.share(2, [[1, 2]]));
   t.ok(pages.assign(0, 3, 6), "written again");
   t.notOk(pages.share(2, [[3, 4]]), "nobody has these any more");
+  t.end();
+});
+
+t.test("full pages outlive their sequences; the least recently used is evicted", (t) => {
+  const pages = new PageTable({
+    size: 2,
+    blocks: 4,
+    owners: [0, 0],
+    groups: [{ input: "pages", seen: {}, count: 4 }],
+  });
+  const run = (sequence: number, tokens: readonly number[]) => {
+    const shared = pages.share(sequence, blocksOf(tokens)) as number;
+    tokens.slice(shared).forEach((token, i) =>
+      t.ok(pages.assign(sequence, shared + i, token))
+    );
+    return shared;
+  };
+  const blocksOf = (tokens: readonly number[]) =>
+    Array.from(
+      { length: Math.floor((tokens.length - 1) / 2) },
+      (_, i) => tokens.slice(2 * i, 2 * i + 2),
+    );
+  t.equal(run(0, [1, 2, 3, 4, 5]), 0);
+  pages.keep(0, 0);
+  t.strictSame(pages.used, [0]);
+  t.ok(pages.hasRoom(0, 8), "cached pages are evicted on demand");
+  t.equal(run(0, [1, 2, 3, 4, 9, 9]), 4);
+  t.strictSame(pages.used, [3]);
+  t.equal(run(1, [1, 2, 7]), 2, "what another sequence uses, too");
+  t.notOk(pages.assign(1, 4, 7) && pages.assign(1, 6, 7), "all are used");
+  pages.keep(1, 0);
+  pages.keep(0, 0);
+  t.strictSame(pages.used, [0]);
+  t.equal(run(1, [8, 8, 8, 8]), 0, "evicts the ends of earlier sequences");
+  pages.keep(1, 0);
+  t.equal(run(0, [1, 2, 3, 4, 5]), 4, "not their common prefix");
+  t.equal(pages.share(1, [[8, 8]]), 2);
   t.end();
 });
 
@@ -118,7 +155,7 @@ t.test("pages that no token sees any more are given back", (t) => {
   };
   for (let at = 0; at < 10; at++) t.ok(grow(0, at, at + 1));
   t.strictSame(pages.used, [5, 2]);
-  t.equal(pages.share(1, [[0, 1], [2, 3]]), 0, "what is seen is not there");
+  t.equal(pages.share(1, [[0, 1]]), 0, "what is seen was evicted");
   t.equal(
     pages.share(1, [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]),
     10,
@@ -173,19 +210,21 @@ t.test("every page of a window that a step needs is there", (t) => {
   t.end();
 });
 
-t.test("a full block takes the place of one that has given pages back", (t) => {
+t.test("a full block takes the place of one with evicted pages", (t) => {
   const seen = { window: 2 };
   const pages = new PageTable({
     size: 2,
     blocks: 8,
     owners: [0, 0, 0],
-    groups: [{ input: "pages_window_2", seen, count: 12 }],
+    groups: [{ input: "pages_window_2", seen, count: 3 }],
   });
   const feed = (sequence: number, tokens: number) => {
     for (let at = 0; at < tokens; at++) pages.assign(sequence, at, at);
   };
   feed(0, 6);
   pages.advance(0, 6);
+  for (let at = 0; at < 3; at++) t.ok(pages.assign(1, at, 9), "evicts two");
+  pages.keep(1, 0);
   t.equal(pages.share(1, [[0, 1]]), 0, "it is not there");
   feed(1, 2);
   t.equal(pages.share(2, [[0, 1]]), 2, "another sequence's is");

@@ -406,6 +406,31 @@ t.test("routed experts of tokens, their load, and bytes sent", async (t) => {
   t.ok(await metricOf(stats, 'switchyard_sent_bytes{kind="dispatch"}') > 0);
 });
 
+t.test("a prefix stays cached after its request", async (t) => {
+  const ask = async (last: string) => {
+    const before = await metricOf(server, "switchyard_prompt_tokens_total");
+    const { choices, usage } = await client.completions.create({
+      model,
+      prompt: `${"A long prefix of a prompt. ".repeat(12)}${last}`,
+      max_tokens: 4,
+      temperature: 0,
+    });
+    const { prompt_tokens } = usage!;
+    return {
+      text: choices[0]!.text,
+      prompt_tokens,
+      fed: await metricOf(server, "switchyard_prompt_tokens_total") - before,
+    };
+  };
+  const first = await ask("Once");
+  t.equal(first.fed, first.prompt_tokens);
+  const [again, other] = [await ask("Once"), await ask("The fox")];
+  t.equal(again.text, first.text);
+  for (const { fed, prompt_tokens } of [again, other]) {
+    t.ok(fed < prompt_tokens / 2, `${fed} of ${prompt_tokens} tokens are fed`);
+  }
+});
+
 t.test("keys, origins and hosts", async (t) => {
   const guarded = await startServer(
     checkpointFolder("demo-lm"),

@@ -1,5 +1,5 @@
 // Requests at random times: each answer has the bytes that it has alone, on every mesh, whoever else is there or
-// leaves, with and without speculation, also after a restart. SERVE_REQUESTS=1000 sets the number of requests.
+// leaves, with and without speculation and shared prefixes, also after a restart. SERVE_REQUESTS=1000 sets the number of requests.
 // needs: cpu
 
 import process from "node:process";
@@ -19,13 +19,16 @@ const COUNT = Number(process.env["SERVE_REQUESTS"] ?? 60);
 
 const folder = await chatCheckpoint(temporaryFolder(t));
 const REQUESTS = randomRequests(COUNT, { seed: SEED });
-/** So few pages that sequences are preempted. */
+/** So few pages that sequences are preempted and cached pages evicted. */
+const PAGES = ["--max-context", "128", "--pages", "48x4"];
+/** Pages that no prompt fills, so that no prefix is shared. */
+const UNSHARED = ["--max-context", "128", "--pages", "6x128"];
 const SMALL = [
-  ...["--max-sequences", "6", "--max-context", "128", "--pages", "48x4"],
-  ...["--max-batch-tokens", "24", "--max-queue", `${256 + 4 * COUNT}`],
+  ...["--max-sequences", "6", "--max-batch-tokens", "24"],
+  ...["--max-queue", `${256 + 4 * COUNT}`],
 ];
 
-const quiet = await startServer(folder);
+const quiet = await startServer(folder, ...UNSHARED);
 const alone = await answersAlone(quiet, REQUESTS);
 await quiet.stop();
 
@@ -33,11 +36,15 @@ const SPECULATE = ["--speculate", "3"];
 
 for (
   const [mesh, ...args] of [
-    ["ep=1", ...SPECULATE],
-    ["ep=4"],
-    ["tp=2,ep=2", ...SPECULATE],
+    ["ep=1", ...PAGES, ...SPECULATE],
+    ["ep=4", ...PAGES],
+    ["tp=2,ep=2", ...PAGES, ...SPECULATE],
     ...COUNT >= 1000
-      ? [["ep=1"], ["ep=4", ...SPECULATE], ["tp=2,ep=2"]] as const
+      ? [
+        ["ep=1", ...UNSHARED],
+        ["ep=4", ...UNSHARED, ...SPECULATE],
+        ["tp=2,ep=2", ...PAGES],
+      ] as const
       : [],
   ] as const
 ) {
