@@ -11,6 +11,7 @@ import {
   type Strategy,
 } from "../spec/strategies.ts";
 import { SCHEDULE_NAMES } from "../spec/schedule.ts";
+import type { Natural } from "../spec/values.ts";
 import { countDropped } from "./graph/count_dropped.ts";
 import { dispatchedNodes } from "./graph/dispatched_nodes.ts";
 import type { Scalars } from "./graph/gradients.ts";
@@ -77,7 +78,7 @@ export interface CompileOptions extends Strategy {
    */
   readonly activations?: Activations;
   /** Limits to respect. Default: those that every WebGPU device guarantees. */
-  readonly limits?: { readonly [limit: string]: number };
+  readonly limits?: { readonly [limit: string]: Natural };
   /** Whether plans that exceed the limits are compiled; `limitProblems` lists the exceeded limits. Default: false. */
   readonly overLimits?: boolean;
   /**

@@ -1,6 +1,7 @@
 /** Compiles the graph of a model to the plan of a training step. */
 
 import { withPartProgram } from "../spec/plan/part_program.ts";
+import type { ShortText } from "../spec/values.ts";
 import type { Plan } from "../spec/plan/plan.ts";
 import { compileLowered, type CompileOptions } from "./compile_graph.ts";
 import { microName } from "./graph/micro_batches.ts";
@@ -21,8 +22,12 @@ export interface CompileTrainingOptions
    * that the loader of the plan must initialize (`adamw.master.NAME`). Default: 16 bits if `weights` says so, else f32.
    */
   readonly dtype?: TrainedDType;
-  /** Outputs of a second program, `validate`, if they exist. It has the inputs of the model and writes no parameter. */
-  readonly validate?: readonly string[];
+  /**
+   * Outputs of a second program, `validate`, if they exist. It has the inputs of the model and writes no parameter.
+   *
+   * @maxItems 1024
+   */
+  readonly validate?: readonly ShortText[];
 }
 
 /** The validation program of a training plan. */

@@ -1,8 +1,8 @@
 /**
  * Generates JSON Schemas of documents from their TypeScript types, so that a type is the only declaration of its
  * document. Interfaces become closed objects, and tags of doc comments become keywords (`spec/values.ts`). Types are
- * read syntactically, without a type checker: references, unions, tuples, records, mapped types over literals, `Omit`,
- * `Pick` and `Partial`.
+ * read syntactically, without a type checker: references, unions, tuples, records, mapped types over literals, fields,
+ * `Exclude`, `Omit`, `Pick` and `Partial`. Types with the tag `@computed` have no schema: a module adds it.
  *
  *     node scripts/schemas.mjs
  */
@@ -26,6 +26,12 @@ export const MODULES = {
     planSummarySchema: [
       ...["spec/plan_summary.ts", "PlanSummary"],
       "Summary of a Switchyard plan",
+    ],
+  },
+  "compiler/document/schemas.ts": {
+    modelSchema: ["compiler/document/document.ts", "ModelDocument", "Model"],
+    modelNodesSchema: [
+      ...["compiler/document/document.ts", "NodeDocuments", "Nodes of a model"],
     ],
   },
   "engine/saved_schemas.ts": {
@@ -166,10 +172,24 @@ class Generator {
       case ts.SyntaxKind.IntersectionType:
         return this.object(node, scope);
       case ts.SyntaxKind.IndexedAccessType:
-        return { enum: this.literals(node, scope) };
+        return this.indexed(node, scope);
       default:
         throw new Error(`${scope.file.path}: cannot read '${node.getText()}'`);
     }
+  }
+
+  /** Returns the schema of the elements of a list, of a field, or of all fields of a mapped type. */
+  indexed(node, scope) {
+    const { objectType, indexType } = node;
+    if (ts.isTypeQueryNode(unparenthesized(objectType))) {
+      return { enum: this.literals(node, scope) };
+    }
+    const names = new Set(this.literals(indexType, scope));
+    const variants = this.fields(objectType, scope)
+      .filter(({ name }) => names.has(name)).map(({ schema }) => schema());
+    return variants.length === 1
+      ? variants[0]
+      : unionOf(variants, (v) => this.resolved(v));
   }
 
   variants(node, scope) {
@@ -187,20 +207,13 @@ class Generator {
     const name = node.typeName.getText();
     const bound = scope.bound.get(name);
     if (bound) return this.of(bound.node, bound.scope);
+    if (name === "Exclude") return { enum: this.literals(node, scope) };
     if (["Omit", "Pick", "Partial", "Record"].includes(name)) {
       return this.object(node, scope);
     }
     const found = resolve(name, scope.file);
     const { typeParameters = [] } = found.node;
-    const inner = {
-      file: found.file,
-      bound: new Map(
-        typeParameters.map((
-          parameter,
-          i,
-        ) => [parameter.name.text, { node: node.typeArguments[i], scope }]),
-      ),
-    };
+    const inner = this.inner(found, node.typeArguments, scope);
     if (typeParameters.length === 0 && isObject(found.node)) {
       if (!(name in this.definitions)) {
         // Reserves the name for recursive references.
@@ -212,7 +225,22 @@ class Generator {
     return this.declared(found.node, inner);
   }
 
+  /** Returns the scope of a declaration that is used with type arguments. */
+  inner({ node, file }, args, scope) {
+    const { typeParameters = [] } = node;
+    return {
+      file,
+      bound: new Map(
+        typeParameters.map(({ name }, i) => [
+          name.text,
+          { node: args[i], scope },
+        ]),
+      ),
+    };
+  }
+
   declared(node, scope) {
+    if (isComputed(node)) return {};
     const schema = ts.isInterfaceDeclaration(node)
       ? this.object(node, scope)
       : this.of(node.type, scope);
@@ -242,17 +270,23 @@ class Generator {
   fields(node, scope) {
     if (ts.isMappedTypeNode(node)) {
       const optional = node.questionToken !== undefined;
-      return this.literals(node.typeParameter.constraint, scope)
-        .map((name) => ({
-          name,
-          optional,
-          schema: () => this.of(node.type, scope),
-        }));
+      const { name: parameter, constraint } = node.typeParameter;
+      return this.literals(constraint, scope).map((name) => ({
+        name,
+        optional,
+        schema: () => this.of(node.type, bind(scope, parameter.text, name)),
+      }));
     }
     if (ts.isIntersectionTypeNode(node)) {
       return node.types.flatMap((type) => this.fields(type, scope));
     }
     if (ts.isParenthesizedTypeNode(node)) return this.fields(node.type, scope);
+    if (ts.isIndexedAccessTypeNode(node)) {
+      const [name] = this.literals(node.indexType, scope);
+      const field = this.fields(node.objectType, scope)
+        .find((field) => field.name === name);
+      return this.fields(field.type, field.scope);
+    }
     if (
       ts.isTypeReferenceNode(node) || ts.isExpressionWithTypeArguments(node)
     ) {
@@ -268,7 +302,8 @@ class Generator {
           .filter((f) => named.has(f.name) === (name === "Pick"));
       }
       const found = resolve(name, scope.file);
-      const inner = { file: found.file, bound: new Map() };
+      if (isComputed(found.node)) return [];
+      const inner = this.inner(found, node.typeArguments, scope);
       return ts.isTypeAliasDeclaration(found.node)
         ? this.fields(found.node.type, inner)
         : this.fields(found.node, inner);
@@ -279,6 +314,8 @@ class Generator {
     const own = node.members.filter(ts.isPropertySignature).map((member) => ({
       name: member.name.text,
       optional: member.questionToken !== undefined,
+      type: member.type,
+      scope,
       schema: () => ({
         ...this.of(member.type, scope),
         ...keywordsOf(member),
@@ -291,18 +328,54 @@ class Generator {
   /** Returns the literals of a type. */
   literals(node, scope) {
     if (ts.isIndexedAccessTypeNode(node)) {
-      const query = ts.isParenthesizedTypeNode(node.objectType)
-        ? node.objectType.type
-        : node.objectType;
+      const query = unparenthesized(node.objectType);
       const found = resolve(query.exprName.getText(), scope.file);
       return elements(found.node.initializer).map(literal);
     }
     if (ts.isTypeOperatorNode(node)) {
       return this.fields(node.type, scope).map(({ name }) => name);
     }
+    if (node.typeName?.getText() === "Exclude") {
+      const [of, excluded] = node.typeArguments.map((n) =>
+        this.literals(n, scope)
+      );
+      return of.filter((name) => !excluded.includes(name));
+    }
+    if (ts.isUnionTypeNode(node)) {
+      return node.types.flatMap((type) => this.literals(type, scope));
+    }
+    if (ts.isTypeReferenceNode(node)) {
+      const name = node.typeName.getText();
+      const bound = scope.bound.get(name);
+      if (bound) return this.literals(bound.node, bound.scope);
+      const found = resolve(name, scope.file);
+      return this.literals(found.node.type, { ...scope, file: found.file });
+    }
     const schema = this.of(node, scope);
     return schema.enum ?? [schema.const];
   }
+}
+
+function unparenthesized(node) {
+  return ts.isParenthesizedTypeNode(node) ? node.type : node;
+}
+
+/** Returns a scope in which a type parameter is a word. */
+function bind(scope, parameter, word) {
+  const node = ts.factory.createLiteralTypeNode(
+    ts.factory.createStringLiteral(word),
+  );
+  return {
+    ...scope,
+    bound: new Map([...scope.bound, [parameter, { node, scope }]]),
+  };
+}
+
+/** Whether the schema of a type is added by a module. */
+function isComputed(node) {
+  return ts.getJSDocTags(node).some(({ tagName }) =>
+    tagName.text === "computed"
+  );
 }
 
 function elements(node) {
@@ -335,7 +408,8 @@ function record(value) {
 }
 
 /** Returns one schema for several: an enum, a list of types, a union discriminated by a field, or a general union. */
-function unionOf(variants, resolved) {
+function unionOf(parts, resolved) {
+  const variants = parts.flatMap((v) => v.discriminator ? v.oneOf : [v]);
   const words = variants.flatMap((v) =>
     v.enum ?? ("const" in v ? [v.const] : [])
   );

@@ -11,7 +11,11 @@ export type DType = "f32" | "f16" | "i32" | "u32";
  */
 export type StoredDType = "f32" | "f16" | "bf16" | "i32" | "u32" | "u8";
 
-/** Storage dtype of a parameter in files. Bytes are only scales of a packed parameter. */
+/**
+ * Storage dtype of a parameter in files. Bytes are only scales of a packed parameter.
+ *
+ * @computed
+ */
 export type FileDType = StoredDType | PackedDType;
 
 /** Bytes per stored element. */

@@ -23,6 +23,9 @@ export const MAX_RANKS = 4096;
 /** Maximum elements of an axis of a model, including tokens and positions: the largest supported vocabulary. */
 export const MAX_AXIS = 1 << 24;
 
+/** Maximum nodes of the document of a model. The largest published models have a tenth. */
+export const MAX_NODES = 1 << 16;
+
 /** Maximum elements of a buffer on a rank: kernels use 32-bit indices, and count up to a workgroup beyond the last. */
 export const MAX_ELEMENTS = 2 ** 32 - 2 ** 8;
 

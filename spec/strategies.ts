@@ -188,7 +188,11 @@ type Value<O> = O extends { readonly kind: "count" } ? number
   : O extends { readonly kind: "text" } ? string
   : never;
 
-/** Dispatch strategy of a plan. */
+/**
+ * Dispatch strategy of a plan.
+ *
+ * @computed
+ */
 export type Strategy = {
   readonly [K in keyof Options]?: Value<Options[K]>;
 };

@@ -121,3 +121,59 @@ export type Several<T> = readonly T[];
  * @maxProperties 64
  */
 export type ShortRecord<T> = { readonly [name: string]: T };
+
+/**
+ * The name of an axis of a model, with its block: `layers.3.moe.expert`.
+ *
+ * @pattern ^([A-Za-z0-9_.-]{1,200}\.)?[A-Za-z_][A-Za-z0-9_]{0,99}$
+ */
+export type AxisName = string;
+
+/**
+ * At most 64 axes.
+ *
+ * @maxItems 64
+ */
+export type AxisNames = readonly AxisName[];
+
+/**
+ * At most 64 different axes.
+ *
+ * @maxItems 64
+ * @uniqueItems
+ */
+export type AxisSet = readonly AxisName[];
+
+/**
+ * A length, position or offset along an axis of a model.
+ *
+ * @integer
+ * @minimum 0
+ * @maximum MAX_AXIS
+ */
+export type AxisLength = number;
+
+/**
+ * A length of at least 1 along an axis of a model.
+ *
+ * @integer
+ * @minimum 1
+ * @maximum MAX_AXIS
+ */
+export type AxisCount = number;
+
+/**
+ * A small number, such as that of the chosen experts of a token.
+ *
+ * @integer
+ * @minimum 1
+ * @maximum 64
+ */
+export type Few = number;
+
+/**
+ * A name or a short text.
+ *
+ * @maxLength 1024
+ */
+export type ShortText = string;

@@ -89,7 +89,9 @@ function makeNodes(
   axes: ModelDocument["axes"],
 ): Node[] {
   const made: Node[] = [];
-  for (const { primitive, inputs, params, given, span, block } of list) {
+  for (const node of list) {
+    const { primitive, inputs, params, span, block } = node;
+    const given = "given" in node ? node.given : undefined;
     const other = given?.axes.find((axis) => !Object.hasOwn(axes, axis));
     if (other !== undefined) {
       throw new PlanError(

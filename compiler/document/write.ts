@@ -14,7 +14,6 @@ import {
   type DocumentTraining,
   GIVEN,
   type ModelDocument,
-  type ModelPrimitive,
   type NodeDocument,
 } from "./document.ts";
 
@@ -65,18 +64,18 @@ function nodeDocument(
   },
 ): NodeDocument {
   return {
-    primitive: primitive as ModelPrimitive,
+    primitive,
     inputs,
     params: primitive === "map"
       ? {
         op: params.op,
         fn: params.lambda.lowered ?? scalars.get(params.lambda)!,
       }
-      : defined(params) as NodeDocument["params"],
+      : defined(params),
     ...GIVEN.has(primitive) ? { given: { axes, dtype } } : {},
     ...span ? { span } : {},
     ...block === undefined ? {} : { block },
-  };
+  } as NodeDocument;
 }
 
 /** The options that a document can contain, with only those weights that the model has. */

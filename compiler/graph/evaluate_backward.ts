@@ -1,6 +1,6 @@
 /** Primitives of derivatives in the reference evaluator: rows summed by id, and the backward pass of attention. */
 
-import type { AttentionParams } from "./graph.ts";
+import type { AttentionParams } from "./attention_params.ts";
 import { seenPositions, within } from "./evaluate_position.ts";
 import { logSumExpRow } from "./evaluate_routing.ts";
 import {

@@ -1,7 +1,7 @@
 /** Embedding, rotary positions, cache and attention in the reference evaluator. */
 
 import { DataError } from "../../spec/errors.ts";
-import type { AttentionParams } from "./graph.ts";
+import type { AttentionParams } from "./attention_params.ts";
 import { softmaxRow } from "./evaluate_routing.ts";
 import {
   count,

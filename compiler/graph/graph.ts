@@ -2,6 +2,16 @@
 
 import type { DType, HalfDType } from "../../spec/dtype.ts";
 import type { Span } from "../../spec/errors.ts";
+import type {
+  AxisCount,
+  AxisLength,
+  AxisName,
+  AxisNames,
+  AxisSet,
+  Few,
+  ShortText,
+} from "../../spec/values.ts";
+import type { AttentionParams } from "./attention_params.ts";
 import type { CollectiveParams } from "./collectives.ts";
 import type { DefinedParams } from "./primitives/mod.ts";
 import type { Sharding } from "./sharding.ts";
@@ -9,8 +19,10 @@ import type { Expr, ScalarType } from "../../spec/kernel/tree.ts";
 
 /** A pure scalar function in kernel terms: parameters are locals `p0`, `p1`, …; `lets` bind in order. */
 export interface ScalarFunction {
+  /** @maxItems 64 */
   readonly parameters: readonly ScalarType[];
-  readonly lets: readonly { readonly name: string; readonly value: Expr }[];
+  /** @maxItems 1024 */
+  readonly lets: readonly { readonly name: ShortText; readonly value: Expr }[];
   readonly result: Expr;
 }
 
@@ -33,8 +45,8 @@ export interface Lambda {
  * softmax, sigmoid and softplus keep in order.
  */
 export interface RoutingRule {
-  readonly preset: string;
-  readonly topK: number;
+  readonly preset: ShortText;
+  readonly topK: Few;
   /** Instead of the best experts: the operand `choices`, or one expert after another. */
   readonly choose?: "given" | "balanced";
   /** Score of an expert: softmax over all experts, softmax over the chosen ones, sigmoid, root of softplus, or logit. */
@@ -49,9 +61,9 @@ export interface RoutingRule {
    * `best` best experts.
    */
   readonly expertGroups?: {
-    readonly count: number;
-    readonly keep: number;
-    readonly best: number;
+    readonly count: Few;
+    readonly keep: Few;
+    readonly best: Few;
   };
   /** Choices that use the noise. Default: "all". */
   readonly noisy?: "all" | "second";
@@ -76,7 +88,7 @@ export interface RoutingRule {
 export interface CapacityRule {
   /** A number, the load of the fullest expert, or a formula of `routing.ts`. */
   readonly slots:
-    | number
+    | AxisLength
     | "largest"
     | "floor"
     | "ceil"
@@ -86,9 +98,9 @@ export interface CapacityRule {
   readonly factor?: number;
   /** The quantity that is balanced: the choices (default) or the tokens of a group. */
   readonly per?: "choice" | "token";
-  readonly minimum?: number;
+  readonly minimum?: AxisLength;
   /** Multiple that C is rounded up to. */
-  readonly alignment?: number;
+  readonly alignment?: AxisLength;
   /**
    * Dropped choices beyond capacity: the last in order, those of the lowest weights, or those of the lowest random
    * numbers.
@@ -113,75 +125,80 @@ export type RouteOperand =
 /** Parameters of each primitive. The comment names its operands in order. */
 export interface PrimitiveParams extends DefinedParams, CollectiveParams {
   /** A tensor given at run time. */
-  input: { readonly name: string };
+  input: { readonly name: ShortText };
   /** A tensor of the checkpoint. `stack`: the axis of the `{axis}` in the name; each index is a source tensor. */
-  param: { readonly name: string; readonly stack?: string };
+  param: { readonly name: ShortText; readonly stack?: AxisName };
   /** A persistent tensor, initially zero. `stored`: 16-bit dtype of a cache, rounded on write. */
-  state: { readonly name: string; readonly stored?: HalfDType };
+  state: { readonly name: ShortText; readonly stored?: HalfDType };
   /**
    * Elementwise, with operands broadcast by axis name. node.axes is the union, in the order of the operand with all
    * axes.
    */
-  map: { readonly lambda: Lambda; readonly op: string };
+  map: { readonly lambda: Lambda; readonly op: ShortText };
   /**
    * a, b: contracts shared axes; other shared axes are batch axes. `segments`: number of segments of a rank with a part
    * of the terms, if it differs from that of the length (`segmentsOf`). Only placement sets it.
    */
-  dot: { readonly over: readonly string[]; readonly segments?: number };
+  dot: { readonly over: AxisSet; readonly segments?: number };
   /** x */
-  reduce: { readonly kind: "sum" | "max" | "mean"; readonly over: string };
+  reduce: { readonly kind: "sum" | "max" | "mean"; readonly over: AxisName };
   /**
    * x, or x and y: the sum over axes of x, or of their products as in `dot`. Only differentiation creates it, over
    * tokens or slots: a rank's result is a partial sum.
    */
-  reduceSum: { readonly over: readonly string[] };
+  reduceSum: { readonly over: AxisSet };
   /**
    * x, position: rotates pairs (j, j + n), or (2j, 2j + 1) if interleaved, by position * inverseFrequencies[j], j < n.
    * Elements from 2n on are copied. `positions`: upper bound of position.
    */
   rope: {
-    readonly over: string;
+    readonly over: AxisName;
+    /** @maxItems 4096 */
     readonly inverseFrequencies: readonly number[];
     readonly scale: number;
     readonly interleaved: boolean;
-    readonly positions: number;
+    readonly positions: AxisLength;
   };
   /** table, ids: the row of table along `over` for each id; shared axes are batch axes */
-  embedding: { readonly over: string };
+  embedding: { readonly over: AxisName };
   /**
    * rows, ids: the transpose of `embedding`: rows summed by id along `over`, in the order of ids. Axes that the result
    * lacks are summed. `replicated`: every rank has all rows, so that bits do not depend on the mesh; otherwise a rank's
    * result is a partial sum.
    */
-  scatterAdd: { readonly over: string; readonly replicated?: true };
+  scatterAdd: { readonly over: AxisName; readonly replicated?: true };
   /** x */
-  rename: { readonly from: string; readonly to: string };
+  rename: { readonly from: AxisName; readonly to: AxisName };
   /** x: axis becomes the axes `into`, row-major */
-  split: { readonly axis: string; readonly into: readonly string[] };
+  split: { readonly axis: AxisName; readonly into: AxisSet };
   /** x: adjacent axes become one */
-  merge: { readonly axes: readonly string[]; readonly to: string };
+  merge: { readonly axes: AxisSet; readonly to: AxisName };
   /** x: elements start, start + step, … of axis, as axis `to` */
   slice: {
-    readonly axis: string;
-    readonly start: number;
-    readonly step: number;
-    readonly to: string;
+    readonly axis: AxisName;
+    readonly start: AxisLength;
+    readonly step: AxisCount;
+    readonly to: AxisName;
   };
   /** xs: along `axis` of each (may differ in name: given by `axes`), into `to` */
-  concat: { readonly axes: readonly string[]; readonly to: string };
+  concat: { readonly axes: AxisNames; readonly to: AxisName };
   /** x: the transpose of `slice`: x at elements start, start + step, … of axis `to`, which is 0 elsewhere */
   dilate: {
-    readonly axis: string;
-    readonly start: number;
-    readonly step: number;
-    readonly to: string;
+    readonly axis: AxisName;
+    readonly start: AxisLength;
+    readonly step: AxisCount;
+    readonly to: AxisName;
   };
   /** x: node.axes is the new order */
   transpose: Record<never, never>;
   /** x: node.dtype is the new type */
   cast: Record<never, never>;
   /** x: read by `tupleElement` as values and indices, with axis `over` replaced by `axis` at the end */
-  topK: { readonly over: string; readonly k: number; readonly axis: string };
+  topK: {
+    readonly over: AxisName;
+    readonly k: Few;
+    readonly axis: AxisName;
+  };
   /**
    * logits, then the operands of `operands` in its order: group and mask (0: padding) i32 over the token axes, noise
    * and random like the logits, bias over the experts, choices i32 and weights [tokens…, choice]. `tokens`: the routed
@@ -189,11 +206,15 @@ export interface PrimitiveParams extends DefinedParams, CollectiveParams {
    */
   route: {
     readonly rule: RoutingRule;
-    readonly expert: string;
-    readonly slot: string;
-    readonly choice: string;
-    readonly tokens: readonly string[];
-    readonly leadingGroup?: string;
+    readonly expert: AxisName;
+    readonly slot: AxisName;
+    readonly choice: AxisName;
+    readonly tokens: AxisSet;
+    readonly leadingGroup?: AxisName;
+    /**
+     * @maxItems 64
+     * @uniqueItems
+     */
     readonly operands: readonly RouteOperand[];
   };
   /**
@@ -202,10 +223,10 @@ export interface PrimitiveParams extends DefinedParams, CollectiveParams {
    */
   choices: {
     readonly rule: RoutingRule;
-    readonly expert: string;
-    readonly slot: string;
-    readonly choice: string;
-    readonly tokens: readonly string[];
+    readonly expert: AxisName;
+    readonly slot: AxisName;
+    readonly choice: AxisName;
+    readonly tokens: AxisSet;
     readonly slotted: boolean;
   };
   /**
@@ -238,7 +259,15 @@ export interface PrimitiveParams extends DefinedParams, CollectiveParams {
    * x: the same value at the start (`in`) or end (`out`) of a block that is recomputed for gradients. The recomputation
    * starts with the value taken after `after`: x, after.
    */
-  optimizationBarrier: { readonly block: number; readonly end: "in" | "out" };
+  optimizationBarrier: {
+    /**
+     * @integer
+     * @minimum 0
+     * @maximum MAX_NODES
+     */
+    readonly block: number;
+    readonly end: "in" | "out";
+  };
   /**
    * Nodes that expanding a dispatch inserts (see passes/expand.ts), each on [expert, slot, rest…]. routing: the row of
    * each choice, by owner, expert and token, and counts of rows; `once`: also for deduplicated tokens; `sums`: tokens
@@ -330,26 +359,6 @@ export interface PrimitiveParams extends DefinedParams, CollectiveParams {
   attentionGrad: AttentionParams & {
     readonly of: "query" | "keys" | "values";
   };
-}
-
-/** Parameters of attention. */
-export interface AttentionParams {
-  readonly scale: number;
-  readonly window?: number;
-  /** Chunk size: tokens attend only to positions of their own chunk. */
-  readonly chunk?: number;
-  readonly token: string;
-  readonly head: string;
-  readonly dim: string;
-  readonly valueDim: string;
-  readonly kvHead?: string;
-  readonly context: string;
-  readonly sinks: boolean;
-  readonly shared: boolean;
-  /** The axis of positions that a token attends to, where those are given. */
-  readonly selected?: string;
-  /** The axis of entries of a second cache, to which tokens attend besides. Then `selected` lists entries. */
-  readonly entries?: string;
 }
 
 /** Names of the primitives. */
@@ -454,7 +463,7 @@ export function isWeighted(
 
 /** Length of an axis: fixed, or dynamic with a bound. */
 export interface AxisSize {
-  readonly size: number;
+  readonly size: AxisCount;
   readonly dynamic: boolean;
 }
 

@@ -2,6 +2,7 @@
 
 import { expr } from "../../spec/kernel/resolve.ts";
 import { ModelError } from "../../spec/errors.ts";
+import type { ShortText } from "../../spec/values.ts";
 import { isTrained, type TrainedParameters } from "./adapters.ts";
 import { gradients, type Scalars } from "./gradients.ts";
 import type { Graph, Node, NodeOf } from "./graph.ts";
@@ -24,7 +25,7 @@ import { inOrder } from "./trace.ts";
 /** Options of a training step. */
 export interface TrainStepOptions {
   /** The output to minimize. */
-  readonly loss: string;
+  readonly loss: ShortText;
   readonly optimizer: Optimizer;
   /** Maximum norm of all gradients, for clipping. Default: no clipping. */
   readonly clipNorm?: number;
@@ -33,6 +34,10 @@ export interface TrainStepOptions {
   /**
    * Micro-batches in one graph, whose gradients are added in order. Inputs, states and outputs are named by `microName`.
    * Excludes `accumulate`. Default: 1.
+   *
+   * @integer
+   * @minimum 1
+   * @maximum MAX_MICRO_BATCHES
    */
   readonly microBatches?: number;
   /** Whether `recompute` blocks are recomputed instead of saved. Default: true. */

@@ -16,6 +16,7 @@ import {
   seenPages,
   WITHIN,
 } from "../../spec/pages.ts";
+import type { AxisCount, AxisLength } from "../../spec/values.ts";
 import type { Graph, Node } from "../graph/graph.ts";
 import { mapNodes } from "../graph/map_nodes.ts";
 import { localName } from "../graph/sharding.ts";
@@ -28,17 +29,17 @@ import { cachesOf, cachesRead } from "./store_caches.ts";
 /** The pages of a rank's caches. */
 export interface Pages {
   /** Positions per page. */
-  readonly size: number;
+  readonly size: AxisCount;
   /**
    * Pages per rank, shared by all its sequences on demand, with the same pages in all layers that see the same
    * positions. For layers with a window, at most as many as all sequences can use.
    */
-  readonly count: number;
+  readonly count: AxisCount;
   /**
    * Snapshots per rank of the states of recurrences and convolutions, so that prefixes can be shared. Default: one per
    * sequence of a rank, at most 8; none for a single sequence.
    */
-  readonly snapshots?: number;
+  readonly snapshots?: AxisLength;
 }
 
 /** The pages for ranks that share sequences: their number, and the positions of a sequence on a rank. */

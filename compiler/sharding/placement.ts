@@ -13,16 +13,28 @@ import {
   stageAxis,
 } from "../../spec/mesh.ts";
 import { shown } from "../../spec/shown.ts";
+import type { AxisLength, Short, ShortText } from "../../spec/values.ts";
 import { type Graph, isRouting, type Node } from "../graph/graph.ts";
 import { cachedSequences, checkCaches, shardCaches } from "./caches.ts";
 import { conventionalPlacement } from "./conventions.ts";
 import { shardKeyHeads } from "./key_heads.ts";
 import { quoteAll } from "./messages.ts";
 
+/** One or several mesh axes. */
+type MeshAxes = ShortText | Short<ShortText>;
+
+/**
+ * The ids of a group rank.
+ *
+ * @maxItems 65536
+ */
+type RankIds = readonly AxisLength[];
+
 /** Placement of an axis: mesh axes, optionally with a table of ids by group rank. */
-export type AxisPlacement = string | readonly string[] | {
-  readonly over: string | readonly string[];
-  readonly table?: readonly (readonly number[])[];
+export type AxisPlacement = ShortText | Short<ShortText> | {
+  readonly over: MeshAxes;
+  /** @maxItems 4096 */
+  readonly table?: readonly RankIds[];
 };
 
 /**

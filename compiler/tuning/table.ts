@@ -28,6 +28,10 @@ export interface TuningTable {
   readonly attention?: number;
   /**
    * Steps of at most this many tokens split attention over blocks of keys, for decoding on a wide device. Default: 0.
+   *
+   * @integer
+   * @minimum 0
+   * @maximum 64
    */
   readonly splitKeys?: number;
   /**
@@ -46,6 +50,8 @@ export interface TuningTable {
   /**
    * Storage dtypes of right operands that keep the layout of their files, with the contracted axis innermost. Default:
    * none.
+   *
+   * @maxItems 64
    */
   readonly asFiled?: readonly FileDType[];
   /** Byte multiplication in matmuls of quantized rows. Default: guarded. */

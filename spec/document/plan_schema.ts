@@ -1,17 +1,8 @@
 /** The JSON Schema of a plan document: that of a plan, with lists that may contain repeats. */
 
-import { closed, type Schema } from "./schema.ts";
+import { closed, type Schema, withProperties } from "./schema.ts";
 import { expandedSchema } from "./schemas.ts";
 import { SHORT_EXPRESSION } from "./short_trees.ts";
-
-/** A schema with some of its properties replaced. */
-function withProperties(
-  schema: Schema,
-  properties: (known: { readonly [name: string]: Schema }) => Schema,
-): Schema {
-  const known = schema["properties"] as { readonly [name: string]: Schema };
-  return { ...schema, properties: { ...known, ...properties(known) } };
-}
 
 /** A list of the items of a list or a record, which may contain repeats. */
 function repeating(of: Schema, item: (item: Schema) => Schema = (i) => i) {

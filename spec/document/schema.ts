@@ -36,6 +36,15 @@ export function record(value: Schema): Schema {
   };
 }
 
+/** A schema with some of its properties replaced or added. */
+export function withProperties(
+  schema: Schema,
+  properties: (known: { readonly [name: string]: Schema }) => Schema,
+): Schema {
+  const known = schema["properties"] as { readonly [name: string]: Schema };
+  return { ...schema, properties: { ...known, ...properties(known) } };
+}
+
 /** A union of closed objects distinguished by a field. Default: `op`. */
 export function union(
   variants: { readonly [op: string]: Schema },

@@ -2,7 +2,6 @@
 
 import { ModelError } from "../../../spec/errors.ts";
 import { expr } from "../../../spec/kernel/resolve.ts";
-import { closed } from "../../../spec/document/schema.ts";
 import { operands } from "../evaluate_rows.ts";
 import type { Context } from "../evaluate_rules.ts";
 import type { Node } from "../graph.ts";
@@ -19,7 +18,6 @@ import {
   zeros,
 } from "../value.ts";
 import type { Definition } from "./definition.ts";
-import { axis } from "./fields.ts";
 
 /**
  * state [sequence, slot, channel], x [token, channel], weight [channel, over], sequence and position [token] -> [token,
@@ -27,7 +25,6 @@ import { axis } from "./fields.ts";
  * contains the last width - 1 inputs, oldest first.
  */
 export const conv1d: Definition<"conv1d"> = {
-  params: closed({ over: axis }),
   fusion: "kernel",
   mixes: "no",
 

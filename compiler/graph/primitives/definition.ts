@@ -1,6 +1,5 @@
 /** Definition of a primitive in one file, except for its kernel and its launch. */
 
-import type { Schema } from "../../../spec/document/schema.ts";
 import type { Derivative } from "../derivatives.ts";
 import type { Context, Result } from "../evaluate_rules.ts";
 import type { NodeOf, Primitive } from "../graph.ts";
@@ -28,8 +27,6 @@ export type Mixes<P extends Primitive> =
 
 /** A primitive of the language. */
 export interface Definition<P extends Primitive> {
-  /** Schema of its parameters in a document. */
-  readonly params: Schema;
   /** From operands and parameters to axes and dtype; throws RuleError. */
   readonly type: (input: RuleInput<P>) => TensorType;
   /** Lengths of the axes that it names; throws ModelError. */

@@ -2,7 +2,6 @@
 
 import { ModelError } from "../../../spec/errors.ts";
 import { EXACT } from "../../../spec/numerics.ts";
-import { closed, oneOf } from "../../../spec/document/schema.ts";
 import { recurrenceDerivative } from "../derivatives_recurrence.ts";
 import { operands } from "../evaluate_rows.ts";
 import type { Context } from "../evaluate_rules.ts";
@@ -13,7 +12,6 @@ import { ofCache } from "../sharding_rule.ts";
 import { fixed } from "../size_of.ts";
 import { put, rounding, type Shown, type Value, zeros } from "../value.ts";
 import type { Definition } from "./definition.ts";
-import { axis } from "./fields.ts";
 
 /**
  * state [sequence, head, key, value], query and key [token, kvHead, key], value [token, head, value], decay [token, head]
@@ -21,14 +19,6 @@ import { axis } from "./fields.ts";
  * sequence, in order: S = decay * S; d = rate * (value - Sᵀ key), or rate * value; S = S + key dᵀ; Sᵀ query.
  */
 export const linearRecurrence: Definition<"linearRecurrence"> = {
-  params: closed({
-    rule: oneOf("delta", "add"),
-    token: axis,
-    head: axis,
-    kvHead: axis,
-    dim: axis,
-    valueDim: axis,
-  }),
   fusion: "kernel",
   mixes: "no",
 

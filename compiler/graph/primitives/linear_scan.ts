@@ -4,14 +4,12 @@
  */
 
 import { EXACT } from "../../../spec/numerics.ts";
-import { closed, oneOf, yes } from "../../../spec/document/schema.ts";
 import { operands } from "../evaluate_rows.ts";
 import { LINEAR } from "../linear.ts";
 import { fail, operand, sameAxes } from "../operands.ts";
 import { put, rounding, type Value, zeros } from "../value.ts";
 import { ModelError } from "../../../spec/errors.ts";
 import type { Definition } from "./definition.ts";
-import { axis } from "./fields.ts";
 
 /**
  * query and key [token, heads, dim], value [token, heads, valueDim], decay [token, head] or [token, head, dim], rate
@@ -25,13 +23,6 @@ import { axis } from "./fields.ts";
  * `reverse`: from the last token of a sequence to its first, with the decay of the previous token in that order.
  */
 export const linearScan: Definition<"linearScan"> = {
-  params: closed({
-    rule: oneOf("add", "seen", "erase"),
-    token: axis,
-    head: axis,
-    dim: axis,
-    valueDim: axis,
-  }, { reverse: yes }),
   fusion: "kernel",
   mixes: "no",
 

@@ -1,6 +1,5 @@
 /** Log-sum-exp along an axis. */
 
-import { closed } from "../../../spec/document/schema.ts";
 import { expr } from "../../../spec/kernel/resolve.ts";
 import { alongRows, operands, shapeFrom } from "../evaluate_rows.ts";
 import { logSumExpRow } from "../evaluate_routing.ts";
@@ -9,11 +8,9 @@ import { alongAxis } from "../operands.ts";
 import { replicatedOver } from "../sharding_rule.ts";
 import { put, zeros } from "../value.ts";
 import type { Definition } from "./definition.ts";
-import { axis } from "./fields.ts";
 
 /** log(sum of exp(x)) */
 export const logSumExp: Definition<"logSumExp"> = {
-  params: closed({ over: axis }),
   fusion: "kernel",
   sharding: replicatedOver(),
   mixes: (node) => [node.params.over],

@@ -9,6 +9,7 @@ import { nextState } from "./next_state.ts";
 import { selectKeys } from "./select_keys.ts";
 import { rmsNorm } from "./rms_norm.ts";
 import { round } from "./round.ts";
+import type { AxisName } from "../../../spec/values.ts";
 import type { WireFormat } from "../../../spec/wire.ts";
 import { shift } from "./shift.ts";
 import { softmax } from "./softmax.ts";
@@ -16,41 +17,41 @@ import { softmax } from "./softmax.ts";
 /** Parameters of these primitives. The comment names operands in order. */
 export interface DefinedParams {
   /** x */
-  softmax: { readonly over: string };
+  softmax: { readonly over: AxisName };
   /** x: the logarithm of the sum of exponentials */
-  logSumExp: { readonly over: string };
+  logSumExp: { readonly over: AxisName };
   /** x, gain: gain * x / sqrt(mean(x^2) + epsilon) */
-  rmsNorm: { readonly over: string; readonly epsilon: number };
+  rmsNorm: { readonly over: AxisName; readonly epsilon: number };
   /** state [sequence, slot, channel], x, weight [channel, over], sequence, position: causal, per channel */
-  conv1d: { readonly over: string };
+  conv1d: { readonly over: AxisName };
   /** state [sequence, head, dim, valueDim], query, key, value, decay, rate, sequence, position */
   linearRecurrence: {
     readonly rule: "delta" | "add";
-    readonly token: string;
-    readonly head: string;
-    readonly kvHead: string;
-    readonly dim: string;
-    readonly valueDim: string;
+    readonly token: AxisName;
+    readonly head: AxisName;
+    readonly kvHead: AxisName;
+    readonly dim: AxisName;
+    readonly valueDim: AxisName;
   };
   /** query, key, value, decay, rate, sequence, position: for runs in which every sequence starts */
   linearScan: {
     readonly rule: "add" | "seen" | "erase";
-    readonly token: string;
-    readonly head: string;
-    readonly dim: string;
-    readonly valueDim: string;
+    readonly token: AxisName;
+    readonly head: AxisName;
+    readonly dim: AxisName;
+    readonly valueDim: AxisName;
     readonly reverse?: true;
   };
   /** y of a node that updates its first operand, a state, in place: the next value of the state */
   nextState: Record<never, never>;
   /** query, weights, keys [sequence, context, dim] after writing, sequence, last: the best positions up to `last` */
   selectKeys: {
-    readonly token: string;
-    readonly head: string;
-    readonly dim: string;
-    readonly context: string;
+    readonly token: AxisName;
+    readonly head: AxisName;
+    readonly dim: AxisName;
+    readonly context: AxisName;
     readonly k: number;
-    readonly axis: string;
+    readonly axis: AxisName;
   };
   /** x, sequence, position: the rows of the tokens `by` positions earlier */
   shift: { readonly by: number };
@@ -59,7 +60,7 @@ export interface DefinedParams {
    * Only the compiler inserts it
    */
   round: {
-    readonly over: string;
+    readonly over: AxisName;
     readonly format: WireFormat;
     readonly encoded?: true;
   };

@@ -1,6 +1,5 @@
 /** The next value of a state that a node updates in place. */
 
-import { closed } from "../../../spec/document/schema.ts";
 import { convolve } from "./conv1d.ts";
 import type { Definition } from "./definition.ts";
 import { recur } from "./linear_recurrence.ts";
@@ -10,7 +9,6 @@ import { operand } from "../operands.ts";
 
 /** y, of `conv1d` or `linearRecurrence` -> the next value of its state */
 export const nextState: Definition<"nextState"> = {
-  params: closed({}),
   fusion: "view",
   mixes: "no",
   type: ({ inputs }) => operand(operand(inputs, 0).inputs, 0),

@@ -1,6 +1,5 @@
 /** RMS norms along an axis. */
 
-import { closed } from "../../../spec/document/schema.ts";
 import { expr } from "../../../spec/kernel/resolve.ts";
 import { mapRows, operands, total } from "../evaluate_rows.ts";
 import { messages as say } from "../messages.ts";
@@ -14,11 +13,9 @@ import {
 } from "../operands.ts";
 import { replicatedOver } from "../sharding_rule.ts";
 import type { Definition } from "./definition.ts";
-import { axis, number } from "./fields.ts";
 
 /** gain * x / sqrt(mean(x^2) + epsilon) */
 export const rmsNorm: Definition<"rmsNorm"> = {
-  params: closed({ over: axis, epsilon: number }),
   fusion: "kernel",
   sharding: replicatedOver(),
   mixes: (node) => [node.params.over],

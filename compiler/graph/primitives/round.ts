@@ -1,18 +1,13 @@
 /** Rounding of rows to the format of an exchange. Only the compiler inserts it. */
 
-import { closed, oneOf } from "../../../spec/document/schema.ts";
 import { roundToWire } from "../../../spec/wire.ts";
 import { mapRows, operands } from "../evaluate_rows.ts";
 import { alongAxis } from "../operands.ts";
 import { replicatedOver } from "../sharding_rule.ts";
 import type { Definition } from "./definition.ts";
-import { axis, flag } from "./fields.ts";
 
 /** x, rounded in blocks along `over` */
 export const round: Definition<"round"> = {
-  params: closed({ over: axis, format: oneOf("bf16", "fp8") }, {
-    encoded: flag,
-  }),
   fusion: "kernel",
   sharding: replicatedOver(),
   mixes: (node) => [node.params.over],

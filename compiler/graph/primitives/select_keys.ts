@@ -1,7 +1,6 @@
 /** The keys of a cache that tokens attend to, by the scores of an indexer. */
 
 import { ModelError } from "../../../spec/errors.ts";
-import { closed } from "../../../spec/document/schema.ts";
 import { MAX_AXIS } from "../../../spec/limits.ts";
 import { EXACT } from "../../../spec/numerics.ts";
 import { operands } from "../evaluate_rows.ts";
@@ -11,7 +10,6 @@ import { ofCache } from "../sharding_rule.ts";
 import { bind, fixed } from "../size_of.ts";
 import { put, rounding, type Value, zeros } from "../value.ts";
 import type { Definition } from "./definition.ts";
-import { axis, number } from "./fields.ts";
 
 /**
  * query [token, head, dim], weights [token, head], keys [sequence, context, dim] after writing, sequence and last [token]
@@ -20,14 +18,6 @@ import { axis, number } from "./fields.ts";
  * [sequence, block] is last.
  */
 export const selectKeys: Definition<"selectKeys"> = {
-  params: closed({
-    token: axis,
-    head: axis,
-    dim: axis,
-    context: axis,
-    k: number,
-    axis,
-  }),
   fusion: "kernel",
   mixes: "no",
 

@@ -1,19 +1,16 @@
 /** Shifts rows by a number of tokens within a sequence. The derivative of a convolution uses it. */
 
-import { closed } from "../../../spec/document/schema.ts";
 import { operands } from "../evaluate_rows.ts";
 import { LINEAR } from "../linear.ts";
 import { operand } from "../operands.ts";
 import { zeros } from "../value.ts";
 import type { Definition } from "./definition.ts";
-import { number } from "./fields.ts";
 
 /**
  * x [token, channel], sequence and position [token] -> the row of the token `by` tokens earlier in the run, or 0 if
  * that token is of another sequence or not `by` positions earlier. A negative `by` shifts forward.
  */
 export const shift: Definition<"shift"> = {
-  params: closed({ by: number }),
   fusion: "kernel",
   mixes: "no",
   type: ({ inputs }) => operand(inputs, 0),

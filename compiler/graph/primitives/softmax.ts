@@ -1,17 +1,14 @@
 /** The softmax along an axis. */
 
-import { closed } from "../../../spec/document/schema.ts";
 import { expr } from "../../../spec/kernel/resolve.ts";
 import { mapRows, operands } from "../evaluate_rows.ts";
 import { softmaxRow } from "../evaluate_routing.ts";
 import { alongAxis } from "../operands.ts";
 import { replicatedOver } from "../sharding_rule.ts";
 import type { Definition } from "./definition.ts";
-import { axis } from "./fields.ts";
 
 /** exp(x - max) / sum of exp(x - max) */
 export const softmax: Definition<"softmax"> = {
-  params: closed({ over: axis }),
   fusion: "kernel",
   sharding: replicatedOver(),
   mixes: (node) => [node.params.over],
