@@ -11,7 +11,8 @@ export const HALF_LIFE = 16;
  * A streamed weight reserves addresses for all of its experts and memory only for those that were read. A group is the
  * streamed weights of one launch. Before the launch, the leader requests the experts in its list of tiles; readers load
  * them, by direct reads if the file system allows. Tiles of resident experts run first: the list is shortened for each
- * round and restored after the last. Least frequently used experts are evicted; older uses count less.
+ * round and restored after the last. Least frequently used experts are evicted; older uses count less. Their pages move
+ * to the addresses of the requested expert: fresh pages would be zeroed before each read.
  */
 export const EXPERTS_IN_C = `
 enum { ABSENT, READING, RESIDENT };
@@ -26,6 +27,7 @@ struct expert_group {
   uint64_t launches;
 };
 struct weight { uint32_t experts; struct place *places; char *room, *start; uint64_t room_bytes; };
+struct pages { char *start; uint64_t bytes; };
 struct read_file { dev_t device; ino_t node; int direct, buffered; };
 struct job { uint32_t group, expert; };
 struct streams {
@@ -36,6 +38,8 @@ struct streams {
   struct weight *weights;
   struct read_file *files;
   struct expert_group **groups;
+  struct pages *spare;
+  uint64_t spares, spare_bytes, places;
   struct job *queue;
   uint64_t head, tail, room;
   uint64_t limit, used, bytes_read, hits, misses, waited;
@@ -106,17 +110,63 @@ static uint64_t bytes_of(const struct expert_group *g, uint32_t e) {
   return bytes;
 }
 
-// Frees the pages that no other expert shares.
-static void evict(struct streams *s, struct expert_group *g, uint32_t e) {
+// The pages that no other expert shares.
+static struct pages pages_in(const struct place *x) {
   uint64_t page = page_bytes();
+  char *first = x->address + -(uintptr_t)x->address % page, *end = x->address + x->bytes;
+  end -= (uintptr_t)end % page;
+  return (struct pages){ first, end > first ? end - first : 0 };
+}
+
+// Frees pages of evicted experts until no more than this many bytes of them remain.
+static void free_spares(struct streams *s, uint64_t left) {
+  while (s->spare_bytes > left) {
+    struct pages x = s->spare[--s->spares];
+    madvise(x.start, x.bytes, MADV_DONTNEED);
+    s->spare_bytes -= x.bytes;
+  }
+}
+
+// Evicts an expert. Its pages are spare.
+static void evict(struct streams *s, struct expert_group *g, uint32_t e) {
   for (uint32_t w = 0; w < g->weights; w++) {
-    struct place *x = &g->places[w][e];
-    char *first = x->address + -(uintptr_t)x->address % page, *end = x->address + x->bytes;
-    end -= (uintptr_t)end % page;
-    if (end > first) madvise(first, end - first, MADV_DONTNEED);
+    struct pages own = pages_in(&g->places[w][e]);
+    if (own.bytes == 0) continue;
+    s->spare[s->spares++] = own;
+    s->spare_bytes += own.bytes;
   }
   g->list[e].state = ABSENT;
   s->used -= bytes_of(g, e);
+}
+
+// The spare pages for addresses, from 1: those at these addresses, or others of equal size; 0: none.
+static uint32_t spare_for(const struct streams *s, struct pages to) {
+  uint32_t found = 0;
+  for (uint32_t i = 0; i < s->spares; i++) {
+    if (s->spare[i].start == to.start) return i + 1;
+    if (s->spare[i].bytes == to.bytes) found = i + 1;
+  }
+  return found;
+}
+
+// Moves spare pages to the addresses of an expert.
+static void use_spares(struct streams *s, struct expert_group *g, uint32_t e) {
+#ifdef MREMAP_DONTUNMAP
+  for (uint32_t w = 0; w < g->weights; w++) {
+    const struct pages to = pages_in(&g->places[w][e]);
+    const uint32_t i = spare_for(s, to);
+    if (i == 0) continue;
+    struct pages from = s->spare[i - 1];
+    const int how = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
+    if (from.start == to.start || mremap(from.start, from.bytes, to.bytes, how, to.start) != MAP_FAILED) {
+      s->spare[i - 1] = s->spare[--s->spares];
+      s->spare_bytes -= to.bytes;
+    } else {
+      // The system may have removed the addresses before it failed.
+      mmap(to.start, to.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    }
+  }
+#endif
 }
 
 // Evicts the least used expert that no launch needs; with force, also one that only a later launch needs.
@@ -144,7 +194,9 @@ static int request(struct streams *s, struct expert_group *g, uint32_t e, int fo
   while (s->used + bytes > s->limit) {
     if (!evict_one(s, g, force)) return 0;
   }
+  use_spares(s, g, e);
   s->used += bytes;
+  free_spares(s, s->limit - s->used);
   x->state = READING;
   s->queue[s->tail++ % s->room] = (struct job){ g->number, e };
   pthread_cond_signal(&s->more);
@@ -239,7 +291,7 @@ static void close_streams(struct streams *s) {
   for (uint32_t i = 0; i < s->reader_count; i++) pthread_join(s->readers[i], 0);
   for (uint32_t i = 0; i < s->file_count; i++) close(s->files[i].direct), close(s->files[i].buffered);
   for (uint32_t i = 0; i < s->group_count; i++) free(s->groups[i]->places), free(s->groups[i]->list), free(s->groups[i]->ids), free(s->groups[i]);
-  free(s->files); free(s->groups); free(s->weights); free(s->queue);
+  free(s->files); free(s->groups); free(s->weights); free(s->queue); free(s->spare);
   free(s);
 }
 
@@ -313,6 +365,7 @@ void switchyard_unstream(struct pool *p, uint32_t weight) {
     }
     if (has) g->experts = 0;
   }
+  free_spares(s, 0);
   pthread_mutex_unlock(&s->mutex);
   munmap(x->room, x->room_bytes);
   free(x->places);
@@ -327,9 +380,12 @@ uint32_t switchyard_group(struct pool *p, uint32_t count, const uint32_t *weight
   struct expert_group **groups = realloc(s->groups, (s->group_count + 1) * sizeof *groups);
   uint64_t experts = s->weights[weights[0]].experts, room = s->room + experts + 1;
   struct job *queue = malloc(room * sizeof *queue);
+  s->places += count * experts;
+  struct pages *spare = realloc(s->spare, s->places * sizeof *spare);
   uint32_t number = 0;
   if (groups) s->groups = groups;
-  if (g && groups && queue) {
+  if (spare) s->spare = spare;
+  if (g && groups && queue && spare) {
     *g = (struct expert_group){ s->group_count, count, experts };
     g->ids = malloc(4 * count);
     g->places = malloc(count * sizeof *g->places);
