@@ -69,6 +69,19 @@ t.test("functions are printed and compiled once", { skip }, async (t) => {
   );
 });
 
+t.test("a library is compiled once", { skip }, async (t) => {
+  const folder = t.testdir();
+  const text = "int answer(void) { return 42; }";
+  const file = await new ObjectCache(compiler!, folder).library(text);
+  // A compiler that does not exist compiles nothing.
+  const absent = { ...compiler!, command: path.join(folder, "absent") };
+  t.equal(await new ObjectCache(absent, folder).library(text), file);
+  await t.rejects(
+    new ObjectCache(absent, t.testdir()).library(text),
+    /^Cannot compile a kernel/,
+  );
+});
+
 /** What may become of a file of a cache. */
 const DAMAGE: { readonly [what: string]: (file: string) => void } = {
   "it is removed": (file) => rmSync(file),

@@ -94,11 +94,13 @@ export class ObjectCache {
   /** The path of the object of a text. Throws MachineError if it cannot be compiled. */
   async library(text: string): Promise<string> {
     const name = `l_${this.#hash(text)}`;
+    // A link is valid if its object contains the name.
+    const named = `${text}\nconst char ${name} = 0;\n`;
     return await this.#inFolder(async (folder) => {
       const [found] = await this.#linked(folder, [name]);
       return found
         ? found[1]
-        : await this.#compile(folder, text, { names: [name] });
+        : await this.#compile(folder, named, { names: [name] });
     });
   }
 
