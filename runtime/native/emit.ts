@@ -165,6 +165,10 @@ export class Emitter {
             : `strided(${from}, ${value.apart})`;
         }
         if (value.form === "one") return `${a}[${value.offset}]`;
+        // Processors multiply by a float in memory, not by a word.
+        if (value.form === "splat" && value.type === "vf") {
+          return `splatf(number(${a}[${value.offset}]))`;
+        }
         return value.form === "splat"
           ? `(${cast}splat(${a}[${value.offset}]))`
           : `(${cast}*(const run_of_words *)(${a} + ${value.offset}))`;

@@ -44,6 +44,7 @@ INLINE void prefetch_ahead(struct ahead *a) {
   if (a->first == a->end) return;
   uint64_t apart = a->rows[a->first % ${AHEAD_ENTRIES}].apart;
   const char *from = a->rows[a->first % ${AHEAD_ENTRIES}].from + a->done * apart;
+  UNROLL(LANES)
   for (u i = 0; i < LANES / 2; i++) __builtin_prefetch(from + i * apart);
   a->done = (a->done + LANES / 2) % LANES;
   if (a->done == 0) a->first++;
@@ -63,6 +64,7 @@ INLINE void prefetch_along(const char *array, const char *from, uint64_t at, uin
   uint64_t ahead = at + ${ALONG};
   const char *row = ahead < apart ? from + ${ALONG} : (s->other ? s->other : next) + ahead - apart;
   if (at % ${LINE} >= step) return;
+  UNROLL(LANES)
   for (u i = 0; i < LANES; i++) __builtin_prefetch(row + i * apart, 0, 2);
 }
 `;
@@ -71,6 +73,7 @@ INLINE void prefetch_along(const char *array, const char *from, uint64_t at, uin
 const NEXT_IN_C = `
 INLINE void prefetch_next(const char *from, uint64_t at, uint64_t apart, uint64_t step) {
   if (at % ${LINE} >= step) return;
+  UNROLL(LANES)
   for (u i = LANES; i < 2 * LANES; i++) __builtin_prefetch(from + i * apart, 0, 2);
 }
 `;
@@ -79,7 +82,7 @@ INLINE void prefetch_next(const char *from, uint64_t at, uint64_t apart, uint64_
  * `turnN` loads N words per lane, from rows with a stride of `apart` bytes, and transposes them: vector i contains word
  * i of each. They start `at` bytes after the beginning of an array with such rows, and the next ones about `step` bytes
  * later: the first load in a line prefetches. Vectors are assembled from LANES / N
- * rows; in each of log2 N steps, pairs of vectors exchange parts of N / 2, N / 4, … lanes.
+ * rows; in each of log2 N steps, pairs of vectors exchange half of their lanes.
  */
 function turnInC(lanes: number, words: number): string {
   const all = Array.from({ length: lanes }, (_, i) => i);
@@ -102,18 +105,44 @@ function turnInC(lanes: number, words: number): string {
     "  vu a, b;",
   ];
   for (let step = 1; step < words; step *= 2) {
-    const low = all.map((i) => i & step ? lanes + i - step : i).join(", ");
-    const high = all.map((i) => i & step ? lanes + i : i + step).join(", ");
+    const [first, distance] = exchanged(step, { lanes, words });
+    const low = first.join(", ");
+    const high = first.map((lane) => lane + distance).join(", ");
+    const shuffle = step === 2 ? "SHUFFLE_PAIRS" : "SHUFFLE";
     for (const i of vectors.filter((i) => !(i & step))) {
       const [v, w] = [`v${i}`, `v${i + step}`];
       text.push(
-        `  a = SHUFFLE(${v}, ${w}, ${low}); b = SHUFFLE(${v}, ${w}, ${high});`,
+        `  a = ${shuffle}(${v}, ${w}, ${low}); b = ${shuffle}(${v}, ${w}, ${high});`,
         `  ${v} = a; ${w} = b;`,
       );
     }
   }
-  return [...text, ...vectors.map((i) => `  tile[${i}] = v${i};`), "}", ""]
-    .join("\n");
+  // Interleaving exchanges the lowest two bits of the numbers of vectors.
+  const stores = vectors.map((i) =>
+    `  tile[${i}] = v${i & ~3 | (i & 1) << 1 | i >> 1 & 1};`
+  );
+  return [...text, ...stores, "}", ""].join("\n");
+}
+
+/**
+ * The lanes of two vectors that a step of a transposition combines in one result, and the distance of those in the other
+ * one. Of the possible orders, these have the fastest instructions: words and pairs of words interleaved within four
+ * lanes, then every second four lanes of both vectors. `step` 2 counts pairs.
+ */
+function exchanged(
+  step: number,
+  { lanes, words }: { readonly lanes: number; readonly words: number },
+): readonly [lanes: readonly number[], apart: number] {
+  const count = step === 2 ? lanes / 2 : lanes;
+  const half = count / 2;
+  const [first, apart]: [(i: number) => number, number] = step === 1
+    ? [(i) => (i & 1) * count + (i & ~3) + (i >> 1 & 1), 2]
+    : step === 2
+    ? [(i) => (i & 1) * count + (i & ~1), 1]
+    : words === lanes
+    ? [(i) => (i < half ? 0 : count) + (2 * (i & ~3)) % count + (i & 3), 4]
+    : [(i) => i & step ? count + i - step : i, step];
+  return [Array.from({ length: count }, (_, i) => first(i)), apart];
 }
 
 /** Runs shorter than a vector, and vectors composed of them. */
@@ -311,11 +340,13 @@ typedef i vi __attribute__((vector_size(4 * LANES)));
 typedef double vd __attribute__((vector_size(8 * LANES)));
 typedef int64_t vl __attribute__((vector_size(8 * LANES)));
 typedef uint64_t vul __attribute__((vector_size(8 * LANES)));
+typedef int64_t pairs __attribute__((vector_size(LANES < 2 ? 8 : 4 * LANES)));
 typedef vu __attribute__((aligned(4), may_alias)) run_of_words;
 typedef vu __attribute__((aligned(1), may_alias)) run_of_bytes;
 typedef u __attribute__((aligned(1), may_alias)) bytes;
 ${LAUNCH_STRUCT}
 static const vu IOTA = { ${numbers} };
+#define EACH_LANE(x) ${Array(lanes).fill("x").join(", ")}
 ${BODY}${fmaInC(fused)}${runsInC(lanes)}${AHEAD_IN_C}${ALONG_IN_C}${NEXT_IN_C}${
     tileWidths(lanes).map((words) => turnInC(lanes, words)).join("")
   }${MATH_IN_C}${bytes ? BYTES_IN_C : ""}`;
@@ -325,8 +356,10 @@ const BODY = `
 #define INLINE static inline __attribute__((always_inline))
 #ifdef __clang__
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#define SHUFFLE_PAIRS(a, b, ...) (vu)__builtin_shufflevector((pairs)a, (pairs)b, __VA_ARGS__)
 #else
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (vu){ __VA_ARGS__ })
+#define SHUFFLE_PAIRS(a, b, ...) (vu)__builtin_shuffle((pairs)a, (pairs)b, (pairs){ __VA_ARGS__ })
 #endif
 #define PRAGMA(...) _Pragma(#__VA_ARGS__)
 #ifdef __clang__
@@ -342,7 +375,7 @@ const BODY = `
 INLINE u bits(float x) { union { float f; u w; } a = { x }; return a.w; }
 INLINE float number(u w) { union { u w; float f; } a = { w }; return a.f; }
 INLINE vu splat(u x) { return x + (vu){ 0 }; }
-INLINE vf splatf(float x) { return (vf)splat(bits(x)); }
+INLINE vf splatf(float x) { return (vf){ EACH_LANE(x) }; }
 INLINE vu pick(vu m, vu a, vu b) { return (a & m) | (b & ~m); }
 INLINE vf pickf(vu m, vf a, vf b) { return (vf)pick(m, (vu)a, (vu)b); }
 INLINE vd pickd(vl m, vd a, vd b) { return (vd)(((vl)a & m) | ((vl)b & ~m)); }
