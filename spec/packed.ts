@@ -245,7 +245,9 @@ export function packedDTypeOf(
 export function repackedDType(
   name: BlockName,
   columns: number,
-): GroupedDType | undefined {
+): GroupedDType | "mxfp4" | undefined {
+  // Its scales are bytes.
+  if (name === "mxfp4_block") return "mxfp4";
   const { element, group } = BLOCKS[name];
   return packedDTypeOf(element, { columns, group });
 }

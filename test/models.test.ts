@@ -187,7 +187,7 @@ t.test("MXFP4 is for contractions over whole blocks", async (t) => {
     {
       name: "ModelError",
       message:
-        "Cannot use parameter 'w' stored as MXFP4: it must be the right operand of a contraction over one axis of a multiple of 32 on each rank. Store it in 16 bits",
+        "Cannot use parameter 'w' stored as MXFP4: it must be a table, or the right operand of a contraction, with one axis of a multiple of 32 on each rank. Store it in 16 bits",
     },
   );
   const { programs } = await compile(use(64, (w) => sum(w, "ffn")), {

@@ -120,19 +120,25 @@ function resultBindings(
 function leafBindings(known: Known, node: Node): Bindings {
   if (known.canEnd(node)) {
     const [, weight] = node.inputs;
-    const scaled = weight?.primitive === "param" &&
-      packingOf(known.layouts.get(weight)?.stored) !== undefined;
     return new Set([
       ...node.inputs,
       ...rows(known, node),
       ...known.dispatched.has(node) ? [TILES] : [],
-      ...scaled ? [`scales of ${weight.params.name}`] : [],
+      ...weight ? scalesOf(known, weight) : [],
     ]);
   }
   if (node.primitive === "combine") {
     return new Set([node, "sent rows", "weights"]);
   }
-  return new Set([node, ...rows(known, node)]);
+  return new Set([node, ...scalesOf(known, node), ...rows(known, node)]);
+}
+
+/** Bindings of a packed parameter besides its elements. Blocks have no others. */
+function scalesOf({ layouts }: Known, node: Node): string[] {
+  const packing = packingOf(layouts.get(node)?.stored);
+  if (node.primitive !== "param" || !packing || packing.block) return [];
+  const { elements: _, ...others } = packing.names;
+  return Object.keys(others).map((part) => `${part} of ${node.params.name}`);
 }
 
 /** Bindings for dispatched rows: the order of rows, and the expert of each. */

@@ -3,6 +3,8 @@
 import { invariant } from "../../spec/errors.ts";
 import { foldGrid, type Grid, SHARED_WORDS } from "../../spec/kernel/make.ts";
 import { EXACT } from "../../spec/numerics.ts";
+import { packingOf } from "../../spec/packed.ts";
+import type { FileDType } from "../../spec/dtype.ts";
 import type { Size } from "../../spec/size.ts";
 import {
   equalBlocks,
@@ -15,6 +17,11 @@ import {
 /** The right operands of a matrix multiplication. */
 interface TiledWeights {
   readonly weights: readonly unknown[];
+}
+
+/** Their encodings. */
+interface StoredWeights {
+  readonly weights: readonly { readonly stored: FileDType }[];
 }
 
 /** Number of adjacent lanes with different columns, and of such teams in a workgroup. */
@@ -85,12 +92,19 @@ export function blocksInPanel(
   return 0;
 }
 
+/** Words of workgroup memory for the table of 4-bit floats. */
+function tableWords({ weights }: StoredWeights): number {
+  return weights.some(({ stored }) => packingOf(stored)?.element === "fp4")
+    ? 16
+    : 0;
+}
+
 /**
  * Blocks of k per team and round, if teams sum blocks of k for this number of rows. 0: they do not, because memory is
  * too small or there is nothing to share.
  */
 export function blocksInRound(
-  o: TiledMatmul & TiledWeights,
+  o: TiledMatmul & StoredWeights,
   rows: number,
 ): number {
   const { lanes, teams } = teamsOf(o);
@@ -99,7 +113,7 @@ export function blocksInRound(
   const sums = o.weights.length * rows * o.tile.columns * lanes * teams;
   const blocks = sharesAnyBlocks(o.tile) ? sumBlocks(o) : equalBlocks(o);
   const left = staged && blocks ? rows * (blocks.length * teams + 1) : 0;
-  const room = SHARED_WORDS - (staged ? LEFT_WORDS : 0);
+  const room = SHARED_WORDS - (staged ? LEFT_WORDS : 0) - tableWords(o);
   if (!blocks || sums > room || left > LEFT_WORDS) return 0;
   const all = Math.ceil(blocks.count / teams);
   const fits = Math.min(

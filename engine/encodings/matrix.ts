@@ -4,12 +4,15 @@
  */
 
 import { type BlockName, type BlockParts, BLOCKS } from "../../spec/blocks.ts";
+import { STORED_BYTES } from "../../spec/dtype.ts";
 import {
   PACKED_ELEMENTS,
   packedDTypeOf,
   type PackedElement,
   type PackedElementName,
+  type Packing,
   PACKINGS,
+  repackedDType,
 } from "../../spec/packed.ts";
 import type { FileSource, TensorEntry } from "../../runtime/mod.ts";
 
@@ -139,6 +142,14 @@ function regrouped(
   });
 }
 
+/** The exponents of powers of two, as E8M0. */
+function exponentsOf(values: Float32Array): Uint8Array {
+  return Uint8Array.from(
+    new Uint32Array(values.buffer, values.byteOffset, values.length),
+    (bits) => bits >>> 23,
+  );
+}
+
 /** The matrix as f32, by the arithmetic of kernels: element times scale, then plus offset, each rounded. */
 async function decodeRows(
   matrix: StoredMatrix,
@@ -197,23 +208,23 @@ export function viewsOf(matrix: StoredMatrix): TensorEntry[] {
     read: async (begin, end) => bytesOf(await decodeRows(matrix, begin, end)),
   });
   const raw = blocks && blocksOf(matrix, blocks);
-  const packed = packedDTypeOf(element, matrix);
+  const packed = blocks
+    ? repackedDType(blocks.name, columns)
+    : packedDTypeOf(element, matrix);
   if (packed === undefined) return raw ? [decoded, raw] : [decoded];
-  const { names, perWord, perScale: size = columns } = PACKINGS[packed];
+  const { names, perWord, perScale: size = columns, scale }: Packing =
+    PACKINGS[packed];
   const numbers = (part: "scales" | "offsets", ending: string) =>
     computed(matrix, {
       name: param + ending,
-      dtype: "F32",
+      dtype: scale.toUpperCase(),
       rowShape: [columns / size],
-      rowBytes: 4 * columns / size,
-      read: async (begin, end) =>
-        bytesOf(
-          regrouped(
-            await matrix.read(part, begin, end) as Float32Array,
-            matrix,
-            size,
-          ),
-        ),
+      rowBytes: STORED_BYTES[scale] * columns / size,
+      read: async (begin, end) => {
+        const read = await matrix.read(part, begin, end) as Float32Array;
+        const values = regrouped(read, matrix, size);
+        return scale === "u8" ? exponentsOf(values) : bytesOf(values);
+      },
     });
   // Words of a group form a separate axis; bytes of a file are four per word.
   const inGroup = size / perWord;

@@ -35,15 +35,16 @@ export function ggufHead(
   keys: GgufValues,
   tensors: readonly WrittenTensor[],
 ): Uint8Array {
+  // Vocabularies are too long for the arguments of a call.
   const head: Uint8Array[] = [
     new TextEncoder().encode("GGUF"),
     u32(VERSION),
     u64(tensors.length),
     u64(Object.keys(keys).length),
+    ...Object.entries(keys).flatMap((
+      [key, value],
+    ) => [...text(key), ...encode(value)]),
   ];
-  for (const [key, value] of Object.entries(keys)) {
-    head.push(...text(key), ...encode(value));
-  }
   let offset = 0;
   for (const { name, shape, type, bytes } of tensors) {
     // The innermost axis comes first.

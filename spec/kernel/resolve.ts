@@ -100,6 +100,12 @@ export function expr(
   return inside(HOLES, text, () => expression(HOLES, syntaxOf(text)));
 }
 
+/** An expression of the kernel tree, from text with the names of bindings. */
+export function exprIn(bindings: readonly Binding[], text: KernelText): Expr {
+  const p = resolving(bindings);
+  return inside(p, text, () => expression(p, syntaxOf(text)));
+}
+
 /** Inserts the statements of a hole. */
 function include(
   p: Resolver,

@@ -16,6 +16,12 @@ export interface InBlock {
   readonly sum: Hole;
 }
 
+/** An element of a block. */
+export interface ElementInBlock extends Pick<InBlock, "binding" | "from"> {
+  /** The number of the element in the block. */
+  readonly index: Hole;
+}
+
 /** The words of a sum's codes. */
 export interface BlockWords {
   /** Sums whose codes share words: one after the other. */
@@ -76,6 +82,31 @@ export function blockWords(
       });
     },
   };
+}
+
+/** The code of one element, in the lowest bits. */
+export function blockCode(
+  { codes, bytes, above = 0 }: Block,
+  { binding, from, index }: ElementInBlock,
+): KernelText {
+  let low = 0;
+  const code = codes.map(({ at, bits, stripe }) => {
+    const round = stripe * 8 / bits;
+    const byte =
+      wgsl`(${at}u + ${index} / ${round} * ${stripe} + ${index} % ${stripe})`;
+    // No load goes beyond the block.
+    const first = wgsl`min(${byte}, ${bytes - 4}u)`;
+    const shift =
+      wgsl`((${byte} - ${first}) * 8 + ${index} % ${round} / ${stripe} * ${bits})`;
+    const number =
+      wgsl`((bytesAt(${binding}, ${from} + ${first}) >> ${shift}) & ${
+        (1 << bits) - 1
+      })`;
+    const text = wgsl`(${number} << ${low})`;
+    low += bits;
+    return text;
+  }).reduce((sum, text) => wgsl`(${sum} | ${text})`);
+  return above > 0 ? wgsl`(${code} - ${above}u)` : code;
 }
 
 /** The word of a plane with the bits of four neighbours of a sum, lowest first. */

@@ -21,9 +21,12 @@ import {
   sub,
   u32,
 } from "../../../spec/kernel/build.ts";
-import { expr } from "../../../spec/kernel/resolve.ts";
+import type { BlockScales } from "../../../spec/blocks.ts";
+import { expr, exprIn } from "../../../spec/kernel/resolve.ts";
+import { type KernelText, wgsl } from "../../../spec/kernel/text.ts";
 import type { Expr, Stmt } from "../../../spec/kernel/tree.ts";
 import { packedElement } from "../../kernels/matmul_right.ts";
+import { blockCode, blockFactor } from "../../kernels/pieces/block.ts";
 import { decoderOf } from "../../kernels/pieces/decode.ts";
 import { mapOperands } from "../../../spec/kernel/walk.ts";
 import type {
@@ -86,19 +89,14 @@ export function loadFrom(
   return loadStored(scope.read(storage.buffer), storage.dtype, index);
 }
 
-/** The decoded element of a packed parameter. Throws ModelError for blocks of GGUF files. */
+/** The decoded element of a packed parameter. */
 function loadPacked(
   scope: KernelScope,
   { buffer, axes }: Storage,
   { stored, along, scales, offsets }: NonNullable<Storage["packed"]>,
   at: At,
 ): Expr {
-  const { title, block, perWord, perScale, scale }: Packing = PACKINGS[stored];
-  if (block) {
-    throw new ModelError(
-      `Cannot read '${buffer}' element by element: it is stored as ${title}, which only a contraction with a parameter on the right unpacks. Store it in 16 bits`,
-    );
-  }
+  const { block, perWord, perScale, scale }: Packing = PACKINGS[stored];
   const k = scope.bindValue(at.get(along));
   /** The index with the elements of `along` in groups; by default, all of them are one. */
   const groupAt = (per?: number) =>
@@ -109,6 +107,28 @@ function loadPacked(
         ? index
         : add(mul(index, u32(size / per)), div(k, u32(per)));
     }, u32(0)));
+  if (block) {
+    const { elements, bytes, group } = block;
+    const from = scope.bindValue(mul(groupAt(elements), u32(bytes)));
+    const index = scope.bindValue(rem(k, u32(elements)));
+    const binding = scope.read(buffer);
+    const sum = scope.bindValue(div(index, u32(group)));
+    const valueOf = (text: KernelText) => exprIn(scope.bindings, text);
+    const factor = (part: BlockScales) =>
+      valueOf(blockFactor(block, part, {
+        binding,
+        from,
+        sum,
+        header: (word) => wgsl`bytesAt(${binding}, ${from} + ${4 * word})`,
+      }));
+    return packedElement(stored, {
+      bits: scope.bindValue(
+        valueOf(blockCode(block, { binding, from, index })),
+      ),
+      factor: factor(block.scales),
+      offset: block.offsets && factor(block.offsets),
+    });
+  }
   const load = (binding: string, dtype: StoredDType, per?: number) =>
     loadStored(scope.read(binding), dtype, groupAt(per));
   const word = scope.bindValue(load(buffer, "u32", perWord));

@@ -33,21 +33,22 @@ export function inGroups(
 }
 
 /**
- * The contracted axis of a packed parameter, along which the matmul kernel decodes words. Undefined if there is none
- * and the parameter also exists as f32. Throws ModelError if it does not.
+ * The axis of a packed parameter along which kernels decode words, if `over` is one axis: that of a contraction or of
+ * the rows of a table. Undefined if there is none and the parameter also exists as f32. Throws ModelError if it does
+ * not.
  */
 export function packedAxis(
   node: NodeOf<"param">,
-  dot: NodeOf<"dot"> | undefined,
-  { placed, stored, q8 }: {
+  over: readonly string[],
+  { placed, stored, q8, decodes }: {
     readonly placed: Placed;
     readonly stored: PackedDType;
     readonly q8: boolean;
+    /** Whether the parameter also exists as f32. */
+    readonly decodes: boolean;
   },
 ): string | undefined {
-  const { title, perWord, perScale = perWord, file }: Packing =
-    PACKINGS[stored];
-  const over = dot?.params.over ?? [];
+  const { title, perWord, perScale = perWord }: Packing = PACKINGS[stored];
   const [along = ""] = over;
   const axis = placed.axes[along];
   const inGroup = q8 ? Math.max(perScale, Q8_BLOCK) : perScale;
@@ -60,20 +61,19 @@ export function packedAxis(
       node.span,
     );
   }
-  if (file === undefined) return undefined;
+  if (decodes) return undefined;
   throw new ModelError(
-    `Cannot use parameter '${node.params.name}' stored as ${title}: it must be the right operand of a contraction over one axis of a multiple of ${perScale} on each rank. Store it in 16 bits`,
+    `Cannot use parameter '${node.params.name}' stored as ${title}: it must be a table, or the right operand of a contraction, with one axis of a multiple of ${perScale} on each rank. Store it in 16 bits`,
     node.span,
   );
 }
 
 /** Whether a contraction with a parameter of integers has quantized activations, on every mesh: of whole blocks of one axis. */
 export function takesQ8(
-  dot: NodeOf<"dot"> | undefined,
+  over: readonly string[],
   { placed, stored }: { readonly placed: Placed; readonly stored: PackedDType },
 ): boolean {
   const packing: Packing = PACKINGS[stored];
-  const over = dot?.params.over ?? [];
   const axis = placed.axes[over[0] ?? ""];
   return over.length === 1 && axis !== undefined &&
     q8SumOf(packing) !== undefined &&

@@ -10,6 +10,7 @@ import { type BlockName, BLOCKS } from "../../../spec/blocks.ts";
 import {
   isBlockDType,
   isPackedDType,
+  packingOf,
   repackedDType,
 } from "../../../spec/packed.ts";
 import { type DotShape, dotShape } from "./dot_shape.ts";
@@ -90,6 +91,16 @@ function contractionWith(
   });
 }
 
+/** The axis along which elements of a parameter may share words: that of its rows, if it is only a table of rows. */
+function rowAxis(node: Node, users: readonly Node[]): readonly string[] {
+  const isTable = users.length > 0 &&
+    users.every((user) =>
+      user.primitive === "embedding" && user.inputs[0] === node &&
+      user.params.over !== node.axes.at(-1)
+    );
+  return isTable ? node.axes.slice(-1) : [];
+}
+
 /** The axis order in which the tiled kernel reads a right operand. */
 export function rightAxes({ batch, over, columns }: DotShape): string[] {
   return [...batch, ...over, ...columns];
@@ -120,7 +131,10 @@ function isFiled(
 /** Whether kernels read a parameter in the blocks of its file. */
 function readsBlocks(
   node: NodeOf<"param">,
-  dot: NodeOf<"dot"> | undefined,
+  { dot, over }: {
+    readonly dot: NodeOf<"dot"> | undefined;
+    readonly over: readonly string[];
+  },
   { placed, options, stored }: {
     readonly placed: Placed;
     readonly options: LayoutOptions;
@@ -128,15 +142,14 @@ function readsBlocks(
   },
 ): boolean {
   const { elements, bytes } = BLOCKS[stored];
-  const axis = placed.axes[dot?.params.over[0] ?? ""];
-  if (options.activations !== "q8" || !options.asFiled.includes(stored)) {
-    return false;
-  }
+  const axis = placed.axes[over[0] ?? ""];
+  if (axis === undefined || !options.asFiled.includes(stored)) return false;
+  const multiplied = dot === undefined || options.activations === "q8" &&
+      takesQ8(over, { placed, stored }) && isFiled(dot, stored, placed);
   const all = node.axes.reduce((n, name) => n * placed.axes[name]!.size, 1);
   // Kernels have addresses of 32 bits.
-  return dot !== undefined && axis !== undefined &&
-    takesQ8(dot, { placed, stored }) && inGroups(placed, axis, elements) &&
-    isFiled(dot, stored, placed) && all / elements * bytes < 2 ** 32;
+  return multiplied && inGroups(placed, axis, elements) &&
+    all / elements * bytes < 2 ** 32;
 }
 
 function layoutParam(
@@ -150,17 +163,24 @@ function layoutParam(
   const right = dot?.inputs[1];
   const viewed = users.some((user) => FUSION_CLASS[user.primitive] === "view");
   const known = viewed || right !== node ? undefined : dot;
-  const named = isBlockDType(found) && !readsBlocks(node, known, {
-      placed,
-      options,
-      stored: found,
-    })
-    ? repackedDType(found, placed.axes[node.axes.at(-1)!]!.total) ?? "f32"
-    : found;
+  const over = known?.params.over ?? rowAxis(node, users);
+  const named =
+    isBlockDType(found) && !readsBlocks(node, { dot: known, over }, {
+        placed,
+        options,
+        stored: found,
+      })
+      ? repackedDType(found, placed.axes[node.axes.at(-1)!]!.total) ?? "f32"
+      : found;
   const q8 = isPackedDType(named) && options.activations === "q8" &&
-    takesQ8(known, { placed, stored: named });
+    known !== undefined && takesQ8(over, { placed, stored: named });
   const along = isPackedDType(named)
-    ? packedAxis(node, known, { placed, stored: named, q8 })
+    ? packedAxis(node, over, {
+      placed,
+      stored: named,
+      q8,
+      decodes: isBlockDType(found) || packingOf(named)?.file === undefined,
+    })
     : undefined;
   // Encodings that no kernel decodes are decoded on load.
   const stored = isPackedDType(named) && along === undefined ? "f32" : named;
