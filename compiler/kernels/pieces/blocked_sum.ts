@@ -10,15 +10,22 @@ import {
   type Statements,
   wgsl,
 } from "../../../spec/kernel/text.ts";
-import { add as plus } from "../../../spec/kernel/build.ts";
+import {
+  add as plus,
+  binary,
+  call,
+  f32,
+  select,
+} from "../../../spec/kernel/build.ts";
 import { EXACT } from "../../../spec/numerics.ts";
-import { local } from "../kernel.ts";
+import { type Expr, local } from "../kernel.ts";
 import {
   declareEach,
   type Register,
   registers,
   setEach,
 } from "../../../spec/kernel/registers.ts";
+import { LOWEST } from "./numbers.ts";
 import { sumTree } from "./sum_tree.ts";
 
 /** Indices in a block of a sum. */
@@ -80,6 +87,15 @@ export function blockedSum(
     }`;
 }
 
+/**
+ * `total + block`, where `block` may be a sum of two products. Mesa computes `total + (a * b + c * d)` as
+ * `a * b + (c * d + total)`. A selection between the sums prevents it and never changes a value.
+ */
+function plusBlock(total: Expr, block: Expr): Expr {
+  const finite = binary("le", call("abs", block), f32(-LOWEST));
+  return plus(total, select(finite, block, plus(block, block)));
+}
+
 /** Indices per segment. */
 function segmentLength(length: Hole, segments: number): number {
   invariant(
@@ -98,6 +114,7 @@ function oneSegment(
     & { readonly first?: KernelText; readonly sum?: string },
   add: Statements,
 ): KernelText {
+  const known = typeof length === "number";
   const from = first ?? wgsl`0u`;
   const last = first ? wgsl`${first} + ${length}` : length;
   const inGroups = (start: KernelText, count: number) => {
@@ -118,8 +135,12 @@ function oneSegment(
       ${declareEach(totals, "_block")}
       ${terms > 1 ? inGroups(start, count) : each(start, end)}
       // Also for a single block: the contract's 0 + block differs from block if that is -0.
-      ${setEach(totals, sum, (of) => plus(of(sum), of("_block")))}`;
-  const known = typeof length === "number";
+      ${
+      setEach(totals, sum, (of) =>
+        known && length % SUM_BLOCK === 2
+          ? plusBlock(of(sum), of("_block"))
+          : plus(of(sum), of("_block")))
+    }`;
   invariant(known || terms === 1, "terms of an iteration are counted");
   if (known && length <= SUM_BLOCK) return block(from, last, length);
   const next = wgsl`${k}_block + ${SUM_BLOCK}`;
