@@ -4,6 +4,7 @@
  */
 
 import {
+  isWindowed,
   KEY_BLOCK,
   keyBlocks,
   MERGE_LANES,
@@ -37,9 +38,12 @@ export function attentionParts(o: AttentionOptions, tile: QueryTile): Kernel {
   const queries = queriesOf(o, tile, { token: "token" });
   const of = { ...queries, atOnce: WORDS_AT_ONCE };
   const room = tile.heads * KEY_BLOCK;
-  const isSeen = of.firstSeen
+  const isSeen = of.firstSeen && o.shard
     ? wgsl`start < end[0] && first[0] / ${KEY_BLOCK} * ${KEY_BLOCK} <= start`
     : wgsl`start < end[0]`;
+  const block = isWindowed(o)
+    ? wgsl`(first[0] / ${KEY_BLOCK} + group.z) * ${KEY_BLOCK}`
+    : wgsl`group.z * ${KEY_BLOCK}`;
   return kernelOf({
     name: `${o.name}_parts`,
     workgroupSize: KEY_BLOCK,
@@ -56,14 +60,10 @@ export function attentionParts(o: AttentionOptions, tile: QueryTile): Kernel {
 
       ${beginShard(o)}
       let token = group.y;
-      let start = ${
-      o.shard
-        ? wgsl`first_position + group.z * ${KEY_BLOCK}`
-        : wgsl`group.z * ${KEY_BLOCK}`
-    };
       if (token < ${o.tokens}) {
         ${of.cache.begin}
         ${beginQueries(of)}
+        let start = ${o.shard ? wgsl`first_position + ${block}` : block};
         if (${isSeen}) {
           ${of.cache.ofBlock}
           ${scores(of)}
@@ -95,8 +95,8 @@ function storeParts({ o, each, parts, width }: Queries): KernelText {
     }`;
 }
 
-/** Blocks whose sums the merge loads at once. */
-const AT_ONCE = 8;
+/** Maximum number of blocks, and of words, that a lane of the merge loads at once. */
+const BLOCKS_AT_ONCE = 32, SUMS_AT_ONCE = 64;
 
 /**
  * Merges the blocks of one head of one token. The running maximum of scores is exact in any order. Each lane computes
@@ -105,6 +105,7 @@ const AT_ONCE = 8;
 export function attentionMerge(o: AttentionOptions): Kernel {
   const { valueDim: width = o.dim } = o;
   const parts = Math.ceil(width / MERGE_LANES);
+  const atOnce = Math.min(BLOCKS_AT_ONCE, Math.ceil(SUMS_AT_ONCE / parts));
   const dimension = wgsl`lane + c * ${MERGE_LANES}`;
   const inside = (body: KernelText) =>
     width % MERGE_LANES === 0
@@ -113,6 +114,24 @@ export function attentionMerge(o: AttentionOptions): Kernel {
   const d = width % MERGE_LANES === 0
     ? dimension
     : wgsl`min(${dimension}, ${width - 1})`;
+  // All loads before the sums, which wait for each other.
+  const blocksFrom = (blocks: number) =>
+    wgsl`
+      let values_at = (block + j) * ${width};
+      @unroll (n < ${blocks}) {
+        let old_scale[n] = old_scales[j + n];
+        let block_scale[n] = block_scales[j + n];
+        let block_sum[n] = block_sums[j + n];
+        @unroll (c < ${parts}) {
+          let value[n][c] = sums[values_at + n * ${width} + (${d})];
+        }
+      }
+      @unroll (n < ${blocks}) {
+        sum = fma(block_sum[n], block_scale[n], sum * old_scale[n]);
+        @unroll (c < ${parts}) {
+          value_sum[c] = fma(value[n][c], block_scale[n], value_sum[c] * old_scale[n]);
+        }
+      }`;
   return kernelOf({
     name: `${o.name}_merge`,
     workgroupSize: MERGE_LANES,
@@ -132,6 +151,7 @@ export function attentionMerge(o: AttentionOptions): Kernel {
     body: wgsl`
       var<workgroup> block_tops: array<f32, ${MERGE_LANES}>;
       var<workgroup> block_sums: array<f32, ${MERGE_LANES}>;
+      var<workgroup> tops_after: array<f32, ${MERGE_LANES}>;
       var<workgroup> old_scales: array<f32, ${MERGE_LANES}>;
       var<workgroup> block_scales: array<f32, ${MERGE_LANES}>;
 
@@ -157,30 +177,15 @@ export function attentionMerge(o: AttentionOptions): Kernel {
             var before = top;
             for (var j = 0u; j < lane; j++) { before = max(before, block_tops[j]); }
             let after = max(before, block_tops[lane]);
+            tops_after[lane] = after;
             old_scales[lane] = exp(before - after);
             block_scales[lane] = exp(block_tops[lane] - after);
           }
           workgroupBarrier();
-          for (var first_j = 0u; first_j < count; first_j += ${AT_ONCE}) {
-            // All loads before the sums, which wait for each other.
-            @unroll (n < ${AT_ONCE}) {
-              let j[n] = min(first_j + n, count - 1);
-              @unroll (c < ${parts}) {
-                let value[n][c] = sums[(block + j[n]) * ${width} + (${d})];
-              }
-            }
-            @unroll (n < ${AT_ONCE}) {
-              if (first_j + n < count) {
-                let old_scale = old_scales[j[n]];
-                let block_scale = block_scales[j[n]];
-                sum = fma(block_sums[j[n]], block_scale, sum * old_scale);
-                @unroll (c < ${parts}) {
-                  value_sum[c] = fma(value[n][c], block_scale, value_sum[c] * old_scale);
-                }
-                top = max(top, block_tops[j[n]]);
-              }
-            }
-          }
+          let whole = count / ${atOnce} * ${atOnce};
+          for (var j = 0u; j < whole; j += ${atOnce}) { ${blocksFrom(atOnce)} }
+          for (var j = whole; j < count; j++) { ${blocksFrom(1)} }
+          top = tops_after[count - 1];
         }
         @unroll (c < ${parts}) {
           ${
@@ -204,14 +209,20 @@ export function attentionMerge(o: AttentionOptions): Kernel {
   });
 }
 
-/** Declares the blocks of keys of a token, `first_block` to before `last_block`, counted from the first of this rank. */
+/**
+ * Declares the blocks of keys of a token, `first_block` to before `last_block`, counted from the first that it sees, or
+ * with a shard, from the first of this rank.
+ */
 function blocksOnRank(o: AttentionOptions): KernelText {
-  const isWindowed = o.window !== undefined || o.chunk !== undefined;
-  const first = isWindowed ? wgsl`first[0]` : wgsl`0u`;
+  const windowed = o.window !== undefined || o.chunk !== undefined;
+  const first = windowed ? wgsl`first[0]` : wgsl`0u`;
   if (!o.shard) {
+    const end = wgsl`(end[0] + ${KEY_BLOCK - 1}) / ${KEY_BLOCK}`;
     return wgsl`
-        let first_block = ${first} / ${KEY_BLOCK};
-        let last_block = (end[0] + ${KEY_BLOCK - 1}) / ${KEY_BLOCK};`;
+        let first_block = 0u;
+        let last_block = ${
+      windowed ? wgsl`${end} - ${first} / ${KEY_BLOCK}` : end
+    };`;
   }
   const [low, high] = onRank(o, first, wgsl`end[0]`);
   return wgsl`

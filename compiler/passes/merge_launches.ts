@@ -87,7 +87,11 @@ function takeMerged(
   const steps = [first];
   let merged: Merged | undefined;
   let shares = false;
-  const lengths = { buffer: LENGTHS, counts: lowering.placed.counts };
+  const lengths = {
+    buffer: LENGTHS,
+    counts: lowering.placed.counts,
+    uneven: lowering.options.tuning.wideRows === true,
+  };
   const merge = (parts: readonly Launched[]): Merged | undefined => {
     const made = mergeKernels(parts, lengths);
     if (!made || fits(made.kernel, limits)) return made;

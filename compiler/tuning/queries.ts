@@ -57,20 +57,36 @@ export function attentionGrid(o: QueryShape, tokens: Size): Grid {
 export interface KeySpan extends QueryShape {
   /** Positions of the cache. */
   readonly context: number;
+  /** Positions that a token sees: the last ones, or those of its chunk. Default: all. */
+  readonly window?: number | undefined;
+  readonly chunk?: number | undefined;
+  /** Set if ranks share the positions; blocks are then those of the rank. */
+  readonly shard?: unknown;
 }
 
-/** Blocks of the keys that a token can see. */
+/** Whether the first key block of a token depends on its position. */
+export function isWindowed(
+  { window, chunk, shard }: Pick<KeySpan, "window" | "chunk" | "shard">,
+): boolean {
+  return (window ?? chunk) !== undefined && shard === undefined;
+}
+
+/** Maximum number of key blocks that a token sees. */
 export function keyBlocks(
-  { context, selected = context }: Pick<KeySpan, "context" | "selected">,
+  o: Omit<KeySpan, keyof QueryShape> & Pick<KeySpan, "selected">,
 ): number {
-  return Math.ceil(selected / KEY_BLOCK);
+  const { context, selected = context, window = context, chunk = context } = o;
+  const all = Math.ceil(selected / KEY_BLOCK);
+  if (!isWindowed(o)) return all;
+  // Keys before the first one of a block are in one more block.
+  return Math.min(all, Math.ceil(Math.min(window, chunk) / KEY_BLOCK) + 1);
 }
 
 /** Lanes of the kernel that merges blocks. Each takes the value dimensions at that stride. */
 export const MERGE_LANES = 64;
 
 /** Minimum number of key blocks for which splitting pays for the second launch. */
-const MIN_BLOCKS = 8;
+const MIN_BLOCKS = 4;
 
 /** Maximum bytes of the block sums, on devices that can bind them. */
 const MAX_BYTES = 2 ** 29;
@@ -99,10 +115,13 @@ export function splitTokensOf(
   );
 }
 
-/** The queries of a workgroup with one block of keys: heads of one token that read the same keys. */
-export function splitTile(o: QueryShape): QueryTile {
-  const { heads } = queryTile({ ...o, queries: o.heads / o.kvHeads });
-  return { heads, tokens: 1 };
+/** Key blocks from which a wide device has enough workgroups with twice as many heads. */
+const MANY_BLOCKS = 512;
+
+/** The queries of a workgroup with one block of keys: a few heads of one token that read the same keys. */
+export function splitTile(o: KeySpan): QueryTile {
+  const queries = keyBlocks(o) < MANY_BLOCKS ? 2 : 4;
+  return { heads: queryTile({ ...o, queries }).heads, tokens: 1 };
 }
 
 /** The grids of `attentionParts` and `attentionMerge`. */

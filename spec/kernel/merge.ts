@@ -26,6 +26,8 @@ export interface LengthsBinding {
   readonly buffer: string;
   /** The dynamic axes, in the order of the buffer. */
   readonly counts: readonly string[];
+  /** Whether grids may have different numbers of elements, which leaves workgroups idle. Default: false. */
+  readonly uneven?: boolean;
 }
 
 /** Use of a binding by all kernels with its buffer. */
@@ -47,7 +49,7 @@ export function mergeKernels(
     z === 1 && typeof y === "number" ? y : undefined
   );
   const widest = parts.map(({ workgroups: [x] }) => x)
-    .reduce<Size | undefined>(largerOf, 0);
+    .reduce<Size | undefined>((a, b) => largerOf(a, b, lengths), 0);
   if (
     widest === undefined || heights.includes(undefined) ||
     parts.some(({ kernel }) => kernel.workgroupSize !== workgroupSize)
@@ -218,12 +220,18 @@ function sameSize(a: Size, b: Size): boolean {
 function largerOf(
   a: Size | undefined,
   b: Size | undefined,
+  lengths: Pick<LengthsBinding, "uneven">,
 ): Size | undefined {
   if (a === undefined || b === undefined) return undefined;
   if (sameSize(a, b) || b === 0) return a;
   if (a === 0) return b;
-  if (isQuotient(a) && isQuotient(b) && sameSize(a.ceilDiv[0], b.ceilDiv[0])) {
-    return a.ceilDiv[1] <= b.ceilDiv[1] ? a : b;
+  if (isQuotient(a) && isQuotient(b)) {
+    const [[dividend, by], [otherDividend, otherBy]] = [a.ceilDiv, b.ceilDiv];
+    const larger = lengths.uneven && by === otherBy
+      ? largerOf(dividend, otherDividend, lengths)
+      : undefined;
+    if (larger) return larger === dividend ? a : b;
+    if (sameSize(dividend, otherDividend)) return by <= otherBy ? a : b;
   }
   const [[restA, timesA], [restB, timesB]] = [factored(a), factored(b)];
   if (!sameSize(restA, restB)) return undefined;
