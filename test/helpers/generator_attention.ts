@@ -407,13 +407,15 @@ function* splits(): Generator<{
           position + 1 - window,
           chunk === Infinity ? 0 : Math.floor(position / chunk) * chunk,
         );
+        // Without a shard, blocks are numbered from the first that the token sees.
+        const start = shard ? begin : first - first % KEY_BLOCK;
         return Array.from(
           { length: heads },
           (_, head) =>
             Array.from({ length: blocks }, (_, block) => block)
               .filter((block) =>
-                begin + block * KEY_BLOCK <= position &&
-                begin + (block + 1) * KEY_BLOCK > first
+                start + block * KEY_BLOCK <= position &&
+                start + (block + 1) * KEY_BLOCK > first
               )
               .map((block) => (token * heads + head) * blocks + block),
         ).flat();
