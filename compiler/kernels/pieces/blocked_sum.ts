@@ -10,15 +10,9 @@ import {
   type Statements,
   wgsl,
 } from "../../../spec/kernel/text.ts";
-import {
-  add as plus,
-  binary,
-  call,
-  f32,
-  select,
-} from "../../../spec/kernel/build.ts";
+import { add as plus } from "../../../spec/kernel/build.ts";
 import { EXACT } from "../../../spec/numerics.ts";
-import { type Expr, local } from "../kernel.ts";
+import { type Expr, expr, local } from "../kernel.ts";
 import {
   declareEach,
   type Register,
@@ -92,8 +86,7 @@ export function blockedSum(
  * `a * b + (c * d + total)`. A selection between the sums prevents it and never changes a value.
  */
 function plusBlock(total: Expr, block: Expr): Expr {
-  const finite = binary("le", call("abs", block), f32(-LOWEST));
-  return plus(total, select(finite, block, plus(block, block)));
+  return expr`${total} + select(${block} + ${block}, ${block}, abs(${block}) <= ${-LOWEST})`;
 }
 
 /** Indices per segment. */
