@@ -1,7 +1,7 @@
 /**
  * Lossless speculation against generation without it: tokens per CPU second, interleaved, on repetitive text and on
  * other text, and the share of accepted drafts. The tokens are compared first. Flags: `--checkpoint FOLDER`,
- * `--speculate N`, `--tokens N`, `--runs N`, `--sequences N`, `--draft FOLDER`.
+ * `--speculate N`, `--tokens N`, `--runs N`, `--sequences N`, `--draft FOLDER`, `--kind repetitive|other`.
  */
 
 import process from "node:process";
@@ -32,6 +32,7 @@ const options = parseArgs({
     tokens: { type: "string", default: "300" },
     runs: { type: "string", default: "9" },
     sequences: { type: "string", default: "1" },
+    kind: { type: "string" },
   },
 }).values;
 const [max, tokens, runs, count] = [
@@ -121,13 +122,19 @@ async function run(kind: string, speculation?: Speculation) {
   return { made: JSON.stringify(made), rate: 1000 * total / ms };
 }
 
-for (const kind of Object.keys(KINDS)) {
+for (
+  const kind of options.kind === undefined ? Object.keys(KINDS) : [options.kind]
+) {
   const rates: { with: number; without: number }[] = [];
   let [drafted, accepted] = [0, 0];
   for (let i = -1; i < runs; i++) {
-    const without = await run(kind);
     const speculation = speculationOf();
-    const speculated = await run(kind, speculation);
+    // Each is first in every other run.
+    const order = i % 2 === 0 ? [undefined, speculation] : [speculation];
+    const done = [];
+    for (const each of order) done.push(await run(kind, each));
+    const speculated = done.at(-1)!;
+    const without = done[0] === speculated ? await run(kind) : done[0]!;
     if (speculated.made !== without.made) throw new Error("other tokens");
     if (i < 0) continue;
     rates.push({ with: speculated.rate, without: without.rate });

@@ -259,29 +259,25 @@ export class Batch {
 
   /** Drafts tokens of decoding sequences, where neither their rows nor their pages displace others. */
   async #draft(state: BatchState<Growing>): Promise<void> {
+    if (!this.#speculation || this.#speculation.rests()) return;
     const { maxTokens, maxContext, maxRows, pages } = this.#decoder;
     const decoding = decodingOf(state);
-    if (!this.#speculation || decoding.length === 0) return;
+    if (decoding.length === 0) return;
     const { running } = this;
+    const needed = running * (pages?.size ?? 0) + this.#speculation.max;
     const total = Math.min(
       maxRows - running,
       // A step has a prompt token, too.
       maxTokens - 1 - decoding.length,
     );
-    await this.#speculation.propose(
-      decoding.map(({ slot, sequence }) => {
-        const { prompt, tokens, options: { maxNewTokens } } = sequence;
-        const needed = running * (pages?.size ?? 0) + this.#speculation!.max;
-        return {
-          sequence,
-          room: pages && !pages.hasRoom(slot, needed) ? 0 : Math.min(
-            maxNewTokens - tokens.length - 1,
-            maxContext - prompt.length - tokens.length,
-          ),
-        };
-      }),
+    await this.#speculation.propose(decoding, {
       total,
-    );
+      roomOf: ({ slot, sequence: { prompt, tokens, options } }) =>
+        pages && !pages.hasRoom(slot, needed) ? 0 : Math.min(
+          options.maxNewTokens - tokens.length - 1,
+          maxContext - prompt.length - tokens.length,
+        ),
+    });
   }
 
   /** Samples after the last token of a sequence and its draft, up to the first difference. Returns the number of tokens. */

@@ -1,7 +1,6 @@
 /** Sampling of the next token from logits: greedy, or temperature with top-k and top-p, from a seed. */
 
 import { DataError } from "../spec/errors.ts";
-import { sum } from "../spec/sum.ts";
 import type { TokenGrammar } from "./grammar.ts";
 import { changesLogits, type PenaltyOptions } from "./penalties.ts";
 
@@ -186,28 +185,37 @@ export function sample(
 ): number {
   const best = greedy(logits);
   if (!options.temperature) return ids ? ids[best]! : best;
-  const order = ids ? Uint32Array.from(logits.keys()) : byLogit(logits);
-  const sampled = order.subarray(0, options.topK ?? order.length);
-  const weights = Float64Array.from(
-    sampled,
-    (i) => Math.exp((logits[i]! - logits[best]!) / options.temperature!),
-  );
-  const threshold = (options.topP ?? 1) * sum(weights);
+  const { temperature, topK = Infinity, topP = 1, minP = 0, random } = options;
+  const order = ids ? undefined : byLogit(logits);
+  const weights = new Float64Array(Math.min(topK, logits.length));
+  for (let i = 0; i < weights.length; i++) {
+    const logit = logits[order ? order[i]! : i]!;
+    weights[i] = Math.exp((logit - logits[best]!) / temperature);
+  }
+  const threshold = topP * totalOf(weights);
   let count = 0;
   for (let total = 0; count < weights.length && total < threshold; count++) {
     total += weights[count]!;
   }
-  const { minP = 0 } = options;
-  const likely = weights.findIndex((weight) => weight < minP * weights[0]!);
+  const likely = minP === 0
+    ? -1
+    : weights.findIndex((weight) => weight < minP * weights[0]!);
   if (likely >= 0) count = Math.min(count, likely);
   const candidates = weights.subarray(0, Math.max(1, count));
-  const target = options.random() * sum(candidates);
+  const target = random() * totalOf(candidates);
   let at = 0;
   for (let total = candidates[0]!; total <= target; total += candidates[at]!) {
     if (at === candidates.length - 1) break;
     at++;
   }
-  return ids ? ids[sampled[at]!]! : sampled[at]!;
+  return (order ?? ids!)[at]!;
+}
+
+/** The sum of weights, in order. Faster than iterating over them. */
+function totalOf(weights: Float64Array): number {
+  let total = 0;
+  for (let i = 0; i < weights.length; i++) total += weights[i]!;
+  return total;
 }
 
 /**
@@ -215,18 +223,27 @@ export function sample(
  * determines the tokens of a seed.
  */
 function byLogit(logits: Float32Array): Uint32Array {
+  const count = logits.length;
   // Adding 0 makes -0 equal to 0. Keys that increase as logits decrease are radix-sorted, which is stable.
-  const bits = new Uint32Array(Float32Array.from(logits, (x) => x + 0).buffer);
-  let keys = bits.map((x) => x >>> 31 ? x : ~x & 0x7fffffff);
-  let ids = bits.map((_, id) => id);
-  let [toKeys, toIds] = [new Uint32Array(ids.length), ids.slice()];
+  let keys = new Uint32Array(count);
+  const numbers = new Float32Array(keys.buffer);
+  let ids = new Uint32Array(count);
+  for (let i = 0; i < count; i++) {
+    numbers[i] = logits[i]! + 0;
+    const bits = keys[i]!;
+    keys[i] = bits >>> 31 ? bits : ~bits & 0x7fffffff;
+    ids[i] = i;
+  }
+  let [toKeys, toIds] = [new Uint32Array(count), new Uint32Array(count)];
   for (let shift = 0; shift < 32; shift += DIGIT_BITS) {
     const starts = new Uint32Array(DIGITS + 1);
-    for (const key of keys) starts[((key >>> shift) & (DIGITS - 1)) + 1]!++;
+    for (let i = 0; i < count; i++) {
+      starts[((keys[i]! >>> shift) & (DIGITS - 1)) + 1]!++;
+    }
     for (let digit = 1; digit < DIGITS; digit++) {
       starts[digit]! += starts[digit - 1]!;
     }
-    for (let i = 0; i < keys.length; i++) {
+    for (let i = 0; i < count; i++) {
       const at = starts[(keys[i]! >>> shift) & (DIGITS - 1)]!++;
       toKeys[at] = keys[i]!;
       toIds[at] = ids[i]!;

@@ -54,6 +54,9 @@ interface Measured {
   readonly chosen: number;
 }
 
+/** The draft of sequences without one. */
+const NONE: readonly number[] = [];
+
 /** Maximum time per new token with drafts, relative to that without. */
 const WORTH = 0.95;
 
@@ -69,9 +72,13 @@ const DRAFT_WEIGHT = 1 / 8;
 /** Number of steps whose drafts do not pay, after which they are tried again: at first, and at most. */
 const PAUSE = { first: 64, max: 1024 } as const;
 
+/** After this many steps without drafts, only one of some steps looks for them and is measured. */
+const REST = { after: 32, every: 4 } as const;
+
 /** A sequence with a possible draft. */
 interface Drafting {
   readonly sequence: Drafted;
+  readonly kind: DraftKind;
   /** Maximum number of tokens. */
   readonly max: number;
   /** Probability that a token is accepted if those before it are, and its logarithm. */
@@ -97,6 +104,9 @@ export class Speculation {
   /** Start of the step, and milliseconds of its drafts. */
   #begun = 0;
   #draftingMs = 0;
+  /** Number of steps since the last drafts, and whether the next step is not measured. */
+  #undrafted = 0;
+  #rests = false;
   /** Measured time of decode steps, and estimated time without drafts. */
   #with = 0;
   #without = 0;
@@ -116,34 +126,43 @@ export class Speculation {
     };
   }
 
-  /**
-   * Sets the drafts of decoding sequences.
-   *
-   * @param room maximum drafted tokens of each sequence
-   * @param total maximum drafted tokens of all
-   */
-  async propose(
-    sequences: readonly { readonly sequence: Drafted; readonly room: number }[],
-    total: number,
+  /** Starts a step. Returns whether it has no drafts, because the steps before it had none. */
+  rests(): boolean {
+    const { after, every } = REST;
+    this.#rests = ++this.#undrafted > after && this.#undrafted % every > 0;
+    return this.#rests;
+  }
+
+  /** Sets the drafts of decoding sequences: at most `roomOf` tokens of each, and `total` of all. */
+  async propose<S extends { readonly sequence: Drafted }>(
+    sequences: readonly S[],
+    { roomOf, total }: {
+      readonly roomOf: (one: S) => number;
+      readonly total: number;
+    },
   ): Promise<void> {
     const drafting: Drafting[] = [];
-    for (const { sequence, room } of sequences) {
-      sequence.draft = [];
+    for (const one of sequences) {
+      const { sequence } = one;
+      sequence.draft = NONE;
       const kind = this.#drafter.kindOf(sequence);
-      const max = Math.min(this.max, room);
-      if (kind === undefined || max <= 0) continue;
-      this.#kinds.set(sequence, kind);
+      if (kind === undefined) continue;
+      const max = Math.min(this.max, roomOf(one));
+      if (max <= 0) continue;
       const each = Math.min(
         this.#acceptance.of(sequence, kind),
         MAX_ACCEPTANCE,
       );
-      drafting.push({ sequence, max, log: Math.log(each), each });
+      drafting.push({ sequence, kind, max, log: Math.log(each), each });
     }
     if (drafting.length === 0) return;
     const counts = this.#worth(drafting, sequences.length, total);
-    const wanted = drafting.flatMap(({ sequence }, i) => {
-      if (counts[i]! > 0) return [{ sequence, count: counts[i]! }];
-      this.#acceptance.skipped(sequence, this.#kinds.get(sequence)!);
+    const wanted = drafting.flatMap(({ sequence, kind }, i) => {
+      if (counts[i]! > 0) {
+        this.#kinds.set(sequence, kind);
+        return [{ sequence, count: counts[i]! }];
+      }
+      this.#acceptance.skipped(sequence, kind);
       return [];
     });
     if (wanted.length === 0) return this.#refused(sequences.length);
@@ -157,6 +176,7 @@ export class Speculation {
     });
     this.#draftingMs = ms;
     if (made === 0) return;
+    this.#undrafted = 0;
     this.#draftMs += DRAFT_WEIGHT * (ms / made - this.#draftMs);
     // Drafts that are made despite known costs pay.
     if (this.#cost.knows(sequences.length + made)) this.#pause = PAUSE.first;
@@ -221,18 +241,22 @@ export class Speculation {
 
   /** Starts the measurement of a step. */
   begin(): void {
-    this.#begun = this.#now?.() ?? 0;
+    if (!this.#rests) this.#begun = this.#now?.() ?? 0;
   }
 
   /** Ends the measurement of a step. Steps with prompt tokens do not count. */
   end({ tokens, prompted, sequences, chosen }: Measured): void {
     const draftMs = this.#draftingMs;
     this.#draftingMs = 0;
-    if (!this.#now || prompted > 0 || sequences === 0) return;
+    if (!this.#now || this.#rests || prompted > 0 || sequences === 0) return;
     const ms = this.#now() - this.#begun;
     this.#cost.add(tokens, ms);
     if (!this.#cost.isMeasured) return;
     this.#with += ms + draftMs;
+    if (tokens === sequences) {
+      this.#without += ms;
+      return;
+    }
     const relative = this.#cost.of(sequences) / this.#cost.of(tokens);
     this.#without += ms * chosen / sequences * relative;
   }

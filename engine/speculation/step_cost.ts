@@ -6,8 +6,11 @@ const ASSUMED = 0.25;
 /** The first steps of a size compile code and are not measured. Then some steps of that size are measured. */
 const [WARM_UP, MEASURED] = [3, 3] as const;
 
-/** Minimum weight of a step in the mean of its size, and maximum time relative to this mean. */
-const [WEIGHT, OUTLIER] = [1 / 8, 2] as const;
+/**
+ * Minimum weights of steps in the mean of their size: slower ones, which other work on the machine may delay, count
+ * less. Maximum time relative to this mean.
+ */
+const [FASTER, SLOWER, OUTLIER] = [1 / 4, 1 / 16, 2] as const;
 
 /** Maximum number of tokens with a mean of their own. Larger sizes share means of a quarter of an octave. */
 const EXACT = 16;
@@ -21,7 +24,8 @@ class Mean {
   add(tokens: number, ms: number): void {
     this.#count++;
     if (this.#count <= 0) return;
-    const weight = Math.max(WEIGHT, 1 / this.#count);
+    const least = ms < this.ms ? FASTER : SLOWER;
+    const weight = Math.max(least, 1 / this.#count);
     // One slow step, such as a garbage collection, says little about others.
     const max = this.#count === 1 ? Infinity : OUTLIER * this.ms;
     this.tokens += weight * (tokens - this.tokens);
