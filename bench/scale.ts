@@ -83,7 +83,7 @@ for (const mesh of positionals.length > 0 ? positionals : MESHES) {
   }
   const [json, writing] = await timed(() => stringifyPlan(plan));
   const [, reading] = await timed(() =>
-    verifyPlan(parsePlan(json), { parsed: true })
+    verifyPlan(parsePlan(json), { fitsSchema: true })
   );
   const [text, printing] = await timed(() => formatPlan(plan));
   const steps = plan.programs.reduce((n, { steps }) => n + steps.length, 0);

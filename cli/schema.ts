@@ -1,7 +1,10 @@
 /** Text of a JSON Schema: the grammars of `generate --json-schema`. */
 
-import { openGrammars, type TokenGrammar } from "../engine/mod.ts";
-import { schemaGrammar } from "../engine/server/mod.ts";
+import {
+  openGrammars,
+  schemaGrammar,
+  type TokenGrammar,
+} from "../engine/mod.ts";
 import { readJsonObject } from "../engine/json_file.ts";
 import { DataError } from "../spec/mod.ts";
 import type { CliIo } from "./io.ts";

@@ -30,7 +30,7 @@ export async function compileDocumented(
     ...compileDocument(compiledFrom),
     compiledFrom,
   });
-  assertLegal(plan);
+  assertLegal(plan, { fitsSchema: true });
   return plan;
 }
 

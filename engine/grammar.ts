@@ -35,3 +35,27 @@ export interface Grammars {
   /** Terminates its processes. */
   close(): void;
 }
+
+/** Keywords with values instead of schemas. */
+const VALUES: ReadonlySet<string> = new Set(["const", "enum", "default"]);
+
+/** The grammar of JSON of a schema. */
+export function schemaGrammar(schema: object): GrammarSource {
+  return { kind: "schema", schema: withPrefixItems(schema) as object };
+}
+
+/** A schema whose lists of `items`, as in draft 7, are the `prefixItems` of later drafts. */
+function withPrefixItems(schema: unknown): unknown {
+  if (Array.isArray(schema)) return schema.map(withPrefixItems);
+  if (typeof schema !== "object" || schema === null) return schema;
+  const { items, ...others } = schema as { [keyword: string]: unknown };
+  const renamed = items === undefined
+    ? others
+    : { ...others, [Array.isArray(items) ? "prefixItems" : "items"]: items };
+  return Object.fromEntries(
+    Object.entries(renamed).map(([name, value]) => [
+      name,
+      VALUES.has(name) ? value : withPrefixItems(value),
+    ]),
+  );
+}

@@ -219,7 +219,12 @@ export { type Target } from "./target.ts";
 export { readTensors } from "./tensors.ts";
 export { readInputs } from "./inputs.ts";
 export { CHOICES } from "./replay.ts";
-export type { Grammars, GrammarSource, TokenGrammar } from "./grammar.ts";
+export {
+  type Grammars,
+  type GrammarSource,
+  schemaGrammar,
+  type TokenGrammar,
+} from "./grammar.ts";
 export { TextStream, type Tokenizer } from "./tokenizer.ts";
 export {
   type AdapterSystemInfo,

@@ -385,7 +385,7 @@ export async function compileTarget(
     ...targetOptions(target, options),
     weights,
   });
-  assertLegal(plan);
+  assertLegal(plan, { fitsSchema: true });
   return plan;
 }
 

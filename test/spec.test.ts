@@ -231,7 +231,7 @@ t.test("verifyPlan() looks at every step as often in a long plan", async (t) => 
   const work = async (layers: number): Promise<number> => {
     const plan = await compile(smallDecoder(layers, 64), { mesh: { ep: 16 } });
     const { counted, reads } = countReads(plan);
-    t.same(verifyPlan(counted, { parsed: true }), []);
+    t.same(verifyPlan(counted, { fitsSchema: true }), []);
     return reads() / plan.programs[0]!.steps.length;
   };
   const [some, many] = [await work(6), await work(24)];

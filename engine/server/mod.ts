@@ -6,5 +6,4 @@ export { type BatchLoop, type LoopOptions } from "./loop.ts";
 export { Metrics, type PageCount, pageCounts } from "./metrics.ts";
 export { createLoop, type LoopPort, RemoteLoop } from "./remote_loop.ts";
 export { type Served } from "./served.ts";
-export { schemaGrammar } from "./structured.ts";
 export { TokenTexts } from "./token_texts.ts";

@@ -1,6 +1,6 @@
 /** Answers that follow a grammar: of a response format, or of calls that a request demands. */
 
-import type { GrammarSource } from "../grammar.ts";
+import { type GrammarSource, schemaGrammar } from "../grammar.ts";
 import { RequestError } from "./errors.ts";
 import { inRequestAsync } from "./prompts.ts";
 import type { ChatRequest, SamplingRequest, ToolRequest } from "./requests.ts";
@@ -34,30 +34,6 @@ export async function grammarOf(
     await inRequestAsync(async () => (await openGrammars()).check(source));
   }
   return source;
-}
-
-/** Keywords with values instead of schemas. */
-const VALUES: ReadonlySet<string> = new Set(["const", "enum", "default"]);
-
-/** The grammar of JSON of a schema. */
-export function schemaGrammar(schema: object): GrammarSource {
-  return { kind: "schema", schema: withPrefixItems(schema) as object };
-}
-
-/** A schema whose lists of `items`, as in draft 7, are the `prefixItems` of later drafts. */
-function withPrefixItems(schema: unknown): unknown {
-  if (Array.isArray(schema)) return schema.map(withPrefixItems);
-  if (typeof schema !== "object" || schema === null) return schema;
-  const { items, ...others } = schema as { [keyword: string]: unknown };
-  const renamed = items === undefined
-    ? others
-    : { ...others, [Array.isArray(items) ? "prefixItems" : "items"]: items };
-  return Object.fromEntries(
-    Object.entries(renamed).map(([name, value]) => [
-      name,
-      VALUES.has(name) ? value : withPrefixItems(value),
-    ]),
-  );
 }
 
 /** The tools of which a request demands calls. Undefined if it does not. Throws RequestError. */

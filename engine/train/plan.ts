@@ -62,7 +62,7 @@ export async function compileStep(
     ...how.options,
     ...how.training,
   });
-  assertLegal(plan);
+  assertLegal(plan, { fitsSchema: true });
   return plan;
 }
 

@@ -392,11 +392,18 @@ class Reader {
   }
 }
 
-/** Reads a kernel tree. Never throws on a tree that fits the schema. */
-export function readTree(
-  kernel: Kernel,
-  options: TreeOptions = {},
-): KernelFacts {
+/** Facts of kernels that were read without options. Kernels are immutable. */
+const read = new WeakMap<Kernel, KernelFacts>();
+
+/** Reads a kernel tree, once without options. Never throws on a tree that fits the schema. */
+export function readTree(kernel: Kernel, options?: TreeOptions): KernelFacts {
+  if (options) return readWith(kernel, options);
+  const facts = read.get(kernel) ?? readWith(kernel, {});
+  read.set(kernel, facts);
+  return facts;
+}
+
+function readWith(kernel: Kernel, options: TreeOptions): KernelFacts {
   const reader = new Reader(kernel, options);
   const nodes = treeNodes(kernel);
   if (nodes > MAX_NODES) {

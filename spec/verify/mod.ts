@@ -139,8 +139,8 @@ export type LegalPlan = Plan & { readonly [legal]: true };
 
 /** Options of `verifyPlan`. */
 export interface VerifyPlanOptions {
-  /** Whether the plan comes from `parsePlan` and thus fits the schema. Default: false. */
-  readonly parsed?: boolean;
+  /** Whether the plan comes from `parsePlan` or the compiler and thus fits the schema. Default: false. */
+  readonly fitsSchema?: boolean;
 }
 
 /** Maximum number of listed errors per rule. */
@@ -151,7 +151,7 @@ export function verifyPlan(
   plan: Plan,
   options: VerifyPlanOptions = {},
 ): VerifyError[] {
-  if (!options.parsed) {
+  if (!options.fitsSchema) {
     const problem = schemaProblem(plan);
     if (problem) {
       const { step, message } = problem;
@@ -215,7 +215,7 @@ export function verifyPlanText(
   if (problem) {
     return refused(problem.message, { step: problem.step, rule: "schema" });
   }
-  return { plan, errors: verifyPlan(plan, { parsed: true }) };
+  return { plan, errors: verifyPlan(plan, { fitsSchema: true }) };
 }
 
 /** Throws a PlanError with the violations, if there are any. */

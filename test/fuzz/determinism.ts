@@ -80,7 +80,7 @@ export function determinismClass(
       }[] = [];
       for (const one of cases) {
         const { source, subject, plan } = await changed(one);
-        const [first] = verifyPlan(plan, { parsed: true });
+        const [first] = verifyPlan(plan, { fitsSchema: true });
         if (first) {
           outcomes.push(`refused by ${first.rule}`);
           continue;

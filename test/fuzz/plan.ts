@@ -33,7 +33,7 @@ export function planClass(
     cases: mutants(sources.length),
     async judge(mutant) {
       const { source, subject, plan, text } = await changed(mutant);
-      const [first] = verifyPlan(plan, { parsed: true });
+      const [first] = verifyPlan(plan, { fitsSchema: true });
       if (first) {
         if (/^Cannot [a-z].*: .*[^.]$/s.test(first.message)) {
           return `refused by ${first.rule}`;
