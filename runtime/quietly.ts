@@ -14,6 +14,7 @@ import {
 import { tmpdir } from "node:os";
 import path from "node:path";
 import process from "node:process";
+import { importKoffi } from "./koffi.ts";
 
 /** Dawn's message about its adaptation to a driver. */
 const ADAPTS = /^Warning: max\w+ artificially reduced from .*\n?/gm;
@@ -30,7 +31,7 @@ interface Descriptors {
 async function openDescriptors(): Promise<Descriptors | undefined> {
   if (process.platform !== "linux") return undefined;
   try {
-    const koffi = await import("koffi");
+    const koffi = await importKoffi();
     const library = koffi.load("libc.so.6");
     return {
       dup: library.func("int dup(int)"),

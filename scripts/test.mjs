@@ -5,7 +5,7 @@
  * counts as failed.
  */
 
-import { spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { availableParallelism, cpus } from "node:os";
 import { relative } from "node:path";
@@ -33,6 +33,13 @@ const MAX_JOBS = JOBS + 2;
 const IDLE = 0.2, LOOK_MS = 1000;
 
 const TEST_PROCESS = new URL("test_process.mjs", import.meta.url).href;
+
+/**
+ * Tests of optimized C. In others the C compiler does not optimize, which takes a quarter of the time: a kernel of a test
+ * takes less time to run than to compile.
+ */
+const OPTIMIZED_C =
+  /^test.(end_to_end.references|packed_bytes|native_\w+)\.test\.ts$/;
 
 ensurePackages();
 const { Parser } = await import("tap-parser");
@@ -108,6 +115,8 @@ function childSeconds() {
   }
 }
 
+const UNOPTIMIZED_C = compilerWith("-O0");
+
 let counted = 0;
 
 /** Returns the processor seconds of the last ended process. */
@@ -115,6 +124,15 @@ function secondsOfLast() {
   const before = counted;
   counted = childSeconds();
   return counted - before;
+}
+
+/** Returns the C compiler of this machine with an option, as a setting. Empty without a compiler. */
+function compilerWith(option) {
+  const named = process.env.CC?.trim();
+  const command = [named || [], "cc", "clang", "gcc"].flat().find((command) =>
+    spawnSync(command.split(/\s/)[0], ["--version"]).status === 0
+  );
+  return command === undefined ? {} : { CC: `${command} ${option}` };
 }
 
 /** Runs one file and returns its counts. */
@@ -135,6 +153,7 @@ function runFile(file) {
         // narrow vectors, this takes less than half as long.
         GALLIVM_PERF: "nopt",
         LP_NATIVE_VECTOR_WIDTH: "128",
+        ...OPTIMIZED_C.test(file) ? {} : UNOPTIMIZED_C,
         // Tests that need another kind are skipped; see test/helpers/needs.ts.
         SWITCHYARD_TEST_KINDS: kinds.join(),
       },

@@ -4,6 +4,7 @@ import { fstatSync } from "node:fs";
 import process from "node:process";
 import type { LibraryHandle } from "koffi";
 import { MachineError } from "../../spec/errors.ts";
+import { importKoffi } from "../koffi.ts";
 import {
   type Abi,
   type Constant,
@@ -78,7 +79,7 @@ export function loadBinding(): Promise<Binding> {
 }
 
 async function load(): Promise<Binding> {
-  const koffi = await importKoffi();
+  const koffi = await koffiForMpi();
   checkSocket();
   setEnvironment();
   const names = libraryNames(process.platform, process.env);
@@ -104,12 +105,12 @@ async function load(): Promise<Binding> {
 
 /** Checks for the optional package. Throws MachineError if it is missing. */
 export async function requireKoffi(): Promise<void> {
-  await importKoffi();
+  await koffiForMpi();
 }
 
-async function importKoffi(): Promise<typeof import("koffi")> {
+async function koffiForMpi(): Promise<typeof import("koffi")> {
   try {
-    return await import("koffi");
+    return await importKoffi();
   } catch (error) {
     throw new MachineError(
       `Cannot use MPI: the optional package 'koffi' could not be loaded (${

@@ -3,6 +3,7 @@
 import type { LibraryHandle } from "koffi";
 import { MachineError } from "../../spec/errors.ts";
 import type { Streaming } from "../device.ts";
+import { importKoffi } from "../koffi.ts";
 import { findCompiler } from "./compiler.ts";
 import { ObjectCache } from "./objects.ts";
 import { THREADS_IN_C } from "./threads.ts";
@@ -89,7 +90,7 @@ export async function whyNotNative(): Promise<string | undefined> {
     return "no C compiler was found (cc, clang or gcc)";
   }
   try {
-    await import("koffi");
+    await importKoffi();
     return undefined;
   } catch {
     return "the optional package 'koffi' could not be loaded";
@@ -105,7 +106,7 @@ async function load(): Promise<NativeLibrary> {
     );
   }
   const objects = new ObjectCache(compiler);
-  const koffi = await import("koffi");
+  const koffi = await importKoffi();
   const library = await loadLibrary(objects, koffi.load);
   const bind = (text: string) => library.func(text);
   const open = bind("void *switchyard_open(uint32_t threads)");

@@ -30,7 +30,7 @@ const COMPILER_MAY_IMPORT: { readonly [part: string]: readonly string[] } = {
 const PACKAGES: { readonly [name: string]: RegExp } = {
   "@ts-morph/common": /^compiler\/source\/typescript\.ts$/,
   "webgpu": /^runtime\/adapters\.ts$/,
-  "koffi": /^runtime\/((mpi|native)\/|quietly\.ts$)/,
+  "koffi": /^runtime\/((mpi|native)\/|koffi\.ts$)/,
   "ajv": /^(spec|engine\/server)\//,
   "binaryen": /^runtime\/cpu\//,
   "@huggingface/jinja": /^engine\//,
