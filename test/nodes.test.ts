@@ -1,4 +1,4 @@
-// Each command as a process of every supported major of Node.js and of Deno.
+// Each command in every supported major of Node.js and in Deno. Those that end by themselves share a process.
 // One runtime, rotating by SEED, also searches for a mesh.
 // needs: cpu, gpu, mpi
 import { type ChildProcess, spawn } from "node:child_process";
@@ -15,12 +15,12 @@ import process from "node:process";
 import { text } from "node:stream/consumers";
 import t, { type Test } from "tap";
 import { floats, temporaryFolder, writeRaw } from "./helpers/cli.ts";
-import { clonePath } from "./helpers/compiled.ts";
+import { clonePath, COMMAND } from "./helpers/compiled.ts";
 import { readPage, writeShownFiles } from "./helpers/guide.ts";
 import { skipWithoutMpi } from "./helpers/mpi.ts";
 import { skipWithoutGpu } from "./helpers/needs.ts";
 import { serveHub } from "./helpers/hub_server.ts";
-import { commandOf, type Runtime, RUNTIMES } from "./helpers/nodes.ts";
+import { type Runtime, RUNTIMES } from "./helpers/nodes.ts";
 import { addressIn, serverAt } from "./helpers/serve.ts";
 import { SEED } from "./helpers/seed.ts";
 
@@ -28,15 +28,36 @@ import { SEED } from "./helpers/seed.ts";
 interface Case {
   readonly argv: readonly string[];
   readonly skip?: false | string;
+}
+
+/** A process: a program of this clone with its arguments. */
+interface Program {
+  readonly argv: readonly string[];
+  /** Default: the command. */
+  readonly program?: string;
   readonly input?: string;
   readonly env?: { readonly [name: string]: string };
 }
 
 const DEMO = "node_modules/switchyard-moe/examples/demo-lm";
 
+/** Commands with processes of their own. */
+const STARTED: readonly Case[] = [
+  { argv: ["devices"] },
+  {
+    argv: [
+      ...["launch", "-n", "2", "--", "run", "layer.ts", "--random"],
+      ...["--mesh", "ep=2", "--adapter", "cpu", "--outputs", "launched"],
+    ],
+    skip: skipWithoutMpi,
+  },
+];
+
+/** The input of the one command that reads some, `chat`. */
+const INPUT = "Hello\n";
+
 /** All commands except those with a test of their own. Their files come from a guide or from earlier cases. */
 const CASES: readonly Case[] = [
-  { argv: ["devices"] },
   {
     argv: [
       ...["run", "layer.ts", "--random", "--mesh", "ep=4"],
@@ -87,14 +108,6 @@ const CASES: readonly Case[] = [
       ...["chat", "twins", "--family", "./twins.ts", "-n", "2"],
       ...["--adapter", "cpu"],
     ],
-    input: "Hello\n",
-  },
-  {
-    argv: [
-      ...["launch", "-n", "2", "--", "run", "layer.ts", "--random"],
-      ...["--mesh", "ep=2", "--adapter", "cpu", "--outputs", "launched"],
-    ],
-    skip: skipWithoutMpi,
   },
 ];
 
@@ -112,9 +125,9 @@ interface Ended {
 function start(
   runtime: Runtime,
   folder: string,
-  { argv, env = {} }: Case,
+  { argv, program = COMMAND, env = {} }: Program,
 ) {
-  return spawn(runtime.program, [...commandOf(runtime), ...argv], {
+  return spawn(runtime.program, [...runtime.argv, program, ...argv], {
     cwd: folder,
     // Ranks of a job are this program too.
     env: {
@@ -128,7 +141,7 @@ function start(
 async function run(
   runtime: Runtime,
   folder: string,
-  given: Case,
+  given: Program,
 ): Promise<Ended> {
   const child = start(runtime, folder, given);
   child.stdin.end(given.input ?? "");
@@ -199,11 +212,25 @@ for (const runtime of RUNTIMES) {
       logits: floats([4, 8], 1),
     });
     const cases = runtime === SEARCHING ? [...CASES, SEARCH] : CASES;
-    for (const each of cases) {
+    const asked = cases.filter(({ skip }) => !skip);
+    const file = path.join(folder, "commands.json");
+    writeFileSync(file, JSON.stringify(asked.map(({ argv }) => argv)));
+    const all = await run(runtime, folder, {
+      program: clonePath("test/helpers/commands.mjs"),
+      argv: [file],
+      input: INPUT,
+    });
+    t.notMatch(all.err, /^Warning/m);
+    const ended = JSON.parse(
+      readFileSync(`${file}.ended`, "utf8"),
+    ) as Pick<Ended, "code" | "err">[];
+    for (const each of [...STARTED, ...cases]) {
       const { argv, skip = false } = each;
       started.add(argv[0]!);
       await t.test(argv.join(" "), { skip }, async (t) => {
-        const { code, err } = await run(runtime, folder, each);
+        const { code, err } = STARTED.includes(each)
+          ? await run(runtime, folder, each)
+          : ended[asked.indexOf(each)] ?? all;
         t.equal(code, 0, err);
         t.notMatch(err, /^Warning/m);
       });

@@ -1,7 +1,7 @@
 /** Programs that run the command: the newest release of each supported major of Node.js, and Deno. */
 
 import { existsSync } from "node:fs";
-import { clonePath, COMMAND } from "./compiled.ts";
+import { clonePath } from "./compiled.ts";
 
 interface Installed {
   supportedMajors(): number[];
@@ -42,8 +42,3 @@ export const DENO: Runtime = {
 
 /** All of them. */
 export const RUNTIMES: readonly Runtime[] = [...NODES, DENO];
-
-/** The arguments that run the command. */
-export function commandOf({ argv }: Runtime): string[] {
-  return [...argv, COMMAND];
-}
