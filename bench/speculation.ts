@@ -101,7 +101,8 @@ function speculationOf(): Speculation {
       decoder.vocabulary,
     )
     : lookupDrafter();
-  return new Speculation({ max, drafter, now: () => performance.now() });
+  // Steps are measured in CPU time, too, so that other work on the machine does not change decisions.
+  return new Speculation({ max, drafter, now: cpuMs });
 }
 
 async function run(kind: string, speculation?: Speculation) {

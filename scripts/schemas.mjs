@@ -16,7 +16,7 @@ import { loadEsbuild } from "./bundle.mjs";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 
-/** The generated modules, with a type for each schema. */
+/** The generated modules, with a type for each schema. The last word of a type with further fields is `open`. */
 export const MODULES = {
   "spec/document/schemas.ts": {
     expandedSchema: ["spec/plan/plan.ts", "Plan", "Switchyard plan, expanded"],
@@ -32,6 +32,20 @@ export const MODULES = {
     modelSchema: ["compiler/document/document.ts", "ModelDocument", "Model"],
     modelNodesSchema: [
       ...["compiler/document/document.ts", "NodeDocuments", "Nodes of a model"],
+    ],
+  },
+  "engine/server/request_schemas.ts": {
+    completionSchema: [
+      ...["engine/server/request_types.ts", "CompletionRequest"],
+      ...["Body of /v1/completions", "open"],
+    ],
+    chatSchema: [
+      ...["engine/server/request_types.ts", "ChatRequest"],
+      ...["Body of /v1/chat/completions", "open"],
+    ],
+    responseSchema: [
+      ...["engine/server/request_types.ts", "ResponseRequest"],
+      ...["Body of /v1/responses", "open"],
     ],
   },
   "engine/saved_schemas.ts": {
@@ -77,6 +91,8 @@ function keywordsOf(node) {
     if (name === "integer") found.type = "integer";
     else if (name === "pattern") {
       found.pattern = text;
+    } else if (name === "names") {
+      found.propertyNames = { type: "string", pattern: text };
     } else if (name === "uniqueItems") found.uniqueItems = true;
     else if (KEYWORDS.has(name)) found[name] = evaluate(text, LIMITS);
   }
@@ -130,6 +146,11 @@ function resolve(name, file) {
 class Generator {
   definitions = {};
 
+  /** `open`: objects may have further fields. */
+  constructor(open) {
+    this.open = open;
+  }
+
   /** Returns the schema of a type in a scope: its file, and the values of type parameters. */
   of(node, scope) {
     switch (node.kind) {
@@ -142,6 +163,9 @@ class Generator {
       case ts.SyntaxKind.UnknownKeyword:
         return {};
       case ts.SyntaxKind.LiteralType:
+        if (node.literal.kind === ts.SyntaxKind.NullKeyword) {
+          return { type: "null" };
+        }
         return { const: literal(node.literal) };
       case ts.SyntaxKind.ParenthesizedType:
       case ts.SyntaxKind.TypeOperator:
@@ -247,10 +271,10 @@ class Generator {
     return { ...schema, ...keywordsOf(node) };
   }
 
-  /** Returns the schema of an object, closed unless it is a record. */
+  /** Returns the schema of an object, closed unless it is a record or the document is open. */
   object(node, scope) {
     const index = node.members?.find(ts.isIndexSignatureDeclaration);
-    if (index) {
+    if (index && node.members.length === 1) {
       return index.type.kind === ts.SyntaxKind.UnknownKeyword
         ? { type: "object" }
         : record(this.of(index.type, scope));
@@ -263,7 +287,7 @@ class Generator {
       ),
       required: fields.filter(({ optional }) => !optional)
         .map(({ name }) => name),
-      additionalProperties: false,
+      ...this.open ? {} : { additionalProperties: false },
     };
   }
 
@@ -471,8 +495,8 @@ function inlined(schema, definitions) {
 }
 
 /** Returns the JSON Schema of a type. */
-export function schemaOf(path, name, title) {
-  const generator = new Generator();
+export function schemaOf(path, name, title, open) {
+  const generator = new Generator(open !== undefined);
   const { node, file } = resolve(name, load(path));
   const schema = generator.declared(node, { file, bound: new Map() });
   return {

@@ -8,12 +8,8 @@ import {
 } from "./format.ts";
 import type { Choice } from "./generation.ts";
 import { checkPrompt, inRequestAsync } from "./prompts.ts";
-import {
-  type CompletionRequest,
-  completionRequest,
-  samplingOf,
-  stopTextsOf,
-} from "./requests.ts";
+import type { CompletionRequest } from "./request_types.ts";
+import { completionRequest, samplingOf, stopTextsOf } from "./requests.ts";
 import type { Served } from "./served.ts";
 import { grammarOf } from "./structured.ts";
 

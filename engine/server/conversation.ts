@@ -15,7 +15,12 @@ import {
   MessageText,
 } from "./message/message_text.ts";
 import { checkPrompt, inRequestAsync } from "./prompts.ts";
-import type { ChatRequest, MessageRequest, ToolRequest } from "./requests.ts";
+import type {
+  ChatRequest,
+  MessageRequest,
+  TextPart,
+  ToolRequest,
+} from "./request_types.ts";
 import type { Served } from "./served.ts";
 import { demandedTools } from "./structured.ts";
 
@@ -141,14 +146,19 @@ async function templateMessages(
     return {
       ...rest,
       role: role === "developer" ? "system" : role,
-      content: typeof content === "object" && content !== null
-        ? content.map(({ text }) => text).join("")
-        : content ?? "",
+      content: contentText(content ?? ""),
       ...tool_calls
         ? { tool_calls: objects ? tool_calls.map(withObject) : tool_calls }
         : {},
     };
   });
+}
+
+/** The text of a content. */
+export function contentText(content: string | readonly TextPart[]): string {
+  return typeof content === "string"
+    ? content
+    : content.map(({ text }) => text).join("");
 }
 
 type ToolCallRequest = NonNullable<MessageRequest["tool_calls"]>[number];

@@ -1,287 +1,99 @@
-/** JSON Schemas of request bodies. Unlisted fields are ignored, because OpenAI's clients send many. */
+/** JSON Schemas of documents. `node scripts/schemas.mjs` generates them from the named types. */
+// deno-fmt-ignore-file
 
 import type { Schema } from "../../spec/document/schema.ts";
 
-const text: Schema = { type: "string" };
-const flag: Schema = { type: "boolean" };
-const token: Schema = { type: "integer", minimum: 0, maximum: 2 ** 31 - 1 };
+/** Schema of `CompletionRequest` in engine/server/request_types.ts. */
+export const completionSchema: Schema = {"$schema":"http://json-schema.org/draft-07/schema#","title":"Body of /v1/completions","type":"object",
+  "properties":{"model":{"type":"string"},"frequency_penalty":{"type":"number","minimum":-2,"maximum":2},
+  "grammar":{"type":"string","maxLength":65536},"ignore_eos":{"type":"boolean"},"json_schema":{"$ref":"#/definitions/AnyObject"},
+  "logit_bias":{"type":"object","propertyNames":{"type":"string","pattern":"^\\d{1,9}$"},"additionalProperties":{"type":"number",
+  "minimum":-100,"maximum":100},"maxProperties":1024},"min_p":{"type":"number","minimum":0,"maximum":1},
+  "n":{"type":"integer","minimum":1,"maximum":128},"presence_penalty":{"type":"number","minimum":-2,"maximum":2},
+  "receipt":{"type":"boolean"},"repetition_penalty":{"type":"number","minimum":0.001,"maximum":1000},
+  "response_format":{"anyOf":[{"type":"object","properties":{"type":{"enum":["text","json_object"]},"schema":{"$ref":"#/definitions/AnyObject"}},
+  "required":["type"]},{"type":"object","properties":{"type":{"const":"json_schema"},"json_schema":{"type":"object",
+  "properties":{"schema":{"$ref":"#/definitions/AnyObject"}},"required":["schema"]}},"required":["type",
+  "json_schema"]}]},"routed_experts":{"type":"boolean"},"seed":{"type":"integer","minimum":-9007199254740991,
+  "maximum":9007199254740991},"stop":{"anyOf":[{"type":"string","minLength":1,"maxLength":1024},{"type":"array",
+  "items":{"type":"string","minLength":1,"maxLength":1024},"maxItems":16}]},"stream":{"type":"boolean"},
+  "stream_options":{"type":"object","properties":{"include_usage":{"type":"boolean"}},"required":[]},
+  "temperature":{"type":"number","minimum":0,"maximum":100},"top_k":{"type":"integer","minimum":-1,"maximum":2147483647},
+  "top_p":{"type":"number","minimum":0,"maximum":1},"prompt":{"anyOf":[{"type":"string"},{"type":"array",
+  "items":{"type":"integer","minimum":0,"maximum":2147483647},"minItems":1,"maxItems":1048576},{"type":"array",
+  "items":{"type":"string"},"minItems":1,"maxItems":256},{"type":"array","items":{"type":"array","items":{"type":"integer",
+  "minimum":0,"maximum":2147483647},"minItems":1,"maxItems":1048576},"minItems":1,"maxItems":256}]},"best_of":{"type":"integer",
+  "minimum":1,"maximum":128},"echo":{"type":"boolean"},"logprobs":{"type":"integer","minimum":0,"maximum":20},
+  "max_tokens":{"type":"integer","minimum":0,"maximum":2147483647}},"required":["prompt"],"definitions":{"AnyObject":{"type":"object"}}};
 
-function number(minimum: number, maximum: number): Schema {
-  return { type: "number", minimum, maximum };
-}
+/** Schema of `ChatRequest` in engine/server/request_types.ts. */
+export const chatSchema: Schema = {"$schema":"http://json-schema.org/draft-07/schema#","title":"Body of /v1/chat/completions","type":"object",
+  "properties":{"model":{"type":"string"},"frequency_penalty":{"type":"number","minimum":-2,"maximum":2},
+  "grammar":{"type":"string","maxLength":65536},"ignore_eos":{"type":"boolean"},"json_schema":{"$ref":"#/definitions/AnyObject"},
+  "logit_bias":{"type":"object","propertyNames":{"type":"string","pattern":"^\\d{1,9}$"},"additionalProperties":{"type":"number",
+  "minimum":-100,"maximum":100},"maxProperties":1024},"min_p":{"type":"number","minimum":0,"maximum":1},
+  "n":{"type":"integer","minimum":1,"maximum":128},"presence_penalty":{"type":"number","minimum":-2,"maximum":2},
+  "receipt":{"type":"boolean"},"repetition_penalty":{"type":"number","minimum":0.001,"maximum":1000},
+  "response_format":{"anyOf":[{"type":"object","properties":{"type":{"enum":["text","json_object"]},"schema":{"$ref":"#/definitions/AnyObject"}},
+  "required":["type"]},{"type":"object","properties":{"type":{"const":"json_schema"},"json_schema":{"type":"object",
+  "properties":{"schema":{"$ref":"#/definitions/AnyObject"}},"required":["schema"]}},"required":["type",
+  "json_schema"]}]},"routed_experts":{"type":"boolean"},"seed":{"type":"integer","minimum":-9007199254740991,
+  "maximum":9007199254740991},"stop":{"anyOf":[{"type":"string","minLength":1,"maxLength":1024},{"type":"array",
+  "items":{"type":"string","minLength":1,"maxLength":1024},"maxItems":16}]},"stream":{"type":"boolean"},
+  "stream_options":{"type":"object","properties":{"include_usage":{"type":"boolean"}},"required":[]},
+  "temperature":{"type":"number","minimum":0,"maximum":100},"top_k":{"type":"integer","minimum":-1,"maximum":2147483647},
+  "top_p":{"type":"number","minimum":0,"maximum":1},"chat_template_kwargs":{"$ref":"#/definitions/AnyObject"},
+  "logprobs":{"type":"boolean"},"max_completion_tokens":{"type":"integer","minimum":1,"maximum":2147483647},
+  "max_tokens":{"type":"integer","minimum":1,"maximum":2147483647},"messages":{"type":"array","items":{"type":"object",
+  "properties":{"role":{"enum":["system","developer","user","assistant","tool"]},"content":{"anyOf":[{"type":"string"},
+  {"type":"null"},{"type":"array","items":{"type":"object","properties":{"type":{"const":"text"},"text":{"type":"string"}},
+  "required":["type","text"]},"maxItems":1024}]},"name":{"type":"string"},"tool_call_id":{"type":"string"},
+  "tool_calls":{"type":"array","items":{"type":"object","properties":{"id":{"type":"string"},"type":{"const":"function"},
+  "function":{"type":"object","properties":{"name":{"type":"string"},"arguments":{"type":"string"}},"required":["name",
+  "arguments"]}},"required":["function"]},"maxItems":128}},"required":["role"]},"minItems":1,"maxItems":4096},
+  "parallel_tool_calls":{"type":"boolean"},"reasoning_effort":{"type":"string"},"tool_choice":{"anyOf":[{"enum":["none",
+  "auto","required"]},{"type":"object","properties":{"function":{"type":"object","properties":{"name":{"type":"string"}},
+  "required":["name"]}},"required":["function"]}]},"tools":{"type":"array","items":{"type":"object","properties":{"type":{"const":"function"},
+  "function":{"type":"object","properties":{"name":{"type":"string","pattern":"^[\\w.-]{1,64}$"},"description":{"type":["string",
+  "null"]},"parameters":{"type":["object","null"]}},"required":["name"]}},"required":["type","function"]},
+  "maxItems":128},"top_logprobs":{"type":"integer","minimum":0,"maximum":20}},"required":["messages"],
+  "definitions":{"AnyObject":{"type":"object"}}};
 
-function integer(minimum: number, maximum: number): Schema {
-  return { type: "integer", minimum, maximum };
-}
-
-function list(items: Schema, maxItems: number, minItems = 0): Schema {
-  return { type: "array", items, minItems, maxItems };
-}
-
-/** Maximum prompts per request, choices per prompt, and stop texts per choice. */
-const [PROMPTS, CHOICES, STOPS] = [256, 128, 16] as const;
-
-const tokens = list(token, 2 ** 20, 1);
-
-/** Formats of answers. `json_object` may have a schema, too. */
-const responseFormat: Schema = {
-  anyOf: [
-    {
-      type: "object",
-      required: ["type"],
-      properties: {
-        type: { enum: ["text", "json_object"] },
-        schema: { type: "object" },
-      },
-    },
-    {
-      type: "object",
-      required: ["type", "json_schema"],
-      properties: {
-        type: { const: "json_schema" },
-        json_schema: {
-          type: "object",
-          required: ["schema"],
-          properties: { schema: { type: "object" } },
-        },
-      },
-    },
-  ],
-};
-
-const sampling: { readonly [field: string]: Schema } = {
-  model: text,
-  frequency_penalty: number(-2, 2),
-  grammar: { type: "string", maxLength: 2 ** 16 },
-  ignore_eos: flag,
-  json_schema: { type: "object" },
-  logit_bias: {
-    type: "object",
-    propertyNames: { type: "string", pattern: "^\\d{1,9}$" },
-    additionalProperties: number(-100, 100),
-    maxProperties: 1024,
-  },
-  min_p: number(0, 1),
-  n: integer(1, CHOICES),
-  presence_penalty: number(-2, 2),
-  repetition_penalty: number(1e-3, 1e3),
-  response_format: responseFormat,
-  routed_experts: flag,
-  seed: integer(-Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER),
-  stop: {
-    anyOf: [
-      { type: "string", minLength: 1, maxLength: 1024 },
-      list({ type: "string", minLength: 1, maxLength: 1024 }, STOPS),
-    ],
-  },
-  receipt: flag,
-  stream: flag,
-  stream_options: {
-    type: "object",
-    properties: { include_usage: flag },
-  },
-  temperature: number(0, 100),
-  top_k: integer(-1, 2 ** 31 - 1),
-  top_p: number(0, 1),
-};
-
-/** Schema of `/v1/completions`. */
-export const completionSchema: Schema = {
-  type: "object",
-  required: ["prompt"],
-  properties: {
-    ...sampling,
-    prompt: {
-      anyOf: [text, tokens, list(text, PROMPTS, 1), list(tokens, PROMPTS, 1)],
-    },
-    best_of: integer(1, CHOICES),
-    echo: flag,
-    logprobs: integer(0, 20),
-    max_tokens: integer(0, 2 ** 31 - 1),
-  },
-};
-
-const textPart: Schema = {
-  type: "object",
-  required: ["type", "text"],
-  properties: { type: { const: "text" }, text },
-};
-
-const message: Schema = {
-  type: "object",
-  required: ["role"],
-  properties: {
-    role: { enum: ["system", "developer", "user", "assistant", "tool"] },
-    content: { anyOf: [text, { type: "null" }, list(textPart, 1024)] },
-    name: text,
-    tool_call_id: text,
-    tool_calls: list({
-      type: "object",
-      required: ["function"],
-      properties: {
-        id: text,
-        type: { const: "function" },
-        function: {
-          type: "object",
-          required: ["name", "arguments"],
-          properties: { name: text, arguments: text },
-        },
-      },
-    }, 128),
-  },
-};
-
-const toolFields: { readonly [field: string]: Schema } = {
-  name: { type: "string", pattern: "^[\\w.-]{1,64}$" },
-  description: { anyOf: [text, { type: "null" }] },
-  parameters: { anyOf: [{ type: "object" }, { type: "null" }] },
-};
-
-const tool: Schema = {
-  type: "object",
-  required: ["type", "function"],
-  properties: {
-    type: { const: "function" },
-    function: { type: "object", required: ["name"], properties: toolFields },
-  },
-};
-
-const toolChoice: Schema = {
-  anyOf: [
-    { enum: ["none", "auto", "required"] },
-    {
-      type: "object",
-      required: ["function"],
-      properties: {
-        function: {
-          type: "object",
-          required: ["name"],
-          properties: { name: text },
-        },
-      },
-    },
-  ],
-};
-
-/** Schema of `/v1/chat/completions`. */
-export const chatSchema: Schema = {
-  type: "object",
-  required: ["messages"],
-  properties: {
-    ...sampling,
-    chat_template_kwargs: { type: "object" },
-    logprobs: flag,
-    max_completion_tokens: integer(1, 2 ** 31 - 1),
-    max_tokens: integer(1, 2 ** 31 - 1),
-    messages: list(message, 4096, 1),
-    parallel_tool_calls: flag,
-    reasoning_effort: text,
-    tool_choice: toolChoice,
-    tools: list(tool, 128),
-    top_logprobs: integer(0, 20),
-  },
-};
-
-const inputText: Schema = {
-  type: "object",
-  required: ["type", "text"],
-  properties: {
-    type: { enum: ["input_text", "output_text", "reasoning_text"] },
-    text,
-  },
-};
-
-const inputContent: Schema = { anyOf: [text, list(inputText, 1024)] };
-
-const inputItem: Schema = {
-  anyOf: [
-    {
-      type: "object",
-      required: ["role", "content"],
-      properties: {
-        type: { const: "message" },
-        role: { enum: ["system", "developer", "user", "assistant"] },
-        content: inputContent,
-      },
-    },
-    {
-      type: "object",
-      required: ["type", "call_id", "name", "arguments"],
-      properties: {
-        type: { const: "function_call" },
-        call_id: text,
-        name: text,
-        arguments: text,
-      },
-    },
-    {
-      type: "object",
-      required: ["type", "call_id", "output"],
-      properties: {
-        type: { const: "function_call_output" },
-        call_id: text,
-        output: inputContent,
-      },
-    },
-    {
-      type: "object",
-      required: ["type"],
-      properties: {
-        type: { const: "reasoning" },
-        content: { anyOf: [{ type: "null" }, list(inputText, 1024)] },
-      },
-    },
-  ],
-};
-
-/** Schema of `/v1/responses`. */
-export const responseSchema: Schema = {
-  type: "object",
-  required: ["input"],
-  properties: {
-    ...sampling,
-    input: { anyOf: [text, list(inputItem, 4096, 1)] },
-    instructions: text,
-    max_output_tokens: integer(1, 2 ** 31 - 1),
-    metadata: { type: "object", additionalProperties: text, maxProperties: 16 },
-    parallel_tool_calls: flag,
-    reasoning: { type: "object", properties: { effort: text } },
-    text: {
-      type: "object",
-      properties: {
-        format: {
-          anyOf: [
-            {
-              type: "object",
-              required: ["type"],
-              properties: { type: { enum: ["text", "json_object"] } },
-            },
-            {
-              type: "object",
-              required: ["type", "schema"],
-              properties: {
-                type: { const: "json_schema" },
-                schema: { type: "object" },
-              },
-            },
-          ],
-        },
-      },
-    },
-    tool_choice: {
-      anyOf: [
-        { enum: ["none", "auto", "required"] },
-        {
-          type: "object",
-          required: ["name"],
-          properties: { type: { const: "function" }, name: text },
-        },
-      ],
-    },
-    tools: list({
-      type: "object",
-      required: ["type", "name"],
-      properties: { type: { const: "function" }, ...toolFields },
-    }, 128),
-  },
-};
+/** Schema of `ResponseRequest` in engine/server/request_types.ts. */
+export const responseSchema: Schema = {"$schema":"http://json-schema.org/draft-07/schema#","title":"Body of /v1/responses","type":"object",
+  "properties":{"model":{"type":"string"},"frequency_penalty":{"type":"number","minimum":-2,"maximum":2},
+  "grammar":{"type":"string","maxLength":65536},"ignore_eos":{"type":"boolean"},"json_schema":{"$ref":"#/definitions/AnyObject"},
+  "logit_bias":{"type":"object","propertyNames":{"type":"string","pattern":"^\\d{1,9}$"},"additionalProperties":{"type":"number",
+  "minimum":-100,"maximum":100},"maxProperties":1024},"min_p":{"type":"number","minimum":0,"maximum":1},
+  "n":{"type":"integer","minimum":1,"maximum":128},"presence_penalty":{"type":"number","minimum":-2,"maximum":2},
+  "receipt":{"type":"boolean"},"repetition_penalty":{"type":"number","minimum":0.001,"maximum":1000},
+  "response_format":{"anyOf":[{"type":"object","properties":{"type":{"enum":["text","json_object"]},"schema":{"$ref":"#/definitions/AnyObject"}},
+  "required":["type"]},{"type":"object","properties":{"type":{"const":"json_schema"},"json_schema":{"type":"object",
+  "properties":{"schema":{"$ref":"#/definitions/AnyObject"}},"required":["schema"]}},"required":["type",
+  "json_schema"]}]},"routed_experts":{"type":"boolean"},"seed":{"type":"integer","minimum":-9007199254740991,
+  "maximum":9007199254740991},"stop":{"anyOf":[{"type":"string","minLength":1,"maxLength":1024},{"type":"array",
+  "items":{"type":"string","minLength":1,"maxLength":1024},"maxItems":16}]},"stream":{"type":"boolean"},
+  "stream_options":{"type":"object","properties":{"include_usage":{"type":"boolean"}},"required":[]},
+  "temperature":{"type":"number","minimum":0,"maximum":100},"top_k":{"type":"integer","minimum":-1,"maximum":2147483647},
+  "top_p":{"type":"number","minimum":0,"maximum":1},"input":{"anyOf":[{"type":"string"},{"type":"array",
+  "items":{"anyOf":[{"type":"object","properties":{"type":{"const":"message"},"role":{"enum":["system",
+  "developer","user","assistant"]},"content":{"anyOf":[{"type":"string"},{"type":"array","items":{"$ref":"#/definitions/InputText"},
+  "maxItems":1024}]}},"required":["role","content"]},{"type":"object","properties":{"type":{"const":"function_call"},
+  "call_id":{"type":"string"},"name":{"type":"string"},"arguments":{"type":"string"}},"required":["type",
+  "call_id","name","arguments"]},{"type":"object","properties":{"type":{"const":"function_call_output"},
+  "call_id":{"type":"string"},"output":{"anyOf":[{"type":"string"},{"type":"array","items":{"$ref":"#/definitions/InputText"},
+  "maxItems":1024}]}},"required":["type","call_id","output"]},{"type":"object","properties":{"type":{"const":"reasoning"},
+  "content":{"anyOf":[{"type":"array","items":{"$ref":"#/definitions/InputText"},"maxItems":1024},{"type":"null"}]}},
+  "required":["type"]}]},"minItems":1,"maxItems":4096}]},"instructions":{"type":"string"},"max_output_tokens":{"type":"integer",
+  "minimum":1,"maximum":2147483647},"metadata":{"type":"object","propertyNames":{"type":"string","pattern":"^(?!__proto__$)[^\\u0000-\\u001f\\u007f]+$"},
+  "additionalProperties":{"type":"string"},"maxProperties":16},"parallel_tool_calls":{"type":"boolean"},
+  "reasoning":{"type":"object","properties":{"effort":{"type":"string"}},"required":[]},"text":{"type":"object",
+  "properties":{"format":{"anyOf":[{"type":"object","properties":{"type":{"enum":["text","json_object"]}},
+  "required":["type"]},{"type":"object","properties":{"type":{"const":"json_schema"},"schema":{"$ref":"#/definitions/AnyObject"}},
+  "required":["type","schema"]}]}},"required":[]},"tool_choice":{"anyOf":[{"enum":["none","auto","required"]},
+  {"type":"object","properties":{"type":{"const":"function"},"name":{"type":"string"}},"required":["name"]}]},
+  "tools":{"type":"array","items":{"type":"object","properties":{"name":{"type":"string","pattern":"^[\\w.-]{1,64}$"},
+  "description":{"type":["string","null"]},"parameters":{"type":["object","null"]},"type":{"const":"function"},
+  "strict":{"type":["boolean","null"]}},"required":["name","type"]},"maxItems":128}},"required":["input"],
+  "definitions":{"AnyObject":{"type":"object"},"InputText":{"type":"object","properties":{"text":{"type":"string"},
+  "type":{"enum":["input_text","output_text","reasoning_text"]}},"required":["text","type"]}}};

@@ -3,146 +3,17 @@
 import type { ErrorObject } from "ajv";
 import type { SequenceOptions } from "../batch.ts";
 import { RequestError } from "./errors.ts";
+import type {
+  ChatRequest,
+  CompletionRequest,
+  ResponseRequest,
+  SamplingRequest,
+} from "./request_types.ts";
 import {
   chatErrors,
   completionErrors,
   responseErrors,
 } from "./request_validator.ts";
-
-/** Fields of all requests. */
-export interface SamplingRequest {
-  readonly model?: string;
-  readonly frequency_penalty?: number;
-  /** A grammar in EBNF. */
-  readonly grammar?: string;
-  /** Whether stop tokens are ignored. */
-  readonly ignore_eos?: boolean;
-  /** A JSON Schema, as in `response_format`. */
-  readonly json_schema?: object;
-  readonly logit_bias?: { readonly [token: string]: number };
-  readonly min_p?: number;
-  readonly n?: number;
-  readonly presence_penalty?: number;
-  /** Whether the response has a receipt. */
-  readonly receipt?: boolean;
-  readonly repetition_penalty?: number;
-  readonly response_format?: {
-    readonly type: "text" | "json_object" | "json_schema";
-    readonly schema?: object;
-    readonly json_schema?: { readonly schema: object };
-  };
-  /** Whether a choice has the experts of its tokens. */
-  readonly routed_experts?: boolean;
-  readonly seed?: number;
-  readonly stop?: string | readonly string[];
-  readonly stream?: boolean;
-  readonly stream_options?: { readonly include_usage?: boolean };
-  readonly temperature?: number;
-  readonly top_k?: number;
-  readonly top_p?: number;
-}
-
-/** A body of `/v1/completions`. */
-export interface CompletionRequest extends SamplingRequest {
-  readonly prompt:
-    | string
-    | readonly string[]
-    | readonly number[]
-    | readonly (readonly number[])[];
-  readonly best_of?: number;
-  readonly echo?: boolean;
-  readonly logprobs?: number;
-  readonly max_tokens?: number;
-}
-
-/** A part of a message. */
-export interface TextPart {
-  readonly text: string;
-}
-
-/** A message of a conversation. */
-export interface MessageRequest {
-  readonly role: string;
-  readonly content?: string | null | readonly TextPart[];
-  readonly tool_calls?: readonly {
-    readonly function: { readonly name: string; readonly arguments: string };
-  }[];
-  readonly [field: string]: unknown;
-}
-
-/** A function that a model may call. */
-export interface ToolRequest {
-  readonly type: "function";
-  readonly function: {
-    readonly name: string;
-    readonly description?: string | null;
-    /** JSON Schema of its arguments. */
-    readonly parameters?: { readonly [keyword: string]: unknown } | null;
-  };
-}
-
-/** A body of `/v1/chat/completions`. */
-export interface ChatRequest extends SamplingRequest {
-  readonly chat_template_kwargs?: { readonly [name: string]: unknown };
-  readonly logprobs?: boolean;
-  readonly max_completion_tokens?: number;
-  readonly max_tokens?: number;
-  readonly messages: readonly MessageRequest[];
-  /** Whether a message may have several calls. Default: true. */
-  readonly parallel_tool_calls?: boolean;
-  readonly reasoning_effort?: string;
-  readonly tool_choice?: "none" | "auto" | "required" | {
-    readonly function: { readonly name: string };
-  };
-  readonly tools?: readonly ToolRequest[];
-  readonly top_logprobs?: number;
-}
-
-/** An item of a conversation. */
-export type InputItem =
-  | {
-    readonly type?: "message";
-    readonly role: string;
-    readonly content: string | readonly TextPart[];
-  }
-  | {
-    readonly type: "function_call";
-    readonly call_id: string;
-    readonly name: string;
-    readonly arguments: string;
-  }
-  | {
-    readonly type: "function_call_output";
-    readonly call_id: string;
-    readonly output: string | readonly TextPart[];
-  }
-  | {
-    readonly type: "reasoning";
-    readonly content?: readonly TextPart[] | null;
-  };
-
-/** A body of `/v1/responses`. */
-export interface ResponseRequest extends SamplingRequest {
-  readonly input: string | readonly InputItem[];
-  readonly instructions?: string;
-  readonly max_output_tokens?: number;
-  readonly metadata?: { readonly [key: string]: string };
-  readonly parallel_tool_calls?: boolean;
-  readonly reasoning?: { readonly effort?: string };
-  readonly text?: {
-    readonly format?: {
-      readonly type: "text" | "json_object" | "json_schema";
-      readonly schema?: object;
-    };
-  };
-  readonly tool_choice?: "none" | "auto" | "required" | {
-    readonly name: string;
-  };
-  readonly tools?: readonly ({
-    readonly type: "function";
-    readonly strict?: boolean;
-  } & ToolRequest["function"])[];
-}
 
 type Body = { readonly [field: string]: unknown };
 

@@ -3,7 +3,7 @@
 import type { AnswerMessage } from "./conversation.ts";
 import type { Collected, Resource, ResourceEvent } from "./format.ts";
 import type { CallDelta } from "./message/message_text.ts";
-import type { ResponseRequest } from "./requests.ts";
+import type { ResponseRequest } from "./request_types.ts";
 import { spokenTokens } from "./respond.ts";
 
 /** An item of the output. */

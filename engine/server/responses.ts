@@ -1,16 +1,18 @@
 /** `/v1/responses`: conversations as items. No response is stored. */
 
-import { createAnswer, encodeConversation } from "./conversation.ts";
-import type { PreparedResource } from "./format.ts";
 import {
-  type ChatRequest,
-  type InputItem,
-  type MessageRequest,
-  type ResponseRequest,
-  responseRequest,
-  samplingOf,
-  stopTextsOf,
-} from "./requests.ts";
+  contentText,
+  createAnswer,
+  encodeConversation,
+} from "./conversation.ts";
+import type { PreparedResource } from "./format.ts";
+import type {
+  ChatRequest,
+  InputItem,
+  MessageRequest,
+  ResponseRequest,
+} from "./request_types.ts";
+import { responseRequest, samplingOf, stopTextsOf } from "./requests.ts";
 import { createResource } from "./response_resource.ts";
 import type { Served } from "./served.ts";
 import { grammarOf } from "./structured.ts";
@@ -65,10 +67,14 @@ function chatOf(request: ResponseRequest): ChatRequest {
     messages: [
       ...instructions === undefined
         ? []
-        : [{ role: "system", content: instructions }],
+        : [{ role: "system" as const, content: instructions }],
       ...messagesOf(items),
     ],
-    ...format === undefined ? {} : { response_format: format },
+    ...format === undefined ? {} : {
+      response_format: format.type === "json_schema"
+        ? { type: format.type, json_schema: format }
+        : format,
+    },
     ...reasoning?.effort === undefined
       ? {}
       : { reasoning_effort: reasoning.effort },
@@ -104,7 +110,8 @@ function messagesOf(items: readonly InputItem[]): MessageRequest[] {
     switch (item.type) {
       case undefined:
       case "message": {
-        const { role, content } = item;
+        const role = item.role;
+        const content = contentText(item.content);
         const last = messages.at(-1);
         const continues = role === "assistant" && last?.role === "assistant" &&
           last.content === "";
@@ -116,7 +123,7 @@ function messagesOf(items: readonly InputItem[]): MessageRequest[] {
         const { call_id: id, name, arguments: text } = item;
         const call = {
           id,
-          type: "function",
+          type: "function" as const,
           function: { name, arguments: text },
         };
         add({ tool_calls: [call] });
@@ -126,16 +133,14 @@ function messagesOf(items: readonly InputItem[]): MessageRequest[] {
         messages.push({
           role: "tool",
           tool_call_id: item.call_id,
-          content: item.output,
+          content: contentText(item.output),
         });
         break;
       case "reasoning":
         messages.push({
           role: "assistant",
           content: "",
-          reasoning_content: (item.content ?? []).map(({ text }) => text).join(
-            "",
-          ),
+          reasoning_content: contentText(item.content ?? []),
         });
         break;
       default:

@@ -3,7 +3,11 @@
 import { type GrammarSource, schemaGrammar } from "../grammar.ts";
 import { RequestError } from "./errors.ts";
 import { inRequestAsync } from "./prompts.ts";
-import type { ChatRequest, SamplingRequest, ToolRequest } from "./requests.ts";
+import type {
+  ChatRequest,
+  SamplingRequest,
+  ToolRequest,
+} from "./request_types.ts";
 import type { Served } from "./served.ts";
 
 /** The grammar of a request, checked. Undefined: any text. Throws RequestError. */
@@ -12,7 +16,10 @@ export async function grammarOf(
   { openGrammars }: Pick<Served, "openGrammars">,
 ): Promise<GrammarSource | undefined> {
   const { response_format: format, json_schema, grammar } = request;
-  const schema = format?.json_schema?.schema ?? format?.schema ?? json_schema;
+  const schema =
+    (format?.type === "json_schema"
+      ? format.json_schema.schema
+      : format?.schema) ?? json_schema;
   const tools = demandedTools(request);
   const sources: readonly (GrammarSource | undefined)[] = [
     schema && schemaGrammar(schema),
