@@ -70,6 +70,12 @@ export interface TaskTime {
   readonly end: number;
 }
 
+/** A task whose operands are known, and its earliest start. */
+interface Ready {
+  readonly task: Task;
+  readonly start: number;
+}
+
 /** Executes every task as soon as its stage is free: of those that are ready, the first in the order of the schedule. */
 export function listTasks(
   tasks: readonly Task[],
@@ -88,28 +94,33 @@ export function listTasks(
       (ended[stage]!.get(micro) ?? Infinity) > at
     ).length;
   while (waiting.size > 0) {
-    let best: { task: Task; start: number } | undefined;
+    let best: Ready | undefined;
     const rank = ({ kind, micro }: Task) =>
       order.indexOf(kind) * tasks.length + micro;
-    for (const pass of [true, false]) {
-      for (const task of waiting) {
-        if (task.after.some((before) => !ends.has(before))) continue;
-        const { stage, kind } = task;
-        const start = Math.max(
-          free[stage]!,
-          ...task.after.map((before) => ends.get(before)!),
+    const ready = [...waiting].flatMap((task): Ready[] => {
+      if (task.after.some((before) => !ends.has(before))) return [];
+      const start = Math.max(
+        free[task.stage]!,
+        ...task.after.map((before) => ends.get(before)!),
+      );
+      return [{ task, start }];
+    });
+    const allowed = ready.filter(({ task: { kind, stage, micro }, start }) =>
+      // A micro-batch that has started on the stage continues.
+      !bounded || kind !== "forward" || started[stage]!.has(micro) ||
+      inFlight(stage, start) < stages - stage
+    );
+    for (const one of allowed.length > 0 ? allowed : ready) {
+      const { task, start } = one;
+      // The other stages wait for this one: it rather waits for a moment than computing gradients of weights.
+      const waits = task.kind === "weights" &&
+        allowed.some((other) =>
+          other.task.stage === task.stage && other.task.kind !== "weights" &&
+          other.start < start + task.seconds / 8
         );
-        // A micro-batch that has started on the stage continues.
-        const isNew = kind === "forward" && !started[stage]!.has(task.micro);
-        const max = stages - stage;
-        if (pass && bounded && isNew && inFlight(stage, start) >= max) {
-          continue;
-        }
-        const sooner = !best || start < best.start ||
-          start === best.start && rank(task) < rank(best.task);
-        if (sooner) best = { task, start };
-      }
-      if (best) break;
+      const sooner = !best || start < best.start ||
+        start === best.start && rank(task) < rank(best.task);
+      if (sooner && !waits) best = one;
     }
     const { task, start } = best!;
     const end = start + task.seconds;

@@ -81,7 +81,7 @@ const FAMILIES: readonly {
 for (const { name, what, setups } of FAMILIES) {
   t.test(`${name} with ${what}`, async (t) => {
     const bytesOn = (setup: Setup) =>
-      bytesOf(t, name, { bounds: BOUNDS, ...setup }, PROMPTS);
+      bytesOf(name, { bounds: BOUNDS, ...setup }, PROMPTS);
     const one = await bytesOn({ mesh: "ep=1" });
     for (const setup of setups) {
       const { mesh, pages, sharing, kvCacheDtype } = setup;

@@ -6,6 +6,7 @@ import t, { type Test } from "tap";
 import { compile, compileTraining, sgd } from "../compiler/mod.ts";
 import {
   loadTarget,
+  planTraining,
   trainCheckpoint,
   type TrainOptions,
 } from "../engine/mod.ts";
@@ -20,6 +21,7 @@ import {
   verifyPlan,
 } from "../spec/mod.ts";
 import { parseMachine } from "../spec/machine.ts";
+import { buffersOf } from "../spec/plan/accesses.ts";
 import { executes } from "../spec/plan/members.ts";
 import { onRank, type Plan, type Step } from "../spec/plan/plan.ts";
 import { idealBubble, SCHEDULE_NAMES } from "../spec/schedule.ts";
@@ -34,7 +36,7 @@ import {
 } from "./helpers/checkpoints.ts";
 import { bytesOf } from "./helpers/run_bytes.ts";
 import { repositoryFile } from "./helpers/sessions.ts";
-import { backwardWork, chain } from "./helpers/stages.ts";
+import { backwardWork, chain, savedBytes } from "./helpers/stages.ts";
 import {
   readOnDisk,
   tinyConfig,
@@ -66,7 +68,7 @@ for (const { name, what, ...family } of FAMILIES) {
       prompts.push([...reference[`p${i}.input_ids`]!.data]);
     }
     const bytesOn = (mesh: string, sharing: "shared" | "separate") =>
-      bytesOf(t, name, { mesh, sharing }, prompts);
+      bytesOf(name, { mesh, sharing }, prompts);
     const wanted = await bytesOn("ep=1", "shared");
     for (const mesh of [...MESHES, ...family.more ?? []]) {
       t.equal(await bytesOn(mesh, "shared"), wanted, mesh);
@@ -103,7 +105,49 @@ t.test("a rank has the weights and caches of its stage", async (t) => {
   }
   const mixed = await planOf("gptoss-8e", "pp=2,ep=2", "cost");
   t.strictSame(verifyPlan(mixed), []);
+  const training = await planTraining(
+    checkpointFolder("granitemoe-8e"),
+    files,
+    { mesh: { pp: 3 }, accumulate: 2, bounds: { maxTokens: 16 } },
+  );
+  for (const plan of [staged, mixed, training]) hasOwnMemory(t, plan);
+  const moments = Object.entries(training.buffers).flatMap(([name, buffer]) => {
+    const layer = /^adamw.*layers\.(\d)/.exec(name)?.[1];
+    return layer === undefined ? [] : [{ ...buffer, layer: Number(layer) }];
+  });
+  t.not(moments.length, 0);
+  for (const { name, bytes, layer } of moments) {
+    t.strictSame(
+      [0, 1, 2].map((rank) => onRank(bytes, rank) > 0),
+      [0, 1, 2].map((rank) => rank === layer),
+      `ranks of ${name}`,
+    );
+  }
 });
+
+/** A rank allocates only memory of buffers that it has, and has only buffers that its steps use. */
+function hasOwnMemory(t: Test, { allocations, ...plan }: Plan): void {
+  const { ranks, mesh, programs } = plan;
+  const buffers = Object.entries(plan.buffers);
+  for (let rank = 0; rank < ranks; rank++) {
+    const held = buffers.filter(([, { bytes }]) => onRank(bytes, rank) > 0);
+    const on = new Set(held.map(([, { allocation }]) => allocation));
+    t.strictSame(
+      allocations.flatMap(({ bytes }, i) => onRank(bytes, rank) > 0 ? i : []),
+      [...allocations.keys()].filter((i) => on.has(i)),
+      `allocations of rank ${rank}`,
+    );
+    const used = new Set(
+      programs.flatMap(({ steps }) =>
+        steps.filter((step) => executes(mesh, rank, step)).flatMap(buffersOf)
+      ),
+    );
+    const unused = held.filter(([name, { kind }]) =>
+      kind === "scratch" && !used.has(name)
+    );
+    t.strictSame(unused.map(([name]) => name), [], `of rank ${rank}`);
+  }
+}
 
 t.test("representative layers have the memory of all", async (t) => {
   const target = await loadTarget(checkpointFolder("gptoss-8e"), files);
@@ -312,7 +356,7 @@ t.test("schedules and their bubbles", async (t) => {
     t.ok(idealBubble("zerobubble", size) <= bubble / 2);
   }
   const machine = parseMachine(readFileSync(MACHINE, "utf8"), MACHINE);
-  const found = new Map<string, { counted: number; peak: number }>();
+  const found = new Map<string, { counted: number; peaks: number[] }>();
   for (const pipeline of SCHEDULE_NAMES) {
     const plan = await compileTraining(chain, {
       loss: "loss",
@@ -330,14 +374,24 @@ t.test("schedules and their bubbles", async (t) => {
       } % of the work`,
     );
     const counted = countedBubble(plan, machine);
-    found.set(pipeline, { counted, peak: onRank(plan.peakBytes, 1) });
+    const peaks = [1, 2, 3].map((rank) => onRank(plan.peakBytes, rank));
+    found.set(pipeline, { counted, peaks });
     t.ok(
       Math.abs(counted - bubble) < 0.15 * bubble,
       `${pipeline}: ${counted} of predicted steps, ${bubble} in the plan`,
     );
   }
   const [first, all, split] = SCHEDULE_NAMES.map((name) => found.get(name)!);
-  t.ok(first!.peak < 0.6 * all!.peak, "1f1b saves fewer activations");
+  // Stage s has the activations of p - s micro-batches.
+  for (const [i, more] of first!.peaks.slice(0, -1).entries()) {
+    const fewer = first!.peaks[i + 1]!;
+    // Inputs of the loss are on the last stage only.
+    t.ok(Math.abs(more - fewer - savedBytes) < 100, `stage ${i + 1}`);
+  }
+  t.ok(
+    first!.peaks[0]! < 0.6 * all!.peaks[0]!,
+    "1f1b saves fewer activations",
+  );
   t.ok(split!.counted < 0.55 * first!.counted, "split gradients wait less");
 });
 

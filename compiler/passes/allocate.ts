@@ -141,7 +141,7 @@ class Memory {
     return buffer;
   }
 
-  /** The length of each allocation is the end of its last buffer on any rank. */
+  /** The length of each allocation is the end of its last buffer, on each rank. */
   get allocations(): Allocation[] {
     return this.#tenants.map((tenants) => {
       const equal = tenants.reduce(
@@ -154,11 +154,10 @@ class Memory {
       const ends = Array.from(
         { length: this.#ranks },
         (_, rank) =>
-          others.reduce(
-            (end, { bytes, offset }) =>
-              Math.max(end, offset + onRank(bytes, rank)),
-            equal,
-          ),
+          others.reduce((end, { bytes, offset }) => {
+            const held = onRank(bytes, rank);
+            return held === 0 ? end : Math.max(end, offset + held);
+          }, equal),
       );
       return { bytes: perRank(ends) };
     });

@@ -14,6 +14,7 @@ import {
   SCHEDULES,
   type Task,
 } from "../../spec/schedule.ts";
+import { sum } from "../../spec/sum.ts";
 import type { Graph, Node } from "../graph/graph.ts";
 import { usersOf } from "../graph/users.ts";
 import type { Stages } from "./stages.ts";
@@ -137,16 +138,23 @@ function neededUpstream(graph: Graph): Set<Node> {
   return needed;
 }
 
-/** Multiply-adds in the time in which an element is read and written: 8 bytes, 40 multiply-adds per byte. */
-const ELEMENT = 320;
+/** Multiply-adds in the time in which an element is read or written: 4 bytes, 40 multiply-adds per byte. */
+const ELEMENT = 160;
 
-/** Relative time of a node: the multiply-adds of contractions and attention, the elements of others. */
+/** Relative time of a node, of its arithmetic or its memory traffic. A stage does not wait for what it sends. */
 function secondsOf({ axes }: Graph, node: Node): number {
   const size = (names: readonly string[]) =>
     names.reduce((n, name) => n * (axes[name]?.size ?? 1), 1);
-  const all = new Set([node, ...node.inputs].flatMap(({ axes }) => axes));
-  return node.primitive === "dot" || node.primitive === "reduceSum" ||
-      node.primitive === "attention" || node.primitive === "attentionGrad"
-    ? size([...all])
-    : ELEMENT * size(node.axes);
+  const { primitive } = node;
+  if (primitive === "send") return 0;
+  const all = [node, ...node.inputs];
+  // Other ops, such as a gather, read as much as they write.
+  const traffic = ELEMENT *
+    (primitive === "map" || primitive === "reduce"
+      ? sum(all.map(({ axes }) => size(axes)))
+      : 2 * size(node.axes));
+  return primitive === "dot" || primitive === "reduceSum" ||
+      primitive === "attention" || primitive === "attentionGrad"
+    ? Math.max(size([...new Set(all.flatMap(({ axes }) => axes))]), traffic)
+    : traffic;
 }

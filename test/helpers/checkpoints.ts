@@ -67,12 +67,20 @@ export interface Setup {
   readonly bounds?: NonNullable<PlanOptions["bounds"]>;
 }
 
-/** Load a checkpoint on a mesh. */
+/** Load a recorded checkpoint on a mesh. */
 export async function loadCheckpoint(
   name: string,
+  setup: Setup,
+): Promise<Loaded> {
+  return await loadFolder(checkpointFolder(name), setup);
+}
+
+/** Load a checkpoint folder on a mesh. */
+export async function loadFolder(
+  folder: string,
   { mesh, sharing = "shared", adapter = "auto", next, ...more }: Setup,
 ): Promise<Loaded> {
-  const target = await loadTarget(checkpointFolder(name), files);
+  const target = await loadTarget(folder, files);
   const opened = await openTarget(target, files, {
     sharing,
     adapter,

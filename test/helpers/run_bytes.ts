@@ -1,19 +1,30 @@
 /** Runs whose results are compared as bytes. */
 
 import { createHash } from "node:crypto";
-import type { Test } from "tap";
 import { generate, runOpened, writeSafetensors } from "../../engine/mod.ts";
-import { loadCheckpoint, padBatch, type Setup } from "./checkpoints.ts";
-import { checkPredictions } from "./predictions.ts";
+import {
+  loadCheckpoint,
+  type Loaded,
+  padBatch,
+  type Setup,
+} from "./checkpoints.ts";
+import { mispredictions } from "./predictions.ts";
 
-/** A hash of logits and generated tokens. Checks that memory and traffic are as predicted. */
+/** A hash of logits and generated tokens of a recorded checkpoint. */
 export async function bytesOf(
-  t: Test,
   name: string,
   setup: Setup,
   prompts: readonly (readonly number[])[],
 ): Promise<string> {
   const loaded = await loadCheckpoint(name, { adapter: "cpu", ...setup });
+  return await digestOf(loaded, prompts);
+}
+
+/** A hash of logits and generated tokens. Throws where memory or traffic is not as predicted. Closes the checkpoint. */
+export async function digestOf(
+  loaded: Loaded,
+  prompts: readonly (readonly number[])[],
+): Promise<string> {
   try {
     const outputs = await runOpened(loaded, padBatch(prompts));
     loaded.session.reset();
@@ -21,7 +32,8 @@ export async function bytesOf(
       maxNewTokens: 4,
       stop: new Set(),
     });
-    checkPredictions(t, loaded.session);
+    const [problem] = mispredictions(loaded.session);
+    if (problem) throw new Error(problem);
     return createHash("sha256").update(writeSafetensors(outputs))
       .update(JSON.stringify(sequences)).digest("hex");
   } finally {

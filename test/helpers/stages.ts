@@ -8,9 +8,14 @@ import type { Plan } from "../../spec/plan/plan.ts";
 /** Tokens of a micro-batch. */
 export const TOKENS = 2048;
 
+const EMBED = 1024, HIDDEN = 4096;
+
+/** Bytes that the forward pass of a layer saves: its input, and its activations before and after `relu`. */
+export const savedBytes = 4 * TOKENS * (EMBED + 2 * HIDDEN);
+
 /** Four equal layers, a stage each. */
 export const chain = model(
-  { token: upTo(TOKENS), embed: 1024, hidden: 4096 },
+  { token: upTo(TOKENS), embed: EMBED, hidden: HIDDEN },
   (m) => {
     const layers = Array.from({ length: 4 }, (_, i) => i);
     const y = layers.reduce(
