@@ -112,7 +112,11 @@ function readConfig(config: Config): LongcatFlashConfig {
 function build(config: LongcatFlashConfig, options: DecoderOptions): Model {
   const { denseFfn } = config;
   return decoderModel(config, {
-    axes: latentAxes(config),
+    // Outputs of routers.
+    axes: {
+      ...latentAxes(config),
+      output: config.experts + config.zeroExperts,
+    },
     layer(scope, x, layer) {
       const m: DecoderScope = scope;
       const attend = (x: Rows, i: number) =>
@@ -127,7 +131,7 @@ function build(config: LongcatFlashConfig, options: DecoderOptions): Model {
         mlp(m, rows, { name: `mlps.${i}`, ffn: denseFfn });
       const first = attend(x, 0);
       const seen = layer.norm(m, first, "post_attention_layernorm.0.weight");
-      const routed = chooseAndFeed(m, seen, layer, config);
+      const routed = chooseAndFeed(scope, seen, layer, config);
       const dense = layer.residual(first, () => feed(seen, 0));
       const second = layer.pick(m, attend(dense, 1));
       const done = layer.residual(
@@ -142,13 +146,13 @@ function build(config: LongcatFlashConfig, options: DecoderOptions): Model {
 
 /** The block `mlp`: experts, and rows times the weights of zero-computation experts. */
 function chooseAndFeed(
-  m: DecoderScope,
+  m: DecoderScope<"output">,
   rows: Rows,
   layer: Layer,
-  { ffn, experts: count, zeroExperts, expertsPerToken: topK, routedScale }:
+  { ffn, experts: count, expertsPerToken: topK, routedScale }:
     LongcatFlashConfig,
 ): Rows {
-  return m.block("mlp", { ffn, output: count + zeroExperts }, (m) => {
+  return m.block("mlp", { ffn }, (m) => {
     const logits = dot(
       rows,
       m.param("router.classifier.weight", "output embed"),

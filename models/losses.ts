@@ -34,11 +34,14 @@ export function decoderLosses(
   const { loss, ...outputs } = objective(m, { logits, labels });
   if (routed.length === 0) return { loss, ...outputs };
   const groups = balance === "layer" ? routed.map((one) => [one]) : [routed];
+  // Zero-computation experts are balanced as others: the axis is that of the router's outputs.
+  const [first] = routed as [Routed];
+  const over = first.logits.axes.split(" ").at(-1) as "expert";
   const sum = groups.map((some) =>
     balancingLoss(
       some.map(({ logits }) => logits),
       some.map(({ routing }) => routing),
-      { over: "expert" },
+      { over },
     )
   ).reduce((sum, one) => add(sum, one));
   const aux = groups.length === 1 ? sum : mul(sum, 1 / groups.length);

@@ -7,6 +7,7 @@ import {
   add,
   attention,
   cachedAttention,
+  cacheRows,
   cast,
   combine,
   concat,
@@ -363,6 +364,69 @@ t.test("latent attention, whose values are the first elements of its keys", asyn
     },
     params: { q: waves(24), k: waves(12, 1) },
   });
+});
+
+t.test("latent attention to a window and entries of two tokens", async (t) => {
+  for (const listed of [false, true]) {
+    const net = model(
+      {
+        token: upTo(7),
+        sequence: 2,
+        context: 5,
+        entry: 2,
+        embed: 3,
+        head: 2,
+        dim: 3,
+        value: 2,
+        list: 2,
+      },
+      (m) => {
+        const x = m.input("x", "token embed");
+        const at = (name: string) => m.input(name, "token", { dtype: "i32" });
+        const sequence = at("sequence");
+        const entries = cacheRows(
+          m.state("entries", "sequence entry dim"),
+          dot(x, m.param("e", "dim embed"), "embed"),
+          { sequence, position: at("write") },
+        );
+        const { y, keys } = latentAttention(
+          dot(x, m.param("q", "head dim embed"), "embed"),
+          {
+            key: dot(x, m.param("k", "dim embed"), "embed"),
+            keys: m.state("keys", "sequence context dim"),
+            value: "value",
+            window: 2,
+            sinks: m.param("sinks", "head"),
+            entries,
+            ...listed
+              ? { selected: m.input("list", "token list", { dtype: "i32" }) }
+              : { last: at("last") },
+            sequence,
+            position: at("position"),
+          },
+        );
+        return { loss: lossOf(y), keys, entries };
+      },
+    );
+    await gradientsHold(t, {
+      model: net,
+      inputs: {
+        x: waves(21),
+        sequence: [0, 1, 0, 0, 1, 0, 0],
+        position: [0, 0, 1, 2, 1, 3, 4],
+        write: [-1, -1, 0, -1, 0, 1, -1],
+        ...listed
+          ? { list: [-1, -1, -1, -1, 0, -1, 0, -1, 0, -1, 1, 0, 1, -1] }
+          : { last: [-1, -1, 0, 0, 0, 1, 1] },
+      },
+      params: {
+        q: waves(18),
+        k: waves(9, 1),
+        e: waves(9, 2),
+        sinks: waves(2),
+      },
+    });
+  }
 });
 
 t.test("routing: rows, weights and routers", async (t) => {

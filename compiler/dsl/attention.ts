@@ -249,7 +249,7 @@ export interface LatentAttentionOptions<K, V, KeyCache, At, Sinks>
   readonly value: V;
   /**
    * A second cache, `sequence entry keyDim`, as `cacheRows` makes it, to whose entries tokens attend besides, in the
-   * same softmax: the `selected` ones, or all up to `last`. Inference only.
+   * same softmax: the `selected` ones, or all up to `last`.
    */
   readonly entries?: Tensor<string, "f32">;
   /** The last entry that a token attends to, -1 for none, "i32". */

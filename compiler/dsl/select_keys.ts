@@ -124,8 +124,8 @@ export interface CacheRowsOptions<At> {
  * `latentAttention`. No two tokens of a run write to one position.
  *
  * Axes: `state` is `sequence entry …`, `rows` is `token …`; the result has the axes of `state`. Dtype: both equal;
- * `sequence` and `position` are "i32". Errors: other axes or dtypes; a state that is not returned. Gradient: none; it
- * is for inference. Sharding: along the tokens, if those of a sequence are on one rank.
+ * `sequence` and `position` are "i32". Errors: other axes or dtypes; a state that is not returned. Gradient: by
+ * `rows`. Sharding: along the tokens, if those of a sequence are on one rank.
  *
  * @example
  * ```ts

@@ -34,3 +34,9 @@ export interface AttentionParams {
   /** The axis of entries of a second cache, to which tokens attend besides. Then `selected` lists entries. */
   readonly entries?: AxisName;
 }
+
+/** Parameters of a part of attention's derivative. */
+export type AttentionPart = AttentionParams & {
+  /** Only some tokens wrote the keys, and a token may see none. */
+  readonly sparse?: true;
+};

@@ -3,10 +3,13 @@
 import { expr } from "../../spec/kernel/resolve.ts";
 import { ModelError } from "../../spec/errors.ts";
 import type { Cotangents, DerivativeInput } from "./derivatives.ts";
+import type { AttentionPart } from "./attention_params.ts";
 import type { Node } from "./graph.ts";
 import type { NodeBuilder } from "./node_builder.ts";
 
-/** The cotangent of each token is that of the cache entry that it wrote. */
+/**
+ * The cotangent of each token is that of the cache entry that it wrote. Tokens that wrote none have none.
+ */
 export function cacheWriteDerivative(
   { node, dy, b }: DerivativeInput<"cacheWrite">,
 ): Cotangents {
@@ -25,8 +28,19 @@ export function cacheWriteDerivative(
         axes: [sequences, context],
         to: entry,
       });
-      const entryIndex = entryIndexOf(b, context, sequence, position);
-      return b.make("embedding", [entries, entryIndex], { over: entry });
+      const at = (position: Node) =>
+        b.make("embedding", [
+          entries,
+          entryIndexOf(b, context, sequence, position),
+        ], { over: entry });
+      if (!node.params.sparse) return at(position);
+      const first = b.map((p) => expr`max(${p}, 0)`, position);
+      const wrote = b.map((p) => expr`min(max(${p} + 1, 0), 1)`, position);
+      return b.map(
+        (d, one) => expr`${d} * ${one}`,
+        at(first),
+        b.cast(wrote, dy.dtype),
+      );
     },
   ];
 }
@@ -42,11 +56,24 @@ function entryIndexOf(
   return b.map((s, p) => expr`${s} * ${length} + ${p}`, sequence, position);
 }
 
-/** Backward pass through the softmax, whose sums are recomputed from queries and keys. */
-export function attentionDerivative(
-  { node, dy, b }: DerivativeInput<"attention">,
-): Cotangents {
-  const [q, keys, values, sequence, position, ...more] = node.inputs as [
+/** A cache that an attention reads: operands of `attentionSum` and `attentionGrad`. */
+interface ReadCache {
+  readonly keys: Node;
+  readonly values: Node;
+  /** The position of each token, or its last entry. */
+  readonly last: Node;
+  /** Index of each token, as `attentionGrad` reads it. */
+  readonly index: Node;
+  readonly sinks: readonly Node[];
+  readonly selected: readonly Node[];
+  readonly params: AttentionPart;
+}
+
+/** The caches that an attention reads: keys, and entries of a second cache if there is one. */
+function cachesOf(
+  { node, b }: DerivativeInput<"attention">,
+): readonly ReadCache[] {
+  const [, keys, values, sequence, position, ...more] = node.inputs as [
     Node,
     Node,
     Node,
@@ -54,26 +81,67 @@ export function attentionDerivative(
     Node,
     ...Node[],
   ];
-  const { params } = node;
-  if (params.entries !== undefined) {
-    return node.inputs.map(() => () => {
-      throw new ModelError(
-        "Cannot differentiate attention to entries of a second cache: it is built for inference only",
-        node.span,
-      );
-    });
+  const { entries: context, selected: list, ...params } = node.params;
+  const sinks = params.sinks ? [more.shift()!] : [];
+  const selected = list === undefined ? [] : [more.shift()!];
+  const named = list === undefined ? {} : { selected: list };
+  const ofKeys = {
+    keys,
+    values,
+    last: position,
+    index: entryIndexOf(b, params.context, sequence, position),
+    sinks,
+  };
+  if (context === undefined) {
+    return [{ ...ofKeys, selected, params: { ...params, ...named } }];
   }
-  const sinks = params.sinks ? more[0] : undefined;
-  const selected = more.slice(sinks ? 1 : 0);
-  const sum = b.make(
-    "attentionSum",
-    [q, keys, sequence, position, ...more],
-    params,
+  const [entries, upTo] = more as [Node, Node?];
+  const { window: _, chunk: __, ...unlimited } = params;
+  // With selected entries, only the sequence of the index is used.
+  const last = upTo ?? b.constant(-1, position);
+  const size = b.context.axes[context]!.size;
+  return [{ ...ofKeys, selected: [], params }, {
+    keys: entries,
+    values: entries,
+    last,
+    index: b.map(
+      (s, p) => expr`${s} * ${size + 1} + (${p} + 1)`,
+      sequence,
+      last,
+    ),
+    sinks: [],
+    selected,
+    params: { ...unlimited, ...named, context, sinks: false, sparse: true },
+  }];
+}
+
+/**
+ * Backward pass through the softmax, whose sums are recomputed from queries and keys. The sum over two caches is the
+ * log-sum-exp of their sums.
+ */
+export function attentionDerivative(
+  input: DerivativeInput<"attention">,
+): Cotangents {
+  const { node, dy, b } = input;
+  const [q, , , sequence] = node.inputs as [Node, Node, Node, Node];
+  const { params } = node;
+  const caches = cachesOf(input);
+  const sum = caches.map(({ keys, last, sinks, selected, params }) => {
+    const operands = [q, keys, sequence, last, ...sinks, ...selected];
+    return b.make("attentionSum", operands, params);
+  }).reduce((x, y) =>
+    b.map(
+      (x, y) => {
+        const [low, high] = [expr`min(${x}, ${y})`, expr`max(${x}, ${y})`];
+        return expr`${high} + log(1.0 + exp(${low} - ${high}))`;
+      },
+      x,
+      y,
+    )
   );
   const product = b.make("reduce", [
     b.map((y, d) => expr`${y} * ${d}`, node, dy),
   ], { kind: "sum", over: params.valueDim });
-  const entryIndex = entryIndexOf(b, params.context, sequence, position);
   // Joins the two numbers of a head, so that a rank with some of the heads has both numbers of each.
   const beside = (x: Node, start: number) =>
     b.make("dilate", [x], {
@@ -83,14 +151,16 @@ export function attentionDerivative(
       to: `${params.head}_statistics`,
     });
   const statistics = b.add(beside(sum, 0), beside(product, 1));
-  const of = (what: "query" | "keys" | "values") => () =>
-    b.make(
-      "attentionGrad",
-      [q, keys, values, entryIndex, dy, statistics, ...selected],
-      { ...params, of: what },
-    );
-  const ofSinks = () =>
-    b.sumTo(
+  const gradient = (
+    of: "query" | "keys" | "values",
+    { keys, values, index, selected, params }: ReadCache,
+  ) => {
+    const operands = [q, keys, values, index, dy, statistics, ...selected];
+    return b.make("attentionGrad", operands, { ...params, of });
+  };
+  const ofSinks = () => {
+    const [sinks] = caches[0]!.sinks;
+    return b.sumTo(
       b.map(
         (total, p, sink) => expr`-(exp(${sink} - ${total}) * ${p})`,
         sum,
@@ -99,12 +169,18 @@ export function attentionDerivative(
       ),
       sinks!.axes,
     );
+  };
+  const [ofKeys, ofEntries] = caches as [ReadCache, ReadCache?];
   return [
-    of("query"),
-    of("keys"),
-    params.shared ? undefined : of("values"),
+    () =>
+      caches.map((cache) => gradient("query", cache))
+        .reduce((x, y) => b.add(x, y)),
+    () => gradient("keys", ofKeys),
+    params.shared ? undefined : () => gradient("values", ofKeys),
     undefined,
     undefined,
-    sinks ? ofSinks : undefined,
+    ...params.sinks ? [ofSinks] : [],
+    ...params.selected === undefined ? [] : [undefined],
+    ...ofEntries ? [() => gradient("keys", ofEntries)] : [],
   ];
 }

@@ -113,9 +113,10 @@ export function attendBack(
   const contexts = keys!.shape[1]!;
   const valueDim = dy!.shape[2]!;
   const valueStride = values!.shape.at(-1)!;
+  const sparse = Number(node.params.sparse ?? false);
   const positionOf = (t: number): TokenPosition => ({
-    sequence: Math.floor(entry!.data[t]! / contexts),
-    position: entry!.data[t]! % contexts,
+    sequence: Math.floor(entry!.data[t]! / (contexts + sparse)),
+    position: entry!.data[t]! % (contexts + sparse) - sparse,
   });
   eachQuery(node.params, [q!, keys!, selected], positionOf, (seen, query) => {
     const logSum = statistics!.data[2 * query]!;

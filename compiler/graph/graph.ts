@@ -11,7 +11,7 @@ import type {
   Few,
   ShortText,
 } from "../../spec/values.ts";
-import type { AttentionParams } from "./attention_params.ts";
+import type { AttentionParams, AttentionPart } from "./attention_params.ts";
 import type { CollectiveParams } from "./collectives.ts";
 import type { DefinedParams } from "./primitives/mod.ts";
 import type { Sharding } from "./sharding.ts";
@@ -350,13 +350,13 @@ export interface PrimitiveParams extends DefinedParams, CollectiveParams {
    */
   attention: AttentionParams;
   /** q, keys, sequence, position, then sinks if `sinks` and selected positions: the log-sum-exp of each query's scores, [token, head] */
-  attentionSum: AttentionParams;
+  attentionSum: AttentionPart;
   /**
-   * q, keys, values, index (sequence * context + position), the cotangent of the result [token, head, valueDim], and
-   * [token, heads twice]: `attentionSum`, then the product of cotangent and result summed over valueDim; then selected
-   * positions. Returns the cotangent of one of the first three; for shared keys it includes that of the values.
+   * q, keys, values, index (sequence * context + position; if `sparse`, sequence * (context + 1) + visible keys), the
+   * cotangent of the result [token, head, valueDim], and [token, heads twice]: `attentionSum`, then the product of
+   * cotangent and result summed over valueDim; then selected positions. Returns the cotangent of one of the first three; for shared keys it includes that of the values.
    */
-  attentionGrad: AttentionParams & {
+  attentionGrad: AttentionPart & {
     readonly of: "query" | "keys" | "values";
   };
 }

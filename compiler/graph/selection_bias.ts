@@ -1,4 +1,7 @@
-/** Parameters without a gradient: selection biases of routers, which balance experts without a loss, and indexers. */
+/**
+ * Parameters without a gradient: selection biases of routers, which balance experts without a loss, indexers, and tables
+ * of integers.
+ */
 
 import { expr } from "../../spec/kernel/resolve.ts";
 import type { Node, NodeOf } from "./graph.ts";
@@ -29,10 +32,10 @@ export function selectionBiases(
 }
 
 /**
- * The parameters that determine a value only through `selectKeys`, such as those of an indexer. The choice has no
- * derivative, so training by that value leaves them constant.
+ * The parameters that determine a value only through `selectKeys`, such as those of an indexer, and integers. The choice
+ * has no derivative, so training by that value leaves them constant.
  */
-export function selectingParams(
+export function constantParams(
   nodes: readonly Node[],
   value: Node,
 ): Set<Node> {
@@ -45,8 +48,9 @@ export function selectingParams(
     for (const input of node.inputs) (through ? derived : selecting).add(input);
   }
   return new Set(
-    [...selecting].filter((node) =>
-      node.primitive === "param" && !derived.has(node)
+    nodes.filter((node) =>
+      node.primitive === "param" &&
+      (node.dtype === "i32" || selecting.has(node) && !derived.has(node))
     ),
   );
 }

@@ -14,11 +14,7 @@ import {
   update,
 } from "./optimizers.ts";
 import { microBatch, microName, sharedInputs } from "./micro_batches.ts";
-import {
-  biasStep,
-  selectingParams,
-  selectionBiases,
-} from "./selection_bias.ts";
+import { biasStep, constantParams, selectionBiases } from "./selection_bias.ts";
 import { deriveSizes } from "./sizes.ts";
 import { inOrder } from "./trace.ts";
 
@@ -99,8 +95,8 @@ export const GRADIENT_NORM = "gradient_norm";
  * named by `OPTIMIZER_STATES` and the parameter: `adamw.mean.NAME`. A parameter with a master weight
  * (`adamw.master.NAME`) has the same next value as the master weight, rounded by its storage; the master weight is
  * initialized with the unrounded value. Outputs are those of the graph and the norm of the gradients. The selection
- * bias of a router has no gradient: it follows the load of experts or is constant. The parameters of an indexer are
- * constant.
+ * bias of a router has no gradient: it follows the load of experts or is constant. The parameters of an indexer, and integers,
+ * are constant.
  */
 export function trainStep(
   graph: Graph,
@@ -131,9 +127,9 @@ export function trainStep(
     );
   }
   const biases = selectionBiases(forward);
-  const selecting = selectingParams(forward, of);
+  const constant = constantParams(forward, of);
   const parameters = forward.filter((node): node is NodeOf<"param"> =>
-    node.primitive === "param" && !biases.has(node) && !selecting.has(node) &&
+    node.primitive === "param" && !biases.has(node) && !constant.has(node) &&
     isTrained(node.params.name, options.trained)
   );
   const [local, ...later] = batches.map(({ axes, nodes, outputs }, i) =>

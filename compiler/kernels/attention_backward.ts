@@ -26,6 +26,9 @@ export interface BackwardOptions extends Seen {
   readonly tokens: Expr;
   /** Number of selected keys per token, `selected`, if keys are selected. */
   readonly selected?: number;
+  /** Only some tokens wrote the keys, and a token may see none. Then all `rows` of the cache have a gradient. */
+  readonly sparse?: boolean;
+  readonly rows?: Expr;
 }
 
 /**
@@ -35,7 +38,7 @@ export interface BackwardOptions extends Seen {
 export function attentionSum(o: BackwardOptions): Kernel {
   const { heads, sinks } = o;
   const query = {
-    position: wgsl`u32(position[token])`,
+    end: wgsl`u32(position[token] + 1)`,
     sequence: wgsl`u32(sequence[token])`,
   };
   const add = wgsl`
@@ -58,7 +61,11 @@ export function attentionSum(o: BackwardOptions): Kernel {
       var top = ${sinks ? wgsl`sinks[query % ${heads}]` : wgsl`f32(${LOWEST})`};
       var sum = ${sinks ? wgsl`1.0` : wgsl`0.0`};
       ${eachKey(o, query, add)}
-      y[i] = top + log(sum);`,
+      y[i] = ${
+      o.sparse
+        ? wgsl`select(top + log(sum), f32(${LOWEST}), sum == 0.0)`
+        : wgsl`top + log(sum)`
+    };`,
   });
 }
 
@@ -67,10 +74,8 @@ export function attentionSum(o: BackwardOptions): Kernel {
  * heads)`.
  */
 export function queryGrad(o: BackwardOptions): Kernel {
-  const query = {
-    position: wgsl`u32(entryOf[token]) % ${o.context}`,
-    sequence: wgsl`u32(entryOf[token]) / ${o.context}`,
-  };
+  const { end, sequence } = indexOf(o, wgsl`u32(entryOf[token])`);
+  const query = { end, sequence };
   const add = wgsl`
     ${score(o)}
     ${weight(o)}
@@ -95,6 +100,7 @@ export function queryGrad(o: BackwardOptions): Kernel {
 export function keyGrad(o: BackwardOptions, of: "keys" | "values"): Kernel {
   const length = of === "keys" ? o.dim : o.valueDim;
   const group = o.heads / o.kvHeads;
+  const seen = indexOf(o, wgsl`seen_from`);
   // The term of a query for element e: slope * query for a key, weight * dy for a value, both if a key is also a value.
   const added = (factor: string, row: KernelText, count: number) =>
     wgsl`@unroll (e < ${count}) { sum[e] = fma(${factor}, ${row}, sum[e]); }`;
@@ -106,21 +112,26 @@ export function keyGrad(o: BackwardOptions, of: "keys" | "values"): Kernel {
   );
   return elementwise({
     name: o.name,
-    count: wgsl`${o.tokens} * ${o.kvHeads}`,
+    count: wgsl`${o.rows ?? o.tokens} * ${o.kvHeads}`,
     bindings: GRAD_BINDINGS,
     body: wgsl`
       let written = i / ${o.kvHeads};
       let kv = i % ${o.kvHeads};
-      let entry = u32(entryOf[written]);
-      ${o.selected === undefined && wgsl`let end = ${seenUntil(o)};`}
+      let entry = ${o.sparse ? wgsl`written` : wgsl`u32(entryOf[written])`};
+      ${
+      o.selected === undefined && !o.sparse &&
+      wgsl`let end = ${seenUntil(o)};`
+    }
       @unroll (e < ${length}) { var sum[e] = 0.0; }
       for (var token = 0u; token < ${o.tokens}; token++) {
         let seen_from = u32(entryOf[token]);
         ${o.selected !== undefined && isSelected(o, o.selected)}
         if (${
-      o.selected === undefined
-        ? wgsl`entry <= seen_from && seen_from < end`
-        : wgsl`found > 0 && seen_from / ${o.context} == entry / ${o.context}`
+      o.selected !== undefined
+        ? wgsl`found > 0 && ${seen.sequence} == entry / ${o.context}`
+        : o.sparse
+        ? wgsl`${seen.sequence} == entry / ${o.context} && entry % ${o.context} < ${seen.end}`
+        : wgsl`entry <= seen_from && seen_from < end`
     }) {
           for (var h = 0u; h < ${group}; h++) {
             let head = kv * ${group} + h;
@@ -141,11 +152,24 @@ const CACHE = {
   keys: "f32 [sequence, context, dim, kvHead]",
 } as const;
 
+/** The sequence of a token, and the end of the keys that it sees, from its index. */
+function indexOf({ context, sparse }: BackwardOptions, index: KernelText) {
+  return sparse
+    ? {
+      end: wgsl`${index} % ${context + 1}`,
+      sequence: wgsl`${index} / ${context + 1}`,
+    }
+    : {
+      end: wgsl`${index} % ${context} + 1`,
+      sequence: wgsl`${index} / ${context}`,
+    };
+}
+
 /** Bindings of the gradient kernels. */
 const GRAD_BINDINGS = bindings({
   ...CACHE,
   values: "f32 [sequence, context, valueDim, kvHead]",
-  // Sequence * context + position.
+  // The index of `attentionGrad`: sequence * context + position, unless keys are sparse.
   entryOf: "i32 [token]",
   dy: "f32 [token, valueDim, head]",
   // The log-sum-exps, then the products of cotangents and results.
@@ -189,16 +213,16 @@ function slope(o: BackwardOptions): KernelText {
 /** Executes `then` for the query `query` of `token` and `head`, and each visible key of `entry` and `kv`. */
 function eachKey(
   o: BackwardOptions,
-  query: { readonly position: Hole; readonly sequence: Hole },
+  query: { readonly end: Hole; readonly sequence: Hole },
   then: KernelText,
 ): KernelText {
   const first = firstSeenText(o, {
-    position: "query_position",
-    next: wgsl`query_position + 1`,
+    position: wgsl`(query_end - 1)`,
+    next: "query_end",
   });
   const entry = wgsl`let entry = query_sequence * ${o.context} + at;`;
   const all = wgsl`
-    for (var at = ${first ?? wgsl`0u`}; at < query_position + 1; at++) {
+    for (var at = ${first ?? wgsl`0u`}; at < query_end; at++) {
       ${entry}
       ${then}
     }`;
@@ -216,7 +240,7 @@ function eachKey(
     let token = query / ${o.heads};
     let head = query % ${o.heads};
     let kv = head / ${o.heads / o.kvHeads};
-    let query_position = ${query.position};
+    let query_end = ${query.end};
     let query_sequence = ${query.sequence};
     ${o.selected === undefined ? all : listed(o.selected)}`;
 }

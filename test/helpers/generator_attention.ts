@@ -26,6 +26,7 @@ import {
   selectKeys,
 } from "../../compiler/kernels/select_keys.ts";
 import type { AttentionOptions } from "../../compiler/kernels/attention_block.ts";
+import { u32 } from "../../spec/kernel/build.ts";
 import { elementwiseGrid } from "../../spec/kernel/elementwise.ts";
 import { lengthAt } from "../../compiler/kernels/kernel.ts";
 import { product } from "./generator_sums.ts";
@@ -57,7 +58,7 @@ function cache(
   width: number,
   offsetOf: (entry: number) => number = (entry) => entry * width,
 ): number[] {
-  const x = new Array<number>(2 * CONTEXT * width).fill(NaN);
+  const x = new Array<number>(ROWS * width).fill(NaN);
   for (const [sequence, position] of batch) {
     for (let p = 0; p <= position; p++) {
       const start = offsetOf(sequence * CONTEXT + p);
@@ -68,6 +69,8 @@ function cache(
 }
 
 export const CONTEXT = 4;
+/** Rows of a cache of two sequences. */
+const ROWS = 2 * CONTEXT;
 
 /** What attention differs by: heads and those of keys, widths of keys and values, what a query sees, and the rest. */
 interface Variant {
@@ -189,7 +192,10 @@ function* onRanks(): Generator<Launch> {
 
 function* backward(
   make: (o: BackwardOptions) => Launch["kernel"],
-  storedOf: (o: BackwardOptions, entries: readonly number[]) => {
+  storedOf: (
+    o: BackwardOptions,
+    rows: { readonly tokens: number; readonly written: readonly number[] },
+  ) => {
     readonly threads: number;
     readonly y: Launch["stores"][string];
   },
@@ -205,8 +211,8 @@ function* backward(
         ...o
       } of product(ATTENTION)
     ) {
-      if (entries) continue;
-      if (listed && (sees.window || sees.chunk)) continue;
+      if ((entries || listed) && (sees.window || sees.chunk)) continue;
+      if (entries && (o.sinks || !o.shared || kvHeads > 1)) continue;
       if (dim > 3 && (o.sinks || heads === 2 || sees.chunk)) continue;
       const options: BackwardOptions = {
         name,
@@ -220,9 +226,14 @@ function* backward(
         scale: 0.5,
         tokens: lengthAt(0),
         ...listed ? { selected: 3 } : {},
+        ...entries ? { sparse: true, rows: u32(ROWS) } : {},
       };
       const entryOf = batch.map(([s, p]) => s * CONTEXT + p);
-      const { threads, y } = storedOf(options, entryOf);
+      const all = Array.from({ length: ROWS }, (_, i) => i);
+      const { threads, y } = storedOf(options, {
+        tokens: batch.length,
+        written: entries ? all : entryOf,
+      });
       yield {
         kernel: make(options),
         grid: elementwiseGrid(threads),
@@ -232,12 +243,14 @@ function* backward(
           values: cache(batch, kvHeads * valueDim),
           dy: waves(batch.length * heads * valueDim),
           statistics: waves(batch.length * heads * 2),
-          entryOf,
+          entryOf: entries
+            ? batch.map(([s, p]) => s * (CONTEXT + 1) + p)
+            : entryOf,
           ...listed ? { selected: selectedOf(batch) } : {},
           sinks: waves(heads),
           lengths: [batch.length],
           sequence: batch.map(([sequence]) => sequence),
-          position: batch.map(([, position]) => position),
+          position: batch.map(([, position]) => position - Number(entries)),
         },
         stores: { y },
       };
@@ -246,27 +259,27 @@ function* backward(
 }
 
 export const ofAttentionSum = (): Generator<Launch> =>
-  backward(attentionSum, ({ heads }, { length }) => ({
-    threads: length * heads,
-    y: length * heads,
+  backward(attentionSum, ({ heads }, { tokens }) => ({
+    threads: tokens * heads,
+    y: tokens * heads,
   }));
 
 export const ofQueryGrad = (): Generator<Launch> =>
-  backward(queryGrad, ({ heads, dim }, { length }) => ({
-    threads: length * heads,
-    y: length * heads * dim,
+  backward(queryGrad, ({ heads, dim }, { tokens }) => ({
+    threads: tokens * heads,
+    y: tokens * heads * dim,
   }));
 
 export function* ofKeyGrad(): Generator<Launch> {
   for (const part of ["keys", "values"] as const) {
     yield* backward(
       (o) => keyGrad(o, part),
-      ({ kvHeads, ...o }, entries) => {
+      ({ kvHeads, ...o }, { written }) => {
         const width = kvHeads * (part === "keys" ? o.dim : o.valueDim);
         return {
-          threads: entries.length * kvHeads,
+          threads: written.length * kvHeads,
           // Entries that no token wrote are left.
-          y: entries.flatMap((entry) =>
+          y: written.flatMap((entry) =>
             Array.from({ length: width }, (_, i) => entry * width + i)
           ),
         };

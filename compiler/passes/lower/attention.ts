@@ -6,6 +6,7 @@ import { attention } from "../../kernels/attention.ts";
 import type { AttentionOptions } from "../../kernels/attention_block.ts";
 import {
   attentionSum,
+  type BackwardOptions,
   keyGrad,
   queryGrad,
 } from "../../kernels/attention_backward.ts";
@@ -55,6 +56,7 @@ function attentionOptions(
   const { scale, window, chunk, shared, sinks } = node.params;
   const { token, head, dim, valueDim, kvHead, context } = node.params;
   const { selected, entries } = node.params;
+  const sparse = "sparse" in node.params && node.params.sparse === true;
   const size = (axis: string) => lowering.placed.axes[axis]!.size;
   const what = "of" in node.params ? `_${node.params.of}` : "";
   return {
@@ -71,8 +73,9 @@ function attentionOptions(
     ...(chunk === undefined ? {} : { chunk }),
     ...(selected === undefined ? {} : { selected: size(selected) }),
     ...(entries === undefined ? {} : { entries: size(entries) }),
+    sparse,
     tokens: tokenCount(lowering, [token]),
-  } satisfies AttentionOptions;
+  } satisfies AttentionOptions & BackwardOptions;
 }
 
 /** Buffers of operands by binding, without absent operands. */
@@ -358,7 +361,13 @@ export function lowerAttentionGrad(
     .inputs as [Node, Node, Node, Node, Node, Node, Node?];
   const { token, head, dim, valueDim, kvHead, shared, of } = node.params;
   const options = attentionOptions(lowering, node);
-  const kernel = of === "query" ? queryGrad(options) : keyGrad(options, of);
+  // The rows of the result: tokens, or all rows of a cache that only some of them wrote.
+  const written = of !== "query" && options.sparse
+    ? keys.axes.slice(0, 2)
+    : [token];
+  const kernel = of === "query"
+    ? queryGrad(options)
+    : keyGrad({ ...options, rows: tokenCount(lowering, written) }, of);
   const bindings = operandBuffers(lowering, {
     q: [q, [token, dim, head]],
     keys: [keys, headsInnermost(keys, kvHead)],
@@ -369,7 +378,7 @@ export function lowerAttentionGrad(
     selected: selected && [selected, selected.axes],
   });
   const heads = of === "query" ? head : kvHead;
-  const rows = heads === undefined ? [token] : [token, heads];
+  const rows = heads === undefined ? written : [...written, heads];
   addLaunch(lowering, node, kernel, {
     bindings: { ...bindings, y: storageFor(lowering, node).buffer },
     workgroups: elementwiseGrid(sizeOf(lowering, rows)),
