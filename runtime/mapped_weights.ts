@@ -143,7 +143,8 @@ function fileRuns(
   for (const index of indices) {
     const entry = tensors.get(sourceName(plan, weight, index))!;
     const { descriptor, name } = entry.source;
-    if (descriptor === undefined || weightForm(weight, entry) === "bytes") {
+    const form = weightForm(weight, entry);
+    if (descriptor === undefined || form === "bytes" || form === "halves") {
       return undefined;
     }
     const rowBytes = entry.bytes / outer.length;
