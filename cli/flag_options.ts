@@ -191,7 +191,7 @@ export function deviceFlags(command: Command): Command {
     )
     .option(
       "--expert-memory <bytes>",
-      "Memory for experts, for example 4GiB, or auto: experts are read from their files while they are used. Native CPU device. Default: files are mapped.",
+      "Memory for experts, for example 4GiB, or auto: experts are read from their files when they are used. On a GPU, bytes of its memory: other experts are in host memory. Default: no limit.",
       parseMemory,
     )
     .option(

@@ -11,7 +11,6 @@ import {
 import { MAX_THREADS } from "../runtime/cpu/control.ts";
 import { CPU_LIMITS, openCpuPool, SHARE_FROM_MS } from "../runtime/cpu/mod.ts";
 import {
-  availableMemory,
   MAX_NATIVE_THREADS,
   NATIVE_LIMITS,
   NativePool,
@@ -22,9 +21,8 @@ import { HostDevice, type HostPool } from "../runtime/host_device.ts";
 import { type MpiWorld, openWorld } from "../runtime/mpi/mod.ts";
 import { MachineError } from "../spec/errors.ts";
 import type { MachineDevice } from "../spec/machine.ts";
-import { onRank, type Plan } from "../spec/plan/plan.ts";
-import { sum } from "../spec/sum.ts";
-import { largestExpert, streamableBytes } from "../runtime/mapped_weights.ts";
+import type { Plan } from "../spec/plan/plan.ts";
+import { bytesOf, expertBytesFor, ranksHere } from "./expert_bytes.ts";
 
 /** Device selection: the best, the CPU by WebAssembly or by compiled C, or adapters by number. */
 export type AdapterChoice = "auto" | HostKind | readonly number[];
@@ -133,8 +131,9 @@ export interface SelectDevicesOptions {
   /** Whether the plan is a file, so that its kernels may be untrusted. */
   readonly untrusted?: boolean;
   /**
-   * Maximum memory of experts in this process in bytes, on the native CPU device: they are streamed from their files.
-   * `auto`: the memory that the system has left besides the rest of the plan, unless all experts fit.
+   * Maximum memory of experts in this process in bytes. On the native CPU device, they are streamed from their files;
+   * other devices have slots for the experts in use. `auto`: the memory that the system has left besides the rest of the
+   * plan, unless all experts fit; not on GPUs, whose memory is unknown.
    */
   readonly expertMemory?: number | "auto";
 }
@@ -163,6 +162,8 @@ export interface SelectedDevices {
 export interface OpenedDevices {
   /** One per rank of this process; the same one for all if shared. */
   readonly devices: readonly Device[];
+  /** Bytes of expert slots on each device. Undefined: devices have all experts, or stream them. */
+  readonly slotBytes?: number | undefined;
   /** Frees what the devices shared, after all are destroyed. */
   close(): Promise<void>;
 }
@@ -213,14 +214,22 @@ export async function selectDevices(
     computer: [...new Set(list.map(driverOf))].join(" + "),
     limits: commonLimits(list),
     world,
-    open: async (plan) => ({
-      devices: world
+    open: async (plan) => {
+      const bytes = expertBytesFor(plan, {
+        ranks: ranksHere(plan, world),
+        expertMemory: options.expertMemory,
+      });
+      const devices = world
         ? [await openOfRank(plan, list, options, world)]
         : sharing === "shared"
         ? await openShared(plan, list[0]!, options)
-        : await openSeparate(plan, list, options),
-      close: () => Promise.resolve(),
-    }),
+        : await openSeparate(plan, list, options);
+      return {
+        devices,
+        slotBytes: bytes && Math.floor(bytes / new Set(devices).size),
+        close: () => Promise.resolve(),
+      };
+    },
   };
 }
 
@@ -254,12 +263,8 @@ async function selectHost(
     limits: rule.limits,
     world,
     open: async (plan) => {
-      const ranks = world
-        ? [world.rank]
-        : Array.from({ length: plan.ranks }, (_, rank) => rank);
-      const expertBytes = expertMemory === undefined
-        ? undefined
-        : expertBytesFor(plan, { kind, ranks, expertMemory });
+      const ranks = ranksHere(plan, world);
+      const expertBytes = expertBytesFor(plan, { kind, ranks, expertMemory });
       checkMemory(plan, { ranks, rule, expertBytes });
       const pool = await rule.open(share, {
         expertBytes,
@@ -273,55 +278,16 @@ async function selectHost(
           ? one
           : new HostDevice(pool, { timestamps })
       );
-      return { devices, close: () => pool.close() };
+      return {
+        devices,
+        ...pool.streams ? {} : {
+          slotBytes: expertBytes &&
+            Math.floor(expertBytes / new Set(devices).size),
+        },
+        close: () => pool.close(),
+      };
     },
   };
-}
-
-/** Bytes of the ranks, and of their expert weights. */
-function bytesOf(
-  plan: Plan,
-  ranks: readonly number[],
-): { readonly all: number; readonly experts: number } {
-  return {
-    all: sum(ranks.map((rank) => onRank(plan.peakBytes, rank))),
-    experts: sum(ranks.map((rank) => streamableBytes(plan, rank))),
-  };
-}
-
-/** Number of experts per layer that must be in memory at once, for two launches. */
-export const MIN_EXPERTS = 2;
-
-/** Memory limit of experts, checked against the requirement of a launch. Undefined if all of them fit. */
-function expertBytesFor(
-  plan: Plan,
-  { kind, ranks, expertMemory }: {
-    readonly kind: HostKind;
-    readonly ranks: readonly number[];
-    readonly expertMemory: number | "auto";
-  },
-): number | undefined {
-  if (kind !== "native") {
-    throw new MachineError(
-      `Cannot use --expert-memory on the ${
-        HOSTS[kind].computer
-      }: it reads all weights into memory. Use --adapter native`,
-    );
-  }
-  const { all, experts } = bytesOf(plan, ranks);
-  const bytes = expertMemory === "auto"
-    ? availableMemory() - (all - experts)
-    : expertMemory;
-  if (expertMemory === "auto" && bytes >= experts) return undefined;
-  const min = MIN_EXPERTS * Math.max(
-    ...ranks.map((rank) => largestExpert(plan, rank)),
-  );
-  if (bytes >= min) return bytes;
-  throw new MachineError(
-    `Cannot keep experts in ${
-      Math.max(0, bytes)
-    } bytes of memory: ${MIN_EXPERTS} of a layer need ${min}. Give --expert-memory at least that`,
-  );
 }
 
 function checkMemory(

@@ -52,6 +52,7 @@ import {
 } from "./companions.ts";
 import { tuningOf } from "./tuning.ts";
 import { selectDevices, type SelectDevicesOptions } from "./devices.ts";
+import { ranksHere } from "./expert_bytes.ts";
 import type { FileSystem } from "./files.ts";
 import {
   allLoaded,
@@ -68,7 +69,7 @@ import {
   type Target,
   unusedOf,
 } from "./target.ts";
-import { withTensors } from "./tensors.ts";
+import { type KeepFiles, withTensors } from "./tensors.ts";
 import { given } from "./given.ts";
 import { compiledAs } from "./stored_as.ts";
 import { randomWeights } from "./random.ts";
@@ -204,8 +205,9 @@ export async function openTarget(
   return await withTensors(
     paths,
     files,
-    (tensors) =>
+    (tensors, keepFiles) =>
       openPlan({
+        keepFiles,
         plan: async (chosen) => {
           if (untrusted && !options.allowKernels) {
             await assertCompiled(target.plan);
@@ -255,6 +257,8 @@ export interface Loadable {
   /** Compiles for the selected devices. */
   plan(options: PlanOptions): Promise<LegalPlan>;
   tensors(plan: Plan): Promise<TensorDirectory>;
+  /** Keeps the files of tensors open, for experts that are read during runs. Absent: they are closed after loading. */
+  readonly keepFiles?: KeepFiles;
   /** The folder or file of the weights, for messages. Undefined if there is none. */
   readonly where: string | undefined;
   /** Prefixes of unused tensors that are allowed. */
@@ -272,7 +276,7 @@ export async function openPlan(
   const { world } = selected;
   const chosen = {
     limits: selected.limits,
-    tuning: tuningOf(selected, options.tunings),
+    tuning: tuningOf(selected, options),
     ...world ? { mesh: { ep: world.size } } : {},
     ...options,
   };
@@ -280,10 +284,9 @@ export async function openPlan(
   const companions = await compileCompanions(loadable, chosen, { plan, world });
   const tensors = await loadable.tensors(plan);
   if (world) {
-    const { kind } = selected;
     await checkJob(world, plan, {
       tensors,
-      kind,
+      kind: selected.kind,
       equal: options.equal ?? {},
     });
   }
@@ -294,7 +297,7 @@ export async function openPlan(
   }
   const { where = "", unused = [] } = loadable;
   checkTensors(plan, tensors, { where, unused });
-  const { devices: opened, close } = await selected.open(
+  const { devices: opened, slotBytes, close } = await selected.open(
     withNeedsOf(plan, companions),
   );
   const devicesOf = ({ ranks }: Plan) =>
@@ -310,24 +313,23 @@ export async function openPlan(
       tensors,
       statistics: options.statistics ?? false,
       preload: options.preload ?? false,
+      slotBytes,
       ...(onProgress ? { onProgress } : {}),
       ...(tracer ? { tracer } : {}),
       ...(communicator ? { communicator } : {}),
     });
     if (world) await allLoaded(world);
-    const ranks = world
-      ? [world.rank]
-      : Array.from({ length: plan.ranks }, (_, rank) => rank);
-    const beside = await openCompanions(
-      companions,
-      { plan, session, ranks, tensors },
-      { devicesOf, world },
-    );
+    const ranks = ranksHere(plan, world);
+    const keep = slotBytes && loadable.keepFiles?.();
     return {
       plan,
       device: selected.kind === "cpu" ? "cpu" : selected.computer,
       session,
-      companions: beside,
+      companions: await openCompanions(
+        companions,
+        { plan, session, ranks, tensors },
+        { devicesOf, world },
+      ),
       rank: world?.rank ?? 0,
       ranks,
       gatherTexts: async (text, what) =>
@@ -343,11 +345,10 @@ export async function openPlan(
         (await Promise.all(
           [...new Set(devices)].map((device) => device.timings?.() ?? []),
         )).flat(),
-      finish: async () => {
-        await world?.finish();
-      },
+      finish: async () => await world?.finish(),
       close: async () => {
         session.close();
+        if (keep) await keep();
         await close();
       },
     };

@@ -14,13 +14,21 @@ import { type GgufHeader, readGguf } from "./gguf/header.ts";
 import { ggufTensors } from "./gguf/tensors.ts";
 import type { FileSystem, OpenFile } from "./files.ts";
 
-/** Runs `use` with the tensors of some files, which are closed afterwards. */
+/** Keeps the files of tensors open, unless the call of `withTensors` fails. Returns the function that closes them. */
+export type KeepFiles = () => () => Promise<void>;
+
+/** Runs `use` with the tensors of some files, which are closed afterwards unless they are kept. */
 export async function withTensors<T>(
   paths: readonly string[],
   files: FileSystem,
-  use: (tensors: TensorDirectory) => Promise<T>,
+  use: (tensors: TensorDirectory, keep: KeepFiles) => Promise<T>,
 ): Promise<T> {
   const open: OpenFile[] = [];
+  let [done, kept] = [false, false];
+  // Errors of closing are ignored, because all reads are done; other open files must still be closed.
+  const close = async () => {
+    for (const file of open) await file.close().catch(() => {});
+  };
   try {
     const sources: FileSource[] = [];
     const entries: TensorEntry[] = [];
@@ -45,14 +53,19 @@ export async function withTensors<T>(
       } else sources.push(source);
     }
     const tensors = withViews(await openSafetensors(sources));
-    return await use(
+    const result = await use(
       entries.length === 0
         ? tensors
         : new Map([...tensors, ...entries.map((e) => [e.name, e] as const)]),
+      () => {
+        kept = true;
+        return close;
+      },
     );
+    done = true;
+    return result;
   } finally {
-    // Errors of closing are ignored, because all reads are done; other open files must still be closed.
-    for (const file of open) await file.close().catch(() => {});
+    if (!done || !kept) await close();
   }
 }
 

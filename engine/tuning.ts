@@ -39,6 +39,9 @@ const PANELS: MatmulTile = {
  */
 const WIDE: MatmulTile = { rows: 4, columns: 4, lanes: 256, split: 64 };
 
+/** Dtypes of weights that can keep the layout of their files. */
+const FILED = ["f32", "bf16", "f16", ...PACKED_DTYPES] as const;
+
 /**
  * Default tuning. CPU devices have a tile of rows and vectors of columns in registers, and load weights once for many
  * such tiles. C also transposes weights on load, so they can keep the layout of their files. Software adapters load one
@@ -54,7 +57,7 @@ export const TUNING: { readonly [K in Computer]: TuningTable } = {
   native: {
     matmul: PANELS,
     pair: { ...PANELS, columns: 1 },
-    asFiled: ["f32", "bf16", "f16", ...PACKED_DTYPES],
+    asFiled: FILED,
     bytes: "unsigned",
     attention: 8,
     recurrence: 2,
@@ -88,12 +91,22 @@ export function tileOf(computer: Computer): MatmulTile {
   return TUNING[computer].matmul ?? PLAIN;
 }
 
-/** The tuning of selected devices: a saved one, or the default for such devices. */
+/**
+ * The tuning of selected devices: a saved one, or the default for such devices. With a limit of expert memory, weights
+ * keep the layout of their files, so that experts are read from there.
+ */
 export function tuningOf(
   selected: Pick<SelectedDevices, "host" | "software" | "computer" | "world">,
-  tunings: SavedTunings = {},
+  { tunings = {}, expertMemory }: {
+    readonly tunings?: SavedTunings | undefined;
+    readonly expertMemory?: number | "auto" | undefined;
+  },
 ): TuningTable {
   // Processes must compile the same plan, but each may have a different file.
   const found = selected.world ? undefined : tunings[selected.computer];
-  return { ...TUNING[computerOf(selected)], ...found };
+  return {
+    ...expertMemory === undefined ? {} : { asFiled: FILED },
+    ...TUNING[computerOf(selected)],
+    ...found,
+  };
 }

@@ -295,10 +295,19 @@ function bindLaunch(
   const tiles = kernel.tree.bindings.findIndex(({ name }) =>
     plan.buffers[step.bindings[name]!]?.routing === "tiles"
   );
-  if (tiles >= 0) memory.device.streamFor?.(buffers, tiles);
   const workgroups = bindWorkgroups(step.workgroups, plan, memory.rank);
   const { device } = memory;
   const key = kernelKey(plan, step.kernel);
+  if (tiles >= 0) {
+    const slotted = memory.slots?.bind(buffers, tiles);
+    if (slotted) {
+      return {
+        ranks: [memory.rank],
+        execute: (counts) => slotted(key, workgroups(counts), step.label),
+      };
+    }
+    device.streamFor?.(buffers, tiles);
+  }
   return {
     ranks: [memory.rank],
     execute: (counts) =>

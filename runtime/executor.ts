@@ -35,7 +35,7 @@ import {
   LaneRun,
   lanesOf,
 } from "./lanes.ts";
-import { RankMemory } from "./memory.ts";
+import type { RankMemory } from "./memory.ts";
 import { type FinishedRun, readOutput, readRows } from "./outputs.ts";
 import type { Tracer } from "./profiler.ts";
 import type { TensorDirectory } from "./safetensors.ts";
@@ -47,7 +47,7 @@ import {
   TrafficAccount,
 } from "./statistics.ts";
 import { writeTables } from "./tables.ts";
-import { equalWeights } from "./shared_weights.ts";
+import { allocateRanks, type Loaded } from "./rank_memories.ts";
 import { loadWeights, preloadFiles, withGivenWeights } from "./weights.ts";
 
 /** Options of a session besides the plan. */
@@ -68,6 +68,8 @@ export interface CreateSessionOptions {
   readonly statistics?: boolean;
   /** Whether files that devices map are read completely, so that later reads of weights are from memory. */
   readonly preload?: boolean;
+  /** Bytes of expert slots on each device, whose other experts are in host memory. Default: devices have all experts. */
+  readonly slotBytes?: number | undefined;
   readonly onProgress?: (progress: Progress) => void;
   /**
    * A session on the same devices whose weights this one uses where both plans lay them out equally (`equalWeights`).
@@ -161,17 +163,11 @@ export async function createSession(
     done += total / unique.length;
   }
   const source = options.weightsOf && LOADED.get(options.weightsOf);
-  const shared =
-    source && devices.every((device, i) => device === source.ranks[i]?.device)
-      ? equalWeights(plan, source.plan)
-      : new Set<string>();
-  const ranks = devices.map((device, i) => {
-    const from = source?.ranks[i];
-    const buffers = [...shared].flatMap((name) =>
-      from?.has(name) ? [[name, from.buffer(name)] as const] : []
-    );
-    const rank = remote ? remote.rank : i;
-    return new RankMemory(plan, device, rank, new Map(buffers));
+  const { shared, ranks } = allocateRanks(plan, {
+    devices,
+    source,
+    slotBytes: options.slotBytes,
+    rankOf: (i) => remote ? remote.rank : i,
   });
   for (const memory of ranks) writeTables(plan, memory);
   const weights = plan.weights.filter(({ buffer }) => !shared.has(buffer));
@@ -209,10 +205,7 @@ export async function createSession(
 }
 
 /** Plans and memory of sessions. */
-const LOADED = new WeakMap<Session, {
-  readonly plan: Plan;
-  readonly ranks: readonly RankMemory[];
-}>();
+const LOADED = new WeakMap<Session, Loaded>();
 
 class LoadedSession implements Session {
   readonly load: Session["load"];
@@ -426,7 +419,8 @@ class LoadedSession implements Session {
   }
 
   statistics(): Statistics {
-    const streaming = this.#ranks[0]?.device.streaming?.();
+    const [first] = this.#ranks;
+    const streaming = first?.slots?.statistics() ?? first?.device.streaming?.();
     return {
       ranks: this.#ranks.map((memory) =>
         rankStatistics(

@@ -2,9 +2,15 @@
 
 import { indicesOn, sourceName, stackedOn } from "../spec/axis_parts.ts";
 import { buffersOf } from "../spec/plan/accesses.ts";
-import { onRank, type Plan, type PlanWeight } from "../spec/plan/plan.ts";
+import {
+  maxOverRanks,
+  onRank,
+  type Plan,
+  type PlanWeight,
+} from "../spec/plan/plan.ts";
 import { sum } from "../spec/sum.ts";
 import type { DeviceBuffer, FileRun } from "./device.ts";
+import { type FilePart, HostExperts } from "./expert_slots.ts";
 import type { RankMemory } from "./memory.ts";
 import type { TensorDirectory } from "./safetensors.ts";
 import { weightForm } from "./weight_form.ts";
@@ -23,16 +29,25 @@ export function mapWeight(
   tensors: TensorDirectory,
 ): boolean {
   const { device } = memory;
-  const { bytes } = memory.buffer(weight.buffer);
+  const buffer = memory.buffer(weight.buffer);
+  const { bytes } = buffer;
   const small = bytes < MIN_BYTES;
-  if (!device.map || small && !device.streams) return false;
-  const runs = fileRuns(plan, weight, memory, tensors);
-  if (runs?.reduce((n, run) => n + run.bytes, 0) !== bytes) return false;
+  const inHost = buffer instanceof HostExperts;
+  if (!inHost && (!device.map || small && !device.streams)) return false;
+  const found = fileParts(plan, weight, memory.rank, tensors) ?? [];
+  const parts = sum(found.map((part) => part.bytes)) === bytes
+    ? found
+    : undefined;
+  if (inHost) {
+    return buffer.load(parts && partsOfExperts(parts, buffer.each));
+  }
+  const runs = parts && fileRuns(parts);
+  if (!runs) return false;
   const streamed = () => streamExperts(plan, weight, { memory, runs });
-  const found = (device.streams ? streamed() : undefined) ??
-    (small ? undefined : device.map(runs) ?? streamed());
-  if (found) memory.replace(weight.buffer, found);
-  return found !== undefined;
+  const mapped = (device.streams ? streamed() : undefined) ??
+    (small ? undefined : device.map?.(runs) ?? streamed());
+  if (mapped) memory.replace(weight.buffer, mapped);
+  return mapped !== undefined;
 }
 
 /**
@@ -49,24 +64,39 @@ function streamExperts(
 ): DeviceBuffer | undefined {
   const { device, rank } = memory;
   if (!device.stream || !isStreamable(plan, buffer)) return undefined;
-  const bytes = memory.buffer(buffer).bytes /
-    onRank(plan.buffers[buffer]!.axes[0]!.size, rank);
-  const experts = runs.flatMap((run) =>
-    Array.from({ length: Math.ceil(run.bytes / bytes) }, (_, i) => ({
-      name: run.name,
-      descriptor: run.descriptor,
-      offset: run.offset + i * bytes,
-      bytes,
-    }))
+  const bytes = memory.buffer(buffer).bytes / expertsOf(plan, buffer, rank);
+  return device.stream(partsOfExperts(runs, bytes));
+}
+
+/** Number of experts of a weight on a rank. */
+function expertsOf(plan: Plan, buffer: string, rank: number): number {
+  return onRank(plan.buffers[buffer]!.axes[0]!.size, rank);
+}
+
+/** The expert weights of a rank in host memory, before they are loaded, for launches with slots. */
+export function hostExperts(
+  plan: Plan,
+  rank: number,
+): Map<string, HostExperts> {
+  return new Map(
+    [...slottable(plan)].flatMap((name): [string, HostExperts][] => {
+      const bytes = onRank(plan.buffers[name]!.bytes, rank);
+      const experts = expertsOf(plan, name, rank);
+      return bytes === 0 ? [] : [[name, new HostExperts(bytes, experts)]];
+    }),
   );
-  return device.stream(experts);
+}
+
+/** Whether the first axis of a buffer numbers experts. */
+function isByExpert(plan: Plan, name: string): boolean {
+  const [first] = plan.buffers[name]!.axes;
+  const axis = first && plan.axes[first.axis];
+  return axis?.experts ?? plan.axes[axis?.of ?? ""]?.experts ?? false;
 }
 
 /** Whether a weight is used only by launches with a list of expert tiles. */
 function isStreamable(plan: Plan, name: string): boolean {
-  const [first] = plan.buffers[name]!.axes;
-  const axis = first && plan.axes[first.axis];
-  if (!(axis?.experts ?? plan.axes[axis?.of ?? ""]?.experts)) return false;
+  if (!isByExpert(plan, name)) return false;
   const isTiles = (buffer: string) => plan.buffers[buffer]!.routing === "tiles";
   return plan.programs.every(({ steps }) =>
     steps.every((step) => {
@@ -75,6 +105,36 @@ function isStreamable(plan: Plan, name: string): boolean {
         step.op === "launch" && used.some(isTiles);
     })
   );
+}
+
+/**
+ * Weights whose experts can be in any order: launches that use them have no other buffers by expert, and find experts
+ * only in the list of tiles.
+ */
+function slottable(plan: Plan): ReadonlySet<string> {
+  const isWord = (name: string) => {
+    const { axes, bytes } = plan.buffers[name]!;
+    return maxOverRanks(bytes) / maxOverRanks(axes[0]!.size) % 4 === 0;
+  };
+  const names = new Set(
+    plan.weights.map(({ buffer }) => buffer)
+      .filter((name) => isStreamable(plan, name) && isWord(name)),
+  );
+  const isOther = (name: string) =>
+    !names.has(name) &&
+    (isByExpert(plan, name) ||
+      plan.buffers[name]!.axes[0]?.axis === "expertOf of routing");
+  const launches = plan.programs.flatMap(({ steps }) =>
+    steps.map((step) => buffersOf(step))
+  );
+  for (let size = Infinity; names.size < size;) {
+    size = names.size;
+    for (const used of launches) {
+      if (!used.some(isOther)) continue;
+      for (const name of used) names.delete(name);
+    }
+  }
+  return names;
 }
 
 /** Bytes of the largest streamable expert of a rank, in all weights of a launch. */
@@ -114,20 +174,20 @@ export function streamableBytes(
 }
 
 /** The parts of files that form a weight of a rank, in order. Undefined if its layout differs. */
-function fileRuns(
+function fileParts(
   plan: Plan,
   weight: PlanWeight,
-  memory: RankMemory,
+  rank: number,
   tensors: TensorDirectory,
-): FileRun[] | undefined {
+): FilePart[] | undefined {
   const { axes, stack, shape } = weight;
-  const buffer = memory.plan(weight.buffer);
+  const buffer = plan.buffers[weight.buffer]!;
   const order = stack === undefined ? axes : [stack, ...axes];
   if (buffer.rowStride !== undefined || !sameAxes(buffer.axes, order)) {
     return undefined;
   }
   const [outer, ...inner] = axes.map((axis, i) => {
-    const held = indicesOn(plan, axis, memory.rank);
+    const held = indicesOn(plan, axis, rank);
     return { held, length: shape[i]! };
   });
   const isComplete = ({ held, length }: typeof inner[number]) =>
@@ -136,28 +196,47 @@ function fileRuns(
   if (outer.held && !isRun(outer.held, outer.held[0])) return undefined;
   const first = outer.held?.[0] ?? 0;
   const rows = outer.held?.length ?? outer.length;
-  const indices = stack === undefined
-    ? [0]
-    : stackedOn(plan, weight, memory.rank);
-  const runs: FileRun[] = [];
+  const indices = stack === undefined ? [0] : stackedOn(plan, weight, rank);
+  const parts: FilePart[] = [];
   for (const index of indices) {
-    const entry = tensors.get(sourceName(plan, weight, index))!;
-    const { descriptor, name } = entry.source;
-    const form = weightForm(weight, entry);
-    if (descriptor === undefined || form === "bytes" || form === "halves") {
-      return undefined;
-    }
+    const entry = tensors.get(sourceName(plan, weight, index));
+    const form = entry && weightForm(weight, entry);
+    if (!form || form === "bytes" || form === "halves") return undefined;
+    const { source } = entry;
     const rowBytes = entry.bytes / outer.length;
     const offset = entry.offset + first * rowBytes;
     const bytes = rows * rowBytes;
-    const last = runs.at(-1);
-    if (
-      last?.descriptor === descriptor && last.offset + last.bytes === offset
-    ) {
-      runs[runs.length - 1] = { ...last, bytes: last.bytes + bytes };
-    } else runs.push({ name, descriptor, offset, bytes });
+    const last = parts.at(-1);
+    if (last?.source === source && last.offset + last.bytes === offset) {
+      parts[parts.length - 1] = { ...last, bytes: last.bytes + bytes };
+    } else parts.push({ source, offset, bytes });
   }
-  return runs;
+  return parts;
+}
+
+/** The same parts by descriptors. Undefined if a file has none. */
+function fileRuns(parts: readonly FilePart[]): FileRun[] | undefined {
+  const runs = parts.flatMap(({ source, offset, bytes }): FileRun[] => {
+    const { name, descriptor } = source;
+    return descriptor === undefined
+      ? []
+      : [{ name, descriptor, offset, bytes }];
+  });
+  return runs.length === parts.length ? runs : undefined;
+}
+
+/** Parts with several experts as one part for each. `bytes`: of an expert. */
+function partsOfExperts<Part extends FilePart | FileRun>(
+  parts: readonly Part[],
+  bytes: number,
+): Part[] {
+  return parts.flatMap((part) =>
+    Array.from({ length: Math.ceil(part.bytes / bytes) }, (_, i) => ({
+      ...part,
+      offset: part.offset + i * bytes,
+      bytes,
+    }))
+  );
 }
 
 /** Whether indices are consecutive. */

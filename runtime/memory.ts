@@ -3,6 +3,7 @@
 import { invariant } from "../spec/errors.ts";
 import { onRank, type Plan, type PlanBuffer } from "../spec/plan/plan.ts";
 import type { Device, DeviceBuffer } from "./device.ts";
+import { type ExpertSlots, HostExperts } from "./expert_slots.ts";
 
 /**
  * Zeros for clearing buffers: states are cleared for every prompt, and allocating zeros each time would be slow to
@@ -14,6 +15,8 @@ const ZEROS = new Uint8Array(1 << 20);
 export class RankMemory {
   readonly device: Device;
   readonly rank: number;
+  /** Slots of the device for experts in host memory. */
+  readonly slots: ExpertSlots | undefined;
   readonly #plan: Plan;
   readonly #buffers: Map<string, DeviceBuffer>;
   readonly #bytes: number;
@@ -23,8 +26,12 @@ export class RankMemory {
     plan: Plan,
     device: Device,
     rank: number,
-    shared: ReadonlyMap<string, DeviceBuffer> = new Map(),
+    { shared = new Map(), slots }: {
+      readonly shared?: ReadonlyMap<string, DeviceBuffer>;
+      readonly slots?: ExpertSlots | undefined;
+    } = {},
   ) {
+    this.slots = slots;
     this.#plan = plan;
     this.device = device;
     this.rank = rank;
@@ -77,6 +84,13 @@ export class RankMemory {
     const { bytes } = this.buffer(name);
     invariant(buffer.bytes === bytes, `'${name}' has ${bytes} bytes`);
     this.#buffers.set(name, buffer);
+  }
+
+  /** Writes bytes of a buffer. */
+  write(name: string, offset: number, data: Uint8Array): void {
+    const buffer = this.buffer(name);
+    if (buffer instanceof HostExperts) buffer.write(offset, data);
+    else this.device.write(buffer, offset, data);
   }
 
   /** The plan's entry of a buffer. */

@@ -213,7 +213,7 @@ async function loadWeight(
       });
     }
     for (const memory of owners) {
-      memory.device.write(memory.buffer(weight.buffer), begin, image);
+      memory.write(weight.buffer, begin, image);
       wrote(image.length);
     }
   }

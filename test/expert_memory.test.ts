@@ -1,6 +1,6 @@
 // Experts that are read while they are used: logits are those of experts that are all in memory, and files that end early end a run.
-// needs: cpu
-import { cpSync, truncateSync, writeFileSync } from "node:fs";
+// needs: cpu, gpu
+import { cpSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { open as openFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Writable } from "node:stream";
@@ -12,6 +12,7 @@ import {
   CHOICES,
   Decoder,
   decoderShape,
+  type OpenOptions,
   openTarget,
   recordedLoad,
 } from "../engine/mod.ts";
@@ -19,8 +20,10 @@ import { READ_EXPERTS } from "../engine/planner/machine/measure_disk.ts";
 import { uniformsFrom } from "../engine/planner/simulate/loads.ts";
 import { simulate } from "../engine/planner/simulate/mod.ts";
 import { resolveTarget } from "../engine/target.ts";
+import { withTensors } from "../engine/tensors.ts";
 import { main } from "../cli/main.ts";
 import { switchyard, withOutput } from "./helpers/cli.ts";
+import { skipUnasked, skipWithoutGpu } from "./helpers/needs.ts";
 import { HostDevice } from "../runtime/host_device.ts";
 import { streamableBytes } from "../runtime/mapped_weights.ts";
 import { NativePool, whyNotNative } from "../runtime/native/mod.ts";
@@ -38,19 +41,23 @@ import type { Expr, Kernel } from "../spec/kernel/tree.ts";
 import { parseMachine } from "../spec/mod.ts";
 
 const missing = await whyNotNative();
-const skip = missing ?? false;
+const skip = skipUnasked("cpu") || (missing ?? false);
 
 function reference(name: string): string {
   return fileURLToPath(new URL(`references/${name}`, import.meta.url));
 }
 
 /** A checkpoint with memory for experts: the logits of a prompt that uses most of them and of some tokens after it. */
-async function open(folder: string, expertMemory?: number | "auto") {
+async function open(
+  folder: string,
+  expertMemory?: number | "auto",
+  device: Pick<OpenOptions, "adapter" | "mesh"> = { adapter: "native" },
+) {
   const target = await resolveTarget(folder, nodeFiles(), {
     loadModel: () => Promise.reject(new Error("no model file")),
   });
   const opened = await openTarget(target, nodeFiles(), {
-    adapter: "native",
+    ...device,
     sharing: "shared",
     threads: 2,
     need: { tokens: 16, sequences: 1, context: 32 },
@@ -98,6 +105,55 @@ for (const name of ["gptoss-8e-mxfp4", "qwen3moe-8e-bf16", "deepseekv2-16e"]) {
     t.ok(bytesRead > 64_000, `${bytesRead} bytes`);
     t.ok(residentBytes <= 64_000, `${residentBytes} bytes in memory`);
   });
+}
+
+/** Devices without streaming have slots: they read files, or weights that a mesh shards otherwise from host memory. */
+const SLOTTED = [
+  { name: "gptoss-8e-mxfp4", adapter: "cpu", mesh: { tp: 2, ep: 2 } },
+  { name: "deepseekv2-16e", adapter: "cpu", mesh: { ep: 1 } },
+  { name: "qwen3moe-8e-bf16", adapter: [0], mesh: { ep: 1 } },
+] as const;
+
+for (const { name, ...device } of SLOTTED) {
+  t.test(
+    `${name} with slots on ${device.adapter} has the same logits, also after a load`,
+    {
+      skip: typeof device.adapter === "string"
+        ? skipUnasked("cpu")
+        : skipWithoutGpu,
+    },
+    async (t) => {
+      const changed = t.testdir();
+      cpSync(reference(name), changed, { recursive: true });
+      const file = join(changed, "model.safetensors");
+      const bytes = readFileSync(file);
+      for (let i = bytes.length >> 1; i < bytes.length; i += 64) bytes[i]! ^= 1;
+      writeFileSync(file, bytes);
+      const logits = async (expertMemory?: number) => {
+        const { opened, feed } = await open(
+          reference(name),
+          expertMemory,
+          device,
+        );
+        const all = [await feed(13), await feed(1), await feed(1)];
+        await withTensors(
+          [file],
+          nodeFiles(),
+          (tensors) => opened.session.load(tensors),
+        );
+        all.push(await feed(2));
+        const { streaming } = opened.session.statistics();
+        await opened.close();
+        return { all, streaming };
+      };
+      const whole = await logits();
+      const few = await logits(64_000);
+      t.strictSame(few.all, whole.all);
+      const { misses, bytesRead, residentBytes } = few.streaming!;
+      t.ok(misses > 8 && bytesRead > 64_000, `${misses} experts were read`);
+      t.ok(residentBytes <= 64_000, `${residentBytes} bytes in memory`);
+    },
+  );
 }
 
 t.test("the planner predicts the reads of the experts that a run chooses", {

@@ -180,8 +180,8 @@ t.test("tables are kept by what computes", async (t) => {
   await keepTuning(files, path, { computer: "one", tuning: fourth });
   t.strictSame((await readTunings(files, path))["one"], fourth);
   const cpu = { host: "cpu", computer: "one", world: undefined } as const;
-  t.same(tuningOf(cpu, kept).matmul, tile);
-  t.same(tuningOf({ ...cpu, computer: "new" }, kept), TUNING.cpu);
+  t.same(tuningOf(cpu, { tunings: kept }).matmul, tile);
+  t.same(tuningOf({ ...cpu, computer: "new" }, { tunings: kept }), TUNING.cpu);
   const write = (text: string) =>
     files.write(path, [new TextEncoder().encode(text)]);
   const broken = async (text: string, state: string) => {

@@ -1,15 +1,15 @@
 /** Training: steps of one plan, and checkpoints in between. */
 
 import type { CompileTrainingOptions, Training } from "../../compiler/mod.ts";
-import { type TensorDirectory, tensorsInMemory } from "../../runtime/mod.ts";
+import { tensorsInMemory } from "../../runtime/mod.ts";
 import type { Family } from "../../models/mod.ts";
 import { openWorld } from "../../runtime/mpi/mod.ts";
 import { DataError } from "../../spec/errors.ts";
-import type { Plan } from "../../spec/plan/plan.ts";
 import { listWeightFiles } from "../checkpoint.ts";
 import type { SelectDevicesOptions } from "../devices.ts";
 import type { FileSystem } from "../files.ts";
 import {
+  type Loadable,
   type Opened,
   type OpenOptions,
   openPlan,
@@ -244,14 +244,17 @@ async function openTraining(
     const opened = await withTensors(
       task.constants ?? [],
       files,
-      (constants) =>
-        openWith(task, options, async (plan) => {
-          initial = await task.initial(plan);
-          const begun = storedTensors(plan, initial);
-          return new Map([
-            ...constants,
-            ...tensorsInMemory(begun, task.where),
-          ]);
+      (constants, keepFiles) =>
+        openWith(task, options, {
+          keepFiles,
+          tensors: async (plan) => {
+            initial = await task.initial(plan);
+            const begun = storedTensors(plan, initial);
+            return new Map([
+              ...constants,
+              ...tensorsInMemory(begun, task.where),
+            ]);
+          },
         }),
     );
     return await undoneOnError(opened.close, async () => {
@@ -275,12 +278,11 @@ async function openTraining(
     ...await listWeightFiles(folder, files),
     ...task.constants ?? [],
   ];
-  return await withTensors(paths, files, async (tensors) => {
-    const opened = await openWith(
-      task,
-      options,
-      () => Promise.resolve(tensors),
-    );
+  return await withTensors(paths, files, async (tensors, keepFiles) => {
+    const opened = await openWith(task, options, {
+      keepFiles,
+      tensors: () => Promise.resolve(tensors),
+    });
     return await undoneOnError(opened.close, async () => {
       await checkParameters(folder, before, tensors, {
         ...opened,
@@ -299,7 +301,7 @@ async function openTraining(
 async function openWith(
   task: Task,
   options: RunTrainingOptions,
-  tensors: (plan: Plan) => Promise<TensorDirectory>,
+  source: Pick<Loadable, "tensors" | "keepFiles">,
 ): Promise<Opened> {
   const { mesh, place, text, settings, where, validation } = task;
   const step = validation
@@ -307,8 +309,8 @@ async function openWith(
     : task;
   const { companions = [] } = task;
   return await openPlan({
+    ...source,
     plan: (chosen) => compileStep(step, { ...options, ...chosen }),
-    tensors,
     where,
     companions,
   }, {

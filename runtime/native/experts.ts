@@ -1,11 +1,11 @@
 /** C text of a cache of experts, for weights that exceed their memory limit. */
 
+import { HALF_LIFE } from "../expert_cache.ts";
+
 /** Bytes of the buffer for direct reads into memory that is not page-aligned with the file. */
 const BOUNCE_BYTES = 1 << 20;
 /** Number of reader threads. */
 const READERS = 4;
-/** Number of launches of a group after which a use counts half. */
-export const HALF_LIFE = 16;
 
 /**
  * A streamed weight reserves addresses for all of its experts and memory only for those that were read. A group is the

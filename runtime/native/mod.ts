@@ -17,7 +17,6 @@ import { whyNotNative } from "./library.ts";
 import { MAX_NATIVE_THREADS, NativePool } from "./pool.ts";
 
 export { availableMemory, SPARE } from "./available_memory.ts";
-export { HALF_LIFE } from "./experts.ts";
 export { type Compiler, findCompiler } from "./compiler.ts";
 export { whyNotNative } from "./library.ts";
 export { MAX_NATIVE_THREADS, NATIVE_LIMITS, NativePool } from "./pool.ts";

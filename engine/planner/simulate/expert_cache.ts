@@ -1,6 +1,6 @@
 /** Predicts which streamed experts are in memory: the cache of the native CPU device runs on recorded or random choices. */
 
-import { HALF_LIFE } from "../../../runtime/native/mod.ts";
+import { ExpertCache } from "../../../runtime/expert_cache.ts";
 import { type ExpertLoad, expertShares, uniformsFrom } from "./loads.ts";
 import type { RoutingRows } from "./routings.ts";
 import type { Workload } from "./workload.ts";
@@ -31,14 +31,15 @@ export function expertCache(
   const steps = load.kind === "recorded" && load.choices
     ? recordedSteps(load.choices, tokens)
     : randomSteps(load, rows, past === 0 ? 1 : STEPS);
-  const cache = new ExpertCache(experts, resident * steps[0]!.length * experts);
+  const cache = new ExpertCache(resident * steps[0]!.length * experts);
   // The first step counts if there is no other.
   const from = past === 0 ? 0 : steps.length >> 1;
   const counted = past === 0 ? steps.slice(0, 1) : steps;
   let [used, missed, sets] = [0, 0, 0];
   for (const [step, routers] of counted.entries()) {
     for (const [router, chosen] of routers.entries()) {
-      const misses = cache.use(router, chosen, step);
+      const ids = [...chosen].map((expert) => router * experts + expert);
+      const misses = missesOf(cache, ids, step);
       if (step < from) continue;
       sets++;
       used += chosen.size;
@@ -92,43 +93,15 @@ function randomSteps(
     }));
 }
 
-/** The cache of `runtime/native/experts.ts`, with experts of equal size. */
-class ExpertCache {
-  readonly #experts: number;
-  readonly #slots: number;
-  /** Logarithm of the decayed uses of each expert of each router, relative to step 0. */
-  readonly #ranks = new Map<number, number>();
-  readonly #resident = new Set<number>();
-
-  constructor(experts: number, slots: number) {
-    this.#experts = experts;
-    this.#slots = slots;
-  }
-
-  /** Uses experts of a router in a step. Returns the number of experts that were not in memory. */
-  use(router: number, chosen: ReadonlySet<number>, step: number): number {
-    const ids = [...chosen].map((expert) => router * this.#experts + expert);
-    const wanted = new Set(ids);
-    const now = step / HALF_LIFE;
-    for (const id of ids) {
-      const before = this.#ranks.get(id) ?? -Infinity;
-      this.#ranks.set(id, Math.log2(1 + 2 ** (before - now)) + now);
-    }
-    const missing = ids.filter((id) => !this.#resident.has(id));
-    for (const id of missing) {
-      if (this.#resident.size + 1 > this.#slots && !this.#evict(wanted)) break;
-      this.#resident.add(id);
-    }
-    return missing.length;
-  }
-
-  /** Evicts the least used expert, except those in use. */
-  #evict(wanted: ReadonlySet<number>): boolean {
-    let [found, min] = [-1, Infinity];
-    for (const id of this.#resident) {
-      const rank = this.#ranks.get(id)!;
-      if (rank < min && !wanted.has(id)) [found, min] = [id, rank];
-    }
-    return this.#resident.delete(found);
-  }
+/** Uses experts in a step. Returns the number of experts that were not in memory. */
+function missesOf(
+  cache: ExpertCache,
+  ids: readonly number[],
+  step: number,
+): number {
+  const wanted = new Set(ids);
+  for (const id of ids) cache.use(id, step);
+  const missing = ids.filter((id) => cache.slot(id) === undefined);
+  missing.every((id) => cache.assign(id, wanted) !== undefined);
+  return missing.length;
 }

@@ -9,7 +9,7 @@ import type { Plan } from "../../../spec/plan/plan.ts";
 import type { ExpertMemory } from "../../../spec/plan_summary.ts";
 import type { Problem } from "../../../spec/problems.ts";
 import { sizeText } from "../../../spec/size_text.ts";
-import { MIN_EXPERTS } from "../../devices.ts";
+import { MIN_EXPERTS } from "../../expert_bytes.ts";
 
 /** Maximum memory of experts in a process in bytes; `auto`: as much as the device has left. */
 export type ExpertLimit = number | "auto";

@@ -1,0 +1,59 @@
+/** Memory of the ranks of a session. */
+
+import type { Plan } from "../spec/plan/plan.ts";
+import type { Device, DeviceBuffer } from "./device.ts";
+import { ExpertSlots } from "./expert_slots.ts";
+import { hostExperts } from "./mapped_weights.ts";
+import { RankMemory } from "./memory.ts";
+import { equalWeights } from "./shared_weights.ts";
+
+/** A session's plan and the memory of its ranks. */
+export interface Loaded {
+  readonly plan: Plan;
+  readonly ranks: readonly RankMemory[];
+}
+
+/**
+ * Allocates the buffers of ranks. Weights that `source` lays out equally on the same devices are shared with it: their
+ * names are `shared`.
+ */
+export function allocateRanks(
+  plan: Plan,
+  { devices, source, slotBytes, rankOf }: {
+    readonly devices: readonly Device[];
+    readonly source: Loaded | undefined;
+    /** Bytes of expert slots on each device. Undefined: devices have all experts. */
+    readonly slotBytes: number | undefined;
+    /** The rank of a device, by its index. */
+    readonly rankOf: (index: number) => number;
+  },
+): {
+  readonly shared: ReadonlySet<string>;
+  readonly ranks: readonly RankMemory[];
+} {
+  const shared =
+    source && devices.every((device, i) => device === source.ranks[i]?.device)
+      ? equalWeights(plan, source.plan)
+      : new Set<string>();
+  const slots = new Map<Device, ExpertSlots | undefined>(
+    source?.ranks.map(({ device, slots }) => [device, slots]),
+  );
+  const ranks = devices.map((device, i) => {
+    const rank = rankOf(i);
+    if (!slots.has(device) && slotBytes !== undefined) {
+      slots.set(device, new ExpertSlots(device, slotBytes));
+    }
+    const buffers = new Map<string, DeviceBuffer>(
+      slots.get(device) ? hostExperts(plan, rank) : [],
+    );
+    const from = source?.ranks[i];
+    for (const name of shared) {
+      if (from?.has(name)) buffers.set(name, from.buffer(name));
+    }
+    return new RankMemory(plan, device, rank, {
+      shared: buffers,
+      slots: slots.get(device),
+    });
+  });
+  return { shared, ranks };
+}
