@@ -1,7 +1,7 @@
 /**
- * Prefill and decode of a GGUF file of OLMoE's width by processor time: activations in f32, in q8, and llama.cpp, interleaved.
- * Logits of q8 are compared with those of f32 and llama.cpp's. `--type Q8_0`, `--layers N`, `--tokens N`, `--runs N`,
- * `--threads N`, `--no-llama`, `--out FILE`.
+ * Prefill and decode of a GGUF file of OLMoE's or gpt-oss-20b's width by processor time: activations in f32, in q8, and
+ * llama.cpp, interleaved. `--type Q8_0`, `--width olmoe|gpt-oss`, `--layers N`, `--tokens N` (of a prompt), `--batch N`
+ * (prompts), `--runs N`, `--threads N`, `--only f32|q8`, `--no-llama`, `--out FILE`.
  */
 
 import { existsSync, mkdirSync } from "node:fs";
@@ -21,13 +21,19 @@ import { machine, median } from "./measure.ts";
 import { openOurs, pause } from "./peers/engine.ts";
 import { installPeers } from "./peers/install.ts";
 import { openLlama, type Timed } from "./peers/llama.ts";
-import { VOCABULARY, writeQuantized } from "./quantized/file.ts";
+import {
+  VOCABULARY,
+  type WidthName,
+  writeQuantized,
+} from "./quantized/file.ts";
 import { timingOf, writeDocument } from "./results.ts";
 
 const { values: flags } = parseArgs({
   options: {
     type: { type: "string", default: "Q8_0" },
+    width: { type: "string", default: "olmoe" },
     layers: { type: "string", default: "3" },
+    batch: { type: "string", default: "1" },
     tokens: { type: "string", default: "256" },
     runs: { type: "string", default: "5" },
     threads: { type: "string", default: "1" },
@@ -38,21 +44,24 @@ const { values: flags } = parseArgs({
   },
 });
 const { type, out, only } = flags;
-const [layers, length, runs, threads] = [
+const width = flags.width as WidthName;
+const [layers, length, batch, runs, threads] = [
   flags.layers,
   flags.tokens,
+  flags.batch,
   flags.runs,
   flags.threads,
-].map(Number) as [number, number, number, number];
+].map(Number) as [number, number, number, number, number];
 const NEW_TOKENS = 17;
 const folder = join(tmpdir(), "switchyard-quantized");
 mkdirSync(folder, { recursive: true });
-const file = join(folder, `${type}-${layers}.gguf`);
-if (!existsSync(file)) writeQuantized(file, { type, layers });
-const prompt = Array.from(
-  { length },
-  (_, i) => VOCABULARY - 1 - i * 1571 % VOCABULARY,
-);
+const file = join(folder, `${type}-${width}-${layers}.gguf`);
+if (!existsSync(file)) writeQuantized(file, { type, layers, width });
+const prompts = Array.from({ length: batch }, (_, sequence) =>
+  Array.from(
+    { length },
+    (_, i) => VOCABULARY - 1 - (i * 1571 + sequence * 389) % VOCABULARY,
+  ));
 
 /** Processor time of this process, in ms. */
 function now(): number {
@@ -62,7 +71,6 @@ function now(): number {
 
 const target = await loadTarget(file, nodeFiles());
 const sides: { [side: string]: () => Promise<Timed> } = {};
-const logits: { [side: string]: () => Promise<Float32Array> } = {};
 const opened: Opened[] = [];
 for (const activations of ["f32", "q8"] as const) {
   if (only !== undefined && only !== activations) continue;
@@ -71,7 +79,11 @@ for (const activations of ["f32", "q8"] as const) {
     threads,
     activations,
     next: { candidates: 1 },
-    need: { tokens: length, sequences: 1, context: length + NEW_TOKENS },
+    need: {
+      tokens: length * batch,
+      sequences: batch,
+      context: length + NEW_TOKENS,
+    },
   });
   opened.push(one);
   const decoder = new Decoder(one.session, decoderShape(one.plan)!);
@@ -79,10 +91,11 @@ for (const activations of ["f32", "q8"] as const) {
     one.session.reset();
     const { sequences, prefillMs, decodeMs } = await generate(
       decoder,
-      [prompt],
+      prompts,
       { maxNewTokens: NEW_TOKENS, stop: new Set(), temperature: 0, now },
     );
-    return { prefillMs, decodeMs, tokens: sequences[0]!.tokens };
+    const tokens = sequences.flatMap(({ tokens }) => tokens);
+    return { prefillMs, decodeMs, tokens };
   };
 }
 const llama = flags["no-llama"] ? undefined : await (async () => {
@@ -90,7 +103,8 @@ const llama = flags["no-llama"] ? undefined : await (async () => {
   const model = await openLlama({
     file,
     vocabulary: VOCABULARY,
-    prompt,
+    prompt: prompts[0]!,
+    prompts,
     context: length + NEW_TOKENS,
     newTokens: NEW_TOKENS,
     threads,
@@ -98,7 +112,6 @@ const llama = flags["no-llama"] ? undefined : await (async () => {
   });
   const context = await model.context(threads);
   sides["llama.cpp"] = () => context.generate();
-  logits["llama.cpp"] = () => context.logits();
   return model;
 })();
 
@@ -122,8 +135,10 @@ const document = {
   program: "quantized",
   machine: machine(),
   type,
+  width,
   layers,
   tokens: length,
+  batch,
   threads,
   sides: Object.fromEntries(
     Object.entries(times).map(([side, { prefill, decode }]) => [
@@ -135,7 +150,7 @@ const document = {
 console.log(document.machine);
 for (const [side, { prefill, decode }] of Object.entries(times)) {
   console.log(
-    `${type} ${side}: prefill ${median(prefill).toFixed(0)} ms, a token ${
+    `${type} ${side}: prefill ${median(prefill).toFixed(0)} ms, a step ${
       median(decode).toFixed(2)
     } ms`,
   );

@@ -20,6 +20,8 @@ export interface LlamaOptions {
   readonly context: number;
   readonly vocabulary: number;
   readonly prompt: readonly number[];
+  /** Prompts of the sequences that `generate` continues at the same time. Default: `prompt`. */
+  readonly prompts?: readonly (readonly number[])[];
   readonly newTokens: number;
   /** The clock in ms. Default: `performance.now`. */
   readonly now?: () => number;
@@ -56,22 +58,25 @@ export async function openLlama(options: LlamaOptions): Promise<LlamaModel> {
     modelPath: options.file,
     gpuLayers: vulkan ? "max" : 0,
   });
+  const { prompt, prompts = [prompt] } = options;
   return {
     context: async (threads) => {
       const context = await model.createContext({
-        contextSize: options.context,
-        batchSize: options.prompt.length,
+        contextSize: options.context * prompts.length,
+        sequences: prompts.length,
+        batchSize: prompt.length * prompts.length,
         threads,
         // All values in f32, as on this project's side. Its flash attention rounds to f16.
         flashAttention: false,
         experimentalKvCacheKeyType: "F32",
         experimentalKvCacheValueType: "F32",
       });
-      const sequence = context.getSequence();
+      const sequences = prompts.map(() => context.getSequence());
+      const sequence = sequences[0]!;
       return {
-        logits: () => logitsOf(sequence, options.prompt.length - 1, options),
+        logits: () => logitsOf(sequence, prompt.length - 1, options),
         allLogits: () => logitsOf(sequence, 0, options),
-        generate: () => generate(sequence, options),
+        generate: () => generate(sequences, prompts, options),
       };
     },
     close: () => llama.dispose(),
@@ -99,26 +104,31 @@ async function logitsOf(
   return logits;
 }
 
+/** Generates after all prompts at the same time. The prefill ends with the first token of the last sequence. */
 async function generate(
-  sequence: LlamaSequence,
-  { prompt, newTokens, now = () => performance.now() }: LlamaOptions,
+  sequences: readonly LlamaSequence[],
+  prompts: readonly (readonly number[])[],
+  { newTokens, now = () => performance.now() }: LlamaOptions,
 ): Promise<Timed> {
-  await sequence.clearHistory();
-  const tokens: number[] = [];
+  for (const sequence of sequences) await sequence.clearHistory();
   const started = now();
   let prefilled = started;
-  const chosen = sequence.evaluate(prompt, {
-    temperature: 0,
-    yieldEogToken: true,
-  });
-  for await (const token of chosen) {
-    tokens.push(token);
-    if (tokens.length === 1) prefilled = now();
-    if (tokens.length === newTokens) break;
-  }
+  const generated = await Promise.all(sequences.map(async (sequence, i) => {
+    const tokens: number[] = [];
+    const chosen = sequence.evaluate(prompts[i]!, {
+      temperature: 0,
+      yieldEogToken: true,
+    });
+    for await (const token of chosen) {
+      tokens.push(token);
+      if (tokens.length === 1) prefilled = now();
+      if (tokens.length === newTokens) break;
+    }
+    return tokens;
+  }));
   return {
     prefillMs: prefilled - started,
     decodeMs: now() - prefilled,
-    tokens,
+    tokens: generated.flat(),
   };
 }

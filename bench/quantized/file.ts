@@ -1,4 +1,4 @@
-/** A GGUF file of OLMoE's width with matrices of one type, of random blocks. */
+/** A GGUF file of a published width with matrices of one type, of random blocks. */
 
 import type { GgufValues } from "../../engine/gguf/write.ts";
 import { closeSync, openSync, writeSync } from "node:fs";
@@ -12,7 +12,14 @@ import {
 } from "../peers/gguf.ts";
 import { blocksOf } from "../peers/gguf_blocks.ts";
 
-const EMBED = 2048, FFN = 1024, EXPERTS = 64, CHOICES = 8;
+/** Widths of published models, with heads of equal keys and values. */
+const WIDTHS = {
+  olmoe: { embed: 2048, ffn: 1024, experts: 64, choices: 8, heads: 16 },
+  "gpt-oss": { embed: 2880, ffn: 2880, experts: 32, choices: 4, heads: 45 },
+};
+
+/** The name of a width. */
+export type WidthName = keyof typeof WIDTHS;
 
 /** Tokens of the vocabulary. */
 export const VOCABULARY = 16384;
@@ -30,16 +37,17 @@ export function typeOf(name: string): BlockType & { readonly number: number } {
   throw new Error(`Cannot find type '${name}': GGUF types are in capitals`);
 }
 
-function keysOf(layers: number): GgufValues {
+function keysOf(layers: number, width: WidthName): GgufValues {
+  const { embed, ffn, experts, choices, heads } = WIDTHS[width];
   const counts = {
     block_count: layers,
     context_length: 4096,
-    embedding_length: EMBED,
-    feed_forward_length: FFN,
-    expert_count: EXPERTS,
-    expert_used_count: CHOICES,
-    "attention.head_count": 16,
-    "attention.head_count_kv": 16,
+    embedding_length: embed,
+    feed_forward_length: ffn,
+    expert_count: experts,
+    expert_used_count: choices,
+    "attention.head_count": heads,
+    "attention.head_count_kv": heads,
   };
   return {
     "general.architecture": { text: "olmoe" },
@@ -55,8 +63,13 @@ function keysOf(layers: number): GgufValues {
 /** Write the file. */
 export function writeQuantized(
   path: string,
-  { type, layers }: { readonly type: string; readonly layers: number },
+  { type, layers, width }: {
+    readonly type: string;
+    readonly layers: number;
+    readonly width: WidthName;
+  },
 ): void {
+  const { embed, ffn, experts } = WIDTHS[width];
   const row = typeOf(type);
   const pool = blocksOf(row, POOL, 1);
   const tensors: { [name: string]: GgufTensor<GgufData> } = {};
@@ -85,24 +98,24 @@ export function writeQuantized(
     );
     tensors[`${name}.weight`] = { shape, data };
   };
-  put("token_embd", VOCABULARY, EMBED);
+  put("token_embd", VOCABULARY, embed);
   for (let i = 0; i < layers; i++) {
     for (const name of ["q", "k", "v", "output"]) {
-      put(`blk.${i}.attn_${name}`, EMBED, EMBED);
+      put(`blk.${i}.attn_${name}`, embed, embed);
     }
-    put(`blk.${i}.ffn_gate_exps`, EXPERTS, FFN, EMBED);
-    put(`blk.${i}.ffn_up_exps`, EXPERTS, FFN, EMBED);
-    put(`blk.${i}.ffn_down_exps`, EXPERTS, EMBED, FFN);
-    float(`blk.${i}.ffn_gate_inp`, EXPERTS, EMBED);
+    put(`blk.${i}.ffn_gate_exps`, experts, ffn, embed);
+    put(`blk.${i}.ffn_up_exps`, experts, ffn, embed);
+    put(`blk.${i}.ffn_down_exps`, experts, embed, ffn);
+    float(`blk.${i}.ffn_gate_inp`, experts, embed);
     for (const n of ["attn_norm", "ffn_norm", "attn_q_norm", "attn_k_norm"]) {
-      float(`blk.${i}.${n}`, EMBED);
+      float(`blk.${i}.${n}`, embed);
     }
   }
-  float("output_norm", EMBED);
-  put("output", VOCABULARY, EMBED);
+  float("output_norm", embed);
+  put("output", VOCABULARY, embed);
   const descriptor = openSync(path, "w");
   try {
-    for (const part of writeGguf(keysOf(layers), tensors)) {
+    for (const part of writeGguf(keysOf(layers, width), tensors)) {
       writeSync(descriptor, part);
     }
   } finally {
