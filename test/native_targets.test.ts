@@ -186,6 +186,7 @@ function random(): Case[] {
 const MAIN = `
 static void run(kernel_function *f, u scratch, u x, u y, u z, const u *lengths, u count) {
   struct launch *l = calloc(1, sizeof *l + count * sizeof l->bindings[0]);
+  l->words = 1;
   const uint32_t stop = 0;
   l->x = x; l->y = y;
   for (u i = 0; i < count; i++) {

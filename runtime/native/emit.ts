@@ -76,6 +76,12 @@ function nesting(text: string): number {
 export class Emitter {
   readonly writer: Writer;
   readonly arrays = new Map<Memory, ArrayNames>();
+  /** The binding whose rows are prefetched along loads, their stride in bytes, and the words of a load. */
+  along?: {
+    readonly binding: number;
+    readonly apart: number;
+    readonly words: number;
+  };
   readonly #names = new Map<object, string>();
   #program: Program | undefined;
   #repeated = new Set<Value>();
@@ -341,7 +347,12 @@ export class Emitter {
         // Between the codes of blocks there are scales.
         const step = s.bytes ? 4.5 * s.words : 4 * s.words;
         const later = s.ahead === "later" ? "&later" : "0";
-        const along = s.ahead === "along" ? "&along" : "0";
+        const isAlong = s.ahead === "along";
+        if (isAlong && "binding" in s.from) {
+          const { binding } = s.from;
+          this.along ??= { binding, apart: width * s.apart, words: s.words };
+        }
+        const along = isAlong ? `&along_${s.several ? "several" : "one"}` : "0";
         return writer.line(
           `turn${s.words}(${tile}, ${address}, ${at}, ${
             width * s.apart

@@ -6,6 +6,7 @@ import type { Streaming } from "../device.ts";
 import { importKoffi } from "../koffi.ts";
 import { findCompiler } from "./compiler.ts";
 import { ObjectCache } from "./objects.ts";
+import { MAX_SHAPES, SHAPE_WORDS } from "./shapes.ts";
 import { THREADS_IN_C } from "./threads.ts";
 
 type Callable = ReturnType<LibraryHandle["func"]>;
@@ -67,6 +68,14 @@ export interface Runtime {
     /** Whether a read failed. Nothing runs after that. */
     readonly failed: boolean;
   };
+  /** Bits of `NEWS`: what happened to shapes of prefetches since the last call. */
+  shapeNews(pool: bigint): number;
+  /** Loads the probe that measures shapes. Returns whether the system allows it. */
+  loadProbe(pool: bigint, path: string): boolean;
+  /** Measured shapes, `SHAPE_WORDS` each. */
+  shapes(pool: bigint): Uint32Array;
+  /** Sets shapes that were measured earlier, before the first run. */
+  setShapes(pool: bigint, shapes: Uint32Array): void;
   /** Memory as an ArrayBuffer, valid until it is freed. */
   view(address: number, bytes: number): ArrayBuffer;
 }
@@ -138,6 +147,14 @@ async function load(): Promise<NativeLibrary> {
   );
   const limit = bind("void switchyard_limit(void *pool, uint64_t bytes)");
   const streams = bind("void switchyard_streams(void *pool, void *to)");
+  const shapeNews = bind("uint32_t switchyard_shape_news(void *pool)");
+  const loadProbe = bind(
+    "int32_t switchyard_shape_probe(void *pool, const char *path)",
+  );
+  const shapes = bind("uint32_t switchyard_shapes(void *pool, void *to)");
+  const setShapes = bind(
+    "void switchyard_set_shapes(void *pool, void *from, uint32_t count)",
+  );
   const runtime: Runtime = {
     open: (threads) => open(threads) ?? 0n,
     close: (pool) => close(pool),
@@ -179,6 +196,14 @@ async function load(): Promise<NativeLibrary> {
         failed: failed > 0,
       };
     },
+    shapeNews: (pool) => shapeNews(pool),
+    loadProbe: (pool, path) => loadProbe(pool, path) === 0,
+    shapes: (pool) => {
+      const words = new Uint32Array(SHAPE_WORDS * MAX_SHAPES);
+      return words.subarray(0, SHAPE_WORDS * shapes(pool, words));
+    },
+    setShapes: (pool, words) =>
+      setShapes(pool, words, words.length / SHAPE_WORDS),
     view: (address, bytes) => koffi.view(BigInt(address), bytes),
   };
   // A library is unloaded when its handle and functions are collected: the closures above retain them.

@@ -130,6 +130,21 @@ export class ObjectCache {
     });
   }
 
+  /** The bytes that an earlier process saved with `putNote`, for the same compiler and processor. */
+  async note(key: string): Promise<Buffer | undefined> {
+    const folder = this.#folder;
+    return folder === undefined
+      ? undefined
+      : await readSealed(path.join(folder, `${this.#hash(key)}.json`));
+  }
+
+  /** Saves bytes next to the objects. */
+  async putNote(key: string, bytes: Uint8Array): Promise<void> {
+    await this.#inFolder((folder) =>
+      putSealed(folder, `${this.#hash(key)}.json`, bytes)
+    );
+  }
+
   /** Replaces the folder by a private one, for example if the system does not load files from it. */
   leave(reason: string): void {
     this.#unkept ??= reason;

@@ -63,7 +63,8 @@ function bodyInC(program: Program): string {
     }
   }
   writer.line("struct ahead later = { 0 };");
-  writer.line("struct along along = { 0 };");
+  writer.line("struct along along_one = { SHAPE_OF(launch->shape & 255) };");
+  writer.line("struct along along_several = { SHAPE_OF(launch->shape >> 8) };");
   const [x, y, z] = program.groups.map((local) => emitter.name(local));
   writer.block(
     "for (u group = first_group; group < end_group; group++)",
@@ -79,5 +80,9 @@ function bodyInC(program: Program): string {
       emitter.program(program);
     },
   );
-  return writer.text();
+  const { along } = emitter;
+  if (!along) return writer.text();
+  const values = `{ ${along.binding}, ${along.apart}, ${along.words} }`;
+  return `if (launch->words == 0) { *(struct along_binding *)scratch = (struct along_binding)${values}; return; }
+${writer.text()}`;
 }

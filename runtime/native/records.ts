@@ -25,12 +25,18 @@ export const RECORD_WORDS = 12;
 /** Words of a binding. */
 export const BINDING_WORDS = 4;
 
-/** The record in C, and the signature of compiled kernels: workgroups `first` to `end` of a launch. */
+/**
+ * The record in C, and the signature of compiled kernels: workgroups `first` to `end` of a launch. Before it runs a record,
+ * the runtime sets `shape`, of the prefetches of loops over one row, and 256 times that of loops over several. A kernel
+ * called with an empty record writes its `along_binding` to scratch memory: the binding whose rows it prefetches, their
+ * stride in bytes, and the words of a load; or nothing.
+ */
 export const LAUNCH_STRUCT = `
 struct launch {
-  uint32_t words, kernel, groups, x, y, experts, tiles, unused;
+  uint32_t words, kernel, groups, x, y, experts, tiles, shape;
   uint64_t start, end;
   struct { uint32_t *address; uint64_t length; } bindings[];
 };
+struct along_binding { uint32_t binding, apart, words; };
 typedef void kernel_function(const struct launch *, uint32_t first, uint32_t end, char *scratch, const volatile uint32_t *stop);
 `;

@@ -5,6 +5,7 @@
 import { EXPERTS_IN_C } from "./experts.ts";
 import { FILES_IN_C } from "./files.ts";
 import { LAUNCH_STRUCT } from "./records.ts";
+import { SHAPE_CALLS_IN_C, SHAPES_IN_C } from "./shapes.ts";
 import { GUARD_BYTES } from "./vectors.ts";
 
 /** Number of the copy kernel. */
@@ -44,7 +45,8 @@ export const THREADS_IN_C = `
 #include <time.h>
 #include <unistd.h>
 ${LAUNCH_STRUCT}
-struct kernel { kernel_function *run; double cost; };
+${SHAPES_IN_C}
+struct kernel { kernel_function *run; double cost; struct along_binding along; };
 struct pool {
   uint32_t threads;
   pthread_t *ids;
@@ -58,6 +60,7 @@ struct pool {
   kernel_function *run;
   uint32_t groups, chunk;
   struct streams *streams;
+  struct shapes shapes;
   atomic_uint next, inside, signal, sleepers, in_batch, closing;
   pthread_mutex_t mutex;
   pthread_cond_t wake;
@@ -236,6 +239,12 @@ int32_t switchyard_load(struct pool *p, const char *path, const char *name, uint
   if (!kernels) return -1;
   p->kernels = kernels;
   kernels[p->kernel_count] = (struct kernel){ run, -1 };
+  // An empty record with more bindings than any kernel.
+  static uint64_t empty[1 << 10], described[${GUARD_BYTES}];
+  uint32_t stop = 0;
+  memset(described, 0, sizeof described);
+  run((struct launch *)empty, 0, 0, (char *)described, &stop);
+  memcpy(&kernels[p->kernel_count].along, described, sizeof(struct along_binding));
   return p->kernel_count++;
 }
 
@@ -252,6 +261,7 @@ uint64_t switchyard_run(struct pool *p, uint32_t *words, uint64_t from, uint64_t
     if (budget > 0 && (l->experts || kernel->cost < 0 || last - begin + predicted / sharers > budget)) break;
     p->position = from;
     l->start = last;
+    if (kernel->along.words) l->shape = shape_of(&p->shapes, l, &kernel->along);
     if (l->experts) run_streamed(p, l, kernel), last = now();
     else last = run_launch(p, l, kernel, last);
     l->end = last;
@@ -285,4 +295,4 @@ void switchyard_free(char *address, uint64_t bytes) {
   if (size >= ${PAGES_FROM}) munmap(address - ${GUARD_BYTES}, size);
   else free(address - ${GUARD_BYTES});
 }
-${FILES_IN_C}${EXPERTS_IN_C}`;
+${SHAPE_CALLS_IN_C}${FILES_IN_C}${EXPERTS_IN_C}`;

@@ -8,6 +8,7 @@ import { MATH } from "../vector/math.ts";
 import { Emitter } from "./emit.ts";
 import { Writer } from "./writer.ts";
 import { FUSED_MACROS } from "./compiler.ts";
+import { ALONG_IN_C, LINE } from "./along.ts";
 import { LAUNCH_STRUCT } from "./records.ts";
 
 /** Readable bytes before and after every array: one vector of the widest kind. */
@@ -15,12 +16,6 @@ export const GUARD_BYTES = 64;
 
 /** Bytes between a load that fills workgroup memory and the prefetch that it queues. */
 const AHEAD = 512;
-
-/** Bytes of a cache line. */
-const LINE = 64;
-
-/** Bytes between a transposed load and its prefetch. */
-const ALONG = 1024;
 
 /** Capacity of the prefetch queue; the oldest addresses are dropped. */
 const AHEAD_ENTRIES = 16;
@@ -48,24 +43,6 @@ INLINE void prefetch_ahead(struct ahead *a) {
   for (u i = 0; i < LANES / 2; i++) __builtin_prefetch(from + i * apart);
   a->done = (a->done + LANES / 2) % LANES;
   if (a->done == 0) a->first++;
-}
-`;
-
-/**
- * Prefetches a line of each lane's row next to a transposed load. Past the end of the rows it continues with the
- * following rows or, if two arrays alternate, with the next rows of the other array. Uses the second-level cache: rows
- * whose distance is a power of two share a set of the first level and evict each other there.
- */
-const ALONG_IN_C = `
-struct along { const char *array, *next, *other; };
-INLINE void prefetch_along(const char *array, const char *from, uint64_t at, uint64_t apart, uint64_t step, struct along *s) {
-  const char *next = from - at + LANES * apart;
-  if (at < step && s->next != next) s->other = s->array == array ? 0 : s->next, s->array = array, s->next = next;
-  uint64_t ahead = at + ${ALONG};
-  const char *row = ahead < apart ? from + ${ALONG} : (s->other ? s->other : next) + ahead - apart;
-  if (at % ${LINE} >= step) return;
-  UNROLL(LANES)
-  for (u i = 0; i < LANES; i++) __builtin_prefetch(row + i * apart, 0, 2);
 }
 `;
 

@@ -195,6 +195,8 @@ export type Statement =
     readonly apart: number;
     readonly words: number;
     readonly ahead: "along" | "later" | "next";
+    /** Whether its words are multiplied by several rows. */
+    readonly several: boolean;
   }
   /** Prefetches some of the lines that a `turn` with `later` queued. */
   | { readonly op: "prefetch" };

@@ -220,6 +220,10 @@ function tiledLoop(
     // Some iterations at a time, along which words are loaded.
     const start = newLocal("start", "u");
     const words = tiledWords(s, on)!;
+    // Each row has a sum for each weight.
+    const sums = new Set(s.body.map((s) => s.op === "set" ? s.name : ""));
+    sums.delete("");
+    const several = sums.size > apart.length;
     const run = word(words);
     const index = newLocal("i", "u");
     on.count({ counter: start, from, to, step: run, long }, () => {
@@ -238,6 +242,7 @@ function tiledLoop(
             bytes,
             words,
             ahead: later ? "later" : readsHere ? "next" : "along",
+            several,
           });
           x.pointed.set(load, { tile, index: get(index) });
         }

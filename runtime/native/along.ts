@@ -1,0 +1,45 @@
+/** Prefetches beside transposed loads of rows. */
+
+/** Bytes of a cache line. */
+export const LINE = 64;
+
+/**
+ * Shapes of prefetches. The first is used unless another is measured to be faster. `ahead`: bytes from a load to its
+ * prefetch in the same rows; 0: the following rows are prefetched line after line, as one stream. `near`: into the
+ * first-level cache, where rows whose distance is a power of two share a set and may evict each other.
+ */
+export const SHAPES = [
+  { ahead: 1024, near: 0 },
+  { ahead: 512, near: 1 },
+  { ahead: 2048, near: 0 },
+  { ahead: 0, near: 1 },
+] as const;
+
+/**
+ * Prefetches a line of each lane's row next to a transposed load. Past the end of the rows it continues with the
+ * following rows or, if two arrays alternate, with the next rows of the other array. `SHAPE_OF` selects a shape by its
+ * index.
+ */
+export const ALONG_IN_C = `
+struct along { const char *array, *next, *other; u ahead, near; };
+static const struct { u ahead, near; } SHAPES[] = { ${
+  SHAPES.map(({ ahead, near }) => `{ ${ahead}, ${near} }`).join(", ")
+} };
+#define SHAPE_OF(i) .ahead = SHAPES[i].ahead, .near = SHAPES[i].near
+INLINE void prefetch_along(const char *array, const char *from, uint64_t at, uint64_t apart, uint64_t step, struct along *s) {
+  const char *next = from - at + LANES * apart;
+  if (at < step && s->next != next) s->other = s->array == array ? 0 : s->next, s->array = array, s->next = next;
+  if (at % ${LINE} >= step) return;
+  const char *after = s->other ? s->other : next, *line = from + s->ahead;
+  uint64_t ahead = at + s->ahead, lines = apart;
+  if (!s->ahead) line = after + at / ${LINE} * ${LINE} * LANES, lines = ${LINE};
+  else if (ahead >= apart) line = after + ahead - apart;
+  if (s->near) {
+    UNROLL(LANES)
+    for (u i = 0; i < LANES; i++) __builtin_prefetch(line + i * lines, 0, 3);
+  } else {
+    UNROLL(LANES)
+    for (u i = 0; i < LANES; i++) __builtin_prefetch(line + i * lines, 0, 2);
+  }
+}
+`;
