@@ -7,7 +7,7 @@
 import * as k from "../../spec/kernel/build.ts";
 import { expr } from "../../spec/kernel/resolve.ts";
 import type { CallName, Expr } from "../../spec/kernel/tree.ts";
-import { mapOperands, walkExpression } from "../../spec/kernel/walk.ts";
+import { addLocals, mapOperands } from "../../spec/kernel/walk.ts";
 import type { ScalarFunction } from "./graph.ts";
 
 /** A derivative that is zero everywhere. */
@@ -176,13 +176,6 @@ class Derivation {
   }
 }
 
-/** The locals that an expression reads. */
-function readsOf(e: Expr, into: Set<string>): void {
-  walkExpression(e, (node) => {
-    if (node.op === "local") into.add(node.name);
-  });
-}
-
 /** A scalar function without unused parameters and values. `used`: its own values, last first. */
 export interface Trimmed {
   readonly fn: ScalarFunction;
@@ -192,10 +185,10 @@ export interface Trimmed {
 /** Drops unused parameters and values. The last parameter is used. */
 function trim(fn: ScalarFunction): Trimmed {
   const reads = new Set<string>();
-  readsOf(fn.result, reads);
+  addLocals(fn.result, reads);
   const lets = [...fn.lets].reverse().filter(({ name, value }) => {
     if (!reads.has(name)) return false;
-    readsOf(value, reads);
+    addLocals(value, reads);
     return true;
   }).reverse();
   const last = fn.parameters.length - 1;

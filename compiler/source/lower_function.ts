@@ -7,6 +7,7 @@
 import { invariant } from "../../spec/errors.ts";
 import * as k from "../../spec/kernel/build.ts";
 import type { Expr, ScalarType } from "../../spec/kernel/tree.ts";
+import { addLocals } from "../../spec/kernel/walk.ts";
 import type { ScalarFunction } from "../graph/graph.ts";
 import { arithmetic, choose, or } from "./arithmetic.ts";
 import { errorAt, nameOfKind } from "./errors.ts";
@@ -419,20 +420,10 @@ function withoutUnused(
   result: Expr,
 ): ScalarFunction["lets"] {
   const used = new Set<string>();
-  collectLocals(result, used);
+  addLocals(result, used);
   const needed = [...lets].reverse().filter(({ name, value }) => {
-    if (used.has(name)) collectLocals(value, used);
+    if (used.has(name)) addLocals(value, used);
     return used.has(name);
   });
   return needed.reverse();
-}
-
-function collectLocals(e: Expr, names: Set<string>): void {
-  if (e.op === "local") names.add(e.name);
-  else if (e.op === "binary") {
-    [e.a, e.b].forEach((x) => collectLocals(x, names));
-  } else if (e.op === "select") {
-    [e.condition, e.a, e.b].forEach((x) => collectLocals(x, names));
-  } else if (e.op === "call") e.args.forEach((x) => collectLocals(x, names));
-  else if (e.op === "unary" || e.op === "convert") collectLocals(e.a, names);
 }

@@ -23,6 +23,7 @@ import {
   isForAll,
   type Outer,
   type Phase,
+  phasesIn,
   splitPhases,
 } from "./phases.ts";
 import { type LoopOptions, Statements } from "./statement.ts";
@@ -168,7 +169,7 @@ class KernelLowering {
 
   /** Declares variables that are used beyond their declaring phase. */
   #declare(): void {
-    const phases = phasesOf(this.#outer);
+    const phases = phasesIn(this.#outer);
     if (phases.length === 1 && this.#outer.length === 1) return;
     for (const s of phases.flatMap(({ body }) => body)) {
       if (s.op !== "let" && s.op !== "var") continue;
@@ -263,13 +264,4 @@ function sharedIn(body: readonly Stmt[]): Set<string> {
     if (e.op === "shared") arrays.add(e.array);
   });
   return arrays;
-}
-
-function phasesOf(outer: readonly Outer[]): Phase[] {
-  return outer.flatMap((o) => {
-    if (o.op === "phase") return [o];
-    if (o.op === "zero") return [];
-    if (o.op === "for") return phasesOf(o.body);
-    return [...phasesOf(o.then), ...phasesOf(o.else)];
-  });
 }

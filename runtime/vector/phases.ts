@@ -5,11 +5,11 @@
 
 import type { Expr, Kernel, Stmt } from "../../spec/kernel/tree.ts";
 import {
+  addLocals,
   expressionsOf,
   someExpression,
   someNode,
   someStatement,
-  walkExpression,
 } from "../../spec/kernel/walk.ts";
 import { hasBarrier, namesIn } from "./analyze.ts";
 import type { Shapes } from "./shape.ts";
@@ -39,6 +39,28 @@ export type Outer =
     readonly then: readonly Outer[];
     readonly else: readonly Outer[];
   };
+
+/** The bodies of a loop or a condition. */
+function bodiesIn(o: Outer): readonly (readonly Outer[])[] {
+  if (o.op === "for") return [o.body];
+  return o.op === "if" ? [o.then, o.else] : [];
+}
+
+/** The bounds of a loop, or a condition. */
+function boundsOf(o: Outer): readonly Expr[] {
+  if (o.op === "for") return expressionsOf(o.loop);
+  return o.op === "if" ? [o.condition] : [];
+}
+
+/** All elements of a list, outer ones first. */
+function allIn(list: readonly Outer[]): Outer[] {
+  return list.flatMap((o) => [o, ...bodiesIn(o).flatMap(allIn)]);
+}
+
+/** The phases of a list, in order. */
+export function phasesIn(list: readonly Outer[]): Phase[] {
+  return allIn(list).filter((o) => o.op === "phase");
+}
 
 function splitBody(
   kernel: Kernel,
@@ -99,23 +121,9 @@ export function splitPhases(
   shapes: Shapes,
 ): { outer: readonly Outer[]; crossing: ReadonlySet<string> } {
   const outer = splitBody(kernel, body, shapes);
-  const phases: Phase[] = [];
+  const phases = phasesIn(outer);
   const bounds = new Set<string>();
-  const collect = (list: readonly Outer[]): void => {
-    for (const o of list) {
-      if (o.op === "phase") phases.push(o);
-      else if (o.op === "zero") continue;
-      else if (o.op === "for") {
-        for (const e of expressionsOf(o.loop)) addNames(e, bounds);
-        collect(o.body);
-      } else {
-        addNames(o.condition, bounds);
-        collect(o.then);
-        collect(o.else);
-      }
-    }
-  };
-  collect(outer);
+  for (const e of allIn(outer).flatMap(boundsOf)) addLocals(e, bounds);
   // Without barriers there is only one phase.
   if (phases.length < 2 && bounds.size === 0) {
     return { outer: zeroedWhereUsed(outer), crossing: new Set() };
@@ -180,7 +188,7 @@ function repeatDefinitions(
   for (const phase of phases) {
     const needed = namesIn(phase.body);
     for (const [name, { value }] of [...again].reverse()) {
-      if (needed.has(name)) addNames(value, needed);
+      if (needed.has(name)) addLocals(value, needed);
     }
     const missing = [...again.values()].filter(({ name }) =>
       needed.has(name) && declared.get(name) !== phase
@@ -273,26 +281,17 @@ function zeroedWhereUsed(list: readonly Outer[]): readonly Outer[] {
   return [...list.slice(0, at), ...used, ...list.slice(at + 1)];
 }
 
-function usesShared(o: Outer): boolean {
-  if (o.op === "zero") return false;
-  if (o.op === "if") {
-    return readsShared(o.condition) || [...o.then, ...o.else].some(usesShared);
-  }
-  if (o.op === "for") {
-    return expressionsOf(o.loop).some(readsShared) || o.body.some(usesShared);
-  }
-  return someStatement(o.body, ({ op }) => op === "sharedStore") ||
-    someExpression(o.body, ({ op }) => op === "shared");
+function usesShared(outer: Outer): boolean {
+  return allIn([outer]).some((o) =>
+    o.op === "phase"
+      ? someStatement(o.body, ({ op }) => op === "sharedStore") ||
+        someExpression(o.body, ({ op }) => op === "shared")
+      : boundsOf(o).some(readsShared)
+  );
 }
 
 function readsShared(e: Expr): boolean {
   return someNode(e, ({ op }) => op === "shared");
-}
-
-function addNames(e: Expr, names: Set<string>): void {
-  walkExpression(e, (node) => {
-    if (node.op === "local") names.add(node.name);
-  });
 }
 
 /** A workgroup-uniform `let` keeps its value in its local between phases. */

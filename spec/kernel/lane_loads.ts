@@ -6,6 +6,7 @@
 import { readTree } from "./verify_tree.ts";
 import { exactJson } from "./exact_json.ts";
 import { replaceInValue } from "./replace.ts";
+import { bodiesOf } from "./walk.ts";
 import type { Expr, Kernel, Stmt } from "./tree.ts";
 
 type Let = Extract<Stmt, { readonly op: "let" }>;
@@ -44,9 +45,7 @@ export function laneLoads(
     const bound = new Set(around);
     for (const s of body) {
       if (s.op === "let") bound.add(s.name);
-      else if (s.op === "if") {
-        for (const part of [s.then, s.else ?? []]) visit(part, bound);
-      } else if (s.op === "for") {
+      if (s.op === "for") {
         const uniform = scattered.has(s)
           ? []
           : s.body.filter((one): one is Let =>
@@ -58,8 +57,9 @@ export function laneLoads(
           subgroup,
         });
         if (loads.length > 0) found.set(s, loads);
-        visit(s.body, new Set([...bound, s.name]));
       }
+      const inside = s.op === "for" ? new Set([...bound, s.name]) : bound;
+      for (const inner of bodiesOf(s)) visit(inner, inside);
     }
   };
   visit(kernel.body, new Set());

@@ -175,6 +175,13 @@ export function someStatement(
   );
 }
 
+/** Adds the names of locals that an expression reads. */
+export function addLocals(e: Expr, names: Set<string>): void {
+  walkExpression(e, (node) => {
+    if (node.op === "local") names.add(node.name);
+  });
+}
+
 /** Whether a node of an expression passes a test. */
 export function someNode(
   e: Expr,

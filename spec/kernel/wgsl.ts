@@ -14,6 +14,7 @@ import {
   type Kernel,
   type Stmt,
 } from "./tree.ts";
+import { operands } from "./walk.ts";
 
 /** Functions whose WGSL name differs from that in the tree. */
 const RENAMED: { readonly [fn in CallName]?: string } = {
@@ -99,22 +100,9 @@ function printF32(value: number): string {
 
 /** Whether WGSL evaluates an expression at compile time. */
 function isConstant(e: Expr): boolean {
-  switch (e.op) {
-    case "const":
-      return true;
-    case "unary":
-    case "convert":
-    case "bitcast":
-      return isConstant(e.a);
-    case "binary":
-      return isConstant(e.a) && isConstant(e.b);
-    case "call":
-      return e.args.every(isConstant);
-    case "select":
-      return [e.condition, e.a, e.b].every(isConstant);
-    default:
-      return false;
-  }
+  if (e.op === "const") return true;
+  const inner = e.op === "load" || e.op === "shared" ? [] : operands(e);
+  return inner.length > 0 && inner.every(isConstant);
 }
 
 /**
