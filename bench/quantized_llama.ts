@@ -46,7 +46,8 @@ const FAMILIES = [
   ...["minimaxm2-16e", "ernie45moe-16e", "deepseekv3-16e"],
   ...["hunyuanmoe-12e", "deepseekv2-16e", "gptoss-8e", "granitemoe-8e"],
   ...["lfm2moe-16e", "qwen3next-16e", "qwen35moe-16e"],
-  ...["gemma4moe-12e", "granitemoehybrid-12e"],
+  ...["gemma4moe-12e", "granitemoehybrid-12e", "llama4-8e", "nemotronh-16e"],
+  ...["deepseekv32-16e", "glmmoedsa-16e", "glm4moelite-16e"],
 ];
 
 const YARN = {
@@ -65,12 +66,22 @@ const CHANGED: { readonly [name: string]: object } = {
     rope_scaling: { ...YARN, mscale: 0.8, mscale_all_dim: 0.8 },
   },
   "gptoss-8e": { rope_scaling: { rope_type: "default" } },
+  "llama4-8e": { attention_chunk_size: 8192, floor_scale: 8192 },
   "qwen3moe-16e": { rope_scaling: { ...YARN, beta_fast: 2 } },
 };
 
-/** Sizes of other checkpoints, with random weights: llama.cpp has equal sizes of keys and values. */
+/**
+ * Fields of other checkpoints, with random weights: llama.cpp has equal sizes of keys and values, and indexers of 64
+ * elements or more. Of the 12 tokens, an indexer chooses 6.
+ */
 const REDRAWN: { readonly [name: string]: object } = {
   "qwen35moe-16e": { linear_key_head_dim: 16 },
+  "deepseekv32-16e": { index_head_dim: 64, index_topk: 6 },
+  "glmmoedsa-16e": { index_head_dim: 64, index_topk: 6 },
+  // Files have no feed-forward layers without experts.
+  "nemotronh-16e": {
+    layers_block_type: ["mamba", "moe", "attention", "moe", "mamba", "moe"],
+  },
 };
 
 /** Largest allowed difference of logits, relative to the largest. llama.cpp rounds GELU to f16. */

@@ -23,6 +23,7 @@ import {
   decoderModel,
   type DecoderOptions,
   defineFamily,
+  experts,
   groupedAxes,
   type GroupedDecoder,
   groupedFields,
@@ -56,6 +57,8 @@ interface Llama4Config extends GroupedDecoder {
   readonly chunk: number;
   /** Queries and keys of layers with positions are normalized. */
   readonly normed: boolean;
+  /** Experts are one tensor. In GGUF files they are separate. */
+  readonly fused: boolean;
   /** Queries of layers without positions grow with the position. Undefined: they do not. */
   readonly temperature:
     | { readonly floor: number; readonly scale: number }
@@ -106,6 +109,7 @@ function readConfig(config: Config): Llama4Config {
     }),
     chunk: integerField(config, "attention_chunk_size", { default: 8192 }),
     normed: booleanField(config, "use_qk_norm", { default: true }),
+    fused: booleanField(config, "fused_experts", { default: true }),
     temperature:
       booleanField(config, "attn_temperature_tuning", { default: true })
         ? {
@@ -142,6 +146,8 @@ function build(config: Llama4Config, options: DecoderOptions): Model {
           topK: config.expertsPerToken,
           preset: "llama4",
         });
+        const shared = mlp(m, rows, { name: "shared_expert", ffn });
+        if (!config.fused) return add(experts(m, rows, routing), shared);
         const inward = m.param("experts.gate_up_proj", "expert embed gateUp");
         const both = dot(dispatch(rows, routing), inward, "embed");
         const hidden = swiglu(
@@ -149,10 +155,7 @@ function build(config: Llama4Config, options: DecoderOptions): Model {
           slice(both, "gateUp", ffn, "ffn"),
         );
         const outward = m.param("experts.down_proj", "expert ffn embed");
-        return add(
-          combine(dot(hidden, outward, "ffn"), routing),
-          mlp(m, rows, { name: "shared_expert", ffn }),
-        );
+        return add(combine(dot(hidden, outward, "ffn"), routing), shared);
       });
     },
   }, options);

@@ -30,6 +30,8 @@ import {
   runOpened,
   writeSafetensors,
 } from "../engine/mod.ts";
+import { ARCHITECTURES as GGUF_ARCHITECTURES } from "../engine/gguf/architectures.ts";
+import { ARCHITECTURES } from "../models/published.ts";
 import { SPLITS } from "../engine/gguf/pre_tokenizers.ts";
 import { tokenizerOf } from "../engine/gguf/tokenizer.ts";
 import type { GgufValue } from "../engine/gguf/write.ts";
@@ -55,6 +57,25 @@ const RECORDED: { readonly [type: string]: string } = JSON.parse(
     "utf8",
   ),
 ) as { [type: string]: string };
+
+t.test("GGUF files have every family, or its page says why not", (t) => {
+  const page = readFileSync(
+    new URL("../docs/quantized.md", import.meta.url),
+    "utf8",
+  );
+  const known = Object.values(GGUF_ARCHITECTURES).flatMap((row) => [
+    row.architecture,
+    row.wrapped,
+  ]);
+  const others = ARCHITECTURES.filter((name) => !known.includes(name));
+  t.strictSame(others, [
+    "DeepseekV4ForCausalLM",
+    "FlexOlmoForCausalLM",
+    "LongcatFlashForCausalLM",
+  ]);
+  for (const name of others) t.match(page, name);
+  t.end();
+});
 
 t.test("blocks are decoded as ggml decodes them", (t) => {
   for (const type of BLOCK_TYPES) {

@@ -9,7 +9,14 @@ import fc from "fast-check";
 import t, { type Test } from "tap";
 import { valuesOf } from "../bench/peers/gguf_blocks.ts";
 import { nodeFiles } from "../cli/files.ts";
-import { openTokenizer } from "../engine/mod.ts";
+import {
+  type Importance,
+  loadTarget,
+  measureImportance,
+  openTarget,
+  openTokenizer,
+  quantizeCheckpoint,
+} from "../engine/mod.ts";
 import { nearestCode } from "../engine/encodings/nearest.ts";
 import { ARCHITECTURES } from "../engine/gguf/architectures.ts";
 import { joinedLatent } from "../engine/gguf/latent.ts";
@@ -24,7 +31,12 @@ import {
   files,
   readReference,
 } from "./helpers/checkpoints.ts";
-import { readRaw, switchyard, temporaryFolder } from "./helpers/cli.ts";
+import {
+  readRaw,
+  switchyard,
+  temporaryFolder,
+  writeRaw,
+} from "./helpers/cli.ts";
 import { skipUnasked } from "./helpers/needs.ts";
 
 const skip = skipUnasked("cpu");
@@ -114,6 +126,49 @@ t.test("important columns have smaller errors", (t) => {
   }
   t.end();
 });
+
+t.test(
+  "importance of experts in one tensor is that of separate ones",
+  { skip },
+  async (t) => {
+    const fused = checkpointFolder("granitemoe-8e");
+    const out = (name: string) => join(folder, `${name}.gguf`);
+    const folder = temporaryFolder(t);
+    const write = (from: string, to: string, importance?: Importance) =>
+      quantizeCheckpoint(from, files, {
+        to: "q8_0",
+        out: out(to),
+        rules: [{ pattern: "*", type: importance ? "q4_0" : "F32" }],
+        ...importance ? { importance } : {},
+      });
+    await write(fused, "separate");
+    const measure = async (path: string) => {
+      const opened = await openTarget(await loadTarget(path, files), files, {
+        sharing: "shared",
+        adapter: "cpu",
+        recordSquares: true,
+        need: { tokens: 16, sequences: 1, context: 16 },
+      });
+      const texts = [[5, 60, 7, 3, 100, 42, 17, 9], [200, 33, 71, 8]];
+      const found = await measureImportance(opened, texts, { context: 16 });
+      await opened.close();
+      return found;
+    };
+    const [whole, separate] = [
+      await measure(fused),
+      await measure(out("separate")),
+    ];
+    let count = 0;
+    await write(fused, "weighted", (tensor) => {
+      const found = whole(tensor);
+      const wanted = separate({ name: tensor.name });
+      t.strictSame(found, wanted, tensor.name);
+      if (tensor.fused && found) count++;
+      return found;
+    });
+    t.ok(count > 3 * 3 * 4, `${count} matrices of chosen experts`);
+  },
+);
 
 t.test("codes are those of the nearest elements", (t) => {
   for (const element of ["fp4", "fp8", "iq4"] as const) {
@@ -347,32 +402,67 @@ t.test("pieces of tensors are read, and rules are followed", async (t) => {
   );
 });
 
-/** Scaled rotary positions, by checkpoint. */
-const SCALED: { readonly [checkpoint: string]: object } = {
-  "qwen3moe-16e": { beta_fast: 2 },
-  // Files have the base in f32, which a raised one is not.
-  "hunyuanmoe-12e": { rope_type: "default" },
-  "deepseekv3-16e": { mscale: 0.8, mscale_all_dim: 0.8 },
+const YARN = {
+  rope_theta: 1e4,
+  rope_type: "yarn",
+  factor: 4,
+  original_max_position_embeddings: 8,
 };
 
-/** Returns a copy of a checkpoint with scaled rotary positions. */
-function withScaling(
+/** Scaled rotary positions. */
+function scaled(scaling: object): object {
+  return { rope_parameters: { ...YARN, ...scaling }, rope_scaling: null };
+}
+
+/** Fields in place of the recorded ones, by checkpoint. */
+const CHANGED: { readonly [checkpoint: string]: object } = {
+  "qwen3moe-16e": scaled({ beta_fast: 2 }),
+  // Files have the base in f32, which a raised one is not.
+  "hunyuanmoe-12e": scaled({ rope_type: "default" }),
+  "deepseekv3-16e": scaled({ mscale: 0.8, mscale_all_dim: 0.8 }),
+  "deepseekv32-16e": { index_topk: 2 },
+  "glmmoedsa-16e": { index_topk: 2 },
+  // Fields without a key, and the scaling of Scout.
+  "llama4-8e": {
+    attention_chunk_size: 8192,
+    floor_scale: 8192,
+    rope_scaling: {
+      rope_type: "llama3",
+      factor: 16,
+      low_freq_factor: 1,
+      high_freq_factor: 1,
+      original_max_position_embeddings: 8192,
+    },
+  },
+  // Files have no feed-forward layers without experts, such as the sixth.
+  "nemotronh-16e": {
+    layers_block_type: ["mamba", "moe", "attention", "moe", "mamba"],
+  },
+};
+
+/** Returns a copy of a checkpoint with other fields. */
+async function withFields(
   from: string,
-  { to, scaling }: { readonly to: string; readonly scaling: object },
-): string {
+  { to, fields }: { readonly to: string; readonly fields: object },
+): Promise<string> {
   cpSync(from, to, { recursive: true });
-  const path = join(to, "config.json");
-  const config = JSON.parse(readFileSync(path, "utf8")) as object;
-  const rope_parameters = {
-    rope_theta: 1e4,
-    rope_type: "yarn",
-    factor: 4,
-    original_max_position_embeddings: 8,
-    ...scaling,
+  const at = (name: string) => join(to, name);
+  const config = JSON.parse(
+    readFileSync(at("config.json"), "utf8"),
+  ) as object;
+  writeFileSync(at("config.json"), JSON.stringify({ ...config, ...fields }));
+  const { layers_block_type: kinds = [] } = fields as {
+    layers_block_type?: readonly string[];
   };
-  writeFileSync(
-    path,
-    JSON.stringify({ ...config, rope_parameters, rope_scaling: null }),
+  if (kinds.length === 0) return to;
+  const tensors = await readRaw(at("model.safetensors"));
+  await writeRaw(
+    at("model.safetensors"),
+    Object.fromEntries(
+      Object.entries(tensors).filter(([name]) =>
+        !name.startsWith(`backbone.layers.${kinds.length}.`)
+      ),
+    ),
   );
   return to;
 }
@@ -444,7 +534,9 @@ for (
     ...["hunyuanmoe-12e", "deepseekv2-16e", "deepseekv2-lite-8e"],
     ...["gptoss-8e", "granitemoe-8e", "lfm2moe-16e"],
     ...["qwen3next-16e", "qwen35moe-16e", "gemma4moe-12e"],
-    "granitemoehybrid-12e",
+    ...["granitemoehybrid-12e", "llama4-8e", "nemotronh-16e"],
+    ...["deepseekv32-16e", "glmmoedsa-16e", "glm4moelite-16e"],
+    ...["qwen35moe-8e-wrapped", "gemma4moe-6e-wrapped"],
   ]
 ) {
   t.test(
@@ -453,11 +545,11 @@ for (
     async (t) => {
       const folder = temporaryFolder(t);
       const out = join(folder, "same.gguf");
-      const scaling = SCALED[checkpoint];
-      const from = scaling
-        ? withScaling(checkpointFolder(checkpoint), {
-          to: join(folder, "scaled"),
-          scaling,
+      const fields = CHANGED[checkpoint];
+      const from = fields
+        ? await withFields(checkpointFolder(checkpoint), {
+          to: join(folder, "changed"),
+          fields,
         })
         : checkpointFolder(checkpoint);
       const made = await switchyard([
@@ -466,9 +558,8 @@ for (
       ]);
       t.equal(made.code, 0, made.err);
       // Files have other numbers than folders for the decays of delta nets.
-      const digits = /^(qwen3(next|5)|granitemoehybrid)/.test(checkpoint)
-        ? 4
-        : 20;
+      const digits =
+        /^(qwen3(next|5)|granitemoehybrid|nemotronh)/.test(checkpoint) ? 4 : 20;
       t.strictSame(
         await greedy(t, out, { mesh: "ep=2", digits }),
         await greedy(t, from, { mesh: "ep=1", digits }),

@@ -9,6 +9,8 @@ import type { GgufValues } from "./write.ts";
 export interface TensorName {
   /** `{layer}` and, for stacked experts, `{expert}` are replaced by numbers. */
   readonly name: string;
+  /** Another name in checkpoints. */
+  readonly also?: string;
   /** Rows are in the order of interleaved rotary dims: the key with their number of heads. */
   readonly interleaved?: "head_count" | "head_count_kv";
   /** A vector that is a matrix of one row in a checkpoint. */
@@ -41,6 +43,8 @@ export interface GgufArchitecture {
   readonly name?: string;
   /** Name of the architecture in config.json. */
   readonly architecture: string;
+  /** The same for models of text and images, whose text model is read and written. */
+  readonly wrapped?: string;
   /**
    * Fields of config.json besides the common ones, with the keys that they are read from. The first existing key is
    * used.
@@ -60,8 +64,11 @@ export interface GgufArchitecture {
   readonly rotatesPart?: true;
   /** `alpha` of dynamic scaling is in the base of the rotary frequencies. */
   readonly raisesBase?: true;
-  /** Attention is latent: heads have other sizes for keys and values, and `kv_b_proj` may be two tensors. */
-  readonly latent?: true;
+  /**
+   * Attention is latent: heads have other sizes for keys and values, and `kv_b_proj` may be two tensors. `split`: it
+   * always is.
+   */
+  readonly latent?: true | "split";
   /** Layers without experts are `mlp_only_layers` of config.json. */
   readonly listsDense?: true;
   /** `layer_types` of config.json, repeated. */
@@ -74,6 +81,10 @@ export interface GgufArchitecture {
   readonly sections?: true;
   /** Positions of a config.json without scaling are scaled, and the bounds of YaRN are not rounded. */
   readonly scalesByDefault?: true;
+  /** Start of the names of layers in checkpoints. Default: `model.layers`. */
+  readonly layers?: string;
+  /** `rope_scaling` of files with the tensor `rope_freqs`. */
+  readonly scaling?: { readonly [field: string]: unknown };
   /** Names of tensors that add to or replace the common ones, without `blk.N.` and `.weight`. */
   readonly tensors: { readonly [name: string]: string | TensorName };
   /** Names of tensors outside of layers that precede the common ones. */
@@ -90,8 +101,10 @@ export interface GgufArchitecture {
     ): { readonly [field: string]: unknown };
     write(name: string, config: ReadonlyMap<string, unknown>): GgufValues;
   };
-  /** Factors that divide the rotary frequencies: the tensor `rope_freqs`. */
-  readonly frequencies?: (config: ReadonlyMap<string, unknown>) => number[];
+  /** Factors that divide the rotary frequencies: the tensor `rope_freqs`. Undefined: files do not have it. */
+  readonly frequencies?: (
+    config: ReadonlyMap<string, unknown>,
+  ) => number[] | undefined;
   /** llama.cpp uses the embeddings where the file has no output matrix. */
   readonly ties?: true;
 }

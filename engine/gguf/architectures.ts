@@ -16,7 +16,9 @@ import {
 } from "./common_names.ts";
 import { QWEN35_MOE, QWEN3_NEXT } from "./delta_net_rows.ts";
 import { GEMMA4_MOE } from "./gemma4_row.ts";
-import { GRANITE_HYBRID } from "./mamba_rows.ts";
+import { INDEXER_TYPES } from "./indexer_types.ts";
+import { LLAMA4 } from "./llama4_row.ts";
+import { GRANITE_HYBRID, NEMOTRON_H } from "./mamba_rows.ts";
 import { type GgufHeader, numberOf } from "./header.ts";
 
 /** Fields of models whose experts are those of DeepSeek-V3. */
@@ -52,7 +54,47 @@ const LATENT = {
   attn_kv_a_mqa: "self_attn.kv_a_proj_with_mqa",
   attn_kv_a_norm: "self_attn.kv_a_layernorm",
   attn_kv_b: "self_attn.kv_b_proj",
+  attn_k_b: "self_attn.k_b_proj",
+  attn_v_b: "self_attn.v_b_proj",
 } as const;
+
+/** DeepSeek-V3, without the name of its architecture. */
+const DEEPSEEK_V3 = {
+  fields: { ...SHARED_FIELDS, ...LATENT_FIELDS },
+  constants: {
+    q_lora_rank: null,
+    scoring_func: "sigmoid",
+    topk_method: "noaux_tc",
+  },
+  keys: { expert_gating_func: SIGMOID },
+  latent: true,
+  tensors: {
+    ...EXPERTS,
+    ...DENSE,
+    ...SHARED,
+    ...LATENT,
+    exp_probs_b: { name: "mlp.gate.e_score_correction_bias", bare: "bias" },
+  },
+} as const satisfies Omit<GgufArchitecture, "architecture">;
+
+/** Models of DeepSeek-V3's kind with an indexer. llama.cpp reads keys and values of latent attention apart. */
+const INDEXED = {
+  ...DEEPSEEK_V3,
+  latent: "split",
+  fields: {
+    ...DEEPSEEK_V3.fields,
+    index_n_heads: "attention.indexer.head_count",
+    index_head_dim: "attention.indexer.key_length",
+    index_topk: "attention.indexer.top_k",
+  },
+  tensors: {
+    ...DEEPSEEK_V3.tensors,
+    "indexer.attn_q_b": "self_attn.indexer.wq_b",
+    "indexer.attn_k": "self_attn.indexer.wk",
+    "indexer.k_norm": "self_attn.indexer.k_norm",
+    "indexer.proj": "self_attn.indexer.weights_proj",
+  },
+} as const satisfies Omit<GgufArchitecture, "architecture">;
 
 /** The table, by `general.architecture`. */
 export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
@@ -100,23 +142,24 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
       ffn_down_shexp: "mlp.shared_expert.down_proj",
     },
   },
-  deepseek2: {
-    architecture: "DeepseekV3ForCausalLM",
-    fields: { ...SHARED_FIELDS, ...LATENT_FIELDS },
+  deepseek2: { architecture: "DeepseekV3ForCausalLM", ...DEEPSEEK_V3 },
+  // Files are read as those of DeepSeek-V3.
+  deepseek2_glm: {
+    name: "deepseek2",
+    architecture: "Glm4MoeLiteForCausalLM",
+    ...DEEPSEEK_V3,
+  },
+  deepseek32: { architecture: "DeepseekV32ForCausalLM", ...INDEXED },
+  "glm-dsa": {
+    ...INDEXED,
+    architecture: "GlmMoeDsaForCausalLM",
     constants: {
-      q_lora_rank: null,
-      scoring_func: "sigmoid",
-      topk_method: "noaux_tc",
+      ...INDEXED.constants,
+      index_topk_freq: 1,
+      index_topk_pattern: null,
+      indexer_rope_interleave: true,
     },
-    keys: { expert_gating_func: SIGMOID },
-    latent: true,
-    tensors: {
-      ...EXPERTS,
-      ...DENSE,
-      ...SHARED,
-      ...LATENT,
-      exp_probs_b: { name: "mlp.gate.e_score_correction_bias", bare: "bias" },
-    },
+    config: INDEXER_TYPES,
   },
   // Files of DeepSeek-V2 may lack the key of scores.
   deepseek2_softmax: {
@@ -272,6 +315,8 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
       ffn_down_shexp: "mlp.shared_mlp.down_proj",
     },
   },
+  llama4: LLAMA4,
+  nemotron_h_moe: NEMOTRON_H,
   lfm2moe: {
     architecture: "Lfm2MoeForCausalLM",
     fields: {

@@ -1,11 +1,11 @@
 /** config.json from the keys of a GGUF file, and back. */
 
 import { DataError } from "../../spec/errors.ts";
-import { shown } from "../../spec/shown.ts";
 import type { ConfigFields, GgufArchitecture } from "./architecture.ts";
 import { architectureOf } from "./architectures.ts";
 import { type GgufHeader, type GgufKeys, maxOf, numberOf } from "./header.ts";
 import { ropeScalingKeys, ropeScalingOf } from "./rope_scaling.ts";
+import { unrepresentable } from "./unrepresentable.ts";
 import type { GgufValue, GgufValues } from "./write.ts";
 
 type Config = { readonly [field: string]: unknown };
@@ -74,6 +74,9 @@ export function configOf(
         qk_nope_head_dim: (latent("key_length") ?? NaN) - rotated,
         v_head_dim: latent("value_length"),
       }
+      : {},
+    ...row.scaling && tensors.some(({ name }) => name === "rope_freqs.weight")
+      ? { rope_scaling: row.scaling }
       : {},
     ...row.config?.read(name, header),
     ...Object.fromEntries(quotients(keys, name, row)),
@@ -223,6 +226,20 @@ export function keysOf(
         },
       }
       : {},
+    // Keys of all heads are one, with their rotated part.
+    ...row.latent === "split"
+      ? {
+        [`${name}.${KEY_HEADS}`]: { u32: 1 },
+        [`${name}.attention.key_length`]: {
+          u32: Number(values.get("kv_lora_rank")) + sizes.rotated,
+        },
+        [`${name}.attention.value_length`]: {
+          u32: Number(values.get("kv_lora_rank")),
+        },
+        [`${name}.attention.key_length_mla`]: { u32: sizes.key },
+        [`${name}.attention.value_length_mla`]: { u32: sizes.value },
+      }
+      : {},
     ...row.sections
       ? { [`${name}.rope.dimension_sections`]: { i32s: sectionsOf(values) } }
       : {},
@@ -302,7 +319,7 @@ function refuseOthers(
     const other = types.findIndex((type, i) =>
       type !== pattern[i % pattern.length]
     );
-    if (other >= 0) refuse("layer_types", types[other]);
+    if (other >= 0) throw unrepresentable(name, "layer_types", types[other]);
   }
   for (const [field, value] of Object.entries(wanted)) {
     const found = config.get(field) ?? null;
@@ -310,14 +327,6 @@ function refuseOthers(
     if (Object.hasOwn(equivalents, field) && equivalents[field] === found) {
       continue;
     }
-    refuse(field, found);
-  }
-
-  function refuse(field: string, found: unknown): never {
-    throw new DataError(
-      `Cannot write a GGUF file: '${field}' is ${
-        shown(JSON.stringify(found))
-      }, and files of architecture '${name}' cannot represent it. Use --to fp8 or --to mxfp4 with a folder for --out`,
-    );
+    throw unrepresentable(name, field, found);
   }
 }

@@ -1,7 +1,7 @@
 /** Rows of the architectures with gated delta nets. Their norms are stored plus 1, their decays as -exp(A_log). */
 
 import type { GgufArchitecture, TensorName } from "./architecture.ts";
-import { EXPERTS } from "./common_names.ts";
+import { EXPERTS, partsOf } from "./common_names.ts";
 
 function gain(name: string): TensorName {
   return { name, values: "gain" };
@@ -72,6 +72,13 @@ export const QWEN3_NEXT: GgufArchitecture = {
 export const QWEN35_MOE: GgufArchitecture = {
   ...SHARED_ROW,
   architecture: "Qwen3_5MoeForCausalLM",
+  wrapped: "Qwen3_5MoeForConditionalGeneration",
+  fused: {
+    "mlp.experts.gate_up_proj": {
+      parts: partsOf("mlp", ["gate_proj.weight", "up_proj.weight"]),
+    },
+    "mlp.experts.down_proj": { parts: partsOf("mlp", ["down_proj.weight"]) },
+  },
   sections: true,
   tensors: {
     ...TENSORS,

@@ -20,6 +20,7 @@ const NEVER = 1e30;
 /** Keys and values of Gemma 4. Layers without a window may use keys as values. */
 export const GEMMA4_MOE: GgufArchitecture = {
   architecture: "Gemma4ForCausalLM",
+  wrapped: "Gemma4ForConditionalGeneration",
   fields: {
     head_dim: "attention.key_length_swa",
     global_head_dim: "attention.key_length",

@@ -2,7 +2,7 @@
 
 import { readTensor, type TensorEntry } from "../../runtime/mod.ts";
 import { rowSource } from "../encodings/matrix.ts";
-import { rowsOf } from "../encodings/read.ts";
+import { bytesIn, rowsOf } from "../encodings/read.ts";
 
 /** The tensors of a layer, decoded: keys [head latent nope], values [head values latent]. */
 export interface LatentParts {
@@ -53,4 +53,40 @@ export function joinedLatent(
     bytes: source.size,
     of: [keys, values].flatMap(({ name, of = [name] }) => of),
   };
+}
+
+/** Rows of the keys and of the values of a head in `kv_b_proj`. */
+export interface LatentRows {
+  readonly keys: number;
+  readonly values: number;
+}
+
+/** Returns the keys of `kv_b_proj` [head latent keys]. */
+export function transposedKeys<T extends TensorEntry>(
+  tensor: T,
+  { keys, values }: LatentRows,
+): T {
+  const [rows = 0, latent = 0] = tensor.shape;
+  const each = keys + values;
+  const heads = rows / each;
+  const size = tensor.bytes / rows / latent;
+  const source = rowSource(tensor.source.name, {
+    rows: heads,
+    rowBytes: latent * keys * size,
+    read: async (begin, end) => {
+      const all = new Uint8Array((end - begin) * latent * keys * size);
+      for (let head = begin; head < end; head++) {
+        const from = head * each;
+        const found = await bytesIn(rowsOf(tensor, from, from + keys));
+        for (let i = 0; i < latent * keys; i++) {
+          const at = i % keys * latent + Math.floor(i / keys);
+          const to = (head - begin) * latent * keys + i;
+          all.set(found.subarray(at * size, (at + 1) * size), to * size);
+        }
+      }
+      return all;
+    },
+  });
+  const shape = [heads, latent, keys];
+  return { ...tensor, shape, source, offset: 0, bytes: source.size };
 }

@@ -3,6 +3,9 @@
 import type { GgufArchitecture, TensorName } from "./architecture.ts";
 import { ATTENTION, OUTER } from "./common_names.ts";
 
+/** Start of the names of layers in most checkpoints. */
+const LAYERS = "model.layers";
+
 /**
  * The checkpoint name of a tensor of llama.cpp, with the number of the layer. Undefined for a tensor that no model has.
  */
@@ -20,11 +23,32 @@ export function checkpointName(
   const entry = entryOf(found);
   if ((entry.bare ?? (ending || "weight")) !== ending) return undefined;
   const end = entry.bare === undefined ? `.${ending}` : "";
-  return { ...entry, name: `model.layers.${layer}.${entry.name}${end}` };
+  const { layers = LAYERS } = row;
+  return { ...entry, name: `${layers}.${layer}.${entry.name}${end}` };
+}
+
+/** The number of the layer of a tensor in a checkpoint, and the rest of its name. Undefined outside of layers. */
+export function inLayer(
+  { layers = LAYERS }: GgufArchitecture,
+  name: string,
+):
+  | { readonly start: string; readonly layer: string; readonly rest: string }
+  | undefined {
+  const text = textName(name);
+  if (!text.startsWith(`${layers}.`)) return undefined;
+  const [, layer, rest] = /^(\d+)\.(.+)$/.exec(text.slice(layers.length + 1)) ??
+    [];
+  if (layer === undefined || rest === undefined) return undefined;
+  return { start: `${layers}.${layer}.`, layer, rest };
 }
 
 function entryOf(found: string | TensorName): TensorName {
   return typeof found === "string" ? { name: found } : found;
+}
+
+/** The name of a tensor in a model without images. */
+function textName(name: string): string {
+  return name.replace(/^model\.language_model\./, "model.");
 }
 
 /** A tensor of a checkpoint in a file. */
@@ -41,11 +65,14 @@ export function ggufName(
   name: string,
 ): GgufName | undefined {
   const [outer, of] = Object.entries({ ...OUTER, ...row.outer })
-    .find(([, ours]) => entryOf(ours).name === name) ?? [];
+    .find(([, ours]) =>
+      [entryOf(ours).name, entryOf(ours).also].includes(textName(name))
+    ) ??
+    [];
   if (outer !== undefined) {
     return { ...entryOf(of!), gguf: outer, expert: undefined };
   }
-  const [, layer, rest = ""] = /^model\.layers\.(\d+)\.(.+)$/.exec(name) ?? [];
+  const { layer, rest } = inLayer(row, name) ?? { rest: "" };
   // Names of the architecture precede those of all.
   const names: GgufArchitecture["tensors"] = {
     ...row.tensors,

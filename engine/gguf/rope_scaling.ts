@@ -91,6 +91,12 @@ export function ropeScalingKeys(
   const { rope_type, type, rope_theta: _, ...fields } = scaling;
   const kind = rope_type ?? type ?? "default";
   if (kind === "default") return {};
+  // The tensor `rope_freqs` has it.
+  const { rope_type: tensorKind, ...others } = row.scaling ?? {};
+  const same = Object.entries(others).every(([field, value]) =>
+    fields[field] === value
+  );
+  if (kind === tensorKind && same) return {};
   const { alpha, factor } = fields;
   if (row.raisesBase && kind === "dynamic" && typeof alpha === "number") {
     if (factor !== 1) return undefined;
@@ -98,11 +104,11 @@ export function ropeScalingKeys(
     return { [`${name}.rope.freq_base`]: { f32: raised } };
   }
   const { mscale, mscale_all_dim: all } = fields;
-  const others = row.latent && typeof all === "number" && mscale === all
+  const magnitude = row.latent && typeof all === "number" && mscale === all
     ? magnitudes(all)
     : {};
   const known = Object.entries(fields).every(([field, value]) =>
-    Object.hasOwn(YARN, field) || Object.hasOwn(others, field) ||
+    Object.hasOwn(YARN, field) || Object.hasOwn(magnitude, field) ||
     field === "truncate" && value === !row.scalesByDefault
   );
   const rounds = fields["truncate"] !== false;
@@ -122,7 +128,7 @@ export function ropeScalingKeys(
   return {
     [`${name}.rope.scaling.type`]: { text: "yarn" },
     ...keys,
-    ..."mscale" in others
+    ..."mscale" in magnitude
       ? { [`${name}.rope.scaling.${MULTIPLIER}`]: { f32: Number(all) / 10 } }
       : {},
   };

@@ -134,14 +134,12 @@ function valueHeads(
 function withLatent(entries: readonly TensorEntry[]): TensorEntry[] {
   const part = (name: string) => entries.find((entry) => entry.name === name);
   return entries.flatMap((keys) => {
-    const [, layer, of] =
-      /^blk\.(\d+)\.attn_([kv])_b\.weight$/.exec(keys.name) ??
-        [];
-    if (layer === undefined) return [keys];
-    const values = part(`blk.${layer}.attn_v_b.weight`);
+    const [, start, of] =
+      /^(.*\.self_attn\.)([kv])_b_proj\.weight$/.exec(keys.name) ?? [];
+    if (start === undefined) return [keys];
+    const values = part(`${start}v_b_proj.weight`);
     if (of === "v" || !values) return [];
-    const name = `model.layers.${layer}.self_attn.kv_b_proj.weight`;
-    return [joinedLatent(name, { keys, values })];
+    return [joinedLatent(`${start}kv_b_proj.weight`, { keys, values })];
   });
 }
 

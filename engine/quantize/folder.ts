@@ -120,7 +120,7 @@ function mxfp4Tensors(
   const [rows, columns] = tensor.shape as [number, number];
   const groups = columns / 32;
   const scales = new Uint8Array(rows * groups);
-  const weights = importance(tensor.name);
+  const weights = importance(tensor);
   const blocks = async function* (): AsyncGenerator<Uint8Array> {
     let group = 0;
     for await (const values of piecesOf(tensor)) {

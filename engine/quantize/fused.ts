@@ -5,28 +5,37 @@ import { bytesIn, rowsOf } from "../encodings/read.ts";
 import { rowSource } from "../encodings/matrix.ts";
 import type { FusedTensor, GgufArchitecture } from "../gguf/architecture.ts";
 import { withRows } from "../gguf/interleaved.ts";
+import { type LatentRows, transposedKeys } from "../gguf/latent.ts";
+import { inLayer } from "../gguf/names.ts";
+import type { HeadSizes } from "./gguf_file.ts";
 import type { ValueHeads } from "../gguf/value_heads.ts";
 import type { SourceTensor } from "./source.ts";
 
 /** A grouped projection of a delta net: queries, keys, values and gates of each key head. */
 const GROUPED = /^(.*\.linear_attn\.)in_proj_qkvz\.weight$/;
 
+/** Keys and values of latent attention in a layer. */
+const LATENT = "self_attn.kv_b_proj.weight";
+
 /**
- * The parts of a fused tensor: by expert, or those of a grouped projection. Other tensors are returned unchanged.
+ * The parts of a fused tensor: by expert, those of a grouped projection, or keys and values of latent attention. Other
+ * tensors are returned unchanged.
  */
 export function partsOf(
   tensor: SourceTensor,
-  { fused = {}, splitsProjections }: GgufArchitecture,
-  heads: ValueHeads,
+  row: GgufArchitecture,
+  { valueHeads, latent }: Pick<HeadSizes, "valueHeads" | "latent">,
 ): SourceTensor[] {
   const [, start] = GROUPED.exec(tensor.name) ?? [];
-  if (splitsProjections && start !== undefined) {
-    return projections(tensor, start, heads);
+  if (row.splitsProjections && start !== undefined) {
+    return projections(tensor, start, valueHeads);
   }
-  const [, layer, name = ""] =
-    /^(model\.layers\.\d+\.)(.+)$/.exec(tensor.name) ??
-      [];
-  const found = Object.hasOwn(fused, name) ? fused[name]! : undefined;
+  const { fused = {} } = row;
+  const { start: layer, rest = "" } = inLayer(row, tensor.name) ?? {};
+  if (row.latent === "split" && rest === LATENT) {
+    return latentParts(tensor, `${layer}self_attn.`, latent);
+  }
+  const found = Object.hasOwn(fused, rest) ? fused[rest]! : undefined;
   if (found === undefined) return [tensor];
   const isStacked = found.parts[0]!.includes("{expert}");
   const stack = isStacked ? tensor : { ...tensor, shape: [1, ...tensor.shape] };
@@ -39,8 +48,37 @@ export function partsOf(
       quantizable: tensor.quantizable,
       table: tensor.table,
       ofExperts: isStacked,
+      fused: { tensor: tensor.name, ...isStacked ? { expert } : {} },
     }));
   }).flat();
+}
+
+/** Keys, transposed, and values of latent attention. Both have an axis of heads. */
+function latentParts(
+  tensor: SourceTensor,
+  start: string,
+  { keys, values }: LatentRows,
+): SourceTensor[] {
+  const [rows = 0, latent = 0] = tensor.shape;
+  const each = keys + values;
+  const heads = rows / each;
+  const valueRows = withRows(
+    tensor,
+    (row) => Math.floor(row / values) * each + keys + row % values,
+  );
+  return [
+    {
+      ...transposedKeys(tensor, { keys, values }),
+      name: `${start}k_b_proj.weight`,
+    },
+    {
+      ...valueRows,
+      name: `${start}v_b_proj.weight`,
+      shape: [heads, values, latent],
+      bytes: tensor.bytes / each * values,
+      fused: { tensor: tensor.name },
+    },
+  ];
 }
 
 /** Queries, keys and values as one tensor, and gates as another. Each part has the rows of all heads. */
@@ -71,6 +109,7 @@ function projections(
     return {
       ...reordered,
       name: `${start}${name}.weight`,
+      fused: { tensor: tensor.name },
       shape: [rows, ...rest],
       bytes: tensor.bytes / all * rows,
     };

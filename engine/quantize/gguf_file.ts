@@ -16,6 +16,7 @@ import {
   type ValueHeads,
   withHeads,
 } from "../gguf/value_heads.ts";
+import type { LatentRows } from "../gguf/latent.ts";
 import { withValues } from "../gguf/values.ts";
 import {
   ggufHead,
@@ -28,14 +29,18 @@ import { columnsOf, piecesOf, type SourceTensor } from "./source.ts";
 import { type Rule, ruleOf } from "../../spec/quantize_targets.ts";
 import { fittingType, type NumberedType, writtenType } from "./types.ts";
 
-/** Returns the weights of a matrix's columns by its name. Undefined if they are unknown. */
-export type Importance = (tensor: string) => Float32Array | undefined;
+/** Returns the weights of a matrix's columns. Undefined if they are unknown. */
+export type Importance = (
+  { name, fused }: Pick<SourceTensor, "name" | "fused">,
+) => Float32Array | undefined;
 
 /** Numbers of heads and their sizes. */
 export interface HeadSizes {
   /** Numbers of query heads and of key heads, by their keys. */
   readonly heads: { readonly [key: string]: number };
   readonly valueHeads: ValueHeads;
+  /** Rows of a head in the keys and values of latent attention. */
+  readonly latent: LatentRows;
   /** Groups of a Mamba-2 layer. */
   readonly groups: number;
 }
@@ -52,14 +57,17 @@ export function architectureFor(
   architecture: string,
 ): { readonly name: string; readonly row: GgufArchitecture } {
   const found = Object.entries(ARCHITECTURES).find(([, row]) =>
-    row.architecture === architecture
+    row.architecture === architecture || row.wrapped === architecture
   );
   if (found) return { name: found[1].name ?? found[0], row: found[1] };
   throw new DataError(
     `Cannot write a GGUF file of architecture '${
       shown(architecture)
     }'. Known ones are ${
-      Object.values(ARCHITECTURES).map((row) => row.architecture).join(", ")
+      Object.values(ARCHITECTURES)
+        .flatMap(({ architecture, wrapped = [] }) =>
+          [architecture].concat(wrapped)
+        ).join(", ")
     }; or give a folder for --out, with --to fp8 or --to mxfp4`,
   );
 }
@@ -77,9 +85,7 @@ export function ggufTensorsOf(
   const put = (of: GgufName, tensor: SourceTensor) =>
     groups.set(of.gguf, [...groups.get(of.gguf) ?? [], [of, tensor]]);
   for (
-    const tensor of tensors.flatMap((tensor) =>
-      partsOf(tensor, row, sizes.valueHeads)
-    )
+    const tensor of tensors.flatMap((tensor) => partsOf(tensor, row, sizes))
   ) {
     const of = ggufName(row, tensor.name);
     if (of === undefined) {
@@ -184,7 +190,7 @@ export async function* ggufBytes(
   yield ggufHead(keys, tensors);
   for (const { parts, stored, bytes, of } of tensors) {
     for (const part of parts) {
-      const weights = importance(part.name);
+      const weights = importance(part);
       for await (const values of piecesOf(asFiled(part, of, sizes))) {
         const encoded = encodeRows(values, stored, weights);
         onProgress(encoded.length);

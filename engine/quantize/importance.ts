@@ -53,18 +53,24 @@ function importanceOf(
   sums: ReadonlyMap<string, Float64Array>,
   experts: number,
 ): Importance {
-  return (tensor) => {
-    const together = sums.get(SQUARES + tensor);
-    if (together) return scaled(together);
-    const [, start, expert, end] =
-      /^(.*\.experts\.)(\d+)(\..*)$/.exec(tensor) ??
-        [];
-    const all = sums.get(`${SQUARES}${start}{expert}${end}`);
-    if (!all) return undefined;
+  return ({ name, fused }) => {
+    const { tensor, expert } = fused ?? numbered(name);
+    const all = sums.get(SQUARES + tensor);
+    if (!all || expert === undefined) return all && scaled(all);
     const columns = all.length / experts;
-    const at = Number(expert) * columns;
-    return scaled(all.subarray(at, at + columns));
+    return scaled(all.subarray(expert * columns, (expert + 1) * columns));
   };
+}
+
+/** The name of the parameter of a tensor, and the number of its expert. */
+function numbered(
+  name: string,
+): { readonly tensor: string; readonly expert?: number } {
+  const [, start, expert, end] = /^(.*\.experts\.)(\d+)(\..*)$/.exec(name) ??
+    [];
+  return expert === undefined
+    ? { tensor: name }
+    : { tensor: `${start}{expert}${end}`, expert: Number(expert) };
 }
 
 /** Sums with a mean of 1, and none that is nothing; undefined where all are. */

@@ -127,7 +127,11 @@ async function writeFile(
   const { to, out, rules = [], importance = () => undefined } = options;
   const { name, row } = architectureFor(published.architecture);
   const target: QuantizeTarget = QUANTIZE_TARGETS[to];
-  const complete = { ...Object.fromEntries(published.fields), ...config };
+  const complete = {
+    ...Object.fromEntries(published.fields),
+    ...config,
+    ...config["text_config"] as typeof config | undefined,
+  };
   const sizes = headSizes(complete);
   const factors = row.frequencies?.(new Map(Object.entries(complete)));
   const parts = [
@@ -169,7 +173,11 @@ function headSizes(
       head_count: heads,
       head_count_kv: Number(config["num_key_value_heads"] ?? heads),
     },
-    groups: number("mamba_n_groups"),
+    groups: Number(config["mamba_n_groups"] ?? config["n_groups"]),
+    latent: {
+      keys: number("qk_nope_head_dim"),
+      values: number("v_head_dim"),
+    },
     valueHeads: {
       keyHeads: number("linear_num_key_heads"),
       valueHeads: number("linear_num_value_heads"),

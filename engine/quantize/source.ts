@@ -19,6 +19,8 @@ export interface SourceTensor extends TensorEntry {
   readonly table: boolean;
   /** Whether it belongs to experts. */
   readonly ofExperts: boolean;
+  /** The tensor of the checkpoint that it is a part of, with the same columns, and the number of its expert. */
+  readonly fused?: { readonly tensor: string; readonly expert?: number };
 }
 
 /** Maximum number of elements in memory. */

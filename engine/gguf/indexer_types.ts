@@ -1,0 +1,43 @@
+/** Layers of GLM-5 that choose keys, and layers that share those of an earlier one. */
+
+import type { GgufArchitecture } from "./architecture.ts";
+import { numberOf } from "./header.ts";
+
+/** A number per layer: 1 if it has an indexer. */
+const TYPES = "attention.indexer.types";
+
+/** Positions of GLM-5.2, whose files may lack the key. */
+const LONG = 1048576;
+
+/** Layers of GLM-5.2: the first two, and every fourth after them. */
+function longType(layer: number): string {
+  return layer < 2 || layer % 4 === 2 ? "full" : "shared";
+}
+
+/** The field `indexer_types`. */
+export const INDEXER_TYPES: NonNullable<GgufArchitecture["config"]> = {
+  read(name, { keys }) {
+    const list = keys[`${name}.${TYPES}`];
+    const number = (key: string) => numberOf(keys, `${name}.${key}`) ?? 0;
+    if (Array.isArray(list)) {
+      return {
+        indexer_types: list.map((full) => Number(full) ? "full" : "shared"),
+      };
+    }
+    if (number("context_length") < LONG) return {};
+    const layers = number("block_count") - number("nextn_predict_layers");
+    return {
+      indexer_types: Array.from({ length: layers }, (_, i) => longType(i)),
+    };
+  },
+  write(name, config) {
+    const layers = Number(config.get("num_hidden_layers"));
+    const types = (config.get("indexer_types") ??
+      Array<string>(layers).fill("full")) as readonly string[];
+    return {
+      [`${name}.${TYPES}`]: {
+        i32s: types.map((type) => type === "full" ? 1 : 0),
+      },
+    };
+  },
+};
