@@ -32,7 +32,8 @@ import {
   shortened,
   writeShownFiles,
 } from "./helpers/guide.ts";
-import { DENO, NODES, type Runtime } from "./helpers/nodes.ts";
+import { DENO, type Runtime, RUNTIMES } from "./helpers/nodes.ts";
+import { SEED } from "./helpers/seed.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const PROJECT = mkdtempSync(join(tmpdir(), "switchyard-pack-"));
@@ -451,9 +452,14 @@ t.test("docs/library.md: its programs run under Node.js and Deno, and have types
   compile(["es2024", "dom"], ["browser.mjs"]);
 });
 
-for (const { name, program, argv, skip } of [...NODES, DENO]) {
-  const server = `${name}: TypeScript's server loads the plugin`;
-  t.test(`${server}, which shows mistakes of tracing`, { skip }, async (t) => {
+/** The server runs on one of them, by `SEED`: `check --watch` of test/nodes.test.ts runs TypeScript on all. */
+const servers = [NODE, ...RUNTIMES.filter(({ skip }) => !skip)];
+const { name: serverName, program, argv } =
+  servers[Math.abs(SEED) % servers.length]!;
+
+t.test(
+  `${serverName}: TypeScript's server loads the plugin, which shows mistakes of tracing`,
+  async (t) => {
     const folder = join(PROJECT, "edited");
     mkdirSync(folder, { recursive: true });
     const plugins = [{ name: "switchyard-moe/editor", seconds: 3600 }];
@@ -502,8 +508,8 @@ for (const { name, program, argv, skip } of [...NODES, DENO]) {
       said,
       /Cannot choose 9 of axis 'expert': expected a whole number from 1 to 8/,
     );
-  });
-}
+  },
+);
 
 t.test("without optional packages it computes on a CPU, and says how to add a GPU", (t) => {
   const modules = join(PROJECT, "node_modules");

@@ -1,8 +1,8 @@
 // Published families of the plain kind of attention; three ranks hold unequal numbers of experts.
 // needs: cpu, gpu
-import { FAMILY_MESHES, testReferences } from "../helpers/references.ts";
+import { testFamilies } from "../helpers/references.ts";
 
-testReferences(
+testFamilies(
   [
     "qwen3moe-16e",
     "qwen3moe-8e-bf16",
@@ -10,6 +10,4 @@ testReferences(
     "granitemoe-8e",
     "llama4-8e",
   ],
-  FAMILY_MESHES,
-  { shared: ["ep=3"], separate: [] },
 );

@@ -1,12 +1,8 @@
 // Published families with latent attention, sparse or not, or with sinks and four-bit weights; three ranks hold unequal numbers of experts.
 // needs: cpu, gpu
-import {
-  FAMILY_MESHES,
-  testInTurns,
-  testReferences,
-} from "../helpers/references.ts";
+import { testFamilies, testInTurns } from "../helpers/references.ts";
 
-testReferences(
+testFamilies(
   [
     "deepseekv2-16e",
     "deepseekv2-lite-8e",
@@ -14,8 +10,6 @@ testReferences(
     "gptoss-8e",
     "gptoss-8e-mxfp4",
   ],
-  FAMILY_MESHES,
-  { shared: ["ep=3"], separate: [] },
 );
 
 testInTurns(["deepseekv32-16e", "glmmoedsa-16e", "deepseekv4-12e"]);

@@ -150,7 +150,7 @@ async function runFresh(
 
 /** Meshes whose ranks share one device, and meshes whose ranks have devices of their own. */
 export interface Meshes {
-  /** Those of shared devices that run compiled C. Default: every second one. */
+  /** Those of shared devices that run compiled C. Default: a quarter of them, so that four checkpoints have all. */
   readonly native?: readonly string[];
   readonly shared: readonly string[];
   readonly separate: readonly string[];
@@ -165,11 +165,11 @@ export const TENSOR_PARALLEL: readonly string[] = [
 
 /**
  * Those of published families: each axis, and all of them together; two of them at a time for the batch.
- * test/end_to_end/references.test.ts has other meshes of these axes for four checkpoints, compiled C on half of them, and
- * devices of their own for ranks of tp too. A C compiler takes ten seconds for the kernels of a mesh that nobody has run,
+ * test/end_to_end/references.test.ts has other meshes of these axes for four checkpoints, compiled C on each of them for
+ * one, and devices of their own for ranks of tp too. A C compiler takes ten seconds for the kernels of a mesh that nobody has run,
  * so in each run of the tests one runs compiled C: that of unequal shares of the experts, or one of tp.
  */
-export const FAMILY_MESHES: Meshes = {
+const FAMILY_MESHES: Meshes = {
   shared: ["ep=1", "ep=3", "tp=4", "tp=2", "dp=2,tp=2,ep=2"],
   separate: ["ep=4"],
   batch: ["tp=2,ep=2", "dp=2,tp=2"],
@@ -188,16 +188,50 @@ export function testInTurns(names: readonly string[]): void {
     const turn = Math.abs(SEED) + i;
     const mesh = TURNS[turn % TURNS.length]!;
     const native = turn % 6 === 0 ? [mesh] : [];
-    const meshes = { shared: ["ep=1", mesh], separate: [], native };
-    for (const device of DEVICES) {
-      if (!device.software) testReference(name, meshes, device);
-      else if (turn % 6 === 1) {
-        testReference(name, { shared: [mesh], separate: [] }, device);
-      } else {t.comment(
-          `${name} does not run on a software GPU: ${repeatWith()}`,
-        );}
-    }
+    testCheckpoint(
+      name,
+      { shared: ["ep=1", mesh], separate: [], native },
+      turn % 6 === 1 ? { shared: [mesh], separate: [] } : undefined,
+    );
   }
+}
+
+/** As `testReferences`, of published families. In each run of the tests half of them run on a software GPU, by `SEED`. */
+export function testFamilies(names: readonly string[]): void {
+  for (const [i, name] of names.entries()) {
+    const runs = (Math.abs(SEED) + i) % 2 === 0;
+    testCheckpoint(
+      name,
+      FAMILY_MESHES,
+      runs ? { shared: ["ep=3"], separate: [] } : undefined,
+    );
+  }
+}
+
+/** Tests a checkpoint on all devices. `software`: meshes of a software GPU. */
+function testCheckpoint(
+  name: string,
+  meshes: Meshes,
+  software: Meshes | undefined,
+): void {
+  for (const device of DEVICES) {
+    const on = device.software ? software : meshes;
+    if (on) testReference(name, on, device);
+    else t.comment(`${name} does not run on a software GPU: ${repeatWith()}`);
+  }
+}
+
+/** Number of checkpoints with a quarter of their meshes on compiled C. */
+let quarters = 0;
+
+/** Returns the next quarter of a list, from a place by `SEED`. */
+function nextQuarter(list: readonly string[]): readonly string[] {
+  const count = Math.ceil(list.length / 4);
+  const first = Math.abs(SEED) + count * quarters++;
+  return Array.from(
+    { length: count },
+    (_, i) => list[(first + i) % list.length]!,
+  );
 }
 
 /**
@@ -222,9 +256,8 @@ export function testReferences(
   software: Meshes,
 ): void {
   for (const name of names) {
-    for (const device of DEVICES) {
-      testReference(name, device.software ? software : meshes, device);
-    }
+    const native = meshes.native ?? nextQuarter(meshes.shared);
+    testCheckpoint(name, { ...meshes, native }, software);
   }
 }
 
@@ -241,20 +274,18 @@ function testReference(
   t.test(`${name} ${title}, on every mesh`, { skip }, async (t) => {
     const recorded = await readRecorded(name);
     const bits = new SameBits();
-    const adapterOf = (mesh: string, i: number) =>
-      meshes.native?.includes(mesh) ?? i % 2 === 1
-        ? device.second
-        : device.adapter;
+    const adapterOf = (mesh: string) =>
+      meshes.native?.includes(mesh) ? device.second : device.adapter;
     for (
       const [mesh, sharing, adapter] of [
-        ...meshes.shared.map((mesh, i) =>
-          [mesh, "shared", adapterOf(mesh, i)] as const
+        ...meshes.shared.map((mesh) =>
+          [mesh, "shared", adapterOf(mesh)] as const
         ),
         ...meshes.separate.map((mesh) =>
           [mesh, "separate", device.adapter] as const
         ),
-        ...(meshes.batch ?? []).map((mesh, i) =>
-          [mesh, "shared", adapterOf(mesh, i)] as const
+        ...(meshes.batch ?? []).map((mesh) =>
+          [mesh, "shared", adapterOf(mesh)] as const
         ),
       ]
     ) {
