@@ -1,10 +1,11 @@
 /**
- * A full server against `generate --prompts`: tokens/s for the same prompts, without loading. Flags: `--rounds N`,
- * `--requests N`, `--tokens N`, `--checkpoint FOLDER`; other flags are passed to both commands.
+ * A full server against `generate --prompts`: tokens/s for the same prompts, without loading, and tokens per second of
+ * CPU time of the process, which excludes the client. Flags: `--rounds N`, `--requests N`, `--tokens N`, `--checkpoint
+ * FOLDER`; other flags are passed to both commands.
  */
 
 import { spawn } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import process from "node:process";
@@ -27,14 +28,19 @@ const requests = Number(take("--requests", "256"));
 const tokens = Number(take("--tokens", "64"));
 const checkpoint = take("--checkpoint", path.join(ROOT, "examples/demo-lm"));
 const common = ["--max-sequences", "32", "--max-context", "256", ...flags];
-const prompts = Array.from(
-  { length: requests },
-  (_, i) =>
-    Array.from(
+let calls = 0;
+
+/** Prompts that begin unlike all earlier ones, so that no prefix of them is cached. */
+function newPrompts(): string[] {
+  const call = calls++;
+  return Array.from({ length: requests }, (_, i) => {
+    const words = Array.from(
       { length: 16 + i % 32 },
       (_, j) => WORDS[(i * 7 + j * (1 + i % 5)) % WORDS.length],
-    ).join(" "),
-);
+    );
+    return `${call} ${words.join(" ")}`;
+  });
+}
 
 /** Starts a command and passes its output to `read`. */
 function start(argv: readonly string[], read: (text: string) => void) {
@@ -48,12 +54,41 @@ function start(argv: readonly string[], read: (text: string) => void) {
   return { child, ended };
 }
 
-/** Returns the tokens and seconds of `generate`, without loading. */
-async function generate(file: string): Promise<number> {
+/** Tokens per second, and per second of CPU time. */
+interface Rate {
+  readonly wall: number;
+  readonly cpu: number;
+}
+
+/** Clock ticks per second in /proc. */
+const TICKS = 100;
+
+/** Seconds of CPU time of all threads of a process. */
+function cpuSeconds(pid: number): number {
+  const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+  const [user, system] = stat.slice(stat.lastIndexOf(")")).split(" ")
+    .slice(12, 14).map(Number) as [number, number];
+  return (user + system) / TICKS;
+}
+
+/** Seconds of CPU time of children that have ended. */
+function childSeconds(): number {
+  const stat = readFileSync("/proc/self/stat", "utf8");
+  const [user, system] = stat.slice(stat.lastIndexOf(")")).split(" ")
+    .slice(14, 16).map(Number) as [number, number];
+  return (user + system) / TICKS;
+}
+
+/** Runs `generate`, and returns its rates without loading: `loading` is the CPU time of a run with one token. */
+async function generate(
+  file: string,
+  { loading = 0, argv = ["-n", `${tokens}`] } = {},
+): Promise<Rate & { readonly seconds: number }> {
   let out = "";
+  const before = childSeconds();
   const { ended } = start([
     ...["generate", checkpoint, "--prompts", file, "--json", "--stats"],
-    ...["-n", `${tokens}`, ...common],
+    ...[...argv, ...common],
   ], (text) => out += text);
   await ended;
   const { sequences, timing } = JSON.parse(out) as {
@@ -61,20 +96,26 @@ async function generate(file: string): Promise<number> {
     timing: { prefillMs: number; decodeMs: number };
   };
   const count = sequences.reduce((n, one) => n + one.tokens.length, 0);
-  return 1000 * count / (timing.prefillMs + timing.decodeMs);
+  const seconds = childSeconds() - before;
+  return {
+    wall: 1000 * count / (timing.prefillMs + timing.decodeMs),
+    cpu: count / (seconds - loading),
+    seconds,
+  };
 }
 
-/** Returns tokens/s for requests that are all sent at once. */
+/** Returns the rates of a server for requests that are all sent at once. */
 async function ask(
-  address: string,
+  { url, pid }: { readonly url: string; readonly pid: number },
   { stream = false, at = requests } = {},
-): Promise<number> {
+): Promise<Rate> {
+  const waiting = newPrompts();
   const begun = performance.now();
+  const before = cpuSeconds(pid);
   let count = 0;
-  const waiting = [...prompts];
   const client = async () => {
     for (let prompt; (prompt = waiting.shift()) !== undefined;) {
-      const response = await fetch(`${address}/completions`, {
+      const response = await fetch(`${url}/completions`, {
         method: "POST",
         headers: { "content-type": "application/json" },
         body: JSON.stringify({
@@ -91,7 +132,10 @@ async function ask(
     }
   };
   await Promise.all(Array.from({ length: at }, client));
-  return 1000 * count / (performance.now() - begun);
+  return {
+    wall: 1000 * count / (performance.now() - begun),
+    cpu: count / (cpuSeconds(pid) - before),
+  };
 }
 
 /** A listening server. */
@@ -105,10 +149,10 @@ async function startServer() {
     const [found] = /http:\S+/.exec(text) ?? [];
     if (found) listens(found);
   });
-  return { server, url: await url };
+  return { server, url: await url, pid: server.child.pid! };
 }
 
-function note(name: string, value: number): void {
+function note(name: string, value: Rate): void {
   (found[name] ??= []).push(value);
 }
 
@@ -118,26 +162,30 @@ function median(values: readonly number[]): number {
 
 const folder = mkdtempSync(path.join(tmpdir(), "switchyard-serve-"));
 const file = path.join(folder, "prompts.txt");
-writeFileSync(file, prompts.join("\n"));
-const { server, url } = await startServer();
-const found: { [name: string]: number[] } = {};
-await ask(url);
+writeFileSync(file, WORDS[0]!);
+const { seconds: loading } = await generate(file, { argv: ["-n", "1"] });
+const served = await startServer();
+const found: { [name: string]: Rate[] } = {};
+await ask(served);
 for (let round = 0; round < rounds; round++) {
-  note("generate --prompts", await generate(file));
-  note("serve", await ask(url));
-  note("serve, streamed", await ask(url, { stream: true }));
-  note("serve, 8 clients", await ask(url, { at: 8 }));
-  note("serve, 1 client", await ask(url, { at: 1 }));
+  writeFileSync(file, newPrompts().join("\n"));
+  note("generate --prompts", await generate(file, { loading }));
+  note("serve", await ask(served));
+  note("serve, streamed", await ask(served, { stream: true }));
+  note("serve, 8 clients", await ask(served, { at: 8 }));
+  note("serve, 1 client", await ask(served, { at: 1 }));
 }
-server.child.kill("SIGTERM");
-await server.ended;
+served.server.child.kill("SIGTERM");
+await served.server.ended;
 rmSync(folder, { recursive: true });
 const base = found["generate --prompts"]!;
-for (const [name, values] of Object.entries(found)) {
-  const ratio = median(values.map((value, i) => value / base[i]!));
-  console.log(
-    `${name}: ${median(values).toFixed(0)} tokens/s, ${
-      ratio.toFixed(2)
-    } of generate`,
-  );
+for (const [name, rates] of Object.entries(found)) {
+  const texts = (["wall", "cpu"] as const).map((clock) => {
+    const values = rates.map((rate) => rate[clock]);
+    const ratio = median(values.map((value, i) => value / base[i]![clock]));
+    return `${median(values).toFixed(0)} tokens/s${
+      clock === "cpu" ? " of CPU time" : ""
+    }, ${ratio.toFixed(2)} of generate`;
+  });
+  console.log(`${name}: ${texts.join("; ")}`);
 }

@@ -52,7 +52,8 @@ interface Growing {
   readonly index: number;
   /** Tokens that are not yet text. */
   readonly chosen: Chosen[];
-  readonly endsByText: boolean;
+  /** Whether its text is decoded once it has ended. Text may end a choice before its tokens do. */
+  readonly waits: boolean;
   forced: number;
   ending: Ending | undefined;
   ended: boolean;
@@ -70,7 +71,7 @@ export async function* generateChoices(
   try {
     for (const [index, choice] of choices.entries()) {
       growing.push(
-        addChoice(loop, { choice, index, tokenizer }, {
+        addChoice(loop, { choice, index, tokenizer, complete }, {
           changed: () => wake(),
           failed: (reason) => {
             failure ??= unavailable(reason);
@@ -83,7 +84,7 @@ export async function* generateChoices(
     while (growing.some(({ ended }) => !ended)) {
       if (signal.aborted) throw signal.reason;
       if (failure) throw failure;
-      const ready = growing.filter((one) => hasNews(one, complete));
+      const ready = growing.filter(hasNews);
       if (ready.length === 0) {
         await new Promise<void>((resolve) => wake = resolve);
       }
@@ -94,12 +95,7 @@ export async function* generateChoices(
   }
 }
 
-function hasNews(
-  { chosen, ending, ended, ...one }: Growing,
-  complete: boolean,
-) {
-  // Text may end a choice before its tokens do.
-  const waits = complete && !one.endsByText;
+function hasNews({ chosen, ending, ended, waits }: Growing): boolean {
   return !ended && (chosen.length > 0 && !waits || ending !== undefined);
 }
 
@@ -121,16 +117,18 @@ async function* newsOf(one: Growing): AsyncGenerator<ChoiceEvent> {
 
 function addChoice(
   loop: RemoteLoop,
-  { choice: { prompt, options, stopTexts, shown }, index, tokenizer }: {
+  { choice, index, tokenizer, complete }: {
     readonly choice: Choice;
     readonly index: number;
     readonly tokenizer: Tokenizer;
+    readonly complete: boolean;
   },
   { changed, failed }: {
     readonly changed: () => void;
     readonly failed: (failure: LoopFailure) => void;
   },
 ): Growing {
+  const { prompt, options, stopTexts, shown } = choice;
   const one: Growing = {
     answer: new Answer(tokenizer, {
       stop: options.stop,
@@ -139,7 +137,7 @@ function addChoice(
     }),
     index,
     chosen: [],
-    endsByText: stopTexts.length > 0,
+    waits: complete && stopTexts.length === 0,
     forced: options.forced?.length ?? 0,
     ending: options.maxNewTokens === 0 ? "length" : undefined,
     ended: false,
@@ -151,7 +149,7 @@ function addChoice(
     ...options,
     onToken: (token, logprobs, record) => {
       one.chosen.push({ token, logprobs, ...record });
-      changed();
+      if (!one.waits) changed();
     },
     onEnd: (ending) => {
       one.ending = ending;

@@ -60,21 +60,25 @@ export interface TimedStep extends BatchStep {
   readonly ms: number;
 }
 
-/** A token of a sequence. */
-type NewToken = readonly [
-  id: number,
-  token: number,
-  logprobs: Logprobs | undefined,
-  record: TokenRecord,
-];
+/** What a sequence requested of a token. */
+interface TokenDetails {
+  /** Index of the token in its step. */
+  readonly at: number;
+  readonly logprobs: Logprobs | undefined;
+  readonly record: TokenRecord;
+}
+
+/** The record of most tokens. */
+const NO_RECORD: TokenRecord = {};
 
 /** A message of the loop. */
 type Report =
   | {
     readonly kind: "step";
     readonly step: TimedStep;
-    /** New tokens by sequence. */
-    readonly tokens: readonly NewToken[];
+    /** New tokens: the id of the sequence and the token, for each. Copied faster than a list of objects. */
+    readonly tokens: Float64Array;
+    readonly details: readonly TokenDetails[];
     readonly endings: readonly (readonly [id: number, ending: Ending])[];
   }
   | { readonly kind: "state"; readonly state: LoopState }
@@ -105,7 +109,8 @@ export function createLoop(
     },
 ): BatchLoop {
   const growing = new Map<number, Running>();
-  let tokens: NewToken[] = [];
+  let tokens: number[] = [];
+  let details: TokenDetails[] = [];
   const load = new ExpertLoad();
   let endings: [number, Ending][] = [];
   const send = (report: Report) => port.send(report);
@@ -135,8 +140,14 @@ export function createLoop(
     ...options,
     onStep: ({ experts = [], ...step }, ms) => {
       for (const one of experts) load.add(one);
-      send({ kind: "step", step: { ...step, ms }, tokens, endings });
-      [tokens, endings] = [[], []];
+      send({
+        kind: "step",
+        step: { ...step, ms },
+        tokens: Float64Array.from(tokens),
+        details,
+        endings,
+      });
+      [tokens, details, endings] = [[], [], []];
     },
     onFail: (error) => failed(error),
   });
@@ -156,8 +167,11 @@ export function createLoop(
     const sequence = loop.add(prompt, {
       ...others,
       grammar,
-      onToken: (...one) => {
-        tokens.push([id, ...one]);
+      onToken: (token, logprobs, record) => {
+        if (logprobs || record.hash || record.experts) {
+          details.push({ at: tokens.length / 2, logprobs, record });
+        }
+        tokens.push(id, token);
       },
       onEnd: (ending) => {
         end(id);
@@ -299,13 +313,17 @@ export class RemoteLoop {
     }
   }
 
-  #step({ step, tokens, endings }: Report & { kind: "step" }): void {
+  #step({ step, tokens, details, endings }: Report & { kind: "step" }): void {
     this.#options.onStep?.(step);
-    for (const [id, ...token] of tokens) {
-      const one = this.#growing.get(id);
+    const now = this.#options.now();
+    let next = 0;
+    for (let at = 0; 2 * at < tokens.length; at++) {
+      const detailed = details[next]?.at === at ? details[next++] : undefined;
+      const one = this.#growing.get(tokens[2 * at]!);
       if (!one) continue;
-      this.#time(one);
-      void one.onToken?.(...token);
+      this.#time(one, now);
+      const { logprobs, record = NO_RECORD } = detailed ?? {};
+      void one.onToken?.(tokens[2 * at + 1]!, logprobs, record);
     }
     for (const [id, ending] of endings) {
       const one = this.#growing.get(id);
@@ -314,11 +332,10 @@ export class RemoteLoop {
     }
   }
 
-  #time(one: Growing): void {
-    const { now, onToken } = this.#options;
-    const [before, { first }] = [one.last, one];
-    one.last = now();
+  #time(one: Growing, now: number): void {
+    const { last, first } = one;
+    one.last = now;
     one.first = false;
-    onToken?.(one.last - before, { first });
+    this.#options.onToken?.(now - last, { first });
   }
 }

@@ -173,15 +173,19 @@ function createDeferred(): { promise: Promise<void>; resolve: () => void } {
   return { promise, resolve };
 }
 
-/** Seconds since now: CPU time of a process (wall-clock time if the system does not report it), and wall-clock time. */
+/**
+ * Seconds since now: CPU time of a process (wall-clock time if the system does not report it), and wall-clock time. CPU
+ * time counts from the first reading, so that short calls read nothing.
+ */
 function createClock(
   pid: number | undefined,
 ): () => { readonly cpu: number; readonly wall: number } {
   const begin = performance.now();
-  const start = cpuSeconds(pid);
+  let start: number | undefined;
   return () => {
     const wall = (performance.now() - begin) / 1000;
     const now = cpuSeconds(pid);
+    start ??= now;
     const cpu = start === undefined || now === undefined ? wall : now - start;
     return { cpu, wall };
   };
