@@ -12,7 +12,8 @@
  *
  * Flags: `--adapter native|cpu`, `--layers N`, `--runs N`, `--only load|decode|prefill|streamed`, `--out FILE`. `--ranks N` uses
  * processes of `launch` instead; `--tokens N` gives them a longer prompt (about sixty tokens use every expert). `--only
- * prefill` compares a prefill of `--tokens N` on the native device with llama.cpp. `--check` compares the logits of
+ * prefill` compares a prefill of `--tokens N` on the native device with llama.cpp; with `--cores` on one thread
+ * each, by processor time. `--check` compares the logits of
  * every device and mesh (or of those in `--only WORD`) with llama.cpp.
  */
 
@@ -24,7 +25,7 @@ import {
   statSync,
   writeSync,
 } from "node:fs";
-import { tmpdir } from "node:os";
+import { availableParallelism, tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
@@ -44,7 +45,7 @@ import {
 import { measurePrefill } from "./large/prefill.ts";
 import { measureStreamed, type Streamed } from "./large/streamed.ts";
 import { type Ran, runCommand } from "./large/process.ts";
-import { describe, machine, median } from "./measure.ts";
+import { coresMs, describe, machine, median } from "./measure.ts";
 import { timingOf, writeDocument } from "./results.ts";
 
 const { values: flags } = parseArgs({
@@ -62,6 +63,7 @@ const { values: flags } = parseArgs({
     ranks: { type: "string", default: "1" },
     "expert-memory": { type: "string", default: "2.4GB" },
     runs: { type: "string", default: "5" },
+    cores: { type: "boolean", default: false },
   },
 });
 const { only, out } = flags;
@@ -154,6 +156,8 @@ if (only === "prefill") {
   const measured = await measurePrefill(folder, target, {
     tokens: tokens.length,
     runs,
+    threads: flags.cores ? 1 : availableParallelism(),
+    now: flags.cores ? coresMs : () => performance.now(),
   });
   console.log(JSON.stringify(measured, null, 2));
   found["prefill"] = measured;

@@ -1,6 +1,7 @@
 /** Repetitions, medians, and their format. */
 
 import { cpus } from "node:os";
+import process from "node:process";
 
 /** Returns the median. */
 export function median(values: readonly number[]): number {
@@ -9,6 +10,12 @@ export function median(values: readonly number[]): number {
   return sorted.length % 2 === 1
     ? sorted[middle]!
     : (sorted[middle - 1]! + sorted[middle]!) / 2;
+}
+
+/** Processor time of this process in ms: other work on the machine affects it less than the clock. */
+export function coresMs(): number {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1e3;
 }
 
 /** Returns the milliseconds of a piece of work. */

@@ -17,7 +17,7 @@ import {
   loadTarget,
   type Opened,
 } from "../engine/mod.ts";
-import { machine, median } from "./measure.ts";
+import { coresMs as now, machine, median } from "./measure.ts";
 import { openOurs, pause } from "./peers/engine.ts";
 import { installPeers } from "./peers/install.ts";
 import { openLlama, type Timed } from "./peers/llama.ts";
@@ -62,12 +62,6 @@ const prompts = Array.from({ length: batch }, (_, sequence) =>
     { length },
     (_, i) => VOCABULARY - 1 - (i * 1571 + sequence * 389) % VOCABULARY,
   ));
-
-/** Processor time of this process, in ms. */
-function now(): number {
-  const { user, system } = process.cpuUsage();
-  return (user + system) / 1e3;
-}
 
 const target = await loadTarget(file, nodeFiles());
 const sides: { [side: string]: () => Promise<Timed> } = {};

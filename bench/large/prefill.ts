@@ -4,7 +4,6 @@
  */
 
 import { existsSync } from "node:fs";
-import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import {
@@ -23,8 +22,8 @@ import { OURS, speedOf, timingOf } from "../results.ts";
 const NEW_TOKENS = 17;
 
 /**
- * Milliseconds of runs: wall-clock time of the prefill and per following token, and the time of all cores for the
- * complete run.
+ * Milliseconds of runs: time of the prefill and per following token by the given clock, and the time of all cores for
+ * the complete run.
  */
 interface Times {
   readonly prefill: number[];
@@ -39,7 +38,13 @@ interface Times {
 export async function measurePrefill(
   folder: string,
   target: Extract<Target, { readonly kind: "checkpoint" }>,
-  { tokens, runs }: { readonly tokens: number; readonly runs: number },
+  { tokens, runs, threads, now }: {
+    readonly tokens: number;
+    readonly runs: number;
+    readonly threads: number;
+    /** The clock in ms. */
+    now(): number;
+  },
 ): Promise<{ readonly [what: string]: unknown }> {
   installPeers();
   const { vocabulary } = target.checkpoint.published.decoder;
@@ -47,7 +52,6 @@ export async function measurePrefill(
     { length: tokens },
     (_, i) => vocabulary - 1 - i * 1571 % vocabulary,
   );
-  const threads = availableParallelism();
   const file = join(folder, "bf16.gguf");
   if (!existsSync(file)) {
     await writeOlmoeGguf(folder, { file, matrices: "bf16" });
@@ -59,6 +63,7 @@ export async function measurePrefill(
     context: tokens + NEW_TOKENS,
     newTokens: NEW_TOKENS,
     threads,
+    now,
   });
   const context = await llama.context(threads);
   const opened = await openOurs(target, {
@@ -68,7 +73,6 @@ export async function measurePrefill(
     need: { tokens, sequences: 1, context: tokens + NEW_TOKENS },
   });
   const decoder = new Decoder(opened.session, decoderShape(opened.plan)!);
-  const now = () => performance.now();
   const sides: { readonly [side: string]: () => Promise<Timed> } = {
     [OURS]: async () => {
       opened.session.reset();

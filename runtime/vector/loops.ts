@@ -220,10 +220,8 @@ function tiledLoop(
     // Some iterations at a time, along which words are loaded.
     const start = newLocal("start", "u");
     const words = tiledWords(s, on)!;
-    // Each row has a sum for each weight.
-    const sums = new Set(s.body.map((s) => s.op === "set" ? s.name : ""));
-    sums.delete("");
-    const several = sums.size > apart.length;
+    // The other groups are those of rows.
+    const several = groups.length > 2 * apart.length;
     const run = word(words);
     const index = newLocal("i", "u");
     on.count({ counter: start, from, to, step: run, long }, () => {
