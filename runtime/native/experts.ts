@@ -6,6 +6,8 @@ import { HALF_LIFE } from "../expert_cache.ts";
 const BOUNCE_BYTES = 1 << 20;
 /** Number of reader threads. */
 const READERS = 4;
+/** Bytes that one reader reads at a time: few experts, too, use all readers. */
+const CHUNK_BYTES = 1 << 20;
 
 /**
  * A streamed weight reserves addresses for all of its experts and memory only for those that were read. A group is the
@@ -18,7 +20,7 @@ export const EXPERTS_IN_C = `
 enum { ABSENT, READING, RESIDENT };
 enum { READERS = ${READERS}, HALF_LIFE = ${HALF_LIFE} };
 struct place { char *address; uint64_t bytes, offset; int direct, buffered; };
-struct expert { uint32_t state, wanted, fresh; uint64_t last; double uses, rank; };
+struct expert { uint32_t state, wanted, fresh, left; uint64_t last; double uses, rank; };
 struct expert_group {
   uint32_t number, weights, experts, next;
   uint32_t *ids;
@@ -29,7 +31,7 @@ struct expert_group {
 struct weight { uint32_t experts; struct place *places; char *room, *start; uint64_t room_bytes; };
 struct pages { char *start; uint64_t bytes; };
 struct read_file { dev_t device; ino_t node; int direct, buffered; };
-struct job { uint32_t group, expert; };
+struct job { uint32_t group, expert, taken, chunks; };
 struct streams {
   pthread_mutex_t mutex;
   pthread_cond_t more, done;
@@ -82,6 +84,18 @@ static int read_place(const struct place *x, char *bounce, struct streams *s) {
     read_bounced(x, x->address + end, x->bytes - end, x->offset + end, bounce, s);
 }
 
+// Number of chunks of a part of a file, which end at its pages.
+static uint32_t chunks_of(const struct place *x) {
+  uint64_t head = -x->offset % page_bytes();
+  return x->bytes <= head + ${CHUNK_BYTES} ? 1 : (x->bytes - head + ${CHUNK_BYTES} - 1) / ${CHUNK_BYTES};
+}
+
+static struct place chunk_of(const struct place *x, uint32_t i) {
+  uint64_t head = -x->offset % page_bytes(), from = i ? head + (uint64_t)i * ${CHUNK_BYTES} : 0;
+  uint64_t end = i + 1 == chunks_of(x) ? x->bytes : head + (uint64_t)(i + 1) * ${CHUNK_BYTES};
+  return (struct place){ x->address + from, end - from, x->offset + from, x->direct, x->buffered };
+}
+
 static void *read_experts(void *argument) {
   struct streams *s = argument;
   void *bounce;
@@ -89,13 +103,17 @@ static void *read_experts(void *argument) {
   pthread_mutex_lock(&s->mutex);
   while (!s->closing) {
     if (s->head == s->tail) { pthread_cond_wait(&s->more, &s->mutex); continue; }
-    struct job job = s->queue[s->head++ % s->room];
+    struct job *first = &s->queue[s->head % s->room], job = *first;
+    if (++first->taken == job.chunks) s->head++;
     struct expert_group *g = s->groups[job.group];
     pthread_mutex_unlock(&s->mutex);
-    int good = 1;
-    for (uint32_t w = 0; good && w < g->weights; w++) good = read_place(&g->places[w][job.expert], bounce, s);
+    uint32_t w = 0, i = job.taken, count;
+    while (i >= (count = chunks_of(&g->places[w][job.expert]))) i -= count, w++;
+    struct place chunk = chunk_of(&g->places[w][job.expert], i);
+    int good = read_place(&chunk, bounce, s);
     pthread_mutex_lock(&s->mutex);
     if (!good) s->failed = job.group + 1;
+    if (--g->list[job.expert].left > 0) continue;
     g->list[job.expert].state = RESIDENT;
     pthread_cond_broadcast(&s->done);
   }
@@ -198,8 +216,10 @@ static int request(struct streams *s, struct expert_group *g, uint32_t e, int fo
   s->used += bytes;
   free_spares(s, s->limit - s->used);
   x->state = READING;
-  s->queue[s->tail++ % s->room] = (struct job){ g->number, e };
-  pthread_cond_signal(&s->more);
+  x->left = 0;
+  for (uint32_t w = 0; w < g->weights; w++) x->left += chunks_of(&g->places[w][e]);
+  s->queue[s->tail++ % s->room] = (struct job){ g->number, e, 0, x->left };
+  pthread_cond_broadcast(&s->more);
   return 1;
 }
 
@@ -360,7 +380,7 @@ void switchyard_unstream(struct pool *p, uint32_t weight) {
     int has = 0;
     for (uint32_t w = 0; w < g->weights; w++) has |= g->ids[w] == weight;
     for (uint32_t e = 0; has && e < g->experts; e++) {
-      while (g->list[e].state == READING && !s->failed) pthread_cond_wait(&s->done, &s->mutex);
+      while (g->list[e].state == READING) pthread_cond_wait(&s->done, &s->mutex);
       if (g->list[e].state != ABSENT) evict(s, g, e);
     }
     if (has) g->experts = 0;
