@@ -40,7 +40,7 @@ const SHORT: {
         read: smallCheckpoint,
         sources: SOURCES.filter(({ name }) => TRIED.includes(name)),
       }) as FuzzClass<unknown>,
-    count: 100,
+    count: 40,
   },
   determinism: {
     make: () =>
