@@ -31,9 +31,11 @@ const SHORT: {
   },
   "kernel-native": { make: CLASSES["kernel-native"]!, count: 8 },
   "kernel-gpu": { make: CLASSES["kernel-gpu"]!, count: 8 },
+  "kernel-wgpu": { make: CLASSES["kernel-wgpu"]!, count: 4 },
   products: { make: CLASSES["products"]!, count: 20 },
   "products-native": { make: CLASSES["products-native"]!, count: 2 },
   "products-gpu": { make: CLASSES["products-gpu"]!, count: 2 },
+  "products-wgpu": { make: CLASSES["products-wgpu"]!, count: 2 },
   plan: {
     make: () =>
       planClass({

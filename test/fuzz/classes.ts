@@ -1,7 +1,7 @@
 /** The classes of `npm run fuzz`. */
 
 import type { FuzzClass } from "./fuzz.ts";
-import { GPU, kernelClass, NATIVE } from "./kernel.ts";
+import { GPU, kernelClass, NATIVE, WGPU } from "./kernel.ts";
 import { diskClass } from "./disk.ts";
 import { cacheClass } from "./cache.ts";
 import { configClass } from "./config.ts";
@@ -25,9 +25,11 @@ export const CLASSES: {
   kernel: () => kernelClass() as FuzzClass<unknown>,
   "kernel-native": () => kernelClass(NATIVE) as FuzzClass<unknown>,
   "kernel-gpu": () => kernelClass(GPU) as FuzzClass<unknown>,
+  "kernel-wgpu": () => kernelClass(WGPU) as FuzzClass<unknown>,
   products: () => productsClass() as FuzzClass<unknown>,
   "products-native": () => productsClass(NATIVE) as FuzzClass<unknown>,
   "products-gpu": () => productsClass(GPU) as FuzzClass<unknown>,
+  "products-wgpu": () => productsClass(WGPU) as FuzzClass<unknown>,
   plan: () => planClass() as FuzzClass<unknown>,
   determinism: () => determinismClass() as FuzzClass<unknown>,
   writes: () => writesClass() as FuzzClass<unknown>,

@@ -1,10 +1,16 @@
-/** Classes `kernel`, `kernel-native` and `kernel-gpu`: a valid kernel tree does in WebAssembly, in C and on an adapter what the interpreter of trees does. */
+/** Classes `kernel`, `kernel-native`, `kernel-gpu` and `kernel-wgpu`: a valid kernel tree does in WebAssembly, in C, on an adapter and on one of Deno what the interpreter of trees does. */
 
+import { Buffer } from "node:buffer";
+import { spawn } from "node:child_process";
+import { createInterface } from "node:readline";
+import { deserialize, serialize } from "node:v8";
 import fc from "fast-check";
 import { printWgsl } from "../../spec/kernel/wgsl.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import { readTree } from "../../spec/kernel/verify_tree.ts";
 import { interpretKernel } from "../helpers/interpret_kernel.ts";
+import { clonePath } from "../helpers/compiled.ts";
+import { DENO } from "../helpers/nodes.ts";
 import { runNative, type RunOn, runOnDevice } from "../helpers/run_native.ts";
 import { runWasm } from "../helpers/run_wasm.ts";
 import {
@@ -55,6 +61,9 @@ function difference(
   }
   return undefined;
 }
+
+/** The program that runs kernels under Deno. */
+const RUN_KERNELS = clonePath("test/fixtures/deno/run_kernels.ts");
 
 /** Runs a kernel over its bindings, in place. */
 interface Target {
@@ -120,6 +129,45 @@ export const GPU: KernelTarget = {
         await runOnDevice(device!, { ...kernel, name: `random${runs}` }, on);
       },
       close: () => Promise.resolve(device?.destroy()),
+    }];
+  },
+};
+
+/** Kernels as WGSL under Deno: wgpu, a second implementation of WebGPU. */
+export const WGPU: KernelTarget = {
+  name: "kernel-wgpu",
+  equal: "equal on an adapter of wgpu",
+  options: { portable: true },
+  open: async () => {
+    if (DENO.skip) return `Deno: ${DENO.skip}`;
+    const worker = spawn(DENO.program, [...DENO.argv, RUN_KERNELS], {
+      stdio: ["pipe", "pipe", "ignore"],
+    });
+    // Its end is noticed by the missing answer.
+    worker.stdin.on("error", () => {});
+    const lines = createInterface({ input: worker.stdout });
+    const answers = lines[Symbol.asyncIterator]();
+    const run: Target["run"] = async (kernel, on) => {
+      const line = serialize({ kernel, on }).toString("base64");
+      worker.stdin.write(`${line}\n`);
+      const { value, done } = await answers.next();
+      if (done) throw new Error(`Deno ended with ${worker.exitCode}`);
+      const found = deserialize(Buffer.from(value, "base64")) as Data;
+      for (const [name, words] of Object.entries(found)) {
+        on.bindings[name]!.set(words);
+      }
+    };
+    const kernel = randomKernel([1], { portable: true });
+    const found = await Promise.resolve(
+      run(kernel, { bindings: data(), groups: [1, 1, 1] }),
+    ).catch((error: Error) => error.message);
+    if (typeof found === "string") return `no adapter: ${found}`;
+    return [{
+      run,
+      close: () => {
+        worker.stdin.end();
+        return Promise.resolve();
+      },
     }];
   },
 };

@@ -1,4 +1,4 @@
-/** Classes `products`, `products-native` and `products-gpu`: products of quantized rows have the bits of their definition. */
+/** Classes `products`, `products-native`, `products-gpu` and `products-wgpu`: products of quantized rows have the bits of their definition. */
 
 import fc from "fast-check";
 import { BLOCKS } from "../../spec/blocks.ts";
