@@ -32,6 +32,8 @@ import {
 } from "../engine/mod.ts";
 import { ARCHITECTURES as GGUF_ARCHITECTURES } from "../engine/gguf/architectures.ts";
 import { ARCHITECTURES } from "../models/published.ts";
+import { GGUF_TYPES } from "../engine/gguf/blocks.ts";
+import { configOf } from "../engine/gguf/config.ts";
 import { SPLITS } from "../engine/gguf/pre_tokenizers.ts";
 import { tokenizerOf } from "../engine/gguf/tokenizer.ts";
 import type { GgufValue } from "../engine/gguf/write.ts";
@@ -705,6 +707,28 @@ t.test("rows of odd heads are refused", async (t) => {
       message: new RegExp(`has 8 rows, which are not pairs of ${u32} heads`),
     });
   }
+});
+
+t.test("types of indexers are those of GLM-5.2 in files without them", (t) => {
+  const keys = {
+    "general.architecture": "glm-dsa",
+    "glm-dsa.context_length": 1048576,
+    "glm-dsa.block_count": 4e9,
+  };
+  const tensors = Array.from({ length: 8 }, () => ({
+    name: "a",
+    shape: [],
+    type: GGUF_TYPES[0]!,
+    offset: 0,
+    bytes: 0,
+  }));
+  t.match(configOf("m.gguf", { keys, tensors }), {
+    indexer_types: [
+      ...["full", "full", "full", "shared", "shared", "shared", "full"],
+      "shared",
+    ],
+  });
+  t.end();
 });
 
 t.test("value heads that do not fit their tensor are refused", async (t) => {

@@ -16,7 +16,7 @@ function longType(layer: number): string {
 
 /** The field `indexer_types`. */
 export const INDEXER_TYPES: NonNullable<GgufArchitecture["config"]> = {
-  read(name, { keys }) {
+  read(name, { keys, tensors }) {
     const list = keys[`${name}.${TYPES}`];
     const number = (key: string) => numberOf(keys, `${name}.${key}`) ?? 0;
     if (Array.isArray(list)) {
@@ -25,7 +25,11 @@ export const INDEXER_TYPES: NonNullable<GgufArchitecture["config"]> = {
       };
     }
     if (number("context_length") < LONG) return {};
-    const layers = number("block_count") - number("nextn_predict_layers");
+    // No layer is without a tensor.
+    const layers = Math.min(
+      number("block_count") - number("nextn_predict_layers"),
+      tensors.length,
+    );
     return {
       indexer_types: Array.from({ length: layers }, (_, i) => longType(i)),
     };
