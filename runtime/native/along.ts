@@ -3,6 +3,9 @@
 /** Bytes of a cache line. */
 export const LINE = 64;
 
+/** Added to the words of a load in `along_binding` if rows are blocks with scales. */
+export const BLOCKS = 64;
+
 /**
  * Shapes of prefetches. The first is used unless another is measured to be faster. `ahead`: bytes from a load to its
  * prefetch in the same rows; 0: the following rows are prefetched line after line, as one stream. `near`: into the

@@ -13,6 +13,7 @@ import type {
   Value,
 } from "../vector/ir.ts";
 import { repeatedIn } from "../vector/ir.ts";
+import { BLOCKS } from "./along.ts";
 import { Writer } from "./writer.ts";
 
 /** An array in memory: its address and its length. */
@@ -350,7 +351,8 @@ export class Emitter {
         const isAlong = s.ahead === "along";
         if (isAlong && "binding" in s.from) {
           const { binding } = s.from;
-          this.along ??= { binding, apart: width * s.apart, words: s.words };
+          const words = s.words + (s.bytes ? BLOCKS : 0);
+          this.along ??= { binding, apart: width * s.apart, words };
         }
         const along = isAlong ? `&along_${s.several ? "several" : "one"}` : "0";
         return writer.line(

@@ -29,7 +29,7 @@ export const BINDING_WORDS = 4;
  * The record in C, and the signature of compiled kernels: workgroups `first` to `end` of a launch. Before it runs a record,
  * the runtime sets `shape`, of the prefetches of loops over one row, and 256 times that of loops over several. A kernel
  * called with an empty record writes its `along_binding` to scratch memory: the binding whose rows it prefetches, their
- * stride in bytes, and the words of a load; or nothing.
+ * stride in bytes, and the words of a load, plus `BLOCKS` for blocks with scales; or nothing.
  */
 export const LAUNCH_STRUCT = `
 struct launch {

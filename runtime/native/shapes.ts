@@ -5,7 +5,7 @@
 
 import { cpus } from "node:os";
 import { tileWidths } from "../vector/loops.ts";
-import { SHAPES } from "./along.ts";
+import { BLOCKS, SHAPES } from "./along.ts";
 import type { ObjectCache } from "./objects.ts";
 import { vectorsInC } from "./vectors.ts";
 
@@ -154,7 +154,7 @@ void switchyard_set_shapes(struct pool *p, const struct shape *from, uint32_t co
 
 /** Measured shapes that an earlier process saved for this processor; none if there are none. */
 export async function savedShapes(objects: ObjectCache): Promise<Uint32Array> {
-  const bytes = await objects.note(noteOf()) ?? Buffer.of();
+  const bytes = await objects.note(noteOf(objects)) ?? Buffer.of();
   const words = JSON.parse(`[${bytes.toString()}]`) as number[];
   return Uint32Array.from(words);
 }
@@ -164,27 +164,31 @@ export async function saveShapes(
   objects: ObjectCache,
   shapes: Uint32Array,
 ): Promise<void> {
-  await objects.putNote(noteOf(), Buffer.from(shapes.join()));
+  await objects.putNote(noteOf(objects), Buffer.from(shapes.join()));
 }
 
-/** Key of the shapes of this processor: others may have the same instructions. */
-function noteOf(): string {
-  return JSON.stringify([SHAPES, cpus()[0]?.model]);
+/** Key of the shapes of this processor by this probe: others may have the same instructions. */
+function noteOf({ compiler }: ObjectCache): string {
+  return `${cpus()[0]?.model} ${probeInC(compiler.lanes)}`;
 }
 
 /**
  * C text of the probe, a kernel that reads weights as a matmul of some rows does: products and sums of both halves of
- * each word. Exponents are changed to those of numbers whose products and sums are normal: others take longer.
+ * each word, and of blocks a scale, lane by lane. Exponents are changed to those of numbers whose products and sums are
+ * normal: others take longer.
  */
 export function probeInC(lanes: number): string {
-  const widths = tileWidths(lanes);
-  const loops = widths.map((words) => `
-static void probe${words}(const word *from, uint64_t bytes, uint64_t apart, u rows, struct along *along, volatile float *to) {
+  const kinds = tileWidths(lanes).flatMap((words) =>
+    [0, BLOCKS].map((blocks) => ({ words, blocks, kind: words + blocks }))
+  );
+  const loops = kinds.map(({ words, blocks, kind }) => `
+static void probe${kind}(const word *from, uint64_t bytes, uint64_t apart, u rows, struct along *along, volatile float *to) {
   vf sums[${SEVERAL}] = { 0 };
   for (uint64_t tile = 0; tile + LANES * apart <= bytes; tile += LANES * apart) {
     for (uint64_t at = 0; at + ${4 * words} <= apart; at += ${4 * words}) {
       vu t[${words}];
       turn${words}(t, from, tile + at, apart, ${4 * words}, 0, along);
+      ${blocks ? "t[0] ^= scales(ON(from, tile + at), apart);" : ""}
       const float *x = LEFT[0] + at / 2 % ${LEFT - 2 * words};
       if (rows == 1) { ADD(1, ${words}) } else { ADD(${SEVERAL}, ${words}) }
     }
@@ -193,6 +197,11 @@ static void probe${words}(const word *from, uint64_t bytes, uint64_t apart, u ro
 }`);
   return `${vectorsInC({ lanes, fused: false, bytes: false })}
 static float LEFT[${SEVERAL}][${LEFT}];
+INLINE vu scales(const word *from, uint64_t apart) {
+  vu r;
+  for (int l = 0; l < LANES; l++) r[l] = *(const bytes *)ON(from, l * apart);
+  return r;
+}
 #define ADD(rows, words) \\
   UNROLL(words) for (u i = 0; i < words; i++) { \\
     vu word = (t[i] & 0x1fff1fffu) | 0x30003000u; \\
@@ -211,8 +220,8 @@ void probe(const struct launch *l, uint32_t first, uint32_t end, char *scratch, 
   if (LEFT[0][0] == 0) for (u i = 0; i < ${SEVERAL * LEFT}; i++) LEFT[0][i] = 1;
   switch (l->y) {
 ${
-    widths.map((words) =>
-      `  case ${words}: probe${words}(from, bytes, l->x, l->groups, &along, &to); break;`
+    kinds.map(({ kind }) =>
+      `  case ${kind}: probe${kind}(from, bytes, l->x, l->groups, &along, &to); break;`
     ).join("\n")
   }
   }
