@@ -1,4 +1,4 @@
-/** One rank of the jobs of test/mpi/communicator.test.ts: `exchange_rank.ts WHAT SEED`. Rank 0 prints what it saw, as JSON. */
+/** One rank of the jobs of test/mpi/communicator.test.ts: `exchange_rank.ts WHAT,… SEED`. Rank 0 prints what it saw of each, as JSON. */
 
 import { setTimeout as sleep } from "node:timers/promises";
 import process from "node:process";
@@ -211,7 +211,8 @@ const JOBS: { readonly [what: string]: () => Promise<unknown> } = {
   },
 };
 
-const seen = await JOBS[what!]!();
+const seen: unknown[] = [];
+for (const each of what!.split(",")) seen.push(await JOBS[each]!());
 const world = await openWorld();
 if (world.rank === 0) console.log(JSON.stringify(seen));
 (await opened)?.destroy();
