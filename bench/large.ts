@@ -7,10 +7,13 @@
  *
  * `--config CONFIG.json --only decode` measures the decode step of the shape of a published configuration instead.
  *
+ * `--only shapes` writes, loads and deletes checkpoints of published shapes (14 GB of disk), or that of `--config` with
+ * `--layers N` in `--shards N` files.
+ *
  * `--only streamed --expert-memory BYTES` measures `--tokens N` decode steps of each of four routings with experts on
  * disk, and compares them with the planner.
  *
- * Flags: `--adapter native|cpu`, `--layers N`, `--runs N`, `--only load|decode|prefill|streamed`, `--out FILE`. `--ranks N` uses
+ * Flags: `--adapter native|cpu`, `--layers N`, `--runs N`, `--only load|decode|prefill|shapes|streamed`, `--out FILE`. `--ranks N` uses
  * processes of `launch` instead; `--tokens N` gives them a longer prompt (about sixty tokens use every expert). `--only
  * prefill` compares a prefill of `--tokens N` on the native device with llama.cpp; with `--cores` on one thread
  * each, by processor time. `--check` compares the logits of
@@ -43,6 +46,7 @@ import {
   writePublished,
 } from "./large/published.ts";
 import { measurePrefill } from "./large/prefill.ts";
+import { measureShapes, SHAPES } from "./large/shapes.ts";
 import { measureStreamed, type Streamed } from "./large/streamed.ts";
 import { type Ran, runCommand } from "./large/process.ts";
 import { coresMs, describe, machine, median } from "./measure.ts";
@@ -59,6 +63,7 @@ const { values: flags } = parseArgs({
     config: { type: "string" },
     layers: { type: "string", default: "3" },
     prompt: { type: "string", default: "16" },
+    shards: { type: "string", default: "1" },
     tokens: { type: "string", default: "5" },
     ranks: { type: "string", default: "1" },
     "expert-memory": { type: "string", default: "2.4GB" },
@@ -86,6 +91,19 @@ const shape = flags.config === undefined
   ? ""
   : `-${basename(flags.config, ".json")}`;
 const folder = `${flags.folder}${shape}-${flags.layers}`;
+if (only === "shapes") {
+  const { config, layers, shards } = flags;
+  const shapes = await measureShapes(`${flags.folder}-shape`, {
+    shapes: config === undefined
+      ? SHAPES
+      : [{ config, layers: Number(layers), shards: Number(shards) }],
+    runs,
+  });
+  console.log(JSON.stringify(shapes, null, 2));
+  const document = { program: "large", machine: machine(), shapes };
+  if (out !== undefined) writeDocument(out, document);
+  process.exit();
+}
 if (!existsSync(join(folder, "config.json"))) {
   mkdirSync(folder, { recursive: true });
   const files = {

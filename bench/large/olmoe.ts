@@ -12,9 +12,16 @@ const EMBED = 2048,
 /** Random numbers of all matrices. Each matrix starts at a different position. */
 const POOL = 1 << 22;
 
-interface Tensor {
+/** A tensor in bf16, or of bytes. */
+export interface Tensor {
   readonly name: string;
   readonly shape: readonly number[];
+  readonly dtype?: "U8";
+}
+
+/** Bytes of a tensor in a file. */
+export function tensorBytes({ shape, dtype }: Tensor): number {
+  return (dtype === "U8" ? 1 : 2) * shape.reduce((a, b) => a * b);
 }
 
 /**
@@ -95,10 +102,10 @@ function tensorsOf(layers: number): Tensor[] {
 /** Yields the parts of a safetensors file with random numbers. */
 export function* partsOf(tensors: readonly Tensor[]): Iterable<Uint8Array> {
   let offset = 0;
-  const header = Object.fromEntries(tensors.map(({ name, shape }) => {
-    const bytes = 2 * shape.reduce((a, b) => a * b);
-    const data_offsets = [offset, offset += bytes];
-    return [name, { dtype: "BF16", shape, data_offsets }];
+  const header = Object.fromEntries(tensors.map((tensor) => {
+    const { name, shape, dtype = "BF16" } = tensor;
+    const data_offsets = [offset, offset += tensorBytes(tensor)];
+    return [name, { dtype, shape, data_offsets }];
   }));
   const text = JSON.stringify(header);
   const padded = Buffer.from(text.padEnd(Math.ceil(text.length / 8) * 8));
@@ -108,16 +115,22 @@ export function* partsOf(tensors: readonly Tensor[]): Iterable<Uint8Array> {
   yield padded;
   const matrix = bf16(randomValues(POOL, 1).map((x) => x * 0.03));
   const norm = bf16(randomValues(4 * EMBED, 2).map((x) => 1 + x / 4));
-  for (const [i, { shape }] of tensors.entries()) {
-    const bytes = 2 * shape.reduce((a, b) => a * b);
+  // Exponents of 2^-7 and 2^-6 in E8M0.
+  const scales = Uint8Array.from(
+    randomValues(1 << 16, 3),
+    (x) => x < 0 ? 120 : 121,
+  );
+  for (const [i, tensor] of tensors.entries()) {
+    const bytes = tensorBytes(tensor);
+    const pool = tensor.name.endsWith("_scales") ? scales : matrix;
     if (bytes <= norm.length) yield norm.subarray(0, bytes);
     else {
       // A different start for every tensor, and a period that is not a multiple of a row.
-      let at = (i * 7919 * 2) % matrix.length;
+      let at = (i * 7919 * 2) % pool.length;
       for (let done = 0; done < bytes;) {
-        const part = matrix.subarray(
+        const part = pool.subarray(
           at,
-          at + Math.min(bytes - done, matrix.length - 2 - at),
+          at + Math.min(bytes - done, pool.length - 2 - at),
         );
         yield part;
         done += part.length;

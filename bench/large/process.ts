@@ -25,6 +25,10 @@ export interface Ran {
   readonly endMs: number;
   /** Peak resident bytes of each Node process including pages of files, largest first. */
   readonly peaks: readonly number[];
+  /** Largest sampled anonymous memory of a process in bytes. */
+  readonly anonymous: number;
+  /** The text of the command. */
+  readonly out: string;
 }
 
 /** Runs a command, such as `["generate", FOLDER]`. */
@@ -34,7 +38,7 @@ export async function runCommand(argv: readonly string[]): Promise<Ran> {
     stdio: ["ignore", "pipe", "inherit"],
   });
   const peaks = new Map<number, number>();
-  let cores = 0;
+  let [cores, anonymous] = [0, 0];
   let left: number[] = [];
   const look = () => {
     left = treeOf(child.pid!);
@@ -42,12 +46,15 @@ export async function runCommand(argv: readonly string[]): Promise<Ran> {
     for (const pid of left) {
       const found = looked(pid);
       cores += found.cores;
+      anonymous = Math.max(anonymous, found.anonymous);
       if (found.name.includes("node")) peaks.set(pid, found.peak);
     }
   };
   const timer = setInterval(look, LOOK_MS);
   let [first, firstCores, last] = [0, 0, 0];
-  child.stdout.on("data", () => {
+  let out = "";
+  child.stdout.on("data", (text) => {
+    out += String(text);
     last = performance.now();
     if (first > 0) return;
     first = last;
@@ -66,6 +73,8 @@ export async function runCommand(argv: readonly string[]): Promise<Ran> {
     firstCores,
     endMs: performance.now() - last,
     peaks: [...peaks.values()].sort((a, b) => b - a),
+    anonymous,
+    out,
   };
 }
 
@@ -93,9 +102,13 @@ function stat(pid: number): string[] {
   return text.slice(text.lastIndexOf(")") + 2).split(" ");
 }
 
-function looked(pid: number): { name: string; cores: number; peak: number } {
+function looked(
+  pid: number,
+): { name: string; cores: number; peak: number; anonymous: number } {
   const status = read(`/proc/${pid}/status`);
-  const peak = Number(/^VmHWM:\s+(\d+)/m.exec(status)?.[1] ?? 0) * 1024;
+  const bytes = (key: string) =>
+    Number(new RegExp(`^${key}:\\s+(\\d+)`, "m").exec(status)?.[1] ?? 0) * 1024;
+  const peak = bytes("VmHWM");
   const fields = stat(pid);
   // A zombie process has no memory.
   const ended = peak === 0;
@@ -103,6 +116,7 @@ function looked(pid: number): { name: string; cores: number; peak: number } {
     name: ended ? "" : /^Name:\s+(.*)/m.exec(status)?.[1] ?? "",
     cores: (Number(fields[11] ?? 0) + Number(fields[12] ?? 0)) / 100,
     peak,
+    anonymous: bytes("RssAnon"),
   };
 }
 

@@ -4,7 +4,9 @@ import { compile, paramFacts, trace } from "../../compiler/mod.ts";
 import { publishedModel } from "../../models/published.ts";
 import { sourceNames } from "../../spec/axis_parts.ts";
 import { sum } from "../../spec/sum.ts";
-import { partsOf } from "./olmoe.ts";
+import { compiledAs, readStoredAs } from "../../engine/stored_as.ts";
+import type { Plan, PlanWeight } from "../../spec/plan/plan.ts";
+import { partsOf, type Tensor, tensorBytes } from "./olmoe.ts";
 
 /** A config.json. */
 export interface PublishedConfig {
@@ -38,17 +40,85 @@ export function publishedStepBytes(config: PublishedConfig): number {
   );
 }
 
-/** Writes the files of a checkpoint. */
+/** Writes the files of a checkpoint with the storage dtypes of the configuration, in the order of the model. */
 export async function writePublished(
   config: PublishedConfig,
-  { write }: { write(name: string, parts: Iterable<Uint8Array>): void },
+  { write, shards = 1 }: {
+    write(name: string, parts: Iterable<Uint8Array>): void;
+    /** Number of weight files. */
+    readonly shards?: number;
+  },
 ): Promise<void> {
-  const plan = await compile(modelOf(config), { overLimits: true });
+  const plan = await planOf(config);
   const tensors = plan.weights.flatMap((weight) =>
-    sourceNames(plan, weight).map((name) => ({ name, shape: weight.shape }))
+    sourceNames(plan, weight).map((name): Tensor => ({
+      name,
+      ...tensorOf(weight),
+    }))
   );
-  write("model.safetensors", partsOf(tensors));
+  const all = sum(tensors.map(tensorBytes));
+  const files: Tensor[][] = [[]];
+  let bytes = 0;
+  for (const tensor of tensors) {
+    if (bytes > all / shards * files.length) files.push([]);
+    files.at(-1)!.push(tensor);
+    bytes += tensorBytes(tensor);
+  }
+  const nameOf = (i: number) =>
+    shards === 1 ? "model.safetensors" : `model-${i + 1}.safetensors`;
+  for (const [i, tensors] of files.entries()) {
+    tensors.sort((a, b) => a.name < b.name ? -1 : 1);
+    write(nameOf(i), partsOf(tensors));
+  }
+  const map = files.flatMap((tensors, i) =>
+    tensors.map(({ name }) => [name, nameOf(i)])
+  );
+  if (shards > 1) {
+    const index = { weight_map: Object.fromEntries(map) };
+    const text = JSON.stringify(index);
+    write("model.safetensors.index.json", [Buffer.from(text)]);
+  }
   write("config.json", [Buffer.from(JSON.stringify(config))]);
+}
+
+/** Bytes of all weights, and of those that one token uses. */
+export async function publishedBytes(
+  config: PublishedConfig,
+): Promise<{ readonly all: number; readonly used: number }> {
+  const plan = await planOf(config);
+  const topK = Number(config["num_experts_per_tok"]);
+  const weights = plan.weights.map((weight) => {
+    const name = weight.stack ?? weight.axes[0]!;
+    const { experts, size } = plan.axes[name]!;
+    const copies = weight.stack === undefined ? 1 : size;
+    const all = copies * tensorBytes({ name: "", ...tensorOf(weight) });
+    const isTable = weight.source.includes("embed_tokens");
+    return { all, used: isTable ? 0 : experts ? all * topK / size : all };
+  });
+  return {
+    all: sum(weights.map(({ all }) => all)),
+    used: sum(weights.map(({ used }) => used)),
+  };
+}
+
+/** A tensor of a weight: words are stored as bytes. */
+function tensorOf({ stored, shape }: PlanWeight): Omit<Tensor, "name"> {
+  if (stored !== "u32" && stored !== "u8") return { shape };
+  const bytes = stored === "u32" ? 4 : 1;
+  const last = shape.length - 1;
+  return {
+    shape: shape.map((n, i) => i === last ? bytes * n : n),
+    dtype: "U8",
+  };
+}
+
+async function planOf(config: PublishedConfig): Promise<Plan> {
+  const model = modelOf(config);
+  const stored = readStoredAs(config, undefined);
+  return await compile(model, {
+    overLimits: true,
+    weights: compiledAs(stored, paramFacts(trace(model))),
+  });
 }
 
 function modelOf(config: PublishedConfig) {
