@@ -129,7 +129,7 @@ function takeMerged(
 /** The kernel of merged launches, shared by all that join the same kernels with the same bindings. */
 function kernelOf(
   lowering: Lowering,
-  { steps, merged: { kernel, body, bindings }, known }: {
+  { steps, merged: { kernel, body, bindings, workgroups }, known }: {
     readonly steps: readonly LaunchStep[];
     readonly merged: Merged;
     readonly known: Map<string, string>;
@@ -147,9 +147,47 @@ function kernelOf(
     ]),
   ]);
   const name = known.get(key) ??
-    addKernel(lowering, { ...kernel, body: body() });
+    addKernel(lowering, {
+      ...kernel,
+      body: bodyOf(key, body, {
+        sizes: [lowering.placed.counts, workgroups],
+        parts: steps.map(({ kernel }) => lowering.draft.kernels.get(kernel)!),
+      }),
+    });
   known.set(key, name);
   return name;
+}
+
+/** Bodies of merged kernels, of the last plans, by the number of each joined body and how it is launched. */
+const bodies = new Map<string, Kernel["body"]>();
+const numbers = new WeakMap<Kernel["body"], number>();
+let numbered = 0;
+
+/** Maximum number of these bodies. */
+const MAX_BODIES = 1024;
+
+/** The body of a merged kernel. Plans that are compiled one after another merge the same kernels. */
+function bodyOf(
+  launches: string,
+  make: () => Kernel["body"],
+  { sizes, parts }: {
+    readonly sizes: readonly [
+      counts: readonly string[],
+      grid: Merged["workgroups"],
+    ];
+    readonly parts: readonly Kernel[];
+  },
+): Kernel["body"] {
+  const joined = parts.map(({ body, bindings, shared }) => {
+    const number = numbers.get(body) ?? ++numbered;
+    numbers.set(body, number);
+    return [number, bindings, shared];
+  });
+  const key = JSON.stringify([launches, sizes, joined]);
+  const body = bodies.get(key) ?? make();
+  if (bodies.size === MAX_BODIES) bodies.clear();
+  bodies.set(key, body);
+  return body;
 }
 
 function fits(

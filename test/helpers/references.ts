@@ -1,6 +1,7 @@
 /** Recorded references of published implementations, on every mesh, alone and in a batch: the right values, and the same bits. */
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
+import process from "node:process";
 import t, { type Test } from "tap";
 import {
   type Decoder,
@@ -185,6 +186,10 @@ const TURNS = ["ep=2", "ep=3", "ep=4", "dp=2,ep=2", "tp=2,ep=2"];
  */
 export function testInTurns(names: readonly string[]): void {
   for (const [i, name] of names.entries()) {
+    if (process.env["TURNS"] === "all") {
+      testOnAll(name);
+      continue;
+    }
     const turn = Math.abs(SEED) + i;
     const mesh = TURNS[turn % TURNS.length]!;
     const native = turn % 6 === 0 ? [mesh] : [];
@@ -232,6 +237,16 @@ function nextQuarter(list: readonly string[]): readonly string[] {
     { length: count },
     (_, i) => list[(first + i) % list.length]!,
   );
+}
+
+/** A family on all meshes of turns and all devices: WebAssembly, compiled C, a GPU or a software GPU. */
+function testOnAll(name: string): void {
+  const shared = ["ep=1", ...TURNS];
+  for (const device of DEVICES) {
+    for (const native of device.software ? [[]] : [[], shared]) {
+      testReference(name, { shared, separate: [], native }, device);
+    }
+  }
 }
 
 /**

@@ -319,8 +319,28 @@ export function addKernel(lowering: Lowering, kernel: Kernel): string {
   return name;
 }
 
+/** Bodies by text, of the last plans. */
+const bodies = new Map<string, Kernel["body"]>();
+
+/** Maximum number of bodies found by text. */
+const MAX_BODIES = 4096;
+
+/**
+ * The first equal body. Plans that are compiled one after another share most kernels, and facts about a kernel are
+ * cached by its body.
+ */
+function sharedBody(body: Kernel["body"]): Kernel["body"] {
+  const text = cachedJson(body);
+  const first = bodies.get(text);
+  if (first) return first;
+  if (bodies.size === MAX_BODIES) bodies.clear();
+  bodies.set(text, body);
+  return body;
+}
+
 function addByText(lowering: Lowering, kernel: Kernel): string {
-  const { workgroupSize, bindings, shared, body } = kernel;
+  const { workgroupSize, bindings, shared } = kernel;
+  const body = sharedBody(kernel.body);
   const rest = exactJson([workgroupSize, bindings, shared]);
   const key = rest + cachedJson(body);
   const known = lowering.draft.kernelNames.get(key);
@@ -329,7 +349,7 @@ function addByText(lowering: Lowering, kernel: Kernel): string {
   const base = kernel.name.replaceAll(/\W+/g, "_");
   let name = base;
   for (let n = 2; lowering.draft.kernels.has(name); n++) name = `${base}_${n}`;
-  lowering.draft.kernels.set(name, { ...kernel, name });
+  lowering.draft.kernels.set(name, { ...kernel, name, body });
   lowering.draft.kernelNames.set(key, name);
   return name;
 }

@@ -1,7 +1,6 @@
 /** Counts the work of a launch on a rank: the work of some invocations of one workgroup, times the workgroups. */
 
 import type { Kernel } from "../../../spec/kernel/tree.ts";
-import { cachedJson, exactJson } from "../../../spec/kernel/exact_json.ts";
 import { type KernelWork, kernelWork } from "../../../spec/kernel/work.ts";
 import { wordsOn } from "../../../spec/per_rank.ts";
 import { onRank, type Plan, type PlanBuffer } from "../../../spec/plan/plan.ts";
@@ -58,32 +57,19 @@ type Counted = {
 
 /** Counted launches by kernel, of all plans: a search compiles equal kernels for many meshes. */
 const countedByBody = new WeakMap<Kernel["body"], Map<string, Counted>>();
-const countedByText = new Map<string, Map<string, Counted>>();
 
-/** Maximum number of counted launches of a kernel with equal workgroups, and of kernels found by text. */
-const MAX = { launches: 16, texts: 4096 };
-
-/** The counted launches of equal kernels. Most share a body; those of merged launches have equal texts. */
-function countedOf(
-  { bindings, workgroupSize, body }: Kernel,
-): Map<string, Counted> {
-  const known = countedByBody.get(body);
-  if (known) return known;
-  const text = exactJson([workgroupSize, bindings]) + cachedJson(body);
-  const counted = countedByText.get(text) ?? new Map<string, Counted>();
-  if (countedByText.size === MAX.texts) countedByText.clear();
-  countedByText.set(text, counted);
-  countedByBody.set(body, counted);
-  return counted;
-}
+/** Maximum number of counted launches of a kernel with equal workgroups. */
+const MAX_LAUNCHES = 16;
 
 /** Counts the work of a launch of `kernel`. Equal launches are counted once. */
 export function launchWork(kernel: Kernel, setup: LaunchSetup): LaunchWork {
   const { workgroups, groups, typical } = setup;
-  const all = countedOf(kernel);
+  const all = countedByBody.get(kernel.body) ?? new Map<string, Counted>();
+  countedByBody.set(kernel.body, all);
   const names = kernel.bindings.map(({ name }) => name);
   const known = typical.map((at) => at ? 1 : 0);
-  const key = [...workgroups, groups, ...known, ...names].join();
+  const key = [kernel.workgroupSize, ...workgroups, groups, ...known, ...names]
+    .join();
   const counted = all.get(key) ?? [];
   all.set(key, counted);
   const equal = counted.find(({ reads }) =>
@@ -101,7 +87,7 @@ export function launchWork(kernel: Kernel, setup: LaunchSetup): LaunchWork {
       })
     ),
   });
-  if (counted.length === MAX.launches) counted.shift();
+  if (counted.length === MAX_LAUNCHES) counted.shift();
   counted.push({ reads: [...reads.values()], work });
   return work;
 }
