@@ -101,8 +101,7 @@ function speculationOf(): Speculation {
       decoder.vocabulary,
     )
     : lookupDrafter();
-  // Steps are measured in CPU time, too, so that other work on the machine does not change decisions.
-  return new Speculation({ max, drafter, now: cpuMs });
+  return new Speculation({ max, drafter, now: () => performance.now() });
 }
 
 async function run(kind: string, speculation?: Speculation) {

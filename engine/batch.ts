@@ -242,7 +242,6 @@ export class Batch {
       decoding: Math.ceil(this.running / this.#atOnce),
     });
     if (tokens.ids.length === 0) return false;
-    this.#speculation?.begin();
     const growing = ends.map((end) => slots[tokens.sequence[end]!]!);
     const experts = ++this.#steps % this.#expertSteps === 0 ||
       growing.some(({ options }) => options.experts);

@@ -63,8 +63,8 @@ const WORTH = 0.95;
 /** Maximum estimated probability of acceptance. */
 const MAX_ACCEPTANCE = 0.999;
 
-/** Minimum probabilities of accepted tokens, one of which is chosen for each step. */
-const PROBABILITIES = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1] as const;
+/** Logarithms of minimum probabilities of accepted tokens, one of which is chosen for each step. */
+const LOGARITHMS = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1].map(Math.log);
 
 /** Weight of a measurement in the time of drafting. */
 const DRAFT_WEIGHT = 1 / 8;
@@ -130,6 +130,8 @@ export class Speculation {
   rests(): boolean {
     const { after, every } = REST;
     this.#rests = ++this.#undrafted > after && this.#undrafted % every > 0;
+    // What looks for drafts counts as time of the step.
+    if (!this.#rests) this.#begun = this.#now?.() ?? 0;
     return this.#rests;
   }
 
@@ -202,23 +204,29 @@ export class Speculation {
     total: number,
   ): readonly number[] {
     const draftMs = this.#cost.isMeasured ? this.#draftMs : 0;
-    let best = drafting.map(() => 0);
+    let best = new Array<number>(drafting.length).fill(0);
     let min = this.#cost.of(sequences) * WORTH / sequences;
-    for (const probability of PROBABILITIES) {
+    let before = 0;
+    for (const probability of LOGARITHMS) {
       let [left, tokens] = [total, sequences];
-      const counts = drafting.map(({ max, log }) => {
-        const likely = Math.floor(Math.log(probability) / log);
+      const counts: number[] = [];
+      for (const { max, log, each } of drafting) {
+        const likely = Math.floor(probability / log);
         const count = Math.max(0, Math.min(max, left, likely));
+        counts.push(count);
         left -= count;
-        return count;
-      });
-      counts.forEach((count, i) => {
-        const { each } = drafting[i]!;
-        for (let n = 1; n <= count; n++) tokens += each ** n;
-      });
+        let accepted = 1;
+        for (let n = 0; n < count; n++) {
+          accepted *= each;
+          tokens += accepted;
+        }
+      }
       const fed = total - left;
+      // No more than for the probability before.
+      if (fed === before) continue;
+      before = fed;
       const ms = this.#cost.of(sequences + fed) + fed * draftMs;
-      if (fed === 0 || ms / tokens > min) continue;
+      if (ms / tokens > min) continue;
       min = ms / tokens;
       best = counts;
     }
@@ -239,20 +247,15 @@ export class Speculation {
     this.#acceptance.verified(sequence, kind, { drafted, accepted });
   }
 
-  /** Starts the measurement of a step. */
-  begin(): void {
-    if (!this.#rests) this.#begun = this.#now?.() ?? 0;
-  }
-
   /** Ends the measurement of a step. Steps with prompt tokens do not count. */
   end({ tokens, prompted, sequences, chosen }: Measured): void {
     const draftMs = this.#draftingMs;
     this.#draftingMs = 0;
     if (!this.#now || this.#rests || prompted > 0 || sequences === 0) return;
     const ms = this.#now() - this.#begun;
-    this.#cost.add(tokens, ms);
+    this.#cost.add(tokens, ms - draftMs);
     if (!this.#cost.isMeasured) return;
-    this.#with += ms + draftMs;
+    this.#with += ms;
     if (tokens === sequences) {
       this.#without += ms;
       return;

@@ -3,8 +3,8 @@
 /** Assumed time of a further token, relative to a step of one token. */
 const ASSUMED = 0.25;
 
-/** The first steps of a size compile code and are not measured. Then some steps of that size are measured. */
-const [WARM_UP, MEASURED] = [3, 3] as const;
+/** The first step of a size may compile code and is not measured. Then some steps of that size are measured. */
+const [WARM_UP, MEASURED] = [1, 2] as const;
 
 /**
  * Minimum weights of steps in the mean of their size: slower ones, which other work on the machine may delay, count
@@ -12,8 +12,8 @@ const [WARM_UP, MEASURED] = [3, 3] as const;
  */
 const [FASTER, SLOWER, OUTLIER] = [1 / 4, 1 / 16, 2] as const;
 
-/** Maximum number of tokens with a mean of their own. Larger sizes share means of a quarter of an octave. */
-const EXACT = 16;
+/** Maximum number of tokens with a mean of their own. Larger sizes share means of half an octave, to be known sooner. */
+const EXACT = 8;
 
 /** Mean of steps of similar sizes. */
 class Mean {
@@ -96,5 +96,5 @@ function assumed(tokens: number): number {
 function sizeOf(tokens: number): number {
   return tokens <= EXACT
     ? tokens
-    : 2 ** (Math.round(4 * Math.log2(tokens)) / 4);
+    : 2 ** (Math.round(2 * Math.log2(tokens)) / 2);
 }
