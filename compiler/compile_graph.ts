@@ -200,6 +200,7 @@ export function compileLowered(
       tile: options.tuning?.matmul ?? DEFAULT_TILE,
       tuning: options.tuning ?? {},
       maxBinding: limits.maxStorageBufferBindingSize,
+      maxBindings: limits.maxStorageBuffersPerShaderStage,
     },
   });
   const ports = lowerGraph(lowering);

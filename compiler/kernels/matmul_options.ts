@@ -32,6 +32,18 @@ export interface MatmulOptions extends TiledMatmul {
   leftRow(row: Expr): Expr;
   /** The left operand at k, f32. */
   left(base: Expr, k: Expr): Expr;
+  /**
+   * The left operand contains the variable `norm_scale`: the scale of the RMS norm of its row, which each workgroup
+   * computes. The tile then has one row.
+   */
+  readonly norm?: {
+    readonly length: number;
+    readonly epsilon: number;
+    /** Element i of the row before the norm. */
+    load(base: Expr, i: Expr): Expr;
+    /** Stores element i of the result, for other kernels. Default: it is not stored. */
+    readonly store?: (base: Expr, i: Expr) => readonly Stmt[];
+  };
   /** Consumes one result: one sum per weight. */
   epilogue(
     at: { readonly row: Expr; readonly column: Expr; readonly expert: Expr },

@@ -14,6 +14,7 @@ import {
   storeFirst,
   worth,
 } from "./router.ts";
+import { ASSIGN_BINDINGS } from "./assign.ts";
 import type { Kernel, KernelText } from "./kernel.ts";
 import { GROUP_XY, kernelOf, wgsl } from "./kernel.ts";
 import { SUM_BLOCK } from "./pieces/blocked_sum.ts";
@@ -29,8 +30,17 @@ export function comparesExperts(
     rule.topK <= LANES / 2;
 }
 
+/** A router with a workgroup per token. */
+export interface RouterByLanesOptions extends RouterOptions {
+  /**
+   * Also assigns the choices, at most as many as experts, whose rows stay on this rank: row a is choice a, in a tile of
+   * its own. Default: false.
+   */
+  readonly assigns?: boolean;
+}
+
 /** Chosen experts and their weights, as by `router`. Its grid is `rowsGrid(tokens)`. */
-export function routerByLanes(o: RouterOptions): Kernel {
+export function routerByLanes(o: RouterByLanesOptions): Kernel {
   const { experts, rule, tokens, operands = [] } = o;
   const k = rule.topK;
   const lanes = experts > LANES / 2 ? LANES : LANES / 2;
@@ -56,7 +66,12 @@ export function routerByLanes(o: RouterOptions): Kernel {
   return kernelOf({
     name: o.name,
     workgroupSize: lanes,
-    bindings: ROUTER_BINDINGS,
+    bindings: o.assigns
+      ? [
+        ...ROUTER_BINDINGS,
+        ...ASSIGN_BINDINGS.filter(({ access }) => access !== "read"),
+      ]
+      : ROUTER_BINDINGS,
     body: wgsl`
       var<workgroup> worths: array<f32, ${experts}>;
       var<workgroup> best: array<u32, ${k}>;
@@ -93,6 +108,7 @@ export function routerByLanes(o: RouterOptions): Kernel {
           weight[choices_at + lane] = ${
       padding ? wgsl`select(of_share, 0.0, is_padding)` : wgsl`of_share`
     };
+          ${o.assigns && assignChoice(o)}
           ${
       rule.capacity?.prioritised &&
       wgsl`if (lane == 0) { ${storeFirst(rule, wgsl`best[0]`)} }`
@@ -100,6 +116,24 @@ export function routerByLanes(o: RouterOptions): Kernel {
         }
       }`,
   });
+}
+
+/** Lists the choice of a lane as a row and a tile. */
+function assignChoice(
+  { tokens, rule: { topK: k } }: RouterOptions,
+): KernelText {
+  return wgsl`
+    let choice = choices_at + lane;
+    sendRow[choice] = choice;
+    tokenOf[choice] = i;
+    expertOf[choice] = best[lane];
+    tiles[choice * 3 + 1] = best[lane];
+    tiles[choice * 3 + 2] = choice;
+    tiles[choice * 3 + 3] = 1;
+    if (choice == 0) {
+      tiles[0] = ${tokens} * ${k};
+      rowCount[0] = ${tokens} * ${k};
+    }`;
 }
 
 /** Executes `body` for each expert `n` that may be chosen. */

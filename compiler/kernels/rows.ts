@@ -32,10 +32,8 @@ export function rowsGrid(rows: Size): Grid {
   return [...foldGrid(rows), 1];
 }
 
-/** Variables of the text: the row, an element of it, an index of its sum. */
-const [ROW, ELEMENT, K, FIRST] = ["row", "i", "k", "first"].map((name) =>
-  local(name, "u32")
-) as [Expr, Expr, Expr, Expr];
+/** Variables of the text: the row, and an element of it. */
+const [ROW, ELEMENT] = [local("row", "u32"), local("i", "u32")];
 const [TOP, TOTAL, SCALE] = ["top", "total", "scale"].map((name) =>
   local(name, "f32")
 ) as [Expr, Expr, Expr];
@@ -48,24 +46,45 @@ export function lanesOf(length: number): number {
 /** Length of rows from which a wide device has the most lanes of every WebGPU device. */
 const LONG = 1024, MAX_LANES = 256;
 
+/** Block sums that a lane of a wide device loads at once. */
+const SUMS_AT_ONCE = 16;
+
 /** Lanes of a row. */
-function lanesOfRow({ length, wide }: RowsOptions): number {
-  return wide && length >= LONG ? MAX_LANES : lanesOf(length);
+function lanesOfRow({ length, wide, lanes }: RowSum): number {
+  return lanes ?? (wide && length >= LONG ? MAX_LANES : lanesOf(length));
+}
+
+/** A sum over the row of a workgroup. */
+export interface RowSum
+  extends Pick<RowsOptions, "length" | "actual" | "wide" | "load"> {
+  /** Lanes of the workgroup. Default: those of a kernel for such rows. */
+  readonly lanes?: number;
+  /** Start of the names of variables. Default: none. */
+  readonly prefix?: string;
 }
 
 /** x * (1 / sqrt(mean(x^2) + epsilon)) of every row. */
 export function rmsNorm(o: RowsOptions & { readonly epsilon: number }): Kernel {
-  const length = o.actual ? wgsl`f32(${o.actual})` : o.length;
-  const square = (value: string) =>
-    wgsl`block = fma(${value}, ${value}, block);`;
   const scaled = (i: Expr) => expr`${o.load(ROW, i)} * ${SCALE}`;
   return rowKernel(
     o,
     wgsl`
-    ${rowSum(o, square)}
-    let scale = 1.0 / sqrt(total / ${length} + ${o.epsilon});
+    ${rmsScale(o)}
     ${eachElement(o, o.epilogue(ROW, ELEMENT, scaled))}`,
   );
+}
+
+/** Declares `scale` of the row, 1 / sqrt(mean(x^2) + epsilon), in every lane of a workgroup. */
+export function rmsScale(
+  o: RowSum & { readonly epsilon: number },
+): KernelText {
+  const { prefix: p = "" } = o;
+  const length = o.actual ? wgsl`f32(${o.actual})` : o.length;
+  const square = (value: string) =>
+    wgsl`${p}block = fma(${value}, ${value}, ${p}block);`;
+  return wgsl`
+    ${rowSum(o, square)}
+    let ${p}scale = 1.0 / sqrt(${p}total / ${length} + ${o.epsilon});`;
 }
 
 /** exp(x - max) / sum of exp(x - max), of every row. */
@@ -104,7 +123,7 @@ function rowKernel(o: RowsOptions, body: KernelText): Kernel {
 }
 
 /** The end of a row. */
-function endOf({ length, actual }: RowsOptions): Expr | KernelText {
+function endOf({ length, actual }: RowSum): Expr | KernelText {
   return actual ?? wgsl`${length}u`;
 }
 
@@ -119,44 +138,60 @@ function eachElement(o: RowsOptions, body: Statements): KernelText {
  * the block sums in order. `add` adds a value to `block`.
  */
 function rowSum(
-  o: RowsOptions,
+  o: RowSum,
   add: (value: string) => KernelText,
 ): KernelText {
+  const { prefix: p = "" } = o;
   const count = Math.ceil(o.length / SUM_BLOCK);
   const blocks = o.actual
     ? wgsl`(${o.actual} + ${SUM_BLOCK - 1}) / ${SUM_BLOCK}`
     : wgsl`${count}u`;
-  const next = wgsl`b * ${SUM_BLOCK} + ${SUM_BLOCK}`;
+  const next = wgsl`${p}b * ${SUM_BLOCK} + ${SUM_BLOCK}`;
   // With blocks of equal length, all lanes have the same iterations.
   const even = !o.actual && o.length % SUM_BLOCK === 0;
+  const at = (name: string) => local(p + name, "u32");
   const term = wgsl`
-    let value = ${o.load(ROW, K)};
-    ${add("value")}`;
-  const atOnce = (n: number) => o.load(ROW, expr`${FIRST} + ${n}`);
+    let ${p}value = ${o.load(ROW, at("k"))};
+    ${add(`${p}value`)}`;
+  const atOnce = (n: number) => o.load(ROW, expr`${at("first")} + ${n}`);
   const sum = even && o.wide
     ? wgsl`
-      let first = b * ${SUM_BLOCK};
-      ${range(SUM_BLOCK).map((n) => wgsl`let value_${n} = ${atOnce(n)};`)}
-      ${range(SUM_BLOCK).map((n) => add(`value_${n}`))}`
+      let ${p}first = ${p}b * ${SUM_BLOCK};
+      ${range(SUM_BLOCK).map((n) => wgsl`let ${p}value_${n} = ${atOnce(n)};`)}
+      ${range(SUM_BLOCK).map((n) => add(`${p}value_${n}`))}`
     : even
     ? wgsl`
-      let first = b * ${SUM_BLOCK};
+      let ${p}first = ${p}b * ${SUM_BLOCK};
       for (var turn = 0u; turn < ${SUM_BLOCK}; turn++) {
-        let k = first + turn;
+        let ${p}k = ${p}first + turn;
         ${term}
       }`
     : wgsl`
-      for (var k = b * ${SUM_BLOCK}; k < min(${next}, ${endOf(o)}); k++) {
+      for (var ${p}k = ${p}b * ${SUM_BLOCK}; ${p}k < min(${next}, ${
+      endOf(o)
+    }); ${p}k++) {
         ${term}
       }`;
+  // Loads of sums do not wait for each other.
+  const whole = o.wide && !o.actual ? count - count % SUMS_AT_ONCE : 0;
   return wgsl`
-    var<workgroup> blocks: array<f32, ${count}>;
-    for (var b = lane; b < ${blocks}; b += ${lanesOfRow(o)}) {
-      var block = 0.0;
+    var<workgroup> ${p}blocks: array<f32, ${count}>;
+    for (var ${p}b = lane; ${p}b < ${blocks}; ${p}b += ${lanesOfRow(o)}) {
+      var ${p}block = 0.0;
       ${sum}
-      blocks[b] = block;
+      ${p}blocks[${p}b] = ${p}block;
     }
     workgroupBarrier();
-    var total = 0.0;
-    for (var b = 0u; b < ${blocks}; b++) { total += blocks[b]; }`;
+    var ${p}total = 0.0;
+    ${
+    whole > 0 && wgsl`
+    for (var ${p}b = 0u; ${p}b < ${whole}; ${p}b += ${SUMS_AT_ONCE}) {
+      @unroll (n < ${SUMS_AT_ONCE}) { let ${p}of_block[n] = ${p}blocks[${p}b + n]; }
+      @unroll (n < ${SUMS_AT_ONCE}) { ${p}total += ${p}of_block[n]; }
+    }`
+  }
+    ${
+    (o.actual || whole < count) && wgsl`
+    for (var ${p}b = ${whole}u; ${p}b < ${blocks}; ${p}b++) { ${p}total += ${p}blocks[${p}b]; }`
+  }`;
 }

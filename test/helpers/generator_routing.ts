@@ -349,6 +349,22 @@ export function* ofRouter(): Generator<Launch> {
 export function* ofRouterByLanes(): Generator<Launch> {
   for (const { o, count, launch } of routed()) {
     if (!comparesExperts(o)) continue;
-    yield { ...launch, kernel: routerByLanes(o), grid: rowsGrid(count) };
+    const grid = rowsGrid(count);
+    yield { ...launch, kernel: routerByLanes(o), grid };
+    const rows = count * o.rule.topK;
+    if (o.rule.capacity || o.operands?.includes("mask")) continue;
+    yield {
+      ...launch,
+      kernel: routerByLanes({ ...o, assigns: true }),
+      grid,
+      stores: {
+        ...launch.stores,
+        sendRow: rows,
+        tokenOf: rows,
+        expertOf: rows,
+        tiles: rows > 0 ? 1 + 3 * rows : 0,
+        rowCount: rows > 0 ? 1 : 0,
+      },
+    };
   }
 }

@@ -26,7 +26,7 @@ import {
   segmentSum,
 } from "../../compiler/kernels/segment_sum.ts";
 import { topK } from "../../compiler/kernels/top_k.ts";
-import { add, load, mul, store, u32 } from "../../spec/kernel/build.ts";
+import { add, load, local, mul, store, u32 } from "../../spec/kernel/build.ts";
 import type { Launch } from "./launch_faults.ts";
 import { waves } from "./waves.ts";
 
@@ -306,6 +306,13 @@ const TILES: readonly MatmulTile[] = [
 ];
 
 export function* ofMatmul(): Generator<Launch> {
+  const ofOneRow: MatmulTile = { rows: 1, columns: 2, lanes: 8, split: 4 };
+  for (const rows of [0, 1]) {
+    for (const columns of [1, 9]) {
+      const shape = { columns, rows, k: 40, grouped: false, normed: true };
+      yield productLaunch(ofOneRow, shape);
+    }
+  }
   for (const tile of TILES) {
     const height = tile.rows * (tile.split ?? 1);
     for (const columns of [1, 2, 4, 5, 9]) {
@@ -322,16 +329,21 @@ export function* ofMatmul(): Generator<Launch> {
 
 function productLaunch(
   tile: MatmulTile,
-  { columns, rows, k, grouped }: {
+  { columns, rows, k, grouped, normed = false }: {
     readonly columns: number;
     readonly rows: number;
     readonly k: number;
     readonly grouped: boolean;
+    /** Stores the norm of the only row. */
+    readonly normed?: boolean;
   },
 ): Launch {
   const counts = grouped ? [rows, 1, 0] : [rows];
   const all = counts.reduce((a, b) => a + b, 0);
   const rowStride = columns % 2 === 1 ? columns : Math.ceil(columns / 4) * 4;
+  const element = (base: Expr, k: Expr) => load("x", add(base, k));
+  const scaled = (base: Expr, k: Expr) =>
+    mul(element(base, k), local("norm_scale", "f32"));
   const options = {
     name,
     k,
@@ -340,13 +352,25 @@ function productLaunch(
     tile,
     bindings: bindings(
       { x: "f32", w: "f32", tiles: "u32" },
-      { y: "f32" },
+      { y: "f32", normed: "f32" },
     ),
     weights: [{ binding: "w", stored: "f32" as const, rowStride }],
     rows: lengthAt(0),
     ...grouped ? { grouped: { tiles: "tiles" } } : {},
     leftRow: (row: Expr) => mul(row, u32(k)),
-    left: (base: Expr, k: Expr) => load("x", add(base, k)),
+    left: normed ? scaled : element,
+    ...normed
+      ? {
+        norm: {
+          length: k,
+          epsilon: 1e-5,
+          load: element,
+          store: (base: Expr, k: Expr) => [
+            store("normed", add(base, k), scaled(base, k)),
+          ],
+        },
+      }
+      : {},
     epilogue: (
       { row, column }: { readonly row: Expr; readonly column: Expr },
       [sum]: readonly Expr[],
@@ -371,7 +395,7 @@ function productLaunch(
       w: waves(counts.length * k * rowStride),
       tiles: [tiles.length / 3, ...tiles],
     },
-    stores: { y: all * columns },
+    stores: { y: all * columns, ...normed ? { normed: all * k } : {} },
     // Beyond the last column something is loaded, and nothing stored.
     beyond: ["w"],
   };

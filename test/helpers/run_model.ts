@@ -79,7 +79,8 @@ export function deviceOf(kind: "cpu" | "gpu"): Promise<Device> {
 async function openGpuDevice(): Promise<Device> {
   const [adapter] = await listAdapters();
   return await createGpuDevice(adapter!, {
-    limits: GUARANTEED_LIMITS,
+    // As of most devices; plans state what they need.
+    limits: { ...GUARANTEED_LIMITS, maxStorageBuffersPerShaderStage: 16 },
     features: [],
   });
 }

@@ -120,6 +120,7 @@ const PLANS = {
   "one rank, wide kernels": {
     mesh: { ep: 1 },
     tuning: TUNING.gpu,
+    limits: { maxStorageBuffersPerShaderStage: 16 },
     maxContext: 256,
   },
   "two ranks": { mesh: { ep: 2 } },

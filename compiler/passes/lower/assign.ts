@@ -9,6 +9,8 @@ import { assign, type AssignOptions } from "../../kernels/assign.ts";
 import { assignFew, FEW_CHOICES } from "../../kernels/assign_few.ts";
 import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";
 import type { Kernel } from "../../kernels/kernel.ts";
+import { routerByLanes } from "../../kernels/router_lanes.ts";
+import { rowsGrid } from "../../kernels/rows.ts";
 import { listRows } from "../../kernels/list_rows.ts";
 import {
   chunkExperts,
@@ -146,14 +148,70 @@ export function launchAssign(
     (n, axis) => n * Math.max(...localBound(lowering.placed, axis)),
     topK,
   );
-  if (max <= FEW_CHOICES) return add(few, 1);
+  const routed = launchRouters(lowering, node, rows, {
+    ...options,
+    max,
+    buffers,
+  });
+  const above = (limit: number, groups: Size): Size =>
+    limit > 0 ? { above: [rows.size, limit, groups] } : groups;
+  const launches: (readonly [Kernel, Size])[] = [];
+  if (routed < FEW_CHOICES) {
+    const upTo: Size = { upTo: [rows.size, FEW_CHOICES, 1] };
+    launches.push([few, above(routed, max > FEW_CHOICES ? upTo : 1)]);
+  }
+  if (max > FEW_CHOICES) {
+    launches.push([assign(options), above(FEW_CHOICES, 1)]);
+  }
   for (const { name, access } of few.bindings) {
-    if (access !== "read") {
-      amendBuffer(lowering, buffers[name]!, { writers: 2 });
+    // The router does not count.
+    const others = routed > 0 && name !== "counts" ? 1 : 0;
+    const writers = launches.length + others;
+    if (access !== "read" && writers > 1) {
+      amendBuffer(lowering, buffers[name]!, { writers });
     }
   }
-  add(few, { upTo: [rows.size, FEW_CHOICES, 1] });
-  add(assign(options), { above: [rows.size, FEW_CHOICES, 1] });
+  for (const [kernel, groups] of launches) add(kernel, groups);
+}
+
+/**
+ * Launches a router that waited for the assignment of its choices; for few of them, together with it. Returns the
+ * number of choices that are then assigned.
+ */
+function launchRouters(
+  lowering: Lowering,
+  node: Node,
+  rows: SentRows,
+  { max, buffers, ordered }: Pick<AssignOptions, "ordered"> & {
+    readonly max: number;
+    readonly buffers: { readonly [binding: string]: string };
+  },
+): number {
+  const { pending } = routeResults(lowering, routeOf(rows));
+  if (!pending) return 0;
+  const { options, bindings, count } = pending;
+  const limit = Math.min(options.experts, FEW_CHOICES);
+  const assigns = routerByLanes({
+    ...options,
+    name: `${options.name}_assign`,
+    assigns: true,
+  });
+  const alone = ordered || max <= limit ||
+    assigns.bindings.length > lowering.options.maxBindings;
+  addLaunch(lowering, pending.node, routerByLanes(options), {
+    bindings,
+    workgroups: rowsGrid(alone ? count : { above: [rows.size, limit, count] }),
+  });
+  if (alone) return 0;
+  for (const name of ["index", "weight"]) {
+    amendBuffer(lowering, bindings[name]!, { writers: 2 });
+  }
+  addLaunch(lowering, node, assigns, {
+    bindings: { ...buffers, ...bindings },
+    workgroups: rowsGrid({ upTo: [rows.size, limit, count] }),
+    part: { ...partOf(rows, "count"), lists: true },
+  });
+  return limit;
 }
 
 /** Exchanges the counts of all ranks of the group. */

@@ -65,6 +65,7 @@ export function startLowering(input: LoweringInput): Lowering {
       groups: new Map(),
       rowStarts: new Map(),
       results: new Map(),
+      norms: new Map(),
       ropeTables: new Map(),
       quantized: new Map(),
       bucketStorage: new Map(),

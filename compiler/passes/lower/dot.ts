@@ -3,7 +3,8 @@
 import type { PackedDType } from "../../../spec/packed.ts";
 import { invariant } from "../../../spec/errors.ts";
 import { add, loadStored, mul, u32 } from "../../../spec/kernel/build.ts";
-import type { Expr } from "../../../spec/kernel/tree.ts";
+import type { Expr, Kernel } from "../../../spec/kernel/tree.ts";
+import type { Grid } from "../../../spec/kernel/make.ts";
 import { segmentsOf } from "../../../spec/numerics.ts";
 import type { RowsNode } from "../../graph/dispatched_nodes.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
@@ -16,11 +17,12 @@ import {
 } from "../../kernels/matmul_bytes_operands.ts";
 import { quantizedValue } from "./quantized.ts";
 import type { MatmulOptions } from "../../kernels/matmul_options.ts";
-import { matmulGrid } from "../../tuning/lanes.ts";
+import { blocksInRound, matmulGrid } from "../../tuning/lanes.ts";
 import { tileFor } from "../../tuning/table.ts";
 import { tileOfWeights } from "../../tuning/tile.ts";
 import { type At, atFlat, atJoined } from "./indices.ts";
 import {
+  amendBuffer,
   fixedProduct,
   type Lowering,
   productOf,
@@ -34,6 +36,14 @@ import { rowMajorStorage } from "./elementwise.ts";
 import { dotShape } from "./dot_shape.ts";
 import { filedAxes, isGathered, rightAxes } from "./params.ts";
 import { atRow } from "./index_space.ts";
+import {
+  forRows,
+  type InlineNorm,
+  inlineNormOf,
+  launchForAllRows,
+  normOperands,
+  storesNorm,
+} from "./inline_norms.ts";
 import { KernelScope } from "./scope.ts";
 
 /**
@@ -119,6 +129,49 @@ export function lowerMatmul(
   dots: readonly NodeOf<"dot">[],
   reordered?: Storage,
 ): void {
+  const [first] = dots;
+  const storage = targetStorage(lowering, target);
+  const of: MatmulParts = { target, dots, reordered, storage };
+  const launch = ({ scope, kernel, grid }: MatmulLaunch) =>
+    scope.launch(target, kernel, grid);
+  const norm = reordered ? undefined : inlineNormOf(lowering, first!);
+  const normed = norm && matmulOf(lowering, { ...of, norm, only: "one" });
+  const { maxBindings } = lowering.options;
+  if (!normed || normed.kernel.bindings.length > maxBindings) {
+    if (norm) launchForAllRows(lowering, norm);
+    return launch(matmulOf(lowering, of)!);
+  }
+  amendBuffer(lowering, storage.buffer, { writers: 2 });
+  if (storesNorm(norm, first!)) {
+    const { buffer } = lowering.values.storages.get(norm.node)!;
+    amendBuffer(lowering, buffer, { writers: 2 });
+  }
+  launch(normed);
+  launch(matmulOf(lowering, { ...of, norm, only: "more" })!);
+}
+
+/** A matmul: all of it, or that of one row, which computes a norm, or of more. */
+interface MatmulParts {
+  readonly target: Node;
+  readonly dots: readonly NodeOf<"dot">[];
+  readonly reordered: Storage | undefined;
+  readonly storage: Storage;
+  readonly norm?: InlineNorm;
+  readonly only?: "one" | "more";
+}
+
+/** The kernel of a matmul and its launch. */
+interface MatmulLaunch {
+  readonly scope: KernelScope;
+  readonly kernel: Kernel;
+  readonly grid: Grid;
+}
+
+/** Creates the kernel of a matmul. Undefined if it cannot compute the norm. */
+function matmulOf(
+  lowering: Lowering,
+  { target, dots, reordered, storage, norm, only }: MatmulParts,
+): MatmulLaunch | undefined {
   const scope = new KernelScope(lowering);
   const [first] = dots;
   const { over, rows, columns } = dotShape(first!);
@@ -128,7 +181,6 @@ export function lowerMatmul(
   const width = fixedProduct(lowering, first!, columns);
   const group = lowering.model.dispatched.get(target);
   const grouped = group ? lowering.values.groups.get(group)! : undefined;
-  const storage = targetStorage(lowering, target);
   const filed = dots.map((dot) =>
     reordered === undefined && isStoredAsFiled(lowering, dot)
   );
@@ -157,7 +209,7 @@ export function lowerMatmul(
   const leftAt = (row: Expr, k: Expr) => leftIn(scope, row, k);
   const q8 = reordered === undefined &&
     lowering.model.layouts.get(first!.inputs[1]!)?.q8 === true;
-  const { tile, suffix } = tileFor(lowering.options.tuning, {
+  const { tile: chosen, suffix } = tileFor(lowering.options.tuning, {
     grouped: grouped !== undefined,
     weights: weights.length,
     stored: weights[0]!.stored,
@@ -173,7 +225,7 @@ export function lowerMatmul(
     k,
     segments: first!.params.segments ?? segmentsOf(k),
     columns: width,
-    tile: tileOfWeights(tile, weights, {
+    tile: tileOfWeights(chosen, weights, {
       grouped: grouped !== undefined,
       columns: width,
     }),
@@ -189,7 +241,8 @@ export function lowerMatmul(
       return writeTarget(to, at, sums);
     },
   };
-  const tiles = grouped ? grouped.tileSize : sizeOf(lowering, rows);
+  const all = grouped ? grouped.tileSize : sizeOf(lowering, rows);
+  const tiles = norm && only ? forRows(norm.rows, all)[only] : all;
   if (q8) {
     const quantized = weights.map(({ stored }) =>
       quantizedValue(lowering, first!, {
@@ -225,11 +278,8 @@ export function lowerMatmul(
           ? rowIn(scope, left, leftAt(row, u32(0)))
           : row,
     };
-    return scope.launch(
-      target,
-      matmulBytes(options),
-      matmulGrid(options, tiles),
-    );
+    const kernel = matmulBytes(options);
+    return { scope, kernel, grid: matmulGrid(options, tiles) };
   }
   const options: MatmulOptions = {
     ...common,
@@ -243,7 +293,14 @@ export function lowerMatmul(
         ? loadStored(scope.read(left.buffer), left.dtype, add(base, i))
         : loadFrom(scope, left, leftAt(base, i)),
   };
-  scope.launch(target, matmul(options), matmulGrid(options, tiles));
+  if (!norm || only !== "one") {
+    return { scope, kernel: matmul(options), grid: matmulGrid(options, tiles) };
+  }
+  const tile = { ...options.tile, rows: 1 };
+  const normed = { ...options, ...normOperands(scope, norm, first!), tile };
+  if (!contiguous || blocksInRound(normed, 1) === 0) return undefined;
+  const named = { ...normed, name: `${normed.name}_norm` };
+  return { scope, kernel: matmul(named), grid: matmulGrid(named, tiles) };
 }
 
 /** The index of a matmul result with these row and column axes. */

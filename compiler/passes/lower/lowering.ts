@@ -1,5 +1,6 @@
 /** State of lowering: the storage of each node's value, and the buffers, kernels and steps so far. */
 
+import type { Size } from "../../../spec/size.ts";
 import type { RankSet } from "../../../spec/mesh.ts";
 import type { NumericsClass } from "../../../spec/numerics.ts";
 import type { StoredDType } from "../../../spec/dtype.ts";
@@ -26,9 +27,11 @@ import type { Fusion } from "../fuse.ts";
 import type { ParamLayout } from "../param_layout.ts";
 import type { Placed } from "../../sharding/placed.ts";
 import type { Bucket } from "../buckets.ts";
+import type { RouterOptions } from "../../kernels/router.ts";
 import type { WireRows } from "../../kernels/wire.ts";
 import type { SentRows } from "./assign.ts";
 import type { GroupedRows } from "./group.ts";
+import type { InlineNorm } from "./inline_norms.ts";
 
 /** A buffer before allocation. */
 export interface BufferDraft extends Omit<PlanBuffer, "allocation" | "offset"> {
@@ -97,8 +100,9 @@ export interface LoweringOptions {
   readonly wire: Wire;
   readonly tile: MatmulTile;
   readonly tuning: Tuning;
-  /** Maximum bytes of a binding. */
+  /** Maximum bytes of a binding, and number of bindings of a kernel. */
   readonly maxBinding: number;
+  readonly maxBindings: number;
 }
 
 /** The parts of the plan so far. */
@@ -131,6 +135,8 @@ export interface Values {
   readonly rowStarts: Map<Node, string>;
   /** Results of route and topK nodes. */
   readonly results: Map<Node, RouteResults>;
+  /** Norms that matmuls of one row compute themselves. */
+  readonly norms: Map<Node, InlineNorm>;
   /** Rotary tables by `ropeKey`. */
   readonly ropeTables: Map<string, string>;
   /** Buffers of values that were quantized, by the layout. */
@@ -167,6 +173,17 @@ export interface RouteResults {
   readonly index: string;
   readonly weight: string;
   readonly slot?: string;
+  /** The router, if its launch waits for the assignment of its choices. */
+  readonly pending?: PendingRouter;
+}
+
+/** A router and its launch. */
+export interface PendingRouter {
+  readonly node: Node;
+  readonly options: RouterOptions;
+  readonly bindings: { readonly [binding: string]: string };
+  /** Number of tokens. */
+  readonly count: Size;
 }
 
 /** Input of lowering. */

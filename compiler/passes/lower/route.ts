@@ -57,23 +57,32 @@ export function lowerRoute(lowering: Lowering, node: NodeOf<"route">): void {
   const count = sizeOf(lowering, tokens);
   const byLanes = lowering.options.tuning.wideRows === true &&
     comparesExperts(options);
-  addLaunch(
-    lowering,
-    node,
-    byLanes ? routerByLanes(options) : router(options),
-    {
-      bindings: {
-        ...operands,
-        index,
-        weight,
-        logits: rowMajorBuffer(lowering, logits, [...tokens, expert]),
-        ...slot ? { slot } : {},
-        ...first ? { first } : {},
+  const bindings = {
+    ...operands,
+    index,
+    weight,
+    logits: rowMajorBuffer(lowering, logits, [...tokens, expert]),
+    ...slot ? { slot } : {},
+    ...first ? { first } : {},
+  };
+  const waits = byLanes && !slot && isAssignedNext(lowering, node);
+  if (!waits) {
+    addLaunch(
+      lowering,
+      node,
+      byLanes ? routerByLanes(options) : router(options),
+      {
+        bindings,
+        workgroups: byLanes ? rowsGrid(count) : elementwiseGrid(count),
       },
-      workgroups: byLanes ? rowsGrid(count) : elementwiseGrid(count),
-    },
-  );
-  const results = { index, weight, ...slot ? { slot } : {} };
+    );
+  }
+  const results = {
+    index,
+    weight,
+    ...slot ? { slot } : {},
+    ...waits ? { pending: { node, options, bindings, count } } : {},
+  };
   lowering.values.results.set(
     node,
     rule.capacity
@@ -86,6 +95,14 @@ export function lowerRoute(lowering: Lowering, node: NodeOf<"route">): void {
       })
       : results,
   );
+}
+
+/** Whether choices are numbered on this rank before anything else uses them. */
+function isAssignedNext({ model }: Lowering, route: Node): boolean {
+  const { nodes } = model.graph;
+  const later = nodes.slice(nodes.indexOf(route) + 1);
+  const user = later.find(({ inputs }) => inputs.includes(route));
+  return user?.primitive === "assign" && user.params.local;
 }
 
 /** The buffers of a router's operands by name. */

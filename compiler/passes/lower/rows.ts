@@ -16,6 +16,7 @@ import { resultOf, targetStorage, writeTarget } from "./epilogue.ts";
 import type { At } from "./indices.ts";
 import { loadFrom } from "./emit.ts";
 import { alongRow, indexSpaceOf } from "./index_space.ts";
+import { dotsWithNorm, forRows } from "./inline_norms.ts";
 import { KernelScope } from "./scope.ts";
 
 interface RowParts {
@@ -78,7 +79,13 @@ export function lowerRmsNorm(
 ): void {
   const parts = rowParts(lowering, node, { target, gain: node.inputs[1]! });
   const { epsilon } = node.params;
-  launchRows(target, parts, rmsNorm({ ...parts.options, epsilon }));
+  const kernel = rmsNorm({ ...parts.options, epsilon });
+  const { size: rows } = parts;
+  const inline = target === node ? dotsWithNorm(lowering, node) : undefined;
+  if (!inline) return launchRows(target, parts, kernel);
+  const step = lowering.draft.steps.length;
+  lowering.values.norms.set(node, { node, rows, step, ...inline });
+  launchRows(node, { ...parts, size: forRows(rows, rows).more }, kernel);
 }
 
 /** exp(x - max) / sum */

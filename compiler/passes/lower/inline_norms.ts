@@ -1,0 +1,170 @@
+/**
+ * Norms of one row that the matmuls after it compute themselves: a launch costs more than the repeated sum of squares.
+ * If other kernels read the norm too, the first matmul stores it. Norms of more rows are launched, as on devices that are
+ * not wide.
+ */
+
+import { invariant } from "../../../spec/errors.ts";
+import {
+  add,
+  loadStored,
+  local,
+  mul,
+  store,
+} from "../../../spec/kernel/build.ts";
+import { isPackedDType, PACKINGS } from "../../../spec/packed.ts";
+import type { Size } from "../../../spec/size.ts";
+import type { Graph, Node, NodeOf } from "../../graph/graph.ts";
+import { usersOf } from "../../graph/users.ts";
+import type { MatmulOptions } from "../../kernels/matmul_options.ts";
+import { rowsGrid } from "../../kernels/rows.ts";
+import type { ParamLayout } from "../param_layout.ts";
+import type { Lowering } from "./context.ts";
+import { isMatmul } from "./dot.ts";
+import { dotShape } from "./dot_shape.ts";
+import { loadFrom } from "./emit.ts";
+import { tidyGrid } from "./grid.ts";
+import type { KernelScope } from "./scope.ts";
+import { isPlain } from "./storage.ts";
+
+/** A norm whose launch is for more than one row. */
+export interface InlineNorm {
+  readonly node: NodeOf<"rmsNorm">;
+  /** Index of its launch in the steps. */
+  readonly step: number;
+  /** Number of rows. */
+  readonly rows: Size;
+  /** The dots that compute it. `stores`: the only one also stores it, for other kernels. */
+  readonly dots: ReadonlySet<Node>;
+  readonly stores: boolean;
+}
+
+/** Bits of weights from which repeating a norm is cheap. Smaller ones have more instructions per byte. */
+const MIN_BITS = 8;
+
+/** The size of a launch for one row, or for more. */
+export function forRows(
+  rows: Size,
+  size: Size,
+): { readonly one: Size; readonly more: Size } {
+  return { one: { upTo: [rows, 1, size] }, more: { above: [rows, 1, size] } };
+}
+
+const users = new WeakMap<Graph, Map<Node, Node[]>>();
+
+function usersIn(graph: Graph, node: Node): readonly Node[] {
+  const known = users.get(graph) ?? usersOf(graph);
+  users.set(graph, known);
+  return known.get(node) ?? [];
+}
+
+/** The dots that compute a norm, directly or of dispatched rows that stay in place. Undefined: it is launched. */
+export function dotsWithNorm(
+  { model, values, placed, options }: Lowering,
+  node: NodeOf<"rmsNorm">,
+): Pick<InlineNorm, "dots" | "stores"> | undefined {
+  const { graph, layouts, dispatched } = model;
+  const { over } = node.params;
+  const x = values.storages.get(node.inputs[0]!)!;
+  const isStored = isPlain(x) && x.dtype === "f32" && !x.packed &&
+    x.axes.join() === node.axes.join() && node.axes.at(-1) === over;
+  const isNamed = [graph.outputs, graph.states].some((named) =>
+    Object.values(named).includes(node)
+  );
+  if (
+    options.tuning.wideRows !== true || node.dtype !== "f32" || !isStored ||
+    isNamed || placed.axes[over]!.dynamic
+  ) return undefined;
+  const isCheap = ({ stored, q8 }: ParamLayout) =>
+    q8 !== true && (!isPackedDType(stored) ||
+      32 / PACKINGS[stored].perWord >= MIN_BITS);
+  const computes = (left: Node, user: Node) =>
+    user.primitive === "dot" && user.inputs[1] !== left &&
+    isMatmul(user, layouts, dispatched) &&
+    isCheap(layouts.get(user.inputs[1]!)!) &&
+    dotShape(user).over.join() === over;
+  const readers = usersIn(graph, node).flatMap((user) =>
+    user.primitive === "received" && user.params.inPlace
+      ? usersIn(graph, user).map((inner) => [user, inner] as const)
+      : [[node as Node, user] as const]
+  );
+  const found = readers.filter(([left, user]) => computes(left, user))
+    .map(([, user]) => user);
+  const stores = found.length < readers.length;
+  const [first] = readers;
+  // Of one rank's tokens: dispatched rows need not include the first.
+  const isFirst = first !== undefined && first[0] === node &&
+    first[1] === found[0];
+  return found.length > 0 && (isFirst || !stores)
+    ? { dots: new Set(stores ? found.slice(0, 1) : found), stores }
+    : undefined;
+}
+
+/** The norm that a dot computes for one row. */
+export function inlineNormOf(
+  { values: { norms } }: Lowering,
+  dot: NodeOf<"dot">,
+): InlineNorm | undefined {
+  const left = dot.inputs[0]!;
+  const norm = norms.get(
+    left.primitive === "received" ? left.inputs[0]! : left,
+  );
+  return norm?.dots.has(dot) ? norm : undefined;
+}
+
+/** Whether a dot stores the norm that it computes. */
+export function storesNorm(
+  { dots, stores }: InlineNorm,
+  dot: NodeOf<"dot">,
+): boolean {
+  return stores && dots.has(dot);
+}
+
+/** Operands of a matmul that computes the norm of its row. `base`: the start of the row. */
+export function normOperands(
+  scope: KernelScope,
+  norm: InlineNorm,
+  dot: NodeOf<"dot">,
+): Required<Pick<MatmulOptions, "left" | "norm">> {
+  const { node } = norm;
+  const { over, epsilon } = node.params;
+  const { storages } = scope.lowering.values;
+  const { buffer } = storages.get(node)!;
+  const [x, gain] = node.inputs.map((input) => storages.get(input)!);
+  invariant(x && gain, "operands of a norm are stored");
+  const load: MatmulOptions["left"] = (base, i) =>
+    loadStored(scope.read(x.buffer), x.dtype, add(base, i));
+  const left: MatmulOptions["left"] = (base, i) =>
+    mul(
+      loadFrom(scope, gain, { get: () => i }),
+      mul(load(base, i), local("norm_scale", "f32")),
+    );
+  return {
+    norm: {
+      length: scope.lowering.placed.axes[over]!.size,
+      epsilon,
+      load,
+      ...storesNorm(norm, dot)
+        ? {
+          store: (base, i) => [
+            store(scope.write(buffer), add(base, i), left(base, i)),
+          ],
+        }
+        : {},
+    },
+    left,
+  };
+}
+
+/** Launches a norm for one row too, because a matmul does not compute it. */
+export function launchForAllRows(
+  { draft, placed }: Lowering,
+  { step, rows }: InlineNorm,
+): void {
+  const launch = draft.steps[step]!;
+  invariant(launch.op === "launch", "a norm is a launch");
+  draft.steps[step] = {
+    ...launch,
+    workgroups: tidyGrid(placed, rowsGrid(rows)),
+  };
+}
