@@ -62,8 +62,11 @@ const CASES: readonly Case[] = [
   publishedCase("Qwen3-30B-A3B", { batch: 8, past: 32_768 }),
   publishedCase("gpt-oss-20b", { batch: 1, past: 1024 }),
   publishedCase("gpt-oss-20b", { batch: 8, past: 1024 }),
+  publishedCase("gpt-oss-20b", { batch: 1, past: 32_768 }),
+  publishedCase("gpt-oss-20b", { batch: 8, past: 32_768 }),
   publishedCase("DeepSeek-V3", { batch: 1, past: 1024, mesh: "ep=8" }),
   publishedCase("DeepSeek-V3", { batch: 8, past: 1024, mesh: "ep=8" }),
+  publishedCase("DeepSeek-V3", { batch: 1, past: 32_768, mesh: "ep=8" }),
 ];
 
 function publishedCase(

@@ -20,12 +20,14 @@ import {
   type Queries,
   queriesOf,
   scores,
+  sinkOf,
   sumsOf,
   type TokenRun,
   weights,
 } from "./attention_block.ts";
 import type { Kernel, KernelText } from "./kernel.ts";
 import { bindings, GROUP_YZ, kernelOf, wgsl } from "./kernel.ts";
+import { register } from "../../spec/kernel/registers.ts";
 import { LOWEST } from "./pieces/numbers.ts";
 
 /**
@@ -118,9 +120,10 @@ function beginSums({ o, heads, each, parts, width }: Queries): KernelText {
         }
       }`;
   }
-  const sink = wgsl`sinks[group.x * ${heads} + h]`;
+  const sink = sinkOf(o, register("sink_of", ["t", "h"], "u32"));
   return wgsl`
     @unroll (${each}) {
+      ${o.sinks && wgsl`let sink_of[t][h] = group.x * ${heads} + h;`}
       var top[t][h] = ${o.sinks ? sink : wgsl`f32(${LOWEST})`};
       var sum[t][h] = ${o.sinks ? wgsl`1.0` : wgsl`0.0`};
       @unroll (c < ${parts}) { var value_sum[t][h][c] = 0.0; }

@@ -26,6 +26,8 @@ export interface AttentionOptions extends QueryShape, Seen, CacheShape {
   readonly shared?: boolean;
   /** Each head has a sink: the score of an additional key without a value, the first block of the sum. */
   readonly sinks?: boolean;
+  /** Storage dtype of the sinks. Default: f32. */
+  readonly sinksStored?: "f32" | HalfDType;
   /** Storage dtype of the cache. In 16 bits, two elements share a word, and `keys` and `values` are u32. Default: f32. */
   readonly stored?: "f32" | HalfDType;
   /** Entries of a second cache, to which tokens attend too: the selected ones, or all up to the last that each sees. */
@@ -71,6 +73,14 @@ export function onRank(
   ];
 }
 
+/** The sink of a head. */
+export function sinkOf(
+  { sinksStored = "f32" }: AttentionOptions,
+  head: Expr,
+): Expr {
+  return loadStored("sinks", sinksStored, head);
+}
+
 /** Read bindings of attention. Paged caches start with [page, within]. */
 export function operandsOf(o: AttentionOptions): readonly Binding[] {
   const cached = isHalf(o.stored ?? "f32") ? "u32" : "f32";
@@ -80,7 +90,7 @@ export function operandsOf(o: AttentionOptions): readonly Binding[] {
     values: `${cached} [sequence, context, kvHead, valueDim]`,
     sequence: "i32 [token]",
     position: "i32 [token]",
-    sinks: "f32 [head]",
+    sinks: `${isHalf(o.sinksStored ?? "f32") ? "u32" : "f32"} [head]`,
     selected: "i32 [token, selected]",
     entries: "f32 [sequence, entry, dim]",
     last: "i32 [token]",

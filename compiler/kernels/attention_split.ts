@@ -23,11 +23,12 @@ import {
   type Queries,
   queriesOf,
   scores,
+  sinkOf,
   sumsOf,
   weights,
 } from "./attention_block.ts";
 import type { Kernel, KernelText } from "./kernel.ts";
-import { bindings, elementwise, kernelOf, wgsl } from "./kernel.ts";
+import { bindings, elementwise, kernelOf, local, wgsl } from "./kernel.ts";
 import { LOWEST } from "./pieces/numbers.ts";
 
 /** Words that a lane loads at once, so that loads are in flight while it has no other work. */
@@ -135,19 +136,18 @@ export function attentionMerge(o: AttentionOptions): Kernel {
   return kernelOf({
     name: `${o.name}_merge`,
     workgroupSize: MERGE_LANES,
-    bindings: bindings({
-      tops: "f32 [token, head, block, 2]",
-      sums: "f32 [token, head, block, valueDim]",
-      position: "i32 [token]",
-      selected: "i32 [token, selected]",
-      sinks: "f32 [head]",
-      parts: "u32 [part]",
-      sumsBefore: "f32 [token, head, sums]",
-    }, {
-      ...o.shard
-        ? { sumsAfter: "f32 [token, head, sums]" }
-        : { y: "f32 [token, head, valueDim]" },
-    }),
+    bindings: [
+      ...bindings({
+        tops: "f32 [token, head, block, 2]",
+        sums: "f32 [token, head, block, valueDim]",
+      }),
+      ...operandsOf(o),
+      ...bindings({}, {
+        ...o.shard
+          ? { sumsAfter: "f32 [token, head, sums]" }
+          : { y: "f32 [token, head, valueDim]" },
+      }),
+    ],
     body: wgsl`
       var<workgroup> block_tops: array<f32, ${MERGE_LANES}>;
       var<workgroup> block_sums: array<f32, ${MERGE_LANES}>;
@@ -249,7 +249,9 @@ function beginMerge(
         @unroll (c < ${parts}) { var value_sum[c] = sumsBefore[${at} + (${d})]; }`;
   }
   return wgsl`
-        var top = ${o.sinks ? wgsl`sinks[head]` : wgsl`f32(${LOWEST})`};
+        var top = ${
+    o.sinks ? sinkOf(o, local("head", "u32")) : wgsl`f32(${LOWEST})`
+  };
         var sum = ${o.sinks ? wgsl`1.0` : wgsl`0.0`};
         @unroll (c < ${parts}) { var value_sum[c] = 0.0; }`;
 }

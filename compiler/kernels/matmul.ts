@@ -8,7 +8,7 @@
 import { invariant } from "../../spec/errors.ts";
 import { packingOf } from "../../spec/packed.ts";
 import { fma, u32 } from "../../spec/kernel/build.ts";
-import { clamped, whereBelow } from "../../spec/kernel/guards.ts";
+import { whereBelow } from "../../spec/kernel/guards.ts";
 import type { Kernel, KernelText, Stmt } from "./kernel.ts";
 import { expr, GROUP_XZ, local, madeOnce, makeKernel, wgsl } from "./kernel.ts";
 import { type MatmulResult, sumsOfTeams } from "./matmul_blocks.ts";
@@ -23,7 +23,7 @@ import {
 import { beginWords, nextTerms, termsAtOnce } from "./matmul_words.ts";
 import { sumsByPanels } from "./matmul_panels.ts";
 import type { MatmulOptions } from "./matmul_options.ts";
-import { rmsScale } from "./rows.ts";
+import { normOfRow } from "./matmul_norm.ts";
 import {
   blocksInPanel,
   blocksInRound,
@@ -78,33 +78,6 @@ export function matmul(options: MatmulOptions): Kernel {
         : plainTile(o, inside),
     });
   });
-}
-
-/** Declares `norm_scale` of the only row. */
-function normOfRow(
-  o: Matmul,
-  { load, store, ...norm }: NonNullable<MatmulOptions["norm"]>,
-): KernelText {
-  const { lanes } = o.tile;
-  const stored = store && wgsl`
-    if (${GROUP_XZ} == 0 && group.y == 0) {
-      for (var norm_at = lane; norm_at < ${norm.length}; norm_at += ${lanes}) {
-        ${store(u("norm_row"), u("norm_at"))}
-      }
-    }`;
-  invariant(o.tile.rows === 1 && isJoint(o), "a norm is of one row");
-  return wgsl`
-    let norm_row = ${o.leftRow(clamped(u("first"), u("end")))};
-    ${
-    rmsScale({
-      ...norm,
-      wide: true,
-      lanes,
-      prefix: "norm_",
-      load: (_, i) => load(u("norm_row"), i),
-    })
-  }
-    ${stored}`;
 }
 
 /** The workgroup's tile from the list, if it has that many: u32 [tile, (expert, first row, rows)] behind their number. */

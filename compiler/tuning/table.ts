@@ -36,7 +36,8 @@ export interface TuningTable {
   readonly splitKeys?: number;
   /**
    * Rows have many lanes, for decoding on a wide device: a lane per block in norms, per expert in routers and per choice
-   * in assignments. Default: false.
+   * in assignments. A step of one token has fewer launches: matmuls compute the norms before them, and routers assign
+   * few choices. Default: false.
    */
   readonly wideRows?: boolean;
   /**

@@ -103,12 +103,12 @@ export interface PlanBuffer {
   /** Mesh axes over which the buffers of the ranks are terms of a sum. */
   readonly unreduced?: Short<Name>;
   /**
-   * Kinds scratch and output: number of steps of a program that write it on a rank, one part each. Steps that read it
-   * follow all of them. Default: 1.
+   * Kinds scratch, output and state: number of steps of a program that write it on a rank, one part each. Steps that
+   * read the new contents follow all of them. Default: 1.
    */
   readonly writers?: Count;
   /**
-   * Kinds state and weight: the programs that write it, in one step on every rank, and whether before or after the
+   * Kinds state and weight: the programs that write it, in `writers` steps on every rank, and whether before or after the
    * steps that read it. Other programs do not write it.
    */
   readonly written?: { readonly [program: string]: WriteOrder };

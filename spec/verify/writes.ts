@@ -147,10 +147,10 @@ function workOf({ step }: StepFacts): unknown {
  */
 export function checkOnce(facts: Facts, report: Report): void {
   for (const [name, { kind, writers }] of facts.buffers) {
-    if (writers !== undefined && kind !== "scratch" && kind !== "output") {
+    if (writers !== undefined && !WRITABLE.includes(kind)) {
       report(
         `count the writers of buffer '${name}'`,
-        `it is of kind '${kind}', and only scratch buffers and outputs have several`,
+        `it is of kind '${kind}', and only states, scratch buffers and outputs have several`,
       );
     }
   }
@@ -240,14 +240,15 @@ function checkProgramUpdates(
       const order = orders.get(name);
       // The step's own reads and writes are not compared.
       if (order === undefined || at.writes.includes(name)) continue;
-      const wanted = order === "before reads" ? 1 : 0;
+      const { writers: all = 1 } = facts.buffers.get(name)!;
+      const wanted = order === "before reads" ? all : 0;
       const wrong = at.readers.find((c) =>
-        Math.min(writers.count(name, c), 1) !== wanted
+        Math.min(writers.count(name, c), all) !== wanted
       );
       if (wrong === undefined) continue;
       report(
         `read buffer '${name}'`,
-        wanted === 1
+        wanted > 0
           ? `the program writes it before reads, and has not yet on rank ${
             facts.classes[wrong]![0]
           }`
@@ -258,9 +259,9 @@ function checkProgramUpdates(
       );
     }
     for (const name of written(at)) {
-      const { kind } = facts.buffers.get(name)!;
+      const { kind, writers: all = 1 } = facts.buffers.get(name)!;
       if (!LASTING.includes(kind)) continue;
-      const twice = at.writers.find((c) => writers.count(name, c) > 0);
+      const twice = at.writers.find((c) => writers.count(name, c) >= all);
       if (!orders.has(name)) {
         report(
           `write buffer '${name}'`,

@@ -1,6 +1,6 @@
 /** Attention over the cache, the parts of its derivatives, and the selection of keys. */
 
-import { isHalf } from "../../../spec/dtype.ts";
+import { type HalfDType, isHalf } from "../../../spec/dtype.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { attention } from "../../kernels/attention.ts";
 import type { AttentionOptions } from "../../kernels/attention_block.ts";
@@ -45,7 +45,7 @@ import {
 import { rowMajorBuffer } from "./elementwise.ts";
 import { countedAxis } from "./gather.ts";
 import { addReceived, addSend } from "./send.ts";
-import { storageFor } from "./storage.ts";
+import { isPlain, storageFor } from "./storage.ts";
 import { tokenCount } from "./tokens.ts";
 
 /** Options shared by the three kernels of an attention shape. */
@@ -110,9 +110,13 @@ export function lowerAttention(
   const [pages] = more;
   const { storages } = lowering.values;
   const { dtype: stored } = storages.get(keys)!;
+  const sinksOf = sinks ? storages.get(sinks) : undefined;
+  // Sinks of heads are read in their stored dtype.
+  const isRead = sinksOf && isPlain(sinksOf) && isHalf(sinksOf.dtype);
   const options: AttentionOptions = {
     ...attentionOptions(lowering, node),
     ...isHalf(stored) ? { stored } : {},
+    ...isRead ? { sinksStored: sinksOf.dtype as HalfDType } : {},
     ...pages
       ? { pages: { size: lowering.placed.axes[keys.axes[1]!]!.size } }
       : {},
@@ -137,14 +141,18 @@ export function lowerAttention(
     q: [q, [token, head, dim]],
     sequence: [sequence, [token]],
     position: [position, [token]],
-    sinks: sinks && [sinks, [head]],
+    sinks: sinks && !isRead && [sinks, [head]],
     selected: selected && [selected, selected.axes],
     entries: entries && [entries, entries.axes],
     last: last && [last, [token]],
     pages: pages && [pages, pages.axes],
   });
   const { buffer: y } = storageFor(lowering, node);
-  const operands = { ...caches, ...bindings };
+  const operands = {
+    ...caches,
+    ...bindings,
+    ...isRead ? { sinks: sinksOf.buffer } : {},
+  };
   if (isSharded(lowering, node)) {
     lowerShards(lowering, node, { options, splitTokens, operands, y });
     return;

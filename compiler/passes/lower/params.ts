@@ -5,7 +5,7 @@
 
 import type { Activations } from "../../../spec/activations.ts";
 import { type FileDType, isHalf, storedDType } from "../../../spec/dtype.ts";
-import type { Graph, Node, NodeOf, Primitive } from "../../graph/graph.ts";
+import type { Graph, Node, NodeOf } from "../../graph/graph.ts";
 import { type BlockName, BLOCKS } from "../../../spec/blocks.ts";
 import {
   isBlockDType,
@@ -152,9 +152,6 @@ function readsBlocks(
     all / elements * bytes < 2 ** 32;
 }
 
-/** Primitives whose kernels read operands as f32. Their parameters are short: sinks of heads, a bias per expert. */
-const READ_AS_F32: readonly Primitive[] = ["attention", "route"];
-
 function layoutParam(
   node: NodeOf<"param">,
   users: readonly Node[],
@@ -186,10 +183,7 @@ function layoutParam(
     })
     : undefined;
   // Encodings that no kernel decodes are decoded on load.
-  const decoded = isPackedDType(named) ? along === undefined : isHalf(named) &&
-    users.length > 0 &&
-    users.every(({ primitive }) => READ_AS_F32.includes(primitive));
-  const stored = decoded ? "f32" : named;
+  const stored = isPackedDType(named) && along === undefined ? "f32" : named;
   const filed = options.asFiled.includes(stored) && dot !== undefined &&
     !viewed &&
     isFiled(dot, stored, placed);
