@@ -33,5 +33,5 @@ export { assemble } from "./assemble.ts";
 export { startLowering } from "./lower/context.ts";
 export { lowerGraph } from "./lower/mod.ts";
 export { layoutParams, returningNodes } from "./lower/params.ts";
-export { isMatmul } from "./lower/dot.ts";
+export { isMatmul } from "./lower/is_matmul.ts";
 export { simplify } from "./simplify.ts";

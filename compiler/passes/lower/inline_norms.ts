@@ -20,7 +20,7 @@ import type { MatmulOptions } from "../../kernels/matmul_options.ts";
 import { rowsGrid } from "../../kernels/rows.ts";
 import type { ParamLayout } from "../param_layout.ts";
 import type { Lowering } from "./context.ts";
-import { isMatmul } from "./dot.ts";
+import { isMatmul } from "./is_matmul.ts";
 import { dotShape } from "./dot_shape.ts";
 import { loadFrom } from "./emit.ts";
 import { tidyGrid } from "./grid.ts";

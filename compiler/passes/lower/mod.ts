@@ -40,7 +40,8 @@ import {
   type Lowering,
   ranksOf,
 } from "./context.ts";
-import { isMatmul, lowerContract, lowerMatmul, reorderedRight } from "./dot.ts";
+import { lowerContract, lowerMatmul, reorderedRight } from "./dot.ts";
+import { isMatmul } from "./is_matmul.ts";
 import {
   lowerCacheWrite,
   lowerElementwise,
