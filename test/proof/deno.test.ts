@@ -102,6 +102,7 @@ const CHECKPOINTS = [
   "deepseekv2-lite-8e",
   "deepseekv3-16e",
   "gptoss-8e",
+  "glm4moe-16e",
   "granitemoe-8e",
   "llama4-8e",
   "mixtral-6e",
