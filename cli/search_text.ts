@@ -84,16 +84,18 @@ function advice(
   { context, phase, dtype = "bf16" }: SearchTerms,
 ): string[] {
   const { zero = 0, recompute = false } = strategy;
+  const { microBatches = 1 } = step.of.plan.pipeline ?? {};
   const flags = [
     ...phase === "train" ? ["--train"] : [],
     `--mesh ${meshName(mesh) === "1 device" ? "ep=1" : meshName(mesh)}`,
-    `--max-tokens ${step.tokens}`,
-    `--max-sequences ${step.sequences}`,
+    `--max-tokens ${step.tokens / microBatches}`,
+    `--max-sequences ${step.sequences / microBatches}`,
     `--max-context ${context}`,
     ...pageFlags(step.of.plan, context),
     ...strategyFlags(strategy),
     ...zero > 0 ? [`--zero ${zero}`] : [],
     ...recompute ? ["--recompute"] : [],
+    ...microBatches > 1 ? [`--accumulate ${microBatches}`] : [],
     ...phase === "train" ? [`--dtype ${dtype}`] : [],
   ];
   return [

@@ -1,4 +1,4 @@
-// Pipeline stages: the bytes of one rank, memory of a rank's stage only, and a verifier that holds every transfer.
+// Pipeline stages: memory of a rank's stage only, schedules, and a verifier that holds every transfer; test/mpi/stages.test.ts has families on meshes.
 // needs: cpu
 import { readFileSync } from "node:fs";
 import { setImmediate as immediate } from "node:timers/promises";
@@ -28,56 +28,13 @@ import { idealBubble, SCHEDULE_NAMES } from "../spec/schedule.ts";
 import { stageRanges } from "../spec/stages.ts";
 import { sum } from "../spec/sum.ts";
 import { switchyard, temporaryFolder } from "./helpers/cli.ts";
-import {
-  checkpointFolder,
-  files,
-  planOn,
-  readReference,
-} from "./helpers/checkpoints.ts";
-import { bytesOf } from "./helpers/run_bytes.ts";
+import { checkpointFolder, files, planOn } from "./helpers/checkpoints.ts";
 import { repositoryFile } from "./helpers/sessions.ts";
 import { backwardWork, chain, savedBytes } from "./helpers/stages.ts";
-import {
-  readOnDisk,
-  tinyConfig,
-  tinyModel,
-  tinyOptions,
-} from "./helpers/tiny_training.ts";
+import { readOnDisk, tinyModel, tinyOptions } from "./helpers/tiny_training.ts";
 
 const MACHINE = repositoryFile("machines/4x24gb.json");
 const MIXTRAL = repositoryFile("test/references/configs/mixtral-8x7b.json");
-
-const FAMILIES: readonly {
-  readonly name: string;
-  readonly what: string;
-  readonly more?: readonly string[];
-}[] = [
-  { name: "granitemoe-8e", what: "tied embeddings" },
-  { name: "deepseekv3-16e", what: "a dense first layer" },
-  { name: "gptoss-8e", what: "sinks and windows", more: ["pp=4"] },
-  { name: "qwen3next-16e", what: "recurrent layers", more: ["tp=2,pp=2"] },
-];
-
-const MESHES = ["pp=2,ep=2", "pp=2,tp=2", "pp=2,dp=2"];
-
-for (const { name, what, ...family } of FAMILIES) {
-  t.test(`${name} with ${what}`, async (t) => {
-    const reference = await readReference(name);
-    const prompts: number[][] = [];
-    for (let i = 0; `p${i}.input_ids` in reference; i++) {
-      prompts.push([...reference[`p${i}.input_ids`]!.data]);
-    }
-    const bytesOn = (mesh: string, sharing: "shared" | "separate") =>
-      bytesOf(name, { mesh, sharing }, prompts);
-    const wanted = await bytesOn("ep=1", "shared");
-    for (const mesh of [...MESHES, ...family.more ?? []]) {
-      t.equal(await bytesOn(mesh, "shared"), wanted, mesh);
-    }
-    for (const mesh of ["pp=2", ...MESHES]) {
-      t.equal(await bytesOn(mesh, "separate"), wanted, `${mesh}, separate`);
-    }
-  });
-}
 
 function planOf(name: string, mesh: string, stages?: string): Promise<Plan> {
   return planOn(name, mesh, stages === undefined ? {} : { stages });
@@ -262,27 +219,6 @@ async function trained(
   const { parameters, optimizerState } = await readOnDisk(out);
   return { parameters, optimizerState };
 }
-
-t.test("families are trained with the bytes of one rank", async (t) => {
-  const { vocab_size } = await tinyConfig();
-  for (const { name, more } of FAMILIES) {
-    const mesh = more?.includes("pp=4") ? { pp: 4 } : { pp: 2 };
-    const config = `${checkpointFolder(name)}/config.json`;
-    const model = await tinyModel(t, {
-      ...JSON.parse(readFileSync(config, "utf8")) as object,
-      vocab_size,
-    });
-    const [one, staged] = [
-      await trained(t, model, { accumulate: 2 }),
-      await trained(t, model, {
-        accumulate: 2,
-        mesh,
-        sharing: "separate",
-      }),
-    ];
-    t.same(staged, one, `${name} on ${mesh.pp} stages`);
-  }
-});
 
 t.test("training has the bytes of one rank with the same micro-batches", async (t) => {
   const model = await tinyModel(t);

@@ -58,12 +58,6 @@ const JOBS: readonly {
     more: ["--dtype", "bf16", "--zero", "1"],
   },
   {
-    what: "two stages",
-    mesh: "pp=2",
-    ranks: 2,
-    more: ["--accumulate", "3", "--pipeline", "1f1b"],
-  },
-  {
     what: "stages of two ranks, split gradients",
     mesh: "pp=2,ep=2",
     ranks: 4,

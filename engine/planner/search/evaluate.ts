@@ -32,7 +32,12 @@ import {
   type TrainingRepresentatives,
 } from "../summary/training.ts";
 import type { ModelWeights } from "../summary/weights.ts";
-import { meshOf, type ReplicaMesh, replicaRanks } from "./meshes.ts";
+import {
+  meshOf,
+  microBatchesOf,
+  type ReplicaMesh,
+  replicaRanks,
+} from "./meshes.ts";
 
 /** The optimized phase: prefill of many prompts, decode of many sequences, or a training step. */
 export type SearchPhase = "prefill" | "decode" | "train";
@@ -133,6 +138,7 @@ async function compileLoad(
       ...strategy,
       machine,
       mesh: meshSizes(meshOf(mesh)),
+      microBatches: microBatchesOf(mesh),
       ...task.compile,
       bounds: {
         maxTokens: tokens,
@@ -211,8 +217,15 @@ export function stepReplica(
         }),
       first,
     );
-    const tokensPerSecond = known.tokens / all.seconds;
-    return { of, ...known, step: all, tokensPerSecond };
+    const microBatches = microBatchesOf(of.mesh);
+    const tokens = microBatches * known.tokens;
+    return {
+      of,
+      tokens,
+      sequences: microBatches * known.sequences,
+      step: all,
+      tokensPerSecond: tokens / all.seconds,
+    };
   }
   const predicted = predictSteps(plan, {
     machine,
@@ -253,7 +266,7 @@ function withLayers(
   };
 }
 
-/** Tokens and sequences of all ranks. Ranks of `ep` have separate sequences. */
+/** Tokens and sequences of all ranks, in training of a micro-batch. Ranks of `ep` have separate sequences. */
 function stepOf(
   { phase, context }: SearchTask,
   { dp = 1, ep }: ReplicaMesh,

@@ -103,14 +103,20 @@ export function overNodes(
   return fits ? { ...mesh, node } : undefined;
 }
 
-/** Meshes of a number of ranks for a training step: `dp` is the remainder of `ep` and `tp`, in powers of two. */
+/** Meshes of a number of ranks for a training step: `dp` is the remainder of the other axes, in powers of two. */
 export function trainingMeshes(
   size: Parameters<typeof replicaMeshes>[0],
+  more: Pick<MoreAxes, "pp"> = {},
 ): ReplicaMesh[] {
-  return replicaMeshes(size).flatMap(({ ep, tp }) => {
-    const dp = size.ranks / (ep * tp);
-    return Number.isInteger(dp) ? [{ dp, ep, tp }] : [];
+  return replicaMeshes(size, more).flatMap((mesh) => {
+    const dp = size.ranks / replicaRanks(mesh);
+    return Number.isInteger(dp) ? [{ dp, ...mesh }] : [];
   });
+}
+
+/** Micro-batches of a training step: without stages one, else four for each stage. */
+export function microBatchesOf({ pp = 1 }: ReplicaMesh): number {
+  return pp > 1 ? 4 * pp : 1;
 }
 
 /** AdamW bytes per 16-bit weight element, including its master weight. */

@@ -104,9 +104,12 @@ export async function search(
     }
   };
   await evaluate(meshes);
-  // Stages of one batch, and ranks that share positions, work one after another: they are for models that fit in no
-  // other way.
-  for (let n = 2; n <= ranks && !trains && steps.length === 0; n *= 2) {
+  // Stages wait for one another, and so do ranks that share positions: they are for models that fit in no other way.
+  for (let n = 2; n <= ranks && steps.length === 0; n *= 2) {
+    if (trains) {
+      await evaluate(trainingMeshes({ ...sizes, ranks }, { pp: n }));
+      continue;
+    }
     for (const more of [{ pp: n }, { cp: n }]) {
       const all = { ...sizes, ranks: placements.length };
       await evaluate(replicaMeshes(all, more));

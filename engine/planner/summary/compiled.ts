@@ -109,7 +109,7 @@ async function buildRepresentatives(
     "machine" | "limits"
   >,
 ) {
-  const { representatives, ...placed } = representativesOf(target, given);
+  const { representatives, stagesOf } = representativesOf(target, given);
   const built = representatives === EACH_ITSELF
     ? {}
     : { layers: representatives.layers };
@@ -127,7 +127,8 @@ async function buildRepresentatives(
     storedAs: (param) =>
       declared?.of(param) ?? { name: stored[param.tensor] ?? param.dtype },
   };
-  return { traced, stored, declared, weights, stages: placed };
+  const stages = stagesOf(representatives.layers);
+  return { traced, stored, declared, weights, stages };
 }
 
 /** Compile options for a machine, without its limits. Given limits and tuning override those of the machine. */
@@ -147,15 +148,24 @@ export function forMachine(
   };
 }
 
-/**
- * Representative layers of a target, and their stages if the mesh has any: every layer represents itself if the target
- * is not a decoder.
- */
+/** Representative layers, and their pipeline stages. */
+export interface StagedRepresentatives {
+  readonly representatives: Representatives;
+  /** The stage of a layer; 0 without stages. */
+  stageOf(layer: number): number;
+  /** The stages of these layers as compile options. Empty without stages. */
+  stagesOf(layers: readonly number[]): Pick<PlanOptions, "stages">;
+}
+
+/** Representative layers of a target. Every layer represents itself if the target is not a decoder. */
 export function representativesOf(
   target: ModelTarget,
   options: Pick<PlanOptions, "mesh" | "stages"> = {},
-): { readonly representatives: Representatives; readonly stages?: string } {
-  if (target.kind === "model") return { representatives: EACH_ITSELF };
+): StagedRepresentatives {
+  const onOneStage = { stageOf: () => 0, stagesOf: () => ({}) };
+  if (target.kind === "model") {
+    return { representatives: EACH_ITSELF, ...onOneStage };
+  }
   const { published } = target.kind === "checkpoint"
     ? target.checkpoint
     : target.configuration;
@@ -164,7 +174,7 @@ export function representativesOf(
   const mesh = Object.entries(options.mesh ?? {})
     .map(([name, size]) => ({ name, size }));
   const count = stageAxis(mesh)?.size ?? 1;
-  if (count === 1) return { representatives };
+  if (count === 1) return { representatives, ...onOneStage };
   const ranges = stageRanges(
     count,
     options.stages === "cost"
@@ -175,17 +185,19 @@ export function representativesOf(
   const stageOf = (layer: number) =>
     ranges.findIndex(([first, last]) => first <= layer && layer <= last);
   const staged = representativeLayers(decoder, stageOf);
-  const built = ranges.map((_, stage) =>
-    staged.layers.flatMap((layer, i) => stageOf(layer) === stage ? [i] : [])
-  );
+  const rangesOf = (layers: readonly number[]) =>
+    ranges.map((_, stage) =>
+      layers.flatMap((layer, i) => stageOf(layer) === stage ? [i] : [])
+    );
+  const stagesOf = (layers: readonly number[]) => ({
+    stages: stagesText(
+      rangesOf(layers).map((all) => [all[0]!, all.at(-1)!]),
+    ),
+  });
   // Layers that cannot be placed are compiled, and rejected, as they are.
-  if (staged.layers.length < count || built.some(({ length }) => !length)) {
-    return { representatives: EACH_ITSELF };
-  }
-  return {
-    representatives: staged,
-    stages: stagesText(built.map((all) => [all[0]!, all.at(-1)!])),
-  };
+  return rangesOf(staged.layers).some(({ length }) => length === 0)
+    ? { representatives: EACH_ITSELF, ...onOneStage }
+    : { representatives: staged, stageOf, stagesOf };
 }
 
 /** Multiply-adds per token of each layer, that of the last with the vocabulary. */

@@ -4,10 +4,11 @@ import { isCompiled } from "../../../compiler/compiled.ts";
 import { modelAxis } from "../../../spec/axis_parts.ts";
 import { type EncodingName, isFileDType } from "../../../spec/encoding.ts";
 import { partNames } from "../../../spec/packed.ts";
-import { DataError } from "../../../spec/errors.ts";
+import { DataError, ModelError, PlacementError } from "../../../spec/errors.ts";
 import { GUARANTEED_LIMITS } from "../../../spec/limits.ts";
 import {
   type Machine,
+  machineRanks,
   placeRanks,
   processorsOf,
 } from "../../../spec/machine.ts";
@@ -15,17 +16,19 @@ import { isPageAxis, WITHIN } from "../../../spec/pages.ts";
 import type { Plan, PlanBuffer, PlanWeight } from "../../../spec/plan/plan.ts";
 import { receiveTexts } from "../../../spec/plan/rounds.ts";
 import { sizeText } from "../../../spec/size_text.ts";
+import { sum } from "../../../spec/sum.ts";
 import { ratesText } from "../../../spec/time_text.ts";
 import { WIRES } from "../../../spec/wire.ts";
 import type { FileSystem } from "../../files.ts";
 import type { PlanOptions } from "../../open.ts";
 import type { Target } from "../../target.ts";
 import type { ExpertLoad } from "../simulate/mod.ts";
-import { compileRepresentatives } from "./compiled.ts";
+import { compileRepresentatives, type ModelTarget } from "./compiled.ts";
 import { type ExpertLimit, expertMemoryProblems } from "./expert_memory.ts";
 import { layerClasses } from "./layers.ts";
 import { predictedSteps, predictSteps } from "./predictions.ts";
 import { EACH_ITSELF } from "./representatives.ts";
+import { dividedOptions } from "./divided.ts";
 import { problemsOf } from "./problems.ts";
 import { summarizeRanks } from "./ranks.ts";
 import type {
@@ -131,7 +134,11 @@ export async function summarizeTarget(
   });
   return {
     plan: full,
-    summary: await withStreamed(summary, target, { files, options }),
+    summary: await withStreamed(
+      await withDivided(summary, plan, { target, files, options }),
+      target,
+      { files, options },
+    ),
     untrusted: false,
     timelines: async () =>
       timelinesOf(await full(), summary, { machine, experts }),
@@ -194,6 +201,52 @@ async function withStreamed(
     })),
     streamed: { device: device.name ?? kind!, ranks, predicted },
   };
+}
+
+/** A summary whose plan does not fit, with the first of `dividedOptions` that does before each fix. */
+async function withDivided(
+  summary: PlanSummary,
+  plan: Plan,
+  { target, files, options }: {
+    readonly target: ModelTarget;
+    readonly files: FileSystem;
+    readonly options: SummarizeTargetOptions;
+  },
+): Promise<PlanSummary> {
+  const { machine, expertMemory } = options;
+  const [fullest] = summary.ranks.toSorted((a, b) =>
+    (a.headroom ?? 0) - (b.headroom ?? 0)
+  );
+  const excess = -(fullest!.headroom ?? 0);
+  if (!machine || excess <= 0 || expertMemory !== undefined) return summary;
+  const holding = { machine, experts: [] };
+  const ways = dividedOptions(plan, machineRanks(machine), options)
+    .filter(({ of }) => excess < sum(of.map((part) => fullest!.bytes[part])));
+  for (const { flag, ...changed } of ways) {
+    try {
+      const { plan, weights: { representatives: { times } } } =
+        await compileRepresentatives(target, files, {
+          ...options,
+          ...changed.options,
+        });
+      const ranks = summarizeRanks(plan, { ...holding, times });
+      if (ranks.some(({ headroom = 0 }) => headroom < 0)) continue;
+    } catch (error) {
+      // The model has no such sharding.
+      if (error instanceof PlacementError || error instanceof ModelError) {
+        continue;
+      }
+      throw error;
+    }
+    return {
+      ...summary,
+      problems: summary.problems.map(({ what, fix }) => ({
+        what,
+        fix: / needs .* and has /.test(what) ? `${flag}, or ${fix}` : fix,
+      })),
+    };
+  }
+  return summary;
 }
 
 /** Summarizes a plan. `weights`: those of its model, if available. */

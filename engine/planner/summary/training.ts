@@ -12,12 +12,14 @@ import { DataError } from "../../../spec/errors.ts";
 import type { Plan } from "../../../spec/plan/plan.ts";
 import type { RankBytes, RankClass } from "../../../spec/plan_summary.ts";
 import { compileOptions } from "../../open.ts";
+import { groupRankOf, stageAxis } from "../../../spec/mesh.ts";
 import {
   type CompileRepresentativesOptions,
   forMachine,
   type ModelTarget,
   representativesOf,
 } from "./compiled.ts";
+import { EACH_ITSELF, type Representatives } from "./representatives.ts";
 import { summarizeRanks } from "./ranks.ts";
 import type { ModelWeights } from "./weights.ts";
 import type { Bounds } from "../../../models/mod.ts";
@@ -29,6 +31,8 @@ export interface CompileTrainingRepresentativesOptions
   readonly zero?: ZeroStage;
   /** Whether attention and experts are recomputed. Default: false. */
   readonly recompute?: boolean;
+  /** Micro-batches of a step on pipeline stages. Default: 1. */
+  readonly microBatches?: number;
 }
 
 /**
@@ -39,7 +43,10 @@ export interface TrainingRepresentatives {
   readonly plan: Plan;
   readonly weights: ModelWeights;
   readonly fullest: RankClass;
-  /** Plans with one more layer, and the number of equal layers. Empty if the plan does not fit. */
+  /**
+   * Plans with one more layer of a kind, on each stage, and the number of such layers on the stage with the most. Empty
+   * if the plan does not fit.
+   */
   readonly grown: readonly { readonly plan: Plan; readonly layers: number }[];
 }
 
@@ -53,7 +60,7 @@ export async function compileTrainingRepresentatives(
   options: CompileTrainingRepresentativesOptions,
 ): Promise<TrainingRepresentatives> {
   const { machine, limits, dtype: asked, bounds, ...given } = options;
-  const { zero = 0, recompute = false } = given;
+  const { zero = 0, recompute = false, microBatches = 1 } = given;
   if (target.kind === "model") {
     throw new DataError(
       "Cannot plan the training of a model file by kinds of layers: equal layers are known only for published models. Give a config.json",
@@ -63,17 +70,21 @@ export async function compileTrainingRepresentatives(
     ? target.checkpoint
     : target.configuration;
   const dtype = asked === undefined ? "bf16" : trainedDType(asked);
-  const { representatives } = representativesOf(target);
+  const { representatives, stageOf, stagesOf } = representativesOf(
+    target,
+    given,
+  );
   const built = (layers: readonly number[]) =>
     published.build({
       ...bounds,
-      layers,
+      ...representatives === EACH_ITSELF ? {} : { layers },
       training: { auxiliary: 0.01, recompute },
     });
   const compiled = (layers: readonly number[]) =>
     compileTraining(built(layers), {
       ...compileOptions({
         ...given,
+        ...stagesOf(layers),
         ...forMachine(machine, { limits, tuning: given.tuning }),
       }),
       zero,
@@ -81,34 +92,43 @@ export async function compileTrainingRepresentatives(
       loss: "loss",
       optimizer: adamw(),
       clipNorm: 1,
+      ...microBatches > 1 ? { microBatches } : {},
     });
   const plan = await compiled(representatives.layers);
-  const holding = { machine, times: () => 1, experts: [] };
   const ranksOf = (plan: Plan, only?: readonly number[]) =>
     summarizeRanks(plan, {
-      ...holding,
+      machine,
+      times: () => 1,
+      experts: [],
       ...only ? { only } : {},
     });
-  const fullest = ranksOf(plan)
-    .reduce((a, b) => b.bytes.total > a.bytes.total ? b : a);
+  let fullest = fullestOfStages(plan, ranksOf(plan));
+  const fit = () =>
+    fullest.every(({ bytes, limit = Infinity }) => bytes.total <= limit);
   const all: { plan: Plan; layers: number }[] = [];
-  let { bytes } = fullest;
-  const { limit } = fullest;
-  for (const layer of representatives.layers) {
+  for (const added of furtherLayers(representatives, stageOf)) {
     // If some layers do not fit, all do not.
-    if (limit !== undefined && bytes.total > limit) break;
-    const [, another, ...others] = representatives.of(layer);
-    if (another === undefined) continue;
+    if (!fit()) break;
     const more = await compiled(
-      [...representatives.layers, another].sort((a, b) => a - b),
+      [...representatives.layers, ...added.map(({ layer }) => layer)]
+        .sort((a, b) => a - b),
     );
-    const [grown] = ranksOf(more, [fullest.first]);
-    all.push({ plan: more, layers: others.length + 1 });
-    bytes = grownBy(bytes, others.length + 1, {
-      from: fullest.bytes,
-      to: grown!.bytes,
+    all.push({
+      plan: more,
+      layers: Math.max(...added.map(({ count }) => count)),
+    });
+    fullest = fullest.map((ranks) => {
+      const own = added.find(({ stage }) => stage === ranks.stage);
+      if (!own) return ranks;
+      const [from, to] = [plan, more].map((plan) =>
+        ranksOf(plan, [ranks.first])[0]!.bytes
+      );
+      const bytes = grownBy(ranks.bytes, own.count, { from: from!, to: to! });
+      return { ...ranks, bytes };
     });
   }
+  const { stage: _, ...most } = fullest
+    .reduce((a, b) => b.bytes.total > a.bytes.total ? b : a);
   return {
     plan,
     grown: all,
@@ -118,11 +138,54 @@ export async function compileTrainingRepresentatives(
       storedAs: () => ({ name: dtype }),
     },
     fullest: {
-      ...fullest,
-      bytes,
-      ...limit === undefined ? {} : { headroom: limit - bytes.total },
+      ...most,
+      ...most.limit === undefined
+        ? {}
+        : { headroom: most.limit - most.bytes.total },
     },
   };
+}
+
+/** Of each pipeline stage, the ranks with the most memory. */
+function fullestOfStages(
+  { mesh }: Plan,
+  ranks: readonly RankClass[],
+): (RankClass & { readonly stage: number })[] {
+  const axis = stageAxis(mesh);
+  const fullest: (RankClass & { readonly stage: number })[] = [];
+  for (const one of ranks) {
+    const stage = axis ? groupRankOf(mesh, one.first, [axis.name]) : 0;
+    const known = fullest[stage];
+    if (known && known.bytes.total >= one.bytes.total) continue;
+    fullest[stage] = { ...one, stage };
+  }
+  return fullest;
+}
+
+/** A layer beyond the representative ones, and the number of equal layers on its stage. */
+interface FurtherLayer {
+  readonly layer: number;
+  readonly stage: number;
+  readonly count: number;
+}
+
+/** One more layer of each represented kind: the first of each stage, then the second, and so on. */
+function furtherLayers(
+  { layers, of }: Representatives,
+  stageOf: (layer: number) => number,
+): FurtherLayer[][] {
+  const further: FurtherLayer[][] = [];
+  for (const representative of layers) {
+    const [, layer, ...others] = of(representative);
+    if (layer === undefined) continue;
+    const stage = stageOf(layer);
+    const at = further.findIndex((all) =>
+      all.every((one) => one.stage !== stage)
+    );
+    (further[at < 0 ? further.length : at] ??= [])
+      .push({ layer, stage, count: others.length + 1 });
+  }
+  return further;
 }
 
 /** Memory of ranks with more layers, each of which adds as much as the first. */
