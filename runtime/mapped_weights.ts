@@ -201,7 +201,7 @@ function fileParts(
   for (const index of indices) {
     const entry = tensors.get(sourceName(plan, weight, index));
     const form = entry && weightForm(weight, entry);
-    if (!form || form === "bytes" || form === "halves") return undefined;
+    if (!form || form === "bytes") return undefined;
     const { source } = entry;
     const rowBytes = entry.bytes / outer.length;
     const offset = entry.offset + first * rowBytes;

@@ -1,14 +1,10 @@
 /** Conversion of the bytes of a file's tensor to the elements of a weight. */
 
-import type { HalfDType } from "../spec/dtype.ts";
 import type { PlanWeight } from "../spec/plan/plan.ts";
 import type { TensorEntry } from "./safetensors.ts";
 
-/**
- * `elements`: stored elements; `words`: four bytes are one u32; `bytes`: each byte becomes a u32; `halves`: each 16-bit
- * float becomes an f32.
- */
-export type WeightForm = "elements" | "words" | "bytes" | "halves";
+/** `elements`: stored elements; `words`: four bytes are one u32; `bytes`: each byte becomes a u32. */
+export type WeightForm = "elements" | "words" | "bytes";
 
 /** The form of a tensor for a weight. Undefined if it has another dtype or shape. */
 export function weightForm(
@@ -22,19 +18,11 @@ export function weightForm(
   if (entry.dtype === stored.toUpperCase()) {
     return same ? "elements" : undefined;
   }
-  if (stored === "f32" && halfOf(entry)) return same ? "halves" : undefined;
   const bytewise = entry.dtype === "U8" || entry.dtype === "I8";
   if (!bytewise || stored !== "u32") return undefined;
   if (same && entry.dtype === "U8") return "bytes";
   const bytes = shape.map((n, i) => i === shape.length - 1 ? 4 * n : n);
   return entry.shape.join() === bytes.join() ? "words" : undefined;
-}
-
-/** The 16-bit floating-point dtype of a tensor. Undefined: another dtype. */
-export function halfOf(
-  { dtype }: Pick<TensorEntry, "dtype">,
-): HalfDType | undefined {
-  return dtype === "BF16" ? "bf16" : dtype === "F16" ? "f16" : undefined;
 }
 
 /**

@@ -16,8 +16,7 @@ import type { RankMemory } from "./memory.ts";
 import { type FileSource, readExactly } from "./file_source.ts";
 import type { TensorDirectory, TensorEntry } from "./safetensors.ts";
 import { scatter, type ScatterLayout, type Words } from "./scatter.ts";
-import { widen } from "./half.ts";
-import { halfOf, weightForm } from "./weight_form.ts";
+import { weightForm } from "./weight_form.ts";
 
 /** Options of `loadWeights`. */
 export interface LoadWeightsOptions {
@@ -293,6 +292,7 @@ async function stream(
   readBytes: number,
   into: { target: Words; from: number },
 ): Promise<void> {
+  const width = STORED_BYTES[weight.stored];
   const [outer] = scattered.axes;
   const rows = outer?.size ?? 1;
   const rowBytes = rows === 0 ? 0 : entry.bytes / rows;
@@ -319,7 +319,8 @@ async function stream(
       entry.offset + row * rowBytes,
       (end - row) * rowBytes,
     );
-    const source = elementsOf(weight, entry, bytes);
+    const bytesEach = weightForm(weight, entry) === "bytes";
+    const source = bytesEach ? Uint32Array.from(bytes) : wordsIn(bytes, width);
     const bad = scatter(source, [row, end], scattered, {
       ...into,
       stored: weight.stored,
@@ -333,19 +334,6 @@ async function stream(
     }
     row = end;
   }
-}
-
-/** Bytes of a file as elements of the stored dtype. */
-function elementsOf(
-  weight: PlanWeight,
-  entry: TensorEntry,
-  bytes: Uint8Array,
-): Words {
-  const form = weightForm(weight, entry);
-  if (form === "bytes") return Uint32Array.from(bytes);
-  if (form !== "halves") return wordsIn(bytes, STORED_BYTES[weight.stored]);
-  const halves = wordsIn(bytes, 2) as Uint16Array;
-  return new Uint32Array(widen(halfOf(entry)!, halves).buffer);
 }
 
 function scatteredRows({ size, local }: ScatterLayout["axes"][number]): number {
