@@ -61,6 +61,7 @@ for (
         ...args,
         ...SMALL,
       );
+      t.teardown(() => server.stop());
       const requests = REQUESTS.slice(first, first + part);
       const answers = await answersTogether(server, requests, { seed });
       for (const [i, answer] of answers.entries()) {
