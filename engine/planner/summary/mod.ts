@@ -220,8 +220,13 @@ async function withDivided(
   const excess = -(fullest!.headroom ?? 0);
   if (!machine || excess <= 0 || expertMemory !== undefined) return summary;
   const holding = { machine, experts: [] };
+  const lacksFlag = summary.problems.some(({ fix }) =>
+    /devices of |, on a machine of /.test(fix)
+  );
   const ways = dividedOptions(plan, machineRanks(machine), options)
-    .filter(({ of }) => excess < sum(of.map((part) => fullest!.bytes[part])));
+    .filter(({ of }) => excess < sum(of.map((part) => fullest!.bytes[part])))
+    // Another mesh is a larger change than a flag.
+    .filter(({ options: { mesh } }) => mesh === undefined || lacksFlag);
   for (const { flag, ...changed } of ways) {
     try {
       const { plan, weights: { representatives: { times } } } =
