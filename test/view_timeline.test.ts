@@ -157,8 +157,8 @@ t.test("48 layers", { skip: skipWithoutBrowser }, async (t) => {
     (await texts(page, "#flow svg a title")).map((title) =>
       /^\d+/.exec(title)![0]
     ),
-    // Also attention of few tokens, split over keys, and the assignment of few choices, which this step does not run.
-    Array.from({ length: 21 }, (_, i) => `${1 + 30 * 21 + i}`),
+    // Also steps of few tokens, which this step does not run: attention split over keys, norms, and assignment of choices.
+    Array.from({ length: 23 }, (_, i) => `${1 + 30 * 23 + i}`),
   );
   t.strictSame(await accessibilityProblems(page), []);
   await page.emulateMedia({ colorScheme: "dark" });
