@@ -22,7 +22,7 @@ import { livePageHtml, type PageAssets } from "../view/mod.ts";
 import { DataError, MachineError } from "../spec/mod.ts";
 import { nodeFiles } from "./files.ts";
 import { grammarsOf, loopPort } from "./http_thread.ts";
-import { closeServer, listen, type ListenOptions } from "./listen.ts";
+import { listen, type ListenOptions } from "./listen.ts";
 import { requireTokenizer } from "./prompts.ts";
 
 /** A served checkpoint, and the options of its server. */
@@ -134,11 +134,11 @@ async function serve(): Promise<void> {
       },
     }, settings.assets),
   });
-  const { server, address } = await listen(app.fetch, settings.listen);
+  const { address, close } = await listen(app.fetch, settings.listen);
   parentPort!.on("message", async (request: HttpRequest) => {
     await app.drain();
     if (request === "drain") return send({ kind: "drained" });
-    await closeServer(server);
+    await close();
     process.exit();
   });
   send({ kind: "listens", address });

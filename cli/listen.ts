@@ -2,7 +2,7 @@
 
 import { createAdaptorServer } from "@hono/node-server";
 import type { Server } from "node:http";
-import type { AddressInfo } from "node:net";
+import type { AddressInfo, Socket } from "node:net";
 import { MachineError } from "../spec/mod.ts";
 
 /** Milliseconds until the headers of a request, and the complete request, must have arrived. */
@@ -23,11 +23,18 @@ export interface ListenOptions {
   readonly silentMs: number;
 }
 
+/** A server that accepts connections. */
+export interface Listening {
+  readonly address: string;
+  /** Stops accepting connections. Resolves after all responses were sent. */
+  close(): Promise<void>;
+}
+
 /** Starts to listen. Throws MachineError if the port is not available. */
 export async function listen(
   fetch: (request: Request) => Response | Promise<Response>,
   { host, port, silentMs }: ListenOptions,
-): Promise<{ readonly server: Server; readonly address: string }> {
+): Promise<Listening> {
   const server = createAdaptorServer({
     fetch,
     overrideGlobalObjects: false,
@@ -36,6 +43,13 @@ export async function listen(
   server.requestTimeout = REQUEST_MS;
   server.keepAliveTimeout = KEEP_ALIVE_MS;
   server.timeout = silentMs;
+  /** Connections without a request. */
+  const unused = new Set<Socket>();
+  server.on("connection", (socket: Socket) => {
+    unused.add(socket);
+    socket.once("close", () => unused.delete(socket));
+  });
+  server.on("request", ({ socket }) => unused.delete(socket));
   await new Promise<void>((resolve, reject) => {
     server.once("error", (error: NodeJS.ErrnoException) =>
       reject(
@@ -51,12 +65,21 @@ export async function listen(
   });
   const { port: bound, family } = server.address() as AddressInfo;
   const name = family === "IPv6" ? `[${host}]` : host;
-  return { server, address: `http://${name}:${bound}` };
+  return {
+    address: `http://${name}:${bound}`,
+    close: () => close(server, unused),
+  };
 }
 
-/** Stops accepting connections. Resolves after all responses were sent. */
-export async function closeServer(server: Server): Promise<void> {
-  const timer = setInterval(() => server.closeIdleConnections(), LOOK_MS);
+async function close(
+  server: Server,
+  unused: ReadonlySet<Socket>,
+): Promise<void> {
+  const timer = setInterval(() => {
+    server.closeIdleConnections();
+    // Node.js counts connections as idle only after their first request.
+    for (const socket of unused) if (socket.bytesRead === 0) socket.destroy();
+  }, LOOK_MS);
   await new Promise((resolve) => server.close(resolve));
   clearInterval(timer);
 }

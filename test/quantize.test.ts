@@ -31,6 +31,7 @@ import {
   files,
   readReference,
 } from "./helpers/checkpoints.ts";
+import { isInTurn, repeatWith } from "./helpers/seed.ts";
 import {
   readRaw,
   switchyard,
@@ -528,7 +529,7 @@ t.test("other scalings of rotary positions are refused by name", (t) => {
 });
 
 for (
-  const checkpoint of [
+  const [i, checkpoint] of [
     ...["mixtral-8e", "qwen2moe-8e", "qwen3moe-16e", "dots1-16e"],
     ...["ernie45moe-16e", "glm4moe-16e", "minimaxm2-16e", "deepseekv3-16e"],
     ...["hunyuanmoe-12e", "deepseekv2-16e", "deepseekv2-lite-8e"],
@@ -537,8 +538,12 @@ for (
     ...["granitemoehybrid-12e", "llama4-8e", "nemotronh-16e"],
     ...["deepseekv32-16e", "glmmoedsa-16e", "glm4moelite-16e"],
     ...["qwen35moe-8e-wrapped", "gemma4moe-6e-wrapped"],
-  ]
+  ].entries()
 ) {
+  if (!isInTurn(i, 3)) {
+    t.comment(`${checkpoint} is not written in this run: ${repeatWith()}`);
+    continue;
+  }
   t.test(
     `${checkpoint} as it is in a GGUF file computes what its folder does`,
     { skip },

@@ -2,9 +2,12 @@
 // needs: cpu
 
 import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { connect } from "node:net";
 import process from "node:process";
 import OpenAI from "openai";
 import t from "tap";
+import { listen } from "../cli/listen.ts";
 import { checkpointFolder } from "./helpers/checkpoints.ts";
 import { clonePath } from "./helpers/compiled.ts";
 import { programsOf, readPage } from "./helpers/guide.ts";
@@ -546,6 +549,20 @@ t.test("what cannot be served is said", async (t) => {
     3,
     `Cannot listen on 127.0.0.1, port ${port}`,
   ]);
+});
+
+t.test("a connection without a request does not delay the end", async (t) => {
+  const { address, close } = await listen(() => new Response(), {
+    host: "127.0.0.1",
+    port: 0,
+    silentMs: 60_000,
+  });
+  const socket = connect(Number(new URL(address).port), "127.0.0.1");
+  let received = "";
+  socket.on("data", (data) => received += data);
+  await once(socket, "connect");
+  await Promise.all([close(), once(socket, "close")]);
+  t.equal(received, "", "not a timeout");
 });
 
 t.test("the programs of docs/serve.md print what it shows", async (t) => {

@@ -23,7 +23,7 @@ import {
 } from "./checkpoints.ts";
 import { gpuIsSoftware, skipUnasked, skipWithoutGpu } from "./needs.ts";
 import { checkPredictions } from "./predictions.ts";
-import { repeatWith, SEED } from "./seed.ts";
+import { isInTurn, repeatWith, SEED } from "./seed.ts";
 
 const TOLERANCE = 1e-4;
 
@@ -204,11 +204,10 @@ export function testInTurns(names: readonly string[]): void {
 /** As `testReferences`, of published families. In each run of the tests half of them run on a software GPU, by `SEED`. */
 export function testFamilies(names: readonly string[]): void {
   for (const [i, name] of names.entries()) {
-    const runs = (Math.abs(SEED) + i) % 2 === 0;
     testCheckpoint(
       name,
       FAMILY_MESHES,
-      runs ? { shared: ["ep=3"], separate: [] } : undefined,
+      isInTurn(i, 2) ? { shared: ["ep=3"], separate: [] } : undefined,
     );
   }
 }

@@ -22,6 +22,12 @@ function seedOf(text: string | undefined): number {
   return Number(text) | 0;
 }
 
+/** Whether case `i` of a rotation runs: one of `every` cases in each run of the tests, by `SEED`; with `TURNS=all`, all. */
+export function isInTurn(i: number, every: number): boolean {
+  return process.env["TURNS"] === "all" ||
+    (Math.abs(SEED) + i) % every === 0;
+}
+
 /** What repeats a failure. */
 export function repeatWith(): string {
   return `Repeat it with SEED=${SEED}`;
