@@ -5,6 +5,8 @@ import { compile, type CompileOptions, type Model } from "../compiler/mod.ts";
 import { TUNING } from "../engine/tuning.ts";
 import { publishedModel } from "../models/published.ts";
 import { UNLIMITED } from "../spec/limits.ts";
+import { LENGTHS } from "../compiler/passes/lower/context.ts";
+import { walkExpressions } from "../spec/kernel/walk.ts";
 import type { Step } from "../spec/plan/plan.ts";
 
 const BOUNDS = { maxTokens: 512, maxSequences: 16, maxContext: 2048 };
@@ -66,3 +68,32 @@ for (const [name, model] of Object.entries(MODELS)) {
     }
   });
 }
+
+t.test("kernels find inputs after the lengths of their own plan", async (t) => {
+  const limits = { ...UNLIMITED, maxStorageBuffersPerShaderStage: 8 };
+  for (const maxTokens of [512, 64]) {
+    const model = publishedModel({
+      num_hidden_layers: 1,
+      architectures: ["Qwen3MoeForCausalLM"],
+      head_dim: 128,
+    }).build({ ...BOUNDS, maxTokens });
+    const { buffers, kernels, programs } = await compile(model, { limits });
+    const [{ steps }] = programs as [typeof programs[number]];
+    const read = new Set<number>();
+    for (const step of steps) {
+      if (step.op !== "launch") continue;
+      const { bindings, body } = kernels[step.kernel]!.tree;
+      const [name] = bindings.map(({ name }) => name)
+        .filter((name) => step.bindings[name] === LENGTHS);
+      walkExpressions(body, (e) => {
+        if (e.op !== "load" || e.binding !== name) return;
+        if (e.index.op !== "binary" || e.index.a.op !== "const") return;
+        read.add(Number(e.index.a.value) * 4);
+      });
+    }
+    const offsets = Object.values(buffers)
+      .filter(({ kind }) => kind === "input").map(({ offset }) => offset);
+    t.not(read.size, 0, "kernels read inputs after the lengths");
+    t.strictSame([...read].filter((at) => !offsets.includes(at)), []);
+  }
+});

@@ -4,6 +4,7 @@
  * same as before.
  */
 
+import { cachedIn } from "../../spec/bounded_cache.ts";
 import {
   type Launched,
   type Merged,
@@ -119,7 +120,12 @@ function takeMerged(
   const { bindings, workgroups } = merged;
   return {
     ...first,
-    kernel: kernelOf(lowering, { steps, merged, known }),
+    kernel: kernelOf(lowering, {
+      steps,
+      merged,
+      known,
+      offsets: shares ? inputs.offsets : new Map(),
+    }),
     bindings,
     workgroups,
     label: steps.map(({ label }) => label ?? "").join("; "),
@@ -129,10 +135,12 @@ function takeMerged(
 /** The kernel of merged launches, shared by all that join the same kernels with the same bindings. */
 function kernelOf(
   lowering: Lowering,
-  { steps, merged: { kernel, body, bindings, workgroups }, known }: {
+  { steps, merged: { kernel, body, bindings, workgroups }, known, offsets }: {
     readonly steps: readonly LaunchStep[];
     readonly merged: Merged;
     readonly known: Map<string, string>;
+    /** Offsets of inputs that are read after the lengths. */
+    readonly offsets: SharedInputs["offsets"];
   },
 ): string {
   const names = new Map(
@@ -150,7 +158,7 @@ function kernelOf(
     addKernel(lowering, {
       ...kernel,
       body: bodyOf(key, body, {
-        sizes: [lowering.placed.counts, workgroups],
+        layout: [lowering.placed.counts, workgroups, ...offsets],
         parts: steps.map(({ kernel }) => lowering.draft.kernels.get(kernel)!),
       }),
     });
@@ -158,7 +166,7 @@ function kernelOf(
   return name;
 }
 
-/** Bodies of merged kernels, of the last plans, by the number of each joined body and how it is launched. */
+/** Bodies of merged kernels, of the last plans, by all that they depend on. */
 const bodies = new Map<string, Kernel["body"]>();
 const numbers = new WeakMap<Kernel["body"], number>();
 let numbered = 0;
@@ -166,15 +174,15 @@ let numbered = 0;
 /** Maximum number of these bodies. */
 const MAX_BODIES = 1024;
 
-/** The body of a merged kernel. Plans that are compiled one after another merge the same kernels. */
+/**
+ * The body of a merged kernel. Plans that are compiled one after another merge the same kernels. `layout`: locations of
+ * lengths and inputs, and the grid.
+ */
 function bodyOf(
   launches: string,
-  make: () => Kernel["body"],
-  { sizes, parts }: {
-    readonly sizes: readonly [
-      counts: readonly string[],
-      grid: Merged["workgroups"],
-    ];
+  create: () => Kernel["body"],
+  { layout, parts }: {
+    readonly layout: readonly unknown[];
     readonly parts: readonly Kernel[];
   },
 ): Kernel["body"] {
@@ -183,11 +191,8 @@ function bodyOf(
     numbers.set(body, number);
     return [number, bindings, shared];
   });
-  const key = JSON.stringify([launches, sizes, joined]);
-  const body = bodies.get(key) ?? make();
-  if (bodies.size === MAX_BODIES) bodies.clear();
-  bodies.set(key, body);
-  return body;
+  const key = JSON.stringify([launches, layout, joined]);
+  return cachedIn(bodies, key, { max: MAX_BODIES, create });
 }
 
 function fits(

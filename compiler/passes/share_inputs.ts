@@ -20,6 +20,8 @@ const MAX_SHARED = 1 << 20;
 
 /** Integer inputs that may be stored after the lengths. */
 export interface SharedInputs {
+  /** Byte offsets of the inputs after the lengths. */
+  readonly offsets: ReadonlyMap<string, number>;
   /** The same launch with one binding for the lengths and its inputs, or the unchanged launch if it reads none. */
   bind(launched: Launched): Launched;
   /** Stores the inputs after the lengths, because a launch binds them so: the buffer of lengths spans them. */
@@ -28,13 +30,14 @@ export interface SharedInputs {
 
 /** The integer inputs of a plan that are short enough. */
 export function sharedInputs({ draft: { buffers } }: Lowering): SharedInputs {
-  const inputOffsets = offsetsOf(buffers);
+  const offsets = offsetsOf(buffers);
   return {
-    bind: lengthsBinder(inputOffsets),
+    offsets,
+    bind: lengthsBinder(offsets),
     store: () => {
       const lengths = buffers.get(LENGTHS)!;
       let bytes = 0;
-      for (const [name, offset] of inputOffsets) {
+      for (const [name, offset] of offsets) {
         const input = buffers.get(name)!;
         buffers.set(name, { ...input, offset });
         bytes = offset + maxOverRanks(input.bytes);

@@ -1,5 +1,6 @@
 /** Common parts of kernels: construction, launch grids, dynamic lengths. */
 
+import { cachedIn } from "../bounded_cache.ts";
 import { invariant } from "../errors.ts";
 import { GUARANTEED_LIMITS } from "../limits.ts";
 import { add, id, load, mul, u32 } from "./build.ts";
@@ -91,13 +92,7 @@ const MADE = 2048;
 
 /** The cached kernel of equal inputs, or a new one: equal layers share one. `from` is compared as JSON. */
 export function madeOnce(from: unknown, make: () => Kernel): Kernel {
-  const key = exactJson(from);
-  const known = made.get(key);
-  if (known) return known;
-  if (made.size === MADE) made.clear();
-  const kernel = make();
-  made.set(key, kernel);
-  return kernel;
+  return cachedIn(made, exactJson(from), { max: MADE, create: make });
 }
 
 /**

@@ -1,5 +1,6 @@
 /** State of lowering: buffers, kernels, steps, and the storage of each node's value. */
 
+import { cachedIn } from "../../../spec/bounded_cache.ts";
 import { isCollective } from "../../graph/collectives.ts";
 import { blockOfAxis, isWithin } from "../../../spec/axis_name.ts";
 import type { StoredDType } from "../../../spec/dtype.ts";
@@ -331,12 +332,10 @@ const MAX_BODIES = 4096;
  * cached by its body.
  */
 function sharedBody(body: Kernel["body"]): Kernel["body"] {
-  const text = cachedJson(body);
-  const first = bodies.get(text);
-  if (first) return first;
-  if (bodies.size === MAX_BODIES) bodies.clear();
-  bodies.set(text, body);
-  return body;
+  return cachedIn(bodies, cachedJson(body), {
+    max: MAX_BODIES,
+    create: () => body,
+  });
 }
 
 function addByText(lowering: Lowering, kernel: Kernel): string {
