@@ -51,8 +51,8 @@ export function mapWeight(
 }
 
 /**
- * Memory of experts that are read when launches need them. Undefined if the weight has no experts, or is used in other
- * ways.
+ * Memory of experts that are read when launches need them. Undefined if the weight is not streamable, or the device
+ * cannot stream.
  */
 function streamExperts(
   plan: Plan,
@@ -63,7 +63,7 @@ function streamExperts(
   },
 ): DeviceBuffer | undefined {
   const { device, rank } = memory;
-  if (!device.stream || !isStreamable(plan, buffer)) return undefined;
+  if (!device.stream || !streamable(plan).has(buffer)) return undefined;
   const bytes = memory.buffer(buffer).bytes / expertsOf(plan, buffer, rank);
   return device.stream(partsOfExperts(runs, bytes));
 }
@@ -94,32 +94,36 @@ function isByExpert(plan: Plan, name: string): boolean {
   return axis?.experts ?? plan.axes[axis?.of ?? ""]?.experts ?? false;
 }
 
-/** Whether a weight is used only by launches with a list of expert tiles. */
-function isStreamable(plan: Plan, name: string): boolean {
-  if (!isByExpert(plan, name)) return false;
-  const isTiles = (buffer: string) => plan.buffers[buffer]!.routing === "tiles";
-  return plan.programs.every(({ steps }) =>
-    steps.every((step) => {
-      const used = buffersOf(step);
-      return !used.includes(name) ||
-        step.op === "launch" && used.some(isTiles);
-    })
+const streamableOf = new WeakMap<Plan, ReadonlySet<string>>();
+
+/** Expert weights that only launches with a list of expert tiles use. */
+function streamable(plan: Plan): ReadonlySet<string> {
+  const known = streamableOf.get(plan);
+  if (known) return known;
+  const names = new Set(
+    plan.weights.map(({ buffer }) => buffer)
+      .filter((name) => isByExpert(plan, name)),
   );
+  const isTiles = (name: string) => plan.buffers[name]!.routing === "tiles";
+  for (const step of plan.programs.flatMap(({ steps }) => steps)) {
+    const used = buffersOf(step);
+    if (step.op === "launch" && used.some(isTiles)) continue;
+    for (const name of used) names.delete(name);
+  }
+  streamableOf.set(plan, names);
+  return names;
 }
 
 /**
- * Weights whose experts can be in any order: launches that use them have no other buffers by expert, and find experts
- * only in the list of tiles.
+ * Weights whose experts can be in any order. Their launches have no other buffers by expert, and find experts only in
+ * the list of tiles.
  */
 function slottable(plan: Plan): ReadonlySet<string> {
   const isWord = (name: string) => {
     const { axes, bytes } = plan.buffers[name]!;
     return maxOverRanks(bytes) / maxOverRanks(axes[0]!.size) % 4 === 0;
   };
-  const names = new Set(
-    plan.weights.map(({ buffer }) => buffer)
-      .filter((name) => isStreamable(plan, name) && isWord(name)),
-  );
+  const names = new Set([...streamable(plan)].filter(isWord));
   const isOther = (name: string) =>
     !names.has(name) &&
     (isByExpert(plan, name) ||
@@ -139,10 +143,7 @@ function slottable(plan: Plan): ReadonlySet<string> {
 
 /** Bytes of the largest streamable expert of a rank, in all weights of a launch. */
 export function largestExpert(plan: Plan, rank: number): number {
-  const streamed = new Set(
-    plan.weights.map(({ buffer }) => buffer)
-      .filter((name) => isStreamable(plan, name)),
-  );
+  const streamed = streamable(plan);
   const ofExpert = (name: string) => {
     const { bytes, axes } = plan.buffers[name]!;
     return onRank(bytes, rank) / onRank(axes[0]!.size, rank);
@@ -164,9 +165,10 @@ export function streamableBytes(
   rank: number,
   times: (name: string) => number = () => 1,
 ): number {
+  const names = streamable(plan);
   return sum(
     plan.weights.map(({ buffer }) =>
-      isStreamable(plan, buffer)
+      names.has(buffer)
         ? times(buffer) * onRank(plan.buffers[buffer]!.bytes, rank)
         : 0
     ),
