@@ -376,9 +376,8 @@ t.test("--stats of streamed experts, and a bar for files that are preloaded", {
 }, async (t) => {
   const argv = ["generate", reference("qwen3moe-8e-bf16"), "--tokens", "1,2"];
   argv.push("-n", "6", "--adapter", "native");
-  const { out } = await switchyard([
-    ...[...argv, "--expert-memory", "64KB", "--stats", "--json"],
-  ]);
+  const limited = [...argv, "--expert-memory", "64KB"];
+  const { out } = await switchyard([...limited, "--stats", "--json"]);
   const { stats } = JSON.parse(out) as { stats: { [name: string]: number } };
   t.ok(stats["expertBytes"]! > 64_000, `${stats["expertBytes"]} bytes`);
   t.ok(stats["hitRate"]! >= 0 && stats["hitRate"]! < 1, "some were read");
@@ -394,12 +393,7 @@ t.test("--stats of streamed experts, and a bar for files that are preloaded", {
   });
   t.equal(loaded.code, 0, loaded.err);
   t.match(shown.join(""), /Loading weights.*Reading files/s);
-  const both = await switchyard([
-    ...argv,
-    "--preload",
-    "--expert-memory",
-    "1MB",
-  ]);
+  const both = await switchyard([...limited, "--preload"]);
   t.match(both.err, /^Cannot use --preload with --expert-memory/);
   t.equal(both.code, 2);
 });
