@@ -226,7 +226,7 @@ export async function selectDevices(
         : await openSeparate(plan, list, options);
       return {
         devices,
-        slotBytes: bytes && Math.floor(bytes / new Set(devices).size),
+        slotBytes: slotBytesOf(bytes, devices),
         close: () => Promise.resolve(),
       };
     },
@@ -280,14 +280,19 @@ async function selectHost(
       );
       return {
         devices,
-        ...pool.streams ? {} : {
-          slotBytes: expertBytes &&
-            Math.floor(expertBytes / new Set(devices).size),
-        },
+        ...pool.streams ? {} : { slotBytes: slotBytesOf(expertBytes, devices) },
         close: () => pool.close(),
       };
     },
   };
+}
+
+/** The share of each device in a memory limit of experts. */
+function slotBytesOf(
+  expertBytes: number | undefined,
+  devices: readonly Device[],
+): number | undefined {
+  return expertBytes && Math.floor(expertBytes / new Set(devices).size);
 }
 
 function checkMemory(

@@ -44,7 +44,7 @@ export function writeAssignments(
         words = tableOf(buffer, memory.rank, axes);
       }
       if (words.length === 0) continue;
-      memory.device.write(memory.buffer(name), 0, bytesOf(words));
+      memory.write(name, 0, bytesOf(words));
     }
   }
 }

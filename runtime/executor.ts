@@ -475,11 +475,7 @@ class LoadedSession implements Session {
   #writeCounts(memory: RankMemory, counts: readonly number[]): void {
     for (const name of this.#countsBuffers) {
       if (!memory.has(name)) continue;
-      memory.device.write(
-        memory.buffer(name),
-        0,
-        bytesOf(new Uint32Array(counts)),
-      );
+      memory.write(name, 0, bytesOf(new Uint32Array(counts)));
     }
   }
 }

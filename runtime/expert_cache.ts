@@ -1,9 +1,9 @@
-/** Which experts are in memory: a cache that evicts the least used ones; older uses count less. */
+/** A cache of experts. The least frequently used ones are evicted; older uses count less. */
 
 /** Number of launches after which a use counts half. */
 export const HALF_LIFE = 16;
 
-/** A cache of experts of equal size, by number. */
+/** Assigns slots to experts of equal size, by number. */
 export class ExpertCache {
   readonly slots: number;
   /** Logarithm of the decayed uses of each expert, relative to step 0. */
@@ -32,7 +32,7 @@ export class ExpertCache {
    * Undefined if there is none.
    */
   assign(expert: number, wanted: ReadonlySet<number>): number | undefined {
-    const slot = this.#resident.size + 1 <= this.slots
+    const slot = this.#resident.size < this.slots
       ? this.#resident.size
       : this.#evict(wanted);
     if (slot !== undefined) this.#resident.set(expert, slot);

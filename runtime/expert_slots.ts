@@ -1,6 +1,6 @@
 /**
- * Expert slots in the memory of a device that does not stream experts itself, such as a GPU. All experts are in host
- * memory, most of them as files that the system caches; those that a launch uses are written to slots before it.
+ * Expert slots in the memory of a device that does not stream experts itself, such as a GPU. Host memory has all experts,
+ * usually in files that the system caches. Before a launch, its experts are written to slots.
  */
 
 import { MachineError } from "../spec/errors.ts";
@@ -35,14 +35,14 @@ export class HostExperts implements DeviceBuffer {
     return this.bytes / this.experts;
   }
 
-  /** Number of changes: slots of an earlier version are not used. */
+  /** Number of changes. Slots of earlier versions are not used. */
   get version(): number {
     return this.#version;
   }
 
   /**
-   * Sets the experts in files. Returns false if they must be written: they are in no files, or those of a later load,
-   * which may be closed.
+   * Sets the experts in files. Returns false if they must be written instead: they are not in files, or this is a later
+   * load, whose files may be closed.
    */
   load(parts: readonly FilePart[] | undefined): boolean {
     const areFiled = parts !== undefined && this.#version++ === 0;
@@ -97,7 +97,7 @@ export class ExpertSlots {
   #left: number;
   #allocated = 0;
   #statistics = { bytesRead: 0, hits: 0, misses: 0, waitedMs: 0 };
-  /** The last launch: ranks and pipeline stages share the slots. */
+  /** The last launch. Launches run one after another: ranks and pipeline stages share the slots. */
   #last: Promise<void> = Promise.resolve();
 
   /** `bytes`: maximum memory of all slots. */
@@ -210,7 +210,7 @@ export class ExpertSlots {
     this.#left -= bytes;
   }
 
-  /** Lists of tiles with slots instead of experts: resident experts first, then as many as there are slots. */
+  /** Lists of tiles with slots instead of experts: first the resident experts, then others, as many as there are slots. */
   async *#rounds(
     group: Group,
     { cache, buffers }: Pool,

@@ -216,7 +216,7 @@ export function writeInput(
   );
   if (replicated) {
     if (source.length > 0) {
-      memory.device.write(memory.buffer(port.buffer), 0, bytesOf(source));
+      memory.write(port.buffer, 0, bytesOf(source));
     }
     return;
   }
@@ -226,7 +226,7 @@ export function writeInput(
     else part.set(source.subarray(global, global + count), local);
   });
   if (part.length > 0) {
-    memory.device.write(memory.buffer(port.buffer), 0, bytesOf(part));
+    memory.write(port.buffer, 0, bytesOf(part));
   }
 }
 
@@ -258,7 +258,7 @@ function writeList(
       part[i] = numbers ? numbers[value]! : value;
     }
   }
-  memory.device.write(memory.buffer(port.buffer), 0, bytesOf(part));
+  memory.write(port.buffer, 0, bytesOf(part));
 }
 
 function tooLong(

@@ -101,7 +101,7 @@ export function writePersistentPart(
   forEachRun(split.map(withoutGaps), (from, to, count) => {
     held.set(source.subarray(from, from + count), to);
   });
-  memory.device.write(memory.buffer(name), 0, bytesOf(held));
+  memory.write(name, 0, bytesOf(held));
 }
 
 function splitPersistent(plan: Plan, name: string, rank: number): SplitAxis[] {

@@ -39,7 +39,7 @@ export function bindRounds(
         const now = countsOfRound(counts[i]!, step, round);
         const bytes = bytesOf(Uint32Array.from(now.flat()));
         for (const memory of group) {
-          memory.device.write(memory.buffer(step.to), 0, bytes);
+          memory.write(step.to, 0, bytes);
           known.set(memory, step.to, now);
         }
       }

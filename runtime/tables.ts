@@ -46,5 +46,5 @@ function write(
   name: string,
   data: Uint32Array | Float32Array,
 ): void {
-  memory.device.write(memory.buffer(name), 0, bytesOf(data));
+  memory.write(name, 0, bytesOf(data));
 }

@@ -81,7 +81,7 @@ export async function writePublished(
   write("config.json", [Buffer.from(JSON.stringify(config))]);
 }
 
-/** Bytes of all weights, and of those that one token uses. */
+/** Bytes of all weights, and bytes of weights that one token uses. */
 export async function publishedBytes(
   config: PublishedConfig,
 ): Promise<{ readonly all: number; readonly used: number }> {

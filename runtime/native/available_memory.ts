@@ -2,6 +2,7 @@
 
 import { readFileSync } from "node:fs";
 import { freemem } from "node:os";
+import { sum } from "../../spec/sum.ts";
 
 /** Fraction of available memory that is reserved for everything else. */
 export const SPARE = 0.1;
@@ -31,7 +32,7 @@ export function availableMemory(read: (file: string) => string = text): number {
   return Math.floor((1 - SPARE) * Math.min(machine, ...groups));
 }
 
-/** The control groups of this process and those that contain them, as folders. */
+/** Folders of the control groups of this process and of their ancestors. */
 function foldersOf(groups: string): string[] {
   const folders = new Set([""]);
   for (const line of groups.split("\n")) {
@@ -47,12 +48,13 @@ function foldersOf(groups: string): string[] {
 
 /** Bytes of cached files of a control group, which the system frees on demand. */
 function cachedIn(stat: string): number {
-  const of = (key: string) =>
-    Number(new RegExp(`^${key} (\\d+)`, "m").exec(stat)?.[1] ?? NaN);
-  const bytes = ["active_file", "inactive_file"].map((key) =>
-    of(`total_${key}`) || of(key) || 0
+  const bytes = (key: string) =>
+    Number(new RegExp(`^${key} (\\d+)`, "m").exec(stat)?.[1] ?? 0);
+  return sum(
+    ["active_file", "inactive_file"].map((key) =>
+      bytes(`total_${key}`) || bytes(key)
+    ),
   );
-  return bytes[0]! + bytes[1]!;
 }
 
 function text(file: string): string {

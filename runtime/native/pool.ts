@@ -365,7 +365,7 @@ export class NativePool implements HostPool<Uint32Array> {
     }
   }
 
-  /** Loads the probe of shapes, or saves those that it has measured. */
+  /** Saves measured shapes and loads the probe, as `news` requests. */
   async #learnShapes(news: number): Promise<void> {
     const { objects, runtime } = this.#library;
     if (news & NEWS.shapes) {

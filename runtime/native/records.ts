@@ -26,10 +26,10 @@ export const RECORD_WORDS = 12;
 export const BINDING_WORDS = 4;
 
 /**
- * The record in C, and the signature of compiled kernels: workgroups `first` to `end` of a launch. Before it runs a record,
- * the runtime sets `shape`, of the prefetches of loops over one row, and 256 times that of loops over several. A kernel
- * called with an empty record writes its `along_binding` to scratch memory: the binding whose rows it prefetches, their
- * stride in bytes, and the words of a load, plus `BLOCKS` for blocks with scales; or nothing.
+ * The record in C, and the signature of compiled kernels: workgroups `first` to `end` of a launch. Before a launch, the
+ * runtime sets `shape`: its low byte is the shape of prefetches in loops over one row, the next byte that in loops over
+ * several rows. A kernel that prefetches rows writes its `along_binding` to scratch memory if it is called with an empty
+ * record: the binding of the rows, their stride in bytes, and the words of a load, plus `BLOCKS` for blocks with scales.
  */
 export const LAUNCH_STRUCT = `
 struct launch {

@@ -1,6 +1,6 @@
 /**
- * Measurement of the shapes of prefetches (`along.ts`) over weights of a run, by row stride, alignment, and whether one
- * or several rows are multiplied. Bits do not depend on it.
+ * Measures the shapes of prefetches (`along.ts`) on the weights of a run: the fastest shape depends on the row stride, on
+ * alignment, and on whether one or several rows are multiplied. Results do not depend on shapes.
  */
 
 import { cpus } from "node:os";
@@ -12,13 +12,13 @@ import { vectorsInC } from "./vectors.ts";
 /** Bytes of weights that one measurement reads, and measurements of each shape. */
 const PART = 1 << 20, ROUNDS = 8;
 
-/** Bytes of weights that all measurements of a kind of weights read: each reads others, which are not in caches. */
+/** Bytes that all measurements of a kind of weights read. Each reads a different part, which is not in caches. */
 const MEASURED = 2 * ROUNDS * SHAPES.length * PART;
 
 /** Another shape replaces the first if it takes at most this part of its time. */
 const MAX_TIME = 0.9;
 
-/** Launches of a kind of weights after which an attempt is the last. */
+/** After this many launches of a kind of weights, an attempt counts even if it is not confirmed. */
 const LAST_ATTEMPT = 256;
 
 /** Words of a measured shape: words per load, row stride, alignment, and the shapes of one and of several rows. */
@@ -30,7 +30,7 @@ export const MAX_SHAPES = 64;
 /** Bits of `switchyard_shape_news`: a probe is needed; shapes were measured. */
 export const NEWS = { probe: 1, shapes: 2 } as const;
 
-/** Rows of the left operand in a measurement of several rows, and its elements per row: an L1 cache does not have all. */
+/** Rows of the left operand in a measurement of several rows, and elements per row: more than an L1 cache has. */
 const SEVERAL = 8, LEFT = 2048;
 
 /**
@@ -117,7 +117,7 @@ static uint32_t shape_of(struct shapes *s, const struct launch *l, const struct 
     __atomic_fetch_or(&s->news, ${NEWS.probe}, __ATOMIC_SEQ_CST);
     return 0;
   }
-  // If pages are missing or times vary, later and later.
+  // The attempts are at launches 0, 1, 2, 4, 8 and so on: pages may be missing, or times vary.
   uint32_t launches = s->launches[i]++;
   if (launches & (launches - 1) || !in_memory(from, ${MEASURED})) return 0;
   measure_shape(s, &x[i], from, launches >= ${LAST_ATTEMPT});
@@ -127,10 +127,10 @@ static uint32_t shape_of(struct shapes *s, const struct launch *l, const struct 
 
 /** Exports of the runtime for shapes. */
 export const SHAPE_CALLS_IN_C = `
-// What happened since the last call.
+// Returns the bits of news, and clears them.
 uint32_t switchyard_shape_news(struct pool *p) { return __atomic_exchange_n(&p->shapes.news, 0, __ATOMIC_SEQ_CST); }
 
-// Loads the probe. Returns whether that failed.
+// Loads the probe. Returns 1 on failure.
 int32_t switchyard_shape_probe(struct pool *p, const char *path) {
   void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   kernel_function *probe = library ? (kernel_function *)dlsym(library, "probe") : 0;
@@ -152,7 +152,7 @@ void switchyard_set_shapes(struct pool *p, const struct shape *from, uint32_t co
 }
 `;
 
-/** Measured shapes that an earlier process saved for this processor; none if there are none. */
+/** Shapes that earlier processes measured on this processor. Empty if there are none. */
 export async function savedShapes(objects: ObjectCache): Promise<Uint32Array> {
   const bytes = await objects.note(noteOf(objects)) ?? Buffer.of();
   const words = JSON.parse(`[${bytes.toString()}]`) as number[];
@@ -167,7 +167,7 @@ export async function saveShapes(
   await objects.putNote(noteOf(objects), Buffer.from(shapes.join()));
 }
 
-/** Key of the shapes of this processor by this probe: others may have the same instructions. */
+/** Key of saved shapes: the processor, since others may have the same instructions, and the probe. */
 function noteOf({ compiler }: ObjectCache): string {
   return `${cpus()[0]?.model} ${probeInC(compiler.lanes)}`;
 }

@@ -102,9 +102,9 @@ function turnInC(lanes: number, words: number): string {
 }
 
 /**
- * The lanes of two vectors that a step of a transposition combines in one result, and the distance of those in the other
- * one. Of the possible orders, these have the fastest instructions: words and pairs of words interleaved within four
- * lanes, then every second four lanes of both vectors. `step` 2 counts pairs.
+ * The lanes of two vectors that a step of a transposition combines in its first result. Plus `apart`, they are those of
+ * its second result. Of the possible orders, these have the fastest instructions: words and pairs of words interleaved
+ * within four lanes, then every second four lanes of both vectors. `step` 2 counts pairs.
  */
 function exchanged(
   step: number,

@@ -1,4 +1,4 @@
-/** Predicts which streamed experts are in memory: the cache of the native CPU device runs on recorded or random choices. */
+/** Predicts which streamed experts are in memory, by running an expert cache on recorded or random choices. */
 
 import { ExpertCache } from "../../../runtime/expert_cache.ts";
 import { type ExpertLoad, expertShares, uniformsFrom } from "./loads.ts";
@@ -31,7 +31,9 @@ export function expertCache(
   const steps = load.kind === "recorded" && load.choices
     ? recordedSteps(load.choices, tokens)
     : randomSteps(load, rows, past === 0 ? 1 : STEPS);
-  const cache = new ExpertCache(resident * steps[0]!.length * experts);
+  const cache = new ExpertCache(
+    Math.floor(resident * steps[0]!.length * experts),
+  );
   // The first step counts if there is no other.
   const from = past === 0 ? 0 : steps.length >> 1;
   const counted = past === 0 ? steps.slice(0, 1) : steps;
@@ -102,6 +104,8 @@ function missesOf(
   const wanted = new Set(ids);
   for (const id of ids) cache.use(id, step);
   const missing = ids.filter((id) => cache.slot(id) === undefined);
-  missing.every((id) => cache.assign(id, wanted) !== undefined);
+  for (const id of missing) {
+    if (cache.assign(id, wanted) === undefined) break;
+  }
   return missing.length;
 }
