@@ -10,9 +10,11 @@ export class ExpertCache {
   readonly #ranks = new Map<number, number>();
   /** The slot of each expert in memory. */
   readonly #resident = new Map<number, number>();
+  readonly #free: number[];
 
   constructor(slots: number) {
     this.slots = slots;
+    this.#free = Array.from({ length: slots }, (_, i) => slots - 1 - i);
   }
 
   /** Counts a use of an expert in a step. */
@@ -32,11 +34,17 @@ export class ExpertCache {
    * Undefined if there is none.
    */
   assign(expert: number, wanted: ReadonlySet<number>): number | undefined {
-    const slot = this.#resident.size < this.slots
-      ? this.#resident.size
-      : this.#evict(wanted);
+    const slot = this.#free.pop() ?? this.#evict(wanted);
     if (slot !== undefined) this.#resident.set(expert, slot);
     return slot;
+  }
+
+  /** Forgets an expert whose bytes changed: its uses, and its slot, which is free. */
+  forget(expert: number): void {
+    const slot = this.#resident.get(expert);
+    if (slot !== undefined) this.#free.push(slot);
+    this.#resident.delete(expert);
+    this.#ranks.delete(expert);
   }
 
   #evict(wanted: ReadonlySet<number>): number | undefined {

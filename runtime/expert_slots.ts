@@ -67,8 +67,9 @@ export class HostExperts implements DeviceBuffer {
 /** The weights of experts of a launch, in the order of its bindings. */
 interface Group {
   readonly weights: readonly HostExperts[];
-  /** Number of the first expert in caches, for a version of the weights. */
-  first: number;
+  /** Number of the first expert in caches. */
+  readonly first: number;
+  /** Version of the weights whose experts are in slots. */
   version: number;
   launches: number;
   pool?: Pool;
@@ -159,7 +160,8 @@ export class ExpertSlots {
     const key = weights.map((weight) => this.#numbers.get(weight)).join();
     const known = this.#groups.get(key);
     if (known) return known;
-    const group = { weights, first: 0, version: -1, launches: 0 };
+    const group = { weights, first: this.#experts, version: 0, launches: 0 };
+    this.#experts += weights[0]!.experts;
     this.#groups.set(key, group);
     return group;
   }
@@ -219,8 +221,9 @@ export class ExpertSlots {
     const version = sum(group.weights.map((weight) => weight.version));
     if (group.version !== version) {
       group.version = version;
-      group.first = this.#experts;
-      this.#experts += group.weights[0]!.experts;
+      for (let e = 0; e < group.weights[0]!.experts; e++) {
+        cache.forget(group.first + e);
+      }
     }
     const byExpert = new Map<number, number[]>();
     for (let tile = 0; tile < all[0]!; tile++) {
