@@ -77,7 +77,7 @@ const DEEPSEEK_V3 = {
   },
 } as const satisfies Omit<GgufArchitecture, "architecture">;
 
-/** Models of DeepSeek-V3's kind with an indexer. llama.cpp reads keys and values of latent attention apart. */
+/** DeepSeek-V3 with an indexer. llama.cpp reads keys and values of latent attention from two tensors. */
 const INDEXED = {
   ...DEEPSEEK_V3,
   latent: "split",
@@ -143,7 +143,7 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
     },
   },
   deepseek2: { architecture: "DeepseekV3ForCausalLM", ...DEEPSEEK_V3 },
-  // Files are read as those of DeepSeek-V3.
+  // Only for writing: files are read as those of DeepSeek-V3.
   deepseek2_glm: {
     name: "deepseek2",
     architecture: "Glm4MoeLiteForCausalLM",

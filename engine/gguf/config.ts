@@ -3,7 +3,13 @@
 import { DataError } from "../../spec/errors.ts";
 import type { ConfigFields, GgufArchitecture } from "./architecture.ts";
 import { architectureOf } from "./architectures.ts";
-import { type GgufHeader, type GgufKeys, maxOf, numberOf } from "./header.ts";
+import {
+  type GgufHeader,
+  type GgufKeys,
+  maxOf,
+  numberOf,
+  numbersOf,
+} from "./header.ts";
 import { ropeScalingKeys, ropeScalingOf } from "./rope_scaling.ts";
 import { unrepresentable } from "./unrepresentable.ts";
 import type { GgufValue, GgufValues } from "./write.ts";
@@ -150,11 +156,11 @@ function layerTypes(
   key: string,
   row: GgufArchitecture,
 ): Config {
-  const list = keys[key];
   const [attention, other] = row.listsKeyHeads!;
-  const heads = Array.isArray(list) ? list.map(Number) : [];
   return {
-    layer_types: heads.map((count) => count > 0 ? attention : other),
+    layer_types: numbersOf(keys, key).map((count) =>
+      count > 0 ? attention : other
+    ),
     num_key_value_heads: maxOf(keys, key),
   };
 }
@@ -226,7 +232,7 @@ export function keysOf(
         },
       }
       : {},
-    // Keys of all heads are one, with their rotated part.
+    // All heads share one key, the latent and the rotated part.
     ...row.latent === "split"
       ? {
         [`${name}.${KEY_HEADS}`]: { u32: 1 },

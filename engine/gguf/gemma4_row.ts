@@ -2,8 +2,7 @@
 
 import type { GgufArchitecture } from "./architecture.ts";
 import { DENSE } from "./common_names.ts";
-import type { GgufHeader, GgufKeys } from "./header.ts";
-import { numberOf } from "./header.ts";
+import { type GgufHeader, numberOf, numbersOf } from "./header.ts";
 import type { GgufValues } from "./write.ts";
 
 type Config = { readonly [field: string]: unknown };
@@ -74,8 +73,8 @@ export const GEMMA4_MOE: GgufArchitecture = {
 
 function read(name: string, { keys, tensors }: GgufHeader): Config {
   const number = (key: string) => numberOf(keys, `${name}.${key}`);
-  const windows = listOf(keys, `${name}.attention.sliding_window_pattern`);
-  const heads = listOf(keys, `${name}.attention.head_count_kv`);
+  const windows = numbersOf(keys, `${name}.attention.sliding_window_pattern`);
+  const heads = numbersOf(keys, `${name}.attention.head_count_kv`);
   const headsOf = (type: typeof SLIDING | typeof FULL) =>
     heads[types.indexOf(type)] ?? number("attention.head_count_kv");
   const types = windows.map((window) => window ? SLIDING : FULL);
@@ -100,11 +99,6 @@ function read(name: string, { keys, tensors }: GgufHeader): Config {
       },
     },
   };
-}
-
-function listOf(keys: GgufKeys, key: string): number[] {
-  const list = keys[key];
-  return Array.isArray(list) ? list.map(Number) : [];
 }
 
 function write(name: string, config: ReadonlyMap<string, unknown>): GgufValues {

@@ -116,8 +116,13 @@ export function numberOf(keys: GgufKeys, key: string): number | undefined {
 
 /** An integer key, or the largest integer of a list by layer. Undefined if it is missing. */
 export function maxOf(keys: GgufKeys, key: string): number | undefined {
-  const list = keys[key];
-  return Array.isArray(list)
-    ? list.reduce<number>((most, value) => Math.max(most, Number(value)), 0)
+  return Array.isArray(keys[key])
+    ? numbersOf(keys, key).reduce((most, value) => Math.max(most, value), 0)
     : numberOf(keys, key);
+}
+
+/** A list of numbers, such as one for each layer. Empty if the file has none. */
+export function numbersOf(keys: GgufKeys, key: string): number[] {
+  const list = keys[key];
+  return Array.isArray(list) ? list.map(Number) : [];
 }

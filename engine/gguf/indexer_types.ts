@@ -1,4 +1,4 @@
-/** Layers of GLM-5 that choose keys, and layers that share those of an earlier one. */
+/** Layers of GLM-5 that choose keys with an indexer, and layers that use the choice of an earlier layer. */
 
 import type { GgufArchitecture } from "./architecture.ts";
 import { numberOf } from "./header.ts";
@@ -25,7 +25,7 @@ export const INDEXER_TYPES: NonNullable<GgufArchitecture["config"]> = {
       };
     }
     if (number("context_length") < LONG) return {};
-    // No layer is without a tensor.
+    // Limits the length of the list if the keys are wrong: every layer has a tensor.
     const layers = Math.min(
       number("block_count") - number("nextn_predict_layers"),
       tensors.length,

@@ -3,6 +3,7 @@
 import { readTensor, type TensorEntry } from "../../runtime/mod.ts";
 import { rowSource } from "../encodings/matrix.ts";
 import { bytesIn, rowsOf } from "../encodings/read.ts";
+import { withRead } from "./interleaved.ts";
 
 /** The tensors of a layer, decoded: keys [head latent nope], values [head values latent]. */
 export interface LatentParts {
@@ -70,23 +71,22 @@ export function transposedKeys<T extends TensorEntry>(
   const each = keys + values;
   const heads = rows / each;
   const size = tensor.bytes / rows / latent;
-  const source = rowSource(tensor.source.name, {
-    rows: heads,
-    rowBytes: latent * keys * size,
-    read: async (begin, end) => {
-      const all = new Uint8Array((end - begin) * latent * keys * size);
-      for (let head = begin; head < end; head++) {
-        const from = head * each;
-        const found = await bytesIn(rowsOf(tensor, from, from + keys));
-        for (let i = 0; i < latent * keys; i++) {
-          const at = i % keys * latent + Math.floor(i / keys);
-          const to = (head - begin) * latent * keys + i;
-          all.set(found.subarray(at * size, (at + 1) * size), to * size);
-        }
+  const transposed = {
+    ...tensor,
+    shape: [heads, latent, keys],
+    bytes: tensor.bytes / each * keys,
+  };
+  return withRead(transposed, async ({ begin, end, rowBytes }) => {
+    const all = new Uint8Array((end - begin) * rowBytes);
+    for (let head = begin; head < end; head++) {
+      const from = head * each;
+      const found = await bytesIn(rowsOf(tensor, from, from + keys));
+      for (let i = 0; i < latent * keys; i++) {
+        const at = i % keys * latent + Math.floor(i / keys);
+        const to = (head - begin) * latent * keys + i;
+        all.set(found.subarray(at * size, (at + 1) * size), to * size);
       }
-      return all;
-    },
+    }
+    return all;
   });
-  const shape = [heads, latent, keys];
-  return { ...tensor, shape, source, offset: 0, bytes: source.size };
 }

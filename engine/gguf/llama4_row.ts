@@ -1,4 +1,4 @@
-/** The row of Llama 4. llama.cpp has the chunks, the growth of queries and the layers without positions as constants. */
+/** The row of Llama 4. Chunks, the scale of queries and the layers without positions are constants of llama.cpp. */
 
 import type { GgufArchitecture } from "./architecture.ts";
 import { partsOf } from "./common_names.ts";

@@ -8,7 +8,7 @@ import {
   GRANITE_FUSED,
   GRANITE_TENSORS,
 } from "./common_names.ts";
-import { type GgufHeader, type GgufKeys, maxOf } from "./header.ts";
+import { type GgufHeader, maxOf, numbersOf } from "./header.ts";
 import { unrepresentable } from "./unrepresentable.ts";
 import type { GgufValues } from "./write.ts";
 
@@ -145,14 +145,9 @@ export const NEMOTRON_H: GgufArchitecture = {
   config: { read: readBlocks, write: writeBlocks },
 };
 
-function listOf(keys: GgufKeys, key: string): number[] {
-  const list = keys[key];
-  return Array.isArray(list) ? list.map(Number) : [];
-}
-
 function readBlocks(name: string, { keys }: GgufHeader): Config {
-  const heads = listOf(keys, `${name}.${KEY_HEADS}`);
-  const widths = listOf(keys, `${name}.${WIDTHS}`);
+  const heads = numbersOf(keys, `${name}.${KEY_HEADS}`);
+  const widths = numbersOf(keys, `${name}.${WIDTHS}`);
   return {
     layers_block_type: widths.map((width, layer) =>
       width > 0 ? "moe" : heads[layer]! > 0 ? "attention" : "mamba"
@@ -175,7 +170,7 @@ function writeBlocks(
   });
   return {
     [`${name}.block_count`]: { u32: kinds.length },
-    // Required by llama.cpp, which has no norm of this kind.
+    // llama.cpp requires this key, although all norms are RMS norms.
     [`${name}.attention.layer_norm_epsilon`]: {
       f32: Number(config.get("layer_norm_epsilon")),
     },

@@ -73,21 +73,14 @@ export function ggufTensors(
       const found = entriesOf({ ...tensor, shape }, source, {
         name,
         rowOf,
-        ...tiled
-          ? {
-            tiled: {
-              tiled,
-              heads: valueHeads(
-                path,
-                { name: architecture, keys: header.keys },
-                {
-                  tensor,
-                  tiled,
-                },
-              ),
-            },
-          }
-          : {},
+        tiled: tiled && {
+          tiled,
+          heads: valueHeads(path, tensor, {
+            architecture,
+            keys: header.keys,
+            tiled,
+          }),
+        },
       });
       return values ? [withValues(found[0]!, values, "read")] : found;
     }
@@ -111,10 +104,15 @@ export function ggufTensors(
 /** The sizes of delta nets. Throws DataError if a tensor does not have them. */
 function valueHeads(
   path: string,
-  { name, keys }: { readonly name: string; readonly keys: GgufKeys },
-  { tensor, tiled }: { readonly tensor: GgufTensor; readonly tiled: Tiled },
+  { name, shape }: GgufTensor,
+  { architecture, keys, tiled }: {
+    readonly architecture: string;
+    readonly keys: GgufKeys;
+    readonly tiled: Tiled;
+  },
 ): ValueHeads {
-  const number = (key: string) => numberOf(keys, `${name}.ssm.${key}`) ?? NaN;
+  const number = (key: string) =>
+    numberOf(keys, `${architecture}.ssm.${key}`) ?? NaN;
   const values = number("time_step_rank");
   const heads = {
     keyHeads: number("group_count"),
@@ -122,11 +120,11 @@ function valueHeads(
     keyDim: number("state_size"),
     valueDim: number("inner_size") / values,
   };
-  if (hasHeads(tensor.shape, tiled, heads)) return heads;
+  if (hasHeads(shape, tiled, heads)) return heads;
   throw new DataError(
-    `Cannot open '${path}': the shape of tensor '${shown(tensor.name)}', [${
-      tensor.shape.join(", ")
-    }], does not fit the keys '${name}.ssm.*'. Get the file again`,
+    `Cannot open '${path}': the shape of tensor '${shown(name)}', [${
+      shape.join(", ")
+    }], does not fit the keys '${architecture}.ssm.*'. Get the file again`,
   );
 }
 
@@ -171,7 +169,9 @@ function entriesOf(
   { name, rowOf, tiled }: {
     readonly name: string;
     readonly rowOf?: ((row: number) => number) | undefined;
-    readonly tiled?: { readonly tiled: Tiled; readonly heads: ValueHeads };
+    readonly tiled?:
+      | { readonly tiled: Tiled; readonly heads: ValueHeads }
+      | undefined;
   },
 ): TensorEntry[] {
   const { name: stored, shape, type, bytes } = tensor;
