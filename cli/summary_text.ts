@@ -8,6 +8,7 @@ import type {
   PredictedStep,
   RankClass,
 } from "../spec/mod.ts";
+import { meshFlag } from "../spec/mesh.ts";
 import type { RolloutBytes } from "../spec/plan_summary.ts";
 import { sizeText } from "../spec/size_text.ts";
 import { timeText } from "../spec/time_text.ts";
@@ -25,14 +26,9 @@ const BOUNDS: { readonly [axis: string]: string } = {
 /** Pages of layers with limited attention. */
 const LIMITED_PAGES = /^page_(window|chunk)_/;
 
-function meshText(mesh: PlanSummary["mesh"]): string {
-  return Object.entries(mesh).map(([axis, size]) => `${axis}=${size}`)
-    .join(",");
-}
-
 /** Describes the weights of rollouts. */
 function rolloutLine({ mesh, shared, moved, copied }: RolloutBytes): string {
-  return `rollouts on ${meshText(mesh)}: ${
+  return `rollouts on ${meshFlag(mesh)}: ${
     sizeText(moved)
   } of weights moved after each update, ${
     sizeText(shared)
@@ -56,7 +52,7 @@ export function formatSummary(summary: PlanSummary): string {
     `model   ${countText(model.parameters, "B")} parameters${active}, ${
       sizeText(model.bytes)
     } (${stored.join(", ")})`,
-    `mesh    ${meshText(mesh)} (${all} ${all === 1 ? "rank" : "ranks"})${
+    `mesh    ${meshFlag(mesh)} (${all} ${all === 1 ? "rank" : "ranks"})${
       target === undefined ? "" : ` on '${target}'`
     }`,
     `bounds  ${

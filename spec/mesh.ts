@@ -28,6 +28,11 @@ export function meshSizes(mesh: Mesh): MeshSizes {
   return Object.fromEntries(mesh.map(({ name, size }) => [name, size]));
 }
 
+/** The value of `--mesh`: `ep=4,tp=2`. */
+export function meshFlag(sizes: MeshSizes): string {
+  return Object.entries(sizes).map((axis) => axis.join("=")).join(",");
+}
+
 /** Axes that are conventionally sharded over a mesh axis. */
 export type MeshRole =
   | "tokens"

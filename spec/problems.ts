@@ -3,6 +3,7 @@
 import { modelAxis } from "./axis_parts.ts";
 import { sizeText } from "./size_text.ts";
 import { STORED_BYTES } from "./dtype.ts";
+import { meshFlag, meshSizes } from "./mesh.ts";
 import { GUARANTEED_LIMITS, type LimitName, MAX_ELEMENTS } from "./limits.ts";
 import { maxOverRanks, type Plan, type PlanBuffer } from "./plan/plan.ts";
 
@@ -174,5 +175,5 @@ export function meshFix(
   const mesh = known
     ? plan.mesh.map((axis) => axis.name === grown ? { ...axis, size } : axis)
     : [...plan.mesh, { name: grown, size }];
-  return `--mesh ${mesh.map(({ name, size }) => `${name}=${size}`).join(",")}`;
+  return `--mesh ${meshFlag(meshSizes(mesh))}`;
 }

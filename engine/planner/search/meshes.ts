@@ -1,7 +1,13 @@
 /** Meshes of one replica, and facts known before compilation. */
 
 import type { ParamFacts, ZeroStage } from "../../../compiler/mod.ts";
-import { type Mesh, NODE_AXIS, rankCount } from "../../../spec/mesh.ts";
+import {
+  type Mesh,
+  meshFlag,
+  meshSizes,
+  NODE_AXIS,
+  rankCount,
+} from "../../../spec/mesh.ts";
 import { fileBytes, type ModelWeights } from "../summary/weights.ts";
 
 /** Mesh axes for models that fit in no other way. */
@@ -51,9 +57,7 @@ export function meshName(mesh: ReplicaMesh, replicas = 1): string {
   const { dp = 1 } = mesh;
   const axes = meshOf({ ...mesh, dp: dp * replicas })
     .filter(({ size }) => size > 1);
-  return axes.length === 0
-    ? "1 device"
-    : axes.map(({ name, size }) => `${name}=${size}`).join(",");
+  return axes.length === 0 ? "1 device" : meshFlag(meshSizes(axes));
 }
 
 /**

@@ -1,6 +1,6 @@
 /** Ways to divide a plan further, with the same bits: less memory, and more messages. */
 
-import type { MeshSizes } from "../../../spec/mesh.ts";
+import { meshFlag, type MeshSizes } from "../../../spec/mesh.ts";
 import type { Plan } from "../../../spec/plan/plan.ts";
 import type { RankBytes } from "../../../spec/plan_summary.ts";
 import type { PlanOptions } from "../../open.ts";
@@ -9,7 +9,7 @@ import type { PlanOptions } from "../../open.ts";
 export interface DividedOptions {
   readonly flag: string;
   readonly options: Pick<PlanOptions, "mesh" | "receiveRows">;
-  /** The memory of a rank that becomes less. */
+  /** The parts of a rank's memory that they reduce. */
   readonly of: readonly (keyof RankBytes)[];
 }
 
@@ -41,13 +41,13 @@ export function dividedOptions(
     ) => {
       const mesh = meshWith(plan, name, available);
       return mesh
-        ? [{ flag: `--mesh ${textOf(mesh)}`, options: { mesh }, of: [of] }]
+        ? [{ flag: `--mesh ${meshFlag(mesh)}`, options: { mesh }, of: [of] }]
         : [];
     }),
   ];
 }
 
-/** A mesh with another axis of two ranks, instead of half of `ep` if there are no more. Undefined: it is not possible. */
+/** A mesh with another axis of two ranks. If ranks are lacking, `ep` is halved. Undefined: neither is possible. */
 function meshWith(
   { mesh, ranks }: Plan,
   added: "cp" | "pp",
@@ -68,8 +68,4 @@ function meshWith(
     ...added === "cp" ? [[added, 2] as const] : [],
     ...tp === undefined ? [] : [["tp", tp] as const],
   ]);
-}
-
-function textOf(mesh: MeshSizes): string {
-  return Object.entries(mesh).map((axis) => axis.join("=")).join(",");
 }

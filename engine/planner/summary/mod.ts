@@ -219,7 +219,6 @@ async function withDivided(
   );
   const excess = -(fullest!.headroom ?? 0);
   if (!machine || excess <= 0 || expertMemory !== undefined) return summary;
-  const holding = { machine, experts: [] };
   const lacksFlag = summary.problems.some(({ fix }) =>
     /devices of |, on a machine of /.test(fix)
   );
@@ -227,14 +226,14 @@ async function withDivided(
     .filter(({ of }) => excess < sum(of.map((part) => fullest!.bytes[part])))
     // Another mesh is a larger change than a flag.
     .filter(({ options: { mesh } }) => mesh === undefined || lacksFlag);
-  for (const { flag, ...changed } of ways) {
+  for (const { flag, options: changed } of ways) {
     try {
       const { plan, weights: { representatives: { times } } } =
         await compileRepresentatives(target, files, {
           ...options,
-          ...changed.options,
+          ...changed,
         });
-      const ranks = summarizeRanks(plan, { ...holding, times });
+      const ranks = summarizeRanks(plan, { machine, experts: [], times });
       if (ranks.some(({ headroom = 0 }) => headroom < 0)) continue;
     } catch (error) {
       // The model has no such sharding.
