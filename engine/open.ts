@@ -320,7 +320,7 @@ export async function openPlan(
     });
     if (world) await allLoaded(world);
     const ranks = ranksHere(plan, world);
-    const keep = slotBytes && loadable.keepFiles?.();
+    const closeFiles = slotBytes && loadable.keepFiles?.();
     return {
       plan,
       device: selected.kind === "cpu" ? "cpu" : selected.computer,
@@ -348,7 +348,7 @@ export async function openPlan(
       finish: async () => await world?.finish(),
       close: async () => {
         session.close();
-        if (keep) await keep();
+        if (closeFiles) await closeFiles();
         await close();
       },
     };

@@ -173,7 +173,7 @@ export class PageTable {
       };
       for (const group of unused.keys()) {
         const number = this.#take(sequence, group, added.at);
-        added.pages.push({ number, group, block: added, users: 0 });
+        added.pages.push({ number, block: added, users: 0 });
       }
       this.#add(sequence, added, () => true);
     }

@@ -1,14 +1,13 @@
-/** Pages of one group on one rank that no sequence uses: free ones, and cached ones, whose contents can be shared. */
+/** Unused pages of one group on one rank: free pages, and cached pages, which sequences with the same prefix can share. */
 
 /** A page of a block, and its number of sequences. */
 export interface Page<B> {
   readonly number: number;
-  readonly group: number;
   readonly block: B;
   users: number;
 }
 
-/** Unused pages. */
+/** Unused pages, cached ones in order of their last use. */
 export class UnusedPages<B> {
   /** The next one last. */
   readonly #free: number[];
@@ -25,7 +24,7 @@ export class UnusedPages<B> {
     return this.#free.length + this.#cached.size;
   }
 
-  /** Allocates a page: a free one, otherwise the least recently used cached one. There must be one. */
+  /** Allocates a free page, or else the least recently used cached page. `count` must be positive. */
   take(): { readonly number: number; readonly evicted?: Page<B> } {
     const number = this.#free.pop();
     if (number !== undefined) return { number };
@@ -34,12 +33,12 @@ export class UnusedPages<B> {
     return { number: evicted!.number, evicted: evicted! };
   }
 
-  /** Adds a page to the cached ones. */
+  /** Caches a page that no sequence uses any longer. */
   cache(page: Page<B>): void {
     this.#cached.add(page);
   }
 
-  /** Removes a page from the cached ones, if it is one, because a sequence uses it. */
+  /** Removes a page that a sequence uses, if it was cached. */
   use(page: Page<B>): void {
     this.#cached.delete(page);
   }

@@ -134,7 +134,7 @@ t.test("full pages outlive their sequences; the least recently used is evicted",
   t.end();
 });
 
-t.test("pages that no token sees any more are given back", (t) => {
+t.test("pages outside the window are released", (t) => {
   // A window of 3: two pages of 2, or three where it does not begin with one.
   const seen = { window: 3 };
   const pages = new PageTable({
@@ -155,7 +155,11 @@ t.test("pages that no token sees any more are given back", (t) => {
   };
   for (let at = 0; at < 10; at++) t.ok(grow(0, at, at + 1));
   t.strictSame(pages.used, [5, 2]);
-  t.equal(pages.share(1, [[0, 1]]), 0, "what is seen was evicted");
+  t.equal(
+    pages.share(1, [[0, 1]]),
+    0,
+    "the window of the next token includes an evicted page",
+  );
   t.equal(
     pages.share(1, [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]),
     10,

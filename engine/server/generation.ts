@@ -52,7 +52,7 @@ interface Growing {
   readonly index: number;
   /** Tokens that are not yet text. */
   readonly chosen: Chosen[];
-  /** Whether its text is decoded once it has ended. Text may end a choice before its tokens do. */
+  /** Whether text is decoded only after the last token. With stop texts, it is decoded for each token. */
   readonly waits: boolean;
   forced: number;
   ending: Ending | undefined;

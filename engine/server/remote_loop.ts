@@ -60,7 +60,7 @@ export interface TimedStep extends BatchStep {
   readonly ms: number;
 }
 
-/** What a sequence requested of a token. */
+/** Details of a token, if its sequence requested them. */
 interface TokenDetails {
   /** Index of the token in its step. */
   readonly at: number;
@@ -68,7 +68,7 @@ interface TokenDetails {
   readonly record: TokenRecord;
 }
 
-/** The record of most tokens. */
+/** The record of a token without details. */
 const NO_RECORD: TokenRecord = {};
 
 /** A message of the loop. */
@@ -76,7 +76,7 @@ type Report =
   | {
     readonly kind: "step";
     readonly step: TimedStep;
-    /** New tokens: the id of the sequence and the token, for each. Copied faster than a list of objects. */
+    /** For each new token, the id of its sequence and the token. One array is copied faster than a list of objects. */
     readonly tokens: Float64Array;
     readonly details: readonly TokenDetails[];
     readonly endings: readonly (readonly [id: number, ending: Ending])[];

@@ -126,11 +126,11 @@ export class Speculation {
     };
   }
 
-  /** Starts a step. Returns whether it has no drafts, because the steps before it had none. */
+  /** Starts a step. Returns whether it makes no drafts, because many steps before it had none. */
   rests(): boolean {
     const { after, every } = REST;
     this.#rests = ++this.#undrafted > after && this.#undrafted % every > 0;
-    // What looks for drafts counts as time of the step.
+    // The time of the step includes looking for drafts.
     if (!this.#rests) this.#begun = this.#now?.() ?? 0;
     return this.#rests;
   }
@@ -207,11 +207,11 @@ export class Speculation {
     let best = new Array<number>(drafting.length).fill(0);
     let min = this.#cost.of(sequences) * WORTH / sequences;
     let before = 0;
-    for (const probability of LOGARITHMS) {
+    for (const logarithm of LOGARITHMS) {
       let [left, tokens] = [total, sequences];
       const counts: number[] = [];
       for (const { max, log, each } of drafting) {
-        const likely = Math.floor(probability / log);
+        const likely = Math.floor(logarithm / log);
         const count = Math.max(0, Math.min(max, left, likely));
         counts.push(count);
         left -= count;
@@ -222,7 +222,7 @@ export class Speculation {
         }
       }
       const fed = total - left;
-      // No more than for the probability before.
+      // The same drafts as for the previous probability.
       if (fed === before) continue;
       before = fed;
       const ms = this.#cost.of(sequences + fed) + fed * draftMs;
