@@ -12,7 +12,7 @@ import type { PagesShape } from "./pages_shape.ts";
 import { type Snapshotted, StateRows } from "./state_rows.ts";
 import { type Page, UnusedPages } from "./unused_pages.ts";
 
-/** The positions of a page after the same tokens, shared by sequences, and its page in each group, if not yet freed. */
+/** The positions of a page after the same tokens, shared by sequences, and its page in each group, unless freed or evicted. */
 interface Block extends Snapshotted {
   readonly id: number;
   /** Index in its sequences. */
@@ -28,7 +28,7 @@ interface Block extends Snapshotted {
 interface Sequence {
   readonly tokens: (number | undefined)[];
   readonly blocks: Block[];
-  /** The pages of its blocks by group; pages outside the window are freed. */
+  /** The pages of its blocks by group; pages outside the window are released. */
   readonly pages: (Page<Block> | undefined)[][];
   /** The positions after which snapshots are taken. */
   readonly snapshots: Set<number>;
@@ -276,11 +276,11 @@ export class PageTable {
     return { found, known };
   }
 
-  /** Frees the pages of a sequence that no token from a position on sees. */
+  /** Releases the pages of a sequence that are not visible from a position on. */
   advance(sequence: number, position: number): void {
     const { pages } = this.#sequences[sequence]!;
     this.#firstBlocks(position).forEach((first, group) => {
-      // Freed pages are always the first ones.
+      // Released pages are always the first ones.
       let block = Math.min(first, pages[group]!.length) - 1;
       while (block >= 0 && pages[group]![block]) {
         this.#releasePage(sequence, group, block--);
@@ -288,7 +288,7 @@ export class PageTable {
     });
   }
 
-  /** Frees pages that neither a token of a step nor a later one sees. */
+  /** Releases pages that are visible neither to the tokens of a step nor to later ones. */
   advanceAll({ sequence, position }: StepTokens): void {
     const first = new Map(
       this.#sequences.map(({ tokens }, s) => [s, tokens.length]),
@@ -301,7 +301,7 @@ export class PageTable {
 
   /**
    * Retains this many positions of a sequence, fewer if they are in a shared page or have no state, or none if a page
-   * visible to the next token was freed. Returns their number.
+   * visible to the next token was released. Returns their number.
    */
   keep(sequence: number, positions: number): number {
     const { tokens, blocks, pages, snapshots } = this.#sequences[sequence]!;
@@ -460,8 +460,8 @@ function keyOf(
 }
 
 /**
- * Allocates the pages of all tokens of a step, and frees pages that none of them sees. Throws DataError if there are
- * too few.
+ * Allocates the pages of all tokens of a step, and releases pages that are visible to none of them. Throws DataError if
+ * there are too few.
  */
 export function assignTokens(
   pages: PageTable,

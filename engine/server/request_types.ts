@@ -259,7 +259,7 @@ export interface ChatRequest extends SamplingRequest {
     readonly function: { readonly name: string };
   };
   /**
-   * What the model may call.
+   * Functions that the model may call.
    *
    * @maxItems 128
    */
@@ -332,7 +332,7 @@ export interface ResponseRequest extends SamplingRequest {
     readonly name: string;
   };
   /**
-   * What the model may call.
+   * Functions that the model may call.
    *
    * @maxItems 128
    */

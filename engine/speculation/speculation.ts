@@ -222,7 +222,7 @@ export class Speculation {
         }
       }
       const fed = total - left;
-      // The same drafts as for the previous probability.
+      // As many drafts as for the previous probability, and none of them likelier.
       if (fed === before) continue;
       before = fed;
       const ms = this.#cost.of(sequences + fed) + fed * draftMs;

@@ -266,7 +266,7 @@ function withLayers(
   };
 }
 
-/** Tokens and sequences of all ranks, in training of a micro-batch. Ranks of `ep` have separate sequences. */
+/** Tokens and sequences of all ranks; in training, of a micro-batch. Ranks of `ep` have separate sequences. */
 function stepOf(
   { phase, context }: SearchTask,
   { dp = 1, ep }: ReplicaMesh,
