@@ -210,9 +210,8 @@ function checkSharing(
 ): void {
   const windowed = Array.from(
     { length: Math.max(0, layers - sharing) },
-    (_, i) => i,
-  )
-    .map(hasWindow);
+    (_, layer) => hasWindow(layer),
+  );
   for (let layer = windowed.length; layer < layers; layer++) {
     if (windowed.includes(hasWindow(layer))) continue;
     throw fieldError(

@@ -110,14 +110,16 @@ export function listTasks(
       !bounded || kind !== "forward" || started[stage]!.has(micro) ||
       inFlight(stage, start) < stages - stage
     );
+    /** By stage, the first start of a task for whose result other stages wait. */
+    const urgent = free.map(() => Infinity);
+    for (const { task: { kind, stage }, start } of allowed) {
+      if (kind !== "weights") urgent[stage] = Math.min(urgent[stage]!, start);
+    }
     for (const one of allowed.length > 0 ? allowed : ready) {
       const { task, start } = one;
-      // The other stages wait for this one: it rather waits for a moment than computing gradients of weights.
+      // A short wait for such a task delays less than gradients of weights.
       const waits = task.kind === "weights" &&
-        allowed.some((other) =>
-          other.task.stage === task.stage && other.task.kind !== "weights" &&
-          other.start < start + task.seconds / 8
-        );
+        urgent[task.stage]! < start + task.seconds / 8;
       const sooner = !best || start < best.start ||
         start === best.start && rank(task) < rank(best.task);
       if (sooner && !waits) best = one;

@@ -5,7 +5,6 @@
 
 import {
   oneOf,
-  record,
   type Schema,
   withProperties,
 } from "../../spec/document/schema.ts";
@@ -35,18 +34,16 @@ function strategySchema(option: typeof STRATEGY_ENTRIES[number][1]): Schema {
 
 /** A document. Nodes have a separate schema. */
 export const documentSchema: Schema = withProperties(
-  modelSchema,
+  {
+    ...modelSchema,
+    definitions: { ...modelSchema["definitions"]!, FileDType: stored },
+  },
   ({ options }) => ({
-    options: withProperties(options!, ({ tuning }) => ({
-      weights: record(stored),
-      tuning: withProperties(tuning!, ({ asFiled }) => ({
-        asFiled: { ...asFiled, items: stored },
-      })),
-      ...Object.fromEntries(
+    options: withProperties(options!, () =>
+      Object.fromEntries(
         STRATEGY_ENTRIES.map((
           [name, option],
         ) => [name, strategySchema(option)]),
-      ),
-    })),
+      )),
   }),
 );

@@ -7,9 +7,7 @@ import type { AttentionPart } from "./attention_params.ts";
 import type { Node } from "./graph.ts";
 import type { NodeBuilder } from "./node_builder.ts";
 
-/**
- * The cotangent of each token is that of the cache entry that it wrote. Tokens that wrote none have none.
- */
+/** The cotangent of each token is that of the cache entry that it wrote; 0 if it wrote none. */
 export function cacheWriteDerivative(
   { node, dy, b }: DerivativeInput<"cacheWrite">,
 ): Cotangents {
@@ -81,10 +79,9 @@ function cachesOf(
     Node,
     ...Node[],
   ];
-  const { entries: context, selected: list, ...params } = node.params;
+  const { entries: context, ...params } = node.params;
   const sinks = params.sinks ? [more.shift()!] : [];
-  const selected = list === undefined ? [] : [more.shift()!];
-  const named = list === undefined ? {} : { selected: list };
+  const selected = params.selected === undefined ? [] : [more.shift()!];
   const ofKeys = {
     keys,
     values,
@@ -92,15 +89,14 @@ function cachesOf(
     index: entryIndexOf(b, params.context, sequence, position),
     sinks,
   };
-  if (context === undefined) {
-    return [{ ...ofKeys, selected, params: { ...params, ...named } }];
-  }
+  if (context === undefined) return [{ ...ofKeys, selected, params }];
   const [entries, upTo] = more as [Node, Node?];
-  const { window: _, chunk: __, ...unlimited } = params;
+  const { selected: _, ...visible } = params;
+  const { window: __, chunk: ___, ...unlimited } = params;
   // With selected entries, only the sequence of the index is used.
   const last = upTo ?? b.constant(-1, position);
   const size = b.context.axes[context]!.size;
-  return [{ ...ofKeys, selected: [], params }, {
+  return [{ ...ofKeys, selected: [], params: visible }, {
     keys: entries,
     values: entries,
     last,
@@ -111,7 +107,7 @@ function cachesOf(
     ),
     sinks: [],
     selected,
-    params: { ...unlimited, ...named, context, sinks: false, sparse: true },
+    params: { ...unlimited, context, sinks: false, sparse: true },
   }];
 }
 

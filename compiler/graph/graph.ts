@@ -354,7 +354,8 @@ export interface PrimitiveParams extends DefinedParams, CollectiveParams {
   /**
    * q, keys, values, index (sequence * context + position; if `sparse`, sequence * (context + 1) + visible keys), the
    * cotangent of the result [token, head, valueDim], and [token, heads twice]: `attentionSum`, then the product of
-   * cotangent and result summed over valueDim; then selected positions. Returns the cotangent of one of the first three; for shared keys it includes that of the values.
+   * cotangent and result summed over valueDim; then selected positions. Returns the cotangent of one of the first three;
+   * for shared keys it includes that of the values.
    */
   attentionGrad: AttentionPart & {
     readonly of: "query" | "keys" | "values";

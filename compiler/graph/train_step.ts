@@ -95,8 +95,8 @@ export const GRADIENT_NORM = "gradient_norm";
  * named by `OPTIMIZER_STATES` and the parameter: `adamw.mean.NAME`. A parameter with a master weight
  * (`adamw.master.NAME`) has the same next value as the master weight, rounded by its storage; the master weight is
  * initialized with the unrounded value. Outputs are those of the graph and the norm of the gradients. The selection
- * bias of a router has no gradient: it follows the load of experts or is constant. The parameters of an indexer, and integers,
- * are constant.
+ * bias of a router has no gradient: it follows the load of experts or is constant. The parameters of an indexer, and
+ * integers, are constant.
  */
 export function trainStep(
   graph: Graph,

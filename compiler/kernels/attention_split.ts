@@ -214,14 +214,13 @@ export function attentionMerge(o: AttentionOptions): Kernel {
  * with a shard, from the first of this rank.
  */
 function blocksOnRank(o: AttentionOptions): KernelText {
-  const windowed = o.window !== undefined || o.chunk !== undefined;
-  const first = windowed ? wgsl`first[0]` : wgsl`0u`;
+  const first = (o.window ?? o.chunk) === undefined ? wgsl`0u` : wgsl`first[0]`;
   if (!o.shard) {
     const end = wgsl`(end[0] + ${KEY_BLOCK - 1}) / ${KEY_BLOCK}`;
     return wgsl`
         let first_block = 0u;
         let last_block = ${
-      windowed ? wgsl`${end} - ${first} / ${KEY_BLOCK}` : end
+      isWindowed(o) ? wgsl`${end} - ${first} / ${KEY_BLOCK}` : end
     };`;
   }
   const [low, high] = onRank(o, first, wgsl`end[0]`);

@@ -173,7 +173,7 @@ function rowSum(
         ${term}
       }`;
   // Loads of sums do not wait for each other.
-  const whole = o.wide && !o.actual ? count - count % SUMS_AT_ONCE : 0;
+  const unrolled = o.wide && !o.actual ? count - count % SUMS_AT_ONCE : 0;
   return wgsl`
     var<workgroup> ${p}blocks: array<f32, ${count}>;
     for (var ${p}b = lane; ${p}b < ${blocks}; ${p}b += ${lanesOfRow(o)}) {
@@ -184,14 +184,14 @@ function rowSum(
     workgroupBarrier();
     var ${p}total = 0.0;
     ${
-    whole > 0 && wgsl`
-    for (var ${p}b = 0u; ${p}b < ${whole}; ${p}b += ${SUMS_AT_ONCE}) {
+    unrolled > 0 && wgsl`
+    for (var ${p}b = 0u; ${p}b < ${unrolled}; ${p}b += ${SUMS_AT_ONCE}) {
       @unroll (n < ${SUMS_AT_ONCE}) { let ${p}of_block[n] = ${p}blocks[${p}b + n]; }
       @unroll (n < ${SUMS_AT_ONCE}) { ${p}total += ${p}of_block[n]; }
     }`
   }
     ${
-    (o.actual || whole < count) && wgsl`
-    for (var ${p}b = ${whole}u; ${p}b < ${blocks}; ${p}b++) { ${p}total += ${p}blocks[${p}b]; }`
+    (o.actual || unrolled < count) && wgsl`
+    for (var ${p}b = ${unrolled}u; ${p}b < ${blocks}; ${p}b++) { ${p}total += ${p}blocks[${p}b]; }`
   }`;
 }

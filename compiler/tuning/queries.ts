@@ -78,7 +78,7 @@ export function keyBlocks(
   const { context, selected = context, window = context, chunk = context } = o;
   const all = Math.ceil(selected / KEY_BLOCK);
   if (!isWindowed(o)) return all;
-  // Keys before the first one of a block are in one more block.
+  // A window that starts within a block sees a part of one more.
   return Math.min(all, Math.ceil(Math.min(window, chunk) / KEY_BLOCK) + 1);
 }
 

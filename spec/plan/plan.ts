@@ -108,8 +108,8 @@ export interface PlanBuffer {
    */
   readonly writers?: Count;
   /**
-   * Kinds state and weight: the programs that write it, in `writers` steps on every rank, and whether before or after the
-   * steps that read it. Other programs do not write it.
+   * Kinds state and weight: the programs that write it, in `writers` steps on every rank, and whether before or after
+   * the steps that read it. Other programs do not write it.
    */
   readonly written?: { readonly [program: string]: WriteOrder };
   /** The buffer of another rank whose value it receives. */

@@ -164,7 +164,7 @@ export function launchAssign(
     launches.push([assign(options), above(FEW_CHOICES, 1)]);
   }
   for (const { name, access } of few.bindings) {
-    // The router does not count.
+    // The router does not write counts.
     const others = routed > 0 && name !== "counts" ? 1 : 0;
     const writers = launches.length + others;
     if (access !== "read" && writers > 1) {
@@ -175,8 +175,8 @@ export function launchAssign(
 }
 
 /**
- * Launches a router that waited for the assignment of its choices; for few of them, together with it. Returns the
- * number of choices that are then assigned.
+ * Launches a pending router. Up to a number of choices, the router also assigns them. Returns this number; 0 if another
+ * kernel assigns them.
  */
 function launchRouters(
   lowering: Lowering,

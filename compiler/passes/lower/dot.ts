@@ -41,7 +41,6 @@ import {
   inlineNormOf,
   launchForAllRows,
   normOperands,
-  storesNorm,
 } from "./inline_norms.ts";
 import { KernelScope } from "./scope.ts";
 
@@ -103,7 +102,7 @@ export function lowerMatmul(
     return launch(matmulOf(lowering, of)!);
   }
   amendBuffer(lowering, storage.buffer, { writers: 2 });
-  if (storesNorm(norm, first!)) {
+  if (norm.stores) {
     const { buffer } = lowering.values.storages.get(norm.node)!;
     amendBuffer(lowering, buffer, { writers: 2 });
   }
@@ -111,7 +110,7 @@ export function lowerMatmul(
   launch(matmulOf(lowering, { ...of, norm, only: "more" })!);
 }
 
-/** A matmul: all of it, or that of one row, which computes a norm, or of more. */
+/** A matmul. `only`: the launch for one row, which computes a norm, or for more rows. */
 interface MatmulParts {
   readonly target: Node;
   readonly dots: readonly NodeOf<"dot">[];
@@ -258,7 +257,7 @@ function matmulOf(
     return { scope, kernel: matmul(options), grid: matmulGrid(options, tiles) };
   }
   const tile = { ...options.tile, rows: 1 };
-  const normed = { ...options, ...normOperands(scope, norm, first!), tile };
+  const normed = { ...options, ...normOperands(scope, norm), tile };
   if (!contiguous || blocksInRound(normed, 1) === 0) return undefined;
   const named = { ...normed, name: `${normed.name}_norm` };
   return { scope, kernel: matmul(named), grid: matmulGrid(named, tiles) };

@@ -14,7 +14,7 @@ import {
 } from "../../../spec/kernel/build.ts";
 import { isPackedDType, PACKINGS } from "../../../spec/packed.ts";
 import type { Size } from "../../../spec/size.ts";
-import type { Graph, Node, NodeOf } from "../../graph/graph.ts";
+import type { Node, NodeOf } from "../../graph/graph.ts";
 import { usersOf } from "../../graph/users.ts";
 import type { MatmulOptions } from "../../kernels/matmul_options.ts";
 import { rowsGrid } from "../../kernels/rows.ts";
@@ -34,8 +34,9 @@ export interface InlineNorm {
   readonly step: number;
   /** Number of rows. */
   readonly rows: Size;
-  /** The dots that compute it. `stores`: the only one also stores it, for other kernels. */
+  /** The dots that compute it. */
   readonly dots: ReadonlySet<Node>;
+  /** Whether other kernels read it. There is then one dot, which stores it. */
   readonly stores: boolean;
 }
 
@@ -48,14 +49,6 @@ export function forRows(
   size: Size,
 ): { readonly one: Size; readonly more: Size } {
   return { one: { upTo: [rows, 1, size] }, more: { above: [rows, 1, size] } };
-}
-
-const users = new WeakMap<Graph, Map<Node, Node[]>>();
-
-function usersIn(graph: Graph, node: Node): readonly Node[] {
-  const known = users.get(graph) ?? usersOf(graph);
-  users.set(graph, known);
-  return known.get(node) ?? [];
 }
 
 /** The dots that compute a norm, directly or of dispatched rows that stay in place. Undefined: it is launched. */
@@ -83,9 +76,10 @@ export function dotsWithNorm(
     isMatmul(user, layouts, dispatched) &&
     isCheap(layouts.get(user.inputs[1]!)!) &&
     dotShape(user).over.join() === over;
-  const readers = usersIn(graph, node).flatMap((user) =>
+  const users = (node: Node) => usersOf(graph).get(node) ?? [];
+  const readers = users(node).flatMap((user) =>
     user.primitive === "received" && user.params.inPlace
-      ? usersIn(graph, user).map((inner) => [user, inner] as const)
+      ? users(user).map((inner) => [user, inner] as const)
       : [[node as Node, user] as const]
   );
   const found = readers.filter(([left, user]) => computes(left, user))
@@ -112,21 +106,11 @@ export function inlineNormOf(
   return norm?.dots.has(dot) ? norm : undefined;
 }
 
-/** Whether a dot stores the norm that it computes. */
-export function storesNorm(
-  { dots, stores }: InlineNorm,
-  dot: NodeOf<"dot">,
-): boolean {
-  return stores && dots.has(dot);
-}
-
 /** Operands of a matmul that computes the norm of its row. `base`: the start of the row. */
 export function normOperands(
   scope: KernelScope,
-  norm: InlineNorm,
-  dot: NodeOf<"dot">,
+  { node, stores }: InlineNorm,
 ): Required<Pick<MatmulOptions, "left" | "norm">> {
-  const { node } = norm;
   const { over, epsilon } = node.params;
   const { storages } = scope.lowering.values;
   const { buffer } = storages.get(node)!;
@@ -144,7 +128,7 @@ export function normOperands(
       length: scope.lowering.placed.axes[over]!.size,
       epsilon,
       load,
-      ...storesNorm(norm, dot)
+      ...stores
         ? {
           store: (base, i) => [
             store(scope.write(buffer), add(base, i), left(base, i)),
@@ -156,7 +140,7 @@ export function normOperands(
   };
 }
 
-/** Launches a norm for one row too, because a matmul does not compute it. */
+/** Launches a norm for all numbers of rows, because a matmul does not compute it. */
 export function launchForAllRows(
   { draft, placed }: Lowering,
   { step, rows }: InlineNorm,

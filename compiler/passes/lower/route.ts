@@ -9,6 +9,7 @@ import {
   type RouteOperand,
 } from "../../graph/graph.ts";
 import { isMark, type Mark, routeOperandAxes } from "../../graph/routing.ts";
+import { usersOf } from "../../graph/users.ts";
 import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";
 import { marks } from "../../kernels/capacity.ts";
 import { router, type RouterOptions } from "../../kernels/router.ts";
@@ -99,9 +100,7 @@ export function lowerRoute(lowering: Lowering, node: NodeOf<"route">): void {
 
 /** Whether choices are numbered on this rank before anything else uses them. */
 function isAssignedNext({ model }: Lowering, route: Node): boolean {
-  const { nodes } = model.graph;
-  const later = nodes.slice(nodes.indexOf(route) + 1);
-  const user = later.find(({ inputs }) => inputs.includes(route));
+  const [user] = usersOf(model.graph).get(route) ?? [];
   return user?.primitive === "assign" && user.params.local;
 }
 
