@@ -93,6 +93,8 @@ export class ExpertSlots {
   readonly #device: Device;
   readonly #groups = new Map<string, Group>();
   readonly #numbers = new Map<HostExperts, number>();
+  /** Lists of tiles with slots, by their bytes. */
+  readonly #lists = new Map<number, DeviceBuffer>();
   /** Number of experts in caches so far. */
   #experts = 0;
   #left: number;
@@ -119,7 +121,10 @@ export class ExpertSlots {
     if (weights.length === 0) return undefined;
     const group = this.#groupOf(weights);
     const device = this.#device;
-    const list = device.createBuffer(buffers[tiles]!.bytes, "tiles of slots");
+    const { bytes } = buffers[tiles]!;
+    const list = this.#lists.get(bytes) ??
+      device.createBuffer(bytes, "tiles of slots");
+    this.#lists.set(bytes, list);
     let bound: readonly DeviceBuffer[] | undefined;
     return (kernel, workgroups, label) => {
       const launch = async () => {
@@ -133,9 +138,7 @@ export class ExpertSlots {
               : buffer
           ),
         );
-        const all = wordsOf(
-          await device.read(buffers[tiles]!, 0, buffers[tiles]!.bytes),
-        );
+        const all = wordsOf(await device.read(buffers[tiles]!, 0, bytes));
         for await (const words of this.#rounds(group, pool, all)) {
           device.write(list, 0, new Uint8Array(words.buffer));
           device.launch(kernel, bound, workgroups, label);
