@@ -55,9 +55,10 @@ export interface DecoderOptions extends Bounds {
   readonly replay?: boolean;
   /**
    * Return only the results of selected tokens: the input `rows` numbers them, on average at most `perSequence` per
-   * sequence (default: 1). Without `candidates`, the result is their `logits`. With `candidates`, it is that many of the largest logits in descending
-   * order, as `candidates.logits` and `candidates.ids`; with `logits` too, both. With `normalizer`, also the log-sum-exp
-   * of each row's logits, for log-probabilities. Values of other tokens that nothing needs are not computed.
+   * sequence (default: 1). Without `candidates`, the result is their `logits`. With `candidates`, it is that many of the
+   * largest logits in descending order, as `candidates.logits` and `candidates.ids`; with `logits` too, both. With
+   * `normalizer`, also the log-sum-exp of each row's logits, for log-probabilities. Values of other tokens that nothing
+   * needs are not computed.
    */
   readonly next?: {
     readonly candidates?: number | undefined;

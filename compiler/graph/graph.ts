@@ -344,12 +344,15 @@ export interface PrimitiveParams extends DefinedParams, CollectiveParams {
   /**
    * q [token, head, dim]; keys [sequence, context, kvHead, dim] and values [sequence, context, kvHead, valueDim] after
    * writing; sequence, position, then sinks [head] if `sinks`, then positions to attend to [token, selected] if
-   * `selected`, then `entries` [sequence, entries, dim] and, without `selected`, the last entry [token] -> [token, head, valueDim]. Without `kvHead` all heads read one key, [sequence, context, dim]. `shared`:
-   * values are the first elements of the keys. With `paginate`: keys and values start with [page, within], and the page
-   * table [sequence, block] is last.
+   * `selected`, then `entries` [sequence, entries, dim] and, without `selected`, the last entry [token] -> [token, head,
+   * valueDim]. Without `kvHead` all heads read one key, [sequence, context, dim]. `shared`: values are the first elements
+   * of the keys. With `paginate`: keys and values start with [page, within], and the page table [sequence, block] is last.
    */
   attention: AttentionParams;
-  /** q, keys, sequence, position, then sinks if `sinks` and selected positions: the log-sum-exp of each query's scores, [token, head] */
+  /**
+   * q, keys, sequence, position, then sinks if `sinks` and selected positions: the log-sum-exp of each query's scores,
+   * [token, head]
+   */
   attentionSum: AttentionPart;
   /**
    * q, keys, values, index (sequence * context + position; if `sparse`, sequence * (context + 1) + visible keys), the

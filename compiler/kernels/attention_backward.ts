@@ -26,8 +26,9 @@ export interface BackwardOptions extends Seen {
   readonly tokens: Expr;
   /** Number of selected keys per token, `selected`, if keys are selected. */
   readonly selected?: number;
-  /** Only some tokens wrote the keys, and a token may see none. Then all `rows` of the cache have a gradient. */
+  /** Only some tokens wrote the keys, and a token may see none. */
   readonly sparse?: boolean;
+  /** Number of rows of the result of `keyGrad`: if `sparse`, those of the cache. Default: the number of tokens. */
   readonly rows?: Expr;
 }
 

@@ -144,11 +144,11 @@ function readsBlocks(
   const { elements, bytes } = BLOCKS[stored];
   const axis = placed.axes[over[0] ?? ""];
   if (axis === undefined || !options.asFiled.includes(stored)) return false;
-  const multiplied = dot === undefined || options.activations === "q8" &&
+  const isSupported = dot === undefined || options.activations === "q8" &&
       takesQ8(over, { placed, stored }) && isFiled(dot, stored, placed);
   const all = node.axes.reduce((n, name) => n * placed.axes[name]!.size, 1);
   // Kernels have addresses of 32 bits.
-  return multiplied && inGroups(placed, axis, elements) &&
+  return isSupported && inGroups(placed, axis, elements) &&
     all / elements * bytes < 2 ** 32;
 }
 
