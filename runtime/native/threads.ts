@@ -238,13 +238,12 @@ int32_t switchyard_load(struct pool *p, const char *path, const char *name, uint
   struct kernel *kernels = realloc(p->kernels, (p->kernel_count + 1) * sizeof *kernels);
   if (!kernels) return -1;
   p->kernels = kernels;
-  kernels[p->kernel_count] = (struct kernel){ run, -1 };
   // An empty record with more bindings than any kernel.
-  static uint64_t empty[1 << 10], described[${GUARD_BYTES}];
+  static const uint64_t empty[1 << 10];
+  struct along_binding along = { 0 };
   uint32_t stop = 0;
-  memset(described, 0, sizeof described);
-  run((struct launch *)empty, 0, 0, (char *)described, &stop);
-  memcpy(&kernels[p->kernel_count].along, described, sizeof(struct along_binding));
+  run((const struct launch *)empty, 0, 0, (char *)&along, &stop);
+  kernels[p->kernel_count] = (struct kernel){ run, -1, along };
   return p->kernel_count++;
 }
 
