@@ -47,6 +47,7 @@ import {
   meshOf,
   padBatch,
 } from "./helpers/checkpoints.ts";
+import { cpuMachine } from "./helpers/cpu_machine.ts";
 import { isInTurn, repeatWith } from "./helpers/seed.ts";
 import { switchyard, temporaryFolder } from "./helpers/cli.ts";
 import { skipUnasked } from "./helpers/needs.ts";
@@ -245,12 +246,14 @@ export const m = model({ token: 9, vocab: 14, embed: 512 }, (m) => {
     const tied = at("tied.gguf");
     const argv = ["quantize", checkpointFolder("granitemoe-8e"), "--out", tied];
     t.equal((await switchyard([...argv, "--to", "q8_0"])).code, 0);
+    writeFileSync(at("machine.json"), JSON.stringify(cpuMachine(native)));
     const bounds = "--max-tokens 24 --max-sequences 3 --max-context 8";
     for (const mesh of ["ep=1", "tp=2"]) {
       const flags = ["--mesh", mesh, ...bounds.split(" ")];
       const planned = await switchyard([
-        ...["plan", tied, "--target", "this", "--json", ...flags],
+        ...["plan", tied, "--target", at("machine.json"), "--json", ...flags],
       ]);
+      t.equal(planned.code, 0, planned.err);
       const { ranks } = JSON.parse(planned.out) as {
         ranks: { bytes: { weights: number; total: number } }[];
       };

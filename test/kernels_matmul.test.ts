@@ -26,7 +26,7 @@ import {
   testKernels,
   type Words,
 } from "./helpers/run_kernel.ts";
-import { repeatWith, SEED } from "./helpers/seed.ts";
+import { isInTurn, repeatWith } from "./helpers/seed.ts";
 
 /** One of each kind, and some that do not come out even. */
 const VARIANTS: readonly MatmulTile[] = [
@@ -120,7 +120,7 @@ for (const [i, tile] of VARIANTS.entries()) {
     `matmul() by ${tileName(tile)} has the bits of the plain tile`,
     async (t, target) => {
       // A software GPU takes half a second to compile a kernel: in each run of the tests every second variant.
-      if (target.software && (SEED + i) % 2 !== 0) {
+      if (target.software && !isInTurn(i, 2)) {
         t.comment(`Not run in this turn. ${repeatWith()}`);
         return;
       }

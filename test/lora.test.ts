@@ -30,6 +30,7 @@ import { withTensors } from "../engine/tensors.ts";
 import { bytesOf, readTensor, type TensorEntry } from "../runtime/mod.ts";
 import { PACKED_ELEMENTS } from "../spec/packed.ts";
 import { checkpointFolder, files } from "./helpers/checkpoints.ts";
+import { cpuMachine } from "./helpers/cpu_machine.ts";
 import { openTrained, takeSteps, weightsOf } from "./helpers/on_policy.ts";
 import {
   copyCheckpoint,
@@ -65,21 +66,6 @@ async function wideDemo(folder: string): Promise<string> {
   );
   await writeRaw(file, Object.fromEntries(tensors));
   return wide;
-}
-
-/** A machine of two CPU devices. */
-function machineOfCpu(): object {
-  const of = (name: string) =>
-    readJson(path.join(import.meta.dirname, `../machines/${name}.json`));
-  const { devices, hosts, ...laptop } = of("laptop-16gb");
-  const cpu = { ...(devices as { cpu: object }).cpu, computer: "cpu" };
-  const kind = { kind: "cpu" };
-  return {
-    ...laptop,
-    devices: { cpu },
-    hosts: [{ ...(hosts as object[])[0], devices: [kind, kind] }],
-    links: of("2x24gb")["links"],
-  };
 }
 
 /** The adapters that a training wrote. */
@@ -308,7 +294,7 @@ t.test("adapters of a checkpoint are trained, used and merged", async (t) => {
   await train("one", "ep=1", "--steps", "4", ...lora);
   const { out } = await train("two", "ep=2", "--steps", "4", ...lora);
   const machine = at("machine.json");
-  await writeFile(machine, JSON.stringify(machineOfCpu()));
+  await writeFile(machine, JSON.stringify(cpuMachine("cpu")));
   const planned = await run([
     ...["plan", demo, "--train", ...lora, "--optimizer", "sgd", "--json"],
     ...["--mesh", "ep=2", "--target", machine, "--max-tokens", "48"],
@@ -316,7 +302,7 @@ t.test("adapters of a checkpoint are trained, used and merged", async (t) => {
   ]);
   const [{ bytes }] = JSON.parse(planned.out).ranks;
   t.equal(
-    bytes.weights + bytes.state + bytes.scratch,
+    bytes.total,
     JSON.parse(out.split("\n")[0]!).memoryBytes,
     "memory is planned exactly",
   );

@@ -1,4 +1,5 @@
-// Each command in every supported major of Node.js and in Deno. Those that end by themselves share a process.
+// Each command in every supported major of Node.js and in Deno. In each of these runtimes one process runs all commands
+// that need no process of their own.
 // One runtime, rotating by SEED, also searches for a mesh.
 // needs: cpu, gpu, mpi
 import { type ChildProcess, spawn } from "node:child_process";
@@ -221,9 +222,11 @@ for (const runtime of RUNTIMES) {
       input: INPUT,
     });
     t.notMatch(all.err, /^Warning/m);
+    t.equal(all.code, 0, all.err);
     const ended = JSON.parse(
       readFileSync(`${file}.ended`, "utf8"),
     ) as Pick<Ended, "code" | "err">[];
+    t.equal(ended.length, asked.length, "every command ended");
     for (const each of [...STARTED, ...cases]) {
       const { argv, skip = false } = each;
       started.add(argv[0]!);

@@ -99,10 +99,12 @@ t.test("bytes, FLOPs and rooflines of steps are what their sizes say", async (t)
     costs[0]!.steps.map(([, , flops]) => [flops, undefined]),
     "without a machine, no rooflines",
   );
-  for (const [i, [, bytes]] of plain.costs[0]!.steps.entries()) {
-    // Tiles of the machine's GPUs load operands more or less often, those of the router by a tenth.
+  const router = 2 * tokens * 2048 * 128;
+  for (const [i, [, bytes, flops]] of plain.costs[0]!.steps.entries()) {
+    // Tiles of the machine's GPUs load operands more or less often.
     const ratio = bytes! / costs[0]!.steps[i]![1]!;
-    t.ok(Math.abs(ratio - 1) < 0.12, `step ${i}: ${ratio}`);
+    const most = flops === router ? 0.1 : 0.01;
+    t.ok(Math.abs(ratio - 1) < most, `step ${i}: ${ratio}`);
   }
   t.equal(
     costsOf(costs, predictedRuns(predicted, view.programs)[1]).costs,

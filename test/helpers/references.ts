@@ -168,13 +168,13 @@ export const TENSOR_PARALLEL: readonly string[] = [
  * Those of published families: each axis, and all of them together; two of them at a time for the batch.
  * test/end_to_end/references.test.ts has other meshes of these axes for four checkpoints, compiled C on each of them for
  * one, and devices of their own for ranks of tp too. A C compiler takes ten seconds for the kernels of a mesh that nobody has run,
- * so in each run of the tests one runs compiled C: that of unequal shares of the experts, or one of tp.
+ * so in each run of the tests one runs compiled C, by `SEED`: that of unequal shares of the experts, or one of tp.
  */
 const FAMILY_MESHES: Meshes = {
   shared: ["ep=1", "ep=3", "tp=4", "tp=2", "dp=2,tp=2,ep=2"],
   separate: ["ep=4"],
   batch: ["tp=2,ep=2", "dp=2,tp=2"],
-  native: [["ep=3", "tp=2", "tp=4"][Math.abs(SEED) % 3]!],
+  native: ["ep=3", "tp=2", "tp=4"].filter((_, i) => isInTurn(i, 3)),
 };
 
 /** Meshes of which families that take turns have one besides `ep=1` in each run of the tests. */
@@ -190,13 +190,15 @@ export function testInTurns(names: readonly string[]): void {
       testOnAll(name);
       continue;
     }
-    const turn = Math.abs(SEED) + i;
-    const mesh = TURNS[turn % TURNS.length]!;
-    const native = turn % 6 === 0 ? [mesh] : [];
+    const mesh = TURNS[(Math.abs(SEED) + i) % TURNS.length]!;
     testCheckpoint(
       name,
-      { shared: ["ep=1", mesh], separate: [], native },
-      turn % 6 === 1 ? { shared: [mesh], separate: [] } : undefined,
+      {
+        shared: ["ep=1", mesh],
+        separate: [],
+        native: isInTurn(i, 6) ? [mesh] : [],
+      },
+      isInTurn(i + 3, 6) ? { shared: [mesh], separate: [] } : undefined,
     );
   }
 }

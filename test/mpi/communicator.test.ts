@@ -10,8 +10,7 @@ import { checkpointFolder } from "../helpers/checkpoints.ts";
 import { startedProgram } from "../helpers/compiled.ts";
 import { BIN, LAUNCHERS, skipWithoutMpi, start } from "../helpers/mpi.ts";
 import { skipWithoutGpu } from "../helpers/needs.ts";
-
-const SEED = process.env["SEED"] ?? String(Date.now() % 1_000_000);
+import { repeatWith, SEED } from "../helpers/seed.ts";
 
 t.test("layOut() gives one address and offsets from there", (t) => {
   const memory = new Uint8Array(100);
@@ -51,11 +50,11 @@ for (const { name, command, family, skip } of LAUNCHERS) {
         process.execPath,
         ...startedProgram("test/helpers/exchange_rank.ts"),
         what.join(),
-        SEED,
+        String(SEED),
       ],
     ]).ended;
     if (code === 0) return JSON.parse(out) as unknown[];
-    throw new Error(`SEED=${SEED} ${what}: exit code ${code}: ${err}`);
+    throw new Error(`${what}: exit code ${code}: ${err}\n${repeatWith()}`);
   };
 
   t.test(`${name}: groups over dp, ep and tp, in other orders`, {

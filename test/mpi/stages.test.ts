@@ -142,7 +142,11 @@ for (const [i, sharing] of SHARINGS.entries()) {
   });
 }
 
-const launchers = ALL ? LAUNCHERS : [LAUNCHERS[Math.abs(SEED) % 2]!];
+/** Without STAGES=all, one of those that are installed. */
+const installed = LAUNCHERS.filter(({ skip }) => !skip);
+const launchers = ALL || installed.length === 0
+  ? LAUNCHERS
+  : [installed[Math.abs(SEED) % installed.length]!];
 
 for (const [i, { name, command, family, skip }] of launchers.entries()) {
   const large = cells.filter(({ mesh }) => ranksOf(mesh) === 4);

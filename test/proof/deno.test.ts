@@ -15,7 +15,7 @@ import { TUNING } from "../../engine/tuning.ts";
 import { stringifyPlan } from "../../spec/mod.ts";
 import { gpuIsSoftware, skipWithoutGpu } from "../helpers/needs.ts";
 import { readTensors } from "../helpers/read_tensors.ts";
-import { repeatWith, SEED } from "../helpers/seed.ts";
+import { isInTurn, repeatWith } from "../helpers/seed.ts";
 import {
   compileCheckpoint,
   fileSource,
@@ -129,7 +129,7 @@ const PLANS = {
 
 for (const [i, name] of CHECKPOINTS.entries()) {
   const plans = Object.entries(PLANS).filter((_, at) =>
-    !gpuIsSoftware || (Math.abs(SEED) + i) % 2 === at
+    !gpuIsSoftware || isInTurn(i + at, 2)
   );
   t.test(`${name} by wgpu`, { skip: skipWithoutGpu }, async (t) => {
     const folder = mkdtempSync(join(tmpdir(), "switchyard-deno-"));

@@ -1,0 +1,15 @@
+/** A machine of CPU devices, for plans that a test compares with runs. */
+
+import { readJson } from "./read_tensors.ts";
+import { repositoryFile } from "./sessions.ts";
+
+/** Describes two ranks that share a CPU device, which computes with C ("native") or WebAssembly ("cpu"). */
+export function cpuMachine(computer: "cpu" | "native"): object {
+  const laptop = readJson(repositoryFile("machines/laptop-16gb.json"));
+  const { cpu } = laptop["devices"] as { cpu: object };
+  return {
+    ...laptop,
+    devices: { cpu: { ...cpu, computer } },
+    hosts: [{ name: "node", devices: [{ kind: "cpu", ranks: 2 }] }],
+  };
+}
