@@ -5,11 +5,12 @@
  */
 
 import { spawn } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
+import { cpuSeconds } from "./large/process.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const WORDS = "once upon a time there was a king who had a daughter and a fox"
@@ -60,32 +61,13 @@ interface Rate {
   readonly cpu: number;
 }
 
-/** Clock ticks per second in /proc. */
-const TICKS = 100;
-
-/** Seconds of CPU time of all threads of a process. */
-function cpuSeconds(pid: number): number {
-  const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
-  const [user, system] = stat.slice(stat.lastIndexOf(")")).split(" ")
-    .slice(12, 14).map(Number) as [number, number];
-  return (user + system) / TICKS;
-}
-
-/** Seconds of CPU time of children that have ended. */
-function childSeconds(): number {
-  const stat = readFileSync("/proc/self/stat", "utf8");
-  const [user, system] = stat.slice(stat.lastIndexOf(")")).split(" ")
-    .slice(14, 16).map(Number) as [number, number];
-  return (user + system) / TICKS;
-}
-
 /** Runs `generate`, and returns its rates without loading: `loading` is the CPU time of a run with one token. */
 async function generate(
   file: string,
   { loading = 0, argv = ["-n", `${tokens}`] } = {},
 ): Promise<Rate & { readonly seconds: number }> {
   let out = "";
-  const before = childSeconds();
+  const before = cpuSeconds(process.pid, { ofChildren: true });
   const { ended } = start([
     ...["generate", checkpoint, "--prompts", file, "--json", "--stats"],
     ...[...argv, ...common],
@@ -96,7 +78,7 @@ async function generate(
     timing: { prefillMs: number; decodeMs: number };
   };
   const count = sequences.reduce((n, one) => n + one.tokens.length, 0);
-  const seconds = childSeconds() - before;
+  const seconds = cpuSeconds(process.pid, { ofChildren: true }) - before;
   return {
     wall: 1000 * count / (timing.prefillMs + timing.decodeMs),
     cpu: count / (seconds - loading),

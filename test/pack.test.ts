@@ -452,7 +452,7 @@ t.test("docs/library.md: its programs run under Node.js and Deno, and have types
   compile(["es2024", "dom"], ["browser.mjs"]);
 });
 
-/** The server runs on one of them, by `SEED`: `check --watch` of test/nodes.test.ts runs TypeScript on all. */
+/** Runtimes for the server, which runs on one of them, by `SEED`. In test/nodes.test.ts all of them run TypeScript. */
 const servers = [NODE, ...RUNTIMES.filter(({ skip }) => !skip)];
 const { name: serverName, program, argv } =
   servers[Math.abs(SEED) % servers.length]!;

@@ -27,7 +27,7 @@ function columnsOf(name: string): number {
   return name === "deepseekv4-12e" ? 20 : 12;
 }
 
-/** Of the last one, ranks cannot share the sum over four heads, which a gradient has. */
+/** Checkpoints and their meshes. Ranks of Qwen3.5 cannot share a gradient that sums over four heads: it has no tp. */
 const MESHES = {
   "granitemoehybrid-12e": [{ tp: 2 }],
   "nemotronh-16e": [{ ep: 2 }, { tp: 2 }],

@@ -15,6 +15,9 @@ const PROGRAM = fileURLToPath(
 /** Milliseconds between samples of the processes. */
 const LOOK_MS = 50;
 
+/** Clock ticks per second in /proc. */
+const TICKS = 100;
+
 /** The results of a command. */
 export interface Ran {
   readonly code: number | null;
@@ -102,6 +105,15 @@ function stat(pid: number): string[] {
   return text.slice(text.lastIndexOf(")") + 2).split(" ");
 }
 
+/** Seconds of CPU time of a process, or of its children that have ended. 0 if there is no such process. */
+export function cpuSeconds(
+  pid: number,
+  { ofChildren = false }: { readonly ofChildren?: boolean } = {},
+): number {
+  const fields = stat(pid).slice(ofChildren ? 13 : 11);
+  return (Number(fields[0] ?? 0) + Number(fields[1] ?? 0)) / TICKS;
+}
+
 function looked(
   pid: number,
 ): { name: string; cores: number; peak: number; anonymous: number } {
@@ -109,12 +121,11 @@ function looked(
   const bytes = (key: string) =>
     Number(new RegExp(`^${key}:\\s+(\\d+)`, "m").exec(status)?.[1] ?? 0) * 1024;
   const peak = bytes("VmHWM");
-  const fields = stat(pid);
   // A zombie process has no memory.
   const ended = peak === 0;
   return {
     name: ended ? "" : /^Name:\s+(.*)/m.exec(status)?.[1] ?? "",
-    cores: (Number(fields[11] ?? 0) + Number(fields[12] ?? 0)) / 100,
+    cores: cpuSeconds(pid),
     peak,
     anonymous: bytes("RssAnon"),
   };

@@ -1,4 +1,4 @@
-/** Classes `kernel`, `kernel-native`, `kernel-gpu` and `kernel-wgpu`: a valid kernel tree does in WebAssembly, in C, on an adapter and on one of Deno what the interpreter of trees does. */
+/** Classes `kernel`, `kernel-native`, `kernel-gpu` and `kernel-wgpu`: a valid kernel tree has the results of the interpreter of trees in WebAssembly, in C, on an adapter, and under Deno. */
 
 import { Buffer } from "node:buffer";
 import { spawn } from "node:child_process";
@@ -143,7 +143,7 @@ export const WGPU: KernelTarget = {
     const worker = spawn(DENO.program, [...DENO.argv, RUN_KERNELS], {
       stdio: ["pipe", "pipe", "ignore"],
     });
-    // Its end is noticed by the missing answer.
+    // A worker that has ended gives no answer, which fails the run.
     worker.stdin.on("error", () => {});
     const lines = createInterface({ input: worker.stdout });
     const answers = lines[Symbol.asyncIterator]();

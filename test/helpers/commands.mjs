@@ -1,6 +1,6 @@
 /**
- * `commands.mjs FILE`: runs the command lines that FILE lists, one after another in this process, and writes what each
- * left to `FILE.ended`: its exit code, and what it printed on standard error.
+ * `commands.mjs FILE`: runs the command lines that FILE lists, one after another in this process. Writes the exit code
+ * and the standard error of each to `FILE.ended`.
  */
 
 import "../../bin/v8.mjs";

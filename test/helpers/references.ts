@@ -165,10 +165,10 @@ export const TENSOR_PARALLEL: readonly string[] = [
 ];
 
 /**
- * Those of published families: each axis, and all of them together; two of them at a time for the batch.
- * test/end_to_end/references.test.ts has other meshes of these axes for four checkpoints, compiled C on each of them for
- * one, and devices of their own for ranks of tp too. A C compiler takes ten seconds for the kernels of a mesh that nobody has run,
- * so in each run of the tests one runs compiled C, by `SEED`: that of unequal shares of the experts, or one of tp.
+ * Meshes of published families: each axis alone, all axes together, and pairs of axes for the batch. Four checkpoints of
+ * test/end_to_end/references.test.ts run other meshes of these axes, compiled C on each mesh, and ranks of tp on separate
+ * devices. The kernels of a new mesh take a C compiler ten seconds, so each run of the tests compiles C for one mesh, by
+ * `SEED`: unequal numbers of experts, or tp.
  */
 const FAMILY_MESHES: Meshes = {
   shared: ["ep=1", "ep=3", "tp=4", "tp=2", "dp=2,tp=2,ep=2"],
@@ -177,12 +177,12 @@ const FAMILY_MESHES: Meshes = {
   native: ["ep=3", "tp=2", "tp=4"].filter((_, i) => isInTurn(i, 3)),
 };
 
-/** Meshes of which families that take turns have one besides `ep=1` in each run of the tests. */
+/** Meshes in rotation: each family that takes turns runs one of them, besides `ep=1`. */
 const TURNS = ["ep=2", "ep=3", "ep=4", "dp=2,ep=2", "tp=2,ep=2"];
 
 /**
- * As `testReferences`, of families that are made of parts that others have: in each run of the tests a family has one rank
- * and one more mesh, and of six families one runs compiled C there, and one on a software GPU, by `SEED`. A GPU has all.
+ * As `testReferences`, for families whose parts are tested with others. By `SEED`, each family runs one rank and one other
+ * mesh; one of six families runs compiled C there, and one a software GPU. On a GPU all run.
  */
 export function testInTurns(names: readonly string[]): void {
   for (const [i, name] of names.entries()) {
@@ -203,7 +203,7 @@ export function testInTurns(names: readonly string[]): void {
   }
 }
 
-/** As `testReferences`, of published families. In each run of the tests half of them run on a software GPU, by `SEED`. */
+/** As `testReferences`, for published families. By `SEED`, half of them run on a software GPU. */
 export function testFamilies(names: readonly string[]): void {
   for (const [i, name] of names.entries()) {
     testCheckpoint(
@@ -227,7 +227,7 @@ function testCheckpoint(
   }
 }
 
-/** Number of checkpoints with a quarter of their meshes on compiled C. */
+/** Number of calls of `nextQuarter`. */
 let quarters = 0;
 
 /** Returns the next quarter of a list, from a place by `SEED`. */
