@@ -3,12 +3,13 @@
  * step, and bounds their times. Nothing is measured: counts are exact for the kernels, times are those of a model
  * (`traffic/bound.ts`). Exchanges between ranks are not counted.
  *
- *     npm run -s bench -- traffic [--gpu h100|rtx4090|mi300x] [--unroll 4] [--out FILE]
+ *     npm run -s bench -- traffic [--gpu h100|rtx4090|mi300x] [--unroll 4] [--candidates 1] [--out FILE]
  *     npm run -s bench -- traffic --config FILE [--mesh ep=1] [--tokens 1] [--sequences 1] [--past 1024] […]
  *
  * With `--config`, prints every launch of a step. Default: steps of three published models. `--tokens` are new tokens
  * over all ranks; `--sequences` defaults to as many (decode). `--unroll`: iterations of an innermost loop whose loads
- * the driver keeps in flight; it is the free parameter of the model.
+ * the driver keeps in flight; it is the free parameter of the model. `--candidates`: best next tokens that the device
+ * selects.
  */
 
 import process from "node:process";
@@ -41,10 +42,11 @@ const { values: flags } = parseArgs({
     sequences: { type: "string" },
     past: { type: "string", default: "1024" },
     unroll: { type: "string", default: "4" },
+    candidates: { type: "string", default: "1" },
     out: { type: "string" },
   },
 });
-const unroll = Number(flags.unroll);
+const [unroll, candidates] = [Number(flags.unroll), Number(flags.candidates)];
 
 /** A decode step of `batch` sequences of `past` tokens each. */
 interface Case {
@@ -104,7 +106,14 @@ async function showStep(config: string): Promise<void> {
     past: Number(flags.past),
   };
   const mesh = meshSizes(flags.mesh);
-  const step = await countStep({ config, gpu, mesh, workload, unroll });
+  const step = await countStep({
+    config,
+    gpu,
+    mesh,
+    workload,
+    unroll,
+    candidates,
+  });
   const name = config.split("/").at(-1)!;
   const text = [
     "# traffic",
@@ -152,6 +161,7 @@ async function showCases(): Promise<void> {
         mesh: meshSizes(mesh),
         workload: { tokens: batch, sequences: batch, past },
         unroll,
+        candidates,
       });
       const { seconds, launches, bytes, floor, memory, fits } = step;
       const name = mesh === "ep=1" ? model : `${model}, rank 0 of ${mesh}`;

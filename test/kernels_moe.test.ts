@@ -12,6 +12,9 @@ import {
   type RouterOptions,
   rowsGrid,
   topK,
+  topKGrid,
+  topKPart,
+  topKParts,
 } from "../compiler/kernels/mod.ts";
 import { ROUTING_PRESETS } from "../compiler/graph/routing.ts";
 import { softmaxOf, topIndices } from "./helpers/kernel_reference.ts";
@@ -55,6 +58,50 @@ testKernels(
       t.same(
         [...result["values"]!],
         rowsOf(x, count).flatMap((row, r) => expected[r]!.map((i) => row[i]!)),
+      );
+    });
+  },
+);
+
+testKernels(
+  "topKPart() orders the best of parts as topK()",
+  async (t, target) => {
+    const cases = fc.record({
+      rows: fc.constantFrom(1, 2),
+      count: fc.constantFrom(9, 64, 2048, 2049, 70_001),
+      k: fc.constantFrom(1, 8, 64),
+    });
+    await holds(cases, async ({ rows, count, k: most }) => {
+      const k = Math.min(most, count);
+      const all = coarse(rows * count, rows + k);
+      let x = all;
+      let candidates = ints(0);
+      for (let width = count, parts = 0; parts !== 1; width = parts * k) {
+        parts = topKParts(width);
+        const indexed = width !== count;
+        const options = { name: "topk", rows: lengthAt(0), k, indexed };
+        const result = await target.run(
+          topKPart({ ...options, count: width }),
+          {
+            x,
+            candidates,
+            values: floats(rows * parts * k),
+            indices: ints(rows * parts * k),
+            lengths: Uint32Array.of(rows),
+          },
+          workgroups(topKGrid(width, rows)),
+        );
+        x = result["values"] as Float32Array<ArrayBuffer>;
+        candidates = result["indices"] as Int32Array<ArrayBuffer>;
+      }
+      const rowsOfAll = rowsOf(all, count);
+      const expected = rowsOfAll.map((row) => topIndices(row, k));
+      t.same([...candidates], expected.flat());
+      t.same(
+        bits(x),
+        bits(Float32Array.from(
+          rowsOfAll.flatMap((row, r) => expected[r]!.map((i) => row[i]!)),
+        )),
       );
     });
   },

@@ -14,6 +14,7 @@ import {
   route,
   softmax,
   sum,
+  topK,
   upTo,
 } from "../compiler/mod.ts";
 import { TUNING } from "../engine/tuning.ts";
@@ -57,7 +58,13 @@ const bits: Case = {
     x: waves(40, 5),
     who: [1],
   }],
-  model: model({ token: upTo(9), embed: 40, ffn: 37, expert: 5 }, (m) => {
+  model: model({
+    token: upTo(9),
+    embed: 40,
+    ffn: 37,
+    expert: 5,
+    vocab: 2100,
+  }, (m) => {
     const x = m.input("x", "token embed");
     const normed = rmsNorm(x, m.param("first", "embed"), "embed");
     const logits = dot(normed, m.param("router", "expert embed"), "embed");
@@ -88,10 +95,17 @@ const bits: Case = {
       m.param("after", "ffn embed"),
       "embed",
     );
+    const best = topK(m.param("vocab", "vocab"), {
+      over: "vocab",
+      k: 40,
+      axis: "best",
+    });
     return {
       y,
       z,
       after,
+      best: best.values,
+      ids: best.indices,
       all: softmax(after, "ffn"),
       total: sum(after, "ffn"),
     };

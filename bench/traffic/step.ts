@@ -81,6 +81,8 @@ export interface CountStepOptions {
   readonly workload: Required<Pick<Workload, "tokens" | "sequences" | "past">>;
   /** Iterations of an innermost loop whose loads the driver keeps in flight. */
   readonly unroll: number;
+  /** Number of best next tokens that the device selects. Default: 1. */
+  readonly candidates?: number;
 }
 
 /** Bounds of the plan beyond the step: tokens of a prefill step, and free positions of the KV cache. */
@@ -88,7 +90,7 @@ const PREFILL = 512, ROOM = 8;
 
 /** Counts a step. Throws DataError if the target has no configuration, or if the workload exceeds the plan. */
 export async function countStep(
-  { config, gpu, mesh, workload, unroll }: CountStepOptions,
+  { config, gpu, mesh, workload, unroll, candidates = 1 }: CountStepOptions,
 ): Promise<StepTraffic> {
   const files = nodeFiles();
   const target = await loadTarget(config, files, { withoutWeights: true });
@@ -104,6 +106,7 @@ export async function countStep(
     {
       machine: gpu.machine,
       mesh,
+      next: { candidates },
       bounds: {
         maxTokens: Math.max(tokens, PREFILL),
         maxSequences: sequences,

@@ -1,10 +1,22 @@
 /**
- * The k largest of rows, such as logits of a vocabulary, with one workgroup per row. Each lane has the best of its own
- * part of the row; the best of all lanes is selected, and only its lane searches the next one.
+ * The k largest of rows, such as logits of a vocabulary. With one workgroup per row, each lane has the best of its own part
+ * of the row; the best of all lanes is selected, and only its lane searches the next one. For wide devices, workgroups sort
+ * parts of a row, and further launches the best of these parts (Batcher, "Sorting networks and their applications", 1968).
+ * The order is total, so that the result does not depend on the parts.
  */
 
-import type { Expr, Kernel } from "./kernel.ts";
-import { bindings, GROUP_XY, kernelOf, wgsl } from "./kernel.ts";
+import type { Size } from "../../spec/size.ts";
+import type { Expr, Grid, Kernel } from "./kernel.ts";
+import {
+  bindings,
+  foldGrid,
+  GROUP_XY,
+  GROUP_YZ,
+  kernelOf,
+  SHARED_WORDS,
+  wgsl,
+} from "./kernel.ts";
+import { orderKey } from "./pieces/order_key.ts";
 import { lanesOf } from "./rows.ts";
 
 /** The k largest of each row. Its grid is `rowsGrid(rows)`. */
@@ -83,6 +95,104 @@ export function topK({ name, rows, count, k }: TopKOptions): Kernel {
             last_value = lane_value;
             look = 1;
           }
+        }
+      }`,
+  });
+}
+
+/** Elements that a workgroup sorts: a key and a location each. */
+const SORTED = SHARED_WORDS / 2, LANES = 256;
+
+/** Maximum k of `topKPart`: two parts have fewer than half as many candidates as elements. */
+export const MAX_SORTED_K = SORTED / 4;
+
+/** A launch that replaces the elements of rows by the best of their parts. */
+export interface TopKPartOptions extends TopKOptions {
+  /** Elements are candidates of an earlier launch with indices, in parts that are in order. Default: false. */
+  readonly indexed?: boolean;
+}
+
+/** The parts of rows of `count` elements. */
+export function topKParts(count: number): number {
+  return Math.ceil(count / SORTED);
+}
+
+/** A workgroup for each part of each row. */
+export function topKGrid(count: number, rows: Size): Grid {
+  return [topKParts(count), ...foldGrid(rows)];
+}
+
+/**
+ * Values and indices of the k largest of each part, ordered as by `topK`. Each part has at least k elements. With one
+ * part: the k largest of each row.
+ */
+export function topKPart(o: TopKPartOptions): Kernel {
+  const { count, k, indexed = false } = o;
+  const parts = topKParts(count);
+  const each = Math.floor(count / parts);
+  const longer = count % parts;
+  const levels = Math.max(1, Math.ceil(Math.log2(each + Math.min(1, longer))));
+  const size = 2 ** levels;
+  const lanes = Math.min(LANES, size / 2);
+  return kernelOf({
+    name: o.name,
+    workgroupSize: lanes,
+    bindings: bindings(
+      {
+        x: "f32 [row, count]",
+        ...indexed ? { candidates: "i32 [row, count]" } : {},
+      },
+      { values: "f32 [row, part, k]", indices: "i32 [row, part, k]" },
+    ),
+    body: wgsl`
+      // The order of elements, the largest first, and their locations in the part.
+      var<workgroup> keys: array<u32, ${size}>;
+      var<workgroup> places: array<u32, ${size}>;
+
+      let row = ${GROUP_YZ};
+      if (row < ${o.rows}) {
+        let start = group.x * ${each} + min(group.x, ${longer});
+        let length = ${each}u + select(0u, 1, group.x < ${longer});
+        let first = row * ${count} + start;
+        for (var e = lane; e < ${size}; e += ${lanes}) {
+          // After all elements.
+          var key = 0xffffffffu;
+          if (e < length) {
+            let value = x[first + e];
+            key = ${orderKey("value")} ^ 0xffffffff;
+          }
+          keys[e] = key;
+          places[e] = e;
+        }
+        workgroupBarrier();
+        for (var level = 0u; level < ${levels}; level++) {
+          for (var turn = 0u; turn < level + 1; turn++) {
+            let apart = 1u << (level - turn);
+            for (var pair = lane; pair < ${size / 2}; pair += ${lanes}) {
+              let low = pair / apart * apart * 2 + pair % apart;
+              let high = low + apart;
+              let key = keys[low];
+              let other = keys[high];
+              let place = places[low];
+              let other_place = places[high];
+              let sorted = key < other || (key == other && place < other_place);
+              if (sorted == (((low >> level) & 2) != 0)) {
+                keys[low] = other;
+                keys[high] = key;
+                places[low] = other_place;
+                places[high] = place;
+              }
+            }
+            workgroupBarrier();
+          }
+        }
+        let at = (row * ${parts} + group.x) * ${k};
+        for (var j = lane; j < ${k}; j += ${lanes}) {
+          let place = min(places[j], length - 1);
+          values[at + j] = x[first + place];
+          indices[at + j] = ${
+      indexed ? wgsl`candidates[first + place]` : wgsl`i32(start + place)`
+    };
         }
       }`,
   });

@@ -25,7 +25,12 @@ import {
   segmentCells,
   segmentSum,
 } from "../../compiler/kernels/segment_sum.ts";
-import { topK } from "../../compiler/kernels/top_k.ts";
+import {
+  topK,
+  topKGrid,
+  topKPart,
+  topKParts,
+} from "../../compiler/kernels/top_k.ts";
 import { add, load, local, mul, store, u32 } from "../../spec/kernel/build.ts";
 import type { Launch } from "./launch_faults.ts";
 import { waves } from "./waves.ts";
@@ -166,6 +171,27 @@ export function* ofTopK(): Generator<Launch> {
             lengths: [rows],
           },
           stores: { values: rows * k, indices: rows * k },
+        };
+      }
+    }
+  }
+}
+
+export function* ofTopKPart(): Generator<Launch> {
+  for (const count of [1, 7, 64, 2049]) {
+    for (const k of [1, 5].filter((k) => k <= count)) {
+      for (const indexed of [false, true]) {
+        const rows = 2;
+        const stored = rows * topKParts(count) * k;
+        yield {
+          kernel: topKPart({ name, rows: lengthAt(0), count, k, indexed }),
+          grid: topKGrid(count, rows),
+          reads: {
+            x: waves(rows * count).map((x) => Math.round(2 * x)),
+            candidates: waves(rows * count).map((_, i) => i),
+            lengths: [rows],
+          },
+          stores: { values: stored, indices: stored },
         };
       }
     }

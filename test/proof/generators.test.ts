@@ -58,6 +58,7 @@ const CASES: { readonly [generator: string]: () => Iterable<Launch> } = {
   softmax: sums.ofSoftmax,
   sortRuns: routing.ofSortRuns,
   topK: sums.ofTopK,
+  topKPart: sums.ofTopKPart,
 };
 
 t.test("every generator of compiler/kernels has cases", (t) => {

@@ -15,7 +15,13 @@ import { marks } from "../../kernels/capacity.ts";
 import { router, type RouterOptions } from "../../kernels/router.ts";
 import { comparesExperts, routerByLanes } from "../../kernels/router_lanes.ts";
 import { rowsGrid } from "../../kernels/rows.ts";
-import { topK } from "../../kernels/top_k.ts";
+import {
+  MAX_SORTED_K,
+  topK,
+  topKGrid,
+  topKPart,
+  topKParts,
+} from "../../kernels/top_k.ts";
 import { groupLength, lowerCapacity } from "./capacity.ts";
 import { addLaunch, addScratch, type Lowering, sizeOf } from "./context.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
@@ -98,10 +104,21 @@ export function lowerRoute(lowering: Lowering, node: NodeOf<"route">): void {
   );
 }
 
-/** Whether choices are numbered on this rank before anything else uses them. */
-function isAssignedNext({ model }: Lowering, route: Node): boolean {
-  const [user] = usersOf(model.graph).get(route) ?? [];
-  return user?.primitive === "assign" && user.params.local;
+/** Whether choices are numbered on this rank before a step reads them. Parts of a routing are read by their users. */
+function isAssignedNext({ model: { graph } }: Lowering, route: Node): boolean {
+  const users = usersOf(graph).get(route) ?? [];
+  const assign = users.find(({ primitive }) => primitive === "assign");
+  if (assign?.primitive !== "assign" || !assign.params.local) return false;
+  const { nodes } = graph;
+  const at = nodes.indexOf(route);
+  return nodes.slice(at + 1, nodes.indexOf(assign, at)).every((node) =>
+    node.primitive === "tupleElement"
+      ? node.inputs[0] !== route || !isMark(node.params.field)
+      : !node.inputs.some((input) =>
+        input === route ||
+        input.primitive === "tupleElement" && input.inputs[0] === route
+      )
+  );
 }
 
 /** The buffers of a router's operands by name. */
@@ -135,27 +152,42 @@ export function lowerTopK(lowering: Lowering, node: NodeOf<"topK">): void {
   const axes = [...rows, axis];
   const index = addScratch(lowering, "indices", "i32", axes);
   const weight = addScratch(lowering, "values", storedDType(x.dtype), axes);
-  const count = lowering.placed.axes[over]!.size;
-  const options = {
-    name: `topk_${k}`,
-    count,
-    k,
-    rows: tokenCount(lowering, rows),
-  };
-  addLaunch(
-    lowering,
-    node,
-    topK(options),
-    {
-      bindings: {
-        x: rowMajorBuffer(lowering, x, [...rows, over]),
-        values: weight,
-        indices: index,
-      },
-      workgroups: rowsGrid(sizeOf(lowering, rows)),
-    },
-  );
+  let count = lowering.placed.axes[over]!.size;
+  const options = { k, rows: tokenCount(lowering, rows) };
+  const buffer = rowMajorBuffer(lowering, x, [...rows, over]);
+  const size = sizeOf(lowering, rows);
   lowering.values.results.set(node, { index, weight });
+  if (lowering.options.tuning.wideRows !== true || k > MAX_SORTED_K) {
+    const kernel = topK({ ...options, name: `topk_${k}`, count });
+    const bindings = { x: buffer, values: weight, indices: index };
+    return addLaunch(lowering, node, kernel, {
+      bindings,
+      workgroups: rowsGrid(size),
+    });
+  }
+  // The best of the parts become the elements of the next launch.
+  let from = { values: buffer, indices: "" };
+  for (let parts = 0; parts !== 1;) {
+    parts = topKParts(count);
+    const kept = [...rows, { axis: "part candidate", size: parts * k }];
+    const to = parts === 1 ? { values: weight, indices: index } : {
+      values: addScratch(lowering, "part values", "f32", kept),
+      indices: addScratch(lowering, "part indices", "i32", kept),
+    };
+    const indexed = from.indices !== "";
+    const name = `topk_${k}_of_${count}`;
+    addLaunch(
+      lowering,
+      node,
+      topKPart({ ...options, name, count, indexed }),
+      {
+        bindings: { x: from.values, candidates: from.indices, ...to },
+        workgroups: topKGrid(count, size),
+      },
+    );
+    from = to;
+    count = parts * k;
+  }
 }
 
 /** Storage of a part of a routing or topK. Masks of experts are computed on demand. */
