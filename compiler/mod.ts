@@ -9,7 +9,7 @@ export {
   VALIDATE,
 } from "./compile_training.ts";
 export type { CompileOptions, ZeroStage } from "./compile_graph.ts";
-export type { CacheDType, Pages } from "./passes/mod.ts";
+export type { CacheDType, ChoosePages, Pages } from "./passes/mod.ts";
 export {
   compileDocument,
   type DocumentTraining,

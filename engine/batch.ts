@@ -5,6 +5,7 @@
  */
 
 import { DataError } from "../spec/errors.ts";
+import { sum } from "../spec/sum.ts";
 import type { Decoder } from "./decoder.ts";
 import { checkTokens } from "./packing.ts";
 import { penalize } from "./penalties.ts";
@@ -28,6 +29,7 @@ import {
   type Scheduled,
   type Slots,
   type StepTokens,
+  unfedOf,
 } from "./schedule.ts";
 import type { Speculation } from "./speculation/speculation.ts";
 
@@ -143,9 +145,9 @@ export class Batch {
     this.#speculation = speculation;
     // A draft continues the tokens of all earlier steps.
     this.#atOnce = speculation ? 1 : decoder.concurrentRuns;
-    if (speculation && decoder.recurrent) {
+    if (speculation && !decoder.rollsBack) {
       throw new DataError(
-        "Cannot speculate with this model: its recurrent states contain every fed token, so rejected ones cannot be removed. Run it without --speculate",
+        "Cannot speculate with this model: its recurrent states contain every fed token and have no snapshots, so rejected ones cannot be removed. Run it without --speculate",
       );
     }
   }
@@ -267,12 +269,13 @@ export class Batch {
     const total = Math.min(
       maxRows - running,
       // A step has a prompt token, too.
-      maxTokens - 1 - decoding.length,
+      maxTokens - 1 - sum(decoding.map(unfedOf)),
     );
     await this.#speculation.propose(decoding, {
       total,
-      roomOf: ({ slot, sequence: { prompt, tokens, options } }) =>
-        pages && !pages.hasRoom(slot, needed) ? 0 : Math.min(
+      replays: this.#decoder.recurrent,
+      roomOf: ({ slot, sequence: { prompt, tokens, options, replays } }) =>
+        replays || pages && !pages.hasRoom(slot, needed) ? 0 : Math.min(
           options.maxNewTokens - tokens.length - 1,
           maxContext - prompt.length - tokens.length,
         ),
@@ -294,6 +297,7 @@ export class Batch {
       if (sequence.ending || tokens.at(-1) !== draft[i]) break;
     }
     const chosen = tokens.length - before;
+    sequence.replays = false;
     if (draft.length > 0) {
       const isDrafted = tokens.at(-1) === draft[chosen - 1];
       this.#speculation!.verified(sequence, {
@@ -303,6 +307,7 @@ export class Batch {
       sequence.draft = [];
       const fed = sequence.prompt.length + tokens.length - 1;
       sequence.fed = this.#decoder.pages?.keep(slot, fed) ?? fed;
+      sequence.replays = sequence.fed < fed;
     }
     if (sequence.ending) {
       this.#free(slot);

@@ -1,6 +1,6 @@
 /** Bounds of a plan: tokens per step, sequences, positions. */
 
-import type { Pages } from "../compiler/mod.ts";
+import type { ChoosePages, Pages } from "../compiler/mod.ts";
 import type { Bounds } from "../models/mod.ts";
 import { meshRoles, type MeshSizes } from "../spec/mesh.ts";
 import { EXACT } from "../spec/numerics.ts";
@@ -102,6 +102,28 @@ export function choosePages(
   return {
     count: Math.max(max, Math.ceil(maxContext / size)),
     size,
+  };
+}
+
+/** Pages for a series of sequences, by the ranks that share sequences. */
+export function pagesFor(
+  lengths: readonly number[],
+  bounds: Bounds,
+): ChoosePages {
+  return (groupSize, positions) =>
+    choosePages(lengths, { ...bounds, maxContext: positions }, groupSize);
+}
+
+/** Pages with snapshots for the states that speculation holds, one per sequence, besides those of prefixes. */
+export function withHeldStates(
+  pages: Pages | ChoosePages,
+  { maxSequences }: Bounds,
+): ChoosePages {
+  return (groupSize, positions) => {
+    const chosen = typeof pages === "function"
+      ? pages(groupSize, positions)
+      : pages;
+    return { snapshots: 2 * Math.ceil(maxSequences / groupSize), ...chosen };
   };
 }
 

@@ -117,6 +117,8 @@ export class Decoder implements DecoderShape {
   readonly normalizes: boolean;
   readonly gives: DecoderShape["gives"];
   readonly width: (port: Port) => number;
+  /** Whether a sequence can return to the state before the tokens of a step. */
+  readonly rollsBack: boolean;
   /** The model axis of a port's local axis. */
   readonly modelAxis: (axis: string) => string;
   readonly pagesShape: DecoderShape["pagesShape"];
@@ -152,6 +154,7 @@ export class Decoder implements DecoderShape {
     this.experts = shape.experts;
     this.choices = shape.choices;
     this.recurrent = shape.recurrent;
+    this.rollsBack = !shape.recurrent || shape.pagesShape?.rows !== undefined;
     this.normalizes = shape.normalizes;
     this.gives = shape.gives;
     this.width = shape.width;

@@ -31,9 +31,10 @@ import { STRATEGY_NAMES } from "../spec/strategies.ts";
 import { MAX_RANKS } from "../spec/limits.ts";
 import {
   chooseBounds,
-  choosePages,
   defaultBounds,
   type Need,
+  pagesFor,
+  withHeldStates,
 } from "./bounds.ts";
 import { assertCompiled, compileDocumented } from "./compiled_from.ts";
 import { listWeightFiles } from "./checkpoint.ts";
@@ -464,15 +465,14 @@ function boundsOf(
 /** Caches are paged if the lengths of sequences are known. */
 function pagesOf(
   target: Target,
-  { need, pages, ...options }: PlanOptions,
+  options: PlanOptions,
 ): Pick<CompileOptions, "pages"> {
-  if (pages || !need?.lengths || !isPublished(target)) return {};
-  const { lengths } = need;
-  const bounds = boundsOf(target, { need, ...options });
-  return {
-    pages: (groupSize, positions) =>
-      choosePages(lengths, { ...bounds, maxContext: positions }, groupSize),
-  };
+  const { need: { lengths } = {}, pages, next } = options;
+  if (!pages && !lengths || !isPublished(target)) return {};
+  const bounds = boundsOf(target, options);
+  const chosen = pages ?? pagesFor(lengths!, bounds);
+  const holds = (next?.perSequence ?? 1) > 1;
+  return { pages: holds ? withHeldStates(chosen, bounds) : chosen };
 }
 
 async function weightFiles(

@@ -249,6 +249,13 @@ export class PageTable {
     this.#rows!.take(sequence, blocks[position / this.size - 1]!);
   }
 
+  /**
+   * Holds the recurrent state of a sequence, so that `keep` can return to it. Returns false if there is no row for it.
+   */
+  hold(sequence: number): boolean {
+    return this.#rows?.hold(sequence) ?? true;
+  }
+
   /** The next blocks that other sequences have filled with the coming tokens, and these tokens. */
   #find(
     sequence: number,
@@ -347,7 +354,8 @@ export class PageTable {
     const { blocks } = this.#sequences[sequence]!;
     const last = blocks.slice(0, Math.floor(max / this.size))
       .findLastIndex(({ row }) => row !== undefined);
-    return (last + 1) * this.size;
+    const held = this.#rows!.held(sequence);
+    return Math.max((last + 1) * this.size, held <= max ? held : 0);
   }
 
   #poolOf(sequence: number): Pool {

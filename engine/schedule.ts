@@ -14,6 +14,8 @@ export interface Scheduled {
   draft?: readonly number[];
   /** Number of fed tokens, of the prompt, new ones and drafted ones. */
   fed: number;
+  /** Whether accepted tokens are fed again, because a recurrent state was rolled back. Default: false. */
+  replays?: boolean;
 }
 
 /** Sequences by cache slot. */
@@ -82,12 +84,15 @@ export function nextStep<S extends Scheduled>(
   }
   const fresh = live.filter(isFresh);
   const room = fresh.length > 0 ? Math.max(1, max - 1) : max;
+  let left = room;
   const grown = live.filter((one) => !isFresh(one))
     .sort((a, b) => a.sequence.tokens.length - b.sequence.tokens.length)
-    .slice(0, Math.min(room, decoding))
+    .filter((one) => (left -= unfedOf(one)) >= 0)
+    .slice(0, decoding)
     .sort((a, b) => a.sequence.index - b.sequence.index);
   for (const one of grown) {
-    while (isRunning(state, one) && !take(state, one, step)) {
+    while (isRunning(state, one) && unfedOf(one) > 0) {
+      if (take(state, one, step)) continue;
       if (!preempts) break;
       preempt(state, lastOf(state, one.slot));
     }
@@ -97,7 +102,7 @@ export function nextStep<S extends Scheduled>(
   for (const one of fresh.filter((one) => isRunning(state, one))) {
     const { slot, sequence } = one;
     const first = step.taken.length;
-    while (isUnfed(one) && step.taken.length < max) {
+    while (unfedOf(one) > 0 && step.taken.length < max) {
       if (state.pages?.isDue(slot, sequence.fed, lengthOf(sequence))) {
         if (step.taken.length > first) break;
         state.pages.snapshot(slot, sequence.fed);
@@ -144,7 +149,7 @@ function liveOf({ slots }: BatchState<Scheduled>): Live[] {
   ).sort((a, b) => a.sequence.index - b.sequence.index);
 }
 
-/** Sequences of which only the last token is to be fed, a new one, oldest first. */
+/** Sequences of which only the last token is to be fed, a new one, and replayed ones, oldest first. */
 export function decodingOf<S extends Scheduled>(
   { slots }: BatchState<S>,
 ): { readonly slot: number; readonly sequence: S }[] {
@@ -156,12 +161,16 @@ export function decodingOf<S extends Scheduled>(
 }
 
 /** Whether a sequence has prompt tokens, or recomputed ones, to feed. */
-function isFresh({ sequence: { prompt, tokens, fed } }: Live): boolean {
-  return fed < prompt.length + Math.max(0, tokens.length - 1);
+function isFresh({ sequence }: Live): boolean {
+  const { prompt, tokens, fed, replays } = sequence;
+  return !replays && fed < prompt.length + Math.max(0, tokens.length - 1);
 }
 
-function isUnfed({ sequence }: Live): boolean {
-  return sequence.fed < lengthOf(sequence);
+/** Number of tokens to feed, without a draft. */
+export function unfedOf(
+  { sequence }: { readonly sequence: Scheduled },
+): number {
+  return Math.max(0, lengthOf(sequence) - sequence.fed);
 }
 
 function lengthOf({ prompt, tokens }: Scheduled): number {
@@ -191,13 +200,15 @@ function take(
   return true;
 }
 
-/** Adds the draft of a sequence to the step, as far as there are free pages. */
+/** Adds the draft of a sequence to the step, as far as there are free pages. A recurrent state is held. */
 function takeDraft(
   { pages }: BatchState<Scheduled>,
   { slot, sequence }: Live,
   { taken, ends }: Step,
 ): void {
-  const { draft = [] } = sequence;
+  const draft = sequence.draft?.length && (pages?.hold(slot) ?? true)
+    ? sequence.draft
+    : [];
   let count = 0;
   for (const id of draft) {
     const at = sequence.fed;
@@ -248,6 +259,7 @@ function preempt<S extends Scheduled>(
   const sequence = slots[slot]!;
   sequence.fed = pages?.keep(slot, 0) ?? 0;
   sequence.draft = [];
+  sequence.replays = false;
   slots[slot] = undefined;
   waiting.unshift(sequence);
 }

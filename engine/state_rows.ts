@@ -1,6 +1,7 @@
 /**
  * Rows of recurrent states and their snapshots. A snapshot is the state after the last position of a block: the row
- * that a sequence has written becomes the snapshot, and the sequence continues in another row. Nothing is copied.
+ * that a sequence has written becomes the snapshot, and the sequence continues in another row. Nothing is copied. In
+ * the same way, a sequence holds its state while drafted tokens are verified.
  */
 
 import type { HostTensor } from "../runtime/mod.ts";
@@ -23,6 +24,8 @@ interface State {
   from: number;
   /** Number of positions in its state. */
   positions: number;
+  /** An earlier state that it can return to. */
+  held?: { readonly row: number; readonly positions: number } | undefined;
 }
 
 /** The rows of one group rank. */
@@ -76,23 +79,61 @@ export class StateRows {
     });
   }
 
-  /** Continues a sequence from the snapshot after a number of positions; without positions, from its start. */
+  /**
+   * Continues a sequence from the held state or the snapshot after a number of positions; without positions, from its
+   * start.
+   */
   resume(sequence: number, positions: number, block?: Snapshotted): void {
     const state = this.#states[sequence]!;
-    state.from = block?.row ?? state.writeRow;
+    const isHeld = positions > 0 && state.held?.positions === positions;
+    if (!isHeld) this.#release(sequence);
+    state.from = isHeld ? state.held!.row : block?.row ?? state.writeRow;
     state.positions = positions;
+  }
+
+  /**
+   * Holds the state of a sequence, which then writes another row. Returns false if there is no free row, or if the
+   * state is a snapshot.
+   */
+  hold(sequence: number): boolean {
+    const state = this.#states[sequence]!;
+    if (state.from !== state.writeRow) return false;
+    this.#release(sequence);
+    const row = this.#take(sequence);
+    if (row === undefined) return false;
+    state.held = { row: state.writeRow, positions: state.positions };
+    state.writeRow = row;
+    return true;
+  }
+
+  /** Number of positions in the held state of a sequence; 0 without one. */
+  held(sequence: number): number {
+    return this.#states[sequence]!.held?.positions ?? 0;
+  }
+
+  /** Frees the held state of a sequence. */
+  #release(sequence: number): void {
+    const state = this.#states[sequence]!;
+    if (!state.held) return;
+    this.#pools[this.#owners[sequence]!]!.free.push(state.held.row);
+    state.held = undefined;
+  }
+
+  /** A free row of the rank of a sequence, perhaps that of an evicted snapshot. */
+  #take(sequence: number): number | undefined {
+    const pool = this.#pools[this.#owners[sequence]!]!;
+    if (pool.free.length === 0) this.#evict(pool);
+    return pool.free.pop();
   }
 
   /** Makes the state of a sequence the snapshot of a block. Without a free row, evicts one, or takes no snapshot. */
   take(sequence: number, block: Snapshotted): void {
     delete block.takenBy;
     const state = this.#states[sequence]!;
-    const pool = this.#pools[this.#owners[sequence]!]!;
-    if (pool.free.length === 0) this.#evict(pool);
-    const row = pool.free.pop();
+    const row = this.#take(sequence);
     if (row === undefined) return;
     block.row = state.writeRow;
-    pool.blocks.add(block);
+    this.#pools[this.#owners[sequence]!]!.blocks.add(block);
     state.writeRow = row;
   }
 

@@ -40,7 +40,7 @@ export async function replaySequences(
   recorded: readonly ReceiptSequence[],
 ): Promise<string[]> {
   const known = new Map(recorded.map((one) => [one.prompt, one.tokens]));
-  const speculation = decoder.recurrent ? undefined : new Speculation({
+  const speculation = !decoder.rollsBack ? undefined : new Speculation({
     max: TOGETHER - 1,
     drafter: {
       kindOf: () => ({ name: "recorded", assumed: 1 }),

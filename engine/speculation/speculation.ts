@@ -138,9 +138,11 @@ export class Speculation {
   /** Sets the drafts of decoding sequences: at most `roomOf` tokens of each, and `total` of all. */
   async propose<S extends { readonly sequence: Drafted }>(
     sequences: readonly S[],
-    { roomOf, total }: {
+    { roomOf, total, replays }: {
       readonly roomOf: (one: S) => number;
       readonly total: number;
+      /** Whether the accepted tokens of a draft are fed again if another one is rejected. */
+      readonly replays: boolean;
     },
   ): Promise<void> {
     const drafting: Drafting[] = [];
@@ -158,7 +160,11 @@ export class Speculation {
       drafting.push({ sequence, kind, max, log: Math.log(each), each });
     }
     if (drafting.length === 0) return;
-    const counts = this.#worth(drafting, sequences.length, total);
+    const counts = this.#worth(drafting, {
+      sequences: sequences.length,
+      total,
+      replays,
+    });
     const wanted = drafting.flatMap(({ sequence, kind }, i) => {
       if (counts[i]! > 0) {
         this.#kinds.set(sequence, kind);
@@ -200,32 +206,38 @@ export class Speculation {
    */
   #worth(
     drafting: readonly Drafting[],
-    sequences: number,
-    total: number,
+    { sequences, total, replays }: {
+      readonly sequences: number;
+      readonly total: number;
+      readonly replays: boolean;
+    },
   ): readonly number[] {
     const draftMs = this.#cost.isMeasured ? this.#draftMs : 0;
     let best = new Array<number>(drafting.length).fill(0);
     let min = this.#cost.of(sequences) * WORTH / sequences;
     let before = 0;
     for (const logarithm of LOGARITHMS) {
-      let [left, tokens] = [total, sequences];
+      let [left, tokens, replayed] = [total, sequences, 0];
       const counts: number[] = [];
       for (const { max, log, each } of drafting) {
         const likely = Math.floor(logarithm / log);
         const count = Math.max(0, Math.min(max, left, likely));
         counts.push(count);
         left -= count;
-        let accepted = 1;
+        let [accepted, more] = [1, 0];
         for (let n = 0; n < count; n++) {
           accepted *= each;
-          tokens += accepted;
+          more += accepted;
         }
+        tokens += more;
+        if (replays && count > 0) replayed += (1 - accepted) * (1 + more);
       }
       const fed = total - left;
       // As many drafts as for the previous probability, and none of them likelier.
       if (fed === before) continue;
       before = fed;
-      const ms = this.#cost.of(sequences + fed) + fed * draftMs;
+      const ms = this.#cost.of(sequences + fed) + fed * draftMs +
+        this.#cost.of(sequences + replayed) - this.#cost.of(sequences);
       if (ms / tokens > min) continue;
       min = ms / tokens;
       best = counts;
