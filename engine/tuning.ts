@@ -37,7 +37,13 @@ const PANELS: MatmulTile = {
  * that enough loads are in flight on every core. Every WebGPU device has 256 lanes and 16 KiB of workgroup memory; the
  * sums of 4 rows fill that memory.
  */
-const WIDE: MatmulTile = { rows: 4, columns: 4, lanes: 256, split: 64 };
+const WIDE: MatmulTile = {
+  rows: 4,
+  columns: 4,
+  lanes: 256,
+  split: 64,
+  right: "vector",
+};
 
 /** Dtypes of weights that can keep the layout of their files. */
 const FILED = ["f32", "bf16", "f16", ...PACKED_DTYPES] as const;

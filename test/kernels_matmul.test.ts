@@ -32,7 +32,7 @@ import { isInTurn, repeatWith } from "./helpers/seed.ts";
 const VARIANTS: readonly MatmulTile[] = [
   { rows: 4, columns: 4, lanes: 32, left: "workgroup" },
   { rows: 2, columns: 2, lanes: 32, split: 4 },
-  { rows: 1, columns: 4, lanes: 32, split: 8 },
+  { rows: 1, columns: 4, lanes: 32, split: 8, right: "vector" },
   { rows: 2, columns: 2, lanes: 16, split: 2, left: "workgroup" },
   { rows: 3, columns: 2, lanes: 12, split: 3 },
   { rows: 4, columns: 4, lanes: 8, right: "vector" },

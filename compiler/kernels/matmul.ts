@@ -13,13 +13,9 @@ import type { Kernel, KernelText, Stmt } from "./kernel.ts";
 import { expr, GROUP_XZ, local, madeOnce, makeKernel, wgsl } from "./kernel.ts";
 import { type MatmulResult, sumsOfTeams } from "./matmul_blocks.ts";
 import { type Left, leftOf, u } from "./matmul_left.ts";
-import {
-  columnsAndWeights,
-  indicesOfTerms,
-  rightAt,
-  scalesOfBlock,
-  termsOf,
-} from "./matmul_right.ts";
+import { columnsAndWeights } from "./matmul_columns.ts";
+import { indicesOfTerms, rightAt, termsOf } from "./matmul_right.ts";
+import { scalesOfBlock } from "./matmul_scales.ts";
 import { beginWords, nextTerms, termsAtOnce } from "./matmul_words.ts";
 import { sumsByPanels } from "./matmul_panels.ts";
 import type { MatmulOptions } from "./matmul_options.ts";

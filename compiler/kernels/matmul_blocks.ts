@@ -7,7 +7,7 @@ import { f32 } from "../../spec/kernel/build.ts";
 import type { Expr, Hole, KernelText, Statements, Stmt } from "./kernel.ts";
 import { expr, wgsl } from "./kernel.ts";
 import { guarded, type Left, u } from "./matmul_left.ts";
-import { unitOf } from "./matmul_right.ts";
+import { unitOf } from "./matmul_columns.ts";
 import type { MatmulOptions } from "./matmul_options.ts";
 import { teamsOf } from "../tuning/lanes.ts";
 import type { SumBlocks } from "../tuning/tile.ts";
@@ -88,12 +88,12 @@ export function sumsOfTeams(
     o.weights.map((_, i) =>
       wgsl`@unroll (r < ${rows}, c < ${columns}) { ${text(i)} }`
     );
-  const products = (start: KernelText, { count, each }: {
-    readonly count: number;
+  const products = (start: KernelText, { turns, each }: {
+    readonly turns: Hole;
     readonly each: number;
   }) =>
-    count > 0 && wgsl`
-    for (var part = 0u; part < ${count / each}; part++) {
+    wgsl`
+    for (var part = 0u; part < ${turns}; part++) {
       let k = ${start} + part * ${each};
       ${add(each)}
     }`;
@@ -101,8 +101,14 @@ export function sumsOfTeams(
     const rest = count % terms;
     const whole = count - rest;
     return wgsl`
-      ${products(wgsl`block_start`, { count: whole, each: terms })}
-      ${products(wgsl`block_start + ${whole}`, { count: rest, each: rest })}`;
+      ${
+      whole > 0 &&
+      products(wgsl`block_start`, { turns: whole / terms, each: terms })
+    }
+      ${
+      rest > 0 &&
+      products(wgsl`block_start + ${whole}`, { turns: 1, each: rest })
+    }`;
   };
   const isLast = wgsl`block_at % ${blocks.ofSegment} == ${
     blocks.ofSegment - 1
@@ -119,6 +125,12 @@ export function sumsOfTeams(
     ${
     last === length
       ? ofBlock(length)
+      : last % terms === 0 && length % terms === 0
+      // Blocks of one warp have one loop.
+      ? products(wgsl`block_start`, {
+        turns: wgsl`select(${length / terms}u, ${last / terms}, ${isLast})`,
+        each: terms,
+      })
       : wgsl`if (${isLast}) { ${ofBlock(last)} } else { ${ofBlock(length)} }`
   }
     ${

@@ -9,12 +9,8 @@ import { invariant } from "../../spec/errors.ts";
 import { add as plus, f32 } from "../../spec/kernel/build.ts";
 import type { KernelText, Statements } from "./kernel.ts";
 import { expr, local, wgsl } from "./kernel.ts";
-import {
-  indicesOfTerms,
-  rightAt,
-  scalesOfBlock,
-  termsOf,
-} from "./matmul_right.ts";
+import { indicesOfTerms, rightAt, termsOf } from "./matmul_right.ts";
+import { scalesOfBlock } from "./matmul_scales.ts";
 import { blocksInPanel, teamsOf } from "../tuning/lanes.ts";
 import { equalBlocks } from "../tuning/tile.ts";
 import type { MatmulOptions } from "./matmul_options.ts";

@@ -12,16 +12,14 @@ import { local, wgsl } from "./kernel.ts";
 import type { MatmulOptions } from "./matmul_options.ts";
 import {
   codesAt,
-  perScaleOf,
   rightAt,
-  scaleOf,
-  scalesInBlock,
   SINGLE,
   type Term,
   termAt,
   valuesAt,
   wordsAt,
 } from "./matmul_right.ts";
+import { perScaleOf, scaleOf, scalesInBlock } from "./matmul_scales.ts";
 import { decoderOf, perWord } from "./pieces/decode.ts";
 import { range } from "./pieces/numbers.ts";
 
@@ -47,8 +45,13 @@ export function termsAtOnce(o: MatmulOptions): number {
   const each = sum(
     o.weights.map(({ stored }) => o.tile.columns / perWord(stored)),
   );
-  const count = 2 ** Math.floor(Math.log2(WORDS_AT_ONCE / each));
-  return Math.max(inWord, Math.min(count, length));
+  let count = Math.min(
+    2 ** Math.floor(Math.log2(WORDS_AT_ONCE / each)),
+    length,
+  );
+  // Short blocks are whole iterations of the same loop.
+  while (count > inWord && last % count > 0) count /= 2;
+  return Math.max(inWord, count);
 }
 
 /** The products of `count` consecutive indices from `k`, whole words of them. */

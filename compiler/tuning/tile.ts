@@ -131,7 +131,7 @@ export function tileTaken(o: Omit<TiledMatmul, "columns">): MatmulTile {
 export function sharesAnyBlocks(
   { split = 1, left, right = "scalar" }: MatmulTile,
 ): boolean {
-  return split > 1 && left !== "workgroup" && right === "scalar";
+  return split > 1 && left !== "workgroup" && right !== "workgroup";
 }
 
 /**

@@ -90,9 +90,12 @@ const FP4_WORD: WordDecoder = {
     workgroupBarrier();`,
   elements: (word, names) =>
     wgsl`${
-      names.map((name, n) =>
-        wgsl`let ${name} = fp4_values[(${word} >> ${4 * n}u) & 15];`
-      )
+      names.map((name, n) => {
+        const code = n === 0 ? word : wgsl`(${word} >> ${4 * n}u)`;
+        // Nothing is above the last code of a word.
+        const low = n === 7 ? code : wgsl`${code} & 15`;
+        return wgsl`let ${name} = fp4_values[${low}];`;
+      })
     }`,
 };
 

@@ -1,0 +1,197 @@
+/** The scales of packed weights of a matrix multiplication. */
+
+import { type PackedDType, packingOf } from "../../spec/packed.ts";
+import { loadStored } from "../../spec/kernel/build.ts";
+import { register } from "../../spec/kernel/registers.ts";
+import { EXACT } from "../../spec/numerics.ts";
+import { sumBlocks } from "../tuning/tile.ts";
+import type { Expr, KernelText } from "./kernel.ts";
+import { expr, local, wgsl } from "./kernel.ts";
+import { termCount, widthOf } from "./matmul_columns.ts";
+import type { MatmulOptions } from "./matmul_options.ts";
+import { decoderOf } from "./pieces/decode.ts";
+import { range } from "./pieces/numbers.ts";
+
+const K = local("k", "u32");
+
+/** Elements along k that share a scale of weight i. */
+export function perScaleOf(o: MatmulOptions, i: number): number {
+  return packingOf(o.weights[i]!.stored)!.perScale ?? Number(o.k);
+}
+
+/** Elements between consecutive scales of a column. */
+function scalesApart(o: MatmulOptions, i: number): number {
+  const { inside, rowStride } = o.weights[i]!;
+  return inside === "k" ? 1 : rowStride;
+}
+
+/** Scales of a column in one block of a sum, which are loaded once per block: 1, or 2 if groups start within blocks. 0: more. */
+export function scalesInBlock(o: MatmulOptions, i: number): 0 | 1 | 2 {
+  const perScale = perScaleOf(o, i);
+  if (perScale === Number(o.k)) return 1;
+  const { length = EXACT.block, ofSegment = 1 } = sumBlocks(o) ?? {};
+  if (perScale < length) return 0;
+  const segment = Number(o.k) / (o.segments ?? 1);
+  const starts = ofSegment === 1 ? [segment] : [segment, length];
+  // Without segments, blocks start at multiples of their length.
+  const aligned = (o.segments ?? 1) === 1
+    ? perScale % length === 0
+    : starts.every((start) => start % perScale === 0 || perScale % start === 0);
+  return aligned ? 1 : 2;
+}
+
+/**
+ * Declares factor<g>_<i>[c] and offset<g>_<i>[c] of each scale of the block of a sum that starts at index `start`, and
+ * boundary_<i>, the first index with the second scale; nothing if they are loaded in every iteration.
+ */
+export function scalesOfBlock(
+  o: MatmulOptions,
+  i: number,
+  { columns = range(o.tile.columns), start }: {
+    readonly columns?: readonly number[];
+    readonly start: KernelText;
+  },
+): readonly KernelText[] {
+  const count = o.weights[i]!.scales === undefined ? 0 : scalesInBlock(o, i);
+  if (count === 0) return [];
+  const perScale = perScaleOf(o, i);
+  if (perScale === Number(o.k)) {
+    return columns.map((column) => {
+      const at = register(`scale${i}`, [column], "u32");
+      return scaleAt(o, { i, column, group: 0, at });
+    });
+  }
+  const apart = scalesApart(o, i);
+  const last = Number(o.k) / perScale - 1;
+  const group = (g: number) =>
+    g === 0 ? wgsl`group_${i}` : wgsl`min(group_${i} + 1, ${last})`;
+  return [
+    wgsl`let group_${i} = (${start}) >> ${Math.log2(perScale)}u;`,
+    ...count === 1
+      ? []
+      : [wgsl`let boundary_${i} = (group_${i} + 1) * ${perScale};`],
+    ...columns.flatMap((column) =>
+      range(count).map((g) => {
+        const word = sharesScaleWords(o, i) && wordOfScale(g, i, column);
+        const at = register(`scale_at${g}_${i}`, [column], "u32");
+        const declared = wgsl`
+      let scale_at${g}_${i}[${column}] = scale${i}[${column}] + ${
+          group(g)
+        } * ${apart};`;
+        if (!word) {
+          return wgsl`${declared} ${scaleAt(o, { i, column, group: g, at })}`;
+        }
+        const begins = column % BYTES === 0 && wgsl`
+      ${declared}
+      let scale_word${g}_${i}[${column}] = ${o.weights[i]!
+          .scales!}[${at} >> 2u];`;
+        return wgsl`${begins} ${
+          factorOf(o, { i, column, group: g, stored: word })
+        }`;
+      })
+    ),
+  ];
+}
+
+/** Scales of one byte in a word. */
+const BYTES = 4;
+
+/** Whether the columns of a vector load share words of one-byte scales. */
+function sharesScaleWords(o: MatmulOptions, i: number): boolean {
+  const { stored, inside, rowStride } = o.weights[i]!;
+  return packingOf(stored)?.scale === "u8" && inside !== "k" &&
+    widthOf(o) === BYTES && rowStride % BYTES === 0;
+}
+
+/** The byte of a column's scale, in the lowest bits of a word. */
+function wordOfScale(group: number, i: number, column: number): Expr {
+  const n = column % BYTES;
+  const word = register(`scale_word${group}_${i}`, [column - n], "u32");
+  const bits = n === 0 ? word : expr`${word} >> ${8 * n}u`;
+  return expr`${bits} & 255`;
+}
+
+/** The factor or offset of an element at index `k`, or at term `n` of an iteration that starts there. */
+export function scaleOf(
+  o: MatmulOptions,
+  part: "factor" | "offset",
+  { i, column, k, n = 0 }: {
+    readonly i: number;
+    readonly column: number;
+    readonly k: Expr;
+    readonly n?: number;
+  },
+): Expr {
+  const of = (group: number) => register(`${part}${group}_${i}`, [column]);
+  const count = scalesInBlock(o, i);
+  if (count === 0) return of(Math.floor(n / perScaleOf(o, i)));
+  return count === 1
+    ? of(0)
+    : expr`select(${of(0)}, ${of(1)}, ${k} >= ${
+      local(`boundary_${i}`, "u32")
+    })`;
+}
+
+/** Declares factor<g>_<i>[column] and offset<g>_<i>[column] for each scale of iteration `k`. */
+export function scalesOfIteration(
+  o: MatmulOptions,
+  { i, column }: { readonly i: number; readonly column: number },
+): readonly KernelText[] {
+  if (o.weights[i]!.scales === undefined || scalesInBlock(o, i) > 0) return [];
+  const perScale = perScaleOf(o, i);
+  const terms = termCount(o);
+  const first = register(`scale${i}`, [column], "u32");
+  if (perScale >= terms) {
+    const at = expr`${first} + (${K} >> ${Math.log2(perScale / terms)}u) * ${
+      scalesApart(o, i)
+    }`;
+    return [scaleAt(o, { i, column, group: 0, at })];
+  }
+  const inIteration = terms / perScale;
+  return range(inIteration).map((group) =>
+    scaleAt(o, {
+      i,
+      column,
+      group,
+      at: expr`${first} + ${K} * ${inIteration} + ${group}`,
+    })
+  );
+}
+
+/** Declares factor<group>_<i>[column] and, if weight i has offsets, offset<group>_<i>[column]. */
+function scaleAt(
+  o: MatmulOptions,
+  { i, column, group, at }: {
+    readonly i: number;
+    readonly column: number;
+    readonly group: number;
+    /** Index of the scale. */
+    readonly at: Expr;
+  },
+): KernelText {
+  const { stored, scales, offsets } = o.weights[i]!;
+  const { scale: dtype } = packingOf(stored)!;
+  const factor = loadStored(scales!, dtype, at);
+  return wgsl`
+    ${factorOf(o, { i, column, group, stored: factor })}
+    ${
+    offsets !== undefined &&
+    wgsl`let offset${group}_${i}[${column}] = ${
+      loadStored(offsets, "f32", at)
+    };`
+  }`;
+}
+
+/** Declares factor<group>_<i>[column] from its stored scale. */
+function factorOf(
+  o: MatmulOptions,
+  { i, column, group, stored }: {
+    readonly i: number;
+    readonly column: number;
+    readonly group: number;
+    readonly stored: Expr;
+  },
+): KernelText {
+  const { scale } = decoderOf(o.weights[i]!.stored as PackedDType);
+  return wgsl`let factor${group}_${i}[${column}] = ${scale(stored)};`;
+}
