@@ -31,6 +31,7 @@ import {
   expand,
   fillBuckets,
   fuse,
+  gatherKeys,
   isMatmul,
   layoutParams,
   lowerGraph,
@@ -158,9 +159,9 @@ export function compileLowered(
   const localized = isHalf(kvCacheDtype)
     ? storeCaches(localGraph, kvCacheDtype)
     : localGraph;
-  const { graph: local, placed } = pages
-    ? paginate(localized, pages)
-    : localized;
+  const { graph: local, placed } = gatherKeys(
+    pages ? paginate(localized, pages) : localized,
+  );
   const { check = false, deduplicate, numerics = "exact" } = options;
   const expanded = expand(local, {
     placed,

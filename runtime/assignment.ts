@@ -1,7 +1,14 @@
 /** Tables of the sharding of placed axes in one run, for kernels that gather and slice them. */
 
-import { groupOf } from "../spec/mesh.ts";
-import type { Plan, PlanBuffer } from "../spec/plan/plan.ts";
+import { groupOf, groupRankOf, groupSizeOf } from "../spec/mesh.ts";
+import { EXACT } from "../spec/numerics.ts";
+import {
+  type KeysAxis,
+  onRank,
+  type Plan,
+  type PlanBuffer,
+} from "../spec/plan/plan.ts";
+import { type GatheredKeys, keyTable } from "./gathered_keys.ts";
 import { bytesOf } from "./host_tensor.ts";
 import type { RankMemory } from "./memory.ts";
 import type { Assigned, RunAxes } from "./shard.ts";
@@ -11,11 +18,15 @@ export interface AssignmentBuffer
   extends Required<Pick<PlanBuffer, "name" | "assignment">> {
   /** The ranks of a rank's group, by group rank, for a table of counts; cached. */
   group(rank: number): readonly number[];
+  /** Where its axis is a `KeysAxis`: the table of a rank with these keys. */
+  keys?(rank: number, gathered: GatheredKeys): Uint32Array;
 }
 
 /** The `assignment` buffers of a plan. */
-export function assignmentBuffers({ buffers, mesh }: Plan): AssignmentBuffer[] {
-  return Object.values(buffers).flatMap(({ name, assignment }) => {
+export function assignmentBuffers(plan: Plan): AssignmentBuffer[] {
+  const { buffers, mesh, axes } = plan;
+  return Object.values(buffers).flatMap((buffer) => {
+    const { name, assignment } = buffer;
     if (!assignment) return [];
     const groups = new Map<number, readonly number[]>();
     const group = (rank: number) => {
@@ -24,8 +35,32 @@ export function assignmentBuffers({ buffers, mesh }: Plan): AssignmentBuffer[] {
       groups.set(rank, found);
       return found;
     };
-    return [{ name, assignment, group }];
+    const { assignment: by } = axes[assignment.axis]!;
+    return [{
+      name,
+      assignment,
+      group,
+      ...by?.by === "keys" ? { keys: keyTables(plan, buffer, by) } : {},
+    }];
   });
+}
+
+/** The tables of a `KeysAxis`. */
+function keyTables(
+  plan: Plan,
+  { axes, assignment }: PlanBuffer,
+  { context }: KeysAxis,
+): NonNullable<AssignmentBuffer["keys"]> {
+  const { over = [], size } = plan.axes[context]!;
+  const blocksOfSequence = size / EXACT.block;
+  const blocksPerRank = blocksOfSequence / groupSizeOf(plan.mesh, over);
+  return (rank, gathered) =>
+    keyTable(gathered, assignment!.holds === "items" ? "items" : "table", {
+      rank: groupRankOf(plan.mesh, rank, over),
+      blocksPerRank,
+      sequences: onRank(axes[0]!.size, rank),
+      blocksOfSequence,
+    });
 }
 
 /** Writes the `assignment` buffers of all ranks. */
@@ -51,10 +86,14 @@ export function writeAssignments(
 
 /** The contents of an `assignment` buffer on a rank. */
 export function tableOf(
-  { assignment: { axis, holds, of }, group }: AssignmentBuffer,
+  { assignment: { axis, holds, of }, group, keys }: AssignmentBuffer,
   rank: number,
   axes: RunAxes,
 ): Uint32Array {
+  if (keys && holds !== "counts") {
+    const gathered = axes.gathered(axis, rank);
+    return gathered ? keys(rank, gathered) : new Uint32Array(0);
+  }
   switch (holds) {
     case "items": {
       const items = axes.local(axis, rank) ?? [];
@@ -68,6 +107,7 @@ export function tableOf(
         (other) => axes.local(axis, other)?.length ?? axes.length(axis),
       );
     case "rows":
+    case "table":
       return rowsOf(axes.assigned(axis) ?? [], axes.length(axis));
   }
 }

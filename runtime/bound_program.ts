@@ -19,7 +19,7 @@ import type { Device, Launch } from "./device.ts";
 import { kernelKey } from "./kernel_key.ts";
 import type { RankMemory } from "./memory.ts";
 import { bindRounds, type BoundRounds } from "./rounds.ts";
-import { bindWorkgroups, type RunCounts } from "./run_counts.ts";
+import { bindWorkgroups, gatheredRows, type RunCounts } from "./run_counts.ts";
 
 /** A program whose steps are bound, as parts on their ranks, in order. */
 export interface BoundProgram {
@@ -263,7 +263,7 @@ function bindStep(
     case "send":
       return groupsOf(step, here, context).map((group) => ({
         ranks: group.map(({ rank }) => rank),
-        execute: context.communicator.bind(step, group, context),
+        execute: bindCollective(step, group, context),
       }));
     case "wait":
       return [{
@@ -280,6 +280,22 @@ function bindStep(
     default:
       return step satisfies never;
   }
+}
+
+/** A collective of a group. It does nothing in a run in which no rank of the group has rows. */
+function bindCollective(
+  step: CollectiveStep,
+  group: readonly RankMemory[],
+  context: BindContext,
+): BoundPart["execute"] {
+  const { plan, communicator } = context;
+  const exchange = communicator.bind(step, group, context);
+  if (step.op === "allToAll" || !step.rows) return exchange;
+  const members = membersOf(plan.mesh, group[0]!.rank, step);
+  return (counts) => {
+    const rows = (rank: number) => gatheredRows(step, plan, counts[rank]!);
+    if (members.some((rank) => rows(rank) > 0)) return exchange(counts);
+  };
 }
 
 function bindLaunch(

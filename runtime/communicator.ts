@@ -21,8 +21,10 @@ export interface SentBytes {
   gather: number;
   /** Partial sums. */
   reduce: number;
-  /** Values sent to other stages, and sums of attention sent to ranks with other positions. */
+  /** Values sent to other stages. */
   stages: number;
+  /** Keys and sums of attention sent to ranks with other positions. */
+  attention: number;
 }
 
 /** Receives the byte counts of an exchange. */

@@ -8,8 +8,19 @@ import {
   groupRanks,
   groupSizeOf,
 } from "../spec/mesh.ts";
-import type { Plan, PlanAxis, PlanBuffer, Program } from "../spec/plan/plan.ts";
+import type {
+  KeysAxis,
+  Plan,
+  PlanAxis,
+  PlanBuffer,
+  Program,
+} from "../spec/plan/plan.ts";
 import { tableIds } from "../spec/table.ts";
+import {
+  assignKeys,
+  type GatheredKeys,
+  gatheredKeys,
+} from "./gathered_keys.ts";
 import type { HostTensor } from "./host_tensor.ts";
 
 /** Global indices of each group rank over an axis's mesh axes, in local order. */
@@ -74,6 +85,8 @@ export interface RunAxes {
   numbers(axis: string): Int32Array | undefined;
   /** Whether ranks have different items of a buffer's axis. */
   split(buffer: PlanBuffer, i: number): boolean;
+  /** The keys that a rank gathers, for a `KeysAxis`. Undefined: none. */
+  gathered(axis: string, rank: number): GatheredKeys | undefined;
 }
 
 /** Whether ranks have different items of a buffer's axis. */
@@ -156,6 +169,13 @@ export function assignAxes(
         sequenceRanks.set(name, rankOf);
         return assignSequences(key, parts, rankOf);
       }
+      case "keys": {
+        const { over: shared = [] } = plan.axes[assignment.context]!;
+        return assignKeys(assignment, tokensOf(assignment), {
+          groups: keysOf(assignment),
+          ranks: groupSizeOf(plan.mesh, shared),
+        });
+      }
       case "group": {
         const apart = plan.axes[assignment.of]!.over ?? [];
         const mesh = apart.map((name) =>
@@ -177,22 +197,47 @@ export function assignAxes(
     }
   };
   const placed = (name: string): Assigned | undefined =>
-    plan.axes[name]?.over?.length ? partsOf(name) : undefined;
-  const numbers = new Map<string, Int32Array>();
+    plan.axes[name]?.over?.length || plan.axes[name]?.assignment
+      ? partsOf(name)
+      : undefined;
+  const numbered = new Map<string, Int32Array>();
+  const numbers = (axis: string) => {
+    const made = plan.axes[axis]?.table ? lasting.numbers : numbered;
+    const known = made.get(axis);
+    const parts = known ? undefined : placed(axis);
+    if (parts) made.set(axis, numbersIn(parts, length(axis)));
+    return known ?? made.get(axis);
+  };
+  const tokensOf = ({ of }: KeysAxis) =>
+    placed(of) ?? assignBlocks(length(of), 1);
+  const gathered = new Map<string, (GatheredKeys | undefined)[]>();
+  const keysOf = (axis: KeysAxis) => {
+    const key = JSON.stringify({ ...axis, part: undefined });
+    const known = gathered.get(key);
+    if (known) return known;
+    const local = numbers(axis.sequence);
+    const made = gatheredKeys(plan, axis, {
+      parts: tokensOf(axis),
+      inputs,
+      numberOf: (sequence) => local?.[sequence] ?? sequence,
+    });
+    gathered.set(key, made);
+    return made;
+  };
   return {
     length,
     assigned: placed,
-    numbers(axis) {
-      const made = plan.axes[axis]?.table ? lasting.numbers : numbers;
-      const known = made.get(axis);
-      const parts = known ? undefined : placed(axis);
-      if (parts) made.set(axis, numbersIn(parts, length(axis)));
-      return known ?? made.get(axis);
-    },
+    numbers,
     split: (buffer, i) => isSplit(plan, buffer, i),
     local(name, rank) {
       const over = plan.axes[name]?.over;
       return placed(name)?.[groupRankOf(plan.mesh, rank, over ?? [])];
+    },
+    gathered(name, rank) {
+      const { assignment } = plan.axes[name]!;
+      if (assignment?.by !== "keys") return undefined;
+      const { over = [] } = plan.axes[assignment.of]!;
+      return keysOf(assignment)[groupRankOf(plan.mesh, rank, over)];
     },
   };
 }

@@ -35,6 +35,7 @@ export interface RankStatistics {
     readonly gather: Compared;
     readonly reduce: Compared;
     readonly stages: Compared;
+    readonly attention: Compared;
   };
 }
 
@@ -53,6 +54,7 @@ function nothing(): SentBytes {
     gather: 0,
     reduce: 0,
     stages: 0,
+    attention: 0,
   };
 }
 
@@ -71,12 +73,12 @@ export class TrafficAccount implements SentAccount {
   }
 
   add(step: CollectiveStep, { from, bytes }: Sent): void {
-    this.#actual[from]![sentKind(step)] += bytes;
+    this.#actual[from]![sentKind(step, this.#plan)] += bytes;
   }
 
   /** Adds the predicted bytes of a collective, from the routing's counts and the run's lengths. */
   async predict(step: CollectiveStep, lengths: RunCounts): Promise<void> {
-    const key = sentKind(step);
+    const key = sentKind(step, this.#plan);
     await Promise.all(this.#ranks.map(async (memory) => {
       const { rank } = memory;
       if (!executes(this.#plan.mesh, rank, step)) return;
@@ -105,6 +107,7 @@ export class TrafficAccount implements SentAccount {
       gather: compare("gather"),
       reduce: compare("reduce"),
       stages: compare("stages"),
+      attention: compare("attention"),
     };
   }
 
@@ -151,6 +154,7 @@ export function rankStatistics(
         gather: UNCOUNTED,
         reduce: UNCOUNTED,
         stages: UNCOUNTED,
+        attention: UNCOUNTED,
       },
   };
 }

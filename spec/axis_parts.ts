@@ -1,6 +1,7 @@
 /** Local parts of axes, and their model axes. */
 
 import { shortAxis } from "./axis_name.ts";
+import { EXACT } from "./numerics.ts";
 import { blockSizes, groupRankOf, groupSizeOf, type Mesh } from "./mesh.ts";
 import { tableIds, tableLengths } from "./table.ts";
 import type { Plan, PlanAxis, PlanBuffer, PlanWeight } from "./plan/plan.ts";
@@ -70,6 +71,21 @@ export function partBounds(
     // The same on all ranks, because groups of ranks that share items have buffers of one length.
     const most = Math.max(...tableLengths({ size: total, table }, groupSize));
     return new Array<number>(groupSize).fill(Math.min(size, most * each));
+  }
+  if (assignment?.by === "keys") {
+    const { part, of, sequence, context } = assignment;
+    const complete = (name: string): AxisParts => {
+      const axis = plan.axes[name]!;
+      const { assignment, ...rest } = axis;
+      const size = axis.total ?? axis.size;
+      // Legal plans have no such chain; see below.
+      return assignment?.by === "keys" ? { ...rest, size } : { ...axis, size };
+    };
+    if (part !== "past") return partBounds(plan, complete(of));
+    const most = (name: string) =>
+      Math.max(...partBounds(plan, complete(name)));
+    const each = most(sequence) * most(context) / EXACT.block;
+    return new Array<number>(groupSize).fill(Math.min(size, each));
   }
   if (assignment?.by !== "blocks") {
     return new Array<number>(groupSize).fill(size);

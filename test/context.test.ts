@@ -150,7 +150,7 @@ t.test("a context that one rank rejects", async (t) => {
   }
 });
 
-t.test("a rank has the caches of its positions, and sends its sums", async (t) => {
+t.test("a rank has the caches of its positions, and sends the fewer bytes of keys and sums", async (t) => {
   const one = await planOf("granitemoe-8e", "ep=1");
   for (const n of [2, 4]) {
     const plan = await planOf("granitemoe-8e", `cp=${n}`);
@@ -164,21 +164,65 @@ t.test("a rank has the caches of its positions, and sends its sums", async (t) =
       adapter: "cpu",
       bounds: BOUNDS,
     });
-    const tokens = PROMPTS.flat().length;
+    const steps = stepsOf(PROMPTS, BOUNDS.maxTokens);
     await runOpened(loaded, padBatch(PROMPTS));
-    const sent = loaded.session.statistics().ranks
-      .map(({ sentBytes }) => sentBytes.stages.actual);
+    const { ranks } = loaded.session.statistics();
     await loaded.close();
-    // Each rank sends the running maximum and sums to the next one, and the last one to all others.
-    const each = 3 * tokens * 4 * axes["head"]!.size *
-      (axes["headDim"]!.size + 2);
-    t.strictSame(
-      sent,
-      sent.map((_, rank) => each * (rank < n - 1 ? 1 : n - 1)),
-      `cp=${n}`,
-    );
+    const [head, dim] = [axes["head"]!.size, axes["headDim"]!.size];
+    const kvHead = axes["kvHead"]!.size;
+    const layers = plan.programs[0]!.steps.filter(({ op }) => op === "send")
+      .length / (2 * (n - 1));
+    const wanted = new Array<number>(n).fill(0);
+    let keys = 0;
+    for (const { tokens, past } of steps) {
+      const blocks = past.flatMap((length) =>
+        Array.from({ length: Math.ceil(length / 32) }, (_, block) => block)
+      );
+      const [ofKeys, ofSums] = [
+        32 * kvHead * 2 * dim * 4,
+        head * (dim + 2) * 4,
+      ];
+      const gathers = blocks.length * ofKeys < 2 * tokens * ofSums;
+      if (gathers) keys++;
+      // Each rank sends its earlier keys to all others, or its running sums to the next one, and the last one the total.
+      for (const rank of wanted.keys()) {
+        const held = blocks.filter((block) =>
+          Math.floor(32 * block * n / BOUNDS.maxContext) === rank
+        ).length;
+        wanted[rank]! += layers * (gathers
+          ? held * ofKeys * (n - 1)
+          : tokens * ofSums * (rank < n - 1 ? 1 : n - 1));
+      }
+    }
+    t.ok(keys > 1 && keys < steps.length, "some steps gather keys");
+    for (const [rank, { sentBytes: { attention } }] of ranks.entries()) {
+      const bytes = wanted[rank];
+      t.strictSame(
+        attention,
+        { predicted: bytes, actual: bytes },
+        `cp=${n}, rank ${rank}`,
+      );
+    }
   }
 });
+
+/** Tokens of each step of a padded batch, and the earlier tokens of its sequences. */
+function stepsOf(prompts: readonly (readonly number[])[], maxTokens: number) {
+  const all = prompts.flatMap((prompt, s) =>
+    prompt.map((_, position) => ({ s, position }))
+  );
+  return Array.from(
+    { length: Math.ceil(all.length / maxTokens) },
+    (_, step) => {
+      const tokens = all.slice(step * maxTokens, (step + 1) * maxTokens);
+      const first = new Map<number, number>();
+      for (const { s, position } of tokens) {
+        if (!first.has(s)) first.set(s, position);
+      }
+      return { tokens: tokens.length, past: [...first.values()] };
+    },
+  );
+}
 
 t.test("positions that cannot be sharded are rejected", async (t) => {
   const cases = [

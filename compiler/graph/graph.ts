@@ -331,6 +331,18 @@ export interface PrimitiveParams extends DefinedParams, CollectiveParams {
   received: { readonly once: boolean; readonly inPlace: boolean };
   /** rows, group: the sum of the rows of each deduplicated token, in the order of choices */
   localCombine: { readonly weighted: boolean };
+  /**
+   * The index of each block of keys in gathered memory, [sequence, block]. Its axes in the plan: see `KeysAxis`; ranks
+   * along `over` share the positions.
+   */
+  keyTable: {
+    readonly past: string;
+    readonly gathered: string;
+    readonly relayed: string;
+    readonly over: readonly string[];
+  };
+  /** cache after writing, keyTable, the page table of a paged cache: the earlier blocks of all ranks, [block, key, …] */
+  gatherKeys: Record<never, never>;
   /** assign, groups: ids of choices, sent to the experts and back, and compared */
   checkIds: Record<never, never>;
   /**
@@ -347,6 +359,7 @@ export interface PrimitiveParams extends DefinedParams, CollectiveParams {
    * `selected`, then `entries` [sequence, entries, dim] and, without `selected`, the last entry [token] -> [token, head,
    * valueDim]. Without `kvHead` all heads read one key, [sequence, context, dim]. `shared`: values are the first elements
    * of the keys. With `paginate`: keys and values start with [page, within], and the page table [sequence, block] is last.
+   * With `gatherKeys`: then gathered keys, gathered values, and the keyTable.
    */
   attention: AttentionParams;
   /**
@@ -380,9 +393,11 @@ const EXPANDED = [
   "received",
   "localCombine",
   "checkIds",
+  "keyTable",
+  "gatherKeys",
 ] as const satisfies readonly Primitive[];
 
-/** Parts of an expanded dispatch and combine. They exist only in graphs over local axes. */
+/** Parts of an expanded dispatch, combine and attention. They exist only in graphs over local axes. */
 export type Expanded = typeof EXPANDED[number];
 
 /** One table entry for all of them. */

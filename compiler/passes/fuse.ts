@@ -48,6 +48,8 @@ export const FUSION_CLASS: { readonly [P in Primitive]: FusionClass } = {
   moveRows: "kernel",
   group: "tuple",
   checkIds: "tuple",
+  keyTable: "source",
+  gatherKeys: "kernel",
   permute: "kernel",
   allToAll: "kernel",
   received: "view",

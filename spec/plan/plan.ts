@@ -49,7 +49,7 @@ export interface PlanAxis {
    * ranks have of axis `within`. `sequence` names the input that keeps a sequence on one rank. `items`: each item is on
    * the rank of the item of axis `of` that the input numbers, at most `each` for one of them; the rank receives local
    * numbers. `group`: the
-   * concatenation of axis `of` over the ranks with equal coordinates along these mesh axes.
+   * concatenation of axis `of` over the ranks with equal coordinates along these mesh axes. `keys`: see `KeysAxis`.
    */
   readonly assignment?:
     | { readonly by: "blocks"; readonly within?: Name }
@@ -60,7 +60,35 @@ export interface PlanAxis {
       readonly of: Name;
       readonly each?: Count;
     }
-    | { readonly by: "group"; readonly of: Name };
+    | { readonly by: "group"; readonly of: Name }
+    | KeysAxis;
+}
+
+/**
+ * A part of attention whose ranks share the positions of sequences. The ranks of tokens `of` gather the earlier keys that
+ * these tokens see, or send running sums from rank to rank, whichever is fewer bytes in a run: keys are gathered if
+ * blocks * `blockBytes` < tokens * `tokenBytes`. A block has `EXACT.block` positions of axis `context`.
+ *
+ * - `past`: blocks of earlier keys that ranks send, in the order of ranks, sequences and positions; none if sums are sent
+ * - `gathered`: tokens that attend to gathered keys: all of `of`, or none
+ * - `relayed`: tokens whose sums are sent: all of `of`, or none
+ */
+export interface KeysAxis {
+  readonly by: "keys";
+  readonly part: "past" | "gathered" | "relayed";
+  readonly of: Name;
+  /** The inputs with the sequence and the position of each token. */
+  readonly input: Name;
+  readonly position: Name;
+  /** The axis of sequences of the rank. */
+  readonly sequence: Name;
+  readonly context: Name;
+  /** Visible positions, see `Seen`. Default: all. */
+  readonly window?: Count;
+  readonly chunk?: Count;
+  /** Bytes of keys per block, and of sums per token, to each other rank. */
+  readonly blockBytes: Count;
+  readonly tokenBytes: Count;
 }
 
 /**
@@ -138,11 +166,12 @@ export interface PlanBuffer {
   /**
    * kind assignment: the table of the axis. items: for each of this rank's items, in local order, its index among those
    * that the rank has of axis `of`. rows: for each global index, its row in the concatenation of the items of all group
-   * ranks. counts: the number of items of each rank in the group over the mesh axes `over`.
+   * ranks. counts: the number of items of each rank in the group over the mesh axes `over`. For a `KeysAxis`, items are
+   * the blocks of the rank in its cache, and table, i32 [sequence, block], is the index of each block in gathered memory.
    */
   readonly assignment?: {
     readonly axis: Name;
-    readonly holds: "items" | "rows" | "counts";
+    readonly holds: "items" | "rows" | "counts" | "table";
     readonly of?: Name;
     readonly over?: readonly Name[];
   };

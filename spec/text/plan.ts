@@ -16,9 +16,11 @@ import {
 import { bytesOfKinds, movesTokens } from "../plan/bytes.ts";
 import {
   type AllGatherStep,
+  type KeysAxis,
   onRank,
   type Plan,
   type PlanAxis,
+  type SendStep,
 } from "../plan/plan.ts";
 import {
   alignRows,
@@ -111,10 +113,26 @@ function assignmentText(
       : `${assignment.by} of ${assignment.within}`;
   }
   if (assignment.by === "group") return `group of ${assignment.of}`;
+  if (assignment.by === "keys") return keysText(assignment);
   const input = `${assignment.by} ${assignment.input}`;
   if (assignment.by !== "items") return input;
   const { of, each } = assignment;
   return `${input} of ${of}${each === undefined ? "" : `, ${each} each`}`;
+}
+
+/** The part of attention that ranks share, with the bytes that choose between keys and sums. */
+function keysText(
+  { part, of, window, chunk, blockBytes, tokenBytes }: KeysAxis,
+): string {
+  const what = {
+    past: `blocks of earlier keys`,
+    gathered: `${of} with gathered keys`,
+    relayed: `${of} with sent sums`,
+  }[part];
+  const seen = [["window", window], ["chunk", chunk]].flatMap(([name, n]) =>
+    n === undefined ? [] : [` in ${name} ${n}`]
+  ).join("");
+  return `${what}${seen} (gathered if blocks * ${blockBytes} < tokens * ${tokenBytes})`;
 }
 
 /** The ids of each rank of a group; for many ranks with blocks or cyclic tables, only the kind. */
@@ -148,7 +166,7 @@ function partText(axis: TabledAxis, groupSize: number, at: number): string {
 function formatAxes(plan: Plan): string[] {
   const where = ({ over, table, assignment, size }: PlanAxis): string => {
     const placed = overText(over);
-    if (!placed && !table) return "";
+    if (!placed && !table && !assignment) return "";
     const assigned = assignment
       ? ` assigned by ${assignmentText(assignment)}`
       : "";
@@ -289,7 +307,20 @@ function formatTraffic(facts: Facts): string[] {
       `all of '${expert ?? "expert"}' on each rank: 0 B`,
     ]];
   });
+  const isKeys = ({ rows }: AllGatherStep | SendStep) =>
+    rows !== undefined && plan.axes[rows.axis]!.assignment?.by === "keys";
   for (const { step, at } of collectives(facts)) {
+    if (step.op === "send") {
+      const [source, destination] = step.stages;
+      rows.push([
+        "send",
+        at.name,
+        isKeys(step) ? "attention" : "stages",
+        `from ${step.over[0]} ${source} to ${destination}`,
+        `${step.rows ? `rows(${step.rows.axis}) x ` : ""}${step.bytes} B`,
+      ]);
+      continue;
+    }
     if (step.op !== "allGather" || step.part) continue;
     const others = groupSizeOf(plan.mesh, step.over) - 1;
     const where = `over ${step.over.join("+")}`;
@@ -299,7 +330,7 @@ function formatTraffic(facts: Facts): string[] {
           ? `reduce-scatter of ${step.rows.axis}`
           : `all-gather of ${step.rows.axis}`,
         at.name,
-        step.blocks ? "reduce" : "gather",
+        step.blocks ? "reduce" : isKeys(step) ? "attention" : "gather",
         where,
         step.blocks
           ? `rows(${step.rows.axis} of others) x ${step.bytes} B`

@@ -2,7 +2,13 @@
 
 import { partBounds, partLengths } from "../axis_parts.ts";
 import { groupRankOf, groupSizeOf } from "../mesh.ts";
-import { onRank, type PlanAxis, type Port } from "../plan/plan.ts";
+import { EXACT } from "../numerics.ts";
+import {
+  type KeysAxis,
+  onRank,
+  type PlanAxis,
+  type Port,
+} from "../plan/plan.ts";
 import { perRankText } from "../per_rank.ts";
 import { type Facts, type Report, width } from "../plan/facts.ts";
 
@@ -25,7 +31,8 @@ export function checkPlacement(facts: Facts, report: Report): void {
   for (const [name, axis] of Object.entries(plan.axes)) {
     const fail = (because: string) => report(`place axis '${name}'`, because);
     if (axis.dynamic && axis.table) fail("a dynamic axis has a table");
-    if (axis.assignment && !(axis.dynamic && axis.over)) {
+    const placed = axis.over ?? axis.assignment?.by === "keys";
+    if (axis.assignment && !(axis.dynamic && placed)) {
       fail("only a placed dynamic axis is assigned");
     }
     if (axis.exact && !axis.assignment) {
@@ -100,6 +107,7 @@ export function checkPlacement(facts: Facts, report: Report): void {
       checkSequence(facts, name, assignment.input, fail);
     }
     if (assignment?.by === "items") checkItems(facts, name, fail);
+    if (assignment?.by === "keys") checkKeys(facts, axis, assignment, fail);
   }
   for (const name of new Set(plan.counts)) {
     const axis = Object.hasOwn(plan.axes, name) ? plan.axes[name] : undefined;
@@ -183,6 +191,34 @@ function checkItems(
   }
 }
 
+/** Keys are along a context in blocks, and read for tokens whose sequence and position are inputs. */
+function checkKeys(
+  { plan }: Facts,
+  { over = [] }: PlanAxis,
+  { part, of, input, position, sequence, context }: KeysAxis,
+  fail: (because: string) => void,
+): void {
+  const { over: shared = [], table, size } = plan.axes[context]!;
+  const ranks = groupSizeOf(plan.mesh, shared);
+  const { over: tokens = [] } = plan.axes[of]!;
+  if (table !== "block" || size % (ranks * EXACT.block) !== 0) {
+    fail(`the positions of '${context}' are not on ranks in complete blocks`);
+  }
+  if (!sameList(over, part === "past" ? [...tokens, ...shared] : tokens)) {
+    fail(`it is not over the mesh axes of '${of}'`);
+  }
+  if (!sameList(plan.axes[sequence]!.over ?? [], tokens)) {
+    fail(`'${sequence}' is not over the mesh axes of '${of}'`);
+  }
+  for (const { name, inputs } of plan.programs) {
+    for (const given of [input, position]) {
+      const port = Object.hasOwn(inputs, given) ? inputs[given] : undefined;
+      if (port?.dtype === "i32" && sameList(port.axes, [of])) continue;
+      fail(`program '${name}' has no i32 input '${given}' over '${of}'`);
+    }
+  }
+}
+
 /** The legal lengths of an axis on the ranks: global everywhere, or each rank's part. */
 function legalSizes(
   { plan, everyRank }: Facts,
@@ -192,6 +228,7 @@ function legalSizes(
   const axis = plan.axes[name]!;
   const { over, table, assignment, size } = axis;
   const bounded = ending.has(name) && (assignment?.by === "blocks" ||
+    assignment?.by === "keys" ||
     assignment?.by === "items" && assignment.each !== undefined);
   if (!over || (!table && !bounded)) {
     return { all: size, part: undefined };

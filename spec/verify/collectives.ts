@@ -221,7 +221,11 @@ function rowFaults(
       (n, { size, dynamic }) => dynamic ? NaN : n * onRank(size, 0),
       STORED_BYTES[buffer.dtype],
     );
-    const short = length !== undefined && outer?.size !== length;
+    // Steps may write more rows after the gathered ones.
+    const fits = buffer.writers === undefined
+      ? outer?.size === length
+      : onRank(outer?.size ?? 0, 0) >= (length ?? 0);
+    const short = length !== undefined && !fits;
     if (bytes !== step.bytes || bytes % 4 !== 0 || short) {
       faults.push(
         `'${buffer.name}' does not have rows of ${step.bytes} bytes${

@@ -11,6 +11,7 @@ import {
   STORAGE_ALIGNMENT,
 } from "../limits.ts";
 import { groupSizeOf } from "../mesh.ts";
+import { EXACT } from "../numerics.ts";
 import { maxOverRanks, onRank } from "../plan/plan.ts";
 import { indexed } from "../problems.ts";
 import { perRankText, valuesOf } from "../per_rank.ts";
@@ -267,19 +268,28 @@ export function checkContents(facts: Facts, report: Report): void {
       const [only] = buffer.axes;
       const fits = {
         items: () =>
-          assignment.of !== undefined && axis.assignment !== undefined &&
+          (assignment.of !== undefined && axis.assignment !== undefined ||
+            axis.assignment?.by === "keys") &&
           only?.axis === assignment.axis,
         rows: () => axis.assignment !== undefined && only?.size === axis.size,
         counts: () =>
           assignment.over !== undefined && axis.dynamic === true &&
           only?.size === groupSizeOf(plan.mesh, assignment.over),
-      }[assignment.holds]();
+        table: () => {
+          const by = axis.assignment;
+          return by?.by === "keys" && only?.axis === by.sequence &&
+            buffer.axes[1]!.size === plan.axes[by.context]!.size / EXACT.block;
+        },
+      };
+      const [dtype, length] = assignment.holds === "table"
+        ? ["i32", 2]
+        : ["u32", 1];
       if (
-        buffer.dtype !== "u32" || buffer.axes.length !== 1 ||
-        buffer.rowStride !== undefined || !fits
+        buffer.dtype !== dtype || buffer.axes.length !== length ||
+        buffer.rowStride !== undefined || !fits[assignment.holds]()
       ) {
         fail(
-          `it cannot hold the ${assignment.holds} of an assigned axis as u32`,
+          `it cannot hold the ${assignment.holds} of an assigned axis as ${dtype}`,
         );
       }
     }

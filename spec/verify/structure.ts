@@ -203,6 +203,11 @@ export function checkReferences(plan: Plan, report: Report): void {
     ) {
       isAxis(axis.assignment.within, `assignment '${name}' in blocks of`);
     }
+    if (axis.assignment?.by === "keys") {
+      const { sequence, context } = axis.assignment;
+      isAxis(sequence, `assignment '${name}' by keys of sequences of`);
+      isAxis(context, `assignment '${name}' by keys along`);
+    }
     if (axis.assignment && "of" in axis.assignment) {
       const { by, of } = axis.assignment;
       isAxis(of, `assignment '${name}' by ${by} of`);

@@ -12,7 +12,10 @@ export type Assignment = Omit<NonNullable<PlanBuffer["assignment"]>, "axis">;
 export function assignmentBuffer(
   lowering: Lowering,
   axis: string,
-  assignment: Assignment,
+  { table, ...assignment }: Assignment & {
+    /** Axes of a table. */
+    readonly table?: readonly string[];
+  },
 ): string {
   const { placed } = lowering;
   const { holds } = assignment;
@@ -23,7 +26,9 @@ export function assignmentBuffer(
     : "";
   const name = `${holds} of ${axis}${about}`;
   if (lowering.draft.buffers.has(name)) return name;
-  const axes = holds === "items"
+  const axes = table
+    ? table
+    : holds === "items"
     ? [axis]
     : holds === "rows"
     ? [{ axis: `${axis} in order`, size: placed.axes[axis]!.size }]
@@ -34,7 +39,7 @@ export function assignmentBuffer(
   return addBuffer(lowering, {
     name,
     kind: "assignment",
-    dtype: "u32",
+    dtype: table ? "i32" : "u32",
     axes,
     assignment: { axis: planAxis(placed, axis), ...assignment },
   });

@@ -25,6 +25,8 @@ import {
 } from "../../kernels/attention_split.ts";
 import { localBound } from "../../sharding/lengths.ts";
 import type { Grid } from "../../../spec/kernel/make.ts";
+import { EXACT } from "../../../spec/numerics.ts";
+import type { Size } from "../../../spec/size.ts";
 import { groupSizeOf, type RankSet } from "../../../spec/mesh.ts";
 import { rowsGrid } from "../../kernels/rows.ts";
 import {
@@ -43,7 +45,6 @@ import {
   sizeOf,
 } from "./context.ts";
 import { rowMajorBuffer } from "./elementwise.ts";
-import { countedAxis } from "./gather.ts";
 import { addReceived, addSend } from "./send.ts";
 import { isPlain, storageFor } from "./storage.ts";
 import { tokenCount } from "./tokens.ts";
@@ -103,6 +104,7 @@ export function lowerAttention(
   const [q, keys, values, sequence, position, ...more] = node
     .inputs as [Node, Node, Node, Node, Node, ...Node[]];
   const { token, head, dim, shared } = node.params;
+  const gathered = more.at(-1)?.primitive === "keyTable" && more.splice(-3);
   const sinks = node.params.sinks && more.shift();
   const selected = node.params.selected !== undefined && more.shift();
   const entries = node.params.entries !== undefined && more.shift();
@@ -128,15 +130,16 @@ export function lowerAttention(
     maxBinding,
   });
   // 16-bit caches are read in their stored dtype.
-  const caches = isHalf(stored)
-    ? {
-      keys: storages.get(keys)!.buffer,
-      values: storages.get(values)!.buffer,
-    }
-    : operandBuffers(lowering, {
-      keys: [keys, keys.axes],
-      values: !shared && [values, values.axes],
-    });
+  const cachesOf = (keys: Node, values: Node) =>
+    isHalf(stored)
+      ? {
+        keys: storages.get(keys)!.buffer,
+        values: storages.get(values)!.buffer,
+      }
+      : operandBuffers(lowering, {
+        keys: [keys, keys.axes],
+        values: !shared && [values, values.axes],
+      });
   const bindings = operandBuffers(lowering, {
     q: [q, [token, head, dim]],
     sequence: [sequence, [token]],
@@ -149,24 +152,53 @@ export function lowerAttention(
   });
   const { buffer: y } = storageFor(lowering, node);
   const operands = {
-    ...caches,
+    ...cachesOf(keys, values),
     ...bindings,
     ...isRead ? { sinks: sinksOf.buffer } : {},
   };
-  if (isSharded(lowering, node)) {
-    lowerShards(lowering, node, { options, splitTokens, operands, y });
+  if (gathered) {
+    const [keys, values, table] = gathered as [Node, Node, NodeOf<"keyTable">];
+    const tokens = sizeOf(lowering, [table.params.gathered]);
+    const { total: context } = lowering.placed.axes[node.params.context]!;
+    const pages = { size: EXACT.block };
+    addSums(lowering, node, {
+      options: { ...options, context, pages },
+      tokens,
+      split: undefined,
+      operands: {
+        ...operands,
+        ...cachesOf(keys, values),
+        pages: storages.get(table)!.buffer,
+        y,
+      },
+    }, y);
+    amendBuffer(lowering, y, { writers: 2 });
+    lowerShards(lowering, node, {
+      options,
+      splitTokens,
+      operands,
+      y,
+      tokens: table.params.relayed,
+    });
     return;
   }
+  const tokens = sizeOf(lowering, [token]);
   const split = splitTokens > 0
-    ? addParts(lowering, node, { options, splitTokens, operands })
+    ? addParts(lowering, node, { options, splitTokens, operands, tokens })
     : undefined;
-  addSums(lowering, node, { options, split, operands: { ...operands, y } }, y);
+  addSums(lowering, node, {
+    options,
+    split,
+    operands: { ...operands, y },
+    tokens,
+  }, y);
 }
 
-/** An attention and the buffers of its operands, by binding. */
+/** An attention, the buffers of its operands, by binding, and the number of tokens. */
 interface Attended {
   readonly options: AttentionOptions;
   readonly operands: { readonly [binding: string]: string };
+  readonly tokens: Size;
 }
 
 /** Sums of blocks of keys, if tokens are few. */
@@ -181,12 +213,11 @@ interface SplitKeys {
 function addParts(
   lowering: Lowering,
   node: NodeOf<"attention">,
-  { options, splitTokens, operands }: Attended & {
+  { options, splitTokens, operands, tokens }: Attended & {
     readonly splitTokens: number;
   },
 ): SplitKeys {
   const { token, head, valueDim } = node.params;
-  const tokens = sizeOf(lowering, [token]);
   const max = Math.max(...localBound(lowering.placed, token));
   const isFixed = typeof tokens === "number";
   const grids = splitGrids(
@@ -219,12 +250,11 @@ function addParts(
 function addSums(
   lowering: Lowering,
   node: NodeOf<"attention">,
-  { options, split, operands }: Attended & {
+  { options, split, operands, tokens }: Attended & {
     readonly split: SplitKeys | undefined;
   },
   result: string,
 ): void {
-  const tokens = sizeOf(lowering, [node.params.token]);
   if (split) {
     addLaunch(lowering, node, attentionMerge(options), {
       bindings: { ...operands, ...split.bindings },
@@ -243,14 +273,6 @@ function addSums(
   });
 }
 
-/** Whether ranks share the positions of a sequence. */
-function isSharded(
-  { placed }: Lowering,
-  { params }: NodeOf<"attention">,
-): boolean {
-  return placed.axes[params.context]!.over.length > 0;
-}
-
 /**
  * Attention of all tokens on each rank to the keys on that rank. The running sums are sent from rank to rank, so that
  * blocks of keys are merged in order. The last rank sends the sums of all keys to the others.
@@ -258,13 +280,17 @@ function isSharded(
 function lowerShards(
   lowering: Lowering,
   node: NodeOf<"attention">,
-  { options: of, splitTokens, operands, y }: Attended & {
-    readonly splitTokens: number;
-    readonly y: string;
-  },
+  { options: of, splitTokens, operands, y, tokens: token }:
+    & Omit<Attended, "tokens">
+    & {
+      readonly splitTokens: number;
+      readonly y: string;
+      /** The axis of these tokens. */
+      readonly tokens: string;
+    },
 ): void {
   const { progress, placed } = lowering;
-  const { context, token, head, valueDim } = node.params;
+  const { context, head, valueDim } = node.params;
   const { over } = placed.axes[context]!;
   const last = groupSizeOf(placed.mesh, over) - 1;
   const { ranks } = progress;
@@ -280,8 +306,7 @@ function lowerShards(
   ]);
   const sumsBefore = addReceived(lowering, "previous sums", sumsAfter);
   const total = addReceived(lowering, "total sums", sumsAfter);
-  const rows = countedAxis(lowering, node);
-  const fixed = rows === undefined ? [token, head] : [head];
+  const tokens = sizeOf(lowering, [token]);
   const send = (from: number, to: number, into: string) =>
     addSend(lowering, node, {
       ranks: at(...[from, to].sort((a, b) => a - b)),
@@ -289,8 +314,8 @@ function lowerShards(
       stages: [from, to],
       from: sumsAfter,
       to: into,
-      bytes: 4 * width * fixedProduct(lowering, node, fixed),
-      rows,
+      bytes: 4 * width * fixedProduct(lowering, node, [head]),
+      rows: token,
     });
   const start = partIndex(lowering, context, "start");
   const optionsOf = (rank: number): AttentionOptions => ({
@@ -303,12 +328,18 @@ function lowerShards(
       options: optionsOf(0),
       splitTokens,
       operands: buffers,
+      tokens,
     })
     : undefined;
   for (let rank = 0; rank <= last; rank++) {
     progress.ranks = at(rank);
     const options = optionsOf(rank);
-    addSums(lowering, node, { options, split, operands: buffers }, sumsAfter);
+    addSums(
+      lowering,
+      node,
+      { options, split, operands: buffers, tokens },
+      sumsAfter,
+    );
     if (rank < last) send(rank, rank + 1, sumsBefore);
   }
   for (let rank = 0; rank < last; rank++) send(last, rank, total);

@@ -15,7 +15,7 @@ import {
 } from "../../../spec/kernel/build.ts";
 import type { Expr } from "../../../spec/kernel/tree.ts";
 import { elementwise } from "../../../spec/kernel/elementwise.ts";
-import type { At } from "./indices.ts";
+import { type At, atWith } from "./indices.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import {
   addBuffer,
@@ -51,7 +51,9 @@ export function lowerCacheWrite(
   const storage = targetStorage(lowering, node);
   const { dtype } = storage;
   if (isHalf(dtype)) return writeHalves(scope, node, { ...storage, dtype });
-  writeAll(scope, node, value.axes, (at) => {
+  const { axes, valueAt } = writtenTokens(node);
+  writeAll(scope, node, axes, (index) => {
+    const at = valueAt(index);
     const stored = () =>
       writeCache(scope, node, at, (cell) => [
         storeTo(scope, storage, cell, emitValue(scope, value, at)),
@@ -62,6 +64,22 @@ export function lowerCacheWrite(
   });
 }
 
+/** The index space of a written value: of all its tokens, or for gathered keys, of those that attend to them. */
+function writtenTokens({ inputs }: NodeOf<"cacheWrite">): {
+  readonly axes: readonly string[];
+  readonly valueAt: (at: At) => At;
+} {
+  const [, { axes }, { axes: [token] }, , table] = inputs as [
+    ...[Node, Node, Node, Node, Node?],
+  ];
+  if (table?.primitive !== "keyTable") return { axes, valueAt: (at) => at };
+  const { gathered } = table.params;
+  return {
+    axes: axes.map((axis) => axis === token ? gathered : axis),
+    valueAt: (at) => atWith(at, token!, () => at.get(gathered)),
+  };
+}
+
 /** Writes two elements at a time into a 16-bit cache. */
 function writeHalves(
   scope: KernelScope,
@@ -69,7 +87,8 @@ function writeHalves(
   storage: Storage & { readonly dtype: HalfDType },
 ): void {
   const value = node.inputs[1]!;
-  const space = indexSpaceOf(scope, node, value.axes);
+  const { axes, valueAt } = writtenTokens(node);
+  const space = indexSpaceOf(scope, node, axes);
   const bitsAt = (at: At): Expr =>
     packBits(storage.dtype, scope.bindValue(emitValue(scope, value, at)));
   const kernel = elementwise({
@@ -80,10 +99,10 @@ function writeHalves(
       scope.block(() => {
         const first = scope.bindValue(mul(word, u32(2)));
         const [low, high] = [first, add(first, u32(1))].map((index) =>
-          bitsAt(space.at(index))
+          bitsAt(valueAt(space.at(index)))
         );
         const both = binary("or", low!, binary("shl", high!, u32(16)));
-        return writeCache(scope, node, space.at(first), (cell) => {
+        return writeCache(scope, node, valueAt(space.at(first)), (cell) => {
           const index = div(indexIn(scope, storage, cell), u32(2));
           return [store(scope.write(storage.buffer), index, both)];
         });

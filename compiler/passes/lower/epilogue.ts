@@ -61,9 +61,11 @@ export function resultOf(lowering: Lowering, node: Node): Result {
 export function targetStorage(lowering: Lowering, node: Node): Storage {
   if (node.primitive !== "cacheWrite") return storageFor(lowering, node);
   const storage = lowering.values.storages.get(node.inputs[0]!)!;
-  amendBuffer(lowering, storage.buffer, {
-    written: { [MAIN]: "before reads" },
-  });
+  if (lowering.draft.buffers.get(storage.buffer)!.kind === "state") {
+    amendBuffer(lowering, storage.buffer, {
+      written: { [MAIN]: "before reads" },
+    });
+  }
   lowering.values.storages.set(node, storage);
   return storage;
 }

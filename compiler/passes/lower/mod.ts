@@ -49,6 +49,7 @@ import {
 } from "./elementwise.ts";
 import { ropeKey } from "./emit.ts";
 import { lowerAllGather } from "./gather.ts";
+import { lowerGatherKeys, lowerKeyTable } from "./gather_keys.ts";
 import { lowerMoveRows, lowerNodeCounts } from "./forward_rows.ts";
 import { lowerGroup } from "./group.ts";
 import { lowerLocalCombine } from "./local_combine.ts";
@@ -108,6 +109,8 @@ const RULES: { readonly [P in Primitive]: Rule<P> } = {
   moveRows: lowerMoveRows,
   group: lowerGroup,
   checkIds: lowerCheckIds,
+  keyTable: lowerKeyTable,
+  gatherKeys: lowerGatherKeys,
   permute: lowerPermute,
   allToAll: lowerAllToAll,
   received: lowerReceived,

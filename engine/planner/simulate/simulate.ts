@@ -291,6 +291,8 @@ export function simulate(
       groups[reporter]!;
     const group = membersOf(plan.mesh, rank, step);
     if (group.length === 1) return;
+    const rows = step.op === "allToAll" ? undefined : step.rows;
+    if (rows && lengths.max(rows.axis) === 0) return;
     const { each, mean } = peerBytes(step, {
       lengths,
       rows: step.part && routings.get(step.part.routing),

@@ -3,7 +3,9 @@
 import { modelAxis } from "../../../spec/axis_parts.ts";
 import { DataError } from "../../../spec/errors.ts";
 import { groupSizeOf } from "../../../spec/mesh.ts";
-import type { Plan, Program } from "../../../spec/plan/plan.ts";
+import { EXACT } from "../../../spec/numerics.ts";
+import { firstSeen } from "../../../spec/pages.ts";
+import type { KeysAxis, Plan, Program } from "../../../spec/plan/plan.ts";
 import type { ExpertLoad } from "./loads.ts";
 
 /** A step of a program, for predictions of its time. */
@@ -30,7 +32,7 @@ export interface Lengths {
 export function lengthsOf(
   plan: Plan,
   program: Program,
-  { tokens, sequences = 1 }: Workload,
+  { tokens, sequences = 1, past = 0 }: Workload,
 ): Lengths {
   const rows = new Set(
     Object.values(program.inputs).filter(({ indexes }) =>
@@ -59,6 +61,7 @@ export function lengthsOf(
     const known = plan.axes[axis]!;
     const { over, assignment } = known;
     if (!known.dynamic) return known.size;
+    if (assignment?.by === "keys") return attended(assignment).max;
     if (!over) return total(axis);
     const groupSize = groupSizeOf(plan.mesh, over);
     if (assignment?.by === "blocks") {
@@ -83,9 +86,35 @@ export function lengthsOf(
     const parts = Math.min(sequences, total(axis));
     return Math.ceil(total(axis) / parts * Math.ceil(parts / groupSize));
   };
+  /** Items of an axis of attention over positions that ranks share: on the rank with the most, and on all of them. */
+  const attended = (axis: KeysAxis): { max: number; all: number } => {
+    const { part, of, context, blockBytes, tokenBytes } = axis;
+    const tokens = max(of);
+    const groups = groupSizeOf(plan.mesh, plan.axes[of]!.over ?? []);
+    const each = Math.ceil(Math.min(sequences, total(of)) / groups);
+    const first = Math.floor(firstSeen(axis, past) / EXACT.block);
+    const end = Math.ceil(past / EXACT.block);
+    const blocks = each * (end - first);
+    const gathers = blocks * blockBytes < tokens * tokenBytes;
+    if (gathers !== (part !== "relayed")) return { max: 0, all: 0 };
+    if (part !== "past") return { max: tokens, all: tokens };
+    const { over = [], size } = plan.axes[context]!;
+    const ranks = groupSizeOf(plan.mesh, over);
+    const held = size / ranks / EXACT.block;
+    const most = Math.max(
+      ...Array.from(
+        { length: ranks },
+        (_, rank) =>
+          Math.min(end, (rank + 1) * held) - Math.max(first, rank * held),
+      ),
+    );
+    return { max: each * Math.max(0, most), all: blocks };
+  };
   return {
     max,
     over: (axis, over) => {
+      const { assignment } = plan.axes[axis]!;
+      if (assignment?.by === "keys") return attended(assignment).all;
       const sharded = plan.axes[axis]!.over ?? [];
       const copies = over.filter((name) => !sharded.includes(name));
       const others = sharded.filter((name) => !over.includes(name));
