@@ -110,10 +110,10 @@ export function strategyOption(
   }
   const { words } = option;
   const named = oneOf(flag, words.map((word) => word.toLowerCase()));
-  return new Option(
-    `${flag} <${name}>`,
-    `${about} Default: ${words[0]!.toLowerCase()}.`,
-  )
+  const otherwise = "otherwise" in option
+    ? option.otherwise
+    : words[0]!.toLowerCase();
+  return new Option(`${flag} <${name}>`, `${about} Default: ${otherwise}.`)
     .argParser((text) => {
       const found = named(text);
       return words.find((word) => word.toLowerCase() === found);

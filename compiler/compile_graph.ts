@@ -4,6 +4,7 @@ import type { Activations } from "../spec/activations.ts";
 import { type FileDType, isHalf } from "../spec/dtype.ts";
 import { ModelError } from "../spec/errors.ts";
 import { GUARANTEED_LIMITS, MAX_CHUNKS } from "../spec/limits.ts";
+import type { Operands } from "../spec/numerics.ts";
 import type { Plan } from "../spec/plan/plan.ts";
 import {
   type Dispatcher,
@@ -16,6 +17,7 @@ import { countDropped } from "./graph/count_dropped.ts";
 import { dispatchedNodes } from "./graph/dispatched_nodes.ts";
 import type { Scalars } from "./graph/gradients.ts";
 import type { Graph } from "./graph/graph.ts";
+import { routerParams } from "./graph/param_facts.ts";
 import { recordSquares } from "./graph/record_squares.ts";
 import { roundExchanges } from "./graph/round_exchanges.ts";
 import { accumulatedName } from "./graph/train_step.ts";
@@ -192,12 +194,14 @@ export function compileLowered(
       dispatched,
       buckets,
       layouts,
+      routers: routerParams(graph),
       returning: returningNodes(graph),
     },
     placed,
     options: {
       numerics,
       wire,
+      operands: operandsOf(traced, options),
       tile: options.tuning?.matmul ?? DEFAULT_TILE,
       tuning: options.tuning ?? {},
       maxBinding: limits.maxStorageBufferBindingSize,
@@ -231,6 +235,23 @@ function dispatcherOf(
   throw new ModelError(
     `Cannot use dispatcher '${dispatcher}': it adds the results of a token in another order than one rank does, and numerics are 'exact'. Compile with 'fast' numerics, or use 'allToAll'`,
   );
+}
+
+/** The operands of matmuls of many rows. Throws ModelError if 16-bit operands are given and not possible. */
+function operandsOf(
+  { nodes }: Graph,
+  { operands, numerics = "exact", tuning = {} }: CompileOptions,
+): Operands {
+  const trains = nodes.some(({ phase }) => phase !== undefined);
+  const isPossible = numerics === "fast" && !trains;
+  if (operands === "f16" && !isPossible) {
+    throw new ModelError(
+      trains
+        ? "Cannot train with operands 'f16': gradients are computed in f32. Use operands 'f32'"
+        : "Cannot use operands 'f16': numerics are 'exact'. Compile with 'fast' numerics, or use operands 'f32'",
+    );
+  }
+  return isPossible ? operands ?? tuning.operands ?? "f32" : "f32";
 }
 
 function chunksOf({ chunks = 1 }: CompileOptions): number {

@@ -73,6 +73,7 @@ export const TUNING: { readonly [K in Computer]: TuningTable } = {
     pair: { ...WIDE, rows: 8, columns: 2, split: 32 },
     splitKeys: 8,
     wideRows: true,
+    operands: "f16",
   },
   software: {
     matmul: {

@@ -433,7 +433,10 @@ function record(value) {
 
 /** Returns one schema for several: an enum, a list of types, a union discriminated by a field, or a general union. */
 function unionOf(parts, resolved) {
-  const variants = parts.flatMap((v) => v.discriminator ? v.oneOf : [v]);
+  const variants = parts.flatMap((v) => {
+    const { discriminator, oneOf } = resolved(v);
+    return discriminator ? oneOf : [v];
+  });
   const words = variants.flatMap((v) =>
     v.enum ?? ("const" in v ? [v.const] : [])
   );

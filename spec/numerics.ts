@@ -11,8 +11,8 @@ import type { WireFormat } from "./wire.ts";
 export interface Numerics {
   /**
    * `exact`: sums have one order, so results have the same bits on every mesh. `fast`: ranks may add their rows before
-   * sending, and native CPU devices use fused multiply-add; results are deterministic for a mesh and agree between
-   * meshes to f32 accuracy.
+   * sending, native CPU devices use fused multiply-add, and matmuls may have 16-bit operands; results are deterministic
+   * for a mesh and agree between meshes to f32 accuracy.
    */
   readonly class: NumericsClass;
   /** Maximum number of segments of a contraction; a power of two. */
@@ -23,7 +23,15 @@ export interface Numerics {
   readonly block: Count;
   /** Format to which the rows of dispatch and combine are rounded. Default: they are not. */
   readonly wire?: WireFormat;
+  /** Format to which matmuls of many rows round their operands. Only for `fast`. Default: they do not. */
+  readonly operands?: "f16";
 }
+
+/** Operands of matmuls of many rows: as stored, or rounded to f16 for matrix units. */
+export type Operands = "f32" | "f16";
+
+/** All operands, the default of most devices first. */
+export const OPERANDS: readonly Operands[] = ["f32", "f16"];
 
 /** Whether the mesh may change the order of sums. */
 export type NumericsClass = "exact" | "fast";

@@ -5,7 +5,7 @@
  */
 
 import { MAX_CHUNKS } from "./limits.ts";
-import type { NumericsClass } from "./numerics.ts";
+import { type NumericsClass, OPERANDS, type Operands } from "./numerics.ts";
 import { SCHEDULE_NAMES, type ScheduleName, SCHEDULES } from "./schedule.ts";
 import { RECEIVE_ROWS_PATTERN } from "./plan/rounds.ts";
 import { STAGES_PATTERN } from "./stages.ts";
@@ -65,7 +65,12 @@ type StrategyOption =
   & (
     | { readonly kind: "count"; readonly max: number }
     | { readonly kind: "flag" }
-    | { readonly kind: "word"; readonly words: readonly string[] }
+    | {
+      readonly kind: "word";
+      readonly words: readonly string[];
+      /** The default in words, if it depends on the device. */
+      readonly otherwise?: string;
+    }
     | { readonly kind: "text"; readonly pattern: string }
   );
 
@@ -115,14 +120,15 @@ export const STRATEGY_OPTIONS = {
   },
   /**
    * `exact`: bits do not depend on the mesh or a strategy. `fast`: the ranks of experts pre-sum the rows of a token
-   * before they return them, for deduplicated or all-gathered tokens; native CPU devices use fused multiply-add.
+   * before they return them, for deduplicated or all-gathered tokens; native CPU devices use fused multiply-add; matmuls
+   * of many rows have 16-bit operands on GPUs.
    * Default: exact. See spec/numerics.md.
    */
   numerics: {
     kind: "word",
     words: CLASSES,
     about:
-      "Numerics: exact gives the same bits on every mesh; fast lets the mesh reorder sums and compiled C fuse multiply-add.",
+      "Numerics: exact gives the same bits on every mesh; fast lets the mesh reorder sums, compiled C fuse multiply-add, and GPUs multiply in 16 bits.",
     text: (numerics: NumericsClass) => `${numerics} numerics`,
   },
   /**
@@ -157,6 +163,18 @@ export const STRATEGY_OPTIONS = {
     about:
       "Format of exchanged rows: bf16 rounds them at dispatch and combine; fp8 rounds to FP8 at dispatch and to bf16 at combine.",
     text: (wire: Wire) => `${wire} wire`,
+  },
+  /**
+   * Operands of matmuls of many rows under `fast` numerics. `f16`: rounded for matrix units, with f32 sums. Not available
+   * in training. Default: f16 on GPUs, else f32. See spec/numerics.md.
+   */
+  operands: {
+    kind: "word",
+    words: OPERANDS,
+    about:
+      "Operands of matmuls of many rows with fast numerics: f16 rounds them for matrix units.",
+    otherwise: "f16 on GPUs, else f32",
+    text: (operands: Operands) => `${operands} operands`,
   },
   /**
    * The layers of each pipeline stage, by their numbers from 0: `0-10,11-23`, or `cost` for stages of nearly equal FLOPs

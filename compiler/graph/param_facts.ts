@@ -83,7 +83,7 @@ function sizesOf(graph: Graph, node: Node): number[] {
 }
 
 /** The parameters whose contractions become the logits of a routing. */
-function routerParams({ nodes }: Graph): ReadonlySet<Node> {
+export function routerParams({ nodes }: Graph): ReadonlySet<Node> {
   const found = new Set<Node>();
   const seen = new Set<Node>();
   const waiting = nodes.flatMap((node) =>

@@ -47,7 +47,8 @@ export function assemble(
   { steps, ...ports }: Lowered,
   { allocations, buffers }: Allocated,
 ): Plan {
-  const { placed, draft: { weights }, options: { numerics, wire } } = lowering;
+  const { placed, draft: { weights }, options } = lowering;
+  const { numerics, operands, wire } = options;
   const kernels = declareWritable(lowering.draft.kernels, steps, buffers);
   const printed = [...kernels].map(([name, tree]) => [name, { tree }] as const);
   const draft: Plan = {
@@ -56,6 +57,7 @@ export function assemble(
       ...EXACT,
       class: numerics,
       ...wire === "f32" ? {} : { wire },
+      ...operands === "f32" ? {} : { operands },
     },
     requiredLimits: {},
     requiredFeatures: [],

@@ -40,7 +40,7 @@ export function mergeLaunches(
   });
   for (let first; (first = rest.shift());) {
     result.push(
-      canMerge(first)
+      canMerge(first, kernels)
         ? takeMerged(lowering, first, { rest, limits, known, inputs })
         : first,
     );
@@ -56,11 +56,14 @@ export function mergeLaunches(
 
 /**
  * Whether a launch may be merged: in the forward pass, in a block, and not a part of a dispatch, whose steps are
- * ordered.
+ * ordered. Kernels with a matrix form keep it.
  */
-function canMerge(step: Step): step is LaunchStep {
+function canMerge(
+  step: Step,
+  kernels: ReadonlyMap<string, Kernel>,
+): step is LaunchStep {
   return step.op === "launch" && step.block !== undefined && !step.part &&
-    !step.phase;
+    !step.phase && !kernels.get(step.kernel)!.matrixForm;
 }
 
 /**
@@ -105,7 +108,7 @@ function takeMerged(
     const step = rest[i]!;
     if (step.op !== "launch" || step.block !== first.block) break;
     const together = rankSetText(step.ranks) === rankSetText(first.ranks);
-    const next = together && canMerge(step) && !before.stops(step)
+    const next = together && canMerge(step, kernels) && !before.stops(step)
       ? merge([...steps, step].map(launched))
       : undefined;
     before.add(step);

@@ -105,11 +105,13 @@ function bindLengthsOnce(
     },
   });
   bodies.set(key, body);
+  // The matrix form reads the original bindings.
+  const { matrixForm: _, ...plain } = kernel;
   const others = Object.entries(launched.bindings)
     .filter(([binding]) => !offsets.has(binding));
   return {
     ...launched,
-    kernel: { ...kernel, bindings: [all, ...rest], body },
+    kernel: { ...plain, bindings: [all, ...rest], body },
     bindings: { ...Object.fromEntries(others), [name]: LENGTHS },
   };
 }

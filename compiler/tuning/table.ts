@@ -2,9 +2,10 @@
 
 import type { FileDType } from "../../spec/dtype.ts";
 import { MachineError } from "../../spec/errors.ts";
+import type { Operands } from "../../spec/numerics.ts";
 import { DEFAULT_TILE, type MatmulTile, tileHeight } from "./tile.ts";
 
-/** Variants of kernels. Bits do not depend on them. */
+/** Variants of kernels. Bits do not depend on them, except on `operands`. */
 export interface TuningTable {
   /**
    * The tile of matmuls that `matmuls` does not list. Its height is that of every grouped matmul, because they share
@@ -57,6 +58,8 @@ export interface TuningTable {
   readonly asFiled?: readonly FileDType[];
   /** Byte multiplication in matmuls of quantized rows. Default: guarded. */
   readonly bytes?: BytesArithmetic;
+  /** Default operands of `fast` numerics, on which bits depend: f16 for matrix units. Default: f32. */
+  readonly operands?: Operands;
 }
 
 /**

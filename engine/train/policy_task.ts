@@ -439,7 +439,8 @@ function besideOf(
   return {
     ...limits ? { limits } : {},
     ...tuning ? { tuning } : {},
-    ...numerics ? { numerics } : {},
+    // Log-probabilities are compared with those of training.
+    ...numerics ? { numerics, operands: "f32" } : {},
     ...of ? { mesh: of } : {},
   };
 }

@@ -207,7 +207,7 @@ export function for_(
  * which they do not. Every loop therefore ends.
  */
 export function endOf(
-  { to, step }: Extract<Stmt, { readonly op: "for" }>,
+  { to, step }: Pick<Extract<Stmt, { readonly op: "for" }>, "to" | "step">,
 ): Expr {
   const size = step.op === "const" ? Number(step.value) : 1;
   if (size === 1) return to;

@@ -5,6 +5,7 @@ import { invariant } from "../errors.ts";
 import { GUARANTEED_LIMITS } from "../limits.ts";
 import { add, id, load, mul, u32 } from "./build.ts";
 import { exactJson } from "./exact_json.ts";
+import { expandMatrices, tileOfForm } from "./matrices.ts";
 import { resolveStatements } from "./resolve.ts";
 import { KernelText, type Statements } from "./text.ts";
 import { textKey } from "./text_key.ts";
@@ -112,7 +113,11 @@ export function makeKernel(parts: KernelParts): Kernel {
   const all = parts.bindings.some((b) => b.name === LENGTHS.name)
     ? parts.bindings
     : [...parts.bindings, LENGTHS];
-  const { body, shared, nestedBarriers } = resolveStatements(parts.body, all);
+  const resolved = resolveStatements(parts.body, all);
+  const { shared, nestedBarriers } = resolved;
+  const form = tileOfForm(resolved.body) ? resolved.body : undefined;
+  const body = form ? expandMatrices(form, workgroupSize) : resolved.body;
+  invariant(body, "invocations divide the tile of a matrix form");
   const uses = usesOf(body);
   const bindings = all.flatMap((b): Binding[] => {
     const loaded = uses.loads.has(b.name);
@@ -127,7 +132,14 @@ export function makeKernel(parts: KernelParts): Kernel {
       `kernel '${name}' needs exactly one binding '${used}'`,
     );
   }
-  const kernel = { name, workgroupSize, bindings, shared, body };
+  const kernel = {
+    name,
+    workgroupSize,
+    bindings,
+    shared,
+    body,
+    ...form ? { matrixForm: form } : {},
+  };
   if (nestedBarriers.size > 0) {
     for (const barrier of readTree(kernel).divergent) {
       const error = nestedBarriers.get(barrier)?.();

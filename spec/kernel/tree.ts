@@ -142,11 +142,8 @@ export interface LoadsStmt {
   readonly index: Expr;
 }
 
-/**
- * A statement. `let` binds once, `var` may be `set`. `for` counts a u32 from `from` below `to` by `step`, a constant of
- * at least 1, and ends before its counter overflows 2^32 (`endOf` in build.ts). Its body must not change `to`.
- */
-export type Stmt =
+/** A statement without a body. `let` binds once, `var` may be `set`. */
+export type SimpleStmt =
   | { readonly op: "let"; readonly name: Identifier; readonly value: Expr }
   | { readonly op: "var"; readonly name: Identifier; readonly value: Expr }
   | LoadsStmt
@@ -163,21 +160,84 @@ export type Stmt =
     readonly index: Expr;
     readonly value: Expr;
   }
-  | {
-    readonly op: "for";
-    readonly name: Identifier;
-    readonly from: Expr;
-    readonly to: Expr;
-    readonly step: Expr;
-    readonly body: readonly Stmt[];
-  }
-  | {
-    readonly op: "if";
-    readonly condition: Expr;
-    readonly then: readonly Stmt[];
-    readonly else?: readonly Stmt[];
-  }
   | { readonly op: "barrier" };
+
+/**
+ * A loop that counts a u32 from `from` below `to` by `step`, a constant of at least 1, and ends before its counter
+ * overflows 2^32 (`endOf` in build.ts). Its body must not change `to`.
+ */
+export interface ForStmt<S> {
+  readonly op: "for";
+  readonly name: Identifier;
+  readonly from: Expr;
+  readonly to: Expr;
+  readonly step: Expr;
+  readonly body: readonly S[];
+}
+
+/** A condition. */
+export interface IfStmt<S> {
+  readonly op: "if";
+  readonly condition: Expr;
+  readonly then: readonly S[];
+  readonly else?: readonly S[];
+}
+
+/** A statement. */
+export type Stmt = SimpleStmt | ForStmt<Stmt> | IfStmt<Stmt>;
+
+/**
+ * A statement of a kernel's matrix form. The statements on matrices are expanded by `expandMatrices` (`matrices.ts`),
+ * and printed as subgroup matrices on devices that support them.
+ */
+export type MatrixStmt =
+  | SimpleStmt
+  | ForStmt<MatrixStmt>
+  | IfStmt<MatrixStmt>
+  | MatrixTile
+  | MultiplyStmt
+  | ResultsStmt;
+
+/** Declares f32 matrices of `rows` x `columns` zeros, distributed over the invocations of the workgroup. */
+export interface MatrixTile {
+  readonly op: "matrices";
+  readonly names: Short<Identifier>;
+  readonly rows: Count;
+  readonly columns: Count;
+}
+
+/**
+ * Waits for the workgroup and adds the products of arrays in workgroup memory to matrices of a tile:
+ * `name += left [rows, depth] * right [depth, columns]`. The arrays contain numbers that f16 can represent.
+ */
+export interface MultiplyStmt {
+  readonly op: "multiply";
+  readonly left: Identifier;
+  readonly depth: Count;
+  readonly products: Short<{
+    readonly name: Identifier;
+    readonly right: Identifier;
+  }>;
+}
+
+/**
+ * Waits for the workgroup and executes `body` for each element of the tile whose row and column are below their ends:
+ * with its row and column, counted from `from`, and its value in each matrix, `values`.
+ */
+export interface ResultsStmt {
+  readonly op: "results";
+  readonly row: TileIndex;
+  readonly column: TileIndex;
+  readonly values: Short<Identifier>;
+  readonly body: readonly Stmt[];
+}
+
+/** The index of an element of a tile along one dimension: `from` plus its index in the tile, if below `end`. */
+export interface TileIndex {
+  readonly name: Identifier;
+  readonly from: Expr;
+  readonly end: Expr;
+}
 
 /**
  * A storage buffer that a kernel accesses as an array of one scalar type. Packed 16-bit floats are accessed as u32
@@ -216,4 +276,9 @@ export interface Kernel {
   readonly bindings: Short<Binding>;
   readonly shared: Short<SharedArray>;
   readonly body: readonly Stmt[];
+  /**
+   * The same kernel with statements on matrices, for devices with subgroup matrices: `body` is its expansion. Operands of
+   * `multiply` are then arrays of f16.
+   */
+  readonly matrixForm?: readonly MatrixStmt[];
 }

@@ -6,12 +6,21 @@ import { OPERATOR_TEXTS } from "./operators.ts";
 import { vectorWidths, wordLoads } from "./vectors.ts";
 import { vectorName, wgslNames } from "./wgsl_names.ts";
 import {
+  MATRIX_HEADER,
+  MATRIX_LANES,
+  matrixArrays,
+  printMatrixStmt,
+  subgroupTile,
+} from "./wgsl_matrices.ts";
+import {
   type BinaryOp,
   type Binding,
   type CallName,
   type Expr,
   isReadOnly,
   type Kernel,
+  type MatrixStmt,
+  type SharedArray,
   type Stmt,
 } from "./tree.ts";
 import { operands } from "./walk.ts";
@@ -136,14 +145,22 @@ export interface WgslOptions {
   readonly subgroup?: number | undefined;
   /** Whether the device supports WGSL's `packed_4x8_integer_dot_product`. Default: false. */
   readonly packedDot?: boolean;
+  /**
+   * Subgroup size, if the device supports subgroup matrices of 16 x 16 with f16 operands and f32 results. Default: kernels
+   * do not use them.
+   */
+  readonly matrices?: number | undefined;
 }
 
 /** The WGSL of a kernel. Deterministic. */
 export function printWgsl(
   kernel: Kernel,
-  { subgroup, packedDot = false }: WgslOptions = {},
+  { subgroup, packedDot = false, matrices }: WgslOptions = {},
 ): string {
-  const lanes = subgroup ? laneLoads(kernel, subgroup) : NO_LANES;
+  const tile = matrices === undefined
+    ? undefined
+    : subgroupTile(kernel, matrices);
+  const lanes = subgroup && !tile ? laneLoads(kernel, subgroup) : NO_LANES;
   const names = wgslNames(kernel, [...lanes.values()].flat());
   const widths = vectorWidths(kernel);
   const elementOf = ({ name, type }: Binding) => {
@@ -241,7 +258,7 @@ export function printWgsl(
     return e.a.op === "unary" || text.startsWith("-") ? `(${text})` : text;
   }
 
-  function block(statements: readonly Stmt[], indent: string): string[] {
+  function block(statements: readonly MatrixStmt[], indent: string): string[] {
     return statements.flatMap((s) => statement(s, indent));
   }
 
@@ -271,7 +288,14 @@ export function printWgsl(
     return undefined;
   }
 
-  function statement(s: Stmt, indent: string): string[] {
+  /** A value as f16, which rounds it. */
+  function half(e: Expr): string {
+    return `f16(${
+      print(e.op === "call" && e.fn === "roundF16" ? e.args[0]! : e)
+    })`;
+  }
+
+  function statement(s: MatrixStmt, indent: string): string[] {
     const line = (text: string) => [indent + text];
     switch (s.op) {
       case "let":
@@ -295,13 +319,15 @@ export function printWgsl(
         );
       case "sharedStore":
         return line(
-          `${element(s.array, s.index)} = ${print(s.value)};`,
+          `${element(s.array, s.index)} = ${
+            tile?.operands.has(s.array) ? half(s.value) : print(s.value)
+          };`,
         );
       case "for": {
         const name = names.local(s.name);
         const head = `var ${name} = ${print(s.from)}; ` +
           `${name} < ${inner(endOf(s))}; ${name} += ${print(s.step)}`;
-        const loads = lanes.get(s);
+        const loads = lanes.get(s as Stmt);
         if (!loads) {
           return [
             `${indent}for (${head}) {`,
@@ -315,7 +341,9 @@ export function printWgsl(
           ...loads.flatMap(laneVariables).map((text) => `${indent}  ${text}`),
           `${indent}  for (${head}) {`,
           ...s.body.flatMap((one) =>
-            fromLane(one, loads)?.map((text) => `${indent}    ${text}`) ??
+            fromLane(one as Stmt, loads)?.map((text) =>
+              `${indent}    ${text}`
+            ) ??
               statement(one, indent + "    ")
           ),
           `${indent}  }`,
@@ -333,10 +361,18 @@ export function printWgsl(
         ];
       case "barrier":
         return line("workgroupBarrier();");
+      case "matrices":
+      case "multiply":
+      case "results":
+        return printMatrixStmt(s, tile!, { block, array: names.global })
+          .map((text) => indent + text);
     }
   }
 
-  const body = block(kernel.body, "  ");
+  const body = tile
+    ? [...MATRIX_LANES, ...block(kernel.matrixForm!, "")]
+      .map((text) => `  ${text}`)
+    : block(kernel.body, "  ");
   const text = body.join("\n");
   const helpers = [
     ...(/\b(special_bits|round_f16)\b/.test(text) ? [SPECIAL_BITS, ""] : []),
@@ -346,7 +382,10 @@ export function printWgsl(
     ...(/\blookup16\b/.test(text) ? [LOOKUP16, ""] : []),
   ];
   const broadcasts = lanes.size > 0;
+  const typeOf = ({ name, type }: SharedArray) =>
+    tile?.operands.has(name) ? "f16" : type;
   return [
+    ...tile ? MATRIX_HEADER : [],
     ...text.includes(DOT4_PACKED)
       ? ["requires packed_4x8_integer_dot_product;", ""]
       : [],
@@ -360,13 +399,18 @@ export function printWgsl(
       }> ${names.global(b.name)}: array<${elementOf(b)}>;`
     ),
     ...kernel.shared.map((a) =>
-      `var<workgroup> ${names.global(a.name)}: array<${a.type}, ${a.length}>;`
+      `var<workgroup> ${names.global(a.name)}: array<${
+        typeOf(a)
+      }, ${a.length}>;`
     ),
+    ...tile ? [matrixArrays(tile)] : [],
     "",
     ...helpers,
     `@compute @workgroup_size(${kernel.workgroupSize})`,
     `fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32${
-      broadcasts ? ", @builtin(subgroup_invocation_id) subgroup_lane: u32" : ""
+      broadcasts || tile
+        ? ", @builtin(subgroup_invocation_id) subgroup_lane: u32"
+        : ""
     }) {`,
     ...body,
     "}",

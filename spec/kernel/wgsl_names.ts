@@ -58,7 +58,7 @@ export function wgslNames(
   const used = new Set(TAKEN);
   const choose = (name: string): string => {
     let text = name.replace(/[^A-Za-z0-9_]/g, "_");
-    if (/^([0-9]|__|_$|$)/.test(text)) text = `v${text}`;
+    if (/^([0-9]|__|_$|$|subgroup_)/.test(text)) text = `v${text}`;
     while (used.has(text)) text += "_";
     used.add(text);
     return text;
@@ -87,6 +87,10 @@ export function wgslNames(
   };
   return {
     global: (name) => find(globals, name),
-    local: (name) => find(locals, name),
+    // No name of a tree contains a space.
+    local: (name) =>
+      name.startsWith("subgroup ")
+        ? name.replaceAll(" ", "_")
+        : find(locals, name),
   };
 }

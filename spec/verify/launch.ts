@@ -1,6 +1,7 @@
 /** Rules of kernels and of the steps that launch them. */
 
 import { constantWork } from "../kernel/bound.ts";
+import { matrixFaults } from "../kernel/matrices.ts";
 import type { Binding } from "../kernel/tree.ts";
 import { storedElementsOf } from "../layout.ts";
 import { STORED_BYTES, type StoredDType } from "../dtype.ts";
@@ -8,10 +9,15 @@ import { valuesOf } from "../per_rank.ts";
 import { onRank, type PlanBuffer } from "../plan/plan.ts";
 import type { Facts, KernelEntry, Report } from "../plan/facts.ts";
 
-/** Checks that every kernel's tree is well formed: names bound, types match, loads and stores in known bindings. */
+/**
+ * Checks that every kernel's tree is well formed: names bound, types match, loads and stores in known bindings; a matrix
+ * form expands to the body.
+ */
 export function checkTrees({ kernels }: Facts, report: Report): void {
   for (const [name, { kernel, facts }] of kernels) {
-    for (const fault of facts.faults) report(`use kernel '${name}'`, fault);
+    for (const fault of [...facts.faults, ...matrixFaults(kernel.tree)]) {
+      report(`use kernel '${name}'`, fault);
+    }
     if (kernel.tree.name !== name) {
       report(`use kernel '${name}'`, `its tree is of '${kernel.tree.name}'`);
     }

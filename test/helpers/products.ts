@@ -1,18 +1,24 @@
 /** Matrix products for tests of kernels: what goes in, what a kernel makes of it, and what should come out. */
 
 import {
+  type Grid,
   lengthAt,
   matmul,
+  matmulMatrices,
   type MatmulOptions,
   reads,
   writes,
 } from "../../compiler/kernels/mod.ts";
 import {
+  DEFAULT_TILE,
   matmulGrid,
   matmulShape,
   type MatmulTile,
+  matrixGrid,
+  matrixTiling,
 } from "../../compiler/tuning/mod.ts";
 import { add, load, mul, store, u32 } from "../../spec/kernel/build.ts";
+import type { Kernel } from "../../spec/kernel/tree.ts";
 import { inWords } from "./halves.ts";
 import { blockedRow } from "./kernel_reference.ts";
 import {
@@ -165,12 +171,45 @@ export async function resultOf(
   product: Product,
   tile: MatmulTile,
 ): Promise<Words> {
+  const o = optionsOf(product, tile);
+  return await ran(target, product, {
+    kernel: matmul(o),
+    height: matmulShape(o).rows,
+    grid: (size) => matmulGrid(o, size),
+  });
+}
+
+/** The same with 16-bit operands. `height`: rows of listed tiles. */
+export async function resultOfMatrices(
+  target: KernelTarget,
+  product: Product,
+  height: number,
+): Promise<Words> {
+  const { columns, grouped, k, pair } = product;
+  const { shape } = matrixTiling(
+    { weights: pair ? 2 : 1, k, columns },
+    { height },
+  )!;
+  return await ran(target, product, {
+    kernel: matmulMatrices(optionsOf(product, DEFAULT_TILE), shape),
+    height,
+    grid: (size) => matrixGrid(shape, { grouped, width: columns, size }),
+  });
+}
+
+async function ran(
+  target: KernelTarget,
+  product: Product,
+  { kernel, height, grid }: {
+    readonly kernel: Kernel;
+    readonly height: number;
+    readonly grid: (rowsOrTiles: number) => Grid;
+  },
+): Promise<Words> {
   const { k, columns, counts, grouped } = product;
   const rows = counts.reduce((a, b) => a + b, 0);
   const names = namesOf(product);
   const weights = weightsOf(product);
-  const o = optionsOf(product, tile);
-  const height = matmulShape(o).rows;
   const tiles: number[] = [];
   let first = 0;
   for (const [expert, count] of counts.entries()) {
@@ -180,7 +219,7 @@ export async function resultOf(
     first += count;
   }
   const bound = grouped ? tiles.length / 3 + 1 : rows;
-  const { y } = await target.run(matmul(o), {
+  const { y } = await target.run(kernel, {
     x: leftOf(product),
     // The rows are taken in reverse.
     rowOf: Uint32Array.from({ length: rows }, (_, row) => rows - 1 - row),
@@ -191,7 +230,7 @@ export async function resultOf(
     tiles: Uint32Array.of(tiles.length / 3, ...tiles),
     lengths: Uint32Array.of(rows, k),
     y: new Float32Array(rows * columns + 5).fill(7),
-  }, workgroups(matmulGrid(o, bound)));
+  }, workgroups(grid(bound)));
   return y!;
 }
 
@@ -206,6 +245,9 @@ function leftOf({ k, counts, seed, part }: Product): Float32Array {
 export function expected(
   product: Product,
   of = (factor: number) => factor,
+  rowOf = blockedRow as (
+    ...of: Parameters<typeof blockedRow>
+  ) => ArrayLike<number>,
 ): number[] {
   const { k, columns, counts } = product;
   const x = leftOf(product).map(of);
@@ -215,7 +257,7 @@ export function expected(
   const results = expertOf.flatMap((expert, row) => {
     const left = x.subarray((rows - 1 - row) * k, (rows - row) * k);
     const sums = weights.map((w) =>
-      blockedRow(left, w.subarray(expert * k * columns), columns)
+      rowOf(left, w.subarray(expert * k * columns), columns)
     );
     return Array.from(
       { length: columns },

@@ -6,9 +6,11 @@ import { add, loadStored, mul, u32 } from "../../../spec/kernel/build.ts";
 import type { Expr, Kernel } from "../../../spec/kernel/tree.ts";
 import type { Grid } from "../../../spec/kernel/make.ts";
 import { segmentsOf } from "../../../spec/numerics.ts";
+import type { Size } from "../../../spec/size.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { reduce } from "../../kernels/reduce.ts";
 import { matmul } from "../../kernels/matmul.ts";
+import { matmulMatrices } from "../../kernels/matmul_matrices.ts";
 import { matmulBytes } from "../../kernels/matmul_bytes.ts";
 import {
   type BytesMatmulOptions,
@@ -17,8 +19,15 @@ import {
 import { quantizedValue } from "./quantized.ts";
 import type { MatmulOptions } from "../../kernels/matmul_options.ts";
 import { blocksInRound, matmulGrid } from "../../tuning/lanes.ts";
+import {
+  matrixGrid,
+  type MatrixTiling,
+  matrixTiling,
+} from "../../tuning/matrices.ts";
 import { tileFor } from "../../tuning/table.ts";
-import { tileOfWeights } from "../../tuning/tile.ts";
+import { tileHeight, tileOfWeights } from "../../tuning/tile.ts";
+import { routeOf } from "./assign.ts";
+import type { GroupedRows } from "./group.ts";
 import { type At, atFlat, atJoined } from "./indices.ts";
 import {
   amendBuffer,
@@ -92,32 +101,41 @@ export function lowerMatmul(
   const [first] = dots;
   const storage = targetStorage(lowering, target);
   const of: MatmulParts = { target, dots, reordered, storage };
-  const launch = ({ scope, kernel, grid }: MatmulLaunch) =>
-    scope.launch(target, kernel, grid);
   const norm = reordered ? undefined : inlineNormOf(lowering, first!);
   const normed = norm && matmulOf(lowering, { ...of, norm, only: "one" });
   const { maxBindings } = lowering.options;
-  if (!normed || normed.kernel.bindings.length > maxBindings) {
-    if (norm) launchForAllRows(lowering, norm);
-    return launch(matmulOf(lowering, of)!);
-  }
-  amendBuffer(lowering, storage.buffer, { writers: 2 });
-  if (norm.stores) {
+  const computesNorm = normed && normed.kernel.bindings.length <= maxBindings;
+  if (norm && !computesNorm) launchForAllRows(lowering, norm);
+  if (computesNorm && norm.stores) {
     const { buffer } = lowering.values.storages.get(norm.node)!;
     amendBuffer(lowering, buffer, { writers: 2 });
   }
-  launch(normed);
-  launch(matmulOf(lowering, { ...of, norm, only: "more" })!);
+  const more: MatmulParts = computesNorm ? { ...of, norm, only: "more" } : of;
+  const many = matmulOf(lowering, { ...of, only: "many" });
+  const launches = [
+    ...computesNorm ? [normed] : [],
+    matmulOf(lowering, more)!,
+    ...many ? [many] : [],
+  ];
+  if (launches.length > 1) {
+    amendBuffer(lowering, storage.buffer, { writers: launches.length });
+  }
+  for (const { scope, kernel, grid } of launches) {
+    scope.launch(target, kernel, grid);
+  }
 }
 
-/** A matmul. `only`: the launch for one row, which computes a norm, or for more rows. */
+/**
+ * A matmul. `only`: the launch for one row, which computes a norm, for more rows, or for so many that its operands have 16
+ * bits.
+ */
 interface MatmulParts {
   readonly target: Node;
   readonly dots: readonly NodeOf<"dot">[];
   readonly reordered: Storage | undefined;
   readonly storage: Storage;
   readonly norm?: InlineNorm;
-  readonly only?: "one" | "more";
+  readonly only?: "one" | "more" | "many";
 }
 
 /** The kernel of a matmul and its launch. */
@@ -127,7 +145,7 @@ interface MatmulLaunch {
   readonly grid: Grid;
 }
 
-/** Creates the kernel of a matmul. Undefined if it cannot compute the norm. */
+/** Creates the kernel of a matmul. Undefined if it cannot compute the norm, or if its operands have 32 bits. */
 function matmulOf(
   lowering: Lowering,
   { target, dots, reordered, storage, norm, only }: MatmulParts,
@@ -202,7 +220,23 @@ function matmulOf(
     },
   };
   const all = grouped ? grouped.tileSize : sizeOf(lowering, rows);
-  const tiles = norm && only ? forRows(norm.rows, all)[only] : all;
+  const isFull = q8 || lowering.model.routers.has(first!.inputs[1]!);
+  const matrices = isFull ? undefined : matricesOf(lowering, {
+    grouped,
+    weights: weights.length,
+    k,
+    columns: width,
+    rows: all,
+  });
+  if (only === "many" && !matrices) return undefined;
+  const size = matrices && only !== "one"
+    ? forRows(matrices.by, all, matrices.above)[
+      only === "many" ? "more" : "one"
+    ]
+    : all;
+  const tiles = norm && only && only !== "many"
+    ? forRows(norm.rows, size)[only]
+    : size;
   if (q8) {
     const quantized = weights.map(({ stored }) =>
       quantizedValue(lowering, first!, {
@@ -253,6 +287,15 @@ function matmulOf(
         ? loadStored(scope.read(left.buffer), left.dtype, add(base, i))
         : loadFrom(scope, left, leftAt(base, i)),
   };
+  if (matrices && only === "many") {
+    const { shape } = matrices;
+    const isGrouped = grouped !== undefined;
+    return {
+      scope,
+      kernel: matmulMatrices(options, shape),
+      grid: matrixGrid(shape, { grouped: isGrouped, width, size }),
+    };
+  }
   if (!norm || only !== "one") {
     return { scope, kernel: matmul(options), grid: matmulGrid(options, tiles) };
   }
@@ -261,6 +304,31 @@ function matmulOf(
   if (!contiguous || blocksInRound(normed, 1) === 0) return undefined;
   const named = { ...normed, name: `${normed.name}_norm` };
   return { scope, kernel: matmul(named), grid: matmulGrid(named, tiles) };
+}
+
+/** The tile of a matmul with 16-bit operands, and the tokens above which it is launched: `by` is more than `above`. */
+function matricesOf(
+  { options }: Lowering,
+  { grouped, rows, ...shape }: {
+    readonly grouped: GroupedRows | undefined;
+    readonly weights: number;
+    readonly k: number;
+    readonly columns: number;
+    readonly rows: Size;
+  },
+): MatrixTiling & { readonly by: Size } | undefined {
+  if (options.operands === "f32") return undefined;
+  const sent = grouped?.received.sent;
+  const tiling = matrixTiling(shape, {
+    height: tileHeight(options.tile),
+    ...sent
+      ? {
+        experts: sent.splits.at(-1)!,
+        topK: routeOf(sent).params.rule.topK,
+      }
+      : {},
+  });
+  return tiling && { ...tiling, by: grouped?.received.tokenSize ?? rows };
 }
 
 /** The index of a matmul result with these row and column axes. */

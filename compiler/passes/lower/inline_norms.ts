@@ -43,12 +43,16 @@ export interface InlineNorm {
 /** Bits of weights from which repeating a norm is cheap. Smaller ones have more instructions per byte. */
 const MIN_BITS = 8;
 
-/** The size of a launch for one row, or for more. */
+/** The size of a launch for one row, or for more than that; or for up to `most` rows. */
 export function forRows(
   rows: Size,
   size: Size,
+  most = 1,
 ): { readonly one: Size; readonly more: Size } {
-  return { one: { upTo: [rows, 1, size] }, more: { above: [rows, 1, size] } };
+  return {
+    one: { upTo: [rows, most, size] },
+    more: { above: [rows, most, size] },
+  };
 }
 
 /** The dots that compute a norm, directly or of dispatched rows that stay in place. Undefined: it is launched. */

@@ -2,7 +2,7 @@
 
 import type { Size } from "../../../spec/size.ts";
 import type { RankSet } from "../../../spec/mesh.ts";
-import type { NumericsClass } from "../../../spec/numerics.ts";
+import type { NumericsClass, Operands } from "../../../spec/numerics.ts";
 import type { StoredDType } from "../../../spec/dtype.ts";
 import type { Wire } from "../../../spec/wire.ts";
 import type { PackedDType } from "../../../spec/packed.ts";
@@ -90,6 +90,8 @@ export interface LoweredModel {
   /** Bucket of each node in one. */
   readonly buckets: ReadonlyMap<Node, Bucket>;
   readonly layouts: ReadonlyMap<Node, ParamLayout>;
+  /** Parameters of routers, whose operands keep 32 bits. */
+  readonly routers: ReadonlySet<Node>;
   /** Dispatched values that are sent back: stored at the offsets of their received rows. */
   readonly returning: ReadonlySet<Node>;
 }
@@ -98,6 +100,8 @@ export interface LoweredModel {
 export interface LoweringOptions {
   readonly numerics: NumericsClass;
   readonly wire: Wire;
+  /** Of matmuls of many rows. */
+  readonly operands: Operands;
   readonly tile: MatmulTile;
   readonly tuning: Tuning;
   /** Maximum bytes of a binding, and number of bindings of a kernel. */

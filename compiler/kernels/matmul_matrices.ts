@@ -1,0 +1,213 @@
+/**
+ * Matrix multiplication with 16-bit operands for many rows: a workgroup rounds a panel of both operands to f16 in its
+ * memory and multiplies them as matrices. Sums are f32 (`spec/numerics.md`, 16-bit operands).
+ */
+
+import { invariant } from "../../spec/errors.ts";
+import { sharedStore } from "../../spec/kernel/build.ts";
+import { clamped } from "../../spec/kernel/guards.ts";
+import {
+  MATRIX_SIZE,
+  operand16,
+  statement,
+} from "../../spec/kernel/matrices.ts";
+import { letRegister, register } from "../../spec/kernel/registers.ts";
+import type { Kernel, KernelText, Stmt } from "./kernel.ts";
+import { expr, GROUP_XZ, local, madeOnce, makeKernel, wgsl } from "./kernel.ts";
+import { groupedTile } from "./matmul.ts";
+import { guarded, u } from "./matmul_left.ts";
+import type { MatmulOptions } from "./matmul_options.ts";
+import { columnsAndWeights } from "./matmul_columns.ts";
+import { indicesOfTerms, rightAt, termsOf } from "./matmul_right.ts";
+import { scalesOfBlock } from "./matmul_scales.ts";
+import { range } from "./pieces/numbers.ts";
+import { MATRIX_LANES, type MatrixShape } from "../tuning/matrices.ts";
+
+/** Indices of k in memory at a time. */
+const DEPTH = MATRIX_SIZE;
+
+/** Creates a matrix multiplication by tiles of a shape. `k` is a multiple of 16. */
+export function matmulMatrices(
+  options: MatmulOptions,
+  shape: MatrixShape,
+): Kernel {
+  const { k, weights } = options;
+  invariant(typeof k === "number" && k % DEPTH === 0, "k consists of matrices");
+  const terms = termsOf(options).length;
+  const across = Math.min(shape.columns, DEPTH * terms);
+  const tile = {
+    rows: 1,
+    columns: shape.columns / across,
+    lanes: MATRIX_LANES,
+  };
+  const o = { ...options, tile, segments: 1 };
+  const used = o.epilogue(
+    {
+      row: u("row"),
+      column: u("column"),
+      expert: o.grouped ? u("expert") : expr`0u`,
+    },
+    weights.map((_, i) => local(`result${i}`, "f32")),
+  );
+  const left = [o.leftRow(u("row")), o.left(u("base"), u("k"))];
+  return madeOnce([o, shape, left, used], () => {
+    const inside = tileText(o, { shape, across, used });
+    return makeKernel({
+      name: `${o.name}_f16`,
+      workgroupSize: MATRIX_LANES,
+      bindings: o.bindings,
+      body: o.grouped
+        ? groupedTile(
+          o.grouped.tiles,
+          wgsl`
+          for (var tile_first = first; tile_first < end; tile_first += ${shape.rows}) {
+            ${inside}
+          }`,
+        )
+        : wgsl`
+          let tile_first = ${GROUP_XZ} * ${shape.rows};
+          let end = ${o.rows};
+          if (tile_first < end) { ${inside} }`,
+    });
+  });
+}
+
+/** One tile of results, from row `tile_first`. */
+function tileText(
+  o: MatmulOptions,
+  { shape, across, used }: {
+    readonly shape: MatrixShape;
+    /** Lanes with different columns of the right operand. */
+    readonly across: number;
+    readonly used: readonly Stmt[];
+  },
+): KernelText {
+  const { rows, columns } = shape;
+  const sums = o.weights.map((_, i) => `sum${i}`);
+  const left = loadLeft(o, rows);
+  const right = loadRight(o, { columns, across });
+  return wgsl`
+    var<workgroup> left_tile: array<f32, ${rows * DEPTH}>;
+    ${
+    sums.map((_, i) =>
+      wgsl`var<workgroup> right_tile${i}: array<f32, ${DEPTH * columns}>;`
+    )
+  }
+    ${left.prepare}
+    ${right.prepare}
+    ${[statement({ op: "matrices", names: sums, rows, columns })]}
+    for (var k_start = 0u; k_start < ${Number(o.k)}; k_start += ${DEPTH}) {
+      workgroupBarrier();
+      ${left.load}
+      ${right.load}
+      ${[
+    statement({
+      op: "multiply",
+      left: "left_tile",
+      depth: DEPTH,
+      products: sums.map((name, i) => ({ name, right: `right_tile${i}` })),
+    }),
+  ]}
+    }
+    ${[
+    statement({
+      op: "results",
+      row: { name: "row", from: u("tile_first"), end: u("end") },
+      column: {
+        name: "column",
+        from: expr`${{ op: "id", type: "u32", name: "group.y" }} * ${columns}`,
+        end: expr`${o.columns}u`,
+      },
+      values: o.weights.map((_, i) => `result${i}`),
+      body: used,
+    }),
+  ]}`;
+}
+
+/** Code before the loop over k, and the load of a panel in it. */
+interface Panel {
+  readonly prepare: KernelText;
+  readonly load: KernelText;
+}
+
+/** `left_tile` f16 [row, k]: neighbouring lanes load neighbouring k. After the last row, the last one is loaded again. */
+function loadLeft(o: MatmulOptions, rows: number): Panel {
+  const atOnce = MATRIX_LANES / DEPTH;
+  const turns = range(rows / atOnce);
+  const row = (n: number) =>
+    clamped(
+      expr`${u("tile_first")} + ${u("lane_row")} + ${n * atOnce}`,
+      u("end"),
+    );
+  return {
+    prepare: wgsl`
+      let lane_row = lane / ${DEPTH};
+      let lane_k = lane % ${DEPTH};
+      ${
+      turns.flatMap((n) => [
+        letRegister("left", [n], o.leftRow(row(n))),
+        letRegister("left_to", [n], expr`lane + ${n * MATRIX_LANES}u`),
+      ])
+    }`,
+    load: wgsl`
+      let left_k = k_start + lane_k;
+      ${
+      turns.map((n) =>
+        sharedStore(
+          "left_tile",
+          register("left_to", [n], "u32"),
+          operand16(o.left(register("left", [n], "u32"), u("left_k"))),
+        )
+      )
+    }`,
+  };
+}
+
+/** `right_tile<i>` f16 [k, column] of each weight: each lane loads the columns of one index of k, or of one word. */
+function loadRight(
+  o: MatmulOptions,
+  { columns, across }: { readonly columns: number; readonly across: number },
+): Panel {
+  const terms = termsOf(o);
+  const busy = across * DEPTH / terms.length;
+  const each = range(o.tile.columns);
+  const to = (c: number, n: number) =>
+    expr`${register("right_to", [c], "u32")} + ${n * columns}u`;
+  const stored = o.weights.flatMap(({ stored }, i) =>
+    terms.flatMap(({ prefix }, n) =>
+      each.map((c) => {
+        const value = register(`${prefix}b${i}`, [c]);
+        return sharedStore(
+          `right_tile${i}`,
+          n === 0 ? register("right_to", [c], "u32") : to(c, n),
+          stored === "f16" ? value : operand16(value),
+        );
+      })
+    )
+  );
+  const load = wgsl`
+    let k = k_start / ${terms.length} + lane_turn;
+    ${indicesOfTerms(o)}
+    ${
+    o.weights.flatMap((_, i) => scalesOfBlock(o, i, { start: wgsl`k_start` }))
+  }
+    ${o.weights.flatMap((_, i) => rightAt(o, i))}
+    ${stored}`;
+  return {
+    prepare: wgsl`
+      ${columnsAndWeights(o, { lanes: across })}
+      let lane_turn = lane / ${across};
+      ${
+      each.map((c) =>
+        letRegister(
+          "right_to",
+          [c],
+          expr`${u("lane_turn")} * ${terms.length * columns}u + ${
+            register("column", [c], "u32")
+          } - group.y * ${columns}u`,
+        )
+      )
+    }`,
+    load: wgsl`${guarded(busy < MATRIX_LANES, wgsl`lane < ${busy}`, load)}`,
+  };
+}

@@ -1,0 +1,79 @@
+/** Tiles of matmuls with 16-bit operands. */
+
+import { foldGrid, type Grid } from "../../spec/kernel/make.ts";
+import { MATRIX_SIZE } from "../../spec/kernel/matrices.ts";
+import type { Size } from "../../spec/size.ts";
+
+/** Lanes of a workgroup. */
+export const MATRIX_LANES = 256;
+
+/** Rows of a tile of results, and its columns of each weight. */
+export interface MatrixShape {
+  readonly rows: number;
+  readonly columns: number;
+}
+
+/** Most rows of a tile, and columns of all its weights: panels of both operands fill 16 KiB as f32. */
+const MAX_ROWS = 128, MAX_COLUMNS = 128;
+
+/**
+ * Rows of a weight up to which its launches have 32-bit operands, because memory limits them: tokens, or mean rows of an
+ * expert.
+ */
+const FEW_ROWS = 64, FEW_EXPERT_ROWS = 16;
+
+/** A tile, and the number of tokens above which it is used. */
+export interface MatrixTiling {
+  readonly shape: MatrixShape;
+  readonly above: number;
+}
+
+/** Columns from which a matmul has 16-bit operands. */
+const MIN_COLUMNS = 32;
+
+/**
+ * The tile of a matmul with 16-bit operands. Undefined if it has 32-bit operands for any number of rows: k is not a multiple
+ * of 16, there are few columns, or more than two weights.
+ */
+export function matrixTiling(
+  { weights, k, columns }: {
+    readonly weights: number;
+    readonly k: number;
+    readonly columns: number;
+  },
+  { height, experts, topK = 1 }: {
+    /** Rows of a tile of other kernels, and of listed tiles of experts. */
+    readonly height: number;
+    /** Number of experts over all ranks, and of choices per token. Absent: rows are not grouped. */
+    readonly experts?: number;
+    readonly topK?: number;
+  },
+): MatrixTiling | undefined {
+  if (
+    k % MATRIX_SIZE !== 0 || k === 0 || columns < MIN_COLUMNS || weights > 2
+  ) return undefined;
+  const rows = 2 ** Math.ceil(Math.log2(height));
+  return {
+    shape: {
+      rows: Math.min(MAX_ROWS, Math.max(MATRIX_SIZE, rows)),
+      columns: MAX_COLUMNS / weights,
+    },
+    above: experts === undefined
+      ? FEW_ROWS
+      : Math.ceil(FEW_EXPERT_ROWS * experts / topK),
+  };
+}
+
+/** The grid of tiles of a shape for a number of rows, or for a number of listed tiles. */
+export function matrixGrid(
+  { rows, columns }: MatrixShape,
+  { grouped, width, size }: {
+    readonly grouped: boolean;
+    /** Columns of the result. */
+    readonly width: number;
+    readonly size: Size;
+  },
+): Grid {
+  const [x, z] = foldGrid(grouped ? size : { ceilDiv: [size, rows] });
+  return [x, Math.ceil(width / columns), z];
+}

@@ -1,0 +1,216 @@
+/** 16-bit operands of matmuls: their bits on every device, their WGSL as subgroup matrices, and the error of models. */
+// needs: cpu, gpu
+
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import t from "tap";
+import { create } from "webgpu";
+import { matmulMatrices } from "../compiler/kernels/mod.ts";
+import { DEFAULT_TILE } from "../compiler/tuning/mod.ts";
+import { politely } from "../runtime/politely.ts";
+import { roundF16 } from "../spec/half.ts";
+import {
+  expandMatrices,
+  matrixFaults,
+  matrixStatements,
+  MAX_F16,
+} from "../spec/kernel/matrices.ts";
+import type { Kernel } from "../spec/kernel/tree.ts";
+import { printWgsl } from "../spec/kernel/wgsl.ts";
+import { checkpointFolder } from "./helpers/checkpoints.ts";
+import { switchyard, temporaryFolder } from "./helpers/cli.ts";
+import { skipUnasked } from "./helpers/needs.ts";
+import {
+  expected,
+  optionsOf,
+  type Product,
+  resultOfMatrices,
+  STORED,
+} from "./helpers/products.ts";
+import { closeDevices, runCase } from "./helpers/run_model.ts";
+import { stepCase } from "./helpers/training_layer.ts";
+import { bits, testKernels } from "./helpers/run_kernel.ts";
+
+t.teardown(closeDevices);
+
+/** More than 64 tokens in a few sentences. */
+const TEXT =
+  "Once upon a time there was a king who had a daughter, and she was fair. ";
+
+/** A product that fills no tile. */
+function productOf(some: Partial<Product>): Product {
+  return {
+    stored: "bf16",
+    k: 64,
+    segments: 1,
+    columns: 72,
+    counts: [37],
+    grouped: false,
+    pair: false,
+    late: false,
+    seed: 3,
+    ...some,
+  };
+}
+
+function operand(x: number): number {
+  return roundF16(Math.max(-MAX_F16, Math.min(MAX_F16, x)));
+}
+
+/** Sums of products of f16, which are exact, one after another in f32. */
+function rowInOrder(
+  row: Float32Array,
+  matrix: Float32Array,
+  columns: number,
+): Float32Array {
+  return Float32Array.from({ length: columns }, (_, c) => {
+    let sum = 0;
+    for (const [k, x] of row.entries()) {
+      sum = Math.fround(sum + x * matrix[k * columns + c]!);
+    }
+    return sum;
+  });
+}
+
+testKernels(
+  "matmulMatrices() rounds operands and adds in order",
+  async (t, target) => {
+    for (const [i, stored] of STORED.entries()) {
+      const grouped = i % 2 === 0;
+      const product = productOf({
+        stored,
+        grouped,
+        counts: grouped ? [37, 0, 3] : [37],
+        pair: i > 2,
+      });
+      const found = await resultOfMatrices(target, product, 16);
+      const wanted = expected(product, operand, rowInOrder);
+      t.strictSame(bits(found), bits(Float32Array.from(wanted)), stored);
+    }
+  },
+);
+
+/** A kernel of 16 x 128 results, two matrices for pairs. */
+function kernelOf(some: Partial<Product>, rows = 16): Kernel {
+  const product = productOf({ grouped: true, ...some });
+  const columns = product.pair ? 64 : 128;
+  return matmulMatrices(optionsOf(product, DEFAULT_TILE), { rows, columns });
+}
+
+t.test("printWgsl() uses subgroup matrices of devices that have them", (t) => {
+  const kernel = kernelOf({});
+  const file = new URL("fixtures/wgsl/matmul_matrices.wgsl", import.meta.url);
+  t.equal(printWgsl(kernel, { matrices: 32 }), readFileSync(file, "utf8"));
+  const plain = printWgsl(kernel);
+  t.notMatch(plain, /subgroup|enable/);
+  // Sixteen subgroups have no memory for their results.
+  t.equal(printWgsl(kernel, { matrices: 16 }), plain);
+  t.end();
+});
+
+t.test("matrixFaults() finds forms that do not fit their kernel", (t) => {
+  const kernel = kernelOf({});
+  t.strictSame(matrixFaults(kernel), []);
+  const change = (
+    of: (s: ReturnType<typeof matrixStatements>[number]) => object,
+  ) => {
+    const form = structuredClone(kernel.matrixForm!);
+    for (const s of matrixStatements(form)) Object.assign(s, of(s));
+    const body = expandMatrices(form, kernel.workgroupSize) ?? kernel.body;
+    return matrixFaults({ ...kernel, matrixForm: form, body }).join("; ");
+  };
+  const { body } = kernelOf({ k: 80 });
+  t.match(matrixFaults({ ...kernel, body }).join(), /is not the expansion/);
+  for (
+    const [change_, wanted] of [
+      [
+        { matrices: { rows: 24 } },
+        /multiplies 384 elements of array 'left_tile'; .*not multiples of 16/,
+      ],
+      [{ matrices: { columns: 48 } }, /does not declare one tile/],
+      [{ multiply: { depth: 8 } }, /not multiples of 16/],
+      [{ multiply: { left: "ghost" } }, /256 elements of array 'ghost'/],
+      [{ results: { values: [] } }, /0 values for results of 1 matrices/],
+    ] as const
+  ) {
+    const changes = change_ as { readonly [op: string]: object };
+    t.match(change((s) => changes[s.op] ?? {}), wanted);
+  }
+  t.end();
+});
+
+const FEATURE = "chromium-experimental-subgroup-matrix";
+const gpu = create(["backend=null", "enable-dawn-features=allow_unsafe_apis"]);
+Object.assign(globalThis, { keptNull: gpu });
+const adapter = await politely(gpu.requestAdapter());
+const skipTint = adapter?.features.has(FEATURE)
+  ? false
+  : `the WebGPU implementation does not have ${FEATURE}`;
+
+t.test("Tint accepts subgroup matrices", { skip: skipTint }, async (t) => {
+  const device = await politely(adapter!.requestDevice({
+    requiredFeatures: ["shader-f16", "subgroups", FEATURE] as GPUFeatureName[],
+  }));
+  for (const stored of STORED) {
+    for (const pair of [false, true]) {
+      const kernel = kernelOf({ stored, pair }, 128);
+      for (const matrices of [32, 64]) {
+        const code = printWgsl(kernel, { matrices });
+        t.match(code, /subgroupMatrixMultiplyAccumulate/);
+        device.pushErrorScope("validation");
+        const module = device.createShaderModule({ code });
+        const { messages } = await politely(module.getCompilationInfo());
+        t.strictSame(messages.map((m) => `${m.lineNum}: ${m.message}`), []);
+        device.createComputePipeline({ layout: "auto", compute: { module } });
+        const error = await politely(device.popErrorScope());
+        t.equal(error?.message, undefined, `${stored} ${matrices}`);
+      }
+    }
+  }
+  device.destroy();
+});
+
+t.test(
+  "16-bit operands on the command line",
+  { skip: skipUnasked("cpu") },
+  async (t) => {
+    const demo = checkpointFolder("demo-lm");
+    const file = join(temporaryFolder(t), "text.txt");
+    writeFileSync(file, TEXT.repeat(12));
+    const fast = ["--adapter", "cpu", "--numerics", "fast"];
+    const f16 = [...fast, "--operands", "f16"];
+    const score = async (flags: readonly string[]) => {
+      const { out, err, code } = await switchyard([
+        ...["perplexity", demo, file, "--json", "--window", "256"],
+        ...flags,
+      ]);
+      t.equal(code, 0, err);
+      const found = JSON.parse(out) as { perplexity: { value: number } };
+      return found.perplexity.value;
+    };
+    const exact = await score(["--adapter", "cpu"]);
+    t.equal(await score(fast), exact, "WebAssembly fuses nothing");
+    for (const mesh of ["ep=1", "ep=2", "tp=2,ep=2"]) {
+      const found = await score([...f16, "--mesh", mesh]);
+      t.ok(found !== exact && Math.abs(found / exact - 1) < 0.002, `${found}`);
+    }
+    const text = async (flags: readonly string[]) => {
+      const { out, err, code } = await switchyard([
+        ...["generate", demo, "--prompt", TEXT.repeat(4), "--max-new-tokens"],
+        ...["24", "--temperature", "0", ...flags],
+      ]);
+      t.equal(code, 0, err);
+      return out;
+    };
+    t.equal(await text(f16), await text(["--adapter", "cpu"]));
+    const { err, code } = await switchyard([
+      ...["generate", demo, "--prompt", "a", "--operands", "f16"],
+    ]);
+    t.equal(code, 1);
+    t.match(err, /^Cannot use operands 'f16': numerics are 'exact'/);
+    await t.rejects(
+      runCase(await stepCase(), "cpu", { numerics: "fast", operands: "f16" }),
+      /^Cannot train with operands 'f16'/,
+    );
+  },
+);
