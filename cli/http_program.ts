@@ -112,7 +112,7 @@ async function serve(): Promise<void> {
   const app = await createApp({
     ...served,
     created: Math.floor(Date.now() / 1000),
-    loop: new RemoteLoop(loopPort(port), { capacity, now, ...metrics.hooks }),
+    loop: new RemoteLoop(loopPort(port), { capacity }),
     encoder,
     decoder,
     openGrammars: grammarsOf(settings, files).open,

@@ -1,9 +1,12 @@
 /** Listens at a port for a server's routes. */
 
 import { createAdaptorServer } from "@hono/node-server";
-import type { Server } from "node:http";
+import { RESPONSE_ALREADY_SENT } from "@hono/node-server/utils/response";
+import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
+import type { Connection } from "../engine/server/mod.ts";
 import { MachineError } from "../spec/mod.ts";
+import { createConnection } from "./connection.ts";
 
 /** Milliseconds until the headers of a request, and the complete request, must have arrived. */
 const [HEADERS_MS, REQUEST_MS] = [20_000, 60_000];
@@ -32,11 +35,19 @@ export interface Listening {
 
 /** Starts to listen. Throws MachineError if the port is not available. */
 export async function listen(
-  fetch: (request: Request) => Response | Promise<Response>,
+  fetch: (
+    request: Request,
+    connection: Connection,
+  ) => Response | Promise<Response>,
   { host, port, silentMs }: ListenOptions,
 ): Promise<Listening> {
   const server = createAdaptorServer({
-    fetch,
+    fetch: (request, bindings) => {
+      const incoming = bindings.incoming as IncomingMessage;
+      const outgoing = bindings.outgoing as ServerResponse;
+      const sent = RESPONSE_ALREADY_SENT;
+      return fetch(request, createConnection({ incoming, outgoing, sent }));
+    },
     overrideGlobalObjects: false,
   }) as Server;
   server.headersTimeout = HEADERS_MS;

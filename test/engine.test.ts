@@ -21,7 +21,12 @@ import {
   sample,
 } from "../engine/sampling.ts";
 import { stopTokens } from "../engine/stop_tokens.ts";
-import { TextStream } from "../engine/tokenizer.ts";
+import { withKnownTexts } from "../engine/known_texts.ts";
+import {
+  completeText,
+  type HeldText,
+  TextStream,
+} from "../engine/tokenizer.ts";
 import type { GpuAdapter } from "../runtime/mod.ts";
 import { checkpointFolder, files } from "./helpers/checkpoints.ts";
 import { repeatWith, SEED } from "./helpers/seed.ts";
@@ -176,6 +181,36 @@ t.test("the tokenizer gives the recorded ids and texts", async (t) => {
       "no piece is a broken character",
     );
   }
+});
+
+t.test("known texts are those that the tokenizer completes", async (t) => {
+  // Parts of characters, a special token, and texts that depend on the token before.
+  const tokens = [[0xc3], [0xa4], [0xe2, 0x82], [0xac], [], [32], [46], [97]];
+  const decode = (ids: readonly number[]) =>
+    Buffer.from(ids.flatMap((id) => tokens[id]!)).toString()
+      .replace(/^ /, "").replaceAll(" .", ".");
+  let called = 0;
+  const complete = (held: HeldText, added: readonly number[]) => {
+    called += added.length;
+    return Promise.resolve(completeText(decode, held, added));
+  };
+  const known = withKnownTexts(complete);
+  const random = randomNumbers(SEED, 3);
+  const below = (n: number) => Math.floor(n * random());
+  let [total, unknown] = [0, 0];
+  for (let text = 0; text < 200; text++) {
+    let held: HeldText = { tokens: [], given: 0 };
+    for (let part = 0; part < 8; part++) {
+      const added = Array.from({ length: below(5) }, () => below(8));
+      total += added.length;
+      called = 0;
+      const completed = await known(held, added);
+      unknown += called;
+      t.strictSame(completed, await complete(held, added), repeatWith());
+      held = completed.held;
+    }
+  }
+  t.ok(unknown < total, `${unknown} of ${total} texts were not known`);
 });
 
 t.test("generate() gives prompts the room that growing sequences leave", async (t) => {

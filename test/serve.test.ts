@@ -457,6 +457,23 @@ t.test("keys, origins and hosts", async (t) => {
     },
   });
   t.equal(headers.get("access-control-allow-origin"), "http://page.example");
+  for (const stream of [false, true]) {
+    const { headers } = await guarded.post("/v1/completions", {
+      prompt: PROMPT,
+      max_tokens: 1,
+      stream,
+    }, {
+      headers: {
+        "content-type": "application/json",
+        "authorization": "Bearer one",
+        "origin": "http://page.example",
+      },
+    });
+    t.equal(
+      headers.get("access-control-allow-origin"),
+      "http://page.example",
+    );
+  }
   const { client } = guarded;
   t.match(
     await refused(

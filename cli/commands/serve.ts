@@ -36,8 +36,8 @@ import { openOptions, targetOf } from "./options.ts";
 /** Defaults of tokens per step, sequences in one batch and positions of a sequence. */
 const [STEP_TOKENS, SEQUENCES, CONTEXT] = [512, 32, 4096] as const;
 
-/** Default size of the caches, as a part of the size for all sequences at full length. */
-const CACHED_PART = 0.25;
+/** Default positions of the caches for each sequence: a part of the context, and a minimum. */
+const [CACHED_PART, CACHED_MIN] = [0.25, 1024];
 
 /** Milliseconds that a connection may be idle after the deadline of its request. */
 const SILENT_MS = 5000;
@@ -91,7 +91,11 @@ export async function serveCommand(
       context,
       lengths: Array.from(
         { length: sequences },
-        () => Math.ceil(CACHED_PART * context),
+        () =>
+          Math.min(
+            context,
+            Math.max(Math.ceil(CACHED_PART * context), CACHED_MIN),
+          ),
       ),
     },
     statistics: flags.stats ?? false,

@@ -6,6 +6,7 @@ import { sha256 } from "../digest.ts";
 import { readBody } from "./body.ts";
 import { prepareChat } from "./chat_completions.ts";
 import { prepareCompletion } from "./completions.ts";
+import type { Connection } from "./connection.ts";
 import { RequestError } from "./errors.ts";
 import type { Prepared } from "./format.ts";
 import { respondOnce, respondStream } from "./respond.ts";
@@ -33,7 +34,10 @@ export interface AppOptions {
 /** A server without its connections. */
 export interface ServerApp {
   /** Answers a request. */
-  readonly fetch: (request: Request) => Response | Promise<Response>;
+  readonly fetch: (
+    request: Request,
+    connection: Connection,
+  ) => Response | Promise<Response>;
   /** Rejects further requests. Resolves when none is in progress. */
   drain(): Promise<void>;
 }
@@ -63,7 +67,7 @@ export async function createApp(
   served: Served,
   options: AppOptions,
 ): Promise<ServerApp> {
-  const app = new Hono();
+  const app = new Hono<{ Bindings: Connection }>();
   const requests = new RequestGate(served, options);
   app.onError((error, c) => failed(c, error));
   app.notFound((c) =>
@@ -122,7 +126,7 @@ export async function createApp(
     });
   }
   return {
-    fetch: (request) => app.fetch(request),
+    fetch: (request, connection) => app.fetch(request, connection),
     drain: () => requests.drain(),
   };
 }
@@ -161,7 +165,7 @@ class RequestGate {
 
   /** `counted` is called with the status of a response once it ends. Failed requests throw an error instead. */
   async answer(
-    c: Context,
+    c: Context<{ Bindings: Connection }>,
     prepare: Prepare,
     counted: (status: number) => void,
   ): Promise<Response> {
@@ -186,22 +190,25 @@ class RequestGate {
           { kind: "closed" },
         ),
       );
-    const { signal: connection } = c.req.raw;
-    connection.addEventListener("abort", leave);
+    const connection = c.env;
+    const stay = connection.onLeave(leave);
     let closed = false;
     const close = () => {
       if (closed) return;
       closed = true;
       clearTimeout(timer);
-      // Otherwise the platform would retain the request.
-      connection.removeEventListener("abort", leave);
+      stay();
       if (--this.#open > 0) return;
       for (const resolve of this.#idle) resolve();
     };
     const served = this.#served;
     const { signal } = controller;
     try {
-      const body = await readBody(c.req.raw, maxBody);
+      const headers = Object.fromEntries(c.res.headers);
+      const body = await readBody(connection, {
+        type: c.req.header("content-type") ?? "",
+        maxBytes: maxBody,
+      });
       checkModel(body["model"], served);
       const prepared = await prepare(body, served);
       this.#check(prepared.choices.length);
@@ -209,26 +216,24 @@ class RequestGate {
         const response = await respondOnce(prepared, { served, signal });
         close();
         counted(200);
-        return c.json(response);
+        connection.send(JSON.stringify(response), {
+          ...headers,
+          "content-type": "application/json",
+        });
+        return connection.sent;
       }
+      connection.begin({
+        ...headers,
+        "content-type": "text/event-stream; charset=utf-8",
+        "cache-control": "no-cache",
+        "x-accel-buffering": "no",
+      });
       const events = respondStream(prepared, { served, signal });
-      return new Response(
-        streamOf(events, {
-          signal,
-          leave,
-          ended: () => {
-            if (!closed) counted(signal.aborted ? signal.reason.status : 200);
-            close();
-          },
-        }),
-        {
-          headers: {
-            "content-type": "text/event-stream; charset=utf-8",
-            "cache-control": "no-cache",
-            "x-accel-buffering": "no",
-          },
-        },
-      );
+      void writeEvents(events, { connection, signal }).finally(() => {
+        counted(signal.aborted ? signal.reason.status : 200);
+        close();
+      });
+      return connection.sent;
     } catch (error) {
       close();
       throw error;
@@ -253,58 +258,27 @@ class RequestGate {
   }
 }
 
-/**
- * Events as the body of a response, produced no faster than they are read. `ended` is called once no more are needed:
- * at the end, if the client disconnects, and if the request is aborted while the client reads nothing.
- */
-function streamOf(
-  events: AsyncGenerator<string, void, undefined>,
-  { signal, leave, ended }: {
+/** Writes events to a response, no faster than the client reads them. Resolves once no more are needed. */
+async function writeEvents(
+  events: AsyncIterable<string>,
+  { connection, signal }: {
+    readonly connection: Connection;
+    /** Aborted if the client has disconnected or the request takes too long. */
     readonly signal: AbortSignal;
-    /** Aborts the request after its client has disconnected. */
-    readonly leave: () => void;
-    readonly ended: () => void;
   },
-): ReadableStream<Uint8Array> {
-  const encoder = new TextEncoder();
-  let reading = false;
-  let open = true;
-  const stop = () => {
-    open = false;
-    ended();
-    void events.return();
-  };
-  return new ReadableStream({
-    start(controller) {
-      signal.addEventListener("abort", () => {
-        // A client that is reading receives the reason.
-        if (reading || !open) return;
-        stop();
-        controller.close();
-      });
-    },
-    async pull(controller) {
-      reading = true;
-      try {
-        const { done, value } = await events.next();
-        if (!done) return controller.enqueue(encoder.encode(value));
-        open = false;
-        ended();
-        controller.close();
-      } catch (error) {
-        open = false;
-        ended();
-        controller.error(error);
-      } finally {
-        reading = false;
-      }
-    },
-    cancel: () => {
-      open = false;
-      leave();
-      stop();
-    },
-  }, { highWaterMark: 0 });
+): Promise<void> {
+  try {
+    for await (const text of events) {
+      if (connection.closed) return;
+      if (connection.write(text)) continue;
+      await connection.drained(signal);
+      // A client that reads nothing receives no reason.
+      if (signal.aborted) break;
+    }
+    connection.end();
+  } catch (error) {
+    connection.abort(error as Error);
+  }
 }
 
 function failed(c: Context, error: unknown): Response {
@@ -348,11 +322,12 @@ function checkHost(hosts: readonly string[]) {
 async function checkKey(keys: readonly string[]) {
   const digests = await Promise.all(keys.map((key) => sha256(key)));
   return async (c: Context, next: () => Promise<void>): Promise<void> => {
+    if (digests.length === 0) return await next();
     const [, key = ""] = /^Bearer (.*)$/i.exec(
       c.req.header("authorization") ?? "",
     ) ?? [];
     const digest = await sha256(key);
-    let found = digests.length === 0;
+    let found = false;
     for (const known of digests) found = sameDigest(known, digest) || found;
     if (!found) {
       throw new RequestError(

@@ -1,5 +1,6 @@
 /** Bodies of requests: JSON in UTF-8 with limits of size and depth. */
 
+import type { Connection } from "./connection.ts";
 import { RequestError } from "./errors.ts";
 
 /** Maximum nesting depth of a body. */
@@ -7,17 +8,20 @@ const DEPTH = 64;
 
 /** Reads the JSON object in a request's body. Throws RequestError for anything else, and for more than `maxBytes` bytes. */
 export async function readBody(
-  request: Request,
-  maxBytes: number,
+  connection: Connection,
+  { type, maxBytes }: {
+    /** The content type. */
+    readonly type: string;
+    readonly maxBytes: number;
+  },
 ): Promise<{ readonly [field: string]: unknown }> {
-  const type = request.headers.get("content-type") ?? "";
   if (!/^application\/json\s*(;|$)/i.test(type)) {
     throw new RequestError(
       "Cannot read the request: its body is not JSON. Send the header 'Content-Type: application/json'",
       { kind: "media" },
     );
   }
-  const text = decode(await readBytes(request, maxBytes));
+  const text = decode(await readBytes(connection, maxBytes));
   checkDepth(text);
   let value: unknown;
   try {
@@ -38,37 +42,21 @@ export async function readBody(
 }
 
 async function readBytes(
-  request: Request,
+  connection: Connection,
   maxBytes: number,
 ): Promise<Uint8Array> {
-  const tooLarge = () =>
-    new RequestError(
+  const bytes = await connection.read(maxBytes);
+  if (bytes === "too large") {
+    throw new RequestError(
       `Cannot read the request: its body has more than ${maxBytes} bytes. Send less, or raise --max-body`,
       { kind: "size" },
     );
-  if (Number(request.headers.get("content-length") ?? 0) > maxBytes) {
-    throw tooLarge();
   }
-  const parts: Uint8Array[] = [];
-  let size = 0;
-  try {
-    for await (const part of request.body ?? []) {
-      size += part.length;
-      if (size > maxBytes) throw tooLarge();
-      parts.push(part);
-    }
-  } catch (error) {
-    if (error instanceof RequestError) throw error;
+  if (bytes === "closed") {
     throw new RequestError(
       "Cannot read the request: the client closed the connection. Send all of the body",
       { kind: "closed" },
     );
-  }
-  const bytes = new Uint8Array(size);
-  let at = 0;
-  for (const part of parts) {
-    bytes.set(part, at);
-    at += part.length;
   }
   return bytes;
 }

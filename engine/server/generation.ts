@@ -15,7 +15,10 @@ import type { Tokenizer } from "../tokenizer.ts";
 export interface Choice {
   /** Token ids. */
   readonly prompt: readonly number[];
-  readonly options: Omit<RemoteSequence, "onToken" | "onEnd" | "onFail">;
+  readonly options: Omit<
+    RemoteSequence,
+    "onToken" | "onEnd" | "onFail" | "waits"
+  >;
   /** Texts that end it. */
   readonly stopTexts: readonly string[];
   /** Texts whose special tokens are part of its text. Default: none. */
@@ -88,7 +91,7 @@ export async function* generateChoices(
       if (ready.length === 0) {
         await new Promise<void>((resolve) => wake = resolve);
       }
-      for (const one of ready) yield* newsOf(one);
+      for (const one of ready) yield* await newsOf(one);
     }
   } finally {
     for (const { cancel } of growing) cancel();
@@ -100,19 +103,24 @@ function hasNews({ chosen, ending, ended, waits }: Growing): boolean {
 }
 
 /** New events of a choice. */
-async function* newsOf(one: Growing): AsyncGenerator<ChoiceEvent> {
+async function newsOf(one: Growing): Promise<ChoiceEvent[]> {
   // Tokens chosen from here on belong to the next call.
   const { answer, index: choice, chosen, ending } = one;
   const forced = chosen.splice(0, one.forced);
   const free = chosen.splice(0);
   one.forced -= forced.length;
-  if (forced.length > 0) yield { choice, kind: "forced", tokens: forced };
+  const events: ChoiceEvent[] = [];
+  if (forced.length > 0) {
+    events.push({ choice, kind: "forced", tokens: forced });
+  }
   const pieces = await answer.push(free);
-  if (pieces.length > 0) yield { choice, kind: "pieces", pieces };
-  if (ending === undefined && !answer.stopped) return;
+  if (pieces.length > 0) events.push({ choice, kind: "pieces", pieces });
+  if (ending === undefined && !answer.stopped) return events;
   one.ended = true;
   one.cancel();
-  yield { choice, kind: "end", ...await answer.end(ending ?? "stop text") };
+  const end = await answer.end(ending ?? "stop text");
+  events.push({ choice, kind: "end", ...end });
+  return events;
 }
 
 function addChoice(
@@ -147,6 +155,7 @@ function addChoice(
   if (loop.failure) throw unavailable(loop.failure);
   const sequence = loop.add(prompt, {
     ...options,
+    waits: one.waits,
     onToken: (token, logprobs, record) => {
       one.chosen.push({ token, logprobs, ...record });
       if (!one.waits) changed();

@@ -2,20 +2,8 @@
 
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
 import type { Decoder } from "../decoder.ts";
-import type {
-  LoopState,
-  RemoteLoop,
-  RemoteLoopOptions,
-} from "./remote_loop.ts";
-
-/** Upper bounds of buckets in seconds. */
-const SECONDS = [
-  ...[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5],
-  ...[1, 2.5, 5, 10, 25, 50, 100, 250, 500],
-];
-
-/** Upper bounds of buckets of tokens. */
-const TOKENS = Array.from({ length: 14 }, (_, i) => 2 ** i);
+import { named, SECONDS } from "./loop_metrics.ts";
+import type { LoopState, RemoteLoop } from "./remote_loop.ts";
 
 /** Pages of a group on all ranks. */
 export interface PageCount {
@@ -36,7 +24,7 @@ export function pageCounts(
   }));
 }
 
-/** Metrics of a server's activity. */
+/** Metrics of a server's requests and of the state of its loop. */
 export class Metrics {
   readonly #registry = new Registry();
   readonly #requests = new Counter(this.#named({
@@ -49,35 +37,6 @@ export class Metrics {
     help: "Time from the arrival of a request to the end of its response.",
     buckets: SECONDS,
   }));
-  readonly #stepSeconds = new Histogram(this.#named({
-    name: "step_seconds",
-    help: "Time of a step of the batch.",
-    buckets: SECONDS,
-  }));
-  readonly #stepTokens = new Histogram(this.#named({
-    name: "step_tokens",
-    help: "Tokens that a step fed.",
-    buckets: TOKENS,
-  }));
-  readonly #promptTokens = new Counter(this.#named({
-    name: "prompt_tokens_total",
-    help: "Prompt tokens that were fed; shared prefixes are fed once.",
-  }));
-  readonly #newTokens = new Counter(this.#named({
-    name: "generated_tokens_total",
-    help: "Tokens that were generated.",
-  }));
-  readonly #first = new Histogram(this.#named({
-    name: "time_to_first_token_seconds",
-    help: "Time from when a sequence is queued to its first token.",
-    buckets: SECONDS,
-  }));
-  readonly #next = new Histogram(this.#named({
-    name: "inter_token_seconds",
-    help: "Time from a token of a sequence to the next.",
-    buckets: SECONDS,
-  }));
-
   readonly #gauges: readonly ((state: LoopState) => void)[];
 
   /** `capacity`: sequences that the batch has room for. `pages`: groups of pages. `speculates`: whether tokens are drafted. */
@@ -157,20 +116,6 @@ export class Metrics {
     }];
   }
 
-  /** Hooks of the loop. */
-  get hooks(): Pick<RemoteLoopOptions, "onStep" | "onToken"> {
-    return {
-      onStep: ({ tokens, prompted, chosen, ms }) => {
-        this.#stepSeconds.observe(ms / 1000);
-        this.#stepTokens.observe(tokens);
-        this.#promptTokens.inc(prompted);
-        this.#newTokens.inc(chosen);
-      },
-      onToken: (ms, { first }) =>
-        (first ? this.#first : this.#next).observe(ms / 1000),
-    };
-  }
-
   /** Counts a response. */
   responded(route: string, { status, ms }: {
     readonly status: number;
@@ -187,7 +132,7 @@ export class Metrics {
     const state = await loop.state();
     if (state) { for (const set of this.#gauges) set(state); }
     return {
-      text: await this.#registry.metrics(),
+      text: `${await this.#registry.metrics()}\n${state?.metrics ?? ""}`,
       type: this.#registry.contentType,
     };
   }
@@ -195,7 +140,6 @@ export class Metrics {
   #named<O extends { readonly name: string }>(
     options: O,
   ): O & { registers: Registry[] } {
-    const registers = [this.#registry];
-    return { ...options, name: `switchyard_${options.name}`, registers };
+    return named(options, this.#registry);
   }
 }

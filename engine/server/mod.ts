@@ -1,6 +1,7 @@
 /** An OpenAI-compatible server: its routes and its batch. The caller provides connections. */
 
 export { type AppOptions, createApp, type ServerApp } from "./app.ts";
+export type { Connection } from "./connection.ts";
 export { createLeader, follow, HEARTBEAT_MS } from "./followers.ts";
 export { type BatchLoop, type LoopOptions } from "./loop.ts";
 export { Metrics, type PageCount, pageCounts } from "./metrics.ts";

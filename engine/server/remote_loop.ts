@@ -1,11 +1,10 @@
 /**
- * The loop of a server in another thread than its routes, so that connections do not delay steps. After each step, the
- * thread of the loop sends one message with all tokens.
+ * The loop of a server in another thread than its routes, so that connections do not delay steps. After a step, the
+ * thread of the loop sends at most one message, with all tokens that are streamed and all sequences that ended.
  */
 
 import type {
   BatchSequence,
-  BatchStep,
   Ending,
   SequenceOptions,
   TokenRecord,
@@ -16,6 +15,7 @@ import type { Logprobs } from "../sampling.ts";
 import type { SpeculationStats } from "../speculation/speculation.ts";
 import { ExpertLoad, type LayerLoad } from "./expert_load.ts";
 import { BatchLoop, type LoopOptions } from "./loop.ts";
+import { LoopMetrics } from "./loop_metrics.ts";
 
 /** A port of messages to another thread. */
 export interface LoopPort {
@@ -27,7 +27,11 @@ export interface LoopPort {
 /** Options of a sequence without its callbacks. */
 type SentOptions =
   & Omit<SequenceOptions, "onToken" | "onEnd" | "grammar">
-  & { readonly grammar?: GrammarSource | undefined };
+  & {
+    readonly grammar?: GrammarSource | undefined;
+    /** Whether tokens are sent only when the sequence ends. Default: false, after each step. */
+    readonly waits?: boolean;
+  };
 
 /** A message of the routes. */
 type Request =
@@ -49,37 +53,41 @@ export interface LoopState {
   /** Pages in use, by group. */
   readonly pages: readonly number[];
   readonly speculation?: SpeculationStats;
+  /** Metrics of steps and tokens, for Prometheus. */
+  readonly metrics: string;
   /** Load of the experts of each layer with a router. */
   readonly load: readonly LayerLoad[];
   /** Bytes sent between ranks, by kind, if they are counted. */
   readonly sent: { readonly [kind: string]: number };
 }
 
-/** A step and its duration in milliseconds. */
-export interface TimedStep extends BatchStep {
-  readonly ms: number;
-}
-
 /** Details of a token, if its sequence requested them. */
 interface TokenDetails {
-  /** Index of the token in its step. */
+  /** Index of the token in its message, or in its sequence if that waits. */
   readonly at: number;
   readonly logprobs: Logprobs | undefined;
   readonly record: TokenRecord;
 }
 
-/** The record of a token without details. */
-const NO_RECORD: TokenRecord = {};
+const NO_DETAILS = { logprobs: undefined, record: {} };
+
+/** The end of a sequence. */
+interface SentEnding {
+  readonly id: number;
+  readonly ending: Ending;
+  /** All tokens of a sequence that waits, and their details. */
+  readonly tokens?: Int32Array;
+  readonly details: readonly TokenDetails[];
+}
 
 /** A message of the loop. */
 type Report =
   | {
-    readonly kind: "step";
-    readonly step: TimedStep;
+    readonly kind: "tokens";
     /** For each new token, the id of its sequence and the token. One array is copied faster than a list of objects. */
     readonly tokens: Float64Array;
     readonly details: readonly TokenDetails[];
-    readonly endings: readonly (readonly [id: number, ending: Ending])[];
+    readonly endings: readonly SentEnding[];
   }
   | { readonly kind: "state"; readonly state: LoopState }
   | {
@@ -89,10 +97,13 @@ type Report =
     readonly message: string;
   };
 
-/** A sequence of the loop. Empty while its grammar is compiled. */
+/** A sequence of the loop. Undefined while its grammar is compiled. */
 interface Running {
-  readonly sequence?: BatchSequence;
-  readonly grammar?: TokenGrammar | undefined;
+  sequence?: BatchSequence;
+  grammar?: TokenGrammar | undefined;
+  /** When it was added, or the time of its last token, in milliseconds. */
+  last: number;
+  first: boolean;
 }
 
 /** Creates a loop for the routes at the other end of a port. */
@@ -111,8 +122,11 @@ export function createLoop(
   const growing = new Map<number, Running>();
   let tokens: number[] = [];
   let details: TokenDetails[] = [];
+  let endings: SentEnding[] = [];
+  /** The sequence of each new token. */
+  let grown: Running[] = [];
   const load = new ExpertLoad();
-  let endings: [number, Ending][] = [];
+  const metrics = new LoopMetrics();
   const send = (report: Report) => port.send(report);
   const failed = (error: unknown, id?: number) =>
     send({
@@ -120,7 +134,7 @@ export function createLoop(
       message: error instanceof Error ? error.message : String(error),
       ...id === undefined ? {} : { id },
     });
-  const sendState = () => {
+  const sendState = async () => {
     const { running, waiting } = loop;
     const pages = decoder.pages?.used ?? [];
     const stats = options.speculation?.stats;
@@ -131,6 +145,7 @@ export function createLoop(
         waiting,
         pages,
         ...stats ? { speculation: stats } : {},
+        metrics: await metrics.text(),
         load: load.layers,
         sent: options.sentBytes?.() ?? {},
       },
@@ -138,11 +153,19 @@ export function createLoop(
   };
   const loop = new BatchLoop(decoder, {
     ...options,
-    onStep: ({ experts = [], ...step }, ms) => {
-      for (const one of experts) load.add(one);
+    onStep: (step, ms) => {
+      for (const one of step.experts ?? []) load.add(one);
+      metrics.step(step, ms);
+      const now = options.now();
+      for (const one of grown) {
+        metrics.token(now - one.last, { first: one.first });
+        one.last = now;
+        one.first = false;
+      }
+      grown = [];
+      if (tokens.length + endings.length === 0) return;
       send({
-        kind: "step",
-        step: { ...step, ms },
+        kind: "tokens",
         tokens: Float64Array.from(tokens),
         details,
         endings,
@@ -157,28 +180,41 @@ export function createLoop(
     one?.grammar?.close();
     return one;
   };
-  const add = async ({ id, prompt, options }: Request & { kind: "add" }) => {
-    const { grammar: source, ...others } = options;
-    growing.set(id, {});
-    const grammar = source &&
+  const add = async (
+    { id, prompt, options: { grammar: source, waits = false, ...others } }:
+      & Request
+      & { kind: "add" },
+  ) => {
+    const one: Running = { last: options.now(), first: true };
+    growing.set(id, one);
+    one.grammar = source &&
       await (await openGrammars()).start(source, (error) => failed(error, id));
     // It may be cancelled meanwhile.
-    if (!growing.has(id)) return grammar?.close();
-    const sequence = loop.add(prompt, {
+    if (!growing.has(id)) return one.grammar?.close();
+    let count = 0;
+    const own: TokenDetails[] = [];
+    const sequence = one.sequence = loop.add(prompt, {
       ...others,
-      grammar,
+      grammar: one.grammar,
       onToken: (token, logprobs, record) => {
+        grown.push(one);
         if (logprobs || record.hash || record.experts) {
-          details.push({ at: tokens.length / 2, logprobs, record });
+          const at = waits ? count : tokens.length / 2;
+          (waits ? own : details).push({ at, logprobs, record });
         }
-        tokens.push(id, token);
+        count++;
+        if (!waits) tokens.push(id, token);
       },
       onEnd: (ending) => {
         end(id);
-        endings.push([id, ending]);
+        endings.push({
+          id,
+          ending,
+          details: own,
+          ...waits ? { tokens: Int32Array.from(sequence.tokens) } : {},
+        });
       },
     });
-    growing.set(id, { sequence, grammar });
   };
   port.receive((message) => {
     const request = message as Request;
@@ -190,24 +226,12 @@ export function createLoop(
         return sequence && loop.cancel(sequence);
       }
       case "look":
-        return loop.look(sendState);
+        return loop.look(() => void sendState());
       default:
         request satisfies never;
     }
   });
   return loop;
-}
-
-/** Callbacks of routes. */
-export interface RemoteLoopOptions {
-  /** Maximum number of sequences in the caches. */
-  readonly capacity: number;
-  /** Called after each step. */
-  readonly onStep?: (step: TimedStep) => void;
-  /** Called with each token: milliseconds since the sequence was added, or since the previous token. */
-  readonly onToken?: (ms: number, of: { readonly first: boolean }) => void;
-  /** A clock in milliseconds. */
-  readonly now: () => number;
 }
 
 /** A sequence with a callback for a failure of the loop. */
@@ -222,15 +246,11 @@ export interface LoopFailure {
   readonly message: string;
 }
 
-interface Growing extends Pick<RemoteSequence, "onToken" | "onEnd" | "onFail"> {
-  last: number;
-  first: boolean;
-}
+type Growing = Pick<RemoteSequence, "onToken" | "onEnd" | "onFail">;
 
 /** A loop in another thread. */
 export class RemoteLoop {
   readonly #port: LoopPort;
-  readonly #options: RemoteLoopOptions;
   readonly #growing = new Map<number, Growing>();
   #count = 0;
   readonly #looking: ((state: LoopState | undefined) => void)[] = [];
@@ -238,10 +258,9 @@ export class RemoteLoop {
   /** Maximum number of sequences in the caches. */
   readonly capacity: number;
 
-  constructor(port: LoopPort, options: RemoteLoopOptions) {
+  constructor(port: LoopPort, { capacity }: { readonly capacity: number }) {
     this.#port = port;
-    this.#options = options;
-    this.capacity = options.capacity;
+    this.capacity = capacity;
     port.receive((report) => this.#receive(report as Report));
   }
 
@@ -274,8 +293,6 @@ export class RemoteLoop {
       ...onToken ? { onToken } : {},
       ...onEnd ? { onEnd } : {},
       onFail,
-      last: this.#options.now(),
-      first: true,
     });
     this.#send({ kind: "add", id, prompt, options });
     return id;
@@ -300,8 +317,8 @@ export class RemoteLoop {
 
   #receive(report: Report): void {
     switch (report.kind) {
-      case "step":
-        return this.#step(report);
+      case "tokens":
+        return this.#grow(report);
       case "state":
         return this.#looking.shift()?.(report.state);
       case "failed":
@@ -313,29 +330,30 @@ export class RemoteLoop {
     }
   }
 
-  #step({ step, tokens, details, endings }: Report & { kind: "step" }): void {
-    this.#options.onStep?.(step);
-    const now = this.#options.now();
-    let next = 0;
+  #grow({ tokens, details, endings }: Report & { kind: "tokens" }): void {
+    const detailOf = inOrder(details);
     for (let at = 0; 2 * at < tokens.length; at++) {
-      const detailed = details[next]?.at === at ? details[next++] : undefined;
+      const { logprobs, record } = detailOf(at);
       const one = this.#growing.get(tokens[2 * at]!);
-      if (!one) continue;
-      this.#time(one, now);
-      const { logprobs, record = NO_RECORD } = detailed ?? {};
-      void one.onToken?.(tokens[2 * at + 1]!, logprobs, record);
+      void one?.onToken?.(tokens[2 * at + 1]!, logprobs, record);
     }
-    for (const [id, ending] of endings) {
+    for (const { id, ending, tokens = new Int32Array(), details } of endings) {
       const one = this.#growing.get(id);
       this.#growing.delete(id);
+      const detailOf = inOrder(details);
+      for (const [at, token] of tokens.entries()) {
+        const { logprobs, record } = detailOf(at);
+        void one?.onToken?.(token, logprobs, record);
+      }
       one?.onEnd?.(ending);
     }
   }
+}
 
-  #time(one: Growing, now: number): void {
-    const { last, first } = one;
-    one.last = now;
-    one.first = false;
-    this.#options.onToken?.(now - last, { first });
-  }
+/** Returns the details of tokens at increasing indices. */
+function inOrder(
+  details: readonly TokenDetails[],
+): (at: number) => Pick<TokenDetails, "logprobs" | "record"> {
+  let next = 0;
+  return (at) => details[next]?.at === at ? details[next++]! : NO_DETAILS;
 }

@@ -90,9 +90,11 @@ async function* streamResource(
   try {
     yield* resource.begin().map(textOf);
     for await (const event of eventsOf(prepared, options)) {
+      const events: ResourceEvent[] = [];
       for (const part of partsOf(event)) {
-        yield* (await resource.add(part)).map(textOf);
+        events.push(...await resource.add(part));
       }
+      if (events.length > 0) yield events.map(textOf).join("");
     }
     yield "data: [DONE]\n\n";
   } catch (error) {
@@ -108,12 +110,13 @@ async function* streamChoices(
   const { includeUsage, promptTokens, objects } = prepared;
   const head = { ...headOf(prepared, options.served), object: objects[1] };
   const event = (value: object) => `data: ${JSON.stringify(value)}\n\n`;
+  // Only the choice differs between chunks.
+  const [before, after] = [
+    `data: ${JSON.stringify(head).slice(0, -1)},"choices":[`,
+    includeUsage ? '],"usage":null}\n\n' : "]}\n\n",
+  ];
   const chunk = (choice: object) =>
-    event({
-      ...head,
-      choices: [choice],
-      ...includeUsage ? { usage: null } : {},
-    });
+    `${before}${JSON.stringify(choice)}${after}`;
   let tokens = 0;
   try {
     checkReceipt(prepared, options.served);
@@ -123,14 +126,16 @@ async function* streamChoices(
       if (first) yield chunk(first);
     }
     for await (const event of eventsOf(prepared, options)) {
+      let text = "";
       for (const part of partsOf(event)) {
         tokens += spokenTokens(part);
         if (hasReceipt(prepared)) {
           collected[event.choice]!.pieces.push(...part.pieces);
         }
         const delta = await prepared.delta(event.choice, part);
-        if (delta) yield chunk(delta);
+        if (delta) text += chunk(delta);
       }
+      if (text !== "") yield text;
     }
     if (hasReceipt(prepared)) {
       const receipt = await receiptFields(prepared, collected, options);

@@ -2,6 +2,7 @@
 
 import { DataError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
+import { withKnownTexts } from "../known_texts.ts";
 import type { CompletedText, HeldText, Tokenizer } from "../tokenizer.ts";
 import { createMerger } from "./merger.ts";
 import { type Call, OpenSandbox } from "./open_sandbox.ts";
@@ -87,7 +88,9 @@ export async function createTokenizer(
     encodeBare: (text) => encode(text, false),
     decode: (tokens, shown) => decode(tokens, true, shown),
     decodeAll: (tokens) => decode(tokens, false),
-    complete: (held, added, shown = []) => completed([held, added, shown]),
+    complete: withKnownTexts((held, added, shown = []) =>
+      completed([held, added, shown])
+    ),
     close: () => sandbox.close(),
   };
 }
