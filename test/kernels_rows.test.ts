@@ -275,7 +275,12 @@ testKernels(
       const tileRows = 2;
       for (const p of range(groupSize)) {
         const rows = received[p]!.length;
-        const kernel = regroup({ name: "regroup", splits, tileRows });
+        const kernel = regroup({
+          name: "regroup",
+          splits,
+          tileRows,
+          wide: p % 2 === 1,
+        });
         const result = await target.run(kernel, {
           counts,
           groupRank: Uint32Array.of(p),

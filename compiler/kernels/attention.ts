@@ -19,12 +19,12 @@ import {
   operandsOf,
   type Queries,
   queriesOf,
-  scores,
   sinkOf,
   sumsOf,
   type TokenRun,
   weights,
 } from "./attention_block.ts";
+import { scores } from "./attention_scores.ts";
 import type { Kernel, KernelText } from "./kernel.ts";
 import { bindings, GROUP_YZ, kernelOf, wgsl } from "./kernel.ts";
 import { register } from "../../spec/kernel/registers.ts";

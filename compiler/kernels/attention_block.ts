@@ -1,6 +1,6 @@
 /**
- * A block of 32 keys in attention: scores, weights and sums of the queries of a workgroup, which load keys and values once.
- * For scores, lane j takes key j of the block; for sums, lane d takes dimension d of the values.
+ * A block of 32 keys in attention: weights and sums of the queries of a workgroup, which load keys and values once. For
+ * weights, lane j takes key j of the block; for sums, lane d takes dimension d of the values.
  */
 
 import { type HalfDType, isHalf } from "../../spec/dtype.ts";
@@ -11,11 +11,9 @@ import {
 } from "../tuning/queries.ts";
 import type { Binding, Expr, Hole, KernelText } from "./kernel.ts";
 import { bindings, local, wgsl } from "./kernel.ts";
-import { blockedSum } from "./pieces/blocked_sum.ts";
 import { type Cache, cacheOf, type CacheShape } from "./pieces/cache.ts";
 import { loadStored, unpackHalves } from "../../spec/kernel/build.ts";
 import { range } from "./pieces/numbers.ts";
-import { registers } from "../../spec/kernel/registers.ts";
 import type { Seen } from "../../spec/pages.ts";
 import { firstSeenText } from "./pieces/seen_keys.ts";
 
@@ -237,7 +235,7 @@ export function beginQueries(of: Queries): KernelText {
  * Storage dtype of words whose two elements a lane uses: keys in pairs, and values of adjacent dimensions. Other lanes
  * load one word per element.
  */
-function pairsOf(
+export function pairsOf(
   { stored = "f32", dim, valueDim = dim, entries }: AttentionOptions,
 ): HalfDType | undefined {
   const inPairs = entries === undefined && dim % KEY_BLOCK === 0 &&
@@ -245,84 +243,8 @@ function pairsOf(
   return isHalf(stored) && inPairs ? stored : undefined;
 }
 
-/** Lane j scores key j of the block: q · k * scale. */
-export function scores(of: Queries): KernelText {
-  const { o, each, keys, stored } = of;
-  const pairs = pairsOf(o);
-  const [even, odd] = unpackHalves(pairs ?? "f16", local("key_pair", "u32"));
-  const perWord = pairs ? 2 : 1;
-  const { atOnce = 1 } = of;
-  const words = o.dim % KEY_BLOCK === 0 ? Math.min(atOnce, 16) : 1;
-  const product = (d: KernelText, key: string) =>
-    wgsl`
-      @unroll (${each}) {
-        dot_block[t][h] = fma(q[q_at[t][h] + ${d}], ${key}, dot_block[t][h]);
-      }`;
-  const dot = blockedSum(
-    registers("dot", of.tokens, of.heads),
-    { length: o.dim, over: "d", terms: words * perWord },
-    words > 1 ? productsAtOnce(of, { pairs, words, product }) : pairs
-      ? wgsl`
-      let key_pair = keys[key_at + d];
-      let key_even = ${even};
-      let key_odd = ${odd};
-      ${product(wgsl`d * 2`, "key_even")}
-      ${product(wgsl`(d * 2 + 1)`, "key_odd")}`
-      : wgsl`
-      let element = key_at + d;
-      let key_d = ${loadStored(keys, stored, local("element", "u32"))};
-      ${product(wgsl`d`, "key_d")}`,
-  );
-  const key = of.cache.hasFullBlocks
-    ? wgsl`start + lane`
-    : wgsl`min(start + lane, ${ofTokens("max", of.end, of)} - 1)`;
-  const vector = of.cache.vectorOf(wgsl`key`);
-  return wgsl`
-    // Lanes after the last key compute unused scores.
-    let key = ${key};
-    let key_at = (${vector}) * ${pairs ? o.dim / 2 : o.dim};
-    ${dot}
-    @unroll (${each}) {
-      let score[t][h] = dot[t][h] * ${o.scale};
-      scores[lane + ${offsetOf(of)}] = score[t][h];
-    }`;
-}
-
-/** The products of some words of a key, all of which are loaded before the first product. */
-function productsAtOnce(
-  { keys, stored }: Queries,
-  { pairs, words, product }: {
-    readonly pairs: HalfDType | undefined;
-    readonly words: number;
-    product(d: KernelText, key: string): KernelText;
-  },
-): KernelText {
-  return wgsl`
-    ${
-    range(words).map((n) => {
-      const element = wgsl`let element_${n} = key_at + d * ${words} + ${n};`;
-      const index = local(`element_${n}`, "u32");
-      return pairs
-        ? wgsl`${element} let key_pair_${n} = ${keys}[${index}];`
-        : wgsl`${element} let key_${n} = ${loadStored(keys, stored, index)};`;
-    })
-  }
-    ${
-    range(words).map((n) => {
-      if (!pairs) return product(wgsl`(d * ${words} + ${n})`, `key_${n}`);
-      const d = (odd: number) => wgsl`(d * ${2 * words} + ${2 * n + odd})`;
-      const [even, odd] = unpackHalves(pairs, local(`key_pair_${n}`, "u32"));
-      return wgsl`
-        let key_even_${n} = ${even};
-        let key_odd_${n} = ${odd};
-        ${product(d(0), `key_even_${n}`)}
-        ${product(d(1), `key_odd_${n}`)}`;
-    })
-  }`;
-}
-
 /** Offset of the scores and weights of a query in workgroup memory. */
-function offsetOf({ heads }: Queries): KernelText {
+export function offsetOf({ heads }: Queries): KernelText {
   return wgsl`(t * ${heads} + h) * ${KEY_BLOCK}`;
 }
 

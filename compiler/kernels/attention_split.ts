@@ -22,11 +22,11 @@ import {
   operandsOf,
   type Queries,
   queriesOf,
-  scores,
   sinkOf,
   sumsOf,
   weights,
 } from "./attention_block.ts";
+import { scores } from "./attention_scores.ts";
 import type { Kernel, KernelText } from "./kernel.ts";
 import { bindings, elementwise, kernelOf, local, wgsl } from "./kernel.ts";
 import { LOWEST } from "./pieces/numbers.ts";

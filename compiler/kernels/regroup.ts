@@ -19,6 +19,9 @@ import {
 
 const LANES = 64;
 
+/** Maximum number of counts in workgroup memory. */
+const MAX_STAGED = 2048;
+
 /** A regroup. Its grid is `regroupGrid(rows)`. */
 export interface RegroupOptions {
   readonly name: string;
@@ -37,6 +40,8 @@ export interface RegroupOptions {
   readonly once?: { readonly chunk: number; readonly chunks: number };
   /** Rows per tile: `matmulShape(…).rows` of the matmuls that use the list. */
   readonly tileRows: number;
+  /** For a wide device: counts are loaded into workgroup memory, if it has room. Default: false. */
+  readonly wide?: boolean | undefined;
 }
 
 /** The grid of `regroup` for at most `rows` received rows. There is always a workgroup to write the tile count. */
@@ -79,6 +84,21 @@ export function regroup(o: RegroupOptions): Kernel {
     var all = 0u;
     for (var s = 0u; s < ${sources}; s++) { all += ${tokensFrom("s")}; }
     rowCount[1] = all;`;
+  const most = Math.max(...parts.map(([first, end]) => end - first));
+  const staged = o.wide === true && sources * most <= MAX_STAGED;
+  const countOf = (source: string, expert: string) =>
+    staged
+      ? wgsl`received[${source} * ${most} + ${expert}]`
+      : wgsl`counts[${source} * ${each} + first + ${expert}]`;
+  const stage = wgsl`
+    var<workgroup> received: array<u32, ${sources * most}>;
+    for (var i = lane; i < ${sources * most}; i += ${LANES}) {
+      let of_expert = i % ${most};
+      if (of_expert < experts) {
+        received[i] = counts[i / ${most} * ${each} + first + of_expert];
+      }
+    }
+    workgroupBarrier();`;
   return kernelOf({
     name: o.name,
     workgroupSize: LANES,
@@ -103,28 +123,36 @@ export function regroup(o: RegroupOptions): Kernel {
       let experts = ${pick(parts.map(([, end]) => end), ME)} - first;
       ${skips && wgsl`let skipped = ${pick(skipped, ME)};`}
 
+      ${staged && stage}
+
       // Searches the grouped order for the block (expert, source) that contains row g.
       var before = 0u;
+      var expert = 0u;
+      var source = 0u;
+      var row = 0u;
       for (var e = 0u; e < experts; e++) {
         for (var s = 0u; s < ${sources}; s++) {
-          let here = counts[s * ${each} + first + e];
+          let here = ${countOf("s", "e")};
           if (g >= before && g < before + here) {
-            var row = g - before;
-            ${o.once && wgsl`var tokens = 0u;`}
-            // In received order: all rows of earlier sources, then this source's rows for earlier experts.
-            for (var s2 = 0u; s2 < s; s2++) {
-              for (var e2 = 0u; e2 < experts; e2++) {
-                row += counts[s2 * ${each} + first + e2];
-              }
-              ${o.once && wgsl`tokens += ${tokensFrom("s2")};`}
-            }
-            for (var e2 = 0u; e2 < e; e2++) { row += counts[s * ${each} + first + e2]; }
-            rowOf[g] = row;
-            ${o.once && wgsl`tokenOf[g] = tokens + tokenIndices[row];`}
-            expertOf[g] = ${expert};
+            expert = e;
+            source = s;
+            row = g - before;
           }
           before += here;
         }
+      }
+      if (g < before) {
+        ${o.once && wgsl`var tokens = 0u;`}
+        // In received order: all rows of earlier sources, then this source's rows for earlier experts.
+        for (var s = 0u; s < source + 1; s++) {
+          for (var e = 0u; e < experts; e++) {
+            if (s < source || e < expert) { row += ${countOf("s", "e")}; }
+          }
+          ${o.once && wgsl`if (s < source) { tokens += ${tokensFrom("s")}; }`}
+        }
+        rowOf[g] = row;
+        ${o.once && wgsl`tokenOf[g] = tokens + tokenIndices[row];`}
+        expertOf[g] = ${skips ? wgsl`skipped + expert` : "expert"};
       }
       if (g == 0) {
         rowCount[0] = before;
@@ -138,7 +166,7 @@ export function regroup(o: RegroupOptions): Kernel {
         for (var e = 0u; e < experts; e++) {
           var of_expert = 0u;
           for (var s = 0u; s < ${sources}; s++) {
-            of_expert += counts[s * ${each} + first + e];
+            of_expert += ${countOf("s", "e")};
           }
           ${listTiles({ ...o, expert, lanes: LANES })}
           first_row += of_expert;

@@ -26,14 +26,17 @@ export interface QueryShape {
   readonly entries?: number;
 }
 
-/** Maximum number of result elements that a lane sums at once, over all queries of a workgroup. */
-const MAX_SUMS = 32;
+/**
+ * Maximum number of result elements that a lane sums at once, over all queries of a workgroup; more on wide devices, which
+ * have more registers.
+ */
+const MAX_SUMS = 32, WIDE_SUMS = 64;
 
 /** Heads come first: heads of one token always share keys. */
-export function queryTile(o: QueryShape): QueryTile {
+export function queryTile(o: QueryShape, sums = MAX_SUMS): QueryTile {
   const { heads, kvHeads, dim, valueDim = dim } = o;
   const group = heads / kvHeads;
-  const fit = Math.floor(MAX_SUMS / Math.ceil(valueDim / KEY_BLOCK));
+  const fit = Math.floor(sums / Math.ceil(valueDim / KEY_BLOCK));
   const queries = Math.max(1, Math.min(o.queries ?? 1, fit));
   let shared = Math.min(group, queries);
   while (group % shared !== 0) shared--;
@@ -121,7 +124,7 @@ const MANY_BLOCKS = 512;
 /** The queries of a workgroup with one block of keys: a few heads of one token that read the same keys. */
 export function splitTile(o: KeySpan): QueryTile {
   const queries = keyBlocks(o) < MANY_BLOCKS ? 2 : 4;
-  return { heads: queryTile({ ...o, queries }).heads, tokens: 1 };
+  return { heads: queryTile({ ...o, queries }, WIDE_SUMS).heads, tokens: 1 };
 }
 
 /** The grids of `attentionParts` and `attentionMerge`. */

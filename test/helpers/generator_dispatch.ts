@@ -386,6 +386,7 @@ export function* ofRegroup(): Generator<Launch> {
             name,
             splits,
             tileRows,
+            wide: n % 2 === 1,
             ...experts ? { experts } : {},
             ...once ? { once } : {},
             ...offsets ? { countsPerRank: all + offsets } : {},

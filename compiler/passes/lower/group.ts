@@ -66,6 +66,7 @@ export function lowerGroup(lowering: Lowering, node: NodeOf<"group">): void {
     name: `regroup_${splits.at(-1)!}`,
     splits,
     tileRows,
+    wide: lowering.options.tuning.wideRows,
     ...sent.roundRows === undefined
       ? {}
       : { countsPerRank: countsPerRankOf(sent) },
