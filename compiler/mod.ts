@@ -1,5 +1,8 @@
 /** The public language and the compiler. */
 
+import * as language from "./dsl/mod.ts";
+import { nameOps } from "./dsl/tensor.ts";
+
 export * from "./dsl/mod.ts";
 export { setExample } from "./dsl/model.ts";
 export { compile, compileGraph, compileTraining } from "./compile.ts";
@@ -79,3 +82,5 @@ export {
 export { DROPPED } from "./graph/count_dropped.ts";
 export { shown } from "../spec/shown.ts";
 export { isOneSlip } from "../spec/near_name.ts";
+
+nameOps(language);

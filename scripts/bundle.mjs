@@ -61,8 +61,6 @@ export const PROGRAM = {
   format: "esm",
   platform: "node",
   target: "node20",
-  // Nodes of a graph are named after the mapped functions.
-  keepNames: true,
   sourcemap: "linked",
   sourcesContent: false,
   logLevel: "silent",
@@ -116,7 +114,6 @@ export async function bundleBrowser(folder) {
     outfile: resolve(folder, "browser/mod.js"),
     format: "esm",
     entryPoints: ["browser/mod.ts"],
-    keepNames: true,
   });
 }
 

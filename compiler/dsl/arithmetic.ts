@@ -13,7 +13,14 @@ import { scalarType } from "../graph/evaluate_scalar.ts";
 import type { Lambda } from "../graph/graph.ts";
 import { callSite } from "../../spec/call_site.ts";
 import { wantFloat } from "./scalar_map.ts";
-import { apply, type Op, refuse, type Tensor, traceOf } from "./tensor.ts";
+import {
+  apply,
+  type Op,
+  opName,
+  refuse,
+  type Tensor,
+  traceOf,
+} from "./tensor.ts";
 import type { Broadcast, CanBroadcast, Float } from "./types.ts";
 
 /** A built-in function, with its lowering. */
@@ -39,7 +46,9 @@ function two(
   if (typeof b === "number") {
     if (type !== "f32" && !Number.isInteger(b)) {
       const error = new ModelError(
-        `Cannot ${op.name} '${a.axes}' and ${b}: its dtype is '${a.dtype}'. Give a whole number, or cast it`,
+        `Cannot ${
+          opName(op)
+        } '${a.axes}' and ${b}: its dtype is '${a.dtype}'. Give a whole number, or cast it`,
         callSite(op),
       );
       return refuse(error, [a]);
@@ -55,7 +64,7 @@ function two(
       [type],
       binary(fn, p0, value),
     );
-    return apply(op, "map", [a], { lambda, op: op.name });
+    return apply(op, "map", [a], { lambda, op: opName(op) });
   }
   const lambda = builtin(
     (x, y) => js(x!, y!),
@@ -63,7 +72,7 @@ function two(
     binary(fn, p0, local("p1", type)),
   );
   // A failed check has type string only for the type checker: `traceOf` rejected it at run time.
-  return apply(op, "map", [a, b as Tensor], { lambda, op: op.name });
+  return apply(op, "map", [a, b as Tensor], { lambda, op: opName(op) });
 }
 
 /**
@@ -226,7 +235,7 @@ function one(
   traceOf([x], op);
   wantFloat(op, [x]);
   const lambda = builtin((v) => js(v!), ["f32"], call(fn, local("p0", "f32")));
-  return apply(op, "map", [x], { lambda, op: op.name });
+  return apply(op, "map", [x], { lambda, op: opName(op) });
 }
 
 /**

@@ -9,6 +9,7 @@ import { sameAxes } from "../graph/operands.ts";
 import {
   axisOf,
   type Op,
+  opName,
   refuse,
   siteOf,
   type Tensor,
@@ -154,14 +155,17 @@ function rowsOfLabels(
   const over = axisOf(name, [logits], trace);
   const [x, label] = [logits.node, labels.node];
   if (!x.axes.includes(over)) {
-    const refused = new ModelError(say.axis(op.name, x.axes, over), site.span);
+    const refused = new ModelError(
+      say.axis(opName(op), x.axes, over),
+      site.span,
+    );
     return { refused };
   }
   const rest = x.axes.filter((axis) => axis !== over);
   if (!sameAxes(label.axes, rest) || label.dtype !== "i32") {
     return {
       refused: new ModelError(
-        `Cannot compute the ${op.name} of '${
+        `Cannot compute the ${opName(op)} of '${
           words(x.axes)
         }' with labels ${label.dtype}[${words(label.axes)}]: expected i32[${
           words(rest)

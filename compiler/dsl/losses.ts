@@ -17,6 +17,7 @@ import type { Routing } from "./route.ts";
 import {
   axisOf,
   type Op,
+  opName,
   siteOf,
   type Tensor,
   traceOf,
@@ -72,7 +73,7 @@ function begin(
   for (const { node } of logits) {
     for (const axis of remaining) {
       if (!node.axes.includes(axis)) {
-        throw new ModelError(say.axis(op.name, node.axes, axis), span);
+        throw new ModelError(say.axis(opName(op), node.axes, axis), span);
       }
     }
   }

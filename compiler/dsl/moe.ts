@@ -8,6 +8,7 @@ import type { Routing } from "./route.ts";
 import { callSite } from "../../spec/call_site.ts";
 import {
   axisOf,
+  opName,
   refuse,
   siteOf,
   type Tensor,
@@ -89,7 +90,7 @@ function routeNode(
 ): RoutingNode {
   if (routing === undefined || !isRouting(routing.node)) {
     throw new ModelError(
-      `Cannot ${op.name}: the second operand is not a routing`,
+      `Cannot ${opName(op)}: the second operand is not a routing`,
       callSite(op),
     );
   }

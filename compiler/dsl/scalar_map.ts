@@ -5,7 +5,7 @@ import { callSite } from "../../spec/call_site.ts";
 import { builtInLambda } from "../graph/evaluate_scalar.ts";
 import type { ScalarFunction } from "../graph/graph.ts";
 import { report } from "../graph/problems.ts";
-import { apply, type Op, type Tensor } from "./tensor.ts";
+import { apply, type Op, opName, type Tensor } from "./tensor.ts";
 
 /** Creates a node that applies a scalar expression of the parameters `p0`, `p1`, … to operands. */
 export function scalarMap(
@@ -15,7 +15,7 @@ export function scalarMap(
 ): Tensor<never, never> {
   return apply(op, "map", operands, {
     lambda: builtInLambda(lowered),
-    op: op.name,
+    op: opName(op),
   });
 }
 
@@ -24,7 +24,9 @@ export function wantFloat(op: Op, operands: readonly Tensor[]): void {
   for (const { axes, dtype, node, trace } of operands) {
     if (dtype !== "f32" && dtype !== "f16") {
       const error = new ModelError(
-        `Cannot ${op.name} '${axes}': its dtype is '${dtype}', expected 'f32'. Cast it`,
+        `Cannot ${
+          opName(op)
+        } '${axes}': its dtype is '${dtype}', expected 'f32'. Cast it`,
         callSite(op),
       );
       report(trace.problems, error, [node]);

@@ -67,6 +67,18 @@ export class Tensor<
 /** Any op; only its identity matters. */
 export type Op = (...args: never[]) => unknown;
 
+const opNames = new Map<unknown, string>();
+
+/** Names ops after the exports of a module. Names of functions differ in bundles. */
+export function nameOps(module: { readonly [name: string]: unknown }): void {
+  for (const [name, op] of Object.entries(module)) opNames.set(op, name);
+}
+
+/** The name of an op in the language. */
+export function opName(op: Op): string {
+  return opNames.get(op) ?? op.name;
+}
+
 /** Wraps a node. The caller asserts the type parameters: ops are typed at the boundary and checked at run time. */
 export function wrap<A extends string, D extends DType>(
   node: Node,
@@ -88,13 +100,15 @@ export function traceOf(
     const of = (operand as { trace?: Trace } | null | undefined)?.trace;
     if (of === undefined) {
       throw new ModelError(
-        `Cannot ${op.name} ${describe(operand)}: expected a tensor`,
+        `Cannot ${opName(op)} ${describe(operand)}: expected a tensor`,
         callSite(op),
       );
     }
     if (trace !== undefined && trace !== of) {
       throw new ModelError(
-        `Cannot ${op.name} tensors of two models. Declare both operands with one 'm'`,
+        `Cannot ${
+          opName(op)
+        } tensors of two models. Declare both operands with one 'm'`,
         callSite(op),
       );
     }
@@ -113,7 +127,7 @@ function checkNames(operands: readonly Tensor[], op: Op): void {
       const [other, first] = known.get(name) ?? [axis, node];
       if (other !== axis) {
         throw new ModelError(
-          say.twoAxes(op.name, first.axes, node.axes, name),
+          say.twoAxes(opName(op), first.axes, node.axes, name),
           callSite(op),
         );
       }

@@ -1,17 +1,25 @@
 /** Work of invocations, counted on the kernel tree with the known data. */
 
-import { STORED_BYTES } from "../dtype.ts";
-import { exactJson } from "./exact_json.ts";
-import { BINARY, converted, FUNCTIONS, UNARY } from "./semantics.ts";
-import type { Expr, Kernel, ScalarType, Stmt } from "./tree.ts";
-import { scalarLoads } from "./vectors.ts";
-import { someStatement, walkStatements } from "./walk.ts";
+import {
+  BINDINGS,
+  type Cost,
+  type Counted,
+  type CountedBody,
+  countedBody,
+  FMA,
+  isKnowable,
+  OTHER,
+  SCATTERED_MORE,
+  type Sources,
+} from "./counted.ts";
+import { BINARY, converted, UNARY } from "./semantics.ts";
+import type { Expr, Kernel } from "./tree.ts";
 
 /** Work of an invocation. If a condition is unknown, the more expensive branch counts. */
 export interface KernelWork {
   /** Multiply-adds: `fma` nodes. */
   readonly multiplyAdds: number;
-  /** All other arithmetic, including index arithmetic, loads and stores; some count as several, see below. */
+  /** All other arithmetic, including index arithmetic, loads and stores; some count as several, see `counted.ts`. */
   readonly operations: number;
   /** Bytes loaded from and stored to each binding, in the order of the kernel's bindings. */
   readonly loads: readonly number[];
@@ -22,9 +30,6 @@ export interface KernelWork {
    */
   readonly exact: boolean;
 }
-
-/** Operations per load or store whose index differs between invocations. */
-const SCATTERED_OPERATIONS = 5;
 
 /** An invocation, and the known data. Default: only constants are known. */
 export interface Invocation {
@@ -37,23 +42,28 @@ export interface Invocation {
 /** Integers and booleans (0 and 1); floats are never known. */
 type Value = number | undefined;
 
+const bodies = new WeakMap<Kernel["body"], CountedBody>();
+
 /** Counts the work of one invocation. */
 export function kernelWork(kernel: Kernel, at?: Invocation): KernelWork {
-  const walk = new Walk(kernel, at);
-  walk.block(kernel.body, 1);
+  const counted = bodies.get(kernel.body) ?? countedBody(kernel.body);
+  bodies.set(kernel.body, counted);
+  const walk = new Walk(counted, at);
+  walk.block(counted.body, 1);
   const { exact, totals } = walk;
-  const n = kernel.bindings.length;
+  const bytes = (stored: 0 | 1) =>
+    kernel.bindings.map(({ name }) => {
+      const number = counted.bindings.get(name);
+      return number === undefined ? 0 : totals[BINDINGS + 2 * number + stored]!;
+    });
   return {
     multiplyAdds: totals[FMA]!,
     operations: totals[OTHER]!,
-    loads: totals.slice(BINDINGS, BINDINGS + n),
-    stores: totals.slice(BINDINGS + n),
+    loads: bytes(0),
+    stores: bytes(1),
     exact,
   };
 }
-
-/** Indices of totals: multiply-adds, operations, bytes loaded from each binding, bytes stored to each. */
-const FMA = 0, OTHER = 1, BINDINGS = 2;
 
 class Walk {
   exact = true;
@@ -62,97 +72,69 @@ class Walk {
   readonly #known = new Map<string, Value>();
   /** Variables that may differ between the invocations of a workgroup. */
   readonly #varying = new Set<string>();
-  /** Whether the last evaluated value may differ. */
-  #varies = false;
   /** Whether an enclosing condition may differ. */
   #diverged = false;
-  readonly #loads = new Map<string, number>();
-  readonly #stores = new Map<string, number>();
 
-  constructor({ bindings }: Kernel, at: Invocation | undefined) {
+  constructor({ bindings }: CountedBody, at: Invocation | undefined) {
     this.#at = at;
-    this.totals = new Array<number>(BINDINGS + 2 * bindings.length).fill(0);
-    for (const [i, { name }] of bindings.entries()) {
-      this.#loads.set(name, BINDINGS + i);
-      this.#stores.set(name, BINDINGS + bindings.length + i);
-    }
+    this.totals = new Array<number>(BINDINGS + 2 * bindings.size).fill(0);
   }
 
-  #add(at: number, n: number): void {
-    this.totals[at]! += n;
-  }
-
-  block(body: readonly Stmt[], times: number): void {
+  block(body: readonly Counted[], times: number): void {
     for (const s of body) this.#statement(s, times);
   }
 
-  #statement(s: Stmt, times: number): void {
-    switch (s.op) {
-      case "let":
-      case "var":
-      case "set":
-        this.#known.set(s.name, this.#value(s.value, times));
-        this.#mark(s.name, this.#varies);
-        return;
-      case "loads":
-        return this.block(scalarLoads(s), times);
-      case "store": {
-        this.#add(
-          this.#stores.get(s.binding)!,
-          times * bytesOf(s.value.type),
-        );
-        this.#value(s.index, times);
-        this.#access(times);
-        this.#value(s.value, times);
-        return;
-      }
-      case "sharedStore":
-        this.#add(OTHER, times);
-        this.#value(s.index, times);
-        this.#value(s.value, times);
-        return;
-      case "if":
-        return this.#branch(s, times);
-      case "for":
-        return this.#loop(s, times);
+  #statement(s: Counted, times: number): void {
+    this.#add(s.cost, times);
+    if (s.op === "if") return this.#branch(s, times);
+    if (s.op === "for") return this.#loop(s, times);
+    const { name, value, cost } = s;
+    if (name === undefined) return;
+    if (value) this.#known.set(name, this.#value(value));
+    this.#mark(name, cost.sources);
+  }
+
+  #add({ fixed, accesses }: Cost, times: number): void {
+    for (const [at, n] of fixed) this.totals[at]! += times * n;
+    for (const sources of accesses) {
+      if (this.#varies(sources)) this.totals[OTHER]! += times * SCATTERED_MORE;
     }
   }
 
-  #branch(s: Stmt & { readonly op: "if" }, times: number): void {
-    const condition = this.#value(s.condition, times);
+  #branch(s: Counted & { readonly op: "if" }, times: number): void {
+    const condition = this.#value(s.condition);
     const outside = this.#diverged;
-    this.#diverged ||= this.#varies;
+    this.#diverged ||= this.#varies(s.cost.sources);
     if (condition !== undefined) {
-      this.block(condition ? s.then : s.else ?? [], times);
+      this.block(condition ? s.then : s.else, times);
     } else {
       const before = [...this.totals];
       this.block(s.then, times);
       const first = this.totals;
       this.totals = before;
-      this.block(s.else ?? [], times);
+      this.block(s.else, times);
       this.totals = this.totals.map((n, i) => Math.max(n, first[i]!));
-      this.#forget([s]);
+      this.#forget(s.sets);
     }
     this.#diverged = outside;
   }
 
-  #loop(s: Stmt & { readonly op: "for" }, times: number): void {
-    const [from, to, step] = this.#all(times, s.from, s.to, s.step);
-    this.#mark(s.name, this.#varies);
+  #loop(s: Counted & { readonly op: "for" }, times: number): void {
+    const [from, to, step] = [s.from, s.to, s.step].map((e) => this.#value(e));
+    this.#mark(s.name, s.cost.sources);
     if (from === undefined || to === undefined || !step) {
-      const max = maxIterations(s);
-      this.exact &&= max !== undefined;
-      this.#forget(s.body);
+      this.exact &&= s.max !== undefined;
+      this.#forget(s.sets);
       this.#known.set(s.name, undefined);
-      this.block(s.body, times * (max ?? 1));
-      return this.#forget(s.body);
+      this.block(s.body, times * (s.max ?? 1));
+      return this.#forget(s.sets);
     }
     const iterations = Math.max(0, Math.ceil((to - from) / step));
     const iteration = (i: number) => {
       this.#known.set(s.name, from + i * step);
       this.block(s.body, times);
     };
-    if (iterations <= 2 || !isSteady(s.body)) {
+    if (iterations <= 2 || !s.steady) {
       for (let i = 0; i < iterations; i++) iteration(i);
       return;
     }
@@ -167,85 +149,48 @@ class Walk {
     } else for (let i = 1; i < iterations - 1; i++) iteration(i);
   }
 
-  #mark(name: string, varies: boolean): void {
-    if (varies || this.#diverged) this.#varying.add(name);
+  #mark(name: string, sources: Sources): void {
+    if (this.#diverged || this.#varies(sources)) this.#varying.add(name);
     else this.#varying.delete(name);
   }
 
-  /** Counts a load or store whose index was evaluated last. */
-  #access(times: number): void {
-    this.#add(OTHER, this.#varies ? times * SCATTERED_OPERATIONS : times);
+  #varies(sources: Sources): boolean {
+    return sources === true || sources.some((name) => this.#varying.has(name));
   }
 
-  /** Evaluates several values; a result varies if one of them does. */
-  #all(times: number, ...es: readonly Expr[]): Value[] {
-    let varies = false;
-    const values = es.map((e) => {
-      const value = this.#value(e, times);
-      varies ||= this.#varies;
-      return value;
-    });
-    this.#varies = varies;
-    return values;
-  }
-
-  #value(e: Expr, times: number): Value {
+  #value(e: Expr): Value {
+    if (!isKnowable(e)) return undefined;
     switch (e.op) {
       case "const":
-        this.#varies = false;
-        return e.type === "f32" ? undefined : Number(e.value);
+        return Number(e.value);
       case "local":
-        this.#varies = this.#varying.has(e.name);
         return this.#known.get(e.name);
       case "id":
-        this.#varies = e.name === "local";
         return this.#id(e.name);
       case "load": {
-        this.#add(this.#loads.get(e.binding)!, times * bytesOf(e.type));
-        const index = this.#value(e.index, times);
-        this.#access(times);
-        return index === undefined || e.type === "f32" || e.bytes
+        const index = this.#value(e.index);
+        return index === undefined
           ? undefined
           : this.#at?.load?.(e.binding, index);
       }
-      case "shared":
-        this.#add(OTHER, times);
-        this.#value(e.index, times);
-        return undefined;
-      case "bitcast":
-        this.#value(e.a, times);
-        return undefined;
       case "unary": {
-        this.#add(OTHER, times);
-        const a = this.#value(e.a, times);
+        const a = this.#value(e.a);
         return a === undefined ? undefined : UNARY[e.type][e.fn]?.(a);
       }
       case "convert": {
-        this.#add(OTHER, times);
-        const a = this.#value(e.a, times);
-        return a === undefined || e.type === "f32"
-          ? undefined
-          : converted(a, e.a.type, e.type);
+        const a = this.#value(e.a);
+        return a === undefined ? undefined : converted(a, e.a.type, e.type);
       }
       case "select": {
-        this.#add(OTHER, times);
-        const [condition, a, b] = this.#all(times, e.condition, e.a, e.b);
-        return condition === undefined ? undefined : condition ? a : b;
+        const condition = this.#value(e.condition);
+        return condition === undefined
+          ? undefined
+          : this.#value(condition ? e.a : e.b);
       }
-      case "call":
-        if (e.fn === "fma") this.#add(FMA, times);
-        else this.#add(OTHER, times * FUNCTIONS[e.fn].operations);
-        this.#all(times, ...e.args);
+      case "binary":
+        return binaryValue(e, this.#value(e.a), this.#value(e.b));
+      default:
         return undefined;
-      case "binary": {
-        this.#add(OTHER, times);
-        // `#all` without a list, for most of a tree.
-        const a = this.#value(e.a, times);
-        const varies = this.#varies;
-        const b = this.#value(e.b, times);
-        this.#varies ||= varies;
-        return binaryValue(e, a, b);
-      }
     }
   }
 
@@ -256,33 +201,9 @@ class Walk {
     return group[name === "group.x" ? 0 : name === "group.y" ? 1 : 2];
   }
 
-  #forget(body: readonly Stmt[]): void {
-    walkStatements(body, (s) => {
-      if (s.op === "set") this.#known.set(s.name, undefined);
-    });
+  #forget(names: readonly string[]): void {
+    for (const name of names) this.#known.set(name, undefined);
   }
-}
-
-function bytesOf(type: ScalarType): number {
-  return type === "bool" ? 4 : STORED_BYTES[type];
-}
-
-/** Whether iterations of a loop pass no integers on, so that they can be counted in any order. */
-function isSteady(body: readonly Stmt[]): boolean {
-  return !someStatement(body, (s) => s.op === "set" && s.value.type !== "f32");
-}
-
-/** Maximum iterations of a loop whose end is the minimum of several values or relative to its start. */
-function maxIterations(
-  { from, to, step }: Stmt & { readonly op: "for" },
-): number | undefined {
-  if (to.op !== "binary" || to.fn !== "min") return undefined;
-  const { b } = to;
-  if (b.op !== "binary" || b.fn !== "add" || step.op !== "const") {
-    return undefined;
-  }
-  const same = exactJson(b.a) === exactJson(from) && b.b.op === "const";
-  return same ? Math.ceil(Number(b.b.value) / Number(step.value)) : undefined;
 }
 
 function binaryValue(

@@ -1,0 +1,275 @@
+/**
+ * Kernel bodies prepared for counting work: the costs of expressions are added up once, because most of them do not
+ * depend on values. Only integers that a condition, a loop or another such integer reads are evaluated.
+ */
+
+import { STORED_BYTES } from "../dtype.ts";
+import { exactJson } from "./exact_json.ts";
+import { FUNCTIONS } from "./semantics.ts";
+import type { Expr, ScalarType, Stmt } from "./tree.ts";
+import { scalarLoads } from "./vectors.ts";
+import { operands, someStatement, walkStatements } from "./walk.ts";
+
+/** Indices of totals: multiply-adds, operations; then of each binding, bytes loaded and bytes stored. */
+export const FMA = 0, OTHER = 1, BINDINGS = 2;
+
+/** Operations per load or store whose index differs between invocations. */
+const SCATTERED_OPERATIONS = 5;
+
+/** Additional operations of a load or store whose index differs. */
+export const SCATTERED_MORE = SCATTERED_OPERATIONS - 1;
+
+/** Variables that a value depends on; true if it depends on the number of the invocation. */
+export type Sources = true | readonly string[];
+
+/** Cost of expressions. */
+export interface Cost {
+  /** Pairs of an index of totals and a number to add. Each access counts as one operation. */
+  readonly fixed: readonly (readonly [total: number, added: number])[];
+  /** Sources of the indices of loads and stores that may differ between invocations. */
+  readonly accesses: readonly Sources[];
+  readonly sources: Sources;
+}
+
+/** A statement, as it is counted. */
+export type Counted =
+  | {
+    readonly op: "evaluate";
+    readonly cost: Cost;
+    /** The variable that is set. */
+    readonly name?: string;
+    /** Its value if it is needed. */
+    readonly value?: Expr;
+  }
+  | {
+    readonly op: "if";
+    readonly cost: Cost;
+    readonly condition: Expr;
+    readonly then: readonly Counted[];
+    readonly else: readonly Counted[];
+    /** Variables set in a branch. */
+    readonly sets: readonly string[];
+  }
+  | {
+    readonly op: "for";
+    readonly cost: Cost;
+    readonly name: string;
+    readonly from: Expr;
+    readonly to: Expr;
+    readonly step: Expr;
+    readonly body: readonly Counted[];
+    /** Variables set in the body. */
+    readonly sets: readonly string[];
+    /** Whether iterations pass no integers on, so that they can be counted in any order. */
+    readonly steady: boolean;
+    /** Maximum iterations if the bounds are unknown. */
+    readonly max: number | undefined;
+  };
+
+/** A body, as it is counted. */
+export interface CountedBody {
+  readonly body: readonly Counted[];
+  /** The number of each used binding in the totals. */
+  readonly bindings: ReadonlyMap<string, number>;
+}
+
+/** Prepares a body. */
+export function countedBody(body: readonly Stmt[]): CountedBody {
+  const bindings = new Map<string, number>();
+  const needed = neededNames(body);
+  return {
+    body: body.flatMap((s) => countedStatement(s, { bindings, needed })),
+    bindings,
+  };
+}
+
+interface Context {
+  readonly bindings: Map<string, number>;
+  readonly needed: ReadonlySet<string>;
+}
+
+function countedStatement(s: Stmt, context: Context): readonly Counted[] {
+  const { needed } = context;
+  const block = (body: readonly Stmt[]) =>
+    body.flatMap((s) => countedStatement(s, context));
+  switch (s.op) {
+    case "let":
+    case "var":
+    case "set": {
+      const { name, value } = s;
+      const cost = costOf(context, (add) => add.value(value));
+      const known = needed.has(name) ? { value } : {};
+      return [{ op: "evaluate", cost, name, ...known }];
+    }
+    case "loads":
+      return block(scalarLoads(s));
+    case "store": {
+      const cost = costOf(context, (add) => {
+        add.bytes(s.binding, 1, s.value.type);
+        add.value(s.index);
+        add.access(s.index);
+        add.value(s.value);
+      });
+      return [{ op: "evaluate", cost }];
+    }
+    case "sharedStore": {
+      const cost = costOf(context, (add) => {
+        add.total(OTHER, 1);
+        add.value(s.index);
+        add.value(s.value);
+      });
+      return [{ op: "evaluate", cost }];
+    }
+    case "if":
+      return [{
+        op: "if",
+        cost: costOf(context, (add) => add.value(s.condition)),
+        condition: s.condition,
+        then: block(s.then),
+        else: block(s.else ?? []),
+        sets: setNames([s]),
+      }];
+    case "for":
+      return [{
+        op: "for",
+        cost: costOf(context, (add) => {
+          for (const e of [s.from, s.to, s.step]) add.value(e);
+        }),
+        name: s.name,
+        from: s.from,
+        to: s.to,
+        step: s.step,
+        body: block(s.body),
+        sets: setNames(s.body),
+        steady: !someStatement(
+          s.body,
+          (s) => s.op === "set" && s.value.type !== "f32",
+        ),
+        max: maxIterations(s),
+      }];
+    case "barrier":
+      return [];
+  }
+}
+
+/** Adds up costs. */
+interface Adder {
+  total(at: number, n: number): void;
+  /** Bytes loaded (0) or stored (1). */
+  bytes(binding: string, stored: 0 | 1, type: ScalarType): void;
+  /** A load or store at an index. */
+  access(index: Expr): void;
+  value(e: Expr): void;
+}
+
+function costOf(
+  { bindings }: Context,
+  count: (add: Adder) => void,
+): Cost {
+  const totals = new Map<number, number>();
+  const accesses: Sources[] = [];
+  const read = new Set<string>();
+  let differs = false;
+  const total = (at: number, n: number) =>
+    void totals.set(at, (totals.get(at) ?? 0) + n);
+  const add: Adder = {
+    total,
+    bytes: (binding, stored, type) => {
+      const number = bindings.get(binding) ?? bindings.size;
+      bindings.set(binding, number);
+      const bytes = type === "bool" ? 4 : STORED_BYTES[type];
+      total(BINDINGS + 2 * number + stored, bytes);
+    },
+    access: (index) => {
+      const sources = sourcesOf(index);
+      total(OTHER, sources === true ? SCATTERED_OPERATIONS : 1);
+      if (sources !== true && sources.length > 0) accesses.push(sources);
+    },
+    value: (e) => {
+      if (e.op === "local") read.add(e.name);
+      if (e.op === "id") differs ||= e.name === "local";
+      if (e.op === "load") {
+        add.bytes(e.binding, 0, e.type);
+        add.access(e.index);
+      } else if (e.op === "call") {
+        if (e.fn === "fma") total(FMA, 1);
+        else total(OTHER, FUNCTIONS[e.fn].operations);
+      } else if (ARITHMETIC.has(e.op)) total(OTHER, 1);
+      for (const operand of operands(e)) add.value(operand);
+    },
+  };
+  count(add);
+  return {
+    fixed: [...totals],
+    accesses,
+    sources: differs ? true : [...read],
+  };
+}
+
+/** Nodes that count as one operation. */
+const ARITHMETIC: ReadonlySet<Expr["op"]> = new Set<Expr["op"]>([
+  ...["shared", "unary", "convert", "select", "binary"] as const,
+]);
+
+function sourcesOf(e: Expr): Sources {
+  const names = new Set<string>();
+  const differs = (e: Expr): boolean => {
+    if (e.op === "local") names.add(e.name);
+    return e.op === "id" && e.name === "local" || operands(e).some(differs);
+  };
+  return differs(e) || [...names];
+}
+
+/** Whether counting may know a value: floats, words of packed bytes and results of functions are never known. */
+export function isKnowable(e: Expr): boolean {
+  const unknown = e.op === "shared" || e.op === "bitcast" || e.op === "call" ||
+    e.op === "load" && e.bytes === true;
+  return e.type !== "f32" && !unknown;
+}
+
+/** Variables that conditions and loops depend on. */
+function neededNames(body: readonly Stmt[]): Set<string> {
+  const values = new Map<string, Expr[]>();
+  const roots: Expr[] = [];
+  walkStatements(body, (s) => {
+    const set = s.op === "loads" ? scalarLoads(s) : [s];
+    for (const s of set) {
+      if (s.op === "let" || s.op === "var" || s.op === "set") {
+        values.set(s.name, [...values.get(s.name) ?? [], s.value]);
+      }
+    }
+    if (s.op === "if") roots.push(s.condition);
+    if (s.op === "for") roots.push(s.from, s.to, s.step);
+  });
+  const needed = new Set<string>();
+  const need = (e: Expr) => {
+    if (!isKnowable(e)) return;
+    operands(e).forEach(need);
+    if (e.op !== "local" || needed.has(e.name)) return;
+    needed.add(e.name);
+    values.get(e.name)?.forEach(need);
+  };
+  roots.forEach(need);
+  return needed;
+}
+
+function setNames(body: readonly Stmt[]): string[] {
+  const names = new Set<string>();
+  walkStatements(body, (s) => {
+    if (s.op === "set") names.add(s.name);
+  });
+  return [...names];
+}
+
+/** Maximum iterations of a loop whose end is the minimum of several values or relative to its start. */
+function maxIterations(
+  { from, to, step }: Stmt & { readonly op: "for" },
+): number | undefined {
+  if (to.op !== "binary" || to.fn !== "min") return undefined;
+  const { b } = to;
+  if (b.op !== "binary" || b.fn !== "add" || step.op !== "const") {
+    return undefined;
+  }
+  const same = exactJson(b.a) === exactJson(from) && b.b.op === "const";
+  return same ? Math.ceil(Number(b.b.value) / Number(step.value)) : undefined;
+}
