@@ -1,12 +1,19 @@
-/** Speculation of `generate` and `serve`, and the checkpoint that drafts. */
+/** Speculation of `generate` and `serve`, and the sources of its drafts. */
 
 import {
+  type Companion,
   Decoder,
+  type DecoderRun,
   decoderShape,
+  type Drafter,
   lookupDrafter,
   modelDrafter,
+  type Opened,
   openTarget,
+  predictingDrafter,
+  predictorCompanion,
   Speculation,
+  type Target,
 } from "../engine/mod.ts";
 import { DataError } from "../spec/mod.ts";
 import { openOptions, targetOf } from "./commands/options.ts";
@@ -14,7 +21,11 @@ import type { DeviceFlags } from "./flags.ts";
 import type { CliIo } from "./io.ts";
 import { locate } from "./located.ts";
 import { createProgressBar } from "./progress.ts";
-import type { SpeculationFlags } from "./speculation_flags.ts";
+import {
+  type DraftSource,
+  isDraftSource,
+  type SpeculationFlags,
+} from "./speculation_flags.ts";
 
 /** A speculation, and how to free the devices of its checkpoint. */
 export interface OpenedSpeculation {
@@ -22,30 +33,88 @@ export interface OpenedSpeculation {
   close(): Promise<void>;
 }
 
-/**
- * Opens the speculation of a decoder. The drafting checkpoint is unsharded, on a device of this process. `alone`: this
- * process decides without others, so it may measure times.
- */
+/** The decoder that drafts are for. */
+interface Drafted {
+  readonly decoder: Decoder;
+  readonly opened: Pick<Opened, "companions">;
+  /** Whether this process decides without others, so that it may measure times. */
+  readonly alone: boolean;
+  /** Called before each run of the companion, whose outputs only rank 0 receives then. Default: all ranks receive them. */
+  readonly before?: (run: DecoderRun) => Promise<void>;
+}
+
+/** A source of drafts. */
+interface Source {
+  /** Plans that it needs beside that of the decoder, which then returns hidden states. Default: none. */
+  companions?(
+    target: Extract<Target, { readonly kind: "checkpoint" }>,
+    files: CliIo["files"],
+  ): readonly Companion[];
+  drafter(drafted: Drafted): Drafter;
+}
+
+/** The sources of drafts besides other checkpoints. */
+const SOURCES: { readonly [name in DraftSource]: Source } = {
+  lookup: { drafter: lookupDrafter },
+  mtp: {
+    companions: (target, files) => [predictorCompanion(target, files)],
+    drafter: ({ decoder, opened, before }) => {
+      const { plan, session } = opened.companions[0]!;
+      const run = async (run: DecoderRun) => {
+        await before?.(run);
+        return await session.run(plan.programs[0]!.name, run.inputs, {
+          ...run.options,
+          everywhere: before === undefined,
+        });
+      };
+      return predictingDrafter(plan, { decoder, run });
+    },
+  },
+};
+
+/** The options of opening a decoder that drafts are for. */
+export function draftedOptions(
+  { speculate = 0, draft = "lookup" }: SpeculationFlags,
+  target: Extract<Target, { readonly kind: "checkpoint" }>,
+  files: CliIo["files"],
+): {
+  readonly companions: readonly Companion[];
+  /** Whether the decoder returns hidden states. */
+  readonly hidden: boolean;
+} {
+  const source = isDraftSource(draft) ? SOURCES[draft] : undefined;
+  const companions = speculate > 0
+    ? source?.companions?.(target, files) ?? []
+    : [];
+  return { companions, hidden: companions.length > 0 };
+}
+
+/** Opens the speculation of a decoder. A drafting checkpoint is unsharded, on a device of this process. */
 export async function openSpeculation(
   io: CliIo,
   flags: SpeculationFlags & DeviceFlags,
-  { decoder, alone }: { readonly decoder: Decoder; readonly alone: boolean },
+  drafted: Drafted,
 ): Promise<OpenedSpeculation> {
-  const { speculate = 0, draft } = flags;
-  if (speculate === 0) return { close: () => Promise.resolve() };
-  const { vocabulary, maxSequences, maxContext } = decoder;
-  const made = (drafter: ReturnType<typeof lookupDrafter>) =>
-    new Speculation({
-      max: speculate,
-      drafter,
-      now: alone ? io.now : undefined,
-    });
-  if (draft === undefined) {
-    return {
-      speculation: made(lookupDrafter()),
-      close: () => Promise.resolve(),
-    };
-  }
+  const { speculate = 0, draft = "lookup" } = flags;
+  const close = () => Promise.resolve();
+  if (speculate === 0) return { close };
+  const found = isDraftSource(draft)
+    ? { drafter: SOURCES[draft].drafter(drafted), close }
+    : await openDraft(io, flags, { draft, ...drafted });
+  const { drafter } = found;
+  const now = drafted.alone ? io.now : undefined;
+  const speculation = new Speculation({ max: speculate, drafter, now });
+  return { speculation, close: found.close };
+}
+
+/** Opens another checkpoint that drafts. */
+async function openDraft(
+  io: CliIo,
+  flags: DeviceFlags,
+  { draft, decoder: { vocabulary, maxSequences, maxContext } }:
+    & Pick<Drafted, "decoder">
+    & { readonly draft: string },
+): Promise<{ readonly drafter: Drafter; close(): Promise<void> }> {
   const located = await locate(io, draft);
   const target = await targetOf(located.io, located.model, {});
   if (target.kind !== "checkpoint") {
@@ -71,7 +140,7 @@ export async function openSpeculation(
   }).finally(bar.stop);
   try {
     const drafter = new Decoder(session, decoderShape(plan)!);
-    return { speculation: made(modelDrafter(drafter, vocabulary)), close };
+    return { drafter: modelDrafter(drafter, vocabulary), close };
   } catch (error) {
     await close();
     throw error;

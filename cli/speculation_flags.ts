@@ -3,6 +3,17 @@
 import type { Command } from "commander";
 import { integer, UsageError } from "./values.ts";
 
+/** Sources of drafts besides other checkpoints. */
+const DRAFT_SOURCES = ["lookup", "mtp"] as const;
+
+/** A source of drafts besides other checkpoints. */
+export type DraftSource = typeof DRAFT_SOURCES[number];
+
+/** Whether the value of `--draft` names no checkpoint. */
+export function isDraftSource(draft: string): draft is DraftSource {
+  return (DRAFT_SOURCES as readonly string[]).includes(draft);
+}
+
 /** The flags of speculation. */
 export interface SpeculationFlags {
   readonly speculate?: number;
@@ -18,8 +29,8 @@ export function speculationFlags(command: Command): Command {
       integer("--speculate", 0, 64),
     )
     .option(
-      "--draft <checkpoint>",
-      "With --speculate, checkpoint that drafts: a folder or hub name. Default: tokens are looked up in the sequence.",
+      "--draft <source>",
+      "With --speculate, source of drafts: lookup (earlier tokens of the sequence), mtp (the checkpoint's layer for multi-token prediction), or another checkpoint, a folder or hub name. Default: lookup.",
     );
 }
 

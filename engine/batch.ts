@@ -109,6 +109,8 @@ interface StepInFlight extends StepTokens {
   /** Whether the choices of routers are read. */
   readonly experts: boolean;
   readonly next: Promise<readonly Candidates[]>;
+  /** Hidden states of its tokens, after `next`. Undefined if drafts do not depend on them. */
+  readonly hidden: () => Float32Array | undefined;
 }
 
 /** Sequences that share the caches of a decoder. */
@@ -205,8 +207,13 @@ export class Batch {
     while (this.#flight.length < this.#atOnce && await this.#start());
     const step = this.#flight.shift();
     if (!step) return this.#endStuck();
-    const { tokens, ends, growing, experts } = step;
+    const { tokens, ends, growing, experts, prompted } = step;
     const next = await step.next;
+    const hidden = step.hidden();
+    if (hidden) {
+      const sequences = this.#slots;
+      await this.#speculation!.ran!({ tokens, prompted, sequences, hidden });
+    }
     // The ends of a sequence are consecutive.
     const bySlot = new Map<number, Candidates[]>();
     ends.forEach((end, i) => {
@@ -223,7 +230,7 @@ export class Batch {
     }
     const done = {
       tokens: tokens.ids.length,
-      prompted: step.prompted,
+      prompted,
       chosen,
       ...experts ? { experts: next.map(({ experts }) => experts!) } : {},
     };
@@ -247,14 +254,17 @@ export class Batch {
     const growing = ends.map((end) => slots[tokens.sequence[end]!]!);
     const experts = ++this.#steps % this.#expertSteps === 0 ||
       growing.some(({ options }) => options.experts);
+    let hidden: Float32Array | undefined;
     const next = this.#decoder.next(tokens, ends, {
       needed: neededBy(growing),
       normalize: growing.some(({ options }) => options.logprobs !== undefined),
       experts,
+      ...this.#speculation?.ran ? { onHidden: (rows) => hidden = rows } : {},
     });
     // An earlier step may fail first.
     next.catch(() => {});
-    this.#flight.push({ tokens, ends, prompted, growing, experts, next });
+    const step = { tokens, ends, prompted, growing, experts, next };
+    this.#flight.push({ ...step, hidden: () => hidden });
     return true;
   }
 

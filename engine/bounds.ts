@@ -114,17 +114,21 @@ export function pagesFor(
     choosePages(lengths, { ...bounds, maxContext: positions }, groupSize);
 }
 
-/** Pages with snapshots for the states that speculation holds, one per sequence, besides those of prefixes. */
+/**
+ * Pages for steps with `perSequence` next tokens of each sequence. With speculation, these are several, and there are
+ * snapshots for the states that sequences hold, besides those of prefixes.
+ */
 export function withHeldStates(
   pages: Pages | ChoosePages,
-  { maxSequences }: Bounds,
-): ChoosePages {
-  return (groupSize, positions) => {
-    const chosen = typeof pages === "function"
-      ? pages(groupSize, positions)
-      : pages;
-    return { snapshots: 2 * Math.ceil(maxSequences / groupSize), ...chosen };
-  };
+  { maxSequences, perSequence = 1 }: Bounds & {
+    readonly perSequence?: number | undefined;
+  },
+): Pages | ChoosePages {
+  if (perSequence === 1) return pages;
+  return (groupSize, positions) => ({
+    snapshots: 2 * Math.ceil(maxSequences / groupSize),
+    ...typeof pages === "function" ? pages(groupSize, positions) : pages,
+  });
 }
 
 /** The largest sum of the `each` longest of `window` neighbours, by a Fenwick tree over lengths, longest first. */

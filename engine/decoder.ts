@@ -11,7 +11,7 @@ import type { Plan, Port, Program } from "../spec/plan/plan.ts";
 import { integers, type PackedTokens } from "./packing.ts";
 import { assignTokens, PageTable } from "./pages.ts";
 import { isRecurrent, type PagesShape, pagesShape } from "./pages_shape.ts";
-import { NORMALIZER } from "../models/outputs.ts";
+import { HIDDEN, NORMALIZER } from "../models/outputs.ts";
 import { CHOICES } from "./replay.ts";
 import type { Candidates } from "./sampling.ts";
 
@@ -175,14 +175,16 @@ export class Decoder implements DecoderShape {
    * @param needed best candidates per token; undefined: logits. A plan with both outputs is read accordingly
    * @param normalize whether the log-sum-exp of logits is read too, if the plan computes it
    * @param experts whether the choices of routers are read too
+   * @param onHidden receives the hidden states of all tokens, f32 [token, embed], on the processes that receive outputs
    */
   async next(
     tokens: PackedTokens,
     rows: readonly number[],
-    { needed, normalize = false, experts = false }: {
+    { needed, normalize = false, experts = false, onHidden }: {
       readonly needed?: number | undefined;
       readonly normalize?: boolean;
       readonly experts?: boolean;
+      readonly onHidden?: (rows: Float32Array) => void;
     } = {},
   ): Promise<Candidates[]> {
     const { gives } = this;
@@ -199,11 +201,14 @@ export class Decoder implements DecoderShape {
         ...this.#inputsOf(tokens),
         ...picks ? { rows: integers(Int32Array.from(rows)) } : {},
       },
-      options: rows.length === 0 ? { outputs: [] } : {
+      options: {
         outputs: [
-          ...best ? Object.values(BEST) : ["logits"],
-          ...normalize && this.normalizes ? [NORMALIZER] : [],
-          ...routers,
+          ...rows.length === 0 ? [] : [
+            ...best ? Object.values(BEST) : ["logits"],
+            ...normalize && this.normalizes ? [NORMALIZER] : [],
+            ...routers,
+          ],
+          ...onHidden ? [HIDDEN] : [],
         ],
         rows: Object.fromEntries(readRows.map((name) => [name, rows])),
         everywhere: this.#before === undefined,
@@ -215,6 +220,8 @@ export class Decoder implements DecoderShape {
       run.inputs,
       run.options,
     );
+    const hidden = outputs[HIDDEN]?.data;
+    if (hidden) onHidden?.(hidden as Float32Array);
     const logits = outputs[best ? BEST.logits : "logits"]?.data;
     const ids = outputs[BEST.ids]?.data as Int32Array | undefined;
     const normalizers = outputs[NORMALIZER]?.data;

@@ -111,7 +111,8 @@ export interface PlanOptions
 }
 
 /** Options of loading a target. */
-export interface OpenOptions extends PlanOptions, SelectDevicesOptions {
+export interface OpenOptions
+  extends PlanOptions, SelectDevicesOptions, Pick<Loadable, "companions"> {
   /** Tunings by adapter, as saved by 'switchyard tune'; not used if ranks are processes. */
   readonly tunings?: SavedTunings;
   /** Whether to run a plan file that differs from the compiled model in it. Default: it is an error. */
@@ -209,6 +210,7 @@ export async function openTarget(
     (tensors, keepFiles) =>
       openPlan({
         keepFiles,
+        ...given(options, ["companions"]),
         plan: async (chosen) => {
           if (untrusted && !options.allowKernels) {
             await assertCompiled(target.plan);
@@ -469,10 +471,8 @@ function pagesOf(
 ): Pick<CompileOptions, "pages"> {
   const { need: { lengths } = {}, pages, next } = options;
   if (!pages && !lengths || !isPublished(target)) return {};
-  const bounds = boundsOf(target, options);
-  const chosen = pages ?? pagesFor(lengths!, bounds);
-  const holds = (next?.perSequence ?? 1) > 1;
-  return { pages: holds ? withHeldStates(chosen, bounds) : chosen };
+  const bounds = { ...boundsOf(target, options), ...next };
+  return { pages: withHeldStates(pages ?? pagesFor(lengths!, bounds), bounds) };
 }
 
 async function weightFiles(

@@ -147,7 +147,7 @@ export class PageTable {
 
   /** Records the token at a position and allocates its pages. Returns false if there is no unused page. */
   assign(sequence: number, position: number, token: number): boolean {
-    const { tokens, blocks, pages } = this.#sequences[sequence]!;
+    const { tokens, pages } = this.#sequences[sequence]!;
     const block = Math.floor(position / this.size);
     if (
       tokens[position] === token &&
@@ -161,6 +161,16 @@ export class PageTable {
         );
       }
     }
+    if (!this.reserve(sequence, position)) return false;
+    tokens[position] = token;
+    if ((position + 1) % this.size === 0) this.#publish(sequence, block);
+    return true;
+  }
+
+  /** Allocates the pages of a position. Returns false if there is no unused page. */
+  reserve(sequence: number, position: number): boolean {
+    const { blocks } = this.#sequences[sequence]!;
+    const block = Math.floor(position / this.size);
     while (blocks.length <= block) {
       const unused = this.#unusedOf(sequence, blocks.length);
       if (unused.some(({ count }) => count === 0)) return false;
@@ -177,8 +187,6 @@ export class PageTable {
       }
       this.#add(sequence, added, () => true);
     }
-    tokens[position] = token;
-    if ((position + 1) % this.size === 0) this.#publish(sequence, block);
     return true;
   }
 

@@ -173,7 +173,10 @@ export function unfedOf(
   return Math.max(0, lengthOf(sequence) - sequence.fed);
 }
 
-function lengthOf({ prompt, tokens }: Scheduled): number {
+/** Number of tokens of a sequence. */
+export function lengthOf(
+  { prompt, tokens }: Pick<Scheduled, "prompt" | "tokens">,
+): number {
   return prompt.length + tokens.length;
 }
 
@@ -181,7 +184,11 @@ function isRunning({ slots }: BatchState<Scheduled>, { slot, sequence }: Live) {
   return slots[slot] === sequence;
 }
 
-function tokenOf({ prompt, tokens }: Scheduled, position: number): number {
+/** The token at a position of a sequence. */
+export function tokenOf(
+  { prompt, tokens }: Pick<Scheduled, "prompt" | "tokens">,
+  position: number,
+): number {
   return prompt[position] ?? tokens[position - prompt.length]!;
 }
 

@@ -58,13 +58,17 @@ export interface DecoderOptions extends Bounds {
    * sequence (default: 1). Without `candidates`, the result is their `logits`. With `candidates`, it is that many of the
    * largest logits in descending order, as `candidates.logits` and `candidates.ids`; with `logits` too, both. With
    * `normalizer`, also the log-sum-exp of each row's logits, for log-probabilities. Values of other tokens that nothing
-   * needs are not computed.
+   * needs are not computed. With `hidden`, also the normalized rows before the output matrix, of every token. With
+   * `predicts`, the model is the layer that predicts a further token: it has the input `hidden`, and that output for the
+   * selected tokens.
    */
   readonly next?: {
     readonly candidates?: number | undefined;
     readonly logits?: boolean;
     readonly normalizer?: boolean;
     readonly perSequence?: number | undefined;
+    readonly hidden?: boolean;
+    readonly predicts?: boolean;
   };
   /** Add the next-token loss. The labels are the input `labels`, with -100 for tokens without a label. */
   readonly training?: {

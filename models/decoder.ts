@@ -6,6 +6,7 @@
 import {
   add,
   type AxisSizes,
+  DataError,
   div,
   dot,
   embedding,
@@ -24,7 +25,12 @@ import {
 } from "../compiler/mod.ts";
 import type { DecoderOptions } from "./config.ts";
 import { decoderLosses, type Routed } from "./losses.ts";
-import { NORMALIZER } from "./outputs.ts";
+import {
+  multiTokenPrediction,
+  type Predictor,
+  type PredictorAxis,
+} from "./multi_token_prediction.ts";
+import { HIDDEN, NORMALIZER } from "./outputs.ts";
 
 /** Sizes and constants of any decoder. */
 export interface Decoder {
@@ -163,6 +169,8 @@ interface DecoderParts<Axes extends AxisSizes> {
   readonly centred?: boolean;
   /** Tensor names that differ from those of Llama. */
   readonly names?: Partial<DecoderNames>;
+  /** A further layer that predicts the token after the next one. Default: none. */
+  readonly predictor?: Predictor;
 }
 
 /** Names of the tensors outside of attention and feed-forward blocks. */
@@ -202,10 +210,16 @@ export function decoderModel<Axes extends AxisSizes>(
   options: DecoderOptions,
 ): Model {
   const { next } = options;
-  const names = { ...NAMES, ...blocks.names };
+  const predictor = next?.predicts ? predictorOf(blocks) : undefined;
+  const given = { ...NAMES, ...blocks.names };
+  const names = predictor ? { ...given, norm: predictor.norm } : given;
   const candidates = next?.candidates &&
     Math.min(next.candidates, decoder.vocabulary);
-  const optional: { readonly row?: UpTo; readonly candidate?: number } = {
+  const optional: {
+    readonly row?: UpTo;
+    readonly candidate?: number;
+    readonly pair?: number;
+  } = {
     ...next
       ? {
         row: upTo(
@@ -217,6 +231,7 @@ export function decoderModel<Axes extends AxisSizes>(
       }
       : {},
     ...candidates ? { candidate: candidates } : {},
+    ...predictor ? { pair: 2 * decoder.embed } : {},
   };
   const sizes = {
     token: upTo(options.maxTokens),
@@ -230,6 +245,8 @@ export function decoderModel<Axes extends AxisSizes>(
     ...optional,
     ...blocks.axes,
   };
+  // Hidden states of all tokens are an output.
+  const ofAll = next?.hidden && !predictor;
   const by = blocks.multipliers ?? { embedding: 1, residual: 1, logits: 1 };
   const residual = (x: Rows, part: (x: Rows) => Rows) => {
     const added = (x: Rows) => times(part(x), by.residual);
@@ -257,11 +274,18 @@ export function decoderModel<Axes extends AxisSizes>(
     const { layer: make, end = (rows) => rows }: Layers<keyof Axes & string> =
       layers;
     x = "rows" in layers ? layers.rows ?? x : x;
-    const built = options.layers ??
+    if (predictor) {
+      x = multiTokenPrediction(
+        scope as Scope as DecoderScope<PredictorAxis>,
+        x,
+        { predictor, norm },
+      );
+    }
+    const built = predictor ? [decoder.layers] : options.layers ??
       Array.from({ length: decoder.layers }, (_, index) => index);
     for (const index of built) {
-      const name = `${names.layer}.${index}`;
-      const kind = decoder.kindOf(index);
+      const name = predictor?.layer ?? `${names.layer}.${index}`;
+      const kind = predictor?.kind ?? decoder.kindOf(index);
       const choices = options.replay
         ? () => m.input(choicesName(index), "token choice", { dtype: "i32" })
         : undefined;
@@ -285,13 +309,15 @@ export function decoderModel<Axes extends AxisSizes>(
         norm,
         residual,
         // After the last attention, no token depends on another token's row.
-        pick: next && index === built.at(-1) ? pickRows : same,
+        pick: next && !ofAll && index === built.at(-1) ? pickRows : same,
       };
       x = scope.block(name, {}, (scope) => make(scope, x, layer));
     }
     const output = decoder.tied ? table : m.param(names.output, "vocab embed");
+    const hidden = norm(m, end(x), names.norm);
+    if (next?.hidden) keep(HIDDEN, hidden);
     const products = times(
-      dot(norm(m, end(x), names.norm), output, "embed"),
+      dot(ofAll ? pickRows(m, hidden) : hidden, output, "embed"),
       by.logits,
     );
     const { softCap } = blocks;
@@ -322,6 +348,15 @@ export function decoderModel<Axes extends AxisSizes>(
       epsilon,
     });
   }
+}
+
+function predictorOf(
+  { predictor }: { readonly predictor?: Predictor },
+): Predictor {
+  if (predictor) return predictor;
+  throw new DataError(
+    "Cannot draft with multi-token prediction: the family declares no layer for it. Draft by lookup or with another checkpoint",
+  );
 }
 
 function preNorm<Own extends string>(

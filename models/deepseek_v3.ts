@@ -13,6 +13,7 @@ import {
   defineFamily,
   feedShared,
   latentAxes,
+  nextLayer,
   predictorTensors,
   requireField,
 } from "switchyard-moe/models";
@@ -50,5 +51,6 @@ export function buildDeepseek(
     axes: latentAxes(config),
     attend: (m, rows, layer) => attendLatent(m, rows, layer, config),
     feed: feedShared(config),
+    predictor: nextLayer(config),
   }, options);
 }

@@ -12,6 +12,7 @@ import {
   groupedAxes,
   type GroupedDecoder,
   groupedFields,
+  nextLayer,
   normHeads,
   predictorTensors,
   projectHeads,
@@ -79,5 +80,6 @@ function build(config: Glm4MoeConfig, options: DecoderOptions): Model {
         return attendHeads(m, rotate(ready, rotary, layer), layer);
       }),
     feed: feedShared(config),
+    predictor: nextLayer(config),
   }, options);
 }

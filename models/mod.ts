@@ -127,6 +127,11 @@ export {
   type LatentFields,
   latentFields,
 } from "./latent_attention.ts";
+export {
+  nextLayer,
+  type Predictor,
+  predictorModule,
+} from "./multi_token_prediction.ts";
 export { checkMamba, type Mamba, mamba } from "./mamba.ts";
 export { plainNorm } from "./norms.ts";
 export { type Routed } from "./losses.ts";

@@ -23,6 +23,7 @@ import {
   type Layer,
   layerTypes,
   normHeads,
+  predictorModule,
   projectFlat,
   projectGrouped,
   projectSplit,
@@ -117,6 +118,7 @@ function build(config: Qwen3NextConfig, options: DecoderOptions): Model {
     axes: groupedAxes(config),
     centred: true,
     names: wrapped ? WRAPPED : {},
+    predictor: predictorModule({ experts: true, mixer: "full_attention" }),
     attend: (m, rows, layer) =>
       layer.kind.mixer === "full_attention"
         ? attend(m, rows, layer, config)

@@ -42,7 +42,7 @@ export interface SharedExperts {
   /** Divide the weights of a token's experts by their sum. */
   readonly normalize: boolean;
   /**
-   * Layers after the last one that predict further tokens. A checkpoint may contain them; the model does not use them.
+   * Layers after the last one that predict further tokens. A checkpoint may contain them; only drafts use the first.
    */
   readonly predictors: number;
 }

@@ -7,7 +7,8 @@ export interface HostTensor {
   readonly data: Float32Array | Int32Array | Uint32Array;
 }
 
-const ARRAYS = { f32: Float32Array, i32: Int32Array, u32: Uint32Array };
+/** The arrays of tensors by dtype. */
+export const ARRAYS = { f32: Float32Array, i32: Int32Array, u32: Uint32Array };
 
 /** The number of elements of a shape. */
 export function elementCount(shape: readonly number[]): number {

@@ -29,7 +29,11 @@ import {
 import type { CliIo } from "../io.ts";
 import { locate } from "../located.ts";
 import { createProgressBar } from "../progress.ts";
-import { type OpenedSpeculation, openSpeculation } from "../speculation.ts";
+import {
+  draftedOptions,
+  type OpenedSpeculation,
+  openSpeculation,
+} from "../speculation.ts";
 import {
   checkSpeculation,
   nextPerSequence,
@@ -100,6 +104,7 @@ export async function generateCommand(
       stop: target.checkpoint.stop,
       vocabulary: target.checkpoint.published.decoder.vocabulary,
     });
+  const { companions, hidden } = draftedOptions(flags, target, io.files);
   const bar = createProgressBar(io);
   const watch = await startWatch(io, `Text from ${folder}`, flags);
   const opened = await openTarget(target, io.files, {
@@ -113,7 +118,9 @@ export async function generateCommand(
       normalizer: logprobs !== undefined,
       logits: flags.receipt !== undefined,
       perSequence,
+      hidden,
     },
+    companions,
     need: {
       tokens: Math.max(
         prompts.reduce((n, prompt) => n + prompt.length, 0),
@@ -134,6 +141,7 @@ export async function generateCommand(
     const decoder = new Decoder(session, decoderShape(plan)!);
     draft = await openSpeculation(io, flags, {
       decoder,
+      opened,
       alone: flags.devices !== "mpi",
     });
     const loaded = io.now();

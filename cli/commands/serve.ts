@@ -3,6 +3,7 @@
 import { MessageChannel } from "node:worker_threads";
 import {
   Decoder,
+  type DecoderRun,
   decoderShape,
   type Opened,
   openTarget,
@@ -24,7 +25,7 @@ import { locate } from "../located.ts";
 import { createProgressBar } from "../progress.ts";
 import type { HttpSettings } from "../http_program.ts";
 import { receiptOfRun } from "../receipts.ts";
-import { openSpeculation } from "../speculation.ts";
+import { draftedOptions, openSpeculation } from "../speculation.ts";
 import { checkSpeculation, nextPerSequence } from "../speculation_flags.ts";
 import type { ServeFlags } from "../serve_flags.ts";
 import { joinAsRank } from "../rank.ts";
@@ -71,6 +72,7 @@ export async function serveCommand(
   const sequences = flags.maxSequences ?? SEQUENCES;
   const context = flags.maxContext ??
     Math.min(CONTEXT, checkpoint.published.decoder.maxPositions);
+  const { companions, hidden } = draftedOptions(flags, target, io.files);
   const bar = createProgressBar(io);
   const opened = await openTarget(target, io.files, {
     ...await openOptions(io, target, {
@@ -84,7 +86,9 @@ export async function serveCommand(
       logits: true,
       normalizer: true,
       perSequence: nextPerSequence(flags),
+      hidden,
     },
+    companions,
     need: {
       tokens: STEP_TOKENS,
       sequences,
@@ -103,9 +107,10 @@ export async function serveCommand(
   }).finally(bar.stop);
   try {
     const shape = decoderShape(opened.plan)!;
-    if (opened.rank > 0) await follow(opened, shape.program.name);
+    if (opened.rank > 0) await follow(opened);
     else {
       const served = {
+        opened,
         name: flags.name ?? (name === folder ? nameOf(folder) : name),
         folder,
         stop: checkpoint.stop,
@@ -119,7 +124,10 @@ export async function serveCommand(
         const leader = createLeader(opened);
         await serveModel(io, {
           ...served,
-          model: new Decoder(opened.session, shape, { before: leader.run }),
+          model: new Decoder(opened.session, shape, {
+            before: (run) => leader.run(run),
+          }),
+          before: (run) => leader.run(run, { companion: 0 }),
           idle: { ms: HEARTBEAT_MS, action: leader.idle },
         }, flags);
         await leader.end();
@@ -166,6 +174,9 @@ interface LoadedModel
   extends
     Pick<LoopOptions, "idle">,
     Pick<HttpSettings, "weightFiles" | "receipt"> {
+  readonly opened: Pick<Opened, "companions">;
+  /** Called before each run of a companion. */
+  readonly before?: (run: DecoderRun) => Promise<void>;
   /** Bytes that the ranks in this process sent, by kind. */
   readonly sentBytes: () => { readonly [kind: string]: number };
   readonly name: string;
@@ -177,7 +188,7 @@ interface LoadedModel
 /** Answers requests until the process is asked to end. */
 async function serveModel(
   io: CliIo,
-  { model, idle, sentBytes, ...served }: LoadedModel,
+  { model, opened, before, idle, sentBytes, ...served }: LoadedModel,
   flags: ServeFlags,
 ): Promise<void> {
   const { host = "127.0.0.1", port = 8000, requestDeadline = 600 } = flags;
@@ -186,7 +197,9 @@ async function serveModel(
   const { port1: ours, port2: routes } = new MessageChannel();
   const draft = await openSpeculation(io, flags, {
     decoder: model,
+    opened,
     alone: true,
+    ...before ? { before } : {},
   });
   const shape = { vocabulary, maxContext };
   const grammars = grammarsOf({ ...served, shape }, io.files);

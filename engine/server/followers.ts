@@ -3,6 +3,7 @@
  * execute the same run.
  */
 
+import { ARRAYS } from "../../runtime/host_tensor.ts";
 import type { HostTensor, RunOptions } from "../../runtime/mod.ts";
 import type { DecoderRun } from "../decoder.ts";
 import type { Opened } from "../open.ts";
@@ -11,15 +12,18 @@ import type { Opened } from "../open.ts";
 type Message =
   | {
     readonly kind: "run";
+    /** The companion of the decoder that runs. Absent: the decoder. */
+    readonly companion?: number | undefined;
     readonly inputs: readonly SentTensor[];
     readonly options: RunOptions;
   }
   | { readonly kind: "idle" }
   | { readonly kind: "end" };
 
-/** An input. Without data, it is equal to that of the previous run. */
+/** An input. Without data, it is equal to that of the previous run with this input. */
 interface SentTensor {
   readonly name: string;
+  readonly dtype: HostTensor["dtype"];
   readonly shape: readonly number[];
   readonly data?: readonly number[];
 }
@@ -29,8 +33,11 @@ export const HEARTBEAT_MS = 10_000;
 
 /** Messages of rank 0. */
 export interface Leader {
-  /** Sends a run. Call it before the run. */
-  run(run: DecoderRun): Promise<void>;
+  /** Sends a run of the decoder, or of one of its companions. Call it before the run. */
+  run(
+    run: DecoderRun,
+    options?: { readonly companion?: number },
+  ): Promise<void>;
   /** Sends a sign of life. */
   idle(): Promise<void>;
   /** Ends the other ranks' part. */
@@ -44,16 +51,18 @@ export function createLeader(channel: Channel): Leader {
   const send = async (message: Message) => {
     await channel.gatherTexts(JSON.stringify(message), "a step of the server");
   };
-  const sent = new Map<string, Int32Array>();
+  const sent = new Map<string, HostTensor["data"]>();
   return {
-    run: async ({ inputs, options }) => {
-      const tensors = Object.entries(inputs).map(([name, { shape, data }]) => {
-        const before = sent.get(name);
-        if (before && equal(before, data)) return { name, shape };
-        sent.set(name, Int32Array.from(data));
-        return { name, shape, data: [...data] };
-      });
-      await send({ kind: "run", inputs: tensors, options });
+    run: async ({ inputs, options }, { companion } = {}) => {
+      const tensors = Object.entries(inputs).map(
+        ([name, { dtype, shape, data }]) => {
+          const before = sent.get(name);
+          if (before && equal(before, data)) return { name, dtype, shape };
+          sent.set(name, data.slice());
+          return { name, dtype, shape, data: [...data] };
+        },
+      );
+      await send({ kind: "run", companion, inputs: tensors, options });
     },
     idle: () => send({ kind: "idle" }),
     end: () => send({ kind: "end" }),
@@ -62,25 +71,25 @@ export function createLeader(channel: Channel): Leader {
 
 /** Executes the runs of rank 0 until it ends. */
 export async function follow(
-  { session, ...channel }: Channel & Pick<Opened, "session">,
-  program: string,
+  opened: Channel & Pick<Opened, "plan" | "session" | "companions">,
 ): Promise<void> {
-  const inputs: { [name: string]: HostTensor } = {};
+  const known: { [name: string]: HostTensor } = {};
   for (;;) {
-    const [text] = await channel.gatherTexts("", "a step of the server");
+    const [text] = await opened.gatherTexts("", "a step of the server");
     const message = JSON.parse(text!) as Message;
     if (message.kind === "end") return;
     if (message.kind === "idle") continue;
-    for (const { name, shape, data } of message.inputs) {
-      inputs[name] = {
-        dtype: "i32",
-        shape,
-        data: data
-          ? Int32Array.from(data)
-          : inputs[name]!.data as Int32Array<ArrayBuffer>,
-      };
+    const { companion } = message;
+    const { plan, session } = companion === undefined
+      ? opened
+      : opened.companions[companion]!;
+    for (const { name, dtype, shape, data } of message.inputs) {
+      const values = data ?? known[name]!.data;
+      known[name] = { dtype, shape, data: ARRAYS[dtype].from(values) };
     }
-    await session.run(program, inputs, message.options);
+    const { name, inputs } = plan.programs[0]!;
+    const given = Object.keys(inputs).map((input) => [input, known[input]!]);
+    await session.run(name, Object.fromEntries(given), message.options);
   }
 }
 

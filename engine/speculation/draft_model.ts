@@ -3,6 +3,7 @@
 import { DataError } from "../../spec/errors.ts";
 import type { Decoder } from "../decoder.ts";
 import { packTokens } from "../packing.ts";
+import { lengthOf, tokenOf } from "../schedule.ts";
 import type { Drafted, Drafter } from "./speculation.ts";
 
 const KIND = { name: "draft model", assumed: 0.7 } as const;
@@ -77,8 +78,8 @@ export function modelDrafter(decoder: Decoder, vocabulary: number): Drafter {
   }
 
   return {
-    kindOf: ({ prompt, tokens }) =>
-      prompt.length + tokens.length <= decoder.maxContext ? KIND : undefined,
+    kindOf: (sequence) =>
+      lengthOf(sequence) <= decoder.maxContext ? KIND : undefined,
     draft: async (wanted) => {
       calls++;
       let room = decoder.maxTokens;
@@ -95,10 +96,8 @@ export function modelDrafter(decoder: Decoder, vocabulary: number): Drafter {
         growing.push({ i, slot });
         if (ids.length < missing.length) room = 0;
       }
-      const isFed = ({ i, slot }: { i: number; slot: number }) => {
-        const { prompt, tokens } = wanted[i]!.sequence;
-        return slots[slot]!.fed.length >= prompt.length + tokens.length;
-      };
+      const isFed = ({ i, slot }: { i: number; slot: number }) =>
+        slots[slot]!.fed.length >= lengthOf(wanted[i]!.sequence);
       let next = feeds.length > 0 ? await feed(feeds) : [];
       for (;;) {
         growing = growing.filter((one, at) => {
@@ -119,18 +118,17 @@ export function modelDrafter(decoder: Decoder, vocabulary: number): Drafter {
 }
 
 /** The tokens of a sequence that are not in its slot, which is truncated to equal tokens. */
-function missingOf(slot: Slot, { prompt, tokens }: Drafted): number[] {
-  const length = prompt.length + tokens.length;
-  const tokenAt = (i: number) => prompt[i] ?? tokens[i - prompt.length]!;
+function missingOf(slot: Slot, sequence: Drafted): number[] {
+  const length = lengthOf(sequence);
   while (
     slot.equal < Math.min(slot.fed.length, length) &&
-    slot.fed[slot.equal] === tokenAt(slot.equal)
+    slot.fed[slot.equal] === tokenOf(sequence, slot.equal)
   ) slot.equal++;
   // The last token is fed again if it was: the next one follows it.
   slot.equal = Math.min(slot.equal, length - 1);
   slot.fed.length = slot.equal;
   return Array.from(
     { length: length - slot.equal },
-    (_, i) => tokenAt(slot.equal + i),
+    (_, i) => tokenOf(sequence, slot.equal + i),
   );
 }

@@ -5,6 +5,7 @@
  */
 
 import { Acceptance, type DraftKind } from "./acceptance.ts";
+import type { PackedTokens } from "../packing.ts";
 import { StepCost } from "./step_cost.ts";
 
 /** A sequence with drafted tokens. */
@@ -16,8 +17,21 @@ export interface Drafted {
   draft?: readonly number[];
 }
 
+/** A step that the model has run. */
+export interface RanStep<S extends Drafted = Drafted> {
+  readonly tokens: PackedTokens;
+  /** Number of prompt tokens among them. */
+  readonly prompted: number;
+  /** The sequence of each slot. */
+  readonly sequences: readonly (S | undefined)[];
+  /** f32 [token, embed]: the rows before the output matrix. */
+  readonly hidden: Float32Array;
+}
+
 /** Proposes tokens. */
 export interface Drafter {
+  /** Receives each step of the model, if it reads hidden states, before new tokens are sampled. */
+  ran?(step: RanStep): Promise<void>;
   /** Kind of the next draft of a sequence, for its acceptance; undefined if there is none. */
   kindOf(sequence: Drafted): DraftKind | undefined;
   /** Drafts at most `count` tokens of each sequence. */
@@ -90,6 +104,8 @@ interface Drafting {
 export class Speculation {
   /** Maximum drafted tokens per sequence and step. */
   readonly max: number;
+  /** Receives each step of the model with its hidden states; undefined if drafts do not depend on them. */
+  readonly ran: ((step: RanStep) => Promise<void>) | undefined;
   readonly #drafter: Drafter;
   readonly #now: (() => number) | undefined;
   readonly #acceptance = new Acceptance();
@@ -113,6 +129,7 @@ export class Speculation {
 
   constructor({ max, drafter, now }: SpeculationOptions) {
     this.max = max;
+    this.ran = drafter.ran?.bind(drafter);
     this.#drafter = drafter;
     this.#now = now;
   }

@@ -1,0 +1,181 @@
+/** Checkpoints with a layer for multi-token prediction, under its published names. */
+
+import path from "node:path";
+import { readFile, writeFile } from "node:fs/promises";
+import {
+  type HostTensor,
+  readTensors,
+  type Tensors,
+  writeSafetensors,
+} from "../../engine/mod.ts";
+import { uniformNoise } from "../../engine/noise.ts";
+import { files } from "./checkpoints.ts";
+import { sum } from "../../spec/sum.ts";
+import { copyCheckpoint } from "./cli.ts";
+
+/** The names of a family: of the layer that the new one copies, of the new one, and of its other tensors. */
+interface Names {
+  readonly from: string;
+  readonly to: string;
+  readonly tokenNorm: string;
+  readonly hiddenNorm: string;
+  readonly join: string;
+  readonly norm: string;
+}
+
+const NUMBERED: Names = {
+  from: "model.layers.2.",
+  to: "model.layers.3.",
+  tokenNorm: "model.layers.3.enorm.weight",
+  hiddenNorm: "model.layers.3.hnorm.weight",
+  join: "model.layers.3.eh_proj.weight",
+  norm: "model.layers.3.shared_head.norm.weight",
+};
+
+/** The names by recorded checkpoint. */
+export const PREDICTORS: { readonly [checkpoint: string]: Names } = {
+  "deepseekv3-16e": NUMBERED,
+  "glm4moe-16e": NUMBERED,
+  "qwen3next-16e": {
+    from: "model.layers.3.",
+    to: "mtp.layers.0.",
+    tokenNorm: "mtp.pre_fc_norm_embedding.weight",
+    hiddenNorm: "mtp.pre_fc_norm_hidden.weight",
+    join: "mtp.fc.weight",
+    norm: "mtp.norm.weight",
+  },
+};
+
+/** Factor of what the layers add to their rows: so small that the next token depends mostly on the last one. */
+const ADDED = 0.01;
+
+/** Copies a recorded checkpoint, adds the layer and weakens all layers, so that the layer's drafts are often right. */
+export async function predictorCheckpoint(
+  name: string,
+  folder: string,
+): Promise<string> {
+  const to = await copyCheckpoint(name, folder);
+  return await change(to, (tensors) => withPredictor(name, tensors), {
+    ...name === "qwen3next-16e" ? {} : { num_nextn_predict_layers: 1 },
+  });
+}
+
+/** Changes the tensors and some fields of config.json of a checkpoint. */
+async function change(
+  folder: string,
+  by: (tensors: Tensors) => Tensors,
+  fields: object,
+): Promise<string> {
+  const file = path.join(folder, "model.safetensors");
+  const tensors = await readTensors(file, files);
+  await writeFile(file, writeSafetensors(by(tensors)));
+  const config = path.join(folder, "config.json");
+  const json = JSON.parse(await readFile(config, "utf8")) as object;
+  await writeFile(config, JSON.stringify({ ...json, ...fields }));
+  return folder;
+}
+
+/**
+ * A checkpoint whose only layer is that for multi-token prediction of another one. Token `i` is the `i`-th row of its
+ * input, join · [norm(embedding), norm(hidden)], computed here in f64.
+ */
+export async function layerAlone(
+  name: string,
+  { ids, hidden, tensors, folder }: {
+    readonly ids: readonly number[];
+    /** The hidden state before each token. */
+    readonly hidden: readonly ArrayLike<number>[];
+    /** The tensors of the other checkpoint. */
+    readonly tensors: Tensors;
+    readonly folder: string;
+  },
+): Promise<string> {
+  const { to: from, ...names } = PREDICTORS[name]!;
+  const table = tensors["model.embed_tokens.weight"]!;
+  const embed = table.shape[1]!;
+  const dataOf = (name: string) => tensors[name]!.data;
+  const centre = name === "qwen3next-16e" ? 1 : 0;
+  const normed = (x: ArrayLike<number>, gains: string): number[] => {
+    const squares = Array.from(x, (value) => value ** 2);
+    const rms = Math.sqrt(sum(squares) / embed + 1e-6);
+    const gain = dataOf(gains);
+    return Array.from(x, (value, i) => value / rms * (centre + gain[i]!));
+  };
+  const join = dataOf(names.join);
+  const rows = table.data.slice() as Float32Array;
+  ids.forEach((id, at) => {
+    const own = table.data.subarray(id * embed, (id + 1) * embed);
+    const both = [
+      ...normed(own, names.tokenNorm),
+      ...normed(hidden[at]!, names.hiddenNorm),
+    ];
+    for (let i = 0; i < embed; i++) {
+      const weights = join.subarray(2 * i * embed, 2 * (i + 1) * embed);
+      rows[at * embed + i] = sum(both.map((value, j) => value * weights[j]!));
+    }
+  });
+  const layer = Object.entries(tensors).filter(([name]) =>
+    name.startsWith(from) && !Object.values(names).includes(name)
+  );
+  return await change(
+    await copyCheckpoint(name, folder),
+    () => ({
+      ...Object.fromEntries(layer.map(([name, tensor]) => [
+        name.replace(from, "model.layers.0."),
+        tensor,
+      ])),
+      "model.embed_tokens.weight": { ...table, data: rows },
+      "model.norm.weight": tensors[names.norm]!,
+      "lm_head.weight": tensors["lm_head.weight"]!,
+    }),
+    {
+      num_hidden_layers: 1,
+      ...name === "qwen3next-16e"
+        ? { layer_types: ["full_attention"] }
+        : { first_k_dense_replace: 0 },
+    },
+  );
+}
+
+function withPredictor(name: string, tensors: Tensors): Tensors {
+  const { from, to, ...names } = PREDICTORS[name]!;
+  const made: { [name: string]: HostTensor } = {};
+  for (const [name, tensor] of Object.entries(tensors)) {
+    const weak = /\.(o_proj|out_proj|down_proj)\.weight$/.test(name)
+      ? {
+        ...tensor,
+        data: (tensor.data as Float32Array).map((value) => ADDED * value),
+      }
+      : tensor;
+    made[name] = weak;
+    if (name.startsWith(from)) made[name.replace(from, to)] = weak;
+  }
+  const embed = tensors["model.norm.weight"]!.shape[0]!;
+  const gains = tensors["model.norm.weight"]!;
+  const noise = uniformNoise(2 * embed * (embed + 1), {
+    seed: 7,
+    low: -1,
+    high: 1,
+  });
+  const gain = (first: number): HostTensor => ({
+    ...gains,
+    data: (gains.data as Float32Array).map((value, i) =>
+      value + 0.1 * noise[first + i]!
+    ),
+  });
+  return {
+    ...made,
+    [names.tokenNorm]: gain(0),
+    [names.hiddenNorm]: gain(embed),
+    [names.norm]: gains,
+    // Mostly the embedding.
+    [names.join]: {
+      dtype: "f32",
+      shape: [embed, 2 * embed],
+      data: Float32Array.from({ length: 2 * embed ** 2 }, (_, i) => {
+        const [row, column] = [Math.floor(i / (2 * embed)), i % (2 * embed)];
+        return (row === column ? 1 : 0) + 0.02 * noise[2 * embed + i]!;
+      }),
+    },
+  };
+}

@@ -1,0 +1,183 @@
+// Drafts by layers for multi-token prediction: the layer computes its published formula, and `generate` gives the
+// tokens that it gives without it.
+// needs: cpu
+
+import t from "tap";
+import {
+  Decoder,
+  decoderShape,
+  generate,
+  loadTarget,
+  openTarget,
+  predictingDrafter,
+  predictorCompanion,
+  readTensors,
+  Speculation,
+} from "../engine/mod.ts";
+import { integers, packTokens } from "../engine/packing.ts";
+import type { Program } from "../spec/plan/plan.ts";
+import {
+  checkpointFolder,
+  files,
+  meshOf,
+  relativeError,
+} from "./helpers/checkpoints.ts";
+import { switchyard, temporaryFolder } from "./helpers/cli.ts";
+import {
+  layerAlone,
+  predictorCheckpoint,
+  PREDICTORS,
+} from "./helpers/predictor_checkpoint.ts";
+import { isInTurn, repeatWith } from "./helpers/seed.ts";
+
+const NAMES = Object.keys(PREDICTORS);
+const PROMPTS = [9, 20, 33, 14].map((length, i) =>
+  Array.from({ length }, (_, j) => (j < 8 ? 7 : 31 + i) * (j + 1) % 190)
+);
+const WAYS = { greedy: {}, seeded: { temperature: 0.2, topK: 30, seed: 3 } };
+
+async function open(folder: string, mesh: string, { predicts = true } = {}) {
+  const target = await loadTarget(folder, files);
+  if (target.kind !== "checkpoint") throw new Error("no checkpoint");
+  const opened = await openTarget(target, files, {
+    mesh: meshOf(mesh),
+    adapter: "cpu",
+    pages: { count: 60, size: 4 },
+    next: { candidates: 30, perSequence: 4, hidden: true },
+    bounds: { maxTokens: 24, maxSequences: 3, maxContext: 96 },
+    companions: predicts ? [predictorCompanion(target, files)] : [],
+  });
+  const decoder = new Decoder(opened.session, decoderShape(opened.plan)!);
+  const drafter = () => {
+    const { plan, session } = opened.companions[0]!;
+    const { name } = plan.programs[0]!;
+    return predictingDrafter(plan, {
+      decoder,
+      run: ({ inputs, options }) => session.run(name, inputs, options),
+    });
+  };
+  return { ...opened, decoder, drafter };
+}
+
+const HIDDEN = "hidden";
+
+for (const [i, name] of NAMES.entries()) {
+  t.test(`${name}: the layer computes its formula`, async (t) => {
+    if (!isInTurn(i, 2)) return t.comment("not in turn");
+    const folder = await predictorCheckpoint(name, temporaryFolder(t));
+    const ids = [7, 19, 150, 3, 88, 7, 61, 20];
+    const { decoder, companions: [companion], close } = await open(
+      folder,
+      "ep=2",
+    );
+    const packed = packTokens([{ slot: 0, first: 0, ids }]);
+    let states = new Float32Array();
+    const onHidden = (rows: Float32Array) => void (states = rows.slice());
+    await decoder.next(packed, [ids.length - 1], { onHidden });
+    const embed = states.length / ids.length;
+    const before = new Float32Array(states.length);
+    before.set(states.subarray(0, -embed), embed);
+    const { plan, session } = companion!;
+    const [{ name: program, inputs }] = plan.programs as [Program];
+    const found = await session.run(program, {
+      ids: integers(packed.ids),
+      sequence: integers(packed.sequence),
+      position: integers(packed.position),
+      [HIDDEN]: { dtype: "f32", shape: [ids.length, embed], data: before },
+      rows: integers(Int32Array.of(ids.length - 1)),
+      ...Object.fromEntries(
+        Object.entries(decoder.pages!.tensors())
+          .filter(([name]) => name in inputs),
+      ),
+    }, { outputs: [HIDDEN, "candidates.ids", "candidates.logits"] });
+    await close();
+    const alone = await open(
+      await layerAlone(name, {
+        ids,
+        hidden: ids.map((_, i) => before.subarray(i * embed, (i + 1) * embed)),
+        tensors: await readTensors(`${folder}/model.safetensors`, files),
+        folder: temporaryFolder(t),
+      }),
+      "ep=1",
+      { predicts: false },
+    );
+    const rows = packTokens([{ slot: 0, first: 0, ids: [...ids.keys()] }]);
+    const [last] = await alone.decoder.next(rows, [ids.length - 1], {
+      onHidden,
+    });
+    await alone.close();
+    const error = relativeError(
+      found[HIDDEN]!.data,
+      states.subarray(-embed),
+    );
+    t.ok(error < 1e-5, `relative error ${error}`);
+    t.equal(found["candidates.ids"]!.data[0], last!.ids![0]);
+    t.ok(
+      Math.abs(found["candidates.logits"]!.data[0]! - last!.logits[0]!) < 1e-4,
+    );
+  });
+}
+
+for (const [at, name] of NAMES.entries()) {
+  t.test(`${name}: drafts change no token on any mesh`, async (t) => {
+    const folder = await predictorCheckpoint(name, temporaryFolder(t));
+    const plain: { [way: string]: readonly (readonly number[])[] } = {};
+    for (const [i, mesh] of ["ep=1", "tp=2,ep=2", "ep=4"].entries()) {
+      if (mesh !== "ep=1" && !isInTurn(at + i, 2)) continue;
+      const { decoder, drafter, close } = await open(folder, mesh);
+      for (const way of ["greedy", "seeded"] as const) {
+        const run = async (speculation?: Speculation) => {
+          const { sequences } = await generate(decoder, PROMPTS, {
+            ...WAYS[way],
+            maxNewTokens: 40,
+            stop: new Set<number>(),
+            speculation,
+          });
+          return sequences.map(({ tokens }) => tokens);
+        };
+        plain[way] ??= await run();
+        const speculation = new Speculation({
+          max: 3,
+          drafter: drafter(),
+          now: () => 0,
+        });
+        const found = await run(speculation);
+        t.strictSame(found, plain[way], `${way} on ${mesh}. ${repeatWith()}`);
+        const { accepted, drafted } = speculation.stats;
+        t.comment(`${way} on ${mesh}: ${accepted} of ${drafted}`);
+        t.ok(20 < accepted && accepted < drafted, `${accepted} of ${drafted}`);
+      }
+      await close();
+    }
+  });
+}
+
+t.test("--draft mtp in generate and serve, and what has no such layer", async (t) => {
+  const folder = await predictorCheckpoint(
+    NAMES[0]!,
+    temporaryFolder(t),
+  );
+  const prompt = PROMPTS[1]!.join();
+  const run = async (model: string, ...args: string[]) => {
+    const { code, out, err } = await switchyard([
+      ...["generate", model, "--adapter", "cpu", "--json", "--stats"],
+      ...["--tokens", prompt, "-n", "30", ...args],
+    ]);
+    return { code, out, err };
+  };
+  const sequences = ({ out }: { readonly out: string }): unknown =>
+    (JSON.parse(out) as { readonly sequences: unknown }).sequences;
+  const draft = ["--speculate", "3", "--draft", "mtp"];
+  const plain = await run(folder);
+  t.strictSame(sequences(await run(folder, ...draft)), sequences(plain));
+  const failed = await run(checkpointFolder(NAMES[0]!), ...draft);
+  t.match([failed.code, failed.err], [
+    1,
+    "Cannot draft with multi-token prediction: the checkpoint has no tensor 'model.layers.3.enorm.weight'. Draft by lookup or with another checkpoint",
+  ]);
+  const none = await run(checkpointFolder("mixtral-8e"), ...draft);
+  t.match([none.code, none.err], [
+    1,
+    "Cannot draft with multi-token prediction: the family declares no layer for it. Draft by lookup or with another checkpoint",
+  ]);
+});
