@@ -1,7 +1,7 @@
 /** Device keys of kernels: plans that share a device may use one name for different kernels. */
 
 import { invariant } from "../spec/errors.ts";
-import { cachedJson } from "../spec/kernel/exact_json.ts";
+import { kernelText } from "../spec/kernel/exact_json.ts";
 import type { Plan, PlanKernel } from "../spec/plan/plan.ts";
 import type { DeviceKernel } from "./device.ts";
 
@@ -21,7 +21,7 @@ export function kernelKey(plan: Plan, name: string): string {
 export function keyOf(name: string, kernel: PlanKernel): string {
   let key = keys.get(kernel);
   if (!key) {
-    keys.set(kernel, key = `${name}#${hash(cachedJson(kernel.tree))}`);
+    keys.set(kernel, key = `${name}#${hash(kernelText(kernel.tree))}`);
   }
   return key;
 }

@@ -54,6 +54,7 @@ import {
   openSession,
   watchDevice,
 } from "./helpers/sessions.ts";
+import { isInTurn } from "./helpers/seed.ts";
 
 t.teardown(closeDevices);
 
@@ -120,8 +121,9 @@ for (const kind of ["cpu", "gpu"] as const) {
   t.test(`chunks change no bit on a shared ${kind}`, options, async (t) => {
     const wanted = digest(await runCase(layer, kind));
     const meshes = kind === "gpu" ? MESHES.slice(1, 3) : MESHES;
-    for (const mesh of meshes) {
+    for (const [i, mesh] of meshes.entries()) {
       for (const chunks of kind === "gpu" ? [2] : [1, 2, 3]) {
+        if (kind === "cpu" && !isInTurn(i + chunks, 3)) continue;
         const found = await runCase(layer, kind, { ...mesh, chunks });
         t.equal(digest(found), wanted, `${JSON.stringify(mesh)} ${chunks}`);
       }
@@ -131,8 +133,9 @@ for (const kind of ["cpu", "gpu"] as const) {
   t.test(`chunks change no bit on separate ${kind}s`, options, async (t) => {
     const wanted = digest(await runCase(layer, kind));
     const meshes = kind === "gpu" ? MESHES.slice(1, 2) : MESHES;
-    for (const mesh of meshes) {
+    for (const [i, mesh] of meshes.entries()) {
       for (const chunks of kind === "gpu" ? [2] : [1, 2, 3]) {
+        if (kind === "cpu" && !isInTurn(i + chunks, 3)) continue;
         const plan = await compileCase(layer, { ...mesh, chunks });
         const session = await openSession(plan, {
           target: kind,

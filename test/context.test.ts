@@ -32,6 +32,7 @@ import {
 } from "./helpers/cli.ts";
 import { bytesOf } from "./helpers/run_bytes.ts";
 import { repositoryFile } from "./helpers/sessions.ts";
+import { inTurn } from "./helpers/seed.ts";
 
 /** Tokens of a prompt of this length. */
 function promptOf(length: number, seed = 0): number[] {
@@ -83,7 +84,7 @@ for (const { name, what, setups } of FAMILIES) {
     const bytesOn = (setup: Setup) =>
       bytesOf(name, { bounds: BOUNDS, ...setup }, PROMPTS);
     const one = await bytesOn({ mesh: "ep=1" });
-    for (const setup of setups) {
+    for (const setup of inTurn(setups, 2)) {
       const { mesh, pages, sharing, kvCacheDtype } = setup;
       const wanted = kvCacheDtype
         ? await bytesOn({ mesh: "ep=1", kvCacheDtype })

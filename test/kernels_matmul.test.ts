@@ -119,8 +119,8 @@ for (const [i, tile] of VARIANTS.entries()) {
   testKernels(
     `matmul() by ${tileName(tile)} has the bits of the plain tile`,
     async (t, target) => {
-      // A software GPU takes half a second to compile a kernel: in each run of the tests every second variant.
-      if (target.software && !isInTurn(i, 2)) {
+      // A software GPU takes half a second to compile a kernel: in each run of the tests every fourth variant.
+      if (target.software && !isInTurn(i, 4)) {
         t.comment(`Not run in this turn. ${repeatWith()}`);
         return;
       }

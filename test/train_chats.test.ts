@@ -24,7 +24,7 @@ import { createSession, openSafetensors } from "../runtime/mod.ts";
 import { checkpointFolder, files } from "./helpers/checkpoints.ts";
 import { copyCheckpoint, switchyard, temporaryFolder } from "./helpers/cli.ts";
 import { readJson, readTensors } from "./helpers/read_tensors.ts";
-import { repeatWith, SEED } from "./helpers/seed.ts";
+import { inTurn, repeatWith, SEED } from "./helpers/seed.ts";
 import { contents, tinyModel } from "./helpers/tiny_training.ts";
 
 /** As published ones are written. */
@@ -202,9 +202,7 @@ const ROUTERS = [
 
 const ALL = process.env["ON_POLICY"] === "all";
 
-for (
-  const name of ALL ? ROUTERS : [ROUTERS[Math.abs(SEED) % ROUTERS.length]!]
-) {
+for (const name of ALL ? ROUTERS : inTurn(ROUTERS, ROUTERS.length)) {
   t.test(`${name}: packed, alone and in double precision, the loss is the same`, async (t) => {
     t.comment(repeatWith());
     const vocabulary = Number(

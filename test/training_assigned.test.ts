@@ -24,6 +24,7 @@ import {
   tensorsOf,
 } from "./helpers/run_model.ts";
 import { CALLS, layer } from "./helpers/training_layer.ts";
+import { isInTurn } from "./helpers/seed.ts";
 
 t.teardown(closeDevices);
 
@@ -98,8 +99,9 @@ const MESHES = [
   { dp: 2, ep: 3 },
 ];
 
-for (const mesh of MESHES) {
-  for (const clipNorm of [undefined, 0.05]) {
+for (const [i, mesh] of MESHES.entries()) {
+  for (const [at, clipNorm] of [undefined, 0.05].entries()) {
+    if (!isInTurn(i + at, 3)) continue;
     const title = `${JSON.stringify(mesh)}${clipNorm ? ", clipped" : ""}`;
     t.test(title, async (t) => {
       const of = await steps(clipNorm === undefined ? {} : { clipNorm });

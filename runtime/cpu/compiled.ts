@@ -22,7 +22,7 @@ export interface ModuleStore {
 
 const cached = new Map<string, CompiledKernels>();
 
-/** Prints and compiles kernels, in the order of their JSON texts, unless they are cached. */
+/** Prints and compiles kernels, in the order of their texts, unless they are cached. */
 export async function compileKernels(
   kernels: ReadonlyMap<string, Kernel>,
   store?: ModuleStore,

@@ -3,7 +3,7 @@
  */
 
 import { MachineError } from "../../spec/errors.ts";
-import { cachedJson } from "../../spec/kernel/exact_json.ts";
+import { kernelText } from "../../spec/kernel/exact_json.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import {
   DEADLINE_MS,
@@ -158,7 +158,7 @@ export class CpuPool implements HostPool<Int32Array> {
     kernels: readonly DeviceKernel[],
     progress?: (done: number, total: number) => void,
   ): Promise<PoolKernel[]> {
-    const texts = kernels.map(({ tree }) => cachedJson(tree));
+    const texts = kernels.map(({ tree }) => kernelText(tree));
     const fresh = new Map<string, Kernel>();
     kernels.forEach(({ tree }, i) => {
       if (!this.#kernels.has(texts[i]!)) fresh.set(texts[i]!, tree);

@@ -5,7 +5,7 @@
 import { totalmem } from "node:os";
 import { setImmediate } from "node:timers/promises";
 import { MachineError } from "../../spec/errors.ts";
-import { cachedJson } from "../../spec/kernel/exact_json.ts";
+import { kernelText } from "../../spec/kernel/exact_json.ts";
 import { MAX_ELEMENTS } from "../../spec/limits.ts";
 import {
   DEADLINE_MS,
@@ -153,7 +153,7 @@ export class NativePool implements HostPool<Uint32Array> {
     this.#check();
     const { objects, runtime } = this.#library;
     const keys = kernels.map(({ tree, fused = false }) =>
-      `${fused} ${cachedJson(tree)}`
+      `${fused} ${kernelText(tree)}`
     );
     const fresh = new Map<string, DeviceKernel>();
     kernels.forEach((kernel, i) => {

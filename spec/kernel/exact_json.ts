@@ -1,5 +1,7 @@
 /** JSON of the inputs of kernels as a key: equal only for equal kernels. */
 
+import type { Kernel } from "./tree.ts";
+
 /** Numbers that JSON does not distinguish: 0 and -0 of f32, and non-finite ones. */
 const INEXACT = /(?<!"type":"u32",)"value":0[,}]|null/;
 
@@ -14,10 +16,23 @@ export function exactJson(value: unknown): string {
 
 const texts = new WeakMap<object, string>();
 
-/** The JSON of an immutable value, such as a kernel or its body, cached. */
+/** The JSON of an immutable value, such as the body of a kernel, cached. */
 export function cachedJson(value: object): string {
   const text = texts.get(value) ?? exactJson(value);
   texts.set(value, text);
+  return text;
+}
+
+const kernels = new WeakMap<Kernel, string>();
+
+/** A text that only equal kernels share, cached. Its largest part is the JSON of the body, which plans look up too. */
+export function kernelText(kernel: Kernel): string {
+  const known = kernels.get(kernel);
+  if (known !== undefined) return known;
+  const { name, workgroupSize, bindings, shared, body } = kernel;
+  const rest = exactJson([name, workgroupSize, bindings, shared]);
+  const text = rest + cachedJson(body);
+  kernels.set(kernel, text);
   return text;
 }
 

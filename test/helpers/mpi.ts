@@ -14,6 +14,7 @@ import { fileURLToPath } from "node:url";
 import { type MpiFamily, mpiFamily } from "../../cli/mpi_launcher.ts";
 import { COMMAND } from "./compiled.ts";
 import { skipUnasked } from "./needs.ts";
+import { inTurn, isInTurn } from "./seed.ts";
 
 /** The command, from its source. */
 export const BIN = fileURLToPath(
@@ -52,16 +53,22 @@ export const skipWithoutMpi: false | string =
     : false;
 
 /**
- * Those of a list that are run with an MPI: where both are installed they alternate. What is asked of them is the same,
- * which test/mpi/communicator.test.ts holds for each.
+ * Those that run tests in which the MPI makes no difference: where both are installed one of them, by `SEED`. What is
+ * asked of them is the same, which test/mpi/communicator.test.ts holds for each.
  */
+export function launchersInTurn(): readonly Launcher[] {
+  const able = LAUNCHERS.filter(({ skip }) => !skip);
+  return able.length < 2 ? LAUNCHERS : inTurn(able, able.length);
+}
+
+/** Those of a list that are run with an MPI: where both are installed they alternate, by `SEED`. */
 export function alternating<T>(
   list: readonly T[],
   launcher: Pick<Launcher, "family">,
 ): readonly T[] {
   const able = LAUNCHERS.filter(({ skip }) => !skip);
   const at = able.findIndex(({ family }) => family === launcher.family);
-  return at < 0 ? list : list.filter((_, i) => i % able.length === at);
+  return at < 0 ? list : list.filter((_, i) => isInTurn(i + at, able.length));
 }
 
 function find(

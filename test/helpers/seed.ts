@@ -28,6 +28,11 @@ export function isInTurn(i: number, every: number): boolean {
     (Math.abs(SEED) + i) % every === 0;
 }
 
+/** Those cases of a rotation that run: one of `every`, by `SEED`; with `TURNS=all`, all. */
+export function inTurn<T>(cases: readonly T[], every: number): readonly T[] {
+  return cases.filter((_, i) => isInTurn(i, every));
+}
+
 /** What repeats a failure. */
 export function repeatWith(): string {
   return `Repeat it with SEED=${SEED}`;

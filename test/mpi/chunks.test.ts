@@ -14,6 +14,7 @@ import {
 import {
   alternating,
   LAUNCHERS,
+  launchersInTurn,
   startWith,
   withoutMpi,
 } from "../helpers/mpi.ts";
@@ -90,7 +91,7 @@ const [needed, worst] = ["needed", "worst"].map((name) =>
 ) as [string, string];
 const one = await switchyard([...RANDOM, "--outputs", worst]);
 
-for (const launcher of LAUNCHERS) {
+for (const launcher of launchersInTurn()) {
   t.test(`${launcher.name}: rounds for one expert's rank`, {
     skip: launcher.skip,
   }, async (t) => {

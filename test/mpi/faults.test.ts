@@ -3,7 +3,7 @@
 import t from "tap";
 import { temporaryFolder } from "../helpers/cli.ts";
 import { FAULTS, makeFault, prepareFaults } from "../helpers/faults.ts";
-import { LAUNCHERS } from "../helpers/mpi.ts";
+import { alternating, LAUNCHERS } from "../helpers/mpi.ts";
 
 const scratch = temporaryFolder(t);
 await prepareFaults(scratch);
@@ -14,7 +14,7 @@ t.jobs = 2;
 const linux = process.platform === "linux" ? false : "there is no /proc";
 
 for (const launcher of LAUNCHERS) {
-  for (const fault of FAULTS) {
+  for (const fault of alternating(FAULTS, launcher)) {
     t.test(`${launcher.name}: ${fault.name}`, {
       skip: launcher.skip || linux,
       buffered: true,

@@ -21,6 +21,7 @@ import { whyNotNative } from "../../runtime/native/mod.ts";
 import {
   BIN,
   LAUNCHERS,
+  launchersInTurn,
   processesLeft,
   processesWith,
   skipWithoutKoffi,
@@ -59,7 +60,9 @@ const NPX = {
   env: { ...process.env, npm_config_update_notifier: "false" },
 };
 
-for (const { name, command, family, rankVariable, skip } of LAUNCHERS) {
+for (
+  const { name, command, family, rankVariable, skip } of launchersInTurn()
+) {
   const mpirun = (ranks: number) =>
     launcherArguments(family, { ranks, root: process.getuid?.() === 0 });
   const npx = (ranks: number, flags: readonly string[], argv: string[]) =>

@@ -15,7 +15,7 @@ import {
 } from "../helpers/cli.ts";
 import {
   jobOf,
-  LAUNCHERS,
+  launchersInTurn,
   processesLeft,
   processesWith,
   startWith,
@@ -58,7 +58,7 @@ interface Report {
   }[];
 }
 
-for (const launcher of LAUNCHERS) {
+for (const launcher of launchersInTurn()) {
   t.test(`${launcher.name}: three ranks on two hosts`, {
     skip: launcher.skip || absent,
   }, async (t) => {

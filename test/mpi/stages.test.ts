@@ -8,7 +8,7 @@ import { launcherArguments } from "../../cli/mpi_launcher.ts";
 import { SCHEDULE_NAMES } from "../../spec/schedule.ts";
 import { temporaryFolder } from "../helpers/cli.ts";
 import { startedProgram } from "../helpers/compiled.ts";
-import { LAUNCHERS, start } from "../helpers/mpi.ts";
+import { LAUNCHERS, launchersInTurn, start } from "../helpers/mpi.ts";
 import { repeatWith, SEED } from "../helpers/seed.ts";
 import {
   outputsOn,
@@ -142,11 +142,7 @@ for (const [i, sharing] of SHARINGS.entries()) {
   });
 }
 
-/** Without STAGES=all, one of those that are installed. */
-const installed = LAUNCHERS.filter(({ skip }) => !skip);
-const launchers = ALL || installed.length === 0
-  ? LAUNCHERS
-  : [installed[Math.abs(SEED) % installed.length]!];
+const launchers = ALL ? LAUNCHERS : launchersInTurn();
 
 for (const [i, { name, command, family, skip }] of launchers.entries()) {
   const large = cells.filter(({ mesh }) => ranksOf(mesh) === 4);
