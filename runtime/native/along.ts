@@ -3,8 +3,8 @@
 /** Bytes of a cache line. */
 export const LINE = 64;
 
-/** Added to the words of a load in `along_binding` if rows are blocks with scales. */
-export const BLOCKS = 64;
+/** Added to the words of a load in `along_binding`: if rows are blocks with scales, and if several arrays are read. */
+export const BLOCKS = 64, ARRAYS = 128;
 
 /**
  * Shapes of prefetches. The first is used unless another is measured to be faster. `ahead`: bytes from a load to its

@@ -13,7 +13,7 @@ import type {
   Value,
 } from "../vector/ir.ts";
 import { repeatedIn } from "../vector/ir.ts";
-import { BLOCKS } from "./along.ts";
+import { ARRAYS, BLOCKS } from "./along.ts";
 import { Writer } from "./writer.ts";
 
 /** An array in memory: its address and its length. */
@@ -353,6 +353,12 @@ export class Emitter {
           const { binding } = s.from;
           const words = s.words + (s.bytes ? BLOCKS : 0);
           this.along ??= { binding, apart: width * s.apart, words };
+          if (this.along.binding !== binding) {
+            this.along = {
+              ...this.along,
+              words: this.along.words | ARRAYS,
+            };
+          }
         }
         const along = isAlong ? `&along_${s.several ? "several" : "one"}` : "0";
         return writer.line(

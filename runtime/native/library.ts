@@ -68,10 +68,8 @@ export interface Runtime {
     /** Whether a read failed. Nothing runs after that. */
     readonly failed: boolean;
   };
-  /** Bits of `NEWS`: what happened to shapes of prefetches since the last call. */
-  shapeNews(pool: bigint): number;
-  /** Loads the probe that measures shapes. Returns whether the system allows it. */
-  loadProbe(pool: bigint, path: string): boolean;
+  /** Whether shapes of prefetches were measured since the last call. */
+  shapeNews(pool: bigint): boolean;
   /** Measured shapes, `SHAPE_WORDS` each. */
   shapes(pool: bigint): Uint32Array;
   /** Sets shapes that were measured earlier, before the first run. */
@@ -148,9 +146,6 @@ async function load(): Promise<NativeLibrary> {
   const limit = bind("void switchyard_limit(void *pool, uint64_t bytes)");
   const streams = bind("void switchyard_streams(void *pool, void *to)");
   const shapeNews = bind("uint32_t switchyard_shape_news(void *pool)");
-  const loadProbe = bind(
-    "int32_t switchyard_shape_probe(void *pool, const char *path)",
-  );
   const shapes = bind("uint32_t switchyard_shapes(void *pool, void *to)");
   const setShapes = bind(
     "void switchyard_set_shapes(void *pool, void *from, uint32_t count)",
@@ -196,8 +191,7 @@ async function load(): Promise<NativeLibrary> {
         failed: failed > 0,
       };
     },
-    shapeNews: (pool) => shapeNews(pool),
-    loadProbe: (pool, path) => loadProbe(pool, path) === 0,
+    shapeNews: (pool) => shapeNews(pool) !== 0,
     shapes: (pool) => {
       const words = new Uint32Array(SHAPE_WORDS * MAX_SHAPES);
       return words.subarray(0, SHAPE_WORDS * shapes(pool, words));

@@ -26,7 +26,7 @@ import { loadNative, type NativeLibrary } from "./library.ts";
 import type { CompiledFunction } from "./objects.ts";
 import { PRINTER, printKernel } from "./print.ts";
 import { BINDING_WORDS, RECORD, RECORD_WORDS } from "./records.ts";
-import { NEWS, probeInC, savedShapes, saveShapes } from "./shapes.ts";
+import { savedShapes, saveShapes } from "./shapes.ts";
 import { COPY, COPY_BLOCK, WRITE } from "./threads.ts";
 
 const printer = moduleHash(PRINTER);
@@ -92,8 +92,8 @@ export class NativePool implements HostPool<Uint32Array> {
     Uint32Array,
     { readonly group: number; readonly tiles: number }
   >();
-  /** Whether the probe of shapes was requested. */
-  #hasProbe = false;
+  /** The last write of measured shapes. */
+  #saved: Promise<void> = Promise.resolve();
   #failure: Error | undefined;
   #closed = false;
 
@@ -354,27 +354,18 @@ export class NativePool implements HostPool<Uint32Array> {
       await (from < to ? this.#aside(words, { from, to }) : setImmediate());
     }
     this.#checkFiles();
-    const news = runtime.shapeNews(this.#pool);
-    // Without shapes, runs are only slower.
-    if (news) this.#learnShapes(news).catch(() => {});
+    if (runtime.shapeNews(this.#pool)) {
+      const shapes = runtime.shapes(this.#pool);
+      this.#saved = this.#saved
+        .then(() => saveShapes(this.#library.objects, shapes))
+        // Without shapes, runs are only slower.
+        .catch(() => {});
+    }
     for (const { at, times } of timed) {
       times.push({
         start: uint64At(words, at + RECORD.start),
         end: uint64At(words, at + RECORD.end),
       });
-    }
-  }
-
-  /** Saves measured shapes and loads the probe, as `news` requests. */
-  async #learnShapes(news: number): Promise<void> {
-    const { objects, runtime } = this.#library;
-    if (news & NEWS.shapes) {
-      await saveShapes(objects, runtime.shapes(this.#pool));
-    }
-    if (news & NEWS.probe && !this.#hasProbe) {
-      this.#hasProbe = true;
-      const path = await objects.library(probeInC(objects.compiler.lanes));
-      if (!this.#closed) runtime.loadProbe(this.#pool, path);
     }
   }
 

@@ -84,5 +84,6 @@ function bodyInC(program: Program): string {
   if (!along) return writer.text();
   const values = `{ ${along.binding}, ${along.apart}, ${along.words} }`;
   return `if (launch->words == 0) { *(struct along_binding *)scratch = (struct along_binding)${values}; return; }
-${writer.text()}`;
+${writer.text()}  ((u *)scratch)[-1] |= (along_one.array ? 1 : 0) | (along_several.array ? 2 : 0);
+`;
 }

@@ -29,7 +29,8 @@ export const BINDING_WORDS = 4;
  * The record in C, and the signature of compiled kernels: workgroups `first` to `end` of a launch. Before a launch, the
  * runtime sets `shape`: its low byte is the shape of prefetches in loops over one row, the next byte that in loops over
  * several rows. A kernel that prefetches rows writes its `along_binding` to scratch memory if it is called with an empty
- * record: the binding of the rows, their stride in bytes, and the words of a load, plus `BLOCKS` for blocks with scales.
+ * record: the binding of the rows, their stride in bytes, and the words of a load, plus `BLOCKS` and `ARRAYS`. After
+ * other calls, the word before scratch memory contains the used shapes: bit 0 for one row, bit 1 for several.
  */
 export const LAUNCH_STRUCT = `
 struct launch {

@@ -41,6 +41,7 @@ export const THREADS_IN_C = `
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -58,7 +59,7 @@ struct pool {
   uint64_t position;
   _Atomic(const struct launch *) current;
   kernel_function *run;
-  uint32_t groups, chunk;
+  uint32_t groups, chunk, taken;
   struct streams *streams;
   struct shapes shapes;
   atomic_uint next, inside, signal, sleepers, in_batch, closing;
@@ -157,7 +158,7 @@ static void share(struct pool *p, const struct launch *l, struct kernel *kernel)
   atomic_store(&p->current, l);
   wake_all(p);
   uint64_t begin = now();
-  uint32_t taken = take(p, l, 0);
+  uint32_t taken = p->taken = take(p, l, 0);
   double each = taken ? (double)(now() - begin) / taken : kernel->cost;
   atomic_store(&p->current, NULL);
   for (uint32_t spins = 0; atomic_load(&p->inside);) {
@@ -170,7 +171,7 @@ static void share(struct pool *p, const struct launch *l, struct kernel *kernel)
 // Runs a launch, alone or shared. Returns its end time.
 static uint64_t run_launch(struct pool *p, struct launch *l, struct kernel *kernel, uint64_t begin) {
   if (p->threads == 1 || l->groups == 1 || (kernel->cost >= 0 && kernel->cost * l->groups < ${SHARE_FROM_NS})) {
-    kernel->run(l, 0, l->groups, p->scratch[0], &p->stop);
+    kernel->run(l, 0, p->taken = l->groups, p->scratch[0], &p->stop);
     uint64_t end = now();
     double each = (double)(end - begin) / l->groups;
     kernel->cost = kernel->cost < 0 ? each : 0.5 * (kernel->cost + each);
@@ -206,12 +207,16 @@ struct pool *switchyard_open(uint32_t threads) {
   return p;
 }
 
+// The word before scratch memory receives the used shapes.
+static uint32_t *used_shapes(char *scratch) { return (uint32_t *)scratch - 1; }
+static void free_scratch(char *scratch) { if (scratch) free(scratch - ${GUARD_BYTES}); }
+
 void switchyard_close(struct pool *p) {
   atomic_store(&p->closing, 1);
   wake_all(p);
   for (uint32_t index = 1; index < p->threads; index++) pthread_join(p->ids[index], 0);
   close_streams(p->streams);
-  for (uint32_t index = 0; index < p->threads; index++) free(p->scratch[index]);
+  for (uint32_t index = 0; index < p->threads; index++) free_scratch(p->scratch[index]);
   free(p->ids);
   free(p->scratch);
   free(p->kernels);
@@ -225,13 +230,13 @@ int32_t switchyard_load(struct pool *p, const char *path, const char *name, uint
   void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   kernel_function *run = library ? (kernel_function *)dlsym(library, name) : 0;
   if (!run) return -1;
-  if (scratch_bytes > p->scratch_bytes) {
+  if (scratch_bytes > p->scratch_bytes || !p->scratch[0]) {
     for (uint32_t index = 0; index < p->threads; index++) {
       void *larger;
-      if (posix_memalign(&larger, ${GUARD_BYTES}, scratch_bytes)) return -1;
-      memset(larger, 0, scratch_bytes);
-      free(p->scratch[index]);
-      p->scratch[index] = larger;
+      if (posix_memalign(&larger, ${GUARD_BYTES}, ${GUARD_BYTES} + scratch_bytes)) return -1;
+      memset(larger, 0, ${GUARD_BYTES} + scratch_bytes);
+      free_scratch(p->scratch[index]);
+      p->scratch[index] = (char *)larger + ${GUARD_BYTES};
     }
     p->scratch_bytes = scratch_bytes;
   }
@@ -260,9 +265,15 @@ uint64_t switchyard_run(struct pool *p, uint32_t *words, uint64_t from, uint64_t
     if (budget > 0 && (l->experts || kernel->cost < 0 || last - begin + predicted / sharers > budget)) break;
     p->position = from;
     l->start = last;
-    if (kernel->along.words) l->shape = shape_of(&p->shapes, l, &kernel->along);
+    int measured = 0;
+    if (kernel->along.words) {
+      l->shape = shape_of(&p->shapes, l, &kernel->along);
+      measured = p->shapes.now.kind >= 0;
+      *used_shapes(p->scratch[0]) = 0;
+    }
     if (l->experts) run_streamed(p, l, kernel), last = now();
     else last = run_launch(p, l, kernel, last);
+    if (measured && p->taken) end_shape(&p->shapes, l, p->taken, *used_shapes(p->scratch[0]));
     l->end = last;
   }
   atomic_store(&p->in_batch, 0);
