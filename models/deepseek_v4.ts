@@ -55,7 +55,8 @@ export const family = defineFamily({
   architectures: ["DeepseekV4ForCausalLM"],
   config: readConfig,
   build,
-  unused: () => ["mtp."],
+  // Files in the GGUF format count layers that predict further tokens.
+  unused: ({ layers }) => ["mtp.", `layers.${layers}.`],
 });
 
 const KINDS = [

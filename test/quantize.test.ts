@@ -425,6 +425,13 @@ const CHANGED: { readonly [checkpoint: string]: object } = {
   "hunyuanmoe-12e": scaled({ rope_type: "default" }),
   "deepseekv3-16e": scaled({ mscale: 0.8, mscale_all_dim: 0.8 }),
   "deepseekv32-16e": { index_topk: 2 },
+  // Files have entries of 4 and 128 tokens only.
+  "deepseekv4-12e": {
+    layer_types: [
+      ...["sliding_attention", "compressed_sparse_attention"],
+      ...["sliding_attention", "compressed_sparse_attention"],
+    ],
+  },
   "glmmoedsa-16e": { index_topk: 2 },
   // Fields without a key, and the scaling of Scout.
   "llama4-8e": {
@@ -539,7 +546,12 @@ for (
     ...["gptoss-8e", "granitemoe-8e", "lfm2moe-16e"],
     ...["qwen3next-16e", "qwen35moe-16e", "gemma4moe-12e"],
     ...["granitemoehybrid-12e", "llama4-8e", "nemotronh-16e"],
-    ...["deepseekv32-16e", "glmmoedsa-16e", "glm4moelite-16e"],
+    ...[
+      "deepseekv32-16e",
+      "glmmoedsa-16e",
+      "glm4moelite-16e",
+      "deepseekv4-12e",
+    ],
     ...["qwen35moe-8e-wrapped", "gemma4moe-6e-wrapped"],
   ].entries()
 ) {

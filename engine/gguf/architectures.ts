@@ -14,6 +14,7 @@ import {
   partsOf,
   SHARED,
 } from "./common_names.ts";
+import { DEEPSEEK4 } from "./deepseek4_row.ts";
 import { QWEN35_MOE, QWEN3_NEXT } from "./delta_net_rows.ts";
 import { GEMMA4_MOE } from "./gemma4_row.ts";
 import { INDEXER_TYPES } from "./indexer_types.ts";
@@ -149,6 +150,7 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
     architecture: "Glm4MoeLiteForCausalLM",
     ...DEEPSEEK_V3,
   },
+  deepseek4: DEEPSEEK4,
   deepseek32: { architecture: "DeepseekV32ForCausalLM", ...INDEXED },
   "glm-dsa": {
     ...INDEXED,

@@ -22,7 +22,7 @@ import {
 export interface PlainType {
   readonly name: string;
   /** Its name in safetensors files. */
-  readonly dtype: "F32" | "F16" | "BF16";
+  readonly dtype: "F32" | "F16" | "BF16" | "I32";
   readonly bytes: number;
 }
 
@@ -53,6 +53,7 @@ export const GGUF_TYPES: {
 } = {
   0: { name: "F32", dtype: "F32", bytes: 4 },
   1: { name: "F16", dtype: "F16", bytes: 2 },
+  26: { name: "I32", dtype: "I32", bytes: 4 },
   30: { name: "BF16", dtype: "BF16", bytes: 2 },
   2: blocks("q4_0", { encode: encodeQ4, instead: "BF16" }),
   3: blocks("q4_1"),

@@ -1,7 +1,7 @@
 /** Writes a checkpoint as a GGUF file, tensor by tensor. */
 
 import { narrow } from "../../runtime/half.ts";
-import type { TensorEntry } from "../../runtime/mod.ts";
+import { readTensor, type TensorEntry } from "../../runtime/mod.ts";
 import { DataError } from "../../spec/errors.ts";
 import { shown } from "../../spec/shown.ts";
 import type { GgufArchitecture } from "../gguf/architecture.ts";
@@ -27,7 +27,12 @@ import {
 import { partsOf } from "./fused.ts";
 import { columnsOf, piecesOf, type SourceTensor } from "./source.ts";
 import { type Rule, ruleOf } from "../../spec/quantize_targets.ts";
-import { fittingType, type NumberedType, writtenType } from "./types.ts";
+import {
+  fittingType,
+  INTEGERS,
+  type NumberedType,
+  writtenType,
+} from "./types.ts";
 
 /** Returns the weights of a matrix's columns. Undefined if they are unknown. */
 export type Importance = (
@@ -141,7 +146,9 @@ function filedShape(elements: number, rows: number): number[] {
 
 function typeOf(tensor: SourceTensor, rules: readonly Rule[]): NumberedType {
   const rule = tensor.quantizable ? ruleOf(rules, tensor.name) : undefined;
-  if (rule === undefined) return writtenType("F32");
+  if (rule === undefined) {
+    return tensor.integer ? INTEGERS : writtenType("F32");
+  }
   return fittingType(
     writtenType(rule.type === "keep" ? tensor.dtype : rule.type),
     columnsOf(tensor),
@@ -172,6 +179,7 @@ export function addedVector(
     quantizable: false,
     table: false,
     ofExperts: false,
+    integer: false,
   };
   const { number: type } = stored;
   return { name, shape, type, bytes: data.length, parts: [tensor], of, stored };
@@ -190,6 +198,12 @@ export async function* ggufBytes(
   yield ggufHead(keys, tensors);
   for (const { parts, stored, bytes, of } of tensors) {
     for (const part of parts) {
+      if (part.integer) {
+        const { data } = await readTensor(part);
+        onProgress(data.byteLength);
+        yield new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+        continue;
+      }
       const weights = importance(part);
       for await (const values of piecesOf(asFiled(part, of, sizes))) {
         const encoded = encodeRows(values, stored, weights);

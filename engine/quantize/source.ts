@@ -19,9 +19,14 @@ export interface SourceTensor extends TensorEntry {
   readonly table: boolean;
   /** Whether it belongs to experts. */
   readonly ofExperts: boolean;
+  /** Whether its elements are integers, such as the experts of token ids. They are stored in 32 bits. */
+  readonly integer: boolean;
   /** The tensor of the checkpoint that it is a part of, with the same columns, and the number of its expert. */
   readonly fused?: { readonly tensor: string; readonly expert?: number };
 }
+
+/** Dtypes of weights and of integers in files. */
+const FLOAT = ["F32", "F16", "BF16"], INTEGER = ["I32", "I64"];
 
 /** Maximum number of elements in memory. */
 const PIECE = 1 << 20;
@@ -36,7 +41,7 @@ function withoutExpert(name: string): string[] {
   );
 }
 
-/** Returns the tensors that are parameters of the model. Throws DataError if one is missing or not a float tensor. */
+/** Returns the tensors that are parameters of the model. Throws DataError if one is missing or of another dtype. */
 export function sourceTensors(
   tensors: TensorDirectory,
   { build }: Pick<PublishedModel, "build">,
@@ -59,11 +64,14 @@ export function sourceTensors(
       withoutExpert(entry.name).map((name) => byName.get(name))
         .find((found) => found);
     if (param === undefined) return [];
-    if (!["F32", "F16", "BF16"].includes(entry.dtype)) {
+    const integer = param.dtype === "i32";
+    if (!(integer ? INTEGER : FLOAT).includes(entry.dtype)) {
       throw new DataError(
         `Cannot quantize '${where}': tensor '${
           shown(entry.name)
-        }' is ${entry.dtype}. Give a checkpoint whose weights are F32, F16 or BF16`,
+        }' is ${entry.dtype}. Give a checkpoint ${
+          integer ? "with I32 or I64" : "whose weights are F32, F16 or BF16"
+        }`,
       );
     }
     const [rows = 1] = entry.shape;
@@ -73,6 +81,7 @@ export function sourceTensors(
         entry.shape.length > 1 && rows > 1,
       table: param.use === "table",
       ofExperts: param.expert !== undefined,
+      integer,
     }];
   });
 }

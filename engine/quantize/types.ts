@@ -13,10 +13,18 @@ export type NumberedType = (PlainType | BlockType) & {
   readonly number: number;
 };
 
+/** The type of integers, which are never quantized. */
+export const INTEGERS: NumberedType = {
+  name: "I32",
+  dtype: "I32",
+  bytes: 4,
+  number: 26,
+};
+
 /** The types by name. */
 export const WRITTEN_TYPES: ReadonlyMap<string, NumberedType> = new Map(
   Object.entries(GGUF_TYPES).flatMap(([number, type]) =>
-    isBlockType(type) && !type.encode
+    isBlockType(type) && !type.encode || type.name === INTEGERS.name
       ? []
       : [[type.name, { ...type, number: Number(number) }] as const]
   ),
