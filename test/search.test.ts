@@ -9,7 +9,12 @@ import { configurationOf } from "../engine/configuration.ts";
 import { planSummary, planTraining } from "../engine/mod.ts";
 import type { Crossover } from "../engine/planner/search/mod.ts";
 import { simulate } from "../engine/planner/simulate/mod.ts";
-import { replicaMeshes } from "../engine/planner/search/meshes.ts";
+import {
+  meshName,
+  overNodes,
+  replicaMeshes,
+  trainingMeshes,
+} from "../engine/planner/search/meshes.ts";
 import { compileTrainingRepresentatives } from "../engine/planner/summary/training.ts";
 import type { Machine, MachineLink, Plan } from "../spec/mod.ts";
 import { switchyard, temporaryFolder } from "./helpers/cli.ts";
@@ -284,6 +289,25 @@ t.test("bytes of a step of training by kinds of layers are those of all layers",
     Math.abs(grown / seconds(whole) - 1) < 0.03,
     `seconds: ${grown / seconds(whole)}`,
   );
+});
+
+t.test("exchanges in two levels with stages, shared positions and training", (t) => {
+  const size = { ranks: 8, host: 2, experts: 8 };
+  const names = [
+    ...replicaMeshes(size, { pp: 2 }),
+    ...replicaMeshes(size, { cp: 2 }),
+    ...trainingMeshes(size, { pp: 2 }),
+  ].flatMap((mesh) => {
+    const nodes = overNodes(mesh, size.host);
+    return nodes ? meshName(nodes) : [];
+  });
+  t.strictSame([...new Set(names)], [
+    "pp=2,node=2,ep=2",
+    "pp=2,node=2,tp=2",
+    "node=2,cp=2",
+    "node=4,cp=2",
+  ]);
+  t.end();
 });
 
 t.test("meshes of a replica", (t) => {

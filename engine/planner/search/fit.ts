@@ -202,9 +202,13 @@ export async function stepsOverNodes(
 ): Promise<ReplicaStep[]> {
   const nodes = overNodes(mesh, host);
   if (!nodes) return [];
-  const { receiveRows } = strategy;
+  const { receiveRows, zero, recompute } = strategy;
   const plan = await compileReplica(task, nodes, {
-    strategy: receiveRows ? BY_NEED : { chunks: 1 },
+    strategy: {
+      ...receiveRows ? BY_NEED : { chunks: 1 },
+      ...zero === undefined ? {} : { zero },
+      ...recompute === undefined ? {} : { recompute },
+    },
     load,
   });
   return "why" in plan || !fits(plan) ? [] : stepsOf(task, plan);

@@ -99,10 +99,9 @@ export function overNodes(
   mesh: ReplicaMesh,
   host: number,
 ): ReplicaMesh | undefined {
-  const { ep, tp, pp = 1, cp = 1 } = mesh;
-  const node = ep * tp / host;
-  const fits = pp * cp === 1 && node > 1 && host > 1 &&
-    Number.isInteger(node) &&
+  const { ep, tp, cp = 1 } = mesh;
+  const node = ep * cp * tp / host;
+  const fits = node > 1 && host > 1 && Number.isInteger(node) &&
     ep % node === 0;
   return fits ? { ...mesh, node } : undefined;
 }

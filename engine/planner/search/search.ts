@@ -128,7 +128,7 @@ export async function search(
   for (const { mesh, step } of finalists()) {
     if (replicaRanks(mesh) === 1) continue;
     steps.push(...await otherStrategies(task, step.of));
-    if (!trains) steps.push(...await stepsOverNodes(task, step.of, sizes.host));
+    steps.push(...await stepsOverNodes(task, step.of, sizes.host));
   }
   const all = within();
   const front = paretoOf(all);
