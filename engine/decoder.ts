@@ -143,7 +143,7 @@ export class Decoder implements DecoderShape {
   ) {
     this.#session = session;
     this.#before = before;
-    this.concurrentRuns = before ? 1 : session.concurrentRuns;
+    this.concurrentRuns = session.concurrentRuns;
     this.modelAxis = shape.modelAxis;
     this.program = shape.program;
     this.vocabulary = shape.vocabulary;

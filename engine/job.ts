@@ -86,16 +86,23 @@ export async function allLoaded(world: MpiWorld): Promise<void> {
   await world.barrier(world, { what: "loading weights", deadlineMs });
 }
 
-/** Gathers a text of every rank on all ranks. Ranks that write files may take longer. */
-export async function gatherPatiently(
-  world: MpiWorld,
-  text: string,
-  what: string,
-): Promise<string[]> {
-  return await world.gatherTexts(text, {
-    what,
-    deadlineMs: LOADING_DEADLINE_MS,
-  });
+/** Texts between processes. All processes must call each. `what`: the purpose of a text for messages. */
+export interface Texts {
+  /** Gathers a text of every process, in rank order, on all processes. */
+  gatherTexts(text: string, what: string): Promise<readonly string[]>;
+  /** Sends a text of rank 0 to all processes, also while runs are in flight. */
+  broadcastText(text: string, what: string): Promise<string>;
+}
+
+/** Texts between the ranks of a job, which may wait long: some write files. */
+export function textsOf(world: MpiWorld | undefined): Texts {
+  const waitFor = (what: string) => ({ what, deadlineMs: LOADING_DEADLINE_MS });
+  return {
+    gatherTexts: async (text, what) =>
+      await world?.gatherTexts(text, waitFor(what)) ?? [text],
+    broadcastText: async (text, what) =>
+      await world?.broadcastText(text, waitFor(what)) ?? text,
+  };
 }
 
 /** Gathers the statistics of every rank on all ranks. */

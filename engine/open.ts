@@ -58,9 +58,10 @@ import type { FileSystem } from "./files.ts";
 import {
   allLoaded,
   checkJob,
-  gatherPatiently,
   gatherStatistics,
   gatherTrace,
+  type Texts,
+  textsOf,
 } from "./job.ts";
 import {
   folderOf,
@@ -132,7 +133,7 @@ export interface OpenOptions
 }
 
 /** A loaded target. */
-export interface Opened {
+export interface Opened extends Texts {
   readonly plan: Plan;
   /** Kind of the devices, which determines bits: "cpu", or adapters with their drivers. */
   readonly device: string;
@@ -143,11 +144,6 @@ export interface Opened {
   readonly rank: number;
   /** The ranks in this process. */
   readonly ranks: readonly number[];
-  /**
-   * Gathers a text of every process, in rank order, on all processes. `what`: its purpose for messages. All processes
-   * must call it.
-   */
-  gatherTexts(text: string, what: string): Promise<readonly string[]>;
   /** Memory and traffic of every rank. All processes must call it. */
   statistics(): Promise<readonly RankStatistics[]>;
   /** The trace of every rank, on rank 0. All processes must call it. */
@@ -335,8 +331,7 @@ export async function openPlan(
       ),
       rank: world?.rank ?? 0,
       ranks,
-      gatherTexts: async (text, what) =>
-        world ? await gatherPatiently(world, text, what) : [text],
+      ...textsOf(world),
       statistics: async () => {
         const { ranks } = session.statistics();
         return world ? await gatherStatistics(world, ranks) : ranks;

@@ -1,10 +1,11 @@
 /**
  * Ranks in several processes: rank 0 serves and schedules. It sends every run of the decoder to the other ranks, which
- * execute the same run.
+ * execute the same run. Pipeline stages execute several runs concurrently: their messages are no collectives, which
+ * would wait for those of earlier runs.
  */
 
 import { ARRAYS } from "../../runtime/host_tensor.ts";
-import type { HostTensor, RunOptions } from "../../runtime/mod.ts";
+import type { HostTensor, RunOptions, Session } from "../../runtime/mod.ts";
 import type { DecoderRun } from "../decoder.ts";
 import type { Opened } from "../open.ts";
 
@@ -31,6 +32,9 @@ interface SentTensor {
 /** Milliseconds between messages of a server without requests; a rank that has ended is noticed by them. */
 export const HEARTBEAT_MS = 10_000;
 
+/** The purpose of messages. */
+const WHAT = "a step of the server";
+
 /** Messages of rank 0. */
 export interface Leader {
   /** Sends a run of the decoder, or of one of its companions. Call it before the run. */
@@ -44,16 +48,38 @@ export interface Leader {
   end(): Promise<void>;
 }
 
-type Channel = Pick<Opened, "gatherTexts">;
+type Channel = Pick<Opened, "gatherTexts" | "broadcastText"> & {
+  readonly session: Pick<Session, "concurrentRuns">;
+};
+
+/** Sends a message of rank 0, or receives it on another rank. */
+async function exchange(
+  { session, ...channel }: Channel,
+  message?: Message,
+): Promise<Message> {
+  const text = message ? JSON.stringify(message) : "";
+  const found = session.concurrentRuns > 1
+    ? await channel.broadcastText(text, WHAT)
+    : (await channel.gatherTexts(text, WHAT))[0]!;
+  return message ?? JSON.parse(found) as Message;
+}
+
+/** Meets all ranks between runs: a collective notices that a rank has ended. */
+async function meet({ session, ...channel }: Channel): Promise<void> {
+  if (session.concurrentRuns > 1) await channel.gatherTexts("", WHAT);
+}
 
 /** Creates the messages of rank 0 to the other ranks. */
 export function createLeader(channel: Channel): Leader {
-  const send = async (message: Message) => {
-    await channel.gatherTexts(JSON.stringify(message), "a step of the server");
+  let last: Promise<unknown> = Promise.resolve();
+  const send = (message: Message): Promise<void> => {
+    const sent = last.then(() => exchange(channel, message)).then(() => {});
+    last = sent.catch(() => {});
+    return sent;
   };
   const sent = new Map<string, HostTensor["data"]>();
   return {
-    run: async ({ inputs, options }, { companion } = {}) => {
+    run: ({ inputs, options }, { companion } = {}) => {
       const tensors = Object.entries(inputs).map(
         ([name, { dtype, shape, data }]) => {
           const before = sent.get(name);
@@ -62,9 +88,12 @@ export function createLeader(channel: Channel): Leader {
           return { name, dtype, shape, data: [...data] };
         },
       );
-      await send({ kind: "run", companion, inputs: tensors, options });
+      return send({ kind: "run", companion, inputs: tensors, options });
     },
-    idle: () => send({ kind: "idle" }),
+    idle: async () => {
+      await send({ kind: "idle" });
+      await meet(channel);
+    },
     end: () => send({ kind: "end" }),
   };
 }
@@ -74,11 +103,23 @@ export async function follow(
   opened: Channel & Pick<Opened, "plan" | "session" | "companions">,
 ): Promise<void> {
   const known: { [name: string]: HostTensor } = {};
+  /** Runs in flight, oldest first, and their session. */
+  let flight: Promise<unknown>[] = [];
+  let last: Session | undefined;
+  let fail!: (error: unknown) => void;
+  const failed = new Promise<never>((_, reject) => fail = reject);
+  failed.catch(() => {});
   for (;;) {
-    const [text] = await opened.gatherTexts("", "a step of the server");
-    const message = JSON.parse(text!) as Message;
-    if (message.kind === "end") return;
-    if (message.kind === "idle") continue;
+    const message = await Promise.race([failed, exchange(opened)]);
+    if (message.kind === "end") {
+      await Promise.all(flight);
+      return;
+    }
+    if (message.kind === "idle") {
+      await Promise.all(flight);
+      await meet(opened);
+      continue;
+    }
     const { companion } = message;
     const { plan, session } = companion === undefined
       ? opened
@@ -89,7 +130,15 @@ export async function follow(
     }
     const { name, inputs } = plan.programs[0]!;
     const given = Object.keys(inputs).map((input) => [input, known[input]!]);
-    await session.run(name, Object.fromEntries(given), message.options);
+    if (session !== last) {
+      await Promise.all(flight);
+      flight = [];
+      last = session;
+    }
+    const run = session.run(name, Object.fromEntries(given), message.options);
+    run.catch(fail);
+    flight.push(run);
+    if (flight.length >= session.concurrentRuns) await flight.shift();
   }
 }
 

@@ -38,7 +38,7 @@ export const LOADING_DEADLINE_MS = 3_600_000;
 const BEFORE_ABORT_MICROSECONDS = 200_000;
 
 /** Tags of blocks that one rank sends another. Rendezvous has another tag. */
-const TAGS = { send: 2, gather: 3 } as const;
+const TAGS = { send: 2, gather: 3, text: 4 } as const;
 
 /** A group of ranks that can exchange data. */
 export interface MpiGroup {
@@ -297,6 +297,33 @@ export class MpiWorld implements MpiGroup {
       everywhere: true,
     });
     return parts!.map((part) => new TextDecoder().decode(part));
+  }
+
+  /**
+   * Sends a text of rank 0 to all others by messages between two ranks: they wait for no collective, and collectives do
+   * not wait for them. Returns it on every rank. Texts arrive in the order in which they are sent.
+   */
+  async broadcastText(text: string, wait: Wait): Promise<string> {
+    const tag = TAGS.text;
+    if (this.rank > 0) {
+      const receive = async (length: number) => {
+        const block = new Uint8Array(length);
+        await this.#transfer("Irecv", { other: 0, block, tag }, wait);
+        return block;
+      };
+      const [length] = new Int32Array((await receive(4)).buffer);
+      return new TextDecoder().decode(await receive(length!));
+    }
+    const bytes = new TextEncoder().encode(text);
+    const blocks = [viewOf(Int32Array.of(bytes.length)), bytes];
+    await Promise.all(
+      this.ranks.slice(1).flatMap((other) =>
+        blocks.map((block) =>
+          this.#transfer("Isend", { other, block, tag }, wait)
+        )
+      ),
+    );
+    return text;
   }
 
   /** Gathers bytes of every rank on rank 0 or on all ranks. Each rank knows the sizes of the others. */

@@ -26,11 +26,11 @@ import {
 const DEMO = checkpointFolder("demo-lm");
 
 /** A server of two processes, each a rank. */
-async function launch(t: Test, scratch: string) {
+async function launch(t: Test, scratch: string, mesh: string) {
   const launcher = LAUNCHERS.find(({ skip }) => !skip)!;
   const { child, ended } = startWith(launcher, scratch, [
     ...["launch", "-n", "2", "--", "serve", DEMO, "--port", "0"],
-    ...["--adapter", "cpu", "--mesh", "ep=2"],
+    ...["--adapter", "cpu", "--mesh", mesh],
   ]);
   // Its ranks end with it.
   t.teardown(() => child.kill("SIGTERM"));
@@ -63,7 +63,8 @@ t.test("the answers of one process, and its end", {
   const alone = await answersAlone(one, requests);
   await one.stop();
   const scratch = temporaryFolder(t);
-  const { child, ended, server } = await launch(t, scratch);
+  // Stages have several batches in flight.
+  const { child, ended, server } = await launch(t, scratch, "pp=2");
   const answers = await answersTogether(server, requests, { seed: SEED });
   for (const [i, answer] of answers.entries()) {
     if (answer !== "left") t.equal(answer, alone[i]);
@@ -94,7 +95,7 @@ t.test(
   },
   async (t) => {
     const scratch = temporaryFolder(t);
-    const { ended, server, second } = await launch(t, scratch);
+    const { ended, server, second } = await launch(t, scratch, "ep=2");
     const request = {
       prompt: "Once",
       max_tokens: 500,
