@@ -11,7 +11,7 @@ import {
   Speculation,
 } from "../engine/mod.ts";
 import { loadCheckpoint, type Loaded } from "./helpers/checkpoints.ts";
-import { repeatWith, SEED } from "./helpers/seed.ts";
+import { inTurn, repeatWith, SEED } from "./helpers/seed.ts";
 
 interface Request {
   readonly prompt: readonly number[];
@@ -159,7 +159,7 @@ function drafterOf(results: readonly Result[]): Drafter {
   };
 }
 
-for (const mesh of ["ep=1", "ep=4", "tp=2,ep=2"]) {
+for (const mesh of inTurn(["ep=1", "ep=4", "tp=2,ep=2"], 3)) {
   t.test(`the same with drafted tokens on ${mesh}`, async (t) => {
     const speculation = new Speculation({
       max: 3,

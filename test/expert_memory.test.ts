@@ -24,6 +24,7 @@ import { withTensors } from "../engine/tensors.ts";
 import { main } from "../cli/main.ts";
 import { switchyard, withOutput } from "./helpers/cli.ts";
 import { skipUnasked, skipWithoutGpu } from "./helpers/needs.ts";
+import { inTurn } from "./helpers/seed.ts";
 import { HostDevice } from "../runtime/host_device.ts";
 import { streamableBytes } from "../runtime/mapped_weights.ts";
 import { NativePool, whyNotNative } from "../runtime/native/mod.ts";
@@ -83,7 +84,12 @@ async function open(
 }
 
 /** In turns: a packed encoding, experts of a file each, and rows of a shared file. */
-for (const name of ["gptoss-8e-mxfp4", "qwen3moe-8e-bf16", "deepseekv2-16e"]) {
+for (
+  const name of inTurn(
+    ["gptoss-8e-mxfp4", "qwen3moe-8e-bf16", "deepseekv2-16e"],
+    3,
+  )
+) {
   t.test(`${name} has the same logits with few experts in memory`, {
     skip,
   }, async (t) => {
@@ -114,7 +120,7 @@ const SLOTTED = [
   { name: "qwen3moe-8e-bf16", adapter: [0], mesh: { ep: 1 } },
 ] as const;
 
-for (const { name, ...device } of SLOTTED) {
+for (const { name, ...device } of inTurn(SLOTTED, 3)) {
   t.test(
     `${name} with slots on ${device.adapter} has the same logits, also after a load`,
     {

@@ -9,6 +9,7 @@ import {
   type Setup,
 } from "./helpers/checkpoints.ts";
 import { skipWithoutGpu } from "./helpers/needs.ts";
+import { inTurn } from "./helpers/seed.ts";
 
 const PROMPTS = [[5, 9, 2, 7], [3], [8, 8, 1], [4, 6]];
 const LAST = [3, 4, 7, 9];
@@ -112,7 +113,7 @@ const MESHES: { readonly [name: string]: readonly string[] } = {
   "granitemoe-8e": ["ep=3"],
 };
 
-for (const [name, meshes] of Object.entries(MESHES)) {
+for (const [name, meshes] of inTurn(Object.entries(MESHES), 2)) {
   holdAgainst(name, { adapter: "cpu", meshes });
 }
 holdAgainst("demo-lm", {

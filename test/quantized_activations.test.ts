@@ -117,7 +117,7 @@ t.test(
     const low: MatmulTile = { ...UNSIGNED.tile, rows: 2 };
     const turn = Math.abs(SEED);
     const cases = [
-      ...inTurn(CASES, 2),
+      ...inTurn(CASES, 3),
       ...BLOCK_CASES.filter((_, i) => isInTurn(i + (i >> 1), 2)),
     ];
     const hold = async (one: Case, tile: MatmulTile) =>

@@ -5,7 +5,7 @@
 import process from "node:process";
 import t from "tap";
 import { temporaryFolder } from "./helpers/cli.ts";
-import { repeatWith, SEED } from "./helpers/seed.ts";
+import { inTurn, repeatWith, SEED } from "./helpers/seed.ts";
 import { chatCheckpoint, startServer } from "./helpers/serve.ts";
 import {
   answersAlone,
@@ -36,9 +36,14 @@ const SPECULATE = ["--speculate", "3"];
 
 for (
   const [mesh, ...args] of [
-    ["ep=1", ...PAGES, ...SPECULATE],
-    ["ep=4", ...PAGES],
-    ["tp=2,ep=2", ...PAGES, ...SPECULATE],
+    ...inTurn(
+      [
+        ["ep=1", ...PAGES, ...SPECULATE],
+        ["ep=4", ...PAGES],
+        ["tp=2,ep=2", ...PAGES, ...SPECULATE],
+      ] as const,
+      COUNT >= 1000 ? 1 : 3,
+    ),
     ...COUNT >= 1000
       ? [
         ["ep=1", ...UNSHARED],

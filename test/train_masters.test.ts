@@ -1,8 +1,6 @@
 /** Training what is stored in 16 bits: f32 masters, weights that are their rounding, and checkpoints of both. */
 // needs: cpu
 
-import { spawn } from "node:child_process";
-import { once } from "node:events";
 import { readdir, readFile } from "node:fs/promises";
 import path from "node:path";
 import t, { type Test } from "tap";
@@ -25,7 +23,6 @@ import { createSession, tensorsInMemory } from "../runtime/mod.ts";
 import { onRank, parsePlan, verifyPlan } from "../spec/mod.ts";
 import { files } from "./helpers/checkpoints.ts";
 import { readRaw, switchyard, temporaryFolder } from "./helpers/cli.ts";
-import { startedProgram } from "./helpers/compiled.ts";
 import { halves, nearest } from "./helpers/halves.ts";
 import { isInTurn, repeatWith } from "./helpers/seed.ts";
 import { layer } from "./helpers/training_layer.ts";
@@ -220,41 +217,6 @@ t.test("what a checkpoint is stored as is kept", async (t) => {
     }),
     { message: /'dtype' was "f32", and is "f16"/ },
   );
-});
-
-t.test("killed while it writes", async (t) => {
-  const folder = temporaryFolder(t);
-  const tiny = await tinyModel(t);
-  const out = path.join(folder, "out");
-  const more = { dtype: "bf16", zero: 1 } as const;
-  let resume = false;
-  for (const killAt of [400, 170]) {
-    const child = spawn(process.execPath, [
-      ...startedProgram("test/helpers/train_child.ts"),
-      JSON.stringify({
-        model: tiny,
-        text: TEXT,
-        out,
-        mesh: "ep=2",
-        steps: 1e6,
-        resume,
-        killAt,
-        more,
-      }),
-    ], { stdio: ["ignore", "ignore", "inherit"] });
-    const [, signal] = await once(child, "exit") as [unknown, string | null];
-    t.equal(signal, "SIGKILL");
-    await readOnDisk(out);
-    resume = true;
-  }
-  const { step } = await readOnDisk(out);
-  const on = { ...more, out, resume: true, saveEvery: 1 };
-  await steps(out, files, tinyOptions("ep=2", step + 2, on));
-  const straight = path.join(folder, "straight");
-  await steps(tiny, files, {
-    ...tinyOptions("ep=2", step + 2, { ...more, out: straight }),
-  });
-  t.same(await contents(out), await contents(straight), "the same bytes");
 });
 
 /** Least squares with weights of three inputs for each of five outputs, which are an odd number in a row. */

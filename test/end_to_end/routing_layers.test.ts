@@ -32,6 +32,7 @@ import {
 } from "../helpers/routing_vectors.ts";
 import { closeDevices } from "../helpers/run_model.ts";
 import { TARGETS } from "../helpers/sessions.ts";
+import { inTurn } from "../helpers/seed.ts";
 
 t.teardown(closeDevices);
 
@@ -64,7 +65,8 @@ async function everywhere(
       continue;
     }
     let one: Outputs | undefined;
-    for (const mesh of target === "cpu" ? meshes : meshes.slice(-1)) {
+    const turn = [...meshes.slice(0, 1), ...inTurn(meshes.slice(1), 2)];
+    for (const mesh of target === "cpu" ? turn : meshes.slice(-1)) {
       const title = `on a ${target}, ${JSON.stringify(mesh)}`;
       const outputs = await runModel(model, inputs, { target, weights, mesh });
       t.same(wrong(outputs), [], title);

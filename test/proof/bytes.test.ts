@@ -25,6 +25,7 @@ import {
   type Tensors,
   watchDevice,
 } from "../helpers/sessions.ts";
+import { inTurn } from "../helpers/seed.ts";
 
 /** Sizes of the mesh axes. Ranks are `[dp][tp][ep]`, row-major. */
 interface Mesh {
@@ -265,7 +266,7 @@ for (const { target, skip } of TARGETS) {
     ? CASES.filter(({ name }) => name === "mixtral-6e")
     : CASES;
   for (const run of cases) {
-    for (const mesh of MESHES) {
+    for (const mesh of inTurn(MESHES, 2)) {
       if (target === "gpu" && gpuIsSoftware && mesh.tp) continue;
       for (const sharing of ["shared", "separate"] as const) {
         if (sharing === "separate" && (mesh.ep === 1 || mesh.tp)) continue;

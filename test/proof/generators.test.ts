@@ -1,6 +1,5 @@
 // Generators of kernels: what a plan's kernels are known to do because the compiler made them. Every small case of each stores all elements that it should, each in one invocation, and no other, and loads nothing that is not there or not written.
 
-import { isInTurn } from "../helpers/seed.ts";
 import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import t from "tap";
@@ -11,6 +10,7 @@ import * as routing from "../helpers/generator_routing.ts";
 import * as sequences from "../helpers/generator_sequences.ts";
 import * as sums from "../helpers/generator_sums.ts";
 import { faultsOf, type Launch } from "../helpers/launch_faults.ts";
+import { isInTurn } from "../helpers/seed.ts";
 
 /** Launches of each generator, by its name. */
 const CASES: { readonly [generator: string]: () => Iterable<Launch> } = {
