@@ -11,7 +11,6 @@ export * from "./host_tensor.ts";
 export { checkInputNames, type Inputs } from "./inputs.ts";
 export { heldIndices } from "./persistent.ts";
 export { RankMemory } from "./memory.ts";
-export * from "./null_device.ts";
 export * from "./profiler.ts";
 export { type RankTimes, rankTimes } from "./rank_times.ts";
 export { type RunCounts } from "./run_counts.ts";

@@ -14,6 +14,7 @@ import { whyNotNative } from "../runtime/native/mod.ts";
 import { checkpointFolder } from "./helpers/checkpoints.ts";
 import { switchyard, temporaryFolder } from "./helpers/cli.ts";
 import { LAUNCHERS, skipWithoutMpi, startWith } from "./helpers/mpi.ts";
+import { isInTurn } from "./helpers/seed.ts";
 
 const DEMO = checkpointFolder("demo-lm");
 
@@ -75,47 +76,51 @@ t.test("two ranks of the CPU device are measured, and a plan is predicted from i
   t.ok(layers.some(({ seconds }) => seconds!.decode!.exchange > 0));
 });
 
-t.test("of ranks that share a device, what exchanges by kernels take is measured", async (t) => {
-  // The table and the file are of one measurement.
-  const file = path.join(temporaryFolder(t), "machine.json");
-  const adapter = await whyNotNative() === undefined ? "native" : "cpu";
-  const { code, out, err } = await switchyard([
-    ...["devices", "--all", "--adapter", adapter, "--ranks", "2"],
-    ...["--out", file, ...ONCE],
-  ]);
-  t.strictSame([code, err], [0, ""]);
-  t.match(out, /^rank {2}host .*\n0 .*\n1 /);
-  t.match(out, "to (local), GB/s");
-  const { links, devices } = parseMachine(readFileSync(file, "utf8"));
-  t.strictSame(links, {}, "no other way is needed");
-  const [device] = Object.values(devices);
-  t.equal(device!.computer, adapter);
-  t.ok(device!.exchange!.operations > 1e6);
-  t.equal(device!.sync, undefined, "no exchange goes through the host");
-  t.ok(device!.reading! > 1e6, `${device!.reading} B/s`);
-});
+if (isInTurn(0, 2)) {
+  t.test("of ranks that share a device, what exchanges by kernels take is measured", async (t) => {
+    // The table and the file are of one measurement.
+    const file = path.join(temporaryFolder(t), "machine.json");
+    const adapter = await whyNotNative() === undefined ? "native" : "cpu";
+    const { code, out, err } = await switchyard([
+      ...["devices", "--all", "--adapter", adapter, "--ranks", "2"],
+      ...["--out", file, ...ONCE],
+    ]);
+    t.strictSame([code, err], [0, ""]);
+    t.match(out, /^rank {2}host .*\n0 .*\n1 /);
+    t.match(out, "to (local), GB/s");
+    const { links, devices } = parseMachine(readFileSync(file, "utf8"));
+    t.strictSame(links, {}, "no other way is needed");
+    const [device] = Object.values(devices);
+    t.equal(device!.computer, adapter);
+    t.ok(device!.exchange!.operations > 1e6);
+    t.equal(device!.sync, undefined, "no exchange goes through the host");
+    t.ok(device!.reading! > 1e6, `${device!.reading} B/s`);
+  });
+}
 
-// What is measured does not depend on the MPI, and test/mpi has what it exchanges by of both.
-t.test("two ranks of an MPI are measured", {
-  skip: skipWithoutMpi,
-}, async (t) => {
-  const scratch = temporaryFolder(t);
-  const file = path.join(scratch, "machine.json");
-  const { ended } = startWith(
-    LAUNCHERS.find(({ skip }) => !skip)!,
-    scratch,
-    [
-      ...["launch", "-n", "2", "--json", "--", "devices", "--all"],
-      ...["--adapter", "cpu", "--out", file, ...ONCE],
-    ],
-  );
-  const { code, out, err } = await ended;
-  t.equal(code, 0, err);
-  t.equal(out, readFileSync(file, "utf8"), "printed once");
-  const machine = parseMachine(out);
-  isSound(t, machine, 2);
-  t.equal(machine.measured!.communicator, "mpi");
-});
+if (isInTurn(1, 2)) {
+  // What is measured does not depend on the MPI, and test/mpi has what it exchanges by of both.
+  t.test("two ranks of an MPI are measured", {
+    skip: skipWithoutMpi,
+  }, async (t) => {
+    const scratch = temporaryFolder(t);
+    const file = path.join(scratch, "machine.json");
+    const { ended } = startWith(
+      LAUNCHERS.find(({ skip }) => !skip)!,
+      scratch,
+      [
+        ...["launch", "-n", "2", "--json", "--", "devices", "--all"],
+        ...["--adapter", "cpu", "--out", file, ...ONCE],
+      ],
+    );
+    const { code, out, err } = await ended;
+    t.equal(code, 0, err);
+    t.equal(out, readFileSync(file, "utf8"), "printed once");
+    const machine = parseMachine(out);
+    isSound(t, machine, 2);
+    t.equal(machine.measured!.communicator, "mpi");
+  });
+}
 
 t.test("flags that do not go together, and files that are no machines", async (t) => {
   const scratch = temporaryFolder(t);

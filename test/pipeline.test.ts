@@ -13,7 +13,7 @@ import {
 import { search } from "../engine/planner/search/mod.ts";
 import { compileRepresentatives } from "../engine/planner/summary/compiled.ts";
 import { summarizeRanks } from "../engine/planner/summary/ranks.ts";
-import { createNullDevice, createSession } from "../runtime/mod.ts";
+import { createSession } from "../runtime/mod.ts";
 import {
   formatPlan,
   type Machine,
@@ -32,6 +32,7 @@ import { checkpointFolder, files, planOn } from "./helpers/checkpoints.ts";
 import { repositoryFile } from "./helpers/sessions.ts";
 import { backwardWork, chain, savedBytes } from "./helpers/stages.ts";
 import { readOnDisk, tinyModel, tinyOptions } from "./helpers/tiny_training.ts";
+import { createNullDevice } from "./helpers/null_device.ts";
 
 const MACHINE = repositoryFile("machines/4x24gb.json");
 const MIXTRAL = repositoryFile("test/references/configs/mixtral-8x7b.json");

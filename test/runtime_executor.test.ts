@@ -10,18 +10,17 @@ import { EXACT } from "../spec/numerics.ts";
 import { dataPerRank, perRank } from "../spec/per_rank.ts";
 import type { Plan, PlanBuffer, PlanWeight } from "../spec/plan/plan.ts";
 import {
-  createNullDevice,
   createSession,
   type Device,
   type FileSource,
   type HostTensor,
-  type NullBuffer,
   openSafetensors,
   type TensorDirectory,
   tensorsInMemory,
   writeSafetensors,
 } from "../runtime/mod.ts";
 import { exchangePlan } from "./helpers/exchange_plan.ts";
+import { createNullDevice, type NullBuffer } from "./helpers/null_device.ts";
 
 function kernel(name: string, bindings: readonly string[]): Kernel {
   return {

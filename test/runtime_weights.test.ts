@@ -5,16 +5,15 @@ import fc from "fast-check";
 import { perRank } from "../spec/per_rank.ts";
 import type { Plan, PlanBuffer, PlanWeight } from "../spec/plan/plan.ts";
 import {
-  createNullDevice,
   type Device,
   type DeviceBuffer,
-  type NullBuffer,
   openSafetensors,
   RankMemory,
   weightForm,
 } from "../runtime/mod.ts";
 import { loadWeights } from "../runtime/weights.ts";
 import "./helpers/seed.ts";
+import { createNullDevice, type NullBuffer } from "./helpers/null_device.ts";
 
 /** A safetensors file of one bf16 tensor whose elements are 1, 2, 3, … as bits. */
 function bf16File(shape: readonly number[]): Uint8Array {

@@ -2,6 +2,8 @@
 
 import { readFileSync } from "node:fs";
 import t from "tap";
+import type { Graph, Node } from "../compiler/graph/graph.ts";
+import { formatSharding, REPLICATED } from "../compiler/graph/sharding.ts";
 import { type Dispatcher, DISPATCHER_NAMES } from "../spec/strategies.ts";
 import {
   add,
@@ -15,12 +17,28 @@ import {
   trace,
   upTo,
 } from "../compiler/mod.ts";
-import {
-  axisFacts,
-  formatSharded,
-  readPlacement,
-  shard,
-} from "../compiler/sharding/mod.ts";
+import { axisFacts, readPlacement, shard } from "../compiler/sharding/mod.ts";
+
+/** One line per node: `%2 = dot %0 %1 over head : token/dp embed {unreduced tp}`. */
+function formatSharded({ nodes }: Pick<Graph, "nodes">): string {
+  const numbers = new Map(nodes.map((node, i) => [node, i]));
+  const lines = nodes.map((node) => {
+    const words = [
+      `%${numbers.get(node)} = ${node.primitive}`,
+      ...node.inputs.map((input) => `%${numbers.get(input)}`),
+      ...aboutOf(node),
+    ];
+    const type = formatSharding(node.axes, node.sharding ?? REPLICATED);
+    return `${words.join(" ")} : ${type}`;
+  });
+  return `${lines.join("\n")}\n`;
+}
+
+/** The name of a leaf, or the axes of an op. */
+function aboutOf({ params }: Node): string[] {
+  if ("name" in params) return [params.name];
+  return "over" in params ? [`over ${[params.over].flat().join(" ")}`] : [];
+}
 
 /** An embedding, a feed-forward block and experts. */
 const layer = model(

@@ -9,7 +9,6 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { compileTraining, sgd } from "../../compiler/mod.ts";
 import {
-  createNullDevice,
   createSession,
   type Device,
   type HostTensor,
@@ -21,6 +20,7 @@ import type { Plan } from "../../spec/plan/plan.ts";
 import { idealBubble, type ScheduleName } from "../../spec/schedule.ts";
 import { sum } from "../../spec/sum.ts";
 import { backwardWork, chain } from "../../test/helpers/stages.ts";
+import { createNullDevice } from "../../test/helpers/null_device.ts";
 
 /** Bubbles of a schedule: waiting time relative to working time. */
 export interface MeasuredBubble {

@@ -14,5 +14,4 @@ export {
 export { scheduleStages } from "./schedule.ts";
 export { shard } from "./shard.ts";
 export { stagesOf } from "./stages.ts";
-export { formatSharded } from "./text.ts";
 export { recomputeViews } from "./recompute_views.ts";

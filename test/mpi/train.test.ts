@@ -9,6 +9,7 @@ import { switchyard, temporaryFolder } from "../helpers/cli.ts";
 import {
   jobOf,
   LAUNCHERS,
+  launchersInTurn,
   processesWith,
   skipWithoutMpi,
   startWith,
@@ -20,6 +21,7 @@ import {
   TEXT,
   tinyModel,
 } from "../helpers/tiny_training.ts";
+import { inTurn } from "../helpers/seed.ts";
 
 /** The command line of a training on a mesh. */
 function training(
@@ -65,7 +67,7 @@ const JOBS: readonly {
   },
 ];
 
-for (const [i, { what, mesh, ranks, more }] of JOBS.entries()) {
+for (const { what, mesh, ranks, more } of inTurn(JOBS, 2)) {
   t.test(`checkpoints of ${what}`, { skip: skipWithoutMpi }, async (t) => {
     const model = await tinyModel(t);
     const scratch = temporaryFolder(t);
@@ -74,8 +76,8 @@ for (const [i, { what, mesh, ranks, more }] of JOBS.entries()) {
     ) as [string, string];
     const job = { mesh, steps: 2, more };
     await trainHere(training(model, here, job));
-    const able = LAUNCHERS.filter(({ skip }) => !skip);
-    const { code, err } = await startWith(able[i % able.length]!, scratch, [
+    const [launcher] = launchersInTurn();
+    const { code, err } = await startWith(launcher!, scratch, [
       ...["launch", "-n", String(ranks), "--", ...training(model, out, job)],
     ]).ended;
     t.equal(code, 0, err);

@@ -4,9 +4,10 @@ import process from "node:process";
 import t from "tap";
 import { launcherArguments } from "../../cli/mpi_launcher.ts";
 import { startedProgram } from "../helpers/compiled.ts";
-import { alternating, LAUNCHERS, start } from "../helpers/mpi.ts";
+import { launchersInTurn, start } from "../helpers/mpi.ts";
 import { closeDevices, digest, runCase } from "../helpers/run_model.ts";
 import { stepCase } from "../helpers/training_layer.ts";
+import { inTurn } from "../helpers/seed.ts";
 
 t.teardown(closeDevices);
 
@@ -15,8 +16,8 @@ const RANK = startedProgram("test/helpers/training_rank.ts");
 /** Each axis beside another one; test/mpi/train.test.ts has ep alone. */
 const MESHES = [{ dp: 2, ep: 2 }, { tp: 2, ep: 2 }];
 
-for (const { name, command, family, skip } of LAUNCHERS) {
-  for (const mesh of alternating(MESHES, { family })) {
+for (const { name, command, family, skip } of launchersInTurn()) {
+  for (const mesh of inTurn(MESHES, MESHES.length)) {
     const ranks = Object.values(mesh).reduce((a, b) => a * b);
     t.test(`${name}: steps on ${ranks} ranks, ${JSON.stringify(mesh)}`, {
       skip,

@@ -3,7 +3,6 @@
 import { stackedOn } from "../../spec/axis_parts.ts";
 import t, { type Test } from "tap";
 import {
-  createNullDevice,
   type Device,
   type DeviceBuffer,
   type FileSource,
@@ -27,6 +26,7 @@ import {
   TARGETS,
   watchDevice,
 } from "../helpers/sessions.ts";
+import { createNullDevice } from "../helpers/null_device.ts";
 
 /** Six experts: on four ranks two have two of them, two have one. */
 const CHECKPOINT = "mixtral-6e";

@@ -1,6 +1,6 @@
 /** Null device: moves bytes and records launches without executing them, for tests of order and bytes. */
 
-import type { Device, DeviceBuffer } from "./device.ts";
+import type { Device, DeviceBuffer } from "../../runtime/device.ts";
 
 /** A recorded call of a null device. */
 export type NullRecord =
