@@ -6,6 +6,7 @@
 
 import { DataError } from "../spec/errors.ts";
 import { sum } from "../spec/sum.ts";
+import { stepAhead } from "./ahead.ts";
 import type { Decoder } from "./decoder.ts";
 import { checkTokens } from "./packing.ts";
 import { penalize } from "./penalties.ts";
@@ -205,6 +206,7 @@ export class Batch {
    */
   async step(): Promise<BatchStep | undefined> {
     while (this.#flight.length < this.#atOnce && await this.#start());
+    const ahead = this.#startAhead();
     const step = this.#flight.shift();
     if (!step) return this.#endStuck();
     const { tokens, ends, growing, experts, prompted } = step;
@@ -228,6 +230,10 @@ export class Batch {
     for (const [slot, candidates] of bySlot) {
       chosen += await this.#choose(slot, candidates);
     }
+    ahead?.growing.forEach(({ tokens }, i) => {
+      const { sequence, position } = ahead.tokens;
+      this.#decoder.pages?.know(sequence[i]!, position[i]!, tokens.at(-1)!);
+    });
     const done = {
       tokens: tokens.ids.length,
       prompted,
@@ -246,26 +252,57 @@ export class Batch {
     const state = { slots, waiting, pages: this.#decoder.pages, busy };
     admit(state);
     await this.#draft(state);
-    const { tokens, ends, prompted } = nextStep(state, {
+    const step = nextStep(state, {
       tokens: this.#decoder.maxTokens,
       decoding: Math.ceil(this.running / this.#atOnce),
     });
+    const { tokens, ends } = step;
     if (tokens.ids.length === 0) return false;
-    const growing = ends.map((end) => slots[tokens.sequence[end]!]!);
     const experts = ++this.#steps % this.#expertSteps === 0 ||
-      growing.some(({ options }) => options.experts);
+      ends.some((end) => slots[tokens.sequence[end]!]!.options.experts);
+    this.#run(step, { experts });
+    return true;
+  }
+
+  /** Starts the step after the only one in flight, if the device can continue with its tokens. */
+  #startAhead(): StepInFlight | undefined {
+    const [step] = this.#flight;
+    const next = this.#steps + 1;
+    const { runsAhead, pages, maxContext } = this.#decoder;
+    if (
+      !runsAhead || !step || this.#atOnce > 1 || this.#speculation ||
+      next % this.#expertSteps === 0
+    ) return undefined;
+    const state = { slots: this.#slots, waiting: this.#waiting, pages };
+    const ahead = stepAhead(state, step.growing, maxContext);
+    if (!ahead) return undefined;
+    this.#steps = next;
+    return this.#run(ahead, { experts: false, fed: ahead.fed });
+  }
+
+  /** Puts a step in flight. */
+  #run(
+    { tokens, ends, prompted }: StepTokens,
+    { experts, fed }: {
+      readonly experts: boolean;
+      readonly fed?: readonly number[];
+    },
+  ): StepInFlight {
+    const growing = ends.map((end) => this.#slots[tokens.sequence[end]!]!);
     let hidden: Float32Array | undefined;
     const next = this.#decoder.next(tokens, ends, {
       needed: neededBy(growing),
       normalize: growing.some(({ options }) => options.logprobs !== undefined),
       experts,
       ...this.#speculation?.ran ? { onHidden: (rows) => hidden = rows } : {},
+      fed,
     });
     // An earlier step may fail first.
     next.catch(() => {});
     const step = { tokens, ends, prompted, growing, experts, next };
-    this.#flight.push({ ...step, hidden: () => hidden });
-    return true;
+    const flying = { ...step, hidden: () => hidden };
+    this.#flight.push(flying);
+    return flying;
   }
 
   /** Drafts tokens of decoding sequences, where neither their rows nor their pages displace others. */

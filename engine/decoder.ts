@@ -8,8 +8,8 @@ import type { HostTensor, RunOptions, Session } from "../runtime/mod.ts";
 import { DataError } from "../spec/errors.ts";
 import { seenThrough, STATES } from "../spec/pages.ts";
 import type { Plan, Port, Program } from "../spec/plan/plan.ts";
-import { integers, type PackedTokens } from "./packing.ts";
-import { assignTokens, PageTable } from "./pages.ts";
+import { assignTokens, integers, type PackedTokens } from "./packing.ts";
+import { PageTable } from "./pages.ts";
 import { isRecurrent, type PagesShape, pagesShape } from "./pages_shape.ts";
 import { HIDDEN, NORMALIZER } from "../models/outputs.ts";
 import { CHOICES } from "./replay.ts";
@@ -134,6 +134,8 @@ export class Decoder implements DecoderShape {
   readonly #before: ((run: DecoderRun) => Promise<void>) | undefined;
   /** Number of runs of `next` that pipeline stages execute concurrently. */
   readonly concurrentRuns: number;
+  /** Whether a step may start while the device executes the one before, with the best tokens after it. */
+  readonly runsAhead: boolean;
 
   /** `before`: called before each run of `next`, whose outputs only rank 0 receives then. Default: all ranks receive them. */
   constructor(
@@ -144,6 +146,8 @@ export class Decoder implements DecoderShape {
     this.#session = session;
     this.#before = before;
     this.concurrentRuns = session.concurrentRuns;
+    this.runsAhead = !before && session.runsAhead && !shape.recurrent &&
+      typeof shape.gives === "object";
     this.modelAxis = shape.modelAxis;
     this.program = shape.program;
     this.vocabulary = shape.vocabulary;
@@ -176,14 +180,16 @@ export class Decoder implements DecoderShape {
    * @param normalize whether the log-sum-exp of logits is read too, if the plan computes it
    * @param experts whether the choices of routers are read too
    * @param onHidden receives the hidden states of all tokens, f32 [token, embed], on the processes that receive outputs
+   * @param fed the rows of the step before whose best tokens are the tokens, if the decoder `runsAhead`
    */
   async next(
     tokens: PackedTokens,
     rows: readonly number[],
-    { needed, normalize = false, experts = false, onHidden }: {
+    { needed, normalize = false, experts = false, fed, onHidden }: {
       readonly needed?: number | undefined;
       readonly normalize?: boolean;
       readonly experts?: boolean;
+      readonly fed?: readonly number[] | undefined;
       readonly onHidden?: (rows: Float32Array) => void;
     } = {},
   ): Promise<Candidates[]> {
@@ -198,7 +204,7 @@ export class Decoder implements DecoderShape {
     ];
     const run: DecoderRun = {
       inputs: {
-        ...this.#inputsOf(tokens),
+        ...this.#inputsOf(tokens, fed !== undefined),
         ...picks ? { rows: integers(Int32Array.from(rows)) } : {},
       },
       options: {
@@ -212,6 +218,7 @@ export class Decoder implements DecoderShape {
         ],
         rows: Object.fromEntries(readRows.map((name) => [name, rows])),
         everywhere: this.#before === undefined,
+        ...fed ? { fed: { input: "ids", output: BEST.ids, rows: fed } } : {},
       },
     };
     if (this.#before) await this.#before(run);
@@ -250,13 +257,18 @@ export class Decoder implements DecoderShape {
     });
   }
 
-  #inputsOf(tokens: PackedTokens): { [name: string]: HostTensor } {
-    if (this.pages) assignTokens(this.pages, tokens);
+  #inputsOf(
+    tokens: PackedTokens,
+    isAssigned = false,
+  ): { [name: string]: HostTensor } {
+    if (this.pages && !isAssigned) assignTokens(this.pages, tokens);
     const inputs = {
       ids: integers(tokens.ids),
       sequence: integers(tokens.sequence),
       position: integers(tokens.position),
-      ...this.pages?.tensors({ copied: this.concurrentRuns > 1 }),
+      ...this.pages?.tensors({
+        copied: this.concurrentRuns > 1 || this.runsAhead,
+      }),
     };
     // The next run continues from the states of this one.
     this.pages?.ran(tokens);

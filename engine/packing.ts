@@ -2,6 +2,7 @@
 
 import type { HostTensor } from "../runtime/mod.ts";
 import { DataError } from "../spec/errors.ts";
+import type { PageTable } from "./pages.ts";
 
 /** Integers of a batch: `[batch, seq]`, row-major. */
 export interface Batch {
@@ -142,4 +143,23 @@ export function checkTokens(
 /** A one-dimensional tensor of integers. */
 export function integers(data: Int32Array): HostTensor {
   return { dtype: "i32", shape: [data.length], data };
+}
+
+/**
+ * Allocates the pages of all tokens of a step, and releases pages that are visible to none of them. Throws DataError if
+ * there are too few.
+ */
+export function assignTokens(
+  pages: PageTable,
+  { ids, sequence, position }: Omit<PackedTokens, "cell">,
+): void {
+  pages.advanceAll({ sequence, position });
+  for (let i = 0; i < ids.length; i++) {
+    if (pages.assign(sequence[i]!, position[i]!, ids[i]!)) continue;
+    throw new DataError(
+      `Cannot run position ${position[i]!} of sequence ${sequence[
+        i
+      ]!}: other sequences have all pages. Run fewer at a time, or compile for more pages`,
+    );
+  }
 }

@@ -145,14 +145,16 @@ export class PageTable {
     return sum(this.#sequences.map(({ tokens }) => tokens.length));
   }
 
-  /** Records the token at a position and allocates its pages. Returns false if there is no unused page. */
-  assign(sequence: number, position: number, token: number): boolean {
+  /** Records the token at a position, undefined if only the device has it. Returns false if there is no unused page for it. */
+  assign(
+    sequence: number,
+    position: number,
+    token: number | undefined,
+  ): boolean {
     const { tokens, pages } = this.#sequences[sequence]!;
     const block = Math.floor(position / this.size);
-    if (
-      tokens[position] === token &&
-      pages.every((of) => of[block])
-    ) return true;
+    const isKnown = position < tokens.length && tokens[position] === token;
+    if (isKnown && pages.every((of) => of[block])) return true;
     if (position < tokens.length) {
       const retained = this.keep(sequence, position);
       if (retained !== position) {
@@ -188,6 +190,15 @@ export class PageTable {
       this.#add(sequence, added, () => true);
     }
     return true;
+  }
+
+  /** Records a token that only the device had. */
+  know(sequence: number, position: number, token: number): void {
+    const { tokens } = this.#sequences[sequence]!;
+    if (position >= tokens.length) return;
+    tokens[position] = token;
+    const at = Math.floor(position / this.size);
+    if (tokens.length >= (at + 1) * this.size) this.#publish(sequence, at);
   }
 
   /**
@@ -473,24 +484,4 @@ function keyOf(
   tokens: readonly (number | undefined)[],
 ): string {
   return `${before?.id ?? ""}:${tokens.join()}`;
-}
-
-/**
- * Allocates the pages of all tokens of a step, and releases pages that are visible to none of them. Throws DataError if
- * there are too few.
- */
-export function assignTokens(
-  pages: PageTable,
-  { ids, ...of }: StepTokens & { readonly ids: Int32Array },
-): void {
-  const { sequence, position } = of;
-  pages.advanceAll(of);
-  for (let i = 0; i < ids.length; i++) {
-    if (pages.assign(sequence[i]!, position[i]!, ids[i]!)) continue;
-    throw new DataError(
-      `Cannot run position ${position[i]!} of sequence ${sequence[
-        i
-      ]!}: other sequences have all pages. Run fewer at a time, or compile for more pages`,
-    );
-  }
 }

@@ -20,7 +20,14 @@ import {
 import { DeadlineError, type Device } from "./device.ts";
 import { KnownCounts } from "./exchange.ts";
 import { bytesOf, type HostTensor } from "./host_tensor.ts";
-import { checkInputs, countsOf, type Inputs, writeInput } from "./inputs.ts";
+import {
+  checkInputs,
+  countsOf,
+  type FedInput,
+  feedInput,
+  type Inputs,
+  writeInput,
+} from "./inputs.ts";
 import {
   persistentAxes,
   persistentPort,
@@ -95,12 +102,16 @@ export interface RunOptions {
   readonly everywhere?: boolean;
   /** Whether the sequences are new ones: their ranks do not depend on earlier runs. Default: false. */
   readonly fresh?: boolean;
+  /** An input that the device copies from an output of the run before, if the session `runsAhead`. */
+  readonly fed?: FedInput;
 }
 
 /** A plan loaded on devices. */
 export interface Session {
   /** The number of runs that pipeline stages can execute at the same time. Without stages, or with a tracer: 1. */
   readonly concurrentRuns: number;
+  /** Whether a run may start while the device executes the one before, and continue from its outputs. */
+  readonly runsAhead: boolean;
   /**
    * Runs a program. All processes must pass the same inputs. Several runs may be in flight: each rank executes them in
    * the order of the calls. Inputs must not change until their run ends. If a run fails, later runs in flight fail, too.
@@ -210,6 +221,7 @@ const LOADED = new WeakMap<Session, Loaded>();
 class LoadedSession implements Session {
   readonly load: Session["load"];
   readonly concurrentRuns: number;
+  readonly runsAhead: boolean;
   readonly #plan: Plan;
   readonly #ranks: readonly RankMemory[];
   readonly #lanes: readonly Lane[];
@@ -276,6 +288,9 @@ class LoadedSession implements Session {
       : this.#remote
       ? stageAxis(plan.mesh)?.size ?? 1
       : this.#lanes.length;
+    // The device executes what it is given in order, reads included.
+    this.runsAhead = !tracer && !this.#remote && plan.ranks === 1 &&
+      ranks[0]!.device.kind === "gpu" && !ranks[0]!.slots;
     this.#staging.allocate(exchangesAtOnce(plan));
   }
 
@@ -333,6 +348,7 @@ class LoadedSession implements Session {
             if (!memory.has(port.buffer)) continue;
             writeInput({ name: input, port }, inputs[input]!, memory, axes);
           }
+          if (options.fed) feedInput(program, memory, options.fed);
         }
         for (const part of byLane[index]!) {
           const wait = run.execute(part);
@@ -462,7 +478,7 @@ class LoadedSession implements Session {
         return [output, tensor];
       },
     );
-    await Promise.all(reads);
+    if (!this.runsAhead) await Promise.all(reads);
     return read;
   }
 

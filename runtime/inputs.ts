@@ -230,6 +230,34 @@ export function writeInput(
   }
 }
 
+/** An input of one axis whose items are the first elements of rows of an output of the run before. */
+export interface FedInput {
+  readonly input: string;
+  readonly output: string;
+  /** The row of each item. */
+  readonly rows: readonly number[];
+}
+
+/** Copies an input from an output on the device. */
+export function feedInput(
+  { inputs, outputs }: Program,
+  memory: RankMemory,
+  { input, output, rows }: FedInput,
+): void {
+  const [from, to] = [outputs[output]!.buffer, inputs[input]!.buffer];
+  const width = elementCount(
+    memory.plan(from).axes.slice(1).map(({ size }) =>
+      onRank(size, memory.rank)
+    ),
+  );
+  const [source, target] = [memory.buffer(from), memory.buffer(to)];
+  const inOrder = width === 1 && rows.every((row, i) => row === i);
+  if (inOrder) return memory.device.copy(source, 0, target, 0, 4 * rows.length);
+  for (const [i, row] of rows.entries()) {
+    memory.device.copy(source, 4 * row * width, target, 4 * i, 4);
+  }
+}
+
 /** Writes a rank's items of an input of one axis, such as one number per token. */
 function writeList(
   { name, port }: { readonly name: string; readonly port: Port },

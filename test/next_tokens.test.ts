@@ -2,7 +2,8 @@
 // needs: cpu, gpu
 
 import t from "tap";
-import { generate, packPrompts } from "../engine/mod.ts";
+import { Decoder, decoderShape, generate, packPrompts } from "../engine/mod.ts";
+import type { Session } from "../runtime/mod.ts";
 import {
   loadCheckpoint,
   type Loaded,
@@ -120,4 +121,51 @@ holdAgainst("demo-lm", {
   adapter: "auto",
   skip: skipWithoutGpu,
   meshes: ["ep=1", "dp=2,ep=2"],
+});
+
+t.test("a GPU starts a step before the one before it ends", {
+  skip: skipWithoutGpu,
+}, async (t) => {
+  await use("demo-lm", {
+    mesh: "ep=1",
+    adapter: "auto",
+    next: { candidates: 2 },
+    pages: { size: 4, count: 64 },
+  }, async ({ session, plan }) => {
+    const prompts = Array.from({ length: 10 }, (_, i) => [5, 9, i, 7 + i]);
+    const grow = async (runsAhead: boolean, stop: Iterable<number>) => {
+      session.reset();
+      let [running, ahead] = [0, 0];
+      const run: Session["run"] = async (...args) => {
+        if (running++ > 0) ahead++;
+        return await session.run(...args).finally(() => running--);
+      };
+      const watched = { run, concurrentRuns: 1, runsAhead };
+      const decoder = new Decoder(
+        watched as unknown as Session,
+        decoderShape(plan)!,
+      );
+      const options = { maxNewTokens: 11, stop: new Set(stop) };
+      const first = await generate(decoder, prompts, options);
+      // Tokens that only the device had are known for prefix sharing.
+      const longer = first.sequences.map(({ prompt, tokens }) => [
+        ...prompt,
+        ...tokens,
+      ]);
+      const second = await generate(decoder, longer, options);
+      const tokens = [first, second].map(({ sequences }) =>
+        sequences.map(({ tokens }) => tokens)
+      );
+      return { tokens, fed: second.prefillTokens, ahead };
+    };
+    const plain = await grow(false, []);
+    const stop = plain.tokens[0]!.slice(0, 5).map((tokens) => tokens[4]!);
+    for (const stops of [[], stop]) {
+      const wanted = await grow(false, stops);
+      const { ahead, ...found } = await grow(true, stops);
+      t.strictSame(found, { tokens: wanted.tokens, fed: wanted.fed });
+      t.equal(wanted.ahead, 0);
+      t.ok(ahead >= 8, `${ahead} steps began early`);
+    }
+  });
 });

@@ -10,7 +10,7 @@ import {
   type PlanOptions,
   planTarget,
 } from "../engine/mod.ts";
-import { assignTokens } from "../engine/pages.ts";
+import { assignTokens } from "../engine/packing.ts";
 import { layer } from "../examples/layer.ts";
 import { sum } from "../spec/sum.ts";
 import {
