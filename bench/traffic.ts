@@ -43,6 +43,7 @@ const { values: flags } = parseArgs({
     past: { type: "string", default: "1024" },
     unroll: { type: "string", default: "4" },
     candidates: { type: "string", default: "1" },
+    numerics: { type: "string", default: "exact" },
     out: { type: "string" },
   },
 });
@@ -113,11 +114,12 @@ async function showStep(config: string): Promise<void> {
     workload,
     unroll,
     candidates,
+    numerics: flags.numerics === "fast" ? "fast" : "exact",
   });
   const name = config.split("/").at(-1)!;
   const text = [
     "# traffic",
-    `${name} on ${flags.mesh}, ${gpu.name}: ${tokens} tokens of ${workload.sequences} sequences after ${workload.past}, unroll ${unroll}. Counted, not measured.`,
+    `${name} on ${flags.mesh}, ${gpu.name}: ${tokens} tokens of ${workload.sequences} sequences after ${workload.past}, ${flags.numerics} numerics, unroll ${unroll}. Counted, not measured.`,
     layerTables(step),
     stepLine(step),
     ...missedText(step),

@@ -206,6 +206,7 @@ export function compileLowered(
       tuning: options.tuning ?? {},
       maxBinding: limits.maxStorageBufferBindingSize,
       maxBindings: limits.maxStorageBuffersPerShaderStage,
+      maxShared: limits.maxComputeWorkgroupStorageSize,
     },
   });
   const ports = lowerGraph(lowering);

@@ -1,6 +1,7 @@
 /** Times and rates as display text. */
 
 import type { MachineDevice } from "./machine.ts";
+import type { Operands } from "./numerics.ts";
 
 /** `12.30 ms` */
 export function timeText(seconds: number): string {
@@ -21,22 +22,26 @@ export function rateText(tokensPerSecond: number): string {
 
 /**
  * The rates that predict arithmetic and memory: `f32 arithmetic at 41.3 T multiply-adds/s, without matrix units (data sheet: bf16 82.6 T), and
- * memory at 1.01 TB/s`.
+ * memory at 1.01 TB/s`. `operands`: those of matmuls of many rows.
  */
 export function ratesText(
   { multiplyAdds, bandwidth, matrix = {} }: Pick<
     MachineDevice,
     "multiplyAdds" | "bandwidth" | "matrix"
   >,
+  operands: Operands = "f32",
 ): string {
   const tera = (rate: number) => Number((rate / 1e12).toPrecision(3));
   const rates = Object.entries(matrix).map(([dtype, rate]) =>
     `${dtype} ${tera(rate)} T`
   );
   const sheet = rates.length === 0 ? "" : ` (data sheet: ${rates.join(", ")})`;
+  const units = operands === "f16" && matrix.bf16 !== undefined
+    ? `, matmuls of many rows with f16 operands on matrix units at ${
+      tera(matrix.bf16)
+    } T (data sheet)`
+    : `, without matrix units${sheet}`;
   return `f32 arithmetic at ${
     tera(multiplyAdds)
-  } T multiply-adds/s, without matrix units${sheet}, and memory at ${
-    tera(bandwidth)
-  } TB/s`;
+  } T multiply-adds/s${units}, and memory at ${tera(bandwidth)} TB/s`;
 }

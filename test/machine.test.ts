@@ -138,6 +138,7 @@ t.test("the time of a launch", (t) => {
     loads: [],
     stores: [],
     exact: true,
+    matrices: false,
   };
   const seconds = (
     change: Partial<MachineDevice>,
@@ -156,6 +157,10 @@ t.test("the time of a launch", (t) => {
     11,
     "operations beyond those of a matmul",
   );
+  const matrix = { matrix: { bf16: 1000 } };
+  t.equal(seconds(matrix).arithmetic, 10, "f32 has no matrix units");
+  t.equal(seconds(matrix, 0, { matrices: true }).arithmetic, 1);
+  t.equal(seconds({}, 0, { matrices: true }).arithmetic, 10);
   t.same(seconds({}, 30), { launch: 2, arithmetic: 0, memory: 30 });
   t.equal(seconds({ cache: { bytes: 1, bandwidth: 2 } }, 30).memory, 15);
   t.equal(seconds({ reading: 0.25 }, 30).memory, 60, "half of it is weights");

@@ -90,11 +90,18 @@ testKernels(
   },
 );
 
-/** A kernel of 16 x 128 results, two matrices for pairs. */
-function kernelOf(some: Partial<Product>, rows = 16): Kernel {
+/** A kernel of 128 columns, or of 64 for each weight of a pair. */
+function kernelOf(
+  some: Partial<Product>,
+  { rows = 16, depth = 16 }: {
+    readonly rows?: number;
+    readonly depth?: number;
+  } = {},
+): Kernel {
   const product = productOf({ grouped: true, ...some });
   const columns = product.pair ? 64 : 128;
-  return matmulMatrices(optionsOf(product, DEFAULT_TILE), { rows, columns });
+  const shape = { rows, columns, depth };
+  return matmulMatrices(optionsOf(product, DEFAULT_TILE), shape);
 }
 
 t.test("printWgsl() uses subgroup matrices of devices that have them", (t) => {
@@ -153,17 +160,25 @@ t.test("Tint accepts subgroup matrices", { skip: skipTint }, async (t) => {
   }));
   for (const stored of STORED) {
     for (const pair of [false, true]) {
-      const kernel = kernelOf({ stored, pair }, 128);
       for (const matrices of [32, 64]) {
-        const code = printWgsl(kernel, { matrices });
-        t.match(code, /subgroupMatrixMultiplyAccumulate/);
-        device.pushErrorScope("validation");
-        const module = device.createShaderModule({ code });
-        const { messages } = await politely(module.getCompilationInfo());
-        t.strictSame(messages.map((m) => `${m.lineNum}: ${m.message}`), []);
-        device.createComputePipeline({ layout: "auto", compute: { module } });
-        const error = await politely(device.popErrorScope());
-        t.equal(error?.message, undefined, `${stored} ${matrices}`);
+        for (const depth of [16, 32]) {
+          const kernel = kernelOf({ stored, pair }, { rows: 128, depth });
+          const code = printWgsl(kernel, { matrices });
+          t.match(code, /subgroupMatrixMultiplyAccumulate/);
+          device.pushErrorScope("validation");
+          const module = device.createShaderModule({ code });
+          const { messages } = await politely(module.getCompilationInfo());
+          t.strictSame(messages.map((m) => `${m.lineNum}: ${m.message}`), []);
+          // This adapter has no memory for the other depth.
+          if (depth === 16) {
+            device.createComputePipeline({
+              layout: "auto",
+              compute: { module },
+            });
+          }
+          const error = await politely(device.popErrorScope());
+          t.equal(error?.message, undefined, `${stored} ${matrices}`);
+        }
       }
     }
   }

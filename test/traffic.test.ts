@@ -227,6 +227,7 @@ t.test("workgroups with equal work along z are sampled once", (t) => {
  * under load is assumed.
  */
 const V100: GpuCores = {
+  matrix: { rate: 62.5e12, reachable: 1 },
   cores: 80,
   clock: 1.38e9,
   bandwidth: 900e9,

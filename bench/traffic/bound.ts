@@ -1,13 +1,14 @@
 /**
  * A model of the time of a launch on a described GPU: the longest of waiting for memory, bandwidth, the port of a
- * core to L2, and issuing instructions. Registers, and chains of loads within an iteration, are not modelled.
+ * core to L2, matrix units, and issuing instructions. Registers, and chains of loads within an iteration, are not
+ * modelled.
  */
 
-import { type Counts, SECTOR, WARP } from "./count.ts";
+import { BANKS, type Counts, SECTOR, WARP } from "./count.ts";
 import type { Gpu } from "./gpus.ts";
 
 /** What limits a launch. */
-export type Limit = "waiting" | "bandwidth" | "port" | "issue";
+export type Limit = "waiting" | "bandwidth" | "port" | "matrix" | "issue";
 
 /** The bound of a launch. */
 export interface Bound {
@@ -34,7 +35,7 @@ export interface Launch {
 /** GPU facts that bounds use. */
 export type GpuCores = Omit<
   Gpu,
-  "machine" | "name" | "multiplyAdds" | "launch"
+  "machine" | "name" | "multiplyAdds" | "launch" | "subgroup"
 >;
 
 /** Iterations until latency and use of the bandwidth agree. */
@@ -72,6 +73,7 @@ export function boundOf(gpu: GpuCores, counts: Counts, launch: Launch): Bound {
     bandwidth: (all + counts.stored * workgroups) /
       (gpu.bandwidth * gpu.reachable),
     port: loaded * workgroups / (usedCores * gpu.port * gpu.clock),
+    matrix: matrixSeconds(gpu, counts) * workgroups / usedCores,
     issue: issue * Math.max(ALONE, perIssue) * waves,
   };
   const { device, l2, near } = counts.waits;
@@ -99,6 +101,19 @@ export function boundOf(gpu: GpuCores, counts: Counts, launch: Launch): Bound {
     efficiency,
     inFlight: device > 0 ? atOnce * fetched / device : 0,
   };
+}
+
+/** Seconds in which a core multiplies the matrices of a workgroup and loads them: every bank delivers a word per cycle. */
+function matrixSeconds(
+  { matrix, cores, clock }: GpuCores,
+  counts: Counts,
+): number {
+  const { multiplyAdds, bytes } = counts.matrices;
+  if (multiplyAdds === 0) return 0;
+  return Math.max(
+    multiplyAdds * cores / (matrix.rate * matrix.reachable),
+    bytes / (4 * BANKS) / clock,
+  );
 }
 
 /** Bytes that a workgroup loads: asked for and fetched from device memory, and all sectors. */

@@ -63,6 +63,8 @@ export interface Counts {
   /** Times that the slowest warp waits. */
   readonly waits: { readonly [L in Level]: number };
   readonly barriers: number;
+  /** Multiply-adds of subgroup matrices, and bytes that they exchange with workgroup memory. */
+  readonly matrices: { readonly multiplyAdds: number; readonly bytes: number };
 }
 
 /** Options of `countGroup`. */
@@ -84,6 +86,7 @@ export function countGroup(kernel: Kernel, options: CountOptions): GroupCounts {
   /** A bit for each word of the loaded sectors of a binding. */
   const known = new Map<string, Map<number, number>>();
   const waits = { device: 0, l2: 0, near: 0 };
+  const matrices = { multiplyAdds: 0, bytes: 0 };
   let [stored, instructions, active, barriers] = [0, 0, 0, 0];
   let [pending, words] = [-1, 0];
   const loops: { weight: number; unroll: number; iterations: number }[] = [];
@@ -168,6 +171,11 @@ export function countGroup(kernel: Kernel, options: CountOptions): GroupCounts {
       settle();
       barriers += weight;
     },
+    matrices: ({ multiplyAdds, bytes }) => {
+      matrices.multiplyAdds += weight * multiplyAdds;
+      matrices.bytes += weight * bytes;
+      waitFor("near");
+    },
     enter: (loop) => {
       settle();
       weight *= loop.weight;
@@ -197,6 +205,7 @@ export function countGroup(kernel: Kernel, options: CountOptions): GroupCounts {
     },
     waits,
     barriers,
+    matrices,
   };
 }
 
@@ -229,6 +238,10 @@ export function meanCounts(samples: readonly Sample[]): Counts {
     },
     waits: { device: max("device"), l2: max("l2"), near: max("near") },
     barriers: mean(({ barriers }) => barriers),
+    matrices: {
+      multiplyAdds: mean(({ matrices }) => matrices.multiplyAdds),
+      bytes: mean(({ matrices }) => matrices.bytes),
+    },
   };
 }
 

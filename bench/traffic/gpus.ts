@@ -1,6 +1,7 @@
 /** Described GPUs: machine files with facts about cores, caches and latencies. Nothing here was measured. */
 
 import { readFileSync } from "node:fs";
+import { matrixRate } from "../../engine/planner/simulate/device_time.ts";
 import { parseMachine } from "../../spec/mod.ts";
 import { type Machine, placeRanks } from "../../spec/machine.ts";
 
@@ -27,12 +28,18 @@ interface Cores {
   readonly port: number;
   /** Words of workgroup memory per core. */
   readonly words: number;
+  /** Lanes of a subgroup. */
+  readonly subgroup: number;
+  /** Share of the rate of matrix units that subgroup matrices reach. Assumed. */
+  readonly multiplies: number;
 }
 
 /** A described GPU. Rates are per second. */
-export interface Gpu extends Omit<Cores, "machine"> {
+export interface Gpu extends Omit<Cores, "machine" | "multiplies"> {
   readonly machine: Machine;
   readonly bandwidth: number;
+  /** Multiply-adds of matrix units with 16-bit operands, and the share that subgroup matrices reach. */
+  readonly matrix: { readonly rate: number; readonly reachable: number };
   readonly multiplyAdds: number;
   /** Seconds of launching a kernel. */
   readonly launch: number;
@@ -62,6 +69,9 @@ const CORES = {
     groups: 32,
     port: 64,
     words: 57_344,
+    subgroup: 32,
+    // The full rate needs instructions of four warps, which subgroup matrices do not use.
+    multiplies: 0.62,
   },
   rtx4090: {
     machine: "1x24gb",
@@ -78,6 +88,8 @@ const CORES = {
     groups: 24,
     port: 64,
     words: 25_600,
+    subgroup: 32,
+    multiplies: 0.9,
   },
   mi300x: {
     machine: "8xmi300x",
@@ -94,6 +106,8 @@ const CORES = {
     groups: 32,
     port: 64,
     words: 16_384,
+    subgroup: 64,
+    multiplies: 0.9,
   },
 } as const satisfies { readonly [gpu: string]: Cores };
 
@@ -110,7 +124,7 @@ export function isGpuName(name: string): name is GpuName {
 
 /** A described GPU, with the rates of its machine file. */
 export function describedGpu(gpu: GpuName): Gpu {
-  const { machine: file, ...cores } = CORES[gpu];
+  const { machine: file, multiplies: reachable, ...cores } = CORES[gpu];
   const machine = parseMachine(
     readFileSync(
       new URL(`../../machines/${file}.json`, import.meta.url),
@@ -120,5 +134,6 @@ export function describedGpu(gpu: GpuName): Gpu {
   );
   const device = machine.devices[placeRanks(machine)[0]!.kind]!;
   const { bandwidth, multiplyAdds, launch } = device;
-  return { ...cores, machine, bandwidth, multiplyAdds, launch };
+  const matrix = { rate: matrixRate(device)!, reachable };
+  return { ...cores, machine, bandwidth, multiplyAdds, launch, matrix };
 }

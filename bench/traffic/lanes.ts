@@ -13,12 +13,21 @@ import {
 } from "../../spec/kernel/semantics.ts";
 import type {
   Expr,
+  ForStmt,
   IdName,
   Kernel,
+  MatrixStmt,
   ScalarType,
   Stmt,
 } from "../../spec/kernel/tree.ts";
+import { MATRIX_SIZE } from "../../spec/kernel/matrices.ts";
 import { someStatement } from "../../spec/kernel/walk.ts";
+import {
+  elementsOfMatrix,
+  matricesOf,
+  type SubgroupTile,
+  subgroupTile,
+} from "../../spec/kernel/wgsl_matrices.ts";
 
 /** A value of each lane. */
 export type Lanes = Float64Array;
@@ -48,6 +57,11 @@ export interface LaneMeter {
   /** An access of workgroup memory. */
   shared(access: Access): void;
   barrier(): void;
+  /** Multiply-adds of matrices of all subgroups, and elements of f16 and words that they exchange with workgroup memory. */
+  matrices(work: {
+    readonly multiplyAdds: number;
+    readonly bytes: number;
+  }): void;
   /** Until `leave`, an executed iteration stands for `weight` of a loop; loads of `unroll` iterations are in flight at once. */
   enter(loop: { readonly weight: number; readonly unroll: number }): void;
   /** The end of an iteration of the innermost loop. */
@@ -62,6 +76,8 @@ export interface RunGroupOptions {
   readonly load: (binding: string, index: number) => number | undefined;
   /** Iterations of an innermost loop without barriers whose loads are in flight at once. */
   readonly unroll: number;
+  /** Lanes of a subgroup, if subgroups multiply matrices. Default: they do not. */
+  readonly matrices?: number | undefined;
 }
 
 /** Executed iterations of an innermost loop: enough for a block of the numerics contract. Of others: fewer. */
@@ -71,9 +87,12 @@ const INNER_ITERATIONS = 64, OUTER_ITERATIONS = 4;
 export function runGroup(
   kernel: Kernel,
   meter: LaneMeter,
-  { group, load, unroll }: RunGroupOptions,
+  { group, load, unroll, matrices }: RunGroupOptions,
 ): void {
   const size = kernel.workgroupSize;
+  const part = matrices === undefined
+    ? undefined
+    : subgroupTile(kernel, matrices);
   const variables = new Map<string, Lanes>();
   const cells = new Map(
     kernel.shared.map(({ name, length }) => [name, new Float64Array(length)]),
@@ -83,7 +102,10 @@ export function runGroup(
     "group.y": group[1],
     "group.z": group[2],
   };
-  block(kernel.body, new Uint8Array(size).fill(1));
+  block(
+    part ? kernel.matrixForm! : kernel.body,
+    new Uint8Array(size).fill(1),
+  );
 
   function lanes(of: (lane: number) => number): Lanes {
     return Float64Array.from({ length: size }, (_, lane) => of(lane));
@@ -177,11 +199,41 @@ export function runGroup(
     );
   }
 
-  function block(body: readonly Stmt[], mask: Mask): void {
+  function block(body: readonly MatrixStmt[], mask: Mask): void {
     if (mask.includes(1)) { for (const s of body) statement(s, mask); }
   }
 
-  function statement(s: Stmt, mask: Mask): void {
+  /** Multiplies matrices, or stores them and executes the statements for their elements. */
+  function onMatrices(
+    s: MatrixStmt & { readonly op: "multiply" | "results" },
+    part: SubgroupTile,
+    mask: Mask,
+  ): void {
+    const { rows, columns, subgroups, size, tile } = part;
+    if (s.op === "multiply") {
+      const { length } = s.products;
+      const loads = (rows + length * columns) * s.depth / MATRIX_SIZE;
+      const products = rows * columns * length * s.depth / MATRIX_SIZE;
+      meter.barrier();
+      meter.issue(mask, loads + products);
+      return meter.matrices({
+        multiplyAdds: tile.rows * tile.columns * length * s.depth,
+        bytes: loads * subgroups * 2 * MATRIX_SIZE ** 2,
+      });
+    }
+    for (const matrix of matricesOf(part)) {
+      for (const _ of tile.names) {
+        meter.barrier();
+        meter.barrier();
+        meter.issue(mask, 1 + MATRIX_SIZE ** 2 / size);
+        const bytes = 2 * subgroups * 4 * MATRIX_SIZE ** 2;
+        meter.matrices({ multiplyAdds: 0, bytes });
+      }
+      block(elementsOfMatrix(s, part, matrix), mask);
+    }
+  }
+
+  function statement(s: MatrixStmt, mask: Mask): void {
     switch (s.op) {
       case "let":
       case "var":
@@ -210,7 +262,12 @@ export function runGroup(
         const { index } = s;
         const stored = value(s.value, mask);
         const access = accessOf(s, s.array, { op: "store", index, mask });
-        meter.shared(access);
+        const isHalf = part?.operands.has(s.array);
+        meter.shared(
+          isHalf
+            ? { ...access, index: access.index.map((i) => Math.floor(i / 2)) }
+            : access,
+        );
         const words = cells.get(s.array)!;
         for (const [lane, i] of access.index.entries()) {
           if (mask[lane]) words[i] = stored[lane]!;
@@ -219,6 +276,11 @@ export function runGroup(
       }
       case "barrier":
         return meter.barrier();
+      case "matrices":
+        return;
+      case "multiply":
+      case "results":
+        return onMatrices(s, part!, mask);
       case "if": {
         const condition = value(s.condition, mask);
         block(s.then, mask.map((m, i) => m && condition[i] ? 1 : 0));
@@ -232,7 +294,7 @@ export function runGroup(
     }
   }
 
-  function loop(s: Stmt & { readonly op: "for" }, mask: Mask): void {
+  function loop(s: ForStmt<MatrixStmt>, mask: Mask): void {
     const from = value(s.from, mask);
     const [to, step] = [value(s.to, mask), value(s.step, mask)];
     const iterations = from.reduce(
@@ -241,7 +303,8 @@ export function runGroup(
       0,
     );
     if (iterations === 0) return;
-    const holds = (op: Stmt["op"]) => someStatement(s.body, (x) => x.op === op);
+    const holds = (op: Stmt["op"]) =>
+      someStatement(s.body as readonly Stmt[], (x) => x.op === op);
     const inner = !holds("for");
     const executed = Math.min(
       iterations,

@@ -19,6 +19,7 @@ import { DataError } from "../../spec/errors.ts";
 import type { Kernel } from "../../spec/kernel/tree.ts";
 import { layersOf } from "../../spec/plan/layers.ts";
 import { executes } from "../../spec/plan/members.ts";
+import type { NumericsClass } from "../../spec/numerics.ts";
 import { sum } from "../../spec/sum.ts";
 import { boundOf, type Limit } from "./bound.ts";
 import { countGroup, meanCounts } from "./count.ts";
@@ -34,6 +35,10 @@ export interface LaunchTraffic {
   readonly bytes: number;
   readonly streamed: number;
   readonly multiplyAdds: number;
+  /** Seconds of multiply-adds at the full rate of their class: f32, or matrix units. */
+  readonly arithmetic: number;
+  /** Whether matrix units multiply. */
+  readonly matrices: boolean;
   /** Share of the fetched sectors of weights and states that is used. */
   readonly efficiency: number;
   /** Passes per request to workgroup memory: 1 without bank conflicts. Absent: no such request. */
@@ -65,6 +70,10 @@ export interface StepTraffic {
   readonly seconds: number;
   readonly launches: number;
   readonly bytes: number;
+  /** Seconds of multiply-adds at the full rates of their classes. */
+  readonly arithmetic: number;
+  /** Seconds of launches whose operands have 16 bits, and of their multiply-adds at the rate of matrix units. */
+  readonly matrices: { readonly seconds: number; readonly arithmetic: number };
   /** Seconds of `bytes` at full bandwidth. */
   readonly floor: number;
   /** Memory of the rank in bytes, and whether the GPU has as much. */
@@ -83,6 +92,8 @@ export interface CountStepOptions {
   readonly unroll: number;
   /** Number of best next tokens that the device selects. Default: 1. */
   readonly candidates?: number;
+  /** Default: exact. `fast` has 16-bit operands. */
+  readonly numerics?: NumericsClass | undefined;
 }
 
 /** Bounds of the plan beyond the step: tokens of a prefill step, and free positions of the KV cache. */
@@ -90,7 +101,8 @@ const PREFILL = 512, ROOM = 8;
 
 /** Counts a step. Throws DataError if the target has no configuration, or if the workload exceeds the plan. */
 export async function countStep(
-  { config, gpu, mesh, workload, unroll, candidates = 1 }: CountStepOptions,
+  { config, gpu, mesh, workload, unroll, candidates = 1, numerics }:
+    CountStepOptions,
 ): Promise<StepTraffic> {
   const files = nodeFiles();
   const target = await loadTarget(config, files, { withoutWeights: true });
@@ -106,6 +118,7 @@ export async function countStep(
     {
       machine: gpu.machine,
       mesh,
+      ...numerics ? { numerics } : {},
       next: { candidates },
       bounds: {
         maxTokens: Math.max(tokens, PREFILL),
@@ -154,6 +167,13 @@ export async function countStep(
     seconds: total(({ seconds }) => seconds),
     launches: total(() => 1),
     bytes,
+    arithmetic: total(({ arithmetic }) => arithmetic),
+    matrices: {
+      seconds: total(({ matrices, seconds }) => matrices ? seconds : 0),
+      arithmetic: total(({ matrices, arithmetic }) =>
+        matrices ? arithmetic : 0
+      ),
+    },
     floor: bytes / gpu.bandwidth,
     memory: rank!.bytes.total,
     fits: (rank!.headroom ?? 0) >= 0,
@@ -174,7 +194,11 @@ function trafficOf(
     readonly unroll: number;
   },
 ): LaunchTraffic {
-  const counts = countSampled(kernel, setup, { cold, unroll });
+  const counts = countSampled(kernel, setup, {
+    cold,
+    unroll,
+    matrices: gpu.subgroup,
+  });
   const { workgroups, lanes, multiplyAdds } = work;
   const streamed = weights + states;
   const bound = boundOf(gpu, counts, {
@@ -184,7 +208,8 @@ function trafficOf(
     cold,
     ...streamed > 0 ? { distinct: streamed } : {},
   });
-  const arithmetic = multiplyAdds / gpu.multiplyAdds;
+  const rate = work.matrices ? gpu.matrix.rate : gpu.multiplyAdds;
+  const arithmetic = multiplyAdds / rate;
   const seconds = Math.max(bound.seconds, arithmetic);
   const { shared, waits, active, instructions } = counts;
   return {
@@ -194,6 +219,8 @@ function trafficOf(
     bytes,
     streamed,
     multiplyAdds,
+    arithmetic,
+    matrices: work.matrices,
     efficiency: bound.efficiency,
     ...shared.requests > 0
       ? { bankPasses: shared.passes / shared.requests }
@@ -213,6 +240,7 @@ function countSampled(
   options: {
     readonly cold: (binding: string) => boolean;
     readonly unroll: number;
+    readonly matrices: number;
   },
 ) {
   const typical = typicalLoad(kernel, setup);

@@ -95,12 +95,22 @@ function launchRow(launch: LaunchTraffic): string[] {
 
 /** Launch overhead, bytes and times of a step in one line. */
 export function stepLine(step: StepTraffic): string {
-  const { seconds, launches, bytes, floor, memory, fits } = step;
+  const { seconds, launches, bytes, arithmetic, matrices } = step;
+  const { floor, memory, fits } = step;
+  const halves = matrices.seconds === 0
+    ? ""
+    : `, matmuls of 16 bits ${milliseconds(matrices.seconds)} ms (${
+      percent(matrices.arithmetic / matrices.seconds)
+    } of that rate)`;
   return `step: ${milliseconds(seconds)} ms, ${launches} launches, ${
     (bytes / 1e9).toFixed(2)
-  } GB, memory floor ${milliseconds(floor)} ms; the rank needs ${
-    (memory / 2 ** 30).toFixed(1)
-  } GiB${fits ? "" : ", more than the GPU has"}`;
+  } GB, memory floor ${milliseconds(floor)} ms, multiply-adds ${
+    milliseconds(arithmetic)
+  } ms at the full rates of f32 and matrix units (${
+    percent(arithmetic / seconds)
+  })${halves}; the rank needs ${(memory / 2 ** 30).toFixed(1)} GiB${
+    fits ? "" : ", more than the GPU has"
+  }`;
 }
 
 /** A list of the launches of a step that miss their goal. */

@@ -6,11 +6,7 @@
 import { invariant } from "../../spec/errors.ts";
 import { sharedStore } from "../../spec/kernel/build.ts";
 import { clamped } from "../../spec/kernel/guards.ts";
-import {
-  MATRIX_SIZE,
-  operand16,
-  statement,
-} from "../../spec/kernel/matrices.ts";
+import { operand16, statement } from "../../spec/kernel/matrices.ts";
 import { letRegister, register } from "../../spec/kernel/registers.ts";
 import type { Kernel, KernelText, Stmt } from "./kernel.ts";
 import { expr, GROUP_XZ, local, madeOnce, makeKernel, wgsl } from "./kernel.ts";
@@ -23,18 +19,17 @@ import { scalesOfBlock } from "./matmul_scales.ts";
 import { range } from "./pieces/numbers.ts";
 import { MATRIX_LANES, type MatrixShape } from "../tuning/matrices.ts";
 
-/** Indices of k in memory at a time. */
-const DEPTH = MATRIX_SIZE;
-
-/** Creates a matrix multiplication by tiles of a shape. `k` is a multiple of 16. */
+/** Creates a matrix multiplication by tiles of a shape. `k` is a multiple of its depth. */
 export function matmulMatrices(
   options: MatmulOptions,
   shape: MatrixShape,
 ): Kernel {
   const { k, weights } = options;
-  invariant(typeof k === "number" && k % DEPTH === 0, "k consists of matrices");
+  const { depth } = shape;
+  invariant(typeof k === "number" && k % depth === 0, "k consists of matrices");
   const terms = termsOf(options).length;
-  const across = Math.min(shape.columns, DEPTH * terms);
+  // Every lane loads some columns of one index of k, or of one word along k.
+  const across = Math.min(shape.columns, MATRIX_LANES * terms / depth);
   const tile = {
     rows: 1,
     columns: shape.columns / across,
@@ -82,21 +77,21 @@ function tileText(
     readonly used: readonly Stmt[];
   },
 ): KernelText {
-  const { rows, columns } = shape;
+  const { rows, columns, depth } = shape;
   const sums = o.weights.map((_, i) => `sum${i}`);
-  const left = loadLeft(o, rows);
-  const right = loadRight(o, { columns, across });
+  const left = loadLeft(o, shape);
+  const right = loadRight(o, { shape, across });
   return wgsl`
-    var<workgroup> left_tile: array<f32, ${rows * DEPTH}>;
+    var<workgroup> left_tile: array<f32, ${rows * depth}>;
     ${
     sums.map((_, i) =>
-      wgsl`var<workgroup> right_tile${i}: array<f32, ${DEPTH * columns}>;`
+      wgsl`var<workgroup> right_tile${i}: array<f32, ${depth * columns}>;`
     )
   }
     ${left.prepare}
     ${right.prepare}
     ${[statement({ op: "matrices", names: sums, rows, columns })]}
-    for (var k_start = 0u; k_start < ${Number(o.k)}; k_start += ${DEPTH}) {
+    for (var k_start = 0u; k_start < ${Number(o.k)}; k_start += ${depth}) {
       workgroupBarrier();
       ${left.load}
       ${right.load}
@@ -104,7 +99,7 @@ function tileText(
     statement({
       op: "multiply",
       left: "left_tile",
-      depth: DEPTH,
+      depth,
       products: sums.map((name, i) => ({ name, right: `right_tile${i}` })),
     }),
   ]}
@@ -131,8 +126,8 @@ interface Panel {
 }
 
 /** `left_tile` f16 [row, k]: neighbouring lanes load neighbouring k. After the last row, the last one is loaded again. */
-function loadLeft(o: MatmulOptions, rows: number): Panel {
-  const atOnce = MATRIX_LANES / DEPTH;
+function loadLeft(o: MatmulOptions, { rows, depth }: MatrixShape): Panel {
+  const atOnce = MATRIX_LANES / depth;
   const turns = range(rows / atOnce);
   const row = (n: number) =>
     clamped(
@@ -141,8 +136,8 @@ function loadLeft(o: MatmulOptions, rows: number): Panel {
     );
   return {
     prepare: wgsl`
-      let lane_row = lane / ${DEPTH};
-      let lane_k = lane % ${DEPTH};
+      let lane_row = lane / ${depth};
+      let lane_k = lane % ${depth};
       ${
       turns.flatMap((n) => [
         letRegister("left", [n], o.leftRow(row(n))),
@@ -166,10 +161,13 @@ function loadLeft(o: MatmulOptions, rows: number): Panel {
 /** `right_tile<i>` f16 [k, column] of each weight: each lane loads the columns of one index of k, or of one word. */
 function loadRight(
   o: MatmulOptions,
-  { columns, across }: { readonly columns: number; readonly across: number },
+  { shape: { columns, depth }, across }: {
+    readonly shape: MatrixShape;
+    readonly across: number;
+  },
 ): Panel {
   const terms = termsOf(o);
-  const busy = across * DEPTH / terms.length;
+  const busy = across * depth / terms.length;
   const each = range(o.tile.columns);
   const to = (c: number, n: number) =>
     expr`${register("right_to", [c], "u32")} + ${n * columns}u`;

@@ -7,14 +7,15 @@ import type { Size } from "../../spec/size.ts";
 /** Lanes of a workgroup. */
 export const MATRIX_LANES = 256;
 
-/** Rows of a tile of results, and its columns of each weight. */
+/** Rows of a tile of results, its columns of each weight, and the indices of k in memory at a time. */
 export interface MatrixShape {
   readonly rows: number;
   readonly columns: number;
+  readonly depth: number;
 }
 
-/** Most rows of a tile, and columns of all its weights: panels of both operands fill 16 KiB as f32. */
-const MAX_ROWS = 128, MAX_COLUMNS = 128;
+/** Most rows of a tile, columns of all its weights, and depth. Panels of both operands fill 32 KiB as f32. */
+const MAX_ROWS = 128, MAX_COLUMNS = 128, MAX_DEPTH = 2 * MATRIX_SIZE;
 
 /**
  * Rows of a weight up to which its launches have 32-bit operands, because memory limits them: tokens, or mean rows of an
@@ -41,9 +42,11 @@ export function matrixTiling(
     readonly k: number;
     readonly columns: number;
   },
-  { height, experts, topK = 1 }: {
+  { height, memory, experts, topK = 1 }: {
     /** Rows of a tile of other kernels, and of listed tiles of experts. */
     readonly height: number;
+    /** Bytes of workgroup memory. */
+    readonly memory: number;
     /** Number of experts over all ranks, and of choices per token. Absent: rows are not grouped. */
     readonly experts?: number;
     readonly topK?: number;
@@ -52,11 +55,15 @@ export function matrixTiling(
   if (
     k % MATRIX_SIZE !== 0 || k === 0 || columns < MIN_COLUMNS || weights > 2
   ) return undefined;
-  const rows = 2 ** Math.ceil(Math.log2(height));
+  const needed = Math.max(MATRIX_SIZE, 2 ** Math.ceil(Math.log2(height)));
+  const rows = Math.min(MAX_ROWS, needed);
+  const isDeep = k % MAX_DEPTH === 0 &&
+    4 * MAX_DEPTH * (rows + MAX_COLUMNS) <= memory;
   return {
     shape: {
-      rows: Math.min(MAX_ROWS, Math.max(MATRIX_SIZE, rows)),
+      rows,
       columns: MAX_COLUMNS / weights,
+      depth: isDeep ? MAX_DEPTH : MATRIX_SIZE,
     },
     above: experts === undefined
       ? FEW_ROWS

@@ -68,7 +68,12 @@ export function subgroupTile(
     sum(
       shared.map(({ name, length }) => length * (operands.has(name) ? 2 : 4)),
     );
-  if (bytes > GUARANTEED_LIMITS.maxComputeWorkgroupStorageSize) {
+  // Plans require the memory of expansions, whose operands are f32.
+  const available = Math.max(
+    GUARANTEED_LIMITS.maxComputeWorkgroupStorageSize,
+    4 * sum(shared.map(({ length }) => length)),
+  );
+  if (bytes > available) {
     return undefined;
   }
   const parts = Array.from({ length: subgroups }, (_, i) => i + 1)
@@ -123,7 +128,8 @@ export function printMatrixStmt(
   }
 }
 
-function each(
+/** The matrices of a subgroup. */
+export function matricesOf(
   { rows, columns }: SubgroupTile,
 ): readonly (readonly [row: number, column: number])[] {
   return range(rows).flatMap((r) => range(columns).map((c) => [r, c] as const));
@@ -149,7 +155,9 @@ function declared({ names }: MatrixTile, part: SubgroupTile): string[] {
       columns * MATRIX_SIZE
     }u;`,
     ...names.flatMap((_, i) =>
-      each(part).map(([r, c]) => `var ${matrix(i, r, c)}: ${typeOf("result")};`)
+      matricesOf(part).map(([r, c]) =>
+        `var ${matrix(i, r, c)}: ${typeOf("result")};`
+      )
     ),
   ];
 }
@@ -198,7 +206,7 @@ function multiplied(
             })
           };`
         ),
-        ...each(part).map(([r, c]) => {
+        ...matricesOf(part).map(([r, c]) => {
           const to = matrix(names.indexOf(name), r, c);
           return `  ${to} = subgroupMatrixMultiplyAccumulate(subgroup_left${r}, subgroup_right${i}_${c}, ${to});`;
         }),
@@ -215,9 +223,7 @@ function results(
   block: Printer["block"],
 ): string[] {
   const { size, tile: { names } } = part;
-  const turns = range(ELEMENTS / size);
-  const value = (i: number, turn: number) => `subgroup value${i} ${turn}`;
-  return each(part).flatMap(([r, c]) => [
+  return matricesOf(part).flatMap(([r, c]) => [
     "{",
     ...names.flatMap((_, i) => [
       "  workgroupBarrier();",
@@ -225,29 +231,35 @@ function results(
         matrix(i, r, c)
       }, ${MATRIX_SIZE}u);`,
       "  workgroupBarrier();",
-      ...turns.map((turn) =>
-        `  let ${
-          value(i, turn).replaceAll(" ", "_")
-        } = subgroup_results[subgroup_number * ${ELEMENTS}u + ${
+      ...range(ELEMENTS / size).map((turn) =>
+        `  let subgroup_value${i}_${turn} = subgroup_results[subgroup_number * ${ELEMENTS}u + ${
           turn * size
         }u + subgroup_lane];`
       ),
     ]),
-    ...turns.flatMap((turn) => {
-      // A subgroup has a multiple of 16 invocations, or 16 is a multiple of them.
-      const down = Math.floor(turn * size / MATRIX_SIZE);
-      const right = turn * size % MATRIX_SIZE;
-      const row = add(own("row"), own("lane row"), u32(r * MATRIX_SIZE + down));
-      const column = add(
-        own("column"),
-        own("lane column"),
-        u32(c * MATRIX_SIZE + right),
-      );
-      const values = names.map((_, i) => local(value(i, turn), "f32"));
-      return block([ofElement(s, { row, column, values })], "  ");
-    }),
+    ...block(elementsOfMatrix(s, part, [r, c]), "  "),
     "}",
   ]);
+}
+
+/** The statements of a lane for its elements of matrix [r, c] of its subgroup. */
+export function elementsOfMatrix(
+  s: ResultsStmt,
+  { size, tile: { names } }: SubgroupTile,
+  [r, c]: readonly [row: number, column: number],
+): readonly Stmt[] {
+  return range(ELEMENTS / size).map((turn) => {
+    // A subgroup has a multiple of 16 lanes, or 16 is a multiple of them.
+    const down = Math.floor(turn * size / MATRIX_SIZE);
+    const right = turn * size % MATRIX_SIZE;
+    const at = (name: string, n: number) =>
+      add(own(name), own(`lane ${name}`), u32(n));
+    return ofElement(s, {
+      row: at("row", r * MATRIX_SIZE + down),
+      column: at("column", c * MATRIX_SIZE + right),
+      values: names.map((_, i) => local(`subgroup value${i} ${turn}`, "f32")),
+    });
+  });
 }
 
 /** Names of elements of a matrix for the lanes of a subgroup; precedes the body. */

@@ -14,10 +14,13 @@ import {
 } from "../../compiler/kernels/kernel.ts";
 import { elementwiseGrid } from "../../spec/kernel/elementwise.ts";
 import { matmul } from "../../compiler/kernels/matmul.ts";
+import { matmulMatrices } from "../../compiler/kernels/matmul_matrices.ts";
 import {
   matmulGrid,
   matmulShape,
   type MatmulTile,
+  matrixGrid,
+  type MatrixShape,
 } from "../../compiler/tuning/mod.ts";
 import { reduce, type ReduceOptions } from "../../compiler/kernels/reduce.ts";
 import { rmsNorm, rowsGrid, softmax } from "../../compiler/kernels/rows.ts";
@@ -353,15 +356,28 @@ export function* ofMatmul(): Generator<Launch> {
   }
 }
 
+export function* ofMatmulMatrices(): Generator<Launch> {
+  const tile: MatmulTile = { rows: 4, columns: 4, lanes: 32 };
+  const matrices = { rows: 16, columns: 128, depth: 16 };
+  for (const columns of [33, 130]) {
+    for (const rows of [0, 17]) {
+      const shape = { columns, rows, k: 16, grouped: rows > 0, matrices };
+      yield productLaunch(tile, shape);
+    }
+  }
+}
+
 function productLaunch(
   tile: MatmulTile,
-  { columns, rows, k, grouped, normed = false }: {
+  { columns, rows, k, grouped, normed = false, matrices }: {
     readonly columns: number;
     readonly rows: number;
     readonly k: number;
     readonly grouped: boolean;
     /** Stores the norm of the only row. */
     readonly normed?: boolean;
+    /** With 16-bit operands. */
+    readonly matrices?: MatrixShape;
   },
 ): Launch {
   const counts = grouped ? [rows, 1, 0] : [rows];
@@ -402,7 +418,7 @@ function productLaunch(
       [sum]: readonly Expr[],
     ) => stored(add(mul(row, u32(columns)), column), sum!),
   };
-  const shape = matmulShape(options);
+  const shape = matrices ?? matmulShape(options);
   const tiles: number[] = [];
   let first = 0;
   for (const [expert, count] of counts.entries()) {
@@ -411,10 +427,15 @@ function productLaunch(
     }
     first += count;
   }
+  // A tile more than there are.
+  const size = grouped ? tiles.length / 3 + 1 : all;
   return {
-    kernel: matmul(options),
-    // A tile more than there are.
-    grid: matmulGrid(options, grouped ? tiles.length / 3 + 1 : all),
+    ...matrices
+      ? {
+        kernel: matmulMatrices(options, matrices),
+        grid: matrixGrid(matrices, { grouped, width: columns, size }),
+      }
+      : { kernel: matmul(options), grid: matmulGrid(options, size) },
     reads: {
       x: waves(all * k),
       lengths: [all],

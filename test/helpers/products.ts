@@ -188,7 +188,7 @@ export async function resultOfMatrices(
   const { columns, grouped, k, pair } = product;
   const { shape } = matrixTiling(
     { weights: pair ? 2 : 1, k, columns },
-    { height },
+    { height, memory: 16 * 1024 },
   )!;
   return await ran(target, product, {
     kernel: matmulMatrices(optionsOf(product, DEFAULT_TILE), shape),

@@ -37,6 +37,7 @@ const CASES: { readonly [generator: string]: () => Iterable<Launch> } = {
   marks: routing.ofMarks,
   matmul: sums.ofMatmul,
   matmulBytes: bytes.ofMatmulBytes,
+  matmulMatrices: sums.ofMatmulMatrices,
   mergeRuns: routing.ofMergeRuns,
   moveRows: dispatch.ofMoveRows,
   nodeCounts: dispatch.ofNodeCounts,

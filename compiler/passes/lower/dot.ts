@@ -321,6 +321,7 @@ function matricesOf(
   const sent = grouped?.received.sent;
   const tiling = matrixTiling(shape, {
     height: tileHeight(options.tile),
+    memory: options.maxShared,
     ...sent
       ? {
         experts: sent.splits.at(-1)!,

@@ -107,6 +107,8 @@ export interface LoweringOptions {
   /** Maximum bytes of a binding, and number of bindings of a kernel. */
   readonly maxBinding: number;
   readonly maxBindings: number;
+  /** Maximum bytes of workgroup memory. */
+  readonly maxShared: number;
 }
 
 /** The parts of the plan so far. */

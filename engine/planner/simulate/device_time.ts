@@ -21,6 +21,11 @@ function shares(
     : workgroups;
 }
 
+/** Multiply-adds per second of matrix units with 16-bit operands. Undefined: the device has none. */
+export function matrixRate({ matrix }: MachineDevice): number | undefined {
+  return matrix?.bf16;
+}
+
 /** Seconds of a launch by cause. */
 export interface LaunchSeconds {
   /** Launch overhead, and the cost of splitting the launch. */
@@ -53,7 +58,8 @@ export function launchSeconds(
     operations -
       OPERATIONS_PER_MULTIPLY_ADD[device.computer ?? "gpu"] * multiplyAdds,
   );
-  const computes = multiplyAdds / device.multiplyAdds +
+  const rate = work.matrices ? matrixRate(device) : undefined;
+  const computes = multiplyAdds / (rate ?? device.multiplyAdds) +
     rest / device.operations;
   const reads = Math.max(
     device.reading === undefined ? 0 : weights / device.reading,

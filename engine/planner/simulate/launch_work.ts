@@ -19,6 +19,8 @@ export interface LaunchWork {
   readonly stores: readonly number[];
   /** False if the length of a loop depends on unknown data; its body is then counted once. */
   readonly exact: boolean;
+  /** Whether matrix units of devices that have them multiply 16-bit operands. */
+  readonly matrices: boolean;
 }
 
 /** A representative integer for the contents of a buffer. Undefined: unknown. */
@@ -176,6 +178,7 @@ function countLaunch(kernel: Kernel, setup: LaunchSetup): LaunchWork {
     loads: bindings.map((_, i) => total(({ loads }) => loads[i]!)),
     stores: bindings.map((_, i) => total(({ stores }) => stores[i]!)),
     exact: works.every(({ work }) => work.exact),
+    matrices: kernel.matrixForm !== undefined,
   };
 }
 

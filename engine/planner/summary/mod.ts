@@ -327,7 +327,10 @@ function assumptionText(plan: Plan, machine: Machine): string {
     ? `, exchanges in ${dispatch}`
     : `, dispatch in ${dispatch}, combine in ${combine}`;
   return `times assume ${
-    ratesText(machine.devices[placeRanks(machine)[0]!.kind]!)
+    ratesText(
+      machine.devices[placeRanks(machine)[0]!.kind]!,
+      plan.numerics.operands,
+    )
   }${stored}${sends}`;
 }
 
