@@ -173,3 +173,29 @@ async function changed(page: Page, label: string): Promise<string> {
   await page.waitForFunction(`${current} !== ${quoted}`);
   return await page.evaluate(current);
 }
+
+t.test("the schedule of stages", { skip: skipWithoutBrowser }, async (t) => {
+  const plan = path.join(temporaryFolder(t), "plan.json");
+  for (
+    const argv of [
+      [
+        ...["plan", "examples/demo-lm", "--train", "--mesh", "pp=2"],
+        ...["--accumulate", "4", "--max-tokens", "16", "--out", plan],
+      ],
+      ["view", plan, "--target", "2x24gb", "--out", OUT],
+    ]
+  ) {
+    const { code, err } = await switchyard(argv);
+    t.equal(code, 0, err);
+  }
+  const browser = await openBrowser();
+  t.teardown(() => browser.close());
+  const { page } = await openPage(browser, pathToFileURL(OUT).href);
+  t.match(
+    await page.locator("#time").innerText(),
+    /The schedule is 1f1b, 2 stages, 4 micro-batches: a bubble of \S+ % of the work \(25 % for equal stages\)\./,
+  );
+  const waits = (await texts(page, "#time svg title"))
+    .filter((title) => title.startsWith("waiting for ranks that are later"));
+  t.ok(waits.length > 0, "waits are drawn");
+});

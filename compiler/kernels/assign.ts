@@ -176,7 +176,9 @@ function tokensSent(
       ${found}
       if (fresh == 1) {
         var first_token = 0u;
-        for (var u = 0u; u < unit; u++) { first_token += sent[u]; }
+        for (var u = 0u; u < min(unit, ${count - 1}); u++) {
+          first_token += sent[u];
+        }
         tokenRow[a] = first_token + destined[cell];
         destined[cell]++;
       } else {

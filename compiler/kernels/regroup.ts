@@ -144,7 +144,7 @@ export function regroup(o: RegroupOptions): Kernel {
       if (g < before) {
         ${o.once && wgsl`var tokens = 0u;`}
         // In received order: all rows of earlier sources, then this source's rows for earlier experts.
-        for (var s = 0u; s < source + 1; s++) {
+        for (var s = 0u; s < min(source + 1, ${sources}); s++) {
           for (var e = 0u; e < experts; e++) {
             if (s < source || e < expert) { row += ${countOf("s", "e")}; }
           }

@@ -261,15 +261,19 @@ function setNames(body: readonly Stmt[]): string[] {
   return [...names];
 }
 
-/** Maximum iterations of a loop whose end is the minimum of several values or relative to its start. */
+/** Maximum iterations of a loop whose end is the minimum of a value and a constant, also relative to its start. */
 function maxIterations(
   { from, to, step }: Stmt & { readonly op: "for" },
 ): number | undefined {
   if (to.op !== "binary" || to.fn !== "min") return undefined;
   const { b } = to;
-  if (b.op !== "binary" || b.fn !== "add" || step.op !== "const") {
-    return undefined;
+  if (step.op !== "const") return undefined;
+  if (b.op === "const" && from.op === "const") {
+    return Math.ceil(
+      (Number(b.value) - Number(from.value)) / Number(step.value),
+    );
   }
+  if (b.op !== "binary" || b.fn !== "add") return undefined;
   const same = exactJson(b.a) === exactJson(from) && b.b.op === "const";
   return same ? Math.ceil(Number(b.b.value) / Number(step.value)) : undefined;
 }

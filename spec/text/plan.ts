@@ -80,28 +80,30 @@ function numericsText({ numerics }: Plan): string {
 }
 
 function formatHeader(plan: Plan): string[] {
+  const pipeline = pipelineText(plan);
   return [
     `plan version ${plan.version}, numerics ${numericsText(plan)}`,
     `  mesh      ${meshText(plan)} (${plan.ranks} ranks)`,
-    ...pipelineText(plan),
+    ...pipeline === undefined ? [] : [`  pipeline  ${pipeline}`],
     `  counts    ${plan.counts.join(" ") || "none"}`,
     `  limits    ${pairs(plan.requiredLimits) || "none"}`,
     `  features  ${plan.requiredFeatures.join(" ") || "none"}`,
   ];
 }
 
-/** `1f1b, 4 stages, 8 micro-batches: a bubble of 41.2 % of the work (37.5 % for equal stages)` */
-function pipelineText({ mesh, pipeline }: Plan): string[] {
+/**
+ * The schedule of a training step: `1f1b, 4 stages, 8 micro-batches: a bubble of 41.2 % of the work (37.5 % for equal
+ * stages)`. Undefined without stages.
+ */
+export function pipelineText({ mesh, pipeline }: Plan): string | undefined {
   const stages = stageAxis(mesh)?.size;
-  if (!pipeline || stages === undefined) return [];
+  if (!pipeline || stages === undefined) return undefined;
   const { schedule, microBatches, bubble } = pipeline;
   const percent = (share: number) => `${Number((100 * share).toFixed(1))} %`;
   const equal = idealBubble(schedule, { stages, microBatches });
-  return [
-    `  pipeline  ${schedule}, ${stages} stages, ${microBatches} micro-batches: a bubble of ${
-      percent(bubble)
-    } of the work (${percent(equal)} for equal stages)`,
-  ];
+  return `${schedule}, ${stages} stages, ${microBatches} micro-batches: a bubble of ${
+    percent(bubble)
+  } of the work (${percent(equal)} for equal stages)`;
 }
 
 function assignmentText(

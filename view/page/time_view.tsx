@@ -6,6 +6,7 @@ import {
   type Bottleneck,
   type PredictedStep,
 } from "../../spec/plan_summary.ts";
+import { pipelineText } from "../../spec/text/plan.ts";
 import { timeText } from "../../spec/time_text.ts";
 import { PAUSE_NAMES } from "../pauses.ts";
 import { ROLE_NAMES } from "../roles.ts";
@@ -46,6 +47,7 @@ export function TimeView(
     );
   }
   const { ranks } = view.plan;
+  const pipeline = pipelineText(view.plan);
   const spent = timeByRole(run, ranks);
   const busy = sumOf(spent);
   const drawn = window ?? [0, run.microseconds] as const;
@@ -63,7 +65,9 @@ export function TimeView(
             durationText(run.microseconds)
           }. The first rank is busy for ${share(busy, run)} of it${
             longest(spent)
-          }. Equal ranks are one track. The line below boxes is the critical path: what the end of the step waits for.`
+          }.${
+            pipeline === undefined ? "" : ` The schedule is ${pipeline}.`
+          } Equal ranks are one track. The line below boxes is the critical path: what the end of the step waits for.`
           : `The recorded run took ${
             durationText(run.microseconds)
           }. A rank was busy for ${share(busy, run)} of it${longest(spent)}.`
