@@ -235,7 +235,7 @@ t.test("layers that stand for others hold what all layers do, scratch within 0.5
   const machine = parseMachine(
     readFileSync(path.join(ROOT, "machines/8xmi300x.json"), "utf8"),
   );
-  for (const name of ["olmoe-1b-7b", "deepseek-v2-lite"]) {
+  for (const name of inTurn(["olmoe-1b-7b", "deepseek-v2-lite"], 2)) {
     const target = await loadTarget(
       path.join(CONFIGS, `${name}.json`),
       nodeFiles(),

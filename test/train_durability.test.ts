@@ -230,7 +230,7 @@ t.test("weights in 16 bits and their masters on other meshes", async (t) => {
  * How often a training is killed: at other moments in each run of the tests. test/disk_faults.test.ts fails a save at every
  * kind of call.
  */
-const KILLS = 4;
+const KILLS = 2;
 
 t.test("killed at any moment, a training leaves a checkpoint", async (t) => {
   const model = await tinyModel(t);

@@ -296,7 +296,7 @@ for (const launcher of LAUNCHERS) {
     }
   }
 
-  // Eight are of one MPI: test/mpi/communicator.test.ts has groups of eight of both.
+  // Eight are of one MPI: test/mpi/communicator.test.ts has groups of eight of both, in rotation.
   for (const ranks of [2, 4, 8]) {
     const cases = CASES.flatMap((one) =>
       one.together.filter((mesh) => ranksOf(mesh) === ranks)
