@@ -12,6 +12,7 @@ import {
   type Indexer,
   indexerFields,
   latentAxes,
+  nextLayer,
   predictorTensors,
   requireField,
   requireLayerTypes,
@@ -79,6 +80,7 @@ export function buildSparse(
   const indexKeys = Math.min(config.indexKeys, options.maxContext);
   return decoderModel(config, {
     axes: { ...latentAxes(config), selected: indexKeys },
+    predictor: nextLayer(config),
     begin() {
       let last: Selected | undefined;
       const feed = feedShared(config);

@@ -36,6 +36,7 @@ const NUMBERED: Names = {
 export const PREDICTORS: { readonly [checkpoint: string]: Names } = {
   "deepseekv3-16e": NUMBERED,
   "glm4moe-16e": NUMBERED,
+  "deepseekv32-16e": NUMBERED,
   "qwen3next-16e": {
     from: "model.layers.3.",
     to: "mtp.layers.0.",
@@ -132,7 +133,7 @@ export async function layerAlone(
       num_hidden_layers: 1,
       ...name === "qwen3next-16e"
         ? { layer_types: ["full_attention"] }
-        : { first_k_dense_replace: 0 },
+        : { first_k_dense_replace: 0, mlp_layer_types: ["sparse"] },
     },
   );
 }
