@@ -38,8 +38,9 @@ struct shapes {
   struct shape list[MAX_SHAPES];
   // For one and for several rows.
   struct times times[MAX_SHAPES][2];
-  // The kind of weights and the shape of a measured launch, and the state of the thread at its start.
-  struct { int kind; uint32_t shape, faults; double begin; } now;
+  // A measured launch: its kind of weights from 1, or 0; its shape; and faults and time of the leader, which waits for
+  // other threads after \`end\`.
+  struct { uint32_t kind, shape, faults; double begin, end; } now;
 };
 
 static double thread_time(void) {
@@ -60,7 +61,6 @@ static uint32_t thread_faults(void) {
 static uint32_t shape_of(struct shapes *s, const struct launch *l, const struct along_binding *b) {
   struct shape *x = s->list;
   uint32_t i = 0, align = (uintptr_t)l->bindings[b->binding].address % 64;
-  s->now.kind = -1;
   while (i < s->count && (x[i].words != b->words || x[i].apart != b->apart || x[i].align != align)) i++;
   if (i == MAX_SHAPES) return 0;
   if (i == s->count) x[s->count++] = (struct shape){ b->words, b->apart, align, UNKNOWN * 257 };
@@ -69,7 +69,7 @@ static uint32_t shape_of(struct shapes *s, const struct launch *l, const struct 
   if (!l->experts && 4 * l->bindings[b->binding].length >= ${MIN_BYTES}) {
     s->seed = s->seed * 1664525 + 1013904223;
     other = (s->seed >> 16) % SHAPE_COUNT;
-    s->now.kind = i, s->now.shape = other, s->now.faults = thread_faults(), s->now.begin = thread_time();
+    s->now.kind = i + 1, s->now.shape = other, s->now.faults = thread_faults(), s->now.begin = thread_time();
   }
   return (one == UNKNOWN ? other : one) | (several == UNKNOWN ? other : several) << 8;
 }
@@ -77,10 +77,12 @@ static uint32_t shape_of(struct shapes *s, const struct launch *l, const struct 
 // Ends the measurement of a launch whose leader executed some workgroups. \`used\`: 1 if it used the shape for one row, 2
 // for several, 3 for both.
 static void end_shape(struct shapes *s, const struct launch *l, uint32_t groups, uint32_t used) {
-  double time = (thread_time() - s->now.begin) / groups;
-  if (used != 1 && used != 2) return;
-  struct shape *x = &s->list[s->now.kind];
-  struct times *t = &s->times[s->now.kind][used - 1];
+  double time = (s->now.end - s->now.begin) / groups;
+  uint32_t kind = s->now.kind - 1;
+  s->now.kind = 0;
+  if (groups == 0 || used != 1 && used != 2) return;
+  struct shape *x = &s->list[kind];
+  struct times *t = &s->times[kind][used - 1];
   uint32_t shift = 8 * (used - 1), best = 0;
   if ((x->shape >> shift & 255) != UNKNOWN) return;
   if (thread_faults() != s->now.faults && s->faults++ < ${MAX_FAULTS}) return;

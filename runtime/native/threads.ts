@@ -145,6 +145,12 @@ static void wake_all(struct pool *p) {
   pthread_mutex_unlock(&p->mutex);
 }
 
+// The leader has executed workgroups of a launch.
+static void leader_ended(struct pool *p, uint32_t groups) {
+  p->taken = groups;
+  if (p->shapes.now.kind) p->shapes.now.end = thread_time();
+}
+
 static void share(struct pool *p, const struct launch *l, struct kernel *kernel) {
   uint32_t chunk = l->groups / (p->threads * 32);
   uint32_t min = kernel->cost > 0 ? ${SHARE_FROM_NS} / kernel->cost : 1;
@@ -158,7 +164,8 @@ static void share(struct pool *p, const struct launch *l, struct kernel *kernel)
   atomic_store(&p->current, l);
   wake_all(p);
   uint64_t begin = now();
-  uint32_t taken = p->taken = take(p, l, 0);
+  uint32_t taken = take(p, l, 0);
+  leader_ended(p, taken);
   double each = taken ? (double)(now() - begin) / taken : kernel->cost;
   atomic_store(&p->current, NULL);
   for (uint32_t spins = 0; atomic_load(&p->inside);) {
@@ -171,7 +178,8 @@ static void share(struct pool *p, const struct launch *l, struct kernel *kernel)
 // Runs a launch, alone or shared. Returns its end time.
 static uint64_t run_launch(struct pool *p, struct launch *l, struct kernel *kernel, uint64_t begin) {
   if (p->threads == 1 || l->groups == 1 || (kernel->cost >= 0 && kernel->cost * l->groups < ${SHARE_FROM_NS})) {
-    kernel->run(l, 0, p->taken = l->groups, p->scratch[0], &p->stop);
+    kernel->run(l, 0, l->groups, p->scratch[0], &p->stop);
+    leader_ended(p, l->groups);
     uint64_t end = now();
     double each = (double)(end - begin) / l->groups;
     kernel->cost = kernel->cost < 0 ? each : 0.5 * (kernel->cost + each);
@@ -265,15 +273,11 @@ uint64_t switchyard_run(struct pool *p, uint32_t *words, uint64_t from, uint64_t
     if (budget > 0 && (l->experts || kernel->cost < 0 || last - begin + predicted / sharers > budget)) break;
     p->position = from;
     l->start = last;
-    int measured = 0;
-    if (kernel->along.words) {
-      l->shape = shape_of(&p->shapes, l, &kernel->along);
-      measured = p->shapes.now.kind >= 0;
-      *used_shapes(p->scratch[0]) = 0;
-    }
+    if (kernel->along.words) l->shape = shape_of(&p->shapes, l, &kernel->along);
+    if (p->shapes.now.kind) *used_shapes(p->scratch[0]) = 0;
     if (l->experts) run_streamed(p, l, kernel), last = now();
     else last = run_launch(p, l, kernel, last);
-    if (measured && p->taken) end_shape(&p->shapes, l, p->taken, *used_shapes(p->scratch[0]));
+    if (p->shapes.now.kind) end_shape(&p->shapes, l, p->taken, *used_shapes(p->scratch[0]));
     l->end = last;
   }
   atomic_store(&p->in_batch, 0);

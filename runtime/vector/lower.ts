@@ -4,8 +4,7 @@
  */
 
 import { endOf } from "../../spec/kernel/build.ts";
-import type { Kernel, Stmt } from "../../spec/kernel/tree.ts";
-import { walkExpressions } from "../../spec/kernel/walk.ts";
+import type { Kernel } from "../../spec/kernel/tree.ts";
 import { withScalarLoads, withWordLoads } from "../../spec/kernel/vectors.ts";
 import { analyzeShapes, restingVariables, uniqueNames } from "./analyze.ts";
 import {
@@ -19,6 +18,7 @@ import {
   word,
 } from "./ir.ts";
 import {
+  arraysReadIn,
   invocationsOf,
   isForAll,
   type Outer,
@@ -60,7 +60,6 @@ class KernelLowering {
   readonly #slots = new Map<string, Local>();
   readonly #crossing: ReadonlySet<string>;
   #scratch: number;
-  #zero = { offset: 0, bytes: 0 };
   #partBytes = 0;
 
   constructor(kernel: Kernel, options: LowerOptions) {
@@ -138,17 +137,38 @@ class KernelLowering {
     return this.#kernel.workgroupSize === this.#options.lanes;
   }
 
+  /** Bytes of an array of workgroup memory and its guard. */
+  #spaceOf(length: number): number {
+    return this.#aligned(4 * length) + this.#options.guardBytes;
+  }
+
+  /** Zeroes arrays of workgroup memory, adjacent ones together. */
+  #zero(arrays: ReadonlySet<string>): void {
+    let bytes = 0;
+    let end = 0;
+    const flush = () => {
+      if (bytes > 0) this.#on.emit({ op: "zero", offset: end - bytes, bytes });
+      bytes = 0;
+    };
+    for (const memory of this.#memories) {
+      if ("binding" in memory || !arrays.has(memory.name)) continue;
+      if (memory.offset !== end) flush();
+      const space = this.#spaceOf(memory.length);
+      bytes += space;
+      end = memory.offset + space;
+    }
+    flush();
+  }
+
   /** Bindings, and workgroup memory. */
   #addMemories(): void {
     this.#kernel.bindings.forEach(({ name }, binding) =>
       this.#memories.push({ name, binding })
     );
-    const offset = this.#scratch;
     for (const { name, length } of this.#kernel.shared) {
       this.#memories.push({ name, offset: this.#scratch, length });
-      this.#scratch += this.#aligned(4 * length) + this.#options.guardBytes;
+      this.#scratch += this.#spaceOf(length);
     }
-    this.#zero = { offset, bytes: this.#scratch - offset };
     for (const memory of this.#memories) {
       this.#on.x.memories.set(memory.name, memory);
     }
@@ -187,7 +207,7 @@ class KernelLowering {
   #lower(o: Outer): void {
     const on = this.#on;
     if (o.op === "phase") return this.#phase(o);
-    if (o.op === "zero") return on.emit({ op: "zero", ...this.#zero });
+    if (o.op === "zero") return this.#zero(o.arrays);
     on.x.begin();
     this.#recall();
     if (o.op === "if") {
@@ -227,7 +247,7 @@ class KernelLowering {
   #phase(phase: Phase): void {
     const on = this.#on;
     this.#findFirst();
-    on.readHere = sharedIn(phase.body);
+    on.readHere = arraysReadIn([phase]);
     if (this.#isSingle) return on.list(phase.body);
     // Values that are uniform in the workgroup are computed once.
     const at = phase.body.findIndex((s) => !isForAll(s, on.x.shapes));
@@ -255,13 +275,4 @@ class KernelLowering {
     const slot = this.#slots.get(name);
     if (slot) this.#on.set(slot, get(this.#on.localOf(name)), false);
   }
-}
-
-/** Workgroup memory that statements load from. */
-function sharedIn(body: readonly Stmt[]): Set<string> {
-  const arrays = new Set<string>();
-  walkExpressions(body, (e) => {
-    if (e.op === "shared") arrays.add(e.array);
-  });
-  return arrays;
 }

@@ -10,6 +10,8 @@ import {
   someExpression,
   someNode,
   someStatement,
+  walkExpression,
+  walkExpressions,
 } from "../../spec/kernel/walk.ts";
 import { hasBarrier, namesIn } from "./analyze.ts";
 import type { Shapes } from "./shape.ts";
@@ -26,8 +28,8 @@ export interface Phase {
 /** Code that runs once per workgroup. */
 export type Outer =
   | Phase
-  /** Sets workgroup memory to zero, as at the start of a workgroup. */
-  | { readonly op: "zero" }
+  /** Sets arrays of workgroup memory to zero, as at the start of a workgroup. */
+  | { readonly op: "zero"; readonly arrays: ReadonlySet<string> }
   | {
     readonly op: "for";
     readonly loop: Extract<Stmt, { op: "for" }>;
@@ -262,8 +264,8 @@ function invocationsOfOne(e: Expr): number {
 }
 
 /**
- * Zeroes workgroup memory before its first use, in a branch if no other branch uses it: few rows of a matmul, as in
- * decode, do not.
+ * Zeroes arrays of workgroup memory that are read, before the first use of any, in a branch if no other branch uses
+ * them: few rows of a matmul, as in decode, use none or small ones.
  */
 function zeroedWhereUsed(list: readonly Outer[]): readonly Outer[] {
   const at = list.findIndex(usesShared);
@@ -277,8 +279,21 @@ function zeroedWhereUsed(list: readonly Outer[]): readonly Outer[] {
         then: zeroedWhereUsed(first.then),
         else: zeroedWhereUsed(first.else),
       }]
-      : [{ op: "zero" }, first];
+      : [{ op: "zero", arrays: arraysReadIn(list.slice(at)) }, first];
   return [...list.slice(0, at), ...used, ...list.slice(at + 1)];
+}
+
+/** Arrays of workgroup memory that are read. */
+export function arraysReadIn(list: readonly Outer[]): Set<string> {
+  const arrays = new Set<string>();
+  const visit = (e: Expr) => {
+    if (e.op === "shared") arrays.add(e.array);
+  };
+  for (const o of allIn(list)) {
+    if (o.op === "phase") walkExpressions(o.body, visit);
+    else boundsOf(o).forEach((e) => walkExpression(e, visit));
+  }
+  return arrays;
 }
 
 function usesShared(outer: Outer): boolean {
