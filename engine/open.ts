@@ -451,7 +451,8 @@ export function modelOf(
   });
 }
 
-function boundsOf(
+/** The bounds of a plan of a published model. */
+export function boundsOf(
   target: Published,
   { need, bounds = {}, mesh }: PlanOptions,
 ): Bounds {

@@ -9,8 +9,12 @@ import { maxOverRanks, type Plan, type PlanBuffer } from "./plan/plan.ts";
 
 /** A problem with the smallest fix found. */
 export interface Problem {
+  /** What is too small: the number of ranks, the memory of a rank or for its experts, or a limit of a device. */
+  readonly kind: "ranks" | "memory" | "experts" | "limit";
   readonly what: string;
   readonly fix: string;
+  /** Whether the last alternative of the fix is a larger machine. */
+  readonly larger?: true;
 }
 
 /** Options of `limitProblems`. */
@@ -38,6 +42,7 @@ export function limitProblems(
     const need = plan.requiredLimits[name] ?? 0;
     if (need <= allowed) return [];
     return [{
+      kind: "limit",
       what: `a kernel needs ${name} = ${need}, and ${allowed} is allowed`,
       fix: `allow ${name}=${need}`,
     }];
@@ -65,6 +70,7 @@ function bufferProblems(plan: Plan, options: OverLimit): Problem[] {
   const need = plan.requiredLimits[name] ?? 0;
   if (kinds.size === 0 && need > allowed) {
     return [{
+      kind: "limit",
       what: `an allocation needs ${name} = ${need}, and ${allowed} is allowed`,
       fix: `allow ${name}=${need}`,
     }];
@@ -78,6 +84,7 @@ function bufferProblems(plan: Plan, options: OverLimit): Problem[] {
       ? `needs ${name} = ${largest.bytes}, and ${allowed} is allowed`
       : `has ${largest.bytes} bytes, and kernels index at most ${max}`;
     return {
+      kind: "limit",
       what: `buffer '${largest.buffer.name}'${others} ${what}`,
       fix: bufferFix(plan, largest, { ...options, allowed: max }),
     };

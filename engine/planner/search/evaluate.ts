@@ -95,18 +95,41 @@ export interface ReplicaStep {
   readonly tokensPerSecond: number;
 }
 
+/** Options of `compileReplica`. */
+interface ReplicaOptions {
+  /** Default: without chunks. */
+  readonly strategy?: SearchStrategy;
+  readonly load: number;
+}
+
+type Compiled = ReplicaPlan | ThrownOut;
+
+/** The replicas of a search, by mesh, strategy and load. */
+const compiled = new WeakMap<SearchTask, Map<string, Compiled>>();
+
 /**
- * Compiles a replica with capacity for a load; or the reason why not: the model has no such sharding, or a limit is
- * exceeded.
+ * Compiles a replica with capacity for a load once; or the reason why not: the model has no such sharding, or a limit
+ * is exceeded.
  */
 export async function compileReplica(
   task: SearchTask,
   mesh: ReplicaMesh,
-  { strategy = { chunks: 1 }, load }: {
-    readonly strategy?: SearchStrategy;
-    readonly load: number;
-  },
-): Promise<ReplicaPlan | ThrownOut> {
+  { strategy = { chunks: 1 }, load }: ReplicaOptions,
+): Promise<Compiled> {
+  const known = compiled.get(task) ?? new Map<string, Compiled>();
+  compiled.set(task, known);
+  const key = JSON.stringify([meshOf(mesh), strategy, load]);
+  const replica = known.get(key) ??
+    await compileOrReject(task, mesh, { strategy, load });
+  known.set(key, replica);
+  return replica;
+}
+
+async function compileOrReject(
+  task: SearchTask,
+  mesh: ReplicaMesh,
+  { strategy, load }: Required<ReplicaOptions>,
+): Promise<Compiled> {
   try {
     const replica = await compileLoad(task, mesh, { strategy, load });
     const { plan, weights } = replica;

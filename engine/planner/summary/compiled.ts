@@ -1,6 +1,7 @@
 /** Compiles a target with representative layers, for a machine that need not be present. */
 
 import { compileGraph, paramFacts, trace } from "../../../compiler/mod.ts";
+import { cachedIn } from "../../../spec/bounded_cache.ts";
 import type { EncodingName } from "../../../spec/encoding.ts";
 import {
   type Machine,
@@ -14,6 +15,7 @@ import { stageRanges, stagesText } from "../../../spec/stages.ts";
 import type { PublishedModel } from "../../../models/mod.ts";
 import type { FileSystem } from "../../files.ts";
 import {
+  boundsOf,
   compileToSave,
   modelOf,
   type PlanOptions,
@@ -113,7 +115,7 @@ async function buildRepresentatives(
   const built = representatives === EACH_ITSELF
     ? {}
     : { layers: representatives.layers };
-  const traced = trace(modelOf(target, { ...given, ...built }));
+  const traced = tracedOnce(target, { ...given, ...built });
   const params = paramFacts(traced);
   const declared = target.kind === "configuration"
     ? target.configuration.storedAs(dtype)
@@ -129,6 +131,26 @@ async function buildRepresentatives(
   };
   const stages = stagesOf(representatives.layers);
   return { traced, stored, declared, weights, stages };
+}
+
+type Traced = ReturnType<typeof trace>;
+
+/** Traced models of each target, by all that they depend on: many meshes have the same. */
+const traces = new WeakMap<ModelTarget, Map<string, Traced>>();
+
+/** Maximum number of these models of a target. */
+const MAX_TRACES = 64;
+
+/** A traced model; one for all plans with equal bounds and layers. */
+function tracedOnce(target: ModelTarget, options: PlanOptions): Traced {
+  const known = traces.get(target) ?? new Map<string, Traced>();
+  traces.set(target, known);
+  const { replay, next, layers } = options;
+  const bounds = target.kind === "model" ? [] : boundsOf(target, options);
+  return cachedIn(known, JSON.stringify([bounds, replay, next, layers]), {
+    max: MAX_TRACES,
+    create: () => trace(modelOf(target, options)),
+  });
 }
 
 /** Compile options for a machine, without its limits. Given limits and tuning override those of the machine. */

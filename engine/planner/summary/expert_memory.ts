@@ -48,6 +48,7 @@ export function expertMemoryProblems(
 ): Problem[] {
   const min = Math.min(all, MIN_EXPERTS * largestExpert(plan, 0));
   return bytes >= min ? [] : [{
+    kind: "experts",
     what: `experts have ${
       sizeText(bytes)
     } of memory, and ${MIN_EXPERTS} of a layer need ${sizeText(min)}`,

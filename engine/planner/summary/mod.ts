@@ -195,9 +195,9 @@ async function withStreamed(
   const { ranks, problems, predicted = {} } = streamed;
   return problems.length > 0 ? summary : {
     ...summary,
-    problems: summary.problems.map(({ what, fix }) => ({
-      what,
-      fix: `${STREAMED_FLAGS}, or ${fix}`,
+    problems: summary.problems.map((problem) => ({
+      ...problem,
+      fix: `${STREAMED_FLAGS}, or ${problem.fix}`,
     })),
     streamed: { device: device.name ?? kind!, ranks, predicted },
   };
@@ -219,9 +219,7 @@ async function withDivided(
   );
   const excess = -(fullest!.headroom ?? 0);
   if (!machine || excess <= 0 || expertMemory !== undefined) return summary;
-  const lacksFlag = summary.problems.some(({ fix }) =>
-    /devices of |, on a machine of /.test(fix)
-  );
+  const lacksFlag = summary.problems.some(({ larger }) => larger);
   const ways = dividedOptions(plan, machineRanks(machine), options)
     .filter(({ of }) => excess < sum(of.map((part) => fullest!.bytes[part])))
     // Another mesh is a larger change than a flag.
@@ -244,10 +242,11 @@ async function withDivided(
     }
     return {
       ...summary,
-      problems: summary.problems.map(({ what, fix }) => ({
-        what,
-        fix: / needs .* and has /.test(what) ? `${flag}, or ${fix}` : fix,
-      })),
+      problems: summary.problems.map((problem) =>
+        problem.kind === "memory"
+          ? { ...problem, fix: `${flag}, or ${problem.fix}` }
+          : problem
+      ),
     };
   }
   return summary;

@@ -84,6 +84,7 @@ function rankProblems(plan: Plan, machine: Machine | undefined): Problem[] {
   const others = plan.ranks / last.size;
   const fewer = Math.floor(available / others);
   return [{
+    kind: "ranks",
     what:
       `the mesh has ${plan.ranks} ranks, and '${machine.name}' has ${available}`,
     fix: fewer >= 1
@@ -97,8 +98,7 @@ function rankProblems(plan: Plan, machine: Machine | undefined): Problem[] {
 }
 
 /** A way to reduce the memory of a rank. */
-interface Change {
-  readonly fix: string;
+interface Change extends Pick<Problem, "fix" | "larger"> {
   /** Remaining fraction of the current value: closer to 1 is a smaller change. */
   readonly remains: number;
 }
@@ -135,10 +135,14 @@ function memoryProblem(
     ...expertChanges(plan, first, excess, options),
   ].sort((a, b) => b.remains - a.remains);
   const who = count === 1 ? `rank ${first}` : `each of ${count} ranks`;
+  const { fix, larger }: Pick<Problem, "fix" | "larger"> = gentle[0] ??
+    changes[0] ??
+    { fix: largerDevice(plan, { bytes, first }, options), larger: true };
   return [{
+    kind: "memory",
     what: `${who} needs ${sizeText(bytes.total)}, and has ${sizeText(limit)}`,
-    fix: gentle[0]?.fix ?? changes[0]?.fix ??
-      largerDevice(plan, { bytes, first }, options),
+    fix,
+    ...larger ? { larger } : {},
   }];
 }
 
@@ -311,13 +315,15 @@ function expertChanges(
     const available = options.machine
       ? machineRanks(options.machine)
       : Infinity;
-    return [{
-      fix: ranks > available
-        ? `${fix}, on a machine of ${ranks} ranks (this one has ${available})`
-        : fix,
-      // A machine that does not exist is a larger change than any other.
-      remains: ranks > available ? 0 : remains / 2,
-    }];
+    // A machine that does not exist is a larger change than any other.
+    return ranks > available
+      ? [{
+        fix:
+          `${fix}, on a machine of ${ranks} ranks (this one has ${available})`,
+        larger: true,
+        remains: 0,
+      }]
+      : [{ fix, remains: remains / 2 }];
   });
 }
 
