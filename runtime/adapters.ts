@@ -142,7 +142,11 @@ function plain(name: string): string {
 
 async function createInstance(name: string): Promise<GPU> {
   const { create } = await import("webgpu");
-  const gpu = create([`adapter=${name}`]);
+  // Subgroup matrices are an experiment of the implementation.
+  const gpu = create([
+    `adapter=${name}`,
+    "enable-dawn-features=allow_unsafe_apis",
+  ]);
   keepInstance(gpu);
   const request = gpu.requestAdapter.bind(gpu);
   const quietly = await openQuietly();

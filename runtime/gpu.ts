@@ -1,6 +1,7 @@
 /** WebGPU adapters: those of the system, or the one of `navigator.gpu` in a browser or Deno. */
 
 import { MachineError } from "../spec/errors.ts";
+import { MATRIX_SIZE } from "../spec/kernel/matrices.ts";
 import { politely } from "./politely.ts";
 
 declare global {
@@ -29,6 +30,8 @@ export interface GpuAdapter {
   readonly subgroup?: number;
   /** Whether WGSL has dot products of packed bytes. */
   readonly packedDot: boolean;
+  /** Subgroup size, if all subgroups have it and multiply matrices of 16 x 16 with elements of f16 and results of f32. */
+  readonly matrices?: number;
   /** Distinguishes adapters of one name: `PCI 0000:65:00.0`, or the file of the driver. */
   readonly address?: string;
   /** Number of adapters with this name that cannot be distinguished; any of them may be opened. */
@@ -87,6 +90,7 @@ export function describeAdapter(
     limits,
     features: [...adapter.features].sort(),
     ...subgroupOf(adapter),
+    ...matricesOf(adapter),
     packedDot: hasPackedDot(gpu),
     request,
   };
@@ -105,6 +109,38 @@ function subgroupOf(
   const { subgroupMinSize: min, subgroupMaxSize: max } = info;
   return features.has("subgroups") && min !== undefined && min === max
     ? { subgroup: min }
+    : {};
+}
+
+/** Features of a device whose subgroups multiply matrices. */
+export const MATRIX_FEATURES = [
+  "subgroups",
+  "shader-f16",
+  "chromium-experimental-subgroup-matrix",
+] as const;
+
+/** Sizes and dtypes of matrices of an adapter, which its declaration lacks. */
+interface MatrixInfo {
+  readonly subgroupMatrixConfigs?: readonly {
+    readonly componentType: string;
+    readonly resultComponentType: string;
+    readonly M: number;
+    readonly N: number;
+    readonly K: number;
+  }[];
+}
+
+function matricesOf(adapter: GPUAdapter): Pick<GpuAdapter, "matrices"> {
+  const { features, info } = adapter;
+  const { subgroupMatrixConfigs: configs = [] } = info as MatrixInfo;
+  const { subgroup } = subgroupOf(adapter);
+  const fits = configs.some(({ M, N, K, ...types }) =>
+    types.componentType === "f16" && types.resultComponentType === "f32" &&
+    [M, N, K].every((size) => size === MATRIX_SIZE)
+  );
+  return fits && subgroup !== undefined &&
+      MATRIX_FEATURES.every((name) => features.has(name))
+    ? { matrices: subgroup }
     : {};
 }
 

@@ -12,7 +12,12 @@ import {
   type StagingUse,
 } from "./device.ts";
 import type { WgslOptions } from "../spec/kernel/wgsl.ts";
-import { adapterName, type GpuAdapter, hasPackedDot } from "./gpu.ts";
+import {
+  adapterName,
+  type GpuAdapter,
+  hasPackedDot,
+  MATRIX_FEATURES,
+} from "./gpu.ts";
 import { GpuPipeline } from "./gpu_pipeline.ts";
 import { GpuMapping, GpuStaging } from "./gpu_staging.ts";
 import { GpuTimer } from "./gpu_timer.ts";
@@ -66,20 +71,21 @@ export async function createGpuDevice(
   const packedDot = "request" in source
     ? source.packedDot
     : hasPackedDot(source);
+  const matrices = "request" in source ? source.matrices : undefined;
   const device = await politely(adapter.requestDevice({
     ...(label ? { label } : {}),
     requiredLimits: { ...limits },
     requiredFeatures: [
       ...features,
       ...(timed ? ["timestamp-query"] : []),
-      ...(subgroup ? ["subgroups"] : []),
+      ...(matrices ? MATRIX_FEATURES : subgroup ? ["subgroups"] : []),
     ] as GPUFeatureName[],
   })).catch((error: unknown) => {
     throw new MachineError(
       `Cannot open a device on adapter '${name}': ${textOf(error)}`,
     );
   });
-  const wgsl = { subgroup, packedDot };
+  const wgsl = { subgroup, packedDot, matrices };
   return new GpuDevice(device, { name, label, timed, deadlineMs, wgsl });
 }
 

@@ -7,7 +7,11 @@ import t from "tap";
 import { create } from "webgpu";
 import { matmulMatrices } from "../compiler/kernels/mod.ts";
 import { DEFAULT_TILE } from "../compiler/tuning/mod.ts";
+import { describeAdapter, requestAdapter } from "../runtime/gpu.ts";
+import { createGpuDevice } from "../runtime/mod.ts";
 import { politely } from "../runtime/politely.ts";
+import { runOpened } from "../engine/mod.ts";
+import { sum } from "../spec/sum.ts";
 import { roundF16 } from "../spec/half.ts";
 import {
   expandMatrices,
@@ -17,7 +21,12 @@ import {
 } from "../spec/kernel/matrices.ts";
 import type { Kernel } from "../spec/kernel/tree.ts";
 import { printWgsl } from "../spec/kernel/wgsl.ts";
-import { checkpointFolder } from "./helpers/checkpoints.ts";
+import {
+  checkpointFolder,
+  loadCheckpoint,
+  padBatch,
+  readReference,
+} from "./helpers/checkpoints.ts";
 import { switchyard, temporaryFolder } from "./helpers/cli.ts";
 import { skipUnasked } from "./helpers/needs.ts";
 import {
@@ -27,6 +36,7 @@ import {
   resultOfMatrices,
   STORED,
 } from "./helpers/products.ts";
+import { SEED } from "./helpers/seed.ts";
 import { closeDevices, runCase } from "./helpers/run_model.ts";
 import { stepCase } from "./helpers/training_layer.ts";
 import { bits, testKernels } from "./helpers/run_kernel.ts";
@@ -184,6 +194,91 @@ t.test("Tint accepts subgroup matrices", { skip: skipTint }, async (t) => {
   }
   device.destroy();
 });
+
+t.test(
+  "devices with subgroup matrices use them",
+  { skip: skipTint },
+  async (t) => {
+    const config = { componentType: "f16", resultComponentType: "f32" };
+    const described = (size: number) =>
+      describeAdapter({
+        features: adapter!.features,
+        limits: adapter!.limits,
+        info: {
+          subgroupMinSize: 32,
+          subgroupMaxSize: 32,
+          subgroupMatrixConfigs: [{ ...config, M: 16, N: 16, K: size }],
+        } as unknown as GPUAdapterInfo,
+      } as GPUAdapter, {
+        number: 0,
+        gpu,
+        request: () => requestAdapter(gpu),
+      });
+    t.equal(described(8).matrices, undefined);
+    const found = described(16);
+    t.equal(found.matrices, 32);
+    const device = await createGpuDevice(found);
+    const kernel = kernelOf({}, { rows: 128 });
+    // The implementation rejects text whose features the device does not have.
+    await device.prepare({ [kernel.name]: { tree: kernel } });
+    device.destroy();
+    await t.rejects(
+      createGpuDevice(described(8)).then((plain) =>
+        plain.prepare({
+          [kernel.name]: {
+            tree: kernel,
+            wgsl: printWgsl(kernel, { matrices: 32 }),
+          },
+        })
+      ),
+      /Cannot compile/,
+    );
+  },
+);
+
+/** Families with plain, latent and shared experts, and with MXFP4 weights. */
+const FAMILIES = [
+  ...["olmoe-16e", "deepseekv3-16e", "gptoss-8e-mxfp4", "qwen2moe-8e"],
+  ...["mixtral-8e", "deepseekv2-lite-8e"],
+];
+
+/** Largest root mean square of differences relative to that of logits, and margin of equal tokens to the largest logit. */
+const ERROR = 2 ** -7;
+
+t.test(
+  "logits of a recorded family",
+  { skip: skipUnasked("cpu") },
+  async (t) => {
+    const name = FAMILIES[Math.abs(SEED) % FAMILIES.length]!;
+    const ids = (await readReference(name))["p0.input_ids"]!.data;
+    const prompt = Array.from(
+      { length: 100 },
+      (_, i) => ids[(7 * i + (i >> 3)) % ids.length]!,
+    );
+    const run = async (how: object) => {
+      const setup = { mesh: "ep=2", adapter: "cpu", ...how } as const;
+      const loaded = await loadCheckpoint(name, setup);
+      const { logits } = await runOpened(loaded, padBatch([prompt]));
+      await loaded.close();
+      return logits!;
+    };
+    const exact = await run({});
+    const found = await run({ numerics: "fast", operands: "f16" });
+    const width = exact.shape.at(-1)!;
+    const error = found.data.map((x, i) => x - exact.data[i]!);
+    const square = (of: ArrayLike<number>) =>
+      Math.sqrt(sum(Array.from(of, (x) => x * x)));
+    const relative = square(error) / square(exact.data);
+    t.ok(relative > 0 && relative < ERROR, `${name}: ${relative}`);
+    for (let at = 0; at < exact.data.length; at += width) {
+      const row = [...exact.data.subarray(at, at + width)];
+      const other = [...found.data.subarray(at, at + width)];
+      const best = Math.max(...row);
+      const chosen = row[other.indexOf(Math.max(...other))]!;
+      t.ok(best - chosen <= ERROR * best, `${name}, token ${at / width}`);
+    }
+  },
+);
 
 t.test(
   "16-bit operands on the command line",
