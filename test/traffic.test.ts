@@ -310,3 +310,19 @@ t.test("a step is bounded by its bytes and launches on every GPU", async (t) => 
     t.match(layerTables(step), /\| attention_\S+ \| \d+ × \d+ \|/);
   }
 });
+
+t.test("a generated token has few launches", async (t) => {
+  const { layers } = await countStep({
+    config: fileURLToPath(DEMO_FOLDER),
+    gpu: describedGpu("h100"),
+    mesh: { ep: 1 },
+    workload: { tokens: 1, sequences: 1, past: 16 },
+    unroll: 4,
+  });
+  const names = layers.map(({ launches }) =>
+    launches.map(({ kernel }) => kernel).join(" ")
+  );
+  t.ok(layers[1]!.launches.length <= 10, `${names[1]}`);
+  t.match(names[1], /router_8_assign/, "the router assigns");
+  t.match(names.at(-1), /topk_1_of_\d+/, "the device selects the best token");
+});
