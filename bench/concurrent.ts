@@ -1,7 +1,8 @@
 /**
- * Tokens per CPU second of 1, 8 and 32 sequences at a time against llama.cpp, on the small Mixtral of `peers` in f32,
- * prompts included, interleaved, on one thread. Flags: `--runs N`, `--tokens N` (new tokens of a sequence),
- * `--counts N,…`.
+ * Tokens per CPU second of 1, 8 and 32 sequences at a time against llama.cpp, prompts included, interleaved, on one
+ * thread: generated in this process, and requested from a server. The checkpoint is the small Mixtral of `peers` in f32,
+ * or with `--width olmoe|gpt-oss` a GGUF file of `--layers N` in `--type Q8_0`. Flags: `--runs N`, `--tokens N` (new
+ * tokens of a sequence), `--counts N,…`.
  */
 
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -12,15 +13,21 @@ import { parseArgs } from "node:util";
 import { nodeFiles } from "../cli/files.ts";
 import { Decoder, decoderShape, generate, loadTarget } from "../engine/mod.ts";
 import { median } from "./measure.ts";
-import { decoderFiles } from "./peers/decoder_files.ts";
+import { cpuSeconds as cpuSecondsOf } from "./large/process.ts";
+import { DECODER, decoderFiles } from "./peers/decoder_files.ts";
 import { openOurs } from "./peers/engine.ts";
 import { installPeers, loadLlamaCpp } from "./peers/install.ts";
+import { quantizedFile, VOCABULARY, type WidthName } from "./quantized/file.ts";
+import { complete, startServer } from "./serve/server.ts";
 
 const options = parseArgs({
   options: {
     runs: { type: "string", default: "5" },
     tokens: { type: "string", default: "64" },
     counts: { type: "string", default: "1,8,32" },
+    width: { type: "string" },
+    layers: { type: "string", default: "3" },
+    type: { type: "string", default: "Q8_0" },
   },
 }).values;
 const [runs, tokens] = [Number(options.runs), Number(options.tokens)];
@@ -29,11 +36,11 @@ const [runs, tokens] = [Number(options.runs), Number(options.tokens)];
 const PROMPT = 24;
 
 installPeers();
-const folder = mkdtempSync(join(tmpdir(), "switchyard-concurrent-"));
-for (const [name, bytes] of Object.entries(decoderFiles())) {
-  writeFileSync(join(folder, name), bytes);
-}
-const target = await loadTarget(folder, nodeFiles());
+const { path, gguf, vocabulary, remove } = checkpoint();
+const target = await loadTarget(path, nodeFiles());
+const served = await startServer(gguf, [
+  ...["--max-sequences", "32", "--max-context", "128"],
+], { core: 0 });
 const { getLlama } = await loadLlamaCpp();
 const llama = await getLlama({
   gpu: false,
@@ -44,9 +51,29 @@ const llama = await getLlama({
   maxThreads: 1,
 });
 const model = await llama.loadModel({
-  modelPath: join(folder, "model.gguf"),
+  modelPath: gguf,
   gpuLayers: 0,
 });
+
+/** Writes the checkpoint, for both sides. */
+function checkpoint() {
+  const { width, type, layers } = options;
+  if (width !== undefined) {
+    const name = width as WidthName;
+    const gguf = quantizedFile({ type, layers: Number(layers), width: name });
+    return { path: gguf, gguf, vocabulary: VOCABULARY, remove: () => {} };
+  }
+  const path = mkdtempSync(join(tmpdir(), "switchyard-concurrent-"));
+  for (const [name, bytes] of Object.entries(decoderFiles())) {
+    writeFileSync(join(path, name), bytes);
+  }
+  return {
+    path,
+    gguf: join(path, "model.gguf"),
+    vocabulary: DECODER.vocabulary,
+    remove: () => rmSync(path, { recursive: true }),
+  };
+}
 
 function cpuSeconds(): number {
   const { user, system } = process.cpuUsage();
@@ -54,11 +81,17 @@ function cpuSeconds(): number {
 }
 
 for (const count of options.counts.split(",").map(Number)) {
-  const prompts = Array.from(
-    { length: count },
-    (_, i) =>
-      Array.from({ length: PROMPT }, (_, j) => 3 + (31 * i + 7 * j) % 256),
-  );
+  // Prompts differ between runs, so that no prefix is cached.
+  const promptsOf = (run: number) =>
+    Array.from(
+      { length: count },
+      (_, i) =>
+        Array.from(
+          { length: PROMPT },
+          (_, j) => vocabulary - 1 - (31 * i + (7 + 2 * run) * j) % 256,
+        ),
+    );
+  let prompts = promptsOf(0);
   const context = await model.createContext({
     contextSize: count * 128,
     batchSize: 512,
@@ -99,29 +132,49 @@ for (const count of options.counts.split(",").map(Number)) {
     });
     return sequences.map(({ tokens }) => [...tokens]);
   };
-  const seconds = { ours: [] as number[], theirs: [] as number[] };
+  const requested = async (): Promise<undefined> => {
+    await Promise.all(prompts.map((prompt) =>
+      complete(served, {
+        prompt,
+        max_tokens: tokens,
+        temperature: 0,
+        ignore_eos: true,
+      })
+    ));
+  };
+  const sides = {
+    "in this process": { run: ours, seconds: cpuSeconds },
+    "by a server": {
+      run: requested,
+      seconds: () => cpuSecondsOf(served.pid),
+    },
+    "llama.cpp": { run: theirs, seconds: cpuSeconds },
+  };
+  const found: { [side: string]: number[] } = {};
   let equal = 0;
   for (let run = -1; run < runs; run++) {
-    const timed = async (side: "ours" | "theirs") => {
-      const begun = cpuSeconds();
-      const made = await (side === "ours" ? ours : theirs)();
-      if (run >= 0) seconds[side].push(cpuSeconds() - begun);
-      return made;
-    };
-    const [mine, other] = [await timed("ours"), await timed("theirs")];
+    prompts = promptsOf(run);
+    const made: { [side: string]: number[][] | undefined } = {};
+    for (const [side, { run: once, seconds }] of Object.entries(sides)) {
+      const begun = seconds();
+      made[side] = await once();
+      if (run >= 0) (found[side] ??= []).push(seconds() - begun);
+    }
+    const [mine, other] = [made["in this process"]!, made["llama.cpp"]!];
     equal = mine.filter((made, i) => `${made}` === `${other[i]!}`).length;
   }
-  const ratio = median(seconds.theirs.map((s, i) => s / seconds.ours[i]!));
-  const rate = (side: "ours" | "theirs") =>
-    (count * tokens / median(seconds[side])).toFixed(0);
-  console.log(
-    `${count} at a time: ${rate("ours")} against ${
-      rate("theirs")
-    } tokens/s of CPU time, ${
-      ratio.toFixed(2)
-    }; ${equal} of ${count} sequences equal`,
-  );
+  for (const [side, seconds] of Object.entries(found)) {
+    const ratio = median(found["llama.cpp"]!.map((s, i) => s / seconds[i]!));
+    const rate = (count * tokens / median(seconds)).toFixed(0);
+    console.log(
+      `${count} at a time, ${side}: ${rate} tokens/s of CPU time, ${
+        ratio.toFixed(2)
+      }`,
+    );
+  }
+  console.log(`${equal} of ${count} sequences equal to llama.cpp's`);
   await opened.close();
 }
 await llama.dispose();
-rmSync(folder, { recursive: true });
+await served.stop();
+remove();

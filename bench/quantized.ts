@@ -4,9 +4,6 @@
  * (prompts), `--runs N`, `--threads N`, `--only f32|q8`, `--no-llama`, `--out FILE`.
  */
 
-import { existsSync, mkdirSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { nodeFiles } from "../cli/files.ts";
@@ -21,11 +18,7 @@ import { coresMs as now, machine, median } from "./measure.ts";
 import { openOurs, pause } from "./peers/engine.ts";
 import { installPeers } from "./peers/install.ts";
 import { openLlama, type Timed } from "./peers/llama.ts";
-import {
-  VOCABULARY,
-  type WidthName,
-  writeQuantized,
-} from "./quantized/file.ts";
+import { quantizedFile, VOCABULARY, type WidthName } from "./quantized/file.ts";
 import { timingOf, writeDocument } from "./results.ts";
 
 const { values: flags } = parseArgs({
@@ -53,10 +46,7 @@ const [layers, length, batch, runs, threads] = [
   flags.threads,
 ].map(Number) as [number, number, number, number, number];
 const NEW_TOKENS = 17;
-const folder = join(tmpdir(), "switchyard-quantized");
-mkdirSync(folder, { recursive: true });
-const file = join(folder, `${type}-${width}-${layers}.gguf`);
-if (!existsSync(file)) writeQuantized(file, { type, layers, width });
+const file = quantizedFile({ type, layers, width });
 const prompts = Array.from({ length: batch }, (_, sequence) =>
   Array.from(
     { length },

@@ -1,7 +1,10 @@
 /**
- * A full server against `generate --prompts`: tokens/s for the same prompts, without loading, and tokens per second of
- * CPU time of the process, which excludes the client. Flags: `--rounds N`, `--requests N`, `--tokens N`, `--checkpoint
- * FOLDER`; other flags are passed to both commands.
+ * A server against `generate --prompts`: tokens/s for the same number of prompts, and tokens per second of CPU time of the
+ * process, which excludes the client. A full server has twice as many clients as `--max-sequences`, and is sent
+ * `--requests N` and twice as many; the difference counts. With 8 clients or one, `generate` has as many sequences at a
+ * time. Flags: `--rounds N`, `--tokens N`, `--words N` (at least, of a prompt),
+ * `--checkpoint FOLDER`, or `--width olmoe|gpt-oss` for a GGUF file of `--layers N` in `--type Q8_0`, `--core N` (both
+ * commands on this core, with one thread). Other flags are passed to both commands.
  */
 
 import { spawn } from "node:child_process";
@@ -11,6 +14,8 @@ import path from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { cpuSeconds } from "./large/process.ts";
+import { quantizedFile, type WidthName } from "./quantized/file.ts";
+import { commandOf, complete, startServer } from "./serve/server.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const WORDS = "once upon a time there was a king who had a daughter and a fox"
@@ -27,32 +32,31 @@ function take(flag: string, otherwise: string): string {
 const rounds = Number(take("--rounds", "5"));
 const requests = Number(take("--requests", "256"));
 const tokens = Number(take("--tokens", "64"));
-const checkpoint = take("--checkpoint", path.join(ROOT, "examples/demo-lm"));
-const common = ["--max-sequences", "32", "--max-context", "256", ...flags];
+const words = Number(take("--words", "16"));
+const sequences = Number(take("--max-sequences", "32"));
+const [width, layers, type] = [
+  take("--width", ""),
+  Number(take("--layers", "3")),
+  take("--type", "Q8_0"),
+];
+const checkpoint = width === ""
+  ? take("--checkpoint", path.join(ROOT, "examples/demo-lm"))
+  : quantizedFile({ type, layers, width: width as WidthName });
+const core = take("--core", "");
+const options = core === "" ? {} : { core: Number(core) };
+const common = ["--max-context", "256", ...flags];
 let calls = 0;
 
 /** Prompts that begin unlike all earlier ones, so that no prefix of them is cached. */
-function newPrompts(): string[] {
+function newPrompts(count: number): string[] {
   const call = calls++;
-  return Array.from({ length: requests }, (_, i) => {
-    const words = Array.from(
-      { length: 16 + i % 32 },
+  return Array.from({ length: count }, (_, i) => {
+    const text = Array.from(
+      { length: words + i % (2 * words) },
       (_, j) => WORDS[(i * 7 + j * (1 + i % 5)) % WORDS.length],
     );
-    return `${call} ${words.join(" ")}`;
+    return `${call} ${text.join(" ")}`;
   });
-}
-
-/** Starts a command and passes its output to `read`. */
-function start(argv: readonly string[], read: (text: string) => void) {
-  const child = spawn(
-    process.execPath,
-    [path.join(ROOT, "bin/switchyard.mjs"), ...argv],
-    { stdio: ["ignore", "pipe", "inherit"] },
-  );
-  child.stdout.setEncoding("utf8").on("data", read);
-  const ended = new Promise((resolve) => child.on("close", resolve));
-  return { child, ended };
 }
 
 /** Tokens per second, and per second of CPU time. */
@@ -61,81 +65,85 @@ interface Rate {
   readonly cpu: number;
 }
 
-/** Runs `generate`, and returns its rates without loading: `loading` is the CPU time of a run with one token. */
-async function generate(
-  file: string,
-  { loading = 0, argv = ["-n", `${tokens}`] } = {},
-): Promise<Rate & { readonly seconds: number }> {
-  let out = "";
+/** Requests, and how many at a time. */
+interface Load {
+  readonly count: number;
+  readonly at: number;
+}
+
+/** New tokens, and the milliseconds and seconds of CPU time that they took. */
+interface Made {
+  readonly made: number;
+  readonly ms: number;
+  readonly seconds: number;
+}
+
+/** Runs `generate` with new prompts, `at` of them at a time. */
+async function generate({ count, at }: Load): Promise<Made> {
+  writeFileSync(file, newPrompts(count).join("\n"));
   const before = cpuSeconds(process.pid, { ofChildren: true });
-  const { ended } = start([
-    ...["generate", checkpoint, "--prompts", file, "--json", "--stats"],
-    ...[...argv, ...common],
-  ], (text) => out += text);
-  await ended;
+  const [command, ...argv] = commandOf([
+    ...["generate", checkpoint, "--prompts", file, "--json"],
+    ...["-n", `${tokens}`, "--max-sequences", `${at}`],
+    ...common,
+  ], options);
+  const child = spawn(command, argv, { stdio: ["ignore", "pipe", "inherit"] });
+  let out = "";
+  child.stdout.setEncoding("utf8").on("data", (text) => out += text);
+  await new Promise((resolve) => child.on("close", resolve));
   const { sequences, timing } = JSON.parse(out) as {
     sequences: { tokens: unknown[] }[];
     timing: { prefillMs: number; decodeMs: number };
   };
-  const count = sequences.reduce((n, one) => n + one.tokens.length, 0);
-  const seconds = cpuSeconds(process.pid, { ofChildren: true }) - before;
   return {
-    wall: 1000 * count / (timing.prefillMs + timing.decodeMs),
-    cpu: count / (seconds - loading),
-    seconds,
+    made: sequences.reduce((n, one) => n + one.tokens.length, 0),
+    ms: timing.prefillMs + timing.decodeMs,
+    seconds: cpuSeconds(process.pid, { ofChildren: true }) - before,
   };
 }
 
-/** Returns the rates of a server for requests that are all sent at once. */
+/** Sends requests to the server, so that `at` run, and if it is then full, as many wait. */
 async function ask(
-  { url, pid }: { readonly url: string; readonly pid: number },
-  { stream = false, at = requests } = {},
-): Promise<Rate> {
-  const waiting = newPrompts();
+  { count, at, stream = false }: Load & { readonly stream?: boolean },
+): Promise<Made> {
+  const clients = at === sequences ? 2 * at : at;
+  const waiting = newPrompts(count);
   const begun = performance.now();
-  const before = cpuSeconds(pid);
-  let count = 0;
+  const before = cpuSeconds(served.pid);
+  let made = 0;
   const client = async () => {
     for (let prompt; (prompt = waiting.shift()) !== undefined;) {
-      const response = await fetch(`${url}/completions`, {
-        method: "POST",
-        headers: { "content-type": "application/json" },
-        body: JSON.stringify({
-          prompt,
-          max_tokens: tokens,
-          temperature: 0,
-          stream,
-          ...stream ? { stream_options: { include_usage: true } } : {},
-        }),
+      const text = await complete(served, {
+        prompt,
+        max_tokens: tokens,
+        temperature: 0,
+        stream,
+        ...stream ? { stream_options: { include_usage: true } } : {},
       });
-      const text = await response.text();
       const [, used] = /"completion_tokens":(\d+)/.exec(text) ?? [];
-      count += Number(used);
+      made += Number(used);
     }
   };
-  await Promise.all(Array.from({ length: at }, client));
+  await Promise.all(Array.from({ length: clients }, client));
   return {
-    wall: 1000 * count / (performance.now() - begun),
-    cpu: count / (cpuSeconds(pid) - before),
+    made,
+    ms: performance.now() - begun,
+    seconds: cpuSeconds(served.pid) - before,
   };
 }
 
-/** A listening server. */
-async function startServer() {
-  let listens: (address: string) => void;
-  const url = new Promise<string>((resolve) => listens = resolve);
-  const server = start([
-    ...["serve", checkpoint, "--port", "0", "--max-queue", `${requests}`],
-    ...common,
-  ], (text) => {
-    const [found] = /http:\S+/.exec(text) ?? [];
-    if (found) listens(found);
-  });
-  return { server, url: await url, pid: server.child.pid! };
-}
-
-function note(name: string, value: Rate): void {
-  (found[name] ??= []).push(value);
+/** Returns the rates of the second half of twice as many requests: without loading, and while the batch is full. */
+async function rateOf(
+  run: (load: Load) => Promise<Made>,
+  { count, at }: Load,
+): Promise<Rate> {
+  const half = await run({ count, at });
+  const all = await run({ count: 2 * count, at });
+  const made = all.made - half.made;
+  return {
+    wall: 1000 * made / (all.ms - half.ms),
+    cpu: made / (all.seconds - half.seconds),
+  };
 }
 
 function median(values: readonly number[]): number {
@@ -144,30 +152,43 @@ function median(values: readonly number[]): number {
 
 const folder = mkdtempSync(path.join(tmpdir(), "switchyard-serve-"));
 const file = path.join(folder, "prompts.txt");
-writeFileSync(file, WORDS[0]!);
-const { seconds: loading } = await generate(file, { argv: ["-n", "1"] });
-const served = await startServer();
-const found: { [name: string]: Rate[] } = {};
-await ask(served);
+const served = await startServer(checkpoint, [
+  ...["--max-queue", `${requests}`, "--max-sequences", `${sequences}`],
+  ...common,
+], options);
+/** Rates of `generate` and of a server, by the name of a load. */
+const found: { [load: string]: { generate: Rate; [side: string]: Rate }[] } =
+  {};
+const loads = [sequences, 8, 1].map((at) => ({
+  at,
+  count: Math.ceil(requests * at / sequences),
+}));
+for (const stream of [false, true]) await ask({ ...loads[0]!, stream });
 for (let round = 0; round < rounds; round++) {
-  writeFileSync(file, newPrompts().join("\n"));
-  note("generate --prompts", await generate(file, { loading }));
-  note("serve", await ask(served));
-  note("serve, streamed", await ask(served, { stream: true }));
-  note("serve, 8 clients", await ask(served, { at: 8 }));
-  note("serve, 1 client", await ask(served, { at: 1 }));
+  for (const load of loads) {
+    (found[`${load.at} sequences at a time`] ??= []).push({
+      generate: await rateOf(generate, load),
+      serve: await rateOf(ask, load),
+      "serve, streamed": await rateOf(
+        (load) => ask({ ...load, stream: true }),
+        load,
+      ),
+    });
+  }
 }
-served.server.child.kill("SIGTERM");
-await served.server.ended;
+await served.stop();
 rmSync(folder, { recursive: true });
-const base = found["generate --prompts"]!;
-for (const [name, rates] of Object.entries(found)) {
-  const texts = (["wall", "cpu"] as const).map((clock) => {
-    const values = rates.map((rate) => rate[clock]);
-    const ratio = median(values.map((value, i) => value / base[i]![clock]));
-    return `${median(values).toFixed(0)} tokens/s${
-      clock === "cpu" ? " of CPU time" : ""
-    }, ${ratio.toFixed(2)} of generate`;
-  });
-  console.log(`${name}: ${texts.join("; ")}`);
+for (const [load, rates] of Object.entries(found)) {
+  for (const side of Object.keys(rates[0]!)) {
+    const texts = (["wall", "cpu"] as const).map((clock) => {
+      const values = rates.map((each) => each[side]![clock]);
+      const ratios = rates.map((each) =>
+        each[side]![clock] / each.generate[clock]
+      );
+      return `${median(values).toFixed(0)} tokens/s${
+        clock === "cpu" ? " of CPU time" : ""
+      }, ${median(ratios).toFixed(2)} of generate`;
+    });
+    console.log(`${load}, ${side}: ${texts.join("; ")}`);
+  }
 }

@@ -4,12 +4,12 @@
  * `--connections N`, `--clients N`; other flags are passed to `serve`.
  */
 
-import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { connect, type Socket } from "node:net";
 import path from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
+import { complete, startServer } from "./serve/server.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const flags = process.argv.slice(2);
@@ -24,21 +24,10 @@ const requests = take("--requests", 10_000);
 const connections = take("--connections", 5_000);
 const clients = take("--clients", 16);
 
-const server = spawn(
-  process.execPath,
-  [
-    ...[path.join(ROOT, "bin/switchyard.mjs"), "serve"],
-    ...[path.join(ROOT, "examples/demo-lm"), "--port", "0"],
-    ...["--max-context", "128", "--max-sequences", "16", ...flags],
-  ],
-  { stdio: ["ignore", "pipe", "inherit"] },
-);
-const address = await new Promise<URL>((resolve) => {
-  server.stdout.setEncoding("utf8").on("data", (text: string) => {
-    const [found] = /http:\S+/.exec(text) ?? [];
-    if (found) resolve(new URL(found));
-  });
-});
+const server = await startServer(path.join(ROOT, "examples/demo-lm"), [
+  ...["--max-context", "128", "--max-sequences", "16", ...flags],
+]);
+const address = new URL(server.url);
 
 /** Resident memory of the server in MiB. */
 function resident(): number {
@@ -46,20 +35,13 @@ function resident(): number {
   return Number(/VmRSS:\s+(\d+)/.exec(text)![1]) / 1024;
 }
 
-async function ask(i: number): Promise<string> {
-  const response = await fetch(`${address.href}/completions`, {
-    method: "POST",
-    headers: { "content-type": "application/json" },
-    body: JSON.stringify({
-      prompt: `There were ${i} foxes in the wood`.repeat(1 + i % 4),
-      max_tokens: 1 + i % 8,
-      seed: i,
-      stream: i % 3 === 0,
-    }),
+async function ask(i: number): Promise<void> {
+  await complete(server, {
+    prompt: `There were ${i} foxes in the wood`.repeat(1 + i % 4),
+    max_tokens: 1 + i % 8,
+    seed: i,
+    stream: i % 3 === 0,
   });
-  const text = await response.text();
-  if (response.status !== 200) throw new Error(text);
-  return text;
 }
 
 const memory: number[] = [];
@@ -100,5 +82,4 @@ for (const socket of sockets) socket.destroy();
 await new Promise((resolve) => setTimeout(resolve, 1000));
 await ask(0);
 console.log(`after they are closed: ${resident().toFixed(0)} MiB`);
-server.kill("SIGTERM");
-await new Promise((resolve) => server.on("close", resolve));
+await server.stop();

@@ -10,7 +10,7 @@ type Complete = (
 ) => Promise<CompletedText>;
 
 /** Maximum number of known texts. */
-const MAX_TEXTS = 2 ** 17;
+const MAX_TEXTS = 2 ** 15;
 
 /** More than any token id. */
 const TOKENS = 2 ** 24;

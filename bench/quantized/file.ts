@@ -1,7 +1,9 @@
 /** A GGUF file of a published width with matrices of one type, of random blocks. */
 
 import type { GgufValues } from "../../engine/gguf/write.ts";
-import { closeSync, openSync, writeSync } from "node:fs";
+import { closeSync, existsSync, mkdirSync, openSync, writeSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { type BlockType, isBlockType } from "../../engine/gguf/blocks.ts";
 import { GGUF_TYPES } from "../../engine/gguf/blocks.ts";
 import {
@@ -58,6 +60,18 @@ function keysOf(layers: number, width: WidthName): GgufValues {
     "olmoe.rope.freq_base": { f32: 10000 },
     ...vocabularyKeys(VOCABULARY),
   };
+}
+
+/** Returns the path of a file in the system's temporary folder, which is written at the first call. */
+export function quantizedFile(
+  options: Parameters<typeof writeQuantized>[1],
+): string {
+  const { type, layers, width } = options;
+  const folder = join(tmpdir(), "switchyard-quantized");
+  mkdirSync(folder, { recursive: true });
+  const file = join(folder, `${type}-${width}-${layers}.gguf`);
+  if (!existsSync(file)) writeQuantized(file, options);
+  return file;
 }
 
 /** Write the file. */
