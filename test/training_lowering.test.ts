@@ -47,21 +47,25 @@ import {
   skip,
   waves,
 } from "./helpers/run_model.ts";
+import { gpuIsSoftware } from "./helpers/needs.ts";
 import { readJson } from "./helpers/read_tensors.ts";
+import { isInTurn } from "./helpers/seed.ts";
 
 t.teardown(closeDevices);
 
-/** Fails unless the gradients of a model's output `loss` are computed as the reference does, on both kinds of device. */
+/** Number of calls of `gradientsHold`. */
+let held = 0;
+
+/**
+ * Fails unless the gradients of a model's output `loss` are computed as the reference does, on the CPU and on a GPU; on a
+ * software GPU, by `SEED`, every second one. test/training_mesh.test.ts compares them from run to run.
+ */
 function gradientsHold(name: string, of: Case & { model: Traceable }): void {
   t.test(name, async (t) => {
     const whole = { ...of, model: await graphWithGradients(of.model) };
     await matches(t, whole, "cpu");
-    t.equal(
-      digest(await runCase(whole, "cpu")),
-      digest(await runCase(whole, "cpu")),
-      "run to run",
-    );
   });
+  if (gpuIsSoftware && !isInTurn(held++, 2)) return;
   t.test(`${name}, on a GPU`, { skip }, async (t) => {
     const whole = { ...of, model: await graphWithGradients(of.model) };
     await matches(t, whole, "gpu");
