@@ -6,6 +6,7 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 import t from "tap";
 import { userCache } from "../runtime/cache/folders.ts";
+import { switchyard } from "./helpers/cli.ts";
 
 const PROGRAM = fileURLToPath(
   new URL("../bin/switchyard.mjs", import.meta.url),
@@ -77,6 +78,18 @@ t.test("what is wrong besides is named", { skip: SKIP }, (t) => {
     t.equal(stderr, `Cannot start switchyard: ${sentence}\n`);
   }
   t.end();
+});
+
+t.test("the bundled program prints the plan that modules print", async (t) => {
+  const model = fileURLToPath(new URL("../examples/demo-lm", import.meta.url));
+  const argv = ["plan", model, "--full"];
+  const { stdout } = spawnSync(process.execPath, [PROGRAM, ...argv], {
+    encoding: "utf8",
+  });
+  const { out } = await switchyard(argv);
+  // Functions of these names are in other modules too.
+  for (const op of ["add", "swiglu"]) t.match(out, `${op} : f32[`);
+  t.equal(stdout, out);
 });
 
 t.test("code and kernels are cached in one folder, or none without a home", async (t) => {
