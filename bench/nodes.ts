@@ -1,7 +1,8 @@
 /**
  * Two-level exchanges: one dispatch and combine on two nodes, in one level and in two, over a throttled link. Nodes are
  * network namespaces of this machine. Flags: `--ranks 2,4` (per node), `--megabits N` (of a node's link; default 40),
- * `--runs N` (interleaved; default 5), `--mpi NAME`.
+ * `--runs N` (interleaved; default 5), `--mpi NAME`. With `--context FOLDER`, instead the prefill of 1,000 tokens with a
+ * checkpoint, in steps of 256, whose positions all ranks share (`cp`).
  */
 
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -9,7 +10,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
-import { floats, writeRaw } from "../test/helpers/cli.ts";
+import { floats, integers, writeRaw } from "../test/helpers/cli.ts";
 import { LAUNCHERS, startWith } from "../test/helpers/mpi.ts";
 import {
   createNetwork,
@@ -24,6 +25,7 @@ const flags = parseArgs({
     megabits: { type: "string", default: "40" },
     runs: { type: "string", default: "5" },
     mpi: { type: "string", default: "MPICH" },
+    context: { type: "string" },
   },
 }).values;
 
@@ -71,8 +73,10 @@ function networkOf(network: Network | string): Network {
   return network;
 }
 
+const LAYER = ["run", file, "--inputs", inputs, "--weights", weights];
+
 /** Milliseconds of a run, bytes that a node received, and the outputs. */
-async function measure(mesh: string, ranks: number) {
+async function measure(mesh: string, ranks: number, argv = LAYER) {
   const [hosts, outputs] = ["hosts", "outputs"].map((name) =>
     path.join(scratch, name)
   ) as [string, string];
@@ -80,8 +84,7 @@ async function measure(mesh: string, ranks: number) {
   const before = network.received(near);
   const { code, out, err } = await startWith(launcher!, scratch, [
     ...["launch", "-n", String(2 * ranks), "--hosts", hosts, "--"],
-    ...["run", file, "--inputs", inputs, "--weights", weights],
-    ...["--adapter", "cpu", "--json"],
+    ...[...argv, "--adapter", "cpu", "--json"],
     ...["--mesh", ...mesh.split(" "), "--outputs", outputs],
   ], {
     via: [network.agent, near],
@@ -96,7 +99,31 @@ async function measure(mesh: string, ranks: number) {
   };
 }
 
+/** Measures prefill with shared positions. */
+async function measureContext(folder: string, ranks: number): Promise<void> {
+  const ids = path.join(scratch, "ids");
+  const prompt = Array.from({ length: 1000 }, (_, i) => i % 90);
+  await writeRaw(ids, { input_ids: integers([1, 1000], prompt) });
+  const argv = [
+    ...["run", folder, "--inputs", ids, "--max-tokens", "256"],
+    ...["--max-context", "1024", "--max-sequences", "1"],
+  ];
+  const runs: { readonly ms: number; readonly bytes: number }[] = [];
+  for (let run = 0; run < Number(flags.runs); run++) {
+    runs.push(await measure(`cp=${2 * ranks}`, ranks, argv));
+  }
+  console.log(
+    `2 nodes of ${ranks} ranks, ${flags.megabits} Mbit/s, cp=${2 * ranks}: ${
+      median(runs.map(({ ms }) => ms)).toFixed(0)
+    } ms, ${(runs[0]!.bytes / 1e6).toFixed(2)} MB to a node`,
+  );
+}
+
 for (const ranks of flags.ranks.split(",").map(Number)) {
+  if (flags.context !== undefined) {
+    await measureContext(flags.context, ranks);
+    continue;
+  }
   const one = `ep=${2 * ranks}`;
   const meshes = [one, `${one} --deduplicate`, `node=2,ep=${ranks}`];
   const found = new Map(meshes.map((mesh) => [mesh, [] as number[]]));
