@@ -5,8 +5,8 @@ import {
   blocksOf,
   countsPerRank,
   type ExchangeBlocks,
+  purposeOf,
 } from "../spec/plan/bytes.ts";
-import { meshRoles } from "../spec/mesh.ts";
 import { onRank } from "../spec/plan/plan.ts";
 import type {
   AllGatherStep,
@@ -35,17 +35,12 @@ export function reserveStaging(
 /** The category under which the bytes of a collective are counted. */
 export function sentKind(
   step: CollectiveStep,
-  { axes }: Pick<Plan, "axes">,
+  plan: Pick<Plan, "axes">,
 ): keyof SentBytes {
-  const rows = step.op === "allToAll" ? undefined : step.rows?.axis;
-  if (rows !== undefined && axes[rows]!.assignment?.by === "keys") {
-    return "attention";
-  }
-  if (step.op === "send") {
-    return meshRoles(step.over[0]!).includes("layers") ? "stages" : "attention";
-  }
   if (step.op === "allToAll") return step.part?.op ?? "dispatch";
-  if (step.rows && !step.blocks) return "gather";
+  if (step.op === "send" || step.rows && !step.blocks) {
+    return purposeOf(step, plan);
+  }
   return step.part ? "counts" : "reduce";
 }
 

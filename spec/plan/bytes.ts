@@ -2,9 +2,15 @@
 
 import { partBounds } from "../axis_parts.ts";
 import { executes, isCollective, membersOf } from "./members.ts";
-import { groupRankOf, groupSizeOf, type Mesh } from "../mesh.ts";
+import { groupRankOf, groupSizeOf, type Mesh, meshRoles } from "../mesh.ts";
 import { mapRanks, onRank, type PerRank, sumPerRank } from "../per_rank.ts";
-import type { AllToAllStep, Plan, Step } from "./plan.ts";
+import type {
+  AllGatherStep,
+  AllToAllStep,
+  Plan,
+  SendStep,
+  Step,
+} from "./plan.ts";
 import type { Size } from "../size.ts";
 import { sum } from "../sum.ts";
 
@@ -260,6 +266,17 @@ export function boundOf(
     return boundOf(by, plan) > limit ? boundOf(then, plan) : 0;
   }
   return Math.ceil(boundOf(size.ceilDiv[0], plan) / size.ceilDiv[1]);
+}
+
+/** What values that a send or a gather of rows moves are for: attention over shared positions, other stages, or all else. */
+export function purposeOf(
+  step: SendStep | AllGatherStep,
+  { axes }: Pick<Plan, "axes">,
+): "attention" | "stages" | "gather" {
+  const { rows, over } = step;
+  if (rows && axes[rows.axis]!.assignment?.by === "keys") return "attention";
+  if (step.op === "allGather") return "gather";
+  return meshRoles(over[0]!).includes("layers") ? "stages" : "attention";
 }
 
 /** Expected number of group ranks that a token is sent to, if any `choices` experts are equally likely. */

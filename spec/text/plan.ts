@@ -13,14 +13,13 @@ import {
   tableLength,
   tableStart,
 } from "../table.ts";
-import { bytesOfKinds, movesTokens } from "../plan/bytes.ts";
+import { bytesOfKinds, movesTokens, purposeOf } from "../plan/bytes.ts";
 import {
   type AllGatherStep,
   type KeysAxis,
   onRank,
   type Plan,
   type PlanAxis,
-  type SendStep,
 } from "../plan/plan.ts";
 import {
   alignRows,
@@ -309,15 +308,13 @@ function formatTraffic(facts: Facts): string[] {
       `all of '${expert ?? "expert"}' on each rank: 0 B`,
     ]];
   });
-  const isKeys = ({ rows }: AllGatherStep | SendStep) =>
-    rows !== undefined && plan.axes[rows.axis]!.assignment?.by === "keys";
   for (const { step, at } of collectives(facts)) {
     if (step.op === "send") {
       const [source, destination] = step.stages;
       rows.push([
         "send",
         at.name,
-        isKeys(step) ? "attention" : "stages",
+        purposeOf(step, plan),
         `from ${step.over[0]} ${source} to ${destination}`,
         `${step.rows ? `rows(${step.rows.axis}) x ` : ""}${step.bytes} B`,
       ]);
@@ -332,7 +329,7 @@ function formatTraffic(facts: Facts): string[] {
           ? `reduce-scatter of ${step.rows.axis}`
           : `all-gather of ${step.rows.axis}`,
         at.name,
-        step.blocks ? "reduce" : isKeys(step) ? "attention" : "gather",
+        step.blocks ? "reduce" : purposeOf(step, plan),
         where,
         step.blocks
           ? `rows(${step.rows.axis} of others) x ${step.bytes} B`
