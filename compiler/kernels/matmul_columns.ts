@@ -52,8 +52,10 @@ export function termCount({ weights }: Pick<MatmulOptions, "weights">): number {
  */
 export function columnsAndWeights(
   o: MatmulOptions,
-  { lanes, part = wgsl`group.y` }: {
+  { lanes, part = wgsl`group.y`, turn }: {
     readonly lanes: number;
+    /** Number by which the units of a lane are rotated. Default: 0. */
+    readonly turn?: KernelText;
     /** Index of these columns, in units of the columns of `lanes` lanes. Default: of the workgroup. */
     readonly part?: KernelText;
   },
@@ -63,7 +65,9 @@ export function columnsAndWeights(
   return wgsl`
     let lane_unit = ${part} * ${columns * lanes / unit} + lane % ${lanes};
     @unroll (u < ${columns / unit}) {
-      let unit[u] = lane_unit + u * ${lanes};
+      let unit[u] = lane_unit + ${
+    turn ? wgsl`((u + ${turn}) % ${columns / unit})` : wgsl`u`
+  } * ${lanes};
       @unroll (n < ${unit}) { let column[u * ${unit} + n] = unit[u] * ${unit} + n; }
     }
     ${o.weights.map((_, i) => weightStarts(o, i))}`;

@@ -193,8 +193,10 @@ function loadRight(
     ${stored}`;
   return {
     prepare: wgsl`
-      ${columnsAndWeights(o, { lanes: across })}
       let lane_turn = lane / ${across};
+      ${
+      // Lanes of several rows of k store to different banks.
+      columnsAndWeights(o, { lanes: across, turn: wgsl`lane_turn` })}
       ${
       each.map((c) =>
         letRegister(
