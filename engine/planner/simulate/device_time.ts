@@ -6,7 +6,7 @@ import type { LaunchWork } from "./launch_work.ts";
 
 /** Operations per multiply-add of a matmul with a device's tiles that are already part of its measured rate. */
 export const OPERATIONS_PER_MULTIPLY_ADD: { readonly [C in Computer]: number } =
-  { cpu: 4.3, native: 3.9, gpu: 3.3, software: 2.25 };
+  { cpu: 4.3, native: 3.9, gpu: 3.7, software: 2.25 };
 
 /** Lanes of the workgroups that a GPU's `parallel` counts. */
 const GPU_LANES = 32;
