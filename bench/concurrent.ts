@@ -175,6 +175,7 @@ for (const count of options.counts.split(",").map(Number)) {
   console.log(`${equal} of ${count} sequences equal to llama.cpp's`);
   await opened.close();
 }
-await llama.dispose();
 await served.stop();
 remove();
+// llama.cpp may wait for its contexts for ever.
+process.exit();
