@@ -99,6 +99,11 @@ export function regroup(o: RegroupOptions): Kernel {
       }
     }
     workgroupBarrier();`;
+  const ofLane = wgsl`
+    var of_lane = 0u;
+    for (var s = 0u; s < ${sources}; s++) {
+      of_lane += counts[s * ${each} + first + e];
+    }`;
   return kernelOf({
     name: o.name,
     workgroupSize: LANES,
@@ -144,9 +149,11 @@ export function regroup(o: RegroupOptions): Kernel {
       if (g < before) {
         ${o.once && wgsl`var tokens = 0u;`}
         // In received order: all rows of earlier sources, then this source's rows for earlier experts.
-        for (var s = 0u; s < min(source + 1, ${sources}); s++) {
+        for (var s = 0u; s < ${sources}; s++) {
           for (var e = 0u; e < experts; e++) {
-            if (s < source || e < expert) { row += ${countOf("s", "e")}; }
+            if (s < source || (s == source && e < expert)) { row += ${
+      countOf("s", "e")
+    }; }
           }
           ${o.once && wgsl`if (s < source) { tokens += ${tokensFrom("s")}; }`}
         }
@@ -168,7 +175,14 @@ export function regroup(o: RegroupOptions): Kernel {
           for (var s = 0u; s < ${sources}; s++) {
             of_expert += ${countOf("s", "e")};
           }
-          ${listTiles({ ...o, expert, lanes: LANES })}
+          ${
+      listTiles({
+        ...o,
+        expert,
+        lanes: LANES,
+        listed: staged ? ofLane : undefined,
+      })
+    }
           first_row += of_expert;
         }
         if (lane == 0) { tiles[0] = tile; }

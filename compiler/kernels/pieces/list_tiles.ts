@@ -7,16 +7,21 @@ import { type KernelText, wgsl } from "../../../spec/kernel/text.ts";
  * `of_expert` rows from `first_row` on, at most `tileRows` per tile.
  */
 export function listTiles(
-  { expert, lanes, tileRows }: {
+  { expert, lanes, tileRows, listed }: {
     readonly expert: KernelText;
     readonly lanes: number;
     readonly tileRows: number;
+    /** Declares `of_lane`, the rows of the lane's expert from a binding, from which its work is known. Default: none. */
+    readonly listed?: KernelText | undefined;
   },
 ): KernelText {
-  const count = wgsl`(of_expert + ${tileRows - 1}) / ${tileRows}`;
+  const tilesOf = (rows: string) =>
+    wgsl`(${rows} + ${tileRows - 1}) / ${tileRows}`;
+  const count = tilesOf("of_expert");
   return wgsl`
     if (e % ${lanes} == lane) {
-      for (var t = 0u; t < ${count}; t++) {
+      ${listed}
+      for (var t = 0u; t < ${listed ? tilesOf("of_lane") : count}; t++) {
         let word = (tile + t) * 3 + 1;
         let done = t * ${tileRows};
         tiles[word] = ${expert};
