@@ -62,9 +62,11 @@ export function dotsWithNorm(
 ): Pick<InlineNorm, "dots" | "stores"> | undefined {
   const { graph, layouts, dispatched } = model;
   const { over } = node.params;
-  const x = values.storages.get(node.inputs[0]!)!;
-  const isStored = isPlain(x) && x.dtype === "f32" && !x.packed &&
-    x.axes.join() === node.axes.join() && node.axes.at(-1) === over;
+  const [x, gain] = node.inputs.map((input) => values.storages.get(input)!);
+  // Indices of other gains, such as those of buckets, need statements.
+  const isStored = isPlain(x!) && x!.dtype === "f32" && !x!.packed &&
+    isPlain(gain!) && !gain!.packed &&
+    x!.axes.join() === node.axes.join() && node.axes.at(-1) === over;
   const isNamed = [graph.outputs, graph.states].some((named) =>
     Object.values(named).includes(node)
   );
