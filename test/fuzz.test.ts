@@ -47,7 +47,7 @@ const SHORT: {
   determinism: {
     make: () =>
       determinismClass({
-        together: 6,
+        together: 3,
         sources: SOURCES.filter(({ name }) => TRIED.includes(name)),
       }) as FuzzClass<unknown>,
     count: 3,

@@ -273,6 +273,7 @@ t.test("tokens are gathered over the mesh axes of their experts only", async (t)
         gather: 40 * words * 4 * copies + (copies - 1) * sums,
         // Of each token, terms of all other ranks of its group, each of a part of the tokens.
         reduce: sums * (2 * copies - 1),
+        attention: 0,
         stages: 0,
       },
       JSON.stringify(mesh),
@@ -306,6 +307,7 @@ t.test("weights of experts are gathered as they are stored, and no row is sent",
       combine: 0,
       gather: 0,
       reduce: 4 * bytesOf[stored] / 2,
+      attention: 0,
       stages: 0,
     });
     // Two scales of 16 bits on a rank have room for four, which are not gathered.

@@ -100,8 +100,11 @@ t.test("bytes, FLOPs and rooflines of steps are what their sizes say", async (t)
     "without a machine, no rooflines",
   );
   for (const [i, [, bytes, flops]] of plain.costs[0]!.steps.entries()) {
+    // On the machine's GPUs, each workgroup reads all counts.
+    const [index, ofMachine] = costs[0]!.steps[i]!;
+    if (/^regroup/.test(rows[index]!.how)) continue;
     // Tiles of the machine's GPUs load operands more or less often, and its routers, which count no FLOPs, by a tenth.
-    const ratio = bytes! / costs[0]!.steps[i]![1]!;
+    const ratio = bytes! / ofMachine!;
     const most = flops === 0 ? 0.1 : 0.01;
     t.ok(Math.abs(ratio - 1) < most, `step ${i}: ${ratio}`);
   }
