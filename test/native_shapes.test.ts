@@ -133,5 +133,11 @@ t.test(
       t.ok(bytes.equals(first), `shape ${i} has the bits of the first`);
       t.same(await savedShapes(objects), saved, "it is not measured again");
     }
+    // Two processes, each with shapes that the other has not measured.
+    await saveShapes(objects, Uint32Array.of(8, 64, 0, 1 | 255 << 8));
+    await saveShapes(objects, Uint32Array.of(8, 64, 0, 255 | 2 << 8));
+    const merged = await savedShapes(objects);
+    t.same([...merged.subarray(0, 4)], [8, 64, 0, 1 | 2 << 8]);
+    t.equal(merged.length, 8, "other kinds stay");
   },
 );

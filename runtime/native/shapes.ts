@@ -25,12 +25,16 @@ export const SHAPE_WORDS = 4;
 /** Maximum number of kinds of weights. */
 export const MAX_SHAPES = 64;
 
+/** A shape that is not measured, of one or of several rows. */
+const UNKNOWN = 255;
+
 /**
  * C text of the runtime: shapes of a pool by kind of weights. The first launches of a kind, all of one kernel, use
- * random shapes. Their times are compared per workgroup of the leader.
+ * random shapes. Their times are compared per workgroup of the leader. A launch is timed if the last one of its kind
+ * used a shape that is measured, and sometimes otherwise: most launches use the same shapes as the last one.
  */
 export const SHAPES_IN_C = `
-enum { UNKNOWN = 255, SHAPE_COUNT = ${SHAPES.length}, ROUNDS = ${ROUNDS}, MAX_SHAPES = ${MAX_SHAPES} };
+enum { UNKNOWN = ${UNKNOWN}, SHAPE_COUNT = ${SHAPES.length}, ROUNDS = ${ROUNDS}, MAX_SHAPES = ${MAX_SHAPES} };
 struct shape { uint32_t words, apart, align, shape; };
 struct times { uint32_t kernel, counts[SHAPE_COUNT]; double list[SHAPE_COUNT][ROUNDS]; };
 struct shapes {
@@ -38,9 +42,11 @@ struct shapes {
   struct shape list[MAX_SHAPES];
   // For one and for several rows.
   struct times times[MAX_SHAPES][2];
-  // A measured launch: its kind of weights from 1, or 0; its shape; and faults and time of the leader, which waits for
-  // other threads after \`end\`.
-  struct { uint32_t kind, shape, faults; double begin, end; } now;
+  // The used shapes of the last launch: 1 if it used the shape for one row, 2 for several, 3 for both.
+  uint32_t used[MAX_SHAPES];
+  // A launch of a kind with unknown shapes: its kind from 1, or 0; whether it is timed; its shape; and faults and time of
+  // the leader, which waits for other threads after \`end\`.
+  struct { uint32_t kind, timed, shape, faults; double begin, end; } now;
 };
 
 static double thread_time(void) {
@@ -57,7 +63,14 @@ static uint32_t thread_faults(void) {
   return 0;
 }
 
-// The shapes of a launch. Begins a measurement if one is unknown.
+// Whether launches of a kernel that use these shapes of a kind are measured.
+static int is_measured(const struct shapes *s, uint32_t kind, uint32_t kernel, uint32_t used) {
+  if (used != 1 && used != 2) return 0;
+  uint32_t first = s->times[kind][used - 1].kernel;
+  return (s->list[kind].shape >> 8 * (used - 1) & 255) == UNKNOWN && (!first || first == kernel);
+}
+
+// The shapes of a launch. May begin a measurement if one is unknown.
 static uint32_t shape_of(struct shapes *s, const struct launch *l, const struct along_binding *b) {
   struct shape *x = s->list;
   uint32_t i = 0, align = (uintptr_t)l->bindings[b->binding].address % 64;
@@ -68,26 +81,29 @@ static uint32_t shape_of(struct shapes *s, const struct launch *l, const struct 
   if (one != UNKNOWN && several != UNKNOWN) return x[i].shape;
   if (!l->experts && 4 * l->bindings[b->binding].length >= ${MIN_BYTES}) {
     s->seed = s->seed * 1664525 + 1013904223;
-    other = (s->seed >> 16) % SHAPE_COUNT;
-    s->now.kind = i + 1, s->now.shape = other, s->now.faults = thread_faults(), s->now.begin = thread_time();
+    s->now.kind = i + 1;
+    s->now.timed = is_measured(s, i, l->kernel, s->used[i]) || s->seed >> 29 == 0;
+    if (s->now.timed) {
+      other = (s->seed >> 16) % SHAPE_COUNT;
+      s->now.shape = other, s->now.faults = thread_faults(), s->now.begin = thread_time();
+    }
   }
   return (one == UNKNOWN ? other : one) | (several == UNKNOWN ? other : several) << 8;
 }
 
-// Ends the measurement of a launch whose leader executed some workgroups. \`used\`: 1 if it used the shape for one row, 2
-// for several, 3 for both.
+// Notes the used shapes of a launch whose leader executed some workgroups, and ends its measurement.
 static void end_shape(struct shapes *s, const struct launch *l, uint32_t groups, uint32_t used) {
   double time = (s->now.end - s->now.begin) / groups;
-  uint32_t kind = s->now.kind - 1;
-  s->now.kind = 0;
-  if (groups == 0 || used != 1 && used != 2) return;
+  uint32_t kind = s->now.kind - 1, timed = s->now.timed;
+  s->now.kind = s->now.timed = 0;
+  if (groups == 0) return;
+  s->used[kind] = used;
+  if (!timed || !is_measured(s, kind, l->kernel, used)) return;
+  if (thread_faults() != s->now.faults && s->faults++ < ${MAX_FAULTS}) return;
   struct shape *x = &s->list[kind];
   struct times *t = &s->times[kind][used - 1];
   uint32_t shift = 8 * (used - 1), best = 0;
-  if ((x->shape >> shift & 255) != UNKNOWN) return;
-  if (thread_faults() != s->now.faults && s->faults++ < ${MAX_FAULTS}) return;
-  if (!t->kernel) t->kernel = l->kernel;
-  if (t->kernel != l->kernel) return;
+  t->kernel = l->kernel;
   // Sorted.
   double *list = t->list[s->now.shape];
   uint32_t at = t->counts[s->now.shape];
@@ -131,12 +147,30 @@ export async function savedShapes(objects: ObjectCache): Promise<Uint32Array> {
   return Uint32Array.from(words);
 }
 
-/** Saves measured shapes for later processes. */
+/** Saves measured shapes for later processes, with those that others saved in the meantime. */
 export async function saveShapes(
   objects: ObjectCache,
   shapes: Uint32Array,
 ): Promise<void> {
-  await objects.putNote(noteOf(objects), Buffer.from(shapes.join()));
+  const merged = new Map<string, number>();
+  for (const from of [shapes, await savedShapes(objects)]) {
+    for (let at = 0; at < from.length; at += SHAPE_WORDS) {
+      const kind = from.slice(at, at + SHAPE_WORDS - 1).join();
+      const shape = from[at + SHAPE_WORDS - 1]!;
+      merged.set(kind, firstKnown(merged.get(kind) ?? shape, shape));
+    }
+  }
+  const all = [...merged].slice(0, MAX_SHAPES);
+  await objects.putNote(noteOf(objects), Buffer.from(all.join()));
+}
+
+/** The shapes of one and of several rows, each the first if it is known. */
+function firstKnown(first: number, second: number): number {
+  const knownAt = (shift: number) => {
+    const shape = first >> shift & 255;
+    return (shape === UNKNOWN ? second >> shift & 255 : shape) << shift;
+  };
+  return knownAt(0) | knownAt(8);
 }
 
 /** Key of saved shapes: the processor, since others may have the same instructions, and the prefetches. */

@@ -148,7 +148,7 @@ static void wake_all(struct pool *p) {
 // The leader has executed workgroups of a launch.
 static void leader_ended(struct pool *p, uint32_t groups) {
   p->taken = groups;
-  if (p->shapes.now.kind) p->shapes.now.end = thread_time();
+  if (p->shapes.now.timed) p->shapes.now.end = thread_time();
 }
 
 static void share(struct pool *p, const struct launch *l, struct kernel *kernel) {
