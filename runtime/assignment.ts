@@ -1,14 +1,14 @@
 /** Tables of the sharding of placed axes in one run, for kernels that gather and slice them. */
 
-import { groupOf, groupRankOf, groupSizeOf } from "../spec/mesh.ts";
-import { EXACT } from "../spec/numerics.ts";
+import { groupOf, groupRankOf } from "../spec/mesh.ts";
 import {
   type KeysAxis,
   onRank,
   type Plan,
   type PlanBuffer,
 } from "../spec/plan/plan.ts";
-import { type GatheredKeys, keyTable } from "./gathered_keys.ts";
+import { contextBlocks } from "../spec/shared_keys.ts";
+import { blockTable, type GatheredKeys, heldBlocks } from "./gathered_keys.ts";
 import { bytesOf } from "./host_tensor.ts";
 import type { RankMemory } from "./memory.ts";
 import type { Assigned, RunAxes } from "./shard.ts";
@@ -49,18 +49,15 @@ export function assignmentBuffers(plan: Plan): AssignmentBuffer[] {
 function keyTables(
   plan: Plan,
   { axes, assignment }: PlanBuffer,
-  { context }: KeysAxis,
+  by: KeysAxis,
 ): NonNullable<AssignmentBuffer["keys"]> {
-  const { over = [], size } = plan.axes[context]!;
-  const blocksOfSequence = size / EXACT.block;
-  const blocksPerRank = blocksOfSequence / groupSizeOf(plan.mesh, over);
-  return (rank, gathered) =>
-    keyTable(gathered, assignment!.holds === "items" ? "items" : "table", {
-      rank: groupRankOf(plan.mesh, rank, over),
-      blocksPerRank,
-      sequences: onRank(axes[0]!.size, rank),
-      blocksOfSequence,
-    });
+  const { over = [] } = plan.axes[by.context]!;
+  const blocks = contextBlocks(plan, by);
+  return assignment!.holds === "items"
+    ? (rank, gathered) =>
+      heldBlocks(gathered, groupRankOf(plan.mesh, rank, over), blocks)
+    : (rank, gathered) =>
+      blockTable(gathered, onRank(axes[0]!.size, rank), blocks);
 }
 
 /** Writes the `assignment` buffers of all ranks. */

@@ -3,10 +3,15 @@
  * bytes than the running sums of the tokens.
  */
 
-import { groupSizeOf } from "../spec/mesh.ts";
 import { EXACT } from "../spec/numerics.ts";
-import { firstSeen } from "../spec/pages.ts";
 import type { KeysAxis, Plan } from "../spec/plan/plan.ts";
+import {
+  type ContextBlocks,
+  contextBlocks,
+  earlierBlocks,
+  gathersKeys,
+} from "../spec/shared_keys.ts";
+import { sum } from "../spec/sum.ts";
 import type { HostTensor } from "./host_tensor.ts";
 
 /** A block of keys: its sequence, as numbered on the rank, and its number in the sequence. */
@@ -34,9 +39,7 @@ export function gatheredKeys(
   axis: KeysAxis,
   { parts, inputs, numberOf }: AttendingTokens,
 ): (GatheredKeys | undefined)[] {
-  const { over = [], size } = plan.axes[axis.context]!;
-  const ranks = groupSizeOf(plan.mesh, over);
-  const blocksPerRank = size / ranks / EXACT.block;
+  const { ranks, perRank } = contextBlocks(plan, axis);
   const [sequences, positions] = [axis.input, axis.position]
     .map((name) => inputs[name]?.data ?? []);
   return parts.map((tokens) => {
@@ -52,24 +55,25 @@ export function gatheredKeys(
         n: n + 1,
       });
     }
+    const spans = Array.from(found, ([sequence, { first, end, n }]) => {
+      const [seen, last] = earlierBlocks(axis, first);
+      return { sequence, seen, last, end, isWhole: end - first === n };
+    });
+    // Keys between the tokens of a sequence would be missing.
+    if (!spans.every(({ isWhole }) => isWhole)) return undefined;
+    const earlier = sum(spans.map(({ seen, last }) => last - seen));
+    if (!gathersKeys(axis, earlier, tokens.length)) return undefined;
     const past = Array.from({ length: ranks }, (): KeyBlock[] => []);
     const added: KeyBlock[] = [];
-    for (const [sequence, { first, end, n }] of found) {
-      // Keys between the tokens would be missing.
-      if (end - first !== n) return undefined;
-      const seen = Math.floor(firstSeen(axis, first) / EXACT.block);
-      const last = Math.ceil(first / EXACT.block);
+    for (const { sequence, seen, last, end } of spans) {
       for (let block = seen; block < last; block++) {
-        past[Math.floor(block / blocksPerRank)]!.push([sequence, block]);
+        past[Math.floor(block / perRank)]!.push([sequence, block]);
       }
       for (let block = last; block * EXACT.block < end; block++) {
         added.push([sequence, block]);
       }
     }
-    const earlier = past.flat();
-    return earlier.length * axis.blockBytes < tokens.length * axis.tokenBytes
-      ? { past, blocks: [...earlier, ...added] }
-      : undefined;
+    return { past, blocks: [...past.flat(), ...added] };
   });
 }
 
@@ -98,29 +102,25 @@ export function assignKeys(
   );
 }
 
-/** For a rank: its blocks of earlier keys as block indices in its cache, or the place of each block in gathered memory. */
-export function keyTable(
-  { past, blocks }: GatheredKeys,
-  holds: "items" | "table",
-  { rank, blocksPerRank, sequences, blocksOfSequence }: {
-    /** Its group rank along the positions. */
-    readonly rank: number;
-    readonly blocksPerRank: number;
-    /** Sequences of the table, and blocks of each of them. */
-    readonly sequences: number;
-    readonly blocksOfSequence: number;
-  },
+/** The blocks of earlier keys of a rank along the positions, as block indices in its cache. */
+export function heldBlocks(
+  { past }: GatheredKeys,
+  rank: number,
+  { perRank }: ContextBlocks,
 ): Uint32Array {
-  if (holds === "items") {
-    return Uint32Array.from(
-      past[rank]!,
-      ([sequence, block]) =>
-        sequence * blocksPerRank + block - rank * blocksPerRank,
-    );
-  }
-  const table = new Uint32Array(sequences * blocksOfSequence);
-  blocks.forEach(([sequence, block], at) =>
-    table[sequence * blocksOfSequence + block] = at
+  return Uint32Array.from(
+    past[rank]!,
+    ([sequence, block]) => (sequence - rank) * perRank + block,
   );
+}
+
+/** The place of each block in gathered memory, by sequence and block. */
+export function blockTable(
+  { blocks }: GatheredKeys,
+  sequences: number,
+  { all }: ContextBlocks,
+): Uint32Array {
+  const table = new Uint32Array(sequences * all);
+  blocks.forEach(([sequence, block], at) => table[sequence * all + block] = at);
   return table;
 }

@@ -15,6 +15,7 @@ import type {
   PlanBuffer,
   Program,
 } from "../spec/plan/plan.ts";
+import { contextBlocks } from "../spec/shared_keys.ts";
 import { tableIds } from "../spec/table.ts";
 import {
   assignKeys,
@@ -169,13 +170,11 @@ export function assignAxes(
         sequenceRanks.set(name, rankOf);
         return assignSequences(key, parts, rankOf);
       }
-      case "keys": {
-        const { over: shared = [] } = plan.axes[assignment.context]!;
+      case "keys":
         return assignKeys(assignment, tokensOf(assignment), {
           groups: keysOf(assignment),
-          ranks: groupSizeOf(plan.mesh, shared),
+          ranks: contextBlocks(plan, assignment).ranks,
         });
-      }
       case "group": {
         const apart = plan.axes[assignment.of]!.over ?? [];
         const mesh = apart.map((name) =>

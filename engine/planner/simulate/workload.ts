@@ -3,9 +3,12 @@
 import { modelAxis } from "../../../spec/axis_parts.ts";
 import { DataError } from "../../../spec/errors.ts";
 import { groupSizeOf } from "../../../spec/mesh.ts";
-import { EXACT } from "../../../spec/numerics.ts";
-import { firstSeen } from "../../../spec/pages.ts";
 import type { KeysAxis, Plan, Program } from "../../../spec/plan/plan.ts";
+import {
+  contextBlocks,
+  earlierBlocks,
+  gathersKeys,
+} from "../../../spec/shared_keys.ts";
 import type { ExpertLoad } from "./loads.ts";
 
 /** A step of a program, for predictions of its time. */
@@ -88,24 +91,21 @@ export function lengthsOf(
   };
   /** Items of an axis of attention over positions that ranks share: on the rank with the most, and on all of them. */
   const attended = (axis: KeysAxis): { max: number; all: number } => {
-    const { part, of, context, blockBytes, tokenBytes } = axis;
+    const { part, of } = axis;
     const tokens = max(of);
     const groups = groupSizeOf(plan.mesh, plan.axes[of]!.over ?? []);
     const each = Math.ceil(Math.min(sequences, total(of)) / groups);
-    const first = Math.floor(firstSeen(axis, past) / EXACT.block);
-    const end = Math.ceil(past / EXACT.block);
+    const [first, end] = earlierBlocks(axis, past);
     const blocks = each * (end - first);
-    const gathers = blocks * blockBytes < tokens * tokenBytes;
+    const gathers = gathersKeys(axis, blocks, tokens);
     if (gathers !== (part !== "relayed")) return { max: 0, all: 0 };
     if (part !== "past") return { max: tokens, all: tokens };
-    const { over = [], size } = plan.axes[context]!;
-    const ranks = groupSizeOf(plan.mesh, over);
-    const held = size / ranks / EXACT.block;
+    const { ranks, perRank } = contextBlocks(plan, axis);
     const most = Math.max(
       ...Array.from(
         { length: ranks },
         (_, rank) =>
-          Math.min(end, (rank + 1) * held) - Math.max(first, rank * held),
+          Math.min(end, (rank + 1) * perRank) - Math.max(first, rank * perRank),
       ),
     );
     return { max: each * Math.max(0, most), all: blocks };

@@ -1,0 +1,45 @@
+/** Attention whose ranks share the positions of sequences (`KeysAxis`): blocks of keys, and whether they are gathered. */
+
+import { groupSizeOf } from "./mesh.ts";
+import { EXACT } from "./numerics.ts";
+import { firstSeen } from "./pages.ts";
+import type { KeysAxis, Plan } from "./plan/plan.ts";
+
+/** Blocks of keys of a sequence. */
+export interface ContextBlocks {
+  /** Number of ranks that share them. */
+  readonly ranks: number;
+  readonly perRank: number;
+  readonly all: number;
+}
+
+/** The blocks of a sequence in the context of an axis. */
+export function contextBlocks(
+  { mesh, axes }: Plan,
+  { context }: KeysAxis,
+): ContextBlocks {
+  const { over = [], size } = axes[context]!;
+  const ranks = groupSizeOf(mesh, over);
+  const all = size / EXACT.block;
+  return { ranks, perRank: all / ranks, all };
+}
+
+/** Blocks with keys before a position that a token there sees: the first, and the end. */
+export function earlierBlocks(
+  axis: KeysAxis,
+  position: number,
+): readonly [first: number, end: number] {
+  return [
+    Math.floor(firstSeen(axis, position) / EXACT.block),
+    Math.ceil(position / EXACT.block),
+  ];
+}
+
+/** Whether ranks gather these blocks: they are fewer bytes than the running sums of the tokens. */
+export function gathersKeys(
+  { blockBytes, tokenBytes }: KeysAxis,
+  blocks: number,
+  tokens: number,
+): boolean {
+  return blocks * blockBytes < tokens * tokenBytes;
+}
