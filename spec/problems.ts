@@ -9,7 +9,7 @@ import { maxOverRanks, type Plan, type PlanBuffer } from "./plan/plan.ts";
 
 /** A problem with the smallest fix found. */
 export interface Problem {
-  /** What is too small: the number of ranks, the memory of a rank or for its experts, or a limit of a device. */
+  /** Insufficient resource: ranks, memory of a rank, memory for its experts, or a limit of a device. */
   readonly kind: "ranks" | "memory" | "experts" | "limit";
   readonly what: string;
   readonly fix: string;

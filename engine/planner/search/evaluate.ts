@@ -1,6 +1,7 @@
 /** Evaluates one replica on a mesh: the memory of its ranks, by exact bytes, and the times of its steps. */
 
 import type { ZeroStage } from "../../../compiler/mod.ts";
+import { cachedIn } from "../../../spec/bounded_cache.ts";
 import {
   MachineError,
   ModelError,
@@ -105,7 +106,7 @@ interface ReplicaOptions {
 type Compiled = ReplicaPlan | ThrownOut;
 
 /** The replicas of a search, by mesh, strategy and load. */
-const compiled = new WeakMap<SearchTask, Map<string, Compiled>>();
+const compiled = new WeakMap<SearchTask, Map<string, Promise<Compiled>>>();
 
 /**
  * Compiles a replica with capacity for a load once; or the reason why not: the model has no such sharding, or a limit
@@ -116,13 +117,13 @@ export async function compileReplica(
   mesh: ReplicaMesh,
   { strategy = { chunks: 1 }, load }: ReplicaOptions,
 ): Promise<Compiled> {
-  const known = compiled.get(task) ?? new Map<string, Compiled>();
+  const known = compiled.get(task) ?? new Map<string, Promise<Compiled>>();
   compiled.set(task, known);
   const key = JSON.stringify([meshOf(mesh), strategy, load]);
-  const replica = known.get(key) ??
-    await compileOrReject(task, mesh, { strategy, load });
-  known.set(key, replica);
-  return replica;
+  return await cachedIn(known, key, {
+    max: Infinity,
+    create: () => compileOrReject(task, mesh, { strategy, load }),
+  });
 }
 
 async function compileOrReject(

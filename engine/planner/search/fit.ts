@@ -2,6 +2,7 @@
 
 import { sizeText } from "../../../spec/size_text.ts";
 import { triedStrategies } from "../../../spec/strategies.ts";
+import { given } from "../../given.ts";
 import type { ModelWeights } from "../summary/weights.ts";
 import {
   compileReplica,
@@ -202,12 +203,10 @@ export async function stepsOverNodes(
 ): Promise<ReplicaStep[]> {
   const nodes = overNodes(mesh, host);
   if (!nodes) return [];
-  const { receiveRows, zero, recompute } = strategy;
   const plan = await compileReplica(task, nodes, {
     strategy: {
-      ...receiveRows ? BY_NEED : { chunks: 1 },
-      ...zero === undefined ? {} : { zero },
-      ...recompute === undefined ? {} : { recompute },
+      ...strategy.receiveRows ? BY_NEED : { chunks: 1 },
+      ...given(strategy, ["zero", "recompute"]),
     },
     load,
   });
