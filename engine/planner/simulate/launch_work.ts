@@ -47,18 +47,18 @@ const MERGED = 8;
 /** Maximum number of workgroups along z whose work is compared. */
 const DEPTHS = 256;
 
-/** Counted launches of a kernel. Each is found by what counting read of the known data. */
-type Counted = {
+/** Work of a launch, and the known data that counting read: launches with equal data have equal work. */
+interface KnownWork {
   readonly reads: readonly (readonly [
     binding: number,
     index: number,
     value: number | undefined,
   ])[];
   readonly work: LaunchWork;
-}[];
+}
 
 /** Counted launches by kernel, of all plans: a search compiles equal kernels for many meshes. */
-const countedByBody = new WeakMap<Kernel["body"], Map<string, Counted>>();
+const countedByBody = new WeakMap<Kernel["body"], Map<string, KnownWork[]>>();
 
 /** Maximum number of counted launches of a kernel with equal workgroups. */
 const MAX_LAUNCHES = 16;
@@ -66,7 +66,7 @@ const MAX_LAUNCHES = 16;
 /** Counts the work of a launch of `kernel`. Equal launches are counted once. */
 export function launchWork(kernel: Kernel, setup: LaunchSetup): LaunchWork {
   const { workgroups, groups, typical } = setup;
-  const all = countedByBody.get(kernel.body) ?? new Map<string, Counted>();
+  const all = countedByBody.get(kernel.body) ?? new Map<string, KnownWork[]>();
   countedByBody.set(kernel.body, all);
   const names = kernel.bindings.map(({ name }) => name);
   const known = typical.map((at) => at ? 1 : 0);
@@ -78,7 +78,7 @@ export function launchWork(kernel: Kernel, setup: LaunchSetup): LaunchWork {
     reads.every(([binding, i, value]) => typical[binding]!(i) === value)
   );
   if (equal) return equal.work;
-  const reads = new Map<string, Counted[number]["reads"][number]>();
+  const reads = new Map<string, KnownWork["reads"][number]>();
   const work = countLaunch(kernel, {
     ...setup,
     typical: typical.map((at, binding) =>

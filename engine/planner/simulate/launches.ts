@@ -117,14 +117,17 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
         if (!grouped || typeof size === "number") {
           return evaluateSize(size, count);
         }
-        const { inner, condition } = unconditional(size);
-        if (evaluateSize(condition, count) === 0) return 0;
+        // A condition does not hold.
+        if (evaluateSize(size, count) === 0) return 0;
         if (tile && size === tile.size) {
           return expectedTiles(here, tile.rows, workload);
         }
         const share = here.max / (here.groupTokens * here.topK);
         return Math.ceil(
-          evaluateSize(inner, (axis, over) => count(axis, over) * share),
+          evaluateSize(
+            unconditional(size),
+            (axis, over) => count(axis, over) * share,
+          ),
         );
       }) as [number, number, number];
       if (workgroups.includes(0)) return undefined;
@@ -366,28 +369,17 @@ function tileOf(
   sizes: readonly Size[],
 ): { readonly size: Size; readonly rows: number } | undefined {
   for (const size of sizes) {
-    const rows = divisorOf(unconditional(size).inner);
+    const rows = divisorOf(unconditional(size));
     if (rows !== undefined) return { size, rows };
   }
   return undefined;
 }
 
-/** A size without its conditions on numbers of rows, and 1 if they hold, else 0. */
-function unconditional(
-  size: Size,
-): { readonly inner: Size; readonly condition: Size } {
-  if (typeof size === "number") return { inner: size, condition: 1 };
-  if ("upTo" in size) {
-    const [by, limit, of] = size.upTo;
-    const { inner, condition } = unconditional(of);
-    return { inner, condition: { upTo: [by, limit, condition] } };
-  }
-  if ("above" in size) {
-    const [by, limit, of] = size.above;
-    const { inner, condition } = unconditional(of);
-    return { inner, condition: { above: [by, limit, condition] } };
-  }
-  return { inner: size, condition: 1 };
+/** A size without its conditions on numbers of rows. */
+function unconditional(size: Size): Size {
+  if (typeof size === "number") return size;
+  if ("upTo" in size) return unconditional(size.upTo[2]);
+  return "above" in size ? unconditional(size.above[2]) : size;
 }
 
 function divisorOf(size: Size): number | undefined {
