@@ -28,15 +28,7 @@ export interface RankStatistics {
   /** Host memory for exchanges between ranks on several devices. */
   readonly stagingBytes: Compared;
   /** Bytes sent to other ranks since the start of the session. */
-  readonly sentBytes: {
-    readonly counts: Compared;
-    readonly dispatch: Compared;
-    readonly combine: Compared;
-    readonly gather: Compared;
-    readonly reduce: Compared;
-    readonly stages: Compared;
-    readonly attention: Compared;
-  };
+  readonly sentBytes: { readonly [K in keyof SentBytes]: Compared };
 }
 
 /** A session's memory and traffic. */
@@ -95,20 +87,7 @@ export class TrafficAccount implements SentAccount {
 
   /** One rank's traffic. */
   of(rank: number): RankStatistics["sentBytes"] {
-    const [predicted, actual] = [this.#predicted[rank]!, this.#actual[rank]!];
-    const compare = (key: keyof SentBytes) => ({
-      predicted: predicted[key],
-      actual: actual[key],
-    });
-    return {
-      counts: compare("counts"),
-      dispatch: compare("dispatch"),
-      combine: compare("combine"),
-      gather: compare("gather"),
-      reduce: compare("reduce"),
-      stages: compare("stages"),
-      attention: compare("attention"),
-    };
+    return compared(this.#predicted[rank]!, this.#actual[rank]!);
   }
 
   async #counts(name: string, memory: RankMemory): Promise<number[][]> {
@@ -126,7 +105,17 @@ export class TrafficAccount implements SentAccount {
   }
 }
 
-const UNCOUNTED: Compared = { predicted: 0, actual: 0 };
+function compared(
+  predicted: SentBytes,
+  actual: SentBytes,
+): RankStatistics["sentBytes"] {
+  return Object.fromEntries(
+    Object.entries(predicted).map(([kind, bytes]) => [
+      kind,
+      { predicted: bytes, actual: actual[kind as keyof SentBytes] },
+    ]),
+  ) as RankStatistics["sentBytes"];
+}
 
 /** One rank's figures. Traffic is zero if it was not counted. */
 export function rankStatistics(
@@ -146,15 +135,6 @@ export function rankStatistics(
       predicted: stagingBytes > 0 ? onRank(plan.staging.host, rank) : 0,
       actual: stagingBytes,
     },
-    sentBytes: traffic?.of(rank) ??
-      {
-        counts: UNCOUNTED,
-        dispatch: UNCOUNTED,
-        combine: UNCOUNTED,
-        gather: UNCOUNTED,
-        reduce: UNCOUNTED,
-        stages: UNCOUNTED,
-        attention: UNCOUNTED,
-      },
+    sentBytes: traffic?.of(rank) ?? compared(nothing(), nothing()),
   };
 }
