@@ -19,7 +19,7 @@ import type { Device, Launch } from "./device.ts";
 import { kernelKey } from "./kernel_key.ts";
 import type { RankMemory } from "./memory.ts";
 import { bindRounds, type BoundRounds } from "./rounds.ts";
-import { bindWorkgroups, gatheredRows, type RunCounts } from "./run_counts.ts";
+import { bindWorkgroups, type RunCounts } from "./run_counts.ts";
 
 /** A program whose steps are bound, as parts on their ranks, in order. */
 export interface BoundProgram {
@@ -292,10 +292,11 @@ function bindCollective(
   const exchange = communicator.bind(step, group, context);
   if (step.op === "allToAll" || !step.rows) return exchange;
   const members = membersOf(plan.mesh, group[0]!.rank, step);
-  return (counts) => {
-    const rows = (rank: number) => gatheredRows(step, plan, counts[rank]!);
-    if (members.some((rank) => rows(rank) > 0)) return exchange(counts);
-  };
+  const at = plan.counts.indexOf(step.rows.axis);
+  return (counts) =>
+    members.some((rank) => counts[rank]![at]! > 0)
+      ? exchange(counts)
+      : undefined;
 }
 
 function bindLaunch(
