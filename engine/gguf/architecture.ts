@@ -99,6 +99,7 @@ export interface GgufArchitecture {
       name: string,
       header: GgufHeader,
     ): { readonly [field: string]: unknown };
+    /** Returns keys, without the name of the architecture. */
     write(name: string, config: ReadonlyMap<string, unknown>): GgufValues;
   };
   /** Factors that divide the rotary frequencies: the tensor `rope_freqs`. Undefined: files do not have it. */

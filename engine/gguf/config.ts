@@ -183,7 +183,6 @@ export function keysOf(
   const values = new Map(Object.entries(flattened(config)));
   const sizes = headSizes(values, row);
   const scaling = ropeScalingKeys(scalingIn(config), {
-    name,
     row,
     base: Number(values.get("rope_theta")),
     dim: sizes.rotated,
@@ -197,33 +196,29 @@ export function keysOf(
     // Layers that predict further tokens are not written.
     if (names.length === 0 || field === "num_nextn_predict_layers") continue;
     const value = values.get(field);
-    const key = `${name}.${[names].flat()[0]!}`;
+    const key = [names].flat()[0]!;
     if (typeof value === "boolean") keys.set(key, { bool: value });
     if (typeof value !== "number") continue;
     keys.set(key, FLOAT.test(key) ? { f32: value } : { u32: value });
   }
-  const all: GgufValues = {
-    "general.architecture": { text: name },
-    "general.alignment": { u32: 32 },
-    "general.quantization_version": { u32: 2 },
+  const own: GgufValues = {
     ...Object.fromEntries(keys),
     ...scaling,
-    [`${name}.attention.key_length`]: { u32: sizes.key },
-    [`${name}.attention.value_length`]: { u32: sizes.value },
-    [`${name}.rope.dimension_count`]: { u32: sizes.rotated },
+    "attention.key_length": { u32: sizes.key },
+    "attention.value_length": { u32: sizes.value },
+    "rope.dimension_count": { u32: sizes.rotated },
     ...Object.fromEntries(
       Object.entries(row.products ?? {}).map(([key, fields]) => [
-        `${name}.${key}`,
+        key,
         { u32: fields.reduce((n, field) => n * Number(values.get(field)), 1) },
       ]),
     ),
     ...Object.fromEntries(
-      Object.entries(row.keys ?? {})
-        .map(([key, u32]) => [`${name}.${key}`, { u32 }]),
+      Object.entries(row.keys ?? {}).map(([key, u32]) => [key, { u32 }]),
     ),
     ...row.listsKeyHeads && types
       ? {
-        [`${name}.${KEY_HEADS}`]: {
+        [KEY_HEADS]: {
           i32s: types.map((type) =>
             type === row.listsKeyHeads![0]
               ? Number(values.get("num_key_value_heads"))
@@ -235,29 +230,36 @@ export function keysOf(
     // All heads share one key, the latent and the rotated part.
     ...row.latent === "split"
       ? {
-        [`${name}.${KEY_HEADS}`]: { u32: 1 },
-        [`${name}.attention.key_length`]: {
+        [KEY_HEADS]: { u32: 1 },
+        "attention.key_length": {
           u32: Number(values.get("kv_lora_rank")) + sizes.rotated,
         },
-        [`${name}.attention.value_length`]: {
+        "attention.value_length": {
           u32: Number(values.get("kv_lora_rank")),
         },
-        [`${name}.attention.key_length_mla`]: { u32: sizes.key },
-        [`${name}.attention.value_length_mla`]: { u32: sizes.value },
+        "attention.key_length_mla": { u32: sizes.key },
+        "attention.value_length_mla": { u32: sizes.value },
       }
       : {},
     ...row.sections
-      ? { [`${name}.rope.dimension_sections`]: { i32s: sectionsOf(values) } }
+      ? { "rope.dimension_sections": { i32s: sectionsOf(values) } }
       : {},
     // Required by llama.cpp even if experts have a separate key.
-    ...keys.has(`${name}.feed_forward_length`) ? {} : {
-      [`${name}.feed_forward_length`]: {
+    ...keys.has("feed_forward_length") ? {} : {
+      feed_forward_length: {
         u32: Number(values.get("intermediate_size")),
       },
     },
     ...row.config?.write(name, values),
   };
-  return all;
+  return {
+    "general.architecture": { text: name },
+    "general.alignment": { u32: 32 },
+    "general.quantization_version": { u32: 2 },
+    ...Object.fromEntries(
+      Object.entries(own).map(([key, value]) => [`${name}.${key}`, value]),
+    ),
+  };
 }
 
 /** Pairs of rotated elements of each section. */

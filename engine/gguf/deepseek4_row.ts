@@ -125,17 +125,12 @@ function write(name: string, config: ReadonlyMap<string, unknown>): GgufValues {
   const layers = number("num_hidden_layers");
   const rotated = config.get("qk_rope_head_dim") ??
     Math.round(number("head_dim") * number("partial_rotary_factor"));
-  const keys: GgufValues = {
+  return {
     "rope.dimension_count": { u32: Number(rotated) },
     feed_forward_length: { u32: number("moe_intermediate_size") },
     hash_layer_count: { u32: hashLayers(name, config) },
     [RATIOS]: { i32s: ratiosOf(name, config).slice(0, layers) },
     [LIMITS]: { f32s: Array<number>(layers).fill(number("swiglu_limit")) },
-  };
-  return {
-    ...Object.fromEntries(
-      Object.entries(keys).map(([key, value]) => [`${name}.${key}`, value]),
-    ),
     ...scalingKeys(name, config),
   };
 }
@@ -178,7 +173,6 @@ function scalingKeys(
   const { attention_factor: _, partial_rotary_factor: _part, ...scaling } =
     compress;
   const keys = ropeScalingKeys(scaling, {
-    name,
     row: DEEPSEEK4,
     base: Number(config.get("compress_rope_theta")),
     dim: Number(config.get("qk_rope_head_dim")),

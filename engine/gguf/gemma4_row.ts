@@ -101,7 +101,7 @@ function read(name: string, { keys, tensors }: GgufHeader): Config {
   };
 }
 
-function write(name: string, config: ReadonlyMap<string, unknown>): GgufValues {
+function write(_: string, config: ReadonlyMap<string, unknown>): GgufValues {
   const number = (field: string) => Number(config.get(field));
   const types = config.get("layer_types") as readonly string[];
   const rotary = (type: string) =>
@@ -110,7 +110,7 @@ function write(name: string, config: ReadonlyMap<string, unknown>): GgufValues {
     [SLIDING]: number("num_key_value_heads"),
     [FULL]: number("num_global_key_value_heads"),
   };
-  const keys: GgufValues = {
+  return {
     "attention.value_length": { u32: number("global_head_dim") },
     "attention.value_length_swa": { u32: number("head_dim") },
     "attention.key_length": { u32: number("global_head_dim") },
@@ -126,9 +126,6 @@ function write(name: string, config: ReadonlyMap<string, unknown>): GgufValues {
     "rope.freq_base": { f32: rotary(FULL) },
     "rope.freq_base_swa": { f32: rotary(SLIDING) },
   };
-  return Object.fromEntries(
-    Object.entries(keys).map(([key, value]) => [`${name}.${key}`, value]),
-  );
 }
 
 /** Factors that divide the frequencies of pairs in layers without a window. */

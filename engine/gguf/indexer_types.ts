@@ -34,12 +34,12 @@ export const INDEXER_TYPES: NonNullable<GgufArchitecture["config"]> = {
       indexer_types: Array.from({ length: layers }, (_, i) => longType(i)),
     };
   },
-  write(name, config) {
+  write(_, config) {
     const layers = Number(config.get("num_hidden_layers"));
     const types = (config.get("indexer_types") ??
       Array<string>(layers).fill("full")) as readonly string[];
     return {
-      [`${name}.${TYPES}`]: {
+      [TYPES]: {
         i32s: types.map((type) => type === "full" ? 1 : 0),
       },
     };

@@ -81,9 +81,9 @@ function read(name: string, { keys }: GgufHeader): Config {
   return { position_embedding_type: rotated ? "rope" : "nope" };
 }
 
-function write(name: string, config: ReadonlyMap<string, unknown>): GgufValues {
+function write(_: string, config: ReadonlyMap<string, unknown>): GgufValues {
   const rotated = config.get("position_embedding_type") === "rope";
-  return { [`${name}.${ROTATED}`]: { bool: rotated } };
+  return { [ROTATED]: { bool: rotated } };
 }
 
 /** Key heads of each layer, and the width of its feed-forward block. Both are 0 in Mamba-2 layers. */
@@ -169,15 +169,15 @@ function writeBlocks(
     i32s: kinds.map((kind) => is.test(kind) ? Number(config.get(field)) : 0),
   });
   return {
-    [`${name}.block_count`]: { u32: kinds.length },
+    block_count: { u32: kinds.length },
     // llama.cpp requires this key, although all norms are RMS norms.
-    [`${name}.attention.layer_norm_epsilon`]: {
+    "attention.layer_norm_epsilon": {
       f32: Number(config.get("layer_norm_epsilon")),
     },
-    [`${name}.${KEY_HEADS}`]: perLayer(
+    [KEY_HEADS]: perLayer(
       /^(\*|attention|full_attention)$/,
       "num_key_value_heads",
     ),
-    [`${name}.${WIDTHS}`]: perLayer(/^(E|moe)$/, "moe_intermediate_size"),
+    [WIDTHS]: perLayer(/^(E|moe)$/, "moe_intermediate_size"),
   };
 }

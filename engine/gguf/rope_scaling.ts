@@ -77,12 +77,12 @@ export function ropeScalingOf(
 }
 
 /**
- * Returns the keys of the scaling of a config.json. Undefined if files cannot represent it: another kind, or a field
- * without a key.
+ * Returns the keys of the scaling of a config.json, without the name of the architecture. Undefined if files cannot
+ * represent it: another kind, or a field without a key.
  */
 export function ropeScalingKeys(
   scaling: Config,
-  { name, row, base, dim }: Architecture & {
+  { row, base, dim }: Pick<Architecture, "row"> & {
     /** The base of the rotary frequencies, and the rotated elements of a head. */
     readonly base: number;
     readonly dim: number;
@@ -101,7 +101,7 @@ export function ropeScalingKeys(
   if (row.raisesBase && kind === "dynamic" && typeof alpha === "number") {
     if (factor !== 1) return undefined;
     const raised = base * alpha ** (dim / (dim - 2));
-    return { [`${name}.rope.freq_base`]: { f32: raised } };
+    return { "rope.freq_base": { f32: raised } };
   }
   const { mscale, mscale_all_dim: all } = fields;
   const magnitude = row.latent && typeof all === "number" && mscale === all
@@ -122,14 +122,14 @@ export function ropeScalingKeys(
       const written = key === "original_context_length"
         ? { u32: value }
         : { f32: value };
-      return [[`${name}.rope.scaling.${key}`, written]];
+      return [[`rope.scaling.${key}`, written]];
     }),
   );
   return {
-    [`${name}.rope.scaling.type`]: { text: "yarn" },
+    "rope.scaling.type": { text: "yarn" },
     ...keys,
     ..."mscale" in magnitude
-      ? { [`${name}.rope.scaling.${MULTIPLIER}`]: { f32: Number(all) / 10 } }
+      ? { [`rope.scaling.${MULTIPLIER}`]: { f32: Number(all) / 10 } }
       : {},
   };
 }

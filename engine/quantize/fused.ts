@@ -48,7 +48,6 @@ export function partsOf(
       quantizable: tensor.quantizable,
       table: tensor.table,
       ofExperts: isStacked,
-      integer: false,
       fused: { tensor: tensor.name, ...isStacked ? { expert } : {} },
     }));
   }).flat();

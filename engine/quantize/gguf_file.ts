@@ -25,7 +25,7 @@ import {
   type WrittenTensor,
 } from "../gguf/write.ts";
 import { partsOf } from "./fused.ts";
-import { columnsOf, piecesOf, type SourceTensor } from "./source.ts";
+import { columnsOf, isInteger, piecesOf, type SourceTensor } from "./source.ts";
 import { type Rule, ruleOf } from "../../spec/quantize_targets.ts";
 import {
   fittingType,
@@ -147,7 +147,7 @@ function filedShape(elements: number, rows: number): number[] {
 function typeOf(tensor: SourceTensor, rules: readonly Rule[]): NumberedType {
   const rule = tensor.quantizable ? ruleOf(rules, tensor.name) : undefined;
   if (rule === undefined) {
-    return tensor.integer ? INTEGERS : writtenType("F32");
+    return isInteger(tensor) ? INTEGERS : writtenType("F32");
   }
   return fittingType(
     writtenType(rule.type === "keep" ? tensor.dtype : rule.type),
@@ -179,7 +179,6 @@ export function addedVector(
     quantizable: false,
     table: false,
     ofExperts: false,
-    integer: false,
   };
   const { number: type } = stored;
   return { name, shape, type, bytes: data.length, parts: [tensor], of, stored };
@@ -198,7 +197,7 @@ export async function* ggufBytes(
   yield ggufHead(keys, tensors);
   for (const { parts, stored, bytes, of } of tensors) {
     for (const part of parts) {
-      if (part.integer) {
+      if (isInteger(part)) {
         const { data } = await readTensor(part);
         onProgress(data.byteLength);
         yield new Uint8Array(data.buffer, data.byteOffset, data.byteLength);

@@ -19,8 +19,6 @@ export interface SourceTensor extends TensorEntry {
   readonly table: boolean;
   /** Whether it belongs to experts. */
   readonly ofExperts: boolean;
-  /** Whether its elements are integers, such as the experts of token ids. They are stored in 32 bits. */
-  readonly integer: boolean;
   /** The tensor of the checkpoint that it is a part of, with the same columns, and the number of its expert. */
   readonly fused?: { readonly tensor: string; readonly expert?: number };
 }
@@ -81,9 +79,13 @@ export function sourceTensors(
         entry.shape.length > 1 && rows > 1,
       table: param.use === "table",
       ofExperts: param.expert !== undefined,
-      integer,
     }];
   });
+}
+
+/** Whether the elements of a tensor are integers, such as the experts of token ids. They are stored in 32 bits. */
+export function isInteger({ dtype }: TensorEntry): boolean {
+  return INTEGER.includes(dtype);
 }
 
 /** Returns the columns of a tensor: its last axis. */

@@ -13,21 +13,20 @@ export type NumberedType = (PlainType | BlockType) & {
   readonly number: number;
 };
 
-/** The type of integers, which are never quantized. */
-export const INTEGERS: NumberedType = {
-  name: "I32",
-  dtype: "I32",
-  bytes: 4,
-  number: 26,
-};
+/** The number of the type of integers, which are never quantized. */
+const I32 = 26;
 
-/** The types by name. */
+/** The type of integers. */
+export const INTEGERS: NumberedType = { ...GGUF_TYPES[I32]!, number: I32 };
+
+/** The types of weights by name. */
 export const WRITTEN_TYPES: ReadonlyMap<string, NumberedType> = new Map(
-  Object.entries(GGUF_TYPES).flatMap(([number, type]) =>
-    isBlockType(type) && !type.encode || type.name === INTEGERS.name
+  Object.entries(GGUF_TYPES).flatMap(([key, type]) => {
+    const number = Number(key);
+    return number === I32 || isBlockType(type) && !type.encode
       ? []
-      : [[type.name, { ...type, number: Number(number) }] as const]
-  ),
+      : [[type.name, { ...type, number }] as const];
+  }),
 );
 
 /** Returns a type by name. Throws DataError for a type that cannot be written. */
