@@ -3,13 +3,12 @@
 import {
   type Companion,
   Decoder,
-  type DecoderRun,
   decoderShape,
   type Drafter,
   lookupDrafter,
   modelDrafter,
-  type Opened,
   openTarget,
+  type Predicting,
   predictingDrafter,
   predictorCompanion,
   Speculation,
@@ -21,11 +20,7 @@ import type { DeviceFlags } from "./flags.ts";
 import type { CliIo } from "./io.ts";
 import { locate } from "./located.ts";
 import { createProgressBar } from "./progress.ts";
-import {
-  type DraftSource,
-  isDraftSource,
-  type SpeculationFlags,
-} from "./speculation_flags.ts";
+import type { SpeculationFlags } from "./speculation_flags.ts";
 
 /** A speculation, and how to free the devices of its checkpoint. */
 export interface OpenedSpeculation {
@@ -34,13 +29,11 @@ export interface OpenedSpeculation {
 }
 
 /** The decoder that drafts are for. */
-interface Drafted {
+export interface Drafted {
   readonly decoder: Decoder;
-  readonly opened: Pick<Opened, "companions">;
+  readonly companions: readonly Predicting[];
   /** Whether this process decides without others, so that it may measure times. */
   readonly alone: boolean;
-  /** Called before each run of the companion, whose outputs only rank 0 receives then. Default: all ranks receive them. */
-  readonly before?: (run: DecoderRun) => Promise<void>;
 }
 
 /** A source of drafts. */
@@ -53,24 +46,15 @@ interface Source {
   drafter(drafted: Drafted): Drafter;
 }
 
-/** The sources of drafts besides other checkpoints. */
-const SOURCES: { readonly [name in DraftSource]: Source } = {
-  lookup: { drafter: lookupDrafter },
-  mtp: {
+/** The sources of drafts besides other checkpoints, by the value of `--draft`. */
+const SOURCES: ReadonlyMap<string, Source> = new Map<string, Source>([
+  ["lookup", { drafter: lookupDrafter }],
+  ["mtp", {
     companions: (target, files) => [predictorCompanion(target, files)],
-    drafter: ({ decoder, opened, before }) => {
-      const { plan, session } = opened.companions[0]!;
-      const run = async (run: DecoderRun) => {
-        await before?.(run);
-        return await session.run(plan.programs[0]!.name, run.inputs, {
-          ...run.options,
-          everywhere: before === undefined,
-        });
-      };
-      return predictingDrafter(plan, { decoder, run });
-    },
-  },
-};
+    drafter: ({ decoder, companions }) =>
+      predictingDrafter(companions[0]!, decoder),
+  }],
+]);
 
 /** The options of opening a decoder that drafts are for. */
 export function draftedOptions(
@@ -82,10 +66,8 @@ export function draftedOptions(
   /** Whether the decoder returns hidden states. */
   readonly hidden: boolean;
 } {
-  const source = isDraftSource(draft) ? SOURCES[draft] : undefined;
-  const companions = speculate > 0
-    ? source?.companions?.(target, files) ?? []
-    : [];
+  const source = speculate > 0 ? SOURCES.get(draft) : undefined;
+  const companions = source?.companions?.(target, files) ?? [];
   return { companions, hidden: companions.length > 0 };
 }
 
@@ -98,8 +80,9 @@ export async function openSpeculation(
   const { speculate = 0, draft = "lookup" } = flags;
   const close = () => Promise.resolve();
   if (speculate === 0) return { close };
-  const found = isDraftSource(draft)
-    ? { drafter: SOURCES[draft].drafter(drafted), close }
+  const source = SOURCES.get(draft);
+  const found = source
+    ? { drafter: source.drafter(drafted), close }
     : await openDraft(io, flags, { draft, ...drafted });
   const { drafter } = found;
   const now = drafted.alone ? io.now : undefined;

@@ -3,17 +3,6 @@
 import type { Command } from "commander";
 import { integer, UsageError } from "./values.ts";
 
-/** Sources of drafts besides other checkpoints. */
-const DRAFT_SOURCES = ["lookup", "mtp"] as const;
-
-/** A source of drafts besides other checkpoints. */
-export type DraftSource = typeof DRAFT_SOURCES[number];
-
-/** Whether the value of `--draft` names no checkpoint. */
-export function isDraftSource(draft: string): draft is DraftSource {
-  return (DRAFT_SOURCES as readonly string[]).includes(draft);
-}
-
 /** The flags of speculation. */
 export interface SpeculationFlags {
   readonly speculate?: number;

@@ -4,8 +4,14 @@
  * sequence is discarded.
  */
 
+import { packTaken, type Taken } from "./packing.ts";
 import { candidatesOf, type SamplingOptions } from "./sampling.ts";
-import type { BatchState, Scheduled, StepTokens } from "./schedule.ts";
+import {
+  type BatchState,
+  lengthOf,
+  type Scheduled,
+  type StepTokens,
+} from "./schedule.ts";
 
 /** A scheduled sequence with its options. */
 interface Sequence extends Scheduled {
@@ -34,43 +40,40 @@ export function stepAhead<S extends Sequence>(
   maxContext: number,
 ): AheadTokens | undefined {
   const live = [...slots.entries()].filter(([, sequence]) => sequence);
+  const slotOf = new Map(live.map(([slot, sequence]) => [sequence!, slot]));
+  const ready = new Set(growing);
   const room = live.length * (pages?.size ?? 0);
   const isReady = ([slot, sequence]: [number, S | undefined]) =>
-    growing.includes(sequence!) && isGreedy(sequence!) &&
+    ready.has(sequence!) && isGreedy(sequence!) &&
     (pages?.hasRoom(slot, room) ?? true);
   const isFull = live.length === slots.length;
   if (waiting.length > 0 && !isFull || !live.every(isReady)) return undefined;
-  const taken: { slot: number; at: number; row: number }[] = [];
+  const taken: Taken[] = [];
+  const rows: number[] = [];
   for (const [row, sequence] of growing.entries()) {
-    const slot = slots.indexOf(sequence);
-    const { prompt, tokens, options, fed } = sequence;
+    const slot = slotOf.get(sequence);
+    const { tokens, options, fed } = sequence;
     const ends = tokens.length + 1 >= options.maxNewTokens ||
-      prompt.length + tokens.length >= maxContext;
-    if (slot < 0 || ends) continue;
+      lengthOf(sequence) >= maxContext;
+    if (slot === undefined || ends) continue;
     pages?.advance(slot, fed);
     pages?.assign(slot, fed, undefined);
     sequence.fed++;
-    taken.push({ slot, at: fed, row });
+    taken.push({ slot, id: 0, at: fed });
+    rows.push(row);
   }
   return taken.length === 0 ? undefined : {
     ends: taken.map((_, i) => i),
     prompted: 0,
-    fed: taken.map(({ row }) => row),
-    tokens: {
-      ids: new Int32Array(taken.length),
-      sequence: Int32Array.from(taken, ({ slot }) => slot),
-      position: Int32Array.from(taken, ({ at }) => at),
-      cell: new Int32Array(taken.length),
-    },
+    fed: rows,
+    tokens: packTaken(taken),
   };
 }
 
 /** Whether the next token of a sequence is the best one, and nothing else is read. */
-function isGreedy(
-  { cancelled, tokens, prompt, fed, options }: Sequence,
-): boolean {
-  return !cancelled && !options.temperature && candidatesOf(options) === 1 &&
-    !options.receipt && !options.experts &&
-    fed === prompt.length + tokens.length &&
+function isGreedy(sequence: Sequence): boolean {
+  const { cancelled, tokens, fed, options } = sequence;
+  return !cancelled && candidatesOf(options) === 1 && !options.receipt &&
+    !options.experts && fed === lengthOf(sequence) &&
     (options.forced?.length ?? 0) <= tokens.length;
 }

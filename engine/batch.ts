@@ -110,8 +110,6 @@ interface StepInFlight extends StepTokens {
   /** Whether the choices of routers are read. */
   readonly experts: boolean;
   readonly next: Promise<readonly Candidates[]>;
-  /** Hidden states of its tokens, after `next`. Undefined if drafts do not depend on them. */
-  readonly hidden: () => Float32Array | undefined;
 }
 
 /** Sequences that share the caches of a decoder. */
@@ -211,11 +209,6 @@ export class Batch {
     if (!step) return this.#endStuck();
     const { tokens, ends, growing, experts, prompted } = step;
     const next = await step.next;
-    const hidden = step.hidden();
-    if (hidden) {
-      const sequences = this.#slots;
-      await this.#speculation!.ran!({ tokens, prompted, sequences, hidden });
-    }
     // The ends of a sequence are consecutive.
     const bySlot = new Map<number, Candidates[]>();
     ends.forEach((end, i) => {
@@ -289,20 +282,21 @@ export class Batch {
     },
   ): StepInFlight {
     const growing = ends.map((end) => this.#slots[tokens.sequence[end]!]!);
-    let hidden: Float32Array | undefined;
+    const ran = this.#speculation?.ran;
+    const sequences = this.#slots;
     const next = this.#decoder.next(tokens, ends, {
       needed: neededBy(growing),
       normalize: growing.some(({ options }) => options.logprobs !== undefined),
       experts,
-      ...this.#speculation?.ran ? { onHidden: (rows) => hidden = rows } : {},
+      onHidden: ran &&
+        ((hidden) => ran({ tokens, prompted, sequences, hidden })),
       fed,
     });
     // An earlier step may fail first.
     next.catch(() => {});
     const step = { tokens, ends, prompted, growing, experts, next };
-    const flying = { ...step, hidden: () => hidden };
-    this.#flight.push(flying);
-    return flying;
+    this.#flight.push(step);
+    return step;
   }
 
   /** Drafts tokens of decoding sequences, where neither their rows nor their pages displace others. */

@@ -4,11 +4,16 @@
  */
 
 import { modelAxis } from "../spec/axis_parts.ts";
-import type { HostTensor, RunOptions, Session } from "../runtime/mod.ts";
+import type { HostTensor, Session } from "../runtime/mod.ts";
 import { DataError } from "../spec/errors.ts";
 import { seenThrough, STATES } from "../spec/pages.ts";
 import type { Plan, Port, Program } from "../spec/plan/plan.ts";
-import { assignTokens, integers, type PackedTokens } from "./packing.ts";
+import {
+  assignTokens,
+  integers,
+  type PackedTokens,
+  tokenInputs,
+} from "./packing.ts";
 import { PageTable } from "./pages.ts";
 import { isRecurrent, type PagesShape, pagesShape } from "./pages_shape.ts";
 import { HIDDEN, NORMALIZER } from "../models/outputs.ts";
@@ -97,11 +102,8 @@ export function decoderShape(plan: Plan): DecoderShape | undefined {
 /** Outputs of a plan that returns candidates. */
 const BEST = { logits: "candidates.logits", ids: "candidates.ids" };
 
-/** One run of a decoder's program. */
-export interface DecoderRun {
-  readonly inputs: { readonly [name: string]: HostTensor };
-  readonly options: RunOptions;
-}
+/** The part of a session that decoders use. */
+export type Runs = Pick<Session, "run" | "concurrentRuns" | "runsAhead">;
 
 /** A decoder on its devices. */
 export class Decoder implements DecoderShape {
@@ -130,23 +132,16 @@ export class Decoder implements DecoderShape {
   readonly rowOutputs: readonly (readonly [name: string, port: Port])[];
   /** Outputs of `routers` with a row per token. The last layer may have only the selected rows. */
   readonly #routersOfTokens: readonly string[];
-  readonly #session: Session;
-  readonly #before: ((run: DecoderRun) => Promise<void>) | undefined;
+  readonly #session: Runs;
   /** Number of runs of `next` that pipeline stages execute concurrently. */
   readonly concurrentRuns: number;
   /** Whether a step may start while the device executes the one before, with the best tokens after it. */
   readonly runsAhead: boolean;
 
-  /** `before`: called before each run of `next`, whose outputs only rank 0 receives then. Default: all ranks receive them. */
-  constructor(
-    session: Session,
-    shape: DecoderShape,
-    { before }: { readonly before?: (run: DecoderRun) => Promise<void> } = {},
-  ) {
+  constructor(session: Runs, shape: DecoderShape) {
     this.#session = session;
-    this.#before = before;
     this.concurrentRuns = session.concurrentRuns;
-    this.runsAhead = !before && session.runsAhead && !shape.recurrent &&
+    this.runsAhead = session.runsAhead && !shape.recurrent &&
       typeof shape.gives === "object";
     this.modelAxis = shape.modelAxis;
     this.program = shape.program;
@@ -179,7 +174,8 @@ export class Decoder implements DecoderShape {
    * @param needed best candidates per token; undefined: logits. A plan with both outputs is read accordingly
    * @param normalize whether the log-sum-exp of logits is read too, if the plan computes it
    * @param experts whether the choices of routers are read too
-   * @param onHidden receives the hidden states of all tokens, f32 [token, embed], on the processes that receive outputs
+   * @param onHidden receives the hidden states of all tokens, f32 [token, embed], on the processes that receive outputs,
+   *   before the candidates are returned
    * @param fed the rows of the step before whose best tokens are the tokens, if the decoder `runsAhead`
    */
   async next(
@@ -190,7 +186,9 @@ export class Decoder implements DecoderShape {
       readonly normalize?: boolean;
       readonly experts?: boolean;
       readonly fed?: readonly number[] | undefined;
-      readonly onHidden?: (rows: Float32Array) => void;
+      readonly onHidden?:
+        | ((rows: Float32Array) => void | Promise<void>)
+        | undefined;
     } = {},
   ): Promise<Candidates[]> {
     const { gives } = this;
@@ -202,33 +200,24 @@ export class Decoder implements DecoderShape {
       ...picks ? [] : ["logits"],
       ...experts ? this.#routersOfTokens : [],
     ];
-    const run: DecoderRun = {
-      inputs: {
-        ...this.#inputsOf(tokens, fed !== undefined),
-        ...picks ? { rows: integers(Int32Array.from(rows)) } : {},
-      },
-      options: {
-        outputs: [
-          ...rows.length === 0 ? [] : [
-            ...best ? Object.values(BEST) : ["logits"],
-            ...normalize && this.normalizes ? [NORMALIZER] : [],
-            ...routers,
-          ],
-          ...onHidden ? [HIDDEN] : [],
+    const outputs = await this.#session.run(this.program.name, {
+      ...this.#inputsOf(tokens, fed !== undefined),
+      ...picks ? { rows: integers(Int32Array.from(rows)) } : {},
+    }, {
+      outputs: [
+        ...rows.length === 0 ? [] : [
+          ...best ? Object.values(BEST) : ["logits"],
+          ...normalize && this.normalizes ? [NORMALIZER] : [],
+          ...routers,
         ],
-        rows: Object.fromEntries(readRows.map((name) => [name, rows])),
-        everywhere: this.#before === undefined,
-        ...fed ? { fed: { input: "ids", output: BEST.ids, rows: fed } } : {},
-      },
-    };
-    if (this.#before) await this.#before(run);
-    const outputs = await this.#session.run(
-      this.program.name,
-      run.inputs,
-      run.options,
-    );
+        ...onHidden ? [HIDDEN] : [],
+      ],
+      rows: Object.fromEntries(readRows.map((name) => [name, rows])),
+      everywhere: true,
+      ...fed ? { fed: { input: "ids", output: BEST.ids, rows: fed } } : {},
+    });
     const hidden = outputs[HIDDEN]?.data;
-    if (hidden) onHidden?.(hidden as Float32Array);
+    if (hidden) await onHidden?.(hidden as Float32Array);
     const logits = outputs[best ? BEST.logits : "logits"]?.data;
     const ids = outputs[BEST.ids]?.data as Int32Array | undefined;
     const normalizers = outputs[NORMALIZER]?.data;
@@ -263,9 +252,7 @@ export class Decoder implements DecoderShape {
   ): { [name: string]: HostTensor } {
     if (this.pages && !isAssigned) assignTokens(this.pages, tokens);
     const inputs = {
-      ids: integers(tokens.ids),
-      sequence: integers(tokens.sequence),
-      position: integers(tokens.position),
+      ...tokenInputs(tokens),
       ...this.pages?.tensors({
         copied: this.concurrentRuns > 1 || this.runsAhead,
       }),

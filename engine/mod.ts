@@ -29,12 +29,7 @@ export {
   openGrammars,
   openTokenizer,
 } from "./checkpoint.ts";
-export {
-  Decoder,
-  type DecoderRun,
-  type DecoderShape,
-  decoderShape,
-} from "./decoder.ts";
+export { Decoder, type DecoderShape, decoderShape } from "./decoder.ts";
 export type { Companion } from "./companions.ts";
 export {
   type AdapterChoice,
@@ -71,7 +66,7 @@ export {
 } from "./receipt/replay.ts";
 export { modelDrafter } from "./speculation/draft_model.ts";
 export { lookupDrafter } from "./speculation/lookup.ts";
-export { predictingDrafter } from "./speculation/predictor.ts";
+export { type Predicting, predictingDrafter } from "./speculation/predictor.ts";
 export { predictorCompanion } from "./predictor.ts";
 export {
   type Drafter,

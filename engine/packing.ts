@@ -73,6 +73,24 @@ export function packPrompts(
   return packBatch({ rows: prompts.length, columns, ids, mask });
 }
 
+/** A token and its place in the caches. */
+export interface Taken {
+  readonly slot: number;
+  readonly id: number;
+  /** Its position. */
+  readonly at: number;
+}
+
+/** Packs the tokens. */
+export function packTaken(taken: readonly Taken[]): PackedTokens {
+  return {
+    ids: Int32Array.from(taken, ({ id }) => id),
+    sequence: Int32Array.from(taken, ({ slot }) => slot),
+    position: Int32Array.from(taken, ({ at }) => at),
+    cell: new Int32Array(taken.length),
+  };
+}
+
 /** Packs consecutive tokens of sequences: those of `slot` have the positions from `first` on. */
 export function packTokens(
   parts: readonly {
@@ -81,17 +99,11 @@ export function packTokens(
     readonly ids: readonly number[];
   }[],
 ): PackedTokens {
-  const ids = Int32Array.from(parts.flatMap((part) => part.ids));
-  return {
-    ids,
-    sequence: Int32Array.from(
-      parts.flatMap(({ slot, ids }) => ids.map(() => slot)),
+  return packTaken(
+    parts.flatMap(({ slot, first, ids }) =>
+      ids.map((id, i) => ({ slot, id, at: first + i }))
     ),
-    position: Int32Array.from(
-      parts.flatMap(({ first, ids }) => ids.map((_, i) => first + i)),
-    ),
-    cell: new Int32Array(ids.length),
-  };
+  );
 }
 
 /** Tokens `from` to `to` of a packed list. */
@@ -138,6 +150,17 @@ export function checkTokens(
       );
     }
   }
+}
+
+/** The inputs of a program with these tokens. */
+export function tokenInputs(
+  { ids, sequence, position }: PackedTokens,
+): { readonly [name in "ids" | "sequence" | "position"]: HostTensor } {
+  return {
+    ids: integers(ids),
+    sequence: integers(sequence),
+    position: integers(position),
+  };
 }
 
 /** A one-dimensional tensor of integers. */

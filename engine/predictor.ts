@@ -17,16 +17,14 @@ export function predictorCompanion(
 ): Companion {
   return {
     shares: true,
-    plan: async ({ need, ...options }, main) => {
+    plan: async (options, main) => {
       if (stageAxis(main.mesh)) {
         throw new PlacementError(
           "Cannot draft with multi-token prediction on pipeline stages: the layer has one stage. Use a mesh without pp, or draft by lookup",
         );
       }
-      const { lengths: _, ...bounds } = need ?? {};
       return await compileTarget(target, await storedWeights(target, files), {
         ...options,
-        ...need ? { need: { ...need, ...bounds } } : {},
         ...pagesOf(main),
         next: { candidates: 1, hidden: true, predicts: true },
       });

@@ -1,6 +1,6 @@
 /** Schedules tokens per step, and sequences in the caches. */
 
-import type { PackedTokens } from "./packing.ts";
+import { type PackedTokens, packTaken, type Taken } from "./packing.ts";
 import type { PageTable } from "./pages.ts";
 
 /** A scheduled sequence. */
@@ -121,12 +121,7 @@ export function nextStep<S extends Scheduled>(
   return {
     ends,
     prompted: taken.length - before,
-    tokens: {
-      ids: Int32Array.from(taken, ({ id }) => id),
-      sequence: Int32Array.from(taken, ({ slot }) => slot),
-      position: Int32Array.from(taken, ({ at }) => at),
-      cell: new Int32Array(taken.length),
-    },
+    tokens: packTaken(taken),
   };
 }
 
@@ -138,7 +133,7 @@ interface Live {
 
 /** Tokens of a step. */
 interface Step {
-  readonly taken: { slot: number; id: number; at: number }[];
+  readonly taken: Taken[];
   readonly ends: number[];
 }
 

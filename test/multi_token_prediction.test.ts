@@ -48,14 +48,7 @@ async function open(folder: string, mesh: string, { predicts = true } = {}) {
     companions: predicts ? [predictorCompanion(target, files)] : [],
   });
   const decoder = new Decoder(opened.session, decoderShape(opened.plan)!);
-  const drafter = () => {
-    const { plan, session } = opened.companions[0]!;
-    const { name } = plan.programs[0]!;
-    return predictingDrafter(plan, {
-      decoder,
-      run: ({ inputs, options }) => session.run(name, inputs, options),
-    });
-  };
+  const drafter = () => predictingDrafter(opened.companions[0]!, decoder);
   return { ...opened, decoder, drafter };
 }
 

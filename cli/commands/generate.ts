@@ -141,7 +141,7 @@ export async function generateCommand(
     const decoder = new Decoder(session, decoderShape(plan)!);
     draft = await openSpeculation(io, flags, {
       decoder,
-      opened,
+      companions: opened.companions,
       alone: flags.devices !== "mpi",
     });
     const loaded = io.now();

@@ -3,7 +3,6 @@
 import { MessageChannel } from "node:worker_threads";
 import {
   Decoder,
-  type DecoderRun,
   decoderShape,
   type Opened,
   openTarget,
@@ -25,7 +24,11 @@ import { locate } from "../located.ts";
 import { createProgressBar } from "../progress.ts";
 import type { HttpSettings } from "../http_program.ts";
 import { receiptOfRun } from "../receipts.ts";
-import { draftedOptions, openSpeculation } from "../speculation.ts";
+import {
+  type Drafted,
+  draftedOptions,
+  openSpeculation,
+} from "../speculation.ts";
 import { checkSpeculation, nextPerSequence } from "../speculation_flags.ts";
 import type { ServeFlags } from "../serve_flags.ts";
 import { joinAsRank } from "../rank.ts";
@@ -110,7 +113,7 @@ export async function serveCommand(
     if (opened.rank > 0) await follow(opened);
     else {
       const served = {
-        opened,
+        companions: opened.companions,
         name: flags.name ?? (name === folder ? nameOf(folder) : name),
         folder,
         stop: checkpoint.stop,
@@ -124,10 +127,11 @@ export async function serveCommand(
         const leader = createLeader(opened);
         await serveModel(io, {
           ...served,
-          model: new Decoder(opened.session, shape, {
-            before: (run) => leader.run(run),
-          }),
-          before: (run) => leader.run(run, { companion: 0 }),
+          companions: opened.companions.map(({ plan, session }, companion) => ({
+            plan,
+            session: leader.lead(session, { companion }),
+          })),
+          model: new Decoder(leader.lead(opened.session), shape),
           idle: { ms: HEARTBEAT_MS, action: leader.idle },
         }, flags);
         await leader.end();
@@ -174,9 +178,7 @@ interface LoadedModel
   extends
     Pick<LoopOptions, "idle">,
     Pick<HttpSettings, "weightFiles" | "receipt"> {
-  readonly opened: Pick<Opened, "companions">;
-  /** Called before each run of a companion. */
-  readonly before?: (run: DecoderRun) => Promise<void>;
+  readonly companions: Drafted["companions"];
   /** Bytes that the ranks in this process sent, by kind. */
   readonly sentBytes: () => { readonly [kind: string]: number };
   readonly name: string;
@@ -188,7 +190,7 @@ interface LoadedModel
 /** Answers requests until the process is asked to end. */
 async function serveModel(
   io: CliIo,
-  { model, opened, before, idle, sentBytes, ...served }: LoadedModel,
+  { model, companions, idle, sentBytes, ...served }: LoadedModel,
   flags: ServeFlags,
 ): Promise<void> {
   const { host = "127.0.0.1", port = 8000, requestDeadline = 600 } = flags;
@@ -197,9 +199,8 @@ async function serveModel(
   const { port1: ours, port2: routes } = new MessageChannel();
   const draft = await openSpeculation(io, flags, {
     decoder: model,
-    opened,
+    companions,
     alone: true,
-    ...before ? { before } : {},
   });
   const shape = { vocabulary, maxContext };
   const grammars = grammarsOf({ ...served, shape }, io.files);

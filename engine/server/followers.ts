@@ -6,7 +6,7 @@
 
 import { ARRAYS } from "../../runtime/host_tensor.ts";
 import type { HostTensor, RunOptions, Session } from "../../runtime/mod.ts";
-import type { DecoderRun } from "../decoder.ts";
+import type { Runs } from "../decoder.ts";
 import type { Opened } from "../open.ts";
 
 /** A message of rank 0. */
@@ -37,11 +37,11 @@ const WHAT = "a step of the server";
 
 /** Messages of rank 0. */
 export interface Leader {
-  /** Sends a run of the decoder, or of one of its companions. Call it before the run. */
-  run(
-    run: DecoderRun,
-    options?: { readonly companion?: number },
-  ): Promise<void>;
+  /**
+   * Returns a session whose runs the other ranks execute, too: that of the decoder, or of one of its companions. Only
+   * rank 0 receives outputs.
+   */
+  lead(session: Runs, options?: { readonly companion?: number }): Runs;
   /** Sends a sign of life. */
   idle(): Promise<void>;
   /** Ends the other ranks' part. */
@@ -79,17 +79,23 @@ export function createLeader(channel: Channel): Leader {
   };
   const sent = new Map<string, HostTensor["data"]>();
   return {
-    run: ({ inputs, options }, { companion } = {}) => {
-      const tensors = Object.entries(inputs).map(
-        ([name, { dtype, shape, data }]) => {
-          const before = sent.get(name);
-          if (before && equal(before, data)) return { name, dtype, shape };
-          sent.set(name, data.slice());
-          return { name, dtype, shape, data: [...data] };
-        },
-      );
-      return send({ kind: "run", companion, inputs: tensors, options });
-    },
+    lead: (session, { companion } = {}) => ({
+      concurrentRuns: session.concurrentRuns,
+      runsAhead: false,
+      run: async (name, inputs, given) => {
+        const options = { ...given, everywhere: false };
+        const tensors = Object.entries(inputs).map(
+          ([name, { dtype, shape, data }]) => {
+            const before = sent.get(name);
+            if (before && equal(before, data)) return { name, dtype, shape };
+            sent.set(name, data.slice());
+            return { name, dtype, shape, data: [...data] };
+          },
+        );
+        await send({ kind: "run", companion, inputs: tensors, options });
+        return await session.run(name, inputs, options);
+      },
+    }),
     idle: async () => {
       await send({ kind: "idle" });
       await meet(channel);
@@ -125,8 +131,8 @@ export async function follow(
       ? opened
       : opened.companions[companion]!;
     for (const { name, dtype, shape, data } of message.inputs) {
-      const values = data ?? known[name]!.data;
-      known[name] = { dtype, shape, data: ARRAYS[dtype].from(values) };
+      const values = data ? ARRAYS[dtype].from(data) : known[name]!.data;
+      known[name] = { dtype, shape, data: values };
     }
     const { name, inputs } = plan.programs[0]!;
     const given = Object.keys(inputs).map((input) => [input, known[input]!]);

@@ -191,7 +191,6 @@ export function createLoop(
       await (await openGrammars()).start(source, (error) => failed(error, id));
     // It may be cancelled meanwhile.
     if (!growing.has(id)) return one.grammar?.close();
-    let count = 0;
     const own: TokenDetails[] = [];
     const sequence = one.sequence = loop.add(prompt, {
       ...others,
@@ -199,10 +198,9 @@ export function createLoop(
       onToken: (token, logprobs, record) => {
         grown.push(one);
         if (logprobs || record.hash || record.experts) {
-          const at = waits ? count : tokens.length / 2;
+          const at = waits ? sequence.tokens.length - 1 : tokens.length / 2;
           (waits ? own : details).push({ at, logprobs, record });
         }
-        count++;
         if (!waits) tokens.push(id, token);
       },
       onEnd: (ending) => {
@@ -286,14 +284,11 @@ export class RemoteLoop {
   /** Adds a sequence and returns its id. The prompt must be checked. */
   add(
     prompt: readonly number[],
-    { onToken, onEnd, onFail, ...options }: RemoteSequence,
+    sequence: RemoteSequence,
   ): number {
     const id = this.#count++;
-    this.#growing.set(id, {
-      ...onToken ? { onToken } : {},
-      ...onEnd ? { onEnd } : {},
-      onFail,
-    });
+    const { onToken: _, onEnd: _end, onFail: _fail, ...options } = sequence;
+    this.#growing.set(id, sequence);
     this.#send({ kind: "add", id, prompt, options });
     return id;
   }

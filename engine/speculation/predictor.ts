@@ -1,10 +1,10 @@
 /** Drafts by the model's own layer for multi-token prediction: a step of the layer for each drafted token. */
 
-import type { HostTensor } from "../../runtime/mod.ts";
 import { HIDDEN } from "../../models/outputs.ts";
 import type { Plan } from "../../spec/plan/plan.ts";
-import type { Decoder, DecoderRun } from "../decoder.ts";
-import { integers } from "../packing.ts";
+import { sum } from "../../spec/sum.ts";
+import type { Decoder, Runs } from "../decoder.ts";
+import { integers, packTaken, type Taken, tokenInputs } from "../packing.ts";
 import { lengthOf, tokenOf } from "../schedule.ts";
 import type { Drafted, Drafter } from "./speculation.ts";
 
@@ -17,35 +17,33 @@ const MAX_WAITING = 64;
 const OUTPUTS = ["candidates.ids", HIDDEN] as const;
 
 /** A token and the hidden state of the token before it. Undefined: unknown, as after a shared prefix; it counts as 0. */
-interface Pair {
-  readonly slot: number;
-  readonly position: number;
-  readonly id: number;
+interface Pair extends Taken {
   readonly before: Float32Array | undefined;
 }
 
 /** A sequence in a slot. */
 interface State {
   readonly slot: number;
-  /** Fed tokens that the layer has not run, by position. */
-  readonly waiting: Map<number, Pair>;
+  /** Fed tokens that the layer has not run, in order. */
+  waiting: Pair[];
   /** Hidden states of the last step by position. */
   readonly hidden: Map<number, Float32Array>;
 }
 
+/** The plan of the layer on its devices. */
+export interface Predicting {
+  readonly plan: Plan;
+  readonly session: Pick<Runs, "run">;
+}
+
 /**
- * Creates a drafter from the plan of the layer, its decoder, whose pages it uses too, and a function that runs the plan.
- * The layer's cache has an entry for each position: of its token, and of the hidden state before it.
- * Drafted entries are replaced when the model has run their tokens.
+ * Creates a drafter from the layer and its decoder, whose pages the layer uses too. The layer's cache has an entry for
+ * each position: of its token, and of the hidden state before it. Drafted entries are replaced when the model has run
+ * their tokens.
  */
 export function predictingDrafter(
-  { programs: [program] }: Plan,
-  { decoder, run }: {
-    readonly decoder: Decoder;
-    readonly run: (
-      run: DecoderRun,
-    ) => Promise<{ readonly [output: string]: HostTensor }>;
-  },
+  { plan: { programs: [program] }, session }: Predicting,
+  decoder: Decoder,
 ): Drafter {
   const { width, maxTokens, maxContext, pages } = decoder;
   const inputNames = new Set(Object.keys(program!.inputs));
@@ -56,7 +54,7 @@ export function predictingDrafter(
     const known = states.get(sequence);
     // A sequence that was preempted begins again.
     if (known?.slot === slot && position > 0) return known;
-    const state = { slot, waiting: new Map(), hidden: new Map() };
+    const state = { slot, waiting: [], hidden: new Map() };
     states.set(sequence, state);
     return state;
   }
@@ -68,21 +66,14 @@ export function predictingDrafter(
   ): Promise<{ readonly id: number; readonly hidden: Float32Array }[]> {
     const hidden = new Float32Array(pairs.length * embed);
     pairs.forEach(({ before }, i) => before && hidden.set(before, i * embed));
-    const column = (name: "id" | "slot" | "position") =>
-      integers(Int32Array.from(pairs, (pair) => pair[name]));
     const tables = Object.entries(pages?.tensors() ?? {})
       .filter(([name]) => inputNames.has(name));
-    const outputs = await run({
-      inputs: {
-        ids: column("id"),
-        sequence: column("slot"),
-        position: column("position"),
-        [HIDDEN]: { dtype: "f32", shape: [pairs.length, embed], data: hidden },
-        rows: integers(Int32Array.from(ends)),
-        ...Object.fromEntries(tables),
-      },
-      options: { outputs: ends.length > 0 ? OUTPUTS : [] },
-    });
+    const outputs = await session.run(program!.name, {
+      ...tokenInputs(packTaken(pairs)),
+      [HIDDEN]: { dtype: "f32", shape: [pairs.length, embed], data: hidden },
+      rows: integers(Int32Array.from(ends)),
+      ...Object.fromEntries(tables),
+    }, { outputs: ends.length > 0 ? OUTPUTS : [], everywhere: true });
     const [ids, rows] = OUTPUTS.map((name) => outputs[name]?.data);
     return ends.map((_, i) => ({
       id: ids![i]!,
@@ -94,9 +85,7 @@ export function predictingDrafter(
   async function flush(
     waiting: readonly { readonly state: State; readonly end: number }[],
   ): Promise<void> {
-    const pairs = waiting.flatMap(({ state, end }) =>
-      takeWaiting(state.waiting, end)
-    );
+    const pairs = waiting.flatMap(({ state, end }) => takeWaiting(state, end));
     for (let from = 0; from < pairs.length; from += maxTokens) {
       await predict(pairs.slice(from, from + maxTokens), []);
     }
@@ -122,16 +111,14 @@ export function predictingDrafter(
           touched.set(sequence, state);
           state.hidden.clear();
           // Rejected tokens, or those of a state that was rolled back.
-          for (const at of state.waiting.keys()) {
-            if (at >= position) state.waiting.delete(at);
-          }
+          state.waiting = pairsBefore(state, position);
         }
-        state.waiting.set(position, { slot, position, id, before });
+        state.waiting.push({ slot, id, at: position, before });
         const row = hidden.subarray(i * embed, (i + 1) * embed);
         state.hidden.set(position, row);
       });
       const full = [...touched.values()].filter(({ waiting }) =>
-        prompted > 0 || waiting.size > MAX_WAITING
+        prompted > 0 || waiting.length > MAX_WAITING
       );
       await flush(full.map((state) => ({ state, end: Infinity })));
     },
@@ -142,37 +129,35 @@ export function predictingDrafter(
         const position = lengthOf(sequence) - 1;
         const before = state.hidden.get(position - 1);
         const id = tokenOf(sequence, position);
-        const pair = { slot: state.slot, position, id, before };
+        const pair = { slot: state.slot, id, at: position, before };
         return [{ i, state, pair, count }];
       });
       const ready = growing.map(({ state, pair }) => ({
         state,
-        end: pair.position,
+        end: pair.at,
       }));
-      const waiting = ready.reduce((n, { state }) => n + state.waiting.size, 0);
+      const waiting = sum(ready.map(({ state }) => state.waiting.length));
       // Usually they fit into the first step of the drafts.
       const joined = waiting + growing.length <= maxTokens;
       if (!joined) await flush(ready);
       for (let first = true;; first = false) {
-        growing = growing.filter(({ pair: { slot, position } }) =>
-          position < maxContext && (pages?.reserve(slot, position) ?? true)
+        growing = growing.filter(({ pair: { slot, at } }) =>
+          at < maxContext && (pages?.reserve(slot, at) ?? true)
         );
         if (growing.length === 0) return drafts;
         const ends: number[] = [];
         const pairs = growing.flatMap(({ state, pair }) => {
-          const before = first && joined
-            ? takeWaiting(state.waiting, pair.position)
-            : [];
+          const before = first && joined ? takeWaiting(state, pair.at) : [];
           ends.push((ends.at(-1) ?? -1) + before.length + 1);
           return [...before, pair];
         });
         const predicted = await predict(pairs, ends);
-        growing = growing.flatMap((one, at) => {
-          const { id, hidden } = predicted[at]!;
-          const { slot, position } = one.pair;
+        growing = growing.flatMap((one, index) => {
+          const { id, hidden } = predicted[index]!;
+          const { slot, at } = one.pair;
           drafts[one.i]!.push(id);
           if (drafts[one.i]!.length === one.count) return [];
-          const pair = { slot, position: position + 1, id, before: hidden };
+          const pair = { slot, id, at: at + 1, before: hidden };
           return [{ ...one, pair }];
         });
       }
@@ -181,9 +166,12 @@ export function predictingDrafter(
 }
 
 /** Removes the waiting tokens of a sequence; returns those before a position. Later ones were rejected. */
-function takeWaiting(waiting: Map<number, Pair>, end: number): Pair[] {
-  const pairs = [...waiting.values()].filter(({ position }) => position < end)
-    .sort((a, b) => a.position - b.position);
-  waiting.clear();
+function takeWaiting(state: State, end: number): Pair[] {
+  const pairs = pairsBefore(state, end);
+  state.waiting = [];
   return pairs;
+}
+
+function pairsBefore({ waiting }: State, end: number): Pair[] {
+  return waiting.filter(({ at }) => at < end);
 }
