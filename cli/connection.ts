@@ -1,6 +1,7 @@
 /** Connections over HTTP/1.1. */
 
 import { Buffer } from "node:buffer";
+import { once } from "node:events";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Connection } from "../engine/server/mod.ts";
 
@@ -28,17 +29,10 @@ export function createConnection(
       outgoing.flushHeaders();
     },
     write: (text) => outgoing.write(text),
-    drained: (signal) =>
-      new Promise((resolve) => {
-        const done = () => {
-          outgoing.off("drain", done);
-          signal.removeEventListener("abort", done);
-          resolve();
-        };
-        outgoing.on("drain", done);
-        signal.addEventListener("abort", done);
-        if (signal.aborted) done();
-      }),
+    drained: async (signal) => {
+      // Also rejects if writing fails: then the response is closed.
+      await once(outgoing, "drain", { signal }).catch(() => {});
+    },
     end: () => void outgoing.end(),
     abort: (error) => void outgoing.destroy(error),
     onLeave: (action) => {

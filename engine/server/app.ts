@@ -183,15 +183,15 @@ class RequestGate {
           { kind: "deadline" },
         ),
       ), requestMs);
-    const leave = () =>
+    const connection = c.env;
+    const stay = connection.onLeave(() =>
       abort(
         new RequestError(
           "Cannot answer: the client closed the connection. Keep it open",
           { kind: "closed" },
         ),
-      );
-    const connection = c.env;
-    const stay = connection.onLeave(leave);
+      )
+    );
     let closed = false;
     const close = () => {
       if (closed) return;

@@ -2,7 +2,7 @@
 
 /** Reads the body of a request, and writes that of its response. */
 export interface Connection {
-  /** What routes return that have written a response. */
+  /** Returned by routes that have written a response. */
   readonly sent: Response;
   /** Whether the response is complete or the client has disconnected. */
   readonly closed: boolean;
