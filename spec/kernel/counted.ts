@@ -6,9 +6,16 @@
 import { STORED_BYTES } from "../dtype.ts";
 import { exactJson } from "./exact_json.ts";
 import { FUNCTIONS } from "./semantics.ts";
-import type { Expr, ScalarType, Stmt } from "./tree.ts";
+import type { Expr, ForStmt, ScalarType, Stmt } from "./tree.ts";
 import { scalarLoads } from "./vectors.ts";
-import { operands, someStatement, walkStatements } from "./walk.ts";
+import {
+  addLocals,
+  expressionsOf,
+  operands,
+  someNode,
+  someStatement,
+  walkStatements,
+} from "./walk.ts";
 
 /** Indices of totals: multiply-adds, operations; then of each binding, bytes loaded and bytes stored. */
 export const FMA = 0, OTHER = 1, BINDINGS = 2;
@@ -16,13 +23,13 @@ export const FMA = 0, OTHER = 1, BINDINGS = 2;
 /** Operations per load or store whose index differs between invocations. */
 const SCATTERED_OPERATIONS = 5;
 
-/** Additional operations of a load or store whose index differs. */
+/** Operations to add to one, if the index differs. */
 export const SCATTERED_MORE = SCATTERED_OPERATIONS - 1;
 
 /** Variables that a value depends on; true if it depends on the number of the invocation. */
 export type Sources = true | readonly string[];
 
-/** Cost of expressions. */
+/** Cost of the expressions and accesses of a statement. */
 export interface Cost {
   /** Pairs of an index of totals and a number to add. Each access counts as one operation. */
   readonly fixed: readonly (readonly [total: number, added: number])[];
@@ -89,7 +96,6 @@ interface Context {
 }
 
 function countedStatement(s: Stmt, context: Context): readonly Counted[] {
-  const { needed } = context;
   const block = (body: readonly Stmt[]) =>
     body.flatMap((s) => countedStatement(s, context));
   switch (s.op) {
@@ -97,33 +103,18 @@ function countedStatement(s: Stmt, context: Context): readonly Counted[] {
     case "var":
     case "set": {
       const { name, value } = s;
-      const cost = costOf(context, (add) => add.value(value));
-      const known = needed.has(name) ? { value } : {};
-      return [{ op: "evaluate", cost, name, ...known }];
+      const known = context.needed.has(name) ? { value } : {};
+      return [{ op: "evaluate", cost: costOf(context, s), name, ...known }];
     }
     case "loads":
       return block(scalarLoads(s));
-    case "store": {
-      const cost = costOf(context, (add) => {
-        add.bytes(s.binding, 1, s.value.type);
-        add.value(s.index);
-        add.access(s.index);
-        add.value(s.value);
-      });
-      return [{ op: "evaluate", cost }];
-    }
-    case "sharedStore": {
-      const cost = costOf(context, (add) => {
-        add.total(OTHER, 1);
-        add.value(s.index);
-        add.value(s.value);
-      });
-      return [{ op: "evaluate", cost }];
-    }
+    case "store":
+    case "sharedStore":
+      return [{ op: "evaluate", cost: costOf(context, s) }];
     case "if":
       return [{
         op: "if",
-        cost: costOf(context, (add) => add.value(s.condition)),
+        cost: costOf(context, s),
         condition: s.condition,
         then: block(s.then),
         else: block(s.else ?? []),
@@ -132,9 +123,7 @@ function countedStatement(s: Stmt, context: Context): readonly Counted[] {
     case "for":
       return [{
         op: "for",
-        cost: costOf(context, (add) => {
-          for (const e of [s.from, s.to, s.step]) add.value(e);
-        }),
+        cost: costOf(context, s),
         name: s.name,
         from: s.from,
         to: s.to,
@@ -152,75 +141,59 @@ function countedStatement(s: Stmt, context: Context): readonly Counted[] {
   }
 }
 
-/** Adds up costs. */
-interface Adder {
-  total(at: number, n: number): void;
-  /** Bytes loaded (0) or stored (1). */
-  bytes(binding: string, stored: 0 | 1, type: ScalarType): void;
-  /** A load or store at an index. */
-  access(index: Expr): void;
-  value(e: Expr): void;
-}
-
-function costOf(
-  { bindings }: Context,
-  count: (add: Adder) => void,
-): Cost {
+/** The cost of a statement, without that of its bodies. */
+function costOf({ bindings }: Context, s: Stmt): Cost {
   const totals = new Map<number, number>();
   const accesses: Sources[] = [];
-  const read = new Set<string>();
-  let differs = false;
-  const total = (at: number, n: number) =>
+  const add = (at: number, n: number) =>
     void totals.set(at, (totals.get(at) ?? 0) + n);
-  const add: Adder = {
-    total,
-    bytes: (binding, stored, type) => {
-      const number = bindings.get(binding) ?? bindings.size;
-      bindings.set(binding, number);
-      const bytes = type === "bool" ? 4 : STORED_BYTES[type];
-      total(BINDINGS + 2 * number + stored, bytes);
-    },
-    access: (index) => {
-      const sources = sourcesOf(index);
-      total(OTHER, sources === true ? SCATTERED_OPERATIONS : 1);
-      if (sources !== true && sources.length > 0) accesses.push(sources);
-    },
-    value: (e) => {
-      if (e.op === "local") read.add(e.name);
-      if (e.op === "id") differs ||= e.name === "local";
-      if (e.op === "load") {
-        add.bytes(e.binding, 0, e.type);
-        add.access(e.index);
-      } else if (e.op === "call") {
-        if (e.fn === "fma") total(FMA, 1);
-        else total(OTHER, FUNCTIONS[e.fn].operations);
-      } else if (ARITHMETIC.has(e.op)) total(OTHER, 1);
-      for (const operand of operands(e)) add.value(operand);
-    },
+  /** An access at an index: a load (0) or a store (1). */
+  const access = (
+    { binding, index }: { readonly binding: string; readonly index: Expr },
+    { stored, type }: { readonly stored: 0 | 1; readonly type: ScalarType },
+  ) => {
+    const number = bindings.get(binding) ?? bindings.size;
+    bindings.set(binding, number);
+    const bytes = type === "bool" ? 4 : STORED_BYTES[type];
+    add(BINDINGS + 2 * number + stored, bytes);
+    const sources = sourcesOf([index]);
+    add(OTHER, sources === true ? SCATTERED_OPERATIONS : 1);
+    if (sources !== true && sources.length > 0) accesses.push(sources);
   };
-  count(add);
-  return {
-    fixed: [...totals],
-    accesses,
-    sources: differs ? true : [...read],
+  const evaluate = (e: Expr): void => {
+    if (e.op === "load") access(e, { stored: 0, type: e.type });
+    else if (e.op === "call") {
+      if (e.fn === "fma") add(FMA, 1);
+      else add(OTHER, FUNCTIONS[e.fn].operations);
+    } else if (ARITHMETIC.has(e.op)) add(OTHER, 1);
+    operands(e).forEach(evaluate);
   };
+  const values = expressionsOf(s);
+  values.forEach(evaluate);
+  if (s.op === "store") access(s, { stored: 1, type: s.value.type });
+  if (s.op === "sharedStore") add(OTHER, 1);
+  return { fixed: [...totals], accesses, sources: sourcesOf(values) };
 }
 
 /** Nodes that count as one operation. */
 const ARITHMETIC: ReadonlySet<Expr["op"]> = new Set<Expr["op"]>([
-  ...["shared", "unary", "convert", "select", "binary"] as const,
+  "shared",
+  "unary",
+  "convert",
+  "select",
+  "binary",
 ]);
 
-function sourcesOf(e: Expr): Sources {
+function sourcesOf(values: readonly Expr[]): Sources {
   const names = new Set<string>();
-  const differs = (e: Expr): boolean => {
-    if (e.op === "local") names.add(e.name);
-    return e.op === "id" && e.name === "local" || operands(e).some(differs);
-  };
-  return differs(e) || [...names];
+  for (const e of values) addLocals(e, names);
+  const differs = values.some((e) =>
+    someNode(e, (e) => e.op === "id" && e.name === "local")
+  );
+  return differs || [...names];
 }
 
-/** Whether counting may know a value: floats, words of packed bytes and results of functions are never known. */
+/** Whether counting may know a value: not floats, words of packed bytes, shared memory, bitcasts or results of functions. */
 export function isKnowable(e: Expr): boolean {
   const unknown = e.op === "shared" || e.op === "bitcast" || e.op === "call" ||
     e.op === "load" && e.bytes === true;
@@ -263,7 +236,7 @@ function setNames(body: readonly Stmt[]): string[] {
 
 /** Maximum iterations of a loop whose end is the minimum of a value and a constant, also relative to its start. */
 function maxIterations(
-  { from, to, step }: Stmt & { readonly op: "for" },
+  { from, to, step }: ForStmt<Stmt>,
 ): number | undefined {
   if (to.op !== "binary" || to.fn !== "min") return undefined;
   const { b } = to;
