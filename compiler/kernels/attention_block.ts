@@ -13,7 +13,7 @@ import type { Binding, Expr, Hole, KernelText } from "./kernel.ts";
 import { bindings, local, wgsl } from "./kernel.ts";
 import { type Cache, cacheOf, type CacheShape } from "./pieces/cache.ts";
 import { loadStored, unpackHalves } from "../../spec/kernel/build.ts";
-import { range } from "./pieces/numbers.ts";
+import { range } from "../../spec/range.ts";
 import type { Seen } from "../../spec/pages.ts";
 import { firstSeenText } from "./pieces/seen_keys.ts";
 

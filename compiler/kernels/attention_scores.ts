@@ -19,7 +19,7 @@ import {
 import type { Expr, KernelText } from "./kernel.ts";
 import { expr, local, wgsl } from "./kernel.ts";
 import { blockedSum } from "./pieces/blocked_sum.ts";
-import { range } from "./pieces/numbers.ts";
+import { range } from "../../spec/range.ts";
 
 /** Lane j scores key j of the block: q · k * scale. */
 export function scores(of: Queries): KernelText {

@@ -20,7 +20,7 @@ import {
 } from "./kernel.ts";
 import type { MatmulTile } from "../tuning/tile.ts";
 import { blockedSum } from "./pieces/blocked_sum.ts";
-import { range } from "./pieces/numbers.ts";
+import { range } from "../../spec/range.ts";
 import { registers } from "../../spec/kernel/registers.ts";
 
 /** A result [expert, row, column]: for each expert, the sum over its grouped rows of left[row] times right[column]. */

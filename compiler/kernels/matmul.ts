@@ -29,7 +29,7 @@ import {
 } from "../tuning/lanes.ts";
 import { equalBlocks, sumBlocks, tileTaken } from "../tuning/tile.ts";
 import { blockedSum, SUM_BLOCK } from "./pieces/blocked_sum.ts";
-import { range } from "./pieces/numbers.ts";
+import { range } from "../../spec/range.ts";
 import {
   indicesBelow,
   letRegister,

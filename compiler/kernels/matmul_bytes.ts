@@ -36,7 +36,7 @@ import {
   storeHeader,
 } from "./matmul_bytes_operands.ts";
 import { HEADER_WORDS } from "./pieces/block.ts";
-import { range } from "./pieces/numbers.ts";
+import { range } from "../../spec/range.ts";
 import { sumTree } from "./pieces/sum_tree.ts";
 import {
   addSums,

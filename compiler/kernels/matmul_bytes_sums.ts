@@ -20,7 +20,7 @@ import {
   term,
 } from "./matmul_bytes_operands.ts";
 import { u } from "./matmul_left.ts";
-import { range } from "./pieces/numbers.ts";
+import { range } from "../../spec/range.ts";
 
 /** Words of workgroup memory for the scales of a part of a sum, if lanes load along k. */
 export const SCALE_WORDS = 1024;

@@ -9,7 +9,7 @@ import { isStaged } from "../tuning/lanes.ts";
 import { equalBlocks } from "../tuning/tile.ts";
 import type { MatmulOptions } from "./matmul_options.ts";
 import { letRegister, register } from "../../spec/kernel/registers.ts";
-import { range } from "./pieces/numbers.ts";
+import { range } from "../../spec/range.ts";
 
 /** Rows of the left operand in a part of a kernel. */
 export interface LeftRows {

@@ -16,7 +16,7 @@ import type { MatmulOptions } from "./matmul_options.ts";
 import { columnsAndWeights } from "./matmul_columns.ts";
 import { indicesOfTerms, rightAt, termsOf } from "./matmul_right.ts";
 import { scalesOfBlock } from "./matmul_scales.ts";
-import { range } from "./pieces/numbers.ts";
+import { range } from "../../spec/range.ts";
 import { MATRIX_LANES, type MatrixShape } from "../tuning/matrices.ts";
 
 /** Creates a matrix multiplication by tiles of a shape. `k` is a multiple of its depth. */

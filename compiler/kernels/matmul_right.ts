@@ -9,7 +9,7 @@ import { termCount, widthOf } from "./matmul_columns.ts";
 import type { MatmulOptions } from "./matmul_options.ts";
 import { scaleOf, scalesOfIteration } from "./matmul_scales.ts";
 import { decoderOf, perWord, unpackHalves } from "./pieces/decode.ts";
-import { range } from "./pieces/numbers.ts";
+import { range } from "../../spec/range.ts";
 import {
   letRegister,
   loadRegisters,

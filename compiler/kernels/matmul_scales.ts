@@ -10,7 +10,7 @@ import { expr, local, wgsl } from "./kernel.ts";
 import { termCount, widthOf } from "./matmul_columns.ts";
 import type { MatmulOptions } from "./matmul_options.ts";
 import { decoderOf } from "./pieces/decode.ts";
-import { range } from "./pieces/numbers.ts";
+import { range } from "../../spec/range.ts";
 
 const K = local("k", "u32");
 

@@ -21,7 +21,7 @@ import {
 } from "./matmul_right.ts";
 import { perScaleOf, scaleOf, scalesInBlock } from "./matmul_scales.ts";
 import { decoderOf, perWord } from "./pieces/decode.ts";
-import { range } from "./pieces/numbers.ts";
+import { range } from "../../spec/range.ts";
 
 /** Most words of weights that a lane of a team loads at once: GPUs have at most 255 registers per lane. */
 const WORDS_AT_ONCE = 16;

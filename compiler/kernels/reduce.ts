@@ -6,7 +6,7 @@
 import type { Binding, Expr, Kernel, KernelText, Stmt } from "./kernel.ts";
 import { elementwise, expr, INDEX, local, wgsl } from "./kernel.ts";
 import { blockedSum, SUM_BLOCK } from "./pieces/blocked_sum.ts";
-import { range } from "./pieces/numbers.ts";
+import { range } from "../../spec/range.ts";
 
 /** A kernel with one invocation per result. Its grid is `elementwiseGrid(count)`. */
 export interface ResultOptions {

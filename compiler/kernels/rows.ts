@@ -8,7 +8,7 @@ import type { Binding, Expr, Grid, Kernel, KernelText } from "./kernel.ts";
 import type { Statements, Stmt } from "./kernel.ts";
 import { expr, foldGrid, GROUP_XY, kernelOf, local, wgsl } from "./kernel.ts";
 import { SUM_BLOCK } from "./pieces/blocked_sum.ts";
-import { range } from "./pieces/numbers.ts";
+import { range } from "../../spec/range.ts";
 
 /** A kernel of one workgroup per row. Its grid is `rowsGrid(rows)`. */
 export interface RowsOptions {

@@ -5,7 +5,7 @@
 import { elementwise, type Expr, type Kernel, local, wgsl } from "./kernel.ts";
 import type { ResultOptions } from "./reduce.ts";
 import { blockedSum } from "./pieces/blocked_sum.ts";
-import { range } from "./pieces/numbers.ts";
+import { range } from "../../spec/range.ts";
 import { registers } from "../../spec/kernel/registers.ts";
 
 /** Rows summed by index. Its grid is `elementwiseGrid(count / segmentCells(width))`. */

@@ -1,10 +1,11 @@
 /** Statements on matrices: construction, and the expansion to plain statements, which defines their results. */
 
+import { range } from "../range.ts";
 import {
   add,
   and,
   barrier,
-  binary,
+  call,
   div,
   f32,
   fma,
@@ -14,16 +15,23 @@ import {
   let_,
   local,
   lt,
+  max,
+  min,
   mul,
   rem,
-  set,
   shared,
   u32,
-  var_,
 } from "./build.ts";
 import { cachedJson, exactJson } from "./exact_json.ts";
-import { registerName } from "./register_name.ts";
-import { walkExpressions } from "./walk.ts";
+import {
+  declareEach,
+  indicesBelow,
+  letRegister,
+  register,
+  registers,
+  setEach,
+} from "./registers.ts";
+import { bodiesOf, mapStatement, walkExpressions } from "./walk.ts";
 import type {
   Expr,
   Kernel,
@@ -70,18 +78,12 @@ export function isMatrixStmt(
   return s.op === "matrices" || s.op === "multiply" || s.op === "results";
 }
 
-/** Bodies of a loop or a condition. */
-function innerOf(s: MatrixStmt): readonly (readonly MatrixStmt[])[] {
-  if (s.op === "for") return [s.body];
-  return s.op === "if" ? [s.then, s.else ?? []] : [];
-}
-
 /** The statements on matrices in a body. */
 export function matrixStatements(
   body: readonly MatrixStmt[],
 ): readonly (MatrixTile | MultiplyStmt | ResultsStmt)[] {
   return body.flatMap((s) =>
-    isMatrixStmt(s) ? [s] : innerOf(s).flatMap(matrixStatements)
+    isMatrixStmt(s) ? [s] : bodiesOf(s).flatMap(matrixStatements)
   );
 }
 
@@ -123,7 +125,7 @@ function expandAll(
   tile: MatrixTile,
   share: TileShare,
 ): readonly Stmt[] {
-  return body.flatMap((s): readonly Stmt[] => {
+  return replaceMatrices(body, (s) => {
     switch (s.op) {
       case "matrices":
         return declared(s, share);
@@ -131,56 +133,30 @@ function expandAll(
         return multiplied(s, tile, share);
       case "results":
         return results(s, tile, share);
-      case "for":
-        return [{ ...s, body: expandAll(s.body, tile, share) }];
-      case "if":
-        return [{
-          ...s,
-          then: expandAll(s.then, tile, share),
-          ...s.else ? { else: expandAll(s.else, tile, share) } : {},
-        } as Stmt];
-      default:
-        return [s];
     }
   });
 }
 
-const ROW = local("tile_row", "u32"), COLUMN = local("tile_column", "u32");
-
-/** The integers below `n`. */
-export function range(n: number): readonly number[] {
-  return Array.from({ length: n }, (_, i) => i);
-}
-
-/** Each element of a share: its row and column in the tile, and the indices of its register. */
-function elements(
-  { rows, columns }: TileShare,
-): readonly { row: Expr; column: Expr; indices: readonly number[] }[] {
-  return range(rows).flatMap((r) =>
-    range(columns).map((c) => ({
-      row: rowOf(r),
-      column: columnOf(c),
-      indices: [r, c],
-    }))
+/** A body with other statements in place of those on matrices. */
+function replaceMatrices(
+  body: readonly MatrixStmt[],
+  of: (s: MatrixTile | MultiplyStmt | ResultsStmt) => readonly Stmt[],
+): readonly Stmt[] {
+  return body.flatMap((s) =>
+    isMatrixStmt(s) ? of(s) : [mapStatement(s as Stmt, {
+      body: (inner) => replaceMatrices(inner, of),
+    })]
   );
 }
 
-function rowOf(r: number): Expr {
-  return r === 0 ? ROW : add(ROW, u32(r));
-}
-
-function columnOf(c: number): Expr {
-  return c === 0 ? COLUMN : add(COLUMN, u32(c * ACROSS));
-}
+const ROW = local("tile_row", "u32"), COLUMN = local("tile_column", "u32");
 
 function declared({ names }: MatrixTile, share: TileShare): readonly Stmt[] {
   return [
     let_("tile_row", mul(div(id("local"), u32(ACROSS)), u32(share.rows))),
     let_("tile_column", rem(id("local"), u32(ACROSS))),
     ...names.flatMap((name) =>
-      elements(share).map(({ indices }) =>
-        var_(registerName(name, indices), f32(0))
-      )
+      declareEach(registers(name, share.rows, share.columns))
     ),
   ];
 }
@@ -191,40 +167,39 @@ function multiplied(
   share: TileShare,
 ): readonly Stmt[] {
   const k = local("tile_k", "u32");
-  const a = (r: number) => registerName("tile_a", [r]);
-  const b = (i: number, c: number) => registerName(`tile_b${i}`, [c]);
-  const right = local("tile_right", "u32");
+  const from = local("tile_left", "u32"), right = local("tile_right", "u32");
   return [
     barrier(),
     let_("tile_left", mul(ROW, u32(depth))),
     for_("tile_k", u32(0), u32(depth), [
       let_("tile_right", add(mul(k, u32(columns)), COLUMN)),
-      ...range(share.rows).map((r) => {
-        const at = add(local("tile_left", "u32"), k);
-        return let_(
-          a(r),
-          shared(left, r === 0 ? at : add(at, u32(r * depth)), "f32"),
-        );
-      }),
+      ...range(share.rows).map((r) =>
+        letRegister(
+          "tile_a",
+          [r],
+          shared(left, add(from, k, u32(r * depth)), "f32"),
+        )
+      ),
       ...products.flatMap((product, i) =>
-        range(share.columns).map((c) => {
-          const at = c === 0 ? right : add(right, u32(c * ACROSS));
-          return let_(b(i, c), shared(product.right, at, "f32"));
-        })
+        range(share.columns).map((c) =>
+          letRegister(
+            `tile_b${i}`,
+            [c],
+            shared(product.right, add(right, u32(c * ACROSS)), "f32"),
+          )
+        )
       ),
       ...products.flatMap(({ name }, i) =>
-        elements(share).map(({ indices }) => {
-          const sum = registerName(name, indices);
-          const [r, c] = indices;
-          return set(
-            sum,
+        setEach(
+          registers(name, share.rows, share.columns),
+          "",
+          (sumOf, { indices: [r, c] }) =>
             fma(
-              local(a(r!), "f32"),
-              local(b(i, c!), "f32"),
-              local(sum, "f32"),
+              register("tile_a", [r!]),
+              register(`tile_b${i}`, [c!]),
+              sumOf(""),
             ),
-          );
-        })
+        )
       ),
     ]),
   ];
@@ -237,11 +212,11 @@ function results(
 ): readonly Stmt[] {
   return [
     barrier(),
-    ...elements(share).map(({ row, column, indices }) =>
+    ...indicesBelow(share.rows, share.columns).map((indices) =>
       ofElement(s, {
-        row,
-        column,
-        values: names.map((name) => local(registerName(name, indices), "f32")),
+        row: add(ROW, u32(indices[0]!)),
+        column: add(COLUMN, u32(indices[1]! * ACROSS)),
+        values: names.map((name) => register(name, indices)),
       })
     ),
   ];
@@ -273,24 +248,7 @@ export const MAX_F16 = 65504;
 
 /** An f32 value as an operand of a product: rounded to f16, limited to its largest finite number. */
 export function operand16(value: Expr): Expr {
-  const limited = binary(
-    "max",
-    binary("min", value, f32(MAX_F16)),
-    f32(-MAX_F16),
-  );
-  return { op: "call", type: "f32", fn: "roundF16", args: [limited] };
-}
-
-/** The plain statements of a form, without those on matrices. */
-function plainOf(body: readonly MatrixStmt[]): readonly Stmt[] {
-  return body.flatMap((s): readonly Stmt[] => {
-    if (s.op === "results") return s.body;
-    if (isMatrixStmt(s)) return [];
-    if (s.op === "for") return [{ ...s, body: plainOf(s.body) }];
-    if (s.op !== "if") return [s];
-    const { condition, then, else: others = [] } = s;
-    return [if_(condition, plainOf(then), plainOf(others))];
-  });
+  return call("roundF16", max(min(value, f32(MAX_F16)), f32(-MAX_F16)));
 }
 
 /**
@@ -340,7 +298,8 @@ export function matrixFaults(
     faults.push(`its matrices are not multiples of ${MATRIX_SIZE}: ${sizes}`);
   }
   const operands = operandArrays(form);
-  walkExpressions(plainOf(form), (e) => {
+  const plain = replaceMatrices(form, (s) => s.op === "results" ? s.body : []);
+  walkExpressions(plain, (e) => {
     if (e.op === "shared" && operands.has(e.array)) {
       faults.push(`it loads from operand '${e.array}'`);
     }

@@ -1,6 +1,6 @@
 /** Traversal of kernel trees: operands of expressions, expressions and bodies of statements, and maps over both. */
 
-import type { Expr, Stmt } from "./tree.ts";
+import type { Expr, MatrixStmt, Stmt } from "./tree.ts";
 
 /** The operands of an expression. */
 export function operands(e: Expr): readonly Expr[] {
@@ -82,7 +82,9 @@ export function expressionsOf(s: Stmt): readonly Expr[] {
 }
 
 /** The bodies of a loop or a condition. */
-export function bodiesOf(s: Stmt): readonly (readonly Stmt[])[] {
+export function bodiesOf(s: Stmt): readonly (readonly Stmt[])[];
+export function bodiesOf(s: MatrixStmt): readonly (readonly MatrixStmt[])[];
+export function bodiesOf(s: MatrixStmt): readonly (readonly MatrixStmt[])[] {
   if (s.op === "for") return [s.body];
   if (s.op === "if") return s.else ? [s.then, s.else] : [s.then];
   return [];

@@ -6,10 +6,10 @@ import { OPERATOR_TEXTS } from "./operators.ts";
 import { vectorWidths, wordLoads } from "./vectors.ts";
 import { vectorName, wgslNames } from "./wgsl_names.ts";
 import {
+  LANE_ELEMENTS,
   MATRIX_HEADER,
-  MATRIX_LANES,
-  matrixArrays,
   printMatrixStmt,
+  resultsArray,
   subgroupTile,
 } from "./wgsl_matrices.ts";
 import {
@@ -370,7 +370,7 @@ export function printWgsl(
   }
 
   const body = tile
-    ? [...MATRIX_LANES, ...block(kernel.matrixForm!, "")]
+    ? [...LANE_ELEMENTS, ...block(kernel.matrixForm!, "")]
       .map((text) => `  ${text}`)
     : block(kernel.body, "  ");
   const text = body.join("\n");
@@ -403,7 +403,7 @@ export function printWgsl(
         typeOf(a)
       }, ${a.length}>;`
     ),
-    ...tile ? [matrixArrays(tile)] : [],
+    ...tile ? [resultsArray(tile)] : [],
     "",
     ...helpers,
     `@compute @workgroup_size(${kernel.workgroupSize})`,

@@ -8,10 +8,11 @@ import {
   MATRIX_SIZE,
   ofElement,
   operandArrays,
-  range,
   tileOfForm,
 } from "./matrices.ts";
+import { indicesBelow } from "./registers.ts";
 import { GUARANTEED_LIMITS } from "../limits.ts";
+import { range } from "../range.ts";
 import { sum } from "../sum.ts";
 import type {
   Expr,
@@ -73,10 +74,8 @@ export function subgroupTile(
     GUARANTEED_LIMITS.maxComputeWorkgroupStorageSize,
     4 * sum(shared.map(({ length }) => length)),
   );
-  if (bytes > available) {
-    return undefined;
-  }
-  const parts = Array.from({ length: subgroups }, (_, i) => i + 1)
+  if (bytes > available) return undefined;
+  const parts = range(subgroups).map((i) => i + 1)
     .map((across): SubgroupTile => ({
       tile,
       size,
@@ -94,8 +93,8 @@ export function subgroupTile(
   return parts.sort((a, b) => loads(a) - loads(b))[0];
 }
 
-/** Declarations of workgroup memory and of its elements. */
-export function matrixArrays({ subgroups }: SubgroupTile): string {
+/** Declares the workgroup memory in which subgroups store their results. */
+export function resultsArray({ subgroups }: SubgroupTile): string {
   return `var<workgroup> subgroup_results: array<f32, ${
     subgroups * ELEMENTS
   }>;`;
@@ -128,11 +127,11 @@ export function printMatrixStmt(
   }
 }
 
-/** The matrices of a subgroup. */
+/** The row and column of each matrix of a subgroup. */
 export function matricesOf(
   { rows, columns }: SubgroupTile,
 ): readonly (readonly [row: number, column: number])[] {
-  return range(rows).flatMap((r) => range(columns).map((c) => [r, c] as const));
+  return indicesBelow(rows, columns) as readonly (readonly [number, number])[];
 }
 
 function matrix(name: number, r: number, c: number): string {
@@ -231,9 +230,9 @@ function results(
         matrix(i, r, c)
       }, ${MATRIX_SIZE}u);`,
       "  workgroupBarrier();",
-      ...range(ELEMENTS / size).map((turn) =>
-        `  let subgroup_value${i}_${turn} = subgroup_results[subgroup_number * ${ELEMENTS}u + ${
-          turn * size
+      ...range(ELEMENTS / size).map((n) =>
+        `  let subgroup_value${i}_${n} = subgroup_results[subgroup_number * ${ELEMENTS}u + ${
+          n * size
         }u + subgroup_lane];`
       ),
     ]),
@@ -248,22 +247,22 @@ export function elementsOfMatrix(
   { size, tile: { names } }: SubgroupTile,
   [r, c]: readonly [row: number, column: number],
 ): readonly Stmt[] {
-  return range(ELEMENTS / size).map((turn) => {
+  return range(ELEMENTS / size).map((n) => {
     // A subgroup has a multiple of 16 lanes, or 16 is a multiple of them.
-    const down = Math.floor(turn * size / MATRIX_SIZE);
-    const right = turn * size % MATRIX_SIZE;
+    const down = Math.floor(n * size / MATRIX_SIZE);
+    const right = n * size % MATRIX_SIZE;
     const at = (name: string, n: number) =>
       add(own(name), own(`lane ${name}`), u32(n));
     return ofElement(s, {
       row: at("row", r * MATRIX_SIZE + down),
       column: at("column", c * MATRIX_SIZE + right),
-      values: names.map((_, i) => local(`subgroup value${i} ${turn}`, "f32")),
+      values: names.map((_, i) => local(`subgroup value${i} ${n}`, "f32")),
     });
   });
 }
 
-/** Names of elements of a matrix for the lanes of a subgroup; precedes the body. */
-export const MATRIX_LANES: readonly string[] = [
+/** Declares the first element of a matrix that a lane stores, before the body. */
+export const LANE_ELEMENTS: readonly string[] = [
   `let subgroup_lane_row = subgroup_lane / ${MATRIX_SIZE}u;`,
   `let subgroup_lane_column = subgroup_lane % ${MATRIX_SIZE}u;`,
 ];
