@@ -126,8 +126,8 @@ export function lowerMatmul(
 }
 
 /**
- * A matmul. `only`: the launch for one row, which computes a norm, for more rows, or for so many that its operands have 16
- * bits.
+ * A matmul. `only`: the launch for one row, which computes the norm, for more rows, or for so many that its operands have
+ * 16 bits. A norm is given for the first two.
  */
 interface MatmulParts {
   readonly target: Node;
@@ -229,13 +229,12 @@ function matmulOf(
     rows: all,
   });
   if (only === "many" && !matrices) return undefined;
-  const size = matrices && only !== "one"
-    ? forRows(matrices.by, all, matrices.above)[
-      only === "many" ? "more" : "one"
-    ]
-    : all;
-  const tiles = norm && only && only !== "many"
-    ? forRows(norm.rows, size)[only]
+  const byRows = matrices && only !== "one"
+    ? forRows(all, { rows: matrices.by, most: matrices.above })
+    : undefined;
+  const size = byRows?.[only === "many" ? "more" : "few"] ?? all;
+  const tiles = norm
+    ? forRows(size, { rows: norm.rows })[only === "one" ? "few" : "more"]
     : size;
   if (q8) {
     const quantized = weights.map(({ stored }) =>
@@ -289,11 +288,10 @@ function matmulOf(
   };
   if (matrices && only === "many") {
     const { shape } = matrices;
-    const isGrouped = grouped !== undefined;
     return {
       scope,
       kernel: matmulMatrices(options, shape),
-      grid: matrixGrid(shape, { grouped: isGrouped, width, size }),
+      grid: matrixGrid(shape, { grouped: grouped !== undefined, width, size }),
     };
   }
   if (!norm || only !== "one") {

@@ -64,7 +64,7 @@ export function lowerCacheWrite(
   });
 }
 
-/** The index space of a written value: of all its tokens, or for gathered keys, of those that attend to them. */
+/** The index space of a value that a cache write stores. For gathered keys, it contains only tokens that read them. */
 function writtenTokens({ inputs }: NodeOf<"cacheWrite">): {
   readonly axes: readonly string[];
   readonly valueAt: (at: At) => At;

@@ -118,25 +118,23 @@ export function writeCache(
     ...[Node, Node, Node, Node, Node?],
   ];
   const [outer, inner] = state.axes as [string, string];
-  const index = (of: Node, at: At) => convert("u32", emitValue(scope, of, at));
   const within = lengthOf(scope, inner);
   // The axis of positions, or of pages of them.
   const context = pages?.axes[1] ?? inner;
   const { axes } = scope.lowering.placed;
   const isSharded = axes[context]!.over.length > 0;
   const [s, global] = [sequence, position].map((of) => {
-    const found = index(of, at);
+    const found = convert("u32", emitValue(scope, of, at));
     return pages || isSharded ? scope.bindValue(found) : found;
   }) as [Expr, Expr];
   const held = (p: Expr) => {
     const indices = pages
-      ? { [outer]: pageOf(pages, s, div(p, within)), [inner]: rem(p, within) }
+      ? {
+        [outer]: pageOf(scope, pages, [s, div(p, within)]),
+        [inner]: rem(p, within),
+      }
       : { [outer]: s, [inner]: p };
     return write({ get: (axis) => indices[axis] ?? at.get(axis) });
-  };
-  const pageOf = ({ axes }: Node, s: Expr, b: Expr) => {
-    const block: { [axis: string]: Expr } = { [axes[0]!]: s, [axes[1]!]: b };
-    return index(pages!, { get: (axis) => block[axis]! });
   };
   if (!isSharded) return held(global);
   const positions = (length: Expr) => pages ? mul(length, within) : length;
@@ -144,6 +142,16 @@ export function writeCache(
   const local = scope.bindValue(sub(global, first));
   const isHeld = binary("lt", local, positions(lengthOf(scope, context)));
   return [if_(isHeld, scope.block(() => held(local)))];
+}
+
+/** The page of a block of a sequence. */
+export function pageOf(
+  scope: KernelScope,
+  pages: Node,
+  indices: readonly [sequence: Expr, block: Expr],
+): Expr {
+  const get = (axis: string) => indices[pages.axes.indexOf(axis)]!;
+  return convert("u32", emitValue(scope, pages, { get }));
 }
 
 /** An index of `from` in the axes of `to`, which splits the last axes of `from`. */

@@ -8,7 +8,6 @@ import {
 } from "../../../spec/kernel/elementwise.ts";
 import {
   add,
-  convert,
   div,
   load,
   mul,
@@ -16,9 +15,9 @@ import {
   store,
   u32,
 } from "../../../spec/kernel/build.ts";
+import type { Expr } from "../../../spec/kernel/tree.ts";
 import { EXACT } from "../../../spec/numerics.ts";
 import { boundOf } from "../../../spec/plan/bytes.ts";
-import type { Size } from "../../../spec/size.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { planAxis } from "../../sharding/lengths.ts";
 import { assignmentBuffer } from "./assignment.ts";
@@ -32,6 +31,7 @@ import {
   productOf,
   sizeOf,
 } from "./context.ts";
+import { pageOf } from "./epilogue.ts";
 import { KernelScope, wordType } from "./scope.ts";
 import { isPlain } from "./storage.ts";
 
@@ -61,22 +61,26 @@ export function lowerGatherKeys(
   const [blocks, key, ...rest] = node.axes as [string, string, ...string[]];
   const width = fixedProduct(lowering, node, rest) * STORED_BYTES[dtype] / 4;
   const words = EXACT.block * width;
-  const packed = addScratch(lowering, "own keys", dtype, [past, key, ...rest]);
-  const places = assignmentBuffer(lowering, past, { holds: "items" });
+  const packed = addScratch(lowering, "local keys", dtype, [
+    past,
+    key,
+    ...rest,
+  ]);
+  const blockOf = assignmentBuffer(lowering, past, { holds: "items" });
   const scope = new KernelScope(lowering);
   const type = wordType(dtype);
   const kernel = elementwise({
-    name: "ownKeys",
+    name: "localKeys",
     count: mul(productOf(scope, [past]), u32(words)),
     bindings: scope.bindings,
     body: (index) =>
       scope.block(() => {
-        const place = scope.bindValue(
-          load(scope.read(places), div(index, u32(words)), "u32"),
+        const block = scope.bindValue(
+          load(scope.read(blockOf), div(index, u32(words)), "u32"),
         );
         const within = scope.bindValue(rem(index, u32(words)));
         const at = scope.bindValue(
-          add(mul(place, u32(EXACT.block)), div(within, u32(width))),
+          add(mul(block, u32(EXACT.block)), div(within, u32(width))),
         );
         const row = pages ? rowInPages(scope, cache, pages, at) : at;
         const from = add(mul(row, u32(width)), rem(within, u32(width)));
@@ -87,7 +91,7 @@ export function lowerGatherKeys(
   scope.launch(
     node,
     kernel,
-    elementwiseGrid({ mul: [sizeOf(lowering, [past]) as Size, words] }),
+    elementwiseGrid({ mul: [sizeOf(lowering, [past]), words] }),
   );
   const { placed } = lowering;
   const size = boundOf({ count: past, over: over as [string] }, placed);
@@ -117,19 +121,12 @@ function rowInPages(
   scope: KernelScope,
   cache: Node,
   pages: Node,
-  at: ReturnType<typeof add>,
-): ReturnType<typeof add> {
-  const [, within] = cache.axes as [string, string];
-  const [, block] = pages.axes as [string, string];
-  const size = lengthOf(scope, within);
-  const positions = mul(lengthOf(scope, block), size);
-  const { buffer } = scope.lowering.values.storages.get(pages)!;
+  at: Expr,
+): Expr {
+  const size = lengthOf(scope, cache.axes[1]!);
+  const positions = mul(lengthOf(scope, pages.axes[1]!), size);
   const [sequence, position] = [div(at, positions), rem(at, positions)]
-    .map((value) => scope.bindValue(value)) as [typeof at, typeof at];
-  const entry = add(
-    mul(sequence, lengthOf(scope, block)),
-    div(position, size),
-  );
-  const page = convert("u32", load(scope.read(buffer), entry, "i32"));
+    .map((value) => scope.bindValue(value)) as [Expr, Expr];
+  const page = pageOf(scope, pages, [sequence, div(position, size)]);
   return scope.bindValue(add(mul(page, size), rem(position, size)));
 }

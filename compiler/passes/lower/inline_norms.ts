@@ -43,14 +43,13 @@ export interface InlineNorm {
 /** Bits of weights from which repeating a norm is cheap. Smaller ones have more instructions per byte. */
 const MIN_BITS = 8;
 
-/** The size of a launch for one row, or for more than that; or for up to `most` rows. */
+/** The sizes of launches of which one executes: `few` for up to `most` rows, `more` for more of them. */
 export function forRows(
-  rows: Size,
   size: Size,
-  most = 1,
-): { readonly one: Size; readonly more: Size } {
+  { rows, most = 1 }: { readonly rows: Size; readonly most?: number },
+): { readonly few: Size; readonly more: Size } {
   return {
-    one: { upTo: [rows, most, size] },
+    few: { upTo: [rows, most, size] },
     more: { above: [rows, most, size] },
   };
 }

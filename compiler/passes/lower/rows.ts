@@ -85,7 +85,7 @@ export function lowerRmsNorm(
   if (!inline) return launchRows(target, parts, kernel);
   const step = lowering.draft.steps.length;
   lowering.values.norms.set(node, { node, rows, step, ...inline });
-  launchRows(node, { ...parts, size: forRows(rows, rows).more }, kernel);
+  launchRows(node, { ...parts, size: forRows(rows, { rows }).more }, kernel);
 }
 
 /** exp(x - max) / sum */
