@@ -26,6 +26,7 @@ import { DEFAULT_TILE } from "./tuning/tile.ts";
 import type { Tuning } from "./tuning/table.ts";
 import { checkLimits } from "./passes/limits.ts";
 import {
+  addGatheredForm,
   allocate,
   assemble,
   type CacheDType,
@@ -33,7 +34,6 @@ import {
   expand,
   fillBuckets,
   fuse,
-  gatherKeys,
   isMatmul,
   layoutParams,
   lowerGraph,
@@ -161,7 +161,7 @@ export function compileLowered(
   const localized = isHalf(kvCacheDtype)
     ? storeCaches(localGraph, kvCacheDtype)
     : localGraph;
-  const { graph: local, placed } = gatherKeys(
+  const { graph: local, placed } = addGatheredForm(
     pages ? paginate(localized, pages) : localized,
   );
   const { check = false, deduplicate, numerics = "exact" } = options;

@@ -359,7 +359,7 @@ export interface PrimitiveParams extends DefinedParams, CollectiveParams {
    * `selected`, then `entries` [sequence, entries, dim] and, without `selected`, the last entry [token] -> [token, head,
    * valueDim]. Without `kvHead` all heads read one key, [sequence, context, dim]. `shared`: values are the first elements
    * of the keys. With `paginate`: keys and values start with [page, within], and the page table [sequence, block] is last.
-   * With `gatherKeys`: then gathered keys, gathered values, and the keyTable.
+   * With `addGatheredForm`: then gathered keys, gathered values, and the keyTable.
    */
   attention: AttentionParams;
   /**

@@ -9,7 +9,7 @@
  * | `localize` | sharded graph | graph over local axes: what one rank holds |
  * | `storeCaches` | local graph | local graph: caches in 16 bits, where asked |
  * | `paginate` | local graph | local graph: caches in pages, where asked |
- * | `gatherKeys` | local graph | local graph: attention over shared positions can also read gathered keys |
+ * | `addGatheredForm` | local graph | local graph: attention over shared positions can also read gathered keys |
  * | `expand` | graph | graph: dispatch and combine are their parts, in chunks where asked, with explicit exchanges |
  * | `layoutParams` | graph, places | every parameter has a memory layout |
  * | `fillBuckets` | graph | graph: collectives of one kind and group are one |
@@ -28,7 +28,7 @@ export { fuse } from "./fuse.ts";
 export { type ChoosePages, type Pages, paginate } from "./paginate.ts";
 export { type CacheDType, storeCaches } from "./store_caches.ts";
 export { expand } from "./expand.ts";
-export { gatherKeys } from "./gather_keys.ts";
+export { addGatheredForm } from "./add_gathered_form.ts";
 export { overlap, waitForExchanges } from "./overlap.ts";
 export { mergeLaunches } from "./merge_launches.ts";
 export { assemble } from "./assemble.ts";

@@ -1,6 +1,6 @@
 /**
- * Gather keys: where ranks share the positions of sequences, attention gets a second form that reads gathered keys. The
- * runtime selects it in a run if earlier keys are fewer bytes than the running sums of tokens. Postcondition: attention
+ * Add gathered form: where ranks share the positions of sequences, attention gets a second form that reads gathered keys.
+ * The runtime selects it in a step if earlier keys are fewer bytes than the running sums of tokens. Postcondition: attention
  * over a sharded context has gathered keys, gathered values and their table as last operands. Bits do not change: keys
  * are summed in the same blocks and order.
  */
@@ -32,7 +32,7 @@ interface Table {
 }
 
 /** Adds the second form to all attention over a sharded context. */
-export function gatherKeys(localized: Localized): Localized {
+export function addGatheredForm(localized: Localized): Localized {
   const { graph, placed } = localized;
   const tables = new Map<string, Table>();
   let added: { readonly [axis: string]: LocalAxis } = {};
@@ -72,14 +72,11 @@ export function gatherKeys(localized: Localized): Localized {
     ...[...tables.values()].map(({ node }) => node),
     ...nodes.flatMap((node) => [...before.get(node) ?? [], node]),
   ];
-  const { graph: after, placed: places } = withAxes({
-    graph: { ...rest, nodes: all },
-    placed,
-  }, added);
+  const result = withAxes({ graph: { ...rest, nodes: all }, placed }, added);
   const counts = Object.keys(added).filter((axis) => added[axis]!.dynamic);
   return {
-    graph: after,
-    placed: { ...places, counts: [...places.counts, ...counts] },
+    graph: result.graph,
+    placed: { ...result.placed, counts: [...placed.counts, ...counts] },
   };
 }
 
