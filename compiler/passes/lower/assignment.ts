@@ -13,7 +13,7 @@ export function assignmentBuffer(
   lowering: Lowering,
   axis: string,
   { table, ...assignment }: Assignment & {
-    /** Axes of a table. */
+    /** Axes, if it holds a table. */
     readonly table?: readonly string[];
   },
 ): string {
@@ -26,20 +26,19 @@ export function assignmentBuffer(
     : "";
   const name = `${holds} of ${axis}${about}`;
   if (lowering.draft.buffers.has(name)) return name;
-  const axes = table
-    ? table
-    : holds === "items"
-    ? [axis]
-    : holds === "rows"
-    ? [{ axis: `${axis} in order`, size: placed.axes[axis]!.size }]
-    : [{
+  const axes = {
+    items: () => [axis],
+    rows: () => [{ axis: `${axis} in order`, size: placed.axes[axis]!.size }],
+    counts: () => [{
       axis: "groupRank",
       size: groupSizeOf(placed.mesh, assignment.over!),
-    }];
+    }],
+    table: () => table!,
+  }[holds]();
   return addBuffer(lowering, {
     name,
     kind: "assignment",
-    dtype: table ? "i32" : "u32",
+    dtype: holds === "table" ? "i32" : "u32",
     axes,
     assignment: { axis: planAxis(placed, axis), ...assignment },
   });
