@@ -88,12 +88,12 @@ export function sumsOfTeams(
     o.weights.map((_, i) =>
       wgsl`@unroll (r < ${rows}, c < ${columns}) { ${text(i)} }`
     );
-  const products = (start: KernelText, { turns, each }: {
-    readonly turns: Hole;
+  const products = (start: KernelText, { iterations, each }: {
+    readonly iterations: Hole;
     readonly each: number;
   }) =>
     wgsl`
-    for (var part = 0u; part < ${turns}; part++) {
+    for (var part = 0u; part < ${iterations}; part++) {
       let k = ${start} + part * ${each};
       ${add(each)}
     }`;
@@ -103,11 +103,11 @@ export function sumsOfTeams(
     return wgsl`
       ${
       whole > 0 &&
-      products(wgsl`block_start`, { turns: whole / terms, each: terms })
+      products(wgsl`block_start`, { iterations: whole / terms, each: terms })
     }
       ${
       rest > 0 &&
-      products(wgsl`block_start + ${whole}`, { turns: 1, each: rest })
+      products(wgsl`block_start + ${whole}`, { iterations: 1, each: rest })
     }`;
   };
   const isLast = wgsl`block_at % ${blocks.ofSegment} == ${
@@ -128,7 +128,9 @@ export function sumsOfTeams(
       : last % terms === 0 && length % terms === 0
       // Blocks of one warp have one loop.
       ? products(wgsl`block_start`, {
-        turns: wgsl`select(${length / terms}u, ${last / terms}, ${isLast})`,
+        iterations: wgsl`select(${length / terms}u, ${
+          last / terms
+        }, ${isLast})`,
         each: terms,
       })
       : wgsl`if (${isLast}) { ${ofBlock(last)} } else { ${ofBlock(length)} }`

@@ -52,10 +52,10 @@ export function termCount({ weights }: Pick<MatmulOptions, "weights">): number {
  */
 export function columnsAndWeights(
   o: MatmulOptions,
-  { lanes, part = wgsl`group.y`, turn }: {
+  { lanes, part = wgsl`group.y`, rotation }: {
     readonly lanes: number;
     /** Number by which the units of a lane are rotated. Default: 0. */
-    readonly turn?: KernelText;
+    readonly rotation?: KernelText;
     /** Index of these columns, in units of the columns of `lanes` lanes. Default: of the workgroup. */
     readonly part?: KernelText;
   },
@@ -66,7 +66,7 @@ export function columnsAndWeights(
     let lane_unit = ${part} * ${columns * lanes / unit} + lane % ${lanes};
     @unroll (u < ${columns / unit}) {
       let unit[u] = lane_unit + ${
-    turn ? wgsl`((u + ${turn}) % ${columns / unit})` : wgsl`u`
+    rotation ? wgsl`((u + ${rotation}) % ${columns / unit})` : wgsl`u`
   } * ${lanes};
       @unroll (n < ${unit}) { let column[u * ${unit} + n] = unit[u] * ${unit} + n; }
     }

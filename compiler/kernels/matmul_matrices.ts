@@ -128,7 +128,7 @@ interface Panel {
 /** `left_tile` f16 [row, k]: neighbouring lanes load neighbouring k. After the last row, the last one is loaded again. */
 function loadLeft(o: MatmulOptions, { rows, depth }: MatrixShape): Panel {
   const atOnce = MATRIX_LANES / depth;
-  const turns = range(rows / atOnce);
+  const loads = range(rows / atOnce);
   const row = (n: number) =>
     clamped(
       expr`${u("tile_first")} + ${u("lane_row")} + ${n * atOnce}`,
@@ -139,7 +139,7 @@ function loadLeft(o: MatmulOptions, { rows, depth }: MatrixShape): Panel {
       let lane_row = lane / ${depth};
       let lane_k = lane % ${depth};
       ${
-      turns.flatMap((n) => [
+      loads.flatMap((n) => [
         letRegister("left", [n], o.leftRow(row(n))),
         letRegister("left_to", [n], expr`lane + ${n * MATRIX_LANES}u`),
       ])
@@ -147,7 +147,7 @@ function loadLeft(o: MatmulOptions, { rows, depth }: MatrixShape): Panel {
     load: wgsl`
       let left_k = k_start + lane_k;
       ${
-      turns.map((n) =>
+      loads.map((n) =>
         sharedStore(
           "left_tile",
           register("left_to", [n], "u32"),
@@ -196,7 +196,7 @@ function loadRight(
       let lane_turn = lane / ${across};
       ${
       // Lanes of several rows of k store to different banks.
-      columnsAndWeights(o, { lanes: across, turn: wgsl`lane_turn` })}
+      columnsAndWeights(o, { lanes: across, rotation: wgsl`lane_turn` })}
       ${
       each.map((c) =>
         letRegister(

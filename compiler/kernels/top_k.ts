@@ -145,9 +145,9 @@ export function topKPart(o: TopKPartOptions): Kernel {
       { values: "f32 [row, part, k]", indices: "i32 [row, part, k]" },
     ),
     body: wgsl`
-      // The order of elements, the largest first, and their locations in the part.
+      // Keys that order elements, the largest first, and locations of elements in the part.
       var<workgroup> keys: array<u32, ${size}>;
-      var<workgroup> places: array<u32, ${size}>;
+      var<workgroup> locations: array<u32, ${size}>;
 
       let row = ${GROUP_YZ};
       if (row < ${o.rows}) {
@@ -162,7 +162,7 @@ export function topKPart(o: TopKPartOptions): Kernel {
             key = ${orderKey("value")} ^ 0xffffffff;
           }
           keys[e] = key;
-          places[e] = e;
+          locations[e] = e;
         }
         workgroupBarrier();
         for (var level = 0u; level < ${levels}; level++) {
@@ -173,14 +173,14 @@ export function topKPart(o: TopKPartOptions): Kernel {
               let high = low + apart;
               let key = keys[low];
               let other = keys[high];
-              let place = places[low];
-              let other_place = places[high];
-              let sorted = key < other || (key == other && place < other_place);
+              let location = locations[low];
+              let other_location = locations[high];
+              let sorted = key < other || (key == other && location < other_location);
               if (sorted == (((low >> level) & 2) != 0)) {
                 keys[low] = other;
                 keys[high] = key;
-                places[low] = other_place;
-                places[high] = place;
+                locations[low] = other_location;
+                locations[high] = location;
               }
             }
             workgroupBarrier();
@@ -188,10 +188,10 @@ export function topKPart(o: TopKPartOptions): Kernel {
         }
         let at = (row * ${parts} + group.x) * ${k};
         for (var j = lane; j < ${k}; j += ${lanes}) {
-          let place = min(places[j], length - 1);
-          values[at + j] = x[first + place];
+          let location = min(locations[j], length - 1);
+          values[at + j] = x[first + location];
           indices[at + j] = ${
-      indexed ? wgsl`candidates[first + place]` : wgsl`i32(start + place)`
+      indexed ? wgsl`candidates[first + location]` : wgsl`i32(start + location)`
     };
         }
       }`,

@@ -54,13 +54,13 @@ export function statement(s: MatrixTile | MultiplyStmt | ResultsStmt): Stmt {
 }
 
 /** The part of a tile that one invocation computes in the expansion. */
-export interface TileShare {
+interface TileShare {
   readonly rows: number;
   readonly columns: number;
 }
 
 /** The share of an invocation. Undefined if the invocations do not divide the tile. */
-export function tileShare(
+function tileShare(
   { rows, columns }: Pick<MatrixTile, "rows" | "columns">,
   lanes: number,
 ): TileShare | undefined {
@@ -72,7 +72,7 @@ export function tileShare(
 }
 
 /** Whether a statement is one on matrices. */
-export function isMatrixStmt(
+function isMatrixStmt(
   s: MatrixStmt,
 ): s is MatrixTile | MultiplyStmt | ResultsStmt {
   return s.op === "matrices" || s.op === "multiply" || s.op === "results";
