@@ -78,7 +78,7 @@ export function partBounds(
       const axis = plan.axes[name]!;
       const { assignment, ...rest } = axis;
       const size = axis.total ?? axis.size;
-      // Legal plans have no such chain; see below.
+      // Ends recursion over illegal plans; see below.
       return assignment?.by === "keys" ? { ...rest, size } : { ...axis, size };
     };
     if (part !== "past") return partBounds(plan, complete(of));

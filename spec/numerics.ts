@@ -12,7 +12,7 @@ export interface Numerics {
   /**
    * `exact`: sums have one order, so results have the same bits on every mesh. `fast`: ranks may add their rows before
    * sending, native CPU devices use fused multiply-add, and matmuls may have 16-bit operands; results are deterministic
-   * for a mesh and agree between meshes to f32 accuracy.
+   * for a mesh and agree between meshes to the accuracy of operands.
    */
   readonly class: NumericsClass;
   /** Maximum number of segments of a contraction; a power of two. */

@@ -121,8 +121,7 @@ export const STRATEGY_OPTIONS = {
   /**
    * `exact`: bits do not depend on the mesh or a strategy. `fast`: the ranks of experts pre-sum the rows of a token
    * before they return them, for deduplicated or all-gathered tokens; native CPU devices use fused multiply-add; matmuls
-   * of many rows have 16-bit operands on GPUs.
-   * Default: exact. See spec/numerics.md.
+   * of many rows have 16-bit operands on GPUs. Default: exact. See spec/numerics.md.
    */
   numerics: {
     kind: "word",

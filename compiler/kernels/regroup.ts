@@ -99,6 +99,7 @@ export function regroup(o: RegroupOptions): Kernel {
       }
     }
     workgroupBarrier();`;
+  /** Predictions know counts in bindings, but not in workgroup memory. */
   const ofLane = wgsl`
     var of_lane = 0u;
     for (var s = 0u; s < ${sources}; s++) {

@@ -18,8 +18,7 @@ export interface MatrixShape {
 const MAX_ROWS = 128, MAX_COLUMNS = 128, MAX_DEPTH = 2 * MATRIX_SIZE;
 
 /**
- * Rows of a weight up to which its launches have 32-bit operands, because memory limits them: tokens, or mean rows of an
- * expert.
+ * Maximum rows of a launch with 32-bit operands, because memory limits so few rows: tokens, or mean rows of an expert.
  */
 const FEW_ROWS = 64, FEW_EXPERT_ROWS = 16;
 
@@ -29,7 +28,7 @@ export interface MatrixTiling {
   readonly above: number;
 }
 
-/** Columns from which a matmul has 16-bit operands. */
+/** Minimum columns of a matmul with 16-bit operands. */
 const MIN_COLUMNS = 32;
 
 /**

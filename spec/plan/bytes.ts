@@ -268,7 +268,7 @@ export function boundOf(
   return Math.ceil(boundOf(size.ceilDiv[0], plan) / size.ceilDiv[1]);
 }
 
-/** What values that a send or a gather of rows moves are for: attention over shared positions, other stages, or all else. */
+/** The purpose of a send or a gather: attention over shared positions, the next stage, or any other use of rows. */
 export function purposeOf(
   step: SendStep | AllGatherStep,
   { axes }: Pick<Plan, "axes">,

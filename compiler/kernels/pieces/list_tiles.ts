@@ -11,7 +11,10 @@ export function listTiles(
     readonly expert: KernelText;
     readonly lanes: number;
     readonly tileRows: number;
-    /** Declares `of_lane`, the rows of the lane's expert from a binding, from which its work is known. Default: none. */
+    /**
+     * Declares `of_lane`: `of_expert`, but loaded from a binding, so that predictions can evaluate it. Default: none, for
+     * an `of_expert` that they can evaluate.
+     */
     readonly listed?: KernelText | undefined;
   },
 ): KernelText {
