@@ -25,13 +25,14 @@ export const SHAPE_WORDS = 4;
 /** Maximum number of kinds of weights. */
 export const MAX_SHAPES = 64;
 
-/** A shape that is not measured, of one or of several rows. */
+/** Marks a shape of one or of several rows as not yet measured. */
 const UNKNOWN = 255;
 
 /**
  * C text of the runtime: shapes of a pool by kind of weights. The first launches of a kind, all of one kernel, use
  * random shapes. Their times are compared per workgroup of the leader. A launch is timed if the last one of its kind
- * used a shape that is measured, and sometimes otherwise: most launches use the same shapes as the last one.
+ * used an unknown shape, because most launches use the same shapes as the last one. One in eight of the others is timed,
+ * too.
  */
 export const SHAPES_IN_C = `
 enum { UNKNOWN = ${UNKNOWN}, SHAPE_COUNT = ${SHAPES.length}, ROUNDS = ${ROUNDS}, MAX_SHAPES = ${MAX_SHAPES} };
@@ -63,8 +64,8 @@ static uint32_t thread_faults(void) {
   return 0;
 }
 
-// Whether launches of a kernel that use these shapes of a kind are measured.
-static int is_measured(const struct shapes *s, uint32_t kind, uint32_t kernel, uint32_t used) {
+// Whether times of launches of a kernel that use these shapes of a kind are missing.
+static int lacks_times(const struct shapes *s, uint32_t kind, uint32_t kernel, uint32_t used) {
   if (used != 1 && used != 2) return 0;
   uint32_t first = s->times[kind][used - 1].kernel;
   return (s->list[kind].shape >> 8 * (used - 1) & 255) == UNKNOWN && (!first || first == kernel);
@@ -82,7 +83,7 @@ static uint32_t shape_of(struct shapes *s, const struct launch *l, const struct 
   if (!l->experts && 4 * l->bindings[b->binding].length >= ${MIN_BYTES}) {
     s->seed = s->seed * 1664525 + 1013904223;
     s->now.kind = i + 1;
-    s->now.timed = is_measured(s, i, l->kernel, s->used[i]) || s->seed >> 29 == 0;
+    s->now.timed = lacks_times(s, i, l->kernel, s->used[i]) || s->seed >> 29 == 0;
     if (s->now.timed) {
       other = (s->seed >> 16) % SHAPE_COUNT;
       s->now.shape = other, s->now.faults = thread_faults(), s->now.begin = thread_time();
@@ -93,19 +94,18 @@ static uint32_t shape_of(struct shapes *s, const struct launch *l, const struct 
 
 // Notes the used shapes of a launch whose leader executed some workgroups, and ends its measurement.
 static void end_shape(struct shapes *s, const struct launch *l, uint32_t groups, uint32_t used) {
-  double time = (s->now.end - s->now.begin) / groups;
   uint32_t kind = s->now.kind - 1, timed = s->now.timed;
   s->now.kind = s->now.timed = 0;
   if (groups == 0) return;
   s->used[kind] = used;
-  if (!timed || !is_measured(s, kind, l->kernel, used)) return;
+  if (!timed || !lacks_times(s, kind, l->kernel, used)) return;
   if (thread_faults() != s->now.faults && s->faults++ < ${MAX_FAULTS}) return;
   struct shape *x = &s->list[kind];
   struct times *t = &s->times[kind][used - 1];
   uint32_t shift = 8 * (used - 1), best = 0;
   t->kernel = l->kernel;
   // Sorted.
-  double *list = t->list[s->now.shape];
+  double *list = t->list[s->now.shape], time = (s->now.end - s->now.begin) / groups;
   uint32_t at = t->counts[s->now.shape];
   if (at == ROUNDS) return;
   for (t->counts[s->now.shape]++; at > 0 && list[at - 1] > time; at--) list[at] = list[at - 1];
