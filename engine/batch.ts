@@ -26,6 +26,7 @@ import {
   admit,
   type BatchState,
   decodingOf,
+  lengthOf,
   nextStep,
   type Scheduled,
   type Slots,
@@ -315,11 +316,13 @@ export class Batch {
     await this.#speculation.propose(decoding, {
       total,
       replays: this.#decoder.recurrent,
-      roomOf: ({ slot, sequence: { prompt, tokens, options, replays } }) =>
-        replays || pages && !pages.hasRoom(slot, needed) ? 0 : Math.min(
-          options.maxNewTokens - tokens.length - 1,
-          maxContext - prompt.length - tokens.length,
-        ),
+      roomOf: ({ slot, sequence }) =>
+        sequence.replays || pages && !pages.hasRoom(slot, needed)
+          ? 0
+          : Math.min(
+            sequence.options.maxNewTokens - sequence.tokens.length - 1,
+            maxContext - lengthOf(sequence),
+          ),
     });
   }
 
@@ -346,7 +349,7 @@ export class Batch {
         accepted: isDrafted ? chosen : Math.max(0, chosen - 1),
       });
       sequence.draft = [];
-      const fed = sequence.prompt.length + tokens.length - 1;
+      const fed = lengthOf(sequence) - 1;
       sequence.fed = this.#decoder.pages?.keep(slot, fed) ?? fed;
       sequence.replays = sequence.fed < fed;
     }
@@ -433,14 +436,15 @@ async function grow(
 }
 
 function endingOf(
-  { prompt, tokens, options }: Growing,
+  sequence: Growing,
   maxContext: number,
 ): Ending | undefined {
+  const { tokens, options } = sequence;
   const forced = tokens.length <= (options.forced?.length ?? 0);
   if (!forced && options.stop.has(tokens.at(-1)!)) return "stop token";
   if (tokens.length >= options.maxNewTokens) return "length";
   // Position of the new token.
-  const position = prompt.length + tokens.length - 1;
+  const position = lengthOf(sequence) - 1;
   return position >= maxContext ? "context" : undefined;
 }
 

@@ -184,7 +184,7 @@ export function addedVector(
   return { name, shape, type, bytes: data.length, parts: [tensor], of, stored };
 }
 
-/** Yields the bytes of the file. Only the elements of one piece of a tensor are in memory at a time. */
+/** Yields the bytes of the file. Weights are read in pieces; tensors of integers are small. */
 export async function* ggufBytes(
   keys: GgufValues,
   tensors: readonly GgufPart[],

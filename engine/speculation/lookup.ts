@@ -1,5 +1,6 @@
 /** Prompt lookup: proposes the tokens that followed the last ones earlier in the same sequence. */
 
+import { lengthOf, tokenOf } from "../schedule.ts";
 import type { Drafted, Drafter } from "./speculation.ts";
 
 /** Number of earlier indices to compare. */
@@ -20,13 +21,13 @@ class Occurrences {
   readonly #after = new Map<number, number[]>();
 
   /** Adds the tokens that are new in a sequence. */
-  follow({ prompt, tokens }: Drafted): void {
+  follow(sequence: Drafted): void {
     const known = this.#tokens;
-    const length = prompt.length + tokens.length;
+    const length = lengthOf(sequence);
     while (known.length < length) {
       const at = known.length;
       if (at >= 2) this.#note(pairOf(known[at - 2]!, known[at - 1]!), at);
-      known.push(prompt[at] ?? tokens[at - prompt.length]!);
+      known.push(tokenOf(sequence, at));
     }
   }
 
