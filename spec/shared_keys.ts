@@ -7,7 +7,8 @@ import type { KeysAxis, Plan } from "./plan/plan.ts";
 
 /** Blocks of keys of a sequence. */
 export interface ContextBlocks {
-  /** Number of ranks that share them. */
+  /** Mesh axes of the ranks that share them, and number of these ranks. */
+  readonly over: readonly string[];
   readonly ranks: number;
   readonly perRank: number;
   readonly all: number;
@@ -21,7 +22,7 @@ export function contextBlocks(
   const { over = [], size } = axes[context]!;
   const ranks = groupSizeOf(mesh, over);
   const all = size / EXACT.block;
-  return { ranks, perRank: all / ranks, all };
+  return { over, ranks, perRank: all / ranks, all };
 }
 
 /** Blocks with keys before a position that a token there sees: the first, and the end. */
