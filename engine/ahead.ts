@@ -4,8 +4,9 @@
  * sequence is discarded.
  */
 
+import type { SequenceOptions } from "./batch.ts";
 import { packTaken, type Taken } from "./packing.ts";
-import { candidatesOf, type SamplingOptions } from "./sampling.ts";
+import { candidatesOf } from "./sampling.ts";
 import {
   type BatchState,
   lengthOf,
@@ -16,12 +17,7 @@ import {
 /** A scheduled sequence with its options. */
 interface Sequence extends Scheduled {
   readonly cancelled: boolean;
-  readonly options: SamplingOptions & {
-    readonly maxNewTokens: number;
-    readonly forced?: readonly number[];
-    readonly receipt?: boolean;
-    readonly experts?: boolean;
-  };
+  readonly options: SequenceOptions;
 }
 
 /** A step whose tokens are results of the step before. */

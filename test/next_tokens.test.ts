@@ -141,10 +141,7 @@ t.test("a GPU starts a step before the one before it ends", {
         return await session.run(...args).finally(() => running--);
       };
       const watched = { run, concurrentRuns: 1, runsAhead };
-      const decoder = new Decoder(
-        watched as unknown as Session,
-        decoderShape(plan)!,
-      );
+      const decoder = new Decoder(watched, decoderShape(plan)!);
       const options = { maxNewTokens: 11, stop: new Set(stop) };
       const first = await generate(decoder, prompts, options);
       // Tokens that only the device had are known for prefix sharing.
