@@ -104,21 +104,20 @@ export function lowerRoute(lowering: Lowering, node: NodeOf<"route">): void {
   );
 }
 
-/** Whether choices are numbered on this rank before a step reads them. Parts of a routing are read by their users. */
+/** Whether choices are numbered on this rank before another step reads the routing, or computes a mask of it. */
 function isAssignedNext({ model: { graph } }: Lowering, route: Node): boolean {
   const users = usersOf(graph).get(route) ?? [];
   const assign = users.find(({ primitive }) => primitive === "assign");
   if (assign?.primitive !== "assign" || !assign.params.local) return false;
+  const isOf = (node: Node) =>
+    node.primitive === "tupleElement" && node.inputs[0] === route;
+  const reads = (node: Node) =>
+    node.primitive === "tupleElement"
+      ? isOf(node) && isMark(node.params.field)
+      : node.inputs.some((input) => input === route || isOf(input));
   const { nodes } = graph;
   const at = nodes.indexOf(route);
-  return nodes.slice(at + 1, nodes.indexOf(assign, at)).every((node) =>
-    node.primitive === "tupleElement"
-      ? node.inputs[0] !== route || !isMark(node.params.field)
-      : !node.inputs.some((input) =>
-        input === route ||
-        input.primitive === "tupleElement" && input.inputs[0] === route
-      )
-  );
+  return !nodes.slice(at + 1, nodes.indexOf(assign, at)).some(reads);
 }
 
 /** The buffers of a router's operands by name. */
