@@ -222,10 +222,10 @@ function rowFaults(
       STORED_BYTES[buffer.dtype],
     );
     // Steps may write more rows after the gathered ones.
-    const fits = buffer.writers === undefined
-      ? outer?.size === length
-      : onRank(outer?.size ?? 0, 0) >= (length ?? 0);
-    const short = length !== undefined && !fits;
+    const short = length !== undefined &&
+      (buffer.writers === undefined
+        ? outer?.size !== length
+        : onRank(outer?.size ?? 0, 0) < length);
     if (bytes !== step.bytes || bytes % 4 !== 0 || short) {
       faults.push(
         `'${buffer.name}' does not have rows of ${step.bytes} bytes${
