@@ -32,8 +32,8 @@ export interface MatrixTiling {
 const MIN_COLUMNS = 32;
 
 /**
- * The tile of a matmul with 16-bit operands. Undefined if it has 32-bit operands for any number of rows: k is not a multiple
- * of 16, there are few columns, or more than two weights.
+ * The tile of a matmul of one or two weights with 16-bit operands. Undefined if it has 32-bit operands for any number of
+ * rows: k is not a multiple of 16, or there are few columns.
  */
 export function matrixTiling(
   { weights, k, columns }: {
@@ -51,9 +51,9 @@ export function matrixTiling(
     readonly topK?: number;
   },
 ): MatrixTiling | undefined {
-  if (
-    k % MATRIX_SIZE !== 0 || k === 0 || columns < MIN_COLUMNS || weights > 2
-  ) return undefined;
+  if (k % MATRIX_SIZE !== 0 || k === 0 || columns < MIN_COLUMNS) {
+    return undefined;
+  }
   const needed = Math.max(MATRIX_SIZE, 2 ** Math.ceil(Math.log2(height)));
   const rows = Math.min(MAX_ROWS, needed);
   const isDeep = k % MAX_DEPTH === 0 &&
