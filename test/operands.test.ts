@@ -13,6 +13,7 @@ import { politely } from "../runtime/politely.ts";
 import { runOpened } from "../engine/mod.ts";
 import { sum } from "../spec/sum.ts";
 import { roundF16 } from "../spec/half.ts";
+import { shared, u32 } from "../spec/kernel/build.ts";
 import {
   expandMatrices,
   matrixFaults,
@@ -137,6 +138,7 @@ t.test("matrixFaults() finds forms that do not fit their kernel", (t) => {
     return matrixFaults({ ...kernel, matrixForm: form, body }).join("; ");
   };
   const { body } = kernelOf({ k: 80 });
+  const operand = shared("left_tile", u32(0), "u32");
   t.match(matrixFaults({ ...kernel, body }).join(), /is not the expansion/);
   for (
     const [change_, wanted] of [
@@ -148,6 +150,10 @@ t.test("matrixFaults() finds forms that do not fit their kernel", (t) => {
       [{ multiply: { depth: 8 } }, /not multiples of 16/],
       [{ multiply: { left: "ghost" } }, /256 elements of array 'ghost'/],
       [{ results: { values: [] } }, /0 values for results of 1 matrices/],
+      [
+        { results: { row: { name: "row", from: operand, end: u32(0) } } },
+        /loads from operand 'left_tile'/,
+      ],
     ] as const
   ) {
     const changes = change_ as { readonly [op: string]: object };

@@ -5,7 +5,7 @@ import { invariant } from "../errors.ts";
 import { GUARANTEED_LIMITS } from "../limits.ts";
 import { add, id, load, mul, u32 } from "./build.ts";
 import { exactJson } from "./exact_json.ts";
-import { expandMatrices, tileOfForm } from "./matrices.ts";
+import { expandMatrices, matrixStatements } from "./matrices.ts";
 import { resolveStatements } from "./resolve.ts";
 import { KernelText, type Statements } from "./text.ts";
 import { textKey } from "./text_key.ts";
@@ -115,9 +115,11 @@ export function makeKernel(parts: KernelParts): Kernel {
     : [...parts.bindings, LENGTHS];
   const resolved = resolveStatements(parts.body, all);
   const { shared, nestedBarriers } = resolved;
-  const form = tileOfForm(resolved.body) ? resolved.body : undefined;
+  const form = matrixStatements(resolved.body).length > 0
+    ? resolved.body
+    : undefined;
   const body = form ? expandMatrices(form, workgroupSize) : resolved.body;
-  invariant(body, "invocations divide the tile of a matrix form");
+  invariant(body, "a matrix form has one tile, which invocations divide");
   const uses = usesOf(body);
   const bindings = all.flatMap((b): Binding[] => {
     const loaded = uses.loads.has(b.name);

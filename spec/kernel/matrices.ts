@@ -109,7 +109,7 @@ export function operandArrays(body: readonly MatrixStmt[]): Set<string> {
 
 /**
  * The plain statements of a matrix form. Each invocation computes a part of the tile in registers; it adds the products
- * of an element one after another. Undefined if the form has no tile of its own, or one that invocations do not divide.
+ * of an element one after another. Undefined unless the form has exactly one tile, which invocations divide.
  */
 export function expandMatrices(
   form: readonly MatrixStmt[],
@@ -298,7 +298,17 @@ export function matrixFaults(
     faults.push(`its matrices are not multiples of ${MATRIX_SIZE}: ${sizes}`);
   }
   const operands = operandArrays(form);
-  const plain = replaceMatrices(form, (s) => s.op === "results" ? s.body : []);
+  const plain = replaceMatrices(
+    form,
+    (s) =>
+      s.op === "results"
+        ? [ofElement(s, {
+          row: u32(0),
+          column: u32(0),
+          values: s.values.map(() => f32(0)),
+        })]
+        : [],
+  );
   walkExpressions(plain, (e) => {
     if (e.op === "shared" && operands.has(e.array)) {
       faults.push(`it loads from operand '${e.array}'`);
