@@ -14,7 +14,7 @@ import { fileURLToPath } from "node:url";
 import { type MpiFamily, mpiFamily } from "../../cli/mpi_launcher.ts";
 import { COMMAND } from "./compiled.ts";
 import { skipUnasked } from "./needs.ts";
-import { inTurn, isInTurn } from "./seed.ts";
+import { ableInTurn, isInTurn } from "./seed.ts";
 
 /** The command, from its source. */
 export const BIN = fileURLToPath(
@@ -53,15 +53,14 @@ export const skipWithoutMpi: false | string =
     : false;
 
 /**
- * Those that run tests in which the MPI makes no difference: where both are installed one of them, by `SEED`. What is
- * asked of them is the same, which test/mpi/communicator.test.ts holds for each.
+ * Launchers of tests that do not depend on the MPI: an installed one, in rotation, and missing ones, whose tests are
+ * skipped. test/mpi/communicator.test.ts compares the exchanges of both.
  */
 export function launchersInTurn(): readonly Launcher[] {
-  const able = LAUNCHERS.filter(({ skip }) => !skip);
-  return able.length < 2 ? LAUNCHERS : inTurn(able, able.length);
+  return ableInTurn(LAUNCHERS);
 }
 
-/** Those of a list that are run with an MPI: where both are installed they alternate, by `SEED`. */
+/** Cases of a list that an MPI runs: if both are installed, they alternate, by `SEED`. */
 export function alternating<T>(
   list: readonly T[],
   launcher: Pick<Launcher, "family">,

@@ -23,7 +23,7 @@ import {
 } from "./checkpoints.ts";
 import { gpuIsSoftware, skipUnasked, skipWithoutGpu } from "./needs.ts";
 import { checkPredictions } from "./predictions.ts";
-import { isInTurn, repeatWith, SEED } from "./seed.ts";
+import { INNER_SEED, isInTurn, repeatWith, SEED } from "./seed.ts";
 
 const TOLERANCE = 1e-4;
 
@@ -176,7 +176,7 @@ function familyMeshes(i: number): Meshes {
     shared: ["ep=1", "ep=3", ...axes],
     separate: turn(0) ? ["ep=4"] : [],
     batch: ["tp=2,ep=2", "dp=2,tp=2"].filter((_, n) => turn(n + 1)),
-    // Numbers without a common factor: each mesh has its turn.
+    // 3 and 4 have no common factor, so compiled C runs each mesh.
     native: isInTurn(i, 4) ? ["ep=3"] : isInTurn(i + 2, 4) ? axes : [],
   };
 }
@@ -235,10 +235,10 @@ function testCheckpoint(
 /** Number of calls of `nextQuarter`. */
 let quarters = 0;
 
-/** Returns the next quarter of a list, from a place by `SEED`. */
+/** Returns the next quarter of a list, whose first index follows `INNER_SEED`: the list may follow `SEED`. */
 function nextQuarter(list: readonly string[]): readonly string[] {
   const count = Math.max(1, Math.floor(list.length / 4));
-  const first = Math.abs(SEED) + count * quarters++;
+  const first = INNER_SEED + count * quarters++;
   return Array.from(
     { length: count },
     (_, i) => list[(first + i) % list.length]!,

@@ -22,15 +22,30 @@ function seedOf(text: string | undefined): number {
   return Number(text) | 0;
 }
 
+/** Seed of a rotation within another one: independent of rotations of 2, 3, 4, 6 and 12 cases by `SEED`. */
+export const INNER_SEED = Math.floor(Math.abs(SEED) / 12);
+
+const ALL = process.env["TURNS"] === "all";
+
 /** Whether case `i` of a rotation runs: one of `every` cases in each run of the tests, by `SEED`; with `TURNS=all`, all. */
 export function isInTurn(i: number, every: number): boolean {
-  return process.env["TURNS"] === "all" ||
-    (Math.abs(SEED) + i) % every === 0;
+  return ALL || (Math.abs(SEED) + i) % every === 0;
 }
 
-/** Those cases of a rotation that run: one of `every`, by `SEED`; with `TURNS=all`, all. */
+/** Cases of a rotation that run: one of `every`, by `SEED`; with `TURNS=all`, all. */
 export function inTurn<T>(cases: readonly T[], every: number): readonly T[] {
   return cases.filter((_, i) => isInTurn(i, every));
+}
+
+/** One of the cases that can run here, by `INNER_SEED`, and all skipped cases; with `TURNS=all`, all. */
+export function ableInTurn<T extends { readonly skip: false | string }>(
+  cases: readonly T[],
+): readonly T[] {
+  const able = cases.filter(({ skip }) => !skip);
+  return [
+    ...able.filter((_, i) => ALL || (INNER_SEED + i) % able.length === 0),
+    ...cases.filter(({ skip }) => skip),
+  ];
 }
 
 /** What repeats a failure. */

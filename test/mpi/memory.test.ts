@@ -11,7 +11,7 @@ import { skipWithoutGpu } from "../helpers/needs.ts";
 import { temporaryFolder } from "../helpers/cli.ts";
 import { startedProgram } from "../helpers/compiled.ts";
 import { LAUNCHERS, start } from "../helpers/mpi.ts";
-import { inTurn } from "../helpers/seed.ts";
+import { ableInTurn } from "../helpers/seed.ts";
 
 const RANKS = 2;
 const MIB = 2 ** 20;
@@ -102,7 +102,7 @@ const short = process.platform !== "linux"
   ? "the disk is full"
   : false;
 const ADAPTERS = [
-  { adapter: "cpu", skip: false },
+  { adapter: "cpu", skip: false as const },
   { adapter: "0", skip: skipWithoutGpu },
 ];
 
@@ -110,7 +110,7 @@ const ADAPTERS = [
 const { family, command, skip } = LAUNCHERS.find(({ skip }) => !skip) ??
   LAUNCHERS[0]!;
 
-for (const { adapter, skip: absent } of inTurn(ADAPTERS, 2)) {
+for (const { adapter, skip: absent } of ableInTurn(ADAPTERS)) {
   t.test(`ranks load no more than their share, on ${adapter}`, {
     skip: skip || short || absent,
   }, async (t) => {
