@@ -99,7 +99,7 @@ if (isInTurn(0, 2)) {
 }
 
 if (isInTurn(1, 2)) {
-  // What is measured does not depend on the MPI, and test/mpi has what it exchanges by of both.
+  // Measurements do not depend on the MPI. test/mpi tests the exchanges of both.
   t.test("two ranks of an MPI are measured", {
     skip: skipWithoutMpi,
   }, async (t) => {

@@ -84,7 +84,7 @@ for (const { name, what, setups } of FAMILIES) {
     const bytesOn = (setup: Setup) =>
       bytesOf(name, { bounds: BOUNDS, ...setup }, PROMPTS);
     const one = await bytesOn({ mesh: "ep=1" });
-    for (const setup of inTurn(setups, 2)) {
+    for (const setup of inTurn(setups, Math.min(2, setups.length))) {
       const { mesh, pages, sharing, kvCacheDtype } = setup;
       const wanted = kvCacheDtype
         ? await bytesOn({ mesh: "ep=1", kvCacheDtype })
@@ -171,8 +171,7 @@ t.test("a rank has the caches of its positions, and sends the fewer bytes of key
     await loaded.close();
     const [head, dim] = [axes["head"]!.size, axes["headDim"]!.size];
     const kvHead = axes["kvHead"]!.size;
-    const layers = plan.programs[0]!.steps.filter(({ op }) => op === "send")
-      .length / (2 * (n - 1));
+    const layers = 3;
     const wanted = new Array<number>(n).fill(0);
     let keys = 0;
     for (const { tokens, past } of steps) {

@@ -183,7 +183,7 @@ t.test("the tokenizer gives the recorded ids and texts", async (t) => {
   }
 });
 
-t.test("known texts are those that the tokenizer completes", async (t) => {
+t.test("withKnownTexts() completes texts like the tokenizer", async (t) => {
   // Parts of characters, a special token, and texts that depend on the token before.
   const tokens = [[0xc3], [0xa4], [0xe2, 0x82], [0xac], [], [32], [46], [97]];
   const decode = (ids: readonly number[]) =>

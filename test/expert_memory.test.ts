@@ -83,7 +83,7 @@ async function open(
   return { opened, feed };
 }
 
-/** In turns: a packed encoding, experts of a file each, and rows of a shared file. */
+/** In rotation: a packed encoding, experts of a file each, and rows of a shared file. */
 for (
   const name of inTurn(
     ["gptoss-8e-mxfp4", "qwen3moe-8e-bf16", "deepseekv2-16e"],

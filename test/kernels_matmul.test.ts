@@ -121,7 +121,7 @@ for (const [i, tile] of VARIANTS.entries()) {
     async (t, target) => {
       // A software GPU takes half a second to compile a kernel: in each run of the tests every fourth variant.
       if (target.software && !isInTurn(i, 4)) {
-        t.comment(`Not run in this turn. ${repeatWith()}`);
+        t.comment(`Not run in this rotation. ${repeatWith()}`);
         return;
       }
       await holds(productsOf(tile, { ragged: false }), async (product) => {

@@ -431,8 +431,8 @@ export async function differences(
 }
 
 /**
- * All but the first of some meshes, those in turn: half of them, or a quarter on a software GPU, which compiles the kernels
- * of a mesh for seconds.
+ * Rotates over all meshes but the first: half of them run, or a quarter on a software GPU, which compiles the kernels of a
+ * mesh for seconds.
  */
 export function othersInTurn<T>(
   meshes: readonly T[],
@@ -442,7 +442,7 @@ export function othersInTurn<T>(
   return inTurn(meshes.slice(1), isSlow ? 4 : 2);
 }
 
-/** Fails unless the plan computes what the reference says, on the first mesh given and on others in turn. */
+/** Compares a plan's results with the reference, on the first mesh and on others, in rotation. */
 export async function matches(
   t: Test,
   of: Case,

@@ -260,7 +260,7 @@ for (const launcher of LAUNCHERS) {
   const launch = (n: number, argv: readonly string[]) =>
     startWith(launcher, scratch, ["launch", "-n", String(n), "--", ...argv]);
 
-  /** The cases of this MPI: in each run one MPI has half of them. */
+  /** Half of the cases for one MPI, none for the other, in rotation. */
   const mine = <T>(cases: readonly T[]) =>
     launchersInTurn().includes(launcher) ? inTurn(cases, 2) : [];
 
@@ -300,7 +300,7 @@ for (const launcher of LAUNCHERS) {
     }
   }
 
-  // Eight are of one MPI: test/mpi/communicator.test.ts has groups of eight of both, in rotation.
+  // test/mpi/communicator.test.ts rotates groups of eight ranks over both MPIs.
   for (const ranks of [2, 4, 8]) {
     const cases = CASES.flatMap((one) =>
       one.together.filter((mesh) => ranksOf(mesh) === ranks)
