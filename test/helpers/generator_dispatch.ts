@@ -386,7 +386,8 @@ export function* ofRegroup(): Generator<Launch> {
             name,
             splits,
             tileRows,
-            wide: n % 2 === 1,
+            // Both kernels have all values of each count.
+            wide: (n + Math.floor(n / below ** 2)) % 2 === 1,
             ...experts ? { experts } : {},
             ...once ? { once } : {},
             ...offsets ? { countsPerRank: all + offsets } : {},
