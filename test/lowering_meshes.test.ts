@@ -5,6 +5,7 @@ import t from "tap";
 import {
   add,
   attention,
+  cachedAttention,
   cast,
   combine,
   type CompileOptions,
@@ -218,9 +219,18 @@ function attending(
       window: 3,
       scale: 0.7,
     });
+    // A window over a cache that is also read without one.
+    const shared = cachedAttention(q, {
+      keys: full.keys,
+      values: full.values,
+      sequence,
+      position,
+      window: 33,
+    });
     return {
       y: full.y,
       near: near.y,
+      shared,
       sum: add(full.y, near.y),
       keys: full.keys,
       values: full.values,
@@ -280,6 +290,12 @@ for (const dtype of ["f32", "f16"] as const) {
     model: attending(upTo(40), dtype, 512),
     calls: [
       ...of.calls!,
+      // Earlier keys are gathered, and fewer of them within a window.
+      ...[44, 84].map((first) => ({
+        x: waves(8 * 40, first),
+        sequence: new Array(40).fill(1),
+        position: Array.from({ length: 40 }, (_, i) => first + i),
+      })),
       { x: waves(8 * 3), sequence: [1, 1, 0], position: [44, 255, 256] },
       { x: waves(8), sequence: [1], position: [300] },
     ],

@@ -25,10 +25,11 @@ const [KEY, BLOCK] = ["key of block", "block of keys"] as const;
 /** What layers with the same table have in common. */
 type Common = Omit<KeysAxis, "by" | "part">;
 
-/** A table of layers, and the axis of gathered blocks. */
+/** A table of layers, the axis of gathered blocks, and the caches gathered with the table. */
 interface Table {
   readonly node: NodeOf<"keyTable">;
   readonly gathered: string;
+  readonly caches: Map<Node, Node>;
 }
 
 /** Adds the second form to all attention over a sharded context. */
@@ -47,7 +48,6 @@ export function addGatheredForm(localized: Localized): Localized {
   };
   /** Nodes before an attention. */
   const before = new Map<Node, readonly Node[]>();
-  const gathered = new Map<Node, Node>();
   const { nodes, ...rest } = mapNodes(graph, (node) => {
     if (node.primitive !== "attention") return node;
     const common = commonOf(placed, node);
@@ -55,11 +55,11 @@ export function addGatheredForm(localized: Localized): Localized {
     const table = tableOf(common);
     const made: Node[] = [];
     const [keys, values] = node.inputs.slice(1, 3).map((cache) => {
-      const known = gathered.get(cache);
+      const known = table.caches.get(cache);
       if (known) return known;
       const nodes = gatheredCache(cache as NodeOf<"cacheWrite">, table);
       made.push(...nodes);
-      gathered.set(cache, nodes[1]);
+      table.caches.set(cache, nodes[1]);
       return nodes[1];
     }) as [Node, Node];
     const inputs = [...node.inputs, keys, values, table.node];
@@ -192,5 +192,5 @@ function axesOf(
     dtype: "i32",
     span: undefined,
   };
-  return { axes: all, table: { node, gathered } };
+  return { axes: all, table: { node, gathered, caches: new Map() } };
 }
