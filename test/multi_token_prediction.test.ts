@@ -2,6 +2,8 @@
 // tokens that it gives without it.
 // needs: cpu
 
+import { copyFile } from "node:fs/promises";
+import path from "node:path";
 import t from "tap";
 import {
   Decoder,
@@ -29,6 +31,7 @@ import {
   PREDICTORS,
 } from "./helpers/predictor_checkpoint.ts";
 import { isInTurn, repeatWith } from "./helpers/seed.ts";
+import { startServer } from "./helpers/serve.ts";
 
 const NAMES = Object.keys(PREDICTORS);
 const PROMPTS = [9, 20, 33, 14].map((length, i) =>
@@ -56,7 +59,9 @@ const HIDDEN = "hidden";
 
 for (const [i, name] of NAMES.entries()) {
   t.test(`${name}: the layer computes its formula`, async (t) => {
-    if (!isInTurn(i, 2)) return t.comment("not in turn");
+    if (!isInTurn(i, 2)) {
+      return t.comment(`Not run in this rotation. ${repeatWith()}`);
+    }
     const folder = await predictorCheckpoint(name, temporaryFolder(t));
     const ids = [7, 19, 150, 3, 88, 7, 61, 20];
     const { decoder, companions: [companion], close } = await open(
@@ -145,7 +150,7 @@ for (const [at, name] of NAMES.entries()) {
   });
 }
 
-t.test("--draft mtp in generate and serve, and what has no such layer", async (t) => {
+t.test("--draft mtp in generate and serve, and checkpoints without such a layer", async (t) => {
   const folder = await predictorCheckpoint(
     NAMES[0]!,
     temporaryFolder(t),
@@ -163,6 +168,25 @@ t.test("--draft mtp in generate and serve, and what has no such layer", async (t
   const draft = ["--speculate", "3", "--draft", "mtp"];
   const plain = await run(folder);
   t.strictSame(sequences(await run(folder, ...draft)), sequences(plain));
+  for (const name of ["tokenizer.json", "tokenizer_config.json"]) {
+    await copyFile(
+      path.join(checkpointFolder("demo-lm"), name),
+      path.join(folder, name),
+    );
+  }
+  const served = async (...args: string[]) => {
+    const server = await startServer(folder, ...args);
+    t.teardown(() => server.stop());
+    const { choices } = await server.client.completions.create({
+      model: NAMES[0]!,
+      prompt: PROMPTS[1]!,
+      max_tokens: 30,
+      temperature: 0,
+      logprobs: 0,
+    });
+    return choices;
+  };
+  t.strictSame(await served(...draft), await served());
   const failed = await run(checkpointFolder(NAMES[0]!), ...draft);
   t.match([failed.code, failed.err], [
     1,
