@@ -1,8 +1,8 @@
 /**
  * Two-level exchanges: one dispatch and combine on two nodes, in one level and in two, over a throttled link. Nodes are
  * network namespaces of this machine. Flags: `--ranks 2,4` (per node), `--megabits N` (of a node's link; default 40),
- * `--runs N` (interleaved; default 5), `--mpi NAME`. With `--context FOLDER`, instead the prefill of 1,000 tokens with a
- * checkpoint, in steps of 256, whose positions all ranks share (`cp`).
+ * `--runs N` (interleaved; default 5), `--mpi NAME`. With `--context FOLDER`, measures prefill of 1,000 tokens in steps
+ * of 256 with a checkpoint, whose positions are sharded over all ranks (`cp`).
  */
 
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
