@@ -3,6 +3,7 @@
 import {
   add,
   attention,
+  cachedAttention,
   combine,
   type CompileOptions,
   dispatch,
@@ -63,14 +64,14 @@ compileRefused(
 
 /** Attention with some of its parts as a test wants them. */
 function attending(
-  how: "twice" | "old" | "chain" | "computed" | "two" | "dynamic",
+  how: "twice" | "old" | "chain" | "computed" | "two" | "dynamic" | "earlier",
 ): Model {
   return model({
     token,
     head: 1,
     dim: 4,
     sequence: 2,
-    context: how === "dynamic" ? upTo(8) : 8,
+    context: how === "dynamic" ? upTo(8) : how === "earlier" ? 64 : 8,
   }, (m) => {
     const q = m.input("q", "token head dim");
     const given = m.input("sequence", "token", { dtype: "i32" });
@@ -98,6 +99,15 @@ function attending(
           position,
         }).y,
       };
+    }
+    if (how === "earlier") {
+      const before = cachedAttention(q, {
+        keys: one.keys,
+        values: one.values,
+        sequence,
+        position: m.input("earlier", "token", { dtype: "i32" }),
+      });
+      return { ...one, before };
     }
     if (how === "old") return { ...one, before: sum(keys, "context") };
     if (how === "chain") {
@@ -156,6 +166,12 @@ compileRefused(
   attending("computed"),
   DP2,
   "Cannot place axis 'token' over 'dp': attention needs tokens of one sequence on one rank, and which those are is computed. Give it as an input, or leave the axis unplaced",
+);
+compileRefused(
+  "shared positions of which attention reads others than it writes",
+  attending("earlier"),
+  { mesh: { cp: 2 }, place: { context: "cp" } },
+  "Cannot shard axis 'context': attention has other sequences or positions than the writes of its cache. Use the same inputs for both",
 );
 compileRefused(
   "placed tokens of two kinds of sequences",

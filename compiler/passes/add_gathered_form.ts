@@ -88,9 +88,19 @@ function commonOf(
   const [, keys, , input, position] = inputs as [Node, Node, Node, Node, Node];
   const { token, head, dim, valueDim, kvHead, context, shared } = params;
   if (axes[context]!.over.length === 0) return undefined;
+  const fail = (because: string) =>
+    new PlacementError(
+      `Cannot shard axis '${axes[context]!.of}': ${because}`,
+    );
   if (input.primitive !== "input" || position.primitive !== "input") {
-    throw new PlacementError(
-      `Cannot shard axis '${context}': the sequence or the position of tokens is computed. Make both inputs of the model`,
+    throw fail(
+      "the sequence or the position of tokens is computed. Make both inputs of the model",
+    );
+  }
+  for (const { inputs: [, , writtenFor, writtenAt] } of inputs.slice(1, 3)) {
+    if (writtenFor === input && writtenAt === position) continue;
+    throw fail(
+      "attention has other sequences or positions than the writes of its cache. Use the same inputs for both",
     );
   }
   const size = (axis: string) => axes[axis]!.size;
