@@ -122,12 +122,19 @@ t.test("a lock remains while its owner runs, or nothing tells whether it does", 
   }
 });
 
+/** A loop in a shell's child that ends when the shell has become another program. */
+const ENDS_AFTER_EXEC =
+  "while [ $(cat /proc/$$/comm) = sh ]; do sleep 0.01; done";
+
 t.test("a killed process that nobody has waited for has ended", {
   skip: !existsSync("/proc/self/stat") && "there is no /proc",
 }, async (t) => {
   const lock = path.join(temporaryFolder(t), "lock");
-  // A shell that starts a process and becomes one that never waits.
-  const parent = spawn("sh", ["-c", "sleep 0 & echo $!; exec sleep 1000"]);
+  // A shell that starts a process and becomes one that never waits. The process ends after that: a shell would wait for it.
+  const parent = spawn("sh", [
+    "-c",
+    `${ENDS_AFTER_EXEC} & echo $!; exec sleep 1000`,
+  ]);
   t.teardown(() => parent.kill("SIGKILL"));
   const [pid] = await once(parent.stdout, "data");
   const owner = { ...await nodeProcesses.owner(), pid: Number(pid) };
