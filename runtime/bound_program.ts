@@ -21,9 +21,10 @@ import type { RankMemory } from "./memory.ts";
 import { bindRounds, type BoundRounds } from "./rounds.ts";
 import { bindWorkgroups, type RunCounts } from "./run_counts.ts";
 
-/** A program whose steps are bound, as parts on their ranks, in order. */
+/** A program whose steps are bound. */
 export interface BoundProgram {
-  readonly parts: readonly ReadyPart[];
+  /** The parts on their ranks, in order, without some launches, by index of the step. */
+  partsWithout(launches: ReadonlySet<number>): readonly ReadyPart[];
   /** Exchanges that a failed run has left in flight. */
   readonly inFlight: InFlight;
 }
@@ -151,22 +152,26 @@ export function bindProgram(
       };
     });
   });
-  const parts: ReadyPart[] = [];
-  let next = 0;
-  const until = (end: number) => joinLaunches(ready.slice(next, end).flat());
-  for (const { first, last } of loopsOf(program.steps)) {
-    parts.push(...until(first));
-    next = first;
+  const loops = loopsOf(program.steps).map(({ first, last }) => {
     const step = program.steps[first] as RoundsStep;
     const here = ranksOf(step, context);
-    parts.push({
-      ranks: here.map(({ rank }) => rank),
-      rounds: bindRounds(step, groupsOf(step, here, context), context),
-      parts: until(last + 1),
-    });
-    next = last + 1;
-  }
-  return { parts: [...parts, ...until(ready.length)], inFlight };
+    const rounds = bindRounds(step, groupsOf(step, here, context), context);
+    return { first, last, ranks: here.map(({ rank }) => rank), rounds };
+  });
+  const partsWithout = (launches: ReadonlySet<number>): ReadyPart[] => {
+    const left = ready.map((parts, i) => launches.has(i) ? [] : parts);
+    const joined = (from: number, end: number) =>
+      joinLaunches(left.slice(from, end).flat());
+    const parts: ReadyPart[] = [];
+    let next = 0;
+    for (const { first, last, ...loop } of loops) {
+      parts.push(...joined(next, first));
+      parts.push({ ...loop, parts: joined(first, last + 1) });
+      next = last + 1;
+    }
+    return [...parts, ...joined(next, left.length)];
+  };
+  return { partsWithout, inFlight };
 }
 
 /** A step that may be joined with others. */

@@ -280,7 +280,8 @@ class LoadedSession implements Session {
     this.#programs = new Map(
       plan.programs.map((program) => {
         const bound = bindProgram(program, context);
-        return [program.name, laneProgram(program, bound, this.#lanes)];
+        const on = { bound, lanes: this.#lanes };
+        return [program.name, laneProgram(plan, program, on)];
       }),
     );
     this.concurrentRuns = tracer
@@ -307,7 +308,7 @@ class LoadedSession implements Session {
         }`,
       );
     }
-    const { program, byLane, inFlight } = bound;
+    const { program, inFlight } = bound;
     const wanted = options.outputs ?? Object.keys(program.outputs);
     for (const output of wanted) {
       if (Object.hasOwn(program.outputs, output)) continue;
@@ -330,6 +331,7 @@ class LoadedSession implements Session {
     this.#counts = counts;
     this.#inFlight++;
     const traffic = this.#traffic;
+    const byLane = bound.partsFor(wanted);
     const run = new LaneRun((part) =>
       executePart(
         part,

@@ -4,6 +4,7 @@
  */
 
 import { groupRankOf, stageAxis } from "../spec/mesh.ts";
+import { unneededLaunches } from "../spec/plan/needed.ts";
 import type { Plan, Program } from "../spec/plan/plan.ts";
 import type { BoundProgram, InFlight, ReadyPart } from "./bound_program.ts";
 import type { RankMemory } from "./memory.ts";
@@ -42,19 +43,49 @@ export interface LanePart {
   readonly lanes: number;
 }
 
-/** A bound program, and the parts of each lane, in order. */
+/** The parts of each lane, in order. */
+type LaneParts = readonly (readonly LanePart[])[];
+
+/** A bound program on lanes. */
 export interface LaneProgram {
   readonly program: Program;
   readonly inFlight: InFlight;
-  readonly byLane: readonly (readonly LanePart[])[];
+  /** The parts of each lane that a run with these outputs needs. */
+  partsFor(outputs: readonly string[]): LaneParts;
 }
 
-/** Divides the parts of a program among lanes. */
+/** Divides the parts of a program among lanes, on the first run with some outputs. */
 export function laneProgram(
+  plan: Plan,
   program: Program,
-  { parts, inFlight }: BoundProgram,
-  lanes: readonly Lane[],
+  { bound: { partsWithout, inFlight }, lanes }: {
+    readonly bound: BoundProgram;
+    readonly lanes: readonly Lane[];
+  },
 ): LaneProgram {
+  /** By outputs, and by launches that are left out. */
+  const known = new Map<string, LaneParts>();
+  return {
+    program,
+    inFlight,
+    partsFor: (outputs) => {
+      const names = outputs.join();
+      const found = known.get(names);
+      if (found) return found;
+      const launches = unneededLaunches(plan, program, outputs);
+      const without = `without ${[...launches].join()}`;
+      const parts = known.get(without) ??
+        divideParts(partsWithout(launches), lanes);
+      known.set(without, parts).set(names, parts);
+      return parts;
+    },
+  };
+}
+
+function divideParts(
+  parts: readonly ReadyPart[],
+  lanes: readonly Lane[],
+): LaneParts {
   const byLane: LanePart[][] = lanes.map(() => []);
   for (const part of parts) {
     const on = lanes.flatMap(({ ranks }, i) =>
@@ -63,7 +94,7 @@ export function laneProgram(
     const shared = { part, lanes: on.length };
     for (const i of on) byLane[i]!.push(shared);
   }
-  return { program, inFlight, byLane };
+  return byLane;
 }
 
 /** A part of several lanes that some of them have reached. */

@@ -3,7 +3,7 @@
 
 import t, { type Test } from "tap";
 import fc from "fast-check";
-import { compile, dot, model, upTo } from "../compiler/mod.ts";
+import { compile, dot, model, sum, upTo } from "../compiler/mod.ts";
 import { createCpuDevice } from "../runtime/cpu/mod.ts";
 import type { Kernel } from "../spec/kernel/tree.ts";
 import { EXACT } from "../spec/numerics.ts";
@@ -254,6 +254,37 @@ for (const [which, table] of Object.entries(COLUMNS)) {
     joinsColumns(table),
   );
 }
+
+t.test("a run launches only what its outputs and states need", async (t) => {
+  const net = model({ token: upTo(4), embed: 2, wide: 8 }, (m) => {
+    const x = m.input("x", "token embed");
+    const y = dot(x, m.param("w", "wide embed"), "embed");
+    const z = dot(y, m.param("v", "embed wide"), "wide");
+    return { y, z, total: sum(z, "embed") };
+  });
+  const device = createNullDevice();
+  const session = await createSession(await compile(net, { mesh: {} }), {
+    devices: [device],
+    tensors: tensorsInMemory({
+      w: { dtype: "f32", shape: [8, 2], data: new Float32Array(16) },
+      v: { dtype: "f32", shape: [2, 8], data: new Float32Array(16) },
+    }, "weights"),
+  });
+  const launched = async (outputs: readonly string[]) => {
+    device.records.length = 0;
+    await session.run("main", { x: tensor(3) }, { outputs });
+    return device.records.flatMap((record) =>
+      record.op === "launch" ? record.buffers.at(-1) ?? "" : []
+    );
+  };
+  const all = await launched(["y", "z", "total"]);
+  const some = await launched(["z"]);
+  t.strictSame(await launched([]), []);
+  t.strictSame(await launched(["y"]), all.slice(0, 1));
+  t.strictSame(some, all.slice(0, -1));
+  t.strictSame(await launched(["total", "y", "z"]), all, "in order again");
+  t.strictSame(await launched(["z"]), some);
+});
 
 t.test("a rank without items launches nothing and sends nothing", async (t) => {
   const device = createNullDevice("null", emulate);

@@ -1,0 +1,48 @@
+/** Launches that a run needs for the outputs that it returns. */
+
+import type { Plan, Program } from "./plan.ts";
+import { accessesOf } from "./accesses.ts";
+import { startedBy } from "./handles.ts";
+
+/**
+ * The launches of a program, by index of the step, whose results reach neither these outputs nor a state nor another
+ * rank. A run that returns only these outputs does not execute them.
+ */
+export function unneededLaunches(
+  { buffers, kernels }: Pick<Plan, "buffers" | "kernels">,
+  program: Program,
+  outputs: readonly string[],
+): ReadonlySet<number> {
+  const started = startedBy(program.steps);
+  const steps = program.steps.map((step, index) => ({
+    index,
+    isLaunch: step.op === "launch",
+    ...accessesOf(step, started, {
+      launched: ({ kernel, bindings }) => {
+        const bound = kernels[kernel]!.tree.bindings;
+        const all = bound.map(({ name }) => bindings[name]!);
+        return {
+          reads: all,
+          writes: all.filter((_, i) => bound[i]!.access !== "read"),
+        };
+      },
+    }),
+  }));
+  const needed = new Set(
+    outputs.map((output) => program.outputs[output]!.buffer),
+  );
+  const isNeeded = (buffer: string) =>
+    needed.has(buffer) ||
+    !["scratch", "output"].includes(buffers[buffer]!.kind);
+  // Steps are repeated in rounds, so a later step may precede an earlier one.
+  let left = steps;
+  for (let before = -1; before !== left.length;) {
+    before = left.length;
+    left = left.toReversed().filter(({ isLaunch, reads, writes }) => {
+      if (isLaunch && !writes.some(isNeeded)) return true;
+      for (const buffer of reads) needed.add(buffer);
+      return false;
+    }).toReversed();
+  }
+  return new Set(left.map(({ index }) => index));
+}
