@@ -21,12 +21,14 @@ type Message =
   | { readonly kind: "idle" }
   | { readonly kind: "end" };
 
-/** An input. Without data, it is equal to that of the previous run with this input. */
+/** An input: its data, or the elements that differ from those of the previous run with this input. */
 interface SentTensor {
   readonly name: string;
   readonly dtype: HostTensor["dtype"];
   readonly shape: readonly number[];
   readonly data?: readonly number[];
+  /** Pairs of an index and its element. */
+  readonly changes?: readonly (readonly [index: number, element: number])[];
 }
 
 /** Milliseconds between messages of a server without requests; a rank that has ended is noticed by them. */
@@ -85,11 +87,13 @@ export function createLeader(channel: Channel): Leader {
       run: async (name, inputs, given) => {
         const options = { ...given, everywhere: false };
         const tensors = Object.entries(inputs).map(
-          ([name, { dtype, shape, data }]) => {
+          ([name, { dtype, shape, data }]): SentTensor => {
             const before = sent.get(name);
-            if (before && equal(before, data)) return { name, dtype, shape };
-            sent.set(name, data.slice());
-            return { name, dtype, shape, data: [...data] };
+            const changes = before && changesOf(before, data);
+            if (changes?.length !== 0) sent.set(name, data.slice());
+            return changes
+              ? { name, dtype, shape, changes }
+              : { name, dtype, shape, data: [...data] };
           },
         );
         await send({ kind: "run", companion, inputs: tensors, options });
@@ -130,8 +134,10 @@ export async function follow(
     const { plan, session } = companion === undefined
       ? opened
       : opened.companions[companion]!;
-    for (const { name, dtype, shape, data } of message.inputs) {
-      const values = data ? ARRAYS[dtype].from(data) : known[name]!.data;
+    for (const { name, dtype, shape, data, changes = [] } of message.inputs) {
+      // Runs in flight use the previous elements.
+      const values = ARRAYS[dtype].from(data ?? known[name]!.data);
+      for (const [index, element] of changes) values[index] = element;
       known[name] = { dtype, shape, data: values };
     }
     const { name, inputs } = plan.programs[0]!;
@@ -148,8 +154,15 @@ export async function follow(
   }
 }
 
-function equal(a: ArrayLike<number>, b: ArrayLike<number>): boolean {
-  if (a.length !== b.length) return false;
-  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
-  return true;
+/** The elements that differ. Undefined if the lengths differ, or if these elements would not be shorter than all. */
+function changesOf(
+  before: ArrayLike<number>,
+  now: ArrayLike<number>,
+): [index: number, element: number][] | undefined {
+  if (before.length !== now.length) return undefined;
+  const changes: [number, number][] = [];
+  for (let i = 0; i < now.length; i++) {
+    if (before[i] !== now[i]) changes.push([i, now[i]!]);
+  }
+  return 2 * changes.length < Math.max(1, now.length) ? changes : undefined;
 }
