@@ -1,13 +1,13 @@
 /**
  * A server against `generate --prompts`: tokens/s for the same number of prompts, and tokens per second of CPU time of the
- * process, which excludes the client. A full server has twice as many clients as `--max-sequences`. It receives
+ * process. The clients are a program in C (`serve/client.c`), whose CPU time is reported separately. A full server has twice as many clients as `--max-sequences`. It receives
  * `--requests N` in one run and twice as many in another; the difference counts. With 8 clients or one, `generate` has as
- * many sequences at a time. Flags: `--rounds N`, `--tokens N`, `--words N` (minimum of a prompt), `--checkpoint FOLDER`, or
+ * many sequences at a time. Flags: `--at N,…` (sequences at a time), `--rounds N`, `--tokens N`, `--words N` (minimum of a prompt), `--checkpoint FOLDER`, or
  * `--width olmoe|gpt-oss` for a GGUF file of `--layers N` in `--type Q8_0`, `--core N` (both commands on this core, with one
  * thread). Other flags are passed to both commands.
  */
 
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -15,7 +15,7 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { cpuSeconds } from "./large/process.ts";
 import { quantizedFile, type WidthName } from "./quantized/file.ts";
-import { commandOf, complete, startServer } from "./serve/server.ts";
+import { commandOf, startServer } from "./serve/server.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const WORDS = "once upon a time there was a king who had a daughter and a fox"
@@ -42,6 +42,7 @@ const [width, layers, type] = [
 const checkpoint = width === ""
   ? take("--checkpoint", path.join(ROOT, "examples/demo-lm"))
   : quantizedFile({ type, layers, width: width as WidthName });
+const at = take("--at", `${sequences},8,1`);
 const core = take("--core", "");
 const options = core === "" ? {} : { core: Number(core) };
 const common = ["--max-context", "256", ...flags];
@@ -59,10 +60,11 @@ function newPrompts(count: number): string[] {
   });
 }
 
-/** Tokens per second, and per second of CPU time. */
+/** Tokens per second, and per second of CPU time; microseconds of the clients' CPU time per token. */
 interface Rate {
   readonly wall: number;
   readonly cpu: number;
+  readonly client: number;
 }
 
 /** Requests, and how many at a time. */
@@ -76,21 +78,19 @@ interface Made {
   readonly made: number;
   readonly ms: number;
   readonly seconds: number;
+  /** Seconds of CPU time of the clients. */
+  readonly clientSeconds: number;
 }
 
 /** Runs `generate` with new prompts, `at` of them at a time. */
 async function generate({ count, at }: Load): Promise<Made> {
   writeFileSync(file, newPrompts(count).join("\n"));
   const before = cpuSeconds(process.pid, { ofChildren: true });
-  const [command, ...argv] = commandOf([
+  const out = await outputOf(commandOf([
     ...["generate", checkpoint, "--prompts", file, "--json"],
     ...["-n", `${tokens}`, "--max-sequences", `${at}`],
     ...common,
-  ], options);
-  const child = spawn(command, argv, { stdio: ["ignore", "pipe", "inherit"] });
-  let out = "";
-  child.stdout.setEncoding("utf8").on("data", (text) => out += text);
-  await new Promise((resolve) => child.on("close", resolve));
+  ], options));
   const { sequences, timing } = JSON.parse(out) as {
     sequences: { tokens: unknown[] }[];
     timing: { prefillMs: number; decodeMs: number };
@@ -99,7 +99,21 @@ async function generate({ count, at }: Load): Promise<Made> {
     made: sequences.reduce((n, one) => n + one.tokens.length, 0),
     ms: timing.prefillMs + timing.decodeMs,
     seconds: cpuSeconds(process.pid, { ofChildren: true }) - before,
+    clientSeconds: 0,
   };
+}
+
+/** Returns the output of a command with an input. */
+async function outputOf(
+  [command, ...argv]: readonly [string, ...string[]],
+  input = "",
+): Promise<string> {
+  const child = spawn(command, argv, { stdio: ["pipe", "pipe", "inherit"] });
+  child.stdin.end(input);
+  let out = "";
+  child.stdout.setEncoding("utf8").on("data", (text) => out += text);
+  await new Promise((resolve) => child.on("close", resolve));
+  return out;
 }
 
 /** Sends requests to the server, so that `at` run, and if it is then full, as many wait. */
@@ -107,29 +121,23 @@ async function ask(
   { count, at, stream = false }: Load & { readonly stream?: boolean },
 ): Promise<Made> {
   const clients = at === sequences ? 2 * at : at;
-  const waiting = newPrompts(count);
-  const begun = performance.now();
+  const bodies = newPrompts(count).map((prompt) =>
+    JSON.stringify({
+      prompt,
+      max_tokens: tokens,
+      temperature: 0,
+      stream,
+      ...stream ? { stream_options: { include_usage: true } } : {},
+    })
+  );
   const before = cpuSeconds(served.pid);
-  let made = 0;
-  const client = async () => {
-    for (let prompt; (prompt = waiting.shift()) !== undefined;) {
-      const text = await complete(served, {
-        prompt,
-        max_tokens: tokens,
-        temperature: 0,
-        stream,
-        ...stream ? { stream_options: { include_usage: true } } : {},
-      });
-      const [, used] = /"completion_tokens":(\d+)/.exec(text) ?? [];
-      made += Number(used);
-    }
-  };
-  await Promise.all(Array.from({ length: clients }, client));
-  return {
-    made,
-    ms: performance.now() - begun,
-    seconds: cpuSeconds(served.pid) - before,
-  };
+  const { port } = new URL(served.url);
+  const out = await outputOf(
+    [clientProgram, port, String(clients)],
+    bodies.join("\n"),
+  );
+  const seconds = cpuSeconds(served.pid) - before;
+  return { ...JSON.parse(out) as Omit<Made, "seconds">, seconds };
 }
 
 /** Returns the rates of the second half of twice as many requests: without loading, and while the batch is full. */
@@ -143,6 +151,7 @@ async function rateOf(
   return {
     wall: 1000 * made / (all.ms - half.ms),
     cpu: made / (all.seconds - half.seconds),
+    client: 1e6 * (all.clientSeconds - half.clientSeconds) / made,
   };
 }
 
@@ -152,6 +161,12 @@ function median(values: readonly number[]): number {
 
 const folder = mkdtempSync(path.join(tmpdir(), "switchyard-serve-"));
 const file = path.join(folder, "prompts.txt");
+const clientProgram = path.join(folder, "client");
+execFileSync("cc", [
+  "-O2",
+  fileURLToPath(new URL("serve/client.c", import.meta.url)),
+  ...["-o", clientProgram],
+]);
 const served = await startServer(checkpoint, [
   ...["--max-queue", `${requests}`, "--max-sequences", `${sequences}`],
   ...common,
@@ -159,7 +174,7 @@ const served = await startServer(checkpoint, [
 /** Rates of `generate` and of a server, by the name of a load. */
 const found: { [load: string]: { generate: Rate; [side: string]: Rate }[] } =
   {};
-const loads = [sequences, 8, 1].map((at) => ({
+const loads = at.split(",").map(Number).map((at) => ({
   at,
   count: Math.ceil(requests * at / sequences),
 }));
@@ -189,6 +204,11 @@ for (const [load, rates] of Object.entries(found)) {
         clock === "cpu" ? " of CPU time" : ""
       }, ${median(ratios).toFixed(2)} of generate`;
     });
-    console.log(`${load}, ${side}: ${texts.join("; ")}`);
+    const client = median(rates.map((each) => each[side]!.client));
+    console.log(
+      `${load}, ${side}: ${texts.join("; ")}${
+        client > 0 ? `; clients ${client.toFixed(1)} us per token` : ""
+      }`,
+    );
   }
 }

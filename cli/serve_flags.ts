@@ -22,6 +22,8 @@ export interface ServeFlags extends PlanFlags, DeviceFlags, SpeculationFlags {
   readonly stats?: boolean;
   /** Seconds. */
   readonly requestDeadline?: number;
+  /** Milliseconds. */
+  readonly streamInterval?: number;
 }
 
 /** Adds the flags to a command. */
@@ -72,6 +74,11 @@ export function serveFlags(command: Command): Command {
         "--request-deadline <seconds>",
         "Time limit of a request, waiting included. Default: 600.",
         positive("--request-deadline", 86_400),
+      )
+      .option(
+        "--stream-interval <ms>",
+        "Milliseconds during which the tokens of a stream are collected after each write; the end is sent at once. 0: each step is written. Default: 10.",
+        integer("--stream-interval", 0, 1000),
       ),
   )));
 }

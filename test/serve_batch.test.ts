@@ -39,7 +39,7 @@ for (
     ...inTurn(
       [
         ["ep=1", ...PAGES, ...SPECULATE],
-        ["ep=4", ...PAGES],
+        ["ep=4", ...PAGES, "--stream-interval", "0"],
         ["tp=2,ep=2", ...PAGES, ...SPECULATE],
       ] as const,
       COUNT >= 1000 ? 1 : 3,

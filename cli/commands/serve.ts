@@ -43,6 +43,9 @@ const [STEP_TOKENS, SEQUENCES, CONTEXT] = [512, 32, 4096] as const;
 /** Default positions of the caches for each sequence: a part of the context, and a minimum. */
 const [CACHED_PART, CACHED_MIN] = [0.25, 1024];
 
+/** Default milliseconds during which the tokens of a stream are collected. */
+const STREAM_MS = 10;
+
 /** Milliseconds that a connection may be idle after the deadline of its request. */
 const SILENT_MS = 5000;
 
@@ -194,6 +197,7 @@ async function serveModel(
   flags: ServeFlags,
 ): Promise<void> {
   const { host = "127.0.0.1", port = 8000, requestDeadline = 600 } = flags;
+  const { streamInterval = STREAM_MS } = flags;
   const apiKeys = keysOf(io, flags);
   const { vocabulary, maxContext, maxSequences } = model;
   const { port1: ours, port2: routes } = new MessageChannel();
@@ -220,6 +224,7 @@ async function serveModel(
       assets: await assetsOf(io),
       pages: pageCounts(model),
       speculates: draft.speculation !== undefined,
+      streamInterval,
       app: {
         apiKeys,
         origins: flags.cors ?? [],

@@ -46,6 +46,10 @@ export interface GenerateChoicesOptions {
   readonly tokenizer: Tokenizer;
   /** Whether text is decoded once a choice has ended. Default: false, as it grows. */
   readonly complete?: boolean;
+  /** Milliseconds during which tokens after a list of events are collected for the next one. An end is not delayed. */
+  readonly interval: number;
+  /** A clock in milliseconds. */
+  readonly now: () => number;
   /** If it is aborted, its reason, an error, is thrown, and sequences are cancelled. */
   readonly signal: AbortSignal;
 }
@@ -63,19 +67,24 @@ interface Growing {
   cancel(): void;
 }
 
-/** Generates the choices of a request. Throws RequestError. */
+/** Generates the choices of a request, as lists of events that are ready together. Throws RequestError. */
 export async function* generateChoices(
   choices: readonly Choice[],
-  { loop, tokenizer, signal, complete = false }: GenerateChoicesOptions,
-): AsyncGenerator<ChoiceEvent, void, undefined> {
+  { loop, tokenizer, signal, complete = false, interval, now }:
+    GenerateChoicesOptions,
+): AsyncGenerator<readonly ChoiceEvent[], void, undefined> {
   let wake = () => {};
+  /** When tokens are events again. */
+  let resumes = -Infinity;
+  let collects = false;
   let failure: RequestError | undefined;
   const growing: Growing[] = [];
   try {
     for (const [index, choice] of choices.entries()) {
       growing.push(
         addChoice(loop, { choice, index, tokenizer, complete }, {
-          changed: () => wake(),
+          grown: () => collects || wake(),
+          ended: () => wake(),
           failed: (reason) => {
             failure ??= unavailable(reason);
             wake();
@@ -87,19 +96,35 @@ export async function* generateChoices(
     while (growing.some(({ ended }) => !ended)) {
       if (signal.aborted) throw signal.reason;
       if (failure) throw failure;
-      const ready = growing.filter(hasNews);
+      const left = resumes - now();
+      collects = left > 0;
+      const ready = growing.filter(collects ? hasEnded : hasNews);
       if (ready.length === 0) {
-        await new Promise<void>((resolve) => wake = resolve);
+        let timer: ReturnType<typeof setTimeout> | undefined;
+        await new Promise<void>((resolve) => {
+          wake = resolve;
+          if (collects) timer = setTimeout(resolve, left);
+        });
+        clearTimeout(timer);
+        continue;
       }
-      for (const one of ready) yield* await newsOf(one);
+      const events: ChoiceEvent[] = [];
+      for (const one of ready) events.push(...await newsOf(one));
+      if (events.length > 0) yield events;
+      resumes = now() + interval;
     }
   } finally {
     for (const { cancel } of growing) cancel();
   }
 }
 
-function hasNews({ chosen, ending, ended, waits }: Growing): boolean {
-  return !ended && (chosen.length > 0 && !waits || ending !== undefined);
+function hasNews(one: Growing): boolean {
+  const { chosen, ended, waits } = one;
+  return hasEnded(one) || !ended && chosen.length > 0 && !waits;
+}
+
+function hasEnded({ ending, ended }: Growing): boolean {
+  return !ended && ending !== undefined;
 }
 
 /** New events of a choice. */
@@ -131,8 +156,9 @@ function addChoice(
     readonly tokenizer: Tokenizer;
     readonly complete: boolean;
   },
-  { changed, failed }: {
-    readonly changed: () => void;
+  { grown, ended, failed }: {
+    readonly grown: () => void;
+    readonly ended: () => void;
     readonly failed: (failure: LoopFailure) => void;
   },
 ): Growing {
@@ -158,11 +184,11 @@ function addChoice(
     waits: one.waits,
     onToken: (token, logprobs, record) => {
       one.chosen.push({ token, logprobs, ...record });
-      if (!one.waits) changed();
+      if (!one.waits) grown();
     },
     onEnd: (ending) => {
       one.ending = ending;
-      changed();
+      ended();
     },
     onFail: failed,
   });

@@ -45,16 +45,15 @@ export async function respondOnce(
 ): Promise<object> {
   if (prepared.kind === "resource") {
     const { resource } = prepared;
-    for await (const event of eventsOf(prepared, options)) {
-      for (const part of partsOf(event)) await resource.add(part);
+    for await (const events of eventsOf(prepared, options)) {
+      for (const part of events.flatMap(partsOf)) await resource.add(part);
     }
     return resource.result();
   }
   checkReceipt(prepared, options.served);
   const collected = await begin(prepared);
-  for await (const event of eventsOf(prepared, options)) {
-    const into = collected[event.choice]!;
-    collect(into, event);
+  for await (const events of eventsOf(prepared, options)) {
+    for (const event of events) collect(collected[event.choice]!, event);
   }
   const choices: object[] = [];
   let tokens = 0;
@@ -89,12 +88,12 @@ async function* streamResource(
     `event: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`;
   try {
     yield* resource.begin().map(textOf);
-    for await (const event of eventsOf(prepared, options)) {
-      const events: ResourceEvent[] = [];
-      for (const part of partsOf(event)) {
-        events.push(...await resource.add(part));
+    for await (const events of eventsOf(prepared, options)) {
+      let text = "";
+      for (const part of events.flatMap(partsOf)) {
+        for (const event of await resource.add(part)) text += textOf(event);
       }
-      if (events.length > 0) yield events.map(textOf).join("");
+      if (text !== "") yield text;
     }
     yield "data: [DONE]\n\n";
   } catch (error) {
@@ -125,15 +124,17 @@ async function* streamChoices(
       const first = await prepared.first(i, begun);
       if (first) yield chunk(first);
     }
-    for await (const event of eventsOf(prepared, options)) {
+    for await (const events of eventsOf(prepared, options)) {
       let text = "";
-      for (const part of partsOf(event)) {
-        tokens += spokenTokens(part);
-        if (hasReceipt(prepared)) {
-          collected[event.choice]!.pieces.push(...part.pieces);
+      for (const event of events) {
+        for (const part of partsOf(event)) {
+          tokens += spokenTokens(part);
+          if (hasReceipt(prepared)) {
+            collected[event.choice]!.pieces.push(...part.pieces);
+          }
+          const delta = await prepared.delta(event.choice, part);
+          if (delta) text += chunk(delta);
         }
-        const delta = await prepared.delta(event.choice, part);
-        if (delta) text += chunk(delta);
       }
       if (text !== "") yield text;
     }
@@ -154,13 +155,16 @@ async function* streamChoices(
 
 function eventsOf(
   { choices, stream }: Prepared,
-  { served: { loop, decoder: tokenizer }, signal }: RespondOptions,
-): AsyncGenerator<ChoiceEvent> {
+  { served, signal }: RespondOptions,
+): AsyncGenerator<readonly ChoiceEvent[]> {
+  const { loop, decoder: tokenizer, streamInterval, now } = served;
   return generateChoices(choices, {
     loop,
     tokenizer,
     signal,
     complete: !stream,
+    interval: stream ? streamInterval : 0,
+    now,
   });
 }
 
@@ -179,24 +183,29 @@ function collect(into: Collected, event: ChoiceEvent): void {
 }
 
 /** An event as chunks, one per token, so that streams do not depend on when tokens arrive. */
-function* partsOf(event: ChoiceEvent): Iterable<Collected> {
+function partsOf(event: ChoiceEvent): Collected[] {
   switch (event.kind) {
     case "forced":
-      for (const token of event.tokens) {
-        const pieces = [{ ...token, text: undefined }];
-        yield { text: "", pieces, reason: undefined };
-      }
-      break;
+      return event.tokens.map((token) => ({
+        text: "",
+        pieces: [{ ...token, text: undefined }],
+        reason: undefined,
+      }));
     case "pieces":
-      for (const piece of event.pieces) {
-        yield { text: piece.text, pieces: [piece], reason: undefined };
-      }
-      break;
+      return event.pieces.map((piece) => ({
+        text: piece.text,
+        pieces: [piece],
+        reason: undefined,
+      }));
     case "end":
-      if (event.text !== "") {
-        yield { text: event.text, pieces: [], reason: undefined };
-      }
-      yield { text: "", pieces: [], reason: event.reason };
+      return [
+        ...event.text === ""
+          ? []
+          : [{ text: event.text, pieces: [], reason: undefined }],
+        { text: "", pieces: [], reason: event.reason },
+      ];
+    default:
+      return event satisfies never;
   }
 }
 
