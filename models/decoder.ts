@@ -27,6 +27,7 @@ import type { DecoderOptions } from "./config.ts";
 import { decoderLosses, type Routed } from "./losses.ts";
 import {
   multiTokenPrediction,
+  type NoPredictor,
   type Predictor,
   type PredictorAxis,
 } from "./multi_token_prediction.ts";
@@ -169,8 +170,8 @@ interface DecoderParts<Axes extends AxisSizes> {
   readonly centred?: boolean;
   /** Tensor names that differ from those of Llama. */
   readonly names?: Partial<DecoderNames>;
-  /** A further layer that predicts the token after the next one. Default: none. */
-  readonly predictor?: Predictor;
+  /** A further layer that predicts the token after the next one, or the reason why there is none. */
+  readonly predictor?: Predictor | NoPredictor;
 }
 
 /** Names of the tensors outside of attention and feed-forward blocks. */
@@ -351,11 +352,13 @@ export function decoderModel<Axes extends AxisSizes>(
 }
 
 function predictorOf(
-  { predictor }: { readonly predictor?: Predictor },
+  { predictor = { missing: "the family declares no layer for it" } }: {
+    readonly predictor?: Predictor | NoPredictor;
+  },
 ): Predictor {
-  if (predictor) return predictor;
+  if (!("missing" in predictor)) return predictor;
   throw new DataError(
-    "Cannot draft with multi-token prediction: the family declares no layer for it. Draft by lookup or with another checkpoint",
+    `Cannot draft with multi-token prediction: ${predictor.missing}. Draft by lookup or with another checkpoint`,
   );
 }
 

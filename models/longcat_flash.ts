@@ -117,23 +117,42 @@ function build(config: LongcatFlashConfig, options: DecoderOptions): Model {
       ...latentAxes(config),
       output: config.experts + config.zeroExperts,
     },
+    predictor: {
+      kind: { experts: false },
+      layer: "model.mtp.layers.0",
+      tokenNorm: "model.mtp.layers.0.enorm.m.weight",
+      hiddenNorm: "model.mtp.layers.0.hnorm.m.weight",
+      join: "model.mtp.layers.0.eh_proj.weight",
+      norm: "model.mtp.norm.weight",
+    },
     layer(scope, x, layer) {
       const m: DecoderScope = scope;
-      const attend = (x: Rows, i: number) =>
+      const attend = (x: Rows, number = "") =>
         layer.residual(x, (rows) =>
           attendLatent(
             scope,
-            layer.norm(m, rows, `input_layernorm.${i}.weight`),
+            layer.norm(m, rows, `input_layernorm${number}.weight`),
             layer,
-            { ...config, block: `self_attn.${i}` },
+            { ...config, block: `self_attn${number}` },
           ));
+      // The layer that predicts a further token has one block of each kind.
+      if (!layer.kind.experts) {
+        return layer.residual(
+          layer.pick(m, attend(x)),
+          (rows) =>
+            mlp(m, layer.norm(m, rows, "post_attention_layernorm.weight"), {
+              name: "transformer_layer.mlp",
+              ffn: denseFfn,
+            }),
+        );
+      }
       const feed = (rows: Rows, i: number) =>
         mlp(m, rows, { name: `mlps.${i}`, ffn: denseFfn });
-      const first = attend(x, 0);
+      const first = attend(x, ".0");
       const seen = layer.norm(m, first, "post_attention_layernorm.0.weight");
       const routed = chooseAndFeed(scope, seen, layer, config);
       const dense = layer.residual(first, () => feed(seen, 0));
-      const second = layer.pick(m, attend(dense, 1));
+      const second = layer.pick(m, attend(dense, ".1"));
       const done = layer.residual(
         second,
         (rows) =>

@@ -79,5 +79,9 @@ function build(
         });
         return experts(m, rows, routing, { names: NUMBERED });
       }),
+    predictor: {
+      missing:
+        "published checkpoints of MiniMax-M2 do not have the layers that their config.json declares",
+    },
   }, options);
 }

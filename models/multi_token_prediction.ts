@@ -22,6 +22,11 @@ export interface Predictor {
   readonly norm: string;
 }
 
+/** Why checkpoints of a family have no such layer. */
+export interface NoPredictor {
+  readonly missing: string;
+}
+
 /** Axes of the input of such a layer: an embedding and a hidden state. */
 export type PredictorAxis = "pair";
 

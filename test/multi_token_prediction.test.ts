@@ -12,8 +12,10 @@ import {
   openTarget,
   predictingDrafter,
   predictorCompanion,
+  quantizeCheckpoint,
   readTensors,
 } from "../engine/mod.ts";
+import { readGguf } from "../engine/gguf/header.ts";
 import { integers, packTokens } from "../engine/packing.ts";
 import type { Program } from "../spec/plan/plan.ts";
 import {
@@ -116,7 +118,47 @@ for (const [i, name] of NAMES.entries()) {
   });
 }
 
+/** llama.cpp's names of the tensors of the layer outside of its block. */
+const FILED = ["eh_proj", "enorm", "hnorm", "shared_head_norm"]
+  .map((name) => `nextn.${name}.weight`);
+
+/** Checkpoints that GGUF files cannot represent. */
+const UNWRITTEN = ["deepseekv3-16e", "longcatflash-12e"];
+
 for (const [at, name] of NAMES.entries()) {
+  t.test(`${name}: a GGUF file drafts with the layer`, async (t) => {
+    if (!isInTurn(at, 2)) {
+      return t.comment(`Not run in this rotation. ${repeatWith()}`);
+    }
+    const folder = await predictorCheckpoint(name, temporaryFolder(t));
+    const out = path.join(folder, "model.gguf");
+    const written = quantizeCheckpoint(folder, files, {
+      to: "q8_0",
+      out,
+      rules: [{ pattern: "*", type: "F32" }],
+    });
+    if (UNWRITTEN.includes(name)) {
+      return await t.rejects(written, /^Cannot write a GGUF file/);
+    }
+    await written;
+    const file = await files.open(out);
+    const { keys, tensors } = await readGguf(out, file);
+    await file.close();
+    const number = (of: string) =>
+      Number(keys[`${String(keys["general.architecture"])}.${of}`]);
+    const last = `blk.${number("block_count") - 1}.`;
+    t.equal(number("nextn_predict_layers"), 1);
+    const ofLast = tensors.filter(({ name }) => name.startsWith(last))
+      .map(({ name }) => name.slice(last.length));
+    for (const name of [...FILED, "attn_norm.weight", "ffn_gate_exps.weight"]) {
+      t.ok(ofLast.includes(name), `${last}${name}`);
+    }
+    const { decoder, drafter, close } = await open(out, "ep=2");
+    const title = "greedy on ep=2";
+    await draftsChangeNoToken(t, decoder, { title, options: {}, drafter });
+    await close();
+  });
+
   t.test(`${name}: drafts change no token on any mesh`, async (t) => {
     const folder = await predictorCheckpoint(name, temporaryFolder(t));
     const plain: { [way: string]: Tokens } = {};
@@ -178,9 +220,19 @@ t.test("--draft mtp in generate and serve, and checkpoints without such a layer"
     1,
     "Cannot draft with multi-token prediction: the checkpoint has no tensor 'model.layers.3.enorm.weight'. Draft by lookup or with another checkpoint",
   ]);
-  const none = await run(checkpointFolder("mixtral-8e"), ...draft);
-  t.match([none.code, none.err], [
-    1,
-    "Cannot draft with multi-token prediction: the family declares no layer for it. Draft by lookup or with another checkpoint",
-  ]);
+  for (
+    const [name, why] of [
+      ["mixtral-8e", "the family declares no layer for it"],
+      [
+        "minimaxm2-16e",
+        "published checkpoints of MiniMax-M2 do not have the layers that their config.json declares",
+      ],
+    ] as const
+  ) {
+    const none = await run(checkpointFolder(name), ...draft);
+    t.match([none.code, none.err], [
+      1,
+      `Cannot draft with multi-token prediction: ${why}. Draft by lookup or with another checkpoint`,
+    ]);
+  }
 });

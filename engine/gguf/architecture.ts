@@ -81,6 +81,11 @@ export interface GgufArchitecture {
   readonly sections?: true;
   /** Positions of a config.json without scaling are scaled, and the bounds of YaRN are not rounded. */
   readonly scalesByDefault?: true;
+  /**
+   * The layer that predicts a further token is a module of its own in checkpoints, `mtp`. Default: a layer after the last
+   * one, as in files.
+   */
+  readonly predictorModule?: true;
   /** Start of the names of layers in checkpoints. Default: `model.layers`. */
   readonly layers?: string;
   /** `rope_scaling` of files with the tensor `rope_freqs`. */

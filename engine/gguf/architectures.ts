@@ -11,6 +11,7 @@ import {
   GRANITE_FUSED,
   GRANITE_TENSORS,
   INTERLEAVED,
+  NEXT,
   partsOf,
   SHARED,
 } from "./common_names.ts";
@@ -74,6 +75,7 @@ const DEEPSEEK_V3 = {
     ...DENSE,
     ...SHARED,
     ...LATENT,
+    ...NEXT,
     exp_probs_b: { name: "mlp.gate.e_score_correction_bias", bare: "bias" },
   },
 } as const satisfies Omit<GgufArchitecture, "architecture">;
@@ -237,6 +239,7 @@ export const ARCHITECTURES: { readonly [name: string]: GgufArchitecture } = {
       ...EXPERTS,
       ...DENSE,
       ...SHARED,
+      ...NEXT,
       post_attention_norm: "post_attention_layernorm",
       exp_probs_b: { name: "mlp.gate.e_score_correction_bias", bare: "bias" },
     },

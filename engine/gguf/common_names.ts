@@ -40,6 +40,14 @@ export const SHARED = {
   ffn_down_shexp: "mlp.shared_experts.down_proj",
 } as const;
 
+/** The layer that predicts a further token, besides its block. */
+export const NEXT = {
+  "nextn.eh_proj": "eh_proj",
+  "nextn.enorm": "enorm",
+  "nextn.hnorm": "hnorm",
+  "nextn.shared_head_norm": "shared_head.norm",
+} as const;
+
 /** Tensors outside of layers. */
 export const OUTER: { readonly [name: string]: string } = {
   "token_embd.weight": "model.embed_tokens.weight",

@@ -6,6 +6,7 @@ import { architectureOf } from "./architectures.ts";
 import {
   type GgufHeader,
   type GgufKeys,
+  layerCount,
   maxOf,
   numberOf,
   numbersOf,
@@ -18,6 +19,9 @@ type Config = { readonly [field: string]: unknown };
 
 /** The number of key heads, or a list by layer. */
 const KEY_HEADS = "attention.head_count_kv";
+
+/** The field with the number of layers that predict further tokens. */
+const PREDICTORS = "num_nextn_predict_layers";
 
 /** Fields of all architectures. */
 const FIELDS: ConfigFields = {
@@ -88,12 +92,8 @@ export function configOf(
     ...Object.fromEntries(quotients(keys, name, row)),
     ...found,
     ...scaling || row.scalesByDefault ? { rope_scaling: scaling ?? null } : {},
-    // Layers that predict further tokens are counted too.
     ...typeof found["num_hidden_layers"] === "number"
-      ? {
-        num_hidden_layers: found["num_hidden_layers"] -
-          Number(found["num_nextn_predict_layers"] ?? 0),
-      }
+      ? { num_hidden_layers: layerCount(name, keys) }
       : {},
     ...read(keys, "", TOKENS),
   };
@@ -175,10 +175,16 @@ function denseLayers({ tensors }: GgufHeader): number[] {
 /**
  * Returns the keys for a config.json, except those of the tokenizer. Throws DataError for a field that the
  * architecture's keys cannot represent.
+ *
+ * @param predictors layers of the file that predict further tokens
  */
 export function keysOf(
   config: Config,
-  { name, row }: { readonly name: string; readonly row: GgufArchitecture },
+  { name, row, predictors }: {
+    readonly name: string;
+    readonly row: GgufArchitecture;
+    readonly predictors: number;
+  },
 ): GgufValues {
   const values = new Map(Object.entries(flattened(config)));
   const sizes = headSizes(values, row);
@@ -193,8 +199,7 @@ export function keysOf(
   for (
     const [field, names] of Object.entries({ ...FIELDS, ...row.fields })
   ) {
-    // Layers that predict further tokens are not written.
-    if (names.length === 0 || field === "num_nextn_predict_layers") continue;
+    if (names.length === 0 || field === PREDICTORS) continue;
     const value = values.get(field);
     const key = [names].flat()[0]!;
     if (typeof value === "boolean") keys.set(key, { bool: value });
@@ -204,6 +209,14 @@ export function keysOf(
   const own: GgufValues = {
     ...Object.fromEntries(keys),
     ...scaling,
+    ...predictors > 0
+      ? {
+        block_count: {
+          u32: Number(values.get("num_hidden_layers")) + predictors,
+        },
+        nextn_predict_layers: { u32: predictors },
+      }
+      : {},
     "attention.key_length": { u32: sizes.key },
     "attention.value_length": { u32: sizes.value },
     "rope.dimension_count": { u32: sizes.rotated },

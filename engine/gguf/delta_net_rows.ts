@@ -1,7 +1,7 @@
 /** Rows of the architectures with gated delta nets. Their norms are stored plus 1, their decays as -exp(A_log). */
 
 import type { GgufArchitecture, TensorName } from "./architecture.ts";
-import { EXPERTS, partsOf } from "./common_names.ts";
+import { EXPERTS, NEXT, partsOf } from "./common_names.ts";
 
 function gain(name: string): TensorName {
   return { name, values: "gain" };
@@ -33,11 +33,16 @@ const SHARED_ROW = {
   ],
   rotatesPart: true,
   ties: true,
+  predictorModule: true,
   outer: { "output_norm.weight": gain("model.norm.weight") },
 } as const;
 
 const TENSORS = {
   ...EXPERTS,
+  ...NEXT,
+  "nextn.enorm": gain(NEXT["nextn.enorm"]),
+  "nextn.hnorm": gain(NEXT["nextn.hnorm"]),
+  "nextn.shared_head_norm": gain(NEXT["nextn.shared_head_norm"]),
   ffn_gate_inp_shexp: { name: "mlp.shared_expert_gate", row: true },
   ffn_gate_shexp: "mlp.shared_expert.gate_proj",
   ffn_up_shexp: "mlp.shared_expert.up_proj",

@@ -114,6 +114,12 @@ export function numberOf(keys: GgufKeys, key: string): number | undefined {
     : undefined;
 }
 
+/** The number of layers, without those that predict further tokens. NaN if it is missing. */
+export function layerCount(architecture: string, keys: GgufKeys): number {
+  const number = (key: string) => numberOf(keys, `${architecture}.${key}`);
+  return (number("block_count") ?? NaN) - (number("nextn_predict_layers") ?? 0);
+}
+
 /** An integer key, or the largest integer of a list by layer. Undefined if it is missing. */
 export function maxOf(keys: GgufKeys, key: string): number | undefined {
   return Array.isArray(keys[key])

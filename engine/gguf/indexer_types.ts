@@ -1,7 +1,7 @@
 /** Layers of GLM-5 that choose keys with an indexer, and layers that use the choice of an earlier layer. */
 
 import type { GgufArchitecture } from "./architecture.ts";
-import { numberOf } from "./header.ts";
+import { layerCount, numberOf } from "./header.ts";
 
 /** A number per layer: 1 if it has an indexer. */
 const TYPES = "attention.indexer.types";
@@ -18,18 +18,15 @@ function longType(layer: number): string {
 export const INDEXER_TYPES: NonNullable<GgufArchitecture["config"]> = {
   read(name, { keys, tensors }) {
     const list = keys[`${name}.${TYPES}`];
-    const number = (key: string) => numberOf(keys, `${name}.${key}`) ?? 0;
     if (Array.isArray(list)) {
       return {
         indexer_types: list.map((full) => Number(full) ? "full" : "shared"),
       };
     }
-    if (number("context_length") < LONG) return {};
+    const context = numberOf(keys, `${name}.context_length`) ?? 0;
+    if (context < LONG) return {};
     // Limits the length of the list if the keys are wrong: every layer has a tensor.
-    const layers = Math.min(
-      number("block_count") - number("nextn_predict_layers"),
-      tensors.length,
-    );
+    const layers = Math.min(layerCount(name, keys), tensors.length);
     return {
       indexer_types: Array.from({ length: layers }, (_, i) => longType(i)),
     };

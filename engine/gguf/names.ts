@@ -51,6 +51,40 @@ function textName(name: string): string {
   return name.replace(/^model\.language_model\./, "model.");
 }
 
+/** Starts of names in the module that predicts a further token, and of those of a layer. The first one matches last. */
+const MODULE = [
+  ["mtp.layers.0.", ""],
+  ["mtp.fc.", "eh_proj."],
+  ["mtp.pre_fc_norm_embedding.", "enorm."],
+  ["mtp.pre_fc_norm_hidden.", "hnorm."],
+  ["mtp.norm.", "shared_head.norm."],
+] as const;
+
+/** Returns the name in a checkpoint of a tensor with the name of a layer. `layers`: their number. */
+export function moduleName(
+  { predictorModule }: GgufArchitecture,
+  name: string,
+  layers: number,
+): string {
+  const start = `${LAYERS}.${layers}.`;
+  if (!predictorModule || !name.startsWith(start)) return name;
+  const rest = name.slice(start.length);
+  const [module, of] = MODULE.findLast(([, of]) => rest.startsWith(of))!;
+  return module + rest.slice(of.length);
+}
+
+/** The inverse of `moduleName`. */
+export function numberedName(
+  { predictorModule }: GgufArchitecture,
+  name: string,
+  layers: number,
+): string {
+  const [module, of] = MODULE.find(([module]) => name.startsWith(module)) ?? [];
+  return predictorModule && module !== undefined
+    ? `${LAYERS}.${layers}.${of}${name.slice(module.length)}`
+    : name;
+}
+
 /** A tensor of a checkpoint in a file. */
 export interface GgufName extends TensorName {
   /** Name with the number of the layer. */

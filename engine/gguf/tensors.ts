@@ -16,10 +16,11 @@ import {
   type GgufHeader,
   type GgufKeys,
   type GgufTensor,
+  layerCount,
   maxOf,
   numberOf,
 } from "./header.ts";
-import { checkpointName } from "./names.ts";
+import { checkpointName, moduleName } from "./names.ts";
 import {
   hasHeads,
   type Tiled,
@@ -29,7 +30,7 @@ import {
 } from "./value_heads.ts";
 import { withValues } from "./values.ts";
 
-/** Tensors that predict further tokens. */
+/** Tensors that predict further tokens and have no name in checkpoints, such as copies of the embeddings. */
 const HARMLESS = /\.nextn\./;
 
 /** A matrix of a file: rows of blocks from an offset. */
@@ -50,14 +51,15 @@ export function ggufTensors(
   header: GgufHeader,
 ): TensorEntry[] {
   const { name: architecture, row } = architectureOf(path, header);
+  const layers = layerCount(architecture, header.keys);
   const entries = header.tensors.flatMap((tensor): TensorEntry[] => {
-    if (HARMLESS.test(tensor.name) || row.unused?.includes(tensor.name)) {
-      return [];
-    }
-    const entry: TensorName = checkpointName(row, tensor.name) ??
-      { name: tensor.name };
-    const { name, interleaved, row: asRow, middle, filed, values, tiled } =
-      entry;
+    const known = checkpointName(row, tensor.name);
+    const isUnused = !known && HARMLESS.test(tensor.name) ||
+      row.unused?.includes(tensor.name);
+    if (isUnused) return [];
+    const entry: TensorName = known ?? { name: tensor.name };
+    const { interleaved, row: asRow, middle, filed, values, tiled } = entry;
+    const name = moduleName(row, entry.name, layers);
     const rowOf = interleaved && uninterleave(path, tensor, {
       heads: maxOf(header.keys, `${architecture}.attention.${interleaved}`) ??
         1,

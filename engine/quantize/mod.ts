@@ -10,6 +10,7 @@ import {
 import type { FileSystem } from "../files.ts";
 import { keysOf } from "../gguf/config.ts";
 import { isGguf } from "../gguf/folder.ts";
+import { numberedName } from "../gguf/names.ts";
 import type { GgufValues } from "../gguf/write.ts";
 import { tokenizerKeys } from "../gguf/write_tokenizer.ts";
 import { readJsonObject } from "../json_file.ts";
@@ -87,7 +88,10 @@ export async function quantizeCheckpoint(
     files,
     async (directory) => {
       const { published } = checkpoint;
-      const tensors = sourceTensors(directory, published, folder);
+      const tensors = sourceTensors(directory, published, {
+        where: folder,
+        predictor: kind === "file",
+      });
       const write = kind === "file" ? writeFile : writeFolder;
       const types = await write({ checkpoint, tensors }, files, options);
       const sum = (bytes: readonly number[]) =>
@@ -134,15 +138,24 @@ async function writeFile(
   };
   const sizes = headSizes(complete);
   const factors = row.frequencies?.(new Map(Object.entries(complete)));
+  const { layers } = published.decoder;
+  const numbered = tensors.map((tensor) => ({
+    ...tensor,
+    name: numberedName(row, tensor.name, layers),
+  }));
   const parts = [
-    ...ggufTensorsOf(tensors, row, {
+    ...ggufTensorsOf(numbered, row, {
       rules: [...rules, ...target.rules],
       sizes,
     }),
     ...factors ? [addedVector("rope_freqs.weight", factors)] : [],
   ];
   const keys: GgufValues = {
-    ...keysOf(complete, { name, row }),
+    ...keysOf(complete, {
+      name,
+      row,
+      predictors: parts.some(({ name }) => name.includes(".nextn.")) ? 1 : 0,
+    }),
     ...target.fileType === undefined
       ? {}
       : { "general.file_type": { u32: target.fileType } },

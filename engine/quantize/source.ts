@@ -39,17 +39,25 @@ function withoutExpert(name: string): string[] {
   );
 }
 
-/** Returns the tensors that are parameters of the model. Throws DataError if one is missing or of another dtype. */
+/** Bounds of models whose parameters are listed. */
+const BOUNDS = { maxTokens: 1, maxSequences: 1, maxContext: 64 };
+
+/**
+ * Returns the tensors that are parameters of the model, and with `predictor` also those of its layer that predicts a further
+ * token, if the checkpoint has it. Throws DataError if one is missing or of another dtype.
+ */
 export function sourceTensors(
   tensors: TensorDirectory,
   { build }: Pick<PublishedModel, "build">,
-  where: string,
+  { where, predictor }: { readonly where: string; readonly predictor: boolean },
 ): SourceTensor[] {
-  const params = paramFacts(
-    trace(build({ maxTokens: 1, maxSequences: 1, maxContext: 64 })),
-  );
+  const params = paramFacts(trace(build(BOUNDS)));
+  const further = predictor ? predictorParams(build) : [];
+  const isThere = further.every(({ tensor }) => tensors.has(tensor));
   const byName = new Map<string, ParamFacts>(
-    params.map((param) => [param.name.replace(/\{\w+\}/, "{}"), param]),
+    [...isThere ? further : [], ...params].map((
+      param,
+    ) => [param.name.replace(/\{\w+\}/, "{}"), param]),
   );
   const missing = params.find(({ tensor }) => !tensors.has(tensor));
   if (missing) {
@@ -81,6 +89,16 @@ export function sourceTensors(
       ofExperts: param.expert !== undefined,
     }];
   });
+}
+
+/** Parameters of the layer that predicts a further token. Empty if the family declares none. */
+function predictorParams(build: PublishedModel["build"]): ParamFacts[] {
+  try {
+    return paramFacts(trace(build({ ...BOUNDS, next: { predicts: true } })));
+  } catch (error) {
+    if (error instanceof DataError) return [];
+    throw error;
+  }
 }
 
 /** Whether the elements of a tensor are integers, such as the experts of token ids. They are stored in 32 bits. */

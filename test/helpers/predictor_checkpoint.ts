@@ -21,6 +21,16 @@ interface Names {
   readonly hiddenNorm: string;
   readonly join: string;
   readonly norm: string;
+  /** The rest of the name of a copied tensor. Undefined: it is not copied. Default: the same. */
+  readonly copied?: (rest: string) => string | undefined;
+  /** Fields of config.json that declare the layer. */
+  readonly declared: object;
+  /** Fields of the config.json of a model that has only this layer. */
+  readonly alone: object;
+  /** The rest of a name in that model. Default: the same. */
+  readonly aloneName?: (rest: string) => string;
+  /** Factors of gains in that model, by the end of their names. */
+  readonly factors?: { readonly [end: string]: number };
 }
 
 const NUMBERED: Names = {
@@ -30,6 +40,42 @@ const NUMBERED: Names = {
   hiddenNorm: "model.layers.3.hnorm.weight",
   join: "model.layers.3.eh_proj.weight",
   norm: "model.layers.3.shared_head.norm.weight",
+  declared: { num_nextn_predict_layers: 1 },
+  alone: { first_k_dense_replace: 0, mlp_layer_types: ["sparse"] },
+};
+
+/** A dense layer of DeepSeek-V3 whose latent rows are scaled: LongCat-Flash. */
+const LONGCAT: Names = {
+  from: "model.layers.1.",
+  to: "model.mtp.layers.0.",
+  tokenNorm: "model.mtp.layers.0.enorm.m.weight",
+  hiddenNorm: "model.mtp.layers.0.hnorm.m.weight",
+  join: "model.mtp.layers.0.eh_proj.weight",
+  norm: "model.mtp.norm.weight",
+  copied: (rest) =>
+    /^(self_attn|mlps|\w+_layernorm)\.0\./.test(rest)
+      ? rest.replace(".0.", ".").replace("mlps.", "transformer_layer.mlp.")
+      : undefined,
+  declared: {},
+  alone: {
+    architectures: ["DeepseekV3ForCausalLM"],
+    model_type: "deepseek_v3",
+    first_k_dense_replace: 1,
+    intermediate_size: 80,
+    moe_intermediate_size: 24,
+    num_experts_per_tok: 4,
+    n_group: 1,
+    topk_group: 1,
+    ...Object.fromEntries(
+      ["expert_ffn_hidden_size", "ffn_hidden_size", "moe_topk", "num_layers"]
+        .concat("zero_expert_num").map((field) => [field, undefined]),
+    ),
+  },
+  aloneName: (rest) => rest.replace("transformer_layer.", ""),
+  factors: {
+    "q_a_layernorm.weight": Math.sqrt(48 / 24),
+    "kv_a_layernorm.weight": Math.sqrt(48 / 16),
+  },
 };
 
 /** The names by recorded checkpoint. */
@@ -37,6 +83,7 @@ export const PREDICTORS: { readonly [checkpoint: string]: Names } = {
   "deepseekv3-16e": NUMBERED,
   "glm4moe-16e": NUMBERED,
   "deepseekv32-16e": NUMBERED,
+  "longcatflash-12e": LONGCAT,
   "qwen3next-16e": {
     from: "model.layers.3.",
     to: "mtp.layers.0.",
@@ -44,6 +91,8 @@ export const PREDICTORS: { readonly [checkpoint: string]: Names } = {
     hiddenNorm: "mtp.pre_fc_norm_hidden.weight",
     join: "mtp.fc.weight",
     norm: "mtp.norm.weight",
+    declared: {},
+    alone: { layer_types: ["full_attention"] },
   },
 };
 
@@ -56,9 +105,11 @@ export async function predictorCheckpoint(
   folder: string,
 ): Promise<string> {
   const to = await copyCheckpoint(name, folder);
-  return await change(to, (tensors) => withPredictor(name, tensors), {
-    ...name === "qwen3next-16e" ? {} : { num_nextn_predict_layers: 1 },
-  });
+  return await change(
+    to,
+    (tensors) => withPredictor(name, tensors),
+    PREDICTORS[name]!.declared,
+  );
 }
 
 /** Changes the tensors and some fields of config.json of a checkpoint. */
@@ -91,24 +142,27 @@ export async function layerAlone(
     readonly folder: string;
   },
 ): Promise<string> {
-  const { to: from, ...names } = PREDICTORS[name]!;
+  const { to: from, alone, aloneName = same, factors = {}, ...names } =
+    PREDICTORS[name]!;
+  const { tokenNorm, hiddenNorm, join: joining, norm } = names;
   const table = tensors["model.embed_tokens.weight"]!;
   const embed = table.shape[1]!;
   const dataOf = (name: string) => tensors[name]!.data;
   const centre = name === "qwen3next-16e" ? 1 : 0;
   const normed = (x: ArrayLike<number>, gains: string): number[] => {
     const squares = Array.from(x, (value) => value ** 2);
-    const rms = Math.sqrt(sum(squares) / embed + 1e-6);
+    const epsilon = name === "longcatflash-12e" ? 1e-5 : 1e-6;
+    const rms = Math.sqrt(sum(squares) / embed + epsilon);
     const gain = dataOf(gains);
     return Array.from(x, (value, i) => value / rms * (centre + gain[i]!));
   };
-  const join = dataOf(names.join);
+  const join = dataOf(joining);
   const rows = table.data.slice() as Float32Array;
   ids.forEach((id, at) => {
     const own = table.data.subarray(id * embed, (id + 1) * embed);
     const both = [
-      ...normed(own, names.tokenNorm),
-      ...normed(hidden[at]!, names.hiddenNorm),
+      ...normed(own, tokenNorm),
+      ...normed(hidden[at]!, hiddenNorm),
     ];
     for (let i = 0; i < embed; i++) {
       const weights = join.subarray(2 * i * embed, 2 * (i + 1) * embed);
@@ -116,30 +170,38 @@ export async function layerAlone(
     }
   });
   const layer = Object.entries(tensors).filter(([name]) =>
-    name.startsWith(from) && !Object.values(names).includes(name)
+    name.startsWith(from) &&
+    ![tokenNorm, hiddenNorm, joining, norm].includes(name)
   );
+  const scaled = (name: string, tensor: HostTensor): HostTensor => {
+    const [, factor] = Object.entries(factors)
+      .find(([end]) => name.endsWith(end)) ?? [];
+    const data = tensor.data as Float32Array;
+    return factor === undefined
+      ? tensor
+      : { ...tensor, data: data.map((value) => factor * value) };
+  };
   return await change(
     await copyCheckpoint(name, folder),
     () => ({
       ...Object.fromEntries(layer.map(([name, tensor]) => [
-        name.replace(from, "model.layers.0."),
-        tensor,
+        `model.layers.0.${aloneName(name.slice(from.length))}`,
+        scaled(name, tensor),
       ])),
       "model.embed_tokens.weight": { ...table, data: rows },
-      "model.norm.weight": tensors[names.norm]!,
+      "model.norm.weight": tensors[norm]!,
       "lm_head.weight": tensors["lm_head.weight"]!,
     }),
-    {
-      num_hidden_layers: 1,
-      ...name === "qwen3next-16e"
-        ? { layer_types: ["full_attention"] }
-        : { first_k_dense_replace: 0, mlp_layer_types: ["sparse"] },
-    },
+    { num_hidden_layers: 1, ...alone },
   );
 }
 
+function same(rest: string): string {
+  return rest;
+}
+
 function withPredictor(name: string, tensors: Tensors): Tensors {
-  const { from, to, ...names } = PREDICTORS[name]!;
+  const { from, to, copied = same, ...names } = PREDICTORS[name]!;
   const made: { [name: string]: HostTensor } = {};
   for (const [name, tensor] of Object.entries(tensors)) {
     const weak = /\.(o_proj|out_proj|down_proj)\.weight$/.test(name)
@@ -149,7 +211,10 @@ function withPredictor(name: string, tensors: Tensors): Tensors {
       }
       : tensor;
     made[name] = weak;
-    if (name.startsWith(from)) made[name.replace(from, to)] = weak;
+    const rest = name.startsWith(from)
+      ? copied(name.slice(from.length))
+      : undefined;
+    if (rest !== undefined) made[`${to}${rest}`] = weak;
   }
   const embed = tensors["model.norm.weight"]!.shape[0]!;
   const gains = tensors["model.norm.weight"]!;
