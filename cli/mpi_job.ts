@@ -89,6 +89,7 @@ export async function runJob(
   job: MpiJob,
   { freeingMs = FREEING_MS }: { readonly freeingMs?: number } = {},
 ): Promise<EndedJob> {
+  const session = `${job.folder}-mpirun`;
   // A separate process group, so that all of it can be ended.
   const child = spawn("mpirun", job.argv, {
     detached: true,
@@ -98,6 +99,8 @@ export async function runJob(
       OMPI_MCA_btl_sm_backing_directory: job.folder,
       // The name of this setting in Open MPI 4.
       OMPI_MCA_btl_vader_backing_directory: job.folder,
+      // By default, Open MPI names its folder by process number, and does not start if a killed mpirun left that folder.
+      PRTE_MCA_prte_local_tmpdir_base: session,
     },
   });
   const started: RankProcess[] = [];
@@ -190,7 +193,9 @@ export async function runJob(
   clearTimeout(left);
   await endRanks(job.folder, started);
   for (const name of signals) process.off(name, forward);
-  rmSync(job.folder, { recursive: true, force: true });
+  for (const folder of [job.folder, session]) {
+    rmSync(folder, { recursive: true, force: true });
+  }
   const rest = await output.end();
   if (rest !== "") text.push(`${rest}\n`);
   text.end();

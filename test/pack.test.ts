@@ -25,6 +25,7 @@ import {
   skipWithoutBrowser,
 } from "./helpers/browser.ts";
 import { switchyard as runHere } from "./helpers/cli.ts";
+import { clonePath } from "./helpers/compiled.ts";
 import {
   commandsOf,
   programsOf,
@@ -256,8 +257,43 @@ t.test("types hold for a TypeScript user", (t) => {
   t.end();
 });
 
+/** The folder of `docs/own_model.md`. */
+const GUIDE = join(PROJECT, "guide");
+
+/** Commands after those of the guide: another mesh, and the plan and the text of `docs/library.md`. */
+const AFTER_GUIDE: readonly (readonly string[])[] = [
+  [
+    ...["run", "layer.ts", "--random", "--mesh", "ep=2"],
+    ...["--outputs", "again", "--adapter", "cpu"],
+  ],
+  /`switchyard (plan taught .*?)`/.exec(readPage("library.md"))![1]!.split(" "),
+  [
+    ...["generate", "taught", "--family", "./twins.ts", "--adapter", "cpu"],
+    ...["-p", "Once upon a time", "--json"],
+  ],
+];
+
+/** The output of the last of them. */
+let wantedText = "";
+
+/** Runs commands of the installed program in the folder of the guide, all in one process. */
+function runAll(commands: readonly (readonly string[])[]) {
+  const file = join(GUIDE, "commands.json");
+  writeFileSync(file, JSON.stringify(commands));
+  const { stderr } = call(process.execPath, [
+    clonePath("test/helpers/commands.mjs"),
+    file,
+    join(INSTALLED, "dist/cli/main.js"),
+  ], GUIDE);
+  const ended = JSON.parse(
+    readFileSync(`${file}.ended`, "utf8"),
+  ) as { readonly code: number; readonly out: string; readonly err: string }[];
+  if (ended.length === commands.length) return ended;
+  throw new Error(`'${commands[ended.length]!.join(" ")}' ends: ${stderr}`);
+}
+
 t.test("docs/own_model.md, from file to text", (t) => {
-  const folder = join(PROJECT, "guide");
+  const folder = GUIDE;
   mkdirSync(folder);
   symlinkSync(join(PROJECT, "node_modules"), join(folder, "node_modules"));
   const page = readPage("own_model.md");
@@ -269,25 +305,23 @@ t.test("docs/own_model.md, from file to text", (t) => {
     readFileSync(join(INSTALLED, "package.json"), "utf8"),
   );
   t.ok(`.${plugin.name.slice("switchyard-moe".length)}` in exports);
-  const command = (...argv: string[]) =>
-    call(process.execPath, [
-      join(INSTALLED, "bin/switchyard.mjs"),
-      ...argv,
-    ], folder);
-  for (const line of commandsOf(page)) {
-    if (line[0] === "cp") {
-      const to = join(folder, line.at(-1)!);
-      for (const from of line.slice(1, -1)) {
-        cpSync(join(folder, from), join(to, basename(from)));
-      }
-      continue;
+  const lines = commandsOf(page);
+  for (const line of lines.filter(([name]) => name === "cp")) {
+    const to = join(folder, line.at(-1)!);
+    for (const from of line.slice(1, -1)) {
+      cpSync(join(folder, from), join(to, basename(from)));
     }
+  }
+  const commands = lines.filter(([name]) => name !== "cp").map((line) => {
     const [, , name, ...argv] = shortened(line);
     const computes = ["run", "train", "generate"].includes(name!);
-    const where = computes ? ["--adapter", "cpu"] : [];
-    const { status, stdout, stderr } = command(name!, ...argv, ...where);
-    t.equal(status, 0, line.join(" ") + stderr);
-    if (name === "generate") t.match(stdout, /\S/, line.join(" "));
+    return [name!, ...argv, ...computes ? ["--adapter", "cpu"] : []];
+  });
+  const ended = runAll([...commands, ...AFTER_GUIDE]);
+  for (const [i, argv] of [...commands, ...AFTER_GUIDE].entries()) {
+    const { code, out, err } = ended[i]!;
+    t.equal(code, 0, argv.join(" ") + err);
+    if (argv[0] === "generate") t.match(out, /\S/, argv.join(" "));
   }
   for (
     const made of [
@@ -306,12 +340,8 @@ t.test("docs/own_model.md, from file to text", (t) => {
     num_experts: 8,
     vocab_size: 2048,
   });
+  wantedText = ended.at(-1)!.out;
   const bytes = readFileSync(join(folder, "y.safetensors"));
-  const again = command(
-    ...["run", "layer.ts", "--random", "--mesh", "ep=2"],
-    ...["--outputs", "again", "--adapter", "cpu"],
-  );
-  t.equal(again.status, 0, again.stderr);
   const other = readFileSync(join(folder, "again"));
   t.ok(other.equals(bytes), "the same bytes on another mesh");
   writeFileSync(
@@ -329,21 +359,8 @@ t.test("docs/own_model.md, from file to text", (t) => {
 t.test("docs/library.md in a browser: text of a model of one's own", {
   skip: skipWithoutBrowser,
 }, async (t) => {
-  const folder = join(PROJECT, "guide");
+  const folder = GUIDE;
   const page = readPage("library.md");
-  const [, line] = /`switchyard (plan taught .*?)`/.exec(page)!;
-  const command = (...argv: string[]) =>
-    call(process.execPath, [
-      join(INSTALLED, "bin/switchyard.mjs"),
-      ...argv,
-    ], folder);
-  const planned = command(...line!.split(" "));
-  t.equal(planned.status, 0, planned.stderr);
-  const wanted = command(
-    ...["generate", "taught", "--family", "./twins.ts", "--adapter", "cpu"],
-    ...["-p", "Once upon a time", "--json"],
-  );
-  t.equal(wanted.status, 0, wanted.stderr);
   const program = programsOf(page).at(-1)!.replace("demo-lm/", "taught/");
   const { serve } = await import(
     pathToFileURL(join(INSTALLED, "examples/browser/serve.mjs")).href
@@ -375,7 +392,7 @@ t.test("docs/library.md in a browser: text of a model of one's own", {
     }));
   await tab.goto(`http://localhost:${port}/guide.html`);
   await tab.waitForFunction("document.title === 'done'");
-  const [{ text }] = JSON.parse(wanted.stdout).sequences;
+  const [{ text }] = JSON.parse(wantedText).sequences;
   const shown = await tab.evaluate<string>("document.body.textContent");
   t.ok(shown.length > 0 && text.length > 0, "there is text");
   const length = Math.min(shown.length, text.length);

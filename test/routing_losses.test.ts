@@ -70,10 +70,14 @@ const MESHES = [{ mesh: { ep: 3 } }, { mesh: { dp: 2, ep: 2 } }];
 
 holds("losses of a dropless router", lossesOf("deepseekV3", 2), MESHES);
 holds("losses of a router that drops", lossesOf("deepspeed.topk", 3), MESHES);
-holds("losses of a router with choices in turn", lossesOf("tutel.topk", 2), [
-  {},
-  ...MESHES,
-]);
+holds(
+  "losses of a router that assigns slots choice by choice",
+  lossesOf("tutel.topk", 2),
+  [
+    {},
+    ...MESHES,
+  ],
+);
 
 holds("losses by sequence", {
   model: model({ sequence: 6, token: 7, expert: 4 }, (m) => {

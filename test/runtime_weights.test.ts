@@ -168,7 +168,7 @@ const SHARDS: {
   };
 } = {
   "contiguous experts": { mapped: true, sharded: { e: [[0, 1], [2, 3]] } },
-  "experts in turn": { mapped: false, sharded: { e: [[0, 2], [1, 3]] } },
+  "experts round-robin": { mapped: false, sharded: { e: [[0, 2], [1, 3]] } },
   "the first axis, unequal": {
     mapped: true,
     sharded: { e: [[0], [1, 2, 3]] },

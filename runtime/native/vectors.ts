@@ -330,7 +330,9 @@ ${BODY}${fmaInC(fused)}${runsInC(lanes)}${AHEAD_IN_C}${ALONG_IN_C}${NEXT_IN_C}${
 }
 
 const BODY = `
+#ifndef INLINE
 #define INLINE static inline __attribute__((always_inline))
+#endif
 #ifdef __clang__
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #define SHUFFLE_PAIRS(a, b, ...) (vu)__builtin_shufflevector((pairs)a, (pairs)b, __VA_ARGS__)

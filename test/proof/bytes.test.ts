@@ -43,7 +43,7 @@ const MESHES: readonly Mesh[] = [
   { tp: 2, ep: 2 },
 ];
 
-/** Rank of each of four sequences of 9, 7, 5 and 3 tokens, which are where their caches are: sequences in turn. */
+/** Rank of each of four sequences of 9, 7, 5 and 3 tokens, assigned round-robin: the rank that has its cache. */
 const SOURCES: { readonly [ranks: number]: readonly number[] } = {
   1: [0, 0, 0, 0],
   2: [0, 1, 0, 1],
