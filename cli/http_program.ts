@@ -26,8 +26,7 @@ import { listen, type ListenOptions } from "./listen.ts";
 import { requireTokenizer } from "./prompts.ts";
 
 /** A served checkpoint, and the options of its server. */
-export interface HttpSettings
-  extends Pick<Served, "name" | "shape" | "stop" | "streamInterval"> {
+export interface HttpSettings extends Pick<Served, "name" | "shape" | "stop"> {
   readonly folder: string;
   /** Maximum number of sequences in the caches. */
   readonly capacity: number;

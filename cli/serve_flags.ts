@@ -77,7 +77,7 @@ export function serveFlags(command: Command): Command {
       )
       .option(
         "--stream-interval <ms>",
-        "Milliseconds during which the tokens of a stream are collected after each write; the end is sent at once. 0: each step is written. Default: 10.",
+        "Maximum milliseconds between writes of streamed tokens; the tokens of shorter steps are collected. 0: the tokens of each step are written. Default: 10.",
         integer("--stream-interval", 0, 1000),
       ),
   )));

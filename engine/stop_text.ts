@@ -18,6 +18,7 @@ export class StopText {
   /** The text that can be forwarded; a possible start of a stop text is held back. */
   push(piece: string): string {
     if (this.#stopped) return "";
+    if (this.#stops.length === 0) return piece;
     const text = this.#held + piece;
     const found = this.#stops.map((stop) => text.indexOf(stop))
       .filter((at) => at >= 0);

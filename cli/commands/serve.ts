@@ -43,7 +43,7 @@ const [STEP_TOKENS, SEQUENCES, CONTEXT] = [512, 32, 4096] as const;
 /** Default positions of the caches for each sequence: a part of the context, and a minimum. */
 const [CACHED_PART, CACHED_MIN] = [0.25, 1024];
 
-/** Default milliseconds during which the tokens of a stream are collected. */
+/** Default maximum milliseconds between writes of streamed tokens. */
 const STREAM_MS = 10;
 
 /** Milliseconds that a connection may be idle after the deadline of its request. */
@@ -212,6 +212,7 @@ async function serveModel(
     now: io.now,
     openGrammars: grammars.open,
     sentBytes,
+    streamInterval,
     speculation: draft.speculation,
     ...idle ? { idle } : {},
   });
@@ -224,7 +225,6 @@ async function serveModel(
       assets: await assetsOf(io),
       pages: pageCounts(model),
       speculates: draft.speculation !== undefined,
-      streamInterval,
       app: {
         apiKeys,
         origins: flags.cors ?? [],

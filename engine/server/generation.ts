@@ -46,10 +46,6 @@ export interface GenerateChoicesOptions {
   readonly tokenizer: Tokenizer;
   /** Whether text is decoded once a choice has ended. Default: false, as it grows. */
   readonly complete?: boolean;
-  /** Milliseconds during which tokens after a list of events are collected for the next one. An end is not delayed. */
-  readonly interval: number;
-  /** A clock in milliseconds. */
-  readonly now: () => number;
   /** If it is aborted, its reason, an error, is thrown, and sequences are cancelled. */
   readonly signal: AbortSignal;
 }
@@ -70,21 +66,16 @@ interface Growing {
 /** Generates the choices of a request, as lists of events that are ready together. Throws RequestError. */
 export async function* generateChoices(
   choices: readonly Choice[],
-  { loop, tokenizer, signal, complete = false, interval, now }:
-    GenerateChoicesOptions,
+  { loop, tokenizer, signal, complete = false }: GenerateChoicesOptions,
 ): AsyncGenerator<readonly ChoiceEvent[], void, undefined> {
   let wake = () => {};
-  /** When tokens are events again. */
-  let resumes = -Infinity;
-  let collects = false;
   let failure: RequestError | undefined;
   const growing: Growing[] = [];
   try {
     for (const [index, choice] of choices.entries()) {
       growing.push(
         addChoice(loop, { choice, index, tokenizer, complete }, {
-          grown: () => collects || wake(),
-          ended: () => wake(),
+          changed: () => wake(),
           failed: (reason) => {
             failure ??= unavailable(reason);
             wake();
@@ -96,35 +87,21 @@ export async function* generateChoices(
     while (growing.some(({ ended }) => !ended)) {
       if (signal.aborted) throw signal.reason;
       if (failure) throw failure;
-      const left = resumes - now();
-      collects = left > 0;
-      const ready = growing.filter(collects ? hasEnded : hasNews);
+      const ready = growing.filter(hasNews);
       if (ready.length === 0) {
-        let timer: ReturnType<typeof setTimeout> | undefined;
-        await new Promise<void>((resolve) => {
-          wake = resolve;
-          if (collects) timer = setTimeout(resolve, left);
-        });
-        clearTimeout(timer);
-        continue;
+        await new Promise<void>((resolve) => wake = resolve);
       }
       const events: ChoiceEvent[] = [];
       for (const one of ready) events.push(...await newsOf(one));
       if (events.length > 0) yield events;
-      resumes = now() + interval;
     }
   } finally {
     for (const { cancel } of growing) cancel();
   }
 }
 
-function hasNews(one: Growing): boolean {
-  const { chosen, ended, waits } = one;
-  return hasEnded(one) || !ended && chosen.length > 0 && !waits;
-}
-
-function hasEnded({ ending, ended }: Growing): boolean {
-  return !ended && ending !== undefined;
+function hasNews({ chosen, ending, ended, waits }: Growing): boolean {
+  return !ended && (chosen.length > 0 && !waits || ending !== undefined);
 }
 
 /** New events of a choice. */
@@ -156,9 +133,8 @@ function addChoice(
     readonly tokenizer: Tokenizer;
     readonly complete: boolean;
   },
-  { grown, ended, failed }: {
-    readonly grown: () => void;
-    readonly ended: () => void;
+  { changed, failed }: {
+    readonly changed: () => void;
     readonly failed: (failure: LoopFailure) => void;
   },
 ): Growing {
@@ -184,11 +160,11 @@ function addChoice(
     waits: one.waits,
     onToken: (token, logprobs, record) => {
       one.chosen.push({ token, logprobs, ...record });
-      if (!one.waits) grown();
+      if (!one.waits) changed();
     },
     onEnd: (ending) => {
       one.ending = ending;
-      ended();
+      changed();
     },
     onFail: failed,
   });

@@ -1,6 +1,6 @@
 /**
- * The loop of a server in another thread than its routes, so that connections do not delay steps. After a step, the
- * thread of the loop sends at most one message, with all tokens that are streamed and all sequences that ended.
+ * The loop of a server in another thread than its routes, so that connections do not delay steps. A message of the
+ * thread of the loop contains the streamed tokens of all sequences since the last one, and all sequences that ended.
  */
 
 import type {
@@ -110,13 +110,15 @@ interface Running {
 export function createLoop(
   decoder: Decoder,
   port: LoopPort,
-  { openGrammars, ...options }:
+  { openGrammars, streamInterval, ...options }:
     & Pick<LoopOptions, "now" | "idle" | "speculation">
     & {
       /** Grammars of the checkpoint. */
       readonly openGrammars: () => Promise<Grammars>;
       /** Bytes sent between ranks, by kind. */
       readonly sentBytes?: () => { readonly [kind: string]: number };
+      /** Milliseconds during which streamed tokens are collected. Steps with prompts and ends of sequences end it. */
+      readonly streamInterval: number;
     },
 ): BatchLoop {
   const growing = new Map<number, Running>();
@@ -125,15 +127,30 @@ export function createLoop(
   let endings: SentEnding[] = [];
   /** The sequence of each new token. */
   let grown: Running[] = [];
+  const send = (report: Report) => port.send(report);
+  let reported = options.now();
+  /** Sends what was collected. */
+  const report = () => {
+    if (tokens.length + endings.length === 0) return;
+    reported = options.now();
+    send({
+      kind: "tokens",
+      tokens: Float64Array.from(tokens),
+      details,
+      endings,
+    });
+    [tokens, details, endings] = [[], [], []];
+  };
   const load = new ExpertLoad();
   const metrics = new LoopMetrics();
-  const send = (report: Report) => port.send(report);
-  const failed = (error: unknown, id?: number) =>
+  const failed = (error: unknown, id?: number) => {
+    report();
     send({
       kind: "failed",
       message: error instanceof Error ? error.message : String(error),
       ...id === undefined ? {} : { id },
     });
+  };
   const sendState = async () => {
     const { running, waiting } = loop;
     const pages = decoder.pages?.used ?? [];
@@ -163,14 +180,10 @@ export function createLoop(
         one.first = false;
       }
       grown = [];
-      if (tokens.length + endings.length === 0) return;
-      send({
-        kind: "tokens",
-        tokens: Float64Array.from(tokens),
-        details,
-        endings,
-      });
-      [tokens, details, endings] = [[], [], []];
+      // The next step is as long as this one, unless it has prompts.
+      const collects = step.prompted + endings.length === 0 &&
+        now + ms < reported + streamInterval;
+      if (!collects) report();
     },
     onFail: (error) => failed(error),
   });
@@ -218,6 +231,7 @@ export function createLoop(
     const request = message as Request;
     switch (request.kind) {
       case "add":
+        report();
         return void add(request).catch((error) => failed(error, request.id));
       case "cancel": {
         const sequence = end(request.id)?.sequence;

@@ -157,15 +157,9 @@ function eventsOf(
   { choices, stream }: Prepared,
   { served, signal }: RespondOptions,
 ): AsyncGenerator<readonly ChoiceEvent[]> {
-  const { loop, decoder: tokenizer, streamInterval, now } = served;
-  return generateChoices(choices, {
-    loop,
-    tokenizer,
-    signal,
-    complete: !stream,
-    interval: stream ? streamInterval : 0,
-    now,
-  });
+  const { loop, decoder: tokenizer } = served;
+  const complete = !stream;
+  return generateChoices(choices, { loop, tokenizer, signal, complete });
 }
 
 async function begin(prepared: PreparedCompletion): Promise<Collected[]> {

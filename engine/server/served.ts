@@ -29,8 +29,6 @@ export interface Served {
   readonly metrics: Metrics;
   /** Everything of a receipt besides its sequences. Reads all weights at the first call. Undefined for fast numerics. */
   readonly receipt: (() => Promise<Omit<Receipt, "sequences">>) | undefined;
-  /** Milliseconds during which the tokens of a stream are collected after each write. */
-  readonly streamInterval: number;
   /** A clock in milliseconds. */
   readonly now: () => number;
   /** The checkpoint's template, or the reason why there is none. */
