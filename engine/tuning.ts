@@ -71,6 +71,7 @@ export const TUNING: { readonly [K in Computer]: TuningTable } = {
   gpu: {
     matmul: WIDE,
     pair: { ...WIDE, rows: 8, columns: 2, split: 32 },
+    attention: 8,
     splitKeys: 8,
     wideRows: true,
     operands: "f16",

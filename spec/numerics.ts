@@ -23,11 +23,11 @@ export interface Numerics {
   readonly block: Count;
   /** Format to which the rows of dispatch and combine are rounded. Default: they are not. */
   readonly wire?: WireFormat;
-  /** Format to which matmuls of many rows round their operands. Only for `fast`. Default: they do not. */
+  /** Format to which matmuls of many rows and attention of many tokens round their operands. Only for `fast`. Default: none. */
   readonly operands?: "f16";
 }
 
-/** Operands of matmuls of many rows: as stored, or rounded to f16 for matrix units. */
+/** Operands of matmuls of many rows and of attention of many tokens: as stored, or rounded to f16 for matrix units. */
 export type Operands = "f32" | "f16";
 
 /** All operands, the default of most devices first. */

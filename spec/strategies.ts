@@ -164,14 +164,14 @@ export const STRATEGY_OPTIONS = {
     text: (wire: Wire) => `${wire} wire`,
   },
   /**
-   * Operands of matmuls of many rows under `fast` numerics. `f16`: rounded for matrix units, with f32 sums. Not available
+   * Operands of matmuls of many rows, and of attention of many tokens, under `fast` numerics. `f16`: rounded for matrix units, with f32 sums. Not available
    * in training. Default: f16 on GPUs, else f32. See spec/numerics.md.
    */
   operands: {
     kind: "word",
     words: OPERANDS,
     about:
-      "Operands of matmuls of many rows with fast numerics: f16 rounds them for matrix units.",
+      "Operands of matmuls of many rows and of attention of many tokens with fast numerics: f16 rounds them for matrix units.",
     otherwise: "f16 on GPUs, else f32",
     text: (operands: Operands) => `${operands} operands`,
   },

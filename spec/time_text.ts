@@ -22,7 +22,7 @@ export function rateText(tokensPerSecond: number): string {
 
 /**
  * The rates that predict arithmetic and memory: `f32 arithmetic at 41.3 T multiply-adds/s, without matrix units (data sheet: bf16 82.6 T), and
- * memory at 1.01 TB/s`. `operands`: those of matmuls of many rows.
+ * memory at 1.01 TB/s`. `operands`: those of matmuls of many rows and of attention.
  */
 export function ratesText(
   { multiplyAdds, bandwidth, matrix = {} }: Pick<
@@ -37,7 +37,7 @@ export function ratesText(
   );
   const sheet = rates.length === 0 ? "" : ` (data sheet: ${rates.join(", ")})`;
   const units = operands === "f16" && matrix.bf16 !== undefined
-    ? `, matmuls of many rows with f16 operands on matrix units at ${
+    ? `, matmuls of many rows and attention with f16 operands on matrix units at ${
       tera(matrix.bf16)
     } T (data sheet)`
     : `, without matrix units${sheet}`;

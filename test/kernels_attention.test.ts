@@ -189,6 +189,7 @@ testKernels(
             name: "attention",
             stored,
             tokens: lengthAt(0),
+            ...stored === "f32" ? {} : { atOnce: 16 },
           }),
           {
             q,

@@ -5,12 +5,24 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import { create } from "webgpu";
-import { matmulMatrices } from "../compiler/kernels/mod.ts";
-import { DEFAULT_TILE } from "../compiler/tuning/mod.ts";
+import {
+  attention,
+  attentionMatrices,
+  lengthAt,
+  matmulMatrices,
+} from "../compiler/kernels/mod.ts";
+import {
+  attentionGrid,
+  DEFAULT_TILE,
+  matrixQueries,
+  matrixQueriesGrid,
+} from "../compiler/tuning/mod.ts";
+import { narrow } from "../runtime/half.ts";
 import { describeAdapter, requestAdapter } from "../runtime/gpu.ts";
 import { createGpuDevice } from "../runtime/mod.ts";
 import { politely } from "../runtime/politely.ts";
 import { runOpened } from "../engine/mod.ts";
+import { range } from "../spec/range.ts";
 import { sum } from "../spec/sum.ts";
 import { roundF16 } from "../spec/half.ts";
 import { shared, u32 } from "../spec/kernel/build.ts";
@@ -20,6 +32,7 @@ import {
   matrixStatements,
   MAX_F16,
 } from "../spec/kernel/matrices.ts";
+import type { Grid } from "../spec/kernel/make.ts";
 import type { Kernel } from "../spec/kernel/tree.ts";
 import { printWgsl } from "../spec/kernel/wgsl.ts";
 import {
@@ -40,7 +53,13 @@ import {
 import { SEED } from "./helpers/seed.ts";
 import { closeDevices, runCase } from "./helpers/run_model.ts";
 import { stepCase } from "./helpers/training_layer.ts";
-import { bits, testKernels } from "./helpers/run_kernel.ts";
+import {
+  bits,
+  close,
+  randoms,
+  testKernels,
+  workgroups,
+} from "./helpers/run_kernel.ts";
 
 t.teardown(closeDevices);
 
@@ -101,6 +120,94 @@ testKernels(
   },
 );
 
+/** Bytes of workgroup memory. */
+const MEMORY = 1 << 15;
+
+/** Attention of 4 heads, and what it sees, with caches in f32 or f16. */
+function attentionOf(
+  how: { readonly window?: number; readonly sinks?: boolean },
+  half: boolean,
+) {
+  const shape = { heads: 4, kvHeads: 2, dim: 48, valueDim: 64, context: 160 };
+  return {
+    name: "attention",
+    ...shape,
+    ...how,
+    scale: 0.25,
+    tokens: lengthAt(0),
+    ...half ? { stored: "f16" as const, pages: { size: 32 } } : {},
+  };
+}
+
+/** Tokens of a step: of one sequence, then one, then many of another. */
+const TOKENS = [
+  ...range(40).map((n) => [0, 60 + n] as const),
+  [2, 0] as const,
+  ...range(30).map((n) => [1, 100 + n] as const),
+];
+
+testKernels(
+  "attentionMatrices() agrees with attention() in f32",
+  async (t, target) => {
+    for (
+      const [i, how] of [{}, { window: 70 }, { sinks: true }].entries()
+    ) {
+      const options = attentionOf(how, i % 2 === 1);
+      const { heads, kvHeads, dim, valueDim, context } = options;
+      const tile = matrixQueries(options, MEMORY)!;
+      t.strictSame(tile, { heads: 2, tokens: 32 });
+      const size = 3 * context * kvHeads;
+      const [keys, values] = [dim, valueDim].map((width, n) => {
+        const random = randoms(size * width, n + 1);
+        return options.stored
+          ? new Uint32Array(narrow("f16", random).buffer)
+          : random;
+      });
+      const run = async (
+        kernel: Kernel,
+        { grid, tokens }: {
+          readonly grid: (tokens: number) => Grid;
+          readonly tokens: typeof TOKENS;
+        },
+      ) => {
+        const first = TOKENS.indexOf(tokens[0]!) * heads * dim;
+        const q = randoms(TOKENS.length * heads * dim, 5).map((x) => 4 * x);
+        const { y } = await target.run(
+          kernel,
+          {
+            q: q.slice(first, first + tokens.length * heads * dim),
+            keys: keys!,
+            values: values!,
+            sinks: randoms(heads, 7),
+            pages: Int32Array.from({ length: 15 }, (_, n) => 7 * n % 15),
+            sequence: Int32Array.from(tokens, ([sequence]) => sequence),
+            position: Int32Array.from(tokens, ([, position]) => position),
+            y: new Float32Array(tokens.length * heads * valueDim),
+            lengths: Uint32Array.of(tokens.length),
+          },
+          workgroups(grid(tokens.length)),
+        );
+        return y!;
+      };
+      const matrices = (tokens: typeof TOKENS) =>
+        run(attentionMatrices(options, tile), {
+          grid: (tokens) => matrixQueriesGrid(options, { tile, tokens }),
+          tokens,
+        });
+      const y = await matrices(TOKENS);
+      const exact = await run(attention(options), {
+        grid: (tokens) => attentionGrid(options, tokens),
+        tokens: TOKENS,
+      });
+      t.ok(y.some((x, n) => x !== exact[n]), "operands are rounded");
+      close(t, y, [...exact], 2 ** -9);
+      // Neighbours do not matter.
+      const some = y.subarray(30 * heads * valueDim, 41 * heads * valueDim);
+      t.same(bits(await matrices(TOKENS.slice(30, 41))), bits(some));
+    }
+  },
+);
+
 /** A kernel of 128 columns, or of 64 for each weight of a pair. */
 function kernelOf(
   some: Partial<Product>,
@@ -113,6 +220,12 @@ function kernelOf(
   const columns = product.pair ? 64 : 128;
   const shape = { rows, columns, depth };
   return matmulMatrices(optionsOf(product, DEFAULT_TILE), shape);
+}
+
+/** Attention with sinks over a window, with caches in f32 or f16. */
+function attentionKernel(half: boolean): Kernel {
+  const options = attentionOf({ sinks: true, window: 70 }, half);
+  return attentionMatrices(options, matrixQueries(options, MEMORY)!);
 }
 
 t.test("printWgsl() uses subgroup matrices of devices that have them", (t) => {
@@ -146,7 +259,8 @@ t.test("matrixFaults() finds forms that do not fit their kernel", (t) => {
         { matrices: { rows: 24 } },
         /multiplies 384 elements of array 'left_tile'; .*not multiples of 16/,
       ],
-      [{ matrices: { columns: 48 } }, /does not declare one tile/],
+      [{ matrices: { columns: 48 } }, /does not use tiles/],
+      [{ matrices: { names: ["ghost"] } }, /does not use tiles/],
       [{ multiply: { depth: 8 } }, /not multiples of 16/],
       [{ multiply: { left: "ghost" } }, /256 elements of array 'ghost'/],
       [{ results: { values: [] } }, /0 values for results of 1 matrices/],
@@ -174,28 +288,34 @@ t.test("Tint accepts subgroup matrices", { skip: skipTint }, async (t) => {
   const device = await politely(adapter!.requestDevice({
     requiredFeatures: ["shader-f16", "subgroups", FEATURE] as GPUFeatureName[],
   }));
-  for (const stored of STORED) {
-    for (const pair of [false, true]) {
-      for (const matrices of [32, 64]) {
-        for (const depth of [16, 32]) {
-          const kernel = kernelOf({ stored, pair }, { rows: 128, depth });
-          const code = printWgsl(kernel, { matrices });
-          t.match(code, /subgroupMatrixMultiplyAccumulate/);
-          device.pushErrorScope("validation");
-          const module = device.createShaderModule({ code });
-          const { messages } = await politely(module.getCompilationInfo());
-          t.strictSame(messages.map((m) => `${m.lineNum}: ${m.message}`), []);
-          // This adapter has no memory for the other depth.
-          if (depth === 16) {
-            device.createComputePipeline({
-              layout: "auto",
-              compute: { module },
-            });
-          }
-          const error = await politely(device.popErrorScope());
-          t.equal(error?.message, undefined, `${stored} ${matrices}`);
-        }
+  // This adapter has no memory for the other depth, and for attention.
+  const kernels = [
+    ...STORED.flatMap((stored) =>
+      [false, true].flatMap((pair) =>
+        [16, 32].map((depth) => ({
+          kernel: kernelOf({ stored, pair }, { rows: 128, depth }),
+          fits: depth === 16,
+        }))
+      )
+    ),
+    ...[false, true].map((half) => ({
+      kernel: attentionKernel(half),
+      fits: false,
+    })),
+  ];
+  for (const { kernel, fits } of kernels) {
+    for (const matrices of [32, 64]) {
+      const code = printWgsl(kernel, { matrices });
+      t.match(code, /subgroupMatrixMultiplyAccumulate/);
+      device.pushErrorScope("validation");
+      const module = device.createShaderModule({ code });
+      const { messages } = await politely(module.getCompilationInfo());
+      t.strictSame(messages.map((m) => `${m.lineNum}: ${m.message}`), []);
+      if (fits) {
+        device.createComputePipeline({ layout: "auto", compute: { module } });
       }
+      const error = await politely(device.popErrorScope());
+      t.equal(error?.message, undefined, `${kernel.name} ${matrices}`);
     }
   }
   device.destroy();

@@ -20,13 +20,17 @@ import type {
   ScalarType,
   Stmt,
 } from "../../spec/kernel/tree.ts";
-import { MATRIX_SIZE } from "../../spec/kernel/matrices.ts";
+import {
+  MATRIX_SIZE,
+  type OnMatrices,
+  tileOfStatement,
+} from "../../spec/kernel/matrices.ts";
 import { someStatement } from "../../spec/kernel/walk.ts";
 import {
   elementsOfMatrix,
   matricesOf,
-  type SubgroupTile,
-  subgroupTile,
+  type SubgroupTiles,
+  subgroupTiles,
 } from "../../spec/kernel/wgsl_matrices.ts";
 
 /** A value of each lane. */
@@ -92,7 +96,7 @@ export function runGroup(
   const size = kernel.workgroupSize;
   const part = matrices === undefined
     ? undefined
-    : subgroupTile(kernel, matrices);
+    : subgroupTiles(kernel, matrices);
   const variables = new Map<string, Lanes>();
   const cells = new Map(
     kernel.shared.map(({ name, length }) => [name, new Float64Array(length)]),
@@ -205,11 +209,14 @@ export function runGroup(
 
   /** Multiplies matrices, or stores them and executes the statements for their elements. */
   function onMatrices(
-    s: MatrixStmt & { readonly op: "multiply" | "results" },
-    part: SubgroupTile,
+    s: Exclude<OnMatrices, { readonly op: "matrices" }>,
+    all: SubgroupTiles,
     mask: Mask,
   ): void {
-    const { rows, columns, subgroups, size, tile } = part;
+    const { subgroups, size } = all;
+    const part = tileOfStatement(all.tiles, s)!;
+    const { rows, columns } = part;
+    const elements = subgroups * MATRIX_SIZE ** 2;
     if (s.op === "multiply") {
       const { length } = s.products;
       const loads = (rows + length * columns) * s.depth / MATRIX_SIZE;
@@ -217,19 +224,23 @@ export function runGroup(
       meter.barrier();
       meter.issue(mask, loads + products);
       return meter.matrices({
-        multiplyAdds: tile.rows * tile.columns * length * s.depth,
-        bytes: loads * subgroups * 2 * MATRIX_SIZE ** 2,
+        multiplyAdds: rows * columns * length * s.depth * elements,
+        bytes: loads * 2 * elements,
       });
     }
+    if (s.op === "storeMatrix") {
+      const count = rows * columns;
+      meter.issue(mask, count);
+      return meter.matrices({ multiplyAdds: 0, bytes: count * 4 * elements });
+    }
     for (const matrix of matricesOf(part)) {
-      for (const _ of tile.names) {
+      for (const _ of s.names) {
         meter.barrier();
         meter.barrier();
         meter.issue(mask, 1 + MATRIX_SIZE ** 2 / size);
-        const bytes = 2 * subgroups * 4 * MATRIX_SIZE ** 2;
-        meter.matrices({ multiplyAdds: 0, bytes });
+        meter.matrices({ multiplyAdds: 0, bytes: 2 * 4 * elements });
       }
-      block(elementsOfMatrix(s, part, matrix), mask);
+      block(elementsOfMatrix(s, { ...part, size }, matrix), mask);
     }
   }
 
@@ -279,6 +290,7 @@ export function runGroup(
       case "matrices":
         return;
       case "multiply":
+      case "storeMatrix":
       case "results":
         return onMatrices(s, part!, mask);
       case "if": {

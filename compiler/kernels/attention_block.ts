@@ -32,6 +32,8 @@ export interface AttentionOptions extends QueryShape, Seen, CacheShape {
   readonly entries?: number;
   readonly scale: number;
   readonly tokens: Expr;
+  /** Words of keys, and of values, that a lane loads at once. Default: those of one element. */
+  readonly atOnce?: number;
   /** Ranks share the positions of a sequence, in blocks: the sums of this rank's keys are added to those of earlier ones. */
   readonly shard?: KeyShard;
 }
@@ -121,8 +123,8 @@ export interface Queries extends QueryTile, TokenRun {
   readonly parts: number;
   /** The first position that token t attends to, if it is not always 0. */
   readonly firstSeen: KernelText | undefined;
-  /** Words of keys, and of values, that a lane loads at once. Default: those of one element. */
-  readonly atOnce?: number;
+  /** As in the options. */
+  readonly atOnce: number;
 }
 
 /** The queries of a tile. */
@@ -147,6 +149,7 @@ export function queriesOf(
     end: "end",
     each: wgsl`t < ${tokens}, h < ${heads}`,
     firstSeen: firstSeenOf(o),
+    atOnce: o.atOnce ?? 1,
   };
 }
 
@@ -349,7 +352,7 @@ export function blockSums(of: Queries): KernelText {
       ${add(seenBy)}
     }`;
   // Keys whose values are loaded before the first sum; the last one stands for others after it.
-  const together = Math.floor((of.atOnce ?? 1) / parts);
+  const together = Math.floor(of.atOnce / parts);
   const inTurns = wgsl`
     for (var turn = 0u; turn < ${
     Math.ceil(KEY_BLOCK / Math.max(1, together))

@@ -23,11 +23,10 @@ import { range } from "../../spec/range.ts";
 
 /** Lane j scores key j of the block: q · k * scale. */
 export function scores(of: Queries): KernelText {
-  const { o, each, keys, stored } = of;
+  const { o, each, keys, stored, atOnce } = of;
   const pairs = pairsOf(o);
   const [even, odd] = unpackHalves(pairs ?? "f16", local("key_pair", "u32"));
   const perWord = pairs ? 2 : 1;
-  const { atOnce = 1 } = of;
   const words = o.dim % KEY_BLOCK === 0 ? Math.min(atOnce, 16) : 1;
   const vectors = words > 1;
   const product = (d: KernelText, key: string) =>

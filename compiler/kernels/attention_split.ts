@@ -9,6 +9,7 @@ import {
   keyBlocks,
   MERGE_LANES,
   type QueryTile,
+  WORDS_AT_ONCE,
 } from "../tuning/queries.ts";
 import {
   type AttentionOptions,
@@ -30,9 +31,6 @@ import { scores } from "./attention_scores.ts";
 import type { Kernel, KernelText } from "./kernel.ts";
 import { bindings, elementwise, kernelOf, local, wgsl } from "./kernel.ts";
 import { LOWEST } from "./pieces/numbers.ts";
-
-/** Words that a lane loads at once, so that loads are in flight while it has no other work. */
-const WORDS_AT_ONCE = 16;
 
 /** The block of keys of each workgroup: its largest score and sum of weights, f32 [token, head, block, 2], and its sums of values. */
 export function attentionParts(o: AttentionOptions, tile: QueryTile): Kernel {

@@ -107,6 +107,7 @@ function tileText(
     ${[
     statement({
       op: "results",
+      names: sums,
       row: { name: "row", from: u("tile_first"), end: u("end") },
       column: {
         name: "column",

@@ -7,6 +7,7 @@ export * from "./attention.ts";
 export * from "./capacity.ts";
 export * from "./kernel.ts";
 export * from "./matmul.ts";
+export * from "./attention_matrices.ts";
 export * from "./matmul_matrices.ts";
 export * from "./matmul_options.ts";
 export * from "./order_tokens.ts";

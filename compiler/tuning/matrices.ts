@@ -20,7 +20,7 @@ const MAX_ROWS = 128, MAX_COLUMNS = 128, MAX_DEPTH = 2 * MATRIX_SIZE;
 /**
  * Maximum rows of a launch with 32-bit operands, because memory limits so few rows: tokens, or mean rows of an expert.
  */
-const FEW_ROWS = 64, FEW_EXPERT_ROWS = 16;
+export const FEW_ROWS = 64, FEW_EXPERT_ROWS = 16;
 
 /** A tile, and the number of tokens above which it is used. */
 export interface MatrixTiling {

@@ -85,6 +85,9 @@ export function keyBlocks(
   return Math.min(all, Math.ceil(Math.min(window, chunk) / KEY_BLOCK) + 1);
 }
 
+/** Words that a lane of a wide device loads at once, so that loads are in flight while it has no other work. */
+export const WORDS_AT_ONCE = 16;
+
 /** Lanes of the kernel that merges blocks. Each takes the value dimensions at that stride. */
 export const MERGE_LANES = 64;
 

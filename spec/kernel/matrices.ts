@@ -20,6 +20,7 @@ import {
   mul,
   rem,
   shared,
+  sharedStore,
   u32,
 } from "./build.ts";
 import { cachedJson, exactJson } from "./exact_json.ts";
@@ -36,6 +37,7 @@ import type {
   Expr,
   Kernel,
   MatrixStmt,
+  MatrixStoreStmt,
   MatrixTile,
   MultiplyStmt,
   ResultsStmt,
@@ -48,8 +50,15 @@ const ACROSS = 32;
 /** Rows, columns and depth of a subgroup matrix. */
 export const MATRIX_SIZE = 16;
 
+/** A statement on matrices. */
+export type OnMatrices =
+  | MatrixTile
+  | MultiplyStmt
+  | MatrixStoreStmt
+  | ResultsStmt;
+
 /** A statement on matrices as a hole of kernel text. */
-export function statement(s: MatrixTile | MultiplyStmt | ResultsStmt): Stmt {
+export function statement(s: OnMatrices): Stmt {
   return s as MatrixStmt as Stmt;
 }
 
@@ -72,28 +81,49 @@ function tileShare(
 }
 
 /** Whether a statement is one on matrices. */
-function isMatrixStmt(
-  s: MatrixStmt,
-): s is MatrixTile | MultiplyStmt | ResultsStmt {
-  return s.op === "matrices" || s.op === "multiply" || s.op === "results";
+function isMatrixStmt(s: MatrixStmt): s is OnMatrices {
+  return s.op === "matrices" || s.op === "multiply" ||
+    s.op === "storeMatrix" || s.op === "results";
 }
 
 /** The statements on matrices in a body. */
 export function matrixStatements(
   body: readonly MatrixStmt[],
-): readonly (MatrixTile | MultiplyStmt | ResultsStmt)[] {
+): readonly OnMatrices[] {
   return body.flatMap((s) =>
     isMatrixStmt(s) ? [s] : bodiesOf(s).flatMap(matrixStatements)
   );
 }
 
-/** The tile of a matrix form. Undefined unless it declares exactly one. */
-export function tileOfForm(
-  body: readonly MatrixStmt[],
-): MatrixTile | undefined {
-  const [tile, ...others] = matrixStatements(body)
-    .filter((s) => s.op === "matrices");
-  return others.length === 0 ? tile : undefined;
+/** The different tiles of a matrix form, in order. */
+export function tilesOfForm(body: readonly MatrixStmt[]): MatrixTile[] {
+  const tiles = new Map<string, MatrixTile>();
+  for (const s of matrixStatements(body)) {
+    if (s.op === "matrices") tiles.set(exactJson(s), s);
+  }
+  return [...tiles.values()];
+}
+
+/** The matrices that a statement uses, all of one tile. */
+function matricesIn(s: OnMatrices): readonly string[] {
+  switch (s.op) {
+    case "matrices":
+    case "results":
+      return s.names;
+    case "multiply":
+      return s.products.map(({ name }) => name);
+    case "storeMatrix":
+      return [s.name];
+  }
+}
+
+/** The tile of the matrices that a statement uses. Undefined: they are not matrices of one tile. */
+export function tileOfStatement<T extends Pick<MatrixTile, "names">>(
+  tiles: readonly T[],
+  s: OnMatrices,
+): T | undefined {
+  const used = matricesIn(s);
+  return tiles.find(({ names }) => used.every((name) => names.includes(name)));
 }
 
 /** Names of the arrays that are operands of products: they have elements of f16 on devices with subgroup matrices. */
@@ -108,39 +138,61 @@ export function operandArrays(body: readonly MatrixStmt[]): Set<string> {
 }
 
 /**
- * The plain statements of a matrix form. Each invocation computes a part of the tile in registers; it adds the products
- * of an element one after another. Undefined unless the form has exactly one tile, which invocations divide.
+ * The plain statements of a matrix form. Each invocation computes a part of each tile in registers; it adds the products
+ * of an element one after another. Undefined unless the form has tiles with the same rows and different names, which
+ * invocations divide, and uses the matrices of one tile at a time.
  */
 export function expandMatrices(
   form: readonly MatrixStmt[],
   lanes: number,
 ): readonly Stmt[] | undefined {
-  const tile = tileOfForm(form);
-  const share = tile && tileShare(tile, lanes);
-  return tile && share ? expandAll(form, tile, share) : undefined;
+  const tiles = tilesOfForm(form).flatMap((tile): SharedTile[] => {
+    const share = tileShare(tile, lanes);
+    return share ? [{ ...tile, share }] : [];
+  });
+  const [first] = tiles;
+  const all = matrixStatements(form);
+  const names = tiles.flatMap(({ names }) => names);
+  const isForm = first && tiles.every(({ rows }) => rows === first.rows) &&
+    new Set(names).size === names.length &&
+    all.every((s) => tileOfStatement(tiles, s));
+  if (!isForm) return undefined;
+  return [
+    let_("tile_row", mul(div(id("local"), u32(ACROSS)), u32(first.share.rows))),
+    let_("tile_column", rem(id("local"), u32(ACROSS))),
+    ...replaceMatrices(form, (s) => expanded(s, tileOfStatement(tiles, s)!)),
+  ];
 }
 
-function expandAll(
-  body: readonly MatrixStmt[],
-  tile: MatrixTile,
-  share: TileShare,
-): readonly Stmt[] {
-  return replaceMatrices(body, (s) => {
-    switch (s.op) {
-      case "matrices":
-        return declared(s, share);
-      case "multiply":
-        return multiplied(s, tile, share);
-      case "results":
-        return results(s, tile, share);
-    }
-  });
+/** A tile and the part of an invocation. */
+interface SharedTile extends MatrixTile {
+  readonly share: TileShare;
+}
+
+function expanded(s: OnMatrices, tile: SharedTile): readonly Stmt[] {
+  const { share } = tile;
+  switch (s.op) {
+    case "matrices":
+      return s.names.flatMap((name) =>
+        declareEach(registers(name, share.rows, share.columns))
+      );
+    case "multiply":
+      return multiplied(s, tile);
+    case "storeMatrix":
+      return indicesBelow(share.rows, share.columns).map((indices) => {
+        const [row, column] = elementAt(indices);
+        const at = add(mul(row, u32(s.stride)), column);
+        return sharedStore(s.array, at, register(s.name, indices));
+      });
+    case "results":
+      return results(s, tile);
+  }
 }
 
 /** A body with other statements in place of those on matrices. */
 function replaceMatrices(
   body: readonly MatrixStmt[],
-  of: (s: MatrixTile | MultiplyStmt | ResultsStmt) => readonly Stmt[],
+  of: (s: OnMatrices) => readonly Stmt[],
 ): readonly Stmt[] {
   return body.flatMap((s) =>
     isMatrixStmt(s) ? of(s) : [mapStatement(s as Stmt, {
@@ -151,20 +203,14 @@ function replaceMatrices(
 
 const ROW = local("tile_row", "u32"), COLUMN = local("tile_column", "u32");
 
-function declared({ names }: MatrixTile, share: TileShare): readonly Stmt[] {
-  return [
-    let_("tile_row", mul(div(id("local"), u32(ACROSS)), u32(share.rows))),
-    let_("tile_column", rem(id("local"), u32(ACROSS))),
-    ...names.flatMap((name) =>
-      declareEach(registers(name, share.rows, share.columns))
-    ),
-  ];
+/** The row and column in a tile of an invocation's element. */
+function elementAt([r, c]: readonly number[]): readonly [Expr, Expr] {
+  return [add(ROW, u32(r!)), add(COLUMN, u32(c! * ACROSS))];
 }
 
 function multiplied(
   { left, depth, products }: MultiplyStmt,
-  { columns }: MatrixTile,
-  share: TileShare,
+  { columns, share }: SharedTile,
 ): readonly Stmt[] {
   const k = local("tile_k", "u32");
   const from = local("tile_left", "u32"), right = local("tile_right", "u32");
@@ -205,20 +251,14 @@ function multiplied(
   ];
 }
 
-function results(
-  s: ResultsStmt,
-  { names }: MatrixTile,
-  share: TileShare,
-): readonly Stmt[] {
+function results(s: ResultsStmt, { share }: SharedTile): readonly Stmt[] {
   return [
     barrier(),
-    ...indicesBelow(share.rows, share.columns).map((indices) =>
-      ofElement(s, {
-        row: add(ROW, u32(indices[0]!)),
-        column: add(COLUMN, u32(indices[1]! * ACROSS)),
-        values: names.map((name) => register(name, indices)),
-      })
-    ),
+    ...indicesBelow(share.rows, share.columns).map((indices) => {
+      const [row, column] = elementAt(indices);
+      const values = s.names.map((name) => register(name, indices));
+      return ofElement(s, { row, column, values });
+    }),
   ];
 }
 
@@ -252,52 +292,62 @@ export function operand16(value: Expr): Expr {
 }
 
 /**
- * Errors of a kernel's matrix form: its expansion differs from the body; sizes are no multiples of 16; operands have other
- * lengths than the tile, or are read by other statements, though their elements are f16.
+ * Errors of a kernel's matrix form: its expansion differs from the body; sizes are no multiples of 16; arrays are shorter
+ * than their matrices; operands are read by other statements, though their elements are f16.
  */
 export function matrixFaults(
   { matrixForm: form, shared: arrays, body, workgroupSize }: Kernel,
 ): readonly string[] {
   if (!form) return [];
-  const tile = tileOfForm(form);
   const expanded = expandMatrices(form, workgroupSize);
-  if (!tile || !expanded) {
-    return ["its matrix form does not declare one tile of its invocations"];
+  if (!expanded) {
+    return ["its matrix form does not use tiles of its invocations"];
   }
   const faults: string[] = [];
   if (exactJson(expanded) !== cachedJson(body)) {
     faults.push("its body is not the expansion of its matrix form");
   }
-  const sizes = [tile.rows, tile.columns];
+  const sizes: number[] = [];
   const lengths = new Map(arrays.map(({ name, length }) => [name, length]));
+  const tiles = tilesOfForm(form);
+  const operands = operandArrays(form);
+  const needs = (does: string, name: string, length: number) => {
+    if ((lengths.get(name) ?? 0) >= length) return;
+    faults.push(`it ${does} ${length} elements of array '${name}'`);
+  };
   for (const s of matrixStatements(form)) {
-    const { length } = tile.names;
-    if (s.op === "results" && s.values.length !== length) {
-      faults.push(
-        `it has ${s.values.length} values for results of ${length} matrices`,
-      );
-    }
-    if (s.op !== "multiply") continue;
-    sizes.push(s.depth);
-    if (s.products.some(({ name }) => !tile.names.includes(name))) {
-      faults.push("it multiplies into a matrix that its tile does not have");
-    }
-    const operands = [
-      { name: s.left, length: tile.rows * s.depth },
-      ...s.products.map(({ right }) => ({
-        name: right,
-        length: tile.columns * s.depth,
-      })),
-    ];
-    for (const { name, length } of operands) {
-      if (lengths.get(name) === length) continue;
-      faults.push(`it multiplies ${length} elements of array '${name}'`);
+    const { rows, columns, names } = tileOfStatement(tiles, s)!;
+    switch (s.op) {
+      case "matrices":
+        sizes.push(rows, columns);
+        break;
+      case "multiply":
+        sizes.push(s.depth);
+        needs("multiplies", s.left, rows * s.depth);
+        for (const { right } of s.products) {
+          needs("multiplies", right, columns * s.depth);
+        }
+        break;
+      case "storeMatrix":
+        needs("stores", s.array, (rows - 1) * s.stride + columns);
+        // Rows of matrices in memory start at multiples of 16 bytes.
+        if (s.stride < columns || s.stride % 4 !== 0 || operands.has(s.array)) {
+          faults.push(`it cannot store a matrix in array '${s.array}'`);
+        }
+        break;
+      case "results":
+        if (
+          exactJson([s.names, s.values.length]) ===
+            exactJson([names, names.length])
+        ) break;
+        faults.push(
+          `it has ${s.values.length} values for results of ${names.length} matrices`,
+        );
     }
   }
   if (sizes.some((size) => size % MATRIX_SIZE !== 0)) {
     faults.push(`its matrices are not multiples of ${MATRIX_SIZE}: ${sizes}`);
   }
-  const operands = operandArrays(form);
   const plain = replaceMatrices(
     form,
     (s) =>

@@ -196,9 +196,13 @@ export type MatrixStmt =
   | IfStmt<MatrixStmt>
   | MatrixTile
   | MultiplyStmt
+  | MatrixStoreStmt
   | ResultsStmt;
 
-/** Declares f32 matrices of `rows` x `columns` zeros, distributed over the invocations of the workgroup. */
+/**
+ * Declares f32 matrices of `rows` x `columns` zeros, distributed over the invocations of the workgroup. All tiles of a
+ * form have equally many rows; tiles in different scopes may have equal names if they have equal sizes.
+ */
 export interface MatrixTile {
   readonly op: "matrices";
   readonly names: Short<Identifier>;
@@ -221,11 +225,24 @@ export interface MultiplyStmt {
 }
 
 /**
- * Waits for the workgroup and executes `body` for each element of the tile whose row and column are below their ends:
- * with its row and column, counted from `from`, and its value in each matrix, `values`.
+ * Stores a matrix of a tile in workgroup memory, `array[row * stride + column]`, without waiting for the workgroup.
+ * `stride` is a multiple of 4.
+ */
+export interface MatrixStoreStmt {
+  readonly op: "storeMatrix";
+  readonly name: Identifier;
+  readonly array: Identifier;
+  readonly stride: Count;
+}
+
+/**
+ * Waits for the workgroup and executes `body` for each element of a tile whose row and column are below their ends: with
+ * its row and column, counted from `from`, and its value in each matrix of the tile, `values`.
  */
 export interface ResultsStmt {
   readonly op: "results";
+  /** The matrices of the tile. */
+  readonly names: Short<Identifier>;
   readonly row: TileIndex;
   readonly column: TileIndex;
   readonly values: Short<Identifier>;

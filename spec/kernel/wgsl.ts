@@ -6,11 +6,11 @@ import { OPERATOR_TEXTS } from "./operators.ts";
 import { vectorWidths, wordLoads } from "./vectors.ts";
 import { vectorName, wgslNames } from "./wgsl_names.ts";
 import {
-  LANE_ELEMENTS,
   MATRIX_HEADER,
   printMatrixStmt,
   resultsArray,
-  subgroupTile,
+  subgroupElements,
+  subgroupTiles,
 } from "./wgsl_matrices.ts";
 import {
   type BinaryOp,
@@ -159,7 +159,7 @@ export function printWgsl(
 ): string {
   const tile = matrices === undefined
     ? undefined
-    : subgroupTile(kernel, matrices);
+    : subgroupTiles(kernel, matrices);
   const lanes = subgroup && !tile ? laneLoads(kernel, subgroup) : NO_LANES;
   const names = wgslNames(kernel, [...lanes.values()].flat());
   const widths = vectorWidths(kernel);
@@ -363,6 +363,7 @@ export function printWgsl(
         return line("workgroupBarrier();");
       case "matrices":
       case "multiply":
+      case "storeMatrix":
       case "results":
         return printMatrixStmt(s, tile!, { block, array: names.global })
           .map((text) => indent + text);
@@ -370,7 +371,7 @@ export function printWgsl(
   }
 
   const body = tile
-    ? [...LANE_ELEMENTS, ...block(kernel.matrixForm!, "")]
+    ? [...subgroupElements(tile), ...block(kernel.matrixForm!, "")]
       .map((text) => `  ${text}`)
     : block(kernel.body, "  ");
   const text = body.join("\n");

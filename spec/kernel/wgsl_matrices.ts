@@ -7,8 +7,10 @@ import { add, local, u32 } from "./build.ts";
 import {
   MATRIX_SIZE,
   ofElement,
+  type OnMatrices,
   operandArrays,
-  tileOfForm,
+  tileOfStatement,
+  tilesOfForm,
 } from "./matrices.ts";
 import { indicesBelow } from "./registers.ts";
 import { GUARANTEED_LIMITS } from "../limits.ts";
@@ -17,6 +19,7 @@ import { sum } from "../sum.ts";
 import type {
   Expr,
   Kernel,
+  MatrixStoreStmt,
   MatrixTile,
   MultiplyStmt,
   ResultsStmt,
@@ -37,31 +40,38 @@ export const MATRIX_HEADER: readonly string[] = [
 ];
 
 /** Distribution of a tile over subgroups. */
-export interface SubgroupTile {
-  readonly tile: MatrixTile;
-  /** Invocations of a subgroup, and subgroups of the workgroup. */
-  readonly size: number;
-  readonly subgroups: number;
+export interface SubgroupTile extends Pick<MatrixTile, "names"> {
+  /** Its number in the kernel. */
+  readonly number: number;
+  /** Columns of the tile. */
+  readonly width: number;
   /** Subgroups with adjacent columns. */
   readonly across: number;
   /** Matrices of a subgroup along both dimensions. */
   readonly rows: number;
   readonly columns: number;
+}
+
+/** Distribution of the tiles of a kernel over subgroups. */
+export interface SubgroupTiles {
+  readonly tiles: readonly SubgroupTile[];
+  /** Invocations of a subgroup, and subgroups of the workgroup. */
+  readonly size: number;
+  readonly subgroups: number;
   /** Arrays with elements of f16. */
   readonly operands: ReadonlySet<string>;
 }
 
 /**
- * The distribution of a kernel's tile over subgroups of a size, with the fewest loads of operands. Undefined if the kernel
- * has no matrix form, or if subgroups cannot share it.
+ * The distribution of a kernel's tiles over subgroups of a size, with the fewest loads of operands. Undefined if the
+ * kernel has no matrix form, or if subgroups cannot share it.
  */
-export function subgroupTile(
+export function subgroupTiles(
   { matrixForm, workgroupSize, shared }: Kernel,
   size: number,
-): SubgroupTile | undefined {
-  const tile = matrixForm && tileOfForm(matrixForm);
+): SubgroupTiles | undefined {
   const subgroups = workgroupSize / size;
-  if (!tile || !Number.isInteger(subgroups) || ELEMENTS % size !== 0) {
+  if (!matrixForm || !Number.isInteger(subgroups) || ELEMENTS % size !== 0) {
     return undefined;
   }
   const operands = operandArrays(matrixForm);
@@ -75,26 +85,31 @@ export function subgroupTile(
     4 * sum(shared.map(({ length }) => length)),
   );
   if (bytes > available) return undefined;
-  const parts = range(subgroups).map((i) => i + 1)
-    .map((across): SubgroupTile => ({
-      tile,
-      size,
-      subgroups,
-      across,
-      rows: tile.rows / (subgroups / across) / MATRIX_SIZE,
-      columns: tile.columns / across / MATRIX_SIZE,
-      operands,
-    }))
-    .filter(({ rows, columns }) =>
-      Number.isInteger(rows) && Number.isInteger(columns)
-    );
-  const loads = ({ rows, columns }: SubgroupTile) =>
-    rows + tile.names.length * columns;
-  return parts.sort((a, b) => loads(a) - loads(b))[0];
+  const forms = tilesOfForm(matrixForm);
+  const tiles = forms.flatMap(({ names, rows, columns: width }, number) => {
+    const parts = range(subgroups).map((i) => i + 1)
+      .map((across): SubgroupTile => ({
+        names,
+        number,
+        width,
+        across,
+        rows: rows / (subgroups / across) / MATRIX_SIZE,
+        columns: width / across / MATRIX_SIZE,
+      }))
+      .filter(({ rows, columns }) =>
+        Number.isInteger(rows) && Number.isInteger(columns)
+      );
+    const loads = ({ rows, columns }: SubgroupTile) =>
+      rows + names.length * columns;
+    return parts.sort((a, b) => loads(a) - loads(b)).slice(0, 1);
+  });
+  return tiles.length === forms.length
+    ? { tiles, size, subgroups, operands }
+    : undefined;
 }
 
 /** Declares the workgroup memory in which subgroups store their results. */
-export function resultsArray({ subgroups }: SubgroupTile): string {
+export function resultsArray({ subgroups }: SubgroupTiles): string {
   return `var<workgroup> subgroup_results: array<f32, ${
     subgroups * ELEMENTS
   }>;`;
@@ -113,17 +128,24 @@ function own(name: string): Expr {
 
 /** Prints a statement on matrices. */
 export function printMatrixStmt(
-  s: MatrixTile | MultiplyStmt | ResultsStmt,
-  part: SubgroupTile,
+  s: OnMatrices,
+  all: SubgroupTiles,
   { block, array }: Printer,
 ): string[] {
+  const part = tileOfStatement(all.tiles, s)!;
   switch (s.op) {
     case "matrices":
-      return declared(s, part);
+      return s.names.flatMap((name) =>
+        matricesOf(part).map(([r, c]) =>
+          `var ${matrix(part, name, [r, c])}: ${typeOf("result")};`
+        )
+      );
     case "multiply":
       return multiplied(s, part, array);
+    case "storeMatrix":
+      return stored(s, part, array);
     case "results":
-      return results(s, part, block);
+      return results(s, part, { all, block });
   }
 }
 
@@ -134,8 +156,12 @@ export function matricesOf(
   return indicesBelow(rows, columns) as readonly (readonly [number, number])[];
 }
 
-function matrix(name: number, r: number, c: number): string {
-  return `subgroup_sum${name}_${r}_${c}`;
+function matrix(
+  { number, names }: SubgroupTile,
+  name: string,
+  [r, c]: readonly [row: number, column: number],
+): string {
+  return `subgroup_sum${number}_${names.indexOf(name)}_${r}_${c}`;
 }
 
 function typeOf(kind: "left" | "right" | "result"): string {
@@ -143,30 +169,12 @@ function typeOf(kind: "left" | "right" | "result"): string {
   return `subgroup_matrix_${kind}<${element}, ${MATRIX_SIZE}, ${MATRIX_SIZE}>`;
 }
 
-function declared({ names }: MatrixTile, part: SubgroupTile): string[] {
-  const { size, across, rows, columns } = part;
-  return [
-    `let subgroup_number = lane / ${size}u;`,
-    `let subgroup_row = (subgroup_number / ${across}u) * ${
-      rows * MATRIX_SIZE
-    }u;`,
-    `let subgroup_column = (subgroup_number % ${across}u) * ${
-      columns * MATRIX_SIZE
-    }u;`,
-    ...names.flatMap((_, i) =>
-      matricesOf(part).map(([r, c]) =>
-        `var ${matrix(i, r, c)}: ${typeOf("result")};`
-      )
-    ),
-  ];
-}
-
 function multiplied(
   { left, depth, products }: MultiplyStmt,
   part: SubgroupTile,
-  array: (name: string) => string,
+  array: Printer["array"],
 ): string[] {
-  const { names, columns } = part.tile;
+  const { number, width } = part;
   const load = (
     kind: "left" | "right",
     { name, at, stride }: {
@@ -186,7 +194,7 @@ function multiplied(
         `  let subgroup_left${r} = ${
           load("left", {
             name: left,
-            at: `(subgroup_row + ${r * MATRIX_SIZE}u) * ${depth}u + ${
+            at: `(subgroup_row${number} + ${r * MATRIX_SIZE}u) * ${depth}u + ${
               d * MATRIX_SIZE
             }u`,
             stride: depth,
@@ -199,14 +207,14 @@ function multiplied(
             load("right", {
               name: right,
               at: `${
-                d * MATRIX_SIZE * columns + c * MATRIX_SIZE
-              }u + subgroup_column`,
-              stride: columns,
+                d * MATRIX_SIZE * width + c * MATRIX_SIZE
+              }u + subgroup_column${number}`,
+              stride: width,
             })
           };`
         ),
         ...matricesOf(part).map(([r, c]) => {
-          const to = matrix(names.indexOf(name), r, c);
+          const to = matrix(part, name, [r, c]);
           return `  ${to} = subgroupMatrixMultiplyAccumulate(subgroup_left${r}, subgroup_right${i}_${c}, ${to});`;
         }),
       ]),
@@ -215,19 +223,37 @@ function multiplied(
   ];
 }
 
+function stored(
+  { name, array: to, stride }: MatrixStoreStmt,
+  part: SubgroupTile,
+  array: Printer["array"],
+): string[] {
+  const { number } = part;
+  return matricesOf(part).map(([r, c]) =>
+    `subgroupMatrixStore<row_major>(&${array(to)}, (subgroup_row${number} + ${
+      r * MATRIX_SIZE
+    }u) * ${stride}u + ${c * MATRIX_SIZE}u + subgroup_column${number}, ${
+      matrix(part, name, [r, c])
+    }, ${stride}u);`
+  );
+}
+
 /** Matrices are opaque, so each is stored and its elements are distributed over the subgroup. */
 function results(
   s: ResultsStmt,
   part: SubgroupTile,
-  block: Printer["block"],
+  { all, block }: {
+    readonly all: SubgroupTiles;
+    readonly block: Printer["block"];
+  },
 ): string[] {
-  const { size, tile: { names } } = part;
+  const { size } = all;
   return matricesOf(part).flatMap(([r, c]) => [
     "{",
-    ...names.flatMap((_, i) => [
+    ...s.names.flatMap((name, i) => [
       "  workgroupBarrier();",
       `  subgroupMatrixStore<row_major>(&subgroup_results, subgroup_number * ${ELEMENTS}u, ${
-        matrix(i, r, c)
+        matrix(part, name, [r, c])
       }, ${MATRIX_SIZE}u);`,
       "  workgroupBarrier();",
       ...range(ELEMENTS / size).map((n) =>
@@ -236,7 +262,7 @@ function results(
         }u + subgroup_lane];`
       ),
     ]),
-    ...block(elementsOfMatrix(s, part, [r, c]), "  "),
+    ...block(elementsOfMatrix(s, { ...part, size }, [r, c]), "  "),
     "}",
   ]);
 }
@@ -244,7 +270,7 @@ function results(
 /** The statements of a lane for its elements of matrix [r, c] of its subgroup. */
 export function elementsOfMatrix(
   s: ResultsStmt,
-  { size, tile: { names } }: SubgroupTile,
+  { number, size }: Pick<SubgroupTile, "number"> & { readonly size: number },
   [r, c]: readonly [row: number, column: number],
 ): readonly Stmt[] {
   return range(ELEMENTS / size).map((n) => {
@@ -252,17 +278,30 @@ export function elementsOfMatrix(
     const down = Math.floor(n * size / MATRIX_SIZE);
     const right = n * size % MATRIX_SIZE;
     const at = (name: string, n: number) =>
-      add(own(name), own(`lane ${name}`), u32(n));
+      add(own(`${name}${number}`), own(`lane ${name}`), u32(n));
     return ofElement(s, {
       row: at("row", r * MATRIX_SIZE + down),
       column: at("column", c * MATRIX_SIZE + right),
-      values: names.map((_, i) => local(`subgroup value${i} ${n}`, "f32")),
+      values: s.names.map((_, i) => local(`subgroup value${i} ${n}`, "f32")),
     });
   });
 }
 
-/** Declares the first element of a matrix that a lane stores, before the body. */
-export const LANE_ELEMENTS: readonly string[] = [
-  `let subgroup_lane_row = subgroup_lane / ${MATRIX_SIZE}u;`,
-  `let subgroup_lane_column = subgroup_lane % ${MATRIX_SIZE}u;`,
-];
+/** Declares the first element of a matrix that a lane stores, and that of its subgroup in each tile, before the body. */
+export function subgroupElements(
+  { tiles, size }: SubgroupTiles,
+): readonly string[] {
+  return [
+    `let subgroup_lane_row = subgroup_lane / ${MATRIX_SIZE}u;`,
+    `let subgroup_lane_column = subgroup_lane % ${MATRIX_SIZE}u;`,
+    `let subgroup_number = lane / ${size}u;`,
+    ...tiles.flatMap(({ number, across, rows, columns }) => [
+      `let subgroup_row${number} = (subgroup_number / ${across}u) * ${
+        rows * MATRIX_SIZE
+      }u;`,
+      `let subgroup_column${number} = (subgroup_number % ${across}u) * ${
+        columns * MATRIX_SIZE
+      }u;`,
+    ]),
+  ];
+}

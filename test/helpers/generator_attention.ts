@@ -1,12 +1,17 @@
 /** Small launches of the generators of attention and of its derivative: all sizes around those at which they differ. */
 
 import { attention } from "../../compiler/kernels/attention.ts";
+import { attentionMatrices } from "../../compiler/kernels/attention_matrices.ts";
 import {
   attentionMerge,
   attentionParts,
   attentionResult,
 } from "../../compiler/kernels/attention_split.ts";
-import { attentionGrid } from "../../compiler/tuning/mod.ts";
+import {
+  attentionGrid,
+  matrixQueries,
+  matrixQueriesGrid,
+} from "../../compiler/tuning/mod.ts";
 import {
   KEY_BLOCK,
   keyBlocks,
@@ -161,6 +166,41 @@ export function* ofAttention(): Generator<Launch> {
     }
   }
   yield* onRanks();
+}
+
+export function* ofAttentionMatrices(): Generator<Launch> {
+  for (const [n, batch] of BATCHES.entries()) {
+    const paged = n % 2 === 1 ? { pages: { size: 2 } } : {};
+    const options = {
+      name,
+      heads: 4,
+      kvHeads: 2,
+      dim: 16,
+      valueDim: 32,
+      ...ATTENTION.sees[n % 4],
+      sinks: n % 3 === 0,
+      context: CONTEXT,
+      scale: 0.5,
+      tokens: lengthAt(0),
+    };
+    const tile = matrixQueries(options, 1 << 15)!;
+    const { heads, kvHeads, dim, valueDim } = options;
+    yield {
+      kernel: attentionMatrices({ ...options, ...paged }, tile),
+      grid: matrixQueriesGrid(options, { tile, tokens: batch.length }),
+      reads: {
+        q: waves(batch.length * heads * dim),
+        keys: waves(ROWS * kvHeads * dim),
+        values: waves(ROWS * kvHeads * valueDim),
+        pages: [3, 1, 0, 2],
+        sinks: waves(heads),
+        lengths: [batch.length],
+        sequence: batch.map(([sequence]) => sequence),
+        position: batch.map(([, position]) => position),
+      },
+      stores: { y: batch.length * heads * valueDim },
+    };
+  }
 }
 
 /** Attention to the keys of one of the ranks that share positions. */

@@ -62,6 +62,10 @@ export async function gpuTarget(): Promise<KernelTarget | undefined> {
   const subgroup = type === "software" ? size : undefined;
   const device = await politely(adapter.requestDevice({
     requiredFeatures: subgroup ? ["subgroups"] : [],
+    requiredLimits: {
+      maxComputeWorkgroupStorageSize:
+        adapter.limits.maxComputeWorkgroupStorageSize,
+    },
   }));
   const pipelines = new Map<string, GPUComputePipeline>();
 

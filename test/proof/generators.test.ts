@@ -18,6 +18,7 @@ const CASES: { readonly [generator: string]: () => Iterable<Launch> } = {
   assign: dispatch.ofAssign,
   assignFew: dispatch.ofAssignFew,
   attention: heads.ofAttention,
+  attentionMatrices: heads.ofAttentionMatrices,
   attentionMerge: heads.ofAttentionMerge,
   attentionParts: heads.ofAttentionParts,
   attentionResult: heads.ofAttentionResult,

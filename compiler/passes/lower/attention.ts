@@ -1,8 +1,9 @@
-/** Attention over the cache, the parts of its derivatives, and the selection of keys. */
+/** Attention over the cache, and the parts of its derivatives. */
 
 import { type HalfDType, isHalf } from "../../../spec/dtype.ts";
 import type { Node, NodeOf } from "../../graph/graph.ts";
 import { attention } from "../../kernels/attention.ts";
+import { attentionMatrices } from "../../kernels/attention_matrices.ts";
 import type { AttentionOptions } from "../../kernels/attention_block.ts";
 import {
   attentionSum,
@@ -12,11 +13,18 @@ import {
 } from "../../kernels/attention_backward.ts";
 import { elementwiseGrid } from "../../../spec/kernel/elementwise.ts";
 import {
+  matrixQueries,
+  matrixQueriesGrid,
+} from "../../tuning/attention_matrices.ts";
+import { FEW_ROWS } from "../../tuning/matrices.ts";
+import {
   attentionGrid,
   keyBlocks,
+  type QueryTile,
   splitGrids,
   splitTile,
   splitTokensOf,
+  WORDS_AT_ONCE,
 } from "../../tuning/queries.ts";
 import {
   attentionMerge,
@@ -28,12 +36,6 @@ import type { Grid } from "../../../spec/kernel/make.ts";
 import { EXACT } from "../../../spec/numerics.ts";
 import type { Size } from "../../../spec/size.ts";
 import { groupSizeOf, type RankSet } from "../../../spec/mesh.ts";
-import { rowsGrid } from "../../kernels/rows.ts";
-import {
-  scoreKeys,
-  scoreKeysGrid,
-  selectKeys,
-} from "../../kernels/select_keys.ts";
 import {
   addLaunch,
   addScratch,
@@ -80,7 +82,7 @@ function attentionOptions(
 }
 
 /** Buffers of operands by binding, without absent operands. */
-function operandBuffers(
+export function operandBuffers(
   lowering: Lowering,
   operands: {
     readonly [binding: string]:
@@ -111,6 +113,7 @@ export function lowerAttention(
   const last = entries && !selected && more.shift();
   const [pages] = more;
   const { storages } = lowering.values;
+  const { tuning, maxBinding } = lowering.options;
   const { dtype: stored } = storages.get(keys)!;
   const sinksOf = sinks ? storages.get(sinks) : undefined;
   // Sinks of heads are read in their stored dtype.
@@ -122,9 +125,9 @@ export function lowerAttention(
     ...pages
       ? { pages: { size: lowering.placed.axes[keys.axes[1]!]!.size } }
       : {},
-    queries: lowering.options.tuning.attention ?? 1,
+    queries: tuning.attention ?? 1,
+    ...tuning.wideRows ? { atOnce: WORDS_AT_ONCE } : {},
   };
-  const { tuning, maxBinding } = lowering.options;
   const splitTokens = splitTokensOf(options, {
     tokens: tuning.splitKeys ?? 0,
     maxBinding,
@@ -186,9 +189,14 @@ export function lowerAttention(
   const split = splitTokens > 0
     ? addParts(lowering, node, { options, splitTokens, operands, tokens })
     : undefined;
+  const { operands: dtype, maxShared } = lowering.options;
+  const max = Math.max(...localBound(lowering.placed, token));
   addSums(lowering, node, {
     options,
     split,
+    tile: dtype === "f16" && max > FEW_ROWS
+      ? matrixQueries(options, maxShared)
+      : undefined,
     operands: { ...operands, y },
     tokens,
   }, y);
@@ -246,12 +254,17 @@ function addParts(
   return { bindings, grid: grids.merge, upTo };
 }
 
-/** Launches the merge of split keys, and for more tokens, or without a split, attention in one launch. */
+/**
+ * Launches the merge of split keys, and for more tokens, or without a split, attention in one launch; for many tokens,
+ * attention with 16-bit operands.
+ */
 function addSums(
   lowering: Lowering,
   node: NodeOf<"attention">,
-  { options, split, operands, tokens }: Attended & {
+  { options, split, tile, operands, tokens }: Attended & {
     readonly split: SplitKeys | undefined;
+    /** The queries of a workgroup with 16-bit operands, if many tokens have them. */
+    readonly tile?: QueryTile | undefined;
   },
   result: string,
 ): void {
@@ -262,14 +275,22 @@ function addSums(
     });
     // Tokens that there cannot be have no launch.
     if (split.upTo === undefined) return;
-    amendBuffer(lowering, result, { writers: 2 });
   }
+  const writers = 1 + (split ? 1 : 0) + (tile ? 1 : 0);
+  if (writers > 1) amendBuffer(lowering, result, { writers });
+  const more: Size = split ? { above: [tokens, split.upTo!, tokens] } : tokens;
   addLaunch(lowering, node, attention(options), {
     bindings: operands,
     workgroups: attentionGrid(
       options,
-      split ? { above: [tokens, split.upTo!, tokens] } : tokens,
+      tile ? { upTo: [tokens, FEW_ROWS, more] } : more,
     ),
+  });
+  if (!tile) return;
+  const many: Size = { above: [tokens, FEW_ROWS, tokens] };
+  addLaunch(lowering, node, attentionMatrices(options, tile), {
+    bindings: operands,
+    workgroups: matrixQueriesGrid(options, { tile, tokens: many }),
   });
 }
 
@@ -422,59 +443,4 @@ export function lowerAttentionGrad(
     bindings: { ...bindings, y: storageFor(lowering, node).buffer },
     workgroups: elementwiseGrid(sizeOf(lowering, rows)),
   });
-}
-
-/** Two launches: scores of all keys that a token sees, and the best of them. */
-export function lowerSelectKeys(
-  lowering: Lowering,
-  node: NodeOf<"selectKeys">,
-): void {
-  const [query, weights, keys, sequence, last, pages] = node
-    .inputs as [Node, Node, Node, Node, Node, Node?];
-  const { token, head, dim, context, k } = node.params;
-  const size = (axis: string) => lowering.placed.axes[axis]!.size;
-  const { buffer, dtype: stored } = lowering.values.storages.get(keys)!;
-  const common = {
-    context: size(context),
-    tokens: tokenCount(lowering, [token]),
-  };
-  const options = {
-    ...common,
-    name: `scoreKeys_${size(head)}x${size(dim)}`,
-    heads: size(head),
-    dim: size(dim),
-    ...isHalf(stored) ? { stored } : {},
-    ...pages ? { pages: { size: size(keys.axes[1]!) } } : {},
-  };
-  const scores = addScratch(lowering, "scores", "f32", [token, context]);
-  const tokens = sizeOf(lowering, [token]);
-  const at = operandBuffers(lowering, { last: [last, [token]] });
-  addLaunch(lowering, node, scoreKeys(options), {
-    bindings: {
-      ...operandBuffers(lowering, {
-        query: [query, [token, head, dim]],
-        weights: [weights, [token, head]],
-        sequence: [sequence, [token]],
-        pages: pages && [pages, pages.axes],
-        keys: !isHalf(stored) && [keys, keys.axes],
-      }),
-      ...isHalf(stored) ? { keys: buffer } : {},
-      ...at,
-      scores,
-    },
-    workgroups: scoreKeysGrid(options, tokens),
-  });
-  addLaunch(
-    lowering,
-    node,
-    selectKeys({ ...common, name: `selectKeys_${k}`, k }),
-    {
-      bindings: {
-        ...at,
-        scores,
-        selected: storageFor(lowering, node).buffer,
-      },
-      workgroups: rowsGrid(tokens),
-    },
-  );
 }

@@ -100,7 +100,7 @@ export interface LoweredModel {
 export interface LoweringOptions {
   readonly numerics: NumericsClass;
   readonly wire: Wire;
-  /** Of matmuls of many rows. */
+  /** Of matmuls of many rows, and of attention of many tokens. */
   readonly operands: Operands;
   readonly tile: MatmulTile;
   readonly tuning: Tuning;

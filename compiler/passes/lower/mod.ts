@@ -19,7 +19,6 @@ import {
   lowerAttention,
   lowerAttentionGrad,
   lowerAttentionSum,
-  lowerSelectKeys,
 } from "./attention.ts";
 import {
   lowerCombineTranspose,
@@ -58,6 +57,7 @@ import { lowerAllToAll, lowerReceived } from "./exchange.ts";
 import { addParam } from "./params.ts";
 import { lowerAllReduce, lowerReduceScatter } from "./reduce_ranks.ts";
 import { lowerRound } from "./round.ts";
+import { lowerSelectKeys } from "./select_keys.ts";
 import { lowerRoute, lowerTopK } from "./route.ts";
 import { lowerSend } from "./send.ts";
 import { lowerReduce, lowerRmsNorm, lowerSoftmax } from "./rows.ts";

@@ -1,0 +1,355 @@
+/**
+ * Causal attention of many tokens with 16-bit operands. A workgroup multiplies its queries by a block of keys, and the
+ * weights of keys by their values, as matrices. A first pass over the keys finds the largest score of each query; the
+ * second computes the scores again, so that sums of values are never scaled (`spec/numerics.md`, 16-bit operands).
+ */
+
+import { shared, sharedStore, unpackHalves } from "../../spec/kernel/build.ts";
+import { isHalf } from "../../spec/dtype.ts";
+import { operand16, statement } from "../../spec/kernel/matrices.ts";
+import { loadRegisters, register } from "../../spec/kernel/registers.ts";
+import { range } from "../../spec/range.ts";
+import {
+  ATTENTION_TILE,
+  rightElements,
+  SCORE_STRIDE,
+} from "../tuning/attention_matrices.ts";
+import type { QueryTile } from "../tuning/queries.ts";
+import {
+  type AttentionOptions,
+  operandsOf,
+  sinkOf,
+} from "./attention_block.ts";
+import type { Expr, Kernel, KernelText, Stmt } from "./kernel.ts";
+import { bindings, expr, GROUP_YZ, kernelOf, local, wgsl } from "./kernel.ts";
+import { u } from "./matmul_left.ts";
+import { type Cache, cacheOf } from "./pieces/cache.ts";
+import { LOWEST } from "./pieces/numbers.ts";
+import { firstSeenText } from "./pieces/seen_keys.ts";
+
+const { lanes, queries, keys, depth } = ATTENTION_TILE;
+
+/** Dimensions per load of a lane. */
+const WIDTH = 4;
+
+/** Adjacent lanes with one query, each with an equal part of the keys. */
+const PER_QUERY = lanes / queries;
+
+/** A kernel: its options, heads and tokens of a workgroup, and the cache of its sequence. */
+interface Tiled {
+  readonly o: AttentionOptions;
+  readonly tile: QueryTile;
+  readonly cache: Cache;
+  readonly width: number;
+}
+
+/** Creates the kernel. Its grid is `matrixQueriesGrid`. */
+export function attentionMatrices(
+  o: AttentionOptions,
+  tile: QueryTile,
+): Kernel {
+  const { valueDim: width = o.dim } = o;
+  const kvHead = wgsl`group.x / ${o.heads / o.kvHeads / tile.heads}`;
+  const cache = cacheOf(o, { token: "token", kvHead, scattered: true });
+  const of = { o, tile, cache, width };
+  return kernelOf({
+    name: `${o.name}_f16`,
+    workgroupSize: lanes,
+    bindings: [
+      ...operandsOf(o),
+      ...bindings({}, { y: "f32 [token, head, valueDim]" }),
+    ],
+    body: wgsl`
+      var<workgroup> scores: array<f32, ${queries * SCORE_STRIDE}>;
+      var<workgroup> left_tile: array<f32, ${queries * depth}>;
+      var<workgroup> right_tile: array<f32, ${rightElements(o)}>;
+      var<workgroup> of_lanes: array<f32, ${lanes}>;
+
+      let first_token = ${GROUP_YZ} * ${tile.tokens};
+      let end_token = min(first_token + ${tile.tokens}, ${o.tokens});
+      let query = lane / ${PER_QUERY};
+      let part = lane % ${PER_QUERY};
+      var runs = 0u;
+      ${eachToken(wgsl`if (${BEGINS}) { runs += 1u; }`)}
+      for (var n = 0u; n < runs; n++) { ${ofRun(of)} }`,
+  });
+}
+
+/** Whether `other` is the first token of a sequence in this workgroup. */
+const BEGINS =
+  wgsl`other == first_token || sequence[max(other, 1) - 1] != sequence[other]`;
+
+function eachToken(body: KernelText): KernelText {
+  return wgsl`
+    for (var other = first_token; other < end_token; other++) { ${body} }`;
+}
+
+/** The tokens of one sequence, from `token` to before `run_end`. */
+function ofRun(of: Tiled): KernelText {
+  const { o, tile, cache } = of;
+  const seenFrom = (next: string) =>
+    firstSeenText(o, { position: wgsl`(${next} - 1)`, next });
+  const first = seenFrom("next");
+  return wgsl`
+    var token = first_token;
+    var run_end = first_token;
+    var begun = 0u;
+    ${
+    eachToken(wgsl`
+      if (${BEGINS}) {
+        if (begun == n) { token = other; }
+        begun += 1u;
+      }
+      if (begun == n + 1) { run_end = other + 1; }`)
+  }
+    ${cache.begin}
+    var keys_end = 0u;
+    var keys_first = ${first ? wgsl`0xffffffffu` : wgsl`0u`};
+    for (var other = token; other < run_end; other++) {
+      let next = u32(position[other]) + 1;
+      keys_end = max(keys_end, next);
+      ${first && wgsl`keys_first = min(keys_first, ${first});`}
+    }
+    let first_key = keys_first / ${keys} * ${keys};
+    // Queries of other tokens see no keys.
+    let of_token = first_token + query / ${tile.heads};
+    let own_next = u32(position[min(of_token, run_end - 1)]) + 1;
+    let seen_first = ${seenFrom("own_next") ?? wgsl`0u`};
+    let seen_end = select(0u, own_next, token <= of_token && of_token < run_end);
+    ${queryLoads(of)}
+    let head = group.x * ${tile.heads} + query % ${tile.heads};
+    ${o.sinks && wgsl`let sink = ${sinkOf(o, u("head"))};`}
+    ${largestScores(of)}
+    ${[
+    statement({
+      op: "matrices",
+      names: ["sums"],
+      rows: queries,
+      columns: of.width,
+    }),
+  ]}
+    ${weightedValues(of)}
+    ${results(of)}`;
+}
+
+/** Declares `row_top`, the largest score of the lane's query. */
+function largestScores(of: Tiled): KernelText {
+  return wgsl`
+    var top = ${of.o.sinks ? wgsl`sink` : wgsl`f32(${LOWEST})`};
+    for (var start = first_key; start < keys_end; start += ${keys}) {
+      ${scoresOf(of)}
+      for (var j = 0u; j < ${keys / PER_QUERY}; j++) {
+        let column = j * ${PER_QUERY} + part;
+        let score = ${scoreAt(of)};
+        top = select(top, max(top, score), ${isSeen("column")});
+      }
+    }
+    of_lanes[lane] = top;
+    workgroupBarrier();
+    let row_top = ${ofParts((a, b) => wgsl`max(${a}, ${b})`)};
+    workgroupBarrier();`;
+}
+
+/** The values of all lanes of a query. */
+function ofParts(
+  of: (a: KernelText, b: KernelText) => KernelText,
+  query: string = "query",
+): KernelText {
+  return range(PER_QUERY).map((n) =>
+    wgsl`of_lanes[${query} * ${PER_QUERY} + ${n}]`
+  )
+    .reduce(of);
+}
+
+function scoreAt({ o }: Tiled): KernelText {
+  return wgsl`scores[query * ${SCORE_STRIDE} + column] * ${o.scale}`;
+}
+
+function isSeen(column: string): KernelText {
+  return wgsl`seen_first <= start + ${column} && start + ${column} < seen_end`;
+}
+
+/** Lanes with adjacent dimensions of a query, and queries that all lanes load at once. */
+const UNITS = depth / WIDTH, QUERIES_AT_ONCE = lanes / UNITS;
+/** Loads of each lane per panel of queries, and dimensions of a panel of keys per lane. */
+const QUERY_LOADS = queries / QUERIES_AT_ONCE, KEY_DIMS = depth * keys / lanes;
+
+/** Declares where each lane's loads of queries start. After the last token, the last one is loaded again. */
+function queryLoads({ o, tile }: Tiled): KernelText {
+  return wgsl`
+    @unroll (i < ${QUERY_LOADS}) {
+      let loaded = lane / ${UNITS} + i * ${QUERIES_AT_ONCE};
+      let loaded_row = min(first_token + loaded / ${tile.heads}, end_token - 1) * ${o.heads} + (group.x * ${tile.heads} + loaded % ${tile.heads});
+      let query_from[i] = loaded_row * ${o.dim / WIDTH} + lane % ${UNITS};
+    }`;
+}
+
+/** `scores` f32 [query, key]: the products of all queries with the block of keys from `start`. */
+function scoresOf({ o, cache }: Tiled): KernelText {
+  const { stored = "f32" } = o;
+  const perLoad = isHalf(stored) ? 2 * WIDTH : WIDTH;
+  const query = range(QUERY_LOADS).flatMap((i) => [
+    loadRegisters(`query_value${i}`, range(WIDTH), {
+      binding: "q",
+      type: "f32",
+      index: expr`${register("query_from", [i], "u32")} + ${u("d")} / ${WIDTH}`,
+    }),
+    ...range(WIDTH).map((m) =>
+      sharedStore(
+        "left_tile",
+        expr`lane * ${WIDTH} + ${i * QUERIES_AT_ONCE * depth + m}`,
+        operand16(register(`query_value${i}`, [m])),
+      )
+    ),
+  ]);
+  const key = range(KEY_DIMS / perLoad).flatMap((n) => [
+    loadRegisters(`key_word${n}`, range(WIDTH), {
+      binding: "keys",
+      type: isHalf(stored) ? "u32" : "f32",
+      index: expr`${u("key_from")} + ${u("d")} / ${perLoad} + ${n}`,
+    }),
+    ...elementsOf(o, { base: `key_word${n}`, words: WIDTH }).map((value, m) =>
+      sharedStore(
+        "right_tile",
+        expr`${u("key_to")} + ${(n * perLoad + m) * keys}`,
+        value,
+      )
+    ),
+  ]);
+  const vector = cache.vectorOf(
+    wgsl`min(start + lane % ${keys}, keys_end - 1)`,
+  );
+  return wgsl`
+    let key_from = (${vector}) * ${o.dim / perLoad} + lane / ${keys} * ${
+    KEY_DIMS / perLoad
+  };
+    let key_to = lane / ${keys} * ${KEY_DIMS * keys} + lane % ${keys};
+    ${[
+    statement({
+      op: "matrices",
+      names: ["products"],
+      rows: queries,
+      columns: keys,
+    }),
+  ]}
+    for (var d = 0u; d < ${o.dim}; d += ${depth}) {
+      workgroupBarrier();
+      ${query}
+      ${key}
+      ${[multiply("products")]}
+    }
+    ${[
+    statement({
+      op: "storeMatrix",
+      name: "products",
+      array: "scores",
+      stride: SCORE_STRIDE,
+    }),
+  ]}
+    workgroupBarrier();`;
+}
+
+/** Adds the product of both panels to a matrix. */
+function multiply(name: string): Stmt {
+  const products = [{ name, right: "right_tile" }];
+  return statement({ op: "multiply", left: "left_tile", depth, products });
+}
+
+/** The elements in loaded words of a cache, as operands. */
+function elementsOf(
+  { stored = "f32" }: AttentionOptions,
+  { base, words }: { readonly base: string; readonly words: number },
+): readonly Expr[] {
+  return range(words).flatMap((n) => {
+    if (!isHalf(stored)) return [operand16(register(base, [n]))];
+    const both = unpackHalves(stored, register(base, [n], "u32"));
+    return stored === "f16" ? both : both.map(operand16);
+  });
+}
+
+/** The sums of values, and of the weights of each lane, `of_lanes`. */
+function weightedValues(of: Tiled): KernelText {
+  const { o, cache, width } = of;
+  const { stored = "f32" } = o;
+  const perKey = width / WIDTH;
+  const values = range(depth * perKey / lanes).flatMap((i) => {
+    const element = wgsl`(lane + ${i * lanes})`;
+    const key = wgsl`start + c + ${element} / ${perKey}`;
+    const vector = cache.vectorOf(wgsl`min(${key}, keys_end - 1)`);
+    const words = isHalf(stored) ? WIDTH / 2 : WIDTH;
+    const base = `value_word${i}`;
+    return [
+      wgsl`
+      let value_from[${i}] = (${vector}) * ${perKey} + ${element} % ${perKey};`,
+      loadRegisters(base, range(words), {
+        binding: "values",
+        type: isHalf(stored) ? "u32" : "f32",
+        index: register("value_from", [i], "u32"),
+      }),
+      ...elementsOf(o, { base, words }).map((value, m) =>
+        sharedStore(
+          "right_tile",
+          expr`lane * ${WIDTH} + ${i * lanes * WIDTH + m}`,
+          value,
+        )
+      ),
+    ];
+  });
+  const ofSink = wgsl`select(0.0, exp(sink - row_top), part == 0)`;
+  return wgsl`
+    var sum = ${o.sinks ? ofSink : wgsl`0.0`};
+    for (var start = first_key; start < keys_end; start += ${keys}) {
+      ${scoresOf(of)}
+      for (var c = 0u; c < ${keys}; c += ${depth}) {
+        workgroupBarrier();
+        @unroll (i < ${depth / PER_QUERY}) {
+          let column = c + part * ${depth / PER_QUERY} + i;
+          let weight = select(0.0, exp(${scoreAt(of)} - row_top), ${
+    isSeen("column")
+  });
+          sum += weight;
+          left_tile[query * ${depth} + part * ${
+    depth / PER_QUERY
+  } + i] = roundF16(weight);
+        }
+        ${values}
+        ${[multiply("sums")]}
+      }
+    }
+    of_lanes[lane] = sum;`;
+}
+
+/** Stores the sums of values, divided by those of weights. */
+function results({ o, tile, width }: Tiled): KernelText {
+  const [row, token] = [u("of_query"), u("result_token")];
+  const total = range(PER_QUERY)
+    .map((n) => shared("of_lanes", expr`${row} * ${PER_QUERY} + ${n}`))
+    .reduce((a, b) => expr`${a} + ${b}`);
+  const head = expr`group.x * ${tile.heads} + ${row} % ${tile.heads}`;
+  const index = expr`(${token} * ${o.heads} + ${head}) * ${width} + ${
+    u("column")
+  }`;
+  const isOfRun = expr`${u("token")} <= ${token} && ${token} < ${u("run_end")}`;
+  const value = expr`${local("value", "f32")} / ${total}`;
+  return wgsl`${[
+    statement({
+      op: "results",
+      names: ["sums"],
+      row: { name: "of_query", from: expr`0u`, end: expr`${queries}u` },
+      column: { name: "column", from: expr`0u`, end: expr`${width}u` },
+      values: ["value"],
+      body: [
+        {
+          op: "let",
+          name: "result_token",
+          value: expr`${u("first_token")} + ${row} / ${tile.heads}`,
+        },
+        {
+          op: "if",
+          condition: isOfRun,
+          then: [{ op: "store", binding: "y", index, value }],
+        },
+      ],
+    }),
+  ]}`;
+}
