@@ -1,7 +1,8 @@
 /**
- * Prefill and decode of a GGUF file of OLMoE's or gpt-oss-20b's width by processor time: activations in f32, in q8, and
- * llama.cpp, interleaved. `--type Q8_0`, `--width olmoe|gpt-oss`, `--layers N`, `--tokens N` (of a prompt), `--batch N`
- * (prompts), `--runs N`, `--threads N`, `--only f32|q8`, `--no-llama`, `--out FILE`.
+ * Prefill and decode of a GGUF file of OLMoE's or gpt-oss-20b's width: activations in f32, in q8, and llama.cpp,
+ * interleaved. `--type Q8_0`, `--width olmoe|gpt-oss`, `--layers N`, `--tokens N` (of a prompt), `--batch N` (prompts),
+ * `--runs N`, `--threads N`, `--clock cpu|wall` (processor time or the clock: waiting threads of llama.cpp spin),
+ * `--only f32|q8`, `--no-llama`, `--out FILE`.
  */
 
 import process from "node:process";
@@ -14,7 +15,7 @@ import {
   loadTarget,
   type Opened,
 } from "../engine/mod.ts";
-import { coresMs as now, machine, median } from "./measure.ts";
+import { coresMs, machine, median } from "./measure.ts";
 import { openOurs, pause } from "./peers/engine.ts";
 import { installPeers } from "./peers/install.ts";
 import { openLlama, type Timed } from "./peers/llama.ts";
@@ -30,6 +31,7 @@ const { values: flags } = parseArgs({
     tokens: { type: "string", default: "256" },
     runs: { type: "string", default: "5" },
     threads: { type: "string", default: "1" },
+    clock: { type: "string", default: "cpu" },
     "no-llama": { type: "boolean", default: false },
     only: { type: "string" },
     adapter: { type: "string", default: "native" },
@@ -38,6 +40,7 @@ const { values: flags } = parseArgs({
 });
 const { type, out, only } = flags;
 const width = flags.width as WidthName;
+const now = flags.clock === "wall" ? () => performance.now() : coresMs;
 const [layers, length, batch, runs, threads] = [
   flags.layers,
   flags.tokens,
@@ -124,6 +127,7 @@ const document = {
   tokens: length,
   batch,
   threads,
+  clock: flags.clock,
   sides: Object.fromEntries(
     Object.entries(times).map(([side, { prefill, decode }]) => [
       side,

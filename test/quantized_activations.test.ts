@@ -58,13 +58,20 @@ const CASES: readonly Case[] = STORED.flatMap((stored, i) => {
     .map((shape, at) => ({ stored, shape, kind: (i + at) % KINDS.length }));
 });
 
-/** Every block type, of which parts of sums may end within a block. */
+/**
+ * Every block type. Parts of sums may end within a block, and the small blocks of a row are more than the lanes, but not
+ * a multiple of them.
+ */
 const BLOCK_CASES: readonly Case[] = BLOCK_DTYPES.flatMap((stored, i) => {
   const { elements } = BLOCKS[stored];
-  return [{ rows: 1, k: 768, columns: 40 }, { rows: 9, k: 512, columns: 17 }]
-    .map(({ k, ...shape }, at) => ({
+  const isLarge = elements === 256;
+  return [
+    { rows: 1, k: isLarge ? 768 : 576, columns: 40 },
+    { rows: 9, k: isLarge ? 512 : 64, columns: 17 },
+  ]
+    .map((shape, at) => ({
       stored,
-      shape: { ...shape, k: elements === 256 ? k : k / 8 },
+      shape,
       kind: (i + at) % KINDS.length,
     }));
 });

@@ -7,12 +7,6 @@
  */
 
 import { PACKINGS } from "../../spec/packed.ts";
-import {
-  declareEach,
-  type Register,
-  register,
-  setEach,
-} from "../../spec/kernel/registers.ts";
 import { matmulShape, teamsOf } from "../tuning/lanes.ts";
 import type { Kernel, KernelText } from "./kernel.ts";
 import { GROUP_XZ, local, madeOnce, makeKernel, wgsl } from "./kernel.ts";
@@ -37,8 +31,8 @@ import {
 } from "./matmul_bytes_operands.ts";
 import { HEADER_WORDS } from "./pieces/block.ts";
 import { range } from "../../spec/range.ts";
-import { sumTree } from "./pieces/sum_tree.ts";
 import {
+  addedParts,
   addSums,
   finishAll,
   registersOf,
@@ -48,6 +42,7 @@ import {
   type Sums,
 } from "./matmul_bytes_sums.ts";
 import { rowsByPanels } from "./matmul_bytes_panels.ts";
+import { isByBlocks, rowByBlocks } from "./matmul_bytes_row.ts";
 
 /** Describes a matrix multiplication of bytes. Its grid is `matmulGrid`. */
 export function matmulBytes(options: BytesMatmulOptions): Kernel {
@@ -93,42 +88,18 @@ function rowsOfTile(o: BytesMatmul): KernelText {
       (others, height) =>
         wgsl`
           if (end - first < ${height + 1}) {
+            ${
+          height === 1 && isByBlocks(o) ? rowByBlocks(o) : wgsl`
             if (lane < ${lanes}) {
               let team_first = first;
               ${rowsTimesColumns(o, height)}
-            }
+            }`
+        }
           } else {
             ${others}
           }`,
       full,
     );
-}
-
-/**
- * Partial sums, added as a tree into sum<i>[r][c]: `body` adds those of `part_number` to part<i>[r][c], which start at
- * 0.
- */
-function addedParts(
-  parts: number,
-  totals: readonly Register[],
-  body: KernelText,
-): KernelText {
-  const results = totals.map(({ base, indices }) => ({
-    base: base.replace("part", "sum"),
-    indices,
-  }));
-  const done = totals.flatMap((total, at) =>
-    setEach([results[at]!], "", () => register(total.base, total.indices))
-  );
-  const tree = sumTree(totals, parts);
-  return wgsl`
-    ${declareEach(results)}
-    ${tree.declare}
-    for (var part_number = 0u; part_number < ${parts}; part_number++) {
-      ${declareEach(totals)}
-      ${body}
-      ${tree.add(local("part_number", "u32"), done)}
-    }`;
 }
 
 /** Computes `rows` rows from `team_first` on, for the columns of a lane, which loads its own words. */

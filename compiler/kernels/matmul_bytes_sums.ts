@@ -4,13 +4,15 @@ import { Q8_BLOCK } from "../../spec/activations.ts";
 import { u32 } from "../../spec/kernel/build.ts";
 import { clamped, whereBelow } from "../../spec/kernel/guards.ts";
 import {
+  declareEach,
   indicesBelow,
   letRegister,
   type Register,
   register,
+  setEach,
 } from "../../spec/kernel/registers.ts";
 import type { KernelText, Stmt } from "./kernel.ts";
-import { expr, wgsl } from "./kernel.ts";
+import { expr, local, wgsl } from "./kernel.ts";
 import {
   type BytesMatmul,
   type BytesOperand,
@@ -21,9 +23,37 @@ import {
 } from "./matmul_bytes_operands.ts";
 import { u } from "./matmul_left.ts";
 import { range } from "../../spec/range.ts";
+import { sumTree } from "./pieces/sum_tree.ts";
 
 /** Words of workgroup memory for the scales of a part of a sum, if lanes load along k. */
 export const SCALE_WORDS = 1024;
+
+/**
+ * Partial sums, added as a tree into sum<i>[r][c]: `body` adds those of `part_number` to part<i>[r][c], which start at
+ * 0.
+ */
+export function addedParts(
+  parts: number,
+  totals: readonly Register[],
+  body: KernelText,
+): KernelText {
+  const results = totals.map(({ base, indices }) => ({
+    base: base.replace("part", "sum"),
+    indices,
+  }));
+  const done = totals.flatMap((total, at) =>
+    setEach([results[at]!], "", () => register(total.base, total.indices))
+  );
+  const tree = sumTree(totals, parts);
+  return wgsl`
+    ${declareEach(results)}
+    ${tree.declare}
+    for (var part_number = 0u; part_number < ${parts}; part_number++) {
+      ${declareEach(totals)}
+      ${body}
+      ${tree.add(local("part_number", "u32"), done)}
+    }`;
+}
 
 /** Declares row[r] and left_row[r], from `team_first` on. Rows beyond the end read the last row and write nothing. */
 export function rowsFrom(o: BytesMatmul, rows: number): KernelText {
@@ -58,6 +88,23 @@ export function registersOf(
   );
 }
 
+/** Loads of quantized rows: of row r, with names of `rowsFrom`. */
+export interface QuantizedRows {
+  scale(block: KernelText): KernelText;
+  /** The sum of the integers of sum `n`, as a word. */
+  sum(n: KernelText): KernelText;
+  /** A word of four integers; `inSums`: its number in sums that are computed together. */
+  word(word: KernelText, inSums: KernelText): KernelText;
+}
+
+function rowsInBinding({ i, left }: BytesOperand): QuantizedRows {
+  return {
+    scale: (block) => wgsl`${left}[scale_at${i}[r] + ${block}]`,
+    sum: (n) => wgsl`${left}[sum_at${i}[r] + ${n}]`,
+    word: (word) => wgsl`${left}[word_at${i}[r] + ${word}]`,
+  };
+}
+
 /** The operands of sums, for `addSums`. */
 export interface SumOperands {
   /** The number of the first sum. */
@@ -68,6 +115,8 @@ export interface SumOperands {
   readonly before?: KernelText;
   /** The number of a word of quantized rows in the sums. */
   codes(word: KernelText, part: number): KernelText;
+  /** The sources of quantized rows. Default: the binding. */
+  readonly rows?: QuantizedRows;
   /** Declares bytes<i>_<part>[c]: the words of bytes in a column's word `word`. */
   readonly words: KernelText;
   /** Declares <name>[c], the scales or offsets of a sum. */
@@ -86,10 +135,12 @@ export interface SumName {
 export function addSums(
   o: BytesMatmul,
   sums: Sums,
-  { n, stored = sums.weight, before, words, codes, factors }: SumOperands,
+  { n, stored = sums.weight, before, words, codes, factors, ...more }:
+    SumOperands,
 ): KernelText {
   const { rows, weight, columns } = sums;
-  const { i, left, sumOf, above, hasOffsets } = weight;
+  const { rows: left = rowsInBinding(weight) } = more;
+  const { i, sumOf, above, hasOffsets } = weight;
   const { together, words: count, parts } = stored;
   const all = (text: (r: number, c: number) => KernelText) =>
     range(rows).flatMap((r) => columns.map((c) => text(r, c)));
@@ -120,10 +171,10 @@ export function addSums(
       end,
       begin: wgsl`
         @unroll (r < ${rows}) {
-          let ${`scale${end}`}[r] = ${left}[scale_at${i}[r] + ${block}];
+          let ${`scale${end}`}[r] = ${left.scale(block)};
           ${
         needsSum &&
-        wgsl`let ${`all${end}`}[r] = bitcast<i32>(${left}[sum_at${i}[r] + ${number}]);`
+        wgsl`let ${`all${end}`}[r] = bitcast<i32>(${left.sum(number)});`
       }
         }
         ${
@@ -165,11 +216,11 @@ export function addSums(
       ${words}
       @unroll (r < ${rows}) {
         ${
-    range(parts).map((part) =>
-      wgsl`let codes${i}_${part}[r] = ${left}[word_at${i}[r] + (first_word${i} + ${
-        codes(wgsl`word`, part)
-      })];`
-    )
+    range(parts).map((part) => {
+      const code = codes(wgsl`word`, part);
+      const at = wgsl`(first_word${i} + ${code})`;
+      return wgsl`let codes${i}_${part}[r] = ${left.word(at, code)};`;
+    })
   }
       }
       ${products}
@@ -177,21 +228,23 @@ export function addSums(
     ${every.map(({ finish }) => finish)}`;
 }
 
-/** The use of the results of a lane's `rows` rows. */
+/** The use of the results of a lane's `rows` rows, of some columns. Default: all. */
 export function finishAll(
   o: BytesMatmul,
   rows: number,
+  columns: readonly number[] = range(o.tile.columns),
 ): readonly Stmt[] {
-  return indicesBelow(rows, o.tile.columns).map(([r, c]) => {
+  return indicesBelow(rows, columns.length).map(([r, at]) => {
+    const c = columns[at!]!;
     const [row, column] = [
       register("row", [r!], "u32"),
-      register("column", [c!], "u32"),
+      register("column", [c], "u32"),
     ];
     return whereBelow([[row, u("end")], [column, u32(o.columns)]], [
       letRegister("row", [], row),
       letRegister("column", [], column),
       ...o.weights.map((_, i) =>
-        letRegister(`result${i}`, [], register(`sum${i}`, [r!, c!]))
+        letRegister(`result${i}`, [], register(`sum${i}`, [r!, c]))
       ),
       ...o.used,
     ]);

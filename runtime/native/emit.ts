@@ -345,8 +345,8 @@ export class Emitter {
         const width = s.bytes ? 1 : 4;
         const from = `(const char *)${this.name(s.pointer)}`;
         const at = `${from} - (const char *)${address} + ${width * s.constant}`;
-        // Between the codes of blocks there are scales.
-        const step = s.bytes ? 4.5 * s.words : 4 * s.words;
+        // Between the codes of blocks there are scales. No load is in the first 0 bytes of a line, so none prefetches.
+        const step = s.ahead === "none" ? 0 : (s.bytes ? 4.5 : 4) * s.words;
         const later = s.ahead === "later" ? "&later" : "0";
         const isAlong = s.ahead === "along";
         if (isAlong && "binding" in s.from) {

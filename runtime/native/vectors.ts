@@ -55,6 +55,17 @@ INLINE void prefetch_next(const char *from, uint64_t at, uint64_t apart, uint64_
 }
 `;
 
+/** Bytes between the loads of a stream and its prefetches. */
+const STREAM_AHEAD = 8192;
+
+/** Prefetches lines of rows that are adjacent in memory. */
+const STREAM_IN_C = `
+INLINE void prefetch_stream(const char *from, uint64_t apart) {
+  UNROLL(LANES)
+  for (u i = 0; i < LANES * apart; i += ${LINE}) __builtin_prefetch(from + ${STREAM_AHEAD} + i);
+}
+`;
+
 /**
  * `turnN` loads N words per lane, from rows with a stride of `apart` bytes, and transposes them: vector i contains word
  * i of each. They start `at` bytes after the beginning of an array with such rows, and the next ones about `step` bytes
@@ -76,7 +87,8 @@ function turnInC(lanes: number, words: number): string {
     `INLINE void turn${words}(vu *tile, const word *array, uint64_t at, uint64_t apart, uint64_t step, struct ahead *later, struct along *along) {`,
     "  const char *from = (const char *)array + at;",
     ...vectors.map((i) => `  vu v${i} = ${load(i)};`),
-    `  if (later) add_ahead(later, from + ${AHEAD} + (at % apart + ${AHEAD}) / apart * (LANES - 1) * apart, apart);`,
+    `  if (step && apart < ${LINE}) prefetch_stream(from, apart);`,
+    `  else if (later) add_ahead(later, from + ${AHEAD} + (at % apart + ${AHEAD}) / apart * (LANES - 1) * apart, apart);`,
     `  else if (!along) prefetch_next(from, at % apart, apart, step);`,
     `  else prefetch_along((const char *)array, from, at % apart, apart, step, along);`,
     "  vu a, b;",
@@ -324,7 +336,9 @@ typedef u __attribute__((aligned(1), may_alias)) bytes;
 ${LAUNCH_STRUCT}
 static const vu IOTA = { ${numbers} };
 #define EACH_LANE(x) ${Array(lanes).fill("x").join(", ")}
-${BODY}${fmaInC(fused)}${runsInC(lanes)}${AHEAD_IN_C}${ALONG_IN_C}${NEXT_IN_C}${
+${BODY}${fmaInC(fused)}${
+    runsInC(lanes)
+  }${AHEAD_IN_C}${ALONG_IN_C}${NEXT_IN_C}${STREAM_IN_C}${
     tileWidths(lanes).map((words) => turnInC(lanes, words)).join("")
   }${MATH_IN_C}${bytes ? BYTES_IN_C : ""}`;
 }

@@ -185,7 +185,10 @@ export type Statement =
   | { readonly op: "zero"; readonly offset: number; readonly bytes: number }
   /** Selects the current vector's part of scratch memory. */
   | { readonly op: "own" }
-  /** Loads some words per lane, with a stride of `apart` elements, and transposes them into a tile. */
+  /**
+   * Loads some words per lane, with a stride of `apart` elements, and transposes them into a tile. `ahead`: prefetches
+   * `along` rows, of the `next` rows, of rows in one `stream`, or of what is needed `later`.
+   */
   | Counted & {
     readonly op: "turn";
     readonly tile: Local;
@@ -194,7 +197,7 @@ export type Statement =
     readonly constant: number;
     readonly apart: number;
     readonly words: number;
-    readonly ahead: "along" | "later" | "next";
+    readonly ahead: "along" | "later" | "next" | "stream" | "none";
     /** Whether its words are multiplied by several rows. */
     readonly several: boolean;
   }

@@ -33,6 +33,9 @@ const UNROLL_TWO = 700;
 /** Iterations that a compiler unrolls. */
 const UNROLL = 4;
 
+/** Bytes of a cache line. Rows of fewer bytes are one stream. */
+const LINE = 64;
+
 /** Vector registers of the smallest supported processor. */
 const REGISTERS = 16;
 
@@ -215,8 +218,15 @@ function tiledLoop(
     // Loops that fill workgroup memory are followed by loops that compute with it.
     const stores = s.body.flatMap((s) => s.op === "sharedStore" ? [s] : []);
     const readsHere = stores.some(({ array }) => on.readHere.has(array));
-    const later = stores.length > 0 && !readsHere;
-    on.prefetchesLater ||= later;
+    const fills = stores.length > 0 && !readsHere;
+    const aheadOf = ({ array, apart, bytes }: PointerGroup) => {
+      if (!("binding" in x.memory(array))) return "none";
+      if ((bytes ? 1 : 4) * apart < LINE) return fills ? "none" : "stream";
+      return fills ? "later" : readsHere ? "next" : "along";
+    };
+    on.prefetchesLater ||= apart.some(({ group }) =>
+      aheadOf(group) === "later"
+    );
     // Some iterations at a time, along which words are loaded.
     const start = newLocal("start", "u");
     const words = tiledWords(s, on)!;
@@ -239,7 +249,7 @@ function tiledLoop(
             apart: group.apart,
             bytes,
             words,
-            ahead: later ? "later" : readsHere ? "next" : "along",
+            ahead: aheadOf(group),
             several,
           });
           x.pointed.set(load, { tile, index: get(index) });

@@ -55,19 +55,27 @@ export function* ofMatmulBytes(): Generator<Launch> {
       }
     }
   }
+  // One row by blocks, which are a multiple of the lanes or not.
+  for (const k of [128, 160]) {
+    for (const rows of [1, 2]) {
+      const tile = TILES.at(-1)!;
+      yield productLaunch({ stored: "q8_0", tile, columns: 12, rows, k });
+    }
+  }
 }
 
 function productLaunch(
-  { stored, tile, columns, rows }: {
+  { stored, tile, columns, rows, k = 64 }: {
     readonly stored: PackedDType;
     readonly tile: MatmulTile;
     readonly columns: number;
     readonly rows: number;
+    readonly k?: number;
   },
 ): Launch {
-  const k = 64;
   const layout = quantizedLayoutOf(stored);
-  const { perWord, perScale = k, scale, names }: Packing = PACKINGS[stored];
+  const { perWord, perScale = k, scale, names, block }: Packing =
+    PACKINGS[stored];
   const options = {
     name,
     k,
@@ -77,13 +85,14 @@ function productLaunch(
     bindings: bindings({
       left: "u32",
       weight: "u32",
-      scales: scale === "u8" ? "u32" : scale,
+      ...block ? {} : { scales: scale === "u8" ? "u32" : scale },
       ...names.offsets === undefined ? {} : { offsets: "f32" },
     }, { y: "f32" }),
     weights: [{
       binding: "weight",
       stored,
-      scales: "scales",
+      scales: block ? "weight" : "scales",
+      ...block ? { inside: "k" as const } : {},
       ...names.offsets === undefined ? {} : { offsets: "offsets" },
       left: "left",
     }],
@@ -99,7 +108,11 @@ function productLaunch(
     grid: matmulGrid(options, rows),
     reads: {
       left: new Array(rows * quantizedRow(k, layout).words).fill(1),
-      weight: new Array(columns * k / perWord).fill(0x12345678),
+      weight: new Array(
+        block
+          ? Math.ceil(columns * k / block.elements * block.bytes / 4)
+          : columns * k / perWord,
+      ).fill(0x12345678),
       scales: scale === "u8"
         ? new Array(Math.ceil(scales / 4)).fill(0x7f7f7f7f)
         : waves(scales),

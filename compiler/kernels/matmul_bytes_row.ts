@@ -1,0 +1,200 @@
+/**
+ * Matrix multiplication of bytes for one row, with weights in blocks along k as in files. Lanes have consecutive blocks
+ * instead of columns, so that weights are read as one stream. The terms of sums are stored in workgroup memory, where
+ * lanes of columns add them in order.
+ */
+
+import { Q8_BLOCK } from "../../spec/activations.ts";
+import { SHARED_WORDS } from "../../spec/kernel/make.ts";
+import { declareEach } from "../../spec/kernel/registers.ts";
+import { range } from "../../spec/range.ts";
+import { teamsOf } from "../tuning/lanes.ts";
+import type { KernelText } from "./kernel.ts";
+import { wgsl } from "./kernel.ts";
+import {
+  type BytesMatmul,
+  type BytesOperand,
+  codeWord,
+  factorAt,
+  hasHeader,
+  letBytes,
+  operandsOf,
+  partsOf,
+} from "./matmul_bytes_operands.ts";
+import {
+  addedParts,
+  addSums,
+  finishAll,
+  registersOf,
+  rowsFrom,
+} from "./matmul_bytes_sums.ts";
+
+/** Words of a block of quantized activations. */
+const WORDS = Q8_BLOCK / 4;
+
+/** Terms that are loaded together. */
+const TERMS = 4;
+
+/**
+ * Number of blocks of the row in workgroup memory: so many that the blocks of all lanes are consecutive, also if they
+ * belong to two columns.
+ */
+function storedBlocks(o: BytesMatmul): number {
+  const { lanes } = teamsOf(o);
+  const blocks = o.k / Q8_BLOCK;
+  return blocks % lanes === 0 ? blocks : blocks + lanes;
+}
+
+/** Whether one row is multiplied in this way: blocks have one sum of one term, and memory is large enough. */
+export function isByBlocks(o: BytesMatmul): boolean {
+  const { lanes } = teamsOf(o);
+  const blocks = o.k / Q8_BLOCK;
+  const operands = operandsOf(o);
+  const [first] = operands;
+  const words = storedBlocks(o) * (WORDS + 2) +
+    operands.length * blocks * lanes;
+  return blocks >= lanes && words <= SHARED_WORDS &&
+    operands.every((weight) =>
+      weight.inside === "k" && weight.block?.sums === 1 &&
+      !weight.hasOffsets && !hasHeader(weight) &&
+      weight.left === first!.left
+    );
+}
+
+/** The row `first`, by all columns of a workgroup. */
+export function rowByBlocks(o: BytesMatmul): KernelText {
+  const { lanes } = teamsOf(o);
+  const operands = operandsOf(o);
+  const columns = range(o.tile.columns);
+  const stored = storedBlocks(o);
+  return wgsl`
+    var<workgroup> row_codes: array<u32, ${WORDS * stored}>;
+    var<workgroup> row_scales: array<u32, ${stored}>;
+    var<workgroup> row_sums: array<u32, ${stored}>;
+    ${
+    operands.map(({ i }) =>
+      wgsl`var<workgroup> ${`terms${i}`}: array<f32, ${
+        lanes * o.k / Q8_BLOCK
+      }>;`
+    )
+  }
+    let team_first = first;
+    ${rowsFrom(o, 1)}
+    if (lane < ${lanes}) { ${storeRow(o, operands[0]!)} }
+    ${
+    columns.map((c) =>
+      wgsl`
+      workgroupBarrier();
+      if (lane < ${lanes}) {
+        ${operands.map((weight) => storeTerms(o, weight, c))}
+      }
+      workgroupBarrier();
+      if (lane < ${lanes}) {
+        ${operands.map((weight) => addTerms(o, weight, c))}
+        ${finishAll(o, 1, [c])}
+      }`
+    )
+  }`;
+}
+
+/** Stores the quantized row, the words of blocks with equal numbers next to each other. */
+function storeRow(o: BytesMatmul, { i, left }: BytesOperand): KernelText {
+  const { lanes } = teamsOf(o);
+  const [blocks, stored] = [o.k / Q8_BLOCK, storedBlocks(o)];
+  const rest = blocks % lanes;
+  const copy = (block: KernelText, to: KernelText) =>
+    wgsl`
+      row_scales[${to}] = ${left}[scale_at${i}[0] + ${block}];
+      row_sums[${to}] = ${left}[sum_at${i}[0] + ${block}];
+      for (var word = 0u; word < ${WORDS}; word++) {
+        row_codes[word * ${stored} + (${to})] = ${left}[word_at${i}[0] + (${block}) * ${WORDS} + word];
+      }`;
+  const at = wgsl`from + lane_column`;
+  const last = wgsl`${blocks - rest} + lane_column`;
+  return wgsl`
+    for (var from = 0u; from < ${blocks - rest}; from += ${lanes}) {
+      ${copy(at, at)}
+    }
+    ${
+    rest > 0 && wgsl`
+      if (lane_column < ${rest}) { ${copy(last, last)} }
+      ${copy(wgsl`lane_column`, wgsl`${blocks} + lane_column`)}`
+  }`;
+}
+
+/** Stores the terms of `lanes` columns of a weight, column by column. */
+function storeTerms(
+  o: BytesMatmul,
+  weight: BytesOperand,
+  c: number,
+): KernelText {
+  const { i, block } = weight;
+  const { lanes } = teamsOf(o);
+  const [blocks, stored] = [o.k / Q8_BLOCK, storedBlocks(o)];
+  const expert = o.grouped ? wgsl`expert * ${o.columns}` : wgsl`0u`;
+  const sums = { rows: 1, weight, columns: [c] };
+  const at = wgsl`start + lane_column`;
+  return wgsl`
+    let first_block${i} = (${expert} + (first_column + ${
+    lanes * c
+  })) * ${blocks};
+    for (var vector = 0u; vector < ${blocks}; vector++) {
+      let start = vector * ${lanes} % ${blocks};
+      let block_at${i}[${c}] = first_block${i} * ${
+    block!.layout.bytes
+  } + (vector * ${lanes} + lane_column) * ${block!.layout.bytes};
+      ${declareEach(registersOf("part", sums))}
+      ${
+    addSums(o, sums, {
+      n: wgsl`vector`,
+      codes: (word, part) => codeWord(weight, word, part),
+      rows: {
+        scale: () => wgsl`row_scales[${at}]`,
+        sum: () => wgsl`row_sums[${at}]`,
+        word: (_, inSums) => wgsl`row_codes[${inSums} * ${stored} + (${at})]`,
+      },
+      words: letBytes(o, weight, {
+        c,
+        sum: wgsl`vector`,
+        word: wgsl`word`,
+      }),
+      // In a loop, because the range of its loads is then checked once for all lanes.
+      factors: (part, { name, n }) =>
+        wgsl`
+        var ${name}[${c}] = 0.0;
+        for (var one = 0u; one < 1; one++) {
+          ${factorAt(o, weight, { name: `${name}_of`, c, n, part, next: 0 })}
+          ${name}[${c}] = ${`${name}_of`}[${c}];
+        }`,
+    })
+  }
+      ${`terms${i}`}[vector * ${lanes} + lane_column] = part${i}[0][${c}];
+    }`;
+}
+
+/** Adds the terms of a lane's column into sum<i>[0][c]. */
+function addTerms(
+  o: BytesMatmul,
+  weight: BytesOperand,
+  c: number,
+): KernelText {
+  const { i } = weight;
+  const blocks = o.k / Q8_BLOCK;
+  const parts = partsOf(o);
+  const inPart = blocks / parts;
+  const together = inPart - inPart % TERMS;
+  const add =
+    wgsl`part${i}[0][${c}] += ${`terms${i}`}[lane_column * ${blocks} + n];`;
+  return addedParts(
+    parts,
+    registersOf("part", { rows: 1, weight, columns: [c] }),
+    wgsl`
+      let first_term = part_number * ${inPart};
+      for (var n = first_term; n < first_term + ${together}; n++) { ${add} }
+      ${
+      together < inPart && wgsl`
+        let rest = first_term + ${together};
+        for (var n = rest; n < rest + ${inPart - together}; n++) { ${add} }`
+    }`,
+  );
+}
