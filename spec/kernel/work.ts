@@ -42,15 +42,38 @@ export interface Invocation {
 /** Integers and booleans (0 and 1); floats are never known. */
 type Value = number | undefined;
 
-const bodies = new WeakMap<Kernel["body"], CountedBody>();
+/** Counted totals of invocations. */
+interface Totals {
+  readonly exact: boolean;
+  readonly totals: readonly number[];
+}
 
-/** Counts the work of one invocation. */
+/** The next fact that counting reads, and what follows each of its values; or the result. */
+interface Known {
+  read?: Read;
+  readonly next: Map<Value, Known>;
+  result?: Totals;
+}
+
+/** A number of the invocation, or an integer in a binding. */
+type Read = IdName | { readonly binding: string; readonly index: number };
+
+type IdName = (Expr & { readonly op: "id" })["name"];
+
+/** A body, and the results of its counted invocations. */
+interface Body {
+  readonly counted: CountedBody;
+  readonly known: Known;
+}
+
+const bodies = new WeakMap<Kernel["body"], Body>();
+
+/** Counts the work of one invocation. Invocations that read equal facts are counted once. */
 export function kernelWork(kernel: Kernel, at?: Invocation): KernelWork {
-  const counted = bodies.get(kernel.body) ?? countedBody(kernel.body);
-  bodies.set(kernel.body, counted);
-  const walk = new Walk(counted, at);
-  walk.block(counted.body, 1);
-  const { exact, totals } = walk;
+  const { counted, known } = bodies.get(kernel.body) ??
+    { counted: countedBody(kernel.body), known: { next: new Map() } };
+  bodies.set(kernel.body, { counted, known });
+  const { exact, totals } = knownTotals(known, at) ?? count(counted, known, at);
   const bytes = (stored: 0 | 1) =>
     kernel.bindings.map(({ name }) => {
       const number = counted.bindings.get(name);
@@ -65,18 +88,76 @@ export function kernelWork(kernel: Kernel, at?: Invocation): KernelWork {
   };
 }
 
+/** The result of an invocation that read the same facts. Undefined: there is none. */
+function knownTotals(
+  known: Known,
+  at: Invocation | undefined,
+): Totals | undefined {
+  let node: Known | undefined = known;
+  while (node && !node.result) {
+    node = node.read && node.next.get(valueOf(node.read, at));
+  }
+  return node?.result;
+}
+
+function valueOf(read: Read, at: Invocation | undefined): Value {
+  if (!at) return undefined;
+  switch (read) {
+    case "local":
+      return at.lane;
+    case "group.x":
+      return at.group[0];
+    case "group.y":
+      return at.group[1];
+    case "group.z":
+      return at.group[2];
+    default:
+      return at.load?.(read.binding, read.index);
+  }
+}
+
+/** Maximum number of facts of a result that is stored. */
+const MAX_READS = 64;
+
+function count(
+  counted: CountedBody,
+  known: Known,
+  at: Invocation | undefined,
+): Totals {
+  const facts = new Map<string, { read: Read; value: Value }>();
+  const walk = new Walk(counted, (read) => {
+    const key = typeof read === "string"
+      ? read
+      : `${read.index} ${read.binding}`;
+    const fact = facts.get(key) ?? { read, value: valueOf(read, at) };
+    facts.set(key, fact);
+    return fact.value;
+  });
+  walk.block(counted.body, 1);
+  const { exact, totals } = walk;
+  if (facts.size > MAX_READS) return walk;
+  let node = known;
+  for (const { read, value } of facts.values()) {
+    node.read = read;
+    const next: Known = node.next.get(value) ?? { next: new Map() };
+    node.next.set(value, next);
+    node = next;
+  }
+  return node.result = { exact, totals };
+}
+
 class Walk {
   exact = true;
   totals: number[];
-  readonly #at: Invocation | undefined;
+  readonly #valueOf: (read: Read) => Value;
   readonly #known = new Map<string, Value>();
   /** Variables that may differ between the invocations of a workgroup. */
   readonly #varying = new Set<string>();
   /** Whether an enclosing condition may differ. */
   #diverged = false;
 
-  constructor({ bindings }: CountedBody, at: Invocation | undefined) {
-    this.#at = at;
+  constructor({ bindings }: CountedBody, valueOf: (read: Read) => Value) {
+    this.#valueOf = valueOf;
     this.totals = new Array<number>(BINDINGS + 2 * bindings.size).fill(0);
   }
 
@@ -166,12 +247,12 @@ class Walk {
       case "local":
         return this.#known.get(e.name);
       case "id":
-        return this.#id(e.name);
+        return this.#valueOf(e.name);
       case "load": {
         const index = this.#value(e.index);
         return index === undefined
           ? undefined
-          : this.#at?.load?.(e.binding, index);
+          : this.#valueOf({ binding: e.binding, index });
       }
       case "unary": {
         const a = this.#value(e.a);
@@ -192,13 +273,6 @@ class Walk {
       default:
         return undefined;
     }
-  }
-
-  #id(name: "group.x" | "group.y" | "group.z" | "local"): Value {
-    if (!this.#at) return undefined;
-    const { group, lane } = this.#at;
-    if (name === "local") return lane;
-    return group[name === "group.x" ? 0 : name === "group.y" ? 1 : 2];
   }
 
   #forget(names: readonly string[]): void {

@@ -180,12 +180,20 @@ function rounded(value: number): number {
 /** Steps of a mesh with other strategies than that of a plan, if they change anything and fit. */
 export async function otherStrategies(
   task: SearchTask,
-  { mesh, load, strategy: first, ...of }: ReplicaPlan,
+  of: ReplicaPlan,
 ): Promise<ReplicaStep[]> {
+  const { mesh, load } = of;
   const steps: ReplicaStep[] = [];
+  const compiled = [of];
   for (const strategy of STRATEGIES[task.phase]) {
-    if (sameStrategy(strategy, first)) continue;
+    const { deduplicate, ...others } = strategy;
+    const isKnown = compiled.some((plan) =>
+      sameStrategy(strategy, plan.strategy) ||
+      deduplicate && sameStrategy(others, plan.strategy) && deduplicates(plan)
+    );
+    if (isKnown) continue;
     const plan = await compileReplica(task, mesh, { strategy, load });
+    if (!("why" in plan)) compiled.push(plan);
     if ("why" in plan || !fits(plan)) continue;
     if (!isOther(plan, of)) continue;
     steps.push(...stepsOf(task, plan));
@@ -215,6 +223,18 @@ export async function stepsOverNodes(
 
 function sameStrategy(a: SearchStrategy, b: SearchStrategy): boolean {
   return JSON.stringify(a) === JSON.stringify(b);
+}
+
+/** Whether all tokens are deduplicated, as if it were requested. */
+function deduplicates({ plan: { programs: [program] } }: ReplicaPlan): boolean {
+  const routings = (name: string) =>
+    new Set(
+      program!.steps.flatMap(({ part }) =>
+        part?.part === name ? [part.routing] : []
+      ),
+    ).size;
+  const sent = routings("exchange indices");
+  return sent > 0 && sent === routings("count");
 }
 
 /** Whether a strategy changes anything: not if one row per choice is sent anyway. */

@@ -1,5 +1,6 @@
 /** Predicts launches on a rank: sizes from the workload, work from the kernel, bytes from the used parts of buffers. */
 
+import { cachedIn } from "../../../spec/bounded_cache.ts";
 import { modelAxis } from "../../../spec/axis_parts.ts";
 import { movesTokens } from "../../../spec/plan/bytes.ts";
 import type { Kernel } from "../../../spec/kernel/tree.ts";
@@ -98,75 +99,23 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
   const count = (axis: string, over: readonly string[]) =>
     over.length > 0 ? lengths.over(axis, over) : lengths.max(axis);
   const made = new Map<string, CountedLaunch>();
+  const counted = new Map<LaunchStep, Map<string, CountedLaunch | undefined>>();
   const inputs = Object.values(plan.buffers)
     .filter(({ kind }) => kind === "input");
   const owners = sequenceOwners(plan);
   return {
     launch: (step, { rank, fullness, rounds = 1 }) => {
-      const names = plan.kernels[step.kernel]!.tree.bindings
-        .map(({ name }) => step.bindings[name]!);
-      const of = names.map((name) => routed.get(name))
-        .find((found) => found !== undefined);
+      const of = routingOf(step);
       const given = of && routings.get(of.routing);
       const rows = given && of.chunks > 1 ? chunkOf(given, of.chunks) : given;
       const here = rows && { ...rows, max: rows[fullness] / rounds };
-      const grouped = here !== undefined && step.part?.part !== "regroup" &&
-        names.some((name) => routed.get(name)?.afterwards);
-      const tile = grouped ? tileOf(step.workgroups) : undefined;
-      const workgroups = step.workgroups.map((size) => {
-        if (!grouped || typeof size === "number") {
-          return evaluateSize(size, count);
-        }
-        // A condition does not hold.
-        if (evaluateSize(size, count) === 0) return 0;
-        if (tile && size === tile.size) {
-          return expectedTiles(here, tile.rows, workload);
-        }
-        const share = here.max / (here.groupTokens * here.topK);
-        return Math.ceil(
-          evaluateSize(
-            unconditional(size),
-            (axis, over) => count(axis, over) * share,
-          ),
-        );
-      }) as [number, number, number];
-      if (workgroups.includes(0)) return undefined;
-      const { tree } = plan.kernels[step.kernel]!;
-      const typical = names.map((name) =>
-        typicalOf(plan, plan.buffers[name]!, {
-          workload,
-          lengths,
-          rank,
-          rows: here,
-          inputs,
-          tileRows: tile?.rows ?? 1,
-        })
-      );
-      const room = names.map((name) => roomOf(name, rank, here));
-      const key = [
-        step.kernel,
-        workgroups,
-        room,
-        ...typical.map((known) => known?.key),
-      ].join(";");
-      const known = made.get(key);
-      if (known) return known;
-      const bindings = names.map((name) => plan.buffers[name]!);
-      const isGrouped = bindings.some(({ routing }) => routing === "tiles");
-      const bound = sum(
-        bindings.filter((buffer) => isGrouped && isExpert(plan, buffer))
-          .map((buffer) =>
-            onRank(buffer.bytes, rank) * shareOf(buffer, here, rank)
-          ),
-      );
-      const setup = {
-        workgroups,
-        typical: typical.map((known) => known?.at),
-      };
-      const work = launchWork(tree, setup);
-      const counted = { work, setup, bound, ...touched(names, room, work) };
-      made.set(key, counted);
-      return counted;
+      const known = counted.get(step) ??
+        new Map<string, CountedLaunch | undefined>();
+      counted.set(step, known);
+      return cachedIn(known, `${rank} ${here?.max}`, {
+        max: Infinity,
+        create: () => countLaunch(step, rank, here),
+      });
     },
     local: (step) => {
       const rows = step.part && routings.get(step.part.routing);
@@ -181,6 +130,82 @@ export function openLaunchMeter(context: LaunchContext): LaunchMeter {
       }).flat();
     },
   };
+
+  /** The routing of the buffers of a launch. */
+  function routingOf(step: LaunchStep): Routed | undefined {
+    return namesOf(step).map((name) => routed.get(name))
+      .find((found) => found !== undefined);
+  }
+
+  function namesOf({ kernel, bindings }: LaunchStep): string[] {
+    return plan.kernels[kernel]!.tree.bindings
+      .map(({ name }) => bindings[name]!);
+  }
+
+  function countLaunch(
+    step: LaunchStep,
+    rank: number,
+    here: RoutingRows | undefined,
+  ): CountedLaunch | undefined {
+    const names = namesOf(step);
+    const grouped = here !== undefined && step.part?.part !== "regroup" &&
+      names.some((name) => routed.get(name)?.afterwards);
+    const tile = grouped ? tileOf(step.workgroups) : undefined;
+    const workgroups = step.workgroups.map((size) => {
+      if (!grouped || typeof size === "number") {
+        return evaluateSize(size, count);
+      }
+      // A condition does not hold.
+      if (evaluateSize(size, count) === 0) return 0;
+      if (tile && size === tile.size) {
+        return expectedTiles(here, tile.rows, workload);
+      }
+      const share = here.max / (here.groupTokens * here.topK);
+      return Math.ceil(
+        evaluateSize(
+          unconditional(size),
+          (axis, over) => count(axis, over) * share,
+        ),
+      );
+    }) as [number, number, number];
+    if (workgroups.includes(0)) return undefined;
+    const { tree } = plan.kernels[step.kernel]!;
+    const typical = names.map((name) =>
+      typicalOf(plan, plan.buffers[name]!, {
+        workload,
+        lengths,
+        rank,
+        rows: here,
+        inputs,
+        tileRows: tile?.rows ?? 1,
+      })
+    );
+    const room = names.map((name) => roomOf(name, rank, here));
+    const key = [
+      step.kernel,
+      workgroups,
+      room,
+      ...typical.map((known) => known?.key),
+    ].join(";");
+    const known = made.get(key);
+    if (known) return known;
+    const bindings = names.map((name) => plan.buffers[name]!);
+    const isGrouped = bindings.some(({ routing }) => routing === "tiles");
+    const bound = sum(
+      bindings.filter((buffer) => isGrouped && isExpert(plan, buffer))
+        .map((buffer) =>
+          onRank(buffer.bytes, rank) * shareOf(buffer, here, rank)
+        ),
+    );
+    const setup = {
+      workgroups,
+      typical: typical.map((known) => known?.at),
+    };
+    const work = launchWork(tree, setup);
+    const launch = { work, setup, bound, ...touched(names, room, work) };
+    made.set(key, launch);
+    return launch;
+  }
 
   /** Used bytes of a buffer. */
   function roomOf(

@@ -14,8 +14,9 @@ export interface Representatives {
 
 /**
  * Chooses the representative layers. Two layers of each kind are built: the first follows another kind, the second its
- * own. The second represents all others except the last layer of the model, which is followed by other ops. Persistent
- * memory of a plan grows linearly with layers, and scratch memory is independent of their number.
+ * own. The second represents all others except the last layer of the model, which is followed by other ops. A second
+ * between built layers of its kind is not built if both follow one kind in the model. Persistent memory of a plan grows
+ * linearly with layers, and scratch memory is independent of their number.
  *
  * `stageOf`: the pipeline stage of a layer; equal layers of other stages are represented by others.
  */
@@ -23,9 +24,12 @@ export function representativeLayers(
   { layers, kindOf }: Decoder,
   stageOf: (layer: number) => number = () => 0,
 ): Representatives {
+  const names = Array.from(
+    { length: layers },
+    (_, layer) => JSON.stringify([stageOf(layer), kindOf(layer)]),
+  );
   const kinds = new Map<string, number[]>();
-  for (let layer = 0; layer < layers - 1; layer++) {
-    const kind = JSON.stringify([stageOf(layer), kindOf(layer)]);
+  for (const [layer, kind] of names.slice(0, -1).entries()) {
     kinds.set(kind, [...kinds.get(kind) ?? [], layer]);
   }
   const represented = new Map<number, readonly number[]>();
@@ -35,6 +39,18 @@ export function representativeLayers(
     if (second !== undefined) represented.set(second, [second, ...others]);
   }
   represented.set(layers - 1, [layers - 1]);
+  for (const equal of kinds.values()) {
+    const [first, second] = equal as [number, number?];
+    if (second === undefined || names[first - 1] !== names[second - 1]) {
+      continue;
+    }
+    const built = [...represented.keys()].sort((a, b) => a - b);
+    const at = built.indexOf(second);
+    const [before, , after] = built.slice(at - 1);
+    if (before !== first || names[after!] !== names[second]) continue;
+    represented.delete(second);
+    represented.set(first, equal);
+  }
   return representing(represented);
 }
 
