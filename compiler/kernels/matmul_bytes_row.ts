@@ -5,6 +5,7 @@
  */
 
 import { Q8_BLOCK } from "../../spec/activations.ts";
+import { addAsTree } from "../../spec/numerics.ts";
 import { SHARED_WORDS } from "../../spec/kernel/make.ts";
 import { declareEach } from "../../spec/kernel/registers.ts";
 import { range } from "../../spec/range.ts";
@@ -22,7 +23,6 @@ import {
   partsOf,
 } from "./matmul_bytes_operands.ts";
 import {
-  addedParts,
   addSums,
   finishAll,
   registersOf,
@@ -172,29 +172,33 @@ function storeTerms(
     }`;
 }
 
-/** Adds the terms of a lane's column into sum<i>[0][c]. */
+/** Adds the terms of a lane's column into sum<i>[0][c]: those of all parts at the same time. */
 function addTerms(
   o: BytesMatmul,
-  weight: BytesOperand,
+  { i }: BytesOperand,
   c: number,
 ): KernelText {
-  const { i } = weight;
   const blocks = o.k / Q8_BLOCK;
-  const parts = partsOf(o);
-  const inPart = blocks / parts;
+  const parts = range(partsOf(o));
+  const inPart = blocks / parts.length;
   const together = inPart - inPart % TERMS;
-  const add =
-    wgsl`part${i}[0][${c}] += ${`terms${i}`}[lane_column * ${blocks} + n];`;
-  return addedParts(
-    parts,
-    registersOf("part", { rows: 1, weight, columns: [c] }),
-    wgsl`
-      let first_term = part_number * ${inPart};
-      for (var n = first_term; n < first_term + ${together}; n++) { ${add} }
-      ${
-      together < inPart && wgsl`
-        let rest = first_term + ${together};
-        for (var n = rest; n < rest + ${inPart - together}; n++) { ${add} }`
-    }`,
+  const part = (p: number) => `part${i}_${p}`;
+  const add = parts.map((p) =>
+    wgsl`${part(p)} += ${`terms${i}`}[lane_column * ${blocks} + n + ${
+      p * inPart
+    }];`
   );
+  return wgsl`
+    ${parts.map((p) => wgsl`var ${part(p)} = 0.0;`)}
+    for (var n = 0u; n < ${together}; n++) { ${add} }
+    ${
+    together < inPart &&
+    wgsl`for (var n = ${together}u; n < ${inPart}; n++) { ${add} }`
+  }
+    let sum${i}[0][${c}] = ${
+    addAsTree(
+      parts.map((p) => wgsl`${part(p)}`),
+      (a, b) => wgsl`(${a} + ${b})`,
+    )
+  };`;
 }

@@ -378,7 +378,11 @@ export class Emitter {
     const [mask] = s.mask ? this.values(s.mask) : [undefined];
     const args = [address, length, index, value];
     const names = { one: "store", run: "store_run", anywhere: "scatter" };
-    const masked = s.form === "run" && mask !== undefined ? "_masked" : "";
+    const masked = s.form !== "run" || mask === undefined
+      ? ""
+      : "binding" in s.to
+      ? "_masked"
+      : "_replaced";
     if (s.form === "anywhere") args.push(mask ?? "~(vu){ 0 }");
     else if (masked) args.push(mask);
     this.writer.line(`${names[s.form]}${masked}(${args.join(", ")});`);

@@ -413,6 +413,11 @@ INLINE void store_run_masked(word *a, u n, u at, vu value, vu m) {
   if (v_all(m)) store_run(a, n, at, value);
   else scatter(a, n, at + IOTA, value, m);
 }
+// The same in memory that no other thread writes.
+INLINE void store_run_replaced(word *a, u n, u at, vu value, vu m) {
+  if ((uint64_t)at + LANES <= n) *(run_of_words *)(a + at) = pick(m, value, *(run_of_words *)(a + at));
+  else scatter(a, n, at + IOTA, value, m);
+}
 
 // Integers.
 INLINE vu v_min_u(vu a, vu b) { return pick((vu)(a < b), a, b); }
