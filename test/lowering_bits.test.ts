@@ -17,7 +17,14 @@ import {
   topK,
   upTo,
 } from "../compiler/mod.ts";
+import { runOpened } from "../engine/mod.ts";
 import { TUNING } from "../engine/tuning.ts";
+import {
+  loadCheckpoint,
+  padBatch,
+  readReference,
+} from "./helpers/checkpoints.ts";
+import { skipUnasked } from "./helpers/needs.ts";
 import {
   type Case,
   closeDevices,
@@ -163,5 +170,32 @@ t.test("checks of a run find nothing", async (t) => {
         JSON.stringify(options),
       );
     }
+  }
+});
+
+t.test("shared experts share a launch with the router on wide devices", {
+  skip: skipUnasked("cpu"),
+}, async (t) => {
+  const limits = { maxStorageBuffersPerShaderStage: 16 };
+  const name = "qwen2moe-8e";
+  const ids = [...(await readReference(name))["p0.input_ids"]!.data];
+  const run = async (
+    how: Omit<CompileOptions, "mesh"> & { readonly mesh: string },
+  ) => {
+    const loaded = await loadCheckpoint(name, { adapter: "cpu", ...how });
+    const logits: number[] = [];
+    for (const tokens of [ids.slice(0, 5), ids.slice(1, 2)]) {
+      const outputs = await runOpened(loaded, padBatch([tokens]));
+      logits.push(...outputs.logits!.data);
+    }
+    await loaded.close();
+    return { logits, kernels: Object.keys(loaded.plan.kernels).join() };
+  };
+  const { logits } = await run({ mesh: "ep=1" });
+  for (const mesh of ["ep=1", "ep=2", "tp=2,ep=2"]) {
+    const wide = await run({ mesh, tuning: TUNING.gpu, limits });
+    t.ok(wide.logits.every((x, i) => x === logits[i]), mesh);
+    if (mesh.startsWith("tp")) continue;
+    t.match(wide.kernels, /matmul_64x8_norm_and_matmul_pair_64x96_norm/);
   }
 });

@@ -67,8 +67,9 @@ function canMerge(
 }
 
 /**
- * Removes from `rest` the launches that merge with `first`: launches of its block before the next exchange that do not
- * depend on the steps between.
+ * Removes from `rest` the launches that merge with `first`: launches of its block that do not depend on the steps
+ * between. On wide devices, exchanges may be between, because a launch costs more than an exchange that starts later;
+ * so may blocks in the block, such as shared experts.
  */
 function takeMerged(
   lowering: Lowering,
@@ -106,17 +107,25 @@ function takeMerged(
   };
   for (let i = 0; i < rest.length;) {
     const step = rest[i]!;
-    if (step.op !== "launch" || step.block !== first.block) break;
-    const together = rankSetText(step.ranks) === rankSetText(first.ranks);
-    const next = together && canMerge(step, kernels) && !before.stops(step)
-      ? merge([...steps, step].map(launched))
-      : undefined;
+    const isNear = lengths.uneven
+      ? step.op !== "wait" && `${step.block}.`.startsWith(`${first.block}.`)
+      : step.op === "launch" && step.block === first.block;
+    if (!isNear) break;
+    const stops = before.stops(step);
     before.add(step);
-    if (next) {
-      steps.push(step);
-      merged = next;
-      rest.splice(i, 1);
-    } else i++;
+    if (
+      canMerge(step, kernels) && !stops &&
+      rankSetText(step.ranks) === rankSetText(first.ranks)
+    ) {
+      const next = merge([...steps, step].map(launched));
+      if (next) {
+        steps.push(step);
+        merged = next;
+        rest.splice(i, 1);
+        continue;
+      }
+    }
+    i++;
   }
   if (!merged) return first;
   if (shares) inputs.store();

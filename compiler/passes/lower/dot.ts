@@ -105,8 +105,12 @@ export function lowerMatmul(
   const normed = norm && matmulOf(lowering, { ...of, norm, only: "one" });
   const { maxBindings } = lowering.options;
   const computesNorm = normed && normed.kernel.bindings.length <= maxBindings;
-  if (norm && !computesNorm) launchForAllRows(lowering, norm);
-  if (computesNorm && norm.stores) {
+  const { stores } = norm ?? {};
+  // Other dots may read what one stores.
+  if (norm && !computesNorm && (stores ?? first) === first) {
+    launchForAllRows(lowering, norm);
+  }
+  if (computesNorm && stores === first) {
     const { buffer } = lowering.values.storages.get(norm.node)!;
     amendBuffer(lowering, buffer, { writers: 2 });
   }
@@ -298,7 +302,7 @@ function matmulOf(
     return { scope, kernel: matmul(options), grid: matmulGrid(options, tiles) };
   }
   const tile = { ...options.tile, rows: 1 };
-  const normed = { ...options, ...normOperands(scope, norm), tile };
+  const normed = { ...options, ...normOperands(scope, norm, first!), tile };
   if (!contiguous || blocksInRound(normed, 1) === 0) return undefined;
   const named = { ...normed, name: `${normed.name}_norm` };
   return { scope, kernel: matmul(named), grid: matmulGrid(named, tiles) };

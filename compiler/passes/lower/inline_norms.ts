@@ -1,6 +1,6 @@
 /**
- * Norms of one row that the matmuls after it compute themselves: a launch costs more than the repeated sum of squares.
- * If other kernels read the norm too, the first matmul stores it. Norms of more rows are launched, as on devices that are
+ * Norms of one row that the matmuls after it compute themselves: a launch costs more than the repeated sum of squares,
+ * and matmuls that do not wait for each other share a launch. If other kernels read the norm too, the first matmul stores it. Norms of more rows are launched, as on devices that are
  * not wide.
  */
 
@@ -36,8 +36,8 @@ export interface InlineNorm {
   readonly rows: Size;
   /** The dots that compute it. */
   readonly dots: ReadonlySet<Node>;
-  /** Whether other kernels read it. There is then one dot, which stores it. */
-  readonly stores: boolean;
+  /** The dot that stores it, if other kernels read it. */
+  readonly stores: Node | undefined;
 }
 
 /** Bits of weights from which repeating a norm is cheap. Smaller ones have more instructions per byte. */
@@ -94,9 +94,10 @@ export function dotsWithNorm(
   // Of one rank's tokens: dispatched rows need not include the first.
   const isFirst = first !== undefined && first[0] === node &&
     first[1] === found[0];
-  return found.length > 0 && (isFirst || !stores)
-    ? { dots: new Set(stores ? found.slice(0, 1) : found), stores }
-    : undefined;
+  if (found.length === 0 || stores && !isFirst) return undefined;
+  if (!stores) return { dots: new Set(found), stores: undefined };
+  const own = found.filter((dot) => dot.inputs[0] === node);
+  return { dots: new Set(own), stores: own[0] };
 }
 
 /** The norm that a dot computes for one row. */
@@ -115,6 +116,7 @@ export function inlineNormOf(
 export function normOperands(
   scope: KernelScope,
   { node, stores }: InlineNorm,
+  dot: Node,
 ): Required<Pick<MatmulOptions, "left" | "norm">> {
   const { over, epsilon } = node.params;
   const { storages } = scope.lowering.values;
@@ -133,7 +135,7 @@ export function normOperands(
       length: scope.lowering.placed.axes[over]!.size,
       epsilon,
       load,
-      ...stores
+      ...stores === dot
         ? {
           store: (base, i) => [
             store(scope.write(buffer), add(base, i), left(base, i)),
