@@ -303,8 +303,17 @@ function tooLong(
   );
 }
 
+/** The ranks that are the first of those with the same shard, by port. */
+const speakers = new WeakMap<Port, ReadonlySet<number>>();
+
 /** Whether a rank is the first of those with the same shard of a port's tensor. */
 export function speaksFor(plan: Plan, rank: number, port: Port): boolean {
+  let ranks = speakers.get(port);
+  if (!ranks) speakers.set(port, ranks = speakersOf(plan, port));
+  return ranks.has(rank);
+}
+
+function speakersOf(plan: Plan, port: Port): ReadonlySet<number> {
   const buffer = plan.buffers[port.buffer]!;
   const over = new Set(
     port.axes.flatMap((axis, i) =>
@@ -313,6 +322,9 @@ export function speaksFor(plan: Plan, rank: number, port: Port): boolean {
   );
   const others = plan.mesh.map(({ name }) => name)
     .filter((name) => !over.has(name));
-  return groupOf(plan.mesh, rank, others)
-    .find((other) => onRank(buffer.bytes, other) > 0) === rank;
+  const ranks = Array.from({ length: plan.ranks }, (_, rank) => rank);
+  return new Set(ranks.filter((rank) =>
+    groupOf(plan.mesh, rank, others)
+      .find((other) => onRank(buffer.bytes, other) > 0) === rank
+  ));
 }

@@ -3,7 +3,7 @@
  * addresses in locals; their range is checked once, before it or the outer loop starts.
  */
 
-import { exactJson } from "../../spec/kernel/exact_json.ts";
+import { cachedJson } from "../../spec/kernel/exact_json.ts";
 import type { Expr, Stmt } from "../../spec/kernel/tree.ts";
 import { mul, u32 } from "../../spec/kernel/build.ts";
 import {
@@ -244,8 +244,8 @@ export function findPointers(
           bytes,
           lane,
           index.stride,
-          index.factors.map(exactJson).sort().join("*"),
-          index.terms.map(exactJson).sort().join("+"),
+          index.factors.map(cachedJson).sort().join("*"),
+          index.terms.map(cachedJson).sort().join("+"),
         ].join(";");
         let group = groups.get(key);
         if (!group) {

@@ -25,6 +25,29 @@ export function operands(e: Expr): readonly Expr[] {
   }
 }
 
+/** Whether an operand of an expression passes a test. Unlike `operands`, it allocates nothing. */
+function someOperand(e: Expr, test: (operand: Expr) => boolean): boolean {
+  switch (e.op) {
+    case "const":
+    case "local":
+    case "id":
+      return false;
+    case "load":
+    case "shared":
+      return test(e.index);
+    case "unary":
+    case "convert":
+    case "bitcast":
+      return test(e.a);
+    case "binary":
+      return test(e.a) || test(e.b);
+    case "call":
+      return e.args.some((arg) => test(arg));
+    case "select":
+      return test(e.condition) || test(e.a) || test(e.b);
+  }
+}
+
 /** An expression with `of` applied to its operands; the same object if none changes. */
 export function mapOperands(e: Expr, of: (operand: Expr) => Expr): Expr {
   switch (e.op) {
@@ -150,10 +173,14 @@ export function walkExpression(
   visit: (e: Expr) => void,
   seen: Set<Expr> = new Set(),
 ): void {
-  if (seen.has(e)) return;
-  seen.add(e);
-  visit(e);
-  for (const operand of operands(e)) walkExpression(operand, visit, seen);
+  const walk = (node: Expr): false => {
+    if (seen.has(node)) return false;
+    seen.add(node);
+    visit(node);
+    someOperand(node, walk);
+    return false;
+  };
+  walk(e);
 }
 
 /** Calls `visit` on every distinct expression of statements. */
@@ -190,10 +217,12 @@ export function someNode(
   test: (e: Expr) => boolean,
   seen: Set<Expr> = new Set(),
 ): boolean {
-  if (seen.has(e)) return false;
-  seen.add(e);
-  return test(e) ||
-    operands(e).some((operand) => someNode(operand, test, seen));
+  const some = (node: Expr): boolean => {
+    if (seen.has(node)) return false;
+    seen.add(node);
+    return test(node) || someOperand(node, some);
+  };
+  return some(e);
 }
 
 /** Whether an expression of statements passes a test. */
